@@ -83,7 +83,7 @@ def tables_of(family: str) -> ModuleType:
     return import_module(f"{module.__name__}.table" if hasattr(module, "__path__") else f"{module.__name__}_table")
 
 
-def report(files: list[Path], drawing: Path | None) -> None:
+def report(files: list[Path], drawing: Path | None = None) -> None:
     found = [json.loads(file.read_text()) for file in files]
     if drawing is not None:
         figure.draw(found, drawing)

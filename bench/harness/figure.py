@@ -36,8 +36,8 @@ BARS = (
     Bar("diagonal cells", "pararnn", "newton", "peers"),
     Bar("linear attention, mLSTM, RWKV", "fla, mlstm_kernels", "attention", "inference"),
     Bar("short convolutions", "transformers", "conv", "peers"),
-    Bar("whole models, inference", "transformers", "accelerate", "inference"),
-    Bar("whole models, training", "transformers", "accelerate", "peers"),
+    Bar("whole models, inference", "transformers", "accelerate", "forward"),
+    Bar("whole models, training", "transformers", "accelerate", "training"),
     Bar("rounding to number formats", "torch, ml_dtypes, others", "quant", "rounding"),
     Bar("relaxation sweeps", "PyAMG", "relax", "sweeps"),
 )
