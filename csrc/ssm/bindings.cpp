@@ -133,6 +133,16 @@ void state_update(const py::tuple& inputs, py::handle state, py::handle rows, bo
     p.run(Array(out.ptr()));
 }
 
+// Whether the memory between the first and the last element of a tensor overlaps that of another one
+bool may_share_memory(const Array& a, const Array& b) {
+    auto end = [](const Array& x) {
+        int64_t last = 0;
+        for (int i = 0; i < x.ndim(); i++) last += (x.size(i) - 1) * x.stride(i);
+        return x.data<const char>() + (last + 1) * (x.bits() / 8);
+    };
+    return a.data<const char>() < end(b) && b.data<const char>() < end(a);
+}
+
 // A step on plain tensors that fit: returns the output. For all others it returns None, and the Python path runs and
 // reports errors.
 py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool softplus) {
@@ -161,6 +171,7 @@ py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool 
         if (in(i).is_none()) return true;
         Array y;
         if (!y.read(in(i).ptr()) || !has_shape(y, rows, count, last) || !fits(y)) return false;
+        if (may_share_memory(p.state, y)) return false;
         to = step_signal(y, rows);
         return true;
     };
@@ -169,6 +180,8 @@ py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool 
     if (!read(1, true, H, P, p.dt) || !read(4, true, G, N, p.C) || !read(5, false, H, P, p.D) ||
         !read(6, true, H, P, p.z) || !read(7, false, H, P, p.dt_bias))
         return py::none();
+    for (const Array& y : {p.x, p.A, p.B})
+        if (may_share_memory(p.state, y)) return py::none();
     p.softplus = softplus;
     py::object out = heads ? new_tensor(p.x, {batch, H, P}) : new_tensor(p.x, {batch, P});
     p.run(Array(out.ptr()));

@@ -100,11 +100,11 @@ def check_room(function: str, out: Array, shape: tuple[int, ...], name: str = "o
         raise ValueError(f"{function}: {name} must have one place for each element, got strides {out.strides}")
 
 
-def check_apart(function: str, out: Array, names: Sequence[str], inputs: Sequence[Array]) -> None:
-    """Check that ``out`` shares no memory with any input."""
+def check_apart(function: str, out: Array, names: Sequence[str], inputs: Sequence[Array], written: str = "out") -> None:
+    """Check that ``out``, the argument ``written``, shares no memory with any input."""
     for name, x in zip(names, inputs, strict=True):
         if np.may_share_memory(out, x):
-            raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
+            raise ValueError(f"{function}: {written} must not share memory with the inputs, got the memory of {name}")
 
 
 def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:

@@ -152,6 +152,8 @@ def test_arrays() -> None:
     for state, got in ((np.broadcast_to(before[:1], before.shape), "read-only"),):
         with pytest.raises(ValueError, match=f"selective_state_update: state must be writable, got a {got} array"):
             ssm.selective_state_update(**{**step, "state": state})
+    with pytest.raises(ValueError, match="state must not share memory with the inputs, got the memory of B"):
+        ssm.selective_state_update(**{**step, "B": step["state"][:, 0]})
 
 
 @pytest.mark.filterwarnings("ignore:Casting complex values to real")
@@ -175,5 +177,11 @@ def test_tensors() -> None:
     refused(fastiter.torch.ssm.selective_state_update, step, wrong_steps(torch.from_numpy, cast))
     with pytest.raises(ValueError, match="state must have one place for each element, got strides"):
         fastiter.torch.ssm.selective_state_update(**{**step, "state": step["state"][:1].expand(B, D, N)})
+    state = step["state"]
+    within = {"x": state[..., 0], "dt": state[..., 0], "A": state[0], "B": state[:, 0], "C": state[:, 0]}
+    for name, y in within.items():  # an input that is overwritten while it is read
+        for grad in (torch.no_grad(), torch.enable_grad()):
+            with grad, pytest.raises(ValueError, match=f"state must not share memory .* got the memory of {name}$"):
+                fastiter.torch.ssm.selective_state_update(**{**step, name: y})
     with pytest.raises(TypeError, match="selective_scan: u must be a dense tensor, got layout"):
         fastiter.torch.ssm.selective_scan(**{**right, "u": right["u"].to_sparse()})

@@ -197,7 +197,7 @@ template <class T, int Count> struct StepVectors {
         for (int t = 0; t < Count; ++t) at[t] = load(p + t * kPanelWidth);
     }
 };
-// The same of the decay
+// The same for the decay
 template <class T, int Count, Decay D> struct StepDecays {
     vec<T> at[Count];
     FASTITER_INLINE explicit StepDecays(const T* p) {

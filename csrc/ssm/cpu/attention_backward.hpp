@@ -5,7 +5,7 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// Own: the class that derives from this one and has run_tile(sequence, first step, steps, number of the saved state).
+// `Own` is the class that derives from this one and has run_tile(sequence, first step, steps, number of the saved state).
 template <class T, class Own> class BackwardPass {
 public:
     size_t bytes() const { return bytes_; }
@@ -33,7 +33,7 @@ protected:
         states_ = cut.take<T>((kAttentionTile + 1) * s_.V * W);
     }
 
-    // For what else a head has
+    // For the head's other work
     void begin_head(int64_t) {}
     void end_head(int64_t) {}
     void zero_others(const Place&) {}

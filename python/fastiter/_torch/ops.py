@@ -238,6 +238,19 @@ def contiguous(x: Tensor) -> Tensor:
     return x.resolve_conj().resolve_neg().contiguous() if x.is_neg() or x.is_conj() else x.contiguous()
 
 
+def may_share_memory(x: Tensor, y: Tensor) -> bool:
+    """Return whether the memory between the first and the last element of x overlaps that of y."""
+
+    def ends(z: Tensor) -> tuple[int, int]:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(z.shape, z.stride(), strict=True))
+        return z.data_ptr(), z.data_ptr() + span * z.element_size()
+
+    if x.numel() == 0 or y.numel() == 0:
+        return False
+    (x_start, x_end), (y_start, y_end) = ends(x), ends(y)
+    return x_start < y_end and y_start < x_end
+
+
 def unit_stride(x: Tensor) -> Tensor:
     """Do the same, but require only the last axis to be contiguous (an axis of size 1 may have any stride)."""
     is_plain = not x.is_neg() and not x.is_conj()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backends, choose
-from .._check import check_array, check_flag, check_room, empty, integers
+from .._check import check_apart, check_array, check_flag, check_room, empty, integers
 from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
 from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, may_be_complex
 
@@ -267,6 +267,8 @@ def selective_state_update(
         shapes["state_batch_indices"] = rows.shape
     sizes = check_step_shapes(function, shapes)
     check_room(function, state, state.shape, "state")
+    read = {name: y for name, y in arrays.items() if name != "state"}
+    check_apart(function, state, tuple(read), tuple(read.values()), "state")
     if rows is not None:
         check_rows(function, rows, state.shape[0])
     B, C = (y[:, None] if y.ndim == 2 else y for y in (B, C))

@@ -18,6 +18,7 @@ from ..._torch.autograd import one_by_one
 from ..._torch.ops import (
     CPU_AND_CUDA,
     check_tensors,
+    may_share_memory,
     own_copy,
     transformed,
     unwatched,
@@ -142,19 +143,8 @@ def _check_out(scan: Scan, out: Tensor, x: Tensor, given: Sequence[tuple[str, Te
     if overlaps_itself(out.shape, out.stride(), 1):
         raise ValueError(f"{function}: out must have one place for each element, got strides {out.stride()}")
     for name, y in given:
-        if _may_share_memory(out, y):
+        if may_share_memory(out, y):
             raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
-
-
-def _may_share_memory(x: Tensor, y: Tensor) -> bool:
-    def ends(z: Tensor) -> tuple[int, int]:
-        span = 1 + sum((size - 1) * stride for size, stride in zip(z.shape, z.stride(), strict=True))
-        return z.data_ptr(), z.data_ptr() + span * z.element_size()
-
-    if x.numel() == 0 or y.numel() == 0:
-        return False
-    (x_start, x_end), (y_start, y_end) = ends(x), ends(y)
-    return x_start < y_end and y_start < x_end
 
 
 def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:

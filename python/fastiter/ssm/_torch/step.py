@@ -10,7 +10,7 @@ from torch import Tensor
 from ... import _core
 from ..._check import overlaps_itself
 from ..._torch.op import Changed, Op, count_change
-from ..._torch.ops import contiguous, unwatched
+from ..._torch.ops import contiguous, may_share_memory, unwatched
 from .ops import computed, plain
 
 
@@ -55,6 +55,10 @@ def _step(call: SelectiveStep) -> Tensor:
     if overlaps_itself(state.shape, state.stride(), 1):
         got = f"strides {state.stride()}"
         raise ValueError(f"selective_state_update: state must have one place for each element, got {got}")
+    for name, y in zip(call._fields[1:9], call[1:9], strict=True):
+        if y is not None and may_share_memory(state, y):
+            got = f"the memory of {name}"
+            raise ValueError(f"selective_state_update: state must not share memory with the inputs, got {got}")
     out = torch.empty(x.shape, dtype=x.dtype)
     if out.numel() == 0:
         return out

@@ -33,7 +33,7 @@ _LANES, _UNROLL = 32, 8
 
 
 class _Gates(NamedTuple):
-    """What the gates make of the steps, (B, T, N) in the dtype of the arithmetic, and the last m."""
+    """Scales of the steps from the gates, (B, T, N) in the dtype of the arithmetic, and the last m."""
 
     decay: Tensor
     enter: Tensor
