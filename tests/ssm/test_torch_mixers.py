@@ -235,8 +235,10 @@ def wrong_tensors(given: dict[str, Any]) -> Any:
 def wrong_norms(given: dict[str, Any]) -> Any:
     yield from (w for w in wrong_tensors(given) if "rank" not in w.label or "x" not in w.changes)
     yield Wrong("x is a number", {"x": given["x"][0, 0, 0]}, VALUE, "x", r"\(\)")
-    for groups in (4, 0, True, 1.0):
+    for groups in (4, 0):
         yield Wrong(f"groups is {groups}", {"groups": groups}, VALUE, "groups", str(groups))
+    for groups in (True, 1.0):
+        yield Wrong(f"groups is {groups}", {"groups": groups}, TYPE, "groups", type(groups).__name__)
     yield Wrong("eps is negative", {"eps": -1.0}, VALUE, "eps", "-1.0")
     yield Wrong("eps is text", {"eps": "x"}, TYPE, "eps", "str")
     yield Wrong("a flag is 1", {"norm_before_gate": 1}, TYPE, "norm_before_gate", "int")
@@ -258,8 +260,10 @@ def wrong_inner2(given: dict[str, Any]) -> Any:
     for name in ("dt_bias", "A", "rmsnorm_weight", "outproj_bias", "conv1d_bias", "initial_states"):
         yield Wrong(f"{name} is short", {name: given[name][1:]}, VALUE, name, shape(given[name][1:]))
     for name in ("headdim", "ngroups"):
-        for value in (0, 1.0, True, None):
-            yield Wrong(f"{name} is {value}", {name: value}, VALUE, name, str(value))
+        yield Wrong(f"{name} is 0", {name: 0}, VALUE, name, "0")
+        for value in (1.0, True, None):
+            yield Wrong(f"{name} is {value}", {name: value}, TYPE, name, type(value).__name__)
+    yield Wrong("D is wider", {"D": torch.ones(H, P), "headdim": P + 1}, VALUE, "headdim", str(P + 1))
     yield Wrong("ngroups does not divide H", {"ngroups": 3}, VALUE, "ngroups", "3")
     yield Wrong("heads too wide", {"headdim": 7}, VALUE, "conv1d_weight", shape(given["conv1d_weight"]))
     narrow = given["zxbcdt"][..., 1:]

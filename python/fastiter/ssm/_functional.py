@@ -222,7 +222,7 @@ def selective_state_update(
     Parameters
     ----------
     state : ndarray (B, D, N) or (B, H, P, N), float32, float64, float16 or bfloat16
-        The states, which are changed in place.
+        The states, which are changed in place; they share no memory with the other arguments.
     x, dt : ndarray (B, D) or (B, H, P)
         Input and step sizes.
     A : ndarray (D, N) or (H, P, N), float32, or float64 if x is

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 from torch.overrides import has_torch_function
 
-from ..._check import check_flag
+from ..._check import check_flag, type_name
 from ..._torch.ops import checked_integers
 from ..._torch.overrides import dispatched
 from .._conv_shapes import check_activation
@@ -236,13 +236,19 @@ def _checked_heads(function: str, D: tuple[int, ...], headdim: object, ngroups: 
     """Return H, P and G."""
     if len(D) not in (1, 2) or 0 in D:
         raise ValueError(f"{function}: D must have shape (H,) or (H, P), got {D}")
-    numbers = {"headdim": D[1] if len(D) == 2 else headdim, "ngroups": ngroups}
+    given = (("headdim", headdim), ("ngroups", ngroups))
+    if len(D) == 2 and headdim is None:
+        given = (("headdim", D[1]), given[1])
     found = [D[0]]
-    for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            needed = ", as D has no axis of them" if name == "headdim" else ""
-            raise ValueError(f"{function}: {name} must be an int of at least 1{needed}, got {number!r}")
+    for name, number in given:
+        needed = ", as D has no axis of them" if name == "headdim" and len(D) == 1 else ""
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise TypeError(f"{function}: {name} must be an int{needed}, got {type_name(number)}")
+        if number < 1:
+            raise ValueError(f"{function}: {name} must be at least 1, got {number}")
         found.append(number)
+    if D[1:] not in ((), (found[1],)):
+        raise ValueError(f"{function}: headdim must be {D[1]} to go with D, got {headdim}")
     heads, width, groups = found
     if heads % groups:
         raise ValueError(f"{function}: ngroups must be a divisor of H = {heads}, got {groups}")

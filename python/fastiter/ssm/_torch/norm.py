@@ -100,7 +100,9 @@ def checked_norm(function: str, x: Tensor, weight: Tensor, z: Tensor | None, bia
                 f"{function}: {name} must have shape {expected} to go with x, got {tuple(tensors[name].shape)}"
             )
     groups = norm.groups
-    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1 or width % groups:
+    if not isinstance(groups, int) or isinstance(groups, bool):
+        raise TypeError(f"{function}: groups must be an int, got {type_name(groups)}")
+    if groups < 1 or width % groups:
         raise ValueError(f"{function}: groups must be a divisor of D = {width}, got {groups!r}")
     return normalized(x, weight, z, bias, norm)
 
