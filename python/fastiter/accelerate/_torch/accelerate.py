@@ -10,7 +10,7 @@ from torch import nn
 from ..._check import check_flag, type_name
 from ...rnn._torch import replace as rnn_layers
 from ...rnn._torch.nn.torch_layer import plain_class, set_class
-from ...rnn._torch.replace import Restored
+from ...rnn._torch.replace import Restored, check_model
 from .classes import (
     Plan,
     derived,
@@ -105,7 +105,7 @@ def accelerate(
     >>> restore(model)
     ['0']
     """
-    _check("accelerate", model)
+    check_model("accelerate", model)
     check_flag("accelerate", "products", products)
     check_flag("accelerate", "verbose", verbose)
     check_flag("accelerate", "return_report", return_report)
@@ -203,8 +203,3 @@ def restore(model: nn.Module, *, built: bool = False) -> Restored:
         rebind_hooks(module, plain, before)
         restored.append(name)
     return restored
-
-
-def _check(function: str, model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type_name(model)}")

@@ -81,7 +81,7 @@ def replace(model: nn.Module) -> Replaced:
     >>> restore(model)
     ['encoder']
     """
-    _check("replace", model)
+    check_model("replace", model)
     report = Replaced()
     for name, module in model.named_modules():
         plain = plain_class(module)
@@ -99,7 +99,7 @@ def replace(model: nn.Module) -> Replaced:
 
 def restore(model: nn.Module, *, built: bool = False) -> Restored:
     """Undo :func:`replace`, in place: the part of :func:`fastiter.torch.restore` that concerns recurrent layers."""
-    _check("restore", model)
+    check_model("restore", model)
     if not isinstance(built, bool):
         raise TypeError(f"restore: built must be a bool, got {type_name(built)}")
     restored = Restored()
@@ -132,7 +132,8 @@ def _restore_built(module: Recurrent, plain: type[nn.Module], name: str, restore
         restored.left[name] = why or f"it is of a class of its own, {type_name(module)}"
 
 
-def _check(function: str, model: object) -> None:
+def check_model(function: str, model: object) -> None:
+    """Check that the argument ``model`` is a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: model must be a torch.nn.Module, got {type_name(model)}")
 
