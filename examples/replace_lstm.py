@@ -91,7 +91,7 @@ def main() -> None:
     model = Tagger(options.hidden)
     before = copy.deepcopy(model)
 
-    print(replace(model))  # this is all
+    model = replace(model, verbose=True)  # this is all
 
     optimizers = [torch.optim.SGD(m.parameters(), 0.1) for m in (before, model)]
     difference = (predict(model, words) - predict(before, words)).abs().max().item()
@@ -113,7 +113,8 @@ def main() -> None:
         least = in_turns(dict(zip(("torch.nn", "fastiter"), calls, strict=True)), options.rounds)
         theirs, ours = least["torch.nn"], least["fastiter"]
         print(f"{name:16}{1e3 * theirs:10.2f}{1e3 * ours:10.2f}{theirs / ours:8.2f}")
-    print(f"\nback to torch's: {', '.join(restore(model))}")
+    print("\nback to torch's:")
+    restore(model, verbose=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, pad, silu, softplus
 
-from fastiter.torch import accelerate, restore
+from fastiter.torch import accelerate
+from tests.support.reports import restored_names
 
 LAYERS: dict[str, dict[str, Any]] = {
     "GatedDeltaNet": {"head_dim": 8, "num_heads": 2, "num_v_heads": 4},
@@ -85,7 +86,7 @@ def check_one_layer() -> None:
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(copied(x)[0], found)
     names = ["", "q_conv1d", "k_conv1d", "v_conv1d", "o_norm"]
-    assert restore(layer) == names
+    assert restored_names(layer) == names
 
 
 # ---- All layers and a model -----------------------------------------------------------------------------------------

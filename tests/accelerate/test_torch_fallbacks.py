@@ -10,8 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from fastiter.torch import accelerate, restore  # noqa: E402
+from fastiter.torch import accelerate  # noqa: E402
 from tests.accelerate.models import make, tokens  # noqa: E402
+from tests.support.reports import restored_names  # noqa: E402
 
 
 def test_packed_sequences_are_refused_as_before() -> None:
@@ -96,7 +97,7 @@ def test_mlstm_kernels_in_training(kernel: str) -> None:
     for a, e in zip(found, expected, strict=True):
         assert (a - e).norm() <= 2**-12 * e.norm()
     assert gradients(module, inputs(21))[0].shape == (2, 2, 21, 4)  # no whole number of chunks
-    assert restore(module) == [""]
+    assert restored_names(module) == [""]
     assert torch.equal(gradients(module, inputs(32))[0], expected[0])
 
 

@@ -9,7 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 mamba = pytest.importorskip("mambapy.mamba")
 
-from fastiter.torch import accelerate, restore  # noqa: E402
+from fastiter.torch import accelerate  # noqa: E402
+from tests.support.reports import restored_names  # noqa: E402
 
 LAYERS = ["layers.0.mixer", "layers.1.mixer"]
 
@@ -41,7 +42,7 @@ def test_results_and_gradients(parallel: bool) -> None:
     for name, x in exact.items():
         bound = 3 * (theirs[name] - x).norm() + 8 * torch.finfo(torch.float32).eps * x.norm()
         assert (ours[name] - x).norm() <= bound, name
-    assert restore(model) == LAYERS
+    assert restored_names(model) == LAYERS
     again = results(model, torch.float32)
     assert all(torch.equal(again[name], x) for name, x in theirs.items())
 

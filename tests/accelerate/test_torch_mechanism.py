@@ -20,6 +20,7 @@ from transformers.models.mamba import modeling_mamba  # noqa: E402
 
 from fastiter.torch import Accelerated, accelerate, restore  # noqa: E402
 from tests.accelerate.models import make, tokens  # noqa: E402
+from tests.support.reports import report_of, restored_names  # noqa: E402
 
 MIXERS = ["backbone.layers.0.mixer", "backbone.layers.1.mixer"]
 
@@ -42,7 +43,7 @@ def test_the_plain_call_returns_the_model(capsys: pytest.CaptureFixture[str]) ->
     again, report = accelerate(model, verbose=True, return_report=True)
     assert again is model and report == Accelerated()  # it is accelerated already
     assert capsys.readouterr().out == "nothing to accelerate\n"
-    assert restore(model) == MIXERS
+    assert restored_names(model) == MIXERS
     assert list(accelerate(model, return_report=True)[1].accelerated) == MIXERS
 
 
@@ -92,7 +93,7 @@ def test_copies_and_files_stay_accelerated(copied: Any) -> None:
     with torch.no_grad():
         other.backbone.layers[0].mixer.D.add_(1)
     assert not torch.equal(logits(other), logits(model))
-    assert restore(other) == MIXERS and is_accelerated(model)
+    assert restored_names(other) == MIXERS and is_accelerated(model)
 
 
 def test_a_file_is_loaded_as_it_was_where_the_function_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +162,7 @@ def test_hooks_of_hugging_faces_accelerate(added: str, removed: str) -> None:
     if removed == "while accelerated":
         Hooked.remove(mixer)
         assert torch.equal(logits(model), ours) and seen == ["hook"]
-    assert restore(model) == MIXERS
+    assert restored_names(model) == MIXERS
     if removed == "after restore":
         Hooked.remove(mixer)
     assert torch.equal(logits(model), expected)
@@ -178,7 +179,7 @@ def test_a_parametrized_mixer() -> None:
     expected = logits(model)
     assert list(accelerate(model, return_report=True)[1].accelerated) == MIXERS
     torch.testing.assert_close(logits(model), expected)
-    assert restore(model) == MIXERS and torch.equal(logits(model), expected)
+    assert restored_names(model) == MIXERS and torch.equal(logits(model), expected)
 
 
 def test_layers_of_torch() -> None:
@@ -189,14 +190,14 @@ def test_layers_of_torch() -> None:
     assert report.accelerated == {"layer": "LSTM(5, 8) by fastiter.torch.nn.LSTM"}
     assert report.left == {"cell": "it is a cell, which runs one step at a time"}
     torch.testing.assert_close(model["layer"](x)[0], expected)
-    assert restore(model) == ["layer"] and torch.equal(model["layer"](x)[0], expected)
+    assert restored_names(model) == ["layer"] and torch.equal(model["layer"](x)[0], expected)
 
 
 def test_an_unknown_model_is_left() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     report = accelerate(model, return_report=True)[1]
     assert report == Accelerated() and str(report) == "nothing to accelerate"
-    assert restore(model) == []
+    assert restored_names(model) == []
 
 
 def test_torch_compile() -> None:
@@ -315,8 +316,8 @@ def test_a_class_that_was_changed_since_is_not_restored() -> None:
     accelerate(model)
     mixer = model.backbone.layers[0].mixer
     mixer.__class__ = type("Sharded", (type(mixer),), {})
-    restored = restore(model)
-    assert restored == MIXERS[1:]
+    restored = report_of(restore, model)
+    assert list(restored.restored) == MIXERS[1:]
     assert restored.left[MIXERS[0]].startswith("its class was changed after accelerate, to ")
 
 
@@ -333,8 +334,10 @@ def test_products() -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert torch.equal(model.lm_head(torch.ones(64, 32)), plain.lm_head(torch.ones(64, 32)))
     model.double()(x)
-    restored = restore(model)
-    assert linear < set(restored) and all(type(m) is nn.Linear for n, m in model.named_modules() if n in linear)
+    restored = report_of(restore, model)
+    assert linear < set(restored.restored) and all(
+        type(m) is nn.Linear for n, m in model.named_modules() if n in linear
+    )
 
 
 def test_errors() -> None:

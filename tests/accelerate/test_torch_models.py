@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 from fastiter.torch import accelerate, restore  # noqa: E402
 from tests.accelerate.models import OPTIONS, make, task, tokens  # noqa: E402
+from tests.support.reports import report_of, restored_names  # noqa: E402
 
 CONV = {"causal_conv1d_update": "ssm.causal_conv1d_update", "causal_conv1d_fn": "ssm.causal_conv1d"}
 MAMBA = {
@@ -147,11 +148,11 @@ def test_training_mode_float64_and_restore(name: str) -> None:
         assert all(torch.equal(ours[key], x) for key, x in expected.items())
     for key, x in expected.items():  # transformers rounds some factors to float32 in models of every dtype
         assert (ours[key] - x).norm() <= 2**-20 * x.norm(), key
-    restored = restore(model)
-    assert len(restored) == len(SWAPPED[name][1]) and not restored.left
+    restored = report_of(restore, model)
+    assert len(restored.restored) == len(SWAPPED[name][1]) and not restored.left
     again = results(model)
     assert all(torch.equal(again[key], expected[key]) for key in expected)
-    assert restore(model) == []
+    assert restored_names(model) == []
 
 
 @every_model

@@ -16,6 +16,7 @@ from transformers.models.mamba.modeling_mamba import mamba_selective_scan  # noq
 from fastiter.torch import accelerate, restore  # noqa: E402
 from tests.accelerate import older_models  # noqa: E402
 from tests.accelerate.older_models import ConvSteps, GatedDeltaNet, Mamba2Mixer, MambaMixer, ShortConv, cache  # noqa: E402
+from tests.support.reports import restored_names  # noqa: E402
 
 EPS = torch.finfo(torch.float32).eps  # the path for GPUs rounds A, D and the bias to float32
 
@@ -53,7 +54,7 @@ def test_the_slow_path_of_a_mixer(training: bool, masked: bool) -> None:
     assert not torch.equal(found[0], expected[0])
     for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert torch.equal(results(copied, *arguments)[0], found[0])
-    assert restore(module) == [""]
+    assert restored_names(module) == [""]
     assert all(torch.equal(x, y) for x, y in zip(results(module, *arguments), expected, strict=True))
 
 
@@ -95,7 +96,7 @@ def test_other_slow_paths(of: Any, path: str, by: str, training: bool) -> None:
     found = results(module)
     assert not torch.equal(found[0], expected[0])
     assert_close(found, expected)
-    assert restore(module) == [""]
+    assert restored_names(module) == [""]
     assert all(torch.equal(x, y) for x, y in zip(results(module), expected, strict=True))
 
 
@@ -123,7 +124,7 @@ def test_a_function_for_steps_of_a_convolution() -> None:
         assert_close([found, states[1]], [expected, states[0]])
         ours.activation = theirs.activation = None  # theirs ignores it, and runs
         assert torch.equal(ours(x, states[1]), theirs(x, states[0]))
-    assert restore(ours) == [""]
+    assert restored_names(ours) == [""]
 
 
 def states_of(c: Any) -> list[Any]:
@@ -206,7 +207,7 @@ def test_functions_as_attributes() -> None:
     found = [y.double() for y in module(x, state)]
     module.chunk_gated_delta_rule = older_models.torch_recurrent_gated_delta_rule  # ours takes its place, too
     assert_close(results(module), results(copy.deepcopy(module)))
-    assert restore(module) == [""]
+    assert restored_names(module) == [""]
     assert module.chunk_gated_delta_rule is older_models.torch_recurrent_gated_delta_rule
     for y, expected_y in zip(found, module(x, state), strict=True):
         assert (y - expected_y).norm() <= 32 * EPS * expected_y.norm()

@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 blocks = pytest.importorskip("xlstm")
 
-from fastiter.torch import accelerate, restore  # noqa: E402
+from fastiter.torch import accelerate  # noqa: E402
+from tests.support.reports import restored_names  # noqa: E402
 
 
 def make() -> Any:
@@ -54,7 +55,7 @@ def test_blocks_of_xlstm() -> None:
         assert not torch.equal(found[0][0], expected[0][0])
         for a, e in zip(*([x for part in both for x in part] for both in (found, expected)), strict=True):
             torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
-    assert sorted(restore(model)) == ["blocks.0.xlstm.mlstm_cell", "blocks.1.xlstm.slstm_cell"]
+    assert sorted(restored_names(model)) == ["blocks.0.xlstm.mlstm_cell", "blocks.1.xlstm.slstm_cell"]
     again = results(model, 24)
     assert all(torch.equal(a, e) for a, e in zip(again, expected[0], strict=True))
 

@@ -14,6 +14,7 @@ import copy, io, pickle, sys, warnings
 import torch
 import fastiter, fastiter.torch
 from fastiter.torch import nn as ours, replace, restore
+from tests.support.reports import report_of, restored_names  # noqa: E402
 warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
 torch.set_num_threads(1)
 fastiter.set_num_threads(1)
@@ -90,9 +91,9 @@ OTHERS = """
 for layer in (ours.sLSTM(5, 7), ours.QuantLSTM(5, 7), ours.QuantGRU(5, 7)):
     layer(x)[0].sum().backward()
 model = torch.nn.ModuleDict({"built": torch.nn.LSTM(5, 7), "before": theirs["LSTM"](5, 7), "gru": theirs["GRU"](5, 7)})
-assert list(replace(model).replaced) == ["before", "gru"]
-assert restore(model) == ["before", "gru"] and type(model["before"]) is theirs["LSTM"]
-assert restore(model, built=True) == ["built"] and type(model["built"]) is theirs["LSTM"]
+assert list(report_of(replace, model).replaced) == ["before", "gru"]
+assert restored_names(model) == ["before", "gru"] and type(model["before"]) is theirs["LSTM"]
+assert restored_names(model, built=True) == ["built"] and type(model["built"]) is theirs["LSTM"]
 quantized = ours.quantize_model(torch.nn.Sequential(torch.nn.LSTM(5, 7)), ours.QuantPlan())
 assert type(quantized[0]) is ours.QuantLSTM and quantized(x)[0].shape == (4, 3, 7)
 with warnings.catch_warnings(record=True) as seen:

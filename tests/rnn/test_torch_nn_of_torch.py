@@ -25,6 +25,7 @@ from torch.nn.utils import parametrizations  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import replace, restore  # noqa: E402
 from tests.rnn.cases_nn import F32, H, I, make, make_input, one_thread  # noqa: E402, F401
+from tests.support.reports import restored_names  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated"),
@@ -195,5 +196,5 @@ def test_scripting_is_refused_in_a_sentence(layer):
 def test_scripting_after_restore():
     model, x = nn.Sequential(ours.GRU(5, 7)), make_input("time", F32)
     expected = model(x)[0]
-    assert restore(model, built=True) == ["0"]
+    assert restored_names(model, built=True) == ["0"]
     torch.testing.assert_close(torch.jit.script(model)(x)[0], expected)

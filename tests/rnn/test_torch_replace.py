@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import replace, restore  # noqa: E402
 from tests.rnn.cases_nn import F64, KINDS, H, I, assert_same, make, make_input, no_onednn_projection, one_thread, run  # noqa: E402, F401
+from tests.support.reports import report_of, restored_names  # noqa: E402
 
 pytestmark = no_onednn_projection
 
@@ -41,26 +42,26 @@ def test_results_stay_and_come_back(kind):
     module = make(nn, kind, num_layers=2, bidirectional=True, dtype=F64)
     theirs = type(module)
     expected, parameters = run(module, make_input("time")), list(module.parameters())
-    report = replace(module)
+    report = report_of(replace, module)
     assert type(module) is getattr(ours, theirs.__name__)
     assert list(report.replaced) == [""] and not report.left
     assert str(report).startswith(f"replaced the model itself: {theirs.__name__}(")
     assert all(p is q for p, q in zip(module.parameters(), parameters, strict=True))
     assert_same(run(module, make_input("time")), expected)
-    assert restore(module) == [""] and type(module) is theirs
+    assert restored_names(module) == [""] and type(module) is theirs
     assert_same(run(module, make_input("time")), expected, factor=0)
-    assert restore(module) == []
+    assert restored_names(module) == []
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_bfloat16(name):
     module, x = make(nn, name, dtype=torch.bfloat16), make_input("time", torch.bfloat16)
     expected = module(x)[0]
-    assert list(replace(module).replaced) == [""]
+    assert list(report_of(replace, module).replaced) == [""]
     actual = module(x)[0]
     assert actual.dtype == torch.bfloat16
     assert (actual - expected).abs().max() <= 2**-8 * (1 + len(x)) * expected.abs().max()
-    assert restore(module) == [""] and module(x)[0].equal(expected)
+    assert restored_names(module) == [""] and module(x)[0].equal(expected)
 
 
 def test_a_model_keeps_its_weights_hooks_and_mode():
@@ -73,7 +74,7 @@ def test_a_model_keeps_its_weights_hooks_and_mode():
     model.first.dropout = 0.0
     expected = model(x)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    report = replace(model)
+    report = report_of(replace, model)
     assert report.replaced == {
         "first": "LSTM(5, 5, num_layers=2)",
         "second": "LSTM(5, 5, num_layers=2, dropout=0.3)",
@@ -88,7 +89,7 @@ def test_a_model_keeps_its_weights_hooks_and_mode():
     optimizer.step()
     after = model(x)
     assert not after.equal(expected)
-    assert restore(model) == ["first", "second", "inner.0"]
+    assert restored_names(model) == ["first", "second", "inner.0"]
     torch.testing.assert_close(model(x), after)
     assert type(model.first) is nn.LSTM
 
@@ -98,19 +99,19 @@ def test_parametrisations_stay():
     parametrizations.weight_norm(module, "weight_hh_l0")
     parametrizations.orthogonal(module, "weight_ih_l0")
     expected, state = run(module, make_input("time")), dict(module.state_dict())
-    report = replace(module)
+    report = report_of(replace, module)
     assert report.replaced == {"": "GRU(5, 7)"}
     assert isinstance(module, ours.GRU) and type(module).__name__ == "ParametrizedGRU"
     assert_same(run(module, make_input("time")), expected)
     assert module.state_dict().keys() == state.keys()
     parametrize.remove_parametrizations(module, "weight_ih_l0")
-    assert restore(module) == [""] and isinstance(module, nn.GRU) and not isinstance(module, ours.GRU)
+    assert restored_names(module) == [""] and isinstance(module, nn.GRU) and not isinstance(module, ours.GRU)
     assert parametrize.is_parametrized(module, "weight_hh_l0")
     torch.testing.assert_close(module(make_input("time"))[0], expected["output"])
     replace(module)
     parametrize.remove_parametrizations(module, "weight_hh_l0")
     assert type(module) is ours.GRU
-    assert restore(module) == [""] and type(module) is nn.GRU
+    assert restored_names(module) == [""] and type(module) is nn.GRU
 
 
 @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0", "weight_ih_l1"])
@@ -126,7 +127,7 @@ def test_a_parametrisation_with_a_product_under_autocast(kind, name):
     parametrize.register_parametrization(module, name, Scaled())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = module(x)[0]
-        assert list(replace(module).replaced) == [""]
+        assert list(report_of(replace, module).replaced) == [""]
         y = module(x)[0]
         y.float().sum().backward()
     assert y.dtype == expected.dtype and (y - expected).abs().max() <= 2**-6
@@ -139,7 +140,7 @@ def test_weight_norm_by_hooks_stays():
     module = make(nn, "tanh", dtype=F64)
     torch.nn.utils.weight_norm(module, "weight_hh_l0")
     expected = module(make_input("time"))[0]
-    assert list(replace(module).replaced) == [""]
+    assert list(report_of(replace, module).replaced) == [""]
     torch.testing.assert_close(module(make_input("time"))[0], expected)
     module.weight_hh_l0_g.data.mul_(2)
     changed = module(make_input("time"))[0]
@@ -154,7 +155,7 @@ def test_copies_are_restored_too(duplicate):
     replace(model)
     other = duplicate(model)
     assert type(other.first) is ours.LSTM
-    assert restore(other) == ["first", "second", "inner.0"]
+    assert restored_names(other) == ["first", "second", "inner.0"]
     assert type(other.first) is nn.LSTM and type(model.first) is ours.LSTM
 
 
@@ -179,7 +180,7 @@ def test_what_is_left_and_why():
         }
     )
     model["patched"].forward = lambda x: x
-    report = replace(model)
+    report = report_of(replace, model)
     assert not report.replaced
     assert report.left == {
         "own": f"the forward of its class, {__name__}.OwnLSTM, does not call super().forward",
@@ -190,12 +191,14 @@ def test_what_is_left_and_why():
         "scripted": "it is scripted",
     }
     assert "left cell: it is a cell" in str(report)
-    assert restore(model) == []
+    assert restored_names(model) == []
     assert type(model["ours"]) is ours.LSTM
-    assert str(replace(nn.Linear(2, 2))) == "no recurrent layers"
+    assert str(report_of(replace, nn.Linear(2, 2))) == "no recurrent layers"
     with pytest.raises(TypeError, match=r"^restore: built must be a bool, got int$"):
         restore(model, built=1)
     for function in (replace, restore):
+        with pytest.raises(TypeError, match=f"^{function.__name__}: verbose must be a bool, got int$"):
+            function(model, verbose=1)
         with pytest.raises(TypeError, match=f"^{function.__name__}: model must be a torch.nn.Module, got list$"):
             function([])
 
@@ -203,13 +206,13 @@ def test_what_is_left_and_why():
 def test_restore_leaves_what_got_another_class():
     model = nn.Sequential(nn.LSTM(3, 4), nn.GRU(4, 4), nn.RNN(4, 4), nn.GRU(4, 4))
     parametrizations.weight_norm(model[3], "weight_hh_l0")
-    assert len(replace(model).replaced) == 4
+    assert len(report_of(replace, model).replaced) == 4
     model[0].__class__ = nn.LSTM
     sharded = type("FSDPGRU", (nn.Identity, ours.GRU), {})  # as torch.distributed.fsdp.fully_shard does
     model[1].__class__ = sharded
     model[3].__class__ = type("FSDPParametrizedGRU", (nn.Identity, type(model[3])), {})
-    restored = restore(model)
-    assert restored == ["2"] and type(model[2]) is nn.RNN
+    restored = report_of(restore, model)
+    assert list(restored.restored) == ["2"] and type(model[2]) is nn.RNN
     assert type(model[0]) is nn.LSTM and type(model[1]) is sharded
     why = "its class was changed after replace, to"
     assert restored.left == {
@@ -218,8 +221,8 @@ def test_restore_leaves_what_got_another_class():
         "3": f"{why} {__name__}.FSDPParametrizedGRU",
     }
     model[1].__class__ = ours.GRU
-    restored = restore(model)
-    assert restored == ["1"] and list(restored.left) == ["3"]
+    restored = report_of(restore, model)
+    assert list(restored.restored) == ["1"] and list(restored.left) == ["3"]
     assert type(model[1]) is nn.GRU
 
 
@@ -231,9 +234,9 @@ def test_layers_that_were_built_as_ours_become_torchs(kind):
     model["clipped"], model["own"] = ours.RNN(2, 2, clip_state=1.0), type("Own", (ours.LSTM,), {})(2, 2)
     replaced = model["replaced"] = nn.GRU(2, 2)
     replace(model)
-    assert restore(copy.deepcopy(model)) == ["replaced"]
-    restored = restore(model, built=True)
-    assert restored == ["layer", "replaced"]
+    assert restored_names(copy.deepcopy(model)) == ["replaced"]
+    restored = report_of(restore, model, built=True)
+    assert list(restored.restored) == ["layer", "replaced"]
     assert type(layer) is getattr(nn, KINDS[kind][0]) and type(replaced) is nn.GRU
     assert all(p is q for p, q in zip(layer.parameters(), parameters, strict=True))
     torch.testing.assert_close(layer(x)[0], expected)

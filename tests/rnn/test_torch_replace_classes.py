@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import replace, restore  # noqa: E402
 from tests.rnn.cases_nn import F64, KINDS, H, I, assert_same, make_input, no_onednn_projection, one_thread, run  # noqa: E402, F401
+from tests.support.reports import report_of, restored_names  # noqa: E402
 
 pytestmark = no_onednn_projection
 
@@ -106,7 +107,7 @@ def test_the_kernel_is_swapped_and_the_class_stays(of, options, monkeypatch):
     expected, state = run(module, make_input("time")), list(module.state_dict())
     parameters, text = list(module.parameters()), repr(module)
     assert len(theirs) == 1
-    report = replace(module)
+    report = report_of(replace, module)
     assert list(report.replaced) == [""] and not report.left
     assert report.replaced[""].startswith(f"{of.__name__}(")
     assert isinstance(module, of) and isinstance(module, ours.__dict__[of.__mro__[-4].__name__])
@@ -115,8 +116,8 @@ def test_the_kernel_is_swapped_and_the_class_stays(of, options, monkeypatch):
     assert all(p is q for p, q in zip(module.parameters(), parameters, strict=True))
     assert_same(run(module, make_input("time")), expected)
     assert len(theirs) == 1, "torch's kernel ran"
-    assert not replace(module).replaced and not replace(module).left
-    assert restore(module) == [""] and type(module) is of
+    assert not report_of(replace, module).replaced and not report_of(replace, module).left
+    assert restored_names(module) == [""] and type(module) is of
     assert_same(run(module, make_input("time")), expected, factor=0)
     assert len(theirs) == 2
 
@@ -142,18 +143,18 @@ def test_copies_and_pickles(of, options, duplicate):
     assert type(other[0]) is type(model[0])
     assert other[0](x)[0].equal(expected)
     other[0].load_state_dict(model[0].state_dict())
-    assert restore(other) == ["0"] and type(other[0]) is of
+    assert restored_names(other) == ["0"] and type(other[0]) is of
 
 
 def test_parametrized_ones():
     module = make(Scaled)
     parametrizations.weight_norm(module, "weight_hh_l0")
     expected = run(module, make_input("time"))
-    assert list(replace(module).replaced) == [""]
+    assert list(report_of(replace, module).replaced) == [""]
     assert isinstance(module, Scaled) and isinstance(module, ours.GRU)
     assert_same(run(module, make_input("time")), expected)
     parametrize.remove_parametrizations(module, "weight_hh_l0")
-    assert restore(module) == [""] and type(module) is Scaled
+    assert restored_names(module) == [""] and type(module) is Scaled
 
 
 def test_their_own_arguments():
@@ -186,7 +187,7 @@ def test_others_of_the_same_class():
     replace(module)
     other = type(module)(I, H)
     assert isinstance(other, Scaled) and isinstance(other, ours.GRU)
-    assert restore(other) == [] and restore(other, built=True) == [""] and type(other) is Scaled
+    assert restored_names(other) == [] and restored_names(other, built=True) == [""] and type(other) is Scaled
 
 
 class NoSuper(nn.LSTM):
@@ -237,7 +238,7 @@ def test_what_is_left_and_why():
     patched.forward = lambda x: x
     model = nn.ModuleList([*of, Closed(*sizes), half, patched, type("Own", (ours.GRU,), {})(*sizes)])
     classes = [type(module) for module in model]
-    report = replace(model)
+    report = report_of(replace, model)
     assert not report.replaced and [type(module) for module in model] == classes
     its = f"its class, {__name__}"
     assert report.left == {
@@ -258,9 +259,9 @@ def test_a_class_set_by_hand_or_by_a_library():
     replace(model)
     model[0].__class__ = Named
     model[1].__class__ = sharded = type("FSDPScaled", (nn.Identity, type(model[1])), {})
-    restored = restore(model)
-    assert restored == [] and list(restored.left) == ["0", "1"]
+    restored = report_of(restore, model)
+    assert list(restored.restored) == [] and list(restored.left) == ["0", "1"]
     assert type(model[1]) is sharded
     model[1].__class__ = sharded.__bases__[1]
-    restored = restore(model)
-    assert restored == ["1"] and not restored.left and type(model[1]) is Scaled
+    restored = report_of(restore, model)
+    assert list(restored.restored) == ["1"] and not restored.left and type(model[1]) is Scaled

@@ -12,9 +12,10 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from fastiter.torch import replace, restore  # noqa: E402
+from fastiter.torch import replace  # noqa: E402
 from tests.rnn.cases_nn import one_thread, randn  # noqa: E402, F401
 from tests.rnn.xlstm_like import Block, Cell, Config, TirexCell, TirexConfig  # noqa: E402
+from tests.support.reports import report_of, restored_names  # noqa: E402
 
 B, T = 2, 9
 CONFIGS = [
@@ -52,7 +53,7 @@ def test_values_gradients_and_states(options, dtype):
     expected, (_, state) = gradients(cell, x), cell(x)
     further = gradients(cell, x, state.detach())
     model = nn.Sequential(cell)
-    report = replace(model)
+    report = report_of(replace, model)
     assert list(report.replaced) == ["0"] and not report.left
     assert isinstance(cell, Cell) and type(cell).__name__ == "Cell"
     eps = torch.finfo(dtype).eps
@@ -63,16 +64,16 @@ def test_values_gradients_and_states(options, dtype):
     for duplicate in (copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))):
         other = duplicate(model)
         assert other[0](x)[0].equal(cell(x)[0])
-        assert restore(other) == ["0"] and type(other[0]) is Cell
+        assert restored_names(other) == ["0"] and type(other[0]) is Cell
     assert list(cell.state_dict()) == ["_recurrent_kernel_", "_bias_"]
-    assert restore(model) == ["0"] and type(cell) is Cell
+    assert restored_names(model) == ["0"] and type(cell) is Cell
 
 
 def test_in_a_model_of_bfloat16():
     cell, x = cell_of().bfloat16(), randn(B, T, 48, dtype=torch.bfloat16)
     exact = cell_of().to(torch.bfloat16).double()(x.double())[0]
     theirs = (cell(x)[0] - exact).abs().max()
-    assert list(replace(cell).replaced) == [""]
+    assert list(report_of(replace, cell).replaced) == [""]
     output, state = cell(x)
     assert output.dtype == state.dtype == torch.bfloat16
     assert (output - exact).abs().max() <= theirs + 2**-8 * exact.abs().max()
@@ -96,11 +97,11 @@ def test_tirex_is_more_exact_than_its_own_loop():
     inner.load_state_dict(cell.state_dict())
     exact, _ = inner(x.double())
     theirs = (cell(x, None)[0] - exact).abs().max()
-    assert list(replace(cell).replaced) == [""]
+    assert list(report_of(replace, cell).replaced) == [""]
     output, state = cell(x, state=None)
     assert (output - exact).abs().max() <= theirs / 10
     torch.testing.assert_close(cell(x, state)[0], inner(x.double(), state.double())[0].float(), rtol=1e-4, atol=1e-4)
-    assert restore(cell) == [""] and type(cell) is TirexCell
+    assert restored_names(cell) == [""] and type(cell) is TirexCell
 
 
 def test_in_a_block_and_hooks_do_not_fire():
@@ -109,7 +110,7 @@ def test_in_a_block_and_hooks_do_not_fire():
     seen, expected = [], block(x)
     block.xlstm.slstm_cell.register_forward_hook(lambda *_: seen.append(1))
     state = torch.random.get_rng_state()
-    assert list(replace(block).replaced) == ["xlstm.slstm_cell"]
+    assert list(report_of(replace, block).replaced) == ["xlstm.slstm_cell"]
     assert not seen and state.equal(torch.random.get_rng_state())
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
     assert seen == [1]
@@ -144,7 +145,7 @@ def test_what_is_left_and_why():
     cells += [NotAsked((3, 4, 16), 47, Config()), NotAsked((3, 4, 16), 48, None)]
     cells += [NotAsked((3, 4, 16), 48, SimpleNamespace(num_heads="3", head_dim=4, num_gates=4))]
     model = nn.ModuleList(cells)
-    report = replace(model)
+    report = report_of(replace, model)
     assert not report.replaced
     assert report.left == {
         "0": "its forward does not compute what fastiter.torch.slstm does",

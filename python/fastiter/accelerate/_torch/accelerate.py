@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, overload
+from typing import Literal, overload
 
 from torch import nn
 
-from ..._check import check_flag, type_name
-from ...rnn._torch import replace as rnn_layers
+from ..._check import type_name
+from ..._torch.model_report import Model, check_model, finish, text_of
 from ...rnn._torch.nn.torch_layer import plain_class, set_class
-from ...rnn._torch.replace import Restored, check_model
+from ...rnn._torch.replace import Restored, replace_layers, restore_layers
 from .classes import (
     Plan,
     derived,
@@ -24,8 +24,6 @@ from .functions import on_cpu
 
 __all__ = ["Accelerated", "accelerate", "restore"]
 
-Model = TypeVar("Model", bound=nn.Module)
-
 
 @dataclass
 class Accelerated:
@@ -35,9 +33,7 @@ class Accelerated:
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"accelerated {name or 'the model itself'}: {what}" for name, what in self.accelerated.items()]
-        lines += [f"left {name or 'the model itself'}: {why}" for name, why in self.left.items()]
-        return "\n".join(lines) or "nothing to accelerate"
+        return text_of("accelerated", self.accelerated, self.left, "nothing to accelerate")
 
 
 @overload
@@ -102,14 +98,11 @@ def accelerate(
     >>> model = torch.nn.Sequential(torch.nn.GRU(5, 8))
     >>> model = accelerate(model, verbose=True)
     accelerated 0: GRU(5, 8) by fastiter.torch.nn.GRU
-    >>> restore(model)
-    ['0']
+    >>> model = restore(model, verbose=True)
+    restored 0: GRU(5, 8)
     """
-    check_model("accelerate", model)
-    check_flag("accelerate", "products", products)
-    check_flag("accelerate", "verbose", verbose)
-    check_flag("accelerate", "return_report", return_report)
-    layers = rnn_layers.replace(model)
+    check_model("accelerate", model, products=products, verbose=verbose, return_report=return_report)
+    layers = replace_layers(model)
     report = Accelerated(left=layers.left)
     for name, what in layers.replaced.items():
         report.accelerated[name] = f"{what} by fastiter.torch.nn.{what.partition('(')[0]}"
@@ -124,9 +117,7 @@ def accelerate(
         plan = plans[plain]
         if plan is not None:
             _follow(plan, name, module, report)
-    if verbose:
-        print(report)
-    return (model, report) if return_report else model
+    return finish(model, report, verbose, return_report)
 
 
 def _follow(plan: Plan, name: str, module: nn.Module, report: Accelerated) -> None:
@@ -154,14 +145,22 @@ def _reason_against_parameters(module: nn.Module) -> str | None:
     return None
 
 
-def restore(model: nn.Module, *, built: bool = False) -> Restored:
-    """Undo :func:`accelerate` and :func:`replace`, in place, and return the names of the modules that were restored.
+@overload
+def restore(model: Model, *, built: bool = ..., verbose: bool = ..., return_report: Literal[False] = ...) -> Model: ...
+@overload
+def restore(
+    model: Model, *, built: bool = ..., verbose: bool = ..., return_report: Literal[True]
+) -> tuple[Model, Restored]: ...
+def restore(
+    model: Model, *, built: bool = False, verbose: bool = False, return_report: bool = False
+) -> Model | tuple[Model, Restored]:
+    """Undo :func:`accelerate` and :func:`replace`, in place, and return the model.
 
     Modules get their original classes back. Parametrisations, hooks and weights that were changed in between stay as
     they are now. Options that torch's classes lack, such as a clip_state that was set in between, have no effect in
     them.
 
-    Not restored, with a reason in the result's `left`: modules whose class was changed since, by hand or by a library
+    Not restored, with a reason in the report's `left`: modules whose class was changed since, by hand or by a library
     that puts its own class before ours, such as FSDP2's fully_shard.
 
     Parameters
@@ -171,35 +170,49 @@ def restore(model: nn.Module, *, built: bool = False) -> Restored:
     built : bool
         Also turn layers that were built as fastiter's into torch's, for torch's tools that support no other classes,
         such as torch.jit.script and torch.ao.quantization. Layers with options that torch's lack are left.
+    verbose : bool
+        Print the report.
+    return_report : bool
+        Return the report too.
 
     Returns
     -------
-    Restored
-        A list of names, with `left`.
+    model : Module
+        The same object.
+    report : Restored
+        Only with ``return_report``: `restored`, the original classes by modules' names; `left`, modules that are as
+        they were, with the reason; and a string of both.
 
     Raises
     ------
     TypeError
-        If the model is no Module.
+        If the model is no Module, or an option no bool.
+
+    See Also
+    --------
+    accelerate, replace
 
     Examples
     --------
     >>> import torch
     >>> import fastiter.torch.nn
     >>> model = torch.nn.Sequential(fastiter.torch.nn.GRU(5, 8))
-    >>> fastiter.torch.restore(model), fastiter.torch.restore(model, built=True)
-    ([], ['0'])
+    >>> model = fastiter.torch.restore(model, verbose=True)
+    nothing to restore
+    >>> model = fastiter.torch.restore(model, built=True, verbose=True)
+    restored 0: GRU(5, 8)
     """
-    restored = rnn_layers.restore(model, built=built)
+    check_model("restore", model, built=built, verbose=verbose, return_report=return_report)
+    report = restore_layers(model, built)
     for name, module in model.named_modules():
         if not is_accelerated(module):
             continue
         plain = plain_class(module)
         before = original_of(plain)
         if before is None:
-            restored.left[name] = f"its class was changed after accelerate, to {type_name(module)}"
+            report.left[name] = f"its class was changed after accelerate, to {type_name(module)}"
             continue
         set_class(module, before)
         rebind_hooks(module, plain, before)
-        restored.append(name)
-    return restored
+        report.restored[name] = before.__name__
+    return finish(model, report, verbose, return_report)

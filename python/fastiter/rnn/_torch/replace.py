@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, overload
 
 import torch
 from torch import nn
 
 from ..._check import type_name
+from ..._torch.model_report import Model, check_model, finish, text_of
 from .nn.base import Recurrent
 from .nn.checks import CPU_FLOATS
 from .nn.torch_layer import plain_class, reason_against_torch, set_class
 from .replace_classes import OURS, derived, is_replaced, reason_against_class, reason_against_deriving, replaced_by
 from .replace_slstm import is_slstm_cell, reason_against_cell
 
-__all__ = ["Replaced", "Restored", "replace", "restore"]
+__all__ = ["Replaced", "Restored", "replace"]
 
 _MARK = "_replaced_by_fastiter"  # on the instance, so that copies have it, too
 
@@ -27,21 +29,26 @@ class Replaced:
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"replaced {name or 'the model itself'}: {what}" for name, what in self.replaced.items()]
-        lines += [f"left {name or 'the model itself'}: {why}" for name, why in self.left.items()]
-        return "\n".join(lines) or "no recurrent layers"
+        return text_of("replaced", self.replaced, self.left, "no recurrent layers")
 
 
-class Restored(list[str]):
-    """The names of the modules that :func:`restore` restored; `left`: names of the others, with the reason."""
+@dataclass
+class Restored:
+    """Report of :func:`restore`: names of the restored modules, with the class, and of those left, with the reason."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.left: dict[str, str] = {}
+    restored: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return text_of("restored", self.restored, self.left, "nothing to restore")
 
 
-def replace(model: nn.Module) -> Replaced:
-    """Replace each torch.nn.LSTM, GRU and RNN of a model by fastiter's, in place, and report which.
+@overload
+def replace(model: Model, *, verbose: bool = ..., return_report: Literal[False] = ...) -> Model: ...
+@overload
+def replace(model: Model, *, verbose: bool = ..., return_report: Literal[True]) -> tuple[Model, Replaced]: ...
+def replace(model: Model, *, verbose: bool = False, return_report: bool = False) -> Model | tuple[Model, Replaced]:
+    """Replace each torch.nn.LSTM, GRU and RNN of a model by fastiter's, in place, and return the model.
 
     Modules stay the same objects, with their parameters (also shared ones), hooks, parametrisations and training mode;
     only their class changes. References to them (in optimizers, wrappers, other models) stay valid.
@@ -61,27 +68,45 @@ def replace(model: nn.Module) -> Replaced:
     model : Module
         Any module; it may be such a layer itself.
 
+    verbose : bool
+        Print the report.
+    return_report : bool
+        Return the report too.
+
     Returns
     -------
-    Replaced
-        `replaced`, `left`, and a string of both.
+    model : Module
+        The same object.
+    report : Replaced
+        Only with ``return_report``: `replaced`, the new classes by modules' names; `left`, recurrent layers that are as
+        they were, with the reason; and a string of both.
 
     Raises
     ------
     TypeError
-        If the model is no Module.
+        If the model is no Module, or an option no bool.
+
+    See Also
+    --------
+    accelerate : also finds the recurrences of Mamba, DeltaNet, xLSTM and others.
+    restore : undoes it.
 
     Examples
     --------
     >>> import torch
     >>> from fastiter.torch import replace, restore
     >>> model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(5, 8), "head": torch.nn.Linear(8, 2)})
-    >>> print(replace(model))
+    >>> model = replace(model, verbose=True)
     replaced encoder: GRU(5, 8)
-    >>> restore(model)
-    ['encoder']
+    >>> model = restore(model, verbose=True)
+    restored encoder: GRU(5, 8)
     """
-    check_model("replace", model)
+    check_model("replace", model, verbose=verbose, return_report=return_report)
+    return finish(model, replace_layers(model), verbose, return_report)
+
+
+def replace_layers(model: nn.Module) -> Replaced:
+    """Replace the recurrent layers of a model, in place, and report which."""
     report = Replaced()
     for name, module in model.named_modules():
         plain = plain_class(module)
@@ -97,11 +122,8 @@ def replace(model: nn.Module) -> Replaced:
     return report
 
 
-def restore(model: nn.Module, *, built: bool = False) -> Restored:
-    """Undo :func:`replace`, in place: the part of :func:`fastiter.torch.restore` that concerns recurrent layers."""
-    check_model("restore", model)
-    if not isinstance(built, bool):
-        raise TypeError(f"restore: built must be a bool, got {type_name(built)}")
+def restore_layers(model: nn.Module, built: bool) -> Restored:
+    """Undo :func:`replace_layers`, in place; with ``built``, also turn layers that were built as ours into torch's."""
     restored = Restored()
     for name, module in model.named_modules():
         plain = plain_class(module)
@@ -112,7 +134,7 @@ def restore(model: nn.Module, *, built: bool = False) -> Restored:
         before = replaced_by(plain)
         if before is not None:
             set_class(module, before)
-            restored.append(name)
+            restored.restored[name] = f"{before.__name__}({module.extra_repr()})"
         else:
             restored.left[name] = f"its class was changed after replace, to {type_name(module)}"
         if before is not None or not (
@@ -127,15 +149,9 @@ def _restore_built(module: Recurrent, plain: type[nn.Module], name: str, restore
     before, why = replaced_by(plain), reason_against_torch(module)
     if why is None and before is not None:
         set_class(module, before)
-        restored.append(name)
+        restored.restored[name] = f"{before.__name__}({module.extra_repr()})"
     else:
         restored.left[name] = why or f"it is of a class of its own, {type_name(module)}"
-
-
-def check_model(function: str, model: object) -> None:
-    """Check that the argument ``model`` is a module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type_name(model)}")
 
 
 def _is_candidate(module: nn.Module, plain: type[nn.Module]) -> bool:
