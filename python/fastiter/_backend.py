@@ -61,8 +61,10 @@ def choose(function: str, table: Backends[_Result], backend: str | None, *arrays
     if name in table and name not in _ON_CARDS:
         return table[name]
     known = ", ".join(repr(key) for key in table if key not in _ON_CARDS)
-    which = "NumPy arrays (CuPy arrays and CUDA tensors run on their card)" if name in _ON_CARDS else "this function"
-    raise BackendError(f"{function}: backend must be one of {known} for {which}, got {name!r}")
+    if name in _ON_CARDS:
+        which = "NumPy arrays (CuPy arrays and CUDA tensors run on their card)"
+        raise BackendError(f"{function}: backend must be one of {known} for {which}, got {name!r}")
+    raise ValueError(f"{function}: backend must be one of {known}, got {name!r}")
 
 
 def is_cuda(run: Callable[..., Any]) -> bool:

@@ -28,6 +28,15 @@ def check_flag(function: str, name: str, value: object) -> None:
         raise TypeError(f"{function}: {name} must be a bool, got {type_name(value)}")
 
 
+def check_choice(function: str, name: str, value: object, choices: Sequence[str]) -> None:
+    """Check that an option is one of the words that it may be."""
+    listed = f"{name} must be one of {', '.join(map(repr, choices))}"
+    if not isinstance(value, str):
+        raise TypeError(f"{function}: {listed}, got {type_name(value)}")
+    if value not in choices:
+        raise ValueError(f"{function}: {listed}, got {value!r}")
+
+
 def fits_float(number: Any) -> bool:
     """Return whether a number fits a float; an int or a Fraction of many digits may not."""
     if isinstance(number, float):
@@ -62,6 +71,8 @@ def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLO
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{function}: {name} must be {expected}, got {type_name(x)}")
     refuse_mask(function, name, x)
+    if isinstance(x, np.matrix):
+        raise TypeError(f"{function}: {name} must be an array (np.asarray(x) is), got numpy.matrix")
     if x.dtype.name not in dtypes or not x.dtype.isnative:
         raise TypeError(f"{function}: {name} must be {expected}, got dtype {x.dtype}")
 

@@ -90,7 +90,12 @@ def test_rows() -> None:
 
 def test_backend() -> None:
     names = ("cuda", "triton", "torch", "CPU", "", "reference ")
-    cases = [Wrong(name, {"backend": name}, BACKEND, "backend", re.escape(repr(name))) for name in names]
+    cases = [
+        Wrong(
+            name, {"backend": name}, BACKEND if name in ("cuda", "triton") else VALUE, "backend", re.escape(repr(name))
+        )
+        for name in names
+    ]
     check([*cases, *(Wrong(str(y), {"backend": y}, TYPE, "backend", type(y).__name__) for y in (3, b"cpu", True))])
 
 

@@ -148,8 +148,8 @@ def test_outputs() -> None:
 
 
 def test_backends() -> None:
-    for name in ("cuda", "", "CPU"):
-        with pytest.raises(fastiter.BackendError, match="quant_matmul: backend must be one of"):
+    for name, error in (("cuda", fastiter.BackendError), ("", ValueError), ("CPU", ValueError)):
+        with pytest.raises(error, match="quant_matmul: backend must be one of"):
             quant_matmul(**GIVEN, backend=name)
     with pytest.raises(TypeError, match="quant_matmul: backend must be a str"):
         quant_matmul(**GIVEN, backend=3)

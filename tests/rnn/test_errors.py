@@ -127,7 +127,12 @@ def test_activation() -> None:
 @every_cell
 def test_backend(cell: str) -> None:
     names = ("cuda", "triton", "torch", "CPU", "", "reference ")
-    cases = [Wrong(name, {"backend": name}, BACKEND, "backend", re.escape(repr(name))) for name in names]
+    cases = [
+        Wrong(
+            name, {"backend": name}, BACKEND if name in ("cuda", "triton") else VALUE, "backend", re.escape(repr(name))
+        )
+        for name in names
+    ]
     for y in (3, b"cpu", ["cpu"], True, np.float32):
         cases.append(Wrong(str(y), {"backend": y}, TYPE, "backend", type(y).__name__))
     check(cell, cases)

@@ -250,7 +250,7 @@ BACKEND = fastiter.BackendError
 REFUSED_OPTIONS = [
     ({"backend": "triton"}, ValueError, "backend must be one of .*, got 'triton'"),
     ({"backend": 3}, TypeError, "backend must be one of .*, got int"),
-    ({"function": "rnn"}, ValueError, "function must be one of lstm, .*, got 'rnn'"),
+    ({"function": "rnn"}, ValueError, "function must be one of 'lstm', .*, got 'rnn'"),
     ({"gradient_recurrent_cut": True, "function": "gru"}, ValueError, "gradient_recurrent_cut must be False .*True"),
     ({"gradient_recurrent_cut": 1}, TypeError, "gradient_recurrent_cut must be a bool, got int"),
     ({"gradient_recurrent_clipval": -1.0}, ValueError, "gradient_recurrent_clipval must be None or .*, got -1.0"),
@@ -263,7 +263,7 @@ REFUSED_OPTIONS = [
     ({"head_dim": 1.0}, TypeError, "head_dim must be an int, got float"),
     ({"input_shape": "BTGH"}, ValueError, "input_shape must have the letters of 'BTGHD' in some order, got 'BTGH'"),
     ({"output_shape": None}, TypeError, "output_shape must be a str, got NoneType"),
-    ({"dtype": "int8"}, ValueError, "dtype must be one of float32, float64, bfloat16, float16, got 'int8'"),
+    ({"dtype": "int8"}, ValueError, "dtype must be one of 'float32', 'float64', 'bfloat16', 'float16', got 'int8'"),
     (
         {"dtype": "float32", "dtype_r": "bfloat16"},
         ValueError,
@@ -343,7 +343,11 @@ def test_arguments_are_refused_by_name() -> None:
 
 CHANGED_OPTIONS: list[tuple[str, Any, str]] = [
     ("function", "gru", "simple_agg must be False for the function gru, got True"),
-    ("backend", "tpu", "backend must be one of vanilla, vanilla_fwbw, cpu, cuda, cuda_fused, triton_fused, got 'tpu'"),
+    (
+        "backend",
+        "tpu",
+        "backend must be one of 'vanilla', 'vanilla_fwbw', 'cpu', 'cuda', 'cuda_fused', 'triton_fused', got 'tpu'",
+    ),
     ("dtype_g", "float16", "dtype_g must be None or dtype = None, which is that of all tensors, got 'float16'"),
     ("constants", {"a": 1.0}, "constants must be None or empty, as the cells have none, got {'a': 1.0}"),
     ("forward_clipval", -1.0, "forward_clipval must be None or a positive number, got -1.0"),

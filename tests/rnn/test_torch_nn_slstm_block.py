@@ -172,9 +172,9 @@ def test_what_is_refused():
     wrong = [
         ({"num_heads": 5}, ValueError, "num_heads must divide embedding_size = 12, got 5"),
         ({"conv_size": -1}, ValueError, "conv_size must be at least 0, got -1"),
-        ({"layout": "nhd"}, ValueError, "layout must be one of cuda, vanilla, got 'nhd'"),
+        ({"layout": "nhd"}, ValueError, "layout must be one of 'cuda', 'vanilla', got 'nhd'"),
         ({"stacked": 1}, TypeError, "stacked must be a bool, got int"),
-        ({"activation": "tanh"}, ValueError, "activation must be one of gelu, relu, silu, got 'tanh'"),
+        ({"activation": "tanh"}, ValueError, "activation must be one of 'gelu', 'relu', 'silu', got 'tanh'"),
         ({"dropout": 1.5}, ValueError, "dropout must be from 0 to 1, got 1.5"),
         ({"ffn_factor": -1}, ValueError, r"ffn_factor must be from 0 to 9.1626e\+10, got -1"),
         ({"ffn_factor": math.inf}, ValueError, r"ffn_factor must be from 0 to 9.1626e\+10, got inf"),

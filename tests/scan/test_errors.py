@@ -55,7 +55,8 @@ def wrong(kind: str) -> list[tuple[dict[str, Any], type[Exception], str]]:
         ({"out": np.zeros(x.shape)}, TypeError, "out"),
         ({"out": locked}, ValueError, "out"),
         ({"out": "x"}, ValueError, "memory of x"),
-        ({"backend": "gpu"}, fastiter.BackendError, "backend"),
+        ({"backend": "gpu"}, ValueError, "backend"),
+        ({"backend": "cuda"}, fastiter.BackendError, "backend"),
         ({"backend": 3}, TypeError, "backend"),
     ]
 

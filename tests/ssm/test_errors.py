@@ -142,8 +142,8 @@ def test_arrays() -> None:
         refused(ssm.selective_scan, {**packed(keep), "backend": backend}, wrong_packings(keep))
         rotating = scan_inputs(B, D, T, N, np.float32, is_complex=True).arguments()
         refused(ssm.selective_scan, {**rotating, "backend": backend}, wrong_complex_scans(keep, cast))
-    for backend in ("cuda", "nonsense"):
-        with pytest.raises(BackendError, match="selective_scan: backend must be one of 'cpu', 'reference'"):
+    for backend, error in (("cuda", BackendError), ("nonsense", ValueError)):
+        with pytest.raises(error, match="selective_scan: backend must be one of 'cpu', 'reference'"):
             ssm.selective_scan(**right, backend=backend)
     step = step_inputs(B, (D,), N, 1, np.float32)
     before = step["state"].copy()

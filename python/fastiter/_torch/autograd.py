@@ -13,21 +13,21 @@ from torch.compiler import is_compiling
 
 
 class _Once(torch.autograd.Function):
-    """Return the first ``count`` tensors; differentiating through them raises."""
+    """Return the first ``count`` tensors; differentiating through them raises, with the name of the function."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(function: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple([x.detach() for x in tensors[:count]])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save nothing; torch.func requires this method, separate from forward."""
+        ctx.function = inputs[0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        raise RuntimeError("fastiter: this gradient has no derivative: the kernels cannot be differentiated twice")
+        raise RuntimeError(f"{ctx.function}: the gradient has no derivative, as kernels cannot be differentiated twice")
 
 
 _is_batch = torch._C._functorch.is_legacy_batchedtensor
@@ -86,23 +86,29 @@ def _outside_vmap() -> Iterator[None]:
             torch._C._vmapmode_increment_nesting()
 
 
-def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``backward`` of an autograd function raise when it is differentiated.
+def differentiable_once(function: str | Callable[[Any], str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that makes ``backward`` of an autograd function raise when it is differentiated.
 
-    torch's own once_differentiable raises only if the incoming gradients require grad, and only on paths to leaves:
+    ``function`` is the name of the public function for the message, or takes it from the context. torch's own
+    once_differentiable raises only if the incoming gradients require grad, and only on paths to leaves:
     it silently dropped a gradient penalty.
     """
-    backward = one_by_one(backward)
 
-    @functools.wraps(backward)
-    def call(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        with torch.no_grad():
-            results: tuple[Tensor | None, ...] = backward(ctx, *gradients)
-        if not torch.is_grad_enabled() or is_compiling():
-            return results
-        depends_on = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
-        given = [x for x in results if x is not None]
-        refusing = iter(_Once.apply(len(given), *given, *depends_on))
-        return tuple(None if x is None else next(refusing) for x in results)
+    def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
+        batched = one_by_one(backward)
 
-    return call
+        @functools.wraps(backward)
+        def call(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            with torch.no_grad():
+                results: tuple[Tensor | None, ...] = batched(ctx, *gradients)
+            if not torch.is_grad_enabled() or is_compiling():
+                return results
+            depends_on = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
+            given = [x for x in results if x is not None]
+            name = function if isinstance(function, str) else function(ctx)
+            refusing = iter(_Once.apply(name, len(given), *given, *depends_on))
+            return tuple(None if x is None else next(refusing) for x in results)
+
+        return call
+
+    return decorate

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .. import _check
 from .._backend import BackendError
 from .._sequences import as_parts, check_absent
 from .launch import held_lengths
@@ -243,10 +244,7 @@ def check_bool(module: nn.Module, label: str, value: Any) -> bool:
 
 def check_choice(module: nn.Module, label: str, value: Any, choices: Sequence[str]) -> Any:
     """Check that a value is one of the choices, and return it."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name_of(module)}: {label} must be one of {', '.join(choices)}, got {type(value).__name__}")
-    if value not in choices:
-        raise ValueError(f"{name_of(module)}: {label} must be one of {', '.join(choices)}, got {value!r}")
+    _check.check_choice(name_of(module), label, value, choices)
     return value
 
 

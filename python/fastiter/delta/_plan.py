@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._check import type_name
+from .._check import check_choice, type_name
 
 Shape = tuple[int, ...]
 METHODS = ("auto", "sequential", "chunk")
@@ -75,10 +75,7 @@ class Plan:
 
 def plan(function: str, method: object, chunk: object, factors: int) -> Plan:
     """Return the plan for ``method`` and ``chunk`` with ``factors`` factors per step."""
-    if not isinstance(method, str):
-        raise TypeError(f"{function}: method must be one of {METHODS}, got {type_name(method)}")
-    if method not in METHODS:
-        raise ValueError(f"{function}: method must be one of {METHODS}, got {method!r}")
+    check_choice(function, "method", method, METHODS)
     if not isinstance(chunk, int) or isinstance(chunk, bool):
         raise TypeError(f"{function}: chunk must be an int, got {type_name(chunk)}")
     if not 1 <= chunk <= LONGEST_CHUNK:

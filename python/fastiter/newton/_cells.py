@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._check import type_name
+from .._check import check_choice, type_name
+from .._layouts import torch_features_hint, torch_state_hint
 from .._sequences import as_part
 
 Shape = tuple[int, ...]
@@ -89,10 +90,7 @@ def newton_options(
     default_window: int = WINDOW,
 ) -> Options:
     """Return the options of Newton's method, or () for the fused loop, which "auto" chooses as it is faster."""
-    if not isinstance(method, str):
-        raise TypeError(f"{function}: method must be 'auto', 'sequential' or 'newton', got {type_name(method)}")
-    if method not in METHODS:
-        raise ValueError(f"{function}: method must be 'auto', 'sequential' or 'newton', got {method!r}")
+    check_choice(function, "method", method, METHODS)
     if method != "newton" and window is None and rtol is None and atol is None and max_steps is None:
         return ()
     options = (
@@ -131,7 +129,8 @@ def check_shapes(
 ) -> tuple[int, int, int]:
     """Return (B, T, D) if all shapes are consistent."""
     if len(wx) != 4 or wx[2] != cell.gates:
-        raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, D), got {tuple(wx)}")
+        hint = torch_features_hint("wx", wx, cell.gates, heads=False)
+        raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, D), got {tuple(wx)}{hint}")
     batch, time, gates, width = wx
     if a != (gates, width):
         _wrong_shape(function, "a", a, (gates, width), f"({gates}, D)")
@@ -144,7 +143,8 @@ def check_shapes(
 
 
 def _wrong_shape(function: str, name: str, shape: Shape, expected: Shape, letters: str) -> None:
-    raise ValueError(f"{function}: {name} must have shape {letters} = {expected} to go with wx, got {tuple(shape)}")
+    got = f"{tuple(shape)}{torch_state_hint(shape, expected) if name.startswith('state') else ''}"
+    raise ValueError(f"{function}: {name} must have shape {letters} = {expected} to go with wx, got {got}")
 
 
 def state_parts(function: str, cell: ParaCell, state: Any) -> tuple[Any, ...]:

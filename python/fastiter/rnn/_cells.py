@@ -10,7 +10,8 @@ from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
-from .._check import fits_float, type_name
+from .._check import check_choice, fits_float, type_name
+from .._layouts import torch_features_hint, torch_state_hint, torch_weight_hint
 
 Shape = tuple[int, ...]
 
@@ -61,10 +62,7 @@ def is_half(x: Any) -> bool:
 
 def elman_cell(activation: object) -> str:
     """Return the name of the Elman cell with this activation."""
-    if not isinstance(activation, str):
-        raise TypeError(f"elman: activation must be 'tanh' or 'relu', got {type_name(activation)}")
-    if activation not in ("tanh", "relu"):
-        raise ValueError(f"elman: activation must be 'tanh' or 'relu', got {activation!r}")
+    check_choice("elman", "activation", activation, ("tanh", "relu"))
     return f"elman_{activation}"
 
 
@@ -106,7 +104,8 @@ def check_shapes(
 ) -> tuple[int, int, int, int]:
     """Return (B, T, N, D) if all shapes are consistent; states have one row per sequence, by default B rows."""
     if len(wx) != 5 or wx[2] != cell.gates:
-        raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, N, D), got {tuple(wx)}")
+        hint = torch_features_hint("wx", wx, cell.gates, heads=True)
+        raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, N, D), got {tuple(wx)}{hint}")
     batch, time, gates, heads, width = wx
     if heads < 1 or width < 1:
         raise ValueError(f"{function}: wx must have at least one head and one unit, got shape {tuple(wx)}")
@@ -122,7 +121,9 @@ def check_shapes(
 
 def _check_shape(function: str, name: str, shape: Shape, expected: Shape, letters: str) -> None:
     if shape != expected:
-        raise ValueError(f"{function}: {name} must have shape {letters} = {expected} to go with wx, got {tuple(shape)}")
+        hint = torch_weight_hint(shape, expected) if name in ("r", "b") else torch_state_hint(shape, expected)
+        got = f"{tuple(shape)}{hint}"
+        raise ValueError(f"{function}: {name} must have shape {letters} = {expected} to go with wx, got {got}")
 
 
 def check_state(function: str, cell: Cell, state: Any) -> None:

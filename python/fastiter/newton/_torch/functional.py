@@ -208,7 +208,7 @@ class _Recurrence(torch.autograd.Function):
         ctx.mark_non_differentiable(*rest)
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once(lambda ctx: ctx.cell.name)
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         wx, a, p, lengths, *others = ctx.saved_tensors
         count = len(ctx.cell.states)

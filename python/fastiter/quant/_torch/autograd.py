@@ -88,7 +88,7 @@ class Rounded(torch.autograd.Function):
         return y
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("quantize")
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, zero_point = ctx.saved_tensors
         y = x if y is None else y
@@ -110,7 +110,7 @@ class Pact(torch.autograd.Function):
         return quantize_op(Quantize(x, text, scale, None, -1, seed, "pact", False, None))
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("pact")
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, alpha = ctx.saved_tensors
         above = x >= alpha
@@ -132,7 +132,7 @@ class RoundedGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("quantize_gradient")
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         scale, seed = ctx.saved_tensors
         if ctx.by_largest:

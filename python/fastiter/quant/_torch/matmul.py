@@ -116,7 +116,7 @@ class Accumulated(torch.autograd.Function):
         return linear_op(QuantLinear(x, weight, bias, accumulate, every))
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("linear")
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows = dy.flatten(0, -2)

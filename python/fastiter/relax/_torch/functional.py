@@ -280,7 +280,7 @@ class _Sweeps(torch.autograd.Function):
         return iterates[-1].clone()
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("sweeps")
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         values, crow, col, omega, iterates = ctx.saved_tensors
         dx, db, dvalues, domega = relax_sweeps_bwd(SweepsBackward(values, crow, col, omega, iterates, g, *ctx.how))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..._check import fits_float, type_name
+from ..._check import check_choice, fits_float, type_name
 
 DTYPES = {
     "float32": torch.float32,
@@ -260,10 +260,7 @@ def _check_fits(name: str, value: object) -> None:
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"flashrnn: {name} must be one of {', '.join(choices)}, got {type_name(value)}")
-    if value not in choices:
-        raise ValueError(f"flashrnn: {name} must be one of {', '.join(choices)}, got {value!r}")
+    check_choice("flashrnn", name, value, choices)
 
 
 def _check_letters(name: str, value: object, letters: str) -> None:

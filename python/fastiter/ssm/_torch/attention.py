@@ -108,7 +108,7 @@ class _LinearAttention(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("linear_attention")
     def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if d_o is None and dlast is None:
             return (None,) * 11

@@ -112,7 +112,7 @@ class _CausalConv(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("causal_conv1d")
     def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None = None) -> tuple[Tensor | None, ...]:
         if dout is None and dlast is None:
             return (None,) * 9

@@ -153,7 +153,7 @@ class _SelectiveScan(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("selective_scan")
     def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if dout is None and dlast is None:
             return (None,) * 13

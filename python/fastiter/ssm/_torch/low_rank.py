@@ -177,7 +177,7 @@ class _DplrDeltaRule(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("dplr_delta_rule")
     def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if d_o is None and dlast is None:
             return (None,) * 13

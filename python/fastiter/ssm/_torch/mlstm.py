@@ -120,7 +120,7 @@ class _Mlstm(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("mlstm")
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(x is None for x in gradients[:4]):
             return (None,) * 14

@@ -59,7 +59,7 @@ class _Recurrence(torch.autograd.Function):
         return tuple([x.clone() for x in own])  # copies, as users may write to them
 
     @staticmethod
-    @differentiable_once
+    @differentiable_once("solve_recurrence")
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         states, inputs = ctx.problem.parts
         saved = ctx.saved_tensors  # once: checkpoints allow no more

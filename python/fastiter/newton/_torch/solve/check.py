@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...._backend import BackendError
-from ...._check import check_flag, type_name
+from ...._check import check_choice, check_flag, type_name
 from ...._torch.ops import FLOATS
 from .cell import WIDEST, Layout
 
@@ -35,7 +35,7 @@ class Request:
     throw: bool
 
     def check(self) -> None:
-        _check_choice("method", self.method, METHODS)
+        check_choice(_NAME, "method", self.method, METHODS)
         if not callable(self.jacobian):
             _check_jacobian(self.jacobian)
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
@@ -54,14 +54,6 @@ class Request:
 def check_cell_is_function(cell: Any) -> None:
     if not callable(cell):
         raise TypeError(f"{_NAME}: cell must be a function of (h, x, params), got {type_name(cell)}")
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    listed = ", ".join(map(repr, choices))
-    if not isinstance(value, str):
-        raise TypeError(f"{_NAME}: {name} must be one of {listed}, got {type_name(value)}")
-    if value not in choices:
-        raise ValueError(f"{_NAME}: {name} must be one of {listed}, got {value!r}")
 
 
 def _check_jacobian(jacobian: Any) -> None:

@@ -307,10 +307,10 @@ def check_forward(function: str, module: RNNBase) -> None:
         raise TypeError(f"{function}: module must {expected}, got a {module_name(module)} with another one")
 
 
-def check_streams(module: RNNBase) -> None:
-    """Check that the module is not bidirectional."""
+def check_streams(function: str, module: RNNBase) -> None:
+    """Check that the module is not bidirectional, as its reverse direction begins at the last step."""
     if module.bidirectional:
-        raise ValueError(f"{module_name(module)}: bidirectional must be False to go step by step, got True")
+        raise ValueError(f"{function}: bidirectional must be False to go step by step, got True")
 
 
 def check_weights(function: str, module: RNNBase) -> None:

@@ -106,7 +106,7 @@ def _forward_of_torch(module: RNNBase, input: Any, hx: Any, requested: Requested
 
 def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
     """Return output (B, H) and states after one more step with input (B, I), both without B if the input has none."""
-    check_streams(module)
+    check_streams(module_name(module), module)
     if module._forward_pre_hooks:
         check_weights(f"{module_name(module)}.step", module)
     if not isinstance(input, Tensor):

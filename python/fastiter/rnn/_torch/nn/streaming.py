@@ -60,7 +60,7 @@ class StreamingRNN:
         if not isinstance(module, nn.RNNBase) or module.mode not in CELLS:
             raise TypeError(f"StreamingRNN: module must be an LSTM, GRU, RNN or sLSTM, got {type_name(module)}")
         check_forward("StreamingRNN", module)
-        check_streams(module)
+        check_streams("StreamingRNN", module)
         if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool)):
             raise TypeError(f"StreamingRNN: batch_size must be an int or None, got {type_name(batch_size)}")
         if batch_size is not None and batch_size < 1:
