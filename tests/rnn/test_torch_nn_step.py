@@ -148,7 +148,8 @@ def test_weights_may_be_parametrized():
 def test_what_is_refused():
     both_ways = make(ours, "gru", bidirectional=True)
     x = randn(I, dtype=F32)
-    for call in (lambda: both_ways.step(x), lambda: ours.StreamingRNN(both_ways)):
+    calls = {"GRU": lambda: both_ways.step(x), "StreamingRNN": lambda: ours.StreamingRNN(both_ways)}
+    for name, call in calls.items():
         with pytest.raises(ValueError, match=f"^{name}: bidirectional must be False to go step by step, got True"):
             call()
     module = make(ours, "gru")
