@@ -54,6 +54,20 @@ def checked_sequences(
     return Sequences(flags, whole, bounds)
 
 
+def in_reverse(sequences: Sequences, time: int, *arrays: Any) -> tuple[Any, ...]:
+    """Return arrays (B, T, ...) with the steps of each sequence in reverse order; None stays, padding too."""
+    _, lengths, bounds = sequences
+    t = np.arange(time)
+    if bounds is not None:
+        ends = np.repeat(bounds[1:] + bounds[:-1], np.diff(bounds))
+        return tuple([None if x is None else x[:, ends - 1 - t] for x in arrays])
+    if lengths is None:
+        return tuple([None if x is None else x[:, ::-1] for x in arrays])
+    index = np.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
+    rows = np.arange(len(lengths))[:, None]
+    return tuple([None if x is None else x[rows, index] for x in arrays])
+
+
 def as_parts(cell_states: Sequence[str], state: Any) -> Any:
     """Return a state of a single part that is not in a tuple as a tuple of it, any other unchanged."""
     return (state,) if len(cell_states) == 1 and hasattr(state, "shape") else state

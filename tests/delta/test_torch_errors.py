@@ -59,7 +59,7 @@ def test_rows() -> None:
 
 
 def test_unknown_arguments() -> None:
-    for more in ({"reverse": True}, {"out": torch.empty(3)}, {"backend": "cpu"}):
+    for more in ({"outs": torch.empty(3)}, {"backend": "cpu"}):
         with pytest.raises(TypeError, match=FUNCTION):
             fastiter.torch.delta_scan(**valid(tensor), **more)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .._sequences import check_bounds, check_lengths, check_packing
 from .ops import check_reset, checked_bounds, checked_lengths
@@ -42,6 +44,27 @@ def checked_sequences(
         return Sequences(reset, None, checked_bounds(function, cu_seqlens, time, x.device))
     whole = None if lengths is None else checked_lengths(function, lengths, batch, time, x.device)
     return Sequences(reset, whole, None)
+
+
+def in_reverse(function: str, sequences: Sequences, *tensors: Tensor | None) -> tuple[Any, ...]:
+    """Return tensors (B, T, ...) with the steps of each sequence in reverse order; None stays, padding too."""
+    _, lengths, bounds = sequences
+    first = next(x for x in tensors if x is not None)
+    batch, time = first.shape[:2]
+    if lengths is None and bounds is None:
+        return tuple([None if x is None else x.flip(1) for x in tensors])
+    if not is_compiling():
+        check_values(function, batch, time, lengths, bounds)
+    t = torch.arange(time, device=first.device)
+    if lengths is None:
+        assert bounds is not None  # for the type checker
+        sequence = torch.searchsorted(bounds[1:].contiguous(), t, right=True).clamp(max=bounds.shape[0] - 2)
+        index = (bounds[:-1] + bounds[1:])[sequence] - 1 - t
+        return tuple([None if x is None else x.index_select(1, index.clamp(0, time - 1)) for x in tensors])
+    ends = lengths.unsqueeze(1)
+    index = torch.where(t < ends, ends - 1 - t, t).clamp(0, max(time - 1, 0))
+    rows = torch.arange(batch, device=index.device).unsqueeze(1)
+    return tuple([None if x is None else x[rows, index] for x in tensors])
 
 
 def check_values(function: str, batch: int, time: int, lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:

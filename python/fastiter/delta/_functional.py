@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backends, Cuda, choose, is_cuda
-from .._check import check_arrays, check_out, empty, unit_stride
-from .._sequences import Sequences, as_part, checked_sequences
+from .._check import check_arrays, check_flag, check_out, empty, unit_stride
+from .._sequences import Sequences, as_part, checked_sequences, in_reverse
 from ._plan import Plan, Sizes, check_shapes, check_state, plan
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -26,6 +26,7 @@ def delta_scan(
     decay: Array | None = None,
     method: Literal["auto", "sequential", "chunk"] = "auto",
     chunk: int = 64,
+    reverse: bool = False,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
@@ -58,8 +59,11 @@ def delta_scan(
         triangular system (the WY form). They agree to rounding. "auto" is "sequential": on a CPU it is faster.
     chunk : int
         The factors that method "chunk" takes at a time, 1 to 256.
+    reverse : bool
+        Run from the last step to the first, on copies of the arguments in this order; the factors of a step keep
+        theirs.
     reset : bool ndarray (B, T) or (T,), optional
-        True where the previous state counts as zero.
+        True where a new sequence begins: the state before this step, also a given one, counts as zero.
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their o is 0.
     cu_seqlens : integers (S + 1,), optional
@@ -102,8 +106,9 @@ def delta_scan(
     function = "delta_scan"
     run = choose(function, _BACKENDS, backend, q)
     if is_cuda(run):
-        cut = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        cut = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
         return run(q, k, v, beta, state, decay=decay, method=method, chunk=chunk, **cut, out=out)
+    check_flag(function, "reverse", reverse)
     state = as_part(state)
     names, arrays = ["q", "k", "v", "beta"], [q, k, v, beta]
     for name, x in (("state", state), ("decay", decay)):
@@ -119,7 +124,15 @@ def delta_scan(
     )
     if out is not None:
         check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
-    return run(sizes, how, q, k, v, beta, state, decay, rows, out)
+    if not reverse:
+        return run(sizes, how, q, k, v, beta, state, decay, rows, out)
+    flags = None if rows.reset is None else np.broadcast_to(rows.reset, q.shape[:2])
+    q, k, v, beta, decay, flags = in_reverse(rows, sizes.time, q, k, v, beta, decay, flags)
+    o, last = run(sizes, how, q, k, v, beta, state, decay, rows._replace(reset=flags), None)
+    (o,) = in_reverse(rows, sizes.time, o)
+    if out is not None:
+        out[...] = o
+    return np.ascontiguousarray(o) if out is None else out, last
 
 
 def _shape(sizes: Sizes, how: Plan, rows: Sequences) -> tuple[Any, ...]:

@@ -22,16 +22,17 @@ def _factors(q: Array, k: Array, v: Array, beta: Array) -> tuple[Array, Array, A
 
 
 def _rows(
-    q: Array, lengths: npt.ArrayLike | None, cu_seqlens: npt.ArrayLike | None
+    q: Array, lengths: npt.ArrayLike | None, cu_seqlens: npt.ArrayLike | None, reverse: bool
 ) -> Iterator[tuple[int, int, range]]:
-    """(state, row of the arrays, steps) of every sequence."""
+    """(state, row of the arrays, steps in the order of computation) of every sequence."""
     B, T = q.shape[:2]
+    order = slice(None, None, -1 if reverse else 1)
     if cu_seqlens is not None:
         bounds = np.asarray(cu_seqlens)
-        yield from ((s, 0, range(bounds[s], bounds[s + 1])) for s in range(len(bounds) - 1))
+        yield from ((s, 0, range(bounds[s], bounds[s + 1])[order]) for s in range(len(bounds) - 1))
         return
     length = np.full(B, T) if lengths is None else np.asarray(lengths)
-    yield from ((b, b, range(length[b])) for b in range(B))
+    yield from ((b, b, range(length[b])[order]) for b in range(B))
 
 
 def _first(q: Array, v: Array, state: Array | None, cu_seqlens: npt.ArrayLike | None) -> Array:
@@ -66,19 +67,20 @@ def delta_scan(
     state: Array | None = None,
     *,
     decay: Array | None = None,
+    reverse: bool = False,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
 ) -> tuple[Array, Array]:
     """(o, last): each factor replaces the state's value for k by a mixture of it and v.
 
-    The previous state counts as zero where `reset` is true. Steps from lengths[b] on have o = 0, and the
-    final state is the one before them. With cu_seqlens, sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1] of
-    the only row, and has a state of its own.
+    With `reverse` time runs backwards. The previous state counts as zero where `reset` is true. Steps from lengths[b]
+    on have o = 0, and the final state is the last one that is computed. With cu_seqlens, sequence s is the steps
+    cu_seqlens[s] to cu_seqlens[s + 1] of the only row, and has a state of its own.
     """
     k, v, beta = _factors(q, k, v, beta)
     o, last = np.zeros((*q.shape[:3], v.shape[-1]), q.dtype), _first(q, v, state, cu_seqlens)
-    for row, line, steps in _rows(q, lengths, cu_seqlens):
+    for row, line, steps in _rows(q, lengths, cu_seqlens, reverse):
         S = last[row]
         for t in steps:
             if _restarts(reset, line, t):
@@ -103,6 +105,7 @@ def backward(
     dlast: Array | None = None,
     *,
     decay: Array | None = None,
+    reverse: bool = False,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
@@ -117,7 +120,7 @@ def backward(
     ddecay = np.zeros(q.shape[:3], q.dtype)
     dstate = _first(q, v, dlast, cu_seqlens)
     first = _first(q, v, state, cu_seqlens)
-    for row, line, steps in _rows(q, lengths, cu_seqlens):
+    for row, line, steps in _rows(q, lengths, cu_seqlens, reverse):
         tape, S = [], first[row]
         for t in steps:
             before, states = S, []

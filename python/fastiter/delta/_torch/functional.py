@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function_variadic
 
+from ..._check import check_flag
 from ..._sequences import as_part
 from ..._torch.autograd import one_by_one
 from ..._torch.autograd_twice import differentiable
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, transformed
 from ..._torch.overrides import dispatched
-from ..._torch.sequences import checked_sequences
+from ..._torch.sequences import checked_sequences, in_reverse
 from .._plan import check_shapes, check_state, plan
 from .double_backward import replay
 from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd
@@ -32,6 +33,7 @@ def delta_scan(
     decay: Tensor | None = None,
     method: Literal["auto", "sequential", "chunk"] = "auto",
     chunk: int = 64,
+    reverse: bool = False,
     reset: Tensor | None = None,
     lengths: Tensor | Sequence[int] | None = None,
     cu_seqlens: Tensor | Sequence[int] | None = None,
@@ -56,24 +58,33 @@ def delta_scan(
     """
     function, state = "delta_scan", as_part(state)
     if has_torch_function_variadic(q, k, v, beta, state, decay, reset, lengths, cu_seqlens):
-        named = {"method": method, "chunk": chunk, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, state, decay=decay, **named)
+        how = {"decay": decay, "method": method, "chunk": chunk, "reverse": reverse}
+        cut = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, state, **how, **cut)
         return result
+    check_flag(function, "reverse", reverse)
     optional = [(name, x) for name, x in (("state", state), ("decay", decay)) if x is not None]
     names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
     check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     plan(function, method, chunk, sizes.factors)
-    how = checked_method(method, q.dtype) if q.is_cuda else (method, chunk)
-    cut = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
-    check_state(function, None if state is None else state.shape, sizes, cut.count(sizes.batch), cu_seqlens is not None)
+    by = checked_method(method, q.dtype) if q.is_cuda else (method, chunk)
+    rows = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
+    check_state(
+        function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
+    )
     # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    ordered = rows
+    if reverse:
+        flags = None if reset is None else reset.expand(q.shape[:2])
+        q, k, v, beta, decay, flags = in_reverse(function, rows, q, k, v, beta, decay, flags)
+        ordered = rows._replace(reset=flags)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
-        o, last = _DeltaScan.apply(q, k, v, beta, decay, state, *cut, *how)[:2]
+        o, last = _DeltaScan.apply(q, k, v, beta, decay, state, *ordered, *by)[:2]
     else:
-        o, last = delta_fwd(DeltaForward(q, k, v, beta, decay, state, *cut, *how, False))
-    return o, last
+        o, last = delta_fwd(DeltaForward(q, k, v, beta, decay, state, *ordered, *by, False))
+    return (in_reverse(function, rows, o)[0] if reverse else o), last
 
 
 class _DeltaScan(torch.autograd.Function):
