@@ -23,7 +23,8 @@ def documented(parts: Mapping[str, str]) -> Callable[[F], F]:
 
     def filled(match: re.Match[str]) -> str:
         indent, name, words = match.groups()
-        text = inspect.cleandoc(parts[name]).replace("...", words.strip())
+        text = inspect.cleandoc(parts[name])
+        text = text.replace("...", words.strip()) if words.strip() else text
         return "\n".join(indent + line if line else "" for line in text.split("\n"))
 
     def decorate(function: F) -> F:
@@ -32,3 +33,38 @@ def documented(parts: Mapping[str, str]) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def documented_like(function: Callable[..., Any], after: str = "", more: str = "") -> Callable[[F], F]:
+    """Return a decorator that fills ``%(sections)s`` of a function of tensors by that of its twin of arrays.
+
+    These are the sections from Parameters to Raises, with tensors for arrays and without ``backend``.
+
+    Parameters
+    ----------
+    function : callable
+        The twin.
+    after, more : str
+        More parameters, and the name of the one that they come after.
+    """
+    sections = _sections(function)
+    entries = re.split(r"\n(?=\S)", sections.get("Parameters", ""))
+    chosen = []
+    for entry in entries:
+        name = entry.partition(" :")[0]
+        if name != "backend":
+            chosen.append(entry)
+        if name == after:
+            chosen.append(inspect.cleandoc(more))
+    sections["Parameters"] = "\n".join(chosen)
+    kept = (name for name in ("Parameters", "Returns", "Raises") if name in sections)
+    text = "\n\n".join(f"{name}\n{'-' * len(name)}\n{sections[name]}" for name in kept)
+    for array, tensor in (("ndarray", "Tensor"), ("bfloat16 (of ml_dtypes)", "bfloat16"), ("NumPy", "torch")):
+        text = text.replace(array, tensor)
+    return documented({"sections": text})
+
+
+def _sections(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the sections of a numpydoc docstring by their names."""
+    _, *parts = re.split(r"^(\w[\w ]*)\n-{3,}\n", inspect.cleandoc(function.__doc__ or ""), flags=re.MULTILINE)
+    return {name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)}

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter.torch.nn  # noqa: E402
-from fastiter.rnn._torch.functional import packed  # noqa: E402
+from fastiter.rnn._torch.run import packed  # noqa: E402
 from tests.newton.calls import PARA_CELLS  # noqa: E402
 from tests.support.error_cases import (  # noqa: E402
     CELLS,

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
 import fastiter.torch  # noqa: E402
-from fastiter.rnn._torch.functional import packed  # noqa: E402
+from fastiter.rnn._torch.run import packed  # noqa: E402
 from tests.rnn import calls as rnn_calls  # noqa: E402
 from tests.rnn.calls import both_dtypes, both_ways, every_cell, full_and_ragged, options, some_lengths  # noqa: E402
 from tests.rnn.torch_calls import Leaves, leaves, numpy, only, pull, random_cotangents, run, specified_gradients, tensor  # noqa: E402

@@ -77,6 +77,7 @@ def delta_scan(
     Returns
     -------
     o : ndarray (B, T, N, V)
+        The outputs of all steps.
     last : ndarray (B, N, K, V)
         State after the last valid step; given back as ``state`` it continues the sequence exactly with method
         "sequential", and to rounding with method "chunk".
@@ -87,6 +88,10 @@ def delta_scan(
         For a wrong type or dtype; for a wrong shape or value.
     BackendError
         If the backend cannot run.
+
+    See Also
+    --------
+    fastiter.torch.delta_scan : the same on tensors, with gradients.
 
     References
     ----------

@@ -13,6 +13,7 @@ from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, unit_stride
 from .._sequences import checked_sequences
 from ._cells import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
+from ._docs import documented_cell
 from ._results import Array, Method, ParaResult, ParaResultInfo, States, typed
 
 Result: TypeAlias = ParaResult | ParaResultInfo
@@ -31,6 +32,7 @@ class _Solver(NamedTuple):
 
 
 @typed
+@documented_cell("z, r, q")
 def paragru(
     wx: Array,
     a: Array,
@@ -51,52 +53,13 @@ def paragru(
 
     The recurrent weights a are diagonal: each unit is a recurrence of its own.
 
-    Parameters
-    ----------
-    wx : ndarray (B, T, 3, D), float32 or float64
-        Pre-activations, the input projection with its bias, of the gates z, r, q. Any strides; a time-major view is
-        taken without a copy if its units are contiguous.
-    a : ndarray (3, D)
-        Recurrent weights of the gates z, r, q.
-    state : ndarray (B, D), or the state (h,) that a call has returned, optional
-        State before the first step; zero by default.
-    method : {"auto", "sequential", "newton"}
-        "sequential": one fused loop over time. "newton": all steps of a window at once, by Newton's method; a window
-        that does not converge is run step by step, so the result is that of the loop within the tolerance. "auto" is
-        the loop, which is faster on CPUs. On GPUs paragru and paralstm have both.
-    reverse : bool
-        Run from the last step to the first.
-    lengths : integers (B,), optional
-        Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
-    window : int, optional
-        Steps that Newton's method solves at once; 32 by default. On GPUs 256, which is also the maximum.
-    rtol, atol : float, optional
-        Newton's method accepts a state s when its residual and its last change are at most atol + rtol |s|; 64 times
-        the dtype's eps by default.
-    max_steps : int, optional
-        Passes after which Newton's method gives up on a window; 32 by default.
-    return_info : bool
-        Also return how the call was solved.
-    out : ndarray (B, T, D), optional
-        Where h is written.
-    backend : {"cpu", "reference"}, optional
-        "reference" runs the specification in plain NumPy.
+    %(sections)s
 
-    Returns
-    -------
-    h : ndarray (B, T, D)
-    state : tuple (h,) of ndarray (B, D)
-        State after the last valid step; given back as ``state`` it continues the sequence, with the loop bit for bit.
-    info : NewtonInfo
-        With ``return_info``: method, steps (per row, the largest number of passes of one of its windows) and fallbacks
-        (per row, the number of windows that were run step by step in the end).
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a wrong type or dtype; for a wrong shape or value.
-    BackendError
-        If the backend cannot run.
+    See Also
+    --------
+    gru : with full recurrent weights.
+    linear_scan : linear in the state.
+    fastiter.torch.paragru : the same on tensors, with gradients.
 
     References
     ----------
@@ -118,6 +81,7 @@ def paragru(
 
 
 @typed
+@documented_cell("f, o, q", "(h, c)", peepholes=True)
 def paralstm(
     wx: Array,
     a: Array,
@@ -138,8 +102,14 @@ def paralstm(
     """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]): an LSTM with diagonal weights and peepholes.
 
     f = sigmoid(wx_f + a_f h[t-1] + p_f c[t-1]), q = tanh(wx_q + a_q h[t-1]), o = sigmoid(wx_o + a_o h[t-1] + p_o c[t]).
-    Arguments as for :func:`paragru`, with the gates f, o, q in wx (B, T, 3, D) and a (3, D), the peepholes f, o in
-    p (2, D), and the state (h, c).
+
+    %(sections)s
+
+    See Also
+    --------
+    lstm : with full recurrent weights.
+    paragru, paraslstm
+    fastiter.torch.paralstm : the same on tensors, with gradients.
 
     References
     ----------
@@ -161,6 +131,7 @@ def paralstm(
 
 
 @typed
+@documented_cell("i, f, z, o", "(h, c, n, m)")
 def paraslstm(
     wx: Array,
     a: Array,
@@ -179,8 +150,15 @@ def paraslstm(
 ) -> Result:
     """c[t] = f c[t-1] + i z, n[t] = max(f n[t-1] + i, 1), h[t] = o c[t] / n[t]: an sLSTM with diagonal weights.
 
-    The equations are those of :func:`slstm` with the gates wx + a h[t-1] in the order i, f, z, o. Arguments as for
-    :func:`paragru`, with wx (B, T, 4, D), a (4, D) and the state (h, c, n, m).
+    The equations are those of :func:`slstm` with the gates wx + a h[t-1] in the order i, f, z, o.
+
+    %(sections)s
+
+    See Also
+    --------
+    slstm : with full recurrent weights.
+    paragru, paralstm
+    fastiter.torch.paraslstm : the same on tensors, with gradients.
 
     References
     ----------

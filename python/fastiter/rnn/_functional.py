@@ -14,6 +14,7 @@ from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
 from .._sequences import as_parts, check_packing, checked_sequences
 from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell, is_half
+from ._docs import documented_cell
 from ._results import Array, RnnResult, RnnStates, States, typed
 
 Result: TypeAlias = RnnResult | RnnStates
@@ -44,6 +45,7 @@ _DTYPES = ("float32", "float64", "bfloat16")
 
 
 @typed
+@documented_cell("i, f, g, o", "(h, c)")
 def lstm(
     wx: Array,
     r: Array,
@@ -63,51 +65,12 @@ def lstm(
 
     i, f, o = sigmoid(a_i, a_f, a_o) and g = tanh(a_g).
 
-    Parameters
-    ----------
-    wx : ndarray (B, T, 4, N, D), float32, float64 or bfloat16 (of ml_dtypes)
-        Pre-activations, the input projection with its bias, of the gates i, f, g, o. Any strides; a time-major view is
-        taken without a copy if its units are contiguous. bfloat16 is only the storage type of wx, r, b and h:
-        arithmetic is in float32, as are the states other than h from the first step to the last.
-    r : ndarray (4, N, D, D)
-        Recurrent weights of N heads, [gate, head, unit out, unit in]; ``torch.nn.LSTM``'s ``weight_hh`` viewed as
-        (4, 1, H, H).
-    b : ndarray (4, N, D), optional
-        Recurrent bias; zero by default.
-    state : tuple (h, c) of ndarray (B, N, D), optional
-        State before the first step; zero by default.
-    reverse : bool
-        Run from the last step to the first.
-    lengths : integers (B,), optional
-        Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
-    return_all_states : bool
-        Also return the states of all steps.
-    cu_seqlens : integers (S + 1,), optional
-        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
-        0 = ... <= ... = T. The states before the first and after the last step are then (S, N, D).
-    reset : ndarray of bool (B, T) or (T,), optional
-        True where a new sequence begins: the state before this step, also a given one, is replaced by 0.
-    clip_state : float, optional
-        h is clipped to [-clip_state, clip_state] after each step, before the next one uses it.
-    out : ndarray (B, T, N, D), optional
-        Where h is written.
-    backend : {"cpu", "reference"}, optional
-        "reference" runs the specification in plain NumPy.
+    %(sections)s
 
-    Returns
-    -------
-    h : ndarray (B, T, N, D)
-    state : tuple (h, c) of ndarray (B, N, D)
-        State after the last valid step; given back as ``state`` it continues the sequence exactly.
-    states : tuple of ndarray (B, T, N, D)
-        With ``return_all_states``: h and c at every step.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a wrong type or dtype; for a wrong shape or value.
-    BackendError
-        If the backend cannot run.
+    See Also
+    --------
+    gru, slstm, elman
+    fastiter.torch.lstm : the same on tensors, with gradients.
 
     References
     ----------
@@ -127,6 +90,7 @@ def lstm(
 
 
 @typed
+@documented_cell("r, z, n")
 def gru(
     wx: Array,
     r: Array,
@@ -144,8 +108,14 @@ def gru(
 ) -> Result:
     """h[t] = (1 - z) n + z h[t-1], n = tanh(wx_n + r_gate (R_n h[t-1] + b_n)).
 
-    r_gate, z = sigmoid(wx + r h[t-1] + b); gates in the order r, z, n. Shapes and arguments as for :func:`lstm`, with
-    three gates and the state (h,), which may be given as h alone.
+    r_gate, z = sigmoid(wx + r h[t-1] + b); gates in the order r, z, n.
+
+    %(sections)s
+
+    See Also
+    --------
+    lstm, elman
+    fastiter.torch.gru : the same on tensors, with gradients.
 
     References
     ----------
@@ -165,6 +135,7 @@ def gru(
 
 
 @typed
+@documented_cell("", activation=True)
 def elman(
     wx: Array,
     r: Array,
@@ -183,7 +154,14 @@ def elman(
 ) -> Result:
     """h[t] = tanh(wx[t] + r h[t-1] + b), or max(., 0) with ``activation="relu"``.
 
-    Shapes and arguments as for :func:`lstm`, with one gate and the state (h,), which may be given as h alone.
+    The recurrent network of ``torch.nn.RNN``, without gates.
+
+    %(sections)s
+
+    See Also
+    --------
+    gru, lstm
+    fastiter.torch.elman : the same on tensors, with gradients.
 
     References
     ----------
@@ -201,6 +179,7 @@ def elman(
 
 
 @typed
+@documented_cell("i, f, z, o", "(h, c, n, m)", torchs=False)
 def slstm(
     wx: Array,
     r: Array,
@@ -220,7 +199,14 @@ def slstm(
 
     With a = wx[t] + r h[t-1] + b in the order i, f, z, o and l = log sigmoid(a_f) + m[t-1]: m[t] = a_i where n[t-1] = 0
     (unit by unit), else max(a_i, l); i = exp(a_i - m[t]), f = exp(min(l - m[t], 0)), z = tanh(a_z), o = sigmoid(a_o).
-    Shapes and arguments as for :func:`lstm`, with the state (h, c, n, m).
+
+    %(sections)s
+
+    See Also
+    --------
+    lstm
+    paraslstm : the same cell with diagonal weights.
+    fastiter.torch.slstm : the same on tensors, with gradients.
 
     References
     ----------

@@ -60,6 +60,7 @@ def linear_scan(
     Returns
     -------
     h : ndarray (B, T, D)
+        The states of all steps.
     last : ndarray (B, D)
         State after the last valid step; given back as ``state`` it continues the sequence exactly.
 
@@ -69,6 +70,11 @@ def linear_scan(
         For a wrong type or dtype; for a wrong shape or value.
     BackendError
         If the backend cannot run.
+
+    See Also
+    --------
+    block_scan : with matrices for factors.
+    fastiter.torch.linear_scan : the same on tensors, with gradients.
 
     References
     ----------
@@ -108,16 +114,27 @@ def block_scan(
     A : ndarray (B, T, N, K, K), or broadcastable to it over B and T
         Matrices in the dtype of x, with K from 1 to 16.
     x : ndarray (B, T, N, K), float32, float64, complex64 or complex128
+        Any strides.
     state : ndarray (B, N, K), optional
-        State before the first step, or a tuple of it alone; zero by default. (S, N, K) where cu_seqlens is given.
-    reverse, reset, lengths, cu_seqlens, backend
-        As for :func:`linear_scan`.
+        State before the first step, or a tuple of it alone; zero by default.
+    reverse : bool
+        Run from the last step to the first: h[t] = A[t] h[t+1] + x[t].
+    reset : ndarray of bool (B, T) or (T,), optional
+        True where a new sequence begins: the state before this step, also a given one, is dropped, and h[t] = x[t].
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not read and their h is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
+        0 = ... <= ... = T. state and the last state are then (S, N, K).
     out : ndarray (B, T, N, K), optional
         Where h is written.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
 
     Returns
     -------
     h : ndarray (B, T, N, K)
+        The states of all steps.
     last : ndarray (B, N, K)
         State after the last valid step; given back as ``state`` it continues the sequence exactly.
 
@@ -127,6 +144,11 @@ def block_scan(
         For a wrong type or dtype; for a wrong shape or value.
     BackendError
         If the backend cannot run.
+
+    See Also
+    --------
+    linear_scan : with a factor for each number.
+    fastiter.torch.block_scan : the same on tensors, with gradients.
 
     References
     ----------

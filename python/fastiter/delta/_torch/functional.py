@@ -11,18 +11,23 @@ from torch.autograd import forward_ad
 from torch.overrides import has_torch_function_variadic
 
 from ..._check import check_flag
+from ..._docs import documented_like
 from ..._sequences import as_part
 from ..._torch.autograd import one_by_one
 from ..._torch.autograd_twice import differentiable
-from ..._torch.ops import CPU_AND_CUDA, check_tensors, transformed
+from ..._torch.ops import CPU_AND_CUDA, FLOATS, check_tensors, transformed
+from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import checked_sequences, in_reverse
+from .. import _functional as arrays
 from .._plan import check_shapes, check_state, plan
 from .double_backward import replay
 from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd
+from .ops import forward as delta_forward
 from .triton import checked_method
 
 
+@documented_like(arrays.delta_scan)
 def delta_scan(
     q: Tensor,
     k: Tensor,
@@ -37,12 +42,20 @@ def delta_scan(
     reset: Tensor | None = None,
     lengths: Tensor | Sequence[int] | None = None,
     cu_seqlens: Tensor | Sequence[int] | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t]: :func:`fastiter.delta_scan` on tensors.
 
     Differentiable in q, k, v, beta, state and decay, with gradients from o and from the final state; the backward pass
     processes several steps at a time with every method. Second derivatives (``create_graph=True``) recompute the steps
-    one by one in torch's operations, which is slower. Shapes and errors are those of :func:`fastiter.delta_scan`.
+    one by one in torch's operations, which is slower. ``out`` is refused if an argument requires a gradient.
+
+    %(sections)s
+
+    See Also
+    --------
+    fastiter.delta_scan : the same on arrays, with references.
+    fastiter.torch.nn.DeltaNet : a layer with this recurrence.
 
     Examples
     --------
@@ -57,9 +70,9 @@ def delta_scan(
     (True, True)
     """
     function, state = "delta_scan", as_part(state)
-    if has_torch_function_variadic(q, k, v, beta, state, decay, reset, lengths, cu_seqlens):
+    if has_torch_function_variadic(q, k, v, beta, state, decay, reset, lengths, cu_seqlens, out):
         how = {"decay": decay, "method": method, "chunk": chunk, "reverse": reverse}
-        cut = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        cut = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
         result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, state, **how, **cut)
         return result
     check_flag(function, "reverse", reverse)
@@ -73,6 +86,9 @@ def delta_scan(
     check_state(
         function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
     )
+    if out is not None:
+        given = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
+        check_out(function, out, (*q.shape[:3], sizes.values), given, FLOATS)
     # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     ordered = rows
@@ -83,8 +99,13 @@ def delta_scan(
     if needs_grad or transformed() or forward_ad._current_level >= 0:
         o, last = _DeltaScan.apply(q, k, v, beta, decay, state, *ordered, *by)[:2]
     else:
-        o, last = delta_fwd(DeltaForward(q, k, v, beta, decay, state, *ordered, *by, False))
-    return (in_reverse(function, rows, o)[0] if reverse else o), last
+        call = DeltaForward(q, k, v, beta, decay, state, *ordered, *by, False)
+        direct = out is not None and not reverse and is_written_by_kernels(out, *tensors, *rows)
+        o, last = delta_forward(call, out) if direct else delta_fwd(call)
+    o = in_reverse(function, rows, o)[0] if reverse else o
+    if out is not None:
+        o = written(out) if o is out else out.copy_(o)
+    return o, last
 
 
 class _DeltaScan(torch.autograd.Function):

@@ -86,11 +86,11 @@ def _work(
     return rows_of(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, how.period
 
 
-def forward_outputs(call: DeltaForward) -> list[Tensor]:
-    """Allocate the outputs."""
+def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tensor]:
+    """Allocate the outputs, but ``out`` if it is given."""
     sizes, q = call.sizes, call.q
     rows, state = rows_of(sizes, call.cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
-    outputs = [empty(q, (*q.shape[:3], sizes.values)), empty(q, (rows, *state))]
+    outputs = [empty(q, (*q.shape[:3], sizes.values)) if out is None else out, empty(q, (rows, *state))]
     if call.save:
         how = plan("delta_scan", call.method, call.chunk, sizes.factors)
         lines = how.saved_states(sizes, rows, call.cu_seqlens is not None)
@@ -98,8 +98,9 @@ def forward_outputs(call: DeltaForward) -> list[Tensor]:
     return outputs
 
 
-def _forward(call: DeltaForward) -> list[Tensor]:
-    outputs, sizes = forward_outputs(call), call.sizes
+def forward(call: DeltaForward, out: Tensor | None = None) -> list[Tensor]:
+    """Run the kernel, which writes o to ``out`` if it is given."""
+    outputs, sizes = forward_outputs(call, out), call.sizes
     how = plan("delta_scan", call.method, call.chunk, sizes.factors)
     q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
     decay, state = (None if x is None else contiguous(x) for x in (call.decay, call.state))
@@ -133,5 +134,5 @@ def _backward(call: DeltaBackward) -> list[Tensor]:
     return gradients
 
 
-delta_fwd = Op("_delta_fwd", DeltaForward, _forward, forward_outputs)
+delta_fwd = Op("_delta_fwd", DeltaForward, forward, forward_outputs)
 delta_bwd = Op("_delta_bwd", DeltaBackward, _backward, gradients_of)

@@ -10,18 +10,23 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..._check import check_flag
+from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_lengths, own_copy, transformed
+from ..._torch.ops import CPU_AND_CUDA, FLOATS, check_tensors, checked_lengths, own_copy, transformed
+from ..._torch.out import check_out, is_written_by_kernels, written
 from ..._torch.overrides import dispatched, overridden
+from .. import _functional as arrays
 from .._cells import CELLS, WINDOW, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from . import cuda  # the ops of CUDA tensors
 from .ops import ParaBackward, ParaForward, para_bwd, para_fwd
+from .ops import forward as para_forward
 from .results import Method, ParaResult, ParaResultInfo, States, typed
 
 Result: TypeAlias = ParaResult | ParaResultInfo
 
 
 @typed
+@documented_like(arrays.paragru)
 def paragru(
     wx: Tensor,
     a: Tensor,
@@ -35,12 +40,21 @@ def paragru(
     atol: float | None = None,
     max_steps: int | None = None,
     return_info: bool = False,
+    out: Tensor | None = None,
 ) -> Result:
     """h[t] = z q + (1 - z) h[t-1]: :func:`fastiter.paragru` on tensors.
 
     Differentiable in wx, a and state, with gradients from h and from the final state; for every method of the forward
-    pass, the backward pass is one fused linear recurrence in reverse. Differentiating twice raises an error. Arguments
-    and errors are those of :func:`fastiter.paragru`.
+    pass, the backward pass is one fused linear recurrence in reverse. Differentiating twice raises an error, and
+    ``out`` is refused if an argument requires a gradient.
+
+    %(sections)s
+
+    See Also
+    --------
+    gru : with full recurrent weights.
+    fastiter.paragru : the same on arrays, with references.
+    fastiter.torch.nn.ParaGRU : a layer with this recurrence.
 
     Examples
     --------
@@ -53,10 +67,11 @@ def paragru(
     (torch.Size([3, 8]), torch.Size([24, 5]))
     """
     solver = (method, window, rtol, atol, max_steps)
-    return _run("paragru", wx, a, None, state, solver, reverse, lengths, return_info)
+    return _run("paragru", wx, a, None, state, solver, reverse, lengths, return_info, out)
 
 
 @typed
+@documented_like(arrays.paralstm)
 def paralstm(
     wx: Tensor,
     a: Tensor,
@@ -71,16 +86,34 @@ def paralstm(
     atol: float | None = None,
     max_steps: int | None = None,
     return_info: bool = False,
+    out: Tensor | None = None,
 ) -> Result:
     """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]): :func:`fastiter.paralstm` on tensors.
 
     Differentiable like :func:`paragru`, in wx, a, p and the state.
+
+    %(sections)s
+
+    See Also
+    --------
+    paragru, paraslstm
+    fastiter.paralstm : the same on arrays, with references.
+    fastiter.torch.nn.ParaLSTM : a layer with this recurrence.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> wx, a, p = torch.randn(2, 5, 3, 8), torch.rand(3, 8), torch.rand(2, 8, requires_grad=True)
+    >>> h, (last, c) = fastiter.torch.paralstm(wx, a, p)
+    >>> torch.autograd.grad(c.sum(), p)[0].shape
+    torch.Size([2, 8])
     """
     solver = (method, window, rtol, atol, max_steps)
-    return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info)
+    return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info, out)
 
 
 @typed
+@documented_like(arrays.paraslstm)
 def paraslstm(
     wx: Tensor,
     a: Tensor,
@@ -94,13 +127,28 @@ def paraslstm(
     atol: float | None = None,
     max_steps: int | None = None,
     return_info: bool = False,
+    out: Tensor | None = None,
 ) -> Result:
     """h[t] = o c[t] / n[t]: :func:`fastiter.paraslstm` on tensors, differentiable like :func:`paragru`.
 
     The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
+
+    %(sections)s
+
+    See Also
+    --------
+    slstm : with full recurrent weights.
+    fastiter.paraslstm : the same on arrays, with references.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> h, (last, c, n, m) = fastiter.torch.paraslstm(torch.randn(2, 5, 4, 8), torch.rand(4, 8))
+    >>> bool((n >= 1).all())
+    True
     """
     solver = (method, window, rtol, atol, max_steps)
-    return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info)
+    return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info, out)
 
 
 _PUBLIC: dict[str, Any] = {"paragru": paragru, "paralstm": paralstm, "paraslstm": paraslstm}
@@ -116,25 +164,30 @@ def _run(
     reverse: bool,
     lengths: Tensor | Sequence[int] | None,
     return_info: bool,
+    out: Tensor | None,
 ) -> Result:
-    if overridden(wx, a, p, lengths, state, parts=state):
+    if overridden(wx, a, p, lengths, state, out, parts=state):
         given = (wx, a, state) if p is None else (wx, a, p, state)
         named = dict(zip(("method", "window", "rtol", "atol", "max_steps"), solver, strict=True))
-        how = {"reverse": reverse, "lengths": lengths, "return_info": return_info}
+        how = {"reverse": reverse, "lengths": lengths, "return_info": return_info, "out": out}
         return dispatched(_PUBLIC[function], *given, **named, **how)
     cell = CELLS[function]
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_info", return_info)
     first = () if state is None else state_parts(function, cell, state)
-    check_tensors(function, cell.names, (wx, a, p, *first) if cell.peepholes else (wx, a, *first), devices=CPU_AND_CUDA)
+    tensors = (wx, a, p, *first) if cell.peepholes else (wx, a, *first)
+    check_tensors(function, cell.names, tensors, devices=CPU_AND_CUDA)
     shapes = [part.shape for part in first]
-    batch, time, _ = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
+    batch, time, width = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
     default_window = cuda.WINDOW if wx.is_cuda else WINDOW
     newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps, default_window=default_window)
     if wx.is_cuda:
         cuda.check_method(function, bool(newton))
     whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
-    h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton)
+    if out is not None:
+        pairs = list(zip(cell.names[: len(tensors)], tensors, strict=True))
+        check_out(function, out, (batch, time, width), pairs, FLOATS)
+    h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton, out)
     return ParaResultInfo(h, last, info) if return_info else ParaResult(h, last)
 
 
@@ -147,8 +200,9 @@ def _apply(
     reverse: bool,
     lengths: Tensor | None,
     newton: Options,
+    out: Tensor | None,
 ) -> tuple[Tensor, States, NewtonInfo]:
-    """Return h, the final states, and a NewtonInfo."""
+    """Return h, in ``out`` if it is given, the final states, and a NewtonInfo."""
     window, max_steps, rtol, atol = newton or (0, 0, 0.0, 0.0)
     # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)
@@ -156,8 +210,11 @@ def _apply(
         outputs = _Recurrence.apply(cell.name, reverse, lengths, (window, max_steps, rtol, atol), wx, a, p, *first)
     else:
         call = ParaForward(cell.name, wx, a, p, first, reverse, lengths, window, max_steps, rtol, atol, False)
-        outputs = para_fwd(call)
+        direct = out is not None and is_written_by_kernels(out, wx, a, p, first, lengths)
+        outputs = para_forward(call, out) if direct else para_fwd(call)
     h, last = outputs[:2]
+    if out is not None:
+        h = written(out) if h is out else out.copy_(h)
     info = NewtonInfo("newton", *outputs[2].unbind(0)) if newton else NewtonInfo("sequential", None, None)
     return h, _parts(last), info
 

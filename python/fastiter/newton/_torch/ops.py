@@ -70,11 +70,12 @@ def _shape(cell: ParaCell, wx: Tensor, reverse: bool, lengths: Tensor | None) ->
     return cell.code, batch, time, width, reverse, lengths
 
 
-def forward_outputs(call: ParaForward) -> list[Tensor]:
-    """Allocate the outputs."""
+def forward_outputs(call: ParaForward, out: Tensor | None = None) -> list[Tensor]:
+    """Allocate the outputs, but ``out`` if it is given."""
     cell, wx = call.cell, call.wx
     batch, time, _, width = wx.shape
-    outputs = [empty_steps(wx, (batch, time, width)), empty(wx, (len(cell.states), batch, width))]
+    outputs = [empty_steps(wx, (batch, time, width)) if out is None else out]
+    outputs.append(empty(wx, (len(cell.states), batch, width)))
     if call.window > 0:
         outputs.append(wx.new_zeros((2, batch), dtype=torch.int64))
     if call.save:
@@ -94,10 +95,11 @@ def gradients_of(call: ParaBackward) -> list[Tensor]:
     return outputs
 
 
-def _forward(call: ParaForward) -> list[Tensor]:
+def forward(call: ParaForward, out: Tensor | None = None) -> list[Tensor]:
+    """Run the kernel, which writes h to ``out`` if it is given."""
     wx, a, first = unit_stride(call.wx), contiguous(call.a), [contiguous(x) for x in call.state]
     p, lengths = (None if x is None else contiguous(x) for x in (call.p, call.lengths))
-    shape, outputs = _shape(call.cell, wx, call.reverse, lengths), forward_outputs(call)
+    shape, outputs = _shape(call.cell, wx, call.reverse, lengths), forward_outputs(call, out)
     h, last, *rest = outputs
     newton: Options = (call.window, call.max_steps, call.rtol, call.atol) if call.window else ()
     counts = rest.pop(0) if newton else None
@@ -117,5 +119,5 @@ def _backward(call: ParaBackward) -> list[Tensor]:
     return outputs
 
 
-para_fwd = Op("_para_fwd", ParaForward, _forward, forward_outputs)
+para_fwd = Op("_para_fwd", ParaForward, forward, forward_outputs)
 para_bwd = Op("_para_bwd", ParaBackward, _backward, gradients_of)

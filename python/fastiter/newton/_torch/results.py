@@ -62,6 +62,7 @@ class Options(TypedDict, total=False):
     rtol: float | None
     atol: float | None
     max_steps: int | None
+    out: Tensor | None
 
 
 class Function(Protocol):

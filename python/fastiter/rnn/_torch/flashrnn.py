@@ -26,8 +26,9 @@ from ..._torch.ops import (
 from ..._torch.overrides import dispatched
 from .._cells import FLOAT16_REFUSED
 from .flashrnn_config import ANYWHERE, DTYPES, FUNCTIONS, ON_CPU, ON_GPU, FlashRNNConfig, checked
-from .functional import elman, gru, lstm, rounding, slstm, together
+from .functional import elman, gru, lstm, slstm
 from .ops import carried, goes_together
+from .run import rounding, together
 
 __all__ = ["FlashRNNConfig", "flashrnn"]
 

@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.overrides import has_torch_function_variadic
 
-from ..._backend import BackendError
-from ..._check import check_flag
-from ..._sequences import as_parts
-from ..._torch.ops import (
-    CPU_AND_CUDA,
-    GPU_FLOATS,
-    autocast_dtype,
-    autocast_to,
-    check_tensors,
-    grad_enabled,
-    transformed,
-)
-from ..._torch.overrides import dispatched, overridden
-from ..._torch.sequences import Sequences, checked_sequences
-from .._cells import (
-    CELLS,
-    FLOAT16_REFUSED,
-    Cell,
-    check_shapes,
-    check_state,
-    checked_bound,
-    checked_checkpoint,
-    elman_cell,
-)
-from .autograd import Recurrence, Together, Transformed
-from .ops import fits, rnn_fwd, rnn_fwd_together
-from .results import RnnResult, RnnStates, States, typed
-from .work import PLAIN, Options, checked_batch_sizes, options_of
+from ..._docs import documented_like
+from .. import _functional as arrays
+from .._cells import elman_cell
+from .results import typed
+from .run import Integers, Result, run
 
-Integers: TypeAlias = "Tensor | Sequence[int]"
-Result: TypeAlias = RnnResult | RnnStates
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MORE = """
+    checkpoint : int, optional
+        Save only the states of every ``checkpoint``-th step for the backward pass, which recomputes the gates bit for
+        bit, instead of the states and gates of all steps. Not together with cu_seqlens.
+    clip_grad : float, optional
+        The gradient that a step passes to the previous h is clamped to [-clip_grad, clip_grad], elementwise; 0 cuts it.
+"""
+
+
+def _like(function: Callable[..., Any]) -> Callable[[F], F]:
+    return documented_like(function, "reset", _MORE)
 
 
 @typed
+@_like(arrays.lstm)
 def lstm(
     wx: Tensor,
     r: Tensor,
@@ -59,22 +44,21 @@ def lstm(
     checkpoint: int | None = None,
     clip_grad: float | None = None,
     clip_state: float | None = None,
+    out: Tensor | None = None,
 ) -> Result:
     """c[t] = f c[t-1] + i g, h[t] = o tanh(c[t]): :func:`fastiter.lstm` on tensors.
 
     Differentiable in wx, r, b and the state, with gradients from h, from the final states and from all states if they
     are returned. Second derivatives (``create_graph=True``) recompute the steps one by one in torch's operations, which
-    is slower. Shapes, gate order and errors are those of :func:`fastiter.lstm`.
+    is slower. ``out`` is refused if an argument requires a gradient.
 
-    Parameters
-    ----------
-    wx, r, b, state, reverse, lengths, return_all_states, cu_seqlens, reset, clip_state
-        As for :func:`fastiter.lstm`.
-    checkpoint : int, optional
-        Save only the states of every ``checkpoint``-th step for the backward pass, which recomputes the gates bit for
-        bit, instead of the states and gates of all steps. Not together with cu_seqlens.
-    clip_grad : float, optional
-        The gradient that a step passes to the previous h is clamped to [-clip_grad, clip_grad], elementwise; 0 cuts it.
+    %(sections)s
+
+    See Also
+    --------
+    gru, slstm, elman
+    fastiter.lstm : the same on arrays, with references.
+    fastiter.torch.nn.LSTM : the layer of torch.nn with this recurrence.
 
     Examples
     --------
@@ -87,11 +71,12 @@ def lstm(
     >>> torch.allclose(h.squeeze(2).transpose(0, 1), layer(x)[0], atol=1e-6)
     True
     """
-    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-    return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, requested)
+    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
+    return run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
 @typed
+@_like(arrays.gru)
 def gru(
     wx: Tensor,
     r: Tensor,
@@ -106,13 +91,32 @@ def gru(
     checkpoint: int | None = None,
     clip_grad: float | None = None,
     clip_state: float | None = None,
+    out: Tensor | None = None,
 ) -> Result:
-    """h[t] = (1 - z) n + z h[t-1]: :func:`fastiter.gru` on tensors, differentiable like :func:`lstm`."""
-    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-    return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, requested)
+    """h[t] = (1 - z) n + z h[t-1]: :func:`fastiter.gru` on tensors, differentiable like :func:`lstm`.
+
+    %(sections)s
+
+    See Also
+    --------
+    lstm, elman
+    fastiter.gru : the same on arrays, with references.
+    fastiter.torch.nn.GRU : the layer of torch.nn with this recurrence.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> wx, r = torch.randn(2, 7, 3, 1, 5), torch.randn(3, 1, 5, 5, requires_grad=True)
+    >>> h, (last,) = fastiter.torch.gru(wx, r)
+    >>> torch.autograd.grad(last.sum(), r)[0].shape
+    torch.Size([3, 1, 5, 5])
+    """
+    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
+    return run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
 @typed
+@_like(arrays.elman)
 def elman(
     wx: Tensor,
     r: Tensor,
@@ -128,13 +132,31 @@ def elman(
     checkpoint: int | None = None,
     clip_grad: float | None = None,
     clip_state: float | None = None,
+    out: Tensor | None = None,
 ) -> Result:
-    """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable like lstm."""
-    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-    return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, requested)
+    """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable like lstm.
+
+    %(sections)s
+
+    See Also
+    --------
+    gru, lstm
+    fastiter.elman : the same on arrays, with references.
+    fastiter.torch.nn.RNN : the layer of torch.nn with this recurrence.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> h, _ = fastiter.torch.elman(torch.ones(1, 3, 1, 1, 1), torch.ones(1, 1, 1, 1), activation="relu")
+    >>> h.flatten().tolist()
+    [1.0, 2.0, 3.0]
+    """
+    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
+    return run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
 @typed
+@_like(arrays.slstm)
 def slstm(
     wx: Tensor,
     r: Tensor,
@@ -149,239 +171,28 @@ def slstm(
     checkpoint: int | None = None,
     clip_grad: float | None = None,
     clip_state: float | None = None,
+    out: Tensor | None = None,
 ) -> Result:
     """h[t] = o c[t] / n[t]: :func:`fastiter.slstm` on tensors, differentiable like :func:`lstm`.
 
     The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
+
+    %(sections)s
+
+    See Also
+    --------
+    lstm
+    paraslstm : the same cell with diagonal weights.
+    fastiter.slstm : the same on arrays, with references.
+    fastiter.torch.nn.sLSTM : a layer with this recurrence.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> wx, r = torch.randn(2, 7, 4, 1, 5), torch.randn(4, 1, 5, 5)
+    >>> h, (last, c, n, m) = fastiter.torch.slstm(wx, r)
+    >>> bool((n >= 1).all())
+    True
     """
-    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-    return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, requested)
-
-
-def rounding(
-    cell: str,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor] | None,
-    *,
-    clip_state: float | None = None,
-    clip_grad: float | None = None,
-) -> Result:
-    """Run lstm or slstm on bfloat16 and return all states; all of them, not only h, are rounded to it after each step.
-
-    The states other than h are still float32 tensors.
-    """
-    return _run(cell, f"{cell}_rounding", wx, r, b, state, False, None, True, (None, None, clip_state, clip_grad, None))
-
-
-def together(
-    cell: str,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor,
-    state: Sequence[Tensor] | None,
-    *,
-    clip_state: float | None = None,
-    clip_grad: float | None = None,
-) -> tuple[Tensor, States]:
-    """Run a cell that writes all states to one tensor (S, B, T, N, D), for tensors accepted by `goes_together`."""
-    spec = CELLS[cell]
-    _check_tensors(cell, spec, wx, r, b, state)
-    options, _ = _checked_options(cell, wx, None, None, None, clip_state, clip_grad, None)
-    _check_shapes(cell, spec, wx.shape, r, b, state)
-    first = () if state is None else tuple(state)
-    if _needs_grad(wx, r, b, first):
-        every, *last = Together.apply(spec, options, wx, r, b, *first)
-    else:
-        every, *last = rnn_fwd_together(spec, wx, r, b, first, False, options)
-    return every, tuple(last[: len(spec.states)])
-
-
-def packed(
-    cell: str,
-    wx: Tensor,
-    batch_sizes: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor] | None,
-    *,
-    reverse: bool = False,
-) -> tuple[Tensor, States]:
-    """Run a cell on the data of a PackedSequence: only its valid steps are computed.
-
-    ``wx`` (M, G, N, D) and ``batch_sizes`` (T,) are laid out as in a PackedSequence; h is returned as (M, N, D), the
-    final states as (B, N, D) with the rows in packed order. ``cell`` is "lstm", "gru", "elman_tanh", "elman_relu" or
-    "slstm".
-    """
-    spec = CELLS[cell]
-    batch, total = checked_batch_sizes(cell, batch_sizes)
-    _check_tensors(cell, spec, wx, r, b, state)
-    if wx.dim() != 4 or wx.shape[0] != total:
-        raise ValueError(f"{cell}: packed wx must have shape (M, G, N, D) with M = {total}, got {tuple(wx.shape)}")
-    _check_shapes(cell, spec, (batch, 1, *wx.shape[1:]), r, b, state)
-    h, last, _ = _apply(spec, wx, r, b, state, reverse, None, batch_sizes, False)
-    return h, last
-
-
-def _check_tensors(
-    function: str, cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
-) -> None:
-    if state is not None:
-        check_state(function, cell, state)
-    bias = () if b is None else (b,)
-    names = ("wx", "r", "b") if bias else ("wx", "r")
-    given = tuple(state or ())
-    dtype, on_gpu = getattr(wx, "dtype", None), isinstance(wx, Tensor) and wx.is_cuda
-    if dtype == torch.float16 and not on_gpu:
-        raise TypeError(f"{function}: wx must have dtype {FLOAT16_REFUSED}, got {dtype}")
-    is_half = dtype in (torch.bfloat16, torch.float16)
-    alike, apart = (given[:1], given[1:]) if is_half else (given, ())
-    named = (*names, *cell.state_names[: len(alike)])
-    check_tensors(function, named, (wx, r, *bias, *alike), GPU_FLOATS if on_gpu else _DTYPES, CPU_AND_CUDA)
-    for name, x in zip(cell.state_names[1 : 1 + len(apart)], apart, strict=True):
-        if isinstance(x, Tensor) and x.dtype != torch.float32:
-            expected = f"dtype torch.float32 to go with {str(dtype).removeprefix('torch.')} wx"
-            raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
-        check_tensors(function, (name,), (x,), devices=CPU_AND_CUDA)
-        if x.device != wx.device:
-            raise BackendError(f"{function}: {name} must be on device {wx.device} like wx, got {x.device}")
-
-
-def _check_shapes(
-    function: str,
-    cell: Cell,
-    wx: tuple[int, ...],
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor] | None,
-    sequences: int | None = None,
-) -> tuple[int, int, int, int]:
-    shapes = None if state is None else [part.shape for part in state]
-    return check_shapes(function, cell, wx, r.shape, None if b is None else b.shape, shapes, sequences)
-
-
-def _run(
-    function: str,
-    cell_name: str,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Any,
-    reverse: bool,
-    lengths: Integers | None,
-    return_all_states: bool,
-    requested: tuple[Any, ...],
-) -> Result:
-    state = as_parts(CELLS[cell_name].states, state)
-    redefined = state is not None and overridden(state, parts=state)
-    if redefined or has_torch_function_variadic(wx, r, b, lengths, *requested[:2]):
-        return _dispatched(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, requested)
-    cell, options = CELLS[cell_name], PLAIN
-    low = autocast_dtype(wx)
-    if low is not None:
-        wx, r, b, state = _autocast(low, wx, r, b, state)
-    check_flag(function, "reverse", reverse)
-    check_flag(function, "return_all_states", return_all_states)
-    whole = None
-    cu_seqlens, reset, clip_state, clip_grad, checkpoint = requested
-    is_plain = cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and checkpoint is None
-    if not (is_plain and lengths is None and fits(cell, wx, r, b, state)):
-        _check_tensors(function, cell, wx, r, b, state)
-        if wx.dim() != 5:
-            _check_shapes(function, cell, wx.shape, r, b, state)
-        options, sequences = _checked_options(function, wx, lengths, *requested)
-        count = None if cu_seqlens is None else sequences.count(1)
-        _check_shapes(function, cell, wx.shape, r, b, state, count)
-        whole = sequences.lengths
-    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, options)
-    return RnnStates(h, last, states) if return_all_states else RnnResult(h, last)
-
-
-def _dispatched(
-    function: str,
-    cell_name: str,
-    wx: Any,
-    r: Any,
-    b: Any,
-    state: Any,
-    reverse: bool,
-    lengths: Any,
-    return_all_states: bool,
-    requested: tuple[Any, ...],
-) -> Any:
-    public = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm}[function]
-    named = dict(zip(("cu_seqlens", "reset", "clip_state", "clip_grad", "checkpoint"), requested, strict=True))
-    if function == "elman":
-        named["activation"] = cell_name.removeprefix("elman_")
-    named |= {"reverse": reverse, "lengths": lengths, "return_all_states": return_all_states}
-    return dispatched(public, wx, r, b, state, **named)
-
-
-def _autocast(
-    dtype: torch.dtype, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor | None, Sequence[Tensor] | None]:
-    """Cast the arguments to the autocast dtype; if that has 16 bits, the states other than h to float32."""
-    if isinstance(state, (tuple, list)):
-        rest = torch.float32 if dtype.itemsize == 2 else dtype
-        state = tuple([autocast_to(x, rest if k else dtype) for k, x in enumerate(state)])
-    return autocast_to(wx, dtype), autocast_to(r, dtype), autocast_to(b, dtype), state
-
-
-def _checked_options(
-    function: str,
-    wx: Tensor,
-    lengths: Integers | None,
-    cu_seqlens: Integers | None,
-    reset: Tensor | None,
-    clip_state: float | None,
-    clip_grad: float | None,
-    checkpoint: int | None,
-) -> tuple[Options, Sequences]:
-    """Return the options, and the division of steps into sequences."""
-    sequences = checked_sequences(function, wx, reset, lengths, cu_seqlens, "wx")
-    every = checked_checkpoint(function, checkpoint)
-    if cu_seqlens is not None and every:
-        raise ValueError(
-            f"{function}: checkpoint must be None where cu_seqlens is given, as chunks of time are those of padded "
-            f"rows, got {checkpoint}"
-        )
-    bound_h, bound_dh = (
-        checked_bound(function, name, bound) for name, bound in (("clip_state", clip_state), ("clip_grad", clip_grad))
-    )
-    return options_of(sequences.cu_seqlens, reset, bound_h, bound_dh, every), sequences
-
-
-def _apply(
-    cell: Cell,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor] | None,
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    all_states: bool,
-    options: Options = PLAIN,
-) -> tuple[Tensor, States, States]:
-    """Return h, the final states, and all states (or only h, if not requested)."""
-    first = () if state is None else tuple(state)
-    if _needs_grad(wx, r, b, first) or transformed():
-        node = Transformed if transformed() else Recurrence
-        outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *options, wx, r, b, *first)
-    else:
-        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options)
-    h, count = outputs[0], len(cell.states)
-    # Under torch.func, the outputs end with the tensors saved for the backward pass.
-    return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count : 2 * count]) if all_states else (h,)
-
-
-def _needs_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
-    """Return whether to call the autograd function; in forward mode it is called because it raises."""
-    return (grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
-
-
-def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
-    if wx.requires_grad or r.requires_grad or (b is not None and b.requires_grad):
-        return True
-    return any(x.requires_grad for x in first)
+    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
+    return run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, requested)

@@ -61,6 +61,7 @@ class Options(TypedDict, total=False):
     checkpoint: int | None
     clip_grad: float | None
     clip_state: float | None
+    out: Tensor | None
 
 
 class Function(Protocol):

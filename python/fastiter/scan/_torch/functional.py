@@ -12,19 +12,21 @@ from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_variadic
 
 from ..._backend import BackendError
-from ..._check import check_flag, overlaps_itself
+from ..._check import check_flag
+from ..._docs import documented_like
 from ..._sequences import as_part
 from ..._torch.autograd import one_by_one
 from ..._torch.ops import (
     CPU_AND_CUDA,
     check_tensors,
-    may_share_memory,
     own_copy,
     transformed,
     unwatched,
 )
+from ..._torch.out import check_out
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import checked_sequences
+from .. import _functional as arrays
 from .._shapes import check_block_shapes, check_first, check_linear_shapes
 from . import double_backward  # the ops of CUDA tensors
 from .ops import BLOCK, LINEAR, OPS, Cut, Scan, ScanBackward, ScanForward, ScanOut, carried
@@ -32,6 +34,7 @@ from .ops import BLOCK, LINEAR, OPS, Cut, Scan, ScanBackward, ScanForward, ScanO
 Integers: TypeAlias = "Tensor | Sequence[int]"
 
 
+@documented_like(arrays.linear_scan)
 def linear_scan(
     a: Tensor,
     x: Tensor,
@@ -47,8 +50,16 @@ def linear_scan(
 
     Returns h and the final state. Differentiable in a, x and state, with gradients from both results, also twice. The
     backward pass is one scan in the other direction; if a is broadcast, its gradient is summed in the same pass, in an
-    order that does not depend on the number of threads. Shapes, dtypes and errors are those of
-    :func:`fastiter.linear_scan`; ``out`` is refused if an argument requires a gradient.
+    order that does not depend on the number of threads. ``out`` is refused
+    if an argument requires a gradient.
+
+    %(sections)s
+
+    See Also
+    --------
+    block_scan : with matrices for factors.
+    fastiter.linear_scan : the same on arrays, with references.
+    fastiter.torch.nn.LinearRNN : a layer with this recurrence.
 
     Examples
     --------
@@ -63,6 +74,7 @@ def linear_scan(
     return _run(LINEAR, a, x, state, reverse, reset, lengths, cu_seqlens, out)
 
 
+@documented_like(arrays.block_scan)
 def block_scan(
     A: Tensor,
     x: Tensor,
@@ -76,7 +88,14 @@ def block_scan(
 ) -> tuple[Tensor, Tensor]:
     """h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each of N groups: :func:`fastiter.block_scan` on tensors.
 
-    Differentiable like :func:`linear_scan`. Shapes, dtypes and errors are those of :func:`fastiter.block_scan`.
+    Differentiable like :func:`linear_scan`.
+
+    %(sections)s
+
+    See Also
+    --------
+    linear_scan : with a factor for each number.
+    fastiter.block_scan : the same on arrays, with references.
 
     Examples
     --------
@@ -114,7 +133,7 @@ def _run(
     factors = _with_all_axes(a, x, scan)
     if out is not None:
         given = [("x", x), (scan.factors, a)] + ([] if state is None else [("state", state)])
-        _check_out(scan, out, x, [*given, *([] if cut[1] is None else [("reset", cut[1])])])
+        check_out(function, out, x.shape, [*given, *([] if cut[1] is None else [("reset", cut[1])])], scan.dtypes)
         return out, OPS[function].out(ScanOut(factors, x, state, *cut, out))
     return _apply(scan, factors, x, state, cut)
 
@@ -129,22 +148,6 @@ def _check_h0(scan: Scan, state: Tensor, x: Tensor, cut: Cut) -> None:
     cu_seqlens = cut[3]
     sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     check_first(scan.name, state.shape, sequences, x.shape[2:], cu_seqlens is not None)
-
-
-def _check_out(scan: Scan, out: Tensor, x: Tensor, given: Sequence[tuple[str, Tensor]]) -> None:
-    function = scan.name
-    check_tensors(function, ("x", "out"), (x, out), scan.dtypes, CPU_AND_CUDA)
-    if out.shape != x.shape:
-        raise ValueError(f"{function}: out must have shape {tuple(x.shape)}, got {tuple(out.shape)}")
-    if torch.is_grad_enabled() and any(y.requires_grad for _, y in [*given, ("out", out)]):
-        raise RuntimeError(f"{function}: out must be None where an argument requires a gradient, got a tensor")
-    if not unwatched():
-        return
-    if overlaps_itself(out.shape, out.stride(), 1):
-        raise ValueError(f"{function}: out must have one place for each element, got strides {out.stride()}")
-    for name, y in given:
-        if may_share_memory(out, y):
-            raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
 
 
 def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:

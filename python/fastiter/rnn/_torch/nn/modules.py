@@ -21,7 +21,7 @@ from torch.nn import LSTM as _LSTM
 from torch.nn import RNN as _RNN
 from torch.nn.utils.rnn import PackedSequence
 
-from ..functional import Integers
+from ..run import Integers
 from .base import Recurrent, refuse_projection
 from .stack import forward
 

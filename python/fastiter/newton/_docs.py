@@ -1,0 +1,86 @@
+"""Parts of the docstrings of the recurrences with diagonal weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from .._docs import documented
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_SECTIONS = """
+    Parameters
+    ----------
+    wx : ndarray (B, T, {count}, D), float32 or float64
+        Pre-activations, the input projection with its bias, of the gates {gates}. Any strides; a time-major view is
+        taken without a copy if its units are contiguous.
+    a : ndarray ({count}, D)
+        Recurrent weights of the gates {gates}.{peepholes}
+    state : {state} of ndarray (B, D), optional
+        State before the first step; zero by default.
+    method : {{"auto", "sequential", "newton"}}
+        "sequential": one fused loop over time. "newton": all steps of a window at once, by Newton's method; a window
+        that does not converge is run step by step, so the result is that of the loop within the tolerance. "auto" is
+        the loop, which is faster on CPUs. On GPUs paragru and paralstm have both.
+    reverse : bool
+        Run from the last step to the first.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
+    window : int, optional
+        Steps that Newton's method solves at once; 32 by default. On GPUs 256, which is also the maximum.
+    rtol, atol : float, optional
+        Newton's method accepts a state s when its residual and its last change are at most atol + rtol |s|; 64 times
+        the dtype's eps by default.
+    max_steps : int, optional
+        Passes after which Newton's method gives up on a window; 32 by default.
+    return_info : bool
+        Also return how the call was solved.
+    out : ndarray (B, T, D), optional
+        Where h is written.
+    backend : {{"cpu", "reference"}}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    h : ndarray (B, T, D)
+        The outputs of all steps.
+    state : tuple {parts} of ndarray (B, D)
+        State after the last valid step; given back as ``state`` it continues the sequence, with the loop bit for bit.
+    info : NewtonInfo
+        With ``return_info``: method, steps (per row, the largest number of passes of one of its windows) and fallbacks
+        (per row, the number of windows that were run step by step in the end).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+"""
+
+_PEEPHOLES = """
+    p : ndarray (2, D)
+        Peepholes, the weights of the cell state c, of the gates f, o."""
+
+
+def documented_cell(gates: str, parts: str = "(h,)", *, peepholes: bool = False) -> Callable[[F], F]:
+    """Return a decorator that fills ``%(sections)s``, from Parameters to Raises, for a cell.
+
+    Parameters
+    ----------
+    gates : str
+        The gates in their order, with commas.
+    parts : str
+        The tuple of the parts of the state.
+    peepholes : bool
+        Whether the function has the argument ``p``.
+    """
+    text = _SECTIONS.format(
+        count=gates.count(",") + 1,
+        gates=gates,
+        peepholes=_PEEPHOLES if peepholes else "",
+        state="ndarray, or a tuple (h,)" if parts == "(h,)" else f"tuple {parts}",
+        parts=parts,
+    )
+    return documented({"sections": text})
