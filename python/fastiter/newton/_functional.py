@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, unit_stride
+from .._pieces import pieces, valid_in
 from .._sequences import checked_sequences
 from ._cells import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from ._docs import documented_cell
@@ -242,6 +243,29 @@ def _cpu(
     return h, last, counts
 
 
+def _by_pieces(
+    cell: ParaCell,
+    wx: Array,
+    a: Array,
+    p: Array | None,
+    first: States,
+    newton: Options,
+    reverse: bool,
+    lengths: Array | None,
+    out: Array | None,
+) -> tuple[Array, States, Any]:
+    """Run the loop on one piece of a long sequence after the other; Newton's method judges a row as a whole."""
+    batch, time, gates, width = wx.shape
+    parts = pieces(time, 32 * batch * gates * width, reverse)
+    if len(parts) < 2 or newton:
+        return _cpu(cell, wx, a, p, first, newton, reverse, lengths, out)
+    h = empty_steps(wx, (width,)) if out is None else out
+    for steps in parts:
+        given = (first, newton, reverse, valid_in(lengths, steps), h[:, steps])
+        _, first, _ = _cpu(cell, wx[:, steps], a, p, *given)
+    return h, first, None
+
+
 def _reference(
     cell: ParaCell,
     wx: Array,
@@ -268,7 +292,7 @@ def _reference(
 
 
 _BACKENDS: dict[str, Backends[Any]] = {
-    "paragru": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paragru"), "reference": _reference},
-    "paralstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paralstm"), "reference": _reference},
-    "paraslstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paraslstm"), "reference": _reference},
+    "paragru": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "paragru"), "reference": _reference},
+    "paralstm": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "paralstm"), "reference": _reference},
+    "paraslstm": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "paraslstm"), "reference": _reference},
 }
