@@ -238,6 +238,12 @@ def contiguous(x: Tensor) -> Tensor:
     return x.resolve_conj().resolve_neg().contiguous() if x.is_neg() or x.is_conj() else x.contiguous()
 
 
+def unit_stride(x: Tensor) -> Tensor:
+    """Do the same, but require only the last axis to be contiguous (an axis of size 1 may have any stride)."""
+    is_plain = not x.is_neg() and not x.is_conj()
+    return x if is_plain and (x.stride()[-1] == 1 or x.shape[-1] == 1) else contiguous(x)
+
+
 def may_share_memory(x: Tensor, y: Tensor) -> bool:
     """Return whether the memory between the first and the last element of x overlaps that of y."""
 
@@ -249,12 +255,6 @@ def may_share_memory(x: Tensor, y: Tensor) -> bool:
         return False
     (x_start, x_end), (y_start, y_end) = ends(x), ends(y)
     return x_start < y_end and y_start < x_end
-
-
-def unit_stride(x: Tensor) -> Tensor:
-    """Do the same, but require only the last axis to be contiguous (an axis of size 1 may have any stride)."""
-    is_plain = not x.is_neg() and not x.is_conj()
-    return x if is_plain and (x.stride()[-1] == 1 or x.shape[-1] == 1) else contiguous(x)
 
 
 def checked_lengths(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._check import overlaps_itself
 from .op import count_change
-from .ops import CPU_AND_CUDA, check_tensors, needs_no_dispatch, unit_stride, unwatched
+from .ops import CPU_AND_CUDA, check_tensors, may_share_memory, needs_no_dispatch, unit_stride, unwatched
 
 
 def check_out(
@@ -31,7 +31,7 @@ def check_out(
     if overlaps_itself(out.shape, out.stride(), 1):
         raise ValueError(f"{function}: out must have one place for each element, got strides {out.stride()}")
     for name, y in given:
-        if _may_share_memory(out, y):
+        if may_share_memory(out, y):
             raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
 
 
@@ -49,14 +49,3 @@ def written(out: Tensor) -> Tensor:
     """Return ``out`` after a kernel has written to it, which autograd is told."""
     count_change(out)
     return out
-
-
-def _may_share_memory(x: Tensor, y: Tensor) -> bool:
-    def ends(z: Tensor) -> tuple[int, int]:
-        span = 1 + sum((size - 1) * stride for size, stride in zip(z.shape, z.stride(), strict=True))
-        return z.data_ptr(), z.data_ptr() + span * z.element_size()
-
-    if x.numel() == 0 or y.numel() == 0:
-        return False
-    (x_start, x_end), (y_start, y_end) = ends(x), ends(y)
-    return x_start < y_end and y_start < x_end
