@@ -60,6 +60,28 @@ def test_pieces_have_the_bits_of_the_whole(name: str, reverse: bool, monkeypatch
             assert_same_bits(leaves(CALLS[name](reverse=reverse, **how))[0], whole[0])
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_pieces_of_tensors(name: str, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from fastiter.rnn._torch import run
+
+    gates, more = {"lstm": 4, "gru": 3}[name], {"reverse": reverse, "return_all_states": True}
+    wx, r = torch.from_numpy(randn(B, T, gates, N, D)), torch.from_numpy(randn(gates, N, D, D))
+    for how in ({}, {"lengths": [T, 0, 9], "reset": torch.from_numpy(FLAGS)}, {"cu_seqlens": [0, 4, T]}):
+        x = wx[:1] if "cu_seqlens" in how else wx
+        whole = leaves(getattr(fastiter.torch, name)(x, r, **more, **how))
+        for longest in (1, 3000):
+            with monkeypatch.context() as patch:
+                patch.setattr(_pieces, "LONGEST", longest)
+                patch.setattr(run, "LONGEST", longest)
+                found = leaves(getattr(fastiter.torch, name)(x, r, **more, **how))
+            assert all(torch.equal(a, b) for a, b in zip(found, whole, strict=True))
+    monkeypatch.setattr(run, "LONGEST", 1)
+    with pytest.raises(ValueError, match=rf"^{name}: lengths must be from 0 to T = {T}, got {T + 1}$"):
+        getattr(fastiter.torch, name)(wx, r, lengths=[T, 0, T + 1])
+
+
 LONG = """
 import numpy as np, fastiter
 wx, r = np.broadcast_to(np.zeros(1024), (4, 10_000, 4, 1, 1024)), np.zeros((4, 1, 1024, 1024))
