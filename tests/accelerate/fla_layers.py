@@ -86,7 +86,8 @@ def check_one_layer() -> None:
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(copied(x)[0], found)
     names = ["", "q_conv1d", "k_conv1d", "v_conv1d", "o_norm"]
-    assert restored_names(layer) == names
+    restored = restored_names(layer)
+    assert restored == names, restored
 
 
 # ---- All layers and a model -----------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchan
         return [_Exchange(name, rule, method)]
     used = globals_of(method)
     if name != "__init__":
-        found = ((key, rules.rule_for_global(key, theirs), theirs) for key, theirs in used.items())
+        found = ((key, rules.rule_for_global(of, key, theirs), theirs) for key, theirs in used.items())
         return [_Exchange(key, rule, theirs) for key, rule, theirs in found if rule is not None]
     kept = {key: rules.ATTRIBUTES[key] for key in rules.ATTRIBUTES if key in names_of(method)}
     return [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in kept.items() if name in used]

@@ -280,9 +280,13 @@ for _name in _CONVOLUTIONS:
     OF_FLA[_name] = OF_FLA[_name]._replace(by="ssm.causal_conv1d")
 
 
-def rule_for_global(name: str, theirs: Any) -> Rule | None:
-    """Return the rule for a function that a method finds by a global name, None if it is not one that is known."""
-    return (OF_FLA.get(name) if _is_of_fla(theirs) else None) or GLOBALS.get(name)
+def rule_for_global(of: type, name: str, theirs: Any) -> Rule | None:
+    """Return the rule for a function that a method finds by a global name, None if it is not one that is known.
+
+    transformers has functions of fla under the names of its own; fla's layers know fla's alone.
+    """
+    own = OF_FLA.get(name) if _is_of_fla(theirs) else None
+    return own if own is not None or _is_of_fla(of) else GLOBALS.get(name)
 
 
 def rule_of(of: type, method: str) -> Rule | None:
