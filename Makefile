@@ -33,7 +33,7 @@ demo: $(VENV)/.demo
 	$(python) examples/char_lm.py $(ARGS)
 
 test: $(VENV)/.test
-	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(ARGS)
+	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests README.md docs $(ARGS)
 
 bench: $(VENV)/.bench
 	$(python) -m bench $(FAMILY) $(ARGS)
@@ -43,6 +43,7 @@ lint: $(VENV)/.lint
 	$(python) -m ruff format --check
 	$(VENV)/bin/clang-format --dry-run --Werror $(cxx.sources)
 	$(python) -m mypy
+	$(python) tests/core/typed_blocks.py
 
 format: $(VENV)/.lint
 	$(python) -m ruff check --fix

@@ -1,0 +1,45 @@
+"""python tests/core/typed_blocks.py: mypy --strict over the blocks of Python in README and the documentation.
+
+Not a test module: `make lint` runs it, where mypy is installed. Packages that are missing there have no types.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+#: Calls of torch that have no annotations are the user's, too; a block may use a name of an earlier one for something else.
+OPTIONS = (
+    "--strict",
+    "--allow-untyped-calls",
+    "--ignore-missing-imports",
+    "--allow-redefinition",
+    "--no-warn-unused-ignores",
+)
+
+
+def blocks(page: Path) -> str:
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+
+
+def main() -> int:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for page in pages:
+            if found := blocks(page):
+                name = re.sub(r"\W", "_", str(page.relative_to(ROOT)))
+                files.append(Path(folder) / f"{name}.py")
+                files[-1].write_text(found)
+        assert len(files) > 10
+        return subprocess.run(
+            [sys.executable, "-m", "mypy", *OPTIONS, *map(str, files)], cwd=ROOT, check=False
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
