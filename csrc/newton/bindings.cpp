@@ -29,7 +29,7 @@ template <class T> void addresses(py::handle x, T* (&out)[kMaxStates]) {
     for (int i = 0; i < int(all.size(0)); ++i) out[i] = all.data<T>() + i * all.stride(0);
 }
 
-// (cell, B, T, D, reverse, lengths)
+// (cell, B, T, D, reverse, lengths, lines, starts)
 ParaShape shape_of(const py::tuple& x) {
     auto at = [&](int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); };
     ParaShape s;
@@ -37,6 +37,8 @@ ParaShape shape_of(const py::tuple& x) {
     s.B = at(1), s.T = at(2), s.D = at(3);
     s.reverse = at(4) != 0;
     s.lengths = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 5));
+    s.lines = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 6));
+    s.starts = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 7));
     return s;
 }
 

@@ -24,6 +24,10 @@ struct ParaShape {
     // Ragged batches: the length of each row, and the rows by decreasing length. nullptr: all have length T.
     const int64_t* lengths = nullptr;
     const int64_t* order = nullptr;
+    // Rows that are parts of lines of the arrays over time, disjoint: the line and first step of each, with `lengths`.
+    // What no row covers is not written. nullptr: row b is the beginning of line b.
+    const int64_t* lines = nullptr;
+    const int64_t* starts = nullptr;
 };
 
 // Newton's method on windows of `window` steps: a window is accepted when its residual and its last change are at most

@@ -84,6 +84,7 @@ FASTITER_INLINE void for_each_group(const Lines<T>& lines, const Steps<const T>&
 // Address of a line's first step, and its stride from step to step; negative in time with `reverse`.
 template <class T> FASTITER_INLINE T* first_step(const Steps<T>& s, const ParaShape& shape, const Line& line) {
     const int64_t t = shape.reverse ? max_of(line.length - 1, 0) : 0;
+    if (shape.starts) return s.data + shape.lines[line.row] * s.row + (shape.starts[line.row] + t) * s.time + line.unit;
     return s.data + line.row * s.row + t * s.time + line.unit;
 }
 template <class T> FASTITER_INLINE int64_t stride(const Steps<T>& s, const ParaShape& shape) {
@@ -103,7 +104,7 @@ template <bool FULL, class T> FASTITER_INLINE void store_units(T* p, vec<T> v, i
 
 // Clears the steps past the end of a row.
 template <class T> inline void clear_padding(const Steps<T>& s, int gates, const ParaShape& shape, const Line& line) {
-    if (!s.data) return;
+    if (!s.data || shape.starts) return;
     const int64_t count = min_of(lanes<T>, shape.D - line.unit);
     for (int64_t t = line.length; t < shape.T; ++t)
         for (int g = 0; g < gates; ++g)

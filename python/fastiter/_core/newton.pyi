@@ -2,8 +2,8 @@
 
 from . import Address, Sequence, Strided
 
-# cell, B, T, D, reverse, lengths
-ParaShape = tuple[int, int, int, int, bool, Address]
+# cell, B, T, D, reverse, lengths, lines, starts
+ParaShape = tuple[int, int, int, int, bool, Address, Address, Address]
 
 def forward(
     shape: ParaShape,

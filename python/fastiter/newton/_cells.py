@@ -125,9 +125,9 @@ def _tolerance(function: str, name: str, value: Any, default: float) -> float:
 
 
 def check_shapes(
-    function: str, cell: ParaCell, wx: Shape, a: Shape, p: Shape | None, state: Sequence[Shape]
+    function: str, cell: ParaCell, wx: Shape, a: Shape, p: Shape | None, state: Sequence[Shape], rows: int | None = None
 ) -> tuple[int, int, int]:
-    """Return (B, T, D) if all shapes are consistent."""
+    """Return (B, T, D) if all shapes are consistent; states have one row per sequence, by default B."""
     if len(wx) != 4 or wx[2] != cell.gates:
         hint = torch_features_hint("wx", wx, cell.gates, heads=False)
         raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, D), got {tuple(wx)}{hint}")
@@ -137,8 +137,9 @@ def check_shapes(
     if p is not None and p != (2, width):
         _wrong_shape(function, "p", p, (2, width), "(2, D)")
     for name, shape in zip(cell.state_names[: len(state)], state, strict=True):
-        if shape != (batch, width):
-            _wrong_shape(function, name, shape, (batch, width), "(B, D)")
+        if shape != (batch if rows is None else rows, width):
+            letters, expected = ("(B, D)", (batch, width)) if rows is None else ("(S, D)", (rows, width))
+            _wrong_shape(function, name, shape, expected, letters)
     return batch, time, width
 
 

@@ -27,6 +27,11 @@ _SECTIONS = """
         Run from the last step to the first.
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
+        0 = ... <= ... = T. The states before the first and after the last step are then (S, D).
+    reset : ndarray of bool (B, T) or (T,), optional
+        True where a new sequence begins: the state before this step, also a given one, is replaced by 0.
     window : int, optional
         Steps that Newton's method solves at once; 32 by default. On GPUs 256, which is also the maximum.
     rtol, atol : float, optional

@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backends, Cuda, choose, is_cuda
-from .._check import check_arrays, check_flag, check_out, empty_steps, unit_stride
-from .._pieces import pieces, valid_in
+from .._check import check_arrays, check_flag, check_out, empty_steps, integers, unit_stride
+from .._pieces import flags_in, pieces, valid_in
 from .._sequences import checked_sequences
 from ._cells import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from ._docs import documented_cell
 from ._results import Array, Method, ParaResult, ParaResultInfo, States, typed
+from ._segments import Segments, segments
 
 Result: TypeAlias = ParaResult | ParaResultInfo
 
@@ -32,6 +33,15 @@ class _Solver(NamedTuple):
     max_steps: int | None
 
 
+class _Cut(NamedTuple):
+    """The direction, and the division of steps into sequences, as the caller gave them or checked."""
+
+    reverse: bool
+    reset: Array | None
+    lengths: Any
+    cu_seqlens: Any
+
+
 @typed
 @documented_cell("z, r, q")
 def paragru(
@@ -42,6 +52,8 @@ def paragru(
     method: Method = "auto",
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
     window: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -77,8 +89,8 @@ def paragru(
     >>> bool(np.allclose(again, h, rtol=0, atol=1e-12)), info.fallbacks.tolist()
     (True, [0, 0])
     """
-    solver = _Solver(method, window, rtol, atol, max_steps)
-    return _run("paragru", wx, a, None, state, solver, reverse, lengths, return_info, out, backend)
+    solver, cut = _Solver(method, window, rtol, atol, max_steps), _Cut(reverse, reset, lengths, cu_seqlens)
+    return _run("paragru", wx, a, None, state, solver, cut, return_info, out, backend)
 
 
 @typed
@@ -92,6 +104,8 @@ def paralstm(
     method: Method = "auto",
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
     window: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -127,8 +141,8 @@ def paralstm(
     >>> bool((c == state[1]).all())
     True
     """
-    solver = _Solver(method, window, rtol, atol, max_steps)
-    return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info, out, backend)
+    solver, cut = _Solver(method, window, rtol, atol, max_steps), _Cut(reverse, reset, lengths, cu_seqlens)
+    return _run("paralstm", wx, a, p, state, solver, cut, return_info, out, backend)
 
 
 @typed
@@ -141,6 +155,8 @@ def paraslstm(
     method: Method = "auto",
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
     window: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -174,8 +190,8 @@ def paraslstm(
     >>> bool((n >= 1).all())
     True
     """
-    solver = _Solver(method, window, rtol, atol, max_steps)
-    return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info, out, backend)
+    solver, cut = _Solver(method, window, rtol, atol, max_steps), _Cut(reverse, reset, lengths, cu_seqlens)
+    return _run("paraslstm", wx, a, None, state, solver, cut, return_info, out, backend)
 
 
 def _run(
@@ -185,8 +201,7 @@ def _run(
     p: Array | None,
     state: Any,
     solver: _Solver,
-    reverse: bool,
-    lengths: npt.ArrayLike | None,
+    cut: _Cut,
     return_info: bool,
     out: Array | None,
     backend: str | None,
@@ -194,23 +209,25 @@ def _run(
     cell = CELLS[function]
     run = choose(function, _BACKENDS[function], backend, wx)
     if is_cuda(run):
-        options = {**solver._asdict(), "reverse": reverse, "lengths": lengths, "return_info": return_info, "out": out}
+        options = {**solver._asdict(), **cut._asdict(), "return_info": return_info, "out": out}
         found: Result = run(wx, a, *((p,) if cell.peepholes else ()), state, **options)
         return found
-    check_flag(function, "reverse", reverse)
+    check_flag(function, "reverse", cut.reverse)
     check_flag(function, "return_info", return_info)
     first = () if state is None else state_parts(function, cell, state)
     arrays = (wx, a, p, *first) if cell.peepholes else (wx, a, *first)
     names = cell.names[: len(arrays)]
     check_arrays(function, names, arrays)
     shapes = [part.shape for part in first]
-    batch, time, width = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
+    rows = None if cut.cu_seqlens is None else max(integers(function, "cu_seqlens", cut.cu_seqlens).size - 1, 0)
+    p_shape = None if p is None else p.shape
+    batch, time, width = check_shapes(function, cell, wx.shape, a.shape, p_shape, shapes, rows)
     newton = newton_options(function, *solver, eps=_EPS[wx.dtype])
-    if lengths is not None:
-        lengths = checked_sequences(function, batch, time, None, lengths, None).lengths
+    cut = _Cut(cut.reverse, *checked_sequences(function, batch, time, *cut[1:], "wx"))
     if out is not None:
-        check_out(function, out, (batch, time, width), names, arrays)
-    h, last, counts = run(cell, wx, a, p, first, newton, reverse, lengths, out)
+        reset = {} if cut.reset is None else {"reset": cut.reset}
+        check_out(function, out, (batch, time, width), (*names, *reset), (*arrays, *reset.values()))
+    h, last, counts = run(cell, wx, a, p, first, newton, cut, out)
     if not return_info:
         return ParaResult(h, last)
     info = NewtonInfo("newton", counts[0], counts[1]) if newton else NewtonInfo("sequential", None, None)
@@ -224,23 +241,38 @@ def _cpu(
     p: Array | None,
     first: States,
     newton: Options,
-    reverse: bool,
-    lengths: Array | None,
+    cut: _Cut,
     out: Array | None,
 ) -> tuple[Array, States, Any]:
     batch, time, _, width = wx.shape
-    wx = unit_stride(wx)
-    last = tuple([np.empty((batch, width), wx.dtype) for _ in cell.states])
+    wx, found = unit_stride(wx), segments(batch, time, *cut)
+    rows = batch if found is None else len(found.lines)
+    last = tuple([np.empty((rows, width), wx.dtype) for _ in cell.states])
     h = unit_stride(out) if out is not None else empty_steps(wx, (width,))
-    counts = np.zeros((2, batch), np.int64) if newton else None
-    shape = (cell.code, batch, time, width, reverse, lengths)
+    counts = np.zeros((2, rows), np.int64) if newton else None
+    shape: tuple[Any, ...] = (cell.code, batch, time, width, cut.reverse, cut.lengths, None, None)
     weights = (np.ascontiguousarray(a), None if p is None else np.ascontiguousarray(p))
     initial = tuple([np.ascontiguousarray(part) for part in first])
+    if found is not None:
+        shape = (cell.code, rows, found.longest, width, cut.reverse, found.lengths, found.lines, found.starts)
+        initial = tuple([_spread(part, found) for part in initial])
     _core.newton.forward(shape, wx, *weights, initial, last, (h,), newton, counts)
+    if found is not None:
+        last = tuple([part[found.lasts] for part in last])
+        for row, length in enumerate([] if cut.lengths is None else cut.lengths):
+            h[row, length:] = 0
+        counts = None if counts is None else found.counts(counts)
     if out is not None and h is not out:
         out[...] = h
         h = out
     return h, last, counts
+
+
+def _spread(state: Array, found: Segments) -> Array:
+    """Return the state before each segment: that of its sequence before the first, zero before the others."""
+    every = np.zeros((len(found.lines), state.shape[1]), state.dtype)
+    every[found.firsts] = state
+    return every
 
 
 def _by_pieces(
@@ -250,19 +282,18 @@ def _by_pieces(
     p: Array | None,
     first: States,
     newton: Options,
-    reverse: bool,
-    lengths: Array | None,
+    cut: _Cut,
     out: Array | None,
 ) -> tuple[Array, States, Any]:
     """Run the loop on one piece of a long sequence after the other; Newton's method judges a row as a whole."""
     batch, time, gates, width = wx.shape
-    parts = pieces(time, 32 * batch * gates * width, reverse)
-    if len(parts) < 2 or newton:
-        return _cpu(cell, wx, a, p, first, newton, reverse, lengths, out)
+    parts = pieces(time, 32 * batch * gates * width, cut.reverse)
+    if len(parts) < 2 or newton or cut.cu_seqlens is not None:
+        return _cpu(cell, wx, a, p, first, newton, cut, out)
     h = empty_steps(wx, (width,)) if out is None else out
     for steps in parts:
-        given = (first, newton, reverse, valid_in(lengths, steps), h[:, steps])
-        _, first, _ = _cpu(cell, wx[:, steps], a, p, *given)
+        piece = cut._replace(lengths=valid_in(cut.lengths, steps), reset=flags_in(cut.reset, steps))
+        _, first, _ = _cpu(cell, wx[:, steps], a, p, first, newton, piece, h[:, steps])
     return h, first, None
 
 
@@ -273,8 +304,7 @@ def _reference(
     p: Array | None,
     first: States,
     newton: Options,
-    reverse: bool,
-    lengths: Array | None,
+    cut: _Cut,
     out: Array | None,
 ) -> tuple[Array, States, Any]:
     from . import reference
@@ -282,9 +312,9 @@ def _reference(
     p, state = np.empty((0, wx.shape[3]), wx.dtype) if p is None else p, first or None
     counts: Any = None
     if newton:
-        h, last, _, counts = reference.newton(cell.name, wx, a, p, state, newton, reverse=reverse, lengths=lengths)
+        h, last, _, counts = reference.newton(cell.name, wx, a, p, state, newton, **cut._asdict())
     else:
-        h, last, _ = reference.sequential(cell.name, wx, a, p, state, reverse=reverse, lengths=lengths)
+        h, last, _ = reference.sequential(cell.name, wx, a, p, state, **cut._asdict())
     if out is not None:
         out[...] = h
         h = out

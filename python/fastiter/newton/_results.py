@@ -56,6 +56,8 @@ class Options(TypedDict, total=False):
     method: Method
     reverse: bool
     lengths: npt.ArrayLike | None
+    cu_seqlens: npt.ArrayLike | None
+    reset: Array | None
     window: int | None
     rtol: float | None
     atol: float | None

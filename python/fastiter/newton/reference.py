@@ -7,7 +7,7 @@ peepholes f, o; slstm i, f, z, o. The arguments are trusted: `fastiter.newton` c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,17 +143,36 @@ _CELLS = {
 # ---- the loop over time ---------------------------------------------------------------------------------------------
 
 
-def _initial(cell: _Cell, wx: Array, state: Sequence[Array] | None) -> list[Array]:
-    """Writable copies of the given states, or zeros."""
-    if state is None:
-        return [np.zeros((wx.shape[0], wx.shape[3]), wx.dtype) for _ in range(cell.states)]
-    return [np.array(s) for s in state]
+class Cut(NamedTuple):
+    """The direction, and what divides the steps of rows into sequences."""
 
+    reverse: bool = False
+    reset: Array | None = None
+    lengths: npt.ArrayLike | None = None
+    cu_seqlens: npt.ArrayLike | None = None
 
-def _order(wx: Array, row: int, reverse: bool, lengths: npt.ArrayLike | None) -> Array:
-    """The valid steps of a row in the order of computation."""
-    steps = np.arange(wx.shape[1] if lengths is None else np.asarray(lengths)[row])
-    return steps[::-1] if reverse else steps
+    def rows(self, wx: Array) -> Iterator[tuple[int, int, Array]]:
+        """(state, row of the arrays, valid steps in the order of computation) of every sequence."""
+        order = slice(None, None, -1 if self.reverse else 1)
+        if self.cu_seqlens is not None:
+            bounds = np.asarray(self.cu_seqlens)
+            yield from ((s, 0, np.arange(bounds[s], bounds[s + 1])[order]) for s in range(len(bounds) - 1))
+            return
+        for b in range(wx.shape[0]):
+            yield b, b, np.arange(wx.shape[1] if self.lengths is None else np.asarray(self.lengths)[b])[order]
+
+    def restarts(self, line: int, t: int) -> bool:
+        """Whether the state before a step counts as zero."""
+        if self.reset is None:
+            return False
+        return bool(self.reset[t] if self.reset.ndim == 1 else self.reset[line, t])
+
+    def initial(self, cell: _Cell, wx: Array, state: Sequence[Array] | None) -> list[Array]:
+        """Writable copies of the given states, or zeros."""
+        if state is not None:
+            return [np.array(s) for s in state]
+        count = wx.shape[0] if self.cu_seqlens is None else len(np.asarray(self.cu_seqlens)) - 1
+        return [np.zeros((count, wx.shape[3]), wx.dtype) for _ in range(cell.states)]
 
 
 def sequential(
@@ -164,21 +183,25 @@ def sequential(
     state: Sequence[Array] | None = None,
     *,
     reverse: bool = False,
+    reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
 ) -> Output:
     """(h, final state, states of every step); h is states[0].
 
     With `reverse` the state enters at a row's last valid step. Steps t >= lengths[b] are not computed: all states there
-    are 0, and the final state is that of the last computed step.
+    are 0, and the final state is that of the last computed step. The state before a step counts as zero where `reset`
+    is true. With cu_seqlens, sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1] of the only row.
     """
-    cell = _CELLS[name]
-    now = _initial(cell, wx, state)
+    cell, cut = _CELLS[name], Cut(reverse, reset, lengths, cu_seqlens)
+    now = cut.initial(cell, wx, state)
     states = tuple(np.zeros((*wx.shape[:2], wx.shape[3]), wx.dtype) for _ in now)
-    for row in range(wx.shape[0]):
-        for t in _order(wx, row, reverse, lengths):
-            before = tuple(s[row, None] for s in now)
-            for s, s_t, new in zip(now, states, cell.step(wx[row, t, None], a, p, before), strict=True):
-                s[row] = s_t[row, t] = new[0]
+    for row, line, order in cut.rows(wx):
+        for t in order:
+            keeps = not cut.restarts(line, t)
+            before = tuple(s[row, None] if keeps else np.zeros_like(s[row, None]) for s in now)
+            for s, s_t, new in zip(now, states, cell.step(wx[line, t, None], a, p, before), strict=True):
+                s[row] = s_t[line, t] = new[0]
     return states[0], tuple(now), states
 
 
@@ -202,7 +225,9 @@ def newton(
     options: tuple[int, int, float, float],
     *,
     reverse: bool = False,
+    reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
 ) -> tuple[Array, State, State, Newton]:
     """The same as `sequential`, window by window; options are (window, max_steps, rtol, atol).
 
@@ -211,17 +236,20 @@ def newton(
     finite, are run step by step. A row in which an error may grow more than 256 times is run step by step as a whole:
     the tolerance would say nothing about its states.
     """
-    h, last, states = sequential(name, wx, a, p, state, reverse=reverse, lengths=lengths)
-    info = Newton(np.zeros(wx.shape[0], np.int64), np.zeros(wx.shape[0], np.int64))
-    for row, firsts in enumerate(zip(*_initial(_CELLS[name], wx, state), strict=True)):
-        order = _order(wx, row, reverse, lengths)
-        solved = _Row(name, wx[row, order], a, p, np.stack(firsts), *options)
-        info.steps[row], info.fallbacks[row] = solved.passes, solved.fallbacks
-        if solved.is_sensitive:
-            info.fallbacks[row] = len(range(0, len(order), options[0]))
-        elif len(order):
-            for k in range(len(states)):
-                states[k][row, order], last[k][row] = solved.y[:, k], solved.y[-1, k]
+    cut = Cut(reverse, reset, lengths, cu_seqlens)
+    h, last, states = sequential(name, wx, a, p, state, **cut._asdict())
+    first = cut.initial(_CELLS[name], wx, state)
+    info = Newton(*np.zeros((2, len(first[0])), np.int64))
+    for row, line, order in cut.rows(wx):
+        starts = [k for k, t in enumerate(order) if cut.restarts(line, t)]
+        for part, run in enumerate(np.split(order, starts)):
+            before = np.stack([s[row] if part == 0 else np.zeros_like(s[row]) for s in first])
+            solved = _Row(name, wx[line, run], a, p, before, *options)
+            info.steps[row] = max(info.steps[row], solved.passes)
+            info.fallbacks[row] += len(range(0, len(run), options[0])) if solved.is_sensitive else solved.fallbacks
+            if len(run) and not solved.is_sensitive:
+                for k in range(len(states)):
+                    states[k][line, run], last[k][row] = solved.y[:, k], solved.y[-1, k]
     return h, last, states, info
 
 
@@ -329,29 +357,30 @@ def backward(
     dstate: Sequence[Array] | None = None,
     *,
     reverse: bool = False,
+    reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
 ) -> tuple[Array, Array, Array, State]:
     """(dwx, da, dp, dstate0): the gradient of <dh, h> + <dstate, final state>; a cotangent of None is zero.
 
     lam[t] = g[t] + J[t+1]^T lam[t+1], and at each step the local gradient of lam[t].
     """
-    cell = _CELLS[name]
-    _, _, states = sequential(name, wx, a, p, state, reverse=reverse, lengths=lengths)
-    first, carry = _initial(cell, wx, state), _initial(cell, wx, dstate)
+    cell, cut = _CELLS[name], Cut(reverse, reset, lengths, cu_seqlens)
+    _, _, states = sequential(name, wx, a, p, state, **cut._asdict())
+    first, carry = cut.initial(cell, wx, state), cut.initial(cell, wx, dstate)
     dwx, da, dp = np.zeros_like(wx), np.zeros_like(a), np.zeros_like(p)
-    for row in range(wx.shape[0]):
-        order = _order(wx, row, reverse, lengths)
+    for row, line, order in cut.rows(wx):
         for k, t in reversed(list(enumerate(order))):
-            before = tuple(
-                s[row, order[k - 1], None] if k else s0[row, None] for s, s0 in zip(states, first, strict=True)
-            )
+            keeps = not cut.restarts(line, t)
+            given = (s[line, order[k - 1], None] if k else s0[row, None] for s, s0 in zip(states, first, strict=True))
+            before = tuple(s if keeps else np.zeros_like(s) for s in given)
             lam = [d[row, None] for d in carry]
             if dh is not None:
-                lam[0] = lam[0] + dh[row, t, None]
-            dx, da_t, dp_t, dbefore = cell.grad(wx[row, t, None], a, p, before, tuple(lam))
-            dwx[row, t] = dx[0]
+                lam[0] = lam[0] + dh[line, t, None]
+            dx, da_t, dp_t, dbefore = cell.grad(wx[line, t, None], a, p, before, tuple(lam))
+            dwx[line, t] = dx[0]
             da += da_t[0]
             dp += dp_t[0]
             for d, d_before in zip(carry, dbefore, strict=True):
-                d[row] = d_before[0]
+                d[row] = d_before[0] if keeps else 0
     return dwx, da, dp, tuple(carry)

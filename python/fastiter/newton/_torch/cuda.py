@@ -20,6 +20,13 @@ WINDOW = 256
 _UNITS, _CHUNK, _THREADS = 32, 32, 256
 
 
+def check_cut(function: str, reset: object, cu_seqlens: object) -> None:
+    """Refuse what the kernels for GPUs lack."""
+    for name, value in (("reset", reset), ("cu_seqlens", cu_seqlens)):
+        if value is not None:
+            raise BackendError(f"{function}: {name} must be None on a CUDA device, got {name}")
+
+
 def check_method(function: str, newton: bool) -> None:
     """Check that there is a kernel for the method."""
     if newton and function not in SOLVED:

@@ -12,9 +12,10 @@ from torch.autograd import forward_ad
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import CPU_AND_CUDA, FLOATS, check_tensors, checked_lengths, own_copy, transformed
-from ..._torch.out import check_out, is_written_by_kernels, written
+from ..._torch.ops import CPU_AND_CUDA, FLOATS, check_tensors, own_copy, transformed
+from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched, overridden
+from ..._torch.sequences import Sequences, checked_sequences
 from .. import _functional as arrays
 from .._cells import CELLS, WINDOW, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from . import cuda  # the ops of CUDA tensors
@@ -35,6 +36,8 @@ def paragru(
     method: Method = "auto",
     reverse: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
+    cu_seqlens: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
     window: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -67,7 +70,7 @@ def paragru(
     (torch.Size([3, 8]), torch.Size([24, 5]))
     """
     solver = (method, window, rtol, atol, max_steps)
-    return _run("paragru", wx, a, None, state, solver, reverse, lengths, return_info, out)
+    return _run("paragru", wx, a, None, state, solver, reverse, (reset, lengths, cu_seqlens), return_info, out)
 
 
 @typed
@@ -81,6 +84,8 @@ def paralstm(
     method: Method = "auto",
     reverse: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
+    cu_seqlens: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
     window: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -109,7 +114,7 @@ def paralstm(
     torch.Size([2, 8])
     """
     solver = (method, window, rtol, atol, max_steps)
-    return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info, out)
+    return _run("paralstm", wx, a, p, state, solver, reverse, (reset, lengths, cu_seqlens), return_info, out)
 
 
 @typed
@@ -122,6 +127,8 @@ def paraslstm(
     method: Method = "auto",
     reverse: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
+    cu_seqlens: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
     window: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -148,7 +155,7 @@ def paraslstm(
     True
     """
     solver = (method, window, rtol, atol, max_steps)
-    return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info, out)
+    return _run("paraslstm", wx, a, None, state, solver, reverse, (reset, lengths, cu_seqlens), return_info, out)
 
 
 _PUBLIC: dict[str, Any] = {"paragru": paragru, "paralstm": paralstm, "paraslstm": paraslstm}
@@ -162,15 +169,16 @@ def _run(
     state: Any,
     solver: tuple[str, Any, Any, Any, Any],
     reverse: bool,
-    lengths: Tensor | Sequence[int] | None,
+    requested: tuple[Any, Any, Any],
     return_info: bool,
     out: Tensor | None,
 ) -> Result:
-    if overridden(wx, a, p, lengths, state, out, parts=state):
+    if overridden(wx, a, p, *requested, state, out, parts=state):
         given = (wx, a, state) if p is None else (wx, a, p, state)
-        named = dict(zip(("method", "window", "rtol", "atol", "max_steps"), solver, strict=True))
-        how = {"reverse": reverse, "lengths": lengths, "return_info": return_info, "out": out}
-        return dispatched(_PUBLIC[function], *given, **named, **how)
+        options = dict(zip(("method", "window", "rtol", "atol", "max_steps"), solver, strict=True))
+        how = {"reverse": reverse, "return_info": return_info, "out": out}
+        options |= dict(zip(("reset", "lengths", "cu_seqlens"), requested, strict=True))
+        return dispatched(_PUBLIC[function], *given, **options, **how)
     cell = CELLS[function]
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_info", return_info)
@@ -178,16 +186,21 @@ def _run(
     tensors = (wx, a, p, *first) if cell.peepholes else (wx, a, *first)
     check_tensors(function, cell.names, tensors, devices=CPU_AND_CUDA)
     shapes = [part.shape for part in first]
-    batch, time, width = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
+    p_shape = None if p is None else p.shape
+    batch, time, width = check_shapes(function, cell, wx.shape, a.shape, p_shape, [])
     default_window = cuda.WINDOW if wx.is_cuda else WINDOW
     newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps, default_window=default_window)
     if wx.is_cuda:
         cuda.check_method(function, bool(newton))
-    whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
+        cuda.check_cut(function, requested[0], requested[2])
+    cut = checked_sequences(function, wx, *requested, "wx")
+    rows = None if cut.cu_seqlens is None else cut.count(batch)
+    check_shapes(function, cell, wx.shape, a.shape, p_shape, shapes, rows)
     if out is not None:
-        pairs = list(zip(cell.names[: len(tensors)], tensors, strict=True))
+        pairs = named(("reset", *cell.names[: len(tensors)]), (cut.reset, *tensors))
+        pairs = [*pairs[cut.reset is not None :], *pairs[: cut.reset is not None]]
         check_out(function, out, (batch, time, width), pairs, FLOATS)
-    h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton, out)
+    h, last, info = _apply(cell, wx, a, p, first, reverse, cut, newton, out)
     return ParaResultInfo(h, last, info) if return_info else ParaResult(h, last)
 
 
@@ -198,7 +211,7 @@ def _apply(
     p: Tensor | None,
     first: States,
     reverse: bool,
-    lengths: Tensor | None,
+    cut: Sequences,
     newton: Options,
     out: Tensor | None,
 ) -> tuple[Tensor, States, NewtonInfo]:
@@ -207,10 +220,25 @@ def _apply(
     # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
-        outputs = _Recurrence.apply(cell.name, reverse, lengths, (window, max_steps, rtol, atol), wx, a, p, *first)
+        outputs = _Recurrence.apply(cell.name, reverse, *cut, (window, max_steps, rtol, atol), wx, a, p, *first)
     else:
-        call = ParaForward(cell.name, wx, a, p, first, reverse, lengths, window, max_steps, rtol, atol, False)
-        direct = out is not None and is_written_by_kernels(out, wx, a, p, first, lengths)
+        call = ParaForward(
+            cell.name,
+            wx,
+            a,
+            p,
+            first,
+            reverse,
+            cut.lengths,
+            window,
+            max_steps,
+            rtol,
+            atol,
+            False,
+            cut.reset,
+            cut.cu_seqlens,
+        )
+        direct = out is not None and is_written_by_kernels(out, wx, a, p, first, *cut)
         outputs = para_forward(call, out) if direct else para_fwd(call)
     h, last = outputs[:2]
     if out is not None:
@@ -244,22 +272,24 @@ class _Recurrence(torch.autograd.Function):
     def forward(
         cell: str,
         reverse: bool,
+        reset: Tensor | None,
         lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
         newton: tuple[int, int, float, float],
         wx: Tensor,
         a: Tensor,
         p: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        outputs = para_fwd(ParaForward(cell, wx, a, p, first, reverse, lengths, *newton, True))
+        outputs = para_fwd(ParaForward(cell, wx, a, p, first, reverse, lengths, *newton, True, reset, cu_seqlens))
         return (*outputs, own_copy(outputs[0]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        cell, reverse, lengths, newton, wx, a, p, *first = inputs
+        cell, reverse, reset, lengths, cu_seqlens, newton, wx, a, p, *first = inputs
         _, _, *rest = output
         *others, h = rest[1:] if newton[0] else rest
-        ctx.save_for_backward(wx, a, p, lengths, h, *others, *first)
+        ctx.save_for_backward(wx, a, p, reset, lengths, cu_seqlens, h, *others, *first)
         ctx.cell, ctx.reverse, ctx.newton = CELLS[cell], reverse, newton[0] > 0
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*rest)
@@ -267,14 +297,14 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @differentiable_once(lambda ctx: ctx.cell.name)
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        wx, a, p, lengths, *others = ctx.saved_tensors
+        wx, a, p, reset, lengths, cu_seqlens, *others = ctx.saved_tensors
         count = len(ctx.cell.states)
         states, first = others[:count], others[count:]
         if dh is None and dlast is None:
-            return (None,) * (7 + len(first))
-        need_weights = any(ctx.needs_input_grad[5:7])
+            return (None,) * (9 + len(first))
+        need_weights = any(ctx.needs_input_grad[7:9])
         given = (wx, a, p, first, states, dh, dlast)
-        call = ParaBackward(ctx.cell.name, *given, ctx.reverse, lengths, need_weights, ctx.newton)
+        call = ParaBackward(ctx.cell.name, *given, ctx.reverse, lengths, need_weights, ctx.newton, reset, cu_seqlens)
         dwx, dfirst, *weights = para_bwd(call)
         da, dp = (*weights, None, None)[:2]
-        return (None, None, None, None, dwx, da, dp, *(dfirst.unbind(0) if first else ()))
+        return (*[None] * 6, dwx, da, dp, *(dfirst.unbind(0) if first else ()))

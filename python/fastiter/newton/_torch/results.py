@@ -58,6 +58,8 @@ class Options(TypedDict, total=False):
     method: Method
     reverse: bool
     lengths: Tensor | Sequence[int] | None
+    cu_seqlens: Tensor | Sequence[int] | None
+    reset: Tensor | None
     window: int | None
     rtol: float | None
     atol: float | None
