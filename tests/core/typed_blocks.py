@@ -12,14 +12,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: Calls of torch that have no annotations are the user's, too; a block may use a name of an earlier one for something else.
-OPTIONS = (
-    "--strict",
-    "--allow-untyped-calls",
-    "--ignore-missing-imports",
-    "--allow-redefinition",
-    "--no-warn-unused-ignores",
-)
+#: torch and transformers have functions without annotations.
+OPTIONS = ("--strict", "--allow-untyped-calls", "--ignore-missing-imports")
 
 
 def blocks(page: Path) -> str:
