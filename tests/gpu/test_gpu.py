@@ -219,7 +219,7 @@ def leaves(x: Any) -> Iterator[Any]:
 
 def test_what_tensors_lack_is_refused(cupy: types.ModuleType) -> None:
     wx, r = Array(np.zeros((1, 2, 1, 1, 3))), Array(np.zeros((1, 1, 3, 3)))
-    with pytest.raises(ValueError, match="^elman: out must have shape"):
+    with pytest.raises(ValueError, match=r"^elman: out must have shape"):
         fastiter.elman(wx, r, out=wx)
     with pytest.raises(TypeError, match="unexpected keyword argument 'counts'"):
         fastiter.quant.quantize(wx, "e4m3fn", counts=True)
