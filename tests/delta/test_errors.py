@@ -101,7 +101,7 @@ def test_backend() -> None:
 
 def test_unknown_arguments() -> None:
     with pytest.raises(TypeError, match=FUNCTION):
-        fastiter.delta_scan(**given(), reverse=True)  # type: ignore[call-arg]
+        fastiter.delta_scan(**given(), revers=True)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=FUNCTION):
         fastiter.delta_scan(*valid(same).values(), "sequential")  # type: ignore[misc]
 
