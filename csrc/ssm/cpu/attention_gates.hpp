@@ -25,10 +25,10 @@ template <class T> struct GateTile {
             store(f + t, log_sigmoid<T>(x));
         }
         for (int64_t t = 0; t < at.steps; ++t) {
-            const T sum = f[t] + (reset && reset[t] ? T(0) : before);
+            const T former = reset && reset[t] ? T(0) : before, sum = f[t] + former;
             kept[t] = sum > i[t] || sum != sum;
             before = m[t] = kept[t] ? sum : i[t];
-            f[t] = sum - before;
+            f[t] -= before - former; // with what the sum has lost by rounding, which would add up over the steps
         }
         for (int64_t t = 0; t < kAttentionTile; t += lanes<T>) {
             store(f + t, exp<T>(load(f + t)));

@@ -101,7 +101,7 @@ def mlstm(
             x = _step(q, k, v, None, row, t)
             log_forget = -np.logaddexp(0, -f[row, t])
             before, m = m, np.maximum(log_forget + m, i[row, t])
-            forget, enter = np.exp(log_forget + before - m), np.exp(i[row, t] - m)
+            forget, enter = np.exp(log_forget - (m - before)), np.exp(i[row, t] - m)
             C = forget[:, None, None] * C + enter[:, None, None] * x.k[:, :, None] * x.v[:, None]
             n = forget[:, None] * n + enter[:, None] * x.k
             divisor = np.maximum(np.abs(scale * (n * x.q).sum(1)), np.exp(-m)) + eps
