@@ -173,14 +173,14 @@ def _dsums(where, source, dout, d, t, shift, W: tl.constexpr, SILU: tl.constexpr
 
 @triton.jit
 def _dinput(where, source, dout, d, t, shift, W: tl.constexpr, SILU: tl.constexpr, STATE: tl.constexpr):
-    """What the outputs at steps t + shift give to the gradient of x at steps t"""
+    """Return the part of the gradient of x at steps t that comes from the outputs at steps t + shift."""
     g = tl.where(_sees(where, t + shift, t), _dsums(where, source, dout, d, t, shift, W, SILU, STATE), 0)
     return _tap(source, d, W - 1 - shift, W) * g
 
 
 @triton.jit
 def _dlast(where, dlast, d, t, channels, W: tl.constexpr, STATE: tl.constexpr):
-    """What the last inputs give to the gradient of x at steps t"""
+    """Return the part of the gradient of x at steps t that comes from the final states."""
     _, bounds, _, count, time = where
     s, _ = _sequence_of(where, t)
     left = (tl.load(bounds + s + 1) if bounds is not None else count) - t

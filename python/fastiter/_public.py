@@ -1,4 +1,4 @@
-"""What users see of a package: its public names, and functions and classes that are named after it."""
+"""Public names of a package: its ``dir()``, and functions and classes that are named after the package."""
 
 from __future__ import annotations
 

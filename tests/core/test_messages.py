@@ -67,7 +67,7 @@ def test_layouts_of_torch_nn(case: str, on_tensors: bool) -> None:
 
 
 def test_the_hints_are_right() -> None:
-    """What the messages say to write computes torch.nn's results."""
+    """The views that the messages suggest compute torch.nn's results."""
     torch = pytest.importorskip("torch")
     layer = torch.nn.LSTM(H, H, batch_first=True, dtype=torch.float64)
     x, state = torch.randn(B, T, H, dtype=torch.float64), torch.randn(2, 1, B, H, dtype=torch.float64)

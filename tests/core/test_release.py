@@ -57,7 +57,7 @@ def test_workflows_ask_for_nothing_that_they_do_not_need(path: Path) -> None:
 
 
 def test_linters_have_one_version() -> None:
-    """Those of the commit hooks are those of `make lint`."""
+    """The commit hooks run the versions of `make lint`."""
     hooks = dict(re.findall(r"repo: .*/(\S+)\n    rev: v(\S+)", (ROOT / ".pre-commit-config.yaml").read_text()))
     project = (ROOT / "pyproject.toml").read_text()
     for name, hook in (("ruff", "ruff-pre-commit"), ("clang-format", "mirrors-clang-format")):

@@ -25,7 +25,7 @@ struct ParaShape {
     const int64_t* lengths = nullptr;
     const int64_t* order = nullptr;
     // Rows that are parts of lines of the arrays over time, disjoint: the line and first step of each, with `lengths`.
-    // What no row covers is not written. nullptr: row b is the beginning of line b.
+    // Steps that no row covers are not written. nullptr: row b is the beginning of line b.
     const int64_t* lines = nullptr;
     const int64_t* starts = nullptr;
 };

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..._torch.linear import linear
 from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_heads
 from .._cells import METHODS
+from .._results import Method
 from .functional import paragru, paralstm
-from .results import Method
 
 GATES = 3  # of both cells
 

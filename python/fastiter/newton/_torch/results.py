@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..._torch.results import returned_by_torch
 from .._cells import NewtonInfo
+from .._results import Method
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 States: TypeAlias = tuple[Tensor, ...]
-Method: TypeAlias = Literal["auto", "sequential", "newton"]
 
 
 @returned_by_torch
