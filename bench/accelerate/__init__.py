@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 
 from bench.accelerate.models import FULL, MAMBAS, QUICK, WIDE, ModelWork, Size, decoding, peers_of, sequence, training
 from bench.harness import session, tables
@@ -30,11 +31,12 @@ DECODED = ("Mamba", "Mamba2", "Qwen3Next", "KimiLinear")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     session.add_arguments(parser, SECTIONS)
+    parser.add_argument("--batch", type=int, default=1, help="sequences of a model's input")
     parser.set_defaults(threads=(1,))
 
 
-def sizes(options: Options) -> tuple[Size, ...]:
-    return QUICK if options.quick else FULL
+def sizes(batch: int, options: Options, more: tuple[Size, ...] = ()) -> list[Size]:
+    return [size._replace(batch=batch) for size in (QUICK if options.quick else (*FULL, *more))]
 
 
 def compared(work: ModelWork, options: Options) -> Iterator[Record]:
@@ -42,29 +44,29 @@ def compared(work: ModelWork, options: Options) -> Iterator[Record]:
         yield race(work, options.chosen(peers_of(work)), threads, options.budget, options.stirring())
 
 
-def forward(options: Options) -> Iterator[Record]:
+def forward(batch: int, options: Options) -> Iterator[Record]:
     for name in MODELS:
-        for size in (*sizes(options), *(WIDE if name == "Mamba" and not options.quick else ())):
+        for size in sizes(batch, options, WIDE if name == "Mamba" else ()):
             yield from compared(sequence(name, size), options)
 
 
-def products(options: Options) -> Iterator[Record]:
+def products(batch: int, options: Options) -> Iterator[Record]:
     for name in WITH_PRODUCTS:
-        for size in sizes(options):
+        for size in sizes(batch, options):
             yield from compared(sequence(name, size, products=True), options)
 
 
-def with_gradients(options: Options) -> Iterator[Record]:
+def with_gradients(batch: int, options: Options) -> Iterator[Record]:
     for name in TRAINED:
-        for size in sizes(options):
+        for size in sizes(batch, options):
             if name in MAMBAS and size.time > 512:
                 continue  # transformers' gradient takes a time that is quadratic in T, here minutes
             yield from compared(training(name, size), options)
 
 
-def decode(options: Options) -> Iterator[Record]:
+def decode(batch: int, options: Options) -> Iterator[Record]:
     for name in DECODED:
-        yield from compared(decoding(name, sizes(options)[0]), options)
+        yield from compared(decoding(name, sizes(batch, options)[0]), options)
 
 
 def main(arguments: argparse.Namespace) -> Record:
@@ -73,4 +75,5 @@ def main(arguments: argparse.Namespace) -> Record:
         raise SystemExit("bench accelerate: needs transformers")
     options = session.read_options("accelerate", arguments, SECTIONS)
     sections = {"forward": forward, "training": with_gradients, "decode": decode, "products": products}
-    return session.measure("accelerate", options, sections, HEADERS, dict.fromkeys(SECTIONS, tables.peers_row))
+    chosen = {name: partial(section, arguments.batch) for name, section in sections.items()}
+    return session.measure("accelerate", options, chosen, HEADERS, dict.fromkeys(SECTIONS, tables.peers_row))

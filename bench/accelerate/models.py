@@ -23,10 +23,11 @@ MAMBAS = ("Mamba", "FalconMamba")  # those that can take mambapy's scan
 
 
 class Size(NamedTuple):
-    """Width of the model and steps of the sequence."""
+    """Width of the model, steps of a sequence, and sequences."""
 
     width: int
     time: int
+    batch: int = 1
 
 
 FULL = (Size(256, 512), Size(256, 2048))
@@ -129,7 +130,7 @@ class ModelWork:
 
     @cached_property
     def tokens(self) -> Tensor:
-        return torch.randint(VOCABULARY, (1, self.size.time), generator=torch.Generator().manual_seed(0))
+        return torch.randint(VOCABULARY, (self.size.batch, self.size.time), generator=torch.Generator().manual_seed(0))
 
     @cached_property
     def before(self) -> Any:
@@ -160,7 +161,8 @@ class ModelWork:
 
 
 def work_of(task: str, call: Any, results: Any, name: str, size: Size, products: bool = False) -> ModelWork:
-    return ModelWork(f"{name} {size.width}, {task} {size.time}", name, size, call, results, products)
+    sequences = "" if size.batch == 1 else f", batch {size.batch}"
+    return ModelWork(f"{name} {size.width}, {task} {size.time}{sequences}", name, size, call, results, products)
 
 
 def _now(function: Callable[[Any, Tensor], object], model: Any, tokens: Tensor) -> Call:

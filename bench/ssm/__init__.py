@@ -9,7 +9,8 @@ floor      selective_scan forward, and its gradients, against the multiply-adds 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -30,18 +31,23 @@ ROWS = tables.ROWS | {"inference": tables.peers_row, "step": tables.peers_row}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     session.add_arguments(parser, SECTIONS)
+    parser.add_argument("--batch", type=int, default=1, help="rows of each argument; steps have 1 and 8")
 
 
-def inference(options: Options) -> Iterator[Record]:
-    for shape in [cases.QUICK] if options.quick else cases.FORWARD_SHAPES:
+def shapes(full: Sequence[cases.Shape], batch: int, options: Options) -> list[cases.Shape]:
+    return [(batch, *shape[1:]) for shape in ([cases.QUICK] if options.quick else full)]
+
+
+def inference(batch: int, options: Options) -> Iterator[Record]:
+    for shape in shapes(cases.FORWARD_SHAPES, batch, options):
         task = cases.selective_inference(shape)
         chosen = options.chosen(peers.inference_entrants(task, options.compile))
         for threads in options.threads:
             yield race(task, chosen, threads, options.budget, options.stirring())
 
 
-def with_gradients(options: Options) -> Iterator[Record]:
-    for shape in [cases.QUICK] if options.quick else cases.GRADIENT_SHAPES:
+def with_gradients(batch: int, options: Options) -> Iterator[Record]:
+    for shape in shapes(cases.GRADIENT_SHAPES, batch, options):
         work = cases.selective_work(shape)
         chosen = options.chosen(peers.entrants(work, options.compile))
         for threads in options.threads:
@@ -57,11 +63,11 @@ def step(options: Options) -> Iterator[Record]:
                 yield race(task, chosen, threads, options.budget, options.stirring())
 
 
-def floor(options: Options) -> Iterator[Record]:
+def floor(batch: int, options: Options) -> Iterator[Record]:
     """One thread, whose rate does not depend on its neighbours."""
     use_threads(1)
     product, _ = limits.best_product(1, options.budget)
-    for shape in [cases.QUICK] if options.quick else cases.FORWARD_SHAPES[1:]:
+    for shape in shapes(cases.FORWARD_SHAPES[1:], batch, options):
         work = cases.selective_work(shape)
         work.check()
         task = cases.selective_inference(shape)
@@ -91,5 +97,11 @@ def floor(options: Options) -> Iterator[Record]:
 def main(arguments: argparse.Namespace) -> Record:
     """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
     options = session.read_options("ssm", arguments, SECTIONS)
-    sections = {"inference": inference, "peers": with_gradients, "step": step, "floor": floor}
+    batch = arguments.batch
+    sections = {
+        "inference": partial(inference, batch),
+        "peers": partial(with_gradients, batch),
+        "step": step,
+        "floor": partial(floor, batch),
+    }
     return session.measure("ssm", options, sections, HEADERS, ROWS)
