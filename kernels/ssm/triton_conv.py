@@ -64,7 +64,8 @@ def _sees(where, t, p):
         return p >= _sequence_of(where, t)[1]
     elif labels is not None:
         labels += row * time
-        return tl.load(labels + t, (t >= 0) & (t < time), -1) == tl.load(labels + p, (p >= 0) & (p < time), -2)
+        own = tl.load(labels + t, (t >= 0) & (t < time), -1)
+        return (own == tl.load(labels + p, (p >= 0) & (p < time), -1)) & (own >= 0)
     else:
         return p >= 0
 
@@ -74,7 +75,7 @@ def _input(where, source, d, t, shift, back, W: tl.constexpr, STATE: tl.constexp
     """x at steps t + shift - back as steps t + shift see it: 0, or from `first`, if it is of another sequence"""
     x, x_channel, x_time, _, _, first, channels = source
     p = t + (shift - back)
-    y = tl.load(x + d * x_channel + p * x_time, (p >= 0) & (p < where[4]) & (d < channels), 0).to(STATE)
+    y = tl.load(x + d * x_channel + p * x_time, (p >= 0) & (p < where[3]) & (d < channels), 0).to(STATE)
     y = tl.where(_sees(where, t + shift, p), y, 0)
     if first is not None:
         s, begin = _sequence_of(where, t + shift)

@@ -22,7 +22,8 @@ template <class T> struct Taps {
     static FASTITER_INLINE vec<T> own(int64_t, vec<T> y) { return y; }
 };
 
-// The same where each step belongs to a sequence: inputs of others are 0, and so is a result without a sequence.
+// The same where each step belongs to a sequence: inputs of others and of none are 0, and so is a result without a
+// sequence.
 template <class T> struct LabelledTaps {
     Taps<T> taps;
     const label<T>* labels; // of the steps
@@ -33,7 +34,8 @@ template <class T> struct LabelledTaps {
         return mask<T>{} + labels[i + j];
     }
     FASTITER_INLINE vec<T> operator()(int64_t i, int64_t j) const {
-        return select<T>(label_at(i, j) == label_at(i, self), taps(i, j), vec<T>{});
+        const mask<T> label = label_at(i, j);
+        return select<T>((label == label_at(i, self)) & (label >= mask<T>{}), taps(i, j), vec<T>{});
     }
     FASTITER_INLINE vec<T> own(int64_t i, vec<T> y) const {
         return select<T>(label_at(i, self) >= mask<T>{}, y, vec<T>{});

@@ -54,6 +54,13 @@ class Cut(NamedTuple):
         """The number of sequences."""
         return batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
 
+    def is_valid(self, batch: int, time: int) -> Array:
+        """Whether each step of each row belongs to a sequence, (B, T)."""
+        valid = np.zeros((batch, time), bool)
+        for _, row, steps in self.sequences(batch, time):
+            valid[row, steps.start : steps.stop] = True
+        return valid
+
     def restarts(self, row: int, t: int) -> bool:
         """Whether the state before step t counts as zero."""
         return self.reset is not None and bool(self.reset[t] if self.reset.ndim == 1 else self.reset[row, t])
@@ -151,7 +158,7 @@ def backward(
     """The gradient of <dout, out> + <dlast, last>; a cotangent of None is zero.
 
     Gradients of optional arguments are returned even if these are None, for the values that leave out the term. Those
-    of complex arguments are torch's: the conjugate of the derivative.
+    of complex arguments are torch's: the conjugate of the derivative. Those of steps past the lengths are zero.
     """
     cut = Cut() if cut is None else cut
     steps = _Steps(delta, A, B, C, delta_bias, delta_softplus)
@@ -159,9 +166,10 @@ def backward(
     dout = np.zeros_like(y) if dout is None else dout
     gate = np.ones_like(y) if z is None else z * sigmoid(z)
     s = np.ones_like(y) if z is None else sigmoid(z)
-    dz = dout * y * s * (1 + (0 if z is None else z) * (1 - s))
-    dy = dout * gate
     batch, channels, time = u.shape
+    valid = cut.is_valid(batch, time)[:, None]
+    dz = np.where(valid, dout * y * s * (1 + (0 if z is None else z) * (1 - s)), 0)
+    dy = np.where(valid, dout * gate, 0)
     shape = (cut.count(batch), *A.shape)
     first = np.zeros(shape, A.dtype) if initial_state is None else initial_state.astype(A.dtype)
     dfirst = np.zeros(shape, A.dtype) if dlast is None else dlast.astype(A.dtype)
@@ -195,7 +203,7 @@ def backward(
             dh = np.zeros_like(dh) if cut.restarts(row, t) else dh * np.conj(a)
         dfirst[state] = dh
     dB, dC = (_of_groups(g, x) for g, x in ((dB, B), (dC, C)))
-    ddelta = dd * steps.slope
+    ddelta = np.where(valid, dd * steps.slope, 0)
     return Gradients(du, ddelta, dA, dB, dC, dD, dz, ddelta.sum((0, 2)), dfirst)
 
 

@@ -126,6 +126,8 @@ def ssd(
         y = y + (D if D.dim() == 2 else D.unsqueeze(1)).to(y.dtype) * x
     if z is not None:
         y = y * silu(z.to(y.dtype))
+    if cut[1] is not None:
+        y = _valid(y, cut[1])  # whatever the gradient of what lies beyond is
     return y.to(x.dtype), last.transpose(2, 3)
 
 
