@@ -1,4 +1,4 @@
-"""mLSTM's gates: with lf = log sigmoid(f) and m = max(lf + m', i), the decay e^(lf + m' - m) and the factor e^(i - m).
+"""mLSTM's gates: with lf = log sigmoid(f) and m = max(lf + m', i), the decay e^(lf - (m - m')) and factor e^(i - m).
 
 A lane is a head of a sequence and takes its steps one after the other; it reads UNROLL of them before it computes.
 """
@@ -83,9 +83,11 @@ def mlstm_gates_fwd_kernel(
             read = read + (_ahead(at_i, at_f, at_reset, count * 0 + k + u, k + u < count, i_time, f_time, STATE),)
         for u in tl.static_range(UNROLL):
             here, at = k + u < count, to + (k + u) * heads
-            kept = _log_sigmoid(read[u][1]) + tl.where(read[u][2], 0.0, state)
+            log_forget, former = _log_sigmoid(read[u][1]), tl.where(read[u][2], 0.0, state)
+            kept = log_forget + former
             new = tl.where((kept > read[u][0]) | (kept != kept), kept, read[u][0])
-            tl.store(decay + at, tl.exp(kept - new), here)
+            # With what the sum has lost by rounding, which would add up over the steps
+            tl.store(decay + at, tl.exp(log_forget - (new - former)), here)
             tl.store(enter + at, tl.exp(read[u][0] - new), here)
             tl.store(m + at, new, here)
             state = tl.where(here, new, state)

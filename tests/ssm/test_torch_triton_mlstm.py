@@ -84,6 +84,23 @@ def test_storage_types(device: str, gpu_kernels: Any) -> None:
         assert float((x.detach().float() - e.detach()).abs().max()) <= torch.finfo(x.dtype).eps * 8 * scale
 
 
+def test_a_long_sequence_with_a_large_maximum(device: str, gpu_kernels: Any) -> None:
+    """What each step's rounding of m loses, 3e-5 for m near 1000, must not add up in the decays."""
+    rng, steps = np.random.default_rng(0), np.arange(400).reshape(1, -1, 1, 1)
+    q, k, v = (rng.random(steps.shape) + 1 for _ in range(3))
+    f = np.full(steps.shape[:3], 3.5, np.float32)  # the same at all steps, so that rounding goes the same way
+    i = 995 - np.cumsum(np.logaddexp(0, -f.astype(np.float64)), 1) + rng.standard_normal(f.shape)
+    arrays = [q, k, v + steps / 100, i, f]
+    state = [np.full(shape, x) for shape, x in (((1, 1, 1, 1), 1.0), ((1, 1, 1), 1.0), ((1, 1), 1000.0))]
+    given = [torch.from_numpy(x.astype(np.float32)).to(device) for x in (*arrays, *state)]
+    found = mlstm(*given[:5], initial_state=tuple(given[5:]))[0]
+    gpu_kernels.undo()  # the CPU's kernels, in float64
+    wide = [x.cpu().double() for x in given]
+    exact = mlstm(*wide[:5], initial_state=tuple(wide[5:]))[0]
+    error = float((found.cpu().double() - exact).abs().max() / exact.abs().max())
+    assert error <= 2e-5
+
+
 def test_the_path_to_a_card() -> None:
     with torch.no_grad(), FakeTensorMode():
         q, v, i = (torch.empty(2, 70, 2, *width, device="cuda") for width in ((8,), (16,), ()))
