@@ -95,6 +95,7 @@ class Batch:
         if not is_sparse(pattern):
             raise TypeError(f"Batch: pattern must be a sparse matrix, got {type_name(pattern)}")
         self.blocksize: tuple[int, int] | None = pattern.blocksize if pattern.format == "bsr" else None
+        check_pattern("Batch", "pattern", pattern)
         pattern = in_rows("Batch", "pattern", pattern)
         entries = len(pattern.indices)
         if values.ndim != 2 or values.shape[1] != entries or len(values) == 0:
@@ -129,11 +130,19 @@ def is_sparse(A: object) -> bool:
 
 
 def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
+    """Return the pointers and indices of a compressed format; all that depends on their lengths is checked."""
+    for array in (A.indptr, A.indices):
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            got = f"dtype {array.dtype} and shape {array.shape}"
+            raise ValueError(f"{function}: {name} must have lists of integers for its pattern, got {got}")
     if len(A.data) != len(A.indices):  # possible in a matrix that was filled in by hand
         got = f"{len(A.indices)} and {len(A.data)}"
         raise ValueError(f"{function}: {name} must have as many values as columns of entries, got {got}")
     if max(A.shape) > MAX_ROWS:
         raise ValueError(f"{function}: {name} must have at most {MAX_ROWS} rows and columns, got shape {A.shape}")
+    lines = _lines(A)[0]
+    if len(A.indptr) != lines + 1:
+        raise ValueError(f"{function}: {name} must have {lines + 1} pointers to go with its shape, got {len(A.indptr)}")
     column = np.ascontiguousarray(A.indices, np.int32)
     if column.dtype != A.indices.dtype and not np.array_equal(column, A.indices):
         place = int(np.argmax(column != A.indices))
@@ -141,6 +150,13 @@ def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
         of = "" if A.format == "csr" else " of blocks"
         raise ValueError(f"{function}: {name} must have columns below 2**31, got {A.indices[place]} in row {row}{of}")
     return np.ascontiguousarray(A.indptr, np.int64), column
+
+
+def _lines(A: Any) -> tuple[int, int]:
+    """Return how many rows, columns or rows of blocks a compressed format has, and the end of its indices."""
+    height, width = A.blocksize if A.format == "bsr" else (1, 1)
+    rows, columns = A.shape[0] // max(height, 1), A.shape[1] // max(width, 1)
+    return (columns, rows) if A.format == "csc" else (rows, columns)
 
 
 def check_square(function: str, A: Any) -> None:
@@ -170,22 +186,30 @@ def read_csr(function: str, A: Any) -> Csr:
 
 
 def in_rows(function: str, name: str, A: Any) -> Any:
-    """Return ``A`` in CSR, by scipy, which trusts indices as memory offsets: they are checked before."""
-    if A.format in ("csc", "bsr"):
+    """Return ``A`` in CSR, by scipy; the pattern is checked before, except that of CSR, which is read as it is."""
+    if A.format == "csr":
+        return A
+    check_pattern(function, name, A)
+    return A.tocsr()
+
+
+def check_pattern(function: str, name: str, A: Any) -> None:
+    """Refuse a pattern that leads outside its arrays: scipy trusts it as memory offsets."""
+    if A.format in ("csr", "csc", "bsr"):
         start, index = _indices(function, name, A)
-        height, width = A.blocksize if A.format == "bsr" else (1, 1)
-        rows, columns = A.shape[0] // height, A.shape[1] // width
-        lines, most, of = (columns, rows, "column") if A.format == "csc" else (rows, columns, "row of blocks")
-        if len(start) == lines + 1:  # scipy raises if not
-            fault, line = _core.relax.check(0, lines, most, len(index), start, index, np.ones(len(index), np.float32))
-            _refuse(function, name, fault, f"{of} {line}", "rows" if A.format == "csc" else "columns", most)
+        lines, end = _lines(A)
+        line = {"csr": "row", "csc": "column", "bsr": "row of blocks"}[A.format]
+        fault, where = _core.relax.check(0, lines, end, len(index), start, index, np.ones(len(index), np.float32))
+        _refuse(function, name, fault, f"{line} {where}", "rows" if A.format == "csc" else "columns", end)
     if A.format == "coo":
+        lengths = {len(A.data), *map(len, A.coords)}
+        if len(lengths) > 1:
+            raise ValueError(f"{function}: {name} must have a row and a column for each value, got {sorted(lengths)}")
         for axis, index in enumerate(A.coords):
             if index.size and not 0 <= index.min() <= index.max() < A.shape[axis]:
                 _refuse(
                     function, name, _COLUMN, f"entry {int(index.argmax())}", ("rows", "columns")[axis], A.shape[axis]
                 )
-    return A if A.format == "csr" else A.tocsr()
 
 
 def _refuse(function: str, name: str, fault: int, where: str, what: str, end: int) -> None:

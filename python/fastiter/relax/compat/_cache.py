@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ... import _core
 from ..._check import refuse_mask, type_name
 from .. import _vectors
-from .._matrix import Batch, Csr, check_square, read_csr
+from .._matrix import Batch, Csr, check_pattern, check_square, read_csr
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -50,6 +50,8 @@ class Seen:
 
     def wide(self) -> Any:
         """Return A in a dtype of the kernels: for BSR, tobsr() leaves the blocks of a row in any order."""
+        if not isinstance(self.A, np.ndarray):
+            check_pattern(self.function, "A", self.A)
         return wide(self.A.sorted_indices() if getattr(self.A, "format", "") == "bsr" else self.A)
 
 

@@ -116,6 +116,7 @@ def gauss_seidel_ne(
     fastiter.relax.kaczmarz : Solves until the residual is small.
     """
     seen = Seen("gauss_seidel_ne", A)
+    seen.csr()  # checks A before products with it
     if Dinv is not None:
         check_close(seen, Dinv, squares_of(A, 1))
     sweep_over(seen, x, b, iterations, sweep, method="kaczmarz", omega=omega)
@@ -150,10 +151,10 @@ def gauss_seidel_nr(
     gauss_seidel_ne : On the other normal equations.
     """
     seen = Seen("gauss_seidel_nr", A)
-    if Dinv is not None:
-        check_close(seen, Dinv, squares_of(A, 0))
     halves, count = check_sweep(seen.function, sweep), number_of(seen, "iterations", iterations)
     seen.csr()  # checks A before products with it
+    if Dinv is not None:
+        check_close(seen, Dinv, squares_of(A, 0))
     how = {"omega": real_factor_of(seen, omega), "symmetric": sweep == "symmetric"}
     dtype = np.complex128 if A.dtype.kind == "c" else np.float64
     wide, scale = seen.get(("scaled", 0), lambda: in_range(A.astype(dtype), 0))  # x is in units of the scale
