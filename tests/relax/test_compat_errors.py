@@ -82,8 +82,8 @@ REFUSED: list[tuple[type[Exception], str, Any]] = [
     *(
         (
             TypeError,
-            f"{call.__name__}: x must have dtype float32, .*, got int64",
-            lambda x, b, call=call: call(MATRIX, x.astype(int), b.astype(int)),
+            rf"{call.__name__}: x must .* \(x.astype\(float\) does\), as it is updated in place, got int64",
+            lambda x, b, call=call: call(MATRIX, x.astype(int), b),
         )
         for call in (ours.gauss_seidel, ours.jacobi, ours.jacobi_ne, ours.gauss_seidel_nr, ours.schwarz)
     ),

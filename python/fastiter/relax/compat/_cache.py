@@ -100,7 +100,10 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
     refuse_mask(function, "x", x)
     refuse_mask(function, "b", b)
     if x.dtype.kind not in "fc":
-        raise TypeError(f"{function}: x must have dtype float32, float64, complex64 or complex128, got {x.dtype}")
+        raise TypeError(
+            f"{function}: x must have dtype float32, float64, complex64 or complex128 (x.astype(float) does), as it is "
+            f"updated in place, got {x.dtype}"
+        )
     if x.dtype != b.dtype:
         raise TypeError(f"{function}: b must have dtype {x.dtype} like x, got {b.dtype}")
     _vectors.check_writable(function, x, b)
