@@ -57,11 +57,11 @@ def accelerate(
     transformers, the selective scans of Mamba, FalconMamba, Jamba and Zamba, Mamba-2's scan in Mamba2, Bamba, FalconH1,
     GraniteMoeHybrid, NemotronH and Zamba2, the gated delta rule of Qwen3-Next, Qwen3.5 and OlmoHybrid, the delta
     attention of KimiLinear, the causal convolutions of these and of Lfm2, MiniMax's lightning attention, xLSTM's mLSTM,
-    and the linear recurrences of RecurrentGemma and RWKV-4; the mLSTM of mlstm_kernels and of xlstm's blocks; layers of
-    flash-linear-attention, which do not run on CPUs otherwise; and the blocks of mambapy. Most are recognised by
-    functions, not by classes: a module whose methods use one of them is accelerated if the parameters of the function
-    are those that are known, and a trial on a few numbers gives the same results. Mixers whose code is known run as a
-    whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next and Qwen3.5.
+    and the linear recurrences of RecurrentGemma and RWKV-4; the mLSTM of mlstm_kernels and of xlstm's blocks; modules
+    of mamba_ssm and layers of flash-linear-attention, which do not run on CPUs otherwise; and the blocks of mambapy.
+    Most are recognised by functions, not by classes: a module whose methods use one of them is accelerated if the
+    parameters of the function are those that are known, and a trial on a few numbers gives the same results. Mixers
+    whose code is known run as a whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next and Qwen3.5.
 
     On tensors that are not on the CPU, for packed sequences, and in steps with a cache where a gradient is needed, an
     accelerated model runs its own functions.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import warnings
+from functools import update_wrapper
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..._torch.derived_class import derive
 from . import older, rules
+from .fla import on_cpus
 from .layers import linear_forward
 from .mixers import whole_mixer
 from .rebind import globals_of, methods_of, names_of, rebound
@@ -44,7 +46,7 @@ def plan_for(of: Class) -> Plan | None:
     """Return what can be accelerated in objects of a class, None if it has no recurrence that is known."""
     if of is nn.Linear:
         return Plan({"forward": linear_forward}, {"forward": "fastiter's matrix product"}, None)
-    methods = methods_of(of)
+    methods = rules.methods_mixed_in(of) | methods_of(of)
     paths = older.paths_of(methods)
     if paths is not None:
         return _plan_for_older(paths)
@@ -86,7 +88,7 @@ def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchan
         return [_Exchange(name, rule, method)]
     used = globals_of(method)
     if name != "__init__":
-        found = ((key, rules.rule_for_global(of, key, theirs), theirs) for key, theirs in used.items())
+        found = ((key, rules.rule_for_global(method, key, theirs), theirs) for key, theirs in used.items())
         return [_Exchange(key, rule, theirs) for key, rule, theirs in found if rule is not None]
     kept = {key: rules.ATTRIBUTES[key] for key in rules.ATTRIBUTES if key in names_of(method)}
     return [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in kept.items() if name in used]
@@ -99,7 +101,12 @@ def _overrides(of: Class, name: str, method: types.FunctionType, found: list[_Ex
     if name == "__init__":
         return {key: _attribute(key, rule) for key, rule, _ in found}
     ours = {key: rule.make(theirs) for key, rule, theirs in found}
-    return {name: rebound(method, ours) if rules.rule_of(of, name) is None else ours[name]}
+    if rules.rule_of(of, name) is not None:
+        return {name: ours[name]}
+    made = rebound(method, ours)
+    # A name that is None has the method take another path, which has to stay as it is on other devices.
+    is_another_path = any(theirs is None for _, _, theirs in found)
+    return {name: update_wrapper(on_cpus(made)(method), method) if is_another_path else made}
 
 
 def _attribute(name: str, rule: rules.Rule) -> property:

@@ -7,6 +7,7 @@ model's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,6 +31,16 @@ def in_float64_if(x: Tensor, *weights: Tensor | None) -> tuple[Any, ...]:
     if x.dtype != torch.float64:
         return weights
     return tuple(None if w is None else w.double() for w in weights)
+
+
+class WithCuda:
+    """torch with other functions in torch.cuda, for code that uses a GPU beside its tensors."""
+
+    def __init__(self, **functions: Any) -> None:
+        self.cuda = SimpleNamespace(**functions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
 
 
 def scan(theirs: Function) -> Function:

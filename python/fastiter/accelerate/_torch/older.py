@@ -20,7 +20,7 @@ from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
 from ...ssm._torch.functional import selective_scan, selective_state_update
 from . import mamba2
 from .conv import ACTIVATIONS
-from .functions import in_float64_if, on_cpu
+from .functions import WithCuda, in_float64_if, on_cpu
 from .rebind import names_of, parameters_of, rebound
 
 _NO_LIMITS = (0.0, math.inf)
@@ -103,15 +103,6 @@ class _Evaluated:
         return getattr(self._mixer, name)
 
 
-class _Torch:
-    """torch for a path that makes the GPU of its tensors the current one, as FalconH1's does."""
-
-    cuda = types.SimpleNamespace(device=lambda _: nullcontext())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
 # ---- The functions of mamba_ssm and causal_conv1d that it calls -----------------------------------------------------
 
 
@@ -167,7 +158,7 @@ def _causal_conv1d_update(
 
 
 _FUNCTIONS: dict[str, Any] = {
-    "torch": _Torch(),
+    "torch": WithCuda(device=lambda _: nullcontext()),  # FalconH1's makes the GPU of its tensors the current one
     "selective_scan_fn": _selective_scan_fn,
     "selective_state_update": _selective_state_update,
     "mamba_chunk_scan_combined": _chunk_scan,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import attention, conv, fla, functions, mamba2, rwkv
+from . import attention, conv, fla, functions, mamba2, mamba_ssm, rwkv
 from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -24,6 +24,7 @@ class Rule(NamedTuple):
     `by` is the name of ours below ``fastiter.torch``, `IN_TORCH` if it has operations of torch alone, None if it does
     nothing. `more` are calls that the model's function
     may refuse; ours then need not agree. `calls_of` returns calls for a module, where it says how the function works.
+    `may_be_none` is whether the model's may be None where its package is missing.
     """
 
     parameters: tuple[str, ...]
@@ -32,6 +33,7 @@ class Rule(NamedTuple):
     calls: Callable[[], list[Call]]
     more: Callable[[], list[Call]] = list
     calls_of: Callable[[Any], list[Call]] | None = None
+    may_be_none: bool = False
 
 
 def _randn(*shape: int) -> Tensor:
@@ -266,7 +268,7 @@ ATTRIBUTES = {
     "recurrent_gated_delta_rule": "torch_recurrent_gated_delta_rule",
 }
 #: Functions in a module's methods that ours have no function for
-FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda"}
+FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda", "mamba3_siso_combined"}
 
 
 _CONVOLUTIONS = ("causal_conv1d", "ShortConvolution")
@@ -280,28 +282,49 @@ for _name in _CONVOLUTIONS:
     OF_FLA[_name] = OF_FLA[_name]._replace(by="ssm.causal_conv1d")
 
 
-def rule_for_global(of: type, name: str, theirs: Any) -> Rule | None:
+#: Functions of mamba_ssm and causal_conv1d, which have no trial either
+OF_MAMBA_SSM = {
+    name: Rule(names, fla.on_cpus(ours), by, list, may_be_none=True)
+    for name, (names, ours, by) in mamba_ssm.FUNCTIONS.items()
+}
+OF_MAMBA_SSM["decode"] = Rule(("input_ids", "model", "max_length"), mamba_ssm.decode, IN_TORCH, list)
+_OF_PACKAGES = {"fla": OF_FLA, "mamba_ssm": OF_MAMBA_SSM, "causal_conv1d": OF_MAMBA_SSM}
+
+
+def rule_for_global(method: functions.Function, name: str, theirs: Any) -> Rule | None:
     """Return the rule for a function that a method finds by a global name, None if it is not one that is known.
 
-    transformers has functions of fla under the names of its own; fla's layers know fla's alone.
+    transformers has functions of fla under the names of its own; fla's layers know fla's alone. In the modules of
+    mamba_ssm, the functions of packages that are missing are None.
     """
-    own = OF_FLA.get(name) if _is_of_fla(theirs) else None
-    return own if own is not None or _is_of_fla(of) else GLOBALS.get(name)
+    package = _package_of(method)
+    own = _OF_PACKAGES.get(package if theirs is None else _package_of(theirs), {}).get(name)
+    return own if own is not None or package in _OF_PACKAGES else GLOBALS.get(name)
 
 
 def rule_of(of: type, method: str) -> Rule | None:
     """Return the rule for a method of a class, None if the method is not one that is known."""
-    if _is_of_fla(of):
-        return OF_FLA.get(of.__name__) if method == "forward" else None
+    package = _package_of(of)
+    if package in _OF_PACKAGES:
+        return _OF_PACKAGES[package].get(of.__name__) if method == "forward" else None
     return METHODS.get(method) or CLASSES.get(of.__name__, {}).get(method)
 
 
-def _is_of_fla(x: Any) -> bool:
-    return str(getattr(x, "__module__", "")).partition(".")[0] == "fla"
+def methods_mixed_in(of: type[nn.Module]) -> dict[str, Any]:
+    """Return the functions of a class's bases that are no modules, in packages whose functions are known."""
+    bases = [base for base in reversed(of.__mro__) if not issubclass(base, nn.Module)]
+    found = (vars(base).items() for base in bases if _package_of(base) in _OF_PACKAGES)
+    return {name: value for items in found for name, value in items if isinstance(value, FunctionType)}
+
+
+def _package_of(x: Any) -> str:
+    return str(getattr(x, "__module__", "")).partition(".")[0]
 
 
 def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:
     """Return why ours cannot stand for a function, None if it can."""
+    if theirs is None and rule.may_be_none:
+        return None
     if not callable(theirs):
         return f"its {name} is {theirs!r}, not a function"
     found = parameters_of(theirs)
