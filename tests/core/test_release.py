@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from importlib.metadata import metadata, version
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def test_citation_and_changelog_have_the_version() -> None:
         fastiter.__version__
     ]
     assert f"## {fastiter.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_windows_is_refused_before_a_compiler_is_looked_for(tmp_path: Path) -> None:
+    cmake = [sys.executable, "-m", "cmake", "-S", ROOT, "-B", tmp_path, "-DSKBUILD_PROJECT_VERSION=0.0.0"]
+    done = subprocess.run([*cmake, "-DCMAKE_SYSTEM_NAME=Windows"], capture_output=True, text=True)
+    assert done.returncode != 0
+    sentence = "fastiter does not run on Windows, as its threads and memory are POSIX's: install it in WSL"
+    assert sentence in " ".join(done.stderr.split())
+    assert "compiler" not in done.stdout
 
 
 @pytest.mark.parametrize("path", tracked(".github/workflows/*.yml"), ids=lambda path: path.name)
