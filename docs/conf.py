@@ -48,6 +48,8 @@ NAMESPACES = {
     "fastiter.ssm": "Arrays: state-space models, matrix memories, short convolutions",
     "fastiter.quant": "Arrays: number formats and arithmetic on them",
     "fastiter.relax": "Arrays: relaxation of linear systems",
+    "fastiter.mdp": "Arrays: Markov decision processes",
+    "fastiter.mdp.examples": "Arrays: example decision processes",
     "fastiter.torch": "Tensors: functions",
     "fastiter.torch.nn": "Tensors: modules",
     "fastiter.torch.ssm": "Tensors: state-space models, matrix memories, short convolutions",

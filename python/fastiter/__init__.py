@@ -8,6 +8,7 @@ Newton along time     :func:`paragru`, :func:`paralstm`, :func:`paraslstm`
 state-space models    :mod:`fastiter.ssm`
 number formats        :mod:`fastiter.quant`
 linear systems        :mod:`fastiter.relax`
+decision processes    :mod:`fastiter.mdp`
 GPU kernel shapes     :mod:`fastiter.tune`
 this machine          :func:`show_config`, :func:`set_num_threads`, :func:`release_memory`
 ====================  ================================================================================================
@@ -29,7 +30,7 @@ from .rnn import RnnResult, RnnStates, elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 
 if _TYPE_CHECKING:
-    from . import quant, relax, ssm, tune
+    from . import mdp, quant, relax, ssm, tune
 
 __all__ = [
     "BackendError",
@@ -46,6 +47,7 @@ __all__ = [
     "gru",
     "linear_scan",
     "lstm",
+    "mdp",
     "paragru",
     "paralstm",
     "paraslstm",
@@ -59,7 +61,7 @@ __all__ = [
     "tune",
 ]
 
-_ON_FIRST_ACCESS = ("quant", "relax", "ssm", "torch", "tune")
+_ON_FIRST_ACCESS = ("mdp", "quant", "relax", "ssm", "torch", "tune")
 
 _publish(globals())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +36,27 @@ def check_choice(function: str, name: str, value: object, choices: Sequence[str]
         raise TypeError(f"{function}: {listed}, got {type_name(value)}")
     if value not in choices:
         raise ValueError(f"{function}: {listed}, got {value!r}")
+
+
+def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:
+    """Return ``x`` as a float; refuse anything but a finite number >= 0 (or > 0)."""
+    if isinstance(x, bool) or not isinstance(x, numbers.Real):
+        raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
+    value = float(x)
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{function}: {name} must be finite and {'at least' if zero else 'above'} 0, got {x}")
+    return value
+
+
+def count(function: str, name: str, x: object, least: int = 0, most: int | None = None) -> int:
+    """Return ``x`` as an int; refuse anything but an integer from ``least`` on, or up to ``most``."""
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
+        raise TypeError(f"{function}: {name} must be an int, got {type_name(x)}")
+    if x < least:
+        raise ValueError(f"{function}: {name} must be at least {least}, got {x}")
+    if most is not None and x > most:
+        raise ValueError(f"{function}: {name} must be at most {most}, got {x}")
+    return int(x)
 
 
 def fits_float(number: Any) -> bool:

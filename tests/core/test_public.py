@@ -12,7 +12,7 @@ import pytest
 
 import fastiter
 
-PACKAGES = ("fastiter", "fastiter.quant", "fastiter.relax", "fastiter.ssm", "fastiter.rnn", "fastiter.scan")
+PACKAGES = tuple(f"fastiter{name}" for name in ("", ".mdp", ".quant", ".relax", ".ssm", ".rnn", ".scan"))
 WITH_TORCH = (
     "fastiter.torch",
     "fastiter.torch.nn",

@@ -4,6 +4,7 @@ from typing import Any
 
 from . import delta as delta
 from . import dense as dense
+from . import mdp as mdp
 from . import newton as newton
 from . import quant as quant
 from . import relax as relax

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..delta import reference as delta
+from ..mdp import reference as mdp
 from ..newton import reference as newton
 from ..quant.reference import arrays as quant_arrays
 from ..quant.reference import fixed
@@ -16,6 +17,7 @@ from ..scan import reference as scan
 __all__ = [
     "delta",
     "fixed",
+    "mdp",
     "newton",
     "quant",
     "quant_arrays",

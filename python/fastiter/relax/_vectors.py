@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, type_name
+from .._check import check_array
+from .._check import count as count
+from .._check import positive as positive
 from ._matrix import DTYPES, VECTORS
 from ._prepare import System
 
@@ -102,24 +102,3 @@ def norm(r: Array) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         found: Array = scale * np.sqrt((np.abs(r / scale).astype(np.float64) ** 2).sum(axis=0))
     return np.where(np.isnan(r).any(axis=0), np.nan, found)
-
-
-def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:
-    """Return ``x`` as a float; refuse anything but a finite number >= 0 (or > 0)."""
-    if isinstance(x, bool) or not isinstance(x, numbers.Real):
-        raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
-    value = float(x)
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{function}: {name} must be finite and {'at least' if zero else 'above'} 0, got {x}")
-    return value
-
-
-def count(function: str, name: str, x: object, least: int = 0, most: int | None = None) -> int:
-    """Return ``x`` as an int; refuse anything but an integer from ``least`` on, or up to ``most``."""
-    if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
-        raise TypeError(f"{function}: {name} must be an int, got {type_name(x)}")
-    if x < least:
-        raise ValueError(f"{function}: {name} must be at least {least}, got {x}")
-    if most is not None and x > most:
-        raise ValueError(f"{function}: {name} must be at most {most}, got {x}")
-    return int(x)

@@ -1,0 +1,111 @@
+// The bindings of fastiter.mdp.
+#include "core/arguments.hpp"
+#include "mdp/model.hpp"
+#include "mdp/pattern.hpp"
+
+namespace fastiter::mdp {
+namespace {
+
+// bits: 32 or 64, of weights, rewards and values
+template <class F> auto with_process(int bits, int64_t states, const py::tuple& arrays, F f) {
+    return with_float(bits, [&]<class T>() {
+        Process<T> p;
+        p.states = states;
+        p.row = address<const int64_t>(py::handle(arrays[0])), p.entry = address<const int64_t>(py::handle(arrays[1]));
+        p.next = address<const int32_t>(py::handle(arrays[2]));
+        p.weight = address<const T>(py::handle(arrays[3])), p.reward = address<const T>(py::handle(arrays[4]));
+        return f(p);
+    });
+}
+
+std::unique_ptr<Model> model(int bits, int64_t states, const py::tuple& arrays) {
+    return with_process(bits, states, arrays, [](const auto& p) { return model_of(p); });
+}
+
+py::tuple check(int bits, int64_t states, const py::tuple& arrays, int64_t rows, int64_t entries, double tolerance) {
+    const Checked found = with_process(bits, states, arrays, [&](const auto& p) {
+        py::gil_scoped_release release;
+        return check_process(p, rows, entries, tolerance);
+    });
+    return py::make_tuple(int(found.fault), found.row, found.value, found.low, found.high);
+}
+
+int64_t predecessors_of(int bits, int64_t states, const py::tuple& arrays, py::handle start, py::handle before) {
+    int64_t* first = address<int64_t>(start);
+    int32_t* to = address<int32_t>(before);
+    return with_process(bits, states, arrays, [&](const auto& p) {
+        py::gil_scoped_release release;
+        return predecessors(p, first, to);
+    });
+}
+
+void absorbing_of(int bits, int64_t states, const py::tuple& arrays, bool idle, py::handle out) {
+    uint8_t* to = address<uint8_t>(out);
+    with_process(bits, states, arrays, [&](const auto& p) { absorbing(p, idle, to); });
+}
+
+int64_t order(int64_t states, py::handle start, py::handle before, py::handle goals, py::handle out) {
+    return order_from(states, address<const int64_t>(start), address<const int32_t>(before),
+                      address<const uint8_t>(goals), address<int32_t>(out));
+}
+
+std::pair<double, double> backup(Model& m, py::handle v, py::handle w, py::handle action, int64_t count,
+                                 double discount, py::handle reward) {
+    void *from = address<void>(v), *to = address<void>(w);
+    int32_t* chosen = address<int32_t>(action);
+    const void* own = address<const void>(reward);
+    py::gil_scoped_release release;
+    const Span span = m.backup(from, to, chosen, count, discount, own);
+    return {span.low, span.high};
+}
+
+double sweep(Model& m, py::handle v, py::handle order, int64_t count, double discount, double omega, bool exact) {
+    void* values = address<void>(v);
+    const int32_t* states = address<const int32_t>(order);
+    py::gil_scoped_release release;
+    return m.sweep(values, states, count, discount, omega, exact);
+}
+
+void action_values(Model& m, py::handle v, py::handle q, double discount) {
+    const void* from = address<const void>(v);
+    void* to = address<void>(q);
+    py::gil_scoped_release release;
+    m.action_values(from, to, discount);
+}
+
+std::unique_ptr<Model> chain(Model& m, py::handle action) { return m.chain(address<const int32_t>(action)); }
+
+std::unique_ptr<Model> permuted(Model& m, py::handle order) { return m.permuted(address<const int32_t>(order)); }
+
+std::unique_ptr<Prioritized> heap(Model& m, int bits, py::handle start, py::handle before, double discount,
+                                  double tolerance) {
+    return prioritized(m, bits == 64, address<const int64_t>(start), address<const int32_t>(before), discount,
+                       tolerance);
+}
+
+std::pair<int64_t, int64_t> run(Prioritized& p, py::handle v, int64_t most) {
+    void* values = address<void>(v);
+    py::gil_scoped_release release;
+    return p.run(values, most);
+}
+
+} // namespace
+
+void bind(py::module_& m) {
+    py::class_<Model>(m, "Model")
+        .def("backup", backup)
+        .def("sweep", sweep)
+        .def("action_values", action_values)
+        .def("chain", chain)
+        .def("permuted", permuted)
+        .def("transposed", &Model::transposed);
+    py::class_<Prioritized>(m, "Prioritized").def("run", run);
+    m.def("model", model);
+    m.def("prioritized", heap, py::keep_alive<0, 1>());
+    m.def("check", check);
+    m.def("predecessors", predecessors_of);
+    m.def("absorbing", absorbing_of);
+    m.def("order_from", order);
+}
+
+} // namespace fastiter::mdp

@@ -1,0 +1,64 @@
+// Bellman operators of a finite Markov decision process. The actions of state s are the rows row[s] .. row[s + 1], and
+// row j has a reward and the entries entry[j] .. entry[j + 1], each a next state and its weight (a probability, times
+// the row's own discount in a semi-Markov process):
+//
+//   q_j = reward_j + discount * sum over e of weight_e v[next_e]           w_s = max over the rows j of s of q_j
+//
+// Values are stored as T and accumulated in double. Sums follow the storage order of the entries, without fused
+// multiply-add, and each state is computed by one thread, so that results are bitwise the same for every instruction
+// set and number of threads. The lowest row wins a tie. A state without rows is terminal: its value is 0, its action -1.
+#pragma once
+#include "core/cpu/team.hpp"
+#include "core/tables.hpp"
+
+FASTITER_FAMILY(mdp)
+
+namespace fastiter::mdp {
+
+template <class T> struct Process {
+    int64_t states = 0;
+    const int64_t* row = nullptr;   // (states + 1); null: one row for each state
+    const int64_t* entry = nullptr; // (rows + 1)
+    const int32_t* next = nullptr;  // (entries)
+    const T* weight = nullptr;      // (entries)
+    const T* reward = nullptr;      // (rows)
+    int64_t length = 0;             // entries of every row; 0: they differ
+    double discount = 1;
+};
+
+// The least and the largest w - v of the states in a range; inf and -inf of none
+struct Span {
+    double low = 0, high = 0;
+};
+
+// v, w (states), apart; action (states) receives the row within its state, null: not needed. States [first, last)
+template <class T> struct Backup {
+    const T* v = nullptr;
+    T* w = nullptr;
+    int32_t* action = nullptr;
+    int64_t first = 0, last = 0;
+};
+
+// One sweep in place, in the given order of states (null: ascending), with v_s <- v_s + omega (w_s - v_s). exact: the
+// row's own weight of s is solved for, q_j = (reward_j + discount * sum without s) / (1 - discount * weight of s).
+template <class T> struct Sweep {
+    T* v = nullptr;
+    const int32_t* order = nullptr;
+    int64_t count = 0; // states in the order
+    double omega = 1;
+    bool exact = true;
+};
+
+template <class T> struct KernelsOf {
+    Span (*backup)(const Process<T>&, const Backup<T>&);
+    double (*sweep)(const Process<T>&, const Sweep<T>&); // returns the largest |change|
+    // w[i] = the backup of states[i]
+    void (*backups)(const Process<T>&, const T* v, const int32_t* states, int64_t count, double* w);
+    void (*action_values)(const Process<T>&, const T* v, T* q, int64_t first, int64_t last); // rows [first, last)
+};
+
+using Kernels = ByType<KernelsOf<float>, KernelsOf<double>>;
+
+FASTITER_TABLE(Kernels, kernels)
+
+} // namespace fastiter::mdp

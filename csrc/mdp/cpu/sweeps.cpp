@@ -1,0 +1,144 @@
+// Jacobi and Gauss-Seidel sweeps of the Bellman operator.
+#include "core/cpu/simd.hpp"
+#include "mdp/cpu/kernels.hpp"
+
+namespace fastiter::mdp::FASTITER_LEVEL {
+namespace {
+
+constexpr double kInfinity = __builtin_inf();
+constexpr int64_t kNear = 1 << 19; // bytes of v that stay in the second-level cache
+constexpr int64_t kAhead = 64;     // entries between a prefetch and its use
+
+struct Rows {
+    int64_t begin, end;
+};
+template <class T> FASTITER_INLINE Rows rows_of(const Process<T>& p, int64_t s) {
+    return p.row ? Rows{p.row[s], p.row[s + 1]} : Rows{s, s + 1};
+}
+
+// Row j's q. L: the entries of every row, 0 where they differ; Far: v is larger than the cache.
+template <class T, int L, bool Far> FASTITER_INLINE double action_value(const Process<T>& p, const T* v, int64_t j) {
+    double sum = 0;
+    const int64_t begin = L ? L * j : p.entry[j], end = L ? begin + L : p.entry[j + 1];
+#pragma GCC unroll 8
+    for (int64_t e = begin; e < end; ++e) {
+        if constexpr (Far) __builtin_prefetch(v + p.next[e + kAhead]);
+        sum += double(p.weight[e]) * double(v[p.next[e]]);
+    }
+    return double(p.reward[j]) + p.discount * sum;
+}
+
+struct Best {
+    double value;
+    int64_t row;
+};
+template <class T, int L, bool Far>
+FASTITER_INLINE Best best_of(const Process<T>& p, const T* v, int64_t begin, int64_t end) {
+    Best best{-kInfinity, begin};
+    for (int64_t j = begin; j < end; ++j) {
+        const double q = action_value<T, L, Far>(p, v, j);
+        best.row = q > best.value ? j : best.row;
+        best.value = q > best.value ? q : best.value;
+    }
+    return best;
+}
+
+template <class T, int L, bool Far>
+void backup_range(const Process<T>& p, const Backup<T>& b, int64_t first, int64_t last, Span& span) {
+    for (int64_t s = first; s < last; ++s) {
+        const Rows rows = rows_of(p, s);
+        if (rows.begin == rows.end) {
+            b.w[s] = 0;
+            if (b.action) b.action[s] = -1;
+            continue;
+        }
+        const Best best = best_of<T, L, Far>(p, b.v, rows.begin, rows.end);
+        const T value = T(best.value);
+        const double change = double(value) - double(b.v[s]);
+        span.low = change < span.low ? change : span.low;
+        span.high = change > span.high ? change : span.high;
+        b.w[s] = value;
+        if (b.action) b.action[s] = int32_t(best.row - rows.begin);
+    }
+}
+
+template <class T, int L> Span backup_of(const Process<T>& p, const Backup<T>& b) {
+    Span span{kInfinity, -kInfinity};
+    // The last states read no prefetch indices beyond the end.
+    int64_t far = b.first;
+    if (p.states * int64_t(sizeof(T)) > kNear) {
+        const int64_t rows = p.row ? p.row[p.states] : p.states, entries = p.entry[rows];
+        int64_t low = b.first, high = b.last;
+        while (low < high) {
+            const int64_t s = low + (high - low) / 2;
+            if (p.entry[rows_of(p, s).end] + kAhead <= entries)
+                low = s + 1;
+            else
+                high = s;
+        }
+        far = low;
+    }
+    backup_range<T, L, true>(p, b, b.first, far, span);
+    backup_range<T, L, false>(p, b, far, b.last, span);
+    return span;
+}
+
+template <class T> Span backup(const Process<T>& p, const Backup<T>& b) {
+    return with_constant<1, 2, 3, 4, 5, 0>(int(p.length), [&]<int L>() { return backup_of<T, L>(p, b); });
+}
+
+// The same q, with the row's own weight of state s solved for
+template <class T> FASTITER_INLINE double exact_value(const Process<T>& p, const T* v, int64_t j, int64_t s) {
+    double sum = 0, own = 0;
+    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
+        const double weight = double(p.weight[e]);
+        const bool is_own = p.next[e] == s;
+        sum += is_own ? 0.0 : weight * double(v[p.next[e]]);
+        own += is_own ? weight : 0.0;
+    }
+    const double above = double(p.reward[j]) + p.discount * sum, below = 1 - p.discount * own;
+    if (below == 1) return above;
+    return above == 0 && below <= 0 ? double(v[s]) : above / (below > 0 ? below : 0.0);
+}
+
+template <class T, bool Exact> double sweep_of(const Process<T>& p, const Sweep<T>& g) {
+    double largest = 0;
+    for (int64_t i = 0; i < g.count; ++i) {
+        const int64_t s = g.order ? g.order[i] : i;
+        const Rows rows = rows_of(p, s);
+        if (rows.begin == rows.end) continue;
+        double best = -kInfinity;
+        for (int64_t j = rows.begin; j < rows.end; ++j) {
+            const double q = Exact ? exact_value(p, g.v, j, s) : action_value<T, 0, false>(p, g.v, j);
+            best = q > best ? q : best;
+        }
+        const double old = double(g.v[s]), change = best - old;
+        g.v[s] = T(g.omega == 1 ? best : old + g.omega * change);
+        const double size = change < 0 ? -change : change;
+        largest = size > largest ? size : largest;
+    }
+    return largest;
+}
+
+template <class T> double sweep(const Process<T>& p, const Sweep<T>& g) {
+    return g.exact ? sweep_of<T, true>(p, g) : sweep_of<T, false>(p, g);
+}
+
+template <class T> void backups(const Process<T>& p, const T* v, const int32_t* states, int64_t count, double* w) {
+    for (int64_t i = 0; i < count; ++i) {
+        const Rows rows = rows_of(p, states[i]);
+        w[i] = rows.begin == rows.end ? 0 : double(T(best_of<T, 0, false>(p, v, rows.begin, rows.end).value));
+    }
+}
+
+template <class T> void action_values(const Process<T>& p, const T* v, T* q, int64_t first, int64_t last) {
+    for (int64_t j = first; j < last; ++j) q[j] = T(action_value<T, 0, false>(p, v, j));
+}
+
+template <class T> constexpr KernelsOf<T> kernels_of{backup<T>, sweep<T>, backups<T>, action_values<T>};
+
+} // namespace
+
+extern const Kernels kernels{kernels_of<float>, kernels_of<double>};
+
+} // namespace fastiter::mdp::FASTITER_LEVEL

@@ -1,0 +1,103 @@
+#include "mdp/pattern.hpp"
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace fastiter::mdp {
+namespace {
+
+// Calls f(s, j, e) for each entry with a positive weight.
+template <class T, class F> void for_entries(const Process<T>& p, F f) {
+    for (int64_t s = 0; s < p.states; ++s)
+        for (int64_t j = p.row[s]; j < p.row[s + 1]; ++j)
+            for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e)
+                if (p.weight[e] > 0) f(s, e);
+}
+
+} // namespace
+
+template <class T> Checked check_process(const Process<T>& p, int64_t rows, int64_t entries, double tolerance) {
+    Checked found;
+    found.low = std::numeric_limits<double>::infinity();
+    auto report = [&](Fault fault, int64_t row, double value) {
+        found.fault = fault, found.row = row, found.value = value;
+        return found;
+    };
+    if (p.entry[0] != 0 || p.entry[rows] != entries) return report(Fault::pointers, 0, 0);
+    for (int64_t j = 0; j < rows; ++j) {
+        if (p.entry[j + 1] < p.entry[j] || p.entry[j + 1] > entries) return report(Fault::pointers, j, 0);
+        double sum = 0, going = 0;
+        for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
+            if (p.next[e] < 0 || p.next[e] >= p.states) return report(Fault::next, j, double(p.next[e]));
+            const double weight = double(p.weight[e]);
+            if (!(weight >= 0) || !std::isfinite(weight)) return report(Fault::negative, j, weight);
+            sum += weight;
+            const int64_t to = p.next[e];
+            if (p.row[to] < p.row[to + 1]) going += weight;
+        }
+        if (tolerance >= 0 && !(std::abs(sum - 1) <= tolerance)) return report(Fault::sum, j, sum);
+        if (!std::isfinite(double(p.reward[j]))) return report(Fault::reward, j, double(p.reward[j]));
+        found.low = std::min(found.low, going), found.high = std::max(found.high, going);
+    }
+    return found;
+}
+
+template <class T> int64_t predecessors(const Process<T>& p, int64_t* start, int32_t* before) {
+    std::vector<int32_t> last(size_t(p.states), -1); // the last state that was counted for each next state
+    std::vector<int64_t> at;
+    if (before)
+        at.assign(start, start + p.states);
+    else
+        std::fill_n(start, p.states + 1, 0);
+    for_entries(p, [&](int64_t s, int64_t e) {
+        const int32_t to = p.next[e];
+        if (last[size_t(to)] == s) return;
+        last[size_t(to)] = int32_t(s);
+        if (before)
+            before[at[size_t(to)]++] = int32_t(s);
+        else
+            ++start[to + 1];
+    });
+    if (!before)
+        for (int64_t s = 0; s < p.states; ++s) start[s + 1] += start[s];
+    return start[p.states];
+}
+
+int64_t order_from(int64_t states, const int64_t* start, const int32_t* before, const uint8_t* is_goal,
+                   int32_t* order) {
+    std::vector<uint8_t> seen(is_goal, is_goal + states);
+    int64_t count = 0;
+    for (int64_t s = 0; s < states; ++s)
+        if (is_goal[s]) order[count++] = int32_t(s);
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t k = start[order[i]]; k < start[order[i] + 1]; ++k)
+            if (!seen[size_t(before[k])]) {
+                seen[size_t(before[k])] = 1;
+                order[count++] = before[k];
+            }
+    int64_t end = count;
+    for (int64_t s = 0; s < states; ++s)
+        if (!seen[size_t(s)]) order[end++] = int32_t(s);
+    return count;
+}
+
+template <class T> void absorbing(const Process<T>& p, bool idle, uint8_t* is_absorbing) {
+    for (int64_t s = 0; s < p.states; ++s) {
+        is_absorbing[s] = 1;
+        for (int64_t j = p.row[s]; j < p.row[s + 1]; ++j) {
+            if (idle && p.reward[j] != 0) is_absorbing[s] = 0;
+            for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e)
+                if (p.weight[e] > 0 && p.next[e] != s) is_absorbing[s] = 0;
+        }
+    }
+}
+
+#define FASTITER_INSTANTIATE(T)                                                  \
+    template Checked check_process(const Process<T>&, int64_t, int64_t, double); \
+    template int64_t predecessors(const Process<T>&, int64_t*, int32_t*);        \
+    template void absorbing(const Process<T>&, bool, uint8_t*);
+FASTITER_INSTANTIATE(float)
+FASTITER_INSTANTIATE(double)
+
+} // namespace fastiter::mdp

@@ -1,0 +1,341 @@
+"""Transition probabilities and rewards in every layout that users have them in, as rows of one CSR matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import FLOATS, integers, refuse_mask, type_name
+
+Array = npt.NDArray[Any]
+
+_LAYOUTS = (
+    "an array (S, A, S), a list of A matrices (S, S), a matrix (rows, S) with states=, or lists P[s][a] of (next, p)"
+)
+
+
+class Rows(NamedTuple):
+    """One row for each action of each state: the rows of state s are row[s] .. row[s + 1], their entries likewise."""
+
+    row: Array
+    entry: Array
+    next: Array
+    weight: Array
+    reward: Array
+    #: The number of each row's action; None: its place within the state
+    label: Array | None = None
+
+    @property
+    def states(self) -> int:
+        return len(self.row) - 1
+
+
+class Sparse(NamedTuple):
+    """A matrix in CSR; entries of a row need not be in order."""
+
+    start: Array
+    column: Array
+    value: Array
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.start) - 1
+
+
+def read(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
+    """Return P and R as rows; copies nothing of a CSR matrix in the order of its states."""
+    P, R = _plain(function, "P", P), _plain(function, "R", R)
+    if states is not None:
+        return _pairs(function, P, R, states, actions)
+    if actions is not None:
+        raise TypeError(f"{function}: actions must be None unless states says whose rows of P they are, got actions")
+    if isinstance(P, np.ndarray) and P.ndim == 3:
+        return _cube(function, P, R)
+    if isinstance(P, (list, tuple)) and not isinstance(P, Sparse) and len(P):
+        if isinstance(P[0], (list, tuple)) and not isinstance(P[0], Sparse):
+            return _nested(function, P, R)
+        return _by_action(function, P, R)
+    _refuse(function, P)
+
+
+def _refuse(function: str, P: object) -> NoReturn:
+    shape = (P.rows, P.columns) if isinstance(P, Sparse) else getattr(P, "shape", None)
+    if isinstance(P, Sparse):
+        raise TypeError(f"{function}: P must be {_LAYOUTS}, got a sparse matrix {shape} without states")
+    got = type_name(P) if shape is None else f"{type_name(P)} of shape {tuple(shape)}"
+    raise TypeError(f"{function}: P must be {_LAYOUTS}, got {got}")
+
+
+def _plain(function: str, name: str, x: Any) -> Any:
+    """Return an array of floats, a Sparse, or a list of these, from arrays, tensors and sparse matrices."""
+    refuse_mask(function, name, x)
+    if type(x) is list or type(x) is tuple:
+        is_matrix = [hasattr(one, "shape") and len(one.shape) == 2 for one in x]
+        return [_plain(function, f"{name}[{k}]", one) for k, one in enumerate(x)] if is_matrix and all(is_matrix) else x
+    if type(x).__module__.partition(".")[0] == "torch":
+        x = _from_tensor(function, name, x)
+    elif hasattr(x, "tocsr"):
+        if getattr(x, "ndim", 2) == 2:
+            x = x.tocsr()
+            x = Sparse(x.indptr, x.indices, x.data, int(x.shape[1]))
+    elif hasattr(x, "to_numpy"):
+        x = x.to_numpy()
+    if isinstance(x, Sparse):
+        if x.start[0] != 0 or (np.diff(x.start) < 0).any() or not x.start[-1] <= len(x.column) == len(x.value):
+            raise ValueError(f"{function}: {name} must have row pointers that rise from 0 to its entries, got others")
+        return x._replace(
+            start=np.ascontiguousarray(x.start, np.int64),
+            column=_narrow(function, name, x.column),
+            value=_floats(function, name, x.value),
+        )
+    return _floats(function, name, x) if isinstance(x, np.ndarray) else x
+
+
+def _from_tensor(function: str, name: str, x: Any) -> Any:
+    if x.device.type != "cpu":
+        raise TypeError(f"{function}: {name} must be on the CPU, got a tensor on {x.device}")
+    x = x.detach()
+    layout = str(x.layout)
+    if layout == "torch.strided":
+        return x.numpy()
+    if layout != "torch.sparse_csr":
+        x = x.to_sparse_csr()
+    return Sparse(x.crow_indices().numpy(), x.col_indices().numpy(), x.values().numpy(), int(x.shape[1]))
+
+
+def _narrow(function: str, name: str, column: Array) -> Array:
+    narrow = np.ascontiguousarray(column, np.int32)
+    if narrow.dtype != column.dtype and not np.array_equal(narrow, column):
+        raise ValueError(f"{function}: {name} must have columns below 2**31, got {column.max()}")
+    return narrow
+
+
+def _floats(function: str, name: str, x: Array) -> Array:
+    if x.dtype.kind in "biu":
+        x = x.astype(np.float64)
+    if x.dtype.name not in FLOATS or not x.dtype.isnative:
+        raise TypeError(f"{function}: {name} must be float32 or float64, got dtype {x.dtype}")
+    return np.ascontiguousarray(x)
+
+
+def _starts(counts: Array) -> Array:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def _dense_rows(matrix: Array) -> Sparse:
+    """Return the entries of a dense matrix that are not 0; NaN and negative ones are kept for the check."""
+    row, column = np.nonzero(matrix)
+    start = _starts(np.bincount(row, minlength=len(matrix)))
+    return Sparse(start, column.astype(np.int32), np.ascontiguousarray(matrix[row, column]), matrix.shape[1])
+
+
+def _sparse(function: str, name: str, matrix: Any) -> Sparse:
+    if isinstance(matrix, Sparse):
+        return matrix
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
+        raise TypeError(f"{function}: {name} must be a matrix, got {type_name(matrix)}")
+    return _dense_rows(matrix)
+
+
+def _on_entries(rows: Sparse, R: Array | Sparse) -> Array:
+    """Return R(row, next) at the entries of a matrix; repeated columns of a sparse R add up, absent ones are 0."""
+    row = np.repeat(np.arange(rows.rows), np.diff(rows.start))
+    if not isinstance(R, Sparse):
+        return R[row, rows.column]
+    keys, wanted = np.repeat(np.arange(R.rows), np.diff(R.start)) * R.columns + R.column, row * R.columns + rows.column
+    unique, place = np.unique(keys, return_inverse=True)
+    sums = np.bincount(place.ravel(), weights=R.value, minlength=len(unique))
+    at = np.minimum(np.searchsorted(unique, wanted), max(len(unique) - 1, 0))
+    if len(unique) == 0:
+        return np.zeros(len(wanted))
+    return np.where(unique[at] == wanted, sums[at], 0.0)
+
+
+def _expected(rows: Sparse, R: Array | Sparse) -> Array:
+    """Return sum over next of P(row, next) R(row, next) for each row."""
+    row = np.repeat(np.arange(rows.rows), np.diff(rows.start))
+    return np.bincount(row, weights=rows.value.astype(np.float64) * _on_entries(rows, R), minlength=rows.rows)
+
+
+def _shape(x: Any) -> Any:
+    return (x.rows, x.columns) if isinstance(x, Sparse) else getattr(x, "shape", type_name(x))
+
+
+def _wrong_rewards(function: str, expected: str, R: Any) -> NoReturn:
+    got = f"a list of {len(R)}" if isinstance(R, list) else _shape(R)
+    raise ValueError(f"{function}: R must have shape {expected} to go with P, got {got}")
+
+
+def _as_array(function: str, R: Any) -> Any:
+    """Return nested lists of numbers as an array."""
+    is_list = isinstance(R, (list, tuple)) and not isinstance(R, Sparse)
+    if is_list and not any(hasattr(r, "shape") or isinstance(r, Sparse) for r in R):
+        try:
+            return np.array(R, np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"{function}: R must be numbers, got a ragged or other sequence") from None
+    return R
+
+
+def _rows_of_all(flat: Sparse, reward: Array, states: int, actions: int) -> Rows:
+    """Return rows of states that all have the same actions, without those whose reward is -inf."""
+    reward = reward.astype(flat.value.dtype)
+    possible = reward != -np.inf
+    if possible.all():
+        return Rows(np.arange(states + 1, dtype=np.int64) * actions, flat.start, flat.column, flat.value, reward)
+    kept = keep_rows(flat, possible)
+    counts = possible.reshape(states, actions).sum(axis=1)
+    label = np.flatnonzero(possible) % max(actions, 1)
+    return Rows(_starts(counts), kept.start, kept.column, kept.value, reward[possible], label)
+
+
+def keep_rows(rows: Sparse, keep: Array) -> Sparse:
+    """Return the rows of a matrix where ``keep`` is true."""
+    counts = np.diff(rows.start)
+    entries = np.repeat(keep, counts)
+    return Sparse(_starts(counts[keep]), rows.column[entries], rows.value[entries], rows.columns)
+
+
+def _cube(function: str, P: Array, R: Any) -> Rows:
+    S, A = P.shape[:2]
+    if P.shape[2] != S:
+        hint = "; a list of A matrices (S, S) is list(P)" if P.shape[1] == P.shape[2] else ""
+        raise ValueError(f"{function}: P must have shape (S, A, S), got {P.shape}{hint}")
+    flat = _dense_rows(P.reshape(S * A, S))
+    R = _as_array(function, R)
+    if isinstance(R, np.ndarray) and R.shape == (S, A, S):
+        reward = _expected(flat, R.reshape(S * A, S))
+    else:
+        reward = _state_rewards(function, R, S, A, f"({S},), ({S}, {A}) or {P.shape}")
+    return _rows_of_all(flat, reward, S, A)
+
+
+def _state_rewards(function: str, R: Any, S: int, A: int, expected: str) -> Array:
+    """Return R (S,) or (S, A) for each of the S A rows."""
+    if isinstance(R, np.ndarray) and R.shape == (S, A):
+        return R.reshape(-1)
+    if isinstance(R, np.ndarray) and R.shape == (S,):
+        return np.repeat(R, A)
+    _wrong_rewards(function, expected, R)
+
+
+def _by_action(function: str, P: Sequence[Any], R: Any) -> Rows:
+    matrices = [_sparse(function, f"P[{a}]", matrix) for a, matrix in enumerate(P)]
+    S, A = matrices[0].rows, len(matrices)
+    for a, matrix in enumerate(matrices):
+        if (matrix.rows, matrix.columns) != (S, S):
+            got = (matrix.rows, matrix.columns)
+            raise ValueError(f"{function}: P[{a}] must have shape (S, S) = {(S, S)} like P[0], got {got}")
+        if matrix.value.dtype != matrices[0].value.dtype:
+            first, other = matrices[0].value.dtype, matrix.value.dtype
+            raise TypeError(f"{function}: P[{a}] must have dtype {first} like P[0], got {other}")
+    R = _as_array(function, R)
+    if (isinstance(R, np.ndarray) and R.shape == (A, S, S)) or (isinstance(R, list) and len(R) == A):
+        given = [_plain(function, f"R[{a}]", R[a]) for a in range(A)]
+        if any(_shape(one) != (S, S) for one in given):
+            _wrong_rewards(function, f"({S},), ({S}, {A}) or ({A}, {S}, {S})", R)
+        reward = np.stack([_expected(m, r) for m, r in zip(matrices, given, strict=True)], axis=1).reshape(-1)
+    else:
+        reward = _state_rewards(function, R, S, A, f"({S},), ({S}, {A}) or ({A}, {S}, {S})")
+    return _rows_of_all(_interleaved(matrices), reward, S, A)
+
+
+def _interleaved(matrices: Sequence[Sparse]) -> Sparse:
+    """Return the matrix whose row s A + a is row s of matrix a."""
+    S, A = matrices[0].rows, len(matrices)
+    counts = np.stack([np.diff(m.start) for m in matrices], axis=1)
+    start = _starts(counts.reshape(-1))
+    column, value = np.empty(start[-1], np.int32), np.empty(start[-1], matrices[0].value.dtype)
+    for a, m in enumerate(matrices):
+        place = np.repeat(start[:-1].reshape(S, A)[:, a] - m.start[:-1], counts[:, a]) + np.arange(m.start[-1])
+        column[place], value[place] = m.column[: m.start[-1]], m.value[: m.start[-1]]
+    return Sparse(start, column, value, S)
+
+
+def _pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
+    rows = _sparse(function, "P", P)
+    owner = integers(function, "states", states)
+    if owner.shape != (rows.rows,):
+        raise ValueError(f"{function}: states must have shape (rows,) = ({rows.rows},) to go with P, got {owner.shape}")
+    label = None if actions is None else integers(function, "actions", actions)
+    if label is not None and label.shape != owner.shape:
+        raise ValueError(f"{function}: actions must have shape {owner.shape} like states, got {label.shape}")
+    outside = (owner < 0) | (owner >= rows.columns)
+    if outside.any():
+        at = int(np.argmax(outside))
+        raise ValueError(f"{function}: states must be from 0 to {rows.columns - 1}, got {owner[at]} in row {at}")
+    R = _as_array(function, R)
+    if _shape(R) == (rows.rows, rows.columns):
+        reward = _expected(rows, R)
+    elif isinstance(R, np.ndarray) and R.shape == (rows.rows,):
+        reward = R
+    else:
+        _wrong_rewards(function, f"({rows.rows},) or ({rows.rows}, {rows.columns})", R)
+    reward = reward.astype(rows.value.dtype, copy=False)
+    if (np.diff(owner) < 0).any() or (label is not None and _falls(owner, label)):
+        by = np.lexsort((label, owner)) if label is not None else np.argsort(owner, kind="stable")
+        rows, reward, owner = _permuted(rows, by), reward[by], owner[by]
+        label = None if label is None else label[by]
+    counts = np.bincount(owner, minlength=rows.columns)
+    return Rows(_starts(counts), rows.start, rows.column, rows.value, np.ascontiguousarray(reward), label)
+
+
+def _falls(owner: Array, label: Array) -> bool:
+    return bool(((np.diff(owner) == 0) & (np.diff(label) < 0)).any())
+
+
+def _permuted(rows: Sparse, by: Array) -> Sparse:
+    counts = np.diff(rows.start)[by]
+    start = _starts(counts)
+    place = np.repeat(rows.start[:-1][by] - start[:-1], counts) + np.arange(start[-1])
+    return Sparse(start, rows.column[place], rows.value[place], rows.columns)
+
+
+def _nested(function: str, P: Sequence[Any], R: Any) -> Rows:
+    """Return P[s][a] = (next states, probabilities), or the probabilities of all states."""
+    S = len(P)
+    column: list[Array] = []
+    value: list[Array] = []
+    for s, given in enumerate(P):
+        for a, one in enumerate(given):
+            name = f"P[{s}][{a}]"
+            if len(one) == 2 and all(isinstance(part, (list, tuple, np.ndarray)) for part in one):
+                to, p = integers(function, name, one[0]), np.asarray(one[1], np.float64)
+                if to.ndim != 1 or to.shape != p.shape:
+                    raise ValueError(f"{function}: {name} must be (next, p) of one length, got {to.shape}, {p.shape}")
+            else:
+                p = np.asarray(one, np.float64)
+                if p.shape != (S,):
+                    expected = f"(next, p) or {S} probabilities"
+                    raise ValueError(f"{function}: {name} must be {expected}, got shape {p.shape}")
+                to, p = np.flatnonzero(p), p[p != 0]
+            column.append(to.clip(-1, 2**31 - 1).astype(np.int32))
+            value.append(p)
+    counts = np.array([len(given) for given in P])
+    reward = _nested_rewards(function, R, counts)
+    none_i, none_f = [np.zeros(0, np.int32)], [np.zeros(0)]
+    return Rows(
+        _starts(counts),
+        _starts(np.array([len(p) for p in value], np.int64)),
+        np.concatenate(none_i + column),
+        np.concatenate(none_f + value),
+        reward,
+    )
+
+
+def _nested_rewards(function: str, R: Any, counts: Array) -> Array:
+    S = len(counts)
+    if isinstance(R, np.ndarray) and R.shape == (S,):
+        return np.repeat(R.astype(np.float64), counts)
+    if isinstance(R, (list, tuple, np.ndarray)) and len(R) == S:
+        found = [np.atleast_1d(np.asarray(r, np.float64)) for r in R]
+        wrong = [s for s in range(S) if found[s].shape != (counts[s],)]
+        if wrong:
+            s = wrong[0]
+            raise ValueError(f"{function}: R[{s}] must have shape ({counts[s]},) like P[{s}], got {found[s].shape}")
+        return np.concatenate([np.zeros(0), *found])
+    _wrong_rewards(function, f"({S},) or R[s][a]", R)

@@ -1,0 +1,344 @@
+"""Decision processes: the class that checks one, and solves it by any method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_array, check_choice, check_flag, count, integers, positive
+from . import _layouts, _methods, _policies
+from ._krylov import Chain, solve
+from ._process import Process, checked
+from ._result import Limits, MDPProgress, MDPSolution
+from ._solve import iterate
+from ._work import Method
+
+Array = npt.NDArray[Any]
+
+METHODS = ("auto", "vi", "gs", "ps", "pi", "mpi", "ipi", "anderson", "anchored", "deflated")
+ORDERS = ("ascending", "descending", "symmetric", "bfs")
+SENSES = ("max", "min")
+#: Methods that need a discount below 1
+_DISCOUNTED = ("pi", "ipi", "anchored", "deflated")
+#: The discount from which policies are evaluated by a Krylov method, as sweeps of them converge slowly
+_SLOW = 0.995
+
+
+class MDP:
+    """A finite Markov decision process, with the Bellman operator ``(T V)(s) = max_a r(s, a) + gamma E V(s')``.
+
+    Parameters
+    ----------
+    P
+        The transition probabilities, float32 or float64, in one of these layouts:
+
+        - an array (S, A, S), P[s, a, s'];
+        - a list of A matrices (S, S), P[a][s, s']: arrays, sparse matrices or sparse CSR tensors;
+        - a matrix (rows, S) with ``states``, one row for each state and action: an array, a sparse matrix or tensor. A
+          CSR matrix with 32-bit columns whose rows are in the order of the states is used without a copy, so that it
+          must not change later;
+        - lists P[s][a], each (next states, probabilities) or the probabilities of all S states; the numbers of actions
+          may differ.
+    R
+        The rewards: (S,); (S, A), where -inf leaves an action out, or (rows,); lists R[s][a] for lists P[s][a]; or
+        R(s, a, s') in the layout of P.
+    gamma : float, (rows,) or None
+        The discount, from 0 to 1. At 1 each state needs a path to a terminal one; states that no action leaves and that
+        earn nothing are terminal then. An array has the discount of each row, by state and then by action, for
+        semi-Markov processes. None: for :func:`average` and :func:`finite_horizon`, which need none.
+    states, actions : (rows,) integers
+        The state of each row of a matrix P, and the number of its action: by default its place among the state's rows.
+    terminal : (S,) bool, or integers
+        States whose value is 0 and whose rows are ignored.
+    sense : {"max", "min"}
+        "min": R are costs, and the values their least expected sums.
+    renormalize : bool
+        Divide each row by its sum. Otherwise rows that do not sum to 1 within 1e-10 (float32: 1e-6) are refused.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names the state and the action.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import MDP
+    >>> stay, go = np.eye(2), np.eye(2)[::-1]
+    >>> found = MDP([stay, go], np.array([[0.0, 0.0], [1.0, 0.0]]), 0.9).solve()
+    >>> found.value.round(3), found.policy
+    (array([ 9., 10.]), array([1, 0]))
+    """
+
+    def __init__(
+        self,
+        P: Any,
+        R: Any,
+        gamma: float | Array | None,
+        *,
+        states: Any = None,
+        actions: Any = None,
+        terminal: Any = None,
+        sense: Literal["max", "min"] = "max",
+        renormalize: bool = False,
+    ) -> None:
+        check_choice("MDP", "sense", sense, SENSES)
+        check_flag("MDP", "renormalize", renormalize)
+        rows = _layouts.read("MDP", P, R, states, actions)
+        self._negated = sense == "min"
+        if self._negated:
+            rows = rows._replace(reward=-rows.reward)
+        self._process: Process = checked("MDP", rows, gamma, terminal, renormalize)
+
+    @classmethod
+    def _of(cls, rows: _layouts.Rows, gamma: float | None) -> MDP:
+        made = cls.__new__(cls)
+        made._negated, made._process = False, checked("MDP", rows, gamma, None, False)
+        return made
+
+    @property
+    def S(self) -> int:
+        """The number of states."""
+        return self._process.states
+
+    @property
+    def rows(self) -> int:
+        """The number of state-action pairs, without those of terminal states."""
+        return len(self._process.rows.reward)
+
+    @property
+    def gamma(self) -> float | None:
+        """The largest factor by which the operator shrinks a difference of values; None without a discount."""
+        discount = self._process.discount
+        return None if discount is None else min(self._process.modulus(discount)[1], 1.0)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of probabilities, rewards and values."""
+        return self._process.dtype
+
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        entries, discount = len(self._process.rows.next), self._process.discount
+        return f"MDP({self.S} states, {self.rows} rows, {entries} entries, gamma {discount}, {self.dtype})"
+
+    def solve(
+        self,
+        method: Literal["auto", "vi", "gs", "ps", "pi", "mpi", "ipi", "anderson", "anchored", "deflated"] = "auto",
+        *,
+        tol: float = 1e-6,
+        stop: Literal["span", "sup"] = "span",
+        max_steps: int = 100_000,
+        value0: Array | None = None,
+        order: Literal["ascending", "descending", "symmetric", "bfs"] | Array = "bfs",
+        exact_diag: bool = True,
+        omega: float = 1.0,
+        policy_sweeps: int = 20,
+        alpha: float = 0.01,
+        window: int = 5,
+        callback: Callable[[MDPProgress], Any] | None = None,
+        throw: bool = False,
+    ) -> MDPSolution:
+        """Return V* = T V* within tol / 2, an optimal policy, and bounds.
+
+        Parameters
+        ----------
+        method
+            "vi", value iteration; "gs", the same in place, state after state; "ps", prioritized sweeping; "pi", policy
+            iteration; "mpi", modified policy iteration; "ipi", inexact policy iteration; "anderson", "anchored" and
+            "deflated", variants of value iteration. "auto": "gs" from the states that are never left, if there are any;
+            else "mpi", or "ipi" from gamma 0.995 on. ``docs/mdp`` compares them.
+        tol
+            The width of the bounds at which it has converged; where gamma is 1, the largest change of a sweep.
+        stop
+            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from the largest
+            absolute change alone, which take many more sweeps.
+        max_steps
+            The most sweeps over all states.
+        value0 : (S,)
+            The first values, 0 by default; those of a similar process save sweeps. In the dtype of P.
+        order
+            For "gs": "bfs" is by distance to the states that are never left (ascending if there are none); "symmetric"
+            is ascending and descending in turn; or an array of states.
+        exact_diag
+            For "gs": solve for the probability of staying in a state.
+        omega
+            For "gs": the relaxation factor, in (0, 2).
+        policy_sweeps
+            For "mpi": sweeps of each policy's operator.
+        alpha
+            For "ipi": how far the residual of a policy's values has to fall, in (0, 1).
+        window
+            For "anderson": how many differences of iterates are combined.
+        callback
+            Called at each check with a :class:`MDPProgress`; if it returns True, the solution ends.
+        throw
+            Raise if it does not converge, instead of a warning.
+
+        Returns
+        -------
+        MDPSolution
+            The middle of the bounds, the policy, and the bounds.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described.
+        ConvergenceError
+            If ``throw`` is True and it does not converge.
+        """
+        limits = Limits(tol, stop, max_steps, callback, throw).checked("solve")
+        check_choice("solve", "method", method, METHODS)
+        name = self._chosen(method)
+        made: dict[str, Callable[[], Method]] = {
+            "vi": _methods.ValueIteration,
+            "gs": lambda: _methods.GaussSeidel(self._order(order), _factor(omega), _flag(exact_diag), limits),
+            "ps": lambda: _methods.Prioritized(self._process, limits),
+            "pi": _policies.PolicyIteration,
+            "mpi": lambda: _methods.ModifiedPolicyIteration(count("solve", "policy_sweeps", policy_sweeps)),
+            "ipi": lambda: _policies.InexactPolicyIteration(_fraction(alpha)),
+            "anderson": lambda: _policies.AndersonIteration(count("solve", "window", window, 1)),
+            "anchored": _methods.Anchored,
+            "deflated": _methods.Deflated,
+        }
+        return iterate("solve", self._process, made[name](), self._start(value0), limits, self._negated)
+
+    def evaluate(self, policy: Any) -> Array:
+        """Return the values (S,) of a policy (S,) of one action for each state, to rounding.
+
+        Parameters
+        ----------
+        policy : (S,) integers
+            An action of each state, as in :attr:`MDPSolution.policy`; ignored in terminal states.
+
+        Returns
+        -------
+        (S,)
+            V = r + gamma P V for the policy's rows.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the policy is not as described, or gamma is not below 1.
+        """
+        process = self._process
+        place = process.place("evaluate", policy)
+        discount = self._discount("evaluate")
+        if process.modulus(discount)[1] >= 1:
+            raise ValueError("evaluate: gamma must be below 1, got 1")
+        chain = Chain(process.model.chain(place), discount, self.dtype, self.S)
+        found = solve(chain, np.zeros(self.S, self.dtype), 0.0)
+        return -found if self._negated else found
+
+    def action_values(self, value: Array) -> Array:
+        """Return r(s, a) + gamma E value(s') of each row (rows,), by state and then by action.
+
+        Parameters
+        ----------
+        value : (S,)
+            Values, in the dtype of P.
+
+        Returns
+        -------
+        (rows,)
+            The rows of state s are those from ``row_starts[s]`` to ``row_starts[s + 1]``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the values are not as described.
+        """
+        v = self._values("action_values", "value", value)
+        found = np.empty(self.rows, self.dtype)
+        self._process.model.action_values(v, found, self._discount("action_values"))
+        return -found if self._negated else found
+
+    @property
+    def row_starts(self) -> Array:
+        """The first row of each state, then the number of rows (S + 1,)."""
+        return self._process.rows.row.copy()
+
+    @property
+    def rewards(self) -> Array:
+        """The reward, or the cost, of each row (rows,)."""
+        reward = self._process.rows.reward
+        return -reward if self._negated else reward.copy()
+
+    @property
+    def transitions(self) -> tuple[Array, Array, Array]:
+        """CSR arrays (weights, next states, first entries), of shape (rows, S), as for scipy.sparse.csr_array."""
+        rows = self._process.rows
+        return rows.weight.copy(), rows.next.copy(), rows.entry.copy()
+
+    def _discount(self, function: str) -> float:
+        if self._process.discount is None:
+            raise ValueError(f"{function}: gamma must be a number, got an MDP with gamma=None")
+        return self._process.discount
+
+    def _values(self, function: str, name: str, value: object) -> Array:
+        """Return values as the kernels take them, a copy: negated for costs, and 0 in terminal states."""
+        check_array(function, name, value, (self.dtype.name,))
+        assert isinstance(value, np.ndarray)  # for the type checker: check_array has checked it
+        if value.shape != (self.S,):
+            raise ValueError(f"{function}: {name} must have shape (S,) = ({self.S},), got {value.shape}")
+        if not np.isfinite(value).all():
+            s = int(np.argmin(np.isfinite(value)))
+            raise ValueError(f"{function}: {name} must be finite, got {value[s]} in state {s}")
+        v = np.ascontiguousarray(-value if self._negated else value.copy())
+        v[np.diff(self._process.rows.row) == 0] = 0
+        return v
+
+    def _start(self, value0: object) -> Array:
+        if value0 is None:
+            return np.zeros(self.S, self.dtype)
+        return self._values("solve", "value0", value0)
+
+    def _chosen(self, method: str) -> str:
+        """Return the method; refuse one that does not converge for this process."""
+        low, high = self._process.modulus(self._discount("solve"))
+        if method == "auto":
+            if high >= 1 or self._process.absorbing.any():
+                return "gs"
+            return "ipi" if high > _SLOW else "mpi"
+        if high >= 1 and method in _DISCOUNTED:
+            allowed = ", ".join(repr(each) for each in METHODS if each not in _DISCOUNTED)
+            raise ValueError(f"solve: method must be one of {allowed} where gamma is 1, got {method!r}")
+        has_end = bool((np.diff(self._process.rows.row) == 0).any())
+        if method == "deflated" and (has_end or high - low > 1e-6 * (1 - high)):
+            raise ValueError("solve: method 'deflated' needs one discount and no terminal states, got others")
+        return method
+
+    def _order(self, order: object) -> str | Array:
+        """Return the order of sweeps: a word, or each state once."""
+        if isinstance(order, np.ndarray):
+            given = integers("solve", "order", order)
+            if given.ndim != 1 or not np.array_equal(np.sort(given), np.arange(self.S)):
+                raise ValueError(f"solve: order must have each state once, got {len(given)} others")
+            return given.astype(np.int32)
+        check_choice("solve", "order", order, ORDERS)
+        if order != "bfs":
+            return str(order)
+        goals = self._process.absorbing
+        return self._process.order_from(goals)[0] if goals.any() else "ascending"
+
+
+def _factor(omega: object) -> float:
+    value = positive("solve", "omega", omega, zero=False)
+    if value >= 2:
+        raise ValueError(f"solve: omega must be below 2, got {omega}")
+    return value
+
+
+def _flag(exact: object) -> bool:
+    check_flag("solve", "exact_diag", exact)
+    return bool(exact)
+
+
+def _fraction(alpha: object) -> float:
+    value = positive("solve", "alpha", alpha, zero=False)
+    if value >= 1:
+        raise ValueError(f"solve: alpha must be below 1, got {alpha}")
+    return value

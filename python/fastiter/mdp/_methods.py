@@ -1,0 +1,173 @@
+"""Value iteration in its variants, and prioritized sweeping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ._process import Process
+from ._result import Limits
+from ._work import PIECE, Method, Work
+
+Array = npt.NDArray[Any]
+
+
+class ValueIteration(Method):
+    """v <- T v."""
+
+    name = "vi"
+
+    def step(self, work: Work) -> bool:
+        if work.steps:
+            work.advance()
+        work.backup()
+        return True
+
+
+class ModifiedPolicyIteration(Method):
+    """v <- T_pi^m T v, with pi greedy; the chain of pi is a compact copy of its rows.
+
+    Parameters
+    ----------
+    sweeps : int
+        m.
+    """
+
+    name = "mpi"
+
+    def __init__(self, sweeps: int) -> None:
+        self._sweeps = sweeps
+        self._chain: Any = None
+        self._action: Array = np.zeros(0, np.int32)
+
+    def step(self, work: Work) -> bool:
+        if work.steps:
+            if self._chain is None or not np.array_equal(self._action, work.action):
+                self._chain, self._action = work.chain(), work.action.copy()
+            work.sweep_chain(self._chain, self._sweeps)
+            work.advance()
+        work.backup()
+        return True
+
+
+class GaussSeidel(Method):
+    """v_s <- v_s + omega ((T v)_s - v_s) state after state, until a sweep changes little; then a backup.
+
+    Parameters
+    ----------
+    order : {"ascending", "descending", "symmetric"} or (S,) int32
+        The order of states; an array is swept on a copy of the process in that order.
+    omega : float
+        The relaxation factor; it falls to 1 where a sweep with a larger one has changed more than the one before.
+    exact : bool
+        Whether to solve for the probability of staying in a state.
+    limits : Limits
+        When the changes are small enough for a backup.
+    """
+
+    name = "gs"
+
+    def __init__(self, order: str | Array, omega: float, exact: bool, limits: Limits) -> None:
+        self._order, self._omega, self._exact = order, omega, exact
+        self._allowed = limits.tol
+        self.residual = np.inf
+        self._copy: tuple[Any, Array] | None = None  # the process and the values in the given order
+
+    def step(self, work: Work) -> bool:
+        if work.steps and self.residual < self._allowed:
+            self._allowed /= 4  # unless this backup ends it
+            self.update(work)
+            work.backup()
+            return True
+        found = self._sweep(work)
+        work.steps += 1
+        factor = work.modulus[1]
+        scaled = found if factor >= 1 else 2 * found * factor / (1 - factor)
+        if self._omega > 1 and scaled > self.residual:
+            self._omega = 1.0
+        self.residual = scaled / min(self._omega, 1.0)
+        return False
+
+    def update(self, work: Work) -> None:
+        """Set v to the values of the copy, if there is one."""
+        if self._copy is not None and isinstance(self._order, np.ndarray):
+            work.v[self._order] = self._copy[1]
+
+    def _sweep(self, work: Work) -> float:
+        """Sweep over all states in pieces, and return the largest change."""
+        model, v, n = work.model, work.v, len(work.v)
+        if isinstance(self._order, np.ndarray):
+            if self._copy is None:
+                self._copy = model.permuted(self._order), v[self._order]
+            model, v = self._copy
+        falls = self._order == "descending" if isinstance(self._order, str) else False
+        falls |= isinstance(self._order, str) and self._order == "symmetric" and work.steps % 2 == 1
+        if n <= PIECE and not falls:
+            return model.sweep(v, None, n, work.discount, self._omega, self._exact)
+        found = 0.0
+        for first in range(0, n, PIECE):
+            part = np.arange(first, min(first + PIECE, n), dtype=np.int32)
+            part = n - 1 - part if falls else part
+            found = max(found, model.sweep(v, part, len(part), work.discount, self._omega, self._exact))
+        return found
+
+
+class Prioritized(Method):
+    """Backups of the state whose value would change most, from a heap; then a backup of all states."""
+
+    name = "ps"
+
+    def __init__(self, process: Process, limits: Limits) -> None:
+        self._process, self._tol = process, limits.tol
+
+    def step(self, work: Work) -> bool:
+        factor, process = work.modulus[1], self._process
+        allowed = self._tol if factor >= 1 else self._tol * (1 - factor) / (2 * factor) if factor else np.inf
+        arguments = process.bits, *process.predecessors, work.discount, allowed / 2
+        heap, most, total = _core.mdp.prioritized(work.model, *arguments), max(PIECE // 16, 1), 0
+        while True:
+            taken, others = heap.run(work.v, most)
+            total += taken + others
+            if taken < most:
+                break
+        work.steps += -(-total // max(len(work.v), 1))
+        work.backup()
+        self._tol /= 4  # unless this backup ends it
+        return True
+
+
+class Anchored(Method):
+    """v_k = beta_k v_0 + (1 - beta_k) T v_(k-1), beta_k = 1 / sum over i <= k of gamma^(-2 i): Halpern's iteration."""
+
+    name = "anchored"
+
+    def __init__(self) -> None:
+        self._first: Array | None = None
+        self._power = self._sum = 1.0
+
+    def step(self, work: Work) -> bool:
+        if self._first is None:
+            self._first = work.v.copy()
+        else:
+            self._power /= work.modulus[1] ** 2 if work.modulus[1] > 0 else 1.0
+            self._sum += self._power
+            beta = 1 / self._sum
+            work.v[...] = beta * self._first + (1 - beta) * work.w
+        work.backup()
+        return True
+
+
+class Deflated(Method):
+    """v <- T (v - mean of v): values without their constant part, which the bounds restore, as they hold for any v."""
+
+    name = "deflated"
+
+    def step(self, work: Work) -> bool:
+        if work.steps:
+            work.advance()
+            work.v -= work.v.dtype.type(work.v.mean())
+        work.backup()
+        return True

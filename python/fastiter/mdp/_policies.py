@@ -1,0 +1,118 @@
+"""Policy iteration, exact and inexact, and Anderson's acceleration of value iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._krylov import Chain, norm, solve
+from ._work import Method, Work
+
+Array = npt.NDArray[Any]
+
+#: The relative gain from which an action is better
+_BETTER = 1e-12
+#: Sweeps of a policy's operator where the Bellman residual has risen
+_SWEEPS = 20
+#: Relative ridge of Anderson's least squares
+_RIDGE = 1e-10
+
+
+class PolicyIteration(Method):
+    """v <- the values of the policy, then an action changes where another one is better: Howard's method."""
+
+    name = "pi"
+    patience = 5
+
+    def step(self, work: Work) -> bool:
+        if not work.steps:
+            work.backup()
+            return True
+        old = work.action.copy()
+        chain = Chain(work.chain(), work.discount, work.v.dtype, len(work.v))
+        work.v[...] = solve(chain, work.w, 0.0)
+        work.backup()
+        noise = 2 * float(np.abs(chain.residual(work.v)).max(initial=0))
+        better = work.w - work.v > np.maximum(_BETTER * np.maximum(np.abs(work.w), 1), noise)
+        work.action = np.where(better, work.action, old)
+        self.moved = bool(better.any())
+        return True
+
+
+class InexactPolicyIteration(Method):
+    """v <- values near those of the greedy policy, by a Krylov method.
+
+    It starts at w = T v and stops once the 2-norm of the residual of (1 - gamma P) v = r is ``alpha`` times that of w.
+    Where the Bellman residual has not fallen, sweeps of the policy's operator follow.
+    """
+
+    name = "ipi"
+
+    def __init__(self, alpha: float) -> None:
+        self._alpha, self._before = alpha, np.inf
+
+    def step(self, work: Work) -> bool:
+        if work.steps:
+            chain = Chain(work.chain(), work.discount, work.v.dtype, len(work.v))
+            found = solve(chain, work.w, self._alpha * norm(chain.residual(work.w)), 1)
+            if work.error() > self._before:
+                found = chain.sweep(found, _SWEEPS)
+            self._before = work.error()
+            work.v[...] = found
+        work.backup()
+        return True
+
+
+class AndersonIteration(Method):
+    """Anderson's acceleration of v <- T v, by a least-squares combination of the last iterates.
+
+    Parameters
+    ----------
+    window : int
+        The most earlier iterates that are combined.
+
+    Notes
+    -----
+    A combination whose Bellman residual is larger than the last one is dropped for T v, and the history with it.
+    """
+
+    name = "anderson"
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._values: list[Array] = []
+        self._errors: list[Array] = []
+
+    def step(self, work: Work) -> bool:
+        if not work.steps:
+            work.backup()
+            return True
+        before, plain = work.error(), work.w.copy()
+        self._values, self._errors = (
+            [*self._values, plain][-self._window - 1 :],
+            [*self._errors, plain.astype(np.float64) - work.v][-self._window - 1 :],
+        )
+        mixed = len(self._values) > 1
+        work.v[...] = self._mixture() if mixed else plain
+        work.backup()
+        if mixed and not work.error() <= before:
+            self._values, self._errors = [], []
+            work.v[...] = plain
+            work.backup()
+        return True
+
+    def _mixture(self) -> Array:
+        """Return sum of alpha_i T v_i, where the alpha sum to 1 and minimize |sum of alpha_i (T v_i - v_i)|."""
+        errors = np.stack(self._errors)
+        steps, last = errors[1:] - errors[:-1], errors[-1]
+        gram = steps @ steps.T
+        gram += _RIDGE * np.trace(gram) * np.eye(len(gram))
+        try:
+            theta = np.linalg.solve(gram, steps @ last)
+        except np.linalg.LinAlgError:  # the iterates repeat
+            theta = np.zeros(len(gram))
+        values = np.stack(self._values)
+        mixture: Array = values[-1] - theta @ (values[1:] - values[:-1])
+        return mixture

@@ -1,0 +1,234 @@
+"""A checked decision process: rows, terminal states, discounts, and the compiled model of them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._check import integers, type_name
+from ._layouts import Rows, Sparse, keep_rows
+
+Array = npt.NDArray[Any]
+
+#: The faults that _core.mdp.check reports
+_POINTERS, _NEXT, _WEIGHT, _SUM, _REWARD = 1, 2, 3, 4, 5
+#: How far a row's probabilities may sum from 1
+_SUM_TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
+
+
+class Process:
+    """Rows that have passed all checks.
+
+    Attributes
+    ----------
+    rows : Rows
+        The rows; weights are probabilities, times the row's discount in a semi-Markov process.
+    discount : float or None
+        The factor of every weight; 1 in a semi-Markov process, None where no discount was given.
+    sums : (float, float)
+        The least and the largest sum of a row's weights, without those of terminal states.
+    """
+
+    def __init__(self, rows: Rows, discount: float | None, sums: tuple[float, float]) -> None:
+        self.rows, self.discount, self.sums = rows, discount, sums
+        self.bits = rows.weight.itemsize * 8
+        self.arrays = (rows.row, rows.entry, rows.next, rows.weight, rows.reward)
+        self.model = _core.mdp.model(self.bits, rows.states, self.arrays)
+
+    @property
+    def states(self) -> int:
+        return self.rows.states
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.rows.weight.dtype
+
+    def modulus(self, discount: float) -> tuple[float, float]:
+        """Return the least and the largest factor of a constant that is added to all values."""
+        return discount * self.sums[0], discount * self.sums[1]
+
+    @cached_property
+    def predecessors(self) -> tuple[Array, Array]:
+        """The predecessors of state s, before[start[s]:start[s + 1]]."""
+        start = np.empty(self.states + 1, np.int64)
+        count = _core.mdp.predecessors(self.bits, self.states, self.arrays, start, None)
+        before = np.empty(count, np.int32)
+        _core.mdp.predecessors(self.bits, self.states, self.arrays, start, before)
+        return start, before
+
+    @cached_property
+    def absorbing(self) -> npt.NDArray[np.bool_]:
+        """Whether each state stays where it is whatever the action; terminal states do."""
+        return self._absorbing(False)
+
+    def _absorbing(self, idle: bool) -> npt.NDArray[np.bool_]:
+        found = np.empty(self.states, np.bool_)
+        _core.mdp.absorbing(self.bits, self.states, self.arrays, idle, found.view(np.uint8))
+        return found
+
+    def order_from(self, goals: Array) -> tuple[Array, int]:
+        """Return the states by distance to the nearest goal, and how many reach one."""
+        order = np.empty(self.states, np.int32)
+        start, before = self.predecessors
+        return order, _core.mdp.order_from(self.states, start, before, goals.view(np.uint8), order)
+
+    def label(self, action: Array) -> Array:
+        """Return the numbers of actions, given as places within their states, -1 for none."""
+        chosen = action.astype(np.int64)
+        if self.rows.label is not None:
+            has = chosen >= 0
+            chosen[has] = self.rows.label[self.rows.row[:-1][has] + chosen[has]]
+        return chosen
+
+    def place(self, function: str, policy: Any) -> npt.NDArray[np.int32]:
+        """Return a policy (states) as places within the states; refuse actions that a state does not have."""
+        given = integers(function, "policy", policy)
+        if given.shape != (self.states,):
+            raise ValueError(f"{function}: policy must have shape (S,) = ({self.states},), got {given.shape}")
+        counts, label = np.diff(self.rows.row), self.rows.label
+        place = np.where(counts == 0, -1, given)
+        if label is not None:
+            owner = np.repeat(np.arange(self.states), counts)
+            match = label == given[owner]
+            place = np.where(counts == 0, -1, counts)
+            np.minimum.at(place, owner[match], np.flatnonzero(match) - self.rows.row[owner[match]])
+        wrong = (counts > 0) & ((place < 0) | (place >= counts))
+        if wrong.any():
+            s = int(np.argmax(wrong))
+            raise ValueError(f"{function}: policy must have an action of each state, got {given[s]} in state {s}")
+        return place.astype(np.int32)
+
+
+def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool) -> Process:
+    """Check rows, discounts and terminal states; each message names the state and its action."""
+    if rows.states == 0:
+        raise ValueError(f"{function}: P must have at least one state, got none")
+    discount, own = _discounts(function, gamma, len(rows.reward))
+    tolerance = _SUM_TOLERANCE[rows.weight.dtype.name]
+    sums = _check(function, rows, -1 if renormalize else tolerance)
+    if renormalize:
+        rows = rows._replace(weight=_normalized(function, rows))
+        sums = _check(function, rows, tolerance)
+    is_terminal = _terminal_states(function, terminal, rows.states)
+    _check_actions(function, rows, is_terminal)
+    if own is not None:
+        rows = rows._replace(weight=rows.weight * np.repeat(own, np.diff(rows.entry)).astype(rows.weight.dtype))
+    if discount == 1 and own is None:
+        is_terminal |= Process(rows, 1.0, sums)._absorbing(True)
+    changed = own is not None or bool((np.diff(rows.row)[is_terminal] > 0).any())
+    rows = _without(rows, is_terminal)
+    process = Process(rows, discount, _check(function, rows, -1) if changed else sums)
+    if discount is not None and process.modulus(discount)[1] >= 1:
+        _check_reaches(function, process)
+    return process
+
+
+def _discounts(function: str, gamma: Any, rows: int) -> tuple[float | None, Array | None]:
+    """Return the common discount and those of the rows: None where there are none."""
+    if gamma is None:
+        return None, None
+    if isinstance(gamma, np.ndarray) and gamma.ndim:
+        if gamma.shape != (rows,):
+            expected = f"a number or shape (rows,) = ({rows},)"
+            raise ValueError(f"{function}: gamma must be {expected}, got {gamma.shape}")
+        wrong = ~((gamma >= 0) & (gamma <= 1))
+        if wrong.any():
+            j = int(np.argmax(wrong))
+            raise ValueError(f"{function}: gamma must be from 0 to 1, got {gamma[j]} in row {j}")
+        return 1.0, gamma.astype(np.float64)
+    if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real):
+        raise TypeError(f"{function}: gamma must be a number, an array or None, got {type_name(gamma)}")
+    value = float(gamma)
+    if not math.isfinite(value) or not 0 <= value <= 1:
+        raise ValueError(f"{function}: gamma must be from 0 to 1, got {gamma}")
+    return value, None
+
+
+def _terminal_states(function: str, terminal: Any, states: int) -> npt.NDArray[np.bool_]:
+    found = np.zeros(states, np.bool_)
+    if terminal is None:
+        return found
+    if isinstance(terminal, np.ndarray) and terminal.dtype == np.bool_:
+        if terminal.shape != (states,):
+            raise ValueError(f"{function}: terminal must have shape (S,) = ({states},), got {terminal.shape}")
+        return terminal.copy()
+    which = np.atleast_1d(integers(function, "terminal", terminal))
+    wrong = (which < 0) | (which >= states)
+    if wrong.any():
+        got = which[wrong][0]
+        raise ValueError(f"{function}: terminal must be states from 0 to {states - 1}, got {got}")
+    found[which] = True
+    return found
+
+
+def _place(rows: Rows, row: int) -> str:
+    """Return a row's state and action in words."""
+    state = int(np.searchsorted(rows.row, row, side="right") - 1)
+    action = row - int(rows.row[state]) if rows.label is None else int(rows.label[row])
+    return f"state {state}, action {action} (row {row})"
+
+
+def _check(function: str, rows: Rows, tolerance: float) -> tuple[float, float]:
+    """Check all rows, and return the least and the largest sum of their weights."""
+    arrays = (rows.row, rows.entry, rows.next, rows.weight, rows.reward)
+    counts = len(rows.reward), len(rows.weight)
+    if len(rows.entry) != counts[0] + 1 or len(rows.next) < counts[1]:
+        raise ValueError(f"{function}: P must have one value for each entry of its rows, got other lengths")
+    entries = int(rows.entry[-1]) if 0 <= rows.entry[-1] <= counts[1] else counts[1]
+    bits = rows.weight.itemsize * 8
+    fault, row, value, low, high = _core.mdp.check(bits, rows.states, arrays, counts[0], entries, tolerance)
+    if fault == 0:
+        return (low, high) if counts[0] else (0.0, 0.0)
+    messages = {
+        _POINTERS: "P must have row pointers that rise from 0 to the number of entries, got others",
+        _NEXT: f"P must have next states from 0 to {rows.states - 1}, got {value:.0f}",
+        _WEIGHT: f"P must have finite probabilities of at least 0, got {value:g}",
+        _SUM: f"P must sum to 1 (renormalize=True divides by the sum), got {value:.12g}",
+        _REWARD: f"R must be finite, got {value:g}",
+    }
+    where = "" if fault == _POINTERS else f" in {_place(rows, row)}"
+    raise ValueError(f"{function}: {messages[fault]}{where}")
+
+
+def _normalized(function: str, rows: Rows) -> Array:
+    row = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
+    sums = np.bincount(row, weights=rows.weight, minlength=len(rows.reward))
+    if (sums == 0).any():
+        where = _place(rows, int(np.argmax(sums == 0)))
+        raise ValueError(f"{function}: P must have a positive probability in each row, got none in {where}")
+    return (rows.weight / sums[row]).astype(rows.weight.dtype)
+
+
+def _check_actions(function: str, rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> None:
+    empty = (np.diff(rows.row) == 0) & ~is_terminal
+    if empty.any():
+        s = int(np.argmax(empty))
+        expected = "an action for each state that is not terminal"
+        raise ValueError(f"{function}: P must have {expected}, got none in state {s}")
+
+
+def _without(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> Rows:
+    """Return the rows without those of terminal states."""
+    counts = np.diff(rows.row)
+    if not (counts[is_terminal] > 0).any():
+        return rows
+    keep = ~np.repeat(is_terminal, counts)
+    kept = keep_rows(Sparse(rows.entry, rows.next, rows.weight, rows.states), keep)
+    row = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(is_terminal, 0, counts))])
+    label = None if rows.label is None else rows.label[keep]
+    return Rows(row, kept.start, kept.column, kept.value, rows.reward[keep], label)
+
+
+def _check_reaches(function: str, process: Process) -> None:
+    """Refuse a process without discount whose states do not all reach a terminal one."""
+    is_terminal = np.diff(process.rows.row) == 0
+    order, reached = process.order_from(is_terminal)
+    if reached < process.states:
+        expected = "a path to a terminal state from every state where gamma is 1"
+        raise ValueError(f"{function}: P must have {expected}, got none from state {order[reached]}")

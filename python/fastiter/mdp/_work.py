@@ -1,0 +1,89 @@
+"""The state of a solution: two buffers of values, the greedy actions, and what a sweep found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._process import Process
+from ._result import Bounds, bounds_of
+
+Array = npt.NDArray[Any]
+
+#: States at most between two looks for signals: about a twentieth of a second
+PIECE = 2**20
+
+
+class Work:
+    """Values v, and w = T v with its greedy actions and the changes w - v after each :meth:`backup`."""
+
+    def __init__(self, process: Process, v: Array, discount: float) -> None:
+        self.process, self.discount = process, discount
+        self.model = process.model
+        self.v, self.w = v, np.empty_like(v)
+        self.action = np.full(len(v), -1, np.int32)
+        self.change = (0.0, 0.0)
+        self.modulus = process.modulus(discount)
+        self.steps = 0
+        self._largest_reward = float(np.abs(process.rows.reward).max(initial=0))
+        self._longest = int(np.diff(process.rows.entry).max(initial=0))
+
+    def backup(self) -> None:
+        """Set w to T v."""
+        low, high = self.model.backup(self.v, self.w, self.action, 1, self.discount, None)
+        self.change = (low, high) if low <= high else (0.0, 0.0)  # no state has an action
+        self.steps += 1
+
+    def advance(self) -> None:
+        """Set v to w."""
+        self.v, self.w = self.w, self.v
+
+    def bounds(self) -> Bounds:
+        """Return the bounds that the last backup gives, without rounding."""
+        return bounds_of(self.change, self.modulus)
+
+    def error(self) -> float:
+        """Return the largest |w - v|."""
+        return max(abs(self.change[0]), abs(self.change[1]))
+
+    def rounding(self) -> float:
+        """Return how far rounding moves a bound: that of one sweep, and its sum over those to come."""
+        size = max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
+        sums = (self._longest + 3) * 2.0**-52 * (self._largest_reward + max(self.modulus[1], 1.0) * size)
+        once = sums + float(np.finfo(self.w.dtype).eps) * size
+        return once / (1 - self.modulus[1]) if self.modulus[1] < 1 else once
+
+    def chain(self) -> Any:
+        """Return the Markov chain of the greedy actions."""
+        return self.model.chain(self.action)
+
+    def sweep_chain(self, chain: Any, count: int) -> None:
+        """Set w to the values of the policy's operator applied ``count`` times to w; v is overwritten."""
+        pieces = max(1, PIECE // max(len(self.w), 1))
+        while count > 0:
+            now = min(count, pieces)
+            chain.backup(self.w, self.v, None, now, self.discount, None)
+            if now % 2:
+                self.advance()
+            count -= now
+
+
+class Method:
+    """The steps of a solver."""
+
+    name = ""
+    #: Steps without a smaller residual after which only rounding can remain
+    patience = 1000
+    #: Whether the last step changed a policy that the method keeps
+    moved = False
+    #: How far the last step was from the end, where it was no backup
+    residual = np.inf
+
+    def step(self, work: Work) -> bool:
+        """Leave v, w = T v, actions and changes by a backup and return True; or only ``residual``, and return False."""
+        raise NotImplementedError
+
+    def update(self, work: Work) -> None:
+        """Set v to the values of the last step that was no backup."""

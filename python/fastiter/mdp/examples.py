@@ -1,0 +1,198 @@
+"""Decision processes that the literature uses as examples, of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import count, positive
+from .._public import publish
+from ._layouts import Rows
+from ._mdp import MDP
+
+Array = npt.NDArray[Any]
+Gamma = float | None
+
+__all__ = ["forest", "garnet", "gridworld", "inventory", "riverswim"]
+
+
+def forest(
+    S: int = 3, gamma: Gamma = 0.9, *, r1: float = 4.0, r2: float = 2.0, p: float = 0.1, dtype: Any = np.float64
+) -> MDP:
+    """Return the management of a forest of S ages: action 0 waits, action 1 cuts.
+
+    Parameters
+    ----------
+    S : int
+        The number of ages, at least 2.
+    gamma : float or None
+        The discount; None for average rewards.
+    r1, r2 : float
+        The reward of waiting and of cutting in the oldest age; cutting earns 1 in those between the youngest and it.
+    p : float
+        The probability of a fire, after which the forest is young.
+    dtype
+        float32 or float64.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> mdp.examples.forest(3, 0.9).solve(tol=1e-9).value.round(3)
+    array([26.244, 29.484, 33.484])
+    """
+    S = count("forest", "S", S, 2)
+    p = _probability("forest", "p", p)
+    older = np.minimum(np.arange(1, S + 1), S - 1)
+    targets = np.stack([np.zeros(S, np.int64), older, np.zeros(S, np.int64)], axis=1).reshape(-1)
+    weights = np.tile([p, 1 - p, 1.0], S)
+    rewards = np.zeros((S, 2))
+    rewards[-1, 0], rewards[1:-1, 1], rewards[-1, 1] = r1, 1.0, r2
+    return _of(np.arange(S + 1) * 2, np.tile([2, 1], S), targets, weights, rewards, gamma, dtype)
+
+
+def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype: Any = np.float64) -> MDP:
+    """Return a random process: A actions in each state, each with b next states that are drawn uniformly.
+
+    Parameters
+    ----------
+    S, A, b : int
+        The numbers of states, of actions and of next states; a next state may be drawn more than once.
+    gamma : float or None
+        The discount; None for average rewards.
+    seed : int
+        The seed of :func:`numpy.random.default_rng`. Probabilities are the spacings of sorted uniform numbers, rewards
+        uniform in [0, 1).
+    dtype
+        float32 or float64.
+    """
+    S, A, b = (count("garnet", name, x, 1) for name, x in (("S", S), ("A", A), ("b", b)))
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, S, size=(S, A, b))
+    cuts = np.sort(rng.random((S, A, b - 1)), axis=2)
+    edges = np.concatenate([np.zeros((S, A, 1)), cuts, np.ones((S, A, 1))], axis=2)
+    weights, rewards = np.diff(edges, axis=2), rng.random((S, A))
+    return _of(np.arange(S + 1) * A, np.full(S * A, b), targets, weights, rewards, gamma, dtype)
+
+
+def gridworld(
+    n: int, gamma: Gamma = 0.99, *, slip: float = 0.1, reward: float = -1.0, goal: float = 0.0, dtype: Any = np.float64
+) -> MDP:
+    """Return an n x n grid with the actions north, east, south and west, and an absorbing last corner.
+
+    Parameters
+    ----------
+    n : int
+        The side; state y n + x, and n^2 - 1 is the corner.
+    gamma : float or None
+        The discount; at 1 a stochastic shortest path.
+    slip : float
+        The probability of each of the two directions beside the chosen one. Moves off the grid stay.
+    reward : float
+        The reward of each step, except in the corner, which earns 0.
+    goal : float
+        The additional reward of a step into the corner, times its probability.
+    dtype
+        float32 or float64.
+    """
+    n = count("gridworld", "n", n, 2)
+    slip = _probability("gridworld", "slip", slip)
+    y, x = np.divmod(np.arange(n * n), n)
+    moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
+    to = np.stack([np.clip(y + dy, 0, n - 1) * n + np.clip(x + dx, 0, n - 1) for dy, dx in moves], axis=1)
+    targets = np.stack([to, np.roll(to, 1, axis=1), np.roll(to, -1, axis=1)], axis=2)
+    weights = np.broadcast_to([1 - 2 * slip, slip, slip], targets.shape)
+    targets[-1] = n * n - 1
+    rewards = reward + goal * np.where(targets == n * n - 1, weights, 0).sum(axis=2)
+    rewards[-1] = 0
+    return _of(np.arange(n * n + 1) * 4, np.full(4 * n * n, 3), targets, weights, rewards, gamma, dtype)
+
+
+def riverswim(S: int = 6, gamma: Gamma = None, *, dtype: Any = np.float64) -> MDP:
+    """Return a river of S states: action 0 drifts left for sure, action 1 swims right against the stream.
+
+    Parameters
+    ----------
+    S : int
+        The number of states, at least 2. Staying left earns 0.005, swimming in the last state 1.
+    gamma : float or None
+        The discount; by default None, as its average reward is of interest.
+    dtype
+        float32 or float64.
+    """
+    S = count("riverswim", "S", S, 2)
+    middle = np.arange(S)
+    left, right = np.maximum(middle - 1, 0), np.minimum(middle + 1, S - 1)
+    targets = np.stack([left, left, middle, right], axis=1)
+    weights = np.tile([1.0, 0.05, 0.6, 0.35], (S, 1))
+    weights[0, 1:], weights[-1, 1:] = (0.0, 0.4, 0.6), (0.4, 0.6, 0.0)
+    rewards = np.zeros((S, 2))
+    rewards[0, 0], rewards[-1, 1] = 0.005, 1.0
+    return _of(np.arange(S + 1) * 2, np.tile([1, 3], S), targets, weights, rewards, gamma, dtype)
+
+
+def inventory(
+    capacity: int = 20,
+    gamma: Gamma = 0.95,
+    *,
+    mean: float = 6.0,
+    price: float = 4.0,
+    cost: float = 2.0,
+    order_cost: float = 3.0,
+    holding: float = 0.1,
+    dtype: Any = np.float64,
+) -> MDP:
+    """Return a store of 0 to ``capacity`` goods: action a orders a of them, as many as there is room for.
+
+    The demand is a Poisson number, of which what is in store is sold. States have different numbers of actions.
+
+    Parameters
+    ----------
+    capacity : int
+        The most goods; there are capacity + 1 states.
+    gamma : float or None
+        The discount; None for average rewards.
+    mean : float
+        The mean demand.
+    price, cost : float
+        What one good earns, and what it costs when ordered.
+    order_cost, holding : float
+        The cost of any order, and that of each good in store before the demand.
+    dtype
+        float32 or float64.
+    """
+    capacity, mean = count("inventory", "capacity", capacity, 1), positive("inventory", "mean", mean, zero=False)
+    demand = np.exp(-mean) * np.cumprod(np.concatenate([np.ones(1), mean / np.arange(1, capacity + 1)]))
+    stock, order = (each.reshape(-1) for each in np.indices((capacity + 1, capacity + 1)))
+    stock, order = stock[stock + order <= capacity], order[stock + order <= capacity]
+    level = stock + order
+    counts = level + 1
+    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    left = np.arange(first[-1]) - np.repeat(first[:-1], counts)
+    at = np.repeat(level, counts)
+    # All demands from the level on leave nothing.
+    tail = 1 - np.concatenate([np.zeros(1), np.cumsum(demand)])[: capacity + 1]
+    weights = np.where(left == 0, tail[at], demand[at - left])
+    sold = np.bincount(np.repeat(np.arange(len(level)), counts), weights=weights * (at - left))
+    rewards = price * sold - cost * order - order_cost * (order > 0) - holding * level
+    rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(stock, minlength=capacity + 1))])
+    return _of(rows, counts, left, weights, rewards, gamma, dtype)
+
+
+def _of(row: Array, counts: Array, targets: Array, weights: Array, rewards: Array, gamma: Gamma, dtype: Any) -> MDP:
+    entry = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    kind = np.dtype(dtype)
+    parts = np.ascontiguousarray(weights, kind).reshape(-1), np.ascontiguousarray(rewards, kind).reshape(-1)
+    rows = Rows(row.astype(np.int64), entry, np.ascontiguousarray(targets, np.int32).reshape(-1), *parts)
+    return MDP._of(rows, gamma)
+
+
+def _probability(function: str, name: str, x: object) -> float:
+    value = positive(function, name, x)
+    if value > 1:
+        raise ValueError(f"{function}: {name} must be a probability, got {x}")
+    return value
+
+
+publish(globals())

@@ -1,0 +1,109 @@
+"""The specification of fastiter.mdp: loops over dense P (S, A, S), R (S, A) as the equations say it.
+
+An action that a state does not have has the reward -inf; a state without any is terminal, with the value 0.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def actions_of(R: Array, s: int) -> list[int]:
+    """Return the actions of a state."""
+    return [a for a in range(R.shape[1]) if R[s, a] > -np.inf]
+
+
+def action_value(P: Array, R: Array, gamma: float, v: Array, s: int, a: int) -> float:
+    """Return q(s, a) = R(s, a) + gamma sum over s' of P(s, a, s') v(s')."""
+    return float(R[s, a] + gamma * sum(P[s, a, t] * v[t] for t in range(len(v))))
+
+
+def backup(P: Array, R: Array, gamma: float, v: Array) -> tuple[Array, Array]:
+    """Return T v, (T v)(s) = max over a of q(s, a), and the lowest action that attains it, -1 in terminal states."""
+    values, actions = np.zeros(len(v)), np.full(len(v), -1)
+    for s in range(len(v)):
+        q = {a: action_value(P, R, gamma, v, s, a) for a in actions_of(R, s)}
+        if q:
+            actions[s] = min(q, key=lambda a: (-q[a], a))
+            values[s] = q[int(actions[s])]
+    return values, actions
+
+
+def sweep(
+    P: Array, R: Array, gamma: float, v: Array, order: Iterable[int], omega: float = 1.0, exact: bool = True
+) -> Array:
+    """Return v after v(s) <- v(s) + omega (max over a of q(s, a) - v(s)) for each state of the order.
+
+    exact: q(s, a) = (R(s, a) + gamma sum over s' != s of P(s, a, s') v(s')) / (1 - gamma P(s, a, s)).
+    """
+    v = v.copy()
+    for s in order:
+        q = []
+        for a in actions_of(R, s):
+            stays = P[s, a, s] if exact else 0.0
+            q.append((action_value(P, R, gamma, v, s, a) - gamma * stays * v[s]) / (1 - gamma * stays))
+        if q:
+            v[s] += omega * (max(q) - v[s])
+    return v
+
+
+def bounds(v: Array, w: Array, gamma: float) -> tuple[Array, Array]:
+    """Return MacQueen's bounds on V*, w + gamma / (1 - gamma) times the least and the largest of w - v, w = T v."""
+    factor = gamma / (1 - gamma)
+    return w + factor * (w - v).min(), w + factor * (w - v).max()
+
+
+def policy_values(P: Array, R: Array, gamma: float, policy: Array) -> Array:
+    """Return V of a policy, (1 - gamma P) V = R for its rows."""
+    S = len(P)
+    chain, reward = np.zeros((S, S)), np.zeros(S)
+    for s in range(S):
+        if policy[s] >= 0:
+            chain[s], reward[s] = P[s, policy[s]], R[s, policy[s]]
+    return np.linalg.solve(np.eye(S) - gamma * chain, reward)
+
+
+def policy_iteration(P: Array, R: Array, gamma: float) -> tuple[Array, Array]:
+    """Return V* and an optimal policy by Howard's method: an action changes only for a better one."""
+    policy = backup(P, R, 0.0, np.zeros(len(P)))[1]
+    while True:
+        v = policy_values(P, R, gamma, policy)
+        better = policy.copy()
+        for s in range(len(P)):
+            for a in actions_of(R, s):
+                now = action_value(P, R, gamma, v, s, int(better[s]))
+                if action_value(P, R, gamma, v, s, a) > now + 1e-12 * max(1.0, abs(now)):
+                    better[s] = a
+        if np.array_equal(better, policy):
+            return v, policy
+        policy = better
+
+
+def prioritized_sweeping(P: Array, R: Array, gamma: float, v: Array, tolerance: float) -> tuple[Array, int]:
+    """Return values with |T v - v| <= tolerance, and the number of states that were changed.
+
+    Each time it is the state with the largest |T v - v|, by a heap whose outdated elements are skipped.
+    """
+    v, S = v.copy(), len(v)
+    priority = np.abs(backup(P, R, gamma, v)[0] - v)
+    heap = [(-float(priority[s]), s) for s in range(S) if priority[s] > tolerance]
+    heapq.heapify(heap)
+    before = [[s for s in range(S) if any(P[s, a, t] > 0 for a in actions_of(R, s))] for t in range(S)]
+    changed = 0
+    while heap:
+        size, s = heapq.heappop(heap)
+        if -size != priority[s]:
+            continue
+        v[s], priority[s], changed = backup(P, R, gamma, v)[0][s], 0.0, changed + 1
+        for q in before[s]:
+            priority[q] = abs(backup(P, R, gamma, v)[0][q] - v[q])
+            if priority[q] > tolerance:
+                heapq.heappush(heap, (-float(priority[q]), q))
+    return v, changed
