@@ -2,6 +2,7 @@
 #include "core/arguments.hpp"
 #include "mdp/model.hpp"
 #include "mdp/pattern.hpp"
+#include "mdp/robust.hpp"
 
 namespace fastiter::mdp {
 namespace {
@@ -89,6 +90,36 @@ std::pair<int64_t, int64_t> run(Prioritized& p, py::handle v, int64_t most) {
     return p.run(values, most);
 }
 
+// set: l1, interval, kl, chi2, contamination
+std::pair<double, double> robust(int bits, int64_t states, const py::tuple& arrays, py::tuple vectors, double discount,
+                                 int set, const py::tuple& shape, bool best, bool anywhere) {
+    const Span span = with_process(bits, states, arrays, [&]<class T>(Process<T>& p) {
+        p.discount = discount;
+        RobustBackup<T> b{address<const T>(py::handle(vectors[0])), address<T>(py::handle(vectors[1]))};
+        b.action = address<int32_t>(py::handle(vectors[2]));
+        b.set = Set(set), b.radius = address<const double>(py::handle(shape[0]));
+        b.low = address<const T>(py::handle(shape[1])), b.high = address<const T>(py::handle(shape[2]));
+        b.sign = best ? -1 : 1, b.anywhere = anywhere;
+        py::gil_scoped_release release;
+        return robust_backup(p, b);
+    });
+    return {span.low, span.high};
+}
+
+std::pair<double, double> shared(int bits, int64_t states, const py::tuple& arrays, py::tuple vectors, double discount,
+                                 py::handle radius) {
+    const Span span = with_process(bits, states, arrays, [&]<class T>(Process<T>& p) {
+        p.discount = discount;
+        const T* v = address<const T>(py::handle(vectors[0]));
+        T* w = address<T>(py::handle(vectors[1]));
+        double* mixture = address<double>(py::handle(vectors[2]));
+        const double* budget = address<const double>(radius);
+        py::gil_scoped_release release;
+        return shared_backup(p, v, w, budget, mixture);
+    });
+    return {span.low, span.high};
+}
+
 } // namespace
 
 void bind(py::module_& m) {
@@ -106,6 +137,8 @@ void bind(py::module_& m) {
     m.def("predecessors", predecessors_of);
     m.def("absorbing", absorbing_of);
     m.def("order_from", order);
+    m.def("robust", robust);
+    m.def("shared", shared);
 }
 
 } // namespace fastiter::mdp

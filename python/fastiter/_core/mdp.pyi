@@ -26,5 +26,26 @@ def check(
     bits: int, states: int, arrays: Arrays, rows: int, entries: int, tolerance: float, /
 ) -> tuple[int, int, float, float, float]: ...
 def predecessors(bits: int, states: int, arrays: Arrays, start: Address, before: Address, /) -> int: ...
+def robust(
+    bits: int,
+    states: int,
+    arrays: Arrays,
+    vectors: tuple[Address, Address, Address],
+    discount: float,
+    set: int,
+    shape: tuple[Address, Address, Address],
+    best: bool,
+    anywhere: bool,
+    /,
+) -> tuple[float, float]: ...
+def shared(
+    bits: int,
+    states: int,
+    arrays: Arrays,
+    vectors: tuple[Address, Address, Address],
+    discount: float,
+    radius: Address,
+    /,
+) -> tuple[float, float]: ...
 def absorbing(bits: int, states: int, arrays: Arrays, idle: bool, out: Address, /) -> None: ...
 def order_from(states: int, start: Address, before: Address, goals: Address, out: Address, /) -> int: ...

@@ -278,7 +278,7 @@ def _pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
     reward = reward.astype(rows.value.dtype, copy=False)
     if (np.diff(owner) < 0).any() or (label is not None and _falls(owner, label)):
         by = np.lexsort((label, owner)) if label is not None else np.argsort(owner, kind="stable")
-        rows, reward, owner = _permuted(rows, by), reward[by], owner[by]
+        rows, reward, owner = permuted_rows(rows, by), reward[by], owner[by]
         label = None if label is None else label[by]
     counts = np.bincount(owner, minlength=rows.columns)
     return Rows(_starts(counts), rows.start, rows.column, rows.value, np.ascontiguousarray(reward), label)
@@ -288,7 +288,17 @@ def _falls(owner: Array, label: Array) -> bool:
     return bool(((np.diff(owner) == 0) & (np.diff(label) < 0)).any())
 
 
-def _permuted(rows: Sparse, by: Array) -> Sparse:
+def stacked_rows(matrices: Sequence[Sparse]) -> Sparse:
+    """Return the rows of several matrices, one after the other."""
+    offsets = np.cumsum([0, *(int(m.start[-1]) for m in matrices)])
+    start = [m.start[:-1] + offset for m, offset in zip(matrices, offsets[:-1], strict=True)]
+    column = np.concatenate([m.column[: m.start[-1]] for m in matrices])
+    value = np.concatenate([m.value[: m.start[-1]] for m in matrices])
+    return Sparse(np.concatenate([*start, offsets[-1:]]), column, value, matrices[0].columns)
+
+
+def permuted_rows(rows: Sparse, by: Array) -> Sparse:
+    """Return the rows of a matrix with the numbers ``by``; a row may occur several times."""
     counts = np.diff(rows.start)[by]
     start = _starts(counts)
     place = np.repeat(rows.start[:-1][by] - start[:-1], counts) + np.arange(start[-1])

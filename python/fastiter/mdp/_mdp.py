@@ -92,11 +92,13 @@ class MDP:
         if self._negated:
             rows = rows._replace(reward=-rows.reward)
         self._process: Process = checked("MDP", rows, gamma, terminal, renormalize)
+        self._is_semi = isinstance(gamma, np.ndarray) and gamma.ndim > 0
 
     @classmethod
-    def _of(cls, rows: _layouts.Rows, gamma: float | None) -> MDP:
+    def _of(cls, rows: _layouts.Rows, gamma: float | None, terminal: Array | None = None) -> MDP:
         made = cls.__new__(cls)
-        made._negated, made._process = False, checked("MDP", rows, gamma, None, False)
+        made._negated, made._is_semi = False, False
+        made._process = checked("MDP", rows, gamma, terminal, False)
         return made
 
     @property
@@ -229,9 +231,13 @@ class MDP:
         discount = self._discount("evaluate")
         if process.modulus(discount)[1] >= 1:
             raise ValueError("evaluate: gamma must be below 1, got 1")
-        chain = Chain(process.model.chain(place), discount, self.dtype, self.S)
-        found = solve(chain, np.zeros(self.S, self.dtype), 0.0)
+        found = self._policy_values(place)
         return -found if self._negated else found
+
+    def _policy_values(self, place: Array) -> Array:
+        """Return the values of a policy of places within the states, of rewards as the kernels have them."""
+        chain = Chain(self._process.model.chain(place), self._discount("evaluate"), self.dtype, self.S)
+        return solve(chain, np.zeros(self.S, self.dtype), 0.0)
 
     def action_values(self, value: Array) -> Array:
         """Return r(s, a) + gamma E value(s') of each row (rows,), by state and then by action.

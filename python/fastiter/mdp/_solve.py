@@ -18,7 +18,11 @@ Array = npt.NDArray[Any]
 def iterate(function: str, process: Process, method: Method, v: Array, limits: Limits, negated: bool) -> MDPSolution:
     """Take steps from v, which is overwritten, until the method's end; ``negated``: the rewards are -R."""
     assert process.discount is not None
-    work = Work(process, v, process.discount)
+    return run(function, Work(process, v, process.discount), method, limits, negated)
+
+
+def run(function: str, work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution:
+    """Take steps until the method's end, and warn or raise without convergence."""
     history: list[float] = []
     reason, least, since = "max_steps", np.inf, 0
     with np.errstate(over="ignore", invalid="ignore"):

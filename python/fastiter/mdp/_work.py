@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from ._result import Bounds, bounds_of
 
 Array = npt.NDArray[Any]
 
+#: (v, w, action): sets w to another operator of v than the process's own, and returns the least and the largest change
+Operator = Callable[[Array, Array, Array], tuple[float, float]]
+
 #: States at most between two looks for signals: about a twentieth of a second
 PIECE = 2**20
 
@@ -19,20 +23,26 @@ PIECE = 2**20
 class Work:
     """Values v, and w = T v with its greedy actions and the changes w - v after each :meth:`backup`."""
 
-    def __init__(self, process: Process, v: Array, discount: float) -> None:
+    def __init__(self, process: Process, v: Array, discount: float, operator: Operator | None = None) -> None:
         self.process, self.discount = process, discount
+        self._operator = operator
         self.model = process.model
         self.v, self.w = v, np.empty_like(v)
         self.action = np.full(len(v), -1, np.int32)
         self.change = (0.0, 0.0)
         self.modulus = process.modulus(discount)
         self.steps = 0
+        #: The relative error of the operator beyond the rounding of sums
+        self.inexact = 0.0
         self._largest_reward = float(np.abs(process.rows.reward).max(initial=0))
         self._longest = int(np.diff(process.rows.entry).max(initial=0))
 
     def backup(self) -> None:
         """Set w to T v."""
-        low, high = self.model.backup(self.v, self.w, self.action, 1, self.discount, None)
+        if self._operator is not None:
+            low, high = self._operator(self.v, self.w, self.action)
+        else:
+            low, high = self.model.backup(self.v, self.w, self.action, 1, self.discount, None)
         self.change = (low, high) if low <= high else (0.0, 0.0)  # no state has an action
         self.steps += 1
 
@@ -52,6 +62,7 @@ class Work:
         """Return how far rounding moves a bound: that of one sweep, and its sum over those to come."""
         size = max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
         sums = (self._longest + 3) * 2.0**-52 * (self._largest_reward + max(self.modulus[1], 1.0) * size)
+        sums += self.inexact * (self._largest_reward + size)
         once = sums + float(np.finfo(self.w.dtype).eps) * size
         return once / (1 - self.modulus[1]) if self.modulus[1] < 1 else once
 

@@ -15,7 +15,7 @@ from ._mdp import MDP
 Array = npt.NDArray[Any]
 Gamma = float | None
 
-__all__ = ["forest", "garnet", "gridworld", "inventory", "riverswim"]
+__all__ = ["forest", "garnet", "gridworld", "inventory", "riverswim", "windy_walk"]
 
 
 def forest(
@@ -178,6 +178,37 @@ def inventory(
     rewards = price * sold - cost * order - order_cost * (order > 0) - holding * level
     rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(stock, minlength=capacity + 1))])
     return _of(rows, counts, left, weights, rewards, gamma, dtype)
+
+
+def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) -> MDP:
+    """Return a walk through 3 rows of 8 cells, of which the lower ones are longer but less windy.
+
+    Parameters
+    ----------
+    alpha : float
+        The probability that the wind blows one cell to the left instead of the chosen move: alpha in the first row,
+        alpha^3 in the second, alpha^6 in the third.
+    gamma : float or None
+        The discount.
+    dtype
+        float32 or float64.
+
+    Notes
+    -----
+    State 8 y + x; the actions are north, east, south and west; a step costs 1 until the last cell of the first row.
+    """
+    alpha, rows, width = _probability("windy_walk", "alpha", alpha), 3, 8
+    y, x = np.divmod(np.arange(rows * width), width)
+    moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
+    to = np.stack([np.clip(y + dy, 0, rows - 1) * width + np.clip(x + dx, 0, width - 1) for dy, dx in moves], axis=1)
+    blown = np.broadcast_to((y * width + np.maximum(x - 1, 0))[:, None], to.shape)
+    wind = np.broadcast_to((alpha ** np.array([1, 3, 6]))[y][:, None], to.shape)
+    targets, weights = np.stack([to, blown], axis=2), np.stack([1 - wind, wind], axis=2)
+    targets[width - 1] = width - 1
+    rewards = np.full(to.shape, -1.0)
+    rewards[width - 1] = 0
+    S = rows * width
+    return _of(np.arange(S + 1) * 4, np.full(4 * S, 2), targets, weights, rewards, gamma, dtype)
 
 
 def _of(row: Array, counts: Array, targets: Array, weights: Array, rewards: Array, gamma: Gamma, dtype: Any) -> MDP:

@@ -1,0 +1,265 @@
+#include "mdp/robust.hpp"
+#include "core/launch.hpp"
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace fastiter::mdp {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int64_t kLeast = 1 << 12; // entries for each thread
+
+double mean(const std::vector<Outcome>& outcomes) {
+    double sum = 0;
+    for (const Outcome& o : outcomes) sum += o.weight * o.value;
+    return sum;
+}
+
+double mass(const std::vector<Outcome>& outcomes) {
+    double sum = 0;
+    for (const Outcome& o : outcomes) sum += o.weight;
+    return sum;
+}
+
+// Moves half the radius from the largest values to the least one.
+double worst_l1(const std::vector<Outcome>& outcomes, double radius, double least) {
+    const bool anywhere = least < kInfinity;
+    const double to = anywhere ? least : outcomes.front().value;
+    double moved = std::min(radius / 2, mass(outcomes) - (anywhere ? 0 : outcomes.front().weight));
+    double sum = mean(outcomes) + moved * to;
+    for (size_t i = outcomes.size(); i-- > 0 && moved > 0;) {
+        const double taken = std::min(moved, outcomes[i].weight);
+        sum -= taken * outcomes[i].value, moved -= taken;
+    }
+    return sum;
+}
+
+double worst_in_intervals(const std::vector<Outcome>& outcomes) {
+    double sum = 0, left = mass(outcomes);
+    for (const Outcome& o : outcomes) left -= o.low;
+    for (const Outcome& o : outcomes) {
+        const double more = std::clamp(left, 0.0, o.high - o.low);
+        sum += (o.low + more) * o.value, left -= more;
+    }
+    return sum;
+}
+
+// max over b > 0 of -b ln sum p e^(-v / b) - b radius: with x = 1 / b the maximum is where the divergence of
+// p e^(-x v) / Z from p is the radius, which rises with x.
+double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
+    const double least = outcomes.front().value, range = outcomes.back().value - least, all = mass(outcomes);
+    double at_least = 0;
+    for (const Outcome& o : outcomes)
+        if (o.value == least) at_least += o.weight;
+    if (range == 0 || radius >= -std::log(at_least / all)) return least * all;
+    if (radius == 0) return mean(outcomes);
+    auto divergence = [&](double x, double& log_z) {
+        double lost = 0, first = 0; // Z = 1 + lost
+        for (const Outcome& o : outcomes) {
+            const double share = o.weight / all, term = std::expm1(-x * (o.value - least));
+            lost += share * term, first += share * (1 + term) * (o.value - least);
+        }
+        log_z = std::log1p(lost);
+        return -x * first / (1 + lost) - log_z;
+    };
+    double low = 0, high = 1 / range, log_z = 0;
+    while (divergence(high, log_z) < radius && high < 1e18 / range) low = high, high *= 4;
+    for (int k = 0; k < 200 && high - low > 4e-16 * high; ++k) {
+        const double middle = (low + high) / 2;
+        (divergence(middle, log_z) < radius ? low : high) = middle;
+    }
+    divergence(high, log_z);
+    return all * (least + (-log_z - radius) / high);
+}
+
+// max over z of E min(v, z) - sqrt(radius Var min(v, z)). With the k least outcomes below z, of mass P, mean m and
+// variance s^2 among themselves, the derivative vanishes at z = m + s / sqrt(radius P - (1 - P)).
+double worst_chi2(const std::vector<Outcome>& outcomes, double radius) {
+    const double all = mass(outcomes), origin = outcomes.front().value;
+    double below = 0, first = 0, second = 0;
+    for (size_t k = 0; k < outcomes.size(); ++k) {
+        const double p = outcomes[k].weight / all, x = outcomes[k].value - origin;
+        below += p, first += p * x, second += p * x * x;
+        const bool last = k + 1 == outcomes.size();
+        if (below == 0) continue;
+        const double inner = first / below, spread = std::max(0.0, second / below - inner * inner);
+        const double curve = radius * below - (last ? 0 : 1 - below), next = last ? x : outcomes[k + 1].value - origin;
+        const double stationary = curve > 0 ? inner + std::sqrt(spread / curve) : kInfinity;
+        if (!last && stationary > next) continue;
+        const double z = std::clamp(stationary, x, next), rest = last ? 0 : 1 - below;
+        const double expected = first + rest * z, away = z - inner;
+        const double variance = below * spread + below * rest * away * away;
+        return all * (origin + expected - std::sqrt(radius * variance));
+    }
+    return mean(outcomes);
+}
+
+template <class T> void gather(const Process<T>& p, const RobustBackup<T>& b, int64_t j, std::vector<Outcome>& out) {
+    out.clear();
+    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
+        const double low = b.low ? double(b.low[e]) : 0, high = b.high ? double(b.high[e]) : 0;
+        if (b.set == Set::interval || p.weight[e] > 0)
+            out.push_back({b.sign * double(b.v[p.next[e]]), double(p.weight[e]), low, high});
+    }
+    std::sort(out.begin(), out.end(), [](const Outcome& a, const Outcome& c) { return a.value < c.value; });
+}
+
+// Runs f(first, last) for parts of the states in a team, and returns the least and the largest change of all.
+template <class T, class F> Span in_parts(const Process<T>& p, F f) {
+    std::vector<Span> spans;
+    const int64_t rows = p.row ? p.row[p.states] : p.states;
+    launch(
+        [&](Team team) {
+            spans[size_t(team.id)] = f(p.states * team.id / team.size, p.states * (team.id + 1) / team.size);
+        },
+        [&](int threads) {
+            const int used = threads_for(p.entry[rows], kLeast, threads);
+            spans.assign(size_t(used), {});
+            return used;
+        });
+    Span all = spans[0];
+    for (const Span& s : spans) all = {std::min(all.low, s.low), std::max(all.high, s.high)};
+    return all;
+}
+
+void widen(Span& span, double change) { span = {std::min(span.low, change), std::max(span.high, change)}; }
+
+// One action's r + gamma sigma(x), where x is the part of the budget that it gets: points of a falling, convex,
+// piecewise linear function
+struct Curve {
+    std::vector<double> budget, value;
+    // The least budget with a value of at most u; infinity if there is none
+    double budget_for(double u) const {
+        if (value.front() <= u) return 0;
+        if (value.back() > u) return kInfinity;
+        const size_t k =
+            size_t(std::partition_point(value.begin(), value.end(), [&](double x) { return x > u; }) - value.begin());
+        const double share = (value[k - 1] - u) / (value[k - 1] - value[k]);
+        return budget[k - 1] + share * (budget[k] - budget[k - 1]);
+    }
+    // -d value / d budget just below the least budget with the value u
+    double slope(double u) const {
+        const size_t k =
+            size_t(std::partition_point(value.begin(), value.end(), [&](double x) { return x > u; }) - value.begin());
+        return (value[k - 1] - value[k]) / (budget[k] - budget[k - 1]);
+    }
+};
+
+void fill(Curve& curve, const std::vector<Outcome>& outcomes, double reward, double discount) {
+    curve.budget.assign(1, 0), curve.value.assign(1, reward + discount * mean(outcomes));
+    for (size_t i = outcomes.size(); i-- > 1;) {
+        const double drop = outcomes[i].value - outcomes.front().value;
+        if (drop <= 0) break;
+        curve.budget.push_back(curve.budget.back() + 2 * outcomes[i].weight);
+        curve.value.push_back(curve.value.back() - discount * outcomes[i].weight * drop);
+    }
+}
+
+// The least u that the budget reaches for all actions at once
+double shared_value(const std::vector<Curve>& curves, double radius) {
+    double low = -kInfinity, high = -kInfinity;
+    for (const Curve& c : curves) low = std::max(low, c.value.back()), high = std::max(high, c.value.front());
+    for (int k = 0; k < 200 && high - low > 1e-16 * std::max(1.0, std::abs(high)); ++k) {
+        const double middle = low + (high - low) / 2;
+        double sum = 0;
+        for (const Curve& c : curves) sum += c.budget_for(middle);
+        if (middle <= low || middle >= high) break;
+        (sum <= radius ? high : low) = middle;
+    }
+    double sum = 0;
+    for (const Curve& c : curves) sum += c.budget_for(low);
+    return sum <= radius ? low : high;
+}
+
+// Each action with a positive budget in proportion to the inverse of its slope; a single one where the budget changes
+// nothing, or where no budget lowers it further
+void fill_mixture(const std::vector<Curve>& curves, double u, double* mixture) {
+    double total = 0;
+    size_t best = 0;
+    for (const Curve& c : curves) {
+        if (c.value.back() < u) continue;
+        for (size_t a = 0; a < curves.size(); ++a) mixture[a] = &c == &curves[a];
+        return;
+    }
+    for (size_t a = 0; a < curves.size(); ++a) {
+        const bool pays = curves[a].value.front() > u && curves[a].value.back() <= u;
+        mixture[a] = pays ? 1 / curves[a].slope(u) : 0, total += mixture[a];
+        if (curves[a].value.front() > curves[best].value.front()) best = a;
+    }
+    if (total == 0) mixture[best] = total = 1;
+    for (size_t a = 0; a < curves.size(); ++a) mixture[a] /= total;
+}
+
+} // namespace
+
+double worst(Set set, std::vector<Outcome>& outcomes, double radius, double least) {
+    if (outcomes.empty()) return 0;
+    switch (set) {
+    case Set::l1:
+        return worst_l1(outcomes, radius, least);
+    case Set::interval:
+        return worst_in_intervals(outcomes);
+    case Set::kl:
+        return worst_kl(outcomes, radius);
+    case Set::chi2:
+        return worst_chi2(outcomes, radius);
+    default:
+        return (1 - radius) * mean(outcomes) + radius * mass(outcomes) * std::min(least, outcomes.front().value);
+    }
+}
+
+template <class T> Span robust_backup(const Process<T>& p, const RobustBackup<T>& b) {
+    double least = kInfinity;
+    for (int64_t s = 0; b.anywhere && s < p.states; ++s) least = std::min(least, b.sign * double(b.v[s]));
+    return in_parts(p, [&](int64_t first, int64_t last) {
+        Span span{kInfinity, -kInfinity};
+        std::vector<Outcome> outcomes;
+        for (int64_t s = first; s < last; ++s) {
+            const int64_t begin = p.row ? p.row[s] : s, end = p.row ? p.row[s + 1] : s + 1;
+            double best = begin == end ? 0 : -kInfinity;
+            int32_t action = begin == end ? -1 : 0;
+            for (int64_t j = begin; j < end; ++j) {
+                gather(p, b, j, outcomes);
+                const double q = double(p.reward[j]) + p.discount * b.sign * worst(b.set, outcomes, b.radius[j], least);
+                if (q > best) best = q, action = int32_t(j - begin);
+            }
+            b.w[s] = T(best);
+            if (b.action) b.action[s] = action;
+            if (begin < end) widen(span, double(b.w[s]) - double(b.v[s]));
+        }
+        return span;
+    });
+}
+
+template <class T> Span shared_backup(const Process<T>& p, const T* v, T* w, const double* radius, double* mixture) {
+    return in_parts(p, [&](int64_t first, int64_t last) {
+        Span span{kInfinity, -kInfinity};
+        std::vector<Outcome> outcomes;
+        std::vector<Curve> curves;
+        const RobustBackup<T> b{v};
+        for (int64_t s = first; s < last; ++s) {
+            const int64_t begin = p.row[s], end = p.row[s + 1];
+            w[s] = 0;
+            if (begin == end) continue;
+            curves.resize(size_t(end - begin));
+            for (int64_t j = begin; j < end; ++j) {
+                gather(p, b, j, outcomes);
+                fill(curves[size_t(j - begin)], outcomes, double(p.reward[j]), p.discount);
+            }
+            const double u = shared_value(curves, radius[s]);
+            w[s] = T(u);
+            if (mixture) fill_mixture(curves, u, mixture + begin);
+            widen(span, double(w[s]) - double(v[s]));
+        }
+        return span;
+    });
+}
+
+#define FASTITER_INSTANTIATE(T)                                             \
+    template Span robust_backup(const Process<T>&, const RobustBackup<T>&); \
+    template Span shared_backup(const Process<T>&, const T*, T*, const double*, double*);
+FASTITER_INSTANTIATE(float)
+FASTITER_INSTANTIATE(double)
+
+} // namespace fastiter::mdp

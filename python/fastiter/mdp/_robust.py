@@ -1,0 +1,243 @@
+"""Robust decision processes: the best policy against the worst probabilities of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._check import check_array, check_choice, check_flag
+from ._layouts import Rows, Sparse, keep_rows
+from ._mdp import MDP
+from ._methods import ValueIteration
+from ._process import Process
+from ._result import Limits, MDPProgress, MDPSolution
+from ._solve import run
+from ._work import Operator, Work
+
+Array = npt.NDArray[Any]
+SetName = Literal["l1", "linf", "interval", "kl", "chi2", "contamination", "s-l1"]
+
+SETS = ("l1", "linf", "interval", "kl", "chi2", "contamination", "s-l1")
+_CODES = {"l1": 0, "linf": 1, "interval": 1, "kl": 2, "chi2": 3, "contamination": 4}
+#: The relative error of the one-dimensional searches
+_SEARCH = 1e-13
+
+
+class Ambiguity(NamedTuple):
+    """A checked set of probabilities: its kind, radii (rows) or (S,), limits of each entry, and where mass may go."""
+
+    kind: str
+    radius: Array
+    low: Array | None = None
+    high: Array | None = None
+    anywhere: bool = False
+    best: bool = False
+
+
+def robust(
+    problem: MDP,
+    kind: SetName,
+    radius: float | Array | None = None,
+    *,
+    limits: tuple[Array, Array] | None = None,
+    support: bool = True,
+    optimistic: bool = False,
+    policy: Any = None,
+    tol: float = 1e-6,
+    max_steps: int = 100_000,
+    value0: Array | None = None,
+    callback: Callable[[MDPProgress], Any] | None = None,
+    throw: bool = False,
+) -> MDPSolution:
+    """Return V = max_a min over q near P of r + gamma q V, by value iteration with bounds.
+
+    Parameters
+    ----------
+    problem : MDP
+        The nominal process, with probabilities P and a discount below 1. For costs the worst q has the largest ones.
+    kind
+        The set of each state and action, with P its row of probabilities:
+
+        - "l1": sum |q - P| <= radius, twice the total variation;
+        - "linf": |q - P| <= radius for each entry;
+        - "interval": low <= q <= high, given as ``limits``;
+        - "kl": sum q ln(q / P) <= radius;
+        - "chi2": sum (q - P)^2 / P <= radius;
+        - "contamination": q = (1 - radius) P + radius times any probabilities;
+        - "s-l1": the actions of a state share one radius, the sum over a of sum |q_a - P_a| <= radius; the best policy
+          is then randomised.
+    radius : float, (rows,) or (S,)
+        One for all, or one for each row; for "s-l1" for each state.
+    limits : ((entries,), (entries,))
+        For "interval": the least and the largest probability of each entry, in the order of ``problem.transitions``.
+    support : bool
+        Whether q is 0 where P is. With False, "l1" and "contamination" move mass to any state.
+    optimistic : bool
+        Take the best q instead of the worst; not for "s-l1".
+    policy : (S,) integers
+        Return the worst values of this policy instead of the best policy's.
+    tol, max_steps, value0, callback, throw
+        As for :meth:`MDP.solve`.
+
+    Returns
+    -------
+    MDPSolution
+        Bounds on the robust values, and a policy whose worst values are at least ``lower``. For "s-l1" the policy is
+        the probability of each row, float64 (rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> mdp.robust(mdp.examples.forest(3, 0.9), "l1", 0.2, tol=1e-9).value.round(3)
+    array([20.736, 23.616, 27.616])
+    """
+    check_choice("robust", "kind", kind, SETS)
+    process, negated = checked_problem("robust", problem)
+    given = Limits(tol, "span", max_steps, callback, throw).checked("robust")
+    start = problem._start(value0)
+    found = ambiguity("robust", process, kind, radius, limits, support, optimistic)
+    process = _with_free_mass(process)
+    if policy is not None:
+        process, found = restricted(process, found, process.place("robust", policy))
+    mixture = np.zeros(len(process.rows.reward)) if kind == "s-l1" else None
+    work = Work(process, start, _discount(process), operator(process, found, mixture))
+    work.inexact = _SEARCH
+    solution = run("robust", work, ValueIteration(), given, negated)
+    return solution if mixture is None else replace(solution, policy=mixture)
+
+
+def checked_problem(function: str, problem: object) -> tuple[Process, bool]:
+    """Return the process of an MDP with probabilities and a discount below 1, and whether its rewards are negated."""
+    if not isinstance(problem, MDP):
+        raise TypeError(f"{function}: problem must be an MDP, got {type(problem).__name__}")
+    process = problem._process
+    discount = problem._discount(function)
+    if process.modulus(discount)[1] >= 1:
+        raise ValueError(f"{function}: gamma must be below 1, got {discount:g}")
+    if problem._is_semi:
+        raise ValueError(f"{function}: gamma must be one number for all rows, got an array")
+    return process, problem._negated
+
+
+def _with_free_mass(process: Process) -> Process:
+    """Return the process with the sums of rows that may lead to terminal states as much as the worst q likes."""
+    rows = process.rows
+    if (np.diff(rows.row) > 0).all():
+        return process
+    owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
+    most = float(np.bincount(owner, weights=rows.weight).max(initial=0))
+    return Process(rows, process.discount, (0.0, most))
+
+
+def _discount(process: Process) -> float:
+    assert process.discount is not None  # for the type checker: checked_problem has checked it
+    return process.discount
+
+
+def ambiguity(
+    function: str, process: Process, kind: str, radius: Any, limits: Any, support: bool, optimistic: bool
+) -> Ambiguity:
+    """Check the description of a set."""
+    check_flag(function, "support", support)
+    check_flag(function, "optimistic", optimistic)
+    if not support and kind not in ("l1", "contamination"):
+        raise ValueError(f"{function}: support must be True for {kind!r}, got False")
+    if optimistic and kind == "s-l1":
+        raise ValueError(f"{function}: optimistic must be False for 's-l1', got True")
+    rows = process.rows
+    count = process.states if kind == "s-l1" else len(rows.reward)
+    if kind == "interval":
+        if radius is not None:
+            raise TypeError(f"{function}: radius must be None for 'interval', got {type(radius).__name__}")
+        low, high = _limits(function, process, limits)
+        return Ambiguity(kind, np.zeros(count), low, high, best=optimistic)
+    if limits is not None:
+        raise TypeError(f"{function}: limits must be None for {kind!r}, got {type(limits).__name__}")
+    radii = _radii(function, radius, count, 1.0 if kind == "contamination" else np.inf)
+    if kind == "linf":
+        around = np.repeat(radii, np.diff(rows.entry)).astype(rows.weight.dtype)
+        low, high = np.maximum(rows.weight - around, 0), np.minimum(rows.weight + around, 1)
+        return Ambiguity(kind, radii, low, np.where(rows.weight > 0, high, 0).astype(low.dtype), best=optimistic)
+    return Ambiguity(kind, radii, anywhere=not support, best=optimistic)
+
+
+def _radii(function: str, radius: Any, count: int, most: float) -> Array:
+    if isinstance(radius, np.ndarray) and radius.ndim:
+        check_array(function, "radius", radius)
+        if radius.shape != (count,):
+            raise ValueError(f"{function}: radius must be a number or have shape ({count},), got {radius.shape}")
+        radii = np.ascontiguousarray(radius, np.float64)
+    else:
+        if isinstance(radius, bool) or not isinstance(radius, (int, float, np.floating, np.integer)):
+            raise TypeError(f"{function}: radius must be a number or an array, got {type(radius).__name__}")
+        radii = np.full(count, float(radius))
+    wrong = ~((radii >= 0) & (radii <= most)) | np.isinf(radii)
+    if wrong.any():
+        expected = "finite and at least 0" if np.isinf(most) else f"from 0 to {most:g}"
+        raise ValueError(f"{function}: radius must be {expected}, got {radii[wrong][0]:g}")
+    return radii
+
+
+def _limits(function: str, process: Process, limits: Any) -> tuple[Array, Array]:
+    rows = process.rows
+    if not isinstance(limits, tuple) or len(limits) != 2:
+        raise TypeError(f"{function}: limits must be (low, high) for 'interval', got {type(limits).__name__}")
+    found = []
+    for name, x in zip(("low", "high"), limits, strict=True):
+        check_array(function, f"limits, {name},", x, (rows.weight.dtype.name,))
+        if x.shape != rows.weight.shape:
+            raise ValueError(f"{function}: limits, {name}, must have shape {rows.weight.shape}, got {x.shape}")
+        found.append(np.ascontiguousarray(x))
+    low, high = found
+    owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
+    least, most = (np.bincount(owner, weights=x, minlength=len(rows.reward)) for x in found)
+    tiny = 1e-6 if rows.weight.dtype == np.float32 else 1e-10
+    bad = (least > 1 + tiny) | (most < 1 - tiny)
+    if not (low >= 0).all() or not (low <= high).all() or bad.any():
+        expected = "0 <= low <= high with sums on both sides of 1 in each row"
+        where = f" in row {int(np.argmax(bad))}" if bad.any() else ""
+        raise ValueError(f"{function}: limits must have {expected}, got others{where}")
+    return low, high
+
+
+def restricted(process: Process, found: Ambiguity, place: Array) -> tuple[Process, Ambiguity]:
+    """Return the process with a policy's rows alone, and their set."""
+    rows = process.rows
+    keep = np.zeros(len(rows.reward), bool)
+    has = place >= 0
+    keep[rows.row[:-1][has] + place[has]] = True
+    entries = np.repeat(keep, np.diff(rows.entry))
+    kept = keep_rows(Sparse(rows.entry, rows.next, rows.weight, rows.states), keep)
+    row = np.concatenate([np.zeros(1, np.int64), np.cumsum(has, dtype=np.int64)])
+    label = np.flatnonzero(keep) - rows.row[:-1][has] if rows.label is None else rows.label[keep]
+    own = Rows(row, kept.start, kept.column, kept.value, rows.reward[keep], label)
+    low, high = (None if x is None else x[entries] for x in (found.low, found.high))
+    radius = found.radius if found.kind == "s-l1" else found.radius[keep]
+    return Process(own, process.discount, process.sums), found._replace(radius=radius, low=low, high=high)
+
+
+def operator(process: Process, found: Ambiguity, mixture: Array | None = None) -> Operator:
+    """Return the robust Bellman operator."""
+    discount = _discount(process)
+
+    def backup(v: Array, w: Array, action: Array) -> tuple[float, float]:
+        head = process.bits, process.states, process.arrays
+        if found.kind == "s-l1":
+            return _core.mdp.shared(*head, (v, w, mixture), discount, found.radius)
+        shape = found.radius, found.low, found.high
+        code = _CODES[found.kind]
+        return _core.mdp.robust(*head, (v, w, action), discount, code, shape, found.best, found.anywhere)
+
+    return backup
