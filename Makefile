@@ -21,7 +21,7 @@ export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANI
 .NOTPARALLEL: # one environment, one build folder
 
 help:
-	@echo "make demo      train a language model with fastiter and with torch.nn, and draw both"
+	@echo "make demo      train an LSTM, a GRU and a Mamba before and after accelerate(model), and draw them"
 	@echo "make test      all tests and doctests                       ARGS='-k lstm' goes to pytest"
 	@echo "make bench     fastiter against its peers                   FAMILY=scan (and others)  ARGS=--quick"
 	@echo "make lint      formatting, linters and types                make format repairs what it can"

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import transformers
-from char_lm import load_corpus
+from _language_model import load_corpus
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor

@@ -17,11 +17,13 @@ The measured quantity is the loss, not the speed: rounding is emulated in float3
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from char_lm import CharLM, Corpus, Training, load_corpus, take_turns, validation_bits
+from _language_model import CharLM, Corpus, Training, load_corpus, take_turns, validation_bits
+from _script import OTHERS, command_line, figure_option, moving_mean, option, save
 from matplotlib.figure import Figure
 
 from fastiter.quant import MX
@@ -34,7 +36,7 @@ Plans = dict[str, QuantPlan]
 def plans(weight: Choice, x: Choice, h: Choice, gradient: Choice) -> Plans:
     """A plan for each layer; the logits stay unrounded, as they go into a sum of exponentials."""
     return {
-        "lstm": QuantPlan(weight=weight, input=x, output=h, gradient=gradient),
+        "recurrence": QuantPlan(weight=weight, input=x, output=h, gradient=gradient),
         "output": QuantPlan(weight=weight, input=h, gradient=gradient),
     }
 
@@ -58,68 +60,52 @@ def formats() -> dict[str, Plans | None]:
     }
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Character-level language model in formats coarser than float32.")
-    parser.add_argument("--steps", type=int, default=250, help="optimizer steps of each model (%(default)s)")
-    parser.add_argument("--hidden", type=int, default=64, help="width of the LSTM (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="sequences in a batch (%(default)s)")
-    parser.add_argument("--length", type=int, default=32, help="characters in a sequence (%(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the weights, the batches and the roundings (%(default)s)"
-    )
-    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
-    parser.add_argument("--quick", action="store_true", help="a few steps of small models, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(steps=30, hidden=32, batch=8, length=16)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    steps: int = option(250, "optimizer steps of each model", 30)
+    hidden: int = option(64, "width of the LSTM", 32)
+    batch: int = option(32, "sequences in a batch", 8)
+    length: int = option(32, "characters in a sequence", 16)
+    seed: int = option(0, "of the weights, the batches and the roundings")
+    figure: Path = figure_option(__file__)
 
 
-def trainings_of(options: argparse.Namespace, corpus: Corpus) -> list[Training]:
+def trainings_of(options: Options, corpus: Corpus) -> list[Training]:
+    batches = corpus.batches(options.steps, options.batch, options.length, options.seed)
     trainings = []
-    for position, (name, of) in enumerate(formats().items()):
+    for name, of in formats().items():
         torch.manual_seed(options.seed)
-        model = CharLM(LSTM, len(corpus.alphabet), options.hidden, 1)
-        if of is not None:
-            model = quantize_model(model, of)
-        trainings.append(Training.start(f"{name:20}", model, options.steps, position))
+        layer = LSTM(options.hidden, options.hidden, batch_first=True)
+        model = CharLM(layer, len(corpus.alphabet), options.hidden)
+        trainings.append(Training(name, model if of is None else quantize_model(model, of), batches))
     return trainings
 
 
-def smoothed(losses: list[float], share: float = 0.05) -> list[float]:
-    """A moving mean, over the same share of the steps everywhere."""
-    width = max(1, round(share * len(losses)))
-    sums = torch.tensor([0.0, *losses], dtype=torch.float64).cumsum(0)
-    return ((sums[width:] - sums[:-width]) / width).tolist()
-
-
 def draw(trainings: list[Training], entropy: float, path: Path) -> None:
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    reference = smoothed(trainings[0].losses)
+    figure = Figure(figsize=(8.5, 6.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    width = max(1, len(trainings[0].losses) // 20)
+    steps, reference = moving_mean(trainings[0].losses, width)
     for i, training in enumerate(trainings):
-        losses = smoothed(training.losses)
-        steps = range(len(training.losses) - len(losses), len(training.losses))
-        style = {"color": "black", "linewidth": 2} if i == 0 else {"linewidth": 1.2}
-        left.plot(steps, losses, label=training.name.strip(), **style)
-        right.plot(steps, [a - b for a, b in zip(losses, reference, strict=True)], **style)
-    left.axhline(entropy, color="grey", linestyle="--", label="character frequencies only")
-    left.set(xlabel="step", ylabel="training loss, bits per character (moving mean)")
-    left.set_title("Weights, activations and gradients in coarse formats")
-    left.legend(frameon=False)
-    right.set(xlabel="step", ylabel="loss above float32's, bits per character", ylim=(-0.03, 0.2))
-    right.set_title("The same, as the difference from float32")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+        _, losses = moving_mean(training.losses, width)
+        style: dict[str, Any] = {"color": "black", "linewidth": 2} if i == 0 else {"linewidth": 1.3}
+        upper.plot(steps, losses, label=training.name, **style)
+        lower.plot(steps, [a - b for a, b in zip(losses, reference, strict=True)], **style)
+    upper.axhline(entropy, color=OTHERS, linestyle="--", label="character frequencies only")
+    upper.set(ylabel="training loss,\nbits per character")
+    upper.set_title("An LSTM with weights, activations and gradients in coarse formats (moving mean)")
+    upper.legend(frameon=False, loc="upper right", ncols=2)
+    lower.set(xlabel="step", ylabel="loss above float32's,\nbits per character", ylim=(-0.05, 0.2))
+    save(figure, path)
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = command_line(Options, __doc__)
     torch.set_num_threads(1)  # a step of h is small: a second thread would only wait for the first
     corpus = load_corpus()
     print(f"LSTM of {options.hidden}, batch {options.batch} x {options.length}, {options.steps} steps")
     trainings = trainings_of(options, corpus)
-    take_turns(trainings, corpus.batches(options.steps, options.batch, options.length, options.seed))
+    take_turns(trainings)
 
     reference, *_ = trainings
     part = corpus.validation[: 64 * 512 + 1]
@@ -127,11 +113,10 @@ def main() -> None:
     for training in trainings:
         bits = validation_bits(training.model.eval(), part, 128, length=64)
         above = training.recent_loss() - reference.recent_loss()
-        print(f"{training.name.strip():26}{training.recent_loss():10.3f}{bits:12.3f}{above:24.3f}")
+        print(f"{training.name:26}{training.recent_loss():10.3f}{bits:12.3f}{above:24.3f}")
     entropy = corpus.order0_entropy()
     print(f"{'character frequencies only':26}{'':10}{entropy:12.3f}")
     draw(trainings, entropy, options.figure)
-    print(f"figure: {options.figure}")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,15 @@ Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for large
 
 from __future__ import annotations
 
-import argparse
 import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from char_lm import CharLM, Corpus, Training, load_corpus, sample, take_turns, validation_bits
+from _language_model import CharLM, Corpus, Training, load_corpus, sample, take_turns, validation_bits
+from _script import OTHERS, OURS, THEIRS, command_line, figure_option, moving_mean, option, save
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fastiter.torch.nn import ParaGRU
@@ -24,32 +28,24 @@ from fastiter.torch.nn import ParaGRU
 State = tuple[Tensor, ...]
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Character-level language model: ParaGRU and torch.nn.GRU.")
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of each model (%(default)s)")
-    parser.add_argument("--hidden", type=int, default=128, help="width of a layer (%(default)s)")
-    parser.add_argument("--layers", type=int, default=2, help="recurrent layers (%(default)s)")
-    parser.add_argument("--heads", type=int, default=1, help="blocks of ParaGRU's input projections (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="sequences in a batch (%(default)s)")
-    parser.add_argument("--length", type=int, default=128, help="characters in a sequence (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the sample (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a few steps of small models, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(steps=40, hidden=32, batch=8, length=32)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    steps: int = option(1000, "optimizer steps of each model", 40)
+    hidden: int = option(128, "width of a layer", 32)
+    layers: int = option(2, "recurrent layers")
+    heads: int = option(1, "blocks of ParaGRU's input projections")
+    batch: int = option(32, "sequences in a batch", 8)
+    length: int = option(128, "characters in a sequence", 32)
+    seed: int = option(0, "of the weights, the batches and the sample")
+    figure: Path = figure_option(__file__)
 
 
 class ParaGRUStack(nn.Module):
-    """Layers of ParaGRU with the arguments of torch.nn.GRU; the state has one entry per layer."""
+    """Layers of ParaGRU; the state has one entry per layer."""
 
-    def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int, batch_first: bool = False, num_heads: int = 1
-    ) -> None:
+    def __init__(self, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        sizes = [input_size] + [hidden_size] * num_layers
-        self.layers = nn.ModuleList(
-            ParaGRU(sizes[i], hidden_size, num_heads, batch_first=batch_first) for i in range(num_layers)
-        )
+        self.layers = nn.ModuleList(ParaGRU(width, width, heads, batch_first=True) for _ in range(layers))
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         last = []
@@ -65,7 +61,20 @@ class ParaGRUStack(nn.Module):
 
 def count_parameters(model: CharLM) -> int:
     """The number of parameters of the recurrent layers."""
-    return sum(p.numel() for p in model.lstm.parameters())
+    return sum(p.numel() for p in model.recurrence.parameters())
+
+
+def draw(ours: Training, theirs: Training, corpus: Corpus, path: Path) -> None:
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    width = max(1, len(ours.losses) // 50)
+    for training, color in ((theirs, THEIRS), (ours, OURS)):
+        axes.plot(*moving_mean(training.losses, width), color=color, label=training.name)
+    axes.axhline(corpus.order0_entropy(), color=OTHERS, linestyle="--", label="character frequencies only")
+    axes.set(xlabel="step", ylabel="training loss, bits per character", xlim=(0, len(ours.losses)))
+    axes.set_title("ParaGRU and GRU of the same width (moving mean)")
+    axes.legend(frameon=False)
+    save(figure, path)
 
 
 def print_results(trainings: list[Training], corpus: Corpus, batch: int) -> None:
@@ -79,44 +88,52 @@ def print_results(trainings: list[Training], corpus: Corpus, batch: int) -> None
     print(f"\nspeed, ParaGRU / torch.nn.GRU (whole training steps): {ours.speed() / theirs.speed():.2f}")
 
 
+class Comparison(NamedTuple):
+    """Newton's method beside the loop."""
+
+    difference: float  # largest difference between the states
+    ratio: float  # of the times, Newton's to the loop's
+
+
 @torch.no_grad()
-def compare_methods(model: CharLM, text: Tensor, repeats: int = 5) -> tuple[float, float]:
-    """Largest difference between the states of the loop and of Newton's method, and the ratio of their times."""
+def compare_methods(model: CharLM, stack: ParaGRUStack, text: Tensor, repeats: int = 5) -> Comparison:
     x, results, seconds = model.embedding(text), [], []
     for method in ("sequential", "newton"):
-        model.lstm.solve_by(method)
+        stack.solve_by(method)
         times = []
         for _ in range(repeats):
             started = time.perf_counter()
-            h, _ = model.lstm(x)
+            h, _ = stack(x)
             times.append(time.perf_counter() - started)
         results.append(h)
         seconds.append(min(times))
-    model.lstm.solve_by("auto")
-    return (results[1] - results[0]).abs().max().item(), seconds[1] / seconds[0]
+    stack.solve_by("auto")
+    return Comparison((results[1] - results[0]).abs().max().item(), seconds[1] / seconds[0])
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = command_line(Options, __doc__)
     corpus = load_corpus()
     print(f"{len(corpus.train):,} characters to train on, {len(corpus.validation):,} to validate on; ", end="")
     print(f"{options.layers} layers of {options.hidden}, batch {options.batch} x {options.length}")
 
-    def stack(*sizes: int, batch_first: bool) -> ParaGRUStack:
-        return ParaGRUStack(*sizes, batch_first=batch_first, num_heads=options.heads)
-
-    trainings = []
-    for name, layers in (("ParaGRU", stack), ("torch.nn.GRU", nn.GRU)):
-        torch.manual_seed(options.seed)
-        model = CharLM(layers, len(corpus.alphabet), options.hidden, options.layers)
-        trainings.append(Training.start(name, model, options.steps, position=len(trainings)))
-    take_turns(trainings, corpus.batches(options.steps, options.batch, options.length, options.seed))
+    torch.manual_seed(options.seed)
+    stack = ParaGRUStack(options.hidden, options.layers, options.heads)
+    gru = nn.GRU(options.hidden, options.hidden, options.layers, batch_first=True)
+    batches = corpus.batches(options.steps, options.batch, options.length, options.seed)
+    trainings = [
+        Training(name, CharLM(recurrence, len(corpus.alphabet), options.hidden), batches)
+        for name, recurrence in (("ParaGRU", stack), ("torch.nn.GRU", gru))
+    ]
+    take_turns(trainings)
 
     print_results(trainings, corpus, options.batch)
     model = trainings[0].model
-    difference, ratio = compare_methods(model, corpus.validation[: options.batch * 512].view(options.batch, 512))
-    print(f"Newton's method: states differ from the loop's by at most {difference:.1e}, in {ratio:.1f} times its time")
-    print(f"\nThe ParaGRU model writes:\n{sample(model, corpus.alphabet, options.seed)}")
+    found = compare_methods(model, stack, corpus.validation[: options.batch * 512].view(options.batch, 512))
+    print(f"Newton's method: states differ from the loop's by at most {found.difference:.1e}, ", end="")
+    print(f"in {found.ratio:.1f} times its time")
+    print(f"\nThe ParaGRU model writes:\n{sample(model, corpus, options.seed)}\n")
+    draw(*trainings, corpus, options.figure)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import subprocess
@@ -27,18 +28,42 @@ def run(script: str, *arguments: str, **environment: str) -> str:
 
 
 def test_char_lm(tmp_path: Path) -> None:
+    """The losses before and after accelerate are the same, for each of the three models."""
     figure = tmp_path / "char_lm.png"
     output = run("char_lm.py", "--quick", "--figure", str(figure))
 
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert str(figure) in output
-    differences = re.search(r"between the loss curves: (\S+) bits \((\S+) in the first", output)
-    assert differences is not None
-    assert float(differences[1]) < 1e-3
-    assert float(differences[2]) < 1e-5
-    losses = {name: float(loss) for name, loss in re.findall(r"^(fastiter|torch\.nn) +(\S+) ", output, re.MULTILINE)}
-    assert losses.keys() == {"fastiter", "torch.nn"}
-    assert losses["fastiter"] < 5.5  # it starts at log2 of the alphabet, 6.5
+    assert len(re.findall(r"^accelerated recurrence", output, re.MULTILINE)) == 3
+    compared = re.findall(r"^(LSTM|GRU|Mamba) +(\S+) +(\S+) in 10 steps, (\S+) in (\d+)$", output, re.MULTILINE)
+    assert [(name, int(steps)) for name, *_, steps in compared] == [("LSTM", 30), ("GRU", 30), ("Mamba", 10)]
+    for _, speed_up, first, every, _ in compared:
+        assert float(speed_up) > 0
+        assert float(first) < 1e-5
+        assert float(every) < 1e-3
+    rows = re.findall(r"^(LSTM|GRU|Mamba) +fastiter +(\S+) +(\S+) ", output, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["LSTM", "GRU", "Mamba"]
+    assert all(float(bits) < 6 for _, *row in rows for bits in row)  # they start at log2 of the alphabet, 6.5
+
+
+def test_mamba_in_torch_is_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Mamba that char_lm.py has without transformers computes the same after accelerate, gradients included."""
+    import torch
+
+    from fastiter.torch import accelerate
+
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from _mamba import Mamba
+
+    torch.manual_seed(0)
+    before = Mamba(16).double()
+    after, report = accelerate(copy.deepcopy(before), return_report=True)
+    assert list(report.accelerated) == ["mixer"] and not report.left
+    x = torch.randn(3, 9, 16, dtype=torch.float64)
+    (y, _), (expected, _) = after(x), before(x)
+    torch.testing.assert_close(y, expected)
+    gradients = [torch.autograd.grad(z.square().sum(), [*m.parameters()]) for z, m in ((y, after), (expected, before))]
+    torch.testing.assert_close(*gradients)
 
 
 def test_state_tracking(tmp_path: Path) -> None:
@@ -53,9 +78,11 @@ def test_state_tracking(tmp_path: Path) -> None:
     assert all(0 < accuracy <= 1 for accuracy in accuracies)
 
 
-def test_pararnn_lm() -> None:
-    output = run("pararnn_lm.py", "--quick")
+def test_pararnn_lm(tmp_path: Path) -> None:
+    figure = tmp_path / "pararnn_lm.png"
+    output = run("pararnn_lm.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
 
+    assert figure.read_bytes().startswith(b"\x89PNG")
     found = re.findall(r"^(ParaGRU|torch\.nn\.GRU) +(\S+) ", output, re.MULTILINE)
     losses = {name: float(loss) for name, loss in found}
     assert losses.keys() == {"ParaGRU", "torch.nn.GRU"}
