@@ -42,9 +42,10 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
     """Return ``x`` as a float; refuse anything but a finite number >= 0 (or > 0)."""
     if isinstance(x, bool) or not isinstance(x, numbers.Real):
         raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
-    value = float(x)
+    value = float(x) if fits_float(x) else math.inf
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{function}: {name} must be finite and {'at least' if zero else 'above'} 0, got {x}")
+        got = x if fits_float(x) else "a number that no float holds"
+        raise ValueError(f"{function}: {name} must be finite and {'at least' if zero else 'above'} 0, got {got}")
     return value
 
 

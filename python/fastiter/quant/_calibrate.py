@@ -112,6 +112,8 @@ def calibrate(
     if method == "mse" and fmt.stochastic:
         raise ValueError(f"calibrate: fmt must round without random numbers for method 'mse', got {fmt}")
     shape = _scale_shape(x.shape, axis, group)
+    if not x.size:
+        method = "minmax"  # no numbers have an error
     wide = x.astype(np.float64)
     if not np.isfinite(wide).all():
         raise ValueError("calibrate: x must be finite, got NaN or infinity")

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, check_room, refuse_mask, type_name
+from .._check import check_array, check_room, fits_float, refuse_mask, type_name
 from ._formats import Format
 from ._text import dtype_name, read
 
@@ -102,6 +102,8 @@ def check_nan(function: str, nan: object, can_keep: bool) -> tuple[bool, float]:
         return nan == "raise", math.nan if can_keep else 0.0
     if isinstance(nan, bool) or not isinstance(nan, (int, float, np.integer, np.floating)):
         raise TypeError(f"{function}: nan must be a str or a number, got {type_name(nan)}")
+    if not fits_float(nan):
+        raise ValueError(f"{function}: nan must be a number that a float holds, got a larger one")
     value = float(nan)
     if math.isnan(value):
         known = ", ".join(map(repr, words))

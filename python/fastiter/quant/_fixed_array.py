@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .._check import refuse_mask, type_name
 from . import _growth as growth
-from ._check import FormatLike, check_format
+from ._check import FormatLike, check_floats, check_format
 from ._comparison import Comparable, as_floats, as_fractions
 from ._fixed_kernels import as_matrices, assigned_fraction, matmul_codes, product_shape
 from ._formats import Fixed
@@ -337,6 +337,9 @@ def _assigned(function: str, x: Any, fmt: Fixed) -> Array:
         return convert(array, Fixed(width, width, array.dtype.kind == "i"), fmt)
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise TypeError(f"{function}: x must be a FixedArray or real numbers, got dtype {array.dtype}")
+    check_floats(function, "x", array)
+    if np.isnan(array).any():
+        raise ValueError(f"{function}: x must have no NaN, which {fmt} cannot represent, got one")
     codes = encode(array, fmt)
     assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks return more
     return codes

@@ -207,6 +207,7 @@ class SumOfPowers(Format):
         _check_int("SumOfPowers", "integer", self.integer, -850, 850)
         _set_word(self, "method", ("GREEDY", "NEAREST"))
         _set_word(self, "rounding", FIXED_ROUNDINGS)
+        _check_bool("SumOfPowers", "signed", self.signed)
         _ = self.fixed
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:

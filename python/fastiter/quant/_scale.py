@@ -120,7 +120,7 @@ def _fitting(function: str, name: str, array: Array, shape: tuple[int, ...]) -> 
     if array.size == 1:
         return array.reshape((1,) * len(shape))
     fits = array.ndim == len(shape) and all(
-        size > 0 and whole % size == 0 for size, whole in zip(array.shape, shape, strict=True)
+        size == whole or (size > 0 and whole % size == 0) for size, whole in zip(array.shape, shape, strict=True)
     )
     if not fits:
         raise ValueError(f"{function}: {name} must have axes that divide those of x, {shape}, got {array.shape}")

@@ -108,7 +108,9 @@ def parse(text: str) -> Any:
     try:
         return read(text)
     except ValueError as error:
-        raise ValueError(f"parse: {error}") from None
+        if str(error).startswith("text "):
+            raise ValueError(f"parse: {error}") from None
+        raise ValueError(f"parse: text must be a format with fields that go together, got {text!r} ({error})") from None
 
 
 def dtype_name(dtype: object) -> str | None:
@@ -207,7 +209,7 @@ def _build(kind: type[Any], text: str, fields: dict[str, Any], names: tuple[str,
     except TypeError as error:
         if "missing" in str(error):
             raise ValueError(f"text must have the fields {', '.join(names)}, got {text!r}") from None
-        raise ValueError(f"{error}, in {text!r}") from None
+        raise ValueError(str(error)) from None
 
 
 def _value(name: str, word: str) -> Any:

@@ -334,10 +334,10 @@ class Relaxation:
 
         Raises
         ------
-        ValueError
-            If r has another shape.
+        TypeError, ValueError
+            If r does not have numbers; if it has another shape.
         """
-        r, own = np.asarray(r), self.dtype
+        r, own = _vectors.numbers_of("Relaxation.matvec", "r", r), self.dtype
         if r.dtype.kind == "c" and own.kind != "c":
             both: Array = self.matvec(r.real) + 1j * self.matvec(r.imag)
             return both

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array
+from .._check import check_array, refuse_mask, type_name
 from .._check import count as count
 from .._check import positive as positive
 from ._matrix import DTYPES, VECTORS
@@ -42,6 +42,18 @@ def check_vectors(
     if x.shape != shape:
         raise ValueError(f"{function}: {x_name} must have shape {shape} to go with A and b, got {x.shape}")
     return b, x
+
+
+def numbers_of(function: str, name: str, x: object) -> Array:
+    """Return ``x`` as an array; refuse anything but real or complex numbers, which SciPy passes in any dtype."""
+    refuse_mask(function, name, x)
+    try:
+        found = np.asarray(x)
+    except ValueError:
+        raise TypeError(f"{function}: {name} must be numbers of one shape, got a ragged sequence") from None
+    if found.dtype.kind not in "biufc":
+        raise TypeError(f"{function}: {name} must be numbers, got dtype {found.dtype}")
+    return found
 
 
 def check_finite(function: str, name: str, x: Array) -> None:

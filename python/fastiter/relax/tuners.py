@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import type_name
+from .._check import fits_float, type_name
 from ._vectors import count
 
 Array = npt.NDArray[Any]
@@ -18,6 +18,8 @@ Rng = int | np.random.Generator | None
 
 #: The largest number in an update; the learners sum these, divided by probabilities
 MOST_ITERATIONS = 1e300
+#: The most bins of the contexts: each has an estimate of every arm.
+MOST_BINS = 1_000_000
 
 _MASK = 2**64 - 1
 
@@ -110,7 +112,7 @@ class _Tuner:
             raise RuntimeError(f"{self._name}.update: predict must be called before, got no prediction to update")
         if isinstance(iterations, bool) or not isinstance(iterations, numbers.Real):
             raise TypeError(f"{self._name}.update: iterations must be a number, got {type_name(iterations)}")
-        taken = float(iterations)
+        taken = float(iterations) if fits_float(iterations) else math.inf
         if not 0 <= taken <= MOST_ITERATIONS:
             raise ValueError(f"{self._name}.update: iterations must be from 0 to 1e300, got {iterations}")
         self._learner.update(max(taken - 1, 0.0))
@@ -280,7 +282,7 @@ class ContextualTsallisINF(TsallisINF):
         _Tuner.__init__(self, arms, rng)
         self._arrays["bounds"] = _checked_bounds(self._name, bounds)
         self._low, self._high = self._arrays["bounds"].tolist()
-        self._bins = count(self._name, "bins", bins, 1)
+        self._bins = count(self._name, "bins", bins, 1, MOST_BINS)
         self._begin(self._bins)
 
     def _position(self, function: str, context: object) -> int:
@@ -373,6 +375,8 @@ def _checked_arms(function: str, arms: npt.ArrayLike) -> Array:
         array = np.array(arms, np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{function}: arms must be numbers, got {type_name(arms)}") from None
+    except OverflowError:
+        array = np.full(1, math.inf)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"{function}: arms must be at least one finite number in a row, got {arms!r}")
     array.flags.writeable = False
@@ -384,6 +388,8 @@ def _checked_bounds(function: str, bounds: object) -> Array:
         array = np.array(bounds, np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{function}: bounds must be two numbers, got {type_name(bounds)}") from None
+    except OverflowError:
+        array = np.full(2, math.inf)
     if array.shape != (2,) or not np.isfinite(array).all() or not array[0] < array[1]:
         raise ValueError(f"{function}: bounds must be two finite numbers, the lower one first, got {bounds}")
     return array
@@ -393,7 +399,7 @@ def _share(function: str, context: object, low: float, high: float) -> float:
     """Return the relative position of the context in the interval, from 0 to 1."""
     if isinstance(context, bool) or not isinstance(context, numbers.Real):
         raise TypeError(f"{function}: context must be a number, got {type_name(context)}")
-    at = float(context)
+    at = float(context) if fits_float(context) else math.inf
     if not low <= at <= high:
         raise ValueError(f"{function}: context must be from {low} to {high}, got {context}")
     return (at - low) / (high - low)

@@ -134,7 +134,10 @@ def check_sweep(function: str, sweep: str) -> list[bool]:
 
 def whole_numbers(function: str, name: str, x: object, end: int) -> Array:
     """Return ``x`` as integers (m,) from 0 to ``end`` - 1."""
-    found = np.asarray(x)
+    try:
+        found = np.asarray(x)
+    except ValueError:
+        raise TypeError(f"{function}: {name} must be a list of ints, got a ragged sequence") from None
     if found.ndim != 1 or (found.dtype.kind not in "iu" and found.size):
         raise TypeError(f"{function}: {name} must be a list of ints, got {_described(x, found)}")
     if found.size and not (found.min() >= 0 and found.max() < end):

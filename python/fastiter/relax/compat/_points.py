@@ -122,6 +122,13 @@ def gauss_seidel_ne(
     sweep_over(seen, x, b, iterations, sweep, method="kaczmarz", omega=omega)
 
 
+def _check_holds(function: str, x: Array, **dtypes: np.dtype[Any]) -> None:
+    """Refuse complex arguments where x, which is updated in place, is real."""
+    for name, dtype in dtypes.items():
+        if dtype.kind == "c" and x.dtype.kind != "c":
+            raise TypeError(f"{function}: {name} must be real where x is real, got dtype {dtype}")
+
+
 @SWEEPS
 def gauss_seidel_nr(
     A: Any,
@@ -165,6 +172,7 @@ def gauss_seidel_nr(
 
     def relax(x: Array, b: Array) -> None:
         check_shapes(seen.function, A.shape[0], x, b)
+        _check_holds(seen.function, x, A=A.dtype)
         units = scale.reshape(-1, *(1,) * (x.ndim - 1))
         own = x.astype(dtype) / units
         with_rows_left_out(relaxation, left_out, own, adjoint @ b.astype(dtype), count, backward=halves[0])
@@ -199,6 +207,7 @@ def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1
 
     def relax(x: Array, b: Array) -> None:
         check_shapes(seen.function, A.shape[0], x, b)
+        _check_holds(seen.function, x, A=A.dtype)
         of_each, own = (v.reshape(-1, *(1,) * (x.ndim - 1)) for v in (inverse, scale))
         for _ in range(count):
             x += factor * (adjoint @ (of_each * (own * b - rows @ x)))
@@ -235,6 +244,7 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
 
     def relax(x: Array, b: Array) -> None:
         check_shapes(seen.function, A.shape[0], x, b)
+        _check_holds(seen.function, x, A=A.dtype, coefficients=listed.dtype)
         for _ in range(count):
             residual = b - A @ x
             step = coefficients[0] * residual

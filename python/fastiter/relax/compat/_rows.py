@@ -71,11 +71,26 @@ def with_rows_left_out(
 
 def squares_of(A: Any, axis: int) -> Array:
     """Return the squared norm of each row (axis 1) or column (axis 0)."""
+    A = summed(A)
     return np.asarray((abs(A) ** 2 if isinstance(A, np.ndarray) else abs(A).power(2)).sum(axis=axis)).ravel()
+
+
+def summed(A: Any) -> Any:
+    """Return A in a format with sums over rows and columns, without duplicates: scipy's abs() sums them in place."""
+    if isinstance(A, np.ndarray):
+        return A
+    if A.format not in ("csr", "csc", "bsr"):
+        A = A.tocsr()
+    if A.has_canonical_format:
+        return A
+    A = A.copy()
+    A.sum_duplicates()
+    return A
 
 
 def in_range(A: Any, axis: int) -> tuple[Any, Array]:
     """Return A with rows (axis 1) or columns scaled by powers of two if squares are out of range, and the scales."""
+    A = summed(A)
     size = abs(A).max(axis=axis)
     largest = size if isinstance(A, np.ndarray) else size.toarray().ravel()
     scale = powers_of_two(largest, largest.dtype.name)

@@ -1,0 +1,18 @@
+"""The whole table: importing a file of calls enters them."""
+
+from __future__ import annotations
+
+from tests.public import numbers, recurrences, systems
+from tests.public.table import TABLE as TABLE
+
+FILES = (recurrences, numbers, systems)
+
+#: Public classes that users get and do not make: results, tables of results, errors, warnings, bases of other classes
+NOT_CALLED = {
+    *(f"fastiter.{name}" for name in ("BackendError", "ConvergenceError", "ConvergenceWarning")),
+    *(f"fastiter.{name}" for name in ("RnnResult", "RnnStates", "Solution")),
+    *(f"fastiter.quant.{name}" for name in ("Blocks", "Calibration", "Counts", "ErrorStatistics", "Format")),
+    *(f"fastiter.quant.{name}" for name in ("FormatRow", "FormatTable", "Range", "Scaled")),
+    *(f"fastiter.relax.{name}" for name in ("LinearSolution", "Progress", "SequenceSolution")),
+    *(f"fastiter.tune.{name}" for name in ("Device", "RnnPlan")),
+}
