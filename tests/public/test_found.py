@@ -26,7 +26,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = {
     "rtol": (lambda x, b: relax.sor(A, b, rtol=HUGE), ValueError, "sor: rtol must be finite and at least 0"),
     "omega": (lambda x, b: compat.jacobi(A, x, b, omega=HUGE), ValueError, "jacobi: omega must be finite and above 0"),
     "iterations": (lambda x, b: tuner().update(HUGE), ValueError, r"TsallisINF\.update: iterations must be from 0"),
-    "arms": (lambda x, b: relax.TsallisINF([HUGE]), TypeError, "TsallisINF: arms must be numbers that floats hold"),
+    "arms": (lambda x, b: relax.TsallisINF([HUGE]), ValueError, "TsallisINF: arms must be at least one finite number"),
     "bins": (
         lambda x, b: relax.ContextualTsallisINF([1.0], bounds=(0.0, 1.0), bins=2**70),
         ValueError,
