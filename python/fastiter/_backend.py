@@ -7,8 +7,10 @@ import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
+#: The backends for NumPy arrays
+Backend: TypeAlias = Literal["cpu", "reference"]
 #: The backends for data in GPU memory
 _ON_CARDS = ("cuda", "triton")
 #: The oldest compute capability that the CUDA kernels are compiled for: tensor cores with bfloat16.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, Cuda, choose, is_cuda
+from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty, unit_stride
 from .._pieces import flags_in, pieces, valid_in
 from .._sequences import Sequences, as_part, checked_sequences, in_reverse
@@ -33,7 +33,7 @@ def delta_scan(
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t].
 

@@ -7,7 +7,7 @@ import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .._check import check_choice, type_name
 from .._layouts import torch_features_hint, torch_state_hint
@@ -74,7 +74,7 @@ class NewtonInfo:
     Both are None where the method is "sequential".
     """
 
-    method: str
+    method: Literal["sequential", "newton"]
     steps: Any
     fallbacks: Any
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, Cuda, choose, is_cuda
+from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, unit_stride
 from .._pieces import flags_in, pieces, valid_in
 from .._sequences import checked_sequences
@@ -26,7 +26,7 @@ _EPS = {np.dtype(np.float32): float(np.finfo(np.float32).eps), np.dtype(np.float
 class _Solver(NamedTuple):
     """The options of the solver, as the caller gave them."""
 
-    method: str
+    method: Method
     window: int | None
     rtol: float | None
     atol: float | None
@@ -60,7 +60,7 @@ def paragru(
     max_steps: int | None = None,
     return_info: bool = False,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Result:
     """h[t] = z q + (1 - z) h[t-1], q = tanh(wx_q + a_q h[t-1] r), with z, r = sigmoid(wx + a h[t-1]).
 
@@ -112,7 +112,7 @@ def paralstm(
     max_steps: int | None = None,
     return_info: bool = False,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Result:
     """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]): an LSTM with diagonal weights and peepholes.
 
@@ -163,7 +163,7 @@ def paraslstm(
     max_steps: int | None = None,
     return_info: bool = False,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Result:
     """c[t] = f c[t-1] + i z, n[t] = max(f n[t-1] + i, 1), h[t] = o c[t] / n[t]: an sLSTM with diagonal weights.
 

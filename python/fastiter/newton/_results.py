@@ -12,6 +12,8 @@ from ._cells import NewtonInfo
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .._backend import Backend
+
 Array: TypeAlias = npt.NDArray[Any]
 States: TypeAlias = tuple[Array, ...]
 Method: TypeAlias = Literal["auto", "sequential", "newton"]
@@ -63,7 +65,7 @@ class Options(TypedDict, total=False):
     atol: float | None
     max_steps: int | None
     out: Array | None
-    backend: str | None
+    backend: Backend | None
 
 
 class Function(Protocol):

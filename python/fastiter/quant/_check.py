@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from ._text import dtype_name, read
 Array: TypeAlias = npt.NDArray[Any]
 #: A format, its text, or a dtype whose numbers are a format's
 FormatLike: TypeAlias = "Format | str | np.dtype[Any] | type[np.generic]"
-Backend: TypeAlias = Literal["cpu", "reference"]
 #: A 64-bit seed, or what draws one
 Rng: TypeAlias = "int | np.random.Generator | np.random.SeedSequence | np.random.BitGenerator | None"
 FLOATS = ("float32", "float64", "float16", "bfloat16")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._backend import Backends, choose
+from .._backend import Backend, Backends, choose
 from .._check import type_name
-from ._check import Backend, FormatLike
+from ._check import FormatLike
 from ._fixed_array import FixedArray, check_fixed, made
 from ._fixed_kernels import Window, as_matrices, conv2d_codes, matmul_codes, product_shape, read_window
 from ._formats import Fixed

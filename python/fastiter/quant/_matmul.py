@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, choose
+from .._backend import Backend, Backends, choose
 from .._check import check_apart, empty, type_name
-from ._check import Backend, FormatLike, check_format, check_out
+from ._check import FormatLike, check_format, check_out
 from ._fixed_array import check_fixed
 from ._fixed_kernels import as_matrices, product_shape
 from ._fixed_matmul import matmul_cpu, matmul_reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from ._block_formats import LONGEST_BLOCK, BlockFormat
 from ._formats import FIXED_ROUNDINGS, Fixed, Format, _check_bool, _check_int, _set_word
@@ -198,7 +199,7 @@ class SumOfPowers(Format):
     width: int
     integer: int
     signed: bool = True
-    method: str = "GREEDY"
+    method: Literal["GREEDY", "NEAREST"] = "GREEDY"
     rounding: str = "RND_CONV"
 
     def __post_init__(self) -> None:

@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeAlias, overload
 
 import numpy.typing as npt
 
-from .._backend import Backends, Cuda, choose, is_cuda
+from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
-from ._check import Backend, FormatLike, Rng, check_apart_or_same, check_floats, check_format, check_out
+from ._check import FormatLike, Rng, check_apart_or_same, check_floats, check_format, check_out
 from ._codes import code_dtype, decode_blocks, decode_elements
 from ._formats import Fixed, Float, Int
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, Cuda, choose, is_cuda
+from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
 from .._pieces import flags_in, pieces, valid_in
 from .._sequences import as_parts, check_packing, checked_sequences
@@ -60,7 +60,7 @@ def lstm(
     reset: Array | None = None,
     clip_state: float | None = None,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Result:
     """c[t] = f c[t-1] + i g, h[t] = o tanh(c[t]) with the gates a = wx[t] + r h[t-1] + b.
 
@@ -105,7 +105,7 @@ def gru(
     reset: Array | None = None,
     clip_state: float | None = None,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Result:
     """h[t] = (1 - z) n + z h[t-1], n = tanh(wx_n + r_gate (R_n h[t-1] + b_n)).
 
@@ -151,7 +151,7 @@ def elman(
     reset: Array | None = None,
     clip_state: float | None = None,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Result:
     """h[t] = tanh(wx[t] + r h[t-1] + b), or max(., 0) with ``activation="relu"``.
 
@@ -194,7 +194,7 @@ def slstm(
     reset: Array | None = None,
     clip_state: float | None = None,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Result:
     """c[t] = f c[t-1] + i z, n[t] = max(f n[t-1] + i, 1), h[t] = o c[t] / n[t] with exponential gates i and f.
 

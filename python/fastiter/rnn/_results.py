@@ -11,6 +11,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .._backend import Backend
+
 Array: TypeAlias = npt.NDArray[Any]
 States: TypeAlias = tuple[Array, ...]
 
@@ -58,7 +60,7 @@ class Options(TypedDict, total=False):
     reset: npt.NDArray[np.bool_] | None
     clip_state: float | None
     out: Array | None
-    backend: str | None
+    backend: Backend | None
 
 
 class Function(Protocol):

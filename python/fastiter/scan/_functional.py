@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, Cuda, choose, is_cuda
+from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_array, check_arrays, check_flag, check_out, empty, unit_stride
 from .._pieces import flags_in, pieces, valid_in
 from .._sequences import Shape, as_part, checked_sequences
@@ -29,7 +29,7 @@ def linear_scan(
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """h[t] = a[t] * h[t-1] + x[t], element by element.
 
@@ -103,7 +103,7 @@ def block_scan(
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each of N groups.
 

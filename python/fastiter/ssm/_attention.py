@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, choose
+from .._backend import Backend, Backends, choose
 from .._check import check_array, empty
 from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
 from ._attention_shapes import (
@@ -34,7 +34,7 @@ def linear_attention(
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t]: attention whose memory is a matrix for each head.
 

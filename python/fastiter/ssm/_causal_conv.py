@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, choose
+from .._backend import Backend, Backends, choose
 from .._check import check_array, check_flag, check_room, empty, integers
 from .._sequences import check_bounds
 from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
 from ._conv_shapes import (
+    Activation,
     ConvSizes,
     check_activation,
     check_conv_shapes,
@@ -48,10 +49,10 @@ def causal_conv1d(
     seq_idx: npt.ArrayLike | None = None,
     initial_states: Array | None = None,
     return_final_states: bool = False,
-    activation: str | None = None,
+    activation: Activation | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Array | tuple[Array, Array]:
     """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel is convolved with W taps of its own.
 
@@ -197,7 +198,7 @@ def causal_conv1d_update(
     conv_state: Array,
     weight: Array,
     bias: Array | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     cache_seqlens: npt.ArrayLike | None = None,
     conv_state_indices: npt.ArrayLike | None = None,
 ) -> Array:

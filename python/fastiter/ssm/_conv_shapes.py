@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 Shape = tuple[int, ...]
+#: The activation of a causal convolution, SiLU by either name
+Activation: TypeAlias = Literal["silu", "swish"]
 
 
 class ConvSizes(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, choose
+from .._backend import Backend, Backends, choose
 from .._check import check_apart, check_array, check_flag, check_room, empty, integers
 from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
 from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, may_be_complex
@@ -33,7 +33,7 @@ def selective_scan(
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Array | tuple[Array, Array]:
     """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): the recurrence of Mamba.
 

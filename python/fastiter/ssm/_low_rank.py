@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, choose
+from .._backend import Backend, Backends, choose
 from .._check import empty
 from ._arrays import Array, Cut, aligned, checked_cut, computed
 from ._attention import check_attention_dtypes, decay_of
@@ -50,7 +50,7 @@ def dplr_delta_rule(
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t].
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import Backends, choose
+from .._backend import Backend, Backends, choose
 from .._check import empty
 from ._arrays import Array, Cut, aligned, checked_cut, computed
 from ._attention import check_attention_dtypes
@@ -44,7 +44,7 @@ def mlstm(
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Array, State]:
     """C = F C + I k v^T, n = F n + I k, h = C^T q / (max(|n q|, e^-m) + eps): xLSTM's mLSTM.
 

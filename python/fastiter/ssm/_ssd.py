@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._backend import choose
+from .._backend import Backend, choose
 from .._check import check_flag
 from ._arrays import Array, checked_cut, computed
 from ._attention import BACKENDS, check_attention_dtypes, linear_attention
@@ -31,7 +31,7 @@ def ssd(
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """S[t] = exp(d A) S[t-1] + d x B^T, out[t] = (S[t] C + D x) z s(z): Mamba-2's recurrence.
 

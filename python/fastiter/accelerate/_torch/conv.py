@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ssm._conv_shapes import Activation
 from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
 from .functions import Function, in_float64_if, on_cpu
 
-SILU = ("silu", "swish")
-ACTIVATIONS = (None, *SILU)  # those of our convolutions
+SILU: tuple[Activation, ...] = ("silu", "swish")
+ACTIVATIONS: tuple[Activation | None, ...] = (None, *SILU)  # those of our convolutions
 _PACKED = ("seq_idx", "cu_seqlens")  # options for packed sequences
 
 
@@ -27,7 +28,7 @@ def convolution(theirs: Function) -> Function:
         hidden_states: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        activation: str | None = None,
+        activation: Activation | None = None,
         **options: Any,
     ) -> Any:
         is_packed = any(options.get(name) is not None for name in _PACKED)
@@ -39,7 +40,7 @@ def convolution(theirs: Function) -> Function:
     return causal_conv1d_fn
 
 
-def convolution_step(theirs: Function, activations: Container[str | None] = ACTIVATIONS) -> Function:
+def convolution_step(theirs: Function, activations: Container[Activation | None] = ACTIVATIONS) -> Function:
     """Return causal_conv1d_update of transformers; theirs runs for other activations, and where a gradient is needed.
 
     Before transformers 5.15, theirs applied SiLU whatever the activation.
@@ -50,7 +51,7 @@ def convolution_step(theirs: Function, activations: Container[str | None] = ACTI
         conv_state: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        activation: str | None = None,
+        activation: Activation | None = None,
     ) -> Tensor:
         given = (hidden_states, conv_state, weight, bias)
         needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)

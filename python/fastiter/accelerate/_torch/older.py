@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...ssm._conv_shapes import Activation
 from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
 from ...ssm._torch.functional import selective_scan, selective_state_update
 from . import mamba2
@@ -143,7 +144,7 @@ def _causal_conv1d_fn(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     seq_idx: Tensor | None = None,
 ) -> Any:
     weight, bias = in_float64_if(x, weight, bias)
@@ -151,7 +152,7 @@ def _causal_conv1d_fn(
 
 
 def _causal_conv1d_update(
-    x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+    x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation | None = None
 ) -> Tensor:
     weight, bias = in_float64_if(x, weight, bias)
     return causal_conv1d_update(x, conv_state, weight, bias, activation)

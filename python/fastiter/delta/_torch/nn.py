@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class DeltaNet(SequenceLayer):
         *,
         key_size: int | None = None,
         num_householder: int = 1,
-        eigenvalues: str = "signed",
+        eigenvalues: Literal["signed", "positive"] = "signed",
         decay: bool = False,
         output_gate: bool = False,
         conv_size: int = 4,

@@ -85,7 +85,9 @@ def made(width: int, signed: bool, rounding: str, overflow: str) -> str:
 
 
 @constant
-def fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: int | None, method: str) -> str:
+def fixed_text(
+    width: int, signed: bool, rounding: str, overflow: str, terms: int | None, method: Literal["GREEDY", "NEAREST"]
+) -> str:
     """Return the string of a fixed-point or sum-of-powers format whose values are integers, equal to the codes."""
     if isinstance(width, int) and not 1 <= width <= 53:
         raise ValueError(f"fixed_point: width must be from 1 to 53, got {width}")

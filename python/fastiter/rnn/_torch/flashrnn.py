@@ -25,7 +25,7 @@ from ..._torch.ops import (
 )
 from ..._torch.overrides import dispatched
 from .._cells import FLOAT16_REFUSED
-from .flashrnn_config import ANYWHERE, DTYPES, FUNCTIONS, ON_CPU, ON_GPU, FlashRNNConfig, checked
+from .flashrnn_config import ANYWHERE, DTYPES, FUNCTIONS, ON_CPU, ON_GPU, Dtype, FlashRNNConfig, Name, checked
 from .functional import elman, gru, lstm, slstm
 from .ops import carried, goes_together
 from .run import rounding, together
@@ -40,10 +40,10 @@ def flashrnn(
     R: Tensor,
     b: Tensor,
     states: Tensor | None = None,
-    function: str = "lstm",
+    function: Name = "lstm",
     config: FlashRNNConfig | None = None,
     backend: str | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """s[t] = cell(Wx[t] + R h[t-1] + b, s[t-1]), with the arguments and results of FlashRNN's ``flashrnn``.
 

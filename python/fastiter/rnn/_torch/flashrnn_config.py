@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
 from ..._check import check_choice, fits_float, type_name
 
+Name: TypeAlias = Literal["lstm", "gru", "elman", "slstm"]
+Dtype: TypeAlias = Literal["float32", "float64", "bfloat16", "float16"]
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -97,7 +99,7 @@ class FlashRNNConfig:
     """
 
     backend: str | None = None
-    function: str = "lstm"
+    function: Name = "lstm"
     gradient_recurrent_cut: bool = False
     gradient_recurrent_clipval: float | None = None
     forward_clipval: float | None = None
@@ -116,7 +118,7 @@ class FlashRNNConfig:
     output_shape: str = "SBTHD"
     recurrent_shape: str = "GHDP"
     bias_shape: str = "GHD"
-    dtype: str | None = None
+    dtype: Dtype | None = None
     dtype_acc: str | None = "float32"
     dtype_b: str | None = None
     dtype_r: str | None = None
@@ -235,7 +237,7 @@ class FlashRNNConfig:
         return (float(value),) * FUNCTIONS[self.function].states if isinstance(value, (int, float)) else tuple(value)
 
 
-def checked(config: object, function: str, backend: str | None, dtype: str | None) -> FlashRNNConfig:
+def checked(config: object, function: Name, backend: str | None, dtype: Dtype | None) -> FlashRNNConfig:
     """Return the configuration of a call. FlashRNN ignores arguments given with a config; here they must agree."""
     if config is None:
         return FlashRNNConfig(backend, function, dtype=dtype, enable_automatic_mixed_precision=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class LinearRNN(SequenceLayer):
         device: Any = None,
         dtype: Any = None,
         *,
-        eigenvalues: str = "signed",
+        eigenvalues: Literal["signed", "positive", "complex"] = "signed",
         input_dependent: bool = True,
     ) -> None:
         super().__init__(input_size, hidden_size, batch_first)

@@ -15,6 +15,7 @@ from ..._torch.ops import CPU_AND_CUDA, checked_bounds, checked_integers, grad_e
 from ..._torch.overrides import dispatched
 from .._causal_conv import given_of
 from .._conv_shapes import (
+    Activation,
     check_activation,
     check_conv_shapes,
     check_initial_states,
@@ -36,7 +37,7 @@ def causal_conv1d(
     seq_idx: Integers | None = None,
     initial_states: Tensor | None = None,
     return_final_states: bool = False,
-    activation: str | None = None,
+    activation: Activation | None = None,
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -129,7 +130,7 @@ def causal_conv1d_update(
     conv_state: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     cache_seqlens: Integers | None = None,
     conv_state_indices: Integers | None = None,
 ) -> Tensor:

@@ -13,7 +13,7 @@ from torch.overrides import has_torch_function
 from ..._check import check_flag, type_name
 from ..._torch.ops import checked_integers
 from ..._torch.overrides import dispatched
-from .._conv_shapes import check_activation
+from .._conv_shapes import Activation, check_activation
 from .._ssd_shapes import checked_limits
 from .causal_conv import causal_conv1d
 from .checks import Integers, check_tensors
@@ -53,7 +53,7 @@ def mamba2_inner(
     seq_idx: Integers | None = None,
     dt_limit: tuple[float, float] = (0.0, math.inf),
     return_final_states: bool = False,
-    activation: str | None = "silu",
+    activation: Activation | None = "silu",
     rmsnorm_weight: Tensor | None = None,
     rmsnorm_eps: float = 1e-6,
     outproj_weight: Tensor | None = None,
@@ -150,7 +150,7 @@ def _mix(
     size: _Sizes,
     labels: Tensor | None,
     limits: tuple[float, float],
-    activation: str | None,
+    activation: Activation | None,
     norm: Norm,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and the final states for checked arguments, which are given by their names."""

@@ -13,7 +13,7 @@ Construction, parameters, initialisation, checkpoints and options are inherited 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import GRU as _GRU  # bound here, as users may assign the classes below to torch.nn
@@ -261,7 +261,7 @@ class RNN(Recurrent, _RNN):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        nonlinearity: str = "tanh",
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,

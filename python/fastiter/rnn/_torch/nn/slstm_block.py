@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -104,11 +104,11 @@ class sLSTMBlock(SequenceLayer):
         *,
         conv_size: int = 4,
         ffn_factor: float = 1.3,
-        activation: str = "gelu",
+        activation: Literal["gelu", "relu", "silu"] = "gelu",
         dropout: float = 0.0,
         block_index: int = 0,
         num_blocks: int = 1,
-        layout: str = "cuda",
+        layout: Literal["cuda", "vanilla"] = "cuda",
         stacked: bool = False,
     ) -> None:
         super().__init__(embedding_size, embedding_size, check_bool(self, "stacked", stacked) or batch_first)

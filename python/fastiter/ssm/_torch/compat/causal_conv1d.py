@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._conv_shapes import Activation
 from .. import causal_conv
 from ..checks import Integers
 
@@ -19,7 +20,7 @@ def causal_conv1d_fn(
     initial_states: Tensor | None = None,
     return_final_states: bool = False,
     final_states_out: Tensor | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """act(bias + sum over j of weight[j] x[t - W + 1 + j]) over (B, D, T); see causal_conv1d's function of this name.
 
@@ -45,7 +46,7 @@ def causal_conv1d_update(
     conv_state: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     cache_seqlens: Integers | None = None,
     conv_state_indices: Integers | None = None,
 ) -> Tensor:

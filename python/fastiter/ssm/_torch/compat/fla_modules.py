@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...._torch.ops import checked_bounds
+from ..._conv_shapes import Activation
 from ..causal_conv import causal_conv1d
 from ..causal_conv import causal_conv1d_update as _update
 from ..ops import computed
@@ -33,7 +34,7 @@ def causal_conv1d_fwd(
     residual: Tensor | None = None,
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
-    activation: str | None = None,
+    activation: Activation | None = None,
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
@@ -59,7 +60,7 @@ def causal_conv1d_bwd(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     initial_state: Tensor | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor | None, ...]:
@@ -105,7 +106,7 @@ def causal_conv1d_update(
     residual: Tensor | None = None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of each sequence, x (N, D), (1, N, D) or (N, 1, D), which changes the cache; see fla's function."""
     if weight is None:

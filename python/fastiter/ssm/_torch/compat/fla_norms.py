@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ _GATES: dict[str, Any] = {
 }
 _GATES["swish"] = _GATES["silu"]
 ACTIVATIONS = tuple(_GATES)
+Activation: TypeAlias = Literal["swish", "silu", "sigmoid"]
 
 
 class _Norm(NamedTuple):
@@ -24,7 +25,7 @@ class _Norm(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     groups: int = 1
-    activation: str = "swish"
+    activation: Activation = "swish"
 
     def scaled(self, rows: Tensor, biased: bool = True) -> Tensor:
         """Return rows times the weight plus the bias, where these are given."""
@@ -77,7 +78,7 @@ def layer_norm_gated_fwd(
     g: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    activation: str = "swish",
+    activation: Activation = "swish",
     eps: float = 1e-5,
     residual: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
@@ -135,7 +136,7 @@ def layer_norm_gated_bwd(
     g: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    activation: str = "swish",
+    activation: Activation = "swish",
     eps: float = 1e-5,
     mean: Tensor | None = None,
     rstd: Tensor | None = None,

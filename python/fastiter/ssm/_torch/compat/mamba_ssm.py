@@ -11,6 +11,7 @@ from torch import Tensor
 from ...._check import check_flag
 from ...._sequences import check_packing
 from ...._torch.ops import checked_bounds
+from ..._conv_shapes import Activation
 from ..._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
 from .. import functional
 from ..checks import Integers, check_tensors
@@ -165,7 +166,7 @@ def mamba_split_conv1d_scan_combined(
     seq_idx: Integers | None = None,
     dt_limit: tuple[float, float] = (0.0, math.inf),
     return_final_states: bool = False,
-    activation: str | None = "silu",
+    activation: Activation | None = "silu",
     rmsnorm_weight: Tensor | None = None,
     rmsnorm_eps: float = 1e-6,
     outproj_weight: Tensor | None = None,
