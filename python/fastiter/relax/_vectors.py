@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, refuse_mask, type_name
+from .._check import check_array, refuse_mask
 from .._check import count as count
 from .._check import positive as positive
 from ._matrix import DTYPES, VECTORS
