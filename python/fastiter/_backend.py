@@ -18,7 +18,22 @@ OLDEST = (8, 0)
 
 
 class BackendError(RuntimeError):
-    """The backend that was named, or that the location of the data requires, cannot run."""
+    """The backend that was named, or that the location of the data requires, cannot run.
+
+    See Also
+    --------
+    show_config : The backends, and why one cannot run.
+
+    Examples
+    --------
+    >>> import fastiter
+    >>> try:
+    ...     device = fastiter.tune.Device.current()
+    ... except fastiter.BackendError:  # there is no GPU on this machine
+    ...     device = fastiter.tune.DEVICES["H100"]
+    >>> device.warp
+    32
+    """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,16 @@ def get_num_threads() -> int:
     torch's number when torch is in the process, else ``OMP_NUM_THREADS``, else the cores that this process may run on.
     While other processes keep the cores busy, a call may use fewer than this default. Results do not depend on it.
 
+    Returns
+    -------
+    int
+        The most threads of a call, at least 1.
+
+    See Also
+    --------
+    set_num_threads : Changes it.
+    show_config : Prints it, with the pool that the threads belong to.
+
     Examples
     --------
     >>> import fastiter
@@ -38,6 +48,10 @@ def set_num_threads(threads: int | None) -> None:
     ------
     TypeError, ValueError
         If ``threads`` is not an integer, or is not from 1 to 256.
+
+    See Also
+    --------
+    get_num_threads : The number in effect, and where the default comes from.
 
     Examples
     --------
@@ -63,6 +77,15 @@ def release_memory() -> int:
     The memory of large results is kept for later ones after they are freed, as mapping fresh pages costs more than a
     kernel that fills them; at most a sixteenth of the machine's memory is kept idle.
 
+    Returns
+    -------
+    int
+        The bytes that were idle.
+
+    See Also
+    --------
+    show_config : Prints the version, threads and backends.
+
     Examples
     --------
     >>> import fastiter
@@ -75,7 +98,24 @@ def release_memory() -> int:
 
 
 def show_config() -> None:
-    """Print the version, instruction sets, threads and backends, with the reason for each that cannot run."""
+    """Print the version, instruction sets, threads and backends, with the reason for each that cannot run.
+
+    See Also
+    --------
+    get_num_threads : The number of threads.
+    BackendError : The exception for a backend that cannot run.
+
+    Examples
+    --------
+    >>> import fastiter
+    >>> fastiter.show_config()  # doctest: +ELLIPSIS
+    fastiter      0...
+    numpy         ...
+    instructions  ...
+    threads       ...
+    backend       cpu: available
+    ...
+    """
     print(f"fastiter      {__version__}")
     print(f"numpy         {np.__version__}")
     print(

@@ -68,3 +68,26 @@ def _sections(function: Callable[..., Any]) -> dict[str, str]:
     """Return the sections of a numpydoc docstring by their names."""
     _, *parts = re.split(r"^(\w[\w ]*)\n-{3,}\n", inspect.cleandoc(function.__doc__ or ""), flags=re.MULTILINE)
     return {name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def documented_by(parts: Mapping[str, str], /, **others: str) -> Callable[[F], F]:
+    """Return a decorator that fills ``%(parameters)s`` by the parts of a function's parameters, in their order.
+
+    Other lines ``%(name)s`` are filled as by :func:`documented`. A parameter without a part is an error on import.
+
+    Parameters
+    ----------
+    parts : mapping of str to str
+        The parts, by the names of the parameters, with their stars.
+    **others : str
+        For names of parameters and lines the names of the parts that take their place here.
+    """
+    stars: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    chosen = {**parts, **{name: parts[other] for name, other in others.items()}}
+
+    def decorate(function: F) -> F:
+        names = [stars.get(each.kind, "") + each.name for each in inspect.signature(function).parameters.values()]
+        text = "\n".join(inspect.cleandoc(chosen[name]) for name in names)
+        return documented({**chosen, "parameters": text})(function)
+
+    return decorate

@@ -15,16 +15,52 @@ class ConvergenceWarning(UserWarning):
 
     ``throw=True`` makes it a :class:`ConvergenceError`, and
     ``warnings.simplefilter("ignore", fastiter.ConvergenceWarning)`` silences it.
+
+    See Also
+    --------
+    ConvergenceError : The exception in its place.
+    Solution : The result, with the reason for ending.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import fastiter, numpy as np
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     solution = fastiter.relax.jacobi(np.array([[4.0, -1.0], [-2.0, 8.0]]), np.ones(2), max_steps=2)
+    >>> caught[0].category is fastiter.ConvergenceWarning, solution.reason
+    (True, 'max_steps')
     """
 
 
 class ConvergenceError(RuntimeError):
     """A solver has not converged, and ``throw=True`` or :meth:`Solution.raise_if_failed` asked for an exception.
 
+    Parameters
+    ----------
+    message : str
+        The function, and the tolerance and residual where it ended.
+    solution : Solution, optional
+        The result without convergence.
+
     Attributes
     ----------
     solution : Solution or None
         The result without convergence; None if the solver was stopped before it had one.
+
+    See Also
+    --------
+    ConvergenceWarning : The warning in its place, without ``throw``.
+    Solution.raise_if_failed : Raises it for a result.
+
+    Examples
+    --------
+    >>> import fastiter, numpy as np
+    >>> try:
+    ...     fastiter.relax.jacobi(np.array([[1.0, 2.0], [3.0, 1.0]]), np.ones(2), throw=True)
+    ... except fastiter.ConvergenceError as error:
+    ...     error.solution.reason
+    'diverged'
     """
 
     def __init__(self, message: str, solution: Solution | None = None) -> None:
@@ -41,8 +77,8 @@ class Solution:
 
     Attributes
     ----------
-    value
-        The solution, or the last iterate where the solver did not converge.
+    value : object
+        The solution, or the last iterate where the solver did not converge: an array, a tensor or a tuple of these.
     converged : bool, or array of bool
         Whether it converged; one for each column or sequence if there are several.
     steps : int, or array of int
@@ -53,6 +89,19 @@ class Solution:
         The method that ran.
     reason : str, or tuple of str
         The reason for ending; ``"converged"`` is the only one that is a success.
+
+    See Also
+    --------
+    fastiter.relax.LinearSolution : The result for linear systems.
+    fastiter.torch.RecurrenceSolution : The result for recurrences.
+
+    Examples
+    --------
+    >>> import fastiter, numpy as np
+    >>> solution = fastiter.relax.sor(np.array([[4.0, -1.0], [-2.0, 8.0]]), np.array([2.0, 12.0]), omega=1.0)
+    >>> isinstance(solution, fastiter.Solution), solution.converged, solution.steps
+    (True, True, 7)
+    >>> solution.raise_if_failed()
     """
 
     value: Any

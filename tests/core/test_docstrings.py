@@ -1,18 +1,25 @@
-"""The docstrings of the recurrences say in help() what each argument is, what comes back and what is raised."""
+"""What help() says of every public function and class is complete: numpydoc's rules, but for those of style alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
+import pkgutil
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from numpydoc.validate import Validator, get_doc_object, validate
 
 import fastiter
 
 NAMES = ["lstm", "gru", "elman", "slstm", "linear_scan", "block_scan", "delta_scan", "paragru", "paralstm", "paraslstm"]
 SECTIONS = ["Parameters", "Returns", "Raises", "See Also", "References", "Examples"]
+#: Rules that do not hold here: first lines are equations, as descriptions may be (SS02, SS05, PR08, RT04), and may say
+#: all (ES01), "integers" are arrays of them (PR06), and a single result may have a name (RT02).
+STYLE = {"ES01", "PR06", "PR08", "RT02", "RT04", "SS02", "SS05"}
 
 
 @pytest.mark.parametrize("of_tensors", [False, True])
@@ -61,3 +68,53 @@ def _has_signature(value: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+class Rules(Validator):
+    """numpydoc's rules; fields of NamedTuples and dataclasses may be Attributes, as users read and do not pass them."""
+
+    source_file_def_line = None  # where a comment could switch rules off
+
+    def _fields(self) -> tuple[str, ...]:
+        own = dataclasses.fields(self.obj) if dataclasses.is_dataclass(self.obj) else ()
+        names: tuple[str, ...] = getattr(self.obj, "_fields", tuple(field.name for field in own))
+        return tuple(name for name in names if not name.startswith("_"))
+
+    @property
+    def signature_parameters(self) -> tuple[str, ...]:
+        return self._fields() or tuple(super().signature_parameters)
+
+    def _doc_parameters(self, sections: list[str]) -> dict[str, Any]:
+        found: dict[str, Any] = super()._doc_parameters(sections)
+        return found or (super()._doc_parameters(["Attributes"]) if self._fields() else found)
+
+
+def faults(public: Any) -> list[str]:
+    """Return the rules that a docstring breaks, each with its message."""
+    found = validate("", validator_cls=lambda obj_name: Rules(get_doc_object(public)))["errors"]
+    text = inspect.getdoc(public) or ""
+    assert "%(" not in text  # a part that no decorator has filled
+    return [f"{code} {message}" for code, message in found if code not in STYLE]
+
+
+def modules() -> list[str]:
+    """Return the names of all public modules: those without an underscore, and with public names of their own."""
+    home = str(Path(fastiter.__file__).parent)  # of an editable install, __path__ has the repository, too
+    names = ["fastiter", *(each.name for each in pkgutil.walk_packages([home], "fastiter."))]
+    return [name for name in names if "._" not in name and not name.startswith("fastiter.kernels")]
+
+
+def test_public_names_are_documented() -> None:
+    torch = pytest.importorskip("torch")
+    seen, broken = set(), {}
+    for name in modules():
+        module = importlib.import_module(name)
+        for each in getattr(module, "__all__", ()):
+            public = getattr(module, each)
+            if callable(public) and id(public) not in seen:
+                seen.add(id(public))
+                found = faults(public)
+                if found:
+                    broken[f"{name}.{each}"] = found
+    assert broken == {}
+    assert torch.__name__ and len(seen) > 230

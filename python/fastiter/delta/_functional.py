@@ -93,7 +93,7 @@ def delta_scan(
 
     See Also
     --------
-    fastiter.torch.delta_scan : the same on tensors, with gradients.
+    fastiter.torch.delta_scan : The same on tensors, with gradients.
 
     References
     ----------

@@ -61,9 +61,11 @@ Options = tuple[()] | tuple[int, int, float, float]
 class NewtonInfo:
     """How a call was solved.
 
+    Both arrays are None where the method is "sequential".
+
     Attributes
     ----------
-    method : "sequential" or "newton"
+    method : {"sequential", "newton"}
         The method that ran: the requested one, or the choice of "auto".
     steps : integers (B,), or None
         Per row, the largest number of passes that any of its windows took.
@@ -71,7 +73,16 @@ class NewtonInfo:
         Per row, the number of windows that were run step by step in the end, at least for some of their units: they
         had not converged after max_steps, their changes grew, or a state was not finite.
 
-    Both are None where the method is "sequential".
+    See Also
+    --------
+    paragru, paralstm, paraslstm : Return it with ``return_info=True``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> found = fastiter.paragru(np.ones((1, 8, 3, 4)), np.ones((3, 4)), method="newton", return_info=True)
+    >>> found.info.method, found.info.steps.shape, found.info.fallbacks
+    ('newton', (1,), array([0]))
     """
 
     method: Literal["sequential", "newton"]

@@ -70,9 +70,9 @@ def paragru(
 
     See Also
     --------
-    gru : with full recurrent weights.
-    linear_scan : linear in the state.
-    fastiter.torch.paragru : the same on tensors, with gradients.
+    gru : With full recurrent weights.
+    linear_scan : Linear in the state.
+    fastiter.torch.paragru : The same on tensors, with gradients.
 
     References
     ----------
@@ -122,9 +122,9 @@ def paralstm(
 
     See Also
     --------
-    lstm : with full recurrent weights.
-    paragru, paraslstm
-    fastiter.torch.paralstm : the same on tensors, with gradients.
+    lstm : With full recurrent weights.
+    paragru, paraslstm : The other cells.
+    fastiter.torch.paralstm : The same on tensors, with gradients.
 
     References
     ----------
@@ -173,9 +173,9 @@ def paraslstm(
 
     See Also
     --------
-    slstm : with full recurrent weights.
-    paragru, paralstm
-    fastiter.torch.paraslstm : the same on tensors, with gradients.
+    slstm : With full recurrent weights.
+    paragru, paralstm : The other cells.
+    fastiter.torch.paraslstm : The same on tensors, with gradients.
 
     References
     ----------

@@ -28,6 +28,18 @@ class ParaResult(NamedTuple):
         h at every step.
     state : tuple of ndarray (B, D)
         The parts of the state after the last valid step.
+
+    See Also
+    --------
+    ParaResultInfo : The same with how the call was solved.
+    paragru, paralstm, paraslstm : The functions that return it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> h, (last,) = fastiter.paragru(np.ones((2, 8, 3, 4)), np.ones((3, 4)))
+    >>> h.shape, bool((h[:, -1] == last).all())
+    ((2, 8, 4), True)
     """
 
     output: Array
@@ -45,6 +57,18 @@ class ParaResultInfo(NamedTuple):
         The parts of the state after the last valid step.
     info : NewtonInfo
         The method, and passes and fallbacks of each row.
+
+    See Also
+    --------
+    ParaResult : Outputs and the last state alone.
+    paragru, paralstm, paraslstm : The functions that return it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> h, state, info = fastiter.paragru(np.ones((2, 8, 3, 4)), np.ones((3, 4)), return_info=True)
+    >>> info.method
+    'sequential'
     """
 
     output: Array

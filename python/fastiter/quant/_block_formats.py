@@ -39,6 +39,11 @@ class MX(BlockFormat):
         OCP's own), the same after rounding a to an element's precision (EVEN), rounded up instead (CEIL), or the
         smallest k for which a does not overflow (RCEIL).
 
+    See Also
+    --------
+    NVFP4 : A scale with a mantissa for each block.
+    BlockFloat : Integers for elements.
+
     Examples
     --------
     >>> from fastiter.quant import MX, parse
@@ -97,6 +102,11 @@ class NVFP4(BlockFormat):
     rounding : str
         Of the elements, as for :class:`Float`.
 
+    See Also
+    --------
+    MX : A power of two for each block.
+    calibrate : The float for the tensor.
+
     Examples
     --------
     >>> from fastiter.quant import NVFP4, parse
@@ -140,6 +150,11 @@ class BlockFloat(BlockFormat):
         Elements that share an exponent, 1 to 1024.
     rounding : str
         As for :class:`Fixed`, by default to the nearest, ties to the even code.
+
+    See Also
+    --------
+    MX : Floats for elements.
+    Fixed : One binary point for all numbers.
 
     Examples
     --------

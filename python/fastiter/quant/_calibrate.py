@@ -32,7 +32,21 @@ class Calibration(NamedTuple):
     scale : ndarray, float64, or None
         As :func:`quantize` takes it; None for fixed point.
     zero_point : ndarray, int64, or None
-        For an unsigned :class:`Int`.
+        The zero point of an unsigned :class:`Int`; None for other formats.
+
+    See Also
+    --------
+    calibrate : The function that returns it.
+    quantize : Takes its scale and zero point.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import calibrate, quantize
+    >>> x = np.array([-1.0, 0.2, 3.0])
+    >>> fmt, scale, zero_point = calibrate(x, "uint8")
+    >>> quantize(x, fmt, scale=scale, zero_point=zero_point)
+    array([-1.00392157,  0.20392157,  2.99607843])
     """
 
     fmt: Format

@@ -18,13 +18,24 @@ class FormatRow(NamedTuple):
     name : str
         The text that :func:`parse` reads; with brackets, a kind of formats whose fields must be given.
     bits : int or None
-        Of a code; None for a kind.
+        The bits of a code; None for a kind.
     largest, smallest : float or None
         The largest number, and the smallest positive one; None for a kind.
     notes : str
-        What is special, and the other names.
+        Peculiarities, and the other names.
     example : Format
         The format, or one of the kind.
+
+    See Also
+    --------
+    formats : The function that returns all of them.
+
+    Examples
+    --------
+    >>> from fastiter.quant import formats
+    >>> row = next(row for row in formats() if row.name == "e4m3fn")
+    >>> row.bits, row.largest, row.smallest
+    (8, 448.0, 0.001953125)
     """
 
     name: str
@@ -36,7 +47,26 @@ class FormatRow(NamedTuple):
 
 
 class FormatTable(tuple[FormatRow, ...]):
-    """The rows of :func:`formats`; ``repr`` and ``print`` show a table."""
+    """The rows of :func:`formats`; ``repr`` and ``print`` show a table.
+
+    Parameters
+    ----------
+    iterable : iterable of FormatRow
+        The rows.
+
+    See Also
+    --------
+    formats : The function that returns it.
+
+    Examples
+    --------
+    >>> from fastiter.quant import FormatTable, formats
+    >>> FormatTable(row for row in formats() if row.name.startswith("fp"))
+    name  bits  largest       smallest      notes
+    fp64  64    1.79769e+308  4.94066e-324  also double, float64
+    fp32  32    3.40282e+38   1.4013e-45    also single, float32
+    fp16  16    65504         5.96046e-08   also half, float16
+    """
 
     __slots__ = ()
 

@@ -26,7 +26,19 @@ class ErrorStatistics(NamedTuple):
     histogram, edges : ndarray
         The errors in 64 bins, and the ends of these.
     counts : Counts
-        Of all numbers.
+        The counts of all numbers, those that are not finite included.
+
+    See Also
+    --------
+    measure_error : The function that returns it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import measure_error
+    >>> found = measure_error(np.linspace(-1, 1, 101), "fixed<8,1,RND,SAT>")
+    >>> found.max, int(found.histogram.sum()), found.counts.overflow
+    (0.0078125, 101, 1)
     """
 
     sqnr: float

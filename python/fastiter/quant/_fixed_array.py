@@ -46,6 +46,10 @@ class FixedArray(Comparable):
     ZeroDivisionError
         For division by zero.
 
+    See Also
+    --------
+    fixed_matmul, fixed_conv2d : Products with a chosen accumulator.
+
     Examples
     --------
     >>> from fastiter.quant import Fixed, FixedArray

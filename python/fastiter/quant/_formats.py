@@ -17,7 +17,18 @@ FLOAT_OVERFLOWS = ("SAT", "INF", "NAN")
 
 
 class Format:
-    """A number format. ``str`` writes it, :func:`parse` reads it; formats with the same fields are equal."""
+    """A number format. ``str`` writes it, :func:`parse` reads it; formats with the same fields are equal.
+
+    See Also
+    --------
+    parse : Reads its text.
+
+    Examples
+    --------
+    >>> from fastiter.quant import Format, parse
+    >>> isinstance(parse("int4"), Format)
+    True
+    """
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         """Return the word that the text begins with, and the fields between its brackets."""
@@ -104,6 +115,10 @@ class Fixed(Format):
     saturated_bits : int
         Number of high bits that WRAP and WRAP_SM saturate.
 
+    See Also
+    --------
+    FixedArray : Arrays of such numbers, with the arithmetic of HLS.
+
     Examples
     --------
     >>> from fastiter.quant import Fixed, parse
@@ -179,6 +194,10 @@ class Int(Format):
         The nearest code (SAT), or the nearest of a range that is symmetric about zero, without the lowest code of a
         signed format (SAT_SYM).
 
+    See Also
+    --------
+    calibrate : The scale and zero point for an array.
+
     Examples
     --------
     >>> from fastiter.quant import Int, parse
@@ -242,6 +261,10 @@ class Float(Format):
         2^(exponent - 1) - 1 by default, one more for "fnuz".
     signed, subnormals : bool
         Without subnormals, e = 0 is an exponent like the others, and there is no zero.
+
+    See Also
+    --------
+    MX, NVFP4 : Small floats with a scale for each block.
 
     Examples
     --------

@@ -27,6 +27,11 @@ class Posit(Format):
     rounding : str
         "RNE", or "STOCHASTIC" between neighbouring bit strings.
 
+    See Also
+    --------
+    Float : The same number of bits for every exponent.
+    Logarithmic : The logarithm in fixed point.
+
     Examples
     --------
     >>> from fastiter.quant import parse
@@ -69,6 +74,11 @@ class Table(BlockFormat):
         0, or the number of elements that share a scale.
     rounding : str
         "NEAREST", ties to the even code, or "STOCHASTIC" between the two neighbours.
+
+    See Also
+    --------
+    quantize : Rounds to its numbers.
+    range_of : Its extreme numbers.
 
     Examples
     --------
@@ -129,6 +139,11 @@ class PowerOfTwo(Format):
     rounding : str
         "RNE", or "STOCHASTIC" between the two neighbours.
 
+    See Also
+    --------
+    SumOfPowers : Several powers for each number.
+    Logarithmic : Steps between the powers, too.
+
     Examples
     --------
     >>> from fastiter.quant import PowerOfTwo
@@ -183,6 +198,11 @@ class SumOfPowers(Format):
         The choice of the powers.
     rounding : str
         To the fixed-point code, as for :class:`Fixed`.
+
+    See Also
+    --------
+    PowerOfTwo : One power for each number.
+    Fixed : The format without a limit on the ones of a code.
 
     References
     ----------
@@ -240,6 +260,11 @@ class Logarithmic(Format):
         Bits of a logarithm after its binary point, 0 to 6.
     signed : bool
         Whether there are negative numbers.
+
+    See Also
+    --------
+    PowerOfTwo : Without steps between the powers.
+    Float : Equal steps between the powers.
 
     Examples
     --------

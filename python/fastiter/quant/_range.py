@@ -20,6 +20,18 @@ class Range(NamedTuple):
         The ends of the range of finite numbers.
     smallest : float
         The smallest positive number.
+
+    See Also
+    --------
+    range_of : The function that returns it.
+    formats : The ranges of all formats with a name.
+
+    Examples
+    --------
+    >>> from fastiter.quant import range_of
+    >>> lowest, highest, smallest = range_of("ufixed<4,2>")
+    >>> lowest, highest, smallest
+    (0.0, 3.75, 0.25)
     """
 
     lowest: float

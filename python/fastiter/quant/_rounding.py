@@ -27,6 +27,19 @@ class Counts(NamedTuple):
     ----------
     total, nan, overflow, underflow : int
         In this order.
+
+    See Also
+    --------
+    quantize : Returns them with ``counts=True``.
+    ErrorStatistics : Has them with the error itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import quantize
+    >>> y, counts = quantize(np.array([0.01, 1.0, 100.0, np.inf]), "fixed<8,4,RND,SAT>", counts=True)
+    >>> counts
+    Counts(total=4, nan=0, overflow=2, underflow=1)
     """
 
     total: int
@@ -41,10 +54,26 @@ class Blocks(NamedTuple):
     Attributes
     ----------
     codes : ndarray of integers
-        Of the elements, with the axis of the blocks last.
+        The codes of the elements, with the axis of the blocks last.
     scales : ndarray
         One for each block. A power of two is stored as k + 127 (255 for NaN), an NVFP4 scale as its e4m3fn code (127
         for NaN), the scale of a table as a float.
+
+    See Also
+    --------
+    encode : The function that returns it.
+    decode : The numbers of it.
+    pack : The same codes without unused bits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import decode, encode
+    >>> blocks = encode(np.array([1.0, 3.0, 12.0]), "mxfp4")
+    >>> blocks.codes, blocks.scales
+    (array([1, 3, 7], dtype=uint8), array([128], dtype=uint8))
+    >>> decode(blocks, "mxfp4")
+    array([ 1.,  3., 12.], dtype=float32)
     """
 
     codes: Array
@@ -60,6 +89,21 @@ class Scaled(NamedTuple):
         The codes of x / scale.
     scale : ndarray, float64
         One number, or one for each index of the axis, with as many axes as the codes.
+
+    See Also
+    --------
+    encode : Returns it with ``scale="amax"``.
+    decode : The numbers of it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import decode, encode
+    >>> found = encode(np.array([-0.5, 0.25, 1.27]), "int8", scale="amax")
+    >>> found.codes, found.scale
+    (array([-50,  25, 127], dtype=int8), array(0.01))
+    >>> decode(found, "int8")
+    array([-0.5 ,  0.25,  1.27], dtype=float32)
     """
 
     codes: Array | Blocks

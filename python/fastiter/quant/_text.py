@@ -83,6 +83,7 @@ def parse(text: str) -> Any:
     Returns
     -------
     Format
+        An instance of the format's class, such as :class:`Fixed` or :class:`MX`.
 
     Raises
     ------

@@ -106,9 +106,11 @@ SWEEPS = documented(
             omega : float, or complex for a complex A
                 The relaxation factor.
             """,
-        "blocks": """
+        "Dinv": """
             Dinv : (blocks, blocksize, blocksize), optional
                 The inverses of the diagonal blocks; computed if None.
+            """,
+        "blocksize": """
             blocksize : int
                 The number of rows in a block, at most 64.
             """,

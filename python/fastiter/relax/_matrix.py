@@ -80,6 +80,11 @@ class Batch:
     values : (B, entries)
         The values of each matrix, in the order of the entries of ``pattern`` in CSR.
 
+    See Also
+    --------
+    Relaxation : Prepares all its matrices at once.
+    gauss_seidel : Solves all its systems, as the other solvers do.
+
     Examples
     --------
     >>> import numpy as np, scipy.sparse

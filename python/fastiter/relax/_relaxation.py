@@ -66,11 +66,21 @@ class Relaxation:
         If an argument is not as described; a row that is not finite, a zero on the diagonal or a singular block is
         named by its number.
 
+    See Also
+    --------
+    sor, ssor, kaczmarz : The same for a single solution.
+    Chebyshev, Anderson : Accelerate its sweeps.
+    fastiter.torch.Relaxation : On tensors, with gradients.
+
     Notes
     -----
     Vectors have the dtype of A, or float64 if A is float32; sums are always float64. b and x are (n,), or (n, k) for k
     right-hand sides at once, which cost little more than one; for a batch (batch, n), for a stencil the grid or
     (*grid, k).
+
+    References
+    ----------
+    Young, Iterative Solution of Large Linear Systems, 1971. Hageman and Young, Applied Iterative Methods, 1981.
 
     Examples
     --------
@@ -84,10 +94,6 @@ class Relaxation:
     array([0.9333333, 1.7333333])
     >>> sor.solve(np.array([2.0, 12.0])).steps
     9
-
-    References
-    ----------
-    Young, Iterative Solution of Large Linear Systems, 1971. Hageman and Young, Applied Iterative Methods, 1981.
     """
 
     def __init__(

@@ -35,17 +35,23 @@ class LinearSolution(Solution):
         The steps until it converged, or those done.
     residual : float or (k,)
         ``||b - A x||`` of the value, computed from A, b and x.
-    tolerance : float or (k,)
-        The residual at which it would have converged, ``rtol ||b|| + atol``.
     method : str
         The method that ran.
     reason : str or tuple of str
         The reason for ending: "converged", "max_steps", "diverged", "stagnated" or "callback".
+    tolerance : float or (k,)
+        The residual at which it would have converged, ``rtol ||b|| + atol``.
     omega : float or None
         The relaxation factor at the end, which ``"auto"`` may have changed; None for methods without one.
     history : (checks + 1,) or (checks + 1, k)
         ``||b - A x||`` before the first step and at each check. Columns that converge early are swept on with the
         others; their value and residual are those of their own end. None from :func:`fastiter.torch.relax_solve`.
+
+    See Also
+    --------
+    sor, ssor_cg, chebyshev : Solvers that return it.
+    Progress : The state in between, for a callback.
+    fastiter.ConvergenceWarning : The warning where it has not converged.
 
     Examples
     --------
@@ -95,6 +101,19 @@ class Progress:
         The residual at which it will have converged.
     omega : float or None
         The relaxation factor of the next step; None for methods without one.
+
+    See Also
+    --------
+    sor : Takes a ``callback``, as all solvers do.
+    LinearSolution : The result at the end.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import sor
+    >>> A = np.array([[4.0, -1.0], [-2.0, 8.0]])
+    >>> print(sor(A, np.ones(2), omega=1.0, callback=lambda progress: progress.steps == 3).reason)
+    callback
     """
 
     steps: int

@@ -196,6 +196,12 @@ class Chebyshev:
         The least and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
         are estimated from the growth of its powers, and :meth:`solve` lowers the least if necessary.
 
+    See Also
+    --------
+    chebyshev : The same for Jacobi, as one function.
+    Anderson : For sweeps that are not symmetric.
+    fastiter.torch.Chebyshev : On tensors, with gradients.
+
     Examples
     --------
     >>> import numpy as np
@@ -277,6 +283,15 @@ class Anderson:
     memory : int
         Number of differences of steps that are kept, at most 1000; each costs two vectors.
 
+    See Also
+    --------
+    Chebyshev : Without inner products, for symmetric sweeps.
+    ssor_cg : For a Hermitian positive definite A.
+
+    References
+    ----------
+    Anderson, Iterative Procedures for Nonlinear Integral Equations, 1965. Walker and Ni, SIAM J. Numer. Anal. 49, 2011.
+
     Examples
     --------
     >>> import numpy as np
@@ -285,10 +300,6 @@ class Anderson:
     >>> sweep = Relaxation(A, "gauss_seidel")
     >>> bool(Anderson(sweep, memory=10).solve(np.ones(50)).steps < sweep.solve(np.ones(50)).steps / 10)
     True
-
-    References
-    ----------
-    Anderson, Iterative Procedures for Nonlinear Integral Equations, 1965. Walker and Ni, SIAM J. Numer. Anal. 49, 2011.
     """
 
     def __init__(self, relaxation: Relaxation, memory: int = 5) -> None:

@@ -63,6 +63,11 @@ def ssor_cg(
     ssor : The preconditioner as a method of its own.
     chebyshev : Without inner products.
 
+    References
+    ----------
+    Eisenstat, Efficient Implementation of a Class of Preconditioned Conjugate Gradient Methods, SIAM J. Sci. Stat.
+    Comput. 2, 1981.
+
     Examples
     --------
     >>> import numpy as np
@@ -70,11 +75,6 @@ def ssor_cg(
     >>> A = 2 * np.eye(50) - np.eye(50, k=1) - np.eye(50, k=-1)
     >>> ssor_cg(A, np.ones(50), omega=1.5).steps
     15
-
-    References
-    ----------
-    Eisenstat, Efficient Implementation of a Class of Preconditioned Conjugate Gradient Methods, SIAM J. Sci. Stat.
-    Comput. 2, 1981.
     """
     limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
     return judged("ssor_cg", solve(A, b, x0, limits, omega, order), throw)

@@ -44,6 +44,20 @@ class SequenceSolution:
         The omega of each solution.
     iterations : (T,)
         The steps of each solution: ``max_steps`` if it did not converge.
+
+    See Also
+    --------
+    solve_sequence : The function that returns it.
+    LinearSolution : The solution of one system.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import TsallisINF, solve_sequence
+    >>> A = 2 * np.eye(20) - np.eye(20, k=1) - np.eye(20, k=-1)
+    >>> found = solve_sequence([(A, np.ones(20))] * 3, TsallisINF([1.5], rng=0))
+    >>> found.omegas, found.iterations, found.solutions[0].reason
+    (array([1.5, 1.5, 1.5]), array([263, 263, 263]), 'converged')
     """
 
     solutions: tuple[LinearSolution, ...]
@@ -116,6 +130,11 @@ def solve_sequence(
     throw : bool
         Raise at the first system that does not converge. By default a single warning at the end counts them.
 
+    Returns
+    -------
+    SequenceSolution
+        The solutions, omegas and iterations of the systems up to the end, or up to the callback's True.
+
     Raises
     ------
     TypeError, ValueError
@@ -133,6 +152,10 @@ def solve_sequence(
     TsallisINF : The best single omega.
     ChebCB : The best omega as a function of a context.
 
+    References
+    ----------
+    Khodak, Chow, Balcan and Talwalkar, Learning to Relax, ICLR 2024.
+
     Examples
     --------
     >>> import numpy as np
@@ -141,10 +164,6 @@ def solve_sequence(
     >>> found = solve_sequence([(A, np.ones(20))] * 300, TsallisINF([1.0, 1.4, 1.74], rng=0))
     >>> found.iterations.shape, float(np.median(found.omegas[-100:]))
     ((300,), 1.74)
-
-    References
-    ----------
-    Khodak, Chow, Balcan and Talwalkar, Learning to Relax, ICLR 2024.
     """
     function = "solve_sequence"
     if not isinstance(systems, Iterable):

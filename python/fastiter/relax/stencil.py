@@ -31,6 +31,11 @@ class Stencil:
     mask : bool (*grid), optional
         False where x is given (Dirichlet): no sweep changes it, its neighbours read it, and it has no equation.
 
+    See Also
+    --------
+    Batch : Matrices with one pattern.
+    Relaxation : Prepares a stencil for many solutions.
+
     Notes
     -----
     Replaces A in :class:`Relaxation` (all methods but block methods), :func:`chebyshev` and :func:`ssor_cg`, with x

@@ -205,6 +205,16 @@ class TsallisINF(_Tuner):
     TypeError, ValueError
         If an argument is not as described.
 
+    See Also
+    --------
+    solve_sequence : Solves systems with its omegas.
+    ContextualTsallisINF, ChebCB : For systems that come with a context.
+
+    References
+    ----------
+    Khodak, Chow, Balcan and Talwalkar, Learning to Relax: Setting Solver Parameters Across a Sequence of Linear System
+    Instances, ICLR 2024. Zimmert and Seldin, Tsallis-INF, JMLR 22, 2021.
+
     Examples
     --------
     >>> from fastiter.relax import TsallisINF
@@ -214,11 +224,6 @@ class TsallisINF(_Tuner):
     ...     tuner.update({1.0: 90, 1.5: 30, 1.9: 60}[omega])
     >>> float(tuner.arms[tuner.probabilities().argmax()])
     1.5
-
-    References
-    ----------
-    Khodak, Chow, Balcan and Talwalkar, Learning to Relax: Setting Solver Parameters Across a Sequence of Linear System
-    Instances, ICLR 2024. Zimmert and Seldin, Tsallis-INF, JMLR 22, 2021.
     """
 
     def __init__(self, arms: npt.ArrayLike, *, rng: Rng = None) -> None:
@@ -262,6 +267,15 @@ class ContextualTsallisINF(TsallisINF):
     TypeError, ValueError
         If an argument is not as described.
 
+    See Also
+    --------
+    ChebCB : Learns from neighbouring contexts, too.
+    solve_sequence : Solves systems with its omegas.
+
+    References
+    ----------
+    As for :class:`TsallisINF`.
+
     Examples
     --------
     >>> from fastiter.relax import ContextualTsallisINF
@@ -272,10 +286,6 @@ class ContextualTsallisINF(TsallisINF):
     ...     tuner.update(20 if (omega == 1.9) == context else 50)
     >>> [float(tuner.arms[tuner.probabilities(context).argmax()]) for context in (0, 1)]
     [1.0, 1.9]
-
-    References
-    ----------
-    As for :class:`TsallisINF`.
     """
 
     def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], bins: int = 5, rng: Rng = None) -> None:
@@ -313,6 +323,16 @@ class ChebCB(_Tuner):
     TypeError, ValueError
         If an argument is not as described.
 
+    See Also
+    --------
+    ContextualTsallisINF : Without a model of the contexts.
+    solve_sequence : Solves systems with its omegas.
+
+    References
+    ----------
+    Khodak, Chow, Balcan and Talwalkar, ICLR 2024. Foster and Rakhlin, Beyond UCB: Optimal and Efficient Contextual
+    Bandits with Regression Oracles, ICML 2020.
+
     Examples
     --------
     >>> from fastiter.relax import ChebCB
@@ -323,11 +343,6 @@ class ChebCB(_Tuner):
     ...     tuner.update(20 + 100 * abs(omega - 1 - context))
     >>> [float(tuner.arms[tuner.probabilities(context).argmax()]) for context in (0.1, 0.5, 0.8)]
     [1.0, 1.5, 1.9]
-
-    References
-    ----------
-    Khodak, Chow, Balcan and Talwalkar, ICLR 2024. Foster and Rakhlin, Beyond UCB: Optimal and Efficient Contextual
-    Bandits with Regression Oracles, ICML 2020.
     """
 
     def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], degree: int = 5, rng: Rng = None) -> None:

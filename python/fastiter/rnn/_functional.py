@@ -70,8 +70,8 @@ def lstm(
 
     See Also
     --------
-    gru, slstm, elman
-    fastiter.torch.lstm : the same on tensors, with gradients.
+    gru, slstm, elman : The other cells.
+    fastiter.torch.lstm : The same on tensors, with gradients.
 
     References
     ----------
@@ -115,8 +115,8 @@ def gru(
 
     See Also
     --------
-    lstm, elman
-    fastiter.torch.gru : the same on tensors, with gradients.
+    lstm, elman : The other cells.
+    fastiter.torch.gru : The same on tensors, with gradients.
 
     References
     ----------
@@ -161,8 +161,8 @@ def elman(
 
     See Also
     --------
-    gru, lstm
-    fastiter.torch.elman : the same on tensors, with gradients.
+    gru, lstm : The other cells.
+    fastiter.torch.elman : The same on tensors, with gradients.
 
     References
     ----------
@@ -205,9 +205,9 @@ def slstm(
 
     See Also
     --------
-    lstm
-    paraslstm : the same cell with diagonal weights.
-    fastiter.torch.slstm : the same on tensors, with gradients.
+    lstm : Gates without exponentials.
+    paraslstm : The same cell with diagonal weights.
+    fastiter.torch.slstm : The same on tensors, with gradients.
 
     References
     ----------

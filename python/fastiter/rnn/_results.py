@@ -26,6 +26,18 @@ class RnnResult(NamedTuple):
         h at every step.
     state : tuple of ndarray (B, N, D)
         The parts of the state after the last valid step: (h,), (h, c) or (h, c, n, m).
+
+    See Also
+    --------
+    RnnStates : The same with the states of all steps.
+    lstm, gru, elman, slstm : The functions that return it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> found = fastiter.gru(np.ones((2, 5, 3, 1, 4)), np.zeros((3, 1, 4, 4)))
+    >>> found.output.shape, [part.shape for part in found.state]
+    ((2, 5, 1, 4), [(2, 1, 4)])
     """
 
     output: Array
@@ -43,6 +55,19 @@ class RnnStates(NamedTuple):
         The parts of the state after the last valid step.
     states : tuple of ndarray (B, T, N, D)
         The parts of the state at every step.
+
+    See Also
+    --------
+    RnnResult : Outputs and the last state alone.
+    lstm, gru, elman, slstm : The functions that return it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> found = fastiter.lstm(np.ones((2, 5, 4, 1, 3)), np.zeros((4, 1, 3, 3)), return_all_states=True)
+    >>> h, c = found.states
+    >>> bool((h == found.output).all()), bool((c[:, -1] == found.state[1]).all())
+    (True, True)
     """
 
     output: Array

@@ -74,8 +74,8 @@ def linear_scan(
 
     See Also
     --------
-    block_scan : with matrices for factors.
-    fastiter.torch.linear_scan : the same on tensors, with gradients.
+    block_scan : With matrices for factors.
+    fastiter.torch.linear_scan : The same on tensors, with gradients.
 
     References
     ----------
@@ -148,8 +148,8 @@ def block_scan(
 
     See Also
     --------
-    linear_scan : with a factor for each number.
-    fastiter.torch.block_scan : the same on tensors, with gradients.
+    linear_scan : With a factor for each number.
+    fastiter.torch.block_scan : The same on tensors, with gradients.
 
     References
     ----------

@@ -84,6 +84,12 @@ def linear_attention(
     BackendError
         If the backend cannot run.
 
+    See Also
+    --------
+    ssd : The same by Mamba-2's names and layout.
+    dplr_delta_rule : With a correction of the state at each step.
+    fastiter.torch.ssm.linear_attention : The same on tensors, with gradients.
+
     References
     ----------
     Katharopoulos et al. (2020), linear attention; Sun et al. (2023), retention; Yang et al. (2024), gated linear

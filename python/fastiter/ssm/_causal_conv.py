@@ -99,6 +99,12 @@ def causal_conv1d(
     BackendError
         If the backend cannot run.
 
+    See Also
+    --------
+    causal_conv1d_update : One step at a time, from a state.
+    causal_conv1d_varlen_states : The state after packed sequences.
+    fastiter.torch.ssm.causal_conv1d : The same on tensors, with gradients.
+
     Examples
     --------
     >>> import numpy as np, fastiter.ssm
@@ -228,11 +234,18 @@ def causal_conv1d_update(
     Returns
     -------
     out : ndarray like x
+        The outputs of these steps.
 
     Raises
     ------
     TypeError, ValueError
         For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    causal_conv1d : Whole sequences.
+    selective_state_update : The step of the scan that follows it in Mamba.
+    fastiter.torch.ssm.causal_conv1d_update : The same on tensors.
 
     Examples
     --------
@@ -281,11 +294,17 @@ def causal_conv1d_varlen_states(x: Array, cu_seqlens: npt.ArrayLike, state_len: 
     Returns
     -------
     states : ndarray (S, D, state_len), dtype of x
+        The state of each sequence.
 
     Raises
     ------
     TypeError, ValueError
         For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    causal_conv1d_update : Continues from these states.
+    fastiter.torch.ssm.causal_conv1d_varlen_states : The same on tensors.
 
     Examples
     --------

@@ -90,6 +90,13 @@ def selective_scan(
     BackendError
         If the backend cannot run.
 
+    See Also
+    --------
+    selective_state_update : One step at a time.
+    ssd : Mamba-2's recurrence, with one rate for each head.
+    fastiter.linear_scan : The recurrence alone, for given factors.
+    fastiter.torch.ssm.selective_scan : The same on tensors, with gradients.
+
     References
     ----------
     Gu and Dao (2023), Mamba: linear-time sequence modeling with selective state spaces.
@@ -229,10 +236,12 @@ def selective_state_update(
         Rates.
     B, C : ndarray (B, N), or (B, G, N) with G groups of heads
         Weights of input and output.
-    D, dt_bias : ndarray (D,) or (H, P), optional
-        Weight of x in the output, and what is added to dt; dtype of A.
+    D : ndarray (D,) or (H, P), optional
+        Weight of x in the output; dtype of A.
     z : ndarray (B, D) or (B, H, P), optional
         The output's gate.
+    dt_bias : ndarray (D,) or (H, P), optional
+        Added to dt; dtype of A.
     dt_softplus : bool
         Apply log(1 + e^x) to dt + dt_bias.
     state_batch_indices : integers (B,), optional
@@ -242,11 +251,18 @@ def selective_state_update(
     Returns
     -------
     out : ndarray like x
+        The output of the step.
 
     Raises
     ------
     TypeError, ValueError
         For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    selective_scan : Whole sequences.
+    causal_conv1d_update : The step of the convolution before it in Mamba.
+    fastiter.torch.ssm.selective_state_update : The same on tensors.
 
     Examples
     --------

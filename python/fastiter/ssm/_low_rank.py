@@ -96,6 +96,12 @@ def dplr_delta_rule(
     BackendError
         If the backend cannot run.
 
+    See Also
+    --------
+    linear_attention : Without the correction.
+    fastiter.delta_scan : The delta rule with a beta for each step.
+    fastiter.torch.ssm.dplr_delta_rule : The same on tensors, with gradients.
+
     References
     ----------
     Peng et al. (2025), RWKV-7; Kimi team (2025), Kimi linear.

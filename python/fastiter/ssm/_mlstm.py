@@ -90,6 +90,12 @@ def mlstm(
     BackendError
         If the backend cannot run.
 
+    See Also
+    --------
+    linear_attention : Without the normalizer and the exponential gate.
+    fastiter.slstm : The cell of xLSTM with a vector for each state.
+    fastiter.torch.ssm.mlstm : The same on tensors, with gradients.
+
     References
     ----------
     Beck et al. (2024), xLSTM: extended long short-term memory.

@@ -84,6 +84,12 @@ def ssd(
     BackendError
         If the backend cannot run.
 
+    See Also
+    --------
+    linear_attention : The recurrence by the names of queries, keys and values.
+    selective_scan : Mamba's recurrence, with a rate for each channel and state.
+    fastiter.torch.ssm.ssd : The same on tensors, with gradients.
+
     References
     ----------
     Dao and Gu (2024), Transformers are SSMs: structured state-space duality.

@@ -38,11 +38,15 @@ class RnnPlan:
 
     Attributes
     ----------
-    device, cell, heads, width, batch, dtype, backward
+    device : Device
+        The GPU that the plan is for.
+    cell, heads, width, batch, dtype, backward : str, int, int, int, str, bool
         The arguments of :func:`rnn_plan`.
     variant, reason : str
         "fused", one launch for all steps, or "alternating", a batched product and a cell kernel for each step. Reason
-        explains an alternating plan; all numbers below but ``cycles`` are then 0.
+        explains an alternating plan; all numbers below ``cycles`` are then 0.
+    cycles : int
+        The cost model's estimate for one step of all passes, in cycles of an SM.
     padded : int
         The width, rounded up to a multiple of 16; rows and columns beyond it are zero.
     units, blocks : int
@@ -57,8 +61,18 @@ class RnnPlan:
         Registers per thread, and bytes of shared memory per block.
     blocks_per_sm, heads_per_pass, tiles_per_pass, passes : int
         All blocks of a pass are resident at once, so their barrier cannot wait for a block that has not started.
-    cycles : int
-        The cost model's estimate for one step of all passes, in cycles of an SM.
+
+    See Also
+    --------
+    rnn_plan : The function that returns it.
+    Device : The GPU that it is for.
+
+    Examples
+    --------
+    >>> from fastiter import tune
+    >>> plan = tune.rnn_plan(tune.DEVICES["RTX 4090"], cell="gru", heads=1, width=64, batch=1, dtype="bfloat16")
+    >>> plan.variant, plan.blocks, plan.units, plan.threads
+    ('fused', 1, 64, 128)
     """
 
     device: Device

@@ -27,7 +27,28 @@ __all__ = ["Accelerated", "accelerate", "restore"]
 
 @dataclass
 class Accelerated:
-    """Report of :func:`accelerate`: what computes what by modules' names, and why other modules are as they were."""
+    """The report of :func:`accelerate`; its string has a line for each module.
+
+    Attributes
+    ----------
+    accelerated : dict of str to str
+        The functions that compute each module now, by the modules' names.
+    left : dict of str to str
+        The reasons by the names of the recurrences that are as they were.
+
+    See Also
+    --------
+    accelerate : Returns it with ``return_report=True``.
+    Restored : The report of the way back.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import accelerate
+    >>> model, report = accelerate(torch.nn.Sequential(torch.nn.GRU(5, 8)), return_report=True)
+    >>> report.accelerated, report.left
+    ({'0': 'GRU(5, 8) by fastiter.torch.nn.GRU'}, {})
+    """
 
     accelerated: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
@@ -90,6 +111,11 @@ def accelerate(
     ------
     TypeError
         If the model is no Module, or an option no bool.
+
+    See Also
+    --------
+    replace : Replaces torch.nn.LSTM, GRU and RNN alone.
+    restore : Undoes it.
 
     Examples
     --------
@@ -190,7 +216,7 @@ def restore(
 
     See Also
     --------
-    accelerate, replace
+    accelerate, replace : What this undoes.
 
     Examples
     --------

@@ -54,8 +54,8 @@ def delta_scan(
 
     See Also
     --------
-    fastiter.delta_scan : the same on arrays, with references.
-    fastiter.torch.nn.DeltaNet : a layer with this recurrence.
+    fastiter.delta_scan : The same on arrays, with references.
+    fastiter.torch.nn.DeltaNet : A layer with this recurrence.
 
     Examples
     --------

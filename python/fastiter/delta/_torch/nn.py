@@ -38,8 +38,10 @@ class DeltaNet(SequenceLayer):
         N. Divides hidden_size.
     batch_first : bool
         Batches are (B, T, .). As in torch.nn they are (T, B, .) by default.
-    device, dtype
-        dtype: float32 or float64. Under autocast the projections run in its dtype, the recurrence in the parameters'.
+    device : torch.device, optional
+        The device of the parameters.
+    dtype : torch.dtype, optional
+        float32 or float64. Under autocast the projections run in its dtype, the recurrence in the parameters'.
     key_size : int, optional
         K, H / N by default.
     num_householder : int
@@ -58,6 +60,19 @@ class DeltaNet(SequenceLayer):
     TypeError, ValueError
         For an option of a wrong type or value.
 
+    See Also
+    --------
+    LinearRNN : With a vector for a state.
+    fastiter.torch.delta_scan : The recurrence as a function.
+    fastiter.torch.compat.fla : The same rules by the names of flash-linear-attention.
+
+    References
+    ----------
+    Schlag et al., Linear transformers are secretly fast weight programmers, 2021, and Yang et al., Parallelizing linear
+    transformers with the delta rule over sequence length, 2024: DeltaNet. Yang et al., Gated delta networks, 2025.
+    Siems et al., DeltaProduct, 2025. Grazzi et al., Unlocking state-tracking in linear RNNs through negative
+    eigenvalues, 2025: beta up to 2.
+
     Examples
     --------
     >>> import torch
@@ -68,13 +83,6 @@ class DeltaNet(SequenceLayer):
     >>> y, (memory, recent) = net.step(x[9], state)
     >>> y.shape, memory.shape
     (torch.Size([3, 8]), torch.Size([3, 2, 4, 4]))
-
-    References
-    ----------
-    Schlag et al., Linear transformers are secretly fast weight programmers, 2021, and Yang et al., Parallelizing linear
-    transformers with the delta rule over sequence length, 2024: DeltaNet. Yang et al., Gated delta networks, 2025.
-    Siems et al., DeltaProduct, 2025. Grazzi et al., Unlocking state-tracking in linear RNNs through negative
-    eigenvalues, 2025: beta up to 2.
     """
 
     def __init__(

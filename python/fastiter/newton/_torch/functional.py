@@ -56,9 +56,9 @@ def paragru(
 
     See Also
     --------
-    gru : with full recurrent weights.
-    fastiter.paragru : the same on arrays, with references.
-    fastiter.torch.nn.ParaGRU : a layer with this recurrence.
+    gru : With full recurrent weights.
+    fastiter.paragru : The same on arrays, with references.
+    fastiter.torch.nn.ParaGRU : A layer with this recurrence.
 
     Examples
     --------
@@ -102,9 +102,9 @@ def paralstm(
 
     See Also
     --------
-    paragru, paraslstm
-    fastiter.paralstm : the same on arrays, with references.
-    fastiter.torch.nn.ParaLSTM : a layer with this recurrence.
+    paragru, paraslstm : The other cells.
+    fastiter.paralstm : The same on arrays, with references.
+    fastiter.torch.nn.ParaLSTM : A layer with this recurrence.
 
     Examples
     --------
@@ -145,8 +145,8 @@ def paraslstm(
 
     See Also
     --------
-    slstm : with full recurrent weights.
-    fastiter.paraslstm : the same on arrays, with references.
+    slstm : With full recurrent weights.
+    fastiter.paraslstm : The same on arrays, with references.
 
     Examples
     --------

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..._torch.layer_docs import documented_layer
 from ..._torch.linear import linear
 from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_heads
 from .._cells import METHODS
@@ -85,6 +86,7 @@ class _ParaLayer(SequenceLayer):
         return wx if self.bias is None else wx + self.bias
 
 
+@documented_layer(num_heads="num_heads_of_input", dtype="dtype_own")
 class ParaGRU(_ParaLayer):
     """h_t = z q + (1 - z) h_{t-1}, q = tanh(W_q x_t + b_q + a_q r h_{t-1}), z, r = sigmoid(W x_t + b + a h_{t-1}).
 
@@ -97,23 +99,22 @@ class ParaGRU(_ParaLayer):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        I and H.
-    num_heads : int
-        Number of diagonal blocks of the input projection: head n of x only feeds head n of h. Divides both sizes.
-    bias : bool
-        False: no bias.
-    batch_first : bool
-        Batches are (B, T, .). As in torch.nn they are (T, B, .) by default.
-    device, dtype
-        dtype: float32 or float64. Under autocast the layer computes in the dtype of the parameters.
-    method : {"auto", "sequential", "newton"}
-        Solver of the steps, see :func:`fastiter.paragru`; "auto" is the fused loop.
+    %(parameters)s
 
     Raises
     ------
     TypeError, ValueError
         For an option of a wrong type or value.
+
+    See Also
+    --------
+    ParaLSTM : With a cell state and peepholes.
+    GRU : With full recurrent weights.
+    fastiter.torch.paragru : The recurrence as a function.
+
+    References
+    ----------
+    Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for large language models, 2025.
 
     Examples
     --------
@@ -126,10 +127,6 @@ class ParaGRU(_ParaLayer):
     (torch.Size([10, 3, 8]), torch.Size([3, 8]))
     >>> y, h = gru(x[:9])
     >>> y, h = gru.step(x[9], h)  # the same h again
-
-    References
-    ----------
-    Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for large language models, 2025.
     """
 
     def __init__(
@@ -160,6 +157,7 @@ class ParaGRU(_ParaLayer):
         return self._rows(h, time), last
 
 
+@documented_layer(num_heads="num_heads_of_input", dtype="dtype_own")
 class ParaLSTM(_ParaLayer):
     """h_t = o tanh(c_t), c_t = f c_{t-1} + (1 - f) q, with f, q, o as in an LSTM with diagonal weights and peepholes.
 
@@ -172,13 +170,23 @@ class ParaLSTM(_ParaLayer):
 
     Parameters
     ----------
-    input_size, hidden_size, num_heads, bias, batch_first, device, dtype, method
-        As for :class:`ParaGRU`, see :func:`fastiter.paralstm`.
+    %(parameters)s
 
     Raises
     ------
     TypeError, ValueError
         For an option of a wrong type or value.
+
+    See Also
+    --------
+    ParaGRU : Without a cell state.
+    LSTM : With full recurrent weights.
+    fastiter.torch.paralstm : The recurrence as a function.
+
+    References
+    ----------
+    Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for large language models, 2025; Gers and
+    Schmidhuber, Recurrent nets that time and count, 2000 (peepholes).
 
     Examples
     --------
@@ -187,11 +195,6 @@ class ParaLSTM(_ParaLayer):
     >>> y, (h, c) = ParaLSTM(5, 8, batch_first=True)(torch.randn(3, 10, 5))
     >>> y.shape, c.shape
     (torch.Size([3, 10, 8]), torch.Size([3, 8]))
-
-    References
-    ----------
-    Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for large language models, 2025; Gers and
-    Schmidhuber, Recurrent nets that time and count, 2000 (peepholes).
     """
 
     def __init__(

@@ -29,7 +29,21 @@ class Calibration(NamedTuple):
     scale : Tensor, float64, or None
         As :func:`quantize` takes it; None for fixed point.
     zero_point : Tensor, int64, or None
-        For an unsigned :class:`fastiter.quant.Int`.
+        The zero point of an unsigned :class:`fastiter.quant.Int`; None for other formats.
+
+    See Also
+    --------
+    calibrate : The function that returns it.
+    quantize : Takes its scale and zero point.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.quant import calibrate, quantize
+    >>> x = torch.tensor([-1.0, 0.2, 3.0])
+    >>> fmt, scale, zero_point = calibrate(x, "uint8")
+    >>> quantize(x, fmt, scale=scale, zero_point=zero_point)
+    tensor([-1.0039,  0.2039,  2.9961])
     """
 
     fmt: Format

@@ -39,9 +39,21 @@ class Blocks(NamedTuple):
     Attributes
     ----------
     codes : Tensor of integers
-        Of the elements, with the axis of the blocks last.
+        The codes of the elements, with the axis of the blocks last.
     scales : Tensor
         One for each block: the code of a power of two or of an e4m3fn number, or a float for tables.
+
+    See Also
+    --------
+    encode, decode : The functions that return and take it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.quant import decode, encode
+    >>> blocks = encode(torch.tensor([1.0, 3.0, 12.0]), "mxfp4")
+    >>> blocks.codes, blocks.scales, decode(blocks, "mxfp4")
+    (tensor([1, 3, 7], dtype=torch.uint8), tensor([128], dtype=torch.uint8), tensor([ 1.,  3., 12.]))
     """
 
     codes: Tensor
@@ -57,6 +69,19 @@ class Scaled(NamedTuple):
         The codes of x / scale.
     scale : Tensor, float64
         One number, or one for each index of the axis.
+
+    See Also
+    --------
+    encode : Returns it with ``scale="amax"``.
+    decode : The numbers of it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.quant import decode, encode
+    >>> found = encode(torch.tensor([-0.5, 0.25, 1.27]), "int8", scale="amax")
+    >>> found.codes, decode(found, "int8")
+    (tensor([-50,  25, 127], dtype=torch.int8), tensor([-0.5000,  0.2500,  1.2700]))
     """
 
     codes: Tensor | Blocks

@@ -44,6 +44,7 @@ def fixed_point(
     Parameters
     ----------
     x : Tensor, float32, float64, float16 or bfloat16
+        The numbers to round, of any shape.
     width : int
         Bits of a code, 1 to 53.
     point : Tensor of floats
@@ -120,6 +121,7 @@ def lsq(
     Parameters
     ----------
     x : Tensor, float32, float64, float16 or bfloat16
+        The numbers to round, of any shape.
     step : Tensor of positive floats
         One number, or as many axes as x, with sizes that divide those of x: (C, 1, 1, 1) for one step per channel.
     width : int
@@ -178,6 +180,7 @@ def pact(x: Tensor, alpha: Tensor, width: int, *, rounding: str = "RND_CONV", rn
     Parameters
     ----------
     x : Tensor, float32, float64, float16 or bfloat16
+        The numbers to round, of any shape.
     alpha : Tensor of one positive float
         The clip; may require a gradient.
     width : int

@@ -29,9 +29,14 @@ class Chebyshev:
     ----------
     relaxation : Relaxation
         A relaxation with a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``; on the CPU or a GPU.
-    bounds
+    bounds : (float, float), optional
         The smallest and largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
         are estimated as in :class:`fastiter.relax.Chebyshev`, on the device, at the first solve.
+
+    See Also
+    --------
+    Relaxation : The sweeps that it accelerates.
+    fastiter.relax.Chebyshev : The same on arrays.
 
     Examples
     --------

@@ -50,25 +50,25 @@ def relax_solve(
         complex128. With the parts the call can be compiled by torch.compile.
     b : (n,) or (n, k)
         The right-hand side, in the dtype of A and on the device of its values.
-    x0
+    x0 : Tensor (n,) or (n, k), optional
         Initial guess, 0 by default, in the shape of b. The solution does not depend on it, so it has no gradient.
-    method
+    method : {"jacobi", "gauss_seidel", "sor", "ssor"}
         "jacobi", "gauss_seidel", "sor" or "ssor", as for :class:`fastiter.relax.Relaxation`.
-    omega
+    omega : float or "auto", optional
         The relaxation factor, in (0, 2) except for Jacobi. ``"auto"`` estimates it for A, and again for A^H. By default
         it is "auto" for "sor" and "ssor", else 1.
-    order
+    order : {"natural", "red-black", "color", "cluster"}
         As for :class:`fastiter.relax.Relaxation`. On a GPU "color" or "red-black", unless the method is "jacobi".
-    rtol, atol
+    rtol, atol : float
         It has converged when ``||b - A x|| <= rtol ||b|| + atol``.
-    max_steps
+    max_steps : int
         The maximum number of sweeps.
-    check_every
+    check_every : int
         The number of sweeps between two checks of the residual; on a GPU the host synchronizes once per check.
-    callback
+    callback : callable, optional
         Called at each check with a :class:`fastiter.relax.Progress`; if it returns True, the solution ends. Not under
         torch.compile.
-    throw
+    throw : bool
         Raise if it does not converge, instead of a warning. Under torch.compile there is neither.
 
     Returns
@@ -213,11 +213,11 @@ def sweeps(
         A sparse tensor or ``(crow, col, values)``, as for :func:`relax_solve`.
     b, x : (n,) or (n, k)
         The right-hand side, and the vectors before the first sweep.
-    omega
+    omega : float or Tensor of one number
         The relaxation factor, a number or a tensor of one; 1 for "gauss_seidel".
-    sweeps
+    sweeps : int
         The number of sweeps.
-    method, order
+    method, order : str
         As for :func:`relax_solve`.
 
     Returns

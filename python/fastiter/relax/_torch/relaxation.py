@@ -37,15 +37,22 @@ class Relaxation:
 
     Parameters
     ----------
-    A
+    A : Tensor (n, n) or (batch, n, n), or Stencil
         A sparse tensor (n, n) of any layout, a CSR tensor (batch, n, n) whose matrices have one pattern, or a
         :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is copied, and laid out on the CPU even if
         it is on a GPU.
-    method, omega, order, block_size, symmetric
-        As for :class:`fastiter.relax.Relaxation`. A GPU supports all methods, in the orders "color" and "red-black";
-        Jacobi needs no order. "kaczmarz" also supports the order "color", the only one on a GPU: equations of one
-        colour have no unknown in common. ``omega="auto"`` is estimated on the CPU.
-    backend
+    method : str
+        As for :class:`fastiter.relax.Relaxation`; a GPU supports all methods.
+    omega : float or "auto", optional
+        The relaxation factor, in (0, 2) except for Jacobi. ``"auto"`` is estimated on the CPU.
+    order : str or (n,) array of int
+        As for :class:`fastiter.relax.Relaxation`. On a GPU "color" or "red-black"; Jacobi needs no order. "kaczmarz"
+        also supports the order "color", the only one on a GPU: equations of one colour have no unknown in common.
+    block_size : int, optional
+        Relax that many consecutive rows together; by default single rows.
+    symmetric : bool
+        Make each sweep one forward and one backward.
+    backend : {"cpu", "cuda", "triton"}, optional
         ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton kernels, for Jacobi on a Stencil. None: the CPU or
         CUDA, according to the device of A. A Stencil runs on the CPU if it is None, otherwise on the device of the
         first tensors that are passed; complex coefficients are not supported on a GPU.
@@ -56,6 +63,12 @@ class Relaxation:
         If there is no GPU kernel for the request.
     TypeError, ValueError
         As for :class:`fastiter.relax.Relaxation`.
+
+    See Also
+    --------
+    relax_solve, sweeps : With gradients.
+    Chebyshev : Accelerates its sweeps.
+    fastiter.relax.Relaxation : The same on arrays.
 
     Notes
     -----

@@ -42,7 +42,8 @@ def block_jacobi(
     ----------
     %(A)s
     %(vectors)s
-    %(blocks)s
+    %(Dinv)s
+    %(blocksize)s
     %(iterations)s
     %(omega)s
 
@@ -51,12 +52,23 @@ def block_jacobi(
     See Also
     --------
     fastiter.relax.block_jacobi : Solves until the residual is small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import block_jacobi
+    >>> A = np.array([[4.0, -1, 0, 0], [-1, 4, -1, 0], [0, -1, 4, -1], [0, 0, -1, 4]])
+    >>> x = np.zeros(4)
+    >>> block_jacobi(A, x, np.array([3.0, 2.0, 2.0, 3.0]), blocksize=2, iterations=6)
+    >>> x  # the solution is 1
+    array([0.9999101 , 0.99964041, 0.99964041, 0.9999101 ])
     """
     seen, size = with_block_size("block_jacobi", A, blocksize)
     Dinv = wanted_inverse(seen, size, Dinv)
     if Dinv is not None:
-        return in_turn(seen, x, b, iterations, omega, (all_blocks(seen, size, Dinv), 1))
-    sweep_over(seen, x, b, iterations, "forward", method="block_jacobi", omega=omega, block_size=size)
+        in_turn(seen, x, b, iterations, omega, (all_blocks(seen, size, Dinv), 1))
+    else:
+        sweep_over(seen, x, b, iterations, "forward", method="block_jacobi", omega=omega, block_size=size)
 
 
 @SWEEPS
@@ -77,19 +89,31 @@ def block_gauss_seidel(
     %(vectors)s
     %(iterations)s
     %(sweep)s
-    %(blocks)s
+    %(blocksize)s
+    %(Dinv)s
 
     %(raises)s
 
     See Also
     --------
     fastiter.relax.gauss_seidel : Solves until the residual is small, with a block_size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import block_gauss_seidel
+    >>> A = np.array([[4.0, -1, 0, 0], [-1, 4, -1, 0], [0, -1, 4, -1], [0, 0, -1, 4]])
+    >>> x = np.zeros(4)
+    >>> block_gauss_seidel(A, x, np.array([3.0, 2.0, 2.0, 3.0]), blocksize=2, iterations=3)
+    >>> x  # the solution is 1
+    array([0.99966288, 0.99865152, 0.99964041, 0.9999101 ])
     """
     seen, size = with_block_size("block_gauss_seidel", A, blocksize)
     Dinv = wanted_inverse(seen, size, Dinv)
     if Dinv is not None:
-        return one_by_one(seen, x, b, all_blocks(seen, size, Dinv), iterations, sweep)
-    sweep_over(seen, x, b, iterations, sweep, method="block_gauss_seidel", block_size=size)
+        one_by_one(seen, x, b, all_blocks(seen, size, Dinv), iterations, sweep)
+    else:
+        sweep_over(seen, x, b, iterations, sweep, method="block_gauss_seidel", block_size=size)
 
 
 @SWEEPS
@@ -111,6 +135,16 @@ def gauss_seidel_indexed(
     See Also
     --------
     gauss_seidel : All rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import gauss_seidel_indexed
+    >>> A = np.array([[4.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 4.0]])
+    >>> x = np.zeros(3)
+    >>> gauss_seidel_indexed(A, x, np.array([3.0, 2.0, 3.0]), indices=[0, 2])
+    >>> x  # the second row is as it was
+    array([0.75, 0.  , 0.75])
     """
     seen = Seen("gauss_seidel_indexed", A)
     rows = whole_numbers(seen.function, "indices", indices, A.shape[0])
@@ -134,6 +168,16 @@ def jacobi_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1
     See Also
     --------
     jacobi : All rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import jacobi_indexed
+    >>> A = np.array([[4.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 4.0]])
+    >>> x = np.zeros(3)
+    >>> jacobi_indexed(A, x, np.array([3.0, 2.0, 3.0]), indices=[1])
+    >>> x  # only the second row has changed
+    array([0. , 0.5, 0. ])
     """
     seen = Seen("jacobi_indexed", A)
     in_turn(seen, x, b, iterations, omega, (listed(seen, "indices", indices), 1))
@@ -169,6 +213,16 @@ def cf_jacobi(
     See Also
     --------
     fc_jacobi : The F points first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import cf_jacobi
+    >>> A = np.array([[4.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 4.0]])
+    >>> x = np.zeros(3)
+    >>> cf_jacobi(A, x, np.array([3.0, 2.0, 3.0]), Cpts=[1], Fpts=[0, 2], iterations=4)
+    >>> x  # the solution is 1
+    array([0.99975586, 0.99902344, 0.99975586])
     """
     seen = Seen("cf_jacobi", A)
     c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
@@ -204,6 +258,16 @@ def fc_jacobi(
     See Also
     --------
     cf_jacobi : The C points first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import fc_jacobi
+    >>> A = np.array([[4.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 4.0]])
+    >>> x = np.zeros(3)
+    >>> fc_jacobi(A, x, np.array([3.0, 2.0, 3.0]), Cpts=[1], Fpts=[0, 2], iterations=4)
+    >>> x  # the solution is 1
+    array([0.99951172, 0.99975586, 0.99951172])
     """
     seen = Seen("fc_jacobi", A)
     c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
@@ -232,7 +296,8 @@ def cf_block_jacobi(
     %(A)s
     %(vectors)s
     %(points)s numbers of blocks
-    %(blocks)s
+    %(Dinv)s
+    %(blocksize)s
     %(iterations)s
     %(counts)s
     %(omega)s
@@ -242,6 +307,16 @@ def cf_block_jacobi(
     See Also
     --------
     fc_block_jacobi : The F points first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import cf_block_jacobi
+    >>> A = np.array([[4.0, -1, 0, 0], [-1, 4, -1, 0], [0, -1, 4, -1], [0, 0, -1, 4]])
+    >>> x = np.zeros(4)
+    >>> cf_block_jacobi(A, x, np.array([3.0, 2.0, 2.0, 3.0]), Cpts=[0], Fpts=[1], blocksize=2, iterations=3)
+    >>> x  # the solution is 1
+    array([0.99966288, 0.99865152, 0.99964041, 0.9999101 ])
     """
     seen, size = with_block_size("cf_block_jacobi", A, blocksize)
     c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
@@ -270,7 +345,8 @@ def fc_block_jacobi(
     %(A)s
     %(vectors)s
     %(points)s numbers of blocks
-    %(blocks)s
+    %(Dinv)s
+    %(blocksize)s
     %(iterations)s
     %(counts)s
     %(omega)s
@@ -280,6 +356,16 @@ def fc_block_jacobi(
     See Also
     --------
     cf_block_jacobi : The C points first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import fc_block_jacobi
+    >>> A = np.array([[4.0, -1, 0, 0], [-1, 4, -1, 0], [0, -1, 4, -1], [0, 0, -1, 4]])
+    >>> x = np.zeros(4)
+    >>> fc_block_jacobi(A, x, np.array([3.0, 2.0, 2.0, 3.0]), Cpts=[0], Fpts=[1], blocksize=2, iterations=3)
+    >>> x  # the solution is 1
+    array([0.9999101 , 0.99964041, 0.99865152, 0.99966288])
     """
     seen, size = with_block_size("fc_block_jacobi", A, blocksize)
     c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))

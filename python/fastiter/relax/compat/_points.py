@@ -39,6 +39,16 @@ def jacobi(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1.0)
     See Also
     --------
     fastiter.relax.jacobi : Solves until the residual is small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import jacobi
+    >>> A = np.array([[4.0, -1.0], [-2.0, 8.0]])
+    >>> x = np.zeros(2)
+    >>> jacobi(A, x, np.array([2.0, 12.0]), iterations=10)
+    >>> x  # the solution is 0.9333, 1.7333
+    array([0.93333244, 1.73333168])
     """
     sweep_over(Seen("jacobi", A), x, b, iterations, "forward", method="jacobi", omega=omega)
 
@@ -62,6 +72,16 @@ def gauss_seidel(
     See Also
     --------
     fastiter.relax.gauss_seidel : Solves until the residual is small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import gauss_seidel
+    >>> A = np.array([[4.0, -1.0], [-2.0, 8.0]])
+    >>> x = np.zeros(2)
+    >>> gauss_seidel(A, x, np.array([2.0, 12.0]), iterations=5)
+    >>> x  # the solution is 0.9333, 1.7333
+    array([0.93332672, 1.73333168])
     """
     sweep_over(Seen("gauss_seidel", A), x, b, iterations, sweep, method="sor", omega=omega)
 
@@ -83,6 +103,16 @@ def sor(A: Any, x: Array, b: Array, omega: Factor, iterations: int = 1, sweep: S
     See Also
     --------
     fastiter.relax.sor : Solves until the residual is small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import sor
+    >>> A = np.array([[4.0, -1.0], [-2.0, 8.0]])
+    >>> x = np.zeros(2)
+    >>> sor(A, x, np.array([2.0, 12.0]), omega=1.05, iterations=5)
+    >>> x  # the solution is 0.9333, 1.7333
+    array([0.93333365, 1.73333388])
     """
     sweep_over(Seen("sor", A), x, b, iterations, sweep, method="sor", omega=omega)
 
@@ -114,6 +144,16 @@ def gauss_seidel_ne(
     See Also
     --------
     fastiter.relax.kaczmarz : Solves until the residual is small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import gauss_seidel_ne
+    >>> A = np.array([[4.0, -1.0], [-2.0, 8.0]])
+    >>> x = np.zeros(2)
+    >>> gauss_seidel_ne(A, x, np.array([2.0, 12.0]), iterations=10)
+    >>> x  # the solution is 0.9333, 1.7333
+    array([0.93333222, 1.73333305])
     """
     seen = Seen("gauss_seidel_ne", A)
     seen.csr()  # checks A before products with it
@@ -156,6 +196,16 @@ def gauss_seidel_nr(
     See Also
     --------
     gauss_seidel_ne : On the other normal equations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import gauss_seidel_nr
+    >>> A = np.array([[4.0, -1.0], [-2.0, 8.0]])
+    >>> x = np.zeros(2)
+    >>> gauss_seidel_nr(A, x, np.array([2.0, 12.0]), iterations=20)
+    >>> x  # the solution is 0.9333, 1.7333
+    array([0.93333333, 1.73333333])
     """
     seen = Seen("gauss_seidel_nr", A)
     halves, count = check_sweep(seen.function, sweep), number_of(seen, "iterations", iterations)
@@ -197,6 +247,16 @@ def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1
     See Also
     --------
     gauss_seidel_ne : Row after row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import jacobi_ne
+    >>> A = np.array([[4.0, -1.0], [-2.0, 8.0]])
+    >>> x = np.zeros(2)
+    >>> jacobi_ne(A, x, np.array([2.0, 12.0]), iterations=20, omega=0.6)
+    >>> x  # the solution is 0.9333, 1.7333
+    array([0.93269489, 1.73269489])
     """
     seen = Seen("jacobi_ne", A)
     count, factor = number_of(seen, "iterations", iterations), factor_of(seen, omega)
@@ -232,6 +292,15 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
     See Also
     --------
     fastiter.relax.chebyshev : Chebyshev's polynomials, until the residual is small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax.compat import polynomial
+    >>> A, x = 2 * np.eye(2), np.zeros(2)
+    >>> polynomial(A, x, np.array([2.0, 4.0]), [-0.25, 1.0])  # p(A) = 1 - A / 4
+    >>> x
+    array([1., 2.])
     """
     seen = Seen("polynomial", A)
     count = number_of(seen, "iterations", iterations)

@@ -189,6 +189,16 @@ def schwarz(
     See Also
     --------
     schwarz_parameters : Returns the arguments that are None by default.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse
+    >>> from fastiter.relax.compat import schwarz
+    >>> A = scipy.sparse.csr_array(np.array([[4.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 4.0]]))
+    >>> x = np.zeros(3)
+    >>> schwarz(A, x, np.array([3.0, 2.0, 3.0]))  # the subdomain of the second row has all rows
+    >>> x
+    array([1., 1., 1.])
     """
     halves, count = check_sweep("schwarz", sweep), _vectors.count("schwarz", "iterations", iterations)
     given = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
@@ -236,6 +246,15 @@ def schwarz_parameters(
     See Also
     --------
     schwarz : The sweeps.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse
+    >>> from fastiter.relax.compat import schwarz_parameters
+    >>> A = scipy.sparse.csr_array(np.array([[2.0, 0.0], [0.0, 4.0]]))
+    >>> subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr = schwarz_parameters(A)
+    >>> subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr
+    (array([0, 1], dtype=int32), array([0, 1, 2], dtype=int32), array([0.5 , 0.25]), array([0, 1, 2], dtype=int32))
     """
     given = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
     found = _parameters(Seen("schwarz_parameters", A), *given)

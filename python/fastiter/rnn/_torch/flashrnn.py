@@ -80,6 +80,12 @@ def flashrnn(
     BackendError
         For a backend that does not run on the tensors' device.
 
+    See Also
+    --------
+    FlashRNNConfig : Further options, including other layouts.
+    fastiter.torch.slstm : The cell by this package's names, with lengths and resets.
+    fastiter.torch.nn.sLSTM : A layer with this recurrence.
+
     Notes
     -----
     With bfloat16 inputs, sums and cells are computed in float32. States are stored as in FlashRNN: all of them, also c,

@@ -60,10 +60,12 @@ class FlashRNNConfig:
         h is clamped to plus and minus this at every step.
     constants : dict, optional
         None or empty: the four cells have none.
-    simple_agg, num_states, num_gates_r, num_gates_w, num_gates_i, num_gates_t : optional
+    simple_agg : bool, optional
         Determined by the function; another value is refused.
     hidden_dim, num_heads, head_dim : int
         -1: taken from Wx; otherwise Wx must match.
+    num_states, num_gates_r, num_gates_w, num_gates_i, num_gates_t : int, optional
+        Determined by the function; another value is refused.
     batch_size : int
         FlashRNN compiles for it; the kernels here take any batch.
     input_shape, output_shape, recurrent_shape, bias_shape : str
@@ -71,13 +73,15 @@ class FlashRNNConfig:
         width of the previous h, S states.
     dtype : {"float32", "float64", "bfloat16", "float16"}, optional
         Dtype of the inputs and results; by default the dtype of Wx. "float16" needs a GPU.
-    dtype_acc, dtype_a : {"float32"}, optional
+    dtype_acc : {"float32"}, optional
         Dtype of the accumulators; for float64 inputs it is float64.
     dtype_b, dtype_r, dtype_w, dtype_g : str, optional
         None, or the same as dtype: there is one dtype for all tensors and for the gradients of the gates.
     dtype_s : str, optional
         Dtype of the initial and returned states, to which they are rounded after each step: None or dtype; on the CPU
         also "float32" with the dtype "bfloat16", where only h is rounded (to bfloat16) and c, n and m stay float32.
+    dtype_a : {"float32"}, optional
+        Like dtype_acc.
     enable_automatic_mixed_precision : bool
         Inputs of other dtypes are converted to `dtype` (states to `dtype_s`). If False, they are refused, and autocast
         is ignored.
@@ -90,6 +94,11 @@ class FlashRNNConfig:
     ------
     TypeError, ValueError
         For an option of a wrong type; for a value that is unknown or not supported here.
+
+    See Also
+    --------
+    flashrnn : Takes it.
+    fastiter.torch.lstm : The same recurrences by this package's names.
 
     Examples
     --------

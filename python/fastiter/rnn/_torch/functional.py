@@ -56,9 +56,9 @@ def lstm(
 
     See Also
     --------
-    gru, slstm, elman
-    fastiter.lstm : the same on arrays, with references.
-    fastiter.torch.nn.LSTM : the layer of torch.nn with this recurrence.
+    gru, slstm, elman : The other cells.
+    fastiter.lstm : The same on arrays, with references.
+    fastiter.torch.nn.LSTM : The layer of torch.nn with this recurrence.
 
     Examples
     --------
@@ -99,9 +99,9 @@ def gru(
 
     See Also
     --------
-    lstm, elman
-    fastiter.gru : the same on arrays, with references.
-    fastiter.torch.nn.GRU : the layer of torch.nn with this recurrence.
+    lstm, elman : The other cells.
+    fastiter.gru : The same on arrays, with references.
+    fastiter.torch.nn.GRU : The layer of torch.nn with this recurrence.
 
     Examples
     --------
@@ -140,9 +140,9 @@ def elman(
 
     See Also
     --------
-    gru, lstm
-    fastiter.elman : the same on arrays, with references.
-    fastiter.torch.nn.RNN : the layer of torch.nn with this recurrence.
+    gru, lstm : The other cells.
+    fastiter.elman : The same on arrays, with references.
+    fastiter.torch.nn.RNN : The layer of torch.nn with this recurrence.
 
     Examples
     --------
@@ -181,10 +181,10 @@ def slstm(
 
     See Also
     --------
-    lstm
-    paraslstm : the same cell with diagonal weights.
-    fastiter.slstm : the same on arrays, with references.
-    fastiter.torch.nn.sLSTM : a layer with this recurrence.
+    lstm : Gates without exponentials.
+    paraslstm : The same cell with diagonal weights.
+    fastiter.slstm : The same on arrays, with references.
+    fastiter.torch.nn.sLSTM : A layer with this recurrence.
 
     Examples
     --------

@@ -23,7 +23,28 @@ _MARK = "_replaced_by_fastiter"  # on the instance, so that copies have it, too
 
 @dataclass
 class Replaced:
-    """Report of :func:`replace`: names of the replaced modules, with the class, and of those left, with the reason."""
+    """The report of :func:`replace`; its string has a line for each module.
+
+    Attributes
+    ----------
+    replaced : dict of str to str
+        The new classes by the modules' names.
+    left : dict of str to str
+        The reasons by the names of the recurrent layers that are as they were.
+
+    See Also
+    --------
+    replace : Returns it with ``return_report=True``.
+    Restored : The report of the way back.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import replace
+    >>> model, report = replace(torch.nn.Sequential(torch.nn.LSTM(5, 8)), return_report=True)
+    >>> report.replaced, report.left
+    ({'0': 'LSTM(5, 8)'}, {})
+    """
 
     replaced: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
@@ -34,7 +55,28 @@ class Replaced:
 
 @dataclass
 class Restored:
-    """Report of :func:`restore`: names of the restored modules, with the class, and of those left, with the reason."""
+    """The report of :func:`restore`; its string has a line for each module.
+
+    Attributes
+    ----------
+    restored : dict of str to str
+        The original classes by the modules' names.
+    left : dict of str to str
+        The reasons by the names of the modules that are as they were.
+
+    See Also
+    --------
+    restore : Returns it with ``return_report=True``.
+    Replaced, Accelerated : The reports of the way there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import replace, restore
+    >>> model, report = restore(replace(torch.nn.Sequential(torch.nn.LSTM(5, 8))), return_report=True)
+    >>> print(report)
+    restored 0: LSTM(5, 8)
+    """
 
     restored: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
@@ -88,8 +130,8 @@ def replace(model: Model, *, verbose: bool = False, return_report: bool = False)
 
     See Also
     --------
-    accelerate : also finds the recurrences of Mamba, DeltaNet, xLSTM and others.
-    restore : undoes it.
+    accelerate : Also finds the recurrences of Mamba, DeltaNet, xLSTM and others.
+    restore : Undoes it.
 
     Examples
     --------

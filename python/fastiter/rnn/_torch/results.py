@@ -25,6 +25,18 @@ class RnnResult(NamedTuple):
         h at every step.
     state : tuple of Tensor (B, N, D)
         The parts of the state after the last valid step: (h,), (h, c) or (h, c, n, m).
+
+    See Also
+    --------
+    RnnStates : The same with the states of all steps.
+    lstm, gru, elman, slstm : The functions that return it.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> found = fastiter.torch.gru(torch.ones(2, 5, 3, 1, 4), torch.zeros(3, 1, 4, 4))
+    >>> found.output.shape, len(found.state)
+    (torch.Size([2, 5, 1, 4]), 1)
     """
 
     output: Tensor
@@ -43,6 +55,19 @@ class RnnStates(NamedTuple):
         The parts of the state after the last valid step.
     states : tuple of Tensor (B, T, N, D)
         The parts of the state at every step.
+
+    See Also
+    --------
+    RnnResult : Outputs and the last state alone.
+    lstm, gru, elman, slstm : The functions that return it.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> wx, r = torch.ones(2, 5, 4, 1, 3), torch.zeros(4, 1, 3, 3)
+    >>> h, c = fastiter.torch.lstm(wx, r, return_all_states=True).states
+    >>> h.shape, c.shape
+    (torch.Size([2, 5, 1, 3]), torch.Size([2, 5, 1, 3]))
     """
 
     output: Tensor

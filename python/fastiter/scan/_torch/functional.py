@@ -57,9 +57,9 @@ def linear_scan(
 
     See Also
     --------
-    block_scan : with matrices for factors.
-    fastiter.linear_scan : the same on arrays, with references.
-    fastiter.torch.nn.LinearRNN : a layer with this recurrence.
+    block_scan : With matrices for factors.
+    fastiter.linear_scan : The same on arrays, with references.
+    fastiter.torch.nn.LinearRNN : A layer with this recurrence.
 
     Examples
     --------
@@ -94,8 +94,8 @@ def block_scan(
 
     See Also
     --------
-    linear_scan : with a factor for each number.
-    fastiter.block_scan : the same on arrays, with references.
+    linear_scan : With a factor for each number.
+    fastiter.block_scan : The same on arrays, with references.
 
     Examples
     --------

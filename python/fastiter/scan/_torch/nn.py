@@ -40,9 +40,12 @@ class LinearRNN(SequenceLayer):
         Whether in_proj and out_proj have a bias.
     batch_first : bool
         Batches are (B, T, .). As in torch.nn they are (T, B, .) by default.
-    device, dtype
-        dtype: float32 or float64. Under autocast the projections run in its dtype, the recurrence in the parameters'.
+    device : torch.device, optional
+        The device of the parameters.
+    dtype : torch.dtype, optional
+        float32 or float64. Under autocast the projections run in its dtype, the recurrence in the parameters'.
     eigenvalues : {"signed", "positive", "complex"}
+        The range of a, as above.
     input_dependent : bool
         False: a is a parameter, the same for all inputs.
 
@@ -50,6 +53,17 @@ class LinearRNN(SequenceLayer):
     ------
     TypeError, ValueError
         For an option of a wrong type or value.
+
+    See Also
+    --------
+    DeltaNet : With a matrix for a state.
+    ParaGRU : With gates that depend on the state.
+    fastiter.torch.linear_scan : The recurrence as a function.
+
+    References
+    ----------
+    Orvieto et al., Resurrecting recurrent neural networks for long sequences, 2023: the LRU and its initialisation.
+    Grazzi et al., Unlocking state-tracking in linear RNNs through negative eigenvalues, 2025.
 
     Examples
     --------
@@ -60,11 +74,6 @@ class LinearRNN(SequenceLayer):
     >>> y.shape, h.shape, h.dtype
     (torch.Size([3, 10, 8]), torch.Size([3, 8]), torch.complex64)
     >>> y, h = rnn.step(torch.randn(3, 5), h)
-
-    References
-    ----------
-    Orvieto et al., Resurrecting recurrent neural networks for long sequences, 2023: the LRU and its initialisation.
-    Grazzi et al., Unlocking state-tracking in linear RNNs through negative eigenvalues, 2025.
     """
 
     def __init__(

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
+from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
+from .. import _attention as arrays
 from .._attention_shapes import check_attention_shapes, check_attention_state, check_one_decay, checked_scale
 from . import triton_attention  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut, needs_autograd
@@ -18,6 +20,7 @@ from .ops import computed
 from .ops_attention import AttentionBackward, AttentionForward, attention_bwd, attention_fwd
 
 
+@documented_like(arrays.linear_attention)
 def linear_attention(
     q: Tensor,
     k: Tensor,
@@ -34,9 +37,16 @@ def linear_attention(
 ) -> tuple[Tensor, Tensor]:
     """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t]: attention whose memory is a matrix, on tensors.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.linear_attention`, but bonus and initial_state may
-    have any of the dtypes and are converted. Differentiable in every tensor of floats, with gradients from the output
-    and from the last state, once: second derivatives are refused.
+    bonus and initial_state may have any of the dtypes and are converted. Differentiable in every tensor of floats, with
+    gradients from the output and from the last state, once: second derivatives are refused.
+
+    %(sections)s
+
+    See Also
+    --------
+    ssd : The same by Mamba-2's names and layout.
+    dplr_delta_rule : With a correction of the state at each step.
+    fastiter.ssm.linear_attention : The same on arrays, with references.
 
     Examples
     --------

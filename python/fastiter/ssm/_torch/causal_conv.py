@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
+from ..._docs import documented_like
 from ..._torch import launch
 from ..._torch.autograd import differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, checked_bounds, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
+from .. import _causal_conv as arrays
 from .._causal_conv import given_of
 from .._conv_shapes import (
     Activation,
@@ -29,6 +31,7 @@ from .ops import computed
 from .ops_conv import ConvBackward, ConvForward, ConvUpdate, conv_bwd, conv_fwd, conv_update, plain_conv_update
 
 
+@documented_like(arrays.causal_conv1d)
 def causal_conv1d(
     x: Tensor,
     weight: Tensor,
@@ -43,9 +46,16 @@ def causal_conv1d(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel has W taps of its own, on tensors.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.causal_conv1d`, but initial_states may have any of the
-    dtypes and are converted. Differentiable in x, weight, bias and initial_states, with gradients from the output and
-    from the final states, once: second derivatives are refused.
+    initial_states may have any of the dtypes and are converted. Differentiable in x, weight, bias and initial_states,
+    with gradients from the output and from the final states, once: second derivatives are refused.
+
+    %(sections)s
+
+    See Also
+    --------
+    causal_conv1d_update : One step at a time, from a state.
+    causal_conv1d_varlen_states : The state after packed sequences.
+    fastiter.ssm.causal_conv1d : The same on arrays.
 
     Examples
     --------
@@ -125,6 +135,7 @@ class _CausalConv(torch.autograd.Function):
         return (*[next(found) if need else None for need in needs], None, None, None, None, None)
 
 
+@documented_like(arrays.causal_conv1d_update)
 def causal_conv1d_update(
     x: Tensor,
     conv_state: Tensor,
@@ -136,8 +147,14 @@ def causal_conv1d_update(
 ) -> Tensor:
     """out = act(bias + sum over j of weight[j] x[t - W + 1 + j]) for the next steps, with a state in place, on tensors.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.causal_conv1d_update`. Not differentiable, as a step
-    changes the state in place: where an argument requires a gradient, it is refused.
+    Not differentiable, as a step changes the state in place: where an argument requires a gradient, it is refused.
+
+    %(sections)s
+
+    See Also
+    --------
+    causal_conv1d : Whole sequences.
+    fastiter.ssm.causal_conv1d_update : The same on arrays.
 
     Examples
     --------
@@ -175,10 +192,18 @@ def causal_conv1d_update(
     return conv_update(ConvUpdate(conv_state, x, weight, bias, silu, positions, rows))
 
 
+@documented_like(arrays.causal_conv1d_varlen_states)
 def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Integers, state_len: int) -> Tensor:
     """state = the last ``state_len`` inputs of each packed sequence, with zeros before those of a shorter one.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.causal_conv1d_varlen_states`. Differentiable in x.
+    Differentiable in x.
+
+    %(sections)s
+
+    See Also
+    --------
+    causal_conv1d_update : Continues from these states.
+    fastiter.ssm.causal_conv1d_varlen_states : The same on arrays.
 
     Examples
     --------

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
+from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, check_dense, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
+from .. import _functional as arrays
 from .._functional import given_of
 from .._shapes import check_shapes, check_state, check_step_shapes, may_be_complex
 from . import triton_selective  # noqa: F401 (the ops of CUDA tensors)
@@ -20,6 +22,7 @@ from .ops import SelectiveBackward, SelectiveForward, computed, of_state, select
 from .step import SelectiveStep, plain_step, selective_step
 
 
+@documented_like(arrays.selective_scan)
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -39,9 +42,17 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): Mamba's recurrence on tensors.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.selective_scan`, but D, delta_bias and a real A and
-    initial_state may have any of the dtypes and are converted. Differentiable in every argument, with gradients from
-    the output and from the last state, once: second derivatives are refused.
+    D, delta_bias and a real A and initial_state may have any of the dtypes and are converted. Differentiable in every
+    argument, with gradients from the output and from the last state, once: second derivatives are refused.
+
+    %(sections)s
+
+    See Also
+    --------
+    selective_state_update : One step at a time.
+    mamba_inner : The mixer of Mamba around this scan.
+    ssd : Mamba-2's recurrence, with one rate for each head.
+    fastiter.ssm.selective_scan : The same on arrays, with references.
 
     Examples
     --------
@@ -166,6 +177,7 @@ class _SelectiveScan(torch.autograd.Function):
         return (*[next(found) if need else None for need in needs], None, None, None, None)
 
 
+@documented_like(arrays.selective_state_update)
 def selective_state_update(
     state: Tensor,
     x: Tensor,
@@ -181,8 +193,14 @@ def selective_state_update(
 ) -> Tensor:
     """state = exp(d A) state + d B x, out = (C state + D x) z s(z): one step, in place, on tensors.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.selective_state_update`. Not differentiable, as a step
-    changes the state in place: where an argument requires a gradient, it is refused.
+    Not differentiable, as a step changes the state in place: where an argument requires a gradient, it is refused.
+
+    %(sections)s
+
+    See Also
+    --------
+    selective_scan : Whole sequences.
+    fastiter.ssm.selective_state_update : The same on arrays.
 
     Examples
     --------

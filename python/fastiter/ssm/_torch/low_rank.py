@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
+from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
+from .. import _low_rank as arrays
 from .._attention_shapes import (
     AttentionSizes,
     check_attention_shapes,
@@ -25,6 +27,7 @@ from .ops import computed
 from .ops_low_rank import LowRankBackward, LowRankForward, low_rank_bwd, low_rank_fwd
 
 
+@documented_like(arrays.dplr_delta_rule)
 def dplr_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -42,9 +45,16 @@ def dplr_delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t], on tensors.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.dplr_delta_rule`, but initial_state may have any of
-    the dtypes and is converted. Differentiable in every tensor of floats, with gradients from the output and from the
-    last state, once: second derivatives are refused.
+    initial_state may have any of the dtypes and is converted. Differentiable in every tensor of floats, with gradients
+    from the output and from the last state, once: second derivatives are refused.
+
+    %(sections)s
+
+    See Also
+    --------
+    linear_attention : Without the correction.
+    fastiter.torch.delta_scan : The delta rule with a beta for each step.
+    fastiter.ssm.dplr_delta_rule : The same on arrays, with references.
 
     Examples
     --------

@@ -71,10 +71,12 @@ def mamba_inner(
         Projection to the step sizes.
     out_proj_weight, out_proj_bias : Tensor (M, D), and (M,) or None
         Projection of the result.
-    A, D, delta_bias : Tensor (D, N), (D,) and (D,)
-        As in :func:`selective_scan`; D and delta_bias are optional.
+    A : Tensor (D, N)
+        As in :func:`selective_scan`.
     B, C : Tensor, optional
         As in :func:`selective_scan`, instead of the projected ones.
+    D, delta_bias : Tensor (D,), optional
+        As in :func:`selective_scan`.
     B_proj_bias, C_proj_bias : Tensor (N,), optional
         Added to the projected B and C.
     delta_softplus : bool
@@ -93,6 +95,12 @@ def mamba_inner(
     ------
     TypeError, ValueError
         For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    selective_scan : The recurrence inside.
+    causal_conv1d : The convolution inside.
+    mamba2_inner : The mixer of Mamba-2.
 
     References
     ----------

@@ -110,6 +110,12 @@ def mamba2_inner(
     TypeError, ValueError
         For a wrong type or dtype; for a wrong shape or value.
 
+    See Also
+    --------
+    ssd : The recurrence inside.
+    gated_rms_norm : The normalization inside.
+    mamba_inner : The mixer of Mamba.
+
     References
     ----------
     Dao and Gu (2024), Transformers are SSMs: structured state-space duality.

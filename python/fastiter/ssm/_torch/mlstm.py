@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
+from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
+from .. import _mlstm as arrays
 from .._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
 from . import triton_mlstm  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut, needs_autograd
@@ -21,6 +23,14 @@ from .ops_mlstm import MlstmBackward, MlstmForward, mlstm_bwd, mlstm_fwd
 State = tuple[Tensor, Tensor, Tensor]
 
 
+_MORE = """
+    normalizer_gradient : bool
+        Whether gradients flow through the divisor of h. The kernels of the ``mlstm_kernels`` package, apart from the
+        ones named "autograd", take the divisor and m for constants, which False reproduces.
+"""
+
+
+@documented_like(arrays.mlstm, "eps", _MORE)
 def mlstm(
     q: Tensor,
     k: Tensor,
@@ -38,15 +48,16 @@ def mlstm(
 ) -> tuple[Tensor, State]:
     """C = F C + I k v^T, n = F n + I k, h = C^T q / (max(|n q|, e^-m) + eps): xLSTM's mLSTM on tensors.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.mlstm`, but the state may have any of the dtypes and
-    is converted. Differentiable in every tensor of floats, m included, with gradients from the output and from the
-    last state, once: second derivatives are refused.
+    The state may have any of the dtypes and is converted. Differentiable in every tensor of floats, m included, with
+    gradients from the output and from the last state, once: second derivatives are refused.
 
-    Parameters
-    ----------
-    normalizer_gradient : bool
-        Whether gradients flow through the divisor of h. The kernels of the ``mlstm_kernels`` package, apart from the
-        ones named "autograd", take the divisor and m for constants, which False reproduces.
+    %(sections)s
+
+    See Also
+    --------
+    linear_attention : Without the normalizer and the exponential gate.
+    fastiter.torch.slstm : The cell of xLSTM with a vector for each state.
+    fastiter.ssm.mlstm : The same on arrays, with references.
 
     Examples
     --------

@@ -66,6 +66,10 @@ def gated_rms_norm(
     TypeError, ValueError
         For a wrong type or dtype; for a wrong shape or value.
 
+    See Also
+    --------
+    mamba2_inner : Has this normalization before its last projection.
+
     References
     ----------
     Zhang and Sennrich (2019), Root mean square layer normalization; Dao and Gu (2024), Transformers are SSMs.

@@ -83,6 +83,12 @@ def ssd(
     TypeError, ValueError
         For a wrong type or dtype; for a wrong shape or value.
 
+    See Also
+    --------
+    linear_attention : The recurrence by the names of queries, keys and values.
+    mamba2_inner : The mixer of Mamba-2 around it.
+    fastiter.ssm.ssd : The same on arrays.
+
     References
     ----------
     Dao and Gu (2024), Transformers are SSMs: structured state-space duality.

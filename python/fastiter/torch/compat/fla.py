@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from ...ssm._torch.compat.fla_attention import (
     chunk_gla,
-    chunk_hgrn,
-    chunk_lightning_attn,
     chunk_linear_attn,
-    chunk_retention,
     chunk_rwkv6,
     chunk_simple_gla,
     fused_chunk_linear_attn,
     fused_recurrent_gla,
-    fused_recurrent_hgrn,
-    fused_recurrent_lightning_attn,
     fused_recurrent_linear_attn,
-    fused_recurrent_retention,
     fused_recurrent_rwkv6,
     fused_recurrent_simple_gla,
 )
@@ -29,6 +23,14 @@ from ...ssm._torch.compat.fla_delta import (
     fused_recurrent_delta_rule,
     fused_recurrent_gated_delta_rule,
     fused_recurrent_gdn,
+)
+from ...ssm._torch.compat.fla_fixed import (
+    chunk_hgrn,
+    chunk_lightning_attn,
+    chunk_retention,
+    fused_recurrent_hgrn,
+    fused_recurrent_lightning_attn,
+    fused_recurrent_retention,
 )
 from ...ssm._torch.compat.fla_low_rank import (
     chunk_dplr_delta_rule,

@@ -56,50 +56,50 @@ def solve_recurrence(
 
     Parameters
     ----------
-    cell
+    cell : callable
         The function of one step, ``cell(h, x, params) -> h``. It gets M rows: a state (M, ...), one step of ``x``
         (M, ...) and ``params`` unchanged, and returns the next state in the same form. M is B, B times the steps of a
         window, or any other number; rows must be independent of each other, the result must depend only on the
         arguments, and the arguments must not be modified.
-    x
-        The inputs (B, T, ...), of any dtype, or a tuple of such.
-    params
-        Parameters of all steps: a tensor, or tuples, lists and dicts of tensors and other values. Tensors that require
+    x : Tensor (B, T, ...), or a tuple of these
+        The inputs, of any dtype.
+    params : Tensor, or tuples, lists and dicts of these
+        Parameters of all steps: tensors and other values. Tensors that require
         a gradient must be passed here (for a module: ``dict(module.named_parameters())`` and
         torch.func.functional_call); a cell that uses others is refused, as their gradient would be lost.
-    state
+    state : Tensor (B, ...), or a tuple of these, optional
         The initial state, (B, ...) in float32 or float64, or a tuple of such for states such as (h, c). By default
         zeros, if the cell reveals the shape: called with zeros (B, 1), or up to four of them, it must return a state
         (B, D), as it does if it uses h only elementwise.
-    method
+    method : {"auto", "sequential", "newton", "quasi", "elk"}
         ``"sequential"`` is the loop. ``"newton"`` uses the whole Jacobian, ``"quasi"`` its diagonal (for states with
         several parts of one size, the blocks of each unit), ``"elk"`` starts damped. ``"auto"`` is Newton's method if
         the Jacobian is diagonal or block diagonal, T >= 256 and a step is small (B n K <= 128), on sequences that
         forget their past; otherwise it is the loop, which is faster then.
-    jacobian
+    jacobian : str, tuple or callable
         Structure of dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)`` with K
         consecutive units in each block (K / S of each of S parts), ``"block"`` for one unit of each part, ``"dense"``,
         ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that holds at random states. A function
         ``(h, x, params)`` returns the Jacobian: a diagonal in the form of h, blocks (M, n / K, K, K) or dense
         (M, n, n). Otherwise it costs one vector-Jacobian product of all steps for each of K columns, or of all n if
         dense or quasi. A wrong structure costs time, but both result and gradient are checked and stay correct.
-    rtol, atol
+    rtol, atol : float, optional
         A sequence has converged when ``|h[t] - cell(h[t-1], x[t])| <= atol + rtol |h[t]|`` for each unit of each step
         before a last correction, that correction is small, and rounding errors would not grow along it. By default 64
         eps of the state's dtype, 7.6e-6 and 1.4e-14.
-    max_steps
+    max_steps : int, optional
         The maximum number of iterations on a window, by default 100; a window falls back to the loop as soon as twelve
         iterations have not reduced its residual to a quarter.
-    window
+    window : int, optional
         Number of steps that are solved at once, each window from the last state of the previous one. By default as many
         as fit in the caches.
-    damping
+    damping : float or "auto"
         A gain k, 0 <= k < 1: corrections and Jacobians are multiplied by 1 - k, which keeps products of large
         Jacobians from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and follows the residual.
-    callback
+    callback : callable, optional
         Called after each window with a :class:`fastiter.torch.RecurrenceProgress`, not where a loop does everything. If
         it returns True, the solution ends there: it has the states so far, and the reason "callback".
-    throw
+    throw : bool
         Raise a ConvergenceError if the given method, other than ``"auto"``, does not converge on some window, instead
         of a warning and the loop; and if a state of the result is infinite or NaN, instead of a warning.
 
@@ -124,6 +124,12 @@ def solve_recurrence(
     -----
     ConvergenceWarning
         If ``throw`` is False and the given method does not converge on some window, or a state is not finite.
+
+    See Also
+    --------
+    linear_scan, block_scan : Recurrences that are linear in the state.
+    paragru, paralstm : Ready cells with diagonal weights.
+    RecurrenceSolution : The result.
 
     Notes
     -----

@@ -24,6 +24,23 @@ class RecurrenceProgress:
         The largest ``|h[t] - f(h[t-1], x[t])|`` in this window.
     sequential : (B,) bool
         True where this window was run as a loop.
+
+    See Also
+    --------
+    solve_recurrence : Takes the callback that gets it.
+    RecurrenceSolution : The result at the end.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> def cell(h, x, a):
+    ...     return torch.tanh(a * h + x)
+    >>> seen = []
+    >>> _ = fastiter.torch.solve_recurrence(
+    ...     cell, torch.randn(1, 600, 4), torch.tensor(0.5), method="newton", window=300, callback=seen.append
+    ... )
+    >>> [(progress.time, progress.total) for progress in seen]
+    [(300, 600), (600, 600)]
     """
 
     time: int
@@ -68,6 +85,21 @@ class RecurrenceSolution(Solution):
         An estimate of the largest Lyapunov exponent, the mean logarithm by which a step stretches a small difference
         between two states, from the last Jacobians along the iterates; below 0 the recurrence forgets its past, and far
         above 0 only a loop can follow it. NaN where no Jacobian was evaluated.
+
+    See Also
+    --------
+    solve_recurrence : The function that returns it.
+    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.ConvergenceWarning : The warning where it has not converged.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> def cell(h, x, a):
+    ...     return torch.tanh(a * h + x)
+    >>> found = fastiter.torch.solve_recurrence(cell, torch.randn(2, 600, 4), torch.tensor(0.5), method="newton")
+    >>> found.value.shape, found.last.shape, found.jacobian, found.reason
+    (torch.Size([2, 600, 4]), torch.Size([2, 4]), 'diagonal', ('converged', 'converged'))
     """
 
     last: Any

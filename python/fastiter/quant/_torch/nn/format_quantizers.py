@@ -41,6 +41,12 @@ class FormatQuantizer(Quantizer):
     TypeError, ValueError
         For wrong arguments; for a scale that the format does not take.
 
+    See Also
+    --------
+    FixedQuantizer, LSQQuantizer : Learn their scale.
+    QuantPlan : Gives quantizers to layers.
+    fastiter.torch.quant.quantize : The same as a function.
+
     Examples
     --------
     >>> import torch
@@ -127,6 +133,11 @@ class GradientQuantizer(Quantizer):
     ------
     TypeError, ValueError
         For wrong arguments; for a scale that the format does not take.
+
+    See Also
+    --------
+    FormatQuantizer : Rounds the numbers instead.
+    fastiter.torch.quant.quantize_gradient : The same as a function.
 
     Examples
     --------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...._check import type_name
+from ...._torch.layer_docs import documented_layer
 from ..arguments import text_of
 from ..matmul import conv2d
 from .format_quantizers import GradientQuantizer
@@ -64,6 +65,7 @@ class QuantLayer(nn.Module):
                 quantizer.initialize(parameter)
 
 
+@documented_layer(dtype="dtype_quantized")
 class QuantLinear(QuantLayer, nn.Linear):
     """y = Q_output(Q_input(x) Q_weight(W)^T + Q_bias(b)), with each Q from the plan; dy is rounded before it is used.
 
@@ -72,10 +74,13 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     Parameters
     ----------
-    in_features, out_features, bias, device, dtype
-        As for torch.nn.Linear.
-    plan : QuantPlan
-        By default nothing is rounded.
+    %(parameters)s
+
+    See Also
+    --------
+    quantize_model : Replaces the layers of a model.
+    QuantPlan : The formats.
+    fastiter.torch.quant.linear : The product with a chosen accumulator.
 
     Examples
     --------
@@ -111,6 +116,7 @@ class QuantLinear(QuantLayer, nn.Linear):
         return {"weight": (int(output.numel()) * self.in_features, "input")}
 
 
+@documented_layer(dtype="dtype_quantized")
 class QuantConv2d(QuantLayer, nn.Conv2d):
     """y = Q_output(Q_input(x) * Q_weight(W) + Q_bias(b)), with each Q from the plan; dy is rounded before it is used.
 
@@ -118,10 +124,12 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     Parameters
     ----------
-    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        As for torch.nn.Conv2d.
-    plan : QuantPlan
-        By default nothing is rounded.
+    %(parameters)s
+
+    See Also
+    --------
+    quantize_model : Replaces the layers of a model.
+    QuantPlan : The formats.
 
     Examples
     --------
@@ -132,8 +140,24 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     (torch.Size([2, 4, 5, 5]), torch.Size([4]))
     """
 
-    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
-        nn.Conv2d.__init__(self, *arguments, **options)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        plan: QuantPlan | None = None,
+    ) -> None:
+        how = (stride, padding, dilation, groups, bias, padding_mode, device, dtype)
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, *how)
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -214,6 +238,7 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
         """Do nothing: the rounded factor and shift are known only with the first input."""
 
 
+@documented_layer(dtype="dtype_quantized", plan="plan_of_norm")
 class QuantBatchNorm2d(_QuantNorm, nn.BatchNorm2d):
     """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)), g = weight / sqrt(var + eps), b = bias - mean g.
 
@@ -222,10 +247,12 @@ class QuantBatchNorm2d(_QuantNorm, nn.BatchNorm2d):
 
     Parameters
     ----------
-    num_features, eps, momentum, affine, track_running_stats, device, dtype
-        As for torch.nn.BatchNorm2d.
-    plan : QuantPlan
-        ``weight`` is the format of g, ``bias`` that of b. By default nothing is rounded.
+    %(parameters)s
+
+    See Also
+    --------
+    QuantBatchNorm1d : For (B, C) and (B, C, T).
+    QuantAffine : Without statistics.
 
     Examples
     --------
@@ -236,11 +263,23 @@ class QuantBatchNorm2d(_QuantNorm, nn.BatchNorm2d):
     torch.Size([4, 3, 5, 5])
     """
 
-    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
-        nn.BatchNorm2d.__init__(self, *arguments, **options)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        plan: QuantPlan | None = None,
+    ) -> None:
+        nn.BatchNorm2d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
         self.set_plan(QuantPlan() if plan is None else plan)
 
 
+@documented_layer(dtype="dtype_quantized", plan="plan_of_norm")
 class QuantBatchNorm1d(_QuantNorm, nn.BatchNorm1d):
     """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)): :class:`QuantBatchNorm2d` for (B, C) and (B, C, T).
 
@@ -248,10 +287,12 @@ class QuantBatchNorm1d(_QuantNorm, nn.BatchNorm1d):
 
     Parameters
     ----------
-    num_features, eps, momentum, affine, track_running_stats, device, dtype
-        As for torch.nn.BatchNorm1d.
-    plan : QuantPlan
-        ``weight`` is the format of g, ``bias`` that of b. By default nothing is rounded.
+    %(parameters)s
+
+    See Also
+    --------
+    QuantBatchNorm2d : For images.
+    QuantAffine : Without statistics.
 
     Examples
     --------
@@ -262,8 +303,19 @@ class QuantBatchNorm1d(_QuantNorm, nn.BatchNorm1d):
     torch.Size([4, 3])
     """
 
-    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
-        nn.BatchNorm1d.__init__(self, *arguments, **options)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        plan: QuantPlan | None = None,
+    ) -> None:
+        nn.BatchNorm1d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
         self.set_plan(QuantPlan() if plan is None else plan)
 
 
@@ -276,10 +328,16 @@ class QuantAffine(QuantLayer):
         The size of the last axis.
     bias : bool
         Whether there is a shift.
-    device, dtype
-        Device and dtype of the parameters ``weight`` (initially ones) and ``bias`` (initially zeros).
+    device : torch.device, optional
+        The device of the parameters ``weight`` (initially ones) and ``bias`` (initially zeros).
+    dtype : torch.dtype, optional
+        The dtype of the parameters.
     plan : QuantPlan
         By default nothing is rounded.
+
+    See Also
+    --------
+    QuantBatchNorm1d, QuantBatchNorm2d : With the statistics of a batch.
 
     Examples
     --------
@@ -330,6 +388,11 @@ class QuantAdd(QuantLayer):
     ----------
     plan : QuantPlan
         ``input``, ``output`` and ``gradient``. By default nothing is rounded.
+
+    See Also
+    --------
+    QuantLinear : Products with rounded factors.
+    quantize_model : Leaves sums alone; put this layer in their place.
 
     Examples
     --------

@@ -53,6 +53,16 @@ class FixedQuantizer(LearnedQuantizer):
     TypeError, ValueError
         For wrong arguments, and for a first input that is empty or not finite.
 
+    See Also
+    --------
+    LSQQuantizer : A step that need not be a power of two.
+    FormatQuantizer : Any format, with nothing learned.
+    fastiter.torch.quant.fixed_point : The same as a function.
+
+    References
+    ----------
+    QFX, arXiv 2401.17544.
+
     Examples
     --------
     >>> import torch
@@ -60,10 +70,6 @@ class FixedQuantizer(LearnedQuantizer):
     >>> q = FixedQuantizer(4)
     >>> q(torch.tensor([0.3, -1.2, 1.6])).tolist(), str(q.formats[0])
     ([0.25, -1.25, 1.5], 'fixed<4,2,RND_CONV,SAT>')
-
-    References
-    ----------
-    QFX, arXiv 2401.17544.
     """
 
     point: Tensor
@@ -227,6 +233,16 @@ class LSQQuantizer(LearnedQuantizer):
     TypeError, ValueError
         For wrong arguments, and for a first input that is empty or not finite.
 
+    See Also
+    --------
+    FixedQuantizer : A step that is a power of two.
+    PACTQuantizer : For activations above 0.
+    fastiter.torch.quant.lsq : The same as a function.
+
+    References
+    ----------
+    Esser et al., Learned step size quantization, arXiv 1902.08153.
+
     Examples
     --------
     >>> import torch
@@ -235,10 +251,6 @@ class LSQQuantizer(LearnedQuantizer):
     >>> y = q(torch.linspace(-1, 1, 9))
     >>> y.unique().numel(), round(q.step.item(), 3)
     (9, 0.099)
-
-    References
-    ----------
-    Esser et al., Learned step size quantization, arXiv 1902.08153.
     """
 
     step: Tensor
@@ -312,16 +324,21 @@ class PACTQuantizer(Quantizer):
     rng : int or torch.Generator, optional
         For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
 
+    See Also
+    --------
+    LSQQuantizer : For numbers of both signs.
+    fastiter.torch.quant.pact : The same as a function.
+
+    References
+    ----------
+    Choi et al., PACT, arXiv 1805.06085.
+
     Examples
     --------
     >>> import torch
     >>> from fastiter.torch.nn import PACTQuantizer
     >>> PACTQuantizer(2, alpha=3.0)(torch.tensor([-1.0, 1.2, 9.0])).tolist()
     [0.0, 1.0, 3.0]
-
-    References
-    ----------
-    Choi et al., PACT, arXiv 1805.06085.
     """
 
     def __init__(self, width: int, alpha: float = 6.0, rounding: str = "RND_CONV", *, rng: Rng = None) -> None:

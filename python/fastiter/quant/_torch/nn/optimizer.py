@@ -37,6 +37,23 @@ class OptimizerQuantizer:
         As for :func:`quantize_optimizer`.
     seed : int
         Of 31 bits, for stochastic rounding.
+
+    See Also
+    --------
+    quantize_optimizer : The function that returns it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import quantize_optimizer
+    >>> weight = torch.nn.Parameter(torch.ones(1))
+    >>> optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    >>> rounding = quantize_optimizer(optimizer, "e4m3fn")
+    >>> (0.3 * weight).sum().backward()
+    >>> rounding.remove()  # the next step is not rounded
+    >>> optimizer.step()
+    >>> round(optimizer.state[weight]["momentum_buffer"].item(), 4)
+    0.3
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, formats: dict[str, Format], scale: Scaling, seed: int):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ...._backend import BackendError
 from ...._check import type_name
+from ...._torch.layer_docs import documented_layer
 from ...._torch.ops import autocast_dtype, autocast_to, check_dense, unwatched
 from ....rnn._cells import CELLS
 from ....rnn._torch.nn.checks import check_place, layers_of
@@ -187,6 +188,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         raise NotImplementedError
 
 
+@documented_layer(proj_size="proj_size_zero", dtype="dtype_quantized")
 class QuantLSTM(QuantRecurrent, _LSTM):
     """h_t = Q_output(o tanh(c_t)), c_t = Q_state(f c_{t-1} + i g), gates of Q(W) Q_input(x_t) + Q(R) h_{t-1} + Q(b).
 
@@ -196,15 +198,18 @@ class QuantLSTM(QuantRecurrent, _LSTM):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        As for torch.nn.LSTM; no proj_size.
-    plan : QuantPlan
-        By default nothing is rounded.
+    %(parameters)s
 
     Raises
     ------
     TypeError, ValueError
         For wrong arguments, inputs and states; a PackedSequence is refused.
+
+    See Also
+    --------
+    LSTM : Without rounding.
+    QuantPlan : The formats.
+    quantize_model : Replaces the layers of a model.
 
     Examples
     --------
@@ -218,8 +223,23 @@ class QuantLSTM(QuantRecurrent, _LSTM):
 
     cell, state_names = "lstm", ("h", "c")
 
-    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
-        _LSTM.__init__(self, *arguments, **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        plan: QuantPlan | None = None,
+    ) -> None:
+        how = (num_layers, bias, batch_first, dropout, bidirectional)
+        _LSTM.__init__(self, input_size, hidden_size, *how, proj_size, device=device, dtype=dtype)
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(  # type: ignore[override]
@@ -235,6 +255,7 @@ class QuantLSTM(QuantRecurrent, _LSTM):
         return rounded("output", torch.sigmoid(o) * torch.tanh(c)), c
 
 
+@documented_layer(dtype="dtype_quantized")
 class QuantGRU(QuantRecurrent, _GRU):
     """h_t = Q_output(z h_{t-1} + (1 - z) n), with gates of Q(W) Q_input(x_t) and Q(R) h_{t-1}, each with its bias.
 
@@ -242,10 +263,13 @@ class QuantGRU(QuantRecurrent, _GRU):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        As for torch.nn.GRU.
-    plan : QuantPlan
-        By default nothing is rounded.
+    %(parameters)s
+
+    See Also
+    --------
+    GRU : Without rounding.
+    QuantPlan : The formats.
+    quantize_model : Replaces the layers of a model.
 
     Examples
     --------
@@ -258,8 +282,22 @@ class QuantGRU(QuantRecurrent, _GRU):
 
     cell, state_names = "gru", ("h",)
 
-    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
-        _GRU.__init__(self, *arguments, **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        plan: QuantPlan | None = None,
+    ) -> None:
+        how = (num_layers, bias, batch_first, dropout, bidirectional)
+        _GRU.__init__(self, input_size, hidden_size, *how, device=device, dtype=dtype)
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]

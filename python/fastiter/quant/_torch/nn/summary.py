@@ -17,10 +17,35 @@ from .quantizer import Quantizer
 class SummaryRow(NamedTuple):
     """One quantizer of a model.
 
-    name: the layer; part: the rounded tensor; format; bits per code; lowest, highest: range of the unrounded numbers;
-    sqnr: 10 log10 of their power over that of the error, in dB. operations, bit_operations, in the rows of weights: the
-    layer's number of multiplications, and this number times the bits of both factors. None if no input was given, or if
-    there is no value.
+    Attributes
+    ----------
+    name : str
+        The layer.
+    part : str
+        The rounded tensor of it.
+    format : str
+        The format.
+    bits : int
+        Bits of a code.
+    lowest, highest : float or None
+        The range of the unrounded numbers; None if no input was given.
+    sqnr : float or None
+        10 log10 of the power of the numbers over that of the error, in dB; None if no input was given.
+    operations, bit_operations : int or None
+        In the rows of weights the number of multiplications of the layer, and this number times the bits of both
+        factors; None in other rows.
+
+    See Also
+    --------
+    summary : The function that returns all of them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import QuantLinear, QuantPlan, summary
+    >>> row = summary(QuantLinear(8, 4, plan=QuantPlan(weight="int4")), torch.ones(2, 8))[0]
+    >>> row.part, row.format, row.bits, row.operations
+    ('weight', 'int4', 4, 64)
     """
 
     name: str
@@ -35,7 +60,24 @@ class SummaryRow(NamedTuple):
 
 
 class Summary(list[SummaryRow]):
-    """The rows of :func:`summary`, a list; ``repr`` and ``print`` show a table."""
+    """The rows of :func:`summary`, a list; ``repr`` and ``print`` show a table.
+
+    Parameters
+    ----------
+    iterable : iterable of SummaryRow
+        The rows.
+
+    See Also
+    --------
+    summary : The function that returns it.
+
+    Examples
+    --------
+    >>> from fastiter.torch.nn import QuantLinear, QuantPlan, Summary, summary
+    >>> model = QuantLinear(8, 4, plan=QuantPlan(weight="int4", input="int8"))
+    >>> [row.bits for row in Summary(row for row in summary(model) if row.part == "weight")]
+    [4]
+    """
 
     @property
     def bit_operations(self) -> int:

@@ -21,11 +21,13 @@ from torch.nn import LSTM as _LSTM
 from torch.nn import RNN as _RNN
 from torch.nn.utils.rnn import PackedSequence
 
+from ...._torch.layer_docs import documented_layer
 from ..run import Integers
 from .base import Recurrent, refuse_projection
 from .stack import forward
 
 
+@documented_layer()
 class LSTM(Recurrent, _LSTM):
     """h_t = o tanh(c_t), c_t = f c_{t-1} + i g, with i, f, o = sigmoid(.) and g = tanh(.) of W x_t + b + R h_{t-1}.
 
@@ -35,21 +37,24 @@ class LSTM(Recurrent, _LSTM):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
-        As for torch.nn.LSTM. dtype: float32, float64 or bfloat16.
-    num_heads : int
-        Number of diagonal blocks of R. Divides hidden_size; must be 1 if proj_size > 0.
-    clip_state, clip_grad : float, optional
-        Bounds of the magnitudes of h after each step (of o tanh(c) if proj_size > 0), and of the gradient that a step
-        passes to the previous h; clip_grad = 0 cuts that gradient.
-    checkpoint : int, optional
-        Save only the states of every `checkpoint`-th step for the backward pass, which recomputes the gates bit for
-        bit, instead of the states and gates of all steps. Not with cu_seqlens.
+    %(parameters)s
 
     Raises
     ------
     TypeError, ValueError
         For options that torch.nn.LSTM refuses, and for a num_heads that does not fit.
+
+    See Also
+    --------
+    GRU, RNN, sLSTM : The other cells.
+    StreamingRNN : Runs it step by step.
+    fastiter.torch.replace : Replaces the layers of a model.
+    fastiter.torch.lstm : The recurrence as a function.
+
+    References
+    ----------
+    Hochreiter and Schmidhuber, Long short-term memory, 1997; Gers et al., Learning to forget, 2000 (the gate f);
+    Sak et al., arXiv:1402.1128, 2014 (proj_size).
 
     Examples
     --------
@@ -59,11 +64,6 @@ class LSTM(Recurrent, _LSTM):
     >>> y, (h, c) = lstm(torch.randn(3, 10, 5))
     >>> y.shape, h.shape
     (torch.Size([3, 10, 8]), torch.Size([2, 3, 8]))
-
-    References
-    ----------
-    Hochreiter and Schmidhuber, Long short-term memory, 1997; Gers et al., Learning to forget, 2000 (the gate f);
-    Sak et al., arXiv:1402.1128, 2014 (proj_size).
     """
 
     def __init__(
@@ -143,6 +143,7 @@ class LSTM(Recurrent, _LSTM):
         return forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
 
 
+@documented_layer(proj_size="proj_size_refused")
 class GRU(Recurrent, _GRU):
     """h_t = z h_{t-1} + (1 - z) tanh(W_n x_t + b_n + r (R_n h_{t-1} + b_hn)), r and z = sigmoid(W x_t + b + R h_{t-1}).
 
@@ -151,17 +152,23 @@ class GRU(Recurrent, _GRU):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        As for torch.nn.GRU. dtype: float32, float64 or bfloat16.
-    num_heads : int
-        Number of diagonal blocks of R. Divides hidden_size.
-    clip_state, clip_grad, checkpoint
-        As for LSTM.
+    %(parameters)s
 
     Raises
     ------
     TypeError, ValueError
         For options that torch.nn.GRU refuses, including proj_size, and for a num_heads that does not divide.
+
+    See Also
+    --------
+    LSTM, RNN, sLSTM : The other cells.
+    ParaGRU : With diagonal recurrent weights.
+    fastiter.torch.replace : Replaces the layers of a model.
+    fastiter.torch.gru : The recurrence as a function.
+
+    References
+    ----------
+    Cho et al., arXiv:1406.1078, 2014, with the reset gate after the product, as in cuDNN and torch.
 
     Examples
     --------
@@ -170,10 +177,6 @@ class GRU(Recurrent, _GRU):
     >>> y, h = GRU(5, 8, bidirectional=True, num_heads=2)(torch.randn(10, 3, 5))
     >>> y.shape, h.shape
     (torch.Size([10, 3, 16]), torch.Size([2, 3, 8]))
-
-    References
-    ----------
-    Cho et al., arXiv:1406.1078, 2014, with the reset gate after the product, as in cuDNN and torch.
     """
 
     def __init__(
@@ -223,6 +226,7 @@ class GRU(Recurrent, _GRU):
         return output, h
 
 
+@documented_layer(proj_size="proj_size_refused")
 class RNN(Recurrent, _RNN):
     """h_t = tanh(W x_t + b + R h_{t-1}), or relu(.) (Elman network).
 
@@ -231,17 +235,22 @@ class RNN(Recurrent, _RNN):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype
-        As for torch.nn.RNN. nonlinearity: "tanh" or "relu". dtype: float32, float64 or bfloat16.
-    num_heads : int
-        Number of diagonal blocks of R. Divides hidden_size.
-    clip_state, clip_grad, checkpoint
-        As for LSTM.
+    %(parameters)s
 
     Raises
     ------
     TypeError, ValueError
         For options that torch.nn.RNN refuses, including proj_size, and for a num_heads that does not divide.
+
+    See Also
+    --------
+    LSTM, GRU, sLSTM : The other cells.
+    LinearRNN : Without a function of the sums.
+    fastiter.torch.elman : The recurrence as a function.
+
+    References
+    ----------
+    Elman, Finding structure in time, 1990.
 
     Examples
     --------
@@ -250,10 +259,6 @@ class RNN(Recurrent, _RNN):
     >>> y, h = RNN(5, 8, nonlinearity="relu")(torch.randn(10, 5))
     >>> y.shape, h.shape
     (torch.Size([10, 8]), torch.Size([1, 8]))
-
-    References
-    ----------
-    Elman, Finding structure in time, 1990.
     """
 
     def __init__(
@@ -305,6 +310,7 @@ class RNN(Recurrent, _RNN):
         return output, h
 
 
+@documented_layer(proj_size="proj_size_refused")
 class sLSTM(Recurrent):
     """h_t = o c_t / n_t, c_t = f c_{t-1} + i z, n_t = max(f n_{t-1} + i, 1), with exponential gates i and f.
 
@@ -314,15 +320,22 @@ class sLSTM(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, num_heads, device, dtype
-        As for LSTM.
-    clip_state, clip_grad, checkpoint
-        As for LSTM.
+    %(parameters)s
 
     Raises
     ------
     TypeError, ValueError
         For options that LSTM refuses, and for a proj_size.
+
+    See Also
+    --------
+    sLSTMBlock : The block of xLSTM around it.
+    LSTM, GRU, RNN : The other cells.
+    fastiter.torch.slstm : The recurrence as a function.
+
+    References
+    ----------
+    Beck et al., xLSTM, arXiv:2405.04517, 2024, equations 8 to 17.
 
     Examples
     --------
@@ -331,10 +344,6 @@ class sLSTM(Recurrent):
     >>> y, (h, c, n, m) = sLSTM(5, 8, num_heads=2)(torch.randn(10, 3, 5))
     >>> y.shape, m.shape
     (torch.Size([10, 3, 8]), torch.Size([1, 3, 8]))
-
-    References
-    ----------
-    Beck et al., xLSTM, arXiv:2405.04517, 2024, equations 8 to 17.
     """
 
     def __init__(

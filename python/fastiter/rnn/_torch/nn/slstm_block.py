@@ -54,8 +54,10 @@ class sLSTMBlock(SequenceLayer):
         N. Divides embedding_size; D = H / N.
     batch_first : bool
         Batches are (B, T, H). As in torch.nn they are (T, B, H) by default.
-    device, dtype
-        dtype: float32 or float64.
+    device : torch.device, optional
+        The device of the parameters.
+    dtype : torch.dtype, optional
+        float32 or float64.
     conv_size : int
         Width of the convolution in steps, 0 for none.
     ffn_factor : float
@@ -78,6 +80,15 @@ class sLSTMBlock(SequenceLayer):
     TypeError, ValueError
         For an option of a wrong type or value.
 
+    See Also
+    --------
+    sLSTM : The recurrence alone.
+    fastiter.torch.accelerate : Runs the blocks of existing xLSTM models.
+
+    References
+    ----------
+    Beck et al., xLSTM, arXiv:2405.04517, 2024, figure 10.
+
     Examples
     --------
     >>> import torch
@@ -88,10 +99,6 @@ class sLSTMBlock(SequenceLayer):
     >>> y, state = block.step(x[9], state)
     >>> y.shape, state[0].shape, state[4].shape
     (torch.Size([3, 32]), torch.Size([3, 32]), torch.Size([3, 3, 32]))
-
-    References
-    ----------
-    Beck et al., xLSTM, arXiv:2405.04517, 2024, figure 10.
     """
 
     def __init__(

@@ -44,6 +44,10 @@ class StreamingRNN:
     BackendError
         For parameters that are not on the CPU.
 
+    See Also
+    --------
+    LSTM, GRU, RNN, sLSTM : The layers that it runs.
+
     Examples
     --------
     >>> import torch

@@ -22,9 +22,53 @@ def causal_conv1d_fn(
     final_states_out: Tensor | None = None,
     activation: Activation | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """act(bias + sum over j of weight[j] x[t - W + 1 + j]) over (B, D, T); see causal_conv1d's function of this name.
+    """act(bias + sum over j of weight[j] x[t - W + 1 + j]) over (B, D, T): causal_conv1d's function of this name.
 
     ``final_states_out`` (B, D, W - 1) is read only with ``return_final_states``: then it is filled and returned.
+
+    Parameters
+    ----------
+    x : Tensor (B, D, T), float32, float64, float16 or bfloat16
+        Inputs.
+    weight : Tensor (D, W)
+        Taps of each channel, the last one for the step itself.
+    bias : Tensor (D,), optional
+        Added to the sums.
+    seq_idx : integers (B, T), optional
+        The number of each step's sequence: inputs of other numbers count as 0.
+    initial_states : Tensor (B, D, W - 1), optional
+        The inputs before the first steps; zero by default.
+    return_final_states : bool
+        Return the last W - 1 inputs, too.
+    final_states_out : Tensor (B, D, W - 1), optional
+        Where they are written.
+    activation : {None, "silu", "swish"}
+        The function act.
+
+    Returns
+    -------
+    out : Tensor (B, D, T)
+        The outputs, in the dtype of x. Differentiable in x, weight, bias and initial_states, once.
+    final_states : Tensor (B, D, W - 1)
+        The last inputs; only with ``return_final_states``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    fastiter.torch.ssm.causal_conv1d : The function that it calls, with lengths and packed sequences.
+    causal_conv1d_update : One step at a time.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.causal_conv1d import causal_conv1d_fn
+    >>> x = torch.arange(1.0, 6).view(1, 1, 5)
+    >>> causal_conv1d_fn(x, torch.tensor([[0.5, 0.5]])).flatten()  # means of two steps
+    tensor([0.5000, 1.5000, 2.5000, 3.5000, 4.5000])
     """
     options: dict[str, Any] = {
         "seq_idx": seq_idx,
@@ -50,9 +94,49 @@ def causal_conv1d_update(
     cache_seqlens: Integers | None = None,
     conv_state_indices: Integers | None = None,
 ) -> Tensor:
-    """The next steps, which change the state in place; see causal_conv1d's function of this name.
+    """The next steps, which change the state in place: causal_conv1d's function of this name.
 
     The result has no gradient, whether an argument requires one or not.
+
+    Parameters
+    ----------
+    x : Tensor (B, D) or (B, D, L), float32, float64, float16 or bfloat16
+        The next step, or the next L steps.
+    conv_state : Tensor (B, D, N), N >= W - 1
+        The last N inputs, which are changed in place.
+    weight : Tensor (D, W)
+        Taps of each channel, the last one for the step itself.
+    bias : Tensor (D,), optional
+        Added to the sums.
+    activation : {None, "silu", "swish"}
+        The function of the sums.
+    cache_seqlens : integers (B,), optional
+        Steps so far. The state is then a ring, and the next input is written at cache_seqlens % N.
+    conv_state_indices : integers (B,), optional
+        The row of ``conv_state`` of each row of x; a negative one stands for padding, whose output is 0.
+
+    Returns
+    -------
+    Tensor (B, D) or (B, D, L)
+        The outputs of these steps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    fastiter.torch.ssm.causal_conv1d_update : The function that it calls, which refuses gradients.
+    causal_conv1d_fn : Whole sequences.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.causal_conv1d import causal_conv1d_update
+    >>> state, weight = torch.zeros(1, 1, 1), torch.tensor([[0.5, 0.5]])
+    >>> [causal_conv1d_update(torch.tensor([[x]]), state, weight).item() for x in (1.0, 2.0, 3.0)]
+    [0.5, 1.5, 2.5]
     """
     with torch.no_grad():
         given = (x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)

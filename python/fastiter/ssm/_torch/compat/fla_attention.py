@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....scan._torch.functional import linear_scan
 from ..attention import linear_attention
-from ..ops import computed
 from .common import check_part
+from .docs_fla import documented_fla
 from .fla_common import FlaState, attend, check_rest, checked
 
 State = Tensor | None
 NormalizedState = Tensor | tuple[Tensor | None, Tensor | None] | None
 
 
+@documented_fla()
 def chunk_linear_attn(
     q: Tensor,
     k: Tensor,
@@ -29,12 +28,34 @@ def chunk_linear_attn(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, NormalizedState]:
-    """S = S + k v^T, o = S^T q, divided by q . sum k + 1e-10 with `normalize`; see fla's function of this name."""
+    """S = S + k v^T, o = S^T q, divided by q . sum k + 1e-10 with `normalize`: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    fused_recurrent_linear_attn : Without the normalization by default, and with ``reverse``.
+    fastiter.torch.ssm.linear_attention : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_linear_attn
+    >>> x = torch.ones(1, 4, 1, 4)  # 4 steps of a head of width 4
+    >>> o, _ = chunk_linear_attn(x, x, x * torch.arange(4.0).view(4, 1, 1))  # means of the values so far
+    >>> o[0, :, 0, 0]
+    tensor([0.0000, 0.5000, 1.0000, 1.5000])
+    """
     check_rest("chunk_linear_attn", rest)
     state = FlaState("chunk_linear_attn", None, output_final_state, cu_seqlens)
     return _linear(q, k, v, scale, initial_state, normalize, state)
 
 
+@documented_fla()
 def fused_recurrent_linear_attn(
     q: Tensor,
     k: Tensor,
@@ -47,7 +68,27 @@ def fused_recurrent_linear_attn(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, NormalizedState]:
-    """S = S + k v^T, o = S^T q; see fla's function of this name."""
+    """S = S + k v^T, o = S^T q: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_linear_attn : With the normalization by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_linear_attn
+    >>> x = torch.ones(1, 4, 1, 4)  # 4 steps of a head of width 4
+    >>> o, state = fused_recurrent_linear_attn(x, x, x, scale=1.0, output_final_state=True)
+    >>> o[0, :, 0, 0], state.shape
+    (tensor([ 4.,  8., 12., 16.]), torch.Size([1, 1, 4, 4]))
+    """
     function = "fused_recurrent_linear_attn"
     check_rest(function, rest)
     state = FlaState(function, None, output_final_state, cu_seqlens, reverse=reverse)
@@ -94,6 +135,7 @@ def _joined(function: str, matrix: Tensor, vector: Tensor | None) -> Tensor:
     return torch.cat([matrix, vector.reshape(*shape, 1).to(matrix.dtype)], -1)
 
 
+@documented_fla()
 def chunk_simple_gla(
     q: Tensor,
     k: Tensor,
@@ -107,12 +149,35 @@ def chunk_simple_gla(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = e^g S + k v^T with g (B, T, H), or g_gamma (H,), the same at all steps; see fla's function of this name."""
+    """S = e^g S + k v^T with g (B, T, H), or g_gamma (H,), the same at all steps: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    fused_recurrent_simple_gla : With ``reverse``.
+    chunk_gla : With a decay for each key.
+    fastiter.torch.ssm.linear_attention : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_simple_gla
+    >>> x = torch.ones(1, 4, 1, 4)  # 4 steps of a head of width 4
+    >>> o, _ = chunk_simple_gla(x, x, x, torch.full((1, 4, 1), 0.5).log(), scale=0.25)  # the state halves each time
+    >>> o[0, :, 0, 0]
+    tensor([1.0000, 1.5000, 1.7500, 1.8750])
+    """
     function = "chunk_simple_gla"
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
     return _simple_gla(function, q, k, v, (g, g_gamma), scale, rest, state)
 
 
+@documented_fla()
 def fused_recurrent_simple_gla(
     q: Tensor,
     k: Tensor,
@@ -127,7 +192,28 @@ def fused_recurrent_simple_gla(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = e^g S + k v^T with g (B, T, H), or g_gamma (H,), the same at all steps; see fla's function of this name."""
+    """S = e^g S + k v^T with g (B, T, H), or g_gamma (H,), the same at all steps: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_simple_gla : Without ``reverse``.
+    fused_recurrent_gla : With a decay for each key.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_simple_gla
+    >>> x = torch.ones(1, 4, 1, 4)  # 4 steps of a head of width 4
+    >>> o, _ = fused_recurrent_simple_gla(x, x, x, g_gamma=torch.tensor([0.5]).log(), scale=0.25, reverse=True)
+    >>> o[0, :, 0, 0]
+    tensor([1.8750, 1.7500, 1.5000, 1.0000])
+    """
     function = "fused_recurrent_simple_gla"
     options: dict[str, Any] = {"reverse": reverse, "state_v_first": state_v_first}
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, **options)
@@ -152,104 +238,7 @@ def _simple_gla(
     return attend(q, k, v, fixed if g is None else g, state, scale=factor)
 
 
-def chunk_retention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None = None,
-    initial_state: State = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **rest: Any,
-) -> tuple[Tensor, State]:
-    """S = (1 - 2^(-5 - h)) S + k v^T in head h; see fla's function of this name."""
-    state = FlaState("chunk_retention", initial_state, output_final_state, cu_seqlens)
-    return _fixed(q, k, v, _retention, scale, rest, state)
-
-
-def fused_recurrent_retention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None = None,
-    initial_state: State = None,
-    output_final_state: bool = False,
-    reverse: bool = False,
-    state_v_first: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **rest: Any,
-) -> tuple[Tensor, State]:
-    """S = (1 - 2^(-5 - h)) S + k v^T in head h; see fla's function of this name."""
-    options: dict[str, Any] = {"reverse": reverse, "state_v_first": state_v_first}
-    state = FlaState("fused_recurrent_retention", initial_state, output_final_state, cu_seqlens, **options)
-    return _fixed(q, k, v, _retention, scale, rest, state)
-
-
-def _retention(heads: Tensor) -> Tensor:
-    return torch.log1p(-torch.exp2(-5 - heads))
-
-
-def chunk_lightning_attn(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layer_idx: int,
-    num_layers: int,
-    scale: float | None = None,
-    initial_state: State = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **rest: Any,
-) -> tuple[Tensor, State]:
-    """S = e^(-(8 / H) (1 - layer_idx / num_layers) h) S + k v^T in head h; see fla's function of this name."""
-    state = FlaState("chunk_lightning_attn", initial_state, output_final_state, cu_seqlens)
-    return _fixed(q, k, v, _lightning(state.function, layer_idx, num_layers), scale, rest, state)
-
-
-def fused_recurrent_lightning_attn(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layer_idx: int,
-    num_layers: int,
-    scale: float | None = None,
-    initial_state: State = None,
-    output_final_state: bool = False,
-    reverse: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **rest: Any,
-) -> tuple[Tensor, State]:
-    """S = e^(-(8 / H) (1 - layer_idx / num_layers) h) S + k v^T in head h; see fla's function of this name."""
-    state = FlaState("fused_recurrent_lightning_attn", initial_state, output_final_state, cu_seqlens, reverse=reverse)
-    return _fixed(q, k, v, _lightning(state.function, layer_idx, num_layers), scale, rest, state)
-
-
-def _lightning(function: str, layer_idx: int, num_layers: int) -> Callable[[Tensor], Tensor]:
-    if not num_layers:
-        raise ValueError(f"{function}: num_layers must not be 0, got {num_layers!r}")
-
-    def decay(heads: Tensor) -> Tensor:
-        return -(8 / heads.numel() * (1 - layer_idx / num_layers)) * heads
-
-    return decay
-
-
-def _fixed(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    decay: Callable[[Tensor], Tensor],
-    scale: float | None,
-    rest: dict[str, Any],
-    state: FlaState,
-) -> tuple[Tensor, State]:
-    """Return (o, final state or None) with a logarithm of the decay of each head, a function of its number."""
-    check_rest(state.function, rest)
-    factor = checked(state, q, k, v, scale, {})
-    heads = torch.arange(v.shape[2], dtype=torch.float32, device=q.device)
-    return attend(q, k, v, decay(heads).to(computed(q.dtype)), state, scale=factor)
-
-
+@documented_fla(g="g_keys")
 def chunk_gla(
     q: Tensor,
     k: Tensor,
@@ -262,13 +251,37 @@ def chunk_gla(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = diag(e^g) S + k v^T with g (B, T, H, K): GLA and HGRN-2; see fla's function of this name."""
+    """S = diag(e^g) S + k v^T with g (B, T, H, K): GLA and HGRN-2: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    fused_recurrent_gla : With ``reverse``, and the decay optional.
+    chunk_simple_gla : With one decay for each head.
+    fastiter.torch.ssm.linear_attention : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_gla
+    >>> x = torch.ones(1, 4, 1, 4)  # 4 steps of a head of width 4
+    >>> g = torch.tensor([0.0, 0.0, 0.0, -torch.inf]).expand(1, 4, 1, 4)  # the last key forgets at once
+    >>> o, _ = chunk_gla(x, x, x, g, scale=1.0)
+    >>> o[0, :, 0, 0]
+    tensor([ 4.,  7., 10., 13.])
+    """
     check_rest("chunk_gla", rest)
     state = FlaState("chunk_gla", initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
     factor = checked(state, q, k, v, scale, {"g": (g, "BTNK")})
     return attend(q, k, v, g, state, scale=factor)
 
 
+@documented_fla()
 def fused_recurrent_gla(
     q: Tensor,
     k: Tensor,
@@ -283,7 +296,28 @@ def fused_recurrent_gla(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = diag(e^gk) S + k v^T with gk (B, T, H, K); gv must be None; see fla's function of this name."""
+    """S = diag(e^gk) S + k v^T with gk (B, T, H, K); gv must be None: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_gla : The same without ``reverse``.
+    fused_recurrent_simple_gla : With one decay for each head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_gla
+    >>> x = torch.ones(1, 4, 1, 4)  # 4 steps of a head of width 4
+    >>> o, _ = fused_recurrent_gla(x, x, x, torch.full((1, 4, 1, 4), 0.5).log(), scale=0.25)
+    >>> o[0, :, 0, 0]
+    tensor([1.0000, 1.5000, 1.7500, 1.8750])
+    """
     function = "fused_recurrent_gla"
     check_rest(function, {"gv": gv, **rest})
     options: dict[str, Any] = {"reverse": reverse, "state_v_first": state_v_first}
@@ -292,6 +326,7 @@ def fused_recurrent_gla(
     return attend(q, k, v, gk, state, scale=factor)
 
 
+@documented_fla()
 def chunk_rwkv6(
     r: Tensor,
     k: Tensor,
@@ -304,12 +339,35 @@ def chunk_rwkv6(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """o = (S + diag(u) k v^T)^T r, then S = diag(e^w) S + k v^T; see fla's function of this name."""
+    """o = (S + diag(u) k v^T)^T r, then S = diag(e^w) S + k v^T: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    fused_recurrent_rwkv6 : With ``reverse``.
+    chunk_rwkv7 : The rule of RWKV-7.
+    fastiter.torch.ssm.linear_attention : The function that it calls, with u as ``bonus``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_rwkv6
+    >>> x = torch.ones(1, 4, 1, 4)  # 4 steps of a head of width 4
+    >>> o, _ = chunk_rwkv6(x, x, x, torch.zeros(1, 4, 1, 4), u=torch.zeros(1, 4), scale=1.0)  # reads, then writes
+    >>> o[0, :, 0, 0]
+    tensor([ 0.,  4.,  8., 12.])
+    """
     check_rest("chunk_rwkv6", rest)
     state = FlaState("chunk_rwkv6", initial_state, output_final_state, cu_seqlens, query="r")
     return _rwkv6(r, k, v, w, u, scale, state)
 
 
+@documented_fla()
 def fused_recurrent_rwkv6(
     r: Tensor,
     k: Tensor,
@@ -323,7 +381,29 @@ def fused_recurrent_rwkv6(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """o = (S + diag(u) k v^T)^T r, then S = diag(e^w) S + k v^T; see fla's function of this name."""
+    """o = (S + diag(u) k v^T)^T r, then S = diag(e^w) S + k v^T: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_rwkv6 : The same without ``reverse``.
+    fused_recurrent_rwkv7 : The rule of RWKV-7.
+    fastiter.torch.ssm.linear_attention : The function that it calls, with u as ``bonus``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_rwkv6
+    >>> x = torch.ones(1, 4, 1, 4)  # 4 steps of a head of width 4
+    >>> o, _ = fused_recurrent_rwkv6(x, x, x, torch.zeros(1, 4, 1, 4), u=torch.ones(1, 4), scale=1.0, reverse=True)
+    >>> o[0, :, 0, 0]
+    tensor([16., 12.,  8.,  4.])
+    """
     check_rest("fused_recurrent_rwkv6", rest)
     options: dict[str, Any] = {"reverse": reverse, "query": "r"}
     state = FlaState("fused_recurrent_rwkv6", initial_state, output_final_state, cu_seqlens, **options)
@@ -337,31 +417,4 @@ def _rwkv6(
     return attend(r, k, v, w, state, scale=factor, bonus=u)
 
 
-def fused_recurrent_hgrn(
-    x: Tensor,
-    g: Tensor,
-    initial_state: State = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **rest: Any,
-) -> tuple[Tensor, State]:
-    """h = e^g h + x over (B, T, D); see fla's function of this name."""
-    function = "fused_recurrent_hgrn"
-    check_rest(function, rest)
-    state = FlaState(function, initial_state, output_final_state, cu_seqlens)
-    if not isinstance(x, Tensor) or x.dim() != 3:
-        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__qualname__
-        raise ValueError(f"{function}: x must have shape (B, T, D), got {got}")
-    sequences = state.check_cut(x, "x")
-    check_part(function, "x", x, tuple(x.shape), x, "x")
-    check_part(function, "g", g, tuple(x.shape), x, "x")
-    if initial_state is not None:
-        check_part(function, "initial_state", initial_state, (sequences, x.shape[2]), x, "x")
-    wide = torch.promote_types(x.dtype, torch.float32)
-    first = None if initial_state is None else initial_state.to(wide)
-    h, last = linear_scan(g.to(wide).exp(), x.to(wide), first, cu_seqlens=state.cu_seqlens)
-    return h.to(x.dtype), last if output_final_state else None
-
-
-chunk_hgrn = fused_recurrent_hgrn
 fused_chunk_linear_attn = chunk_linear_attn

@@ -59,6 +59,23 @@ def register() -> None:
         Where fla is not installed, or has no registry (before 0.5.2).
     RuntimeError
         Where FLA_DISABLE_BACKEND_DISPATCH=1 has switched the registry off.
+
+    See Also
+    --------
+    fastiter.torch.compat.install : Replaces a library as a whole.
+    fastiter.torch.accelerate : Changes one model.
+
+    Examples
+    --------
+    >>> import sys
+    >>> from unittest import mock
+    >>> from fastiter.torch.compat import fla
+    >>> with mock.patch.dict(sys.modules, {"fla": None}):  # as where fla is not installed
+    ...     try:
+    ...         fla.register()
+    ...     except ImportError as error:
+    ...         print(error.name)
+    fla.ops
     """
     try:
         from fla import backends

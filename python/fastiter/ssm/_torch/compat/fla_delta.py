@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 
 from ....delta._torch.functional import delta_scan
 from ..ops import computed
+from .docs_fla import documented_fla
 from .fla_common import FlaState, check_rest, checked, l2norm
 
 State = Tensor | None
@@ -68,6 +69,7 @@ def _delta(
     return o.to(dtype), state.last(last)
 
 
+@documented_fla()
 def chunk_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -80,13 +82,36 @@ def chunk_delta_rule(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = S + beta k (v - S^T k)^T, o = S^T q; see fla's function of this name."""
+    """S = S + beta k (v - S^T k)^T, o = S^T q: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_gated_delta_rule : With a decay.
+    fastiter.torch.delta_scan : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_delta_rule
+    >>> k = torch.eye(2)[[0, 1, 0]].view(1, 3, 1, 2)  # the third step writes to the same place as the first
+    >>> v = torch.tensor([5.0, 6.0, 7.0]).view(1, 3, 1, 1)
+    >>> _, state = chunk_delta_rule(k, k, v, torch.ones(1, 3, 1), output_final_state=True)
+    >>> state.flatten()  # and replaces it
+    tensor([7., 6.])
+    """
     check_rest("chunk_delta_rule", rest)
     state = FlaState("chunk_delta_rule", initial_state, output_final_state, cu_seqlens)
     factor = checked(state, q, k, v, scale, {"beta": (beta, "BTN")})
     return _delta(q, k, v, beta, None, state, factor, use_qk_l2norm_in_kernel)
 
 
+@documented_fla()
 def fused_recurrent_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -99,7 +124,29 @@ def fused_recurrent_delta_rule(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = S + beta k (v - S^T k)^T with beta 1 by default, o = S^T q; see fla's function of this name."""
+    """S = S + beta k (v - S^T k)^T with beta 1 by default, o = S^T q: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_delta_rule : The same, with beta required.
+    fused_recurrent_gated_delta_rule : With a decay.
+    fastiter.torch.delta_scan : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_delta_rule
+    >>> k, v = torch.tensor([3.0, 4.0]).expand(1, 2, 1, 2), torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
+    >>> o, _ = fused_recurrent_delta_rule(k, k, v, scale=1.0, use_qk_l2norm_in_kernel=True)
+    >>> o.flatten()
+    tensor([1., 2.])
+    """
     check_rest("fused_recurrent_delta_rule", rest)
     state = FlaState("fused_recurrent_delta_rule", initial_state, output_final_state, cu_seqlens)
     factor = checked(state, q, k, v, scale, {}, {"beta": (beta, "BTN")})
@@ -107,6 +154,7 @@ def fused_recurrent_delta_rule(
     return _delta(q, k, v, strength, None, state, factor, use_qk_l2norm_in_kernel)
 
 
+@documented_fla(dt_bias="dt_bias_heads")
 def chunk_gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -127,7 +175,31 @@ def chunk_gated_delta_rule(
     dt_bias: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
+    """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_kda : With a decay for each key.
+    chunk_delta_rule : Without a decay.
+    fastiter.torch.delta_scan : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_gated_delta_rule
+    >>> k = torch.eye(2)[[0, 1]].view(1, 2, 1, 2)
+    >>> v = torch.tensor([4.0, 6.0]).view(1, 2, 1, 1)
+    >>> g = torch.full((1, 2, 1), 0.5).log()
+    >>> _, state = chunk_gated_delta_rule(k, k, v, g, torch.ones(1, 2, 1), output_final_state=True)
+    >>> state.flatten()  # the first value has halved
+    tensor([2., 6.])
+    """
     function = "chunk_gated_delta_rule"
     check_rest(function, rest)
     gates = _Gates(use_gate_in_kernel, A_log, dt_bias, use_beta_sigmoid_in_kernel, allow_neg_eigval)
@@ -137,6 +209,7 @@ def chunk_gated_delta_rule(
     return _delta(q, k, v, gates.beta(beta), decay, state, factor, use_qk_l2norm_in_kernel)
 
 
+@documented_fla(dt_bias="dt_bias_heads", gk="gk_none")
 def fused_recurrent_gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -158,7 +231,31 @@ def fused_recurrent_gated_delta_rule(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; gk and gv must be None; see fla's function of this name."""
+    """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; gk and gv must be None: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_gated_delta_rule : The same, with g and beta required.
+    fused_recurrent_kda : With a decay for each key.
+    fastiter.torch.delta_scan : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_gated_delta_rule
+    >>> k = torch.eye(2)[[0, 1]].view(1, 2, 1, 2)
+    >>> v = torch.tensor([4.0, 6.0]).view(1, 2, 1, 1)
+    >>> g = torch.full((1, 2, 1), 0.5).log()
+    >>> _, state = fused_recurrent_gated_delta_rule(k, k, v, g, output_final_state=True)
+    >>> state.flatten()
+    tensor([2., 6.])
+    """
     function = "fused_recurrent_gated_delta_rule"
     check_rest(function, {"gv": gv, **rest})
     if gk is not None:
@@ -171,6 +268,7 @@ def fused_recurrent_gated_delta_rule(
     return _delta(q, k, v, strength, gates.log_decay(function, g), state, factor, use_qk_l2norm_in_kernel)
 
 
+@documented_fla(k="k_factors", v="v_factors", beta="beta_factors")
 def chunk_gated_delta_product(
     q: Tensor,
     k: Tensor,
@@ -187,7 +285,29 @@ def chunk_gated_delta_product(
 ) -> tuple[Tensor, State]:
     """num_householder factors of the delta rule a step, whose k, v and beta follow one another along time.
 
-    k, v and beta are (B, T num_householder, H, ...); see fla's function of this name.
+    k, v and beta are (B, T num_householder, H, ...): fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_gated_delta_rule : One factor for each step.
+    fastiter.torch.delta_scan : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_gated_delta_product
+    >>> k = torch.eye(2).view(1, 2, 1, 2)  # one step, which writes to two places
+    >>> v = torch.tensor([4.0, 6.0]).view(1, 2, 1, 1)
+    >>> q = torch.ones(1, 1, 1, 2)
+    >>> o, _ = chunk_gated_delta_product(q, k, v, None, torch.ones(1, 2, 1), num_householder=2, scale=1.0)
+    >>> o.flatten()
+    tensor([10.])
     """
     check_rest("chunk_gated_delta_product", rest)
     state = FlaState("chunk_gated_delta_product", initial_state, output_final_state, cu_seqlens)

@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 
 from ..low_rank import DeltaTensors, dplr_delta_rule, key_decay_delta_rule
 from ..ops import computed
+from .docs_fla import documented_fla
 from .fla_common import FlaState, check_rest, checked, l2norm
 
 State = Tensor | None
@@ -75,6 +76,7 @@ def _kda(
     return o.to(dtype), state.last(last)
 
 
+@documented_fla(g="g_keys")
 def chunk_kda(
     q: Tensor,
     k: Tensor,
@@ -99,7 +101,31 @@ def chunk_kda(
     dt_bias: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """R = diag(e^g) S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
+    """R = diag(e^g) S, S = R + beta k (v - R^T k)^T, o = S^T q: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_gated_delta_rule : With one decay for each head.
+    fused_recurrent_kda : The same without options of chunks.
+    fastiter.torch.ssm.dplr_delta_rule : The general rule.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_kda
+    >>> k = torch.eye(2)[[0, 1]].view(1, 2, 1, 2)
+    >>> v = torch.tensor([4.0, 6.0]).view(1, 2, 1, 1)
+    >>> g = torch.tensor([0.5, 1.0]).log().expand(1, 2, 1, 2)
+    >>> _, state = chunk_kda(k, k, v, g, torch.ones(1, 2, 1), output_final_state=True)
+    >>> state.flatten()  # the first value has halved
+    tensor([2., 6.])
+    """
     function = "chunk_kda"
     check_rest(function, {"return_intermediate_states": return_intermediate_states, **rest})
     options = (use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, use_qk_l2norm_in_kernel)
@@ -108,6 +134,7 @@ def chunk_kda(
     return _kda(q, k, v, gates, state, scale)
 
 
+@documented_fla(g="g_keys")
 def fused_recurrent_kda(
     q: Tensor,
     k: Tensor,
@@ -128,7 +155,31 @@ def fused_recurrent_kda(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """R = diag(e^g) S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
+    """R = diag(e^g) S, S = R + beta k (v - R^T k)^T, o = S^T q: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_kda : The same by fla's other name.
+    fused_recurrent_gated_delta_rule : With one decay for each head.
+    fastiter.torch.ssm.dplr_delta_rule : The general rule.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_kda
+    >>> k = torch.eye(2)[[0, 1]].view(1, 2, 1, 2)
+    >>> v = torch.tensor([4.0, 6.0]).view(1, 2, 1, 1)
+    >>> g = torch.tensor([0.5, 1.0]).log().expand(1, 2, 1, 2)
+    >>> o, _ = fused_recurrent_kda(k, k, v, g, torch.ones(1, 2, 1), scale=1.0)
+    >>> o.flatten()
+    tensor([4., 6.])
+    """
     function = "fused_recurrent_kda"
     check_rest(function, rest)
     options = (use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, use_qk_l2norm_in_kernel)
@@ -156,6 +207,7 @@ def _dplr(
     return state.in_order(o).to(q.dtype), state.last(last)
 
 
+@documented_fla(gk="gk_given")
 def chunk_dplr_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -169,12 +221,36 @@ def chunk_dplr_delta_rule(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = diag(e^gk) S + b (S^T a)^T + k v^T, o = S^T q; see fla's function of this name."""
+    """S = diag(e^gk) S + b (S^T a)^T + k v^T, o = S^T q: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    fused_recurrent_dplr_delta_rule : With ``reverse``.
+    chunk_rwkv7 : The same by the names of RWKV-7.
+    fastiter.torch.ssm.dplr_delta_rule : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_dplr_delta_rule
+    >>> k = torch.eye(2)[[0, 1, 0]].view(1, 3, 1, 2)  # the third step writes to the same place as the first
+    >>> v = torch.tensor([5.0, 6.0, 7.0]).view(1, 3, 1, 1)
+    >>> _, state = chunk_dplr_delta_rule(k, k, v, k, -k, torch.zeros(1, 3, 1, 2), output_final_state=True)
+    >>> state.flatten()  # and replaces it
+    tensor([7., 6.])
+    """
     check_rest("chunk_dplr_delta_rule", rest)
     state = FlaState("chunk_dplr_delta_rule", initial_state, output_final_state, cu_seqlens)
     return _dplr(q, k, v, a, b, gk, scale, state)
 
 
+@documented_fla(gk="gk_given")
 def fused_recurrent_dplr_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -189,13 +265,37 @@ def fused_recurrent_dplr_delta_rule(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = diag(e^gk) S + b (S^T a)^T + k v^T, o = S^T q; see fla's function of this name."""
+    """S = diag(e^gk) S + b (S^T a)^T + k v^T, o = S^T q: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_dplr_delta_rule : The same without ``reverse``.
+    chunk_rwkv7 : The same by the names of RWKV-7.
+    fastiter.torch.ssm.dplr_delta_rule : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_dplr_delta_rule
+    >>> k = torch.eye(2)[[0, 1, 0]].view(1, 3, 1, 2)  # the third step writes to the same place as the first
+    >>> v = torch.tensor([5.0, 6.0, 7.0]).view(1, 3, 1, 1)
+    >>> _, state = fused_recurrent_dplr_delta_rule(k, k, v, k, -k, torch.zeros(1, 3, 1, 2), output_final_state=True)
+    >>> state.flatten()  # and replaces it
+    tensor([7., 6.])
+    """
     function = "fused_recurrent_dplr_delta_rule"
     check_rest(function, rest)
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, reverse=reverse)
     return _dplr(q, k, v, a, b, gk, scale, state)
 
 
+@documented_fla()
 def chunk_rwkv7(
     r: Tensor,
     w: Tensor,
@@ -209,12 +309,36 @@ def chunk_rwkv7(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = diag(e^w) S + b (S^T a)^T + k v^T, o = S^T r; see fla's function of this name."""
+    """S = diag(e^w) S + b (S^T a)^T + k v^T, o = S^T r: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    fused_recurrent_rwkv7 : With 1 / sqrt(K) as scale by default, and the state returned.
+    chunk_dplr_delta_rule : The same by other names.
+    fastiter.torch.ssm.dplr_delta_rule : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import chunk_rwkv7
+    >>> k = torch.eye(2)[[0, 1, 0]].view(1, 3, 1, 2)  # the third step writes to the same place as the first
+    >>> v = torch.tensor([5.0, 6.0, 7.0]).view(1, 3, 1, 1)
+    >>> _, state = chunk_rwkv7(k, torch.zeros(1, 3, 1, 2), k, v, k, -k, output_final_state=True)
+    >>> state.flatten()  # and replaces it
+    tensor([7., 6.])
+    """
     check_rest("chunk_rwkv7", rest)
     state = FlaState("chunk_rwkv7", initial_state, output_final_state, cu_seqlens, query="r")
     return _dplr(r, k, v, a, b, w, scale, state)
 
 
+@documented_fla()
 def fused_recurrent_rwkv7(
     r: Tensor,
     w: Tensor,
@@ -228,7 +352,30 @@ def fused_recurrent_rwkv7(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """S = diag(e^w) S + b (S^T a)^T + k v^T, o = S^T r; see fla's function of this name."""
+    """S = diag(e^w) S + b (S^T a)^T + k v^T, o = S^T r: fla's function of this name.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(result)s
+
+    See Also
+    --------
+    chunk_rwkv7 : With 1 as scale by default, and no state.
+    chunk_dplr_delta_rule : The same by other names.
+    fastiter.torch.ssm.dplr_delta_rule : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.fla import fused_recurrent_rwkv7
+    >>> k = torch.eye(2)[[0, 1, 0]].view(1, 3, 1, 2)  # the third step writes to the same place as the first
+    >>> v = torch.tensor([5.0, 6.0, 7.0]).view(1, 3, 1, 1)
+    >>> _, state = fused_recurrent_rwkv7(k, torch.zeros(1, 3, 1, 2), k, v, k, -k, output_final_state=True)
+    >>> state.flatten()  # and replaces it
+    tensor([7., 6.])
+    """
     check_rest("fused_recurrent_rwkv7", rest)
     state = FlaState("fused_recurrent_rwkv7", initial_state, output_final_state, cu_seqlens, query="r")
     return _dplr(r, k, v, a, b, w, scale, state)

@@ -64,6 +64,11 @@ def install(*names: str, force: bool = False) -> tuple[str, ...]:
     ValueError
         For the name of another library, or of one that is installed.
 
+    See Also
+    --------
+    uninstall : Takes it back.
+    fastiter.torch.accelerate : Changes one model, and nothing else.
+
     Examples
     --------
     >>> import fastiter.torch
@@ -92,6 +97,33 @@ def uninstall(*names: str) -> tuple[str, ...]:
     """Undo :func:`install` for these libraries, by default for all; return those for which it was in force.
 
     What was in ``sys.modules`` before is there again. Code that has imported a function keeps it.
+
+    Parameters
+    ----------
+    *names : str
+        The libraries; by default all.
+
+    Returns
+    -------
+    tuple of str
+        The names for which :func:`install` was in force.
+
+    Raises
+    ------
+    ValueError
+        For the name of another library.
+
+    See Also
+    --------
+    install : What this undoes.
+
+    Examples
+    --------
+    >>> import fastiter.torch
+    >>> fastiter.torch.compat.install("causal_conv1d", force=True)
+    ('causal_conv1d',)
+    >>> fastiter.torch.compat.uninstall()
+    ('causal_conv1d',)
     """
     _check_names("uninstall", names)
     found = tuple(name for name in names or tuple(_hidden) if name in _hidden)

@@ -18,8 +18,10 @@ from ..checks import Integers, check_tensors
 from ..mamba import mamba_inner
 from ..mamba2 import checked_labels, mamba2_inner, resets
 from ..ssd import ssd
+from .docs_mamba import documented_mamba
 
 
+@documented_mamba()
 def selective_scan_fn(
     u: Tensor,
     delta: Tensor,
@@ -32,13 +34,42 @@ def selective_scan_fn(
     delta_softplus: bool = False,
     return_last_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """h = exp(d A) h + d B u, out = (C h + D u) z s(z), over (B, D, T); see mamba_ssm's function of this name.
+    """h = exp(d A) h + d B u, out = (C h + D u) z s(z), over (B, D, T): mamba_ssm's function of this name.
 
     The last state has a gradient here, which the original ignores.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    out : Tensor (B, D, T)
+        The outputs, in the dtype of u. Differentiable in every tensor, once.
+    last_state : Tensor (B, D, N)
+        The state after the last step; only with ``return_last_state``.
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.torch.ssm.selective_scan : With resets, packed sequences and initial states.
+    selective_state_update : One step at a time.
+    mamba_inner_fn : The mixer of Mamba around it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import selective_scan_fn
+    >>> u = one = torch.ones(1, 1, 4)
+    >>> A = torch.tensor([[0.5]]).log()  # the state halves with each step
+    >>> selective_scan_fn(u, one, A, one, one).flatten()
+    tensor([1.0000, 1.5000, 1.7500, 1.8750])
     """
     return functional.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
 
 
+@documented_mamba(B="B_given", C="C_given")
 def mamba_inner_fn(
     xz: Tensor,
     conv1d_weight: Tensor,
@@ -61,10 +92,36 @@ def mamba_inner_fn(
     dt_rms_weight: Tensor | None = None,
     b_c_dt_rms_eps: float = 1e-6,
 ) -> Tensor:
-    """Mamba's mixer after in_proj: xz (B, 2 D, T) to (B, T, M); see mamba_ssm's function of this name.
+    """Mamba's mixer after in_proj: xz (B, 2 D, T) to (B, T, M): mamba_ssm's function of this name.
 
     ``checkpoint_lvl`` says what the original keeps for its backward pass, and changes nothing here. Gradients go
     through the normalisations of B, C and dt and to their weights, which the original leaves out.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    Tensor (B, T, M)
+        The projected result. Differentiable in every tensor, once.
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.torch.ssm.mamba_inner : The function that it calls.
+    selective_scan_fn : The recurrence inside.
+    mamba_split_conv1d_scan_combined : The mixer of Mamba-2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import mamba_inner_fn
+    >>> xz = torch.randn(2, 32, 20)  # 16 channels and their gates, 20 steps
+    >>> weights = torch.randn(16, 1, 4), None, torch.randn(9, 16), torch.randn(16, 1), torch.randn(8, 16), None
+    >>> mamba_inner_fn(xz, *weights, -torch.ones(16, 4)).shape
+    torch.Size([2, 20, 8])
     """
     if checkpoint_lvl not in (0, 1):
         raise ValueError(f"mamba_inner_fn: checkpoint_lvl must be 0 or 1, got {checkpoint_lvl!r}")
@@ -75,6 +132,7 @@ def mamba_inner_fn(
     return mamba_inner(xz, conv1d_weight, conv1d_bias, *weights, *scan, **norms)
 
 
+@documented_mamba(x="x_step", dt="dt_step", A="A_step", B="B_step", C="C_step", D="D_step")
 def selective_state_update(
     state: Tensor,
     x: Tensor,
@@ -88,15 +146,40 @@ def selective_state_update(
     dt_softplus: bool = False,
     state_batch_indices: Integers | None = None,
 ) -> Tensor:
-    """One step, which changes the state in place; see mamba_ssm's function of this name.
+    """One step, which changes the state in place: mamba_ssm's function of this name.
 
     As in the original, the result has no gradient, whether an argument requires one or not.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    Tensor (B, D) or (B, H, P)
+        The output of the step.
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.torch.ssm.selective_state_update : The function that it calls, which refuses gradients.
+    selective_scan_fn : Whole sequences.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import selective_state_update
+    >>> state, one = torch.zeros(1, 1, 1), torch.ones(1, 1)
+    >>> [selective_state_update(state, one, one, torch.zeros(1, 1), one, one).item() for _ in range(3)]
+    [1.0, 2.0, 3.0]
     """
     with torch.no_grad():
         given = (state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state_batch_indices)
         return functional.selective_state_update(*given)
 
 
+@documented_mamba(A="A_heads", B="B_heads", C="C_heads", D="D_heads")
 def mamba_chunk_scan_combined(
     x: Tensor,
     dt: Tensor,
@@ -115,11 +198,40 @@ def mamba_chunk_scan_combined(
     return_final_states: bool = False,
     return_varlen_states: bool = False,
 ) -> Any:
-    """S = exp(d A) S + d x B^T, y = S C + D x, over (B, T, H, P); see mamba_ssm's function of this name.
+    """S = exp(d A) S + d x B^T, y = S C + D x, over (B, T, H, P): mamba_ssm's function of this name.
 
     ``chunk_size`` says how the original computes, and changes nothing here. The state is dropped where ``seq_idx``
     changes; ``initial_states`` are those of the sequences with number 0. ``cu_seqlens`` is read for the states of
     packed sequences alone, each of which begins with zeros; these states have a gradient here.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    out : Tensor (B, T, H, P)
+        The outputs, in the dtype of x. Differentiable in every tensor, once.
+    final_states : Tensor (B, H, P, N)
+        The states after the last step; only with ``return_final_states``.
+    varlen_states : Tensor (S, H, P, N)
+        The states after the packed sequences; only with ``return_varlen_states``.
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.torch.ssm.ssd : With resets and packed sequences.
+    mamba_split_conv1d_scan_combined : The mixer of Mamba-2 around it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import mamba_chunk_scan_combined
+    >>> x, one = torch.ones(1, 4, 1, 1), torch.ones(1, 4, 1, 1)
+    >>> A = torch.tensor([0.5]).log()  # the state halves with each step
+    >>> mamba_chunk_scan_combined(x, torch.ones(1, 4, 1), A, one, one, chunk_size=64).flatten()
+    tensor([1.0000, 1.5000, 1.7500, 1.8750])
     """
     function = "mamba_chunk_scan_combined"
     for name, flag in (("return_final_states", return_final_states), ("return_varlen_states", return_varlen_states)):
@@ -154,6 +266,13 @@ def _bounds(function: str, cu_seqlens: Integers | None, initial_states: Tensor |
     return checked_bounds(function, cu_seqlens, x.shape[1], x.device)
 
 
+@documented_mamba(
+    conv1d_weight="conv1d_weight_heads",
+    conv1d_bias="conv1d_bias_heads",
+    dt_bias="dt_bias_given",
+    A="A_heads",
+    D="D_given",
+)
 def mamba_split_conv1d_scan_combined(
     zxbcdt: Tensor,
     conv1d_weight: Tensor,
@@ -175,10 +294,38 @@ def mamba_split_conv1d_scan_combined(
     ngroups: int = 1,
     norm_before_gate: bool = True,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Mamba-2's mixer after in_proj: convolution, scan, gated norm, out_proj; see mamba_ssm's function of this name.
+    """Mamba-2's mixer after in_proj: convolution, scan, gated norm, out_proj: mamba_ssm's function of this name.
 
     ``chunk_size`` says how the original computes, and changes nothing here. Without ``rmsnorm_weight``, ``rmsnorm_eps``
     is not read.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    out : Tensor (B, T, M + H P), or (B, T, O) where it is projected
+        The result. Differentiable in every tensor, once.
+    final_states : Tensor (B, H, P, N)
+        The states after the last step; only with ``return_final_states``.
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.torch.ssm.mamba2_inner : The function that it calls.
+    mamba_chunk_scan_combined : The recurrence inside.
+    mamba_inner_fn : The mixer of Mamba.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import mamba_split_conv1d_scan_combined
+    >>> zxbcdt = torch.randn(1, 20, 2 * 32 + 2 * 8 + 4)  # 4 heads of 8 channels, one group of 8 states
+    >>> bias, A, D = torch.zeros(4), -torch.ones(4), torch.ones(4)
+    >>> mamba_split_conv1d_scan_combined(zxbcdt, torch.randn(48, 4), None, bias, A, D, 256, headdim=8).shape
+    torch.Size([1, 20, 32])
     """
     options: dict[str, Any] = {"initial_states": initial_states, "seq_idx": seq_idx, "dt_limit": dt_limit}
     options |= {"return_final_states": return_final_states, "activation": activation}

@@ -11,10 +11,12 @@ from ...._check import check_flag
 from ..checks import check_tensors
 from ..norm import Norm, check_eps, checked_norm, normalized
 from ..ops import computed
+from .docs_mamba import documented_mamba
 
 Normed = Tensor | tuple[Tensor, Tensor]
 
 
+@documented_mamba(x="x_rows")
 def layernorm_fn(
     x: Tensor,
     weight: Tensor,
@@ -25,7 +27,32 @@ def layernorm_fn(
     norm_before_gate: bool = True,
     is_rms_norm: bool = False,
 ) -> Tensor:
-    """norm(x) z s(z), or norm(x z s(z)), in groups of channels; see the function of mamba_ssm's layernorm_gated."""
+    """norm(x) z s(z), or norm(x z s(z)), in groups of channels: the function of mamba_ssm's layernorm_gated.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    Tensor (..., D)
+        The result, in the dtype of x. Differentiable in every tensor, any number of times.
+
+    %(raises)s
+
+    See Also
+    --------
+    rmsnorm_fn : Without subtracting the mean.
+    layer_norm_fn : Adds a residual instead of a gate.
+    LayerNormGated : The module with these weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import layernorm_fn
+    >>> layernorm_fn(torch.tensor([1.0, 3.0]), torch.ones(2), None)
+    tensor([-1.0000,  1.0000])
+    """
     function = "rmsnorm_fn" if is_rms_norm else "layernorm_fn"
     groups = 1
     if group_size is not None:
@@ -36,6 +63,7 @@ def layernorm_fn(
     return checked_norm(function, x, weight, z, bias, Norm(eps, groups, norm_before_gate, not is_rms_norm))
 
 
+@documented_mamba(x="x_rows")
 def rmsnorm_fn(
     x: Tensor,
     weight: Tensor,
@@ -45,12 +73,59 @@ def rmsnorm_fn(
     group_size: int | None = None,
     norm_before_gate: bool = True,
 ) -> Tensor:
-    """RMSNorm(x) z s(z), or RMSNorm(x z s(z)), in groups; see the function of mamba_ssm's layernorm_gated."""
+    """RMSNorm(x) z s(z), or RMSNorm(x z s(z)), in groups: the function of mamba_ssm's layernorm_gated.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    Tensor (..., D)
+        The result, in the dtype of x. Differentiable in every tensor, any number of times.
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.torch.ssm.gated_rms_norm : The same with the number of groups.
+    rms_norm_fn : Adds a residual instead of a gate.
+    RMSNormGated : The module with this weight.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import rmsnorm_fn
+    >>> rmsnorm_fn(torch.tensor([3.0, -3.0, 0.5, 0.5]), torch.ones(4), None, group_size=2)
+    tensor([ 1.0000, -1.0000,  1.0000,  1.0000])
+    """
     return layernorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate, True)
 
 
+@documented_mamba()
 class RMSNormGated(torch.nn.Module):
-    """RMSNorm(x) z s(z), or RMSNorm(x z s(z)): the class RMSNorm of mamba_ssm's layernorm_gated."""
+    """RMSNorm(x) z s(z), or RMSNorm(x z s(z)): the class RMSNorm of mamba_ssm's layernorm_gated.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(raises)s
+
+    See Also
+    --------
+    rmsnorm_fn : The function.
+    LayerNormGated : Subtracts the mean first.
+    RMSNorm : Adds a residual instead of a gate.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import RMSNormGated
+    >>> norm = RMSNormGated(2, eps=0.0, norm_before_gate=False)
+    >>> norm(torch.tensor([3.0, -3.0]), torch.ones(2)).tolist()
+    [1.0, -1.0]
+    """
 
     centered = False
     bias: torch.nn.Parameter | None
@@ -82,12 +157,33 @@ class RMSNormGated(torch.nn.Module):
         return layernorm_fn(x, self.weight, self.bias, *options)
 
 
+@documented_mamba()
 class LayerNormGated(RMSNormGated):
-    """LayerNorm(x) z s(z), or LayerNorm(x z s(z)): the class LayerNorm of mamba_ssm's layernorm_gated."""
+    """LayerNorm(x) z s(z), or LayerNorm(x z s(z)): the class LayerNorm of mamba_ssm's layernorm_gated.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(raises)s
+
+    See Also
+    --------
+    layernorm_fn : The function.
+    RMSNormGated : Does not subtract the mean.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import LayerNormGated
+    >>> LayerNormGated(2, eps=0.0)(torch.tensor([1.0, 3.0])).tolist()
+    [-1.0, 1.0]
+    """
 
     centered = True
 
 
+@documented_mamba(x="x_rows")
 def layer_norm_fn(
     x: Tensor,
     weight: Tensor,
@@ -104,9 +200,35 @@ def layer_norm_fn(
     is_rms_norm: bool = False,
     return_dropout_mask: bool = False,
 ) -> Normed:
-    """norm(x + residual), and the sum with ``prenorm``; see the function of mamba_ssm's layer_norm.
+    """norm(x + residual), and the sum with ``prenorm``: the function of mamba_ssm's layer_norm.
 
     x1, weight1, bias1, dropout_p, rowscale and return_dropout_mask must have their defaults.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    out : Tensor (..., D)
+        The result, in the dtype of x. Differentiable in every tensor, any number of times.
+    total : Tensor (..., D)
+        The sum with the residual; only with ``prenorm``.
+
+    %(raises)s
+
+    See Also
+    --------
+    rms_norm_fn : Without subtracting the mean.
+    layernorm_fn : With a gate instead of a residual.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import layer_norm_fn
+    >>> x, residual = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0])
+    >>> layer_norm_fn(x, torch.ones(2), None, residual, prenorm=True)
+    (tensor([-1.0000,  1.0000]), tensor([1., 3.]))
     """
     function = "rms_norm_fn" if is_rms_norm else "layer_norm_fn"
     refused = {"x1": x1, "weight1": weight1, "bias1": bias1, "rowscale": rowscale}
@@ -139,6 +261,7 @@ def layer_norm_fn(
     return y, x.to(wide) if residual_in_fp32 else x
 
 
+@documented_mamba(x="x_rows")
 def rms_norm_fn(
     x: Tensor,
     weight: Tensor,
@@ -154,13 +277,60 @@ def rms_norm_fn(
     residual_in_fp32: bool = False,
     return_dropout_mask: bool = False,
 ) -> Normed:
-    """RMSNorm(x + residual), and the sum with ``prenorm``; see the function of mamba_ssm's layer_norm."""
+    """RMSNorm(x + residual), and the sum with ``prenorm``: the function of mamba_ssm's layer_norm.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    out : Tensor (..., D)
+        The result, in the dtype of x. Differentiable in every tensor, any number of times.
+    total : Tensor (..., D)
+        The sum with the residual; only with ``prenorm``.
+
+    %(raises)s
+
+    See Also
+    --------
+    layer_norm_fn : Subtracts the mean first.
+    rmsnorm_fn : With a gate instead of a residual.
+    RMSNorm : The module with this weight.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import rms_norm_fn
+    >>> rms_norm_fn(torch.tensor([1.0, -2.0]), torch.ones(2), None, torch.tensor([1.0, 0.0]))
+    tensor([ 1.0000, -1.0000])
+    """
     rest: tuple[Any, ...] = (eps, dropout_p, rowscale, prenorm, residual_in_fp32, True, return_dropout_mask)
     return layer_norm_fn(x, weight, bias, residual, x1, weight1, bias1, *rest)
 
 
+@documented_mamba()
 class RMSNorm(torch.nn.Module):
-    """RMSNorm(x + residual): the class of mamba_ssm's layer_norm. ``dropout_p`` must be 0."""
+    """RMSNorm(x + residual): the class of mamba_ssm's layer_norm. ``dropout_p`` must be 0.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    %(raises)s
+
+    See Also
+    --------
+    rms_norm_fn : The function.
+    RMSNormGated : With a gate instead of a residual.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mamba_ssm import RMSNorm
+    >>> RMSNorm(2, eps=0.0)(torch.tensor([1.0, -2.0]), residual=torch.tensor([1.0, 0.0])).tolist()
+    [1.0, -1.0]
+    """
 
     def __init__(
         self,

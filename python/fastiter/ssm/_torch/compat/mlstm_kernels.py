@@ -33,9 +33,67 @@ def mlstm_chunkwise(
 ) -> Tensor | tuple[Tensor, States]:
     """mLSTM over whole sequences: q, k (B, H, T, K), v (B, H, T, V), i, f (B, H, T).
 
-    ``chunk_size`` and ``autocast_kernel_dtype`` say how the package's kernels compute, and change nothing here.
-    ``normalizer_gradient`` is that of :func:`fastiter.torch.ssm.mlstm`: the package's "native_autograd" has it, its
-    "native_custbw" and Triton kernels have not.
+    It is :func:`fastiter.torch.ssm.mlstm` with heads before time.
+
+    Parameters
+    ----------
+    q : Tensor (B, H, T, K), float32, float64, float16 or bfloat16
+        Queries.
+    k : Tensor (B, H, T, K)
+        Keys.
+    v : Tensor (B, H, T, V)
+        Values.
+    i : Tensor (B, H, T)
+        The input gate before its exponential.
+    f : Tensor (B, H, T)
+        The forget gate before its sigmoid.
+    c_initial : Tensor (B, H, K, V), optional
+        The matrix before the first step; zero by default. All parts of the state are given, or none.
+    n_initial : Tensor (B, H, K), optional
+        The normalizer before the first step.
+    m_initial : Tensor (B, H, 1), optional
+        The running maximum before the first step.
+    return_last_states : bool
+        Return the state after the last step, too.
+    eps : float
+        Added to the divisor.
+    chunk_size : int
+        An option of the package's kernels, which changes nothing here.
+    autocast_kernel_dtype : torch.dtype
+        An option of the package's kernels, which changes nothing here.
+    normalizer_gradient : bool
+        Whether gradients flow through the divisor, as in the package's "native_autograd"; its "native_custbw" and
+        Triton kernels take it for a constant.
+    **rest : object
+        Refused: the package's functions have no further options.
+
+    Returns
+    -------
+    h : Tensor (B, H, T, V)
+        The outputs, in the dtype of v. Differentiable in every tensor of floats, once.
+    state : tuple of C (B, H, K, V), n (B, H, K) and m (B, H, 1)
+        The state after the last step; only with ``return_last_states``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    mlstm_recurrent_sequence : The same, with the dtype of the returned state.
+    mlstm_recurrent_step : One step.
+    fastiter.torch.ssm.mlstm : The function that it calls, with resets and packed sequences.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mlstm_kernels import mlstm_chunkwise
+    >>> q = k = torch.ones(1, 1, 4, 1)
+    >>> v = torch.arange(4.0).view(1, 1, 4, 1)
+    >>> gate = torch.full((1, 1, 4), 30.0)  # keep everything, and weigh all steps alike: h is the mean of v so far
+    >>> mlstm_chunkwise(q, k, v, gate, gate, eps=0.0).flatten()
+    tensor([0.0000, 0.5000, 1.0000, 1.5000])
     """
     _check("mlstm_chunkwise", rest, (q, k, v, i, f), eps)
     initial = _state("mlstm_chunkwise", q, v, {"c_initial": c_initial, "n_initial": n_initial, "m_initial": m_initial})
@@ -56,7 +114,63 @@ def mlstm_recurrent_sequence(
     dtype_state: torch.dtype = torch.float32,
     **rest: Any,
 ) -> Tensor | tuple[Tensor, States]:
-    """mLSTM over whole sequences, as :func:`mlstm_chunkwise`; the last states have the dtype ``dtype_state``."""
+    """mLSTM over whole sequences, as :func:`mlstm_chunkwise`; the last states have the dtype ``dtype_state``.
+
+    Parameters
+    ----------
+    q : Tensor (B, H, T, K), float32, float64, float16 or bfloat16
+        Queries.
+    k : Tensor (B, H, T, K)
+        Keys.
+    v : Tensor (B, H, T, V)
+        Values.
+    i : Tensor (B, H, T)
+        The input gate before its exponential.
+    f : Tensor (B, H, T)
+        The forget gate before its sigmoid.
+    c_initial : Tensor (B, H, K, V), optional
+        The matrix before the first step; zero by default. All parts of the state are given, or none.
+    n_initial : Tensor (B, H, K), optional
+        The normalizer before the first step.
+    m_initial : Tensor (B, H, 1), optional
+        The running maximum before the first step.
+    return_last_states : bool
+        Return the state after the last step, too.
+    eps : float
+        Added to the divisor.
+    dtype_state : torch.dtype
+        The dtype of the returned state.
+    **rest : object
+        Refused: the package's functions have no further options.
+
+    Returns
+    -------
+    h : Tensor (B, H, T, V)
+        The outputs, in the dtype of v. Differentiable in every tensor of floats, once.
+    state : tuple of C (B, H, K, V), n (B, H, K) and m (B, H, 1)
+        The state after the last step; only with ``return_last_states``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    mlstm_chunkwise : The same, without the dtype of the returned state.
+    mlstm_recurrent_step : One step.
+    fastiter.torch.ssm.mlstm : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mlstm_kernels import mlstm_recurrent_sequence
+    >>> q = k = torch.ones(1, 1, 4, 1)
+    >>> v = torch.arange(4.0).view(1, 1, 4, 1)
+    >>> gate = torch.full((1, 1, 4), 30.0)  # keep everything, and weigh all steps alike: h is the mean of v so far
+    >>> mlstm_recurrent_sequence(q, k, v, gate, gate, eps=0.0).flatten()
+    tensor([0.0000, 0.5000, 1.0000, 1.5000])
+    """
     function = "mlstm_recurrent_sequence"
     _check(function, rest, (q, k, v, i, f), eps)
     initial = _state(function, q, v, {"c_initial": c_initial, "n_initial": n_initial, "m_initial": m_initial})
@@ -80,7 +194,61 @@ def mlstm_recurrent_step(
     dtype_state: torch.dtype = torch.float32,
     **rest: Any,
 ) -> tuple[Tensor, States]:
-    """One step: q, k (B, H, K), v (B, H, V), i, f, m (B, H, 1); returns h and the new states, the old are unchanged."""
+    """One step of mLSTM, from a state that stays as it is: q, k (B, H, K), v (B, H, V), i, f, m (B, H, 1).
+
+    Parameters
+    ----------
+    q : Tensor (B, H, K), float32, float64, float16 or bfloat16
+        The query.
+    k : Tensor (B, H, K)
+        The key.
+    v : Tensor (B, H, V)
+        The value.
+    i : Tensor (B, H, 1)
+        The input gate before its exponential.
+    f : Tensor (B, H, 1)
+        The forget gate before its sigmoid.
+    c : Tensor (B, H, K, V)
+        The matrix before the step.
+    n : Tensor (B, H, K)
+        The normalizer before the step.
+    m : Tensor (B, H, 1)
+        The running maximum before the step.
+    eps : float
+        Added to the divisor.
+    dtype_state : torch.dtype
+        The dtype of the returned state.
+    **rest : object
+        Refused: the package's functions have no further options.
+
+    Returns
+    -------
+    h : Tensor (B, H, V)
+        The output of the step, in the dtype of v.
+    state : tuple of C (B, H, K, V), n (B, H, K) and m (B, H, 1)
+        The state after the step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    See Also
+    --------
+    mlstm_chunkwise, mlstm_recurrent_sequence : Whole sequences.
+    fastiter.torch.ssm.mlstm : The function that it calls.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.compat.mlstm_kernels import mlstm_recurrent_step
+    >>> one, gate = torch.ones(1, 1, 1), torch.full((1, 1, 1), 30.0)
+    >>> state = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)
+    >>> for value in (1.0, 2.0, 3.0):
+    ...     h, state = mlstm_recurrent_step(one, one, value * one, gate, gate, *state, eps=0.0)
+    >>> h.item()
+    2.0
+    """
     _check("mlstm_recurrent_step", rest, (q, k, v, i, f), eps, "B, H")
     given = (q[:, None], k[:, None], v[:, None], i.transpose(1, 2), f.transpose(1, 2))
     initial = _state("mlstm_recurrent_step", q, v, {"c": c, "n": n, "m": m})
@@ -93,10 +261,32 @@ def register(name: str = "fastiter") -> None:
 
     The registries are those of chunkwise, sequence and step kernels; the ones of sequences and steps call it ``name``.
 
+    Parameters
+    ----------
+    name : str
+        The key in the registries of sequence and step kernels.
+
     Raises
     ------
     ImportError
         Where mlstm_kernels is not installed.
+
+    See Also
+    --------
+    fastiter.torch.compat.install : Replaces the package as a whole.
+    mlstm_chunkwise : What is registered for chunkwise kernels.
+
+    Examples
+    --------
+    >>> import sys
+    >>> from unittest import mock
+    >>> from fastiter.torch.compat import mlstm_kernels
+    >>> with mock.patch.dict(sys.modules, {"mlstm_kernels": None}):  # as where it is not installed
+    ...     try:
+    ...         mlstm_kernels.register()
+    ...     except ImportError as error:
+    ...         print(error.name)
+    mlstm_kernels.torch
     """
     from mlstm_kernels.torch import chunkwise, recurrent
 

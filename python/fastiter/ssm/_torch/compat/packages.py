@@ -6,7 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import causal_conv1d, fla_attention, fla_delta, fla_low_rank, mamba_ssm, mamba_ssm_norms, mlstm_kernels
+from . import (
+    causal_conv1d,
+    fla_attention,
+    fla_delta,
+    fla_fixed,
+    fla_low_rank,
+    mamba_ssm,
+    mamba_ssm_norms,
+    mlstm_kernels,
+)
 
 Names = dict[str, Any]
 
@@ -68,7 +77,7 @@ _FLA_OPS = {
 
 
 def _fla() -> dict[str, Names]:
-    functions = vars(fla_attention) | vars(fla_delta) | vars(fla_low_rank)
+    functions = vars(fla_attention) | vars(fla_fixed) | vars(fla_delta) | vars(fla_low_rank)
     modules = {f"ops.{op}": {name: functions[name] for name in names} for op, names in _FLA_OPS.items()}
     return modules | {"ops": {name: f for names in modules.values() for name, f in names.items()}}
 

@@ -1,0 +1,222 @@
+"""Parts of the docstrings of the functions with the signatures of flash-linear-attention (fla)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ...._docs import documented_by
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+RAISES = """
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype, or an unknown option; for a wrong shape, or a value that is not supported.
+"""
+_FLA = {
+    "q": """
+        q : Tensor (B, T, H, K), float32, float64, float16 or bfloat16
+            Queries.
+        """,
+    "r": """
+        r : Tensor (B, T, H, K), float32, float64, float16 or bfloat16
+            Receptances, which are the queries.
+        """,
+    "k": """
+        k : Tensor (B, T, H, K)
+            Keys.
+        """,
+    "v": """
+        v : Tensor (B, T, N, V)
+            Values; N is a multiple of H, and head n uses the keys of head n // (N / H).
+        """,
+    "g": """
+        g : Tensor (B, T, N), optional
+            The logarithm of the decay of each head.
+        """,
+    "g_keys": """
+        g : Tensor (B, T, N, K)
+            The logarithm of the decay of each key.
+        """,
+    "g_channels": """
+        g : Tensor (B, T, D)
+            The logarithm of the decay.
+        """,
+    "g_gamma": """
+        g_gamma : Tensor (N,), optional
+            The logarithm of the decay of each head, the same at all steps.
+        """,
+    "gk": """
+        gk : Tensor (B, T, N, K), optional
+            The logarithm of the decay of each key.
+        """,
+    "gk_given": """
+        gk : Tensor (B, T, N, K)
+            The logarithm of the decay of each key.
+        """,
+    "gk_none": """
+        gk : None
+            A decay for each key, which only the functions ``kda`` have.
+        """,
+    "gv": """
+        gv : None
+            A decay for each value, which is not supported.
+        """,
+    "w": """
+        w : Tensor (B, T, N, K)
+            The logarithm of the decay of each key.
+        """,
+    "u": """
+        u : Tensor (N, K)
+            The weight of the current step.
+        """,
+    "a": """
+        a : Tensor (B, T, N, K)
+            The direction in which the correction reads the state.
+        """,
+    "b": """
+        b : Tensor (B, T, N, K)
+            The direction in which the correction is written.
+        """,
+    "beta": """
+        beta : Tensor (B, T, N), optional
+            The share of the old value that the new one replaces; 1 by default where it may be left out.
+        """,
+    "k_factors": """
+        k : Tensor (B, T F, H, K)
+            Keys: those of the F = ``num_householder`` factors of a step one after the other.
+        """,
+    "v_factors": """
+        v : Tensor (B, T F, N, V)
+            Values in the same order; N is a multiple of H.
+        """,
+    "beta_factors": """
+        beta : Tensor (B, T F, N)
+            The share of the old value that the new one replaces.
+        """,
+    "x": """
+        x : Tensor (B, T, D), float32, float64, float16 or bfloat16
+            Inputs.
+        """,
+    "scale": """
+        scale : float, optional
+            A factor of the queries; 1 / sqrt(K) if None.
+        """,
+    "initial_state": """
+        initial_state : Tensor (B, N, K, V), optional
+            State before the first step; zero by default.
+        """,
+    "initial_vector": """
+        initial_state : Tensor (B, D), optional
+            State before the first step; zero by default.
+        """,
+    "output_final_state": """
+        output_final_state : bool
+            Return the state after the last step, too.
+        """,
+    "reverse": """
+        reverse : bool
+            Run from the last step to the first; not together with ``cu_seqlens``.
+        """,
+    "normalize": """
+        normalize : bool
+            Divide o by the product of the query and the sum of the keys so far. The state is then a pair of the matrix
+            (B, N, K, V) and that sum, (B, 1, N, K).
+        """,
+    "use_qk_l2norm_in_kernel": """
+        use_qk_l2norm_in_kernel : bool
+            Divide queries and keys by their norms.
+        """,
+    "use_gate_in_kernel": """
+        use_gate_in_kernel : bool
+            Take g for the input of a gate, and -exp(A_log) softplus(g + dt_bias) for the logarithm of the decay.
+        """,
+    "A_log": """
+        A_log : Tensor (N,), optional
+            The logarithm of the gate's rate.
+        """,
+    "dt_bias": """
+        dt_bias : Tensor (N,), or of N K numbers where g has one for each key, optional
+            Added to the gate's input.
+        """,
+    "dt_bias_heads": """
+        dt_bias : Tensor (N,), optional
+            Added to the gate's input.
+        """,
+    "use_beta_sigmoid_in_kernel": """
+        use_beta_sigmoid_in_kernel : bool
+            Apply the sigmoid to beta.
+        """,
+    "allow_neg_eigval": """
+        allow_neg_eigval : bool
+            Double the sigmoid of beta, whose range is then 0 to 2.
+        """,
+    "safe_gate": """
+        safe_gate : bool
+            An option of fla's kernels, which changes nothing here.
+        """,
+    "lower_bound": """
+        lower_bound : float, optional
+            The lowest logarithm of the decay: the gate is then lower_bound sigmoid(exp(A_log) (g + dt_bias)).
+        """,
+    "disable_recompute": """
+        disable_recompute : bool
+            An option of fla's kernels, which changes nothing here.
+        """,
+    "return_intermediate_states": """
+        return_intermediate_states : bool
+            Must be False, as states in between are not kept.
+        """,
+    "state_v_first": """
+        state_v_first : bool
+            States are (B, N, V, K).
+        """,
+    "num_householder": """
+        num_householder : int
+            The number of factors of a step.
+        """,
+    "layer_idx": """
+        layer_idx : int
+            The number of the layer, from 0 on.
+        """,
+    "num_layers": """
+        num_layers : int
+            The number of layers.
+        """,
+    "cu_seqlens": """
+        cu_seqlens : Tensor (S + 1,), optional
+            S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. States
+            then have S rows.
+        """,
+    "**rest": """
+        **rest : object
+            Options that say how fla's kernels run, and change nothing here; others are refused.
+        """,
+    "hgrn": f"""
+    Returns
+    -------
+    h : Tensor (B, T, D)
+        The states of all steps, in the dtype of x. Differentiable in every tensor of floats.
+    state : Tensor (B, D), float32 or float64, or None
+        State after the last step; None without ``output_final_state``.
+
+{RAISES.strip(chr(10))}
+    """,
+    "result": f"""
+    Returns
+    -------
+    o : Tensor (B, T, N, V)
+        The outputs, in the dtype of the inputs. Differentiable in every tensor of floats.
+    state : Tensor (B, N, K, V), float32 or float64, or None
+        State after the last step; None without ``output_final_state``.
+
+{RAISES.strip(chr(10))}
+    """,
+}
+
+
+def documented_fla(**others: str) -> Callable[[F], F]:
+    """Return a decorator that fills the docstring of a function of fla; see :func:`documented_by`."""
+    return documented_by(_FLA, **others)
