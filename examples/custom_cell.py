@@ -10,12 +10,13 @@ is made of blocks of 2 x 2 is found, not told.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from _script import command_line, option, progress
 from torch import Tensor
 
 import fastiter
@@ -43,13 +44,14 @@ def loop(x: Tensor, params: dict[str, Tensor], state: State) -> State:
     return torch.stack(activity, 1), torch.stack(fatigue, 1)
 
 
-def timed(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+def timed(run: Callable[[], Any], repeats: int, bar: Any) -> tuple[float, Any]:
     """The shortest time in milliseconds, and the result."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
         result = run()
         times.append(time.perf_counter() - started)
+        bar.update()
     return 1000 * min(times), result
 
 
@@ -58,20 +60,17 @@ def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, theirs, strict=True))
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A cell of ten lines, solved for all steps at once.")
-    parser.add_argument("--batch", type=int, default=1, help="sequences (%(default)s)")
-    parser.add_argument("--steps", type=int, default=4000, help="their length (%(default)s)")
-    parser.add_argument("--units", type=int, default=16, help="of the cell (%(default)s)")
-    parser.add_argument("--method", default="auto", help="of solve_recurrence (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a short sequence, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(steps=500)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    batch: int = option(1, "sequences")
+    steps: int = option(4000, "their length", 500)
+    units: int = option(16, "units of the cell")
+    method: str = option("auto", "method of solve_recurrence")
+    repeats: int = option(3, "times that each is measured", 1)
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = command_line(Options, __doc__)
     torch.set_num_threads(1)
     fastiter.set_num_threads(1)
     torch.manual_seed(0)
@@ -88,12 +87,12 @@ def main() -> None:
     def solve() -> Any:
         return solve_recurrence(cell, x, params, state, method=options.method)
 
-    repeats = 1 if options.quick else 3
     solve()  # the first call of anything is slow
-    forward, solution = timed(solve, repeats)
-    both, ours = timed(lambda: gradients(solve().value), repeats)
-    loop_forward, states = timed(lambda: loop(x, params, state), repeats)
-    loop_both, theirs = timed(lambda: gradients(loop(x, params, state)), repeats)
+    with progress(4 * options.repeats, "runs") as bar:
+        forward, solution = timed(solve, options.repeats, bar)
+        both, ours = timed(lambda: gradients(solve().value), options.repeats, bar)
+        loop_forward, states = timed(lambda: loop(x, params, state), options.repeats, bar)
+        loop_both, theirs = timed(lambda: gradients(loop(x, params, state)), options.repeats, bar)
 
     windows = solution.sequential.shape[1]
     print(f"method {solution.method}, Jacobian {solution.jacobian}, {windows} windows of {solution.window} steps")

@@ -11,7 +11,6 @@ compared with those of one pass over the whole text.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import time
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 import transformers
 from _language_model import load_corpus
+from _script import OTHERS, OURS, THEIRS, command_line, figure_option, option, progress, save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -29,21 +29,17 @@ from torch import Tensor
 from fastiter.torch import accelerate
 
 ATTENTION, BEFORE, AFTER = "Llama", "Mamba", "Mamba, accelerated"
-COLORS = {ATTENTION: "0.6", BEFORE: "black", AFTER: "tab:orange"}
+COLORS = {ATTENTION: OTHERS, BEFORE: THEIRS, AFTER: OURS}
 WINDOW = 100  # steps whose median is drawn
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Microseconds and bytes of a decoding step.")
-    parser.add_argument("--characters", type=int, default=4000, help="characters that each model reads (%(default)s)")
-    parser.add_argument("--width", type=int, default=256, help="width of the models (%(default)s)")
-    parser.add_argument("--layers", type=int, default=2, help="their layers (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights (%(default)s)")
-    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
-    parser.add_argument("--quick", action="store_true", help="small models and few characters, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(characters=300, width=32)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    characters: int = option(4000, "characters that each model reads", 300)
+    width: int = option(256, "width of the models", 32)
+    layers: int = option(2, "their layers")
+    seed: int = option(0, "of the weights")
+    figure: Path = figure_option(__file__)
 
 
 def build(characters: int, width: int, layers: int, seed: int) -> dict[str, Any]:
@@ -97,9 +93,11 @@ def bytes_of(cache: Any) -> int:
 def stream(models: dict[str, Any], text: Tensor) -> dict[str, Reader]:
     """Let all models read a text (1, T), in turns after each character."""
     readers = {name: Reader(model) for name, model in models.items()}
-    for character in text.split(1, dim=1):
-        for reader in readers.values():
-            reader.read(character)
+    with progress(text.shape[1], "characters") as bar:
+        for character in text.split(1, dim=1):
+            for reader in readers.values():
+                reader.read(character)
+            bar.update()
     return readers
 
 
@@ -121,7 +119,6 @@ def draw(axes: Axes, readers: dict[str, Reader], what: str, label: str) -> None:
         medians = [statistics.median(values[start : start + WINDOW]) for start in starts]
         axes.plot([start + WINDOW / 2 for start in starts], medians, color=COLORS[name], label=name)
     axes.set(xlabel="characters read", ylabel=label, xlim=(0, None), ylim=(0, None))
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
 
 
@@ -136,7 +133,7 @@ def report(readers: dict[str, Reader], text: Tensor) -> None:
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = command_line(Options, __doc__)
     corpus = load_corpus()
     text = corpus.validation[None, : options.characters]
     readers = stream(build(len(corpus.alphabet), options.width, options.layers, options.seed), text)
@@ -147,8 +144,8 @@ def main() -> None:
     draw(left, readers, "microseconds", "microseconds a step, median of 100")
     draw(right, readers, "bytes", "bytes of the cache")
     right.set(yscale="log", ylim=(1e3, None))
-    figure.savefig(options.figure, dpi=150)
-    print(f"\nfigure: {options.figure}")
+    print()
+    save(figure, options.figure)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ gradients with SSOR, begun from the step before, and the coefficient is its cont
 Theory, on the same Laplacians: iterations beside the bounds for them, the spectral radius beta of Jacobi and what tau
 measures, a right-hand side for which a large omega is wasted, and the bound for conjugate gradients with SSOR.
 
-    python examples/learning_to_relax.py            # about a minute; writes learning_to_relax.png beside this file
-    python examples/learning_to_relax.py --full     # three sequences of each, and the fine grids of the paper
+    python examples/learning_to_relax.py            # about a minute; writes learning_to_relax*.png beside this file
+    python examples/learning_to_relax.py --trials 3 --detail 2    # more sequences, and the fine grids of the paper
     python examples/learning_to_relax.py --help
 
 Khodak, Chow, Balcan and Talwalkar, Learning to Relax: Setting Solver Parameters Across a Sequence of Linear System
@@ -21,18 +21,18 @@ Instances, ICLR 2024.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg
+from _relaxation_theory import PANELS, draw_bounds, draw_choices, in_a_ball, laplacian
+from _script import OTHERS, command_line, figure_option, option, progress, save
 from matplotlib.figure import Figure
-from relaxation_theory import draw_theory, in_a_ball, laplacian
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 import fastiter
 from fastiter.relax import Batch, ChebCB, ContextualTsallisINF, TsallisINF, solve_sequence, sor
@@ -44,6 +44,14 @@ AT_ONCE = 250  # systems in a batch
 VARIANCES = {"high": (0.5, 1.5), "low": (2.0, 6.0)}
 FIXED, HEAT_FIXED = (1.0, 1.2, 1.4, 1.6, 1.8), (1.0, 1.3, 1.5, 1.75, 1.95)
 BEST, BEST_ARM = "omega*(c) of each system", "best arm of each system"
+TITLES = {"high": "SOR, high variance", "low": "SOR, low variance", "heat": "heat, SSOR-CG"}
+COLORS = {
+    "Tsallis-INF": "tab:blue",
+    "Tsallis-INF-CB": "tab:purple",
+    "ChebCB": "tab:orange",
+    BEST: "black",
+    BEST_ARM: "tab:green",
+}
 
 #: Another implementation's numbers for 5000 systems: mean and standard deviation over three runs, where it is known
 PUBLISHED: dict[str, dict[str, tuple[int, int | None]]] = {
@@ -76,22 +84,14 @@ PUBLISHED_SYSTEMS = 5000
 Rows = dict[str, Any]  # the iterations (T,) of each line of a table
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Learning the relaxation factor of sequences of linear systems.")
-    parser.add_argument("--systems", type=int, default=5000, help="systems in a sequence (%(default)s)")
-    parser.add_argument("--trials", type=int, default=1, help="sequences of each kind (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the systems and the learners (%(default)s)")
-    parser.add_argument("--one-by-one", type=int, default=200, help="systems of the check (%(default)s)")
-    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
-    parser.add_argument("--full", action="store_true", help="three sequences of each, and fine grids")
-    parser.add_argument("--quick", action="store_true", help="short sequences, to see that it runs")
-    chosen = parser.parse_args()
-    parser.set_defaults(detail=2 if chosen.full else 0 if chosen.quick else 1)
-    if chosen.full:
-        parser.set_defaults(trials=3)
-    if chosen.quick:
-        parser.set_defaults(systems=150, trials=1, one_by_one=10)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    systems: int = option(5000, "systems in a sequence", 150)
+    trials: int = option(1, "sequences of each kind")
+    seed: int = option(0, "of the systems and the learners")
+    one_by_one: int = option(200, "systems of the check", 10)
+    detail: int = option(1, "fineness of the grids for the theory: 0, 1 or 2", 0)
+    figure: Path = figure_option(__file__)
 
 
 def learners(low: float, high: float, bins: int) -> dict[str, Callable[[int], Any]]:
@@ -131,7 +131,7 @@ def best_omega(c: float) -> float:
     return 2 / (1 + math.sqrt(1 - beta**2))
 
 
-def count_iterations(systems: Shifted, progress: tqdm[Any]) -> Any:
+def count_iterations(systems: Shifted, bar: Any) -> Any:
     """(T, arms): what each omega takes. Systems that are alike are in a batch, as all go on until the last is done."""
     counts = np.empty((len(systems.c), len(ARMS)), np.int64)
     order = np.argsort(systems.c)
@@ -139,7 +139,7 @@ def count_iterations(systems: Shifted, progress: tqdm[Any]) -> Any:
         rows = order[first : first + AT_ONCE]
         for arm, omega in enumerate(ARMS):
             counts[rows, arm] = sor(systems.batch(rows), systems.b[rows], omega=omega, rtol=EPSILON).steps
-            progress.update(len(rows))
+            bar.update(len(rows))
     return counts
 
 
@@ -153,12 +153,12 @@ def learn(systems: Shifted, counts: Any, tuner: Any) -> Any:
     return np.array(steps)
 
 
-def shifted_trial(arguments: argparse.Namespace, variance: str, trial: int, progress: tqdm[Any]) -> tuple[Rows, int]:
+def shifted_trial(options: Options, variance: str, trial: int, bar: Any) -> tuple[Rows, int]:
     """The iterations of each line of the table, and the largest difference from solving the systems one by one."""
-    systems = Shifted(arguments.systems, VARIANCES[variance], arguments.seed + trial)
-    counts = count_iterations(systems, progress)
+    systems = Shifted(options.systems, VARIANCES[variance], options.seed + trial)
+    counts = count_iterations(systems, bar)
     rows = {f"omega = {omega}": counts[:, np.abs(ARMS - omega).argmin()] for omega in FIXED}
-    some, difference = range(min(arguments.one_by_one, arguments.systems)), 0
+    some, difference = range(min(options.one_by_one, options.systems)), 0
     for name, learner in learners(-0.15, 0.45, bins=5).items():
         rows[name] = learn(systems, counts, learner(trial))
         sequence = ((systems.one(t), systems.b[t], systems.c[t]) for t in some)
@@ -167,7 +167,7 @@ def shifted_trial(arguments: argparse.Namespace, variance: str, trial: int, prog
     best = []
     for t, c in enumerate(systems.c):
         best.append(sor(systems.one(t), systems.b[t], omega=best_omega(c), rtol=EPSILON).steps)
-        progress.update()
+        bar.update()
     return {**rows, BEST: np.array(best), BEST_ARM: counts.min(axis=1)}, difference
 
 
@@ -240,7 +240,7 @@ class Heat:
         return np.array(counts)
 
 
-def heat_trial(heat: Heat, trial: int, progress: tqdm[Any]) -> tuple[Rows, Rows]:
+def heat_trial(heat: Heat, trial: int, bar: Any) -> tuple[Rows, Rows]:
     """The iterations of each line of the table, and the omegas of the learners."""
     tuners = {f"omega = {omega}": Fixed(omega) for omega in HEAT_FIXED}
     tuners |= {name: learner(trial) for name, learner in learners(0.0, 10.0, bins=6).items()}
@@ -248,7 +248,7 @@ def heat_trial(heat: Heat, trial: int, progress: tqdm[Any]) -> tuple[Rows, Rows]
     for name, tuner in tuners.items():
         found = solve_sequence(heat.systems(), tuner, method="ssor_cg", warm_start=True, rtol=EPSILON)
         rows[name], omegas[name] = found.iterations, found.omegas
-        progress.update(len(found.omegas))
+        bar.update(len(found.omegas))
     return rows, omegas
 
 
@@ -269,55 +269,73 @@ def print_table(title: str, trials: list[Rows], systems: int, published: dict[st
 
 def draw_totals(axes: Any, title: str, rows: Rows, left_out: set[str]) -> None:
     shown = sorted(rows.keys() - left_out, key=lambda name: int(rows[name].sum()))  # those are far above the others
-    gap, height = 0.035 * rows[shown[-1]].sum(), -math.inf
+    gap, height = 0.065 * rows[shown[-1]].sum(), -math.inf
     for name in shown:
-        style = {"color": "0.6", "linestyle": "--"} if name.startswith("omega =") else {}
-        axes.plot(np.cumsum(rows[name]), **style)
+        style = {"color": OTHERS, "linestyle": "--"} if name.startswith("omega =") else {"color": COLORS[name]}
+        axes.plot(np.cumsum(rows[name]) / 1000, **style)
         height = max(height + gap, rows[name].sum())  # names do not lie upon each other
-        axes.annotate(name, (1.02 * len(rows[name]), height), va="center", size=6)
-    axes.set(title=title, xlabel="systems solved", ylabel="iterations in all")
-    axes.set(xlim=(0, 1.45 * len(rows[shown[0]])), ylim=(0, None))
+        place = (1.02 * len(rows[name]), height / 1000)
+        axes.annotate(name, place, va="center", size=8, color=style["color"] if name in COLORS else "0.4")
+    axes.set(title=title, xlabel="systems solved", ylabel="thousand iterations in all")
+    axes.set(xlim=(0, 1.65 * len(rows[shown[0]])), ylim=(0, None))
 
 
 def draw_omegas(axes: Any, heat: Heat, omegas: Rows) -> None:
     for name in ("Tsallis-INF", "Tsallis-INF-CB", "ChebCB"):
         width = min(25, len(omegas[name]))
-        axes.plot(np.convolve(omegas[name], np.ones(width) / width, "valid"), label=name, linewidth=1)
+        means = np.convolve(omegas[name], np.ones(width) / width, "valid")
+        axes.plot(means, label=name, color=COLORS[name], linewidth=1)
     kappa = [heat.kappa(t * heat.dt) for t in range(len(omegas["ChebCB"]))]
-    axes.plot(1 + 0.095 * np.array(kappa), color="0.7", linestyle=":", label="coefficient, to scale")
-    axes.set(title="heat: omega, means of 25", xlabel="time step", ylabel="omega")
-    axes.legend(fontsize=6)
+    axes.plot(1 + 0.095 * np.array(kappa), color="0.5", linestyle=":", label="coefficient, to scale")
+    axes.set(title="Heat: omega, means of 25 steps", xlabel="time step", ylabel="omega", ylim=(0.9, 2.4))
+    axes.legend(fontsize=8, ncols=2, frameon=False, loc="upper left")
+
+
+def draw_sequences(results: dict[str, list[Rows]], heat: Heat, omegas: Rows, path: Path) -> None:
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    panels = figure.subplots(2, 2).ravel()
+    for (kind, trials), axes in zip(results.items(), panels, strict=False):
+        draw_totals(axes, TITLES[kind], trials[0], {"CG"} if kind == "heat" else {"omega = 1.0", "omega = 1.2"})
+    draw_omegas(panels[3], heat, omegas)
+    save(figure, path)
+
+
+def draw_theory(options: Options) -> None:
+    rng = np.random.default_rng(options.seed)
+    with progress(PANELS, "panels", "theory ") as bar:
+        for name, draw in (("bounds", draw_bounds), ("choices", draw_choices)):
+            figure = Figure(figsize=(9, 7), layout="constrained")
+            draw(figure.subplots(2, 2).ravel(), options.detail, rng, bar)
+            save(figure, options.figure.with_stem(f"{options.figure.stem}_{name}"))
+
+
+def run_trials(options: Options, heat: Heat) -> tuple[dict[str, list[Rows]], Rows, int]:
+    """Return the tables' rows, the omegas of the heat equation's learners, and the largest difference of the check."""
+    results: dict[str, list[Rows]] = {}
+    differences, omegas = [], {}
+    total = options.trials * options.systems * (2 * (len(ARMS) + 1) + len(HEAT_FIXED) + 3)
+    with progress(total, "systems") as bar:
+        for trial in range(options.trials):
+            for variance in VARIANCES:
+                rows, difference = shifted_trial(options, variance, trial, bar)
+                results.setdefault(variance, []).append(rows)
+                differences.append(difference)
+            rows, omegas = heat_trial(heat, trial, bar)
+            results.setdefault("heat", []).append(rows)
+    return results, omegas, max(differences)
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    options = command_line(Options, __doc__)
     fastiter.set_num_threads(1)  # matrices so small are done before another thread has begun
     threadpool_limits(1)
-    total = arguments.trials * arguments.systems * (2 * (len(ARMS) + 1) + len(HEAT_FIXED) + 3)
-    figure = Figure(figsize=(18, 13), layout="constrained")
-    panels = figure.subplots(3, 4).ravel()
-    results: dict[str, list[Rows]] = {}
-    differences, omegas = [], {}
-    heat = Heat(arguments.systems)
-    with tqdm(total=total, unit="systems", unit_scale=True) as progress:
-        for trial in range(arguments.trials):
-            for variance in VARIANCES:
-                rows, difference = shifted_trial(arguments, variance, trial, progress)
-                results.setdefault(variance, []).append(rows)
-                differences.append(difference)
-            rows, omegas = heat_trial(heat, trial, progress)
-            results.setdefault("heat", []).append(rows)
-    titles = {"high": "SOR, high variance", "low": "SOR, low variance", "heat": "heat, SSOR-CG"}
-    for (kind, trials), axes in zip(results.items(), panels, strict=False):
-        print_table(titles[kind], trials, arguments.systems, PUBLISHED[kind])
-        draw_totals(axes, titles[kind], trials[0], {"CG"} if kind == "heat" else {"omega = 1.0", "omega = 1.2"})
-    print(f"\none by one: {arguments.one_by_one} systems differ by at most {max(differences)} iterations")
-    draw_omegas(panels[3], heat, omegas)
-    draw_theory(panels[4:], arguments.detail, arguments.seed)
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(arguments.figure, dpi=120)
-    print(f"figure: {arguments.figure}")
+    heat = Heat(options.systems)
+    results, omegas, difference = run_trials(options, heat)
+    for kind, trials in results.items():
+        print_table(TITLES[kind], trials, options.systems, PUBLISHED[kind])
+    print(f"\none by one: {options.one_by_one} systems differ by at most {difference} iterations\n")
+    draw_sequences(results, heat, omegas, options.figure)
+    draw_theory(options)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ QFX, arXiv 2401.17544. One image of the 497 is 0.2 %: differences below a percen
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 import statistics
@@ -27,16 +26,18 @@ import subprocess
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from _script import command_line, figure_option, option, progress, save
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from fastiter.torch import export_hls
 from fastiter.torch.nn import FixedQuantizer, QuantAffine, QuantPlan, quantize_model
@@ -49,19 +50,15 @@ EXPORTED_WIDTH = 4
 WAYS = ("after training", "frozen points", "QFX")
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Fixed point on scikit-learn's digits: after training, frozen, QFX.")
-    parser.add_argument("--widths", type=int, nargs="+", default=[8, 6, 5, 4, 3], help="bits of all numbers")
-    parser.add_argument("--terms", type=int, nargs="+", default=[1, 2], help="powers of two in a weight")
-    parser.add_argument("--rounding", default="RND", help="RND, RND_CONV, TRN, ... (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=2, help="networks to average over (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=20, help="of training through the rounding (%(default)s)")
-    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
-    parser.add_argument("--export", type=Path, help="a directory that keeps the C++")
-    parser.add_argument("--quick", action="store_true", help="a few epochs and widths, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(widths=[8, 4, 3], terms=[2], seeds=1, epochs=4)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    widths: tuple[int, ...] = option((8, 6, 5, 4, 3), "bits of all numbers", (8, 4, 3))
+    terms: tuple[int, ...] = option((1, 2), "powers of two in a weight", (2,))
+    rounding: str = option("RND", "RND, RND_CONV, TRN, ...")
+    seeds: int = option(2, "networks to average over", 1)
+    epochs: int = option(20, "epochs of training through the rounding", 4)
+    figure: Path = figure_option(__file__)
+    export: Path | None = option(None, "a directory that keeps the C++")
 
 
 # ---- The data and the network ---------------------------------------------------------------------------------------
@@ -110,7 +107,7 @@ def accuracy(model: nn.Module, data: Data) -> float:
     return 100 * (model(images).argmax(1) == labels).float().mean().item()
 
 
-def train(model: nn.Module, data: Data, epochs: int, rate: float, point_rate: float, bar: tqdm) -> None:
+def train(model: nn.Module, data: Data, epochs: int, rate: float, point_rate: float, bar: Any) -> None:
     """Adam, with a separate learning rate for binary points; with 0 they stay fixed."""
     images, labels = data
     moving = {id(point) for point in points(model)}
@@ -136,7 +133,7 @@ Results = dict[str, list[dict[str, float]]]  # a row of the table: what each net
 
 
 def three_ways(
-    start: nn.Sequential, data: tuple[Data, Data], epochs: int, bar: tqdm
+    start: nn.Sequential, data: tuple[Data, Data], epochs: int, bar: Any
 ) -> tuple[dict[str, float], nn.Module]:
     """Test accuracies of a rounded network as it is, trained with frozen points, and with learned ones."""
     learning, testing = data
@@ -149,22 +146,21 @@ def three_ways(
     return found, model
 
 
-def compare(options: argparse.Namespace, data: tuple[Data, Data]) -> tuple[float, Results, nn.Module]:
+def compare(options: Options, data: tuple[Data, Data]) -> tuple[float, Results, nn.Module]:
     """Accuracy in float32, the rows of the table, and a network to export."""
     rows: list[tuple[str, int, int | None]] = [(f"{width} bits", width, None) for width in options.widths]
     rows += [(f"K = {terms}", TERMS_WIDTH, terms) for terms in options.terms]
     results: Results = {name: [] for name, _, _ in rows}
     in_float, exported = [], None
-    form = "{desc:16} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} epochs, {elapsed} of {elapsed}+{remaining}"
-    bar = tqdm(total=options.seeds * (30 + len(rows) * 2 * options.epochs), bar_format=form)
+    bar = progress(options.seeds * (30 + len(rows) * 2 * options.epochs), "epochs")
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         network = float_network()
-        bar.set_description("float32")
+        bar.set_postfix_str("float32")
         train(network, data[0], 30, 3e-3, 0.0, bar)
         in_float.append(accuracy(network, data[1]))
         for name, width, terms in rows:
-            bar.set_description(name)
+            bar.set_postfix_str(name)
             start = rounded(network, data[0][0], options.rounding, width, terms)
             found, model = three_ways(start, data, options.epochs, bar)
             results[name].append(found)
@@ -199,11 +195,10 @@ def draw(in_float: float, results: Results, path: Path) -> None:
             axes.plot([n.strip("K= bits") for n in names], [mean(results, n, way) for n in names], style, label=way)
         axes.axhline(in_float, color="grey", linewidth=0.8, label="float32")
         axes.set(xlabel=label)
-        axes.spines[["top", "right"]].set_visible(False)
     left.set(ylabel="test accuracy, %", title="Digits in fixed point, all layers rounded")
     left.legend(frameon=False, loc="lower left")
     right.set_title(f"Without multipliers, {TERMS_WIDTH} bits")
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 # ---- The hardware ---------------------------------------------------------------------------------------------------
@@ -225,13 +220,12 @@ def export(model: nn.Module, images: Tensor, directory: Path) -> None:
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = command_line(Options, __doc__)
     torch.set_num_threads(1)  # the network is small: a second thread would only wait for the first
     data = load()
     in_float, results, model = compare(options, data)
     print_results(in_float, results)
     draw(in_float, results, options.figure)
-    print(f"figure: {options.figure}")
     with tempfile.TemporaryDirectory() as scratch:
         export(model, data[1][0], options.export or Path(scratch))
 

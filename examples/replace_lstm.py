@@ -10,12 +10,14 @@ prediction and training are timed with torch's layers and with fastiter's, in tu
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from _script import command_line, option, progress
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import weight_norm
@@ -25,16 +27,12 @@ from fastiter.torch import replace, restore
 WORDS, TAGS = 5000, 20
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="replace(model): an existing model on fastiter's kernels.")
-    parser.add_argument("--hidden", type=int, default=128, help="width of the layers (%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="sentences in a batch (%(default)s)")
-    parser.add_argument("--length", type=int, default=100, help="words in a sentence (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a small model and few turns, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(hidden=16, batch=4, length=20, rounds=2)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    hidden: int = option(128, "width of the layers", 16)
+    batch: int = option(16, "sentences in a batch", 4)
+    length: int = option(100, "words in a sentence", 20)
+    rounds: int = option(15, "turns of each", 2)
 
 
 # ---- Somebody's model -----------------------------------------------------------------------------------------------
@@ -72,20 +70,21 @@ def train(model: Tagger, optimizer: torch.optim.Optimizer, words: Tensor, tags: 
     return loss.item()
 
 
-def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The least seconds of each call."""
-    least = dict.fromkeys(calls, float("inf"))
+def in_turns(calls: list[Callable[[], object]], rounds: int, bar: Any) -> list[float]:
+    """The least milliseconds of each call."""
+    least = [float("inf")] * len(calls)
     for turn in range(rounds + 1):  # the first one warms up
-        for name, call in calls.items():
+        for i, call in enumerate(calls):
             started = time.perf_counter()
             call()
             if turn > 0:
-                least[name] = min(least[name], time.perf_counter() - started)
+                least[i] = min(least[i], 1e3 * (time.perf_counter() - started))
+            bar.update()
     return least
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = command_line(Options, __doc__)
     torch.manual_seed(0)
     words, tags = (torch.randint(n, (options.batch, options.length)) for n in (WORDS, TAGS))
     model = Tagger(options.hidden)
@@ -108,11 +107,11 @@ def main() -> None:
         "prediction": [lambda m=m: predict(m, words) for m, _ in both],
         "training step": [lambda m=m, o=o: train(m, o, words, tags) for m, o in both],
     }
+    with progress(2 * len(work) * (options.rounds + 1), "runs") as bar:
+        times = {name: in_turns(calls, options.rounds, bar) for name, calls in work.items()}
     print(f"\n{'milliseconds':16}{'torch.nn':>10}{'fastiter':>10}{'ratio':>8}")
-    for name, calls in work.items():
-        least = in_turns(dict(zip(("torch.nn", "fastiter"), calls, strict=True)), options.rounds)
-        theirs, ours = least["torch.nn"], least["fastiter"]
-        print(f"{name:16}{1e3 * theirs:10.2f}{1e3 * ours:10.2f}{theirs / ours:8.2f}")
+    for name, (theirs, ours) in times.items():
+        print(f"{name:16}{theirs:10.2f}{ours:10.2f}{theirs / ours:8.2f}")
     print("\nback to torch's:")
     restore(model, verbose=True)
 

@@ -11,15 +11,16 @@ would beside an instrument: one week at a time, with the numbers of the whole ru
 
 from __future__ import annotations
 
-import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from _script import command_line, figure_option, option, progress, save
 from matplotlib.figure import Figure
 from statsmodels.datasets import co2
 from torch import Tensor, nn
-from tqdm import trange
 
 import fastiter.torch.nn
 
@@ -28,19 +29,15 @@ TEST = 10 * YEAR  # the last weeks, excluded from training
 SCALE = 0.5  # ppm: about the change from one week to the next
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="CO2 forecasts: sLSTM with heads against torch.nn.LSTM.")
-    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of each model (%(default)s)")
-    parser.add_argument("--hidden", type=int, default=64, help="width of the recurrence (%(default)s)")
-    parser.add_argument("--heads", type=int, default=4, help="heads of the sLSTM (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="stretches in a batch (%(default)s)")
-    parser.add_argument("--length", type=int, default=3 * YEAR, help="weeks in a stretch (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the batches (%(default)s)")
-    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
-    parser.add_argument("--quick", action="store_true", help="a few steps of a small model, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(steps=60, hidden=16, batch=8, length=YEAR)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    steps: int = option(600, "optimizer steps of each model", 60)
+    hidden: int = option(64, "width of the recurrence", 16)
+    heads: int = option(4, "heads of the sLSTM")
+    batch: int = option(32, "stretches in a batch", 8)
+    length: int = option(3 * YEAR, "weeks in a stretch", YEAR)
+    seed: int = option(0, "of the weights and the batches")
+    figure: Path = figure_option(__file__)
 
 
 # ---- The series -----------------------------------------------------------------------------------------------------
@@ -86,19 +83,19 @@ class Forecaster(nn.Module):
         return self.output(self.recurrence(x)[0])
 
 
-def train(name: str, model: Forecaster, stretches: list[tuple[Tensor, Tensor]], warm_up: int) -> float:
+def train(model: Forecaster, stretches: list[tuple[Tensor, Tensor]], warm_up: int, bar: Any) -> float:
     """Minimise the squared error after the recurrence has seen `warm_up` weeks; return the seconds taken."""
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=len(stretches), pct_start=0.1)
     started = time.perf_counter()
-    for step in trange(len(stretches), desc=name):
-        x, y = stretches[step]
+    for x, y in stretches:
         loss = (model(x)[warm_up:] - y[warm_up:]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        bar.update()
     return time.perf_counter() - started
 
 
@@ -145,13 +142,12 @@ def draw(levels: Tensor, found: dict[str, Tensor], truth: Tensor, path: Path) ->
         right.plot(range(1, HORIZON + 1), (values - truth).abs().mean(0), color=colors[name], label=name)
     right.set(xlabel="weeks ahead", ylabel="mean absolute error, ppm", ylim=(0, None), title="Error by distance")
     for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = command_line(Options, __doc__)
     levels = load_series()
     known = levels[:-TEST]
     print(f"{len(known)} weeks to train on, {TEST} to test on; width {options.hidden}, {options.steps} steps")
@@ -160,11 +156,13 @@ def main() -> None:
         "torch.nn.LSTM": lambda: nn.LSTM(1, options.hidden),
     }
     models, seconds = {}, {}
-    for name, make in makers.items():
-        torch.manual_seed(options.seed)
-        models[name] = Forecaster(make())
-        stretches = batches(known, options.steps, options.batch, options.length, options.seed)
-        seconds[name] = train(name, models[name], stretches, warm_up=options.length // 4)
+    stretches = batches(known, options.steps, options.batch, options.length, options.seed)
+    with progress(len(makers) * options.steps, "steps") as bar:
+        for name, make in makers.items():
+            bar.set_postfix_str(name)
+            torch.manual_seed(options.seed)
+            models[name] = Forecaster(make())
+            seconds[name] = train(models[name], stretches, options.length // 4, bar)
 
     truth = coming(levels)[-TEST:]
     found = {name: forecasts(model, levels) for name, model in models.items()}
@@ -183,7 +181,6 @@ def main() -> None:
     print(f"\n{name}, one week at a time: {microseconds:.0f} microseconds each, ", end="")
     print(f"{int((streamed != found[name]).sum())} of {streamed.numel():,} numbers differ from the whole run's")
     draw(levels, found, truth, options.figure)
-    print(f"figure: {options.figure}")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,23 @@ the matrix of each level itself, which offers orders that PyAMG does not have. N
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyamg
+from _script import command_line, option, progress
 from pyamg.relaxation import relaxation as theirs
 
 from fastiter.relax import Relaxation, compat
+
+
+@dataclass(frozen=True)
+class Options:
+    points: int = option(512, "points along one axis", 40)
+
 
 Smoother = Callable[[Any, Any, Any], None]
 
@@ -49,6 +56,13 @@ def coloured_sweeps(level: Any) -> tuple[Smoother, Smoother]:
     return forward, backward
 
 
+SMOOTHERS = {
+    "pyamg gauss_seidel": pyamg_sweeps,
+    "fastiter.relax.compat gauss_seidel": compat_sweeps,
+    "fastiter Relaxation, colours": coloured_sweeps,
+}
+
+
 def solve(A: Any, b: Any, smoothers: Callable[[Any], tuple[Smoother, Smoother]]) -> tuple[float, list[float]]:
     """Seconds of the cycles, and the residuals."""
     hierarchy = pyamg.ruge_stuben_solver(A)
@@ -62,23 +76,16 @@ def solve(A: Any, b: Any, smoothers: Callable[[Any], tuple[Smoother, Smoother]])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="fastiter's sweeps as PyAMG's smoothers.")
-    parser.add_argument("--points", type=int, default=512, help="along one axis (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="40 points, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(points=40)
-    points = parser.parse_args().points
+    points = command_line(Options, __doc__).points
     A = pyamg.gallery.poisson((points, points), format="csr")
     b = np.random.default_rng(0).standard_normal(A.shape[0])
     print(f"{points} x {points} points\n\n{'smoother':36}{'cycles':>8}{'factor':>8}{'seconds':>9}")
-    for name, smoothers in (
-        ("pyamg gauss_seidel", pyamg_sweeps),
-        ("fastiter.relax.compat gauss_seidel", compat_sweeps),
-        ("fastiter Relaxation, colours", coloured_sweeps),
-    ):
-        seconds, residuals = solve(A, b, smoothers)
-        factor = (residuals[-1] / residuals[0]) ** (1 / (len(residuals) - 1))
-        print(f"{name:36}{len(residuals) - 1:8}{factor:8.3f}{seconds:9.2f}")
+    with progress(len(SMOOTHERS), "smoothers") as bar:
+        for name, smoothers in SMOOTHERS.items():
+            seconds, residuals = solve(A, b, smoothers)
+            factor = (residuals[-1] / residuals[0]) ** (1 / (len(residuals) - 1))
+            bar.write(f"{name:36}{len(residuals) - 1:8}{factor:8.3f}{seconds:9.2f}")
+            bar.update()
 
 
 if __name__ == "__main__":

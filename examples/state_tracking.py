@@ -15,21 +15,20 @@ eigenvalues, 2025, and Siems et al., DeltaProduct, 2025.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from _script import command_line, figure_option, option, progress, save
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 import fastiter
 from fastiter.torch.nn import DeltaNet, LinearRNN
@@ -41,28 +40,18 @@ LEARNING_RATE = 1e-2
 LABEL_SMOOTHING = 0.1
 
 
-class Options(NamedTuple):
-    steps: int
-    length: int
-    width: int
-    batch: int
-    seed: int
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="State tracking: eigenvalues in [0, 1] against [-1, 1].")
-    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of each model (%(default)s)")
-    parser.add_argument("--length", type=int, default=40, help="longest sequence in training (%(default)s)")
-    parser.add_argument("--width", type=int, default=64, help="features of a layer (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="sequences in a batch (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the sequences (%(default)s)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--processes", type=int, default=cores, help="models trained at a time (%(default)s)")
-    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
-    parser.add_argument("--quick", action="store_true", help="a few steps of small models, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(steps=30, length=8, width=16)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    steps: int = option(800, "optimizer steps of each model", 30)
+    length: int = option(40, "longest sequence in training", 8)
+    width: int = option(64, "features of a layer", 16)
+    batch: int = option(32, "sequences in a batch")
+    seed: int = option(0, "of the weights and the sequences")
+    processes: int = option(CORES, "models trained at a time")
+    figure: Path = figure_option(__file__)
 
 
 # ---- The tasks ------------------------------------------------------------------------------------------------------
@@ -157,13 +146,13 @@ def one_thread() -> None:
 Accuracies = dict[tuple[str, str], Tensor]
 
 
-def fit_all(options: Options, processes: int) -> Accuracies:
+def fit_all(options: Options) -> Accuracies:
     """Every layer on every task: each model on one thread, as many at a time as there are processes."""
     found = {}
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), one_thread)
+    pool = ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn"), one_thread)
     # the long ones first, so that no process is left with one at the end
     pairs = [(task, layer) for task in TASKS for layer in reversed(LAYERS)]
-    with pool, tqdm(total=len(pairs), desc="training", unit="model") as bar:
+    with pool, progress(len(pairs), "models") as bar:
         jobs = {pool.submit(fit, *pair, options): pair for pair in pairs}
         for job in as_completed(jobs):
             found[jobs[job]] = torch.tensor(job.result())
@@ -195,20 +184,18 @@ def draw(found: Accuracies, length: int, path: Path) -> None:
         axes.axvline(length, color="grey", linewidth=0.8)
         axes.axhline(1 / len(group), color="grey", linestyle="--", linewidth=0.8)
         axes.set(title=task, xlabel="step", xlim=(1, LONGER * length), ylim=(0, 1.03))
-        axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("accuracy")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(f"Trained on up to {length} steps (grey line), guessing dashed")
-    figure.savefig(path, dpi=150)
+    print()
+    save(figure, path)
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    options = Options(*(getattr(arguments, name) for name in Options._fields))
-    found = fit_all(options, arguments.processes)
+    options = command_line(Options, __doc__)
+    found = fit_all(options)
     print_results(found, options.length)
-    draw(found, options.length, arguments.figure)
-    print(f"\nfigure: {arguments.figure}")
+    draw(found, options.length, options.figure)
 
 
 if __name__ == "__main__":

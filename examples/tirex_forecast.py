@@ -14,7 +14,6 @@ random weights: its forecasts take as long and mean nothing. With the file model
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _script import OTHERS, OURS, THEIRS, command_line, figure_option, option, progress, save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from statsmodels.datasets import co2
@@ -36,21 +36,17 @@ QUANTILES = [k / 10 for k in range(1, 10)]
 BEFORE, AFTER = "tirex", "accelerated"
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="TiRex on the CPU, before and after accelerate.")
-    parser.add_argument("--weights", type=Path, help="the file model.ckpt of NX-AI/TiRex (default: random weights)")
-    parser.add_argument("--context", type=int, default=512, help="weeks before each forecast (%(default)s)")
-    parser.add_argument("--horizon", type=int, default=64, help="weeks of a forecast (%(default)s)")
-    parser.add_argument("--series", type=int, default=16, help="forecasts in a batch (%(default)s)")
-    parser.add_argument("--width", type=int, default=512, help="width of a model with random weights (%(default)s)")
-    parser.add_argument("--blocks", type=int, default=12, help="its blocks (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each forecast is measured (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights (%(default)s)")
-    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
-    parser.add_argument("--quick", action="store_true", help="a small model, to see that it runs")
-    if parser.parse_args().quick:
-        parser.set_defaults(context=128, horizon=40, series=2, width=64, blocks=2, rounds=1)
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    weights: Path | None = option(None, "the file model.ckpt of NX-AI/TiRex (default: random weights)")
+    context: int = option(512, "weeks before each forecast", 128)
+    horizon: int = option(64, "weeks of a forecast", 40)
+    series: int = option(16, "forecasts in a batch", 2)
+    width: int = option(512, "width of a model with random weights", 64)
+    blocks: int = option(12, "its blocks", 2)
+    rounds: int = option(3, "times that each forecast is measured", 1)
+    seed: int = option(0, "of the random weights")
+    figure: Path = figure_option(__file__)
 
 
 # ---- The series and the model ---------------------------------------------------------------------------------------
@@ -84,7 +80,7 @@ def build(width: int, blocks: int, seed: int) -> TiRexZero:
     return model
 
 
-def load(options: argparse.Namespace) -> TiRexZero:
+def load(options: Options) -> TiRexZero:
     if options.weights is None:
         return build(options.width, options.blocks, options.seed).eval()
     return TiRexZero.from_pretrained(str(options.weights), backend="torch", device="cpu").eval()
@@ -111,10 +107,12 @@ def forecast(model: Any, context: Tensor, horizon: int) -> tuple[Tensor, float]:
 def measure(models: dict[str, Any], context: Tensor, horizon: int, rounds: int) -> dict[str, Forecasts]:
     """Let the models forecast in turns, so that all meet the same machine."""
     found = {name: Forecasts(forecast(model, context, horizon)[0]) for name, model in models.items()}
-    for _ in range(rounds):
-        for name, model in models.items():
-            found[name].batch = min(found[name].batch, forecast(model, context, horizon)[1])
-            found[name].alone = min(found[name].alone, forecast(model, context[:1], horizon)[1])
+    with progress(rounds * len(models), "rounds") as bar:
+        for _ in range(rounds):
+            for name, model in models.items():
+                found[name].batch = min(found[name].batch, forecast(model, context, horizon)[1])
+                found[name].alone = min(found[name].alone, forecast(model, context[:1], horizon)[1])
+                bar.update()
     return found
 
 
@@ -125,20 +123,20 @@ def draw_forecast(axes: Axes, found: dict[str, Forecasts], context: Tensor, trut
     """The last window, what came after it, and the quantiles of both models on top of each other."""
     shown = min(3 * truth.shape[1], context.shape[1])
     weeks = torch.arange(truth.shape[1])
-    axes.plot(range(-shown, 0), context[-1, -shown:], color="0.6", linewidth=1)
-    axes.plot(weeks, truth[-1], color="0.6", linewidth=1, linestyle=":", label="measured later")
+    axes.plot(range(-shown, 0), context[-1, -shown:], color=OTHERS, linewidth=1)
+    axes.plot(weeks, truth[-1], color=OTHERS, linewidth=1, linestyle=":", label="measured later")
     before, after = found[BEFORE].quantiles[-1], found[AFTER].quantiles[-1]
     axes.fill_between(weeks, before[:, 0], before[:, -1], color="0.88", label=f"{BEFORE}, 10% to 90%")
-    axes.plot(weeks, before[:, 4], color="black", linewidth=1.2, label=f"{BEFORE}, median")
+    axes.plot(weeks, before[:, 4], color=THEIRS, linewidth=1.2, label=f"{BEFORE}, median")
     for k in (0, 4, 8):
         label = f"{AFTER}, 10%, 50%, 90%" if k == 4 else None
-        axes.plot(weeks[::3], after[::3, k], ".", color="tab:orange", markersize=3, label=label)
+        axes.plot(weeks[::3], after[::3, k], ".", color=OURS, markersize=3, label=label)
     axes.set(xlabel="weeks", ylabel="CO2, ppm", title="random weights: no forecast" if is_random else None)
     axes.legend(frameon=False, fontsize=8)
 
 
 def draw_seconds(axes: Axes, found: dict[str, Forecasts], series: int) -> None:
-    for i, (name, color) in enumerate(((BEFORE, "black"), (AFTER, "tab:orange"))):
+    for i, (name, color) in enumerate(((BEFORE, THEIRS), (AFTER, OURS))):
         bars = axes.bar([i, 3 + i], [found[name].alone, found[name].batch], color=color, label=name)
         axes.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
     axes.set_xticks([0.5, 3.5], ["1 series", f"{series} series"])
@@ -157,7 +155,7 @@ def report(found: dict[str, Forecasts], series: int) -> None:
 
 
 def main() -> None:
-    options = parse_arguments()
+    options = command_line(Options, __doc__)
     context, truth = load_windows(options.series, options.context, options.horizon)
     model = load(options)
     models = {BEFORE: model, AFTER: accelerate(copy.deepcopy(model), verbose=True)}
@@ -168,10 +166,8 @@ def main() -> None:
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     draw_forecast(left, found, context, truth, options.weights is None)
     draw_seconds(right, found, options.series)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(options.figure, dpi=150)
-    print(f"\nfigure: {options.figure}")
+    print()
+    save(figure, options.figure)
 
 
 if __name__ == "__main__":

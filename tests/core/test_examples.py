@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,27 @@ def run(script: str, *arguments: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user gives is taken, --quick sets the rest, and the defaults are those of the dataclass."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from _script import command_line, option
+
+    @dataclass(frozen=True)
+    class Options:
+        widths: tuple[int, ...] = option((8, 6), "bits", (8,))
+        most_steps: int = option(20, "steps", 4)
+        method: str = option("auto", "how")
+        export: Path | None = option(None, "where to")
+
+    monkeypatch.setattr("sys.argv", ["example.py"])
+    assert command_line(Options, "Title.\n") == Options((8, 6), 20, "auto", None)
+    monkeypatch.setattr("sys.argv", ["example.py", "--quick", "--widths", "7", "5", "--export", "here"])
+    assert command_line(Options, "Title.\n") == Options((7, 5), 4, "auto", Path("here"))
+    monkeypatch.setattr("sys.argv", ["example.py", "--most-steps", "many"])
+    with pytest.raises(SystemExit):
+        command_line(Options, "Title.\n")
 
 
 def test_char_lm(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The theory behind learning_to_relax.py: iterations beside what bounds them. It draws the lower panels of its figure.
+"""The theory behind learning_to_relax.py: iterations beside what bounds them, as two of its figures.
 
 On residuals a step of SOR is C = I - A (D / omega + L)^-1, rho its spectral radius. With k iterations to epsilon,
 
@@ -121,32 +121,50 @@ def cg_bound(A: Any, omegas: Any) -> Any:
 # ---- Panels ---------------------------------------------------------------------------------------------------------
 
 
-def draw_theory(panels: Any, detail: int, seed: int) -> None:
-    """Draw eight panels; ``detail`` is 0, 1 or 2."""
-    rng, step = np.random.default_rng(seed), STEP_OF_OMEGA[detail]
-    draw_bounds(panels[0], panels[1], profile(np.zeros(1), np.arange(1, 1.99 + step / 2, step).clip(1, 1.99), rng))
+PANELS = 8  # of both figures
+
+
+def draw_bounds(panels: Any, detail: int, rng: np.random.Generator, bar: Any) -> None:
+    """Draw bounds of the iterations in four panels, with finer grids from detail 0 to 2."""
+    step = STEP_OF_OMEGA[detail]
+    draw_iterations(panels[0], panels[1], profile(np.zeros(1), np.arange(1, 1.99 + step / 2, step).clip(1, 1.99), rng))
+    bar.update(2)
     shifts, omegas = np.linspace(-0.15, 0.45, SHIFTS[detail]), np.arange(1, 1.9 + step / 2, step)
     draw_tau(panels[2], shifts, profile(shifts, omegas, rng).tau)
-    for axes, name, beta in ((panels[3], "low", (2.0, 6.0)), (panels[4], "high", (0.5, 1.5))):
+    bar.update()
+    draw_degenerate(panels[3], np.arange(1, 1.9 + step / 4, step / 2), RIGHT_SIDES[detail], rng)
+    bar.update()
+
+
+def draw_choices(panels: Any, detail: int, rng: np.random.Generator, bar: Any) -> None:
+    """Draw how the iterations depend on omega in four panels, with finer grids from detail 0 to 2."""
+    step = STEP_OF_OMEGA[detail]
+    omegas = np.arange(1, 1.9 + step / 2, step)
+    for axes, name, beta in ((panels[0], "low", (2.0, 6.0)), (panels[1], "high", (0.5, 1.5))):
         drawn = -0.15 + 0.6 * rng.beta(*beta, SYSTEMS[detail])
         draw_comparators(axes, name, profile(drawn, omegas, rng))
-    draw_degenerate(panels[5], np.arange(1, 1.9 + step / 4, step / 2), RIGHT_SIDES[detail], rng)
+        bar.update()
     omegas = np.linspace(2 * math.sqrt(2) - 2, 1.9, CG_OMEGAS[detail])
-    for axes, name in ((panels[6], "square"), (panels[7], "L")):
+    for axes, name in ((panels[2], "square"), (panels[3], "L")):
         draw_cg(axes, name, (10, 30) if detail else (10,), omegas, rng)
+        bar.update()
 
 
-def draw_bounds(axes: Any, gaps: Any, found: Profile) -> None:
-    axes.semilogy(found.omegas, found.iterations[0], label="iterations")
+def legend(axes: Any) -> None:
+    axes.legend(fontsize=8, frameon=False)
+
+
+def draw_iterations(axes: Any, gaps: Any, found: Profile) -> None:
+    axes.semilogy(found.omegas, found.iterations[0], color="black", label="iterations")
     axes.semilogy(found.omegas, found.bound(0)[0], label="by rho alone")
     axes.semilogy(found.omegas, energy_bound(found.omegas), label="by the energy norm")
     axes.semilogy(found.omegas, found.bound(found.tau)[0], label="by rho and tau")
-    axes.set(title="bounds", xlabel="omega", ylabel="iterations")
-    gaps.plot(found.omegas, found.gap[0], label="|C^k|^(1/k) - rho")
-    gaps.plot(found.omegas, found.tau * (1 - found.rho[0]), label="tau (1 - rho)")
-    gaps.set(title="what tau bounds", xlabel="omega")
+    axes.set(title="Iterations of SOR and bounds of them", xlabel="omega", ylabel="iterations")
+    gaps.plot(found.omegas, found.gap[0], color="black", label="||C^k||^(1/k) - rho")
+    gaps.plot(found.omegas, found.tau * (1 - found.rho[0]), "C2", label="tau (1 - rho)")
+    gaps.set(title="The excess that tau bounds", xlabel="omega", ylabel="excess")
     for panel in (axes, gaps):
-        panel.legend(fontsize=6)
+        legend(panel)
 
 
 def draw_tau(axes: Any, shifts: Any, tau: Any) -> None:
@@ -154,17 +172,17 @@ def draw_tau(axes: Any, shifts: Any, tau: Any) -> None:
     axes.plot(shifts, tau, label="tau")
     axes.axhline(4 / math.e**2 * (1 - 1 / math.e**2), color="0.6", linestyle="--", label="4 (1 - 1/e^2) / e^2")
     axes.axhline(1 / math.e**2, color="0.6", linestyle=":", label="1 / e^2")
-    axes.set(title="beta and tau", xlabel="c", ylim=(0, 1))
-    axes.legend(fontsize=6)
+    axes.set(title="Jacobi's spectral radius beta, and tau", xlabel="shift c", ylim=(0, 1.05))
+    legend(axes)
 
 
 def draw_comparators(axes: Any, name: str, found: Profile) -> None:
     bound = found.bound(found.tau[:, None])
-    for values, label, color in ((found.iterations, "iterations", "C0"), (bound, "bound by rho and tau", "C1")):
+    for values, label, color in ((found.iterations, "iterations", "black"), (bound, "bound", "C2")):
         axes.semilogy(found.omegas, values.mean(axis=0), color=color, label=label)
-        axes.axhline(values.min(axis=1).mean(), color=color, linestyle="--", label="best of each system")
-    axes.set(title=f"one omega for all, {name} variance", xlabel="omega", ylabel="mean iterations")
-    axes.legend(fontsize=6)
+        axes.axhline(values.min(axis=1).mean(), color=color, linestyle="--", label=f"{label}, best of each system")
+    axes.set(title=f"One omega for all, {name} variance", xlabel="omega", ylabel="mean iterations")
+    legend(axes)
 
 
 def draw_degenerate(axes: Any, omegas: Any, count: int, rng: np.random.Generator) -> None:
@@ -178,8 +196,8 @@ def draw_degenerate(axes: Any, omegas: Any, count: int, rng: np.random.Generator
     axes.fill_between(omegas, steps[:, 1:].min(axis=1), steps[:, 1:].max(axis=1), color="C1", alpha=0.3)
     axes.plot(omegas, steps[:, 1:].mean(axis=1), color="C1", label="b random")
     axes.plot(omegas, steps[:, 0], color="C0", label="b an eigenvector of C at 1.4")
-    axes.set(title="degenerate right-hand side", xlabel="omega", ylabel="iterations")
-    axes.legend(fontsize=6)
+    axes.set(title="A degenerate right-hand side", xlabel="omega", ylabel="iterations")
+    legend(axes)
 
 
 def draw_cg(axes: Any, name: str, sizes: tuple[int, ...], omegas: Any, rng: np.random.Generator) -> None:
@@ -196,4 +214,4 @@ def draw_cg(axes: Any, name: str, sizes: tuple[int, ...], omegas: Any, rng: np.r
             (line,) = axes.plot(omegas, steps, label=f"{A.shape[0]} points, c = {c}")
             axes.plot(omegas, 1 + ((steps - 1) / bound).max() * bound, color=line.get_color(), linestyle="--")
     axes.set(title=f"SSOR-CG and its bound (dashed), {name}", xlabel="omega", ylabel="iterations")
-    axes.legend(fontsize=6)
+    legend(axes)
