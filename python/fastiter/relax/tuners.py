@@ -3,189 +3,16 @@
 from __future__ import annotations
 
 import math
-import numbers
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import fits_float, type_name
+from ._tuner import MOST_BINS, Rng, Tuner, checked_bounds, share
 from ._vectors import count
 
-Array = npt.NDArray[Any]
-Rng = int | np.random.Generator | None
 
-#: The largest number in an update; the learners sum these, divided by probabilities
-MOST_ITERATIONS = 1e300
-#: The most bins of the contexts: each has an estimate of every arm.
-MOST_BINS = 1_000_000
-
-_MASK = 2**64 - 1
-
-
-def _mixed(z: int) -> int:
-    """SplitMix64's bijection, which makes the streams of consecutive seeds unrelated."""
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
-    return z ^ (z >> 31)
-
-
-class _Tuner:
-    """Arms, draws, the order of the calls, and the arrays that hold the learner's whole state.
-
-    The compiled learner reads and writes these arrays at their addresses, so they are never replaced.
-    """
-
-    _learner: Any
-
-    def _connect(self) -> None:
-        """Create the compiled learner on the arrays."""
-        raise NotImplementedError
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return all but the compiled learner; a copy creates its own, on its own arrays."""
-        arrays = {name: array.copy() for name, array in self._arrays.items()}
-        return {**{name: x for name, x in self.__dict__.items() if name != "_learner"}, "_arrays": arrays}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.arms.flags.writeable = False
-        self._connect()
-
-    def __init__(self, arms: npt.ArrayLike, rng: Rng) -> None:
-        self._name = type(self).__name__
-        self.arms = _checked_arms(self._name, arms)
-        seed = _seed(self._name, rng)
-        generator = np.array([_mixed(seed + 0x9E3779B97F4A7C15 & _MASK), 0], np.uint64)
-        self._arrays: dict[str, Array] = {"generator": generator}
-
-    def __repr__(self) -> str:
-        """Return one line: the arms, and the number of updates."""
-        arms, rounds = self.arms, int(self._arrays["rounds"].sum())
-        return f"{self._name}({len(arms)} arms from {arms.min():.4g} to {arms.max():.4g}, {rounds} updates)"
-
-    def _position(self, function: str, context: object) -> float:
-        """Return the compiled learner's representation of the context."""
-        raise NotImplementedError
-
-    def predict(self, context: float | None = None) -> float:
-        """Draw the omega for the next system, which has this context; call :meth:`update` afterwards.
-
-        Parameters
-        ----------
-        context : float, optional
-            How hard the system is, within the bounds; without a meaning for :class:`TsallisINF`.
-
-        Returns
-        -------
-        float
-            The omega, one of the arms.
-
-        Raises
-        ------
-        RuntimeError
-            If the previous prediction has had no update.
-        TypeError, ValueError
-            If the context is not a number or is out of bounds.
-        """
-        if self._pending[-1] >= 0:
-            raise RuntimeError(f"{self._name}.predict: update must follow each prediction, got a second prediction")
-        return float(self.arms[self._learner.predict(self._position("predict", context))])
-
-    def update(self, iterations: float) -> None:
-        """Learn the number of iterations that the system took with the predicted omega.
-
-        Parameters
-        ----------
-        iterations : float
-            The number, or another cost, from 0 to 1e300.
-
-        Raises
-        ------
-        RuntimeError
-            If there is no prediction to update.
-        TypeError, ValueError
-            If the iterations are not a number from 0 to 1e300.
-        """
-        if self._pending[-1] < 0:
-            raise RuntimeError(f"{self._name}.update: predict must be called before, got no prediction to update")
-        if isinstance(iterations, bool) or not isinstance(iterations, numbers.Real):
-            raise TypeError(f"{self._name}.update: iterations must be a number, got {type_name(iterations)}")
-        taken = float(iterations) if fits_float(iterations) else math.inf
-        if not 0 <= taken <= MOST_ITERATIONS:
-            raise ValueError(f"{self._name}.update: iterations must be from 0 to 1e300, got {iterations}")
-        self._learner.update(max(taken - 1, 0.0))
-
-    def probabilities(self, context: float | None = None) -> Array:
-        """Return the probability (arms,) of drawing each arm next, without drawing.
-
-        Parameters
-        ----------
-        context : float, optional
-            As for :meth:`predict`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the context is not a number or is out of bounds.
-        """
-        p = np.empty(len(self.arms))
-        self._learner.probabilities(self._position("probabilities", context), p)
-        return p
-
-    def state(self) -> dict[str, Array]:
-        """Return copies of all arrays of the learner: what it has learned, and the position of its draws."""
-        return {"arms": self.arms.copy(), **{name: array.copy() for name, array in self._arrays.items()}}
-
-    def load(self, state: dict[str, Array]) -> None:
-        """Continue from where a tuner of the same arms and options was when :meth:`state` was called, draw for draw.
-
-        Parameters
-        ----------
-        state : dict of str to array
-            What :meth:`state` returned.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the state is from another kind of tuner, or from other arms or options.
-        """
-        function, expected = f"{self._name}.load", {"arms": self.arms, **self._arrays}
-        if not isinstance(state, dict):
-            raise TypeError(f"{function}: state must be a dict of arrays, got {type_name(state)}")
-        if state.keys() != expected.keys():
-            raise ValueError(f"{function}: state must have the arrays {', '.join(expected)}, got {', '.join(state)}")
-        for name, array in expected.items():
-            given = state[name]
-            if not isinstance(given, np.ndarray) or given.dtype != array.dtype:
-                raise TypeError(f"{function}: {name} must be an array of {array.dtype}, got {_dtype(given)}")
-            if given.shape != array.shape:
-                raise ValueError(f"{function}: {name} must have shape {array.shape}, got {given.shape}")
-        if not np.array_equal(state["arms"], self.arms):
-            raise ValueError(f"{function}: arms must be those of this tuner, got others")
-        self._check_state(function, state)
-        for name, array in self._arrays.items():
-            array[...] = state[name]
-
-    def _check_state(self, function: str, state: dict[str, Array]) -> None:
-        """Refuse a state that would make the compiled learner leave its arrays, or has another interval of contexts."""
-        pending, limits = state["pending"], self._limits()
-        if not ((pending >= -1).all() and (pending < limits).all() and (pending < 0).any() == (pending < 0).all()):
-            raise ValueError(f"{function}: pending must be -1 or below {limits}, got {pending.tolist()}")
-        if "bounds" in state and not np.array_equal(state["bounds"], self._arrays["bounds"]):
-            bounds = self._arrays["bounds"].tolist()
-            raise ValueError(f"{function}: bounds must be {bounds}, got {state['bounds'].tolist()}")
-
-    def _limits(self) -> list[int]:
-        raise NotImplementedError
-
-    @property
-    def _pending(self) -> Array:
-        return self._arrays["pending"]
-
-
-class TsallisINF(_Tuner):
+class TsallisINF(Tuner):
     """p_i = 4 / (eta (k_i / scale - x))^2: a bandit that converges to the one best omega of a sequence of systems.
 
     k_i estimates the sum of (iterations - 1) that arm i would have had, eta = 2 / sqrt(t), scale is the mean, and x
@@ -289,18 +116,18 @@ class ContextualTsallisINF(TsallisINF):
     """
 
     def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], bins: int = 5, rng: Rng = None) -> None:
-        _Tuner.__init__(self, arms, rng)
-        self._arrays["bounds"] = _checked_bounds(self._name, bounds)
+        Tuner.__init__(self, arms, rng)
+        self._arrays["bounds"] = checked_bounds(self._name, bounds)
         self._low, self._high = self._arrays["bounds"].tolist()
         self._bins = count(self._name, "bins", bins, 1, MOST_BINS)
         self._begin(self._bins)
 
     def _position(self, function: str, context: object) -> int:
-        share = _share(f"{self._name}.{function}", context, self._low, self._high)
-        return min(int(share * self._bins), self._bins - 1)
+        at = share(f"{self._name}.{function}", context, self._low, self._high)
+        return min(int(at * self._bins), self._bins - 1)
 
 
-class ChebCB(_Tuner):
+class ChebCB(Tuner):
     """theta_i: polynomials of the context that predict the iterations of each omega; good arms are drawn more often.
 
     For each arm, sum_j theta_ij T_j(context) is fitted to (iterations - 1) by least squares within the box that
@@ -351,7 +178,7 @@ class ChebCB(_Tuner):
         if degree > 64:
             raise ValueError(f"{self._name}: degree must be at most 64, got {degree}")
         d, m, own = len(self.arms), degree + 1, self._arrays
-        own["bounds"] = _checked_bounds(self._name, bounds)
+        own["bounds"] = checked_bounds(self._name, bounds)
         self._low, self._high = own["bounds"].tolist()
         own |= {"gram": np.zeros((d, m, m)), "moment": np.zeros((d, m)), "square": np.zeros(d)}
         own |= {"theta": np.zeros((d, m)), "misfit": np.zeros(d), "feature": np.zeros(m), "numbers": np.zeros(4)}
@@ -366,59 +193,7 @@ class ChebCB(_Tuner):
         self._learner = _core.relax.Chebyshev(d, m, lebesgue, *(self._arrays[name] for name in names))
 
     def _position(self, function: str, context: object) -> float:
-        return 2 * _share(f"{self._name}.{function}", context, self._low, self._high) - 1
+        return 2 * share(f"{self._name}.{function}", context, self._low, self._high) - 1
 
     def _limits(self) -> list[int]:
         return [len(self.arms)]
-
-
-def _seed(function: str, rng: Rng) -> int:
-    """Return the seed, or one that a generator draws."""
-    generator = np.random.default_rng() if rng is None else rng
-    if isinstance(generator, np.random.Generator):
-        return int(generator.integers(2**64, dtype=np.uint64))
-    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
-        raise TypeError(f"{function}: rng must be None, an int or a numpy.random.Generator, got {type_name(rng)}")
-    return count(function, "rng", rng, 0, _MASK)
-
-
-# ---- checks ---------------------------------------------------------------------------------------------------------
-
-
-def _checked_arms(function: str, arms: npt.ArrayLike) -> Array:
-    try:
-        array = np.array(arms, np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: arms must be numbers, got {type_name(arms)}") from None
-    except OverflowError:
-        array = np.full(1, math.inf)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"{function}: arms must be at least one finite number in a row, got {arms!r}")
-    array.flags.writeable = False
-    return array
-
-
-def _checked_bounds(function: str, bounds: object) -> Array:
-    try:
-        array = np.array(bounds, np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: bounds must be two numbers, got {type_name(bounds)}") from None
-    except OverflowError:
-        array = np.full(2, math.inf)
-    if array.shape != (2,) or not np.isfinite(array).all() or not array[0] < array[1]:
-        raise ValueError(f"{function}: bounds must be two finite numbers, the lower one first, got {bounds}")
-    return array
-
-
-def _share(function: str, context: object, low: float, high: float) -> float:
-    """Return the relative position of the context in the interval, from 0 to 1."""
-    if isinstance(context, bool) or not isinstance(context, numbers.Real):
-        raise TypeError(f"{function}: context must be a number, got {type_name(context)}")
-    at = float(context) if fits_float(context) else math.inf
-    if not low <= at <= high:
-        raise ValueError(f"{function}: context must be from {low} to {high}, got {context}")
-    return (at - low) / (high - low)
-
-
-def _dtype(x: object) -> str:
-    return f"dtype {x.dtype}" if isinstance(x, np.ndarray) else type_name(x)

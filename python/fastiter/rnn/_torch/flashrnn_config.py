@@ -128,13 +128,13 @@ class FlashRNNConfig:
     recurrent_shape: str = "GHDP"
     bias_shape: str = "GHD"
     dtype: Dtype | None = None
-    dtype_acc: str | None = "float32"
+    dtype_acc: Literal["float32"] | None = "float32"
     dtype_b: str | None = None
     dtype_r: str | None = None
     dtype_w: str | None = None
     dtype_g: str | None = None
     dtype_s: str | None = None
-    dtype_a: str | None = None
+    dtype_a: Literal["float32"] | None = None
     enable_automatic_mixed_precision: bool = True
     trainable_r: bool | Sequence[bool] = True
     trainable_b: bool | Sequence[bool] = True
