@@ -68,10 +68,11 @@ def scans() -> Iterator[Case]:
         a, x = (rng.uniform(-1, 1, (3, 100, D)).astype(dtype) for _ in range(2))
         name = f"linear_scan {np.dtype(dtype)} {D} {reverse}"
         yield name, lambda a=a, x=x, r=reverse: fastiter.linear_scan(a, x, reverse=r)
-    for cell, dtype, method in itertools.product(("paragru", "paralstm"), REAL, ("sequential", "newton")):
+    gates = {"paragru": 3, "paralstm": 3, "paraslstm": 4}
+    for cell, dtype, method in itertools.product(gates, REAL, ("sequential", "newton")):
         rng = generator(9)
-        wx, weights = rng.standard_normal((2, 40, 3, 24)), rng.uniform(-1, 1, (3, 24))
-        given = [wx, weights] if cell == "paragru" else [wx, weights, rng.uniform(-1, 1, (2, 24))]
+        wx, weights = rng.standard_normal((2, 40, gates[cell], 24)), rng.uniform(-1, 1, (gates[cell], 24))
+        given = [wx, weights, *([rng.uniform(-1, 1, (2, 24))] if cell == "paralstm" else [])]
         call = functools.partial(getattr(fastiter, cell), *(y.astype(dtype) for y in given), method=method)
         yield f"{cell} {np.dtype(dtype)} {method}", call
     for dtype, K in itertools.product(REAL, (1, 2, 3, 8)):
@@ -99,12 +100,32 @@ def scans() -> Iterator[Case]:
         yield f"causal_conv1d {np.dtype(dtype)} {D} {W}", call
 
 
+def attentions() -> Iterator[Case]:
+    from fastiter import ssm
+
+    for dtype, (T, K) in itertools.product(REAL, ((9, 5), (150, 32))):
+        rng = generator(T, K)
+        q, k, v, a, b = (rng.standard_normal((2, T, 2, K)).astype(dtype) / K for _ in range(5))
+        i, f, dt = (rng.standard_normal((2, T, 2)).astype(dtype) for _ in range(3))
+        rates = -rng.uniform(0, 2, 2).astype(dtype)
+        given: dict[str, tuple[Any, ...]] = {
+            "linear_attention": (q, k, v, -abs(f)),
+            "dplr_delta_rule": (q, k, v, a, b, -abs(f)),
+            "mlstm": (q, k, v, i, f),
+            "ssd": (v, abs(dt), rates, k, q),
+        }
+        for function, arguments in given.items():
+            call = functools.partial(getattr(ssm, function), *arguments)
+            yield f"{function} {np.dtype(dtype)} {T} {K}", call
+
+
 def numbers() -> Iterator[Case]:
     from fastiter import quant
 
     for text, dtype in itertools.product(FORMATS, REAL):
         x = (generator(3).standard_normal((6, 64)) * 3).astype(dtype)
         yield f"quantize {text} {np.dtype(dtype)}", lambda x=x, f=text: quant.quantize(x, f)
+        yield f"encode {text} {np.dtype(dtype)}", lambda x=x, f=text: quant.decode(quant.encode(x, f), f)
     a, b = (quant.FixedArray(generator(i).uniform(-4, 4, (24, 24)), "fixed<12,4,RND,SAT>") for i in range(2))
     yield "fixed_matmul", lambda: np.asarray(quant.fixed_matmul(a, b, "fixed<16,8,TRN,WRAP>").codes)
     x, y = (generator(i).standard_normal((24, 40)).astype(np.float32) for i in (1, 2))
@@ -131,6 +152,9 @@ def relaxations() -> Iterator[Case]:
                 return getattr(relax, method)(A, b, max_steps=25, **more).value
 
         yield f"{method} {np.dtype(dtype)}", solve
+
+
+ON_ARRAYS = (recurrences, scans, attentions, numbers, relaxations)
 
 
 # ---- Tensors and their gradients ------------------------------------------------------------------------------------
@@ -182,10 +206,8 @@ def record(threads: int) -> dict[str, str]:
     import fastiter
 
     fastiter.set_num_threads(threads)
-    families = (recurrences, scans, numbers, relaxations, tensors)
-    return {
-        name: hashlib.sha256(b"".join(bytes_of(call()))).hexdigest() for family in families for name, call in family()
-    }
+    cases = (case for family in (*ON_ARRAYS, tensors) for case in family())
+    return {name: hashlib.sha256(b"".join(bytes_of(call()))).hexdigest() for name, call in cases}
 
 
 def in_process(isa: str, threads: int) -> dict[str, str]:

@@ -147,6 +147,11 @@ def test_busy_cores_change_no_bit() -> None:
             process.wait()
 
 
+def test_calls_of_several_python_threads_have_the_bits_of_calls_alone() -> None:
+    done = run_python("from tests.core.concurrent_calls import main; main()")
+    assert done.stdout.endswith("calls in 4 threads, teams of fastiter\n") and done.returncode == 0, done.stderr
+
+
 def test_a_forked_child_has_threads_of_its_own() -> None:
     """Parent and child run at the same time; the child reports by its exit status, as two processes' prints mix."""
     code = BITS.format(counts=[2]) + (
