@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from .._public import publish
 from . import examples
+from ._average import AverageSolution, average, extended_value_iteration
+from ._finite import FiniteHorizon, finite_horizon
 from ._iwocs import RobustPolicy, iwocs
 from ._mdp import MDP
 from ._result import MDPProgress, MDPSolution
 from ._robust import robust
 
-__all__ = ["MDP", "MDPProgress", "MDPSolution", "RobustPolicy", "examples", "iwocs", "robust"]
+__all__ = [
+    "MDP",
+    "AverageSolution",
+    "FiniteHorizon",
+    "MDPProgress",
+    "MDPSolution",
+    "RobustPolicy",
+    "average",
+    "examples",
+    "extended_value_iteration",
+    "finite_horizon",
+    "iwocs",
+    "robust",
+]
 
 publish(globals())

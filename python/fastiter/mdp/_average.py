@@ -1,0 +1,354 @@
+"""Average rewards: relative value iteration, Howard's policy iteration, optimism within confidence sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_array, check_choice, check_flag, count, positive, type_name
+from .._solution import Solution, judged, plural
+from ._krylov import Chain, bicgstab, norm
+from ._layouts import Rows
+from ._mdp import MDP
+from ._process import Process
+from ._robust import Ambiguity, operator
+from ._work import Operator
+
+Array = npt.NDArray[Any]
+
+METHODS = ("rvi", "howard")
+#: The relative gain from which an action is better
+_BETTER = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AverageSolution(Solution):
+    """The optimal average reward of a process, in which each policy has a single recurrent class.
+
+    Attributes
+    ----------
+    gain : float
+        The middle of its bounds: the reward of a step in the long run.
+    gain_bounds : (float, float)
+        Bounds on the optimal gain; the policy's own is at least the first.
+    value : (S,)
+        The bias h, with g + h = max_a r + P h and h = 0 in state 0.
+    policy : (S,) int64
+        A policy whose gain is at least the lower bound.
+    converged : bool
+        True if the bounds came within ``tol``.
+    steps : int
+        Sweeps over all states, or policies for "howard".
+    residual : float
+        The width of the bounds: the span of the last change.
+    method, reason : str
+        The method; "converged" or "max_steps".
+    """
+
+    gain: float
+    gain_bounds: tuple[float, float]
+    policy: Any
+    tolerance: float
+
+    def _failure(self) -> str | None:
+        if self.converged:
+            return None
+        after = f"{self.residual:.2g} after {plural(self.steps)}"
+        return (
+            f"the bounds of the gain must come within {self.tolerance:.2g}, got {after}; "
+            "try tau=0.5 (periodic chains need it) or a larger max_steps"
+        )
+
+    def _details(self) -> list[str]:
+        return [f"gain {self.gain:.6g}"]
+
+
+def average(
+    problem: MDP,
+    method: Literal["rvi", "howard"] = "rvi",
+    *,
+    tau: float = 1.0,
+    sojourn: Array | None = None,
+    tol: float = 1e-6,
+    max_steps: int = 100_000,
+    value0: Array | None = None,
+    throw: bool = False,
+) -> AverageSolution:
+    """Return the largest average reward g and the bias h, g + h(s) = max_a r(s, a) + P(s, a) h.
+
+    Parameters
+    ----------
+    problem : MDP
+        A process without terminal states whose policies have one recurrent class each (unichain); its discount is
+        ignored and may be None.
+    method
+        "rvi": relative value iteration, h <- h + tau (T h - h) minus its value in state 0. "howard": policy iteration,
+        where each policy's g + h = r + P h is solved.
+    tau : float
+        In (0, 1]: the share of each step that is taken. Below 1 it converges for periodic chains, too.
+    sojourn : (rows,)
+        The mean time that each action takes, positive, for semi-Markov processes: the gain is then per unit of time.
+    tol
+        The width of the bounds of the gain at which it has converged.
+    max_steps
+        The most sweeps or policies.
+    value0 : (S,)
+        The first h, 0 by default, in the dtype of P.
+    throw
+        Raise if it does not converge, instead of a warning.
+
+    Returns
+    -------
+    AverageSolution
+        The gain with its bounds, the bias and a policy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> round(mdp.average(mdp.examples.forest(3, None), tol=1e-9).gain, 9)
+    3.24
+    """
+    function = "average"
+    check_choice(function, "method", method, METHODS)
+    check_flag(function, "throw", throw)
+    process = _unending(function, problem)
+    tau = positive(function, "tau", tau, zero=False)
+    if tau > 1:
+        raise ValueError(f"{function}: tau must be at most 1, got {tau:g}")
+    tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
+    h = np.zeros(process.states, process.dtype) if value0 is None else problem._values(function, "value0", value0)
+    scale = 1.0
+    if sojourn is not None:
+        process, scale = _per_unit_of_time(function, process, sojourn)
+        h /= h.dtype.type(scale)
+
+    def backup(v: Array, w: Array, action: Array) -> tuple[float, float]:
+        return process.model.backup(v, w, action, 1, 1.0, None)
+
+    run = _Run(process, backup, tol, max_steps)
+    found = run.relative(h, tau) if method == "rvi" else run.howard(h)
+    return judged(function, found.solution(method, scale, problem._negated), throw)
+
+
+class _Run:
+    """The iteration: the last h, T h, actions and bounds of the gain."""
+
+    def __init__(self, process: Process, backup: Operator, tol: float, max_steps: int) -> None:
+        self.process, self._backup, self.tol, self._most = process, backup, tol, max_steps
+        self.h = np.zeros(0)
+        self.action = np.empty(process.states, np.int32)
+        self.bounds, self.steps = (-np.inf, np.inf), 0
+
+    @property
+    def done(self) -> bool:
+        return self.bounds[1] - self.bounds[0] < self.tol
+
+    def relative(self, h: Array, tau: float) -> _Run:
+        """Iterate h <- h + tau (T h - h) minus its value in state 0."""
+        w = np.empty_like(h)
+        while True:
+            self.bounds = self._backup(h, w, self.action)
+            self.steps += 1
+            if tau != 1 and not self.done:
+                w *= w.dtype.type(tau)
+                w += w.dtype.type(1 - tau) * h
+            h, w = w, h
+            h -= h[0]
+            if self.done or self.steps >= self._most:
+                self.h = h
+                return self
+
+    def howard(self, h: Array) -> _Run:
+        """Iterate h <- the bias of the policy, then change actions where others are better."""
+        w = np.empty_like(h)
+        self._backup(h, w, self.action)
+        while True:
+            chain = Chain(self.process.model.chain(self.action), 1.0, h.dtype, len(h))
+            h, noise = _bias(chain, h)
+            old = self.action.copy()
+            self.bounds = self._backup(h, w, self.action)
+            gain = -chain.residual(h)  # of the old policy, up to rounding
+            better = (w - h) + gain > np.maximum(_BETTER * np.maximum(np.abs(w), 1), 2 * noise)
+            self.action = np.where(better, self.action, old)
+            self.steps += 1
+            if self.done or self.steps >= self._most or not better.any():
+                self.h = h
+                return self
+
+    def _rounding(self) -> float:
+        """Return how far rounding may move a change."""
+        rows = self.process.rows
+        size = float(np.abs(rows.reward).max(initial=0)) + float(np.abs(self.h).max(initial=0))
+        longest = int(np.diff(rows.entry).max(initial=0))
+        return size * ((longest + 3) * 2.0**-52 + float(np.finfo(self.h.dtype).eps))
+
+    def solution(self, method: str, scale: float, negated: bool) -> AverageSolution:
+        """Return the result; ``scale``: the factor of the bias of a transformed process."""
+        (low, high), sign = self.bounds, -1 if negated else 1
+        low, high = low - self._rounding(), high + self._rounding()
+        bounds = (-high, -low) if negated else (low, high)
+        return AverageSolution(
+            value=sign * self.h * self.h.dtype.type(scale),
+            converged=self.done,
+            steps=self.steps,
+            residual=self.bounds[1] - self.bounds[0],
+            method=method,
+            reason="converged" if self.done else "max_steps",
+            gain=(bounds[0] + bounds[1]) / 2,
+            gain_bounds=bounds,
+            policy=self.process.label(self.action),
+            tolerance=self.tol,
+        )
+
+
+class _BiasOperator(Chain):
+    """x - P x + x(0): with r on the right, x(0) is the gain and x - x(0) the bias."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+
+    def multiply(self, x: Array) -> Array:
+        product: Array = self._chain.multiply(x) + x[0]
+        return product
+
+
+def _bias(chain: Chain, h: Array) -> tuple[Array, float]:
+    """Return the bias of a policy, and the largest deviation of r + P h - h from a constant."""
+    reward = chain.residual(np.zeros_like(h))
+    equations = _BiasOperator(chain)
+    x = h.copy()
+    size = np.inf
+    for _ in range(20):
+        remaining = reward - equations.multiply(x)
+        if not norm(remaining) < size / 2:
+            break
+        size = norm(remaining)
+        if size == 0:
+            break
+        step = bicgstab(equations, remaining, 1e-14 * size)
+        if not np.isfinite(step).all():
+            break
+        x = x + step
+    h = x - x[0]
+    change = chain.residual(h)
+    return h, float(change.max() - change.min())
+
+
+def _unending(function: str, problem: Any) -> Process:
+    if not isinstance(problem, MDP):
+        raise TypeError(f"{function}: problem must be an MDP, got {type_name(problem)}")
+    if problem._is_semi:
+        raise ValueError(f"{function}: gamma must be one number or None, got an array")
+    process = problem._process
+    ends = np.diff(process.rows.row) == 0
+    if ends.any():
+        raise ValueError(f"{function}: problem must have no terminal states, got state {int(np.argmax(ends))}")
+    return process
+
+
+def _per_unit_of_time(function: str, process: Process, sojourn: Array) -> tuple[Process, float]:
+    """Return Schweitzer's transformation, r / t and (1 - f / t) stay + f / t P, and f, below t / (1 - P(s | s, a))."""
+    rows = process.rows
+    check_array(function, "sojourn", sojourn)
+    if sojourn.shape != rows.reward.shape:
+        raise ValueError(f"{function}: sojourn must have shape (rows,) = {rows.reward.shape}, got {sojourn.shape}")
+    if not (np.isfinite(sojourn).all() and (sojourn > 0).all()):
+        raise ValueError(f"{function}: sojourn must be finite and above 0, got others")
+    time = sojourn.astype(np.float64)
+    lengths = np.diff(rows.entry)
+    owner = np.repeat(np.arange(process.states), np.diff(rows.row)).astype(np.int32)
+    row = np.repeat(np.arange(len(time)), lengths)
+    stays = np.bincount(row, weights=rows.weight * (rows.next == owner[row]), minlength=len(time))
+    leaves = np.maximum(1 - stays, 0)
+    factor = 0.5 * float((time / np.maximum(leaves, 1e-300)).min(initial=1.0 / 1e-300))
+    factor = min(factor, float(time.min()))
+    place = np.arange(len(rows.next)) + row
+    target, weight = (np.empty(len(rows.next) + len(time), x.dtype) for x in (rows.next, rows.weight))
+    target[place], weight[place] = rows.next, (rows.weight * (factor / time)[row]).astype(rows.weight.dtype)
+    last = rows.entry[1:] + np.arange(len(time))
+    target[last], weight[last] = owner, (1 - factor / time).astype(rows.weight.dtype)
+    entry = rows.entry + np.arange(len(rows.entry))
+    reward = (rows.reward / time).astype(rows.reward.dtype)
+    return Process(Rows(rows.row, entry, target, weight, reward, rows.label), None, process.sums), factor
+
+
+def extended_value_iteration(
+    problem: MDP,
+    probability_radius: Array | float,
+    reward_radius: Array | float = 0.0,
+    *,
+    most: float = 1.0,
+    tol: float = 1e-6,
+    max_steps: int = 100_000,
+    value0: Array | None = None,
+    throw: bool = False,
+) -> AverageSolution:
+    """Return the largest average reward of all processes near a given one: UCRL2's optimistic policy.
+
+    Parameters
+    ----------
+    problem : MDP
+        The estimated process, without terminal states; its discount is ignored.
+    probability_radius, reward_radius : float or (rows,)
+        |q - P|_1 <= the first, with mass on any state; |rewards - R| <= the second.
+    most : float
+        The largest reward that is possible.
+    tol, max_steps, value0, throw
+        As for :func:`average`; UCRL2 stops at tol = 1 / sqrt(t).
+
+    Returns
+    -------
+    AverageSolution
+        The optimistic gain with its bounds, the bias and the policy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+
+    References
+    ----------
+    P. Auer, T. Jaksch, R. Ortner, Near-optimal regret bounds for reinforcement learning, 2008.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> round(mdp.extended_value_iteration(mdp.examples.riverswim(6), 0.2).gain, 4)
+    0.6
+    """
+    function = "extended_value_iteration"
+    process = _unending(function, problem)
+    if problem._negated:
+        raise ValueError(f"{function}: problem must have sense 'max', got 'min'")
+    check_flag(function, "throw", throw)
+    rows = process.rows
+    wide = _radius(function, "probability_radius", probability_radius, len(rows.reward))
+    bonus = _radius(function, "reward_radius", reward_radius, len(rows.reward))
+    reward = np.minimum(rows.reward + bonus, most).astype(rows.reward.dtype)
+    optimistic = Process(rows._replace(reward=reward), 1.0, process.sums)
+    tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
+    h = np.zeros(process.states, process.dtype) if value0 is None else problem._values(function, "value0", value0)
+    backup = operator(optimistic, Ambiguity("l1", wide, anywhere=True, best=True))
+    found = _Run(optimistic, backup, tol, max_steps).relative(h, 1.0)
+    return judged(function, found.solution("evi", 1.0, False), throw)
+
+
+def _radius(function: str, name: str, x: Any, rows: int) -> Array:
+    radius = np.asarray(x, np.float64)
+    if radius.shape not in ((), (rows,)):
+        raise ValueError(f"{function}: {name} must be a number or have shape (rows,) = ({rows},), got {radius.shape}")
+    if not (np.isfinite(radius).all() and (radius >= 0).all()):
+        raise ValueError(f"{function}: {name} must be finite and at least 0, got others")
+    return np.ascontiguousarray(np.broadcast_to(radius, (rows,)))

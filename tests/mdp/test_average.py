@@ -1,0 +1,165 @@
+"""Average rewards, optimistic ones and finite horizons against enumeration of all policies and known values."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+import fastiter
+from fastiter import mdp
+from fastiter.mdp import MDP, average, examples, extended_value_iteration, finite_horizon
+from tests.mdp.cases import mdp_of, random_process
+
+
+def best_by_enumeration(P: np.ndarray, R: np.ndarray, time: Any = None) -> float:
+    """Return the largest gain of all deterministic policies, from their stationary distributions."""
+    S, A = R.shape
+    best = -np.inf
+    for policy in itertools.product(range(A), repeat=S):
+        chosen = np.arange(S), np.array(policy)
+        system = np.vstack([np.eye(S) - P[chosen].T, np.ones(S)])
+        share = np.linalg.lstsq(system, np.append(np.zeros(S), 1.0), rcond=None)[0]
+        length = 1.0 if time is None else share @ time[chosen]
+        best = max(best, float(share @ R[chosen] / length))
+    return best
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("method", ["rvi", "howard"])
+def test_the_best_gain_of_all_policies(method: Any, dtype: str) -> None:
+    tol = 1e-8 if dtype == "float64" else 1e-4
+    for seed in range(4):
+        P, R = random_process(5, 2, 90 + seed, unequal=False)
+        P = 0.9 * P + 0.02  # one recurrent class
+        problem = mdp_of(P, R, None, dtype)
+        found = average(problem, method, tol=tol)
+        expected = best_by_enumeration(P, R)
+        low, high = found.gain_bounds
+        assert low - 1e-6 <= expected <= high + 1e-6 and abs(found.gain - expected) <= tol
+        h = found.value.astype(float)
+        change = (R + P @ h).max(axis=1) - h
+        assert np.ptp(change) <= 2 * tol and found.converged and h[0] == 0
+        again = average(problem, value0=found.value, tol=10 * tol)
+        assert again.steps == 1
+        costs = average(mdp_of(P, -R, None, dtype, sense="min"), method, tol=tol)
+        assert costs.gain == pytest.approx(-found.gain, abs=tol) and costs.gain_bounds[0] <= costs.gain
+
+
+def test_semi_markov_gains_are_per_unit_of_time() -> None:
+    for seed in range(3):
+        P, R = random_process(5, 2, 95 + seed, unequal=False)
+        P = 0.9 * P + 0.02
+        time = np.random.default_rng(seed).uniform(0.2, 3, R.shape)
+        for method in ("rvi", "howard"):
+            found = average(mdp_of(P, R, None), method, sojourn=time.reshape(-1), tol=1e-10)
+            assert found.gain == pytest.approx(best_by_enumeration(P, R, time), abs=1e-9)
+            h = found.value
+            assert np.ptp((R - found.gain * time + P @ h).max(axis=1) - h) < 1e-8
+
+
+def test_known_gains() -> None:
+    forest = average(examples.forest(3, None), tol=1e-10)
+    assert forest.gain == pytest.approx(3.24, abs=1e-12) and forest.policy.tolist() == [0, 0, 0]
+    river = examples.riverswim(6)
+    steps = []
+    for tau in (1.0, 0.9, 0.5):
+        found = average(river, tau=tau, tol=1e-10)
+        assert found.gain == pytest.approx(0.428622434, abs=5e-10) and found.policy.tolist() == [1] * 6
+        assert np.ptp(found.value) == pytest.approx(6.3103243, abs=5e-8)
+        steps.append(found.steps)
+    assert steps[:2] == [113, 126] and 226 <= steps[2] <= 240
+    howard = average(river, "howard", tol=1e-10)
+    assert howard.gain == pytest.approx(found.gain, abs=1e-10) and howard.steps <= 8
+
+
+def test_a_periodic_chain_needs_tau() -> None:
+    cycle = MDP([np.eye(2)[::-1].copy()], np.array([1.0, 0.0]), None)
+    with pytest.warns(
+        fastiter.ConvergenceWarning, match=r"got 1 after 50 steps; try tau=0.5 \(periodic chains need it\)"
+    ):
+        assert average(cycle, max_steps=50).gain_bounds == pytest.approx((0, 1), abs=1e-12)
+    found = average(cycle, tau=0.5)
+    assert (found.gain, found.steps) == (0.5, 2) and average(cycle, "howard").gain == pytest.approx(0.5, abs=1e-12)
+    with pytest.raises(fastiter.ConvergenceError):
+        average(cycle, max_steps=50, throw=True)
+
+
+def test_optimism() -> None:
+    river, truth = examples.riverswim(6), 0.428622434
+    gains = [extended_value_iteration(river, radius, tol=1e-8).gain for radius in (0, 0.1, 0.2, 0.5)]
+    assert gains == pytest.approx([truth, 0.53333, 0.6, 0.8], abs=5e-6)
+    assert extended_value_iteration(river, 0.0, 0.1, tol=1e-8).gain > truth
+    assert extended_value_iteration(river, 2.0, 5.0).gain == pytest.approx(1.0)  # the largest reward that is possible
+    wide = np.full(river.rows, 0.1)
+    assert extended_value_iteration(river, wide, tol=1e-8).gain == gains[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_finite_horizons(dtype: str) -> None:
+    H, steps = 4, [random_process(7, 3, 100 + h) for h in range(4)]
+    last = np.random.default_rng(101).standard_normal(7).astype(dtype)
+    found = finite_horizon([mdp_of(P, R, None, dtype) for P, R in steps], value=last)
+    v = last.astype(float)
+    for h in range(H - 1, -1, -1):
+        P, R = steps[h]
+        q = R + P @ v
+        v = q.max(axis=1)
+        np.testing.assert_allclose(found.value[h], v, rtol=0, atol=1e-12 if dtype == "float64" else 1e-5)
+        assert np.array_equal(found.policy[h], q.argmax(axis=1))
+    assert found.value.shape == (H + 1, 7) and found.policy.shape == (H, 7) and np.array_equal(found.value[H], last)
+
+
+def test_one_process_for_all_steps() -> None:
+    P, R = random_process(7, 3, 102, unequal=False)
+    long = finite_horizon(mdp_of(P, R, 0.8), 80)
+    np.testing.assert_allclose(long.value[0], mdp_of(P, R, 0.8).solve(tol=1e-9).value, rtol=0, atol=1e-6)
+    costs = finite_horizon(mdp_of(P, -R, 0.8, sense="min"), 80)
+    assert np.array_equal(costs.value, -long.value) and np.array_equal(costs.policy, long.policy)
+
+
+RIVER = examples.riverswim(6)
+WRONG: list[tuple[Any, type[Exception], str]] = [
+    (lambda: average(RIVER, "vi"), ValueError, "average: method must be one of 'rvi', 'howard', got 'vi'"),
+    (lambda: average(1), TypeError, "average: problem must be an MDP, got int"),
+    (
+        lambda: average(examples.gridworld(3, 1.0)),
+        ValueError,
+        "average: problem must have no terminal states, got state 8",
+    ),
+    (lambda: average(RIVER, tau=1.5), ValueError, "average: tau must be at most 1, got 1.5"),
+    (
+        lambda: average(RIVER, sojourn=np.ones(3)),
+        ValueError,
+        "average: sojourn must have shape (rows,) = (12,), got (3,)",
+    ),
+    (lambda: average(RIVER, sojourn=np.zeros(12)), ValueError, "average: sojourn must be finite and above 0"),
+    (lambda: average(RIVER, value0=np.ones(2)), ValueError, "average: value0 must have shape (S,) = (6,), got (2,)"),
+    (lambda: extended_value_iteration(RIVER, -1.0), ValueError, "extended_value_iteration: probability_radius must be"),
+    (
+        lambda: extended_value_iteration(RIVER, np.ones(3)),
+        ValueError,
+        "extended_value_iteration: probability_radius must",
+    ),
+    (lambda: finite_horizon(RIVER), TypeError, "finite_horizon: horizon must be an int for one MDP, got None"),
+    (lambda: finite_horizon([]), TypeError, "finite_horizon: problem must be an MDP or a sequence of MDPs, got list"),
+    (lambda: finite_horizon([RIVER], 2), TypeError, "finite_horizon: horizon must be None for a sequence of MDPs"),
+    (lambda: finite_horizon([RIVER, examples.riverswim(5)]), ValueError, "finite_horizon: problem must have the same"),
+    (lambda: finite_horizon(RIVER, 0), ValueError, "finite_horizon: horizon must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(WRONG)))
+def test_wrong_arguments(case: int) -> None:
+    call, error, message = WRONG[case]
+    with pytest.raises(error) as raised:
+        call()
+    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+
+
+def test_names() -> None:
+    assert isinstance(average(RIVER), mdp.AverageSolution) and repr(average(RIVER)).startswith("AverageSolution(rvi, ")
