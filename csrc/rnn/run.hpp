@@ -4,11 +4,12 @@
 
 namespace fastiter::rnn {
 
-// Offset added to the code of a cell whose states are rounded: see python/fastiter/rnn/_cells.py.
-constexpr int64_t kRoundsStates = 8;
+// Added to the code of a cell whose states, or products r h, are rounded: see python/fastiter/rnn/_cells.py.
+constexpr int64_t kRoundsStates = 8, kRoundsProducts = 16;
 inline void set_cell(RnnShape& shape, int64_t code) {
     shape.cell = Cell(code % kRoundsStates);
-    shape.rounds_states = code >= kRoundsStates;
+    shape.rounds_states = code & kRoundsStates;
+    shape.rounds_products = code & kRoundsProducts;
 }
 
 // lengths are in batch order (nullptr: all T). Fills in order, plan and workspace.

@@ -257,7 +257,7 @@ def test_tirex_forecast(tmp_path: Path) -> None:
     assert output.startswith("accelerated blocks.0.slstm_layer.slstm_cell: sLSTMCell")
     difference = re.search(r"^largest difference of the quantiles: (\S+) of their range$", output, re.MULTILINE)
     assert difference is not None
-    assert float(difference[1]) < 2**-7  # tirex's cell computes in bfloat16
+    assert float(difference[1]) < 2**-12  # of so few steps and layers
     assert len(re.findall(r"^\d+ series +\S+ +\S+ +\S+$", output, re.MULTILINE)) == 2
 
 

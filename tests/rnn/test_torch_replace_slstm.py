@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+import fastiter  # noqa: E402
 from fastiter.torch import replace  # noqa: E402
 from tests.rnn.cases_nn import one_thread, randn  # noqa: E402, F401
 from tests.rnn.xlstm_like import Block, Cell, Config, TirexCell, TirexConfig  # noqa: E402
@@ -90,18 +91,51 @@ def test_under_autocast():
     assert (output - exact).abs().max() <= 2**-5 * exact.abs().max()
 
 
-def test_tirex_is_more_exact_than_its_own_loop():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_tirex_rounds_as_its_own_loop(dtype):
+    """All but a few bfloat16 numbers are the same bits, which float32 between the steps would not give."""
     torch.manual_seed(0)
-    cell, x = TirexCell(TirexConfig()), randn(B, 20, 48, dtype=torch.float32)
-    inner = Cell(Config(), "cuda").double()
-    inner.load_state_dict(cell.state_dict())
-    exact, _ = inner(x.double())
-    theirs = (cell(x, None)[0] - exact).abs().max()
-    assert list(report_of(replace, cell).replaced) == [""]
-    output, state = cell(x, state=None)
-    assert (output - exact).abs().max() <= theirs / 10
-    torch.testing.assert_close(cell(x, state)[0], inner(x.double(), state.double())[0].float(), rtol=1e-4, atol=1e-4)
+    cell, x = TirexCell(TirexConfig(96, 3)).to(dtype), randn(B, 20, 384, dtype=dtype)
+    both = []
+    for make in (lambda c: c, replaced):
+        cell = make(cell)
+        state = torch.zeros(4, B, 96, dtype=dtype)
+        both.append([gradients(cell, x, state)])
+        state = both[0][0][1].detach()  # from the state reached
+        both[-1].append(gradients(cell, x, state))
+    for some in zip(*both, strict=True):
+        for k, (theirs, ours) in enumerate(zip(*some, strict=True)):
+            assert ours.dtype == theirs.dtype == dtype
+            assert k >= 2 or (ours == theirs).double().mean() > 0.99, "output" if k == 0 else "state"
+            assert (ours - theirs).double().norm() <= 2**-6 * theirs.double().norm()
+    fastiter.set_num_threads(2)
+    assert cell(x, None)[0].equal(both[1][0][0])
+    assert cell(x[:, :0], None)[0].shape == (B, 3, 0, 32) and cell(x[:0], None)[1].shape == (4, 0, 96)
     assert restored_names(cell) == [""] and type(cell) is TirexCell
+
+
+def replaced(cell):
+    assert list(report_of(replace, cell).replaced) == [""]
+    return cell
+
+
+def test_second_derivatives_of_tirex():
+    torch.manual_seed(0)
+    cell, x = TirexCell(TirexConfig(24, 3)), randn(B, 5, 96, dtype=torch.float32).requires_grad_()
+    both = []
+    for make in (lambda c: c, replaced):
+        output, state = make(cell)(x, None)
+        (dx,) = torch.autograd.grad(output.square().sum() + state.sum(), x, create_graph=True)
+        both.append(torch.autograd.grad(dx.square().sum(), [x, *cell.parameters()]))
+    for theirs, ours in zip(*both, strict=True):
+        assert (ours - theirs).norm() <= 2**-4 * theirs.norm()
+
+
+class WithoutRounding(TirexCell):
+    def forward(self, input, state):
+        inner = Cell(Config(self.config.embedding_dim, self.config.num_heads), "cuda")
+        inner.load_state_dict(self.state_dict())
+        return inner(input, state)
 
 
 def test_in_a_block_and_hooks_do_not_fire():
@@ -142,6 +176,7 @@ def test_what_is_left_and_why():
     cells = [Capped(Config()), OtherOrder(Config()), *(Cell(Config(**clip)) for clip in clipped)]
     cells += [Cell(Config(function="gru")), TirexCell(TirexConfig(), "cuda"), Cell(Config()).half(), Cell(Config())]
     cells[-1].forward = lambda x: x
+    cells.append(WithoutRounding(TirexConfig()))
     cells += [NotAsked((3, 4, 16), 47, Config()), NotAsked((3, 4, 16), 48, None)]
     cells += [NotAsked((3, 4, 16), 48, SimpleNamespace(num_heads="3", head_dim=4, num_gates=4))]
     model = nn.ModuleList(cells)
@@ -157,4 +192,6 @@ def test_what_is_left_and_why():
         "6": "its forward fails: xlstm package not found!",
         "7": "its _recurrent_kernel_ is float16 on cpu",
         "8": "its forward was replaced",
+        "9": "its forward does not compute what fastiter.torch.slstm does with the products and states rounded to "
+        "bfloat16",
     }

@@ -51,7 +51,7 @@ def slstm_step(raw, states):
     i, f, z, o = raw
     log_f = m + F.logsigmoid(f)
     new = i if torch.all(n == 0) else torch.maximum(i, log_f)
-    gate_i, gate_f = torch.exp(i - new), torch.exp(log_f - new)
+    gate_i, gate_f = torch.exp(i - new), torch.exp(log_f - new).clamp(max=1)
     c, n = gate_f * c + gate_i * torch.tanh(z), gate_f * n + gate_i
     return torch.stack([torch.sigmoid(o) * c / n, c, n, new])
 
@@ -105,7 +105,7 @@ class Cell(nn.Module):
 
 
 class TirexCell(nn.Module):
-    """Cell of tirex, which computes in bfloat16 for any input dtype."""
+    """Cell of tirex, which rounds products and states to bfloat16 and computes the rest of a step in float32."""
 
     def __init__(self, config, backend="torch"):
         super().__init__()
@@ -116,12 +116,18 @@ class TirexCell(nn.Module):
     def forward(self, input, state):
         if self.backend == "cuda":
             raise ValueError("xlstm package not found!")
-        inner = Cell(Config(self.config.embedding_dim, self.config.num_heads), "cuda")
-        inner._recurrent_kernel_ = nn.Parameter(self._recurrent_kernel_.bfloat16())
-        inner._bias_ = nn.Parameter(self._bias_)
-        first = input.new_zeros(4, input.shape[0], input.shape[2] // 4) if state is None else state
-        output, last = inner(input.bfloat16(), first.bfloat16())
-        return output.to(input.dtype), last.to(input.dtype)
+        heads, width, rows = self.config.num_heads, self.config.head_dim, input.shape[0]
+        kernel, bias = self._recurrent_kernel_.bfloat16(), self._bias_.float().view(heads, 4, width)
+        states = input.new_zeros(4, rows, heads * width) if state is None else state
+        states, every = states.bfloat16(), []
+        for wx in input.bfloat16().transpose(0, 1):
+            product = torch.matmul(states[0].view(rows, heads, 1, width), kernel).view(rows, heads, 4, width)
+            raw = wx.view(rows, 4, -1).float() + product.transpose(1, 2).flatten(2).float()
+            i, f, z, o = (raw + bias.transpose(0, 1).flatten(1)).unbind(1)
+            states = slstm_step((i, f.clamp(max=15), z, o), states.float()).bfloat16()
+            every.append(states[0])
+        output = torch.stack(every, 1).view(rows, -1, heads, width).transpose(1, 2)
+        return output.to(input.dtype), states.to(input.dtype)
 
 
 class Block(nn.Module):

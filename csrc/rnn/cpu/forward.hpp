@@ -206,8 +206,7 @@ template <class S, class C> struct Forward {
         for (int k = 1; k < states; ++k) store(s_line(k, line.i) + d, w.state[k]);
     }
 
-    // Maximum vectors of units of one row in a tile, and addresses that the tile prefetches: x, the states and the
-    // saved values
+    // Maximum vectors of units of one row in a tile, and addresses that the tile prefetches
     static constexpr int kVectors = kOneRow * U, kAddresses = kVectors * (G + states + C::saved);
     typedef Addresses<R, kAddresses> TileAddresses;
     static constexpr int64_t kOfLine = max_of(1, 64 / (W * int64_t(sizeof(S)))); // vectors per cache line of wx or h
@@ -242,16 +241,17 @@ template <class S, class C> struct Forward {
         }
     }
 
-    // out = b + r h for `count` rows of h with row stride `stride`, for `some` panels
+    // out = b + r h for `count` rows of h with row stride `stride`, for `some` panels; r h may be rounded
     void add_products(int64_t n, int64_t panel, int some, const S* x, int64_t stride, int count, Fetch fetch,
                       vec<T>* out) {
         const S* r = packed + (n * panels + panel) * panel_size();
-        multiply<S>(registers, count, units_of(panel) * G, some,
-                    {x, stride, r, panel_size(), D, bias + bias_of(n, panel), out, fetch});
+        const T *b = bias + bias_of(n, panel), *start = shape.rounds_products ? nullptr : b;
+        const int nv = units_of(panel) * G, V = some * nv;
+        multiply<S>(registers, count, nv, some, {x, stride, r, panel_size(), D, start, out, fetch});
+        for (int i = 0; !start && i < count * V; ++i) out[i] = rounded<S>(out[i]) + load(b + i % V * W);
     }
 
-    // out = W x + b of the inputs for rows [first, first + count) and `some` panels: bitwise equal to the matrix
-    // product's
+    // out = W x + b of the inputs for rows [first, first + count), bitwise equal to the matrix product's
     void add_inputs(int64_t n, int64_t panel, int some, int64_t first, int count, vec<T>* out) {
         const S* w = packed_x + (n * panels + panel) * panel_size_x();
         const int nv = units_of(panel) * G, V = some * nv;

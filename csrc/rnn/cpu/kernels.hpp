@@ -55,6 +55,8 @@ struct RnnShape {
     int64_t reset_row = 0;
     // Whether the states other than h are rounded to h's storage type after each step, as h is
     bool rounds_states = false;
+    // Whether r h is rounded to h's storage type, too, before b is added to it
+    bool rounds_products = false;
     // Bounds of |h| after each step, and of the gradient of h passed back from each step
     double clip_state = __builtin_inf(), clip_grad = clip_state;
 

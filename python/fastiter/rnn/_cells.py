@@ -16,6 +16,10 @@ from .._layouts import torch_features_hint, torch_state_hint, torch_weight_hint
 Shape = tuple[int, ...]
 
 
+#: Added to the code of a cell
+_ROUNDS_STATES, _ROUNDS_PRODUCTS = 8, 16
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell: its number in the kernels, gates, states, and how many values a step saves for the backward pass."""
@@ -32,6 +36,21 @@ class Cell:
         return self.code, self.gates, len(self.states), self.saved
 
     @property
+    def rounds_states(self) -> bool:
+        """Whether the states other than h are rounded to its dtype after each step."""
+        return bool(self.code & _ROUNDS_STATES)
+
+    @property
+    def rounds_products(self) -> bool:
+        """Whether r h is rounded to the dtype of h before it is added."""
+        return bool(self.code & _ROUNDS_PRODUCTS)
+
+    @property
+    def kind(self) -> str:
+        """The name of the cell without the roundings."""
+        return self.name.partition("_rounding")[0]
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """The names in messages of the parts of the state."""
         return tuple(f"state {name}" for name in self.states)
@@ -45,9 +64,11 @@ CELLS = {
         Cell("lstm", 2, 4, ("h", "c"), 4),
         Cell("gru", 3, 3, ("h",), 4),
         Cell("slstm", 4, 4, ("h", "c", "n", "m"), 4),
-        # Variants whose c, n and m are rounded to h's dtype after each step, as in FlashRNN; code: that of the base + 8
-        Cell("lstm_rounding", 8 + 2, 4, ("h", "c"), 4),
-        Cell("slstm_rounding", 8 + 4, 4, ("h", "c", "n", "m"), 4),
+        # Variants whose c, n and m are rounded to h's dtype after each step, as in FlashRNN
+        Cell("lstm_rounding", _ROUNDS_STATES + 2, 4, ("h", "c"), 4),
+        Cell("slstm_rounding", _ROUNDS_STATES + 4, 4, ("h", "c", "n", "m"), 4),
+        # The same with the product r h rounded, too, as in TiRex
+        Cell("slstm_rounding_products", _ROUNDS_PRODUCTS + _ROUNDS_STATES + 4, 4, ("h", "c", "n", "m"), 4),
     )
 }
 

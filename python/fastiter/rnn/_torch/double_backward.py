@@ -159,8 +159,6 @@ class _Step:
 
     def __init__(self, call: Call, r: Tensor, b: Tensor | None, stored: torch.dtype) -> None:
         self.call, self.r, self.b, self.stored = call, r, b, stored
-        name = call.cell.name
-        self.rounds_states, self.kind = name.endswith("_rounding"), name.removesuffix("_rounding")
         bound = call.clip_state
         self.clip_state = None if bound is None else float(torch.tensor(bound, dtype=stored, device="cpu"))
 
@@ -170,20 +168,23 @@ class _Step:
             prev = [torch.where(drops, 0, s) for s in prev]
         if self.call.clip_grad is not None:
             prev[0] = _ClipGradient.apply(prev[0], self.call.clip_grad)
+        cell = self.call.cell
         y = torch.einsum("gnij,bnj->bgni", self.r, prev[0])
+        if cell.rounds_products:
+            y = y.to(self.stored).to(y.dtype)
         y = y if self.b is None else y + self.b
         if self.call.from_saved:
             saved = x.detach()
-            x = Valued.apply(x, _X_OF_SAVED[self.kind](saved, y.detach()))
+            x = Valued.apply(x, _X_OF_SAVED[cell.kind](saved, y.detach()))
         if valid is not None:  # 0 times a NaN in the padding would be NaN
             x = torch.where(valid.unsqueeze(1), x, 0)
-        h, *others = _STEPS[self.kind](x, y, tuple(prev))
-        if self.call.from_saved and not self.call.cell.saved:
+        h, *others = _STEPS[cell.kind](x, y, tuple(prev))
+        if self.call.from_saved and not cell.saved:
             h = Valued.apply(h, saved[:, 0])  # the saved h, which is already clamped
         if self.clip_state is not None:
             held = h.detach().clamp(-self.clip_state, self.clip_state)
             h = torch.where(h.abs() < self.clip_state, h, held)
-        if self.rounds_states:
+        if cell.rounds_states:
             others = [s.to(self.stored).to(s.dtype) for s in others]
         return h.to(self.stored).to(h.dtype), *others
 

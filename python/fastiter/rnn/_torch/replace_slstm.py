@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .functional import lstm, slstm
 from .nn.slstm_layouts import recurrence_of
+from .run import rounding_products
 
 _KERNEL, _BIAS = "_recurrent_kernel_", "_bias_"  # as in all of their checkpoints
 _CELLS = {"slstm": slstm, "lstm": lstm}
@@ -31,17 +32,30 @@ def forward_of_cell(
     """
     config = self.config
     heads, width = config.num_heads, config.head_dim
-    kernel, bias = getattr(self, _KERNEL), getattr(self, _BIAS)
+    kernel, bias, is_tirex = getattr(self, _KERNEL), getattr(self, _BIAS), _is_tirex(config)
+    kernel = kernel.bfloat16() if is_tirex else kernel
     wx = input.to(kernel.dtype).unflatten(-1, (4, heads, width))
     if getattr(config, "input_shape", "BSGNH") == "SBGNH":
         wx = wx.transpose(0, 1)
-    r, b = recurrence_of(kernel, bias.to(kernel.dtype), heads, width)
+    r, b = recurrence_of(kernel, bias.float() if is_tirex else bias.to(kernel.dtype), heads, width)
     first = None
     if state is not None:
         rest = torch.float32 if kernel.dtype.itemsize == 2 else kernel.dtype
+        state = state.bfloat16() if is_tirex else state
         first = [s.unflatten(-1, (heads, width)).to(rest if k else kernel.dtype) for k, s in enumerate(state)]
-    h, last = _CELLS[_function(config)](wx, r, b, first)[:2]
+    if is_tirex and wx.device.type == "cpu":
+        h, last = rounding_products(wx, r, b, first)
+    else:
+        h, last = _CELLS[_function(config)](wx, r, b.to(kernel.dtype), first)[:2]
     return _laid_out(config, h).to(input.dtype), torch.stack([s.flatten(1).to(input.dtype) for s in last])
+
+
+def _is_tirex(config: Any) -> bool:
+    """Return whether a cell is tirex's, which rounds to bfloat16 whatever the dtype of its parameters is.
+
+    It rounds the kernel, the pre-activations, the product with the kernel, and the states after each step.
+    """
+    return not hasattr(config, "function")
 
 
 def _function(config: Any) -> str:
@@ -84,7 +98,8 @@ def reason_against_cell(module: Any) -> str | None:
         is_same = _computes_the_same(module)
     except Exception as error:  # whatever its forward raises
         return f"its forward fails: {error}"
-    return None if is_same else f"its forward does not compute what fastiter.torch.{_function(config)} does"
+    rounded = " with the products and states rounded to bfloat16" if _is_tirex(config) else ""
+    return None if is_same else f"its forward does not compute what fastiter.torch.{_function(config)} does{rounded}"
 
 
 @torch.no_grad()
@@ -104,14 +119,15 @@ def _computes_the_same(module: Any) -> bool:
         x = randn(2, steps, 4 * config.num_heads * config.head_dim)
         x = x.transpose(0, 1) if getattr(config, "input_shape", "BSGNH") == "SBGNH" else x
         theirs, ours = trial.forward(x, state), forward_of_cell(trial, x, state)
-        if not all(map(_is_close, ours, theirs)):
+        bound = 2**-9 if _is_tirex(config) else None
+        if not all(_is_close(*both, bound) for both in zip(ours, theirs, strict=True)):
             return False
         state = theirs[1]
     return True
 
 
-def _is_close(ours: Tensor, theirs: Tensor) -> bool:
-    """Return whether two results differ only by rounding; the bound is larger for bfloat16 values of any dtype."""
-    rounds = theirs.bfloat16().to(theirs.dtype).equal(theirs)
-    bound = 2**-5 if rounds else 2**-12
+def _is_close(ours: Tensor, theirs: Tensor, bound: float | None) -> bool:
+    """Return whether two results differ only by rounding; the usual bound is larger for bfloat16."""
+    if bound is None:
+        bound = 2**-5 if theirs.dtype == torch.bfloat16 else 2**-12
     return ours.shape == theirs.shape and bool((ours - theirs).double().norm() <= bound * theirs.double().norm())

@@ -66,6 +66,17 @@ def rounding(
     return run(cell, f"{cell}_rounding", wx, r, b, state, False, None, True, requested)
 
 
+def rounding_products(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | None) -> tuple[Tensor, States]:
+    """Run slstm on bfloat16 on the CPU with a float32 b, and round r h before b is added, and all states.
+
+    The states other than h are still float32 tensors. This is the arithmetic of TiRex.
+    """
+    cell = CELLS["slstm_rounding_products"]
+    _check_shapes("slstm", cell, wx.shape, r, b, state)
+    h, last, _ = _apply(cell, wx, r, b, state, False, None, None, False)
+    return h, last
+
+
 def together(
     cell: str,
     wx: Tensor,
