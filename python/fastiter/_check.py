@@ -97,7 +97,8 @@ def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLO
     if isinstance(x, np.matrix):
         raise TypeError(f"{function}: {name} must be an array (np.asarray(x) is), got numpy.matrix")
     if x.dtype.name not in dtypes or not x.dtype.isnative:
-        raise TypeError(f"{function}: {name} must be {expected}, got dtype {x.dtype}")
+        remedy = " (x.astype(float) is)" if x.dtype.kind in "iu" and "float64" in dtypes else ""
+        raise TypeError(f"{function}: {name} must be {expected}{remedy}, got dtype {x.dtype}")
 
 
 def refuse_mask(function: str, name: str, x: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ._array_like import as_flags
 from ._check import Array, integers, type_name
 
 Shape = tuple[int, ...]
@@ -37,6 +38,7 @@ def checked_sequences(
     """Check the arguments that divide the steps of an array, the argument ``steps``, into sequences."""
     flags, whole, bounds = None, None, None
     if reset is not None:
+        reset = as_flags(function, "reset", reset)
         if not isinstance(reset, np.ndarray) or reset.dtype != np.bool_:
             got = f"dtype {reset.dtype}" if isinstance(reset, np.ndarray) else type_name(reset)
             raise TypeError(f"{function}: reset must be a NumPy array of bool, got {got}")
@@ -70,12 +72,17 @@ def in_reverse(sequences: Sequences, time: int, *arrays: Any) -> tuple[Any, ...]
 
 def as_parts(cell_states: Sequence[str], state: Any) -> Any:
     """Return a state of a single part that is not in a tuple as a tuple of it, any other unchanged."""
-    return (state,) if len(cell_states) == 1 and hasattr(state, "shape") else state
+    return (state,) if len(cell_states) == 1 and (hasattr(state, "shape") or _is_nested(state)) else state
 
 
 def as_part(state: Any) -> Any:
     """Return the part of a tuple or list with a single part, any other state unchanged."""
-    return state[0] if isinstance(state, (tuple, list)) and len(state) == 1 else state
+    return state[0] if isinstance(state, (tuple, list)) and len(state) == 1 and not _is_nested(state) else state
+
+
+def _is_nested(state: Any) -> bool:
+    """Return whether a list is one of numbers, row by row, rather than of the parts of a state."""
+    return isinstance(state, list) and bool(state) and isinstance(state[0], (list, int, float, complex))
 
 
 def check_lengths(function: str, shape: Shape, least: int, most: int, batch: int, time: int) -> None:

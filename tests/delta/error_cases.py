@@ -90,7 +90,7 @@ def wrong_resets(make: Callable[[Any], Any]) -> Iterator[Wrong]:
         return Wrong(f"reset {label}", {"reset": y}, errors, "reset", got)
 
     flags = np.zeros((B, T), bool)
-    for label, y in (("is a list", flags.tolist()), ("is a bool", True), ("is a number", 0), ("is text", "no")):
+    for label, y in (("is a list of ints", [0] * T), ("is a bool", True), ("is a number", 0), ("is text", "no")):
         yield case(label, y, TYPE, type(y).__name__)
     for dtype in (np.int64, np.uint8, np.float32):
         yield case(f"is {np.dtype(dtype)}", make(flags.astype(dtype)), TYPE, str(np.dtype(dtype)))

@@ -57,7 +57,7 @@ def test_types_and_dtypes() -> None:
         # longdouble has a different name on every machine.
         got = wrong.got.replace("longdouble", str(np.dtype(np.longdouble))).replace("S4", r"\|S4")
         check([wrong._replace(got=got)])
-    check([Wrong("k is of NumPy, but a scalar", {"k": np.float32(1)}, TYPE, "k", "float32")])
+    check([Wrong("k is a scalar of NumPy", {"k": np.float32(1)}, VALUE, "k", r"\(\)")])
 
 
 def test_tensors_are_no_arrays() -> None:

@@ -66,7 +66,7 @@ def wrong_states(given: dict[str, Any]) -> Iterator[Wrong]:
         h = given["state"]
         for label, y in (("empty", ()), ("long", (h, h))):
             yield Wrong(f"state is {label}", {"state": y}, VALUE, "state", str(len(y)))
-        yield Wrong("state holds a list", {"state": (h.tolist(),)}, TYPE, "state", "list")
+        yield Wrong("state holds a list", {"state": (["h", "h"],)}, TYPE, "state", "list")
         return
     state = given["state"]
     for label, y in (("(ndarray|Tensor)", state[0]), ("dict", dict(enumerate(state))), ("str", "hc"), ("int", 0)):

@@ -28,7 +28,7 @@ def wrong(kind: str) -> list[tuple[dict[str, Any], type[Exception], str]]:
     locked.flags.writeable = False
     whole = {"out": None, "state": None}
     return [
-        ({"x": x.tolist()}, TypeError, "x"),
+        ({"x": ["x", "x"]}, TypeError, "x"),
         ({"x": x.astype(np.int64)}, TypeError, "x"),
         ({"x": x.astype(np.float16)}, TypeError, "x"),
         ({"x": x[0], **whole}, ValueError, "x"),
@@ -43,7 +43,7 @@ def wrong(kind: str) -> list[tuple[dict[str, Any], type[Exception], str]]:
         ({"state": h0[0]}, ValueError, "state"),
         ({"reverse": 1}, TypeError, "reverse"),
         ({"reset": np.zeros((B, T))}, TypeError, "reset"),
-        ({"reset": [True] * T}, TypeError, "reset"),
+        ({"reset": [1] * T}, TypeError, "reset"),
         ({"reset": np.zeros((T, B), bool)}, ValueError, "reset"),
         ({"lengths": [1, 2]}, ValueError, "lengths"),
         ({"lengths": [1, 2, T + 1]}, ValueError, "lengths"),

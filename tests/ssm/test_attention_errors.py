@@ -26,7 +26,7 @@ def arguments(convert: Convert, sequences: int | None = None) -> dict[str, Any]:
 def wrong_arrays(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool) -> Iterator[Wrong]:
     given = arguments(convert)
     for name, x in given.items():
-        for value in ([1.0], "x", 1.0, {}):
+        for value in (["x"], "x", {}, *([1.0] if tensors else [])):
             yield Wrong(f"{name} is {value!r}", {name: value}, TYPE, name, type(value).__name__)
         for dtype in ("int32", "complex64", "bool"):
             yield Wrong(f"{name} is {dtype}", {name: cast(x, dtype)}, TYPE, name, dtype)

@@ -25,7 +25,7 @@ def shape(x: Any) -> str:
 def wrong_scans(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool) -> Iterator[Wrong]:
     given = {n: convert(x) for n, x in scan_inputs(B, D, T, N, np.float32).arguments().items()}
     for name, x in given.items():
-        for value in ([1.0], "x", 1.0, {}):
+        for value in (["x"], "x", {}, *([1.0] if tensors else [])):
             yield Wrong(f"{name} is {value!r}", {name: value}, TYPE, name, type(value).__name__)
         for dtype in ("int32", "complex64", "bool"):
             of_state = name == "A" and dtype == "complex64"  # a complex state then, which the initial one is not
@@ -77,7 +77,7 @@ def wrong_cuts(convert: Convert, first: str) -> Iterator[Wrong]:
         flags = convert(np.zeros(size, bool))
         yield Wrong(f"reset has shape {size}", {"reset": flags}, VALUE, "reset", re.escape(str(size)))
     yield Wrong("reset is int64", {"reset": convert(np.zeros((B, T), np.int64))}, TYPE, "reset", "int64")
-    yield Wrong("reset is a list", {"reset": [True] * T}, TYPE, "reset", "list")
+    yield Wrong("reset is a list", {"reset": [1] * T}, TYPE, "reset", "list")
     yield Wrong("a length above T", {"lengths": [T, T + 1]}, VALUE, "lengths", str(T + 1))
     yield Wrong("a negative length", {"lengths": [T, -1]}, VALUE, "lengths", "-1")
     yield Wrong("a length too few", {"lengths": [T]}, VALUE, "lengths", r"\(1,\)")
@@ -104,7 +104,7 @@ def wrong_steps(convert: Convert, cast: Callable[[Any, str], Any]) -> Iterator[W
     for name, x in given.items():
         if name == "dt_softplus":
             continue
-        yield Wrong(f"{name} is a list", {name: [1.0]}, TYPE, name, "list")
+        yield Wrong(f"{name} is a list", {name: [1.0] if name == "state" else ["x"]}, TYPE, name, "list")
         for dtype in ("int32", "complex64"):
             yield Wrong(f"{name} is {dtype}", {name: cast(x, dtype)}, TYPE, name, dtype)
         named, got = ("dt|A|state", "float32") if name == "x" else (name, "float64")

@@ -26,7 +26,7 @@ def wrong_arguments(convert: Convert, cast: Callable[[Any, str], Any], tensors: 
     given = arguments(convert)
     state = given.pop("initial_state")
     for name, x in given.items():
-        yield Wrong(f"{name} is a list", {name: [1.0]}, TYPE, name, "list")
+        yield Wrong(f"{name} is a list", {name: ["x"]}, TYPE, name, "list")
         yield Wrong(f"{name} is None", {name: None}, TYPE, name, "NoneType")
         yield Wrong(f"{name} is int32", {name: cast(x, "int32")}, TYPE, name, "int32")
         named, got = ("k", "float32") if name == "q" else (name, "float64")

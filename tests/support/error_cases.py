@@ -109,8 +109,11 @@ Argument = tuple[str, Any, Callable[[Any], dict[str, Any]]]
 
 def other_types(arrays: Iterable[Argument], optional: Collection[str]) -> Iterator[Wrong]:
     for name, x, put in arrays:
-        for label, y in (("list", x.tolist()), ("str", "wx"), ("float", 1.0), ("int", 0), ("dict", {})):
+        is_array = isinstance(x, np.ndarray)  # functions on arrays take lists of numbers, and numbers as 0-d arrays
+        for label, y in (("list", ["wx", "r"] if is_array else x.tolist()), ("str", "wx"), ("dict", {})):
             yield Wrong(f"{name} is a {label}", put(y), TYPE, name, label)
+        for label, y in (("float", 1.0), ("int", 0)):
+            yield Wrong(f"{name} is a {label}", put(y), *((VALUE, name, r"\(\)") if is_array else (TYPE, name, label)))
         if name not in optional:
             yield Wrong(f"{name} is None", put(None), TYPE, name, "NoneType")
 
@@ -155,10 +158,7 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
 
     for name, x, put in _arrays(given, cell):
         for label, y in (("a rank too low", x[0]), ("a rank too high", x[None]), ("a scalar", x.reshape(-1)[0])):
-            # A NumPy scalar is not an array.
-            scalar = not y.shape and not hasattr(y, "numpy")
-            got = "float32" if scalar else shape(y)
-            yield Wrong(f"{name} has {label}", put(y), TYPE if scalar else VALUE, name, got)
+            yield Wrong(f"{name} has {label}", put(y), VALUE, name, shape(y))
         for axis, by in ((a, k) for a in range(len(x.shape)) for k in (-1, 1)):
             y = resized(x, axis, by)
             if name == "wx" and axis == 1:

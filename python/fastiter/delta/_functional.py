@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty, unit_stride
 from .._pieces import flags_in, pieces, valid_in
@@ -117,6 +118,8 @@ def delta_scan(
         return run(q, k, v, beta, state, decay=decay, method=method, chunk=chunk, **cut, out=out)
     check_flag(function, "reverse", reverse)
     state = as_part(state)
+    every = ("q", "k", "v", "beta", "state", "decay"), (q, k, v, beta, state, decay)
+    q, k, v, beta, state, decay = as_arrays(function, *every)
     names, arrays = ["q", "k", "v", "beta"], [q, k, v, beta]
     for name, x in (("state", state), ("decay", decay)):
         if x is not None:

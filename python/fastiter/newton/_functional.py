@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, unit_stride
 from .._pieces import flags_in, pieces, valid_in
@@ -217,6 +218,8 @@ def _run(
     first = () if state is None else state_parts(function, cell, state)
     arrays = (wx, a, p, *first) if cell.peepholes else (wx, a, *first)
     names = cell.names[: len(arrays)]
+    arrays = tuple(as_arrays(function, names, arrays))
+    wx, a, p, first = (*arrays[:3], arrays[3:]) if cell.peepholes else (*arrays[:2], None, arrays[2:])
     check_arrays(function, names, arrays)
     shapes = [part.shape for part in first]
     rows = None if cut.cu_seqlens is None else max(integers(function, "cu_seqlens", cut.cu_seqlens).size - 1, 0)

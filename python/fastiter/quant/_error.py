@@ -113,7 +113,8 @@ def measure_error(
     (43.5, 0.0125, 0)
     """
     options = Options(scale, scale_axis, zero_point, axis, rng, nan)
-    call = checked("measure_error", check_floats("measure_error", "x", x), check_format("measure_error", fmt), options)
+    x = check_floats("measure_error", "x", x)
+    call = checked("measure_error", x, check_format("measure_error", fmt), options)
     y, _, counts = QUANTIZE["cpu"](call, True, None, None)
     wide, near = x.astype(np.float64), y.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(near)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_array
 from .._backend import Backend, Backends, choose
 from .._check import check_apart, empty, type_name
 from ._check import FormatLike, check_format, check_out
@@ -113,6 +114,7 @@ def quant_matmul(
     products = choose("quant_matmul", _BACKENDS, backend)()
     formats = _operand_format("fmt_a", fmt_a), _operand_format("fmt_b", fmt_b)
     every = _every(accumulate_every, accumulator)
+    a, b = as_array("quant_matmul", "a", a), as_array("quant_matmul", "b", b)
     for which, x in (("a", a), ("b", b)):
         if not isinstance(x, np.ndarray):
             raise TypeError(f"quant_matmul: {which} must be a NumPy array, got {type_name(x)}")

@@ -46,7 +46,7 @@ def given_codes(name: str, x: Array, fmt: Format) -> Array:
 
 def given_floats(name: str, x: Array, fmt: Format) -> Array:
     """Check that x are floats that the format can represent."""
-    check_floats("quant_matmul", name, x)
+    x = check_floats("quant_matmul", name, x)
     if not has_nan(fmt) and np.isnan(x).any():
         raise ValueError(f"quant_matmul: {name} must have no NaN, which {fmt} cannot represent, got NaN")
     return x

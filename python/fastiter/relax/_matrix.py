@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_array
 from .._check import check_array, type_name
 
 Array = npt.NDArray[Any]
@@ -96,6 +97,7 @@ class Batch:
     """
 
     def __init__(self, pattern: Any, values: Array) -> None:
+        values = as_array("Batch", "values", values)
         check_array("Batch", "values", values, DTYPES)
         if not is_sparse(pattern):
             raise TypeError(f"Batch: pattern must be a sparse matrix, got {type_name(pattern)}")
@@ -162,6 +164,11 @@ def _lines(A: Any) -> tuple[int, int]:
     height, width = A.blocksize if A.format == "bsr" else (1, 1)
     rows, columns = A.shape[0] // max(height, 1), A.shape[1] // max(width, 1)
     return (columns, rows) if A.format == "csc" else (rows, columns)
+
+
+def as_matrix(function: str, A: Any) -> Any:
+    """Return rows of numbers in lists as an array, and anything else as it is."""
+    return as_array(function, "A", A) if isinstance(A, (list, tuple)) else A
 
 
 def check_square(function: str, A: Any) -> None:

@@ -17,6 +17,7 @@ from ._matrix import (
     Blocks,
     Csr,
     Read,
+    as_matrix,
     check_square,
     is_sparse,
     read_blocks,
@@ -199,6 +200,7 @@ class Projections(System):
 
 def prepare(function: str, A: Any, method: str, order: Any, block_size: int | None) -> System:
     """Return the system of ``A`` for a method: "jacobi", "kaczmarz" or "sor", in blocks if there is a block size."""
+    A = as_matrix(function, A)
     if method == "kaczmarz":
         return _projections(function, A, order)
     check_square(function, A)

@@ -224,7 +224,7 @@ class Relaxation:
         function = self._name("sweep")
         times = _vectors.count(function, "sweeps", sweeps)
         check_flag(function, "backward", backward)
-        _vectors.check_vectors(function, self._system, b, x, "x")
+        b, _ = _vectors.check_vectors(function, self._system, b, x, "x", in_place=True)
         _vectors.check_writable(function, x, b)
         own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
         try:
@@ -256,8 +256,9 @@ class Relaxation:
         TypeError, ValueError
             If a vector is not as described.
         """
-        _vectors.check_vectors(self._name("residual"), self._system, b, x, "x")
-        own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
+        b, given = _vectors.check_vectors(self._name("residual"), self._system, b, x, "x")
+        assert given is not None  # for the type checker, as x is not
+        own_x, own_b = _vectors.inside(self._system, given), _vectors.inside(self._system, b)
         r = np.empty_like(own_b)
         _vectors.residual(self._system, own_x, own_b, r)
         return np.ascontiguousarray(_vectors.outside(self._system, r))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._array_like import as_array
 from .._check import check_array, refuse_mask
 from .._check import count as count
 from .._check import positive as positive
@@ -17,12 +18,16 @@ Array = npt.NDArray[Any]
 
 
 def check_vectors(
-    function: str, system: System, b: object, x: object, x_name: str = "x0"
+    function: str, system: System, b: object, x: object, x_name: str = "x0", *, in_place: bool = False
 ) -> tuple[Array, Array | None]:
-    """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that match A's."""
+    """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that match A's.
+
+    Array-likes are returned as arrays, but for an x that is updated in place.
+    """
     dtypes = VECTORS[system.dtype.name]
     if system.grid is not None:
         dtypes = [name for name in DTYPES if np.dtype(name) >= system.dtype]
+    b = as_array(function, "b", b, system.dtype)
     check_array(function, "b", b, dtypes)
     assert isinstance(b, np.ndarray)  # for the type checker: check_array has checked it
     batch, expected = system.batch, f"({system.rows},) or ({system.rows}, k)"
@@ -36,6 +41,7 @@ def check_vectors(
         raise ValueError(f"{function}: b must have shape {expected} to go with A, got {b.shape}")
     if x is None:
         return b, None
+    x = x if in_place else as_array(function, x_name, x, b.dtype)
     check_array(function, x_name, x, [b.dtype.name])
     assert isinstance(x, np.ndarray)  # the same
     shape = (batch, system.columns) if batch else b.shape if fixed else (system.columns, *b.shape[1:])

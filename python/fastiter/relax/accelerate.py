@@ -147,7 +147,7 @@ def _chebyshev(
     else:
         low, high = checked_bounds(function, bounds)
     recurrence, directions = Recurrence(low, high, adapts=bounds is None), [np.empty(0)]
-    _vectors.check_vectors(function, system, b, None)
+    b, _ = _vectors.check_vectors(function, system, b, None)
     own_b = _vectors.inside(system, b)
 
     def step(x: Array, count: int) -> Array:

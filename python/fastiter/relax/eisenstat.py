@@ -13,7 +13,7 @@ from . import _spectrum, _vectors
 from ._auto import jacobi_of, ssor_omega
 from ._cupy import refuse_cupy
 from ._docs import SOLVER
-from ._matrix import check_square, read_csr
+from ._matrix import as_matrix, check_square, read_csr
 from ._methods import check_omega
 from ._order import Arrangement, Order, arrange
 from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System, by_values
@@ -87,7 +87,7 @@ def solve(A: Any, b: Array, x0: Array | None, limits: Limits, omega: object, ord
     check_omega(function, "ssor", omega)
     split = _split_stencil(function, A, order) if isinstance(A, Stencil) else _split_rows(function, A, order)
     factor = _auto(function, split, order) if isinstance(omega, str) else float(omega)  # type: ignore[arg-type]
-    _vectors.check_vectors(function, split.system, b, None)
+    b, _ = _vectors.check_vectors(function, split.system, b, None)
     cg = _Cg(function, split, factor, _vectors.inside(split.system, split.system.unknowns(b)))
     return iterate(function, split.system, Run(cg.steps, "ssor_cg", lambda: factor), b, x0, limits)
 
@@ -104,6 +104,7 @@ class _Split:
 
 
 def _split_rows(function: str, A: Any, order: Any) -> _Split:
+    A = as_matrix(function, A)
     check_square(function, A)
     csr = by_values(A, read_csr(function, A), order)
     system, how = Scalar(function, csr, Arrangement()), arrange(function, csr, order)

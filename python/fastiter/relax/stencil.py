@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_array, as_flags
 from .._check import check_array, type_name
 from ._matrix import DTYPES, NUMBERS, Csr
 from ._order import Arrangement, arrange
@@ -59,6 +60,7 @@ class Stencil:
         self.grid = tuple(int(n) for n in grid)
         if len(self.grid) not in (2, 3) or min(self.grid) < 0:
             raise ValueError(f"Stencil: grid must have two or three sizes from 0 on, got {self.grid}")
+        coefficients, mask = as_array("Stencil", "coefficients", coefficients), as_flags("Stencil", "mask", mask)
         check_array("Stencil", "coefficients", coefficients, DTYPES)
         count = 2 * len(self.grid) + 1
         if coefficients.shape not in ((count,), (count, *self.grid)):

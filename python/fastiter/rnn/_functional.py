@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_array, as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
 from .._pieces import flags_in, pieces, valid_in
@@ -255,6 +256,12 @@ def _run(
         check_state(function, cell, state)
         names += cell.state_names
         arrays += state
+    read = _as_arrays(function, cell, names, arrays)
+    if read is not arrays:
+        arrays = read
+        wx, r, *rest = read
+        b = None if b is None else rest.pop(0)
+        state = None if state is None else tuple(rest)
     _check_arrays(function, cell, names, arrays)
     shapes = None if state is None else [part.shape for part in state]
     bounds = None if asked.cu_seqlens is None else integers(function, "cu_seqlens", asked.cu_seqlens)
@@ -270,6 +277,17 @@ def _run(
         check_out(function, out, (batch, time, heads, width), *given, _DTYPES)
     h, last, states = run(cell, wx, r, b, state, how, return_all_states, out)
     return RnnStates(h, last, states) if return_all_states else RnnResult(h, last)
+
+
+def _as_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> Any:
+    """Return the arguments with array-likes as arrays, or ``arrays`` itself if there are none."""
+    found = as_arrays(function, names, arrays)
+    if found is arrays or not isinstance(found[0], np.ndarray) or not is_half(found[0]):
+        return found
+    exact = np.dtype(np.float32)  # of the states other than h
+    others = [name in cell.state_names[1:] for name in names]
+    given = zip(names, arrays, found, others, strict=True)
+    return [as_array(function, name, x, exact) if other else y for name, x, y, other in given]
 
 
 def _check_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> None:

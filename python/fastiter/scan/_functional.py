@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_array, check_arrays, check_flag, check_out, empty, unit_stride
 from .._pieces import flags_in, pieces, valid_in
@@ -225,6 +226,8 @@ def _run(
         return run(a, x, state, **options)
     state = as_part(state)
     check_flag(function, "reverse", reverse)
+    if type(x) is not np.ndarray or type(a) is not np.ndarray or not (state is None or type(state) is np.ndarray):
+        x, a, state = as_arrays(function, ("x", scan.factors, "state"), (x, a, state))
     check_arrays(function, ("x", scan.factors), (x, a), scan.dtypes)
     scan.check_shapes(function, a.shape, x.shape)
     sequences = checked_sequences(function, x.shape[0], x.shape[1], reset, lengths, cu_seqlens)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from .._array_like import as_arrays, as_flags
 from .._check import integers, type_name
 from .._sequences import check_bounds, check_lengths, check_packing, check_reset_shape
 
@@ -38,6 +40,7 @@ def checked_cut(
     """Return the checked arguments; ``first`` is the name of the argument whose B and T they must match."""
     flags = whole = None
     if reset is not None:
+        reset = as_flags(function, "reset", reset)
         if not isinstance(reset, np.ndarray) or reset.dtype != np.bool_:
             got = f"dtype {reset.dtype}" if isinstance(reset, np.ndarray) else type_name(reset)
             raise TypeError(f"{function}: reset must be a NumPy array of bool, got {got}")
@@ -55,6 +58,12 @@ def checked_cut(
         least, most = int(whole.min(initial=0)), int(whole.max(initial=0))
         check_lengths(function, whole.shape, least, most, batch, time)
     return Cut(flags, whole, None)
+
+
+def from_likes(function: str, **given: Any) -> Sequence[Any]:
+    """Return the arguments with array-likes as arrays, those without a dtype in that of the arithmetic."""
+    first = next((x for x in given.values() if isinstance(getattr(x, "dtype", None), np.dtype)), None)
+    return as_arrays(function, tuple(given), tuple(given.values()), None if first is None else computed(first))
 
 
 def aligned(x: Array | None) -> Array | None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backend, Backends, choose
 from .._check import check_array, empty
-from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
+from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed, from_likes
 from ._attention_shapes import (
     AttentionSizes,
     check_attention_shapes,
@@ -105,6 +105,9 @@ def linear_attention(
     """
     function = "linear_attention"
     run = choose(function, BACKENDS, backend)
+    q, k, v, log_decay, decay, bonus, initial_state = from_likes(
+        function, q=q, k=k, v=v, log_decay=log_decay, decay=decay, bonus=bonus, initial_state=initial_state
+    )
     given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "decay": decay, "bonus": bonus}
     every = {**given, "initial_state": initial_state}
     arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}

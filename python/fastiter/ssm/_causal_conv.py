@@ -12,7 +12,7 @@ from .. import _core
 from .._backend import Backend, Backends, choose
 from .._check import check_array, check_flag, check_room, empty, integers
 from .._sequences import check_bounds
-from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
+from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed, from_likes
 from ._conv_shapes import (
     Activation,
     ConvSizes,
@@ -116,6 +116,7 @@ def causal_conv1d(
     run = choose(function, _BACKENDS, backend)
     silu = check_activation(function, activation)
     check_flag(function, "return_final_states", return_final_states)
+    x, weight, bias, initial_states = from_likes(function, x=x, weight=weight, bias=bias, initial_states=initial_states)
     given = given_of({"x": x, "weight": weight, "bias": bias, "initial_states": initial_states})
     _check_dtypes(function, given, "initial_states")
     sizes = check_conv_shapes(function, {name: y.shape for name, y in given.items()})
@@ -256,6 +257,8 @@ def causal_conv1d_update(
     """
     function = "causal_conv1d_update"
     silu = check_activation(function, activation)
+    if type(x) is not np.ndarray or type(weight) is not np.ndarray or type(bias) not in (np.ndarray, type(None)):
+        x, weight, bias = from_likes(function, x=x, weight=weight, bias=bias)
     given = given_of({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
     _check_dtypes(function, given, "")
     shapes: dict[str, Any] = {name: y.shape for name, y in given.items()}
@@ -313,6 +316,7 @@ def causal_conv1d_varlen_states(x: Array, cu_seqlens: npt.ArrayLike, state_len: 
     [[[0.0, 1.0]], [[4.0, 5.0]]]
     """
     function = "causal_conv1d_varlen_states"
+    (x,) = from_likes(function, x=x)
     check_array(function, "x", x, STORED)
     if x.ndim != 2:
         raise ValueError(f"{function}: x must have shape (T, D), got {x.shape}")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backend, Backends, choose
 from .._check import check_apart, check_array, check_flag, check_room, empty, integers
-from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
+from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed, from_likes
 from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, may_be_complex
 
 _OPTIONAL = ("D", "z", "delta_bias", "dt_bias", "initial_state")
@@ -112,6 +112,9 @@ def selective_scan(
     """
     function = "selective_scan"
     run = choose(function, _BACKENDS, backend)
+    u, delta, A, B, C, D, z, delta_bias, initial_state = from_likes(
+        function, u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state
+    )
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     check_flag(function, "delta_softplus", delta_softplus)
     check_flag(function, "return_last_state", return_last_state)
@@ -273,6 +276,7 @@ def selective_state_update(
     """
     function = "selective_state_update"
     check_flag(function, "dt_softplus", dt_softplus)
+    x, dt, A, B, C, D, z, dt_bias = from_likes(function, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
     given = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias, "state": state}
     arrays = given_of(given)
     _check_dtypes(function, arrays, "x")

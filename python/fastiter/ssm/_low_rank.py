@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backend, Backends, choose
 from .._check import empty
-from ._arrays import Array, Cut, aligned, checked_cut, computed
+from ._arrays import Array, Cut, aligned, checked_cut, computed, from_likes
 from ._attention import check_attention_dtypes, decay_of
 from ._attention_shapes import (
     AttentionSizes,
@@ -116,6 +116,9 @@ def dplr_delta_rule(
     """
     function = "dplr_delta_rule"
     run = choose(function, _BACKENDS, backend)
+    q, k, v, a, b, log_decay, decay, initial_state = from_likes(
+        function, q=q, k=k, v=v, a=a, b=b, log_decay=log_decay, decay=decay, initial_state=initial_state
+    )
     optional = {"log_decay": log_decay, "decay": decay, "initial_state": initial_state}
     given: dict[str, Any] = {"q": q, "k": k, "v": v, "a": a, "b": b}
     arrays = given | {name: x for name, x in optional.items() if x is not None}

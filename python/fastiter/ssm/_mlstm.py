@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backend, Backends, choose
 from .._check import empty
-from ._arrays import Array, Cut, aligned, checked_cut, computed
+from ._arrays import Array, Cut, aligned, checked_cut, computed, from_likes
 from ._attention import check_attention_dtypes
 from ._attention_shapes import AttentionSizes
 from ._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
@@ -112,8 +112,10 @@ def mlstm(
     function = "mlstm"
     run = choose(function, _BACKENDS, backend)
     parts = parts_of(function, initial_state)
-    given = {"q": q, "k": k, "v": v, "i": i, "f": f}
     state = {} if initial_state is None else named_state(parts)
+    q, k, v, i, f, *found = from_likes(function, q=q, k=k, v=v, i=i, f=f, **state)
+    given, state = {"q": q, "k": k, "v": v, "i": i, "f": f}, dict(zip(state, found, strict=True))
+    parts = tuple(found) if state else parts
     check_attention_dtypes(function, {**given, **state}, tuple(state))
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in given.items()})
     numbers = checked_numbers(function, scale, eps, sizes.keys, q.dtype == np.float64)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .._backend import Backend, choose
 from .._check import check_flag
-from ._arrays import Array, checked_cut, computed
+from ._arrays import Array, checked_cut, computed, from_likes
 from ._attention import BACKENDS, check_attention_dtypes, linear_attention
 from ._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
 
@@ -105,6 +105,9 @@ def ssd(
     function = "ssd"
     choose(function, BACKENDS, backend)
     check_flag(function, "dt_softplus", dt_softplus)
+    x, dt, A, B, C, D, z, dt_bias, initial_state = from_likes(
+        function, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, initial_state=initial_state
+    )
     every = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
     optional = ("D", "z", "dt_bias", "initial_state")
     given = {**every, "initial_state": initial_state}
