@@ -202,7 +202,7 @@ def test_other_devices_take_their_own_path(theirs: Any, monkeypatch: pytest.Monk
     theirs.causal_conv1d_fn = theirs.causal_conv1d_update = None
     layer, x = accelerate(make(theirs, "Mamba")), randn(2, 9, 8)
     layer(x)
-    monkeypatch.setattr("fastiter.accelerate._torch.fla.on_cpu", lambda _: False)
+    monkeypatch.setattr("fastiter.accelerate._torch.functions.on_cpu", lambda _: False)
     with pytest.raises(RuntimeError, match="selective_scan_fn needs a GPU"):
         layer(x)
 

@@ -11,8 +11,8 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from ..._torch.derived_class import derive
-from . import older, rules
-from .fla import on_cpus
+from . import lookup, older, rules
+from .functions import on_cpus
 from .layers import linear_forward
 from .mixers import whole_mixer
 from .rebind import globals_of, methods_of, names_of, rebound
@@ -46,10 +46,10 @@ def plan_for(of: Class) -> Plan | None:
     """Return what can be accelerated in objects of a class, None if it has no recurrence that is known."""
     if of is nn.Linear:
         return Plan({"forward": linear_forward}, {"forward": "fastiter's matrix product"}, None)
-    methods = rules.methods_mixed_in(of) | methods_of(of)
+    methods = lookup.methods_mixed_in(of) | methods_of(of)
     paths = older.paths_of(methods)
     if paths is not None:
-        return _plan_for_older(paths)
+        return _plan_for_older(paths, _attributes_of(of, methods))
     overrides: dict[str, Any] = {}
     swapped: dict[str, str] = {}
     for name, method in methods.items():
@@ -62,36 +62,49 @@ def plan_for(of: Class) -> Plan | None:
         except TypeError as error:
             return Plan({}, {}, str(error))
         swapped |= {key: _named(rule.by) for key, rule, _ in found if rule.by is not None}
-    if swapped:
-        whole = whole_mixer(of, overrides["forward"]) if "forward" in overrides else None
-        return Plan(overrides | ({} if whole is None else {"forward": whole}), swapped, None, whole is not None)
-    used = set[str]().union(*map(globals_of, methods.values()))
-    missing = sorted(used & rules.FUNCTIONS_NOT_YET)
-    return Plan({}, {}, f"there is nothing for its {missing[0]} yet") if missing else None
+    missing = lookup.missing_in(of, methods, swapped)
+    if missing is not None:
+        return Plan({}, {}, f"there is nothing for its {missing} yet")
+    if not swapped:
+        return None
+    whole = whole_mixer(of, overrides["forward"]) if "forward" in overrides else None
+    return Plan(overrides | ({} if whole is None else {"forward": whole}), swapped, None, whole is not None)
 
 
 def _named(by: str) -> str:
     return "operations of torch" if by == rules.IN_TORCH else f"fastiter.torch.{by}"
 
 
-def _plan_for_older(paths: older.Paths) -> Plan:
+def _plan_for_older(paths: older.Paths, attributes: dict[str, Any]) -> Plan:
     why = older.reason_against(paths)
     if why is not None:
         return Plan({}, {}, why)
-    return Plan({paths.name: older.forward_of(paths)}, {paths.name: f"fastiter.torch.{paths.by}"}, None)
+    overrides = {paths.name: older.forward_of(paths), **attributes}
+    return Plan(overrides, {paths.name: f"fastiter.torch.{paths.by}"}, None)
+
+
+def _attributes_of(of: Class, methods: dict[str, types.FunctionType]) -> dict[str, Any]:
+    """Return the attributes of the derived class for functions that the __init__ of a class keeps."""
+    method = methods.get("__init__")
+    return {} if method is None else _overrides(of, "__init__", method, _exchanges(of, "__init__", method))
 
 
 def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchange]:
     """Return what ours can stand for in a method: itself, functions that it uses, or those that __init__ keeps."""
-    rule = rules.rule_of(of, name)
+    rule = lookup.rule_of(of, name)
     if rule is not None:
         return [_Exchange(name, rule, method)]
     used = globals_of(method)
     if name != "__init__":
-        found = ((key, rules.rule_for_global(method, key, theirs), theirs) for key, theirs in used.items())
+        found = ((key, lookup.rule_for_global(method, key, theirs), theirs) for key, theirs in used.items())
         return [_Exchange(key, rule, theirs) for key, rule, theirs in found if rule is not None]
-    kept = {key: rules.ATTRIBUTES[key] for key in rules.ATTRIBUTES if key in names_of(method)}
-    return [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in kept.items() if name in used]
+    names = names_of(method)
+    kept = {key: name for key, name in rules.ATTRIBUTES.items() if key in names and name in used}
+    exchanges = [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in kept.items()]
+    if lookup.keeps_activations(used):
+        table = used["ACT2FN"].get
+        exchanges += [_Exchange(key, lookup.OF_ACTIVATIONS, table) for key in lookup.ACTIVATIONS if key in names]
+    return exchanges
 
 
 def _overrides(of: Class, name: str, method: types.FunctionType, found: list[_Exchange]) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def _overrides(of: Class, name: str, method: types.FunctionType, found: list[_Ex
     if name == "__init__":
         return {key: _attribute(key, rule) for key, rule, _ in found}
     ours = {key: rule.make(theirs) for key, rule, theirs in found}
-    if rules.rule_of(of, name) is not None:
+    if lookup.rule_of(of, name) is not None:
         return {name: ours[name]}
     made = rebound(method, ours)
     # A name that is None has the method take another path, which has to stay as it is on other devices.
@@ -113,6 +126,8 @@ def _attribute(name: str, rule: rules.Rule) -> property:
     """Return the attribute of a class that stands for a function in the dict of its objects."""
 
     def read(self: Any) -> Any:
+        if name not in self.__dict__:
+            raise AttributeError(f"{type(self).__qualname__!r} object has no attribute {name!r}", name=name, obj=self)
         return rule.make(self.__dict__[name])
 
     def write(self: Any, function: Any) -> None:
@@ -174,7 +189,7 @@ def reason_against_instance(module: nn.Module, plain: Class) -> str | None:
     if "forward" in own and not any(_is_forward_of(own.get(name), plain) for name in ("forward", "_old_forward")):
         return "its forward was replaced"
     for name, method in methods_of(plain).items():
-        rule = rules.rule_of(plain, name)
+        rule = lookup.rule_of(plain, name)
         why = None if rule is None else rules.reason_against_instance(rule, name, method, module)
         if why is not None:
             return why

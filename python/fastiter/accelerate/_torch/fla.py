@@ -10,27 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
 
 from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update, causal_conv1d_varlen_states
-from ...ssm._torch.compat import fla_attention, fla_delta, fla_low_rank
-from ...ssm._torch.ops import computed
-from .functions import Function, on_cpu
+from ...ssm._torch.compat import fla_attention, fla_low_rank, mamba_ssm_norms
+from ...ssm._torch.compat.packages import PACKAGES
+from . import fla_parts
+from .functions import Function, on_cpu, on_cpus
+from .rebind import parameters_of
 
 Result = tuple[Tensor, Tensor | None]
-
-
-def on_cpus(ours: Function) -> Callable[[Function], Function]:
-    """Return what makes, from theirs, a function that calls ours where its first tensor is on a CPU."""
-
-    def make(theirs: Function) -> Function:
-        def function(*args: Any, **options: Any) -> Any:
-            first = next(x for x in (*args, *options.values()) if isinstance(x, Tensor))
-            return (ours if on_cpu(first) else theirs)(*args, **options)
-
-        return function
-
-    return make
 
 
 def convolution(
@@ -104,81 +92,112 @@ def short_convolution(theirs: Function) -> Function:
     return forward
 
 
-def _normalised(self: Any, x: Tensor, residual: Tensor | None, in_fp32: bool) -> tuple[Tensor, Tensor]:
-    """Return the RMS norm of x in the dtype of its arithmetic, and the sum with the residual before it."""
-    wide = x.to(computed(x.dtype))
-    if residual is not None:
-        wide = wide + residual.to(wide.dtype)
-    after = wide if residual is not None and (in_fp32 or residual.dtype == torch.float32) else wide.to(x.dtype)
-    y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-    y = y if self.weight is None else y * self.weight.to(y.dtype)
-    return y if self.bias is None else y + self.bias.to(y.dtype), after
+def parallel_retention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    output_attentions: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> Result:
+    """Return the output of a retention, and no weights of attention."""
+    if output_attentions:
+        raise ValueError("parallel_retention: output_attentions must be False on a CPU, got True")
+    return fla_attention.chunk_retention(q, k, v, scale, cu_seqlens=cu_seqlens)
 
 
-def rms_norm(theirs: Function) -> Function:
-    """Return RMSNorm.forward of fla."""
-
-    def forward(
-        self: Any, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
-    ) -> Any:
-        if not on_cpu(x):
-            return theirs(self, x, residual, prenorm, residual_in_fp32)
-        y, after = _normalised(self, x, residual, residual_in_fp32)
-        return (y.to(x.dtype), after) if prenorm else y.to(x.dtype)
-
-    return forward
-
-
-def gated_rms_norm(theirs: Function) -> Function:
-    """Return FusedRMSNormGated.forward of fla, which normalises before the gate."""
-
-    def forward(
-        self: Any,
-        x: Tensor,
-        g: Tensor,
-        residual: Tensor | None = None,
-        prenorm: bool = False,
-        residual_in_fp32: bool = False,
-    ) -> Any:
-        if not on_cpu(x):
-            return theirs(self, x, g, residual, prenorm, residual_in_fp32)
-        y, after = _normalised(self, x, residual, residual_in_fp32)
-        gate = (torch.sigmoid if self.activation == "sigmoid" else silu)(g.to(y.dtype))
-        return ((y * gate).to(x.dtype), after) if prenorm else (y * gate).to(x.dtype)
-
-    return forward
+def fused_mul_recurrent_rwkv7(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kk: Tensor,
+    a: Tensor,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> Result:
+    """Return fused_recurrent_rwkv7 for a = -kk and b = kk a."""
+    if reverse:
+        raise ValueError("fused_mul_recurrent_rwkv7: reverse must be False on a CPU, got True")
+    given = (r, w, k, v, -kk, kk * a, scale, initial_state, output_final_state, cu_seqlens)
+    return fla_low_rank.fused_recurrent_rwkv7(*given)
 
 
-def swiglu_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return (silu(x) y) W^T + b."""
-    return linear((silu(x) * y).to(weight.dtype), weight, bias)
+def _products(x: Tensor) -> Tensor:
+    """Return the products of channels by which the product of two rows is the square of that of these."""
+    i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
+    return x[..., i] * x[..., j] * torch.where(i == j, 1.0, 2**0.5).to(x.dtype)
 
 
-_OF_COMPAT: tuple[Function, ...] = (
-    fla_attention.chunk_gla,
-    fla_attention.chunk_linear_attn,
-    fla_attention.chunk_simple_gla,
-    fla_attention.fused_recurrent_gla,
-    fla_attention.fused_recurrent_linear_attn,
-    fla_attention.fused_recurrent_simple_gla,
-    fla_delta.chunk_delta_rule,
-    fla_delta.chunk_gated_delta_product,
-    fla_delta.chunk_gated_delta_rule,
-    fla_delta.fused_recurrent_delta_rule,
-    fla_delta.fused_recurrent_gated_delta_rule,
-    fla_low_rank.chunk_kda,
-    fla_low_rank.fused_recurrent_kda,
-)
-#: Ours by the names of functions in fla's layers, with the first parameters of theirs
-OPS: dict[str, tuple[tuple[str, ...], Function]] = {op.__name__: (("q", "k", "v"), op) for op in _OF_COMPAT}
-FUNCTIONS: dict[str, tuple[tuple[str, ...], Function]] = {
-    "causal_conv1d": (("x", "weight", "bias", "residual", "initial_state"), convolution),
-    "swiglu_linear": (("x", "y", "weight", "bias"), swiglu_linear),
+def _quotient(q: Tensor, k: Tensor, v: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
+    """Return the sums of v with weights q k over past steps, over those of the weights plus eps, and the latter."""
+    ones = v.new_ones(*v.shape[:-1], 1)
+    sums, _ = fla_attention.chunk_linear_attn(q, k, torch.cat([v, ones], -1), scale=1.0, normalize=False)
+    o, weights = sums[..., :-1], sums[..., -1:]
+    return (o if eps is None else o / (weights + eps)), weights
+
+
+def parallel_based(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, use_norm: bool = True) -> Tensor:
+    """Return attention with weights 1 + s + s^2 / 2, for products s of queries and keys."""
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    q, k = (torch.cat([x.new_ones(*x.shape[:-1], 1), x, _products(x) * 2**-0.5], -1) for x in (q, k))
+    return _quotient(q, k, v, 1e-6 if use_norm else None)[0]
+
+
+def parallel_rebased(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eps: float = 1e-5,
+    use_scale: bool = True,
+    use_normalize: bool = True,
+    return_both: bool = False,
+) -> Any:
+    """Return attention with weights s^2, for products s of queries and keys; with ``return_both``, its two sums."""
+    q, k = _products(q * q.shape[-1] ** -0.5 if use_scale else q), _products(k)
+    if not return_both:
+        return _quotient(q, k, v, eps if use_normalize else None)[0]
+    o, weights = _quotient(q, k, v, None)
+    return o.transpose(1, 2), weights[..., 0].transpose(1, 2)
+
+
+_OPS: dict[str, Function] = PACKAGES["fla"].modules["ops"]
+#: What makes ours from theirs, by the names of theirs, with the first of their parameters and the name of ours; that is
+#: empty where ours has operations of torch alone
+RULES: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = {
+    # fla's own fused_chunk_delta_rule raises an error
+    **{
+        name: (parameters_of(op)[:3], on_cpus(op), f"compat.fla.{name}")
+        for name, op in _OPS.items()
+        if name != "fused_chunk_delta_rule"
+    },
+    "fused_chunk_retention": (("q", "k", "v"), on_cpus(fla_attention.chunk_retention), "compat.fla.chunk_retention"),
+    "parallel_retention": (("q", "k", "v"), on_cpus(parallel_retention), "compat.fla.chunk_retention"),
+    "parallel_based": (("q", "k", "v", "scale"), on_cpus(parallel_based), "compat.fla.chunk_linear_attn"),
+    "parallel_rebased": (("q", "k", "v", "eps"), on_cpus(parallel_rebased), "compat.fla.chunk_linear_attn"),
+    "fused_mul_recurrent_rwkv7": (
+        ("r", "w", "k", "v", "kk", "a"),
+        on_cpus(fused_mul_recurrent_rwkv7),
+        "compat.fla.fused_recurrent_rwkv7",
+    ),
+    **{name: (names, on_cpus(ours), "") for name, (names, ours) in fla_parts.FUNCTIONS.items()},
+    "rmsnorm_fn": (("x", "weight", "bias", "z"), on_cpus(mamba_ssm_norms.rmsnorm_fn), "compat.mamba_ssm.rmsnorm_fn"),
+    "causal_conv1d": (
+        ("x", "weight", "bias", "residual", "initial_state"),
+        on_cpus(convolution),
+        "ssm.causal_conv1d",
+    ),
 }
-_NORM = ("residual", "prenorm", "residual_in_fp32")
-#: What makes ours from the forward of fla's modules, by the names of their classes, with the parameters of theirs
-FORWARDS: dict[str, tuple[tuple[str, ...], Callable[[Function], Function]]] = {
-    "ShortConvolution": (("self", "x", "residual", "mask", "cache", "output_final_state"), short_convolution),
-    "RMSNorm": (("self", "x", *_NORM), rms_norm),
-    "FusedRMSNormGated": (("self", "x", "g", *_NORM), gated_rms_norm),
+#: The same for the forwards of fla's modules, by the names of their classes
+FORWARDS: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = {
+    "ShortConvolution": (
+        ("self", "x", "residual", "mask", "cache", "output_final_state"),
+        short_convolution,
+        "ssm.causal_conv1d",
+    ),
 }
+#: The recurrences among these
+RECURRENCES = {name for name, (_, _, by) in RULES.items() if by.startswith("compat.fla.")}

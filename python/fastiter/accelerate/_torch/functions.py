@@ -26,6 +26,19 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type in ("cpu", "meta")
 
 
+def on_cpus(ours: Function) -> Callable[[Function], Function]:
+    """Return what makes, from theirs, a function that calls ours where its first tensor is on a CPU."""
+
+    def make(theirs: Function) -> Function:
+        def function(*args: Any, **options: Any) -> Any:
+            first = next(x for x in (*args, *options.values()) if isinstance(x, Tensor))
+            return (ours if on_cpu(first) else theirs)(*args, **options)
+
+        return function
+
+    return make
+
+
 def in_float64_if(x: Tensor, *weights: Tensor | None) -> tuple[Any, ...]:
     """Return weights in float64 if x is, as transformers has them in float32 in models of every dtype."""
     if x.dtype != torch.float64:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ...ssm._torch.compat import causal_conv1d, mamba_ssm, mamba_ssm_norms
-from .fla import on_cpus
-from .functions import Function, WithCuda
+from .functions import Function, WithCuda, on_cpus
 from .rebind import parameters_of, rebound
 
 _STATES = ("state", "conv_state")  # arguments that change in place

@@ -56,7 +56,7 @@ def paths_of(methods: dict[str, types.FunctionType]) -> Paths | None:
 def reason_against(paths: Paths) -> str | None:
     """Return why one path cannot take the place of the other, None if it can; the fast one may have more options."""
     slow, fast = (parameters_of(path)[2:] for path in (paths.slow, paths.fast))
-    options = list(inspect.signature(paths.fast).parameters.values())[2 + len(slow) :]
+    options = [inspect.signature(paths.fast).parameters[name] for name in fast[len(slow) :]]
     if fast[: len(slow)] == slow and all(p.default is not p.empty for p in options):
         return None
     return f"its {_FAST} takes {', '.join(fast)}, and its {paths.name} {', '.join(slow)}"
@@ -73,8 +73,9 @@ def forward_of(paths: Paths) -> Any:
 
     def limits_of(self: Any) -> Any:
         """Return the limits of step sizes in the slow path; in Zamba2 and NemotronH the fast one has others."""
-        if "time_step_limit" in used:
-            return tuple(self.time_step_limit)
+        name = next((name for name in ("time_step_limit", "dt_limit") if name in used), None)  # the latter in fla
+        if name is not None:
+            return tuple(getattr(self, name))
         return (self.time_step_min, math.inf) if "time_step_min" in used else _NO_LIMITS
 
     def forward(self: Any, *args: Any, **options: Any) -> Any:
@@ -93,12 +94,14 @@ class _Evaluated:
     """A mixer as it is in eval mode: in training mode it would call one function for all of its parts.
 
     That function normalises FalconMamba's step sizes after their projection, while ``slow_forward`` does it before.
+    Mixers of fla keep functions for convolutions, by default those of Triton, which have other arguments.
     """
 
-    training = False
+    training, backend = False, "cuda"
 
     def __init__(self, mixer: Any, limits: tuple[float, float]) -> None:
         self._mixer, self.time_step_limit = mixer, limits
+        self.causal_conv1d_fn, self.causal_conv1d_update = _causal_conv1d_fn, _causal_conv1d_update
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mixer, name)
@@ -128,9 +131,9 @@ def _selective_state_update(
 
 
 def _chunk_scan(x: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    """Return the output in the dtype of x, and the final states, which all callers ask for."""
+    """Return the output as the original has it, and the final states, which all callers ask for."""
     out, last = _COMBINED(x, *arguments, **options)
-    return out.to(x.dtype), last
+    return out.to(x.dtype).contiguous(), last
 
 
 def _on_other_devices(x: Tensor, *_: Any, **options: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import update_wrapper
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -126,7 +127,19 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(inner)
 
 
+def owner_of(function: Any) -> Any:
+    """Return the class of a class method, such as the `apply` of an autograd function; the function itself if none."""
+    owner = getattr(function, "__self__", None)
+    return owner if isinstance(owner, type) else function
+
+
 def parameters_of(function: Any) -> tuple[str, ...]:
-    """Return the names of a function's parameters, without those of ``*args`` and ``**kwargs``."""
+    """Return the names of a function's parameters, without those of ``*args`` and ``**kwargs``.
+
+    Those of the `apply` of an autograd function are those of its `forward` after the context.
+    """
+    owner = owner_of(function)
+    if owner is not function and issubclass(owner, torch.autograd.Function):
+        return parameters_of(owner.forward)[1:]
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return tuple(name for name, p in inspect.signature(function).parameters.items() if p.kind not in kinds)

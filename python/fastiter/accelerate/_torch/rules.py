@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import attention, conv, fla, functions, mamba2, mamba_ssm, rwkv
+from . import attention, conv, functions, mamba2, rwkv
 from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -267,58 +267,6 @@ ATTRIBUTES = {
     "chunk_gated_delta_rule": "torch_chunk_gated_delta_rule",
     "recurrent_gated_delta_rule": "torch_recurrent_gated_delta_rule",
 }
-#: Functions in a module's methods that ours have no function for
-FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda", "mamba3_siso_combined"}
-
-
-_CONVOLUTIONS = ("causal_conv1d", "ShortConvolution")
-#: Functions of fla, and the forwards of its modules, which have no trial as theirs do not run on CPUs
-OF_FLA = {
-    **{name: Rule(names, fla.on_cpus(ours), f"compat.fla.{name}", list) for name, (names, ours) in fla.OPS.items()},
-    **{name: Rule(names, fla.on_cpus(ours), IN_TORCH, list) for name, (names, ours) in fla.FUNCTIONS.items()},
-    **{name: Rule(names, make, IN_TORCH, list) for name, (names, make) in fla.FORWARDS.items()},
-}
-for _name in _CONVOLUTIONS:
-    OF_FLA[_name] = OF_FLA[_name]._replace(by="ssm.causal_conv1d")
-
-
-#: Functions of mamba_ssm and causal_conv1d, which have no trial either
-OF_MAMBA_SSM = {
-    name: Rule(names, fla.on_cpus(ours), by, list, may_be_none=True)
-    for name, (names, ours, by) in mamba_ssm.FUNCTIONS.items()
-}
-OF_MAMBA_SSM["decode"] = Rule(("input_ids", "model", "max_length"), mamba_ssm.decode, IN_TORCH, list)
-_OF_PACKAGES = {"fla": OF_FLA, "mamba_ssm": OF_MAMBA_SSM, "causal_conv1d": OF_MAMBA_SSM}
-
-
-def rule_for_global(method: functions.Function, name: str, theirs: Any) -> Rule | None:
-    """Return the rule for a function that a method finds by a global name, None if it is not one that is known.
-
-    transformers has functions of fla under the names of its own; fla's layers know fla's alone. In the modules of
-    mamba_ssm, the functions of packages that are missing are None.
-    """
-    package = _package_of(method)
-    own = _OF_PACKAGES.get(package if theirs is None else _package_of(theirs), {}).get(name)
-    return own if own is not None or package in _OF_PACKAGES else GLOBALS.get(name)
-
-
-def rule_of(of: type, method: str) -> Rule | None:
-    """Return the rule for a method of a class, None if the method is not one that is known."""
-    package = _package_of(of)
-    if package in _OF_PACKAGES:
-        return _OF_PACKAGES[package].get(of.__name__) if method == "forward" else None
-    return METHODS.get(method) or CLASSES.get(of.__name__, {}).get(method)
-
-
-def methods_mixed_in(of: type[nn.Module]) -> dict[str, Any]:
-    """Return the functions of a class's bases that are no modules, in packages whose functions are known."""
-    bases = [base for base in reversed(of.__mro__) if not issubclass(base, nn.Module)]
-    found = (vars(base).items() for base in bases if _package_of(base) in _OF_PACKAGES)
-    return {name: value for items in found for name, value in items if isinstance(value, FunctionType)}
-
-
-def _package_of(x: Any) -> str:
-    return str(getattr(x, "__module__", "")).partition(".")[0]
 
 
 def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:

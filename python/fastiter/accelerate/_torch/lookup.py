@@ -1,0 +1,86 @@
+"""Which rule is for a function of a model, by its name and the package that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import FunctionType
+from typing import Any
+
+from torch import nn
+
+from . import fla, fla_parts, mamba_ssm
+from .functions import Function, on_cpus
+from .rebind import globals_of, owner_of
+from .rules import CLASSES, GLOBALS, IN_TORCH, METHODS, Rule
+
+#: Functions in a module's methods that ours have no function for
+FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda", "mamba3_siso_combined"}
+#: Functions of fla, and the forwards of its modules, which have no trial as theirs do not run on CPUs
+OF_FLA = {name: Rule(names, make, by, list) for name, (names, make, by) in fla.RULES.items()}
+FORWARDS_OF_FLA = {name: Rule(names, make, by, list) for name, (names, make, by) in fla.FORWARDS.items()}
+#: Attributes that layers of fla set to one of its activations
+OF_ACTIVATIONS = Rule((), fla_parts.activation, IN_TORCH, list)
+ACTIVATIONS = ("act", "act_fn", "gate_fn")
+#: Functions of mamba_ssm and causal_conv1d, which have no trial either
+OF_MAMBA_SSM = {
+    name: Rule(names, on_cpus(ours), by, list, may_be_none=True)
+    for name, (names, ours, by) in mamba_ssm.FUNCTIONS.items()
+}
+OF_MAMBA_SSM["decode"] = Rule(("input_ids", "model", "max_length"), mamba_ssm.decode, IN_TORCH, list)
+_OF_PACKAGES = {"fla": OF_FLA, "mamba_ssm": OF_MAMBA_SSM, "causal_conv1d": OF_MAMBA_SSM}
+
+
+def rule_for_global(method: Function, name: str, theirs: Any) -> Rule | None:
+    """Return the rule for a function that a method finds by a global name, None if it is not one that is known.
+
+    transformers has functions of fla under the names of its own; fla's layers know fla's alone. In the modules of
+    mamba_ssm, the functions of packages that are missing are None.
+    """
+    if isinstance(theirs, type):
+        return None
+    package = _package_of(method)
+    own = _OF_PACKAGES.get(package if theirs is None else _package_of(owner_of(theirs)), {}).get(name)
+    return own if own is not None or package in _OF_PACKAGES else GLOBALS.get(name)
+
+
+def rule_of(of: type, method: str) -> Rule | None:
+    """Return the rule for a method of a class, None if the method is not one that is known."""
+    package = _package_of(of)
+    if package in _OF_PACKAGES:
+        return FORWARDS_OF_FLA.get(of.__name__) if package == "fla" and method == "forward" else None
+    return METHODS.get(method) or CLASSES.get(of.__name__, {}).get(method)
+
+
+def keeps_activations(used: dict[str, Any]) -> bool:
+    """Return whether an __init__ that uses these global names takes activations from a table of fla's."""
+    table = used.get("ACT2FN")
+    return isinstance(table, dict) and any(_package_of(owner_of(f)) == "fla" for f in table.values())
+
+
+def missing_in(of: type, methods: Mapping[str, Any], known: Collection[str]) -> str | None:
+    """Return a function that the methods of a class use and ours have nothing for, None if there is none.
+
+    In a layer of fla, this is one of fla.ops where none of these is known, as there norms and the like are not all.
+    """
+    is_layer_of_fla = of.__module__.startswith("fla.layers.")
+    if fla.RECURRENCES & {*known} if is_layer_of_fla else known:
+        return None
+    used = {name: f for method in methods.values() for name, f in globals_of(method).items()}
+    missing = {name for name, f in used.items() if is_layer_of_fla and _is_recurrence_of_fla(f)}
+    return min(missing | (used.keys() & FUNCTIONS_NOT_YET), default=None)
+
+
+def _is_recurrence_of_fla(f: Any) -> bool:
+    home = str(getattr(f, "__module__", ""))
+    return isinstance(f, FunctionType) and home.startswith("fla.ops.") and not home.startswith("fla.ops.utils")
+
+
+def methods_mixed_in(of: type[nn.Module]) -> dict[str, Any]:
+    """Return the functions of a class's bases that are no modules, in packages whose functions are known."""
+    bases = [base for base in reversed(of.__mro__) if not issubclass(base, nn.Module)]
+    found = (vars(base).items() for base in bases if _package_of(base) in _OF_PACKAGES)
+    return {name: value for items in found for name, value in items if isinstance(value, FunctionType)}
+
+
+def _package_of(x: Any) -> str:
+    return str(getattr(x, "__module__", "")).partition(".")[0]
