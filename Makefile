@@ -17,7 +17,7 @@ cxx.sources := $(filter csrc/%,$(build.inputs))
 LEVELS ?= native
 export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANITIZE);FASTITER_WERROR=$(if $(SANITIZE),OFF,ON)
 
-.PHONY: help demo test bench lint format docs sanitize clean
+.PHONY: help demo test bench lint format docs sanitize fuzz clean
 .NOTPARALLEL: # one environment, one build folder
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
 	@echo "make sanitize  the NumPy tests under AddressSanitizer (minutes to compile)"
+	@echo "make fuzz      wrong inputs by the million, ten minutes      ARGS='--seconds 60'"
 	@echo "make clean     remove .venv and everything built"
 
 demo: $(VENV)/.demo
@@ -60,6 +61,9 @@ sanitize:
 	    $(MAKE) test LEVELS=all SANITIZE=address VENV=build/sanitize-venv test.extras=test \
 	    ARGS='--capture=sys --doctest-ignore-import-errors $(ARGS)' \
 	    RUN='env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$(preload)"'
+
+fuzz: $(VENV)/.test
+	$(python) -m tests.public.fuzz $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist
