@@ -3,9 +3,15 @@
 import re
 import subprocess
 import sys
+from inspect import ismodule
 from pathlib import Path
+from urllib.request import urlopen
 
 import fastiter
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from gallery_sources import write_sources  # noqa: E402 (beside this file)
 
 project = "fastiter"
 author = "The fastiter developers"
@@ -15,12 +21,16 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+    "sphinx-mathjax-offline",
 ]
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["benchmark_tables.md"]
+exclude_patterns = ["benchmark_tables.md", "gallery/sg_execution_times.rst"]
+nitpicky = True
 
 templates_path = ["templates"]
 
@@ -32,6 +42,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
 }
+html_context = {"default_mode": "auto"}
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
 
@@ -41,7 +52,32 @@ autodoc_typehints = "none"  # they are in the parameters, in words
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
-HERE = Path(__file__).parent
+GALLERY_SOURCES = HERE.parent / "build" / "gallery_sources"
+sphinx_gallery_conf = {
+    "examples_dirs": str(GALLERY_SOURCES),
+    "gallery_dirs": "gallery",
+    "plot_gallery": False,  # they take minutes
+    "within_subsection_order": "FileNameSortKey",
+    "backreferences_dir": "api/examples",
+    "doc_module": ("fastiter",),
+    "image_scrapers": (),
+    "reset_modules": (),
+    "write_computation_times": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "download_all_examples": False,
+}
+
+#: Sites whose names become links where their inventories can be fetched, each with its packages
+intersphinx_mapping: dict[str, tuple[str, None]] = {}
+nitpick_ignore_regex: list[tuple[str, str]] = []
+OTHER_SITES = {
+    "python": ("https://docs.python.org/3/", sorted(sys.stdlib_module_names)),
+    "numpy": ("https://numpy.org/doc/stable/", ["numpy"]),
+    "scipy": ("https://docs.scipy.org/doc/scipy/", ["scipy"]),
+    "torch": ("https://docs.pytorch.org/docs/stable/", ["torch"]),
+}
+
 SPECIAL = re.compile(r"\||(?<=[(,] )\*(?=\w)|(?<=\()\*(?=\w)")
 NAMESPACES = {
     "fastiter": "Arrays: recurrences, scans, the delta rule, Newton along time",
@@ -50,12 +86,28 @@ NAMESPACES = {
     "fastiter.relax": "Arrays: relaxation of linear systems",
     "fastiter.mdp": "Arrays: Markov decision processes",
     "fastiter.mdp.examples": "Arrays: example decision processes",
+    "fastiter.relax.compat": "Arrays: the sweeps of PyAMG, by its signatures",
     "fastiter.torch": "Tensors: functions",
     "fastiter.torch.nn": "Tensors: modules",
     "fastiter.torch.ssm": "Tensors: state-space models, matrix memories, short convolutions",
     "fastiter.torch.quant": "Tensors: number formats",
+    "fastiter.torch.onnx": "Tensors: export to ONNX",
+    "fastiter.torch.compat": "Tensors: functions by the signatures of other libraries",
+    "fastiter.torch.compat.causal_conv1d": "Tensors: the functions of causal_conv1d",
+    "fastiter.torch.compat.fla": "Tensors: the functions of flash-linear-attention",
+    "fastiter.torch.compat.mamba_ssm": "Tensors: the functions of mamba_ssm",
+    "fastiter.torch.compat.mlstm_kernels": "Tensors: the functions of mlstm_kernels",
     "fastiter.tune": "Launch shapes of GPU kernels",
 }
+
+
+def answers(url: str) -> bool:
+    """Return whether the inventory of a site can be fetched."""
+    try:
+        with urlopen(f"{url}objects.inv", timeout=5) as reply:
+            return bool(reply.read(1))
+    except OSError:
+        return False
 
 
 def write_benchmark_tables(app: object) -> None:
@@ -74,8 +126,8 @@ def write_api() -> None:
     folder.mkdir(exist_ok=True)
     for name, title in NAMESPACES.items():
         module = import_module(name)
-        public = [each for each in module.__all__ if callable(getattr(module, each))]
-        lines = [f"{name}", "=" * len(name), "", f"{title}.", "", f".. currentmodule:: {name}", ""]
+        public = [each for each in module.__all__ if not each.startswith("_") and not ismodule(getattr(module, each))]
+        lines = [f".. module:: {name}", "", name, "=" * len(name), "", f"{title}.", ""]
         lines += [".. autosummary::", "   :toctree: generated", "", *(f"   {each}" for each in public), ""]
         (folder / f"{name}.rst").write_text("\n".join(lines))
     links = "\n".join(f"   {name}" for name in NAMESPACES)
@@ -91,10 +143,19 @@ def escape(app: object, what: str, name: str, obj: object, options: object, line
             lines[i] = "``".join(part if k % 2 else SPECIAL.sub(r"\\\g<0>", part) for k, part in enumerate(parts))
 
 
+def prepare(app, config) -> None:
+    """Write the pages of the API and the gallery's programs before Sphinx looks for pages; look for other sites."""
+    write_api()
+    write_sources(HERE.parent / "examples", HERE / "images" / "gallery", GALLERY_SOURCES)
+    for name, (url, packages) in OTHER_SITES.items():
+        if answers(url):
+            config.intersphinx_mapping[name] = (url, None)
+        else:
+            config.nitpick_ignore_regex.append(("py:.*", rf"({'|'.join(packages)})(\..*)?"))
+
+
 def setup(app) -> None:
     """Register what runs before a build and on each docstring."""
+    app.connect("config-inited", prepare, priority=1)
     app.connect("builder-inited", write_benchmark_tables)
     app.connect("autodoc-process-docstring", escape, priority=100)  # before numpydoc
-
-
-write_api()  # before Sphinx looks for pages

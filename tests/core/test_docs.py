@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names only files and folders that exist."""
+"""CONTRIBUTING.md and the gallery name only files and folders that exist."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def test_paths_in_contributing_exist(path: str) -> None:
     # A name without its folder is one of several files of that name.
     pattern = path if path in ("Makefile", "CMakeLists.txt") or "/" in path.rstrip("/") else f"*{path}"
     assert any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/") for name in [*tracked, *folders])
+
+
+def test_titles_in_the_gallery_are_of_examples() -> None:
+    source = (ROOT / "docs" / "gallery_sources.py").read_text()
+    titles = re.findall(r'^    "(\w+)": "', source, flags=re.MULTILINE)
+    assert len(titles) > 10
+    assert [name for name in titles if not (ROOT / "examples" / f"{name}.py").exists()] == []

@@ -100,7 +100,7 @@ class NVFP4(BlockFormat):
     block : int
         Elements that share a scale, 1 to 1024.
     rounding : str
-        Of the elements, as for :class:`Float`.
+        The rounding of the elements, as for :class:`Float`.
 
     See Also
     --------

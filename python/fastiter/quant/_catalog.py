@@ -132,12 +132,13 @@ def formats() -> FormatTable:
     Returns
     -------
     FormatTable
-        A tuple of :class:`FormatRow` (name, bits, largest, smallest, notes, example), which prints as a table. The
-        largest and the smallest number of a format with blocks are those of all scales, of integers those with scale 1.
+        A tuple of :class:`~fastiter.quant.FormatRow` (name, bits, largest, smallest, notes, example), which prints as a
+        table. The largest and the smallest number of a format with blocks are those of all scales, and of integers
+        those with scale 1.
 
     See Also
     --------
-    parse : The format of a text.
+    fastiter.quant.parse : The format of a text.
     range_of : The range of any format.
 
     Examples

@@ -40,9 +40,10 @@ class Range(NamedTuple):
 
 
 def range_of(fmt: FormatLike) -> Range:
-    """Return the lowest, highest and smallest positive number of a format (for an :class:`Int`, with scale 1).
+    """Return the lowest, highest and smallest positive number of a format.
 
-    For a format with blocks, over all scales; for a table with blocks, in a block whose largest magnitude is 1.
+    An :class:`~fastiter.quant.Int` has the scale 1. For a format with blocks, the range is that over all scales; for a
+    table with blocks, that in a block whose largest magnitude is 1.
 
     Parameters
     ----------

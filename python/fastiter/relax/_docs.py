@@ -52,8 +52,8 @@ SOLVER = documented(
             check_every : int
                 The number of steps between two checks of the residual, which costs a product with A.
             callback : callable, optional
-                Called at each check with a :class:`Progress`. If it returns True, the solution ends, with the reason
-                "callback".
+                Called at each check with a :class:`~fastiter.relax.Progress`. If it returns True, the solution ends
+                with the reason "callback".
             throw : bool
                 Raise a ConvergenceError, instead of a warning, if the solution does not converge.
             """,

@@ -20,7 +20,7 @@ class Device:
     Attributes
     ----------
     name : str
-        As the driver reports it, or of a row of :data:`DEVICES`.
+        As the driver reports it, or of a row of :data:`~fastiter.tune.DEVICES`.
     capability : (int, int)
         Compute capability, (9, 0) for sm_90.
     sms : int

@@ -149,13 +149,13 @@ def rnn_constraints(
     Parameters
     ----------
     device : Device
-        A row of :data:`DEVICES`, or :meth:`Device.current`.
+        A row of :data:`~fastiter.tune.DEVICES`, or :meth:`Device.current`.
     cell : {"elman", "gru", "lstm", "slstm"}
         The recurrence.
     heads, width, batch : int
         N heads of D units each, and B sequences, each from 1 to 2^31 - 1.
     dtype : {"bfloat16", "float16", "float32"}
-        Of the weights and states; the 16-bit ones run on tensor cores.
+        The dtype of the weights and states; the 16-bit ones run on tensor cores.
     backward : bool
         Those of the backward pass.
 
@@ -277,13 +277,13 @@ def rnn_plan(
     Parameters
     ----------
     device : Device
-        A row of :data:`DEVICES`, or :meth:`Device.current`.
+        A row of :data:`~fastiter.tune.DEVICES`, or :meth:`Device.current`.
     cell : {"elman", "gru", "lstm", "slstm"}
         The recurrence.
     heads, width, batch : int
         N heads of D units each, and B sequences, each from 1 to 2^31 - 1.
     dtype : {"bfloat16", "float16", "float32"}
-        Of the weights and states; the 16-bit ones run on tensor cores.
+        The dtype of the weights and states; the 16-bit ones run on tensor cores.
     backward : bool
         Plan the backward pass.
 

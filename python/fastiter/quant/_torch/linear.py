@@ -27,8 +27,8 @@ def linear(
     bias : Tensor (N,), optional
         Initial value of the accumulator, rounded to its format as a first sum.
     accumulator : Fixed, Float, str or dtype
-        The format acc of the sums; "float32" is fp32. With a :class:`Fixed`, x and weight must be finite, and integers
-        times a power of two, of at most 64 bits together, as :func:`quantize` returns them; with a :class:`Float` they
+        The format acc of the sums; "float32" is fp32. With a Fixed, x and weight must be finite, and integers
+        times a power of two, of at most 64 bits together, as :func:`quantize` returns them; with a Float they
         must be exact in float32.
     accumulate_every : int
         Number of products that are added between two roundings.
@@ -43,8 +43,8 @@ def linear(
     TypeError, ValueError
         For a wrong type, dtype or shape, and for numbers that the accumulator does not support.
     BackendError
-        For a tensor on a device other than the CPU or CUDA; on a CUDA device for a :class:`Fixed` of more than 62 bits,
-        and for sums of ``accumulate_every`` products that need more than 64. With a :class:`Fixed` the call
+        For a tensor on a device other than the CPU or CUDA; on a CUDA device for a Fixed of more than 62 bits,
+        and for sums of ``accumulate_every`` products that need more than 64. With a Fixed the call
         synchronizes, to find the bits that x and weight need.
 
     See Also

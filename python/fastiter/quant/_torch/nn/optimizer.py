@@ -36,7 +36,7 @@ class OptimizerQuantizer:
     scale : "amax" or None
         As for :func:`quantize_optimizer`.
     seed : int
-        Of 31 bits, for stochastic rounding.
+        A seed of 31 bits for stochastic rounding.
 
     See Also
     --------

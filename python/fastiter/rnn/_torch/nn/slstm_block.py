@@ -171,12 +171,12 @@ class sLSTMBlock(SequenceLayer):
         conv_state: Any = None,
         slstm_state: Any = None,
     ) -> Any:
-        """Return output and final state, as in :meth:`LinearRNN.forward`; if `stacked`, only the output.
+        """Return output and final state, as in ``LinearRNN.forward``; if `stacked`, only the output.
 
         Parameters
         ----------
         input, state, lengths
-            As for :meth:`LinearRNN.forward`.
+            As for ``LinearRNN.forward``.
         conv_state, slstm_state : Tensor, optional
             If `stacked`, the state by name: the last inputs (B, K, H), and h, c, n and m stacked (4, B, H).
         """

@@ -30,7 +30,7 @@ class StreamingRNN:
     ----------
     module : LSTM, GRU, RNN or sLSTM
         A module of fastiter.torch.nn or torch.nn, unidirectional, with any number of layers, float32 or float64 (for
-        bfloat16 there is :meth:`LSTM.step`).
+        bfloat16 there is ``LSTM.step``).
     batch_size : int, optional
         B, for x (B, I) and y (B, H). None: x (I,) and y (H,).
     state : Tensor or tuple of Tensor, optional

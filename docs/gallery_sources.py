@@ -1,0 +1,75 @@
+"""Copies of the examples for sphinx-gallery: with a title, and with the figure in docs/images/gallery of that name.
+
+Examples take minutes, so none runs when the site is built. The figure that the site shows is drawn by
+`python examples/NAME.py --figure docs/images/gallery/NAME.png`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+
+HEADER = """
+Gallery
+=======
+
+Programs of one file each, in the folder ``examples`` of the repository, with the figures that they draw. Each takes
+seconds to minutes on two cores; ``--help`` lists the options.
+"""
+#: Titles of examples; of another one, the first sentence
+TITLES = {
+    "char_lm": "Character-level language models",
+    "custom_cell": "A cell of your own, all steps at once",
+    "decode_stream": "Streaming one character at a time",
+    "learning_to_relax": "Learning omega over a sequence of systems",
+    "low_precision_training": "Training in low-precision formats",
+    "mamba_cpu": "Mamba on a CPU, before and after accelerate",
+    "pararnn_lm": "ParaGRU against torch.nn.GRU",
+    "poisson": "A Poisson problem by every method",
+    "qfx_digits": "Learned binary points, exported to HLS",
+    "replace_lstm": "One call: replace(model)",
+    "slstm_forecast": "Forecasting carbon dioxide with an sLSTM",
+    "smoother": "Sweeps inside PyAMG's multigrid",
+    "state_tracking": "Tracking a state with negative eigenvalues",
+    "tirex_forecast": "TiRex, before and after accelerate",
+}
+
+
+def write_sources(examples: Path, images: Path, to: Path) -> None:
+    """Write a copy of each example that runs by itself.
+
+    Parameters
+    ----------
+    examples, images, to : Path
+        The folders of the examples, of their figures, and of the copies, which is emptied first.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    for old in to.iterdir():
+        old.unlink()
+    (to / "README.rst").write_text(HEADER.lstrip())
+    for path in sorted(examples.glob("*.py")):
+        source = path.read_text()
+        if not path.name.startswith("_") and '__name__ == "__main__"' in source:
+            (to / path.name).write_text(_copy(path.stem, source, images / f"{path.stem}.png"))
+
+
+def _copy(name: str, source: str, figure: Path) -> str:
+    """Return the source with a docstring that begins with a title and ends with the figure, if there is one."""
+    module = ast.parse(source)
+    text = ast.get_docstring(module) or name
+    title = TITLES.get(name, re.split(r"(?<=\w)[.:]\s", text)[0].rstrip("."))
+    blocks = [title, "=" * len(title), "", *map(_block, text.split("\n\n"))]
+    if figure.exists():
+        blocks.append(f".. image:: /images/gallery/{figure.name}\n   :alt: The figure that {name}.py draws")
+    rest = source.split("\n")[module.body[0].end_lineno or 0 :]
+    thumbnail = f"# sphinx_gallery_thumbnail_path = 'images/gallery/{figure.name}'" if figure.exists() else ""
+    return "\n".join(['r"""', *blocks, '"""', *rest, thumbnail]).rstrip() + "\n"
+
+
+def _block(paragraph: str) -> str:
+    """Return a paragraph, or commands, which are indented, as a block of code."""
+    if all(line.startswith("    ") for line in paragraph.split("\n")):
+        paragraph = ".. code-block:: shell\n\n" + textwrap.indent(textwrap.dedent(paragraph), "   ")
+    return paragraph + "\n"
