@@ -10,6 +10,7 @@ test.extras := torch,test,demo,models
 bench.extras := bench
 lint.extras := torch,dev
 docs.extras := torch,docs
+site.extras := torch,docs,site
 
 build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */cpu/* */cpu/*/*,csrc/$(depth).?pp))
 cxx.sources := $(filter csrc/%,$(build.inputs))
@@ -17,7 +18,7 @@ cxx.sources := $(filter csrc/%,$(build.inputs))
 LEVELS ?= native
 export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANITIZE);FASTITER_WERROR=$(if $(SANITIZE),OFF,ON)
 
-.PHONY: help demo test bench lint format docs sanitize fuzz clean
+.PHONY: help demo test bench lint format docs check-site sanitize fuzz clean
 .NOTPARALLEL: # one environment, one build folder
 
 help:
@@ -26,6 +27,7 @@ help:
 	@echo "make bench     fastiter against its peers                   FAMILY=scan (and others)  ARGS=--quick"
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
+	@echo "make check-site  opens every page of that site in Chromium, which has to be there"
 	@echo "make sanitize  the NumPy tests under AddressSanitizer (minutes to compile)"
 	@echo "make fuzz      wrong inputs by the million, ten minutes      ARGS='--seconds 60'"
 	@echo "make clean     remove .venv and everything built"
@@ -53,6 +55,9 @@ format: $(VENV)/.lint
 
 docs: $(VENV)/.docs
 	$(python) -m sphinx -W docs build/docs
+
+check-site: docs $(VENV)/.site
+	$(python) tests/core/check_site.py $(ARGS)
 
 # torch is left out: it allocates more than the sanitizer can follow quickly, and calls the same kernels.
 sanitize: preload = $(foreach library,asan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))

@@ -1,0 +1,126 @@
+"""python tests/core/check_site.py [FOLDER]: opens every page of the built site in Chromium, wide and on a phone.
+
+Not a test module: `make check-site` runs it on what `make docs` has built. It reports errors in the console, links and
+anchors that lead nowhere within the site, and tables, formulas, code and pictures that end beyond the window without a
+scroll bar of their own. Requests to other sites are refused, so what the pages need from them is reported, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin
+
+from playwright.sync_api import Error, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+WIDTHS = {"wide": 1280, "phone": 390}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: Pages that Sphinx makes for itself
+OWN = ("genindex.html", "py-modindex.html", "search.html")
+
+#: Links, anchors, and elements that end beyond the window while no ancestor scrolls or clips them
+LOOK = """() => {
+  const width = document.documentElement.clientWidth;
+  const scrolls = (e) => {
+    for (let p = e; p && p !== document.body; p = p.parentElement)
+      if (getComputedStyle(p).overflowX !== 'visible') return true;
+    return false;
+  };
+  const kinds = ['table', 'mjx-container', 'pre', 'img', 'p', 'code', 'dl', 'h1', 'h2', 'h3'];
+  const wide = [];
+  for (const e of document.querySelectorAll(kinds.map((kind) => `article ${kind}`).join(', '))) {
+    const box = e.getBoundingClientRect();
+    if (box.width === 0 || box.right <= width + 1 || scrolls(e)) continue;
+    const text = (e.alt || e.textContent).trim().slice(0, 60);
+    wide.push(`${e.tagName.toLowerCase()} ends at ${Math.round(box.right)}: ${text}`);
+  }
+  const all = document.documentElement.scrollWidth;
+  if (all > width + 1) wide.push(`the page is ${all} pixels wide`);
+  const named = [...document.querySelectorAll('[id], a[name]')];
+  return {
+    wide,
+    ids: named.flatMap((e) => [e.id, e.getAttribute('name')]).filter(Boolean),
+    links: [...document.querySelectorAll('a[href]')].map((e) => e.href),
+  };
+}"""
+
+
+def browser_of(playwright: Any) -> Any:
+    """Return Chromium: that of playwright, or one of the system."""
+    try:
+        return playwright.chromium.launch()
+    except Error:
+        found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+        if found is None:
+            sys.exit(
+                "check_site: there must be a Chromium, got none; `playwright install chromium` or a package of the "
+                "system (such as Debian's chromium) installs one"
+            )
+        return playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+
+
+def opened(browser: Any, width: int, errors: list[str]) -> Any:
+    """Return a tab of this width that appends errors to a list, and refuses requests to other sites."""
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("requestfailed", lambda request: errors.append(f"request for {request.url} failed"))
+    return tab
+
+
+def visit(browser: Any, pages: list[Path]) -> Iterator[tuple[Path, str, dict[str, Any], list[str]]]:
+    """Yield each page with the window's name, its links, anchors and wide elements, and the errors of the console."""
+    for name, width in WIDTHS.items():
+        errors: list[str] = []
+        tab = opened(browser, width, errors)
+        for page in pages:
+            errors.clear()
+            tab.goto(page.as_uri(), wait_until="load")
+            tab.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+            yield page, name, tab.evaluate(LOOK), list(dict.fromkeys(errors))
+        tab.close()
+
+
+def dead_links(site: Path, found: dict[Path, dict[str, Any]]) -> Iterator[str]:
+    """Yield links to files that are not in the site, and to anchors that the page does not have."""
+    anchors = {page.as_uri(): {*seen["ids"], "", "top"} for page, seen in found.items()}
+    for page, seen in found.items():
+        for link in dict.fromkeys(seen["links"]):
+            address, anchor = urldefrag(urljoin(page.as_uri(), link))
+            if not address.startswith("file:"):
+                continue
+            target = Path(unquote(address.removeprefix("file://")))
+            if not target.exists():
+                yield f"{page.relative_to(site)}: there is no {target}"
+            elif address in anchors and unquote(anchor) not in anchors[address]:
+                yield f"{page.relative_to(site)}: {target.name} has no anchor #{unquote(anchor)}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "docs", help="the built site")
+    site = parser.parse_args().folder.resolve()
+    pages = sorted(page for page in site.rglob("*.html") if "_static" not in page.parts and page.name not in OWN)
+    if not pages:
+        sys.exit(f"check_site: folder must have the built site, got no pages in {site}; run make docs first")
+    faults, found = [], {}
+    with sync_playwright() as playwright:
+        browser = browser_of(playwright)
+        for page, window, seen, errors in visit(browser, pages):
+            found[page] = seen
+            faults += [f"{page.relative_to(site)}, {window}: {fault}" for fault in (*errors, *seen["wide"])]
+        browser.close()
+    faults += dead_links(site, found)
+    print("\n".join(faults), end="\n" if faults else "")
+    print(f"{len(pages)} pages at {' and '.join(map(str, WIDTHS.values()))} pixels: {len(faults)} faults")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
