@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update, causal_conv1d_varlen_states
-from ...ssm._torch.compat import fla_attention, fla_low_rank, mamba_ssm_norms
+from ...ssm._torch.compat import fla_attention, fla_fixed, fla_low_rank, mamba_ssm_norms
 from ...ssm._torch.compat.packages import PACKAGES
 from . import fla_parts
 from .functions import Function, on_cpu, on_cpus
@@ -103,7 +103,7 @@ def parallel_retention(
     """Return the output of a retention, and no weights of attention."""
     if output_attentions:
         raise ValueError("parallel_retention: output_attentions must be False on a CPU, got True")
-    return fla_attention.chunk_retention(q, k, v, scale, cu_seqlens=cu_seqlens)
+    return fla_fixed.chunk_retention(q, k, v, scale, cu_seqlens=cu_seqlens)
 
 
 def fused_mul_recurrent_rwkv7(
@@ -174,7 +174,7 @@ RULES: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = 
         for name, op in _OPS.items()
         if name != "fused_chunk_delta_rule"
     },
-    "fused_chunk_retention": (("q", "k", "v"), on_cpus(fla_attention.chunk_retention), "compat.fla.chunk_retention"),
+    "fused_chunk_retention": (("q", "k", "v"), on_cpus(fla_fixed.chunk_retention), "compat.fla.chunk_retention"),
     "parallel_retention": (("q", "k", "v"), on_cpus(parallel_retention), "compat.fla.chunk_retention"),
     "parallel_based": (("q", "k", "v", "scale"), on_cpus(parallel_based), "compat.fla.chunk_linear_attn"),
     "parallel_rebased": (("q", "k", "v", "eps"), on_cpus(parallel_rebased), "compat.fla.chunk_linear_attn"),
