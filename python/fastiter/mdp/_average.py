@@ -30,14 +30,8 @@ class AverageSolution(Solution):
 
     Attributes
     ----------
-    gain : float
-        The middle of its bounds: the reward of a step in the long run.
-    gain_bounds : (float, float)
-        Bounds on the optimal gain; the policy's own is at least the first.
     value : (S,)
         The bias h, with g + h = max_a r + P h and h = 0 in state 0.
-    policy : (S,) int64
-        A policy whose gain is at least the lower bound.
     converged : bool
         True if the bounds came within ``tol``.
     steps : int
@@ -46,6 +40,26 @@ class AverageSolution(Solution):
         The width of the bounds: the span of the last change.
     method, reason : str
         The method; "converged" or "max_steps".
+    gain : float
+        The middle of its bounds: the reward of a step in the long run.
+    gain_bounds : (float, float)
+        Bounds on the optimal gain; the policy's own is at least the first.
+    policy : (S,) int64
+        A policy whose gain is at least the lower bound.
+    tolerance : float
+        The width of the bounds at which it converges.
+
+    See Also
+    --------
+    average, extended_value_iteration : The functions that return it.
+    fastiter.Solution : The attributes that all solvers' results have.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> found = mdp.average(mdp.examples.riverswim(6), tol=1e-9)
+    >>> round(found.gain, 4), found.policy
+    (0.4286, array([1, 1, 1, 1, 1, 1]))
     """
 
     gain: float
@@ -84,20 +98,20 @@ def average(
     problem : MDP
         A process without terminal states whose policies have one recurrent class each (unichain); its discount is
         ignored and may be None.
-    method
+    method : {"rvi", "howard"}
         "rvi": relative value iteration, h <- h + tau (T h - h) minus its value in state 0. "howard": policy iteration,
         where each policy's g + h = r + P h is solved.
     tau : float
         In (0, 1]: the share of each step that is taken. Below 1 it converges for periodic chains, too.
     sojourn : (rows,)
         The mean time that each action takes, positive, for semi-Markov processes: the gain is then per unit of time.
-    tol
+    tol : float
         The width of the bounds of the gain at which it has converged.
-    max_steps
+    max_steps : int
         The most sweeps or policies.
     value0 : (S,)
         The first h, 0 by default, in the dtype of P.
-    throw
+    throw : bool
         Raise if it does not converge, instead of a warning.
 
     Returns
@@ -111,6 +125,11 @@ def average(
         If an argument is not as described.
     ConvergenceError
         If ``throw`` is True and it does not converge.
+
+    See Also
+    --------
+    extended_value_iteration : The optimistic one of all processes near an estimate.
+    MDP.solve : Discounted rewards.
 
     Examples
     --------
@@ -303,7 +322,7 @@ def extended_value_iteration(
         |q - P|_1 <= the first, with mass on any state; |rewards - R| <= the second.
     most : float
         The largest reward that is possible.
-    tol, max_steps, value0, throw
+    tol, max_steps, value0, throw : float, int, (S,), bool
         As for :func:`average`; UCRL2 stops at tol = 1 / sqrt(t).
 
     Returns
@@ -317,6 +336,11 @@ def extended_value_iteration(
         If an argument is not as described.
     ConvergenceError
         If ``throw`` is True and it does not converge.
+
+    See Also
+    --------
+    average : The process itself.
+    robust : The worst process near it instead.
 
     References
     ----------

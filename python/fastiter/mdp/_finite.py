@@ -23,6 +23,18 @@ class FiniteHorizon(NamedTuple):
         ``value[h]`` with the steps h .. H - 1 to go; ``value[H]`` is the terminal value.
     policy : (H, S) int64
         The best action of each step, -1 in terminal states.
+
+    See Also
+    --------
+    finite_horizon : The function that returns it.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> value, policy = mdp.finite_horizon(mdp.examples.forest(3, None), 2)
+    >>> value.shape, policy
+    ((3, 3), array([[0, 0, 0],
+           [0, 1, 0]]))
     """
 
     value: Array
@@ -52,6 +64,11 @@ def finite_horizon(
     ------
     TypeError, ValueError
         If an argument is not as described.
+
+    See Also
+    --------
+    MDP.solve : Without an end.
+    average : The reward of a step in the long run.
 
     Examples
     --------

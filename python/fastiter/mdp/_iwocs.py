@@ -25,18 +25,30 @@ class RobustPolicy(Solution):
     ----------
     value : (S,)
         The policy's values in its worst model.
-    policy : (S,) int64
-        The policy.
     converged : bool
         True if no model is worse for the policy than the worst of those that were found, up to ``tol``.
     steps : int
         The models for which the process was solved.
     residual : float
-        How much worse the last one is for the policy.
-    worst : (steps + 1, rows) int64
-        The models that were found, the nominal one first, as the number of a model for each row.
+        The value that the last model takes from the policy.
     method, reason : str
         "iwocs"; "converged" or "max_steps".
+    policy : (S,) int64
+        The policy.
+    worst : (steps + 1, rows) int64
+        The models that were found, the nominal one first, as the number of a model for each row.
+
+    See Also
+    --------
+    iwocs : The function that returns it.
+    MDPSolution : The result for a single model.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> found = mdp.iwocs([mdp.examples.windy_walk(alpha) for alpha in (0.1, 0.4)], start=0)
+    >>> found.converged, found.steps, found.value[0].round(2)
+    (True, 2, np.float64(-8.43))
     """
 
     policy: Any
@@ -92,9 +104,22 @@ def iwocs(
     ConvergenceError
         If ``throw`` is True and it does not converge.
 
+    See Also
+    --------
+    robust : Sets that are given by a radius, not as models.
+    RobustPolicy : The result.
+
     References
     ----------
     P. Zouitine et al., Solving robust MDPs as a sequence of static RL problems, 2024.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> models = [mdp.examples.windy_walk(alpha) for alpha in (0.1, 0.4)]  # the nominal one first
+    >>> found = mdp.iwocs(models, start=0)
+    >>> found.policy[:8]
+    array([2, 2, 2, 2, 2, 1, 1, 0])
     """
     function = "iwocs"
     rows = _checked(function, models, start)

@@ -32,7 +32,7 @@ class MDP:
 
     Parameters
     ----------
-    P
+    P : array, sparse matrix or tensor, or lists of these
         The transition probabilities, float32 or float64, in one of these layouts:
 
         - an array (S, A, S), P[s, a, s'];
@@ -42,7 +42,7 @@ class MDP:
           must not change later;
         - lists P[s][a], each (next states, probabilities) or the probabilities of all S states; the numbers of actions
           may differ.
-    R
+    R : array, sparse matrix or tensor, or lists of these
         The rewards: (S,); (S, A), where -inf leaves an action out, or (rows,); lists R[s][a] for lists P[s][a]; or
         R(s, a, s') in the layout of P.
     gamma : float, (rows,) or None
@@ -62,6 +62,13 @@ class MDP:
     ------
     TypeError, ValueError
         If an argument is not as described; the message names the state and the action.
+
+    See Also
+    --------
+    robust : Against the worst probabilities of a set.
+    average : The largest average reward.
+    finite_horizon : A given number of steps.
+    fastiter.mdp.examples : Processes to begin with.
 
     Examples
     --------

@@ -60,7 +60,7 @@ def robust(
     ----------
     problem : MDP
         The nominal process, with probabilities P and a discount below 1. For costs the worst q has the largest ones.
-    kind
+    kind : {"l1", "linf", "interval", "kl", "chi2", "contamination", "s-l1"}
         The set of each state and action, with P its row of probabilities:
 
         - "l1": sum |q - P| <= radius, twice the total variation;
@@ -81,7 +81,7 @@ def robust(
         Take the best q instead of the worst; not for "s-l1".
     policy : (S,) integers
         Return the worst values of this policy instead of the best policy's.
-    tol, max_steps, value0, callback, throw
+    tol, max_steps, value0, callback, throw : float, int, (S,), callable, bool
         As for :meth:`MDP.solve`.
 
     Returns
@@ -96,6 +96,12 @@ def robust(
         If an argument is not as described.
     ConvergenceError
         If ``throw`` is True and it does not converge.
+
+    See Also
+    --------
+    MDP.solve : The nominal process.
+    iwocs : A set that is given as models.
+    extended_value_iteration : The best process instead, for average rewards.
 
     Examples
     --------

@@ -33,8 +33,17 @@ def forest(
         The reward of waiting and of cutting in the oldest age; cutting earns 1 in those between the youngest and it.
     p : float
         The probability of a fire, after which the forest is young.
-    dtype
+    dtype : dtype, optional
         float32 or float64.
+
+    Returns
+    -------
+    MDP
+        The process.
+
+    See Also
+    --------
+    gridworld, garnet : Larger processes.
 
     Examples
     --------
@@ -64,8 +73,24 @@ def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype:
     seed : int
         The seed of :func:`numpy.random.default_rng`. Probabilities are the spacings of sorted uniform numbers, rewards
         uniform in [0, 1).
-    dtype
+    dtype : dtype, optional
         float32 or float64.
+
+    Returns
+    -------
+    MDP
+        The process.
+
+    See Also
+    --------
+    gridworld : A process with a structure.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> found = mdp.examples.garnet(100, 4, 3).solve()
+    >>> found.converged, found.policy.shape
+    (True, (100,))
     """
     S, A, b = (count("garnet", name, x, 1) for name, x in (("S", S), ("A", A), ("b", b)))
     rng = np.random.default_rng(seed)
@@ -93,8 +118,26 @@ def gridworld(
         The reward of each step, except in the corner, which earns 0.
     goal : float
         The additional reward of a step into the corner, times its probability.
-    dtype
+    dtype : dtype, optional
         float32 or float64.
+
+    Returns
+    -------
+    MDP
+        The process.
+
+    See Also
+    --------
+    windy_walk : Moves that may fail in a preferred direction.
+    riverswim : One dimension.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> mdp.examples.gridworld(3, 1.0, slip=0.0).solve().value.reshape(3, 3)  # minus the steps to the corner
+    array([[-4., -3., -2.],
+           [-3., -2., -1.],
+           [-2., -1.,  0.]])
     """
     n = count("gridworld", "n", n, 2)
     slip = _probability("gridworld", "slip", slip)
@@ -118,8 +161,24 @@ def riverswim(S: int = 6, gamma: Gamma = None, *, dtype: Any = np.float64) -> MD
         The number of states, at least 2. Staying left earns 0.005, swimming in the last state 1.
     gamma : float or None
         The discount; by default None, as its average reward is of interest.
-    dtype
+    dtype : dtype, optional
         float32 or float64.
+
+    Returns
+    -------
+    MDP
+        The process.
+
+    See Also
+    --------
+    fastiter.mdp.average : Its average reward.
+    fastiter.mdp.extended_value_iteration : That of an optimist.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> mdp.average(mdp.examples.riverswim(6)).policy  # swim everywhere
+    array([1, 1, 1, 1, 1, 1])
     """
     S = count("riverswim", "S", S, 2)
     middle = np.arange(S)
@@ -159,8 +218,23 @@ def inventory(
         What one good earns, and what it costs when ordered.
     order_cost, holding : float
         The cost of any order, and that of each good in store before the demand.
-    dtype
+    dtype : dtype, optional
         float32 or float64.
+
+    Returns
+    -------
+    MDP
+        The process.
+
+    See Also
+    --------
+    forest : The same number of actions in each state.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> mdp.examples.inventory(8).solve().policy  # how many to order with 0 to 8 in store
+    array([8, 7, 6, 5, 4, 0, 0, 0, 0])
     """
     capacity, mean = count("inventory", "capacity", capacity, 1), positive("inventory", "mean", mean, zero=False)
     demand = np.exp(-mean) * np.cumprod(np.concatenate([np.ones(1), mean / np.arange(1, capacity + 1)]))
@@ -190,12 +264,28 @@ def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) ->
         alpha^3 in the second, alpha^6 in the third.
     gamma : float or None
         The discount.
-    dtype
+    dtype : dtype, optional
         float32 or float64.
+
+    Returns
+    -------
+    MDP
+        The process.
+
+    See Also
+    --------
+    fastiter.mdp.iwocs : A policy for several alphas.
 
     Notes
     -----
     State 8 y + x; the actions are north, east, south and west; a step costs 1 until the last cell of the first row.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> calm, windy = (mdp.examples.windy_walk(alpha).solve().value[0] for alpha in (0.0, 0.5))
+    >>> bool(calm > windy)
+    True
     """
     alpha, rows, width = _probability("windy_walk", "alpha", alpha), 3, 8
     y, x = np.divmod(np.arange(rows * width), width)
