@@ -97,7 +97,8 @@ def test_the_span_stop_with_the_shift() -> None:
     assert exact.value[0] == pytest.approx(18.487301325417, abs=1e-11)
     assert exact.value.mean() == pytest.approx(18.386472432966, abs=1e-11)
     assert exact.policy.sum() == 4376 and exact.steps <= 5
-    sup, span = problem.solve("vi", stop="sup"), problem.solve("vi")
+    zeros = np.zeros(1000)
+    sup, span = problem.solve("vi", stop="sup", value0=zeros), problem.solve("vi", value0=zeros)
     assert (sup.steps, span.steps, problem.solve("deflated").steps) == (340, 30, 30)
     for found in (sup, span):
         assert np.abs(found.value - exact.value).max() <= found.tolerance / 2
@@ -123,9 +124,20 @@ def test_orders_of_sweeps_and_the_heap() -> None:
     assert problem.solve("gs", omega=1.5).converged and problem.solve("gs", omega=0.8).converged
 
 
+def test_the_first_values_are_a_lower_bound() -> None:
+    """From there a sweep outwards from the goal is nearly exact far away, where a step costs 1 for ever."""
+    problem = examples.gridworld(40, 0.9)
+    near, far = problem.solve("gs"), problem.solve("gs", value0=np.zeros(1600))
+    assert near.steps < 0.8 * far.steps
+    seen: list[np.ndarray] = []
+    examples.gridworld(5, 0.9).solve("vi", callback=lambda progress: seen.append(progress.value))
+    assert seen[0][0] == pytest.approx(-10) and seen[0][24] == pytest.approx(-9)  # T of -10 everywhere
+
+
 def test_acceleration() -> None:
     problem = GARNET(1000, 10, 5, 0.99)
-    plain, fast = problem.solve("vi", stop="sup"), problem.solve("anderson", stop="sup")
+    zeros = np.zeros(1000)
+    plain, fast = (problem.solve(name, stop="sup", value0=zeros) for name in ("vi", "anderson"))
     assert plain.steps == 1894 and fast.steps <= 80
     np.testing.assert_allclose(fast.value, plain.value, rtol=0, atol=1e-6)
 
@@ -137,7 +149,13 @@ def test_anchored_iteration_stays_below_its_certificate() -> None:
     values: list[Any] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fastiter.ConvergenceWarning)
-        problem.solve("anchored", max_steps=201, tol=1e-12, callback=lambda progress: values.append(progress.value))
+        problem.solve(
+            "anchored",
+            max_steps=201,
+            tol=1e-12,
+            value0=np.zeros(1000),
+            callback=lambda progress: values.append(progress.value),
+        )
     for k, Tv in enumerate(values):  # T v_k; v_k is a combination of the start, 0, and T v_(k-1)
         beta = 1 / sum(gamma ** (-2 * i) for i in range(k + 1))
         v = (1 - beta) * values[k - 1] if k else np.zeros(1000)

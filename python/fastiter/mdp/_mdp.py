@@ -145,7 +145,7 @@ class MDP:
         order: Literal["ascending", "descending", "symmetric", "bfs"] | Array = "bfs",
         exact_diag: bool = True,
         omega: float = 1.0,
-        policy_sweeps: int = 20,
+        policy_sweeps: int = 5,
         alpha: float = 0.01,
         window: int = 5,
         callback: Callable[[MDPProgress], Any] | None = None,
@@ -168,7 +168,8 @@ class MDP:
         max_steps
             The most sweeps over all states.
         value0 : (S,)
-            The first values, 0 by default; those of a similar process save sweeps. In the dtype of P.
+            The first values, in the dtype of P; those of a similar process save sweeps. By default a lower bound on V*,
+            the worth of earning the least of the states' best rewards for ever; 0 where gamma is 1.
         order
             For "gs": "bfs" is by distance to the states that are never left (ascending if there are none); "symmetric"
             is ascending and descending in turn; or an array of states.
@@ -305,9 +306,17 @@ class MDP:
         return v
 
     def _start(self, value0: object) -> Array:
-        if value0 is None:
-            return np.zeros(self.S, self.dtype)
-        return self._values("solve", "value0", value0)
+        if value0 is not None:
+            return self._values("solve", "value0", value0)
+        rows = self._process.rows
+        has = np.diff(rows.row) > 0
+        start, (low, high) = np.zeros(self.S, self.dtype), self._process.modulus(self._discount("solve"))
+        if has.any() and high < 1:
+            least = float(np.maximum.reduceat(rows.reward, rows.row[:-1][has]).min())
+            with np.errstate(over="ignore"):
+                bound = self.dtype.type(least / (1 - (high if least < 0 else low)))
+            start[has] = bound if np.isfinite(bound) else 0
+        return start
 
     def _chosen(self, method: str) -> str:
         """Return the method; refuse one that does not converge for this process."""

@@ -1,0 +1,112 @@
+"""Solvers of other libraries on one process: a fresh model is built before each timed solution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.harness.peers import load
+from fastiter.mdp import MDP
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Solver:
+    """`prepare` makes what `solve` takes, and is not timed; `solve` returns the values."""
+
+    name: str
+    prepare: Callable[[], Any]
+    solve: Callable[[Any], Array]
+    threads: tuple[int, ...] = (1,)
+
+
+def ours(problem: MDP, tol: float, threads: tuple[int, ...]) -> Solver:
+    """The automatic method, from zeros; nothing that a solution has found is kept."""
+
+    def prepare() -> MDP:
+        return MDP._of(problem._process.rows, problem._process.discount)
+
+    return Solver("fastiter", prepare, lambda made: made.solve(tol=tol).value, threads)
+
+
+def rows_of(problem: MDP) -> tuple[Any, Array, Array]:
+    """The matrix of the rows, and the state and the action of each."""
+    from scipy import sparse
+
+    weight, target, entry = problem.transitions
+    counts = np.diff(problem.row_starts)
+    states = np.repeat(np.arange(problem.S), counts)
+    actions = np.arange(problem.rows) - np.repeat(problem.row_starts[:-1], counts)
+    return sparse.csr_matrix((weight, target, entry), shape=(problem.rows, problem.S)), states, actions
+
+
+def quantecon(problem: MDP, tol: float) -> Iterator[Solver]:
+    """Value iteration and modified policy iteration; the first solution compiles, and is not timed."""
+    if load("quantecon") is None:
+        return
+    from quantecon.markov import DiscreteDP
+
+    matrix, states, actions = rows_of(problem)
+    matrix.sum_duplicates()
+
+    def prepare() -> Any:
+        return DiscreteDP(problem.rewards, matrix, problem.gamma, states, actions)
+
+    for short, method in (("vi", "value_iteration"), ("mpi", "modified_policy_iteration")):
+
+        def solve(made: Any, method: str = method) -> Array:
+            found = made.solve(method=method, epsilon=tol, max_iter=10**6)
+            return np.asarray(found.v)
+
+        solve(prepare())
+        yield Solver(f"QuantEcon {short}", prepare, solve)
+
+
+def mdpsolver(problem: MDP, tol: float) -> Iterator[Solver]:
+    """Value iteration, modified policy iteration and Gauss-Seidel, on one thread."""
+    module = load("mdpsolver")
+    if module is None:
+        return
+    weight, target, entry = (x.tolist() for x in problem.transitions)
+    start, reward = problem.row_starts.tolist(), problem.rewards.tolist()
+    rewards = [reward[start[s] : start[s + 1]] for s in range(problem.S)]
+    by_state = [range(start[s], start[s + 1]) for s in range(problem.S)]
+    columns = [[target[entry[j] : entry[j + 1]] for j in rows] for rows in by_state]
+    weights = [[weight[entry[j] : entry[j + 1]] for j in rows] for rows in by_state]
+
+    def prepare() -> Any:
+        made = module.model()
+        made.mdp(discount=problem.gamma, rewards=rewards, tranMatProbs=weights, tranMatColumns=columns)
+        return made
+
+    for short, algorithm, update in (("vi", "vi", "standard"), ("mpi", "mpi", "standard"), ("vi-GS", "vi", "gs")):
+
+        def solve(made: Any, algorithm: str = algorithm, update: str = update) -> Array:
+            made.solve(algorithm=algorithm, update=update, tolerance=tol, parallel=False)
+            return np.array(made.getValueVector())
+
+        yield Solver(f"mdpsolver {short}", prepare, solve)
+
+
+def pymdptoolbox(problem: MDP, tol: float) -> Iterator[Solver]:
+    """Value iteration and modified policy iteration, on lists of CSR matrices."""
+    module = load("mdptoolbox.mdp")
+    if module is None:
+        return
+    matrix, _, actions = rows_of(problem)
+    A = int(actions.max()) + 1
+    matrices, rewards = [matrix[actions == a] for a in range(A)], problem.rewards.reshape(-1, A)
+    for short, name in (("vi", "ValueIteration"), ("mpi", "PolicyIterationModified")):
+
+        def prepare(name: str = name) -> Any:
+            return getattr(module, name)(matrices, rewards, problem.gamma, epsilon=tol)
+
+        def solve(made: Any) -> Array:
+            made.run()
+            return np.array(made.V)
+
+        yield Solver(f"pymdptoolbox {short}", prepare, solve)

@@ -1,0 +1,68 @@
+"""The family mdp's numbers as Markdown, with the goals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.harness import tables
+from bench.harness.contest import Record
+
+SHARE_GOAL = 0.7
+
+HEADERS = {
+    "sweeps": f"{'one sweep':34}{'threads':>8}{'ms':>10}{'ns/entry':>10}{'GB/s':>8}{'share':>8}",
+    "solvers": f"{'to the tolerance':34}  {'solver':22}{'ms':>10}{'ours, ms':>10}{'ratio':>8}{'error':>10}",
+}
+
+
+def sweeps_row(r: Record) -> str:
+    return (
+        f"{r['work']:34}{r['threads']:8}{r['ms']:10.3f}{r['ns_per_entry']:10.2f}{r['gbs']:8.1f}{r['share']:8.0%}"
+        f"  load {r['load']:.1f}"
+    )
+
+
+def solvers_row(r: Record) -> str:
+    return (
+        f"{r['work']:34}  {r['peer']:22}{r['peer_ms']:10.2f}{r['ms']:10.2f}{r['ratio']:8.1f}{r['peer_error']:10.1e}"
+        f"  load {r['load']:.1f}"
+    )
+
+
+ROWS = {"sweeps": sweeps_row, "solvers": solvers_row}
+
+
+def sweeps_markdown(records: Sequence[Record]) -> list[str]:
+    columns: dict[str, tables.Entry] = {
+        "ms": lambda r: f"{r['ms']:.3f}",
+        "ns an entry": lambda r: f"{r['ns_per_entry']:.2f}",
+        "share of a copy": lambda r: tables.against(f"{r['share']:.0%}", f"{SHARE_GOAL:.0%}", r["share"] >= SHARE_GOAL),
+    }
+    note = "The share counts each array once, against a copy of as many bytes: in cache where they fit."
+    return ["### One sweep over all states", note, tables.pivot(records, columns)]
+
+
+def solvers_markdown(records: Sequence[Record]) -> list[str]:
+    def ratio(r: Record) -> str:
+        value = f"{r['ratio']:.1f}"
+        return value if r["goal"] is None else tables.against(value, f"{r['goal']:g}", r["ratio"] >= r["goal"])
+
+    header = ["work", "peer", "times as fast", "ms (of the peer)", "error (of the peer)"]
+    rows = [
+        [
+            r["work"],
+            r["peer"],
+            ratio(r),
+            f"{r['ms']:.2f} ({r['peer_ms']:.2f})",
+            f"{r['error']:.1e} ({r['peer_error']:.1e})",
+        ]
+        for r in records
+    ]
+    note = (
+        "One thread; each solution on a fresh model, whose construction is not timed. Errors are against exact values."
+    )
+    return ["### To the same tolerance", note, tables.markdown_table(header, rows)]
+
+
+def markdown(results: Record) -> str:
+    return tables.document(results, {"sweeps": sweeps_markdown, "solvers": solvers_markdown})
