@@ -14,16 +14,18 @@ _SWEEPS = 50  # of the policy's operator where BiCGSTAB has not helped
 
 
 class Chain:
-    """A Markov chain with its rewards and discount."""
+    """A Markov chain with its rewards, or others, and its discount."""
 
-    def __init__(self, model: Any, discount: float, dtype: np.dtype[Any], states: int) -> None:
-        self._model, self._discount = model, discount
+    def __init__(
+        self, model: Any, discount: float, dtype: np.dtype[Any], states: int, reward: Array | None = None
+    ) -> None:
+        self._model, self._discount, self._reward = model, discount, reward
         self._none = np.zeros(states, dtype)
 
     def residual(self, v: Array) -> Array:
         """Return r + gamma P v - v."""
         w = np.empty_like(v)
-        self._model.backup(v, w, None, 1, self._discount, None)
+        self._model.backup(v, w, None, 1, self._discount, self._reward)
         w -= v
         return w
 
@@ -36,7 +38,7 @@ class Chain:
     def sweep(self, v: Array, count: int) -> Array:
         """Return v after sweeps v <- r + gamma P v."""
         v, w = v.copy(), np.empty_like(v)
-        self._model.backup(v, w, None, count, self._discount, None)
+        self._model.backup(v, w, None, count, self._discount, self._reward)
         return w if count % 2 else v
 
 

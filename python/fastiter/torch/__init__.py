@@ -6,6 +6,7 @@ from .. import _torch as _torch  # says what to install where PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..delta._torch.functional import delta_scan
+from ..mdp._torch.functional import MDPValues, mdp_values
 from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
 from ..newton._torch.solve.result import RecurrenceProgress, RecurrenceSolution
@@ -24,6 +25,7 @@ __all__ = [
     "Accelerated",
     "Chebyshev",
     "FlashRNNConfig",
+    "MDPValues",
     "RecurrenceProgress",
     "RecurrenceSolution",
     "Relaxation",
@@ -41,6 +43,7 @@ __all__ = [
     "gru",
     "linear_scan",
     "lstm",
+    "mdp_values",
     "nn",
     "onnx",
     "paragru",

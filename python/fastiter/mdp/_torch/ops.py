@@ -1,0 +1,85 @@
+"""The private ops of decision processes on tensors: an optimal policy, and the values of a chain.
+
+With W = gamma P of the policy's rows, V = r + W V, so that for the cotangent g of V
+
+    l = g + W^T l;   dr = l;   dW = l V^T on the pattern
+
+l is the discounted occupancy of the states from the distribution g.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import _core
+from ..._solution import ConvergenceError
+from ..._torch.op import Op
+from ..._torch.ops import contiguous
+from .._krylov import Chain, norm, solve
+from .._layouts import Rows, Sparse, keep_rows
+from .._mdp import MDP
+
+
+class Policy(NamedTuple):
+    """A call of the op that returns the best row of each state, (S,)."""
+
+    row: Tensor
+    crow: Tensor
+    col: Tensor
+    values: Tensor
+    rewards: Tensor
+    gamma: Tensor
+    tol: float
+    max_steps: int
+
+
+class ChainValues(NamedTuple):
+    """A call of the op that returns x = b + W x, or b + W^T x; W (S, S) as crow, col and weights."""
+
+    crow: Tensor
+    col: Tensor
+    weights: Tensor
+    b: Tensor
+    transpose: bool
+
+
+def _array(x: Tensor) -> Any:
+    return contiguous(x.detach()).numpy()
+
+
+def _policy(call: Policy) -> Tensor:
+    row, crow, col, values, rewards = (_array(x) for x in call[:5])
+    possible = rewards > -np.inf
+    kept = keep_rows(Sparse(crow, col.astype(np.int32), values, len(row) - 1), possible)
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(possible)])
+    rows = Rows(before[row], kept.start, kept.column, kept.value, rewards[possible], np.flatnonzero(possible))
+    problem = MDP._of(rows, float(call.gamma))
+    return torch.from_numpy(problem.solve(tol=call.tol, max_steps=call.max_steps).policy)
+
+
+def _policy_fake(call: Policy) -> Tensor:
+    return call.row.new_empty(call.row.shape[0] - 1)
+
+
+def _chain_values(call: ChainValues) -> Tensor:
+    crow, col, weights, b = (_array(x) for x in call[:4])
+    arrays = None, crow, col.astype(np.int32), weights, np.zeros(len(b), b.dtype)
+    model = _core.mdp.model(b.itemsize * 8, len(b), arrays)
+    chain = Chain(model.transposed() if call.transpose else model, 1.0, b.dtype, len(b), b)
+    x = solve(chain, np.zeros_like(b), 0.0)
+    remaining, size = norm(chain.residual(x)), norm(b)
+    if not remaining <= 1e3 * np.finfo(b.dtype).eps * max(size, norm(x)):
+        raise ConvergenceError(f"mdp_values: the residual of a policy's values must vanish, got {remaining:.2g}")
+    return torch.from_numpy(x)
+
+
+def _chain_values_fake(call: ChainValues) -> Tensor:
+    return call.b.new_empty(call.b.shape)
+
+
+mdp_policy = Op("_mdp_policy", Policy, _policy, _policy_fake)
+mdp_chain_values = Op("_mdp_chain_values", ChainValues, _chain_values, _chain_values_fake)
