@@ -85,6 +85,7 @@ NAMESPACES = {
     "fastiter.quant": "Arrays: number formats and arithmetic on them",
     "fastiter.relax": "Arrays: relaxation of linear systems",
     "fastiter.mdp": "Arrays: Markov decision processes",
+    "fastiter.mdp.compat.mdp": "Arrays: pymdptoolbox's solvers",
     "fastiter.mdp.examples": "Arrays: example decision processes",
     "fastiter.relax.compat": "Arrays: the sweeps of PyAMG, by its signatures",
     "fastiter.torch": "Tensors: functions",

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 
 import fastiter.torch as ft  # noqa: E402
+from fastiter.mdp._torch.functional import mdp_values  # noqa: E402
 from fastiter.relax._torch.functional import relax_solve, sweeps  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import quant  # noqa: E402
@@ -97,6 +98,14 @@ def test_relaxation() -> None:
     b, x = torch.tensor([2.0, 12.0], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     check_same(lambda: relax_solve((*pattern, values), b).value, values)
     check_same(lambda: sweeps((*pattern, values), b, x, omega=1.5, sweeps=2), values)
+
+
+def test_decision_processes() -> None:
+    P, R = torch.eye(2, dtype=torch.float64).reshape(2, 1, 2), torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
+    rows, rewards = (torch.tensor([0, 1, 2]), torch.tensor([0, 1]), torch.ones(2, dtype=torch.float64)), R.reshape(2)
+    states = torch.tensor([0, 1])
+    check_same(lambda: mdp_values(P, R, 0.9).value, R)
+    check_same(lambda: mdp_values(rows, rewards, 0.9, states=states).action_values, R)
 
 
 def test_quantisation() -> None:

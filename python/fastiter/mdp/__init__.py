@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
-from . import examples
+from . import compat, examples
 from ._average import AverageSolution, average, extended_value_iteration
 from ._finite import FiniteHorizon, finite_horizon
 from ._iwocs import RobustPolicy, iwocs
@@ -19,6 +19,7 @@ __all__ = [
     "MDPSolution",
     "RobustPolicy",
     "average",
+    "compat",
     "examples",
     "extended_value_iteration",
     "finite_horizon",

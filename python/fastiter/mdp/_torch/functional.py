@@ -163,9 +163,11 @@ def _sparse(
     best = _policy_of((starts, crow, col, values, R), discount, how)
     lengths = crow.diff()[best]
     first = torch.cat([crow.new_zeros(1), lengths.cumsum(0)])
-    entries = torch.repeat_interleave(crow[:-1][best] - first[:-1], lengths) + torch.arange(int(first[-1]))
+    entries = torch.repeat_interleave(crow[:-1][best] - first[:-1], lengths) + torch.arange(
+        int(first[-1]), device="cpu"
+    )
     value = _ChainValues.apply(first, col[entries], discount * values[entries], R[best], False)
-    row = torch.repeat_interleave(torch.arange(rows), crow.diff())
+    row = torch.repeat_interleave(torch.arange(rows, device="cpu"), crow.diff())
     return MDPValues(value, R + discount * R.new_zeros(rows).index_add(0, row, values * value[col]), best)
 
 

@@ -1,0 +1,42 @@
+"""pymdptoolbox's example processes: a pair of transitions (A, S, S) and rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..._public import publish
+from .. import examples
+
+Array = npt.NDArray[Any]
+
+__all__ = ["forest", "small"]
+
+
+def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1) -> tuple[Array, Array]:
+    """Return the transitions (2, S, S) and rewards (S, 2) of :func:`fastiter.mdp.examples.forest`.
+
+    Parameters
+    ----------
+    S : int
+        The number of ages.
+    r1, r2 : float
+        The rewards of waiting and of cutting in the oldest age.
+    p : float
+        The probability of a fire.
+    """
+    problem = examples.forest(S, None, r1=float(r1), r2=float(r2), p=p)
+    weight, target, entry = problem.transitions
+    rows = np.zeros((2 * S, S))
+    np.add.at(rows, (np.repeat(np.arange(2 * S), np.diff(entry)), target), weight)
+    return np.ascontiguousarray(rows.reshape(S, 2, S).swapaxes(0, 1)), problem.rewards.reshape(S, 2)
+
+
+def small() -> tuple[Array, Array]:
+    """Return the transitions (2, 2, 2) and rewards (2, 2) of a process with two states."""
+    return np.array([[[0.5, 0.5], [0.8, 0.2]], [[0.0, 1.0], [0.1, 0.9]]]), np.array([[5.0, 10.0], [-1.0, 2.0]])
+
+
+publish(globals())
