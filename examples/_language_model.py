@@ -36,7 +36,7 @@ class Corpus:
     def order0_entropy(self) -> float:
         """Bits per character of a model that knows how frequent each character is, and nothing else."""
         frequency = torch.bincount(self.validation).double() / len(self.validation)
-        return -torch.special.xlogy(frequency, frequency).sum().item() / math.log(2)
+        return -float(torch.special.xlogy(frequency, frequency).sum()) / math.log(2)
 
     def batches(self, steps: int, batch: int, length: int, seed: int) -> Tensor:
         """Random stretches of the training text, (steps, batch, length + 1): inputs and, one later, targets."""
@@ -91,7 +91,7 @@ def bits_per_character(model: nn.Module, text: Tensor) -> Tensor:
 def validation_bits(model: nn.Module, text: Tensor, batch: int, length: int = 512) -> float:
     """Bits per character over the whole validation text, cut into stretches of `length`."""
     stretches = text[: (len(text) - 1) // length * length + 1].unfold(0, length + 1, length)
-    total = sum(bits_per_character(model, part).item() * len(part) for part in stretches.split(batch))
+    total = sum(float(bits_per_character(model, part)) * len(part) for part in torch.split(stretches, batch))
     return total / len(stretches)
 
 

@@ -150,8 +150,8 @@ def draw_choices(panels: Any, detail: int, rng: np.random.Generator, bar: Any) -
         bar.update()
 
 
-def legend(axes: Any) -> None:
-    axes.legend(fontsize=8, frameon=False)
+def legend(axes: Any, **place: Any) -> None:
+    axes.legend(fontsize=8, frameon=False, **place)
 
 
 def draw_iterations(axes: Any, gaps: Any, found: Profile) -> None:
@@ -173,7 +173,7 @@ def draw_tau(axes: Any, shifts: Any, tau: Any) -> None:
     axes.axhline(4 / math.e**2 * (1 - 1 / math.e**2), color="0.6", linestyle="--", label="4 (1 - 1/e^2) / e^2")
     axes.axhline(1 / math.e**2, color="0.6", linestyle=":", label="1 / e^2")
     axes.set(title="Jacobi's spectral radius beta, and tau", xlabel="shift c", ylim=(0, 1.05))
-    legend(axes)
+    legend(axes, loc="upper right", bbox_to_anchor=(1, 0.84))
 
 
 def draw_comparators(axes: Any, name: str, found: Profile) -> None:

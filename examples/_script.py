@@ -88,10 +88,10 @@ def moving_mean(values: Sequence[float], width: int) -> tuple[range, list[float]
     return range(width, len(values) + 1), means
 
 
-def pair_of_bars(axes: Axes, names: Sequence[str], theirs: Sequence[float], ours: Sequence[float], form: str) -> None:
-    """Draw two bars for each name, labelled with their numbers."""
+def pair_of_bars(axes: Axes, tasks: Sequence[str], theirs: Sequence[float], ours: Sequence[float], form: str) -> None:
+    """Draw two bars for each task, labelled with their numbers."""
     for shift, values, color in ((-0.2, theirs, THEIRS), (0.2, ours, OURS)):
-        bars = axes.bar([i + shift for i in range(len(names))], values, width=0.38, color=color)
+        bars = axes.bar([i + shift for i in range(len(tasks))], values, width=0.38, color=color)
         axes.bar_label(bars, fmt=form, padding=2)
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(tasks)), tasks)
     axes.margins(y=0.12)

@@ -106,8 +106,8 @@ def draw_losses(axes: Axes, pair: Pair) -> None:
     width = max(1, len(pair.after.losses) // 50)
     axes.plot(*moving_mean(pair.after.losses, width), color=OURS, linewidth=5, alpha=0.55, label="after accelerate")
     steps = f", {len(pair.before.losses)} steps" if pair.is_short() else ""
-    style = {"color": THEIRS, "linewidth": 1.2, "label": pair.before.name + steps}
-    axes.plot(*moving_mean(pair.before.losses, width), **style)
+    before = moving_mean(pair.before.losses, width)
+    axes.plot(*before, color=THEIRS, linewidth=1.2, label=pair.before.name + steps)
     axes.set(xlabel="step", xlim=(0, len(pair.after.losses)), title=pair.name)
     axes.legend(frameon=False)
 
@@ -127,7 +127,7 @@ def draw_speed_ups(axes: Axes, pairs: list[Pair]) -> None:
 
 def draw(pairs: list[Pair], path: Path) -> None:
     figure = Figure(figsize=(8.5, 6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))[:, 0]
     panels = upper.subplots(1, len(pairs), sharey=True)
     for axes, pair in zip(panels, pairs, strict=True):
         draw_losses(axes, pair)

@@ -13,16 +13,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
-from _script import command_line, option, progress
+from _script import OURS, THEIRS, command_line, figure_option, option, progress, save
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import fastiter
 from fastiter.torch import solve_recurrence
 
 State = tuple[Tensor, Tensor]
+Method = Literal["auto", "sequential", "newton", "quasi", "elk"]
 
 
 def cell(state: State, x: Tensor, params: dict[str, Tensor]) -> State:
@@ -63,10 +67,52 @@ def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
 @dataclass(frozen=True)
 class Options:
     batch: int = option(1, "sequences")
-    steps: int = option(4000, "their length", 500)
+    steps: int = option(4096, "their length", 512)
     units: int = option(16, "units of the cell")
-    method: str = option("auto", "method of solve_recurrence")
+    method: Method = option("auto", "method of solve_recurrence")
+    lengths: int = option(5, "sequences of the figure, each twice as long as the one before", 2)
     repeats: int = option(3, "times that each is measured", 1)
+    figure: Path = figure_option(__file__)
+
+
+class Growth(NamedTuple):
+    """Measurements for sequences of several lengths."""
+
+    lengths: list[int]
+    iterations: list[float]  # for a window
+    solved: list[float]  # milliseconds
+    looped: list[float]
+
+
+def measure_growth(
+    solve: Callable[[Tensor], Any], run: Callable[[Tensor], State], x: Tensor, options: Options, bar: Any
+) -> Growth:
+    """Solve the first steps of x, up to all of them, and run the loop over them."""
+    lengths = [max(2, options.steps >> k) for k in reversed(range(options.lengths))]
+    found = Growth(lengths, [], [], [])
+    for length in lengths:
+        part = x[:, :length]
+        milliseconds, solution = timed(partial(solve, part), options.repeats, bar)
+        found.iterations.append(int(solution.steps.max()) / solution.sequential.shape[1])
+        found.solved.append(milliseconds)
+        found.looped.append(timed(partial(run, part), options.repeats, bar)[0])
+    return found
+
+
+def draw(found: Growth, path: Path) -> None:
+    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(found.lengths, found.iterations, "o-", color=OURS)
+    left.set(
+        ylabel="iterations", ylim=(0, 1.2 * max(found.iterations)), title="Iterations of Newton's method on a window"
+    )
+    right.plot(found.lengths, found.looped, "s-", color=THEIRS, label="loop in Python")
+    right.plot(found.lengths, found.solved, "o-", color=OURS, label="solve_recurrence")
+    right.set(ylabel="milliseconds", ylim=(0, None), title="Time for all states")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set(xlabel="steps of the sequence", xlim=(0, None))
+    save(figure, path)
 
 
 def main() -> None:
@@ -75,24 +121,29 @@ def main() -> None:
     fastiter.set_num_threads(1)
     torch.manual_seed(0)
     size = (options.batch, options.units)
-    x = torch.randn(options.batch, options.steps, options.units, dtype=torch.float64, requires_grad=True)
     names = ("leak", "rest", "self", "cost")
-    params = {name: torch.randn(options.units, dtype=torch.float64, requires_grad=True) for name in names}
+    params = {name: (torch.randn(options.units, dtype=torch.float64) / 2).requires_grad_() for name in names}
+    x = torch.randn(options.batch, options.steps, options.units, dtype=torch.float64, requires_grad=True)
     state = (torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64))
     inputs = [x, *params.values()]
 
     def gradients(states: State) -> list[Tensor]:
         return list(torch.autograd.grad(states[0].square().mean() + states[1].mean(), inputs))
 
-    def solve() -> Any:
+    def solve(x: Tensor) -> Any:
         return solve_recurrence(cell, x, params, state, method=options.method)
 
-    solve()  # the first call of anything is slow
-    with progress(4 * options.repeats, "runs") as bar:
-        forward, solution = timed(solve, options.repeats, bar)
-        both, ours = timed(lambda: gradients(solve().value), options.repeats, bar)
-        loop_forward, states = timed(lambda: loop(x, params, state), options.repeats, bar)
-        loop_both, theirs = timed(lambda: gradients(loop(x, params, state)), options.repeats, bar)
+    def run(x: Tensor) -> State:
+        return loop(x, params, state)
+
+    solve(x)  # the first call of anything is slow
+    repeats = options.repeats
+    with progress((4 + 2 * options.lengths) * repeats, "runs") as bar:
+        forward, solution = timed(lambda: solve(x), repeats, bar)
+        both, ours = timed(lambda: gradients(solve(x).value), repeats, bar)
+        loop_forward, states = timed(lambda: run(x), repeats, bar)
+        loop_both, theirs = timed(lambda: gradients(run(x)), repeats, bar)
+        growth = measure_growth(solve, run, x, options, bar)
 
     windows = solution.sequential.shape[1]
     print(f"method {solution.method}, Jacobian {solution.jacobian}, {windows} windows of {solution.window} steps")
@@ -102,7 +153,8 @@ def main() -> None:
     print(f"difference of the gradients {largest_difference(ours, theirs):.1e}")
     print(f"\n{'milliseconds':24}{'solved':>10}{'loop':>10}{'ratio':>8}")
     print(f"{'states':24}{forward:10.1f}{loop_forward:10.1f}{loop_forward / forward:8.1f}")
-    print(f"{'states and gradients':24}{both:10.1f}{loop_both:10.1f}{loop_both / both:8.1f}")
+    print(f"{'states and gradients':24}{both:10.1f}{loop_both:10.1f}{loop_both / both:8.1f}\n")
+    draw(growth, options.figure)
 
 
 if __name__ == "__main__":

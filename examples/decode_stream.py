@@ -117,7 +117,13 @@ def draw(axes: Axes, readers: dict[str, Reader], what: str, label: str) -> None:
         values = getattr(reader, what)
         starts = range(0, len(values) - WINDOW + 1, WINDOW)
         medians = [statistics.median(values[start : start + WINDOW]) for start in starts]
-        axes.plot([start + WINDOW / 2 for start in starts], medians, color=COLORS[name], label=name)
+        axes.plot(
+            [start + WINDOW / 2 for start in starts],
+            medians,
+            color=COLORS[name],
+            label=name,
+            linewidth=4 if name == BEFORE else 1.5,
+        )
     axes.set(xlabel="characters read", ylabel=label, xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False)
 
@@ -139,7 +145,7 @@ def main() -> None:
     readers = stream(build(len(corpus.alphabet), options.width, options.layers, options.seed), text)
     report(readers, text)
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw(left, readers, "microseconds", "microseconds a step, median of 100")
     draw(right, readers, "bytes", "bytes of the cache")

@@ -312,7 +312,8 @@ def draw_theory(options: Options) -> None:
 def run_trials(options: Options, heat: Heat) -> tuple[dict[str, list[Rows]], Rows, int]:
     """Return the tables' rows, the omegas of the heat equation's learners, and the largest difference of the check."""
     results: dict[str, list[Rows]] = {}
-    differences, omegas = [], {}
+    differences: list[int] = []
+    omegas: Rows = {}
     total = options.trials * options.systems * (2 * (len(ARMS) + 1) + len(HEAT_FIXED) + 3)
     with progress(total, "systems") as bar:
         for trial in range(options.trials):

@@ -26,7 +26,6 @@ from _language_model import CharLM, Corpus, Training, load_corpus, take_turns, v
 from _script import OTHERS, command_line, figure_option, moving_mean, option, save
 from matplotlib.figure import Figure
 
-from fastiter.quant import MX
 from fastiter.torch.nn import LSTM, FormatQuantizer, GradientQuantizer, QuantPlan, quantize_model
 
 Choice = str | FormatQuantizer | GradientQuantizer
@@ -45,7 +44,7 @@ def formats() -> dict[str, Plans | None]:
     """Plans by the names of formats; a scale computed from the largest number is one per tensor."""
     int8 = FormatQuantizer("int8", "amax")
     int8_gradient = GradientQuantizer("int8<STOCHASTIC>", "amax")
-    mxfp4_gradient = GradientQuantizer(MX("e2m1<STOCHASTIC>"))
+    mxfp4_gradient = GradientQuantizer("mx<e2m1<STOCHASTIC>>")
     below_one, below_four = "fixed<8,1,RND_CONV,SAT>", "fixed<8,3,RND_CONV,SAT>"
     fixed_gradient = GradientQuantizer("fixed<16,-5,STOCHASTIC,SAT>")
     return {

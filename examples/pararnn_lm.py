@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from _language_model import CharLM, Corpus, Training, load_corpus, sample, take_turns, validation_bits
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from fastiter.torch.nn import ParaGRU
 
 State = tuple[Tensor, ...]
+Method = Literal["auto", "sequential", "newton"]
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,15 @@ class ParaGRUStack(nn.Module):
             last.append(h)
         return x, tuple(last)
 
-    def solve_by(self, method: str) -> None:
+    def solve_by(self, method: Method) -> None:
         for layer in self.layers:
+            assert isinstance(layer, ParaGRU)
             layer.method = method
 
 
-def count_parameters(model: CharLM) -> int:
+def count_parameters(model: nn.Module) -> int:
     """The number of parameters of the recurrent layers."""
-    return sum(p.numel() for p in model.recurrence.parameters())
+    return sum(p.numel() for p in model.get_submodule("recurrence").parameters())
 
 
 def draw(ours: Training, theirs: Training, corpus: Corpus, path: Path) -> None:
@@ -98,7 +100,8 @@ class Comparison(NamedTuple):
 @torch.no_grad()
 def compare_methods(model: CharLM, stack: ParaGRUStack, text: Tensor, repeats: int = 5) -> Comparison:
     x, results, seconds = model.embedding(text), [], []
-    for method in ("sequential", "newton"):
+    methods: tuple[Method, ...] = ("sequential", "newton")
+    for method in methods:
         stack.solve_by(method)
         times = []
         for _ in range(repeats):
@@ -121,19 +124,16 @@ def main() -> None:
     stack = ParaGRUStack(options.hidden, options.layers, options.heads)
     gru = nn.GRU(options.hidden, options.hidden, options.layers, batch_first=True)
     batches = corpus.batches(options.steps, options.batch, options.length, options.seed)
-    trainings = [
-        Training(name, CharLM(recurrence, len(corpus.alphabet), options.hidden), batches)
-        for name, recurrence in (("ParaGRU", stack), ("torch.nn.GRU", gru))
-    ]
-    take_turns(trainings)
+    model, other = (CharLM(recurrence, len(corpus.alphabet), options.hidden) for recurrence in (stack, gru))
+    ours, theirs = Training("ParaGRU", model, batches), Training("torch.nn.GRU", other, batches)
+    take_turns([ours, theirs])
 
-    print_results(trainings, corpus, options.batch)
-    model = trainings[0].model
+    print_results([ours, theirs], corpus, options.batch)
     found = compare_methods(model, stack, corpus.validation[: options.batch * 512].view(options.batch, 512))
     print(f"Newton's method: states differ from the loop's by at most {found.difference:.1e}, ", end="")
     print(f"in {found.ratio:.1f} times its time")
     print(f"\nThe ParaGRU model writes:\n{sample(model, corpus, options.seed)}\n")
-    draw(*trainings, corpus, options.figure)
+    draw(ours, theirs, corpus, options.figure)
 
 
 if __name__ == "__main__":

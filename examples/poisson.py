@@ -20,10 +20,38 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from _script import command_line, figure_option, option, progress
+from _script import command_line, figure_option, option, progress, save
+from matplotlib.colors import TABLEAU_COLORS
+from matplotlib.figure import Figure
 
 from fastiter import ConvergenceWarning
 from fastiter.relax import Anderson, Chebyshev, LinearSolution, Relaxation, Stencil, chebyshev, ssor_cg
+
+CHECK_EVERY = 10  # steps between two residuals
+GROUPS = {
+    "Relaxation": (
+        "Jacobi",
+        "Gauss-Seidel, natural",
+        "Gauss-Seidel, colours",
+        "Gauss-Seidel, clusters",
+        "lines by block Gauss-Seidel",
+        "Kaczmarz",
+    ),
+    "Over-relaxation": (
+        "SOR, omega by itself",
+        "SOR, best omega, colours",
+        "SOR, without a matrix",
+        "SSOR",
+    ),
+    "Acceleration": (
+        "Anderson of Gauss-Seidel",
+        "Chebyshev",
+        "Chebyshev of SSOR",
+        "SSOR-CG",
+    ),
+}
+#: Lines that lie upon others
+STYLES = {"Gauss-Seidel, colours": "--", "Gauss-Seidel, clusters": ":", "SOR, without a matrix": "--"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +75,7 @@ def methods(options: Options) -> dict[str, Callable[[], LinearSolution]]:
     A, b = laplacian(m), np.ones(m * m)
     grid, wide = Stencil((m, m), np.array([4.0, -1.0, -1.0, -1.0, -1.0])), np.ones((m, m))
     best = 2 / (1 + math.sin(math.pi / (m + 1)))
-    how: dict[str, Any] = {"rtol": options.rtol, "max_steps": options.steps, "check_every": 10}
+    how: dict[str, Any] = {"rtol": options.rtol, "max_steps": options.steps, "check_every": CHECK_EVERY}
     slow, fewer = ({**how, "max_steps": n} for n in (options.slow, options.slow // 5))
     ssor = Relaxation(A, "ssor")
     return {
@@ -68,22 +96,21 @@ def methods(options: Options) -> dict[str, Callable[[], LinearSolution]]:
     }
 
 
-def draw(solutions: dict[str, LinearSolution], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 6))
-    for name, solution in solutions.items():
-        steps = np.minimum(10 * np.arange(len(solution.history)), max(solution.steps, 1))
-        axes.loglog(np.maximum(steps, 1), solution.history / solution.history[0], label=name)
-    axes.set_xlabel("steps")
-    axes.set_ylabel("residual")
-    axes.legend(fontsize="small", loc="lower left")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    print(f"figure: {path}")
+def draw(solutions: dict[str, LinearSolution], title: str, path: Path) -> None:
+    """How the residuals fall: a panel for each group of methods, and a color for each method."""
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    panels = figure.subplots(1, len(GROUPS), sharey=False)
+    colors = iter([*TABLEAU_COLORS, "black", "gold", "navy", "limegreen"])
+    for axes, (group, names) in zip(panels, GROUPS.items(), strict=True):
+        for name in names:
+            history = solutions[name].history
+            steps = np.minimum(CHECK_EVERY * np.arange(len(history)), max(solutions[name].steps, 1))
+            axes.semilogy(steps, history / history[0], color=next(colors), linestyle=STYLES.get(name, "-"), label=name)
+        axes.set(title=group, xlabel="steps", xlim=(0, None))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), frameon=False)
+    panels[0].set_ylabel("residual, relative to the first")
+    figure.suptitle(title)
+    save(figure, path)
 
 
 def main() -> None:
@@ -101,7 +128,7 @@ def main() -> None:
             bar.write(f"{name:30}{solution.steps:8}{residual:11.1e}{seconds:9.2f}  {solution.reason}")
             bar.update()
     print()
-    draw(solutions, options.figure)
+    draw(solutions, f"-Laplace u = 1, {options.points} x {options.points} points", options.figure)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -97,7 +96,7 @@ def rounded(model: nn.Sequential, images: Tensor, rounding: str, width: int, ter
     return model
 
 
-def points(model: nn.Module) -> list[nn.Parameter]:
+def points(model: nn.Module) -> list[Tensor]:
     return [q.point for q in model.modules() if isinstance(q, FixedQuantizer)]
 
 
@@ -185,7 +184,7 @@ def print_results(in_float: float, results: Results) -> None:
 
 
 def draw(in_float: float, results: Results, path: Path) -> None:
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.5, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
     for axes, names, label in (
         (left, [n for n in results if "bits" in n], "bits of all numbers"),
@@ -213,7 +212,7 @@ def export(model: nn.Module, images: Tensor, directory: Path) -> None:
     if compiler is None:
         print("no C++ compiler was found to run them")
         return
-    command: Iterable[str] = [compiler, "-std=c++14", "-O2", "model.cpp", "testbench.cpp", "-o", "testbench"]
+    command = [compiler, "-std=c++14", "-O2", "model.cpp", "testbench.cpp", "-o", "testbench"]
     subprocess.run(command, cwd=directory, check=True)
     done = subprocess.run(["./testbench"], cwd=directory, capture_output=True, text=True, check=False)
     print(f"the testbench says: {done.stdout.strip()}")

@@ -14,10 +14,14 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from _script import command_line, option, progress
+from _script import OURS, THEIRS, command_line, figure_option, option, pair_of_bars, progress, save
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import weight_norm
@@ -33,6 +37,7 @@ class Options:
     batch: int = option(16, "sentences in a batch", 4)
     length: int = option(100, "words in a sentence", 20)
     rounds: int = option(15, "turns of each", 2)
+    figure: Path = figure_option(__file__)
 
 
 # ---- Somebody's model -----------------------------------------------------------------------------------------------
@@ -83,6 +88,16 @@ def in_turns(calls: list[Callable[[], object]], rounds: int, bar: Any) -> list[f
     return least
 
 
+def draw(times: dict[str, list[float]], path: Path) -> None:
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    axes = figure.subplots()
+    theirs, ours = zip(*times.values(), strict=True)
+    pair_of_bars(axes, list(times), theirs, ours, "{:.1f}")
+    axes.set(ylabel="milliseconds", title="A tagger with an LSTM and a GRU, before and after replace(model)")
+    axes.legend(handles=[Patch(color=THEIRS, label="torch.nn"), Patch(color=OURS, label="fastiter")], frameon=False)
+    save(figure, path)
+
+
 def main() -> None:
     options = command_line(Options, __doc__)
     torch.manual_seed(0)
@@ -103,15 +118,16 @@ def main() -> None:
     print(f"largest difference of three losses in training: {apart:.1e}")
 
     both = list(zip((before, model), optimizers, strict=True))
-    work = {
-        "prediction": [lambda m=m: predict(m, words) for m, _ in both],
-        "training step": [lambda m=m, o=o: train(m, o, words, tags) for m, o in both],
+    work: dict[str, list[Callable[[], object]]] = {
+        "prediction": [partial(predict, m, words) for m, _ in both],
+        "training step": [partial(train, m, o, words, tags) for m, o in both],
     }
     with progress(2 * len(work) * (options.rounds + 1), "runs") as bar:
         times = {name: in_turns(calls, options.rounds, bar) for name, calls in work.items()}
     print(f"\n{'milliseconds':16}{'torch.nn':>10}{'fastiter':>10}{'ratio':>8}")
     for name, (theirs, ours) in times.items():
         print(f"{name:16}{theirs:10.2f}{ours:10.2f}{theirs / ours:8.2f}")
+    draw(times, options.figure)
     print("\nback to torch's:")
     restore(model, verbose=True)
 

@@ -12,12 +12,15 @@ would beside an instrument: one week at a time, with the numbers of the whole ru
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from _script import command_line, figure_option, option, progress, save
+from _script import OURS, command_line, figure_option, option, progress, save
+from matplotlib.dates import YearLocator
 from matplotlib.figure import Figure
 from statsmodels.datasets import co2
 from torch import Tensor, nn
@@ -43,10 +46,10 @@ class Options:
 # ---- The series -----------------------------------------------------------------------------------------------------
 
 
-def load_series() -> Tensor:
-    """Weekly levels in ppm; the weeks without a measurement, 59 of 2284, are interpolated linearly."""
+def load_series() -> tuple[list[date], Tensor]:
+    """Weeks, and levels in ppm; the weeks without a measurement, 59 of 2284, are interpolated linearly."""
     levels = co2.load_pandas().data["co2"].interpolate()
-    return torch.tensor(levels.to_numpy(), dtype=torch.float32)
+    return [week.date() for week in levels.index], torch.tensor(levels.to_numpy(), dtype=torch.float32)
 
 
 def changes(levels: Tensor) -> Tensor:
@@ -126,32 +129,33 @@ def stream(model: Forecaster, levels: Tensor) -> tuple[Tensor, float]:
     return model.output(torch.stack(states).unsqueeze(1))[-TEST - HORIZON : -HORIZON, 0], microseconds
 
 
-def draw(levels: Tensor, found: dict[str, Tensor], truth: Tensor, path: Path) -> None:
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
+def draw(weeks: list[date], levels: Tensor, found: dict[str, Tensor], truth: Tensor, path: Path) -> None:
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    shown = torch.arange(len(levels) - 4 * YEAR, len(levels))
-    left.plot(shown, levels[shown], color="black", linewidth=0.9, label="measured")
-    colors = dict(zip(found, ("tab:orange", "tab:blue", "grey", "silver"), strict=True))
+    first = len(levels) - 4 * YEAR
+    left.plot(weeks[first:], levels[first:], color="black", linewidth=0.9, label="measured")
+    colors = dict(zip(found, (OURS, "tab:blue", "0.5", "0.75"), strict=True))
     for name, values in list(found.items())[:2]:
-        for i, week in enumerate(range(len(levels) - 4 * YEAR, len(levels) - HORIZON, HORIZON)):
+        for week in range(first, len(levels) - HORIZON, HORIZON):
             forecast = levels[week] + values[week - (len(levels) - TEST - HORIZON)]
-            weeks = range(week + 1, week + 1 + HORIZON)
-            left.plot(weeks, forecast, color=colors[name], linewidth=1.5, label=name if i == 0 else None)
-    left.set(xlabel="week", ylabel="CO2, ppm", title="Forecasts of half a year, each from the week before it")
+            label = name if week == first else None
+            left.plot(weeks[week + 1 : week + 1 + HORIZON], forecast, color=colors[name], linewidth=1.5, label=label)
+    left.set(ylabel="CO2 above Mauna Loa, ppm", title="Forecasts of half a year, one after the other")
+    left.xaxis.set_major_locator(YearLocator())
     for name, values in found.items():
         right.plot(range(1, HORIZON + 1), (values - truth).abs().mean(0), color=colors[name], label=name)
     right.set(xlabel="weeks ahead", ylabel="mean absolute error, ppm", ylim=(0, None), title="Error by distance")
     for axes in (left, right):
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left")
     save(figure, path)
 
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    levels = load_series()
+    weeks, levels = load_series()
     known = levels[:-TEST]
     print(f"{len(known)} weeks to train on, {TEST} to test on; width {options.hidden}, {options.steps} steps")
-    makers = {
+    makers: dict[str, Callable[[], nn.RNNBase]] = {
         f"sLSTM, {options.heads} heads": lambda: fastiter.torch.nn.sLSTM(1, options.hidden, num_heads=options.heads),
         "torch.nn.LSTM": lambda: nn.LSTM(1, options.hidden),
     }
@@ -180,7 +184,7 @@ def main() -> None:
     streamed, microseconds = stream(models[name], levels)
     print(f"\n{name}, one week at a time: {microseconds:.0f} microseconds each, ", end="")
     print(f"{int((streamed != found[name]).sum())} of {streamed.numel():,} numbers differ from the whole run's")
-    draw(levels, found, truth, options.figure)
+    draw(weeks, levels, found, truth, options.figure)
 
 
 if __name__ == "__main__":

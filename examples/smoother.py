@@ -12,11 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyamg
-from _script import command_line, option, progress
+from _script import OURS, THEIRS, command_line, figure_option, option, progress, save
+from matplotlib.figure import Figure
 from pyamg.relaxation import relaxation as theirs
 
 from fastiter.relax import Relaxation, compat
@@ -25,6 +27,7 @@ from fastiter.relax import Relaxation, compat
 @dataclass(frozen=True)
 class Options:
     points: int = option(512, "points along one axis", 40)
+    figure: Path = figure_option(__file__)
 
 
 Smoother = Callable[[Any, Any, Any], None]
@@ -75,17 +78,39 @@ def solve(A: Any, b: Any, smoothers: Callable[[Any], tuple[Smoother, Smoother]])
     return time.perf_counter() - started, residuals
 
 
+def draw(solved: dict[str, tuple[float, list[float]]], points: int, path: Path) -> None:
+    """The residual after each cycle; those of the first two are the same."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    styles: list[dict[str, Any]] = [
+        {"color": THEIRS, "linewidth": 1.2, "zorder": 3},
+        {"color": OURS, "linewidth": 6, "alpha": 0.6},
+        {"color": "tab:blue", "marker": "o", "markersize": 4},
+    ]
+    for (name, (seconds, residuals)), style in zip(solved.items(), styles, strict=True):
+        relative = [residual / residuals[0] for residual in residuals]
+        axes.semilogy(relative, label=f"{name}, {seconds:.2f} s", **style)
+    axes.set(xlabel="cycle", ylabel="residual, relative to the first", xlim=(0, None))
+    axes.set_title(f"Smoothers in PyAMG's multigrid, {points} x {points} points")
+    axes.legend(frameon=False)
+    save(figure, path)
+
+
 def main() -> None:
-    points = command_line(Options, __doc__).points
+    options = command_line(Options, __doc__)
+    points = options.points
     A = pyamg.gallery.poisson((points, points), format="csr")
     b = np.random.default_rng(0).standard_normal(A.shape[0])
     print(f"{points} x {points} points\n\n{'smoother':36}{'cycles':>8}{'factor':>8}{'seconds':>9}")
+    solved: dict[str, tuple[float, list[float]]] = {}
     with progress(len(SMOOTHERS), "smoothers") as bar:
         for name, smoothers in SMOOTHERS.items():
-            seconds, residuals = solve(A, b, smoothers)
+            seconds, residuals = solved[name] = solve(A, b, smoothers)
             factor = (residuals[-1] / residuals[0]) ** (1 / (len(residuals) - 1))
             bar.write(f"{name:36}{len(residuals) - 1:8}{factor:8.3f}{seconds:9.2f}")
             bar.update()
+    print()
+    draw(solved, points, options.figure)
 
 
 if __name__ == "__main__":

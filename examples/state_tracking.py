@@ -173,20 +173,28 @@ def print_results(found: Accuracies, length: int) -> None:
     print(f"{'guessing':28}" + "".join(f"{1 / len(group):.3f}        ".rjust(16) for group in TASKS.values()))
 
 
+STYLES = {"[0, 1]": ":", "[-1, 1]": "-", "complex": "--"}
+
+
 def draw(found: Accuracies, length: int, path: Path) -> None:
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    for axes, (task, group) in zip(figure.subplots(1, len(TASKS), sharey=True), TASKS.items(), strict=True):
-        for i, layer in enumerate(LAYERS):
-            restricted = layer.endswith("[0, 1]")
-            axes.plot(
-                range(1, LONGER * length + 1), found[task, layer], f"C{i}", label=layer, ls=":" if restricted else "-"
-            )
-        axes.axvline(length, color="grey", linewidth=0.8)
-        axes.axhline(1 / len(group), color="grey", linestyle="--", linewidth=0.8)
+    """A color for each layer, and a line style for its eigenvalues."""
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    colors = {"LinearRNN": "tab:blue", "DeltaNet": "tab:orange", "DeltaProduct of 2": "black"}
+    panels = figure.subplots(1, len(TASKS), sharey=True)
+    for axes, (task, group) in zip(panels, TASKS.items(), strict=True):
+        for name in LAYERS:
+            layer, _, eigenvalues = name.partition(", ")
+            style = {"color": colors[layer], "linestyle": STYLES[eigenvalues], "label": name}
+            axes.plot(range(1, LONGER * length + 1), found[task, name], **style)
+        axes.axvline(length, color="0.7", linewidth=0.8)
+        axes.axhline(1 / len(group), color="0.7", linewidth=0.8)
         axes.set(title=task, xlabel="step", xlim=(1, LONGER * length), ylim=(0, 1.03))
-    figure.axes[0].set_ylabel("accuracy")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.suptitle(f"Trained on up to {length} steps (grey line), guessing dashed")
+    panels[0].set_ylabel("accuracy")
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = (
+        "Eigenvalues: dotted in [0, 1], solid in [-1, 1], dashed complex. Grey: the length in training, and guessing"
+    )
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=3, frameon=False)
     print()
     save(figure, path)
 

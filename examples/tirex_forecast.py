@@ -166,7 +166,7 @@ def main() -> None:
     found = measure(models, context, options.horizon, options.rounds)
     report(found, options.series)
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     draw_forecast(left, found, context, truth, options.weights is None)
     draw_seconds(right, found, options.series)

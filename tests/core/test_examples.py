@@ -114,8 +114,10 @@ def test_pararnn_lm(tmp_path: Path) -> None:
     assert float(difference[1]) < 1e-3
 
 
-def test_custom_cell() -> None:
-    output = run("custom_cell.py", "--quick")
+def test_custom_cell(tmp_path: Path) -> None:
+    figure = tmp_path / "custom_cell.png"
+    output = run("custom_cell.py", "--quick", "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG")
     assert "Jacobian block 2" in output
     assert "windows run as a loop 0" in output
     differences = re.findall(r"^difference of the (states|gradients) +(\S+)$", output, re.MULTILINE)
@@ -137,9 +139,11 @@ def test_poisson(tmp_path: Path) -> None:
     assert steps["SOR, without a matrix"] == steps["SOR, best omega, colours"]
 
 
-def test_smoother() -> None:
+def test_smoother(tmp_path: Path) -> None:
     pytest.importorskip("pyamg")
-    output = run("smoother.py", "--quick")
+    figure = tmp_path / "smoother.png"
+    output = run("smoother.py", "--quick", "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG")
     cycles = [int(n) for n in re.findall(r"^(?:pyamg|fastiter).*?(\d+) +0\.\d+ +\S+$", output, re.MULTILINE)]
     assert len(cycles) == 3
     assert cycles[0] == cycles[1]
@@ -182,8 +186,9 @@ def test_learning_to_relax(tmp_path: Path) -> None:
     figure = tmp_path / "learning_to_relax.png"
     output = run("learning_to_relax.py", "--quick", "--figure", str(figure))
 
-    assert figure.read_bytes().startswith(b"\x89PNG")
-    assert str(figure) in output
+    figures = [figure, *(tmp_path / f"learning_to_relax_{name}.png" for name in ("bounds", "choices"))]
+    assert re.findall(r"^figure: (.*)$", output, re.MULTILINE) == list(map(str, figures))
+    assert all(each.read_bytes().startswith(b"\x89PNG") for each in figures)
     tables = re.split(r"^(?=SOR|heat)", output, flags=re.MULTILINE)[1:]
     assert [table.partition("  ")[0] for table in tables] == [
         "SOR, high variance",
@@ -218,9 +223,11 @@ def test_slstm_forecast(tmp_path: Path) -> None:
     assert "0 of 13,520 numbers differ from the whole run's" in output
 
 
-def test_replace_lstm() -> None:
-    output = run("replace_lstm.py", "--quick", OMP_NUM_THREADS="1")
+def test_replace_lstm(tmp_path: Path) -> None:
+    figure = tmp_path / "replace_lstm.png"
+    output = run("replace_lstm.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
 
+    assert figure.read_bytes().startswith(b"\x89PNG")
     assert "replaced encoder: LSTM(16, 8, num_layers=2, " in output
     differences = re.findall(r"^largest difference of .*: (\S+)$", output, re.MULTILINE)
     assert len(differences) == 2
