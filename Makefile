@@ -8,7 +8,7 @@ python := $(VENV)/bin/python
 demo.extras := demo
 test.extras := torch,test,demo,models
 bench.extras := bench
-lint.extras := torch,dev
+lint.extras := torch,dev,demo
 docs.extras := torch,docs
 site.extras := torch,docs,site
 
