@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from fastiter.accelerate._torch import fla_parts
+from fastiter.torch import accelerate
 from tests.ssm.mixer_reference import norm
 
 
@@ -128,6 +129,44 @@ def check_shifts() -> None:
     assert torch.equal(last, torch.stack([packed[0, 0], cache[1], packed[0, 13]]))
 
 
+def expected_terms(loss: Any, logits: Any, target: Any) -> tuple[Any, Any]:
+    """The cross entropy of each row and its part from the normaliser, by their definition."""
+    y = logits * loss.logit_scale
+    y = y if loss.logit_softcapping is None else loss.logit_softcapping * torch.tanh(y / loss.logit_softcapping)
+    log_p, kept = torch.log(torch.exp(y) / torch.exp(y).sum(-1, True)), target != -100
+    share, rows = loss.label_smoothing, torch.arange(len(target))
+    terms = -(1 - share) * log_p[rows, target.clamp(min=0)] - share * log_p.mean(-1)
+    squares = getattr(loss, "lse_square_scale", 0.0) * torch.log(torch.exp(y).sum(-1)) ** 2
+    return torch.where(kept, terms + squares, 0), torch.where(kept, squares, 0)
+
+
+def check_losses() -> None:
+    from fla.modules import FusedCrossEntropyLoss, FusedLinearCrossEntropyLoss
+
+    logits, target = randn(6, 5).requires_grad_(), torch.tensor([0, 4, -100, 2, 2, -100])
+    options = {"label_smoothing": 0.2, "logit_scale": 0.7, "logit_softcapping": 3.0}
+    for reduction, how in product(("mean", "sum", "none"), ({}, options, {**options, "lse_square_scale": 0.1})):
+        loss = accelerate(FusedCrossEntropyLoss(reduction=reduction, return_z_loss=bool(how), **how))
+        found = loss(logits, target)
+        parts = expected_terms(loss, logits, target)
+        scale = {"mean": 0.25, "sum": 1.0, "none": 1.0}[reduction]
+        parts = [scale * (y if reduction == "none" else y.sum()) for y in parts]
+        same(found, tuple(parts) if how else parts[0])
+        ours, theirs = (torch.autograd.grad(y.sum(), logits)[0] for y in (found[0] if how else found, parts[0]))
+        same(ours, theirs)
+    x, weight, bias = (randn(*shape).requires_grad_() for shape in ((2, 3, 4), (5, 4), (5,)))
+    for reduction, wrap in product(("mean", "sum"), (False, True)):
+        loss = accelerate(FusedLinearCrossEntropyLoss(reduction=reduction, use_l2warp=wrap, **options))
+        found, y = loss(x, target.view(2, 3), weight, bias), (x @ weight.T + bias).flatten(0, 1)
+        expected = (0.25 if reduction == "mean" else 1.0) * expected_terms(loss, y, target)[0].sum()
+        same(found, expected)
+        total = expected + (y.max(-1).values ** 2).sum() * 1e-4 / 6 / 2 if wrap else expected
+        same(*(torch.autograd.grad(z, (x, weight, bias), retain_graph=True) for z in (found, total)))
+    half = logits.detach().bfloat16()
+    y = accelerate(FusedCrossEntropyLoss())(half, target)
+    assert y.dtype == torch.float32 and torch.equal(y, accelerate(FusedCrossEntropyLoss())(half.float(), target))
+
+
 def check_gradients() -> None:
     """Caches of shifts, packed angles and sums before norms, which the layers' tests do not differentiate."""
     x, cache, bounds = randn(1, 6, 4).requires_grad_(), randn(2, 4).requires_grad_(), torch.tensor([0, 2, 6])
@@ -145,4 +184,5 @@ def check_functions() -> None:
     check_activations()
     check_rotary()
     check_shifts()
+    check_losses()
     check_gradients()

@@ -153,7 +153,7 @@ def check_model(name: str) -> None:
     """
     models: Any = __import__("fla.models", fromlist=[name])
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 40, **MODELS[name]}
-    config = getattr(models, f"{name}Config")(**sizes, fuse_cross_entropy=False)
+    config = getattr(models, f"{name}Config")(**sizes)
     torch.manual_seed(0)
     model, tokens = getattr(models, f"{name}ForCausalLM")(config).eval(), torch.arange(2, 14).view(2, 6)
     for p in model.parameters():
@@ -161,7 +161,10 @@ def check_model(name: str) -> None:
     report = report_of(accelerate, model)
     assert not report.left, report
     logits, cache, parts = model(tokens).logits, None, []
-    model(tokens, labels=tokens).loss.backward()
+    loss = model(tokens, labels=tokens).loss
+    loss.backward()
+    model.config.fuse_linear_cross_entropy = True
+    close(model(tokens, labels=tokens).loss, loss)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with torch.no_grad():
         for part in tokens.split([4, 1, 1], 1):
@@ -173,9 +176,21 @@ def check_model(name: str) -> None:
 
 def check_what_is_left() -> None:
     from fla.layers import GatedSlotAttention
+    from fla.models import RWKV7Config, RWKV7ForCausalLM
+    from fla.modules import FusedCrossEntropyLoss
 
     report = report_of(accelerate, GatedSlotAttention(hidden_size=16, num_heads=2, layer_idx=0))
     assert report.left == {"": "there is nothing for its chunk_gsa yet"}, report
+    model, kept = RWKV7ForCausalLM(RWKV7Config(hidden_size=64, num_hidden_layers=2)), FusedCrossEntropyLoss.forward
+    FusedCrossEntropyLoss.forward = lambda self, logits, labels: logits
+    try:
+        report = report_of(accelerate, model)
+    finally:
+        FusedCrossEntropyLoss.forward = kept
+    why = (
+        "the forward of its FusedCrossEntropyLoss has the parameters self, logits, labels, not self, input, target, ..."
+    )
+    assert report.left == {"": why, "model": why} and report.accelerated, report
 
 
 def main() -> None:

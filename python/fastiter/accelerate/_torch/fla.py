@@ -14,7 +14,7 @@ from torch import Tensor
 from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update, causal_conv1d_varlen_states
 from ...ssm._torch.compat import fla_attention, fla_fixed, fla_low_rank, mamba_ssm_norms
 from ...ssm._torch.compat.packages import PACKAGES
-from . import fla_parts
+from . import fla_losses, fla_parts
 from .functions import Function, on_cpu, on_cpus
 from .rebind import parameters_of
 
@@ -198,6 +198,7 @@ FORWARDS: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]]
         short_convolution,
         "ssm.causal_conv1d",
     ),
+    **{name: (names, make, "") for name, (names, make) in fla_losses.FORWARDS.items()},
 }
 #: The recurrences among these
 RECURRENCES = {name for name, (_, _, by) in RULES.items() if by.startswith("compat.fla.")}

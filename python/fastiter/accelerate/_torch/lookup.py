@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from . import fla, fla_parts, mamba_ssm
+from . import fla, fla_losses, fla_parts, mamba_ssm
 from .functions import Function, on_cpus
 from .rebind import globals_of, owner_of
 from .rules import CLASSES, GLOBALS, IN_TORCH, METHODS, Rule
@@ -18,6 +18,8 @@ FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda", "mamba3_siso_comb
 #: Functions of fla, and the forwards of its modules, which have no trial as theirs do not run on CPUs
 OF_FLA = {name: Rule(names, make, by, list) for name, (names, make, by) in fla.RULES.items()}
 FORWARDS_OF_FLA = {name: Rule(names, make, by, list) for name, (names, make, by) in fla.FORWARDS.items()}
+#: Classes of losses, whose objects fla's models make in each call
+LOSSES_OF_FLA = {name: Rule((), fla_losses.derived, IN_TORCH, list) for name in fla_losses.FORWARDS}
 #: Attributes that layers of fla set to one of its activations
 OF_ACTIVATIONS = Rule((), fla_parts.activation, IN_TORCH, list)
 ACTIVATIONS = ("act", "act_fn", "gate_fn")
@@ -37,7 +39,7 @@ def rule_for_global(method: Function, name: str, theirs: Any) -> Rule | None:
     mamba_ssm, the functions of packages that are missing are None.
     """
     if isinstance(theirs, type):
-        return None
+        return LOSSES_OF_FLA.get(name) if _package_of(theirs) == "fla" else None
     package = _package_of(method)
     own = _OF_PACKAGES.get(package if theirs is None else _package_of(owner_of(theirs)), {}).get(name)
     return own if own is not None or package in _OF_PACKAGES else GLOBALS.get(name)
