@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import fastiter
 from tests.public.pick import Pick
 
-MODULES = ("fastiter", "fastiter.quant", "fastiter.relax", "fastiter.relax.compat", "fastiter.ssm", "fastiter.tune")
 Make = Callable[[Pick], dict[str, Any]]
 
 
@@ -65,9 +65,12 @@ def calls(
 
 def public_names() -> Iterator[tuple[str, Any]]:
     """Yield the qualified name and the object of everything that can be called and that an ``__all__`` lists."""
-    for module_name in MODULES:
-        module = importlib.import_module(module_name)
+    waiting = [fastiter]
+    while waiting:
+        module = waiting.pop()
         for name in module.__all__:
             found = getattr(module, name)
-            if callable(found):
-                yield f"{module_name}.{name}", found
+            if inspect.ismodule(found):
+                waiting.append(found)
+            elif callable(found):
+                yield f"{module.__name__}.{name}", found

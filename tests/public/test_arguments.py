@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastiter import BackendError, ConvergenceError, ConvergenceWarning
+from fastiter import BackendError, ConvergenceError, ConvergenceWarning, mdp
 from fastiter.quant import FixedArray
 from tests.public.every import NOT_CALLED, TABLE
 from tests.public.mutations import contiguous, laid_out, with_one_changed
@@ -52,6 +52,8 @@ def parts(x: Any) -> Any:
     """Return a result as nested tuples of arrays; what has no arrays is left."""
     if isinstance(x, FixedArray):
         return (x.codes, str(x.fmt))
+    if isinstance(x, mdp.MDP):
+        return (x.row_starts, x.transitions, x.rewards, x.gamma)
     if sp.issparse(x):
         return (x.shape, *(parts(getattr(x, name)) for name in STORED if hasattr(x, name)))
     if dataclasses.is_dataclass(x) and not isinstance(x, type):

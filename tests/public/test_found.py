@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from fastiter import quant, relax
+from fastiter import mdp, quant, relax
 from fastiter.relax import compat
 
 A = sp.csr_array(np.eye(3) * 4 + 1)
@@ -75,6 +77,38 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = {
         r"parse: text must be a format with fields that go together, got 'fixed<8,<4>' \(Fixed: integer must be an int",
     ),
 }
+
+
+NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "MDP: gamma must be from 0 to 1": lambda x: mdp.MDP(np.ones((1, 1, 1)), np.ones((1, 1)), x),
+    "robust: radius must be finite": lambda x: mdp.robust(mdp.examples.garnet(2, 2, 2), "l1", x),
+    "forest: r1 must be finite": lambda x: mdp.examples.forest(r1=x),
+    "gridworld: goal must be finite": lambda x: mdp.examples.gridworld(3, goal=x),
+    "inventory: price must be finite": lambda x: mdp.examples.inventory(3, price=x),
+}
+
+
+@pytest.mark.parametrize("message", NUMBERS)
+def test_numbers_of_processes(message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        NUMBERS[message](HUGE)
+    with pytest.raises(TypeError, match=f"^{message.partition(' must')[0]} must be a number"):
+        NUMBERS[message]("1")
+
+
+def test_seeds_and_means_of_processes() -> None:
+    with pytest.raises(TypeError, match=r"^garnet: seed must be an int, got list"):
+        mdp.examples.garnet(2, 2, 2, seed=[1])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^gridworld: slip must be at most 0\.5"):
+        mdp.examples.gridworld(3, slip=0.6)
+    _, targets, first = mdp.examples.inventory(3, mean=1e4).transitions  # exp(-1e4) is 0
+    assert targets[first[-2] : first[-1]].max() == 3 and np.isfinite(mdp.examples.inventory(3, mean=1e4).rewards).all()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_processes_can_be_copied_and_pickled(again: Callable[[Any], Any]) -> None:
+    process = mdp.examples.garnet(5, 2, 2)
+    np.testing.assert_array_equal(again(process).solve().value, process.solve().value)
 
 
 @pytest.mark.parametrize("name", REFUSED)

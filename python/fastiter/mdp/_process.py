@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import integers, type_name
+from .._check import fits_float, integers, type_name
 from ._layouts import Rows, Sparse, keep_rows
 
 Array = npt.NDArray[Any]
@@ -40,6 +40,10 @@ class Process:
         self.bits = rows.weight.itemsize * 8
         self.arrays = (rows.row, rows.entry, rows.next, rows.weight, rows.reward)
         self.model = _core.mdp.model(self.bits, rows.states, self.arrays)
+
+    def __reduce__(self) -> tuple[type[Process], tuple[Rows, float | None, tuple[float, float]]]:
+        """Copies and pickles have the rows; the compiled model is made again."""
+        return Process, (self.rows, self.discount, self.sums)
 
     @property
     def states(self) -> int:
@@ -144,7 +148,7 @@ def _discounts(function: str, gamma: Any, rows: int) -> tuple[float | None, Arra
         return 1.0, gamma.astype(np.float64)
     if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real):
         raise TypeError(f"{function}: gamma must be a number, an array or None, got {type_name(gamma)}")
-    value = float(gamma)
+    value = float(gamma) if fits_float(gamma) else math.inf
     if not math.isfinite(value) or not 0 <= value <= 1:
         raise ValueError(f"{function}: gamma must be from 0 to 1, got {gamma}")
     return value, None

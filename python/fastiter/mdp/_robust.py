@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import check_array, check_choice, check_flag
+from .._check import check_array, check_choice, check_flag, fits_float
 from ._layouts import Rows, Sparse, keep_rows
 from ._mdp import MDP
 from ._methods import ValueIteration
@@ -188,7 +188,7 @@ def _radii(function: str, radius: Any, count: int, most: float) -> Array:
     else:
         if isinstance(radius, bool) or not isinstance(radius, (int, float, np.floating, np.integer)):
             raise TypeError(f"{function}: radius must be a number or an array, got {type(radius).__name__}")
-        radii = np.full(count, float(radius))
+        radii = np.full(count, float(radius) if fits_float(radius) else np.inf)
     wrong = ~((radii >= 0) & (radii <= most)) | np.isinf(radii)
     if wrong.any():
         expected = "finite and at least 0" if np.isinf(most) else f"from 0 to {most:g}"

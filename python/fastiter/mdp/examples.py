@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._check import count, positive
+from .._check import count, fits_float, positive, type_name
 from .._public import publish
 from ._layouts import Rows
 from ._mdp import MDP
@@ -52,7 +54,7 @@ def forest(
     array([26.244, 29.484, 33.484])
     """
     S = count("forest", "S", S, 2)
-    p = _probability("forest", "p", p)
+    p, r1, r2 = _probability("forest", "p", p), _number("forest", "r1", r1), _number("forest", "r2", r2)
     older = np.minimum(np.arange(1, S + 1), S - 1)
     targets = np.stack([np.zeros(S, np.int64), older, np.zeros(S, np.int64)], axis=1).reshape(-1)
     weights = np.tile([p, 1 - p, 1.0], S)
@@ -93,7 +95,7 @@ def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype:
     (True, (100,))
     """
     S, A, b = (count("garnet", name, x, 1) for name, x in (("S", S), ("A", A), ("b", b)))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(count("garnet", "seed", seed))
     targets = rng.integers(0, S, size=(S, A, b))
     cuts = np.sort(rng.random((S, A, b - 1)), axis=2)
     edges = np.concatenate([np.zeros((S, A, 1)), cuts, np.ones((S, A, 1))], axis=2)
@@ -141,6 +143,9 @@ def gridworld(
     """
     n = count("gridworld", "n", n, 2)
     slip = _probability("gridworld", "slip", slip)
+    if slip > 0.5:
+        raise ValueError(f"gridworld: slip must be at most 0.5, as each of two directions has it, got {slip}")
+    reward, goal = _number("gridworld", "reward", reward), _number("gridworld", "goal", goal)
     y, x = np.divmod(np.arange(n * n), n)
     moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
     to = np.stack([np.clip(y + dy, 0, n - 1) * n + np.clip(x + dx, 0, n - 1) for dy, dx in moves], axis=1)
@@ -237,7 +242,12 @@ def inventory(
     array([8, 7, 6, 5, 4, 0, 0, 0, 0])
     """
     capacity, mean = count("inventory", "capacity", capacity, 1), positive("inventory", "mean", mean, zero=False)
-    demand = np.exp(-mean) * np.cumprod(np.concatenate([np.ones(1), mean / np.arange(1, capacity + 1)]))
+    price, cost, order_cost, holding = (
+        _number("inventory", name, x)
+        for name, x in (("price", price), ("cost", cost), ("order_cost", order_cost), ("holding", holding))
+    )
+    ratios = np.log(mean) - np.log(np.arange(1, capacity + 1))  # logarithms: exp(-mean) may be 0
+    demand = np.exp(np.concatenate([np.zeros(1), np.cumsum(ratios)]) - mean)
     stock, order = (each.reshape(-1) for each in np.indices((capacity + 1, capacity + 1)))
     stock, order = stock[stock + order <= capacity], order[stock + order <= capacity]
     level = stock + order
@@ -307,6 +317,14 @@ def _of(row: Array, counts: Array, targets: Array, weights: Array, rewards: Arra
     parts = np.ascontiguousarray(weights, kind).reshape(-1), np.ascontiguousarray(rewards, kind).reshape(-1)
     rows = Rows(row.astype(np.int64), entry, np.ascontiguousarray(targets, np.int32).reshape(-1), *parts)
     return MDP._of(rows, gamma)
+
+
+def _number(function: str, name: str, x: object) -> float:
+    if isinstance(x, bool) or not isinstance(x, Real):
+        raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
+    if not fits_float(x) or not math.isfinite(x):
+        raise ValueError(f"{function}: {name} must be finite, got {x if fits_float(x) else 'a larger number'}")
+    return float(x)
 
 
 def _probability(function: str, name: str, x: object) -> float:
