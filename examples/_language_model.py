@@ -146,7 +146,7 @@ class Training:
 
     def step_seconds(self) -> float:
         """The lower quartile, which other work of the machine hardly changes."""
-        return statistics.quantiles(self.seconds, n=4)[0]
+        return sorted(self.seconds)[len(self.seconds) // 4]
 
     def speed(self) -> float:
         """Characters per second."""

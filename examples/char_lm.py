@@ -21,8 +21,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _language_model import CharLM, Corpus, Training, largest_difference, load_corpus, sample, take_turns
-from _language_model import validation_bits as bits_of
+from _language_model import (
+    CharLM,
+    Corpus,
+    Training,
+    largest_difference,
+    load_corpus,
+    sample,
+    take_turns,
+    validation_bits,
+)
 from _mamba import mamba
 from _script import OURS, THEIRS, command_line, figure_option, moving_mean, option, save
 from matplotlib.axes import Axes
@@ -53,6 +61,7 @@ class Pair(NamedTuple):
     """The same model before and after accelerate."""
 
     name: str
+    origin: str  # of the model before
     before: Training
     after: Training
 
@@ -72,12 +81,12 @@ def make_pairs(options: Options, corpus: Corpus) -> list[Pair]:
     for name, recurrence, by, before_steps, after_steps in (
         ("LSTM", nn.LSTM(width, width, batch_first=True), "torch.nn", options.steps, options.steps),
         ("GRU", nn.GRU(width, width, batch_first=True), "torch.nn", options.steps, options.steps),
-        ("Mamba", small_mamba, origin, options.loop_steps, options.mamba_steps),
+        ("Mamba", small_mamba, origin, min(options.loop_steps, options.mamba_steps), options.mamba_steps),
     ):
         before = CharLM(recurrence, len(corpus.alphabet), width)
         after = accelerate(copy.deepcopy(before), verbose=True)  # the one call
-        made = Training(by, before, batches[:before_steps], schedule_steps=after_steps)
-        pairs.append(Pair(name, made, Training("fastiter", after, batches[:after_steps])))
+        slow = Training(f"{name}, {by}", before, batches[:before_steps], schedule_steps=after_steps)
+        pairs.append(Pair(name, by, slow, Training(f"{name}, fastiter", after, batches[:after_steps])))
     return pairs
 
 
@@ -89,9 +98,9 @@ def print_results(pairs: list[Pair], corpus: Corpus, batch: int) -> None:
     for pair in pairs:
         for training in (pair.before, pair.after):
             is_short = training is pair.before and pair.is_short()
-            bits = "" if is_short else f"{bits_of(training.model, corpus.validation[:VALIDATED], batch):.3f}"
+            bits = "" if is_short else f"{validation_bits(training.model, corpus.validation[:VALIDATED], batch):.3f}"
             row = f"{training.recent_loss():8.3f}{bits:>12}{len(training.losses):7}{training.speed():14,.0f}"
-            print(f"{pair.name:8}{training.name:18}{row}")
+            print(f"{training.name:26}{row}")
     print(f"{'character frequencies only':26}{'':8}{corpus.order0_entropy():12.3f}")
 
     print(f"\n{'':8}{'times as fast':>14}{'largest difference between the losses':>40}")
@@ -107,14 +116,14 @@ def draw_losses(axes: Axes, pair: Pair) -> None:
     axes.plot(*moving_mean(pair.after.losses, width), color=OURS, linewidth=5, alpha=0.55, label="after accelerate")
     steps = f", {len(pair.before.losses)} steps" if pair.is_short() else ""
     before = moving_mean(pair.before.losses, width)
-    axes.plot(*before, color=THEIRS, linewidth=1.2, label=pair.before.name + steps)
+    axes.plot(*before, color=THEIRS, linewidth=1.2, label=pair.origin + steps)
     axes.set(xlabel="step", xlim=(0, len(pair.after.losses)), title=pair.name)
     axes.legend(frameon=False)
 
 
 def draw_speed_ups(axes: Axes, pairs: list[Pair]) -> None:
     """Speed-ups on a logarithmic axis that begins at 1, the speed before."""
-    names = [f"{pair.name} of {pair.before.name}" for pair in pairs]
+    names = [f"{pair.name} of {pair.origin}" for pair in pairs]
     bars = axes.barh(names, [pair.speed_up() - 1 for pair in pairs], left=1, color=OURS, height=0.6)
     axes.bar_label(bars, [f"{pair.speed_up():.1f} times as fast" for pair in pairs], padding=4)
     limit = 3 * max(pair.speed_up() for pair in pairs)

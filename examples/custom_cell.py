@@ -4,7 +4,7 @@ The cell is a leaky unit that tires: the more it has been active, the less of it
 it compiled, so the alternative is a loop in Python. Its state has two parts, which each unit couples; that its Jacobian
 is made of blocks of 2 x 2 is found, not told.
 
-    python examples/custom_cell.py            # some seconds on one core
+    python examples/custom_cell.py            # some seconds on one core; writes custom_cell.png beside this file
     python examples/custom_cell.py --help
 """
 

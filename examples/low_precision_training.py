@@ -9,7 +9,7 @@ sums, logits and the optimizer stay in float32. All models start from the same w
 - int8 with a scale for each tensor, gradients stochastic;
 - fixed point of 8 bits forward and 16 backward, gradients stochastic.
 
-    python examples/low_precision_training.py            # a minute and a half on two cores; draws a figure beside this
+    python examples/low_precision_training.py            # a minute and a half on two cores
     python examples/low_precision_training.py --help
 
 The measured quantity is the loss, not the speed: rounding is emulated in float32.

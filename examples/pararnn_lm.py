@@ -4,7 +4,7 @@ The text and the training are those of char_lm.py. A ParaGRU unit depends only o
 matrix product, and all steps can be solved at once by Newton's method, which would pay on many cores. On a few cores
 the loop is faster. Both give the same answer, which is compared at the end.
 
-    python examples/pararnn_lm.py            # a minute and a half on two cores
+    python examples/pararnn_lm.py            # a minute and a half on two cores; writes pararnn_lm.png beside this file
     python examples/pararnn_lm.py --help
 
 Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for large language models, 2025.

@@ -1,6 +1,6 @@
 """A Poisson problem by every method: steps, seconds, and how the residual falls.
 
-    python examples/poisson.py                # 1024 x 1024 points; minutes on one core
+    python examples/poisson.py                # 1024 x 1024 points; minutes on one core; writes poisson.png
     python examples/poisson.py --points 255   # seconds
     python examples/poisson.py --help
 

@@ -63,7 +63,7 @@ def test_char_lm(tmp_path: Path) -> None:
         assert float(speed_up) > 0
         assert float(first) < 1e-5
         assert float(every) < 1e-3
-    rows = re.findall(r"^(LSTM|GRU|Mamba) +fastiter +(\S+) +(\S+) ", output, re.MULTILINE)
+    rows = re.findall(r"^(LSTM|GRU|Mamba), fastiter +(\S+) +(\S+) ", output, re.MULTILINE)
     assert [name for name, *_ in rows] == ["LSTM", "GRU", "Mamba"]
     assert all(float(bits) < 6 for _, *row in rows for bits in row)  # they start at log2 of the alphabet, 6.5
 
