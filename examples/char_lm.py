@@ -125,7 +125,7 @@ def draw_speed_ups(axes: Axes, pairs: list[Pair]) -> None:
     """Speed-ups on a logarithmic axis that begins at 1, the speed before."""
     names = [f"{pair.name} of {pair.origin}" for pair in pairs]
     bars = axes.barh(names, [pair.speed_up() - 1 for pair in pairs], left=1, color=OURS, height=0.6)
-    axes.bar_label(bars, [f"{pair.speed_up():.1f} times as fast" for pair in pairs], padding=4)
+    axes.bar_label(bars, [f"{pair.speed_up():.3g} times as fast" for pair in pairs], padding=4)
     limit = 3 * max(pair.speed_up() for pair in pairs)
     axes.set(xscale="log", xlim=(1, limit), title="Speed of a training step after accelerate, before = 1")
     axes.set_xticks([tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick < limit], minor=False)
