@@ -26,6 +26,24 @@ def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1) -> tuple[Ar
         The rewards of waiting and of cutting in the oldest age.
     p : float
         The probability of a fire.
+
+    Returns
+    -------
+    transitions : (2, S, S) float64
+        The probabilities of each action.
+    rewards : (S, 2) float64
+        The rewards of each state and action.
+
+    See Also
+    --------
+    fastiter.mdp.examples.forest : The same process as an MDP, and as a semi-Markov process.
+
+    Examples
+    --------
+    >>> from fastiter.mdp.compat import example
+    >>> transitions, rewards = example.forest()
+    >>> rewards.tolist()
+    [[0.0, 0.0], [0.0, 1.0], [4.0, 2.0]]
     """
     problem = examples.forest(S, None, r1=float(r1), r2=float(r2), p=p)
     weight, target, entry = problem.transitions
@@ -35,7 +53,26 @@ def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1) -> tuple[Ar
 
 
 def small() -> tuple[Array, Array]:
-    """Return the transitions (2, 2, 2) and rewards (2, 2) of a process with two states."""
+    """Return the transitions (2, 2, 2) and rewards (2, 2) of a process with two states.
+
+    Returns
+    -------
+    transitions : (2, 2, 2) float64
+        The probabilities of each action.
+    rewards : (2, 2) float64
+        The rewards of each state and action.
+
+    See Also
+    --------
+    forest : A process of any size.
+
+    Examples
+    --------
+    >>> from fastiter.mdp.compat import example
+    >>> transitions, rewards = example.small()
+    >>> rewards.tolist()
+    [[5.0, 10.0], [-1.0, 2.0]]
+    """
     return np.array([[[0.5, 0.5], [0.8, 0.2]], [[0.0, 1.0], [0.1, 0.9]]]), np.array([[5.0, 10.0], [-1.0, 2.0]])
 
 

@@ -69,8 +69,10 @@ class ValueIteration(_Solver):
 
     Parameters
     ----------
-    transitions, reward
-        The process.
+    transitions : (A, S, S), or A matrices (S, S)
+        The probabilities, dense or sparse.
+    reward : (S,), (S, A), or the layout of the transitions
+        The rewards.
     discount : float
         In [0, 1).
     epsilon : float
@@ -82,13 +84,17 @@ class ValueIteration(_Solver):
     skip_check : bool
         Accepted, and ignored: the checks are fast.
 
+    See Also
+    --------
+    fastiter.mdp.MDP.solve : The same with bounds, a history and warm starts.
+
     Examples
     --------
     >>> from fastiter.mdp.compat import example, mdp
     >>> P, R = example.forest()
-    >>> vi = mdp.ValueIteration(P, R, 0.96)
-    >>> vi.run()
-    >>> vi.policy
+    >>> solver = mdp.ValueIteration(P, R, 0.96)
+    >>> solver.run()
+    >>> solver.policy
     (0, 0, 0)
     """
 
@@ -107,7 +113,38 @@ class ValueIteration(_Solver):
 
 
 class ValueIterationGS(ValueIteration):
-    """Value iteration in place, by Gauss-Seidel sweeps."""
+    """Value iteration in place, by Gauss-Seidel sweeps.
+
+    Parameters
+    ----------
+    transitions : (A, S, S), or A matrices (S, S)
+        The probabilities, dense or sparse.
+    reward : (S,), (S, A), or the layout of the transitions
+        The rewards.
+    discount : float
+        In [0, 1).
+    epsilon : float
+        The width of the bounds at which it stops.
+    max_iter : int
+        The most sweeps.
+    initial_value : float or (S,)
+        The first values.
+    skip_check : bool
+        Accepted, and ignored: the checks are fast.
+
+    See Also
+    --------
+    fastiter.mdp.MDP.solve : The same with bounds, a history and warm starts.
+
+    Examples
+    --------
+    >>> from fastiter.mdp.compat import example, mdp
+    >>> P, R = example.forest()
+    >>> solver = mdp.ValueIterationGS(P, R, 0.96)
+    >>> solver.run()
+    >>> solver.policy
+    (0, 0, 0)
+    """
 
     _method = "gs"
 
@@ -117,8 +154,12 @@ class PolicyIteration(_Solver):
 
     Parameters
     ----------
-    transitions, reward, discount
-        As for :class:`ValueIteration`.
+    transitions : (A, S, S), or A matrices (S, S)
+        The probabilities, dense or sparse.
+    reward : (S,), (S, A), or the layout of the transitions
+        The rewards.
+    discount : float
+        In [0, 1).
     policy0 : (S,) integers
         The first policy.
     max_iter : int
@@ -126,7 +167,20 @@ class PolicyIteration(_Solver):
     eval_type : int
         Accepted, and ignored: a policy's values are found to rounding.
     skip_check : bool
-        Accepted, and ignored.
+        Accepted, and ignored: the checks are fast.
+
+    See Also
+    --------
+    fastiter.mdp.MDP.solve : The same with bounds, a history and warm starts.
+
+    Examples
+    --------
+    >>> from fastiter.mdp.compat import example, mdp
+    >>> P, R = example.forest()
+    >>> solver = mdp.PolicyIteration(P, R, 0.9)
+    >>> solver.run()
+    >>> [round(v, 3) for v in solver.V]
+    [26.244, 29.484, 33.484]
     """
 
     _method = "pi"
@@ -151,8 +205,31 @@ class PolicyIterationModified(_Solver):
 
     Parameters
     ----------
-    transitions, reward, discount, epsilon, max_iter, skip_check
-        As for :class:`ValueIteration`; ``max_iter`` are sweeps over all actions.
+    transitions : (A, S, S), or A matrices (S, S)
+        The probabilities, dense or sparse.
+    reward : (S,), (S, A), or the layout of the transitions
+        The rewards.
+    discount : float
+        In [0, 1).
+    epsilon : float
+        The width of the bounds at which it stops.
+    max_iter : int
+        The most sweeps over all actions.
+    skip_check : bool
+        Accepted, and ignored: the checks are fast.
+
+    See Also
+    --------
+    fastiter.mdp.MDP.solve : The same with bounds, a history and warm starts.
+
+    Examples
+    --------
+    >>> from fastiter.mdp.compat import example, mdp
+    >>> P, R = example.forest()
+    >>> solver = mdp.PolicyIterationModified(P, R, 0.9)
+    >>> solver.run()
+    >>> solver.policy
+    (0, 0, 0)
     """
 
     _method = "mpi"
@@ -174,8 +251,29 @@ class RelativeValueIteration(_Solver):
 
     Parameters
     ----------
-    transitions, reward, epsilon, max_iter, skip_check
-        As for :class:`ValueIteration`.
+    transitions : (A, S, S), or A matrices (S, S)
+        The probabilities, dense or sparse.
+    reward : (S,), (S, A), or the layout of the transitions
+        The rewards.
+    epsilon : float
+        The width of the bounds at which it stops.
+    max_iter : int
+        The most sweeps.
+    skip_check : bool
+        Accepted, and ignored: the checks are fast.
+
+    See Also
+    --------
+    fastiter.mdp.average : The same with bounds on the average reward.
+
+    Examples
+    --------
+    >>> from fastiter.mdp.compat import example, mdp
+    >>> P, R = example.forest()
+    >>> solver = mdp.RelativeValueIteration(P, R)
+    >>> solver.run()
+    >>> round(solver.average_reward, 2)
+    3.24
     """
 
     def __init__(
@@ -197,8 +295,10 @@ class FiniteHorizon(_Solver):
 
     Parameters
     ----------
-    transitions, reward
-        The process.
+    transitions : (A, S, S), or A matrices (S, S)
+        The probabilities, dense or sparse.
+    reward : (S,), (S, A), or the layout of the transitions
+        The rewards.
     discount : float
         In [0, 1].
     N : int
@@ -206,7 +306,20 @@ class FiniteHorizon(_Solver):
     h : (S,)
         The terminal values, 0 by default.
     skip_check : bool
-        Accepted, and ignored.
+        Accepted, and ignored: the checks are fast.
+
+    See Also
+    --------
+    fastiter.mdp.finite_horizon : The same, with processes that depend on time.
+
+    Examples
+    --------
+    >>> from fastiter.mdp.compat import example, mdp
+    >>> P, R = example.forest()
+    >>> solver = mdp.FiniteHorizon(P, R, 0.9, 3)
+    >>> solver.run()
+    >>> solver.policy.tolist()
+    [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
     """
 
     def __init__(
