@@ -26,6 +26,18 @@ class MDPValues(NamedTuple):
         Q* = R + gamma P V*, in the shape of R.
     policy : (S,) int64
         The best action of each state: its number for dense P, else its row.
+
+    See Also
+    --------
+    mdp_values : The function that returns it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import mdp_values
+    >>> P, R = torch.ones(1, 2, 1), torch.tensor([[1.0, 2.0]])
+    >>> mdp_values(P, R, 0.5).policy
+    tensor([1])
     """
 
     value: Tensor
@@ -58,9 +70,9 @@ def mdp_values(
         The discount, at least 0 and below 1.
     states : (rows,) integers
         The state of each row of a CSR matrix, in rising order.
-    tol
+    tol : float
         The width of the bounds within which the policy is optimal. The values are those of the policy, to rounding.
-    max_steps
+    max_steps : int
         The most sweeps for the policy.
 
     Returns
