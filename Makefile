@@ -18,7 +18,7 @@ cxx.sources := $(filter csrc/%,$(build.inputs))
 LEVELS ?= native
 export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANITIZE);FASTITER_WERROR=$(if $(SANITIZE),OFF,ON)
 
-.PHONY: help demo test bench lint format docs check-site sanitize fuzz clean
+.PHONY: help demo test bench lint format docs check-site sanitize fuzz soak clean
 .NOTPARALLEL: # one environment, one build folder
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make check-site  opens every page of that site in Chromium, which has to be there"
 	@echo "make sanitize  the NumPy tests under AddressSanitizer (minutes to compile)"
 	@echo "make fuzz      wrong inputs by the million, ten minutes      ARGS='--seconds 60'"
+	@echo "make soak      100,000 calls of all functions, for memory and from eight threads"
 	@echo "make clean     remove .venv and everything built"
 
 demo: $(VENV)/.demo
@@ -69,6 +70,9 @@ sanitize:
 
 fuzz: $(VENV)/.test
 	$(python) -m tests.public.fuzz $(ARGS)
+
+soak: $(VENV)/.test
+	$(python) -m tests.public.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -5,83 +5,24 @@ The table of :mod:`tests.public.every` is compared with the ``__all__`` of each 
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
 import re
-import warnings
-from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import pytest
-import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastiter import BackendError, ConvergenceError, ConvergenceWarning, mdp
-from fastiter.quant import FixedArray
+from fastiter import BackendError, ConvergenceError
 from tests.public.every import NOT_CALLED, TABLE
 from tests.public.mutations import contiguous, laid_out, with_one_changed
 from tests.public.pick import Pick
+from tests.public.results import assert_equal, called, parts
 from tests.public.table import Entry, public_names
-from tests.support.cases import assert_close, assert_same_bits
 
 
 def test_the_table_has_every_public_name() -> None:
     public = {name for name, _ in public_names()}
     entered = {name for name in public if any(key == name or key.startswith(f"{name}.") for key in TABLE)}
     assert public - entered == NOT_CALLED, "neither in the table nor among those that users do not call"
-
-
-# ---- Calls and what they leave --------------------------------------------------------------------------------------
-
-
-#: Arrays of the sparse matrices
-STORED = ("data", "indices", "indptr", "coords", "offsets", "rows")
-
-
-def called(entry: Entry, arguments: Mapping[str, Any], **more: Any) -> Any:
-    """Return the result, without what it prints."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return entry.run(**arguments, **more)
-
-
-def parts(x: Any) -> Any:
-    """Return a result as nested tuples of arrays; what has no arrays is left."""
-    if isinstance(x, FixedArray):
-        return (x.codes, str(x.fmt))
-    if isinstance(x, mdp.MDP):
-        return (x.row_starts, x.transitions, x.rewards, x.gamma)
-    if sp.issparse(x):
-        return (x.shape, *(parts(getattr(x, name)) for name in STORED if hasattr(x, name)))
-    if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        return tuple(parts(getattr(x, field.name)) for field in dataclasses.fields(x))
-    if isinstance(x, (tuple, list)):
-        return tuple(parts(part) for part in x)
-    if isinstance(x, dict):
-        return tuple((key, parts(value)) for key, value in x.items())
-    return x
-
-
-def assert_equal(actual: Any, expected: Any, terms: int) -> None:
-    """Compare nested results: bit for bit, or up to the rounding of ``terms`` sums."""
-    assert isinstance(actual, tuple) == isinstance(expected, tuple)
-    if isinstance(expected, tuple):
-        assert len(actual) == len(expected)
-        for a, e in zip(actual, expected, strict=True):
-            assert_equal(a, e, terms)
-    elif not isinstance(expected, np.ndarray):
-        assert type(actual) is type(expected) and (actual == expected or (actual != actual and expected != expected))
-    elif terms and expected.dtype.kind in "fc":
-        finite = np.isfinite(expected)
-        np.testing.assert_array_equal(np.isfinite(actual), finite)
-        assert_close(np.where(finite, actual, 0), np.where(finite, expected, 0), terms**2)
-    elif expected.dtype.kind in "fciub":
-        assert_same_bits(actual, expected)
-    else:
-        np.testing.assert_array_equal(actual, expected)
 
 
 @given(st.data())
