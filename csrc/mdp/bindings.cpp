@@ -2,6 +2,7 @@
 #include "core/arguments.hpp"
 #include "mdp/model.hpp"
 #include "mdp/pattern.hpp"
+#include "mdp/project.hpp"
 #include "mdp/robust.hpp"
 
 namespace fastiter::mdp {
@@ -120,6 +121,17 @@ std::pair<double, double> shared(int bits, int64_t states, const py::tuple& arra
     return {span.low, span.high};
 }
 
+// z 0: onto m quantiles, else onto the m atoms z
+void project(int64_t n, int64_t k, py::handle p, py::handle x, int64_t m, py::handle z, py::handle out) {
+    const double *mass = address<const double>(p), *at = address<const double>(x), *atoms = address<const double>(z);
+    double* to = address<double>(out);
+    py::gil_scoped_release release;
+    if (atoms)
+        project_categorical(n, k, mass, at, m, atoms, to);
+    else
+        project_quantile(n, k, mass, at, m, to);
+}
+
 } // namespace
 
 void bind(py::module_& m) {
@@ -139,6 +151,7 @@ void bind(py::module_& m) {
     m.def("order_from", order);
     m.def("robust", robust);
     m.def("shared", shared);
+    m.def("project", project);
 }
 
 } // namespace fastiter::mdp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
-from . import compat, examples
+from . import compat, distributional, examples
 from ._average import AverageSolution, average, extended_value_iteration
 from ._finite import FiniteHorizon, finite_horizon
 from ._iwocs import RobustPolicy, iwocs
@@ -20,6 +20,7 @@ __all__ = [
     "RobustPolicy",
     "average",
     "compat",
+    "distributional",
     "examples",
     "extended_value_iteration",
     "finite_horizon",

@@ -1,0 +1,61 @@
+#include "mdp/project.hpp"
+#include "core/launch.hpp"
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+namespace fastiter::mdp {
+namespace {
+
+constexpr int64_t kLeast = 1 << 12; // numbers for each thread
+
+template <class F> void for_lines(int64_t n, int64_t work, F f) {
+    launch(
+        [&](Team team) {
+            for (int64_t i = n * team.id / team.size; i < n * (team.id + 1) / team.size; ++i) f(i);
+        },
+        [&](int threads) { return threads_for(n * work, kLeast, threads); });
+}
+
+} // namespace
+
+void project_categorical(int64_t n, int64_t k, const double* p, const double* x, int64_t m, const double* z,
+                         double* out) {
+    for_lines(n, k, [&](int64_t i) {
+        double* to = out + i * m;
+        std::fill_n(to, m, 0.0);
+        for (int64_t j = i * k; j < (i + 1) * k; ++j) {
+            const int64_t above = std::lower_bound(z, z + m, x[j]) - z;
+            if (above == 0 || above == m) {
+                to[above == 0 ? 0 : m - 1] += p[j];
+                continue;
+            }
+            const double share = (x[j] - z[above - 1]) / (z[above] - z[above - 1]);
+            to[above - 1] += (1 - share) * p[j], to[above] += share * p[j];
+        }
+    });
+}
+
+void project_quantile(int64_t n, int64_t k, const double* p, const double* x, int64_t m, double* out) {
+    for_lines(n, k, [&](int64_t i) {
+        std::vector<int64_t> order(static_cast<size_t>(k));
+        std::iota(order.begin(), order.end(), i * k);
+        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return x[a] < x[b]; });
+        double total = 0;
+        for (int64_t j = i * k; j < (i + 1) * k; ++j) total += p[j];
+        size_t at = 0;
+        double left = k ? p[order[0]] : 0;
+        for (int64_t part = 0; part < m; ++part) {
+            double wanted = total / double(m), sum = 0;
+            while (wanted > 0 && at < order.size()) {
+                const bool last = at + 1 == order.size();
+                const double taken = last ? wanted : std::min(left, wanted); // rounding leaves a little of the last
+                sum += taken * x[order[at]], wanted -= taken, left -= taken;
+                if (left <= 0 && !last) left = p[order[++at]];
+            }
+            out[i * m + part] = sum * double(m) / total;
+        }
+    });
+}
+
+} // namespace fastiter::mdp

@@ -1,0 +1,310 @@
+"""Laws of returns: projections, and the policies that are best for a utility or the tail of the return.
+
+The state is augmented by a stock c, which collects the rewards so far: c' = (c + r) / gamma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._check import check_array, count, positive
+from .._public import publish
+from ._finite import finite_horizon
+from ._layouts import Rows
+from ._mdp import MDP
+
+Array = npt.NDArray[Any]
+#: outcomes[s][a]: the (probability, reward, next state) of action a in state s
+Outcomes = Sequence[Sequence[Sequence[tuple[float, float, int]]]]
+
+__all__ = [
+    "StockValues",
+    "TailValues",
+    "best_tail",
+    "cvar",
+    "project_categorical",
+    "project_quantile",
+    "stock_augmented",
+]
+
+
+def project_categorical(p: Array, x: Array, z: Array) -> Array:
+    """Return distributions on the atoms z: the mass at x goes to the neighbours, beyond the ends to the end.
+
+    Parameters
+    ----------
+    p, x : (..., k) float64
+        The probabilities and the places of k outcomes of each distribution.
+    z : (m,) float64
+        The atoms, rising.
+
+    Returns
+    -------
+    (..., m)
+        The probabilities of the atoms, with the same mean where no mass lies beyond the ends.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import distributional
+    >>> distributional.project_categorical(np.array([0.5, 0.5]), np.array([0.25, 3.0]), np.arange(3.0))
+    array([0.375, 0.125, 0.5  ])
+    """
+    function = "project_categorical"
+    _check_law(function, p, x)
+    check_array(function, "z", z, ("float64",))
+    if z.ndim != 1 or len(z) == 0 or not (np.diff(z) > 0).all() or not np.isfinite(z).all():
+        raise ValueError(f"{function}: z must be finite atoms (m,) that rise, got shape {z.shape}")
+    return _projected(p, x, len(z), np.ascontiguousarray(z))
+
+
+def project_quantile(p: Array, x: Array, m: int) -> Array:
+    """Return the means over m equal parts of the probability: the nearest m equal masses in the Wasserstein distance.
+
+    Parameters
+    ----------
+    p, x : (..., k) float64
+        The probabilities and the places of k outcomes of each distribution.
+    m : int
+        The number of parts.
+
+    Returns
+    -------
+    (..., m)
+        The means, rising.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    """
+    function = "project_quantile"
+    _check_law(function, p, x)
+    if p.shape[-1] == 0 or not (p.sum(axis=-1) > 0).all():
+        raise ValueError(f"{function}: p must have a positive sum in each distribution, got others")
+    return _projected(p, x, count(function, "m", m, 1), None)
+
+
+def _projected(p: Array, x: Array, m: int, z: Array | None) -> Array:
+    out = np.empty((*p.shape[:-1], m))
+    lines = int(np.prod(p.shape[:-1]))
+    _core.mdp.project(lines, p.shape[-1], np.ascontiguousarray(p), np.ascontiguousarray(x), m, z, out)
+    return out
+
+
+def _check_law(function: str, p: Any, x: Any) -> None:
+    check_array(function, "p", p, ("float64",))
+    check_array(function, "x", x, ("float64",))
+    if p.ndim == 0 or p.shape != x.shape:
+        raise ValueError(f"{function}: p and x must have one shape (..., k), got {p.shape} and {x.shape}")
+    if not (np.isfinite(p).all() and (p >= 0).all() and np.isfinite(x).all()):
+        raise ValueError(f"{function}: p must be finite and at least 0, and x finite, got others")
+
+
+def cvar(p: Array, x: Array, level: float) -> Array:
+    """Return the mean of the lowest ``level`` of each distribution: max over b of b - E (b - X)_+ / level.
+
+    Parameters
+    ----------
+    p, x : (..., k) float64
+        The probabilities, which sum to 1, and the places of the outcomes.
+    level : float
+        In (0, 1]; 1 is the mean.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    """
+    _check_law("cvar", p, x)
+    level = _level("cvar", level)
+    order = np.argsort(x, axis=-1)
+    x, p = np.take_along_axis(x, order, -1), np.take_along_axis(p, order, -1)
+    before = np.cumsum(p, axis=-1) - p
+    return np.asarray((np.clip(level - before, 0, p) * x).sum(axis=-1) / level)
+
+
+def _level(function: str, level: object) -> float:
+    value = positive(function, "level", level, zero=False)
+    if value > 1:
+        raise ValueError(f"{function}: level must be at most 1, got {level}")
+    return value
+
+
+class StockValues(NamedTuple):
+    """The best expected utilities of c + G by state and stock.
+
+    Attributes
+    ----------
+    value : (H + 1, S, C)
+        With the steps h .. H - 1 to go.
+    policy : (H, S, C) int64
+        The best action.
+    """
+
+    value: Array
+    policy: Array
+
+
+def stock_augmented(
+    outcomes: Outcomes,
+    horizon: int,
+    stocks: Array,
+    utility: Callable[[Array], Array],
+    gamma: float = 1.0,
+    *,
+    degree: float = 1.0,
+) -> StockValues:
+    """Return the best E U(c + G) for each state and stock c, G the discounted return of ``horizon`` steps.
+
+    As c + r + gamma G' = gamma (c' + G') with c' = (c + r) / gamma, backward induction on (state, stock) is exact for U
+    with U(gamma x) = gamma^degree U(x), such as min(x, 0), max(x, 0), x and -|x|^degree; for gamma 1 for any U.
+
+    Parameters
+    ----------
+    outcomes : outcomes[s][a] of (probability, reward, next state)
+        The process.
+    horizon : int
+        H.
+    stocks : (C,) float64
+        A rising grid. Values between are interpolated, those beyond the ends are the end's: for gamma 1 and whole
+        rewards a grid of whole numbers that covers all sums is exact.
+    utility : callable
+        U of an array.
+    gamma : float
+        The discount, in (0, 1].
+    degree : float
+        The degree of U.
+
+    Returns
+    -------
+    StockValues
+        Values and policies of all steps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    """
+    function = "stock_augmented"
+    check_array(function, "stocks", stocks, ("float64",))
+    if stocks.ndim != 1 or len(stocks) < 2 or not (np.diff(stocks) > 0).all() or not np.isfinite(stocks).all():
+        raise ValueError(f"{function}: stocks must be at least two finite numbers that rise, got shape {stocks.shape}")
+    gamma, degree = positive(function, "gamma", gamma, zero=False), positive(function, "degree", degree, zero=False)
+    if gamma > 1:
+        raise ValueError(f"{function}: gamma must be at most 1, got {gamma:g}")
+    S, C = len(outcomes), len(stocks)
+    last = np.asarray(utility(stocks.copy()), np.float64)
+    if last.shape != (C,) or not np.isfinite(last).all():
+        raise ValueError(f"{function}: utility must return {C} finite numbers, got shape {last.shape}")
+    problem = _augmented(function, outcomes, stocks, gamma, None if gamma == 1 else gamma**degree)
+    found = finite_horizon(problem, count(function, "horizon", horizon, 1), np.tile(last, S))
+    return StockValues(found.value.reshape(-1, S, C), found.policy.reshape(-1, S, C))
+
+
+def _augmented(function: str, outcomes: Outcomes, stocks: Array, gamma: float, discount: float | None) -> MDP:
+    """Return the process whose state is s C + c, with two next stocks for each outcome."""
+    S, C = len(outcomes), len(stocks)
+    row, lengths, targets, weights = [0], [], [], []
+    for s in range(S):
+        places = []
+        for a, listed in enumerate(outcomes[s]):
+            given = np.asarray(listed, np.float64).reshape(-1, 3)
+            p, reward, to = given.T
+            if ((to < 0) | (to >= S) | (to != np.floor(to))).any() or not np.isfinite(given).all():
+                raise ValueError(
+                    f"{function}: outcomes[{s}][{a}] must be finite, with next states below {S}, got others"
+                )
+            stock = np.clip((stocks[:, None] + reward) / gamma, stocks[0], stocks[-1])  # (C, outcomes)
+            below = np.clip(np.searchsorted(stocks, stock, side="right") - 1, 0, C - 2)
+            share = (stock - stocks[below]) / (stocks[below + 1] - stocks[below])
+            both = np.stack([to * C + below, to * C + below + 1], axis=2).reshape(C, -1)
+            places.append((both, np.stack([p * (1 - share), p * share], axis=2).reshape(C, -1)))
+        for c in range(C):
+            for target, weight in places:
+                targets.append(target[c])
+                weights.append(weight[c])
+                lengths.append(len(target[c]))
+            row.append(row[-1] + len(places))
+    entry = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    parts = np.concatenate(targets).astype(np.int32), np.concatenate(weights)
+    return MDP._of(Rows(np.array(row), entry, *parts, np.zeros(len(lengths))), discount)
+
+
+class TailValues(NamedTuple):
+    """The best tail of the return.
+
+    Attributes
+    ----------
+    value : float
+        The largest CVaR of the return.
+    stock : float
+        The first stock with which the policy starts; -stock is the level's quantile of its return.
+    policy : (H, S, C) int64
+        The best action by step, state and stock.
+    """
+
+    value: float
+    stock: float
+    policy: Array
+
+
+def best_tail(
+    outcomes: Outcomes, start: int, horizon: int, level: float, stocks: Array, gamma: float = 1.0
+) -> TailValues:
+    """Return the policy with the largest CVaR of the return: max over c of -c + E min(c + G, 0) / level.
+
+    One backward induction serves all c; the policy depends on the state, the step and the stock.
+
+    Parameters
+    ----------
+    outcomes, horizon, stocks, gamma
+        As for :func:`stock_augmented`. First stocks from which some sequence of rewards leaves the grid are left out;
+        minus the quantile of the best return has to be among the others.
+    start : int
+        The first state.
+    level : float
+        In (0, 1]: the part of the lowest returns whose mean counts.
+
+    Returns
+    -------
+    TailValues
+        The CVaR, the first stock (the largest that is best) and the policy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    """
+    level = _level("best_tail", level)
+    if count("best_tail", "start", start) >= len(outcomes):
+        raise ValueError(f"best_tail: start must be from 0 to {len(outcomes) - 1}, got {start}")
+    found = stock_augmented(outcomes, horizon, stocks, lambda c: np.minimum(c, 0), gamma)
+    tails = np.where(_stays(outcomes, horizon, stocks, gamma), -stocks + found.value[0, start] / level, -np.inf)
+    if np.isneginf(tails).all():
+        raise ValueError("best_tail: stocks must be a grid that some first stock does not leave, got a narrower one")
+    best = len(stocks) - 1 - int(np.argmax(tails[::-1] >= tails.max() - 1e-12))
+    return TailValues(float(tails[best]), float(stocks[best]), found.policy)
+
+
+def _stays(outcomes: Outcomes, horizon: int, stocks: Array, gamma: float) -> Array:
+    """Return for which first stocks no sequence of rewards leaves the grid."""
+    rewards = [r for state in outcomes for listed in state for _, r, _ in listed]
+    low, high, stays = stocks, stocks, np.ones(len(stocks), bool)
+    for _ in range(horizon):
+        low, high = (low + min(rewards)) / gamma, (high + max(rewards)) / gamma
+        stays &= (low >= stocks[0]) & (high <= stocks[-1])
+    return stays
+
+
+publish(globals())
