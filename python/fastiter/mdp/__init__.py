@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
-from . import compat, distributional, examples
+from . import compat, distributional, examples, latent
 from ._average import AverageSolution, average, extended_value_iteration
 from ._finite import FiniteHorizon, finite_horizon
 from ._iwocs import RobustPolicy, iwocs
@@ -25,6 +25,7 @@ __all__ = [
     "extended_value_iteration",
     "finite_horizon",
     "iwocs",
+    "latent",
     "robust",
 ]
 

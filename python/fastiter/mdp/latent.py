@@ -1,0 +1,232 @@
+"""Latent decision processes: one of M contexts is drawn for an episode and stays hidden.
+
+With unnormalized weights w of the contexts planning is linear in them,
+
+    W_h(s, w) = max_a sum_m w_m R_m(s, a) + sum_o W_(h-1)(next(s, a, o), w * L_m(o | s, a))
+
+where o is what is seen of a step, with the likelihood L in each context and the next state.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_array, count, integers
+from .._public import publish
+
+Array = npt.NDArray[Any]
+
+#: Differences of values that are rounding
+_TINY = 1e-12
+
+__all__ = ["LatentMDP", "alpha_vectors", "belief_tree"]
+
+
+class LatentMDP(NamedTuple):
+    """A process with M hidden contexts.
+
+    Attributes
+    ----------
+    likelihood : (M, S, A, O) float64
+        The probability of each observation of a step, in each context. Observations are next states, or pairs of a next
+        state and a reward.
+    reward : (M, S, A) float64
+        The expected reward in each context.
+    next : (S, A, O) int64
+        The next state of each observation.
+    """
+
+    likelihood: Array
+    reward: Array
+    next: Array
+
+    @classmethod
+    def of(cls, transitions: Array, rewards: Array) -> LatentMDP:
+        """Return the process of kernels (M, S, A, S) whose next state alone is seen, and rewards (M, S, A)."""
+        check_array("LatentMDP.of", "transitions", transitions, ("float64",))
+        S = transitions.shape[-1]
+        target = np.broadcast_to(np.arange(S), transitions.shape[1:])
+        return _checked("LatentMDP.of", cls(transitions, rewards, np.ascontiguousarray(target)))
+
+    @classmethod
+    def bandit(cls, means: Array) -> LatentMDP:
+        """Return a bandit whose arms have rewards 0 or 1 with the means (M, A), which are seen."""
+        check_array("LatentMDP.bandit", "means", means, ("float64",))
+        if means.ndim != 2 or not ((means >= 0) & (means <= 1)).all():
+            raise ValueError(f"LatentMDP.bandit: means must be (M, A) from 0 to 1, got shape {means.shape}")
+        likelihood = np.stack([1 - means, means], axis=2)[:, None]
+        return cls(likelihood, means[:, None].copy(), np.zeros((1, means.shape[1], 2), np.int64))
+
+
+def _checked(function: str, process: LatentMDP) -> LatentMDP:
+    likelihood, reward, target = process
+    check_array(function, "likelihood", likelihood, ("float64",))
+    check_array(function, "reward", reward, ("float64",))
+    if likelihood.ndim != 4 or 0 in likelihood.shape:
+        raise ValueError(f"{function}: likelihood must have shape (M, S, A, O), got {likelihood.shape}")
+    if reward.shape != likelihood.shape[:3]:
+        raise ValueError(
+            f"{function}: reward must have shape {likelihood.shape[:3]} like likelihood, got {reward.shape}"
+        )
+    own = integers(function, "next", target)
+    if own.shape != likelihood.shape[1:] or (own < 0).any() or (own >= likelihood.shape[1]).any():
+        raise ValueError(f"{function}: next must be states of shape {likelihood.shape[1:]}, got shape {own.shape}")
+    if not (likelihood >= 0).all() or np.abs(likelihood.sum(axis=3) - 1).max() > 1e-10 or not np.isfinite(reward).all():
+        raise ValueError(f"{function}: likelihood must sum to 1 over observations and reward be finite, got others")
+    return LatentMDP(likelihood, reward, own)
+
+
+def belief_tree(process: LatentMDP, state: int, weights: Array, horizon: int) -> float:
+    """Return W_H(s, w) by expanding all observations: exact, and exponential in the horizon.
+
+    Parameters
+    ----------
+    process : LatentMDP
+        The process.
+    state : int
+        The first state.
+    weights : (M,) float64
+        The prior of the contexts, at least 0.
+    horizon : int
+        H.
+
+    Returns
+    -------
+    float
+        The best expected sum of rewards.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import latent
+    >>> arms = latent.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    >>> round(latent.belief_tree(arms, 0, np.array([0.5, 0.5]), 3), 12)
+    2.14
+    """
+    function = "belief_tree"
+    process = _checked(function, process)
+    w = _weights(function, process, weights)
+    if count(function, "state", state) >= len(process.next):
+        raise ValueError(f"{function}: state must be from 0 to {len(process.next) - 1}, got {state}")
+    return _expand(process, int(state), w, count(function, "horizon", horizon))
+
+
+def _weights(function: str, process: LatentMDP, weights: Any) -> Array:
+    check_array(function, "weights", weights, ("float64",))
+    if weights.shape != process.likelihood.shape[:1] or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"{function}: weights must be {len(process.likelihood)} numbers of at least 0, got others")
+    return np.asarray(weights)
+
+
+def _expand(process: LatentMDP, s: int, w: Array, horizon: int) -> float:
+    if horizon == 0 or not w.any():
+        return 0.0
+    best = -np.inf
+    for a in range(process.next.shape[1]):
+        value = float(w @ process.reward[:, s, a])
+        for o, to in enumerate(process.next[s, a]):
+            value += _expand(process, int(to), w * process.likelihood[:, s, a, o], horizon - 1)
+        best = max(best, value)
+    return best
+
+
+def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = None) -> list[list[Array]]:
+    """Return the values of the policy trees that are best for some weights: W_h(s, w) = max over alpha of alpha w.
+
+    Parameters
+    ----------
+    process : LatentMDP
+        The process.
+    horizon : int
+        H.
+    beliefs : (B, M) float64
+        Keep the best vector of each of these beliefs: a lower bound, exact for them where the beliefs that follow
+        are among them. By default all that are best anywhere, for two contexts only.
+
+    Returns
+    -------
+    list of H + 1 lists of S arrays (n, M)
+        ``[h][s]`` has the vectors with h steps to go.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    """
+    function = "alpha_vectors"
+    process = _checked(function, process)
+    M, S, A, O = process.likelihood.shape
+    if beliefs is None and M != 2:
+        raise ValueError(f"{function}: beliefs must be given for more or fewer than two contexts, got {M} contexts")
+    if beliefs is not None:
+        check_array(function, "beliefs", beliefs, ("float64",))
+        if beliefs.ndim != 2 or beliefs.shape[1] != M or len(beliefs) == 0:
+            raise ValueError(f"{function}: beliefs must have shape (B, {M}), got {beliefs.shape}")
+    found = [[np.zeros((1, M)) for _ in range(S)]]
+    for _ in range(count(function, "horizon", horizon)):
+        now = []
+        for s in range(S):
+            vectors = []
+            for a in range(A):
+                trees = process.reward[:, s, a][None]
+                for o in range(O):
+                    after = found[-1][process.next[s, a, o]] * process.likelihood[:, s, a, o]
+                    trees = _pruned((trees[:, None] + after[None]).reshape(-1, M), beliefs)
+                vectors.append(trees)
+            now.append(_pruned(np.concatenate(vectors), beliefs))
+        found.append(now)
+    return found
+
+
+def _pruned(vectors: Array, beliefs: Array | None) -> Array:
+    """Return the vectors that are best for some weights of two contexts, or for one of the beliefs."""
+    if beliefs is not None:
+        best: Array = vectors[np.unique(np.argmax(beliefs @ vectors.T, axis=1))]
+        return best
+    # The upper envelope of the lines x + b (y - x) over the belief b of the second context in [0, 1]
+    order = np.lexsort((vectors[:, 0], vectors[:, 1] - vectors[:, 0]))
+    kept: list[Array] = []
+    for line in vectors[order]:
+        slope = line[1] - line[0]
+        if kept and slope - (kept[-1][1] - kept[-1][0]) <= _TINY:
+            if line[0] <= kept[-1][0]:
+                continue  # parallel and not above
+            kept.pop()
+        while kept and _hides(kept, line):
+            kept.pop()
+        kept.append(line)
+    lines = np.array(kept)
+    return lines[_within(lines)]
+
+
+def _crossing(one: Array, other: Array) -> float:
+    """Return the belief at which the second line, which is steeper, passes the first."""
+    return float((one[0] - other[0]) / ((other[1] - other[0]) - (one[1] - one[0])))
+
+
+def _hides(kept: list[Array], line: Array) -> bool:
+    """Return whether the last line is, up to rounding, nowhere above both its neighbours."""
+    if len(kept) < 2:
+        return False
+    at = _crossing(kept[-2], line)
+    middle, outer = (one[0] + at * (one[1] - one[0]) for one in (kept[-1], line))
+    return bool(middle <= outer + _TINY * max(1.0, abs(outer)))
+
+
+def _within(lines: Array) -> Array:
+    """Return which lines of an envelope are best somewhere in [0, 1]."""
+    crossings = [_crossing(one, other) for one, other in pairwise(lines)]
+    first, last = np.array([-np.inf, *crossings]), np.array([*crossings, np.inf])
+    return (last > _TINY) & (first < 1 - _TINY)
+
+
+publish(globals())

@@ -1,0 +1,128 @@
+"""Latent processes: belief trees against alpha vectors and known values, envelopes, point-based bounds."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastiter.mdp import latent
+from fastiter.mdp.latent import LatentMDP, alpha_vectors, belief_tree
+
+HALF = np.array([0.5, 0.5])
+TWO = LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
+THREE = LatentMDP.bandit(np.array([[0.8, 0.5, 0.2], [0.1, 0.5, 0.9]]))
+
+
+def random_process(M: int, S: int = 3, A: int = 2) -> LatentMDP:
+    rng = np.random.default_rng(0)
+    return LatentMDP.of(rng.dirichlet(np.ones(S), (M, S, A)), rng.random((M, S, A)))
+
+
+def best(vectors: Any, w: np.ndarray) -> float:
+    return float((vectors @ w).max())
+
+
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        (TWO, {1: 0.5, 2: 1.32, 3: 2.14, 4: 3.0176, 6: 4.788352, 8: 6.5793216}),
+        (THREE, {1: 0.55, 2: 1.3, 3: 2.062, 4: 2.8696, 6: 4.51972, 8: 6.1971976}),
+    ],
+)
+def test_bandits(arms: LatentMDP, expected: dict[int, float]) -> None:
+    vectors = alpha_vectors(arms, 8)
+    for h, value in expected.items():
+        assert best(vectors[h][0], HALF) == pytest.approx(value, abs=1e-10)
+        if h <= 4:
+            assert belief_tree(arms, 0, HALF, h) == pytest.approx(value, abs=1e-10)
+
+
+def exact_envelope(lines: list[tuple[Fraction, Fraction]]) -> list[tuple[Fraction, Fraction]]:
+    """Return the lines that are the only best ones somewhere in (0, 1), in fractions: each against all pairs."""
+    highest: dict[Fraction, Fraction] = {}
+    for x, y in lines:
+        highest[y - x] = max(x, highest.get(y - x, x))
+    found = []
+    for slope, x in highest.items():
+        others = [(s, z) for s, z in highest.items() if s != slope]
+        low = max([Fraction(0), *((z - x) / (slope - s) for s, z in others if s < slope)])
+        high = min([Fraction(1), *((x - z) / (s - slope) for s, z in others if s > slope)])
+        if low < high:
+            found.append((x, x + slope))
+    return found
+
+
+def test_the_number_of_vectors() -> None:
+    """As many as in exact arithmetic, though lines that nearly coincide are told apart by rounding alone."""
+    means = [(Fraction(8, 10), Fraction(1, 10)), (Fraction(1, 2), Fraction(1, 2)), (Fraction(2, 10), Fraction(9, 10))]
+    lines = [(Fraction(0), Fraction(0))]
+    for vectors in alpha_vectors(THREE, 6)[1:]:
+        pairs = itertools.product(means, lines, lines)
+        lines = exact_envelope([tuple(m + (1 - m) * u + m * d for m, u, d in zip(*three)) for three in pairs])  # type: ignore[misc]
+        assert len(vectors[0]) == len(lines)
+
+
+def test_the_envelope_keeps_what_is_best_somewhere() -> None:
+    rng = np.random.default_rng(130)
+    grid = np.linspace(0, 1, 2001)
+    weights = np.stack([1 - grid, grid], axis=1)
+    for _ in range(20):
+        lines = rng.standard_normal((12, 2)).round(1)
+        kept = latent._pruned(lines, None)
+        np.testing.assert_allclose((weights @ kept.T).max(axis=1), (weights @ lines.T).max(axis=1), atol=1e-12)
+        assert len(kept) <= len(np.unique(np.argmax(weights @ lines.T, axis=1))) + 1
+
+
+def test_a_random_process() -> None:
+    process = random_process(2)
+    value = belief_tree(process, 0, HALF, 4)
+    assert value == pytest.approx(2.4529944323, abs=1e-9)
+    assert best(alpha_vectors(process, 4)[4][0], HALF) == pytest.approx(value, abs=1e-10)
+    known = 0.5 * sum(belief_tree(process, 0, w, 4) for w in np.eye(2))
+    assert known == pytest.approx(3.0977662890, abs=1e-9) and known >= value
+
+
+def test_three_contexts_at_points() -> None:
+    process, prior = random_process(3), np.full(3, 1 / 3)
+    value = belief_tree(process, 1, prior, 3)
+    rng = np.random.default_rng(131)
+    few, many = (rng.dirichlet(np.ones(3), n) for n in (3, 600))
+    rough, fine = (best(alpha_vectors(process, 3, beliefs=np.vstack([b, prior]))[3][1], prior) for b in (few, many))
+    assert rough <= fine + 1e-12 and fine <= value + 1e-12 and fine == pytest.approx(value, abs=1e-3)
+
+
+WRONG: list[tuple[Any, type[Exception], str]] = [
+    (lambda: LatentMDP.bandit(np.array([[1.5]])), ValueError, "LatentMDP.bandit: means must be (M, A) from 0 to 1"),
+    (lambda: LatentMDP.of(np.ones((1, 1, 1, 2)), np.ones((1, 1, 1))), ValueError, "LatentMDP.of: next must be states"),
+    (
+        lambda: LatentMDP.of(np.full((1, 2, 1, 2), 0.4), np.ones((1, 2, 1))),
+        ValueError,
+        "LatentMDP.of: likelihood must sum",
+    ),
+    (
+        lambda: LatentMDP.of(np.ones((1, 1, 1, 1)), np.ones(1)),
+        ValueError,
+        "LatentMDP.of: reward must have shape (1, 1, 1)",
+    ),
+    (lambda: belief_tree(TWO, 1, HALF, 2), ValueError, "belief_tree: state must be from 0 to 0, got 1"),
+    (lambda: belief_tree(TWO, 0, np.ones(3), 2), ValueError, "belief_tree: weights must be 2 numbers of at least 0"),
+    (lambda: alpha_vectors(random_process(3), 1), ValueError, "alpha_vectors: beliefs must be given for more or fewer"),
+    (
+        lambda: alpha_vectors(TWO, 1, beliefs=np.ones((2, 3))),
+        ValueError,
+        "alpha_vectors: beliefs must have shape (B, 2)",
+    ),
+    (lambda: alpha_vectors(TWO, -1), ValueError, "alpha_vectors: horizon must be at least 0, got -1"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(WRONG)))
+def test_wrong_arguments(case: int) -> None:
+    call, error, message = WRONG[case]
+    with pytest.raises(error) as raised:
+        call()
+    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
