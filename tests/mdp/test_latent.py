@@ -41,28 +41,36 @@ def test_bandits(arms: LatentMDP, expected: dict[int, float]) -> None:
             assert belief_tree(arms, 0, HALF, h) == pytest.approx(value, abs=1e-10)
 
 
-def exact_envelope(lines: list[tuple[Fraction, Fraction]]) -> list[tuple[Fraction, Fraction]]:
-    """Return the lines that are the only best ones somewhere in (0, 1), in fractions: each against all pairs."""
+Line = tuple[Fraction, Fraction]
+
+
+def exact_envelope(lines: list[Line]) -> list[Line]:
+    """Return the lines that are best somewhere in [0, 1], in fractions."""
+
+    def crossing(one: Line, other: Line) -> Fraction:
+        return (one[0] - other[0]) / ((other[1] - other[0]) - (one[1] - one[0]))
+
     highest: dict[Fraction, Fraction] = {}
     for x, y in lines:
         highest[y - x] = max(x, highest.get(y - x, x))
-    found = []
-    for slope, x in highest.items():
-        others = [(s, z) for s, z in highest.items() if s != slope]
-        low = max([Fraction(0), *((z - x) / (slope - s) for s, z in others if s < slope)])
-        high = min([Fraction(1), *((x - z) / (s - slope) for s, z in others if s > slope)])
-        if low < high:
-            found.append((x, x + slope))
-    return found
+    kept: list[Line] = []
+    for slope in sorted(highest):
+        line = highest[slope], highest[slope] + slope
+        while len(kept) > 1 and crossing(kept[-1], line) <= crossing(kept[-2], kept[-1]):
+            kept.pop()
+        kept.append(line)
+    edges = [Fraction(-1), *(crossing(one, other) for one, other in itertools.pairwise(kept)), Fraction(2)]
+    return [line for line, low, high in zip(kept, edges[:-1], edges[1:], strict=True) if high > 0 and low < 1]
 
 
 def test_the_number_of_vectors() -> None:
     """As many as in exact arithmetic, though lines that nearly coincide are told apart by rounding alone."""
     means = [(Fraction(8, 10), Fraction(1, 10)), (Fraction(1, 2), Fraction(1, 2)), (Fraction(2, 10), Fraction(9, 10))]
     lines = [(Fraction(0), Fraction(0))]
-    for vectors in alpha_vectors(THREE, 6)[1:]:
-        pairs = itertools.product(means, lines, lines)
-        lines = exact_envelope([tuple(m + (1 - m) * u + m * d for m, u, d in zip(*three)) for three in pairs])  # type: ignore[misc]
+    for vectors in alpha_vectors(THREE, 7)[1:]:
+        every = itertools.product(means, lines, lines)
+        trees = [[m + (1 - m) * u + m * d for m, u, d in zip(*three, strict=True)] for three in every]
+        lines = exact_envelope([(x, y) for x, y in trees])
         assert len(vectors[0]) == len(lines)
 
 
