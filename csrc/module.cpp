@@ -2,6 +2,7 @@
 #include "core/arguments.hpp"
 #include "core/cpu/kernels.hpp"
 #include "core/dispatch.hpp"
+#include "core/interrupt.hpp"
 #include "core/memory.hpp"
 #include "core/threads.hpp"
 #include <cstdlib>
@@ -45,6 +46,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     if (!read_thread_environment())
         throw py::import_error("fastiter: FASTITER_NUM_THREADS must be a number from 1 to " +
                                std::to_string(kMaxThreads) + ", got '" + std::getenv("FASTITER_NUM_THREADS") + "'");
+    answer_signals();
     m.attr("version") = FASTITER_VERSION;
     m.def("isa_chosen", isa_chosen);
     m.def("isa_built", isa_built);

@@ -2,10 +2,12 @@
 #include "core/load.hpp"
 #include "core/openmp.hpp"
 #include "core/pool.hpp"
+#include "core/stop.hpp"
 #include "core/waiting.hpp"
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <optional>
 #include <sched.h>
 #include <thread>
 #include <vector>
@@ -20,8 +22,10 @@ constexpr int64_t kCallerLooksEvery = 20'000'000;
 struct Call {
     Job job;
     const void* context;
+    Stops stops;
     int threads;
     Barrier* barriers;
+    Stop* stop;
     const OpenMP* omp;
     int64_t start;
     Latch running;                // all threads except the caller
@@ -38,7 +42,10 @@ void run_part(void* data, int id) {
     Call& call = *static_cast<Call*>(data);
     const int64_t late_start = wall_clock() - call.start;
     take_delays();
-    call.job(call.context, Team{id, call.threads, call.barriers});
+    const Team team{id, call.threads, call.barriers, call.stop};
+    std::optional<LooksWhileWaiting> looks;
+    if (id == 0 && call.stops == Stops::on_request) looks.emplace(team);
+    call.job(call.context, team);
     if (call.running.is_slept_on())
         look_for_delay(kOftenEnough);
     else if (id == 0)
@@ -81,17 +88,21 @@ int cores_of_process() {
 
 } // namespace
 
-bool run_team(int threads, Job job, const void* context) {
+bool run_team(int threads, Job job, const void* context, Stops stops) {
+    Stop stop;
+    if (stops == Stops::never) stop.left = INT64_MAX;
     if (threads == 1) {
         Barrier barrier;
-        job(context, Team{0, 1, &barrier});
+        job(context, Team{0, 1, &barrier, &stop});
+        raise_if_stopped(stop);
         return true;
     }
     std::vector<Barrier> barriers(threads);
-    Call call{job, context, threads, barriers.data(), process_openmp(), wall_clock(), Latch(threads - 1)};
+    Call call{job, context, stops, threads, barriers.data(), &stop, process_openmp(), wall_clock(), Latch(threads - 1)};
     if (!(call.omp ? run_openmp(call) : process_pool().run(threads, {run_part, &call}))) return false;
     const int64_t took = wall_clock() - call.start;
     load.record(threads, call.lost.load() > std::max(kLate, took / 4) ? call.late.load() : 0, took);
+    raise_if_stopped(stop);
     return true;
 }
 

@@ -4,11 +4,14 @@
 
 namespace fastiter {
 
+// Whether a request such as Ctrl-C ends a call before its work is done, with an exception
+enum class Stops { never, on_request };
+
 // Runs job(context, team) once in each of `threads` threads of one team, including the caller. Returns false, with
 // nothing run, if that many are not available here (inside another parallel region, under a thread limit): call again
 // with 1.
 using Job = void (*)(const void* context, Team team);
-bool run_team(int threads, Job job, const void* context);
+bool run_team(int threads, Job job, const void* context, Stops stops = Stops::never);
 
 // The number of threads that a kernel may use: the number set; else FASTITER_NUM_THREADS; else that of the OpenMP
 // runtime in the process (torch's own setting); else OMP_NUM_THREADS; else the cores that this process may run on.

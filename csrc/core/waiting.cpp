@@ -1,5 +1,6 @@
 #include "core/waiting.hpp"
 #include "core/cpu/team.hpp"
+#include "core/stop.hpp"
 #include <climits>
 #include <cstdlib>
 #include <ctime>
@@ -18,7 +19,8 @@ namespace {
 // been without a core, others go to sleep sooner, as the steps of a recurrence synchronise thousands of times.
 constexpr int64_t kPatience = 100'000, kPatienceWhenCrowded = 4'000;
 constexpr int64_t kCrowdedFor = 10'000'000;
-int64_t crowded_until = 0; // process-wide: a heuristic
+constexpr long kLongestSleep = 50'000'000; // ns, of a thread that looks for a request to stop
+int64_t crowded_until = 0;                 // process-wide: a heuristic
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -37,8 +39,10 @@ void sleep_while(int32_t& word, int32_t value) {
     int32_t expected = value;
     const bool is_marked =
         __atomic_compare_exchange_n(&word, &expected, value | 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    const timespec longest{0, kLongestSleep};
     if (is_marked || expected == (value | 1))
-        syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value | 1, nullptr, nullptr, 0);
+        syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value | 1, looks_while_waiting() ? &longest : nullptr, nullptr,
+                0);
 #else
     (void)word, (void)value;
     sched_yield();
@@ -83,7 +87,10 @@ void wait_while(int32_t& word, int32_t value) {
     while (wall_clock() < end)
         for (int i = 0; i < 64; ++i, pause())
             if (!is_still(word, value)) return;
-    while (is_still(word, value)) sleep_while(word, value);
+    while (is_still(word, value)) {
+        sleep_while(word, value);
+        look_while_waiting();
+    }
     delays.slept += wall_clock() - end;
 }
 
@@ -120,7 +127,8 @@ void Latch::wait() {
 
 void wait(Barrier& barrier, int size) {
     if (size == 1) return;
-    const int32_t phase = __atomic_load_n(&barrier.phase, __ATOMIC_RELAXED) & ~1;
+    const int32_t phase = __atomic_load_n(&barrier.phase, __ATOMIC_ACQUIRE) & ~1;
+    if (__atomic_load_n(&barrier.is_open, __ATOMIC_ACQUIRE)) return;
     if (__atomic_add_fetch(&barrier.arrived, 1, __ATOMIC_ACQ_REL) < size) return wait_while(barrier.phase, phase);
     __atomic_store_n(&barrier.arrived, 0, __ATOMIC_RELAXED);
     if (__atomic_exchange_n(&barrier.phase, phase + 2, __ATOMIC_ACQ_REL) & 1) {

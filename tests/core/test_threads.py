@@ -15,7 +15,7 @@ import pytest
 import fastiter
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("load", "openmp", "pool", "threads", "waiting")
+SOURCES = ("load", "openmp", "pool", "stop", "threads", "waiting")
 SANITIZERS = {"address": "address,undefined", "thread": "thread"}
 
 # ---- The C++ alone, under sanitizers --------------------------------------------------------------------------------

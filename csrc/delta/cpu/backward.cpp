@@ -311,7 +311,7 @@ template <class T> struct BackwardChunks {
         }
     }
 
-    void run(const Sequence& at, const Columns& columns, const Sums<T>& to) {
+    void run(const Sequence& at, const Columns& columns, const Sums<T>& to, Team team) {
         c = columns, row = c.vectors * lanes<T>, sums = to;
         const int64_t offset = at.state * s.K * s.V;
         read_lines(p.dlast ? p.dlast + offset : nullptr, s.V, c, s.K, dS);
@@ -319,6 +319,7 @@ template <class T> struct BackwardChunks {
             const int64_t begin = (end - 1) / s.period * s.period;
             for (int64_t i = load_states(at, begin, end) - 1; i >= 0; --i)
                 chunk(at, {starts[i], starts[i + 1] - starts[i]}, states + i * state_size);
+            if (has_to_stop(team, 8 * (end - begin) * s.M * s.K * c.vectors * lanes<T>)) return;
             end = begin;
         }
         write_lines(dS, c, s.K, p.dh0 ? p.dh0 + offset : nullptr, s.V);
@@ -372,7 +373,7 @@ template <class T> void delta_bwd(const DeltaBackward<T>& p, Team team) {
             const int64_t head = p.split ? unit / blocks : unit, block = p.split ? unit % blocks : i;
             Sums<T> sums{p.dq, p.dk, p.dbeta, p.ddecay, block > 0};
             if (p.split && block > 0) sums = copies.of(apart + (block - 1) * copies.size());
-            work.run(Sequence(s, head / s.N, head % s.N), columns_of<T>(s.V, kBlockVectors<T>, block), sums);
+            work.run(Sequence(s, head / s.N, head % s.N), columns_of<T>(s.V, kBlockVectors<T>, block), sums, team);
         }
     if (!p.split) return;
     wait(team.barriers[0], team.size);

@@ -84,7 +84,7 @@ template <class T> struct ChunkByChunk {
                      .terms = {keys.n}});
     }
 
-    void run(const Sequence& at, const Columns& columns) {
+    void run(const Sequence& at, const Columns& columns, Team team) {
         c = columns;
         const int64_t size = s.K * s.V;
         read_lines(p.h0 ? p.h0 + at.state * size : nullptr, s.V, c, s.K, S);
@@ -95,6 +95,7 @@ template <class T> struct ChunkByChunk {
                 write_lines(S, c, s.K, p.states + ((at.saved + t / s.period) * s.N + at.head) * size, s.V);
             chunk(at, span);
             t += span.steps;
+            if (has_to_stop(team, keys.n * (2 * s.K + keys.n) * c.vectors * lanes<T>)) return;
         }
         write_lines(S, c, s.K, p.last + at.state * size, s.V);
         read_lines<T>(nullptr, 0, c, 1, o);
@@ -123,7 +124,7 @@ template <class T> void delta_chunk(const DeltaForward<T>& p, Team team) {
     const int64_t blocks = delta_chunk_blocks<T>(s);
     for (int64_t unit = team.id; unit < s.rows * s.N * blocks; unit += team.size)
         work.run(Sequence(s, unit / blocks / s.N, unit / blocks % s.N),
-                 columns_of<T>(s.V, kBlockVectors<T>, unit % blocks));
+                 columns_of<T>(s.V, kBlockVectors<T>, unit % blocks), team);
 }
 
 #define FASTITER_INSTANTIATE(T)                                         \

@@ -60,6 +60,7 @@ template <class T, int NV> struct StepByStep {
     Columns c;
     T* S;
     bool streams; // streaming stores of e, which is read much later
+    Team team;
     vec<T> o[NV] = {}, r[NV] = {};
 
     void write(T* to, const vec<T> (&x)[NV], bool past_caches = false) const {
@@ -107,6 +108,7 @@ template <class T, int NV> struct StepByStep {
         read_lines(p.h0 ? p.h0 + at.state * s.K * s.V : nullptr, s.V, c, s.K, S);
         if (at.length > 0) project(key(0, 0));
         for (int64_t t = 0; t < at.length; ++t) {
+            if (t % 16 == 0 && has_to_stop(team, 16 * s.M * s.K * NV * lanes<T>)) return;
             const bool restarts = at.restarts(t), decays = p.decay && !restarts;
             if (restarts) {
                 clear(S, s.K * NV * lanes<T>);
@@ -146,7 +148,7 @@ template <class T> void forward(const DeltaForward<T>& p, Team team) {
     for (int64_t unit = team.id; unit < s.rows * s.N * blocks; unit += team.size) {
         const Sequence at(s, unit / blocks / s.N, unit / blocks % s.N);
         const Columns c = columns_of<T>(s.V, kVectors, unit % blocks);
-        with_count<kVectors>(int(c.vectors), [&]<int NV>() { StepByStep<T, NV>{p, s, at, c, S, streams}.run(); });
+        with_count<kVectors>(int(c.vectors), [&]<int NV>() { StepByStep<T, NV>{p, s, at, c, S, streams, team}.run(); });
     }
 }
 

@@ -279,13 +279,14 @@ template <class T> struct MatrixProduct {
     // Rows [m0, m0 + rows) of c: adds the products of the chunk's `count` packed lines from chunk0 on, for the given
     // panels.
     void block_rows(TileRegisters& registers, T* packed, int64_t m0, int64_t rows, int64_t chunk0, int64_t count,
-                    Range mine) const {
+                    Range mine, Team team) const {
         for (int64_t k0 = 0; k0 < count; k0 += block) {
             const int64_t depth_of_block = min_of(block, count - k0);
             const Part part{chunk0 + k0 == 0 && !g.accumulate, chunk0 + k0 + depth_of_block >= K};
             prepare_a(m0, rows, chunk0 + k0, depth_of_block, packed);
             for (int64_t j = mine.begin; j < mine.end; ++j) {
                 const int nv = vectors_of(j);
+                if (has_to_stop(team, rows * depth_of_block * nv * W)) return;
                 const T* panel = panel_of_b(j, count) + k0 * nv * W * depth;
                 if constexpr (on_tiles<T>)
                     with_count<kPanelVectors>(nv, [&]<int NV>() {
@@ -321,7 +322,7 @@ template <class T> struct MatrixProduct {
             pack_b(mine, k0, count);
             wait(team.barriers[0], team.size);
             for (int64_t m = rows.begin; m < rows.end; m += kBlockM)
-                block_rows(registers, a_of(team.id), m, min_of(kBlockM, rows.end - m), k0, count, all);
+                block_rows(registers, a_of(team.id), m, min_of(kBlockM, rows.end - m), k0, count, all, team);
         }
     }
 };

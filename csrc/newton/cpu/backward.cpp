@@ -10,8 +10,10 @@ template <class T, class C> struct ParaBackwardSteps {
     // Recomputing a step does not depend on the step after it: a single line keeps the processor busy.
     static constexpr int kSide = 1;
     static constexpr int64_t kTurn = 8; // also the prefetch distance in steps
+    static constexpr int64_t kTurnAlone = 1 << 12;
 
     const ParaBackward<T>& p;
+    const Team team;
     const ParaShape& shape = p.shape;
     const Lines<T> lines{p.shape};
     const int64_t D = shape.D;
@@ -102,14 +104,14 @@ template <class T, class C> struct ParaBackwardSteps {
     }
 
     void run_group(const Line* group, int count) const {
-        const int64_t length = group[0].length, turn = count <= kSide ? max_of(length, 1) : kTurn;
-        for (int64_t end = length; end > 0; end -= turn)
+        const int64_t length = group[0].length, turn = count <= kSide ? kTurnAlone : kTurn;
+        for (int64_t end = length; end > 0 && !has_to_stop(team, count * turn * kLineStep<T>); end -= turn)
             for_each_tile<kSide>(
                 count, [&](int64_t first, int some) { run_lines(group + first, some, max_of(0, end - turn), end); });
     }
 
     // Sums over the rows in batch order, whichever thread computed them.
-    void add_rows(Team team) const {
+    void add_rows() const {
         const Range mine = share(SUMS * lines.vectors, team.id, team.size);
         for (int64_t i = mine.begin; i < mine.end; ++i) {
             const int64_t g = i / lines.vectors, unit = i % lines.vectors * W;
@@ -127,7 +129,7 @@ template <class T, class C> size_t para_backward_workspace(const ParaShape& shap
 }
 
 template <class T, class C> void para_backward(const ParaBackward<T>& p, Team team) {
-    ParaBackwardSteps<T, C> steps{p};
+    ParaBackwardSteps<T, C> steps{p, team};
     for_each_group(steps.lines, p.wx, ParaBackwardSteps<T, C>::kSide, team, [&](const Line* group, int count) {
         for (int i = 0; i < count; ++i) steps.enter(group[i]);
         steps.run_group(group, count);
@@ -135,7 +137,7 @@ template <class T, class C> void para_backward(const ParaBackward<T>& p, Team te
     });
     if (!p.da) return;
     wait(team.barriers[0], team.size);
-    steps.add_rows(team);
+    steps.add_rows();
 }
 
 #define FASTITER_INSTANTIATE(T, ...)                                           \

@@ -18,6 +18,9 @@ struct Line {
     int64_t row = 0, unit = 0, length = 0; // unit: first unit of the vector
 };
 
+// Operations of a step of a line, some
+template <class T> constexpr int64_t kLineStep = 32 * lanes<T>;
+
 // The lines of a call, numbered row by row, rows by decreasing length
 template <class T> struct Lines {
     static constexpr int W = lanes<T>;

@@ -20,6 +20,7 @@ template <class T, class C, int L> struct Block {
     static constexpr T kSensitive = 256;
 
     const ParaForward<T>& p;
+    const Team team;
     const ParaShape& shape = p.shape;
     const Line* line;
     vec<T>* y; // states of a window, [step][line][state]
@@ -30,7 +31,8 @@ template <class T, class C, int L> struct Block {
     vec<T> error[L][S] = {}; // amplification of an error of 1 + |y|, measured from the step with the largest growth
     bool is_sensitive = false;
 
-    Block(const ParaForward<T>& params, const Line* lines, vec<T>* y_) : p(params), line(lines), y(y_) {
+    Block(const ParaForward<T>& params, Team team_, const Line* lines, vec<T>* y_)
+        : p(params), team(team_), line(lines), y(y_) {
         for (int l = 0; l < L; ++l) {
             const int64_t count = shape.D - line[l].unit;
             for (int g = 0; g < G; ++g) a[l][g] = load_up_to(p.a + g * shape.D + line[l].unit, count);
@@ -166,6 +168,7 @@ template <class T, class C, int L> struct Block {
         int32_t passes = 0;
         while (begin < end && passes < p.newton.max_steps && before == before) {
             const Progress progress = pass(begin, end, y_begin);
+            if (has_to_stop(team, L * (end - begin) * kLineStep<T>)) return 0;
             ++passes;
             keep(begin, begin + progress.final_steps, y_begin);
             begin += progress.final_steps;
@@ -184,6 +187,7 @@ template <class T, class C, int L> struct Block {
         const int64_t length = line[0].length;
         for (int64_t begin = 0; begin < length; begin += p.newton.window) {
             *counts++ = solve(begin, min_of(length, begin + p.newton.window));
+            if (has_to_stop(team, 0)) return true;
             if (is_sensitive) return false;
         }
         for (int l = 0; l < L; ++l)
@@ -196,10 +200,10 @@ template <class T, class C>
 void run_block(const ParaSteps<T, C>& steps, const Line* line, int count, vec<T>* y, int32_t* counts) {
     for (int l = 0; l < count; ++l) steps.enter(line[l]);
     with_count<kSide>(count, [&]<int L>() {
-        if (Block<T, C, L>(steps.p, line, y).run(counts)) return;
+        if (Block<T, C, L>(steps.p, steps.team, line, y).run(counts)) return;
         const int64_t windows = ceil_div(line[0].length, steps.p.newton.window);
         for (int64_t i = 0; i < windows; ++i) counts[i] |= 1;
-        steps.run_lines(line, L, 0, line[0].length);
+        steps.run_group(line, L);
     });
     for (int l = 0; l < count; ++l) steps.pad(line[l]);
 }
@@ -220,7 +224,7 @@ template <class T, class C> size_t newton_workspace(const ParaForward<T>& p, int
 }
 
 template <class T, class C> void newton(const ParaForward<T>& p, Team team) {
-    const ParaSteps<T, C> steps{p};
+    const ParaSteps<T, C> steps{p, team};
     vec<T>* y = static_cast<vec<T>*>(p.workspace) + team.id * window_vectors<T, C>(p);
     const int64_t vectors = steps.lines.vectors, blocks = newton_blocks<T>(p.shape),
                   windows = ceil_div(p.shape.T, p.newton.window);

@@ -61,7 +61,7 @@ void ParaSteps<T, C>::run_lines(const Line* line, int count, int64_t begin, int6
 }
 
 template <class T, class C> void para_forward(const ParaForward<T>& p, Team team) {
-    ParaSteps<T, C> steps{p};
+    ParaSteps<T, C> steps{p, team};
     for_each_group(steps.lines, p.wx, kSide, team, [&](const Line* group, int count) {
         for (int i = 0; i < count; ++i) steps.enter(group[i]);
         steps.run_group(group, count);

@@ -4,13 +4,15 @@
 
 namespace fastiter::newton::FASTITER_LEVEL {
 
-constexpr int kSide = 4;     // lines that advance together: enough to hide the latency of the activations
-constexpr int64_t kTurn = 4; // steps per turn before the next lines of the group
+constexpr int kSide = 4;                // lines that advance together: enough to hide the latency of the activations
+constexpr int64_t kTurn = 4;            // steps per turn before the next lines of the group
+constexpr int64_t kTurnAlone = 1 << 12; // the same without other lines
 
 template <class T, class C> struct ParaSteps {
     static constexpr int W = lanes<T>, G = C::gates, S = C::states, P = C::peepholes;
 
     const ParaForward<T>& p;
+    const Team team;
     const ParaShape& shape = p.shape;
     const Lines<T> lines{p.shape};
 
@@ -35,8 +37,8 @@ template <class T, class C> struct ParaSteps {
     template <int L, bool FULL> void run(const Line* line, int64_t begin, int64_t end) const;
 
     void run_group(const Line* group, int count) const {
-        const int64_t length = group[0].length, turn = count <= kSide ? length : kTurn;
-        for (int64_t begin = 0; begin < length; begin += turn)
+        const int64_t length = group[0].length, turn = count <= kSide ? kTurnAlone : kTurn;
+        for (int64_t begin = 0; begin < length && !has_to_stop(team, count * turn * kLineStep<T>); begin += turn)
             for_each_tile<kSide>(count, [&](int64_t first, int some) {
                 run_lines(group + first, some, begin, min_of(length, begin + turn));
             });

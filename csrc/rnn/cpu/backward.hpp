@@ -331,6 +331,7 @@ template <class S, class C> struct Backward {
             if (shape.reverse && k == 0) visit(n, k, false, {active, rows.count}, mine, false); // rows without steps
             running = active;
             wait(barrier, p.plan.panels);
+            if (has_to_stop(team, 2 * active * (end - begin) * G * D)) return;
             if (visits.adds_r && visits.ends_block(k)) visits.add_block(n, k, coords, team);
         }
         slot_before = slot;

@@ -333,6 +333,7 @@ template <class S, class C> struct Forward {
             zero_padding(n, t, active, begin, end);
             reset_states(t + next, begin, end);
             wait(barrier, p.plan.panels);
+            if (has_to_stop(team, active * (end - begin) * G * (D + I))) return;
         }
         store_final_state(n, begin, end);
         stream_fence();

@@ -94,13 +94,15 @@ template <class S, class C> struct Recompute : Forward<S, C> {
             for_each_tile<R>(count, [&](int64_t first, int tile_count) { tile(n, first, tile_count, j); });
     }
 
-    void run_head(int64_t n) {
+    void run_head(int64_t n, Team team) {
         int64_t count = 0;
         for (int64_t i = 0; i < rows.count; ++i)
             for (int64_t row = rows.row(i), length = rows.length(i), k = 0; k < length; ++k) {
                 const int64_t t = shape.reverse ? length - 1 - k : k;
                 steps[count++] = {row, t, k == 0, shape.is_reset(row, t)};
-                if (count == capacity) run_block(n, std::exchange(count, 0));
+                if (count < capacity) continue;
+                run_block(n, std::exchange(count, 0));
+                if (has_to_stop(team, capacity * G * D * D)) return;
             }
         run_block(n, count);
         stream_fence();
@@ -122,7 +124,7 @@ template <class S, class C> void recompute(const RnnForward<S>& p, Team team) {
     if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size);
     Range heads = share(p.shape.N, f.coords.head_group, p.plan.heads);
-    for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n);
+    for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);
 }
 
 } // namespace fastiter::rnn::FASTITER_LEVEL

@@ -86,6 +86,7 @@ template <class T, class Block> void forward(const BlockScan<T>& p, Team team) {
         T* state = p.last + q.index * columns + column;
         begin_state(p.first ? p.first + q.index * columns + column : nullptr, state, width);
         for (int64_t k = 0; k < q.steps; ++k) {
+            if (k % 16 == 0 && has_to_stop(team, 16 * width * p.K)) return;
             const int64_t t = p.shape.reverse ? q.steps - 1 - k : k;
             const T* x = at(p.x, q, t, column);
             T* h = at(p.h, q, t, column);

@@ -140,6 +140,7 @@ template <class T, bool Complex, int K> struct VectorBlock {
 template <class T, class Block> struct Backward {
     const BlockScanGradient<T>& p;
     const bool stream, stream_matrices;
+    const Team team;
 
     int64_t columns() const { return columns_of(p.shape); }
     int64_t group() const { return p.K * (p.shape.complex ? 2 : 1); }
@@ -158,6 +159,7 @@ template <class T, class Block> struct Backward {
         begin_state(p.dlast ? p.dlast + q.index * columns() + column : nullptr, carry, width);
         if (over_time()) fill_zero(together, size), fill_zero(sum_of(q) + matrix, size);
         for (int64_t k = 0; k < q.steps; ++k) {
+            if (k % 16 == 0 && has_to_stop(team, 32 * width * p.K)) return;
             const int64_t direction = p.shape.reverse ? 1 : -1;
             const int64_t t = p.shape.reverse ? k : q.steps - 1 - k;
             Step<T> s{at(p.A, q, t, matrix),
@@ -192,7 +194,7 @@ template <class T, class Block> struct Backward {
     }
 
     // Sums dA over the rows of the batch but not over time: one thread processes all rows of its groups in sequence.
-    void over_rows(Team team) const {
+    void over_rows() const {
         const int64_t widest = kMatrixBytes / int64_t(sizeof(T)) / p.K;
         const int64_t parts = max_of(team.size, ceil_div(columns(), widest));
         const int64_t width = round_up(ceil_div(columns(), parts), group());
@@ -204,9 +206,9 @@ template <class T, class Block> struct Backward {
         }
     }
 
-    void run(Team team) const {
+    void run() const {
         if (sums() && !over_time()) {
-            over_rows(team);
+            over_rows();
         } else {
             const int64_t widest = kMatrixBytes / int64_t(sizeof(T)) / p.K / group() * group();
             const Units units(p.shape, columns(), widest, group(), team);
@@ -226,9 +228,9 @@ template <class T, bool Complex> void backward(const BlockScanGradient<T>& p, Te
     const bool stream_matrices = p.dA.data && exceeds_caches<T>(p.shape, p.K);
     with_constant<2, 4, 8, 16, 0>(int(p.K), [&]<int K>() {
         if constexpr (K > 0)
-            Backward<T, VectorBlock<T, Complex, K>>{p, stream, stream_matrices}.run(team);
+            Backward<T, VectorBlock<T, Complex, K>>{p, stream, stream_matrices, team}.run();
         else
-            Backward<T, AnyBlock<T, Complex>>{p, stream, stream_matrices}.run(team);
+            Backward<T, AnyBlock<T, Complex>>{p, stream, stream_matrices, team}.run();
     });
 }
 

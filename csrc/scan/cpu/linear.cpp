@@ -4,7 +4,8 @@
 namespace fastiter::scan::FASTITER_LEVEL {
 namespace {
 
-constexpr int kNarrow = 4; // vectors of interleaved sequences that are held in registers
+constexpr int64_t kTogether = 64; // wide steps between two questions whether to stop
+constexpr int kNarrow = 4;        // vectors of interleaved sequences that are held in registers
 
 template <class S, bool Complex> struct Forward {
     using T = accumulate_t<S>;
@@ -12,6 +13,7 @@ template <class S, bool Complex> struct Forward {
     static constexpr int W = lanes<T>;
     const LinearScan<S>& p;
     const bool stream;
+    const Team team;
 
     int64_t time(const Sequence& q, int64_t step) const { return p.shape.reverse ? q.steps - 1 - step : step; }
 
@@ -23,11 +25,21 @@ template <class S, bool Complex> struct Forward {
     // One sequence with many columns. Each step is read and written contiguously; the state is a row in cache.
     void wide(const Sequence& q, int64_t column, int64_t width) const {
         begin(q, column, width);
+        for (int64_t k = 0; k < q.steps; k += kTogether) {
+            wide_steps(q, k, min_of(k + kTogether, q.steps), column, width);
+            if (has_to_stop(team, kTogether * width)) return;
+        }
+        zero_padding(p.shape, p.h, q, column, width);
+    }
+
+    // Steps [from, to), not inlined: in a loop that asks whether to stop, the compiler keeps less in registers.
+    FASTITER_NOINLINE void wide_steps(const Sequence& q, int64_t from, int64_t to, int64_t column,
+                                      int64_t width) const {
         T* state = p.last + q.index * columns_of(p.shape) + column;
         const bool stream = this->stream, backwards = p.shape.reverse;
         const bool piece = width < columns_of(p.shape) && width * int64_t(sizeof(S)) <= kPieceBytes;
         const int64_t next_a = backwards ? -p.a.time : p.a.time, next_x = backwards ? -p.x.time : p.x.time;
-        for (int64_t k = 0; k < q.steps; ++k) {
+        for (int64_t k = from; k < to; ++k) {
             const int64_t t = time(q, k);
             const S *a = at(p.a, q, t, column), *x = at(p.x, q, t, column);
             S* h = at(p.h, q, t, column);
@@ -47,7 +59,6 @@ template <class S, bool Complex> struct Forward {
                     put_up_to(h + c, v, n, stream);
                 });
         }
-        zero_padding(p.shape, p.h, q, column, width);
     }
 
     // V vectors of each of R interleaved sequences, as each step of one sequence depends on the previous one.
@@ -83,6 +94,13 @@ template <class S, bool Complex> struct Forward {
             for (int v = 0; v < V; ++v) store_up_to(p.last + q[r].index * columns + v * W, state[r][v], size(v));
     }
 
+    template <int V, int R> void in_parts(const Sequence* q, int64_t from, int64_t to, int64_t columns) const {
+        for (; from < to; from += kUntilAsked) {
+            narrow<V, R>(q, from, min_of(to, from + kUntilAsked), columns);
+            if (has_to_stop(team, R * kUntilAsked * columns)) return;
+        }
+    }
+
     // Runs R sequences together up to the shortest one's end, then each to its own end.
     template <int V, int R> void group(const Sequence* q, int64_t columns) const {
         int64_t together = q[0].steps;
@@ -90,9 +108,9 @@ template <class S, bool Complex> struct Forward {
             begin(q[r], 0, columns);
             together = min_of(together, q[r].steps);
         }
-        narrow<V, R>(q, 0, together, columns);
+        in_parts<V, R>(q, 0, together, columns);
         for (int r = 0; r < R; ++r) {
-            if (q[r].steps > together) narrow<V, 1>(q + r, together, q[r].steps, columns);
+            in_parts<V, 1>(q + r, together, q[r].steps, columns);
             zero_padding(p.shape, p.h, q[r], 0, columns);
         }
     }
@@ -111,7 +129,7 @@ template <class S, bool Complex> struct Forward {
         }
     }
 
-    void run(Team team) const {
+    void run() const {
         const int64_t columns = columns_of(p.shape);
         if (columns == 0) return;
         const Units units(p.shape, columns, kWidestBytes / int64_t(sizeof(T)), 64 / int64_t(sizeof(S)), team);
@@ -139,9 +157,9 @@ template <class S, bool Complex> struct Forward {
 template <class S> void linear_scan(const LinearScan<S>& p, Team team) {
     const bool stream = exceeds_caches<S>(p.shape);
     if constexpr (sizeof(S) > 2) {
-        if (p.shape.complex) return Forward<S, true>{p, stream}.run(team);
+        if (p.shape.complex) return Forward<S, true>{p, stream, team}.run();
     }
-    Forward<S, false>{p, stream}.run(team);
+    Forward<S, false>{p, stream, team}.run();
 }
 
 #define FASTITER_INSTANTIATE(S) template void linear_scan(const LinearScan<S>&, Team);

@@ -16,6 +16,7 @@ template <class S, bool Complex, Da kind> struct Backward {
     static constexpr int W = lanes<T>;
     const LinearScanGradient<S>& p;
     const bool stream;
+    const Team team;
 
     int64_t columns() const { return columns_of(p.shape); }
     int64_t time(const Sequence& q, int64_t step) const { return p.shape.reverse ? step : q.steps - 1 - step; }
@@ -51,7 +52,16 @@ template <class S, bool Complex, Da kind> struct Backward {
     FASTITER_NOINLINE void wide_steps(const Sequence& q, int64_t from, int64_t column, int64_t width) const {
         alignas(64) T together[kPieceBytes / sizeof(T)];
         if (over_time()) fill_zero(together, width);
-        for (int64_t k = from; k < q.steps; ++k) {
+        for (int64_t end; from < q.steps; from = end) {
+            end = min_of(q.steps, (from / kTogether + 1) * kTogether);
+            wide_part(q, from, end, column, width, together);
+            if (has_to_stop(team, kTogether * width)) return;
+        }
+    }
+
+    FASTITER_NOINLINE void wide_part(const Sequence& q, int64_t from, int64_t to, int64_t column, int64_t width,
+                                     T* together) const {
+        for (int64_t k = from; k < to; ++k) {
             const int64_t t = time(q, k);
             T* sum = over_time() ? together : at(p.da_sum, q, t, column);
             const uint8_t* reset = at(p.shape.reset, q, t, 0);
@@ -146,6 +156,14 @@ template <class S, bool Complex, Da kind> struct Backward {
             for (int v = 0; v < V; ++v) store_up_to(p.dfirst + q[r].index * columns() + v * W, carry[r][v], size(v));
     }
 
+    template <int V, int R> void in_parts(const Sequence* q, int64_t from, int64_t to) const {
+        for (int64_t end; from < to; from = end) {
+            end = min_of(to, (from / kUntilAsked + 1) * kUntilAsked);
+            narrow<V, R>(q, from, end);
+            if (has_to_stop(team, R * kUntilAsked * columns())) return;
+        }
+    }
+
     template <int V, int R> void group(const Sequence* q) const {
         int64_t shared = q[0].steps - 1;
         bool end_together = true;
@@ -155,9 +173,9 @@ template <class S, bool Complex, Da kind> struct Backward {
             shared = min_of(shared, q[r].steps - 1);
         }
         if (!end_together) shared = shared / kTogether * kTogether; // a boundary of every sequence's partial sums
-        if (shared > 0) narrow<V, R>(q, 0, shared);
+        in_parts<V, R>(q, 0, shared);
         for (int r = 0; r < R; ++r) {
-            if (q[r].steps - 1 > shared) narrow<V, 1>(q + r, max_of(shared, 0), q[r].steps - 1);
+            in_parts<V, 1>(q + r, max_of(shared, 0), q[r].steps - 1);
             wide_steps(q[r], max_of(q[r].steps - 1, 0), 0, columns());
             end(q[r], 0, columns());
         }
@@ -178,7 +196,7 @@ template <class S, bool Complex, Da kind> struct Backward {
     }
 
     // Sums da over the rows but not over time: one thread processes all rows of its columns in sequence.
-    void over_rows(Team team) const {
+    void over_rows() const {
         const int64_t line = 64 / int64_t(sizeof(S)), widest = kPieceBytes / int64_t(sizeof(T));
         const int64_t parts = max_of(team.size, ceil_div(columns(), widest));
         const int64_t width = round_up(ceil_div(columns(), parts), line);
@@ -189,10 +207,10 @@ template <class S, bool Complex, Da kind> struct Backward {
         }
     }
 
-    void run(Team team) const {
+    void run() const {
         if (columns() == 0) return;
         if (kind == Da::sum && !over_time()) {
-            over_rows(team);
+            over_rows();
         } else {
             const int64_t widest = (over_time() ? kPieceBytes : kWidestBytes) / int64_t(sizeof(T));
             const Units units(p.shape, columns(), widest, 64 / int64_t(sizeof(S)), team);
@@ -218,11 +236,11 @@ template <class S, bool Complex, Da kind> struct Backward {
 
 template <class S, bool Complex> void with_da(const LinearScanGradient<S>& p, bool stream, Team team) {
     if (p.da.data)
-        Backward<S, Complex, Da::each>{p, stream}.run(team);
+        Backward<S, Complex, Da::each>{p, stream, team}.run();
     else if (p.da_sum.data)
-        Backward<S, Complex, Da::sum>{p, stream}.run(team);
+        Backward<S, Complex, Da::sum>{p, stream, team}.run();
     else
-        Backward<S, Complex, Da::none>{p, stream}.run(team);
+        Backward<S, Complex, Da::none>{p, stream, team}.run();
 }
 
 } // namespace

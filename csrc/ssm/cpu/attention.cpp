@@ -89,13 +89,14 @@ public:
     size_t bytes() const { return bytes_; }
 
     // Unit: (sequence, value head)
-    void run(int64_t unit) {
+    void run(int64_t unit, Team team) {
         const Sequence q = sequence(s_.sequences, unit / s_.heads);
         head_ = unit % s_.heads;
         const int64_t size = s_.K * s_.V;
         states_.read(p_.first ? p_.first + unit * size : nullptr);
         if (p_.gates.given) read_normalizer(unit);
         for (int64_t time = 0; time < q.padded; time += kAttentionTile) {
+            if (has_to_stop(team, kAttentionTile * size)) return;
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
             if (steps > 0) {
                 save(q, time / kAttentionTile);
@@ -220,7 +221,7 @@ template <class T> void forward(const Attention<T>& p, Team team) {
     Forward<T> kernel(p, memory + size_t(team.id) * Forward<T>(p, nullptr).bytes());
     const int64_t units = p.shape.sequences.count * p.shape.heads;
     const int64_t first = units * team.id / team.size, last = units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(u);
+    for (int64_t u = first; u < last; ++u) kernel.run(u, team);
 }
 
 template <class T>

@@ -11,13 +11,13 @@ public:
     size_t bytes() const { return bytes_; }
 
     // Unit: (sequence, head of q and k), whose value heads follow one another and add to the same dq and dk
-    void run(int64_t unit) {
+    void run(int64_t unit, Team team) {
         const int64_t key_heads = s_.heads / s_.per_key;
         const Sequence q = sequence(s_.sequences, unit / key_heads);
         for (int64_t i = 0; i < s_.per_key; ++i) {
             head_ = unit % key_heads * s_.per_key + i;
             is_first_ = i == 0;
-            run_head(q);
+            run_head(q, team);
         }
     }
 
@@ -119,7 +119,7 @@ protected:
 private:
     Own& own() { return static_cast<Own&>(*this); }
 
-    void run_head(const Sequence& q) {
+    void run_head(const Sequence& q, Team team) {
         const int64_t size = s_.K * s_.V, place = q.index * s_.heads + head_;
         const T* dlast = p_.dlast ? p_.dlast + place * size : nullptr;
         columns_.read(dlast);
@@ -133,6 +133,7 @@ private:
         own().begin_head(place);
         for (int64_t time = (ceil_div(q.padded, kAttentionTile) - 1) * kAttentionTile; time >= 0;
              time -= kAttentionTile) {
+            if (has_to_stop(team, 4 * kAttentionTile * size)) return;
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
             if (steps < kAttentionTile)
                 zero_padding(q, time + max_of(steps, 0), min_of(time + kAttentionTile, q.padded));
@@ -170,7 +171,7 @@ void run_backward(const Gradient& p, const AttentionShape& s, void* workspace, T
     Pass pass(p, static_cast<char*>(workspace) + size_t(team.id) * Pass(p, nullptr).bytes());
     const int64_t units = s.sequences.count * (s.heads / s.per_key);
     const int64_t first = units * team.id / team.size, last = units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) pass.run(u);
+    for (int64_t u = first; u < last; ++u) pass.run(u, team);
 }
 
 } // namespace fastiter::ssm::FASTITER_LEVEL

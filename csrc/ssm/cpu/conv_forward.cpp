@@ -33,6 +33,7 @@ public:
     }
     size_t bytes() const { return bytes_; }
     int64_t units() const { return d_.units; }
+    int64_t numbers() const { return d_.chunk * d_.panel * s_.W; } // of a unit, with each tap
 
     void run(int64_t index) {
         const ConvUnit<T> unit(s_, d_, index);
@@ -119,7 +120,10 @@ template <class T> void forward(const CausalConv<T>& p, Team team) {
     const size_t own = Forward<T>(p, nullptr).bytes();
     Forward<T> kernel(p, static_cast<char*>(p.workspace) + size_t(team.id) * own);
     const int64_t units = kernel.units();
-    for (int64_t u = units * team.id / team.size; u < units * (team.id + 1) / team.size; ++u) kernel.run(u);
+    for (int64_t u = units * team.id / team.size; u < units * (team.id + 1) / team.size; ++u) {
+        if (has_to_stop(team, kernel.numbers())) return;
+        kernel.run(u);
+    }
 }
 
 template <class T>

@@ -306,7 +306,10 @@ template <class T> void conv_gradient(const CausalConvGradient<T>& p, Team team)
     const Parts<T> parts(p, d, shared);
     char* own = static_cast<char*>(p.workspace) + shared.bytes();
     Backward<T> kernel(p, d, parts, own + size_t(team.id) * Backward<T>(p, d, parts, nullptr).bytes());
-    for (int64_t u = d.units * team.id / team.size; u < d.units * (team.id + 1) / team.size; ++u) kernel.run(u);
+    for (int64_t u = d.units * team.id / team.size; u < d.units * (team.id + 1) / team.size; ++u) {
+        if (has_to_stop(team, 2 * d.chunk * d.panel * p.forward.shape.W)) return;
+        kernel.run(u);
+    }
     parts.add(p, team);
 }
 

@@ -23,12 +23,13 @@ public:
     size_t bytes() const { return bytes_; }
 
     // Unit: (sequence, value head)
-    void run(int64_t unit) {
+    void run(int64_t unit, Team team) {
         const Sequence q = sequence(s_.sequences, unit / s_.heads);
         head_ = unit % s_.heads;
         const int64_t size = s_.K * s_.V;
         states_.read(f_.first ? f_.first + unit * size : nullptr);
         for (int64_t time = 0; time < q.padded; time += kAttentionTile) {
+            if (has_to_stop(team, kAttentionTile * size)) return;
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
             if (steps > 0) {
                 const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
@@ -154,7 +155,7 @@ template <class T> void forward(const LowRank<T>& p, Team team) {
     Forward<T> kernel(p, memory + size_t(team.id) * Forward<T>(p, nullptr).bytes());
     const int64_t units = p.attention.shape.sequences.count * p.attention.shape.heads;
     const int64_t first = units * team.id / team.size, last = units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(u);
+    for (int64_t u = first; u < last; ++u) kernel.run(u, team);
 }
 
 template <class T>

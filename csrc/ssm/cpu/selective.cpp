@@ -82,10 +82,11 @@ public:
     }
     size_t bytes() const { return bytes_; }
 
-    void run(const Unit<T>& unit) {
+    void run(const Unit<T>& unit, Team team) {
         const Sequence q = sequence(s_.sequences, unit.sequence);
         begin(unit);
         for (int64_t time = 0; time < q.padded; time += kTile) {
+            if (has_to_stop(team, kTile * unit.blocks * numbers_ * W)) return;
             const int64_t steps = min_of(kTile, q.steps - time);
             if (steps > 0) run_tile(unit, q, time, steps);
             if (steps < kTile) zero_padding(unit, q, time + max_of(steps, 0), min_of(time + kTile, q.padded));
@@ -214,7 +215,7 @@ template <class T, bool Complex> void run_units(const SelectiveScan<T>& p, Team 
     char* memory = static_cast<char*>(p.workspace);
     Forward<T, Complex> kernel(p, memory + size_t(team.id) * Forward<T, Complex>(p, nullptr).bytes());
     const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.shape, panels, u));
+    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.shape, panels, u), team);
 }
 
 template <class T> void forward(const SelectiveScan<T>& p, Team team) {

@@ -77,10 +77,11 @@ public:
     }
     size_t bytes() const { return bytes_; }
 
-    void run(const Unit<T>& unit) {
+    void run(const Unit<T>& unit, Team team) {
         const Sequence q = sequence(s_.sequences, unit.sequence);
         begin(unit);
         for (int64_t time = (ceil_div(q.padded, kTile) - 1) * kTile; time >= 0; time -= kTile) {
+            if (has_to_stop(team, 4 * kTile * unit.blocks * numbers_ * W)) return;
             const int64_t steps = min_of(kTile, q.steps - time);
             if (steps < kTile) zero_padding(unit, q, time + max_of(steps, 0), min_of(time + kTile, q.padded));
             if (steps > 0) run_tile(unit, q, time, steps);
@@ -295,7 +296,7 @@ template <class T, bool Complex> void run_units(const SelectiveGradient<T>& p, T
     Backward<T, Complex> kernel(p, parts, own + size_t(team.id) * Backward<T, Complex>(p, parts, nullptr).bytes());
     const Panels<T> panels(p.forward.shape);
     const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.forward.shape, panels, u));
+    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.forward.shape, panels, u), team);
     parts.add(p, team);
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,7 +11,6 @@ from .. import _core
 from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty, unit_stride
-from .._pieces import flags_in, pieces, valid_in
 from .._sequences import Sequences, as_part, checked_sequences, in_reverse
 from ._plan import Plan, Sizes, check_shapes, check_state, plan
 
@@ -176,33 +174,6 @@ def _cpu(
     return o if out is None else out, last
 
 
-def _by_pieces(
-    sizes: Sizes,
-    how: Plan,
-    q: Array,
-    k: Array,
-    v: Array,
-    beta: Array,
-    state: Array | None,
-    decay: Array | None,
-    rows: Sequences,
-    out: Array | None,
-) -> tuple[Array, Array]:
-    """Run the loop on one piece of a long sequence after the other; chunks of other lengths have other rounding."""
-    batch, time, factors, heads, keys, values = dataclasses.astuple(sizes)
-    parts = pieces(time, 4 * batch * factors * heads * keys * values, False)
-    if len(parts) < 2 or how.forward or rows.cu_seqlens is not None:
-        return _cpu(sizes, how, q, k, v, beta, state, decay, rows, out)
-    o = empty((*q.shape[:3], values), q.dtype) if out is None else out
-    for t in parts:
-        piece = rows._replace(lengths=valid_in(rows.lengths, t), reset=flags_in(rows.reset, t))
-        short = dataclasses.replace(sizes, time=t.stop - t.start)
-        given = (q[:, t], k[:, t], v[:, t], beta[:, t], state, None if decay is None else decay[:, t])
-        _, state = _cpu(short, how, *given, piece, o[:, t])
-    assert state is not None  # for the type checker
-    return o, state
-
-
 def _reference(
     sizes: Sizes,
     how: Plan,
@@ -224,7 +195,7 @@ def _reference(
 
 
 _BACKENDS: Backends[tuple[Array, Array]] = {
-    "cpu": _by_pieces,
+    "cpu": _cpu,
     "cuda": Cuda("fastiter.torch", "delta_scan"),
     "reference": _reference,
 }

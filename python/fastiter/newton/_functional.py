@@ -12,7 +12,6 @@ from .. import _core
 from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, unit_stride
-from .._pieces import flags_in, pieces, valid_in
 from .._sequences import checked_sequences
 from ._cells import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from ._docs import documented_cell
@@ -278,28 +277,6 @@ def _spread(state: Array, found: Segments) -> Array:
     return every
 
 
-def _by_pieces(
-    cell: ParaCell,
-    wx: Array,
-    a: Array,
-    p: Array | None,
-    first: States,
-    newton: Options,
-    cut: _Cut,
-    out: Array | None,
-) -> tuple[Array, States, Any]:
-    """Run the loop on one piece of a long sequence after the other; Newton's method judges a row as a whole."""
-    batch, time, gates, width = wx.shape
-    parts = pieces(time, 32 * batch * gates * width, cut.reverse)
-    if len(parts) < 2 or newton or cut.cu_seqlens is not None:
-        return _cpu(cell, wx, a, p, first, newton, cut, out)
-    h = empty_steps(wx, (width,)) if out is None else out
-    for steps in parts:
-        piece = cut._replace(lengths=valid_in(cut.lengths, steps), reset=flags_in(cut.reset, steps))
-        _, first, _ = _cpu(cell, wx[:, steps], a, p, first, newton, piece, h[:, steps])
-    return h, first, None
-
-
 def _reference(
     cell: ParaCell,
     wx: Array,
@@ -325,7 +302,7 @@ def _reference(
 
 
 _BACKENDS: dict[str, Backends[Any]] = {
-    "paragru": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "paragru"), "reference": _reference},
-    "paralstm": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "paralstm"), "reference": _reference},
-    "paraslstm": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "paraslstm"), "reference": _reference},
+    "paragru": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paragru"), "reference": _reference},
+    "paralstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paralstm"), "reference": _reference},
+    "paraslstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paraslstm"), "reference": _reference},
 }

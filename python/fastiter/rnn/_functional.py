@@ -13,7 +13,6 @@ from .. import _core
 from .._array_like import as_array, as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
-from .._pieces import flags_in, pieces, valid_in
 from .._sequences import as_parts, check_packing, checked_sequences
 from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell, is_half
 from ._docs import documented_cell
@@ -356,32 +355,6 @@ def _cpu(
     return states[0], last, states
 
 
-def _by_pieces(
-    cell: Cell,
-    wx: Array,
-    r: Array,
-    b: Array | None,
-    state: Sequence[Array] | None,
-    how: _How,
-    all_states: bool,
-    out: Array | None,
-) -> tuple[Array, States, States]:
-    """Run the kernels on one piece of a long sequence after the other."""
-    batch, time, gates, heads, width = wx.shape
-    parts = pieces(time, batch * gates * heads * width * (width + 32), how.reverse)
-    if len(parts) < 2 or how.cu_seqlens is not None:
-        return _cpu(cell, wx, r, b, state, how, all_states, out)
-    rest = cell.states[1:] if all_states else ()
-    h = empty_steps(wx, (heads, width)) if out is None else out
-    states = (h, *[empty_steps(wx, (heads, width), _carried(wx)) for _ in rest])
-    for steps in parts:
-        piece = how._replace(lengths=valid_in(how.lengths, steps), reset=flags_in(how.reset, steps))
-        _, state, every = _cpu(cell, wx[:, steps], r, b, state, piece, all_states, h[:, steps])
-        for whole, x in zip(states[1:], every[1:], strict=False):
-            whole[:, steps] = x
-    return h, tuple(state or ()), states
-
-
 def _reference(
     cell: Cell,
     wx: Array,
@@ -411,8 +384,8 @@ def _activation(cell: Cell) -> dict[str, str]:
 
 
 _BACKENDS: dict[str, Backends[Any]] = {
-    "lstm": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "lstm"), "reference": _reference},
-    "gru": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "gru"), "reference": _reference},
-    "elman": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "elman"), "reference": _reference},
-    "slstm": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "slstm"), "reference": _reference},
+    "lstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "lstm"), "reference": _reference},
+    "gru": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "gru"), "reference": _reference},
+    "elman": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "elman"), "reference": _reference},
+    "slstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "slstm"), "reference": _reference},
 }

@@ -13,7 +13,6 @@ from .. import _core
 from .._array_like import as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_array, check_arrays, check_flag, check_out, empty, unit_stride
-from .._pieces import flags_in, pieces, valid_in
 from .._sequences import Shape, as_part, checked_sequences
 from ._shapes import check_block_shapes, check_first, check_linear_shapes
 
@@ -272,24 +271,6 @@ def _cpu(scan: _Scan, a: Array, x: Array, state: Array | None, cut: _Cut, out: A
     return out, last
 
 
-def _by_pieces(
-    scan: _Scan, a: Array, x: Array, state: Array | None, cut: _Cut, out: Array | None
-) -> tuple[Array, Array]:
-    """Run the kernel on one piece of a long sequence after the other."""
-    numbers = math.prod((x.shape[0], *x.shape[2:]))
-    parts = pieces(x.shape[1], numbers * (32 if scan is _LINEAR else x.shape[-1] + 32), cut.reverse)
-    if len(parts) < 2 or cut.cu_seqlens is not None:
-        return _cpu(scan, a, x, state, cut, out)
-    h, axis = empty(x.shape, x.dtype) if out is None else out, a.ndim - (2 if scan is _LINEAR else 4)
-    for steps in parts:
-        piece = cut._replace(lengths=valid_in(cut.lengths, steps), reset=flags_in(cut.reset, steps))
-        varies = axis >= 0 and a.shape[axis] > 1
-        factors = a[(*(slice(None),) * axis, steps)] if varies else a
-        _, state = _cpu(scan, factors, x[:, steps], state, piece, h[:, steps])
-    assert state is not None  # for the type checker
-    return h, state
-
-
 def _flat(x: Array) -> Array:
     """Return (B, T, all numbers of a step), contiguous along the last axis."""
     return unit_stride(x.reshape((*x.shape[:2], math.prod(x.shape[2:]))))
@@ -324,6 +305,6 @@ def _reference(
 
 
 _BACKENDS: dict[str, Backends[tuple[Array, Array]]] = {
-    "linear_scan": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "linear_scan"), "reference": _reference},
-    "block_scan": {"cpu": _by_pieces, "cuda": Cuda("fastiter.torch", "block_scan"), "reference": _reference},
+    "linear_scan": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "linear_scan"), "reference": _reference},
+    "block_scan": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "block_scan"), "reference": _reference},
 }

@@ -1,6 +1,7 @@
 // Teams of threads and their waits without Python, for the sanitizers. Exits with 0, or prints the fault and exits with 1.
 #include "core/load.hpp"
 #include "core/pool.hpp"
+#include "core/stop.hpp"
 #include "core/threads.hpp"
 #include "core/waiting.hpp"
 #include <atomic>
@@ -60,6 +61,63 @@ void teams() {
     for (std::thread& caller : callers) caller.join();
 }
 
+struct Stopped {};
+std::atomic<bool> is_requested{false};
+
+// Steps with a barrier each, as of a recurrence; `late`: the thread that the others wait for. Only a request ends them.
+struct Endless {
+    int late;
+    std::atomic<int>& ended;
+};
+
+void step_endlessly(const void* context, Team team) {
+    const Endless& e = *static_cast<const Endless*>(context);
+    if (team.id == 0) is_requested = true;
+    do {
+        if (team.id == e.late) usleep(20'000);
+        wait(team.barriers[0], team.size);
+        if (team.size > 1) wait(team.barriers[team.size - 1], team.size);
+    } while (!has_to_stop(team, 1 << 16));
+    ++e.ended;
+}
+
+// The caller waits for threads that look at the flag alone: it has to look for requests while it waits for them.
+void run_without_caller(const void* context, Team team) {
+    const Endless& e = *static_cast<const Endless*>(context);
+    if (team.id == 0) is_requested = true;
+    if (team.id > 0)
+        while (!has_to_stop(team, 1)) usleep(1000);
+    ++e.ended;
+}
+
+void stops() {
+    use_stop_requests({[] { return is_requested.exchange(false); }, [] { throw Stopped(); }});
+    auto run = [](int threads, Job job, int late, Stops stops) {
+        std::atomic<int> ended{0};
+        const Endless e{late, ended};
+        bool is_stopped = false;
+        try {
+            run_team(threads, job, &e, stops);
+        } catch (Stopped) {
+            is_stopped = true;
+        }
+        require(is_stopped == (stops == Stops::on_request), "a call that was requested to stop throws, and no other");
+        require(ended == threads, "all threads end before the call does");
+    };
+    for (int threads : {1, 2, 5})
+        for (int late : {0, threads - 1}) run(threads, step_endlessly, late, Stops::on_request);
+    for (int threads : {2, 5}) run(threads, run_without_caller, -1, Stops::on_request);
+    is_requested = true;
+    auto short_job = [](const void* context, Team team) {
+        for (int i = 0; i < 20; ++i)
+            require(!has_to_stop(team, kOperationsPerLook), "a call that must not stop is not asked to"),
+                usleep(10'000);
+        ++static_cast<const Endless*>(context)->ended;
+    };
+    run(2, short_job, -1, Stops::never);
+    use_stop_requests({});
+}
+
 void busy_machine() {
     constexpr int64_t kCall = 20'000'000;
     Load load;
@@ -94,5 +152,7 @@ int main(int, char** argv) {
         if (!dlopen("libgomp.so.1", RTLD_NOW)) return 77;
         require(std::strcmp(thread_pool(), "fastiter") != 0, "the runtime was not found");
     }
-    std::strcmp(argv[1], "load") == 0 ? busy_machine() : teams();
+    if (std::strcmp(argv[1], "load") == 0) return busy_machine(), 0;
+    teams();
+    stops();
 }

@@ -12,7 +12,6 @@ from torch.overrides import has_torch_function_variadic
 
 from ..._backend import BackendError
 from ..._check import check_flag
-from ..._pieces import LONGEST, pieces
 from ..._sequences import as_parts
 from ..._torch.ops import (
     CPU_AND_CUDA,
@@ -23,11 +22,10 @@ from ..._torch.ops import (
     empty_steps,
     grad_enabled,
     transformed,
-    unwatched,
 )
 from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched, overridden
-from ..._torch.sequences import Sequences, check_values, checked_sequences
+from ..._torch.sequences import Sequences, checked_sequences
 from .._cells import (
     CELLS,
     FLOAT16_REFUSED,
@@ -198,21 +196,13 @@ def run(
         _check_shapes(function, cell, wx.shape, r, b, state, count)
         whole = sequences.lengths
     given = (wx, r, b, state, reverse, whole)
-    if out is None and unwatched() and _is_long(wx) and wx.is_cpu and not _needs_grad(wx, r, b, state or ()):
-        h = empty_steps(wx, (*wx.shape[:2], *wx.shape[3:]))
-        h, last, states = _apply_into(h, cell, *given, return_all_states, options)
-    elif out is None:
+    if out is None:
         h, last, states = _apply(cell, *given, None, return_all_states, options)
     else:
         tensors = named(("wx", "r", "b", *cell.state_names, "reset"), (wx, r, b, *_parts(cell, state), reset))
         check_out(function, out, (*wx.shape[:2], *wx.shape[3:]), tensors, GPU_FLOATS if wx.is_cuda else _DTYPES)
         h, last, states = _apply_into(out, cell, *given, return_all_states, options)
     return RnnStates(h, last, states) if return_all_states else RnnResult(h, last)
-
-
-def _is_long(wx: Tensor) -> bool:
-    """Return whether a call runs in pieces, between which Python handles signals."""
-    return wx.numel() * (wx.shape[-1] + 32) > LONGEST
 
 
 _REQUESTED = ("cu_seqlens", "reset", "clip_state", "clip_grad", "checkpoint", "out")
@@ -320,15 +310,9 @@ def _apply_into(
         h, last, states = _apply(cell, wx, r, b, state, reverse, lengths, None, all_states, options)
         return out.copy_(h), last, (out, *states[1:])
     others = [empty_steps(wx, out.shape, carried(wx)) for _ in cell.states[1:]] if all_states else []
-    time, numbers = wx.shape[1], wx[:, :1].numel()
-    parts = pieces(time, numbers * (wx.shape[-1] + 32), reverse) if options.cu_seqlens is None else []
-    check_values(cell.name, wx.shape[0], time, lengths, None)  # of pieces the ops could not tell
-    for steps in parts if len(parts) > 1 else [slice(0, time)]:
-        valid = None if lengths is None else (lengths - steps.start).clamp(0, steps.stop - steps.start)
-        some = options if options.reset is None else options._replace(reset=options.reset[..., steps])
-        call = RnnForward(cell.name, wx[:, steps], r, b, first, reverse, valid, None, all_states, False, *some)
-        first = tuple(rnn_forward(call, [x[:, steps] for x in (out, *others)])[1 : 1 + len(cell.states)])
-    return written(out), first, (out, *others)
+    call = RnnForward(cell.name, wx, r, b, first, reverse, lengths, None, all_states, False, *options)
+    last = tuple(rnn_forward(call, (out, *others))[1 : 1 + len(cell.states)])
+    return written(out), last, (out, *others)
 
 
 def _needs_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:

@@ -1,0 +1,143 @@
+"""Signals during long calls: Ctrl-C ends them soon, and handlers that return leave no trace in the results."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+
+#: What a child does: each call of CALLS, which takes seconds, until the parent interrupts it
+PROGRAM = """
+import time
+{setup}
+fastiter.set_num_threads({threads})
+before = small()
+for name, prepare in CALLS.items():
+    run = prepare()
+    print(name, flush=True)
+    try:
+        run()
+    except KeyboardInterrupt:
+        print(time.monotonic(), flush=True)
+    assert small() == before
+print("end", flush=True)
+"""
+
+ARRAYS = """
+import numpy as np, fastiter
+
+def small():
+    rng = np.random.default_rng(0)
+    wx, r = rng.standard_normal((3, 40, 4, 2, 32)), rng.standard_normal((4, 2, 32, 32))
+    return [x.tobytes() for x in fastiter.lstm(wx, r)[1]]
+
+def lstm():
+    r = np.zeros((4, 1, 1024, 1024), np.float32)
+    wx = np.broadcast_to(r[0, 0, 0], (1, 20_000, 4, 1, 1024))
+    return lambda: fastiter.lstm(wx, r, cu_seqlens=range(0, 20_001, 5000))
+
+def delta_scan():
+    beta = np.zeros((1, 20_000, 8), np.float32)
+    q, v = (np.broadcast_to(np.zeros(n, np.float32), (1, 20_000, 8, n)) for n in (1024, 128))
+    return lambda: fastiter.delta_scan(q, q, v, beta, method="chunk")
+
+CALLS = {"lstm": lstm, "delta_scan": delta_scan}
+"""
+
+TENSORS = """
+import torch, fastiter, fastiter.torch
+
+def small():
+    torch.manual_seed(0)
+    wx, r = torch.randn(3, 40, 4, 2, 32, requires_grad=True), torch.randn(4, 2, 32, 32)
+    h, last = fastiter.torch.lstm(wx, r)
+    h.square().sum().backward()
+    return [x.detach().numpy().tobytes() for x in (*last, wx.grad)]
+
+def lstm():
+    wx = torch.zeros(1024).expand(8, 10_000, 4, 1, 1024)
+    return lambda: fastiter.torch.lstm(wx, torch.zeros(4, 1, 1024, 1024))
+
+def backward():
+    wx, r = torch.zeros(16, 2000, 4, 1, 512), torch.zeros(4, 1, 512, 512, requires_grad=True)
+    loss = fastiter.torch.lstm(wx, r)[0].sum()
+    return loss.backward
+
+def delta_scan():
+    q, beta = torch.zeros(1024).expand(1, 20_000, 8, 1024), torch.zeros(1, 20_000, 8)
+    v = torch.zeros(128).expand(1, 20_000, 8, 128)
+    return lambda: fastiter.torch.delta_scan(q, q, v, beta)
+
+def attention():
+    q = torch.zeros(1024).expand(1, 50_000, 8, 1024)
+    v = torch.zeros(128).expand(1, 50_000, 8, 128)
+    return lambda: fastiter.torch.ssm.linear_attention(q, q, v)
+
+CALLS = {"lstm": lstm, "backward": backward, "delta_scan": delta_scan, "attention": attention}
+"""
+
+
+def interrupted(setup: str, threads: int) -> dict[str, float]:
+    """Return the seconds from the interruption of each call to its end."""
+    program = PROGRAM.format(setup=setup, threads=threads)
+    took = {}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for name in map(str.strip, process.stdout):
+            if name == "end":
+                break
+            time.sleep(0.2)
+            sent = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            took[name] = float(process.stdout.readline()) - sent
+    assert process.returncode == 0
+    return took
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_ends_calls_on_arrays(threads: int) -> None:
+    took = interrupted(ARRAYS, threads)
+    assert list(took) == ["lstm", "delta_scan"]
+    assert max(took.values()) < 1.0, took  # half a second on a quiet machine
+
+
+def test_ctrl_c_ends_calls_on_tensors() -> None:
+    pytest.importorskip("torch")
+    took = interrupted(TENSORS, 2)
+    assert list(took) == ["lstm", "backward", "delta_scan", "attention"]
+    assert max(took.values()) < 1.0, took
+
+
+HANDLER = """
+import signal
+import numpy as np, fastiter
+
+rng = np.random.default_rng(0)
+wx, r = rng.standard_normal((16, 1000, 4, 1, 256)), rng.standard_normal((4, 1, 256, 256)) / 16
+few = wx[:2, :5].copy()
+expected, of_few = fastiter.lstm(wx, r)[0], fastiter.lstm(few, r)[0]
+calls = 0
+
+def handler(*_):
+    global calls
+    calls += 1
+    assert np.array_equal(fastiter.lstm(few, r)[0], of_few)  # while the memory of the call is in use
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+found = fastiter.lstm(wx, r)[0]
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert np.array_equal(found, expected)
+print(calls)
+"""
+
+
+def test_a_handler_runs_during_a_call() -> None:
+    done = subprocess.run([sys.executable, "-c", HANDLER], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1  # without a look at signals during the call, one handler would run, at its end
