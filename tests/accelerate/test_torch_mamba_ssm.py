@@ -207,6 +207,13 @@ def test_other_devices_take_their_own_path(theirs: Any, monkeypatch: pytest.Monk
         layer(x)
 
 
+def test_torch_compile(theirs: Any) -> None:
+    theirs.causal_conv1d_fn = None
+    layer, x = accelerate(make(theirs, "Mamba")), randn(2, 9, 8)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(layer, backend="eager", fullgraph=True)(x), layer(x))
+
+
 class Mixer(nn.Module):
     """A user's module that calls a function of mamba_ssm."""
 

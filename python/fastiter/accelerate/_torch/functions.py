@@ -31,8 +31,8 @@ def on_cpus(ours: Function) -> Callable[[Function], Function]:
 
     def make(theirs: Function) -> Function:
         def function(*args: Any, **options: Any) -> Any:
-            first = next(x for x in (*args, *options.values()) if isinstance(x, Tensor))
-            return (ours if on_cpu(first) else theirs)(*args, **options)
+            first = next((x for x in (*args, *options.values()) if isinstance(x, Tensor)), None)
+            return (theirs if first is None or not on_cpu(first) else ours)(*args, **options)
 
         return function
 
