@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from fastiter import _core  # noqa: E402
 from fastiter.torch import accelerate  # noqa: E402
 from tests.accelerate.models import make, tokens  # noqa: E402
 
@@ -57,6 +58,42 @@ def test_caches_are_the_same_and_shared(name: str) -> None:
             assert a.dtype == e.dtype or e.dtype == torch.float32
             assert (a - e).norm() <= 2**-20 * e.norm()
             assert a.is_contiguous() == e.is_contiguous()
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Mamba2", "Bamba", "NemotronH", "Zamba2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_of_a_mixer_is_one_call(name: str, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    for step in ("mamba_step", "mamba2_step"):
+        real = getattr(_core.ssm, step)
+
+        def counted(*arguments: Any, real: Any = real) -> Any:
+            versions = [x._version for x in arguments[3:5]]
+            out = real(*arguments)
+            calls.append(out is not None)
+            assert versions == [x._version for x in arguments[3:5]]  # it is the caller who counts
+            return out
+
+        monkeypatch.setattr(_core.ssm, step, counted)
+    ours = accelerate(make(name).to(dtype))
+    expected, exact = in_parts([make(name).to(dtype).double()])
+    found, cache = in_parts([ours])
+    mixers = sum(hasattr(m, "A_log") for m in ours.modules())
+    assert calls == [True] * 3 * mixers and mixers
+    bound = 2**-16 if dtype == torch.float32 else 2**-4
+    for a, e in zip([found, *states_of(cache)], [expected, *states_of(exact)], strict=True):
+        assert (a - e).norm() <= bound * e.norm()
+    versions = [x._version for x in states_of(cache)]
+    with torch.no_grad():
+        ours(tokens(2, 1), use_cache=True, cache=cache)
+    assert all(x._version > before for x, before in zip(states_of(cache), versions, strict=True))
+    norms = [m for n, m in ours.named_modules() if n.endswith(("mixer.norm", "mamba.norm"))]
+    for norm in norms:
+        norm.register_forward_hook(lambda module, args, output: 1.5 * output)
+    calls.clear()
+    hooked, _ = in_parts([ours])
+    assert bool(calls) == (not norms)
+    assert not norms or not torch.allclose(hooked.float(), found.float(), rtol=1e-2, atol=1e-2)
 
 
 class Scaled(torch.nn.Module):

@@ -74,9 +74,32 @@ def with_torch(dtype: Any) -> None:
         torch.autograd.backward(outputs, [torch.from_numpy(copies(y.detach().numpy(), at_end)) for y in outputs])
 
 
+def with_mixers() -> None:
+    """One step of whole mixers, which write to nothing but their states and new tensors."""
+    import torch
+
+    from fastiter import _core
+    from tests.ssm.mixer_step_calls import MIXERS, mixer_step
+
+    for kind, dtype, at_end in itertools.product(MIXERS, ("float32", "bfloat16"), (False, True)):
+
+        def between_pages(x: Any, at_end: bool = at_end) -> Any:
+            if not isinstance(x, torch.Tensor):
+                return tuple(map(between_pages, x)) if isinstance(x, tuple) else x
+            bits = x.view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32).numpy()
+            return torch.from_numpy(copies(bits, at_end)).view(x.dtype)
+
+        for rows, size in itertools.product((1, 3, 8), ((1, 1, 1, 1, 1), (19, 37, 5, 3, 4), (16, 32, 16, 2, 4))):
+            step = mixer_step(kind, rows, size, dtype, dtype)
+            given = [between_pages(x) for x in step[:5]]
+            assert getattr(_core.ssm, f"{kind}_step")(*given, *step.sizes) is not None
+
+
 def main(library: str) -> None:
     for dtype in (np.float32, np.float64):
         {"numpy": with_numpy, "torch": with_torch}[library](dtype)
+    if library == "torch":
+        with_mixers()
 
 
 if __name__ == "__main__":

@@ -110,3 +110,19 @@ def conv_update(
 
 # The output, or None: the arguments need the path in Python
 def conv_update_tensors(x: object, state: object, weight: object, bias: object, silu: bool, /) -> Any: ...
+
+# A step of a whole mixer, or None: the arguments need the path in Python. layers: in_proj, conv1d and out_proj, each a
+# weight and a bias; weights of Mamba: x_proj, dt_proj, its bias, A_log, D; of Mamba-2: dt_bias, A_log, D, the norm's;
+# sizes: groups of B and C, numbers in a group of the norm, its eps
+def mamba_step(
+    x: object, layers: tuple[object, ...], weights: tuple[object, ...], conv_state: object, state: object, /
+) -> Any: ...
+def mamba2_step(
+    x: object,
+    layers: tuple[object, ...],
+    weights: tuple[object, ...],
+    conv_state: object,
+    state: object,
+    sizes: tuple[int, int, float],
+    /,
+) -> Any: ...

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook  # private: torch has no other way to ask
 
 from ..._torch.linear import linear
+from ..._torch.op import count_change
+from ..._torch.ops import unwatched
 from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
-from .conv import ACTIVATIONS
+from .conv import ACTIVATIONS, SILU
 from .functions import in_float64_if, on_cpu
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -23,12 +25,16 @@ _MASK, _FORMER_CACHE = "attention_mask", "cache_params"  # the cache's name befo
 
 def is_plain(layer: Any) -> bool:
     """Return whether a layer is x W^T + b and nothing else: no other class of layers or weights, and no hooks."""
-    own, kind = layer.__dict__, type(layer)
+    kind = type(layer)
     if nn.Linear not in (kind, vars(kind).get("_in_place_of")):  # the latter where products are ours
         return False
-    if type(layer.weight) not in _PLAIN or "forward" in own:
-        return False
-    return not any(own[name] for name in _HOOKS) and not _has_any_global_hook()
+    return type(layer.weight) in _PLAIN and not has_hooks(layer)
+
+
+def has_hooks(layer: Any) -> bool:
+    """Return whether calling a layer does more than the forward of its class."""
+    own = layer.__dict__
+    return "forward" in own or any(own[name] for name in _HOOKS) or _has_any_global_hook()
 
 
 def product(layer: Any, x: Tensor) -> Tensor:
@@ -109,6 +115,35 @@ def _states_of(cache: Any, layer: int) -> States:
     if not cache.has_previous_state(layer):
         return States()
     return States(cache.layers[layer].conv_states[0], cache.layers[layer].recurrent_states[0])
+
+
+def fused_step(mixer: Any, call: Call, step: Any, weights: tuple[Any, ...], *sizes: Any) -> Tensor | None:
+    """Return the output of a whole step in one call of a kernel, which changes the states; None where it does not fit.
+
+    It takes plain layers and tensors, up to 8 rows, and no mask.
+
+    Parameters
+    ----------
+    mixer, call
+        The mixer and its arguments, which are a step.
+    step
+        The kernel's function.
+    weights
+        The weights between the convolution and the output projection.
+    *sizes
+        Further arguments of the kernel.
+    """
+    layers = (mixer.in_proj, mixer.conv1d, mixer.out_proj)
+    if call.mask is not None or mixer.activation not in SILU or not unwatched():
+        return None
+    if not (is_plain(layers[0]) and is_plain(layers[2])):
+        return None
+    states = call.states
+    out: Tensor | None = step(call.x, tuple([w for y in layers for w in (y.weight, y.bias)]), weights, *states, *sizes)
+    if out is not None:
+        count_change(states.conv)
+        count_change(states.recurrent)
+    return out
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import silu
 
+from ... import _core
 from .functions import Function, in_float64_if, step_in_place
-from .layers import Call, convolved, masked, product, read_call
+from .layers import Call, convolved, fused_step, has_hooks, masked, product, read_call
 from .mamba2 import wide_ssd
+from .rebind import digest_of, unwrapped
+
+#: The digest of the gated norm's forward in Mamba2, Bamba, GraniteMoeHybrid, NemotronH and Zamba2, transformers 5.24
+_NORM = "8ded81007a79dd02"
 
 
 def mamba2_mixer(theirs: Function, of_cache: str) -> Function:
@@ -20,12 +26,31 @@ def mamba2_mixer(theirs: Function, of_cache: str) -> Function:
         if call is None:
             out: Tensor = theirs(self, *args, **options)
             return out
+        fused = _fused_step(self, call) if call.is_step else None
+        if fused is not None:
+            return fused
         gate, u, dt = _projected(self, masked(call.x, call.mask))
         u = masked(convolved(self, u, call), call.mask)
         y = _step(self, u, dt, call) if call.is_step else _sequence(self, u, dt, call)
         return product(self.out_proj, _gated(self, y, gate).to(call.x.dtype))
 
     return forward
+
+
+def _fused_step(self: Any, call: Call) -> Tensor | None:
+    """Return the output of one step in one call of a kernel, None where it does not fit, or the norm is another one."""
+    norm = getattr(self, "norm", None)  # FalconH1 has models without
+    if norm is None or not _is_gated_norm(type(norm).forward) or has_hooks(norm):
+        return None
+    weights = (self.dt_bias, self.A_log, self.D, norm.weight)
+    sizes = (self.n_groups, int(norm.group_size), float(norm.variance_epsilon))
+    return fused_step(self, call, _core.ssm.mamba2_step, weights, sizes)
+
+
+@functools.cache
+def _is_gated_norm(forward: Any) -> bool:
+    """Return whether the forward of a class is the gated norm that the kernel computes."""
+    return digest_of(unwrapped(forward)) == _NORM
 
 
 def _projected(self: Any, x: Tensor) -> tuple[Tensor, ...]:

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ... import _core
 from ...ssm._torch.functional import selective_scan
 from .functions import Function, in_float64_if, step_in_place
-from .layers import Call, convolved, is_plain, masked, product, product_with, read_call
+from .layers import Call, convolved, fused_step, is_plain, masked, product, product_with, read_call
 
 
 def mamba_mixer(theirs: Function, of_cache: str) -> Function:
@@ -20,11 +21,24 @@ def mamba_mixer(theirs: Function, of_cache: str) -> Function:
         if call is None:
             out: Tensor = theirs(self, *args, **options)
             return out
+        fused = _fused_step(self, call) if call.is_step else None
+        if fused is not None:
+            return fused
         u, gate = product(self.in_proj, masked(call.x, call.mask)).chunk(2, -1)
         u = masked(convolved(self, u, call), call.mask)
         return _step(self, u, gate, call) if call.is_step else _sequence(self, u, gate, call)
 
     return forward
+
+
+def _fused_step(self: Any, call: Call) -> Tensor | None:
+    """Return the output of one step in one call of a kernel, None where it does not fit."""
+    if hasattr(self, "dt_layernorm") or not (is_plain(self.x_proj) and is_plain(self.dt_proj)):
+        return None
+    if self.x_proj.bias is not None:
+        return None
+    weights = (self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias, self.A_log, self.D)
+    return fused_step(self, call, _core.ssm.mamba_step, weights)
 
 
 def _sequence(self: Any, u: Tensor, gate: Tensor, call: Call) -> Tensor:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import io
-import textwrap
-import tokenize
 from collections.abc import Callable
 
 from torch import nn
@@ -15,7 +10,7 @@ from .delta_mixer import delta_mixer
 from .functions import Function
 from .mamba2_mixer import mamba2_mixer
 from .mamba_mixer import mamba_mixer
-from .rebind import parameters_of, unwrapped
+from .rebind import digest_of, parameters_of, unwrapped
 
 #: Ours by the digest of the forward of theirs, in transformers 5.24 and in 5.15 to 5.20
 MIXERS: dict[str, Callable[[Function, str], Function]] = {
@@ -41,16 +36,5 @@ def whole_mixer(of: type[nn.Module], forward: Function) -> Function | None:
         Its forward with our functions, for calls that our forward does not take.
     """
     theirs = unwrapped(of.forward)
-    make = MIXERS.get(_digest_of(theirs))
+    make = MIXERS.get(digest_of(theirs))
     return None if make is None else make(forward, parameters_of(theirs)[2])
-
-
-def _digest_of(function: Function) -> str:
-    """Return a digest of a function's code without decorators, comments and white space."""
-    try:
-        source = textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):  # it comes from no file
-        return ""
-    source = source[source.index("def ") :]
-    found = [x.string for x in tokenize.generate_tokens(io.StringIO(source).readline) if x.type != tokenize.COMMENT]
-    return hashlib.sha256("".join("".join(found).split()).encode()).hexdigest()[:16]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dis
+import hashlib
 import inspect
+import io
+import textwrap
+import tokenize
 import types
 from collections.abc import Iterator, Mapping
 from functools import update_wrapper
@@ -143,3 +147,14 @@ def parameters_of(function: Any) -> tuple[str, ...]:
         return parameters_of(owner.forward)[1:]
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return tuple(name for name, p in inspect.signature(function).parameters.items() if p.kind not in kinds)
+
+
+def digest_of(function: Any) -> str:
+    """Return a digest of a function's code without decorators, comments and white space."""
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):  # it comes from no file
+        return ""
+    source = source[source.index("def ") :]
+    found = [x.string for x in tokenize.generate_tokens(io.StringIO(source).readline) if x.type != tokenize.COMMENT]
+    return hashlib.sha256("".join("".join(found).split()).encode()).hexdigest()[:16]
