@@ -109,6 +109,19 @@ def hgrn2(layer: Any, x: Any) -> Any:
     return layer.o_proj(o)
 
 
+def light_net(layer: Any, x: Any) -> Any:
+    """The softmax of keys over past steps, channel by channel."""
+    q, k, v = (heads(y, layer.num_heads) for y in projected(layer, x, activation=False))
+    weights, outputs = torch.exp(k), []
+    for t in range(1, x.shape[1] + 1):
+        share = weights[:, :t] / weights[:, :t].sum(1, True)
+        state = torch.einsum("bshk,bshv->bhkv", share, v[:, :t])
+        outputs.append(torch.einsum("bhkv,bhk->bhv", state, silu(q[:, t - 1])) * q.shape[-1] ** -0.5)
+    o = torch.stack(outputs, 1).flatten(2)
+    o = o * torch.rsqrt(o.square().mean(-1, True) + 1e-6) * layer.g_norm.weight
+    return layer.o_proj(o * silu(layer.g_proj(x)))
+
+
 def hgrn(layer: Any, x: Any) -> Any:
     i, f = projected(layer, x, "if", activation=False)
     f = torch.sigmoid(f)
@@ -175,6 +188,22 @@ def kimi_delta_attention(layer: Any, x: Any) -> Any:
     decay = torch.exp(-layer.A_log.exp()[:, None] * g)
     o = delta_rule(unit(q), unit(k), v, layer.b_proj(x).sigmoid(), decay)
     return layer.o_proj(rms(o, layer.o_norm).flatten(2) * layer.g_proj(x).sigmoid())
+
+
+def comba(layer: Any, x: Any) -> Any:
+    """Auxiliary keys read the state before it decays, and correct the queries."""
+    q, k, v = (heads(y, layer.num_heads) for y in projected(layer, x))
+    p = k * layer.decay.sigmoid()[:, None]
+    q, k, p = unit(q - layer.D[:, None] * p), unit(k), unit(p)
+    beta = layer.b_proj(x).sigmoid()
+    decay = torch.exp(-layer.A_log.exp() * softplus(layer.a_proj(x) + layer.dt_bias))
+    S, outputs = x.new_zeros(len(x), *k.shape[2:], v.shape[-1]), []
+    for t in range(x.shape[1]):
+        value = beta[:, t, :, None] * (v[:, t] - torch.einsum("bhkv,bhk->bhv", S, p[:, t]))
+        S = decay[:, t, :, None, None] * S + k[:, t, ..., None] * value[..., None, :]
+        outputs.append(torch.einsum("bhkv,bhk->bhv", S, q[:, t]) * q.shape[-1] ** -0.5)
+    o = rms(torch.stack(outputs, 1), layer.o_norm).flatten(2)
+    return layer.o_proj(o * layer.g_proj(x).sigmoid())
 
 
 # ---- RWKV -----------------------------------------------------------------------------------------------------------

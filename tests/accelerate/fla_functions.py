@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-from fastiter.accelerate._torch import fla_parts
+from fastiter.accelerate._torch import fla_composed, fla_parts
 from fastiter.torch import accelerate
 from tests.ssm.mixer_reference import norm
 
@@ -167,6 +167,20 @@ def check_losses() -> None:
     assert y.dtype == torch.float32 and torch.equal(y, accelerate(FusedCrossEntropyLoss())(half.float(), target))
 
 
+def check_sums_of_keys() -> None:
+    """LightNet's sums go on from those of a sequence that was empty until then."""
+    attend = fla_composed.chunk_lightnet
+    q, k, v = randn(1, 7, 2, 3), randn(1, 2, 3, 7).movedim(3, 1).requires_grad_(), randn(1, 7, 2, 4)
+    how = {"output_final_state": True, "cu_seqlens": torch.tensor([0, 0, 3])}
+    first, state = attend(q[:, :3], k[:, :3], v[:, :3], **how)
+    how["cu_seqlens"] = torch.tensor([0, 2, 4])
+    o, _ = attend(q[:, 3:], k[:, 3:], v[:, 3:], initial_state=state, **how)
+    new, whole = (attend(*(x[:, steps] for x in (q, k, v)))[0] for steps in ([3, 4], [0, 1, 2, 5, 6]))
+    same(torch.cat([first, o], 1), torch.cat([whole[:, :3], new, whole[:, 3:]], 1))
+    found, expected = (torch.autograd.grad(sum(y.sin().sum() for y in ys), k)[0] for ys in ((first, o), (whole, new)))
+    same(found, expected)
+
+
 def check_gradients() -> None:
     """Caches of shifts, packed angles and sums before norms, which the layers' tests do not differentiate."""
     x, cache, bounds = randn(1, 6, 4).requires_grad_(), randn(2, 4).requires_grad_(), torch.tensor([0, 2, 6])
@@ -185,4 +199,5 @@ def check_functions() -> None:
     check_rotary()
     check_shifts()
     check_losses()
+    check_sums_of_keys()
     check_gradients()

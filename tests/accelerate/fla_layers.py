@@ -34,6 +34,8 @@ LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "HGRN2Attention": (fla_equations.hgrn2, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
     "RWKV6Attention": (fla_equations.rwkv6, {"num_heads": 2}),
     "RWKV7Attention": (fla_equations.rwkv7, {"head_dim": 8, "num_hidden_layers": 2, "layer_idx": 1}),
+    "Comba": (fla_equations.comba, {"head_dim": 8, "num_heads": 2}),
+    "LightNetAttention": (fla_equations.light_net, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
     "Mamba": (fla_equations.mamba, {"state_size": 4, "intermediate_size": 24}),
     "Mamba2": (fla_equations.mamba2, {"state_size": 4, "head_dim": 8, "n_groups": 2, "dt_limit": (0.1, 1.0)}),
     "BasedLinearAttention": (fla_equations.based, {"num_heads": 2, "num_key_value_heads": 2, "feature_dim": 4}),

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update, causal_conv1d_varlen_states
 from ...ssm._torch.compat import fla_attention, fla_fixed, fla_low_rank, mamba_ssm_norms
 from ...ssm._torch.compat.packages import PACKAGES
-from . import fla_losses, fla_parts
+from . import fla_composed, fla_losses, fla_parts
 from .functions import Function, on_cpu, on_cpus
 from .rebind import parameters_of
 
@@ -165,6 +165,7 @@ def parallel_rebased(
 
 
 _OPS: dict[str, Function] = PACKAGES["fla"].modules["ops"]
+_DPLR = "compat.fla.chunk_dplr_delta_rule"
 #: What makes ours from theirs, by the names of theirs, with the first of their parameters and the name of ours; that is
 #: empty where ours has operations of torch alone
 RULES: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = {
@@ -178,6 +179,18 @@ RULES: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = 
     "parallel_retention": (("q", "k", "v"), on_cpus(parallel_retention), "compat.fla.chunk_retention"),
     "parallel_based": (("q", "k", "v", "scale"), on_cpus(parallel_based), "compat.fla.chunk_linear_attn"),
     "parallel_rebased": (("q", "k", "v", "eps"), on_cpus(parallel_rebased), "compat.fla.chunk_linear_attn"),
+    "chunk_comba": (("q", "k", "v", "p", "g", "beta"), on_cpus(fla_composed.chunk_comba), _DPLR),
+    "fused_recurrent_comba": (
+        ("q", "k", "p", "v", "g", "beta"),
+        on_cpus(fla_composed.fused_recurrent_comba),
+        _DPLR,
+    ),
+    "chunk_lightnet": (("q", "k", "v", "scale"), on_cpus(fla_composed.chunk_lightnet), "compat.fla.chunk_gla"),
+    "fused_recurrent_lightnet": (
+        ("q", "k", "v", "scale"),
+        on_cpus(fla_composed.chunk_lightnet),
+        "compat.fla.chunk_gla",
+    ),
     "fused_mul_recurrent_rwkv7": (
         ("r", "w", "k", "v", "kk", "a"),
         on_cpus(fused_mul_recurrent_rwkv7),

@@ -1,0 +1,93 @@
+"""Recurrences of fla that are others with changed arguments: Comba's delta rule and LightNet's normalised keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ssm._torch.compat import fla_attention, fla_low_rank
+from ...ssm._torch.ops import computed
+from .fla_parts import l2_norm
+
+Result = tuple[Tensor, Tensor | None]
+
+
+def chunk_comba(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    p: Tensor,
+    g: Tensor,
+    beta: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: Tensor | None = None,
+    *_: Any,
+    **options: Any,
+) -> Result:
+    """S = e^g S + k (beta (v - S^T p))^T, o = S^T q, where p reads the state before it decays."""
+    if use_qk_l2norm_in_kernel:
+        q, k, p = (l2_norm(x) for x in (q, k, p))
+    if beta is not None and beta.dim() != 3:
+        raise ValueError(f"chunk_comba: beta must have shape (B, T, heads) on a CPU, got {tuple(beta.shape)}")
+    groups = v.shape[2] // k.shape[2]
+    if groups > 1:
+        q, k, p = (x.repeat_interleave(groups, 2) for x in (q, k, p))
+    written = k if beta is None else k * beta[..., None].to(k.dtype)
+    how: dict[str, Any] = {"scale": scale, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
+    decay = g[..., None].expand(*g.shape, k.shape[-1])
+    given = (q, written, v, -p, written, decay)
+    return fla_low_rank.chunk_dplr_delta_rule(*given, output_final_state=output_final_state, **how)
+
+
+def fused_recurrent_comba(q: Tensor, k: Tensor, p: Tensor, v: Tensor, g: Tensor, *rest: Any, **options: Any) -> Result:
+    """Return chunk_comba, whose arguments have another order."""
+    return chunk_comba(q, k, v, p, g, *rest, **options)
+
+
+def _gates(x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return e^(x - z), the logarithms of decays, and the last z of one sequence, for z the sum of e^x so far.
+
+    z is a logarithm, from `first` (N, 1, H, K) on; the first decay is 1 where there is none.
+    """
+    if not x.shape[1]:
+        return x, x, x.new_full((len(x), 1, *x.shape[2:]), -torch.inf) if first is None else first
+    if first is None:
+        z = x.logcumsumexp(1)
+        before = torch.cat([z[:, :1], z[:, :-1]], 1)
+    else:
+        both = torch.cat([first, x], 1).logcumsumexp(1)
+        z = both[:, 1:]
+        before = torch.where(both[:, :-1].isinf(), z, both[:, :-1])
+    return (x - z).exp(), before - z, z[:, -1:]
+
+
+def chunk_lightnet(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    initial_state: tuple[Tensor | None, Tensor | None] | None = None,
+    output_final_state: bool = False,
+    state_v_first: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor | None, Tensor]]:
+    """Return linear attention with keys e^k, divided by their sums so far, and its state and these sums' logarithms."""
+    state, sums = (None, None) if initial_state is None else initial_state
+    x = k.to(computed(k.dtype))
+    first = None if sums is None else sums.to(x.dtype)
+    if cu_seqlens is None:
+        keys, decay, last = _gates(x, first)
+    else:
+        parts = x.split(cu_seqlens.diff().tolist(), 1)
+        starts = [None] * len(parts) if first is None else first.split(1)
+        found = [_gates(part, start) for part, start in zip(parts, starts, strict=True)]
+        (keys, decay), last = (torch.cat([y[n] for y in found], 1) for n in (0, 1)), torch.cat([y[2] for y in found])
+    how: dict[str, Any] = {"scale": scale, "initial_state": state, "state_v_first": state_v_first}
+    how |= {"output_final_state": output_final_state, "cu_seqlens": cu_seqlens}
+    o, after = fla_attention.chunk_gla(q, keys.to(k.dtype), v, decay.to(k.dtype), **how)
+    return o, (after, last)
