@@ -206,6 +206,24 @@ def comba(layer: Any, x: Any) -> Any:
     return layer.o_proj(o * layer.g_proj(x).sigmoid())
 
 
+def gated_delta_net_2(layer: Any, x: Any) -> Any:
+    """Gates for each channel of the keys, which erase, and of the values, which are written."""
+    q, k, v = projected(layer, x)
+    q, k = (unit(heads(y, layer.num_heads)) for y in (q, k))
+    g = heads(softplus(layer.f_proj(x) + layer.dt_bias), layer.num_heads)
+    decay = torch.exp(-layer.A_log.exp()[:, None] * g)
+    erased = heads(layer.b_proj(x).sigmoid(), layer.num_heads) * (2 if layer.allow_neg_eigval else 1)
+    groups = layer.num_v_heads // layer.num_heads
+    q, k, decay, erased = (y.repeat_interleave(groups, 2) for y in (q, k, decay, erased))
+    written = heads(layer.w_proj(x).sigmoid() * v, layer.num_v_heads)
+
+    def correct(t: int, state: Any, value: Any) -> Any:
+        return value - torch.einsum("bhkv,bhk->bhv", state, erased[:, t] * k[:, t])
+
+    o = read(states(k, written, decay, correct), q * q.shape[-1] ** -0.5)
+    return layer.o_proj(rms(o, layer.o_norm).flatten(2) * layer.g_proj(x).sigmoid())
+
+
 # ---- RWKV -----------------------------------------------------------------------------------------------------------
 
 

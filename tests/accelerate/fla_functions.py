@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import pytest
 import torch
 from torch.nn.functional import linear
 
-from fastiter.accelerate._torch import fla_composed, fla_parts
+from fastiter.accelerate._torch import fla, fla_composed, fla_parts
 from fastiter.torch import accelerate
 from tests.ssm.mixer_reference import norm
 
@@ -181,6 +182,24 @@ def check_sums_of_keys() -> None:
     same(found, expected)
 
 
+def check_what_is_refused() -> None:
+    from fla.modules import FusedCrossEntropyLoss
+
+    x, loss = randn(1, 2, 3, 4), accelerate(FusedCrossEntropyLoss())
+    loss.process_group = object()
+    calls = {
+        "chunk_comba: beta must have shape": (fla_composed.chunk_comba, (x, x, x, x, x[..., 0], x), {}),
+        "chunk_gdn2: use_gate_in_kernel must be": (fla_composed.chunk_gdn2, 6 * (x,), {"use_gate_in_kernel": True}),
+        "chunk_gdn2: state_v_first must be False": (fla_composed.chunk_gdn2, 6 * (x,), {"state_v_first": True}),
+        "parallel_retention: output_attentions": (fla.parallel_retention, 3 * (x,), {"output_attentions": True}),
+        "fused_mul_recurrent_rwkv7: reverse": (fla.fused_mul_recurrent_rwkv7, 6 * (x,), {"reverse": True}),
+        "FusedCrossEntropyLoss: process_group": (loss, (x[0, 0], torch.tensor([0, 1, 2])), {}),
+    }
+    for message, (function, given, options) in calls.items():
+        with pytest.raises(ValueError, match=f"^{message}"):
+            function(*given, **options)
+
+
 def check_gradients() -> None:
     """Caches of shifts, packed angles and sums before norms, which the layers' tests do not differentiate."""
     x, cache, bounds = randn(1, 6, 4).requires_grad_(), randn(2, 4).requires_grad_(), torch.tensor([0, 2, 6])
@@ -200,4 +219,5 @@ def check_functions() -> None:
     check_shifts()
     check_losses()
     check_sums_of_keys()
+    check_what_is_refused()
     check_gradients()

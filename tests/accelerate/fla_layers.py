@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "HGRN2Attention": (fla_equations.hgrn2, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
     "RWKV6Attention": (fla_equations.rwkv6, {"num_heads": 2}),
     "RWKV7Attention": (fla_equations.rwkv7, {"head_dim": 8, "num_hidden_layers": 2, "layer_idx": 1}),
+    "GatedDeltaNet2": (fla_equations.gated_delta_net_2, {"head_dim": 8, "num_heads": 2, "num_v_heads": 4}),
     "Comba": (fla_equations.comba, {"head_dim": 8, "num_heads": 2}),
     "LightNetAttention": (fla_equations.light_net, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
     "Mamba": (fla_equations.mamba, {"state_size": 4, "intermediate_size": 24}),

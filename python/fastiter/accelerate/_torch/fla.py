@@ -185,6 +185,12 @@ RULES: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = 
         on_cpus(fla_composed.fused_recurrent_comba),
         _DPLR,
     ),
+    "chunk_gdn2": (("q", "k", "v", "g", "b", "w", "scale"), on_cpus(fla_composed.chunk_gdn2), _DPLR),
+    "fused_recurrent_gdn2": (
+        ("q", "k", "v", "g", "b", "w", "A_log", "dt_bias", "scale"),
+        on_cpus(fla_composed.fused_recurrent_gdn2),
+        _DPLR,
+    ),
     "chunk_lightnet": (("q", "k", "v", "scale"), on_cpus(fla_composed.chunk_lightnet), "compat.fla.chunk_gla"),
     "fused_recurrent_lightnet": (
         ("q", "k", "v", "scale"),

@@ -1,4 +1,4 @@
-"""Recurrences of fla that are others with changed arguments: Comba's delta rule and LightNet's normalised keys."""
+"""Recurrences of fla that are others with changed arguments: two delta rules and LightNet's normalised keys."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...ssm._torch.compat import fla_attention, fla_low_rank
+from ...ssm._torch.compat.fla_common import check_rest
 from ...ssm._torch.ops import computed
 from .fla_parts import l2_norm
 
@@ -26,10 +27,10 @@ def chunk_comba(
     output_final_state: bool = False,
     use_qk_l2norm_in_kernel: bool = False,
     cu_seqlens: Tensor | None = None,
-    *_: Any,
-    **options: Any,
+    **rest: Any,
 ) -> Result:
     """S = e^g S + k (beta (v - S^T p))^T, o = S^T q, where p reads the state before it decays."""
+    check_rest("chunk_comba", rest)
     if use_qk_l2norm_in_kernel:
         q, k, p = (l2_norm(x) for x in (q, k, p))
     if beta is not None and beta.dim() != 3:
@@ -47,6 +48,50 @@ def chunk_comba(
 def fused_recurrent_comba(q: Tensor, k: Tensor, p: Tensor, v: Tensor, g: Tensor, *rest: Any, **options: Any) -> Result:
     """Return chunk_comba, whose arguments have another order."""
     return chunk_comba(q, k, v, p, g, *rest, **options)
+
+
+def chunk_gdn2(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    b: Tensor,
+    w: Tensor,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> Result:
+    """R = diag(e^g) S, S = R + k (w v - R^T (b k))^T, o = S^T q."""
+    for name in ("use_gate_in_kernel", "state_v_first"):
+        if rest.pop(name, False):
+            raise ValueError(f"chunk_gdn2: {name} must be False on a CPU, got True")
+    check_rest("chunk_gdn2", rest)
+    if use_qk_l2norm_in_kernel:
+        q, k = l2_norm(q), l2_norm(k)
+    read = -(b * k * g.exp()).to(k.dtype)  # before the decay
+    how: dict[str, Any] = {"scale": scale, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
+    return fla_low_rank.chunk_dplr_delta_rule(
+        q, k, (w * v).to(v.dtype), read, k, g, output_final_state=output_final_state, **how
+    )
+
+
+def fused_recurrent_gdn2(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    b: Tensor,
+    w: Tensor,
+    A_log: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Result:
+    """Return chunk_gdn2; A_log and dt_bias are only read with gates in the kernel."""
+    return chunk_gdn2(q, k, v, g, b, w, *rest, **options)
 
 
 def _gates(x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
