@@ -109,6 +109,20 @@ def hgrn2(layer: Any, x: Any) -> Any:
     return layer.o_proj(o)
 
 
+def gated_slots(layer: Any, x: Any) -> Any:
+    """Attention to slots, to which keys and values are written with the same weights."""
+    q, k, v = (heads(y, layer.num_heads) for y in projected(layer, x))
+    q, k = silu(q), silu(k)
+    decay = heads(torch.exp(logsigmoid(layer.f_proj(x)) / layer.gate_logit_normalizer), layer.num_heads)
+    keys, values = (states(1 - decay, y, decay)[1:] for y in (k, silu(v)))
+    outputs = []
+    for t, (K, V) in enumerate(zip(keys, values, strict=True)):
+        share = (torch.einsum("bhmk,bhk->bhm", K, q[:, t]) * layer.scale).softmax(-1)
+        outputs.append(torch.einsum("bhmv,bhm->bhv", V, share))
+    o = silu(torch.stack(outputs, 1).flatten(2))
+    return layer.o_proj(o * torch.rsqrt(o.square().mean(-1, True) + 1e-5) * layer.g_norm.weight)
+
+
 def light_net(layer: Any, x: Any) -> Any:
     """The softmax of keys over past steps, channel by channel."""
     q, k, v = (heads(y, layer.num_heads) for y in projected(layer, x, activation=False))

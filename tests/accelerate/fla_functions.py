@@ -182,6 +182,21 @@ def check_sums_of_keys() -> None:
     same(found, expected)
 
 
+def check_slots() -> None:
+    """Groups of queries, sums of weights in place of decays, and states, against fla's loop in float32."""
+    from fla.ops.gsa.naive import naive_recurrent_gsa
+
+    q, k, v, s = (randn(*shape).float() for shape in ((2, 6, 4, 3), (2, 6, 2, 3), (2, 6, 2, 5), (2, 6, 2, 4)))
+    states = randn(2, 2, 3, 4).float(), randn(2, 2, 4, 5).float()
+    decay = -randn(6, 2, 2, 4).transpose(0, 1).abs().float()
+    for g, first in product((None, decay), (None, states)):
+        how = {"g": g, "initial_state": first, "output_final_state": True}
+        o, last = fla_composed.chunk_gsa(q, k, v, s, **how)
+        expected, after = naive_recurrent_gsa(q, k, v, s, **how)
+        for a, e in zip((o, *last), (expected, *after), strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
+
+
 def check_what_is_refused() -> None:
     from fla.modules import FusedCrossEntropyLoss
 
@@ -189,6 +204,7 @@ def check_what_is_refused() -> None:
     loss.process_group = object()
     calls = {
         "chunk_comba: beta must have shape": (fla_composed.chunk_comba, (x, x, x, x, x[..., 0], x), {}),
+        "fused_recurrent_gsa: reverse must be False": (fla_composed.chunk_gsa, 4 * (x,), {"reverse": True}),
         "chunk_gdn2: use_gate_in_kernel must be": (fla_composed.chunk_gdn2, 6 * (x,), {"use_gate_in_kernel": True}),
         "chunk_gdn2: state_v_first must be False": (fla_composed.chunk_gdn2, 6 * (x,), {"state_v_first": True}),
         "parallel_retention: output_attentions": (fla.parallel_retention, 3 * (x,), {"output_attentions": True}),
@@ -219,5 +235,6 @@ def check_functions() -> None:
     check_shifts()
     check_losses()
     check_sums_of_keys()
+    check_slots()
     check_what_is_refused()
     check_gradients()

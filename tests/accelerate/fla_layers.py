@@ -37,6 +37,7 @@ LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "GatedDeltaNet2": (fla_equations.gated_delta_net_2, {"head_dim": 8, "num_heads": 2, "num_v_heads": 4}),
     "Comba": (fla_equations.comba, {"head_dim": 8, "num_heads": 2}),
     "LightNetAttention": (fla_equations.light_net, {"num_heads": 2, "expand_ratio": None, "use_short_conv": True}),
+    "GatedSlotAttention": (fla_equations.gated_slots, {"num_heads": 2, "num_slots": 3}),
     "Mamba": (fla_equations.mamba, {"state_size": 4, "intermediate_size": 24}),
     "Mamba2": (fla_equations.mamba2, {"state_size": 4, "head_dim": 8, "n_groups": 2, "dt_limit": (0.1, 1.0)}),
     "BasedLinearAttention": (fla_equations.based, {"num_heads": 2, "num_key_value_heads": 2, "feature_dim": 4}),
@@ -178,12 +179,12 @@ def check_model(name: str) -> None:
 
 
 def check_what_is_left() -> None:
-    from fla.layers import GatedSlotAttention
+    from fla.layers import ABCAttention
     from fla.models import RWKV7Config, RWKV7ForCausalLM
     from fla.modules import FusedCrossEntropyLoss
 
-    report = report_of(accelerate, GatedSlotAttention(hidden_size=16, num_heads=2, layer_idx=0))
-    assert report.left == {"": "there is nothing for its chunk_gsa yet"}, report
+    report = report_of(accelerate, ABCAttention(hidden_size=16, num_heads=2, layer_idx=0))
+    assert report.left == {"": "there is nothing for its chunk_abc yet"}, report
     model, kept = RWKV7ForCausalLM(RWKV7Config(hidden_size=64, num_hidden_layers=2)), FusedCrossEntropyLoss.forward
     FusedCrossEntropyLoss.forward = lambda self, logits, labels: logits
     try:

@@ -191,6 +191,10 @@ RULES: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = 
         on_cpus(fla_composed.fused_recurrent_gdn2),
         _DPLR,
     ),
+    **{
+        name: (("q", "k", "v", "s", "g", "scale"), on_cpus(fla_composed.chunk_gsa), "compat.fla.chunk_gla")
+        for name in ("chunk_gsa", "fused_recurrent_gsa")
+    },
     "chunk_lightnet": (("q", "k", "v", "scale"), on_cpus(fla_composed.chunk_lightnet), "compat.fla.chunk_gla"),
     "fused_recurrent_lightnet": (
         ("q", "k", "v", "scale"),

@@ -1,4 +1,4 @@
-"""Recurrences of fla that are others with changed arguments: two delta rules and LightNet's normalised keys."""
+"""Recurrences of fla that are others with changed arguments: delta rules, normalised keys, and slots."""
 
 from __future__ import annotations
 
@@ -111,6 +111,16 @@ def _gates(x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return (x - z).exp(), before - z, z[:, -1:]
 
 
+def _packed_gates(x: Tensor, first: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same of sequences that are packed, where there are bounds."""
+    if cu_seqlens is None:
+        return _gates(x, first)
+    parts = x.split(cu_seqlens.diff().tolist(), 1)
+    starts = [None] * len(parts) if first is None else first.split(1)
+    keys, decays, last = zip(*(_gates(part, start) for part, start in zip(parts, starts, strict=True)), strict=True)
+    return torch.cat(keys, 1), torch.cat(decays, 1), torch.cat(last)
+
+
 def chunk_lightnet(
     q: Tensor,
     k: Tensor,
@@ -125,14 +135,51 @@ def chunk_lightnet(
     state, sums = (None, None) if initial_state is None else initial_state
     x = k.to(computed(k.dtype))
     first = None if sums is None else sums.to(x.dtype)
-    if cu_seqlens is None:
-        keys, decay, last = _gates(x, first)
-    else:
-        parts = x.split(cu_seqlens.diff().tolist(), 1)
-        starts = [None] * len(parts) if first is None else first.split(1)
-        found = [_gates(part, start) for part, start in zip(parts, starts, strict=True)]
-        (keys, decay), last = (torch.cat([y[n] for y in found], 1) for n in (0, 1)), torch.cat([y[2] for y in found])
+    keys, decay, last = _packed_gates(x, first, cu_seqlens)
     how: dict[str, Any] = {"scale": scale, "initial_state": state, "state_v_first": state_v_first}
     how |= {"output_final_state": output_final_state, "cu_seqlens": cu_seqlens}
     o, after = fla_attention.chunk_gla(q, keys.to(k.dtype), v, decay.to(k.dtype), **how)
     return o, (after, last)
+
+
+def chunk_gsa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    s: Tensor,
+    g: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: tuple[Tensor | None, Tensor | None] | None = None,
+    output_final_state: bool = False,
+    *,
+    cu_seqlens: Tensor | None = None,
+    checkpoint_level: int = 2,
+    reverse: bool = False,
+    **rest: Any,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Return attention to slots, which keep keys and values with weights s and decays e^g, and their states.
+
+    The slots of a head are value heads of width 1 for its keys, whose decays differ; for its values they are keys.
+    """
+    if reverse:
+        raise ValueError("fused_recurrent_gsa: reverse must be False on a CPU, got True")
+    check_rest("chunk_gsa", rest)
+    if g is None:
+        weights, decay, _ = _packed_gates(s.to(computed(s.dtype)), None, cu_seqlens)
+        s, g = weights.to(k.dtype), decay.to(k.dtype)
+    first, second = (None, None) if initial_state is None else initial_state
+    groups, slots = q.shape[2] // k.shape[2], s.shape[-1]
+    if groups > 1:
+        k, v, s, g = (x.repeat_interleave(groups, 2) for x in (k, v, s, g))
+        first, second = (None if x is None else x.repeat_interleave(groups, 1) for x in (first, second))
+    how: dict[str, Any] = {"output_final_state": output_final_state, "cu_seqlens": cu_seqlens}
+    own = None if first is None else first.transpose(2, 3).flatten(1, 2)[..., None]
+    scores, keys = fla_attention.chunk_simple_gla(
+        q, k, s.flatten(2)[..., None], g.flatten(2), scale=scale, initial_state=own, **how
+    )
+    weights = scores.squeeze(-1).unflatten(2, (-1, slots)).to(computed(q.dtype)).softmax(-1).to(q.dtype)
+    o, values = fla_attention.chunk_gla(weights, s, v, g, scale=1.0, initial_state=second, **how)
+    if keys is None or values is None:
+        return o, [None, None]
+    keys = keys.squeeze(-1).unflatten(1, (-1, slots)).transpose(2, 3)
+    return o, [x[:, ::groups].contiguous() for x in (keys, values)]
