@@ -1,0 +1,138 @@
+"""One cheap case a family: what a change that slows the family down would slow down, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import fastiter
+from fastiter import mdp, quant, relax, ssm, tune
+
+
+def normal(*shape: int) -> Any:
+    """Return numbers ~ N(0, 1) in float32, always the same."""
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+class OneThread:
+    """The number of threads that all cases have."""
+
+    def setup(self) -> None:
+        fastiter.set_num_threads(1)
+
+
+class Rnn(OneThread):
+    """16 sequences of 64 steps, 128 units."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.wx, self.r = normal(16, 64, 4, 1, 128), normal(4, 1, 128, 128) / 12
+
+    def time_lstm(self) -> None:
+        fastiter.lstm(self.wx, self.r)
+
+    def time_small_gru(self) -> None:
+        """A call that lasts microseconds: its checks."""
+        fastiter.gru(self.wx[:1, :2, :3, :, :8], self.r[:3, :, :8, :8])
+
+
+class Scan(OneThread):
+    """4 sequences of 1,024 steps, 256 channels."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.a, self.x = np.tanh(normal(4, 1024, 256)), normal(4, 1024, 256)
+
+    def time_linear_scan(self) -> None:
+        fastiter.linear_scan(self.a, self.x)
+
+
+class Delta(OneThread):
+    """2 sequences of 256 steps, 2 heads of width 64."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.q, self.v, self.beta = normal(2, 256, 2, 64), normal(2, 256, 2, 64), np.abs(np.tanh(normal(2, 256, 2)))
+        self.k = self.q / np.linalg.norm(self.q, axis=-1, keepdims=True)
+
+    def time_delta_scan(self) -> None:
+        fastiter.delta_scan(self.q, self.k, self.v, self.beta)
+
+
+class Ssm(OneThread):
+    """2 sequences of 512 steps."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.u, self.delta, self.A = normal(2, 64, 512), np.abs(normal(2, 64, 512)), -np.abs(normal(64, 16))
+        self.B, self.C = normal(2, 16, 512), normal(2, 16, 512)
+        self.q, self.gates = normal(2, 512, 2, 32), normal(2, 512, 2)
+
+    def time_selective_scan(self) -> None:
+        ssm.selective_scan(self.u, self.delta, self.A, self.B, self.C)
+
+    def time_linear_attention(self) -> None:
+        ssm.linear_attention(self.q, self.q, self.q, -np.abs(self.gates))
+
+    def time_mlstm(self) -> None:
+        ssm.mlstm(self.q, self.q, self.q, self.gates, self.gates)
+
+
+class Newton(OneThread):
+    """4 sequences of 512 steps, 128 units."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.wx, self.a = normal(4, 512, 3, 128), np.tanh(normal(3, 128))
+
+    def time_paragru(self) -> None:
+        fastiter.paragru(self.wx, self.a)
+
+
+class Quant(OneThread):
+    """2^18 numbers, and a product of 64 x 256 with 256 x 64."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.x, self.left, self.right = normal(1024, 256), normal(64, 256), normal(256, 64)
+
+    def time_quantize(self) -> None:
+        quant.quantize(self.x, "e4m3fn")
+
+    def time_quant_matmul(self) -> None:
+        quant.quant_matmul(self.left, self.right, "e4m3fn", "e4m3fn", "fixed<24,12,RND,SAT>")
+
+
+class Relax(OneThread):
+    """A five-point Laplacian on 128 x 128 points."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.stencil = relax.Stencil((128, 128), np.array([4.0, -1, -1, -1, -1]))
+        self.A, self.b, self.x = self.stencil.tocsr(), np.ones(128 * 128), np.zeros(128 * 128)
+        self.sor = relax.Relaxation(self.A, "sor", omega=1.9, order="red-black")
+
+    def time_prepare(self) -> None:
+        relax.Relaxation(self.A, "sor", omega=1.9, order="red-black")
+
+    def time_sweeps(self) -> None:
+        self.sor.sweep(self.x, self.b, 20)
+
+
+class Mdp(OneThread):
+    """A grid of 32 x 32 states."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.process = mdp.examples.gridworld(32, 0.95)
+
+    def time_solve(self) -> None:
+        self.process.solve()
+
+
+class Tune(OneThread):
+    """A small problem of the constraint solver."""
+
+    def time_solve(self) -> None:
+        tune.solve("rows * columns >= 60; rows in 1..64; columns in [8, 16, 32]", minimize="rows + columns")
