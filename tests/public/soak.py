@@ -10,8 +10,8 @@ import contextlib
 import ctypes
 import gc
 import hashlib
-import io
 import itertools
+import os
 import random
 import sys
 import threading
@@ -38,7 +38,7 @@ MOST = (1 << 20, 1 << 14, 1 << 14)
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Ignore warnings and standard output; for a whole program, as neither is local to a thread."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         warnings.simplefilter("ignore")
         yield
 

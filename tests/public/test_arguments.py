@@ -62,6 +62,8 @@ def test_wrong_arguments(name: str, data: st.DataObject) -> None:
         return
     if arguments.get("rng", 0) is not None:  # which draws other numbers each time
         assert_equal(found, parts(called(entry, plain)), 0)
+        if entry.has_reference and "backend" not in arguments:
+            assert_equal(found, parts(called(entry, contiguous(before), backend="reference")), entry.terms)
     for each, x in arguments.items():
         if each not in entry.written:
             assert_equal(parts(x), parts(before[each]), 0)
