@@ -102,7 +102,7 @@ def delta(pick: Pick) -> dict[str, Any]:
     return {**given, **subset(pick, options), **cut}
 
 
-@calls("fastiter.ssm.selective_scan", terms=60)
+@calls("fastiter.ssm.selective_scan", terms=400)  # steps that may be negative, so that states grow
 def selective_scan(pick: Pick) -> dict[str, Any]:
     B, D, T, N = pick.integer(0, 3), pick.integer(1, 6), pick.integer(0, 9), pick.integer(1, 4)
     sequences, cut = division(pick, B, T)
