@@ -2,8 +2,8 @@
 #include "core/arguments.hpp"
 #include "core/cpu/kernels.hpp"
 #include "core/dispatch.hpp"
-#include "core/interrupt.hpp"
 #include "core/memory.hpp"
+#include "core/stop.hpp"
 #include "core/threads.hpp"
 #include <cstdlib>
 #include <string>

@@ -12,6 +12,9 @@ struct StopRequests {
 };
 void use_stop_requests(StopRequests requests);
 
+// Lets calls of the main thread end with the exception of a handler of Python's signals, such as KeyboardInterrupt.
+void answer_signals();
+
 // While it lives, the calling thread looks for a request when it has slept for the others of its team.
 class LooksWhileWaiting {
 public:

@@ -1,4 +1,4 @@
-#include "core/interrupt.hpp"
+// Python's signals while a kernel runs
 #include "core/launch.hpp"
 #include "core/stop.hpp"
 #include <exception>
