@@ -123,3 +123,13 @@ def test_projections_under_autocast(autocast: None) -> None:
     layer = on_card(nn.LinearRNN(3, 4, device="meta"))
     y, h = layer(empty(5, 2, 3, dtype=BF16))
     assert (y.dtype, h.dtype) == (BF16, F32)
+
+
+@pytest.mark.parametrize("name", ["ParaGRU", "ParaLSTM"])
+def test_layers_without_kernels_for_cut_rows_refuse_them(name: str) -> None:
+    layer = on_card(getattr(nn, name)(3, 5))
+    assert layer(empty(4, 2, 3))[0].shape == (4, 2, 5)
+    for option, value in (("reset", empty(4, dtype=torch.bool)), ("cu_seqlens", [0, 1, 4])):
+        message = f"^{name}: {option} must be None on a CUDA device, got {option}$"
+        with pytest.raises(fastiter.BackendError, match=message):
+            layer(empty(4, 3), **{option: value})

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .. import _check
 from .._backend import BackendError
-from .._sequences import as_parts, check_absent
+from .._sequences import as_parts, check_absent, check_packing
 from .launch import held_lengths
-from .ops import CPU_AND_CUDA, autocast_dtype, check_dense, checked_lengths
+from .ops import CPU_AND_CUDA, autocast_dtype, check_dense, check_reset, checked_bounds, checked_lengths
 from .packed import checked_sizes
 
 State = tuple[Tensor, ...]
@@ -70,25 +70,33 @@ class SequenceLayer(nn.Module):
         BackendError
             For tensors on different devices, or on a device other than the CPU or CUDA.
         """
+        return self._divided(input, state, lengths)
+
+    def _divided(self, input: Any, state: Any, lengths: Any, reset: Any = None, cu_seqlens: Any = None) -> Any:
+        """Do the same with reset and cu_seqlens, for subclasses whose :meth:`_run` takes them."""
+        run: Any = self._run
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, state, lengths)
+            return self._forward_packed(input, state, lengths, reset, cu_seqlens)
         x = self._checked_input(input, (2, 3))
+        if cu_seqlens is not None:
+            return self._concatenated(x, state, lengths, reset, cu_seqlens)
         if x.dim() == 2:
             check_absent(name_of(self), "unbatched input", lengths=lengths)
-            y, last = self._run(x.unsqueeze(0), 1, self._checked_state(state, None), None)
+            cut = self._flags(reset, x, 1, x.shape[0], 1)
+            y, last = run(x.unsqueeze(0), 1, self._checked_state(state, None), None, **cut)
             return y.squeeze(0), self._state([part.squeeze(0) for part in last])
         time = 1 if self.batch_first else 0
         batch, steps = x.shape[1 - time], x.shape[time]
-        first = self._checked_state(state, batch)
+        first, cut = self._checked_state(state, batch), self._flags(reset, x, batch, steps, time)
         if lengths is None:
-            y, last = self._run(x, time, first, None)
+            y, last = run(x, time, first, None, **cut)
             return y, self._state(last)
         whole = checked_lengths(name_of(self), lengths, batch, steps, x.device)
         whole = whole if whole.is_cpu else held_lengths(whole, steps)
         padding = torch.arange(steps, device=x.device) >= whole.unsqueeze(1).to(x.device, non_blocking=True)
         padding = (padding if time == 1 else padding.t()).unsqueeze(-1)
         # Padding may hold NaN, which, multiplied by a gradient of 0, would be NaN in the gradients of the weights.
-        y, last = self._run(x.masked_fill(padding, 0), time, first, whole)
+        y, last = run(x.masked_fill(padding, 0), time, first, whole, **cut)
         return y.masked_fill(padding, 0), self._state(last)
 
     def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -104,12 +112,35 @@ class SequenceLayer(nn.Module):
         y, last = self.forward(x.unsqueeze(time), state)
         return y.squeeze(time), last
 
-    def _forward_packed(self, input: PackedSequence, state: Any, lengths: Any) -> tuple[PackedSequence, Any]:
-        check_absent(name_of(self), "a PackedSequence", lengths=lengths)
+    def _concatenated(self, x: Tensor, state: Any, lengths: Any, reset: Any, cu_seqlens: Any) -> Any:
+        """Return output (M, H) and final state of sequences that are concatenated in x (M, I)."""
+        check_packing(name_of(self), 1, lengths)
+        if x.dim() != 2:
+            expected, got = "2 dimensions (M, I) where cu_seqlens is given", tuple(x.shape)
+            raise ValueError(f"{name_of(self)}: input must have {expected}, got {got}")
+        bounds = checked_bounds(name_of(self), cu_seqlens, x.shape[0], x.device)
+        first, cut = self._checked_state(state, bounds.shape[0] - 1), self._flags(reset, x, 1, x.shape[0], 1)
+        run: Any = self._run
+        y, last = run(x.unsqueeze(0), 1, first, None, cu_seqlens=bounds, **cut)
+        return y.squeeze(0), self._state(last)
+
+    def _flags(self, reset: Any, x: Tensor, batch: int, steps: int, time: int) -> dict[str, Any]:
+        """Return the option reset of :meth:`_run`, flags (B, T) or (T,), if there is one."""
+        if reset is None:
+            return {}
+        check_reset(name_of(self), reset, x, batch, steps, "input", time == 0)
+        return {"reset": self._rows(reset, time) if reset.dim() == 2 else reset}
+
+    def _forward_packed(
+        self, input: PackedSequence, state: Any, lengths: Any, reset: Any, cu_seqlens: Any
+    ) -> tuple[PackedSequence, Any]:
+        check_absent(name_of(self), "a PackedSequence", lengths=lengths, cu_seqlens=cu_seqlens)
         self._checked_input(input.data, (2,))
         checked_sizes(name_of(self), input)
         x, own = pad_packed_sequence(input)
-        y, last = self._run(self._cast(x), 0, self._checked_state(state, x.shape[1]), own)
+        cut = self._flags(reset, x, x.shape[1], x.shape[0], 1 if self.batch_first else 0)
+        run: Any = self._run
+        y, last = run(self._cast(x), 0, self._checked_state(state, x.shape[1]), own, **cut)
         order = input.sorted_indices
         if order is not None:
             y, own = y.index_select(1, order), own.index_select(0, order.to(own.device))
@@ -119,7 +150,10 @@ class SequenceLayer(nn.Module):
     def _run(
         self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the output in the layout of x, and the parts of the final state; `first`: parts of the initial one."""
+        """Return the output in the layout of x, and the parts of the final state; `first`: parts of the initial one.
+
+        A subclass that calls :meth:`_divided` takes reset (B, T) or (T,) and cu_seqlens (S + 1,) by name, too.
+        """
         raise NotImplementedError
 
     def _parts(self) -> Sequence[Part]:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..._torch.layer_docs import documented_layer
 from ..._torch.linear import linear
-from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_heads
+from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_heads, name_of
 from .._cells import METHODS
 from .._results import Method
+from .cuda import check_cut
 from .functional import paragru, paralstm
 
 GATES = 3  # of both cells
@@ -68,6 +70,51 @@ class _ParaLayer(SequenceLayer):
         parts += ["batch_first=True"] if self.batch_first else []
         parts += [f"method={self.method!r}"] if self.method != "auto" else []
         return ", ".join(parts)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        state: Any = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        reset: Tensor | None = None,
+        cu_seqlens: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, Any]:
+        """Return output and final state for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            The input, with the dtype and device of the parameters.
+        state : Tensor, or tuple or list of Tensor, optional
+            Initial state, as returned by the layer, without B for unbatched input. A single Tensor may be in a tuple.
+            None: zeros.
+        lengths : integers (B,), optional
+            Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
+            Not for a PackedSequence, which has its own, nor for unbatched input.
+        reset : Tensor, optional
+            bool (T, B), or (B, T) if batch_first, or (T,): steps at which a new sequence starts, from a state of zeros.
+        cu_seqlens : integers (S + 1,), optional
+            Bounds of S sequences that are concatenated in input (M, I); in the state, B is S.
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+            hidden_size features at each step, in the form of the input.
+        state : Tensor, or tuple of Tensor
+            The state after the last valid step of each row.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a wrong type or dtype; for a wrong shape or value.
+        BackendError
+            For tensors on different devices, or on a device other than the CPU or CUDA; on CUDA, for reset or
+            cu_seqlens.
+        """
+        if self._like().is_cuda:
+            check_cut(name_of(self), reset, cu_seqlens)
+        return self._divided(input, state, lengths, reset, cu_seqlens)
 
     def _like(self) -> Tensor:
         return self.weight_hh
@@ -148,12 +195,10 @@ class ParaGRU(_ParaLayer):
         return (Part("h", (self.hidden_size,), self.weight_hh.dtype),)
 
     def _run(
-        self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
+        self, x: Tensor, time: int, first: State | None, lengths: Tensor | None, **cut: Any
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        wx = self._rows(self._project(x), time)
-        h, last, *_ = paragru(
-            wx, self.weight_hh, None if first is None else first[0], method=self.method, lengths=lengths
-        )
+        wx, state = self._rows(self._project(x), time), None if first is None else first[0]
+        h, last, *_ = paragru(wx, self.weight_hh, state, method=self.method, lengths=lengths, **cut)
         return self._rows(h, time), last
 
 
@@ -223,8 +268,8 @@ class ParaLSTM(_ParaLayer):
         return tuple(Part(name, (self.hidden_size,), self.weight_hh.dtype) for name in ("h", "c"))
 
     def _run(
-        self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
+        self, x: Tensor, time: int, first: State | None, lengths: Tensor | None, **cut: Any
     ) -> tuple[Tensor, Sequence[Tensor]]:
         wx = self._rows(self._project(x), time)
-        h, last, *_ = paralstm(wx, self.weight_hh, self.weight_ch, first, method=self.method, lengths=lengths)
+        h, last, *_ = paralstm(wx, self.weight_hh, self.weight_ch, first, method=self.method, lengths=lengths, **cut)
         return self._rows(h, time), last
