@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
-from . import compat, distributional, examples, latent
+from . import compat, distributional, examples, latent, linear_mixture
 from ._average import AverageSolution, average, extended_value_iteration
 from ._finite import FiniteHorizon, finite_horizon
 from ._iwocs import RobustPolicy, iwocs
@@ -26,6 +26,7 @@ __all__ = [
     "finite_horizon",
     "iwocs",
     "latent",
+    "linear_mixture",
     "robust",
 ]
 
