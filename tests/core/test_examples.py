@@ -281,3 +281,21 @@ def test_decode_stream(tmp_path: Path) -> None:
     differences = re.findall(r"streamed and whole differ by at most (\S+)$", output, re.MULTILINE)
     assert len(differences) == 2
     assert max(map(float, differences)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("mdp_gridworld.py", r"^outwards from the goal +\d+ +\S+ +\S+$"),
+        ("robust_walk.py", r"^policy against all winds +-9.3171 in its worst wind$"),
+        ("risk_cvar.py", r"^  0.25     1.040     -2 "),
+        ("average_riverswim.py", r"^a tenth( +\d+){4}   \d+ plans$"),
+    ],
+)
+def test_decision_processes(script: str, expected: str, tmp_path: Path) -> None:
+    """They assert their numbers themselves."""
+    figure = tmp_path / "figure.png"
+    quick = ["--quick"] if script in ("mdp_gridworld.py", "average_riverswim.py") else []
+    output = run(script, *quick, "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
+    assert re.search(expected, output, re.MULTILINE), output

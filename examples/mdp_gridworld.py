@@ -1,0 +1,68 @@
+"""A slippery grid solved in four ways: sweeps, seconds and errors, and the values as a picture.
+
+python examples/mdp_gridworld.py --figure mdp_gridworld.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot
+
+from fastiter import mdp
+
+GAMMA, TOL = 0.99, 1e-4
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "outwards from the goal": ("gs", {"order": "bfs"}),
+    "row after row": ("gs", {"order": "ascending"}),
+    "value iteration": ("vi", {}),
+    "Anderson's acceleration": ("anderson", {}),
+}
+
+
+def compare(n: int) -> dict[str, mdp.MDPSolution]:
+    """Solve the grid by each method, and print what it took."""
+    problem, found = mdp.examples.gridworld(n, GAMMA), {}
+    exact = problem.solve(tol=1e-9).value
+    print(f"{n} x {n} cells, gamma {GAMMA}, bounds within {TOL}\n{'':26}{'sweeps':>8}{'seconds':>9}{'error':>10}")
+    for name, (method, options) in METHODS.items():
+        began = time.perf_counter()
+        found[name] = problem.solve(method, tol=TOL, **options)  # type: ignore[arg-type]
+        seconds, error = time.perf_counter() - began, float(np.abs(found[name].value - exact).max())
+        assert error <= TOL / 2
+        print(f"{name:26}{found[name].steps:8}{seconds:9.2f}{error:10.1e}")
+    return found
+
+
+def draw(n: int, found: dict[str, mdp.MDPSolution], path: str) -> None:
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    picture = left.imshow(next(iter(found.values())).value.reshape(n, n), cmap="viridis")
+    left.set_title("values, -1 a step until the corner")
+    figure.colorbar(picture, ax=left)
+    for name, solution in found.items():
+        right.semilogy(np.arange(1, len(solution.history) + 1), solution.history, label=name)
+    right.axhline(TOL, color="grey", linewidth=0.8)
+    right.set(xlabel="checks", ylabel="width of the bounds", title="until the bounds are close")
+    right.legend()
+    figure.savefig(path)
+    print(f"written: {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small grid")
+    parser.add_argument("--figure", default="mdp_gridworld.png")
+    options = parser.parse_args()
+    shortest = mdp.examples.gridworld(20 if options.quick else 100, 1.0).solve()
+    print(f"without a discount the first cell is {-shortest.value[0]:.3f} steps from the goal")
+    if not options.quick:
+        assert abs(shortest.value[0] + 243.457262) < 1e-5
+    n = 40 if options.quick else 300
+    draw(n, compare(n), options.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Policies for the worst part of the return: what they need to know, and the laws of their returns.
+
+python examples/risk_cvar.py --figure risk_cvar.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot
+
+from fastiter.mdp import distributional as laws
+
+#: outcomes[s][a] of (probability, reward, next state)
+OUTCOMES: Any = [
+    [[(0.5, 1, 0), (0.5, 0, 1)], [(0.8, 2, 1), (0.2, -3, 0)]],
+    [[(0.9, 1, 1), (0.1, -1, 0)], [(0.6, 4, 0), (0.4, -4, 1)]],
+]
+STOCKS, STEPS = np.arange(-30.0, 31.0), 3
+EXPECTED = {0.05: -0.5, 0.1: -0.2, 0.25: 1.04, 0.5: 1.52, 1.0: 2.744}
+
+
+def law_of(policy: Any, stock: float) -> dict[float, float]:
+    """The probabilities of the returns of a policy of the step, the state and the stock."""
+    now = {(0, 0.0): 1.0}
+    for h in range(STEPS):
+        after: dict[tuple[int, float], float] = {}
+        for (s, g), q in now.items():
+            action = policy[h, s, int(np.searchsorted(STOCKS, stock + g))]
+            for p, r, to in OUTCOMES[s][action]:
+                after[to, g + r] = after.get((to, g + r), 0.0) + p * q
+        now = after
+    law: dict[float, float] = {}
+    for (_, g), q in now.items():
+        law[g] = law.get(g, 0.0) + q
+    return dict(sorted(law.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", default="risk_cvar.png")
+    path = parser.parse_args().figure
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    print(f"{'part':>6}{'its mean':>10}{'stock':>7}{'mean':>9}{'lowest':>8}")
+    for level, expected in EXPECTED.items():
+        found = laws.best_tail(OUTCOMES, 0, STEPS, level, STOCKS)
+        law = law_of(found.policy, found.stock)
+        returns, shares = np.array(list(law)), np.array(list(law.values()))
+        assert abs(found.value - expected) < 1e-9
+        assert abs(float(laws.cvar(shares, returns, level)) - expected) < 1e-9
+        print(f"{level:6.2f}{found.value:10.3f}{found.stock:7.0f}{shares @ returns:9.3f}{returns[0]:8.0f}")
+        axes.step(returns, np.cumsum(shares), where="post", label=f"for the lowest {level:.0%}")
+    axes.set(xlabel="return", ylabel="probability of at most that")
+    axes.legend()
+    figure.savefig(path)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

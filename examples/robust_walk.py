@@ -1,0 +1,49 @@
+"""A walk in unknown wind: the worst winds, found one by one, and what each policy gets in every wind.
+
+python examples/robust_walk.py --figure robust_walk.png
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from matplotlib import pyplot
+
+from fastiter import mdp
+
+WINDS = np.arange(51) / 100
+START = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", default="robust_walk.png")
+    path = parser.parse_args().figure
+    models = [mdp.examples.windy_walk(float(wind)) for wind in WINDS]
+    found = mdp.iwocs(models, START, tol=1e-8)
+    print(f"winds that were solved for: {', '.join(f'{WINDS[k]:.2f}' for k in found.worst[:-1, 0])}")
+    policies = {
+        "for no wind": models[0].solve().policy,
+        "for the strongest wind": models[-1].solve().policy,
+        "against all winds": found.policy,
+    }
+    best = [float(model.solve(tol=1e-8).value[START]) for model in models]
+    curves = {name: [float(model.evaluate(p)[START]) for model in models] for name, p in policies.items()}
+    for name, curve in curves.items():
+        print(f"policy {name:24}{min(curve):9.4f} in its worst wind")
+    assert abs(min(curves["against all winds"]) - min(best)) < 1e-6
+    assert abs(min(curves["for no wind"]) + 16.4347) < 1e-4
+    assert abs(found.value[START] + 9.3171009) < 1e-6
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for name, curve in curves.items():
+        axes.plot(WINDS, curve, label=f"policy {name}")
+    axes.plot(WINDS, best, "k:", label="best for each wind")
+    axes.set(xlabel="wind", ylabel="value of the start")
+    axes.legend()
+    figure.savefig(path)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
