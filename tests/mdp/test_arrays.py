@@ -11,6 +11,7 @@ import fastiter
 from fastiter import _core, mdp
 from fastiter.mdp import reference
 from tests.mdp.cases import mdp_of, random_process
+from tests.rnn.calls import assert_runs
 
 DTYPES = ("float32", "float64")
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13}
@@ -152,3 +153,30 @@ def test_action_values_of_every_row() -> None:
         own = q[problem.row_starts[s] : problem.row_starts[s + 1]]
         expected = [reference.action_value(P, R, 0.9, v, s, a) for a in reference.actions_of(R, s)]
         np.testing.assert_allclose(own, expected, rtol=0, atol=1e-13)
+
+
+PROGRAM = """
+import hashlib, numpy as np, fastiter
+from fastiter.mdp import examples
+from tests.support.guarded import copies
+found = hashlib.sha256()
+for dtype in (np.float32, np.float64):
+    for b, states in ((1, 1), (5, 333), (6, 40)):
+        process = examples.garnet(states, 3, b, 0.9, seed=b, dtype=dtype)._process
+        for at_end in (False, True):
+            arrays = tuple(copies(x, at_end) for x in process.arrays)
+            model = fastiter._core.mdp.model(process.bits, states, arrays)
+            v, w = (copies(x, at_end) for x in np.random.default_rng(b).random((2, states)).astype(dtype))
+            action = copies(np.empty(states, np.int32), at_end)
+            found.update(repr(model.backup(v, w, action, 3, 0.9, None)).encode() + w.tobytes() + action.tobytes())
+            found.update(repr(model.sweep(w, None, states, 0.9, 1.0, True)).encode() + w.tobytes())
+            q = copies(np.empty(3 * states, dtype), at_end)
+            model.action_values(w, q, 0.9)
+            found.update(q.tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_every_instruction_set_has_the_same_bits_and_stays_in_bounds() -> None:
+    hashes = {isa: assert_runs("-c", PROGRAM, FASTITER_ISA=isa) for isa in _core.isa_available().split()}
+    assert len(set(hashes.values())) == 1, hashes
