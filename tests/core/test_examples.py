@@ -290,12 +290,14 @@ def test_decode_stream(tmp_path: Path) -> None:
         ("robust_walk.py", r"^policy against all winds +-9.3171 in its worst wind$"),
         ("risk_cvar.py", r"^  0.25     1.040     -2 "),
         ("average_riverswim.py", r"^a tenth( +\d+){4}   \d+ plans$"),
+        ("latent_bandit.py", r"^    8   6.1972    6.80     37$"),
+        ("linear_mixture.py", r"^exploring, error of theta( +\S+){4}$"),
     ],
 )
 def test_decision_processes(script: str, expected: str, tmp_path: Path) -> None:
     """They assert their numbers themselves."""
     figure = tmp_path / "figure.png"
-    quick = ["--quick"] if script in ("mdp_gridworld.py", "average_riverswim.py") else []
+    quick = ["--quick"] if script in ("mdp_gridworld.py", "average_riverswim.py", "linear_mixture.py") else []
     output = run(script, *quick, "--figure", str(figure))
     assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
     assert re.search(expected, output, re.MULTILINE), output
