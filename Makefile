@@ -55,7 +55,7 @@ format: $(VENV)/.lint
 	$(VENV)/bin/clang-format -i $(cxx.sources)
 
 docs: $(VENV)/.docs
-	$(python) -m sphinx -W docs build/docs
+	$(python) -m sphinx -W -E docs build/docs
 
 check-site: docs $(VENV)/.site
 	$(python) tests/core/check_site.py $(ARGS)

@@ -28,9 +28,11 @@ extensions = [
     "sphinx-mathjax-offline",
 ]
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 exclude_patterns = ["benchmark_tables.md", "gallery/sg_execution_times.rst"]
 nitpicky = True
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 templates_path = ["templates"]
 

@@ -17,7 +17,10 @@ OPTIONS = ("--strict", "--allow-untyped-calls", "--ignore-missing-imports")
 
 
 def blocks(page: Path) -> str:
-    return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+    """Return the Python of a page; of a block with prompts, the lines that have one."""
+    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    typed = ("".join(re.findall(r"^(?:>>>|\.\.\.) ?(.*\n)", block, flags=re.MULTILINE)) for block in found)
+    return "\n".join(with_prompts or block for with_prompts, block in zip(typed, found, strict=True))
 
 
 def main() -> int:

@@ -222,7 +222,7 @@ class MDP:
         Parameters
         ----------
         policy : (S,) integers
-            An action of each state, as in :attr:`MDPSolution.policy`; ignored in terminal states.
+            An action of each state, as in ``MDPSolution.policy``; ignored in terminal states.
 
         Returns
         -------
