@@ -143,7 +143,7 @@ SIZE: Size = (2, 5, 4, 3, 6)
 def wrong_arguments(convert: Convert, cast: Callable[[Any, str], Any]) -> Iterator[Wrong]:
     given = {n: convert(x) for n, x in low_rank_inputs(SIZE, np.float32, "vector", shared=2).items()}
     for name, x in given.items():
-        yield Wrong(f"{name} is a list", {name: [1.0]}, TYPE, name, "list")
+        yield Wrong(f"{name} is a list", {name: ["x"]}, TYPE, name, "list")
         yield Wrong(f"{name} is int32", {name: cast(x, "int32")}, TYPE, name, "int32")
         named, got = ("k", "float32") if name == "q" else (name, "float64")
         yield Wrong(f"{name} is float64", {name: cast(x, "float64")}, TYPE, named, got)
