@@ -65,7 +65,7 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
     };
     double low = 0, high = 1 / range, log_z = 0;
     while (divergence(high, log_z) < radius && high < 1e18 / range) low = high, high *= 4;
-    for (int k = 0; k < 200 && high - low > 4e-16 * high; ++k) {
+    for (int k = 0; k < 200 && high - low > 1e-8 * high; ++k) { // the value errs by the square of that
         const double middle = (low + high) / 2;
         (divergence(middle, log_z) < radius ? low : high) = middle;
     }
