@@ -53,6 +53,10 @@ def project_categorical(p: Array, x: Array, z: Array) -> Array:
     TypeError, ValueError
         If an argument is not as described.
 
+    See Also
+    --------
+    project_quantile : Equal masses at places that are free.
+
     Examples
     --------
     >>> import numpy as np
@@ -87,6 +91,17 @@ def project_quantile(p: Array, x: Array, m: int) -> Array:
     ------
     TypeError, ValueError
         If an argument is not as described.
+
+    See Also
+    --------
+    project_categorical : Free masses at places that are given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import distributional
+    >>> distributional.project_quantile(np.array([0.5, 0.5]), np.array([1.0, 3.0]), 4)
+    array([1., 1., 3., 3.])
     """
     function = "project_quantile"
     _check_law(function, p, x)
@@ -121,10 +136,26 @@ def cvar(p: Array, x: Array, level: float) -> Array:
     level : float
         In (0, 1]; 1 is the mean.
 
+    Returns
+    -------
+    (...,)
+        The means.
+
     Raises
     ------
     TypeError, ValueError
         If an argument is not as described.
+
+    See Also
+    --------
+    best_tail : The policy for which it is largest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import distributional
+    >>> distributional.cvar(np.array([0.25, 0.25, 0.5]), np.array([0.0, 1.0, 5.0]), 0.5)
+    array(0.5)
     """
     _check_law("cvar", p, x)
     level = _level("cvar", level)
@@ -150,6 +181,20 @@ class StockValues(NamedTuple):
         With the steps h .. H - 1 to go.
     policy : (H, S, C) int64
         The best action.
+
+    See Also
+    --------
+    stock_augmented : The function that returns it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import distributional
+    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # surely 1, or 0 or 3
+    >>> stocks = np.arange(-12.0, 13)
+    >>> value, policy = distributional.stock_augmented(outcomes, 2, stocks, np.positive)
+    >>> value.shape, policy.shape
+    ((3, 1, 25), (2, 1, 25))
     """
 
     value: Array
@@ -195,6 +240,20 @@ def stock_augmented(
     ------
     TypeError, ValueError
         If an argument is not as described.
+
+    See Also
+    --------
+    best_tail : The utility whose best value is a CVaR.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import distributional
+    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # surely 1, or 0 or 3
+    >>> stocks = np.arange(-12.0, 13)
+    >>> found = distributional.stock_augmented(outcomes, 2, stocks, lambda x: np.minimum(x, 0))
+    >>> found.value[0, 0, 10], found.policy[0, 0, 10]  # from the stock -2: surely 1, twice
+    (np.float64(0.0), np.int64(0))
     """
     function = "stock_augmented"
     check_array(function, "stocks", stocks, ("float64",))
@@ -252,6 +311,19 @@ class TailValues(NamedTuple):
         The first stock with which the policy starts; -stock is the level's quantile of its return.
     policy : (H, S, C) int64
         The best action by step, state and stock.
+
+    See Also
+    --------
+    best_tail : The function that returns it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import distributional
+    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # surely 1, or 0 or 3
+    >>> stocks = np.arange(-12.0, 13)
+    >>> distributional.best_tail(outcomes, 0, 2, 1.0, stocks).value  # the mean
+    3.0
     """
 
     value: float
@@ -268,13 +340,19 @@ def best_tail(
 
     Parameters
     ----------
-    outcomes, horizon, stocks, gamma
-        As for :func:`stock_augmented`. First stocks from which some sequence of rewards leaves the grid are left out;
-        minus the quantile of the best return has to be among the others.
+    outcomes : outcomes[s][a] of (probability, reward, next state)
+        The process.
     start : int
         The first state.
+    horizon : int
+        The number of steps.
     level : float
         In (0, 1]: the part of the lowest returns whose mean counts.
+    stocks : (C,) float64
+        As for :func:`stock_augmented`. First stocks from which some sequence of rewards leaves the grid are left out;
+        minus the quantile of the best return has to be among the others.
+    gamma : float
+        The discount, in (0, 1].
 
     Returns
     -------
@@ -285,6 +363,21 @@ def best_tail(
     ------
     TypeError, ValueError
         If an argument is not as described.
+
+    See Also
+    --------
+    stock_augmented : Other utilities.
+    cvar : The same of a distribution that is given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import distributional
+    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # surely 1, or 0 or 3
+    >>> stocks = np.arange(-12.0, 13)
+    >>> found = distributional.best_tail(outcomes, 0, 2, 0.25, stocks)
+    >>> found.value, found.stock
+    (2.0, -2.0)
     """
     level = _level("best_tail", level)
     if count("best_tail", "start", start) >= len(outcomes):

@@ -38,6 +38,18 @@ class LatentMDP(NamedTuple):
         The expected reward in each context.
     next : (S, A, O) int64
         The next state of each observation.
+
+    See Also
+    --------
+    belief_tree, alpha_vectors : Its values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import latent
+    >>> arms = latent.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    >>> arms.likelihood.shape, arms.reward.tolist()
+    ((2, 1, 2, 2), [[[0.9, 0.1]], [[0.1, 0.9]]])
     """
 
     likelihood: Array
@@ -104,6 +116,10 @@ def belief_tree(process: LatentMDP, state: int, weights: Array, horizon: int) ->
     TypeError, ValueError
         If an argument is not as described.
 
+    See Also
+    --------
+    alpha_vectors : For all weights at once.
+
     Examples
     --------
     >>> import numpy as np
@@ -161,6 +177,19 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
     ------
     TypeError, ValueError
         If an argument is not as described.
+
+    See Also
+    --------
+    belief_tree : For one prior, by all observations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.mdp import latent
+    >>> arms = latent.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    >>> vectors = latent.alpha_vectors(arms, 3)[3][0]
+    >>> round(float((vectors @ [0.5, 0.5]).max()), 12)
+    2.14
     """
     function = "alpha_vectors"
     process = _checked(function, process)
