@@ -12,7 +12,9 @@ import pytest
 import scipy.sparse as sp
 
 from fastiter import mdp, quant, relax
-from fastiter.relax import compat
+from fastiter.relax import _vectors, compat
+from fastiter.relax.compat import _cache as compat_cache
+from tests.support.layouts import unaligned
 
 A = sp.csr_array(np.eye(3) * 4 + 1)
 HUGE = 10**400
@@ -144,3 +146,13 @@ def test_a_scale_for_each_of_no_rows(fmt: str) -> None:
     found = quant.calibrate(x, fmt, method="mse", axis=0)
     assert found.scale is not None and found.scale.shape == (0, 1)
     assert quant.quantize(x, found.fmt, scale=found.scale, zero_point=found.zero_point).shape == (0, 4)
+
+
+def test_kernels_of_relaxations_get_aligned_vectors() -> None:
+    """Loops may be compiled for elements at multiples of their size."""
+    system = relax.Relaxation(A, "sor", omega=1.0)._system
+    assert _vectors.inside(system, unaligned(np.ones(3))).flags.aligned
+    seen: list[bool] = []
+    x, b = unaligned(np.ones(3)), unaligned(np.ones(3))
+    compat_cache.in_place("jacobi", x, b, lambda *both: seen.extend(part.flags.aligned for part in both))
+    assert seen == [True, True]

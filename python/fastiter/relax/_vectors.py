@@ -80,10 +80,12 @@ def check_writable(function: str, x: Array, b: Array) -> None:
 
 
 def inside(system: System, x: Array) -> Array:
-    """Return x in the kernels' layout, (n, k) contiguous: x itself if it has it already."""
+    """Return x in the kernels' layout, (n, k) contiguous and aligned: x itself if it has it already."""
     if system.grid is not None:
-        return np.ascontiguousarray(x).reshape(system.rows, *x.shape[len(system.grid) :])
-    return np.ascontiguousarray(x.T if system.batch else x)
+        own = np.ascontiguousarray(x).reshape(system.rows, *x.shape[len(system.grid) :])
+    else:
+        own = np.ascontiguousarray(x.T if system.batch else x)
+    return own if own.flags.aligned else own.copy()
 
 
 def outside(system: System, x: Array) -> Array:

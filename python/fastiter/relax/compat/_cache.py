@@ -109,8 +109,8 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
     _vectors.check_writable(function, x, b)
     if x.ndim and b.ndim and b.size == len(b) and x.size == len(x):
         b = b.reshape(b.shape[0], *x.shape[1:])
-    own = np.ascontiguousarray(wide(x))
-    relax(own, np.ascontiguousarray(wide(b)))
+    own = np.require(wide(x), requirements=("C", "A"))  # contiguous and aligned
+    relax(own, np.require(wide(b), requirements=("C", "A")))
     if own is not x:
         x[...] = own
 
