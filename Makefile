@@ -28,7 +28,7 @@ help:
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
 	@echo "make check-site  opens every page of that site in Chromium, which has to be there"
-	@echo "make sanitize  the NumPy tests under AddressSanitizer (minutes to compile)"
+	@echo "make sanitize  the NumPy tests under AddressSanitizer and UBSan (minutes to compile)"
 	@echo "make fuzz      wrong inputs by the million, ten minutes      ARGS='--seconds 60'"
 	@echo "make soak      100,000 calls of all functions, for memory and from eight threads"
 	@echo "make clean     remove .venv and everything built"
@@ -64,7 +64,7 @@ check-site: docs $(VENV)/.site
 sanitize: preload = $(foreach library,asan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 sanitize:
 	SKBUILD_BUILD_DIR=build/sanitize SKBUILD_INSTALL_STRIP=false \
-	    $(MAKE) test LEVELS=all SANITIZE=address VENV=build/sanitize-venv test.extras=test \
+	    $(MAKE) test LEVELS=all SANITIZE=address,undefined VENV=build/sanitize-venv test.extras=test \
 	    ARGS='--capture=sys --doctest-ignore-import-errors $(ARGS)' \
 	    RUN='env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$(preload)"'
 

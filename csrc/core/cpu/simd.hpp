@@ -35,6 +35,15 @@ template <class T> struct unaligned_vector_of {
     typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T))));
 };
 template <class T> using mask = decltype(vec<T>{} < vec<T>{}); // all ones where true
+// The bits of each element, whose sums wrap around: those of infinities and NaN overflow the integers of a mask.
+template <class T> struct raw_bits_of;
+template <> struct raw_bits_of<float> {
+    typedef uint32_t type __attribute__((vector_size(sizeof(vec<float>))));
+};
+template <> struct raw_bits_of<double> {
+    typedef uint64_t type __attribute__((vector_size(sizeof(vec<double>))));
+};
+template <class T> using raw_bits = typename raw_bits_of<T>::type;
 template <class T> constexpr int lanes = kVectorBytes / int(sizeof(accumulate_t<T>));
 
 FASTITER_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -38,7 +38,7 @@ template <class T, Rounding R>
 FASTITER_INLINE vec<T> to_significand(vec<T> x, random_words<T> random, const Significand<T>& s, vec<T> zero) {
     const vec<T> e = (vec<T>)((mask<T>)x & s.exponents);
     const vec<T> power = min_keeping_nan((vec<T>)s.largest, max_keeping_nan((vec<T>)s.smallest, e));
-    const vec<T> v = x * (vec<T>)(s.to_whole - (mask<T>)power);
+    const vec<T> v = x * (vec<T>)((raw_bits<T>)s.to_whole - (raw_bits<T>)power);
     vec<T> r = whole<T, R>(v, random);
     if constexpr (R == Rounding::even)
         if (s.bare) {
@@ -50,7 +50,7 @@ FASTITER_INLINE vec<T> to_significand(vec<T> x, random_words<T> random, const Si
         }
     // These modes have added 0, which turns -0 into 0.
     if constexpr (R == Rounding::half_away || R == Rounding::away || R == Rounding::stochastic) r = copy_sign<T>(r, x);
-    return fma(r, (vec<T>)((mask<T>)power - s.from_whole), zero);
+    return fma(r, (vec<T>)((raw_bits<T>)power - (raw_bits<T>)s.from_whole), zero);
 }
 
 // The same for formats with T's own exponent range, including subnormals: rounds off the last `dropped` bits.

@@ -46,7 +46,7 @@ template <class T, int Count, int Step> FASTITER_INLINE void small_power(vec<T> 
     exp2_reduced<T, Count>(r, y);
 #pragma GCC unroll 16
     for (int i = 0; i < Count; ++i) // adds the integer to the exponent
-        y[i] = (vec<T>)((mask<T>)y[i] + ((mask<T>)rounded[i] << C::mantissa));
+        y[i] = (vec<T>)((raw_bits<T>)y[i] + ((raw_bits<T>)rounded[i] << C::mantissa));
 }
 
 // The same; without Small, d a may be any number, and those of small magnitude have the same result as with it.
