@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 FAMILY ?= rnn
-python := $(VENV)/bin/python
+python = $(VENV)/bin/python
 
 # Extras that each target installs
 demo.extras := demo
@@ -11,6 +11,7 @@ bench.extras := bench
 lint.extras := torch,dev,demo
 docs.extras := torch,docs
 site.extras := torch,docs,site
+parallel.extras := parallel
 
 build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */cpu/* */cpu/*/*,csrc/$(depth).?pp))
 cxx.sources := $(filter csrc/%,$(build.inputs))
@@ -18,7 +19,7 @@ cxx.sources := $(filter csrc/%,$(build.inputs))
 LEVELS ?= native
 export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANITIZE);FASTITER_WERROR=$(if $(SANITIZE),OFF,ON)
 
-.PHONY: help demo test bench lint format docs check-site sanitize fuzz soak clean
+.PHONY: help demo test bench lint format docs check-site sanitize sanitize-address sanitize-thread fuzz soak clean
 .NOTPARALLEL: # one environment, one build folder
 
 help:
@@ -28,7 +29,7 @@ help:
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
 	@echo "make check-site  opens every page of that site in Chromium, which has to be there"
-	@echo "make sanitize  the NumPy tests under AddressSanitizer and UBSan (minutes to compile)"
+	@echo "make sanitize  the NumPy tests under AddressSanitizer and UBSan; SANITIZE=thread: ThreadSanitizer"
 	@echo "make fuzz      wrong inputs by the million, ten minutes      ARGS='--seconds 60'"
 	@echo "make soak      100,000 calls of all functions, for memory and from eight threads"
 	@echo "make clean     remove .venv and everything built"
@@ -60,13 +61,25 @@ docs: $(VENV)/.docs
 check-site: docs $(VENV)/.site
 	$(python) tests/core/check_site.py $(ARGS)
 
-# torch is left out: it allocates more than the sanitizer can follow quickly, and calls the same kernels.
-sanitize: preload = $(foreach library,asan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
-sanitize:
-	SKBUILD_BUILD_DIR=build/sanitize SKBUILD_INSTALL_STRIP=false \
-	    $(MAKE) test LEVELS=all SANITIZE=address,undefined VENV=build/sanitize-venv test.extras=test \
+# torch is left out: it allocates more than the sanitizers can follow quickly, and calls the same kernels.
+sanitize: sanitize-$(or $(SANITIZE),address)
+
+sanitized = SKBUILD_BUILD_DIR=build/sanitize-$(1)-{wheel_tag} SKBUILD_INSTALL_STRIP=false
+preload = LD_PRELOAD="$(foreach library,$(1) stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))"
+
+sanitize-address:
+	$(call sanitized,address) $(MAKE) test SANITIZE=address,undefined LEVELS=all VENV=build/sanitize-venv test.extras=test \
 	    ARGS='--capture=sys --doctest-ignore-import-errors $(ARGS)' \
-	    RUN='env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$(preload)"'
+	    RUN='env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 $(call preload,asan)'
+
+# Threads share work alike on every instruction set. Reports of races begin with the tests: those of pip are not ours.
+sanitize-thread: VENV = build/sanitize-thread-venv
+sanitize-thread: run = env TSAN_OPTIONS=die_after_fork=0 $(call preload,tsan) $(python) -m
+sanitize-thread:
+	TSAN_OPTIONS=report_bugs=0 $(call sanitized,thread) $(MAKE) $(VENV)/.parallel SANITIZE=thread LEVELS=baseline VENV=$(VENV)
+	$(run) tests.core.concurrent_calls race 2>&1 | grep "WARNING: ThreadSanitizer: data race" # it sees one
+	$(run) tests.core.concurrent_calls
+	$(run) pytest --capture=sys --parallel-threads=2 $(or $(ARGS),$(wildcard tests/*/test_errors.py))
 
 fuzz: $(VENV)/.test
 	$(python) -m tests.public.fuzz $(ARGS)

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -37,13 +38,19 @@ def same_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
-def kernels_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def kernels_for_gpus() -> Iterator[None]:
     """Hide packages from which transformers would take kernels for GPUs, or all of its xLSTM.
 
-    Tests of these packages override this, or have imported them before.
+    Tests of these packages override this, or have imported them before. Not by ``monkeypatch``, since
+    pytest-run-parallel runs each test that uses it in one thread.
     """
-    for name in ("fla", "xlstm"):
-        monkeypatch.setitem(sys.modules, name, None)
+    hidden: dict[str, Any] = dict.fromkeys(("fla", "xlstm"))
+    before = {name: sys.modules[name] for name in hidden if name in sys.modules}
+    sys.modules.update(hidden)
+    yield
+    for name in hidden:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -140,18 +140,20 @@ def relaxations() -> Iterator[Case]:
 
     from fastiter import ConvergenceWarning, relax
 
+    def solve(function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        with warnings.catch_warnings():  # 25 sweeps are not meant to converge
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return function(*arguments, max_steps=25, **more).value
+
     line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(24, 24))
     grid = (sp.kron(sp.eye_array(24), line) + sp.kron(line, sp.eye_array(24))).tocsr()
     for method, dtype in itertools.product(("jacobi", "gauss_seidel", "sor", "ssor", "kaczmarz"), REAL):
         A, b = grid.astype(dtype), generator(5).standard_normal(576).astype(dtype)
         more = {"omega": 1.3} if method in ("sor", "ssor") else {}
 
-        def solve(method: str = method, A: Any = A, b: Any = b, more: Any = more) -> Any:
-            with warnings.catch_warnings():  # 25 sweeps are not meant to converge
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                return getattr(relax, method)(A, b, max_steps=25, **more).value
-
-        yield f"{method} {np.dtype(dtype)}", solve
+        yield f"{method} {np.dtype(dtype)}", functools.partial(solve, getattr(relax, method), A, b, **more)
+    prepared = relax.Relaxation(grid, "ssor", order="color")  # of omega "auto", which the first solution estimates
+    yield "Relaxation ssor color", functools.partial(solve, prepared.solve, generator(6).standard_normal(576))
 
 
 ON_ARRAYS = (recurrences, scans, attentions, numbers, relaxations)
