@@ -274,7 +274,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"cu_seqlens": [0, 4]}, ValueError, "lstm: wx must have B = 1 where cu_seqlens is given, got B = 2"),
     ({"cu_seqlens": [0, 4], "lengths": [1, 2]}, ValueError, "lstm: lengths must be None where cu_seqlens is given"),
-    ({"reset": [True]}, TypeError, "lstm: reset must be a .* of bool, got list"),
+    ({"reset": [1]}, TypeError, "lstm: reset must be a .* of bool, got list"),
 ]
 OF_TENSORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"clip_grad": -1}, ValueError, "lstm: clip_grad must be positive or 0, got -1"),
