@@ -244,6 +244,27 @@ def test_one_state_a_cycle_and_states_that_nothing_reaches() -> None:
     assert mdp.MDP([np.ones((1, 1))], np.array([[2.0]]), 0.0).solve().value.tolist() == [2.0]
 
 
+@pytest.mark.parametrize(("n", "gamma"), [(200, 0.999), (1000, 0.9995)])
+def test_values_of_policies_on_long_cycles(n: int, gamma: float) -> None:
+    """A Krylov method needs as many products as the cycle has states, and does not get there."""
+    cycle = np.roll(np.eye(n), 1, axis=1)[:, None]
+    reward = np.random.default_rng(n).random((n, 1))
+    expected = np.linalg.solve(np.eye(n) - gamma * cycle[:, 0], reward[:, 0])
+    problem = mdp.MDP(cycle, reward, gamma)
+    np.testing.assert_allclose(problem.evaluate(np.zeros(n, int)), expected, rtol=1e-11)
+    found = problem.solve("pi", tol=1e-6)
+    assert found.converged and found.steps <= 3
+    semi = mdp.MDP(cycle, reward, np.full(n, gamma))
+    np.testing.assert_allclose(semi.evaluate(np.zeros(n, int)), expected, rtol=1e-11)
+
+
+def test_values_out_of_reach_are_refused() -> None:
+    n = 400
+    problem = mdp.MDP(np.roll(np.eye(n), 1, axis=1)[:, None], np.arange(n * 1.0), 1 - 1e-9)
+    with pytest.raises(fastiter.ConvergenceError, match=r"evaluate: the residual .* must vanish, got "):
+        problem.evaluate(np.zeros(n, int))
+
+
 def test_rows_that_nearly_sum_to_one() -> None:
     almost = np.array([[0.5, 0.5 - 1e-7], [0.0, 1.0]])
     with pytest.raises(ValueError, match=r"^MDP: P must sum to 1 .*, got 0.9999999 in state 0, action 0 \(row 0\)$"):

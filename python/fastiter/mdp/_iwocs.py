@@ -207,7 +207,7 @@ def _worst(models: Sequence[MDP], policy: Array, start: int, rectangular: bool, 
     used = first._process.rows.row[:-1][has] + place[has]
     if rectangular:
         return _adversary(models, used, has, tol)
-    evaluated = [m._policy_values(place) for m in models]
+    evaluated = [m._policy_values("iwocs", place) for m in models]
     k = int(np.argmin([v[start] for v in evaluated]))
     return evaluated[k], np.full(first.rows, k)
 

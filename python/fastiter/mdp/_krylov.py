@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._solution import ConvergenceError
+from ._work import PIECE
+
 Array = npt.NDArray[Any]
 
 _MOST = 500  # iterations of BiCGSTAB between two looks at the true residual
 _SWEEPS = 50  # of the policy's operator where BiCGSTAB has not helped
+_MOST_SWEEPS = 250_000  # the same, where values are wanted to rounding
 
 
 class Chain:
-    """A Markov chain with its rewards, or others, and its discount."""
+    """A Markov chain with its rewards, or others, and its discount.
+
+    ``modulus`` is the factor by which a sweep shrinks a residual in the end, by default the discount.
+    """
 
     def __init__(
-        self, model: Any, discount: float, dtype: np.dtype[Any], states: int, reward: Array | None = None
+        self,
+        model: Any,
+        discount: float,
+        dtype: np.dtype[Any],
+        states: int,
+        reward: Array | None = None,
+        modulus: float | None = None,
     ) -> None:
         self._model, self._discount, self._reward = model, discount, reward
         self._none = np.zeros(states, dtype)
+        self.modulus = discount if modulus is None else modulus
 
     def residual(self, v: Array) -> Array:
         """Return r + gamma P v - v."""
@@ -38,8 +53,20 @@ class Chain:
     def sweep(self, v: Array, count: int) -> Array:
         """Return v after sweeps v <- r + gamma P v."""
         v, w = v.copy(), np.empty_like(v)
-        self._model.backup(v, w, None, count, self._discount, self._reward)
-        return w if count % 2 else v
+        pieces = max(1, PIECE // max(len(v), 1))
+        while count > 0:
+            now = min(count, pieces)
+            self._model.backup(v, w, None, now, self._discount, self._reward)
+            if now % 2:
+                v, w = w, v
+            count -= now
+        return v
+
+    def sweeps_to_an_eighth(self) -> int:
+        """Return how many sweeps shrink a residual to an eighth, at most ``_MOST_SWEEPS``."""
+        if not 0 < self.modulus < 1:
+            return _SWEEPS
+        return min(max(_SWEEPS, math.ceil(math.log(0.125) / math.log(self.modulus))), _MOST_SWEEPS)
 
 
 def norm(x: Array) -> float:
@@ -59,19 +86,21 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
     target : float
         The 2-norm of r + gamma P v - v to reach; 0 asks for the best.
     most : int
-        The most rounds of BiCGSTAB; each that does not halve the residual is followed by sweeps.
+        The most rounds of BiCGSTAB; after one that does not halve the residual all are sweeps, as on long cycles.
     """
     residual = chain.residual(v)
-    size = norm(residual)
+    size, helps = norm(residual), True
+    sweeps = _SWEEPS if most == 1 else chain.sweeps_to_an_eighth()
     for _ in range(most):
         if size <= target:
             break
-        found = v + bicgstab(chain, residual, max(target, 1e-14 * size))
+        found = v + bicgstab(chain, residual, max(target, 1e-14 * size)) if helps else v
         if not np.isfinite(found).all():
             found = v
         remaining = chain.residual(found)
         if norm(remaining) > size / 2:
-            swept = chain.sweep(found if norm(remaining) < size else v, _SWEEPS)
+            helps = False
+            swept = chain.sweep(found if norm(remaining) < size else v, sweeps)
             after = chain.residual(swept)
             if norm(after) < norm(remaining):
                 found, remaining = swept, after
@@ -79,6 +108,15 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
             return found if norm(remaining) < size else v
         v, residual, size = found, remaining, norm(remaining)
     return v
+
+
+def solved(function: str, chain: Chain, b: Array) -> Array:
+    """Return values whose residual is rounding, of the rewards b; raise where there are none."""
+    x = solve(chain, np.zeros_like(b), 0.0)
+    remaining, size = norm(chain.residual(x)), norm(b)
+    if not remaining <= 1e3 * np.finfo(b.dtype).eps * max(size, norm(x)):
+        raise ConvergenceError(f"{function}: the residual of a policy's values must vanish, got {remaining:.2g}")
+    return x
 
 
 def bicgstab(chain: Chain, b: Array, target: float) -> Array:

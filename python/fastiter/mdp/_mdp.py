@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .._check import check_array, check_choice, check_flag, count, integers, positive
 from . import _layouts, _methods, _policies
-from ._krylov import Chain, solve
+from ._krylov import Chain, solved
 from ._process import Process, checked
 from ._result import Limits, MDPProgress, MDPSolution
 from ._solve import iterate
@@ -233,19 +233,23 @@ class MDP:
         ------
         TypeError, ValueError
             If the policy is not as described, or gamma is not below 1.
+        ConvergenceError
+            If rounding is out of reach, as on long cycles where gamma is within 1e-5 of 1.
         """
         process = self._process
         place = process.place("evaluate", policy)
         discount = self._discount("evaluate")
         if process.modulus(discount)[1] >= 1:
             raise ValueError("evaluate: gamma must be below 1, got 1")
-        found = self._policy_values(place)
+        found = self._policy_values("evaluate", place)
         return -found if self._negated else found
 
-    def _policy_values(self, place: Array) -> Array:
+    def _policy_values(self, function: str, place: Array) -> Array:
         """Return the values of a policy of places within the states, of rewards as the kernels have them."""
-        chain = Chain(self._process.model.chain(place), self._discount("evaluate"), self.dtype, self.S)
-        return solve(chain, np.zeros(self.S, self.dtype), 0.0)
+        discount = self._discount(function)
+        modulus = self._process.modulus(discount)[1]
+        chain = Chain(self._process.model.chain(place), discount, self.dtype, self.S, modulus=modulus)
+        return solved(function, chain, chain.residual(np.zeros(self.S, self.dtype)))
 
     def action_values(self, value: Array) -> Array:
         """Return r(s, a) + gamma E value(s') of each row (rows,), by state and then by action.

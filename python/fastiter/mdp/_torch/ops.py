@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from ... import _core
-from ..._solution import ConvergenceError
 from ..._torch.op import Op
 from ..._torch.ops import contiguous
-from .._krylov import Chain, norm, solve
+from .._krylov import Chain, solved
 from .._layouts import Rows, Sparse, keep_rows
 from .._mdp import MDP
 
@@ -69,12 +68,10 @@ def _chain_values(call: ChainValues) -> Tensor:
     crow, col, weights, b = (_array(x) for x in call[:4])
     arrays = None, crow, col.astype(np.int32), weights, np.zeros(len(b), b.dtype)
     model = _core.mdp.model(b.itemsize * 8, len(b), arrays)
-    chain = Chain(model.transposed() if call.transpose else model, 1.0, b.dtype, len(b), b)
-    x = solve(chain, np.zeros_like(b), 0.0)
-    remaining, size = norm(chain.residual(x)), norm(b)
-    if not remaining <= 1e3 * np.finfo(b.dtype).eps * max(size, norm(x)):
-        raise ConvergenceError(f"mdp_values: the residual of a policy's values must vanish, got {remaining:.2g}")
-    return torch.from_numpy(x)
+    sums = 1 - Chain(model, 1.0, b.dtype, len(b)).multiply(np.ones_like(b))
+    transposed = model.transposed() if call.transpose else model
+    chain = Chain(transposed, 1.0, b.dtype, len(b), b, float(sums.max(initial=0)))
+    return torch.from_numpy(solved("mdp_values", chain, b))
 
 
 def _chain_values_fake(call: ChainValues) -> Tensor:
