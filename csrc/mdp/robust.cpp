@@ -74,23 +74,26 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
 }
 
 // max over z of E min(v, z) - sqrt(radius Var min(v, z)). With the k least outcomes below z, of mass P, mean m and
-// variance s^2 among themselves, the derivative vanishes at z = m + s / sqrt(radius P - (1 - P)).
-double worst_chi2(const std::vector<Outcome>& outcomes, double radius) {
+// variance s^2 among themselves, the derivative vanishes at z = m + s / sqrt(radius P - (1 - P)). Updates of m and of
+// P s^2, and 1 - P as a sum from above (in ``low``), keep masses far below the rounding of 1, which count by their root.
+double worst_chi2(std::vector<Outcome>& outcomes, double radius) {
     const double all = mass(outcomes), origin = outcomes.front().value;
-    double below = 0, first = 0, second = 0;
+    double above = 0;
+    for (size_t k = outcomes.size(); k-- > 0;) outcomes[k].low = above, above += outcomes[k].weight / all;
+    double below = 0, inner = 0, squares = 0;
     for (size_t k = 0; k < outcomes.size(); ++k) {
-        const double p = outcomes[k].weight / all, x = outcomes[k].value - origin;
-        below += p, first += p * x, second += p * x * x;
-        const bool last = k + 1 == outcomes.size();
+        const double p = outcomes[k].weight / all, x = outcomes[k].value - origin, step = x - inner, before = below;
+        below += p;
         if (below == 0) continue;
-        const double inner = first / below, spread = std::max(0.0, second / below - inner * inner);
-        const double curve = radius * below - (last ? 0 : 1 - below), next = last ? x : outcomes[k + 1].value - origin;
-        const double stationary = curve > 0 ? inner + std::sqrt(spread / curve) : kInfinity;
+        inner += p / below * step, squares += p * (before / below) * step * step;
+        const bool last = k + 1 == outcomes.size();
+        const double rest = outcomes[k].low, curve = radius * below - rest;
+        const double next = last ? x : outcomes[k + 1].value - origin;
+        const double stationary = curve > 0 ? inner + std::sqrt(squares / below / curve) : kInfinity;
         if (!last && stationary > next) continue;
-        const double z = std::clamp(stationary, x, next), rest = last ? 0 : 1 - below;
-        const double expected = first + rest * z, away = z - inner;
-        const double variance = below * spread + below * rest * away * away;
-        return all * (origin + expected - std::sqrt(radius * variance));
+        const double z = std::clamp(stationary, x, next), away = z - inner;
+        const double variance = squares + below * rest * away * away;
+        return all * (origin + below * inner + rest * z - std::sqrt(radius * variance));
     }
     return mean(outcomes);
 }

@@ -265,6 +265,16 @@ def test_values_out_of_reach_are_refused() -> None:
         problem.evaluate(np.zeros(n, int))
 
 
+@pytest.mark.parametrize("method", ["vi", "gs", "ps", "mpi", "anderson", "auto"])
+def test_values_that_grow_without_end(method: Any) -> None:
+    """A cycle with rewards and without a discount: also a heap that never empties ends after max_steps."""
+    P = np.array([[[0.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 1]], [[0, 0, 1], [0, 0, 1]]])
+    problem = mdp.MDP(P, np.array([[1.0, 0], [1, 0], [0, 0]]), 1.0)
+    with pytest.warns(fastiter.ConvergenceWarning, match="'max_steps'"):
+        found = problem.solve(method, max_steps=30)
+    assert not found.converged and np.isposinf(found.upper[:2]).all()
+
+
 def test_rows_that_nearly_sum_to_one() -> None:
     almost = np.array([[0.5, 0.5 - 1e-7], [0.0, 1.0]])
     with pytest.raises(ValueError, match=r"^MDP: P must sum to 1 .*, got 0.9999999 in state 0, action 0 \(row 0\)$"):

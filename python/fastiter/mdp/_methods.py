@@ -121,7 +121,7 @@ class Prioritized(Method):
     name = "ps"
 
     def __init__(self, process: Process, limits: Limits) -> None:
-        self._process, self._tol = process, limits.tol
+        self._process, self._tol, self._most_steps = process, limits.tol, limits.max_steps
 
     def step(self, work: Work) -> bool:
         factor, process = work.modulus[1], self._process
@@ -131,7 +131,7 @@ class Prioritized(Method):
         while True:
             taken, others = heap.run(work.v, most)
             total += taken + others
-            if taken < most:
+            if taken < most or work.steps + total // max(len(work.v), 1) >= self._most_steps:
                 break
         work.steps += -(-total // max(len(work.v), 1))
         work.backup()
