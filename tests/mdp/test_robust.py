@@ -85,6 +85,14 @@ def test_worst_expectations_against_programs(kind: Any) -> None:
         assert np.allclose(best, -once(P, -v, kind, radius), atol=1e-13) and (best >= found - 1e-13).all()
 
 
+def test_masses_below_rounding_count_by_their_root() -> None:
+    """chi2 with the probability e of 0, else 1: E - sqrt(radius Var) with the variance e (1 - e)."""
+    for e in (1e-12, 1e-16, 1e-20):
+        P = np.array([e, 0.3, 0.3, 0.4 - e])[None, None].repeat(4, axis=0)
+        expected = 1 - e - np.sqrt(0.1 * e * (1 - e))
+        np.testing.assert_allclose(once(P, np.array([0.0, 1, 1, 1]), "chi2", 0.1), expected, rtol=0, atol=3e-16)
+
+
 @pytest.mark.parametrize("kind", ["l1", "contamination"])
 def test_mass_may_move_to_any_state(kind: Any) -> None:
     rng = np.random.default_rng(71)
