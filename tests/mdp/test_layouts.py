@@ -297,6 +297,11 @@ SOLVE: list[tuple[Callable[[], Any], type[Exception], str]] = [
 ]
 
 
+def test_messages_have_the_costs_that_were_given() -> None:
+    with pytest.raises(ValueError, match=r"^MDP: R must be finite, got inf in state 0, action 0 \(row 0\)$"):
+        MDP(np.ones((1, 1, 1)), np.array([[np.inf]]), 0.9, sense="min")
+
+
 @pytest.mark.parametrize("case", range(len(WRONG) + len(SOLVE)))
 def test_wrong_arguments(case: int) -> None:
     call, error, message = (WRONG + SOLVE)[case]

@@ -38,8 +38,8 @@ class MDP:
         - an array (S, A, S), P[s, a, s'];
         - a list of A matrices (S, S), P[a][s, s']: arrays, sparse matrices or sparse CSR tensors;
         - a matrix (rows, S) with ``states``, one row for each state and action: an array, a sparse matrix or tensor. A
-          CSR matrix with 32-bit columns whose rows are in the order of the states is used without a copy, so that it
-          must not change later;
+          CSR matrix with 32-bit columns whose rows are in the order of the states is used without a copy, as are its
+          rewards (rows,), so that neither may change later;
         - lists P[s][a], each (next states, probabilities) or the probabilities of all S states; the numbers of actions
           may differ.
     R : array, sparse matrix or tensor, or lists of these
@@ -98,7 +98,7 @@ class MDP:
         self._negated = sense == "min"
         if self._negated:
             rows = rows._replace(reward=-rows.reward)
-        self._process: Process = checked("MDP", rows, gamma, terminal, renormalize)
+        self._process: Process = checked("MDP", rows, gamma, terminal, renormalize, -1 if self._negated else 1)
         self._is_semi = isinstance(gamma, np.ndarray) and gamma.ndim > 0
 
     @classmethod

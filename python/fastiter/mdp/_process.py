@@ -109,13 +109,13 @@ class Process:
         return place.astype(np.int32)
 
 
-def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool) -> Process:
-    """Check rows, discounts and terminal states; each message names the state and its action."""
+def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool, sign: int = 1) -> Process:
+    """Check rows, whose rewards are R times ``sign``, discounts and terminal states; messages name state and action."""
     if rows.states == 0:
         raise ValueError(f"{function}: P must have at least one state, got none")
     discount, own = _discounts(function, gamma, len(rows.reward))
     tolerance = _SUM_TOLERANCE[rows.weight.dtype.name]
-    sums = _check(function, rows, -1 if renormalize else tolerance)
+    sums = _check(function, rows, -1 if renormalize else tolerance, sign)
     if renormalize:
         rows = rows._replace(weight=_normalized(function, rows))
         sums = _check(function, rows, tolerance)
@@ -178,7 +178,7 @@ def _place(rows: Rows, row: int) -> str:
     return f"state {state}, action {action} (row {row})"
 
 
-def _check(function: str, rows: Rows, tolerance: float) -> tuple[float, float]:
+def _check(function: str, rows: Rows, tolerance: float, sign: int = 1) -> tuple[float, float]:
     """Check all rows, and return the least and the largest sum of their weights."""
     arrays = (rows.row, rows.entry, rows.next, rows.weight, rows.reward)
     counts = len(rows.reward), len(rows.weight)
@@ -194,7 +194,7 @@ def _check(function: str, rows: Rows, tolerance: float) -> tuple[float, float]:
         _NEXT: f"P must have next states from 0 to {rows.states - 1}, got {value:.0f}",
         _WEIGHT: f"P must have finite probabilities of at least 0, got {value:g}",
         _SUM: f"P must sum to 1 (renormalize=True divides by the sum), got {value:.12g}",
-        _REWARD: f"R must be finite, got {value:g}",
+        _REWARD: f"R must be finite, got {sign * value:g}",
     }
     where = "" if fault == _POINTERS else f" in {_place(rows, row)}"
     raise ValueError(f"{function}: {messages[fault]}{where}")
