@@ -146,6 +146,8 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ),
     (lambda: laws.project_quantile(0 * ONE, ONE, 2), ValueError, "project_quantile: p must have a positive sum"),
     (lambda: laws.project_quantile(ONE, ONE, 0), ValueError, "project_quantile: m must be at least 1, got 0"),
+    (lambda: laws.cvar(ONE / 2, ONE, 0.5), ValueError, "cvar: p must sum to 1 in each distribution"),
+    (lambda: laws.cvar(ONE[:0], ONE[:0], 0.5), ValueError, "cvar: p must sum to 1 in each distribution"),
     (lambda: laws.cvar(ONE, ONE, 1.5), ValueError, "cvar: level must be at most 1, got 1.5"),
     (lambda: laws.best_tail(OUTCOMES, 2, 3, 0.5, STOCKS), ValueError, "best_tail: start must be from 0 to 1, got 2"),
     (lambda: laws.best_tail(OUTCOMES, 0, 3, 0.5, ONE), ValueError, "stock_augmented: stocks must be at least two"),

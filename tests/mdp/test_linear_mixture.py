@@ -93,6 +93,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ),
     (lambda: MODEL.update(0, 0, 0, ONES, 0.0), ValueError, "update: variance must be finite and above 0, got 0.0"),
     (lambda: MODEL.plan(np.ones((2, 2))), ValueError, "plan: rewards must have shape (20, 4), got (2, 2)"),
+    (lambda: MODEL.plan(np.full((S, A), np.nan)), ValueError, "plan: rewards must be finite, got others"),
     (lambda: MODEL.plan(np.ones((S, A)), width=-1), ValueError, "plan: width must be finite and at least 0, got -1"),
 ]
 

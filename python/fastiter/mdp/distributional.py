@@ -158,6 +158,8 @@ def cvar(p: Array, x: Array, level: float) -> Array:
     array(0.5)
     """
     _check_law("cvar", p, x)
+    if p.size == 0 or np.abs(p.sum(axis=-1) - 1).max() > 1e-10:
+        raise ValueError("cvar: p must sum to 1 in each distribution, got others")
     level = _level("cvar", level)
     order = np.argsort(x, axis=-1)
     x, p = np.take_along_axis(x, order, -1), np.take_along_axis(p, order, -1)

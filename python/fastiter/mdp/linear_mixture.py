@@ -178,6 +178,8 @@ class LinearMixture:
         check_array("plan", "rewards", rewards, ("float64",))
         if rewards.shape != (self.S, self.A):
             raise ValueError(f"plan: rewards must have shape {(self.S, self.A)}, got {rewards.shape}")
+        if not np.isfinite(rewards).all():
+            raise ValueError("plan: rewards must be finite, got others")
         width, H, theta = positive("plan", "width", width), self.horizon, self.theta
         values, policy = np.zeros((H + 1, self.S)), np.empty((H, self.S), np.int64)
         for h in range(H - 1, -1, -1):
