@@ -85,6 +85,15 @@ def test_the_envelope_keeps_what_is_best_somewhere() -> None:
         assert len(kept) <= len(np.unique(np.argmax(weights @ lines.T, axis=1))) + 1
 
 
+@pytest.mark.parametrize("scale", [1e-13, 1e13])
+def test_rewards_of_any_size(scale: float) -> None:
+    process = TWO._replace(reward=scale * TWO.reward)
+    vectors, plain = alpha_vectors(process, 5), alpha_vectors(TWO, 5)
+    assert [len(per[0]) for per in vectors] == [len(per[0]) for per in plain]
+    best = float(np.max(vectors[5][0] @ HALF))
+    assert best == pytest.approx(belief_tree(process, 0, HALF, 5), rel=1e-12)
+
+
 def test_a_random_process() -> None:
     process = random_process(2)
     value = belief_tree(process, 0, HALF, 4)
@@ -124,6 +133,12 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         "alpha_vectors: beliefs must have shape (B, 2)",
     ),
+    (
+        lambda: alpha_vectors(TWO, 1, beliefs=np.array([[np.nan, 1.0]])),
+        ValueError,
+        "alpha_vectors: beliefs must be finite and at least 0",
+    ),
+    (lambda: alpha_vectors(TWO, 1, beliefs=-np.ones((1, 2))), ValueError, "alpha_vectors: beliefs must be finite and"),
     (lambda: alpha_vectors(TWO, -1), ValueError, "alpha_vectors: horizon must be at least 0, got -1"),
 ]
 

@@ -20,7 +20,7 @@ from .._public import publish
 
 Array = npt.NDArray[Any]
 
-#: Differences of values that are rounding
+#: Differences that are rounding, relative to the largest value, and of beliefs
 _TINY = 1e-12
 
 __all__ = ["LatentMDP", "alpha_vectors", "belief_tree"]
@@ -200,6 +200,8 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
         check_array(function, "beliefs", beliefs, ("float64",))
         if beliefs.ndim != 2 or beliefs.shape[1] != M or len(beliefs) == 0:
             raise ValueError(f"{function}: beliefs must have shape (B, {M}), got {beliefs.shape}")
+        if not (np.isfinite(beliefs) & (beliefs >= 0)).all():
+            raise ValueError(f"{function}: beliefs must be finite and at least 0, got others")
     found = [[np.zeros((1, M)) for _ in range(S)]]
     for _ in range(count(function, "horizon", horizon)):
         now = []
@@ -222,15 +224,16 @@ def _pruned(vectors: Array, beliefs: Array | None) -> Array:
         best: Array = vectors[np.unique(np.argmax(beliefs @ vectors.T, axis=1))]
         return best
     # The upper envelope of the lines x + b (y - x) over the belief b of the second context in [0, 1]
+    tiny = _TINY * float(np.abs(vectors).max())
     order = np.lexsort((vectors[:, 0], vectors[:, 1] - vectors[:, 0]))
     kept: list[Array] = []
     for line in vectors[order]:
         slope = line[1] - line[0]
-        if kept and slope - (kept[-1][1] - kept[-1][0]) <= _TINY:
+        if kept and slope - (kept[-1][1] - kept[-1][0]) <= tiny:
             if line[0] <= kept[-1][0]:
                 continue  # parallel and not above
             kept.pop()
-        while kept and _hides(kept, line):
+        while kept and _hides(kept, line, tiny):
             kept.pop()
         kept.append(line)
     lines = np.array(kept)
@@ -242,13 +245,13 @@ def _crossing(one: Array, other: Array) -> float:
     return float((one[0] - other[0]) / ((other[1] - other[0]) - (one[1] - one[0])))
 
 
-def _hides(kept: list[Array], line: Array) -> bool:
+def _hides(kept: list[Array], line: Array, tiny: float) -> bool:
     """Return whether the last line is, up to rounding, nowhere above both its neighbours."""
     if len(kept) < 2:
         return False
     at = _crossing(kept[-2], line)
     middle, outer = (one[0] + at * (one[1] - one[0]) for one in (kept[-1], line))
-    return bool(middle <= outer + _TINY * max(1.0, abs(outer)))
+    return bool(middle <= outer + tiny)
 
 
 def _within(lines: Array) -> Array:
