@@ -264,6 +264,11 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: robust(GOOD, "l1", 0.1, limits=1), TypeError, "robust: limits must be None for 'l1', got int"),
     (lambda: mdp.iwocs([], 0), TypeError, "iwocs: models must be a list of MDPs, got list"),
     (lambda: mdp.iwocs([GOOD, examples.forest(4)], 0), ValueError, "iwocs: models must have the same rows, discount"),
+    (
+        lambda: mdp.iwocs([MDP(np.ones((1, 1, 1)), np.ones(1), np.array([0.5]))], 0),
+        ValueError,
+        "iwocs: gamma must be one number for all rows, got an array",
+    ),
     (lambda: mdp.iwocs([GOOD], 3), ValueError, "iwocs: start must be from 0 to 2, got 3"),
 ]
 

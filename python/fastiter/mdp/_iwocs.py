@@ -164,6 +164,8 @@ def _checked(function: str, models: Any, start: Any) -> int:
     discount = first._discount(function)
     if first._process.modulus(discount)[1] >= 1:
         raise ValueError(f"{function}: gamma must be below 1, got {discount:g}")
+    if any(model._is_semi for model in models):
+        raise ValueError(f"{function}: gamma must be one number for all rows, got an array")
     for k, model in enumerate(models):
         same = np.array_equal(model.row_starts, first.row_starts) and model.dtype == first.dtype
         if not same or model._process.discount != discount or model._negated:
