@@ -35,6 +35,9 @@ def test_first_values_and_policies() -> None:
     again = mdp.ValueIteration(P, R, 0.9, 1e-6, initial_value=VALUE)
     again.run()
     assert again.iter == 1
+    single = mdp.ValueIteration(P.astype(np.float32), R.astype(np.float32), 0.9, 1e-3, initial_value=list(VALUE))
+    single.run()
+    assert single.iter == 1
     policies = mdp.PolicyIteration(P, R, 0.9, policy0=POLICY)
     policies.run()
     assert policies.iter <= 2 and policies.policy == tuple(POLICY)

@@ -109,7 +109,8 @@ class ValueIteration(_Solver):
         skip_check: bool = False,
     ) -> None:
         super().__init__(transitions, reward, discount, epsilon, max_iter)
-        self._value0 = _first_values(initial_value, self.S)
+        first = _first_values(initial_value, self.S)
+        self._value0 = None if first is None else first.astype(self._problem.dtype)
 
 
 class ValueIterationGS(ValueIteration):
