@@ -95,6 +95,8 @@ def test_optimism() -> None:
     assert gains == pytest.approx([truth, 0.53333, 0.6, 0.8], abs=5e-6)
     assert extended_value_iteration(river, 0.0, 0.1, tol=1e-8).gain > truth
     assert extended_value_iteration(river, 2.0, 5.0).gain == pytest.approx(1.0)  # the largest reward that is possible
+    forest = extended_value_iteration(examples.forest(3, None), 0.0, most=4.0, tol=1e-8)
+    assert forest.gain == pytest.approx(3.24, abs=1e-8)
     wide = np.full(river.rows, 0.1)
     assert extended_value_iteration(river, wide, tol=1e-8).gain == gains[1]
 
@@ -145,6 +147,13 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         "extended_value_iteration: probability_radius must",
     ),
+    (
+        lambda: extended_value_iteration(examples.forest(3, None), 0.1),
+        ValueError,
+        "extended_value_iteration: most must be at least the largest reward, got 1 and a reward of 4",
+    ),
+    (lambda: extended_value_iteration(RIVER, 0.1, most=np.nan), ValueError, "extended_value_iteration: most must be"),
+    (lambda: extended_value_iteration(RIVER, 0.1, most="1"), TypeError, "extended_value_iteration: most must be a num"),
     (lambda: finite_horizon(RIVER), TypeError, "finite_horizon: horizon must be an int for one MDP, got None"),
     (lambda: finite_horizon([]), TypeError, "finite_horizon: problem must be an MDP or a sequence of MDPs, got list"),
     (lambda: finite_horizon([RIVER], 2), TypeError, "finite_horizon: horizon must be None for a sequence of MDPs"),

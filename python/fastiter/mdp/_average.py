@@ -13,7 +13,7 @@ from .._solution import Solution, judged, plural
 from ._krylov import Chain, bicgstab, norm
 from ._layouts import Rows
 from ._mdp import MDP
-from ._process import Process
+from ._process import Process, finite_number
 from ._robust import Ambiguity, operator
 from ._work import Operator
 
@@ -321,7 +321,7 @@ def extended_value_iteration(
     probability_radius, reward_radius : float or (rows,)
         |q - P|_1 <= the first, with mass on any state; |rewards - R| <= the second.
     most : float
-        The largest reward that is possible.
+        The largest reward that is possible: optimism ends there, and no reward may be above.
     tol, max_steps, value0, throw : float, int, (S,), bool
         As for :func:`average`; UCRL2 stops at tol = 1 / sqrt(t).
 
@@ -357,9 +357,13 @@ def extended_value_iteration(
     if problem._negated:
         raise ValueError(f"{function}: problem must have sense 'max', got 'min'")
     check_flag(function, "throw", throw)
+    most = finite_number(function, "most", most)
     rows = process.rows
     wide = _radius(function, "probability_radius", probability_radius, len(rows.reward))
     bonus = _radius(function, "reward_radius", reward_radius, len(rows.reward))
+    if rows.reward.max(initial=-np.inf) > most + 1e-6 * max(1.0, abs(most)):  # means of rewards may round up
+        got = f"{rows.reward.max():g}"
+        raise ValueError(f"{function}: most must be at least the largest reward, got {most:g} and a reward of {got}")
     reward = np.minimum(rows.reward + bonus, most).astype(rows.reward.dtype)
     optimistic = Process(rows._replace(reward=reward), 1.0, process.sums)
     tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)

@@ -133,6 +133,15 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
     return process
 
 
+def finite_number(function: str, name: str, x: object) -> float:
+    """Return ``x`` as a float; refuse anything but a finite number."""
+    if isinstance(x, bool) or not isinstance(x, numbers.Real):
+        raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
+    if not fits_float(x) or not math.isfinite(x):
+        raise ValueError(f"{function}: {name} must be finite, got {x if fits_float(x) else 'a larger number'}")
+    return float(x)
+
+
 def _discounts(function: str, gamma: Any, rows: int) -> tuple[float | None, Array | None]:
     """Return the common discount and those of the rows: None where there are none."""
     if gamma is None:

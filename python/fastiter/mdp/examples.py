@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._check import count, fits_float, positive, type_name
+from .._check import count, positive
 from .._public import publish
 from ._layouts import Rows
 from ._mdp import MDP
+from ._process import finite_number
 
 Array = npt.NDArray[Any]
 Gamma = float | None
@@ -54,7 +53,7 @@ def forest(
     array([26.244, 29.484, 33.484])
     """
     S = count("forest", "S", S, 2)
-    p, r1, r2 = _probability("forest", "p", p), _number("forest", "r1", r1), _number("forest", "r2", r2)
+    p, r1, r2 = _probability("forest", "p", p), finite_number("forest", "r1", r1), finite_number("forest", "r2", r2)
     older = np.minimum(np.arange(1, S + 1), S - 1)
     targets = np.stack([np.zeros(S, np.int64), older, np.zeros(S, np.int64)], axis=1).reshape(-1)
     weights = np.tile([p, 1 - p, 1.0], S)
@@ -145,7 +144,7 @@ def gridworld(
     slip = _probability("gridworld", "slip", slip)
     if slip > 0.5:
         raise ValueError(f"gridworld: slip must be at most 0.5, as each of two directions has it, got {slip}")
-    reward, goal = _number("gridworld", "reward", reward), _number("gridworld", "goal", goal)
+    reward, goal = finite_number("gridworld", "reward", reward), finite_number("gridworld", "goal", goal)
     y, x = np.divmod(np.arange(n * n), n)
     moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
     to = np.stack([np.clip(y + dy, 0, n - 1) * n + np.clip(x + dx, 0, n - 1) for dy, dx in moves], axis=1)
@@ -243,7 +242,7 @@ def inventory(
     """
     capacity, mean = count("inventory", "capacity", capacity, 1), positive("inventory", "mean", mean, zero=False)
     price, cost, order_cost, holding = (
-        _number("inventory", name, x)
+        finite_number("inventory", name, x)
         for name, x in (("price", price), ("cost", cost), ("order_cost", order_cost), ("holding", holding))
     )
     ratios = np.log(mean) - np.log(np.arange(1, capacity + 1))  # logarithms: exp(-mean) may be 0
@@ -317,14 +316,6 @@ def _of(row: Array, counts: Array, targets: Array, weights: Array, rewards: Arra
     parts = np.ascontiguousarray(weights, kind).reshape(-1), np.ascontiguousarray(rewards, kind).reshape(-1)
     rows = Rows(row.astype(np.int64), entry, np.ascontiguousarray(targets, np.int32).reshape(-1), *parts)
     return MDP._of(rows, gamma)
-
-
-def _number(function: str, name: str, x: object) -> float:
-    if isinstance(x, bool) or not isinstance(x, Real):
-        raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
-    if not fits_float(x) or not math.isfinite(x):
-        raise ValueError(f"{function}: {name} must be finite, got {x if fits_float(x) else 'a larger number'}")
-    return float(x)
 
 
 def _probability(function: str, name: str, x: object) -> float:
