@@ -124,6 +124,17 @@ def test_one_process_for_all_steps() -> None:
     assert np.array_equal(costs.value, -long.value) and np.array_equal(costs.policy, long.policy)
 
 
+def test_the_last_step_says_which_states_are_terminal() -> None:
+    P, R = random_process(4, 2, 103, unequal=False)
+    last = np.arange(1.0, 5)
+    found = finite_horizon([mdp_of(P, R, None, terminal=[0]), mdp_of(P, R, None)], value=last)
+    assert np.array_equal(found.value[2], last)
+    v = np.max(R + P @ last, axis=1)
+    np.testing.assert_allclose(found.value[1], v, rtol=0, atol=1e-14)
+    before = np.max(R + P @ v, axis=1)
+    np.testing.assert_allclose(found.value[0], [0, *before[1:]], rtol=0, atol=1e-14)
+
+
 RIVER = examples.riverswim(6)
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: average(RIVER, "vi"), ValueError, "average: method must be one of 'rvi', 'howard', got 'vi'"),

@@ -53,7 +53,7 @@ def finite_horizon(
     horizon : int
         H, for a single process.
     value : (S,)
-        The terminal values, 0 by default; those of terminal states are 0.
+        The terminal values, 0 by default; those of the last step's terminal states are 0.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def finite_horizon(
     values = np.zeros((len(problems) + 1, first.S), first.dtype)
     actions = np.empty((len(problems), first.S), np.int32)
     if value is not None:
-        values[-1] = first._values("finite_horizon", "value", value)
+        values[-1] = problems[-1]._values("finite_horizon", "value", value)
     for h in range(len(problems) - 1, -1, -1):
         process = problems[h]._process
         discount = 1.0 if process.discount is None else process.discount
