@@ -275,6 +275,23 @@ def test_values_that_grow_without_end(method: Any) -> None:
     assert not found.converged and np.isposinf(found.upper[:2]).all()
 
 
+@pytest.mark.parametrize("method", ["vi", "gs", "ps", "mpi"])
+def test_cycles_that_earn_nothing(method: Any) -> None:
+    """At gamma 1: staying is worth 0 and leaving -1; any value from -1 on solves V = T V."""
+    P = np.array([[[1.0, 0], [0, 1]], [[0, 1], [0, 1]]])
+    problem = mdp.MDP(P, np.array([[0.0, -1], [0, 0]]), 1.0)
+    found = problem.solve(method)
+    assert found.converged and found.value.tolist() == [0, 0] and np.isinf([found.lower[0], found.upper[0]]).all()
+    with pytest.raises(ValueError, match=r"^solve: value0 must be 0 where gamma is 1 and a cycle earns nothing"):
+        problem.solve(method, value0=np.array([-5.0, 0]))
+    # The first state earns nothing either, but is left: bounds hold where the cycle behind it costs.
+    P = np.array([[[0.0, 1, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]], [[0, 0, 1], [0, 0, 1]]])
+    for free, reward in ((False, [[-1.0, -2], [-1, -3], [0, 0]]), (True, [[0.0, -2], [-1, -3], [0, 0]])):
+        found = mdp.MDP(P, np.array(reward), 1.0).solve(method, value0=np.array([-9.0, 4, 0]), tol=1e-9)
+        assert found.converged and found.value[:2] == pytest.approx([-3.0 if free else -4, -3])
+        assert bool(np.isfinite(found.upper - found.lower).all()) is not free
+
+
 def test_rows_that_nearly_sum_to_one() -> None:
     almost = np.array([[0.5, 0.5 - 1e-7], [0.0, 1.0]])
     with pytest.raises(ValueError, match=r"^MDP: P must sum to 1 .*, got 0.9999999 in state 0, action 0 \(row 0\)$"):

@@ -169,7 +169,8 @@ class MDP:
             The most sweeps over all states.
         value0 : (S,)
             The first values, in the dtype of P; those of a similar process save sweeps. By default a lower bound on V*,
-            the worth of earning the least of the states' best rewards for ever; 0 where gamma is 1.
+            the worth of earning the least of the states' best rewards for ever; 0 where gamma is 1. Others are refused
+            there if a cycle earns nothing, as V = T V then has many solutions.
         order
             For "gs": "bfs" is by distance to the states that are never left (ascending if there are none); "symmetric"
             is ascending and descending in turn; or an array of states.
@@ -311,7 +312,11 @@ class MDP:
 
     def _start(self, value0: object) -> Array:
         if value0 is not None:
-            return self._values("solve", "value0", value0)
+            given = self._values("solve", "value0", value0)
+            if self._process.modulus(self._discount("solve"))[1] >= 1 and given.any() and self._process.has_free_cycle:
+                expected = "0 where gamma is 1 and a cycle earns nothing, as V = T V has many solutions"
+                raise ValueError(f"solve: value0 must be {expected}, got others")
+            return given
         rows = self._process.rows
         has = np.diff(rows.row) > 0
         start, (low, high) = np.zeros(self.S, self.dtype), self._process.modulus(self._discount("solve"))

@@ -21,6 +21,9 @@ _POINTERS, _NEXT, _WEIGHT, _SUM, _REWARD = 1, 2, 3, 4, 5
 #: How far a row's probabilities may sum from 1
 _SUM_TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 
+#: Sweeps over all rows in the search for those on which a policy can stay
+_ROUNDS = 100
+
 
 class Process:
     """Rows that have passed all checks.
@@ -75,6 +78,39 @@ class Process:
         found = np.empty(self.states, np.bool_)
         _core.mdp.absorbing(self.bits, self.states, self.arrays, idle, found.view(np.uint8))
         return found
+
+    @cached_property
+    def endless_is_costly(self) -> bool:
+        """Whether all policies that never end have a value of -inf, as each row on which they can stay costs.
+
+        Without a discount T V <= V then gives V* <= V, and T V >= V the opposite.
+        """
+        if (self.rows.reward < 0).all():
+            return True
+        found = self._staying(np.ones(len(self.rows.reward), np.bool_))
+        return found is not None and bool((self.rows.reward[found] < 0).all())
+
+    @cached_property
+    def has_free_cycle(self) -> bool:
+        """Whether a policy can stay for ever on rows that earn nothing, undiscounted: V = T V is not unique then."""
+        owner = np.repeat(np.arange(len(self.rows.reward)), np.diff(self.rows.entry))
+        sums = np.bincount(owner, weights=self.rows.weight, minlength=len(self.rows.reward))
+        found = self._staying((self.rows.reward == 0) & (sums > 1 - _SUM_TOLERANCE[self.dtype.name]))
+        return found is not None and bool(found.any())
+
+    def _staying(self, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
+        """Return which of the rows policies that use no others can stay on for ever; None if that takes too long."""
+        row, entry = self.rows.row, self.rows.entry
+        owner = np.repeat(np.arange(len(usable)), np.diff(entry))
+        state = np.repeat(np.arange(self.states), np.diff(row))
+        possible, found = self.rows.weight > 0, usable.copy()
+        for _ in range(_ROUNDS):
+            inside = np.bincount(state[found], minlength=self.states) > 0
+            leaves = np.bincount(owner[possible & ~inside[self.rows.next]], minlength=len(usable)) > 0
+            if not (found & leaves).any():
+                return found
+            found &= ~leaves
+        return None
 
     def order_from(self, goals: Array) -> tuple[Array, int]:
         """Return the states by distance to the nearest goal, and how many reach one."""

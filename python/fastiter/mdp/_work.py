@@ -52,15 +52,21 @@ class Work:
 
     def bounds(self) -> Bounds:
         """Return the bounds that the last backup gives, without rounding."""
+        if self.modulus[1] >= 1 and not self.process.endless_is_costly:
+            return Bounds(-np.inf, np.inf)
         return bounds_of(self.change, self.modulus)
 
     def error(self) -> float:
         """Return the largest |w - v|."""
         return max(abs(self.change[0]), abs(self.change[1]))
 
-    def rounding(self) -> float:
-        """Return how far rounding moves a bound: that of one sweep, and its sum over those to come."""
-        size = max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
+    def rounding(self, size: float | None = None) -> float:
+        """Return how far rounding moves a bound: that of one sweep, and its sum over those to come.
+
+        ``size`` is the largest absolute value, by default that of w.
+        """
+        if size is None:
+            size = max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
         sums = (self._longest + 3) * 2.0**-52 * (self._largest_reward + max(self.modulus[1], 1.0) * size)
         sums += self.inexact * (self._largest_reward + size)
         once = sums + float(np.finfo(self.w.dtype).eps) * size
