@@ -14,7 +14,7 @@ import fastiter.torch  # noqa: E402
 from fastiter.mdp import reference  # noqa: E402
 from fastiter.mdp._torch import ops  # noqa: E402
 from fastiter.torch import mdp_values  # noqa: E402
-from tests.mdp.cases import pairs, random_process  # noqa: E402
+from tests.mdp.cases import mdp_of, pairs, random_process  # noqa: E402
 
 P, R = random_process(7, 3, 110)
 
@@ -50,6 +50,16 @@ def shifted(values: Any, crow: Any) -> Any:
     """Return probabilities from any numbers near them: finite differences leave the rows' sums at 1."""
     row = torch.repeat_interleave(torch.arange(len(crow) - 1), crow.diff())
     return values / torch.zeros(len(crow) - 1, dtype=values.dtype).index_add(0, row, values)[row]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("gamma", "scale"), [(0.9, 1.0), (0.999, 1e4)])
+def test_a_tolerance_below_rounding_is_no_failure(dtype: Any, gamma: float, scale: float) -> None:
+    """Warnings are errors: the default tolerance is below the rounding of float32, and of large values."""
+    P, R = random_process(20, 3, 60, unequal=False)
+    found = mdp_values(torch.tensor(P, dtype=dtype), scale * torch.tensor(R, dtype=dtype), gamma)
+    best = mdp_of(P, scale * R, gamma).solve("pi", tol=1e-5 * scale).value
+    np.testing.assert_allclose(found.value.numpy(), best, rtol=1e-3 if dtype == torch.float32 else 1e-9)
 
 
 def test_gradients() -> None:

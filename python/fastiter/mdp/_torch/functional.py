@@ -71,7 +71,8 @@ def mdp_values(
     states : (rows,) integers
         The state of each row of a CSR matrix, in rising order.
     tol : float
-        The width of the bounds within which the policy is optimal. The values are those of the policy, to rounding.
+        The width of the bounds within which the policy is optimal, or what rounding allows, if that is more. The values
+        are those of the policy, to rounding.
     max_steps : int
         The most sweeps for the policy.
 

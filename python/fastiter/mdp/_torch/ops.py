@@ -21,6 +21,7 @@ from ..._torch.ops import contiguous
 from .._krylov import Chain, solved
 from .._layouts import Rows, Sparse, keep_rows
 from .._mdp import MDP
+from .._work import Work
 
 
 class Policy(NamedTuple):
@@ -56,8 +57,11 @@ def _policy(call: Policy) -> Tensor:
     kept = keep_rows(Sparse(crow, col.astype(np.int32), values, len(row) - 1), possible)
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(possible)])
     rows = Rows(before[row], kept.start, kept.column, kept.value, rewards[possible], np.flatnonzero(possible))
-    problem = MDP._of(rows, float(call.gamma))
-    return torch.from_numpy(problem.solve(tol=call.tol, max_steps=call.max_steps).policy)
+    gamma = float(call.gamma)
+    problem = MDP._of(rows, gamma)
+    largest = np.abs(rows.reward).max(initial=0) / (1 - gamma)
+    reachable = 2 * Work(problem._process, np.zeros(problem.S, problem.dtype), gamma).rounding(float(largest))
+    return torch.from_numpy(problem.solve(tol=max(call.tol, reachable), max_steps=call.max_steps).policy)
 
 
 def _policy_fake(call: Policy) -> Tensor:
