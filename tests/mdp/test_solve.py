@@ -258,6 +258,19 @@ def test_values_of_policies_on_long_cycles(n: int, gamma: float) -> None:
     np.testing.assert_allclose(semi.evaluate(np.zeros(n, int)), expected, rtol=1e-11)
 
 
+@pytest.mark.parametrize(("dtype", "powers"), [("float32", (-110, 100)), ("float64", (-900, 900))])
+def test_values_of_policies_scale_with_rewards(dtype: str, powers: tuple[int, int]) -> None:
+    """Powers of 2 change no bit; squares of these rewards overflow or vanish."""
+    P, R = random_process(9, 1, 50, unequal=False)
+    policy = np.zeros(9, int)
+    plain = mdp_of(P, R, 0.9, dtype).evaluate(policy)
+    for power in powers:
+        scaled = mdp_of(P, np.ldexp(R, power), 0.9, dtype).evaluate(policy)
+        assert np.array_equal(scaled, np.ldexp(plain, power))
+    with pytest.raises(fastiter.ConvergenceError, match=f"evaluate: values must be within the range of {dtype}"):
+        mdp_of(P, 0 * R + np.finfo(dtype).max / 2, 0.9, dtype).evaluate(policy)
+
+
 def test_values_out_of_reach_are_refused() -> None:
     n = 400
     problem = mdp.MDP(np.roll(np.eye(n), 1, axis=1)[:, None], np.arange(n * 1.0), 1 - 1e-9)

@@ -37,6 +37,10 @@ class Chain:
         self._none = np.zeros(states, dtype)
         self.modulus = discount if modulus is None else modulus
 
+    def with_reward(self, reward: Array) -> Chain:
+        """Return the chain with other rewards."""
+        return Chain(self._model, self._discount, reward.dtype, len(reward), reward, self.modulus)
+
     def residual(self, v: Array) -> Array:
         """Return r + gamma P v - v."""
         w = np.empty_like(v)
@@ -111,12 +115,22 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
 
 
 def solved(function: str, chain: Chain, b: Array) -> Array:
-    """Return values whose residual is rounding, of the rewards b; raise where there are none."""
+    """Return values whose residual is rounding, of the rewards b; raise where there are none.
+
+    Rewards are divided by a power of 2 near the largest, as squares of huge or tiny ones overflow or vanish.
+    """
+    exponent = int(np.frexp(np.abs(b).max(initial=0))[1])
+    scaled = np.ldexp(b, -exponent)
+    chain = chain.with_reward(scaled)
     x = solve(chain, np.zeros_like(b), 0.0)
-    remaining, size = norm(chain.residual(x)), norm(b)
+    remaining, size = norm(chain.residual(x)), norm(scaled)
     if not remaining <= 1e3 * np.finfo(b.dtype).eps * max(size, norm(x)):
         raise ConvergenceError(f"{function}: the residual of a policy's values must vanish, got {remaining:.2g}")
-    return x
+    with np.errstate(over="ignore"):
+        values: Array = np.ldexp(x, exponent)
+    if not np.isfinite(values).all():
+        raise ConvergenceError(f"{function}: values must be within the range of {b.dtype}, got larger ones")
+    return values
 
 
 def bicgstab(chain: Chain, b: Array, target: float) -> Array:
