@@ -149,6 +149,11 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: laws.cvar(ONE / 2, ONE, 0.5), ValueError, "cvar: p must sum to 1 in each distribution"),
     (lambda: laws.cvar(ONE[:0], ONE[:0], 0.5), ValueError, "cvar: p must sum to 1 in each distribution"),
     (lambda: laws.cvar(ONE, ONE, 1.5), ValueError, "cvar: level must be at most 1, got 1.5"),
+    (
+        lambda: laws.best_tail([[]], 0, 2, 0.5, STOCKS),
+        ValueError,
+        "stock_augmented: outcomes must have a state, and an action in each",
+    ),
     (lambda: laws.best_tail(OUTCOMES, 2, 3, 0.5, STOCKS), ValueError, "best_tail: start must be from 0 to 1, got 2"),
     (lambda: laws.best_tail(OUTCOMES, 0, 3, 0.5, ONE), ValueError, "stock_augmented: stocks must be at least two"),
     (

@@ -152,6 +152,14 @@ def broken(**parts: Any) -> Any:
 
 
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: MDP([[([0], [1.0])], [5]], ONES[:2], 0.9),
+        TypeError,
+        "P[1][0] must be (next, p) or 2 probabilities, got int",
+    ),
+    (lambda: MDP([[([0], [1.0])], 5], ONES[:2], 0.9), TypeError, "P[1] must be a list of actions like P[0], got int"),
+    (lambda: MDP([[([0], ["x"])]], ONES[:1], 0.9), TypeError, "P[0][0] must be numbers, got list with others"),
+    (lambda: MDP([[([0], [1.0])]], [["x"]], 0.9), TypeError, "R[0] must be numbers, got list with others"),
     (lambda: MDP(ONES, ONES, 0.9), TypeError, "P must be an array (S, A, S), a list of A matrices (S, S), a matrix"),
     (lambda: MDP(csr(EYE), ONES, 0.9), TypeError, "P must be an array (S, A, S), a list"),
     (lambda: MDP(np.ones((2, 3, 3)), ONES, 0.9), ValueError, "shape (S, A, S), got (2, 3, 3); a list of A matrices"),

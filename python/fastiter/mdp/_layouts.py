@@ -311,14 +311,18 @@ def _nested(function: str, P: Sequence[Any], R: Any) -> Rows:
     column: list[Array] = []
     value: list[Array] = []
     for s, given in enumerate(P):
+        if not isinstance(given, (list, tuple)):
+            raise TypeError(f"{function}: P[{s}] must be a list of actions like P[0], got {type_name(given)}")
         for a, one in enumerate(given):
             name = f"P[{s}][{a}]"
+            if not isinstance(one, (list, tuple, np.ndarray)):
+                raise TypeError(f"{function}: {name} must be (next, p) or {S} probabilities, got {type_name(one)}")
             if len(one) == 2 and all(isinstance(part, (list, tuple, np.ndarray)) for part in one):
-                to, p = integers(function, name, one[0]), np.asarray(one[1], np.float64)
+                to, p = integers(function, name, one[0]), _numbers(function, name, one[1])
                 if to.ndim != 1 or to.shape != p.shape:
                     raise ValueError(f"{function}: {name} must be (next, p) of one length, got {to.shape}, {p.shape}")
             else:
-                p = np.asarray(one, np.float64)
+                p = _numbers(function, name, one)
                 if p.shape != (S,):
                     expected = f"(next, p) or {S} probabilities"
                     raise ValueError(f"{function}: {name} must be {expected}, got shape {p.shape}")
@@ -337,12 +341,19 @@ def _nested(function: str, P: Sequence[Any], R: Any) -> Rows:
     )
 
 
+def _numbers(function: str, name: str, x: Any) -> Array:
+    try:
+        return np.asarray(x, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}: {name} must be numbers, got {type_name(x)} with others") from None
+
+
 def _nested_rewards(function: str, R: Any, counts: Array) -> Array:
     S = len(counts)
     if isinstance(R, np.ndarray) and R.shape == (S,):
         return np.repeat(R.astype(np.float64), counts)
     if isinstance(R, (list, tuple, np.ndarray)) and len(R) == S:
-        found = [np.atleast_1d(np.asarray(r, np.float64)) for r in R]
+        found = [np.atleast_1d(_numbers(function, f"R[{s}]", r)) for s, r in enumerate(R)]
         wrong = [s for s in range(S) if found[s].shape != (counts[s],)]
         if wrong:
             s = wrong[0]

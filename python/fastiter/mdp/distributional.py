@@ -277,6 +277,8 @@ def _augmented(function: str, outcomes: Outcomes, stocks: Array, gamma: float, d
     """Return the process whose state is s C + c, with two next stocks for each outcome."""
     S, C = len(outcomes), len(stocks)
     row, lengths, targets, weights = [0], [], [], []
+    if not S or not all(len(actions) for actions in outcomes):
+        raise ValueError(f"{function}: outcomes must have a state, and an action in each, got none")
     for s in range(S):
         places = []
         for a, listed in enumerate(outcomes[s]):

@@ -60,6 +60,8 @@ class LatentMDP(NamedTuple):
     def of(cls, transitions: Array, rewards: Array) -> LatentMDP:
         """Return the process of kernels (M, S, A, S) whose next state alone is seen, and rewards (M, S, A)."""
         check_array("LatentMDP.of", "transitions", transitions, ("float64",))
+        if transitions.ndim != 4:
+            raise ValueError(f"LatentMDP.of: transitions must have shape (M, S, A, S), got {transitions.shape}")
         S = transitions.shape[-1]
         target = np.broadcast_to(np.arange(S), transitions.shape[1:])
         return _checked("LatentMDP.of", cls(transitions, rewards, np.ascontiguousarray(target)))
