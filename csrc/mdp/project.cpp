@@ -1,6 +1,7 @@
 #include "mdp/project.hpp"
 #include "core/launch.hpp"
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -44,16 +45,18 @@ void project_quantile(int64_t n, int64_t k, const double* p, const double* x, in
         double total = 0;
         for (int64_t j = i * k; j < (i + 1) * k; ++j) total += p[j];
         size_t at = 0;
-        double left = k ? p[order[0]] : 0;
+        double left = k ? p[order[0]] : 0, top = 0;
         for (int64_t part = 0; part < m; ++part) {
-            double wanted = total / double(m), sum = 0;
+            // The last part has all that is left: what rounding adds to a part is never taken from an outcome without it.
+            double wanted = part + 1 == m ? std::numeric_limits<double>::infinity() : total / double(m);
+            double sum = 0, taken = 0;
             while (wanted > 0 && at < order.size()) {
-                const bool last = at + 1 == order.size();
-                const double taken = last ? wanted : std::min(left, wanted); // rounding leaves a little of the last
-                sum += taken * x[order[at]], wanted -= taken, left -= taken;
-                if (left <= 0 && !last) left = p[order[++at]];
+                const double now = std::min(left, wanted);
+                if (now > 0) top = x[order[at]];
+                sum += now * x[order[at]], taken += now, wanted -= now, left -= now;
+                if (left <= 0 && ++at < order.size()) left = p[order[at]];
             }
-            out[i * m + part] = sum * double(m) / total;
+            out[i * m + part] = taken > 0 ? sum / taken : top;
         }
     });
 }

@@ -122,6 +122,14 @@ def test_expected_utilities_with_a_discount() -> None:
             assert value == pytest.approx(best, abs=1e-3)
 
 
+def test_rounding_takes_no_mass_from_an_outcome_far_away() -> None:
+    p, x = np.array([0.1, 0.1, 0.1, 1e-18]), np.array([0.0, 0, 0, 1e18])
+    np.testing.assert_allclose(laws.project_quantile(p, x, 3), [0, 0, 10], rtol=1e-12)
+    p, x = np.array([0.1] * 10 + [0.0]), np.array([1.0] * 10 + [1e300])
+    for m in range(1, 30):
+        np.testing.assert_allclose(laws.project_quantile(p, x, m), np.ones(m), rtol=1e-14)
+
+
 ONE = np.ones(1)
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (
