@@ -89,6 +89,13 @@ def test_a_periodic_chain_needs_tau() -> None:
         average(cycle, max_steps=50, throw=True)
 
 
+def test_the_gain_of_a_long_cycle() -> None:
+    """BiCGSTAB needs as many products as the cycle has states, and fails before."""
+    cycle = MDP([np.roll(np.eye(300), 1, axis=1)], np.arange(300.0), None)
+    found = average(cycle, "howard", tol=1e-8)
+    assert found.converged and found.gain == pytest.approx(149.5, abs=1e-8)
+
+
 def test_optimism() -> None:
     river, truth = examples.riverswim(6), 0.428622434
     gains = [extended_value_iteration(river, radius, tol=1e-8).gain for radius in (0, 0.1, 0.2, 0.5)]

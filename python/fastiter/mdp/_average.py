@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 METHODS = ("rvi", "howard")
 #: The relative gain from which an action is better
 _BETTER = 1e-12
+#: The most states of a chain that is solved by elimination where BiCGSTAB fails, as on long cycles
+_DENSE = 2000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -246,21 +248,34 @@ def _bias(chain: Chain, h: Array) -> tuple[Array, float]:
     reward = chain.residual(np.zeros_like(h))
     equations = _BiasOperator(chain)
     x = h.copy()
-    size = np.inf
+    remaining = reward - equations.multiply(x)
     for _ in range(20):
-        remaining = reward - equations.multiply(x)
-        if not norm(remaining) < size / 2:
-            break
         size = norm(remaining)
         if size == 0:
             break
-        step = bicgstab(equations, remaining, 1e-14 * size)
-        if not np.isfinite(step).all():
+        trial = x + bicgstab(equations, remaining, 1e-14 * size)
+        after = reward - equations.multiply(trial)
+        if norm(after) < size:  # False for NaN
+            x, remaining = trial, after
+        if not norm(after) < size / 2:
             break
-        x = x + step
+    rounding = 1e3 * float(np.finfo(h.dtype).eps) * (norm(reward) + norm(x))
+    if norm(remaining) > rounding and len(h) <= _DENSE:
+        x = _directly(equations, reward, x, norm(remaining))
     h = x - x[0]
     change = chain.residual(h)
     return h, float(change.max() - change.min())
+
+
+def _directly(equations: _BiasOperator, reward: Array, x: Array, size: float) -> Array:
+    """Return the solution by elimination, or x if its residual, ``size``, is smaller."""
+    identity = np.eye(len(x), dtype=x.dtype)
+    matrix = np.stack([equations.multiply(column) for column in identity], axis=1)
+    try:
+        found: Array = np.linalg.solve(matrix, reward)
+    except np.linalg.LinAlgError:  # several recurrent classes
+        return x
+    return found if norm(reward - equations.multiply(found)) < size else x
 
 
 def _unending(function: str, problem: Any) -> Process:
