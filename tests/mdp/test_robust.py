@@ -103,6 +103,18 @@ def test_mass_may_move_to_any_state(kind: Any) -> None:
         np.testing.assert_allclose(once(P, v, kind, radius, support=False)[:, 0], expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", [*BALLS, "s-l1"])
+def test_entries_with_the_same_next_state_count_together(kind: Any) -> None:
+    twice = examples.garnet(6, 2, 5, 0.8)
+    weight, target, entry = twice.transitions
+    P = np.zeros((12, 6))
+    np.add.at(P, (np.repeat(np.arange(12), np.diff(entry)), target), weight)
+    once_each = MDP(P.reshape(6, 2, 6), twice.rewards.reshape(6, 2), 0.8)
+    assert len(once_each.transitions[0]) < len(weight)
+    found = [robust(problem, kind, 0.3, tol=1e-10).value for problem in (twice, once_each)]
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-10)
+
+
 def test_intervals_and_a_radius_for_each_row() -> None:
     rng = np.random.default_rng(72)
     P, v = rng.dirichlet(np.ones(4), (4, 1)), rng.standard_normal(4)

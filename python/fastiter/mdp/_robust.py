@@ -64,7 +64,7 @@ def robust(
         The set of each state and action, with P its row of probabilities:
 
         - "l1": sum |q - P| <= radius, twice the total variation;
-        - "linf": |q - P| <= radius for each entry;
+        - "linf": |q - P| <= radius for each next state;
         - "interval": low <= q <= high, given as ``limits``;
         - "kl": sum q ln(q / P) <= radius;
         - "chi2": sum (q - P)^2 / P <= radius;
@@ -173,10 +173,20 @@ def ambiguity(
         raise TypeError(f"{function}: limits must be None for {kind!r}, got {type(limits).__name__}")
     radii = _radii(function, radius, count, 1.0 if kind == "contamination" else np.inf)
     if kind == "linf":
-        around = np.repeat(radii, np.diff(rows.entry)).astype(rows.weight.dtype)
-        low, high = np.maximum(rows.weight - around, 0), np.minimum(rows.weight + around, 1)
-        return Ambiguity(kind, radii, low, np.where(rows.weight > 0, high, 0).astype(low.dtype), best=optimistic)
+        return Ambiguity(kind, radii, *_limits_around(rows, radii), best=optimistic)
     return Ambiguity(kind, radii, anywhere=not support, best=optimistic)
+
+
+def _limits_around(rows: Rows, radii: Array) -> tuple[Array, Array]:
+    """Return limits of all entries around P; of entries with the same next state in a row the first has their sum's."""
+    owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
+    _, first, place = np.unique(owner * rows.states + rows.next, return_index=True, return_inverse=True)
+    total = np.bincount(place.reshape(-1), weights=rows.weight)
+    low, high = np.zeros_like(rows.weight), np.zeros_like(rows.weight)
+    around = radii[owner[first]]
+    low[first] = np.maximum(total - around, 0)
+    high[first] = np.where(total > 0, np.minimum(total + around, 1), 0)
+    return low, high
 
 
 def _radii(function: str, radius: Any, count: int, most: float) -> Array:
