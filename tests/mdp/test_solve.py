@@ -305,6 +305,13 @@ def test_cycles_that_earn_nothing(method: Any) -> None:
         assert bool(np.isfinite(found.upper - found.lower).all()) is not free
 
 
+def test_idle_states_are_terminal_for_discounts_of_rows_too() -> None:
+    P = [np.eye(2), np.array([[0.0, 1], [0, 1]])]
+    for gamma in (1.0, np.ones(4), np.array([1.0, 1, 0.5, 1])):
+        found = mdp.MDP(P, np.array([[-1.0, -1], [0, 0]]), gamma).solve()
+        assert found.value.tolist() == [-1, 0] and found.policy.tolist() == [1, -1]
+
+
 def test_rows_that_nearly_sum_to_one() -> None:
     almost = np.array([[0.5, 0.5 - 1e-7], [0.0, 1.0]])
     with pytest.raises(ValueError, match=r"^MDP: P must sum to 1 .*, got 0.9999999 in state 0, action 0 \(row 0\)$"):

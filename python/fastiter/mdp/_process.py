@@ -159,7 +159,7 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
     _check_actions(function, rows, is_terminal)
     if own is not None:
         rows = rows._replace(weight=rows.weight * np.repeat(own, np.diff(rows.entry)).astype(rows.weight.dtype))
-    if discount == 1 and own is None:
+    if discount == 1 and (own is None or own.max(initial=0) == 1):
         is_terminal |= Process(rows, 1.0, sums)._absorbing(True)
     changed = own is not None or bool((np.diff(rows.row)[is_terminal] > 0).any())
     rows = _without(rows, is_terminal)
