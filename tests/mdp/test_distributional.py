@@ -160,7 +160,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: laws.best_tail([[]], 0, 2, 0.5, STOCKS),
         ValueError,
-        "stock_augmented: outcomes must have a state, and an action in each",
+        "best_tail: outcomes[0] must have at least one action, got none",
     ),
     (lambda: laws.best_tail(OUTCOMES, 2, 3, 0.5, STOCKS), ValueError, "best_tail: start must be from 0 to 1, got 2"),
     (lambda: laws.best_tail(OUTCOMES, 0, 3, 0.5, ONE), ValueError, "stock_augmented: stocks must be at least two"),
@@ -174,6 +174,17 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         "stock_augmented: gamma must be at most 1",
     ),
+    (
+        lambda: laws.stock_augmented([[[(0.5, 0, 0)]]], 1, STOCKS, abs),
+        ValueError,
+        "stock_augmented: outcomes[0][0] must have probabilities that sum to 1, got the sum 0.5",
+    ),
+    (
+        lambda: laws.stock_augmented([*OUTCOMES, []], 1, STOCKS, abs),
+        ValueError,
+        "stock_augmented: outcomes[2] must have at least one action, got none",
+    ),
+    (lambda: laws.stock_augmented(OUTCOMES, 1, STOCKS, 3), TypeError, "stock_augmented: utility must be a function"),
     (lambda: laws.stock_augmented(OUTCOMES, 1, STOCKS, np.sum), ValueError, "stock_augmented: utility must return 61"),
 ]
 

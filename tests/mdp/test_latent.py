@@ -114,16 +114,20 @@ def test_three_contexts_at_points() -> None:
 
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: LatentMDP.bandit(np.array([[1.5]])), ValueError, "LatentMDP.bandit: means must be (M, A) from 0 to 1"),
-    (lambda: LatentMDP.of(np.ones((1, 1, 1, 2)), np.ones((1, 1, 1))), ValueError, "LatentMDP.of: next must be states"),
+    (
+        lambda: LatentMDP.of(np.ones((1, 1, 1, 2)), np.ones((1, 1, 1))),
+        ValueError,
+        "LatentMDP.of: transitions must have shape (M, S, A, S), got (1, 1, 1, 2)",
+    ),
     (
         lambda: LatentMDP.of(np.full((1, 2, 1, 2), 0.4), np.ones((1, 2, 1))),
         ValueError,
-        "LatentMDP.of: likelihood must sum",
+        "LatentMDP.of: transitions must sum",
     ),
     (
         lambda: LatentMDP.of(np.ones((1, 1, 1, 1)), np.ones(1)),
         ValueError,
-        "LatentMDP.of: reward must have shape (1, 1, 1)",
+        "LatentMDP.of: rewards must have shape (1, 1, 1)",
     ),
     (lambda: LatentMDP.of(np.array(1.0), np.ones(1)), ValueError, "LatentMDP.of: transitions must have shape (M, S,"),
     (lambda: belief_tree(TWO, 1, HALF, 2), ValueError, "belief_tree: state must be from 0 to 0, got 1"),
@@ -140,6 +144,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         "alpha_vectors: beliefs must be finite and at least 0",
     ),
     (lambda: alpha_vectors(TWO, 1, beliefs=-np.ones((1, 2))), ValueError, "alpha_vectors: beliefs must be finite and"),
+    (lambda: alpha_vectors(tuple(TWO), 1), TypeError, "alpha_vectors: process must be a LatentMDP, got tuple"),
     (lambda: alpha_vectors(TWO, -1), ValueError, "alpha_vectors: horizon must be at least 0, got -1"),
 ]
 

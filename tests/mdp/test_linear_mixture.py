@@ -93,7 +93,12 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ),
     (lambda: MODEL.update(0, 0, 0, ONES, 0.0), ValueError, "update: variance must be finite and above 0, got 0.0"),
     (lambda: MODEL.plan(np.ones((2, 2))), ValueError, "plan: rewards must have shape (20, 4), got (2, 2)"),
-    (lambda: MODEL.plan(np.full((S, A), np.nan)), ValueError, "plan: rewards must be finite, got others"),
+    (
+        lambda: MODEL.variance(ONES, LinearMixture(FEATURES[:2], H), least=0.1),
+        ValueError,
+        "variance: squares must have (S, A, d) = (20, 4, 4) like the model, got (20, 4, 2)",
+    ),
+    (lambda: MODEL.plan(np.full((S, A), np.nan)), ValueError, "plan: rewards must be finite"),
     (lambda: MODEL.plan(np.ones((S, A)), width=-1), ValueError, "plan: width must be finite and at least 0, got -1"),
 ]
 

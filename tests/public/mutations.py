@@ -30,7 +30,7 @@ TWO_AXES = (*ONE_AXIS, *(LAYOUTS[name] for name in (*SAME, "Fortran order", "ins
 EXPANDED = tuple(LAYOUTS[f"{which} axis expanded"] for which in ("first", "second", "last"))
 #: Arguments that say how much is to be computed: a large number is right, and takes long
 AMOUNTS = {"iterations", "f_iterations", "c_iterations", "max_steps", "sweeps", "n", "state_len"}
-AMOUNTS |= {"S", "A", "b", "capacity"}
+AMOUNTS |= {"S", "A", "b", "capacity", "m", "horizon", "N", "max_iter"}
 
 
 # ---- Layouts --------------------------------------------------------------------------------------------------------

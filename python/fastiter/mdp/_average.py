@@ -389,7 +389,9 @@ def extended_value_iteration(
 
 
 def _radius(function: str, name: str, x: Any, rows: int) -> Array:
-    radius = np.asarray(x, np.float64)
+    if isinstance(x, np.ndarray):
+        check_array(function, name, x)
+    radius = np.asarray(x if isinstance(x, np.ndarray) else positive(function, name, x), np.float64)
     if radius.shape not in ((), (rows,)):
         raise ValueError(f"{function}: {name} must be a number or have shape (rows,) = ({rows},), got {radius.shape}")
     if not (np.isfinite(radius).all() and (radius >= 0).all()):

@@ -5,22 +5,19 @@ The state is augmented by a stock c, which collects the rewards so far: c' = (c 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import check_array, count, positive
+from .._check import check_array, count, positive, type_name
 from .._public import publish
 from ._finite import finite_horizon
-from ._layouts import Rows
-from ._mdp import MDP
+from ._outcomes import Outcomes, augmented, checked, stays
 
 Array = npt.NDArray[Any]
-#: outcomes[s][a]: the (probability, reward, next state) of action a in state s
-Outcomes = Sequence[Sequence[Sequence[tuple[float, float, int]]]]
 
 __all__ = [
     "StockValues",
@@ -158,7 +155,7 @@ def cvar(p: Array, x: Array, level: float) -> Array:
     array(0.5)
     """
     _check_law("cvar", p, x)
-    if p.size == 0 or np.abs(p.sum(axis=-1) - 1).max() > 1e-10:
+    if p.shape[-1] == 0 or np.abs(p.sum(axis=-1) - 1).max(initial=0) > 1e-10:
         raise ValueError("cvar: p must sum to 1 in each distribution, got others")
     level = _level("cvar", level)
     order = np.argsort(x, axis=-1)
@@ -264,44 +261,16 @@ def stock_augmented(
     gamma, degree = positive(function, "gamma", gamma, zero=False), positive(function, "degree", degree, zero=False)
     if gamma > 1:
         raise ValueError(f"{function}: gamma must be at most 1, got {gamma:g}")
-    S, C = len(outcomes), len(stocks)
+    if not callable(utility):
+        raise TypeError(f"{function}: utility must be a function of an array, got {type_name(utility)}")
+    horizon, listed = count(function, "horizon", horizon, 1), checked(function, outcomes)
+    S, C = len(listed), len(stocks)
     last = np.asarray(utility(stocks.copy()), np.float64)
     if last.shape != (C,) or not np.isfinite(last).all():
         raise ValueError(f"{function}: utility must return {C} finite numbers, got shape {last.shape}")
-    problem = _augmented(function, outcomes, stocks, gamma, None if gamma == 1 else gamma**degree)
-    found = finite_horizon(problem, count(function, "horizon", horizon, 1), np.tile(last, S))
+    problem = augmented(listed, stocks, gamma, None if gamma == 1 else gamma**degree)
+    found = finite_horizon(problem, horizon, np.tile(last, S))
     return StockValues(found.value.reshape(-1, S, C), found.policy.reshape(-1, S, C))
-
-
-def _augmented(function: str, outcomes: Outcomes, stocks: Array, gamma: float, discount: float | None) -> MDP:
-    """Return the process whose state is s C + c, with two next stocks for each outcome."""
-    S, C = len(outcomes), len(stocks)
-    row, lengths, targets, weights = [0], [], [], []
-    if not S or not all(len(actions) for actions in outcomes):
-        raise ValueError(f"{function}: outcomes must have a state, and an action in each, got none")
-    for s in range(S):
-        places = []
-        for a, listed in enumerate(outcomes[s]):
-            given = np.asarray(listed, np.float64).reshape(-1, 3)
-            p, reward, to = given.T
-            if ((to < 0) | (to >= S) | (to != np.floor(to))).any() or not np.isfinite(given).all():
-                raise ValueError(
-                    f"{function}: outcomes[{s}][{a}] must be finite, with next states below {S}, got others"
-                )
-            stock = np.clip((stocks[:, None] + reward) / gamma, stocks[0], stocks[-1])  # (C, outcomes)
-            below = np.clip(np.searchsorted(stocks, stock, side="right") - 1, 0, C - 2)
-            share = (stock - stocks[below]) / (stocks[below + 1] - stocks[below])
-            both = np.stack([to * C + below, to * C + below + 1], axis=2).reshape(C, -1)
-            places.append((both, np.stack([p * (1 - share), p * share], axis=2).reshape(C, -1)))
-        for c in range(C):
-            for target, weight in places:
-                targets.append(target[c])
-                weights.append(weight[c])
-                lengths.append(len(target[c]))
-            row.append(row[-1] + len(places))
-    entry = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-    parts = np.concatenate(targets).astype(np.int32), np.concatenate(weights)
-    return MDP._of(Rows(np.array(row), entry, *parts, np.zeros(len(lengths))), discount)
 
 
 class TailValues(NamedTuple):
@@ -383,25 +352,15 @@ def best_tail(
     >>> found.value, found.stock
     (2.0, -2.0)
     """
-    level = _level("best_tail", level)
-    if count("best_tail", "start", start) >= len(outcomes):
-        raise ValueError(f"best_tail: start must be from 0 to {len(outcomes) - 1}, got {start}")
+    level, listed = _level("best_tail", level), checked("best_tail", outcomes)
+    if count("best_tail", "start", start) >= len(listed):
+        raise ValueError(f"best_tail: start must be from 0 to {len(listed) - 1}, got {start}")
     found = stock_augmented(outcomes, horizon, stocks, lambda c: np.minimum(c, 0), gamma)
-    tails = np.where(_stays(outcomes, horizon, stocks, gamma), -stocks + found.value[0, start] / level, -np.inf)
+    tails = np.where(stays(listed, horizon, stocks, gamma), -stocks + found.value[0, start] / level, -np.inf)
     if np.isneginf(tails).all():
         raise ValueError("best_tail: stocks must be a grid that some first stock does not leave, got a narrower one")
     best = len(stocks) - 1 - int(np.argmax(tails[::-1] >= tails.max() - 1e-12))
     return TailValues(float(tails[best]), float(stocks[best]), found.policy)
-
-
-def _stays(outcomes: Outcomes, horizon: int, stocks: Array, gamma: float) -> Array:
-    """Return for which first stocks no sequence of rewards leaves the grid."""
-    rewards = [r for state in outcomes for listed in state for _, r, _ in listed]
-    low, high, stays = stocks, stocks, np.ones(len(stocks), bool)
-    for _ in range(horizon):
-        low, high = (low + min(rewards)) / gamma, (high + max(rewards)) / gamma
-        stays &= (low >= stocks[0]) & (high <= stocks[-1])
-    return stays
 
 
 publish(globals())

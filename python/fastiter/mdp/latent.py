@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, count, integers
+from .._check import check_array, count, integers, type_name
 from .._public import publish
 
 Array = npt.NDArray[Any]
@@ -60,38 +60,41 @@ class LatentMDP(NamedTuple):
     def of(cls, transitions: Array, rewards: Array) -> LatentMDP:
         """Return the process of kernels (M, S, A, S) whose next state alone is seen, and rewards (M, S, A)."""
         check_array("LatentMDP.of", "transitions", transitions, ("float64",))
-        if transitions.ndim != 4:
+        if transitions.ndim != 4 or 0 in transitions.shape or transitions.shape[1] != transitions.shape[3]:
             raise ValueError(f"LatentMDP.of: transitions must have shape (M, S, A, S), got {transitions.shape}")
-        S = transitions.shape[-1]
-        target = np.broadcast_to(np.arange(S), transitions.shape[1:])
-        return _checked("LatentMDP.of", cls(transitions, rewards, np.ascontiguousarray(target)))
+        target = np.broadcast_to(np.arange(transitions.shape[3]), transitions.shape[1:])
+        return _checked("LatentMDP.of", cls(transitions, rewards, np.array(target)), ("transitions", "rewards"))
 
     @classmethod
     def bandit(cls, means: Array) -> LatentMDP:
         """Return a bandit whose arms have rewards 0 or 1 with the means (M, A), which are seen."""
         check_array("LatentMDP.bandit", "means", means, ("float64",))
-        if means.ndim != 2 or not ((means >= 0) & (means <= 1)).all():
+        if means.ndim != 2 or 0 in means.shape or not ((means >= 0) & (means <= 1)).all():
             raise ValueError(f"LatentMDP.bandit: means must be (M, A) from 0 to 1, got shape {means.shape}")
         likelihood = np.stack([1 - means, means], axis=2)[:, None]
         return cls(likelihood, means[:, None].copy(), np.zeros((1, means.shape[1], 2), np.int64))
 
 
-def _checked(function: str, process: LatentMDP) -> LatentMDP:
+def _checked(function: str, process: Any, names: tuple[str, str] = ("likelihood", "reward")) -> LatentMDP:
+    """Return a process of contiguous arrays; ``names``: the names of its first two arrays in messages."""
+    if not isinstance(process, LatentMDP):
+        raise TypeError(f"{function}: process must be a LatentMDP, got {type_name(process)}")
     likelihood, reward, target = process
-    check_array(function, "likelihood", likelihood, ("float64",))
-    check_array(function, "reward", reward, ("float64",))
+    first, second = names
+    check_array(function, first, likelihood, ("float64",))
+    check_array(function, second, reward, ("float64",))
     if likelihood.ndim != 4 or 0 in likelihood.shape:
-        raise ValueError(f"{function}: likelihood must have shape (M, S, A, O), got {likelihood.shape}")
+        raise ValueError(f"{function}: {first} must have shape (M, S, A, O), got {likelihood.shape}")
     if reward.shape != likelihood.shape[:3]:
         raise ValueError(
-            f"{function}: reward must have shape {likelihood.shape[:3]} like likelihood, got {reward.shape}"
+            f"{function}: {second} must have shape {likelihood.shape[:3]} like {first}, got {reward.shape}"
         )
     own = integers(function, "next", target)
     if own.shape != likelihood.shape[1:] or (own < 0).any() or (own >= likelihood.shape[1]).any():
         raise ValueError(f"{function}: next must be states of shape {likelihood.shape[1:]}, got shape {own.shape}")
     if not (likelihood >= 0).all() or np.abs(likelihood.sum(axis=3) - 1).max() > 1e-10 or not np.isfinite(reward).all():
-        raise ValueError(f"{function}: likelihood must sum to 1 over observations and reward be finite, got others")
-    return LatentMDP(likelihood, reward, own)
+        raise ValueError(f"{function}: {first} must sum to 1 over observations and {second} be finite, got others")
+    return LatentMDP(np.ascontiguousarray(likelihood), np.ascontiguousarray(reward), own)
 
 
 def belief_tree(process: LatentMDP, state: int, weights: Array, horizon: int) -> float:
@@ -142,7 +145,7 @@ def _weights(function: str, process: LatentMDP, weights: Any) -> Array:
     check_array(function, "weights", weights, ("float64",))
     if weights.shape != process.likelihood.shape[:1] or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"{function}: weights must be {len(process.likelihood)} numbers of at least 0, got others")
-    return np.asarray(weights)
+    return np.ascontiguousarray(weights)
 
 
 def _expand(process: LatentMDP, s: int, w: Array, horizon: int) -> float:
@@ -202,8 +205,9 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
         check_array(function, "beliefs", beliefs, ("float64",))
         if beliefs.ndim != 2 or beliefs.shape[1] != M or len(beliefs) == 0:
             raise ValueError(f"{function}: beliefs must have shape (B, {M}), got {beliefs.shape}")
-        if not (np.isfinite(beliefs) & (beliefs >= 0)).all():
+        if not (np.isfinite(beliefs).all() and (beliefs >= 0).all()):
             raise ValueError(f"{function}: beliefs must be finite and at least 0, got others")
+        beliefs = np.ascontiguousarray(beliefs)
     found = [[np.zeros((1, M)) for _ in range(S)]]
     for _ in range(count(function, "horizon", horizon)):
         now = []

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, count, positive
+from .._check import check_array, count, positive, type_name
 from .._public import publish
 from ._finite import FiniteHorizon
 
@@ -46,6 +46,11 @@ class LinearMixture:
     ------
     TypeError, ValueError
         If an argument is not as described.
+
+    See Also
+    --------
+    fastiter.mdp.finite_horizon : Plans for known probabilities.
+    fastiter.mdp.extended_value_iteration : Optimism within a confidence set of any probabilities.
 
     References
     ----------
@@ -149,6 +154,15 @@ class LinearMixture:
             What is added for the errors of both regressions.
         """
         v = self._values("variance", "value", value)
+        if not isinstance(squares, LinearMixture):
+            raise TypeError(f"variance: squares must be a LinearMixture, got {type_name(squares)}")
+        sizes, expected = ((one.S, one.A, len(one._sum)) for one in (squares, self))
+        if sizes != expected:
+            raise ValueError(f"variance: squares must have (S, A, d) = {expected} like the model, got {sizes}")
+        if isinstance(bonus, np.ndarray):
+            self._check_pairs("variance", "bonus", bonus)
+        else:
+            bonus = positive("variance", "bonus", bonus)
         least, H = positive("variance", "least", least, zero=False), self.horizon
         second = np.clip(squares._expectations(v**2) @ squares.theta, 0, H * H)
         first = np.clip(self._expectations(v) @ self.theta, 0, H)
@@ -175,11 +189,7 @@ class LinearMixture:
         FiniteHorizon
             The values and policies of all steps.
         """
-        check_array("plan", "rewards", rewards, ("float64",))
-        if rewards.shape != (self.S, self.A):
-            raise ValueError(f"plan: rewards must have shape {(self.S, self.A)}, got {rewards.shape}")
-        if not np.isfinite(rewards).all():
-            raise ValueError("plan: rewards must be finite, got others")
+        self._check_pairs("plan", "rewards", rewards)
         width, H, theta = positive("plan", "width", width), self.horizon, self.theta
         values, policy = np.zeros((H + 1, self.S)), np.empty((H, self.S), np.int64)
         for h in range(H - 1, -1, -1):
@@ -197,7 +207,14 @@ class LinearMixture:
         check_array(function, name, value, ("float64",))
         if value.shape != (self.S,) or not np.isfinite(value).all():
             raise ValueError(f"{function}: {name} must be finite, of shape (S,) = ({self.S},), got {value.shape}")
-        return np.asarray(value)
+        return np.ascontiguousarray(value)
+
+    def _check_pairs(self, function: str, name: str, x: Any) -> None:
+        check_array(function, name, x, ("float64",))
+        if x.shape != (self.S, self.A):
+            raise ValueError(f"{function}: {name} must have shape {(self.S, self.A)}, got {x.shape}")
+        if not np.isfinite(x).all():
+            raise ValueError(f"{function}: {name} must be finite, got others")
 
 
 publish(globals())

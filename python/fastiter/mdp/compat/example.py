@@ -45,7 +45,7 @@ def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1) -> tuple[Ar
     >>> rewards.tolist()
     [[0.0, 0.0], [0.0, 1.0], [4.0, 2.0]]
     """
-    problem = examples.forest(S, None, r1=float(r1), r2=float(r2), p=p)
+    problem = examples.forest(S, None, r1=r1, r2=r2, p=p)
     weight, target, entry = problem.transitions
     rows = np.zeros((2 * S, S))
     np.add.at(rows, (np.repeat(np.arange(2 * S), np.diff(entry)), target), weight)

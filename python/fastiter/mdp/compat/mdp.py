@@ -6,11 +6,15 @@ transitions. After :meth:`run` a solver has ``V`` and ``policy``, tuples as ther
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ..._check import count, positive, refuse_mask, type_name
 from ..._public import publish
 from .._average import average
 from .._finite import finite_horizon
@@ -26,14 +30,50 @@ __all__ = [
 ]
 
 
+#: This module's names of arguments, by those of :class:`MDP` and of its methods
+_NAMES = {"P": "transitions", "R": "reward", "gamma": "discount", "value0": "initial_value", "policy": "policy0"}
+#: The remedy in a message of :class:`MDP` that no solver here offers
+_REMEDY = " (renormalize=True divides by the sum)"
+
+
+@contextmanager
+def _renamed(function: str) -> Iterator[None]:
+    """Name the function and the arguments in messages as users of this module know them."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = str(error).removeprefix("MDP: ").removeprefix("evaluate: ").replace(_REMEDY, "")
+        text = re.sub(rf"\b({'|'.join(_NAMES)})\b", lambda found: _NAMES[found[0]], text)
+        raise type(error)(f"{function}: {text}") from None
+
+
+def _matrices(function: str, transitions: Any) -> list[Any]:
+    """Return the matrix of each action."""
+    refuse_mask(function, "transitions", transitions)
+    expected = "an array (A, S, S) or a list of A matrices (S, S)"
+    if not isinstance(transitions, (list, tuple, np.ndarray)) or getattr(transitions, "ndim", 1) == 0:
+        raise TypeError(f"{function}: transitions must be {expected}, got {type_name(transitions)}")
+    if len(transitions) == 0 or not all(len(getattr(one, "shape", ())) == 2 for one in transitions):
+        raise TypeError(f"{function}: transitions must be {expected}, got others")
+    return list(transitions)
+
+
 class _Solver:
     """What all solvers have: the process, and the attributes that a run sets."""
 
     _method = "vi"
+    #: Whether the discount may be None
+    _may_be_undiscounted = False
 
     def __init__(self, transitions: Any, reward: Any, discount: float | None, epsilon: float, max_iter: int) -> None:
-        layout = list(transitions) if isinstance(transitions, np.ndarray) else transitions
-        self._problem = MDP(layout, reward, discount)
+        function = type(self).__name__
+        layout = _matrices(function, transitions)
+        positive(function, "epsilon", epsilon, zero=False)
+        count(function, "max_iter", max_iter, 1)
+        if discount is not None or not self._may_be_undiscounted:
+            discount = positive(function, "discount", discount)
+        with _renamed(function):
+            self._problem = MDP(layout, reward, discount)
         self.S, self.A = self._problem.S, len(layout)
         self.discount, self.epsilon, self.max_iter = discount, epsilon, max_iter
         self.V: Any = None
@@ -60,8 +100,22 @@ class _Solver:
         self.iter, self.time = found.steps, time.perf_counter() - began
 
 
-def _first_values(initial_value: Any, states: int) -> Any:
-    return None if np.isscalar(initial_value) and initial_value == 0 else np.full(states, 0.0) + initial_value
+def _numbers(function: str, name: str, x: Any, problem: MDP) -> Any:
+    """Return one number, or one for each state, as values (S,) in the dtype of the process."""
+    refuse_mask(function, name, x)
+    try:
+        given = np.asarray(x)
+    except ValueError:
+        raise TypeError(f"{function}: {name} must be numbers, got a ragged sequence") from None
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"{function}: {name} must be numbers, got dtype {given.dtype}")
+    if given.shape not in ((), (problem.S,)):
+        raise ValueError(f"{function}: {name} must be a number or have shape ({problem.S},), got {given.shape}")
+    with np.errstate(over="ignore"):
+        values = np.full(problem.S, given).astype(problem.dtype)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{function}: {name} must be finite in {problem.dtype}, got others")
+    return values
 
 
 class ValueIteration(_Solver):
@@ -109,8 +163,8 @@ class ValueIteration(_Solver):
         skip_check: bool = False,
     ) -> None:
         super().__init__(transitions, reward, discount, epsilon, max_iter)
-        first = _first_values(initial_value, self.S)
-        self._value0 = None if first is None else first.astype(self._problem.dtype)
+        values = _numbers(type(self).__name__, "initial_value", initial_value, self._problem)
+        self._value0 = values if values.any() or np.ndim(initial_value) else None
 
 
 class ValueIterationGS(ValueIteration):
@@ -197,8 +251,11 @@ class PolicyIteration(_Solver):
         skip_check: bool = False,
     ) -> None:
         super().__init__(transitions, reward, discount, 1e-6, max_iter)
+        if self.discount == 1:
+            raise ValueError("PolicyIteration: discount must be below 1, got 1")
         if policy0 is not None:
-            self._value0 = self._problem.evaluate(policy0)
+            with _renamed("PolicyIteration"):
+                self._value0 = self._problem.evaluate(policy0)
 
 
 class PolicyIterationModified(_Solver):
@@ -277,6 +334,8 @@ class RelativeValueIteration(_Solver):
     3.24
     """
 
+    _may_be_undiscounted = True
+
     def __init__(
         self, transitions: Any, reward: Any, epsilon: float = 0.01, max_iter: int = 1000, skip_check: bool = False
     ) -> None:
@@ -323,17 +382,20 @@ class FiniteHorizon(_Solver):
     [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
     """
 
+    _may_be_undiscounted = True
+
     def __init__(
         self, transitions: Any, reward: Any, discount: float, N: int, h: Any = None, skip_check: bool = False
     ) -> None:
+        N, discount = count("FiniteHorizon", "N", N, 1), positive("FiniteHorizon", "discount", discount)
         super().__init__(transitions, reward, None if discount == 1 else discount, 0.01, N)
-        self.discount, self.N, self._last = discount, N, h
+        self.discount, self.N = discount, N
+        self._last = None if h is None else _numbers("FiniteHorizon", "h", h, self._problem)
 
     def run(self) -> None:
         """Compute the values and the policies of all steps."""
         began = time.perf_counter()
-        last = None if self._last is None else np.array(self._last, self._problem.dtype)
-        found = finite_horizon(self._problem, self.N, last)
+        found = finite_horizon(self._problem, self.N, self._last)
         self.V, self.policy = found.value.T, found.policy.T
         self.iter, self.time = self.N, time.perf_counter() - began
 
