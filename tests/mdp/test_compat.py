@@ -66,6 +66,36 @@ def test_finite_horizons() -> None:
     assert undiscounted.V[0, 0] == pytest.approx(0.9)
 
 
+WRONG: list[tuple[Any, type[Exception], str]] = [
+    (
+        lambda: mdp.ValueIteration(P.tolist(), R, 0.9),
+        TypeError,
+        "ValueIteration: transitions must be an array (A, S, S)",
+    ),
+    (
+        lambda: mdp.ValueIteration(P / 2, R, 0.9),
+        ValueError,
+        "ValueIteration: transitions must sum to 1, got 0.5 in state",
+    ),
+    (lambda: mdp.PolicyIteration(P, R, 1.5), ValueError, "PolicyIteration: discount must be from 0 to 1, got 1.5"),
+    (lambda: mdp.PolicyIteration(P, R, 1.0), ValueError, "PolicyIteration: discount must be below 1, got 1"),
+    (
+        lambda: mdp.PolicyIteration(P, R, 0.9, R),
+        TypeError,
+        "PolicyIteration: policy0 must be integers, got dtype float64",
+    ),
+    (lambda: mdp.FiniteHorizon(P, R, 0.9, 3, h="0"), TypeError, "FiniteHorizon: h must be numbers, got dtype <U1"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(WRONG)))
+def test_wrong_arguments(case: int) -> None:
+    call, error, message = WRONG[case]
+    with pytest.raises(error) as raised:
+        call()
+    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+
+
 def test_examples() -> None:
     small = mdp.PolicyIteration(*example.small(), 0.9)
     small.run()

@@ -130,6 +130,11 @@ def test_rounding_takes_no_mass_from_an_outcome_far_away() -> None:
         np.testing.assert_allclose(laws.project_quantile(p, x, m), np.ones(m), rtol=1e-14)
 
 
+def test_a_degree_near_zero_has_no_discount() -> None:
+    found = laws.stock_augmented(OUTCOMES, 2, STOCKS, np.sign, 0.5, degree=1e-300)
+    assert found.value.max() <= 1 and np.array_equal(found.value[-1, 0], np.sign(STOCKS))
+
+
 ONE = np.ones(1)
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (

@@ -268,7 +268,8 @@ def stock_augmented(
     last = np.asarray(utility(stocks.copy()), np.float64)
     if last.shape != (C,) or not np.isfinite(last).all():
         raise ValueError(f"{function}: utility must return {C} finite numbers, got shape {last.shape}")
-    problem = augmented(listed, stocks, gamma, None if gamma == 1 else gamma**degree)
+    discount = gamma**degree  # 1 for a gamma or a degree within rounding, which needs no terminal states
+    problem = augmented(listed, stocks, gamma, None if discount == 1 else discount)
     found = finite_horizon(problem, horizon, np.tile(last, S))
     return StockValues(found.value.reshape(-1, S, C), found.policy.reshape(-1, S, C))
 

@@ -31,7 +31,7 @@ __all__ = [
 
 
 #: This module's names of arguments, by those of :class:`MDP` and of its methods
-_NAMES = {"P": "transitions", "R": "reward", "gamma": "discount", "value0": "initial_value", "policy": "policy0"}
+_NAMES = {"P": "transitions", "R": "reward", "gamma": "discount", "policy": "policy0"}
 #: The remedy in a message of :class:`MDP` that no solver here offers
 _REMEDY = " (renormalize=True divides by the sum)"
 
@@ -250,9 +250,9 @@ class PolicyIteration(_Solver):
         eval_type: int = 0,
         skip_check: bool = False,
     ) -> None:
-        super().__init__(transitions, reward, discount, 1e-6, max_iter)
-        if self.discount == 1:
+        if positive("PolicyIteration", "discount", discount) == 1:
             raise ValueError("PolicyIteration: discount must be below 1, got 1")
+        super().__init__(transitions, reward, discount, 1e-6, max_iter)
         if policy0 is not None:
             with _renamed("PolicyIteration"):
                 self._value0 = self._problem.evaluate(policy0)
