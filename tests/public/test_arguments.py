@@ -6,6 +6,7 @@ The table of :mod:`tests.public.every` is compared with the ``__all__`` of each 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_wrong_arguments(name: str, data: st.DataObject) -> None:
         assert arguments["throw"] is True
         return
     except (TypeError, ValueError, BackendError) as error:
-        assert_names_an_argument(entry, key, str(error))
+        assert_names_an_argument(entry, arguments, str(error))
         assert_equal(parts(arguments), parts(before), 0)
         return
     if arguments.get("rng", 0) is not None:  # which draws other numbers each time
@@ -76,9 +77,9 @@ def test_wrong_arguments(name: str, data: st.DataObject) -> None:
 OTHERS = ("A",)
 
 
-def assert_names_an_argument(entry: Entry, key: str, message: str) -> None:
+def assert_names_an_argument(entry: Entry, given: Iterable[str], message: str) -> None:
     """Assert that a message is one line that begins with the function and names one of its arguments."""
     function, colon, rest = message.partition(": ")
     assert colon and function in entry.names, message
     assert "\n" not in message, message
-    assert re.search(rf"\b({'|'.join((key, *entry.parameters, *OTHERS))})\b", rest), message
+    assert re.search(rf"\b({'|'.join((*given, *entry.parameters, *OTHERS))})\b", rest), message
