@@ -2,22 +2,29 @@
 
 An episode ends when an action has been taken as often in it as before. The confidence sets of the theory are so wide
 that they still exclude nothing after 40000 steps; a tenth of them is enough.
-
-python examples/average_riverswim.py --figure average_riverswim.png
 """
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _script import command_line, figure_option, option, save
 from matplotlib import pyplot
 
 from fastiter import mdp
 
 S, A, DELTA, EPSILON = 6, 2, 0.05, 0.1
 RIVER = mdp.examples.riverswim(S)
+
+
+@dataclass(frozen=True)
+class Options:
+    steps: int = option(40_000, "steps of a run", 8000)
+    seeds: int = option(5, "runs of each kind", 1)
+    figure: Path = figure_option(__file__)
 
 
 def kernel() -> tuple[Any, Any]:
@@ -74,11 +81,8 @@ def learn(seed: int, steps: int, scale: float | None) -> tuple[Any, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one seed and fewer steps")
-    parser.add_argument("--figure", default="average_riverswim.png")
-    options = parser.parse_args()
-    steps, seeds = (8000, 1) if options.quick else (40_000, 5)
+    options = command_line(Options, __doc__)
+    steps = options.steps
     gain = mdp.average(RIVER, tol=1e-10).gain
     assert abs(gain - 0.428622434) < 1e-8
     print(
@@ -88,7 +92,7 @@ def main() -> None:
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     regrets = {}
     for name, scale in (("theory", 1.0), ("a tenth", 0.1), ("a twentieth", 0.05), ("random steps", None)):
-        runs = [learn(seed, steps, scale) for seed in range(seeds)]
+        runs = [learn(seed, steps, scale) for seed in range(options.seeds)]
         regret = np.mean([np.cumsum(gain - earned) for earned, _ in runs], axis=0)
         most = max(episodes for _, episodes in runs)
         regrets[name] = regret
@@ -96,13 +100,12 @@ def main() -> None:
         if scale is not None:
             assert most <= S * A * np.log2(8 * steps / (S * A))
         axes.plot(regret, label=name)
-    if not options.quick:
+    if steps >= 40_000 and options.seeds >= 5:
         tenth = regrets["a tenth"]
         assert tenth[-1] <= 2 * tenth[steps // 4 - 1] and tenth[-1] <= 0.1 * regrets["random steps"][-1]
     axes.set(xlabel="steps", ylabel="regret")
     axes.legend()
-    figure.savefig(options.figure)
-    print(f"written: {options.figure}")
+    save(figure, options.figure)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""A bandit whose kind is hidden: the policy trees that are best for some belief, and the price of not knowing.
-
-python examples/latent_bandit.py --figure latent_bandit.png
-"""
+"""A bandit whose kind is hidden: the policy trees that are best for some belief, and the price of not knowing."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from _script import command_line, figure_option, save
 from matplotlib import pyplot
 
 from fastiter.mdp import latent
@@ -17,10 +16,13 @@ HORIZON, SHOWN = 8, (1, 2, 4, 8)
 EXPECTED = {1: 0.55, 2: 1.3, 3: 2.062, 4: 2.8696, 6: 4.51972, 8: 6.1971976}
 
 
+@dataclass(frozen=True)
+class Options:
+    figure: Path = figure_option(__file__)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", default="latent_bandit.png")
-    path = parser.parse_args().figure
+    options = command_line(Options, __doc__)
     arms, half = latent.LatentMDP.bandit(MEANS), np.array([0.5, 0.5])
     vectors = latent.alpha_vectors(arms, HORIZON)
     print(f"{'pulls':>5}{'hidden':>9}{'known':>8}{'trees':>7}")
@@ -40,8 +42,7 @@ def main() -> None:
     axes.plot(belief, weights @ MEANS.max(axis=1), "k:", label="known")
     axes.set(xlabel="belief that it is the second kind", ylabel="reward a pull")
     axes.legend()
-    figure.savefig(path)
-    print(f"written: {path}")
+    save(figure, options.figure)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Learning a mixture of known kernels without rewards: exploring where steps teach most, against random actions.
-
-python examples/linear_mixture.py --figure linear_mixture.png
-"""
+"""Learning a mixture of known kernels without rewards: exploring where steps teach most, against random actions."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _script import command_line, figure_option, option, save
 from matplotlib import pyplot
 
 from fastiter import mdp
@@ -17,6 +16,12 @@ from fastiter.mdp.linear_mixture import LinearMixture
 S, A, D, H = 20, 4, 4, 10
 THETA = np.array([0.1, 0.6, 0.1, 0.2])
 EPISODES = (10, 30, 100, 300)
+
+
+@dataclass(frozen=True)
+class Options:
+    seeds: int = option(16, "runs of each kind", 2)
+    figure: Path = figure_option(__file__)
 
 
 def process() -> tuple[Any, Any, Any]:
@@ -57,27 +62,23 @@ def value_of(policy: Any, P: Any, rewards: Any) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two seeds")
-    parser.add_argument("--figure", default="linear_mixture.png")
-    options = parser.parse_args()
+    options = command_line(Options, __doc__)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
     print(f"{'episodes':32}" + "".join(f"{n:>9}" for n in EPISODES))
     for name, explores in (("exploring", True), ("random actions", False)):
-        runs = [learn(seed, explores) for seed in range(2 if options.quick else 16)]
+        runs = [learn(seed, explores) for seed in range(options.seeds)]
         errors, losses = (np.mean([run[k] for run in runs], axis=0) for k in (0, 1))
         print(f"{name + ', error of theta':32}" + "".join(f"{x:9.3f}" for x in errors))
         print(f"{name + ', part of the value lost':32}" + "".join(f"{x:9.0e}" for x in losses))
         assert (losses > -1e-12).all()
-        if not options.quick:
+        if options.seeds >= 16:
             assert -0.6 <= np.polyfit(np.log(EPISODES), np.log(errors), 1)[0] <= -0.4
         left.loglog(EPISODES, errors, "o-", label=name)
         right.loglog(EPISODES, np.maximum(losses, 1e-6), "o-", label=name)
     left.set(xlabel="episodes", ylabel="largest error of theta")
     right.set(xlabel="episodes", ylabel="part of the value lost")
     left.legend()
-    figure.savefig(options.figure)
-    print(f"written: {options.figure}")
+    save(figure, options.figure)
 
 
 if __name__ == "__main__":

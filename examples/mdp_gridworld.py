@@ -1,15 +1,14 @@
-"""A slippery grid solved in four ways: sweeps, seconds and errors, and the values as a picture.
-
-python examples/mdp_gridworld.py --figure mdp_gridworld.png
-"""
+"""A slippery grid solved in four ways: sweeps, seconds and errors, and the values as a picture."""
 
 from __future__ import annotations
 
-import argparse
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _script import command_line, figure_option, option, save
 from matplotlib import pyplot
 
 from fastiter import mdp
@@ -21,6 +20,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "value iteration": ("vi", {}),
     "Anderson's acceleration": ("anderson", {}),
 }
+
+
+@dataclass(frozen=True)
+class Options:
+    size: int = option(300, "cells on one side", 40)
+    shortest: int = option(100, "the same, for the shortest path without a discount", 20)
+    figure: Path = figure_option(__file__)
 
 
 def compare(n: int) -> dict[str, mdp.MDPSolution]:
@@ -37,7 +43,7 @@ def compare(n: int) -> dict[str, mdp.MDPSolution]:
     return found
 
 
-def draw(n: int, found: dict[str, mdp.MDPSolution], path: str) -> None:
+def draw(n: int, found: dict[str, mdp.MDPSolution], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     picture = left.imshow(next(iter(found.values())).value.reshape(n, n), cmap="viridis")
     left.set_title("values, -1 a step until the corner")
@@ -47,21 +53,16 @@ def draw(n: int, found: dict[str, mdp.MDPSolution], path: str) -> None:
     right.axhline(TOL, color="grey", linewidth=0.8)
     right.set(xlabel="checks", ylabel="width of the bounds", title="until the bounds are close")
     right.legend()
-    figure.savefig(path)
-    print(f"written: {path}")
+    save(figure, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small grid")
-    parser.add_argument("--figure", default="mdp_gridworld.png")
-    options = parser.parse_args()
-    shortest = mdp.examples.gridworld(20 if options.quick else 100, 1.0).solve()
+    options = command_line(Options, __doc__)
+    shortest = mdp.examples.gridworld(options.shortest, 1.0).solve()
     print(f"without a discount the first cell is {-shortest.value[0]:.3f} steps from the goal")
-    if not options.quick:
+    if options.shortest == 100:
         assert abs(shortest.value[0] + 243.457262) < 1e-5
-    n = 40 if options.quick else 300
-    draw(n, compare(n), options.figure)
+    draw(options.size, compare(options.size), options.figure)
 
 
 if __name__ == "__main__":

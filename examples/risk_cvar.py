@@ -1,14 +1,13 @@
-"""Policies for the worst part of the return: what they need to know, and the laws of their returns.
-
-python examples/risk_cvar.py --figure risk_cvar.png
-"""
+"""Policies for the worst part of the return: what they need to know, and the laws of their returns."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _script import command_line, figure_option, save
 from matplotlib import pyplot
 
 from fastiter.mdp import distributional as laws
@@ -20,6 +19,11 @@ OUTCOMES: Any = [
 ]
 STOCKS, STEPS = np.arange(-30.0, 31.0), 3
 EXPECTED = {0.05: -0.5, 0.1: -0.2, 0.25: 1.04, 0.5: 1.52, 1.0: 2.744}
+
+
+@dataclass(frozen=True)
+class Options:
+    figure: Path = figure_option(__file__)
 
 
 def law_of(policy: Any, stock: float) -> dict[float, float]:
@@ -39,9 +43,7 @@ def law_of(policy: Any, stock: float) -> dict[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", default="risk_cvar.png")
-    path = parser.parse_args().figure
+    options = command_line(Options, __doc__)
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     print(f"{'part':>6}{'its mean':>10}{'stock':>7}{'mean':>9}{'lowest':>8}")
     for level, expected in EXPECTED.items():
@@ -54,8 +56,7 @@ def main() -> None:
         axes.step(returns, np.cumsum(shares), where="post", label=f"for the lowest {level:.0%}")
     axes.set(xlabel="return", ylabel="probability of at most that")
     axes.legend()
-    figure.savefig(path)
-    print(f"written: {path}")
+    save(figure, options.figure)
 
 
 if __name__ == "__main__":

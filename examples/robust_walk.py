@@ -1,13 +1,12 @@
-"""A walk in unknown wind: the worst winds, found one by one, and what each policy gets in every wind.
-
-python examples/robust_walk.py --figure robust_walk.png
-"""
+"""A walk in unknown wind: the worst winds, found one by one, and what each policy gets in every wind."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from _script import command_line, figure_option, save
 from matplotlib import pyplot
 
 from fastiter import mdp
@@ -16,10 +15,13 @@ WINDS = np.arange(51) / 100
 START = 0
 
 
+@dataclass(frozen=True)
+class Options:
+    figure: Path = figure_option(__file__)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", default="robust_walk.png")
-    path = parser.parse_args().figure
+    options = command_line(Options, __doc__)
     models = [mdp.examples.windy_walk(float(wind)) for wind in WINDS]
     found = mdp.iwocs(models, START, tol=1e-8)
     print(f"winds that were solved for: {', '.join(f'{WINDS[k]:.2f}' for k in found.worst[:-1, 0])}")
@@ -41,8 +43,7 @@ def main() -> None:
     axes.plot(WINDS, best, "k:", label="best for each wind")
     axes.set(xlabel="wind", ylabel="value of the start")
     axes.legend()
-    figure.savefig(path)
-    print(f"written: {path}")
+    save(figure, options.figure)
 
 
 if __name__ == "__main__":
