@@ -347,3 +347,14 @@ def test_preconditioners_as_smoothers_of_a_multigrid() -> None:
     x = levels.solve(b, tol=1e-8, residuals=residuals)
     assert len(residuals) <= 12
     np.testing.assert_allclose(A @ x, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gauss_seidel_nr", "jacobi_ne"])
+def test_complex_vectors_go_with_a_real_matrix(name: str) -> None:
+    A, b = csr(random_matrix(9, "float64")), [vectors(9, "float64", seed) for seed in (1, 2)]
+    x, parts = np.zeros(9, complex), np.zeros((2, 9))
+    sweeps = getattr(ours, name)
+    sweeps(A, x, b[0] + 1j * b[1], iterations=3)
+    for k in range(2):
+        sweeps(A, parts[k], b[k], iterations=3)
+    np.testing.assert_allclose(x, parts[0] + 1j * parts[1], rtol=1e-13)

@@ -213,10 +213,11 @@ def gauss_seidel_nr(
     if Dinv is not None:
         check_close(seen, Dinv, squares_of(A, 0))
     how = {"omega": real_factor_of(seen, omega), "symmetric": sweep == "symmetric"}
-    dtype = np.complex128 if A.dtype.kind == "c" else np.float64
-    wide, scale = seen.get(("scaled", 0), lambda: in_range(A.astype(dtype), 0))  # x is in units of the scale
+    is_complex = "c" in (A.dtype.kind, getattr(getattr(x, "dtype", None), "kind", ""))
+    dtype = np.complex128 if is_complex else np.float64
+    wide, scale = seen.get(("scaled", 0, dtype), lambda: in_range(A.astype(dtype), 0))  # x is in units of the scale
     adjoint = wide.conj().T
-    found = seen.get(("normal", *how.items()), lambda: relaxation_of(seen, "sor", how, adjoint @ wide))
+    found = seen.get(("normal", dtype, *how.items()), lambda: relaxation_of(seen, "sor", how, adjoint @ wide))
     assert found is not None  # there are no blocks
     relaxation, left_out = found
 
