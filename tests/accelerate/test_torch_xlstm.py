@@ -1,4 +1,4 @@
-"""accelerate on the blocks of the package xlstm, whose mLSTM is quadratic in the number of steps."""
+"""accelerate and sLSTMBlock on the blocks of the package xlstm, whose mLSTM is quadratic in the number of steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 blocks = pytest.importorskip("xlstm")
 
 from fastiter.torch import accelerate  # noqa: E402
+from fastiter.torch.nn import sLSTMBlock  # noqa: E402
 from tests.support.reports import restored_names  # noqa: E402
 
 
@@ -68,3 +69,17 @@ def test_another_stabiliser_is_theirs() -> None:
     by_rows, by_matrix = (cell.backend_fn(**given, stabilize_rowwise=x) for x in (True, False))
     assert (by_rows - by_matrix).norm() > 1e-3 * by_rows.norm()
     assert torch.equal(by_matrix, cell.__dict__["backend_fn"](**given, stabilize_rowwise=False))
+
+
+def test_slstm_block_in_a_stack() -> None:
+    """An sLSTMBlock in the place of a stack's block: values, steps, gradients, checkpoints both ways."""
+    theirs, ours, again = make(), make(), make()
+    ours.blocks[1] = sLSTMBlock.from_xlstm(ours.blocks[1])
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.mul_(1.1)
+    ours.load_state_dict(theirs.state_dict())
+    for a, e in zip(results(ours, 24), results(theirs, 24), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
+    again.load_state_dict(ours.state_dict())
+    assert all(torch.equal(a, e) for a, e in zip(results(again, 24), results(theirs, 24), strict=True))
