@@ -48,7 +48,7 @@ def test_late_threads_shrink_the_teams_that_follow(program: Path) -> None:
 
 
 def run_python(
-    code: str, limit: Callable[[], None] | None = None, **environment: str
+    code: str, limit: Callable[[], None] | None = None, timeout: float | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a process without torch, whose only thread-related environment variables are the given ones."""
     cleared = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
@@ -58,6 +58,7 @@ def run_python(
         capture_output=True,
         text=True,
         preexec_fn=limit,
+        timeout=timeout,
     )
 
 
@@ -126,7 +127,8 @@ def test_a_thread_that_cannot_be_started_is_done_without() -> None:
 
 
 def test_far_more_threads_than_cores_give_the_same_bits() -> None:
-    done = run_python(BITS.format(counts=[1, 2, 64, 256, 3]))
+    # The limit is far above what sleeping threads need and below what threads take that spin for a core.
+    done = run_python(BITS.format(counts=[1, 2, 64, 256, 3]), timeout=60)
     assert len(done.stdout.split()) == 5 and len(set(done.stdout.split())) == 1, done.stderr
 
 
