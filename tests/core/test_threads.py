@@ -126,6 +126,15 @@ def test_a_thread_that_cannot_be_started_is_done_without() -> None:
     assert set(refused.stdout.split()) == set(alone.stdout.split())
 
 
+def test_one_thread_of_torch_needs_no_other() -> None:
+    """As docs/threads.md says: torch's OpenMP runtime would end the process if it were asked for a second thread."""
+    pytest.importorskip("torch")
+    alone = run_python(BITS.format(counts=[1]))
+    code = "import torch; torch.set_num_threads(1)\n" + BITS.format(counts=[None])
+    done = run_python(code, no_room_for_a_stack, OPENBLAS_NUM_THREADS="1")
+    assert done.stdout == alone.stdout != "", done.stderr
+
+
 def test_far_more_threads_than_cores_give_the_same_bits() -> None:
     # The limit is far above what sleeping threads need and below what threads take that spin for a core.
     done = run_python(BITS.format(counts=[1, 2, 64, 256, 3]), timeout=60)
