@@ -15,6 +15,8 @@ parallel.extras := parallel
 
 build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */cpu/* */cpu/*/*,csrc/$(depth).?pp))
 cxx.sources := $(filter csrc/%,$(build.inputs))
+# Markdown whose blocks `make test` runs
+pages := README.md docs
 # Instruction sets of the kernels: baseline and this machine's own, or `make test LEVELS=all`
 LEVELS ?= native
 export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANITIZE);FASTITER_WERROR=$(if $(SANITIZE),OFF,ON)
@@ -37,8 +39,10 @@ help:
 demo: $(VENV)/.demo
 	$(python) examples/char_lm.py $(ARGS)
 
+# Blocks of a page share their names: one process runs a page. They are left out where ARGS selects tests.
 test: $(VENV)/.test
-	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests README.md docs $(ARGS)
+	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(ARGS)
+	$(if $(filter -k -m,$(ARGS)),,$(if $(pages),$(RUN) $(python) -m pytest $(pages) $(if $(filter -n,$(ARGS)),--dist loadfile) $(ARGS)))
 
 bench: $(VENV)/.bench
 	$(python) -m bench $(FAMILY) $(ARGS)
@@ -68,7 +72,7 @@ sanitized = SKBUILD_BUILD_DIR=build/sanitize-$(1)-{wheel_tag} SKBUILD_INSTALL_ST
 preload = LD_PRELOAD="$(foreach library,$(1) stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))"
 
 sanitize-address:
-	$(call sanitized,address) $(MAKE) test SANITIZE=address,undefined LEVELS=all VENV=build/sanitize-venv test.extras=test \
+	$(call sanitized,address) $(MAKE) test SANITIZE=address,undefined LEVELS=all VENV=build/sanitize-venv test.extras=test pages= \
 	    ARGS='--capture=sys --doctest-ignore-import-errors $(ARGS)' \
 	    RUN='env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 $(call preload,asan)'
 

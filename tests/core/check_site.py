@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
-from playwright.sync_api import Error, sync_playwright
-
 ROOT = Path(__file__).parents[2]
 WIDTHS = {"wide": 1280, "phone": 390}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -52,6 +50,8 @@ LOOK = """() => {
 
 def browser_of(playwright: Any) -> Any:
     """Return Chromium: that of playwright, or one of the system."""
+    from playwright.sync_api import Error  # here, as the tests import all of tests/ where it is not installed
+
     try:
         return playwright.chromium.launch()
     except Error:
@@ -110,6 +110,8 @@ def main() -> int:
     if not pages:
         sys.exit(f"check_site: folder must have the built site, got no pages in {site}; run make docs first")
     faults, found = [], {}
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = browser_of(playwright)
         for page, window, seen, errors in visit(browser, pages):
