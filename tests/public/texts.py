@@ -105,8 +105,9 @@ def check_means(text: str, fmt: Format) -> None:
             raise Accepted(f"{text!r} gives {fmt!r}, which has no {word!r}")
 
 
-#: Words that are read as others: roundings of the other kind of format, and the sign of an ac_ type
-SYNONYMS = {"true", "false", *(word.lower() for word in ROUNDS)}
+#: Words that are read as others: roundings by the names of HLS, processors and frameworks, and the sign of an ac_ type
+OTHER_WORDS = ("NEAREST", "RTNE", "RTZ", "RTN", "RDN", "RTP", "RUP", "SR", "SATURATE")
+SYNONYMS = {"true", "false", *(word.lower() for word in (*ROUNDS, *OTHER_WORDS))}
 
 
 def _is_number_of(word: str, fmt: Format) -> bool:
