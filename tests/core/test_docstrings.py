@@ -1,4 +1,4 @@
-"""What help() says of every public function and class is complete: numpydoc's rules, but for those of style alone."""
+"""Docstrings of public functions and classes are complete: they pass numpydoc's rules, but for those of style alone."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def run(script: str, *arguments: str, **environment: str) -> str:
 
 
 def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the user gives is taken, --quick sets the rest, and the defaults are those of the dataclass."""
+    """Options of the user come first, then those of --quick, then the defaults of the dataclass."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     from _script import command_line, option
 

@@ -67,7 +67,7 @@ def calls_of(name: str, count: int) -> list[Call]:
 
 
 class _Malloc(ctypes.Structure):
-    """What glibc's mallinfo2 returns."""
+    """The fields of glibc's struct mallinfo2."""
 
     _fields_ = tuple(
         (name, ctypes.c_size_t)

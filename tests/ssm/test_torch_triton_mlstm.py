@@ -85,7 +85,7 @@ def test_storage_types(device: str, gpu_kernels: Any) -> None:
 
 
 def test_a_long_sequence_with_a_large_maximum(device: str, gpu_kernels: Any) -> None:
-    """What each step's rounding of m loses, 3e-5 for m near 1000, must not add up in the decays."""
+    """Rounding errors of m, 3e-5 a step for m near 1000, must not add up in the decays."""
     rng, steps = np.random.default_rng(0), np.arange(400).reshape(1, -1, 1, 1)
     q, k, v = (rng.random(steps.shape) + 1 for _ in range(3))
     f = np.full(steps.shape[:3], 3.5, np.float32)  # the same at all steps, so that rounding goes the same way

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..._check import count, positive, refuse_mask, type_name
+from ..._docs import documented
 from ..._public import publish
 from .._average import average
 from .._finite import finite_horizon
@@ -58,8 +59,37 @@ def _matrices(function: str, transitions: Any) -> list[Any]:
     return list(transitions)
 
 
+#: Parts of docstrings
+SOLVER = documented(
+    {
+        "process": """
+            transitions : (A, S, S), or A matrices (S, S)
+                The probabilities, dense or sparse.
+            reward : (S,), (S, A), or the layout of the transitions
+                The rewards.
+        """,
+        "discount": """
+            discount : float
+                In [0, 1).
+        """,
+        "epsilon": """
+            epsilon : float
+                The width of the bounds at which it stops.
+        """,
+        "sweeps": """
+            max_iter : int
+                The most sweeps.
+        """,
+        "skip_check": """
+            skip_check : bool
+                Accepted, and ignored: the checks are fast.
+        """,
+    }
+)
+
+
 class _Solver:
-    """What all solvers have: the process, and the attributes that a run sets."""
+    """The process, and the attributes that a run sets."""
 
     _method = "vi"
     #: Whether the discount may be None
@@ -118,25 +148,19 @@ def _numbers(function: str, name: str, x: Any, problem: MDP) -> Any:
     return values
 
 
+@SOLVER
 class ValueIteration(_Solver):
     """Value iteration; unlike pymdptoolbox's, ``V`` is within epsilon / 2 of the optimal values.
 
     Parameters
     ----------
-    transitions : (A, S, S), or A matrices (S, S)
-        The probabilities, dense or sparse.
-    reward : (S,), (S, A), or the layout of the transitions
-        The rewards.
-    discount : float
-        In [0, 1).
-    epsilon : float
-        The width of the bounds at which it stops.
-    max_iter : int
-        The most sweeps.
+    %(process)s
+    %(discount)s
+    %(epsilon)s
+    %(sweeps)s
     initial_value : float or (S,)
         The first values.
-    skip_check : bool
-        Accepted, and ignored: the checks are fast.
+    %(skip_check)s
 
     See Also
     --------
@@ -167,25 +191,19 @@ class ValueIteration(_Solver):
         self._value0 = values if values.any() or np.ndim(initial_value) else None
 
 
+@SOLVER
 class ValueIterationGS(ValueIteration):
     """Value iteration in place, by Gauss-Seidel sweeps.
 
     Parameters
     ----------
-    transitions : (A, S, S), or A matrices (S, S)
-        The probabilities, dense or sparse.
-    reward : (S,), (S, A), or the layout of the transitions
-        The rewards.
-    discount : float
-        In [0, 1).
-    epsilon : float
-        The width of the bounds at which it stops.
-    max_iter : int
-        The most sweeps.
+    %(process)s
+    %(discount)s
+    %(epsilon)s
+    %(sweeps)s
     initial_value : float or (S,)
         The first values.
-    skip_check : bool
-        Accepted, and ignored: the checks are fast.
+    %(skip_check)s
 
     See Also
     --------
@@ -204,25 +222,21 @@ class ValueIterationGS(ValueIteration):
     _method = "gs"
 
 
+@SOLVER
 class PolicyIteration(_Solver):
     """Policy iteration, from ``policy0`` if it is given.
 
     Parameters
     ----------
-    transitions : (A, S, S), or A matrices (S, S)
-        The probabilities, dense or sparse.
-    reward : (S,), (S, A), or the layout of the transitions
-        The rewards.
-    discount : float
-        In [0, 1).
+    %(process)s
+    %(discount)s
     policy0 : (S,) integers
         The first policy.
     max_iter : int
         The most policies.
     eval_type : int
         Accepted, and ignored: a policy's values are found to rounding.
-    skip_check : bool
-        Accepted, and ignored: the checks are fast.
+    %(skip_check)s
 
     See Also
     --------
@@ -258,23 +272,18 @@ class PolicyIteration(_Solver):
                 self._value0 = self._problem.evaluate(policy0)
 
 
+@SOLVER
 class PolicyIterationModified(_Solver):
     """Modified policy iteration, within epsilon / 2 of the optimal values.
 
     Parameters
     ----------
-    transitions : (A, S, S), or A matrices (S, S)
-        The probabilities, dense or sparse.
-    reward : (S,), (S, A), or the layout of the transitions
-        The rewards.
-    discount : float
-        In [0, 1).
-    epsilon : float
-        The width of the bounds at which it stops.
+    %(process)s
+    %(discount)s
+    %(epsilon)s
     max_iter : int
         The most sweeps over all actions.
-    skip_check : bool
-        Accepted, and ignored: the checks are fast.
+    %(skip_check)s
 
     See Also
     --------
@@ -304,21 +313,16 @@ class PolicyIterationModified(_Solver):
         super().__init__(transitions, reward, discount, epsilon, max_iter)
 
 
+@SOLVER
 class RelativeValueIteration(_Solver):
     """Relative value iteration: ``average_reward``, and the bias as ``V``, 0 in the first state.
 
     Parameters
     ----------
-    transitions : (A, S, S), or A matrices (S, S)
-        The probabilities, dense or sparse.
-    reward : (S,), (S, A), or the layout of the transitions
-        The rewards.
-    epsilon : float
-        The width of the bounds at which it stops.
-    max_iter : int
-        The most sweeps.
-    skip_check : bool
-        Accepted, and ignored: the checks are fast.
+    %(process)s
+    %(epsilon)s
+    %(sweeps)s
+    %(skip_check)s
 
     See Also
     --------
@@ -350,23 +354,20 @@ class RelativeValueIteration(_Solver):
         self.average_reward, self.iter, self.time = found.gain, found.steps, time.perf_counter() - began
 
 
+@SOLVER
 class FiniteHorizon(_Solver):
     """Backward induction: ``V`` (S, N + 1) and ``policy`` (S, N), arrays with a column for each step.
 
     Parameters
     ----------
-    transitions : (A, S, S), or A matrices (S, S)
-        The probabilities, dense or sparse.
-    reward : (S,), (S, A), or the layout of the transitions
-        The rewards.
+    %(process)s
     discount : float
         In [0, 1].
     N : int
         The number of steps.
     h : (S,)
         The terminal values, 0 by default.
-    skip_check : bool
-        Accepted, and ignored: the checks are fast.
+    %(skip_check)s
 
     See Also
     --------
