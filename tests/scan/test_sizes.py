@@ -70,6 +70,21 @@ def test_results_that_no_cache_holds(reverse: bool) -> None:
     assert_same_bits((h[:1], last[:1]), expected)
 
 
+@pytest.mark.parametrize("K", [2, 3, 4, 8])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_blocks_that_no_cache_holds_at_any_alignment(K: int, dtype: Any) -> None:
+    """The groups before the first address that a non-temporal store takes are computed apart, or none is taken."""
+    inputs = scan_inputs("block", 1, 80, (42_000 // K, K), dtype)
+    inputs[0][...] *= 0.5
+    expected = fastiter.block_scan(*inputs)
+    few = slice(0, 40 // K)
+    cached = fastiter.block_scan(inputs.a[:, :, few], inputs.x[:, :, few], inputs.state[:, few])
+    assert_same_bits((expected[0][:, :, few], expected[1][:, few]), cached)
+    for offset in (0, 1, 2, 4, 8, 12, 15):
+        out = np.empty(inputs[1].size + 16, dtype)[offset:][: inputs[1].size].reshape(inputs[1].shape)
+        assert_same_bits(fastiter.block_scan(*inputs, out=out), expected, f"offset {offset}")
+
+
 def test_time_may_lie_outermost() -> None:
     a, x, h0 = scan_inputs("linear", 5, 7, (20,), np.float32)
     expected = fastiter.linear_scan(a, x, h0)

@@ -253,8 +253,9 @@ def test_bfloat16_gradients(broadcast: str) -> None:
         )
 
 
-def test_large_gradients_past_the_caches() -> None:
-    given = leaves("linear", 2, 1100, (2048,), np.float32)
+@pytest.mark.parametrize("D", [2048, 2045])
+def test_large_gradients_past_the_caches(D: int) -> None:
+    given = leaves("linear", 2, 1100, (D,), np.float32)
     h, _ = fastiter.torch.linear_scan(*given)
     dh = torch.randn(h.shape)
     gradients = torch.autograd.grad(h, given, dh)

@@ -31,6 +31,10 @@ template <class T, bool Complex, int K> struct VectorBlock {
     static constexpr int64_t size = parts * lanes<T>; // reals per iteration
 
     static void step(int64_t, const T* A, const T* x, T* h, T* state, int64_t width, bool backwards, bool stream) {
+        if (const int64_t before = stream ? numbers_before_line<T>(h, width, K * B::E) : 0) {
+            some(A, x, h, state, before, stream);
+            A += before * K, x += before, h += before, state += before, width -= before;
+        }
         const int64_t whole = width / size;
         backwards = backwards && !B::large;
         if (width % size)

@@ -87,13 +87,10 @@ template <class T, bool Complex, int K> struct Blocks {
     static constexpr bool large = K * K * E * sizeof(T) >= 1024;
     static FASTITER_INLINE void fetch_next(const T* A, bool backwards) {
         constexpr int size = K * parts * lanes<T>;
-        if constexpr (large) {
+        constexpr int64_t distance = max_of(int64_t(2 * size), kAheadBytes / int64_t(sizeof(T)));
+        const int64_t next = backwards && !large ? -distance : distance;
 #pragma GCC unroll 8
-            for (int i = 0; i < K * parts; ++i) fetch(A + 2 * size + i * lanes<T>);
-        } else if (K * K * E * sizeof(T) >= 512 && backwards) {
-#pragma GCC unroll 8
-            for (int i = 0; i < K * parts; ++i) fetch(A - 2 * size + i * lanes<T>);
-        }
+        for (int i = 0; i < K * parts; ++i) fetch(A + next + i * lanes<T>);
     }
 
     // Loads vector i of the matrix rows of `count` numbers, zero-filled beyond them.

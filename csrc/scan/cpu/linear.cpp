@@ -37,22 +37,24 @@ template <class S, bool Complex> struct Forward {
                                       int64_t width) const {
         T* state = p.last + q.index * columns_of(p.shape) + column;
         const bool stream = this->stream, backwards = p.shape.reverse;
-        const bool piece = width < columns_of(p.shape) && width * int64_t(sizeof(S)) <= kPieceBytes;
-        const int64_t next_a = backwards ? -p.a.time : p.a.time, next_x = backwards ? -p.x.time : p.x.time;
+        const bool fetches = stream || (width < columns_of(p.shape) && width * int64_t(sizeof(S)) <= kPieceBytes);
+        const int64_t next_a = ahead<S>(backwards ? -p.a.time : p.a.time, width),
+                      next_x = ahead<S>(backwards ? -p.x.time : p.x.time, width);
         for (int64_t k = from; k < to; ++k) {
             const int64_t t = time(q, k);
             const S *a = at(p.a, q, t, column), *x = at(p.x, q, t, column);
             S* h = at(p.h, q, t, column);
             const uint8_t* reset = at(p.shape.reset, q, t, 0);
+            const int64_t before = stream ? numbers_before_line<T>(h, width, Complex ? 2 : 1) : 0;
             if (reset && *reset)
-                for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
+                for_vectors_after<T>(before, width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
                     const vec<T> v = load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
                     put_up_to(h + c, v, n, stream);
                 });
             else
-                for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
-                    if (piece) fetch(a + c + next_a), fetch(x + c + next_x);
+                for_vectors_after<T>(before, width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
+                    if (fetches) fetch(a + c + next_a), fetch(x + c + next_x);
                     const vec<T> from = N::product(load_up_to(a + c, n), load_up_to(state + c, n));
                     const vec<T> v = from + load_up_to(x + c, n);
                     store_up_to(state + c, v, n);

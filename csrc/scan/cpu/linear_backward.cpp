@@ -83,25 +83,26 @@ template <class S, bool Complex, Da kind> struct Backward {
     }
 
     template <bool Begins, class H>
-    void wide_step(const Sequence& q, int64_t t, int64_t column, int64_t width, const H* before, T* sum) const {
+    void wide_step(const Sequence& q, int64_t t, int64_t column, int64_t width, const H* earlier, T* sum) const {
         const S *a = at(p.a, q, t, column), *dh = at(p.dh, q, t, column);
         S *dx = at(p.dx, q, t, column), *da = at(p.da, q, t, column);
         T* carry = p.dfirst + q.index * columns() + column;
         const bool stream = this->stream, backwards = !p.shape.reverse;
-        const bool piece = width < columns() && width * int64_t(sizeof(S)) <= kPieceBytes;
-        const int64_t way = backwards ? -1 : 1, next_a = way * p.a.time, next_h = way * p.h.time,
-                      next_dh = way * p.dh.time;
-        for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
-            if (piece) {
+        const bool fetches = stream || (width < columns() && width * int64_t(sizeof(S)) <= kPieceBytes);
+        const int64_t way = backwards ? -1 : 1, next_a = ahead<S>(way * p.a.time, width),
+                      next_h = ahead<S>(way * p.h.time, width), next_dh = ahead<S>(way * p.dh.time, width);
+        const int64_t before = stream ? numbers_before_line<T>(dx ? dx : da, width, Complex ? 2 : 1) : 0;
+        for_vectors_after<T>(before, width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
+            if (fetches) {
                 fetch(a + c + next_a);
-                if (kind != Da::none && before) fetch(before + c + next_h);
+                if (kind != Da::none && earlier) fetch(earlier + c + next_h);
                 if (dh) fetch(dh + c + next_dh);
             }
             vec<T> l = load_up_to(carry + c, n);
             if (dh) l = load_up_to(dh + c, n) + l;
             if (dx) put_up_to(dx + c, l, n, stream);
             vec<T> g{};
-            if (kind != Da::none && before) g = N::conjugate_product(load_up_to(before + c, n), l);
+            if (kind != Da::none && earlier) g = N::conjugate_product(load_up_to(earlier + c, n), l);
             if constexpr (kind == Da::each) put_up_to(da + c, g, n, stream);
             if constexpr (kind == Da::sum && !Begins) store_up_to(sum + c, load_up_to(sum + c, n) + g, n);
             if constexpr (!Begins) l = N::conjugate_product(load_up_to(a + c, n), l);

@@ -66,6 +66,29 @@ template <class T, class F> FASTITER_INLINE void for_vectors(int64_t width, bool
 }
 template <class T, class F> FASTITER_INLINE void for_vectors(int64_t width, F f) { for_vectors<T>(width, false, f); }
 
+// Numbers before the first address in a row of results that a streaming store takes; 0 if there is none, or if the
+// vectors would then divide a group of numbers. NumPy's large arrays begin 16 bytes after a cache line.
+template <class T, class S> FASTITER_INLINE int64_t numbers_before_line(const S* row, int64_t width, int64_t group) {
+    const int64_t before = -int64_t(reinterpret_cast<uintptr_t>(row) / sizeof(S)) & (lanes<T> - 1);
+    return before % group == 0 && before + lanes<T> <= width ? before : 0;
+}
+
+// As for_vectors, where the first vector has only `before` numbers.
+template <class T, class F> FASTITER_INLINE void for_vectors_after(int64_t before, int64_t width, bool backwards, F f) {
+    if (before) f(int64_t(0), before);
+    for_vectors<T>(width - before, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED { f(before + c, n); });
+}
+
+// Distance, in numbers, from those that are read now to those that are prefetched. On Intel's processors streaming
+// stores slow the hardware prefetcher: one stream that is read and written with software prefetches 0.5 to 8 KB ahead
+// takes two thirds of the time that it takes without.
+constexpr int64_t kAheadBytes = 2048;
+template <class S> FASTITER_INLINE int64_t ahead(int64_t step, int64_t width) {
+    const int64_t row = width * int64_t(sizeof(S)), way = step < 0 ? -1 : 1;
+    if (step == way * width || row > kPieceBytes) return way * kAheadBytes / int64_t(sizeof(S));
+    return step * ceil_div(kAheadBytes / 2, max_of(row, 1));
+}
+
 template <class T> FASTITER_INLINE void fill_zero(T* p, int64_t n) {
     for (int64_t i = 0; i < n; i += lanes<T>) store_up_to(p + i, vec<T>{}, n - i);
 }
