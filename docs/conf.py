@@ -86,6 +86,7 @@ NAMESPACES = {
     "fastiter.ssm": "Arrays: state-space models, matrix memories, short convolutions",
     "fastiter.quant": "Arrays: number formats and arithmetic on them",
     "fastiter.relax": "Arrays: relaxation of linear systems",
+    "fastiter.fixedpoint": "Arrays: fixed points",
     "fastiter.mdp": "Arrays: Markov decision processes",
     "fastiter.mdp.compat.mdp": "Arrays: pymdptoolbox's solvers",
     "fastiter.mdp.distributional": "Arrays: laws of returns",

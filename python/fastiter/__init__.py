@@ -9,6 +9,7 @@ state-space models    :mod:`fastiter.ssm`
 number formats        :mod:`fastiter.quant`
 linear systems        :mod:`fastiter.relax`
 decision processes    :mod:`fastiter.mdp`
+fixed points          :mod:`fastiter.fixedpoint`
 GPU kernel shapes     :mod:`fastiter.tune`
 this machine          :func:`show_config`, :func:`set_num_threads`, :func:`release_memory`
 ====================  ================================================================================================
@@ -30,7 +31,7 @@ from .rnn import RnnResult, RnnStates, elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 
 if _TYPE_CHECKING:
-    from . import mdp, quant, relax, ssm, tune
+    from . import fixedpoint, mdp, quant, relax, ssm, tune
 
 __all__ = [
     "BackendError",
@@ -43,6 +44,7 @@ __all__ = [
     "block_scan",
     "delta_scan",
     "elman",
+    "fixedpoint",
     "get_num_threads",
     "gru",
     "linear_scan",
@@ -61,7 +63,7 @@ __all__ = [
     "tune",
 ]
 
-_ON_FIRST_ACCESS = ("mdp", "quant", "relax", "ssm", "torch", "tune")
+_ON_FIRST_ACCESS = ("fixedpoint", "mdp", "quant", "relax", "ssm", "torch", "tune")
 
 _publish(globals())
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from . import delta as delta
 from . import dense as dense
+from . import fixedpoint as fixedpoint
 from . import mdp as mdp
 from . import newton as newton
 from . import quant as quant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..delta import reference as delta
+from ..fixedpoint import reference as fixedpoint
 from ..mdp import reference as mdp
 from ..newton import reference as newton
 from ..quant.reference import arrays as quant_arrays
@@ -17,6 +18,7 @@ from ..scan import reference as scan
 __all__ = [
     "delta",
     "fixed",
+    "fixedpoint",
     "mdp",
     "newton",
     "quant",

@@ -1,0 +1,36 @@
+"""The specification of fixed-point methods: equations in plain NumPy, for one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def anderson_step(
+    x: Sequence[Array], f: Sequence[Array], m: int, beta: float = 1.0, ridge: float = 0.0, kind: int = 2
+) -> Array:
+    """Return the iterate after ``x[0], ..., x[k]``, whose values are ``f[0], ..., f[k]``, each (n,).
+
+    With r = f - x, g = x + beta r and the last m differences of r, g and x,
+
+        next = g_k - sum_i c_i dg_i,  c = argmin ||r_k - sum c_i dr_i||^2 + ridge sum (c_i ||dr_i||)^2     kind 2
+        (D^-1 dX^T dR D^-1 + ridge S) (D c) = D^-1 dX^T r_k,  D = |diag(dX^T dR)|^(1/2)                 kind 1
+
+    where S has the signs of the diagonal of dX^T dR. A difference whose diagonal is 0 is left out.
+    """
+    at, r = np.asarray(x, np.float64), np.asarray(f, np.float64) - np.asarray(x, np.float64)
+    g = at + beta * r
+    dr, dg, dx = (np.diff(each, axis=0)[-m:] for each in (r, g, at))
+    left = dr if kind == 2 else dx
+    matrix, right = left @ dr.T, left @ r[-1]
+    diagonal = np.diag(matrix)
+    kept = np.flatnonzero(diagonal)
+    scale = 1 / np.sqrt(np.abs(diagonal[kept]))
+    matrix = matrix[np.ix_(kept, kept)] * np.outer(scale, scale) + ridge * np.diag(np.sign(diagonal[kept]))
+    c = scale * np.linalg.solve(matrix, scale * right[kept])
+    return np.asarray(g[-1] - c @ dg[kept])
