@@ -41,9 +41,7 @@ def architecture(device: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _function(
-    stem: str, kernel: str, defines: tuple[tuple[str, str], ...], device: int, shared: int, cooperative: bool
-) -> Any:
+def _function(stem: str, kernel: str, defines: tuple[tuple[str, str], ...], device: int, cooperative: bool) -> Any:
     path = _nvrtc.cubin(stem, architecture(device), dict(defines))
     with cupy().cuda.Device(device):
         try:
@@ -55,8 +53,10 @@ def _function(
                 f"cuda: the driver does not load {stem}.cu as NVRTC {made_by} compiles it: update the driver to one "
                 f"for CUDA {made_by} (nvidia-smi shows its version), or install an older nvidia-cuda-nvrtc: {error}"
             ) from error
-        if shared > 48 << 10:  # more shared memory than a kernel may have by default
-            function.max_dynamic_shared_size_bytes = shared
+        # CuPy keeps one function per file, so its limit is the device's, never that of one launch: launches of other
+        # sizes, or of other threads, would lower it.
+        most = cupy().cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
+        function.max_dynamic_shared_size_bytes = most - function.shared_size_bytes
     return function
 
 
@@ -79,7 +79,7 @@ def launch(
     are resident at once, so that they can synchronise across the grid.
     """
     told = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
-    function = _function(stem, kernel, told, device, shared, cooperative)
+    function = _function(stem, kernel, told, device, cooperative)
     with cupy().cuda.Device(device), cupy().cuda.ExternalStream(stream, device):
         function(three(grid), three(block), tuple(args), shared_mem=shared)
 

@@ -50,7 +50,7 @@ class DriverError(Exception):
 class Function:
     """Stand-in for CuPy's RawKernel that records its launches."""
 
-    max_dynamic_shared_size_bytes = 0
+    max_dynamic_shared_size_bytes = shared_size_bytes = 0
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int) -> None:
         self.launched = (grid, block, args, shared_mem)
@@ -73,6 +73,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
     class Device(contextlib.nullcontext):
         compute_capability = "90"
+        attributes = types.MappingProxyType({"MaxSharedMemoryPerBlockOptin": 227 << 10})
 
     module.cuda = types.SimpleNamespace(
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
@@ -272,7 +273,7 @@ def test_a_launch(sources: Path, cupy: types.ModuleType, monkeypatch: pytest.Mon
         grid, block, numbers, given = cupy.function.launched
         assert (grid, block, given) == ((2, 1, 1), (32, 1, 1), shared)
         assert [(int(x), x.dtype) for x in numbers] == [(x.data_ptr(), "u8"), (4, "i8"), (0, "u8")]
-    assert cupy.function.max_dynamic_shared_size_bytes == 64 << 10
+    assert cupy.function.max_dynamic_shared_size_bytes == 227 << 10
     assert {Path(options["path"]).parent for options in cupy.loaded} == {sources / "cache"}
     assert all(options["enable_cooperative_groups"] for options in cupy.loaded)
 

@@ -1,0 +1,93 @@
+"""A kernel's limit of dynamic shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fastiter import _cuda, _nvrtc
+
+torch = pytest.importorskip("torch")
+
+from fastiter.rnn._torch import launch_plan  # noqa: E402
+from fastiter.tune import DEVICES  # noqa: E402
+
+H100 = DEVICES["H100"]
+
+
+class Function:
+    """A function of a loaded module, which refuses a launch with more dynamic shared memory than its limit."""
+
+    shared_size_bytes = 128  # static
+
+    def __init__(self) -> None:
+        self._limit = 48 << 10
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        return self._limit
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, limit: int) -> None:
+        if limit + self.shared_size_bytes > H100.block_shared:
+            raise ValueError("CUDA_ERROR_INVALID_VALUE: more than the device allows")
+        self._limit = limit
+
+    def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int) -> None:
+        if shared_mem > self._limit:
+            raise ValueError(f"CUDA_ERROR_INVALID_VALUE: {shared_mem} bytes with a limit of {self._limit}")
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """Return a stand-in for CuPy on an H100, which keeps one module for each path as CuPy does."""
+    module, modules = types.ModuleType("cupy"), {}
+    module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
+
+    def raw_module(path: str, enable_cooperative_groups: bool) -> Any:
+        function = modules.setdefault((path, enable_cooperative_groups), Function())
+        return types.SimpleNamespace(get_function=lambda name: function)
+
+    class Device(contextlib.nullcontext[None]):
+        compute_capability = "90"
+        attributes = types.MappingProxyType({"MaxSharedMemoryPerBlockOptin": H100.block_shared})
+
+    module.RawModule = raw_module  # type: ignore[attr-defined]
+    stream = lambda stream, device: contextlib.nullcontext()  # noqa: E731
+    module.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
+        Device=Device, ExternalStream=stream, driver=types.SimpleNamespace(CUDADriverError=RuntimeError)
+    )
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(_nvrtc, "cubin", lambda stem, arch, defines: f"{stem}-{arch}-{sorted(defines.items())}")
+    for cache in (_cuda.architecture, _cuda._function):
+        cache.cache_clear()
+    yield module
+    for cache in (_cuda.architecture, _cuda._function):
+        cache.cache_clear()
+
+
+def test_the_limit_serves_every_size(cupy: types.ModuleType) -> None:
+    """Sizes in any order, from one kernel: no launch may lower the limit of another."""
+    for sizes in itertools.permutations((50_000, 7, 231_000, 120_001, 0)):
+        for shared in sizes:
+            _cuda.launch("rnn/forward", "rnn_fwd", (1,), (32,), (), device=0, stream=0, shared=shared)
+
+
+def test_widths_that_share_a_kernel(cupy: types.ModuleType) -> None:
+    """Width is no macro: many widths have the same kernel, with other amounts of shared memory."""
+    shared: dict[tuple[tuple[str, object], ...], set[int]] = {}
+    for width, backward in itertools.product(range(80, 160, 4), (False, True)):
+        plan = launch_plan.plan(launch_plan.Problem("gru", width, 2, 8, 2, True, backward), H100)
+        if plan is not None:
+            shared.setdefault(tuple(sorted(plan.defines().items())), set()).add(plan.shared)
+    several = {kernel: sizes for kernel, sizes in shared.items() if len(sizes) > 1 and max(sizes) > 48 << 10}
+    assert several
+    for kernel, sizes in several.items():
+        for size in [*sorted(sizes, reverse=True), max(sizes)]:
+            _cuda.launch("k", "k", (1,), (32,), (), device=0, stream=0, shared=size, defines=dict(kernel))
