@@ -27,10 +27,17 @@ def _libraries() -> Iterator[str]:
     yield from ("libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "/usr/local/cuda/lib64/libnvrtc.so")
 
 
+def _load_builtins(library: Path) -> None:
+    """Load the files that NVRTC opens by name while it compiles: 13.0 does not search its own folder for them."""
+    for path in sorted(library.parent.glob("libnvrtc-builtins.so*")) if library.is_absolute() else []:
+        ctypes.CDLL(str(path))
+
+
 @lru_cache(maxsize=1)
 def _nvrtc() -> ctypes.CDLL:
     for name in _libraries():
         try:
+            _load_builtins(Path(name))
             library = ctypes.CDLL(name)
         except OSError:
             continue

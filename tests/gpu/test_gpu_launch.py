@@ -1,12 +1,14 @@
-"""A kernel's limit of dynamic shared memory."""
+"""A kernel's limit of dynamic shared memory, and the libraries that NVRTC needs."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +93,20 @@ def test_widths_that_share_a_kernel(cupy: types.ModuleType) -> None:
     for kernel, sizes in several.items():
         for size in [*sorted(sizes, reverse=True), max(sizes)]:
             _cuda.launch("k", "k", (1,), (32,), (), device=0, stream=0, shared=size, defines=dict(kernel))
+
+
+def test_builtins_are_loaded_before_their_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVRTC 13.0 opens them by name alone, from no folder of its own: only those already loaded are found."""
+    names = ["libnvrtc.so.99", "libnvrtc-builtins.so.99.7"]
+    for name in names:
+        (tmp_path / name).touch()
+    loaded: list[str] = []
+
+    def load(name: str) -> Any:
+        loaded.append(Path(name).name)
+        return types.SimpleNamespace(nvrtcGetErrorString=types.SimpleNamespace())
+
+    monkeypatch.setattr(_nvrtc, "_libraries", lambda: iter([str(tmp_path / names[0])]))
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    _nvrtc._nvrtc.__wrapped__()
+    assert loaded == names[::-1]
