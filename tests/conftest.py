@@ -18,10 +18,13 @@ import fastiter
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Interpret Triton kernels on the CPU, unless the GPU tests (``-m gpu``) are selected."""
+    """Interpret Triton kernels on the CPU; under ``-m gpu`` ask for a card and for deterministic products."""
     if config.option.markexpr != "gpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
-    elif not config.option.collectonly and not has_card():
+        return
+    # Read by cuBLAS and torch at the first product; without it torch warns in deterministic mode: an error here.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if not config.option.collectonly and not has_card():
         raise pytest.UsageError("-m gpu needs a CUDA device, and torch finds none")
 
 

@@ -1,10 +1,12 @@
-"""A kernel's limit of dynamic shared memory, and the libraries that NVRTC needs."""
+"""A kernel's limit of dynamic shared memory, the libraries that NVRTC needs, and the tests' settings on a card."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import itertools
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -110,3 +112,14 @@ def test_builtins_are_loaded_before_their_library(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(ctypes, "CDLL", load)
     _nvrtc._nvrtc.__wrapped__()
     assert loaded == names[::-1]
+
+
+def test_tests_on_a_card_ask_for_deterministic_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some turn torch's deterministic mode on, in which each product warns unless cuBLAS was told so before."""
+    configure: Any = importlib.import_module("tests.conftest").pytest_configure
+    for before, after in ((None, ":4096:8"), (":16:8", ":16:8")):
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        if before:
+            monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+        configure(types.SimpleNamespace(option=types.SimpleNamespace(markexpr="gpu", collectonly=True)))
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
