@@ -51,7 +51,7 @@ class Function:
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     """Return a stand-in for CuPy on an H100, which keeps one module for each path as CuPy does."""
-    module, modules = types.ModuleType("cupy"), {}
+    module, modules = types.ModuleType("cupy"), dict[tuple[str, bool], Function]()
     module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
 
     def raw_module(path: str, enable_cooperative_groups: bool) -> Any:

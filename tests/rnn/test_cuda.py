@@ -111,14 +111,15 @@ def test_dtypes(
     check(case, lengths=[4, 3, 2, 4, 1, 0, 4, 4, 2, 3, 1], **shapes(case, warps, held))
 
 
-def test_tf32_only_when_asked(device: str, launch: Any) -> None:
+@pytest.mark.parametrize(("option", "on", "off"), [("allow_tf32", True, False), ("fp32_precision", "tf32", "ieee")])
+def test_tf32_only_when_asked(option: str, on: Any, off: Any, device: str, launch: Any) -> None:
     launch()
     case = make("lstm", "", (3, 3, 1, 18), torch.float32, device)
-    torch.backends.cuda.matmul.allow_tf32 = True
+    setattr(torch.backends.cuda.matmul, option, on)
     try:
         (h, *_), (dwx, *_) = run(case, **shapes(case, (2, 1, 1), 1, tensor_cores=True))
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
+        setattr(torch.backends.cuda.matmul, option, off)
     (expected, *_), (gradient, *_) = specified(case)
     assert 1e-6 < abs(array(h) - expected).max() < 4e-3
     assert 1e-6 < abs(array(dwx) - gradient).max() < 2e-2

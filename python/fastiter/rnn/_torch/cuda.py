@@ -66,7 +66,8 @@ def _defines(work: Work, x: Tensor) -> dict[str, object]:
 
 
 def _tf32(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    """Return whether products may be TF32. torch refuses to read ``allow_tf32`` once ``fp32_precision`` was set."""
+    return x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
