@@ -16,7 +16,7 @@ from fastiter._torch import launch as gpu  # noqa: E402
 from fastiter.rnn._cells import CELLS  # noqa: E402
 from fastiter.rnn._torch import cuda, launch_plan  # noqa: E402
 from fastiter.rnn._torch import gpu as rnn_gpu  # noqa: E402
-from fastiter.tune import DEVICES  # noqa: E402
+from fastiter.tune import DEVICES, rnn_plan  # noqa: E402
 from tests.gpu.host.host import Host  # noqa: E402
 from tests.rnn.gpu_calls import array, check, check_options, check_packed, make, run, specified  # noqa: E402
 from tests.support.cases import RNN_CELLS  # noqa: E402
@@ -186,3 +186,19 @@ def test_every_width_has_a_launch() -> None:
         assert plan.shared <= device.block_shared and plan.blocks <= device.sms * plan.resident
         assert plan.padded >= problem.terms and plan.units * plan.blocks >= D
         assert launch_plan.plan(launch_plan.Problem(cell, 8192, 1, 16, size, size == 2, backward), device) is None
+
+
+@pytest.mark.parametrize("cell", ["lstm", "slstm", "gru", "elman_tanh"])
+def test_a_fused_plan_is_launched_fused(cell: str) -> None:
+    """The kernel needs more registers than the tuner counts; where its plan does not fit, another one is found."""
+    device = DEVICES["H100"]
+    for D, rows, backward in itertools.product(range(152, 400, 8), (4, 32), (False, True)):
+        problem = launch_plan.Problem(cell, D, 2, rows, 2, True, backward)
+        promised = rnn_plan(device, **launch_plan._asked(problem)).variant == "fused"
+        plan = launch_plan.plan(problem, device)
+        assert (plan is not None) == promised, problem
+        if plan is not None:
+            held = (plan.units, plan.row_warps, plan.split, plan.columns, plan.resident)
+            assert 0 <= plan.held <= max(launch_plan._room(problem, *held), 0)
+            assert plan.resident * (plan.shared + 1024) <= device.shared and plan.shared <= device.block_shared
+            assert plan.padded >= problem.terms and plan.blocks == -(-D // plan.units) <= device.sms * plan.resident

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...tune import DEVICES, Device, rnn_plan
+from ...tune import DEVICES, Device, rnn_constraints, rnn_plan, solve
+from ...tune._rnn_plan import RESERVED
 from .._cells import CELLS
 
 #: Registers per thread for other than r, sums and the state of elements; with fewer of them the compiler spills.
@@ -112,16 +113,26 @@ def shape(problem: Problem, units: int, row_warps: int, split: int, columns: int
 
 def _sums(problem: Problem, units: int, row_warps: int, columns: int) -> int:
     """Return the registers per thread for sums."""
-    each = (4 if problem.tensor_cores else 8) * max(problem.itemsize // 4, 1)
-    return each * columns * (problem.outs * units // (16 * row_warps))
+    return _each_sum(problem) * columns * (problem.outs * units // (16 * row_warps))
+
+
+def _each_sum(problem: Problem) -> int:
+    """Return the registers per thread for the sums of a tile of 16 rows of r and 8 rows of the batch."""
+    return (4 if problem.tensor_cores else 8) * max(problem.itemsize // 4, 1)
+
+
+def _each_element(problem: Problem) -> int:
+    """Return the registers per thread for an element: a unit and a row of the batch."""
+    cell = CELLS[problem.cell]
+    numbers = 3 * len(cell.states) + 12 if problem.backward else cell.gates + len(cell.states) + 7
+    return numbers * max(problem.itemsize // 4, 1)
 
 
 def _room(problem: Problem, units: int, row_warps: int, split: int, columns: int, resident: int) -> int:
     """Return how many tiles of r fit into a thread's registers; negative if even the rest does not fit."""
-    threads, cell = 32 * row_warps * split, CELLS[problem.cell]
+    threads = 32 * row_warps * split
     registers = min(255, 65536 // (threads * resident))
-    of_element = 3 * len(cell.states) + 12 if problem.backward else cell.gates + len(cell.states) + 7
-    elements = math.ceil(units * 8 * columns / threads) * of_element * max(problem.itemsize // 4, 1)
+    elements = math.ceil(units * 8 * columns / threads) * _each_element(problem)
     room = registers - _OTHER_REGISTERS - _sums(problem, units, row_warps, columns) - elements
     return room // (2 * problem.itemsize)
 
@@ -129,26 +140,58 @@ def _room(problem: Problem, units: int, row_warps: int, split: int, columns: int
 @lru_cache(maxsize=4096)
 def plan(problem: Problem, device: Device) -> Plan | None:
     """Return the fused launch, or None if r does not fit on the GPU or one step at a time is faster."""
-    function: Any = problem.cell.split("_")[0]
-    found = rnn_plan(
-        device,
-        cell=function,
-        heads=problem.heads,
-        width=problem.width,
-        batch=problem.batch,
-        dtype="bfloat16" if problem.itemsize == 2 else "float32",
-        backward=problem.backward,
-    )
+    asked = _asked(problem)
+    found = rnn_plan(device, **asked)
     if found.variant != "fused":
         return None
-    units, row_warps, split, columns = found.units, found.row_warps, found.depth_warps, found.batch_tile // 8
+    numbers = (found.units, found.row_warps, found.depth_warps, found.batch_tile // 8)
+    adapted = _adapted(problem, device, *numbers, found.fragments_registers, found.blocks_per_sm)
+    return adapted or _constrained(problem, device, asked)
+
+
+def _asked(problem: Problem) -> dict[str, Any]:
+    """Return the arguments by which the tuner knows the problem."""
+    dtype = "bfloat16" if problem.itemsize == 2 else "float32"
+    sizes = {"heads": problem.heads, "width": problem.width, "batch": problem.batch}
+    return {"cell": problem.cell.split("_")[0], **sizes, "dtype": dtype, "backward": problem.backward}
+
+
+def _adapted(
+    problem: Problem, device: Device, units: int, row_warps: int, split: int, columns: int, held: int, resident: int
+) -> Plan | None:
+    """Return the launch with fewer rows, more warps or fewer resident blocks, if the kernel needs it; None: still not.
+
+    The tuner counts fewer registers per thread, and none for elements or for 8-byte numbers.
+    """
     while columns > 1 and _sums(problem, units, row_warps, columns) > _MOST_SUMS:
         columns //= 2
     while row_warps * split < 8 and _room(problem, units, row_warps, split, columns, 1) < 0:
-        split *= 2  # fewer elements per thread: the tuner counts neither those nor 8-byte numbers
-    for resident in range(found.blocks_per_sm, 0, -1):
-        its = shape(problem, units, row_warps, split, columns, found.fragments_registers, resident)
-        fits = resident * (its.shared + 1024) <= device.shared and its.shared <= device.block_shared
-        if fits and (its.blocks == 1 or its.blocks <= device.sms * resident):
+        split *= 2
+    for at_once in range(resident, 0, -1):
+        its = shape(problem, units, row_warps, split, columns, held, at_once)
+        fits = at_once * (its.shared + RESERVED) <= device.shared and its.shared <= device.block_shared
+        if fits and (its.blocks == 1 or its.blocks <= device.sms * at_once):
             return its
+    return None
+
+
+def _constrained(problem: Problem, device: Device, asked: dict[str, Any]) -> Plan | None:
+    """Return the launch with the tuner's least cost among those that fit by the kernel's own count of resources."""
+    text, cost = rnn_constraints(device, **asked)
+    size, parts = problem.itemsize, 1 if problem.tensor_cores else 2
+    own = f"""
+elements >= 1; threads == {device.warp} * warps
+threads * elements >= units * batch_tile; threads * (elements - 1) < units * batch_tile
+sums_held == {_each_sum(problem)} * rows_per_warp * columns; sums_held <= {_MOST_SUMS}
+needed == {_OTHER_REGISTERS} + sums_held + {_each_element(problem)} * elements + {2 * size} * fragments_registers
+needed <= {device.thread_registers}; threads * blocks_per_sm * needed <= {device.registers}
+64 * lines >= 16 * depth_warps * depth_per_warp; 64 * (lines - 1) < 16 * depth_warps * depth_per_warp
+partial == {parts * max(size, 4)} * depth_warps * batch_tile * ({problem.outs} * units + 4)
+own == {256 * size} * warps * fragments_shared + {size} * batch_tile * (64 * lines + 16) + partial
+own <= {device.block_shared}; blocks_per_sm * (own + {RESERVED}) <= {device.shared}
+blocks <= 1 or blocks <= {device.sms} * blocks_per_sm
+"""
+    for found in solve(f"{text}\n{own}", minimize=cost):
+        numbers = (found["units"], found["row_warps"], found["depth_warps"], found["columns"])
+        return _adapted(problem, device, *numbers, found["fragments_registers"], found["blocks_per_sm"])
     return None
