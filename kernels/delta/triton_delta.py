@@ -13,6 +13,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+#: Numbers of steps and sequences, which no code depends on. Strides stay: of multiples of 16, the loads are wide.
+_SIZES = ["reset_row", "time"]
+
 
 @triton.jit
 def _dot(a, b):
@@ -91,7 +94,7 @@ def _products(g, C: tl.constexpr):
     return tl.where(j >= i, tl.cumprod(tl.where(j > i, g[:, None], 1.0), 0), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_SIZES, "chunks"])
 def delta_inverse_fwd_kernel(
     k,
     beta,
@@ -140,7 +143,7 @@ def delta_inverse_fwd_kernel(
         tl.store(inverse + to * C * C + f[:, None] * C + f[None, :], solved)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def delta_fwd_kernel(
     q,
     k,
@@ -218,7 +221,7 @@ def delta_fwd_kernel(
         _add_to_state(S, tl.sum(tl.where(f == C - 1, d, 0), 0), at_k, valid, to_end[:, None] * w, c, V, K, BK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_SIZES, "rows"])
 def delta_bwd_kernel(
     q,
     k,

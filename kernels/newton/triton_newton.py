@@ -10,6 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+#: Numbers that no code depends on: they are different in each call, and a unit has one thread, so no load is wider
+_FORWARD = ["wx_row", "wx_time", "wx_gate", "h_row", "h_time", "rows", "time", "width", "direction"]
+_GRADIENTS = ["dh_row", "dh_time", "dwx_row", "dwx_time", "dwx_gate"]
+
 
 @triton.jit
 def _sigmoid(x):
@@ -134,7 +138,7 @@ def _fill_zero(p, time_stride, begin, end):
         tl.store(p + t * time_stride, tl.zeros_like(t).to(p.dtype.element_ty), t < end)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_FORWARD)
 def para_fwd_kernel(
     wx,
     a,
@@ -198,7 +202,7 @@ def para_fwd_kernel(
         _fill_zero(h + row * h_row + d, h_time, count, end)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_FORWARD, *_GRADIENTS])
 def para_bwd_kernel(
     wx,
     a,

@@ -14,6 +14,9 @@ import triton.language as tl
 
 from .triton_linear import _conjugate_times, _load, _plus, _steps, _store, _times, _where
 
+#: Numbers of steps and sequences, which no code depends on. Strides stay: of multiples of 16, the loads are wide.
+_SIZES = ["reset_row", "sequences", "time", "segment", "segments"]
+
 
 @triton.jit
 def _sum(z, axis: tl.constexpr):
@@ -37,7 +40,7 @@ def _fill_zero_blocks(p, time_stride, begin, end, mask, MATRICES: tl.constexpr, 
         _store(p + t * time_stride, (zero, zero), here & mask, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def block_scan_fwd_kernel(
     A,
     x,
@@ -130,7 +133,7 @@ def block_scan_fwd_kernel(
             _fill_zero_blocks(at, h_time, tl.maximum(begin, count), end, in_units, False, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def block_scan_bwd_kernel(
     A,
     h,

@@ -12,6 +12,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+#: Numbers that no code depends on: they are different in each call, and a lane has one thread, so no load is wider
+_SIZES = ["reset_row", "sequences", "time", "width", "segment", "segments", "direction"]
+_FORWARD = ["a_row", "a_time", "x_row", "x_time", "h_row", "h_time", *_SIZES]
+_GRADIENTS = ["dh_row", "dh_time", "dx_row", "dx_time", "da_row", "da_time"]
+
 
 @triton.jit
 def _load(p, mask, STATE: tl.constexpr, COMPLEX: tl.constexpr):
@@ -107,7 +112,7 @@ def _ahead(
     return factors, inputs, drops
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_FORWARD)
 def linear_scan_fwd_kernel(
     a,
     x,
@@ -170,7 +175,7 @@ def linear_scan_fwd_kernel(
         _fill_zero(h + row * h_row + d * PARTS, h_time, tl.maximum(begin, count), end, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["a_row", "a_time", "x_row", "x_time", *_SIZES])
 def linear_scan_fwd_summary_kernel(
     a,
     x,
@@ -221,7 +226,7 @@ def linear_scan_fwd_summary_kernel(
     _store(state + at, end, active, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["a_row", "a_time", "h_row", "h_time", *_GRADIENTS, *_SIZES])
 def linear_scan_bwd_kernel(
     a,
     h,
@@ -323,7 +328,7 @@ def linear_scan_bwd_kernel(
             _fill_zero(da + row * da_row + d * PARTS, da_time, tl.maximum(begin, count), end, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["a_row", "a_time", "dh_row", "dh_time", *_SIZES])
 def linear_scan_bwd_summary_kernel(
     a,
     dh,

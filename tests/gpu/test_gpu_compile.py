@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,29 @@ def test_compiles_within_its_resources(stem: str, tmp_path: Path) -> None:
     same = [kind for kind in ("triton", "cuda") if _version(found, kind) == _version(expected, kind)]
     compared = {name: row for name, row in rows.items() if name.split()[0] in same}
     assert compared == {name: expected["rows"][stem][name] for name in compared}
+
+
+#: Sizes that change from call to call, with B and T
+CHANGING = {"time", "rows", "batch", "sequences", "chunks", "segment", "segments", "blocks", "line_row", "line_time"}
+
+
+def test_sizes_of_a_call_choose_no_code() -> None:
+    """Else another B or T is compiled again: where it is 1, and where it begins or ceases to be a multiple of 16."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "specialised.py")], capture_output=True, text=True, env=environment, check=True
+    )
+    found = json.loads(done.stdout)
+    assert {f"{path.parent.name}/{name}" for path in KERNELS.glob("*/triton_*.py") for name in kernels_in(path)} == {
+        *found
+    }
+    pointers = {"ssm/causal_conv_update_kernel": {"rows"}, "ssm/selective_step_kernel": {"rows"}}
+    changing = {name: CHANGING.intersection(told) - pointers.get(name, set()) for name, told in found.items()}
+    assert not {name: sizes for name, sizes in changing.items() if sizes}
+
+
+def kernels_in(path: Path) -> list[str]:
+    return re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.MULTILINE)
 
 
 def _version(told: dict, kind: str) -> str:
