@@ -32,10 +32,12 @@ void anderson(int bits, const py::tuple& sizes, const py::tuple& vectors, const 
 } // namespace
 
 // Further files of bindings define their functions here: void bind_<topic>(py::module_& m);
+void bind_hopfield(py::module_& m);
 
 void bind(py::module_& m) {
     m.def("anderson", anderson);
     // A line for each further file: bind_<topic>(m);
+    bind_hopfield(m);
 }
 
 } // namespace fastiter::fixedpoint

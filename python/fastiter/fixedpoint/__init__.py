@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .._public import publish
+from ._hopfield import hopfield_energy, hopfield_update
+from ._hopfield_shapes import HopfieldSolution
 
-__all__ = []
+__all__ = ["HopfieldSolution", "hopfield_energy", "hopfield_update"]
 
 publish(globals())

@@ -1,0 +1,110 @@
+// Updates of modern Hopfield networks. A problem has S stored patterns x_s of D numbers, L queries and an inverse
+// temperature beta; an update of a query is
+//
+//   z_s = beta (x_s . xi) + bias_s        p = softmax(z)        xi <- sum over s of p_s x_s
+//
+// Problems are (batch, head). A query stops where its update changes it by at most atol + rtol ||xi||. All sums of a query
+// are made in one order, by one thread, so that results are the same for any number of threads and whatever other queries
+// there are.
+#pragma once
+#include "core/cpu/team.hpp"
+#include "core/tables.hpp"
+#include <cstddef>
+
+FASTITER_FAMILY(fixedpoint)
+
+namespace fastiter::fixedpoint {
+
+struct HopfieldShape {
+    int64_t batch = 0, heads = 0, L = 0, S = 0, D = 0;
+    int64_t problems() const { return batch * heads; }
+};
+
+// Vectors of D contiguous numbers, by (batch, head, row)
+template <class T> struct Vectors {
+    T* data = nullptr;
+    int64_t batch = 0, head = 0, row = 0;
+};
+
+// Added to the scaled products, by (batch, head, query, pattern); null: nothing
+template <class T> struct Bias {
+    const T* data = nullptr;
+    int64_t batch = 0, head = 0, query = 0, pattern = 0;
+};
+
+template <class T> struct HopfieldProblem {
+    HopfieldShape shape;
+    Vectors<const T> stored;
+    Bias<T> bias;
+    const T* beta = nullptr; // (batch, head)
+};
+
+// Of what one update of each query computed, for the gradient: the largest z (0 where there is none), and 1 / sum of
+// exp(z - largest) (0 where there is none)
+template <class T> struct Softmax {
+    T *largest = nullptr, *inverse = nullptr; // (step, batch, head, query)
+};
+
+template <class T> struct HopfieldUpdate {
+    HopfieldProblem<T> problem;
+    Vectors<const T> state;
+    bool stops = true; // false: every query makes max_steps updates
+    double rtol = 0, atol = 0;
+    int64_t max_steps = 0;
+    Vectors<T> value;
+    uint8_t* converged = nullptr; // (batch, head, query), like the next two
+    int64_t* steps = nullptr;
+    T* residual = nullptr;
+    T* states =
+        nullptr; // (max_steps + 1, batch, head, query, D): before the first and after each update; null: not kept
+    Softmax<T> softmax;
+    int64_t chunk = 0; // queries that a thread takes at a time
+    void* workspace = nullptr;
+};
+
+// The gradient through all updates, from `gradient` of the last states, which becomes that of the first ones.
+// gradient (batch, head, query, D), dstored (batch, head, pattern, D), dbeta (batch, head)
+template <class T> struct HopfieldGradient {
+    HopfieldProblem<T> problem;
+    const T* states = nullptr; // as kept
+    Softmax<T> softmax;
+    const int64_t* steps = nullptr;
+    T *gradient = nullptr, *dstored = nullptr, *dbeta = nullptr;
+    void* workspace = nullptr;
+};
+
+// The gradient at fixed points: u = gradient + J u is solved for each query by conjugate gradients, with J the symmetric
+// Jacobian of its update, to ||gradient + J u - u|| <= rtol ||gradient||; u then flows back through one update.
+template <class T> struct HopfieldAdjoint {
+    HopfieldProblem<T> problem;
+    const T* states = nullptr; // (batch, head, query, D)
+    const T* gradient = nullptr;
+    double rtol = 0;
+    int64_t max_steps = 0;
+    T *dstored = nullptr, *dbeta = nullptr;
+    T* residual = nullptr; // (batch, head, query), relative to the gradient
+    void* workspace = nullptr;
+};
+
+// Queries whose contributions to dstored and dbeta are summed one after the other; those of several chunks are added in
+// their order.
+constexpr int64_t kHopfieldChunk = 256;
+
+template <class T> struct HopfieldTable {
+    size_t (*workspace)(const HopfieldUpdate<T>&, int threads);
+    void (*update)(const HopfieldUpdate<T>&, Team);
+};
+using HopfieldKernels = ByType<HopfieldTable<float>, HopfieldTable<double>>;
+
+template <class T> struct HopfieldGradientTable {
+    size_t (*gradient_workspace)(const HopfieldGradient<T>&, int threads);
+    void (*gradient)(const HopfieldGradient<T>&, Team);
+    size_t (*adjoint_workspace)(const HopfieldAdjoint<T>&, int threads);
+    void (*adjoint)(const HopfieldAdjoint<T>&, Team);
+};
+using HopfieldGradientKernels = ByType<HopfieldGradientTable<float>, HopfieldGradientTable<double>>;
+
+FASTITER_TABLE(HopfieldKernels, hopfield_kernels)
+FASTITER_TABLE(HopfieldGradientKernels, hopfield_gradient_kernels)
+
+} // namespace fastiter::fixedpoint

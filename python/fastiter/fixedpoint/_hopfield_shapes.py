@@ -1,0 +1,132 @@
+"""Shapes of Hopfield networks, and their result: what arrays and tensors share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._check import count, positive
+from .._solution import Solution, span
+
+Shape = tuple[int, ...]
+
+
+class Limits(NamedTuple):
+    """When a query stops: after exactly ``steps`` updates, or where an update changes it little."""
+
+    steps: int | None
+    rtol: float
+    atol: float
+    max_steps: int
+
+    @property
+    def most(self) -> int:
+        """The most updates of a query."""
+        return self.max_steps if self.steps is None else self.steps
+
+
+def checked_limits(function: str, steps: object, rtol: object, atol: object, max_steps: object) -> Limits:
+    """Return the limits, checked."""
+    return Limits(
+        None if steps is None else count(function, "steps", steps, most=2**31 - 1),
+        positive(function, "rtol", rtol),
+        positive(function, "atol", atol),
+        count(function, "max_steps", max_steps, 1, 2**31 - 1),
+    )
+
+
+def joined(function: str, state: Shape, stored: Shape) -> Shape:
+    """Return the leading axes of a call: those of state and stored, broadcast."""
+    for name, shape in (("state", state), ("stored", stored)):
+        if len(shape) < 2:
+            expected = "(..., L, D)" if name == "state" else "(..., S, D)"
+            raise ValueError(f"{function}: {name} must have shape {expected}, got {shape}")
+    if state[-1] != stored[-1]:
+        expected = f"(..., S, D) = (..., S, {state[-1]}) to go with state"
+        raise ValueError(f"{function}: stored must have shape {expected}, got {stored}")
+    try:
+        return np.broadcast_shapes(state[:-2], stored[:-2])
+    except ValueError:
+        expected = f"leading axes that broadcast with those of state, {state[:-2]}"
+        raise ValueError(f"{function}: stored must have {expected}, got {stored[:-2]}") from None
+
+
+def check_spread(function: str, name: str, shape: Sequence[int], whole: Shape, axes: str) -> None:
+    """Check that an argument broadcasts to the shape ``whole``, whose axes have these names."""
+    if len(shape) <= len(whole) and all(
+        size in (1, all_) for size, all_ in zip(reversed(shape), reversed(whole), strict=False)
+    ):
+        return
+    raise ValueError(f"{function}: {name} must have a shape that broadcasts to {axes} = {whole}, got {tuple(shape)}")
+
+
+def folded_axes(lead: Shape) -> tuple[int, int]:
+    """Return the batch and the heads of problems with these leading axes: the last is that of heads."""
+    return math.prod(lead[:-1]), lead[-1] if lead else 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class HopfieldSolution(Solution):
+    """States of a Hopfield network after their updates; (..., L) are the queries.
+
+    Attributes
+    ----------
+    value : (..., L, D)
+        The states: fixed points where the updates have converged.
+    converged : (..., L) bool
+        True where the last update changed the query by no more than ``atol + rtol ||x||``.
+    steps : (..., L) int64
+        The updates of each query.
+    residual : (..., L)
+        The change ``||x+ - x||`` of each query by its last update; infinite before the first.
+    method : str
+        ``"hopfield"``.
+    reason : str or tuple of str
+        ``"converged"`` or, with ``steps`` given, ``"steps"``. If not all queries converged, one for each: else it is
+        ``"max_steps"`` or ``"not finite"``.
+
+    See Also
+    --------
+    hopfield_update : The function that returns it.
+    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.ConvergenceWarning : The warning where it has not converged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.fixedpoint import hopfield_update
+    >>> found = hopfield_update(np.array([[0.9, 0.1]]), np.eye(2), beta=20.0)
+    >>> found.converged, found.steps, found.reason
+    (array([ True]), array([3]), 'converged')
+    """
+
+    def _failure(self) -> str | None:
+        reasons = (self.reason,) if isinstance(self.reason, str) else self.reason
+        lost = sum(reason not in ("converged", "steps") for reason in reasons)
+        if lost == 0:
+            return None
+        took = f"{span(self.steps.reshape(-1))} updates"
+        return f"every query must converge, got {self._reasons()} in {lost} of {len(reasons)} after {took}"
+
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        value = f"value {tuple(self.value.shape)} {str(self.value.dtype).removeprefix('torch.')}"
+        parts = [f"{self._reasons()} after {span(self.steps.reshape(-1))} updates"]
+        parts += [f"residual {span(self.residual.reshape(-1), '.2g')}", value]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def reasons_of(limits: Limits, converged: Any, residual: Any) -> str | tuple[str, ...]:
+    """Return the reason for ending, or that of each query if not all are the same; arguments are on the CPU."""
+    if limits.steps is not None:
+        return "steps"
+    if bool(converged.all()):
+        return "converged"
+    flat = zip(converged.reshape(-1).tolist(), residual.reshape(-1).tolist(), strict=True)
+    return tuple(
+        "converged" if done else "max_steps" if math.isfinite(change) else "not finite" for done, change in flat
+    )
