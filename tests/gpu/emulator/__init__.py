@@ -1,0 +1,1 @@
+"""The machine code of CUDA kernels, executed for one thread with a model of its warp's latencies: no card is needed."""
