@@ -6,26 +6,93 @@
 namespace fastiter::fixedpoint {
 namespace {
 
-// bits: 32 or 64. sizes: rows, n, m. vectors: slot, x, f, next. history: last_r, last_g, dr, dg, gram, pushed.
+PyObject* at(const py::tuple& t, int i) { return PyTuple_GET_ITEM(t.ptr(), i); }
+
+// sizes: rows, n, m. vectors: slot, x, f, next.
+template <class Step> Step step_of(const py::tuple& sizes, const py::tuple& vectors, py::handle restart) {
+    Step p;
+    p.rows = integer(at(sizes, 0)), p.n = integer(at(sizes, 1)), p.m = integer(at(sizes, 2));
+    p.slot = address<const int64_t>(at(vectors, 0));
+    using T = std::remove_reference_t<decltype(*p.next)>;
+    p.x = address<const T>(at(vectors, 1)), p.f = address<const T>(at(vectors, 2));
+    p.next = address<T>(at(vectors, 3));
+    p.restart = address<const uint8_t>(restart);
+    return p;
+}
+
+// Runs a step; sums: numbers of the workspace for each row and chunk
+template <class Step> void run(void (*step)(const Step&, Team), Step& p, int64_t sums) {
+    constexpr int64_t kLeast = 1 << 19; // multiplications
+    p.workspace = static_cast<double*>(workspace.of(sizeof(double) * p.rows * (chunks_of(p.n) + 1) * sums));
+    py::gil_scoped_release release;
+    launch(step, p, [&](int threads) { return threads_for(3 * p.rows * p.n * p.m, kLeast, threads); });
+}
+
+// history: last_r, last_g, dr, dg, gram, pushed
 void anderson(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
               double beta, double ridge, bool type_one) {
-    auto at = [](const py::tuple& t, int i) { return PyTuple_GET_ITEM(t.ptr(), i); };
     with_float(bits, [&]<class T>() {
-        AndersonStep<T> p;
-        p.rows = integer(at(sizes, 0)), p.n = integer(at(sizes, 1)), p.m = integer(at(sizes, 2));
-        p.slot = address<const int64_t>(at(vectors, 0));
-        p.x = address<const T>(at(vectors, 1)), p.f = address<const T>(at(vectors, 2));
-        p.next = address<T>(at(vectors, 3));
+        auto p = step_of<AndersonStep<T>>(sizes, vectors, restart);
         p.last_r = address<T>(at(history, 0)), p.last_g = address<T>(at(history, 1));
         p.dr = address<T>(at(history, 2)), p.dg = address<T>(at(history, 3));
         p.gram = address<double>(at(history, 4)), p.pushed = address<int64_t>(at(history, 5));
-        p.restart = address<const uint8_t>(restart);
         p.beta = beta, p.ridge = ridge, p.type_one = type_one;
-        p.workspace = static_cast<double*>(workspace.of(sizeof(double) * p.rows * (chunks_of(p.n) + 1) * 5 * p.m));
-        py::gil_scoped_release release;
-        constexpr int64_t kLeast = 1 << 19; // multiplications
-        launch(kernels().of<KernelsOf<T>>().anderson, p,
-               [&](int threads) { return threads_for(3 * p.rows * p.n * p.m, kLeast, threads); });
+        run(anderson_steps().of<AndersonOf<T>>().step, p, 5 * p.m);
+    });
+}
+
+// history: last_x, last_r, u, v, pushed
+void broyden(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
+             double beta) {
+    with_float(bits, [&]<class T>() {
+        auto p = step_of<BroydenStep<T>>(sizes, vectors, restart);
+        p.last_x = address<T>(at(history, 0)), p.last_r = address<T>(at(history, 1));
+        p.u = address<T>(at(history, 2)), p.v = address<T>(at(history, 3));
+        p.pushed = address<int64_t>(at(history, 4));
+        p.beta = beta;
+        run(broyden_steps().of<BroydenOf<T>>().step, p, 3 * p.m + 4);
+    });
+}
+
+// state: residual, scale, best, best_scale, since of the samples; found: verdict, is_best of the rows. limits: rtol, atol, growth,
+// patience
+Judge judge_of(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& found, const py::tuple& limits) {
+    Judge p;
+    p.rows = rows, p.slot = address<const int64_t>(slot);
+    p.residual = address<double>(at(state, 0)), p.scale = address<double>(at(state, 1));
+    p.best = address<double>(at(state, 2)), p.best_scale = address<double>(at(state, 3));
+    p.since = address<int64_t>(at(state, 4));
+    p.verdict = address<Verdict>(at(found, 0)), p.is_best = address<uint8_t>(at(found, 1));
+    p.rtol = PyFloat_AsDouble(at(limits, 0)), p.atol = PyFloat_AsDouble(at(limits, 1));
+    p.growth = PyFloat_AsDouble(at(limits, 2)), p.patience = integer(at(limits, 3));
+    return p;
+}
+
+int64_t judge(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& found, const py::tuple& limits) {
+    return judge_rows(judge_of(rows, slot, state, found, limits));
+}
+
+// vectors: slot, x, f, best_x. Returns the number of verdicts that are not go_on.
+int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& state,
+                const py::tuple& found, const py::tuple& limits, int norm) {
+    return with_float(bits, [&]<class T>() {
+        Measure<T> p;
+        p.judge = judge_of(integer(at(sizes, 0)), at(vectors, 0), state, found, limits);
+        p.n = integer(at(sizes, 1));
+        p.x = address<const T>(at(vectors, 1)), p.f = address<const T>(at(vectors, 2));
+        p.best_x = address<T>(at(vectors, 3));
+        p.norm = Norm(norm);
+        const int64_t rows = p.judge.rows;
+        p.workspace = static_cast<double*>(workspace.of(sizeof(double) * rows * chunks_of(p.n) * 4));
+        constexpr int64_t kLeast = 1 << 17; // numbers
+        {
+            py::gil_scoped_release release;
+            launch(measures().of<MeasureOf<T>>().measure, p,
+                   [&](int threads) { return threads_for(rows * p.n, kLeast, threads); });
+        }
+        int64_t count = 0;
+        for (int64_t i = 0; i < rows; ++i) count += p.judge.verdict[i] != Verdict::go_on;
+        return count;
     });
 }
 
@@ -36,6 +103,9 @@ void bind_hopfield(py::module_& m);
 
 void bind(py::module_& m) {
     m.def("anderson", anderson);
+    m.def("broyden", broyden);
+    m.def("judge", judge);
+    m.def("measure", measure);
     // A line for each further file: bind_<topic>(m);
     bind_hopfield(m);
 }

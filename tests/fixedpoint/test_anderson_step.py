@@ -10,9 +10,29 @@ import pytest
 
 import fastiter
 from fastiter.fixedpoint import reference
-from fastiter.fixedpoint._functional import AndersonHistory
+from fastiter.fixedpoint._methods.anderson import Anderson
+from fastiter.fixedpoint._solve import Active
+from fastiter.fixedpoint._space import NumPySpace
 
 Array = npt.NDArray[Any]
+
+
+class AndersonHistory:
+    """The method alone, as the solver calls it."""
+
+    def __init__(self, samples: int, n: int, m: int, dtype: str) -> None:
+        space = NumPySpace()
+        space.check_leaf("test", "x", np.empty((1, 1), dtype))
+        self.started = (space, samples, n)
+        self.m = m
+        self.method: Any = None
+
+    def step(self, vectors: Any, restart: Any, beta: float, ridge: float, kind: int) -> None:
+        if self.method is None:
+            options = {"m": self.m, "damping": beta, "ridge": ridge, "kind": kind}
+            self.method = Anderson.of("test", options).begun(*self.started)
+        slots, x, f, out = vectors
+        out[:] = self.method.step(Active(slots, x, f, np.zeros(len(x)), restart, 0, lambda x: x, None))
 
 
 def affine(n: int, seed: int, radius: float = 0.9) -> tuple[Array, Array]:

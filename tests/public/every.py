@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.public import hopfield, numbers, processes, processes_more, recurrences, systems
+from tests.public import fixed_points, hopfield, numbers, processes, processes_more, recurrences, systems
 from tests.public.table import TABLE as TABLE
 
-FILES = (recurrences, numbers, systems, processes, processes_more, hopfield)
+FILES = (recurrences, fixed_points, numbers, systems, processes, processes_more, hopfield)
 
 #: Public classes that users get and do not make: results, tables of results, errors, warnings, bases of other classes
 NOT_CALLED = {
@@ -15,6 +15,7 @@ NOT_CALLED = {
     *(f"fastiter.quant.{name}" for name in ("FormatRow", "FormatTable", "Range", "Scaled")),
     *(f"fastiter.relax.{name}" for name in ("LinearSolution", "Progress", "SequenceSolution")),
     "fastiter.fixedpoint.HopfieldSolution",
+    *(f"fastiter.fixedpoint.{name}" for name in ("FixedPointProgress", "FixedPointSolution")),
     *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
     *(f"fastiter.mdp.{name}" for name in ("MDPProgress", "MDPSolution", "RobustPolicy")),
     *(f"fastiter.mdp.distributional.{name}" for name in ("StockValues", "TailValues")),

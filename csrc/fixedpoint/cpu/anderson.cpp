@@ -14,7 +14,13 @@ struct Place {
 template <class T> FASTITER_INLINE Place place_of(const AndersonStep<T>& p, int64_t row) {
     const int64_t slot = p.slot[row];
     const int64_t before = p.restart && p.restart[row] ? -1 : p.pushed[slot];
-    return {slot, before < 0 ? -1 : before % p.m, min_of(before + 1, p.m)};
+    if (before < 0) return {slot, -1, min_of(-1 - before, p.m)};
+    return {slot, before % p.m, min_of(before + 1, p.m)};
+}
+
+template <class T> FASTITER_INLINE int64_t pushed_after(const AndersonStep<T>& p, int64_t row) {
+    const int64_t before = p.restart && p.restart[row] ? -1 : p.pushed[p.slot[row]];
+    return before < 0 ? -1 - before : before + 1;
 }
 
 template <class T> FASTITER_INLINE T* history(T* from, const AndersonStep<T>& p, int64_t slot, int64_t i) {
@@ -46,12 +52,12 @@ template <class T> void push(const AndersonStep<T>& p, int64_t row, int64_t chun
     double* sums = p.workspace + (row * (chunks_of(p.n) + 1) + chunk) * kSums * p.m;
     for (int64_t i = 0; i < to.held; ++i, sums += kSums) {
         const T* other = history(p.dr, p, to.slot, i) + first;
-        const Pair found = products(other, dr, static_cast<const T*>(residual), count);
+        const Pair found = products<T>(other, dr ? dr : residual, residual, count);
         sums[0] = found.first, sums[1] = found.second;
         if (!p.type_one) continue;
-        const Pair mixed = products<T>(history(p.dg, p, to.slot, i) + first, dr, residual, count);
+        const Pair mixed = products<T>(history(p.dg, p, to.slot, i) + first, dr ? dr : residual, residual, count);
         sums[2] = mixed.first, sums[3] = mixed.second;
-        sums[4] = product<T>(other, dg, count);
+        sums[4] = dg ? product<T>(other, dg, count) : 0;
     }
 }
 
@@ -72,8 +78,10 @@ template <class T> void solve(const AndersonStep<T>& p, int64_t row) {
     s.size = held;
     for (int64_t i = 0; i < held; ++i) {
         const double* d = sums + i * kSums;
-        gram[i * m + to.at] = p.type_one ? d[2] - p.beta * d[0] : d[0];
-        gram[to.at * m + i] = p.type_one ? d[4] - p.beta * d[0] : d[0];
+        if (to.at >= 0) {
+            gram[i * m + to.at] = p.type_one ? d[2] - p.beta * d[0] : d[0];
+            gram[to.at * m + i] = p.type_one ? d[4] - p.beta * d[0] : d[0];
+        }
         s.b[i] = p.type_one ? d[3] - p.beta * d[1] : d[1];
     }
     for (int64_t i = 0; i < held; ++i)
@@ -86,7 +94,7 @@ template <class T> void solve(const AndersonStep<T>& p, int64_t row) {
     for (int64_t i = 0; i < held; ++i) c[i] = s.b[i] * s.scale[i], check += c[i] * 0;
     if (check != 0)
         for (int64_t i = 0; i < held; ++i) c[i] = 0;
-    p.pushed[to.slot] = to.at < 0 ? 0 : p.pushed[to.slot] + 1;
+    p.pushed[to.slot] = pushed_after(p, row);
 }
 
 template <class T> void mix(const AndersonStep<T>& p, int64_t row, int64_t first, int64_t count) {
@@ -120,10 +128,8 @@ template <class T> void anderson(const AndersonStep<T>& p, Team team) {
                [&](int64_t row, int64_t, int64_t first, int64_t count) { mix(p, row, first, count); });
 }
 
-template <class T> constexpr KernelsOf<T> kernels_of{anderson<T>};
-
 } // namespace
 
-extern const Kernels kernels{kernels_of<float>, kernels_of<double>};
+extern const Anderson anderson_steps{{anderson<float>}, {anderson<double>}};
 
 } // namespace fastiter::fixedpoint::FASTITER_LEVEL

@@ -2,10 +2,15 @@
 
 from . import Address
 
+Four = tuple[Address, Address, Address, Address]
+#: residual, scale, best, best_scale, since
+State = tuple[Address, Address, Address, Address, Address]
+Limits = tuple[float, float, float, int]
+
 def anderson(
     bits: int,
     sizes: tuple[int, int, int],
-    vectors: tuple[Address, Address, Address, Address],
+    vectors: Four,
     history: tuple[Address, Address, Address, Address, Address, Address],
     restart: Address,
     beta: float,
@@ -48,3 +53,23 @@ def hopfield_adjoint(
     results: tuple[Address, Address, Address],
     /,
 ) -> None: ...
+def broyden(
+    bits: int,
+    sizes: tuple[int, int, int],
+    vectors: Four,
+    history: tuple[Address, Address, Address, Address, Address],
+    restart: Address,
+    beta: float,
+    /,
+) -> None: ...
+def judge(rows: int, slot: Address, state: State, found: tuple[Address, Address], limits: Limits, /) -> int: ...
+def measure(
+    bits: int,
+    sizes: tuple[int, int],
+    vectors: Four,
+    state: State,
+    found: tuple[Address, Address],
+    limits: Limits,
+    norm: int,
+    /,
+) -> int: ...

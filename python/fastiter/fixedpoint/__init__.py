@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from .._public import publish
+from ._functional import fixed_point
 from ._hopfield import hopfield_energy, hopfield_update
 from ._hopfield_shapes import HopfieldSolution
+from ._result import FixedPointProgress, FixedPointSolution
 
-__all__ = ["HopfieldSolution", "hopfield_energy", "hopfield_update"]
+__all__ = [
+    "FixedPointProgress",
+    "FixedPointSolution",
+    "HopfieldSolution",
+    "fixed_point",
+    "hopfield_energy",
+    "hopfield_update",
+]
 
 publish(globals())

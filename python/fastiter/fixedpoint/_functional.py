@@ -1,36 +1,191 @@
-"""Steps of fixed-point methods on arrays, by the compiled kernels."""
+"""Fixed points of maps on NumPy arrays."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
-import numpy as np
+from .._check import check_choice, check_flag, type_name
+from ._methods import METHODS
+from ._result import FixedPointProgress, FixedPointSolution, Limits
+from ._solve import Problem, solve
+from ._space import NumPySpace, Space
+from ._state import Layout
 
-from .. import _core
+Method = Literal[
+    "picard",
+    "anderson",
+    "broyden",
+    "newton_krylov",
+    "halpern",
+    "krasnoselskii_mann",
+    "squarem",
+    "aitken",
+    "chebyshev",
+]
 
-#: The most differences that a method keeps
-MOST_MEMORY = 32
+
+def fixed_point(
+    f: Callable[..., Any],
+    x0: Any,
+    *,
+    method: Method = "anderson",
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 1000,
+    norm: Literal["l2", "inf", "rms", "span"] | Callable[[Any], Any] = "l2",
+    batched: bool = True,
+    args: tuple[Any, ...] = (),
+    compact: bool = True,
+    jvp: Callable[..., Any] | None = None,
+    patience: int = 100,
+    callback: Callable[[FixedPointProgress], Any] | None = None,
+    throw: bool = False,
+    **options: Any,
+) -> FixedPointSolution:
+    """x = f(x) for each sample of a batch, by the evaluations of f alone.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(x, *args)`` returns an array of the shape and dtype of x; for a tuple, list or dict of arrays the same
+        structure. Where samples end at different steps it gets the rows that have not ended.
+    x0 : array, tuple, list or dict of arrays, or FixedPointSolution
+        The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype. A solution starts from its
+        value; if it comes from the same method with the same options, also from its history.
+    method : str
+        The name of the iteration, one of those in Notes.
+    rtol : float, optional
+        Relative tolerance: by default 1e-5 in 32 bits and 1e-8 in 64.
+    atol : float
+        Absolute tolerance: a sample has converged where ``||f(x) - x|| <= rtol ||f(x)|| + atol``.
+    max_steps : int
+        The most steps.
+    norm : {"l2", "inf", "rms", "span"} or callable
+        ``"span"`` is the largest minus the least element, for maps whose fixed points are known up to a constant. A
+        function gets a state, f(x) - x or f(x), and returns one number for each sample.
+    batched : bool
+        Whether axis 0 counts samples, each with its own history and end. If False, x0 is one problem.
+    args : tuple of arrays
+        Arrays of B rows that are passed to f, without the rows of samples that have ended.
+    compact : bool
+        If False, f always gets all B rows, for functions that cannot take fewer.
+    jvp : callable, optional
+        ``jvp(x, v, *args)`` returns f'(x) v, for ``"newton_krylov"``; by default a difference of two values of f.
+    patience : int
+        A sample has stagnated after so many steps without a new least residual.
+    callback : callable, optional
+        Called with a :class:`FixedPointProgress` after each evaluation; the solver ends where it returns True.
+    throw : bool
+        Whether to raise :class:`fastiter.ConvergenceError` where a sample has not converged.
+    **options : object
+        Options of the method, listed in Notes.
+
+    Returns
+    -------
+    FixedPointSolution
+        x with the state of convergence, the steps and the evaluations of each sample.
+
+    Raises
+    ------
+    TypeError
+        If an argument, or what f returns, has a wrong type or dtype.
+    ValueError
+        If it has a wrong shape or value.
+    ConvergenceError
+        If a sample does not converge and ``throw`` is True.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a sample does not converge; its value is its iterate with the least residual.
+
+    See Also
+    --------
+    FixedPointSolution : The result.
+    fastiter.relax.sor : For a linear system with a known matrix.
+
+    Notes
+    -----
+    ==================  ==========================================================================================
+    picard              ``damping=1.0``: x <- x + damping (f(x) - x)
+    anderson            ``m=6`` differences, at most 32, ``damping=1.0``, ``ridge`` relative to the squares of the
+                        differences (the spacing of numbers by default), ``kind=2`` (1: type I), ``restart`` every so
+                        many steps
+    broyden             ``m=40`` updates, ``damping=1.0``; a step that lets the residual grow ``growth_limit=2.0``
+                        times is halved up to ``halvings=4`` times
+    newton_krylov       ``inner=20`` steps of GMRES to ``inner_rtol=0.1``, ``growth_limit=1.0``, ``halvings=8``
+    halpern             no option: anchored at x0, ||f(x) - x|| <= 2 ||x0 - x*|| / (steps + 1) for non-expansive f
+    krasnoselskii_mann  ``relaxation=0.5``, or a function of the step
+    squarem             ``growth_limit=10.0``, ``largest=1000.0``
+    aitken              ``relaxation=1.0`` at first, ``componentwise=False``, ``largest=100.0``
+    chebyshev           ``bounds=(low, high)`` of the spectrum of an affine f, estimated by ``estimates=20`` evaluations
+    ==================  ==========================================================================================
+
+    ``anderson``, ``broyden``, ``squarem`` and ``aitken`` go back to the best iterate of a sample, without its history,
+    up to three times where it meets NaN, grows or stagnates.
+
+    References
+    ----------
+    .. [1] D. G. Anderson, "Iterative procedures for nonlinear integral equations", Journal of the ACM 12, 1965.
+    .. [2] H. F. Walker and P. Ni, "Anderson acceleration for fixed-point iterations", SIAM Journal on Numerical
+       Analysis 49, 2011.
+    .. [3] C. G. Broyden, "A class of methods for solving nonlinear simultaneous equations", Mathematics of
+       Computation 19, 1965.
+    .. [4] F. Lieder, "On the convergence rate of the Halpern-iteration", Optimization Letters 15, 2021.
+    .. [5] R. Varadhan and C. Roland, "Simple and globally convergent methods for accelerating the convergence of any
+       EM algorithm", Scandinavian Journal of Statistics 35, 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.fixedpoint import fixed_point
+    >>> rng = np.random.default_rng(0)
+    >>> W, b = 0.9 * np.linalg.qr(rng.normal(size=(50, 50)))[0], rng.normal(size=(8, 50))
+    >>> found = fixed_point(lambda x, b: np.tanh(x @ W + b), np.zeros((8, 50)), args=(b,))
+    >>> bool(found.converged.all()), bool(np.allclose(np.tanh(found.value @ W + b), found.value, atol=1e-7))
+    (True, True)
+    """
+    function = "fixed_point"
+    limits = Limits(rtol, atol, max_steps, norm, patience, callback, throw).checked(function)
+    return run(function, f, x0, NumPySpace(), limits, method, options, batched, args, compact, jvp)
 
 
-@dataclass(eq=False)
-class AndersonHistory:
-    """The last ``m`` differences of residuals and iterates of each of ``samples``, and their Gram matrices."""
+def run(
+    function: str,
+    f: Callable[..., Any],
+    x0: Any,
+    space: Space,
+    limits: Limits,
+    method: str,
+    options: dict[str, Any],
+    batched: bool = True,
+    args: tuple[Any, ...] = (),
+    compact: bool = True,
+    jvp: Callable[..., Any] | None = None,
+) -> FixedPointSolution:
+    """Return the fixed points of a map on the arrays of a space."""
+    check_choice(function, "method", method, tuple(METHODS))
+    check_flag(function, "batched", batched)
+    check_flag(function, "compact", compact)
+    for name, given in (("f", f), ("jvp", jvp)):
+        if not callable(given) and (name == "f" or given is not None):
+            raise TypeError(f"{function}: {name} must be callable, got {type_name(given)}")
+    if jvp is not None and method != "newton_krylov":
+        raise ValueError(f"{function}: jvp must be None for method {method!r}, got a function")
+    if not isinstance(args, tuple):
+        raise TypeError(f"{function}: args must be a tuple of arrays, got {type_name(args)}")
+    chosen = METHODS[method].of(function, options)
+    start, memory = (x0.value, x0._memory) if isinstance(x0, FixedPointSolution) else (x0, None)
+    layout = Layout(function, space, start, batched)
 
-    samples: int
-    n: int
-    m: int
-    dtype: Any
-    arrays: tuple[Any, ...] = field(init=False, repr=False)
+    def make(space: Space, samples: int, n: int) -> Any:
+        made = chosen.begun(space, samples, n)
+        if memory is None or memory[0] != chosen or memory[1:] != ((samples, n), space.noun, space.dtype_name):
+            return made
+        return made.resumed(memory[0])
 
-    def __post_init__(self) -> None:
-        samples, n, m = self.samples, self.n, self.m
-        last = (np.zeros((samples, n), self.dtype) for _ in range(2))
-        differences = (np.zeros((samples, m, n), self.dtype) for _ in range(2))
-        self.arrays = (*last, *differences, np.zeros((samples, m, m)), np.full(samples, -1))
-
-    def step(self, vectors: tuple[Any, Any, Any, Any], restart: Any, beta: float, ridge: float, kind: int) -> None:
-        """Compute ``next`` from ``(slot, x, f, next)``: rows of contiguous arrays, and the samples they belong to."""
-        rows = vectors[0].shape[0]
-        bits = 8 * np.dtype(self.dtype).itemsize
-        _core.fixedpoint.anderson(bits, (rows, self.n, self.m), vectors, self.arrays, restart, beta, ridge, kind == 1)
+    problem = Problem(function, f, space, layout, args if batched else (), compact, jvp)
+    if not batched and args:
+        problem.taken = args
+    return solve(problem, start, limits, make)

@@ -1,0 +1,105 @@
+"""Anderson's method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ... import _core
+from ..._check import count, positive
+from .._solve import Active
+from .base import Base
+
+#: The most differences that the kernel's least squares take
+MOST_MEMORY = 32
+
+
+@dataclass
+class Anderson(Base):
+    """x <- g - sum c_i dg_i with g = x + damping (f(x) - x), where c minimises the residual of the combination."""
+
+    name: ClassVar[str] = "anderson"
+    growth: ClassVar[float] = 100.0
+    rescues: ClassVar[bool] = True
+    m: Any = 6
+    damping: Any = 1.0
+    ridge: Any = None
+    kind: Any = 2
+    restart: Any = None
+
+    def check(self, function: str) -> None:
+        self.m = count(function, "m", self.m, 1, MOST_MEMORY)
+        self.damping = positive(function, "damping", self.damping, zero=False)
+        self.kind = count(function, "kind", self.kind, 1, 2)
+        if self.ridge is not None:
+            self.ridge = positive(function, "ridge", self.ridge)
+        if self.restart is not None:
+            self.restart = count(function, "restart", self.restart, 2)
+
+    def begin(self) -> None:
+        space, samples, m, n = self.space, self.samples, self.m, self.n
+        last = (space.zeros(samples, n) for _ in range(2))
+        differences = (space.zeros(samples, m, n) for _ in range(2))
+        self.history = (*last, *differences, np.zeros((samples, m, m)), np.full(samples, -1))
+        self.used_ridge = self.ridge if self.ridge is not None else space.eps
+
+    def resumed(self, other: Any) -> Anderson:
+        self.history = tuple(map(self.space.copy_any, other.history))
+        pushed = self.history[5]
+        pushed[pushed >= 0] = -1 - pushed[pushed >= 0]
+        return self
+
+    def step(self, at: Active) -> Any:
+        restart = at.restart
+        if self.restart is not None and at.steps and at.steps % self.restart == 0:
+            restart = np.ones(len(at.slots), np.uint8)
+        if not self.space.bits:
+            return self._plain(at, restart)
+        rows, out = len(at.slots), self.space.empty(len(at.slots), self.n)
+        vectors = (at.slots, at.x, at.f, out)
+        sizes = (rows, self.n, self.m)
+        bits, kind = self.space.bits, self.kind == 1
+        _core.fixedpoint.anderson(bits, sizes, vectors, self.history, restart, self.damping, self.used_ridge, kind)
+        return out
+
+    def _plain(self, at: Active, restart: Any) -> Any:
+        """Compute the step by operations of arrays, where the kernels do not run."""
+        space, m, slots = self.space, self.m, at.slots
+        last_r, last_g, dr, dg, _, pushed = self.history
+        before = pushed[slots] if restart is None else np.where(restart, -1, pushed[slots])
+        r = at.f - at.x
+        g = at.x + self.damping * r
+        has_last = np.flatnonzero(before >= 0)
+        if len(has_last):
+            rows, place = slots[has_last], before[has_last] % m
+            dr[rows, place] = space.take(r, has_last) - last_r[rows]
+            dg[rows, place] = space.take(g, has_last) - last_g[rows]
+        space.put(last_r, slots, r)
+        space.put(last_g, slots, g)
+        pushed[slots] = after = np.where(before < 0, -1 - before, before + 1)
+        held = np.minimum(after, m)
+        most = int(held.max(initial=0))
+        if most == 0:
+            return g
+        some_r, some_g = dr[slots][:, :most], dg[slots][:, :most]
+        left = some_r if self.kind == 2 else some_g - self.damping * some_r
+        matrix, right = space.host(left @ some_r.swapaxes(1, 2)), space.host(left @ r[:, :, None])[:, :, 0]
+        c = coefficients(matrix, right, held, self.used_ridge)
+        return g - (space.column(c.reshape(-1)).reshape(len(slots), 1, most) @ some_g)[:, 0]
+
+
+def coefficients(matrix: Any, right: Any, held: Any, ridge: float) -> Any:
+    """Return c (rows, m) of (matrix + ridge) c = right, scaled to a diagonal of 1; past ``held`` it is 0."""
+    rows, m = right.shape
+    diagonal = np.diagonal(matrix, axis1=1, axis2=2)
+    used = (np.arange(m) < held[:, None]) & (diagonal != 0) & np.isfinite(diagonal)
+    scale = np.where(used, 1 / np.sqrt(np.where(used, np.abs(diagonal), 1)), 0)
+    scaled = np.where(used[:, :, None] & used[:, None, :], matrix, 0) * scale[:, :, None] * scale[:, None, :]
+    scaled += np.where(used, ridge * np.sign(np.where(used, diagonal, 1)), 1)[:, :, None] * np.eye(m)
+    b = np.where(used, right, 0) * scale
+    fine = np.isfinite(scaled).all(axis=(1, 2)) & np.isfinite(b).all(axis=1)
+    scaled[~fine], b[~fine] = np.eye(m), 0
+    c = np.stack([np.linalg.lstsq(scaled[i], b[i], rcond=2.0**-50)[0] for i in range(rows)]) if rows else b
+    return c * scale

@@ -1,0 +1,83 @@
+"""What all methods have: options as fields, a memory of the samples, and copies for warm starts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from ..._check import type_name
+from .._solve import Active
+from .._space import Space
+
+AnyMethod = TypeVar("AnyMethod", bound="Base")
+
+
+@dataclass
+class Base:
+    """A method: its fields are its options."""
+
+    name: ClassVar[str]
+    growth: ClassVar[float] = 1e8
+    rescues: ClassVar[bool] = False
+    function: str = field(default="fixed_point", init=False, repr=False, compare=False)
+    space: Any = field(default=None, init=False, repr=False, compare=False)
+    samples: int = field(default=0, init=False, repr=False, compare=False)
+    n: int = field(default=0, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls: type[AnyMethod], function: str, options: dict[str, Any]) -> AnyMethod:
+        """Return the method with these options, checked."""
+        known = [each.name for each in fields(cls) if each.init]
+        for name in options:
+            if name not in known:
+                listed = f"only {', '.join(known)}" if known else "and none at all"
+                raise TypeError(f"{function}: method {cls.name!r} takes no option {name!r}, {listed}")
+        made = cls(**options)
+        made.function = function
+        made.check(function)
+        return made
+
+    def check(self, function: str) -> None:
+        """Check the options, and make plain numbers of them."""
+
+    def begun(self: AnyMethod, space: Space, samples: int, n: int) -> AnyMethod:
+        """Return a copy with a memory for so many samples of n numbers."""
+        new = copy.copy(self)
+        new.space, new.samples, new.n = space, samples, n
+        new.begin()
+        return new
+
+    def begin(self) -> None:
+        """Make the memory."""
+
+    def step(self, at: Active) -> Any:
+        """Return the next x of each row."""
+        raise NotImplementedError
+
+    def resumed(self: AnyMethod, other: Any) -> AnyMethod:
+        """Return this method with the history of another, which has the same options and sizes."""
+        return self
+
+
+def number_or_rule(function: str, name: str, x: object, check: Callable[..., float]) -> Any:
+    """Return a positive number, or a function of the step that returns one."""
+    return x if callable(x) else check(function, name, x, zero=False)
+
+
+def value_at(rule: Any, function: str, name: str, step: int) -> float:
+    """Return the number of a step."""
+    if not callable(rule):
+        return float(rule)
+    value = rule(step)
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
+        raise TypeError(f"{function}: {name}(step) must return a number, got {type_name(value)}")
+    return float(value)
+
+
+def column_mask(flags: Any) -> Any:
+    """Return flags of rows as a column."""
+    return np.asarray(flags, bool)[:, None]

@@ -1,0 +1,166 @@
+"""What the methods need of arrays, so that the same code runs on NumPy arrays and on tensors."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_array, empty, type_name
+
+DTYPES = ("float32", "float64", "complex64", "complex128")
+#: The norms of the kernel, by its numbers
+NORMS = ("l2", "inf", "rms", "span")
+
+Rows = npt.NDArray[np.intp]
+Numbers = npt.NDArray[np.float64]
+
+
+class Space(Protocol):
+    """Arrays of one dtype in one place. Buffers are real, contiguous and (rows, n); rows are NumPy's integers."""
+
+    #: 32 or 64 where the compiled kernels take the buffers, else 0
+    bits: int
+    #: The relative spacing of numbers
+    eps: float
+    #: How messages name its arrays
+    noun: str
+    dtype_name: str
+
+    def check_leaf(self, function: str, name: str, x: Any) -> None:
+        """Check that ``x`` is an array of this space's library; the first that is checked sets dtype and place."""
+
+    def read(self, x: Any) -> Any:
+        """Return what a function has returned; numbers as arrays, if the library has both."""
+
+    def same(self, x: Any) -> bool:
+        """Return whether ``x`` is an array of the dtype and in the place of the first."""
+
+    def describe(self, x: Any) -> str:
+        """Return type, dtype and place for messages."""
+
+    def as_real(self, x: Any) -> Any:
+        """Return (rows, n) numbers as real ones: complex numbers become pairs."""
+
+    def as_given(self, x: Any) -> Any:
+        """Return real numbers as those of the given dtype."""
+
+    def contiguous(self, x: Any) -> Any: ...
+    def copy(self, x: Any) -> Any: ...
+    def copy_any(self, x: Any) -> Any:
+        """Return a copy of a buffer, or of a NumPy array beside it."""
+
+    def empty(self, *shape: int) -> Any: ...
+    def zeros(self, *shape: int) -> Any: ...
+    def join(self, parts: list[Any]) -> Any:
+        """Return buffers side by side."""
+
+    def normal(self, n: int) -> Any:
+        """Return n numbers ~ N(0, 1), always the same."""
+
+    def take(self, x: Any, rows: Rows) -> Any:
+        """Return a copy of some rows."""
+
+    def put(self, x: Any, rows: Rows, values: Any) -> None: ...
+    def dot(self, a: Any, b: Any) -> Any:
+        """Return (rows, 1), the sums of products of rows."""
+
+    def column(self, numbers: Numbers) -> Any:
+        """Return (rows, 1) of a NumPy array."""
+
+    def host(self, x: Any) -> Numbers:
+        """Return an array as a NumPy array of float64."""
+
+    def numbers(self, x: Any) -> Any:
+        """Return a NumPy array as an array of this library on the CPU."""
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any: ...
+    def norms(self, x: Any, f: Any, norm: str) -> tuple[Numbers, Numbers]:
+        """Return norms of f - x and of f, one for each row."""
+
+
+class NumPySpace:
+    """Arrays of NumPy."""
+
+    noun = "a NumPy array"
+
+    def __init__(self) -> None:
+        self.dtype: Any = None
+        self.bits, self.eps, self.dtype_name = 0, 0.0, ""
+
+    def check_leaf(self, function: str, name: str, x: Any) -> None:
+        check_array(function, name, x, DTYPES)
+        if self.dtype is None:
+            self.dtype, self.dtype_name = x.dtype, x.dtype.name
+            self.real = np.empty(0, x.dtype).real.dtype
+            self.bits, self.eps = 8 * self.real.itemsize, float(np.finfo(self.real).eps)
+
+    def read(self, x: Any) -> Any:
+        return np.asarray(x) if isinstance(x, np.generic) else x
+
+    def same(self, x: Any) -> bool:
+        return isinstance(x, np.ndarray) and x.dtype == self.dtype
+
+    def describe(self, x: Any) -> str:
+        return f"{x.dtype}" if isinstance(x, np.ndarray) else type_name(x)
+
+    def as_real(self, x: Any) -> Any:
+        return x if self.dtype.kind == "f" else np.ascontiguousarray(x).view(self.real)
+
+    def as_given(self, x: Any) -> Any:
+        return x if self.dtype.kind == "f" else x.view(self.dtype)
+
+    def contiguous(self, x: Any) -> Any:
+        return x if x.flags.c_contiguous and x.flags.aligned else np.ascontiguousarray(x)
+
+    def copy(self, x: Any) -> Any:
+        return np.array(x, order="C")
+
+    def copy_any(self, x: Any) -> Any:
+        return x.copy()
+
+    def normal(self, n: int) -> Any:
+        return np.random.default_rng(0).standard_normal(n).astype(self.real)
+
+    def empty(self, *shape: int) -> Any:
+        return empty(shape, self.real)
+
+    def zeros(self, *shape: int) -> Any:
+        return np.zeros(shape, self.real)
+
+    def join(self, parts: list[Any]) -> Any:
+        return np.concatenate(parts, axis=1)
+
+    def take(self, x: Any, rows: Rows) -> Any:
+        return x[rows]
+
+    def put(self, x: Any, rows: Rows, values: Any) -> None:
+        x[rows] = values
+
+    def dot(self, a: Any, b: Any) -> Any:
+        return np.einsum("ij,ij->i", a, b)[:, None]
+
+    def column(self, numbers: Numbers) -> Any:
+        return numbers.astype(self.real)[:, None]
+
+    def host(self, x: Any) -> Numbers:
+        return np.asarray(x, np.float64)
+
+    def numbers(self, x: Any) -> Any:
+        return x
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        return np.where(condition, a, b)
+
+    def norms(self, x: Any, f: Any, norm: str) -> tuple[Numbers, Numbers]:
+        def of(r: Any) -> Numbers:
+            wide = r.astype(np.float64)
+            if norm == "span":
+                return np.asarray(np.ptp(wide, axis=1)) if r.shape[1] else np.zeros(len(r))
+            if norm == "inf":
+                return np.asarray(np.abs(wide).max(axis=1, initial=0))
+            root = np.sqrt(np.square(wide).sum(axis=1))
+            return np.asarray(root / max(r.shape[1], 1) ** 0.5 if norm == "rms" else root)
+
+        return of(f - x), of(f)
