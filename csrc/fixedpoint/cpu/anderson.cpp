@@ -67,62 +67,126 @@ template <class T> FASTITER_INLINE double* coefficients(const AndersonStep<T>& p
     return p.workspace + (row * (chunks + 1) + chunks) * kSums * p.m;
 }
 
-template <class T> void solve(const AndersonStep<T>& p, int64_t row) {
+constexpr double kLeast = 0x1p-50; // of a pivot, where the diagonal is 1
+
+// Adds up the sums of all chunks and enters those of the newest difference into the Gram matrix of the row.
+template <class T> void enter(const AndersonStep<T>& p, int64_t row) {
     const Place to = place_of(p, row);
-    const int64_t chunks = chunks_of(p.n), m = p.m, held = to.held;
+    const int64_t chunks = chunks_of(p.n), m = p.m;
     double* sums = coefficients(p, row) - chunks * kSums * m;
     for (int64_t c = 1; c < chunks; ++c)
-        for (int64_t k = 0; k < held * kSums; ++k) sums[k] += sums[c * kSums * m + k];
+        for (int64_t k = 0; k < to.held * kSums; ++k) sums[k] += sums[c * kSums * m + k];
     double* gram = p.gram + to.slot * m * m;
-    Small s;
-    s.size = held;
-    for (int64_t i = 0; i < held; ++i) {
-        const double* d = sums + i * kSums;
-        if (to.at >= 0) {
-            gram[i * m + to.at] = p.type_one ? d[2] - p.beta * d[0] : d[0];
-            gram[to.at * m + i] = p.type_one ? d[4] - p.beta * d[0] : d[0];
-        }
-        s.b[i] = p.type_one ? d[3] - p.beta * d[1] : d[1];
+    for (int64_t i = 0; i < to.held; ++i, sums += kSums) {
+        if (p.type_one) sums[1] = sums[3] - p.beta * sums[1];
+        if (to.at < 0) continue;
+        gram[i * m + to.at] = p.type_one ? sums[2] - p.beta * sums[0] : sums[0];
+        gram[to.at * m + i] = p.type_one ? sums[4] - p.beta * sums[0] : sums[0];
     }
-    for (int64_t i = 0; i < held; ++i)
-        for (int64_t j = 0; j < held; ++j) s.a[i][j] = gram[i * m + j];
-    constexpr double kLeast = 0x1p-50;
-    equilibrate(s, !p.type_one);
-    p.type_one ? solve_general(s, p.ridge, kLeast) : solve_positive(s, p.ridge, kLeast);
+}
+
+// Solves the least squares of rows [first, first + count), at most as many as a vector has doubles.
+template <class T> void solve_two(const AndersonStep<T>& p, int64_t first, int64_t count) {
+    const int64_t m = p.m, before = chunks_of(p.n) * kSums * m;
+    Together s;
+    int64_t held[lanes<double>];
+    for (int64_t k = 0; k < count; ++k) {
+        held[k] = place_of(p, first + k).held;
+        s.size = max_of(s.size, held[k]);
+    }
+    const int64_t n = s.size;
+    for (int64_t k = 0; k < lanes<double>; ++k) {
+        const bool is_row = k < count;
+        const double* gram = is_row ? p.gram + p.slot[first + k] * m * m : nullptr;
+        const double* sums = is_row ? coefficients(p, first + k) - before : nullptr;
+        for (int64_t i = 0; i < n; ++i) {
+            const bool is_held = is_row && i < held[k];
+            for (int64_t j = 0; j <= i; ++j) s.a[i * n + j][k] = is_held ? gram[i * m + j] : 0;
+            s.b[i][k] = is_held ? sums[i * kSums + 1] : 0;
+        }
+    }
+    solve_positive(s, p.ridge, kLeast);
+    for (int64_t k = 0; k < count; ++k) {
+        double* c = coefficients(p, first + k);
+        for (int64_t i = 0; i < held[k]; ++i) c[i] = s.b[i][k];
+    }
+}
+
+template <class T> void solve_one(const AndersonStep<T>& p, int64_t row) {
+    const int64_t m = p.m;
+    const Place to = place_of(p, row);
     double* c = coefficients(p, row);
-    double check = 0;
-    for (int64_t i = 0; i < held; ++i) c[i] = s.b[i] * s.scale[i], check += c[i] * 0;
-    if (check != 0)
-        for (int64_t i = 0; i < held; ++i) c[i] = 0;
-    p.pushed[to.slot] = pushed_after(p, row);
+    const double *gram = p.gram + to.slot * m * m, *sums = c - chunks_of(p.n) * kSums * m;
+    Small s;
+    s.size = to.held;
+    for (int64_t i = 0; i < s.size; ++i) {
+        for (int64_t j = 0; j < s.size; ++j) s.a[i][j] = gram[i * m + j];
+        s.b[i] = sums[i * kSums + 1];
+    }
+    equilibrate(s);
+    solve_general(s, p.ridge, kLeast);
+    for (int64_t i = 0; i < s.size; ++i) c[i] = s.b[i] * s.scale[i];
+}
+
+// Solves the least squares of rows [first, last), and counts their differences.
+template <class T> void solve(const AndersonStep<T>& p, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) enter(p, row);
+    for (int64_t row = first; row < last; row += lanes<double>) {
+        if (!p.type_one)
+            solve_two(p, row, min_of(lanes<double>, last - row));
+        else
+            for (int64_t k = row; k < min_of(last, row + lanes<double>); ++k) solve_one(p, k);
+    }
+    for (int64_t row = first; row < last; ++row) {
+        double *c = coefficients(p, row), check = 0;
+        const int64_t held = place_of(p, row).held;
+        for (int64_t i = 0; i < held; ++i) check += c[i] * 0;
+        for (int64_t i = 0; i < held && check != 0; ++i) c[i] = 0; // some c is not finite
+        p.pushed[p.slot[row]] = pushed_after(p, row);
+    }
 }
 
 template <class T> void mix(const AndersonStep<T>& p, int64_t row, int64_t first, int64_t count) {
-    constexpr int W = lanes<T>;
+    constexpr int W = lanes<T>, V = 4;
     const int64_t slot = p.slot[row], held = min_of(p.pushed[slot], p.m);
     const double* c = coefficients(p, row);
+    T factors[kMemory];
+    for (int64_t i = 0; i < held; ++i) factors[i] = T(-c[i]);
     const T *g = p.last_g + slot * p.n + first, *dg = history(p.dg, p, slot, 0) + first;
     T* next = p.next + row * p.n + first;
-    for (int64_t j = 0; j < count; j += W) {
+    int64_t j = 0;
+    for (; j + V * W <= count; j += V * W) {
+        vec<T> sum[V];
+        for (int v = 0; v < V; ++v) sum[v] = load(g + j + v * W);
+        for (int64_t i = 0; i < held; ++i) {
+            const vec<T> factor = broadcast(factors[i]);
+            for (int v = 0; v < V; ++v) sum[v] = fma(load(dg + i * p.n + j + v * W), factor, sum[v]);
+        }
+        for (int v = 0; v < V; ++v) store(next + j + v * W, sum[v]);
+    }
+    for (; j < count; j += W) {
         vec<T> sum = load_up_to(g + j, count - j);
-        for (int64_t i = 0; i < held; ++i) sum = fma(load_up_to(dg + i * p.n + j, count - j), T(-c[i]), sum);
+        for (int64_t i = 0; i < held; ++i) sum = fma(load_up_to(dg + i * p.n + j, count - j), factors[i], sum);
         store_up_to(next + j, sum, count - j);
     }
 }
 
 template <class T> void anderson(const AndersonStep<T>& p, Team team) {
+    const int64_t begin = p.rows * team.id / team.size, end = p.rows * (team.id + 1) / team.size;
     if (chunks_of(p.n) == 1) {
-        each_chunk(p.rows, p.n, team, [&](int64_t row, int64_t chunk, int64_t first, int64_t count) {
-            push(p, row, chunk, first, count);
-            solve(p, row);
-            mix(p, row, first, count);
-        });
+        constexpr int64_t kGroup = lanes<double>;
+        for (int64_t row = begin; row < end; row += kGroup) {
+            const int64_t last = min_of(end, row + kGroup);
+            for (int64_t k = row; k < last; ++k) push(p, k, 0, 0, p.n);
+            solve(p, row, last);
+            for (int64_t k = row; k < last; ++k) mix(p, k, 0, p.n);
+        }
         return;
     }
     each_chunk(p.rows, p.n, team,
                [&](int64_t row, int64_t chunk, int64_t first, int64_t count) { push(p, row, chunk, first, count); });
     wait(team.barriers[0], team.size);
-    for (int64_t row = team.id; row < p.rows; row += team.size) solve(p, row);
+    solve(p, begin, end);
     wait(team.barriers[0], team.size);
     each_chunk(p.rows, p.n, team,
                [&](int64_t row, int64_t, int64_t first, int64_t count) { mix(p, row, first, count); });

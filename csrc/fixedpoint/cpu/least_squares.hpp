@@ -1,5 +1,6 @@
 // Small systems of linear equations, in double: the coefficients of a combination of differences.
 #pragma once
+#include "core/cpu/simd.hpp"
 #include "fixedpoint/cpu/kernels.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
@@ -10,10 +11,10 @@ struct Small {
     double b[kMemory], scale[kMemory];
 };
 
-// Scales a and b so that the diagonal is 1; a column without a positive diagonal is dropped: scale 0.
-inline void equilibrate(Small& s, bool symmetric) {
+// Scales a and b so that the diagonal is 1; a column whose diagonal is 0 is dropped: scale 0.
+inline void equilibrate(Small& s) {
     for (int64_t i = 0; i < s.size; ++i) {
-        const double d = s.a[i][i] < 0 && !symmetric ? -s.a[i][i] : s.a[i][i];
+        const double d = s.a[i][i] < 0 ? -s.a[i][i] : s.a[i][i];
         const double inverse = 1 / __builtin_sqrt(d);
         s.scale[i] = d > 0 && inverse < __builtin_inf() ? inverse : 0;
     }
@@ -23,28 +24,58 @@ inline void equilibrate(Small& s, bool symmetric) {
     }
 }
 
-// Solves (a + ridge I) c = b by Cholesky's method, in place; a column whose pivot is below `least` gets c = 0.
-inline void solve_positive(Small& s, double ridge, double least) {
-    double pivot[kMemory];
-    for (int64_t j = 0; j < s.size; ++j) {
-        double d = s.a[j][j] + ridge;
-        for (int64_t k = 0; k < j; ++k) d -= s.a[j][k] * s.a[j][k] * pivot[k];
-        const bool keeps = s.scale[j] > 0 && d > least;
-        pivot[j] = keeps ? d : 0;
-        const double inverse = keeps ? 1 / d : 0;
-        for (int64_t i = j + 1; i < s.size; ++i) {
-            double sum = s.a[i][j];
-            for (int64_t k = 0; k < j; ++k) sum -= s.a[i][k] * s.a[j][k] * pivot[k];
-            s.a[i][j] = sum * inverse;
+// Systems of as many rows as a vector has doubles, each in its lane: element (i, j), i >= j, is a[i * size + j].
+struct Together {
+    int64_t size = 0;
+    vec<double> a[kMemory * kMemory];
+    vec<double> b[kMemory], scale[kMemory], pivot[kMemory];
+};
+
+FASTITER_INLINE vec<double> root_of(vec<double> v) {
+#if defined(__AVX512F__)
+    return (vec<double>)_mm512_sqrt_pd((__m512d)v);
+#elif defined(__AVX2__)
+    return (vec<double>)_mm256_sqrt_pd((__m256d)v);
+#else
+    for (int i = 0; i < lanes<double>; ++i) v[i] = __builtin_sqrt(v[i]);
+    return v;
+#endif
+}
+
+// Scales the rows and columns to a diagonal of 1 and solves (a + ridge I) c = b by Cholesky's method without roots, in
+// place. A column without a positive diagonal, or whose pivot is at most `least`, gets c = 0.
+inline void solve_positive(Together& s, double ridge, double least) {
+    const int64_t n = s.size;
+    const vec<double> none{}, one = broadcast(1.0);
+    for (int64_t i = 0; i < n; ++i) {
+        const vec<double> d = s.a[i * n + i], inverse = one / root_of(d);
+        s.scale[i] = select<double>((d > none) & (inverse < broadcast(__builtin_inf())), inverse, none);
+        for (int64_t j = 0; j <= i; ++j) s.a[i * n + j] *= s.scale[i] * s.scale[j];
+        s.b[i] *= s.scale[i];
+    }
+    for (int64_t j = 0; j < n; ++j) {
+        vec<double> d = s.a[j * n + j] + ridge, scaled[kMemory];
+        for (int64_t k = 0; k < j; ++k) scaled[k] = s.a[j * n + k] * s.pivot[k], d -= s.a[j * n + k] * scaled[k];
+        const mask<double> keeps = (s.scale[j] > none) & (d > broadcast(least));
+        const vec<double> inverse = select<double>(keeps, one / d, none);
+        s.pivot[j] = select<double>(keeps, d, none);
+        for (int64_t i = j + 1; i < n; ++i) {
+            vec<double> sum = s.a[i * n + j];
+            for (int64_t k = 0; k < j; ++k) sum -= s.a[i * n + k] * scaled[k];
+            s.a[i * n + j] = sum * inverse;
         }
+        vec<double> right = s.b[j]; // the row of L is complete: forward substitution
+        for (int64_t k = 0; k < j; ++k) right -= s.a[j * n + k] * s.b[k];
+        s.b[j] = right;
+        s.a[j * n + j] = inverse;
     }
-    for (int64_t i = 0; i < s.size; ++i)
-        for (int64_t k = 0; k < i; ++k) s.b[i] -= s.a[i][k] * s.b[k];
-    for (int64_t i = 0; i < s.size; ++i) s.b[i] = pivot[i] > 0 ? s.b[i] / pivot[i] : 0;
-    for (int64_t i = s.size - 1; i >= 0; --i) {
-        if (!(pivot[i] > 0)) continue;
-        for (int64_t k = i + 1; k < s.size; ++k) s.b[i] -= s.a[k][i] * s.b[k];
+    for (int64_t i = n - 1; i >= 0; --i) {
+        vec<double> c = s.b[i] * s.a[i * n + i];
+        const mask<double> keeps = s.pivot[i] > none;
+        for (int64_t k = i + 1; k < n; ++k) c -= s.a[k * n + i] * s.b[k];
+        s.b[i] = select<double>(keeps, c, none);
     }
+    for (int64_t i = 0; i < n; ++i) s.b[i] *= s.scale[i];
 }
 
 // Solves (a + ridge I) c = b by elimination with exchanges of rows, in place; a pivot below `least` gives c = 0.

@@ -26,15 +26,15 @@ struct Pair {
 
 // a.b and a.c
 template <class T> FASTITER_INLINE Pair products(const T* a, const T* b, const T* c, int64_t n) {
-    constexpr int W = lanes<T>;
+    constexpr int W = lanes<T>, V = 4;
     Pair total;
     for (int64_t from = 0; from < n; from += kSummed) {
         const int64_t end = min_of(n, from + kSummed);
-        vec<T> ab[2] = {}, ac[2] = {};
+        vec<T> ab[V] = {}, ac[V] = {};
         int64_t j = from;
-        for (; j + 2 * W <= end; j += 2 * W)
-#pragma GCC unroll 2
-            for (int k = 0; k < 2; ++k) {
+        for (; j + V * W <= end; j += V * W)
+#pragma GCC unroll 4
+            for (int k = 0; k < V; ++k) {
                 const vec<T> v = load(a + j + k * W);
                 ab[k] = fma(v, load(b + j + k * W), ab[k]);
                 ac[k] = fma(v, load(c + j + k * W), ac[k]);
@@ -44,8 +44,8 @@ template <class T> FASTITER_INLINE Pair products(const T* a, const T* b, const T
             ab[0] = fma(v, load_up_to(b + j, end - j), ab[0]);
             ac[0] = fma(v, load_up_to(c + j, end - j), ac[0]);
         }
-        total.first += double(sum_of<T>(ab[0] + ab[1]));
-        total.second += double(sum_of<T>(ac[0] + ac[1]));
+        total.first += double(sum_of<T>((ab[0] + ab[1]) + (ab[2] + ab[3])));
+        total.second += double(sum_of<T>((ac[0] + ac[1]) + (ac[2] + ac[3])));
     }
     return total;
 }

@@ -109,10 +109,10 @@ def fixed_point(
     -----
     ==================  ==========================================================================================
     picard              ``damping=1.0``: x <- x + damping (f(x) - x)
-    anderson            ``m=6`` differences, at most 32, ``damping=1.0``, ``ridge`` relative to the squares of the
+    anderson            ``m=10`` differences, at most 32, ``damping=1.0``, ``ridge`` relative to the squares of the
                         differences (the spacing of numbers by default), ``kind=2`` (1: type I), ``restart`` every so
                         many steps
-    broyden             ``m=40`` updates, ``damping=1.0``; a step that lets the residual grow ``growth_limit=2.0``
+    broyden             ``m=100`` updates, ``damping=1.0``; a step that lets the residual grow ``growth_limit=100``
                         times is halved up to ``halvings=4`` times
     newton_krylov       ``inner=20`` steps of GMRES to ``inner_rtol=0.1``, ``growth_limit=1.0``, ``halvings=8``
     halpern             no option: anchored at x0, ||f(x) - x|| <= 2 ||x0 - x*|| / (steps + 1) for non-expansive f

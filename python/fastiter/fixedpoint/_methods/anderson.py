@@ -23,7 +23,7 @@ class Anderson(Base):
     name: ClassVar[str] = "anderson"
     growth: ClassVar[float] = 100.0
     rescues: ClassVar[bool] = True
-    m: Any = 6
+    m: Any = 10
     damping: Any = 1.0
     ridge: Any = None
     kind: Any = 2

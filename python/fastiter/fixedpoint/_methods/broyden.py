@@ -12,6 +12,9 @@ from ..._check import count, positive
 from .._solve import Active
 from .base import Base
 
+#: The updates that a history has room for at first
+FIRST_ROOM = 16
+
 
 @dataclass
 class Broyden(Base):
@@ -23,9 +26,9 @@ class Broyden(Base):
     name: ClassVar[str] = "broyden"
     growth: ClassVar[float] = 1e3
     rescues: ClassVar[bool] = True
-    m: Any = 40
+    m: Any = 100
     damping: Any = 1.0
-    growth_limit: Any = 2.0
+    growth_limit: Any = 100.0
     halvings: Any = 4
 
     def check(self, function: str) -> None:
@@ -35,13 +38,26 @@ class Broyden(Base):
         self.halvings = count(function, "halvings", self.halvings)
 
     def begin(self) -> None:
-        space, samples, m, n = self.space, self.samples, self.m, self.n
+        space, samples, n = self.space, self.samples, self.n
+        self.room = min(self.m, FIRST_ROOM)
         last = (space.zeros(samples, n) for _ in range(2))
-        updates = (space.zeros(samples, m, n) for _ in range(2))
+        updates = (space.zeros(samples, self.room, n) for _ in range(2))
         self.history = (*last, *updates, np.full(samples, -1))
         self.base, self.halved = np.full(samples, np.inf), np.zeros(samples, np.int64)
 
+    def _grow(self) -> None:
+        """Make room for twice as many updates, up to m, before the oldest would be dropped."""
+        last_x, last_r, u, v, pushed = self.history
+        new = min(self.m, 2 * self.room)
+        if int(pushed.max(initial=0)) < self.room or new == self.room:
+            return
+        larger = [self.space.zeros(self.samples, new, self.n) for _ in range(2)]
+        for to, of in zip(larger, (u, v), strict=True):
+            to[:, : self.room] = of
+        self.history, self.room = (last_x, last_r, *larger, pushed), new
+
     def resumed(self, other: Any) -> Broyden:
+        self.room = other.room
         self.history = tuple(map(self.space.copy_any, other.history))
         pushed = self.history[4]
         pushed[pushed >= 0] = -1 - pushed[pushed >= 0]
@@ -67,16 +83,17 @@ class Broyden(Base):
 
     def _move(self, slots: Any, x: Any, f: Any, restart: Any) -> Any:
         space = self.space
+        self._grow()
         if not space.bits:
             return self._plain(slots, x, f, restart)
         out = space.empty(len(slots), self.n)
-        vectors, sizes = (slots, x, f, out), (len(slots), self.n, self.m)
+        vectors, sizes = (slots, x, f, out), (len(slots), self.n, self.room)
         _core.fixedpoint.broyden(space.bits, sizes, vectors, self.history, restart, self.damping)
         return out
 
     def _plain(self, slots: Any, x: Any, f: Any, restart: Any) -> Any:
         """Compute the step by operations of arrays, where the kernels do not run."""
-        space, m = self.space, self.m
+        space, m = self.space, self.room
         last_x, last_r, all_u, all_v, pushed = self.history
         before = pushed[slots] if restart is None else np.where(restart, -1, pushed[slots])
         r = f - x
