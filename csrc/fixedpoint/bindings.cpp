@@ -100,6 +100,7 @@ int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, cons
 
 // Further files of bindings define their functions here: void bind_<topic>(py::module_& m);
 void bind_hopfield(py::module_& m);
+void bind_prox(py::module_& m);
 
 void bind(py::module_& m) {
     m.def("anderson", anderson);
@@ -108,6 +109,7 @@ void bind(py::module_& m) {
     m.def("measure", measure);
     // A line for each further file: bind_<topic>(m);
     bind_hopfield(m);
+    bind_prox(m);
 }
 
 } // namespace fastiter::fixedpoint

@@ -16,6 +16,7 @@ PACKAGES = tuple(f"fastiter{name}" for name in ("", ".fixedpoint", ".mdp", ".qua
 WITH_TORCH = (
     "fastiter.torch",
     "fastiter.torch.nn",
+    "fastiter.torch.prox",
     "fastiter.torch.quant",
     "fastiter.torch.ssm",
     "fastiter.torch.compat",

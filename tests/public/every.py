@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from tests.public import fixed_points, hopfield, numbers, processes, processes_more, recurrences, systems
+from tests.public import (
+    fixed_points,
+    fixed_points_prox,
+    hopfield,
+    numbers,
+    processes,
+    processes_more,
+    recurrences,
+    systems,
+)
 from tests.public.table import TABLE as TABLE
 
-FILES = (recurrences, fixed_points, numbers, systems, processes, processes_more, hopfield)
+FILES = (recurrences, fixed_points, fixed_points_prox, numbers, systems, processes, processes_more, hopfield)
 
 #: Public classes that users get and do not make: results, tables of results, errors, warnings, bases of other classes
 NOT_CALLED = {

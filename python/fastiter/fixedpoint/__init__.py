@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
+from . import prox
 from ._functional import fixed_point
 from ._hopfield import hopfield_energy, hopfield_update
 from ._hopfield_shapes import HopfieldSolution
@@ -15,6 +16,7 @@ __all__ = [
     "fixed_point",
     "hopfield_energy",
     "hopfield_update",
+    "prox",
 ]
 
 publish(globals())

@@ -17,7 +17,7 @@ from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
-from . import compat, nn, onnx, quant, ssm
+from . import compat, nn, onnx, prox, quant, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace
 
@@ -49,6 +49,7 @@ __all__ = [
     "paragru",
     "paralstm",
     "paraslstm",
+    "prox",
     "quant",
     "relax_solve",
     "replace",
