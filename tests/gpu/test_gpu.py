@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import importlib.util
 import inspect
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -358,3 +359,17 @@ def test_config_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cupy" else find(name))
     fastiter.show_config()
     assert "backend       cuda: cupy not installed (pip install fastiter-kernels[gpu])" in capsys.readouterr().out
+
+
+def test_the_facade_registers_every_op_for_cards() -> None:
+    """In a process of its own: tests import the modules that register, which users do not."""
+    program = (
+        "import torch, fastiter.torch\n"
+        "names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith('fastiter::')]\n"
+        "print(len(names))\n"
+        "print(*[name for name in names if not torch._C._dispatch_has_kernel_for_dispatch_key(name, 'CUDA')])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    count, without = done.stdout.splitlines()
+    assert int(count) > 30
+    assert sorted(without.split()) == ["fastiter::_mdp_chain_values", "fastiter::_mdp_policy"]  # on the CPU alone

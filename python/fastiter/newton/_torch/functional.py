@@ -19,7 +19,8 @@ from ..._torch.sequences import Sequences, checked_sequences
 from .. import _functional as arrays
 from .._cells import CELLS, WINDOW, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from .._results import Method
-from . import cuda  # the ops of CUDA tensors
+from . import cuda
+from . import gpu as gpu  # the ops of CUDA tensors
 from .ops import ParaBackward, ParaForward, para_bwd, para_fwd
 from .ops import forward as para_forward
 from .results import ParaResult, ParaResultInfo, States, typed

@@ -35,6 +35,7 @@ from .._cells import (
     checked_bound,
     checked_checkpoint,
 )
+from . import gpu as gpu  # the ops of CUDA tensors
 from .autograd import Recurrence, Together, Transformed
 from .ops import RnnForward, carried, fits, rnn_fwd, rnn_fwd_together
 from .ops import forward as rnn_forward

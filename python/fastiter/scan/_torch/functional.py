@@ -28,7 +28,8 @@ from ..._torch.overrides import dispatched
 from ..._torch.sequences import checked_sequences
 from .. import _functional as arrays
 from .._shapes import check_block_shapes, check_first, check_linear_shapes
-from . import double_backward  # the ops of CUDA tensors
+from . import double_backward
+from . import triton as triton  # the ops of CUDA tensors
 from .ops import BLOCK, LINEAR, OPS, Cut, Scan, ScanBackward, ScanForward, ScanOut, carried
 
 Integers: TypeAlias = "Tensor | Sequence[int]"
