@@ -55,6 +55,7 @@ def test_every_public_function_is_here() -> None:
         "compat",
         "export_hls",
         "flashrnn",
+        "mdp_solve",
         "mdp_values",
         "nn",
         "onnx",

@@ -194,7 +194,7 @@ class _Run:
         w = np.empty_like(h)
         self._backup(h, w, self.action)
         while True:
-            chain = Chain(self.process.model.chain(self.action), 1.0, h.dtype, len(h))
+            chain = Chain(self.process.model.chain(self.action), 1.0, h)
             h, noise = _bias(chain, h)
             old = self.action.copy()
             self.bounds = self._backup(h, w, self.action)

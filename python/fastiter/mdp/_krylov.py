@@ -1,4 +1,7 @@
-"""The values of a policy: (1 - gamma P) v = r by BiCGSTAB, with sweeps of the policy's operator where it fails."""
+"""The values of a policy: (1 - gamma P) v = r by BiCGSTAB, with sweeps of the policy's operator where it fails.
+
+Vectors are arrays or, with the model of a card, tensors, which share the operators that are used here.
+"""
 
 from __future__ import annotations
 
@@ -21,42 +24,42 @@ _MOST_SWEEPS = 250_000  # the same, where values are wanted to rounding
 class Chain:
     """A Markov chain with its rewards, or others, and its discount.
 
-    ``modulus`` is the factor by which a sweep shrinks a residual in the end, by default the discount.
+    ``like`` is a vector (S,) of values. ``modulus`` is the factor by which a sweep shrinks a residual in the end, by
+    default the discount.
     """
 
     def __init__(
         self,
         model: Any,
         discount: float,
-        dtype: np.dtype[Any],
-        states: int,
+        like: Array,
         reward: Array | None = None,
         modulus: float | None = None,
     ) -> None:
         self._model, self._discount, self._reward = model, discount, reward
-        self._none = np.zeros(states, dtype)
+        self._none = _zeros_like(like)
         self.modulus = discount if modulus is None else modulus
 
     def with_reward(self, reward: Array) -> Chain:
         """Return the chain with other rewards."""
-        return Chain(self._model, self._discount, reward.dtype, len(reward), reward, self.modulus)
+        return Chain(self._model, self._discount, reward, reward, self.modulus)
 
     def residual(self, v: Array) -> Array:
         """Return r + gamma P v - v."""
-        w = np.empty_like(v)
+        w = _empty_like(v)
         self._model.backup(v, w, None, 1, self._discount, self._reward)
         w -= v
         return w
 
     def multiply(self, x: Array) -> Array:
         """Return x - gamma P x."""
-        w = np.empty_like(x)
+        w = _empty_like(x)
         self._model.backup(x, w, None, 1, self._discount, self._none)
-        return np.subtract(x, w, out=w)
+        return x - w
 
     def sweep(self, v: Array, count: int) -> Array:
         """Return v after sweeps v <- r + gamma P v."""
-        v, w = v.copy(), np.empty_like(v)
+        v, w = _copy(v), _empty_like(v)
         pieces = max(1, PIECE // max(len(v), 1))
         while count > 0:
             now = min(count, pieces)
@@ -73,8 +76,34 @@ class Chain:
         return min(max(_SWEEPS, math.ceil(math.log(0.125) / math.log(self.modulus))), _MOST_SWEEPS)
 
 
+def _empty_like(x: Array) -> Array:
+    return np.empty_like(x) if isinstance(x, np.ndarray) else x.new_empty(x.shape)
+
+
+def _zeros_like(x: Array) -> Array:
+    return np.zeros_like(x) if isinstance(x, np.ndarray) else x.new_zeros(x.shape)
+
+
+def _copy(x: Array) -> Array:
+    return x.copy() if isinstance(x, np.ndarray) else x.clone()
+
+
+def _is_finite(x: Array) -> bool:
+    return bool((np.isfinite(x) if isinstance(x, np.ndarray) else x.isfinite()).all())
+
+
+def _shifted(x: Array, exponent: int) -> Array:
+    """Return x times a power of 2, which may be out of the range of its dtype."""
+    if isinstance(x, np.ndarray):
+        return np.ldexp(x, exponent)
+    half = exponent // 2
+    return x * 2.0**half * 2.0 ** (exponent - half)
+
+
 def norm(x: Array) -> float:
     """Return the 2-norm, summed in float64."""
+    if not isinstance(x, np.ndarray):
+        return float(x.double().norm())
     return float(np.sqrt(np.dot(x, x))) if x.dtype == np.float64 else float(np.linalg.norm(x.astype(np.float64)))
 
 
@@ -99,7 +128,7 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
         if size <= target:
             break
         found = v + bicgstab(chain, residual, max(target, 1e-14 * size)) if helps else v
-        if not np.isfinite(found).all():
+        if not _is_finite(found):
             found = v
         remaining = chain.residual(found)
         if norm(remaining) > size / 2:
@@ -119,41 +148,41 @@ def solved(function: str, chain: Chain, b: Array) -> Array:
 
     Rewards are divided by a power of 2 near the largest, as squares of huge or tiny ones overflow or vanish.
     """
-    exponent = int(np.frexp(np.abs(b).max(initial=0))[1])
-    scaled = np.ldexp(b, -exponent)
+    exponent = math.frexp(float(abs(b).max()))[1] if len(b) else 0
+    scaled = _shifted(b, -exponent)
     chain = chain.with_reward(scaled)
-    x = solve(chain, np.zeros_like(b), 0.0)
+    x = solve(chain, _zeros_like(b), 0.0)
     remaining, size = norm(chain.residual(x)), norm(scaled)
-    if not remaining <= 1e3 * np.finfo(b.dtype).eps * max(size, norm(x)):
+    if not remaining <= 1e3 * 2.0 ** (-52 if b.dtype.itemsize == 8 else -23) * max(size, norm(x)):
         raise ConvergenceError(f"{function}: the residual of a policy's values must vanish, got {remaining:.2g}")
     with np.errstate(over="ignore"):
-        values: Array = np.ldexp(x, exponent)
-    if not np.isfinite(values).all():
+        values = _shifted(x, exponent)
+    if not _is_finite(values):
         raise ConvergenceError(f"{function}: values must be within the range of {b.dtype}, got larger ones")
     return values
 
 
 def bicgstab(chain: Chain, b: Array, target: float) -> Array:
     """Return x with |b - (1 - gamma P) x| <= target by BiCGSTAB from 0, or the last x before it broke down."""
-    x, r = np.zeros_like(b), b.copy()
-    shadow, p, v = r.copy(), np.zeros_like(b), np.zeros_like(b)
+    x, r = _zeros_like(b), _copy(b)
+    shadow, p, v = _copy(r), _zeros_like(b), _zeros_like(b)
     rho = alpha = omega = 1.0
     for _ in range(_MOST):
-        rho, before = float(np.dot(shadow, r)), rho
+        rho, before = float(shadow @ r), rho
         if rho == 0 or omega == 0:
             return x
-        p = r + r.dtype.type(rho / before * (alpha / omega)) * (p - r.dtype.type(omega) * v)
+        p = r + (rho / before * (alpha / omega)) * (p - omega * v)
         v = chain.multiply(p)
-        below = float(np.dot(shadow, v))
+        below = float(shadow @ v)
         if below == 0:
             return x
         alpha = rho / below
-        s = r - r.dtype.type(alpha) * v
+        s = r - alpha * v
         t = chain.multiply(s)
-        square = float(np.dot(t, t))
-        omega = float(np.dot(t, s)) / square if square else 0.0
-        x += r.dtype.type(alpha) * p + r.dtype.type(omega) * s
-        r = s - r.dtype.type(omega) * t
+        square = float(t @ t)
+        omega = float(t @ s) / square if square else 0.0
+        x += alpha * p + omega * s
+        r = s - omega * t
         if norm(r) <= target:
             return x
     return x

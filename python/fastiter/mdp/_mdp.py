@@ -248,9 +248,9 @@ class MDP:
     def _policy_values(self, function: str, place: Array) -> Array:
         """Return the values of a policy of places within the states, of rewards as the kernels have them."""
         discount = self._discount(function)
-        modulus = self._process.modulus(discount)[1]
-        chain = Chain(self._process.model.chain(place), discount, self.dtype, self.S, modulus=modulus)
-        return solved(function, chain, chain.residual(np.zeros(self.S, self.dtype)))
+        modulus, zeros = self._process.modulus(discount)[1], np.zeros(self.S, self.dtype)
+        chain = Chain(self._process.model.chain(place), discount, zeros, modulus=modulus)
+        return solved(function, chain, chain.residual(zeros))
 
     def action_values(self, value: Array) -> Array:
         """Return r(s, a) + gamma E value(s') of each row (rows,), by state and then by action.

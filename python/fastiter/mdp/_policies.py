@@ -31,7 +31,7 @@ class PolicyIteration(Method):
             work.backup()
             return True
         old = work.action.copy()
-        chain = Chain(work.chain(), work.discount, work.v.dtype, len(work.v), modulus=work.modulus[1])
+        chain = Chain(work.chain(), work.discount, work.v, modulus=work.modulus[1])
         work.v[...] = solve(chain, work.w, 0.0)
         work.backup()
         noise = 2 * float(np.abs(chain.residual(work.v)).max(initial=0))
@@ -55,7 +55,7 @@ class InexactPolicyIteration(Method):
 
     def step(self, work: Work) -> bool:
         if work.steps:
-            chain = Chain(work.chain(), work.discount, work.v.dtype, len(work.v))
+            chain = Chain(work.chain(), work.discount, work.v)
             found = solve(chain, work.w, self._alpha * norm(chain.residual(work.w)), 1)
             if work.error() > self._before:
                 found = chain.sweep(found, _SWEEPS)

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 #: The faults that _core.mdp.check reports
 _POINTERS, _NEXT, _WEIGHT, _SUM, _REWARD = 1, 2, 3, 4, 5
 #: How far a row's probabilities may sum from 1
-_SUM_TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
+SUM_TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 
 #: Sweeps over all rows in the search for those on which a policy can stay
 _ROUNDS = 100
@@ -95,7 +95,7 @@ class Process:
         """Whether a policy can stay for ever on rows that earn nothing, undiscounted: V = T V is not unique then."""
         owner = np.repeat(np.arange(len(self.rows.reward)), np.diff(self.rows.entry))
         sums = np.bincount(owner, weights=self.rows.weight, minlength=len(self.rows.reward))
-        found = self._staying((self.rows.reward == 0) & (sums > 1 - _SUM_TOLERANCE[self.dtype.name]))
+        found = self._staying((self.rows.reward == 0) & (sums > 1 - SUM_TOLERANCE[self.dtype.name]))
         return found is not None and bool(found.any())
 
     def _staying(self, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
@@ -150,7 +150,7 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
     if rows.states == 0:
         raise ValueError(f"{function}: P must have at least one state, got none")
     discount, own = _discounts(function, gamma, len(rows.reward))
-    tolerance = _SUM_TOLERANCE[rows.weight.dtype.name]
+    tolerance = SUM_TOLERANCE[rows.weight.dtype.name]
     sums = _check(function, rows, -1 if renormalize else tolerance, sign)
     if renormalize:
         rows = rows._replace(weight=_normalized(function, rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +70,17 @@ class MDPSolution(Solution):
             f"the bounds must come within {self.tolerance:.2g}, got {self.residual:.2g} after "
             f"{plural(self.steps)} ({self.reason!r}); {_REMEDIES[self.reason]}"
         )
+
+
+def alone(found: MDPSolution) -> MDPSolution:
+    """Return the solution of the only model of a batch."""
+    arrays: dict[str, Any] = {name: getattr(found, name)[0] for name in ("value", "policy", "lower", "upper", "history", "reason")}
+    numbers = {
+        "converged": bool(found.converged[0]),
+        "steps": int(found.steps[0]),
+        "residual": float(found.residual[0]),
+    }
+    return replace(found, **arrays, **numbers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..delta._torch.functional import delta_scan
 from ..mdp._torch.functional import MDPValues, mdp_values
+from ..mdp._torch.solve import mdp_solve
 from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
 from ..newton._torch.solve.result import RecurrenceProgress, RecurrenceSolution
@@ -43,6 +44,7 @@ __all__ = [
     "gru",
     "linear_scan",
     "lstm",
+    "mdp_solve",
     "mdp_values",
     "nn",
     "onnx",

@@ -51,17 +51,23 @@ def _array(x: Tensor) -> Any:
     return contiguous(x.detach()).numpy()
 
 
-def _policy(call: Policy) -> Tensor:
-    row, crow, col, values, rewards = (_array(x) for x in call[:5])
-    possible = rewards > -np.inf
+def possible_rows(row: Any, crow: Any, col: Any, values: Any, rewards: Any) -> Rows:
+    """Return the rows whose reward is not -inf; their labels are their places among all rows of their state."""
+    possible = rewards != -np.inf
     kept = keep_rows(Sparse(crow, col.astype(np.int32), values, len(row) - 1), possible)
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(possible)])
-    rows = Rows(before[row], kept.start, kept.column, kept.value, rewards[possible], np.flatnonzero(possible))
+    place = np.arange(len(rewards)) - np.repeat(row[:-1], np.diff(row))
+    return Rows(before[row], kept.start, kept.column, kept.value, rewards[possible], place[possible])
+
+
+def _policy(call: Policy) -> Tensor:
+    row, crow, col, values, rewards = (_array(x) for x in call[:5])
+    rows = possible_rows(row, crow, col, values, rewards)
     gamma = float(call.gamma)
     problem = MDP._of(rows, gamma)
     largest = np.abs(rows.reward).max(initial=0) / (1 - gamma)
     reachable = 2 * Work(problem._process, np.zeros(problem.S, problem.dtype), gamma).rounding(float(largest))
-    return torch.from_numpy(problem.solve(tol=max(call.tol, reachable), max_steps=call.max_steps).policy)
+    return torch.from_numpy(row[:-1] + problem.solve(tol=max(call.tol, reachable), max_steps=call.max_steps).policy)
 
 
 def _policy_fake(call: Policy) -> Tensor:
@@ -72,9 +78,9 @@ def _chain_values(call: ChainValues) -> Tensor:
     crow, col, weights, b = (_array(x) for x in call[:4])
     arrays = None, crow, col.astype(np.int32), weights, np.zeros(len(b), b.dtype)
     model = _core.mdp.model(b.itemsize * 8, len(b), arrays)
-    sums = 1 - Chain(model, 1.0, b.dtype, len(b)).multiply(np.ones_like(b))
+    sums = 1 - Chain(model, 1.0, b).multiply(np.ones_like(b))
     transposed = model.transposed() if call.transpose else model
-    chain = Chain(transposed, 1.0, b.dtype, len(b), b, float(sums.max(initial=0)))
+    chain = Chain(transposed, 1.0, b, b, float(sums.max(initial=0)))
     return torch.from_numpy(solved("mdp_values", chain, b))
 
 

@@ -1,0 +1,78 @@
+"""Bellman backups: w_s = max over the rows j of s of reward_j + discount * sum over entries e of weight_e v[target_e].
+
+A program has STATES states of one model, and reads ENTRIES entries of a row of each at a time. Sums are in float64, as
+on the CPU, in the order of a tree over ENTRIES partial sums. The lowest row wins a tie.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+#: Numbers of states, rows and entries, which no code depends on
+_SIZES = ["states", "weight_model", "reward_model"]
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def bellman_backup_kernel(
+    row,  # (states + 1): the first row of each state; None: one row for each state
+    entry,  # (rows + 1)
+    target,  # (entries): next states
+    weight,  # (entries), or (models, entries)
+    reward,  # (rows), or (models, rows)
+    v,  # (models, states)
+    w,
+    action,  # (models, states): the best row within its state, -1 where there is none; None: not needed
+    low,  # (running models, programs): the least change w - v of a program, inf without rows
+    high,  # the largest, -inf without
+    model,  # (running models): the models of programs; None: all
+    discount,  # (1)
+    states: tl.int64,
+    weight_model: tl.int64,  # entries between the weights of two models, 0 if they are shared
+    reward_model: tl.int64,
+    STATES: tl.constexpr,
+    ENTRIES: tl.constexpr,
+):
+    """One sweep over the states of the running models. Grid: (programs, running models)."""
+    place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    m = tl.program_id(1).to(tl.int64)
+    if model is not None:
+        m = tl.load(model + m)
+    weight += m * weight_model
+    reward += m * reward_model
+    s = tl.program_id(0).to(tl.int64) * STATES + tl.arange(0, STATES)
+    is_state = s < states
+    if row is None:
+        first, rows, most = s, is_state.to(tl.int64), 1
+    else:
+        first = tl.load(row + s, is_state, 0)
+        rows = tl.load(row + s + 1, is_state, 0) - first
+        most = tl.max(rows)
+    gamma = tl.load(discount)
+    best = tl.full((STATES,), -float("inf"), tl.float64)
+    chosen = tl.zeros((STATES,), tl.int64)
+    i = tl.arange(0, ENTRIES)[None, :]
+    for k in range(most):
+        has = k < rows
+        begin = tl.load(entry + first + k, has, 0)
+        length = (tl.load(entry + first + k + 1, has, 0) - begin)[:, None]
+        total = tl.zeros((STATES, ENTRIES), tl.float64)
+        for e in range(0, tl.max(length), ENTRIES):
+            inside = e + i < length
+            at = begin[:, None] + e + i
+            to = tl.load(target + at, inside, 0)
+            p = tl.load(weight + at, inside, 0).to(tl.float64)
+            total += p * tl.load(v + m * states + to, inside, 0).to(tl.float64)
+        q = tl.load(reward + first + k, has, 0).to(tl.float64) + gamma * tl.sum(total, 1)
+        is_better = has & (q > best)
+        best = tl.where(is_better, q, best)
+        chosen = tl.where(is_better, k, chosen)
+    acts = rows > 0
+    now = tl.load(v + m * states + s, is_state, 0).to(tl.float64)
+    new = tl.where(acts, best, 0).to(w.dtype.element_ty)
+    change = new.to(tl.float64) - now
+    tl.store(w + m * states + s, new, is_state)
+    if action is not None:
+        tl.store(action + m * states + s, tl.where(acts, chosen, -1), is_state)
+    tl.store(low + place, tl.min(tl.where(acts, change, float("inf"))))
+    tl.store(high + place, tl.max(tl.where(acts, change, -float("inf"))))

@@ -1,0 +1,265 @@
+"""Decision processes on a card: kernels/mdp/triton_mdp.py, value iteration by it, and the values of chains."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..._solution import judged
+from ..._torch import launch
+from ..._torch.ops import contiguous
+from .._krylov import Chain, solved
+from .._process import SUM_TOLERANCE, checked
+from .._result import MDPSolution, alone
+from .ops import ChainValues, Policy, possible_rows
+
+Array = npt.NDArray[Any]
+
+#: Products in a program, and the most entries of a row that are read at a time
+_TILE, _WIDEST = 256, 128
+#: Sweeps without a smaller residual after which only rounding can remain
+_PATIENCE = 1000
+
+
+class CardModel:
+    """Rows on a device, of one model or of several that share a pattern.
+
+    row (S + 1) or None, for chains; entry (rows + 1), target (entries); weight (entries) or (B, entries), reward (rows)
+    or (B, rows).
+    """
+
+    def __init__(self, row: Tensor | None, entry: Tensor, target: Tensor, weight: Tensor, reward: Tensor) -> None:
+        self.row, self.entry, self.target = row, entry.contiguous(), target.to(torch.int32).contiguous()
+        self.weight, self.reward = contiguous(weight), contiguous(reward)
+        rows = max(len(entry) - 1, 1)
+        self._entries = min(1 << max(0, -(-len(target) // rows) - 1).bit_length(), _WIDEST)
+        self._states = max(1, _TILE // self._entries)
+
+    def sweep(
+        self,
+        v: Tensor,
+        w: Tensor,
+        action: Tensor | None,
+        discount: Tensor,
+        reward: Tensor | None = None,
+        model: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Set w (B, S) to T v; return the least and the largest changes (running models, programs).
+
+        ``discount`` is one float64; ``model`` has the numbers of the models that are swept, by default all.
+        """
+        models, S = v.shape
+        running = models if model is None else len(model)
+        programs = -(-S // self._states)
+        low, high = torch.empty((2, running, programs), dtype=torch.float64, device=v.device)
+        reward = self.reward if reward is None else reward
+        kernels = launch.triton_kernels("mdp", "mdp/triton_mdp")
+        with launch.on(v):
+            kernels.bellman_backup_kernel[(programs, running)](
+                *(self.row, self.entry, self.target, self.weight, reward, v, w, action, low, high, model, discount),
+                S,
+                self.weight.shape[1] if self.weight.dim() == 2 else 0,
+                reward.shape[1] if reward.dim() == 2 else 0,
+                STATES=self._states,
+                ENTRIES=self._entries,
+                num_warps=4,
+                enable_fp_fusion=True,
+            )
+        return low, high
+
+    def backup(
+        self, v: Tensor, w: Tensor, action: Tensor | None, count: int, discount: float, reward: Tensor | None
+    ) -> None:
+        """Sweep ``count`` times between v and w (S,), as the compiled models of the CPU do."""
+        factor = torch.full((1,), discount, dtype=torch.float64, device=v.device)
+        for _ in range(count):
+            self.sweep(v[None], w[None], action, factor, reward)
+            v, w = w, v
+
+    def transposed(self) -> CardModel:
+        """Return the transpose of a chain, with rewards of 0."""
+        states = len(self.entry) - 1
+        order = torch.argsort(self.target, stable=True)
+        owner = torch.repeat_interleave(self.entry.diff())
+        counts = torch.bincount(self.target, minlength=states)
+        entry = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return CardModel(None, entry, owner[order], self.weight[order], torch.zeros_like(self.reward))
+
+
+class Found(NamedTuple):
+    """The last sweep of each of B models: w and actions (B, S), and numbers (B,)."""
+
+    w: Tensor
+    action: Tensor
+    low: Array  # w + low <= V* <= w + high, without rounding
+    high: Array
+    rounding: Array
+    steps: Array
+    residual: Array
+    reason: tuple[str, ...]
+    history: Array  # (B, checks), NaN after the end of a model
+
+
+class CardProcess:
+    """Checked rows on a device; ``gamma`` is below 1."""
+
+    def __init__(self, function: str, rows: Policy) -> None:
+        self._given, values, rewards = rows, rows.values, rows.rewards
+        self.states = rows.row.shape[0] - 1
+        self.models = max([len(x) for x in (values, rewards) if x.dim() == 2], default=1)
+        self._counts = rows.crow.diff()
+        self.model = CardModel(rows.row, rows.crow, rows.col, values, rewards)
+        self.discount = rows.gamma.double().reshape(1)
+        self._owner = torch.repeat_interleave(self._counts, output_size=len(rows.col))
+        zeros = values.new_zeros((self.models, self.states))
+        self._best = torch.empty_like(zeros)
+        if self.models:
+            self.model.sweep(zeros, self._best, None, self.discount)
+        self._check(function)
+
+    def _check(self, function: str) -> None:
+        """Find the sums of rows and the largest reward of each model; let the CPU say what is wrong."""
+        values, rewards = self._given.values, self._given.rewards
+        possible = rewards != -np.inf
+        rows, wide = len(self._given.crow) - 1, values.double()
+        sums = wide.new_zeros((*wide.shape[:-1], rows)).index_add_(-1, self._owner, wide)
+        faults = wide.new_zeros(sums.shape).index_add_(-1, self._owner, (~((wide >= 0) & (wide < np.inf))).double())
+        tolerance = 0.9 * SUM_TOLERANCE[str(values.dtype).removeprefix("torch.")]
+        is_right = ~possible | ((faults == 0) & ((sums - 1).abs() <= tolerance) & (rewards.abs() < np.inf))
+        is_right = is_right.reshape(-1, rows).all(1).expand(self.models) & (self._best > -np.inf).all(1)
+        for m in torch.nonzero(~is_right).flatten().tolist():
+            self._refuse(function, m)
+        either = torch.where(possible, sums, sums.new_tensor(1.0))
+        least, most = (x.expand(self.models) for x in either.reshape(-1, rows).aminmax(dim=1))
+        largest = torch.where(possible, rewards, 0).abs().reshape(-1, rows).amax(1).double().expand(self.models)
+        starts = self._best.amin(1).double()
+        numbers = torch.stack([least, most, largest, starts]).cpu().numpy()
+        gamma = float(self.discount)
+        self.modulus: Array = gamma * numbers[:2]  # (2, B)
+        self._largest, self._start = numbers[2], numbers[3]
+        if (self.modulus[1] >= 1).any():
+            got = self.modulus[1].max()
+            raise ValueError(f"{function}: gamma times the largest sum of a row must be below 1, got {got:.17g}")
+        self._longest = int(self._counts.max()) if rows else 0
+
+    def _refuse(self, function: str, m: int) -> None:
+        """Check model m as the CPU does, which raises unless it is right but for the rounding of another order."""
+        rows = self._given
+        weight, reward = (x[m if len(x) > 1 else 0] if x.dim() == 2 else x for x in (rows.values, rows.rewards))
+        arrays = [x.detach().cpu().numpy() for x in (rows.row, rows.crow, rows.col, weight, reward)]
+        checked(function, possible_rows(*arrays), float(rows.gamma), None, False)
+
+    def start(self) -> Tensor:
+        """Return lower bounds on the values: each state earns the least of the best rewards for ever."""
+        bound = self._start / (1 - np.where(self._start < 0, self.modulus[1], self.modulus[0]))
+        like = self._best
+        largest = torch.finfo(like.dtype).max
+        bound = np.where(np.abs(bound) <= largest, bound, 0)
+        return torch.from_numpy(bound).to(like.device, like.dtype)[:, None].expand_as(like).contiguous()
+
+    def rounding(self, size: Array, models: Any = slice(None)) -> Array:
+        """Return how far rounding moves the bounds of models whose largest absolute values are given.
+
+        As `Work.rounding`.
+        """
+        modulus = self.modulus[1, models]
+        sums = (self._longest + 3) * 2.0**-52 * (self._largest[models] + np.maximum(modulus, 1.0) * size)
+        found: Array = (sums + torch.finfo(self._best.dtype).eps * size) / (1 - modulus)
+        return found
+
+    def reachable(self) -> Array:
+        """Return the width of the bounds that rounding allows for the largest values that the rewards allow."""
+        return 2 * self.rounding(self._largest / (1 - self.modulus[1]))
+
+    def iterate(self, v: Tensor, tol: Array, max_steps: int) -> Found:
+        """Sweep from v (B, S) until the bounds of each model are within its tolerance; v is overwritten.
+
+        A model that has ended is swept no more, so that it has the bits that it has alone.
+        """
+        models, w = self.models, torch.empty_like(v)
+        last, action = torch.empty_like(v), torch.full(v.shape, -1, dtype=torch.int32, device=v.device)
+        low, high, rounding, residual = np.zeros((4, models))
+        least, since, steps = np.full(models, np.inf), np.zeros(models, np.int64), np.zeros(models, np.int64)
+        reason, history, running = np.full(models, "max_steps", object), [], np.arange(models)
+        while len(running):
+            chosen = None if len(running) == models else torch.from_numpy(running).to(v.device)
+            changes = self.model.sweep(v, w, action, self.discount, None, chosen)
+            size = (w if chosen is None else w[chosen]).abs().amax(1).double()
+            numbers = torch.stack([changes[0].amin(1), changes[1].amax(1), size]).cpu().numpy()
+            now, sizes = running, numbers[2]
+            low[now], high[now] = bounds_of_models(numbers[:2], self.modulus[:, now])
+            rounding[now], residual[now] = self.rounding(sizes, now), high[now] - low[now]
+            history.append(np.where(np.isin(np.arange(models), now), residual, np.nan))
+            since[now] = np.where(residual[now] < least[now], 0, since[now] + 1)
+            least[now] = np.fmin(residual[now], least[now])
+            steps[now] += 1
+            is_stuck = (residual[now] <= 2 * rounding[now]) | (since[now] > _PATIENCE)
+            is_finite = np.isfinite(residual[now]) & np.isfinite(sizes)
+            why = np.select(
+                [~is_finite, residual[now] < tol[now], is_stuck, steps[now] >= max_steps],
+                ["diverged", "converged", "stagnated", "max_steps"],
+                "",
+            )
+            ends = now[why != ""]
+            reason[ends] = why[why != ""]
+            last[torch.from_numpy(ends)] = w[torch.from_numpy(ends)]
+            running = now[why == ""]
+            v, w = w, v
+        table = np.stack(history, 1) if history else np.zeros((models, 0))
+        return Found(last, action, low, high, rounding, steps, residual, tuple(reason.tolist()), table)
+
+
+def bounds_of_models(change: Array, modulus: Array) -> tuple[Array, Array]:
+    """Return MacQueen's bounds of several models, as `bounds_of`: change and modulus (2, models)."""
+    below = np.where(change[0] < 0, modulus[1], modulus[0])
+    above = np.where(change[1] < 0, modulus[0], modulus[1])
+    return change[0] * below / (1 - below), change[1] * above / (1 - above)
+
+
+def solve(call: Policy, v: Tensor | None = None, *, rounded: bool = False) -> MDPSolution:
+    """Return the solutions by value iteration from v (B, S): tensors, and the best rows as the policy.
+
+    ``rounded``: a tolerance that rounding does not allow is as good as the one that it does.
+    """
+    process = CardProcess("MDP", call)
+    reachable = process.reachable() if rounded else 0.0
+    tol = np.maximum(call.tol, reachable) + np.zeros(process.models)
+    found = process.iterate(process.start() if v is None else v, tol, call.max_steps)
+    wide = found.w.double()
+    numbers = (found.low, found.high, found.rounding)
+    low, high, rounding = (torch.from_numpy(x).to(wide.device)[:, None] for x in numbers)
+    middle = torch.where((high - low).isfinite(), wide + (low + high) / 2, wide)
+    return MDPSolution(
+        value=middle.to(found.w.dtype),
+        policy=call.row[:-1] + found.action,
+        lower=wide + (low - rounding),
+        upper=wide + (high + rounding),
+        converged=np.array(found.reason) == "converged",
+        steps=found.steps,
+        residual=found.residual,
+        tolerance=call.tol,
+        history=found.history,
+        method="vi",
+        reason=found.reason,
+    )
+
+
+def policy(call: Policy) -> Tensor:
+    """Implement the op on a card, by value iteration."""
+    best: Tensor = judged("solve", alone(solve(call, rounded=True)), False).policy
+    return best
+
+
+def chain_values(call: ChainValues) -> Tensor:
+    """Implement the op on a card, by BiCGSTAB."""
+    b: Any = contiguous(call.b)
+    model = CardModel(None, call.crow, call.col, call.weights, torch.zeros_like(b))
+    ones: Any = torch.ones_like(b)
+    sums = 1 - Chain(model, 1.0, ones).multiply(ones)
+    chain = Chain(model.transposed() if call.transpose else model, 1.0, b, b, float(sums.max()) if len(b) else 0.0)
+    x: Any = solved("mdp_values", chain, b)
+    return x

@@ -1,0 +1,83 @@
+"""Decision processes as tensors: dense, or a CSR matrix with a row for each state and action."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._check import positive
+from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_integers
+
+DTYPES = (torch.float32, torch.float64)
+
+
+class Rows(NamedTuple):
+    """The rows of state s are row[s] .. row[s + 1]; their entries crow[j] .. crow[j + 1] of col and values."""
+
+    row: Tensor
+    crow: Tensor
+    col: Tensor
+    values: Tensor
+    rewards: Tensor
+
+    def detached(self) -> Rows:
+        return Rows(*(x.detach() for x in self))
+
+
+def read(function: str, P: Any, R: Tensor, states: Any) -> Rows:
+    """Return P, dense or (crow, col, values), and R as rows on their device; refuse other shapes, types and devices."""
+    if isinstance(P, tuple):
+        return _sparse(function, P, R, states)
+    if states is not None:
+        raise TypeError(f"{function}: states must be None for dense P, got {type(states).__name__}")
+    check_tensors(function, ("P", "R"), (P, R), DTYPES, CPU_AND_CUDA)
+    if P.dim() != 3 or P.shape[0] != P.shape[2] or P.shape[0] == 0:
+        raise ValueError(f"{function}: P must have shape (S, A, S), got {tuple(P.shape)}")
+    S, A = P.shape[:2]
+    if R.shape != (S, A):
+        raise ValueError(f"{function}: R must have shape {(S, A)} to go with P, got {tuple(R.shape)}")
+    whole = torch.arange(S, device=P.device)
+    crow = torch.arange(S * A + 1, device=P.device) * S
+    starts = torch.arange(S + 1, device=P.device) * A
+    return Rows(starts, crow, whole.repeat(S * A), P.reshape(S * A * S), R.reshape(S * A))
+
+
+def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any) -> Rows:
+    if len(P) != 3:
+        raise TypeError(f"{function}: P must be a tensor or (crow, col, values), got {len(P)} parts")
+    values = P[2]
+    check_tensors(function, ("values", "R"), (values, R), DTYPES, CPU_AND_CUDA)
+    device = values.device
+    crow, col = (checked_integers(function, name, x, device) for name, x in zip(("crow", "col"), P[:2], strict=True))
+    if states is None:
+        raise TypeError(f"{function}: states must be the state of each row of P, got None")
+    owner = checked_integers(function, "states", states, device)
+    rows = crow.shape[0] - 1
+    if R.shape != (rows,) or owner.shape != (rows,):
+        got = f"{tuple(R.shape)} and {tuple(owner.shape)}"
+        raise ValueError(f"{function}: R and states must have shape (rows,) = ({rows},) to go with P, got {got}")
+    if (owner.diff() < 0).any() or rows == 0 or owner[0] < 0:
+        raise ValueError(f"{function}: states must rise from 0, got others")
+    if col.shape != values.shape or crow[0] != 0 or crow[-1] != len(values) or (crow.diff() < 0).any():
+        raise ValueError(f"{function}: crow must rise from 0 to the number of entries of col and values, got others")
+    S = int(owner[-1]) + 1
+    if len(col) and not 0 <= int(col.min()) <= int(col.max()) < S:
+        raise ValueError(f"{function}: col must be from 0 to {S - 1}, got others")
+    starts = torch.cat([owner.new_zeros(1), torch.bincount(owner, minlength=S).cumsum(0)])
+    return Rows(starts.to(device), crow.to(device), col.to(device), values, R)
+
+
+def discount_of(function: str, like: Tensor, gamma: Tensor | float) -> Tensor:
+    """Return gamma as a tensor of one number on the device of ``like``; refuse others."""
+    if isinstance(gamma, Tensor):
+        if gamma.numel() != 1 or gamma.dtype != like.dtype or not (gamma.is_cpu or gamma.device == like.device):
+            got = f"{gamma.dtype} of shape {tuple(gamma.shape)} on {gamma.device}"
+            raise ValueError(f"{function}: gamma must be a number or a tensor of one in the dtype of P, got {got}")
+        discount = gamma.reshape(())
+    else:
+        discount = torch.tensor(positive(function, "gamma", gamma), dtype=like.dtype, device="cpu")
+    if not torch.compiler.is_compiling() and not 0 <= discount.item() < 1:
+        raise ValueError(f"{function}: gamma must be at least 0 and below 1, got {discount.item():g}")
+    return discount.to(like.device)
