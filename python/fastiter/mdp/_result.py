@@ -74,13 +74,10 @@ class MDPSolution(Solution):
 
 def alone(found: MDPSolution) -> MDPSolution:
     """Return the solution of the only model of a batch."""
-    arrays: dict[str, Any] = {name: getattr(found, name)[0] for name in ("value", "policy", "lower", "upper", "history", "reason")}
-    numbers = {
-        "converged": bool(found.converged[0]),
-        "steps": int(found.steps[0]),
-        "residual": float(found.residual[0]),
-    }
-    return replace(found, **arrays, **numbers)
+    names = ("value", "policy", "lower", "upper", "history", "reason")
+    first: dict[str, Any] = {name: getattr(found, name)[0] for name in names}
+    first |= {"converged": bool(found.converged[0]), "steps": int(found.steps[0])}
+    return replace(found, **first, residual=float(found.residual[0]))
 
 
 @dataclass(frozen=True, eq=False)
