@@ -1,6 +1,6 @@
 """python -m bench FAMILY [--quick] [--out FILE.json]  measure a family
                                                         (rnn, depth, flashrnn, scan, delta, ssm, conv, attention,
-                                                         newton, quant, fixed, relax, mdp, busy, accelerate:
+                                                         newton, quant, fixed, relax, mdp, fixedpoint, busy, accelerate:
                                                          python -m bench --help)
 python -m bench --device cuda [--out FILE.json]         measure all of them on a card
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals

@@ -1,1 +1,150 @@
-"""The solvers of fastiter.fixedpoint against their peers."""
+"""The family fixedpoint against torchdeq, jaxopt and SciPy.
+
+solvers    z = tanh(z M + x) for 64 samples of 256 numbers, to the same residual: milliseconds and evaluations of f
+large      one system of 100,000 unknowns, against SciPy
+overhead   a step of each method beyond f itself
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench.fixedpoint import cases, table
+from bench.harness import session
+from bench.harness.contest import Record
+from bench.harness.gate import GateError
+from bench.harness.session import Options
+from bench.harness.timing import Competitor, interleave, load_average, use_threads
+from fastiter.fixedpoint import fixed_point
+from fastiter.fixedpoint._methods import METHODS
+
+#: Residuals may end this much above the tolerance: norms of the whole batch, and sums in float32
+SLACK = 20.0
+#: Steps whose overhead is measured
+STEPS = 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    session.add_arguments(parser, tuple(SECTIONS))
+
+
+def checked(name: str, residual: float, rtol: float, *, ours: bool) -> None:
+    """Refuse a result whose residual is above the tolerance."""
+    if not residual <= rtol * (1.05 if ours else SLACK):
+        raise GateError(f"{name}: the residual must be at most {rtol:g}, got {residual:.2g}")
+
+
+def solvers(options: Options) -> Iterator[Record]:
+    for case in cases.QUICK if options.quick else cases.FULL:
+        mine = list(cases.ours(case))
+        theirs = [peer for make in cases.PEERS for peer in make(case)]
+        theirs = [peer for peer in theirs if not options.peers or any(word in peer.name for word in options.peers)]
+        found: dict[str, tuple[float, int]] = {}
+        for solver in (*mine, *theirs):
+            try:
+                z, evaluations = solver.solve()
+                found[solver.name] = case.residual(z), evaluations
+                checked(solver.name, found[solver.name][0], case.rtol, ours=solver in mine)
+            except Exception as error:  # a peer that does not converge is left out, and ours ends the run
+                if solver in mine:
+                    raise
+                print(f"not timed: {solver.name}: {str(error).partition(chr(10))[0][:120]}", flush=True)
+                found.pop(solver.name, None)
+        for threads in options.threads:
+            running = [solver for solver in (*mine, *theirs) if solver.name in found]
+            entrants = [Competitor(solver.name, solver.solve, threads) for solver in running]
+            timings = interleave(entrants, options.budget, options.stirring())
+            for solver in running:
+                seconds = timings[solver.name].minimum
+                yield {
+                    "work": case.name,
+                    "threads": threads,
+                    "solver": solver.name,
+                    "ours": solver in mine,
+                    "ms": 1e3 * seconds,
+                    "evaluations": found[solver.name][1],
+                    "residual": found[solver.name][0],
+                    "load": load_average(),
+                }
+        gc.collect()
+
+
+def large(options: Options) -> Iterator[Record]:
+    case = cases.Large(1000 if options.quick else 100_000)
+    pairs = (("anderson", "anderson"), ("broyden", "broyden1"))
+    for threads in options.threads:
+        use_threads(threads)
+        for method, name in pairs:
+            z, evaluations = case.ours(method)
+            checked(method, case.residual(z), case.rtol, ours=True)
+            peer_z, peer_evaluations = case.scipy(name)
+            checked(name, case.residual(peer_z), case.rtol, ours=False)
+            entrants = [
+                Competitor("ours", partial(case.ours, method), threads),
+                Competitor("scipy", partial(case.scipy, name), threads),
+            ]
+            timings = interleave(entrants, options.budget, options.stirring())
+            yield {
+                "work": f"{case.n} unknowns, {case.rtol:g}: {method}",
+                "threads": threads,
+                "peer": f"scipy {name}",
+                "ms": 1e3 * timings["ours"].minimum,
+                "peer_ms": 1e3 * timings["scipy"].minimum,
+                "ratio": timings["scipy"].minimum / timings["ours"].minimum,
+                "evaluations": evaluations,
+                "peer_evaluations": peer_evaluations,
+                "load": load_average(),
+            }
+
+
+def overhead(options: Options) -> Iterator[Record]:
+    """A map that costs nothing: it returns one of a few arrays. No sample converges, and none is given up."""
+    values = np.random.default_rng(0).normal(size=(31, 64, 256)).astype(np.float32)
+    cases_of: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("picard", {}),
+        ("anderson", {"m": 6}),
+        ("anderson", {"m": 10}),
+        ("broyden", {"m": 10}),
+    )
+    for method, how in cases_of:
+        cls: Any = METHODS[method]
+
+        def steps(method: Any = method, how: dict[str, Any] = how, cls: Any = cls) -> None:
+            calls, before = itertools.count(), cls.growth
+            cls.growth = 1e300
+            limits: dict[str, Any] = {"rtol": 0.0, "max_steps": STEPS, "patience": 10**6}
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found = fixed_point(
+                        lambda _: values[next(calls) % 31],
+                        np.zeros((64, 256), np.float32),
+                        method=method,
+                        **limits,
+                        **how,
+                    )
+            finally:
+                cls.growth = before
+            assert (found.steps == STEPS).all()
+
+        timing = interleave([Competitor("ours", steps, 1)], options.budget, options.stirring())["ours"]
+        name = ", ".join([method, *(f"{key}={value}" for key, value in how.items())])
+        yield {"work": f"64 x 256 float32, {name}", "us": 1e6 * timing.minimum / STEPS, "load": load_average()}
+
+
+#: A further section is a function here, with its header and row in table.py
+SECTIONS = {"solvers": solvers, "large": large, "overhead": overhead}
+
+
+def main(arguments: argparse.Namespace) -> Record:
+    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    options = session.read_options("fixedpoint", arguments, tuple(SECTIONS))
+    return session.measure("fixedpoint", options, SECTIONS, table.HEADERS, table.ROWS)
