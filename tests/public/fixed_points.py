@@ -19,3 +19,16 @@ def fixed_point(pick: Pick) -> dict[str, Any]:
     more = {"atol": 1e-3, "batched": True, "norm": pick.one_of(("l2", "inf", "rms", "span")), "patience": 20}
     given = {"f": np.cos, "x0": x0, "method": pick.one_of(METHODS), "rtol": 1e-3, "max_steps": 30}
     return {**given, **subset(pick, {**more, "compact": False, "throw": False})}
+
+
+@calls("fastiter.fixedpoint.refine")
+def refine(pick: Pick) -> dict[str, Any]:
+    n, dtype = pick.integer(1, 3), pick.one_of(REAL)
+    given = {"A": np.diag(np.arange(1.0, n + 1)).astype(dtype), "S": np.eye(n, dtype=dtype) / 2}
+    more = {"x0": np.ones(n, dtype), "method": "picard", "rtol": 1e-2, "atol": 1e-3, "throw": False}
+    return {**given, "b": pick.normal(n, dtype=dtype), "max_steps": 20, **subset(pick, more)}
+
+
+@calls("fastiter.fixedpoint.shift")
+def shift(pick: Pick) -> dict[str, Any]:
+    return {"x": pick.normal(2, pick.integer(1, 4), dtype=pick.one_of(REAL)), "steps": pick.integer(0, 1), "axis": 1}

@@ -7,6 +7,7 @@ from . import prox
 from ._functional import fixed_point
 from ._hopfield import hopfield_energy, hopfield_update
 from ._hopfield_shapes import HopfieldSolution
+from ._refine import refine, shift
 from ._result import FixedPointProgress, FixedPointSolution
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "hopfield_energy",
     "hopfield_update",
     "prox",
+    "refine",
+    "shift",
 ]
 
 publish(globals())

@@ -163,6 +163,7 @@ def run(
     args: tuple[Any, ...] = (),
     compact: bool = True,
     jvp: Callable[..., Any] | None = None,
+    judged: str = "||f(x) - x||",
 ) -> FixedPointSolution:
     """Return the fixed points of a map on the arrays of a space."""
     check_choice(function, "method", method, tuple(METHODS))
@@ -185,7 +186,7 @@ def run(
             return made
         return made.resumed(memory[0])
 
-    problem = Problem(function, f, space, layout, args if batched else (), compact, jvp)
+    problem = Problem(function, f, space, layout, args if batched else (), compact, jvp, judged)
     if not batched and args:
         problem.taken = args
     return solve(problem, start, limits, make)

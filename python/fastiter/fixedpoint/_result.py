@@ -65,9 +65,12 @@ class FixedPointSolution(Solution):
     history: Any
     #: The method with its history, the sizes and the arrays' library and dtype; no field, as it is no result
     _memory: ClassVar[Any] = None
+    #: The norm by which convergence was judged, in messages
+    _judged: ClassVar[str] = "||f(x) - x||"
 
-    def _remembering(self, *memory: Any) -> FixedPointSolution:
+    def _remembering(self, judged: str, *memory: Any) -> FixedPointSolution:
         """Return this solution with what a warm start needs."""
+        object.__setattr__(self, "_judged", judged)
         object.__setattr__(self, "_memory", memory)
         return self
 
@@ -84,7 +87,7 @@ class FixedPointSolution(Solution):
         k = max(failed, key=lambda k: _excess(float(residual[k]), float(tolerance[k])))
         which = "" if single else f" in sample {k}, the worst of {len(failed)} out of {len(reasons)} that failed"
         return (
-            f"||f(x) - x|| must fall to {float(tolerance[k]):.2g}, got {float(residual[k]):.2g} after "
+            f"{self._judged} must fall to {float(tolerance[k]):.2g}, got {float(residual[k]):.2g} after "
             f"{plural(int(steps[k]))} ({reasons[k]!r}){which}; {_REMEDIES[reasons[k]]}"
         )
 

@@ -77,6 +77,7 @@ class Problem:
     args: tuple[Any, ...] = ()
     compact: bool = True
     jvp: Callable[..., Any] | None = None
+    judged: str = "||f(x) - x||"
 
     def __post_init__(self) -> None:
         for i, arg in enumerate(self.args):
@@ -289,7 +290,7 @@ class Run:
             tolerance=given[3],
             evaluations=given[4],
             history=given[5],
-        )._remembering(self.method, tuple(self.value.shape), space.noun, space.dtype_name)
+        )._remembering(self.problem.judged, self.method, tuple(self.value.shape), space.noun, space.dtype_name)
 
 
 def solve(problem: Problem, x0: Any, limits: Limits, make: Callable[[Space, int, int], Method]) -> FixedPointSolution:
