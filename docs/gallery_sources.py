@@ -29,11 +29,14 @@ TITLES = {
     "pararnn_lm": "ParaGRU against torch.nn.GRU",
     "poisson": "A Poisson problem by every method",
     "qfx_digits": "Learned binary points, exported to HLS",
+    "refinement": "Refining a wrong solver",
     "replace_lstm": "One call: replace(model)",
     "slstm_forecast": "Forecasting carbon dioxide with an sLSTM",
     "smoother": "Sweeps inside PyAMG's multigrid",
+    "spdinv": "Inverting a diffusion sampler",
     "state_tracking": "Tracking a state with negative eigenvalues",
     "tirex_forecast": "TiRex, before and after accelerate",
+    "trajectory_smoothing": "Smoothing a path",
 }
 
 

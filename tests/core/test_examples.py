@@ -301,3 +301,19 @@ def test_decision_processes(script: str, expected: str, tmp_path: Path) -> None:
     output = run(script, *quick, "--figure", str(figure))
     assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
     assert re.search(expected, output, re.MULTILINE), output
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("refinement.py", r"^ +31 x 31 +23 +\d+ +6.8e-02 2.6e-02 5.3e-03 "),
+        ("trajectory_smoothing.py", r"^ +10( +\d+){2} +0.1\d "),
+        ("spdinv.py", r"^Picard +10 +\S+ +\S+ +converged, max_steps$"),
+    ],
+)
+def test_fixed_points(script: str, expected: str, tmp_path: Path) -> None:
+    """They assert their numbers themselves."""
+    figure = tmp_path / "figure.png"
+    output = run(script, "--quick", "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
+    assert re.search(expected, output, re.MULTILINE), output
