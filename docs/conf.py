@@ -87,6 +87,7 @@ NAMESPACES = {
     "fastiter.quant": "Arrays: number formats and arithmetic on them",
     "fastiter.relax": "Arrays: relaxation of linear systems",
     "fastiter.fixedpoint": "Arrays: fixed points",
+    "fastiter.fixedpoint.monotone": "Arrays and tensors: monotone inclusions",
     "fastiter.fixedpoint.prox": "Arrays: proximal operators and projections",
     "fastiter.mdp": "Arrays: Markov decision processes",
     "fastiter.mdp.compat.mdp": "Arrays: pymdptoolbox's solvers",

@@ -6,6 +6,7 @@ from tests.public import (
     fixed_points,
     fixed_points_prox,
     hopfield,
+    inclusions,
     numbers,
     processes,
     processes_more,
@@ -14,7 +15,17 @@ from tests.public import (
 )
 from tests.public.table import TABLE as TABLE
 
-FILES = (recurrences, fixed_points, fixed_points_prox, numbers, systems, processes, processes_more, hopfield)
+FILES = (
+    recurrences,
+    fixed_points,
+    fixed_points_prox,
+    inclusions,
+    numbers,
+    systems,
+    processes,
+    processes_more,
+    hopfield,
+)
 
 #: Public classes that users get and do not make: results, tables of results, errors, warnings, bases of other classes
 NOT_CALLED = {
@@ -24,6 +35,7 @@ NOT_CALLED = {
     *(f"fastiter.quant.{name}" for name in ("FormatRow", "FormatTable", "Range", "Scaled")),
     *(f"fastiter.relax.{name}" for name in ("LinearSolution", "Progress", "SequenceSolution")),
     "fastiter.fixedpoint.HopfieldSolution",
+    *(f"fastiter.fixedpoint.monotone.{name}" for name in ("InclusionProgress", "InclusionSolution")),
     *(f"fastiter.fixedpoint.{name}" for name in ("FixedPointProgress", "FixedPointSolution")),
     *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
     *(f"fastiter.mdp.{name}" for name in ("MDPProgress", "MDPSolution", "RobustPolicy")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
-from . import prox
+from . import monotone, prox
 from ._functional import fixed_point
 from ._hopfield import hopfield_energy, hopfield_update
 from ._hopfield_shapes import HopfieldSolution
@@ -17,6 +17,7 @@ __all__ = [
     "fixed_point",
     "hopfield_energy",
     "hopfield_update",
+    "monotone",
     "prox",
     "refine",
     "shift",

@@ -1,0 +1,265 @@
+"""Methods that evaluate a single-valued operator: forward-backward and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .._docs import documented
+from ._inclusion import (
+    Ends,
+    InclusionProgress,
+    InclusionSolution,
+    Operator,
+    Resolvent,
+    Step,
+    checked_call,
+    norm,
+    point,
+    relaxed,
+    solved,
+    step_size,
+)
+from ._inclusion_docs import PARTS
+
+_RATIO = 0.9  # of t norm(B z - B x) to norm(z - x), at most, where t is searched for
+_RISE = 1.05  # of t from step to step
+_LEAST = 1e-30  # t at which the search gives up: B is not Lipschitz, or not finite
+
+
+class _Trials:
+    """Trial points z = (I + t A)^-1 (x - t B x), with a step that is given or searched for."""
+
+    def __init__(self, function: str, operators: tuple[Resolvent, Operator], x0: Any, size: tuple[float, bool]) -> None:
+        self.x = point(function, "x0", x0)
+        self.resolvent = checked_call(function, "resolvent", operators[0], self.x)
+        self._forward = checked_call(function, "forward", operators[1], self.x)
+        self.t, self._is_searched = size
+        self.evaluations = 0
+
+    def forward(self, x: Any) -> Any:
+        """Return B x, counted."""
+        self.evaluations += 1
+        return self._forward(x)
+
+    def __call__(self, x: Any, Bx: Any, needs_Bz: bool) -> tuple[Any, Any]:
+        """Return z and B z, which may be None where neither the method nor the search needs it."""
+        if not self._is_searched:
+            z = self.resolvent(x - self.t * Bx, self.t)
+            return z, self.forward(z) if needs_Bz else None
+        self.t *= _RISE
+        while True:
+            z = self.resolvent(x - self.t * Bx, self.t)
+            Bz = self.forward(z)
+            # NaN ends the search, too: the driver reports it.
+            if not self.t * norm(Bz - Bx) > _RATIO * norm(z - x) or self.t < _LEAST:
+                return z, Bz
+            self.t /= 2
+
+    def judged(self, z: Any, change: Any) -> Step:
+        """Return what the driver judges: a change by a small t is a small change wherever the solution is."""
+        return Step(z, norm(change) / min(self.t, 1.0), norm(z), self.evaluations, self.t)
+
+
+@documented(PARTS)
+def forward_backward(
+    resolvent: Resolvent,
+    forward: Operator,
+    x0: Any,
+    *,
+    step: float | None = None,
+    lipschitz: float | None = None,
+    relaxation: float = 1.0,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 1000,
+    callback: Callable[[InclusionProgress], Any] | None = None,
+    throw: bool = False,
+) -> InclusionSolution:
+    """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- x + relaxation (z - x): the proximal gradient method.
+
+    Converges for cocoercive B, such as gradients of convex functions with Lipschitz constant L, and t < 2 / L; for B
+    that is strongly monotone with constant m, and t < 2 m / L^2.
+
+    Parameters
+    ----------
+    %(resolvent)s
+    %(forward)s
+    %(x0)s
+    %(steps)s 0.9
+    relaxation : float
+        Over-relaxation above 1; below 2.
+    %(ends)s
+
+    %(returns)s
+
+    %(raises)s
+
+    See Also
+    --------
+    forward_backward_forward : For B that is monotone and Lipschitz alone.
+    davis_yin : With a second resolvent.
+
+    References
+    ----------
+    Lions and Mercier, "Splitting algorithms for the sum of two nonlinear operators" (1979).
+
+    Examples
+    --------
+    The lasso:
+
+    >>> import numpy as np
+    >>> from fastiter.fixedpoint import monotone, prox
+    >>> A, b = np.array([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0]]), np.array([3.0, 1.0, 0.1])
+    >>> found = monotone.forward_backward(
+    ...     lambda y, t: prox.prox_l1(y, 0.5 * t), lambda x: A.T @ (A @ x - b), np.zeros(2), lipschitz=6.0
+    ... )
+    >>> found.value.round(4)
+    array([0. , 1.3])
+    """
+    function = "forward_backward"
+    trials = _Trials(function, (resolvent, forward), x0, step_size(function, step, lipschitz, 1.0))
+    rate = relaxed(function, relaxation)
+    ends = Ends(rtol, atol, max_steps, callback, throw).checked(function, trials.x)
+
+    def steps() -> Iterator[Step]:
+        x, Bx = trials.x, trials.forward(trials.x)
+        while True:
+            z, Bz = trials(x, Bx, rate == 1)
+            change = z - x
+            yield trials.judged(z, change)
+            x = z if rate == 1 else x + rate * change
+            Bx = Bz if rate == 1 else trials.forward(x)
+
+    return solved(function, steps(), ends)
+
+
+@documented(PARTS)
+def forward_backward_forward(
+    resolvent: Resolvent,
+    forward: Operator,
+    x0: Any,
+    *,
+    step: float | None = None,
+    lipschitz: float | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 1000,
+    callback: Callable[[InclusionProgress], Any] | None = None,
+    throw: bool = False,
+) -> InclusionSolution:
+    """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- z - t (B z - B x): Tseng's method.
+
+    Converges for monotone B with Lipschitz constant L and t < 1 / L; with ``lipschitz``, t = 0.9 / L. One resolvent
+    and two evaluations of B in a step.
+
+    Parameters
+    ----------
+    %(resolvent)s
+    %(forward)s
+    %(x0)s
+    %(steps)s 0.9
+    %(ends)s
+
+    %(returns)s
+
+    %(raises)s
+
+    See Also
+    --------
+    extragradient : The same with a second resolvent, and points that stay in the domain of A.
+
+    References
+    ----------
+    Tseng, "A modified forward-backward splitting method for maximal monotone mappings" (2000).
+
+    Examples
+    --------
+    The saddle point of x y with x in [1, 2]: B is a rotation, on which forward-backward does not converge.
+
+    >>> import numpy as np
+    >>> from fastiter.fixedpoint import monotone, prox
+    >>> low, high = np.array([1.0, -9.0]), np.array([2.0, 9.0])
+    >>> found = monotone.forward_backward_forward(
+    ...     lambda y, t: prox.project_box(y, low, high), lambda z: np.array([z[1], -z[0]]), np.ones(2)
+    ... )
+    >>> found.value.round(6)
+    array([1., 9.])
+    """
+    function = "forward_backward_forward"
+    trials = _Trials(function, (resolvent, forward), x0, step_size(function, step, lipschitz, 0.9))
+    ends = Ends(rtol, atol, max_steps, callback, throw).checked(function, trials.x)
+
+    def steps() -> Iterator[Step]:
+        x = trials.x
+        while True:
+            Bx = trials.forward(x)
+            z, Bz = trials(x, Bx, True)
+            yield trials.judged(z, z - x)
+            x = z - trials.t * (Bz - Bx)
+
+    return solved(function, steps(), ends)
+
+
+@documented(PARTS)
+def extragradient(
+    resolvent: Resolvent,
+    forward: Operator,
+    x0: Any,
+    *,
+    step: float | None = None,
+    lipschitz: float | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 1000,
+    callback: Callable[[InclusionProgress], Any] | None = None,
+    throw: bool = False,
+) -> InclusionSolution:
+    """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- (I + t A)^-1 (x - t B z): Korpelevich's method.
+
+    Converges for monotone B with Lipschitz constant L and t < 1 / L, where A is the normal cone of a set; with
+    ``lipschitz``, t = 0.9 / L.
+
+    Parameters
+    ----------
+    %(resolvent)s
+    %(forward)s
+    %(x0)s
+    %(steps)s 0.9
+    %(ends)s
+
+    %(returns)s
+
+    %(raises)s
+
+    See Also
+    --------
+    forward_backward_forward : One resolvent in a step.
+    mirror_prox : The same with the entropy for the distance.
+
+    References
+    ----------
+    Korpelevich, "The extragradient method for finding saddle points and other problems" (1976).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.fixedpoint import monotone, prox
+    >>> found = monotone.extragradient(
+    ...     lambda y, t: prox.project_l2_ball(y, 2.0), lambda z: np.array([z[1] - 1, 1 - z[0]]), np.zeros(2), step=0.9
+    ... )
+    >>> found.value.round(6)
+    array([1., 1.])
+    """
+    function = "extragradient"
+    trials = _Trials(function, (resolvent, forward), x0, step_size(function, step, lipschitz, 0.9))
+    ends = Ends(rtol, atol, max_steps, callback, throw).checked(function, trials.x)
+
+    def steps() -> Iterator[Step]:
+        x = trials.x
+        while True:
+            z, Bz = trials(x, trials.forward(x), True)
+            yield trials.judged(z, z - x)
+            x = trials.resolvent(x - trials.t * Bz, trials.t)
+
+    return solved(function, steps(), ends)

@@ -1,0 +1,277 @@
+"""What the methods for monotone inclusions share: points, steps, the end, the result.
+
+Points are arrays, tensors, or tuples of these; the methods use no operations but those that both kinds have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .._check import FLOATS, check_flag, count, positive, type_name
+from .._solution import Solution, is_true, judged, plural
+
+#: (y, t) -> (I + t A)^-1 y
+Resolvent: TypeAlias = Callable[[Any, float], Any]
+#: x -> B x
+Operator: TypeAlias = Callable[[Any], Any]
+
+_GROWTH = 1e8  # of the residual, from its least value: then the iteration has diverged
+_REMEDIES = {
+    "max_steps": "try a larger max_steps or another step",
+    "diverged": "the operators may not be monotone, or step is too large",
+    "nan": "an operator has returned NaN, or x0 has NaN",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class InclusionSolution(Solution):
+    """A zero of a sum of monotone operators, and how it was found.
+
+    Attributes
+    ----------
+    value : array, tensor or tuple
+        x; the primal and the dual point, or the blocks of x0, as a tuple.
+    converged : bool
+        Whether ``residual <= rtol * norm(x) + atol``.
+    steps : int
+        The number of steps.
+    residual : float
+        The norm of the last change of the iteration, divided by the step size where that is below 1.
+    method : str
+        The method that ran.
+    reason : str
+        The reason for ending: "converged", "max_steps", "diverged", "nan" or "callback".
+    tolerance : float
+        The residual at which it would have converged.
+    evaluations : int
+        How many times single-valued operators were evaluated; of a finite sum, its components.
+    step : float
+        The step size at the end.
+    history : (steps,) float64
+        The residual of each step.
+
+    See Also
+    --------
+    forward_backward : One of the methods that return it.
+    fastiter.Solution : The attributes that all solvers' results have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.fixedpoint import monotone, prox
+    >>> target = np.array([2.0, -3.0])
+    >>> found = monotone.forward_backward(lambda y, t: prox.prox_l1(y, t), lambda x: x - target, np.zeros(2), step=0.5)
+    >>> found.value.round(6), found.reason
+    (array([ 1., -2.]), 'converged')
+    """
+
+    tolerance: float
+    evaluations: int
+    step: float
+    history: Any
+
+    def _failure(self) -> str | None:
+        if self.converged or self.reason == "callback":
+            return None
+        return (
+            f"the residual must fall to {self.tolerance:.2g}, got {self.residual:.2g} after {plural(self.steps)} "
+            f"({self.reason!r}); {_REMEDIES[self.reason]}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class InclusionProgress:
+    """The state of a method after a step, the argument of ``callback``.
+
+    Attributes
+    ----------
+    steps : int
+        The steps so far.
+    residual : float
+        The residual of this step.
+    value : array, tensor or tuple
+        The point that the method would return now.
+    evaluations : int
+        How many times single-valued operators were evaluated so far.
+
+    See Also
+    --------
+    InclusionSolution : The result at the end.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.fixedpoint import monotone, prox
+    >>> monotone.douglas_rachford(
+    ...     lambda y, t: prox.prox_l1(y, t),
+    ...     lambda y, t: (y + 3 * t) / (1 + t),
+    ...     np.ones(2),
+    ...     callback=lambda progress: progress.steps == 2,
+    ... ).reason
+    'callback'
+    """
+
+    steps: int
+    residual: float
+    value: Any
+    evaluations: int
+
+
+class Ends(NamedTuple):
+    """When a method ends, and what it does then."""
+
+    rtol: float | None = None
+    atol: float = 0.0
+    max_steps: int = 1000
+    callback: Callable[[InclusionProgress], Any] | None = None
+    throw: bool = False
+
+    def checked(self, function: str, x0: Any) -> Ends:
+        """Return them as numbers; refuse other types and values."""
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
+        check_flag(function, "throw", self.throw)
+        first = x0[0] if isinstance(x0, tuple) else x0
+        usual = 1e-5 if "32" in str(first.dtype) else 1e-8
+        return self._replace(
+            rtol=usual if self.rtol is None else positive(function, "rtol", self.rtol),
+            atol=positive(function, "atol", self.atol),
+            max_steps=count(function, "max_steps", self.max_steps, 1),
+        )
+
+
+class Step(NamedTuple):
+    """What a step of a method yields: the point it would return, the residual, and the totals so far."""
+
+    value: Any
+    residual: float
+    scale: float
+    evaluations: int
+    size: float
+
+
+def solved(function: str, steps: Iterator[Step], ends: Ends) -> InclusionSolution:
+    """Take steps until the end, and judge the result."""
+    assert ends.rtol is not None  # set by `checked`
+    history: list[float] = []
+    least, reason, step, tolerance, first = math.inf, "max_steps", None, 0.0, 0.0
+    for step in steps:
+        history.append(step.residual)
+        tolerance = ends.rtol * step.scale + ends.atol
+        first = first or tolerance
+        least = min(least, step.residual)
+        if not math.isfinite(step.residual) or not math.isfinite(step.scale):
+            reason = "nan"
+        elif step.residual <= tolerance:
+            reason = "converged"
+        elif step.residual > _GROWTH * max(least, first):
+            reason = "diverged"
+        elif ends.callback is not None and is_true(
+            ends.callback(InclusionProgress(len(history), step.residual, step.value, step.evaluations))
+        ):
+            reason = "callback"
+        elif len(history) < ends.max_steps:
+            continue
+        break
+    assert step is not None  # as max_steps is at least 1
+    found = InclusionSolution(
+        value=step.value,
+        converged=reason == "converged",
+        steps=len(history),
+        residual=step.residual,
+        method=function,
+        reason=reason,
+        tolerance=tolerance,
+        evaluations=step.evaluations,
+        step=step.size,
+        history=np.array(history),
+    )
+    return judged(function, found, ends.throw)
+
+
+def point(function: str, name: str, x: Any) -> Any:
+    """Return a starting point as one without a graph; refuse anything but arrays and tensors of float32 or float64."""
+    dtype = str(getattr(x, "dtype", None)).removeprefix("torch.")
+    if (
+        not (isinstance(x, np.ndarray) or hasattr(x, "detach"))
+        or isinstance(x, (np.matrix, np.ma.MaskedArray))
+        or dtype not in FLOATS
+    ):
+        got = f"dtype {dtype}" if hasattr(x, "dtype") else type_name(x)
+        raise TypeError(f"{function}: {name} must be an array or a tensor of float32 or float64, got {got}")
+    return np.array(x, order="C") if isinstance(x, np.ndarray) else detached(x).contiguous()
+
+
+def blocks(function: str, name: str, x: Any, expected: str) -> tuple[Any, ...]:
+    """Return a tuple of starting points of one dtype."""
+    if not isinstance(x, tuple) or not x:
+        raise TypeError(f"{function}: {name} must be {expected}, got {'()' if isinstance(x, tuple) else type_name(x)}")
+    parts = tuple(point(function, name, part) for part in x)
+    for part in parts:
+        if part.dtype != parts[0].dtype:
+            raise TypeError(f"{function}: {name} must have one dtype, got {parts[0].dtype} and {part.dtype}")
+    return parts
+
+
+def detached(x: Any) -> Any:
+    """Return a tensor without its graph, which would grow with every step; an array as it is."""
+    return x.detach() if hasattr(x, "detach") else x
+
+
+def checked_call(function: str, name: str, f: Any, like: Any) -> Callable[..., Any]:
+    """Return an operator whose results are checked against a point and detached."""
+    if not callable(f) or isinstance(f, type):
+        raise TypeError(f"{function}: {name} must be callable and no class, got {type_name(f)}")
+
+    def call(*args: Any) -> Any:
+        return _result(function, name, f(*args), like)
+
+    return call
+
+
+def _result(function: str, name: str, found: Any, like: Any) -> Any:
+    if isinstance(like, tuple):
+        if not isinstance(found, tuple) or len(found) != len(like):
+            got = f"{len(found)} parts" if isinstance(found, tuple) else type_name(found)
+            raise TypeError(f"{function}: {name} must return a tuple of {len(like)} parts like x0, got {got}")
+        return tuple(_result(function, name, a, b) for a, b in zip(found, like, strict=True))
+    if getattr(found, "dtype", None) != like.dtype or tuple(getattr(found, "shape", ())) != tuple(like.shape):
+        got = f"{tuple(found.shape)} {found.dtype}" if hasattr(found, "dtype") else type_name(found)
+        raise TypeError(f"{function}: {name} must return {tuple(like.shape)} {like.dtype} like x0, got {got}")
+    return detached(found)
+
+
+def norm(x: Any) -> float:
+    """Return the Euclidean norm of a point, over all its parts."""
+    if isinstance(x, tuple):
+        return math.hypot(*(norm(part) for part in x))
+    return math.sqrt(float((x * x).sum()))
+
+
+def inner(x: Any, y: Any) -> float:
+    """Return the inner product of two points."""
+    return float((x * y).sum())
+
+
+def step_size(function: str, step: Any, lipschitz: Any, most: float) -> tuple[float, bool]:
+    """Return the first step, and whether it is searched for: given, ``most`` by the Lipschitz constant, or searched."""
+    if step is not None and lipschitz is not None:
+        raise TypeError(f"{function}: lipschitz must be None where step is given, got both")
+    if step is not None:
+        return positive(function, "step", step, zero=False), False
+    if lipschitz is not None:
+        return most / positive(function, "lipschitz", lipschitz, zero=False), False
+    return 1.0, True
+
+
+def relaxed(function: str, relaxation: Any, most: float = 2.0) -> float:
+    """Return the over-relaxation, after checking that it is between 0 and ``most``."""
+    found = positive(function, "relaxation", relaxation, zero=False)
+    if found >= most:
+        raise ValueError(f"{function}: relaxation must be below {most:g}, got {found:g}")
+    return found
