@@ -256,9 +256,9 @@ def test_failures_are_reported() -> None:
             "relaxation must be below 2",
         ),
         (
-            lambda: monotone.extragradient(1, lambda x: x, np.zeros(2)),
+            lambda: monotone.extragradient(1, lambda x: x, np.zeros(2)),  # type: ignore[arg-type]
             "resolvent must be callable and no class, got int",
-        ),  # type: ignore[arg-type]
+        ),
         (lambda: monotone.mirror_prox(game, (np.ones(7), np.ones(5)), step=1.0), "x0 must be positive, with the sum 1"),
         (lambda: monotone.mirror_prox(game, (np.ones(1),)), "step must be a number where lipschitz is None"),
         (
