@@ -56,6 +56,8 @@ def test_every_public_function_is_here() -> None:
         "export_hls",
         "flashrnn",
         "mdp_solve",
+        "hopfield_energy",
+        "hopfield_update",
         "mdp_values",
         "nn",
         "onnx",

@@ -6,6 +6,7 @@ from .. import _torch as _torch  # says what to install where PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..delta._torch.functional import delta_scan
+from ..fixedpoint._torch.hopfield import hopfield_energy, hopfield_update
 from ..mdp._torch.functional import MDPValues, mdp_values
 from ..mdp._torch.solve import mdp_solve
 from ..newton._torch.functional import paragru, paralstm, paraslstm
@@ -42,6 +43,8 @@ __all__ = [
     "export_hls",
     "flashrnn",
     "gru",
+    "hopfield_energy",
+    "hopfield_update",
     "linear_scan",
     "lstm",
     "mdp_solve",

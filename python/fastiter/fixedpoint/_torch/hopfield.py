@@ -1,0 +1,328 @@
+"""Modern Hopfield networks on tensors, differentiable: x <- X softmax(beta X^T x)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function_variadic
+
+from ..._check import check_choice, check_flag, positive
+from ..._docs import documented_like
+from ..._solution import judged
+from ..._torch.autograd import one_by_one
+from ..._torch.autograd_twice import differentiable
+from ..._torch.ops import CPU, GPU_FLOATS, check_tensors, grad_enabled, transformed, unwatched
+from ..._torch.overrides import dispatched
+from .. import _hopfield as arrays
+from .._hopfield_shapes import (
+    HopfieldSolution,
+    Limits,
+    check_spread,
+    checked_limits,
+    folded_axes,
+    joined,
+    reasons_of,
+)
+from .hopfield_ops import (
+    HopfieldAdjoint,
+    HopfieldBackward,
+    HopfieldForward,
+    hopfield_adjoint,
+    hopfield_bwd,
+    hopfield_fwd,
+)
+
+_GRAD = """
+grad : {"implicit", "unrolled"}
+    The gradient where ``steps`` is not given: "implicit" is that of the fixed points, by conjugate gradients, in the
+    memory of one state; state gets 0. "unrolled" goes back through all updates, whose states are kept: memory for
+    ``max_steps`` is taken.
+"""
+
+
+class Problem(NamedTuple):
+    """Arguments with the leading axes (batch, head): state, stored, beta (batch, head) and bias, or None."""
+
+    state: Tensor
+    stored: Tensor
+    beta: Tensor
+    bias: Tensor | None
+
+
+@documented_like(arrays.hopfield_update, "mask", _GRAD)
+def hopfield_update(
+    state: Tensor,
+    stored: Tensor,
+    *,
+    beta: Tensor | float = 1.0,
+    steps: int | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-8,
+    max_steps: int = 1000,
+    mask: Tensor | None = None,
+    grad: Literal["implicit", "unrolled"] = "implicit",
+    throw: bool = False,
+) -> HopfieldSolution:
+    """x <- X softmax(beta X^T x): :func:`fastiter.fixedpoint.hopfield_update` on tensors.
+
+    Differentiable in stored, beta and state. With ``steps`` the gradient is that of these updates; without, ``grad``
+    chooses. Second derivatives (``create_graph=True``) are right, too, and computed in torch's operations, which is
+    slower. A mask of floats has no gradient. bfloat16 and float16 are computed in float32 and rounded.
+
+    Under torch.compile and torch.func transforms ``reason`` is ``"unread"``, as values are not known; what does not
+    converge is still reported when the program runs.
+
+    %(sections)s
+
+    See Also
+    --------
+    fastiter.fixedpoint.hopfield_update : The same on arrays, with references.
+    hopfield_energy : The energy that no update increases.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> patterns = torch.eye(3, 8).mul(4).requires_grad_()
+    >>> found = fastiter.torch.hopfield_update(torch.randn(5, 8), patterns, beta=0.5)
+    >>> found.value.shape, bool(found.converged.all())
+    (torch.Size([5, 8]), True)
+    >>> found.value.sum().backward()
+    >>> patterns.grad.shape
+    torch.Size([3, 8])
+    """
+    function = "hopfield_update"
+    if has_torch_function_variadic(state, stored, beta, mask):
+        how = {"beta": beta, "steps": steps, "rtol": rtol, "atol": atol, "max_steps": max_steps, "mask": mask}
+        found: HopfieldSolution = dispatched(hopfield_update, state, stored, **how, grad=grad, throw=throw)
+        return found
+    limits = checked_limits(function, steps, rtol, atol, max_steps)
+    check_choice(function, "grad", grad, ("implicit", "unrolled"))
+    check_flag(function, "throw", throw)
+    problem, lead = problem_of(function, state, stored, beta, mask)
+    is_read = unwatched()
+    how_told = "" if is_read or steps is not None else "throw" if throw else "warn"
+    value, *rest = solved(problem, limits, grad == "unrolled", throw, how_told)
+    value = value.reshape(*lead, *value.shape[-2:]).to(state.dtype)
+    converged, count, residual = (x.reshape(*lead, x.shape[-1]) for x in rest)
+    reason = reasons_of(limits, converged, residual) if is_read else "unread" if steps is None else "steps"
+    solution = HopfieldSolution(
+        value=value, converged=converged, steps=count, residual=residual, method="hopfield", reason=reason
+    )
+    return judged(function, solution, throw) if is_read else solution
+
+
+@documented_like(arrays.hopfield_energy)
+def hopfield_energy(state: Tensor, stored: Tensor, *, beta: Tensor | float = 1.0, mask: Tensor | None = None) -> Tensor:
+    """E(x) = -logsumexp(beta X^T x) / beta + x x / 2 + log(S) / beta + M^2 / 2, which no update of x increases.
+
+    It is :func:`fastiter.fixedpoint.hopfield_energy` in torch's operations, differentiable to any order, also in a mask
+    of floats. The gradient in a state is x - X softmax(beta X^T x): an update is a gradient step of length 1.
+
+    %(sections)s
+
+    See Also
+    --------
+    hopfield_update : The updates.
+    fastiter.fixedpoint.hopfield_energy : The same on arrays, with references.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> x, patterns = torch.tensor([[0.6, 0.1]]), torch.eye(2)
+    >>> fastiter.torch.hopfield_energy(x, patterns, beta=4.0)
+    tensor([0.2265])
+    """
+    function = "hopfield_energy"
+    if has_torch_function_variadic(state, stored, beta, mask):
+        energy: Tensor = dispatched(hopfield_energy, state, stored, beta=beta, mask=mask)
+        return energy
+    (x, patterns, inverse, bias), lead = problem_of(function, state, stored, beta, mask, constant_mask=False)
+    S = patterns.shape[-2]
+    if S == 0:
+        raise ValueError(f"{function}: stored must have at least one pattern, got shape {tuple(stored.shape)}")
+    b = inverse.unsqueeze(-1)
+    total = torch.logsumexp(products(x, patterns, inverse, bias), -1)
+    largest = patterns.square().sum(-1).amax(-1, keepdim=True)
+    energy = (math.log(S) - total) / b + (x.square().sum(-1) + largest) / 2
+    return energy.reshape(*lead, x.shape[-2]).to(state.dtype)
+
+
+def products(x: Tensor, stored: Tensor, beta: Tensor, bias: Tensor | None) -> Tensor:
+    """Return beta x X + bias, the argument of the softmax."""
+    z = beta[..., None, None] * (x @ stored.mT)
+    return z if bias is None else z + bias
+
+
+def problem_of(
+    function: str, state: Any, stored: Any, beta: Any, mask: Any, constant_mask: bool = True
+) -> tuple[Problem, tuple[int, ...]]:
+    """Return the arguments, checked, in the dtype of the computation and with the leading axes (batch, head)."""
+    check_tensors(function, ("state", "stored"), (state, stored), GPU_FLOATS, CPU)
+    lead = joined(function, tuple(state.shape), tuple(stored.shape))
+    axes, dtype = folded_axes(lead), torch.promote_types(state.dtype, torch.float32)
+
+    def folded(x: Tensor) -> Tensor:
+        inner = x.shape[-2:]
+        return x.to(dtype).expand(*lead, *inner).reshape(*axes, *inner)
+
+    if isinstance(beta, Tensor):
+        check_tensors(function, ("state", "beta"), (state, beta), GPU_FLOATS, CPU)
+        check_spread(function, "beta", beta.shape, lead, "the leading axes")
+        inverse = beta.to(dtype)
+    else:
+        number = positive(function, "beta", beta, zero=False)
+        inverse = torch.full((), number, dtype=dtype, device=state.device)
+    bias = _bias(function, mask, state, (*lead, state.shape[-2], stored.shape[-2]), constant_mask)
+    spread = inverse.expand(lead).reshape(axes)
+    return Problem(folded(state), folded(stored), spread, None if bias is None else folded(bias)), lead
+
+
+def _bias(function: str, mask: Any, state: Tensor, whole: tuple[int, ...], constant: bool) -> Tensor | None:
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dtype not in (torch.bool, state.dtype):
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{function}: mask must be a tensor of torch.bool or {state.dtype}, got {got}")
+    if mask.device != state.device:
+        raise ValueError(f"{function}: mask must be on device {state.device} like state, got {mask.device}")
+    check_spread(function, "mask", tuple(mask.shape), whole, "(..., L, S)")
+    if constant and mask.requires_grad:
+        raise ValueError(f"{function}: mask must not require a gradient, as it has none, got a mask that does")
+    bias = torch.zeros((), dtype=state.dtype).where(mask, -math.inf) if mask.dtype == torch.bool else mask
+    return bias.expand(*bias.shape[:-2], *whole[-2:])
+
+
+def solved(problem: Problem, limits: Limits, unrolled: bool, throw: bool, told: str = "") -> Sequence[Tensor]:
+    """Return the states, and for each query whether it converged, its updates and its last change."""
+    stops, how = limits.steps is None, (limits.rtol, limits.atol, limits.most)
+    needs = grad_enabled() and any(x.requires_grad for x in problem[:3])
+    if not needs and not transformed() and forward_ad._current_level < 0:  # else the autograd function is called
+        return hopfield_fwd(HopfieldForward(*problem, stops, *how, False, told))
+    if unrolled or not stops:
+        found: Sequence[Tensor] = _Unrolled.apply(*problem, stops, *how, told)
+        return found[:4]
+    found = _Implicit.apply(*problem, *how, throw, told)
+    return found
+
+
+class _Unrolled(torch.autograd.Function):
+    """Map (state, stored, beta) to the states, and to what the backward pass through all updates reads."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        state: Tensor,
+        stored: Tensor,
+        beta: Tensor,
+        bias: Tensor | None,
+        stops: bool,
+        rtol: float,
+        atol: float,
+        most: int,
+        told: str,
+    ) -> tuple[Tensor, ...]:
+        return tuple(hopfield_fwd(HopfieldForward(state, stored, beta, bias, stops, rtol, atol, most, True, told)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        state, stored, beta, bias, *_, most, _ = inputs
+        _, _, steps, _, states, largest, inverse = output
+        ctx.save_for_backward(state, stored, beta, bias, steps, states, largest, inverse)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.most = most
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @one_by_one
+    def backward(ctx: Any, dvalue: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        state, stored, beta, bias, steps, states, largest, inverse = ctx.saved_tensors
+        if dvalue is None:
+            return (None,) * 9
+        with torch.no_grad():
+            call = HopfieldBackward(stored, beta, bias, steps, states, largest, inverse, dvalue)
+            every = hopfield_bwd(call)
+        found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:3], strict=True)]
+        again = functools.partial(_replay_updates, ctx.most)
+        return (*differentiable(again, found, (state, stored, beta), (bias, steps), (dvalue,)), *[None] * 6)
+
+
+class _Implicit(torch.autograd.Function):
+    """Map (state, stored, beta) to fixed points, whose gradient is that of the equation x = f(x)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        state: Tensor,
+        stored: Tensor,
+        beta: Tensor,
+        bias: Tensor | None,
+        rtol: float,
+        atol: float,
+        most: int,
+        throw: bool,
+        told: str,
+    ) -> tuple[Tensor, ...]:
+        return tuple(hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, most, False, told)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, stored, beta, bias, rtol, _, _, throw, _ = inputs
+        value = output[0]
+        ctx.save_for_backward(value, stored, beta, bias)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.throw, ctx.rtol = throw, max(rtol, 100 * torch.finfo(value.dtype).eps)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @one_by_one
+    def backward(ctx: Any, dvalue: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        value, stored, beta, bias = ctx.saved_tensors
+        if dvalue is None:
+            return (None,) * 9
+        fixed = value.detach()
+        with torch.no_grad():
+            every = hopfield_adjoint(HopfieldAdjoint(fixed, stored, beta, bias, dvalue, ctx.rtol, ctx.throw))[:2]
+        found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[1:3], strict=True)]
+        both = differentiable(_replay_fixed_points, found, (stored, beta), (bias, fixed), (dvalue,))
+        dstate = torch.zeros_like(dvalue) if ctx.needs_input_grad[0] else None
+        return (dstate, *both, *[None] * 6)
+
+
+def _replay_updates(most: int, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
+    """Return the states after all updates: a query stays as it is after its last one."""
+    x, stored, beta = inputs
+    bias, steps = constants
+    for step in range(most):
+        x = torch.where((steps > step).unsqueeze(-1), _weights(x, stored, beta, bias) @ stored, x)
+    return [x]
+
+
+def _replay_fixed_points(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
+    """Return x = f(x) by two of Newton's steps from the known value of x: right up to third derivatives."""
+    stored, beta = inputs
+    bias, x = constants
+    b = beta[..., None, None]
+    for _ in range(2):
+        p = _weights(x, stored, beta, bias)
+        mean = p @ stored
+        spread = torch.einsum("bhls,bhsd,bhse->bhlde", p, stored, stored) - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        system = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) - b.unsqueeze(-1) * spread
+        x = x + torch.linalg.solve(system, (mean - x).unsqueeze(-1)).squeeze(-1)
+    return [x]
+
+
+def _weights(x: Tensor, stored: Tensor, beta: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the softmax; 0 for a query that may retrieve no pattern."""
+    z = products(x, stored, beta, bias)
+    if bias is None or z.shape[-1] == 0:
+        return torch.softmax(z, -1)
+    nothing = (z == -math.inf).all(-1, keepdim=True)
+    return torch.softmax(z.masked_fill(nothing, 0), -1).masked_fill(nothing, 0)
