@@ -301,7 +301,7 @@ def _replay_updates(most: int, inputs: Sequence[Any], constants: Sequence[Any]) 
     x, stored, beta = inputs
     bias, steps = constants
     for step in range(most):
-        x = torch.where((steps > step).unsqueeze(-1), _weights(x, stored, beta, bias) @ stored, x)
+        x = torch.where((steps > step).unsqueeze(-1), association(x, stored, beta, bias) @ stored, x)
     return [x]
 
 
@@ -311,7 +311,7 @@ def _replay_fixed_points(inputs: Sequence[Any], constants: Sequence[Any]) -> lis
     bias, x = constants
     b = beta[..., None, None]
     for _ in range(2):
-        p = _weights(x, stored, beta, bias)
+        p = association(x, stored, beta, bias)
         mean = p @ stored
         spread = torch.einsum("bhls,bhsd,bhse->bhlde", p, stored, stored) - mean.unsqueeze(-1) * mean.unsqueeze(-2)
         system = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) - b.unsqueeze(-1) * spread
@@ -319,8 +319,8 @@ def _replay_fixed_points(inputs: Sequence[Any], constants: Sequence[Any]) -> lis
     return [x]
 
 
-def _weights(x: Tensor, stored: Tensor, beta: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the softmax; 0 for a query that may retrieve no pattern."""
+def association(x: Tensor, stored: Tensor, beta: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the weights of the patterns, a softmax; 0 for a query that may retrieve no pattern."""
     z = products(x, stored, beta, bias)
     if bias is None or z.shape[-1] == 0:
         return torch.softmax(z, -1)

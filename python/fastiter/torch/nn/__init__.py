@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from ..._public import publish
 from ...delta._torch.nn import DeltaNet
+from ...fixedpoint._torch.nn.hopfield import Hopfield
+from ...fixedpoint._torch.nn.hopfield_layers import HopfieldLayer, HopfieldPooling
 from ...newton._torch.nn import ParaGRU, ParaLSTM
 from ...quant._torch.nn.format_quantizers import FormatQuantizer, GradientQuantizer
 from ...quant._torch.nn.layers import (
@@ -36,6 +38,9 @@ __all__ = [
     "FixedQuantizer",
     "FormatQuantizer",
     "GradientQuantizer",
+    "Hopfield",
+    "HopfieldLayer",
+    "HopfieldPooling",
     "LSQQuantizer",
     "LinearRNN",
     "OptimizerQuantizer",
