@@ -6,6 +6,7 @@ from .. import _torch as _torch  # says what to install where PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..delta._torch.functional import delta_scan
+from ..fixedpoint._torch.functional import fixed_point
 from ..fixedpoint._torch.hopfield import hopfield_energy, hopfield_update
 from ..mdp._torch.functional import MDPValues, mdp_values
 from ..mdp._torch.solve import mdp_solve
@@ -19,7 +20,7 @@ from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
-from . import compat, nn, onnx, prox, quant, ssm
+from . import compat, fixedpoint, nn, onnx, prox, quant, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace
 
@@ -41,6 +42,8 @@ __all__ = [
     "delta_scan",
     "elman",
     "export_hls",
+    "fixed_point",
+    "fixedpoint",
     "flashrnn",
     "gru",
     "hopfield_energy",

@@ -1,0 +1,336 @@
+"""Fixed points on tensors, differentiable through the solution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.utils import _pytree as pytree
+
+from ..._check import check_choice, check_flag, count, positive, type_name
+from ..._torch.ops import refuse_transforms
+from .._functional import Method
+from .._result import FixedPointProgress, FixedPointSolution, Limits
+from .implicit import Problem, attach, differentiable_once
+from .layout import Map, checked_state
+from .noise import FixedNoise
+from .space import solve_tensors
+
+GRADS = ("implicit", "unrolled", "one-step", "phantom", "neumann")
+_NAME = "fixed_point"
+_TRUNCATED = (
+    f"{_NAME}: the gradient has no derivative with grad='one-step' or 'phantom', which neglect how the solution "
+    "depends on the parameters (grad='implicit' has one)"
+)
+#: The options of the adjoint equation's solver that are not the method's own
+_OF_LIMITS = ("rtol", "atol", "max_steps", "norm", "patience", "throw")
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A method with its options, and when it ends."""
+
+    limits: Limits
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def changed(self, function: str, given: Mapping[str, Any] | None) -> Solver:
+        """Return the solver of the adjoint equation: this one, without its callback and with other options."""
+        options = dict(given or {})
+        limits = self.limits._replace(
+            callback=None, norm=self.limits.norm if isinstance(self.limits.norm, str) else "l2"
+        )
+        limits = limits._replace(**{name: options.pop(name) for name in _OF_LIMITS if name in options}).checked(
+            function
+        )
+        method = options.pop("method", self.method)
+        own = self.options if method == self.method else {}
+        return Solver(limits, method, {**own, **options})
+
+    def adjoint(self, function: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+        """Return u = function(u) = g + J^T u, starting from g."""
+
+        def product(u: Tensor, v: Tensor) -> Tensor:
+            return function(v) - right
+
+        how: dict[str, Any] = {"jvp": product} if self.method == "newton_krylov" else {}
+        name = f"{_NAME}, backward"
+        found: Tensor = solve_tensors(
+            name, function, right, self.limits, self.method, dict(self.options), compact=False, **how
+        ).value
+        return found
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """How a solution is differentiated."""
+
+    kind: str
+    adjoint: Solver
+    steps: int
+    damping: float
+
+
+def fixed_point(
+    f: Callable[..., Any],
+    x0: Any,
+    *params: Any,
+    method: Method = "anderson",
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 1000,
+    norm: Literal["l2", "inf", "rms", "span"] | Callable[[Any], Any] = "l2",
+    batched: bool = True,
+    args: tuple[Any, ...] = (),
+    compact: bool | None = None,
+    jvp: Callable[..., Any] | None = None,
+    patience: int = 100,
+    grad: Literal["implicit", "unrolled", "one-step", "phantom", "neumann"] = "implicit",
+    adjoint: Mapping[str, Any] | None = None,
+    grad_steps: int = 5,
+    grad_damping: float = 1.0,
+    callback: Callable[[FixedPointProgress], Any] | None = None,
+    throw: bool = False,
+    **options: Any,
+) -> FixedPointSolution:
+    """x = f(x, *args, *params) for each sample of a batch, with a gradient that needs no iterations to be kept.
+
+    The gradient is that of the solution, whatever the method: the adjoint equation u = g + (df/dx)^T u is solved by a
+    fixed-point method, too, and the parameters get u^T df/dparams. It can be differentiated again, to any order.
+
+    Gradients reach the tensors in ``args`` and ``params``, the parameters of ``f`` if it is a module, and all other
+    tensors that f closes over. The gradient of the last has no derivative: asking for one raises.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(x, *args, *params)`` returns a tensor of the shape and dtype of x; for a tuple, list or dict of tensors the
+        same structure. Rows must not depend on each other. Where it draws random numbers, as dropout does, each
+        evaluation of one call draws the same.
+    x0 : Tensor, tuple, list or dict of Tensor, or FixedPointSolution
+        The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype. A solution starts from its
+        value, and from its history. It has a gradient with ``"unrolled"`` only.
+    *params : object
+        Further arguments of f, unchanged: tensors, tuples, lists and dicts of tensors, and other values.
+    method : {"anderson", "picard", "broyden", "newton_krylov", "halpern", ...}
+        The iteration, with the options of :func:`fastiter.fixedpoint.fixed_point`.
+    rtol, atol : float, optional
+        A sample has converged where ``||f(x) - x|| <= rtol ||f(x)|| + atol``; rtol is 1e-5 by default in 32 bits, 1e-8
+        in 64.
+    max_steps : int
+        The most steps.
+    norm : {"l2", "inf", "rms", "span"} or callable
+        The norm, as in :func:`fastiter.fixedpoint.fixed_point`. Adjoint equations use "l2" instead of a function.
+    batched : bool
+        Whether axis 0 counts samples, each with its own history and end. If False, x0 is one problem.
+    args : tuple of Tensor
+        Tensors of B rows that are passed to f before params, without the rows of samples that have ended.
+    compact : bool, optional
+        Whether f gets only the rows that have not ended. By default if there are ``args``: params may have rows, too.
+    jvp : callable, optional
+        ``jvp(x, v, *args)`` returns df/dx v, for ``"newton_krylov"``; by default a difference of two values of f.
+    patience : int
+        A sample has stagnated after so many steps without a new least residual.
+    grad : {"implicit", "unrolled", "one-step", "phantom", "neumann"}
+        ``"implicit"`` is exact. ``"unrolled"`` differentiates the iterations of ``"picard"``; it keeps them all.
+        ``"one-step"`` differentiates f alone, as if x did not depend on the parameters; ``"phantom"`` does so with
+        ``grad_steps`` damped steps from the solution; ``"neumann"`` takes that many terms of the series of u. The last
+        three are approximate and have no derivative: asking for one raises.
+    adjoint : mapping, optional
+        Options of the adjoint equation's solver, where they differ from the others: method, rtol, atol, max_steps,
+        norm, patience, throw, and those of the method.
+    grad_steps : int
+        The steps of ``"phantom"``, the terms of ``"neumann"``.
+    grad_damping : float
+        The factor t of a step x <- x + t (f(x) - x) of ``"phantom"``.
+    callback : callable, optional
+        Called with a :class:`fastiter.fixedpoint.FixedPointProgress` after each evaluation; the solver ends where it
+        returns True.
+    throw : bool
+        Whether to raise :class:`fastiter.ConvergenceError` where a sample, or its adjoint equation, has not converged.
+    **options : object
+        Options of the method.
+
+    Returns
+    -------
+    FixedPointSolution
+        x, differentiable, with the state of convergence, the steps and the evaluations of each sample. Under
+        torch.compile the call is a graph break; f may be compiled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument, or what f returns, has a wrong type, dtype, shape or value.
+    ConvergenceError
+        If ``throw`` is True and a sample does not converge, or in the backward pass its adjoint equation.
+    RuntimeError
+        Under a transform of torch.func; in the backward pass, if f then returns another value than before, or if the
+        derivative of a gradient is asked for that has none.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If ``throw`` is False and a sample does not converge, or its adjoint equation.
+
+    See Also
+    --------
+    fastiter.fixedpoint.fixed_point : The same on arrays, with the methods' options.
+    fastiter.torch.nn.DEQ : A layer of it.
+    fastiter.torch.fixedpoint.spectral_radius : The rate of convergence of x <- f(x).
+
+    Notes
+    -----
+    S. Bai, J. Z. Kolter, V. Koltun, "Deep equilibrium models" (NeurIPS 2019); one-step: J. Bolte, E. Pauwels,
+    S. Vaiter, "One-step differentiation of iterative algorithms" (NeurIPS 2023); phantom and Neumann: Z. Geng,
+    X.-Y. Zhang, S. Bai, Y. Wang, Z. Lin, "On training implicit models" (NeurIPS 2021).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import fixed_point
+    >>> _ = torch.manual_seed(0)
+    >>> W = (0.1 * torch.randn(8, 8, dtype=torch.float64)).requires_grad_()
+    >>> b = torch.randn(4, 8, dtype=torch.float64)
+    >>> def f(x, b, W):
+    ...     return torch.tanh(x @ W + b)
+    >>> found = fixed_point(f, torch.zeros_like(b), W, args=(b,))
+    >>> bool(found.converged.all()), found.value.shape
+    (True, torch.Size([4, 8]))
+    >>> dW, = torch.autograd.grad(found.value.sum(), W, create_graph=True)
+    >>> torch.autograd.grad(dW.square().sum(), W)[0].shape
+    torch.Size([8, 8])
+    """
+    refuse_transforms(_NAME, "because the number of iterations depends on the values")
+    if not callable(f):
+        raise TypeError(f"{_NAME}: f must be a function of (x, *args, *params), got {type_name(f)}")
+    check_choice(_NAME, "grad", grad, GRADS)
+    check_flag(_NAME, "batched", batched)
+    if not isinstance(args, tuple):
+        raise TypeError(f"{_NAME}: args must be a tuple of tensors, got {type_name(args)}")
+    if adjoint is not None and not isinstance(adjoint, Mapping):
+        raise TypeError(f"{_NAME}: adjoint must be a mapping of options or None, got {type_name(adjoint)}")
+    if grad == "unrolled" and method != "picard":
+        raise ValueError(f"{_NAME}: method must be 'picard' with grad='unrolled', got {method!r}")
+    solver = Solver(Limits(rtol, atol, max_steps, norm, patience, callback, throw).checked(_NAME), method, options)
+    terms, damping = (
+        count(_NAME, "grad_steps", grad_steps, 1),
+        positive(_NAME, "grad_damping", grad_damping, zero=False),
+    )
+    how = _Gradient(grad, solver.changed(_NAME, adjoint), terms, damping)
+    shape = {"batched": batched, "args": args, "compact": bool(args) if compact is None else compact, "jvp": jvp}
+    call = partial(_solve, f, x0, params, solver, how, shape)
+    if is_compiling():
+        # The data-dependent iteration cannot be in a graph: the call is a graph break.
+        found: FixedPointSolution = torch._dynamo.disable(call)()
+        return found
+    if torch.is_inference_mode_enabled():
+        # Products with J need autograd graphs, which do not support inference tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            return call()
+    return call()
+
+
+def _solve(
+    f: Callable[..., Any],
+    x0: Any,
+    params: tuple[Any, ...],
+    solver: Solver,
+    how: _Gradient,
+    shape: dict[str, Any],
+) -> FixedPointSolution:
+    fixed = FixedNoise(shape["compact"])
+
+    def plain(x: Any, *args: Any) -> Any:
+        return fixed(_NAME, x, partial(f, x, *args, *params))
+
+    found = solve_tensors(_NAME, plain, x0, solver.limits, solver.method, dict(solver.options), **shape)
+    start = x0.value if isinstance(x0, FixedPointSolution) else x0
+    wrapped = _wrapped(f, found.value, (*shape["args"], *params), shape["batched"])
+    value = _differentiable(wrapped, fixed, found, start, how, solver.options.get("damping", 1.0))
+    return found if value is None else replace(found, value=wrapped.layout.unpack(value))
+
+
+def _wrapped(f: Callable[..., Any], value: Any, params: tuple[Any, ...], batched: bool = True) -> Map:
+    return Map(_NAME, f, checked_state(_NAME, value, batched)[1], params)
+
+
+def _differentiable(
+    wrapped: Map, fixed: FixedNoise, found: FixedPointSolution, start: Any, how: _Gradient, damping: float
+) -> Tensor | None:
+    """Return the solution's value (B, n) with its gradient; None if it has none."""
+    batched = wrapped.layout.batched
+    value = checked_state(_NAME, found.value, batched)[0]
+    if (not torch.is_grad_enabled() and forward_ad._current_level < 0) or value.numel() == 0:
+        return None
+
+    def plain(x: Tensor) -> Tensor:
+        return fixed(_NAME, x, partial(wrapped.plain, x))  # type: ignore[no-any-return]
+
+    if how.kind == "unrolled":
+        first = checked_state(_NAME, start, batched)[0]
+        return _unrolled(plain, first, torch.as_tensor(found.steps).reshape(-1, 1), damping)
+    if how.kind in ("one-step", "phantom"):
+        for _ in range(how.steps if how.kind == "phantom" else 1):
+            value = value + (how.damping if how.kind == "phantom" else 1.0) * (plain(value) - value)
+        return differentiable_once(_TRUNCATED, value)
+
+    def function(x: Tensor, tensors: Any) -> Tensor:
+        return fixed(_NAME, x, partial(wrapped, x, tensors))  # type: ignore[no-any-return]
+
+    anchor = function(value, [tensor.detach() for tensor in wrapped.tensors])
+    varies = anchor.requires_grad or any(tensor.requires_grad for tensor in wrapped.tensors)
+    if not varies and forward_ad._current_level < 0:
+        return None
+    exact = how.kind == "implicit"
+    solve = how.adjoint.adjoint if exact else partial(_neumann, how.steps)
+    return attach(Problem(function, solve, _NAME, exact), value, wrapped.tensors, anchor)
+
+
+def _unrolled(function: Callable[[Tensor], Tensor], x: Tensor, steps: Tensor, damping: float) -> Tensor:
+    """Return the iterates of Picard's method after the given number of steps of each row, with their graph."""
+    steps = steps.to(x.device)
+    for step in range(int(steps.max())):
+        x = torch.where(step < steps, x + damping * (function(x) - x), x)
+    return x
+
+
+def _neumann(terms: int, function: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """Return the sum over i < terms of (J^T)^i g, from u -> g + J^T u and g."""
+    u = right
+    for _ in range(terms - 1):
+        u = function(u)
+    return u
+
+
+def with_gradient(
+    f: Callable[..., Any], found: FixedPointSolution, value: Any, params: tuple[Any, ...], adjoint: Solver
+) -> FixedPointSolution:
+    """Return a solution with the value of a fixed point of f(x, *params) that is known already, and its gradient.
+
+    Parameters
+    ----------
+    f : callable
+        The map ``f(x, *params)``, of which ``value`` is a fixed point.
+    found : FixedPointSolution
+        The solution, whose value is replaced.
+    value : Tensor, or a tuple, list or dict of these
+        The fixed point.
+    params : tuple
+        The arguments of f after the state.
+    adjoint : Solver
+        The solver of the adjoint equation.
+    """
+    wrapped, known = _wrapped(f, value, params), replace(found, value=value)
+    made = _differentiable(wrapped, FixedNoise(False), known, value, _Gradient("implicit", adjoint, 1, 1.0), 1.0)
+    return known if made is None else replace(known, value=wrapped.layout.unpack(made))
+
+
+def detached(found: FixedPointSolution) -> FixedPointSolution:
+    """Return a solution without the gradient of its value."""
+    return replace(found, value=pytree.tree_map_only(Tensor, Tensor.detach, found.value))

@@ -1,0 +1,198 @@
+"""Gradients of a fixed point x = f(x, t) without its iterations: u = g + J^T u with J = df/dx, then u^T df/dt.
+
+The backward pass is differentiable to any order: u is the fixed point of a map of g, x and t, and gets its own gradient
+in the same way; and x is the output of the same node, through which the derivatives of x reach t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._torch.ops import autocast_device, autocast_dtype
+
+Function = Callable[[Tensor, Sequence[Tensor]], Tensor]
+#: (u -> g + J^T u, first u) -> u, which also reports if it has not converged
+Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A map of (B, n) and tensors, the solver of adjoint equations, and the name of the public function.
+
+    ``exact`` is False for a solver that truncates: the derivative of such a gradient is refused.
+    """
+
+    function: Function
+    solve: Solver
+    name: str
+    exact: bool = True
+
+
+def attach(problem: Problem, value: Tensor, tensors: Sequence[Tensor], anchor: Tensor | None = None) -> Tensor:
+    """Return the fixed point ``value`` (B, n), differentiable in the tensors.
+
+    Parameters
+    ----------
+    problem : Problem
+        The map, whose fixed point for these tensors is ``value``.
+    value : Tensor (B, n)
+        The fixed point, without a graph.
+    tensors : sequence of Tensor
+        The tensors that the map is given.
+    anchor : Tensor, optional
+        The map's value there, with the graph of the tensors that it has not been given but closes over.
+    """
+    if not torch.is_grad_enabled():
+        return value.clone()
+    made: Tensor = _Implicit.apply(problem, value, anchor, *tensors)
+    return made.clone()  # users may write to it, which must not change what the node has saved
+
+
+class _Implicit(torch.autograd.Function):
+    """Map (anchor, *tensors) to the fixed point, which is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, value: Tensor, anchor: Tensor | None, *tensors: Tensor) -> Tensor:
+        own = value.clone()
+        ctx.save_for_backward(own, *tensors)
+        ctx.problem, ctx.autocast = problem, autocast_dtype(own)
+        ctx.anchor = None if anchor is None else anchor.detach()
+        ctx.foreign = anchor if anchor is not None and anchor.requires_grad else None
+        return own
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        problem, (value, *tensors) = ctx.problem, ctx.saved_tensors
+        twice = torch.is_grad_enabled()
+        refused = twice and (ctx.foreign is not None or not problem.exact)
+        recorded = twice and not refused
+        with torch.autocast(autocast_device(value), ctx.autocast, ctx.autocast is not None):
+            u, found = _gradients(problem, value, tensors, g, recorded, ctx.anchor)
+        if refused:
+            sources = [x for x in (ctx.foreign, g, *tensors) if x is not None and x.requires_grad]
+            made = refusing(_sentence(problem), [u, *found], sources)
+        else:
+            made = [u, *found]
+        return (None, None, made[0] if ctx.needs_input_grad[2] else None, *made[1:])
+
+
+def _sentence(problem: Problem) -> str:
+    if not problem.exact:
+        return f"{problem.name}: the gradient has no derivative, as it is truncated (grad='implicit' has one)"
+    return (
+        f"{problem.name}: the gradient has no derivative where f closes over tensors that require a gradient; "
+        "pass them in params, or a module as f"
+    )
+
+
+def _gradients(
+    problem: Problem, value: Tensor, tensors: Sequence[Tensor], g: Tensor, recorded: bool, expected: Tensor | None
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Return u and the gradients of the tensors, with their graph if ``recorded``."""
+    with torch.enable_grad():
+        x, given = _independent(value, recorded), [_independent(t, recorded, t.requires_grad) for t in tensors]
+        y = problem.function(x, given)
+    if expected is not None:
+        _check_unchanged(problem.name, y.detach(), expected)
+    right = g.detach()
+
+    def adjoint(u: Tensor) -> Tensor:
+        return right + _product(y, x, u)
+
+    with torch.no_grad():
+        u = problem.solve(adjoint, right.clone())
+    if recorded:
+        u = attach(_adjoint_of(problem), u, [g, value, *tensors])
+    wanted = [t for t in given if t.requires_grad]
+    if not wanted or not y.requires_grad:
+        return u, [None] * len(given)
+    made = iter(torch.autograd.grad(y, wanted, u, create_graph=recorded, allow_unused=True))
+    return u, [next(made) if t.requires_grad else None for t in given]
+
+
+def _independent(x: Tensor, recorded: bool, varies: bool = True) -> Tensor:
+    """Return x as an input that depends on no other: a view if its graph is recorded, a leaf otherwise."""
+    return x.view_as(x) if recorded and x.requires_grad else x.detach().requires_grad_(varies)
+
+
+def _product(y: Tensor, x: Tensor, u: Tensor, recorded: bool = False) -> Tensor:
+    """Return J^T u for y = f(x)."""
+    if not y.requires_grad:
+        return torch.zeros_like(u)
+    (made,) = torch.autograd.grad(y, x, u, retain_graph=True, create_graph=recorded, allow_unused=True)
+    return torch.zeros_like(u) if made is None else made
+
+
+def _adjoint_of(problem: Problem) -> Problem:
+    """Return the problem whose fixed point is u, as a map of u and of (g, x, *tensors)."""
+
+    def function(u: Tensor, given: Sequence[Tensor]) -> Tensor:
+        g, x, *tensors = given
+        with torch.enable_grad():
+            x = _independent(x, True)
+            return g + _product(problem.function(x, tensors), x, u, recorded=True)
+
+    return Problem(function, problem.solve, problem.name)
+
+
+def _check_unchanged(name: str, value: Tensor, expected: Tensor) -> None:
+    """Check that f returns in the backward pass what it returned in the forward pass, up to rounding."""
+    far = (value - expected).abs().nan_to_num(0.0).amax() if value.numel() else value.new_zeros(())
+    size = expected.abs().nan_to_num(0.0, 0.0, 0.0).amax() if value.numel() else far
+    if bool(far > torch.finfo(value.dtype).eps ** 0.5 * (1 + size)):
+        raise RuntimeError(
+            f"{name}: f must return the same in the backward pass as in the forward pass, got a difference of "
+            f"{float(far):.2g}; has something that it uses been changed?"
+        )
+
+
+class _Refusing(torch.autograd.Function):
+    """Return the first ``count`` tensors; differentiating them raises."""
+
+    @staticmethod
+    def forward(ctx: Any, message: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.message = message
+        return tuple([x.detach() for x in tensors[:count]])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        raise RuntimeError(ctx.message)
+
+
+def refusing(message: str, tensors: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the tensors, whose derivatives in the sources raise the message."""
+    given = [x for x in tensors if x is not None]
+    made = iter(_Refusing.apply(message, len(given), *given, *sources))
+    return [None if x is None else next(made) for x in tensors]
+
+
+class _Once(torch.autograd.Function):
+    """Map (y, *sources) to y; the gradient passes unchanged, and its derivatives are refused."""
+
+    @staticmethod
+    def forward(ctx: Any, message: str, y: Tensor, *sources: Tensor) -> Tensor:
+        ctx.message = message
+        ctx.save_for_backward(y, *sources)
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        sources = [x for x in ctx.saved_tensors if x.requires_grad]
+        if torch.is_grad_enabled():
+            (guarded,) = refusing(ctx.message, [g], [x for x in (g, *sources) if x.requires_grad])
+        else:
+            guarded = g
+        return (None, guarded, *[None] * (len(ctx.needs_input_grad) - 2))
+
+
+def differentiable_once(message: str, y: Tensor) -> Tensor:
+    """Return y, whose gradient has no derivative: that raises the message."""
+    if not (torch.is_grad_enabled() and y.requires_grad):
+        return y.detach().clone()
+    made: Tensor = _Once.apply(message, y)
+    return made
