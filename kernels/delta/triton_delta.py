@@ -21,7 +21,10 @@ _SIZES = ["reset_row", "time"]
 def _dot(a, b):
     """a b, with operands loaded only when the previous product's are no longer needed: registers are scarce"""
     tl.debug_barrier()
-    return tl.dot(a, b, input_precision="ieee")
+    if a.shape[1] < 16:  # Triton's product takes 16 terms or more: those of float64 are sums over 8
+        return tl.sum(a[:, :, None] * b[None, :, :], 1)
+    else:
+        return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
@@ -271,6 +274,7 @@ def delta_bwd_kernel(
     recomputed (in `state`) from the one before its period: the w of the chunks between are known.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
+    TERMS: tl.constexpr = BK if STATE == tl.float64 else 16  # of sums over K: at least those of a product
     program = tl.program_id(0).to(tl.int64)
     s, n, block = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS
     row, start, count = _sequence(lengths, starts, s, time)
@@ -298,9 +302,9 @@ def delta_bwd_kernel(
         at_k, at_q = k + row * k_row + n * k_head + t * k_time + m * k_factor, q + row * q_row + n * q_head + t * q_time
         factor, step = ((row * time + start + at) * M + f) * heads + n, (row * time + t) * heads + n
         kk, qk, dS_k = tl.zeros((C, C), STATE), tl.zeros((C, C), STATE), tl.zeros((C, BV), STATE)
-        for first in range(0, K, BK):
-            keys, queries = _load_lines(at_k, valid, first, K, BK), _load_lines(at_q, reads, first, K, BK)
-            to, there = _state(dS, first, c, V, K, BK)
+        for first in range(0, K, TERMS):
+            keys, queries = _load_lines(at_k, valid, first, K, TERMS), _load_lines(at_q, reads, first, K, TERMS)
+            to, there = _state(dS, first, c, V, K, TERMS)
             kk += _dot(keys, tl.trans(keys))
             qk += _dot(queries, tl.trans(keys))
             dS_k += _dot(keys, tl.load(to, there, 0))

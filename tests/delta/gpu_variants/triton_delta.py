@@ -26,7 +26,7 @@ def _all(dtype: str, sizes: dict[str, int], gated: bool, flags: str) -> list[tup
         warps = 4
         if kernel == "delta_bwd_kernel":
             constants |= {"BK": 8, "BV": min(constants["BV"], 16)}
-            warps = 1 if dtype == "fp64" else 4
+            warps = 2 if dtype == "fp64" else 4
         constants["STATE"] = tl.float64 if dtype == "fp64" else tl.float32
         return kernel, signature, constants, {"num_warps": warps, "enable_fp_fusion": True}
 

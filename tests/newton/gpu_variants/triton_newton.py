@@ -24,7 +24,8 @@ def _both(cell: str, gates: int, states: int, dtype: str, lengths: bool) -> list
         constants: dict[str, Any] = {y: None for y, kind in memory.items() if kind is None}
         constants |= {"CELL": cell, "GATES": gates, "STATES": states, "UNROLL": ahead // item, "LANES": 64}
         constants["STATE"] = tl.float64 if dtype == "fp64" else tl.float32
-        variants.append((f"para_{name}_kernel", signature, constants, {"num_warps": 2, "enable_fp_fusion": True}))
+        launch = {"num_warps": 2, **({"maxnreg": 168} if dtype == "fp64" else {}), "enable_fp_fusion": True}
+        variants.append((f"para_{name}_kernel", signature, constants, launch))
     return variants
 
 

@@ -31,7 +31,7 @@ class _Tile(NamedTuple):
 
 
 #: Tiles that fit into the 255 registers of a thread
-_TILES = {torch.float32: _Tile(16, 16, 32, 8, 16, 4), torch.float64: _Tile(8, 8, 8, 8, 8, 1)}
+_TILES = {torch.float32: _Tile(16, 16, 32, 8, 16, 4), torch.float64: _Tile(8, 8, 8, 8, 8, 2)}
 
 
 def checked_method(method: str, dtype: torch.dtype) -> tuple[str, int]:

@@ -16,6 +16,8 @@ from .ops import ParaBackward, ParaForward, forward_outputs, gradients_of, para_
 
 #: Lanes per program, and bytes that a lane prefetches per gate
 _LANES, _AHEAD = 64, 16
+#: Registers per thread that float64 may use; by default Triton 3.6 stops at 128 and spills
+_REGISTERS = 168
 
 
 def _launch(
@@ -48,6 +50,7 @@ def _launch(
             UNROLL=max(1, ahead // wx.element_size()),
             LANES=_LANES,
             num_warps=_LANES // 32,
+            maxnreg=_REGISTERS if wx.dtype == torch.float64 else None,
             enable_fp_fusion=True,
         )
 
