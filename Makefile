@@ -12,6 +12,7 @@ lint.extras := torch,dev,demo
 docs.extras := torch,docs
 site.extras := torch,docs,site
 parallel.extras := parallel
+card.extras := gpu,test
 
 build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */cpu/* */cpu/*/*,csrc/$(depth).?pp))
 cxx.sources := $(filter csrc/%,$(build.inputs))
@@ -19,15 +20,23 @@ cxx.sources := $(filter csrc/%,$(build.inputs))
 pages := README.md docs
 # Instruction sets of the kernels: baseline and this machine's own, or `make test LEVELS=all`
 LEVELS ?= native
+# The first half hour on a card: parts that are apart, PART=1; wheels that were carried in a folder, WHEELS=dir
+card.peers := flashrnn flash-linear-attention nvidia-cuda-nvcc nvidia-cuda-cccl
+card.began := $(shell date +%s)
+ifdef WHEELS
+export PIP_NO_INDEX = 1
+export PIP_FIND_LINKS = $(abspath $(WHEELS))
+endif
 export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANITIZE);FASTITER_WERROR=$(if $(SANITIZE),OFF,ON)
 
-.PHONY: help demo test bench lint format docs check-site sanitize sanitize-address sanitize-thread fuzz soak clean
+.PHONY: help demo test bench card lint format docs check-site sanitize sanitize-address sanitize-thread fuzz soak clean
 .NOTPARALLEL: # one environment, one build folder
 
 help:
 	@echo "make demo      train an LSTM, a GRU and a Mamba before and after accelerate(model), and draw them"
 	@echo "make test      all tests and doctests                       ARGS='-k lstm' goes to pytest"
 	@echo "make bench     fastiter against its peers                   FAMILY=scan (and others)  ARGS=--quick"
+	@echo "make card      everything on an NVIDIA card, three parts    PART=1  WHEELS=dir  ARGS=--dry-run"
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
 	@echo "make check-site  opens every page of that site in Chromium, which has to be there"
@@ -46,6 +55,11 @@ test: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	$(python) -m bench $(FAMILY) $(ARGS)
+
+# The CPU's kernels are references here: one instruction set. Peers that do not install are left out.
+card: LEVELS = baseline
+card: $(VENV)/.peers
+	$(python) -m bench card $(addprefix --part ,$(PART)) --began $(card.began) $(ARGS)
 
 lint: $(VENV)/.lint
 	$(python) -m ruff check
@@ -98,6 +112,10 @@ clean:
 # With -v, pip shows what Ninja compiles, and how much is left, instead of nothing for minutes.
 $(VENV)/.%: $(VENV)/.tools $(VENV)/.levels $(build.inputs)
 	$(python) -m pip install -v --no-build-isolation --check-build-dependencies -e '.[$($*.extras)]'
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.card
+	-$(python) -m pip install $(card.peers)
 	@touch $@
 
 # Changes when the module is to be built for other instruction sets than before

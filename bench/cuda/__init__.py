@@ -18,10 +18,10 @@ import importlib.util
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def once(call: Call, device: str) -> float:
     call()
     end.record()
     end.synchronize()
-    return 1e-3 * begin.elapsed_time(end)
+    return 1e-3 * float(begin.elapsed_time(end))
 
 
 def seconds(calls: dict[str, Call], sizes: Sizes) -> dict[str, float]:
@@ -90,9 +90,16 @@ def seconds(calls: dict[str, Call], sizes: Sizes) -> dict[str, float]:
     return {name: min(one[name] for one in rounds) for name in calls}
 
 
-def with_gradients(call: Callable[..., Tensor], *inputs: Tensor) -> Call:
+def with_gradients(call: Callable[..., Tensor], *inputs: Tensor, weights: tuple[Tensor, ...] = ()) -> Call:
+    """A call forward and backward: the gradients of its inputs, and of the weights that it holds itself."""
     leaves = [x.detach().requires_grad_() for x in inputs]
-    return lambda: torch.autograd.grad(call(*leaves).sum(), leaves)
+    return lambda: torch.autograd.grad(call(*leaves).sum(), (*leaves, *weights))
+
+
+def without_gradients(call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+    """A call that keeps nothing for gradients, though a layer's weights want them."""
+    with torch.no_grad():
+        return call(*inputs)
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -102,61 +109,67 @@ def agree(name: str, found: Tensor, expected: Tensor, length: int = 1) -> float:
     return gate.check(name, {"y": found.cpu()}, {"y": expected}, length)
 
 
-def memory(sizes: Sizes) -> Iterator[Record]:
+def works_of_memory(sizes: Sizes) -> list[str]:
+    """Return the names of what `memory` measures, beside a copy."""
+    backends = ("cpu",) if sizes.device == "cpu" else ("cuda", "triton")
+    scans = ["linear_scan", "linear_scan forward+backward"]
+    return [*(f"quantize {fmt}" for fmt in FORMATS), *scans, *(f"10 Jacobi sweeps, {name}" for name in backends)]
+
+
+def of_memory(name: str, sizes: Sizes) -> tuple[Call, int]:
+    """Return the call of a work, whose results agree with the CPU's, and the bytes that it has to move."""
+    if name.startswith("10 Jacobi sweeps"):
+        return jacobi(name.rpartition(" ")[2], sizes)
+    if name.startswith("quantize"):
+        fmt = name.partition(" ")[2]
+        x = torch.randn(sizes.bytes // 4, device=sizes.device)
+        part = x[: 1 << 20]
+        agree(fmt, fastiter.torch.quant.quantize(part, fmt), fastiter.torch.quant.quantize(part.cpu(), fmt))
+        return lambda: fastiter.torch.quant.quantize(x, fmt), 2 * 4 * x.numel()
+    a, b = torch.rand(sizes.scan, device=sizes.device), torch.randn(sizes.scan, device=sizes.device)
+    found, expected = (fastiter.torch.linear_scan(*given)[0] for given in ((a[:1], b[:1]), (a[:1].cpu(), b[:1].cpu())))
+    agree("linear_scan", found, expected, sizes.scan[1])
+    if name == "linear_scan":
+        return lambda: fastiter.torch.linear_scan(a, b), 3 * 4 * a.numel()
+    both = with_gradients(lambda a, b: fastiter.torch.linear_scan(a, b)[0], a, b)
+    return both, 8 * 4 * a.numel()  # forward 3; backward reads a, h, dh, writes da, dx
+
+
+def memory(sizes: Sizes, names: Sequence[str] | None = None) -> Iterator[Record]:
+    """Measure some works, or all, in turn with a copy."""
     count = sizes.bytes // 4
     x, y = torch.randn(count, device=sizes.device), torch.empty(count, device=sizes.device)
     moved: dict[str, tuple[Call, int]] = {"copy": (lambda: y.copy_(x), 2 * 4 * count)}
-    for fmt in FORMATS:
-        part = x[: 1 << 20]
-        agree(fmt, fastiter.torch.quant.quantize(part, fmt), fastiter.torch.quant.quantize(part.cpu(), fmt))
-        moved[f"quantize {fmt}"] = (lambda fmt=fmt: fastiter.torch.quant.quantize(x, fmt), 2 * 4 * count)
-    a, b = torch.rand(sizes.scan, device=sizes.device), torch.randn(sizes.scan, device=sizes.device)
-    agree(
-        "linear_scan",
-        fastiter.torch.linear_scan(a[:1], b[:1])[0],
-        fastiter.torch.linear_scan(a[:1].cpu(), b[:1].cpu())[0],
-        sizes.scan[1],
-    )
-    moved["linear_scan"] = (lambda: fastiter.torch.linear_scan(a, b), 3 * 4 * a.numel())
-    both = with_gradients(lambda a, b: fastiter.torch.linear_scan(a, b)[0], a, b)
-    moved["linear_scan forward+backward"] = (
-        both,
-        8 * 4 * a.numel(),
-    )  # forward 3; backward reads a, h, dh, writes da, dx
-    moved |= jacobi(sizes)
+    moved |= {name: of_memory(name, sizes) for name in (works_of_memory(sizes) if names is None else names)}
     found = seconds({name: call for name, (call, _) in moved.items()}, sizes)
     rates = {name: nbytes / found[name] for name, (_, nbytes) in moved.items()}
     for name in moved:
         yield {"work": name, "ms": 1e3 * found[name], "gbs": 1e-9 * rates[name], "share": rates[name] / rates["copy"]}
 
 
-def jacobi(sizes: Sizes) -> dict[str, tuple[Call, int]]:
-    """A sweep of the five-point Laplacian, which reads x and b and writes x, on every GPU backend."""
-    points = math.prod(sizes.grid)
+def jacobi(backend: str, sizes: Sizes) -> tuple[Call, int]:
+    """Ten sweeps of the five-point Laplacian, each of which reads x and b and writes x."""
     b = torch.randn(sizes.grid, device=sizes.device)
     laplacian = fastiter.relax.Stencil(sizes.grid, np.array([4, -1, -1, -1, -1], np.float32))
     expected = torch.zeros(sizes.grid)
     fastiter.torch.Relaxation(laplacian, "jacobi", backend="cpu").sweep(expected, b.cpu(), 3)
-    calls: dict[str, tuple[Call, int]] = {}
-    for backend in ("cpu",) if sizes.device == "cpu" else ("cuda", "triton"):
-        relaxation, x = fastiter.torch.Relaxation(laplacian, "jacobi", backend=backend), torch.zeros_like(b)
-        relaxation.sweep(x, b, 3)
-        agree(f"jacobi {backend}", x, expected, 3)
-        sweep = functools.partial(relaxation.sweep, x, b, 10)
-        calls[f"10 Jacobi sweeps, {backend}"] = (sweep, 10 * 3 * 4 * points)
-    return calls
+    chosen: Any = backend
+    relaxation, x = fastiter.torch.Relaxation(laplacian, "jacobi", backend=chosen), torch.zeros_like(b)
+    relaxation.sweep(x, b, 3)
+    agree(f"jacobi {backend}", x, expected, 3)
+    return functools.partial(relaxation.sweep, x, b, 10), 10 * 3 * 4 * math.prod(sizes.grid)
 
 
 # ---- products -------------------------------------------------------------------------------------------------------
 
 
-def products(sizes: Sizes) -> Iterator[Record]:
+def products(sizes: Sizes, accumulators: Sequence[tuple[str, int]] = tuple(ACCUMULATORS)) -> Iterator[Record]:
     """A step of an accumulator is a multiplication, a sum and a rounding, which no matrix unit of a card does."""
     rows, columns, depth = sizes.product
     rounded = functools.partial(fastiter.torch.quant.quantize, fmt="fixed<8,4,RND,SAT>")
     x, weight = (rounded(torch.randn(count, depth, device=sizes.device)) for count in (rows, columns))
     calls: dict[str, Call] = {"torch.nn.functional.linear": lambda: torch.nn.functional.linear(x, weight)}
-    for accumulate, every in ACCUMULATORS:
+    for accumulate, every in accumulators:
         call = functools.partial(fastiter.torch.quant.linear, accumulator=accumulate, accumulate_every=every)
         part = x[:64], weight[:64]
         agree(accumulate, call(*part), call(*(t.cpu() for t in part)))
@@ -187,14 +200,41 @@ def recurrence(sizes: Sizes, width: int) -> dict[str, Tensor]:
     return {"wx": normal(batch, time_, 4, heads, width), "r": normal(4, heads, width, width) / width**0.5}
 
 
-def cudnn(sizes: Sizes, width: int) -> Callable[[Tensor], Tensor]:
+WITH_WX = ", W x included"
+
+
+class Peer(NamedTuple):
+    """A call, its inputs, and the weights that it holds itself: gradients are of both."""
+
+    call: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...] = ()
+
+
+def cudnn(sizes: Sizes, width: int, x: Tensor) -> Peer:
+    """One of cuDNN's layers for each head."""
     layers = [
         torch.nn.LSTM(width, width, batch_first=True, device=sizes.device, dtype=sizes.dtype)
         for _ in range(sizes.rnn[2] // width)
     ]
-    return lambda x: torch.cat(
-        [layer(part)[0] for layer, part in zip(layers, x.chunk(len(layers), -1), strict=True)], -1
-    )
+
+    def call(x: Tensor) -> Tensor:
+        return torch.cat([layer(part)[0] for layer, part in zip(layers, x.chunk(len(layers), -1), strict=True)], -1)
+
+    return Peer(call, (x,), tuple(weight for layer in layers for weight in layer.parameters()))
+
+
+def ours_with_wx(x: Tensor, r: Tensor) -> Peer:
+    """Our LSTM on W x, which is a product for each head like cuDNN's."""
+    gates, heads, width, _ = r.shape
+    w = torch.randn(heads, width, gates * width, device=x.device, dtype=x.dtype) / width**0.5
+
+    def call(x: Tensor, w: Tensor, r: Tensor) -> Tensor:
+        parts = torch.einsum("btnd,nde->btne", x.unflatten(-1, (heads, width)), w)
+        h: Tensor = fastiter.torch.lstm(parts.unflatten(-1, (gates, width)).transpose(2, 3), r)[0]
+        return h
+
+    return Peer(call, (x, w, r))
 
 
 def flashrnn_calls(function: str, work: dict[str, Tensor]) -> dict[str, Callable[..., Tensor]]:
@@ -209,29 +249,32 @@ def flashrnn_calls(function: str, work: dict[str, Tensor]) -> dict[str, Callable
     return {f"flashrnn {backend}": by(backend) for backend in ("cuda_fused", "cuda")}
 
 
+def recurrent(sizes: Sizes, function: str, width: int, flash: Callable[..., Any] = flashrnn_calls) -> Record:
+    """Measure a cell with heads of one width; ``flash`` returns the calls of flashrnn's kernels."""
+    ours, work = getattr(fastiter.torch, function), recurrence(sizes, width)
+    exact = ours(**{name: x.cpu().float() for name, x in work.items()})[0]
+    worst = close(function, ours(**work)[0], exact)
+    given = tuple(work.values())
+    peers = {"fastiter": Peer(lambda wx, r: ours(wx, r)[0], given)}
+    peers |= {name: Peer(call, given) for name, call in flash(function, work).items()}
+    if function == "lstm":
+        x = torch.randn_like(work["wx"][:, :, 0].flatten(2))
+        peers |= {f"fastiter{WITH_WX}": ours_with_wx(x, work["r"]), f"torch.nn.LSTM{WITH_WX}": cudnn(sizes, width, x)}
+    timed: dict[str, Call] = {}
+    for name, (call, inputs, weights) in peers.items():
+        timed[f"{name}|forward"] = functools.partial(without_gradients, call, inputs)
+        timed[f"{name}|forward+backward"] = with_gradients(call, *inputs, weights=weights)
+    found = seconds(timed, sizes)
+    milliseconds: dict[str, dict[str, float]] = {name: {} for name in peers}
+    for key, value in found.items():
+        name, mode = key.split("|")
+        milliseconds[name][mode] = 1e3 * value
+    return {"cell": function, "width": width, "difference": worst, "ms": milliseconds}
+
+
 def rnn(sizes: Sizes) -> Iterator[Record]:
-    for function in ("lstm", "slstm"):
-        ours = getattr(fastiter.torch, function)
-        for width in sizes.widths:
-            work = recurrence(sizes, width)
-            exact = ours(**{name: x.cpu().float() for name, x in work.items()})[0]
-            worst = close(function, ours(**work)[0], exact)
-            calls: dict[str, Callable[..., Tensor]] = {"fastiter": lambda wx, r, ours=ours: ours(wx, r)[0]}
-            calls |= flashrnn_calls(function, work)
-            inputs = {name: tuple(work.values()) for name in calls}
-            if function == "lstm":
-                calls["torch.nn.LSTM, W x included"] = cudnn(sizes, width)
-                inputs["torch.nn.LSTM, W x included"] = (torch.randn_like(work["wx"][:, :, 0].flatten(2)),)
-            timed: dict[str, Call] = {}
-            for name, call in calls.items():
-                timed[f"{name}|forward"] = lambda call=call, x=inputs[name]: call(*x)
-                timed[f"{name}|forward+backward"] = with_gradients(call, *inputs[name])
-            found = seconds(timed, sizes)
-            milliseconds = {name: {} for name in calls}
-            for key, value in found.items():
-                name, mode = key.split("|")
-                milliseconds[name][mode] = 1e3 * value
-            yield {"cell": function, "width": width, "difference": worst, "ms": milliseconds}
+    for function, width in itertools.product(("lstm", "slstm"), sizes.widths):
+        yield recurrent(sizes, function, width)
 
 
 # ---- newton ---------------------------------------------------------------------------------------------------------
@@ -267,18 +310,24 @@ def ways(cell: str) -> dict[str, Callable[..., Tensor]]:
     return found | {"newton on the scans": by_newton, "loop": loop} if cell == "paragru" else found
 
 
+def diagonal(sizes: Sizes, cell: str, batch: int, units: int, length: int) -> Record:
+    """Measure every method for a diagonal cell, forward and backward."""
+    peepholes = 2 if cell == "paralstm" else 0
+    a = torch.rand(3 + peepholes, units, device=sizes.device) - 0.5
+    weights = a.split([3, peepholes]) if peepholes else (a,)
+    wx = torch.randn(batch, length, 3, units, device=sizes.device)
+    calls, cpu = ways(cell), [x.cpu() for x in (wx, *weights)]
+    expected = getattr(fastiter.torch, cell)(*cpu, method="sequential")[0]
+    worst = max(agree(name, call(wx, *weights), expected, length) for name, call in calls.items())
+    found = seconds({name: with_gradients(call, wx, *weights) for name, call in calls.items()}, sizes)
+    ms = {name: 1e3 * value for name, value in found.items()}
+    return {"cell": cell, "B": batch, "D": units, "T": length, "difference": worst, "ms": ms}
+
+
 def newton(sizes: Sizes) -> Iterator[Record]:
-    for (batch, units), (cell, peepholes) in itertools.product(sizes.para, (("paragru", 0), ("paralstm", 2))):
-        a = torch.rand(3 + peepholes, units, device=sizes.device) - 0.5
-        weights = a.split([3, peepholes]) if peepholes else (a,)
+    for (batch, units), cell in itertools.product(sizes.para, ("paragru", "paralstm")):
         for length in sizes.times:
-            wx = torch.randn(batch, length, 3, units, device=sizes.device)
-            calls, cpu = ways(cell), [x.cpu() for x in (wx, *weights)]
-            expected = getattr(fastiter.torch, cell)(*cpu, method="sequential")[0]
-            worst = max(agree(name, call(wx, *weights), expected, length) for name, call in calls.items())
-            found = seconds({name: with_gradients(call, wx, *weights) for name, call in calls.items()}, sizes)
-            ms = {name: 1e3 * value for name, value in found.items()}
-            yield {"cell": cell, "B": batch, "D": units, "T": length, "difference": worst, "ms": ms}
+            yield diagonal(sizes, cell, batch, units, length)
 
 
 # ---- The whole ------------------------------------------------------------------------------------------------------

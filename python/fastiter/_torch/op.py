@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -66,7 +66,16 @@ class Op(Generic[Call, Found]):
         Its fields, with the annotations of `_TYPES`, are the op's arguments, in this order.
     cpu, fake : callable
         From a call to the tensor or list: computed, and only allocated, for tracing.
+
+    Attributes
+    ----------
+    every : list of Op
+        All ops, in the order of their definition.
+    cuda : callable or None
+        The implementation for CUDA tensors.
     """
+
+    every: ClassVar[list[Op[Any, Any]]] = []
 
     def __init__(
         self, name: str, call: type[Call], cpu: Implementation[Call, Found], fake: Implementation[Call, Found]
@@ -74,13 +83,15 @@ class Op(Generic[Call, Found]):
         self._name, self._call, self._cpu = name, call, cpu
         schema = schema_of(name, call, fake)
         LIBRARY.define(schema)
-        LIBRARY.impl(name, self._taking_arguments(cpu), "CPU")
+        LIBRARY.impl(name, self._taking_arguments(lambda call: self._cpu(call)), "CPU")
         torch.library.register_fake(f"fastiter::{name}", self._taking_arguments(fake), lib=LIBRARY)
         annotations = [annotation.__forward_arg__ for annotation in call.__annotations__.values()]
         self._changed = [place for place, annotation in enumerate(annotations) if annotation == "Changed"]
         if not self._changed:
             vmap.register(name)
         self._op = getattr(torch.ops.fastiter, name).default
+        self.cuda: Implementation[Call, Found] | None = None
+        Op.every.append(self)
 
     def _taking_arguments(self, implementation: Implementation[Call, Found]) -> Callable[..., Found]:
         call = self._call
@@ -102,4 +113,5 @@ class Op(Generic[Call, Found]):
 
     def on_cuda(self, implementation: Implementation[Call, Found]) -> None:
         """Register the implementation for CUDA tensors."""
+        self.cuda = implementation
         LIBRARY.impl(self._name, self._taking_arguments(implementation), "CUDA")

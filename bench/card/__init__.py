@@ -1,0 +1,111 @@
+"""The first half hour on a card, in three parts of less than nine minutes each: python -m bench card --part 1
+
+part 1  latencies and barriers; every head size and dtype with gradients against the CPU; known hazards; pytest -m gpu
+part 2  every family against its peers
+part 3  many launch plans, the tuner's model fitted to them, the profiler, the sanitizer's memcheck
+
+Each item of a step runs in a process that may crash or hang: what fails is noted in the record, and the run goes on.
+The record, bench/results/<card>.json, is written after each item. A part can be run again: it replaces its own steps.
+--dry-run runs all over the host emulation and interpreted Triton, at small sizes. `make card` installs what is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.card import flashrnn_build, table
+from bench.card.emulated import SHARED
+from bench.card.parts import BUDGET, PARTS, STEPS, Step
+from bench.card.record import RESULTS, Results, file_name
+from bench.card.runner import ROOT, Runner
+from bench.harness.contest import Record
+
+PAGE = ROOT / "docs" / "gpu.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--part", type=int, choices=sorted(PARTS), action="append", help="default: all three")
+    parser.add_argument("--steps", type=lambda text: text.split(","), help=f"only these of {', '.join(STEPS)}")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of each part")
+    parser.add_argument("--began", type=float, help="seconds since 1970 at which part 1 began, before its build")
+    parser.add_argument("--dry-run", action="store_true", help="without a card, at small sizes")
+    parser.add_argument("--page", action="store_true", help="write the records of all cards into docs/gpu.md, and end")
+
+
+def chosen(part: int, names: Iterable[str] | None) -> list[Step]:
+    """Return the steps of a part, or those of them that are named."""
+    return [step for step in PARTS[part] if names is None or step.name in names]
+
+
+def about_the_card(dry: bool) -> dict[str, Any]:
+    """Return the card's name and CUDA's version."""
+    if dry:
+        return {"name": "dry run", "multiprocessors": 0, "cuda": "none"}
+    from bench import cuda
+
+    return cuda.card()
+
+
+def run_part(part: int, given: argparse.Namespace, results: Results, began: float) -> None:
+    """Run the steps of a part that are wanted, until its budget ends."""
+    deadline = began + given.budget
+
+    def tell(text: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
+
+    if part == 1 and not given.dry_run and given.steps is None:
+        tell(f"flashrnn in the background: {flashrnn_build.start()}")
+    runner = Runner(results, given.dry_run, deadline, tell)
+    steps = chosen(part, given.steps)
+    for step in steps:
+        if time.monotonic() >= deadline:
+            results.begin(step.name)
+            results.fail(step.name, "all", "out of time before it began")
+            continue
+        tell(f"--- part {part}: {step.name}, at most {step.limit:.0f} s")
+        runner.run(step)
+    bad = results.failures(step.name for step in steps)
+    tell(f"--- part {part} ends: {len(bad)} failures; {results.path}")
+
+
+def write_page() -> Record:
+    """Write the records of all cards into the page about GPUs."""
+    from json import loads
+
+    every = [loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    cards = [told for told in every if told.get("family") == "card"]
+    PAGE.write_text(table.page(PAGE.read_text(), cards))
+    print(f"{PAGE}: {len(cards)} cards")
+    return {"family": "card", "cards": len(cards)}
+
+
+def main(given: argparse.Namespace) -> Record:
+    """Run the parts, and return the record, which is in its file already."""
+    if given.page:
+        return write_page()
+    if not given.dry_run:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SystemExit("bench: card needs a CUDA device, and torch finds none; --dry-run needs none")
+    unknown = sorted(set(given.steps or ()) - set(STEPS))
+    if unknown:
+        raise SystemExit(f"bench: card --steps must be of {', '.join(STEPS)}, got {', '.join(unknown)}")
+    card = about_the_card(given.dry_run)
+    folder = RESULTS
+    if given.dry_run:
+        folder = Path(tempfile.mkdtemp(prefix="card-dry-"))
+        os.environ.setdefault(SHARED, str(folder))
+    results = Results.open(folder / file_name(card["name"]), card=card)
+    for part in given.part or sorted(PARTS):
+        began = time.monotonic()
+        if part == 1 and given.began is not None:  # the build counts
+            began -= max(0.0, time.time() - given.began)
+        run_part(part, given, results, began)
+    return results.told

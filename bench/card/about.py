@@ -1,0 +1,54 @@
+"""The step `about`: the card, the machine, and the versions of what the others run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import time
+
+from bench.card.worker import Item
+from bench.harness import machine
+from bench.harness.contest import Record
+
+PACKAGES = ("torch", "triton", "cupy-cuda13x", "nvidia-cuda-nvrtc", "flashrnn", "flash-linear-attention", "numpy")
+TOOLS = ("nvidia-smi", "nvcc", "ncu", "compute-sanitizer", "g++")
+
+
+def versions() -> Record:
+    """The packages that are installed, and the tools on the path."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    from fastiter import _nvrtc
+
+    return {
+        "packages": found,
+        "nvrtc": ".".join(map(str, _nvrtc.version())),
+        "tools": [x for x in TOOLS if shutil.which(x)],
+    }
+
+
+def described() -> Record:
+    """The machine, and how long torch and fastiter.torch take to import."""
+    started = time.perf_counter()
+    import fastiter.torch  # noqa: F401
+
+    return {"import_seconds": round(time.perf_counter() - started, 2), "machine": machine.describe()}
+
+
+def clocks() -> Record:
+    """What the driver says about the card."""
+    fields = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,mig.mode.current,compute_mode"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(zip(fields.split(","), [part.strip() for part in done.stdout.splitlines()[0].split(",")], strict=True))
+
+
+def items(dry: bool) -> list[Item]:
+    found = [Item("versions", versions), Item("machine", described)]
+    return found if dry else [*found, Item("driver", clocks)]

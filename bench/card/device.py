@@ -1,0 +1,72 @@
+"""Where the items of a step run: on the card, or on a CPU over the emulation."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from bench.card import emulated
+
+T = TypeVar("T")
+
+
+class Place:
+    """A card, or for a dry run the emulation of one."""
+
+    def __init__(self, dry: bool) -> None:
+        self.dry = dry
+        self.device = "cpu" if dry else "cuda"
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Return what the call returns from the kernels for cards, once it is there."""
+        with emulated.routed() if self.dry else contextlib.nullcontext():
+            found = call()
+        self.wait()
+        return found
+
+    def wait(self) -> None:
+        """Wait for the card."""
+        if not self.dry:
+            torch.cuda.synchronize()
+
+    def milliseconds(self, call: Callable[[], object], rounds: int = 5) -> float:
+        """Return the least of some rounds by the device's clock; by the CPU's, once, in a dry run."""
+        if self.dry:
+            started = time.perf_counter()
+            self.run(call)
+            return 1e3 * (time.perf_counter() - started)
+        for _ in range(2):
+            call()
+        best = math.inf
+        for _ in range(rounds):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            call()
+            end.record()
+            end.synchronize()
+            best = min(best, begin.elapsed_time(end))
+        return best
+
+
+def drawn(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return normal numbers, the same on every machine."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def error(found: Tensor, exact: Tensor) -> float:
+    """Return the largest error as a share of the largest exact value; infinite where a value is not finite."""
+    found, exact = found.detach().cpu().double(), exact.detach().double()
+    if found.shape != exact.shape or not found.isfinite().all():
+        return math.inf
+    return (found - exact).abs().max().item() / max(exact.abs().max().item(), 1e-300)
+
+
+def bound(dtype: torch.dtype, length: int, width: int) -> float:
+    """Return the rounding error that is allowed after sums of this length and width, as the tests have it."""
+    return torch.finfo(dtype).eps * (8 + math.sqrt(length) + math.sqrt(width))

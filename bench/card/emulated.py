@@ -1,0 +1,75 @@
+"""The kernels for cards on a CPU, for a dry run: CUDA's as C++ over the host shim, Triton's interpreted.
+
+Within `routed`, tensors of the CPU go to the functions that each op runs on a card. TRITON_INTERPRET=1 has to be set
+before Triton is imported; the runner of the dry run sets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+#: The CUDA kernels that were launched, and the sources of Triton kernels that were called, by all of this process
+LAUNCHED: list[str] = []
+#: The variable that names the folder of compiled kernels
+SHARED = "FASTITER_CARD_HOST"
+
+
+@contextlib.contextmanager
+def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def routed() -> Iterator[None]:
+    """Route tensors of the CPU to the kernels for cards; a call that reaches none of them is an error."""
+    import fastiter.torch  # noqa: F401  (registers all ops)
+    from fastiter._torch import launch
+    from fastiter._torch.op import Op
+    from fastiter.rnn._torch import gpu, run
+    from tests.gpu.host.host import Host
+
+    host, sources, kernels = Host(_folder()), [], launch.triton_kernels
+
+    def noted(function: str, stem: str) -> Any:
+        sources.append(stem)
+        return kernels(function, stem)
+
+    with contextlib.ExitStack() as stack:
+        for op in Op.every:
+            if op.cuda is not None:
+                stack.enter_context(_set(op, "_cpu", op.cuda))
+        for module in [each for name, each in sys.modules.items() if name.startswith("fastiter.")]:
+            # Calls of the CPU's kernels go past the ops where nothing watches them; the ops themselves ask, too.
+            if hasattr(module, "unwatched") and module.__name__ != "fastiter._torch.ops":
+                stack.enter_context(_set(module, "unwatched", lambda: False))
+        stack.enter_context(_set(run, "rnn_forward", lambda call, *_: gpu.forward(call)))
+        stack.enter_context(_set(gpu, "choose", lambda *_: "cuda"))
+        stack.enter_context(_set(launch, "launch_cuda", host))
+        stack.enter_context(_set(launch, "triton_kernels", noted))
+        yield
+    if not host.launched and not sources:
+        raise RuntimeError("no kernel for cards was launched")
+    LAUNCHED.extend([*host.launched, *sources])
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _folder() -> Path:
+    """Return the folder of compiled kernels that the workers of a dry run share, else one of this process."""
+    if shared := os.environ.get(SHARED):
+        return Path(shared)
+    if not _FOLDERS:
+        _FOLDERS.append(tempfile.TemporaryDirectory(prefix="card-host-"))
+    return Path(_FOLDERS[0].name)

@@ -1,0 +1,69 @@
+"""The step `tests`: `pytest -m gpu`, several processes side by side, since each compiles kernels for seconds.
+
+The results are read from what pytest prints, which is there even if the time ends before the last test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+
+from bench.card.runner import ROOT, end, environment
+from bench.card.worker import Item
+from bench.harness.contest import Record
+
+#: Seconds for the tests, within the step's limit
+LIMIT = 280.0
+#: A dry run has a small file that needs no card
+DRY = ("tests/tune/test_plan.py", "-k", "text or unknown")
+_HOW = "(PASSED|FAILED|ERROR|SKIPPED)"
+#: With processes side by side the result comes first, else the name
+RESULT = re.compile(rf"{_HOW}\s+(?:\[[^\]]*\]\s+)?(tests/\S+)|^(tests/\S+)\s+{_HOW}")
+
+
+def read(text: str) -> dict[str, list[str]]:
+    """Return the tests by their result."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if match := RESULT.search(line):
+            result, name = (match[1], match[2]) if match[1] else (match[4], match[3])
+            if name not in found.setdefault(result, []):
+                found[result].append(name)
+    return found
+
+
+def run(selected: tuple[str, ...], processes: int, limit: float) -> Record:
+    """Run the tests, and return how many passed and which did not."""
+    options = ["-v", "-o", "filterwarnings=default", "-p", "no:cacheprovider", "--tb=line"]
+    options += ["-n", str(processes)] if processes > 1 else []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *selected, *options],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    late = False
+    try:
+        text, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        late = True
+        end(process)
+        text, _ = process.communicate()
+    found = read(text)
+    if not found:
+        raise RuntimeError(f"no test has run: {text.strip().splitlines()[-3:]}")
+    bad = found.get("FAILED", []) + found.get("ERROR", [])
+    return {"passed": len(found.get("PASSED", [])), "failed": bad, "is_late": late, "last": text.splitlines()[-1]}
+
+
+def items(dry: bool) -> list[Item]:
+    if dry:
+        return [Item("pytest", partial(run, DRY, 1, 60))]
+    processes = max(2, min(12, (os.cpu_count() or 2) - 2))
+    return [Item("pytest -m gpu", partial(run, ("-m", "gpu", "tests"), processes, LIMIT), LIMIT + 15)]

@@ -1,0 +1,192 @@
+"""The step `hazards`: what no emulation shows: limits, captures, streams, flags of torch, and what is compiled anew."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import fastiter.torch
+from bench.card.correctness import heads, inputs, path_of, with_gradients
+from bench.card.device import Place, bound, drawn, error
+from bench.card.worker import Item
+from bench.harness.contest import Record
+
+
+def widths_in_turn(place: Place, widths: tuple[int, ...]) -> Record:
+    """Kernels that differ in their shared memory alone: a smaller one must not lower the limit of a larger one."""
+    for width in widths:
+        given = [x.to(place.device) for x in inputs("lstm", torch.bfloat16, width, 16, 2)]
+        place.run(partial(with_gradients, "lstm", *given))
+    return {"widths": list(widths)}
+
+
+def promised(place: Place, cell: str, width: int) -> Record:
+    """A shape for which the tuner has a fused launch runs as one."""
+    from fastiter import tune
+    from fastiter.rnn._torch import launch_plan
+
+    device = launch_plan.card(torch.empty(0, device=place.device))
+    shape = {"cell": cell, "heads": heads(width), "width": width, "batch": 16, "dtype": "bfloat16"}
+    plans = [tune.rnn_plan(device, **shape, backward=backward).variant for backward in (False, True)]  # type: ignore[arg-type]
+    found = path_of(cell, torch.bfloat16, width, 16, place.device)
+    if any(plan == "fused" and path == "stepwise" for plan, path in zip(plans, found, strict=True)):
+        raise RuntimeError(f"the tuner promises {plans} and {found} runs")
+    return {"path": found}
+
+
+def delta(place: Place, dtype: torch.dtype) -> Record:
+    """delta_scan and its gradients compile and agree with the CPU."""
+
+    def both(device: str) -> list[Tensor]:
+        q, k, v = (drawn(1, 17, 2, 16, seed=seed, dtype=dtype) for seed in range(3))
+        leaves = [q, torch.nn.functional.normalize(k, dim=-1), v, drawn(1, 17, 2, seed=4, dtype=dtype).sigmoid()]
+        leaves = [x.to(device).requires_grad_() for x in leaves]
+        o = fastiter.torch.delta_scan(*leaves)[0]
+        return [o, *torch.autograd.grad(o.square().sum(), leaves)]
+
+    errors = [error(x, y) for x, y in zip(place.run(lambda: both(place.device)), both("cpu"), strict=True)]
+    if max(errors) > bound(dtype, 17 * 16, 16):
+        raise ArithmeticError(f"o, dq, dk, dv, dbeta are off by {errors}")
+    return {"off": errors}
+
+
+def torch_flag(place: Place) -> Record:
+    """torch's newer switch for TF32 is read without an error."""
+    wx, r, _ = (x.to(place.device) for x in inputs("lstm", torch.float32, 16, 2, 3))
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        place.run(lambda: fastiter.torch.lstm(wx, r))
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    return {"fp32_precision": "tf32"}
+
+
+def deterministic(place: Place) -> Record:
+    """Deterministic algorithms are asked for, and nothing warns."""
+    given = [x.to(place.device) for x in inputs("lstm", torch.bfloat16, 16, 2, 3)]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            place.run(partial(with_gradients, "lstm", *given))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return {"warnings": 0}
+
+
+def without_torch() -> Record:
+    """NVRTC compiles in a process that has not loaded torch, which would have loaded its libraries."""
+    code = (
+        "from fastiter import _nvrtc; "
+        "print(len(_nvrtc.compile_source('extern \"C\" __global__ void f() {}', 'f', 'sm_80')), *_nvrtc.version())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return {"nvrtc": ".".join(done.stdout.split()[1:])}
+
+
+def compiled_anew(kind: str) -> Record:
+    """Seconds of first calls as B and T change, and how many kernels the cache has gained."""
+    from fastiter import _nvrtc
+
+    told: list[tuple[int, int, float]] = []
+    folder = Path(_nvrtc.cache_folder())
+    before = len(list(folder.glob("*.cubin")))
+    for batch, length in ((2, 1024), (2, 2048), (2, 1000), (2, 17), (2, 1), (1, 64), (3, 64), (64, 64)):
+        if kind == "linear_scan":
+            a, x = torch.rand(batch, length, 64, device="cuda"), torch.randn(batch, length, 64, device="cuda")
+            call: Callable[[], object] = partial(fastiter.torch.linear_scan, a, x)
+        else:
+            wx, r, _ = (each.cuda() for each in inputs("lstm", torch.bfloat16, 256, batch, length))
+            call = partial(fastiter.torch.lstm, wx, r)
+        started = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        told.append((batch, length, round(time.perf_counter() - started, 2)))
+    return {"B, T, seconds": told, "cubins": len(list(folder.glob("*.cubin"))) - before}
+
+
+def captured() -> Record:
+    """A head of several blocks, a cooperative launch, replays from a graph."""
+    wx, r, _ = (x.cuda() for x in inputs("lstm", torch.bfloat16, 256, 16, 64))
+    fastiter.torch.lstm(wx, r)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = fastiter.torch.lstm(wx, r)[0]
+    for factor in (1.0, 0.5):
+        wx.mul_(factor)
+        graph.replay()
+        if not torch.equal(found, fastiter.torch.lstm(wx, r)[0]):
+            raise ArithmeticError("a replay differs from the call")
+    return {"replays": 2}
+
+
+def on_streams(count: int) -> Record:
+    """Heads of several blocks on several streams at once end, and agree."""
+    wx, r, _ = (x.cuda() for x in inputs("lstm", torch.bfloat16, 256, 16, 256))
+    expected, found = fastiter.torch.lstm(wx, r)[0], []
+    torch.cuda.synchronize()
+    for stream in [torch.cuda.Stream() for _ in range(count)]:
+        with torch.cuda.stream(stream):
+            found += [fastiter.torch.lstm(wx, r)[0] for _ in range(4)]
+    torch.cuda.synchronize()
+    if not all(torch.equal(x, expected) for x in found):
+        raise ArithmeticError("calls on several streams differ")
+    return {"streams": count}
+
+
+def host_time(place: Place) -> Record:
+    """Microseconds of the host for a call with one step."""
+    wx, r, _ = (x.to(place.device) for x in inputs("lstm", torch.bfloat16, 64, 16, 1))
+    calls: dict[str, Callable[[], object]] = {
+        "lstm": partial(fastiter.torch.lstm, wx, r),
+        "quantize": partial(fastiter.torch.quant.quantize, r, "e4m3fn"),
+        "linear_scan": partial(fastiter.torch.linear_scan, wx[:, :, 0, 0].float(), wx[:, :, 1, 0].float()),
+    }
+    told = {}
+    for name, call in calls.items():
+        for _ in range(3):
+            call()
+        place.wait()
+        started = time.perf_counter()
+        for _ in range(100):
+            call()
+        place.wait()
+        told[name] = round(1e4 * (time.perf_counter() - started), 1)
+    return {"us": told}
+
+
+def items(dry: bool) -> list[Item]:
+    place = Place(dry)
+    found = [
+        Item("TF32 by torch's newer switch", partial(torch_flag, place)),
+        Item("NVRTC without torch", without_torch),
+        Item("lstm 192: the launch that is promised", partial(promised, place, "lstm", 192)),
+        Item("delta_scan torch.float32", partial(delta, place, torch.float32)),
+    ]
+    if dry:
+        return found
+    for cell, width in (("lstm", 176), ("slstm", 160), ("slstm", 192), ("gru", 176), ("gru", 208), ("gru", 224)):
+        found.append(Item(f"{cell} {width}: the launch that is promised", partial(promised, place, cell, width)))
+    return [
+        *found,
+        Item("delta_scan torch.float64", partial(delta, place, torch.float64)),
+        Item("widths 128, 112, 128", partial(widths_in_turn, place, (128, 112, 128))),
+        Item("widths 768, 512, 768", partial(widths_in_turn, place, (768, 512, 768))),
+        Item("deterministic algorithms", partial(deterministic, place)),
+        Item("a graph with several blocks a head", captured),
+        Item("four streams with several blocks a head", partial(on_streams, 4)),
+        Item("compiled anew: linear_scan", partial(compiled_anew, "linear_scan"), 60),
+        Item("compiled anew: lstm", partial(compiled_anew, "lstm"), 90),
+        Item("host time", partial(host_time, place)),
+    ]

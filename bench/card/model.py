@@ -1,0 +1,98 @@
+"""The step `model`: the constants of the tuner's cost model, fitted to plans that were measured or simulated.
+
+    python -m bench.card.plans --simulate FILE.json && python -m bench.card.model FILE.json     without a card
+
+The model of a step's cycles is linear in its constants, and `terms` are what they multiply. The constants are in
+python/fastiter/tune/_rnn_plan.py, and docs/tune/index.md says what they mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.card.record import RESULTS
+from bench.card.worker import Item
+from bench.harness.contest import Record
+
+#: MHz of the clock by which microseconds become cycles where a row has none
+CLOCK = 1755.0
+
+
+def terms(row: Record) -> dict[str, float]:
+    """Return what each constant is multiplied with: the numbers of a plan that take time at every step."""
+    plan: dict[str, Any] = row["plan"]
+    threads, rows = 32 * plan["row_warps"] * plan["split"], 8 * plan["columns"]
+    gates = {"elman_tanh": 1, "gru": 3, "lstm": 4, "slstm": 4}[row["cell"]]
+    outs = 1 if row["backward"] else gates
+    each = math.ceil(plan["units"] * rows / threads)
+    tiles = outs * plan["units"] // (16 * plan["row_warps"]) * plan["tiles"]
+    padded = 16 * plan["split"] * plan["tiles"]
+    joined = plan["blocks"] > 1
+    return {
+        "step": 1.0,
+        "element": float(each),
+        "product": float(tiles * plan["columns"]),
+        "fragment": float(max(tiles - plan["held"], 0)),
+        "joined": float(joined),
+        "word": math.ceil(rows * padded * 2 / 8 / threads) if joined else 0.0,
+    }
+
+
+def cycles_of(row: Record) -> float:
+    return float(row["cycles"] if "cycles" in row else row["us"] * CLOCK)
+
+
+def fit(rows: list[Record]) -> tuple[dict[str, float], float]:
+    """Return the constants, none of them negative, and the typical error as a factor: least squares, relative."""
+    names = list(terms(rows[0]))
+    matrix = np.array([[terms(row)[name] for name in names] for row in rows])
+    cycles = np.array([cycles_of(row) for row in rows])
+    kept = [k for k in range(len(names)) if matrix[:, k].any()]
+    while True:
+        found, *_ = np.linalg.lstsq(matrix[:, kept] / cycles[:, None], np.ones(len(rows)), rcond=None)
+        if found.min() >= 0:
+            break
+        kept.remove(kept[int(found.argmin())])  # a constant that would be negative is none
+    constants = dict.fromkeys(names, 0.0) | {names[k]: float(value) for k, value in zip(kept, found, strict=True)}
+    told = matrix @ np.array([constants[name] for name in names])
+    return constants, float(np.exp(np.abs(np.log(told / cycles)).mean()))
+
+
+def constants_of(rows: list[Record]) -> Record:
+    """Return the constants of both directions, and the error of each."""
+    found: Record = {}
+    for back in (False, True):
+        its = [row for row in rows if row["backward"] is back and row["cell"] == "lstm"]
+        if len(its) >= 6:
+            constants, factor = fit(its)
+            told = {name: round(value, 1) for name, value in constants.items()}
+            found["backward" if back else "forward"] = {**told, "error": round(factor, 3), "rows": len(its)}
+    return found
+
+
+def latest() -> list[Record]:
+    """Return the plans in the newest record of a card."""
+    files = sorted(RESULTS.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    found = [json.loads(path.read_text()) for path in files]
+    rows = [told["plans"] for told in found if told.get("family") == "card" and told.get("plans")]
+    return [row for row in rows[-1] if "plan" in row] if rows else []
+
+
+def fitted(rows: list[Record]) -> Record:
+    """Return the constants, or say that there are too few rows, as in a dry run."""
+    return constants_of(rows) or {"rows": len(rows), "fit": "six plans of a direction are needed"}
+
+
+def items(dry: bool) -> list[Item]:
+    return [Item("constants", partial(fitted, [] if dry else latest()))]
+
+
+if __name__ == "__main__":
+    print(json.dumps(constants_of(json.loads(Path(sys.argv[1]).read_text())), indent=1))

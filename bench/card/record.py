@@ -1,0 +1,75 @@
+"""What a card's run has found so far: one JSON file per card, written anew after each record."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.harness.contest import Record
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def as_lines(results: Record) -> str:
+    """JSON with one record a line, so that a new measurement is a short difference."""
+    parts = []
+    for name, value in results.items():
+        rows = [json.dumps(record) for record in value] if isinstance(value, list) else []
+        text = "[\n  " + ",\n  ".join(rows) + "\n ]" if rows else json.dumps(value)
+        parts.append(f"{json.dumps(name)}: {text}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
+def file_name(card: str) -> str:
+    """Return the name of a card's file: "NVIDIA H100 80GB HBM3" is in h100-80gb-hbm3.json."""
+    words = re.findall(r"[a-z0-9]+", card.lower())
+    return "-".join(word for word in words if word not in ("nvidia", "geforce")) + ".json"
+
+
+@dataclass
+class Results:
+    """The records of all steps. A step that runs again replaces its own records and failures, and no others."""
+
+    path: Path
+    told: Record = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path, **about: Any) -> Results:
+        """Return the results in a file, or new ones, with what is known about the card and the machine."""
+        told = json.loads(path.read_text()) if path.exists() else {"family": "card", "failed": []}
+        results = cls(path, {**told, **about})
+        results.save()
+        return results
+
+    def begin(self, step: str) -> None:
+        """Drop what an earlier run of the step has left."""
+        self.told[step] = []
+        self.told["failed"] = [each for each in self.told["failed"] if each["step"] != step]
+        self.save()
+
+    def add(self, step: str, record: Record) -> None:
+        """Keep a record."""
+        self.told[step].append(record)
+        self.save()
+
+    def fail(self, step: str, item: str, error: str) -> None:
+        """Note that an item of a step has failed, and why; the run goes on."""
+        self.told["failed"].append({"step": step, "item": item, "error": error[:600]})
+        self.save()
+
+    def failures(self, steps: Iterable[str]) -> list[Record]:
+        """Return what has failed in these steps."""
+        wanted = set(steps)
+        return [each for each in self.told["failed"] if each["step"] in wanted]
+
+    def save(self) -> None:
+        """Write the file at once and whole: a run may be cut off at any time."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(as_lines(self.told))
+        os.replace(part, self.path)

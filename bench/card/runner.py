@@ -1,0 +1,144 @@
+"""Runs the steps of a part within their budgets: each in processes of its own, the failures noted and passed over."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.card.parts import Step
+from bench.card.record import Results
+from bench.harness.contest import Record
+
+ROOT = Path(__file__).parents[2]
+#: Seconds that a process may take until its first item begins: it imports torch
+START = 90.0
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Progress:
+    """Where a step stands, by the lines of its worker."""
+
+    done: int = 0
+    item: str = "its start"
+    total: int = 1
+    began: float = 0.0
+    limit: float = START
+    is_open: bool = False
+
+
+def environment(dry: bool = False) -> dict[str, str]:
+    """Return the environment of the workers: caches in build/card, and cuBLAS as deterministic modes need it."""
+    folder = ROOT / "build" / "card"
+    own = {
+        "PYTHONUNBUFFERED": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "FASTITER_CACHE": str(folder / "cubins"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
+    }
+    given = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "TRITON_INTERPRET")}
+    return {**own, **given, **({"TRITON_INTERPRET": "1"} if dry else {})}
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a process and those that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class Runner:
+    """Runs steps until a deadline, and keeps their records."""
+
+    def __init__(self, results: Results, dry: bool, deadline: float, tell: Tell) -> None:
+        self.results, self.dry, self.deadline, self.tell = results, dry, deadline, tell
+
+    def run(self, step: Step) -> None:
+        """Run the items of a step; a worker that ends before its last item is followed by another."""
+        self.results.begin(step.name)
+        ends = min(time.monotonic() + step.limit, self.deadline)
+        progress = Progress()
+        with tempfile.TemporaryDirectory(prefix="card-") as folder:
+            lines = Path(folder) / "lines"
+            while progress.done < progress.total:
+                if time.monotonic() >= ends:
+                    missing = progress.total - progress.done
+                    self._fail(step, progress.item, f"out of time, {missing} of {progress.total} items left")
+                    return
+                lines.write_text("")
+                log = Path(folder) / "log"
+                why = self._worker(step, lines, log, progress, ends)
+                if progress.is_open or (why and progress.done < progress.total):
+                    last = log.read_text(errors="replace").strip().splitlines()[-3:]
+                    self._fail(step, progress.item, "; ".join([why or "ended", *last]))
+                    progress.done += 1
+                progress.is_open = False
+
+    def _worker(self, step: Step, lines: Path, log: Path, progress: Progress, ends: float) -> str:
+        """Run one worker, and return why it ended before its last item, "" if it did not."""
+        command = [sys.executable, "-m", "bench.card.worker", step.where, "--lines", str(lines)]
+        command += ["--skip", str(progress.done), *(["--dry-run"] if self.dry else [])]
+        progress.began, progress.limit, read = time.monotonic(), START, 0
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment(self.dry), stdout=output, stderr=output, start_new_session=True
+            )
+            try:
+                while True:
+                    ended = process.poll() is not None
+                    read = self._read(step, lines, read, progress)
+                    if ended:
+                        return "" if process.returncode == 0 else f"ended with exit code {process.returncode}"
+                    now = time.monotonic()
+                    if now > progress.began + progress.limit:
+                        return f"took more than {progress.limit:.0f} s"
+                    if now > ends:
+                        return "out of time"
+                    time.sleep(0.05)
+            finally:
+                end(process)
+
+    def _read(self, step: Step, lines: Path, read: int, progress: Progress) -> int:
+        """Take in the lines that a worker has added."""
+        told = lines.read_text().splitlines(keepends=True)
+        complete = [line for line in told if line.endswith("\n")]
+        for line in complete[read:]:
+            message: Record = json.loads(line)
+            if "begin" in message:
+                progress.item, progress.total = message["name"], message["of"]
+                progress.began, progress.limit, progress.is_open = time.monotonic(), message["limit"], True
+                continue
+            record = message["record"]
+            progress.done, progress.is_open = message["end"] + 1, False
+            progress.began, progress.limit = time.monotonic(), START
+            if "error" in record:
+                self._fail(step, record["name"], record["error"])
+            else:
+                self.results.add(step.name, record)
+                shown = {key: value for key, value in record.items() if key not in ("name", "seconds", "plan")}
+                self.tell(f"{step.name}: {record['name']}: {brief(shown)} [{record['seconds']:.1f} s]")
+        return len(complete)
+
+    def _fail(self, step: Step, item: str, error: str) -> None:
+        self.results.fail(step.name, item, error)
+        self.tell(f"{step.name}: {item}: FAILED: {error}")
+
+
+def brief(told: Record) -> str:
+    """Return a record as a few words."""
+
+    def number(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{key} {number(value)}" for key, value in told.items())[:300]

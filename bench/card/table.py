@@ -1,0 +1,98 @@
+"""A card's record as Markdown, for the page about GPUs: what was measured, and what failed."""
+
+from __future__ import annotations
+
+from bench.cuda import table as contests
+from bench.harness.contest import Record
+
+#: What the page says while there is no record
+NONE = "No card was available yet: there are no measured numbers, and the goals are open."
+START, END = "<!-- bench card: begin -->", "<!-- bench card: end -->"
+
+
+def latencies(rows: list[Record]) -> str:
+    lines = ["| what | cycles |", "|---|---:|"]
+    return "\n".join([*lines, *(f"| {row['name']} | {row['cycles']:.0f} |" for row in rows if "cycles" in row)])
+
+
+def correctness(rows: list[Record]) -> str:
+    worst = max((row for row in rows if "off" in row), key=lambda row: max(row["off"]), default=None)
+    if worst is None:
+        return ""
+    stepwise = [row["name"] for row in rows if "stepwise" in row.get("path", [])]
+    return (
+        f"{len(rows)} shapes and dtypes agree with the CPU, twice with the same bits; the largest error is "
+        f"{max(worst['off']):.1e} ({worst['name']}). A step at a time: {', '.join(stepwise) or 'none'}."
+    )
+
+
+def tests(rows: list[Record]) -> str:
+    return "\n".join(
+        f"`pytest -m gpu`: {row['passed']} passed, failed: {', '.join(row['failed']) or 'none'}"
+        + (" (the time ended before the last)." if row["is_late"] else ".")
+        for row in rows
+    )
+
+
+def plans(rows: list[Record]) -> str:
+    best: dict[tuple[object, ...], list[Record]] = {}
+    for row in rows:
+        if "plan" in row:
+            best.setdefault((row["cell"], row["D"], row["backward"]), []).append(row)
+    lines = ["| cell, D, pass | launcher's plan, us | fastest, us | its shape |", "|---|---:|---:|---|"]
+    for (cell, width, back), its in best.items():
+        least = min(its, key=lambda row: float(row["us"]))
+        way = "backward" if back else "forward"
+        lines.append(f"| {cell}, {width}, {way} | {its[0]['us']:.2f} | {least['us']:.2f} | {least['name']} |")
+    return "\n".join(lines)
+
+
+def model(rows: list[Record]) -> str:
+    told = [(way, value) for row in rows for way, value in row.items() if way not in ("name", "seconds")]
+    return "\n".join(f"- {way}: {value}" for way, value in told)
+
+
+def chunked(rows: list[Record]) -> str:
+    lines = ["| work | forward, forward+backward in ms |", "|---|---|"]
+    for row in rows:
+        parts = [f"{name} " + ", ".join(f"{ms:.3g}" for ms in both.values()) for name, both in row["ms"].items()]
+        lines.append(f"| {row['name']}, {row['shape']} | {'; '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def failures(rows: list[Record]) -> str:
+    return "\n".join(f"- {row['step']}, {row['item']}: {row['error'].splitlines()[0][:200]}" for row in rows)
+
+
+TITLES = {
+    "correctness": ("Correctness", correctness),
+    "tests": ("Tests", tests),
+    "latencies": ("Latencies", latencies),
+    "chunked": ("Chunked kernels against their peers", chunked),
+    "plans": ("Plans of the recurrence", plans),
+    "model": ("Constants of the tuner's model", model),
+    "failed": ("Failed", failures),
+}
+
+
+def markdown(results: Record) -> str:
+    """Return the sections of all steps that were run."""
+    parts = [f"### {results['card']['name']}, CUDA {results['card']['cuda']}"]
+    for step, (title, write) in TITLES.items():
+        if results.get(step) and (text := write(results[step])):
+            parts.append(f"#### {title}\n\n{text}")
+    for step, header in contests.HEADERS.items():
+        if results.get(step):
+            lines = [contests.line(step, row) for row in results[step]]
+            parts.append("\n".join([f"#### {step}\n", header, *lines]))
+    return "\n\n".join(parts)
+
+
+def page(text: str, every: list[Record]) -> str:
+    """Return a page with the records of all cards between its two marks."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    if not after:
+        raise ValueError(f"the page has no {START} and {END}")
+    told = "\n\n".join(markdown(results) for results in every) if every else NONE
+    return f"{before}{START}\n\n{told}\n\n{END}{after}"

@@ -1,0 +1,91 @@
+"""Runs the items of a step in a process of their own, which may crash or hang.
+
+Each item is a call that returns a record. It writes a line when an item begins, and one with its record or its error.
+After an error of the card's itself, which no later call of the process survives, it ends, and the next process goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.harness.contest import Record
+
+#: The exit code after an error of the card's
+BROKEN = 3
+
+
+@dataclass(frozen=True)
+class Item:
+    """A named call that returns a record, and the seconds that it may take."""
+
+    name: str
+    call: Callable[[], Record]
+    limit: float = 60
+
+
+def is_alive() -> bool:
+    """Return whether the card still answers."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def attempt(item: Item) -> Record:
+    """Return the item's record, or its error."""
+    started = time.perf_counter()
+    try:
+        told = item.call()
+    except Exception as error:  # anything that breaks one item is noted, and the others run
+        traceback.print_exc(limit=6)
+        told = {"error": f"{type(error).__name__}: {error}".strip()[:600]}
+    return {"name": item.name, **told, "seconds": round(time.perf_counter() - started, 2)}
+
+
+def run(items: list[Item], skip: int, told: Callable[[Record], None]) -> int:
+    """Run the items from number `skip` on, and return the exit code."""
+    for number, item in enumerate(items):
+        if number < skip:
+            continue
+        told({"begin": number, "of": len(items), "name": item.name, "limit": item.limit})
+        record = attempt(item)
+        alive = "error" not in record or is_alive()
+        told({"end": number, "record": record})
+        if not alive:
+            return BROKEN
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("where", help="module:function, which is called with whether this is a dry run")
+    parser.add_argument("--lines", type=Path, required=True, help="where to write")
+    parser.add_argument("--skip", type=int, default=0, help="items that are done")
+    parser.add_argument("--dry-run", action="store_true")
+    given = parser.parse_args()
+    module, _, function = given.where.partition(":")
+    items: list[Item] = getattr(importlib.import_module(module), function)(given.dry_run)
+    with given.lines.open("a") as file:
+
+        def told(line: dict[str, Any]) -> None:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        raise SystemExit(run(items, given.skip, told))
+
+
+if __name__ == "__main__":
+    main()
