@@ -124,8 +124,12 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
     P_, R_ = tensors()
     matrix, rewards, states = parts()
     return [
-        (lambda: mdp_values(P_[0], R_, 0.9), ValueError, "P must have shape (S, A, S), got (3, 7)"),
-        (lambda: mdp_values(P_, R_[:, :2], 0.9), ValueError, "R must have shape (7, 3) to go with P, got (7, 2)"),
+        (lambda: mdp_values(P_[0], R_, 0.9), ValueError, "P must have shape (S, A, S) or (B, S, A, S), got (3, 7)"),
+        (
+            lambda: mdp_values(P_, R_[:, :2], 0.9),
+            ValueError,
+            "R must have shape (7, 3) or (B, 7, 3) to go with P, got (7, 2)",
+        ),
         (lambda: mdp_values(P_, R_.float(), 0.9), TypeError, "R must "),
         (lambda: mdp_values(P_, R_, 1.0), ValueError, "gamma must be at least 0 and below 1, got 1"),
         (lambda: mdp_values(P_, R_, torch.ones(2)), ValueError, "gamma must be a number or a tensor of one"),

@@ -28,6 +28,19 @@ def markov(pick: Pick) -> dict[str, Any]:
     return {**given, "method": pick.one_of(("auto", "vi", "gs", "pi")), "policy": np.zeros(S, np.int64), **LIMITS}
 
 
+def batch(problem: Any, P: Any, R: Any, value0: Any, policy: Any, **limits: Any) -> Any:
+    made = mdp.MDPBatch(problem, P, R)
+    return made.solve(value0=value0, **limits), made.evaluate(policy)
+
+
+@calls("fastiter.mdp.MDPBatch", run=batch, also=("solve", "evaluate"))
+def several(pick: Pick) -> dict[str, Any]:
+    B, S, dtype = pick.integer(1, 3), pick.integer(1, 5), pick.one_of(REAL)
+    problem = mdp.examples.forest(max(S, 2), 0.9, dtype=dtype)
+    given = {"problem": problem, "P": np.stack([problem.transitions[0]] * B), "value0": np.zeros(problem.S, dtype)}
+    return {**given, "R": pick.normal(B, problem.rows, dtype=dtype), "policy": np.zeros((B, problem.S), int), **LIMITS}
+
+
 @calls("fastiter.mdp.robust")
 def robust(pick: Pick) -> dict[str, Any]:
     problem = mdp.examples.garnet(pick.integer(1, 5), pick.integer(1, 3), pick.integer(1, 3), seed=pick.integer(0, 9))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .._public import publish
 from . import compat, distributional, examples, latent, linear_mixture
 from ._average import AverageSolution, average, extended_value_iteration
+from ._batch import MDPBatch
 from ._finite import FiniteHorizon, finite_horizon
 from ._iwocs import RobustPolicy, iwocs
 from ._mdp import MDP
@@ -15,6 +16,7 @@ __all__ = [
     "MDP",
     "AverageSolution",
     "FiniteHorizon",
+    "MDPBatch",
     "MDPProgress",
     "MDPSolution",
     "RobustPolicy",

@@ -8,23 +8,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, check_choice, check_flag, count, integers, positive
-from . import _layouts, _methods, _policies
+from .._check import check_array, check_choice, check_flag
+from .._solution import judged
+from . import _layouts
+from ._choice import Choice
 from ._krylov import Chain, solved
 from ._process import Process, checked
 from ._result import Limits, MDPProgress, MDPSolution
-from ._solve import iterate
-from ._work import Method
+from ._solve import quietly
+from ._work import Work
 
 Array = npt.NDArray[Any]
 
-METHODS = ("auto", "vi", "gs", "ps", "pi", "mpi", "ipi", "anderson", "anchored", "deflated")
-ORDERS = ("ascending", "descending", "symmetric", "bfs")
 SENSES = ("max", "min")
-#: Methods that need a discount below 1
-_DISCOUNTED = ("pi", "ipi", "anchored", "deflated")
-#: The discount from which policies are evaluated by a Krylov method, as sweeps of them converge slowly
-_SLOW = 0.995
 
 
 class MDP:
@@ -106,6 +102,12 @@ class MDP:
         made = cls.__new__(cls)
         made._negated, made._is_semi = False, False
         made._process = checked("MDP", rows, gamma, terminal, False)
+        return made
+
+    def _like(self, process: Process) -> MDP:
+        """Return another process in the sense of this one."""
+        made = MDP.__new__(MDP)
+        made._negated, made._is_semi, made._process = self._negated, self._is_semi, process
         return made
 
     @property
@@ -202,20 +204,13 @@ class MDP:
             If ``throw`` is True and it does not converge.
         """
         limits = Limits(tol, stop, max_steps, callback, throw).checked("solve")
-        check_choice("solve", "method", method, METHODS)
-        name = self._chosen(method)
-        made: dict[str, Callable[[], Method]] = {
-            "vi": _methods.ValueIteration,
-            "gs": lambda: _methods.GaussSeidel(self._order(order), _factor(omega), _flag(exact_diag), limits),
-            "ps": lambda: _methods.Prioritized(self._process, limits),
-            "pi": _policies.PolicyIteration,
-            "mpi": lambda: _methods.ModifiedPolicyIteration(count("solve", "policy_sweeps", policy_sweeps)),
-            "ipi": lambda: _policies.InexactPolicyIteration(_fraction(alpha)),
-            "anderson": lambda: _policies.AndersonIteration(count("solve", "window", window, 1)),
-            "anchored": _methods.Anchored,
-            "deflated": _methods.Deflated,
-        }
-        return iterate("solve", self._process, made[name](), self._start(value0), limits, self._negated)
+        how = Choice(method, order, exact_diag, omega, policy_sweeps, alpha, window)
+        return judged("solve", self._found(how, self._start(value0), limits), limits.throw)
+
+    def _found(self, how: Choice, start: Array, limits: Limits) -> MDPSolution:
+        """Return a solution, converged or not."""
+        work = Work(self._process, start, self._discount("solve"))
+        return quietly(work, how.made(self._process, limits), limits, self._negated)
 
     def evaluate(self, policy: Any) -> Array:
         """Return the values (S,) of a policy (S,) of one action for each state, to rounding.
@@ -326,50 +321,3 @@ class MDP:
                 bound = self.dtype.type(least / (1 - (high if least < 0 else low)))
             start[has] = bound if np.isfinite(bound) else 0
         return start
-
-    def _chosen(self, method: str) -> str:
-        """Return the method; refuse one that does not converge for this process."""
-        low, high = self._process.modulus(self._discount("solve"))
-        if method == "auto":
-            if high >= 1 or self._process.absorbing.any():
-                return "gs"
-            return "ipi" if high > _SLOW else "mpi"
-        if high >= 1 and method in _DISCOUNTED:
-            allowed = ", ".join(repr(each) for each in METHODS if each not in _DISCOUNTED)
-            raise ValueError(f"solve: method must be one of {allowed} where gamma is 1, got {method!r}")
-        has_end = bool((np.diff(self._process.rows.row) == 0).any())
-        if method == "deflated" and (has_end or high - low > 1e-6 * (1 - high)):
-            raise ValueError("solve: method 'deflated' needs one discount and no terminal states, got others")
-        return method
-
-    def _order(self, order: object) -> str | Array:
-        """Return the order of sweeps: a word, or each state once."""
-        if isinstance(order, np.ndarray):
-            given = integers("solve", "order", order)
-            if given.ndim != 1 or not np.array_equal(np.sort(given), np.arange(self.S)):
-                raise ValueError(f"solve: order must have each state once, got {len(given)} others")
-            return given.astype(np.int32)
-        check_choice("solve", "order", order, ORDERS)
-        if order != "bfs":
-            return str(order)
-        goals = self._process.absorbing
-        return self._process.order_from(goals)[0] if goals.any() else "ascending"
-
-
-def _factor(omega: object) -> float:
-    value = positive("solve", "omega", omega, zero=False)
-    if value >= 2:
-        raise ValueError(f"solve: omega must be below 2, got {omega}")
-    return value
-
-
-def _flag(exact: object) -> bool:
-    check_flag("solve", "exact_diag", exact)
-    return bool(exact)
-
-
-def _fraction(alpha: object) -> float:
-    value = positive("solve", "alpha", alpha, zero=False)
-    if value >= 1:
-        raise ValueError(f"solve: alpha must be below 1, got {alpha}")
-    return value

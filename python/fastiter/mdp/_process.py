@@ -169,6 +169,19 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
     return process
 
 
+def like(function: str, process: Process, weight: Array | None, reward: Array | None, sign: int) -> Process:
+    """Return a process with the pattern, discount and terminal states of another, and other numbers, checked."""
+    rows = process.rows
+    rows = rows._replace(
+        weight=rows.weight if weight is None else weight, reward=rows.reward if reward is None else reward
+    )
+    sums = _check(function, rows, -1 if weight is None else SUM_TOLERANCE[rows.weight.dtype.name], sign)
+    made = Process(rows, process.discount, sums)
+    if weight is not None and process.discount is not None and made.modulus(process.discount)[1] >= 1:
+        _check_reaches(function, made)
+    return made
+
+
 def finite_number(function: str, name: str, x: object) -> float:
     """Return ``x`` as a float; refuse anything but a finite number."""
     if isinstance(x, bool) or not isinstance(x, numbers.Real):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -44,6 +44,11 @@ class MDPSolution(Solution):
     history : (steps,)
         The residual at each check.
 
+    Notes
+    -----
+    The solution of several models (:class:`MDPBatch`) has arrays with an axis B in front, arrays (B,) for numbers, and
+    a tuple of reasons. ``history`` is NaN after a model's end.
+
     See Also
     --------
     MDP.solve, robust : Return it.
@@ -64,20 +69,50 @@ class MDPSolution(Solution):
     history: Any
 
     def _failure(self) -> str | None:
-        if self.converged or self.reason == "callback":
+        reasons = (self.reason,) if isinstance(self.reason, str) else self.reason
+        failed = [m for m, reason in enumerate(reasons) if reason not in ("converged", "callback")]
+        if not failed:
             return None
+        one = self if isinstance(self.reason, str) else alone(self, failed[0])
+        where = "" if one is self else f" in model {failed[0]}"
+        where += f" and {len(failed) - 1} others" if len(failed) > 1 else ""
         return (
-            f"the bounds must come within {self.tolerance:.2g}, got {self.residual:.2g} after "
-            f"{plural(self.steps)} ({self.reason!r}); {_REMEDIES[self.reason]}"
+            f"the bounds must come within {self.tolerance:.2g}, got {one.residual:.2g}{where} after "
+            f"{plural(one.steps)} ({one.reason!r}); {_REMEDIES[one.reason]}"
         )
 
 
-def alone(found: MDPSolution) -> MDPSolution:
-    """Return the solution of the only model of a batch."""
+def alone(found: MDPSolution, m: int = 0) -> MDPSolution:
+    """Return the solution of one of several models."""
     names = ("value", "policy", "lower", "upper", "history", "reason")
-    first: dict[str, Any] = {name: getattr(found, name)[0] for name in names}
-    first |= {"converged": bool(found.converged[0]), "steps": int(found.steps[0])}
-    return replace(found, **first, residual=float(found.residual[0]))
+    own: dict[str, Any] = {name: getattr(found, name)[m] for name in names}
+    own |= {"converged": bool(found.converged[m]), "steps": int(found.steps[m])}
+    return replace(found, **own, residual=float(found.residual[m]))
+
+
+def together(found: Sequence[MDPSolution], S: int, dtype: np.dtype[Any], limits: Limits) -> MDPSolution:
+    """Return the solutions of several models as one, with arrays of one entry for each model."""
+    checks = max([len(one.history) for one in found], default=0)
+    history = np.full((len(found), checks), np.nan)
+    for m, one in enumerate(found):
+        history[m, : len(one.history)] = one.history
+
+    def stacked(name: str, kind: Any) -> Any:
+        return np.array([getattr(one, name) for one in found], kind).reshape(len(found), S)
+
+    return MDPSolution(
+        value=stacked("value", dtype),
+        policy=stacked("policy", np.int64),
+        lower=stacked("lower", np.float64),
+        upper=stacked("upper", np.float64),
+        converged=np.array([one.converged for one in found], np.bool_),
+        steps=np.array([one.steps for one in found], np.int64),
+        residual=np.array([one.residual for one in found], np.float64),
+        tolerance=limits.tol,
+        history=history,
+        method=found[0].method if found else "none",
+        reason=tuple(one.reason for one in found),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,21 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from .._solution import judged
-from ._process import Process
 from ._result import Limits, MDPProgress, MDPSolution
 from ._work import Method, Work
 
 Array = npt.NDArray[Any]
 
 
-def iterate(function: str, process: Process, method: Method, v: Array, limits: Limits, negated: bool) -> MDPSolution:
-    """Take steps from v, which is overwritten, until the method's end; ``negated``: the rewards are -R."""
-    assert process.discount is not None
-    return run(function, Work(process, v, process.discount), method, limits, negated)
-
-
 def run(function: str, work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution:
     """Take steps until the method's end, and warn or raise without convergence."""
+    return judged(function, quietly(work, method, limits, negated), limits.throw)
+
+
+def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution:
+    """Take steps until the method's end."""
     history: list[float] = []
     reason, least, since = "max_steps", np.inf, 0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -46,8 +44,7 @@ def run(function: str, work: Work, method: Method, limits: Limits, negated: bool
             method.update(work)
             work.backup()
             residual = _residual(work, limits)
-        found = _solution(work, method, limits, negated, (reason, residual, history))
-    return judged(function, found, limits.throw)
+        return _solution(work, method, limits, negated, (reason, residual, history))
 
 
 def _residual(work: Work, limits: Limits) -> float:

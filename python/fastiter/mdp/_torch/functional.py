@@ -20,11 +20,11 @@ class MDPValues(NamedTuple):
 
     Attributes
     ----------
-    value : (S,)
+    value : (S,) or (B, S)
         V*.
-    action_values : (S, A) or (rows,)
-        Q* = R + gamma P V*, in the shape of R.
-    policy : (S,) int64
+    action_values : (S, A) or (rows,), or (B, S, A) or (B, rows)
+        Q* = R + gamma P V*.
+    policy : (S,) or (B, S) int64
         The best action of each state: its number for dense P, else its row.
 
     See Also
@@ -61,10 +61,10 @@ def mdp_values(
 
     Parameters
     ----------
-    P : (S, A, S), or (crow, col, values)
+    P : (S, A, S), or (crow, col, values); or for B models (B, S, A, S), or values (B, entries)
         The transition probabilities, float32 or float64, on the CPU or a card: dense, or one row for each state and
         action as a CSR matrix (rows, S). Entries may not be negative, rows have to sum to 1.
-    R : (S, A) or (rows,)
+    R : (S, A) or (rows,); or for B models (B, S, A) or (B, rows)
         The rewards; -inf leaves an action out.
     gamma : float or tensor of one number
         The discount, at least 0 and below 1.
@@ -108,17 +108,26 @@ def mdp_values(
     discount = discount_of(function, P[2] if isinstance(P, tuple) else P, gamma)
     rows = read(function, P, R, states)
     best = mdp_policy(Policy(*rows.detached(), discount.detach(), tol, max_steps))
-    if isinstance(P, tuple):
-        return _sparse(rows, discount, best)
-    S, A = P.shape[:2]
+    one = _sparse if isinstance(P, tuple) else _dense
+    if rows.models is None:
+        return MDPValues(*one(rows, discount, best))
+    parts = [one(rows.model(m), discount, best[m]) for m in range(rows.models)]
+    if not parts:
+        return MDPValues(
+            rows.rewards.new_zeros(best.shape), R.new_zeros((0, *R.shape[-2 + isinstance(P, tuple) :])), best
+        )
+    return MDPValues(*(torch.stack(x) for x in zip(*parts, strict=True)))
+
+
+def _dense(rows: Rows, discount: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    S, P = len(best), rows.values.reshape(len(rows.rewards), -1)
     whole = rows.col[:S]
-    weights = discount * P.reshape(S * A, S)[best]
     first = torch.arange(S + 1, device=P.device) * S
-    value = _ChainValues.apply(first, whole.repeat(S), weights.reshape(-1), rows.rewards[best], False)
-    return MDPValues(value, R + discount * (P @ value), best - rows.row[:-1])
+    value = _ChainValues.apply(first, whole.repeat(S), (discount * P[best]).reshape(-1), rows.rewards[best], False)
+    return value, (rows.rewards + discount * (P @ value)).reshape(S, -1), best - rows.row[:-1]
 
 
-def _sparse(rows: Rows, discount: Tensor, best: Tensor) -> MDPValues:
+def _sparse(rows: Rows, discount: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     _, crow, col, values, rewards = rows
     lengths = crow.diff()[best]
     first = torch.cat([crow.new_zeros(1), lengths.cumsum(0)])
@@ -127,7 +136,7 @@ def _sparse(rows: Rows, discount: Tensor, best: Tensor) -> MDPValues:
     value = _ChainValues.apply(first, col[entries], discount * values[entries], rewards[best], False)
     row = torch.repeat_interleave(torch.arange(len(rewards), device=crow.device), crow.diff())
     expected = torch.zeros_like(rewards).index_add(0, row, values * value[col])
-    return MDPValues(value, rewards + discount * expected, best)
+    return value, rewards + discount * expected, best
 
 
 class _ChainValues(torch.autograd.Function):

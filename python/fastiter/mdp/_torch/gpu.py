@@ -250,7 +250,9 @@ def solve(call: Policy, v: Tensor | None = None, *, rounded: bool = False) -> MD
 
 def policy(call: Policy) -> Tensor:
     """Implement the op on a card, by value iteration."""
-    best: Tensor = judged("solve", alone(solve(call, rounded=True)), False).policy
+    found = solve(call, rounded=True)
+    is_batch = call.values.dim() == 2 or call.rewards.dim() == 2
+    best: Tensor = judged("solve", found if is_batch else alone(found), False).policy
     return best
 
 

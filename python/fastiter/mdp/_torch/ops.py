@@ -25,7 +25,7 @@ from .._work import Work
 
 
 class Policy(NamedTuple):
-    """A call of the op that returns the best row of each state, (S,)."""
+    """A call of the op that returns the best row of each state, (S,), or (B, S) for values (B, entries) or rewards."""
 
     row: Tensor
     crow: Tensor
@@ -61,17 +61,27 @@ def possible_rows(row: Any, crow: Any, col: Any, values: Any, rewards: Any) -> R
 
 
 def _policy(call: Policy) -> Tensor:
-    row, crow, col, values, rewards = (_array(x) for x in call[:5])
-    rows = possible_rows(row, crow, col, values, rewards)
-    gamma = float(call.gamma)
-    problem = MDP._of(rows, gamma)
-    largest = np.abs(rows.reward).max(initial=0) / (1 - gamma)
-    reachable = 2 * Work(problem._process, np.zeros(problem.S, problem.dtype), gamma).rounding(float(largest))
-    return torch.from_numpy(row[:-1] + problem.solve(tol=max(call.tol, reachable), max_steps=call.max_steps).policy)
+    row, crow, col = (_array(x) for x in call[:3])
+    gamma, models = float(call.gamma), _models(call)
+    best = torch.empty((1 if models is None else models, len(row) - 1), dtype=torch.int64, device="cpu")
+    for m in range(len(best)):
+        values, rewards = (_array(x[m] if x.dim() == 2 else x) for x in (call.values, call.rewards))
+        problem = MDP._of(possible_rows(row, crow, col, values, rewards), gamma)
+        largest = float(np.abs(problem._process.rows.reward).max(initial=0)) / (1 - gamma)
+        reachable = 2 * Work(problem._process, np.zeros(problem.S, problem.dtype), gamma).rounding(largest)
+        found = problem.solve(tol=max(call.tol, reachable), max_steps=call.max_steps)
+        best[m] = torch.from_numpy(row[:-1] + found.policy)
+    return best[0] if models is None else best
+
+
+def _models(call: Policy) -> int | None:
+    """Return the number of models; None for a process that is no batch."""
+    return next((x.shape[0] for x in (call.values, call.rewards) if x.dim() == 2), None)
 
 
 def _policy_fake(call: Policy) -> Tensor:
-    return call.row.new_empty(call.row.shape[0] - 1)
+    models, states = _models(call), call.row.shape[0] - 1
+    return call.row.new_empty((states,) if models is None else (models, states))
 
 
 def _chain_values(call: ChainValues) -> Tensor:

@@ -14,7 +14,10 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class Rows(NamedTuple):
-    """The rows of state s are row[s] .. row[s + 1]; their entries crow[j] .. crow[j + 1] of col and values."""
+    """The rows of state s are row[s] .. row[s + 1]; their entries crow[j] .. crow[j + 1] of col and values.
+
+    values (entries) or (B, entries), rewards (rows) or (B, rows): those of B models with one pattern.
+    """
 
     row: Tensor
     crow: Tensor
@@ -22,8 +25,20 @@ class Rows(NamedTuple):
     values: Tensor
     rewards: Tensor
 
+    @property
+    def models(self) -> int | None:
+        """The number of models; None for a process that is no batch."""
+        return next((x.shape[0] for x in (self.values, self.rewards) if x.dim() == 2), None)
+
+    def model(self, m: int) -> Rows:
+        return self._replace(values=_of(self.values, m), rewards=_of(self.rewards, m))
+
     def detached(self) -> Rows:
         return Rows(*(x.detach() for x in self))
+
+
+def _of(x: Tensor, m: int) -> Tensor:
+    return x[m] if x.dim() == 2 else x
 
 
 def read(function: str, P: Any, R: Tensor, states: Any) -> Rows:
@@ -33,15 +48,16 @@ def read(function: str, P: Any, R: Tensor, states: Any) -> Rows:
     if states is not None:
         raise TypeError(f"{function}: states must be None for dense P, got {type(states).__name__}")
     check_tensors(function, ("P", "R"), (P, R), DTYPES, CPU_AND_CUDA)
-    if P.dim() != 3 or P.shape[0] != P.shape[2] or P.shape[0] == 0:
-        raise ValueError(f"{function}: P must have shape (S, A, S), got {tuple(P.shape)}")
-    S, A = P.shape[:2]
-    if R.shape != (S, A):
-        raise ValueError(f"{function}: R must have shape {(S, A)} to go with P, got {tuple(R.shape)}")
+    if P.dim() not in (3, 4) or P.shape[-3] != P.shape[-1] or P.shape[-1] == 0:
+        raise ValueError(f"{function}: P must have shape (S, A, S) or (B, S, A, S), got {tuple(P.shape)}")
+    S, A = P.shape[-3:-1]
+    if R.dim() not in (2, 3) or R.shape[-2:] != (S, A) or (R.dim() == 3 and P.dim() == 4 and len(R) != len(P)):
+        expected = f"{(S, A)} or ({len(P) if P.dim() == 4 else 'B'}, {S}, {A})"
+        raise ValueError(f"{function}: R must have shape {expected} to go with P, got {tuple(R.shape)}")
     whole = torch.arange(S, device=P.device)
     crow = torch.arange(S * A + 1, device=P.device) * S
     starts = torch.arange(S + 1, device=P.device) * A
-    return Rows(starts, crow, whole.repeat(S * A), P.reshape(S * A * S), R.reshape(S * A))
+    return Rows(starts, crow, whole.repeat(S * A), P.flatten(-3), R.flatten(-2))
 
 
 def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any) -> Rows:
@@ -55,12 +71,15 @@ def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any) -> Rows:
         raise TypeError(f"{function}: states must be the state of each row of P, got None")
     owner = checked_integers(function, "states", states, device)
     rows = crow.shape[0] - 1
-    if R.shape != (rows,) or owner.shape != (rows,):
+    if R.shape[-1:] != (rows,) or R.dim() > 2 or owner.shape != (rows,):
         got = f"{tuple(R.shape)} and {tuple(owner.shape)}"
         raise ValueError(f"{function}: R and states must have shape (rows,) = ({rows},) to go with P, got {got}")
+    if R.dim() == values.dim() == 2 and len(R) != len(values):
+        raise ValueError(f"{function}: R must have as many models as values, {len(values)}, got {len(R)}")
     if (owner.diff() < 0).any() or rows == 0 or owner[0] < 0:
         raise ValueError(f"{function}: states must rise from 0, got others")
-    if col.shape != values.shape or crow[0] != 0 or crow[-1] != len(values) or (crow.diff() < 0).any():
+    is_matrix = values.dim() in (1, 2) and col.shape == values.shape[-1:]
+    if not is_matrix or crow[0] != 0 or crow[-1] != len(col) or (crow.diff() < 0).any():
         raise ValueError(f"{function}: crow must rise from 0 to the number of entries of col and values, got others")
     S = int(owner[-1]) + 1
     if len(col) and not 0 <= int(col.min()) <= int(col.max()) < S:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..._check import check_flag, count, positive
 from ..._solution import judged
 from ..._torch.ops import check_tensors, refuse_transforms
+from .._choice import Choice
 from .._mdp import MDP
-from .._result import MDPSolution, alone
+from .._result import Limits, MDPSolution, alone, together
 from . import gpu
 from .ops import Policy, possible_rows
-from .rows import DTYPES, discount_of, read
+from .rows import DTYPES, Rows, discount_of, read
 
 #: Devices whose tensors are solved by the kernels for cards
 _CARDS = ("cuda",)
@@ -39,10 +41,11 @@ def mdp_solve(
 
     Parameters
     ----------
-    P : (S, A, S), or (crow, col, values)
+    P : (S, A, S), or (crow, col, values); or for B models (B, S, A, S), or values (B, entries)
         The transition probabilities, float32 or float64, on the CPU or a card: dense, or one row for each state and
-        action as a CSR matrix (rows, S). Entries may not be negative, rows have to sum to 1.
-    R : (S, A) or (rows,)
+        action as a CSR matrix (rows, S). Entries may not be negative, rows have to sum to 1. P or R of one model hold
+        for all; each model has its own stop and the same bits as alone.
+    R : (S, A) or (rows,); or for B models (B, S, A) or (B, rows)
         The rewards; -inf leaves an action out.
     gamma : float or tensor of one number
         The discount, at least 0 and below 1.
@@ -52,7 +55,7 @@ def mdp_solve(
         The width of the bounds at which it has converged.
     max_steps : int
         The most sweeps over all states.
-    value0 : (S,)
+    value0 : (S,), or (B, S)
         The first values, in the dtype of P; by default a lower bound on V*.
     throw : bool
         Raise if it does not converge, instead of a warning.
@@ -61,7 +64,7 @@ def mdp_solve(
     -------
     MDPSolution
         Its arrays are tensors on the device of P; the policy has the best action of each state: its number for dense P,
-        else its row.
+        else its row. For B models as of ``fastiter.mdp.MDPBatch``; on a card they are swept together.
 
     Raises
     ------
@@ -90,31 +93,40 @@ def mdp_solve(
     values = P[2] if isinstance(P, tuple) and len(P) == 3 else P
     rows = read(function, P, R, states).detached()
     discount = discount_of(function, rows.values, gamma).detach()
-    first = None if value0 is None else _first(function, values, value0, len(rows.row) - 1)
+    first = None if value0 is None else _first(function, values, value0, len(rows.row) - 1, rows.models)
     call = Policy(*rows, discount, tol, max_steps)
     if rows.values.device.type in _CARDS:
-        found = judged("solve", alone(gpu.solve(call, None if first is None else first[None])), throw)
+        both = gpu.solve(call, first)
+        found = judged("solve", alone(both) if rows.models is None else both, throw)
     else:
-        found = _on_the_cpu(call, first, throw)
+        found = _on_the_cpu(rows, call, first, throw)
     return found if isinstance(P, tuple) else replace(found, policy=found.policy - rows.row[:-1])
 
 
-def _first(function: str, values: Any, value0: Any, S: int) -> Tensor:
+def _first(function: str, values: Any, value0: Any, S: int, models: int | None) -> Tensor:
+    """Return first values (B, S), a copy."""
     check_tensors(function, ("P", "value0"), (values, value0), DTYPES, ("cpu", "cuda"))
-    if value0.shape != (S,):
-        raise ValueError(f"{function}: value0 must have shape (S,) = ({S},), got {tuple(value0.shape)}")
+    whole = (1 if models is None else models, S)
+    if value0.shape not in ((S,), whole if models is not None else (S,)):
+        expected = f"(S,) = ({S},)" if models is None else f"(S,) = ({S},) or (B, S) = {whole}"
+        raise ValueError(f"{function}: value0 must have shape {expected}, got {tuple(value0.shape)}")
     if not value0.isfinite().all():
-        s = int(torch.nonzero(~value0.isfinite())[0])
-        raise ValueError(f"{function}: value0 must be finite, got {value0[s].item()} in state {s}")
-    return value0.detach().clone(memory_format=torch.contiguous_format)
+        *model, s = torch.nonzero(~value0.isfinite())[0].tolist()
+        where = f"state {s}" if not model else f"state {s} of model {model[0]}"
+        raise ValueError(f"{function}: value0 must be finite, got {value0[(*model, s)].item()} in {where}")
+    return value0.detach().expand(whole).clone(memory_format=torch.contiguous_format)
 
 
-def _on_the_cpu(call: Policy, first: Tensor | None, throw: bool) -> MDPSolution:
-    arrays = [x.resolve_neg().numpy() for x in call[:5]]
-    problem = MDP._of(possible_rows(*arrays), float(call.gamma))
-    start = None if first is None else first.numpy()
-    found = problem.solve(tol=call.tol, max_steps=call.max_steps, value0=start, throw=throw)
-    tensors: dict[str, Any] = {
-        name: torch.from_numpy(getattr(found, name)) for name in ("value", "policy", "lower", "upper")
-    }
-    return replace(found, **tensors | {"policy": call.row[:-1] + tensors["policy"]})
+def _on_the_cpu(rows: Rows, call: Policy, first: Tensor | None, throw: bool) -> MDPSolution:
+    limits = Limits(call.tol, max_steps=call.max_steps, throw=throw)
+    found = []
+    for m in range(1 if rows.models is None else rows.models):
+        arrays = [x.resolve_neg().numpy() for x in rows.model(m)]
+        problem = MDP._of(possible_rows(*arrays), float(call.gamma))
+        found.append(problem._found(Choice(), problem._start(None if first is None else first[m].numpy()), limits))
+    dtype = arrays[3].dtype if found else np.dtype(str(rows.values.dtype).removeprefix("torch."))
+    all_of_them = together(found, len(rows.row) - 1, dtype, limits)
+    solution = judged("solve", alone(all_of_them) if rows.models is None else all_of_them, throw)
+    names = ("value", "policy", "lower", "upper")
+    tensors: dict[str, Any] = {name: torch.from_numpy(getattr(solution, name)) for name in names}
+    return replace(solution, **tensors | {"policy": call.row[:-1] + tensors["policy"]})

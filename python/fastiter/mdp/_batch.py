@@ -1,0 +1,195 @@
+"""Several decision processes with one pattern: the same states, actions and next states, but other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_array, integers, type_name
+from .._solution import judged
+from ._choice import Choice
+from ._mdp import MDP
+from ._process import like
+from ._result import Limits, MDPProgress, MDPSolution, together
+
+Array = npt.NDArray[Any]
+
+
+class MDPBatch:
+    """Several Markov decision processes that share the pattern, the discount and the terminal states of one.
+
+    Parameters
+    ----------
+    problem : MDP
+        The process whose states, actions and next states all models have.
+    P : (B, entries)
+        The probabilities of each model on the entries of ``problem.transitions``, in their order and dtype; by default
+        those of ``problem``. A row's have to sum to 1; not for semi-Markov processes.
+    R : (B, rows)
+        The rewards, or the costs, of each model, by state and then by action; by default those of ``problem``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; the message names the model, the state and the action.
+
+    See Also
+    --------
+    MDP : A single process, in any layout.
+    fastiter.torch.mdp_solve : The same on tensors, and on cards for all models at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter import mdp
+    >>> forest = mdp.examples.forest(3, 0.9)
+    >>> batch = mdp.MDPBatch(forest, R=np.stack([forest.rewards, 2 * forest.rewards]))
+    >>> batch.solve().value.round(2)
+    array([[26.24, 29.48, 33.48],
+           [52.49, 58.97, 66.97]])
+    """
+
+    def __init__(self, problem: MDP, P: Array | None = None, R: Array | None = None) -> None:
+        if not isinstance(problem, MDP):
+            raise TypeError(f"MDPBatch: problem must be an MDP, got {type_name(problem)}")
+        if P is None and R is None:
+            raise TypeError("MDPBatch: P or R must be the numbers of several models, got neither")
+        rows = problem._process.rows
+        given = [("P", P, "entries", len(rows.weight)), ("R", R, "rows", len(rows.reward))]
+        for name, x, axis, length in given:
+            if x is None:
+                continue
+            check_array("MDPBatch", name, x, (problem.dtype.name,))
+            if x.ndim != 2 or x.shape[1] != length:
+                raise ValueError(f"MDPBatch: {name} must have shape (B, {axis}) = (B, {length}), got {x.shape}")
+        if P is not None and R is not None and len(P) != len(R):
+            raise ValueError(f"MDPBatch: R must have as many models as P, {len(P)}, got {len(R)}")
+        if P is not None and problem._is_semi:
+            raise ValueError("MDPBatch: P must be None for a semi-Markov process, got probabilities")
+        models = len(P) if P is not None else len(R) if R is not None else 0
+        weights = None if P is None else np.ascontiguousarray(P)
+        rewards = None if R is None else np.ascontiguousarray(-R if problem._negated else R)
+        self._problem = problem
+        self._models: list[MDP] = [_model(problem, m, weights, rewards) for m in range(models)]
+
+    def __len__(self) -> int:
+        """Return the number of models."""
+        return len(self._models)
+
+    def __getitem__(self, m: int) -> MDP:
+        """Return one of the models, which shares the pattern."""
+        return self._models[m]
+
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        return f"MDPBatch({len(self)} models like {self._problem!r})"
+
+    def solve(
+        self,
+        method: Literal["auto", "vi", "gs", "ps", "pi", "mpi", "ipi", "anderson", "anchored", "deflated"] = "auto",
+        *,
+        tol: float = 1e-6,
+        stop: Literal["span", "sup"] = "span",
+        max_steps: int = 100_000,
+        value0: Array | None = None,
+        callback: Callable[[MDPProgress], Any] | None = None,
+        throw: bool = False,
+        **options: Any,
+    ) -> MDPSolution:
+        """Return V* = T V* of each model, each with its own stop and the same bits as alone.
+
+        Parameters
+        ----------
+        method
+            As for :meth:`MDP.solve`.
+        tol, stop, max_steps
+            As for :meth:`MDP.solve`, for each model.
+        value0 : (S,) or (B, S)
+            The first values of all models, or of each.
+        callback
+            Called at each check of each model, one model after the other; if it returns True, this model's solution
+            ends.
+        throw
+            Raise if one does not converge, instead of a warning.
+        **options
+            Further options of :meth:`MDP.solve`, such as ``order`` or ``policy_sweeps``.
+
+        Returns
+        -------
+        MDPSolution
+            Values, policies and bounds (B, S); ``converged``, ``steps``, ``residual`` and ``reason`` have one entry for
+            each model, and ``history`` is (B, checks), NaN after a model's end.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described.
+        ConvergenceError
+            If ``throw`` is True and a model does not converge.
+        """
+        limits = Limits(tol, stop, max_steps, callback, throw).checked("solve")
+        unknown = sorted(set(options) - set(Choice._fields))
+        if unknown:
+            raise TypeError(f"solve: options must be those of MDP.solve, got {unknown[0]!r}")
+        how = Choice(method, **options)
+        problem = self._problem
+        problem._discount("solve")
+        how.made(problem._process, limits)
+        starts = self._starts(value0)
+        found = [model._found(how, model._start(v), limits) for model, v in zip(self._models, starts, strict=True)]
+        return judged("solve", together(found, problem.S, problem.dtype, limits), limits.throw)
+
+    def _starts(self, value0: Any) -> Sequence[Array | None]:
+        if value0 is None:
+            return [None] * len(self)
+        check_array("solve", "value0", value0, (self._problem.dtype.name,))
+        S = self._problem.S
+        if value0.shape == (S,):
+            return [value0] * len(self)
+        if value0.shape != (len(self), S):
+            expected = f"(S,) = ({S},) or (B, S) = ({len(self)}, {S})"
+            raise ValueError(f"solve: value0 must have shape {expected}, got {value0.shape}")
+        return list(value0)
+
+    def evaluate(self, policy: Any) -> Array:
+        """Return the values (B, S) of a policy in each model, or of a policy for each, to rounding.
+
+        Parameters
+        ----------
+        policy : (S,) or (B, S) integers
+            An action of each state, as in ``MDPSolution.policy``.
+
+        Returns
+        -------
+        (B, S)
+            V = r + gamma P V for the policy's rows.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the policy is not as described, or gamma is not below 1.
+        ConvergenceError
+            If rounding is out of reach.
+        """
+        given = integers("evaluate", "policy", policy)
+        S = self._problem.S
+        if given.shape not in ((S,), (len(self), S)):
+            expected = f"(S,) = ({S},) or (B, S) = ({len(self)}, {S})"
+            raise ValueError(f"evaluate: policy must have shape {expected}, got {given.shape}")
+        found = np.empty((len(self), S), self._problem.dtype)
+        for m, model in enumerate(self._models):
+            found[m] = model.evaluate(given if given.ndim == 1 else given[m])
+        return found
+
+
+def _model(problem: MDP, m: int, weights: Array | None, rewards: Array | None) -> MDP:
+    weight = None if weights is None else weights[m]
+    reward = None if rewards is None else rewards[m]
+    sign = -1 if problem._negated else 1
+    try:
+        return problem._like(like("MDPBatch", problem._process, weight, reward, sign))
+    except ValueError as error:
+        raise ValueError(f"{error} of model {m}") from None
