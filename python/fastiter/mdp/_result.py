@@ -44,15 +44,15 @@ class MDPSolution(Solution):
     history : (steps,)
         The residual at each check.
 
-    Notes
-    -----
-    The solution of several models (:class:`MDPBatch`) has arrays with an axis B in front, arrays (B,) for numbers, and
-    a tuple of reasons. ``history`` is NaN after a model's end.
-
     See Also
     --------
     MDP.solve, robust : Return it.
     fastiter.Solution : The attributes that all solvers' results have.
+
+    Notes
+    -----
+    The solution of several models (:class:`MDPBatch`) has arrays with an axis B in front, arrays (B,) for numbers, and
+    a tuple of reasons. ``history`` is NaN after a model's end.
 
     Examples
     --------
