@@ -89,6 +89,7 @@ NAMESPACES = {
     "fastiter.fixedpoint": "Arrays: fixed points",
     "fastiter.fixedpoint.monotone": "Arrays and tensors: monotone inclusions",
     "fastiter.fixedpoint.prox": "Arrays: proximal operators and projections",
+    "fastiter.bcd": "Arrays: block coordinate descent",
     "fastiter.mdp": "Arrays: Markov decision processes",
     "fastiter.mdp.compat.mdp": "Arrays: pymdptoolbox's solvers",
     "fastiter.mdp.distributional": "Arrays: laws of returns",

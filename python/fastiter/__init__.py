@@ -10,6 +10,7 @@ number formats        :mod:`fastiter.quant`
 linear systems        :mod:`fastiter.relax`
 decision processes    :mod:`fastiter.mdp`
 fixed points          :mod:`fastiter.fixedpoint`
+coordinate descent    :mod:`fastiter.bcd`
 GPU kernel shapes     :mod:`fastiter.tune`
 this machine          :func:`show_config`, :func:`set_num_threads`, :func:`release_memory`
 ====================  ================================================================================================
@@ -31,7 +32,7 @@ from .rnn import RnnResult, RnnStates, elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 
 if _TYPE_CHECKING:
-    from . import fixedpoint, mdp, quant, relax, ssm, tune
+    from . import bcd, fixedpoint, mdp, quant, relax, ssm, tune
 
 __all__ = [
     "BackendError",
@@ -41,6 +42,7 @@ __all__ = [
     "RnnStates",
     "Solution",
     "__version__",
+    "bcd",
     "block_scan",
     "delta_scan",
     "elman",
@@ -63,7 +65,7 @@ __all__ = [
     "tune",
 ]
 
-_ON_FIRST_ACCESS = ("fixedpoint", "mdp", "quant", "relax", "ssm", "torch", "tune")
+_ON_FIRST_ACCESS = ("bcd", "fixedpoint", "mdp", "quant", "relax", "ssm", "torch", "tune")
 
 _publish(globals())
 

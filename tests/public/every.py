@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.public import (
+    descent,
     fixed_points,
     fixed_points_prox,
     hopfield,
@@ -25,6 +26,7 @@ FILES = (
     processes,
     processes_more,
     hopfield,
+    descent,
 )
 
 #: Public classes that users get and do not make: results, tables of results, errors, warnings, bases of other classes
@@ -40,5 +42,6 @@ NOT_CALLED = {
     *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
     *(f"fastiter.mdp.{name}" for name in ("MDPProgress", "MDPSolution", "RobustPolicy")),
     *(f"fastiter.mdp.distributional.{name}" for name in ("StockValues", "TailValues")),
+    *(f"fastiter.bcd.{name}" for name in ("BCDProgress", "BCDSolution")),
     *(f"fastiter.tune.{name}" for name in ("Device", "RnnPlan")),
 }

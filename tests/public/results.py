@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from fastiter import ConvergenceWarning, mdp
+from fastiter import ConvergenceWarning, bcd, mdp
 from fastiter.quant import FixedArray
 from tests.public.table import Entry
 from tests.support.cases import assert_close, assert_same_bits
@@ -34,6 +34,8 @@ def parts(x: Any) -> Any:
         return (x.codes, str(x.fmt))
     if isinstance(x, mdp.MDP):
         return (x.row_starts, x.transitions, x.rewards, x.gamma)
+    if isinstance(x, (bcd.LeastSquares, bcd.Logistic, bcd.Softmax, bcd.Quadratic)):
+        return (x._b, *x._separable, x._curvature)
     if sp.issparse(x):
         return (x.shape, *(parts(getattr(x, name)) for name in STORED if hasattr(x, name)))
     if dataclasses.is_dataclass(x) and not isinstance(x, type):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from . import bcd as bcd
 from . import delta as delta
 from . import dense as dense
 from . import fixedpoint as fixedpoint

@@ -1,0 +1,57 @@
+// Sweeps over single coordinates, and products with columns.
+#include "bcd/cpu/columns.hpp"
+#include "core/cpu/vmath.hpp"
+
+namespace fastiter::bcd::FASTITER_LEVEL {
+namespace {
+
+template <class T> double dot(const Columns<T>& a, int64_t j, const double* u) { return column_dot(a, j, u); }
+
+template <class T> void add(const Columns<T>& a, int64_t j, double d, double* z) { column_add(a, j, d, z); }
+
+template <class T> void products(const Columns<T>& a, const double* u, double* g, int64_t stride) {
+    for (int64_t j = 0; j < a.m; ++j) g[j * stride] += column_dot(a, j, u);
+}
+
+template <class T> double sweep(const Sweep<T>& given) {
+    const Columns<T>& a = given.a;
+    const SweepState& p = given.to;
+    double largest = 0;
+    int64_t changes = 0;
+    const auto at_corner = [&](int64_t j, double x) {
+        return (x == 0 && p.s.l1[j] > 0) || x == p.s.lower[j] || x == p.s.upper[j];
+    };
+    for (int64_t k = 0; k < p.count; ++k) {
+        const int64_t j = p.order[k];
+        const double curvature = p.s.curvature[j], before = p.x[j];
+        if (curvature <= 0) continue;
+        const double g = (p.is_quadratic ? p.u[j] : column_dot(a, j, p.u)) + p.s.l2[j] * before;
+        const double now = nearest(before - g / curvature, p.s.l1[j] / curvature, p.s.lower[j], p.s.upper[j]);
+        const double d = now - before;
+        if (d == 0) continue;
+        p.x[j] = now;
+        column_add(a, j, d, p.u);
+        changes += at_corner(j, before) != at_corner(j, now);
+        const double moved = curvature * __builtin_fabs(d);
+        largest = moved > largest || moved != moved ? moved : largest;
+    }
+    given.to.status_changes += changes;
+    return largest;
+}
+
+void logistic(int64_t n, const double* z, const double* b, const double* weight, double* u) {
+    constexpr int W = lanes<double>;
+    for (int64_t i = 0; i < n; i += W) {
+        vec<double> v = sigmoid<double>(load_up_to(z + i, n - i)) - load_up_to(b + i, n - i);
+        if (weight) v *= load_up_to(weight + i, n - i);
+        store_up_to(u + i, v, n - i);
+    }
+}
+
+template <class T> constexpr KernelsOf<T> kTable = {dot<T>, add<T>, products<T>, sweep<T>};
+
+} // namespace
+
+extern const Kernels kernels = {{kTable<float>, kTable<double>}, logistic};
+
+} // namespace fastiter::bcd::FASTITER_LEVEL

@@ -1,0 +1,31 @@
+// Matrices as the solvers read them, whatever the type of their numbers.
+#pragma once
+#include "bcd/cpu/kernels.hpp"
+#include <memory>
+
+namespace fastiter::bcd {
+
+class Matrix {
+public:
+    virtual ~Matrix() = default;
+    virtual double dot(int64_t j, const double* u) const = 0;                       // a_j . u
+    virtual void add(int64_t j, double d, double* z) const = 0;                     // z += d a_j
+    virtual void products(const double* u, double* g, int64_t stride) const = 0;    // g[j stride] += a_j . u
+    virtual void add_row(int64_t i, double d, double* g, int64_t stride) const = 0; // g[j stride] += d a_ij
+    virtual double sweep(SweepState& p) const = 0;
+
+    int64_t n = 0, m = 0;
+    const int64_t* start = nullptr; // the pattern of compressed columns; null: dense
+    const int32_t* row = nullptr;
+};
+
+template <class T> struct Rows { // compressed rows of the same matrix
+    const int64_t* start = nullptr;
+    const int32_t* column = nullptr;
+    const T* value = nullptr;
+};
+
+// Borrows the arrays.
+template <class T> std::unique_ptr<Matrix> matrix_of(const Columns<T>& columns, const Rows<T>& rows);
+
+} // namespace fastiter::bcd

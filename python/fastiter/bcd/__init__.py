@@ -1,0 +1,22 @@
+"""Block coordinate descent: sparse, constrained and structured convex problems, some coordinates in each step."""
+
+from __future__ import annotations
+
+from .._public import publish
+from ._bcd import bcd
+from ._blocks import Blocks
+from ._problem import LeastSquares, Logistic, Quadratic, Softmax
+from ._result import BCDProgress, BCDSolution
+
+__all__ = [
+    "BCDProgress",
+    "BCDSolution",
+    "Blocks",
+    "LeastSquares",
+    "Logistic",
+    "Quadratic",
+    "Softmax",
+    "bcd",
+]
+
+publish(globals())

@@ -1,0 +1,123 @@
+"""Data matrices: dense or compressed, checked once, with what the kernels and the bounds need of them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._array_like import as_array
+from .._check import FLOATS, check_array, type_name
+
+Array = npt.NDArray[Any]
+MAX_SIZE = 2**31 - 1
+#: The columns whose squares are summed at once
+_CHUNK = 256
+
+
+class Data:
+    """A matrix (n, m): column-major if dense, in compressed columns and rows if sparse."""
+
+    def __init__(self, function: str, name: str, A: Any, scale: Array | None = None) -> None:
+        self.sparse = _checked_sparse(function, name, A)
+        dense = None if self.sparse is not None else _checked_dense(function, name, A)
+        self.shape: tuple[int, int] = A.shape if dense is None else dense.shape
+        self.dtype: np.dtype[Any] = A.dtype if dense is None else dense.dtype
+        if max(self.shape) > MAX_SIZE:
+            raise ValueError(f"{function}: {name} must have at most {MAX_SIZE} rows and columns, got {self.shape}")
+        if dense is not None:
+            if scale is not None:
+                dense = dense * scale[:, None].astype(dense.dtype)
+            self.dense: Array | None = np.asfortranarray(dense)
+            self._kept: tuple[Any, ...] = (None, None, self.dense), (None, None, None)
+        else:
+            self.dense = None
+            by_row = self.sparse.tocsr()
+            if scale is not None:
+                by_row.data *= np.repeat(scale, np.diff(by_row.indptr)).astype(self.dtype)
+            self.sparse = by_row.tocsc()
+            self._kept = _arrays(self.sparse), _arrays(by_row)
+
+    @cached_property
+    def matrix(self) -> Any:
+        """The matrix of the compiled module, which borrows the arrays kept here."""
+        return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, *self._kept)
+
+    def columns(self, chosen: Any) -> Array:
+        """Return some columns as a dense float64 array."""
+        part = self.dense[:, chosen] if self.sparse is None else self.sparse[:, chosen].toarray()  # type: ignore[index]
+        return np.asarray(part, np.float64)
+
+    def squares(self, weights: Array | None = None) -> Array:
+        """Return the sums of the squares of each column, with weights of the rows."""
+        m = self.shape[1]
+        if self.sparse is not None:
+            squares = self.sparse.data.astype(np.float64) ** 2
+            if weights is not None:
+                squares *= weights[self.sparse.indices]
+            return np.bincount(np.repeat(np.arange(m), np.diff(self.sparse.indptr)), squares, m)
+        out = np.empty(m)
+        for first in range(0, m, _CHUNK):
+            part = self.columns(slice(first, first + _CHUNK)) ** 2
+            out[first : first + _CHUNK] = part.sum(axis=0) if weights is None else weights @ part
+        return out
+
+    def magnitude_sums(self, weights: Array | None = None) -> Array:
+        """Return |A|' W |A| 1, which bounds the sums of magnitudes of the rows of A' W A."""
+        m = self.shape[1]
+        size = abs(self.sparse) if self.sparse is not None else np.abs(self.dense)  # type: ignore[arg-type]
+        ahead = np.asarray(size @ np.ones(m))
+        return np.asarray(size.T @ (ahead if weights is None else weights * ahead), np.float64)
+
+    def transposed_product(self, u: Array) -> Array:
+        """Return A' u."""
+        out = np.zeros(self.shape[1])
+        self.matrix.products(np.ascontiguousarray(u, np.float64), out)
+        return out
+
+
+def _arrays(A: Any) -> tuple[Array, Array, Array]:
+    """Return the arrays of a compressed matrix as the kernels take them."""
+    return A.indptr.astype(np.int64), A.indices.astype(np.int32), np.ascontiguousarray(A.data)
+
+
+def is_sparse(A: object) -> bool:
+    """Return whether ``A`` is a scipy sparse matrix or array, without importing scipy."""
+    return hasattr(A, "tocsc") and hasattr(A, "format") and hasattr(A, "shape")
+
+
+def _checked_dense(function: str, name: str, A: Any) -> Array:
+    A = as_array(function, name, A)
+    if not isinstance(A, np.ndarray):
+        remedy = "; fastiter.torch has functions for tensors" if type(A).__module__.startswith("torch") else ""
+        expected = "a NumPy array or a sparse matrix in CSR or CSC"
+        raise TypeError(f"{function}: {name} must be {expected}, got {type_name(A)}{remedy}")
+    check_array(function, name, A)
+    if A.ndim != 2:
+        raise ValueError(f"{function}: {name} must have shape (n, m), got {A.shape}")
+    if not np.isfinite(A).all():
+        raise ValueError(f"{function}: {name} must be finite, got NaN or infinity")
+    return A
+
+
+def _checked_sparse(function: str, name: str, A: Any) -> Any:
+    """Return a sparse matrix as sorted compressed columns without duplicates, None for anything else."""
+    if not is_sparse(A):
+        return None
+    if A.format not in ("csr", "csc"):
+        raise TypeError(f"{function}: {name} must be CSR or CSC (its tocsr() is), got a sparse matrix in {A.format}")
+    lines, ends = A.shape if A.format == "csr" else A.shape[::-1]
+    start, index = A.indptr, A.indices
+    fits = len(start) == lines + 1 and len(index) == len(A.data) and start[0] == 0 and start[-1] <= len(index)
+    if not (fits and (np.diff(start) >= 0).all() and index.min(initial=0) >= 0 and index.max(initial=-1) < ends):
+        raise ValueError(f"{function}: {name} must have a pattern inside its arrays and its shape, got one that is not")
+    if A.dtype.name not in FLOATS or not A.dtype.isnative:
+        raise TypeError(f"{function}: {name} must be a sparse matrix of float32 or float64, got dtype {A.dtype}")
+    if not np.isfinite(A.data).all():
+        raise ValueError(f"{function}: {name} must be finite, got NaN or infinity")
+    A = A.tocsc(copy=True)
+    A.sum_duplicates()
+    return A

@@ -1,0 +1,362 @@
+"""Problems: a loss of A x, or a quadratic, with l1, l2 and bounds on each coordinate."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .._array_like import as_array
+from .._check import check_array, count, integers, positive, type_name
+from .._docs import documented_by
+from ._data import Data
+
+Array = npt.NDArray[Any]
+LOSSES = ("squares", "logistic", "softmax", "quadratic")
+
+_PARTS = {
+    "A": """
+        A : (n, m) array or sparse matrix
+            The data, float32 or float64: an array in any order, or CSR or CSC. Its columns belong to the unknowns.
+        """,
+    "l1": """
+        l1 : float or (m,) array
+            Weights >= 0 of the magnitudes, the same for each coordinate or one for each.
+        """,
+    "l2": """
+        l2 : float or (m,) array
+            Weights >= 0 of the halved squares.
+        """,
+    "lower": """
+        lower : float or (m,) array, optional
+            Lower bounds, without limit by default; 0 for non-negative solutions.
+        """,
+    "upper": """
+        upper : float or (m,) array, optional
+            Upper bounds, without limit by default.
+        """,
+    "weights": """
+        weights : (n,) array, optional
+            Weights >= 0 of the samples, 1 by default.
+        """,
+}
+
+
+class Problem:
+    """A convex problem, as the solvers take it."""
+
+    _loss: str
+    _classes = 1
+    _separable: tuple[Array, Array, Array, Array]
+    _curvature: Array
+
+    def _begin(self, data: Data, b: Array, weights: Array | None, own: tuple[Any, Any, Any, Any]) -> None:
+        function = type(self).__name__
+        self._data, self._b, self._weights = data, b, weights
+        columns = data.shape[1]
+        lower, upper = (-np.inf if own[2] is None else own[2]), (np.inf if own[3] is None else own[3])
+        parts = [
+            _weights_of(function, "l1", own[0], columns),
+            _weights_of(function, "l2", own[1], columns),
+            _spread(function, "lower", lower, columns),
+            _spread(function, "upper", upper, columns),
+        ]
+        wrong = np.flatnonzero(~(parts[2] <= parts[3]) | (parts[2] == np.inf) | (parts[3] == -np.inf))
+        if len(wrong):
+            got = f"{parts[2][wrong[0]]:g} and {parts[3][wrong[0]]:g} at {wrong[0]}"
+            raise ValueError(f"{function}: lower must be at most upper, and neither NaN, got {got}")
+        l1, l2, lower, upper = (np.repeat(part, self._classes) for part in parts)
+        self._separable = l1, l2, lower, upper
+        curvature = np.repeat(self._own_curvature(), self._classes) + l2
+        self._curvature = np.where(curvature > 0, curvature, 1.0)
+
+    def _own_curvature(self) -> Array:
+        factor = 1.0 if self._loss == "squares" else 0.25
+        return factor * self._data.squares(self._weights)
+
+    @property
+    def _is_smooth(self) -> bool:
+        l1, _, lower, upper = self._separable
+        return not l1.any() and not np.isfinite(lower).any() and not np.isfinite(upper).any()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of x."""
+        m = self._data.shape[1]
+        return (m, self._classes) if self._loss == "softmax" else (m,)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of x, that of the data."""
+        return self._data.dtype
+
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        n, m = self._data.shape
+        kind = "dense" if self._data.sparse is None else "sparse"
+        return f"{type(self).__name__}({n} x {m} {kind} {self.dtype})"
+
+
+class LeastSquares(Problem):
+    """||A x - b||^2 / 2 + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    See Also
+    --------
+    bcd : Solves it.
+    Logistic, Softmax, Quadratic : Other losses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import LeastSquares, bcd
+    >>> A, b = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), np.array([3.0, 1.0, 1.0])
+    >>> bcd(LeastSquares(A, b, l1=1.0)).value
+    array([2.  , 0.25])
+    """
+
+    _loss = "squares"
+
+    def __init__(
+        self, A: Any, b: Any, *, l1: Any = 0.0, l2: Any = 0.0, lower: Any = None, upper: Any = None, weights: Any = None
+    ) -> None:
+        function = "LeastSquares"
+        n = _rows(A)
+        weights = _sample_weights(function, weights, n)
+        root = None if weights is None else np.sqrt(weights)
+        data = Data(function, "A", A, root)
+        b = _vector(function, "b", b, data.shape[0])
+        self._begin(data, b if root is None else root * b, None, (l1, l2, lower, upper))
+
+
+class Logistic(Problem):
+    """The sum of log(1 + exp(z_i)) - y_i z_i, z = A x, + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    See Also
+    --------
+    bcd : Solves it.
+    Softmax : More than two classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import Logistic, bcd
+    >>> A, y = np.array([[1.0], [1.0], [1.0], [1.0]]), np.array([1, 1, 1, 0])
+    >>> round(float(bcd(Logistic(A, y)).value[0]), 4), round(float(np.log(3)), 4)
+    (1.0986, 1.0986)
+    """
+
+    _loss = "logistic"
+
+    def __init__(
+        self, A: Any, y: Any, *, l1: Any = 0.0, l2: Any = 0.0, lower: Any = None, upper: Any = None, weights: Any = None
+    ) -> None:
+        function = "Logistic"
+        data = Data(function, "A", A)
+        weights = _sample_weights(function, weights, data.shape[0])
+        y = _vector(function, "y", y, data.shape[0])
+        if not (np.isin(y, (0, 1)).all() or np.isin(y, (-1, 1)).all()):
+            wrong = y[~np.isin(y, (-1, 0, 1))]
+            got = f"{wrong[0]:g}" if len(wrong) else "both -1 and 0"
+            raise ValueError(f"{function}: y must be 0 or 1, or -1 or 1, got {got}")
+        self._begin(data, (y > 0).astype(np.float64), weights, (l1, l2, lower, upper))
+
+
+class Softmax(Problem):
+    """The sum of log(sum_k exp z_ik) - z_iy, z = A x, + sum l1_j |x_jk| + l2_j x_jk^2 / 2; x is (m, classes).
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    See Also
+    --------
+    bcd : Solves it.
+    Logistic : Two classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import Softmax, bcd
+    >>> problem = Softmax(np.ones((4, 1)), np.array([0, 1, 1, 2]), 3, l2=1e-9)
+    >>> x = bcd(problem, max_steps=10_000).value
+    >>> (np.exp(x[0]) / np.exp(x[0]).sum()).round(3)
+    array([0.25, 0.5 , 0.25])
+    """
+
+    _loss = "softmax"
+
+    def __init__(
+        self,
+        A: Any,
+        y: Any,
+        classes: int | None = None,
+        *,
+        l1: Any = 0.0,
+        l2: Any = 0.0,
+        lower: Any = None,
+        upper: Any = None,
+        weights: Any = None,
+    ) -> None:
+        function = "Softmax"
+        data = Data(function, "A", A)
+        weights = _sample_weights(function, weights, data.shape[0])
+        y = integers(function, "y", y)
+        if y.shape != (data.shape[0],):
+            raise ValueError(f"{function}: y must have shape (n,) = ({data.shape[0]},), got {y.shape}")
+        found = int(y.max(initial=0)) + 1
+        self._classes = max(found, 2) if classes is None else count(function, "classes", classes, 2)
+        if y.min(initial=0) < 0 or found > self._classes:
+            wrong = int(y.min(initial=0)) if y.min(initial=0) < 0 else found - 1
+            raise ValueError(f"{function}: y must be from 0 to classes - 1 = {self._classes - 1}, got {wrong}")
+        self._begin(data, y.astype(np.float64), weights, (l1, l2, lower, upper))
+
+
+class Quadratic(Problem):
+    """x' A x / 2 - b' x + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper; A is positive semidefinite.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    See Also
+    --------
+    bcd : Solves it.
+    LeastSquares : A is a product of the data with its transpose.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import Quadratic, bcd
+    >>> A, b = np.array([[2.0, -1.0], [-1.0, 2.0]]), np.array([1.0, -3.0])
+    >>> bcd(Quadratic(A, b, lower=0)).value
+    array([0.5, 0. ])
+    """
+
+    _loss = "quadratic"
+
+    def __init__(self, A: Any, b: Any, *, l1: Any = 0.0, l2: Any = 0.0, lower: Any = None, upper: Any = None) -> None:
+        function = "Quadratic"
+        data = Data(function, "A", A)
+        n, m = data.shape
+        if n != m:
+            raise ValueError(f"{function}: A must be square, got shape {data.shape}")
+        whole: Any = data.sparse if data.dense is None else data.dense
+        apart = float(abs(whole - whole.T).max()) if n else 0.0
+        if apart > 8 * float(np.finfo(data.dtype).eps) * float(abs(whole).max() if n else 0.0):
+            raise ValueError(f"{function}: A must be symmetric, got entries that differ by {apart:.2g}")
+        self._diagonal = np.asarray(whole.diagonal(), np.float64)
+        if (self._diagonal < 0).any():
+            raise ValueError(
+                f"{function}: A must be positive semidefinite, got {self._diagonal.min():g} on its diagonal"
+            )
+        self._begin(data, _vector(function, "b", b, n), None, (l1, l2, lower, upper))
+
+    def _own_curvature(self) -> Array:
+        return self._diagonal
+
+
+_TARGETS = {
+    "self": "",
+    "b": """
+        b : (n,) array
+            The targets.
+        """,
+    "y": """
+        y : (n,) array
+            The labels: 0 and 1, or -1 and 1.
+        """,
+}
+_CLASSES = {
+    "self": "",
+    "y": """
+        y : (n,) array of int
+            The classes, from 0.
+        """,
+    "classes": """
+        classes : int, optional
+            Their number, by default one more than the largest.
+        """,
+}
+_SYMMETRIC = {
+    "self": "",
+    "A": """
+        A : (m, m) array or sparse matrix
+            The symmetric matrix, float32 or float64: an array, or CSR or CSC.
+        """,
+    "b": """
+        b : (m,) array
+            The linear part.
+        """,
+}
+
+
+def _document() -> None:
+    """Fill in the parameters of each problem."""
+    own = ((LeastSquares, _TARGETS), (Logistic, _TARGETS), (Softmax, _CLASSES), (Quadratic, _SYMMETRIC))
+    for problem, parts in own:
+        make: Any = problem.__init__
+        make.__doc__ = problem.__doc__
+        problem.__doc__ = documented_by({**_PARTS, **parts})(make).__doc__
+        make.__doc__ = None
+
+
+def _rows(A: Any) -> int:
+    shape = np.shape(A) if not hasattr(A, "shape") else A.shape
+    return int(shape[0]) if len(shape) == 2 else -1
+
+
+def _vector(function: str, name: str, b: Any, n: int) -> Array:
+    """Return a vector of float64."""
+    b = as_array(function, name, b)
+    if name == "y" and type(b) is np.ndarray and b.dtype.kind in "iub":  # labels
+        b = b.astype(np.float64)
+    check_array(function, name, b)
+    if b.shape != (n,):
+        raise ValueError(f"{function}: {name} must have shape ({n},) to go with A, got {b.shape}")
+    if not np.isfinite(b).all():
+        raise ValueError(f"{function}: {name} must be finite, got NaN or infinity")
+    return np.array(b, np.float64)
+
+
+def _spread(function: str, name: str, x: Any, m: int) -> Array:
+    """Return a number, or one for each column, as a vector of float64."""
+    x = as_array(function, name, x) if not isinstance(x, (int, float)) or isinstance(x, bool) else np.float64(x)
+    if not isinstance(x, (np.ndarray, np.floating)) or x.dtype.name not in ("float32", "float64"):
+        expected = f"a number or an array of shape ({m},)"
+        raise TypeError(f"{function}: {name} must be {expected}, got {type_name(x)}")
+    if x.shape not in ((), (m,)):
+        raise ValueError(f"{function}: {name} must be a number or have shape ({m},), got {x.shape}")
+    return np.array(np.broadcast_to(x, (m,)), np.float64)
+
+
+def _weights_of(function: str, name: str, x: Any, m: int) -> Array:
+    if isinstance(x, (int, float)):
+        positive(function, name, x)
+    found = _spread(function, name, x, m)
+    if not (np.isfinite(found).all() and (found >= 0).all()):
+        raise ValueError(f"{function}: {name} must be finite and at least 0, got {found[~(found >= 0)][:1]}")
+    return found
+
+
+def _sample_weights(function: str, weights: Any, n: int) -> Array | None:
+    if weights is None:
+        return None
+    found = _vector(function, "weights", weights, n)
+    if (found < 0).any():
+        raise ValueError(f"{function}: weights must be at least 0, got {found.min():g}")
+    return found
+
+
+_document()
+
+#: The partitions of blocks
+Partition = Literal["order", "sort", "average", "variable"]

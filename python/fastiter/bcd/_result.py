@@ -1,0 +1,143 @@
+"""The result of block coordinate descent, its progress, and the arguments that say when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .._check import check_choice, check_flag, count, positive, type_name
+from .._solution import Solution, is_true, plural
+
+STOPS = ("slope", "gap")
+_REMEDIES = {
+    "max_steps": "try a larger max_steps, larger blocks, or update='newton'",
+    "stagnated": "try a larger rtol: rounding hides what is left",
+    "diverged": "the objective is not bounded below, or has overflowed",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class BCDSolution(Solution):
+    """A minimiser, and how it was found.
+
+    Attributes
+    ----------
+    value : (m,) or (m, classes)
+        The minimiser, in the dtype of the data.
+    converged : bool
+        True if the stop was reached.
+    steps : int
+        Updates of a block.
+    residual : float
+        With ``stop="slope"`` the largest entry of the least subgradient of the objective, with "gap" the duality gap.
+    method, reason : str
+        The rule and the update; "converged", "max_steps", "stagnated", "diverged" or "callback".
+    objective : float
+        The value of the objective.
+    gap : float
+        The duality gap, which bounds the distance of the objective from its minimum; infinite where no dual point is
+        known.
+    active : (m,) or (m, classes) bool
+        Coordinates held at a bound, or at 0 by l1.
+    identified : int
+        The step from which ``active`` has not changed.
+    tolerance : float
+        The residual at which it converges.
+    history, objectives : (checks,)
+        The residual and the objective at each check, the first before the first step.
+
+    See Also
+    --------
+    bcd : Returns it.
+    fastiter.Solution : The attributes that all solvers' results have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import LeastSquares, bcd
+    >>> found = bcd(LeastSquares(np.diag([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 1.0]), l1=3.0))
+    >>> found.value, found.active
+    (array([0.  , 1.25, 0.  ]), array([ True, False,  True]))
+    """
+
+    objective: float
+    gap: float
+    active: Any
+    identified: int
+    tolerance: float
+    history: Any
+    objectives: Any
+
+    def _failure(self) -> str | None:
+        if self.converged or self.reason == "callback":
+            return None
+        return (
+            f"the residual must come to {self.tolerance:.2g}, got {self.residual:.2g} after "
+            f"{plural(self.steps)} ({self.reason!r}); {_REMEDIES[self.reason]}"
+        )
+
+    def _details(self) -> list[str]:
+        return [f"objective {self.objective:.6g}"]
+
+
+@dataclass(frozen=True, eq=False)
+class BCDProgress:
+    """The state of a solver at a check, the argument of ``callback``.
+
+    Attributes
+    ----------
+    steps : int
+        The updates so far.
+    residual, tolerance, objective : float
+        As in :class:`BCDSolution`.
+
+    See Also
+    --------
+    bcd : Takes a ``callback``.
+    BCDSolution : The result at the end.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import LeastSquares, bcd
+    >>> problem = LeastSquares(np.ones((2, 2)) + np.eye(2), np.array([1.0, 2.0]))
+    >>> bcd(problem, check_every=1, callback=lambda progress: progress.steps == 3).reason
+    'callback'
+    """
+
+    steps: int
+    residual: float
+    tolerance: float
+    objective: float
+    _value: Callable[[], Any] = field(repr=False)
+
+    @property
+    def value(self) -> Any:
+        """A copy of the iterate, made when it is asked for."""
+        return self._value()
+
+
+class Limits(NamedTuple):
+    """When a solver ends, and what it does then."""
+
+    rtol: float
+    stop: str
+    max_steps: int
+    check_every: int | None
+    callback: Callable[[BCDProgress], Any] | None
+    throw: bool
+
+    def checked(self, function: str) -> Limits:
+        """Return them as numbers; refuse other types and values."""
+        check_choice(function, "stop", self.stop, STOPS)
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
+        check_flag(function, "throw", self.throw)
+        every = None if self.check_every is None else count(function, "check_every", self.check_every, 1)
+        most = count(function, "max_steps", self.max_steps, 0)
+        return Limits(positive(function, "rtol", self.rtol), self.stop, most, every, self.callback, self.throw)
+
+    def ends(self, progress: BCDProgress) -> bool:
+        """Call the callback, if there is one, and return whether it ends the solution."""
+        return self.callback is not None and is_true(self.callback(progress))

@@ -1,0 +1,263 @@
+"""Iterates equal to the specification's, minima of every loss, rule and update, gaps, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy import optimize
+
+import fastiter
+from fastiter.bcd import Blocks, LeastSquares, Logistic, Quadratic, Softmax, bcd, reference
+from tests.bcd.cases import LOSSES, PARTS, data, make, specified
+
+RULES = ("cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq")
+UPDATES = ("gradient", "matrix", "newton", "two-metric")
+
+
+def after(problem: Any, steps: int, **how: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fastiter.ConvergenceWarning)
+        return bcd(problem, rtol=0, max_steps=steps, check_every=steps, **how)
+
+
+@pytest.mark.parametrize("update", UPDATES[:3])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("parts", PARTS)
+def test_iterates_are_the_specifications(loss: str, parts: str, update: Any) -> None:
+    A, b = data(8, 5, density=0.7)
+    p, steps, size = specified(loss, A, b, **PARTS[parts]), 8, 2
+    near = 1e-7 if update == "newton" else 1e-11  # the root of the rounding at which the search ends
+    m = len(p.l1)
+    blocks = [np.arange(m)[k : k + size] for k in range(0, m, size)]
+    choices: dict[str, Any] = {"cyclic": lambda x, step: blocks[step % len(blocks)]}
+    for rule in ("gs", "gsl", "gsd", *(("gsq",) if parts == "smooth" else ())):
+        choices[rule] = lambda x, step, rule=rule: max(
+            blocks, key=lambda block: reference.block_score(p, x, block, rule)
+        )
+    for rule, choose in choices.items():
+        expected = reference.descend(p, np.zeros(m), choose, update, steps)[-1]
+        for matrix in (A, sp.csr_array(A)):
+            found = after(make(loss, matrix, b, **PARTS[parts]), steps, blocks=size, rule=rule, update=update)
+            assert np.allclose(found.value.ravel(), expected, rtol=1e-10, atol=near), (rule, type(matrix))
+            assert np.isclose(found.objective, reference.objective(p, expected), rtol=1e-11)
+            slope = abs(reference.least_subgradient(p, expected)).max()
+            assert np.isclose(found.residual, slope, rtol=1e-6, atol=1e2 * near)
+    if update == "gradient":
+        return  # with another bound for variable blocks
+    size = size if parts == "smooth" else 1  # elsewhere rounding would choose the second of a block
+    for rule in ("gs", "gsd"):
+        choose = lambda x, _, rule=rule: reference.variable_block(p, x, size, rule)  # noqa: E731
+        expected = reference.descend(p, np.zeros(m), choose, update, steps)[-1]
+        variable, problem = Blocks(size, "variable"), make(loss, sp.csr_array(A), b, **PARTS[parts])
+        found = after(problem, steps, blocks=variable, rule=rule, update=update)
+        assert np.allclose(found.value.ravel(), expected, rtol=1e-10, atol=near), rule
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("parts", PARTS)
+def test_all_rules_and_updates_find_one_minimum(loss: str, parts: str) -> None:
+    A, b = data(30, 6, density=0.8)
+    lists = [[3, 1], [0], [2, 4, 5]] + ([list(range(6, 18))] if loss == "softmax" else [])
+    kinds = (1, 4, 100, Blocks(2, "sort"), Blocks(2, "average"), Blocks(2, "variable"), lists)
+    problem = make(loss, sp.csr_array(A), b, **PARTS[parts])
+    best = bcd(problem, update="newton", blocks=100, rtol=1e-10)
+    assert (best.converged and best.gap < 1e-8) or loss == "quadratic" or parts == "l1 and half-line"
+    for update in UPDATES:
+        if update == "two-metric" and parts == "l1":
+            continue
+        for rule in RULES:
+            for blocks in kinds:
+                if getattr(blocks, "partition", "") == "variable" and rule not in RULES[3:]:
+                    continue
+                found = bcd(problem, blocks=blocks, rule=rule, update=update, rtol=1e-7)  # type: ignore[arg-type]
+                assert found.converged and found.value.shape == problem.shape
+                assert abs(found.objective - best.objective) <= 1e-9 * abs(best.objective), (rule, update, blocks)
+                assert np.array_equal(found.active, best.active)
+                assert 0 <= found.identified <= found.steps
+
+
+def test_against_scipy_and_scikit_learn() -> None:
+    A, b = data(40, 15)
+    found = bcd(LeastSquares(A, b, lower=0), rtol=1e-12, rule="gs", update="two-metric", blocks=Blocks(15, "variable"))
+    assert np.allclose(found.value, optimize.nnls(A, b)[0], rtol=0, atol=1e-9)
+    box = bcd(LeastSquares(sp.csr_array(A), b, lower=-0.1, upper=0.2), rtol=1e-12)
+    assert np.allclose(box.value, optimize.lsq_linear(A, b, (-0.1, 0.2), tol=1e-15).x, rtol=0, atol=1e-5)
+    linear = pytest.importorskip("sklearn.linear_model")
+    peer = linear.Lasso(alpha=0.2, fit_intercept=False, tol=1e-14, max_iter=100_000).fit(A, b)
+    lasso = bcd(LeastSquares(A, b, l1=0.2 * len(b)), rtol=1e-10)
+    assert np.allclose(lasso.value, peer.coef_, rtol=0, atol=1e-8)
+    assert np.array_equal(lasso.active, peer.coef_ == 0)
+
+
+@pytest.mark.parametrize("kind", ["squares", "logistic", "softmax"])
+def test_the_gap_bounds_the_error_and_ends_the_solution(kind: str) -> None:
+    A, b = data(25, 8)
+    for parts in ({"l1": 2.0}, {"l1": 1.0, "l2": 0.3}, {"lower": -0.05, "upper": 0.1}, {"l2": 1.0, "lower": 0.0}):
+        problem = make(kind, A, b, **parts)
+        best = bcd(problem, update="newton", blocks=100, rtol=1e-11).objective
+        for steps in (1, 5, 20):
+            found = after(problem, steps)
+            assert found.gap >= found.objective - best - 1e-12 * abs(best)
+        found = bcd(problem, stop="gap", rtol=1e-9)
+        assert found.converged and found.residual == found.gap <= found.tolerance
+        assert found.objective - best <= found.gap + 1e-12 * abs(best)
+
+
+def test_weights_count_samples() -> None:
+    A, b = data(12, 4)
+    weights = np.arange(12.0) % 4
+    repeated = np.repeat(np.arange(12), (np.arange(12) % 4))
+    for loss in LOSSES[:3]:
+        for matrix in (A, sp.csr_array(A)):
+            one = bcd(make(loss, matrix, b, l1=0.3, l2=0.1, weights=weights), rtol=1e-10, update="matrix", blocks=3)
+            two = bcd(make(loss, A[repeated], b[repeated], l1=0.3, l2=0.1), rtol=1e-10)
+            assert np.isclose(one.objective, two.objective, rtol=1e-10)
+            assert np.allclose(one.value, two.value, atol=1e-6)
+
+
+def test_dtypes_layouts_and_threads_give_the_same() -> None:
+    A, b = data(33, 9, dtype=np.float32)
+    exact = bcd(LeastSquares(A.astype(np.float64), b.astype(np.float64), l1=1.0), rtol=1e-9)
+    layouts = [A, np.asfortranarray(A), np.repeat(np.repeat(A, 2, 0), 2, 1)[::2, ::2], A[::-1][::-1], sp.csc_array(A)]
+    frozen = A.copy()
+    frozen.flags.writeable = False
+    threads = fastiter.get_num_threads()
+    found = [bcd(LeastSquares(layout, b, l1=1.0), rtol=1e-9) for layout in (*layouts, frozen)]
+    try:
+        for number in (1, 2):
+            fastiter.set_num_threads(number)
+            found.append(bcd(LeastSquares(A, b, l1=1.0), rtol=1e-9))
+    finally:
+        fastiter.set_num_threads(threads)
+    for each in found:
+        assert each.value.dtype == np.float32 and each.converged
+        assert np.allclose(each.value, exact.value, rtol=1e-6, atol=1e-7)
+    same = [each.value.tobytes() for k, each in enumerate(found) if k != 4]
+    assert len(set(same)) == 1
+
+
+def test_empty_single_zero_and_huge() -> None:
+    for n, m in ((0, 3), (3, 0), (1, 1), (0, 0)):
+        for A in (np.ones((n, m)), sp.csr_array(np.ones((n, m)))):
+            for rule in ("cyclic", "gs", "lipschitz"):
+                found = bcd(LeastSquares(A, np.ones(n), l1=0.25), rule=rule)
+                assert found.converged and np.allclose(found.value, np.full(m, 0.75 * (n > 0)))
+    zero = bcd(LeastSquares(np.zeros((4, 2)), np.ones(4), l1=0.5), np.array([3.0, -2.0]))
+    assert zero.converged and not zero.value.any() and zero.objective == 2
+    still = bcd(LeastSquares(np.eye(2), np.zeros(2)), np.ones(2))
+    assert still.converged and np.allclose(still.value, 0)
+    big = bcd(LeastSquares(1e150 * np.eye(2), np.array([1e150, -1e150])))
+    assert np.allclose(big.value, (1, -1))
+    tiny = bcd(LeastSquares(1e-150 * np.eye(2), np.array([1e-150, -1e-150])))
+    assert np.allclose(tiny.value, (1, -1))
+    separable = Logistic(np.array([[1.0], [-1.0]]), np.array([1, 0]), upper=5.0)
+    assert bcd(separable).value == 5
+
+
+def test_the_active_set_is_identified_before_the_end() -> None:
+    A, b = data(60, 40, seed=3)
+    problem = LeastSquares(A, b, l1=8.0)
+    found = bcd(problem, rule="gsd", update="matrix", blocks=Blocks(20, "variable"), rtol=1e-10, check_every=1)
+    assert (~found.active).sum() <= 20 and 0 < found.identified <= found.steps
+    again = after(problem, found.identified, rule="gsd", update="matrix", blocks=Blocks(20, "variable"))
+    assert np.array_equal(again.active, found.active)
+    assert found.steps <= found.identified + 3  # a block that holds the support is solved at once
+
+
+def test_a_warm_start_ends_at_once_and_callbacks_stop() -> None:
+    A, b = data(20, 6)
+    problem = LeastSquares(A, b, l1=1.0)
+    first = bcd(problem, rtol=1e-8)
+    assert bcd(problem, first.value, rtol=1e-6).steps == 0
+    seen: list[Any] = []
+
+    def watch(now: Any) -> bool:
+        seen.append(now.value)
+        return bool(now.steps == 3)
+
+    stopped = bcd(problem, check_every=1, callback=watch)
+    assert stopped.reason == "callback" and stopped.steps == 3 and len(seen) == 4
+    assert np.array_equal(seen[-1], stopped.value) and len(stopped.history) == len(stopped.objectives) == 4
+    assert (np.diff(stopped.objectives) <= 0).all()
+    one, two = (bcd(problem, rule="random", rng=np.random.default_rng(5), max_steps=10**5) for _ in range(2))
+    assert np.array_equal(one.value, two.value)
+
+
+def test_what_did_not_converge_says_so() -> None:
+    A, b = data(20, 6)
+    with pytest.warns(fastiter.ConvergenceWarning, match="max_steps"):
+        assert not bcd(LeastSquares(A, b), max_steps=1).converged
+    with pytest.raises(fastiter.ConvergenceError, match="bcd: the residual must come to"):
+        bcd(LeastSquares(A, b), max_steps=1, throw=True)
+    with pytest.warns(fastiter.ConvergenceWarning, match="stagnated"):
+        bcd(LeastSquares(A, b), rtol=0)
+    with pytest.warns(fastiter.ConvergenceWarning):
+        bcd(Quadratic(np.zeros((1, 1)), np.ones(1)), max_steps=50)
+
+
+A, B = data(4, 3)
+SQUARES = LeastSquares(A, B)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (TypeError, "bcd: problem must be a LeastSquares", lambda: bcd(A)),  # type: ignore[arg-type]
+        (TypeError, "LeastSquares: A must be a NumPy array of", lambda: LeastSquares(A.astype(int), B)),
+        (TypeError, "LeastSquares: A must be a NumPy array or", lambda: LeastSquares("A", B)),
+        (TypeError, "LeastSquares: A must be CSR or CSC", lambda: LeastSquares(sp.coo_array(A), B)),
+        (ValueError, r"LeastSquares: A must have shape \(n, m\)", lambda: LeastSquares(B, B)),
+        (ValueError, "LeastSquares: A must be finite", lambda: LeastSquares(A * np.nan, B)),
+        (ValueError, "LeastSquares: A must be finite", lambda: LeastSquares(sp.csr_array(A * np.inf), B)),
+        (ValueError, r"LeastSquares: b must have shape \(4,\)", lambda: LeastSquares(A, B[:3])),
+        (ValueError, "LeastSquares: b must be finite", lambda: LeastSquares(A, B * np.inf)),
+        (ValueError, "LeastSquares: l1 must be finite and at least 0", lambda: LeastSquares(A, B, l1=-1.0)),
+        (ValueError, "LeastSquares: l2 must be a number or have shape", lambda: LeastSquares(A, B, l2=np.ones(2))),
+        (ValueError, "LeastSquares: lower must be at most upper", lambda: LeastSquares(A, B, lower=1, upper=0)),
+        (ValueError, "LeastSquares: lower must be at most upper", lambda: LeastSquares(A, B, lower=np.nan)),
+        (TypeError, "LeastSquares: upper must be a number", lambda: LeastSquares(A, B, upper="1")),
+        (ValueError, "LeastSquares: weights must be at least 0", lambda: LeastSquares(A, B, weights=-np.ones(4))),
+        (ValueError, "Logistic: y must be 0 or 1, or -1 or 1, got", lambda: Logistic(A, B)),
+        (
+            ValueError,
+            "Softmax: y must be from 0 to classes - 1 = 1, got 2",
+            lambda: Softmax(A, np.array([0, 1, 2, 0]), 2),
+        ),
+        (TypeError, "Softmax: y must be integers, got dtype float64", lambda: Softmax(A, B)),
+        (ValueError, "Quadratic: A must be square", lambda: Quadratic(A, B)),
+        (ValueError, "Quadratic: A must be symmetric", lambda: Quadratic(np.triu(np.ones((2, 2))), np.ones(2))),
+        (ValueError, "Quadratic: A must be positive semidefinite", lambda: Quadratic(-np.eye(2), np.ones(2))),
+        (ValueError, "Blocks: size must be at least 1", lambda: Blocks(0)),
+        (ValueError, "Blocks: partition must be one of", lambda: Blocks(1, "tree")),  # type: ignore[arg-type]
+        (ValueError, "bcd: blocks must be lists that have each", lambda: bcd(SQUARES, blocks=[[0, 1], [1]])),
+        (TypeError, "bcd: blocks must be an int, Blocks or lists", lambda: bcd(SQUARES, blocks="order")),
+        (ValueError, "bcd: rule must be one of gs, gsl", lambda: bcd(SQUARES, blocks=Blocks(2, "variable"))),
+        (ValueError, "bcd: rule must be one of 'cyclic'", lambda: bcd(SQUARES, rule="best")),  # type: ignore[arg-type]
+        (
+            ValueError,
+            "bcd: update must not be 'two-metric' for l1",
+            lambda: bcd(LeastSquares(A, B, l1=1.0), update="two-metric"),
+        ),
+        (ValueError, "bcd: stop must be 'slope'", lambda: bcd(SQUARES, stop="gap")),
+        (ValueError, r"bcd: x0 must have shape \(3,\)", lambda: bcd(SQUARES, np.ones(2))),
+        (ValueError, "bcd: x0 must be finite", lambda: bcd(SQUARES, np.full(3, np.nan))),
+        (ValueError, "bcd: rtol must be finite", lambda: bcd(SQUARES, rtol=np.inf)),
+        (TypeError, "bcd: rng must be", lambda: bcd(SQUARES, rng="0")),
+        (TypeError, "bcd: callback must be callable", lambda: bcd(SQUARES, callback=1)),  # type: ignore[arg-type]
+        (TypeError, "bcd: throw must be a bool", lambda: bcd(SQUARES, throw=1)),  # type: ignore[arg-type]
+    ],
+)
+def test_wrong_arguments(error: type[Exception], message: str, call: Any) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_broken_pattern_is_refused() -> None:
+    broken = sp.csr_array(A)
+    broken.indices[0] = 7
+    with pytest.raises(ValueError, match="LeastSquares: A must have a pattern inside"):
+        LeastSquares(broken, B)

@@ -1,0 +1,63 @@
+"""The specification against numerical derivatives and SciPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from fastiter.bcd import reference
+from tests.bcd.cases import LOSSES, PARTS, data, specified
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def derivative(f: Any, x: Any, h: float) -> Any:
+    return np.array([(f(x + h * e) - f(x - h * e)) / (2 * h) for e in np.eye(len(x))])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_derivatives(loss: str) -> None:
+    p = specified(loss, *data(7, 3), l2=0.5)
+    x = np.random.default_rng(1).standard_normal(len(p.l1))
+    h = EPS ** (1 / 3)
+    scale = abs(reference.objective(p, x)) + np.abs(reference.hessian(p)).sum()
+    assert np.allclose(
+        derivative(lambda y: reference.objective(p, y), x, h), reference.gradient(p, x), 0, h * h * 10 * scale
+    )
+    assert np.allclose(
+        derivative(lambda y: reference.gradient(p, y), x, h), reference.hessian(p, x), 0, h * h * 10 * scale
+    )
+    apart = np.linalg.eigvalsh(reference.hessian(p) - reference.hessian(p, x))
+    assert apart.min() >= -1e2 * EPS * scale
+    assert (reference.curvature(p) >= np.diag(reference.hessian(p, x)) * (1 - 8 * EPS)).all()
+
+
+@pytest.mark.parametrize("update", ["gradient", "matrix", "newton"])
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_minimum_is_that_of_scipy(loss: str, parts: str, update: str) -> None:
+    """L-BFGS-B takes l1 as the sum of the two halves of x = u - v, u and v >= 0."""
+    p = specified(loss, *data(9, 3), **PARTS[parts])
+    m = len(p.l1)
+
+    def halves(w: Any) -> tuple[float, Any]:
+        x = w[:m] - w[m:]
+        g = reference.gradient(p, x)
+        plain = reference.objective(p._replace(l1=0 * p.l1), x)
+        return plain + p.l1 @ (w[:m] + w[m:]), np.concatenate([g + p.l1, p.l1 - g])
+
+    bounds = [(0, max(hi, 0)) for hi in p.upper] + [(0, max(-lo, 0)) for lo in p.lower]
+    best = optimize.minimize(
+        halves, np.zeros(2 * m), jac=True, bounds=bounds, options={"ftol": 0, "gtol": 1e-9, "maxiter": 5000}
+    )
+    blocks = [np.arange(m)[k::2] for k in range(2)]
+    found = reference.descend(p, np.zeros(m), lambda x, step: blocks[step % 2], update, 40)
+    values = [reference.objective(p, x) for x in found]
+    assert (np.diff(values) <= 8 * EPS * max(map(abs, values))).all()
+    assert values[-1] >= best.fun - 1e-9 * abs(best.fun)
+    if update == "newton" or (update == "matrix" and loss in ("squares", "quadratic")):  # others are slow
+        assert abs(reference.least_subgradient(p, found[-1])).max() < 1e-4
+        assert values[-1] - best.fun < 1e-7 * max(1, abs(best.fun))
