@@ -5,15 +5,21 @@ from __future__ import annotations
 from .._public import publish
 from ._bcd import bcd
 from ._blocks import Blocks
+from ._classifier import LogisticRegression
 from ._problem import LeastSquares, Logistic, Quadratic, Softmax
+from ._regressors import NNLS, ElasticNet, Lasso
 from ._result import BCDProgress, BCDSolution
 
 __all__ = [
+    "NNLS",
     "BCDProgress",
     "BCDSolution",
     "Blocks",
+    "ElasticNet",
+    "Lasso",
     "LeastSquares",
     "Logistic",
+    "LogisticRegression",
     "Quadratic",
     "Softmax",
     "bcd",

@@ -1,0 +1,147 @@
+"""Classification with the interface of scikit-learn: logistic regression with l1 or l2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._bcd import bcd
+from ._blocks import Blocks
+from ._estimators import Estimator, scikit_learn, with_ones, without_last
+from ._problem import Logistic, Problem, Softmax
+
+Array = npt.NDArray[Any]
+
+
+class LogisticRegression(Estimator):
+    """The sum of the losses of X w + c times C, + ||w||_1 or ||w||^2 / 2, with scikit-learn's interface.
+
+    Parameters
+    ----------
+    penalty : {"l1", "l2"}
+        The penalty.
+    C : float
+        The weight of the losses, above 0.
+    fit_intercept : bool
+        Whether there is a constant c; it has no penalty.
+    warm_start : bool
+        Whether ``fit`` starts from the last coefficients.
+    max_iter : int
+        The most sweeps.
+    tol : float
+        The largest entry of the least subgradient at which it ends, as a share of that of the gradient at 0.
+
+    Attributes
+    ----------
+    classes_ : (classes,)
+        The labels.
+    coef_ : (1, m) or (classes, m)
+        The coefficients: one row for two classes, else one for each.
+    intercept_ : (1,) or (classes,)
+        The constants.
+    n_iter_ : (1,) int
+        The sweeps.
+
+    See Also
+    --------
+    Lasso : Regression.
+    bcd : The solver.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import LogisticRegression
+    >>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array(["no", "no", "yes", "yes"])
+    >>> LogisticRegression(C=10.0).fit(X, y).predict(X)
+    array(['no', 'no', 'yes', 'yes'], dtype='<U3')
+    """
+
+    _type = "classifier"
+    coef_: Array
+    intercept_: Array
+
+    def __init__(
+        self,
+        penalty: str = "l1",
+        *,
+        C: float = 1.0,
+        fit_intercept: bool = True,
+        warm_start: bool = False,
+        max_iter: int = 10_000,
+        tol: float = 1e-6,
+    ) -> None:
+        self.penalty, self.C, self.fit_intercept = penalty, C, fit_intercept
+        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Fit the model, and return it."""
+        X, y = self._read(X, y)
+        from sklearn.utils.multiclass import check_classification_targets
+
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if self.penalty not in ("l1", "l2"):
+            raise ValueError(f"LogisticRegression: penalty must be 'l1' or 'l2', got {self.penalty!r}")
+        if not self.C > 0:
+            raise ValueError(f"LogisticRegression: C must be above 0, got {self.C}")
+        count, m = len(self.classes_), X.shape[1]
+        if count < 2:
+            raise ValueError(f"LogisticRegression: y must have at least two classes, got {count} class")
+        weights = self._weights(sample_weight, X)
+        own_column = bool(self.fit_intercept)
+        X = with_ones(X) if own_column else X
+        parts = without_last({self.penalty: 1 / self.C}, m, own_column)
+        problem: Problem
+        if count == 2:
+            problem = Logistic(X, labels, weights=weights, **parts)
+        else:
+            problem = Softmax(X, labels, count, weights=weights, **parts)
+        rows = 1 if count == 2 else count
+        start = None
+        if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == (rows, m):
+            known = np.concatenate([self.coef_.T, self.intercept_[None]])[: m + own_column]
+            start = known.reshape(problem.shape).astype(X.dtype)
+        size = min(32, m + own_column) * rows
+        found = bcd(
+            problem,
+            start,
+            blocks=Blocks(max(size, 1), "variable"),
+            rule="gsd",
+            update="newton",
+            rtol=self.tol,
+            max_steps=self.max_iter,
+        )
+        x = np.asarray(found.value).reshape(-1, rows)
+        self.coef_ = np.ascontiguousarray(x[:m].T)
+        self.intercept_ = x[m].copy() if own_column else np.zeros(rows, x.dtype)
+        if rows > 1:
+            self.intercept_ -= self.intercept_.mean()  # a constant in all of them changes no probability
+        self.n_iter_ = np.array([max(found.steps, 1)], np.int32)
+        return self
+
+    def decision_function(self, X: Any) -> Array:
+        """Return X coef_ + intercept_: (n,) for two classes, else (n, classes)."""
+        scores = self._scores(X)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each class, (n, classes)."""
+        z = self._scores(X)
+        z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    def predict(self, X: Any) -> Array:
+        """Return the most probable class of each row of X."""
+        scores = self.decision_function(X)
+        chosen = (scores > 0).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the share of right predictions."""
+        scikit_learn(self)
+        from sklearn.metrics import accuracy_score
+
+        return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))

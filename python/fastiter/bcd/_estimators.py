@@ -1,0 +1,105 @@
+"""The interface of scikit-learn, which the estimators need: the extra ``sklearn``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Estimator:
+    """Parameters by name, and what scikit-learn asks of an estimator."""
+
+    _type = "regressor"
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return list(inspect.signature(cls).parameters)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name; ``deep`` has no effect, as none is an estimator."""
+        return {name: getattr(self, name) for name in self._names()}
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters by name, and return the estimator."""
+        for name, value in params.items():
+            if name not in self._names():
+                expected = ", ".join(self._names())
+                raise ValueError(f"{type(self).__name__}: parameters must be among {expected}, got {name!r}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        """Return the parameters that differ from their defaults."""
+        defaults = inspect.signature(type(self)).parameters
+        own = [f"{name}={value!r}" for name, value in self.get_params().items() if value is not defaults[name].default]
+        return f"{type(self).__name__}({', '.join(own)})"
+
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn's own tests and pipelines have to know."""
+        utils = scikit_learn(self)
+        is_regressor = self._type == "regressor"
+        tags = utils.Tags(
+            estimator_type=self._type,
+            target_tags=utils.TargetTags(required=True),
+            regressor_tags=utils.RegressorTags() if is_regressor else None,
+            classifier_tags=None if is_regressor else utils.ClassifierTags(),
+        )
+        tags.input_tags.sparse = True
+        return tags
+
+    def _read(self, X: Any, y: Any, **how: Any) -> tuple[Any, Any]:
+        """Return checked data: float32 or float64, dense or CSC."""
+        scikit_learn(self)
+        from sklearn.utils.validation import validate_data
+
+        dtypes = [np.float64, np.float32]
+        found = validate_data(self, X, y, accept_sparse="csc", dtype=dtypes, accept_large_sparse=False, **how)
+        return found[0], found[1]
+
+    def _weights(self, sample_weight: Any, X: Any) -> Array | None:
+        if sample_weight is None:
+            return None
+        from sklearn.utils.validation import _check_sample_weight
+
+        return np.asarray(_check_sample_weight(sample_weight, X, ensure_non_negative=True), np.float64)
+
+    def _scores(self, X: Any) -> Array:
+        """Return X coef_ + intercept_."""
+        scikit_learn(self)
+        from sklearn.utils.validation import check_is_fitted, validate_data
+
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=[np.float64, np.float32], reset=False)
+        own: Any = self
+        return np.asarray(X @ own.coef_.T + own.intercept_)
+
+
+def scikit_learn(estimator: Estimator) -> Any:
+    try:
+        from sklearn import utils
+    except ModuleNotFoundError as error:
+        needs = f"{type(estimator).__name__} needs scikit-learn, which is not installed"
+        raise ModuleNotFoundError(f"{needs}: pip install fastiter-kernels[sklearn]") from error
+    return utils
+
+
+def with_ones(X: Any) -> Any:
+    """Return X with a last column of ones."""
+    if not hasattr(X, "tocsc"):
+        return np.concatenate([X, np.ones((X.shape[0], 1), X.dtype)], axis=1)
+    import scipy.sparse as sp
+
+    return sp.hstack([X, sp.csc_array(np.ones((X.shape[0], 1), X.dtype))], format="csc", dtype=X.dtype)
+
+
+def without_last(parts: dict[str, Any], m: int, own_column: bool) -> dict[str, Any]:
+    """Return penalties and bounds, with none for the last column if that is the intercept's own."""
+    if not own_column:
+        return parts
+    free = {"l1": 0.0, "l2": 0.0, "lower": -np.inf}
+    return {name: None if x is None else np.append(np.full(m, float(x)), free[name]) for name, x in parts.items()}

@@ -1,0 +1,249 @@
+"""Regression with the interface of scikit-learn: lasso, elastic net, non-negative least squares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._bcd import bcd
+from ._estimators import Estimator, scikit_learn, with_ones, without_last
+from ._gap import has_gap
+from ._problem import LeastSquares, Problem
+
+Array = npt.NDArray[Any]
+
+
+class _Regressor(Estimator):
+    """Least squares with l1, l2 and bounds; X is centred for the intercept unless it is sparse."""
+
+    coef_: Array
+    intercept_: float
+    fit_intercept: bool
+    warm_start: bool
+    max_iter: int
+    tol: float
+
+    def _penalties(self, total: float) -> tuple[float, float]:
+        """Return l1 and l2, for the weight of all samples."""
+        raise NotImplementedError
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Fit the model, and return it."""
+        X, y = self._read(X, y, y_numeric=True)
+        y = np.asarray(y, np.float64)
+        weights = self._weights(sample_weight, X)
+        is_sparse, m, dtype = hasattr(X, "tocsc"), X.shape[1], X.dtype
+        total = float(len(y) if weights is None else weights.sum())
+        l1, l2 = self._penalties(total)
+        means, mean = np.zeros(m), 0.0
+        own_column = bool(self.fit_intercept and is_sparse)
+        if self.fit_intercept:
+            mean = float(np.average(y, weights=weights))
+            if not is_sparse:
+                means = np.average(X, axis=0, weights=weights)
+                X = (X - means).astype(dtype)
+        if own_column:
+            X = with_ones(X)
+        parts = {"l1": l1, "l2": l2, "lower": 0.0 if getattr(self, "positive", False) else None}
+        problem = LeastSquares(X, y - mean, weights=weights, **without_last(parts, m, own_column))
+        start = None
+        if self.warm_start and hasattr(self, "coef_"):
+            own: Array = np.array([self.intercept_ - mean] * own_column)
+            start = np.concatenate([self.coef_, own]).astype(dtype)
+        x = self._solve(problem, start)
+        self.coef_ = x[:m].copy()
+        self.intercept_ = float(mean + (x[m] if own_column else -(means @ x[:m].astype(np.float64))))
+        return self
+
+    def _solve(self, problem: Problem, start: Array | None) -> Array:
+        m = problem.shape[0]
+        stop: Any = "gap" if has_gap(problem) else "slope"
+        found = bcd(problem, start, stop=stop, rtol=self.tol, max_steps=self.max_iter * max(m, 1))
+        self.n_iter_, self.gap_ = -(-found.steps // max(m, 1)) or 1, found.gap
+        return np.asarray(found.value)
+
+    def predict(self, X: Any) -> Array:
+        """Return the predictions for the rows of X."""
+        return self._scores(X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination R^2 of the predictions."""
+        scikit_learn(self)
+        from sklearn.metrics import r2_score
+
+        return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
+
+
+class ElasticNet(_Regressor):
+    """||y - X w - c||^2 / (2 n) + alpha (l1_ratio ||w||_1 + (1 - l1_ratio) ||w||^2 / 2), with scikit-learn's interface.
+
+    Parameters
+    ----------
+    alpha : float
+        The weight of the penalty.
+    l1_ratio : float
+        The share of ||w||_1 in it.
+    fit_intercept : bool
+        Whether there is a constant c; it has no penalty.
+    positive : bool
+        Whether coefficients are at least 0.
+    warm_start : bool
+        Whether ``fit`` starts from the last coefficients.
+    max_iter : int
+        The most sweeps.
+    tol : float
+        The duality gap at which it ends, as a share of ||y||^2 / 2; without a gap, that of the gradient at 0.
+
+    Attributes
+    ----------
+    coef_ : (m,)
+        The coefficients.
+    intercept_ : float
+        The constant.
+    n_iter_ : int
+        The sweeps.
+    gap_ : float
+        The duality gap at the end.
+
+    See Also
+    --------
+    Lasso : The penalty of ||w||_1 alone.
+    bcd : The solver.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import ElasticNet
+    >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 5.0])
+    >>> ElasticNet(alpha=0.0).fit(X, y).coef_.round(6)
+    array([2.])
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        *,
+        l1_ratio: float = 0.5,
+        fit_intercept: bool = True,
+        positive: bool = False,
+        warm_start: bool = False,
+        max_iter: int = 10_000,
+        tol: float = 1e-6,
+    ) -> None:
+        self.alpha, self.l1_ratio, self.fit_intercept, self.positive = alpha, l1_ratio, fit_intercept, positive
+        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
+
+    def _penalties(self, total: float) -> tuple[float, float]:
+        return self.alpha * self.l1_ratio * total, self.alpha * (1 - self.l1_ratio) * total
+
+
+class Lasso(_Regressor):
+    """||y - X w - c||^2 / (2 n) + alpha ||w||_1, with scikit-learn's interface.
+
+    Parameters
+    ----------
+    alpha : float
+        The weight of the penalty.
+    fit_intercept : bool
+        Whether there is a constant c; it has no penalty.
+    positive : bool
+        Whether coefficients are at least 0.
+    warm_start : bool
+        Whether ``fit`` starts from the last coefficients.
+    max_iter : int
+        The most sweeps.
+    tol : float
+        The duality gap at which it ends, as a share of ||y||^2 / 2; without a gap, that of the gradient at 0.
+
+    Attributes
+    ----------
+    coef_ : (m,)
+        The coefficients.
+    intercept_ : float
+        The constant.
+    n_iter_ : int
+        The sweeps.
+    gap_ : float
+        The duality gap at the end.
+
+    See Also
+    --------
+    ElasticNet : Also a penalty of ||w||^2.
+    bcd : The solver.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import Lasso
+    >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 5.0])
+    >>> model = Lasso(alpha=0.1).fit(X, y)
+    >>> model.coef_.round(6), round(model.intercept_, 6)
+    (array([1.85]), 1.15)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        *,
+        fit_intercept: bool = True,
+        positive: bool = False,
+        warm_start: bool = False,
+        max_iter: int = 10_000,
+        tol: float = 1e-6,
+    ) -> None:
+        self.alpha, self.fit_intercept, self.positive = alpha, fit_intercept, positive
+        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
+
+    def _penalties(self, total: float) -> tuple[float, float]:
+        return self.alpha * total, 0.0
+
+
+class NNLS(_Regressor):
+    """||y - X w||^2 with w >= 0, non-negative least squares with scikit-learn's interface.
+
+    Parameters
+    ----------
+    fit_intercept : bool
+        Whether there is a constant, of any sign.
+    warm_start : bool
+        Whether ``fit`` starts from the last coefficients.
+    max_iter : int
+        The most sweeps.
+    tol : float
+        The largest entry of the least subgradient at which it ends, as a share of that of the gradient at 0.
+
+    Attributes
+    ----------
+    coef_ : (m,)
+        The coefficients.
+    intercept_ : float
+        The constant.
+    n_iter_ : int
+        The sweeps.
+    gap_ : float
+        The duality gap at the end; as a rule not known, and infinite or large.
+
+    See Also
+    --------
+    Lasso : Takes ``positive``.
+    bcd : The solver.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import NNLS
+    >>> NNLS().fit(np.eye(2), np.array([1.0, -1.0])).coef_
+    array([1., 0.])
+    """
+
+    positive = True
+
+    def __init__(
+        self, *, fit_intercept: bool = False, warm_start: bool = False, max_iter: int = 10_000, tol: float = 1e-8
+    ) -> None:
+        self.fit_intercept, self.warm_start, self.max_iter, self.tol = fit_intercept, warm_start, max_iter, tol
+
+    def _penalties(self, total: float) -> tuple[float, float]:
+        return 0.0, 0.0

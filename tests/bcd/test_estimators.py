@@ -1,0 +1,113 @@
+"""The estimators: scikit-learn's own tests, and its models' coefficients."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from sklearn import linear_model, utils
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import check_estimator
+
+import fastiter
+from fastiter.bcd import NNLS, ElasticNet, Lasso, LogisticRegression
+from tests.bcd.cases import data
+
+#: The one that is skipped without an environment variable of SciPy's
+SKIPPED = {"check_array_api_input"}
+
+
+@pytest.mark.parametrize("model", [Lasso(), ElasticNet(), NNLS(), LogisticRegression()], ids=repr)
+def test_scikit_learns_own_tests(model: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it does not inherit from BaseEstimator, and the skipped test
+        found = check_estimator(model, on_fail=None)
+    assert len(found) > 50
+    assert {each["check_name"]: str(each["exception"]) for each in found if each["status"] == "failed"} == {}
+    assert {each["check_name"] for each in found if each["status"] != "passed"} <= SKIPPED
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("layout", [np.asarray, sp.csr_matrix, sp.csc_array])
+def test_coefficients_are_those_of_scikit_learn(layout: Any, weighted: bool, intercept: bool) -> None:
+    X, y = data(30, 8, density=0.6)
+    y = y + 3
+    weights = np.linspace(0, 2, 30) if weighted else None
+    how: dict[str, Any] = {"fit_intercept": intercept, "max_iter": 100_000}
+    pairs: list[tuple[Any, Any]] = [
+        (Lasso(0.1, tol=1e-12, **how), linear_model.Lasso(0.1, tol=1e-14, **how)),
+        (Lasso(0.1, positive=True, tol=1e-12, **how), linear_model.Lasso(0.1, positive=True, tol=1e-14, **how)),
+        (ElasticNet(0.2, tol=1e-12, **how), linear_model.ElasticNet(0.2, tol=1e-14, **how)),
+    ]
+    for mine, peer in pairs:
+        mine.fit(layout(X), y, weights), peer.fit(X, y, weights)
+        assert np.allclose(mine.coef_, peer.coef_, atol=1e-6) and np.isclose(
+            mine.intercept_, peer.intercept_, atol=1e-6
+        )
+        assert np.allclose(mine.predict(layout(X)), peer.predict(X), atol=1e-5)
+        assert np.isclose(mine.score(X, y, weights), peer.score(X, y, weights), atol=1e-6)
+    exact = linear_model.LinearRegression(positive=True, fit_intercept=intercept).fit(X, y, weights)
+    mine = NNLS(fit_intercept=intercept, tol=1e-10).fit(layout(X), y, weights)
+    assert np.allclose(mine.coef_, exact.coef_, atol=1e-6) and np.isclose(mine.intercept_, exact.intercept_, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("penalty", ["l1", "l2"])
+@pytest.mark.parametrize("layout", [np.asarray, sp.csr_matrix])
+def test_classifiers_are_those_of_scikit_learn(layout: Any, penalty: str, classes: int) -> None:
+    X, z = data(60, 5)
+    y = np.array(["a", "b", "c"])[np.digitize(z, (0.0,) if classes == 2 else (-1.0, 1.0))]
+    weights = 1 + np.arange(60.0) % 3
+    mine = LogisticRegression(penalty, C=0.5, tol=1e-9).fit(layout(X), y, weights)
+    ratio = 1.0 if penalty == "l1" else 0.0
+    peer = linear_model.LogisticRegression(C=0.5, l1_ratio=ratio, solver="saga", tol=1e-10, max_iter=50_000)
+    peer.fit(X, y, weights)
+    assert mine.coef_.shape == peer.coef_.shape
+    assert np.allclose(mine.predict_proba(layout(X)), peer.predict_proba(X), atol=1e-5)
+    assert np.array_equal(mine.predict(X), peer.predict(X)) and mine.score(X, y) == peer.score(X, y)
+    assert np.allclose(mine.coef_, peer.coef_, atol=1e-4)
+    assert np.array_equal(mine.decision_function(X) > 0, peer.decision_function(X) > 0)
+
+
+def test_warm_starts_end_at_once_and_parameters_survive_a_copy() -> None:
+    X, y = data(40, 10)
+    for model in (Lasso(0.1, warm_start=True), ElasticNet(0.1, warm_start=True), NNLS(warm_start=True)):
+        for layout in (np.asarray, sp.csc_array):
+            first: Any = clone(model).set_params(fit_intercept=True).fit(layout(X), y)
+            coefficients = first.coef_
+            again = first.fit(layout(X), y)
+            assert again.n_iter_ == 1 and np.allclose(again.coef_, coefficients, atol=1e-6)
+    classifier = LogisticRegression(C=2.0, warm_start=True).fit(X, y > 0)
+    assert classifier.fit(X, y > 0).n_iter_ == 1
+    assert repr(Lasso(0.5, positive=True)) == "Lasso(alpha=0.5, positive=True)"
+    with pytest.raises(ValueError, match="Lasso: parameters must be among alpha"):
+        Lasso().set_params(beta=1)
+    assert Lasso(0.1).fit(X.astype(np.float32), y).coef_.dtype == np.float32
+    assert utils.get_tags(LogisticRegression()).estimator_type == "classifier"
+
+
+def test_wrong_parameters_and_ends_without_convergence() -> None:
+    X, y = data(40, 10)
+    with pytest.raises(ValueError, match="l1 must be finite and at least 0"):
+        Lasso(-1.0).fit(X, y)
+    with pytest.raises(ValueError, match="LogisticRegression: penalty must be 'l1' or 'l2', got 'l3'"):
+        LogisticRegression("l3").fit(X, y > 0)
+    with pytest.raises(ValueError, match="LogisticRegression: C must be above 0"):
+        LogisticRegression(C=0).fit(X, y > 0)
+    with pytest.raises(ValueError, match="LogisticRegression: y must have at least two classes"):
+        LogisticRegression().fit(X, np.ones(40, int))
+    with pytest.warns(fastiter.ConvergenceWarning):
+        Lasso(1e-3, max_iter=1, tol=1e-12).fit(X, y)
+
+
+def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"Lasso needs scikit-learn, .*: pip install fastiter-kernels\[sklearn\]"
+    ):
+        Lasso().fit(np.ones((2, 1)), np.ones(2))
