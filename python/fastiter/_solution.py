@@ -138,8 +138,8 @@ class Solution:
 
     def __repr__(self) -> str:
         """Return one line, without the arrays."""
-        values = self.value.values() if isinstance(self.value, dict) else self.value
-        values = values if isinstance(self.value, (tuple, list, dict)) else (values,)
+        value: Any = tuple(self.value.values()) if isinstance(self.value, dict) else self.value
+        values = value if isinstance(value, (tuple, list)) else (value,)
         shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in values)
         parts = [self.method, f"{self._reasons()} after {plural(span(self.steps))}"]
         parts += [f"residual {span(self.residual, '.2g')}", *self._details(), f"value {shapes}"]

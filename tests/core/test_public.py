@@ -12,7 +12,9 @@ import pytest
 
 import fastiter
 
-PACKAGES = tuple(f"fastiter{name}" for name in ("", ".bcd", ".fixedpoint", ".mdp", ".quant", ".relax", ".ssm", ".rnn", ".scan"))
+PACKAGES = tuple(
+    f"fastiter{name}" for name in ("", ".bcd", ".fixedpoint", ".mdp", ".quant", ".relax", ".ssm", ".rnn", ".scan")
+)
 WITH_TORCH = (
     "fastiter.torch",
     "fastiter.torch.nn",

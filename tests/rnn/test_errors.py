@@ -41,7 +41,8 @@ BACKEND = (fastiter.BackendError,)
 def test_every_public_function_is_here() -> None:
     types = {"BackendError", "ConvergenceError", "ConvergenceWarning", "RnnResult", "RnnStates", "Solution"}
     without_arguments = {*types, "__version__", "get_num_threads", "release_memory", "show_config"}
-    modules = {"bcd", "fixedpoint", "mdp", "quant", "relax", "ssm", "tune"}  # families with error tests in separate files
+    # Families whose errors are tested in files of their own
+    modules = {"bcd", "fixedpoint", "mdp", "quant", "relax", "ssm", "tune"}
     assert set(fastiter.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, *modules, "set_num_threads", *without_arguments}
     for name in ("get_num_threads", "release_memory", "show_config"):
         with pytest.raises(TypeError, match=name):
