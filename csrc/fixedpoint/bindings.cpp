@@ -101,6 +101,7 @@ int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, cons
 // Further files of bindings define their functions here: void bind_<topic>(py::module_& m);
 void bind_hopfield(py::module_& m);
 void bind_prox(py::module_& m);
+void bind_sinkhorn(py::module_& m);
 
 void bind(py::module_& m) {
     m.def("anderson", anderson);
@@ -110,6 +111,7 @@ void bind(py::module_& m) {
     // A line for each further file: bind_<topic>(m);
     bind_hopfield(m);
     bind_prox(m);
+    bind_sinkhorn(m);
 }
 
 } // namespace fastiter::fixedpoint

@@ -38,7 +38,7 @@ NOT_CALLED = {
     *(f"fastiter.relax.{name}" for name in ("LinearSolution", "Progress", "SequenceSolution")),
     "fastiter.fixedpoint.HopfieldSolution",
     *(f"fastiter.fixedpoint.monotone.{name}" for name in ("InclusionProgress", "InclusionSolution")),
-    *(f"fastiter.fixedpoint.{name}" for name in ("FixedPointProgress", "FixedPointSolution")),
+    *(f"fastiter.fixedpoint.{name}" for name in ("FixedPointProgress", "FixedPointSolution", "SinkhornSolution")),
     *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
     *(f"fastiter.mdp.{name}" for name in ("MDPProgress", "MDPSolution", "RobustPolicy")),
     *(f"fastiter.mdp.distributional.{name}" for name in ("StockValues", "TailValues")),

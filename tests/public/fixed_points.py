@@ -32,3 +32,11 @@ def refine(pick: Pick) -> dict[str, Any]:
 @calls("fastiter.fixedpoint.shift")
 def shift(pick: Pick) -> dict[str, Any]:
     return {"x": pick.normal(2, pick.integer(1, 4), dtype=pick.one_of(REAL)), "steps": pick.integer(0, 1), "axis": 1}
+
+
+@calls("fastiter.fixedpoint.sinkhorn")
+def sinkhorn(pick: Pick) -> dict[str, Any]:
+    n, m, dtype = pick.integer(1, 3), pick.integer(1, 4), pick.one_of(REAL)
+    masses = {"a": np.full(n, 1 / n, dtype), "b": np.full(m, 1 / m, dtype)}
+    more = {"epsilon": 0.5, "tol": 1e-3, "throw": False}
+    return {"C": pick.normal(n, m, dtype=dtype), "max_steps": 20, **subset(pick, masses), **subset(pick, more)}

@@ -74,3 +74,15 @@ def measure(
     /,
 ) -> int: ...
 def prox(kind: int, bits: int, shape: tuple[int, int, int], parameter: float, y: Address, out: Address, /) -> None: ...
+
+#: cost, log_a, log_b, f, g
+SinkhornArrays = tuple[Address, Address, Address, Address, Address]
+
+def sinkhorn(
+    bits: int,
+    sizes: tuple[int, int, int],
+    arrays: SinkhornArrays,
+    limits: tuple[float, float, int],
+    results: tuple[Address, Address, Address],
+    /,
+) -> None: ...

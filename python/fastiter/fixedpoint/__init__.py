@@ -9,11 +9,13 @@ from ._hopfield import hopfield_energy, hopfield_update
 from ._hopfield_shapes import HopfieldSolution
 from ._refine import refine, shift
 from ._result import FixedPointProgress, FixedPointSolution
+from ._sinkhorn import SinkhornSolution, sinkhorn
 
 __all__ = [
     "FixedPointProgress",
     "FixedPointSolution",
     "HopfieldSolution",
+    "SinkhornSolution",
     "fixed_point",
     "hopfield_energy",
     "hopfield_update",
@@ -21,6 +23,7 @@ __all__ = [
     "prox",
     "refine",
     "shift",
+    "sinkhorn",
 ]
 
 publish(globals())

@@ -34,3 +34,17 @@ def anderson_step(
     matrix = matrix[np.ix_(kept, kept)] * np.outer(scale, scale) + ridge * np.diag(np.sign(diagonal[kept]))
     c = scale * np.linalg.solve(matrix, scale * right[kept])
     return np.asarray(g[-1] - c @ dg[kept])
+
+
+def sinkhorn(C: Array, a: Array, b: Array, epsilon: float, steps: int) -> tuple[Array, Array]:
+    """Return f (n,) and g (m,) after so many updates of f, each after one of g, from f = 0; C (n, m), and a last g."""
+    f = np.zeros(len(a))
+    for step in range(steps + 1):
+        g = np.array([epsilon * (np.log(b[j]) - _log_sum_exp((f - C[:, j]) / epsilon)) for j in range(len(b))])
+        if step < steps:
+            f = np.array([epsilon * (np.log(a[i]) - _log_sum_exp((g - C[i]) / epsilon)) for i in range(len(a))])
+    return f, g
+
+
+def _log_sum_exp(t: Array) -> float:
+    return float(t.max() + np.log(np.exp(t - t.max()).sum()))
