@@ -87,19 +87,26 @@ INLINE bool any_lane(bool x) { return __any_sync(0xffffffffu, x); }
 INLINE void warp_barrier() { __syncwarp(); }
 INLINE void block_barrier() { __syncthreads(); }
 
-// Synchronises all blocks that share `arrived` (0 at first); their earlier writes are visible to all afterwards.
+// A barrier of all blocks that share `arrived` (0 at first), in two halves, each for all threads of a block. What a block
+// wrote before `grid_arrive` is visible to all blocks after `grid_wait`; work between the halves hides the latency.
 // `target` is the number of arrivals to wait for: with n blocks, n the first time, 2n the second. Every block must be
 // resident.
-INLINE void grid_barrier(uint32* arrived, uint32 target) {
-    block_barrier();
+INLINE void grid_arrive(uint32* arrived) {
+    block_barrier(); // the release of one thread is cumulative: it covers what the others wrote before
+    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0)
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
+}
+INLINE void grid_wait(const uint32* arrived, uint32 target) {
     if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
-        __threadfence();
-        atomicAdd(arrived, 1u);
         uint32 seen;
         do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(arrived) : "memory");
         while (int32(seen - target) < 0);
     }
     block_barrier();
+}
+INLINE void grid_barrier(uint32* arrived, uint32 target) {
+    grid_arrive(arrived);
+    grid_wait(arrived, target);
 }
 // Reads data that another block wrote before a grid_barrier, bypassing this SM's L1 cache.
 template <class T> INLINE T load_shared_by_grid(const T* x) { return __ldcg(x); }
@@ -108,5 +115,13 @@ template <> INLINE BFloat16 load_shared_by_grid(const BFloat16* x) {
 }
 template <> INLINE Half load_shared_by_grid(const Half* x) {
     return Half{__ldcg(reinterpret_cast<const unsigned short*>(x))};
+}
+// 16 bytes, loaded and stored at once from and to multiples of 16
+struct alignas(16) Wide {
+    uint64 x[2];
+};
+template <> INLINE Wide load_shared_by_grid(const Wide* x) {
+    const ulonglong2 y = __ldcg(reinterpret_cast<const ulonglong2*>(x));
+    return Wide{{y.x, y.y}};
 }
 template <class T> INLINE void add_atomically(T* x, T y) { atomicAdd(x, y); }

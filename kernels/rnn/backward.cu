@@ -24,35 +24,54 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
         const bool is_here = own.has(e, width);
         length[e] = is_here ? int(shape.length(own.row0 + own.row_of(e))) : -1;
         for (int k = 0; k < S; ++k)
-            if (is_here && dlast[k]) ds[e][k] = dlast[k][shape.at(own.row0 + own.row_of(e), own.n, own.unit(e))];
+            if (is_here && dlast[k]) ds[e][k] = dlast[k][shape.of_row(own.row0 + own.row_of(e), own.n, own.unit(e))];
     }
     static_assert(kEach <= 32);
     uint32 passes = 0; // one bit per element: the previous visit was a step that received h'
     // dp = 0 where a row has not begun on this way back, or has ended: its ds stay, once they have the last product.
     const int visits = own.steps + (dh0 != nullptr);
-    for (int visit = 0; visit < visits; ++visit) {
-        const int t = visit == own.steps ? int(time) : shape.reverse ? visit : own.steps - 1 - visit;
-        Backward::Inputs in[kEach];
+    const auto time_of = [&](int visit) {
+        return visit == own.steps ? int(time) : shape.reverse ? visit : own.steps - 1 - visit;
+    };
+    Backward::Inputs next[kEach] = {}; // as stored, and asked for a whole step before they are needed
+    const auto ask = [&](int visit) {
 #pragma unroll
         for (int e = 0; e < kEach; ++e)
-            if (t < length[e]) backward.load(own.row0 + own.row_of(e), t, own.n, own.unit(e), in[e]);
+            if (time_of(visit) < length[e])
+                backward.load(own.row0 + own.row_of(e), time_of(visit), own.n, own.unit(e), next[e]);
+    };
+    if (visits) ask(0);
+    for (int visit = 0; visit < visits; ++visit) {
+        const int t = time_of(visit);
+        const bool goes_on = visit + 1 < visits;
+        Backward::Inputs in[kEach];
+        Real dx[kEach][G], dp[kEach][G];
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) in[e] = next[e];
+        if (goes_on) ask(visit + 1);
         own.multiply();
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
+            for (int g = 0; g < G; ++g) dp[e][g] = 0;
             if (length[e] < 0) continue;
-            const int row = own.row_of(e);
-            Real dp[G] = {};
-            if (passes >> e & 1) ds[e][0] = held_or_cut(ds[e][0] + own.product(0, e), shape.clip_grad);
+            if (PLAIN ? visit > 0 : passes >> e & 1) ds[e][0] = shape.clipped_gradient(ds[e][0] + own.product(0, e));
             passes &= ~(uint32(1) << e);
             if (t < length[e]) {
-                backward.step(own.row0 + row, t, own.n, own.unit(e), in[e], ds[e], dp);
+                backward.step(in[e], ds[e], dx[e], dp[e]);
                 passes |= uint32(!in[e].resets) << e;
-            } else if (t < time) {
-                backward.pad(own.row0 + row, t, own.n, own.unit(e));
             }
-            for (int g = 0; g < G; ++g) own.put(exchange, visit, row, int(g * width + own.unit(e)), dp[g]);
+            for (int g = 0; g < G; ++g) own.put(exchange, visit, own.row_of(e), int(g * width + own.unit(e)), dp[e][g]);
         }
-        if (visit + 1 < visits) own.meet(exchange, arrived, visit, blocks);
+        if (goes_on) own.arrive(arrived);
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) { // while the other blocks arrive
+            const int64 row = own.row0 + own.row_of(e);
+            if (t < length[e])
+                backward.store(row, t, own.n, own.unit(e), dx[e], dp[e]);
+            else if (length[e] >= 0 && t < time)
+                backward.pad(row, t, own.n, own.unit(e));
+        }
+        if (goes_on) own.meet(exchange, arrived, visit, blocks);
     }
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
@@ -60,6 +79,6 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
         const int64 row = own.row0 + own.row_of(e);
         for (int64 t = shape.has_padding() ? own.steps : time; t < time; ++t) backward.pad(row, t, own.n, own.unit(e));
         for (int k = 0; k < S; ++k)
-            if (dfirst[k]) dfirst[k][shape.at(row, own.n, own.unit(e))] = ds[e][k];
+            if (dfirst[k]) dfirst[k][shape.of_row(row, own.n, own.unit(e))] = ds[e][k];
     }
 }

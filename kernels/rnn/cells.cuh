@@ -17,17 +17,30 @@ using Rounding = Rounded<Element>;
 // ---- the cells on one unit: docs/rnn/index.md. x, p: gates of wx and of r h' + b; s: states before, then after; keep: saved
 // values; ds: gradients of the states after, then before, without the path through r; dx, dp: gradients of x and p.
 
+// In double by the library; in float without a branch or a call, which would come between the loads and the products of
+// several units: within 4 ulp, as the quotient is one of the hardware's, within 2 ulp for these divisors from 1 to 2.
+INLINE double over_1_to_2(double x, double y) { return x / y; }
+INLINE float over_1_to_2(float x, float y) { return __fdividef(x, y); }
 INLINE Real sigmoid(Real x) {
     const Real e = exp(x < 0 ? x : -x);
-    return (x < 0 ? e : Real(1)) / (Real(1) + e);
+    return over_1_to_2(x < 0 ? e : Real(1), Real(1) + e);
+}
+INLINE double hyperbolic_tangent(double x) { return tanh(x); }
+INLINE float hyperbolic_tangent(float x) {
+    const float y = x < 0 ? -x : x, e = exp(-2.0f * y), z = x * x;
+    // (tanh x - x) / x^3 as a polynomial in x^2, from a minimax fit on 0 .. 0.6 with an error of 0.1 ulp in tanh x.
+    float small = fma(z, -5.89515874e-3f, 2.0795973e-2f);
+    small = fma(z, fma(z, fma(z, small, -5.37838303e-2f), 1.33319244e-1f), -3.33332986e-1f);
+    const float large = over_1_to_2(1.0f - e, 1.0f + e);
+    return y < 0.55f ? fma(x * z, small, x) : x < 0 ? -large : large;
 }
 INLINE Real log_sigmoid(Real x) { return (x < 0 ? x : Real(0)) - log1p(exp(x < 0 ? x : -x)); }
 
-template <int Code> struct CellOf {                                             // 0, 1: h = tanh(a) or max(a, 0)
+template <int Code> struct CellOf { // 0, 1: h = hyperbolic_tangent(a) or max(a, 0)
     static constexpr int gates = 1, states = 1, saved = 0, before = 0, now = 1; // before, now: bits of the states read
     static INLINE void forward(const Real* x, const Real* p, Real* s, Real*) {
         const Real a = x[0] + p[0];
-        s[0] = Code == 0 ? tanh(a) : a < 0 ? Real(0) : a;
+        s[0] = Code == 0 ? hyperbolic_tangent(a) : a < 0 ? Real(0) : a;
     }
     static INLINE void backward(const Real*, const Real*, const Real* now, Real* ds, Real* dx, Real* dp) {
         const Real h = now[0];
@@ -39,13 +52,14 @@ template <int Code> struct CellOf {                                             
 template <> struct CellOf<2> { // LSTM
     static constexpr int gates = 4, states = 2, saved = 4, before = 2, now = 2;
     static INLINE void forward(const Real* x, const Real* p, Real* s, Real* keep) {
-        const Real i = sigmoid(x[0] + p[0]), f = sigmoid(x[1] + p[1]), g = tanh(x[2] + p[2]), o = sigmoid(x[3] + p[3]);
+        const Real i = sigmoid(x[0] + p[0]), f = sigmoid(x[1] + p[1]), g = hyperbolic_tangent(x[2] + p[2]),
+                   o = sigmoid(x[3] + p[3]);
         s[1] = f * s[1] + i * g;
-        s[0] = o * tanh(s[1]);
+        s[0] = o * hyperbolic_tangent(s[1]);
         keep[0] = i, keep[1] = f, keep[2] = g, keep[3] = o;
     }
     static INLINE void backward(const Real* keep, const Real* before, const Real* now, Real* ds, Real* dx, Real* dp) {
-        const Real i = keep[0], f = keep[1], g = keep[2], o = keep[3], tanh_c = tanh(now[1]);
+        const Real i = keep[0], f = keep[1], g = keep[2], o = keep[3], tanh_c = hyperbolic_tangent(now[1]);
         const Real dh = ds[0], dc = ds[1] + dh * o * (1 - tanh_c * tanh_c);
         dp[0] = dc * g * (i * (1 - i));
         dp[1] = dc * before[1] * (f * (1 - f));
@@ -60,7 +74,7 @@ template <> struct CellOf<2> { // LSTM
 template <> struct CellOf<3> { // GRU
     static constexpr int gates = 3, states = 1, saved = 4, before = 1, now = 0;
     static INLINE void forward(const Real* x, const Real* p, Real* s, Real* keep) {
-        const Real r = sigmoid(x[0] + p[0]), z = sigmoid(x[1] + p[1]), n = tanh(x[2] + r * p[2]);
+        const Real r = sigmoid(x[0] + p[0]), z = sigmoid(x[1] + p[1]), n = hyperbolic_tangent(x[2] + r * p[2]);
         s[0] = n + z * (s[0] - n);
         keep[0] = r, keep[1] = z, keep[2] = n, keep[3] = p[2];
     }
@@ -78,7 +92,7 @@ template <> struct CellOf<3> { // GRU
 template <> struct CellOf<4> { // sLSTM
     static constexpr int gates = 4, states = 4, saved = 4, before = 14, now = 14;
     static INLINE void forward(const Real* x, const Real* p, Real* s, Real* keep) {
-        const Real a_i = x[0] + p[0], a_f = x[1] + p[1], z = tanh(x[2] + p[2]), o = sigmoid(x[3] + p[3]);
+        const Real a_i = x[0] + p[0], a_f = x[1] + p[1], z = hyperbolic_tangent(x[2] + p[2]), o = sigmoid(x[3] + p[3]);
         const Real l = log_sigmoid(a_f) + s[3];
         s[3] = s[2] == 0 || l <= a_i || a_i != a_i ? a_i : l; // a NaN in either stays
         const Real i = exp(a_i - s[3]), f = exp(l - s[3] > 0 ? Real(0) : l - s[3]);
@@ -114,6 +128,16 @@ constexpr int G = Cell::gates, S = Cell::states, K = Cell::saved ? Cell::saved :
 
 // ---- indexing: dense vectors of all heads, one for each row and step ------------------------------------------------
 
+// PLAIN: all rows have all steps, at a constant stride, without resets and clips, so that no step asks for them.
+#ifndef PLAIN
+#define PLAIN 0
+#endif
+
+struct Place {  // a number of the vector of a row and step
+    int64 line; // offset of the vector, where a line has one
+    int64 unit; // and of the number in it
+};
+
 struct Shape {
     int64 batch, time, heads, width, line_row, line_time;
     const int64* lengths;          // null: every row has all steps
@@ -121,39 +145,72 @@ struct Shape {
     const unsigned char* reset;    // per row and step; null: nowhere
     Real clip_state, clip_grad;    // infinite: no clipping
     bool reverse;
+    int64 pitch; // numbers per vector
 
     // Values in GPU memory are not validated: whatever they are, rows stay within the array, and cover all of it.
     INLINE int64 start(int64 row) const {
         return row == 0 ? 0 : row == batch ? line_row : min(max(starts[row], int64(0)), line_row);
     }
     INLINE int64 length(int64 row) const {
-        return !starts && !lengths ? time
-                                   : min(max(starts ? start(row + 1) - start(row) : lengths[row], int64(0)), time);
+        return PLAIN || (!starts && !lengths)
+                   ? time
+                   : min(max(starts ? start(row + 1) - start(row) : lengths[row], int64(0)), time);
     }
     INLINE int64 line(int64 row, int64 t) const {
+        if (PLAIN) return row * line_row + t * line_time;
         return offsets ? offsets[t] + row : (starts ? start(row) : row * line_row) + t * line_time;
     }
-    INLINE bool has_padding() const { return !offsets && !starts; }
-    INLINE bool resets(int64 row, int64 t) const { return reset && reset[line(row, t)]; }
-    INLINE bool clips() const { return !isinf(clip_state); }
-    INLINE int64 at(int64 line, int64 n, int64 u, int parts = 1, int part = 0) const {
-        return ((line * parts + part) * heads + n) * width + u;
+    INLINE bool has_padding() const { return !PLAIN && !offsets && !starts; }
+    INLINE bool resets(int64 row, int64 t) const { return !PLAIN && reset && reset[line(row, t)]; }
+    INLINE bool clips() const { return !PLAIN && !isinf(clip_state); }
+    INLINE Real clipped(Real x) const { // keeps NaN
+        return PLAIN ? x : x > clip_state ? clip_state : x < -clip_state ? -clip_state : x;
     }
+    INLINE Real clipped_gradient(Real x) const { // and passes no bound of 0
+        if (PLAIN) return x;
+        return clip_grad > 0 ? (x > clip_grad ? clip_grad : x < -clip_grad ? -clip_grad : x) : Real(0);
+    }
+    INLINE Place place(int64 row, int64 t, int64 n, int64 u) const {
+        if (PLAIN) return {row * (line_row * pitch) + t * (line_time * pitch), n * width + u};
+        return {line(row, t) * pitch, n * width + u};
+    }
+    INLINE int64 at(const Place& own, int parts = 1, int part = 0) const {
+        return own.line * parts + (part * pitch + own.unit);
+    }
+    INLINE int64 of_row(int64 row, int64 n, int64 u) const { return row * pitch + n * width + u; }
 };
 #define SHAPE_ARGUMENTS                                                                                           \
     const int64 *lengths, const int64 *starts, const int64 *offsets, const unsigned char *reset, Real clip_state, \
         Real clip_grad, int64 batch, int64 time, int64 heads, int64 width, int64 line_row, int64 line_time,       \
         int32 reverse
-#define SHAPE                                                             \
-    {batch,  time,    heads, width,      line_row,  line_time,   lengths, \
-     starts, offsets, reset, clip_state, clip_grad, reverse != 0}
+#define SHAPE                                                              \
+    {batch,  time,    heads, width,      line_row,  line_time,    lengths, \
+     starts, offsets, reset, clip_state, clip_grad, reverse != 0, heads * width}
 
-// States in their storage types: h, and the others in Real. Null: absent.
+// States in their storage types: h, and the others in Real. They are read as they are stored, since a conversion would
+// wait for the load. Null: absent.
+struct Stored {
+    Element h;
+    Real others[3];
+    INLINE Real operator[](int k) const { return k == 0 ? Real(to_float(h)) : others[k - 1]; }
+};
 struct Given {
     const Element* h;
     const Real* others[3];
-    INLINE Real operator()(int k, int64 at) const { return k == 0 ? Real(to_float(h[at])) : others[k - 1][at]; }
-    INLINE Real or_zero(int k, int64 at) const { return (k == 0 ? !h : !others[k - 1]) ? Real(0) : (*this)(k, at); }
+    INLINE void read(int k, int64 at, Stored& to) const {
+        if (k == 0)
+            to.h = h ? h[at] : Rounding::of(0);
+        else
+            to.others[k - 1] = others[k - 1] ? others[k - 1][at] : Real(0);
+    }
+    INLINE Given or_else(bool these, const Given& those) const { // member by member, so that all stay in registers
+        return {these ? h : those.h,
+                {these ? others[0] : those.others[0], these ? others[1] : those.others[1],
+                 these ? others[2] : those.others[2]}};
+    }
+    INLINE Real or_zero(int k, int64 at) const {
+        return k == 0 ? (h ? Real(to_float(h[at])) : Real(0)) : others[k - 1] ? others[k - 1][at] : Real(0);
+    }
 };
 struct Wanted {
     Element* h;
@@ -164,39 +221,41 @@ struct Wanted {
     }
 };
 
-INLINE Real held(Real x, Real bound) { return x > bound ? bound : x < -bound ? -bound : x; } // keeps NaN
-INLINE Real held_or_cut(Real x, Real bound) { return bound > 0 ? held(x, bound) : Real(0); } // and passes no bound of 0
-
 struct Forward {
     const Element *wx, *b;
     Wanted states;
     Real* saved;
     Shape shape;
     struct Inputs {
-        Real x[G];
+        Element x[G];
         bool resets;
     };
 
     INLINE void load(int64 row, int64 t, int64 n, int64 u, Inputs& in) const {
-        for (int g = 0; g < G; ++g) in.x[g] = to_float(wx[shape.at(shape.line(row, t), n, u, G, g)]);
+        const Place own = shape.place(row, t, n, u);
+        for (int g = 0; g < G; ++g) in.x[g] = wx[shape.at(own, G, g)];
         in.resets = shape.resets(row, t);
     }
-    INLINE Real bias(int64 n, int64 u, int g) const { return b ? Real(to_float(b[shape.at(0, n, u, G, g)])) : Real(0); }
-    // p: products and biases
-    INLINE void step(int64 row, int64 t, int64 n, int64 u, const Inputs& in, const Real* p, Real* s) const {
-        Real keep[K];
+    INLINE Real bias(int64 n, int64 u, int g) const {
+        return b ? Real(to_float(b[(g * shape.heads + n) * shape.width + u])) : Real(0);
+    }
+    // p: products and biases; s: the states before, then after; keep: values for the backward pass
+    INLINE void step(const Inputs& in, const Real* p, Real* s, Real* keep) const {
+        Real x[G];
+        for (int g = 0; g < G; ++g) x[g] = to_float(in.x[g]);
         for (int k = 0; k < S; ++k) s[k] = in.resets ? Real(0) : s[k];
-        Cell::forward(in.x, p, s, keep);
-        s[0] =
-            to_float(Rounding::of(held(s[0], shape.clip_state))); // h' is what was returned, in every product and cell
-        const int64 line = shape.line(row, t);
-        for (int k = 0; k < S; ++k) states.put(k, shape.at(line, n, u), s[k]);
+        Cell::forward(x, p, s, keep);
+        s[0] = to_float(Rounding::of(shape.clipped(s[0]))); // h' is what was returned, in every product and cell
+    }
+    INLINE void store(int64 row, int64 t, int64 n, int64 u, const Real* s, const Real* keep) const {
+        const Place own = shape.place(row, t, n, u);
+        for (int k = 0; k < S; ++k) states.put(k, shape.at(own), s[k]);
         if (saved)
-            for (int k = 0; k < Cell::saved; ++k) saved[shape.at(line, n, u, K, k)] = keep[k];
+            for (int k = 0; k < Cell::saved; ++k) saved[shape.at(own, K, k)] = keep[k];
     }
     INLINE void pad(int64 row, int64 t, int64 n, int64 u) const {
         if (shape.has_padding())
-            for (int k = 0; k < S; ++k) states.put(k, shape.at(shape.line(row, t), n, u), 0);
+            for (int k = 0; k < S; ++k) states.put(k, shape.at(shape.place(row, t, n, u)), 0);
     }
 };
 
@@ -207,41 +266,47 @@ struct Backward {
     Element *dwx, *dq;
     Shape shape;
     struct Inputs {
-        Real before[S], now[S], keep[K], ds[S], h;
+        Stored before, now, ds;
+        Real keep[K];
+        Element h;
         bool resets;
     };
 
     INLINE void load(int64 row, int64 t, int64 n, int64 u, Inputs& in) const {
-        const int64 at = shape.at(shape.line(row, t), n, u), t_before = shape.reverse ? t + 1 : t - 1;
+        const int64 t_before = shape.reverse ? t + 1 : t - 1;
         const bool is_first = shape.reverse ? t_before == shape.length(row) : t == 0;
+        const Place own = shape.place(row, t, n, u);
+        const int64 at = shape.at(own);
+        const int64 at_before = is_first ? shape.of_row(row, n, u) : shape.at(shape.place(row, t_before, n, u));
+        const Given entering = first.or_else(is_first, states);
         in.resets = shape.resets(row, t);
         for (int k = 0; k < S; ++k) {
-            if (Cell::before >> k & 1)
-                in.before[k] = is_first ? first.or_zero(k, shape.at(row, n, u))
-                                        : states(k, shape.at(shape.line(row, t_before), n, u));
-            if (Cell::now >> k & 1) in.now[k] = states(k, at);
-            in.ds[k] = dstates.or_zero(k, at);
+            if (Cell::before >> k & 1) entering.read(k, at_before, in.before);
+            if (Cell::now >> k & 1) states.read(k, at, in.now);
+            dstates.read(k, at, in.ds);
         }
-        if (shape.clips()) in.h = states(0, at);
-        for (int k = 0; k < Cell::saved; ++k) in.keep[k] = saved[shape.at(shape.line(row, t), n, u, K, k)];
+        if (shape.clips()) in.h = states.h[at];
+        for (int k = 0; k < Cell::saved; ++k) in.keep[k] = saved[shape.at(own, K, k)];
     }
-    INLINE void step(int64 row, int64 t, int64 n, int64 u, Inputs& in, Real* ds, Real* dp) const {
-        Real dx[G];
+    // ds: the gradients of the states after, then before, without the path through r; dx, dp: of wx and of the products
+    INLINE void step(const Inputs& in, Real* ds, Real* dx, Real* dp) const {
+        Real before[S], now[S];
         for (int k = 0; k < S; ++k) {
             ds[k] += in.ds[k];
-            if (in.resets) in.before[k] = 0;
+            before[k] = in.resets || !(Cell::before >> k & 1) ? Real(0) : in.before[k];
+            now[k] = Cell::now >> k & 1 ? in.now[k] : Real(0);
         }
-        if (shape.clips() && !(in.h < shape.clip_state && in.h > -shape.clip_state)) ds[0] = 0;
-        Cell::backward(in.keep, in.before, in.now, ds, dx, dp);
+        if (shape.clips() && !(to_float(in.h) < shape.clip_state && to_float(in.h) > -shape.clip_state)) ds[0] = 0;
+        Cell::backward(in.keep, before, now, ds, dx, dp);
         for (int k = 0; k < S; ++k) ds[k] = in.resets ? Real(0) : ds[k];
-        const int64 line = shape.line(row, t);
-        for (int g = 0; g < G; ++g) dwx[shape.at(line, n, u, G, g)] = Rounding::of(dx[g]);
-        if (dq) dq[shape.at(line, n, u)] = Rounding::of(dp[G - 1]);
+    }
+    INLINE void store(int64 row, int64 t, int64 n, int64 u, const Real* dx, const Real* dp) const {
+        const Place own = shape.place(row, t, n, u);
+        for (int g = 0; g < G; ++g) dwx[shape.at(own, G, g)] = Rounding::of(dx[g]);
+        if (dq) dq[shape.at(own)] = Rounding::of(dp[G - 1]);
     }
     INLINE void pad(int64 row, int64 t, int64 n, int64 u) const {
-        if (!shape.has_padding()) return;
-        const int64 line = shape.line(row, t);
-        for (int g = 0; g < G; ++g) dwx[shape.at(line, n, u, G, g)] = Rounding::of(0);
-        if (dq) dq[shape.at(line, n, u)] = Rounding::of(0);
+        const Real zeros[G] = {};
+        if (shape.has_padding()) store(row, t, n, u, zeros, zeros);
     }
 };

@@ -17,7 +17,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
     if (h0)
         for (int i = int(threadIdx.x); i < own.rows * int(width); i += kThreads) {
             const int row = i / int(width), u = i % int(width);
-            own.vectors[row * own.stride + u] = h0[shape.at(own.row0 + row, own.n, u)];
+            own.vectors[row * own.stride + u] = h0[shape.of_row(own.row0 + row, own.n, u)];
         }
     block_barrier();
 
@@ -31,36 +31,53 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
                 bias[e][g] = own.unit(e) < width ? forward.bias(own.n, own.unit(e), g) : Real(0);
         length[e] = is_here ? int(shape.length(own.row0 + own.row_of(e))) : -1;
         for (int k = 0; k < S; ++k)
-            if (is_here) s[e][k] = first.or_zero(k, shape.at(own.row0 + own.row_of(e), own.n, own.unit(e)));
+            if (is_here) s[e][k] = first.or_zero(k, shape.of_row(own.row0 + own.row_of(e), own.n, own.unit(e)));
     }
-    for (int step = 0; step < own.steps; ++step) {
-        const int t = shape.reverse ? own.steps - 1 - step : step;
-        Forward::Inputs in[kEach]; // loaded before the products, which hide the latency
+    const auto time_of = [&](int step) { return shape.reverse ? own.steps - 1 - step : step; };
+    Forward::Inputs next[kEach] = {}; // as stored, and asked for a whole step before they are needed
+    const auto ask = [&](int step) {
 #pragma unroll
         for (int e = 0; e < kEach; ++e)
-            if (t < length[e]) forward.load(own.row0 + own.row_of(e), t, own.n, own.unit(e), in[e]);
+            if (time_of(step) < length[e])
+                forward.load(own.row0 + own.row_of(e), time_of(step), own.n, own.unit(e), next[e]);
+    };
+    if (own.steps) ask(0);
+    for (int step = 0; step < own.steps; ++step) {
+        const int t = time_of(step);
+        const bool goes_on = step + 1 < own.steps;
+        Forward::Inputs in[kEach];
+        Real keep[kEach][K];
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) in[e] = next[e];
+        if (goes_on) ask(step + 1);
         own.multiply();
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
             if (length[e] < 0) continue;
-            const int row = own.row_of(e);
             if (t < length[e]) {
                 Real p[G];
                 for (int g = 0; g < G; ++g)
                     p[g] = bias[kOneUnit ? 0 : e][g] + (in[e].resets ? Real(0) : own.product(g, e));
-                forward.step(own.row0 + row, t, own.n, own.unit(e), in[e], p, s[e]);
-            } else {
-                forward.pad(own.row0 + row, t, own.n, own.unit(e));
+                forward.step(in[e], p, s[e], keep[e]);
             }
-            own.put(exchange, step, row, int(own.unit(e)), s[e][0]);
+            own.put(exchange, step, own.row_of(e), int(own.unit(e)), s[e][0]);
         }
-        if (step + 1 < own.steps) own.meet(exchange, arrived, step, blocks);
+        if (goes_on) own.arrive(arrived);
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) { // while the other blocks arrive
+            const int64 row = own.row0 + own.row_of(e);
+            if (t < length[e])
+                forward.store(row, t, own.n, own.unit(e), s[e], keep[e]);
+            else if (length[e] >= 0)
+                forward.pad(row, t, own.n, own.unit(e));
+        }
+        if (goes_on) own.meet(exchange, arrived, step, blocks);
     }
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
         if (length[e] < 0) continue;
         const int64 row = own.row0 + own.row_of(e);
         for (int64 t = shape.has_padding() ? own.steps : time; t < time; ++t) forward.pad(row, t, own.n, own.unit(e));
-        for (int k = 0; k < S; ++k) last.put(k, shape.at(row, own.n, own.unit(e)), s[e][k]);
+        for (int k = 0; k < S; ++k) last.put(k, shape.of_row(row, own.n, own.unit(e)), s[e][k]);
     }
 }

@@ -24,18 +24,19 @@ KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Eleme
     const Wanted last{h_last, {c_last, n_last, m_last}};
     const Unit own(shape);
     if (!own.is_here) return;
-    const int64 size = batch * heads * width, state = shape.at(own.row, own.n, own.u);
+    const int64 size = batch * heads * width, state = shape.of_row(own.row, own.n, own.u);
     Real s[S];
     for (int k = 0; k < S; ++k)
         s[k] = t < 0 ? first.or_zero(k, state) : k == 0 ? Real(to_float(h[own.at])) : kept[(k - 1) * size + own.at];
     if (t >= 0 && t < time) {
         if (t >= shape.length(own.row)) return forward.pad(own.row, t, own.n, own.u);
         Forward::Inputs in;
-        Real all[G];
+        Real all[G], keep[K];
         forward.load(own.row, t, own.n, own.u, in);
         for (int g = 0; g < G; ++g)
             all[g] = forward.bias(own.n, own.u, g) + (in.resets ? Real(0) : to_float(p[own.gate(shape, g)]));
-        forward.step(own.row, t, own.n, own.u, in, all, s);
+        forward.step(in, all, s, keep);
+        forward.store(own.row, t, own.n, own.u, s, keep);
     }
     for (int k = 0; k < S; ++k) {
         if (t == time)
@@ -61,16 +62,18 @@ KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element
     Real* const dfirst[] = {dh0, dc0, dn0, dm0};
     const Unit own(shape);
     if (!own.is_here) return;
-    const int64 size = batch * heads * width, state = shape.at(own.row, own.n, own.u);
+    const int64 size = batch * heads * width, state = shape.of_row(own.row, own.n, own.u);
     Real now[S], gates[G] = {};
     for (int k = 0; k < S; ++k) now[k] = t >= 0 ? ds[k * size + own.at] : dlast[k] ? dlast[k][state] : Real(0);
     const int64 length = shape.length(own.row), t_after = shape.reverse ? t - 1 : t == time ? 0 : t + 1;
     if (t >= 0 && t_after >= 0 && t_after < length && !shape.resets(own.row, t_after))
-        now[0] = held_or_cut(now[0] + to_float(through[own.at]), shape.clip_grad);
+        now[0] = shape.clipped_gradient(now[0] + to_float(through[own.at]));
     if (t >= 0 && t < length) {
         Backward::Inputs in;
+        Real dx[G];
         backward.load(own.row, t, own.n, own.u, in);
-        backward.step(own.row, t, own.n, own.u, in, now, gates);
+        backward.step(in, now, dx, gates);
+        backward.store(own.row, t, own.n, own.u, dx, gates);
     } else if (t >= 0 && t < time) {
         backward.pad(own.row, t, own.n, own.u);
     }

@@ -193,15 +193,36 @@ template <int OUTS> struct Share {
         Element* to = JOINED ? exchange + ((step & 1) * kRows + row) * padded() : vectors + row * stride;
         to[term] = Rounding::of(x);
     }
+    // Tells the other blocks of the head that this one's part is there, and, in `meet`, waits for theirs and copies them.
+    INLINE void arrive(uint32* arrived) const {
+        if (JOINED) grid_arrive(arrived + group);
+    }
     INLINE void meet(const Element* exchange, uint32* arrived, int step, int blocks) {
         if (JOINED) {
-            grid_barrier(arrived + group, uint32(step + 1) * uint32(blocks));
-            constexpr int wide = 8 / sizeof(Element);
-            const int words = padded() / wide;
-            const uint64* from = reinterpret_cast<const uint64*>(exchange + (step & 1) * kRows * padded());
-            for (int i = int(threadIdx.x); i < rows * words; i += kThreads)
-                *reinterpret_cast<uint64*>(vectors + i / words * stride + i % words * wide) =
-                    load_shared_by_grid(from + i);
+            grid_wait(arrived + group, uint32(step + 1) * uint32(blocks));
+            // A row has one warp or several, a warp one row or several, and a lane 8 loads in flight.
+            constexpr int wide = sizeof(Wide) / sizeof(Element), warps = kThreads / 32;
+            constexpr int of_warp = (kRows + warps - 1) / warps, of_row = warps > kRows ? warps / kRows : 1;
+            constexpr int at_once = of_warp < 8 ? 8 / of_warp : 1;
+            const int words = padded() / wide, warp = int(threadIdx.x) / 32;
+            const int begin = warp < kRows * of_row ? 32 * (warp / kRows) + lane : words; // others are idle
+            for (int first = begin; first < words; first += 32 * of_row * at_once) {
+                Wide word[of_warp][at_once];
+                const auto each = [&](auto act) {
+#pragma unroll
+                    for (int r = 0; r < of_warp; ++r)
+#pragma unroll
+                        for (int i = 0; i < at_once; ++i) {
+                            const int row = warp % kRows + r * warps, at = first + 32 * of_row * i;
+                            if (row < rows && at < words) act(word[r][i], row, at);
+                        }
+                };
+                const Element* from = exchange + (step & 1) * kRows * padded();
+                each([&](Wide& x, int row, int at) {
+                    x = load_shared_by_grid(reinterpret_cast<const Wide*>(from + row * padded()) + at);
+                });
+                each([&](Wide& x, int row, int at) { reinterpret_cast<Wide*>(vectors + row * stride)[at] = x; });
+            }
         }
         block_barrier();
     }

@@ -228,14 +228,23 @@ inline bool any_lane(bool x) {
 }
 inline void warp_barrier() { host::self.warp->meet.arrive_and_wait(); }
 inline void block_barrier() { host::self.block->meet.arrive_and_wait(); }
-inline void grid_barrier(uint32* arrived, uint32 target) {
+inline void grid_arrive(uint32* arrived) {
     block_barrier();
-    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
-        std::atomic_ref<uint32> meeting(*arrived);
-        meeting.fetch_add(1);
-        while (int32(meeting.load() - target) < 0) std::this_thread::yield();
-    }
+    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0)
+        std::atomic_ref<uint32>(*arrived).fetch_add(1, std::memory_order_release);
+}
+inline void grid_wait(uint32* arrived, uint32 target) {
+    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0)
+        while (int32(std::atomic_ref<uint32>(*arrived).load(std::memory_order_acquire) - target) < 0)
+            std::this_thread::yield();
     block_barrier();
 }
+inline void grid_barrier(uint32* arrived, uint32 target) {
+    grid_arrive(arrived);
+    grid_wait(arrived, target);
+}
+struct alignas(16) Wide {
+    uint64 x[2];
+};
 template <class T> T load_shared_by_grid(const T* x) { return *x; }
 template <class T> void add_atomically(T* x, T y) { std::atomic_ref<T>(*x).fetch_add(y); }

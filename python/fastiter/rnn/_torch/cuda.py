@@ -47,6 +47,12 @@ class Work(NamedTuple):
     clip_grad: float | None
     reverse: bool
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether no step has to ask for lengths, packed rows, resets and clips: the kernels' PLAIN."""
+        optional = (self.lengths, self.starts, self.offsets, self.reset, self.clip_state, self.clip_grad)
+        return all(x is None for x in optional)
+
     def arguments(self, x: Tensor) -> list[launch.Argument]:
         """Return the kernels' SHAPE_ARGUMENTS for the dtype of ``x``."""
         real = np.float64 if x.dtype == torch.float64 else np.float32
@@ -75,7 +81,7 @@ def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
     rows = min(1 << (work.batch - 1).bit_length(), 1024)  # limits the number of plans
     tensor_cores = r.element_size() == 2 or _tf32(r)
     sizes = (work.cell.name, work.width, work.heads, rows, r.element_size())
-    return plan(Problem(*sizes, tensor_cores, backward), card(r))
+    return plan(Problem(*sizes, tensor_cores, backward, work.is_plain), card(r))
 
 
 def _launch_fused(direction: str, shape: Plan, work: Work, r: Tensor, args: Sequence[launch.Argument]) -> None:
@@ -93,7 +99,7 @@ def _launch_fused(direction: str, shape: Plan, work: Work, r: Tensor, args: Sequ
             [*args, exchange if joined else None, arrived, np.int64(first), np.int32(shape.blocks), *work.arguments(r)],
             shared=shape.shared,
             cooperative=joined,
-            defines={**_defines(work, r), **shape.defines(), "TF32": int(_tf32(r))},
+            defines={**_defines(work, r), **shape.defines(), "TF32": int(_tf32(r)), "PLAIN": int(work.is_plain)},
         )
 
 

@@ -14,8 +14,14 @@ from ...tune import DEVICES, Device, rnn_constraints, rnn_plan, solve
 from ...tune._rnn_plan import RESERVED
 from .._cells import CELLS
 
-#: Registers per thread for other than r, sums and the state of elements; with fewer of them the compiler spills.
-_OTHER_REGISTERS = 132
+#: Registers per thread for other than r, sums and elements, by the size of a number; with fewer the compiler spills.
+_OTHER_REGISTERS = {2: 66, 4: 98, 8: 132}
+#: Fewer of them if no step asks for lengths, packed rows, resets and clips
+_PLAIN_LESS = {2: 20, 4: 8, 8: 0}
+#: Of blocks that exchange vectors: the loads in flight. More tiles of r than that leaves room for take long to compile.
+_JOINED_REGISTERS = {2: 124, 4: 132, 8: 144}
+#: Maximum threads per block: with more, the compiler has fewer than 128 registers per thread.
+_MOST_THREADS = 512
 #: Maximum registers of sums per thread; a tile of rows that needs more is halved.
 _MOST_SUMS = 64
 
@@ -31,6 +37,7 @@ class Problem:
     itemsize: int
     tensor_cores: bool
     backward: bool
+    plain: bool = False  #: without lengths, packed rows, resets and clips
 
     @property
     def outs(self) -> int:
@@ -116,15 +123,21 @@ def _sums(problem: Problem, units: int, row_warps: int, columns: int) -> int:
     return _each_sum(problem) * columns * (problem.outs * units // (16 * row_warps))
 
 
+def _other_registers(problem: Problem, is_joined: bool) -> int:
+    size = problem.itemsize
+    return _JOINED_REGISTERS[size] if is_joined else _OTHER_REGISTERS[size] - _PLAIN_LESS[size] * problem.plain
+
+
 def _each_sum(problem: Problem) -> int:
     """Return the registers per thread for the sums of a tile of 16 rows of r and 8 rows of the batch."""
     return (4 if problem.tensor_cores else 8) * max(problem.itemsize // 4, 1)
 
 
 def _each_element(problem: Problem) -> int:
-    """Return the registers per thread for an element: a unit and a row of the batch."""
-    cell = CELLS[problem.cell]
-    numbers = 3 * len(cell.states) + 12 if problem.backward else cell.gates + len(cell.states) + 7
+    """Return the registers per thread for an element, a unit and a row: its inputs of two steps, and its addresses."""
+    gates, states = CELLS[problem.cell].gates, len(CELLS[problem.cell].states)
+    numbers = 7 * states + 26 if problem.backward else 2 * gates + states + 12
+    numbers -= (8 if problem.backward else 4) * problem.plain
     return numbers * max(problem.itemsize // 4, 1)
 
 
@@ -133,7 +146,12 @@ def _room(problem: Problem, units: int, row_warps: int, split: int, columns: int
     threads = 32 * row_warps * split
     registers = min(255, 65536 // (threads * resident))
     elements = math.ceil(units * 8 * columns / threads) * _each_element(problem)
-    room = registers - _OTHER_REGISTERS - _sums(problem, units, row_warps, columns) - elements
+    room = (
+        registers
+        - _other_registers(problem, units < problem.width)
+        - _sums(problem, units, row_warps, columns)
+        - elements
+    )
     return room // (2 * problem.itemsize)
 
 
@@ -145,8 +163,12 @@ def plan(problem: Problem, device: Device) -> Plan | None:
     if found.variant != "fused":
         return None
     numbers = (found.units, found.row_warps, found.depth_warps, found.batch_tile // 8)
-    adapted = _adapted(problem, device, *numbers, found.fragments_registers, found.blocks_per_sm)
-    return adapted or _constrained(problem, device, asked)
+    rest = (found.fragments_registers, found.blocks_per_sm)
+    return (
+        _adapted(problem, device, *numbers, *rest)
+        or _constrained(problem, device, asked)
+        or _adapted(problem, device, *numbers, *rest, spills=True)
+    )
 
 
 def _asked(problem: Problem) -> dict[str, Any]:
@@ -157,33 +179,65 @@ def _asked(problem: Problem) -> dict[str, Any]:
 
 
 def _adapted(
-    problem: Problem, device: Device, units: int, row_warps: int, split: int, columns: int, held: int, resident: int
+    problem: Problem,
+    device: Device,
+    units: int,
+    row_warps: int,
+    split: int,
+    columns: int,
+    held: int,
+    resident: int,
+    spills: bool = False,
 ) -> Plan | None:
-    """Return the launch with fewer rows, more warps or fewer resident blocks, if the kernel needs it; None: still not.
+    """Return the launch with more warps, and fewer rows or resident blocks if the kernel needs it; None: still not.
 
-    The tuner counts fewer registers per thread, and none for elements or for 8-byte numbers.
+    The tuner counts fewer registers per thread, and none for elements or for 8-byte numbers. With ``spills``, the
+    division of the warps that lacks the fewest registers will do.
     """
     while columns > 1 and _sums(problem, units, row_warps, columns) > _MOST_SUMS:
         columns //= 2
-    while row_warps * split < 8 and _room(problem, units, row_warps, split, columns, 1) < 0:
-        split *= 2
     for at_once in range(resident, 0, -1):
-        its = shape(problem, units, row_warps, split, columns, held, at_once)
-        fits = at_once * (its.shared + RESERVED) <= device.shared and its.shared <= device.block_shared
-        if fits and (its.blocks == 1 or its.blocks <= device.sms * at_once):
-            return its
+        for rows, terms in _warps(problem, units, row_warps, split, columns, at_once, spills):
+            its = shape(problem, units, rows, terms, columns, held, at_once)
+            fits = at_once * (its.shared + RESERVED) <= device.shared and its.shared <= device.block_shared
+            if fits and (its.blocks == 1 or its.blocks <= device.sms * at_once):
+                return its
     return None
+
+
+def _warps(
+    problem: Problem, units: int, row_warps: int, split: int, columns: int, resident: int, spills: bool
+) -> list[tuple[int, int]]:
+    """Return divisions of the warps by rows of r and by terms, the best first, from the one given to 16 warps.
+
+    A step waits for the cell of a thread's elements, one after the other, so that more warps are faster while a thread
+    has more than one; they have to leave it the registers for that.
+    """
+    found = [(row_warps, split)]
+    tiles, elements = problem.outs * units // 16, units * 8 * columns
+    while 2 * 32 * row_warps * split <= _MOST_THREADS and 8 * split <= problem.terms:
+        if 32 * row_warps * split >= elements and _room(problem, units, row_warps, split, columns, resident) >= 0:
+            break
+        row_warps, split = (2 * row_warps, split) if tiles % (2 * row_warps) == 0 else (row_warps, 2 * split)
+        found.append((row_warps, split))
+    room = {each: _room(problem, units, *each, columns, resident) for each in found}
+    if spills:
+        return sorted(found, key=lambda each: -room[each])
+    return [each for each in reversed(found) if room[each] >= 0]
 
 
 def _constrained(problem: Problem, device: Device, asked: dict[str, Any]) -> Plan | None:
     """Return the launch with the tuner's least cost among those that fit by the kernel's own count of resources."""
     text, cost = rnn_constraints(device, **asked)
     size, parts = problem.itemsize, 1 if problem.tensor_cores else 2
+    alone, joined = (_other_registers(problem, is_joined) for is_joined in (False, True))
     own = f"""
 elements >= 1; threads == {device.warp} * warps
 threads * elements >= units * batch_tile; threads * (elements - 1) < units * batch_tile
 sums_held == {_each_sum(problem)} * rows_per_warp * columns; sums_held <= {_MOST_SUMS}
-needed == {_OTHER_REGISTERS} + sums_held + {_each_element(problem)} * elements + {2 * size} * fragments_registers
+needed == others + sums_held + {_each_element(problem)} * elements + r_held
+r_held == {2 * size} * fragments_registers
+others == {alone} + {joined - alone} * several
 needed <= {device.thread_registers}; threads * blocks_per_sm * needed <= {device.registers}
 64 * lines >= 16 * depth_warps * depth_per_warp; 64 * (lines - 1) < 16 * depth_warps * depth_per_warp
 partial == {parts * max(size, 4)} * depth_warps * batch_tile * ({problem.outs} * units + 4)
@@ -193,5 +247,6 @@ blocks <= 1 or blocks <= {device.sms} * blocks_per_sm
 """
     for found in solve(f"{text}\n{own}", minimize=cost):
         numbers = (found["units"], found["row_warps"], found["depth_warps"], found["columns"])
-        return _adapted(problem, device, *numbers, found["fragments_registers"], found["blocks_per_sm"])
+        rest = (found["fragments_registers"], found["blocks_per_sm"])
+        return _adapted(problem, device, *numbers, *rest) or _adapted(problem, device, *numbers, *rest, spills=True)
     return None
