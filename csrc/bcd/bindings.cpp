@@ -59,7 +59,16 @@ void derivative(Solver& s, py::handle out) {
     std::copy(s.derivative().begin(), s.derivative().end(), address<double>(out));
 }
 
-// sums[j] = a_j . w, of the matrix
+// sums[k] = a_j . w for the columns j = columns[k]
+void products_of(const Matrix& a, py::handle w, py::handle columns, int64_t count, py::handle sums) {
+    const double* from = address<const double>(w);
+    const int64_t* chosen = address<const int64_t>(columns);
+    double* to = address<double>(sums);
+    py::gil_scoped_release release;
+    for (int64_t k = 0; k < count; ++k) to[k] = a.dot(chosen[k], from);
+}
+
+// sums[j] += a_j . w for all columns
 void products(const Matrix& a, py::handle w, py::handle sums) {
     const double* from = address<const double>(w);
     double* to = address<double>(sums);
@@ -70,7 +79,7 @@ void products(const Matrix& a, py::handle w, py::handle sums) {
 } // namespace
 
 void bind(py::module_& m) {
-    py::class_<Matrix>(m, "Matrix").def("products", products);
+    py::class_<Matrix>(m, "Matrix").def("products", products).def("products_of", products_of);
     py::class_<Solver>(m, "Solver")
         .def("run", run)
         .def("state", state)

@@ -102,7 +102,9 @@ def test_wrong_parameters_and_ends_without_convergence() -> None:
     with pytest.raises(ValueError, match="LogisticRegression: y must have at least two classes"):
         LogisticRegression().fit(X, np.ones(40, int))
     with pytest.warns(fastiter.ConvergenceWarning):
-        Lasso(1e-3, max_iter=1, tol=1e-12).fit(X, y)
+        NNLS(max_iter=1, tol=1e-12).fit(X, y)
+    with pytest.warns(fastiter.ConvergenceWarning, match="Lasso: the duality gap must come to"):
+        Lasso(1e-3, max_iter=1).fit(*data(20, 300))
 
 
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,3 +67,10 @@ def descent(pick: Pick) -> dict[str, Any]:
         **subset(pick, options),
         "max_steps": 9,
     }
+
+
+@calls("fastiter.bcd.lasso_path")
+def path(pick: Pick) -> dict[str, Any]:
+    n, m = pick.integer(0, 5), pick.integer(0, 4)
+    options = {"l2": 0.1, "nonnegative": True, "rtol": 1e-3, "max_steps": 9, "throw": False}
+    return {"A": data(pick, n, m), "b": pick.normal(n), "l1": np.array([1.0, 0.3]), **subset(pick, options)}

@@ -42,7 +42,7 @@ NOT_CALLED = {
     *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
     *(f"fastiter.mdp.{name}" for name in ("MDPProgress", "MDPSolution", "RobustPolicy")),
     *(f"fastiter.mdp.distributional.{name}" for name in ("StockValues", "TailValues")),
-    *(f"fastiter.bcd.{name}" for name in ("BCDProgress", "BCDSolution")),
+    *(f"fastiter.bcd.{name}" for name in ("BCDProgress", "BCDSolution", "LassoPath")),
     # and estimators, which scikit-learn's own tests call in tests/bcd/test_estimators.py
     *(f"fastiter.bcd.{name}" for name in ("ElasticNet", "Lasso", "LogisticRegression", "NNLS")),
     *(f"fastiter.tune.{name}" for name in ("Device", "RnnPlan")),

@@ -6,6 +6,7 @@ from .._public import publish
 from ._bcd import bcd
 from ._blocks import Blocks
 from ._classifier import LogisticRegression
+from ._path import LassoPath, lasso_path
 from ._problem import LeastSquares, Logistic, Quadratic, Softmax
 from ._regressors import NNLS, ElasticNet, Lasso
 from ._result import BCDProgress, BCDSolution
@@ -17,12 +18,14 @@ __all__ = [
     "Blocks",
     "ElasticNet",
     "Lasso",
+    "LassoPath",
     "LeastSquares",
     "Logistic",
     "LogisticRegression",
     "Quadratic",
     "Softmax",
     "bcd",
+    "lasso_path",
 ]
 
 publish(globals())

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._solution import warn
 from ._bcd import bcd
 from ._estimators import Estimator, scikit_learn, with_ones, without_last
 from ._gap import has_gap
+from ._path import WorkingSets
 from ._problem import LeastSquares, Problem
 
 Array = npt.NDArray[Any]
@@ -59,6 +61,17 @@ class _Regressor(Estimator):
 
     def _solve(self, problem: Problem, start: Array | None) -> Array:
         m = problem.shape[0]
+        l1, l2, lower, _ = problem._separable
+        if m and l1.min() > 0:  # the same for all columns
+            sets = WorkingSets(problem._data, problem._b, float(l2[0]), bool(lower[0] == 0))
+            if start is not None:
+                sets.start(start)
+            tolerance = self.tol * float(problem._b @ problem._b) / 2
+            self.gap_, _, self.n_iter_ = sets.solve(float(l1[0]), tolerance, self.max_iter)
+            if self.gap_ > tolerance:
+                name, expected = type(self).__name__, f"{tolerance:.2g}, got {self.gap_:.2g}"
+                warn(f"{name}: the duality gap must come to {expected}; try a larger max_iter or tol")
+            return sets.solution()
         stop: Any = "gap" if has_gap(problem) else "slope"
         found = bcd(problem, start, stop=stop, rtol=self.tol, max_steps=self.max_iter * max(m, 1))
         self.n_iter_, self.gap_ = -(-found.steps // max(m, 1)) or 1, found.gap
@@ -92,7 +105,7 @@ class ElasticNet(_Regressor):
     warm_start : bool
         Whether ``fit`` starts from the last coefficients.
     max_iter : int
-        The most sweeps.
+        The most working sets, or sweeps.
     tol : float
         The duality gap at which it ends, as a share of ||y||^2 / 2; without a gap, that of the gradient at 0.
 
@@ -103,7 +116,7 @@ class ElasticNet(_Regressor):
     intercept_ : float
         The constant.
     n_iter_ : int
-        The sweeps.
+        The working sets, or the sweeps where the intercept of sparse X, or a penalty of 0, rules these out.
     gap_ : float
         The duality gap at the end.
 
@@ -153,7 +166,7 @@ class Lasso(_Regressor):
     warm_start : bool
         Whether ``fit`` starts from the last coefficients.
     max_iter : int
-        The most sweeps.
+        The most working sets, or sweeps.
     tol : float
         The duality gap at which it ends, as a share of ||y||^2 / 2; without a gap, that of the gradient at 0.
 
@@ -164,7 +177,7 @@ class Lasso(_Regressor):
     intercept_ : float
         The constant.
     n_iter_ : int
-        The sweeps.
+        The working sets, or the sweeps where the intercept of sparse X, or a penalty of 0, rules these out.
     gap_ : float
         The duality gap at the end.
 
