@@ -73,3 +73,14 @@ def on_simplices(pick: Pick) -> dict[str, Any]:
 
 def turned(x: tuple[Any, Any]) -> tuple[Any, Any]:
     return x[-1], -x[0]
+
+
+def components(x: Any, indices: Any) -> Any:
+    return x - (1 if indices is None else indices.mean().astype(x.dtype))
+
+
+@calls(f"{MONOTONE}.halpern_vr", also=OPERATORS)
+def of_a_sum(pick: Pick) -> dict[str, Any]:
+    given = {"components": components, "resolvent": soft, "x0": first(pick), "n": 3, "lipschitz": 1.0, "rng": 0}
+    more = {"step": 0.5, "batch": 2, "probability": 0.5, "variant": pick.one_of(("cocoercive", "lipschitz"))}
+    return {**given, **subset(pick, more), **ends(pick)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .._public import publish
 from ._forward import extragradient, forward_backward, forward_backward_forward
+from ._halpern_vr import halpern_vr
 from ._inclusion import InclusionProgress, InclusionSolution
 from ._mirror import mirror_prox
 from ._splitting import davis_yin, douglas_rachford, peaceman_rachford, primal_dual
@@ -21,6 +22,7 @@ __all__ = [
     "extragradient",
     "forward_backward",
     "forward_backward_forward",
+    "halpern_vr",
     "mirror_prox",
     "peaceman_rachford",
     "primal_dual",
