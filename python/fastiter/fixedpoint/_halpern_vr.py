@@ -68,8 +68,8 @@ def halpern_vr(
         t: by default 1 / L, at which ``"cocoercive"`` reached a residual three times as fast as at the 1 / (4 L) of the
         theory in the reference problem; for ``"lipschitz"`` 0.99 sqrt(p) / L.
     batch : int, optional
-        The size of a batch, drawn with replacement: by default ceil(sqrt(n)) for ``"cocoercive"`` and 1, which needs the
-        fewest evaluations, for ``"lipschitz"``, where a larger one takes fewer steps.
+        The size of a batch, drawn with replacement: by default ceil(sqrt(n)) for ``"cocoercive"`` and 1, which needs
+        the fewest evaluations, for ``"lipschitz"``, where a larger one takes fewer steps.
     probability : float, optional
         p, above 0 and at most 1, which is the deterministic method: by default 4 / (k + 5) up to k = sqrt(n) and
         constant from there for ``"cocoercive"``, and min(1, 2 batch / n) for ``"lipschitz"``.
