@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from ..._public import publish
 from ...delta._torch.nn import DeltaNet
+from ...fixedpoint._torch.nn.deq import DEQ
 from ...fixedpoint._torch.nn.hopfield import Hopfield
 from ...fixedpoint._torch.nn.hopfield_layers import HopfieldLayer, HopfieldPooling
+from ...fixedpoint._torch.nn.monotone_dbm import MonotoneDBM
+from ...fixedpoint._torch.nn.monotone_deq import MonotoneDEQ
 from ...newton._torch.nn import ParaGRU, ParaLSTM
 from ...quant._torch.nn.format_quantizers import FormatQuantizer, GradientQuantizer
 from ...quant._torch.nn.layers import (
@@ -31,6 +34,7 @@ from ...rnn._torch.nn.streaming import StreamingRNN
 from ...scan._torch.nn import LinearRNN
 
 __all__ = [
+    "DEQ",
     "GRU",
     "LSTM",
     "RNN",
@@ -43,6 +47,8 @@ __all__ = [
     "HopfieldPooling",
     "LSQQuantizer",
     "LinearRNN",
+    "MonotoneDBM",
+    "MonotoneDEQ",
     "OptimizerQuantizer",
     "PACTQuantizer",
     "ParaGRU",
