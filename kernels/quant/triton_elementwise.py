@@ -145,6 +145,7 @@ def quantize_fwd_kernel(
     zero_ptr,
     powers_ptr,
     seed_ptr,
+    missing_ptr,
     numbers,
     thresholds,
     values,
@@ -176,7 +177,10 @@ def quantize_fwd_kernel(
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Y = x / scale rounded to the format, times scale, or the codes; powers_ptr: whether all scales are powers of 2"""
+    """Y = x / scale rounded to the format, times scale, or the codes; powers_ptr: whether all scales are powers of 2
+
+    missing_ptr, if there is one, becomes 1 if any x is NaN, which then counts as 0.
+    """
     X: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     E: tl.constexpr = y_ptr.dtype.element_ty
     INTEGERS: tl.constexpr = KIND == INTEGER
@@ -197,6 +201,9 @@ def quantize_fwd_kernel(
             words = w0 if w == 0 else (w1 if w == 1 else (w2 if w == 2 else w3))
         mask, at = offsets < numel, offsets.to(INDEX)
         x = widened(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+        if missing_ptr is not None:
+            tl.store(missing_ptr + tl.zeros((BLOCK,), tl.int32), 1, mask=x != x)
+            x = tl.where(x != x, 0.0, x)
         if REPLACES:
             x = tl.where(x != x, tl.load(numbers).to(X), x)
         if HAS_ZERO_POINT:

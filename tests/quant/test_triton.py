@@ -215,6 +215,20 @@ def test_nan_is_kept_replaced_or_refused(gpu: Gpu) -> None:
             gpu.run(lambda fmt=fmt: ours.quantize(gpu.put(x), fmt))
 
 
+@pytest.mark.parametrize("fmt", ["int8", "e2m1", "fixed<8,4,STOCHASTIC,SAT>", "fixed<60,30,RND,SAT>", "pow2<-6,2>"])
+def test_nan_is_found_while_numbers_are_rounded(gpu: Gpu, fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no pass over x before, which would read it twice."""
+    x = np.linspace(-1.5, 1.5, 2 * 1024 + 5, dtype=np.float32)
+    expected = ours.quantize(torch.from_numpy(x), fmt, rng=3), ours.encode(torch.from_numpy(x), fmt, rng=3)
+    monkeypatch.setattr(torch, "isnan", None)
+    for call, result, at in zip((ours.quantize, ours.encode), expected, (0, len(x) - 1), strict=True):
+        same(gpu.run(lambda call=call: call(gpu.put(torch.from_numpy(x)), fmt, rng=3)), result, fmt)
+        with_nan = torch.from_numpy(x.copy())
+        with_nan[at] = math.nan
+        with pytest.raises(ValueError, match="x contains NaN, which"):
+            gpu.run(lambda call=call, given=with_nan: call(gpu.put(given), fmt, rng=3))
+
+
 @pytest.mark.parametrize("fmt", KINDS)
 def test_bits_are_the_specifications(gpu: Gpu, fmt: str) -> None:
     low, high = KINDS[fmt]

@@ -1,7 +1,7 @@
 """Rounding to number formats on a GPU: the plan of a format becomes the arguments of a Triton kernel.
 
-Only two things synchronize with the device: the search for NaN if it is to be refused, and the first call of a format,
-which copies its constants. A scale on the device is not checked, even if it is not positive.
+Only two things synchronize with the device: whether a NaN that is to be refused was there, and the first call of a
+format, which copies its constants. A scale on the device is not checked, even if it is not positive.
 """
 
 from __future__ import annotations
@@ -219,10 +219,11 @@ class _Call(NamedTuple):
     seed: Tensor | None
     nan: float | None
     codes: bool
+    missing: Tensor | None  #: becomes 1 if there is a NaN
 
 
 def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
-    function, fmt, scales, seed, nan, codes = call
+    function, fmt, scales, seed, nan, codes, missing = call
     name, scaled = NAMES[x.dtype], scales.scale is not None
     plan = gpu_plan(fmt, name, codes, scaled)
     known = numbers_of(fmt, name, codes, scaled, nan, x.device)
@@ -231,7 +232,7 @@ def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
     size = 4 * COUNTERS if fmt.stochastic else BLOCK
     with launch.on(x):
         kernels.quantize_fwd_kernel[(-(-x.numel() // size),)](
-            *(x, y, scales.scale, scales.zero_point, scales.powers, seed if fmt.stochastic else None),
+            *(x, y, scales.scale, scales.zero_point, scales.powers, seed if fmt.stochastic else None, missing),
             *(*known, x.numel(), scales.run, scales.size, *_whole_numbers(plan)),
             KIND=_INTEGER if isinstance(fmt, Int) else plan.kind,
             ROUNDING=plan.rounding,
@@ -262,7 +263,7 @@ def _carry(block: Blocks, in_double: bool) -> int:
 
 
 def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
-    function, fmt, scales, seed, nan, codes = call
+    function, fmt, scales, seed, nan, codes, _ = call
     g = scales.scale
     if isinstance(fmt, NVFP4) and g is None:
         g = torch.ones((), dtype=torch.float32, device=x.device)
@@ -306,13 +307,15 @@ def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
     y, shared = _made_codes(lines, fmt) if codes else (torch.empty_like(lines), None)
     if not lines.numel():
         return y, shared
-    if refuse_nan and not has_nan(fmt) and bool(torch.isnan(x).any()):
+    refuses = refuse_nan and not has_nan(fmt)
+    missing = torch.zeros(1, dtype=torch.int32, device=x.device) if refuses and not block else None
+    call = _Call(function, fmt, scales, seed_on(x, seed), nan, codes, missing)
+    if not block:
+        _elementwise(lines, as_signed(y), call)
+    if refuses and bool(torch.isnan(x).any() if missing is None else missing):
         refuse_nans(function, fmt)
-    call = _Call(function, fmt, scales, seed_on(x, seed), nan, codes)
     if block:
         _blocks(lines, as_signed(y), shared, call)
-    else:
-        _elementwise(lines, as_signed(y), call)
     return y, shared
 
 
