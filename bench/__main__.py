@@ -3,6 +3,7 @@
                                                          newton, quant, fixed, relax, mdp, fixedpoint, hopfield, busy,
                                                          accelerate: python -m bench --help)
 python -m bench --device cuda [--out FILE.json]         measure all of them on a card
+python -m bench card [--part 1|2|3] [--dry-run]         test and measure everything on a card, failures passed over
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
                        --figure FILE.svg                or one figure of all of them
 """

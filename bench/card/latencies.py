@@ -47,7 +47,7 @@ def module() -> Any:
     path = _nvrtc.cache_folder() / "latencies.cubin"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(compiled(_cuda.architecture(0)))
-    return cupy.RawModule(path=str(path), enable_cooperative_groups=True)
+    return cupy.RawModule(path=str(path))
 
 
 def turns_of(

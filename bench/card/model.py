@@ -40,6 +40,7 @@ def terms(row: Record) -> dict[str, float]:
         "element": float(each),
         "product": float(tiles * plan["columns"]),
         "fragment": float(max(tiles - plan["held"], 0)),
+        "sum": float(outs * each * plan["split"]),
         "joined": float(joined),
         "word": math.ceil(rows * padded * 2 / 8 / threads) if joined else 0.0,
     }

@@ -19,6 +19,7 @@ from fastiter.tune.__main__ import table
 
 GATES = {"elman": 1, "gru": 3, "lstm": 4, "slstm": 4}
 EXTRA_STATES = {"elman": 0, "gru": 0, "lstm": 1, "slstm": 3}
+CELL_CYCLES = {"elman": (1110, 800), "gru": (1420, 1960), "lstm": (1850, 2360), "slstm": (1930, 3250)}
 SIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -28,7 +29,7 @@ def up(a: int, b: int) -> int:
 
 def launch(plan: tune.RnnPlan) -> dict[str, Any]:
     """Return the resources and cost of a launch of this shape, derived from the kernel's design alone."""
-    device, size, gates = plan.device, SIZE[plan.dtype], GATES[plan.cell]
+    size, gates = SIZE[plan.dtype], GATES[plan.cell]
     width = 16 * up(plan.width, 16)
     row_gates, depth = (1, gates * width) if plan.backward else (gates, width)
     rows, tiles, warps = row_gates * plan.units, depth // 16, plan.row_warps * plan.depth_warps
@@ -41,21 +42,26 @@ def launch(plan: tune.RnnPlan) -> dict[str, Any]:
     h = (depth + 8) * size * plan.batch_tile
     sums = 4 * plan.depth_warps * rows * plan.batch_tile
     state = (4 * EXTRA_STATES[plan.cell] + 2 * gates * size) * plan.units * plan.batch_tile
-    product = 256 if plan.dtype == "float32" else 65536 * device.sms * device.clock // (device.tensor_flops * 10**6)
-    work = (
-        product * (rows // 16) * tiles * columns
-        + 16 * 256 * size // 128 * warps * in_shared
-        + 16 * 128 * size // 128 * plan.row_warps * tiles * columns
-        + 16 * 8 // 128 * sums // 4
-        + 16 * depth * size // 64 * plan.batch_tile
+    threads, way = 32 * warps, int(plan.backward)
+    elements = up(plan.units * plan.batch_tile, threads)  # of a thread, one after the other
+    products = per_warp * columns
+    words = up(plan.batch_tile * depth * size // 8, threads) if plan.blocks > 1 else 0
+    exact = 80 if plan.dtype == "float32" else 0
+    latency = (
+        (30, 755)[way]
+        + (CELL_CYCLES[plan.cell][way] + (8, 3)[way] * row_gates * plan.depth_warps) * elements
+        + (exact * warps / 4 or (33, 54)[way]) * products
+        + (0, 5)[way] * in_shared
+        + (plan.blocks > 1) * ((1630, 1490)[way] + 750 + 4 * plan.blocks)
+        + (16, 38)[way] * words
     )
-    barrier = (100 if plan.blocks == 1 else 2500) + 4 * plan.blocks
+    issue = warps / 4 * (440 * elements + 30 * words + (4 + exact) * products)
     return {
         "rows": rows,
         "in_shared": in_shared,
         "registers": registers,
         "shared": 256 * size * warps * in_shared + h + sums + state,
-        "cycles": plan.passes * (16 * barrier + plan.blocks_per_sm * work) // 16,
+        "cycles": math.floor(plan.passes * (latency + (plan.blocks_per_sm - 1) * issue)),
     }
 
 

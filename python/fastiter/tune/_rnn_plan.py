@@ -22,12 +22,22 @@ BASE_REGISTERS = 56
 RESERVED = 1024
 #: Rows, columns and depth of a fragment of r: the A operand of mma m16n8k16.
 TILE = 16
-#: Cycles per step of a block alone, and of a grid barrier through L2 with an addition for each block
-BLOCK_SYNC, GRID_SYNC, GRID_SYNC_EACH = 100, 2500, 4
-#: Bytes per cycle that one SM reads from its shared memory, and from L2
-SHARED_RATE, L2_RATE = 128, 64
-#: Microseconds per launch of the alternating variant, which has two per step
-LAUNCH_US = 3
+#: Cycles per step, forward and backward, fitted to a simulation of the machine code (docs/tune/index.md): every step
+STEP = (30, 755)
+#: The cell on one unit and row, which a thread computes one after the other, with its loads and stores
+ELEMENT = {"elman": (1110, 800), "gru": (1420, 1960), "lstm": (1850, 2360), "slstm": (1930, 3250)}
+#: The product of a fragment of r and 8 rows of the batch; a fragment that is read from shared memory; a partial sum
+PRODUCT, FRAGMENT, SUM = (33, 54), (0, 5), (8, 3)
+#: Several blocks a head, with the barrier of the grid; 8 bytes that a thread fetches after it
+JOINED, WORD = (1630, 1490), (16, 38)
+#: Further cycles of the grid's barrier, and for each block that arrives: a guess, as the simulation has one block
+SKEW, ARRIVAL = 750, 4
+#: Instructions of a warp: for an element, for 8 bytes that are fetched, for a fragment; in float32, for its product
+ELEMENT_ISSUE, WORD_ISSUE, FRAGMENT_ISSUE, EXACT_ISSUE = 440, 30, 4, 80
+#: Bytes per cycle that one SM reads from L2
+L2_RATE = 64
+#: Microseconds of the host for a launch of the alternating variant, which has two per step; a card waits for them
+LAUNCH_US = 20
 #: The most heads, units and sequences: kernels count them in 32 bits
 MOST = 2**31 - 1
 
@@ -72,7 +82,7 @@ class RnnPlan:
     >>> from fastiter import tune
     >>> plan = tune.rnn_plan(tune.DEVICES["RTX 4090"], cell="gru", heads=1, width=64, batch=1, dtype="bfloat16")
     >>> plan.variant, plan.blocks, plan.units, plan.threads
-    ('fused', 1, 64, 128)
+    ('fused', 1, 64, 256)
     """
 
     device: Device
@@ -135,7 +145,7 @@ class RnnPlan:
 
 
 def _cycles_16(device: Device, dtype: str) -> int:
-    """Sixteenths of a cycle per SM for one fragment of r times 8 batch rows."""
+    """Sixteenths of a cycle per SM for one fragment of r times 8 batch rows, where all tensor cores are busy."""
     if dtype == "float32":
         return 16 * 2048 // 128  # 128 fused multiply-adds a cycle, no tensor cores
     return max(1, 16 * 4096 * device.sms * device.clock // (device.tensor_flops * 10**6))
@@ -179,13 +189,15 @@ def rnn_constraints(
     >>> H100, shape = tune.DEVICES["H100"], {"cell": "lstm", "heads": 1, "width": 768, "batch": 16}
     >>> text, cost = tune.rnn_constraints(H100, **shape, dtype="bfloat16")
     >>> tune.solve(text, minimize=cost)[0]["blocks"]
-    64
+    48
     """
     _check("rnn_constraints", device, cell, heads, width, batch, dtype, backward)
     (gates, states), size = CELLS[cell], ITEMSIZE[dtype]
     padded = -(-width // TILE) * TILE
     row_gates, depth = (1, gates * padded) if backward else (gates, padded)
-    depth_tiles = depth // TILE
+    depth_tiles, way = depth // TILE, int(backward)
+    exact = EXACT_ISSUE if dtype == "float32" else 0  # no tensor cores: the warps of a scheduler take turns
+    product = f"{exact} * warps" if exact else str(4 * PRODUCT[way])
     text = f"""
 # what decides most comes first: the search halves the first variable that is open
 several in 0..1; blocks_per_sm in 1..2; batch_tile in [{", ".join(map(str, _batch_tiles(batch)))}]
@@ -214,17 +226,19 @@ heads_per_pass == 1 or tiles_per_pass == batch_tiles
 (head_passes - 1) * heads_per_pass < {heads}; head_passes * heads_per_pass >= {heads}
 (tile_passes - 1) * tiles_per_pass < batch_tiles; tile_passes * tiles_per_pass >= batch_tiles
 passes == head_passes * tile_passes; {heads} * blocks * batch_tiles <= {device.sms} * blocks_per_sm * passes
-# cycles of a step: the barrier, and the work of an SM in sixteenths
-several < blocks; blocks <= 1 + {2 * device.sms} * several
-barrier == {BLOCK_SYNC} + {GRID_SYNC - BLOCK_SYNC} * several + {GRID_SYNC_EACH} * blocks
-products == {_cycles_16(device, dtype) * depth_tiles} * row_tiles * columns
-reads == {16 * TILE * TILE * size // SHARED_RATE} * warps * fragments_shared
-inputs == {16 * TILE * 8 * size // SHARED_RATE * depth_tiles} * row_warps * columns
-sums == {16 * 8 * row_gates // SHARED_RATE} * depth_warps * units * batch_tile
-exchange == {16 * depth * size // L2_RATE} * batch_tile
-work == products + reads + inputs + sums + exchange
+# a thread computes some elements, units of a row, and fetches some words of 8 bytes that other blocks have written
+several < blocks; blocks <= 1 + {2 * device.sms} * several; threads == {device.warp} * warps
+elements >= 1; threads * elements >= units * batch_tile; threads * (elements - 1) < units * batch_tile
+words >= 0; threads * words >= {depth * size // 8} * batch_tile * several
+threads * (words - 1) < {depth * size // 8} * batch_tile * several
+# quarters of a cycle: the latency of a step, and the issue slots, a fourth of the warps each, of a further block
+products == rows_per_warp * depth_per_warp * columns
+cells == {4 * STEP[way]} + ({4 * ELEMENT[cell][way]} + {4 * SUM[way] * row_gates} * depth_warps) * elements
+matrix == {product} * products + {4 * FRAGMENT[way]} * fragments_shared
+latency == cells + matrix + several * ({4 * (JOINED[way] + SKEW)} + {4 * ARRIVAL} * blocks) + {4 * WORD[way]} * words
+busy == warps * ({ELEMENT_ISSUE} * elements + {WORD_ISSUE} * words + {FRAGMENT_ISSUE + exact} * products)
 """
-    return text, "passes * (16 * barrier + blocks_per_sm * work)"
+    return text, "passes * (latency + (blocks_per_sm - 1) * busy)"
 
 
 def _batch_tiles(batch: int) -> list[int]:
@@ -319,14 +333,14 @@ def _plan(device: Device, cell: str, heads: int, width: int, batch: int, dtype: 
     text, cost = rnn_constraints(device, **shape)
     padded = -(-width // TILE) * TILE
     other = _alternating_cycles(device, cell, heads, padded, batch, dtype)
-    found = solve(f"{text}\n{cost} <= {16 * other}", minimize=cost)
+    found = solve(f"{text}\n{cost} <= {4 * other}", minimize=cost)
     if not found:
         reason = _reason(device, cell, padded, dtype, other)
         return RnnPlan(device, **shape, variant="alternating", reason=reason, cycles=other)
     names = {field.name for field in fields(RnnPlan)}
     chosen: dict[str, Any] = {name: value for name, value in found[0].items() if name in names}
-    work = found[0]["passes"] * (16 * found[0]["barrier"] + found[0]["blocks_per_sm"] * found[0]["work"])
-    return RnnPlan(device, **shape, variant="fused", reason="", cycles=work // 16, padded=padded, **chosen)
+    quarters = found[0]["passes"] * (found[0]["latency"] + (found[0]["blocks_per_sm"] - 1) * found[0]["busy"])
+    return RnnPlan(device, **shape, variant="fused", reason="", cycles=quarters // 4, padded=padded, **chosen)
 
 
 def _alternating_cycles(device: Device, cell: str, heads: int, padded: int, batch: int, dtype: str) -> int:

@@ -113,14 +113,18 @@ def compiled(stem: str, defines: tuple[tuple[str, object], ...]) -> Program:
 
 def defines_of(problem: Problem, its: Plan) -> dict[str, object]:
     """Return the macros of the launch."""
-    return {"ELEMENT": "BFloat16", "CELL": CELLS[problem.cell].code, **its.defines(), "TF32": 0}
+    element = "BFloat16" if problem.itemsize == 2 else "float"
+    return {"ELEMENT": element, "CELL": CELLS[problem.cell].code, **its.defines(), "TF32": 0}
 
 
 def loop_of_steps(visits: dict[int, list[Visit]]) -> list[Visit]:
-    """Return the visits of the loop over the steps: the one with the most products between two visits."""
+    """Return the visits of the loop over the steps: the one with the most products between two visits.
+
+    Products are those of fragments, or of numbers where the dtype has no tensor cores.
+    """
 
     def products(found: list[Visit]) -> int:
-        return found[-1].counts["HMMA"] - found[-2].counts["HMMA"]
+        return sum(found[-1].counts[name] - found[-2].counts[name] for name in ("HMMA", "FFMA"))
 
     loops = [found for found in visits.values() if len(found) > SETTLED + 1]
     assert loops, "no loop has as many turns as there are steps"
