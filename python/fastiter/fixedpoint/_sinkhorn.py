@@ -52,33 +52,34 @@ class SinkhornSolution(Solution):
 
     epsilon: float
     tolerance: float
+    #: C, a and b
     _problem: Any
 
     @property
-    def plan(self) -> Array:
+    def plan(self) -> Any:
         """The plan P = exp((f + g - C) / epsilon), (n, m) or (B, n, m), made when it is asked for."""
         (f, g), C = self.value, self._problem[0]
-        return np.asarray(np.exp((f[..., :, None] + g[..., None, :] - C) / f.dtype.type(self.epsilon)))
+        exponent = (f[..., :, None] + g[..., None, :] - C) / self.epsilon
+        return np.exp(exponent) if isinstance(exponent, np.ndarray) else exponent.exp()
 
     @property
     def cost(self) -> Any:
-        """The cost sum P C of the plan: a float, or (B,)."""
-        found = (self.plan * self._problem[0]).sum(axis=(-2, -1), dtype=np.float64)
-        return found if found.ndim else float(found)
+        """The cost sum P C of the plan: a number, or (B,)."""
+        return (self.plan * self._problem[0]).sum((-2, -1))
 
     @property
     def dual(self) -> Any:
-        """The value f.a + g.b of the dual problem, which bounds the regularised cost from below: a float, or (B,)."""
+        """The value f.a + g.b of the dual problem, without the constant epsilon sum P: a number, or (B,)."""
         (f, g), (_, a, b) = self.value, self._problem
-        found = (f.astype(np.float64) * a).sum(axis=-1) + (g.astype(np.float64) * b).sum(axis=-1)
-        return found if found.ndim else float(found)
+        return (f * a).sum(-1) + (g * b).sum(-1)
 
     def _failure(self) -> str | None:
         if bool(all_of(self.converged)):
             return None
-        residual, steps = np.atleast_1d(self.residual), np.atleast_1d(self.steps)
-        k = int(np.nan_to_num(residual, nan=np.inf).argmax())
-        which = "" if isinstance(self.reason, str) else f" in problem {k}"
+        single = isinstance(self.reason, str)
+        residual, steps = ([x] if single else x.tolist() for x in (self.residual, self.steps))
+        k = max(range(len(residual)), key=lambda k: np.inf if residual[k] != residual[k] else residual[k])
+        which = "" if single else f" in problem {k}"
         return (
             f"the sums of the plan must come within {self.tolerance:.2g} of a, got {residual[k]:.2g} after "
             f"{plural(int(steps[k]))}{which}; try a larger max_steps or epsilon"
@@ -158,45 +159,74 @@ def sinkhorn(
     """
     C, a, b = as_arrays("sinkhorn", ("C", "a", "b"), (C, a, b))
     check_arrays("sinkhorn", ("C",), (C,))
-    if C.ndim not in (2, 3):
-        raise ValueError(f"sinkhorn: C must have shape (n, m) or (B, n, m), got {C.shape}")
+    check_costs(C.shape, bool(np.isfinite(C).all()))
     *batch, n, m = C.shape
-    if n == 0 or m == 0:
-        raise ValueError(f"sinkhorn: C must have rows and columns, got shape {C.shape}")
-    if not np.isfinite(C).all():
-        raise ValueError("sinkhorn: C must be finite, got NaN or infinite elements")
     a = np.full((*batch, n), 1 / n, C.dtype) if a is None else _masses("a", a, C, (*batch, n))
     total = a.sum(axis=-1, dtype=np.float64)
     even = np.repeat((total[..., None] / m).astype(C.dtype), m, axis=-1)
     b = even if b is None else _masses("b", b, C, (*batch, m))
-    other = b.sum(axis=-1, dtype=np.float64)
-    if (np.abs(total - other) > 1e3 * np.finfo(C.dtype).eps * total).any():
-        k = int(np.abs(total - other).argmax())
-        raise ValueError(f"sinkhorn: b must have the sum of a, {np.ravel(total)[k]:g}, got {np.ravel(other)[k]:g}")
-    epsilon = positive("sinkhorn", "epsilon", epsilon, zero=False)
-    largest = float(total.max(initial=0))
-    tolerance = largest * (1e-4 if C.dtype == np.float32 else 1e-9) if tol is None else positive("sinkhorn", "tol", tol)
-    max_steps = count("sinkhorn", "max_steps", max_steps)
-    check_flag("sinkhorn", "throw", throw)
+    check_sums(total, b.sum(axis=-1, dtype=np.float64), float(np.finfo(C.dtype).eps))
+    limits = limits_of(C.dtype.itemsize, float(total.max(initial=0)), epsilon, tol, max_steps, throw)
     f, g = _start(C, x0, (*batch, n), (*batch, m))
     samples = batch[0] if batch else 1
     steps, residual, ended = np.zeros(samples, np.int64), np.zeros(samples), np.zeros(samples, np.uint8)
     arrays = (np.ascontiguousarray(C), np.log(a), np.log(b), f, g)
-    limits, results = (epsilon, tolerance, max_steps), (steps, residual, ended)
-    _core.fixedpoint.sinkhorn(8 * C.dtype.itemsize, (samples, n, m), arrays, limits, results)
-    reasons = ["converged" if end else "nan" if r != r else "max_steps" for end, r in zip(ended, residual, strict=True)]
-    solution = SinkhornSolution(
-        value=(f, g),
-        converged=ended.astype(bool) if batch else bool(ended[0]),
-        steps=steps if batch else int(steps[0]),
-        residual=residual if batch else float(residual[0]),
+    _core.fixedpoint.sinkhorn(8 * C.dtype.itemsize, (samples, n, m), arrays, limits, (steps, residual, ended))
+    numbers = (ended.astype(bool), steps, residual)
+    return judged("sinkhorn", solution_of((f, g), numbers, bool(batch), limits, (C, a, b)), throw)
+
+
+def check_costs(shape: tuple[int, ...], is_finite: bool) -> None:
+    """Check the shape of the costs, and that they are finite."""
+    if len(shape) not in (2, 3):
+        raise ValueError(f"sinkhorn: C must have shape (n, m) or (B, n, m), got {tuple(shape)}")
+    if 0 in shape[-2:]:
+        raise ValueError(f"sinkhorn: C must have rows and columns, got shape {tuple(shape)}")
+    if not is_finite:
+        raise ValueError("sinkhorn: C must be finite, got NaN or infinite elements")
+
+
+def check_sums(total: Any, other: Any, eps: float) -> None:
+    """Check that the masses of rows and columns have the same sum, up to rounding."""
+    if (np.abs(total - other) > 1e3 * eps * total).any():
+        k = int(np.abs(total - other).argmax())
+        raise ValueError(f"sinkhorn: b must have the sum of a, {np.ravel(total)[k]:g}, got {np.ravel(other)[k]:g}")
+
+
+def limits_of(
+    itemsize: int, largest: float, epsilon: Any, tol: Any, max_steps: Any, throw: Any
+) -> tuple[float, float, int]:
+    """Return epsilon, the tolerance for masses of at most ``largest``, and the most steps, checked."""
+    epsilon = positive("sinkhorn", "epsilon", epsilon, zero=False)
+    default = largest * (1e-4 if itemsize == 4 else 1e-9)
+    tolerance = default if tol is None else positive("sinkhorn", "tol", tol)
+    max_steps = count("sinkhorn", "max_steps", max_steps)
+    check_flag("sinkhorn", "throw", throw)
+    return epsilon, tolerance, max_steps
+
+
+def solution_of(
+    value: tuple[Any, Any],
+    numbers: tuple[Any, Any, Any],
+    is_batch: bool,
+    limits: tuple[float, float, int],
+    problem: tuple[Any, Any, Any],
+) -> SinkhornSolution:
+    """Return the solution; numbers: whether each problem converged, its steps and its residual."""
+    rows = zip(numbers[0].tolist(), numbers[2].tolist(), strict=True)
+    reasons = ["converged" if end else "nan" if r != r else "max_steps" for end, r in rows]
+    converged, steps, residual = numbers if is_batch else (each[0].item() for each in numbers)
+    return SinkhornSolution(
+        value=value,
+        converged=converged,
+        steps=steps,
+        residual=residual,
         method="sinkhorn",
-        reason=tuple(reasons) if batch else reasons[0],
-        epsilon=epsilon,
-        tolerance=tolerance,
-        _problem=(C, a, b),
+        reason=tuple(reasons) if is_batch else reasons[0],
+        epsilon=limits[0],
+        tolerance=limits[1],
+        _problem=problem,
     )
-    return judged("sinkhorn", solution, throw)
 
 
 def _masses(name: str, x: Any, C: Array, shape: tuple[int, ...]) -> Array:
