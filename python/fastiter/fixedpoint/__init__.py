@@ -7,9 +7,9 @@ from . import monotone, prox
 from ._functional import fixed_point
 from ._hopfield import hopfield_energy, hopfield_update
 from ._hopfield_shapes import HopfieldSolution
-from ._refine import refine, shift
+from ._problems.refine import refine, shift
+from ._problems.sinkhorn import SinkhornSolution, sinkhorn
 from ._result import FixedPointProgress, FixedPointSolution
-from ._sinkhorn import SinkhornSolution, sinkhorn
 
 __all__ = [
     "FixedPointProgress",

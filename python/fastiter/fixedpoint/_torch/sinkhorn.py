@@ -14,8 +14,8 @@ from ..._solution import judged
 from ..._torch.autograd import one_by_one
 from ..._torch.op import Op
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, refuse_transforms
-from .. import _sinkhorn as arrays
-from .._sinkhorn import SinkhornSolution, check_costs, check_sums, limits_of, solution_of
+from .._problems import sinkhorn as arrays
+from .._problems.sinkhorn import SinkhornSolution, check_costs, check_sums, limits_of, solution_of
 
 
 class Transport(NamedTuple):

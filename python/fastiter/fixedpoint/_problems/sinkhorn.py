@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._array_like import as_arrays
-from .._check import check_arrays, check_flag, count, positive
-from .._solution import Solution, all_of, judged, plural
+from ... import _core
+from ..._array_like import as_arrays
+from ..._check import check_arrays, check_flag, count, positive
+from ..._solution import Solution, all_of, judged, plural
 
 Array = npt.NDArray[Any]
 

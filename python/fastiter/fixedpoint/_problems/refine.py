@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._check import check_array, check_choice, count, type_name
-from ._functional import run
-from ._result import FixedPointProgress, FixedPointSolution, Limits
-from ._space import DTYPES, NumPySpace
+from ..._check import check_array, check_choice, count, type_name
+from .._functional import run
+from .._result import FixedPointProgress, FixedPointSolution, Limits
+from .._space import DTYPES, NumPySpace
 
 _METHODS = ("picard", "anderson", "broyden", "aitken")
 
