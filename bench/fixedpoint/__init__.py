@@ -3,6 +3,7 @@
 solvers    z = tanh(z M + x) for 64 samples of 256 numbers, to the same residual: milliseconds and evaluations of f
 large      one system of 100,000 unknowns, against SciPy
 overhead   a step of each method beyond f itself
+prox       the compiled proximal operators, against NumPy, SciPy and a recorded time
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.fixedpoint import cases, table
+from bench.fixedpoint import cases, prox, table
 from bench.harness import session
 from bench.harness.contest import Record
 from bench.harness.gate import GateError
@@ -141,7 +142,7 @@ def overhead(options: Options) -> Iterator[Record]:
 
 
 #: A further section is a function here, with its header and row in table.py
-SECTIONS = {"solvers": solvers, "large": large, "overhead": overhead}
+SECTIONS = {"solvers": solvers, "large": large, "overhead": overhead, "prox": prox.section}
 
 
 def main(arguments: argparse.Namespace) -> Record:

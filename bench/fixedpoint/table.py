@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.fixedpoint import prox
 from bench.harness import tables
 from bench.harness.contest import Record
 
@@ -15,6 +16,7 @@ HEADERS = {
     "solvers": f"{'to the residual':36}{'threads':>8}  {'solver':28}{'ms':>10}{'calls':>7}{'residual':>10}",
     "large": f"{'one system':36}{'threads':>8}  {'peer':20}{'ms':>10}{'ours, ms':>10}{'ratio':>8}{'calls':>12}",
     "overhead": f"{'a step beyond f':36}{'us':>8}",
+    "prox": prox.HEADER,
 }
 
 
@@ -37,7 +39,7 @@ def overhead_row(r: Record) -> str:
     return f"{r['work']:36}{r['us']:8.1f}  load {r['load']:.1f}"
 
 
-ROWS = {"solvers": solvers_row, "large": large_row, "overhead": overhead_row}
+ROWS = {"solvers": solvers_row, "large": large_row, "overhead": overhead_row, "prox": prox.row}
 
 
 def solvers_markdown(records: Sequence[Record]) -> list[str]:
@@ -90,5 +92,5 @@ def overhead_markdown(records: Sequence[Record]) -> list[str]:
 
 
 def markdown(results: Record) -> str:
-    parts = {"solvers": solvers_markdown, "large": large_markdown, "overhead": overhead_markdown}
+    parts = {"solvers": solvers_markdown, "large": large_markdown, "overhead": overhead_markdown, "prox": prox.markdown}
     return tables.document(results, parts)
