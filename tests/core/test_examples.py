@@ -317,3 +317,18 @@ def test_fixed_points(script: str, expected: str, tmp_path: Path) -> None:
     output = run(script, "--quick", "--figure", str(figure))
     assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
     assert re.search(expected, output, re.MULTILINE), output
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("hopfield_retrieval.py", r"^ +300 +2\d\.\d% +\S+ up\. +8\d\.\d% +\S+ up\.$"),
+        ("hopfield_bags.py", r"the largest weight is a nine in ([6-9]\d\.\d|100\.0)% of the bags"),
+    ],
+)
+def test_hopfield_networks(script: str, expected: str, tmp_path: Path) -> None:
+    """That retrieval converges, lowers the energy and keeps to the bound they assert themselves."""
+    figure = tmp_path / "figure.png"
+    output = run(script, "--quick", "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
+    assert re.search(expected, output, re.MULTILINE), output
