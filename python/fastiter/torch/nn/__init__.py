@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..._public import publish
 from ...delta._torch.nn import DeltaNet
 from ...fixedpoint._torch.nn.deq import DEQ
+from ...fixedpoint._torch.nn.graph_solver import ConvergentGraphSolver
 from ...fixedpoint._torch.nn.hopfield import Hopfield
 from ...fixedpoint._torch.nn.hopfield_layers import HopfieldLayer, HopfieldPooling
 from ...fixedpoint._torch.nn.monotone_dbm import MonotoneDBM
@@ -38,6 +39,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "ConvergentGraphSolver",
     "DeltaNet",
     "FixedQuantizer",
     "FormatQuantizer",
