@@ -22,6 +22,8 @@ _PLAIN_LESS = {2: 20, 4: 8, 8: 0}
 _JOINED_REGISTERS = {2: 124, 4: 132, 8: 144}
 #: Maximum threads per block: with more, the compiler has fewer than 128 registers per thread.
 _MOST_THREADS = 512
+#: Threads of a block that copies exchanged vectors, if its registers allow it
+_COPYING_THREADS = 256
 #: Maximum registers of sums per thread; a tile of rows that needs more is halved.
 _MOST_SUMS = 64
 
@@ -211,12 +213,14 @@ def _warps(
     """Return divisions of the warps by rows of r and by terms, the best first, from the one given to 16 warps.
 
     A step waits for the cell of a thread's elements, one after the other, so that more warps are faster while a thread
-    has more than one; they have to leave it the registers for that.
+    has more than one; they have to leave it the registers for that. Blocks that exchange vectors copy them sooner, too.
     """
     found = [(row_warps, split)]
-    tiles, elements = problem.outs * units // 16, units * 8 * columns
+    tiles, wanted = problem.outs * units // 16, units * 8 * columns
+    if units < problem.width:
+        wanted = max(wanted, _COPYING_THREADS)
     while 2 * 32 * row_warps * split <= _MOST_THREADS and 8 * split <= problem.terms:
-        if 32 * row_warps * split >= elements and _room(problem, units, row_warps, split, columns, resident) >= 0:
+        if 32 * row_warps * split >= wanted and _room(problem, units, row_warps, split, columns, resident) >= 0:
             break
         row_warps, split = (2 * row_warps, split) if tiles % (2 * row_warps) == 0 else (row_warps, 2 * split)
         found.append((row_warps, split))
