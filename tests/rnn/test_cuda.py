@@ -205,3 +205,11 @@ def test_a_fused_plan_is_launched_fused(cell: str) -> None:
             assert 0 <= plan.held <= max(launch_plan._room(problem, *held), 0)
             assert plan.resident * (plan.shared + 1024) <= device.shared and plan.shared <= device.block_shared
             assert plan.padded >= problem.terms and plan.blocks == -(-D // plan.units) <= device.sms * plan.resident
+
+
+@pytest.mark.parametrize("cell", ["lstm", "slstm", "gru", "elman_tanh"])
+def test_small_heads_have_one_block_of_many_warps(cell: str) -> None:
+    """A barrier between blocks takes longer than the cells of two elements."""
+    for D, backward, plain in itertools.product((7, 16, 40, 64), (False, True), (False, True)):
+        plan = launch_plan.plan(launch_plan.Problem(cell, D, 12, 16, 2, True, backward, plain), DEVICES["H100"])
+        assert plan is not None and plan.blocks == 1 and plan.units * plan.rows <= 2 * plan.threads

@@ -164,6 +164,9 @@ def plan(problem: Problem, device: Device) -> Plan | None:
     found = rnn_plan(device, **asked)
     if found.variant != "fused":
         return None
+    alone = _alone(problem, device)
+    if alone is not None:
+        return alone
     numbers = (found.units, found.row_warps, found.depth_warps, found.batch_tile // 8)
     rest = (found.fragments_registers, found.blocks_per_sm)
     return (
@@ -178,6 +181,19 @@ def _asked(problem: Problem) -> dict[str, Any]:
     dtype = "bfloat16" if problem.itemsize == 2 else "float32"
     sizes = {"heads": problem.heads, "width": problem.width, "batch": problem.batch}
     return {"cell": problem.cell.split("_")[0], **sizes, "dtype": dtype, "backward": problem.backward}
+
+
+def _alone(problem: Problem, device: Device) -> Plan | None:
+    """Return one block for each head and 8 rows if all are resident, and a thread has two elements at most.
+
+    The cells of two elements take a step some 2000 cycles by the simulation of the machine code, a barrier between
+    blocks alone more than that; the kernel is faster than the tuner's model has it.
+    """
+    if problem.heads * math.ceil(problem.batch / 8) > device.sms:
+        return None
+    units = math.ceil(problem.width / 16) * 16
+    found = _adapted(problem, device, units, 1, 1, 1, problem.terms, 1)
+    return found if found is not None and units * found.rows <= 2 * found.threads else None
 
 
 def _adapted(
