@@ -57,7 +57,7 @@ def path_of(cell: str, dtype: torch.dtype, width: int, batch: int, device: str) 
     name = "elman_tanh" if cell == "elman" else cell
     found = []
     for backward in (False, True):
-        problem = launch_plan.Problem(name, width, heads(width), batch, dtype.itemsize, cores, backward)
+        problem = launch_plan.Problem(name, width, heads(width), batch, dtype.itemsize, cores, backward, plain=True)
         plan = launch_plan.plan(problem, launch_plan.card(torch.empty(0, device=device)))
         found.append("stepwise" if plan is None else f"{plan.blocks} x {plan.threads}")
     return found
@@ -93,11 +93,11 @@ def compile_all(batch: int) -> Record:
         element = {"ELEMENT": cuda._ELEMENTS[dtype], "CELL": CELLS[name].code}
         for backward in (False, True):
             cores = dtype.itemsize == 2
-            problem = launch_plan.Problem(name, width, heads(width), batch, dtype.itemsize, cores, backward)
+            problem = launch_plan.Problem(name, width, heads(width), batch, dtype.itemsize, cores, backward, plain=True)
             plan = launch_plan.plan(problem, launch_plan.card(torch.empty(0, device="cuda")))
             if plan is not None:
                 stem = f"rnn/{'backward' if backward else 'forward'}"
-                variants.append((stem, {**element, **plan.defines(), "TF32": 0}))
+                variants.append((stem, {**element, **plan.defines(), "TF32": 0, "PLAIN": 1}))
     _cuda.compile_all(variants)
     return {"variants": len(variants)}
 

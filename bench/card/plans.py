@@ -33,17 +33,18 @@ BATCH, TIME = 16, 1024
 #: Head sizes with a goal first
 WIDTHS = (64, 768, 128, 256, 192, 16, 32, 384, 512)
 #: Warps along the rows of r and along the terms of the sums
-WARPS = ((4, 1), (8, 1), (2, 2), (4, 2), (2, 4), (1, 4), (1, 8), (16, 1), (8, 2), (4, 4))
+WARPS = tuple((rows, split) for rows in (1, 2, 4, 8, 16) for split in (1, 2, 4, 8, 16) if rows * split in (4, 8, 16))
 #: The most plans of one block, and of several blocks a head, for a width and direction
 MOST = 6
 
 
 def problem_of(cell: str, width: int, backward: bool, batch: int = BATCH) -> Problem:
-    return Problem(cell, width, heads(width), batch, 2, True, backward)
+    """Return a call without lengths, packed rows, resets and clips."""
+    return Problem(cell, width, heads(width), batch, 2, True, backward, plain=True)
 
 
 def candidates(problem: Problem, card: Device, most: int = MOST) -> list[Plan]:
-    """Return the launcher's plan, and others that fit: few blocks and many threads first."""
+    """Return the launcher's plan, and others that fit, of one block a head and of several."""
     found: list[Plan] = []
     width, step = problem.width, 16 if problem.backward else 4
     units = sorted({n for n in (width, width // 2, width // 4, 64, 32, 16, 12) if n and n <= width and n % step == 0})
@@ -57,10 +58,16 @@ def candidates(problem: Problem, card: Device, most: int = MOST) -> list[Plan]:
         resident = its.blocks == 1 or groups * its.blocks <= card.sms
         if its.shared <= card.block_shared and resident and each * its.rows <= 8 * its.threads:
             found.append(its)
-    alone = sorted((its for its in found if its.blocks == 1), key=lambda its: -its.threads)[:most]
-    joined = sorted((its for its in found if its.blocks > 1), key=lambda its: (its.blocks, -its.threads))[:most]
+    found.sort(key=lambda its: (its.blocks, its.threads, its.columns))
+    alone, joined = ([its for its in found if (its.blocks > 1) is several] for several in (False, True))
     chosen = launch_plan.plan(problem, card)
-    return list(dict.fromkeys([*([chosen] if chosen else []), *alone, *joined]))
+    return list(dict.fromkeys([*([chosen] if chosen else []), *spread(alone, most), *spread(joined, most)]))
+
+
+def spread(found: list[Plan], most: int) -> list[Plan]:
+    """Return some of the plans, from the first to the last."""
+    count = min(most, len(found))
+    return [found[k * (len(found) - 1) // max(count - 1, 1)] for k in range(count)]
 
 
 # ---- calls with a plan -----------------------------------------------------------------------------------------------
@@ -124,7 +131,7 @@ def compile_all(work: list[tuple[Problem, Plan]]) -> Record:
 
     variants: list[tuple[str, dict[str, object]]] = []
     for problem, its in work:
-        defines = {"ELEMENT": "BFloat16", "CELL": CELLS[problem.cell].code, **its.defines(), "TF32": 0}
+        defines = {"ELEMENT": "BFloat16", "CELL": CELLS[problem.cell].code, **its.defines(), "TF32": 0, "PLAIN": 1}
         variants.append((f"rnn/{'backward' if problem.backward else 'forward'}", defines))
     _cuda.compile_all(variants)
     return {"variants": len(variants)}

@@ -197,7 +197,7 @@ def test_a_step_has_the_plans_products_and_the_cells_loads(backward: bool) -> No
     assert step.counts["LDG"] >= (4 + 2 + 1 if backward else 4) * each  # gates; c, c before and dh, where saved
     assert step.counts["STG"] >= (4 if backward else 2) * each
     assert step.issue == step.counts["all"] * math.ceil(its.threads / 128)
-    assert Latencies().memory < step.cycles and step.bound >= step.cycles
-    slow = recurrence.simulate(problem, its, dataclasses.replace(Latencies(), memory=1000.0))
+    assert step.bound >= step.cycles > 200
+    slow = recurrence.simulate(problem, its, dataclasses.replace(Latencies(), memory=20000.0))
     assert slow.counts == step.counts
-    assert slow.cycles - step.cycles >= 400  # a load is waited for at least once
+    assert slow.cycles > 19000  # a load is waited for, in this step or the next

@@ -56,8 +56,8 @@ class Step:
 
 
 def problem_of(cell: str, width: int, backward: bool, batch: int = BATCH, units: int = UNITS) -> Problem:
-    """Return a recurrence of heads of this width in bfloat16."""
-    return Problem(cell, width, max(1, units // width), batch, 2, True, backward)
+    """Return a recurrence of heads of this width in bfloat16, without lengths, packed rows, resets and clips."""
+    return Problem(cell, width, max(1, units // width), batch, 2, True, backward, plain=True)
 
 
 def planned(problem: Problem) -> Plan | None:
@@ -113,8 +113,8 @@ def compiled(stem: str, defines: tuple[tuple[str, object], ...]) -> Program:
 
 def defines_of(problem: Problem, its: Plan) -> dict[str, object]:
     """Return the macros of the launch."""
-    element = "BFloat16" if problem.itemsize == 2 else "float"
-    return {"ELEMENT": element, "CELL": CELLS[problem.cell].code, **its.defines(), "TF32": 0}
+    kind = {"ELEMENT": "BFloat16" if problem.itemsize == 2 else "float", "CELL": CELLS[problem.cell].code}
+    return {**kind, **its.defines(), "TF32": 0, "PLAIN": int(problem.plain)}
 
 
 def loop_of_steps(visits: dict[int, list[Visit]]) -> list[Visit]:
