@@ -22,6 +22,9 @@ ORDERS = ("ascending", "descending", "symmetric", "bfs")
 _DISCOUNTED = ("pi", "ipi", "anchored", "deflated")
 #: The discount from which policies are evaluated by a Krylov method, as sweeps of them converge slowly
 _SLOW = 0.995
+#: Windows of Gauss-Seidel sweeps, the least states of one, the states that are looked at, and the share of the
+#: probability that has to stay within a quarter of a window
+_WINDOWS, _SMALLEST, _SAMPLE, _NEAR = 24, 32, 500, 0.99
 
 
 class Choice(NamedTuple):
@@ -40,9 +43,7 @@ class Choice(NamedTuple):
         check_choice("solve", "method", self.method, METHODS)
         makers: dict[str, Callable[[], Method]] = {
             "vi": _methods.ValueIteration,
-            "gs": lambda: _methods.GaussSeidel(
-                order_of(process, self.order), _factor(self.omega), _flag(self.exact_diag), limits
-            ),
+            "gs": lambda: self._gauss_seidel(process, limits),
             "ps": lambda: _methods.Prioritized(process, limits),
             "pi": _policies.PolicyIteration,
             "mpi": lambda: _methods.ModifiedPolicyIteration(count("solve", "policy_sweeps", self.policy_sweeps)),
@@ -52,6 +53,15 @@ class Choice(NamedTuple):
             "deflated": _methods.Deflated,
         }
         return makers[_named(process, self.method)]()
+
+    def _gauss_seidel(self, process: Process, limits: Limits) -> Method:
+        order, omega, exact = order_of(process, self.order), _factor(self.omega), _flag(self.exact_diag)
+        assert process.discount is not None
+        is_outwards = isinstance(order, np.ndarray) and not isinstance(self.order, np.ndarray)
+        # Without a discount values begin above V*, and what is outside of a window draws the policy there.
+        has_windows = is_outwards and omega == 1 and process.modulus(process.discount)[1] < 1
+        window = _window(process, order) if has_windows else 0
+        return _methods.GaussSeidel(order, omega, exact, limits, window)
 
 
 def _named(process: Process, method: str) -> str:
@@ -83,6 +93,24 @@ def order_of(process: Process, order: object) -> str | Array:
         return str(order)
     goals = process.absorbing
     return process.order_from(goals)[0] if goals.any() else "ascending"
+
+
+def _window(process: Process, order: Any) -> int:
+    """Return the states of a window of the order; 0 where too few steps stay within one, as in random graphs."""
+    rows, n = process.rows, process.states
+    window = n // _WINDOWS
+    if window < _SMALLEST:
+        return 0
+    place = np.empty(n, np.int64)
+    place[order] = np.arange(n)
+    some = np.arange(0, n, max(n // _SAMPLE, 1))
+    some = some[np.diff(rows.row)[some] > 0]
+    first = rows.row[some]  # the first action of each
+    counts = rows.entry[first + 1] - rows.entry[first]
+    entries = np.repeat(rows.entry[first] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    distance = np.abs(place[rows.next[entries]] - np.repeat(place[some], counts))
+    near = rows.weight[entries] @ (distance < window // 4)
+    return window if near >= _NEAR * rows.weight[entries].sum() else 0
 
 
 def _factor(omega: object) -> float:

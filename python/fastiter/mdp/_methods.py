@@ -14,6 +14,11 @@ from ._work import PIECE, Method, Work
 
 Array = npt.NDArray[Any]
 
+#: The most sweeps of a window, and the part of its first change at which they end
+_WINDOW_SWEEPS, _WINDOW_FALL = 30, 0.001
+#: The part of the first sweep's largest change by which it may lower a value, if windows are to follow
+_FALL = 1e-6
+
 
 class ValueIteration(Method):
     """v <- T v."""
@@ -56,6 +61,12 @@ class ModifiedPolicyIteration(Method):
 class GaussSeidel(Method):
     """v_s <- v_s + omega ((T v)_s - v_s) state after state, until a sweep changes little; then a backup.
 
+    In an order outwards from the states that are never left a sweep corrects values only as far out as the probability
+    of steps inwards carries, so that a long way takes many sweeps. Each sweep is therefore followed by one in
+    overlapping windows of the order, each swept until its own changes are small, before the next one further out.
+    That is done from values that no sweep lowers: from others it takes longer, as too large values further out draw the
+    policy of a window there.
+
     Parameters
     ----------
     order : {"ascending", "descending", "symmetric"} or (S,) int32
@@ -66,12 +77,14 @@ class GaussSeidel(Method):
         Whether to solve for the probability of staying in a state.
     limits : Limits
         When the changes are small enough for a backup.
+    window : int
+        The states of a window, 0 for sweeps over all states alone.
     """
 
     name = "gs"
 
-    def __init__(self, order: str | Array, omega: float, exact: bool, limits: Limits) -> None:
-        self._order, self._omega, self._exact = order, omega, exact
+    def __init__(self, order: str | Array, omega: float, exact: bool, limits: Limits, window: int = 0) -> None:
+        self._order, self._omega, self._exact, self._window = order, omega, exact, window
         self._allowed = limits.tol
         self.residual = np.inf
         self._copy: tuple[Any, Array] | None = None  # the process and the values in the given order
@@ -82,6 +95,7 @@ class GaussSeidel(Method):
             self.update(work)
             work.backup()
             return True
+        first = None if work.steps or not self._window else work.v.copy()
         found = self._sweep(work)
         work.steps += 1
         factor = work.modulus[1]
@@ -89,6 +103,11 @@ class GaussSeidel(Method):
         if self._omega > 1 and scaled > self.residual:
             self._omega = 1.0
         self.residual = scaled / min(self._omega, 1.0)
+        if first is not None and self._copy is not None:
+            fall = float((first[self._order] - self._copy[1]).max(initial=0))
+            self._window = self._window if fall <= _FALL * found else 0
+        if self._window and not self.residual < self._allowed:
+            self._sweep_windows(work, found * self._allowed / scaled / 4)
         return False
 
     def update(self, work: Work) -> None:
@@ -113,6 +132,21 @@ class GaussSeidel(Method):
             part = n - 1 - part if falls else part
             found = max(found, model.sweep(v, part, len(part), work.discount, self._omega, self._exact))
         return found
+
+    def _sweep_windows(self, work: Work, enough: float) -> None:
+        """Sweep each window until its changes are ``enough``, or a small part of the first."""
+        assert self._copy is not None  # the first sweep has made it
+        (model, v), total = self._copy, 0
+        n, order = len(v), np.arange(len(v), dtype=np.int32)
+        for first in range(0, max(n - self._window // 2, 1), self._window // 2):
+            part, target = order[first : first + self._window], 0.0
+            for k in range(_WINDOW_SWEEPS):
+                found = model.sweep(v, part, len(part), work.discount, 1.0, self._exact)
+                total += len(part)
+                target = target if k else max(_WINDOW_FALL * found, enough)
+                if found <= target:
+                    break
+        work.steps += -(-total // n)
 
 
 class Prioritized(Method):

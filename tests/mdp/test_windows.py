@@ -1,0 +1,79 @@
+"""Gauss-Seidel sweeps in windows, outwards from the states that are never left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from fastiter.mdp import MDP, _choice, examples
+
+
+def without_windows(monkeypatch: pytest.MonkeyPatch, problem: MDP, **how: Any) -> Any:
+    with monkeypatch.context() as patch:
+        patch.setattr(_choice, "_SMALLEST", 10**9)
+        return problem.solve("gs", **how)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("slip", "gamma"), [(0.1, 0.98), (0.2, 0.9), (0.0, 0.95)])
+def test_values_are_those_of_whole_sweeps(
+    slip: float, gamma: float, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = examples.gridworld(110, gamma, slip=slip, dtype=dtype)
+    assert _choice._window(problem._process, _choice.order_of(problem._process, "bfs")) == 110 * 110 // 24
+    tol = 1e-8 if dtype == "float64" else 1e-2
+    exact = problem.solve("vi", tol=tol)
+    for start in (None, np.zeros(problem.S, dtype), -1e3 * np.random.default_rng(180).random(problem.S).astype(dtype)):
+        found = problem.solve("gs", tol=tol, value0=start)
+        assert found.converged and (found.lower <= exact.upper).all() and (exact.lower <= found.upper).all()
+        np.testing.assert_allclose(found.value, exact.value, rtol=0, atol=tol)
+        whole = without_windows(monkeypatch, problem, tol=tol, value0=start)
+        np.testing.assert_allclose(found.value, whole.value, rtol=0, atol=tol)
+        assert found.steps == whole.steps if start is not None else len(found.history) <= len(whole.history) + 2
+
+
+def test_a_long_way_takes_fewer_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """75 of the 750 steps that lead from a corner of this grid to the other lead away from it."""
+    problem = examples.gridworld(300, 0.99)
+    found, whole = problem.solve(tol=1e-4), without_windows(monkeypatch, problem, tol=1e-4)
+    assert found.method == "gs" and found.steps < whole.steps / 2
+    np.testing.assert_allclose(found.value, whole.value, rtol=0, atol=1e-4)
+
+
+def test_where_there_are_no_windows() -> None:
+    """Where steps lead far in the order, in small processes, without a discount, and in other orders."""
+    garnet = examples.garnet(2000, 3, 4, 0.9)
+    rows, states = garnet._process.rows, np.repeat(np.arange(2000), 3)
+    sparse = pytest.importorskip("scipy.sparse")
+    matrix = sparse.csr_array((rows.weight, rows.next, rows.entry), shape=(garnet.rows, 2000))
+    random = MDP(matrix, rows.reward, 0.9, states=states, terminal=[3])
+    grid, small, endless = (examples.gridworld(n, gamma) for n, gamma in ((110, 0.9), (20, 0.9), (110, 1.0)))
+    for problem in (random, small):
+        order = _choice.order_of(problem._process, "bfs")
+        assert isinstance(order, np.ndarray) and _choice._window(problem._process, order) == 0
+    for problem, how in ((endless, {}), (grid, {"omega": 1.05}), (grid, {"order": np.arange(12100)})):
+        method: Any = _choice.Choice("gs", **how).made(problem._process, _limits())
+        assert method._window == 0
+    ended = MDP(np.eye(3).reshape(3, 1, 3), np.zeros((3, 1)), 0.9, terminal=[0, 1, 2])
+    assert (ended.solve("gs").value == 0).all()
+
+
+def _limits() -> Any:
+    from fastiter.mdp._result import Limits
+
+    return Limits().checked("solve")
+
+
+def test_limits_count_the_sweeps_of_windows() -> None:
+    problem = examples.gridworld(110, 0.99)
+    seen: list[int] = []
+    found = problem.solve("gs", tol=1e-6, callback=lambda progress: seen.append(progress.steps) or len(seen) == 3)
+    assert found.reason == "callback" and seen == sorted(seen) and seen[2] > 3
+    exact = problem.solve("vi", tol=1e-8)
+    assert (found.lower <= exact.upper).all() and (exact.lower <= found.upper).all()
+    with pytest.warns(UserWarning, match="max_steps"):
+        assert problem.solve("gs", tol=1e-9, max_steps=10).steps < 70
