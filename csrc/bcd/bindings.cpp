@@ -4,6 +4,10 @@
 #include "core/launch.hpp"
 
 namespace fastiter::bcd {
+
+// Defined in bindings_forest.cpp
+void bind_forest(py::module_& m);
+
 namespace {
 
 // columns: start, row, value; rows: start, column, value. start of None: dense columns, no rows
@@ -85,6 +89,7 @@ void bind(py::module_& m) {
         .def("state", state)
         .def("derivative", derivative)
         .def("last_change", &Solver::last_change);
+    bind_forest(m);
     m.def("matrix", matrix, py::keep_alive<0, 4>(), py::keep_alive<0, 5>()); // the arrays
     m.def("solver", solver, py::keep_alive<0, 1>(), py::keep_alive<0, 3>(), py::keep_alive<0, 4>(),
           py::keep_alive<0, 5>(), py::keep_alive<0, 7>());

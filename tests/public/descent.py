@@ -74,3 +74,13 @@ def path(pick: Pick) -> dict[str, Any]:
     n, m = pick.integer(0, 5), pick.integer(0, 4)
     options = {"l2": 0.1, "nonnegative": True, "rtol": 1e-3, "max_steps": 9, "throw": False}
     return {"A": data(pick, n, m), "b": pick.normal(n), "l1": np.array([1.0, 0.3]), **subset(pick, options)}
+
+
+@calls("fastiter.bcd.forest_bcd")
+def forest(pick: Pick) -> dict[str, Any]:
+    n, dtype = pick.integer(1, 5), pick.one_of(REAL)
+    A = sp.csr_array((4 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)).astype(dtype))
+    options = {"x0": np.ones(n, dtype), "rtol": 1e-3, "check_every": 1, "throw": False}
+    blocks = pick.one_of(("red-black", "trees", "greedy trees"))
+    given = {"A": pick.one_of((A, A.tocsc())), "b": pick.normal(n), "blocks": blocks, **subset(pick, options)}
+    return {**given, **({"order": np.arange(n)[::-1]} if blocks == "trees" else {}), "max_steps": 9}

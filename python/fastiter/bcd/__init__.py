@@ -6,6 +6,7 @@ from .._public import publish
 from ._bcd import bcd
 from ._blocks import Blocks
 from ._classifier import LogisticRegression
+from ._forest import forest_bcd
 from ._path import LassoPath, lasso_path
 from ._problem import LeastSquares, Logistic, Quadratic, Softmax
 from ._regressors import NNLS, ElasticNet, Lasso
@@ -25,6 +26,7 @@ __all__ = [
     "Quadratic",
     "Softmax",
     "bcd",
+    "forest_bcd",
     "lasso_path",
 ]
 
