@@ -137,7 +137,7 @@ def jaxopt(case: Case) -> Iterator[Solver]:
         module, jax = load("jaxopt"), load("jax")
         if module is None or jax is None:
             return
-        jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_enable_x64", case.dtype == "float64")
         M, x = (jax.numpy.asarray(array) for array in case.arrays)
 
         def f(z: Any) -> Any:

@@ -28,17 +28,22 @@ template <class Step> void run(void (*step)(const Step&, Team), Step& p, int64_t
     launch(step, p, [&](int threads) { return threads_for(3 * p.rows * p.n * p.m, kLeast, threads); });
 }
 
-// history: last_r, last_g, dr, dg, gram, pushed
+// history: last_r, last_g, dr, dg, gram, pushed. how: type I; whether dr and dg have half as
+// many bits as x
 void anderson(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
-              double beta, double ridge, bool type_one) {
-    with_float(bits, [&]<class T>() {
-        auto p = step_of<AndersonStep<T>>(sizes, vectors, restart);
+              double beta, double ridge, const std::pair<bool, bool>& how) {
+    auto run_as = [&]<class T, class H>() {
+        auto p = step_of<AndersonStep<T, H>>(sizes, vectors, restart);
         p.last_r = address<T>(at(history, 0)), p.last_g = address<T>(at(history, 1));
-        p.dr = address<T>(at(history, 2)), p.dg = address<T>(at(history, 3));
+        p.dr = address<H>(at(history, 2)), p.dg = address<H>(at(history, 3));
         p.gram = address<double>(at(history, 4)), p.pushed = address<int64_t>(at(history, 5));
-        p.beta = beta, p.ridge = ridge, p.type_one = type_one;
-        run(anderson_steps().of<AndersonOf<T>>().step, p, 5 * p.m);
-    });
+        p.beta = beta, p.ridge = ridge, p.type_one = how.first;
+        run(anderson_steps().of<AndersonOf<T, H>>().step, p, 5 * p.m);
+    };
+    if (how.second)
+        bits == 32 ? run_as.template operator()<float, bf16>() : run_as.template operator()<double, float>();
+    else
+        bits == 32 ? run_as.template operator()<float, float>() : run_as.template operator()<double, double>();
 }
 
 // history: last_x, last_r, u, v, pushed

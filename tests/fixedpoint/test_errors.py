@@ -43,6 +43,8 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "ridge must be finite and at least 0, got nan", {"ridge": float("nan")}),
     (ValueError, "kind must be at most 2, got 3", {"kind": 3}),
     (ValueError, "restart must be at least 2, got 1", {"restart": 1}),
+    (ValueError, "history_dtype must be one of 'float32', 'bfloat16', got 'f2'", {"history_dtype": "f2"}),
+    (ValueError, "history_dtype must be of half as many bits", {"history_dtype": "bfloat16"}),
     (ValueError, "halvings must be at least 0, got -1", {"method": "broyden", "halvings": -1}),
     (ValueError, "inner must be at least 1, got 0", {"method": "newton_krylov", "inner": 0}),
     (TypeError, "componentwise must be a bool, got int", {"method": "aitken", "componentwise": 1}),

@@ -360,3 +360,20 @@ def test_threads_change_no_bit(method: Any, n: int) -> None:
             fastiter.set_num_threads(before)
 
     assert np.array_equal(run(1), run(2))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "narrow"), [("float32", "bfloat16"), ("float64", "float32"), ("complex128", "float32")]
+)
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_narrow_history_reaches_the_same_residual(dtype: str, narrow: str, kind: int) -> None:
+    """Differences that are rounded still shrink with the residual: the fixed point is that of f in full precision."""
+    M, b = affine(4, 50, dtype, 0.95, seed=6)
+    how: dict[str, Any] = {"args": (b,), "rtol": 100 * EPS[dtype], "kind": kind, "throw": True}
+    full = fixed_point(lambda x, b: x @ M.T + b, np.zeros_like(b), **how)
+    half = fixed_point(lambda x, b: x @ M.T + b, np.zeros_like(b), history_dtype=narrow, **how)
+    picard = fixed_point(lambda x, b: x @ M.T + b, np.zeros_like(b), method="picard", args=(b,), rtol=how["rtol"])
+    assert (half.evaluations < picard.evaluations).all()
+    assert np.allclose(half.value, full.value, atol=1e4 * EPS[dtype] * np.abs(full.value).max())
+    kept = half._memory[0].history[2]
+    assert kept.dtype.itemsize * 2 == full._memory[0].history[2].dtype.itemsize

@@ -11,58 +11,69 @@ constexpr int kSums = 5; // of a difference: dr_i.dr, dr_i.r, dg_i.dr, dg_i.r, d
 struct Place {
     int64_t slot, at, held;
 };
-template <class T> FASTITER_INLINE Place place_of(const AndersonStep<T>& p, int64_t row) {
+template <class T, class H> FASTITER_INLINE Place place_of(const AndersonStep<T, H>& p, int64_t row) {
     const int64_t slot = p.slot[row];
     const int64_t before = p.restart && p.restart[row] ? -1 : p.pushed[slot];
     if (before < 0) return {slot, -1, min_of(-1 - before, p.m)};
     return {slot, before % p.m, min_of(before + 1, p.m)};
 }
 
-template <class T> FASTITER_INLINE int64_t pushed_after(const AndersonStep<T>& p, int64_t row) {
+template <class T, class H> FASTITER_INLINE int64_t pushed_after(const AndersonStep<T, H>& p, int64_t row) {
     const int64_t before = p.restart && p.restart[row] ? -1 : p.pushed[p.slot[row]];
     return before < 0 ? -1 - before : before + 1;
 }
 
-template <class T> FASTITER_INLINE T* history(T* from, const AndersonStep<T>& p, int64_t slot, int64_t i) {
+template <class T, class H> FASTITER_INLINE H* history(H* from, const AndersonStep<T, H>& p, int64_t slot, int64_t i) {
     return from + (slot * p.m + i) * p.n;
 }
 
 // Writes r, g and their differences of one chunk, in place of the oldest, and the sums of products with all others.
-template <class T> void push(const AndersonStep<T>& p, int64_t row, int64_t chunk, int64_t first, int64_t count) {
+template <class T, class H>
+void push(const AndersonStep<T, H>& p, int64_t row, int64_t chunk, int64_t first, int64_t count) {
     constexpr int W = lanes<T>;
     const Place to = place_of(p, row);
-    T residual[kChunk];
+    constexpr bool kRounded = sizeof(T) != sizeof(H);
+    T residual[kChunk], rounded_r[kRounded ? kChunk : 1], rounded_g[kRounded ? kChunk : 1];
     const T *x = p.x + row * p.n + first, *f = p.f + row * p.n + first;
     T *r = p.last_r + to.slot * p.n + first, *g = p.last_g + to.slot * p.n + first;
-    T* dr = to.at < 0 ? nullptr : history(p.dr, p, to.slot, to.at) + first;
-    T* dg = to.at < 0 ? nullptr : history(p.dg, p, to.slot, to.at) + first;
+    H* dr = to.at < 0 ? nullptr : history(p.dr, p, to.slot, to.at) + first;
+    H* dg = to.at < 0 ? nullptr : history(p.dg, p, to.slot, to.at) + first;
     const vec<T> beta = broadcast(T(p.beta));
     const bool is_plain = p.beta == 1;
     for (int64_t j = 0; j < count; j += W) {
         const vec<T> at = load_up_to(x + j, count - j), value = load_up_to(f + j, count - j);
         const vec<T> now = value - at, mixed = is_plain ? value : fma(beta, now, at);
         if (dr) {
-            store_up_to(dr + j, now - load_up_to(r + j, count - j), count - j);
-            store_up_to(dg + j, mixed - load_up_to(g + j, count - j), count - j);
+            put<T>(dr + j, now - load_up_to(r + j, count - j), count - j);
+            put<T>(dg + j, mixed - load_up_to(g + j, count - j), count - j);
+            if constexpr (kRounded) {
+                store_up_to(rounded_r + j, widened<T>(dr + j, count - j), count - j);
+                store_up_to(rounded_g + j, widened<T>(dg + j, count - j), count - j);
+            }
         }
         store_up_to(residual + j, now, count - j);
         store_up_to(r + j, now, count - j);
         store_up_to(g + j, mixed, count - j);
     }
+    const T *new_r = residual, *new_g = nullptr; // the newest differences, in T
+    if constexpr (kRounded)
+        new_r = dr ? rounded_r : residual, new_g = rounded_g;
+    else
+        new_r = dr ? dr : residual, new_g = dg;
     double* sums = p.workspace + (row * (chunks_of(p.n) + 1) + chunk) * kSums * p.m;
     for (int64_t i = 0; i < to.held; ++i, sums += kSums) {
-        const T* other = history(p.dr, p, to.slot, i) + first;
-        const Pair found = products<T>(other, dr ? dr : residual, residual, count);
+        const H* other = history(p.dr, p, to.slot, i) + first;
+        const Pair found = products<T>(other, new_r, residual, count);
         sums[0] = found.first, sums[1] = found.second;
         if (!p.type_one) continue;
-        const Pair mixed = products<T>(history(p.dg, p, to.slot, i) + first, dr ? dr : residual, residual, count);
+        const Pair mixed = products<T>(history(p.dg, p, to.slot, i) + first, new_r, residual, count);
         sums[2] = mixed.first, sums[3] = mixed.second;
-        sums[4] = dg ? product<T>(other, dg, count) : 0;
+        sums[4] = dg ? product<T>(other, new_g, count) : 0;
     }
 }
 
 // The coefficients of one row, where its last chunk's sums would be
-template <class T> FASTITER_INLINE double* coefficients(const AndersonStep<T>& p, int64_t row) {
+template <class T, class H> FASTITER_INLINE double* coefficients(const AndersonStep<T, H>& p, int64_t row) {
     const int64_t chunks = chunks_of(p.n);
     return p.workspace + (row * (chunks + 1) + chunks) * kSums * p.m;
 }
@@ -70,7 +81,7 @@ template <class T> FASTITER_INLINE double* coefficients(const AndersonStep<T>& p
 constexpr double kLeast = 0x1p-50; // of a pivot, where the diagonal is 1
 
 // Adds up the sums of all chunks and enters those of the newest difference into the Gram matrix of the row.
-template <class T> void enter(const AndersonStep<T>& p, int64_t row) {
+template <class T, class H> void enter(const AndersonStep<T, H>& p, int64_t row) {
     const Place to = place_of(p, row);
     const int64_t chunks = chunks_of(p.n), m = p.m;
     double* sums = coefficients(p, row) - chunks * kSums * m;
@@ -86,7 +97,7 @@ template <class T> void enter(const AndersonStep<T>& p, int64_t row) {
 }
 
 // Solves the least squares of rows [first, first + count), at most as many as a vector has doubles.
-template <class T> void solve_two(const AndersonStep<T>& p, int64_t first, int64_t count) {
+template <class T, class H> void solve_two(const AndersonStep<T, H>& p, int64_t first, int64_t count) {
     const int64_t m = p.m, before = chunks_of(p.n) * kSums * m;
     Together s;
     int64_t held[lanes<double>];
@@ -112,7 +123,7 @@ template <class T> void solve_two(const AndersonStep<T>& p, int64_t first, int64
     }
 }
 
-template <class T> void solve_one(const AndersonStep<T>& p, int64_t row) {
+template <class T, class H> void solve_one(const AndersonStep<T, H>& p, int64_t row) {
     const int64_t m = p.m;
     const Place to = place_of(p, row);
     double* c = coefficients(p, row);
@@ -129,7 +140,7 @@ template <class T> void solve_one(const AndersonStep<T>& p, int64_t row) {
 }
 
 // Solves the least squares of rows [first, last), and counts their differences.
-template <class T> void solve(const AndersonStep<T>& p, int64_t first, int64_t last) {
+template <class T, class H> void solve(const AndersonStep<T, H>& p, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) enter(p, row);
     for (int64_t row = first; row < last; row += lanes<double>) {
         if (!p.type_one)
@@ -146,13 +157,14 @@ template <class T> void solve(const AndersonStep<T>& p, int64_t first, int64_t l
     }
 }
 
-template <class T> void mix(const AndersonStep<T>& p, int64_t row, int64_t first, int64_t count) {
+template <class T, class H> void mix(const AndersonStep<T, H>& p, int64_t row, int64_t first, int64_t count) {
     constexpr int W = lanes<T>, V = 4;
     const int64_t slot = p.slot[row], held = min_of(p.pushed[slot], p.m);
     const double* c = coefficients(p, row);
     T factors[kMemory];
     for (int64_t i = 0; i < held; ++i) factors[i] = T(-c[i]);
-    const T *g = p.last_g + slot * p.n + first, *dg = history(p.dg, p, slot, 0) + first;
+    const T* g = p.last_g + slot * p.n + first;
+    const H* dg = history(p.dg, p, slot, 0) + first;
     T* next = p.next + row * p.n + first;
     int64_t j = 0;
     for (; j + V * W <= count; j += V * W) {
@@ -160,18 +172,18 @@ template <class T> void mix(const AndersonStep<T>& p, int64_t row, int64_t first
         for (int v = 0; v < V; ++v) sum[v] = load(g + j + v * W);
         for (int64_t i = 0; i < held; ++i) {
             const vec<T> factor = broadcast(factors[i]);
-            for (int v = 0; v < V; ++v) sum[v] = fma(load(dg + i * p.n + j + v * W), factor, sum[v]);
+            for (int v = 0; v < V; ++v) sum[v] = fma(widened<T>(dg + i * p.n + j + v * W, W), factor, sum[v]);
         }
         for (int v = 0; v < V; ++v) store(next + j + v * W, sum[v]);
     }
     for (; j < count; j += W) {
         vec<T> sum = load_up_to(g + j, count - j);
-        for (int64_t i = 0; i < held; ++i) sum = fma(load_up_to(dg + i * p.n + j, count - j), factors[i], sum);
+        for (int64_t i = 0; i < held; ++i) sum = fma(widened<T>(dg + i * p.n + j, count - j), factors[i], sum);
         store_up_to(next + j, sum, count - j);
     }
 }
 
-template <class T> void anderson(const AndersonStep<T>& p, Team team) {
+template <class T, class H> void anderson(const AndersonStep<T, H>& p, Team team) {
     const int64_t begin = p.rows * team.id / team.size, end = p.rows * (team.id + 1) / team.size;
     if (chunks_of(p.n) == 1) {
         constexpr int64_t kGroup = lanes<double>;
@@ -194,6 +206,7 @@ template <class T> void anderson(const AndersonStep<T>& p, Team team) {
 
 } // namespace
 
-extern const Anderson anderson_steps{{anderson<float>}, {anderson<double>}};
+extern const Anderson anderson_steps{
+    {anderson<float, float>}, {anderson<double, double>}, {anderson<float, bf16>}, {anderson<double, float>}};
 
 } // namespace fastiter::fixedpoint::FASTITER_LEVEL

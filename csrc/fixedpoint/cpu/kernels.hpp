@@ -4,6 +4,7 @@
 // Sums of products are taken over chunks of kChunk numbers in a fixed order and added up in double, so that results
 // are bitwise the same for any number of threads.
 #pragma once
+#include "core/cpu/bf16.hpp"
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"
 
@@ -23,7 +24,8 @@ inline int64_t chunks_of(int64_t n) { return n <= kChunk ? 1 : (n + kChunk - 1) 
 //
 // with dx = dg - beta dr, and in type I the ridge added to the diagonal after the rows and columns are scaled to 1.
 // A column that depends on the others up to rounding gets c = 0, and so do all if a c is not finite.
-template <class T> struct AndersonStep {
+// H: the type of the history, T or a narrower one, to which differences are rounded.
+template <class T, class H = T> struct AndersonStep {
     int64_t rows = 0, n = 0, m = 0;
     const int64_t* slot = nullptr; // (rows)
     const T* x = nullptr;
@@ -31,8 +33,8 @@ template <class T> struct AndersonStep {
     T* next = nullptr;                // apart from x and f
     T* last_r = nullptr;              // (slots, n)
     T* last_g = nullptr;              // (slots, n)
-    T* dr = nullptr;                  // (slots, m, n), a ring
-    T* dg = nullptr;                  // (slots, m, n)
+    H* dr = nullptr;                  // (slots, m, n), a ring
+    H* dg = nullptr;                  // (slots, m, n)
     double* gram = nullptr;           // (slots, m, m): dr_i.dr_j, in type I dx_i.dr_j
     int64_t* pushed = nullptr;        // (slots): k differences so far; -1 - k: no last iterate
     const uint8_t* restart = nullptr; // (rows): whether to forget the history first; null: none
@@ -94,8 +96,8 @@ template <class T> struct Measure {
     double* workspace = nullptr; // (rows, chunks, 4)
 };
 
-template <class T> struct AndersonOf {
-    void (*step)(const AndersonStep<T>&, Team);
+template <class T, class H> struct AndersonOf {
+    void (*step)(const AndersonStep<T, H>&, Team);
 };
 template <class T> struct BroydenOf {
     void (*step)(const BroydenStep<T>&, Team);
@@ -104,7 +106,8 @@ template <class T> struct MeasureOf {
     void (*measure)(const Measure<T>&, Team);
 };
 
-using Anderson = ByType<AndersonOf<float>, AndersonOf<double>>;
+using Anderson =
+    ByType<AndersonOf<float, float>, AndersonOf<double, double>, AndersonOf<float, bf16>, AndersonOf<double, float>>;
 using Broyden = ByType<BroydenOf<float>, BroydenOf<double>>;
 using Measures = ByType<MeasureOf<float>, MeasureOf<double>>;
 

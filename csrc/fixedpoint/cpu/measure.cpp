@@ -9,12 +9,12 @@ constexpr int kParts = 4; // r's, then f's: the sum of squares; or the largest e
 
 // As many numbers as a vector has doubles; past the end again the first number of the row
 typedef float halves __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
-FASTITER_INLINE vec<double> widened(const double* p) { return load(p); }
-FASTITER_INLINE vec<double> widened(const float* p) {
+FASTITER_INLINE vec<double> as_double(const double* p) { return load(p); }
+FASTITER_INLINE vec<double> as_double(const float* p) {
     return __builtin_convertvector(*reinterpret_cast<const halves*>(p), vec<double>);
 }
-template <class T> FASTITER_INLINE vec<double> widened(const T* p, int64_t at, int64_t n) {
-    if (n - at >= lanes<double>) return widened(p + at);
+template <class T> FASTITER_INLINE vec<double> as_double(const T* p, int64_t at, int64_t n) {
+    if (n - at >= lanes<double>) return as_double(p + at);
     vec<double> v = broadcast(double(p[0]));
     for (int64_t i = at; i < n; ++i) v[i - at] = double(p[i]);
     return v;
@@ -36,7 +36,7 @@ FASTITER_INLINE void squares(const T* x, const T* f, int64_t n, double r_unit, d
     vec<double> of_r{}, of_f{};
     const int64_t whole = n / W * W;
     for (int64_t j = 0; j < whole; j += W) {
-        const vec<double> value = widened(f + j), r = (value - widened(x + j)) * r_unit, v = value * f_unit;
+        const vec<double> value = as_double(f + j), r = (value - as_double(x + j)) * r_unit, v = value * f_unit;
         of_r = fma(r, r, of_r), of_f = fma(v, v, of_f);
     }
     out[0] = sum_of<double>(of_r), out[2] = sum_of<double>(of_f);
@@ -50,7 +50,7 @@ template <class T, bool Span> FASTITER_INLINE void extremes(const T* x, const T*
     const vec<double> none = broadcast(-kInfinity);
     vec<double> r_high = none, r_low = none, f_high = none, f_low = none;
     for (int64_t j = 0; j < n; j += lanes<double>) {
-        const vec<double> value = widened(f, j, n), r = value - widened(x, j, n);
+        const vec<double> value = as_double(f, j, n), r = value - as_double(x, j, n);
         r_high = larger(r_high, Span ? r : magnitude<double>(r));
         f_high = larger(f_high, Span ? value : magnitude<double>(value));
         if constexpr (Span) r_low = larger(r_low, -r), f_low = larger(f_low, -value);

@@ -18,6 +18,25 @@ template <class T, size_t Distance = size_t(lanes<T>) / 2> FASTITER_INLINE T sum
         return sum_of<T, Distance / 2>(v + exchanged<Distance>(v, std::make_index_sequence<size_t(lanes<T>)>()));
 }
 
+// The first n numbers of a history as numbers of type T, and back
+template <class T, class H> FASTITER_INLINE vec<T> widened(const H* p, int64_t n) {
+    if constexpr (sizeof(T) == 8 && sizeof(H) == 4) {
+        typedef H narrow_vector __attribute__((vector_size(kVectorBytes / 2), aligned(sizeof(H))));
+        if (n >= lanes<T>) return __builtin_convertvector(*reinterpret_cast<const narrow_vector*>(p), vec<T>);
+        vec<T> v{};
+        for (int64_t i = 0; i < n; ++i) v[i] = T(p[i]);
+        return v;
+    } else {
+        return load_up_to(p, n);
+    }
+}
+template <class T, class H> FASTITER_INLINE void put(H* p, vec<T> v, int64_t n) {
+    if constexpr (sizeof(T) == 8 && sizeof(H) == 4)
+        for (int64_t i = 0; i < min_of(n, lanes<T>); ++i) p[i] = H(v[i]);
+    else
+        store_up_to(p, v, n);
+}
+
 constexpr int64_t kSummed = 512; // numbers that are added up in T
 
 struct Pair {
@@ -25,7 +44,7 @@ struct Pair {
 };
 
 // a.b and a.c
-template <class T> FASTITER_INLINE Pair products(const T* a, const T* b, const T* c, int64_t n) {
+template <class T, class H> FASTITER_INLINE Pair products(const H* a, const T* b, const T* c, int64_t n) {
     constexpr int W = lanes<T>, V = 4;
     Pair total;
     for (int64_t from = 0; from < n; from += kSummed) {
@@ -35,12 +54,12 @@ template <class T> FASTITER_INLINE Pair products(const T* a, const T* b, const T
         for (; j + V * W <= end; j += V * W)
 #pragma GCC unroll 4
             for (int k = 0; k < V; ++k) {
-                const vec<T> v = load(a + j + k * W);
+                const vec<T> v = widened<T>(a + j + k * W, W);
                 ab[k] = fma(v, load(b + j + k * W), ab[k]);
                 ac[k] = fma(v, load(c + j + k * W), ac[k]);
             }
         for (; j < end; j += W) {
-            const vec<T> v = load_up_to(a + j, end - j);
+            const vec<T> v = widened<T>(a + j, end - j);
             ab[0] = fma(v, load_up_to(b + j, end - j), ab[0]);
             ac[0] = fma(v, load_up_to(c + j, end - j), ac[0]);
         }
@@ -51,7 +70,7 @@ template <class T> FASTITER_INLINE Pair products(const T* a, const T* b, const T
 }
 
 // a.b
-template <class T> FASTITER_INLINE double product(const T* a, const T* b, int64_t n) {
+template <class T, class H> FASTITER_INLINE double product(const H* a, const T* b, int64_t n) {
     constexpr int W = lanes<T>;
     double total = 0;
     for (int64_t from = 0; from < n; from += kSummed) {
@@ -60,8 +79,8 @@ template <class T> FASTITER_INLINE double product(const T* a, const T* b, int64_
         int64_t j = from;
         for (; j + 2 * W <= end; j += 2 * W)
 #pragma GCC unroll 2
-            for (int k = 0; k < 2; ++k) sum[k] = fma(load(a + j + k * W), load(b + j + k * W), sum[k]);
-        for (; j < end; j += W) sum[0] = fma(load_up_to(a + j, end - j), load_up_to(b + j, end - j), sum[0]);
+            for (int k = 0; k < 2; ++k) sum[k] = fma(widened<T>(a + j + k * W, W), load(b + j + k * W), sum[k]);
+        for (; j < end; j += W) sum[0] = fma(widened<T>(a + j, end - j), load_up_to(b + j, end - j), sum[0]);
         total += double(sum_of<T>(sum[0] + sum[1]));
     }
     return total;

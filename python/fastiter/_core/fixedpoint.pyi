@@ -15,7 +15,7 @@ def anderson(
     restart: Address,
     beta: float,
     ridge: float,
-    type_one: bool,
+    how: tuple[bool, bool],
     /,
 ) -> None: ...
 

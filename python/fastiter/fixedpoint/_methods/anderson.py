@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ... import _core
-from ..._check import count, positive
+from ..._check import check_choice, count, positive
 from .._solve import Active
 from .base import Base
 
 #: The most differences that the kernel's least squares take
 MOST_MEMORY = 32
+#: Dtypes of a history with half as many bits as x: the bits of x, and how NumPy stores them
+NARROW: dict[str, tuple[int, Any]] = {"float32": (64, np.float32), "bfloat16": (32, np.uint16)}
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Anderson(Base):
     ridge: Any = None
     kind: Any = 2
     restart: Any = None
+    history_dtype: Any = None
 
     def check(self, function: str) -> None:
         self.m = count(function, "m", self.m, 1, MOST_MEMORY)
@@ -35,15 +38,30 @@ class Anderson(Base):
         self.kind = count(function, "kind", self.kind, 1, 2)
         if self.ridge is not None:
             self.ridge = positive(function, "ridge", self.ridge)
+        if self.history_dtype is not None:
+            check_choice(function, "history_dtype", self.history_dtype, tuple(NARROW))
         if self.restart is not None:
             self.restart = count(function, "restart", self.restart, 2)
 
     def begin(self) -> None:
         space, samples, m, n = self.space, self.samples, self.m, self.n
         last = (space.zeros(samples, n) for _ in range(2))
-        differences = (space.zeros(samples, m, n) for _ in range(2))
+        self.narrow = self.history_dtype is not None
+        if self.narrow and (not space.bits or NARROW[self.history_dtype][0] != space.bits):
+            listed = ", ".join(f"{name!r} for {bits} bits" for name, (bits, _) in NARROW.items())
+            where = space.dtype_name if space.bits else f"{space.dtype_name} without kernels"
+            raise ValueError(
+                f"{self.function}: history_dtype must be of half as many bits, {listed}, on a CPU, got "
+                f"{self.history_dtype!r} for {where}"
+            )
+        differences = tuple(
+            np.zeros((samples, m, n), NARROW[self.history_dtype][1]) if self.narrow else space.zeros(samples, m, n)
+            for _ in range(2)
+        )
         self.history = (*last, *differences, np.zeros((samples, m, m)), np.full(samples, -1))
-        self.used_ridge = self.ridge if self.ridge is not None else space.eps
+        # Rounded differences depend on one another only up to that rounding.
+        rounding = {"float32": 2.0**-23, "bfloat16": 2.0**-7}.get(self.history_dtype, space.eps)
+        self.used_ridge = self.ridge if self.ridge is not None else max(space.eps, rounding**2)
 
     def resumed(self, other: Any) -> Anderson:
         self.history = tuple(map(self.space.copy_any, other.history))
@@ -60,8 +78,8 @@ class Anderson(Base):
         rows, out = len(at.slots), self.space.empty(len(at.slots), self.n)
         vectors = (at.slots, at.x, at.f, out)
         sizes = (rows, self.n, self.m)
-        bits, kind = self.space.bits, self.kind == 1
-        _core.fixedpoint.anderson(bits, sizes, vectors, self.history, restart, self.damping, self.used_ridge, kind)
+        bits, how = self.space.bits, (self.kind == 1, self.narrow)
+        _core.fixedpoint.anderson(bits, sizes, vectors, self.history, restart, self.damping, self.used_ridge, how)
         return out
 
     def _plain(self, at: Active, restart: Any) -> Any:
