@@ -32,7 +32,7 @@ class AndersonHistory:
             options = {"m": self.m, "damping": beta, "ridge": ridge, "kind": kind}
             self.method = Anderson.of("test", options).begun(*self.started)
         slots, x, f, out = vectors
-        out[:] = self.method.step(Active(slots, x, f, np.zeros(len(x)), restart, 0, lambda x: x, None))
+        out[:] = self.method.step(Active(slots, x, f, np.zeros(slots.max() + 1), restart, 0, lambda x: x, None))
 
 
 def affine(n: int, seed: int, radius: float = 0.9) -> tuple[Array, Array]:

@@ -34,8 +34,8 @@ class Active:
     x: Any
     #: f(x)
     f: Any
-    #: ||f(x) - x||
-    residual: Numbers
+    #: ||f(x) - x|| of all samples
+    residuals: Numbers
     #: Where the history has to be forgotten, as bytes; None: nowhere
     restart: Any
     #: The steps before this one
@@ -44,6 +44,11 @@ class Active:
     evaluate: Callable[[Any], Any]
     #: (x, v) -> f'(x) v of the same rows; None where f has no derivatives
     jvp: Callable[[Any, Any], Any] | None
+
+    @property
+    def residual(self) -> Numbers:
+        """||f(x) - x|| of the rows."""
+        return self.residuals[self.slots]
 
     def rows(self, chosen: Rows) -> tuple[Any, ...]:
         """Return slots and restart of some rows."""
@@ -247,20 +252,18 @@ class Run:
                     problem.choose(self.slots)
             else:
                 self.history.append(self.residual.copy())
-            everything = np.arange(len(self.slots))
-            if len(self.slots) and limits.ends(partial(self.progress, x, steps)):
-                self.end(everything, steps, "callback")
+            if not len(self.slots):
+                break
+            if limits.callback is not None and limits.ends(partial(self.progress, x, steps)):
+                self.end(np.arange(len(self.slots)), steps, "callback")
                 break
             if steps >= limits.max_steps:
-                self.end(everything, steps)
-                break
-            if not len(self.slots):
+                self.end(np.arange(len(self.slots)), steps)
                 break
             restart = None if waiting is None else waiting[self.slots]
             waiting = None
             jvp = None if problem.jvp is None else self.jvp
-            residual = self.residual[self.slots]
-            at = Active(self.slots, x, f, residual, restart, steps, self.evaluate, jvp)
+            at = Active(self.slots, x, f, self.residual, restart, steps, self.evaluate, jvp)
             x = self.method.step(at)
             if restart is not None:
                 x = self.shortened(at, x)

@@ -67,16 +67,17 @@ class Broyden(Base):
         slots, space = at.slots, self.space
         if at.restart is not None:
             self.base[slots[np.flatnonzero(at.restart)]] = np.inf
-        shorter = ~(at.residual <= self.growth_limit * self.base[slots]) & (self.halved[slots] < self.halvings)
+        residual = at.residual
+        shorter = ~(residual <= self.growth_limit * self.base[slots]) & (self.halved[slots] < self.halvings)
         if not shorter.any():
-            self.base[slots], self.halved[slots] = at.residual, 0
+            self.base[slots], self.halved[slots] = residual, 0
             return self._move(slots, at.x, at.f, at.restart)
         back, on = np.flatnonzero(shorter), np.flatnonzero(~shorter)
         out = space.empty(len(slots), self.n)
         space.put(out, back, 0.5 * (space.take(at.x, back) + space.take(self.history[0], slots[back])))
         self.halved[slots[back]] += 1
         if len(on):
-            self.base[slots[on]], self.halved[slots[on]] = at.residual[on], 0
+            self.base[slots[on]], self.halved[slots[on]] = residual[on], 0
             chosen, restart = at.rows(on)
             space.put(out, on, self._move(chosen, space.take(at.x, on), space.take(at.f, on), restart))
         return out
