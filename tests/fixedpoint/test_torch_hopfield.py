@@ -275,3 +275,17 @@ def test_errors_of_options() -> None:
         hopfield_update(X, P, mask=torch.zeros(3, 5, requires_grad=True))
     with pytest.raises(ValueError, match="hopfield_energy: stored must have at least one pattern"):
         hopfield_energy(X, P[:, :0])
+
+
+def test_results_are_the_user_s_and_devices_those_of_the_arguments() -> None:
+    """What a user writes into a result changes no gradient; a default device changes nothing."""
+    x, stored, beta = tensors((2,), 5, 7, 4, torch.float64)
+    mask = torch.rand(5, 7) < 0.8
+    for how in ({"steps": 2}, {"rtol": 1e-8}):
+        value = hopfield_update(x, stored, beta=beta, mask=mask, **how).value
+        expected = torch.autograd.grad(value.sin().sum(), stored)[0]
+        with torch.device("meta"):
+            again = hopfield_update(x, stored, beta=beta, mask=mask, **how).value
+        cotangent = again.detach().cos()
+        again.data.zero_()
+        torch.testing.assert_close(torch.autograd.grad(again, stored, cotangent)[0], expected)

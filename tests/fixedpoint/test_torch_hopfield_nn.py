@@ -371,9 +371,40 @@ def test_errors(options: dict[str, Any], error: type[Exception], message: str) -
 def test_errors_of_calls_and_learned_patterns() -> None:
     with pytest.raises(ValueError, match=r"Hopfield: state patterns must have three axes with a last axis of 8, got"):
         Hopfield(8)((torch.ones(1, 2, 8), torch.ones(1, 2, 7), torch.ones(1, 2, 8)))
+    with pytest.raises(ValueError, match="Hopfield: association_mask must not require a gradient with updates"):
+        Hopfield(8, update_steps_max=1)(torch.ones(1, 2, 8), None, torch.zeros(2, 2, requires_grad=True))
     with pytest.raises(TypeError, match="Hopfield: input must be a tensor or"):
         Hopfield(8)((torch.ones(1, 2, 8),) * 2)
     with pytest.raises(ValueError, match="HopfieldPooling: quantity must be at least 1, got 0"):
         HopfieldPooling(8, quantity=0)
     with pytest.raises(TypeError, match="HopfieldLayer: arguments after update_steps_eps must be given by name, got 9"):
         HopfieldLayer(8, 4, 4, 4, 2, 1.0, 0, 1e-4, False)
+
+
+@pytest.mark.parametrize("most", [0, 2, None])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_autocast(most: Any, dtype: Any) -> None:
+    """The updates are in float32: what is off is the rounding of projections and weights, about eps each."""
+    layer = with_numbers(Hopfield(8, num_heads=2, update_steps_max=most, scaling=torch.tensor([1.0, 2.0])))
+    x, padding = torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    mask = torch.randn(5, 5)
+    exact = layer(x, padding, mask)
+    bound = 64 * torch.finfo(dtype).eps * float(exact.detach().abs().max())
+    half = copy.deepcopy(layer).to(dtype)
+    with torch.autocast("cpu", dtype=dtype):
+        found = (half(x.to(dtype), padding, mask.to(dtype)), layer(x, padding, mask))
+    for z in found:
+        assert z.dtype == dtype and float((z.float() - exact).detach().abs().max()) <= bound
+    z = half(x.to(dtype), padding, mask.to(dtype))
+    assert z.dtype == dtype and float((z.float() - exact).detach().abs().max()) <= bound
+    z.float().sum().backward()
+    assert all(parameter.grad is not None for parameter in half.parameters())
+
+
+def test_default_device() -> None:
+    layer = Hopfield(8, num_heads=2, update_steps_max=2)
+    x, padding = torch.randn(1, 5, 8), torch.ones(1, 5, dtype=torch.bool)
+    expected = layer(x, padding)
+    with torch.device("meta"):
+        torch.testing.assert_close(layer(x, padding), expected)

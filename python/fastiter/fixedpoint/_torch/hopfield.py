@@ -17,7 +17,7 @@ from ..._docs import documented_like
 from ..._solution import judged
 from ..._torch.autograd import one_by_one
 from ..._torch.autograd_twice import differentiable
-from ..._torch.ops import CPU, GPU_FLOATS, check_tensors, grad_enabled, transformed, unwatched
+from ..._torch.ops import CPU, GPU_FLOATS, check_tensors, grad_enabled, own_copy, transformed, unwatched
 from ..._torch.overrides import dispatched
 from .. import _hopfield as arrays
 from .._hopfield_shapes import (
@@ -194,7 +194,7 @@ def _bias(function: str, mask: Any, state: Tensor, whole: tuple[int, ...], const
     check_spread(function, "mask", tuple(mask.shape), whole, "(..., L, S)")
     if constant and mask.requires_grad:
         raise ValueError(f"{function}: mask must not require a gradient, as it has none, got a mask that does")
-    bias = torch.zeros((), dtype=state.dtype).where(mask, -math.inf) if mask.dtype == torch.bool else mask
+    bias = state.new_zeros(()).where(mask, -math.inf) if mask.dtype == torch.bool else mask
     return bias.expand(*bias.shape[:-2], *whole[-2:])
 
 
@@ -208,7 +208,7 @@ def solved(problem: Problem, limits: Limits, unrolled: bool, throw: bool, told: 
         found: Sequence[Tensor] = _Unrolled.apply(*problem, stops, *how, told)
         return found[:4]
     found = _Implicit.apply(*problem, *how, throw, told)
-    return found
+    return found[:4]
 
 
 class _Unrolled(torch.autograd.Function):
@@ -270,12 +270,13 @@ class _Implicit(torch.autograd.Function):
         throw: bool,
         told: str,
     ) -> tuple[Tensor, ...]:
-        return tuple(hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, most, False, told)))
+        found = hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, most, False, told))
+        return (*found, own_copy(found[0]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, stored, beta, bias, rtol, _, _, throw, _ = inputs
-        value = output[0]
+        value = output[-1]
         ctx.save_for_backward(value, stored, beta, bias)
         ctx.mark_non_differentiable(*output[1:])
         ctx.throw, ctx.rtol = throw, max(rtol, 100 * torch.finfo(value.dtype).eps)
@@ -284,10 +285,9 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     @one_by_one
     def backward(ctx: Any, dvalue: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        value, stored, beta, bias = ctx.saved_tensors
+        fixed, stored, beta, bias = ctx.saved_tensors
         if dvalue is None:
             return (None,) * 9
-        fixed = value.detach()
         with torch.no_grad():
             every = hopfield_adjoint(HopfieldAdjoint(fixed, stored, beta, bias, dvalue, ctx.rtol, ctx.throw))[:2]
         found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[1:3], strict=True)]

@@ -159,7 +159,9 @@ class HopfieldCore(nn.Module):
             found = bias if found is None else found + bias
         if found is None:
             return None
-        return F.pad(found, (0, patterns - found.shape[-1]))  # what is added to the patterns is always seen
+        return F.pad(
+            found.to(like.dtype), (0, patterns - found.shape[-1])
+        )  # what is added to the patterns is always seen
 
     def updated(self, q: Tensor, k: Tensor, beta: Tensor, bias: Tensor | None, updates: Updates) -> Tensor:
         """Return the queries after their updates, groups of heads with the same limits together."""
@@ -187,9 +189,11 @@ class HopfieldCore(nn.Module):
         most, eps = kind
         if most == 0:
             return q
+        if bias is not None and bias.requires_grad:
+            raise ValueError("Hopfield: association_mask must not require a gradient with updates, got one that does")
         axes = (q.shape[0], q.shape[1])
         whole = None if bias is None else bias.expand(*axes, q.shape[2], k.shape[2])
-        problem = Problem(q, k.expand(*axes, -1, -1), beta.to(q.dtype).expand(axes), whole)
+        problem = Problem(q, k.expand(*axes, -1, -1), beta.expand(axes), whole)
         # A query stops where an update changes it by no more than eps.
         limits = Limits(None, 0.0, eps, MOST if most is None else most)
         return solved(problem, limits, most is not None, False, "warn" if most is None else "")[0]
@@ -204,8 +208,10 @@ class HopfieldCore(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output (B, L, .), the association matrix and the values; patterns: state, stored, projection."""
         q, k, v = self.in_heads(*patterns)
+        dtype = torch.promote_types(q.dtype, torch.float32)  # the updates are at least float32, also under autocast
+        q, k, beta = q.to(dtype), k.to(dtype), beta.to(dtype)
         bias = self.bias_of(q, padding, mask, k.shape[2])
         q = self.updated(q, k, beta, bias, updates)
-        weights = association(q, k, beta, bias)
+        weights = association(q, k, beta, bias).to(v.dtype)
         z = (F.dropout(weights, self.dropout, self.training) @ v).transpose(1, 2).flatten(2)
         return (z if self.out_proj is None else self.out_proj(z)), weights, v
