@@ -53,7 +53,8 @@ void update(int bits, const py::tuple& shape, const py::tuple& arrays, py::handl
         py::gil_scoped_release release;
         const HopfieldShape& q = p.problem.shape;
         launch(hopfield_kernels().of<HopfieldTable<T>>().update, p, [&](int threads) {
-            threads = useful(q, std::max<int64_t>(p.max_steps, 1), threads);
+            const int64_t likely = p.stops ? std::min<int64_t>(p.max_steps, 4) : p.max_steps; // updates of a query
+            threads = useful(q, std::max<int64_t>(likely, 1), threads);
             // The results of a query are the same in any chunk: smaller ones where there are few problems for all threads
             p.chunk = q.problems() * ((q.L + kHopfieldChunk - 1) / kHopfieldChunk) >= 4 * threads ? kHopfieldChunk : 64;
             p.workspace = workspace.of(hopfield_kernels().of<HopfieldTable<T>>().workspace(p, threads));
