@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -81,7 +82,15 @@ def launch(
     told = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
     function = _function(stem, kernel, told, device, cooperative)
     with cupy().cuda.Device(device), cupy().cuda.ExternalStream(stream, device):
-        function(three(grid), three(block), tuple(args), shared_mem=shared)
+        try:
+            function(three(grid), three(block), tuple(args), shared_mem=shared)
+        except cupy().cuda.driver.CUDADriverError as error:
+            if not cooperative or "COOPERATIVE_LAUNCH_TOO_LARGE" not in str(error):
+                raise
+            raise BackendError(
+                f"cuda: {stem}.cu needs all of its {math.prod(grid)} blocks at once on device {device}, which has not "
+                f"room for them beside other processes (MPS); give the process the whole device: {error}"
+            ) from error
 
 
 def three(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from fastiter import _cuda, _nvrtc
+from fastiter._backend import BackendError
 
 torch = pytest.importorskip("torch")
 
@@ -95,6 +96,20 @@ def test_widths_that_share_a_kernel(cupy: types.ModuleType) -> None:
     for kernel, sizes in several.items():
         for size in [*sorted(sizes, reverse=True), max(sizes)]:
             _cuda.launch("k", "k", (1,), (32,), (), device=0, stream=0, shared=size, defines=dict(kernel))
+
+
+def test_a_card_without_room_for_all_blocks_is_named(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where multi-process service gives a process some multiprocessors, while the driver reports all."""
+
+    def refuse(self: Function, *args: Any, **options: Any) -> None:
+        raise RuntimeError("CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: too many blocks in cooperative launch")
+
+    monkeypatch.setattr(Function, "__call__", refuse)
+    given: dict[str, Any] = {"device": 0, "stream": 0, "cooperative": True}
+    with pytest.raises(BackendError, match=r"rnn/forward.cu needs all of its 96 blocks at once on device 0, .*MPS"):
+        _cuda.launch("rnn/forward", "rnn_fwd", (96,), (256,), (), **given)
+    with pytest.raises(RuntimeError, match=r"^CUDA_ERROR_COOP"):  # no launch of ours, so it is passed on as it is
+        _cuda.launch("rnn/forward", "rnn_fwd", (96,), (256,), (), **{**given, "cooperative": False})
 
 
 def test_builtins_are_loaded_before_their_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
