@@ -38,6 +38,8 @@ RELAXATION = ft.Relaxation(LAPLACIAN, "sor", omega=1.5, order="red-black")
 #: A function of tensors, and the tensors' shapes
 CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "lstm": (lambda wx, r: ft.lstm(wx, 0.2 * r)[0], [(B, T, 4, 1, H), (4, 1, H, H)]),
+    # a head of several blocks: a cooperative launch, whose barrier counts from 0 at every replay
+    "wide lstm": (lambda wx, r: ft.lstm(wx, r / 16)[0], [(B, T, 4, 2, 272), (4, 2, 272, 272)]),
     "linear_scan": (lambda a, x: ft.linear_scan(a.sigmoid(), x)[0], [(B, T, H), (B, T, H)]),
     "delta_scan": (delta, [(B, T, 2, 16)] * 3 + [(B, T, 2)]),
     "paragru": (lambda wx, a: ft.paragru(wx, a, method="newton")[0], [(B, T, 3, H), (3, H)]),
@@ -67,6 +69,20 @@ def test_the_callers_stream(name: str) -> None:
         found = function(*late)
     stream.synchronize()
     assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_heads_of_several_blocks_on_several_streams() -> None:
+    """Their blocks wait for each other: none may hold what those of another launch need to begin."""
+    function, inputs = prepared("wide lstm")
+    expected, streams, found = function(*inputs), [torch.cuda.Stream() for _ in range(4)], []
+    torch.cuda.synchronize()
+    for _ in range(4):
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                found.append(function(*inputs))
+    torch.cuda.synchronize()
+    assert all(torch.equal(h, expected) for h in found)
 
 
 @every_call
