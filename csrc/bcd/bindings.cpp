@@ -5,8 +5,9 @@
 
 namespace fastiter::bcd {
 
-// Defined in bindings_forest.cpp
+// Defined in bindings_forest.cpp and bindings_sketch.cpp
 void bind_forest(py::module_& m);
+void bind_sketch(py::module_& m);
 
 namespace {
 
@@ -90,6 +91,7 @@ void bind(py::module_& m) {
         .def("derivative", derivative)
         .def("last_change", &Solver::last_change);
     bind_forest(m);
+    bind_sketch(m);
     m.def("matrix", matrix, py::keep_alive<0, 4>(), py::keep_alive<0, 5>()); // the arrays
     m.def("solver", solver, py::keep_alive<0, 1>(), py::keep_alive<0, 3>(), py::keep_alive<0, 4>(),
           py::keep_alive<0, 5>(), py::keep_alive<0, 7>());

@@ -84,3 +84,12 @@ def forest(pick: Pick) -> dict[str, Any]:
     blocks = pick.one_of(("red-black", "trees", "greedy trees"))
     given = {"A": pick.one_of((A, A.tocsc())), "b": pick.normal(n), "blocks": blocks, **subset(pick, options)}
     return {**given, **({"order": np.arange(n)[::-1]} if blocks == "trees" else {}), "max_steps": 9}
+
+
+@calls("fastiter.bcd.sketch_solve")
+def sketch(pick: Pick) -> dict[str, Any]:
+    n, m = pick.integer(0, 5), pick.integer(0, 4)
+    A = data(pick, n, m)
+    options = {"x0": np.ones(m, A.dtype), "size": 2, "rtol": 1e-3, "rng": 1, "throw": False}
+    kind = pick.one_of(("kaczmarz", "block", "gaussian", "count"))
+    return {"A": A, "b": pick.normal(n), "sketch": kind, **subset(pick, options), "max_steps": 9}

@@ -11,12 +11,15 @@ from ._path import LassoPath, lasso_path
 from ._problem import LeastSquares, Logistic, Quadratic, Softmax
 from ._regressors import NNLS, ElasticNet, Lasso
 from ._result import BCDProgress, BCDSolution
+from ._sketch import SketchSolution, sketch_solve
+from ._sketched_newton import ConstrainedSolution, sketched_newton
 
 __all__ = [
     "NNLS",
     "BCDProgress",
     "BCDSolution",
     "Blocks",
+    "ConstrainedSolution",
     "ElasticNet",
     "Lasso",
     "LassoPath",
@@ -24,10 +27,13 @@ __all__ = [
     "Logistic",
     "LogisticRegression",
     "Quadratic",
+    "SketchSolution",
     "Softmax",
     "bcd",
     "forest_bcd",
     "lasso_path",
+    "sketch_solve",
+    "sketched_newton",
 ]
 
 publish(globals())

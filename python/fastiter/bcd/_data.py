@@ -58,7 +58,8 @@ class Data:
             squares = self.sparse.data.astype(np.float64) ** 2
             if weights is not None:
                 squares *= weights[self.sparse.indices]
-            return np.bincount(np.repeat(np.arange(m), np.diff(self.sparse.indptr)), squares, m)
+            columns = np.repeat(np.arange(m), np.diff(self.sparse.indptr))
+            return np.bincount(columns, squares, m).astype(np.float64)  # integers, of nothing
         out = np.empty(m)
         for first in range(0, m, _CHUNK):
             part = self.columns(slice(first, first + _CHUNK)) ** 2

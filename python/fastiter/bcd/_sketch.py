@@ -1,0 +1,228 @@
+"""Sketch and project: linear systems by projections onto random combinations of their rows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._array_like import as_array
+from .._check import check_array, check_choice, check_flag, count, positive, type_name
+from .._solution import Solution, judged, plural
+from ._data import Data
+from ._problem import _vector
+
+Array = npt.NDArray[Any]
+SKETCHES = ("kaczmarz", "block", "gaussian", "count")
+_DIVERGED, _PATIENCE = 1e10, 200
+
+
+class SketchSolution(Solution):
+    """The result of :func:`sketch_solve`.
+
+    Attributes
+    ----------
+    value : (n,)
+        The solution, in the dtype of A.
+    converged : bool
+        Whether the residual came to the tolerance.
+    steps : int
+        The projections.
+    residual : float
+        ||b - A x||.
+    method, reason : str
+        "sketch_solve" with the sketch; "converged", "max_steps" or "stagnated".
+
+    See Also
+    --------
+    sketch_solve : Returns it.
+    fastiter.Solution : The attributes that all solvers' results have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import sketch_solve
+    >>> sketch_solve(np.eye(2), np.ones(2)).converged
+    True
+    """
+
+    def _failure(self) -> str | None:
+        if self.converged:
+            return None
+        after = f"got {self.residual:.2g} after {plural(self.steps)} ({self.reason!r})"
+        return f"the residual must come to rtol ||b||, {after}; is b in the range of A? Try a larger max_steps or size"
+
+
+def sketch_solve(
+    A: Any,
+    b: Any,
+    x0: Array | None = None,
+    *,
+    sketch: Literal["kaczmarz", "block", "gaussian", "count"] = "kaczmarz",
+    size: int = 16,
+    rtol: float = 1e-6,
+    max_steps: int = 1_000_000,
+    rng: Any = None,
+    throw: bool = False,
+) -> SketchSolution:
+    """Solve A x = b by projections x <- x + A' S (S' A A' S)^+ S' (b - A x) with random S.
+
+    Parameters
+    ----------
+    A : (m, n) array or sparse matrix
+        A system with a solution, float32 or float64: an array, or CSR or CSC.
+    b : (m,) array
+        The right-hand side.
+    x0 : (n,) array, optional
+        Where to start, 0 by default, in the dtype of A; the limit is the solution that is nearest to it.
+    sketch : {"kaczmarz", "block", "gaussian", "count"}
+        S. "kaczmarz": one row, with a probability of its squared norm, in O(n). "block": ``size`` rows. "gaussian":
+        ``size`` normal combinations of all rows. "count": the rows, with random signs, in ``size`` random sums.
+    size : int
+        The columns of S, except for "kaczmarz".
+    rtol : float
+        Converged if ||b - A x|| <= ``rtol`` ||b||.
+    max_steps : int
+        The most projections.
+    rng : numpy.random.Generator or int, optional
+        The source of S; an int is a seed, and None is 0.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
+
+    Returns
+    -------
+    SketchSolution
+        The solution and its residual.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+
+    See Also
+    --------
+    fastiter.relax.kaczmarz : All rows in turn.
+    sketched_newton : Constrained optimisation on it.
+
+    References
+    ----------
+    R. M. Gower, P. Richtarik: Randomized iterative methods for linear systems. SIAM J. Matrix Anal. Appl. 36(4), 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import sketch_solve
+    >>> found = sketch_solve(np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([3.0, 4.0]), rtol=1e-9)
+    >>> found.value.round(6)
+    array([1., 1.])
+    """
+    function = "sketch_solve"
+    check_choice(function, "sketch", sketch, SKETCHES)
+    check_flag(function, "throw", throw)
+    rtol, most = positive(function, "rtol", rtol), count(function, "max_steps", max_steps, 0)
+    size = count(function, "size", size, 1)
+    data = Data(function, "A", A)
+    m, n = data.shape
+    b = _vector(function, "b", b, m)
+    x = np.zeros(n)
+    if x0 is not None:
+        x0 = as_array(function, "x0", x0, data.dtype)
+        check_array(function, "x0", x0)
+        if x0.shape != (n,) or x0.dtype != data.dtype or not np.isfinite(x0).all():
+            expected = f"be finite and have shape ({n},) and dtype {data.dtype}"
+            raise ValueError(f"{function}: x0 must {expected}, got {x0.shape} and {x0.dtype}")
+        x = x0.astype(np.float64)
+    generator = generator_of(function, rng)
+    steps_of = _Kaczmarz(data, b, generator) if sketch == "kaczmarz" else _Sketched(data, b, generator, (sketch, size))
+    tolerance, steps, best, since, reason = rtol * float(np.linalg.norm(b)), 0, np.inf, 0, "max_steps"
+    while True:
+        residual = float(np.linalg.norm(steps_of.residual(x)))
+        best, since = (residual, 0) if residual < best * (1 - 1e-6) else (best, since + 1)
+        if residual <= tolerance:
+            reason = "converged"
+        elif since > _PATIENCE:
+            reason = "stagnated"
+        elif steps < most and m and n:
+            some = min(steps_of.every, most - steps)
+            steps_of.run(x, some)
+            steps += some
+            continue
+        break
+    found = SketchSolution(
+        value=x.astype(data.dtype),
+        converged=reason == "converged",
+        steps=steps,
+        residual=residual,
+        method=f"{function}, {sketch}",
+        reason=reason,
+    )
+    return judged(function, found, throw)
+
+
+def generator_of(function: str, rng: Any) -> np.random.Generator:
+    """Return a generator, or one with a seed."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
+        raise TypeError(f"{function}: rng must be a numpy.random.Generator, an int or None, got {type_name(rng)}")
+    return np.random.default_rng(0 if rng is None else count(function, "rng", rng))
+
+
+class _Kaczmarz:
+    """Steps with single rows, which are columns of A'."""
+
+    def __init__(self, data: Data, b: Array, rng: np.random.Generator) -> None:
+        whole: Any = data.dense if data.sparse is None else data.sparse
+        self._rows = Data("sketch_solve", "A", whole.T)
+        self._whole, self.b, self._rng = whole, b, rng
+        squares = self._rows.squares()
+        self._ends = np.cumsum(squares)
+        self._inverse = np.divide(1.0, squares, out=np.zeros_like(squares), where=squares > 0)
+        self.every = max(len(b), 1)
+
+    def residual(self, x: Array) -> Array:
+        return np.asarray(self.b - self._whole @ x)
+
+    def run(self, x: Array, count: int) -> None:
+        if not self._ends[-1] > 0:
+            return
+        chosen = np.searchsorted(self._ends, self._rng.random(count) * self._ends[-1], side="right")
+        order = np.minimum(chosen, len(self.b) - 1).astype(np.int32)
+        _core.bcd.kaczmarz(self._rows.matrix, self.b, self._inverse, x, order, count)
+
+
+class _Sketched:
+    """Steps with several combinations of rows."""
+
+    def __init__(self, data: Data, b: Array, rng: np.random.Generator, how: tuple[str, int]) -> None:
+        whole: Any = data.dense if data.sparse is None else data.sparse.tocsr()
+        self._A, self.b, self._rng = whole.astype(np.float64), b, rng
+        self._sketch, self._size = how[0], min(how[1], max(len(b), 1))
+        self.every = max(len(b) // self._size, 1) if self._sketch == "block" else 1
+
+    def residual(self, x: Array) -> Array:
+        return np.asarray(self.b - self._A @ x)
+
+    def run(self, x: Array, count: int) -> None:
+        for _ in range(count):
+            rows, target = self._combined()
+            rows = rows if isinstance(rows, np.ndarray) else rows.toarray()
+            left = target - rows @ x
+            x += rows.T @ np.linalg.lstsq(rows @ rows.T, left, rcond=None)[0]
+
+    def _combined(self) -> tuple[Any, Array]:
+        """Return S' A and S' b."""
+        m, k = len(self.b), self._size
+        if self._sketch == "block":
+            chosen = self._rng.choice(m, k, replace=False)
+            return self._A[chosen], self.b[chosen]
+        if self._sketch == "gaussian":
+            S = self._rng.standard_normal((k, m))
+        else:
+            S = np.zeros((k, m))
+            S[self._rng.integers(0, k, m), np.arange(m)] = 2.0 * self._rng.integers(0, 2, m) - 1
+        return np.asarray(S @ self._A), S @ self.b
