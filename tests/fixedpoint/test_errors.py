@@ -13,7 +13,8 @@ X = np.ones((2, 3))
 
 WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "f must be callable, got int", {"f": 1}),
-    (TypeError, "x0 must be a NumPy array of .*, got float", {"x0": 1.0}),
+    (TypeError, "x0 must be numbers, got a list of <U1", {"x0": ["a"]}),
+    (ValueError, "x0 must have an axis 0 of samples, got a number", {"x0": 1.0}),
     (TypeError, "x0 must be a NumPy array of .*, got dtype int64", {"x0": np.ones((2, 2), np.int64)}),
     (TypeError, r"x0\[1\] must be float64 like the first array, got float32", {"x0": (X, X.astype(np.float32))}),
     (ValueError, r"x0\['b'\] must have 2 samples, got 3", {"x0": {"a": X, "b": np.ones((3, 1))}}),

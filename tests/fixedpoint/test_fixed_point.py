@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import optimize
 
 import fastiter
 from fastiter.fixedpoint import FixedPointProgress, FixedPointSolution, fixed_point
@@ -377,3 +378,15 @@ def test_a_narrow_history_reaches_the_same_residual(dtype: str, narrow: str, kin
     assert np.allclose(half.value, full.value, atol=1e4 * EPS[dtype] * np.abs(full.value).max())
     kept = half._memory[0].history[2]
     assert kept.dtype.itemsize * 2 == full._memory[0].history[2].dtype.itemsize
+
+
+def test_numbers_and_sequences_are_arrays() -> None:
+    """A list or tuple without arrays is one array; with an array it is a state of several."""
+    root = optimize.brentq(lambda x: np.cos(x) - x, 0, 1, xtol=1e-14)
+    tight: dict[str, Any] = {"rtol": 0.0, "atol": 1e-12, "norm": "inf"}
+    for x0, shape in ((1.0, ()), ([1.0, 0.5], (2,)), (((1, 2, 3), (4, 5, 6)), (2, 3))):
+        value = fixed_point(np.cos, x0, batched=False, **tight).value
+        assert value.shape == shape and value.dtype == np.float64
+        np.testing.assert_allclose(value, root, rtol=0, atol=1e-11)
+    several = fixed_point(lambda s: (np.cos(s[0]), s[1] / 2), (np.ones(3, np.float32), 0.5), batched=False).value
+    assert [part.dtype.name for part in several] == ["float32", "float32"] and several[1].shape == ()

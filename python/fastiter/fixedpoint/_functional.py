@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from .._array_like import as_array, as_arrays
 from .._check import check_choice, check_flag, type_name
 from ._methods import METHODS
 from ._result import FixedPointProgress, FixedPointSolution, Limits
@@ -51,8 +52,9 @@ def fixed_point(
         ``f(x, *args)`` returns an array of the shape and dtype of x; for a tuple, list or dict of arrays the same
         structure. Where samples end at different steps it gets the rows that have not ended.
     x0 : array, tuple, list or dict of arrays, or FixedPointSolution
-        The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype. A solution starts from its
-        value; if it comes from the same method with the same options, also from its history.
+        The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype; a number, or a list or tuple
+        without arrays, is one array-like. A solution starts from its value; if it comes from the same method with the
+        same options, also from its history.
     method : str
         The name of the iteration, one of those in Notes.
     rtol : float, optional
@@ -148,7 +150,19 @@ def fixed_point(
     """
     function = "fixed_point"
     limits = Limits(rtol, atol, max_steps, norm, patience, callback, throw).checked(function)
-    return run(function, f, x0, NumPySpace(), limits, method, options, batched, args, compact, jvp)
+    return run(
+        function, f, _with_arrays(function, x0), NumPySpace(), limits, method, options, batched, args, compact, jvp
+    )
+
+
+def _with_arrays(function: str, x0: Any) -> Any:
+    """Return x0 with arrays in the place of array-likes: a list or tuple without arrays is one array itself."""
+    if isinstance(x0, dict):
+        return dict(zip(x0, as_arrays(function, [f"x0[{key!r}]" for key in x0], list(x0.values())), strict=True))
+    if type(x0) in (list, tuple) and any(hasattr(part, "dtype") for part in x0):
+        return type(x0)(as_arrays(function, [f"x0[{i}]" for i in range(len(x0))], x0))
+    empty = type(x0) in (list, tuple) and not x0
+    return x0 if empty or isinstance(x0, FixedPointSolution) else as_array(function, "x0", x0)
 
 
 def run(
