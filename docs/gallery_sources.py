@@ -23,6 +23,7 @@ TITLES = {
     "char_lm": "Character-level language models",
     "custom_cell": "A cell of your own, all steps at once",
     "decode_stream": "Streaming one character at a time",
+    "halpern_games": "Games and robust regression by few evaluations",
     "hopfield_bags": "Sets of digits, pooled by a Hopfield network",
     "hopfield_retrieval": "Digits from half of their pixels",
     "learning_to_relax": "Learning omega over a sequence of systems",
