@@ -49,11 +49,13 @@ INLINE T sum_of(const Grid& m, const Column& own, const T* x, T b, T before, T a
     return add_across<Together>(own, x + index, sum, factor);
 }
 
-// Constant coefficients: keep x + scale b + the terms of the neighbours, one fused operation each
+// Constant coefficients, in registers: keep x + scale b + the terms of the neighbours, one fused operation each
 struct Folded {
-    T keep, scale, omega;
-    INLINE Folded(const Grid& m, double factor, bool variable)
-        : keep(T(1 - factor)), scale(variable ? T(0) : T(factor) * (T(1) / m.coefficient[0])), omega(T(factor)) {}
+    T keep, scale, omega, factor[7];
+    INLINE Folded(const Grid& m, double by, bool variable)
+        : keep(T(1 - by)), scale(variable ? T(0) : T(by) * (T(1) / m.coefficient[0])), omega(T(by)) {
+        for (int q = 1; q < 7; ++q) factor[q] = variable ? T(0) : -scale * m.coefficient[q];
+    }
 };
 
 template <bool Variable, bool Together>
@@ -68,10 +70,9 @@ INLINE void relax_point(const Grid& m, const Folded& f, const Column& own, const
             y[index] = f.keep != 0 ? f.keep * now + f.omega * z : z;
         return;
     }
-    auto factor = [&](int q) { return -f.scale * m.coefficient[q]; };
-    T sum = fma(factor(1), before, f.scale * b[index]);
-    sum = fma(factor(2), after, sum);
-    sum = add_across<Together>(own, x + index, sum, factor);
+    T sum = fma(f.factor[1], before, f.scale * b[index]);
+    sum = fma(f.factor[2], after, sum);
+    sum = add_across<Together>(own, x + index, sum, [&](int q) { return f.factor[q]; });
     if (f.keep != 0) sum = fma(f.keep, now, sum);
     y[index] = m.given && m.given[index] ? now : sum;
 }
@@ -106,13 +107,52 @@ INLINE void relax_phase(const Grid& m, const Folded& f, const T* b, const T* x, 
     });
 }
 
+// A phase of Jacobi's method with constant coefficients: all loads of some planes are issued before their first store.
+template <bool Together>
+INLINE void jacobi_phase(const Grid& m, const Folded& f, const T* __restrict__ b, const T* __restrict__ x,
+                         T* __restrict__ y, int32 depth) {
+    constexpr int planes = sizeof(T) == 4 ? 2 : 1;
+    for_columns(m, depth, [&](int64 place, int64 first, int64 last, int64) {
+        if (place >= m.area() || first >= last) return;
+        const Column own(m, place);
+        const int64 step[4] = {-int64(own.n2), own.n2, -1, 1};
+        T before = first > 0 ? read<Together>(x + (first - 1) * own.area + place) : T(0);
+        T now = read<Together>(x + first * own.area + place);
+        for (int64 plane = first; plane < last; plane += planes) {
+            T after[planes], across[planes][4], right[planes];
+#pragma unroll
+            for (int i = 0; i < planes; ++i) {
+                const int64 index = (plane + i) * own.area + place;
+                const bool is_here = plane + i < last;
+                after[i] = is_here && plane + i + 1 < m.n0 ? read<Together>(x + index + own.area) : T(0);
+                right[i] = is_here ? b[index] : T(0);
+                for (int q = 0; q < 4; ++q)
+                    across[i][q] = is_here && own.has[q] ? read<Together>(x + index + step[q]) : T(0);
+            }
+#pragma unroll
+            for (int i = 0; i < planes; ++i) {
+                T sum = fma(f.factor[1], before, f.scale * right[i]);
+                sum = fma(f.factor[2], after[i], sum);
+                for (int q = 0; q < 4; ++q)
+                    if (own.has[q]) sum = fma(f.factor[3 + q], across[i][q], sum);
+                if (f.keep != 0) sum = fma(f.keep, now, sum);
+                const int64 index = (plane + i) * own.area + place;
+                if (plane + i < last) y[index] = m.given && m.given[index] ? now : sum;
+                before = now, now = after[i];
+            }
+        }
+    });
+}
+
 template <bool Variable, bool Together>
 INLINE void relax_phases(const Grid& m, const T* b, T* x, T* y, double omega, int32 depth, int32 kind, int64 first,
                          int64 last, uint32* arrived) {
     const Folded f(m, omega, Variable);
     for (int64 phase = first; phase < last; ++phase) {
         const int32 half = int32(phase % 2), turn = int32(phase % 4);
-        if (kind == JACOBI)
+        if (kind == JACOBI && !Variable)
+            jacobi_phase<Together>(m, f, b, half ? y : x, half ? x : y, depth);
+        else if (kind == JACOBI)
             relax_phase<Variable, Together>(m, f, b, half ? y : x, half ? x : y, depth, 0, 1);
         else {
             const int32 colour = kind == SYMMETRIC ? turn == 1 || turn == 2 : half ^ int32(kind == BACKWARD);
