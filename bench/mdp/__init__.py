@@ -1,4 +1,4 @@
-"""The family mdp against QuantEcon, mdpsolver and pymdptoolbox.
+"""The family mdp against QuantEcon, mdpsolver, pymdptoolbox and Storm.
 
 sweeps     one sweep over all states in float64, against a copy of as many bytes
 solvers    values to the same tolerance, on fresh models, one thread

@@ -28,7 +28,8 @@ def ours(problem: MDP, tol: float, threads: tuple[int, ...]) -> Solver:
     """The automatic method, from zeros; nothing that a solution has found is kept."""
 
     def prepare() -> MDP:
-        return MDP._of(problem._process.rows, problem._process.discount)
+        rows = problem._process.rows
+        return MDP._of(rows, problem._process.discount, np.diff(rows.row) == 0)
 
     return Solver("fastiter", prepare, lambda made: made.solve(tol=tol).value, threads)
 
@@ -110,3 +111,43 @@ def pymdptoolbox(problem: MDP, tol: float) -> Iterator[Solver]:
             return np.array(made.V)
 
         yield Solver(f"pymdptoolbox {short}", prepare, solve)
+
+
+def storm(problem: MDP, tol: float) -> Iterator[Solver]:
+    """Storm's default method for the least expected cost until a terminal state, where gamma is 1."""
+    module = load("stormpy")
+    if module is None:
+        return
+    from stormpy.developer import storage
+
+    matrix, _, _ = rows_of(problem)
+    matrix.sum_duplicates()
+    target, weight, entry = matrix.indices.tolist(), matrix.data.tolist(), matrix.indptr.tolist()
+    start, costs = problem.row_starts.tolist(), (-problem.rewards).tolist()
+
+    def prepare() -> Any:
+        builder = storage._SparseMatrixBuilder_Double(0, 0, 0, False, True, 0)
+        labels = storage.StateLabeling(problem.S)
+        labels.add_label("end")
+        rewards: list[float] = []
+        for s in range(problem.S):
+            builder.new_row_group(len(rewards))
+            if start[s] == start[s + 1]:
+                labels.add_label_to_state("end", s)
+                builder.add_next_value(len(rewards), s, 1.0)
+                rewards.append(0.0)
+            for j in range(start[s], start[s + 1]):
+                for e in range(entry[j], entry[j + 1]):
+                    builder.add_next_value(len(rewards), target[e], weight[e])
+                rewards.append(costs[j])
+        model = storage._SparseRewardModel_Double(optional_state_action_reward_vector=rewards)
+        parts = storage._SparseModelComponents_Double(
+            transition_matrix=builder.build(), state_labeling=labels, reward_models={"cost": model}
+        )
+        return storage._SparseMdp_Double(parts), module.parse_properties('R{"cost"}min=? [F "end"]')[0]
+
+    def solve(made: Any) -> Array:
+        found = module.model_checking(*made, only_initial_states=False)
+        return -np.array(found.get_value_vector())
+
+    yield Solver("Storm", prepare, solve)

@@ -45,17 +45,17 @@ def test_a_long_way_takes_fewer_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_there_are_no_windows() -> None:
-    """Where steps lead far in the order, in small processes, without a discount, and in other orders."""
+    """Where steps lead far in the order, in small processes, and in other orders."""
     garnet = examples.garnet(2000, 3, 4, 0.9)
     rows, states = garnet._process.rows, np.repeat(np.arange(2000), 3)
     sparse = pytest.importorskip("scipy.sparse")
     matrix = sparse.csr_array((rows.weight, rows.next, rows.entry), shape=(garnet.rows, 2000))
     random = MDP(matrix, rows.reward, 0.9, states=states, terminal=[3])
-    grid, small, endless = (examples.gridworld(n, gamma) for n, gamma in ((110, 0.9), (20, 0.9), (110, 1.0)))
+    grid, small = examples.gridworld(110, 0.9), examples.gridworld(20, 0.9)
     for problem in (random, small):
         order = _choice.order_of(problem._process, "bfs")
         assert isinstance(order, np.ndarray) and _choice._window(problem._process, order) == 0
-    for problem, how in ((endless, {}), (grid, {"omega": 1.05}), (grid, {"order": np.arange(12100)})):
+    for problem, how in ((grid, {"omega": 1.05}), (grid, {"order": np.arange(12100)})):
         method: Any = _choice.Choice("gs", **how).made(problem._process, _limits())
         assert method._window == 0
     ended = MDP(np.eye(3).reshape(3, 1, 3), np.zeros((3, 1)), 0.9, terminal=[0, 1, 2])
@@ -77,3 +77,22 @@ def test_limits_count_the_sweeps_of_windows() -> None:
     assert (found.lower <= exact.upper).all() and (exact.lower <= found.upper).all()
     with pytest.warns(UserWarning, match="max_steps"):
         assert problem.solve("gs", tol=1e-9, max_steps=10).steps < 70
+
+
+def test_shortest_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all rows cost, values begin below V*; where some do not, at 0, without windows; so do given values."""
+    grid = examples.gridworld(110, 1.0)
+    found, whole = grid.solve(tol=1e-9), without_windows(monkeypatch, grid, tol=1e-9)
+    assert found.converged and found.steps < 0.7 * whole.steps
+    np.testing.assert_allclose(found.value, whole.value, rtol=0, atol=1e-7)
+    assert (found.value <= whole.upper + 1e-9).all() and (found.lower - 1e-9 <= whole.value).all()
+    again = grid.solve(tol=1e-9, value0=found.value)
+    assert again.steps <= 5 and np.abs(again.value - found.value).max() < 1e-8
+    rows, states = grid._process.rows, np.repeat(np.arange(grid.S), np.diff(grid.row_starts))
+    sparse = pytest.importorskip("scipy.sparse")
+    matrix = sparse.csr_array((rows.weight, rows.next, rows.entry), shape=(grid.rows, grid.S))
+    rewards = grid.rewards.copy()
+    rewards[: 4 * 110] = 0
+    free = MDP(matrix, rewards, 1.0, states=states, terminal=[grid.S - 1])
+    one, other = free.solve(tol=1e-9), without_windows(monkeypatch, free, tol=1e-9)
+    assert one.steps == other.steps and np.array_equal(one.value, other.value)

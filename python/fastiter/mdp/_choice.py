@@ -56,11 +56,8 @@ class Choice(NamedTuple):
 
     def _gauss_seidel(self, process: Process, limits: Limits) -> Method:
         order, omega, exact = order_of(process, self.order), _factor(self.omega), _flag(self.exact_diag)
-        assert process.discount is not None
         is_outwards = isinstance(order, np.ndarray) and not isinstance(self.order, np.ndarray)
-        # Without a discount values begin above V*, and what is outside of a window draws the policy there.
-        has_windows = is_outwards and omega == 1 and process.modulus(process.discount)[1] < 1
-        window = _window(process, order) if has_windows else 0
+        window = _window(process, order) if is_outwards and omega == 1 else 0
         return _methods.GaussSeidel(order, omega, exact, limits, window)
 
 

@@ -95,6 +95,8 @@ class GaussSeidel(Method):
             self.update(work)
             work.backup()
             return True
+        if self._window and not work.steps and work.modulus[1] >= 1:
+            self._begin_below(work)
         first = None if work.steps or not self._window else work.v.copy()
         found = self._sweep(work)
         work.steps += 1
@@ -132,6 +134,14 @@ class GaussSeidel(Method):
             part = n - 1 - part if falls else part
             found = max(found, model.sweep(v, part, len(part), work.discount, self._omega, self._exact))
         return found
+
+    def _begin_below(self, work: Work) -> None:
+        """Set v, which is 0, to the worth of one of the largest costs in each state, where all rows cost."""
+        rows = work.process.rows
+        if work.v.any() or not (rows.reward < 0).all():
+            self._window = 0
+            return
+        work.v[rows.row[1:] > rows.row[:-1]] = len(work.v) * float(rows.reward.min(initial=0))
 
     def _sweep_windows(self, work: Work, enough: float) -> None:
         """Sweep each window until its changes are ``enough``, or a small part of the first."""
