@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastiter import BackendError
 from fastiter.mdp import latent
 from fastiter.mdp.latent import LatentMDP, alpha_vectors, belief_tree
 
@@ -112,6 +113,51 @@ def test_three_contexts_at_points() -> None:
     assert rough <= fine + 1e-12 and fine <= value + 1e-12 and fine == pytest.approx(value, abs=1e-3)
 
 
+@pytest.mark.parametrize("M", [1, 3, 4])
+def test_linear_programs_keep_what_is_best_somewhere(M: int) -> None:
+    """No belief loses, and each kept vector has a belief at which it is above all others."""
+    optimize = pytest.importorskip("scipy.optimize")
+    process, rng = random_process(M), np.random.default_rng(190)
+    found = alpha_vectors(process, 3 if M < 4 else 2)
+    beliefs = np.concatenate([np.eye(M), rng.dirichlet(np.ones(M), 12)])
+    for h in range(1, len(found)):
+        for s in range(3):
+            for w in beliefs[: 4 if h == 3 else None]:
+                assert best(found[h][s], 2 * w) == pytest.approx(2 * belief_tree(process, s, w, h), abs=1e-8)
+            for k, vector in enumerate(found[h][s]):
+                others = np.delete(found[h][s], k, axis=0)
+                if len(others) == 0:
+                    continue
+                A = np.concatenate([others - vector, np.ones((len(others), 1))], axis=1)
+                one = optimize.linprog(
+                    [*[0.0] * M, -1.0],
+                    A_ub=A,
+                    b_ub=np.zeros(len(A)),
+                    A_eq=[[*[1.0] * M, 0.0]],
+                    b_eq=[1],
+                    bounds=[(0, None)] * M + [(None, None)],
+                )
+                assert -one.fun > 1e-9
+    if M == 1:
+        assert all(len(vectors) == 1 for row in found for vectors in row)
+
+
+def test_a_context_that_is_there_twice_adds_no_vector() -> None:
+    arms = np.array([[0.8, 0.5, 0.2], [0.1, 0.5, 0.9]])
+    two, three = (alpha_vectors(LatentMDP.bandit(arms[list(which)]), 3) for which in ((0, 1), (0, 1, 1)))
+    assert [len(row[0]) for row in three] == [len(row[0]) for row in two] == [1, 2, 4, 7]
+    ours, expected = three[3][0][:, :2], two[3][0]
+    np.testing.assert_allclose(ours[np.lexsort(ours.T)], expected[np.lexsort(expected.T)], rtol=0, atol=1e-12)
+    assert np.array_equal(three[3][0][:, 1], three[3][0][:, 2])
+
+
+def test_without_scipy_more_contexts_need_beliefs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent, "find_spec", lambda name: None)
+    assert len(alpha_vectors(random_process(2), 2)) == len(alpha_vectors(random_process(3), 2, beliefs=np.eye(3))) == 3
+    with pytest.raises(BackendError, match=r"^alpha_vectors: SciPy solves linear programs for 3 contexts and is not"):
+        alpha_vectors(random_process(3), 2)
+
+
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: LatentMDP.bandit(np.array([[1.5]])), ValueError, "LatentMDP.bandit: means must be (M, A) from 0 to 1"),
     (
@@ -132,7 +178,6 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: LatentMDP.of(np.array(1.0), np.ones(1)), ValueError, "LatentMDP.of: transitions must have shape (M, S,"),
     (lambda: belief_tree(TWO, 1, HALF, 2), ValueError, "belief_tree: state must be from 0 to 0, got 1"),
     (lambda: belief_tree(TWO, 0, np.ones(3), 2), ValueError, "belief_tree: weights must be 2 numbers of at least 0"),
-    (lambda: alpha_vectors(random_process(3), 1), ValueError, "alpha_vectors: beliefs must be given for more or fewer"),
     (
         lambda: alpha_vectors(TWO, 1, beliefs=np.ones((2, 3))),
         ValueError,

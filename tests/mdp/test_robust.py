@@ -103,6 +103,32 @@ def test_mass_may_move_to_any_state(kind: Any) -> None:
         np.testing.assert_allclose(once(P, v, kind, radius, support=False)[:, 0], expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_linf_may_move_mass_to_any_state(ends: bool) -> None:
+    """Against linear programs; also with a terminal state, entries twice, and the best probabilities."""
+    rng = np.random.default_rng(72)
+    P = np.zeros((5, 2, 5))
+    P[:, :, :2] = rng.dirichlet(np.ones(2), (5, 2))
+    P[:, :, 4], P[:, :, 1] = P[:, :, 1] / 2, P[:, :, 1] / 2
+    R = rng.standard_normal((5, 2))
+    problem = MDP(P, R, 0.8, terminal=[4] if ends else None)
+    for radius, optimistic in ((0.1, False), (0.6, False), (2.0, False), (0.15, True)):
+        found = robust(problem, "linf", radius, support=False, optimistic=optimistic, tol=1e-10)
+        v, sign = found.value, -1 if optimistic else 1
+        for s in range(4 if ends else 5):
+            q = []
+            for a in range(2):
+                limits = [(max(x - radius, 0), min(x + radius, 1)) for x in P[s, a]]
+                worst = optimize.linprog(sign * v, A_eq=np.ones((1, 5)), b_eq=[1], bounds=limits).fun
+                q.append(R[s, a] + 0.8 * sign * worst)
+            assert max(q) == pytest.approx(v[s], abs=1e-8)
+            assert q[found.policy[s]] == pytest.approx(v[s], abs=1e-8)
+    kept = robust(problem, "linf", 0.1, tol=1e-10).value
+    assert (robust(problem, "linf", 0.1, support=False, tol=1e-10).value < kept + 1e-9).all()
+    nominal = problem.solve(tol=1e-10).value
+    assert robust(problem, "linf", 0.0, support=False, tol=1e-10).value == pytest.approx(nominal, abs=1e-9)
+
+
 @pytest.mark.parametrize("kind", [*BALLS, "s-l1"])
 def test_entries_with_the_same_next_state_count_together(kind: Any) -> None:
     twice = examples.garnet(6, 2, 5, 0.8)
@@ -270,6 +296,8 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         "robust: limits, low, must have shape",
     ),
+    (lambda: robust(GOOD, "lp", 0.1), ValueError, "robust: kind must be one of 'l1', 'linf'"),
+    (lambda: robust(GOOD, "l1.5", 0.1), ValueError, "robust: kind must be one of 'l1', 'linf'"),
     (lambda: robust(GOOD, "kl", 0.1, support=False), ValueError, "robust: support must be True for 'kl', got False"),
     (lambda: robust(GOOD, "s-l1", 0.1, optimistic=True), ValueError, "robust: optimistic must be False for 's-l1'"),
     (lambda: robust(examples.gridworld(3, 1.0), "l1", 0.1), ValueError, "robust: gamma must be below 1, got 1"),

@@ -76,7 +76,8 @@ def robust(
     limits : ((entries,), (entries,))
         For "interval": the least and the largest probability of each entry, in the order of ``problem.transitions``.
     support : bool
-        Whether q is 0 where P is. With False, "l1" and "contamination" move mass to any state.
+        Whether q is 0 where P is. With False, "l1", "linf" and "contamination" move mass to any state; for "linf" that
+        takes memory for all S next states of each row.
     optimistic : bool
         Take the best q instead of the worst; not for "s-l1".
     policy : (S,) integers
@@ -109,8 +110,10 @@ def robust(
     >>> mdp.robust(mdp.examples.forest(3, 0.9), "l1", 0.2, tol=1e-9).value.round(3)
     array([20.736, 23.616, 27.616])
     """
-    check_choice("robust", "kind", kind, SETS)
+    _check_kind(kind)
     process, negated = checked_problem("robust", problem)
+    if kind == "linf" and support is False:
+        process = _everywhere(process)
     given = Limits(tol, "span", max_steps, callback, throw).checked("robust")
     start = problem._start(value0)
     found = ambiguity("robust", process, kind, radius, limits, support, optimistic)
@@ -122,6 +125,25 @@ def robust(
     work.inexact = _SEARCH
     solution = run("robust", work, ValueIteration(), given, negated)
     return solution if mixture is None else replace(solution, policy=mixture)
+
+
+def _check_kind(kind: object) -> None:
+    if isinstance(kind, str) and kind in ("l2", "lp"):
+        expected = (
+            f"one of {', '.join(map(repr, SETS))}, as balls of other norms have no closed form among probabilities"
+        )
+        raise ValueError(f"robust: kind must be {expected}; 'chi2' is a weighted l2, got {kind!r}")
+    check_choice("robust", "kind", kind, SETS)
+
+
+def _everywhere(process: Process) -> Process:
+    """Return the process with an entry for each next state in each row, 0 where there was none."""
+    rows, S = process.rows, process.states
+    count = len(rows.reward)
+    owner = np.repeat(np.arange(count), np.diff(rows.entry))
+    weight = np.bincount(owner * S + rows.next, weights=rows.weight, minlength=count * S).astype(rows.weight.dtype)
+    start, target = np.arange(count + 1, dtype=np.int64) * S, np.tile(np.arange(S, dtype=np.int32), count)
+    return Process(rows._replace(entry=start, next=target, weight=weight), process.discount, process.sums)
 
 
 def checked_problem(function: str, problem: object) -> tuple[Process, bool]:
@@ -158,7 +180,7 @@ def ambiguity(
     """Check the description of a set."""
     check_flag(function, "support", support)
     check_flag(function, "optimistic", optimistic)
-    if not support and kind not in ("l1", "contamination"):
+    if not support and kind not in ("l1", "linf", "contamination"):
         raise ValueError(f"{function}: support must be True for {kind!r}, got False")
     if optimistic and kind == "s-l1":
         raise ValueError(f"{function}: optimistic must be False for 's-l1', got True")
@@ -173,19 +195,22 @@ def ambiguity(
         raise TypeError(f"{function}: limits must be None for {kind!r}, got {type(limits).__name__}")
     radii = _radii(function, radius, count, 1.0 if kind == "contamination" else np.inf)
     if kind == "linf":
-        return Ambiguity(kind, radii, *_limits_around(rows, radii), best=optimistic)
+        return Ambiguity(kind, radii, *_limits_around(rows, radii, anywhere=not support), best=optimistic)
     return Ambiguity(kind, radii, anywhere=not support, best=optimistic)
 
 
-def _limits_around(rows: Rows, radii: Array) -> tuple[Array, Array]:
-    """Return limits of all entries around P; of entries with the same next state in a row the first has their sum's."""
+def _limits_around(rows: Rows, radii: Array, *, anywhere: bool) -> tuple[Array, Array]:
+    """Return limits of all entries around P; of entries with the same next state in a row the first has their sum's.
+
+    Entries of 0 stay at 0, unless mass may go ``anywhere``.
+    """
     owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
     _, first, place = np.unique(owner * rows.states + rows.next, return_index=True, return_inverse=True)
     total = np.bincount(place.reshape(-1), weights=rows.weight)
     low, high = np.zeros_like(rows.weight), np.zeros_like(rows.weight)
     around = radii[owner[first]]
     low[first] = np.maximum(total - around, 0)
-    high[first] = np.where(total > 0, np.minimum(total + around, 1), 0)
+    high[first] = np.where((total > 0) | anywhere, np.minimum(total + around, 1), 0)
     return low, high
 
 

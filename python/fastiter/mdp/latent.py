@@ -9,12 +9,14 @@ where o is what is seen of a step, with the likelihood L in each context and the
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .._backend import BackendError
 from .._check import check_array, count, integers, type_name
 from .._public import publish
 
@@ -22,6 +24,8 @@ Array = npt.NDArray[Any]
 
 #: Differences that are rounding, relative to the largest value, and of beliefs
 _TINY = 1e-12
+#: The same for linear programs
+_TINY_PROGRAM = 1e-9
 
 __all__ = ["LatentMDP", "alpha_vectors", "belief_tree"]
 
@@ -171,7 +175,8 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
         H.
     beliefs : (B, M) float64
         Keep the best vector of each of these beliefs: a lower bound, exact for them where the beliefs that follow
-        are among them. By default all that are best anywhere, for two contexts only.
+        are among them. By default all that are best anywhere: for two contexts by the upper envelope of lines, for more
+        by linear programs, which need SciPy and a small horizon.
 
     Returns
     -------
@@ -182,6 +187,8 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
     ------
     TypeError, ValueError
         If an argument is not as described.
+    BackendError
+        If SciPy is needed and missing.
 
     See Also
     --------
@@ -199,8 +206,10 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
     function = "alpha_vectors"
     process = _checked(function, process)
     M, S, A, O = process.likelihood.shape
-    if beliefs is None and M != 2:
-        raise ValueError(f"{function}: beliefs must be given for more or fewer than two contexts, got {M} contexts")
+    if beliefs is None and M > 2 and find_spec("scipy") is None:
+        raise BackendError(
+            f"{function}: SciPy solves linear programs for {M} contexts and is not installed, got no beliefs"
+        )
     if beliefs is not None:
         check_array(function, "beliefs", beliefs, ("float64",))
         if beliefs.ndim != 2 or beliefs.shape[1] != M or len(beliefs) == 0:
@@ -229,6 +238,8 @@ def _pruned(vectors: Array, beliefs: Array | None) -> Array:
     if beliefs is not None:
         best: Array = vectors[np.unique(np.argmax(beliefs @ vectors.T, axis=1))]
         return best
+    if vectors.shape[1] != 2:
+        return _undominated(vectors)
     # The upper envelope of the lines x + b (y - x) over the belief b of the second context in [0, 1]
     tiny = _TINY * float(np.abs(vectors).max())
     order = np.lexsort((vectors[:, 0], vectors[:, 1] - vectors[:, 0]))
@@ -244,6 +255,44 @@ def _pruned(vectors: Array, beliefs: Array | None) -> Array:
         kept.append(line)
     lines = np.array(kept)
     return lines[_within(lines)]
+
+
+def _undominated(vectors: Array) -> Array:
+    """Return the vectors that are best for some belief, each found by a linear program: Lark's algorithm."""
+    tiny = _TINY_PROGRAM * float(np.abs(vectors).max())
+    waiting = np.unique(vectors, axis=0)[::-1]
+    kept = waiting[:0]
+    while len(waiting):
+        belief = _advantage(waiting[0], kept, tiny)
+        if belief is None:
+            waiting = waiting[1:]
+            continue
+        values = waiting @ belief
+        best = int(np.argmax(values > values.max() - tiny))  # the first in the order of np.unique, reversed, of a tie
+        kept, waiting = np.concatenate([kept, waiting[best][None]]), np.delete(waiting, best, axis=0)
+    return kept
+
+
+def _advantage(vector: Array, others: Array, tiny: float) -> Array | None:
+    """Return the belief for which a vector is the furthest above all others; None if it is nowhere above."""
+    M = len(vector)
+    if len(others) == 0:
+        return np.full(M, 1 / M)
+    if M == 1:
+        return np.ones(1) if float(vector[0]) > others.max() + tiny else None
+    from scipy.optimize import linprog
+
+    # Over the belief and d: the largest d with (vector - other) belief >= d for each other
+    above = np.concatenate([others - vector, np.ones((len(others), 1))], axis=1)
+    found = linprog(
+        np.r_[np.zeros(M), -1.0],
+        A_ub=above,
+        b_ub=np.zeros(len(others)),
+        A_eq=np.r_[np.ones(M), 0.0][None],
+        b_eq=[1.0],
+        bounds=[(0, None)] * M + [(None, None)],
+    )
+    return np.array(found.x[:M]) if -found.fun > tiny else None
 
 
 def _crossing(one: Array, other: Array) -> float:
