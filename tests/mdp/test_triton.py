@@ -177,6 +177,10 @@ WRONG: list[tuple[Any, str]] = [
     (lambda P, R: (P.where(P.ne(P[1, 0, 0]), -P), R), "P must have finite probabilities of at least 0, got -"),
     (lambda P, R: (P, R.where(R.ne(R[1, 0]), np.inf)), "R must be finite, got inf in state 1, action 0 (row 3)"),
     (lambda P, R: (P, R.where(R.ne(R[1, 0]), np.nan)), "R must be finite, got nan in state 1, action 0 (row 3)"),
+    (
+        lambda P, R: (P[:, :0], R[:, :0]),
+        "P must have an action for each state that is not terminal, got none in state 0",
+    ),
     (lambda P, R: (P, R - np.inf), "P must have an action for each state that is not terminal, got none in state 0"),
 ]
 

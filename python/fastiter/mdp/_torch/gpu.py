@@ -118,6 +118,8 @@ class CardProcess:
         zeros = values.new_zeros((self.models, self.states))
         self._best = torch.empty_like(zeros)
         if self.models:
+            if not rewards.shape[-1]:
+                self._refuse(function, 0)
             self.model.sweep(zeros, self._best, None, self.discount)
         self._check(function)
 
