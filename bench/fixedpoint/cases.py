@@ -188,7 +188,7 @@ PEERS: tuple[Callable[[Case], Iterator[Solver]], ...] = (torchdeq, jaxopt, scipy
 
 @dataclass(frozen=True)
 class Large:
-    """One system of many unknowns, z_i = 0.2 cos(z_i) + 0.38 (z_(i-1) + z_(i+1)) + c_i, for SciPy's solvers."""
+    """One system of many unknowns, z_i = 0.2 cos(z_i) + 0.25 (z_(i-1) + z_(i+1)) + c_i, for SciPy's solvers."""
 
     n: int = 100_000
     rtol: float = 1e-8
@@ -199,8 +199,8 @@ class Large:
 
     def f(self, z: Array) -> Array:
         out = 0.2 * np.cos(z) + self.c
-        out[1:] += 0.38 * z[:-1]
-        out[:-1] += 0.38 * z[1:]
+        out[1:] += 0.25 * z[:-1]
+        out[:-1] += 0.25 * z[1:]
         return np.asarray(out)
 
     def ours(self, method: str) -> tuple[Array, int]:
