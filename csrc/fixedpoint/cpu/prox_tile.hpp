@@ -31,9 +31,11 @@ template <class T> struct Across {
         Places p;
         const int64_t all = g.outer * g.inner, first = b * lanes<T>;
         p.count = int(min_of(lanes<T>, all - first));
+        // One division for a block: one for each lane took a fifth of the time of a projection in float32
+        int64_t row = g.inner == 1 ? first : first / g.inner, column = first - row * g.inner;
         for (int j = 0; j < lanes<T>; ++j) {
-            const int64_t i = min_of(first + j, all - 1), row = i / g.inner;
-            p.at[j] = row * g.size * g.inner + (i - row * g.inner);
+            p.at[j] = row * g.size * g.inner + column;
+            if (j + 1 < p.count && ++column == g.inner) column = 0, ++row;
         }
         p.together = p.at[lanes<T> - 1] - p.at[0] == lanes<T> - 1 && g.inner > 1;
         return p;
