@@ -114,58 +114,75 @@ class RobustRegression(Sum):
         return np.concatenate([y[: self.d] / (1 + t / 50), prox.project_simplex(y[self.d :], 10**0.5)])
 
 
-def methods(problem: Sum, most: float) -> dict[str, tuple[Array, Array]]:
-    """Return for each method its evaluations over n, and the residual of its last iterate at these."""
-    ends: dict[str, Any] = {"rtol": 0.0, "atol": most, "max_steps": 400_000}
-    found: dict[str, tuple[Array, Array]] = {}
-    J, x = problem.resolvent, problem.start
-    for name, (lipschitz, probability) in (
-        ("variance-reduced Halpern", (problem.lipschitz, None)),
-        ("deterministic Halpern", (problem.lipschitz_of_mean, 1.0)),
-    ):
-        trace: list[tuple[float, float]] = []
+class Trace:
+    """The evaluations over n and the residuals of a method, all with the same step; they are not counted."""
 
-        def note(progress: monotone.InclusionProgress, trace: list[tuple[float, float]] = trace) -> None:
-            if not trace or trace[-1][1] != progress.residual:
-                trace.append((progress.evaluations / problem.n, progress.residual))
+    def __init__(self, problem: Sum, most: float) -> None:
+        self.problem, self.most = problem, most
+        self.evaluations: list[float] = []
+        self.residuals: list[float] = []
+        self.last: float | None = None
 
-        result = monotone.halpern_vr(
-            problem.components,
-            J,
-            x,
-            n=problem.n,
-            lipschitz=lipschitz,
-            variant="lipschitz",
-            probability=probability,
-            rng=0,
-            callback=note,
-            **ends,
+    def add(self, evaluations: float, x: Array) -> bool:
+        """Note the residual of a point; return whether it is small enough."""
+        self.evaluations.append(evaluations / self.problem.n)
+        self.residuals.append(residual_of(self.problem, x))
+        return self.residuals[-1] <= self.most
+
+    def __call__(self, progress: monotone.InclusionProgress) -> bool:
+        """Note a point of a method that evaluates components, when it is a new one."""
+        if progress.residual == self.last:
+            return False
+        self.last = progress.residual
+        return self.add(progress.evaluations, progress.value)
+
+
+def residual_of(problem: Sum, x: Array) -> float:
+    """Return norm(x - J(x - t F(x))) / t with t = 1 / L, L of the mean."""
+    t = 1 / problem.lipschitz_of_mean
+    return float(np.linalg.norm(x - problem.resolvent(x - t * problem.components(x, None), t))) / t
+
+
+def methods(problem: Sum, most: float) -> dict[str, Trace]:
+    """Return the traces of all methods to a residual of their last iterates."""
+    found = {
+        name: Trace(problem, most)
+        for name in (
+            "variance-reduced Halpern",
+            "deterministic Halpern",
+            "extragradient",
+            "stochastic extragradient",
         )
-        trace.append((result.evaluations / problem.n, result.residual))
-        found[name] = (np.array(trace)[:, 0], np.array(trace)[:, 1])
-    plain = monotone.extragradient(
-        J, lambda z: problem.components(z, None), x, lipschitz=problem.lipschitz_of_mean, **ends
+    }
+    ends: dict[str, Any] = {"rtol": 0.0, "max_steps": 400_000}
+    J, x, full = problem.resolvent, problem.start, problem.lipschitz_of_mean
+    sums: dict[str, Any] = {"n": problem.n, "variant": "lipschitz", "rng": 0, **ends}
+    trace = found["variance-reduced Halpern"]
+    monotone.halpern_vr(problem.components, J, x, lipschitz=problem.lipschitz, callback=trace, **sums)
+    trace = found["deterministic Halpern"]
+    monotone.halpern_vr(problem.components, J, x, lipschitz=full, probability=1.0, callback=trace, **sums)
+    plain = found["extragradient"]
+    monotone.extragradient(
+        J,
+        lambda z: problem.components(z, None),
+        x,
+        lipschitz=full,
+        callback=lambda progress: plain.add(problem.n * progress.evaluations, progress.value),
+        **ends,
     )
-    found["extragradient"] = 2.0 * np.arange(1, plain.steps + 1), plain.history
-    found["stochastic extragradient"] = stochastic(problem, plain.evaluations, most)
+    stochastic(problem, plain.evaluations[-1], found["stochastic extragradient"])
     return found
 
 
-def stochastic(problem: Sum, epochs: float, most: float) -> tuple[Array, Array]:
-    """Take extragradient steps with one new component each, of falling size; residuals at every epoch, not counted."""
-    rng, x, trace = np.random.default_rng(0), problem.start, []
-    t0 = 0.5 / problem.lipschitz
-    check = 1 / problem.lipschitz_of_mean
-    for k in range(int(epochs * problem.n / 2)):
-        t = t0 / (1 + k / problem.n) ** 0.5
-        half = problem.resolvent(x - t * problem.components(x, rng.integers(problem.n, size=1)), t)
-        x = problem.resolvent(x - t * problem.components(half, rng.integers(problem.n, size=1)), t)
-        if k % (problem.n // 2) == 0:
-            to = problem.resolvent(x - check * problem.components(x, None), check)
-            trace.append((2 * k / problem.n, float(np.linalg.norm(x - to)) / check))
-            if trace[-1][1] <= most:
-                break
-    return np.array(trace)[:, 0], np.array(trace)[:, 1]
+def stochastic(problem: Sum, epochs: float, trace: Trace) -> None:
+    """Take extragradient steps with one new component each, of falling size."""
+    rng, x, n = np.random.default_rng(0), problem.start, problem.n
+    for k in range(int(epochs * n / 2)):
+        t = 0.5 / problem.lipschitz / (1 + k / n) ** 0.5
+        half = problem.resolvent(x - t * problem.components(x, rng.integers(n, size=1)), t)
+        x = problem.resolvent(x - t * problem.components(half, rng.integers(n, size=1)), t)
+        if k % (n // 2) == 0 and trace.add(2 * (k + 1), x):
+            return
 
 
 def main() -> None:
@@ -174,26 +191,23 @@ def main() -> None:
         "policeman and burglar": lambda: Burglar(options.samples, options.houses),
         "robust logistic regression": lambda: RobustRegression(options.images),
     }
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
     for axes, (title, make) in zip(panels, problems.items(), strict=True):
         problem = make()
-        t = 1 / problem.lipschitz_of_mean
-        moved = problem.resolvent(problem.start - t * problem.components(problem.start, None), t)
-        most = options.residual * float(np.linalg.norm(problem.start - moved)) / t
+        most = options.residual * residual_of(problem, problem.start)
         found = methods(problem, most)
         print(f"{title}: evaluations of all {problem.n} components to a residual of {most:.2g}")
         colors = (OURS, "tab:blue", THEIRS, OTHERS)
-        for (name, (evaluations, residual)), color in zip(found.items(), colors, strict=True):
-            reached = f"{evaluations[-1]:9.1f}" if residual[-1] <= most else f"  more than {evaluations[-1]:.0f}"
-            print(f"  {name:26}{reached}")
-            axes.loglog(np.maximum(evaluations, 1), residual, color=color, label=name)
+        for (name, trace), color in zip(found.items(), colors, strict=True):
+            last = trace.evaluations[-1]
+            print(f"  {name:26}{f'{last:9.1f}' if trace.residuals[-1] <= most else f'  more than {last:.0f}'}")
+            axes.loglog(np.maximum(trace.evaluations, 1), trace.residuals, color=color, label=name)
         axes.set(title=title, xlabel="evaluations / n", ylabel="residual of the last iterate")
         ours, plain = found["variance-reduced Halpern"], found["extragradient"]
-        assert ours[1][-1] <= most and plain[1][-1] <= most
-        ratio = plain[0][-1] / ours[0][-1]
+        ratio = plain.evaluations[-1] / ours.evaluations[-1]
         print(f"  extragradient needs {ratio:.1f} times as many as variance-reduced Halpern")
-        assert ratio > 1
-    panels[0].legend()
+        assert ours.residuals[-1] <= most and plain.residuals[-1] <= most and ratio > 1
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, options.figure)
 
 
