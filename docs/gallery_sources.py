@@ -29,6 +29,7 @@ TITLES = {
     "learning_to_relax": "Learning omega over a sequence of systems",
     "low_precision_training": "Training in low-precision formats",
     "mamba_cpu": "Mamba on a CPU, before and after accelerate",
+    "monotone_dbm": "Completing digits by a monotone Boltzmann machine",
     "pararnn_lm": "ParaGRU against torch.nn.GRU",
     "poisson": "A Poisson problem by every method",
     "qfx_digits": "Learned binary points, exported to HLS",

@@ -333,3 +333,16 @@ def test_hopfield_networks(script: str, expected: str, tmp_path: Path) -> None:
     output = run(script, "--quick", "--figure", str(figure))
     assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
     assert re.search(expected, output, re.MULTILINE), output
+
+
+def test_monotone_dbm(tmp_path: Path) -> None:
+    figure = tmp_path / "monotone_dbm.png"
+    output = run("monotone_dbm.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\w+ half) +(\w+ machine) +(\d+\.\d) % +(\d\.\d+)$", output, re.MULTILINE)
+    assert [row[:2] for row in rows] == [
+        (seen, which) for seen in ("upper half", "left half") for which in ("monotone machine", "restricted machine")
+    ]
+    assert all(float(error) < 2 for *_, error in rows)
+    assert "all of them converged: True" in output
