@@ -2,7 +2,7 @@
 
     python -m bench.card.plans --simulate FILE.json && python -m bench.card.model FILE.json     without a card
 
-The model of a step's cycles is linear in its constants, and `terms` are what they multiply. The constants are in
+The model of a step's latency is linear in its constants, and `terms` are what they multiply. The constants are in
 python/fastiter/tune/_rnn_plan.py, and docs/tune/index.md says what they mean.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 from bench.card.record import RESULTS
 from bench.card.worker import Item
 from bench.harness.contest import Record
+from fastiter.tune._rnn_plan import ELEMENT_ISSUE, FRAGMENT_ISSUE, WORD_ISSUE
 
 #: MHz of the clock by which microseconds become cycles where a row has none
 CLOCK = 1755.0
@@ -50,8 +51,19 @@ def cycles_of(row: Record) -> float:
     return float(row["cycles"] if "cycles" in row else row["us"] * CLOCK)
 
 
+def issue_of(row: Record) -> float:
+    """Return the cycles in which a scheduler issues the instructions of its warps, by the tuner's count of them."""
+    its, warps = terms(row), row["plan"]["row_warps"] * row["plan"]["split"]
+    counted = ELEMENT_ISSUE * its["element"] + WORD_ISSUE * its["word"] + FRAGMENT_ISSUE * its["product"]
+    return float(counted * warps / 4)
+
+
 def fit(rows: list[Record]) -> tuple[dict[str, float], float]:
-    """Return the constants, none of them negative, and the typical error as a factor: least squares, relative."""
+    """Return the constants, none of them negative, and the typical error as a factor: least squares, relative.
+
+    Where the issue of instructions takes longer, the latency does not show: these plans are left out.
+    """
+    rows = [row for row in rows if issue_of(row) < cycles_of(row)]
     names = list(terms(rows[0]))
     matrix = np.array([[terms(row)[name] for name in names] for row in rows])
     cycles = np.array([cycles_of(row) for row in rows])

@@ -19,7 +19,7 @@ from fastiter.tune.__main__ import table
 
 GATES = {"elman": 1, "gru": 3, "lstm": 4, "slstm": 4}
 EXTRA_STATES = {"elman": 0, "gru": 0, "lstm": 1, "slstm": 3}
-CELL_CYCLES = {"elman": (1110, 800), "gru": (1420, 1960), "lstm": (1850, 2360), "slstm": (1930, 3250)}
+CELL_CYCLES = {"elman": (450, 220), "gru": (600, 340), "lstm": (770, 440), "slstm": (890, 960)}
 SIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -48,20 +48,20 @@ def launch(plan: tune.RnnPlan) -> dict[str, Any]:
     words = up(plan.batch_tile * depth * size // 8, threads) if plan.blocks > 1 else 0
     exact = 80 if plan.dtype == "float32" else 0
     latency = (
-        (30, 755)[way]
-        + (CELL_CYCLES[plan.cell][way] + (8, 3)[way] * row_gates * plan.depth_warps) * elements
-        + (exact * warps / 4 or (33, 54)[way]) * products
-        + (0, 5)[way] * in_shared
-        + (plan.blocks > 1) * ((1630, 1490)[way] + 750 + 4 * plan.blocks)
-        + (16, 38)[way] * words
+        (128, 354)[way]
+        + (CELL_CYCLES[plan.cell][way] + (4, 9)[way] * row_gates * plan.depth_warps) * elements
+        + (exact * warps / 4 or (10, 36)[way]) * products
+        + (3, 0)[way] * in_shared
+        + (plan.blocks > 1) * ((1670, 1560)[way] + 750 + 4 * plan.blocks)
+        + (33, 22)[way] * words
     )
-    issue = warps / 4 * (440 * elements + 30 * words + (4 + exact) * products)
+    issue = warps / 4 * (290 * elements + 20 * words + (2 + exact) * products)
     return {
         "rows": rows,
         "in_shared": in_shared,
         "registers": registers,
         "shared": 256 * size * warps * in_shared + h + sums + state,
-        "cycles": math.floor(plan.passes * (latency + (plan.blocks_per_sm - 1) * issue)),
+        "cycles": math.floor(plan.passes * max(latency, plan.blocks_per_sm * issue)),
     }
 
 
@@ -127,7 +127,7 @@ def test_no_other_launch_is_cheaper(
     assert plan.variant == "fused"
     row_gates = 1 if backward else GATES[cell]
     tiles = [t for t in (8, 16, 32, 64) if t == 8 or t < 2 * batch]
-    warps = [(r, d) for r in (1, 2, 4, 8) for d in (1, 2, 4, 8) if r * d in (4, 8)]
+    warps = [(r, d) for r in (1, 2, 4, 8, 16) for d in (1, 2, 4, 8, 16) if r * d in (4, 8, 16)]
     least = plan.cycles
     step = 16 // math.gcd(16, row_gates)
     for units, tile, (row, deep), on_sm in itertools.product(range(step, width + 64, step), tiles, warps, (1, 2)):

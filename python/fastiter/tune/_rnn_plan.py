@@ -23,17 +23,18 @@ RESERVED = 1024
 #: Rows, columns and depth of a fragment of r: the A operand of mma m16n8k16.
 TILE = 16
 #: Cycles per step, forward and backward, fitted to a simulation of the machine code (docs/tune/index.md): every step
-STEP = (30, 755)
+STEP = (128, 354)
 #: The cell on one unit and row, which a thread computes one after the other, with its loads and stores
-ELEMENT = {"elman": (1110, 800), "gru": (1420, 1960), "lstm": (1850, 2360), "slstm": (1930, 3250)}
+ELEMENT = {"elman": (450, 220), "gru": (600, 340), "lstm": (770, 440), "slstm": (890, 960)}
 #: The product of a fragment of r and 8 rows of the batch; a fragment that is read from shared memory; a partial sum
-PRODUCT, FRAGMENT, SUM = (33, 54), (0, 5), (8, 3)
+PRODUCT, FRAGMENT, SUM = (10, 36), (3, 0), (4, 9)
 #: Several blocks a head, with the barrier of the grid; 8 bytes that a thread fetches after it
-JOINED, WORD = (1630, 1490), (16, 38)
+JOINED, WORD = (1670, 1560), (33, 22)
 #: Further cycles of the grid's barrier, and for each block that arrives: a guess, as the simulation has one block
 SKEW, ARRIVAL = 750, 4
-#: Instructions of a warp: for an element, for 8 bytes that are fetched, for a fragment; in float32, for its product
-ELEMENT_ISSUE, WORD_ISSUE, FRAGMENT_ISSUE, EXACT_ISSUE = 440, 30, 4, 80
+#: Instructions of a warp, of which a scheduler issues one a cycle: for an element, for 8 bytes that are fetched and
+#: for a product; in float32, further ones for a product
+ELEMENT_ISSUE, WORD_ISSUE, FRAGMENT_ISSUE, EXACT_ISSUE = 290, 20, 2, 80
 #: Bytes per cycle that one SM reads from L2
 L2_RATE = 64
 #: Microseconds of the host for a launch of the alternating variant, which has two per step; a card waits for them
@@ -82,7 +83,7 @@ class RnnPlan:
     >>> from fastiter import tune
     >>> plan = tune.rnn_plan(tune.DEVICES["RTX 4090"], cell="gru", heads=1, width=64, batch=1, dtype="bfloat16")
     >>> plan.variant, plan.blocks, plan.units, plan.threads
-    ('fused', 1, 64, 256)
+    ('fused', 1, 64, 512)
     """
 
     device: Device
@@ -201,10 +202,10 @@ def rnn_constraints(
     text = f"""
 # what decides most comes first: the search halves the first variable that is open
 several in 0..1; blocks_per_sm in 1..2; batch_tile in [{", ".join(map(str, _batch_tiles(batch)))}]
-passes in [{", ".join(map(str, _passes(device, heads, batch)))}]; row_warps in [1, 2, 4, 8]; depth_warps in [1, 2, 4, 8]
-blocks in 1..{2 * device.sms}
+passes in [{", ".join(map(str, _passes(device, heads, batch)))}]
+row_warps in [1, 2, 4, 8, 16]; depth_warps in [1, 2, 4, 8, 16]; blocks in 1..{2 * device.sms}
 # warps share the rows and the depth of a block, and each holds a part of r
-warps in [4, 8]; warps == row_warps * depth_warps; batch_tile == 8 * columns
+warps in [4, 8, 16]; warps == row_warps * depth_warps; batch_tile == 8 * columns
 (batch_tiles - 1) * batch_tile < {batch}; batch_tiles * batch_tile >= {batch}
 row_tiles in 1..64; {row_gates} * units == {TILE} * row_tiles; row_tiles == row_warps * rows_per_warp
 blocks * units >= {width}; (blocks - 1) * units < {width}
@@ -231,14 +232,15 @@ several < blocks; blocks <= 1 + {2 * device.sms} * several; threads == {device.w
 elements >= 1; threads * elements >= units * batch_tile; threads * (elements - 1) < units * batch_tile
 words >= 0; threads * words >= {depth * size // 8} * batch_tile * several
 threads * (words - 1) < {depth * size // 8} * batch_tile * several
-# quarters of a cycle: the latency of a step, and the issue slots, a fourth of the warps each, of a further block
+# quarters of a cycle: the latency of a step, or the issue slots, a fourth of the warps each, of an SM's blocks
 products == rows_per_warp * depth_per_warp * columns
 cells == {4 * STEP[way]} + ({4 * ELEMENT[cell][way]} + {4 * SUM[way] * row_gates} * depth_warps) * elements
 matrix == {product} * products + {4 * FRAGMENT[way]} * fragments_shared
 latency == cells + matrix + several * ({4 * (JOINED[way] + SKEW)} + {4 * ARRIVAL} * blocks) + {4 * WORD[way]} * words
 busy == warps * ({ELEMENT_ISSUE} * elements + {WORD_ISSUE} * words + {FRAGMENT_ISSUE + exact} * products)
+longest >= latency; longest >= busy * blocks_per_sm; longest == latency or longest == busy * blocks_per_sm
 """
-    return text, "passes * (latency + (blocks_per_sm - 1) * busy)"
+    return text, "passes * longest"
 
 
 def _batch_tiles(batch: int) -> list[int]:
@@ -339,8 +341,8 @@ def _plan(device: Device, cell: str, heads: int, width: int, batch: int, dtype: 
         return RnnPlan(device, **shape, variant="alternating", reason=reason, cycles=other)
     names = {field.name for field in fields(RnnPlan)}
     chosen: dict[str, Any] = {name: value for name, value in found[0].items() if name in names}
-    quarters = found[0]["passes"] * (found[0]["latency"] + (found[0]["blocks_per_sm"] - 1) * found[0]["busy"])
-    return RnnPlan(device, **shape, variant="fused", reason="", cycles=quarters // 4, padded=padded, **chosen)
+    cycles = found[0]["passes"] * found[0]["longest"] // 4
+    return RnnPlan(device, **shape, variant="fused", reason="", cycles=cycles, padded=padded, **chosen)
 
 
 def _alternating_cycles(device: Device, cell: str, heads: int, padded: int, batch: int, dtype: str) -> int:
