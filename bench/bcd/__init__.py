@@ -1,1 +1,83 @@
-"""Block coordinate descent against its peers."""
+"""The family bcd against scikit-learn, celer, LIBLINEAR and SciPy.
+
+solvers    to the same objective, one thread
+lattice    one sweep over all forest blocks of a lattice in float64, against a copy
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from bench.bcd import cases, table
+from bench.harness import limits, session
+from bench.harness.contest import Record
+from bench.harness.session import Options
+from bench.harness.timing import Competitor, interleave, load_average, use_threads
+
+SECTIONS = ("solvers", "lattice")
+SIDE, QUICK_SIDE = 1000, 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    session.add_arguments(parser, SECTIONS)
+
+
+def solvers(options: Options) -> Iterator[Record]:
+    use_threads(1)
+    for make in cases.QUICK if options.quick else cases.FULL:
+        case = make()
+        chosen = [case.solvers[0]]
+        chosen += [s for s in case.solvers[1:] if not options.peers or any(word in s.name for word in options.peers)]
+        best = {solver.name: float("inf") for solver in chosen}
+        found = {}
+        began = time.perf_counter()
+        for rounds in range(100):
+            if rounds >= 2 and time.perf_counter() - began > options.budget:
+                break
+            for solver in chosen:
+                started = time.process_time()
+                found[solver.name] = solver.solve()
+                best[solver.name] = min(best[solver.name], time.process_time() - started)
+        excess = cases.checked(case, found)
+        for peer in chosen[1:]:
+            yield {
+                "work": case.name,
+                "peer": peer.name,
+                "ms": 1e3 * best["fastiter"],
+                "peer_ms": 1e3 * best[peer.name],
+                "ratio": best[peer.name] / best["fastiter"],
+                "goal": peer.goal,
+                "excess": excess["fastiter"],
+                "peer_excess": excess[peer.name],
+                "load": load_average(),
+            }
+
+
+def lattice(options: Options) -> Iterator[Record]:
+    use_threads(1)
+    side = QUICK_SIDE if options.quick else SIDE
+    for name, blocks, sweep, nbytes in cases.lattices(side):
+        copies = limits.copies(nbytes // 2, 1)
+        entrants = [Competitor("sweep", sweep), *(Competitor(copy.name, copy.call) for copy in copies)]
+        timings = interleave(entrants, options.budget, options.stirring(), min_samples=3)
+        seconds = timings["sweep"].minimum
+        rate = max(copy.rate(timings[copy.name]) for copy in copies)
+        yield {
+            "work": f"{side} x {side}, {name}",
+            "blocks": blocks,
+            "ms": 1e3 * seconds,
+            "gbs": nbytes / seconds / 1e9,
+            "share": nbytes / seconds / rate,
+            "load": load_average(),
+        }
+
+
+def main(arguments: argparse.Namespace) -> Record:
+    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    options = session.read_options("bcd", arguments, SECTIONS)
+    with np.errstate(all="ignore"):
+        return session.measure("bcd", options, {"solvers": solvers, "lattice": lattice}, table.HEADERS, table.ROWS)

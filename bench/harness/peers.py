@@ -15,7 +15,7 @@ from bench.harness.contest import Absent
 PACKAGES = (
     *("flashrnn", "jax", "mambapy", "pararnn-torch", "transformers"),
     *("apytypes", "brevitas", "fxpmath", "gfloat", "ml_dtypes", "qtorch", "torchao"),
-    *("jaxopt", "mdpsolver", "pymdptoolbox", "quantecon", "stormpy", "torchdeq"),
+    *("celer", "jaxopt", "mdpsolver", "pymdptoolbox", "quantecon", "scikit-learn", "stormpy", "torchdeq"),
 )
 
 

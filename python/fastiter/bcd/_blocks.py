@@ -36,7 +36,7 @@ class Blocks:
     >>> import numpy as np
     >>> from fastiter.bcd import Blocks, LeastSquares, bcd
     >>> problem = LeastSquares(np.diag([1.0, 2.0, 3.0]), np.ones(3))
-    >>> bcd(problem, blocks=Blocks(2, "variable"), rule="gs", update="matrix").steps
+    >>> bcd(problem, blocks=Blocks(2, "variable"), rule="gs", update="matrix", check_every=1).steps
     2
     """
 

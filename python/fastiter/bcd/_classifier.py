@@ -13,6 +13,8 @@ from ._estimators import Estimator, scikit_learn, with_ones, without_last
 from ._problem import Logistic, Problem, Softmax
 
 Array = npt.NDArray[Any]
+#: The columns from which sweeps over single coordinates are faster than greedy blocks
+_MANY = 500
 
 
 class LogisticRegression(Estimator):
@@ -29,7 +31,7 @@ class LogisticRegression(Estimator):
     warm_start : bool
         Whether ``fit`` starts from the last coefficients.
     max_iter : int
-        The most sweeps.
+        The most steps: blocks, or sweeps where there are two classes and more than 500 columns.
     tol : float
         The largest entry of the least subgradient at which it ends, as a share of that of the gradient at 0.
 
@@ -42,7 +44,7 @@ class LogisticRegression(Estimator):
     intercept_ : (1,) or (classes,)
         The constants.
     n_iter_ : (1,) int
-        The sweeps.
+        The updates of a block, or of a coordinate.
 
     See Also
     --------
@@ -103,16 +105,7 @@ class LogisticRegression(Estimator):
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == (rows, m):
             known = np.concatenate([self.coef_.T, self.intercept_[None]])[: m + own_column]
             start = known.reshape(problem.shape).astype(X.dtype)
-        size = min(32, m + own_column) * rows
-        found = bcd(
-            problem,
-            start,
-            blocks=Blocks(max(size, 1), "variable"),
-            rule="gsd",
-            update="newton",
-            rtol=self.tol,
-            max_steps=self.max_iter,
-        )
+        found = bcd(problem, start, rtol=self.tol, **self._method(m + own_column, rows))
         x = np.asarray(found.value).reshape(-1, rows)
         self.coef_ = np.ascontiguousarray(x[:m].T)
         self.intercept_ = x[m].copy() if own_column else np.zeros(rows, x.dtype)
@@ -120,6 +113,13 @@ class LogisticRegression(Estimator):
             self.intercept_ -= self.intercept_.mean()  # a constant in all of them changes no probability
         self.n_iter_ = np.array([max(found.steps, 1)], np.int32)
         return self
+
+    def _method(self, columns: int, rows: int) -> dict[str, Any]:
+        """Return the arguments of bcd: Newton steps of the steepest coordinates, or sweeps where these are many."""
+        if rows == 1 and columns > _MANY:
+            return {"max_steps": self.max_iter * columns}
+        blocks = Blocks(min(32, columns) * rows, "variable")
+        return {"blocks": blocks, "rule": "gsd", "update": "newton", "max_steps": self.max_iter}
 
     def decision_function(self, X: Any) -> Array:
         """Return X coef_ + intercept_: (n,) for two classes, else (n, classes)."""

@@ -1,0 +1,65 @@
+"""The family bcd's numbers as Markdown, with the goals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.harness import tables
+from bench.harness.contest import Record
+
+SHARE_GOAL = 0.5
+
+HEADERS = {
+    "solvers": f"{'to the same objective':36}  {'solver':18}{'ms':>10}{'ours, ms':>10}{'ratio':>8}{'excess':>10}",
+    "lattice": f"{'one sweep':28}{'blocks':>8}{'ms':>10}{'GB/s':>8}{'share':>8}",
+}
+
+
+def solvers_row(r: Record) -> str:
+    return (
+        f"{r['work']:36}  {r['peer']:18}{r['peer_ms']:10.1f}{r['ms']:10.1f}{r['ratio']:8.2f}{r['peer_excess']:10.1e}"
+        f"  load {r['load']:.1f}"
+    )
+
+
+def lattice_row(r: Record) -> str:
+    return f"{r['work']:28}{r['blocks']:8}{r['ms']:10.3f}{r['gbs']:8.1f}{r['share']:8.0%}  load {r['load']:.1f}"
+
+
+ROWS = {"solvers": solvers_row, "lattice": lattice_row}
+
+
+def solvers_markdown(records: Sequence[Record]) -> list[str]:
+    header = ["work", "peer", "times as fast", "ms (of the peer)", "excess (of the peer)"]
+    rows = [
+        [
+            r["work"],
+            r["peer"],
+            tables.against(f"{r['ratio']:.1f}", f"{r['goal']:g}", r["ratio"] >= r["goal"]),
+            f"{r['ms']:.1f} ({r['peer_ms']:.1f})",
+            f"{r['excess']:.1e} ({r['peer_excess']:.1e})",
+        ]
+        for r in records
+    ]
+    note = (
+        "CPU time on one thread. The excess is that of the objective over the lowest, as a share of the objective at 0."
+    )
+    return ["### To the same objective", note, tables.markdown_table(header, rows)]
+
+
+def lattice_markdown(records: Sequence[Record]) -> list[str]:
+    header = ["lattice", "blocks", "ms", "share of a copy"]
+    rows = [
+        [
+            r["work"],
+            str(r["blocks"]),
+            f"{r['ms']:.2f}",
+            tables.against(f"{r['share']:.0%}", f"{SHARE_GOAL:.0%}", r["share"] >= SHARE_GOAL),
+        ]
+        for r in records
+    ]
+    return ["### One sweep over all blocks", tables.markdown_table(header, rows)]
+
+
+def markdown(results: Record) -> str:
+    return tables.document(results, {"solvers": solvers_markdown, "lattice": lattice_markdown})
