@@ -26,6 +26,8 @@ TITLES = {
     "halpern_games": "Games and robust regression by few evaluations",
     "hopfield_bags": "Sets of digits, pooled by a Hopfield network",
     "hopfield_retrieval": "Digits from half of their pixels",
+    "label_propagation": "Labels on a lattice, block by block",
+    "lasso_path": "A lasso path and its active sets",
     "learning_to_relax": "Learning omega over a sequence of systems",
     "low_precision_training": "Training in low-precision formats",
     "mamba_cpu": "Mamba on a CPU, before and after accelerate",

@@ -323,6 +323,21 @@ def test_fixed_points(script: str, expected: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
+        ("label_propagation.py", r"^combs +f - f\* after 1, 50, 100 updates 7.21e\+08  1.92e\+06  8.24e\+04$"),
+        ("lasso_path.py", r"^exact blocks +\d steps, active set known from step \d$"),
+    ],
+)
+def test_coordinate_descent(script: str, expected: str, tmp_path: Path) -> None:
+    """They assert their numbers themselves."""
+    figure = tmp_path / "figure.png"
+    output = run(script, "--quick", "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
+    assert re.search(expected, output, re.MULTILINE), output
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
         ("hopfield_retrieval.py", r"^ +300 +2\d\.\d% +\S+ up\. +8\d\.\d% +\S+ up\.$"),
         ("hopfield_bags.py", r"the largest weight is a nine in ([6-9]\d\.\d|100\.0)% of the bags"),
     ],
