@@ -13,7 +13,6 @@ from pathlib import Path
 
 HEADER = """
 Gallery
-=======
 
 Programs of one file each, in the folder ``examples`` of the repository, with the figures that they draw. Each takes
 seconds to minutes on two cores; ``--help`` lists the options.
@@ -24,6 +23,7 @@ TITLES = {
     "custom_cell": "A cell of your own, all steps at once",
     "decode_stream": "Streaming one character at a time",
     "halpern_games": "Games and robust regression by few evaluations",
+    "graph_solver": "Values of larger graphs than trained on",
     "hopfield_bags": "Sets of digits, pooled by a Hopfield network",
     "hopfield_retrieval": "Digits from half of their pixels",
     "label_propagation": "Labels on a lattice, block by block",

@@ -361,3 +361,16 @@ def test_monotone_dbm(tmp_path: Path) -> None:
     ]
     assert all(float(error) < 2 for *_, error in rows)
     assert "all of them converged: True" in output
+
+
+def test_graph_solver(tmp_path: Path) -> None:
+    figure = tmp_path / "graph_solver.png"
+    output = run("graph_solver.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\S.*?) {2,}(\S+ states) +(\d+\.\d) % +(\d\.\d+)$", output, re.MULTILINE)
+    assert [row[:2] for row in rows] == [
+        (way, size) for way in ("convergent graph solver", "messages alone") for size in ("20-49 states", "100 states")
+    ]
+    for _, _, error, optimal in rows:
+        assert float(error) < 15 and float(optimal) > 0.5  # a random action is optimal one time in seven
