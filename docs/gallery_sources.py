@@ -20,6 +20,7 @@ seconds to minutes on two cores; ``--help`` lists the options.
 #: Titles of examples; of another one, the first sentence
 TITLES = {
     "char_lm": "Character-level language models",
+    "constrained_logistic": "Logistic regression on a sphere",
     "custom_cell": "A cell of your own, all steps at once",
     "decode_stream": "Streaming one character at a time",
     "halpern_games": "Games and robust regression by few evaluations",
