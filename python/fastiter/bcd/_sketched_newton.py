@@ -18,7 +18,7 @@ from ._sketch import generator_of
 Array = npt.NDArray[Any]
 #: Constants of the method: of the merit function, the accuracy of steps, the decrease, and the factor of changes
 _ETA, _DELTA, _XI, _BETA, _NU, _THETA = (1.0, 0.1), 0.1, 0.1, 0.1, 1.5, 1.0
-_SINGULAR, _LEAST_DELTA, _MOST_INNER, _CHUNK = 1e-2, 1e-6, 1_000_000, 4096
+_SINGULAR, _LEAST_DELTA, _MOST_INNER, _CHUNK = 1e-2, 1e-6, 100_000, 4096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -266,10 +266,11 @@ class _Run:
             bound = _THETA * self.delta * length / (norm * psi)
             self.projections += system.reduce(bound, self._sketch, self._rng)
             z = system.z()
-            if float(np.linalg.norm(K @ z + target)) > 2 * bound + 1e-13 * norm * float(np.linalg.norm(z)):
-                return z, "inner"
+            is_exact = float(np.linalg.norm(K @ z + target)) <= 2 * bound + 1e-13 * norm * float(np.linalg.norm(z))
             if self.merit_gradient(p) @ z <= -self.eta[1] / 2 * length**2:
                 return z, ""
+            if not is_exact:
+                return z, "inner"
             if self.eta[0] > 1e8 or self.eta[1] < 1e-8:
                 return z, ""
             self.eta = self.eta[0] * _NU**2, self.eta[1] / _NU
