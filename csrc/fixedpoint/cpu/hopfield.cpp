@@ -81,7 +81,7 @@ private:
     template <int NV> void judge(const int32_t* index, int64_t count) {
         for (int64_t i = 0; i < q_.D * NV * W; i += W) store(xi_ + i, load(out_ + i) - load(xi_ + i));
         const Lanes<T> change = dots(xi_, xi_, q_.D, NV), size = dots(out_, out_, q_.D, NV);
-        T changes[kTileQueries<T>], sizes[kTileQueries<T>];
+        T changes[kTileQueries<T>] = {}, sizes[kTileQueries<T>] = {};
         for (int v = 0; v < NV; ++v) store(changes + v * W, change.of[v]), store(sizes + v * W, size.of[v]);
         for (int64_t l = 0; l < count; ++l) {
             const int64_t place = at_ + index[l];

@@ -67,7 +67,7 @@ template <class T> void gather_lanes(const T* from, const int32_t* index, int64_
     for (int v = 0; v < kTileVectors; ++v) to.of[v] = load(some + v * lanes<T>);
 }
 template <class T> void scatter_lanes(const Lanes<T>& from, const int32_t* index, int64_t count, T* to) {
-    T some[kTileQueries<T>];
+    T some[kTileQueries<T>] = {};
     for (int v = 0; v < kTileVectors; ++v) store(some + v * lanes<T>, from.of[v]);
     for (int64_t l = 0; l < count; ++l) to[index[l]] = some[l];
 }

@@ -141,7 +141,7 @@ private:
 
 // The sum of a number of each lane, over the first `count`
 template <class T> T total(const Lanes<T>& x, int64_t count) {
-    T some[kTileQueries<T>], sum = 0;
+    T some[kTileQueries<T>] = {}, sum = 0;
     for (int v = 0; v < kTileVectors; ++v) store(some + v * lanes<T>, x.of[v]);
     for (int64_t l = 0; l < count; ++l) sum += some[l];
     return sum;

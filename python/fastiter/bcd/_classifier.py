@@ -122,7 +122,7 @@ class LogisticRegression(Estimator):
         return {"blocks": blocks, "rule": "gsd", "update": "newton", "max_steps": self.max_iter}
 
     def decision_function(self, X: Any) -> Array:
-        """Return X coef_ + intercept_: (n,) for two classes, else (n, classes)."""
+        """Return ``X coef_ + intercept_``: (n,) for two classes, else (n, classes)."""
         scores = self._scores(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
