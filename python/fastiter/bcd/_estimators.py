@@ -69,7 +69,7 @@ class Estimator:
         return np.asarray(_check_sample_weight(sample_weight, X, ensure_non_negative=True), np.float64)
 
     def _scores(self, X: Any) -> Array:
-        """Return X coef_ + intercept_."""
+        """Return ``X coef_ + intercept_``."""
         scikit_learn(self)
         from sklearn.utils.validation import check_is_fitted, validate_data
 
