@@ -50,7 +50,8 @@ def fixed_point(
     ----------
     f : callable
         ``f(x, *args)`` returns an array of the shape and dtype of x; for a tuple, list or dict of arrays the same
-        structure. Where samples end at different steps it gets the rows that have not ended.
+        structure. It must not change x, which is read-only. Where samples end at different steps it gets the rows that
+        have not ended.
     x0 : array, tuple, list or dict of arrays, or FixedPointSolution
         The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype; a number, or a list or tuple
         without arrays, is one array-like. A solution starts from its value; if it comes from the same method with the

@@ -102,8 +102,7 @@ class Problem:
         layout, space = self.layout, self.space
         if self.all_rows or self.compact:
             try:
-                result = f(*map(layout.unpack, buffers), *self.taken)
-                return layout.read(result, len(slots), name)
+                return layout.read(self._called(f, buffers, name), len(slots), name)
             except Exception as error:
                 if self.all_rows or isinstance(error, TypeError):
                     raise
@@ -116,8 +115,17 @@ class Problem:
             every = space.zeros(layout.samples, buffer.shape[1])
             space.put(every, slots, buffer)
             full.append(every)
-        found = layout.read(f(*map(layout.unpack, full), *self.taken), layout.samples, name)
+        found = layout.read(self._called(f, tuple(full), name), layout.samples, name)
         return space.take(found, slots)
+
+    def _called(self, f: Callable[..., Any], buffers: tuple[Any, ...], name: str) -> Any:
+        """Return what f returns for the states in buffers, which it must not change: a method still needs them."""
+        layout, space = self.layout, self.space
+        before = [*map(space.version, buffers)]
+        result = f(*(layout.unpack(space.protected(buffer)) for buffer in buffers), *self.taken)
+        if [*map(space.version, buffers)] != before:
+            raise ValueError(f"{self.function}: {name} must leave x as it is, got one that is changed in place")
+        return result
 
 
 class Run:

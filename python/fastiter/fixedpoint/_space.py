@@ -31,6 +31,12 @@ class Space(Protocol):
     def check_leaf(self, function: str, name: str, x: Any) -> None:
         """Check that ``x`` is an array of this space's library; the first that is checked sets dtype and place."""
 
+    def protected(self, x: Any) -> Any:
+        """Return a buffer as the user's function gets it: read-only, if the library has that."""
+
+    def version(self, x: Any) -> int:
+        """Return a number that changes with each change of a buffer in place, if the library counts these."""
+
     def read(self, x: Any) -> Any:
         """Return what a function has returned; numbers as arrays, if the library has both."""
 
@@ -95,6 +101,14 @@ class NumPySpace:
             self.dtype, self.dtype_name = x.dtype, x.dtype.name
             self.real = np.empty(0, x.dtype).real.dtype
             self.bits, self.eps = 8 * self.real.itemsize, float(np.finfo(self.real).eps)
+
+    def protected(self, x: Any) -> Any:
+        view = x.view()
+        view.flags.writeable = False
+        return view
+
+    def version(self, x: Any) -> int:
+        return 0  # a write to what is read-only has raised
 
     def read(self, x: Any) -> Any:
         return np.asarray(x) if isinstance(x, np.generic) else x

@@ -44,6 +44,8 @@ class NewtonKrylov(Base):
         if shorter.all():
             self.halved[slots] += 1
             return 0.5 * (at.x + space.take(self.x, slots))
+        if at.jvp is None:
+            at.f = space.copy(at.f)  # f may return the same memory for the other points
         moved = at.x + self._direction(at)
         back, on = np.flatnonzero(shorter), np.flatnonzero(~shorter)
         if len(back):

@@ -111,8 +111,8 @@ def fixed_point(
     ----------
     f : callable
         ``f(x, *args, *params)`` returns a tensor of the shape and dtype of x; for a tuple, list or dict of tensors the
-        same structure. Rows must not depend on each other. Where it draws random numbers, as dropout does, each
-        evaluation of one call draws the same.
+        same structure. It must not change x in place, and rows must not depend on each other. Where it draws random
+        numbers, as dropout does, each evaluation of one call draws the same.
     x0 : Tensor, tuple, list or dict of Tensor, or FixedPointSolution
         The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype. A solution starts from its
         value, and from its history. It has a gradient with ``"unrolled"`` only.

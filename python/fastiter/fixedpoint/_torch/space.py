@@ -40,6 +40,12 @@ class TorchSpace:
             self.bits = torch.finfo(self.real).bits if x.device.type == "cpu" else 0
             self.eps = torch.finfo(self.real).eps
 
+    def protected(self, x: Any) -> Any:
+        return x  # tensors cannot be read-only: their versions are compared
+
+    def version(self, x: Any) -> int:
+        return 0 if x.is_inference() else int(x._version)
+
     def read(self, x: Any) -> Any:
         return x
 

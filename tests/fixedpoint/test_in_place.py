@@ -1,0 +1,52 @@
+"""Maps that write to memory of their own or to x: the same solution, or a refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastiter.fixedpoint import fixed_point
+
+METHODS = ("picard", "anderson", "broyden", "newton_krylov", "squarem", "aitken", "chebyshev")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_may_return_the_same_memory_each_time(method: Any) -> None:
+    rng = np.random.default_rng(0)
+    M = rng.normal(size=(6, 6))
+    M, b = 0.4 * (M + M.T) / np.linalg.norm(M, 2), rng.normal(size=(3, 6))
+    out = np.empty_like(b)
+
+    def reusing(x: Any) -> Any:
+        np.matmul(x, M, out=out)
+        return np.add(out, b, out=out)
+
+    how: dict[str, Any] = {"method": method, "compact": False, "rtol": 1e-10}
+    found, expected = fixed_point(reusing, np.zeros((3, 6)), **how), fixed_point(lambda x: x @ M + b, 0 * b, **how)
+    assert np.array_equal(found.steps, expected.steps) and np.array_equal(found.value, expected.value)
+    assert np.allclose(found.value, np.linalg.solve(np.eye(6) - M, b.T).T, atol=1e-9)
+
+
+def test_a_map_that_changes_its_argument_is_refused() -> None:
+    def halved(x: Any) -> Any:
+        x *= 0.5
+        return x
+
+    with pytest.raises(ValueError, match="read-only"):
+        fixed_point(halved, np.ones((2, 3)))
+    with pytest.raises(ValueError, match="read-only"):
+        fixed_point(lambda x: (halved(x[0]), x[1]), (np.ones((2, 3)), np.ones((2, 1))))
+    found = fixed_point(lambda x: x, np.ones((2, 3)))  # the identity returns what is read-only
+    found.value[:] = 0  # the result is not
+    assert found.converged.all()
+
+
+def test_a_map_that_changes_its_tensor_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    from fastiter.torch import fixed_point as of_tensors
+
+    for x0 in (torch.ones(2, 3), (torch.ones(2, 3), torch.ones(2, 1))):
+        with pytest.raises(ValueError, match=r"^fixed_point: f\(x\) must leave x as it is, got one that is changed in"):
+            of_tensors(lambda x: (x.mul_(0.5), x)[1] if torch.is_tensor(x) else (x[0].mul_(0.5), x[1]), x0)
