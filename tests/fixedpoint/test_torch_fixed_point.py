@@ -209,6 +209,9 @@ def test_warm_starts() -> None:
     warm = fixed_point(f, cold, W, b + 1e-6)
     assert int(warm.evaluations.max()) < int(cold.evaluations.max())
     assert warm.value.requires_grad
+    with torch.no_grad():
+        plain = fixed_point(f, fixed_point(f, x0, W, b), W, b + 1e-6)
+    assert torch.equal(warm.history, plain.history)  # a solution with a gradient has the same history to start from
 
 
 def test_no_reference_to_a_graph_stays() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 from .._check import check_choice, check_flag, count, positive, type_name
@@ -73,6 +73,11 @@ class FixedPointSolution(Solution):
         object.__setattr__(self, "_judged", judged)
         object.__setattr__(self, "_memory", memory)
         return self
+
+    def _with_value(self, value: Any) -> FixedPointSolution:
+        """Return this solution with another form of its value, and with what a warm start needs."""
+        made = replace(self, value=value)
+        return made if self._memory is None else made._remembering(self._judged, *self._memory)
 
     def _failure(self) -> str | None:
         if bool(all_of(self.converged)):

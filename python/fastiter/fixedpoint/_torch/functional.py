@@ -253,7 +253,7 @@ def _solve(
     start = x0.value if isinstance(x0, FixedPointSolution) else x0
     wrapped = _wrapped(f, found.value, (*shape["args"], *params), shape["batched"])
     value = _differentiable(wrapped, fixed, found, start, how, solver.options.get("damping", 1.0))
-    return found if value is None else replace(found, value=wrapped.layout.unpack(value))
+    return found if value is None else found._with_value(wrapped.layout.unpack(value))
 
 
 def _wrapped(f: Callable[..., Any], value: Any, params: tuple[Any, ...], batched: bool = True) -> Map:
