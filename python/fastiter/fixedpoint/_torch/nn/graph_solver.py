@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from ...._check import check_choice, check_flag, count, positive, type_name
 from ....relax._result import LinearSolution
 from .graph import Pattern
+from .precision import without_autocast
 
 _NAME = "ConvergentGraphSolver"
 NORMALIZATIONS = ("degree", "attention")
@@ -22,7 +24,7 @@ class ConvergentGraphSolver(nn.Module):
     of A_h sums to at most 1, so that with gamma < 1 the map contracts in the maximum norm and has one fixed point,
     which carries information across the whole graph: the network applies to larger graphs than it was trained on. The
     fixed points are found by Gauss-Seidel sweeps on the sparse matrix of all heads, and the gradient by sweeps on its
-    transpose; it has derivatives of any order.
+    transpose; it has derivatives of any order. Under autocast all is in the dtype of the parameters.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class ConvergentGraphSolver(nn.Module):
     Attributes
     ----------
     solution : LinearSolution or None
-        The last call's solution, of all heads together.
+        The last call's solution without its gradient, of all heads together.
 
     Raises
     ------
@@ -130,6 +132,7 @@ class ConvergentGraphSolver(nn.Module):
             f"gamma={self.gamma}, normalization={self.normalization!r}"
         )
 
+    @without_autocast
     def forward(self, x: Tensor | None, edges: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Return the predictions for all nodes.
 
@@ -165,7 +168,8 @@ class ConvergentGraphSolver(nn.Module):
         logits = self.edge_out(_joined(h, source, target, edge_attr))
         weight = self._normalized(logits, source, degree)
         pattern = Pattern.of(edges, nodes, self.heads)
-        z, self.solution = pattern.solve(weight, self.node_out(h), self.gamma, throw=self.throw, **self.solver)
+        z, found = pattern.solve(weight, self.node_out(h), self.gamma, throw=self.throw, **self.solver)
+        self.solution = replace(found, value=found.value.detach())
         out: Tensor = self.decoder(z)
         return out
 

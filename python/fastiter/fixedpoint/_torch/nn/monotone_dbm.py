@@ -19,6 +19,7 @@ from ..space import solve_tensors
 from .coupling import Coupling
 from .coupling_check import checked_features, checked_observed, checked_tiers, linked_maps
 from .monotone_deq import SPLITTINGS, odd, share
+from .precision import without_autocast
 
 _NAME = "MonotoneDBM"
 #: Products of the power iteration that estimates ||I - W||
@@ -34,7 +35,7 @@ class MonotoneDBM(nn.Module):
     or, between images, by convolutions with circular padding.
 
     Any of the variables may be observed: they keep their distributions, and the others' mean field is found. The
-    gradient is implicit, with derivatives of any order.
+    gradient is implicit, with derivatives of any order. Under autocast all is in the dtype of the parameters.
 
     Parameters: `bias`, b of each tier; `lower` and `upper`, the rows of A that act on tier i and on tier i + 1.
 
@@ -174,6 +175,7 @@ class MonotoneDBM(nn.Module):
         """
         return self.coupling.apply(self.weights(), q)
 
+    @without_autocast
     def forward(
         self, observed: Sequence[Tensor | None], mask: Sequence[Tensor | None] | None = None
     ) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from ...._check import check_choice, count, positive
 from ..._result import FixedPointSolution
 from ..functional import detached, fixed_point
 from .circular import Frequencies, circular_conv
+from .precision import without_autocast
 
 SPLITTINGS = ("peaceman-rachford", "forward-backward")
 
@@ -22,7 +23,8 @@ class MonotoneDEQ(nn.Module):
 
     Such a z exists and is unique for all A, B and m > 0, and operator splitting finds it: the Peaceman-Rachford
     iteration, whose linear systems share one inverse, or forward-backward steps z <- relu((1 - alpha) z + alpha (W z +
-    U x + b)). The gradient is implicit, by the same iteration transposed, and has derivatives of any order.
+    U x + b)). The gradient is implicit, by the same iteration transposed, and has derivatives of any order. Under
+    autocast all is in the dtype of the parameters.
 
     With ``kernel_size``, W is a convolution with circular padding, whose inverse is one matrix for each frequency.
 
@@ -156,6 +158,7 @@ class MonotoneDEQ(nn.Module):
         eye = torch.eye(self.hidden_size, dtype=a.dtype, device=a.device)
         return (1 - self.m) * eye - a.mH @ a + b - b.mH
 
+    @without_autocast
     def forward(self, x: Tensor, z0: Tensor | None = None) -> Tensor:
         """Return z for the input.
 
