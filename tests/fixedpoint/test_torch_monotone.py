@@ -322,3 +322,16 @@ def test_machine_errors(arguments: dict[str, Any], error: Any, message: str) -> 
 def test_machine_errors_of_inputs(observed: Any, mask: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=f"^MonotoneDBM: {message}"):
         MonotoneDBM([(3, 2), (1, 2)])(observed, mask)
+
+
+@pytest.mark.parametrize(("m", "scale"), [(1.0, 1.0), (0.1, 1e-10)])
+def test_the_gradient_is_finite_without_coupling_and_with_a_tiny_one(m: float, scale: float) -> None:
+    torch.manual_seed(0)
+    module = MonotoneDBM([(6, 4), (3, 2)], m=m)  # float32, in which 1 / scale^4 is infinite
+    with torch.no_grad():
+        for weight in (*module.lower, *module.upper):
+            weight.mul_(scale)
+    made = module([torch.eye(4)[torch.randint(4, (5, 6))], None])[1]
+    made[..., 0].square().sum().backward()
+    for weight in (*module.lower, *module.upper):
+        assert bool(weight.grad.abs().max() <= 1e-8)  # there is nothing to gain to first order

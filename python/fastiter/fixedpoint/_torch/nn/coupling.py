@@ -110,7 +110,8 @@ class Coupling:
             parts += [self.upper[i - 1].blocks(upper[i - 1])] if 0 < i <= len(upper) else []
             found = parts[0] if len(parts) == 1 else add_blocks(*parts)
             norm = torch.linalg.eigvalsh(found)[..., -1]
-            s = torch.where(norm > 1 - m, (1 - m) / norm.clamp_min(torch.finfo(norm.dtype).tiny), 1).sqrt()
+            # Clamped at 1 - m, so that a small norm has the gradient 0 of s = 1; with m = 1 there is no coupling.
+            s = ((1 - m) / norm.clamp_min(1 - m)).sqrt() if m < 1 else torch.zeros_like(norm)
             found = found * s[..., None, None] ** 2
             if tier.size is None:
                 scales.append(s.view(tier.groups, 1))
