@@ -290,3 +290,22 @@ def test_empty_and_single_numbers() -> None:
 def test_messages(call: Callable[[], Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^p[a-z0-9_]+: {words}"):
         call()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_half_space_is_the_same_for_every_length_of_its_normal(dtype: Any, library: str) -> None:
+    rng = np.random.default_rng(0)
+    y, a = rng.normal(size=(5, 4)).astype(dtype), rng.normal(size=4).astype(dtype)
+    expected = prox.project_halfspace(y, a, 0.25)
+    largest = float(np.finfo(dtype).maxexp)
+    for exponent in (-0.8 * largest, -0.5 * largest, 0.5 * largest, 0.8 * largest):
+        scale = 2.0 ** int(exponent)
+        if library == "torch":
+            torch = pytest.importorskip("torch")
+            from fastiter.torch import prox as of_tensors
+
+            found = of_tensors.project_halfspace(torch.tensor(y), torch.tensor(a * dtype(scale)), 0.25 * scale).numpy()
+        else:
+            found = prox.project_halfspace(y, a * dtype(scale), 0.25 * scale)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=8 * np.finfo(dtype).eps)

@@ -63,10 +63,12 @@ def onto_l2_ball(xp: Any, y: Any, radius: float, axis: int) -> Any:
 
 
 def onto_halfspace(xp: Any, y: Any, a: Any, b: float) -> Any:
-    """Return y - max(<a, y> - b, 0) a / |a|^2 for a along the last axis."""
-    excess = xp.sum(y * a, -1, keepdims=True) - b
+    """Return y - max(<a, y> - b, 0) a / |a|^2 for a along the last axis, both divided by max |a|."""
+    top = largest_magnitude(a, -1)
+    normal = a / top
+    excess = xp.sum(y * normal, -1, keepdims=True) - b / top
     beyond = xp.where(excess > 0, excess, 0 * excess)
-    return y - beyond * (a / xp.sum(a * a, -1, keepdims=True))
+    return y - beyond * (normal / xp.sum(normal * normal, -1, keepdims=True))
 
 
 def log_barrier(xp: Any, y: Any, t: float) -> Any:
