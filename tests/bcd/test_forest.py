@@ -121,6 +121,13 @@ def test_it_converges_from_anywhere_in_every_dtype() -> None:
     assert np.allclose(after(star, b, 1).value, np.linalg.solve(star.toarray(), b), rtol=1e-14)
 
 
+def test_an_entry_of_rounding_on_one_side_alone_is_an_edge_of_both() -> None:
+    entries = np.array([1.0, 1e-17, 1.0, 1.0]), np.array([0, 1, 1, 2]), np.array([0, 2, 3, 4])
+    A, b = sp.csr_array(entries, shape=(3, 3)), np.array([1.0, 2.0, 3.0])
+    for blocks in ("red-black", "trees", "greedy trees", np.zeros(3, int)):
+        assert np.array_equal(forest_bcd(A, b, blocks=blocks).value, b)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "how"),
     [

@@ -115,7 +115,7 @@ class _Blocks:
     """The blocks, and the steps that update them."""
 
     def __init__(self, function: str, problem: Quadratic, blocks: Any, order: Any) -> None:
-        rows = problem._data.sparse  # symmetric: columns are rows
+        rows = _symmetric(problem._data.sparse)
         self.A, self.b, self.dtype, self._at = rows.astype(np.float64), problem._b, problem.dtype, 0
         n = len(self.b)
         self.rows = (rows.indptr.astype(np.int64), rows.indices.astype(np.int32), np.array(rows.data, np.float64))
@@ -157,6 +157,11 @@ class _Blocks:
         done = self.forests.run(self.b, x, self._at, count)
         self._at = (self._at + done) % self.count
         return int(done)
+
+
+def _symmetric(A: Any) -> Any:
+    """Return compressed columns that are rows, too: entries that differ by rounding are averaged."""
+    return A if (A != A.T).nnz == 0 else ((A + A.T) / 2).tocsc()
 
 
 def _iterate(blocks: _Blocks, x: Array, limits: Limits) -> BCDSolution:
