@@ -91,6 +91,19 @@ def test_warm_starts_end_at_once_and_parameters_survive_a_copy() -> None:
     assert utils.get_tags(LogisticRegression()).estimator_type == "classifier"
 
 
+def test_warm_starts_with_other_columns_or_signs_have_the_coefficients_of_cold_ones() -> None:
+    X, y = data(40, 10)
+    y = X @ np.where(np.arange(10) % 2, -2.0, 3.0) + 0.1 * y
+    for layout in (np.asarray, sp.csc_array):
+        for columns, options in ((10, {"positive": True}), (6, {}), (10, {"alpha": 0.2})):
+            model = Lasso(0.1, warm_start=True, tol=1e-10).fit(layout(X[:, :8] if columns == 6 else X), y)
+            model.set_params(**options).fit(layout(X[:, :columns]), y)
+            cold = clone(model).fit(layout(X[:, :columns]), y)
+            assert np.allclose(model.coef_, cold.coef_, atol=1e-4) and np.isclose(model.intercept_, cold.intercept_)
+        more = Lasso(0.1, warm_start=True).fit(layout(X[:, :8]), y).fit(layout(X), y)
+        assert np.allclose(more.coef_, Lasso(0.1).fit(layout(X), y).coef_, atol=1e-2)
+
+
 def test_wrong_parameters_and_ends_without_convergence() -> None:
     X, y = data(40, 10)
     with pytest.raises(ValueError, match="l1 must be finite and at least 0"):

@@ -201,7 +201,8 @@ class WorkingSets:
         return float((-self.g if self.nonnegative else np.abs(self.g)).max(initial=0.0))
 
     def start(self, x: Array) -> None:
-        """Start from x (m,)."""
+        """Start from x (m,), or from the nearest one of at least 0."""
+        x = np.maximum(x, 0) if self.nonnegative else x
         self._enter(np.flatnonzero(x))
         self.x = x[self.columns].astype(np.float64)
         self._move()

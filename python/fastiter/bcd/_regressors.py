@@ -51,7 +51,7 @@ class _Regressor(Estimator):
         parts = {"l1": l1, "l2": l2, "lower": 0.0 if getattr(self, "positive", False) else None}
         problem = LeastSquares(X, y - mean, weights=weights, **without_last(parts, m, own_column))
         start = None
-        if self.warm_start and hasattr(self, "coef_"):
+        if self.warm_start and hasattr(self, "coef_") and len(self.coef_) == m:
             own: Array = np.array([self.intercept_ - mean] * own_column)
             start = np.concatenate([self.coef_, own]).astype(dtype)
         x = self._solve(problem, start)
