@@ -106,11 +106,22 @@ def test_warm_starts_with_other_columns_or_signs_have_the_coefficients_of_cold_o
 
 def test_wrong_parameters_and_ends_without_convergence() -> None:
     X, y = data(40, 10)
-    with pytest.raises(ValueError, match="l1 must be finite and at least 0"):
-        Lasso(-1.0).fit(X, y)
+    wrong: list[tuple[type[Exception], str, Any]] = [
+        (ValueError, "Lasso: alpha must be finite and at least 0, got -1", Lasso(-1.0)),
+        (TypeError, "Lasso: alpha must be a number, got str", Lasso("0.1")),  # type: ignore[arg-type]
+        (ValueError, "NNLS: tol must be finite and at least 0, got nan", NNLS(tol=np.nan)),
+        (ValueError, "Lasso: tol must be finite and at least 0, got nan", Lasso(tol=np.nan)),
+        (ValueError, "Lasso: max_iter must be at least 1, got 0", Lasso(max_iter=0)),
+        (TypeError, "Lasso: max_iter must be an int, got float", Lasso(max_iter=2.5)),  # type: ignore[arg-type]
+        (ValueError, "ElasticNet: l1_ratio must be at most 1, got 2", ElasticNet(l1_ratio=2)),
+        (TypeError, "LogisticRegression: C must be a number, got str", LogisticRegression(C="1")),  # type: ignore[arg-type]
+    ]
+    for error, message, model in wrong:
+        with pytest.raises(error, match=message):
+            model.fit(X, y > 0)
     with pytest.raises(ValueError, match="LogisticRegression: penalty must be 'l1' or 'l2', got 'l3'"):
         LogisticRegression("l3").fit(X, y > 0)
-    with pytest.raises(ValueError, match="LogisticRegression: C must be above 0"):
+    with pytest.raises(ValueError, match="LogisticRegression: C must be finite and above 0"):
         LogisticRegression(C=0).fit(X, y > 0)
     with pytest.raises(ValueError, match="LogisticRegression: y must have at least two classes"):
         LogisticRegression().fit(X, np.ones(40, int))

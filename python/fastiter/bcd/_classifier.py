@@ -25,7 +25,7 @@ class LogisticRegression(Estimator):
     penalty : {"l1", "l2"}
         The penalty.
     C : float
-        The weight of the losses, above 0.
+        The weight of the losses, above 0; infinite for no penalty.
     fit_intercept : bool
         Whether there is a constant c; it has no penalty.
     warm_start : bool
@@ -86,8 +86,6 @@ class LogisticRegression(Estimator):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if self.penalty not in ("l1", "l2"):
             raise ValueError(f"LogisticRegression: penalty must be 'l1' or 'l2', got {self.penalty!r}")
-        if not self.C > 0:
-            raise ValueError(f"LogisticRegression: C must be above 0, got {self.C}")
         count, m = len(self.classes_), X.shape[1]
         if count < 2:
             raise ValueError(f"LogisticRegression: y must have at least two classes, got {count} class")

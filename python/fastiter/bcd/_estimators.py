@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._check import count, positive
+
 Array = npt.NDArray[Any]
 
 
@@ -52,11 +54,23 @@ class Estimator:
         tags.input_tags.sparse = True
         return tags
 
+    def _check_numbers(self) -> None:
+        """Refuse parameters that are no numbers or out of range; C may be infinite, for no penalty."""
+        name, own = type(self).__name__, self.get_params()
+        for each in ("alpha", "tol"):
+            positive(name, each, own.get(each, 0))
+        if "C" in own and own["C"] != np.inf:
+            positive(name, "C", own["C"], zero=False)
+        if "l1_ratio" in own and positive(name, "l1_ratio", own["l1_ratio"]) > 1:
+            raise ValueError(f"{name}: l1_ratio must be at most 1, got {own['l1_ratio']}")
+        count(name, "max_iter", own["max_iter"], 1)
+
     def _read(self, X: Any, y: Any, **how: Any) -> tuple[Any, Any]:
         """Return checked data: float32 or float64, dense or CSC."""
         scikit_learn(self)
         from sklearn.utils.validation import validate_data
 
+        self._check_numbers()
         dtypes = [np.float64, np.float32]
         found = validate_data(self, X, y, accept_sparse="csc", dtype=dtypes, accept_large_sparse=False, **how)
         return found[0], found[1]
