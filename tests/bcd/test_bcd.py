@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from scipy import optimize
 
 import fastiter
-from fastiter.bcd import Blocks, LeastSquares, Logistic, Quadratic, Softmax, bcd, reference
+from fastiter.bcd import Blocks, LeastSquares, Logistic, Quadratic, Softmax, bcd, forest_bcd, reference
 from tests.bcd.cases import LOSSES, PARTS, data, make, specified
 
 RULES = ("cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq")
@@ -197,6 +197,17 @@ def test_what_did_not_converge_says_so() -> None:
         bcd(LeastSquares(A, b), rtol=0)
     with pytest.warns(fastiter.ConvergenceWarning):
         bcd(Quadratic(np.zeros((1, 1)), np.ones(1)), max_steps=50)
+
+
+def test_frequent_checks_and_rare_blocks_do_not_end_it_early() -> None:
+    b = np.zeros(300)
+    b[299] = 1.0
+    for blocks in (1, 2):  # all blocks but the last are at their minimum
+        assert np.isclose(bcd(LeastSquares(np.eye(300), b), blocks=blocks, check_every=1).value[299], 1)
+    assert forest_bcd(sp.eye_array(300, format="csr"), b, blocks=np.arange(300), check_every=1).value[299] == 1
+    scales = np.append(np.full(9, 1e2), 1.0)  # the last coordinate has one update in 10^5
+    found = bcd(LeastSquares(np.diag(scales), scales), rule="lipschitz", rtol=1e-9)
+    assert found.converged and np.allclose(found.value, 1, rtol=1e-6)
 
 
 A, B = data(4, 3)

@@ -15,14 +15,14 @@ from .._solution import judged
 from ._blocks import Partitioned
 from ._gap import duality_gap, has_gap
 from ._problem import LOSSES, Problem
-from ._result import BCDProgress, BCDSolution, Limits
+from ._result import PATIENCE, BCDProgress, BCDSolution, Limits, Progress
 
 Array = npt.NDArray[Any]
 RULES = ("cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq")
 GREEDY = ("gs", "gsl", "gsd", "gsq")
 UPDATES = ("gradient", "matrix", "newton", "two-metric")
-#: Checks: sweeps between two of them, or greedy updates; and how many without progress mean that rounding is reached
-_SWEEPS, _UPDATES, _PATIENCE = 5, 10, 100
+#: Sweeps between two checks, or greedy updates
+_SWEEPS, _UPDATES = 5, 10
 
 Rule = Literal["cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq"]
 
@@ -165,7 +165,12 @@ class _Sequence:
         self.rule, self.blocks, self._at = rule, parts.count, 0
         self._ends = np.zeros(0)
         if rule == "lipschitz" and self.blocks:
-            self._ends = np.cumsum(parts.bounds())
+            bounds = parts.bounds()
+            self._ends = np.cumsum(bounds)
+        #: The updates after which each block has come many times, whatever its probability
+        self.patience = float(PATIENCE * (parts.count if rule not in GREEDY else 0))
+        if len(self._ends):
+            self.patience = PATIENCE * float(self._ends[-1] / bounds.min())
 
     def next(self, count: int) -> Array | None:
         if self.rule in GREEDY:
@@ -216,7 +221,7 @@ class _Run:
     def solution(self) -> BCDSolution:
         g, slopes = np.empty((2, len(self.x)))
         tolerance = self.limits.rtol * (self._scale() or self._scale(self.x.copy()))
-        history, objectives, steps, best, since = [], [], 0, np.inf, 0
+        history, objectives, steps, seen = [], [], 0, Progress(self.sequence.patience)
         reason = "max_steps"
         while True:
             objective = self.solver.state(g, slopes, len(self.x), False)
@@ -224,12 +229,12 @@ class _Run:
             residual = gap if self.limits.stop == "gap" else float(np.abs(slopes).max(initial=0.0))
             history.append(residual)
             objectives.append(objective)
-            best, since = (objective, 0) if objective < best else (best, since + 1)
+            is_rounding = seen.has_ended(objective, steps)
             if residual <= tolerance and self._is_true(g, slopes, tolerance):
                 reason = "converged"
             elif not np.isfinite(objective) or not np.isfinite(self.x).all():
                 reason = "diverged"
-            elif since > _PATIENCE:
+            elif is_rounding:
                 reason = "stagnated"
             elif self.limits.ends(BCDProgress(steps, residual, tolerance, objective, self._value)):
                 reason = "callback"

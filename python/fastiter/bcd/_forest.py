@@ -13,11 +13,10 @@ from .._array_like import as_array
 from .._check import check_array, check_choice, integers
 from .._solution import judged
 from ._problem import Quadratic
-from ._result import BCDProgress, BCDSolution, Limits
+from ._result import PATIENCE, BCDProgress, BCDSolution, Limits, Progress
 
 Array = npt.NDArray[Any]
 KINDS = ("red-black", "trees", "greedy trees")
-_PATIENCE = 100
 
 
 def forest_bcd(
@@ -169,19 +168,19 @@ def _iterate(blocks: _Blocks, x: Array, limits: Limits) -> BCDSolution:
     tolerance = limits.rtol * float(np.abs(blocks.b).max(initial=0.0))
     history: list[float] = []
     objectives: list[float] = []
-    steps, best, since, reason = 0, np.inf, 0, "max_steps"
+    steps, seen, reason = 0, Progress(PATIENCE * blocks.count), "max_steps"
     while True:
         gradient = blocks.gradient(x)
         residual, objective = float(np.abs(gradient).max(initial=0.0)), float(x @ (gradient - blocks.b) / 2)
         history.append(residual)
         objectives.append(objective)
-        best, since = (objective, 0) if objective < best else (best, since + 1)
+        is_rounding = seen.has_ended(objective, steps)
         progress = BCDProgress(steps, residual, tolerance, objective, lambda: x.astype(blocks.dtype))
         if residual <= tolerance:
             reason = "converged"
         elif not np.isfinite(objective):
             reason = "diverged"
-        elif since > _PATIENCE:
+        elif is_rounding:
             reason = "stagnated"
         elif limits.ends(progress):
             reason = "callback"

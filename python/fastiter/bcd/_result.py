@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from .._check import check_choice, check_flag, count, positive, type_name
 from .._solution import Solution, is_true, plural
 
 STOPS = ("slope", "gap")
+#: The checks without progress, at least, after which rounding is reached
+PATIENCE = 100
 _REMEDIES = {
     "max_steps": "try a larger max_steps, larger blocks, or update='newton'",
     "stagnated": "try a larger rtol: rounding hides what is left",
@@ -116,6 +119,27 @@ class BCDProgress:
     def value(self) -> Any:
         """A copy of the iterate, made when it is asked for."""
         return self._value()
+
+
+class Progress:
+    """Counts the checks and updates since the objective was lowest; rounding is reached after enough of both.
+
+    Parameters
+    ----------
+    patience : float
+        The updates without a lower objective after which rounding is reached, however often it is checked.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience, self._best, self._checks, self._steps = patience, math.inf, 0, 0
+
+    def has_ended(self, objective: float, steps: int) -> bool:
+        """Return whether rounding is reached."""
+        if objective < self._best:
+            self._best, self._checks, self._steps = objective, 0, steps
+            return False
+        self._checks += 1
+        return self._checks > PATIENCE and steps - self._steps > self._patience
 
 
 class Limits(NamedTuple):
