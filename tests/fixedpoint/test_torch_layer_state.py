@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastiter.torch import nn  # noqa: E402
+from fastiter.torch import fixed_point, nn  # noqa: E402
 
 EDGES = torch.tensor([[0, 1, 2], [1, 2, 3]])
 
@@ -67,3 +67,35 @@ def test_autocast_changes_no_layer(name: str) -> None:
         made.square().sum().backward()
         results.append([made, *(p.grad for p in layer.parameters() if p.grad is not None)])
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+
+
+class Tied(torch.nn.Module):
+    """Two layers that share a module, or a weight, or nothing."""
+
+    def __init__(self, shared: str) -> None:
+        super().__init__()
+        self.a = torch.nn.Linear(2, 2, dtype=torch.float64)
+        self.b = self.a if shared == "module" else torch.nn.Linear(2, 2, dtype=torch.float64)
+        if shared == "weight":
+            self.b.weight = self.a.weight
+
+    def forward(self, z: Any) -> Any:
+        return torch.tanh(self.a(torch.sin(self.b(z))))
+
+
+@pytest.mark.parametrize("shared", ["module", "weight", "nothing"])
+def test_parameters_with_several_names_stay_and_get_their_gradient(shared: str) -> None:
+    torch.manual_seed(0)
+    module, z = Tied(shared), torch.zeros(3, 2, dtype=torch.float64)
+    before = dict(module.named_parameters(remove_duplicate=False))
+    found = fixed_point(module, z, rtol=1e-13).value
+    first = torch.autograd.grad(found.square().sum(), module.parameters(), create_graph=True)
+    second = torch.autograd.grad(sum(x.square().sum() for x in first), module.parameters())
+    after = dict(module.named_parameters(remove_duplicate=False))
+    assert before.keys() == after.keys() and all(after[name] is x for name, x in before.items())
+    for _ in range(200):
+        z = module(z)
+    first_by_steps = torch.autograd.grad(z.square().sum(), module.parameters(), create_graph=True)
+    second_by_steps = torch.autograd.grad(sum(x.square().sum() for x in first_by_steps), module.parameters())
+    for made, expected in zip((*first, *second), (*first_by_steps, *second_by_steps), strict=True):
+        torch.testing.assert_close(made, expected, rtol=1e-8, atol=1e-10)

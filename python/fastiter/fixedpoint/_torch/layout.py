@@ -97,11 +97,9 @@ class Map:
         self._leaves, self._spec = pytree.tree_flatten(self.params)
         self.tensors = [leaf for leaf in self._leaves if isinstance(leaf, Tensor)]
         self._count = len(self.tensors)
-        self._names: list[str] = []
-        if _is_plain_module(self.f):
-            own = dict(self.f.named_parameters())  # type: ignore[attr-defined]
-            self._names = [name for name, parameter in own.items() if parameter.requires_grad]
-            self.tensors += [own[name] for name in self._names]
+        own = _parameters(self.f) if isinstance(self.f, nn.Module) and _is_plain_module(self.f) else []
+        self._names = [names for _, names in own]
+        self.tensors += [parameter for parameter, _ in own]
 
     def __call__(self, flat: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """Return f (B, n) with these tensors in the place of its own."""
@@ -110,8 +108,9 @@ class Map:
         params, state = pytree.tree_unflatten(leaves, self._spec), self.layout.unpack(flat)
         if not self._names:
             return self._packed(self.f(state, *params), len(flat))
-        given = dict(zip(self._names, left, strict=True))
-        made = torch.func.functional_call(self.f, given, (state, *params))  # type: ignore[arg-type]
+        given = {name: tensor for names, tensor in zip(self._names, left, strict=True) for name in names}
+        # Torch's own tying would leave these tensors in modules that have several names.
+        made = torch.func.functional_call(self.f, given, (state, *params), tie_weights=False)  # type: ignore[arg-type]
         return self._packed(made, len(flat))
 
     def plain(self, flat: Tensor) -> Tensor:
@@ -144,3 +143,14 @@ class Map:
 def _is_plain_module(f: object) -> bool:
     """Return whether f is a module whose parameters torch.func.functional_call can replace: not a compiled one."""
     return isinstance(f, nn.Module) and not hasattr(f, "_orig_mod") and not isinstance(f, torch.jit.ScriptModule)
+
+
+def _parameters(module: nn.Module) -> list[tuple[Tensor, list[str]]]:
+    """Return each parameter with a gradient, and one name for each place in a module that holds it."""
+    found: dict[int, tuple[Tensor, list[str]]] = {}
+    for prefix, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter.requires_grad:
+                names = found.setdefault(id(parameter), (parameter, []))[1]
+                names.append(f"{prefix}.{name}" if prefix else name)
+    return list(found.values())
