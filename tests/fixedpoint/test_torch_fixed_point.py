@@ -446,3 +446,18 @@ def test_errors(change: dict[str, Any], error: Any, message: str) -> None:
     arguments: dict[str, Any] = {"f": lambda x: 0.5 * x, "x0": torch.zeros(2, 3), **change}
     with pytest.raises(error, match=f"^fixed_point: {message}"):
         fixed_point(arguments.pop("f"), arguments.pop("x0"), **arguments)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("how", [{"max_steps": 7}, {"callback": lambda progress: progress.steps == 3}, {"patience": 5}])
+@pytest.mark.filterwarnings("ignore::fastiter.ConvergenceWarning")
+def test_unrolled_values_are_those_of_the_least_residual(how: dict[str, Any], batched: bool) -> None:
+    x0 = torch.tensor([[0.0], [3.0]], dtype=torch.float64)[: 2 if batched else 1]
+    W = torch.tensor([[-1.5]], dtype=torch.float64, requires_grad=True)
+    how = {"method": "picard", "batched": batched, **how}
+    found = fixed_point(lambda x, W: x @ W + 1, x0, W, grad="unrolled", **how)
+    assert not bool(torch.as_tensor(found.converged).any())
+    with torch.no_grad():
+        torch.testing.assert_close(found.value, fixed_point(lambda x, W: x @ W + 1, x0, W, **how).value, rtol=0, atol=0)
+        residual = torch.linalg.vector_norm(found.value @ W + 1 - found.value, dim=1)
+    torch.testing.assert_close(torch.as_tensor(found.residual, dtype=torch.float64).reshape(-1), residual)

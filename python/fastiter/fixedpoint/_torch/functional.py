@@ -274,7 +274,7 @@ def _differentiable(
 
     if how.kind == "unrolled":
         first = checked_state(_NAME, start, batched)[0]
-        return _unrolled(plain, first, torch.as_tensor(found.steps).reshape(-1, 1), damping)
+        return _unrolled(plain, first, _steps_of_value(found), damping)
     if how.kind in ("one-step", "phantom"):
         for _ in range(how.steps if how.kind == "phantom" else 1):
             value = value + (how.damping if how.kind == "phantom" else 1.0) * (plain(value) - value)
@@ -290,6 +290,13 @@ def _differentiable(
     exact = how.kind == "implicit"
     solve = how.adjoint.adjoint if exact else partial(_neumann, how.steps)
     return attach(Problem(function, solve, _NAME, exact), value, wrapped.tensors, anchor)
+
+
+def _steps_of_value(found: FixedPointSolution) -> Tensor:
+    """Return the steps (B, 1) after which Picard's method had the solution's value: the least residual of each row."""
+    residuals = found.history.reshape(len(found.history), -1).nan_to_num(torch.inf, torch.inf)
+    steps, converged = (torch.as_tensor(x).reshape(-1) for x in (found.steps, found.converged))
+    return torch.where(converged, steps, residuals.argmin(0)).unsqueeze(1)
 
 
 def _unrolled(function: Callable[[Tensor], Tensor], x: Tensor, steps: Tensor, damping: float) -> Tensor:
