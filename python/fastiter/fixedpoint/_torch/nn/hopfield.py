@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...._check import check_flag, count, positive
+from .hopfield_checks import check_masks, check_patterns, parts_of
 from .hopfield_core import HopfieldCore, Sizes, Static, Updates
 
 
@@ -225,9 +226,7 @@ class Hopfield(nn.Module):
         self, input: Tensor | Sequence[Tensor], padding: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output (B, L, .), the association matrix and the values."""
-        patterns = (input,) * 3 if isinstance(input, Tensor) else tuple(input)
-        if len(patterns) != 3 or not all(isinstance(x, Tensor) for x in patterns):
-            raise TypeError("Hopfield: input must be a tensor or (stored, state, projection), got other parts")
+        patterns = parts_of("Hopfield", input, 3, "a tensor or (stored, state, projection)")
         norms = (self.norm_stored_pattern, self.norm_state_pattern, self.norm_pattern_projection)
         names = ("stored patterns", "state patterns", "pattern projections")
         for name, x, norm in zip(names, patterns, norms, strict=True):
@@ -235,9 +234,10 @@ class Hopfield(nn.Module):
                 width = "" if norm is None else f" with a last axis of {norm.normalized_shape[0]}"
                 raise ValueError(f"Hopfield: {name} must have three axes{width}, got shape {tuple(x.shape)}")
         ordered = [x if self._batch_first else x.transpose(0, 1) for x in patterns]
+        heads, batch = self.association_core.num_heads, check_patterns(*ordered)
+        check_masks(padding, mask, (batch, heads, ordered[1].shape[1], ordered[0].shape[1]))
         stored, state, projection = (x if norm is None else norm(x) for x, norm in zip(ordered, norms, strict=True))
         scaling = self.__scaling
-        heads = self.association_core.num_heads
         beta = scaling if isinstance(scaling, Tensor) else state.new_full((heads,), scaling)
         return self.association_core((state, stored, projection), beta, self._updates, padding, mask)  # type: ignore[no-any-return]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...._check import check_flag, count
 from .hopfield import Hopfield
+from .hopfield_checks import parts_of
 
 #: Arguments after input_size that are in the same places in all of hopfield-layers' modules
 _SHARED = 7
@@ -145,7 +146,9 @@ class HopfieldPooling(_Learned):
         self._reset_patterns()
 
     def _patterns(self, input: Any) -> tuple[Tensor, Tensor, Tensor]:
-        stored, projection = (input, input) if isinstance(input, Tensor) else input
+        stored, projection = parts_of("HopfieldPooling", input, 2, "a tensor or (stored, projection)")
+        if stored.dim() != 3:
+            raise ValueError(f"HopfieldPooling: input must have three axes, got shape {tuple(stored.shape)}")
         batch = stored.shape[0 if self.batch_first else 1]
         shape = (batch, -1, -1) if self.batch_first else (-1, batch, -1)
         return stored, self.pooling_weights.expand(shape), projection
