@@ -155,5 +155,10 @@ def test_errors_of_numbers() -> None:
         fixedpoint.jacobian_penalty(f, x, samples=1.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^error_bound: residual must be a torch.Tensor, got float"):
         fixedpoint.error_bound(1.0, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^error_bound: residual must have a floating-point dtype, got torch.int64"):
+        fixedpoint.error_bound(torch.tensor([3]), 0.2)  # 0.75 is no integer
+    for rho in (float("nan"), torch.tensor(float("nan"))):
+        with pytest.raises(ValueError, match=r"^error_bound: rho must be at least 0, got nan"):
+            fixedpoint.error_bound(torch.ones(1), rho)
     with pytest.raises(ValueError, match=r"^error_bound: rho must be at least 0, got -1"):
         fixedpoint.error_bound(torch.ones(1), -1.0)

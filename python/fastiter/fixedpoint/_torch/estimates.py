@@ -225,7 +225,7 @@ def error_bound(residual: Tensor, rho: float | Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        The bounds, in the residual's shape; infinite where rho is 1 or more.
+        The bounds, in the residual's dtype and the shape that it and rho broadcast to; infinite where rho is 1 or more.
 
     Raises
     ------
@@ -247,11 +247,15 @@ def error_bound(residual: Tensor, rho: float | Tensor) -> Tensor:
     name = "error_bound"
     if not isinstance(residual, Tensor):
         raise TypeError(f"{name}: residual must be a torch.Tensor, got {type_name(residual)}")
+    if not residual.is_floating_point():
+        raise TypeError(f"{name}: residual must have a floating-point dtype, got {residual.dtype}")
     if not isinstance(rho, Tensor) and (isinstance(rho, bool) or not isinstance(rho, (int, float))):
         raise TypeError(f"{name}: rho must be a number or a torch.Tensor, got {type_name(rho)}")
     if not isinstance(rho, Tensor) and not fits_float(rho):
         raise ValueError(f"{name}: rho must be at least 0, got a number that no float holds")
     given = rho if isinstance(rho, Tensor) else torch.tensor(rho, dtype=torch.float64)
+    if bool(given.isnan().any()):
+        raise ValueError(f"{name}: rho must be at least 0, got nan")
     for each, tensor in (("residual", residual), ("rho", given)):
         if bool((tensor < 0).any()):
             raise ValueError(f"{name}: {each} must be at least 0, got {float(tensor.min()):.3g}")
