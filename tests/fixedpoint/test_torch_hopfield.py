@@ -289,3 +289,12 @@ def test_results_are_the_user_s_and_devices_those_of_the_arguments() -> None:
         cotangent = again.detach().cos()
         again.data.zero_()
         torch.testing.assert_close(torch.autograd.grad(again, stored, cotangent)[0], expected)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_beta_that_is_not_above_0_is_refused(wrong: float) -> None:
+    x, stored, _ = tensors((2,), 3, 4, 5, torch.float64)
+    beta = torch.tensor([1.0, wrong], dtype=torch.float64)
+    for function in (hopfield_update, hopfield_energy):
+        with pytest.raises(ValueError, match=f"^{function.__name__}: beta must be finite and above 0, got {wrong:g}"):
+            function(x, stored, beta=beta)

@@ -174,6 +174,9 @@ def problem_of(
     if isinstance(beta, Tensor):
         check_tensors(function, ("state", "beta"), (state, beta), GPU_FLOATS, CPU)
         check_spread(function, "beta", beta.shape, lead, "the leading axes")
+        if unwatched() and not bool(((beta > 0) & (beta < math.inf)).all()):
+            wrong = beta.detach()[~((beta > 0) & (beta < math.inf))]
+            raise ValueError(f"{function}: beta must be finite and above 0, got {float(wrong[0]):g}")
         inverse = beta.to(dtype)
     else:
         number = positive(function, "beta", beta, zero=False)
