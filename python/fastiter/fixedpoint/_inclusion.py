@@ -224,14 +224,41 @@ def detached(x: Any) -> Any:
 
 
 def checked_call(function: str, name: str, f: Any, like: Any) -> Callable[..., Any]:
-    """Return an operator whose results are checked against a point and detached."""
+    """Return an operator whose results are checked against a point and copied, as it may return the same memory again.
+
+    Its arguments are read-only: the methods still need them.
+    """
     if not callable(f) or isinstance(f, type):
         raise TypeError(f"{function}: {name} must be callable and no class, got {type_name(f)}")
 
     def call(*args: Any) -> Any:
-        return _result(function, name, f(*args), like)
+        before = [_version(x) for x in args]
+        found = f(*map(_protected, args))
+        if [_version(x) for x in args] != before:
+            raise ValueError(
+                f"{function}: {name} must leave its arguments as they are, got one that is changed in place"
+            )
+        return _result(function, name, found, like)
 
     return call
+
+
+def _protected(x: Any) -> Any:
+    """Return a point whose arrays are read-only, unlike indices; tensors cannot be."""
+    if isinstance(x, tuple):
+        return tuple(map(_protected, x))
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        return x
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
+def _version(x: Any) -> Any:
+    """Return what changes with each change in place of a point's tensors."""
+    if isinstance(x, tuple):
+        return [_version(part) for part in x]
+    return x._version if hasattr(x, "detach") and not x.is_inference() else None
 
 
 def _result(function: str, name: str, found: Any, like: Any) -> Any:
@@ -243,7 +270,7 @@ def _result(function: str, name: str, found: Any, like: Any) -> Any:
     if getattr(found, "dtype", None) != like.dtype or tuple(getattr(found, "shape", ())) != tuple(like.shape):
         got = f"{tuple(found.shape)} {found.dtype}" if hasattr(found, "dtype") else type_name(found)
         raise TypeError(f"{function}: {name} must return {tuple(like.shape)} {like.dtype} like x0, got {got}")
-    return detached(found)
+    return found.detach().clone() if hasattr(found, "detach") else found.copy()
 
 
 def norm(x: Any) -> float:

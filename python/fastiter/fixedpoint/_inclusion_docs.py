@@ -6,7 +6,8 @@ PARTS = {
     "resolvent": """
         resolvent : callable
             ``resolvent(y, t)`` returns (I + t A)^-1 y: the proximal operator of t f where A is the subdifferential of
-            f, the projection where A is the normal cone of a set.""",
+            f, the projection where A is the normal cone of a set. Neither this nor another operator may change its
+            argument, which is read-only if it is an array.""",
     "forward": """
         forward : callable
             ``forward(x)`` returns B x, in the shape and dtype of x.""",
