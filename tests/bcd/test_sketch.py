@@ -169,3 +169,38 @@ def test_control_of_an_equation_and_failures() -> None:
         sketched_newton(f, c, np.ones((3, 6)))
     with pytest.raises(ValueError, match="sketched_newton: tol must be finite and above 0"):
         sketched_newton(f, c, np.ones(18), tol=0)
+
+
+def plane(scale: float = 1.0, **replaced: Any) -> Any:
+    """Return |x|^2 / 2 in two dimensions and the plane x_1 + x_2 = 2 in some unit, with replaced parts."""
+    parts: dict[str, Any] = {"f": None, "H": np.eye(2), "c": None, **replaced}
+
+    def f(x: Any) -> Any:
+        return parts["f"] or x @ x / 2, x, parts["H"]
+
+    def c(x: Any, lam: Any) -> Any:
+        value = scale * np.array([x.sum() - 2])
+        return value if parts["c"] is None else parts["c"], scale * np.ones((1, 2)), np.zeros((2, 2))
+
+    return f, c
+
+
+def on_plane(**how: Any) -> Any:
+    f, c = plane(**how)
+    return sketched_newton(f, c, np.zeros(2))
+
+
+def test_the_unit_of_constraints_and_functions_that_are_not_finite() -> None:
+    for scale in (0.03, 1.0, 100.0):
+        found = on_plane(scale=scale)
+        assert found.converged and np.allclose(found.value, 1, atol=1e-2)
+    for replaced in ({"H": np.full((2, 2), np.nan)}, {"f": np.nan}, {"H": np.full((2, 2), np.inf)}):
+        with pytest.warns(fastiter.ConvergenceWarning, match="diverged"):
+            assert on_plane(**replaced).reason == "diverged"
+    f, c = plane()
+    with pytest.raises(ValueError, match=r"sketched_newton: the constraints must have shape \(k,\), got \(\)"):
+        on_plane(c=1.0)
+    with pytest.raises(TypeError, match=r"objective must return a value and its first and second derivatives, got 2"):
+        sketched_newton(lambda x: f(x)[:2], c, np.zeros(2))
+    with pytest.raises(TypeError, match=r"constraints must return a value and .* derivatives, got NoneType"):
+        sketched_newton(f, lambda x, lam: None, np.zeros(2))

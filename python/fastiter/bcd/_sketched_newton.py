@@ -37,7 +37,8 @@ class ConstrainedSolution(Solution):
         The norm of (f' + c'^T multipliers, c).
     method, reason : str
         "sketched_newton" with the sketch; "converged", "max_steps", "singular" (constraints that depend on each other),
-        "inner" (a step that was not accurate enough) or "line search".
+        "inner" (a step that was not accurate enough), "line search", or "diverged" (a function or a derivative that is
+        not finite).
     multipliers : (k,)
         The multipliers of the constraints.
     objective : float
@@ -170,8 +171,13 @@ def sketched_newton(
     check_flag(function, "throw", throw)
     tol, most = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 0)
     x = _start(function, "x0", x0)
-    values = constraints(x.copy(), np.zeros(0)) if multipliers0 is None else None
-    lam = np.zeros(len(values[0])) if values is not None else _start(function, "multipliers0", multipliers0)
+    if multipliers0 is None:
+        values = _three(function, "constraints", constraints(x.copy(), np.zeros(0)))[0]
+        if np.ndim(values) != 1:
+            raise ValueError(f"{function}: the constraints must have shape (k,), got {np.shape(values)}")
+        lam = np.zeros(len(values))
+    else:
+        lam = _start(function, "multipliers0", multipliers0)
     run = _Run(function, objective, constraints, generator_of(function, rng), sketch)
     with np.errstate(over="ignore", invalid="ignore"):
         return judged(function, run.solve(x, lam, tol, most), throw)
@@ -185,6 +191,14 @@ def _start(function: str, name: str, x: Any) -> Array:
     return np.array(x)
 
 
+def _three(function: str, name: str, returned: Any) -> tuple[Any, Any, Any]:
+    """Return what a function of the problem has returned."""
+    if not isinstance(returned, (tuple, list)) or len(returned) != 3:
+        got = len(returned) if isinstance(returned, (tuple, list)) else type_name(returned)
+        raise TypeError(f"{function}: {name} must return a value and its first and second derivatives, got {got}")
+    return returned[0], returned[1], returned[2]
+
+
 class _Run:
     def __init__(self, function: str, objective: Any, constraints: Any, rng: np.random.Generator, sketch: str) -> None:
         self._function, self._objective, self._constraints = function, objective, constraints
@@ -194,8 +208,8 @@ class _Run:
     def at(self, x: Array, lam: Array) -> _Point:
         """Return the functions at a point, with their shapes checked."""
         n, k = len(x), len(lam)
-        f, g, H_f = self._objective(x.copy())
-        c, G, H_c = self._constraints(x.copy(), lam.copy())
+        f, g, H_f = _three(self._function, "objective", self._objective(x.copy()))
+        c, G, H_c = _three(self._function, "constraints", self._constraints(x.copy(), lam.copy()))
         arrays = {"gradient": (g, (n,)), "second derivatives": (H_f, (n, n)), "constraints": (c, (k,))}
         arrays |= {"Jacobian": (G, (k, n)), "second derivatives of the constraints": (H_c, (n, n))}
         for name, (array, shape) in arrays.items():
@@ -221,7 +235,7 @@ class _Run:
             residual = float(np.linalg.norm(p.residual))
             if residual <= tol:
                 reason = "converged"
-            elif not np.isfinite(residual):
+            elif not (np.isfinite(residual) and np.isfinite(p.f) and np.isfinite(p.G).all() and np.isfinite(p.H).all()):
                 reason = "diverged"
             elif steps < most:
                 z, failure = self._direction(p)
@@ -247,8 +261,8 @@ class _Run:
     def _direction(self, p: _Point) -> tuple[Array, str]:
         """Return a step that the merit function accepts, and why there is none."""
         n, k = len(p.x), len(p.lam)
-        xi = float(np.linalg.eigvalsh(p.G @ p.G.T)[0]) if k else np.inf
-        if not xi >= _SINGULAR:
+        xi, most = (float(x) for x in np.linalg.eigvalsh(p.G @ p.G.T)[[0, -1]]) if k else (np.inf, np.inf)
+        if not (most > 0 and xi >= _SINGULAR * min(most, 1.0)):  # whatever the unit of all constraints
             return np.zeros(0), "singular"
         size = float(np.linalg.norm(p.H, 2))
         null = np.linalg.svd(p.G)[2][k:].T if k else np.eye(n)
