@@ -203,4 +203,4 @@ def test_the_unit_of_constraints_and_functions_that_are_not_finite() -> None:
     with pytest.raises(TypeError, match=r"objective must return a value and its first and second derivatives, got 2"):
         sketched_newton(lambda x: f(x)[:2], c, np.zeros(2))
     with pytest.raises(TypeError, match=r"constraints must return a value and .* derivatives, got NoneType"):
-        sketched_newton(f, lambda x, lam: None, np.zeros(2))
+        sketched_newton(f, lambda x, lam: None, np.zeros(2))  # type: ignore[arg-type, return-value]
