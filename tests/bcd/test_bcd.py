@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -224,6 +226,10 @@ SQUARES = LeastSquares(A, B)
         (ValueError, r"LeastSquares: A must have shape \(n, m\)", lambda: LeastSquares(B, B)),
         (ValueError, "LeastSquares: A must be finite", lambda: LeastSquares(A * np.nan, B)),
         (ValueError, "LeastSquares: A must be finite", lambda: LeastSquares(sp.csr_array(A * np.inf), B)),
+        (ValueError, r"LeastSquares: A must have shape \(n, m\), got \(4,\)", lambda: LeastSquares(sp.csr_array(B), B)),
+        (ValueError, r"LeastSquares: A must have shape \(n, m\)", lambda: LeastSquares(B, B, weights=B)),
+        (ValueError, "LeastSquares: l1 must be finite .*, got inf", lambda: LeastSquares(A, B, l1=np.full(3, np.inf))),
+        (TypeError, "LeastSquares: lower must be a number .*, got dtype bool", lambda: LeastSquares(A, B, lower=B > 0)),
         (ValueError, r"LeastSquares: b must have shape \(4,\)", lambda: LeastSquares(A, B[:3])),
         (ValueError, "LeastSquares: b must be finite", lambda: LeastSquares(A, B * np.inf)),
         (ValueError, "LeastSquares: l1 must be finite and at least 0", lambda: LeastSquares(A, B, l1=-1.0)),
@@ -265,6 +271,21 @@ SQUARES = LeastSquares(A, B)
 def test_wrong_arguments(error: type[Exception], message: str, call: Any) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_integers_are_bounds_and_weights_and_problems_are_copied() -> None:
+    exact = bcd(LeastSquares(A, B, l1=1.0, lower=-1.0, upper=2.0)).value
+    whole: list[dict[str, Any]] = [
+        {"l1": np.int64(1), "lower": np.int32(-1), "upper": 2},
+        {"l1": np.ones(3, int), "lower": np.full(3, -1), "upper": [2, 2, 2]},
+    ]
+    for parts in whole:
+        assert np.array_equal(bcd(LeastSquares(A, B, **parts)).value, exact)
+    for matrix in (A, sp.csr_array(A), np.asfortranarray(A, np.float32)):
+        problem = LeastSquares(matrix, B, l1=1.0)
+        value = bcd(problem).value
+        for other in (copy.deepcopy(problem), pickle.loads(pickle.dumps(problem))):
+            assert np.array_equal(bcd(other).value, value)
 
 
 def test_a_broken_pattern_is_refused() -> None:

@@ -41,6 +41,10 @@ class Data:
             self.sparse = by_row.tocsc()
             self._kept = _arrays(self.sparse), _arrays(by_row)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: the arrays, from which it makes a matrix of its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "matrix"}
+
     @cached_property
     def matrix(self) -> Any:
         """The matrix of the compiled module, which borrows the arrays kept here."""
@@ -110,6 +114,8 @@ def _checked_sparse(function: str, name: str, A: Any) -> Any:
         return None
     if A.format not in ("csr", "csc"):
         raise TypeError(f"{function}: {name} must be CSR or CSC (its tocsr() is), got a sparse matrix in {A.format}")
+    if len(A.shape) != 2:
+        raise ValueError(f"{function}: {name} must have shape (n, m), got {A.shape}")
     lines, ends = A.shape if A.format == "csr" else A.shape[::-1]
     start, index = A.indptr, A.indices
     fits = len(start) == lines + 1 and len(index) == len(A.data) and start[0] == 0 and start[-1] <= len(index)

@@ -18,7 +18,8 @@ LOSSES = ("squares", "logistic", "softmax", "quadratic")
 _PARTS = {
     "A": """
         A : (n, m) array or sparse matrix
-            The data, float32 or float64: an array in any order, or CSR or CSC. Its columns belong to the unknowns.
+            The data, float32 or float64: an array in any order, or CSR or CSC. Its columns belong to the unknowns. An
+            array in Fortran's order is used without a copy, so that it may not change later.
         """,
     "l1": """
         l1 : float or (m,) array
@@ -126,7 +127,7 @@ class LeastSquares(Problem):
     ) -> None:
         function = "LeastSquares"
         n = _rows(A)
-        weights = _sample_weights(function, weights, n)
+        weights = _sample_weights(function, weights, n) if n >= 0 else None  # what is no matrix is refused below
         root = None if weights is None else np.sqrt(weights)
         data = Data(function, "A", A, root)
         b = _vector(function, "b", b, data.shape[0])
@@ -329,10 +330,13 @@ def _vector(function: str, name: str, b: Any, n: int) -> Array:
 
 def _spread(function: str, name: str, x: Any, m: int) -> Array:
     """Return a number, or one for each column, as a vector of float64."""
-    x = as_array(function, name, x) if not isinstance(x, (int, float)) or isinstance(x, bool) else np.float64(x)
+    is_number = isinstance(x, (int, float, np.integer)) and not isinstance(x, bool)
+    x = np.float64(x) if is_number else as_array(function, name, x)
+    if type(x) is np.ndarray and x.dtype.kind in "iu":
+        x = x.astype(np.float64)
     if not isinstance(x, (np.ndarray, np.floating)) or x.dtype.name not in ("float32", "float64"):
-        expected = f"a number or an array of shape ({m},)"
-        raise TypeError(f"{function}: {name} must be {expected}, got {type_name(x)}")
+        got = f"dtype {x.dtype}" if isinstance(x, np.ndarray) else type_name(x)
+        raise TypeError(f"{function}: {name} must be a number or an array of shape ({m},), got {got}")
     if x.shape not in ((), (m,)):
         raise ValueError(f"{function}: {name} must be a number or have shape ({m},), got {x.shape}")
     return np.array(np.broadcast_to(x, (m,)), np.float64)
@@ -342,8 +346,9 @@ def _weights_of(function: str, name: str, x: Any, m: int) -> Array:
     if isinstance(x, (int, float)):
         positive(function, name, x)
     found = _spread(function, name, x, m)
-    if not (np.isfinite(found).all() and (found >= 0).all()):
-        raise ValueError(f"{function}: {name} must be finite and at least 0, got {found[~(found >= 0)][:1]}")
+    wrong = found[~(np.isfinite(found) & (found >= 0))]
+    if len(wrong):
+        raise ValueError(f"{function}: {name} must be finite and at least 0, got {wrong[0]:g}")
     return found
 
 
