@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from scipy import optimize
 
 import fastiter
-from fastiter.bcd import Blocks, LeastSquares, Logistic, Quadratic, Softmax, bcd, forest_bcd, reference
+from fastiter.bcd import Blocks, LeastSquares, Logistic, Quadratic, Softmax, _bcd, bcd, forest_bcd, reference
 from tests.bcd.cases import LOSSES, PARTS, data, make, specified
 
 RULES = ("cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq")
@@ -168,6 +168,21 @@ def test_the_active_set_is_identified_before_the_end() -> None:
     again = after(problem, found.identified, rule="gsd", update="matrix", blocks=Blocks(20, "variable"))
     assert np.array_equal(again.active, found.active)
     assert found.steps <= found.identified + 3  # a block that holds the support is solved at once
+
+
+def test_a_fresh_gradient_at_the_end_keeps_what_is_identified(monkeypatch: pytest.MonkeyPatch) -> None:
+    A, b = data(60, 40, seed=3)
+    how: dict[str, Any] = {"rule": "gs", "update": "matrix", "blocks": 8, "rtol": 1e-10}
+    plain, own, seen = bcd(LeastSquares(A, b, l1=8.0), **how), _bcd._Run._is_true, []
+
+    def first_refused(run: Any, g: Any, slopes: Any, tolerance: float, steps: int) -> bool:
+        seen.append(steps)
+        return own(run, g, slopes, -1.0 if len(seen) == 1 else tolerance, steps)
+
+    monkeypatch.setattr(_bcd._Run, "_is_true", first_refused)
+    found = bcd(LeastSquares(A, b, l1=8.0), **how)
+    assert found.converged and len(seen) >= 2 and 0 < plain.identified < seen[0]
+    assert found.identified == plain.identified and np.array_equal(found.active, plain.active)
 
 
 def test_a_warm_start_ends_at_once_and_callbacks_stop() -> None:

@@ -203,7 +203,7 @@ class _Run:
             needs = parts.count and (update == "gradient" or rule == "gsl")
             sums = parts.sums() if parts.variable and rule == "gsl" else None
             self._blocks = (parts.start, parts.member, parts.bounds() if needs else None, sums)
-        self.solver = self._solver(x, rule)
+        self.solver, self.begun, self.identified = self._solver(x, rule), 0, 0  # at a step, and what was known before
         every = limits.check_every
         greedy = _UPDATES if parts.variable or rule in GREEDY else _SWEEPS * max(parts.count, 1)
         self.every = every or greedy
@@ -230,7 +230,7 @@ class _Run:
             history.append(residual)
             objectives.append(objective)
             is_rounding = seen.has_ended(objective, steps)
-            if residual <= tolerance and self._is_true(g, slopes, tolerance):
+            if residual <= tolerance and self._is_true(g, slopes, tolerance, steps):
                 reason = "converged"
             elif not np.isfinite(objective) or not np.isfinite(self.x).all():
                 reason = "diverged"
@@ -248,15 +248,21 @@ class _Run:
             break
         return self._solution(reason, steps, (residual, tolerance), (g, slopes), (history, objectives))
 
-    def _is_true(self, g: Array, slopes: Array, tolerance: float) -> bool:
+    def _is_true(self, g: Array, slopes: Array, tolerance: float, steps: int) -> bool:
         """Return whether a maintained gradient is that of x: rounding adds up in it."""
         if self.sequence.rule not in GREEDY or self.limits.stop == "gap":
             return True
         self.solver.state(g, slopes, len(self.x), True)
         if float(np.abs(slopes).max(initial=0.0)) <= tolerance:
             return True
+        self.begun, self.identified = steps, self._last_change()
         self.solver = self._solver(self.x, self.how[0])  # starts from a fresh gradient
         return False
+
+    def _last_change(self) -> int:
+        """Return the step that last changed the active set."""
+        own = self.solver.last_change()
+        return self.begun + int(own) if own else self.identified
 
     def _scale(self, at: Array | None = None) -> float:
         """Return the residual of 0, or of another point."""
@@ -296,7 +302,7 @@ class _Run:
             objective=objective,
             gap=self._gap(objective, g),
             active=active.reshape(self.problem.shape),
-            identified=self.solver.last_change(),
+            identified=self._last_change(),
             tolerance=numbers[1],
             history=np.array(history[0]),
             objectives=np.array(history[1]),
