@@ -137,7 +137,9 @@ def test_no_models() -> None:
 def test_wrong_numbers_are_named_with_their_model() -> None:
     problem, P, R, _ = models()
     P[2, 0] += 0.5
-    with pytest.raises(ValueError, match=r"^MDPBatch: P must sum to 1 .* in state 0, action \d \(row 0\) of model 2$"):
+    with pytest.raises(
+        ValueError, match=r"^MDPBatch: P must sum to 1 in each row, got .* in state 0, action \d \(row 0\) of model 2$"
+    ):
         MDPBatch(problem, P, R)
 
 

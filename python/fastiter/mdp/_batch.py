@@ -27,7 +27,8 @@ class MDPBatch:
         The process whose states, actions and next states all models have.
     P : (B, entries)
         The probabilities of each model on the entries of ``problem.transitions``, in their order and dtype; by default
-        those of ``problem``. A row's have to sum to 1; not for semi-Markov processes.
+        those of ``problem``. A row's have to sum to 1; not for semi-Markov processes. Contiguous arrays are used
+        without a copy, as are rewards, so that neither may change later.
     R : (B, rows)
         The rewards, or the costs, of each model, by state and then by action; by default those of ``problem``.
 

@@ -247,11 +247,12 @@ def _check(function: str, rows: Rows, tolerance: float, sign: int = 1) -> tuple[
     fault, row, value, low, high = _core.mdp.check(bits, rows.states, arrays, counts[0], entries, tolerance)
     if fault == 0:
         return (low, high) if counts[0] else (0.0, 0.0)
+    remedy = "(renormalize=True divides by the sum)" if function == "MDP" else "in each row"
     messages = {
         _POINTERS: "P must have row pointers that rise from 0 to the number of entries, got others",
         _NEXT: f"P must have next states from 0 to {rows.states - 1}, got {value:.0f}",
         _WEIGHT: f"P must have finite probabilities of at least 0, got {value:g}",
-        _SUM: f"P must sum to 1 (renormalize=True divides by the sum), got {value:.12g}",
+        _SUM: f"P must sum to 1 {remedy}, got {value:.12g}",
         _REWARD: f"R must be finite, got {sign * value:g}",
     }
     where = "" if fault == _POINTERS else f" in {_place(rows, row)}"
