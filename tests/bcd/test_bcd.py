@@ -263,6 +263,12 @@ SQUARES = LeastSquares(A, B)
         (ValueError, "Quadratic: A must be square", lambda: Quadratic(A, B)),
         (ValueError, "Quadratic: A must be symmetric", lambda: Quadratic(np.triu(np.ones((2, 2))), np.ones(2))),
         (ValueError, "Quadratic: A must be positive semidefinite", lambda: Quadratic(-np.eye(2), np.ones(2))),
+        (ValueError, "positive semidefinite, got 2 beside 1 and 1", lambda: Quadratic(np.eye(2)[::-1] + 1, np.ones(2))),
+        (
+            ValueError,
+            "semidefinite, got 1 beside 0 and 0",
+            lambda: Quadratic(sp.csr_array(np.eye(2)[::-1]), np.ones(2)),
+        ),
         (ValueError, "Blocks: size must be at least 1", lambda: Blocks(0)),
         (ValueError, "Blocks: partition must be one of", lambda: Blocks(1, "tree")),  # type: ignore[arg-type]
         (ValueError, "bcd: blocks must be lists that have each", lambda: bcd(SQUARES, blocks=[[0, 1], [1]])),
@@ -301,6 +307,16 @@ def test_integers_are_bounds_and_weights_and_problems_are_copied() -> None:
         value = bcd(problem).value
         for other in (copy.deepcopy(problem), pickle.loads(pickle.dumps(problem))):
             assert np.array_equal(bcd(other).value, value)
+
+
+def test_singular_quadratics_are_taken() -> None:
+    for dtype in (np.float32, np.float64):
+        for rows in (1, 2, 5):  # products of rank 1 and 2, with columns that are equal
+            half: Any = np.repeat(data(rows, 4)[0], 3, axis=1).astype(dtype)
+            gram: Any = half.T @ half
+            for matrix in (gram, sp.csr_array(gram), 1e-30 * gram, np.zeros((3, 3), dtype)):
+                found = bcd(Quadratic(matrix, np.asarray(matrix @ np.ones(matrix.shape[0], dtype))), rtol=1e-3)
+                assert found.converged
 
 
 def test_a_broken_pattern_is_refused() -> None:

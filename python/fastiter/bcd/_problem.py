@@ -259,10 +259,26 @@ class Quadratic(Problem):
             raise ValueError(
                 f"{function}: A must be positive semidefinite, got {self._diagonal.min():g} on its diagonal"
             )
+        _check_pairs(function, whole, self._diagonal)
         self._begin(data, _vector(function, "b", b, n), None, (l1, l2, lower, upper))
 
     def _own_curvature(self) -> Array:
         return self._diagonal
+
+
+def _check_pairs(function: str, A: Any, diagonal: Array) -> None:
+    """Refuse entries that a positive semidefinite matrix cannot have beside its diagonal: |a_ij|^2 > a_ii a_jj."""
+    root = np.sqrt(diagonal) * (1 + 2.0**12 * float(np.finfo(A.dtype).eps))
+    if isinstance(A, np.ndarray):
+        row, column = np.nonzero(np.abs(A) > root[:, None] * root)
+        value = A[row, column]
+    else:
+        entries = A.tocoo()
+        wrong = np.abs(entries.data) > root[entries.row] * root[entries.col]
+        row, column, value = entries.row[wrong], entries.col[wrong], entries.data[wrong]
+    if len(value):
+        got = f"{value[0]:g} beside {diagonal[row[0]]:g} and {diagonal[column[0]]:g} on its diagonal"
+        raise ValueError(f"{function}: A must be positive semidefinite, got {got}")
 
 
 _TARGETS = {
