@@ -48,6 +48,21 @@ def test_one_kaczmarz_step_is_a_projection_and_bits_do_not_depend_on_threads() -
     assert sketch_solve(A.astype(np.float32), b.astype(np.float32), rtol=1e-5).value.dtype == np.float32
 
 
+@pytest.mark.parametrize("sketch", SKETCHES)
+@pytest.mark.parametrize("layout", [np.asarray, sp.csr_array])
+def test_huge_and_tiny_systems(layout: Any, sketch: Any) -> None:
+    A, _ = data(6, 3)
+    for scale in (1e300, 1e200, 1e-200, 1e-300):
+        b = scale * A @ np.ones(3)
+        found = sketch_solve(layout(scale * A), b, sketch=sketch, size=2)
+        assert found.converged and 0 < found.residual <= 1e-6 * scale * 6 * abs(A).max()
+        assert np.allclose(found.value, 1, rtol=1e-4)
+        with pytest.warns(fastiter.ConvergenceWarning, match="stagnated"):
+            assert not sketch_solve(layout(scale * A), scale * np.arange(6.0), sketch=sketch, size=2).converged
+        found = sketch_solve(layout(A), b, sketch=sketch, size=2)
+        assert found.converged and np.allclose(found.value / scale, 1, rtol=1e-4)
+
+
 def test_systems_without_a_solution_say_so_and_empty_ones_end() -> None:
     A, b = data(30, 3)
     for sketch in SKETCHES:

@@ -16,7 +16,9 @@ from ._problem import _vector
 
 Array = npt.NDArray[Any]
 SKETCHES = ("kaczmarz", "block", "gaussian", "count")
-_DIVERGED, _PATIENCE = 1e10, 200
+_PATIENCE = 200
+#: The binary exponent of the largest entry of A from which the system is scaled
+_EXTREME = 300
 
 
 class SketchSolution(Solution):
@@ -137,10 +139,11 @@ def sketch_solve(
             raise ValueError(f"{function}: x0 must {expected}, got {x0.shape} and {x0.dtype}")
         x = x0.astype(np.float64)
     generator = generator_of(function, rng)
+    data, b, unit = _scaled(function, data, b)
     steps_of = _Kaczmarz(data, b, generator) if sketch == "kaczmarz" else _Sketched(data, b, generator, (sketch, size))
-    tolerance, steps, best, since, reason = rtol * float(np.linalg.norm(b)), 0, np.inf, 0, "max_steps"
+    tolerance, steps, best, since, reason = rtol * _norm(b), 0, np.inf, 0, "max_steps"
     while True:
-        residual = float(np.linalg.norm(steps_of.residual(x)))
+        residual = _norm(steps_of.residual(x))
         best, since = (residual, 0) if residual < best * (1 - 1e-6) else (best, since + 1)
         if residual <= tolerance:
             reason = "converged"
@@ -156,11 +159,27 @@ def sketch_solve(
         value=x.astype(data.dtype),
         converged=reason == "converged",
         steps=steps,
-        residual=residual,
+        residual=residual / unit,
         method=f"{function}, {sketch}",
         reason=reason,
     )
     return judged(function, found, throw)
+
+
+def _norm(x: Array) -> float:
+    """Return the Euclidean norm, whose squares neither overflow nor vanish."""
+    largest = float(np.abs(x).max(initial=0.0))
+    return largest * float(np.linalg.norm(x / largest)) if 0 < largest < np.inf else largest
+
+
+def _scaled(function: str, data: Data, b: Array) -> tuple[Data, Array, float]:
+    """Return the system times a power of 2, which is 1 unless squares of A would overflow or vanish, and that."""
+    whole: Any = data.dense if data.sparse is None else data.sparse
+    exponent = int(np.frexp(float(abs(whole).max()) if min(whole.shape) else 1.0)[1])
+    if abs(exponent) < _EXTREME:
+        return data, b, 1.0
+    unit = 2.0 ** -max(exponent, -1000)
+    return Data(function, "A", whole * unit), b * unit, unit
 
 
 def generator_of(function: str, rng: Any) -> np.random.Generator:
