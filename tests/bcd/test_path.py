@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,16 @@ def test_columns_that_are_equal_and_weights_in_any_order() -> None:
     assert lasso_path(A, np.zeros(12)).value.shape == (1, 4)
     for empty in ((0, 3), (3, 0)):
         assert lasso_path(np.ones(empty), np.ones(empty[0]), [1.0]).converged.all()
+
+
+def test_squares_that_overflow_say_so_once() -> None:
+    A, b = data(20, 30)
+    for layout in (np.asarray, sp.csr_array):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            found = lasso_path(layout(1e160 * A), b, [1e150, 1e100])
+            assert not found.converged.all() and np.isfinite(found.value).all()
+        assert [each.category for each in seen] == [fastiter.ConvergenceWarning]
 
 
 def test_wrong_arguments_and_what_did_not_converge() -> None:

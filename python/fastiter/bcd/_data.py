@@ -56,7 +56,11 @@ class Data:
         return np.asarray(part, np.float64)
 
     def squares(self, weights: Array | None = None) -> Array:
-        """Return the sums of the squares of each column, with weights of the rows."""
+        """Return the sums of the squares of each column, with weights of the rows; infinite if they overflow."""
+        with np.errstate(over="ignore"):
+            return self._squares(weights)
+
+    def _squares(self, weights: Array | None) -> Array:
         m = self.shape[1]
         if self.sparse is not None:
             squares = self.sparse.data.astype(np.float64) ** 2

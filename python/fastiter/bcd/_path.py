@@ -209,6 +209,10 @@ class WorkingSets:
 
     def solve(self, l1: float, tolerance: float, most: int) -> tuple[float, float, int]:
         """Solve for one weight; return the duality gap, the objective and the number of working sets."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._solve(l1, tolerance, most)
+
+    def _solve(self, l1: float, tolerance: float, most: int) -> tuple[float, float, int]:
         gap, objective, inner = np.inf, np.inf, 0.1
         for step in range(1, most + 1):
             self._refresh(l1)
