@@ -118,7 +118,7 @@ class ElasticNet(_Regressor):
     n_iter_ : int
         The working sets, or the sweeps where the intercept of sparse X, or a penalty of 0, rules these out.
     gap_ : float
-        The duality gap at the end.
+        The duality gap at the end; infinite or large, and not the stop, where working sets are ruled out.
 
     See Also
     --------
@@ -179,7 +179,7 @@ class Lasso(_Regressor):
     n_iter_ : int
         The working sets, or the sweeps where the intercept of sparse X, or a penalty of 0, rules these out.
     gap_ : float
-        The duality gap at the end.
+        The duality gap at the end; infinite or large, and not the stop, where working sets are ruled out.
 
     See Also
     --------
