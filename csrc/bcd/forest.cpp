@@ -194,7 +194,7 @@ int64_t Forests::run_greedy(double* x, double* gradient, int64_t count, int64_t*
         for (int32_t i : order)
             if (joins(g_, trees, i, roots, [&](int32_t j) { return in_block[size_t(j)] != 0; }))
                 in_block[size_t(i)] = 1, block.node.push_back(i);
-        eliminate(block, place, false);
+        if (!eliminate(block, place, false)) return -1 - step;
         const int64_t size = sizes[step] = int64_t(block.node.size());
         work.resize(size_t(size));
         for (int64_t p = 0; p < size; ++p) work[size_t(p)] = -gradient[block.node[size_t(p)]];

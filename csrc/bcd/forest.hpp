@@ -27,7 +27,8 @@ public:
     // of updates done, smaller after a request to stop.
     int64_t run(const double* b, double* x, int64_t first, int64_t count, const Team& team) const;
     // The same with a block that is chosen in each step: nodes by falling |gradient|, unless two of its neighbours are
-    // in one tree. gradient (n), A x - b, changes with x. sizes receives the size of each block.
+    // in one tree. gradient (n), A x - b, changes with x. sizes receives the size of each block. Returns -1 - the number
+    // of updates done at a block with a pivot that is not positive.
     int64_t run_greedy(double* x, double* gradient, int64_t count, int64_t* sizes, const Team& team) const;
     bool has_cycles() const { return has_cycles_; } // in a block, which is then no forest
     bool has_signs() const { return has_signs_; }   // whether a pivot is not positive

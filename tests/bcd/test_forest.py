@@ -128,6 +128,14 @@ def test_an_entry_of_rounding_on_one_side_alone_is_an_edge_of_both() -> None:
         assert np.array_equal(forest_bcd(A, b, blocks=blocks).value, b)
 
 
+def test_a_tree_that_is_not_positive_definite_is_refused() -> None:
+    """A line whose pairs of neighbours are positive definite, and whose triples are not."""
+    line = sp.csr_array(np.eye(6) + 0.8 * (np.eye(6, k=1) + np.eye(6, k=-1)))
+    for blocks in ("trees", "greedy trees", np.zeros(6, int)):
+        with pytest.raises(ValueError, match="forest_bcd: A must be positive definite, got a pivot"):
+            forest_bcd(line, np.ones(6), blocks=blocks)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "how"),
     [

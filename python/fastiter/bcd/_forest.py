@@ -127,7 +127,7 @@ class _Blocks:
             order = integers(function, "order", order)
             if not np.array_equal(np.sort(order.ravel()), np.arange(n)) or order.ndim != 1:
                 raise ValueError(f"{function}: order must have each node from 0 to {n - 1} once, got {order.shape}")
-        self.count = 0
+        self.function, self.count = function, 0
         if not isinstance(blocks, str):
             self.kind, member = "given", integers(function, "blocks", blocks)
             if member.shape != (n,) or member.min(initial=0) < 0 or member.max(initial=0) >= max(n, 1):
@@ -152,7 +152,10 @@ class _Blocks:
         """Update some blocks; ``gradient`` is that at x, and is kept by greedy ones alone."""
         if self.kind == "greedy trees":
             sizes = np.empty(count, np.int64)
-            return int(self.forests.run_greedy(x, gradient, count, sizes))
+            done = int(self.forests.run_greedy(x, gradient, count, sizes))
+            if done < 0:
+                raise ValueError(f"{self.function}: A must be positive definite, got a pivot that is not positive")
+            return done
         done = self.forests.run(self.b, x, self._at, count)
         self._at = (self._at + done) % self.count
         return int(done)
