@@ -12,7 +12,7 @@ from scipy.sparse import csgraph
 from scipy.sparse.linalg import spsolve
 
 import fastiter
-from fastiter.bcd import forest_bcd
+from fastiter.bcd import LeastSquares, bcd, forest_bcd
 
 
 def after(A: Any, b: Any, steps: int, **how: Any) -> Any:
@@ -126,6 +126,13 @@ def test_an_entry_of_rounding_on_one_side_alone_is_an_edge_of_both() -> None:
     A, b = sp.csr_array(entries, shape=(3, 3)), np.array([1.0, 2.0, 3.0])
     for blocks in ("red-black", "trees", "greedy trees", np.zeros(3, int)):
         assert np.array_equal(forest_bcd(A, b, blocks=blocks).value, b)
+
+
+def test_the_remedy_is_an_option_of_the_function() -> None:
+    with pytest.warns(fastiter.ConvergenceWarning, match=r"\('max_steps'\); try a larger max_steps or larger blocks$"):
+        forest_bcd(*graph(9, 0.5), max_steps=0)
+    with pytest.warns(fastiter.ConvergenceWarning, match="larger blocks, or update='newton'$"):
+        bcd(LeastSquares(np.eye(2), np.ones(2)), max_steps=0)
 
 
 def test_a_tree_that_is_not_positive_definite_is_refused() -> None:

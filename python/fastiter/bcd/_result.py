@@ -14,7 +14,7 @@ STOPS = ("slope", "gap")
 #: The checks without progress, at least, after which rounding is reached
 PATIENCE = 100
 _REMEDIES = {
-    "max_steps": "try a larger max_steps, larger blocks, or update='newton'",
+    "max_steps": "try a larger max_steps or larger blocks",
     "stagnated": "try a larger rtol: rounding hides what is left",
     "diverged": "the objective is not bounded below, or has overflowed",
 }
@@ -75,9 +75,11 @@ class BCDSolution(Solution):
     def _failure(self) -> str | None:
         if self.converged or self.reason == "callback":
             return None
+        is_newton = not self.method.startswith("bcd") or self.method.endswith("newton")
+        more = "" if is_newton or self.reason != "max_steps" else ", or update='newton'"
         return (
             f"the residual must come to {self.tolerance:.2g}, got {self.residual:.2g} after "
-            f"{plural(self.steps)} ({self.reason!r}); {_REMEDIES[self.reason]}"
+            f"{plural(self.steps)} ({self.reason!r}); {_REMEDIES[self.reason]}{more}"
         )
 
     def _details(self) -> list[str]:
