@@ -47,6 +47,23 @@ def test_columns_that_are_equal_and_weights_in_any_order() -> None:
         assert lasso_path(np.ones(empty), np.ones(empty[0]), [1.0]).converged.all()
 
 
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_small_weights_with_as_many_columns_as_rows_in_the_solution(nonnegative: bool) -> None:
+    """Supports that grow to a singular Gram matrix; each gap is computed anew."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(2, 30))
+        A, b = rng.standard_normal((n, n + int(rng.integers(2, 90)))), rng.standard_normal(n)
+        path = lasso_path(A, b, [0.3, 0.02, 0.1], rtol=1e-9, nonnegative=nonnegative)
+        assert path.converged.all()
+        for x, l1 in zip(path.value, path.l1, strict=True):
+            u = A @ x - b
+            rising = (-(A.T @ u) if nonnegative else abs(A.T @ u)).max()
+            theta = min(1.0, l1 / max(rising, l1)) * u
+            gap = u @ u / 2 + l1 * abs(x).sum() + theta @ theta / 2 + theta @ b
+            assert gap <= 1.1e-9 * (b @ b) / 2 and (not nonnegative or x.min() >= 0)
+
+
 def test_squares_that_overflow_say_so_once() -> None:
     A, b = data(20, 30)
     for layout in (np.asarray, sp.csr_array):

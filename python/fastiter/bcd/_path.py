@@ -313,16 +313,24 @@ class WorkingSets:
         """Solve for the support with these signs; go there, or up to where the first coordinate comes to 0."""
         support = np.flatnonzero(signs)
         matrix = self.gram[np.ix_(support, support)] + self.l2 * np.eye(len(support))
-        try:
-            target = np.linalg.solve(matrix, self.against[support] - l1 * signs[support])
-        except np.linalg.LinAlgError:
+        if not np.isfinite(matrix).all():
             return
         at = self.x[support]
+        slope = matrix @ at - self.against[support] + l1 * signs[support]
+        try:
+            step = -np.linalg.solve(matrix, slope)
+        except np.linalg.LinAlgError:
+            step = np.full(len(support), np.nan)
+        fall = -float(slope @ step)
+        if not (fall >= 0 and abs(float(step @ matrix @ step) - fall) <= 1e-6 * fall):
+            step = _singular_step(matrix, slope)
+        target = at + step
         crossing = target * signs[support] < 0
-        share = float((at[crossing] / (at[crossing] - target[crossing])).min(initial=1.0))
+        ways = np.divide(at, at - target, out=np.full(len(at), np.inf), where=crossing)
+        share = float(ways.min(initial=1.0))
         if np.isfinite(target).all():
-            moved = at + share * (target - at)
-            moved[np.sign(moved) != signs[support]] = 0
+            moved = at + share * step
+            moved[(ways <= share) | (np.sign(moved) != signs[support])] = 0
             self.x[support] = moved
 
     def _move(self) -> None:
@@ -330,6 +338,16 @@ class WorkingSets:
         u = (self.part @ self.x if self.part is not None else np.zeros_like(self.b)) - self.b
         self.drift += float(np.linalg.norm(u - self.u)) * (1 + 1e-12)
         self.u = u
+
+
+def _singular_step(matrix: Array, slope: Array) -> Array:
+    """Return a step of a singular quadratic: down a direction without curvature if there is one, else to a minimum."""
+    values, vectors = np.linalg.eigh(matrix)
+    along = vectors.T @ slope
+    is_flat = values <= 2.0**-40 * values[-1]
+    if np.linalg.norm(along[is_flat]) > 2.0**-30 * np.linalg.norm(along):
+        return np.asarray(-(2.0**60) * (vectors[:, is_flat] @ along[is_flat]))
+    return np.asarray(-(vectors[:, ~is_flat] @ (along[~is_flat] / values[~is_flat])))
 
 
 def _joined(kind: Any, a: Any, b: Any) -> Any:
