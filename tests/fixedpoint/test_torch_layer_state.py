@@ -69,7 +69,7 @@ def test_autocast_changes_no_layer(name: str) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
 
 
-class Tied(torch.nn.Module):
+class Tied(torch.nn.Module):  # type: ignore[misc,name-defined]
     """Two layers that share a module, or a weight, or nothing."""
 
     def __init__(self, shared: str) -> None:
