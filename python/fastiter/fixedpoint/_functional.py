@@ -126,7 +126,7 @@ def fixed_point(
     ==================  ==========================================================================================
 
     ``anderson``, ``broyden``, ``squarem`` and ``aitken`` go back to the best iterate of a sample, without its history,
-    up to three times where it meets NaN, grows or stagnates.
+    where it meets NaN, grows or stagnates: up to six times to the same one, with shorter steps each time.
 
     References
     ----------
