@@ -461,3 +461,20 @@ def test_unrolled_values_are_those_of_the_least_residual(how: dict[str, Any], ba
         torch.testing.assert_close(found.value, fixed_point(lambda x, W: x @ W + 1, x0, W, **how).value, rtol=0, atol=0)
         residual = torch.linalg.vector_norm(found.value @ W + 1 - found.value, dim=1)
     torch.testing.assert_close(torch.as_tensor(found.residual, dtype=torch.float64).reshape(-1), residual)
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "error", "message"),
+    [
+        ({"foo": 1}, TypeError, "method 'anderson' takes no option 'foo', only m, "),
+        ({"method": "newton"}, ValueError, "method must be one of 'picard', .*, got 'newton'"),
+        ({"method": "picard", "m": 3}, TypeError, "method 'picard' takes no option 'm', only damping"),
+        ({"m": 0}, ValueError, "m must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_of_the_adjoint_are_refused_before_f_is_called(adjoint: Any, error: Any, message: str) -> None:
+    def f(x: Any) -> Any:
+        raise AssertionError("f was called")
+
+    with pytest.raises(error, match=f"^fixed_point, adjoint: {message}"):
+        fixed_point(f, torch.zeros(2, 3), adjoint=adjoint)

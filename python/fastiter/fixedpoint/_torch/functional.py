@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from ..._check import check_choice, check_flag, count, positive, type_name
 from ..._torch.ops import refuse_transforms
 from .._functional import Method
+from .._methods import METHODS
 from .._result import FixedPointProgress, FixedPointSolution, Limits
 from .implicit import Problem, attach, differentiable_once
 from .layout import Map, checked_state
@@ -51,6 +52,9 @@ class Solver:
         )
         method = options.pop("method", self.method)
         own = self.options if method == self.method else {}
+        if given:
+            check_choice(f"{function}, adjoint", "method", method, tuple(METHODS))
+            METHODS[method].of(f"{function}, adjoint", {**own, **options})  # raises now, not in the backward pass
         return Solver(limits, method, {**own, **options})
 
     def adjoint(self, function: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
