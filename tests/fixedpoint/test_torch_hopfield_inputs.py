@@ -76,3 +76,12 @@ def test_one_batch_of_patterns_serves_all_rows() -> None:
     torch.testing.assert_close(layer((stored, state, stored), padding), layer((each, state, each), padding))
     lookup = HopfieldLayer(8, quantity=5, num_heads=2)
     assert lookup(state, padding).shape == (3, 4, 8) and lookup(state[:0], padding[:0]).shape == (0, 4, 8)
+
+
+def test_options_of_each_head_that_mean_nothing() -> None:
+    for wrong in (-1.0, 0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"^Hopfield: scaling must be finite and above 0, got \[1.0, "):
+            Hopfield(8, num_heads=2, scaling=torch.tensor([1.0, wrong]))
+    for steps in (torch.tensor([1.5, 2.0]), torch.tensor([True, False])):
+        with pytest.raises(TypeError, match=r"^Hopfield: update_steps_max must be a tensor of integers, got torch"):
+            Hopfield(8, num_heads=2, update_steps_max=steps)

@@ -210,6 +210,8 @@ class Hopfield(nn.Module):
             return
         if scaling.shape != (heads,):
             raise ValueError(f"Hopfield: scaling must have shape (num_heads,) = ({heads},), got {tuple(scaling.shape)}")
+        if not bool(((scaling > 0) & scaling.isfinite()).all()):
+            raise ValueError(f"Hopfield: scaling must be finite and above 0, got {scaling.tolist()}")
         if isinstance(scaling, nn.Parameter):
             self.__scaling = scaling
         else:
@@ -380,6 +382,8 @@ def _per_head(name: str, x: Any, heads: int) -> Any:
     if isinstance(x, Tensor):
         if x.shape != (heads,) or (name.endswith("eps") and not bool((x > 0).all())):
             raise ValueError(f"Hopfield: {name} must have shape (num_heads,) = ({heads},), positive if eps, got {x}")
+        if name == "update_steps_max" and (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+            raise TypeError(f"Hopfield: {name} must be a tensor of integers, got {x.dtype}")
         return x
     if name == "update_steps_max":
         return None if x is None else count("Hopfield", name, x)
