@@ -154,6 +154,13 @@ def test_monotone_deq_errors(arguments: dict[str, Any], error: Any, message: str
 
 
 def test_monotone_deq_errors_of_inputs() -> None:
+    layer, x = MonotoneDEQ(3, 4), torch.randn(2, 3)
+    layer(x)
+    assert layer.solution is not None
+    assert layer(x, layer.solution).shape == layer(x, layer.solution.value).shape == (2, 4)
+    for shape in ((2, 5), (1, 4), (4,)):
+        with pytest.raises(ValueError, match=r"^MonotoneDEQ: z0 must have shape \(2, 4\), got "):
+            layer(x, torch.zeros(shape))
     with pytest.raises(
         TypeError, match=r"^MonotoneDEQ: x must be a torch.Tensor of dtype torch.float32, got torch.float64"
     ):

@@ -159,15 +159,15 @@ class MonotoneDEQ(nn.Module):
         return (1 - self.m) * eye - a.mH @ a + b - b.mH
 
     @without_autocast
-    def forward(self, x: Tensor, z0: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, z0: Tensor | FixedPointSolution | None = None) -> Tensor:
         """Return z for the input.
 
         Parameters
         ----------
         x : Tensor (B, I), or (B, I, H, W)
             The input, in the dtype of the parameters.
-        z0 : Tensor, optional
-            The initial iterate in the shape of the result, by default zeros.
+        z0 : Tensor or FixedPointSolution, optional
+            The initial iterate in the shape of the result, such as ``solution``; by default zeros.
 
         Returns
         -------
@@ -185,6 +185,9 @@ class MonotoneDEQ(nn.Module):
         else:
             right = circular_conv(x, self.weight) + self.bias.view(-1, 1, 1)
             size = (x.shape[2], x.shape[3])
+        first = z0.value if isinstance(z0, FixedPointSolution) else z0
+        if isinstance(first, Tensor) and first.shape != right.shape:
+            raise ValueError(f"MonotoneDEQ: z0 must have shape {tuple(right.shape)}, got {tuple(first.shape)}")
         start = torch.zeros_like(right) if z0 is None else z0
         matrix, alpha = self.W(size), self.alpha
         if self.splitting == "forward-backward":
