@@ -421,7 +421,8 @@ def test_transforms_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself calls it
 def test_forward_mode_is_refused() -> None:
     x0, W, b = problem()
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError):
+    message = "^fixed_point: forward-mode derivatives are not supported"
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match=message):
         fixed_point(f, x0, torch.autograd.forward_ad.make_dual(W.detach(), W.detach()), b.detach())
 
 

@@ -80,6 +80,11 @@ class _Implicit(torch.autograd.Function):
             made = [u, *found]
         return (None, None, made[0] if ctx.needs_input_grad[2] else None, *made[1:])
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        name = ctx.problem.name
+        raise NotImplementedError(f"{name}: forward-mode derivatives are not supported; use torch.autograd.grad")
+
 
 def _sentence(problem: Problem) -> str:
     if not problem.exact:
