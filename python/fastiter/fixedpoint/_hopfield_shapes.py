@@ -101,7 +101,7 @@ class HopfieldSolution(Solution):
     >>> from fastiter.fixedpoint import hopfield_update
     >>> found = hopfield_update(np.array([[0.9, 0.1]]), np.eye(2), beta=20.0)
     >>> found.converged, found.steps, found.reason
-    (array([ True]), array([3]), 'converged')
+    (array([ True]), array([2]), 'converged')
     """
 
     def _failure(self) -> str | None:
