@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import fastiter
-from fastiter import mdp, quant, relax, ssm, tune
+from fastiter import bcd, fixedpoint, mdp, quant, relax, ssm, tune
 
 
 def normal(*shape: int) -> Any:
@@ -129,6 +129,35 @@ class Mdp(OneThread):
 
     def time_solve(self) -> None:
         self.process.solve()
+
+
+class Fixedpoint(OneThread):
+    """A contraction of 64 samples of 64 numbers, projections of as many rows, and updates of a Hopfield network."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.M, self.b = 0.5 * np.linalg.qr(normal(64, 64))[0], normal(64, 64)
+
+    def time_anderson(self) -> None:
+        fixedpoint.fixed_point(lambda x: np.tanh(x @ self.M + self.b), np.zeros_like(self.b), compact=False)
+
+    def time_simplex(self) -> None:
+        fixedpoint.prox.project_simplex(self.b)
+
+    def time_hopfield(self) -> None:
+        fixedpoint.hopfield_update(self.b, self.M, steps=4)
+
+
+class Bcd(OneThread):
+    """A lasso with 200 rows and 500 columns."""
+
+    def setup(self) -> None:
+        super().setup()
+        A = normal(200, 500)
+        self.problem = bcd.LeastSquares(A, A[:, :5].sum(axis=1), l1=20.0)
+
+    def time_solve(self) -> None:
+        bcd.bcd(self.problem, stop="gap", rtol=1e-6)
 
 
 class Tune(OneThread):
