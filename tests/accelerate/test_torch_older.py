@@ -94,9 +94,10 @@ def test_other_slow_paths(of: Any, path: str, by: str, training: bool) -> None:
     report = accelerate(module, return_report=True)[1]
     assert report.accelerated == {"": f"{of.__name__}, {path} by fastiter.torch.ssm.{by}"}
     found = results(module)
-    assert not torch.equal(found[0], expected[0])
+    # Sums of four taps have the same bits as theirs on some processors.
+    assert type(module) is not of and (of is ShortConv or not torch.equal(found[0], expected[0]))
     assert_close(found, expected)
-    assert restored_names(module) == [""]
+    assert restored_names(module) == [""] and type(module) is of
     assert all(torch.equal(x, y) for x, y in zip(results(module), expected, strict=True))
 
 
