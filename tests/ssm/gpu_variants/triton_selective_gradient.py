@@ -27,3 +27,5 @@ TRITON = [
     _backward("fp16", "starts", "time", "", False, False),
     _backward("fp64", "", "time", "D z bias", True, True),
 ]
+#: With Triton 3.6 two variants spill a pair of addresses or two.
+OLDER_SPILL = {"selective_bwd_kernel": 16}
