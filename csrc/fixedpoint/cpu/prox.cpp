@@ -16,7 +16,7 @@ template <class T> FASTITER_INLINE vec<T> smaller(vec<T> x, vec<T> y) { return s
 // is convex in tau, so that Newton's steps from a tau below the root rise to it, and end, as it is piecewise linear. They
 // stop where rounding lets none rise. active: groups that need a threshold; at: where to begin.
 template <class T, class Tile> FASTITER_INLINE vec<T> threshold(const Tile& t, vec<T> r, vec<T> at, mask<T> active) {
-    for (int64_t step = 0; any<T>(active); ++step) {
+    while (any<T>(active)) {
         vec<T> sum{}, count{};
         for (int64_t k = 0; k < t.steps; ++k) {
             const vec<T> above = t.tile[k] - at;
