@@ -42,7 +42,7 @@ def described() -> Record:
 
 
 def clocks() -> Record:
-    """What the driver says about the card."""
+    """The card's name, driver, clocks, power limit and modes, as nvidia-smi reports them."""
     fields = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,mig.mode.current,compute_mode"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -127,7 +127,7 @@ def linear_attention(dry: bool) -> Record:
 
 
 def selective_scan(dry: bool) -> Record:
-    """Of Mamba's size. PyPI has no wheels of its own kernels, so that there is no peer."""
+    """A selective scan of Mamba's size. Its own kernels come in no wheel, so that there is no peer."""
     batch, length, channels = (1, 5, 8) if dry else (8, 2048, 1536)
     u, delta = drawn(batch, channels, length, seed=0), drawn(batch, channels, length, seed=1).sigmoid()
     a, b, c = -drawn(channels, 16, seed=2).exp(), drawn(batch, 16, length, seed=3), drawn(batch, 16, length, seed=4)

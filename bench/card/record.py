@@ -1,4 +1,4 @@
-"""What a card's run has found so far: one JSON file per card, written anew after each record."""
+"""The results of a card so far: one JSON file per card, written anew after each record."""
 
 from __future__ import annotations
 

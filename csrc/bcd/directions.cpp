@@ -55,7 +55,7 @@ void solve_cholesky(const Vector& factor, size_t n, Vector& x) {
     }
 }
 
-// Of the losses and l2
+// The derivative by coordinate c of the losses and the l2 penalty, without l1
 double Solver::gradient_of(int32_t c) const {
     const double ridge = p_.s.l2[c] * x_[c];
     if (p_.loss == Loss::quadratic) return u_[size_t(c)] + ridge;

@@ -39,7 +39,7 @@ template <class T> struct HopfieldProblem {
     const T* beta = nullptr; // (batch, head)
 };
 
-// Of what one update of each query computed, for the gradient: the largest z (0 where there is none), and 1 / sum of
+// Numbers that one update of each query leaves for the gradient: the largest z (0 where there is none), and 1 / sum of
 // exp(z - largest) (0 where there is none)
 template <class T> struct Softmax {
     T *largest = nullptr, *inverse = nullptr; // (step, batch, head, query)

@@ -212,7 +212,7 @@ template <class T> FASTITER_INLINE void entropy(vec<T> (&y)[kSide], T a, T log_a
     }
 }
 
-// What a group's operator needs that is the same for all: made once for each thread
+// Constants of an operator that all groups share: made once for each thread
 template <class T, Prox P> FASTITER_INLINE auto prepared(const Groups<T>& g) {
     if constexpr (P == Prox::softmax_entropy)
         return SoftmaxEntropy<T>(g);

@@ -1,4 +1,4 @@
-"""What the methods for monotone inclusions share: points, steps, the end, the result.
+"""Shared by the methods for monotone inclusions: points, steps, the end, the result.
 
 Points are arrays, tensors, or tuples of these; the methods use no operations but those that both kinds have.
 """
@@ -146,7 +146,7 @@ class Ends(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a step of a method yields: the point it would return, the residual, and the totals so far."""
+    """One step of a method: the point it would return, the residual, and the totals so far."""
 
     value: Any
     residual: float

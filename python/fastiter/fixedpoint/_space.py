@@ -1,4 +1,4 @@
-"""What the methods need of arrays, so that the same code runs on NumPy arrays and on tensors."""
+"""Operations of arrays that the methods use, so that the same code runs on NumPy arrays and on tensors."""
 
 from __future__ import annotations
 

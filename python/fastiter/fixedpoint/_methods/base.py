@@ -1,4 +1,4 @@
-"""What all methods have: options as fields, a memory of the samples, and copies for warm starts."""
+"""The base of all methods: options as fields, a memory of the samples, and copies for warm starts."""
 
 from __future__ import annotations
 
