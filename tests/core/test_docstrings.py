@@ -118,3 +118,37 @@ def test_public_names_are_documented() -> None:
                     broken[f"{name}.{each}"] = found
     assert broken == {}
     assert torch.__name__ and len(seen) > 230
+
+
+def _own_methods(cls: type) -> dict[str, Any]:
+    """Return the public methods and properties of a class that are the library's, those of its bases included."""
+    found = {}
+    for name in (
+        name for name in dir(cls) if not name.startswith("_") and name != "extra_repr"
+    ):  # torch prints that one
+        raw, value = inspect.getattr_static(cls, name), getattr(cls, name)
+        function = inspect.unwrap(raw.fget if isinstance(raw, property) else getattr(value, "__func__", value))
+        if callable(function) and str(getattr(function, "__module__", "")).startswith("fastiter"):
+            found[name] = value
+    return found
+
+
+def test_methods_of_public_classes_are_documented() -> None:
+    """All arguments with their types, and all results; examples and references are the class's."""
+    pytest.importorskip("torch")
+    classes = {
+        public
+        for module in map(importlib.import_module, modules())
+        for public in (getattr(module, name) for name in getattr(module, "__all__", ()))
+        if isinstance(public, type)
+    }
+    seen, broken = 0, {}
+    for cls in classes:
+        for name, method in _own_methods(cls).items():
+            seen += 1
+            rules = [] if isinstance(method, property) else faults(method)
+            found = [rule for rule in rules if rule[:2] in ("PR", "RT")]
+            if not inspect.getdoc(method) or found:
+                broken[f"{cls.__name__}.{name}"] = found
+    assert broken == {}
+    assert seen > 250

@@ -182,3 +182,55 @@ _PARTS = {
 def documented_layer(**others: str) -> Callable[[F], F]:
     """Return a decorator that fills the docstring of a module by the parts above; see :func:`documented_by`."""
     return documented_by(_PARTS, **others)
+
+
+#: Parts that the docstrings of forward have in common in recurrent layers
+FORWARD = {
+    "input": """
+        input : Tensor or PackedSequence
+            The input, with the dtype of the parameters and at least one step. Only the valid steps of a PackedSequence
+            are computed.
+        """,
+    "steps": """
+        *unnamed : None
+            The place of an argument of older versions of torch; nothing else is accepted.
+        reset : Tensor, optional
+            bool (T, B), or (B, T) if batch_first, or (T,): steps at which a new sequence starts, in every layer. The
+            forward direction drops the states that enter these steps, the reverse direction those that leave them.
+        lengths : integers (B,), optional
+            Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
+        cu_seqlens : integers (S + 1,), optional
+            Bounds of S sequences that are concatenated in input (M, I); in the states, B is S.
+        """,
+    "output": """
+        output : Tensor or PackedSequence
+            The last layer's h at each step, with both directions concatenated.
+        """,
+    "errors": """
+        Raises
+        ------
+        RuntimeError, ValueError, TypeError
+            For a wrong shape, dtype or type of an argument, with the exception classes of torch.nn.
+        BackendError
+            For tensors on a device other than that of the parameters, or on one without kernels.
+        """,
+}
+#: The sections of a layer whose state is h alone, from Parameters to Raises, with places for the parts above
+ONE_STATE = {
+    "one_state": """
+        Parameters
+        ----------
+        %(input)s
+        hx : Tensor, or a tuple of one, optional
+            h (layers * directions, B, H), without B for unbatched input. None: zeros.
+        %(steps)s
+
+        Returns
+        -------
+        %(output)s
+        h : Tensor
+            The state after the last step of each row, shaped like hx.
+
+        %(errors)s
+        """
+}

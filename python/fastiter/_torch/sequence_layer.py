@@ -100,7 +100,21 @@ class SequenceLayer(nn.Module):
         return y.masked_fill(padding, 0), self._state(last)
 
     def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Return output (B, hidden_size) and state after one more step with input (B, I), or both without B.
+        """Return output and state after one more step.
+
+        Parameters
+        ----------
+        input : Tensor (B, I) or (I,)
+            The input of the step.
+        state : Tensor or tuple of Tensor, optional
+            The state as forward takes and returns it, zeros by default.
+
+        Returns
+        -------
+        output : Tensor (B, hidden_size) or (hidden_size,)
+            The output of the step.
+        state : Tensor or tuple of Tensor
+            The state after the step.
 
         Raises
         ------

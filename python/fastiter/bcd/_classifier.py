@@ -78,7 +78,22 @@ class LogisticRegression(Estimator):
         self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Fit the model, and return it."""
+        """Fit the model, and return it.
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+        y : (n,)
+            The class of each sample.
+        sample_weight : (n,), optional
+            A weight for each sample, ones by default.
+
+        Returns
+        -------
+        estimator
+            The estimator itself.
+        """
         X, y = self._read(X, y)
         from sklearn.utils.multiclass import check_classification_targets
 
@@ -120,25 +135,73 @@ class LogisticRegression(Estimator):
         return {"blocks": blocks, "rule": "gsd", "update": "newton", "max_steps": self.max_iter}
 
     def decision_function(self, X: Any) -> Array:
-        """Return ``X coef_ + intercept_``: (n,) for two classes, else (n, classes)."""
+        """Return ``X coef_ + intercept_``: (n,) for two classes, else (n, classes).
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+
+        Returns
+        -------
+        ndarray
+            The score of each sample: positive for the second of two classes.
+        """
         scores = self._scores(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict_proba(self, X: Any) -> Array:
-        """Return the probability of each class, (n, classes)."""
+        """Return the probability of each class, (n, classes).
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+
+        Returns
+        -------
+        ndarray (n, classes)
+            Rows that sum to 1, in the order of ``classes_``.
+        """
         z = self._scores(X)
         z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
         e = np.exp(z - z.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
 
     def predict(self, X: Any) -> Array:
-        """Return the most probable class of each row of X."""
+        """Return the most probable class of each row of X.
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+
+        Returns
+        -------
+        ndarray (n,)
+            The predictions, in float64.
+        """
         scores = self.decision_function(X)
         chosen = (scores > 0).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)
         return np.asarray(self.classes_[chosen])
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the share of right predictions."""
+        """Return the share of right predictions.
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+        y : (n,)
+            The class of each sample.
+        sample_weight : (n,), optional
+            A weight for each sample, ones by default.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+        """
         scikit_learn(self)
         from sklearn.metrics import accuracy_score
 

@@ -23,11 +23,33 @@ class Estimator:
         return list(inspect.signature(cls).parameters)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters by name; ``deep`` has no effect, as none is an estimator."""
+        """Return the parameters by name.
+
+        Parameters
+        ----------
+        deep : bool
+            No effect, as no parameter is an estimator.
+
+        Returns
+        -------
+        dict
+            The arguments of the class, with their values.
+        """
         return {name: getattr(self, name) for name in self._names()}
 
     def set_params(self, **params: Any) -> Any:
-        """Set parameters by name, and return the estimator."""
+        """Set parameters by name.
+
+        Parameters
+        ----------
+        **params
+            New values of arguments of the class.
+
+        Returns
+        -------
+        estimator
+            The estimator itself.
+        """
         for name, value in params.items():
             if name not in self._names():
                 expected = ", ".join(self._names())

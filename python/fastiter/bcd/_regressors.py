@@ -32,7 +32,22 @@ class _Regressor(Estimator):
         raise NotImplementedError
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Fit the model, and return it."""
+        """Fit the model, and return it.
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+        y : (n,)
+            The targets.
+        sample_weight : (n,), optional
+            A weight for each sample, ones by default.
+
+        Returns
+        -------
+        estimator
+            The estimator itself.
+        """
         X, y = self._read(X, y, y_numeric=True)
         y = np.asarray(y, np.float64)
         weights = self._weights(sample_weight, X)
@@ -78,11 +93,37 @@ class _Regressor(Estimator):
         return np.asarray(found.value)
 
     def predict(self, X: Any) -> Array:
-        """Return the predictions for the rows of X."""
+        """Return the predictions for the rows of X.
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+
+        Returns
+        -------
+        ndarray (n,)
+            The predictions, in float64.
+        """
         return self._scores(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the coefficient of determination R^2 of the predictions."""
+        """Return the coefficient of determination R^2 of the predictions.
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+        y : (n,)
+            The targets.
+        sample_weight : (n,), optional
+            A weight for each sample, ones by default.
+
+        Returns
+        -------
+        float
+            1 for exact predictions, 0 for those of the mean.
+        """
         scikit_learn(self)
         from sklearn.metrics import r2_score
 

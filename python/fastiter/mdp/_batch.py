@@ -104,16 +104,20 @@ class MDPBatch:
 
         Parameters
         ----------
-        method
+        method : str
             As for :meth:`MDP.solve`.
-        tol, stop, max_steps
+        tol : float
             As for :meth:`MDP.solve`, for each model.
+        stop : str
+            Likewise.
+        max_steps : int
+            Likewise.
         value0 : (S,) or (B, S)
             The first values of all models, or of each.
-        callback
+        callback : callable, optional
             Called at each check of each model, one model after the other; if it returns True, this model's solution
             ends.
-        throw
+        throw : bool
             Raise if one does not converge, instead of a warning.
         **options
             Further options of :meth:`MDP.solve`, such as ``order`` or ``policy_sweeps``.

@@ -157,38 +157,38 @@ class MDP:
 
         Parameters
         ----------
-        method
+        method : str
             "vi", value iteration; "gs", the same in place, state after state; "ps", prioritized sweeping; "pi", policy
             iteration; "mpi", modified policy iteration; "ipi", inexact policy iteration; "anderson", "anchored" and
             "deflated", variants of value iteration. "auto": "gs" from the states that are never left, if there are any;
             else "mpi", or "ipi" from gamma 0.995 on. ``docs/mdp`` compares them.
-        tol
+        tol : float
             The width of the bounds at which it has converged; where gamma is 1, the largest change of a sweep.
-        stop
+        stop : str
             "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from the largest
             absolute change alone, which take many more sweeps.
-        max_steps
+        max_steps : int
             The most sweeps over all states.
         value0 : (S,)
             The first values, in the dtype of P; those of a similar process save sweeps. By default a lower bound on V*,
             the worth of earning the least of the states' best rewards for ever; 0 where gamma is 1. Others are refused
             there if a cycle earns nothing, as V = T V then has many solutions.
-        order
+        order : str or (S,) of integers
             For "gs": "bfs" is by distance to the states that are never left (ascending if there are none); "symmetric"
             is ascending and descending in turn; or an array of states.
-        exact_diag
+        exact_diag : bool
             For "gs": solve for the probability of staying in a state.
-        omega
+        omega : float
             For "gs": the relaxation factor, in (0, 2).
-        policy_sweeps
+        policy_sweeps : int
             For "mpi": sweeps of each policy's operator.
-        alpha
+        alpha : float
             For "ipi": how far the residual of a policy's values has to fall, in (0, 1).
-        window
+        window : int
             For "anderson": how many differences of iterates are combined.
-        callback
+        callback : callable, optional
             Called at each check with a :class:`MDPProgress`; if it returns True, the solution ends.
-        throw
+        throw : bool
             Raise if it does not converge, instead of a warning.
 
         Returns

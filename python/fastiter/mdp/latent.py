@@ -62,7 +62,15 @@ class LatentMDP(NamedTuple):
 
     @classmethod
     def of(cls, transitions: Array, rewards: Array) -> LatentMDP:
-        """Return the process of kernels (M, S, A, S) whose next state alone is seen, and rewards (M, S, A)."""
+        """Return the process of kernels (M, S, A, S) whose next state alone is seen, and rewards (M, S, A).
+
+        Parameters
+        ----------
+        transitions : float64 (M, S, A, S)
+            The probabilities of the next states, for each context.
+        rewards : float64 (M, S, A)
+            The expected rewards.
+        """
         check_array("LatentMDP.of", "transitions", transitions, ("float64",))
         if transitions.ndim != 4 or 0 in transitions.shape or transitions.shape[1] != transitions.shape[3]:
             raise ValueError(f"LatentMDP.of: transitions must have shape (M, S, A, S), got {transitions.shape}")
@@ -71,7 +79,13 @@ class LatentMDP(NamedTuple):
 
     @classmethod
     def bandit(cls, means: Array) -> LatentMDP:
-        """Return a bandit whose arms have rewards 0 or 1 with the means (M, A), which are seen."""
+        """Return a bandit whose arms have rewards 0 or 1 with the means (M, A), which are seen.
+
+        Parameters
+        ----------
+        means : float64 (M, A)
+            The mean reward of each arm in each context, from 0 to 1.
+        """
         check_array("LatentMDP.bandit", "means", means, ("float64",))
         if means.ndim != 2 or 0 in means.shape or not ((means >= 0) & (means <= 1)).all():
             raise ValueError(f"LatentMDP.bandit: means must be (M, A) from 0 to 1, got shape {means.shape}")

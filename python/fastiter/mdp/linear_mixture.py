@@ -95,7 +95,18 @@ class LinearMixture:
         return bool(self._log_det - self._log_det_at_plan > np.log(2))
 
     def expectations(self, value: Array) -> Array:
-        """Return phi_V(s, a), (S, A, d), of values (S,)."""
+        """Return the features of a value function, phi_V(s, a).
+
+        Parameters
+        ----------
+        value : float64 (S,)
+            V, from 0 to H.
+
+        Returns
+        -------
+        float64 (S, A, d)
+            The expectation of V(s') under each of the d kernels.
+        """
         return self._expectations(self._values("expectations", "value", value))
 
     def _expectations(self, value: Array) -> Array:
@@ -131,7 +142,18 @@ class LinearMixture:
         self._sum += x * (value[next_state] / variance)
 
     def uncertainty(self, value: Array) -> Array:
-        """Return |phi_V(s, a)| in the norm of precision^-1, (S, A)."""
+        """Return the norm of phi_V(s, a) in precision^-1.
+
+        Parameters
+        ----------
+        value : float64 (S,)
+            V, from 0 to H.
+
+        Returns
+        -------
+        float64 (S, A)
+            How uncertain the regression is of V(s').
+        """
         return self._widths(self._expectations(self._values("uncertainty", "value", value)))
 
     def _widths(self, x: Array) -> Array:
@@ -152,6 +174,11 @@ class LinearMixture:
             The smallest variance.
         bonus : float or (S, A)
             What is added for the errors of both regressions.
+
+        Returns
+        -------
+        float64 (S, A)
+            The variances, at least ``least``.
         """
         v = self._values("variance", "value", value)
         if not isinstance(squares, LinearMixture):
@@ -170,7 +197,18 @@ class LinearMixture:
         return found
 
     def exploration_rewards(self, target: Array) -> Array:
-        """Return pseudo-rewards min(1, uncertainty) / H, (S, A): where steps teach most about the target's values."""
+        """Return pseudo-rewards min(1, uncertainty) / H: where steps teach most about the target's values.
+
+        Parameters
+        ----------
+        target : float64 (S,)
+            The values, from 0 to H.
+
+        Returns
+        -------
+        float64 (S, A)
+            The pseudo-rewards.
+        """
         rewards: Array = np.minimum(self.uncertainty(target), 1) / self.horizon
         return rewards
 

@@ -29,6 +29,26 @@ class Comparable:
     codes: Array
     fmt: Fixed
 
+    def to_float(self) -> npt.NDArray[np.float64]:
+        """Return the values as floats.
+
+        Returns
+        -------
+        ndarray of float64
+            Rounded to nearest where a code has more than 53 bits.
+        """
+        return as_floats(self.codes, self.fmt)
+
+    def to_fractions(self) -> Array:
+        """Return the exact values.
+
+        Returns
+        -------
+        ndarray of object
+            Numbers of the type :class:`fractions.Fraction`.
+        """
+        return as_fractions(self.codes, self.fmt)
+
     def _compared(self, other: object, op: Callable[[Any, Any], Any]) -> Any:
         theirs = (other.codes, other.fmt) if isinstance(other, Comparable) else _numbers_of(other)
         return _compared((self.codes, self.fmt), theirs, op)

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from .._check import refuse_mask, type_name
 from . import _growth as growth
 from ._check import FormatLike, check_floats, check_format
-from ._comparison import Comparable, as_floats, as_fractions
+from ._comparison import Comparable
 from ._fixed_kernels import as_matrices, assigned_fraction, matmul_codes, product_shape
 from ._formats import Fixed
-from ._growth import Grown, Shape, code_dtype, convert, grown, magnitude, wrapped
+from ._growth import Grown, Shape, code_dtype, convert, grown, magnitude, places_of, shifted, wrapped
 from ._quantize import encode
 
 Array = npt.NDArray[Any]
@@ -120,17 +120,10 @@ class FixedArray(Comparable):
         Returns
         -------
         FixedArray
+            The numbers in the new format.
         """
         checked = check_fixed("astype", "fmt", fmt)
         return made(_assigned("astype", self, checked), checked)
-
-    def to_float(self) -> npt.NDArray[np.float64]:
-        """Return the values as float64, rounded to nearest where a code has more than 53 bits."""
-        return as_floats(self.codes, self.fmt)
-
-    def to_fractions(self) -> Array:
-        """Return the values as an array of :class:`fractions.Fraction`."""
-        return as_fractions(self.codes, self.fmt)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -167,15 +160,43 @@ class FixedArray(Comparable):
         return made(self.codes.T, self.fmt)
 
     def reshape(self, *shape: Any) -> FixedArray:
-        """Return the same numbers in another shape, a view if NumPy makes one."""
+        """Return the same numbers in another shape.
+
+        Parameters
+        ----------
+        *shape : int or tuple of int
+            As for ndarray.reshape.
+
+        Returns
+        -------
+        FixedArray
+            A view if NumPy makes one.
+        """
         return made(self.codes.reshape(*shape), self.fmt)
 
     def transpose(self, *axes: Any) -> FixedArray:
-        """Return a view with its axes in another order."""
+        """Return a view with its axes in another order.
+
+        Parameters
+        ----------
+        *axes : int or tuple of int
+            As for ndarray.transpose.
+
+        Returns
+        -------
+        FixedArray
+            The view.
+        """
         return made(self.codes.transpose(*axes), self.fmt)
 
     def copy(self) -> FixedArray:
-        """Return a copy."""
+        """Return a copy.
+
+        Returns
+        -------
+        FixedArray
+            The same numbers in memory of their own.
+        """
         return made(self.codes.copy(), self.fmt)
 
     def __len__(self) -> int:
@@ -257,10 +278,10 @@ class FixedArray(Comparable):
         return self.copy()
 
     def __lshift__(self, places: int) -> FixedArray:
-        return _shifted(self, _places("a << n", places))
+        return made(shifted(self.codes, self.fmt, places_of("a << n", places)), self.fmt)
 
     def __rshift__(self, places: int) -> FixedArray:
-        return _shifted(self, -_places("a >> n", places))
+        return made(shifted(self.codes, self.fmt, -places_of("a >> n", places)), self.fmt)
 
     def __matmul__(self, other: Any) -> FixedArray:
         if not isinstance(other, FixedArray):
@@ -386,19 +407,3 @@ def _quotient(x: object, y: object) -> FixedArray:
         whole = (magnitude(a.codes) << np.uint64(max(b.fmt.fraction, 0))) // magnitude(b.codes)
         signed = np.asarray(np.where((a.codes < 0) != (b.codes < 0), -whole, whole))
     return made(signed.astype(code_dtype(fmt.width, fmt.signed)), fmt)
-
-
-def _places(what: str, n: object) -> int:
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
-        raise TypeError(f"FixedArray: n in {what} must be an int, got {type_name(n)}")
-    return int(n)
-
-
-def _shifted(a: FixedArray, places: int) -> FixedArray:
-    width = 8 * a.codes.dtype.itemsize
-    n = a.codes.dtype.type(min(abs(places), width - 1))
-    if places < 0:
-        codes = np.asarray(a.codes >> n) if a.fmt.signed or -places < width else np.zeros_like(a.codes)
-    else:
-        codes = np.asarray(a.codes << n) if places < width else np.zeros_like(a.codes)
-    return made(wrapped(codes, a.fmt), a.fmt)

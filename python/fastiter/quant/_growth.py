@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._check import type_name
 from ._formats import Fixed
 from ._modes import ROUNDINGS, is_symmetric, overflow_of
 
@@ -142,3 +143,21 @@ def magnitude(codes: Array) -> Array:
     """Return the magnitudes as uint64."""
     wide = codes.astype(np.int64).view(np.uint64) if codes.dtype.kind == "i" else codes.astype(np.uint64)
     return np.asarray(np.where(codes < 0, -wide, wide))
+
+
+def places_of(what: str, n: object) -> int:
+    """Check the number of places of a shift."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"FixedArray: n in {what} must be an int, got {type_name(n)}")
+    return int(n)
+
+
+def shifted(codes: Array, fmt: Fixed, places: int) -> Array:
+    """Return codes shifted to the left, or to the right by ``-places``, in the same format."""
+    width = 8 * codes.dtype.itemsize
+    n = codes.dtype.type(min(abs(places), width - 1))
+    if places < 0:
+        moved = np.asarray(codes >> n) if fmt.signed or -places < width else np.zeros_like(codes)
+    else:
+        moved = np.asarray(codes << n) if places < width else np.zeros_like(codes)
+    return wrapped(moved, fmt)

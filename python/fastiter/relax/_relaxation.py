@@ -251,6 +251,11 @@ class Relaxation:
         x, b : (n,), (n, k), (batch, n) or (*grid)
             As x0 and b of :meth:`solve`.
 
+        Returns
+        -------
+        ndarray
+            The residual, shaped like b.
+
         Raises
         ------
         TypeError, ValueError
@@ -298,7 +303,7 @@ class Relaxation:
         return f"{self._function}.{method}" if self._function == "Relaxation" else self._function
 
     def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
-        adaptive, own_b = self._adaptive(), self._own_rhs(function, b)
+        adaptive, own_b = self._adaptive(), _vectors.rhs_inside(function, self._system, b)
 
         def step(x: Array, count: int) -> Array:
             self._sweep(x, own_b, count, omega=adaptive.omega if adaptive else None)
@@ -309,10 +314,6 @@ class Relaxation:
 
         run = Run(step, self.method, omega, adaptive.observe if adaptive else None)
         return iterate(function, self._system, run, b, x0, limits)
-
-    def _own_rhs(self, function: str, b: object) -> Array:
-        """Check a right-hand side and return it in the kernels' layout."""
-        return _vectors.inside(self._system, _vectors.check_vectors(function, self._system, b, None)[0])
 
     def _adaptive(self) -> Adaptive | None:
         """Return the object that chooses omega during a solution; None if omega stays fixed."""
@@ -338,6 +339,11 @@ class Relaxation:
         ----------
         r : (n,) or (n, k)
             The vectors, of any dtype.
+
+        Returns
+        -------
+        ndarray
+            The result, shaped like r.
 
         Raises
         ------
@@ -369,6 +375,11 @@ class Relaxation:
         r : (n,) or (n, k)
             As for :meth:`matvec`.
 
+        Returns
+        -------
+        ndarray
+            The result, shaped like r.
+
         Raises
         ------
         ValueError
@@ -385,6 +396,11 @@ class Relaxation:
 
         Its shape is that of the inverse, and for a batch that of the block diagonal matrix: see :meth:`matvec`. For
         other matrices SciPy takes the relaxation itself.
+
+        Returns
+        -------
+        scipy.sparse.linalg.LinearOperator
+            M^-1.
         """
         from scipy.sparse.linalg import LinearOperator
 

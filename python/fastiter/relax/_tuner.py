@@ -117,12 +117,17 @@ class Tuner:
         self._learner.update(max(taken - 1, 0.0))
 
     def probabilities(self, context: float | None = None) -> Array:
-        """Return the probability (arms,) of drawing each arm next, without drawing.
+        """Return the probability of drawing each arm next, without drawing.
 
         Parameters
         ----------
         context : float, optional
             As for :meth:`predict`.
+
+        Returns
+        -------
+        ndarray (arms,)
+            The probabilities.
 
         Raises
         ------
@@ -134,7 +139,13 @@ class Tuner:
         return p
 
     def state(self) -> dict[str, Array]:
-        """Return copies of all arrays of the learner: what it has learned, and the position of its draws."""
+        """Return copies of all arrays of the learner: what it has learned, and the position of its draws.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The arrays by name.
+        """
         return {"arms": self.arms.copy(), **{name: array.copy() for name, array in self._arrays.items()}}
 
     def load(self, state: dict[str, Array]) -> None:

@@ -88,6 +88,11 @@ def inside(system: System, x: Array) -> Array:
     return own if own.flags.aligned else own.copy()
 
 
+def rhs_inside(function: str, system: System, b: object) -> Array:
+    """Check a right-hand side and return it in the kernels' layout."""
+    return inside(system, check_vectors(function, system, b, None)[0])
+
+
 def outside(system: System, x: Array) -> Array:
     """Return an array in the kernels' layout in the shape that :func:`inside` got."""
     if system.grid is not None:

@@ -351,7 +351,7 @@ def _check_relaxation(function: str, relaxation: object) -> None:
 
 def _on_sweeps(function: str, relaxation: Relaxation, accelerate: Callable[[Array, Array], Array], b: object) -> Step:
     """Return the steps that ``accelerate`` makes of x and the sweep from it."""
-    own_b = relaxation._own_rhs(function, b)
+    own_b = _vectors.rhs_inside(function, relaxation._system, b)
 
     def step(x: Array, count: int) -> Array:
         for _ in range(count):

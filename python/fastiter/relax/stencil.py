@@ -105,7 +105,13 @@ class Stencil:
             yield 2 + 2 * axis, lower, upper
 
     def tocsr(self) -> Any:
-        """Return the equivalent matrix as a scipy.sparse.csr_array; the rows of given points are empty."""
+        """Return the equivalent sparse matrix.
+
+        Returns
+        -------
+        scipy.sparse.csr_array
+            The matrix; the rows of given points are empty.
+        """
         from scipy.sparse import csr_array
 
         index, wide = np.arange(self.shape[0]).reshape(self.grid), self._wide()
@@ -119,7 +125,13 @@ class Stencil:
         return csr_array(entries, self.shape)
 
     def toarray(self) -> Array:
-        """Return the equivalent matrix, dense, with zeros in the rows of given points."""
+        """Return the equivalent dense matrix.
+
+        Returns
+        -------
+        ndarray (points, points)
+            The matrix, with zeros in the rows of given points.
+        """
         index, wide = np.arange(self.shape[0]).reshape(self.grid), self._wide()
         A = np.zeros(self.shape, self.dtype)
         for number, here, there in self._entries():

@@ -81,7 +81,7 @@ class Chebyshev:
 
         Parameters
         ----------
-        b, x0
+        b, x0 : Tensor
             As for :meth:`Relaxation.solve`.
         %(limits)s one sweep
 

@@ -133,7 +133,17 @@ class Relaxation:
         return self._chooser.omega
 
     def sweep(self, x: Tensor, b: Tensor, sweeps: int = 1, *, backward: bool = False) -> None:
-        """Sweep x in place, `sweeps` times; `backward`: from the last colour to the first. Never synchronizes."""
+        """Sweep x in place, without a synchronization.
+
+        Parameters
+        ----------
+        x, b : Tensor (n,), (n, k), (batch, n) or (*grid)
+            The iterate and the right-hand side.
+        sweeps : int
+            How many times.
+        backward : bool
+            From the last colour to the first.
+        """
         function = "Relaxation.sweep"
         times = _vectors.count(function, "sweeps", sweeps)
         check_flag(function, "backward", backward)
@@ -158,7 +168,18 @@ class Relaxation:
             x.copy_(found.reshape(x.shape))
 
     def residual(self, x: Tensor, b: Tensor) -> Tensor:
-        """Return b - A x."""
+        """Return b - A x.
+
+        Parameters
+        ----------
+        x, b : Tensor (n,), (n, k), (batch, n) or (*grid)
+            The iterate and the right-hand side.
+
+        Returns
+        -------
+        Tensor
+            The residual, shaped like b.
+        """
         self._check("Relaxation.residual", b, x, "x")
         x, b = x.detach(), b.detach()
         if self._host is not None:

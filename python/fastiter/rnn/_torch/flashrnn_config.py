@@ -241,7 +241,13 @@ class FlashRNNConfig:
             raise ValueError(f"flashrnn: initial_val must have {states} numbers, one for each state, got {len(value)}")
 
     def initial_values(self) -> tuple[float, ...]:
-        """Return one initial value for each state."""
+        """Return the initial value of each state.
+
+        Returns
+        -------
+        tuple of float
+            One number for each state of the function.
+        """
         value = self.initial_val
         return (float(value),) * FUNCTIONS[self.function].states if isinstance(value, (int, float)) else tuple(value)
 

@@ -14,10 +14,9 @@ from ...fixedpoint._torch.nn.hopfield_layers import HopfieldLayer, HopfieldPooli
 from ...fixedpoint._torch.nn.monotone_dbm import MonotoneDBM
 from ...fixedpoint._torch.nn.monotone_deq import MonotoneDEQ
 from ...newton._torch.nn import ParaGRU, ParaLSTM
+from ...quant._torch.nn.elementwise import QuantAdd, QuantAffine
 from ...quant._torch.nn.format_quantizers import FormatQuantizer, GradientQuantizer
 from ...quant._torch.nn.layers import (
-    QuantAdd,
-    QuantAffine,
     QuantBatchNorm1d,
     QuantBatchNorm2d,
     QuantConv2d,

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ...._check import check_flag, count, positive
 from .hopfield_checks import check_masks, check_patterns, parts_of
 from .hopfield_core import HopfieldCore, Sizes, Static, Updates
+from .hopfield_views import Association
 
 
-class Hopfield(nn.Module):
+class Hopfield(Association, nn.Module):
     """Z = softmax(beta R W_Q (Y W_K)^T) Y W_V: retrieve from stored patterns Y by states R, after updates of R W_Q.
 
     The constructor's arguments, the shapes and the state_dict are those of hopfield-layers, whose checkpoints load.
@@ -260,30 +261,15 @@ class Hopfield(nn.Module):
             True where a pattern is not retrieved.
         association_mask : Tensor (L, S) or (B H, L, S), optional
             Likewise for each query; floats are added to the products.
+
+        Returns
+        -------
+        Tensor (B, L, output_size)
+            The retrieved values.
         """
         z = self._associate(input, stored_pattern_padding_mask, association_mask)[0]
         z = z if self._batch_first else z.transpose(0, 1)
         return z if self.association_activation is None else self.association_activation(z)  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def get_association_matrix(
-        self,
-        input: Tensor | Sequence[Tensor],
-        stored_pattern_padding_mask: Tensor | None = None,
-        association_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weights of the stored patterns for each query, (B, H, L, S)."""
-        return self._associate(input, stored_pattern_padding_mask, association_mask)[1]
-
-    @torch.no_grad()
-    def get_projected_pattern_matrix(
-        self,
-        input: Tensor | Sequence[Tensor],
-        stored_pattern_padding_mask: Tensor | None = None,
-        association_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return the values that are retrieved, (B, H, S, pattern_size)."""
-        return self._associate(input, stored_pattern_padding_mask, association_mask)[2]
 
     @property
     def batch_first(self) -> bool:
@@ -301,14 +287,13 @@ class Hopfield(nn.Module):
         """The widths of patterns, heads and output."""
         return self.association_core.sizes
 
-    input_size = state_pattern_dim = property(lambda self: self.sizes.state)
-    hidden_size = property(lambda self: self.sizes.head)
-    output_size = property(lambda self: self.sizes.out)
-    pattern_size = property(lambda self: self.sizes.value)
-    stored_pattern_dim = property(lambda self: self.sizes.stored)
-    pattern_projection_dim = property(lambda self: self.sizes.projection)
-    update_steps_max = property(lambda self: self._updates.most)
-    update_steps_eps = property(lambda self: self._updates.eps)
+    state_pattern_dim = property(lambda self: self.sizes.state, doc="The width of the state patterns.")
+    stored_pattern_dim = property(lambda self: self.sizes.stored, doc="The width of the stored patterns.")
+    pattern_projection_dim = property(lambda self: self.sizes.projection, doc="The width that values come from.")
+
+    @property
+    def _association(self) -> Hopfield:
+        return self
 
 
 _FLAGS = (

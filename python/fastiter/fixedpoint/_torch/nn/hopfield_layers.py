@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...._check import check_flag, count
 from .hopfield import Hopfield
 from .hopfield_checks import parts_of
+from .hopfield_views import Association
 
 #: Arguments after input_size that are in the same places in all of hopfield-layers' modules
 _SHARED = 7
@@ -23,7 +24,7 @@ def _rest(name: str, more: tuple[Any, ...], options: dict[str, Any]) -> dict[str
     return options
 
 
-class _Learned(nn.Module):
+class _Learned(Association, nn.Module):
     """A Hopfield layer some of whose patterns are parameters."""
 
     hopfield: Hopfield
@@ -54,27 +55,12 @@ class _Learned(nn.Module):
         """Return stored patterns, states and pattern projections."""
         raise NotImplementedError
 
-    def get_association_matrix(
-        self,
-        input: Tensor | Sequence[Tensor],
-        stored_pattern_padding_mask: Tensor | None = None,
-        association_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return the weights of the stored patterns for each query, (B, H, L, S)."""
-        return self.hopfield.get_association_matrix(
-            self._patterns(input), stored_pattern_padding_mask, association_mask
-        )
+    def _associate(self, input: Any, padding: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.hopfield._associate(self._patterns(input), padding, mask)
 
-    def get_projected_pattern_matrix(
-        self,
-        input: Tensor | Sequence[Tensor],
-        stored_pattern_padding_mask: Tensor | None = None,
-        association_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return the values that are retrieved, (B, H, S, pattern_size)."""
-        return self.hopfield.get_projected_pattern_matrix(
-            self._patterns(input), stored_pattern_padding_mask, association_mask
-        )
+    @property
+    def _association(self) -> Hopfield:
+        return self.hopfield
 
     @property
     def batch_first(self) -> bool:
@@ -86,13 +72,10 @@ class _Learned(nn.Module):
         """The number of learned patterns."""
         return self._quantity
 
-    scaling = property(lambda self: self.hopfield.scaling)
-    input_size = property(lambda self: self.hopfield.input_size)
-    hidden_size = property(lambda self: self.hopfield.hidden_size)
-    output_size = property(lambda self: self.hopfield.output_size)
-    pattern_size = property(lambda self: self.hopfield.pattern_size)
-    update_steps_max = property(lambda self: self.hopfield.update_steps_max)
-    update_steps_eps = property(lambda self: self.hopfield.update_steps_eps)
+    @property
+    def scaling(self) -> float | Tensor:
+        """The beta of all heads, or a copy of the tensor of each head's."""
+        return self.hopfield.scaling
 
 
 class HopfieldPooling(_Learned):
@@ -169,6 +152,11 @@ class HopfieldPooling(_Learned):
             True where a pattern is not retrieved.
         association_mask : Tensor (quantity, S) or (B H, quantity, S), optional
             Likewise for each state; floats are added to the products.
+
+        Returns
+        -------
+        Tensor (B, quantity output_size)
+            The pooled patterns.
         """
         z = self.hopfield(self._patterns(input), stored_pattern_padding_mask, association_mask)
         z = z if self.batch_first else z.transpose(0, 1)
@@ -268,5 +256,10 @@ class HopfieldLayer(_Learned):
             True where a stored pattern is not retrieved.
         association_mask : Tensor (L, quantity) or (B H, L, quantity), optional
             Likewise for each query; floats are added to the products.
+
+        Returns
+        -------
+        Tensor (B, L, output_size)
+            The retrieved values.
         """
         return self.hopfield(self._patterns(input), stored_pattern_padding_mask, association_mask)  # type: ignore[no-any-return]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ... import Fixed
 from ..._growth import Shape, product_format, sum_format
+from ..nn.elementwise import QuantAdd, QuantAffine
 from ..nn.format_quantizers import GradientQuantizer
-from ..nn.layers import QuantAdd, QuantAffine, QuantBatchNorm1d, QuantBatchNorm2d, QuantConv2d, QuantLayer, QuantLinear
+from ..nn.layers import QuantBatchNorm1d, QuantBatchNorm2d, QuantConv2d, QuantLayer, QuantLinear
 from ..nn.quantizer import Quantizer
 from .formats import Constant, Step, Value, activation_format, check_bits, check_exact, constant, grown, holding, refuse
 

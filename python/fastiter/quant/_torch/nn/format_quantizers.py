@@ -85,7 +85,13 @@ class FormatQuantizer(Quantizer):
         self._is_initialized = scale != "first"
 
     def initialize(self, x: Tensor) -> None:
-        """With scale="first", set the scale from a sample of finite numbers; otherwise do nothing."""
+        """With scale="first", set the scale from a sample of finite numbers; otherwise do nothing.
+
+        Parameters
+        ----------
+        x : Tensor
+            A sample of the numbers to be rounded.
+        """
         if self.scale is not None:
             with torch.no_grad():
                 self.scale.copy_(largest_scale("FormatQuantizer", self._checked_sample(x), self._text))
@@ -96,7 +102,18 @@ class FormatQuantizer(Quantizer):
         self._is_initialized = self.scale is None or bool(self.scale > 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x rounded."""
+        """Return x rounded.
+
+        Parameters
+        ----------
+        x : Tensor
+            The numbers, of any shape.
+
+        Returns
+        -------
+        Tensor
+            The rounded numbers, in the shape and dtype of x.
+        """
         if not self._is_initialized:
             self.initialize(x)
         factor: Any = self.scale if self.scaling == "first" else self.scaling
@@ -162,7 +179,18 @@ class GradientQuantizer(Quantizer):
         self.bits = code_bits(form)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x; its gradient will be rounded."""
+        """Return x; its gradient will be rounded.
+
+        Parameters
+        ----------
+        x : Tensor
+            The numbers, of any shape.
+
+        Returns
+        -------
+        Tensor
+            The same numbers.
+        """
         return quantize_gradient(x, self._text, scale=self.scaling, axis=self.axis, rng=self._next_seed())
 
     @property

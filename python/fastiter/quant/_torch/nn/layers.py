@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...._check import type_name
 from ...._torch.layer_docs import documented_layer
 from ..arguments import text_of
 from ..matmul import conv2d
@@ -31,7 +30,13 @@ class QuantLayer(nn.Module):
     rounds: tuple[str, ...] = ("weight", "bias", "input", "output")
 
     def set_plan(self, plan: QuantPlan) -> None:
-        """Replace the layer's quantizers by new ones for this plan."""
+        """Replace the layer's quantizers by new ones for this plan.
+
+        Parameters
+        ----------
+        plan : QuantPlan
+            The formats.
+        """
         self.plan = check_plan(type(self).__name__, plan)
         for what in self.rounds:
             parameter = getattr(self, what, None)
@@ -46,7 +51,18 @@ class QuantLayer(nn.Module):
         setattr(self, name, None if made is None else made.train(self.training))
 
     def products(self, output: Any) -> dict[str, tuple[int, str]]:
-        """Return for each weight the number of multiplications of a call, and the name of the other factor."""
+        """Return for each weight the number of multiplications of a call, and the name of the other factor.
+
+        Parameters
+        ----------
+        output : Tensor
+            What the call returned.
+
+        Returns
+        -------
+        dict of str to (int, str)
+            By the weight's name: the number, and the name of the other factor.
+        """
         return {}
 
     def _rounded(self, what: str, x: Tensor) -> Tensor:
@@ -106,13 +122,23 @@ class QuantLinear(QuantLayer, nn.Linear):
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return y (..., out_features) for input (..., in_features)."""
+        """Return the product, rounded by the plan.
+
+        Parameters
+        ----------
+        input : Tensor (..., in_features)
+            The input.
+
+        Returns
+        -------
+        Tensor (..., out_features)
+            The rounded output.
+        """
         x, weight = self._rounded("input", input), self._rounded("weight", self.weight)
         bias = None if self.bias is None else self._rounded("bias", self.bias)
         return self._finished(plan_linear(self.plan, x, weight, bias))
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
-        """Return the number of multiplications of a call, and the name of the other factor."""
         return {"weight": (int(output.numel()) * self.in_features, "input")}
 
 
@@ -161,7 +187,18 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return y (B, out_channels, H', W') for input (B, in_channels, H, W), without B for one image."""
+        """Return the convolution, rounded by the plan.
+
+        Parameters
+        ----------
+        input : Tensor (B, in_channels, H, W) or (in_channels, H, W)
+            The images.
+
+        Returns
+        -------
+        Tensor (B, out_channels, H', W') or (out_channels, H', W')
+            The rounded output.
+        """
         x, weight = self._rounded("input", input), self._rounded("weight", self.weight)
         bias = None if self.bias is None else self._rounded("bias", self.bias)
         return self._finished(self._product(x, weight, bias))
@@ -178,7 +215,6 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         return conv2d(x, weight, bias, *how)
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
-        """Return the number of multiplications of a call, and the name of the other factor."""
         return {"weight": (int(output.numel()) * int(self.weight[0].numel()), "input")}
 
 
@@ -222,7 +258,6 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
         return mean, variance
 
     def set_plan(self, plan: QuantPlan) -> None:
-        """Replace the layer's quantizers by new ones for this plan."""
         super().set_plan(plan)
         if self.bias is None:  # there is still a shift, by the mean
             self._give("bias_quantizer", made_quantizer(plan.bias, (self.num_features,)))
@@ -231,7 +266,6 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
                 quantizer.place((self.num_features,))
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
-        """Return the number of multiplications of a call, and the name of the other factor."""
         return {"weight": (int(output.numel()), "input")}
 
     def initialize(self) -> None:
@@ -317,103 +351,3 @@ class QuantBatchNorm1d(_QuantNorm, nn.BatchNorm1d):
     ) -> None:
         nn.BatchNorm1d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
         self.set_plan(QuantPlan() if plan is None else plan)
-
-
-class QuantAffine(QuantLayer):
-    """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)): a factor and a shift for each feature of the last axis.
-
-    Parameters
-    ----------
-    features : int
-        The size of the last axis.
-    bias : bool
-        Whether there is a shift.
-    device : torch.device, optional
-        The device of the parameters ``weight`` (initially ones) and ``bias`` (initially zeros).
-    dtype : torch.dtype, optional
-        The dtype of the parameters.
-    plan : QuantPlan
-        By default nothing is rounded.
-
-    See Also
-    --------
-    QuantBatchNorm1d, QuantBatchNorm2d : With the statistics of a batch.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from fastiter.torch.nn import QuantAffine, QuantPlan
-    >>> QuantAffine(2, plan=QuantPlan(output="int8"))(torch.tensor([[0.4, 1.7]]))
-    tensor([[0., 2.]], grad_fn=<RoundedBackward>)
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(
-        self, features: int, bias: bool = True, device: Any = None, dtype: Any = None, *, plan: QuantPlan | None = None
-    ) -> None:
-        super().__init__()
-        if isinstance(features, bool) or not isinstance(features, int):
-            raise TypeError(f"QuantAffine: features must be an int, got {type_name(features)}")
-        if features < 1:
-            raise ValueError(f"QuantAffine: features must be positive, got {features}")
-        self.features = features
-        self.weight = nn.Parameter(torch.ones(features, device=device, dtype=dtype))
-        zeros = nn.Parameter(torch.zeros(features, device=device, dtype=dtype)) if bias else None
-        self.register_parameter("bias", zeros)
-        self.set_plan(QuantPlan() if plan is None else plan)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return y for input (..., features)."""
-        if input.dim() == 0 or input.shape[-1] != self.features:
-            expected = f"{self.features} features along the last axis"
-            raise ValueError(f"QuantAffine: input must have {expected}, got shape {tuple(input.shape)}")
-        y = self._rounded("input", input) * self._rounded("weight", self.weight)
-        return self._finished(y if self.bias is None else y + self._rounded("bias", self.bias))
-
-    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
-        """Return the number of multiplications of a call, and the name of the other factor."""
-        return {"weight": (int(output.numel()), "input")}
-
-    def extra_repr(self) -> str:
-        """Return the number of features."""
-        return f"{self.features}, bias={self.bias is not None}"
-
-
-class QuantAdd(QuantLayer):
-    """y = Q_output(Q_input(a) + Q_input'(b)): the sum of a shortcut; each input has a quantizer of its own.
-
-    Parameters
-    ----------
-    plan : QuantPlan
-        ``input``, ``output`` and ``gradient``. By default nothing is rounded.
-
-    See Also
-    --------
-    QuantLinear : Products with rounded factors.
-    quantize_model : Leaves sums alone; put this layer in their place.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from fastiter.torch.nn import QuantAdd, QuantPlan
-    >>> QuantAdd(plan=QuantPlan(input="int8"))(torch.tensor([0.4]), torch.tensor([1.7]))
-    tensor([2.])
-    """
-
-    other_quantizer: Quantizer | None
-    rounds = ("input", "output")
-
-    def __init__(self, *, plan: QuantPlan | None = None) -> None:
-        super().__init__()
-        self.set_plan(QuantPlan() if plan is None else plan)
-
-    def set_plan(self, plan: QuantPlan) -> None:
-        """Replace the layer's quantizers by new ones for this plan."""
-        super().set_plan(plan)
-        self._give("other_quantizer", made_quantizer(plan.input))
-
-    def forward(self, input: Tensor, other: Tensor) -> Tensor:
-        """Return the rounded sum."""
-        return self._finished(self._rounded("input", input) + self._rounded("other", other))

@@ -164,7 +164,18 @@ class FixedQuantizer(LearnedQuantizer):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x rounded."""
+        """Return x rounded.
+
+        Parameters
+        ----------
+        x : Tensor
+            The numbers, of any shape.
+
+        Returns
+        -------
+        Tensor
+            The rounded numbers, in the shape and dtype of x.
+        """
         if not self._is_initialized:
             self.initialize(x)
         return self._rounded(x, self._spread(x), self._next_seed())
@@ -275,7 +286,13 @@ class LSQQuantizer(LearnedQuantizer):
         self.bits = width
 
     def initialize(self, x: Tensor) -> None:
-        """Set the step from a sample."""
+        """Set the step from a sample.
+
+        Parameters
+        ----------
+        x : Tensor
+            A sample of the numbers to be rounded.
+        """
         sample = self._checked_sample(x)
         self.place(tuple(x.shape))
         self._spread(sample)  # checks the number of channels
@@ -285,7 +302,18 @@ class LSQQuantizer(LearnedQuantizer):
         self._set(torch.where(step > 0, step, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x rounded."""
+        """Return x rounded.
+
+        Parameters
+        ----------
+        x : Tensor
+            The numbers, of any shape.
+
+        Returns
+        -------
+        Tensor
+            The rounded numbers, in the shape and dtype of x.
+        """
         if not self._is_initialized:
             self.initialize(x)
         return lsq(
@@ -353,14 +381,31 @@ class PACTQuantizer(Quantizer):
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))
 
     def initialize(self, x: Tensor) -> None:
-        """Set alpha to the largest number of a sample, if that is positive."""
+        """Set alpha to the largest number of a sample, if that is positive.
+
+        Parameters
+        ----------
+        x : Tensor
+            A sample of the numbers to be rounded.
+        """
         largest = x.detach().max() if x.numel() else x.new_zeros(())
         if bool((largest > 0) & torch.isfinite(largest)):
             with torch.no_grad():
                 self.alpha.copy_(largest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x clipped and rounded."""
+        """Return x clipped and rounded.
+
+        Parameters
+        ----------
+        x : Tensor
+            The numbers, of any shape.
+
+        Returns
+        -------
+        Tensor
+            The rounded numbers, in the shape and dtype of x.
+        """
         return pact(x, self.alpha, self.width, rounding=self.rounding, rng=self._next_seed())
 
     @property

@@ -58,7 +58,13 @@ class Quantizer(nn.Module):
         """
 
     def fresh(self: _Q) -> _Q:
-        """Return a copy with a seed of its own, drawn from torch's generator."""
+        """Return a copy with a seed of its own, drawn from torch's generator.
+
+        Returns
+        -------
+        Quantizer
+            A copy with the same parameters.
+        """
         other = copy.deepcopy(self)
         other.seed = drawn_seed(type(self).__name__, None)
         return other
@@ -133,7 +139,13 @@ class LearnedQuantizer(Quantizer):
             self.register_buffer(self._parameter, value)
 
     def place(self, shape: tuple[int, ...]) -> None:
-        """Allocate a parameter for each channel along the axis, if their number was not given."""
+        """Allocate a parameter for each channel along the axis, if their number was not given.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The shape of the tensors that will be rounded.
+        """
         if self.axis is not None and self.channels is None:
             self.channels = shape[self._along(len(shape))]
             self._make()

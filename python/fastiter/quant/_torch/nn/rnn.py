@@ -50,7 +50,13 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                 yield _Part(f"l{k}_reverse", True)
 
     def set_plan(self, plan: QuantPlan) -> None:
-        """Replace the quantizers of each direction of each layer by new ones for this plan."""
+        """Replace the quantizers of each direction of each layer by new ones for this plan.
+
+        Parameters
+        ----------
+        plan : QuantPlan
+            The formats.
+        """
         name = type(self).__name__
         self.plan = check_plan(name, plan)
         for what, value in (("proj_size", self.proj_size), ("num_heads - 1", getattr(self, "num_heads", 1) - 1)):
@@ -78,7 +84,18 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                     quantizer.initialize(getattr(self, f"{what}_{part.suffix}"))
 
     def products(self, output: Any) -> dict[str, tuple[int, str]]:
-        """Return for each weight the number of multiplications of a call, and the name of the other factor."""
+        """Return for each weight the number of multiplications of a call, and the name of the other factor.
+
+        Parameters
+        ----------
+        output : tuple
+            What the call returned.
+
+        Returns
+        -------
+        dict of str to (int, str)
+            By the weight's name: the number, and the name of the other factor.
+        """
         directions = 2 if self.bidirectional else 1
         steps = int(output[0].numel()) // (self.hidden_size * directions)
         counts: dict[str, tuple[int, str]] = {}
@@ -245,7 +262,22 @@ class QuantLSTM(QuantRecurrent, _LSTM):
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, States]:
-        """Return output and final states (h, c); arguments as for torch.nn.LSTM."""
+        """Return the output and the final states.
+
+        Parameters
+        ----------
+        input : Tensor (T, B, I)
+            The sequences; (B, T, I) if batch_first, (T, I) without a batch.
+        hx : tuple of Tensor, optional
+            h and c, (layers * directions, B, H), zeros by default.
+
+        Returns
+        -------
+        output : Tensor (T, B, H)
+            The last layer's h at each step.
+        (h, c) : tuple of Tensor
+            The states after the last step.
+        """
         return self._run(input, hx)
 
     def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:
@@ -301,7 +333,22 @@ class QuantGRU(QuantRecurrent, _GRU):
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Return output and final state h; arguments as for torch.nn.GRU."""
+        """Return the output and the final state.
+
+        Parameters
+        ----------
+        input : Tensor (T, B, I)
+            The sequences; (B, T, I) if batch_first, (T, I) without a batch.
+        hx : Tensor, optional
+            h, (layers * directions, B, H), zeros by default.
+
+        Returns
+        -------
+        output : Tensor (T, B, H)
+            The last layer's h at each step.
+        h : Tensor
+            The state after the last step.
+        """
         output, (h,) = self._run(input, None if hx is None else (hx,))
         return output, h
 

@@ -60,12 +60,26 @@ class Recurrent(nn.RNNBase):
             super().flatten_parameters()
 
     def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """Return output (B, H) and state after one more step with input (B, I), or without B, in the form of forward.
+        """Return output and state after one more step, in the form of forward.
 
         Bitwise equal to a run over all steps at once, except for rounding if proj_size > 0; dropout acts as there. For
         this, a bfloat16 LSTM that starts from None has its c in float32. Autocast rounds the states between steps.
         Under no_grad a packed copy of the weights is kept between steps until a weight changes, which is detected as
         in :class:`StreamingRNN`. That class, without states to pass in and out, takes a fraction of the time.
+
+        Parameters
+        ----------
+        input : Tensor (B, I) or (I,)
+            The input of the step.
+        hx : Tensor or tuple of Tensor, optional
+            The state as forward takes and returns it, zeros by default.
+
+        Returns
+        -------
+        output : Tensor (B, H) or (H,)
+            The last layer's h.
+        state : Tensor or tuple of Tensor
+            The state after the step.
 
         Raises
         ------

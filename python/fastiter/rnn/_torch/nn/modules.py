@@ -21,7 +21,8 @@ from torch.nn import LSTM as _LSTM
 from torch.nn import RNN as _RNN
 from torch.nn.utils.rnn import PackedSequence
 
-from ...._torch.layer_docs import documented_layer
+from ...._docs import documented
+from ...._torch.layer_docs import FORWARD, ONE_STATE, documented_layer
 from ..run import Integers
 from .base import Recurrent, refuse_projection
 from .stack import forward
@@ -99,6 +100,7 @@ class LSTM(Recurrent, _LSTM):
         )
         self._set_options(num_heads, clip_state, clip_grad, checkpoint)
 
+    @documented(FORWARD)
     def forward(  # type: ignore[override]
         self,
         input: Tensor | PackedSequence,
@@ -112,33 +114,19 @@ class LSTM(Recurrent, _LSTM):
 
         Parameters
         ----------
-        input : Tensor or PackedSequence
-            The input, with the dtype of the parameters and at least one step. Only the valid steps of a PackedSequence
-            are computed.
+        %(input)s
         hx : tuple of Tensor, optional
             h (layers * directions, B, P or H) and c (layers * directions, B, H), without B for unbatched input.
             None: zeros. With bfloat16, c is returned in float32 if it is given in float32.
-        reset : Tensor, optional
-            bool (T, B), or (B, T) if batch_first, or (T,): steps at which a new sequence starts, in every layer. The
-            forward direction drops the states that enter these steps, the reverse direction those that leave them.
-        lengths : integers (B,), optional
-            Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
-        cu_seqlens : integers (S + 1,), optional
-            Bounds of S sequences that are concatenated in input (M, I); in the states, B is S.
+        %(steps)s
 
         Returns
         -------
-        output : Tensor or PackedSequence
-            The last layer's h at each step, with both directions concatenated.
+        %(output)s
         (h, c) : tuple of Tensor
             The states after the last step of each row, shaped like hx.
 
-        Raises
-        ------
-        RuntimeError, ValueError, TypeError
-            For a wrong shape, dtype or type of an argument, with the exception classes of torch.nn.
-        BackendError
-            For tensors on a device other than that of the parameters, or on one without kernels.
+        %(errors)s
         """
         return forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
 
@@ -212,6 +200,8 @@ class GRU(Recurrent, _GRU):
         )
         self._set_options(num_heads, clip_state, clip_grad, checkpoint)
 
+    @documented(FORWARD)
+    @documented(ONE_STATE)
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -221,7 +211,10 @@ class GRU(Recurrent, _GRU):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, Tensor]:
-        """Return output and final state h; arguments and errors as for LSTM, with hx a Tensor or a tuple of one."""
+        """Return output and final state h for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
+
+        %(one_state)s
+        """
         output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
         return output, h
 
@@ -296,6 +289,8 @@ class RNN(Recurrent, _RNN):
         )
         self._set_options(num_heads, clip_state, clip_grad, checkpoint)
 
+    @documented(FORWARD)
+    @documented(ONE_STATE)
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -305,7 +300,10 @@ class RNN(Recurrent, _RNN):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, Tensor]:
-        """Return output and final state h; arguments and errors as for LSTM, with hx a Tensor or a tuple of one."""
+        """Return output and final state h for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
+
+        %(one_state)s
+        """
         output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
         return output, h
 
@@ -380,6 +378,7 @@ class sLSTM(Recurrent):
         self.mode = "sLSTM"
         self._set_options(num_heads, clip_state, clip_grad, checkpoint)
 
+    @documented(FORWARD)
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -389,8 +388,23 @@ class sLSTM(Recurrent):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, tuple[Tensor, ...]]:
-        """Return output and final states (h, c, n, m); arguments and errors as for LSTM, with four states of one shape.
+        """Return output and final states (h, c, n, m) for input (T, B, I), (B, T, I) if batch_first, or (T, I).
 
         With bfloat16, c, n and m are float32, as n counts steps, which in bfloat16 would stop at 256.
+
+        Parameters
+        ----------
+        %(input)s
+        hx : tuple of Tensor, optional
+            h, c, n and m, each (layers * directions, B, H), without B for unbatched input. None: zeros.
+        %(steps)s
+
+        Returns
+        -------
+        %(output)s
+        (h, c, n, m) : tuple of Tensor
+            The states after the last step of each row, shaped like hx.
+
+        %(errors)s
         """
         return forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)

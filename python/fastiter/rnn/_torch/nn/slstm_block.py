@@ -175,19 +175,46 @@ class sLSTMBlock(SequenceLayer):
 
         Parameters
         ----------
-        input, state, lengths
+        input : Tensor or PackedSequence
             As for ``LinearRNN.forward``.
+        state : tuple of Tensor, optional
+            Likewise.
+        lengths : integers (B,), optional
+            Likewise.
         conv_state, slstm_state : Tensor, optional
             If `stacked`, the state by name: the last inputs (B, K, H), and h, c, n and m stacked (4, B, H).
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+            The output of each step.
+        state : tuple of Tensor, or dict
+            The final state; not returned by itself if `stacked`.
         """
         state = self._named(input, state, conv_state, slstm_state)
         output, last = super().forward(input, state, lengths)
         return output if self.stacked else (output, last)
 
     def step(self, input: Tensor, state: Any = None, *, conv_state: Any = None, slstm_state: Any = None) -> Any:
-        """Return output (B, H) and state after one more step with input (B, H), or both without B.
+        """Return output and state after one more step.
 
         If `stacked`, output and input are (B, 1, H), and the state is a dict of its two parts by name.
+
+        Parameters
+        ----------
+        input : Tensor (B, H) or (H,)
+            The input of the step; (B, 1, H) if `stacked`.
+        state : tuple of Tensor or dict, optional
+            The state as forward takes and returns it, zeros by default.
+        conv_state, slstm_state : Tensor, optional
+            As for :meth:`forward`.
+
+        Returns
+        -------
+        output : Tensor
+            The output of the step, shaped like the input.
+        state : tuple of Tensor, or dict if `stacked`
+            The state after the step; the dict has its two parts by name.
         """
         state = self._named(input, state, conv_state, slstm_state)
         if not self.stacked:

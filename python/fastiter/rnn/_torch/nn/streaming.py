@@ -78,7 +78,13 @@ class StreamingRNN:
 
     @torch.no_grad()
     def reset(self, state: Any = None) -> None:
-        """Restart from a state, zeros by default, with the module's current weights."""
+        """Restart from a state, zeros by default, with the module's current weights.
+
+        Parameters
+        ----------
+        state : Tensor or tuple of Tensor, optional
+            A state as the module's forward returns it.
+        """
         module, cell = self.module, CELLS[self.module.mode]
         layers = layers_of(module, cell)
         weight = layers[0].parameters.w_ih

@@ -152,7 +152,20 @@ class RMSNormGated(torch.nn.Module):
             torch.nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """Return the normalised x (..., D), gated by z."""
+        """Return the normalised x, gated by z.
+
+        Parameters
+        ----------
+        x : Tensor (..., D)
+            The numbers to be normalised.
+        z : Tensor (..., D), optional
+            The gate, which SiLU is applied to.
+
+        Returns
+        -------
+        Tensor (..., D)
+            The product, in the dtype of x.
+        """
         options = (z, self.eps, self.group_size, self.norm_before_gate, not self.centered)
         return layernorm_fn(x, self.weight, self.bias, *options)
 
@@ -354,6 +367,23 @@ class RMSNorm(torch.nn.Module):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normed:
-        """Return the normalised x + residual (..., D), and the sum with ``prenorm``."""
+        """Return the normalised x + residual, and the sum with ``prenorm``.
+
+        Parameters
+        ----------
+        x : Tensor (..., D)
+            The numbers to be normalised.
+        residual : Tensor (..., D), optional
+            What is added before.
+        prenorm : bool
+            Whether the sum is returned, too.
+        residual_in_fp32 : bool
+            Whether the sum is in float32.
+
+        Returns
+        -------
+        Tensor (..., D), or two of them
+            The normalised sum, and the sum.
+        """
         options: dict[str, Any] = {"prenorm": prenorm, "residual_in_fp32": residual_in_fp32}
         return rms_norm_fn(x, self.weight, None, residual, eps=self.eps, **options)
