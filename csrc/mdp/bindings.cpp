@@ -85,10 +85,10 @@ std::unique_ptr<Prioritized> heap(Model& m, int bits, py::handle start, py::hand
                        tolerance);
 }
 
-std::pair<int64_t, int64_t> run(Prioritized& p, py::handle v, int64_t most) {
+std::pair<int64_t, int64_t> run(Prioritized& p, py::handle v, int64_t enough, int64_t most) {
     void* values = address<void>(v);
     py::gil_scoped_release release;
-    return p.run(values, most);
+    return p.run(values, enough, most);
 }
 
 // set: l1, interval, kl, chi2, contamination

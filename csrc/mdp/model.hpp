@@ -31,9 +31,10 @@ template <class T> std::unique_ptr<Model> model_of(const Process<T>& process);
 class Prioritized {
 public:
     virtual ~Prioritized() = default;
-    // At most `most` backups of a state that is taken from the heap; returns their number and those of predecessors.
-    // The heap is empty, and |T v - v| <= tolerance in all states, where the first is below `most`.
-    virtual std::pair<int64_t, int64_t> run(void* v, int64_t most) = 0;
+    // Takes states from the heap until `enough` backups have been made, of them and of their predecessors, and never
+    // more than `most`; returns the states and the backups. The heap is empty, and |T v - v| <= tolerance in all states,
+    // where there are fewer than `enough`, unless the next state would have gone beyond `most`.
+    virtual std::pair<int64_t, int64_t> run(void* v, int64_t enough, int64_t most) = 0;
 };
 // start (states + 1), before: the predecessors of each state
 std::unique_ptr<Prioritized> prioritized(Model&, bool is_double, const int64_t* start, const int32_t* before,

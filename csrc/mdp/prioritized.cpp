@@ -12,23 +12,25 @@ public:
     PrioritizedOf(Model& model, const int64_t* start, const int32_t* before, double discount, double tolerance)
         : model_(model), start_(start), before_(before), discount_(discount), tolerance_(tolerance) {}
 
-    std::pair<int64_t, int64_t> run(void* values, int64_t most) override {
+    std::pair<int64_t, int64_t> run(void* values, int64_t enough, int64_t most) override {
         T* v = static_cast<T*>(values);
         if (target_.empty()) begin(v);
-        int64_t taken = 0, others = 0;
+        int64_t taken = 0, backups = 0;
         std::vector<double> found;
-        while (!heap_.empty() && taken < most) {
+        while (!heap_.empty() && backups < enough) {
             const auto [priority, s] = heap_.top();
-            heap_.pop();
-            if (priority != priority_[size_t(s)]) continue;
-            v[s] = T(target_[size_t(s)]), priority_[size_t(s)] = 0, ++taken;
             const int64_t count = start_[s + 1] - start_[s];
+            const bool is_current = priority == priority_[size_t(s)];
+            if (is_current && backups + 1 + count > most) break;
+            heap_.pop();
+            if (!is_current) continue;
+            v[s] = T(target_[size_t(s)]), priority_[size_t(s)] = 0, ++taken;
             found.resize(size_t(count));
             model_.backups(v, before_ + start_[s], count, discount_, found.data());
-            others += count;
+            backups += 1 + count;
             for (int64_t i = 0; i < count; ++i) update(v, before_[start_[s] + i], found[size_t(i)]);
         }
-        return {taken, others};
+        return {taken, backups};
     }
 
 private:

@@ -143,7 +143,7 @@ def wrong() -> list[tuple[Any, str]]:
             lambda: mdp_solve(matrix, rewards[:2], 0.9, states=states),
             "mdp_solve: R must have as many models as values, 3,",
         ),
-        (lambda: mdp_solve(bad, R, 0.9), "MDP: P must sum to 1 "),
+        (lambda: mdp_solve(bad, R, 0.9), "mdp_solve: P must sum to 1 in each row, got 2 in state 0, action 0 (row 0)"),
         (
             lambda: mdp_solve(P, R, 0.9, value0=starts),
             "mdp_solve: value0 must have shape (S,) = (6,) or (B, S) = (3, 6)",

@@ -153,5 +153,5 @@ def test_wrong_arguments(case: int) -> None:
     with pytest.raises(error) as raised:
         call()
     assert str(raised.value).startswith(f"mdp_values: {message}") and "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match=r"^MDP: P must sum to 1 .* in state 0, action 0 \(row 0\)$"):
+    with pytest.raises(ValueError, match=r"^mdp_values: P must sum to 1 .* in state 0, action 0 \(row 0\)$"):
         fastiter.torch.mdp_values(2 * tensors()[0], torch.zeros(7, 3, dtype=torch.float64), 0.9)

@@ -138,7 +138,7 @@ def test_as_many_sweeps_as_on_the_cpu(device: str) -> None:
     assert abs(found.steps - expected.steps) <= 1 and found.reason == expected.reason
     np.testing.assert_allclose(found.value.cpu(), expected.value, rtol=0, atol=1e-6)
     with pytest.warns(
-        fastiter.ConvergenceWarning, match=r"^solve: the bounds must come within 1e-06, got .* after 3 steps"
+        fastiter.ConvergenceWarning, match=r"^mdp_solve: the bounds must come within 1e-06, got .* after 3 steps"
     ):
         found = mdp_solve(*given, 0.8, max_steps=3)
     assert found.steps == 3 and not found.converged and found.reason == "max_steps"
@@ -170,10 +170,7 @@ def test_values_and_their_gradients(device: str, monkeypatch: pytest.MonkeyPatch
 
 
 WRONG: list[tuple[Any, str]] = [
-    (
-        lambda P, R: (2 * P, R),
-        "P must sum to 1 (renormalize=True divides by the sum), got 2 in state 0, action 0 (row 0)",
-    ),
+    (lambda P, R: (2 * P, R), "P must sum to 1 in each row, got 2 in state 0, action 0 (row 0)"),
     (lambda P, R: (P.where(P.ne(P[1, 0, 0]), -P), R), "P must have finite probabilities of at least 0, got -"),
     (lambda P, R: (P, R.where(R.ne(R[1, 0]), np.inf)), "R must be finite, got inf in state 1, action 0 (row 3)"),
     (lambda P, R: (P, R.where(R.ne(R[1, 0]), np.nan)), "R must be finite, got nan in state 1, action 0 (row 3)"),
@@ -194,7 +191,7 @@ def test_wrong_processes(case: int, on_card: bool, device: str, monkeypatch: pyt
     P, R = (torch.from_numpy(x).to(device if on_card else "cpu") for x in random_process(5, 3, 147, unequal=False))
     change, message = WRONG[case]
     for function in (mdp_solve, mdp_values):
-        with pytest.raises(ValueError, match=f"^MDP: {re.escape(message)}"):
+        with pytest.raises(ValueError, match=f"^{function.__name__}: {re.escape(message)}"):
             function(*change(P, R), gamma=0.9)
 
 

@@ -142,9 +142,12 @@ class MDPBatch:
         how = Choice(method, **options)
         problem = self._problem
         problem._discount("solve")
-        how.made(problem._process, limits)
+        how.made("solve", problem._process, limits)
         starts = self._starts(value0)
-        found = [model._found(how, model._start(v), limits) for model, v in zip(self._models, starts, strict=True)]
+        found = [
+            model._found("solve", how, model._start("solve", v), limits)
+            for model, v in zip(self._models, starts, strict=True)
+        ]
         return judged("solve", together(found, problem.S, problem.dtype, limits), limits.throw)
 
     def _starts(self, value0: Any) -> Sequence[Array | None]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_choice, check_flag, count, integers, positive
+from .._check import check_choice, check_flag, count, integers, positive, type_name
 from . import _methods, _policies
 from ._process import Process
 from ._result import Limits
@@ -18,6 +18,15 @@ Array = npt.NDArray[Any]
 
 METHODS = ("auto", "vi", "gs", "ps", "pi", "mpi", "ipi", "anderson", "anchored", "deflated")
 ORDERS = ("ascending", "descending", "symmetric", "bfs")
+#: The options of methods: their defaults, and the method that takes them
+OPTIONS: dict[str, tuple[Any, str]] = {
+    "order": ("bfs", "gs"),
+    "exact_diag": (True, "gs"),
+    "omega": (1.0, "gs"),
+    "policy_sweeps": (5, "mpi"),
+    "alpha": (0.01, "ipi"),
+    "window": (5, "anderson"),
+}
 #: Methods that need a discount below 1
 _DISCOUNTED = ("pi", "ipi", "anchored", "deflated")
 #: The discount from which policies are evaluated by a Krylov method, as sweeps of them converge slowly
@@ -28,40 +37,55 @@ _WINDOWS, _SMALLEST, _SAMPLE, _NEAR = 24, 32, 500, 0.99
 
 
 class Choice(NamedTuple):
-    """A method and its options, as `MDP.solve` takes them."""
+    """A method and its options, as `MDP.solve` takes them; None is an option's default."""
 
     method: Any = "auto"
-    order: Any = "bfs"
-    exact_diag: Any = True
-    omega: Any = 1.0
-    policy_sweeps: Any = 5
-    alpha: Any = 0.01
-    window: Any = 5
+    order: Any = None
+    exact_diag: Any = None
+    omega: Any = None
+    policy_sweeps: Any = None
+    alpha: Any = None
+    window: Any = None
 
-    def made(self, process: Process, limits: Limits) -> Method:
-        """Return the method for a process with a discount; refuse wrong options."""
-        check_choice("solve", "method", self.method, METHODS)
+    def made(self, function: str, process: Process, limits: Limits) -> Method:
+        """Return the method for a process with a discount; refuse wrong options, and those that it does not take."""
+        check_choice(function, "method", self.method, METHODS)
+        name = _named(function, process, self.method)
+        self._refuse_others(function, name)
+        how = self._replace(**{option: x for option, (x, _) in OPTIONS.items() if getattr(self, option) is None})
         makers: dict[str, Callable[[], Method]] = {
             "vi": _methods.ValueIteration,
-            "gs": lambda: self._gauss_seidel(process, limits),
+            "gs": lambda: how._gauss_seidel(function, process, limits),
             "ps": lambda: _methods.Prioritized(process, limits),
             "pi": _policies.PolicyIteration,
-            "mpi": lambda: _methods.ModifiedPolicyIteration(count("solve", "policy_sweeps", self.policy_sweeps)),
-            "ipi": lambda: _policies.InexactPolicyIteration(_fraction(self.alpha)),
-            "anderson": lambda: _policies.AndersonIteration(count("solve", "window", self.window, 1)),
+            "mpi": lambda: _methods.ModifiedPolicyIteration(count(function, "policy_sweeps", how.policy_sweeps)),
+            "ipi": lambda: _policies.InexactPolicyIteration(_fraction(function, how.alpha)),
+            "anderson": lambda: _policies.AndersonIteration(count(function, "window", how.window, 1), limits),
             "anchored": _methods.Anchored,
             "deflated": _methods.Deflated,
         }
-        return makers[_named(process, self.method)]()
+        return makers[name]()
 
-    def _gauss_seidel(self, process: Process, limits: Limits) -> Method:
-        order, omega, exact = order_of(process, self.order), _factor(self.omega), _flag(self.exact_diag)
+    def _refuse_others(self, function: str, name: str) -> None:
+        for option, (_, method) in OPTIONS.items():
+            given = getattr(self, option)
+            if given is None or name == method:
+                continue
+            chosen = repr(name) if self.method == name else f"{name!r}, which 'auto' has chosen"
+            got = given if isinstance(given, (str, int, float)) else type_name(given)
+            expected = f"None for {chosen}, as only {method!r} takes it"
+            raise ValueError(f"{function}: {option} must be {expected}, got {got!r}")
+
+    def _gauss_seidel(self, function: str, process: Process, limits: Limits) -> Method:
+        order, omega = order_of(function, process, self.order), _factor(function, self.omega)
+        check_flag(function, "exact_diag", self.exact_diag)
+        exact = bool(self.exact_diag)
         is_outwards = isinstance(order, np.ndarray) and not isinstance(self.order, np.ndarray)
         window = _window(process, order) if is_outwards and omega == 1 else 0
         return _methods.GaussSeidel(order, omega, exact, limits, window)
 
 
-def _named(process: Process, method: str) -> str:
+def _named(function: str, process: Process, method: str) -> str:
     """Return the method's name; refuse one that does not converge for this process."""
     assert process.discount is not None  # for the type checker: MDP.solve has checked it
     low, high = process.modulus(process.discount)
@@ -71,21 +95,21 @@ def _named(process: Process, method: str) -> str:
         return "ipi" if high > _SLOW else "mpi"
     if high >= 1 and method in _DISCOUNTED:
         allowed = ", ".join(repr(each) for each in METHODS if each not in _DISCOUNTED)
-        raise ValueError(f"solve: method must be one of {allowed} where gamma is 1, got {method!r}")
+        raise ValueError(f"{function}: method must be one of {allowed} where gamma is 1, got {method!r}")
     has_end = bool((np.diff(process.rows.row) == 0).any())
     if method == "deflated" and (has_end or high - low > 1e-6 * (1 - high)):
-        raise ValueError("solve: method 'deflated' needs one discount and no terminal states, got others")
+        raise ValueError(f"{function}: method 'deflated' needs one discount and no terminal states, got others")
     return method
 
 
-def order_of(process: Process, order: object) -> str | Array:
+def order_of(function: str, process: Process, order: object) -> str | Array:
     """Return the order of sweeps: a word, or each state once."""
     if isinstance(order, np.ndarray):
-        given = integers("solve", "order", order)
+        given = integers(function, "order", order)
         if given.ndim != 1 or not np.array_equal(np.sort(given), np.arange(process.states)):
-            raise ValueError(f"solve: order must have each state once, got {len(given)} others")
+            raise ValueError(f"{function}: order must have each state once, got {len(given)} others")
         return given.astype(np.int32)
-    check_choice("solve", "order", order, ORDERS)
+    check_choice(function, "order", order, ORDERS)
     if order != "bfs":
         return str(order)
     goals = process.absorbing
@@ -110,20 +134,15 @@ def _window(process: Process, order: Any) -> int:
     return window if near >= _NEAR * rows.weight[entries].sum() else 0
 
 
-def _factor(omega: object) -> float:
-    value = positive("solve", "omega", omega, zero=False)
+def _factor(function: str, omega: object) -> float:
+    value = positive(function, "omega", omega, zero=False)
     if value >= 2:
-        raise ValueError(f"solve: omega must be below 2, got {omega}")
+        raise ValueError(f"{function}: omega must be below 2, got {omega}")
     return value
 
 
-def _flag(exact: object) -> bool:
-    check_flag("solve", "exact_diag", exact)
-    return bool(exact)
-
-
-def _fraction(alpha: object) -> float:
-    value = positive("solve", "alpha", alpha, zero=False)
+def _fraction(function: str, alpha: object) -> float:
+    value = positive(function, "alpha", alpha, zero=False)
     if value >= 1:
-        raise ValueError(f"solve: alpha must be below 1, got {alpha}")
+        raise ValueError(f"{function}: alpha must be below 1, got {alpha}")
     return value

@@ -98,10 +98,10 @@ class MDP:
         self._is_semi = isinstance(gamma, np.ndarray) and gamma.ndim > 0
 
     @classmethod
-    def _of(cls, rows: _layouts.Rows, gamma: float | None, terminal: Array | None = None) -> MDP:
+    def _of(cls, rows: _layouts.Rows, gamma: float | None, terminal: Array | None = None, function: str = "MDP") -> MDP:
         made = cls.__new__(cls)
         made._negated, made._is_semi = False, False
-        made._process = checked("MDP", rows, gamma, terminal, False)
+        made._process = checked(function, rows, gamma, terminal, False)
         return made
 
     def _like(self, process: Process) -> MDP:
@@ -144,12 +144,12 @@ class MDP:
         stop: Literal["span", "sup"] = "span",
         max_steps: int = 100_000,
         value0: Array | None = None,
-        order: Literal["ascending", "descending", "symmetric", "bfs"] | Array = "bfs",
-        exact_diag: bool = True,
-        omega: float = 1.0,
-        policy_sweeps: int = 5,
-        alpha: float = 0.01,
-        window: int = 5,
+        order: Literal["ascending", "descending", "symmetric", "bfs"] | Array | None = None,
+        exact_diag: bool | None = None,
+        omega: float | None = None,
+        policy_sweeps: int | None = None,
+        alpha: float | None = None,
+        window: int | None = None,
         callback: Callable[[MDPProgress], Any] | None = None,
         throw: bool = False,
     ) -> MDPSolution:
@@ -168,24 +168,26 @@ class MDP:
             "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from the largest
             absolute change alone, which take many more sweeps.
         max_steps : int
-            The most sweeps over all states.
+            The most sweeps over all states. Backups of single states count as parts of one; the sweeps of a policy's
+            own chain do not count.
         value0 : (S,)
             The first values, in the dtype of P; those of a similar process save sweeps. By default a lower bound on V*,
             the worth of earning the least of the states' best rewards for ever; 0 where gamma is 1. Others are refused
             there if a cycle earns nothing, as V = T V then has many solutions.
         order : str or (S,) of integers
-            For "gs": "bfs" is by distance to the states that are never left (ascending if there are none); "symmetric"
-            is ascending and descending in turn; or an array of states.
+            For "gs" alone, as other methods refuse the options that they do not take. "bfs", the default, is by
+            distance to the states that are never left (ascending if there are none); "symmetric" is ascending and
+            descending in turn; or an array of states.
         exact_diag : bool
-            For "gs": solve for the probability of staying in a state.
+            For "gs": solve for the probability of staying in a state; by default True.
         omega : float
-            For "gs": the relaxation factor, in (0, 2).
+            For "gs": the relaxation factor, in (0, 2); by default 1.
         policy_sweeps : int
-            For "mpi": sweeps of each policy's operator.
+            For "mpi": sweeps of each policy's operator; by default 5.
         alpha : float
-            For "ipi": how far the residual of a policy's values has to fall, in (0, 1).
+            For "ipi": how far the residual of a policy's values has to fall, in (0, 1); by default 0.01.
         window : int
-            For "anderson": how many differences of iterates are combined.
+            For "anderson": how many differences of iterates are combined; by default 5.
         callback : callable, optional
             Called at each check with a :class:`MDPProgress`; if it returns True, the solution ends.
         throw : bool
@@ -205,12 +207,12 @@ class MDP:
         """
         limits = Limits(tol, stop, max_steps, callback, throw).checked("solve")
         how = Choice(method, order, exact_diag, omega, policy_sweeps, alpha, window)
-        return judged("solve", self._found(how, self._start(value0), limits), limits.throw)
+        return judged("solve", self._found("solve", how, self._start("solve", value0), limits), limits.throw)
 
-    def _found(self, how: Choice, start: Array, limits: Limits) -> MDPSolution:
+    def _found(self, function: str, how: Choice, start: Array, limits: Limits) -> MDPSolution:
         """Return a solution, converged or not."""
-        work = Work(self._process, start, self._discount("solve"))
-        return quietly(work, how.made(self._process, limits), limits, self._negated)
+        work = Work(self._process, start, self._discount(function))
+        return quietly(work, how.made(function, self._process, limits), limits, self._negated)
 
     def evaluate(self, policy: Any) -> Array:
         """Return the values (S,) of a policy (S,) of one action for each state, to rounding.
@@ -305,16 +307,17 @@ class MDP:
         v[np.diff(self._process.rows.row) == 0] = 0
         return v
 
-    def _start(self, value0: object) -> Array:
+    def _start(self, function: str, value0: object) -> Array:
+        low, high = self._process.modulus(self._discount(function))
         if value0 is not None:
-            given = self._values("solve", "value0", value0)
-            if self._process.modulus(self._discount("solve"))[1] >= 1 and given.any() and self._process.has_free_cycle:
+            given = self._values(function, "value0", value0)
+            if high >= 1 and given.any() and self._process.has_free_cycle:
                 expected = "0 where gamma is 1 and a cycle earns nothing, as V = T V has many solutions"
-                raise ValueError(f"solve: value0 must be {expected}, got others")
+                raise ValueError(f"{function}: value0 must be {expected}, got others")
             return given
         rows = self._process.rows
         has = np.diff(rows.row) > 0
-        start, (low, high) = np.zeros(self.S, self.dtype), self._process.modulus(self._discount("solve"))
+        start = np.zeros(self.S, self.dtype)
         if has.any() and high < 1:
             least = float(np.maximum.reduceat(rows.reward, rows.row[:-1][has]).min())
             with np.errstate(over="ignore"):

@@ -85,12 +85,12 @@ class GaussSeidel(Method):
 
     def __init__(self, order: str | Array, omega: float, exact: bool, limits: Limits, window: int = 0) -> None:
         self._order, self._omega, self._exact, self._window = order, omega, exact, window
-        self._allowed = limits.tol
+        self._allowed, self._most_steps = limits.tol, limits.max_steps
         self.residual = np.inf
         self._copy: tuple[Any, Array] | None = None  # the process and the values in the given order
 
     def step(self, work: Work) -> bool:
-        if work.steps and self.residual < self._allowed:
+        if (work.steps and self.residual < self._allowed) or work.steps + 1 >= self._most_steps:
             self._allowed /= 4  # unless this backup ends it
             self.update(work)
             work.backup()
@@ -148,9 +148,12 @@ class GaussSeidel(Method):
         assert self._copy is not None  # the first sweep has made it
         (model, v), total = self._copy, 0
         n, order = len(v), np.arange(len(v), dtype=np.int32)
+        most = (self._most_steps - 1 - work.steps) * n  # states, so that one sweep is left for the bounds
         for first in range(0, max(n - self._window // 2, 1), self._window // 2):
             part, target = order[first : first + self._window], 0.0
             for k in range(_WINDOW_SWEEPS):
+                if total + len(part) > most:
+                    break
                 found = model.sweep(v, part, len(part), work.discount, 1.0, self._exact)
                 total += len(part)
                 target = target if k else max(_WINDOW_FALL * found, enough)
@@ -170,14 +173,16 @@ class Prioritized(Method):
     def step(self, work: Work) -> bool:
         factor, process = work.modulus[1], self._process
         allowed = self._tol if factor >= 1 else self._tol * (1 - factor) / (2 * factor) if factor else np.inf
-        arguments = process.bits, *process.predecessors, work.discount, allowed / 2
-        heap, most, total = _core.mdp.prioritized(work.model, *arguments), max(PIECE // 16, 1), 0
-        while True:
-            taken, others = heap.run(work.v, most)
-            total += taken + others
-            if taken < most or work.steps + total // max(len(work.v), 1) >= self._most_steps:
-                break
-        work.steps += -(-total // max(len(work.v), 1))
+        arguments, n = (process.bits, *process.predecessors, work.discount, allowed / 2), len(work.v)
+        most = (self._most_steps - 1 - work.steps) * n  # backups of states; one sweep is left for the bounds
+        if most >= n:
+            heap, total = _core.mdp.prioritized(work.model, *arguments), n  # to begin with, one backup of each
+            while True:
+                backups = heap.run(work.v, PIECE // 16, most - total)[1]
+                total += backups
+                if backups < PIECE // 16:  # the heap is empty, or the next state takes too many
+                    break
+            work.steps += -(-total // n)
         work.backup()
         self._tol /= 4  # unless this backup ends it
         return True

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._krylov import Chain, norm, solve
+from ._result import Limits
 from ._work import Method, Work
 
 Array = npt.NDArray[Any]
@@ -72,6 +73,8 @@ class AndersonIteration(Method):
     ----------
     window : int
         The most earlier iterates that are combined.
+    limits : Limits
+        Its ``max_steps``: the last step, which may be one sweep, is a plain one.
 
     Notes
     -----
@@ -80,8 +83,8 @@ class AndersonIteration(Method):
 
     name = "anderson"
 
-    def __init__(self, window: int) -> None:
-        self._window = window
+    def __init__(self, window: int, limits: Limits) -> None:
+        self._window, self._most_steps = window, limits.max_steps
         self._values: list[Array] = []
         self._errors: list[Array] = []
 
@@ -94,7 +97,7 @@ class AndersonIteration(Method):
             [*self._values, plain][-self._window - 1 :],
             [*self._errors, plain.astype(np.float64) - work.v][-self._window - 1 :],
         )
-        mixed = len(self._values) > 1
+        mixed = len(self._values) > 1 and work.steps + 2 <= self._most_steps
         work.v[...] = self._mixture() if mixed else plain
         work.backup()
         if mixed and not work.error() <= before:

@@ -115,7 +115,7 @@ def robust(
     if kind == "linf" and support is False:
         process = _everywhere(process)
     given = Limits(tol, "span", max_steps, callback, throw).checked("robust")
-    start = problem._start(value0)
+    start = problem._start("robust", value0)
     found = ambiguity("robust", process, kind, radius, limits, support, optimistic)
     process = _with_free_mass(process)
     if policy is not None:

@@ -222,12 +222,12 @@ def bounds_of_models(change: Array, modulus: Array) -> tuple[Array, Array]:
     return change[0] * below / (1 - below), change[1] * above / (1 - above)
 
 
-def solve(call: Policy, v: Tensor | None = None, *, rounded: bool = False) -> MDPSolution:
+def solve(function: str, call: Policy, v: Tensor | None = None, *, rounded: bool = False) -> MDPSolution:
     """Return the solutions by value iteration from v (B, S): tensors, and the best rows as the policy.
 
     ``rounded``: a tolerance that rounding does not allow is as good as the one that it does.
     """
-    process = CardProcess("MDP", call)
+    process = CardProcess(function, call)
     reachable = process.reachable() if rounded else 0.0
     tol = np.maximum(call.tol, reachable) + np.zeros(process.models)
     found = process.iterate(process.start() if v is None else v, tol, call.max_steps)
@@ -252,9 +252,9 @@ def solve(call: Policy, v: Tensor | None = None, *, rounded: bool = False) -> MD
 
 def policy(call: Policy) -> Tensor:
     """Implement the op on a card, by value iteration."""
-    found = solve(call, rounded=True)
+    found = solve("mdp_values", call, rounded=True)
     is_batch = call.values.dim() == 2 or call.rewards.dim() == 2
-    best: Tensor = judged("solve", found if is_batch else alone(found), False).policy
+    best: Tensor = judged("mdp_values", found if is_batch else alone(found), False).policy
     return best
 
 

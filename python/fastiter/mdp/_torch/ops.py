@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from ... import _core
+from ..._solution import judged
 from ..._torch.op import Op
 from ..._torch.ops import contiguous
+from .._choice import Choice
 from .._krylov import Chain, solved
 from .._layouts import Rows, Sparse, keep_rows
 from .._mdp import MDP
+from .._result import Limits
 from .._work import Work
 
 
@@ -66,11 +69,12 @@ def _policy(call: Policy) -> Tensor:
     best = torch.empty((1 if models is None else models, len(row) - 1), dtype=torch.int64, device="cpu")
     for m in range(len(best)):
         values, rewards = (_array(x[m] if x.dim() == 2 else x) for x in (call.values, call.rewards))
-        problem = MDP._of(possible_rows(row, crow, col, values, rewards), gamma)
+        problem = MDP._of(possible_rows(row, crow, col, values, rewards), gamma, function="mdp_values")
         largest = float(np.abs(problem._process.rows.reward).max(initial=0)) / (1 - gamma)
         reachable = 2 * Work(problem._process, np.zeros(problem.S, problem.dtype), gamma).rounding(largest)
-        found = problem.solve(tol=max(call.tol, reachable), max_steps=call.max_steps)
-        best[m] = torch.from_numpy(row[:-1] + found.policy)
+        limits = Limits(max(call.tol, reachable), max_steps=call.max_steps)
+        found = problem._found("mdp_values", Choice(), problem._start("mdp_values", None), limits)
+        best[m] = torch.from_numpy(row[:-1] + judged("mdp_values", found, False).policy)
     return best[0] if models is None else best
 
 

@@ -96,10 +96,10 @@ def mdp_solve(
     first = None if value0 is None else _first(function, values, value0, len(rows.row) - 1, rows.models)
     call = Policy(*rows, discount, tol, max_steps)
     if rows.values.device.type in _CARDS:
-        both = gpu.solve(call, first)
-        found = judged("solve", alone(both) if rows.models is None else both, throw)
+        both = gpu.solve(function, call, first)
+        found = judged(function, alone(both) if rows.models is None else both, throw)
     else:
-        found = _on_the_cpu(rows, call, first, throw)
+        found = _on_the_cpu(function, rows, call, first, throw)
     return found if isinstance(P, tuple) else replace(found, policy=found.policy - rows.row[:-1])
 
 
@@ -117,16 +117,17 @@ def _first(function: str, values: Any, value0: Any, S: int, models: int | None) 
     return value0.detach().expand(whole).clone(memory_format=torch.contiguous_format)
 
 
-def _on_the_cpu(rows: Rows, call: Policy, first: Tensor | None, throw: bool) -> MDPSolution:
+def _on_the_cpu(function: str, rows: Rows, call: Policy, first: Tensor | None, throw: bool) -> MDPSolution:
     limits = Limits(call.tol, max_steps=call.max_steps, throw=throw)
     found = []
     for m in range(1 if rows.models is None else rows.models):
         arrays = [x.resolve_neg().numpy() for x in rows.model(m)]
-        problem = MDP._of(possible_rows(*arrays), float(call.gamma))
-        found.append(problem._found(Choice(), problem._start(None if first is None else first[m].numpy()), limits))
+        problem = MDP._of(possible_rows(*arrays), float(call.gamma), function=function)
+        start = problem._start(function, None if first is None else first[m].numpy())
+        found.append(problem._found(function, Choice(), start, limits))
     dtype = arrays[3].dtype if found else np.dtype(str(rows.values.dtype).removeprefix("torch."))
     all_of_them = together(found, len(rows.row) - 1, dtype, limits)
-    solution = judged("solve", alone(all_of_them) if rows.models is None else all_of_them, throw)
+    solution = judged(function, alone(all_of_them) if rows.models is None else all_of_them, throw)
     names = ("value", "policy", "lower", "upper")
     tensors: dict[str, Any] = {name: torch.from_numpy(getattr(solution, name)) for name in names}
     return replace(solution, **tensors | {"policy": call.row[:-1] + tensors["policy"]})

@@ -1,0 +1,66 @@
+"""Options of methods: refused by the others; and the limit of sweeps, which every method keeps."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastiter
+from fastiter.mdp import MDP, MDPBatch, examples
+from fastiter.mdp._choice import METHODS, OPTIONS
+
+GIVEN: dict[str, Any] = {
+    "order": "symmetric",
+    "exact_diag": False,
+    "omega": 0.9,
+    "policy_sweeps": 3,
+    "alpha": 0.1,
+    "window": 2,
+}
+
+
+@pytest.mark.parametrize("option", sorted(OPTIONS))
+def test_only_the_method_that_takes_an_option_takes_it(option: str) -> None:
+    problem, value = examples.garnet(9, 2, 3, 0.9), GIVEN[option]
+    batch, own = MDPBatch(problem, R=problem.rewards[None]), OPTIONS[option][1]
+    assert set(GIVEN) == set(OPTIONS)
+    for method in METHODS:
+        name = "'mpi', which 'auto' has chosen" if method == "auto" else repr(method)
+        message = f"solve: {option} must be None for {name}, as only {own!r} takes it, got {value!r}"
+        for call in (problem.solve, batch.solve):
+            how: dict[str, Any] = {option: value}
+            if own in (method, "mpi" if method == "auto" else None):
+                assert np.all(call(method, **how).converged)
+                continue
+            with pytest.raises(ValueError, match=r"^solve: ") as raised:
+                call(method, **how)
+            assert str(raised.value) == message
+
+
+def test_options_that_are_no_numbers_are_named_by_their_type() -> None:
+    problem = examples.forest(4, 0.999)
+    with pytest.raises(ValueError, match=r"^solve: order must be None for 'vi', .*, got 'numpy.ndarray'$"):
+        problem.solve("vi", order=np.arange(4))
+    with pytest.raises(ValueError, match=r"^solve: policy_sweeps must be None for 'ipi', which 'auto' has chosen, "):
+        problem.solve(policy_sweeps=4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_takes_more_sweeps_than_allowed(method: Any) -> None:
+    """Also with windows, where one pass may be sixty sweeps, and with heaps, whose pieces may be thousands."""
+    problems: list[MDP] = [examples.garnet(40, 3, 4, 0.99), examples.gridworld(6, 0.98)]
+    if method in ("gs", "ps", "auto"):
+        problems += [examples.gridworld(32, 1.0), examples.gridworld(32, 0.99)]
+    for problem in problems:
+        value0 = None if problem.gamma == 1.0 else np.linspace(-3, 5, problem.S)
+        exact = problem.solve("auto" if problem.gamma == 1.0 else "pi", tol=1e-8).value
+        for most in (1, 2, 3, 7, 40):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", fastiter.ConvergenceWarning)
+                found = problem.solve(method, tol=1e-8, max_steps=most, value0=value0)
+            assert 1 <= found.steps <= most
+            assert found.converged or found.reason == "max_steps"
+            assert (found.lower <= exact + 1e-7).all() and (exact - 1e-7 <= found.upper).all()
