@@ -162,13 +162,15 @@ class MDPBatch:
             raise ValueError(f"solve: value0 must have shape {expected}, got {value0.shape}")
         return list(value0)
 
-    def evaluate(self, policy: Any) -> Array:
+    def evaluate(self, policy: Any, *, rank: int | None = None) -> Array:
         """Return the values (B, S) of a policy in each model, or of a policy for each, to rounding.
 
         Parameters
         ----------
         policy : (S,) or (B, S) integers
             An action of each state, as in ``MDPSolution.policy``.
+        rank : int or None
+            As for :meth:`MDP.evaluate`.
 
         Returns
         -------
@@ -189,7 +191,7 @@ class MDPBatch:
             raise ValueError(f"evaluate: policy must have shape {expected}, got {given.shape}")
         found = np.empty((len(self), S), self._problem.dtype)
         for m, model in enumerate(self._models):
-            found[m] = model.evaluate(given if given.ndim == 1 else given[m])
+            found[m] = model.evaluate(given if given.ndim == 1 else given[m], rank=rank)
         return found
 
 

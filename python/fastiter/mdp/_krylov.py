@@ -6,6 +6,7 @@ Vectors are arrays or, with the model of a card, tensors, which share the operat
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,26 +37,32 @@ class Chain:
         reward: Array | None = None,
         modulus: float | None = None,
     ) -> None:
-        self._model, self._discount, self._reward = model, discount, reward
+        self._model, self.discount, self._reward = model, discount, reward
         self._none = _zeros_like(like)
         self.modulus = discount if modulus is None else modulus
 
     def with_reward(self, reward: Array) -> Chain:
         """Return the chain with other rewards."""
-        return Chain(self._model, self._discount, reward, reward, self.modulus)
+        return Chain(self._model, self.discount, reward, reward, self.modulus)
 
     def residual(self, v: Array) -> Array:
         """Return r + gamma P v - v."""
         w = _empty_like(v)
-        self._model.backup(v, w, None, 1, self._discount, self._reward)
+        self._model.backup(v, w, None, 1, self.discount, self._reward)
         w -= v
         return w
 
     def multiply(self, x: Array) -> Array:
         """Return x - gamma P x."""
         w = _empty_like(x)
-        self._model.backup(x, w, None, 1, self._discount, self._none)
+        self._model.backup(x, w, None, 1, self.discount, self._none)
         return x - w
+
+    def product(self, x: Array) -> Array:
+        """Return P x."""
+        w = _empty_like(x)
+        self._model.backup(x, w, None, 1, 1.0, self._none)
+        return w
 
     def sweep(self, v: Array, count: int) -> Array:
         """Return v after sweeps v <- r + gamma P v."""
@@ -63,7 +70,7 @@ class Chain:
         pieces = max(1, PIECE // max(len(v), 1))
         while count > 0:
             now = min(count, pieces)
-            self._model.backup(v, w, None, now, self._discount, self._reward)
+            self._model.backup(v, w, None, now, self.discount, self._reward)
             if now % 2:
                 v, w = w, v
             count -= now
@@ -143,15 +150,16 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
     return v
 
 
-def solved(function: str, chain: Chain, b: Array) -> Array:
+def solved(function: str, chain: Chain, b: Array, how: Callable[[Chain, Array], Array] | None = None) -> Array:
     """Return values whose residual is rounding, of the rewards b; raise where there are none.
 
-    Rewards are divided by a power of 2 near the largest, as squares of huge or tiny ones overflow or vanish.
+    ``how`` finds them from a first guess, by default :func:`solve`. Rewards are divided by a power of 2 near
+    the largest, as squares of huge or tiny ones overflow or vanish.
     """
     exponent = math.frexp(float(abs(b).max()))[1] if len(b) else 0
     scaled = _shifted(b, -exponent)
     chain = chain.with_reward(scaled)
-    x = solve(chain, _zeros_like(b), 0.0)
+    x = solve(chain, _zeros_like(b), 0.0) if how is None else how(chain, _zeros_like(b))
     remaining, size = norm(chain.residual(x)), norm(scaled)
     if not remaining <= 1e3 * 2.0 ** (-52 if b.dtype.itemsize == 8 else -23) * max(size, norm(x)):
         raise ConvergenceError(f"{function}: the residual of a policy's values must vanish, got {remaining:.2g}")

@@ -217,6 +217,7 @@ class Deflated(Method):
     def step(self, work: Work) -> bool:
         if work.steps:
             work.advance()
-            work.v -= work.v.dtype.type(work.v.mean())
+            work.shift = float(work.v.dtype.type(work.v.mean()))
+            work.v -= work.v.dtype.type(work.shift)
         work.backup()
         return True

@@ -32,6 +32,8 @@ class Work:
         self.change = (0.0, 0.0)
         self.modulus = process.modulus(discount)
         self.steps = 0
+        #: What a method has left out of v, and T v has gained by it
+        self.shift = 0.0
         #: The relative error of the operator beyond the rounding of sums
         self.inexact = 0.0
         self._largest_reward = float(np.abs(process.rows.reward).max(initial=0))
@@ -57,8 +59,8 @@ class Work:
         return bounds_of(self.change, self.modulus)
 
     def error(self) -> float:
-        """Return the largest |w - v|."""
-        return max(abs(self.change[0]), abs(self.change[1]))
+        """Return the largest |w - v - shift|: the Bellman residual of v + shift / (1 - factor)."""
+        return max(abs(self.change[0] - self.shift), abs(self.change[1] - self.shift))
 
     def rounding(self, size: float | None = None) -> float:
         """Return how far rounding moves a bound: that of one sweep, and its sum over those to come.

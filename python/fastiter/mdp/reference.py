@@ -70,6 +70,32 @@ def policy_values(P: Array, R: Array, gamma: float, policy: Array) -> Array:
     return np.linalg.solve(np.eye(S) - gamma * chain, reward)
 
 
+def dominant(chain: Array, rank: int) -> tuple[Array, Array]:
+    """Return U, an orthonormal basis of the span of the eigenvectors of the largest moduli, and B = U^T P U.
+
+    The span is real, as conjugate eigenvectors are taken in pairs: there may be one more than ``rank``.
+    """
+    values, vectors = np.linalg.eig(chain)
+    order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), -values[i].real, values[i].imag))
+    chosen = order[:rank]
+    chosen += [i for i in order[rank : rank + 1] if rank and values[order[rank - 1]] == values[i].conj() != values[i]]
+    columns = [vectors[:, i].imag if values[i].imag < 0 else vectors[:, i].real for i in chosen]
+    basis = np.linalg.qr(np.stack(columns, 1))[0] if columns else np.zeros((len(chain), 0))
+    return basis, basis.T @ chain @ basis
+
+
+def deflated_sweeps(chain: Array, reward: Array, gamma: float, v: Array, rank: int, sweeps: int) -> Array:
+    """Return v after sweeps v <- (1 - gamma E)^-1 (r + gamma (P - E) v), with E = U B U^T of :func:`dominant`.
+
+    V = r + gamma P V is the fixed point for any E, and the eigenvalues of P - E are those of P without the deflated.
+    """
+    basis, inner = dominant(chain, rank)
+    E = basis @ inner @ basis.T
+    for _ in range(sweeps):
+        v = np.linalg.solve(np.eye(len(v)) - gamma * E, reward + gamma * (chain - E) @ v)
+    return v
+
+
 def policy_iteration(P: Array, R: Array, gamma: float) -> tuple[Array, Array]:
     """Return V* and an optimal policy by Howard's method: an action changes only for a better one."""
     policy = backup(P, R, 0.0, np.zeros(len(P)))[1]
