@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.harness.gate import GateError
 from bench.harness.peers import load
-from fastiter.bcd import LeastSquares, Logistic, bcd, lasso_path
+from fastiter.bcd import LeastSquares, Logistic, LogisticRegression, bcd, lasso_path
 from fastiter.bcd._forest import _Blocks
 from fastiter.bcd._problem import Quadratic
 
@@ -86,7 +86,7 @@ def nonnegative(n: int, m: int) -> Case:
     return Case(f"x >= 0, {n} x {m}", lambda x, _: float(((A @ x - b) ** 2).sum() / 2), m, solvers)
 
 
-def logistic(n: int, m: int, density: float, C: float = 0.5) -> Case:
+def logistic(n: int, m: int, density: float, C: float = 0.5, estimator: bool = False) -> Case:
     import scipy.sparse as sp
 
     rng = np.random.default_rng(0)
@@ -104,21 +104,29 @@ def logistic(n: int, m: int, density: float, C: float = 0.5) -> Case:
         model = linear.LogisticRegression(C=C, l1_ratio=1.0, solver="liblinear", fit_intercept=False, tol=1e-4)
         return model.fit(A, y).coef_
 
-    solvers = [Solver("fastiter", lambda: bcd(Logistic(A, y, l1=1 / C), rtol=2e-3).value[None])]
+    def ours() -> Any:
+        if estimator:
+            return LogisticRegression(C=C, fit_intercept=False, tol=2e-3).fit(A, y).coef_
+        return bcd(Logistic(A, y, l1=1 / C), blocks=m, update="newton", rtol=2e-3).value[None]
+
+    solvers = [Solver("fastiter", ours)]
     if linear := load("sklearn.linear_model"):
         solvers.append(Solver("LIBLINEAR", quiet(lambda: peer(linear)), 2))
-    return Case(f"logistic l1, sparse {n} x {m}", objective, m, solvers)
+    name = "LogisticRegression(penalty='l1')" if estimator else f"logistic l1, sparse {n} x {m}"
+    return Case(name, objective, m, solvers)
 
 
 FULL: tuple[Callable[[], Case], ...] = (
     lambda: path(5000, 10_000, 1, 0.1),
     lambda: path(20_000, 100_000, 1e-3, 0.05),
     lambda: logistic(20_000, 100_000, 1e-3),
+    lambda: logistic(20_000, 100_000, 1e-3, estimator=True),
     lambda: nonnegative(2000, 1000),
 )
 QUICK: tuple[Callable[[], Case], ...] = (
     lambda: path(60, 200, 1, 0.1),
     lambda: logistic(200, 300, 0.05),
+    lambda: logistic(200, 600, 0.05, estimator=True),
     lambda: nonnegative(60, 20),
 )
 

@@ -73,6 +73,14 @@ void products_of(const Matrix& a, py::handle w, py::handle columns, int64_t coun
     for (int64_t k = 0; k < count; ++k) to[k] = a.dot(chosen[k], from);
 }
 
+// sums[j] = the sum over i of w_i a_ij^2
+void squares(const Matrix& a, py::handle w, py::handle sums) {
+    const double* from = address<const double>(w);
+    double* to = address<double>(sums);
+    py::gil_scoped_release release;
+    for (int64_t j = 0; j < a.m; ++j) to[j] = a.squares(j, from);
+}
+
 // sums[j] += a_j . w for all columns
 void products(const Matrix& a, py::handle w, py::handle sums) {
     const double* from = address<const double>(w);
@@ -84,7 +92,7 @@ void products(const Matrix& a, py::handle w, py::handle sums) {
 } // namespace
 
 void bind(py::module_& m) {
-    py::class_<Matrix>(m, "Matrix").def("products", products).def("products_of", products_of);
+    py::class_<Matrix>(m, "Matrix").def("products", products).def("products_of", products_of).def("squares", squares);
     py::class_<Solver>(m, "Solver")
         .def("run", run)
         .def("state", state)

@@ -10,6 +10,12 @@ namespace {
 constexpr double kNearBound = 1e-4;
 constexpr double kDecrease = 1e-4; // of Armijo's condition
 constexpr int kHalvings = 50;
+// Larger blocks of logistic losses have no matrix: without l1 and bounds, and with
+constexpr size_t kSmooth = 2048, kLargest = 256;
+// By how much sweeps lower the slope of a model, their number at most, and those over the support in between
+constexpr double kRidge = 1e-12; // keeps its curvature above 0, as a share of its bound
+constexpr double kInner = 0.1;
+constexpr int kRounds = 50, kShort = 8;
 
 double nearest(double v, double threshold, double lower, double upper) {
     const double y = v > threshold ? v - threshold : (v < -threshold ? v + threshold : v - v);
@@ -60,6 +66,7 @@ double Solver::gradient_of(int32_t c) const {
     const double ridge = p_.s.l2[c] * x_[c];
     if (p_.loss == Loss::quadratic) return u_[size_t(c)] + ridge;
     if (maintains_) return g_[size_t(c)] + ridge;
+    if (is_known_) return known_[size_t(c)] + ridge;
     return p_.a->dot(c / p_.classes, u_.data() + (c % p_.classes) * p_.a->n) + ridge;
 }
 
@@ -154,6 +161,43 @@ void Solver::solve_model(const List& block, const Vector& h, const Vector& g, Ve
     }
 }
 
+// d: nearly the same for logistic losses, without H, whose weights are fixed: by sweeps over the coordinates that are not
+// 0 or have a slope, most of them over those that are not 0
+void Solver::sweep_model(const List& block, const Vector& g, Vector& d) {
+    const Matrix& a = *p_.a;
+    const size_t n = size_t(a.n), m = size_t(p_.coordinates());
+    weight_.resize(n), curvature_.resize(m), target_.assign(x_, x_ + m), r_ = u_;
+    for (size_t i = 0; i < n; ++i) { // p (1 - p) = |p - b| (1 - |p - b|)
+        const double most = p_.weight ? p_.weight[i] : 1, size = std::abs(u_[i]);
+        weight_[i] = most > 0 ? size * std::max(1 - size / most, 0.0) : 0;
+    }
+    List working, support;
+    double largest = 0;
+    for (size_t s = 0; s < block.size(); ++s) {
+        const int32_t c = block[s];
+        const double steepness = std::abs(slope(c, g[s] - p_.s.l2[c] * x_[c]));
+        if (steepness == 0 && x_[c] == 0) continue;
+        working.push_back(c), largest = std::max(largest, steepness);
+        curvature_[size_t(c)] = a.squares(c, weight_.data()) + p_.s.l2[c] + kRidge * p_.s.curvature[c];
+    }
+    ModelState model{p_.s, target_.data(), r_.data(), weight_.data(), nullptr, 0};
+    model.s.curvature = curvature_.data();
+    const int64_t each = a.start ? a.start[a.m] / std::max<int64_t>(a.m, 1) : a.n;
+    const auto sweep = [&](const List& list) {
+        model.order = list.data(), model.count = int64_t(list.size());
+        const double moved = a.sweep(model);
+        return moved > kInner * largest && !has_to_stop(*team_, model.count * each);
+    };
+    for (int round = 0; round < kRounds && sweep(working); ++round) {
+        support.clear();
+        for (int32_t c : working)
+            if (target_[size_t(c)] != 0) support.push_back(c);
+        for (int k = 0; k < kShort && sweep(support); ++k) {
+        }
+    }
+    for (size_t s = 0; s < block.size(); ++s) d[s] = target_[size_t(block[s])] - x_[block[s]];
+}
+
 // The change of the objective from x to x + t d, less its rounding
 double Solver::change_along(const List& block, const Vector& d, double t) {
     const Matrix& a = *p_.a;
@@ -243,6 +287,9 @@ void Solver::update_block(const List& block, int64_t id) {
             const int32_t c = block[s];
             d[s] = nearest(x_[c] - g[s] / bound, p_.s.l1[c] / bound, p_.s.lower[c], p_.s.upper[c]) - x_[c];
         }
+    } else if (p_.loss == Loss::logistic && update_ == Update::newton && n > (p_.is_smooth ? kSmooth : kLargest)) {
+        sweep_model(block, g, d);
+        search(block, g, d);
     } else {
         const Vector h = block_matrix(block, update_ != Update::matrix);
         if (update_ == Update::two_metric) {

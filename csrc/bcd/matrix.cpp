@@ -18,6 +18,13 @@ public:
             g[rows_.column[e] * stride] += d * double(rows_.value[e]);
     }
 
+    double squares(int64_t j, const double* weight) const override { return k_.squares(a_, j, weight); }
+
+    double sweep(ModelState& p) const override {
+        ModelSweep<T> sweep{a_, p};
+        return k_.model_sweep(sweep);
+    }
+
     double sweep(SweepState& p) const override {
         Sweep<T> sweep{a_, p};
         return k_.sweep(sweep);

@@ -12,7 +12,9 @@ public:
     virtual void add(int64_t j, double d, double* z) const = 0;                     // z += d a_j
     virtual void products(const double* u, double* g, int64_t stride) const = 0;    // g[j stride] += a_j . u
     virtual void add_row(int64_t i, double d, double* g, int64_t stride) const = 0; // g[j stride] += d a_ij
+    virtual double squares(int64_t j, const double* weight) const = 0;              // the sum over i of weight_i a_ij^2
     virtual double sweep(SweepState& p) const = 0;
+    virtual double sweep(ModelState& p) const = 0;
 
     int64_t n = 0, m = 0;
     const int64_t* start = nullptr; // the pattern of compressed columns; null: dense

@@ -69,14 +69,19 @@ double Solver::objective() const {
     return sum;
 }
 
-void Solver::gradient(double* g, bool fresh) const {
+void Solver::gradient(double* g, bool fresh) {
     if (p_.loss == Loss::quadratic) {
         std::copy(u_.begin(), u_.end(), g);
     } else if (maintains_ && !fresh) {
         std::copy(g_.begin(), g_.end(), g);
     } else {
-        std::fill_n(g, p_.coordinates(), 0.0);
-        for (int64_t k = 0; k < p_.classes; ++k) p_.a->products(u_.data() + k * p_.a->n, g + k, p_.classes);
+        if (!is_known_) {
+            known_.assign(size_t(p_.coordinates()), 0);
+            for (int64_t k = 0; k < p_.classes; ++k)
+                p_.a->products(u_.data() + k * p_.a->n, known_.data() + k, p_.classes);
+        }
+        is_known_ = true;
+        std::copy(known_.begin(), known_.end(), g);
     }
 }
 
@@ -115,6 +120,7 @@ void Solver::clear_touched() {
 
 // x += d, with all that depends on x
 void Solver::move(const List& block, const Vector& d) {
+    is_known_ = false;
     const auto is_active = [&](int32_t c) {
         return (x_[c] == 0 && p_.s.l1[c] > 0) || x_[c] <= p_.s.lower[c] || x_[c] >= p_.s.upper[c];
     };
@@ -183,11 +189,13 @@ int64_t Solver::run(const int32_t* sequence, int64_t count, const Team& team) {
     const int64_t work =
         std::max<int64_t>(p_.a->start ? p_.a->start[p_.a->m] / std::max<int64_t>(p_.a->m, 1) : p_.a->n, 1);
     List block;
+    team_ = &team;
     for (int64_t done = 0; done < count;) {
         if (has_to_stop(team, work)) return done;
         if (is_single) {
             const int64_t some = std::min<int64_t>(count - done, std::max<int64_t>((1 << 20) / work, 1));
             SweepState sweep{p_.s, x_, u_.data(), sequence + done, some, p_.loss == Loss::quadratic, 0};
+            is_known_ = false;
             p_.a->sweep(sweep);
             steps_ += some, done += some;
             if (sweep.status_changes) last_change_ = steps_;

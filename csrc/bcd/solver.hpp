@@ -42,7 +42,7 @@ public:
     int64_t run(const int32_t* sequence, int64_t count, const Team& team);
     double objective() const;
     // The gradient of the losses, without l2: a copy of the maintained one, unless it is to be fresh
-    void gradient(double* g, bool fresh) const;
+    void gradient(double* g, bool fresh);
     double slope(int64_t c, double g) const;             // of the least subgradient, from the gradient of the losses
     int64_t last_change() const { return last_change_; } // the update that last changed the active set; 0: none
     const Vector& derivative() const { return u_; }
@@ -63,6 +63,7 @@ private:
     double pair_weight(int64_t i, int64_t c, int64_t k, bool exact) const;
     double bound_of(const List& block, int64_t id);
     void solve_model(const List& block, const Vector& h, const Vector& g, Vector& d) const;
+    void sweep_model(const List& block, const Vector& g, Vector& d);
     void search(const List& block, const Vector& g, Vector& d);
     void two_metric(const List& block, const Vector& h, const Vector& g, Vector& d);
     double change_along(const List& block, const Vector& d, double t);
@@ -82,6 +83,10 @@ private:
     bool maintains_;
     Vector z_, u_, g_; // A x and derivatives of the losses, by class: (classes, n); the gradient (coordinates)
     Vector delta_, buffer_, ahead_;
+    Vector known_; // the gradient that was last computed, and whether x is still the same
+    bool is_known_ = false;
+    Vector weight_, r_, target_, curvature_; // of a model that is solved by sweeps
+    const Team* team_ = nullptr;
     std::vector<int32_t> stamp_;
     List touched_, order_;
     int32_t now_ = 0;

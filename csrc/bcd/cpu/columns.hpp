@@ -61,6 +61,44 @@ template <class T> FASTITER_INLINE void column_add(const Columns<T>& a, int64_t 
     for (int64_t e = a.start[j]; e < a.start[j + 1]; ++e) z[a.row[e]] += d * double(a.value[e]);
 }
 
+// z += d W a_j
+template <class T>
+FASTITER_INLINE void column_add_weighted(const Columns<T>& a, int64_t j, double d, const double* weight, double* z) {
+    if (a.start) {
+        for (int64_t e = a.start[j]; e < a.start[j + 1]; ++e) {
+            const int32_t i = a.row[e];
+            z[i] += d * weight[i] * double(a.value[e]);
+        }
+        return;
+    }
+    constexpr int W = lanes<double>;
+    const T* value = a.value + j * a.n;
+    const vec<double> by = broadcast(d);
+    int64_t i = 0;
+    for (; i + W <= a.n; i += W) store(z + i, fma(wide(value + i), by * load(weight + i), load(z + i)));
+    for (; i < a.n; ++i) z[i] += d * weight[i] * double(value[i]);
+}
+
+template <class T> FASTITER_INLINE double column_squares(const Columns<T>& a, int64_t j, const double* weight) {
+    double sum = 0;
+    if (a.start) {
+        for (int64_t e = a.start[j]; e < a.start[j + 1]; ++e)
+            sum += double(a.value[e]) * double(a.value[e]) * weight[a.row[e]];
+        return sum;
+    }
+    constexpr int W = lanes<double>;
+    const T* value = a.value + j * a.n;
+    vec<double> s0{}, s1{};
+    int64_t i = 0;
+    for (; i + 2 * W <= a.n; i += 2 * W) {
+        const vec<double> v0 = wide(value + i), v1 = wide(value + i + W);
+        s0 = fma(v0 * v0, load(weight + i), s0), s1 = fma(v1 * v1, load(weight + i + W), s1);
+    }
+    sum = sum_of(s0 + s1);
+    for (; i < a.n; ++i) sum += double(value[i]) * double(value[i]) * weight[i];
+    return sum;
+}
+
 // The minimiser of curvature (y - v)^2 / 2 + l1 |y| over lower <= y <= upper
 FASTITER_INLINE double nearest(double v, double threshold, double lower, double upper) {
     double y = v > threshold ? v - threshold : (v < -threshold ? v + threshold : v - v);

@@ -45,11 +45,28 @@ template <class T> struct Sweep {
     SweepState& to;
 };
 
+// The same on a quadratic model of the losses with fixed weights, sum over i of u_i v_i + weight_i v_i^2 / 2, where v is
+// A times the change of x: r = u + weight v (n) changes with x.
+struct ModelState {
+    Separable s; // curvature_j = the sum over i of weight_i a_ij^2, + l2_j, above 0
+    double* x = nullptr;
+    double* r = nullptr;
+    const double* weight = nullptr;
+    const int32_t* order = nullptr;
+    int64_t count = 0;
+};
+template <class T> struct ModelSweep {
+    Columns<T> a;
+    ModelState& to;
+};
+
 template <class T> struct KernelsOf {
     double (*dot)(const Columns<T>&, int64_t j, const double* u);                    // a_j . u
     void (*add)(const Columns<T>&, int64_t j, double d, double* z);                  // z += d a_j
     void (*products)(const Columns<T>&, const double* u, double* g, int64_t stride); // g[j stride] += a_j . u, all j
-    double (*sweep)(const Sweep<T>&); // the largest curvature_j |change of x_j|
+    double (*squares)(const Columns<T>&, int64_t j, const double* weight);           // sum over i of weight_i a_ij^2
+    double (*sweep)(const Sweep<T>&);            // the largest curvature_j |change of x_j|
+    double (*model_sweep)(const ModelSweep<T>&); // the same
 };
 
 // u_i = weight_i (sigmoid(z_i) - b_i); weight null: 1

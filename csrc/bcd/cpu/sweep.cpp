@@ -39,6 +39,29 @@ template <class T> double sweep(const Sweep<T>& given) {
     return largest;
 }
 
+template <class T> double squares(const Columns<T>& a, int64_t j, const double* weight) {
+    return column_squares(a, j, weight);
+}
+
+template <class T> double model_sweep(const ModelSweep<T>& given) {
+    const Columns<T>& a = given.a;
+    const ModelState& p = given.to;
+    double largest = 0;
+    for (int64_t k = 0; k < p.count; ++k) {
+        const int64_t j = p.order[k];
+        const double curvature = p.s.curvature[j], before = p.x[j];
+        const double g = column_dot(a, j, p.r) + p.s.l2[j] * before;
+        const double now = nearest(before - g / curvature, p.s.l1[j] / curvature, p.s.lower[j], p.s.upper[j]);
+        const double d = now - before;
+        if (d == 0) continue;
+        p.x[j] = now;
+        column_add_weighted(a, j, d, p.weight, p.r);
+        const double moved = curvature * __builtin_fabs(d);
+        largest = moved > largest || moved != moved ? moved : largest;
+    }
+    return largest;
+}
+
 void logistic(int64_t n, const double* z, const double* b, const double* weight, double* u) {
     constexpr int W = lanes<double>;
     for (int64_t i = 0; i < n; i += W) {
@@ -48,7 +71,7 @@ void logistic(int64_t n, const double* z, const double* b, const double* weight,
     }
 }
 
-template <class T> constexpr KernelsOf<T> kTable = {dot<T>, add<T>, products<T>, sweep<T>};
+template <class T> constexpr KernelsOf<T> kTable = {dot<T>, add<T>, products<T>, squares<T>, sweep<T>, model_sweep<T>};
 
 } // namespace
 

@@ -61,8 +61,9 @@ def bcd(
     update : {"gradient", "matrix", "newton", "two-metric"}
         "gradient": the minimiser of the upper bound with L_b, a projected or proximal gradient step. "matrix": of that
         with the matrix H_b, exact for squares and quadratics. "newton": of the model with the second derivatives, and a
-        line search. "two-metric": Newton's step in the coordinates that no bound holds, a gradient step in the others,
-        projected, with a search along the projected path; l1 then needs a bound at 0.
+        line search; large blocks of logistic losses need no matrix. "two-metric": Newton's step in the coordinates that
+        no bound holds, a gradient step in the others, projected, with a search along the projected path; l1 then needs
+        a bound at 0.
     rtol : float
         Converged if the residual is at most ``rtol`` times that of 0: the largest entry of the gradient of the losses
         at 0, or the objective there for "gap".
@@ -205,8 +206,8 @@ class _Run:
             self._blocks = (parts.start, parts.member, parts.bounds() if needs else None, sums)
         self.solver, self.begun, self.identified = self._solver(x, rule), 0, 0  # at a step, and what was known before
         every = limits.check_every
-        greedy = _UPDATES if parts.variable or rule in GREEDY else _SWEEPS * max(parts.count, 1)
-        self.every = every or greedy
+        sweeps = _SWEEPS * parts.count if parts.count > 1 else 1  # one block is as dear as a check
+        self.every = every or (_UPDATES if parts.variable or rule in GREEDY else sweeps)
 
     def _solver(self, x: Array, rule: str) -> Any:
         problem, parts, update = self.problem, self.parts, self.how[1]
@@ -214,7 +215,8 @@ class _Run:
             *(LOSSES.index(problem._loss), problem._classes, problem._is_smooth),
             *(GREEDY.index(rule) + 1 if rule in GREEDY else 0, UPDATES.index(update)),
         )
-        data, matrix = (problem._b, problem._weights), problem._data.matrix
+        data, own = (problem._b, problem._weights), problem._data
+        matrix = own.matrix_with_rows if rule in GREEDY else own.matrix
         separable = (*problem._separable, problem._curvature)
         return _core.bcd.solver(matrix, kinds, data, separable, self._blocks, parts.variable or parts.count, x)
 
@@ -267,7 +269,8 @@ class _Run:
     def _scale(self, at: Array | None = None) -> float:
         """Return the residual of 0, or of another point."""
         zero = np.zeros_like(self.x) if at is None else at
-        solver = self._solver(zero, "cyclic" if self.parts.count else self.how[0])
+        is_begun = at is None and not self.x.any()
+        solver = self.solver if is_begun else self._solver(zero, "cyclic" if self.parts.count else self.how[0])
         g, slopes = np.empty((2, len(zero)))
         objective = solver.state(g, slopes, len(zero), False)
         return float(abs(objective) if self.limits.stop == "gap" else np.abs(g).max(initial=0.0))

@@ -13,7 +13,7 @@ from ._estimators import Estimator, scikit_learn, with_ones, without_last
 from ._problem import Logistic, Problem, Softmax
 
 Array = npt.NDArray[Any]
-#: The columns from which sweeps over single coordinates are faster than greedy blocks
+#: The columns from which Newton steps in all coordinates are faster than in greedy blocks
 _MANY = 500
 
 
@@ -31,7 +31,7 @@ class LogisticRegression(Estimator):
     warm_start : bool
         Whether ``fit`` starts from the last coefficients.
     max_iter : int
-        The most steps: blocks, or sweeps where there are two classes and more than 500 columns.
+        The most Newton steps: in blocks, or in all coordinates with two classes and more than 500 columns.
     tol : float
         The largest entry of the least subgradient at which it ends, as a share of that of the gradient at 0.
 
@@ -44,7 +44,7 @@ class LogisticRegression(Estimator):
     intercept_ : (1,) or (classes,)
         The constants.
     n_iter_ : (1,) int
-        The updates of a block, or of a coordinate.
+        The Newton steps.
 
     See Also
     --------
@@ -128,9 +128,9 @@ class LogisticRegression(Estimator):
         return self
 
     def _method(self, columns: int, rows: int) -> dict[str, Any]:
-        """Return the arguments of bcd: Newton steps of the steepest coordinates, or sweeps where these are many."""
+        """Return the arguments of bcd: Newton steps of the steepest coordinates, or of all where these are many."""
         if rows == 1 and columns > _MANY:
-            return {"max_steps": self.max_iter * columns}
+            return {"blocks": columns, "update": "newton", "max_steps": self.max_iter}
         blocks = Blocks(min(32, columns) * rows, "variable")
         return {"blocks": blocks, "rule": "gsd", "update": "newton", "max_steps": self.max_iter}
 

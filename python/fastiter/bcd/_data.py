@@ -14,12 +14,10 @@ from .._check import FLOATS, check_array, type_name
 
 Array = npt.NDArray[Any]
 MAX_SIZE = 2**31 - 1
-#: The columns whose squares are summed at once
-_CHUNK = 256
 
 
 class Data:
-    """A matrix (n, m): column-major if dense, in compressed columns and rows if sparse."""
+    """A matrix (n, m): column-major if dense, in compressed columns if sparse, and in rows for those who ask."""
 
     def __init__(self, function: str, name: str, A: Any, scale: Array | None = None) -> None:
         self.sparse = _checked_sparse(function, name, A)
@@ -32,23 +30,28 @@ class Data:
             if scale is not None:
                 dense = dense * scale[:, None].astype(dense.dtype)
             self.dense: Array | None = np.asfortranarray(dense)
-            self._kept: tuple[Any, ...] = (None, None, self.dense), (None, None, None)
+            self._columns: tuple[Any, ...] = (None, None, self.dense)
         else:
             self.dense = None
-            by_row = self.sparse.tocsr()
             if scale is not None:
-                by_row.data *= np.repeat(scale, np.diff(by_row.indptr)).astype(self.dtype)
-            self.sparse = by_row.tocsc()
-            self._kept = _arrays(self.sparse), _arrays(by_row)
+                self.sparse.data *= scale.astype(self.dtype)[self.sparse.indices]
+            self._columns = _arrays(self.sparse)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: the arrays, from which it makes a matrix of its own."""
-        return {name: value for name, value in self.__dict__.items() if name != "matrix"}
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("matrix")}
 
     @cached_property
     def matrix(self) -> Any:
         """The matrix of the compiled module, which borrows the arrays kept here."""
-        return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, *self._kept)
+        return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, (None, None, None))
+
+    @cached_property
+    def matrix_with_rows(self) -> Any:
+        """The same, with rows of sparse data, which keep a gradient up to date."""
+        if self.sparse is None:
+            return self.matrix
+        return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, _arrays(self.sparse.tocsr()))
 
     def columns(self, chosen: Any) -> Array:
         """Return some columns as a dense float64 array."""
@@ -57,21 +60,8 @@ class Data:
 
     def squares(self, weights: Array | None = None) -> Array:
         """Return the sums of the squares of each column, with weights of the rows; infinite if they overflow."""
-        with np.errstate(over="ignore"):
-            return self._squares(weights)
-
-    def _squares(self, weights: Array | None) -> Array:
-        m = self.shape[1]
-        if self.sparse is not None:
-            squares = self.sparse.data.astype(np.float64) ** 2
-            if weights is not None:
-                squares *= weights[self.sparse.indices]
-            columns = np.repeat(np.arange(m), np.diff(self.sparse.indptr))
-            return np.bincount(columns, squares, m).astype(np.float64)  # integers, of nothing
-        out = np.empty(m)
-        for first in range(0, m, _CHUNK):
-            part = self.columns(slice(first, first + _CHUNK)) ** 2
-            out[first : first + _CHUNK] = part.sum(axis=0) if weights is None else weights @ part
+        out = np.empty(self.shape[1])
+        self.matrix.squares(np.ones(self.shape[0]) if weights is None else weights, out)
         return out
 
     def magnitude_sums(self, weights: Array | None = None) -> Array:
@@ -90,7 +80,8 @@ class Data:
 
 def _arrays(A: Any) -> tuple[Array, Array, Array]:
     """Return the arrays of a compressed matrix as the kernels take them."""
-    return A.indptr.astype(np.int64), A.indices.astype(np.int32), np.ascontiguousarray(A.data)
+    start, index = A.indptr.astype(np.int64, copy=False), A.indices.astype(np.int32, copy=False)
+    return np.ascontiguousarray(start), np.ascontiguousarray(index), np.ascontiguousarray(A.data)
 
 
 def is_sparse(A: object) -> bool:
