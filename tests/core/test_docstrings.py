@@ -41,6 +41,7 @@ def test_every_argument_is_documented(name: str, of_tensors: bool) -> None:
 
 PACKAGES = ["fastiter", "fastiter.quant", "fastiter.relax", "fastiter.relax.compat", "fastiter.ssm", "fastiter.tune"]
 WITH_TORCH = ["fastiter.torch", "fastiter.torch.nn", "fastiter.torch.quant", "fastiter.torch.ssm"]
+WITH_TORCH += ["fastiter.torch.distributed"]
 
 
 @pytest.mark.parametrize("names", [PACKAGES, WITH_TORCH], ids=["arrays", "tensors"])

@@ -17,6 +17,7 @@ PACKAGES = tuple(
 )
 WITH_TORCH = (
     "fastiter.torch",
+    "fastiter.torch.distributed",
     "fastiter.torch.nn",
     "fastiter.torch.prox",
     "fastiter.torch.quant",

@@ -53,6 +53,7 @@ def test_every_public_function_is_here() -> None:
         "RnnStates",
         "accelerate",
         "compat",
+        "distributed",
         "export_hls",
         "fixed_point",
         "fixedpoint",

@@ -20,7 +20,7 @@ from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
-from . import compat, fixedpoint, nn, onnx, prox, quant, ssm
+from . import compat, distributed, fixedpoint, nn, onnx, prox, quant, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace
 
@@ -40,6 +40,7 @@ __all__ = [
     "block_scan",
     "compat",
     "delta_scan",
+    "distributed",
     "elman",
     "export_hls",
     "fixed_point",

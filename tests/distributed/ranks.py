@@ -1,0 +1,122 @@
+"""Runs a function on several processes with a gloo group: results, exceptions and deaths come back within a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+#: Imported once, by the server that ranks are forked from; torch.autograd.grad would import the last with sympy.
+_PRELOADED = ["fastiter.torch", "tests.distributed.compare", "torch.fx.experimental.symbolic_shapes"]
+_CONTEXT.set_forkserver_preload(_PRELOADED)
+
+
+class Outcome(NamedTuple):
+    """What a rank has returned or raised, or the code with which it ended without either; None if it runs on."""
+
+    result: Any = None
+    error: BaseException | None = None
+    trace: str = ""
+    code: int | None = 0
+    seconds: float = 0.0
+
+
+def outcomes(
+    function: Callable[..., Any],
+    size: int,
+    *arguments: Any,
+    timeout: float = 20.0,
+    limit: float = 60.0,
+    stopped: int | None = None,
+) -> list[Outcome]:
+    """Call ``function(*arguments)``, which is found by its name, on ``size`` ranks.
+
+    ``timeout`` is that of the process group. Ranks that run longer than ``limit`` seconds are ended, and the rank
+    ``stopped`` when all others have finished.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ranks, pipes = [], []
+        for rank in range(size):
+            ours, theirs = _CONTEXT.Pipe(duplex=False)
+            given = (str(Path(folder) / "store"), rank, size, timeout, theirs, function, arguments)
+            process = _CONTEXT.Process(target=_work, args=given, daemon=True)
+            process.start()
+            theirs.close()
+            ranks.append(process)
+            pipes.append(ours)
+        stop = time.monotonic() + limit
+        found = [
+            Outcome(code=None) if rank == stopped else _outcome(process, pipe, stop)
+            for rank, (process, pipe) in enumerate(zip(ranks, pipes, strict=True))
+        ]
+        for process, pipe in zip(ranks, pipes, strict=True):
+            if process.is_alive():
+                process.kill()
+            process.join()
+            pipe.close()
+    return found
+
+
+def results(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
+    """Return what the ranks return; what the first of them raises is an error."""
+    found = outcomes(function, size, *arguments)
+    for rank, one in enumerate(found):
+        if one.error is not None:
+            raise AssertionError(f"rank {rank}: {one.trace}") from one.error
+        assert one.code == 0, f"rank {rank} ended with {one.code}"
+    return [one.result for one in found]
+
+
+def _outcome(process: Any, pipe: Any, stop: float) -> Outcome:
+    """Wait for the message of a rank, or for its end."""
+    ready = multiprocessing.connection.wait([pipe, process.sentinel], max(0.0, stop - time.monotonic()))
+    if pipe in ready or (ready and pipe.poll()):
+        try:
+            found: Outcome = pickle.loads(pipe.recv_bytes())
+            return found
+        except EOFError:
+            pass
+    process.join(max(0.0, min(1.0, stop - time.monotonic())))
+    return Outcome(code=process.exitcode)
+
+
+def _work(
+    store: str, rank: int, size: int, timeout: float, pipe: Any, function: Callable[..., Any], arguments: Any
+) -> None:
+    import torch
+    import torch.distributed as dist
+
+    import fastiter
+
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    fastiter.set_num_threads(1)
+    torch.manual_seed(0)
+    start = time.monotonic()
+    try:
+        files: Any = dist.FileStore(store, size)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=files, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+        start = time.monotonic()
+        one = Outcome(function(*arguments), seconds=time.monotonic() - start)
+        with contextlib.suppress(RuntimeError):  # no rank leaves while another one reads its messages, but for a fault
+            dist.barrier()
+    except Exception as error:
+        one = Outcome(error=error, trace=traceback.format_exc(), seconds=time.monotonic() - start)
+    try:
+        message = pickle.dumps(one)
+    except Exception as error:
+        message = pickle.dumps(one._replace(result=None, error=RuntimeError(f"{one.error!r} has no pickle: {error}")))
+    pipe.send_bytes(message)
+    pipe.close()
+    os._exit(0)  # a group with a dead rank waits for it when it is destroyed
