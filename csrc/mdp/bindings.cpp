@@ -4,6 +4,8 @@
 #include "mdp/pattern.hpp"
 #include "mdp/project.hpp"
 #include "mdp/robust.hpp"
+#include "mdp/several.hpp"
+#include <limits>
 
 namespace fastiter::mdp {
 namespace {
@@ -91,6 +93,66 @@ std::pair<int64_t, int64_t> run(Prioritized& p, py::handle v, int64_t enough, in
     return p.run(values, enough, most);
 }
 
+// What solve_each has found, until it is copied to arrays
+class Several {
+public:
+    explicit Several(std::vector<Found> found) : found_(std::move(found)) {}
+
+    int64_t checks() const {
+        size_t most = 0;
+        for (const Found& each : found_) most = std::max(most, each.history.size());
+        return int64_t(most);
+    }
+
+    // numbers (models, 4): the changes, residual and rounding; counts (models, 2): steps and reason;
+    // history (models, checks), NaN after a model's end
+    void copy(py::handle numbers, py::handle counts, py::handle history) const {
+        double *to = address<double>(numbers), *table = address<double>(history);
+        int64_t* whole = address<int64_t>(counts);
+        const int64_t most = checks();
+        for (const Found& each : found_) {
+            *to++ = each.change.low, *to++ = each.change.high, *to++ = each.residual, *to++ = each.rounding;
+            *whole++ = each.steps, *whole++ = int64_t(each.reason);
+            std::copy(each.history.begin(), each.history.end(), table);
+            std::fill(table + each.history.size(), table + most, std::numeric_limits<double>::quiet_NaN());
+            table += most;
+        }
+    }
+
+private:
+    std::vector<Found> found_;
+};
+
+// vectors: v, w, action, order (models, states), the last perhaps None; numbers (models, 3): the least and the largest
+// sum and the largest reward; how (models) bytes
+Several solve_each_of(int bits, const py::list& models, const py::tuple& vectors, py::handle numbers, py::handle how,
+                      const py::tuple& rule) {
+    Rule all;
+    all.discount = rule[0].cast<double>(), all.tol = rule[1].cast<double>(), all.sup = rule[2].cast<bool>();
+    all.max_steps = rule[3].cast<int64_t>(), all.patience = rule[4].cast<int64_t>();
+    all.policy_sweeps = rule[5].cast<int64_t>(), all.omega = rule[6].cast<double>(), all.exact = rule[7].cast<bool>();
+    all.order = Order(rule[8].cast<int>()), all.longest = rule[9].cast<int64_t>();
+    std::byte *v = address<std::byte>(py::handle(vectors[0])), *w = address<std::byte>(py::handle(vectors[1]));
+    int32_t* action = address<int32_t>(py::handle(vectors[2]));
+    const int32_t* order = address<const int32_t>(py::handle(vectors[3]));
+    const double* number = address<const double>(numbers);
+    const uint8_t* chosen = address<const uint8_t>(how);
+    std::vector<Item> items;
+    for (py::handle model : models) {
+        Item item{model.cast<Model*>(), How(*chosen++), v, w, action, order};
+        item.low = *number++, item.high = *number++, item.largest_reward = *number++;
+        const int64_t n = item.model->states();
+        v += n * bits / 8, w += n * bits / 8, action += n;
+        if (order) order += n;
+        if (all.order != Order::given || item.how != How::gs) item.order = nullptr;
+        items.push_back(item);
+    }
+    return with_float(bits, [&]<class T>() {
+        py::gil_scoped_release release;
+        return Several(solve_each<T>(items, all));
+    });
+}
+
 // set: l1, interval, kl, chi2, contamination
 std::pair<double, double> robust(int bits, int64_t states, const py::tuple& arrays, py::tuple vectors, double discount,
                                  int set, const py::tuple& shape, bool best, bool anywhere) {
@@ -143,7 +205,9 @@ void bind(py::module_& m) {
         .def("permuted", permuted)
         .def("transposed", &Model::transposed);
     py::class_<Prioritized>(m, "Prioritized").def("run", run);
+    py::class_<Several>(m, "Several").def("checks", &Several::checks).def("copy", &Several::copy);
     m.def("model", model);
+    m.def("solve_each", solve_each_of);
     m.def("prioritized", heap, py::keep_alive<0, 1>());
     m.def("check", check);
     m.def("predecessors", predecessors_of);

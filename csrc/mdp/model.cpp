@@ -30,6 +30,7 @@ public:
     }
 
     int64_t states() const override { return p_.states; }
+    int64_t entries() const override { return p_.entry[rows()]; }
     int64_t rows() const { return p_.row ? p_.row[p_.states] : p_.states; }
 
     Span backup(void* v, void* w, int32_t* action, int64_t count, double discount, const void* reward) override {
@@ -59,6 +60,20 @@ public:
         Span all = spans[0];
         for (const Span& s : spans) all = {std::min(all.low, s.low), std::max(all.high, s.high)};
         return all;
+    }
+
+    Span alone(void* v, void* w, int32_t* action, int64_t count, double discount) override {
+        Process<T> p = p_;
+        p.discount = discount;
+        Backup<T> b{static_cast<const T*>(v), static_cast<T*>(w), nullptr, 0, p.states};
+        Span span;
+        for (int64_t k = 0; k < count; ++k) {
+            if (k + 1 == count) b.action = action;
+            span = kernels().of<KernelsOf<T>>().backup(p, b);
+            T* from = const_cast<T*>(b.v);
+            b.v = b.w, b.w = from;
+        }
+        return span;
     }
 
     double sweep(void* v, const int32_t* order, int64_t count, double discount, double omega, bool exact) override {

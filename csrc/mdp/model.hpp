@@ -12,6 +12,8 @@ public:
     // `count` times v <- T v, between the buffers v and w; the result is in w where count is odd, else in v. Returns the
     // changes of the last one. action (states) receives the last one's actions; reward null: the process's own.
     virtual Span backup(void* v, void* w, int32_t* action, int64_t count, double discount, const void* reward) = 0;
+    // The same with the calling thread alone, and the process's own rewards
+    virtual Span alone(void* v, void* w, int32_t* action, int64_t count, double discount) = 0;
     virtual double sweep(void* v, const int32_t* order, int64_t count, double discount, double omega, bool exact) = 0;
     virtual void backups(const void* v, const int32_t* states, int64_t count, double discount, double* w) = 0;
     virtual void action_values(const void* v, void* q, double discount) = 0;
@@ -22,6 +24,7 @@ public:
     // The transpose of a chain, with rewards of 0
     virtual std::unique_ptr<Model> transposed() = 0;
     virtual int64_t states() const = 0;
+    virtual int64_t entries() const = 0;
 };
 
 // Borrows the arrays of the process.

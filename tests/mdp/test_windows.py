@@ -14,7 +14,7 @@ from fastiter.mdp import MDP, _choice, examples
 
 def without_windows(monkeypatch: pytest.MonkeyPatch, problem: MDP, **how: Any) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(_choice, "_SMALLEST", 10**9)
+        patch.setattr(_choice, "SMALLEST_WINDOW", 10**9)
         return problem.solve("gs", **how)
 
 

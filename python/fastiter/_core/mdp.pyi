@@ -18,6 +18,19 @@ class Model:
 class Prioritized:
     def run(self, v: Address, enough: int, most: int, /) -> tuple[int, int]: ...
 
+class Several:
+    def checks(self) -> int: ...
+    def copy(self, numbers: Address, counts: Address, history: Address, /) -> None: ...
+
+def solve_each(
+    bits: int,
+    models: list[Model],
+    vectors: tuple[Address, Address, Address, Address | None],
+    numbers: Address,
+    how: Address,
+    rule: tuple[float, float, bool, int, int, int, float, bool, int, int],
+    /,
+) -> Several: ...
 def model(bits: int, states: int, arrays: Arrays, /) -> Model: ...
 def prioritized(
     model: Model, bits: int, start: Address, before: Address, discount: float, tolerance: float, /

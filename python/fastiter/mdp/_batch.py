@@ -14,6 +14,7 @@ from ._choice import Choice
 from ._mdp import MDP
 from ._process import like
 from ._result import Limits, MDPProgress, MDPSolution, together
+from ._several import solve_each
 
 Array = npt.NDArray[Any]
 
@@ -144,11 +145,19 @@ class MDPBatch:
         problem._discount("solve")
         how.made("solve", problem._process, limits)
         starts = self._starts(value0)
-        found = [
-            model._found("solve", how, model._start("solve", v), limits)
-            for model, v in zip(self._models, starts, strict=True)
-        ]
+        if callback is None and self._models:
+            processes = [model._process for model in self._models]
+            given = None if value0 is None else np.stack(self._firsts(starts))
+            several = solve_each("solve", processes, how, given, limits, problem._negated)
+            if several is not None:
+                return judged("solve", several, limits.throw)
+        pairs = zip(self._models, self._firsts(starts), strict=True)
+        found = [model._found("solve", how, v, limits) for model, v in pairs]
         return judged("solve", together(found, problem.S, problem.dtype, limits), limits.throw)
+
+    def _firsts(self, starts: Sequence[Array | None]) -> list[Array]:
+        """Return the first values of each model as the kernels take them."""
+        return [model._start("solve", v) for model, v in zip(self._models, starts, strict=True)]
 
     def _starts(self, value0: Any) -> Sequence[Array | None]:
         if value0 is None:

@@ -33,7 +33,7 @@ _DISCOUNTED = ("pi", "ipi", "anchored", "deflated")
 _SLOW = 0.995
 #: Windows of Gauss-Seidel sweeps, the least states of one, the states that are looked at, and the share of the
 #: probability that has to stay within a quarter of a window
-_WINDOWS, _SMALLEST, _SAMPLE, _NEAR = 24, 32, 500, 0.99
+WINDOWS, SMALLEST_WINDOW, _SAMPLE, _NEAR = 24, 32, 500, 0.99
 
 
 class Choice(NamedTuple):
@@ -119,8 +119,8 @@ def order_of(function: str, process: Process, order: object) -> str | Array:
 def _window(process: Process, order: Any) -> int:
     """Return the states of a window of the order; 0 where too few steps stay within one, as in random graphs."""
     rows, n = process.rows, process.states
-    window = n // _WINDOWS
-    if window < _SMALLEST:
+    window = n // WINDOWS
+    if window < SMALLEST_WINDOW:
         return 0
     place = np.empty(n, np.int64)
     place[order] = np.arange(n)

@@ -44,7 +44,7 @@ class ModifiedPolicyIteration(Method):
     name = "mpi"
 
     def __init__(self, sweeps: int) -> None:
-        self._sweeps = sweeps
+        self.sweeps = sweeps
         self._chain: Any = None
         self._action: Array = np.zeros(0, np.int32)
 
@@ -52,7 +52,7 @@ class ModifiedPolicyIteration(Method):
         if work.steps:
             if self._chain is None or not np.array_equal(self._action, work.action):
                 self._chain, self._action = work.chain(), work.action.copy()
-            work.sweep_chain(self._chain, self._sweeps)
+            work.sweep_chain(self._chain, self.sweeps)
             work.advance()
         work.backup()
         return True
@@ -84,7 +84,7 @@ class GaussSeidel(Method):
     name = "gs"
 
     def __init__(self, order: str | Array, omega: float, exact: bool, limits: Limits, window: int = 0) -> None:
-        self._order, self._omega, self._exact, self._window = order, omega, exact, window
+        self.order, self.omega, self.exact, self._window = order, omega, exact, window
         self._allowed, self._most_steps = limits.tol, limits.max_steps
         self.residual = np.inf
         self._copy: tuple[Any, Array] | None = None  # the process and the values in the given order
@@ -102,11 +102,11 @@ class GaussSeidel(Method):
         work.steps += 1
         factor = work.modulus[1]
         scaled = found if factor >= 1 else 2 * found * factor / (1 - factor)
-        if self._omega > 1 and scaled > self.residual:
-            self._omega = 1.0
-        self.residual = scaled / min(self._omega, 1.0)
+        if self.omega > 1 and scaled > self.residual:
+            self.omega = 1.0
+        self.residual = scaled / min(self.omega, 1.0)
         if first is not None and self._copy is not None:
-            fall = float((first[self._order] - self._copy[1]).max(initial=0))
+            fall = float((first[self.order] - self._copy[1]).max(initial=0))
             self._window = self._window if fall <= _FALL * found else 0
         if self._window and not self.residual < self._allowed:
             self._sweep_windows(work, found * self._allowed / scaled / 4)
@@ -114,25 +114,25 @@ class GaussSeidel(Method):
 
     def update(self, work: Work) -> None:
         """Set v to the values of the copy, if there is one."""
-        if self._copy is not None and isinstance(self._order, np.ndarray):
-            work.v[self._order] = self._copy[1]
+        if self._copy is not None and isinstance(self.order, np.ndarray):
+            work.v[self.order] = self._copy[1]
 
     def _sweep(self, work: Work) -> float:
         """Sweep over all states in pieces, and return the largest change."""
         model, v, n = work.model, work.v, len(work.v)
-        if isinstance(self._order, np.ndarray):
+        if isinstance(self.order, np.ndarray):
             if self._copy is None:
-                self._copy = model.permuted(self._order), v[self._order]
+                self._copy = model.permuted(self.order), v[self.order]
             model, v = self._copy
-        falls = self._order == "descending" if isinstance(self._order, str) else False
-        falls |= isinstance(self._order, str) and self._order == "symmetric" and work.steps % 2 == 1
+        falls = self.order == "descending" if isinstance(self.order, str) else False
+        falls |= isinstance(self.order, str) and self.order == "symmetric" and work.steps % 2 == 1
         if n <= PIECE and not falls:
-            return model.sweep(v, None, n, work.discount, self._omega, self._exact)
+            return model.sweep(v, None, n, work.discount, self.omega, self.exact)
         found = 0.0
         for first in range(0, n, PIECE):
             part = np.arange(first, min(first + PIECE, n), dtype=np.int32)
             part = n - 1 - part if falls else part
-            found = max(found, model.sweep(v, part, len(part), work.discount, self._omega, self._exact))
+            found = max(found, model.sweep(v, part, len(part), work.discount, self.omega, self.exact))
         return found
 
     def _begin_below(self, work: Work) -> None:
@@ -154,7 +154,7 @@ class GaussSeidel(Method):
             for k in range(_WINDOW_SWEEPS):
                 if total + len(part) > most:
                     break
-                found = model.sweep(v, part, len(part), work.discount, 1.0, self._exact)
+                found = model.sweep(v, part, len(part), work.discount, 1.0, self.exact)
                 total += len(part)
                 target = target if k else max(_WINDOW_FALL * found, enough)
                 if found <= target:

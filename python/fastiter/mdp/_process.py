@@ -119,11 +119,12 @@ class Process:
         return order, _core.mdp.order_from(self.states, start, before, goals.view(np.uint8), order)
 
     def label(self, action: Array) -> Array:
-        """Return the numbers of actions, given as places within their states, -1 for none."""
+        """Return the numbers of actions (..., S), given as places within their states, -1 for none."""
         chosen = action.astype(np.int64)
         if self.rows.label is not None:
             has = chosen >= 0
-            chosen[has] = self.rows.label[self.rows.row[:-1][has] + chosen[has]]
+            first = np.broadcast_to(self.rows.row[:-1], chosen.shape)
+            chosen[has] = self.rows.label[first[has] + chosen[has]]
         return chosen
 
     def place(self, function: str, policy: Any) -> npt.NDArray[np.int32]:

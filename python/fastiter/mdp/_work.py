@@ -70,7 +70,8 @@ class Work:
         if size is None:
             size = max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
         sums = (self._longest + 3) * 2.0**-52 * (self._largest_reward + max(self.modulus[1], 1.0) * size)
-        sums += self.inexact * (self._largest_reward + size)
+        if self.inexact:
+            sums += self.inexact * (self._largest_reward + size)
         once = sums + float(np.finfo(self.w.dtype).eps) * size
         return once / (1 - self.modulus[1]) if self.modulus[1] < 1 else once
 

@@ -1,0 +1,127 @@
+"""Solutions of many small processes with one pattern in one call of the kernels, which share the threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ._choice import SMALLEST_WINDOW, WINDOWS, Choice
+from ._methods import GaussSeidel, ModifiedPolicyIteration, ValueIteration
+from ._process import Process
+from ._result import Limits, MDPSolution, bounds_of
+from ._work import Method
+
+Array = npt.NDArray[Any]
+
+#: Entries and rows of a process from which its own sweeps may take more than one thread
+_LARGE = 2**15
+_KINDS: dict[type[Method], int] = {ValueIteration: 0, ModifiedPolicyIteration: 1, GaussSeidel: 2}
+_REASONS = np.array(["converged", "diverged", "stagnated", "max_steps"], object)
+_ORDERS = ("ascending", "descending", "symmetric")
+
+
+def solve_each(
+    function: str, processes: Sequence[Process], how: Choice, starts: Array | None, limits: Limits, negated: bool
+) -> MDPSolution | None:
+    """Return the solutions of all, each with the bits that it has alone; None where one at a time is the way.
+
+    That is where processes are large enough for threads of their own or for windows, and where a method has no loop in
+    the kernels. ``starts`` (B, S) is overwritten; by default each starts from its own lower bound.
+    """
+    first = processes[0]
+    if len(first.rows.next) + len(first.rows.reward) >= _LARGE or first.states // WINDOWS >= SMALLEST_WINDOW:
+        return None
+    is_shared = all(each.rows.weight is first.rows.weight for each in processes)
+    methods = [how.made(function, each, limits) for each in (processes[:1] if is_shared else processes)]
+    if any(type(each) not in _KINDS for each in methods):
+        return None
+    methods *= len(processes) if is_shared else 1
+    numbers = np.empty((len(processes), 3))
+    numbers[:, :2] = [each.modulus(each.discount or 0.0) for each in processes]
+    rewards = np.stack([each.rows.reward for each in processes])
+    numbers[:, 2] = np.abs(rewards).max(1, initial=0)
+    v = lower_bounds(first, rewards, numbers) if starts is None else starts
+    w, action = np.empty_like(v), np.full(v.shape, -1, np.int32)
+    kinds = np.array([_KINDS[type(each)] for each in methods], np.uint8)
+    models = [each.model for each in processes]
+    rule, orders = _rule(first, methods, limits)
+    several = _core.mdp.solve_each(first.bits, models, (v, w, action, orders), numbers, kinds, rule)
+    found, counts = np.empty((len(models), 4)), np.empty((len(models), 2), np.int64)
+    history = np.empty((len(models), several.checks()))
+    several.copy(found, counts, history)
+    return _solution(processes, (w, action), (found, counts, history), (methods[0].name, limits, negated))
+
+
+def lower_bounds(first: Process, rewards: Array, numbers: Array) -> Array:
+    """Return the first values (B, S): the worth of earning the least of the states' best rewards for ever."""
+    has, start = np.diff(first.rows.row) > 0, np.zeros((len(rewards), first.states), first.dtype)
+    if not has.any():
+        return start
+    least = np.maximum.reduceat(rewards, first.rows.row[:-1][has], axis=1).min(1).astype(np.float64)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        bound = (least / (1 - np.where(least < 0, numbers[:, 1], numbers[:, 0]))).astype(first.dtype)
+    start[:, has] = np.where(np.isfinite(bound) & (numbers[:, 1] < 1), bound, 0)[:, None]
+    return start
+
+
+def _rule(first: Process, methods: list[Method], limits: Limits) -> tuple[tuple[Any, ...], Array | None]:
+    """Return what all models share, and their own orders (B, S) of sweeps in place."""
+    sweeps, omega, exact, order, orders = 0, 1.0, True, 0, None
+    for m, each in enumerate(methods):
+        if isinstance(each, ModifiedPolicyIteration):
+            sweeps = each.sweeps
+        elif isinstance(each, GaussSeidel):
+            omega, exact = each.omega, each.exact
+            if isinstance(each.order, str):
+                order = _ORDERS.index(each.order)
+                continue
+            if orders is None:
+                orders = np.tile(np.arange(first.states, dtype=np.int32), (len(methods), 1))
+            orders[m], order = each.order, 3
+    longest = int(np.diff(first.rows.entry).max(initial=0))
+    when = (limits.tol, limits.stop == "sup", limits.max_steps, methods[0].patience)
+    return (first.discount, *when, sweeps, omega, exact, order, longest), orders
+
+
+def _solution(
+    processes: Sequence[Process],
+    vectors: tuple[Array, Array],
+    numbers: tuple[Array, Array, Array],
+    how: tuple[str, Limits, bool],
+) -> MDPSolution:
+    """Return the solutions (B, S), as `_solve._solution` does for one."""
+    (w, action), (found, counts, history), (name, limits, negated) = vectors, numbers, how
+    limit = np.array([_bounds(each, (low, high)) for each, (low, high) in zip(processes, found[:, :2], strict=True)])
+    rounding, wide = found[:, 3:], w.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        lower, upper = wide + (limit[:, :1] - rounding), wide + (limit[:, 1:] + rounding)
+        middle = wide + np.where(np.isfinite(limit[:, 1:] - limit[:, :1]), (limit[:, :1] + limit[:, 1:]) / 2, 0)
+    for x in (lower, upper, middle):
+        x[:, np.diff(processes[0].rows.row) == 0] = 0
+    if negated:
+        lower, upper, middle = -upper, -lower, -middle
+    return MDPSolution(
+        value=middle.astype(w.dtype),
+        policy=processes[0].label(action),
+        lower=lower,
+        upper=upper,
+        converged=counts[:, 1] == 0,
+        steps=counts[:, 0].copy(),
+        residual=found[:, 2].copy(),
+        tolerance=limits.tol,
+        history=history,
+        method=name,
+        reason=tuple(_REASONS[counts[:, 1]].tolist()),
+    )
+
+
+def _bounds(process: Process, change: tuple[float, float]) -> tuple[float, float]:
+    modulus = process.modulus(process.discount or 0.0)
+    if modulus[1] >= 1 and not process.endless_is_costly:
+        return -np.inf, np.inf
+    low, high = bounds_of((float(change[0]), float(change[1])), modulus)
+    return low, high
