@@ -66,6 +66,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "kaczmarz": (lambda A, b: relax.kaczmarz(A, b).value, {"A": matrix(), "b": whole(D)}),
     "chebyshev": (lambda A, b: relax.chebyshev(A, b, bounds=(0.5, 1.5)).value, {"A": matrix(), "b": whole(D)}),
     "ssor_cg": (lambda A, b: relax.ssor_cg(A, b).value, {"A": matrix(), "b": whole(D)}),
+    "flexible_cg": (lambda A, b: relax.flexible_cg(A, b).value, {"A": matrix(), "b": whole(D)}),
     "residual": (lambda A, x, b: relax.Relaxation(A).residual(x, b), {"A": matrix(), "x": whole(D), "b": whole(D)}),
     "Stencil": (
         lambda coefficients, mask: relax.Stencil((2, 2), coefficients, mask).coefficients,

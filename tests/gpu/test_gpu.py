@@ -151,6 +151,7 @@ def test_what_else_relaxes_says_who_takes_cupy(cupy: types.ModuleType) -> None:
     for name, call in (
         ("Relaxation", lambda: fastiter.relax.Relaxation(A)),
         ("ssor_cg", lambda: fastiter.relax.ssor_cg(A, np.ones(3))),
+        ("flexible_cg", lambda: fastiter.relax.flexible_cg(A, np.ones(3))),
     ):
         with pytest.raises(BackendError, match=rf"^{name}: A must be NumPy's or SciPy's, got Matrix of CuPy"):
             call()

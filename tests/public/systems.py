@@ -50,6 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sor": {"omega": 1.2, "order": "color", "block_size": 2},
     "ssor": {"omega": 1.2, "order": "cluster", "block_size": 2},
     "ssor_cg": {"omega": 1.2, "order": "color"},
+    "flexible_cg": {"precond": np.negative, "memory": 1},
     "kaczmarz": {"omega": 0.9, "symmetric": True},
     "chebyshev": {"bounds": (0.1, 2.0)},
 }

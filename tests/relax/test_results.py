@@ -27,7 +27,7 @@ B = np.ones(64)
 SOLVERS: dict[str, Callable[..., Any]] = {
     **{
         name: partial(getattr(relax, name), A)
-        for name in ("sor", "ssor", "gauss_seidel", "jacobi", "kaczmarz", "chebyshev", "ssor_cg")
+        for name in ("sor", "ssor", "gauss_seidel", "jacobi", "kaczmarz", "chebyshev", "ssor_cg", "flexible_cg")
     },
     "block_jacobi": partial(relax.block_jacobi, A, block_size=2),
     "Relaxation.solve": Relaxation(A).solve,

@@ -9,6 +9,7 @@ from ._relaxation import Relaxation
 from ._result import LinearSolution, Progress
 from .accelerate import Anderson, Chebyshev, chebyshev
 from .eisenstat import ssor_cg
+from .flexible import flexible_cg
 from .sequence import SequenceSolution, solve_sequence
 from .solvers import block_jacobi, gauss_seidel, jacobi, kaczmarz, sor, ssor
 from .stencil import Stencil
@@ -29,6 +30,7 @@ __all__ = [
     "block_jacobi",
     "chebyshev",
     "compat",
+    "flexible_cg",
     "gauss_seidel",
     "jacobi",
     "kaczmarz",

@@ -16,6 +16,11 @@ _REMEDIES = {
     "diverged": "try kaczmarz, or a smaller omega: the method need not converge for this A",
     "stagnated": "try a larger rtol or atol: the residual no longer falls, as where A x = b has no solution",
 }
+#: Those of methods that have others
+_OF_METHOD = {
+    ("flexible_cg", "max_steps"): "try a larger max_steps or a better precond",
+    ("flexible_cg", "diverged"): "A must be Hermitian and positive definite, and precond finite",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -49,7 +54,7 @@ class LinearSolution(Solution):
 
     See Also
     --------
-    sor, ssor_cg, chebyshev : Solvers that return it.
+    sor, ssor_cg, chebyshev, flexible_cg : Solvers that return it.
     Progress : The state in between, for a callback.
     fastiter.ConvergenceWarning : The warning where it has not converged.
 
@@ -80,7 +85,7 @@ class LinearSolution(Solution):
         which = "" if single else f" in column {k}, the worst of {len(failed)} out of {len(reasons)} that failed"
         return (
             f"||b - A x|| must fall to {float(tolerance[k]):.2g}, got {float(residual[k]):.2g} after {after} "
-            f"({reasons[k]!r}){which}; {_REMEDIES[reasons[k]]}"
+            f"({reasons[k]!r}){which}; {_OF_METHOD.get((self.method, reasons[k]), _REMEDIES[reasons[k]])}"
         )
 
     def _details(self) -> list[str]:

@@ -109,13 +109,14 @@ class Run(NamedTuple):
     """A solver's steps.
 
     ``observe`` receives :meth:`Watch.ratio` at each check, and returns whether to save a copy of x, or to restore it;
-    ``omega`` returns the one that is used now.
+    ``omega`` returns the one that is used now; ``residual`` the norms of b - A x, where the steps begin with these.
     """
 
     step: Step
     method: str
     omega: Callable[[], float | None] = lambda: None
     observe: Callable[[int, float], int] | None = None
+    residual: Callable[[Any], Array] | None = None
 
 
 def iterate(function: str, system: System, run: Run, b: object, x0: object, limits: Limits) -> LinearSolution:
@@ -132,7 +133,8 @@ def iterate(function: str, system: System, run: Run, b: object, x0: object, limi
         x = np.array(_vectors.inside(system, start))
     single = given.ndim == len(system.grid or (1,))
     target = limits.rtol * _vectors.norm(own_b) + limits.atol
-    watch = Watch(_vectors.residual(system, x, own_b), target, limits.check_every)
+    norms_of = run.residual or (lambda x: _vectors.residual(system, x, own_b))
+    watch = Watch(norms_of(x), target, limits.check_every)
     done, kept, copy = 0, Kept(), (x, watch.residual)
     kept.keep(x, ~watch.is_open, watch)
 
@@ -147,7 +149,7 @@ def iterate(function: str, system: System, run: Run, b: object, x0: object, limi
         while watch.is_open.any() and done < limits.max_steps:
             count = min(limits.check_every, limits.max_steps - done)
             x, done = run.step(x, count), done + count
-            norms = _vectors.residual(system, x, own_b)
+            norms = norms_of(x)
             verdict = run.observe(done, watch.ratio(norms)) if run.observe else GO_ON
             if verdict == KEEP:
                 copy = np.array(x), norms

@@ -176,6 +176,22 @@ def chebyshev(A: Array, b: Array, x0: Array, low: float, high: float, steps: int
     return x
 
 
+def flexible_cg(
+    A: Array, b: Array, x0: Array, precond: Callable[[Array], Array], steps: int, memory: int = 2
+) -> list[Array]:
+    """d = P(r / |r|) minus its parts along the last d_i, d_i^H A d / d_i^H A d_i; x <- x + d^H r / d^H A d d: all x."""
+    x, earlier, every = np.array(x0), list[Array](), []
+    for _ in range(steps):
+        r = b - A @ x
+        d = precond(r / np.linalg.norm(r))
+        for old in earlier[max(0, len(earlier) - memory) :]:
+            d = d - np.vdot(old, A @ d) / np.vdot(old, A @ old) * old
+        x = x + np.vdot(d, r) / np.vdot(d, A @ d) * d
+        earlier.append(d)
+        every.append(x)
+    return every
+
+
 def optimal_omega(beta: float) -> float:
     """Young's 2 / (1 + sqrt(1 - beta^2)) for a consistently ordered A; beta is the spectral radius of I - D^-1 A."""
     return 2 / (1 + float(np.sqrt(1 - beta**2)))

@@ -15,6 +15,7 @@ from ..newton._torch.solve.functional import solve_recurrence
 from ..newton._torch.solve.result import RecurrenceProgress, RecurrenceSolution
 from ..quant._torch.hls.export import export_hls
 from ..relax._torch.chebyshev import Chebyshev
+from ..relax._torch.flexible import flexible_cg
 from ..relax._torch.functional import relax_solve, sweeps
 from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
@@ -46,6 +47,7 @@ __all__ = [
     "fixed_point",
     "fixedpoint",
     "flashrnn",
+    "flexible_cg",
     "gru",
     "hopfield_energy",
     "hopfield_update",

@@ -306,6 +306,11 @@ def _checked(function: str, A: Any, method: object, order: object) -> tuple[Tens
             raise ValueError(f"{function}: {name} must be one of {', '.join(map(repr, known))}, got {given!r}")
     if method == "jacobi" and order != "natural":
         raise ValueError(f"{function}: order must be 'natural' for jacobi, got {order!r}")
+    return checked_parts(function, A)
+
+
+def checked_parts(function: str, A: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Check a sparse tensor or its parts; return crow and col on the CPU, and the values."""
     if not isinstance(A, (tuple, list)):
         check_matrix(function, A, " or (crow, col, values)")
         if A.dim() != 2 or A.shape[0] != A.shape[1]:

@@ -158,7 +158,8 @@ class View(NamedTuple):
 
 def iterate(matrix: _Matrix, x: Tensor, b: Tensor, limits: Limits, run: Run, view: View) -> LinearSolution:
     """Iterate from x until every column has converged or failed; synchronizes once per check."""
-    watch = Watch(norms_of(matrix, x, b), limits.rtol * norm_of(matrix.as_columns(b)) + limits.atol, limits.check_every)
+    own_norms = run.residual or (lambda x: norms_of(matrix, x, b))
+    watch = Watch(own_norms(x), limits.rtol * norm_of(matrix.as_columns(b)) + limits.atol, limits.check_every)
     done, kept, copy = 0, Kept(), (x, watch.residual)
     kept.keep(matrix.as_columns(x), ~watch.is_open, watch)
 
@@ -171,7 +172,7 @@ def iterate(matrix: _Matrix, x: Tensor, b: Tensor, limits: Limits, run: Run, vie
         while watch.is_open.any() and done < limits.max_steps:
             count = min(limits.check_every, limits.max_steps - done)
             x, done = run.step(x, count), done + count
-            norms = norms_of(matrix, x, b)
+            norms = own_norms(x)
             verdict = run.observe(done, watch.ratio(norms)) if run.observe else GO_ON
             if verdict == KEEP:
                 copy = x.clone(), norms

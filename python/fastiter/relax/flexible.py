@@ -1,0 +1,153 @@
+"""Conjugate directions with any preconditioner, also one that is not linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._array_like import as_array
+from .._check import check_array, type_name
+from .._solution import judged
+from . import _vectors
+from ._conjugate import Directions, OfOperator, applied, check_operator, is_operator
+from ._cupy import refuse_cupy
+from ._docs import SOLVER
+from ._matrix import DTYPES, Batch, as_matrix, is_sparse, refuse
+from ._prepare import System, prepare
+from ._result import Callback, Limits, LinearSolution
+from ._solve import Run, iterate
+from .accelerate import MOST_KEPT
+from .stencil import OfStencil, Stencil
+
+Array = npt.NDArray[Any]
+
+
+@SOLVER
+def flexible_cg(
+    A: Any,
+    b: Array,
+    x0: Array | None = None,
+    *,
+    precond: Callable[[Array], Array] | Any = None,
+    memory: int = 2,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
+    """d = P(r / ||r||), A-orthogonal to the last directions; x <- x + (d^H r / d^H A d) d: flexible CG.
+
+    P need not be linear, nor the same in each step: a neural network, a few sweeps, a solver in another precision. For
+    a symmetric positive definite P two directions are enough to be orthogonal to all, and the steps are those of
+    preconditioned conjugate gradients. A must be Hermitian and positive definite; ValueError is raised if it is found
+    not to be.
+
+    Parameters
+    ----------
+    A : (n, n) sparse matrix, NumPy array, Batch, Stencil, operator or callable
+        As for :func:`sor`, or known by its products: an object with ``shape`` and ``@`` or ``matvec``, as those of
+        scipy.sparse.linalg, or a function ``A(x)`` of an x in the shape of b, which is then one right-hand side of any
+        shape.
+    %(vectors)s
+    precond : callable or (n, n) matrix or operator, optional
+        ``precond(r)`` or ``precond @ r`` is about A^-1 r, up to a factor, for an r in the shape of b, each column of
+        which has the norm 1; it may return another precision. By default r itself.
+    memory : int
+        The number of earlier directions that a new one is made orthogonal to, at most 1000; each costs two vectors.
+    %(limits)s one direction
+
+    %(result)s
+
+    See Also
+    --------
+    ssor_cg : Conjugate gradients with SSOR, for less than half the cost of a step.
+    fastiter.fixedpoint.refine : Takes a preconditioner alone, and any A.
+    fastiter.torch.flexible_cg : On tensors, with gradients.
+
+    References
+    ----------
+    Notay, Flexible Conjugate Gradients, SIAM J. Sci. Comput. 22, 2000. Kaneda et al., A Deep Conjugate Direction Method
+    for Iteratively Solving Linear Systems, ICML 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import Relaxation, flexible_cg
+    >>> A = 2 * np.eye(50) - np.eye(50, k=1) - np.eye(50, k=-1)
+    >>> sweep = Relaxation(A, "ssor", omega=1.5)
+    >>> flexible_cg(A, np.ones(50)).steps, flexible_cg(A, np.ones(50), precond=sweep).steps
+    (25, 15)
+    >>> flexible_cg(A, np.ones(50), precond=lambda r: np.maximum(sweep.matvec(r), 0)).converged
+    True
+    """
+    function = "flexible_cg"
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    kept = _vectors.count(function, "memory", memory, 0, MOST_KEPT)
+    system = _system(function, A, b)
+    own_precond = _checked_precond(function, precond, system)
+    b, _ = _vectors.check_vectors(function, system, b, None)
+    own_b = _vectors.inside(system, system.unknowns(b))
+
+    def residual(x: Array) -> tuple[Array, Array]:
+        if isinstance(system, OfOperator):
+            r = own_b - system.product(x)
+            return r, _vectors.norm(r)
+        r = np.empty_like(own_b)
+        return r, _vectors.residual(system, x, own_b, r)
+
+    def product(d: Array) -> Array:
+        if isinstance(system, OfOperator):
+            return system.product(d)
+        image = np.empty_like(d)
+        _vectors.residual(system, np.ascontiguousarray(d), np.zeros_like(d), image)
+        return np.negative(image, out=image)
+
+    def apply(r: Array) -> Array:
+        if own_precond is None:
+            return r
+        found = applied(function, "precond", own_precond, system, r)
+        if not np.isfinite(found).all() and np.isfinite(r).all():
+            raise ValueError(f"{function}: precond must return finite numbers, got infinite ones or NaN")
+        return found
+
+    directions = Directions(function, np, product, apply, residual, kept)
+    run = Run(directions.steps, function, residual=directions.residual)
+    return judged(function, iterate(function, system, run, b, x0, limits), throw)
+
+
+def _system(function: str, A: Any, b: Any) -> System:
+    refuse_cupy(function, A)
+    A = as_matrix(function, A)
+    if isinstance(A, Stencil):
+        return OfStencil(function, A, "natural")
+    if is_sparse(A) or isinstance(A, (np.ndarray, Batch)):
+        return prepare(function, A, "jacobi", "natural", None)
+    is_other = type(A).__module__.partition(".")[0] == "torch" or hasattr(A, "to_numpy")
+    if is_other or not (is_operator(A) or callable(A)):
+        refuse(function, A)
+    b = as_array(function, "b", b)
+    check_array(function, "b", b, DTYPES)
+    if b.ndim == 0:
+        raise ValueError(f"{function}: b must have an axis, got shape ()")
+    return OfOperator(function, A, b)
+
+
+def _checked_precond(function: str, precond: Any, system: System) -> Any:
+    """Return a preconditioner: a function, or an operator of the shape of A."""
+    if precond is None:
+        return precond
+    if not is_operator(precond):
+        if not callable(precond):
+            expected = "a function or a matrix or None"
+            raise TypeError(f"{function}: precond must be {expected}, got {type_name(precond)}")
+        return precond
+    refuse_cupy(function, precond)
+    if system.grid is not None or system.batch:
+        raise TypeError(f"{function}: precond must be a function where A is no matrix, got {type_name(precond)}")
+    check_operator(function, "precond", precond, system.rows)
+    return precond
