@@ -39,6 +39,7 @@ TITLES = {
     "qfx_digits": "Learned binary points, exported to HLS",
     "refinement": "Refining a wrong solver",
     "replace_lstm": "One call: replace(model)",
+    "schroedinger_bridge": "Dynamics from snapshots of other individuals",
     "slstm_forecast": "Forecasting carbon dioxide with an sLSTM",
     "smoother": "Sweeps inside PyAMG's multigrid",
     "spdinv": "Inverting a diffusion sampler",

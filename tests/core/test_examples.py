@@ -308,6 +308,7 @@ def test_decision_processes(script: str, expected: str, tmp_path: Path) -> None:
     [
         ("deep_cg.py", r"^ +64 x 64 +random +\d{3} +\d+ +[4-8]$"),
         ("refinement.py", r"^ +31 x 31 +23 +\d+ +6.8e-02 2.6e-02 5.3e-03 "),
+        ("schroedinger_bridge.py", r"^  4 rounds: 0\.\d+   drift \[ 1\.0\d* +-0\.4"),
         ("trajectory_smoothing.py", r"^ +10( +\d+){2} +0.1\d "),
         ("halpern_games.py", r"^  extragradient needs [6-9]\.\d times as many as variance-reduced Halpern$"),
         ("spdinv.py", r"^Picard +10 +\S+ +\S+ +converged, max_steps$"),

@@ -111,6 +111,34 @@ def test_costs_may_be_huge_and_shifted_and_laid_out_in_any_way() -> None:
     assert np.isfinite(sharp.value[0]).all() and np.isfinite(sharp.value[1]).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("n", "m"), [(3, 5), (18, 37), (40, 9)])
+def test_rows_and_columns_without_mass_are_as_if_absent(dtype: str, n: int, m: int) -> None:
+    C, a, b = problem(n, m, dtype=dtype)
+    rows, columns = np.arange(n) % 3 != 1, np.arange(m) % 4 != 2
+    rows[-1] = columns[0] = False
+    a, b = np.where(rows, a, 0), np.where(columns, b, 0)
+    a, b = (a / a.sum()).astype(dtype), (b / b.sum()).astype(dtype)
+    found = run_steps(C, a, b, 0.1, 7)
+    part = run_steps(C[np.ix_(rows, columns)], a[rows], b[columns], 0.1, 7)
+    # Sums of n and m terms in another order, in units of epsilon
+    error = 10 * float(np.finfo(dtype).eps) * (1 + 0.1 * np.log(n * m))
+    for has, whole, one in ((rows, found.value[0], part.value[0]), (columns, found.value[1], part.value[1])):
+        np.testing.assert_allclose(whole[has], one, rtol=0, atol=error)
+        assert (whole[~has] == -np.inf).all()
+    assert (found.plan[~rows] == 0).all() and (found.plan[:, ~columns] == 0).all()
+    assert np.isclose(found.dual, part.dual, rtol=1e-5) and np.isclose(found.cost, part.cost, rtol=1e-5)
+    wide = [x.astype(np.float64) for x in (C, a, b)]
+    f, g = reference.sinkhorn(wide[0], wide[1], wide[2], 0.1, found.steps)
+    assert np.allclose(found.value[0], f, rtol=0, atol=4 * error) and np.allclose(
+        found.value[1], g, rtol=0, atol=4 * error
+    )
+    solved = sinkhorn(C, a, b, epsilon=0.1)
+    assert solved.converged and sinkhorn(C, a, b, epsilon=0.1, x0=solved.value).steps == 0
+    even = np.full(n, 1 / n, dtype)
+    assert sinkhorn(C, even, x0=(solved.value[0], np.zeros(m, dtype))).converged  # from -inf where there is mass
+
+
 def test_an_empty_batch() -> None:
     found = sinkhorn(np.ones((0, 2, 3)))
     assert found.value[0].shape == (0, 2) and found.plan.shape == (0, 2, 3) and found.converged.all()
@@ -124,7 +152,8 @@ def test_an_empty_batch() -> None:
         (ValueError, "C must have rows and columns, got shape", {"C": np.ones((2, 0))}),
         (ValueError, "C must be finite, got NaN or infinite elements", {"C": np.full((2, 2), np.inf)}),
         (ValueError, r"a must have shape \(2,\) to go with C, got \(3,\)", {"a": np.ones(3)}),
-        (ValueError, "a must be finite and above 0, got 0", {"a": np.array([1.0, 0.0])}),
+        (ValueError, "a must be finite and at least 0, got -1", {"a": np.array([1.0, -1.0])}),
+        (ValueError, "a must have a sum above 0, got 0", {"a": np.zeros(2), "b": np.zeros(2)}),
         (ValueError, "b must have the sum of a, 1, got 2", {"b": np.ones(2)}),
         (TypeError, "b must have dtype float64 like C, got float32", {"b": np.ones(2, np.float32)}),
         (ValueError, "epsilon must be finite and above 0, got 0", {"epsilon": 0}),

@@ -55,6 +55,52 @@ def test_gradients_of_both_orders(shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradgradcheck(potentials, (C, a, b))
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4)])
+def test_masses_may_be_0(shape: tuple[int, ...]) -> None:
+    """The numbers are those of arrays, and the gradients those of the problem without the rows and columns."""
+    C, a, b = problem(*shape)
+    a[..., 1], b[..., -1] = 0, 0
+    rows, columns = [i for i in range(shape[-2]) if i != 1], list(range(shape[-1] - 1))
+    expected = on_arrays(
+        C.numpy(), (a / a.sum(-1, keepdim=True)).numpy(), (b / b.sum(-1, keepdim=True)).numpy(), epsilon=0.3
+    )
+
+    def solved(C: Any, a: Any, b: Any) -> Any:
+        return sinkhorn(C, a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True), epsilon=0.3, tol=1e-14)
+
+    def with_zeros(C: Any, a: Any, b: Any) -> Any:
+        whole = solved(C, *(torch.zeros_like(x).index_copy(-1, torch.tensor(at), y) for x, at, y in made(a, b)))
+        f, g = whole.value
+        return f[..., rows], g[..., columns], whole.plan, whole.cost, whole.dual
+
+    def made(own_a: Any, own_b: Any) -> Any:
+        return (a, rows, own_a), (b, columns, own_b)
+
+    found = solved(C, a, b)
+    assert np.allclose(found.plan.numpy(), expected.plan, rtol=0, atol=1e-9)
+    assert (found.value[0][..., 1] == -torch.inf).all() and (found.value[1][..., -1] == -torch.inf).all()
+    inputs = [x.detach().clone().requires_grad_() for x in (C, a[..., rows], b[..., columns])]
+    assert torch.autograd.gradcheck(with_zeros, inputs)
+    assert torch.autograd.gradgradcheck(with_zeros, inputs)
+    leaves = [x.detach().clone().requires_grad_() for x in (C, a, b)]
+    found = sinkhorn(
+        leaves[0], leaves[1] / leaves[1].sum(-1, keepdim=True), leaves[2] / leaves[2].sum(-1, keepdim=True)
+    )
+    (found.dual.sum() + found.cost.sum() + found.value[0][..., 0].sum()).backward()
+    assert all(x.grad is not None and bool(x.grad.isfinite().all()) for x in leaves)
+    assert (leaves[0].grad[..., 1, :] == 0).all() and (leaves[0].grad[..., -1] == 0).all()
+    direct = a.div(a.sum(-1, keepdim=True)).requires_grad_()
+    sinkhorn(C, direct, b.div(b.sum(-1, keepdim=True))).dual.sum().backward()
+    assert direct.grad is not None and (direct.grad[..., 1] == 0).all()
+    cost, log_a, log_b = (
+        x if len(shape) == 3 else x[None] for x in (C, direct.detach().log(), (b / b.sum(-1, keepdim=True)).log())
+    )
+    start = torch.where(log_a > -torch.inf, 0.0, log_a)
+    plain = module._plain(module.Transport(cost, log_a, log_b, start, 0.3, 1e-10, 999))
+    P = torch.exp((plain[0][:, :, None] + plain[1][:, None] - cost) / 0.3)
+    assert np.allclose(P.numpy().reshape(shape), expected.plan, rtol=0, atol=1e-8)
+
+
 def test_the_plan_is_the_gradient_of_the_dual_value() -> None:
     C, a, b = problem(6, 5)
     C.requires_grad_()
@@ -79,7 +125,7 @@ def test_wrong_tensors() -> None:
         (TypeError, "a must have dtype torch.float64 like C, got torch.float32", (C, a.float())),
         (ValueError, r"a must have shape \(2,\) to go with C, got \(3,\)", (C, torch.ones(3).double())),
         (ValueError, "b must have the sum of a, 1, got 2", (C, a, torch.ones(2).double())),
-        (ValueError, "a must be finite and above 0, got -1", (C, -torch.ones(2).double())),
+        (ValueError, "a must be finite and at least 0, got -1", (C, -torch.ones(2).double())),
     ):
         with pytest.raises(error, match=f"^sinkhorn: {message}"):
             sinkhorn(*arguments)

@@ -37,13 +37,20 @@ def anderson_step(
 
 
 def sinkhorn(C: Array, a: Array, b: Array, epsilon: float, steps: int) -> tuple[Array, Array]:
-    """Return f (n,) and g (m,) after so many updates of f, each after one of g, from f = 0; C (n, m), and a last g."""
-    f = np.zeros(len(a))
+    """Return f (n,) and g (m,) after so many updates of f, each after one of g, from f = 0; C (n, m), and a last g.
+
+    Rows and columns without mass have f or g = -inf, and exp(-inf) = 0.
+    """
+    f = np.where(a > 0, 0.0, -np.inf)
     for step in range(steps + 1):
-        g = np.array([epsilon * (np.log(b[j]) - _log_sum_exp((f - C[:, j]) / epsilon)) for j in range(len(b))])
+        g = np.array([epsilon * (_log(b[j]) - _log_sum_exp((f - C[:, j]) / epsilon)) for j in range(len(b))])
         if step < steps:
-            f = np.array([epsilon * (np.log(a[i]) - _log_sum_exp((g - C[i]) / epsilon)) for i in range(len(a))])
+            f = np.array([epsilon * (_log(a[i]) - _log_sum_exp((g - C[i]) / epsilon)) for i in range(len(a))])
     return f, g
+
+
+def _log(x: float) -> float:
+    return float(np.log(x)) if x > 0 else -np.inf
 
 
 def _log_sum_exp(t: Array) -> float:

@@ -23,7 +23,7 @@ class SinkhornSolution(Solution):
     Attributes
     ----------
     value : tuple of (n,) and (m,), or of (B, n) and (B, m)
-        The potentials f and g, in the dtype and units of the costs.
+        The potentials f and g, in the dtype and units of the costs; -inf where there is no mass.
     converged : bool or (B,)
         True where the residual is within ``tol``.
     steps : int or (B,)
@@ -71,7 +71,7 @@ class SinkhornSolution(Solution):
     def dual(self) -> Any:
         """The value f.a + g.b of the dual problem, without the constant epsilon sum P: a number, or (B,)."""
         (f, g), (_, a, b) = self.value, self._problem
-        return (f * a).sum(-1) + (g * b).sum(-1)
+        return _products(f, a).sum(-1) + _products(g, b).sum(-1)
 
     def _failure(self) -> str | None:
         if bool(all_of(self.converged)):
@@ -84,6 +84,13 @@ class SinkhornSolution(Solution):
             f"the sums of the plan must come within {self.tolerance:.2g} of a, got {residual[k]:.2g} after "
             f"{plural(int(steps[k]))}{which}; try a larger max_steps or epsilon"
         )
+
+
+def _products(potentials: Any, masses: Any) -> Any:
+    """Return potentials times masses: 0 where there is no mass, though the potential is -inf."""
+    if isinstance(masses, np.ndarray):
+        return np.where(masses > 0, potentials, 0) * masses
+    return potentials.where(masses > 0, potentials.new_zeros(())) * masses
 
 
 def sinkhorn(
@@ -107,9 +114,10 @@ def sinkhorn(
     C : (n, m) or (B, n, m)
         The costs, float32 or float64, finite.
     a : (n,) or (B, n), optional
-        The masses of the rows, above 0; by default ``1 / n``.
+        The masses of the rows, not negative, with a sum above 0; by default ``1 / n``. A row without mass has the
+        potential -inf, and zeros in the plan.
     b : (m,) or (B, m), optional
-        The masses of the columns, above 0, with the sum of a; by default ``sum(a) / m``.
+        The masses of the columns, likewise, with the sum of a; by default ``sum(a) / m``.
     epsilon : float
         The strength of the entropy, in units of the costs.
     tol : float, optional
@@ -118,7 +126,8 @@ def sinkhorn(
     max_steps : int
         The most updates of f.
     x0 : tuple of two arrays, optional
-        The first f and g, such as the value of an earlier solution; by default 0. The first update is that of g.
+        The first f and g, such as the value of an earlier solution; by default 0, and -inf in any case where there is
+        no mass. The first update is that of g.
     throw : bool
         Whether to raise :class:`fastiter.ConvergenceError` where it has not converged.
 
@@ -168,9 +177,11 @@ def sinkhorn(
     check_sums(total, b.sum(axis=-1, dtype=np.float64), float(np.finfo(C.dtype).eps))
     limits = limits_of(C.dtype.itemsize, float(total.max(initial=0)), epsilon, tol, max_steps, throw)
     f, g = _start(C, x0, (*batch, n), (*batch, m))
+    f[a == 0] = -np.inf
     samples = batch[0] if batch else 1
     steps, residual, ended = np.zeros(samples, np.int64), np.zeros(samples), np.zeros(samples, np.uint8)
-    arrays = (np.ascontiguousarray(C), np.log(a), np.log(b), f, g)
+    with np.errstate(divide="ignore"):
+        arrays = (np.ascontiguousarray(C), np.log(a), np.log(b), f, g)
     _core.fixedpoint.sinkhorn(8 * C.dtype.itemsize, (samples, n, m), arrays, limits, (steps, residual, ended))
     numbers = (ended.astype(bool), steps, residual)
     return judged("sinkhorn", solution_of((f, g), numbers, bool(batch), limits, (C, a, b)), throw)
@@ -187,7 +198,9 @@ def check_costs(shape: tuple[int, ...], is_finite: bool) -> None:
 
 
 def check_sums(total: Any, other: Any, eps: float) -> None:
-    """Check that the masses of rows and columns have the same sum, up to rounding."""
+    """Check that the masses of rows and columns have the same sum, up to rounding, and that it is not 0."""
+    if (total == 0).any():
+        raise ValueError("sinkhorn: a must have a sum above 0, got 0")
     if (np.abs(total - other) > 1e3 * eps * total).any():
         k = int(np.abs(total - other).argmax())
         raise ValueError(f"sinkhorn: b must have the sum of a, {np.ravel(total)[k]:g}, got {np.ravel(other)[k]:g}")
@@ -234,9 +247,9 @@ def _masses(name: str, x: Any, C: Array, shape: tuple[int, ...]) -> Array:
     check_arrays("sinkhorn", ("C", name), (C, x))
     if x.shape != shape:
         raise ValueError(f"sinkhorn: {name} must have shape {shape} to go with C, got {x.shape}")
-    if not ((x > 0) & np.isfinite(x)).all():
-        worst = x[~((x > 0) & np.isfinite(x))].ravel()[0]
-        raise ValueError(f"sinkhorn: {name} must be finite and above 0, got {worst:g}")
+    if not ((x >= 0) & np.isfinite(x)).all():
+        worst = x[~((x >= 0) & np.isfinite(x))].ravel()[0]
+        raise ValueError(f"sinkhorn: {name} must be finite and at least 0, got {worst:g}")
     return np.ascontiguousarray(x)
 
 

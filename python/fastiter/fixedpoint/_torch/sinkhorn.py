@@ -83,13 +83,14 @@ class _Potentials(torch.autograd.Function):
 
     With P = exp((f + g - C) / epsilon), df and dg solve diag(a) df + P dg = sum_j P dC + epsilon a dlog a, and likewise
     for columns. The backward pass solves the transpose, which is symmetric and singular along (1, -1), and consists of
-    differentiable operations.
+    differentiable operations. Rows and columns without mass, where f or g is -inf, count neither for the means nor for
+    the system, which has ones on the diagonal in their place; their gradients are 0.
     """
 
     @staticmethod
     def forward(ctx: Any, C: Tensor, log_a: Tensor, log_b: Tensor, start: Tensor, *limits: Any) -> tuple[Tensor, ...]:
         f, g, *numbers = _sinkhorn(Transport(C, log_a, log_b, start, *limits))
-        apart = (f.mean(dim=1, keepdim=True) - g.mean(dim=1, keepdim=True)) / 2
+        apart = (_mean(f, log_a) - _mean(g, log_b)) / 2
         f, g = f - apart, g + apart
         ctx.save_for_backward(C, log_a, log_b, f, g)
         ctx.epsilon = limits[0]
@@ -101,15 +102,32 @@ class _Potentials(torch.autograd.Function):
     def backward(ctx: Any, u: Tensor, v: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         C, log_a, log_b, f, g = ctx.saved_tensors
         a, b = log_a.exp(), log_b.exp()
+        has_row, has_column = a > 0, b > 0
         P = torch.exp((f[:, :, None] + g[:, None] - C) / ctx.epsilon)
         # The transpose of f - c, g + c with c = (mean f - mean g) / 2
+        u, v = torch.where(has_row, u, 0), torch.where(has_column, v, 0)
         lack = (u.sum(dim=1, keepdim=True) - v.sum(dim=1, keepdim=True)) / 2
-        u, v = u - lack / f.shape[1], v + lack / g.shape[1]
-        schur = torch.diag_embed(a) - (P / b[:, None]) @ P.mT + a[:, :, None] * a[:, None] / a.sum(dim=1)[:, None, None]
+        u = u - torch.where(has_row, lack / has_row.sum(dim=1, keepdim=True), 0)
+        v = v + torch.where(has_column, lack / has_column.sum(dim=1, keepdim=True), 0)
+        diagonal, b = torch.where(has_row, a, 1), torch.where(has_column, b, 1)
+        rank_one = a[:, :, None] * a[:, None] / a.sum(dim=1)[:, None, None]
+        schur = torch.diag_embed(diagonal) - (P / b[:, None]) @ P.mT + rank_one
         row = torch.linalg.solve(schur, u - (P @ (v / b)[:, :, None])[:, :, 0])
         column = (v - (P.mT @ row[:, :, None])[:, :, 0]) / b
         dC = P * (row[:, :, None] + column[:, None])
         return dC, ctx.epsilon * a * row, ctx.epsilon * b * column, None, None, None, None
+
+
+def _mean(potentials: Tensor, log_masses: Tensor) -> Tensor:
+    """Return the means (B, 1) over the entries with mass."""
+    has_mass = log_masses > -torch.inf
+    return torch.where(has_mass, potentials, 0).sum(dim=1, keepdim=True) / has_mass.sum(dim=1, keepdim=True)
+
+
+def _log(masses: Tensor) -> Tensor:
+    """Return logarithms, -inf with the gradient 0 where the mass is 0."""
+    has_mass = masses > 0
+    return torch.where(has_mass, torch.where(has_mass, masses, 1).log(), -torch.inf)
 
 
 @documented_like(arrays.sinkhorn)
@@ -127,7 +145,8 @@ def sinkhorn(
     """f <- epsilon (log a - log sum_j exp((g - C) / epsilon)), and g likewise, on tensors: entropic optimal transport.
 
     f and g are shifted to the same mean. They and the plan, cost and dual value are differentiable in C, a and b to any
-    order, through the conditions that they fulfil: to the accuracy of ``tol``, by one linear system of n unknowns.
+    order, through the conditions that they fulfil: to the accuracy of ``tol``, by one linear system of n unknowns. The
+    gradient of a mass that is 0 is 0, though the dual value has an infinite slope there.
 
     %(sections)s
 
@@ -156,9 +175,9 @@ def sinkhorn(
     rows, columns = (x.detach().double().sum(dim=-1).cpu().numpy() for x in (a, b))
     check_sums(rows, columns, torch.finfo(C.dtype).eps)
     limits = limits_of(C.element_size(), float(np.max(rows, initial=0)), epsilon, tol, max_steps, throw)
-    lead, start = batch or [1], _start(x0, C, (*batch, n), (*batch, m))
+    lead, start = batch or [1], torch.where(a.detach() > 0, _start(x0, C, (*batch, n), (*batch, m)), -torch.inf)
     f, g, steps, residual, converged = _Potentials.apply(
-        C.reshape(*lead, n, m), a.log().reshape(*lead, n), b.log().reshape(*lead, m), start.reshape(*lead, n), *limits
+        C.reshape(*lead, n, m), _log(a).reshape(*lead, n), _log(b).reshape(*lead, m), start.reshape(*lead, n), *limits
     )
     numbers = tuple(x.cpu() for x in (converged, steps, residual))
     value = (f.reshape(*batch, n), g.reshape(*batch, m))
@@ -169,9 +188,9 @@ def _masses(name: str, x: Any, C: Tensor, shape: tuple[int, ...]) -> Tensor:
     check_tensors("sinkhorn", ("C", name), (C, x), devices=CPU_AND_CUDA)
     if tuple(x.shape) != shape:
         raise ValueError(f"sinkhorn: {name} must have shape {shape} to go with C, got {tuple(x.shape)}")
-    wrong = ~((x > 0) & x.isfinite())
+    wrong = ~((x >= 0) & x.isfinite())
     if wrong.any():
-        raise ValueError(f"sinkhorn: {name} must be finite and above 0, got {float(x[wrong][0]):g}")
+        raise ValueError(f"sinkhorn: {name} must be finite and at least 0, got {float(x[wrong][0]):g}")
     masses: Tensor = x
     return masses
 
