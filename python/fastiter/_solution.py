@@ -187,7 +187,12 @@ def judged(function: str, solution: AnySolution, throw: bool) -> AnySolution:
 
 def warn(message: str) -> None:
     """Warn about convergence, at the line that called the package."""
-    level, frame = 1, sys._getframe()
+    warnings.warn(message, ConvergenceWarning, stacklevel=outside())
+
+
+def outside() -> int:
+    """Return the ``stacklevel`` with which a caller's warning is at the line that called the package."""
+    level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastiter":
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, ConvergenceWarning, stacklevel=level)
+    return level

@@ -23,6 +23,7 @@ FULLEST, FULLEST_TESTS = 27, 42
 #: Families that use another family: each new pair is a decision, not an accident
 PYTHON_EDGES = {
     "accelerate": {"delta", "rnn", "scan", "ssm"},
+    "bcd": {"fixedpoint"},
     "fixedpoint": {"relax"},
     "newton": {"scan", "rnn"},
     "quant": {"rnn"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from .. import _torch as _torch  # says what to install where PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
+from ..bcd._torch.functional import bcd, lasso_path, sketch_solve
+from ..bcd._torch.problem import LeastSquares, Logistic, Quadratic, Softmax
 from ..delta._torch.functional import delta_scan
 from ..fixedpoint._torch.functional import fixed_point
 from ..fixedpoint._torch.hopfield import hopfield_energy, hopfield_update
@@ -29,7 +31,10 @@ __all__ = [
     "Accelerated",
     "Chebyshev",
     "FlashRNNConfig",
+    "LeastSquares",
+    "Logistic",
     "MDPValues",
+    "Quadratic",
     "RecurrenceProgress",
     "RecurrenceSolution",
     "Relaxation",
@@ -37,7 +42,9 @@ __all__ = [
     "Restored",
     "RnnResult",
     "RnnStates",
+    "Softmax",
     "accelerate",
+    "bcd",
     "block_scan",
     "compat",
     "delta_scan",
@@ -51,6 +58,7 @@ __all__ = [
     "gru",
     "hopfield_energy",
     "hopfield_update",
+    "lasso_path",
     "linear_scan",
     "lstm",
     "mdp_solve",
@@ -65,6 +73,7 @@ __all__ = [
     "relax_solve",
     "replace",
     "restore",
+    "sketch_solve",
     "slstm",
     "solve_recurrence",
     "ssm",

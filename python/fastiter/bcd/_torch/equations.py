@@ -1,0 +1,152 @@
+"""First-order conditions of problems with data: gradients of the losses of A x, and of quadratics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import implicit
+from .implicit import held
+from .problem import Problem
+
+#: The distance from a border, as a share of the sizes there, that rounding hides where no tolerance is known
+_ROUNDING = 0.5
+
+
+class Equations:
+    """The equations s_F(x_F, t) = 0 of a problem and a solution (m,) or (m, classes)."""
+
+    def __init__(self, problem: Problem, value: Tensor, tensors: dict[str, Tensor] | None = None) -> None:
+        self._problem = problem
+        self.tensors = problem._tensors if tensors is None else tensors
+        flat = value.reshape(-1)
+        l1, _, lower, upper = (torch.from_numpy(part) for part in problem._arrays._separable)
+        if tensors is not None and "l1" in tensors:
+            l1 = tensors["l1"].detach().double().expand(l1.shape)
+        rounded = [bound.to(flat.dtype) for bound in (lower, upper)]
+        self.limits = l1, lower, upper
+        self._sides = [bound.double() for bound in rounded]
+        self.held = held(flat, l1, *rounded)
+        self._moving = {name: self._that_matter(flat, name) for name in ("lower", "upper")}
+        places = torch.cat(list(self._moving.values()))
+        used = torch.cat([self.held.free, places]) // self._classes
+        self._columns = torch.unique(used)
+        self._part = problem._pattern.part(self._columns)
+        self._own_places, self._bound_places = self._within(self.held.free), self._within(places)
+
+    @property
+    def _classes(self) -> int:
+        return self._problem._arrays._classes
+
+    def _that_matter(self, flat: Tensor, name: str) -> Tensor:
+        """Return the coordinates at a bound that matter to the equations of others: not 0, or differentiable."""
+        at = self.held.at_lower if name == "lower" else self.held.at_upper
+        return at if name in self.tensors else at[flat[at] != 0]
+
+    def _within(self, places: Tensor) -> Tensor:
+        """Return the places of coordinates among those of the columns in use."""
+        return torch.searchsorted(self._columns, places // self._classes) * self._classes + places % self._classes
+
+    def at(self, name: str, places: Tensor, given: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """Return a penalty or a bound at some coordinates."""
+        x = given.get(name)
+        if x is None:
+            l1, lower, upper = self.limits
+            known = {"l1": l1, "lower": lower, "upper": upper, "l2": self._l2}
+            return known[name][places].to(dtype)
+        return x.expand(len(places)) if x.dim() == 0 else x.index_select(0, places // self._classes)
+
+    @property
+    def _l2(self) -> Tensor:
+        return torch.from_numpy(self._problem._arrays._separable[1])
+
+    def bounds(self, given: dict[str, Tensor], dtype: torch.dtype, every: bool) -> Tensor:
+        """Return the values of coordinates at a bound: all, or those that matter to others."""
+        chosen = {"lower": self.held.at_lower, "upper": self.held.at_upper} if every else self._moving
+        return torch.cat([self.at(name, places, given, dtype) for name, places in chosen.items()])
+
+    def slope(self, x: Tensor, given: Sequence[Tensor]) -> Tensor:
+        """Return s_F at x_F."""
+        named = dict(zip(self.tensors, given, strict=True))
+        own = self._part.of(named["A"])
+        X = x.new_zeros(len(self._columns) * self._classes).index_copy(0, self._own_places, x)
+        X = X.index_copy(0, self._bound_places, self.bounds(named, x.dtype, False))
+        if self._problem._loss == "quadratic":
+            g = self._quadratic(own, X, named)
+        else:
+            z = self._part.times(own, X.reshape(-1, self._classes))
+            u = derivative(self._problem, z, named)
+            g = self._part.transposed(own, u).reshape(-1).index_select(0, self._own_places)
+        free = self.held.free
+        l1, l2 = (self.at(name, free, named, x.dtype) for name in ("l1", "l2"))
+        return g + l2 * x + l1 * self.held.signs.to(x)
+
+    def _quadratic(self, own: Tensor, X: Tensor, named: dict[str, Tensor]) -> Tensor:
+        """Return (A + A') x / 2 - b, so that the gradient of A is symmetric."""
+        free, n = self.held.free, self._problem._pattern.shape[0]
+        by_rows = self._part.times(own, X.unsqueeze(1)).flatten().index_select(0, free)
+        whole = X.new_zeros(n).index_copy(0, self._columns, X)
+        by_columns = self._part.transposed(own, whole.unsqueeze(1)).flatten().index_select(0, self._own_places)
+        return (by_rows + by_columns) / 2 - named["b"].index_select(0, free)
+
+    def solution(self, name: str, value: Tensor, tolerance: float | None, warns: bool = True) -> Tensor:
+        """Return the solution, differentiable in the tensors of the problem, after a warning about ties.
+
+        ``tolerance``: the slope within which the solution is known; None where only rounding is.
+        """
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in self.tensors.values()):
+            return value
+        if warns:
+            implicit.warn_of_ties(name, self._ties(value, tolerance))
+        flat, free = value.reshape(-1), self.held.free
+        cost = self._part.size + self._problem._pattern.shape[0] * self._classes
+        equations = implicit.Problem(name, self.slope, cost)
+        x = implicit.attach(equations, flat[free], list(self.tensors.values()))
+        places = torch.cat([self.held.at_lower, self.held.at_upper])
+        made = torch.zeros_like(flat).index_copy(0, free, x)
+        return made.index_copy(0, places, self.bounds(self.tensors, flat.dtype, True)).reshape(value.shape)
+
+    def _ties(self, value: Tensor, tolerance: float | None) -> Tensor:
+        """Return which coordinates are between held and free: slopes or distances within the tolerance."""
+        problem, flat = self._problem, value.detach().reshape(-1).double()
+        l1, (lower, upper) = self.limits[0], self._sides
+        given = {name: x.detach().double() for name, x in self.tensors.items()}
+        g = gradient(problem, flat, given)
+        smooth = g + self.at("l2", torch.arange(len(flat), device=flat.device), given, torch.float64) * flat
+        is_zero, signed = flat == 0, l1 * flat.sign()
+        rising = torch.where(flat < upper, smooth + torch.where(is_zero, l1, signed), torch.inf)
+        falling = torch.where(flat > lower, -(smooth + torch.where(is_zero, -l1, signed)), torch.inf)
+        distance = torch.minimum(torch.minimum(flat - lower, upper - flat), torch.where(l1 > 0, flat.abs(), torch.inf))
+        is_free = torch.zeros_like(flat, dtype=torch.bool).index_fill(0, self.held.free, True)
+        curvature = torch.from_numpy(problem._arrays._curvature)
+        margin = torch.where(is_free, distance * curvature, torch.minimum(rising, falling))
+        share = torch.finfo(value.dtype).eps ** _ROUNDING
+        limit = share * torch.maximum(l1, g.abs()) if tolerance is None else torch.full_like(flat, tolerance)
+        return (margin <= limit).reshape(value.shape)
+
+
+def derivative(problem: Problem, z: Tensor, given: dict[str, Any]) -> Tensor:
+    """Return the derivative of the losses with respect to z = A x (n, classes)."""
+    if problem._loss == "squares":
+        u = z - given["b"].unsqueeze(1)
+    elif problem._loss == "logistic":
+        assert problem._labels is not None
+        u = torch.sigmoid(z) - problem._labels.to(z.dtype).unsqueeze(1)
+    else:
+        assert problem._labels is not None
+        one = torch.zeros_like(z).scatter(1, problem._labels.long().unsqueeze(1), 1.0)
+        u = torch.softmax(z, 1) - one
+    weights = given.get("weights")
+    return u if weights is None else weights.unsqueeze(1) * u
+
+
+def gradient(problem: Problem, flat: Tensor, given: dict[str, Tensor]) -> Tensor:
+    """Return the gradient of the losses, or of the quadratic, at all coordinates."""
+    part, A = problem._pattern.part(None), given["A"]
+    z = part.times(A, flat.reshape(-1, problem._arrays._classes))
+    if problem._loss == "quadratic":
+        return z.flatten() - given["b"]
+    return part.transposed(A, derivative(problem, z, given)).reshape(-1)

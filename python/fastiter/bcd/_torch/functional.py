@@ -1,0 +1,371 @@
+"""Block coordinate descent, lasso paths and sketches on tensors, with gradients of the solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._check import type_name
+from ..._solution import ConvergenceError, Solution
+from ..._torch.ops import FLOATS, check_tensors, refuse_transforms
+from .. import _bcd, _path, _sketch
+from .._bcd import Rule
+from .._path import LassoPath
+from .._result import BCDProgress, BCDSolution
+from .._sketch import SketchSolution
+from .equations import Equations
+from .matrix import DEVICES, array_of, read_matrix
+from .problem import LeastSquares, Problem
+
+Matrix = Tensor | tuple[Any, Any, Tensor, tuple[int, int]]
+AnySolution = TypeVar("AnySolution", bound=Solution)
+
+
+def bcd(
+    problem: Problem,
+    x0: Tensor | None = None,
+    *,
+    blocks: Any = 1,
+    rule: Rule = "cyclic",
+    update: Literal["gradient", "matrix", "newton", "two-metric"] = "gradient",
+    rtol: float = 1e-6,
+    stop: Literal["slope", "gap"] = "slope",
+    max_steps: int = 10_000_000,
+    check_every: int | None = None,
+    rng: Any = None,
+    throw: bool = False,
+    callback: Callable[[BCDProgress], Any] | None = None,
+) -> BCDSolution:
+    """Minimise f(x) + sum_j h_j(x_j) of tensors; the minimiser is differentiable where its active set is fixed.
+
+    The derivatives are those of the equations that the free coordinates satisfy, one linear system for each backward
+    pass, whatever the rule and the update. Their error is that of the solution: a smaller ``rtol`` makes them better.
+    Where a coordinate is at the border of being held by l1 or a bound, they are those of one side, and a warning says
+    so.
+
+    Parameters
+    ----------
+    problem : LeastSquares, Logistic, Softmax or Quadratic
+        The problem, of tensors.
+    x0 : Tensor (m,) or (m, classes), optional
+        Where to start, 0 by default, in the dtype of the data; it is projected into the bounds. It has no gradient.
+    blocks : int, fastiter.bcd.Blocks, or list of lists of int
+        The size of blocks of consecutive coordinates, another way to choose them, or the blocks themselves; class k of
+        column j is coordinate ``j * classes + k``.
+    rule : {"cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq"}
+        The next block, as in :func:`fastiter.bcd.bcd`.
+    update : {"gradient", "matrix", "newton", "two-metric"}
+        What becomes of it, as in :func:`fastiter.bcd.bcd`.
+    rtol : float
+        Converged if the residual is at most ``rtol`` times that of 0.
+    stop : {"slope", "gap"}
+        The residual: the largest entry of the least subgradient, or the duality gap.
+    max_steps : int
+        The most updates.
+    check_every : int, optional
+        The updates between two checks: five sweeps, or ten updates of a greedy rule, by default.
+    rng : numpy.random.Generator or int, optional
+        The source of the rules "random" and "lipschitz"; an int is a seed, and None is 0.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
+    callback : callable, optional
+        Called with a :class:`fastiter.bcd.BCDProgress` at each check; True ends the solution.
+
+    Returns
+    -------
+    BCDSolution
+        Its value is the minimiser, differentiable to any order in A, b, weights, l1, l2, lower and upper where these
+        are tensors, and once in a sparse tensor A; its arrays are tensors. Under torch.compile the call is a graph
+        break.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    BackendError
+        If a tensor is not on the CPU.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+    RuntimeError
+        Under a transform of torch.func; in the backward pass, if the minimiser is not unique, as where columns depend
+        on each other and l2 is 0.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If ``throw`` is False and it does not converge.
+    UserWarning
+        If derivatives are asked for, and a coordinate is at the border of being held.
+
+    See Also
+    --------
+    LeastSquares, Logistic, Softmax, Quadratic : The problems.
+    fastiter.bcd.bcd : The same on arrays.
+
+    References
+    ----------
+    Q. Bertrand, Q. Klopfenstein, M. Massias, M. Blondel, S. Vaiter, A. Gramfort, J. Salmon: Implicit differentiation
+    for fast hyperparameter selection in non-smooth convex learning. JMLR 23(149), 2022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import LeastSquares, bcd
+    >>> A = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    >>> l1 = torch.tensor(3.5, dtype=torch.float64, requires_grad=True)
+    >>> found = bcd(LeastSquares(A, torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64), l1=l1))
+    >>> found.value.sum().backward()
+    >>> found.value.detach(), l1.grad
+    (tensor([0.0000, 1.1250, 0.0000], dtype=torch.float64), tensor(-0.2500, dtype=torch.float64))
+    """
+    function = "bcd"
+    refuse_transforms(function, "because the number of steps depends on the values")
+    if not isinstance(problem, Problem):
+        remedy = "; fastiter.bcd.bcd solves those of arrays" if type(problem).__module__ == "fastiter.bcd" else ""
+        expected = "a LeastSquares, Logistic, Softmax or Quadratic of tensors"
+        raise TypeError(f"{function}: problem must be {expected}, got {type_name(problem)}{remedy}")
+    if x0 is not None:
+        check_tensors(function, ("A", "x0"), (problem._tensors["A"], x0), FLOATS, DEVICES)
+
+    def call() -> BCDSolution:
+        found = _on_tensors(
+            lambda: _bcd.bcd(
+                problem._arrays,
+                None if x0 is None else array_of(x0),
+                blocks=blocks,
+                rule=rule,
+                update=update,
+                rtol=rtol,
+                stop=stop,
+                max_steps=max_steps,
+                check_every=check_every,
+                rng=rng,
+                throw=throw,
+                callback=_with_tensors(callback),
+            )
+        )
+        tolerance = found.tolerance if stop == "slope" else None
+        return replace(found, value=Equations(problem, found.value).solution(function, found.value, tolerance))
+
+    return _untraced(call)
+
+
+def _untraced(call: Callable[[], AnySolution]) -> AnySolution:
+    """Call a solver, outside of the graph of torch.compile."""
+    made: AnySolution = torch._dynamo.disable(call)() if torch.compiler.is_compiling() else call()
+    return made
+
+
+def _with_tensors(callback: Any) -> Any:
+    """Return a callback whose progress has tensors."""
+    if not callable(callback):
+        return callback
+    return lambda progress: callback(replace(progress, _value=lambda: torch.from_numpy(progress.value)))
+
+
+def _on_tensors(solve: Callable[[], AnySolution]) -> AnySolution:
+    """Return a solution with its arrays as tensors, also as that of an error."""
+    try:
+        found = solve()
+    except ConvergenceError as error:
+        if error.solution is None:
+            raise
+        raise ConvergenceError(str(error), _converted(error.solution)) from None
+    return _converted(found)
+
+
+def _converted(found: AnySolution) -> AnySolution:
+    named = {each.name: getattr(found, each.name) for each in fields(found)}
+    tensors: dict[str, Any] = {n: torch.from_numpy(x) for n, x in named.items() if isinstance(x, np.ndarray)}
+    return replace(found, **tensors)
+
+
+def lasso_path(
+    A: Matrix,
+    b: Tensor,
+    l1: Tensor | None = None,
+    *,
+    l2: Tensor | float = 0.0,
+    nonnegative: bool = False,
+    rtol: float = 1e-6,
+    max_steps: int = 100,
+    throw: bool = False,
+) -> LassoPath:
+    """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, differentiably, each from the last one.
+
+    Parameters
+    ----------
+    A : Tensor (n, m), or (crow, col, values, (n, m))
+        The data, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix.
+    b : Tensor (n,)
+        The targets, in the dtype of A.
+    l1 : Tensor (k,), optional
+        The weights, above 0, best from large to small. By default 50, evenly in their logarithm, from the
+        least at which x is 0 down to a hundredth of it.
+    l2 : float or Tensor of one number
+        The weight of the halved squares.
+    nonnegative : bool
+        Whether x is at least 0.
+    rtol : float
+        Converged if the duality gap is at most ``rtol`` ||b||^2 / 2.
+    max_steps : int
+        The most working sets for each weight.
+    throw : bool
+        Raise if one does not converge, instead of a warning.
+
+    Returns
+    -------
+    LassoPath
+        The solutions, differentiable to any order in A, b, l1 and l2 where each has a fixed active set, and their
+        duality gaps, as tensors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    BackendError
+        If a tensor is not on the CPU.
+    ConvergenceError
+        If ``throw`` is True and one does not converge.
+    RuntimeError
+        Under a transform of torch.func; in the backward pass, if a solution is not unique.
+
+    See Also
+    --------
+    bcd : One problem, of other losses as well.
+    fastiter.bcd.lasso_path : The same on arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import lasso_path
+    >>> l1 = torch.tensor([2.0, 0.5], requires_grad=True)
+    >>> path = lasso_path(torch.eye(2), torch.tensor([3.0, 1.0]), l1)
+    >>> path.value.sum().backward()
+    >>> path.value.detach(), l1.grad
+    (tensor([[1.0000, 0.0000],
+            [2.5000, 0.5000]]), tensor([-1., -2.]))
+    """
+    function = "lasso_path"
+    refuse_transforms(function, "because the number of steps depends on the values")
+    matrix = read_matrix(function, "A", A)
+    given: dict[str, Tensor] = {"b": b} | ({} if l1 is None else {"l1": l1})
+    if isinstance(l2, Tensor):
+        given["l2"] = l2
+    check_tensors(function, ("A", *given), (matrix.values, *given.values()), FLOATS, DEVICES)
+    if isinstance(l2, Tensor) and l2.numel() != 1:
+        raise ValueError(f"{function}: l2 must be a number or a tensor of one, got shape {tuple(l2.shape)}")
+
+    def call() -> LassoPath:
+        found = _on_tensors(
+            lambda: _path.lasso_path(
+                matrix.array(function),
+                array_of(b),
+                None if l1 is None else array_of(l1),
+                l2=float(l2.detach() if isinstance(l2, Tensor) else l2),
+                nonnegative=nonnegative,
+                rtol=rtol,
+                max_steps=max_steps,
+                throw=throw,
+            )
+        )
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in (matrix.values, *given.values())):
+            return found
+        lower = 0.0 if nonnegative else None
+        weights = found.l1 if l1 is None else l1
+        one = LeastSquares(A, b, l1=1.0, l2=l2.reshape(()) if isinstance(l2, Tensor) else l2, lower=lower)
+        rows = []
+        for k, (x, weight) in enumerate(zip(found.value, weights, strict=True)):
+            equations = Equations(one, x, one._tensors | {"l1": weight.to(x.dtype)})
+            at_start = l1 is None and k == 0  # where x begins to differ from 0
+            rows.append(equations.solution(function, x, None, warns=not at_start))
+        return replace(found, value=torch.stack(rows) if rows else found.value)
+
+    return _untraced(call)
+
+
+def sketch_solve(
+    A: Matrix,
+    b: Tensor,
+    x0: Tensor | None = None,
+    *,
+    sketch: Literal["kaczmarz", "block", "gaussian", "count"] = "kaczmarz",
+    size: int = 16,
+    rtol: float = 1e-6,
+    max_steps: int = 1_000_000,
+    rng: Any = None,
+    throw: bool = False,
+) -> SketchSolution:
+    """Solve A x = b by projections x <- x + A' S (S' A A' S)^+ S' (b - A x) with random S; it has no gradient.
+
+    Parameters
+    ----------
+    A : Tensor (m, n), or (crow, col, values, (m, n))
+        A system with a solution, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix.
+    b : Tensor (m,)
+        The right-hand side, in the dtype of A.
+    x0 : Tensor (n,), optional
+        Where to start, 0 by default, in the dtype of A; the limit is the solution that is nearest to it.
+    sketch : {"kaczmarz", "block", "gaussian", "count"}
+        S, as in :func:`fastiter.bcd.sketch_solve`.
+    size : int
+        The columns of S, except for "kaczmarz".
+    rtol : float
+        Converged if ||b - A x|| <= ``rtol`` ||b||.
+    max_steps : int
+        The most projections.
+    rng : numpy.random.Generator or int, optional
+        The source of S; an int is a seed, and None is 0.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
+
+    Returns
+    -------
+    SketchSolution
+        The solution, a tensor, and its residual.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described, or requires a gradient.
+    BackendError
+        If a tensor is not on the CPU.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+
+    See Also
+    --------
+    relax_solve : Linear systems with gradients.
+    fastiter.bcd.sketch_solve : The same on arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import sketch_solve
+    >>> A, b = torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.tensor([3.0, 4.0])
+    >>> sketch_solve(A, b).value.round(decimals=3)
+    tensor([1., 1.])
+    """
+    function = "sketch_solve"
+    refuse_transforms(function, "because the number of steps depends on the values")
+    matrix = read_matrix(function, "A", A)
+    named = {"A": matrix.values, "b": b} | ({} if x0 is None else {"x0": x0})
+    check_tensors(function, tuple(named), tuple(named.values()), FLOATS, DEVICES)
+    for name, x in named.items():
+        if torch.is_grad_enabled() and x.requires_grad:
+            remedy = "(relax_solve and torch.linalg.solve have gradients), got one that requires it"
+            raise ValueError(f"{function}: {name} must not require a gradient {remedy}")
+
+    def call() -> SketchSolution:
+        first = None if x0 is None else array_of(x0)
+        how = {"sketch": sketch, "size": size, "rtol": rtol, "max_steps": max_steps, "rng": rng, "throw": throw}
+        return _on_tensors(
+            lambda: _sketch.sketch_solve(matrix.array(function), array_of(b), first, **how)  # type: ignore[arg-type]
+        )
+
+    return _untraced(call)
