@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .._public import publish
 from .._torch.collectives import CommunicationError, Traffic, record_traffic
+from ..scan._torch.distributed import block_scan, linear_scan
 
-__all__ = ["CommunicationError", "Traffic", "record_traffic"]
+__all__ = ["CommunicationError", "Traffic", "block_scan", "linear_scan", "record_traffic"]
 
 publish(globals())

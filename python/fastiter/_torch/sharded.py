@@ -1,0 +1,338 @@
+"""Recurrences over a sequence whose steps are divided over ranks: a pipeline of chunks, and a scan of affine maps.
+
+In the pipeline a rank computes one chunk of independent rows, channels or heads after another, each as soon as its
+state has arrived: C chunks on P ranks take C + P - 1 turns, with the arithmetic of one process. In the scan of maps,
+for recurrences that are affine in the state, a rank reduces its shard to one map S -> M S + c, all ranks exchange
+these in ceil(log2 P) rounds, and then each computes its steps from the state that enters. Gradients pass the ranks in
+the other order by the same methods, with the adjoint maps M^H.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .autograd import differentiable_once
+from .borders import Border
+from .collectives import Line
+
+Optional: TypeAlias = "Sequence[Tensor | None]"
+#: Computes chunks of the tensors from a state: the results for each step, and the final states.
+Run: TypeAlias = "Callable[[Optional, Sequence[Tensor] | None], tuple[Sequence[Tensor], Sequence[Tensor]]]"
+
+
+class Split(NamedTuple):
+    """The axis of independent rows, channels or heads along which a call can be cut into chunks.
+
+    Attributes
+    ----------
+    size, unit : int
+        Length of the axis, and the multiple of which chunks are.
+    tensors : tuple of (int or None)
+        The axis in each tensor; None for one that all chunks share.
+    results, state : int
+        The axis in the results and in the states.
+    """
+
+    size: int
+    unit: int
+    tensors: tuple[int | None, ...]
+    results: int
+    state: int
+
+    def sizes(self, chunks: int) -> list[int]:
+        """Return the sizes of up to this number of chunks."""
+        units = -(-self.size // self.unit)
+        chunks = max(1, min(chunks, units))
+        ends = [min(self.size, units * i // chunks * self.unit) for i in range(chunks + 1)]
+        return [b - a for a, b in itertools.pairwise(ends)]
+
+
+class Affine(NamedTuple):
+    """How the maps S -> M S + c of a family act.
+
+    Attributes
+    ----------
+    transition : callable
+        Returns M of the shard, (rows, ...), from the tensors of the call.
+    is_open : Tensor (rows,) of bool
+        Whether the final state depends on the initial one: no step resets it. Else M is not used.
+    kind : {"numbers", "rows", "vector", "matrix"}
+        M has a factor for each number of the state or for each row of it, (..., K, 1), or is a K x K matrix, by which
+        the state is multiplied as a vector (..., K) or as a matrix (..., K, V).
+    """
+
+    transition: Callable[[Optional], Tensor]
+    is_open: Tensor
+    kind: Literal["numbers", "rows", "vector", "matrix"]
+
+    @property
+    def _is_matrix(self) -> bool:
+        return self.kind in ("vector", "matrix")
+
+    def times(self, m: Tensor, s: Tensor) -> Tensor:
+        """Return M S."""
+        if not self._is_matrix:
+            return m * s
+        return (m @ s.unsqueeze(-1)).squeeze(-1) if self.kind == "vector" else m @ s
+
+    def adjoint(self, m: Tensor) -> Tensor:
+        """Return M^H."""
+        return m.mH if self._is_matrix else m.conj()
+
+    def constant(self, c: Tensor) -> list[Tensor]:
+        """Return the map to c, whatever the state is."""
+        shapes = {
+            "numbers": c.shape,
+            "rows": (*c.shape[:-1], 1),
+            "vector": (*c.shape, c.shape[-1]),
+            "matrix": (*c.shape[:-1], c.shape[-2]),
+        }
+        return [c.new_zeros(shapes[self.kind]), torch.zeros(c.shape[0], dtype=torch.bool, device=c.device), c]
+
+    def combine(self, later: list[Tensor], earlier: list[Tensor]) -> list[Tensor]:
+        """Return the map that is first the one, then the other; a reset in the later one hides even infinities."""
+        (m, opened, c), (m0, opened0, c0) = later, earlier
+        through = torch.where(opened.reshape(-1, *(1,) * (c.dim() - 1)), self.times(m, c0), 0)
+        return [m @ m0 if self._is_matrix else m * m0, opened & opened0, c + through]
+
+
+@dataclass
+class Call:
+    """A call on one rank.
+
+    Attributes
+    ----------
+    function : str
+        The name of the public function.
+    line, border : Line, Border
+        The ranks in the order of time, and what crosses the borders.
+    run : callable
+        Computes this rank's steps.
+    split, chunks : Split, list of int
+        The axis of the chunks, and their sizes along it.
+    states : list of Tensor
+        Tensors with the shapes and dtypes of the states, without memory of their own.
+    affine : Affine, optional
+        The maps, for a scan of them; None for the pipeline.
+    """
+
+    function: str
+    line: Line
+    border: Border
+    run: Run
+    split: Split
+    chunks: list[int]
+    states: list[Tensor]
+    affine: Affine | None = None
+
+
+@dataclass
+class _Chunk:
+    """A computed chunk and its graph: results and final states of tensors and of the states at entry, if any."""
+
+    tensors: list[Tensor | None]
+    entry: list[Tensor] | None
+    results: list[Tensor]
+    last: list[Tensor]
+
+    def gradients(self, of: Sequence[Tensor | None], d_results: Optional, d_last: Optional) -> list[Tensor | None]:
+        """Return the gradients of some of the chunk's tensors, None for those that have none."""
+        pairs = zip((*self.results, *self.last), (*d_results, *d_last), strict=True)
+        given = [(y, g) for y, g in pairs if g is not None and y.requires_grad]
+        wanted = [x for x in of if x is not None and x.requires_grad]
+        if not given or not wanted:
+            return [None] * len(of)
+        outputs, cotangents = zip(*given, strict=True)
+        found = iter(torch.autograd.grad(outputs, wanted, cotangents, retain_graph=True, allow_unused=True))
+        return [next(found) if x is not None and x.requires_grad else None for x in of]
+
+    def entry_gradients(self, found: Sequence[Tensor | None]) -> list[Tensor]:
+        """Return the gradients of the states at entry with zeros for those that have none."""
+        every = found or [None] * len(self.last)
+        return [torch.zeros_like(x) if g is None else g for g, x in zip(every, self.last, strict=True)]
+
+
+@dataclass
+class _Tape:
+    """The chunks, whose graphs the backward pass reads, and the matrix of this rank's map."""
+
+    chunks: list[_Chunk] = field(default_factory=list)
+    transition: Tensor | None = None
+
+
+def sharded(
+    call: Call, tensors: Sequence[Tensor | None], state: Sequence[Tensor] | None, needs_grad: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Compute this rank's steps; return the results and, where sequences end on this rank, their final states."""
+    inputs = [*tensors, *(state or ())]
+    if not needs_grad:
+        return _forward(call, inputs, None)[:2]
+    anchor = torch.empty(0, requires_grad=True)  # a rank may have no tensor of its own that requires a gradient
+    every = _Sharded.apply(call, anchor, *inputs)
+    count = len(every) - len(call.states)
+    return list(every[:count]), list(every[count:])
+
+
+class _Sharded(torch.autograd.Function):
+    """Map the tensors and the initial states to the results and the final states."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, _: Tensor, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        results, last, ctx.tape = _forward(call, inputs, ctx.needs_input_grad[2:])
+        ctx.call = call
+        ctx.save_for_backward(*inputs)  # an input that has been written to since is found by its version
+        ctx.set_materialize_grads(False)
+        return (*results, *last)
+
+    @staticmethod
+    @differentiable_once(lambda ctx: ctx.call.function)
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        inputs: tuple[Tensor | None, ...] = ctx.saved_tensors
+        count = len(gradients) - len(ctx.call.states)
+        found = _backward(ctx.call, ctx.tape, gradients[:count], gradients[count:])[: len(inputs)]
+        # A tensor that had no influence on this rank's results gets zeros, as DistributedDataParallel waits for all.
+        needs = ctx.needs_input_grad[2:]
+        filled = (
+            torch.zeros_like(x) if g is None and need and x is not None else g
+            for x, g, need in zip(inputs, found, needs, strict=True)
+        )
+        return None, None, *(g if need else None for g, need in zip(filled, needs, strict=True))
+
+
+def _pieces(x: Tensor | None, axis: int | None, sizes: Sequence[int]) -> list[Tensor | None]:
+    if x is None or axis is None or len(sizes) == 1:
+        return [x] * len(sizes)
+    return list(x.split(list(sizes), axis))
+
+
+def _joined(parts: Sequence[Tensor | None], axis: int | None) -> Tensor | None:
+    """Concatenate what was cut; add up what was shared."""
+    given = [x for x in parts if x is not None]
+    if len(given) < len(parts) and axis is not None:
+        given = [] if not given else [_like_its_neighbours(x, given[0]) for x in parts]
+    if not given:
+        return None
+    if len(given) == 1:
+        return given[0]
+    return torch.cat(given, axis) if axis is not None else torch.stack(given).sum(0)
+
+
+def _like_its_neighbours(x: Tensor | None, other: Tensor) -> Tensor:
+    return torch.zeros_like(other) if x is None else x
+
+
+def _forward(
+    call: Call, inputs: Sequence[Tensor | None], needs: Sequence[bool] | None
+) -> tuple[list[Tensor], list[Tensor], _Tape]:
+    """Compute all chunks; ``needs`` says which inputs need a gradient, None that no rank needs any."""
+    split, count, tape = call.split, len(call.split.tensors), _Tape()
+    cut = [_pieces(x, axis, call.chunks) for x, axis in zip(inputs[:count], split.tensors, strict=True)]
+    first = [_pieces(x, split.state, call.chunks) for x in inputs[count:]]
+    likes = [_pieces(x, split.state, call.chunks) for x in call.states]
+    waits = []
+    for at in range(len(call.chunks)):
+        own: Any = [x[at] for x in first] or None
+        like: Any = [x[at] for x in likes]
+        pieces = [x[at] for x in cut]
+        if call.affine is None:
+            received = None if call.line.is_first else call.line.receive(call.border.message(like))
+        else:
+            received = _entering(call, call.affine, pieces, own, like, tape)
+        chunk = _computed(call, pieces, call.border.entry(own, received, like), needs)
+        if call.affine is None and not call.line.is_last:
+            waits.append(call.line.send(call.border.leaving(chunk.last)))
+        elif call.affine is not None and call.line.is_first:
+            _exchange(call.line, call.affine, call.affine.constant(call.border.leaving(chunk.last)[0]))
+        tape.chunks.append(chunk)
+    for wait in waits:
+        wait()
+    results = zip(*[[x.detach() for x in chunk.results] for chunk in tape.chunks], strict=True)
+    last = zip(*[call.border.final(chunk.last) for chunk in tape.chunks], strict=True)
+    return [_whole(x, split.results) for x in results], [_whole(x, split.state) for x in last], tape
+
+
+def _whole(parts: Sequence[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)
+
+
+def _computed(
+    call: Call, pieces: Sequence[Tensor | None], entry: list[Tensor] | None, needs: Sequence[bool] | None
+) -> _Chunk:
+    """Compute a chunk, with a graph whose leaves are its own tensors if a gradient is needed."""
+    if needs is None:
+        results, last = call.run(pieces, entry)
+        return _Chunk([], entry, list(results), list(last))
+    leaves = [
+        None if x is None else x.detach().requires_grad_(need)
+        for x, need in zip(pieces, needs[: len(pieces)], strict=True)
+    ]
+    states = None if entry is None else [x.detach().requires_grad_() for x in entry]
+    with torch.enable_grad():
+        results, last = call.run(leaves, states)
+    return _Chunk(leaves, states, list(results), list(last))
+
+
+def _entering(
+    call: Call, affine: Affine, pieces: Sequence[Tensor | None], own: Any, like: list[Tensor], tape: _Tape
+) -> list[Tensor] | None:
+    """Exchange maps; return the states that enter. The first rank, whose map is a constant, does it after its steps."""
+    if call.line.is_first:
+        return None
+    if call.line.is_last:  # nobody asks for its map
+        return _exchange(call.line, affine, affine.constant(call.border.message(like)[0]))
+    _, last = call.run(pieces, call.border.entry(own, None, like))
+    c = call.border.leaving(last)[0]
+    tape.transition = affine.transition(pieces) if call.border.is_crossed else affine.constant(c)[0]
+    return _exchange(call.line, affine, [tape.transition, affine.is_open, c])
+
+
+def _exchange(line: Line, affine: Affine, own: list[Tensor]) -> list[Tensor] | None:
+    before = line.exclusive_prefix(own, affine.combine)
+    return None if before is None else [before[2]]
+
+
+def _backward(call: Call, tape: _Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
+    split, border, back = call.split, call.border, call.line.turned()
+    results = [_pieces(g, split.results, call.chunks) for g in d_results]
+    finals = [_pieces(g, split.state, call.chunks) for g in d_last]
+    found: list[list[Tensor | None]] = []
+    waits = []
+    for at, chunk in enumerate(tape.chunks):
+        of_results, of_last = [g[at] for g in results], [g[at] for g in finals]
+        if call.affine is None:
+            received = None if back.is_first else back.receive(border.message(chunk.last))
+        else:
+            received = _entering_gradient(call, call.affine, tape, chunk, of_results, of_last)
+        after = border.last_gradient(of_last, received, chunk.last)
+        gradients = chunk.gradients([*chunk.tensors, *(chunk.entry or ())], of_results, after)
+        entry = chunk.entry_gradients(gradients[len(chunk.tensors) :])
+        if call.affine is None and not back.is_last:
+            waits.append(back.send(border.entering(entry)))
+        elif call.affine is not None and back.is_first:
+            _exchange(back, call.affine, call.affine.constant(border.entering(entry)[0]))
+        found.append([*gradients[: len(chunk.tensors)], *border.started(entry)])
+    for wait in waits:
+        wait()
+    axes = (*split.tensors, *(split.state for _ in call.states))
+    return [_joined(parts, axis) for parts, axis in zip(zip(*found, strict=True), axes, strict=True)]
+
+
+def _entering_gradient(
+    call: Call, affine: Affine, tape: _Tape, chunk: _Chunk, of_results: Optional, of_last: Optional
+) -> list[Tensor] | None:
+    """Exchange adjoint maps; return the gradients of the states that leave. The last rank does it after its steps."""
+    back, border = call.line.turned(), call.border
+    if back.is_first:
+        return None
+    if back.is_last:
+        return _exchange(back, affine, affine.constant(border.message(chunk.last)[0]))
+    alone = border.last_gradient(of_last, None, chunk.last)
+    c = border.entering(chunk.entry_gradients(chunk.gradients(chunk.entry or (), of_results, alone)))[0]
+    assert tape.transition is not None  # set by the forward pass on every rank between others
+    return _exchange(back, affine, [affine.adjoint(tape.transition), affine.is_open, c])

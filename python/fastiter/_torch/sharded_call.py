@@ -1,0 +1,261 @@
+"""Calls of recurrences with sharded steps: their checks, the agreement of the ranks, and the choice of a method."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._check import check_choice, check_flag, count
+from .._sequences import check_bounds_shape, check_packing
+from .borders import Border, divided
+from .collectives import Line, Ranks
+from .ops import check_reset, checked_integers, refuse_transforms
+from .sequences import Integers, Sequences
+from .sharded import Affine, Call, Optional, Split, sharded
+
+Method: TypeAlias = Literal["auto", "pipeline", "scan"]
+METHODS = ("auto", "pipeline", "scan")
+#: Chunks for each rank after the first: the pipeline's first and last turns then take a ninth of the time.
+CHUNKS = 8
+
+#: The parameters that every function with sharded steps has, in the order of its signature.
+PARTS = {
+    "group": """
+        group : ProcessGroup or DeviceMesh, optional
+            The ranks, in the order of the steps; a mesh has one axis. The default group if None.
+    """,
+    "method": """
+        method : {"auto", "pipeline", "scan"}
+            "pipeline": a rank computes one chunk of the independent rows or channels after another, each when its state
+            has arrived. "scan": each rank reduces its steps to one affine map, these are exchanged in ceil(log2 P)
+            rounds, and then the steps are computed. "auto" takes the pipeline where it has at least P - 1 chunks.
+    """,
+    "chunks": """
+        chunks : int, optional
+            The most chunks of the pipeline; 8 for each rank after the first if None.
+    """,
+    "state": """
+        state : Tensor or tuple of Tensor, optional
+            As for one process, the same on every rank. It is read where the sequence starts, and its gradient is zero
+            on the other ranks: the sum over the ranks is that of one process.
+    """,
+    "reverse": """
+        reverse : bool
+            Run from the last step of the last rank to the first step of the first.
+    """,
+    "reset": """
+        reset : bool Tensor (B, T) or (T,), optional
+            True where a new sequence begins, for the steps of this rank.
+    """,
+    "lengths": """
+        lengths : integers (B,), optional
+            Valid steps of each row over all ranks, the same on every rank.
+    """,
+    "cu_seqlens": """
+        cu_seqlens : integers (S + 1,), optional
+            S sequences packed into one row (B = 1) over all ranks, the same on every rank: sequence s is the steps
+            cu_seqlens[s] to cu_seqlens[s + 1], and may cross any number of borders.
+    """,
+    "errors": """
+        TypeError, ValueError
+            For a wrong type or dtype; for a wrong shape or value, and on every rank for arguments that differ between
+            ranks or that another rank has refused, before data is exchanged.
+        BackendError
+            For a device without kernels.
+        RuntimeError
+            If torch.distributed is not initialized; CommunicationError, a kind of it, if a rank does not answer.
+    """,
+    "last": """
+        last : Tensor
+            The final states, on the rank with the last step of the sequence (the last rank for sequences that are not
+            packed) and zero on the others: their sum over the ranks is the result of one process.
+    """,
+}
+
+
+class Maps(NamedTuple):
+    """The affine maps of a family: M from the tensors and from those of reset and lengths, and how it acts."""
+
+    transition: Callable[[Optional, Tensor | None, Tensor | None], Tensor]
+    kind: Literal["numbers", "rows", "vector", "matrix"]
+
+
+@dataclass
+class Problem:
+    """A family's call on the steps of this rank.
+
+    Attributes
+    ----------
+    tensors : mapping of str to (Tensor or None)
+        The arguments, by name.
+    timed : set of str
+        Those whose axis 1 is time.
+    batch, steps : int
+        Rows, and steps on this rank.
+    state : sequence of Tensor, optional
+        The parts of the initial state.
+    shapes : list of (shape, dtype)
+        Of the parts of the state for one row or sequence.
+    splits : list of Split
+        Axes that can be cut, the preferred one first. One with ``results`` 0 is that of the rows.
+    run : callable
+        Computes chunks from a state and a local division into sequences.
+    maps : Maps, optional
+        The affine maps; None for a family that is not affine in the state.
+    """
+
+    tensors: Mapping[str, Tensor | None]
+    timed: set[str]
+    batch: int
+    steps: int
+    state: Sequence[Tensor] | None
+    shapes: list[tuple[tuple[int, ...], torch.dtype]]
+    splits: list[Split]
+    run: Callable[[Optional, Sequence[Tensor] | None, Sequences], tuple[Sequence[Tensor], Sequence[Tensor]]]
+    maps: Maps | None = None
+
+
+class Options(NamedTuple):
+    """The options that all families take."""
+
+    group: Any
+    method: str
+    chunks: int | None
+    reverse: bool
+    reset: Tensor | None
+    lengths: Integers | None
+    cu_seqlens: Integers | None
+    others: tuple[tuple[str, object], ...] = ()
+
+
+def run_sharded(
+    function: str, options: Options, prepare: Callable[[Options, Sequences], Problem]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Check the call by ``prepare``, agree with the other ranks, and compute this rank's steps.
+
+    What the checks of one rank raise is raised there, and named by an error on all others, so that none waits.
+    """
+    ranks = Ranks(function, options.group)
+    problem, given, failure = None, Sequences(None, None, None), None
+    try:
+        given = _checked(function, options)
+        problem = prepare(options, given)
+        if options.reset is not None:
+            first = next(x for x in problem.tensors.values() if x is not None)
+            check_reset(function, options.reset, first, problem.batch, problem.steps, next(iter(problem.tensors)))
+    except Exception as error:  # raised again by agree
+        failure = error
+    described = {} if problem is None else _described(function, options, given, problem)
+    agreement = ranks.agree(described, problem.steps if problem else 0, bool(problem and _needs(problem)), failure)
+    assert problem is not None  # else agree has raised
+    line = Line(ranks, options.reverse)
+    border, local = divided(function, line, agreement.steps, given, problem.batch)
+    call, extra = _call(function, options, problem, line, border, local)
+    return sharded(call, [*problem.tensors.values(), *extra], problem.state, agreement.needs_grad)
+
+
+def _checked(function: str, options: Options) -> Sequences:
+    refuse_transforms(function)
+    check_choice(function, "method", options.method, METHODS)
+    if options.chunks is not None:
+        count(function, "chunks", options.chunks, 1)
+    check_flag(function, "reverse", options.reverse)
+    lengths, bounds = (
+        None if x is None else checked_integers(function, name, x).cpu()
+        for name, x in (("lengths", options.lengths), ("cu_seqlens", options.cu_seqlens))
+    )
+    if bounds is not None:
+        check_bounds_shape(function, bounds.shape)
+    return Sequences(options.reset, lengths, bounds)
+
+
+def check_rows(function: str, given: Sequences, batch: int, name: str) -> int:
+    """Check that cu_seqlens goes with this number of rows; return the number of sequences."""
+    if given.cu_seqlens is not None:
+        check_packing(function, batch, given.lengths, name)
+    return given.count(batch)
+
+
+def _needs(problem: Problem) -> bool:
+    every = [*problem.tensors.values(), *(problem.state or ())]
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in every)
+
+
+def _described(function: str, options: Options, given: Sequences, problem: Problem) -> dict[str, str]:
+    """Return what has to be the same on every rank, as text."""
+    found = {"function": function, "batch": f"{problem.batch} rows", "grad mode": str(torch.is_grad_enabled())}
+    for name, x in problem.tensors.items():
+        found[name] = "None" if x is None else _shape(x, name in problem.timed)
+    parts = problem.state or ()
+    found["state"] = " and ".join(_shape(x, False) for x in parts) or "None"
+    for name in ("method", "chunks", "reverse"):
+        found[name] = repr(getattr(options, name))
+    found |= {name: repr(value) for name, value in options.others}
+    found["reset"] = "None" if options.reset is None else f"flags with {options.reset.dim()} axes"
+    for name, values in (("lengths", given.lengths), ("cu_seqlens", given.cu_seqlens)):
+        found[name] = "None" if values is None else _integers(values.tolist())
+    return found
+
+
+def _shape(x: Tensor, timed: bool) -> str:
+    sizes = [*(str(n) for n in x.shape)]
+    if timed and x.dim() > 1:
+        sizes[1] = "T"
+    return f"{x.dtype} ({', '.join(sizes)})"
+
+
+def _integers(values: list[int]) -> str:
+    if len(values) <= 16:
+        return str(values)
+    return f"[{', '.join(map(str, values[:8]))}, ...] with checksum {zlib.crc32(str(values).encode()):08x}"
+
+
+def _call(
+    function: str, options: Options, problem: Problem, line: Line, border: Border, local: Sequences
+) -> tuple[Call, tuple[Tensor | None, Tensor | None]]:
+    """Return the call, and the tensors of reset and lengths, which are cut into chunks like the others."""
+    wanted = CHUNKS * (line.size - 1) if options.chunks is None else options.chunks
+    split = max(problem.splits, key=lambda one: len(one.sizes(wanted)))  # the first of those with the most chunks
+    chunks = split.sizes(wanted)
+    scans = problem.maps is not None and (
+        options.method == "scan" or (options.method == "auto" and len(chunks) < line.size - 1)
+    )
+    rows = split.results == 0
+    reset, lengths, bounds = local
+    axes = (0 if rows and reset is not None and reset.dim() == 2 else None, 0 if rows else None)
+    split = split._replace(tensors=(*split.tensors, *axes))
+
+    def run(tensors: Optional, state: Sequence[Tensor] | None) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        return problem.run(tensors[:-2], state, Sequences(tensors[-2], tensors[-1], bounds))
+
+    affine = None
+    if scans and problem.maps is not None:
+        chunks, maps = [split.size], problem.maps
+
+        def transition(tensors: Optional) -> Tensor:
+            return maps.transition(tensors[:-2], tensors[-2], tensors[-1])
+
+        affine = Affine(transition, _open(border, local, problem), maps.kind)
+    first = next(x for x in problem.tensors.values() if x is not None)
+    states = [
+        first.new_empty((), dtype=dtype).expand(local.count(problem.batch), *shape) for shape, dtype in problem.shapes
+    ]
+    return Call(function, line, border, run, split, chunks, states, affine), (reset, lengths)
+
+
+def _open(border: Border, local: Sequences, problem: Problem) -> Tensor:
+    """Return for each row whether no step of this rank resets what enters, and whether it leaves at all."""
+    reset, lengths, _ = local
+    first = next(x for x in problem.tensors.values() if x is not None)
+    closed = torch.zeros(1 if border.packed else problem.batch, dtype=torch.bool, device=first.device)
+    if reset is not None:
+        flags = reset.expand(problem.batch, problem.steps)
+        if lengths is not None:
+            flags = flags & (torch.arange(problem.steps, device=flags.device) < lengths.to(flags.device).unsqueeze(1))
+        closed = flags.any(1)
+    return ~closed if border.is_crossed else torch.zeros_like(closed)

@@ -1,0 +1,77 @@
+"""linear_scan and block_scan on sharded steps: the results and gradients of one process."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.distributed import scan_jobs
+from tests.distributed.ranks import outcomes, results
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_equal_one_process(size: int) -> None:
+    """The pipeline has the same bits; two ranks have the same bits with the scan of maps, too."""
+    done = results(scan_jobs.equal_one_process, size)
+    assert done[0] == (2 * 2 * (6 * 4 + 5 * 3) if size == 2 else 2 * 2 * 11 * 2) and len(set(done)) == 1
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_dtypes_and_broadcast_factors(size: int) -> None:
+    results(scan_jobs.dtypes_and_broadcasts, size)
+
+
+@pytest.mark.parametrize("method", ["pipeline", "scan"])
+def test_gradients_by_differences(method: str) -> None:
+    assert max(results(scan_jobs.gradients_by_differences, 3, method)) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["pipeline", "scan"])
+def test_bytes_do_not_depend_on_the_length(method: str) -> None:
+    assert results(scan_jobs.traffic, 3, 6, method) == results(scan_jobs.traffic, 3, 600, method)
+
+
+@pytest.mark.parametrize("method", ["pipeline", "scan"])
+def test_empty_shards_take_three_rounds(method: str) -> None:
+    """One round for the agreement and, in a pipeline of two chunks, one for each."""
+    assert max(rounds for _, rounds in results(scan_jobs.traffic, 2, 0, method)) <= 3
+
+
+BOTH = "must be the same on every rank, got"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dtype", rf"x {BOTH} torch.float32 \(1, T, 64\) on rank 0 and torch.float64 \(1, T, 64\) on rank 1"),
+        ("width", rf"x {BOTH} torch.float32 \(1, T, 64\) on rank 0 and torch.float32 \(1, T, 63\) on rank 1"),
+        ("state", rf"state {BOTH} None on rank 0 and torch.float32 \(1, 64\) on rank 1"),
+        ("method", rf"method {BOTH} 'pipeline' on rank 0 and 'scan' on rank 1"),
+        ("function", rf"function {BOTH} linear_scan on rank 0 and block_scan on rank 1"),
+        ("packed", rf"cu_seqlens {BOTH} \[0, 2, 8\] on rank 0 and \[0, 3, 8\] on rank 1"),
+        ("grad", rf"grad mode {BOTH} False on rank 0 and True on rank 1"),
+        ("total", r"cu_seqlens must rise from 0 to T = 8, got 0 to 4"),
+        ("lengths", r"lengths must be from 0 to T = 8, got 9"),
+        ("rows", r"state must have shape \(S, D\) = \(2, 64\), got \(1, 64\)"),
+        ("word", r"method must be one of 'auto', 'pipeline', 'scan', got 'ring'"),
+        ("chunks", r"chunks must be at least 1, got 0"),
+        ("reset", r"reset must have shape \(B, T\) = \(1, 4\) or \(T,\), got \(5,\)"),
+    ],
+)
+def test_what_differs_or_is_wrong_is_named_on_every_rank(name: str, message: str) -> None:
+    for one in outcomes(scan_jobs.refused, 2, name):
+        with pytest.raises(ValueError, match=f"^(linear|block)_scan: {message}$"):
+            raise one.error or AssertionError(one)
+
+
+def test_a_rank_names_what_another_one_refuses() -> None:
+    first, second = outcomes(scan_jobs.refused, 2, "one rank")
+    own = r"linear_scan: x must have shape \(B, T, D\), got \(4, 64\)"
+    for one, message in ((first, f"linear_scan: rank 1 refused its arguments: {own}"), (second, own)):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            raise one.error or AssertionError(one)
+
+
+def test_contracts() -> None:
+    results(scan_jobs.contracts, 3)
