@@ -40,6 +40,7 @@ TITLES = {
     "refinement": "Refining a wrong solver",
     "replace_lstm": "One call: replace(model)",
     "schroedinger_bridge": "Dynamics from snapshots of other individuals",
+    "rti_diffusion": "A diffusion policy in real time",
     "slstm_forecast": "Forecasting carbon dioxide with an sLSTM",
     "smoother": "Sweeps inside PyAMG's multigrid",
     "spdinv": "Inverting a diffusion sampler",
