@@ -12,7 +12,7 @@ from .._functional import run
 from .._result import FixedPointProgress, FixedPointSolution, Limits
 from .._space import DTYPES, NumPySpace
 
-_METHODS = ("picard", "anderson", "broyden", "aitken")
+METHODS = ("picard", "anderson", "broyden", "aitken")
 
 
 class _Correction:
@@ -126,7 +126,7 @@ def refine(
     (True, True)
     """
     limits = Limits(rtol, atol, max_steps, "l2", 100, callback, throw).checked("refine")
-    check_choice("refine", "method", method, _METHODS)
+    check_choice("refine", "method", method, METHODS)
     check_array("refine", "b", b, DTYPES)
     start = np.zeros_like(b) if x0 is None else x0
     check_array("refine", "x0", start, DTYPES)

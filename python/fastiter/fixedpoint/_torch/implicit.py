@@ -24,13 +24,17 @@ Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 class Problem:
     """A map of (B, n) and tensors, the solver of adjoint equations, and the name of the public function.
 
-    ``exact`` is False for a solver that truncates: the derivative of such a gradient is refused.
+    ``exact`` is False for a solver that truncates: the derivative of such a gradient is refused. ``closed`` says which
+    function of the user may close over tensors, and what else to do. ``dual`` solves the adjoint equations of adjoint
+    equations, if not by ``solve``.
     """
 
     function: Function
     solve: Solver
     name: str
     exact: bool = True
+    closed: tuple[str, str] = ("f closes", "pass them in params, or a module as f")
+    dual: Solver | None = None
 
 
 def attach(problem: Problem, value: Tensor, tensors: Sequence[Tensor], anchor: Tensor | None = None) -> Tensor:
@@ -89,10 +93,8 @@ class _Implicit(torch.autograd.Function):
 def _sentence(problem: Problem) -> str:
     if not problem.exact:
         return f"{problem.name}: the gradient has no derivative, as it is truncated (grad='implicit' has one)"
-    return (
-        f"{problem.name}: the gradient has no derivative where f closes over tensors that require a gradient; "
-        "pass them in params, or a module as f"
-    )
+    who, remedy = problem.closed
+    return f"{problem.name}: the gradient has no derivative where {who} over tensors that require a gradient; {remedy}"
 
 
 def _gradients(
@@ -142,7 +144,7 @@ def _adjoint_of(problem: Problem) -> Problem:
             x = _independent(x, True)
             return g + _product(problem.function(x, tensors), x, u, recorded=True)
 
-    return Problem(function, problem.solve, problem.name)
+    return Problem(function, problem.dual or problem.solve, problem.name, dual=problem.dual and problem.solve)
 
 
 def _check_unchanged(name: str, value: Tensor, expected: Tensor) -> None:
