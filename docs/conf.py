@@ -95,6 +95,7 @@ NAMESPACES = {
     "fastiter.mdp.distributional": "Arrays: laws of returns",
     "fastiter.mdp.latent": "Arrays: latent decision processes",
     "fastiter.mdp.linear_mixture": "Arrays: linear mixtures",
+    "fastiter.mdp.optimism": "Arrays: optimism over hypotheses",
     "fastiter.mdp.examples": "Arrays: example decision processes",
     "fastiter.relax.compat": "Arrays: the sweeps of PyAMG, by its signatures",
     "fastiter.torch": "Tensors: functions",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastiter import mdp
-from fastiter.mdp import compat, distributional, latent, linear_mixture
+from fastiter.mdp import compat, distributional, latent, linear_mixture, optimism
 from tests.public.pick import Pick, subset
 from tests.public.table import calls
 from tests.scan.calls import REAL
@@ -146,6 +146,30 @@ def mixture(pick: Pick) -> dict[str, Any]:
     step = {"state": S - 1, "action": A - 1, "next_state": 0}
     numbers = {"ridge": 1.0, "variance": 0.5, "least": 0.1, "width": 0.1}
     return {**given, **step, **numbers, "bonus": pick.one_of((0.1, pick.normal(S, A))), "horizon": pick.integer(1, 3)}
+
+
+def optimist(Q: Any, J: Any, beta: Any, **step: Any) -> Any:
+    learner = optimism.LOOP(Q, J, beta)
+    changed = learner.update(**step)
+    return changed, learner.losses, learner.excess, learner.believed, learner.policy
+
+
+@calls("fastiter.mdp.optimism.LOOP", run=optimist, also=("update",))
+def hypotheses(pick: Pick) -> dict[str, Any]:
+    F, S, A = (pick.integer(1, 3) for _ in range(3))
+    step = {"state": S - 1, "action": A - 1, "reward": 0.5, "next_state": 0}
+    return {"Q": pick.normal(F, S, A), "J": pick.normal(F), "beta": 0.5, **step}
+
+
+def optimist_of(models: Any, beta: Any, tol: Any = 1e-9) -> Any:
+    return optimism.LOOP.of(models, beta, tol=tol).policy
+
+
+@calls("fastiter.mdp.optimism.LOOP", at=".of", run=optimist_of)
+def hypotheses_of(pick: Pick) -> dict[str, Any]:
+    S, dtype = pick.integer(2, 4), pick.one_of(REAL)
+    models = [mdp.examples.forest(S, None, p=p, dtype=dtype) for p in (0.1, 0.2)]
+    return {"models": models, "beta": 0.5, **subset(pick, {"tol": 1e-3})}
 
 
 # ---- pymdptoolbox's names -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
-from . import compat, distributional, examples, latent, linear_mixture
+from . import compat, distributional, examples, latent, linear_mixture, optimism
 from ._average import AverageSolution, average, extended_value_iteration
 from ._batch import MDPBatch
 from ._finite import FiniteHorizon, finite_horizon
@@ -29,6 +29,7 @@ __all__ = [
     "iwocs",
     "latent",
     "linear_mixture",
+    "optimism",
     "robust",
 ]
 

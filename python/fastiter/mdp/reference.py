@@ -112,6 +112,24 @@ def policy_iteration(P: Array, R: Array, gamma: float) -> tuple[Array, Array]:
         policy = better
 
 
+def loop_losses(Q: Array, J: Array, steps: Iterable[tuple[int, int, float, int]]) -> Array:
+    """Return losses (F + 1, F): those of the Q of each hypothesis f' on the targets of each f, then f's own.
+
+    On the steps (s, a, r, s') it is the sum of (r + max of Q_f(s') - J_f - Q_f'(s, a) - c)^2, with the best c for f',
+    and with c = 0 and f' = f in the last row.
+    """
+    losses, seen = np.zeros((len(J) + 1, len(J))), list(steps)
+    for f in range(len(J)):
+        targets = [r + max(Q[f, to]) - J[f] for _, _, r, to in seen]
+        for other in range(len(J)):
+            errors = [y - Q[other, s, a] for y, (s, a, _, _) in zip(targets, seen, strict=True)]
+            c = sum(errors) / max(len(errors), 1)
+            losses[other, f] = sum((error - c) ** 2 for error in errors)
+            if other == f:
+                losses[-1, f] = sum(error**2 for error in errors)
+    return losses
+
+
 def prioritized_sweeping(P: Array, R: Array, gamma: float, v: Array, tolerance: float) -> tuple[Array, int]:
     """Return values with |T v - v| <= tolerance, and the number of states that were changed.
 

@@ -1,0 +1,200 @@
+"""Optimism over hypotheses of average-reward processes (LOOP): any functions Q with their gains J.
+
+Optimal ones satisfy Q(s, a) + J = r + E V(s'), V = max_a Q. On the steps (s, a, r, s') seen so far a hypothesis f sets
+targets, on which functions Q' have a loss
+
+    L(Q', f) = sum over the steps of (r + V_f(s') - J_f - Q'(s, a))^2
+
+and f is believed while none predicts its targets much better than its own, L(Q_f, f) - min over Q' of L(Q', f) <= beta.
+As Q is only known up to a constant, Q' are the functions of all hypotheses, each with any constant added, by which a
+wrong gain shows, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_array, count, positive, type_name
+from .._public import publish
+from ._average import average
+from ._mdp import MDP
+from ._process import finite_number
+
+Array = npt.NDArray[Any]
+
+__all__ = ["LOOP"]
+
+
+class LOOP:
+    """Acts by the most optimistic hypothesis that is believed, and changes it seldom.
+
+    The hypothesis in use is kept until its excess loss is above ``4 beta``; then the one with the largest gain of those
+    whose excess is at most ``beta`` takes its place, or that of the least excess if all are above.
+
+    Parameters
+    ----------
+    Q : (F, S, A) float64
+        The action values of each hypothesis, up to a constant.
+    J : (F,) float64
+        The gain of each, the reward of a step in the long run.
+    beta : float
+        The excess loss up to which a hypothesis is believed, above 0: of the order of the variance of V(s') times the
+        logarithm of F.
+
+    Attributes
+    ----------
+    chosen : int
+        The hypothesis in use.
+    switches : int
+        How often it has changed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    See Also
+    --------
+    fastiter.mdp.extended_value_iteration : Optimism within a confidence set of any probabilities.
+    fastiter.mdp.linear_mixture.LinearMixture : That of mixtures of known probabilities.
+
+    References
+    ----------
+    J. He, H. Zhong and Z. Yang, Sample-efficient learning of infinite-horizon average-reward MDPs with general function
+    approximation, 2024.
+
+    Examples
+    --------
+    A machine that pays 1 or nothing; the hypothesis that it pays is given up when it has not:
+
+    >>> import numpy as np
+    >>> from fastiter.mdp.optimism import LOOP
+    >>> learner = LOOP(np.zeros((2, 1, 1)), np.array([1.0, 0.0]), 0.5)
+    >>> [learner.update(0, 0, 0.0, 0) for _ in range(4)], learner.chosen
+    ([False, False, True, False], 1)
+    """
+
+    def __init__(self, Q: Array, J: Array, beta: float) -> None:
+        check_array("LOOP", "Q", Q, ("float64",))
+        check_array("LOOP", "J", J, ("float64",))
+        if Q.ndim != 3 or 0 in Q.shape:
+            raise ValueError(f"LOOP: Q must have shape (F, S, A), none of them 0, got {Q.shape}")
+        if J.shape != Q.shape[:1]:
+            raise ValueError(f"LOOP: J must have shape (F,) = ({len(Q)},), got {J.shape}")
+        for name, x in (("Q", Q), ("J", J)):
+            if not np.isfinite(x).all():
+                raise ValueError(f"LOOP: {name} must be finite, got others")
+        self.beta = positive("LOOP", "beta", beta, zero=False)
+        F, self.S, self.A = Q.shape
+        self._Q, self._J = Q.reshape(F, -1).copy(), J.copy()
+        self._V = Q.max(2)
+        self._taken = np.zeros(self.S * self.A)
+        self._errors, self._squares = np.zeros_like(self._Q), np.zeros(F)  # of r + V(s') - J - Q(s, a), by (s, a)
+        self.switches = 0
+        self._choose(int(np.argmax(J)))
+
+    @classmethod
+    def of(cls, models: Sequence[MDP], beta: float, *, tol: float = 1e-9) -> LOOP:
+        """Return the learner whose hypotheses are processes, each solved by :func:`fastiter.mdp.average`.
+
+        Parameters
+        ----------
+        models : sequence of MDP
+            Processes with the same states and with all actions in each.
+        beta : float
+            As for the class.
+        tol : float
+            The width of the bounds of the gains.
+        """
+        if not isinstance(models, Sequence):
+            raise TypeError(f"LOOP.of: models must be a sequence of MDPs, got {type_name(models)}")
+        given, tol = list(models), positive("LOOP.of", "tol", tol, zero=False)
+        for i, each in enumerate(given):
+            if not isinstance(each, MDP):
+                raise TypeError(f"LOOP.of: models must be MDPs, got {type_name(each)} in place {i}")
+            if each._negated:
+                raise ValueError(f"LOOP.of: models must have rewards, got costs (sense='min') in place {i}")
+            if not np.array_equal(each.row_starts, np.arange(each.S + 1) * (each.rows // each.S)):
+                raise ValueError(f"LOOP.of: models must have all actions in each state, got another in place {i}")
+            if (each.S, each.rows) != (given[0].S, given[0].rows):
+                raise ValueError(f"LOOP.of: models must have the shape of the first, got another in place {i}")
+        if not given:
+            raise ValueError("LOOP.of: models must have at least one process, got none")
+        found = [average(each, tol=tol) for each in given]
+        q = np.empty((len(given), given[0].S, given[0].rows // given[0].S))
+        for i, (each, solution) in enumerate(zip(given, found, strict=True)):
+            values = np.empty(each.rows, each.dtype)
+            each._process.model.action_values(solution.value, values, 1.0)
+            q[i] = values.reshape(each.S, -1) - solution.gain
+        return cls(q, np.array([solution.gain for solution in found]), beta)
+
+    @property
+    def policy(self) -> Array:
+        """The greedy actions (S,) of the hypothesis in use."""
+        best: Array = self._Q[self.chosen].reshape(self.S, self.A).argmax(1)
+        return best
+
+    @property
+    def losses(self) -> Array:
+        """L(Q', f) of the Q of each hypothesis, in row f', with the best constant added, and each f, (F, F)."""
+        pairs = zip(self._Q, self._errors, strict=True)
+        losses: Array = self._squares - np.stack([self._gains(self._Q - own, errors) for own, errors in pairs], 1)
+        return losses
+
+    @property
+    def excess(self) -> Array:
+        """L(Q_f, f) - min over Q' of L(Q', f), at least 0, (F,)."""
+        pairs = zip(self._Q, self._errors, strict=True)
+        return np.array([self._gains(self._Q - own, errors).max() for own, errors in pairs])
+
+    @property
+    def believed(self) -> npt.NDArray[np.bool_]:
+        """Whether the excess is at most beta, (F,); where no hypothesis is, the steps refute all of them."""
+        return self.excess <= self.beta
+
+    def update(self, state: int, action: int, reward: float, next_state: int) -> bool:
+        """Add a step, and return whether another hypothesis is in use from now on.
+
+        Parameters
+        ----------
+        state, action : int
+            Where the step began.
+        reward : float
+            What it earned.
+        next_state : int
+            Where it led.
+        """
+        sizes = {"state": (state, self.S), "action": (action, self.A), "next_state": (next_state, self.S)}
+        for name, (given, most) in sizes.items():
+            if count("update", name, given) >= most:
+                raise ValueError(f"update: {name} must be from 0 to {most - 1}, got {given}")
+        reward = finite_number("update", "reward", reward)
+        place = state * self.A + action
+        error = reward + self._V[:, next_state] - self._J - self._Q[:, place]
+        self._errors[:, place] += error
+        self._squares += error**2
+        self._taken[place] += 1
+        if self._gains(self._difference, self._errors[self.chosen]).max() <= 4 * self.beta:
+            return False
+        excess, before = self.excess, self.chosen
+        believed = excess <= self.beta
+        best = np.argmax(np.where(believed, self._J, -np.inf)) if believed.any() else np.argmin(excess)
+        self._choose(int(best))
+        self.switches += self.chosen != before
+        return self.chosen != before
+
+    def _choose(self, f: int) -> None:
+        self.chosen, self._difference = f, self._Q - self._Q[f]
+
+    def _gains(self, difference: Array, errors: Array) -> Array:
+        """Return L(Q_f, f) - L(Q_f' + c, f) with the best constant c (F,), of Q_f' - Q_f (F, S A) and f's errors."""
+        left = errors.sum() - difference @ self._taken  # of the errors, where Q_f' is subtracted instead
+        gains: Array = 2 * difference @ errors - difference**2 @ self._taken + left**2 / max(self._taken.sum(), 1)
+        return gains
+
+
+publish(globals())
