@@ -2,6 +2,7 @@
 
 solvers    to the same objective, one thread
 lattice    one sweep over all forest blocks of a lattice in float64, against a copy
+kaczmarz   one step, against a NumPy loop, and against reading the rows in order
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bench.harness.contest import Record
 from bench.harness.session import Options
 from bench.harness.timing import Competitor, interleave, load_average, use_threads
 
-SECTIONS = ("solvers", "lattice")
+SECTIONS = ("solvers", "lattice", "kaczmarz")
 SIDE, QUICK_SIDE = 1000, 20
 
 
@@ -76,8 +77,33 @@ def lattice(options: Options) -> Iterator[Record]:
         }
 
 
+def kaczmarz(options: Options) -> Iterator[Record]:
+    use_threads(1)
+    n = 100 if options.quick else 1000
+    for m, dtype in ((200, "float64"), (2000, "float64"), (2000, "float32")):
+        case = cases.kaczmarz(m, n, dtype)
+        calls = {"ours": (case.ours, case.count), "loop": (case.loop, case.loops), "read": (case.read, case.count)}
+        best = dict.fromkeys(calls, float("inf"))
+        began = time.perf_counter()
+        while time.perf_counter() - began < options.budget:
+            for name, (call, count) in calls.items():
+                started = time.process_time()
+                call()
+                best[name] = min(best[name], (time.process_time() - started) / count)
+        yield {
+            "work": case.name,
+            "us": 1e6 * best["ours"],
+            "peer_us": 1e6 * best["loop"],
+            "ratio": best["loop"] / best["ours"],
+            "share": best["read"] / best["ours"],
+            "load": load_average(),
+        }
+
+
 def main(arguments: argparse.Namespace) -> Record:
     """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
     options = session.read_options("bcd", arguments, SECTIONS)
     with np.errstate(all="ignore"):
-        return session.measure("bcd", options, {"solvers": solvers, "lattice": lattice}, table.HEADERS, table.ROWS)
+        return session.measure(
+            "bcd", options, {"solvers": solvers, "lattice": lattice, "kaczmarz": kaczmarz}, table.HEADERS, table.ROWS
+        )

@@ -12,8 +12,10 @@ import numpy as np
 from bench.harness.gate import GateError
 from bench.harness.peers import load
 from fastiter.bcd import LeastSquares, Logistic, LogisticRegression, bcd, lasso_path
+from fastiter.bcd._data import Data
 from fastiter.bcd._forest import _Blocks
 from fastiter.bcd._problem import Quadratic
+from fastiter.bcd._sketch import _Kaczmarz
 
 #: By how much an objective may be above the lowest, as a share of that at 0
 TOLERANCE = 1e-5
@@ -157,8 +159,9 @@ def lattices(side: int) -> Iterator[tuple[str, int, Callable[[], object], int]]:
         blocks = _Blocks("bench", problem, member, None)
         x = np.zeros(side * side)
         inside = _links_inside(W, combs) if name == "combs" else 0 if name == "red-black" else _links_inside(W, None)
-        # entries outside of blocks; per node its number, parent, pivot, ratio, start, b, x read and written, the work
-        nbytes = 12 * (W.nnz - inside) + len(x) * (4 + 4 + 8 + 8 + 8 + 8 + 16 + 16)
+        # entries outside of blocks; per node its number, pivot, start, b, x read and written; of trees the parent, the
+        # ratio, and the work written and read as well
+        nbytes = 12 * (W.nnz - inside) + len(x) * (4 + 8 + 8 + 8 + 16 + (4 + 8 + 16) * (name != "red-black"))
         yield name, blocks.count, lambda blocks=blocks, x=x: blocks.step(x, x, blocks.count), nbytes  # type: ignore[misc]
 
 
@@ -168,3 +171,43 @@ def _links_inside(W: Any, member: Any) -> int:
         return int(2 * (W.shape[0] - 1))
     links = W.tocoo()
     return int((member[links.coords[0]] == member[links.coords[1]]).sum())
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Kaczmarz steps: `count` of ours and `loops` of the NumPy loop in a call; `read` multiplies x by `count` rows in order."""
+
+    name: str
+    ours: Callable[[], object]
+    loop: Callable[[], object]
+    read: Callable[[], object]
+    count: int
+    loops: int
+
+
+def kaczmarz(m: int, n: int, dtype: str) -> Steps:
+    """Steps with rows of n unknowns drawn by their norms, draws included."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((m, n)).astype(dtype)
+    b = A.astype(np.float64) @ np.ones(n)
+    steps = _Kaczmarz(Data("bench", "A", A), b, rng)
+    squares = (A.astype(np.float64) ** 2).sum(axis=1)
+    p, x, count, loops = squares / squares.sum(), np.zeros(n), 20_000, 500
+    if not np.allclose(_after(steps, 100 * m, n), 1, atol=1e-2) and m >= 2 * n:
+        raise GateError("kaczmarz: the steps do not tend to the solution")
+
+    def loop() -> None:
+        y = np.zeros(n)
+        for _ in range(loops):
+            i = rng.choice(m, p=p)
+            y += (b[i] - A[i] @ y) / squares[i] * A[i]
+
+    rows, sums = max(count // m, 1) * m, np.zeros(m)
+    read = lambda: [steps._rows.matrix.products(x, sums) for _ in range(rows // m)]  # noqa: E731
+    return Steps(f"{m} rows of {n}, {dtype}", lambda: steps.run(x, rows), loop, read, rows, loops)
+
+
+def _after(steps: _Kaczmarz, count: int, n: int) -> Any:
+    x = np.zeros(n)
+    steps.run(x, count)
+    return x

@@ -2,6 +2,7 @@
 #include "bcd/matrix.hpp"
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
+#include <vector>
 
 namespace fastiter::bcd {
 namespace {
@@ -12,18 +13,43 @@ int64_t kaczmarz(const Matrix& rows, py::handle b, py::handle inverse, py::handl
     const double *target = address<const double>(b), *scale = address<const double>(inverse);
     double* to = address<double>(x);
     const int32_t* order = address<const int32_t>(sequence);
-    const int64_t work = rows.start ? 16 : rows.n;
+    Block<double> own(rows.n); // aligned, unlike arrays of NumPy
+    const int64_t work = std::max<int64_t>(rows.start ? 16 : rows.n, 1);
     int64_t done = 0;
     py::gil_scoped_release release;
+    std::copy(to, to + rows.n, own.data());
     launch(
         [&](Team team) {
-            for (done = 0; done < count && !has_to_stop(team, work); ++done) {
-                const int32_t i = order[done];
-                rows.add(i, (target[i] - rows.dot(i, to)) * scale[i], to);
+            while (done < count) {
+                const int64_t some = std::min(count - done, std::max<int64_t>((1 << 20) / work, 1));
+                if (has_to_stop(team, some * work)) return;
+                rows.kaczmarz({target, scale, own.data(), order + done, some});
+                done += some;
             }
         },
         [](int) { return 1; }, Stops::on_request);
+    std::copy(own.data(), own.data() + rows.n, to);
     return done;
+}
+
+// order[k] = the first i with sums[i] > u_k sums[m - 1], the last if there is none, for u_k in [0, 1): a table says
+// where to look.
+void draw(py::handle sums, int64_t m, py::handle u, int64_t count, py::handle order) {
+    const double *ends = address<const double>(sums), *share = address<const double>(u);
+    int32_t* to = address<int32_t>(order);
+    py::gil_scoped_release release;
+    std::vector<int32_t> first(static_cast<size_t>(m));
+    for (int64_t k = 0, i = 0; k < m; ++k) {
+        while (i < m - 1 && ends[i] <= ends[m - 1] * double(k) / double(m)) ++i;
+        first[size_t(k)] = int32_t(i);
+    }
+    for (int64_t k = 0; k < count; ++k) {
+        const double target = share[k] * ends[m - 1];
+        int64_t i = first[size_t(std::clamp<int64_t>(int64_t(share[k] * double(m)), 0, m - 1))];
+        while (i > 0 && ends[i - 1] > target) --i; // rounding
+        while (i < m - 1 && ends[i] <= target) ++i;
+        to[k] = int32_t(i);
+    }
 }
 
 // The same on the residual r (n), with the Gram matrix (n, n) of the rows: y_i += c, r -= c gram_i with
@@ -56,6 +82,7 @@ int64_t kaczmarz_residual(int64_t n, py::handle gram, py::handle r, py::handle y
 
 void bind_sketch(py::module_& m) {
     m.def("kaczmarz", kaczmarz);
+    m.def("draw", draw);
     m.def("kaczmarz_residual", kaczmarz_residual);
 }
 

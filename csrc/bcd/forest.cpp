@@ -1,4 +1,5 @@
 #include "bcd/forest.hpp"
+#include "bcd/cpu/kernels.hpp"
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -83,7 +84,11 @@ Forests::Forests(const Graph& graph, const int32_t* block, int32_t count) : g_(g
     for (int32_t i = 0; i < int32_t(graph.n); ++i) blocks_[size_t(block[i])].node.push_back(i);
     std::vector<int32_t> place(size_t(graph.n), -1);
     for (Block& each : blocks_) {
-        if (eliminate(each, place, true)) continue;
+        if (eliminate(each, place, true)) {
+            if (std::all_of(each.parent.begin(), each.parent.end(), [](int32_t p) { return p < 0; }))
+                each.parent.clear();
+            continue;
+        }
         (each.start.empty() ? has_cycles_ : has_signs_) = true;
     }
 }
@@ -147,30 +152,15 @@ bool Forests::eliminate(Block& block, std::vector<int32_t>& place, bool with_ent
     return is_positive;
 }
 
-void Forests::solve(const Block& block, const double* b, double* x, double* work) const {
-    const int64_t size = int64_t(block.node.size());
-    const int32_t *node = block.node.data(), *parent = block.parent.data(), *column = block.column.data();
-    const int64_t* start = block.start.data();
-    const double *value = block.value.data(), *ratio = block.ratio.data(), *inverse = block.inverse.data();
-    std::fill(work, work + size, 0.0);
-    for (int64_t p = 0; p < size; ++p) {
-        double r = work[p] + b[node[p]];
-        for (int64_t e = start[p]; e < start[p + 1]; ++e) r -= value[e] * x[column[e]];
-        work[p] = r;
-        if (parent[p] >= 0) work[parent[p]] -= ratio[p] * r;
-    }
-    for (int64_t p = size; p-- > 0;) {
-        const double up = parent[p] >= 0 ? ratio[p] * work[parent[p]] : 0;
-        x[node[p]] = work[p] = inverse[p] * work[p] - up;
-    }
-}
-
 int64_t Forests::run(const double* b, double* x, int64_t first, int64_t count, const Team& team) const {
     std::vector<double> work(static_cast<size_t>(g_.n));
     for (int64_t k = 0; k < count; ++k) {
         const Block& block = blocks_[size_t((first + k) % int64_t(blocks_.size()))];
         if (has_to_stop(team, int64_t(block.node.size() + block.column.size()))) return k;
-        solve(block, b, x, work.data());
+        const int32_t* parents = block.parent.empty() ? nullptr : block.parent.data();
+        kernels().forest({int64_t(block.node.size()), block.node.data(), parents, block.inverse.data(),
+                          block.ratio.data(), block.start.data(), block.column.data(), block.value.data(), b, x,
+                          work.data()});
     }
     return count;
 }

@@ -36,13 +36,12 @@ public:
 private:
     // Trees in the order of elimination. Entries outside of the block follow each other in the same order.
     struct Block {
-        std::vector<int32_t> node, parent;  // parent: its place in the order; -1: a root
+        std::vector<int32_t> node, parent;  // parent: its place in the order, -1: a root; empty: all are roots
         std::vector<double> inverse, ratio; // 1 / pivot; a(node, parent) / pivot
         std::vector<int64_t> start;
         std::vector<int32_t> column;
         std::vector<double> value;
     };
-    void solve(const Block& block, const double* b, double* x, double* work) const;
     bool eliminate(Block& block, std::vector<int32_t>& place, bool with_entries) const;
 
     Graph g_;

@@ -25,6 +25,8 @@ public:
         return k_.model_sweep(sweep);
     }
 
+    void kaczmarz(const KaczmarzState& p) const override { k_.kaczmarz(Kaczmarz<T>{a_, p}); }
+
     double sweep(SweepState& p) const override {
         Sweep<T> sweep{a_, p};
         return k_.sweep(sweep);

@@ -15,6 +15,7 @@ public:
     virtual double squares(int64_t j, const double* weight) const = 0;              // the sum over i of weight_i a_ij^2
     virtual double sweep(SweepState& p) const = 0;
     virtual double sweep(ModelState& p) const = 0;
+    virtual void kaczmarz(const KaczmarzState& p) const = 0; // of the columns
 
     int64_t n = 0, m = 0;
     const int64_t* start = nullptr; // the pattern of compressed columns; null: dense

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import fastiter
+from fastiter import _core
 from fastiter.bcd import sketch_solve, sketched_newton
 from tests.bcd.cases import data
 
@@ -46,6 +47,35 @@ def test_one_kaczmarz_step_is_a_projection_and_bits_do_not_depend_on_threads() -
         fastiter.set_num_threads(threads)
     assert len(bits) == 1
     assert sketch_solve(A.astype(np.float32), b.astype(np.float32), rtol=1e-5).value.dtype == np.float32
+
+
+@pytest.mark.parametrize("m", [1, 2, 7, 1000])
+def test_rows_are_drawn_by_their_norms(m: int) -> None:
+    rng = np.random.default_rng(m)
+    for squares in (np.ones(m), rng.random(m) ** 20, np.where(np.arange(m) % 3 == 0, rng.random(m) + 1e-9, 0.0)):
+        ends, order = np.cumsum(squares), np.empty(4000, np.int32)
+        u = np.concatenate([rng.random(3000), np.arange(997) / 997, [0.0, 0.5, np.nextafter(1, 0)]])
+        _core.bcd.draw(ends, m, u, len(u), order)
+        assert np.array_equal(order, np.minimum(np.searchsorted(ends, u * ends[-1], side="right"), m - 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("layout", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("n", [1, 7, 33, 130])
+def test_kaczmarz_steps_are_those_of_a_loop(n: int, layout: Any, dtype: Any) -> None:
+    A, b = data(25, n, dtype=dtype, density=0.8)
+    A[3] = 0
+    rng = np.random.default_rng(0)
+    with pytest.warns(fastiter.ConvergenceWarning):
+        found = sketch_solve(layout(A), b, rtol=0, max_steps=60, rng=rng)
+    norms = (A.astype(np.float64) ** 2).sum(axis=1)
+    ends, x, draws = np.cumsum(norms), np.zeros(n), np.random.default_rng(0)
+    for some in (25, 25, 10):  # a check after each sweep
+        for u in draws.random(some):
+            i = int(np.searchsorted(ends, u * ends[-1], side="right"))
+            x += (b[i] - A[i].astype(np.float64) @ x) / norms[i] * A[i]
+    eps = float(np.finfo(dtype).eps)
+    assert np.allclose(found.value, x, rtol=4 * eps, atol=60 * n * 2.0**-52 * abs(x).max() + eps * abs(x).max())
 
 
 @pytest.mark.parametrize("sketch", SKETCHES)

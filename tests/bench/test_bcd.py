@@ -35,8 +35,11 @@ def test_a_run_and_its_table(
     assert "lasso path, dense 60 x 200" in capsys.readouterr().out
     results = json.loads(out.read_text())
     assert [r["blocks"] for r in results["lattice"]] == [2, 2, 2]
+    assert [r["work"] for r in results["kaczmarz"]][:2] == ["200 rows of 100, float64", "2000 rows of 100, float64"]
+    assert all(r["ratio"] == pytest.approx(r["peer_us"] / r["us"]) for r in results["kaczmarz"])
     for record in results["solvers"]:
         assert record["ratio"] == pytest.approx(record["peer_ms"] / record["ms"])
         assert record["excess"] <= cases.TOLERANCE
     shown = bcd_table.markdown(results)
-    assert "| x >= 0, 60 x 20 | SciPy nnls |" in shown and "20 x 20, combs" in shown
+    for row in ("| x >= 0, 60 x 20 | SciPy nnls |", "20 x 20, combs", "2000 rows of 100, float32"):
+        assert row in shown

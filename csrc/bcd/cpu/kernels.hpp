@@ -60,6 +60,19 @@ template <class T> struct ModelSweep {
     ModelState& to;
 };
 
+// x += (b_i - a_i . x) inverse_i a_i for the rows i of `order`, which are columns here; inverse_i: 1 / |a_i|^2
+struct KaczmarzState {
+    const double* b = nullptr;
+    const double* inverse = nullptr;
+    double* x = nullptr;
+    const int32_t* order = nullptr;
+    int64_t count = 0;
+};
+template <class T> struct Kaczmarz {
+    Columns<T> rows;
+    const KaczmarzState& to;
+};
+
 template <class T> struct KernelsOf {
     double (*dot)(const Columns<T>&, int64_t j, const double* u);                    // a_j . u
     void (*add)(const Columns<T>&, int64_t j, double d, double* z);                  // z += d a_j
@@ -67,13 +80,30 @@ template <class T> struct KernelsOf {
     double (*squares)(const Columns<T>&, int64_t j, const double* weight);           // sum over i of weight_i a_ij^2
     double (*sweep)(const Sweep<T>&);            // the largest curvature_j |change of x_j|
     double (*model_sweep)(const ModelSweep<T>&); // the same
+    void (*kaczmarz)(const Kaczmarz<T>&);
 };
 
 // u_i = weight_i (sigmoid(z_i) - b_i); weight null: 1
 using Logistic = void (*)(int64_t n, const double* z, const double* b, const double* weight, double* u);
 
+// x <- the minimiser of x A x / 2 - b x in the nodes of a block, eliminated in this order
+struct ForestState {
+    int64_t size = 0;
+    const int32_t* node = nullptr;
+    const int32_t* parent = nullptr; // its place in the order; -1: a root; null: all are
+    const double* inverse = nullptr; // 1 / pivot
+    const double* ratio = nullptr;   // a(node, parent) / pivot
+    const int64_t* start = nullptr;  // (size + 1): the entries outside of the block
+    const int32_t* column = nullptr;
+    const double* value = nullptr;
+    const double* b = nullptr;
+    double* x = nullptr;
+    double* work = nullptr; // (size): 0 before and after
+};
+
 struct Kernels : ByType<KernelsOf<float>, KernelsOf<double>> {
     Logistic logistic = nullptr;
+    void (*forest)(const ForestState&) = nullptr;
 };
 
 FASTITER_TABLE(Kernels, kernels)

@@ -1,5 +1,6 @@
 // Sweeps over single coordinates, and products with columns.
-#include "bcd/cpu/columns.hpp"
+#include "bcd/cpu/forest.hpp"
+#include "bcd/cpu/kaczmarz.hpp"
 #include "core/cpu/vmath.hpp"
 
 namespace fastiter::bcd::FASTITER_LEVEL {
@@ -71,10 +72,11 @@ void logistic(int64_t n, const double* z, const double* b, const double* weight,
     }
 }
 
-template <class T> constexpr KernelsOf<T> kTable = {dot<T>, add<T>, products<T>, squares<T>, sweep<T>, model_sweep<T>};
+template <class T>
+constexpr KernelsOf<T> kTable = {dot<T>, add<T>, products<T>, squares<T>, sweep<T>, model_sweep<T>, kaczmarz<T>};
 
 } // namespace
 
-extern const Kernels kernels = {{kTable<float>, kTable<double>}, logistic};
+extern const Kernels kernels = {{kTable<float>, kTable<double>}, logistic, forest};
 
 } // namespace fastiter::bcd::FASTITER_LEVEL

@@ -209,8 +209,8 @@ class _Kaczmarz:
     def run(self, x: Array, count: int) -> None:
         if not self._ends[-1] > 0:
             return
-        chosen = np.searchsorted(self._ends, self._rng.random(count) * self._ends[-1], side="right")
-        order = np.minimum(chosen, len(self.b) - 1).astype(np.int32)
+        order = np.empty(count, np.int32)
+        _core.bcd.draw(self._ends, len(self._ends), self._rng.random(count), count, order)
         _core.bcd.kaczmarz(self._rows.matrix, self.b, self._inverse, x, order, count)
 
 
