@@ -175,7 +175,7 @@ def _links_inside(W: Any, member: Any) -> int:
 
 @dataclass(frozen=True)
 class Steps:
-    """Kaczmarz steps: `count` of ours and `loops` of the NumPy loop in a call; `read` multiplies x by `count` rows in order."""
+    """Kaczmarz steps: `count` of ours and `loops` of NumPy in a call; `read` multiplies x by `count` rows in order."""
 
     name: str
     ours: Callable[[], object]
