@@ -64,6 +64,21 @@ def documented_like(function: Callable[..., Any], after: str = "", more: str = "
     return documented({"sections": text})
 
 
+def parts_of(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the entries of the parameters of a docstring by name; those of several names are repeated for each.
+
+    Parameters
+    ----------
+    function : callable
+        The function, whose docstring has been filled.
+    """
+    found = {}
+    for entry in re.split(r"\n(?=\S)", _sections(function).get("Parameters", "")):
+        names, _, text = entry.partition(" :")
+        found |= {name: f"\n{name} :{text}" for name in names.split(", ")}
+    return found
+
+
 def _sections(function: Callable[..., Any]) -> dict[str, str]:
     """Return the sections of a numpydoc docstring by their names."""
     _, *parts = re.split(r"^(\w[\w ]*)\n-{3,}\n", inspect.cleandoc(function.__doc__ or ""), flags=re.MULTILINE)

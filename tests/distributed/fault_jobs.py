@@ -25,7 +25,7 @@ def fault(what: str, when: str, rank: int) -> tuple[str, float]:
             a, x = _shard()
             if when == "before":
                 _happen(what, rank)
-            h, _last = distributed.linear_scan(a, x, method="scan")
+            h, _last = distributed.linear_scan(a, x, exchange="scan")
             if when == "between":
                 _happen(what, rank)
             h.sum().backward()

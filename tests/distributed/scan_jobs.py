@@ -51,7 +51,7 @@ def cuts(batch: int) -> Iterator[dict[str, Any]]:
 
 
 def equal_one_process() -> int:
-    """Both methods in both directions, for every division into shards and sequences."""
+    """Both exchanges in both directions, for every division into shards and sequences."""
     size, done = dist.get_world_size(), 0
     for make in (linear, block):
         for batch in (1, 3):
@@ -59,8 +59,8 @@ def equal_one_process() -> int:
                 rows = len(how["cu_seqlens"]) - 1 if "cu_seqlens" in how else None
                 expected = Expected(make(torch.float64, batch, rows=rows), how | {"reverse": bool(at % 2)})
                 for ends in list(shards(size))[at % 2 :: 1 if size == 2 else 2]:
-                    expected.compare(ends, {"method": "pipeline"}, exact=True)
-                    expected.compare(ends, {"method": "scan"}, exact=size < 3)
+                    expected.compare(ends, {"exchange": "pipeline"}, exact=True)
+                    expected.compare(ends, {"exchange": "scan"}, exact=size < 3)
                     done += 2
     return done
 
@@ -71,19 +71,19 @@ def dtypes_and_broadcasts() -> None:
     for dtype in (torch.float32, torch.complex64, torch.complex128):
         for make in (linear, block):
             expected = Expected(make(dtype), {})
-            expected.compare(ends, {"method": "pipeline"}, exact=True)
-            expected.compare(ends, {"method": "scan"})
+            expected.compare(ends, {"exchange": "pipeline"}, exact=True)
+            expected.compare(ends, {"exchange": "scan"})
     shapes: list[tuple[int, ...]] = [(70,), (1, T, 70), (2, 1, 70), (2, T, 1)]
     for case in (*(linear(torch.float64, shape=shape) for shape in shapes), block(torch.float64, shape=(5, 3, 3))):
         expected = Expected(case, {"reverse": True})
-        for method in ("pipeline", "scan"):
-            expected.compare(ends, {"method": method})
+        for exchange in ("pipeline", "scan"):
+            expected.compare(ends, {"exchange": exchange})
     expected = Expected(linear(torch.float64), {})
     for chunks in (1, 2, 100):
-        expected.compare(ends, {"method": "pipeline", "chunks": chunks}, exact=True)
+        expected.compare(ends, {"exchange": "pipeline", "chunks": chunks}, exact=True)
 
 
-def gradients_by_differences(method: str) -> float:
+def gradients_by_differences(exchange: str) -> float:
     """Return how far the gradient in a direction of all arguments is from a difference quotient, relative to it.
 
     The loss is the sum of a smooth function of all ranks' results. The central difference with step s is off by s^2
@@ -97,7 +97,7 @@ def gradients_by_differences(method: str) -> float:
     along.append(torch.linspace(-1, 1, 80, dtype=torch.float64).view(2, 40))
 
     def loss(*given: torch.Tensor) -> torch.Tensor:
-        h, last = distributed.linear_scan(*given, method=method)  # type: ignore[arg-type]
+        h, last = distributed.linear_scan(*given, exchange=exchange)  # type: ignore[arg-type]
         return h.sin().sum() + last.cos().sum()
 
     def total(y: torch.Tensor) -> float:
@@ -112,11 +112,11 @@ def gradients_by_differences(method: str) -> float:
     return abs((ahead - behind) / 2e-4 - slope) / abs(slope)
 
 
-def traffic(steps: int, method: str) -> tuple[int, int]:
+def traffic(steps: int, exchange: str) -> tuple[int, int]:
     """Return the bytes that this rank sends in both passes, and the rounds in which it waits in the forward pass."""
     a, x = torch.rand(2, steps, 64), torch.rand(2, steps, 64, requires_grad=True)
     with distributed.record_traffic() as sent:
-        h, last = distributed.linear_scan(a, x, method=method, chunks=2)  # type: ignore[arg-type]
+        h, last = distributed.linear_scan(a, x, exchange=exchange, chunks=2)  # type: ignore[arg-type]
         rounds = sent.rounds
         (h.sum() + last.sum()).backward()
     return sent.bytes, rounds
@@ -130,7 +130,7 @@ def refused(name: str) -> None:
         "dtype": lambda: distributed.linear_scan(a.double(), x.double()) if other else distributed.linear_scan(a, x),
         "width": lambda: distributed.linear_scan(a[..., : 64 - other], x[..., : 64 - other]),
         "state": lambda: distributed.linear_scan(a, x, state if other else None),
-        "method": lambda: distributed.linear_scan(a, x, method="scan" if other else "pipeline"),
+        "exchange": lambda: distributed.linear_scan(a, x, exchange="scan" if other else "pipeline"),
         "function": lambda: (
             distributed.block_scan(torch.rand(4, 4, 4), x.unflatten(2, (4, 16))[..., :4])
             if other
@@ -142,7 +142,7 @@ def refused(name: str) -> None:
         "total": lambda: distributed.linear_scan(a, x, cu_seqlens=[0, 4]),
         "lengths": lambda: distributed.linear_scan(a, x, lengths=[9]),
         "rows": lambda: distributed.linear_scan(a, x, state, cu_seqlens=[0, 4, 8]),
-        "word": lambda: distributed.linear_scan(a, x, method="ring"),  # type: ignore[arg-type]
+        "word": lambda: distributed.linear_scan(a, x, exchange="ring"),  # type: ignore[arg-type]
         "chunks": lambda: distributed.linear_scan(a, x, chunks=0),
         "reset": lambda: distributed.linear_scan(a, x, reset=torch.zeros(5, dtype=torch.bool)),
     }
@@ -152,10 +152,10 @@ def refused(name: str) -> None:
 def contracts() -> None:
     """Gradients that only one rank needs, infinities before a reset, and second derivatives, which are refused."""
     rank = dist.get_rank()
-    methods: tuple[Any, ...] = ("pipeline", "scan")
-    for method in methods:
+    exchanges: tuple[Any, ...] = ("pipeline", "scan")
+    for exchange in exchanges:
         a, x = torch.full((1, 3, 64), 2.0), torch.ones(1, 3, 64, requires_grad=rank == 0)
-        h, _ = distributed.linear_scan(a, x, method=method)
+        h, _ = distributed.linear_scan(a, x, exchange=exchange)
         assert h.requires_grad
         h.sum().backward()
         steps = 3 * dist.get_world_size()
@@ -164,10 +164,10 @@ def contracts() -> None:
             assert x.grad is not None and torch.equal(x.grad, expected.view(1, 3, 1).expand(1, 3, 64))
         x = torch.full((1, 3, 64), torch.inf if rank == 0 else 1.0)
         reset = torch.tensor([rank == 1, False, False])
-        h, _ = distributed.linear_scan(a, x, method=method, reset=reset)
+        h, _ = distributed.linear_scan(a, x, exchange=exchange, reset=reset)
         assert h.isfinite().all() if rank else h.isinf().all()
         x = torch.ones(1, 3, 64, dtype=torch.float64, requires_grad=True)
-        h, _ = distributed.linear_scan(a.double(), x, method=method)
+        h, _ = distributed.linear_scan(a.double(), x, exchange=exchange)
         (g,) = torch.autograd.grad(h.sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match=r"^linear_scan: the gradient has no derivative"):
             g.sum().backward()

@@ -22,20 +22,20 @@ def test_dtypes_and_broadcast_factors(size: int) -> None:
     results(scan_jobs.dtypes_and_broadcasts, size)
 
 
-@pytest.mark.parametrize("method", ["pipeline", "scan"])
-def test_gradients_by_differences(method: str) -> None:
-    assert max(results(scan_jobs.gradients_by_differences, 3, method)) < 1e-5
+@pytest.mark.parametrize("exchange", ["pipeline", "scan"])
+def test_gradients_by_differences(exchange: str) -> None:
+    assert max(results(scan_jobs.gradients_by_differences, 3, exchange)) < 1e-5
 
 
-@pytest.mark.parametrize("method", ["pipeline", "scan"])
-def test_bytes_do_not_depend_on_the_length(method: str) -> None:
-    assert results(scan_jobs.traffic, 3, 6, method) == results(scan_jobs.traffic, 3, 600, method)
+@pytest.mark.parametrize("exchange", ["pipeline", "scan"])
+def test_bytes_do_not_depend_on_the_length(exchange: str) -> None:
+    assert results(scan_jobs.traffic, 3, 6, exchange) == results(scan_jobs.traffic, 3, 600, exchange)
 
 
-@pytest.mark.parametrize("method", ["pipeline", "scan"])
-def test_empty_shards_take_three_rounds(method: str) -> None:
+@pytest.mark.parametrize("exchange", ["pipeline", "scan"])
+def test_empty_shards_take_three_rounds(exchange: str) -> None:
     """One round for the agreement and, in a pipeline of two chunks, one for each."""
-    assert max(rounds for _, rounds in results(scan_jobs.traffic, 2, 0, method)) <= 3
+    assert max(rounds for _, rounds in results(scan_jobs.traffic, 2, 0, exchange)) <= 3
 
 
 BOTH = "must be the same on every rank, got"
@@ -47,14 +47,14 @@ BOTH = "must be the same on every rank, got"
         ("dtype", rf"x {BOTH} torch.float32 \(1, T, 64\) on rank 0 and torch.float64 \(1, T, 64\) on rank 1"),
         ("width", rf"x {BOTH} torch.float32 \(1, T, 64\) on rank 0 and torch.float32 \(1, T, 63\) on rank 1"),
         ("state", rf"state {BOTH} None on rank 0 and torch.float32 \(1, 64\) on rank 1"),
-        ("method", rf"method {BOTH} 'pipeline' on rank 0 and 'scan' on rank 1"),
+        ("exchange", rf"exchange {BOTH} 'pipeline' on rank 0 and 'scan' on rank 1"),
         ("function", rf"function {BOTH} linear_scan on rank 0 and block_scan on rank 1"),
         ("packed", rf"cu_seqlens {BOTH} \[0, 2, 8\] on rank 0 and \[0, 3, 8\] on rank 1"),
         ("grad", rf"grad mode {BOTH} False on rank 0 and True on rank 1"),
         ("total", r"cu_seqlens must rise from 0 to T = 8, got 0 to 4"),
         ("lengths", r"lengths must be from 0 to T = 8, got 9"),
         ("rows", r"state must have shape \(S, D\) = \(2, 64\), got \(1, 64\)"),
-        ("word", r"method must be one of 'auto', 'pipeline', 'scan', got 'ring'"),
+        ("word", r"exchange must be one of 'auto', 'pipeline', 'scan', got 'ring'"),
         ("chunks", r"chunks must be at least 1, got 0"),
         ("reset", r"reset must have shape \(B, T\) = \(1, 4\) or \(T,\), got \(5,\)"),
     ],

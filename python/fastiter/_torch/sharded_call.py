@@ -18,8 +18,8 @@ from .ops import check_reset, checked_integers, refuse_transforms
 from .sequences import Integers, Sequences
 from .sharded import Affine, Call, Optional, Split, sharded
 
-Method: TypeAlias = Literal["auto", "pipeline", "scan"]
-METHODS = ("auto", "pipeline", "scan")
+Exchange: TypeAlias = Literal["auto", "pipeline", "scan"]
+EXCHANGES = ("auto", "pipeline", "scan")
 #: Chunks for each rank after the first: the pipeline's first and last turns then take a ninth of the time.
 CHUNKS = 8
 
@@ -29,8 +29,8 @@ PARTS = {
         group : ProcessGroup or DeviceMesh, optional
             The ranks, in the order of the steps; a mesh has one axis. The default group if None.
     """,
-    "method": """
-        method : {"auto", "pipeline", "scan"}
+    "exchange": """
+        exchange : {"auto", "pipeline", "scan"}
             "pipeline": a rank computes one chunk of the independent rows or channels after another, each when its state
             has arrived. "scan": each rank reduces its steps to one affine map, these are exchanged in ceil(log2 P)
             rounds, and then the steps are computed. "auto" takes the pipeline where it has at least P - 1 chunks.
@@ -41,6 +41,11 @@ PARTS = {
     """,
     "state": """
         state : Tensor or tuple of Tensor, optional
+            As for one process, the same on every rank. It is read where the sequence starts, and its gradient is zero
+            on the other ranks: the sum over the ranks is that of one process.
+    """,
+    "initial_state": """
+        initial_state : Tensor or tuple of Tensor, optional
             As for one process, the same on every rank. It is read where the sequence starts, and its gradient is zero
             on the other ranks: the sum over the ranks is that of one process.
     """,
@@ -71,7 +76,7 @@ PARTS = {
             If torch.distributed is not initialized; CommunicationError, a kind of it, if a rank does not answer.
     """,
     "last": """
-        last : Tensor
+        last : Tensor or tuple of Tensor
             The final states, on the rank with the last step of the sequence (the last rank for sequences that are not
             packed) and zero on the others: their sum over the ranks is the result of one process.
     """,
@@ -93,8 +98,8 @@ class Problem:
     ----------
     tensors : mapping of str to (Tensor or None)
         The arguments, by name.
-    timed : set of str
-        Those whose axis 1 is time.
+    timed : mapping of str to int
+        Those with steps, and the axis of time, from the front.
     batch, steps : int
         Rows, and steps on this rank.
     state : sequence of Tensor, optional
@@ -110,7 +115,7 @@ class Problem:
     """
 
     tensors: Mapping[str, Tensor | None]
-    timed: set[str]
+    timed: Mapping[str, int]
     batch: int
     steps: int
     state: Sequence[Tensor] | None
@@ -124,7 +129,7 @@ class Options(NamedTuple):
     """The options that all families take."""
 
     group: Any
-    method: str
+    exchange: str
     chunks: int | None
     reverse: bool
     reset: Tensor | None
@@ -161,7 +166,7 @@ def run_sharded(
 
 def _checked(function: str, options: Options) -> Sequences:
     refuse_transforms(function)
-    check_choice(function, "method", options.method, METHODS)
+    check_choice(function, "exchange", options.exchange, EXCHANGES)
     if options.chunks is not None:
         count(function, "chunks", options.chunks, 1)
     check_flag(function, "reverse", options.reverse)
@@ -190,10 +195,10 @@ def _described(function: str, options: Options, given: Sequences, problem: Probl
     """Return what has to be the same on every rank, as text."""
     found = {"function": function, "batch": f"{problem.batch} rows", "grad mode": str(torch.is_grad_enabled())}
     for name, x in problem.tensors.items():
-        found[name] = "None" if x is None else _shape(x, name in problem.timed)
+        found[name] = "None" if x is None else _shape(x, problem.timed.get(name))
     parts = problem.state or ()
-    found["state"] = " and ".join(_shape(x, False) for x in parts) or "None"
-    for name in ("method", "chunks", "reverse"):
+    found["state"] = " and ".join(_shape(x, None) for x in parts) or "None"
+    for name in ("exchange", "chunks", "reverse"):
         found[name] = repr(getattr(options, name))
     found |= {name: repr(value) for name, value in options.others}
     found["reset"] = "None" if options.reset is None else f"flags with {options.reset.dim()} axes"
@@ -202,10 +207,10 @@ def _described(function: str, options: Options, given: Sequences, problem: Probl
     return found
 
 
-def _shape(x: Tensor, timed: bool) -> str:
+def _shape(x: Tensor, time: int | None) -> str:
     sizes = [*(str(n) for n in x.shape)]
-    if timed and x.dim() > 1:
-        sizes[1] = "T"
+    if time is not None and x.dim() > time:
+        sizes[time] = "T"
     return f"{x.dtype} ({', '.join(sizes)})"
 
 
@@ -223,7 +228,7 @@ def _call(
     split = max(problem.splits, key=lambda one: len(one.sizes(wanted)))  # the first of those with the most chunks
     chunks = split.sizes(wanted)
     scans = problem.maps is not None and (
-        options.method == "scan" or (options.method == "auto" and len(chunks) < line.size - 1)
+        options.exchange == "scan" or (options.exchange == "auto" and len(chunks) < line.size - 1)
     )
     rows = split.results == 0
     reset, lengths, bounds = local

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from .._public import publish
 from .._torch.collectives import CommunicationError, Traffic, record_traffic
+from ..delta._torch.distributed import delta_scan
 from ..scan._torch.distributed import block_scan, linear_scan
+from ..ssm._torch.distributed import dplr_delta_rule, linear_attention, mlstm, selective_scan, ssd
 
-__all__ = ["CommunicationError", "Traffic", "block_scan", "linear_scan", "record_traffic"]
+__all__ = [
+    "CommunicationError",
+    "Traffic",
+    "block_scan",
+    "delta_scan",
+    "dplr_delta_rule",
+    "linear_attention",
+    "linear_scan",
+    "mlstm",
+    "record_traffic",
+    "selective_scan",
+    "ssd",
+]
 
 publish(globals())

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._docs import documented_by
+from ..._docs import documented_by, parts_of
 from ..._sequences import as_part
 from ..._torch.ops import CPU_AND_CUDA, check_tensors
 from ..._torch.sequences import Integers, Sequences
 from ..._torch.sharded import Optional, Split
-from ..._torch.sharded_call import PARTS, Maps, Method, Options, Problem, check_rows, run_sharded
+from ..._torch.sharded_call import PARTS, Exchange, Maps, Options, Problem, check_rows, run_sharded
 from .._shapes import check_block_shapes, check_linear_shapes
 from . import functional
 from .ops import BLOCK, LINEAR, Scan, carried
@@ -22,26 +22,14 @@ from .ops import BLOCK, LINEAR, Scan, carried
 _UNIT = 32
 
 
-@documented_by(
-    PARTS
-    | {
-        "a": """
-            a : Tensor, broadcastable to (B, T, D)
-                The factors of this rank's steps, of the dtype of x.
-        """,
-        "x": """
-            x : Tensor (B, T, D), float32, float64, complex64, complex128 or bfloat16
-                The steps of this rank. T may differ between ranks and may be 0.
-        """,
-    }
-)
+@documented_by(parts_of(functional.linear_scan) | PARTS)
 def linear_scan(
     a: Tensor,
     x: Tensor,
     state: Tensor | None = None,
     *,
     group: Any = None,
-    method: Method = "auto",
+    exchange: Exchange = "auto",
     chunks: int | None = None,
     reverse: bool = False,
     reset: Tensor | None = None,
@@ -79,29 +67,17 @@ def linear_scan(
     ...     h, last = fastiter.torch.distributed.linear_scan(a, x)
     ...     h.square().sum().backward()
     """
-    return _run(LINEAR, a, x, state, Options(group, method, chunks, reverse, reset, lengths, cu_seqlens))
+    return _run(LINEAR, a, x, state, Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens))
 
 
-@documented_by(
-    PARTS
-    | {
-        "A": """
-            A : Tensor, broadcastable over B and T to (B, T, N, K, K)
-                The matrices of this rank's steps, of the dtype of x.
-        """,
-        "x": """
-            x : Tensor (B, T, N, K), float32, float64, complex64 or complex128
-                The steps of this rank. T may differ between ranks and may be 0.
-        """,
-    }
-)
+@documented_by(parts_of(functional.block_scan) | PARTS)
 def block_scan(
     A: Tensor,
     x: Tensor,
     state: Tensor | None = None,
     *,
     group: Any = None,
-    method: Method = "auto",
+    exchange: Exchange = "auto",
     chunks: int | None = None,
     reverse: bool = False,
     reset: Tensor | None = None,
@@ -135,9 +111,9 @@ def block_scan(
     --------
     >>> import torch, fastiter.torch
     >>> def shard(A, x):  # on each rank, after torch.distributed.init_process_group
-    ...     return fastiter.torch.distributed.block_scan(A, x, method="scan")
+    ...     return fastiter.torch.distributed.block_scan(A, x, exchange="scan")
     """
-    return _run(BLOCK, A, x, state, Options(group, method, chunks, reverse, reset, lengths, cu_seqlens))
+    return _run(BLOCK, A, x, state, Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens))
 
 
 def _run(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
@@ -173,7 +149,7 @@ def _problem(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, reverse: bo
     across = Split(x.shape[2], 1 if scan.blocks else _UNIT, (2, 2), 2, 1)
     return Problem(
         {"x": x, scan.factors: a},
-        {"x", scan.factors},
+        {"x": 1, scan.factors: 1},
         x.shape[0],
         x.shape[1],
         None if state is None else [state],

@@ -1,0 +1,135 @@
+"""Functions with sharded steps from functions of one process, which compute and check the steps of each rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .sequences import Sequences
+from .sharded import Optional, Split
+from .sharded_call import Maps, Options, Problem, check_rows, run_sharded
+
+
+class Function(NamedTuple):
+    """A call of a function of one process.
+
+    Attributes
+    ----------
+    name : str
+        The name of the public function.
+    local : callable
+        The function; takes tensors, state and divisions by name, returns the results and the last state.
+    tensors : mapping of str to (Tensor or None)
+        The arguments by name; the first sets the number of rows and steps.
+    timed : mapping of str to int
+        Those with steps, and their axis of time.
+    state : Tensor, or sequence of Tensor, or None
+        The initial state.
+    splits : callable
+        Returns the axes that can be cut, from the tensors of a call that has been checked.
+    maps : Maps, optional
+        The affine maps.
+    options : mapping
+        Other options of the function.
+    state_name : str
+        The name of the initial state.
+    has_reverse : bool
+        Whether the function has ``reverse``.
+    """
+
+    name: str
+    local: Callable[..., Any]
+    tensors: Mapping[str, Tensor | None]
+    timed: Mapping[str, int]
+    state: Any
+    splits: Callable[[Mapping[str, Tensor | None]], list[Split]]
+    maps: Maps | None = None
+    options: Mapping[str, object] = {}
+    state_name: str = "state"
+    has_reverse: bool = False
+
+
+def run_function(function: Function, options: Options) -> tuple[list[Tensor], list[Tensor]]:
+    """Run the function on the steps of all ranks."""
+    options = options._replace(others=tuple(function.options.items()))
+    return run_sharded(function.name, options, lambda options, given: _problem(function, options, given))
+
+
+def _problem(function: Function, options: Options, given: Sequences) -> Problem:
+    """Check a call by the function itself, on no steps, which also tells the parts of the state."""
+    parts = None if function.state is None else _parts(function.state)
+    how = dict(function.options) | ({"reverse": options.reverse} if function.has_reverse else {})
+    names = list(function.tensors)
+    batch, steps = _sizes(function)
+    check_rows(function.name, given, batch, names[0])
+
+    def run(tensors: Optional, state: Sequence[Tensor] | None, cut: Sequences) -> Any:
+        return _called(function, dict(zip(names, tensors, strict=True)), _whole(function, state), cut, how)
+
+    none = Sequences(
+        None,
+        None if given.lengths is None else torch.zeros_like(given.lengths),
+        None if given.cu_seqlens is None else torch.zeros_like(given.cu_seqlens),
+    )
+    with torch.no_grad():
+        _, last = _called(function, _without_steps(function), function.state, none, how)
+    shapes = [(tuple(x.shape[1:]), x.dtype) for x in last]
+    splits = function.splits(function.tensors)
+    return Problem(function.tensors, function.timed, batch, steps, parts, shapes, splits, run, function.maps)
+
+
+def _called(
+    function: Function, tensors: Mapping[str, Any], state: Any, cut: Sequences, how: Mapping[str, object]
+) -> tuple[list[Tensor], list[Tensor]]:
+    divided = {name: x for name, x in cut._asdict().items() if x is not None}
+    results, last = function.local(**tensors, **{function.state_name: state}, **divided, **how)
+    return [results], _parts(last)
+
+
+def _parts(state: Any) -> list[Tensor]:
+    return list(state) if isinstance(state, (tuple, list)) else [state]
+
+
+def _whole(function: Function, state: Sequence[Tensor] | None) -> Any:
+    """Return a state as the function takes it; one with a single part may always be that part."""
+    return None if state is None else state[0] if len(state) == 1 else tuple(state)
+
+
+def _sizes(function: Function) -> tuple[int, int]:
+    """Return the rows and steps of the first tensor; check that all others have as many steps."""
+    first, x = next(iter(function.tensors.items()))
+    time = function.timed[first]
+    if not isinstance(x, Tensor) or x.dim() <= time:
+        return (0, 0)  # refused by the function
+    for name, other in function.tensors.items():
+        axis = function.timed.get(name)
+        if axis is None or not isinstance(other, Tensor) or other.dim() <= axis:
+            continue
+        if other.shape[axis] != x.shape[time]:
+            raise ValueError(
+                f"{function.name}: {name} must have T = {x.shape[time]} steps like {first}, got {tuple(other.shape)}"
+            )
+    return x.shape[0], x.shape[time]
+
+
+def _without_steps(function: Function) -> dict[str, Any]:
+    """Return the tensors without their steps."""
+    found = dict(function.tensors)
+    for name, axis in function.timed.items():
+        x = found[name]
+        if isinstance(x, Tensor) and x.dim() > axis:
+            found[name] = x.narrow(axis, 0, 0)
+    return found
+
+
+def valid_steps(x: Tensor, lengths: Tensor | None, fill: float, time: int = 1) -> Tensor:
+    """Return x (B, ...) with another value at the steps beyond the valid ones of each row."""
+    if lengths is None:
+        return x
+    beyond = torch.arange(x.shape[time], device=x.device) >= lengths.to(x.device).unsqueeze(1)
+    shape = [1] * x.dim()
+    shape[0], shape[time] = beyond.shape
+    return x.masked_fill(beyond.view(shape), fill)

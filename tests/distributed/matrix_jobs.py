@@ -1,0 +1,228 @@
+"""Calls of the recurrences with a state of matrices on the ranks of a group: the delta rule and state-space models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import fastiter.torch
+from fastiter.torch import distributed
+from tests.distributed.compare import Case, Expected
+
+T, N, K, V = 23, 3, 4, 5
+F64 = torch.float64
+
+
+def delta(batch: int, rows: int, factors: bool = False, decay: bool = True) -> Case:
+    """The matrices are I - beta k k^T: with negative beta and v, all monomials are positive."""
+    step = (batch, T, 2, N) if factors else (batch, T, N)
+    k = normalize(torch.randn(*step, K, dtype=F64), dim=-1)
+    tensors = {
+        "q": torch.randn(batch, T, N, K, dtype=F64),
+        "k": k,
+        "v": torch.randn(*step, V, dtype=F64),
+        "beta": torch.rand(*step, dtype=F64),
+        "state": torch.randn(rows, N, K, V, dtype=F64),
+    }
+    tensors |= {"decay": torch.rand(batch, T, N, dtype=F64)} if decay else {}
+
+    def sequential(*args: Any, **how: Any) -> Any:
+        return fastiter.torch.delta_scan(*args, method="sequential", **how)
+
+    def sharded(*args: Any, **how: Any) -> Any:
+        return distributed.delta_scan(*args, method="sequential", **how)
+
+    timed = frozenset(tensors) - {"state"}
+    return Case(sharded, sequential, tensors, timed, 8 * K, frozenset({"beta", "v"}), bits="results")
+
+
+def attention(batch: int, rows: int, decay: str = "log_decay", shape: tuple[int, ...] = (N, K), keys: int = N) -> Case:
+    given = torch.rand(*((batch, T) if len(shape) > 1 or shape == (N, 0) else ()), *shape, dtype=F64)
+    tensors = {
+        "q": torch.randn(batch, T, keys, K, dtype=F64),
+        "k": torch.randn(batch, T, keys, K, dtype=F64),
+        "v": torch.randn(batch, T, N, V, dtype=F64),
+        decay: -given / 4 if decay == "log_decay" else given,
+        "initial_state": torch.randn(rows, N, K, V, dtype=F64),
+    }
+    timed = frozenset({"q", "k", "v"}) | ({decay} if len(shape) > 1 else set())
+    both = distributed.linear_attention, fastiter.torch.ssm.linear_attention
+    return Case(*both, tensors, timed, 8 * K, states="initial_state")
+
+
+def rwkv6(batch: int, rows: int) -> Case:
+    case = attention(batch, rows, "decay")
+    return case._replace(tensors=case.tensors | {"bonus": torch.randn(N, K, dtype=F64)})
+
+
+def low_rank(batch: int, rows: int) -> Case:
+    tensors = {name: torch.randn(batch, T, N, K, dtype=F64) for name in ("q", "k")}
+    tensors["v"] = torch.randn(batch, T, N, V, dtype=F64)
+    tensors |= {name: torch.randn(batch, T, N, K, dtype=F64) / 3 for name in ("a", "b")}
+    tensors["decay"] = torch.rand(batch, T, N, K, dtype=F64)
+    tensors["initial_state"] = torch.randn(rows, N, K, V, dtype=F64)
+    timed = frozenset(tensors) - {"initial_state"}
+    both = distributed.dplr_delta_rule, fastiter.torch.ssm.dplr_delta_rule
+    return Case(*both, tensors, timed, 8 * K, states="initial_state")
+
+
+def mamba2(batch: int, rows: int, groups: int = 1) -> Case:
+    tensors = {
+        "x": torch.randn(batch, T, N, V, dtype=F64),
+        "dt": torch.rand(batch, T, N, dtype=F64) / 4,
+        "A": -torch.rand(N, dtype=F64),
+        "B": torch.randn(batch, T, groups, K, dtype=F64),
+        "C": torch.randn(batch, T, groups, K, dtype=F64),
+        "D": torch.randn(N, dtype=F64),
+        "z": torch.randn(batch, T, N, V, dtype=F64),
+        "dt_bias": torch.rand(N, dtype=F64) / 4,
+        "initial_state": torch.randn(rows, N, V, K, dtype=F64),
+    }
+    timed = frozenset({"x", "dt", "B", "C", "z"})
+    both = distributed.ssd, fastiter.torch.ssm.ssd  # torch's silu has other bits where its vectors end
+    return Case(*both, tensors, timed, 8 * K, states="initial_state", bits="none")
+
+
+def _time_last(function: Callable[..., Any], more: dict[str, Any]) -> Callable[..., Any]:
+    """Return selective_scan with time as the second axis."""
+
+    def call(**given: Any) -> Any:
+        turned = {n: x.movedim(1, -1) if n in ("u", "delta", "z", "B", "C") else x for n, x in given.items()}
+        out, last = function(**turned, **more)
+        return out.movedim(-1, 1), last
+
+    return call
+
+
+def mamba(batch: int, rows: int, width: int = 40) -> Case:
+    tensors = {
+        "u": torch.randn(batch, T, width, dtype=F64),
+        "delta": torch.rand(batch, T, width, dtype=F64) / 4,
+        "A": -torch.rand(width, K, dtype=F64),
+        "B": torch.randn(batch, T, K, dtype=F64),
+        "C": torch.randn(batch, T, 1, K, dtype=F64),
+        "D": torch.randn(width, dtype=F64),
+        "z": torch.randn(batch, T, width, dtype=F64),
+        "delta_bias": torch.rand(width, dtype=F64) / 4,
+        "initial_state": torch.randn(rows, width, K, dtype=F64),
+    }
+    timed = frozenset({"u", "delta", "B", "C", "z"})
+    both = distributed.selective_scan, fastiter.torch.ssm.selective_scan
+    functions = _time_last(both[0], {}), _time_last(both[1], {"return_last_state": True})
+    return Case(*functions, tensors, timed, 8 * K, states="initial_state", bits="none")
+
+
+MAKERS: dict[str, list[Callable[[int, int], Case]]] = {
+    "delta_scan": [
+        delta,
+        lambda batch, rows: delta(batch, rows, factors=True),
+        lambda batch, rows: delta(batch, rows, decay=False),
+    ],
+    "linear_attention": [
+        attention,
+        lambda batch, rows: attention(batch, rows, "decay", (N,)),
+        lambda batch, rows: attention(batch, rows, "log_decay", (N,)),
+        lambda batch, rows: attention(batch, rows, keys=1),
+        rwkv6,
+    ],
+    "dplr_delta_rule": [low_rank],
+    "ssd": [mamba2, lambda batch, rows: mamba2(batch, rows, N)],
+    "selective_scan": [mamba],
+}
+
+
+def shards(size: int) -> Iterator[list[int]]:
+    yield [T * r // size for r in range(size + 1)]
+    yield [0, *[11] * (size - 1), T]
+
+
+def equal_one_process(name: str) -> int:
+    """Both exchanges, for rows with lengths and resets, and for packed sequences."""
+    size, done = dist.get_world_size(), 0
+    for maker in MAKERS[name]:
+        for at, how in enumerate(
+            [
+                {"reset": torch.rand(2, T) < 0.05},
+                {"lengths": torch.tensor([T, 9])},
+                {"cu_seqlens": torch.tensor([0, 0, 3, 11, 11, 20, T])},
+                {},
+            ]
+        ):
+            batch, rows = (1, 6) if "cu_seqlens" in how else (2, 2)
+            options: dict[str, Any] = how | ({"reverse": bool(at % 2)} if name == "delta_scan" else {})
+            expected = Expected(maker(batch, rows), options)
+            for ends in shards(size):
+                expected.compare(ends, {"exchange": "pipeline"}, exact=True)
+                expected.compare(ends, {"exchange": "scan"})
+                done += 2
+    return done
+
+
+def mlstm() -> None:
+    def case(batch: int, rows: int) -> Case:
+        tensors: dict[str, Tensor] = {n: torch.randn(batch, T, N, K, dtype=F64) for n in ("q", "k")}
+        tensors["v"] = torch.randn(batch, T, N, V, dtype=F64)
+        tensors |= {n: torch.randn(batch, T, N, dtype=F64) for n in ("i", "f")}
+        timed = frozenset(tensors)
+        tensors |= {
+            "C": torch.randn(rows, N, K, V, dtype=F64),
+            "n": torch.randn(rows, N, K, dtype=F64),
+            "m": torch.randn(rows, N, dtype=F64),
+        }
+
+        def of(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(C: Tensor, n: Tensor, m: Tensor, **given: Any) -> Any:
+                return function(**given, initial_state=(C, n, m))
+
+            return call
+
+        return Case(of(distributed.mlstm), of(fastiter.torch.ssm.mlstm), tensors, timed, 64 * K, bits="results")
+
+    for how in ({}, {"lengths": torch.tensor([T, 9])}, {"cu_seqlens": [0, 3, 3, 20, T]}):
+        batch, rows = (1, 4) if "cu_seqlens" in how else (2, 2)
+        expected = Expected(case(batch, rows), how)
+        for ends in shards(dist.get_world_size()):
+            expected.compare(ends, {}, exact=True)
+
+
+def traffic(steps: int, exchange: Any) -> list[int]:
+    """Return the bytes that this rank sends in both passes of each family."""
+    found = []
+    q, k = torch.randn(2, 2, steps, N, K)
+    v, beta, gates = torch.randn(2, steps, N, V), torch.rand(2, steps, N), torch.rand(2, steps, N, K)
+    calls: list[Callable[..., Any]] = [
+        lambda v: distributed.delta_scan(q, k, v, beta, exchange=exchange),
+        lambda v: distributed.linear_attention(q, k, v, -gates, exchange=exchange),
+        lambda v: distributed.dplr_delta_rule(q, k, v, k, -k, -gates, exchange=exchange),
+        lambda v: distributed.ssd(v, beta, -torch.ones(N), q, k, exchange=exchange),
+    ]
+    for call in calls:
+        with distributed.record_traffic() as sent:
+            o, last = call(v.clone().requires_grad_())
+            (o.sum() + last.sum()).backward()
+        found.append(sent.bytes)
+    return found
+
+
+def sixteen_bits_and_chunks() -> None:
+    """bfloat16 inputs, whose state is float32, and the delta rule in chunks, whose borders are those of the shards."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    q, k, v = torch.randn(3, 1, 4 * size, N, K).bfloat16()
+    mine = slice(4 * rank, 4 * rank + 4)
+    o, last = fastiter.torch.ssm.linear_attention(q, k, v)
+    found, state = distributed.linear_attention(q[:, mine], k[:, mine], v[:, mine])
+    assert found.dtype == torch.bfloat16 and state.dtype == torch.float32
+    assert torch.equal(found, o[:, mine]) and (rank < size - 1 or torch.equal(state, last))
+    steps = 32
+    q, k, v = torch.randn(3, 1, steps * size, N, K, dtype=F64)
+    k, beta = normalize(k, dim=-1), torch.rand(1, steps * size, N, dtype=F64)
+    mine = slice(steps * rank, steps * (rank + 1))
+    how: dict[str, Any] = {"method": "chunk", "chunk": 16}
+    o, last = fastiter.torch.delta_scan(q, k, v, beta, **how)
+    found, state = distributed.delta_scan(q[:, mine], k[:, mine], v[:, mine], beta[:, mine], **how)
+    assert torch.equal(found, o[:, mine]) and (rank < size - 1 or torch.equal(state, last))

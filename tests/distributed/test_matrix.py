@@ -1,0 +1,28 @@
+"""The delta rule and state-space models on sharded steps: the results and gradients of one process."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.distributed import matrix_jobs
+from tests.distributed.ranks import results
+
+
+@pytest.mark.parametrize(("size", "name"), [(3 + at % 2, name) for at, name in enumerate(matrix_jobs.MAKERS)])
+def test_equal_one_process(size: int, name: str) -> None:
+    assert results(matrix_jobs.equal_one_process, size, name) == [len(matrix_jobs.MAKERS[name]) * 4 * 2 * 2] * size
+
+
+def test_mlstm_equals_one_process() -> None:
+    results(matrix_jobs.mlstm, 3)
+
+
+@pytest.mark.parametrize("exchange", ["pipeline", "scan"])
+def test_bytes_do_not_depend_on_the_length(exchange: str) -> None:
+    assert results(matrix_jobs.traffic, 3, 5, exchange) == results(matrix_jobs.traffic, 3, 500, exchange)
+
+
+def test_sixteen_bits_and_chunks() -> None:
+    results(matrix_jobs.sixteen_bits_and_chunks, 3)
