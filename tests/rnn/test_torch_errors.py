@@ -63,6 +63,7 @@ def test_every_public_function_is_here() -> None:
         "fixed_point",
         "fixedpoint",
         "flashrnn",
+        "flexible_cg",
         "lasso_path",
         "mdp_solve",
         "hopfield_energy",

@@ -14,11 +14,11 @@ from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import differentiable_once
 from ..._torch.ops import check_tensors, refuse_transforms
 from .. import _vectors
-from .._conjugate import Directions
 from .._docs import SOLVER
 from .._result import Callback, Limits, LinearSolution
 from .._solve import Run
 from ..accelerate import MOST_KEPT
+from ..flexible import Directions
 from .cuda import _Matrix, norm_of
 from .functional import Matrix, checked_parts
 from .ops import rows
