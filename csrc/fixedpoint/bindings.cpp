@@ -107,6 +107,7 @@ int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, cons
 void bind_hopfield(py::module_& m);
 void bind_prox(py::module_& m);
 void bind_sinkhorn(py::module_& m);
+void bind_transport(py::module_& m);
 
 void bind(py::module_& m) {
     m.def("anderson", anderson);
@@ -117,6 +118,7 @@ void bind(py::module_& m) {
     bind_hopfield(m);
     bind_prox(m);
     bind_sinkhorn(m);
+    bind_transport(m);
 }
 
 } // namespace fastiter::fixedpoint

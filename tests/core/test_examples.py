@@ -312,6 +312,7 @@ def test_decision_processes(script: str, expected: str, tmp_path: Path) -> None:
         ("trajectory_smoothing.py", r"^ +10( +\d+){2} +0.1\d "),
         ("halpern_games.py", r"^  extragradient needs [6-9]\.\d times as many as variance-reduced Halpern$"),
         ("spdinv.py", r"^Picard +10 +\S+ +\S+ +converged, max_steps$"),
+        ("dsa.py", r"^diffusion synthetic acceleration +5 \(0\.07\d+\) +6 \(0\.15\d+\) "),
         ("rti_diffusion.py", r"^last 5, from the last plan +0\.022 +7\.4 +0\.0 "),
     ],
 )

@@ -39,6 +39,7 @@ NOT_CALLED = {
     "fastiter.fixedpoint.HopfieldSolution",
     *(f"fastiter.fixedpoint.monotone.{name}" for name in ("InclusionProgress", "InclusionSolution")),
     *(f"fastiter.fixedpoint.{name}" for name in ("FixedPointProgress", "FixedPointSolution", "SinkhornSolution")),
+    "fastiter.fixedpoint.TransportSweep",
     *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
     *(f"fastiter.mdp.{name}" for name in ("MDPProgress", "MDPSolution", "RobustPolicy")),
     *(f"fastiter.mdp.distributional.{name}" for name in ("StockValues", "TailValues")),

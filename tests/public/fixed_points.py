@@ -40,3 +40,11 @@ def sinkhorn(pick: Pick) -> dict[str, Any]:
     masses = {"a": np.full(n, 1 / n, dtype), "b": np.full(m, 1 / m, dtype)}
     more = {"epsilon": 0.5, "tol": 1e-3, "throw": False}
     return {"C": pick.normal(n, m, dtype=dtype), "max_steps": 20, **subset(pick, masses), **subset(pick, more)}
+
+
+@calls("fastiter.fixedpoint.transport_sweep")
+def transport_sweep(pick: Pick) -> dict[str, Any]:
+    cells, directions, dtype = pick.integer(1, 4), pick.integer(1, 3), pick.one_of(REAL)
+    angles = {"mu": np.linspace(-0.9, 1, directions).astype(dtype), "weights": np.ones(directions, dtype)}
+    given = {"q": pick.normal(2, cells, dtype=dtype), "sigma": 0.5, "h": 1.0, **angles}
+    return {**given, **subset(pick, {"incoming": np.ones((2, directions), dtype)})}

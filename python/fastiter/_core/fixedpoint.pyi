@@ -86,3 +86,7 @@ def sinkhorn(
     results: tuple[Address, Address, Address],
     /,
 ) -> None: ...
+
+TransportArrays = tuple[Address, Address, Address, Address, Address, Address, Address, Address]
+
+def transport(bits: int, sizes: tuple[int, int, int, int], arrays: TransportArrays, /) -> None: ...

@@ -53,5 +53,20 @@ def _log(x: float) -> float:
     return float(np.log(x)) if x > 0 else -np.inf
 
 
+def transport_sweep(
+    q: Array, sigma: Array, h: Array, mu: Array, weights: Array, incoming: Array
+) -> tuple[Array, Array]:
+    """Return phi (I,) and the outgoing flux (N,) of a slab: q, sigma and h (I,); mu, weights and incoming (N,)."""
+    cells, phi, psi = range(len(q)), np.zeros(len(q)), np.array(incoming, np.float64)
+    for n in range(len(mu)):
+        for i in cells if mu[n] > 0 else reversed(cells):
+            slope = abs(mu[n]) / h[i]
+            # slope (out - in) + sigma mean = q / 2, with mean = (out + in) / 2
+            out = ((slope - sigma[i] / 2) * psi[n] + q[i] / 2) / (slope + sigma[i] / 2)
+            phi[i] += weights[n] * (psi[n] + out) / 2
+            psi[n] = out
+    return phi, psi
+
+
 def _log_sum_exp(t: Array) -> float:
     return float(t.max() + np.log(np.exp(t - t.max()).sum()))
