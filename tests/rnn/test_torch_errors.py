@@ -46,6 +46,7 @@ def test_every_public_function_is_here() -> None:
         "LeastSquares",
         "Logistic",
         "MDPValues",
+        "Objective",
         "Quadratic",
         "RecurrenceProgress",
         "RecurrenceSolution",

@@ -6,6 +6,7 @@ from .. import _torch as _torch  # says what to install where PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..bcd._torch.functional import bcd, lasso_path, sketch_solve
+from ..bcd._torch.objective import Objective
 from ..bcd._torch.problem import LeastSquares, Logistic, Quadratic, Softmax
 from ..delta._torch.functional import delta_scan
 from ..fixedpoint._torch.functional import fixed_point
@@ -34,6 +35,7 @@ __all__ = [
     "LeastSquares",
     "Logistic",
     "MDPValues",
+    "Objective",
     "Quadratic",
     "RecurrenceProgress",
     "RecurrenceSolution",

@@ -115,16 +115,11 @@ class Equations:
         l1, (lower, upper) = self.limits[0], self._sides
         given = {name: x.detach().double() for name, x in self.tensors.items()}
         g = gradient(problem, flat, given)
-        smooth = g + self.at("l2", torch.arange(len(flat), device=flat.device), given, torch.float64) * flat
-        is_zero, signed = flat == 0, l1 * flat.sign()
-        rising = torch.where(flat < upper, smooth + torch.where(is_zero, l1, signed), torch.inf)
-        falling = torch.where(flat > lower, -(smooth + torch.where(is_zero, -l1, signed)), torch.inf)
-        distance = torch.minimum(torch.minimum(flat - lower, upper - flat), torch.where(l1 > 0, flat.abs(), torch.inf))
-        is_free = torch.zeros_like(flat, dtype=torch.bool).index_fill(0, self.held.free, True)
+        l2 = self.at("l2", torch.arange(len(flat), device=flat.device), given, torch.float64)
         curvature = torch.from_numpy(problem._arrays._curvature)
-        margin = torch.where(is_free, distance * curvature, torch.minimum(rising, falling))
         share = torch.finfo(value.dtype).eps ** _ROUNDING
         limit = share * torch.maximum(l1, g.abs()) if tolerance is None else torch.full_like(flat, tolerance)
+        margin = implicit.margins(flat, g + l2 * flat, (l1, lower, upper), self.held.free, curvature)
         return (margin <= limit).reshape(value.shape)
 
 

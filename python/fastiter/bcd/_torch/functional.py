@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from ..._check import type_name
-from ..._solution import ConvergenceError, Solution
+from ..._solution import ConvergenceError, Solution, judged
 from ..._torch.ops import FLOATS, check_tensors, refuse_transforms
 from .. import _bcd, _path, _sketch
 from .._bcd import Rule
 from .._path import LassoPath
-from .._result import BCDProgress, BCDSolution
+from .._result import BCDProgress, BCDSolution, Limits
 from .._sketch import SketchSolution
+from .descent import Descent
 from .equations import Equations
 from .matrix import DEVICES, array_of, read_matrix
+from .objective import Closure, Objective
 from .problem import LeastSquares, Problem
 
 Matrix = Tensor | tuple[Any, Any, Tensor, tuple[int, int]]
@@ -27,10 +29,10 @@ AnySolution = TypeVar("AnySolution", bound=Solution)
 
 
 def bcd(
-    problem: Problem,
+    problem: Problem | Objective | Callable[..., Any],
     x0: Tensor | None = None,
     *,
-    blocks: Any = 1,
+    blocks: Any = None,
     rule: Rule = "cyclic",
     update: Literal["gradient", "matrix", "newton", "two-metric"] = "gradient",
     rtol: float = 1e-6,
@@ -50,17 +52,19 @@ def bcd(
 
     Parameters
     ----------
-    problem : LeastSquares, Logistic, Softmax or Quadratic
-        The problem, of tensors.
+    problem : LeastSquares, Logistic, Softmax, Quadratic, Objective or callable
+        The problem, of tensors; a function is an :class:`Objective` without params, penalties and bounds.
     x0 : Tensor (m,) or (m, classes), optional
-        Where to start, 0 by default, in the dtype of the data; it is projected into the bounds. It has no gradient.
-    blocks : int, fastiter.bcd.Blocks, or list of lists of int
+        Where to start, 0 by default, in the dtype of the data; it is projected into the bounds. It has no gradient. A
+        function needs it, in any shape.
+    blocks : int, fastiter.bcd.Blocks, or list of lists of int, optional
         The size of blocks of consecutive coordinates, another way to choose them, or the blocks themselves; class k of
-        column j is coordinate ``j * classes + k``.
+        column j is coordinate ``j * classes + k``. By default 1, and all coordinates of a function.
     rule : {"cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq"}
-        The next block, as in :func:`fastiter.bcd.bcd`.
+        The next block, as in :func:`fastiter.bcd.bcd`; for a function "cyclic", "random" or "gs".
     update : {"gradient", "matrix", "newton", "two-metric"}
-        What becomes of it, as in :func:`fastiter.bcd.bcd`.
+        What becomes of it, as in :func:`fastiter.bcd.bcd`; for a function "gradient", with a bound L_b that doubles
+        until it is one, or "newton".
     rtol : float
         Converged if the residual is at most ``rtol`` times that of 0.
     stop : {"slope", "gap"}
@@ -68,7 +72,8 @@ def bcd(
     max_steps : int
         The most updates.
     check_every : int, optional
-        The updates between two checks: five sweeps, or ten updates of a greedy rule, by default.
+        The updates between two checks: five sweeps, or ten updates of a greedy rule, by default; one sweep for a
+        function.
     rng : numpy.random.Generator or int, optional
         The source of the rules "random" and "lipschitz"; an int is a seed, and None is 0.
     throw : bool
@@ -104,7 +109,8 @@ def bcd(
 
     See Also
     --------
-    LeastSquares, Logistic, Softmax, Quadratic : The problems.
+    LeastSquares, Logistic, Softmax, Quadratic : The problems with data.
+    Objective : Functions of torch operations, with penalties and bounds.
     fastiter.bcd.bcd : The same on arrays.
 
     References
@@ -125,9 +131,15 @@ def bcd(
     """
     function = "bcd"
     refuse_transforms(function, "because the number of steps depends on the values")
+    if callable(problem) and not isinstance(problem, (Problem, Objective)):
+        problem = Objective(problem)
+    if isinstance(problem, Objective):
+        limits = Limits(rtol, stop, max_steps, check_every, callback, throw).checked(function)
+        objective = problem
+        return _untraced(lambda: _of_a_function(function, objective, x0, blocks, (rule, update), rng, limits))
     if not isinstance(problem, Problem):
         remedy = "; fastiter.bcd.bcd solves those of arrays" if type(problem).__module__ == "fastiter.bcd" else ""
-        expected = "a LeastSquares, Logistic, Softmax or Quadratic of tensors"
+        expected = "a LeastSquares, Logistic, Softmax, Quadratic or Objective of tensors"
         raise TypeError(f"{function}: problem must be {expected}, got {type_name(problem)}{remedy}")
     if x0 is not None:
         check_tensors(function, ("A", "x0"), (problem._tensors["A"], x0), FLOATS, DEVICES)
@@ -137,7 +149,7 @@ def bcd(
             lambda: _bcd.bcd(
                 problem._arrays,
                 None if x0 is None else array_of(x0),
-                blocks=blocks,
+                blocks=1 if blocks is None else blocks,
                 rule=rule,
                 update=update,
                 rtol=rtol,
@@ -153,6 +165,20 @@ def bcd(
         return replace(found, value=Equations(problem, found.value).solution(function, found.value, tolerance))
 
     return _untraced(call)
+
+
+def _of_a_function(
+    function: str, problem: Objective, x0: Any, blocks: Any, how: tuple[str, str], rng: Any, limits: Limits
+) -> BCDSolution:
+    if x0 is None:
+        raise TypeError(f"{function}: x0 must be a tensor in the shape of x for a function, got None")
+    check_tensors("Objective", ("x0",), (x0,), FLOATS, DEVICES)
+    if not bool(x0.isfinite().all()):
+        raise ValueError(f"{function}: x0 must be finite, got NaN or infinity")
+    wants_gradient = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(wants_gradient):  # which inference tensors do not have
+        descent = Descent(function, Closure(problem, x0), x0, blocks, how, rng, limits)
+        return judged(function, descent.solution(), limits.throw)
 
 
 def _untraced(call: Callable[[], AnySolution]) -> AnySolution:

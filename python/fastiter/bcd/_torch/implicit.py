@@ -149,6 +149,22 @@ class _Systems:
         )
 
 
+def margins(
+    x: Tensor, slope: Tensor, parts: tuple[Tensor, Tensor, Tensor], free: Tensor, curvature: Tensor | float
+) -> Tensor:
+    """Return how far each coordinate is from changing between held and free: in slopes, 0 at a kink.
+
+    ``slope``: the gradient of all but l1; ``parts``: l1, lower and upper; ``curvature``: slopes for distances.
+    """
+    l1, lower, upper = parts
+    is_zero, signed = x == 0, l1 * x.sign()
+    rising = torch.where(x < upper, slope + torch.where(is_zero, l1, signed), torch.inf)
+    falling = torch.where(x > lower, -(slope + torch.where(is_zero, -l1, signed)), torch.inf)
+    distance = torch.minimum(torch.minimum(x - lower, upper - x), torch.where(l1 > 0, x.abs(), torch.inf))
+    is_free = torch.zeros_like(x, dtype=torch.bool).index_fill(0, free, True)
+    return torch.where(is_free, distance * curvature, torch.minimum(rising, falling))
+
+
 def warn_of_ties(name: str, ties: Tensor) -> None:
     """Warn about coordinates that are between held and free, (m,) or (m, classes) bool."""
     count = int(ties.sum())
