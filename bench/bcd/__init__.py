@@ -3,6 +3,7 @@
 solvers    to the same objective, one thread
 lattice    one sweep over all forest blocks of a lattice in float64, against a copy
 kaczmarz   one step, against a NumPy loop, and against reading the rows in order
+cutest     Newton steps by sketches on CUTEst problems, against those that the method's authors report
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.bcd import cases, table
+from bench.bcd import cases, cutest, table
 from bench.harness import limits, session
 from bench.harness.contest import Record
 from bench.harness.session import Options
 from bench.harness.timing import Competitor, interleave, load_average, use_threads
 
-SECTIONS = ("solvers", "lattice", "kaczmarz")
+SECTIONS = ("solvers", "lattice", "kaczmarz", "cutest")
 SIDE, QUICK_SIDE = 1000, 20
 
 
@@ -100,10 +101,26 @@ def kaczmarz(options: Options) -> Iterator[Record]:
         }
 
 
+def newton(options: Options) -> Iterator[Record]:
+    for problem in cutest.problems():
+        started = time.process_time()
+        found = problem.solve(5 if options.quick else 200)
+        published = cutest.PUBLISHED.get(problem.name, ())
+        yield {
+            "work": problem.name,
+            "reason": found.reason,
+            "steps": found.steps,
+            "published": None if published is None else list(published),
+            "residual": found.residual,
+            "calls": problem.calls,
+            "projections": found.projections,
+            "ms": 1e3 * (time.process_time() - started),
+        }
+
+
 def main(arguments: argparse.Namespace) -> Record:
     """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
     options = session.read_options("bcd", arguments, SECTIONS)
     with np.errstate(all="ignore"):
-        return session.measure(
-            "bcd", options, {"solvers": solvers, "lattice": lattice, "kaczmarz": kaczmarz}, table.HEADERS, table.ROWS
-        )
+        sections = {"solvers": solvers, "lattice": lattice, "kaczmarz": kaczmarz, "cutest": newton}
+        return session.measure("bcd", options, sections, table.HEADERS, table.ROWS)

@@ -13,6 +13,9 @@ HEADERS = {
     "solvers": f"{'to the same objective':36}  {'solver':18}{'ms':>10}{'ours, ms':>10}{'ratio':>8}{'excess':>10}",
     "lattice": f"{'one sweep':28}{'blocks':>8}{'ms':>10}{'GB/s':>8}{'share':>8}",
     "kaczmarz": f"{'one step':28}{'us':>8}{'NumPy, us':>12}{'ratio':>8}{'of reading':>12}",
+    "cutest": (
+        f"{'problem':12}{'':>14}{'steps':>7}{'published':>11}{'residual':>10}{'calls':>7}{'projections':>13}{'ms':>8}"
+    ),
 }
 
 
@@ -31,7 +34,19 @@ def kaczmarz_row(r: Record) -> str:
     return f"{r['work']:28}{r['us']:8.3f}{r['peer_us']:12.2f}{r['ratio']:8.1f}{r['share']:12.0%}  load {r['load']:.1f}"
 
 
-ROWS = {"solvers": solvers_row, "lattice": lattice_row, "kaczmarz": kaczmarz_row}
+def published(r: Record) -> str:
+    steps = r["published"]
+    if steps is None:
+        return "fails"
+    return "" if not steps else f"{steps[0]}" if steps[0] == steps[1] else f"{steps[0]} to {steps[1]}"
+
+
+def cutest_row(r: Record) -> str:
+    numbers = f"{r['residual']:10.1e}{r['calls']:7}{r['projections']:13,}{r['ms']:8.1f}"
+    return f"{r['work']:12}{r['reason']:>14}{r['steps']:7}{published(r):>11}{numbers}"
+
+
+ROWS = {"solvers": solvers_row, "lattice": lattice_row, "kaczmarz": kaczmarz_row, "cutest": cutest_row}
 
 
 def solvers_markdown(records: Sequence[Record]) -> list[str]:
@@ -80,7 +95,32 @@ def kaczmarz_markdown(records: Sequence[Record]) -> list[str]:
     return ["### One Kaczmarz step", tables.markdown_table(header, rows)]
 
 
+def cutest_markdown(records: Sequence[Record]) -> list[str]:
+    if not records:
+        return []
+    header = ["problem", "end", "steps", "published", "residual", "calls", "projections"]
+    rows = [
+        [
+            *(r["work"], r["reason"], str(r["steps"]), published(r)),
+            *(f"{r['residual']:.1e}", str(r["calls"]), f"{r['projections']:,}"),
+        ]
+        for r in records
+    ]
+    solved = [r for r in records if r["reason"] == "converged"]
+    middle = {name: sorted(r[name] for r in solved)[len(solved) // 2] for name in ("steps", "calls") if solved}
+    note = f"{len(solved)} of {len(records)} solved. Medians of these: " + ", ".join(
+        f"{value} {name}" for name, value in middle.items()
+    )
+    return ["### Newton steps on CUTEst problems", note, tables.markdown_table(header, rows)]
+
+
 def markdown(results: Record) -> str:
     return tables.document(
-        results, {"solvers": solvers_markdown, "lattice": lattice_markdown, "kaczmarz": kaczmarz_markdown}
+        results,
+        {
+            "solvers": solvers_markdown,
+            "lattice": lattice_markdown,
+            "kaczmarz": kaczmarz_markdown,
+            "cutest": cutest_markdown,
+        },
     )

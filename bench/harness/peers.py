@@ -15,7 +15,17 @@ from bench.harness.contest import Absent
 PACKAGES = (
     *("flashrnn", "jax", "mambapy", "pararnn-torch", "transformers"),
     *("apytypes", "brevitas", "fxpmath", "gfloat", "ml_dtypes", "qtorch", "torchao"),
-    *("celer", "jaxopt", "mdpsolver", "pymdptoolbox", "quantecon", "scikit-learn", "stormpy", "torchdeq"),
+    *(
+        "celer",
+        "jaxopt",
+        "mdpsolver",
+        "optiprofiler",
+        "pymdptoolbox",
+        "quantecon",
+        "scikit-learn",
+        "stormpy",
+        "torchdeq",
+    ),
 )
 
 

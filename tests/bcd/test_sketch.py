@@ -166,6 +166,29 @@ def hs28() -> Any:
     return f, c, [-4.0, 1.0, 1.0], [0.5, -0.5, 0.5]
 
 
+def bt12() -> Any:
+    """Problem 12 of Boggs and Tolle, whose systems need more projections than one round has."""
+
+    def f(x: Any) -> Any:
+        return x[0] ** 2 / 100 + x[1] ** 2, np.array([x[0] / 50, 2 * x[1], 0, 0, 0]), np.diag([0.02, 2, 0, 0, 0])
+
+    def c(x: Any, lam: Any) -> Any:
+        lam = lam if len(lam) else np.zeros(3)
+        values = [x[0] + x[1] - x[2] ** 2 - 25, x[0] ** 2 + x[1] ** 2 - x[3] ** 2 - 25, x[0] - x[4] ** 2 - 2]
+        rows = [[1, 1, -2 * x[2], 0, 0], [2 * x[0], 2 * x[1], 0, -2 * x[3], 0], [1, 0, 0, 0, -2 * x[4]]]
+        second = [2 * lam[1], 2 * lam[1], -2 * lam[0], -2 * lam[1], -2 * lam[2]]
+        return np.array(values), np.array(rows), np.diag(second)
+
+    return f, c, [15.811, 1.5811, 0.0, 15.083, 3.7164]
+
+
+def test_steps_go_on_after_a_round_that_was_not_enough() -> None:
+    f, c, x0 = bt12()
+    found = sketched_newton(f, c, x0)
+    assert found.converged and found.steps <= 9  # 5 to 9 are published
+    assert np.isclose(found.objective, 6.1881, atol=1e-3)  # the published minimum
+
+
 #: The published numbers of Newton steps and the last residuals
 PUBLISHED = [(hs6, 9, 5.2e-11), (hs7, 10, 5.6e-7), (hs28, 1, 1.1e-10)]
 

@@ -280,13 +280,11 @@ class _Run:
             bound = _THETA * self.delta * length / (norm * psi)
             self.projections += system.reduce(bound, self._sketch, self._rng)
             z = system.z()
-            is_exact = float(np.linalg.norm(K @ z + target)) <= 2 * bound + 1e-13 * norm * float(np.linalg.norm(z))
             if self.merit_gradient(p) @ z <= -self.eta[1] / 2 * length**2:
                 return z, ""
-            if not is_exact:
-                return z, "inner"
             if self.eta[0] > 1e8 or self.eta[1] < 1e-8:
-                return z, ""
+                is_exact = float(np.linalg.norm(K @ z + target)) <= 2 * bound + 1e-13 * norm * float(np.linalg.norm(z))
+                return z, "" if is_exact else "inner"
             self.eta = self.eta[0] * _NU**2, self.eta[1] / _NU
             self._lower_delta(self.delta / _NU**4, upsilon * psi)
 
