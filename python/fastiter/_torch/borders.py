@@ -51,13 +51,13 @@ class Border:
     ) -> list[Tensor] | None:
         """Return the states before the first step here: those given where sequences start, else those received.
 
-        The result is None if nothing is given or enters: all states are the default, zero.
+        ``like`` are the states where none are given. The result is None if nothing is given or enters.
         """
         if received is None or (self.packed and self.enters is None):
             return None if own is None else [self._where(self.starts, x) for x in own]
         if not self.packed:
             return list(received)
-        first = [x.new_zeros(x.shape) for x in like] if own is None else [self._where(self.starts, x) for x in own]
+        first = [x.clone() for x in like] if own is None else [self._where(self.starts, x) for x in own]
         for x, y in zip(first, received, strict=True):
             x[self.enters] = y[0]
         return first

@@ -117,7 +117,7 @@ class Call:
     split, chunks : Split, list of int
         The axis of the chunks, and their sizes along it.
     states : list of Tensor
-        Tensors with the shapes and dtypes of the states, without memory of their own.
+        The initial states where none are given.
     affine : Affine, optional
         The maps, for a scan of them; None for the pipeline.
     """

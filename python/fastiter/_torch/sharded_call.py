@@ -104,8 +104,8 @@ class Problem:
         Rows, and steps on this rank.
     state : sequence of Tensor, optional
         The parts of the initial state.
-    shapes : list of (shape, dtype)
-        Of the parts of the state for one row or sequence.
+    default : list of Tensor
+        The parts of the initial states where none are given.
     splits : list of Split
         Axes that can be cut, the preferred one first. One with ``results`` 0 is that of the rows.
     run : callable
@@ -119,7 +119,7 @@ class Problem:
     batch: int
     steps: int
     state: Sequence[Tensor] | None
-    shapes: list[tuple[tuple[int, ...], torch.dtype]]
+    default: list[Tensor]
     splits: list[Split]
     run: Callable[[Optional, Sequence[Tensor] | None, Sequences], tuple[Sequence[Tensor], Sequence[Tensor]]]
     maps: Maps | None = None
@@ -246,11 +246,7 @@ def _call(
             return maps.transition(tensors[:-2], tensors[-2], tensors[-1])
 
         affine = Affine(transition, _open(border, local, problem), maps.kind)
-    first = next(x for x in problem.tensors.values() if x is not None)
-    states = [
-        first.new_empty((), dtype=dtype).expand(local.count(problem.batch), *shape) for shape, dtype in problem.shapes
-    ]
-    return Call(function, line, border, run, split, chunks, states, affine), (reset, lengths)
+    return Call(function, line, border, run, split, chunks, problem.default, affine), (reset, lengths)
 
 
 def _open(border: Border, local: Sequences, problem: Problem) -> Tensor:

@@ -59,7 +59,7 @@ def run_function(function: Function, options: Options) -> tuple[list[Tensor], li
 
 
 def _problem(function: Function, options: Options, given: Sequences) -> Problem:
-    """Check a call by the function itself, on no steps, which also tells the parts of the state."""
+    """Check a call by the function itself, on no steps, after which the last state is the initial one."""
     parts = None if function.state is None else _parts(function.state)
     how = dict(function.options) | ({"reverse": options.reverse} if function.has_reverse else {})
     names = list(function.tensors)
@@ -76,9 +76,8 @@ def _problem(function: Function, options: Options, given: Sequences) -> Problem:
     )
     with torch.no_grad():
         _, last = _called(function, _without_steps(function), function.state, none, how)
-    shapes = [(tuple(x.shape[1:]), x.dtype) for x in last]
     splits = function.splits(function.tensors)
-    return Problem(function.tensors, function.timed, batch, steps, parts, shapes, splits, run, function.maps)
+    return Problem(function.tensors, function.timed, batch, steps, parts, last, splits, run, function.maps)
 
 
 def _called(

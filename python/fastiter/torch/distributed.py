@@ -5,6 +5,8 @@ from __future__ import annotations
 from .._public import publish
 from .._torch.collectives import CommunicationError, Traffic, record_traffic
 from ..delta._torch.distributed import delta_scan
+from ..newton._torch.distributed import paragru, paralstm, paraslstm
+from ..rnn._torch.distributed import elman, gru, lstm, slstm
 from ..scan._torch.distributed import block_scan, linear_scan
 from ..ssm._torch.distributed import dplr_delta_rule, linear_attention, mlstm, selective_scan, ssd
 
@@ -14,11 +16,18 @@ __all__ = [
     "block_scan",
     "delta_scan",
     "dplr_delta_rule",
+    "elman",
+    "gru",
     "linear_attention",
     "linear_scan",
+    "lstm",
     "mlstm",
+    "paragru",
+    "paralstm",
+    "paraslstm",
     "record_traffic",
     "selective_scan",
+    "slstm",
     "ssd",
 ]
 

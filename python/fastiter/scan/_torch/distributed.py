@@ -120,17 +120,17 @@ def _run(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, options: Option
     def prepare(options: Options, given: Sequences) -> Problem:
         check_tensors(scan.name, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
         (check_block_shapes if scan.blocks else check_linear_shapes)(scan.name, a.shape, x.shape)
-        check_rows(scan.name, given, x.shape[0], "x")
+        rows = check_rows(scan.name, given, x.shape[0], "x")
         first = as_part(state)
         if first is not None:
             functional._check_h0(scan, first, x, (options.reverse, *given))
-        return _problem(scan, functional._with_all_axes(a, x, scan), x, first, options.reverse)
+        return _problem(scan, functional._with_all_axes(a, x, scan), x, first, rows, options.reverse)
 
     (h,), (last,) = run_sharded(scan.name, options, prepare)
     return h, last
 
 
-def _problem(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, reverse: bool) -> Problem:
+def _problem(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, count: int, reverse: bool) -> Problem:
     local = functional.block_scan if scan.blocks else functional.linear_scan
 
     def run(tensors: Optional, first: Sequence[Tensor] | None, cut: Sequences) -> Any:
@@ -153,7 +153,7 @@ def _problem(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, reverse: bo
         x.shape[0],
         x.shape[1],
         None if state is None else [state],
-        [(tuple(x.shape[2:]), carried(x.dtype))],
+        [x.new_zeros((), dtype=carried(x.dtype)).expand(count, *x.shape[2:])],
         [rows, across],
         run,
         Maps(transition, "vector" if scan.blocks else "numbers"),

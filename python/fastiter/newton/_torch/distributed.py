@@ -1,0 +1,205 @@
+"""Cells with diagonal weights on sequences whose steps are sharded over the ranks of a process group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..._docs import documented_by, parts_of
+from ..._torch.sequences import Integers
+from ..._torch.sharded import Split
+from ..._torch.sharded_call import PARTS, Options
+from ..._torch.sharded_function import Function, run_function
+from .._results import Method
+from . import functional
+from .results import ParaResult
+
+#: Channels in the smallest chunk: two cache lines of float32
+_UNIT = 32
+
+
+@documented_by(parts_of(functional.paragru) | PARTS)
+def paragru(
+    wx: Tensor,
+    a: Tensor,
+    state: Tensor | tuple[Tensor] | None = None,
+    *,
+    group: Any = None,
+    chunks: int | None = None,
+    method: Method = "auto",
+    reverse: bool = False,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+) -> ParaResult:
+    """h[t] = z q + (1 - z) h[t-1] over the steps of all ranks.
+
+    This is :func:`fastiter.torch.paragru` on sharded steps, in a pipeline of chunks of rows or channels, which are
+    independent: each rank solves its steps by ``method`` from the state that has arrived. Differentiable once.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    output : Tensor (B, T, D)
+        h at this rank's steps.
+    state : tuple of Tensor
+        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
+        ranks is the result of one process.
+
+    Raises
+    ------
+    %(errors)s
+
+    See Also
+    --------
+    paralstm, paraslstm : The other cells.
+    fastiter.torch.paragru : The same in one process.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> def shard(wx, a):  # on each rank, after torch.distributed.init_process_group
+    ...     return fastiter.torch.distributed.paragru(wx, a)
+    """
+    tensors = {"wx": wx, "a": a}
+    how = {"method": method, "window": window, "rtol": rtol, "atol": atol, "max_steps": max_steps}
+    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
+    return _run(Function("paragru", functional.paragru, tensors, {"wx": 1}, state, _splits, None, how), cut)
+
+
+@documented_by(parts_of(functional.paralstm) | PARTS)
+def paralstm(
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor,
+    state: Sequence[Tensor] | None = None,
+    *,
+    group: Any = None,
+    chunks: int | None = None,
+    method: Method = "auto",
+    reverse: bool = False,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+) -> ParaResult:
+    """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]) over the steps of all ranks.
+
+    This is :func:`fastiter.torch.paralstm` on sharded steps, in a pipeline of chunks of rows or channels, which are
+    independent: each rank solves its steps by ``method`` from the state that has arrived. Differentiable once.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    output : Tensor (B, T, D)
+        h at this rank's steps.
+    state : tuple of Tensor
+        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
+        ranks is the result of one process.
+
+    Raises
+    ------
+    %(errors)s
+
+    See Also
+    --------
+    paragru, paraslstm : The other cells.
+    fastiter.torch.paralstm : The same in one process.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> def shard(wx, a, p):  # on each rank, after torch.distributed.init_process_group
+    ...     return fastiter.torch.distributed.paralstm(wx, a, p)
+    """
+    tensors = {"wx": wx, "a": a, "p": p}
+    how = {"method": method, "window": window, "rtol": rtol, "atol": atol, "max_steps": max_steps}
+    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
+    return _run(Function("paralstm", functional.paralstm, tensors, {"wx": 1}, state, _splits, None, how), cut)
+
+
+@documented_by(parts_of(functional.paraslstm) | PARTS)
+def paraslstm(
+    wx: Tensor,
+    a: Tensor,
+    state: Sequence[Tensor] | None = None,
+    *,
+    group: Any = None,
+    chunks: int | None = None,
+    method: Method = "auto",
+    reverse: bool = False,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+) -> ParaResult:
+    """h[t] = o c[t] / n[t] over the steps of all ranks.
+
+    This is :func:`fastiter.torch.paraslstm` on sharded steps, in a pipeline of chunks of rows or channels, which are
+    independent: each rank solves its steps by ``method`` from the state that has arrived. Differentiable once.
+
+    Parameters
+    ----------
+    %(parameters)s
+
+    Returns
+    -------
+    output : Tensor (B, T, D)
+        h at this rank's steps.
+    state : tuple of Tensor
+        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
+        ranks is the result of one process.
+
+    Raises
+    ------
+    %(errors)s
+
+    See Also
+    --------
+    paragru, paralstm : The other cells.
+    fastiter.torch.paraslstm : The same in one process.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> def shard(wx, a):  # on each rank, after torch.distributed.init_process_group
+    ...     return fastiter.torch.distributed.paraslstm(wx, a)
+    """
+    tensors = {"wx": wx, "a": a}
+    how = {"method": method, "window": window, "rtol": rtol, "atol": atol, "max_steps": max_steps}
+    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
+    return _run(Function("paraslstm", functional.paraslstm, tensors, {"wx": 1}, state, _splits, None, how), cut)
+
+
+def _run(function: Function, options: Options) -> ParaResult:
+    (h,), last = run_function(function._replace(has_reverse=True), options)
+    return ParaResult(h, tuple(last))
+
+
+def _splits(tensors: Mapping[str, Tensor | None]) -> list[Split]:
+    """Return the rows, whose chunks share the weights, and the channels."""
+    wx = tensors["wx"]
+    assert wx is not None
+    weights = len(tensors) - 1
+    return [
+        Split(wx.shape[0], 1, (0, *[None] * weights), 0, 0),
+        Split(wx.shape[3], _UNIT, (3, *[1] * weights), 2, 1),
+    ]
