@@ -72,7 +72,7 @@ def parts_of(function: Callable[..., Any]) -> dict[str, str]:
     function : callable
         The function, whose docstring has been filled.
     """
-    found = {}
+    found: dict[str, str] = {}
     for entry in re.split(r"\n(?=\S)", _sections(function).get("Parameters", "")):
         names, _, text = entry.partition(" :")
         found |= {name: f"\n{name} :{text}" for name in names.split(", ")}

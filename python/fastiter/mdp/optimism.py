@@ -167,6 +167,11 @@ class LOOP:
             What it earned.
         next_state : int
             Where it led.
+
+        Returns
+        -------
+        bool
+            Whether another hypothesis has been chosen.
         """
         sizes = {"state": (state, self.S), "action": (action, self.A), "next_state": (next_state, self.S)}
         for name, (given, most) in sizes.items():
