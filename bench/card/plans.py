@@ -51,7 +51,7 @@ def candidates(problem: Problem, card: Device, most: int = MOST) -> list[Plan]:
     for each, (rows, split), columns in itertools.product(units, WARPS, (1, 2)):
         if problem.outs * each % (16 * rows) or 8 * columns > max(8, problem.batch):
             continue
-        if launch_plan._room(problem, each, rows, split, columns, 1) < 0:
+        if launch_plan.room(problem, each, rows, split, columns, 1, "none" if each >= problem.width else "memory") < 0:
             continue
         its = launch_plan.shape(problem, each, rows, split, columns, 64)
         groups = problem.heads * -(-problem.batch // its.rows)

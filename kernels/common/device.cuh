@@ -5,8 +5,8 @@
 #define KERNEL extern "C" __global__ void
 #define INLINE __device__ __forceinline__
 // The dynamic shared memory of the block; kernels partition it among their arrays.
-#define SHARED_MEMORY(T, name)                                                                                         \
-    extern __shared__ __align__(16) unsigned char shared_bytes_[];                                                     \
+#define SHARED_MEMORY(T, name)                                     \
+    extern __shared__ __align__(16) unsigned char shared_bytes_[]; \
     T* const name = reinterpret_cast<T*>(shared_bytes_)
 
 using int32 = int;
@@ -30,6 +30,11 @@ INLINE float to_float(Half x) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
     return y;
 }
+
+INLINE uint32 bits_of(BFloat16 x) { return x.bits; }
+INLINE uint32 bits_of(Half x) { return x.bits; }
+INLINE uint32 bits_of(float x) { return __float_as_uint(x); }
+INLINE uint64 bits_of(double x) { return uint64(__double_as_longlong(x)); }
 
 template <class T> struct Rounded; // Rounded<T>::of(x): x to nearest, ties to even
 template <> struct Rounded<float> {
@@ -58,14 +63,16 @@ template <> struct Rounded<Half> {
 // both offsets; b[0] = rows 2q, 2q + 1 of column g, b[1] = 8 rows on; d[0], d[1] = row g, columns 2q and 2q + 1; d[2],
 // d[3] = row g + 8.
 INLINE void mma_16x8x16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2], BFloat16) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 INLINE void mma_16x8x16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2], Half) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 // The same in TF32: a is 16 x 8, b 8 x 8. a[0] = row g, column q; a[1] = row g + 8; a[2] = column q + 4; a[3] = both;
 // b[0] = row q of column g, b[1] = row q + 4. d as above.
@@ -73,9 +80,10 @@ INLINE void mma_16x8x8_tf32(float (&d)[4], const float (&a)[4], const float (&b)
     uint32 x[6];
     for (int i = 0; i < 4; ++i) asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(x[i]) : "f"(a[i]));
     for (int i = 0; i < 2; ++i) asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(x[4 + i]) : "f"(b[i]));
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(x[4]), "r"(x[5]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(x[4]), "r"(x[5]));
 }
 
 // Shuffles across all lanes of a warp
@@ -107,6 +115,45 @@ INLINE void grid_wait(const uint32* arrived, uint32 target) {
 INLINE void grid_barrier(uint32* arrived, uint32 target) {
     grid_arrive(arrived);
     grid_wait(arrived, target);
+}
+
+// Clusters, from sm_90 on: blocks that run at the same time and write to each other's shared memory. `rank`: the number of
+// a block in its cluster.
+INLINE void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// An Arrival in shared memory counts bytes that are sent to its block. One thread begins with it before a cluster_barrier
+// and then says, for each phase, how many bytes it has; a phase ends with the last of them, also if bytes came first. All
+// threads may wait for the end of the current phase, whose parity is 0, 1, 0, ...
+using Arrival = uint64;
+INLINE uint32 shared_address(const void* x) { return uint32(__cvta_generic_to_shared(x)); }
+INLINE void begin(Arrival* to) {
+    asm volatile(
+        "mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(shared_address(to))
+        : "memory");
+}
+INLINE void expect(Arrival* to, uint32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(to)), "r"(bytes)
+                 : "memory");
+}
+INLINE void wait_for(Arrival* to, uint32 parity) {
+    uint32 is_there;
+    do
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(is_there)
+                     : "r"(shared_address(to)), "r"(parity)
+                     : "memory");
+    while (!is_there);
+}
+// Writes x to where `to` is in the shared memory of another block, and counts 8 bytes in its `arrival`.
+INLINE void send(void* to, uint64 x, Arrival* arrival, int rank) {
+    uint32 there, counter;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(to)), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(counter) : "r"(shared_address(arrival)), "r"(rank));
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(there), "l"(x),
+                 "r"(counter)
+                 : "memory");
 }
 // Reads data that another block wrote before a grid_barrier, bypassing this SM's L1 cache.
 template <class T> INLINE T load_shared_by_grid(const T* x) { return __ldcg(x); }

@@ -1,6 +1,6 @@
 // The gradients of rnn_fwd, all steps back in time in one launch: a step takes r^T times the dp of the previous visit.
 
-KERNEL __launch_bounds__(kThreads, RESIDENT)
+KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
     rnn_bwd(const Element* r, const Element* h0, const Real* c0, const Real* n0, const Real* m0, const Element* h,
             const Real* c, const Real* n, const Real* m, const Real* saved, const Element* dh, const Real* dc,
             const Real* dn, const Real* dm, const Real* dh_last, const Real* dc_last, const Real* dn_last,
@@ -11,11 +11,14 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
     const Real* const dlast[] = {dh_last, dc_last, dn_last, dm_last};
     Real* const dfirst[] = {dh0, dc0, dn0, dm0};
     Share<1> own;
-    own.set_up(shape, first_group, blocks, int(G * width));
-    own.load(width, int(G * width),
-             [&](int, int64 u, int64 k) { return r[((k / width * heads + own.n) * width + k % width) * width + u]; });
+    const int64 pitch = own.pitch(width); // of the gates in the vectors
+    own.set_up(shape, first_group, blocks, int(G * pitch));
+    own.load(width, int(G * pitch), [&](int, int64 u, int64 k) {
+        const int64 row = k % pitch;
+        return row < width ? r[((k / pitch * heads + own.n) * width + row) * width + u] : Rounding::of(0);
+    });
     if (JOINED) exchange += int64(own.group) * 2 * kRows * own.padded();
-    block_barrier();
+    own.ready(G);
 
     Real ds[kEach][S] = {};
     int length[kEach]; // -1: no such element
@@ -49,18 +52,23 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
 #pragma unroll
         for (int e = 0; e < kEach; ++e) in[e] = next[e];
         if (goes_on) ask(visit + 1);
-        own.multiply();
+        own.multiply(visit);
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
             for (int g = 0; g < G; ++g) dp[e][g] = 0;
-            if (length[e] < 0) continue;
-            if (PLAIN ? visit > 0 : passes >> e & 1) ds[e][0] = shape.clipped_gradient(ds[e][0] + own.product(0, e));
-            passes &= ~(uint32(1) << e);
-            if (t < length[e]) {
-                backward.step(in[e], ds[e], dx[e], dp[e]);
-                passes |= uint32(!in[e].resets) << e;
+            if (length[e] >= 0) {
+                if (PLAIN ? visit > 0 : passes >> e & 1)
+                    ds[e][0] = shape.clipped_gradient(ds[e][0] + own.product(0, e));
+                passes &= ~(uint32(1) << e);
+                if (t < length[e]) {
+                    backward.step(in[e], ds[e], dx[e], dp[e]);
+                    passes |= uint32(!in[e].resets) << e;
+                }
+                if (CLUSTER == 1)
+                    for (int g = 0; g < G; ++g)
+                        own.put(exchange, visit, own.row_of(e), own.term(g, own.unit(e), width), dp[e][g]);
             }
-            for (int g = 0; g < G; ++g) own.put(exchange, visit, own.row_of(e), int(g * width + own.unit(e)), dp[e][g]);
+            if (CLUSTER > 1 && goes_on) own.send_all(visit, e, dp[e]);
         }
         if (goes_on) own.arrive(arrived);
 #pragma unroll
@@ -71,7 +79,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
             else if (length[e] >= 0 && t < time)
                 backward.pad(row, t, own.n, own.unit(e));
         }
-        if (goes_on) own.meet(exchange, arrived, visit, blocks);
+        if (goes_on) own.meet(exchange, arrived, visit, blocks, G);
     }
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {

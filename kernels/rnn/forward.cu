@@ -1,6 +1,6 @@
 // All steps of s[t] = cell(wx[t] + r h[t-1] + b, s[t-1]) in one launch.
 
-KERNEL __launch_bounds__(kThreads, RESIDENT)
+KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
     rnn_fwd(const Element* wx, const Element* r, const Element* b, const Element* h0, const Real* c0, const Real* n0,
             const Real* m0, Element* h_last, Real* c_last, Real* n_last, Real* m_last, Element* h, Real* c, Real* n,
             Real* m, Real* saved, Element* exchange, uint32* arrived, int64 first_group, int32 blocks,
@@ -10,7 +10,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
     const Given first{h0, {c0, n0, m0}};
     const Wanted last{h_last, {c_last, n_last, m_last}};
     Share<G> own;
-    own.set_up(shape, first_group, blocks, int(width));
+    own.set_up(shape, first_group, blocks, int(own.pitch(width)));
     own.load(width, int(width),
              [&](int g, int64 u, int64 k) { return r[((g * heads + own.n) * width + u) * width + k]; });
     if (JOINED) exchange += int64(own.group) * 2 * kRows * own.padded();
@@ -19,7 +19,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
             const int row = i / int(width), u = i % int(width);
             own.vectors[row * own.stride + u] = h0[shape.of_row(own.row0 + row, own.n, u)];
         }
-    block_barrier();
+    own.ready(1);
 
     Real bias[kOneUnit ? 1 : kEach][G], s[kEach][S] = {};
     int length[kEach]; // -1: no such element
@@ -50,17 +50,19 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
 #pragma unroll
         for (int e = 0; e < kEach; ++e) in[e] = next[e];
         if (goes_on) ask(step + 1);
-        own.multiply();
+        own.multiply(step);
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
-            if (length[e] < 0) continue;
-            if (t < length[e]) {
-                Real p[G];
-                for (int g = 0; g < G; ++g)
-                    p[g] = bias[kOneUnit ? 0 : e][g] + (in[e].resets ? Real(0) : own.product(g, e));
-                forward.step(in[e], p, s[e], keep[e]);
+            if (length[e] >= 0) {
+                if (t < length[e]) {
+                    Real p[G];
+                    for (int g = 0; g < G; ++g)
+                        p[g] = bias[kOneUnit ? 0 : e][g] + (in[e].resets ? Real(0) : own.product(g, e));
+                    forward.step(in[e], p, s[e], keep[e]);
+                }
+                if (CLUSTER == 1) own.put(exchange, step, own.row_of(e), int(own.unit(e)), s[e][0]);
             }
-            own.put(exchange, step, own.row_of(e), int(own.unit(e)), s[e][0]);
+            if (CLUSTER > 1 && goes_on) own.send_all<1>(step, e, {s[e][0]});
         }
         if (goes_on) own.arrive(arrived);
 #pragma unroll
@@ -71,7 +73,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
             else if (length[e] >= 0)
                 forward.pad(row, t, own.n, own.unit(e));
         }
-        if (goes_on) own.meet(exchange, arrived, step, blocks);
+        if (goes_on) own.meet(exchange, arrived, step, blocks, 1);
     }
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {

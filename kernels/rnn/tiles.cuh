@@ -5,12 +5,26 @@
 // A block owns UNITS units of a head for COLUMNS x 8 rows of the batch. Its rows of r are all gates of its units, or rows of
 // r^T, in tiles of 16: the tiles are divided among ROW_WARPS warps, and the terms of the sums among SPLIT warps, 16 in
 // turn. HELD of a warp's 16 x 16 tiles of r are in registers, the others in shared memory. JOINED: several blocks form
-// a head and synchronise after every step.    TF32: float32 products on tensor cores.
+// a head and synchronise after every step, through memory of the card, and a warp has TILES tiles of terms. CLUSTER, if more
+// than 1: the number of blocks of a head, which form a cluster and send each other their numbers.    TF32: float32 products on tensor cores.
 #pragma once
 #ifdef UNITS
+#ifndef TILES
+#define TILES 1
+#endif
+#ifndef CLUSTER
+#define CLUSTER 1
+#endif
+#if CLUSTER > 1
+#define IN_CLUSTER __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define IN_CLUSTER
+#endif
 constexpr int kRows = 8 * COLUMNS, kThreads = 32 * ROW_WARPS * SPLIT;
 constexpr int kEach = (UNITS * kRows + kThreads - 1) / kThreads; // per thread: one unit and one row each
 constexpr bool kOneUnit = kThreads % UNITS == 0;                 // all elements of a thread belong to one unit
+constexpr int kBuffers = CLUSTER > 1 ? 2 : 1;                    // of vectors: a block of a cluster may be a step ahead
+constexpr int kArrivals = CLUSTER > 1 ? 16 : 0;                  // bytes of shared memory
 
 // ---- products of a warp: 16 units by 8 rows over a tile of 16 terms ----------------------------------------------------
 // Each lane holds 8 of the 256 numbers of a tile of r, in the layout of its tensor core: unit(lane, j) and term(lane,
@@ -97,11 +111,15 @@ template <int OUTS> struct Share {
     int64 n, unit0, row0;   // the head, the first unit and row
     int rows, steps, group; // rows that exist; steps of the longest; index of head and row tile
     int lane, tile0, split, tiles, stride;
-    Element* vectors; // [kRows][stride]
-    Real* partial;    // [kParts][kRows][kLine]
-    Fragment* rest;   // per warp: [tiles kTiles - HELD][lane]
+    Element* vectors;  // [kBuffers][kRows][stride]
+    Real* partial;     // [kParts][kRows][kLine]
+    Fragment* rest;    // per warp: [tiles kTiles - HELD][lane]
+    Arrival* arrivals; // of the numbers of each buffer, if blocks send them
     Fragment held[HELD ? HELD : 1];
 
+    // The position of the terms of a unit in the vectors; the parts of a cluster's blocks begin at multiples of 8 bytes.
+    static INLINE int term(int g, int64 u, int64 width) { return int(g * pitch(width) + u); }
+    static INLINE int64 pitch(int64 width) { return CLUSTER > 1 ? CLUSTER * UNITS : width; }
     INLINE void set_up(const Shape& shape, int64 first_group, int blocks, int terms) {
         SHARED_MEMORY(unsigned char, shared);
         const int warp = int(threadIdx.x) / 32;
@@ -110,14 +128,25 @@ template <int OUTS> struct Share {
         rows = int(min(int64(kRows), shape.batch - row0));
         lane = int(threadIdx.x) % 32, split = warp / ROW_WARPS, tile0 = warp % ROW_WARPS * kTiles;
         tiles = (terms + 16 * SPLIT - 1) / (16 * SPLIT), stride = (padded() + 63) / 64 * 64 + 16;
-        vectors = reinterpret_cast<Element*>(shared);
-        partial = reinterpret_cast<Real*>(vectors + kRows * stride);
+        vectors = reinterpret_cast<Element*>(shared + kArrivals);
+        partial = reinterpret_cast<Real*>(vectors + kBuffers * kRows * stride);
+        arrivals = reinterpret_cast<Arrival*>(shared);
         rest = reinterpret_cast<Fragment*>(partial + kParts * kRows * kLine) + warp * (tiles * kTiles - HELD) * 32;
         int64 longest = 0;
         for (int m = 0; m < rows; ++m) longest = max(longest, shape.length(row0 + m));
         steps = int(longest);
-        for (int i = int(threadIdx.x); i < kRows * stride; i += kThreads) vectors[i] = Rounding::of(0);
+        for (int i = int(threadIdx.x); i < kBuffers * kRows * stride; i += kThreads) vectors[i] = Rounding::of(0);
         block_barrier();
+    }
+    // All is prepared, in all blocks of a cluster. Each of the other blocks and this one sends `numbers` of a unit and row.
+    INLINE void ready(int numbers) {
+        if (CLUSTER == 1) return block_barrier();
+        if (threadIdx.x == 0)
+            for (int i = 0; i < kBuffers; ++i) begin(arrivals + i), expect(arrivals + i, bytes_of(numbers));
+        cluster_barrier();
+    }
+    static INLINE uint32 bytes_of(int numbers) {
+        return uint32(CLUSTER * UNITS * kRows * numbers) * uint32(sizeof(Element));
     }
     // r_at(out, unit, term) returns an element of r
     template <class F> INLINE void load(int64 width, int terms, F r_at) {
@@ -147,25 +176,27 @@ template <int OUTS> struct Share {
     INLINE bool has(int e, int64 width) const { return unit(e) < width && row_of(e) < rows; }
 
     using Sums = Real[kTiles][COLUMNS][Product::sums];
-    INLINE void add_tile(Sums& sums, const Fragment& r, int tile, int i) const {
-        const Element* from = vectors + 16 * (tile * SPLIT + split);
+    INLINE void add_tile(Sums& sums, const Element* operands, const Fragment& r, int tile, int i) const {
+        const Element* from = operands + 16 * (tile * SPLIT + split);
 #pragma unroll
         for (int j = 0; j < COLUMNS; ++j) Product::add(sums[i][j], r, from + 8 * j * stride, stride, lane);
     }
+    INLINE Element* buffer(int step) const { return vectors + (step & (kBuffers - 1)) * kRows * stride; }
     // r times the vectors of all rows, as partial sums that `product` adds up
-    INLINE void multiply() {
+    INLINE void multiply(int step) {
+        const Element* const operands = buffer(step);
         Sums sums = {};
 #pragma unroll
         for (int tile = 0; tile < kHeldTerms; ++tile)
 #pragma unroll
             for (int i = 0; i < kTiles; ++i)
-                add_tile(sums,
+                add_tile(sums, operands,
                          tile * kTiles + i < HELD ? held[tile * kTiles + i < HELD ? tile * kTiles + i : 0]
                                                   : from_shared(tile, i),
                          tile, i);
         for (int tile = kHeldTerms; tile < tiles; ++tile)
 #pragma unroll
-            for (int i = 0; i < kTiles; ++i) add_tile(sums, from_shared(tile, i), tile, i);
+            for (int i = 0; i < kTiles; ++i) add_tile(sums, operands, from_shared(tile, i), tile, i);
         const int part = split * Product::parts + Product::part(lane);
 #pragma unroll
         for (int i = 0; i < kTiles; ++i)
@@ -193,35 +224,84 @@ template <int OUTS> struct Share {
         Element* to = JOINED ? exchange + ((step & 1) * kRows + row) * padded() : vectors + row * stride;
         to[term] = Rounding::of(x);
     }
+    // Sends the numbers of an element to all blocks of the cluster, 8 bytes at a time: neighbouring lanes, which have
+    // neighbouring units, put theirs together, and each of them sends to some of the blocks. All threads take part.
+    template <int numbers> INLINE void send_all(int step, int e, const Real (&x)[numbers]) {
+        constexpr int together = int(8 / sizeof(Element));
+        uint64 words[numbers];
+        put_together(x, words);
+        const int row = row_of(e), unit = int(unit0) + local(e) / together * together;
+        if (row >= kRows) return;
+        Element* const to = buffer(step + 1) + row * stride + unit;
+#pragma unroll
+        for (int g = 0; g < numbers; ++g)
+#pragma unroll
+            for (int i = 0; i < CLUSTER; i += together) {
+                const int rank = i + lane % together;
+                if (CLUSTER % together == 0 || rank < CLUSTER)
+                    send(to + g * CLUSTER * UNITS, words[g], arrivals + (step + 1 & 1), rank);
+            }
+    }
+    template <int numbers> INLINE void put_together(const Real (&x)[numbers], uint64 (&words)[numbers]) const {
+        decltype(bits_of(Element())) bits[numbers];
+#pragma unroll
+        for (int g = 0; g < numbers; ++g) bits[g] = bits_of(Rounding::of(x[g]));
+        if (sizeof(Element) == 2)
+#pragma unroll
+            for (int g = 0; g < numbers; ++g) {
+                const auto other = from_lane_xor(bits[g], 1);
+                bits[g] = lane & 1 ? other | bits[g] << 16 : bits[g] | other << 16;
+            }
+        const int by = sizeof(Element) == 2 ? 2 : 1;
+#pragma unroll
+        for (int g = 0; g < numbers; ++g) {
+            words[g] = bits[g];
+            if (sizeof(Element) == 8) continue;
+            const uint64 other = from_lane_xor(bits[g], by);
+            words[g] = lane & by ? words[g] << 32 | other : other << 32 | words[g];
+        }
+    }
     // Tells the other blocks of the head that this one's part is there, and, in `meet`, waits for theirs and copies them.
     INLINE void arrive(uint32* arrived) const {
         if (JOINED) grid_arrive(arrived + group);
     }
-    INLINE void meet(const Element* exchange, uint32* arrived, int step, int blocks) {
+    INLINE void meet(const Element* exchange, uint32* arrived, int step, int blocks, int numbers) {
+        if (CLUSTER > 1) { // the parity is that of the turns of one of two buffers
+            Arrival* const own = arrivals + (step + 1 & 1);
+            wait_for(own, uint32(step) >> 1 & 1);
+            if (threadIdx.x == 0) expect(own, bytes_of(numbers));
+            return; // each thread has read its sums before it sent its numbers, which all have arrived
+        }
         if (JOINED) {
             grid_wait(arrived + group, uint32(step + 1) * uint32(blocks));
-            // A row has one warp or several, a warp one row or several, and a lane 8 loads in flight.
-            constexpr int wide = sizeof(Wide) / sizeof(Element), warps = kThreads / 32;
+            // A row has one warp or several, a warp one row or several, and a lane about 8 loads in flight.
+            constexpr int wide = sizeof(Wide) / sizeof(Element), warps = kThreads / 32,
+                          words = 16 * SPLIT * TILES / wide;
             constexpr int of_warp = (kRows + warps - 1) / warps, of_row = warps > kRows ? warps / kRows : 1;
-            constexpr int at_once = of_warp < 8 ? 8 / of_warp : 1;
-            const int words = padded() / wide, warp = int(threadIdx.x) / 32;
-            const int begin = warp < kRows * of_row ? 32 * (warp / kRows) + lane : words; // others are idle
-            for (int first = begin; first < words; first += 32 * of_row * at_once) {
-                Wide word[of_warp][at_once];
-                const auto each = [&](auto act) {
+            constexpr int of_lane = (words + 32 * of_row - 1) / (32 * of_row), turns = (of_warp * of_lane + 7) / 8;
+            constexpr int at_once = (of_lane + turns - 1) / turns;
+            const int warp = int(threadIdx.x) / 32, begin = 32 * (warp / kRows) + lane;
+            const auto each = [&](int turn, auto act) {
 #pragma unroll
-                    for (int r = 0; r < of_warp; ++r)
+                for (int r = 0; r < of_warp; ++r) {
+                    const int row = warp % kRows + r * warps;
+                    if (row < rows && warp < kRows * of_row) // else idle
 #pragma unroll
                         for (int i = 0; i < at_once; ++i) {
-                            const int row = warp % kRows + r * warps, at = first + 32 * of_row * i;
-                            if (row < rows && at < words) act(word[r][i], row, at);
+                            const int at = begin + 32 * of_row * (turn * at_once + i);
+                            if (words == 32 * of_row * at_once * turns || at < words) act(r, i, row, at);
                         }
-                };
-                const Element* from = exchange + (step & 1) * kRows * padded();
-                each([&](Wide& x, int row, int at) {
-                    x = load_shared_by_grid(reinterpret_cast<const Wide*>(from + row * padded()) + at);
+                }
+            };
+            const Element* from = exchange + (step & 1) * kRows * padded();
+            for (int turn = 0; turn < turns; ++turn) {
+                Wide word[of_warp][at_once];
+                each(turn, [&](int r, int i, int row, int at) {
+                    word[r][i] = load_shared_by_grid(reinterpret_cast<const Wide*>(from + row * padded()) + at);
                 });
-                each([&](Wide& x, int row, int at) { reinterpret_cast<Wide*>(vectors + row * stride)[at] = x; });
+                each(turn, [&](int r, int i, int row, int at) {
+                    reinterpret_cast<Wide*>(vectors + row * stride)[at] = word[r][i];
+                });
             }
         }
         block_barrier();

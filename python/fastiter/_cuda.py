@@ -13,6 +13,9 @@ from typing import Any
 from . import _nvrtc
 from ._backend import OLDEST, BackendError
 
+#: Blocks of a cluster that every card with clusters runs; more need an attribute of the kernel (CUfunction_attribute).
+_PORTABLE_CLUSTER, _NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 8, 14
+
 
 def cupy() -> Any:
     """Return the module cupy, which loads and launches the cubins that NVRTC compiled."""
@@ -56,6 +59,8 @@ def _function(stem: str, kernel: str, defines: tuple[tuple[str, str], ...], devi
             ) from error
         # CuPy keeps one function per file, so its limit is the device's, never that of one launch: launches of other
         # sizes, or of other threads, would lower it.
+        if int(dict(defines).get("CLUSTER", 1)) > _PORTABLE_CLUSTER:
+            cupy().cuda.driver.funcSetAttribute(function.kernel.ptr, _NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
         most = cupy().cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
         function.max_dynamic_shared_size_bytes = most - function.shared_size_bytes
     return function
@@ -77,7 +82,8 @@ def launch(
     """Launch a kernel of kernels/<stem>.cu, compiled with ``defines``.
 
     ``args`` are NumPy scalars of the kernel's own types, addresses as uint64. All blocks of a ``cooperative`` launch
-    are resident at once, so that they can synchronise across the grid.
+    are resident at once, so that they can synchronise across the grid. The define CLUSTER is the number of blocks of a
+    cluster, for which the kernel is compiled and of which the grid is a multiple.
     """
     told = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
     function = _function(stem, kernel, told, device, cooperative)
@@ -85,6 +91,12 @@ def launch(
         try:
             function(three(grid), three(block), tuple(args), shared_mem=shared)
         except cupy().cuda.driver.CUDADriverError as error:
+            size = int(dict(told).get("CLUSTER", 1))
+            if size > 1 and "CLUSTER" in str(error):  # invalid size, or no room for one
+                raise BackendError(
+                    f"cuda: {stem}.cu needs clusters of {size} blocks of {math.prod(block)} threads, for which device "
+                    f"{device} has no room (it is a part of a card, by MIG); give the process the whole card: {error}"
+                ) from error
             if not cooperative or "COOPERATIVE_LAUNCH_TOO_LARGE" not in str(error):
                 raise
             raise BackendError(

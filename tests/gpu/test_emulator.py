@@ -160,6 +160,15 @@ def test_copies_are_awaited_in_groups() -> None:
         assert thread.now == cycles + 1, left
 
 
+def test_numbers_for_other_blocks_of_a_cluster_take_their_time() -> None:
+    send = ("STAS.64 [R10.64], R2", 3, 7, 7, 0)
+    lines = (send, send, ("SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [R16+UR6], R23", 1, 7, 7, 0))
+    again = ("@!P1 IADD3 R9, RZ, 0x5, RZ", 4, 7, 7, 0)  # P1: they are there
+    thread = Thread(parse(listing(*lines, again, ("EXIT", 1, 7, 7, 0))), State(b"", {}, {}), Latencies())
+    thread.run()
+    assert thread.now == 3 + 250 + 4 + 1 and thread.waits == {"SYNCS": 247} and thread.state.get("R9") != 5
+
+
 def test_a_kernel_without_an_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     program = Program(parse(listing(("MOV R1, RZ", 1, 7, 7, 0))).instructions, {})
     with pytest.raises(EmulatorError, match="no end after 1 instructions"):
@@ -197,7 +206,21 @@ def test_a_step_has_the_plans_products_and_the_cells_loads(backward: bool) -> No
     assert step.counts["LDG"] >= (4 + 2 + 1 if backward else 4) * each  # gates; c, c before and dh, where saved
     assert step.counts["STG"] >= (4 if backward else 2) * each
     assert step.issue == step.counts["all"] * math.ceil(its.threads / 128)
-    assert step.bound >= step.cycles > 200
+    assert step.bound >= step.cycles > 200 and step.counts["STAS"] == 0
     slow = recurrence.simulate(problem, its, dataclasses.replace(Latencies(), memory=20000.0))
     assert slow.counts == step.counts
     assert slow.cycles > 19000  # a load is waited for, in this step or the next
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_step_of_a_cluster_sends_to_each_block(backward: bool) -> None:
+    """8 bytes a store, and no barrier of the grid: neither a fence of the card nor what a block reads back."""
+    problem = recurrence.problem_of("lstm", 128, backward)
+    its = recurrence.planned(problem)
+    assert its is not None and its.clustered
+    step = recurrence.simulate(problem, its)
+    numbers = 4 if backward else 1
+    each = math.ceil(its.units * its.rows / its.threads)
+    assert step.counts["STAS"] == numbers * each * its.blocks * 2 // 8
+    assert step.counts["SYNCS"] == 2 and step.counts["MEMBAR"] == 0  # thread 0 waits, and expects the next ones
+    assert step.cycles > 250

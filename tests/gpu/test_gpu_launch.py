@@ -33,6 +33,7 @@ class Function:
 
     def __init__(self) -> None:
         self._limit = 48 << 10
+        self.kernel = types.SimpleNamespace(ptr=id(self))
 
     @property
     def max_dynamic_shared_size_bytes(self) -> int:
@@ -68,6 +69,8 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     module.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
         Device=Device, ExternalStream=stream, driver=types.SimpleNamespace(CUDADriverError=RuntimeError)
     )
+    module.attributes = {}  # type: ignore[attr-defined]
+    module.cuda.driver.funcSetAttribute = lambda ptr, name, value: module.attributes.update({ptr: (name, value)})
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr(_nvrtc, "cubin", lambda stem, arch, defines: f"{stem}-{arch}-{sorted(defines.items())}")
     for cache in (_cuda.architecture, _cuda._function):
@@ -85,16 +88,16 @@ def test_the_limit_serves_every_size(cupy: types.ModuleType) -> None:
 
 
 def test_widths_that_share_a_kernel(cupy: types.ModuleType) -> None:
-    """Width is no macro: many widths have the same kernel, with other amounts of shared memory."""
-    shared: dict[tuple[tuple[str, object], ...], set[int]] = {}
+    """Width is no macro: some widths have the same kernel, and then the same amount of shared memory."""
+    shared: dict[tuple[tuple[str, object], ...], dict[int, int]] = {}
     for width, backward in itertools.product(range(560, 800, 16), (False, True)):
         plan = launch_plan.plan(launch_plan.Problem("lstm", width, 1, 8, 2, True, backward), H100)
         if plan is not None:
-            shared.setdefault(tuple(sorted(plan.defines().items())), set()).add(plan.shared)
-    several = {kernel: sizes for kernel, sizes in shared.items() if len(sizes) > 1 and max(sizes) > 48 << 10}
-    assert several
-    for kernel, sizes in several.items():
-        for size in [*sorted(sizes, reverse=True), max(sizes)]:
+            shared.setdefault(tuple(sorted(plan.defines().items())), {})[width] = plan.shared
+    assert any(len(widths) > 1 for widths in shared.values())
+    for kernel, widths in shared.items():
+        assert len(set(widths.values())) == 1, widths
+        for size in widths.values():
             _cuda.launch("k", "k", (1,), (32,), (), device=0, stream=0, shared=size, defines=dict(kernel))
 
 
@@ -110,6 +113,22 @@ def test_a_card_without_room_for_all_blocks_is_named(cupy: types.ModuleType, mon
         _cuda.launch("rnn/forward", "rnn_fwd", (96,), (256,), (), **given)
     with pytest.raises(RuntimeError, match=r"^CUDA_ERROR_COOP"):  # no launch of ours, so it is passed on as it is
         _cuda.launch("rnn/forward", "rnn_fwd", (96,), (256,), (), **{**given, "cooperative": False})
+
+
+def test_large_clusters_are_asked_for(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel whose cluster has more than 8 blocks needs an attribute, CUfunction_attribute 14; others do not."""
+    given: dict[str, Any] = {"device": 0, "stream": 0}
+    for size in (1, 2, 8, 12, 16):
+        cupy.attributes.clear()
+        _cuda.launch("rnn/forward", "rnn_fwd", (48,), (256,), (), **given, defines={"CLUSTER": size})
+        assert list(cupy.attributes.values()) == ([(14, 1)] if size > 8 else [])
+
+    def refuse(self: Function, *args: Any, **options: Any) -> None:
+        raise RuntimeError("CUDA_ERROR_INVALID_CLUSTER_SIZE: invalid cluster size")
+
+    monkeypatch.setattr(Function, "__call__", refuse)
+    with pytest.raises(BackendError, match=r"rnn/forward.cu needs clusters of 16 blocks of 256 threads, .*MIG"):
+        _cuda.launch("rnn/forward", "rnn_fwd", (48,), (256,), (), **given, defines={"CLUSTER": 16})
 
 
 def test_builtins_are_loaded_before_their_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,9 @@ RELAXATION = ft.Relaxation(LAPLACIAN, "sor", omega=1.5, order="red-black")
 #: A function of tensors, and the tensors' shapes
 CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "lstm": (lambda wx, r: ft.lstm(wx, 0.2 * r)[0], [(B, T, 4, 1, H), (4, 1, H, H)]),
-    # a head of several blocks: a cooperative launch, whose barrier counts from 0 at every replay
+    # a head of several blocks: from compute capability 9.0 on a cluster
+    "clustered lstm": (lambda wx, r: ft.lstm(wx, r / 12)[0], [(B, T, 4, 2, 128), (4, 2, 128, 128)]),
+    # of more blocks: a cooperative launch, whose barrier counts from 0 at every replay
     "wide lstm": (lambda wx, r: ft.lstm(wx, r / 16)[0], [(B, T, 4, 2, 272), (4, 2, 272, 272)]),
     "linear_scan": (lambda a, x: ft.linear_scan(a.sigmoid(), x)[0], [(B, T, H), (B, T, H)]),
     "delta_scan": (delta, [(B, T, 2, 16)] * 3 + [(B, T, 2)]),

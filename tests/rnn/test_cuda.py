@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastiter._torch import launch as gpu  # noqa: E402
 from fastiter.rnn._cells import CELLS  # noqa: E402
 from fastiter.rnn._torch import cuda, launch_plan  # noqa: E402
 from fastiter.rnn._torch import gpu as rnn_gpu  # noqa: E402
+from fastiter.rnn._torch.launch_shape import Exchange  # noqa: E402
 from fastiter.tune import DEVICES, rnn_plan  # noqa: E402
 from tests.gpu.host.host import Host  # noqa: E402
 from tests.rnn.gpu_calls import array, check, check_options, check_packed, make, run, specified  # noqa: E402
@@ -48,7 +50,12 @@ def launch(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def shapes(
-    case: Any, warps: tuple[int, int, int], held: int, tensor_cores: bool = False, units: int | None = None
+    case: Any,
+    warps: tuple[int, int, int],
+    held: int,
+    tensor_cores: bool = False,
+    units: int | None = None,
+    cluster: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return plans of ``warps`` (by units, terms, tiles of rows), with all but one tile of r or none in registers."""
     r, told = case.inputs[1], {}
@@ -58,7 +65,9 @@ def shapes(
         problem = launch_plan.Problem(case.name, D, N, 16, r.element_size(), cores, backward)
         rows = (16 * warps[0] if backward or units is None else units), *warps
         least = 1 if backward or G == 1 or held == 0 else held * G - 1
-        told["backward" if backward else "forward"] = {"plan": launch_plan.shape(problem, *rows, min(held, 1) * least)}
+        blocks = -(-D // rows[0]) if cluster else 0
+        plan = launch_plan.shape(problem, *rows, min(held, 1) * least, cluster=blocks)
+        told["backward" if backward else "forward"] = {"plan": plan}
     return told
 
 
@@ -76,6 +85,56 @@ def test_blocks_that_meet_every_step(cell: str, activation: str, device: str, la
         check(case, **how, **shapes(case, (1, 2, 1), 1, units=units))
     case = make(cell, activation, (2, 3, 1, 19), torch.float32, device, bare=True)
     check(case, **shapes(case, (1, 2, 1), 1, units=units))
+
+
+@pytest.mark.parametrize(("cell", "activation"), [("lstm", ""), ("gru", ""), ("slstm", ""), ("elman", "tanh")])
+def test_blocks_of_a_cluster(cell: str, activation: str, device: str, launch: Any) -> None:
+    """They send each other what they have computed, from 2 blocks to 4, with places for units that do not exist."""
+    host = launch()
+    units = 12 if cell in {"lstm", "slstm"} else 16
+    checked: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
+        ((9, 3, 2, 19), {}),
+        ((4, 5, 1, 19), {"reverse": True, "lengths": [2, 5, 0, 4]}),
+    ]
+    if cell == "lstm":
+        checked += [((3, 4, 1, 41), {}), ((4, 1, 1, 19), {}), ((2, 0, 1, 19), {})]
+    for sizes, how in checked:
+        case = make(cell, activation, sizes, torch.float32, device)
+        check(case, **how, **shapes(case, (1, 2, 1), 1, units=units, cluster=True))
+    if cell == "gru":
+        like = make(cell, activation, (4, 1, 1, 19), torch.float32, device)
+        check_options(cell, activation, device, **shapes(like, (1, 2, 1), 1, units=units, cluster=True))
+    assert set(host.launched) == ({"rnn_fwd", "rnn_bwd"} if device == "cpu" else set())
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "width", "warps"),
+    [
+        ("lstm", torch.bfloat16, 37, (3, 1, 2)),
+        ("gru", torch.float16, 33, (1, 2, 1)),
+        ("slstm", torch.float64, 17, (1, 1, 1)),
+    ],
+)
+def test_clusters_of_other_dtypes(
+    cell: str, dtype: torch.dtype, width: int, warps: tuple[int, int, int], device: str, launch: Any
+) -> None:
+    """8 bytes that are sent at a time are four numbers of 16 bits, or one of 64."""
+    launch()
+    case = make(cell, "", (11, 4, 1, width), dtype, device)
+    how = shapes(case, warps, 1, units=12 if cell != "gru" else None, cluster=True)
+    if warps[0] == 3:
+        how["backward"] = shapes(case, (1, 2, 2), 1, cluster=True)["backward"]
+    check(case, lengths=[4, 3, 2, 4, 1, 0, 4, 4, 2, 3, 1], **how)
+    check(case, reverse=True, **how)
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "dtype", "units"), [("address", torch.bfloat16, 4), ("thread", torch.float32, 12)]
+)
+def test_clusters_under_sanitizers(sanitizer: str, dtype: torch.dtype, units: int, device: str, launch: Any) -> None:
+    launch(sanitizer)
+    case = make("lstm", "", (3, 4, 1, 20), dtype, device)
+    check(case, reverse=True, lengths=[4, 1, 2], **shapes(case, (1, 2, 1), 1, units=units, cluster=True))
 
 
 @every_cell
@@ -194,17 +253,32 @@ def test_every_width_has_a_launch() -> None:
 @pytest.mark.parametrize("cell", ["lstm", "slstm", "gru", "elman_tanh"])
 def test_a_fused_plan_is_launched_fused(cell: str) -> None:
     """The kernel needs more registers than the tuner counts; where its plan does not fit, another one is found."""
-    device = DEVICES["H100"]
     for D, rows, backward in itertools.product(range(152, 400, 8), (4, 32), (False, True)):
+        device = DEVICES["A100" if D % 16 == 0 else "H100"]  # without clusters, and with
         problem = launch_plan.Problem(cell, D, 2, rows, 2, True, backward)
         promised = rnn_plan(device, **launch_plan._asked(problem)).variant == "fused"
         plan = launch_plan.plan(problem, device)
-        assert (plan is not None) == promised, problem
+        assert plan is not None or not promised, problem
         if plan is not None:
             held = (plan.units, plan.row_warps, plan.split, plan.columns, plan.resident)
-            assert 0 <= plan.held <= max(launch_plan._room(problem, *held), 0)
+            exchange: Exchange = "cluster" if plan.clustered else "memory" if plan.blocks > 1 else "none"
+            assert 0 <= plan.held <= max(launch_plan.room(problem, *held, exchange), 0)
             assert plan.resident * (plan.shared + 1024) <= device.shared and plan.shared <= device.block_shared
             assert plan.padded >= problem.terms and plan.blocks == -(-D // plan.units) <= device.sms * plan.resident
+            assert not plan.clustered or (device.capability >= (9, 0) and 2 <= plan.blocks <= 16)
+
+
+def test_heads_above_96_are_clusters_where_there_are() -> None:
+    """The blocks of a head meet in a cluster in a fourth of the time that a barrier of the grid takes."""
+    small = dataclasses.replace(DEVICES["H100"], capability=(12, 0))  # not sure to run more than 8 blocks
+    for D, backward in itertools.product((104, 128, 192, 256, 384, 512), (False, True)):
+        problem = launch_plan.Problem("lstm", D, max(1, 768 // D), 16, 2, True, backward, True)
+        plans = [launch_plan.plan(problem, device) for device in (DEVICES["A100"], DEVICES["H100"], small)]
+        assert [plan is not None and plan.clustered for plan in plans[:2]] == [False, True]
+        for plan in plans:
+            assert plan is not None and (plan.blocks <= 8 or plan is not plans[2] or not plan.clustered)
+            assert plan.defines()["JOINED"] == (plan.blocks > 1 and not plan.clustered)
+            assert plan.defines().get("CLUSTER", 1) == (plan.blocks if plan.clustered else 1)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "slstm", "gru", "elman_tanh"])

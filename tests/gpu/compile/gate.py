@@ -21,7 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +147,21 @@ def cuda_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
     rows, names = {}, set()
     listed = getattr(variants(stem), "CUDA", [])
     for number, target in pairs([stem] * len(listed), TARGETS[:3], every):
+        if target not in cuda_targets(listed[number]):
+            if every:
+                continue
+            target = cuda_targets(listed[number])[0]
         cubin = _nvrtc.compile_source(_nvrtc.source_of(stem), stem, target, listed[number])
         told = " ".join(f"{key}={value}" for key, value in listed[number].items())
         for name, row in usage(cubin).items():
             rows[f"cuda {name} {told} {target}"] = row
-            names |= {f"cuda {name} {told} {other}" for other in TARGETS[:3]}
+            names |= {f"cuda {name} {told} {other}" for other in cuda_targets(listed[number])}
     return rows, names
+
+
+def cuda_targets(defines: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the NVIDIA cards that run a variant; there are clusters from sm_90 on."""
+    return TARGETS[1 if "CLUSTER" in defines else 0 : 3]
 
 
 def older_spill(stem: str) -> dict[str, int]:

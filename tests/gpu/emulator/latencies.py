@@ -15,7 +15,8 @@ class Latencies:
     a load that misses the caches, ``l2`` one that hits L2, ``shared`` and ``shared_wide`` loads of up to 8 and of 16
     bytes from shared memory, ``function`` exponentials, reciprocals and roots, ``tensor`` a product of fragments,
     ``barrier`` a barrier of the block whose other warps are there, ``fence`` one that the whole card sees, ``cluster``
-    a barrier of a cluster.
+    a barrier of a cluster, ``remote`` the time from a store into the shared memory of another block of the cluster
+    until that block sees that it is there.
     """
 
     memory: float = 600
@@ -34,6 +35,7 @@ class Latencies:
     fence: float = 600
     invalidate: float = 30
     cluster: float = 200
+    remote: float = 250
     operands: float = 20
     clock: float = 1755
 

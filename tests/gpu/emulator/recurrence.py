@@ -98,7 +98,7 @@ def values_of(problem: Problem, its: Plan, save: bool) -> dict[str, float]:
         names += [*others, "saved", *(["dq"] if problem.cell == "gru" else [])]
     else:
         names += [f"{state}_last" for state in others] + ([*others, "saved"] if save else [])
-    names += ["arrived"] + (["exchange"] if its.blocks > 1 else [])
+    names += ["arrived"] + (["exchange"] if its.blocks > 1 and not its.clustered else [])
     pointers = {name: float((0x7F00 + number) << 32) for number, name in enumerate(names)}
     sizes = {"batch": problem.batch, "time": STEPS, "heads": problem.heads, "width": problem.width}
     lines = {"line_row": STEPS, "line_time": 1, "blocks": its.blocks}
@@ -164,7 +164,8 @@ def row(width: int, latencies: Latencies, cell: str = "lstm") -> tuple[str, list
         return f"| {width} | a product and a cell a step | | | | |", steps
     forward, saving, back = (step for step in steps if step is not None)
     ms = [1e-3 * TIME * cycles / latencies.clock for cycles in (forward.bound, saving.bound + back.bound)]
-    blocks = "one block a head" if its.blocks == 1 else f"{its.blocks} blocks a head"
+    kind = "a cluster of {} blocks a head" if its.clustered else "{} blocks a head"
+    blocks = "one block a head" if its.blocks == 1 else kind.format(its.blocks)
     counts = " / ".join(str(step.counts["all"]) for step in (saving, back))
     products = " / ".join(str(step.counts["HMMA"]) for step in (saving, back))
     cycles = " / ".join(f"{step.bound:.0f}" for step in (forward, saving, back))

@@ -20,6 +20,7 @@ from .values import State, Truth, Value
 NO_RESULT = {
     "STS", "STG", "ST", "BAR", "NOP", "BSSY", "BSYNC", "MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL", "WARPSYNC", "DEPBAR",
     "RED", "YIELD", "FENCE", "LDGSTS", "LDGDEPBAR", "UCGABAR_ARV", "UCGABAR_WAIT", "UTMASTG", "PREFETCH",
+    "STAS", "SYNCS",
 }  # fmt: skip
 #: The most instructions that are executed
 MOST = 2_000_000
@@ -73,6 +74,7 @@ class Thread:
         self.products: dict[str, float] = {}  # when the sums of a tensor-core product are there, by first register
         self.copies: list[float] = []  # asynchronous copies since the last group
         self.groups: list[float] = []  # when each group of copies is there
+        self.sent = 0.0  # when the last number for another block of the cluster is there
         self.counts: Counter[str] = Counter()
         self.waits: dict[str, float] = {}
         self.trace = Trace()
@@ -153,6 +155,8 @@ class Thread:
             self.products[it.operands[0]] = done
         if it.name == "LDGSTS":
             self.copies.append(done)
+        if it.name == "STAS":
+            self.sent = issue + self.latencies.remote
         if it.name == "LDGDEPBAR":
             self.groups.append(max(self.copies, default=issue))
             self.copies = []
@@ -163,6 +167,8 @@ class Thread:
             left = int(it.operands[1], 16)
             waited = self.groups[: len(self.groups) - left]
             return max(max(waited, default=0.0) - issue, 0.0)
+        if it.name == "SYNCS" and "PHASECHK" in it.suffixes:  # the other blocks send when this one does
+            return max(self.sent - issue, 0.0)
         return 0 if it.name == "BAR" and "ARV" in it.suffixes else self.latencies.stop(it.name)
 
     def _branch(self, at: int, it: Instruction, guard: Truth) -> int:
@@ -187,6 +193,8 @@ class Thread:
         if it.name == "STG":
             value = self.state.get(it.operands[1], words_of(it))
             self.trace.stores.append((None, None) if unknown else (address_of(self.state, it.operands[0]), value))
+        if "PHASECHK" in it.suffixes:
+            self.state.decide(it.operands[0], True)  # `_stop` has waited for it
         if run is not None and not unknown:
             run(self.state, it)
         elif it.name not in NO_RESULT:

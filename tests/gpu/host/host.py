@@ -31,7 +31,7 @@ SANITIZERS = {
 
 def kernels_of(source: str) -> list[str]:
     """Return the names of the kernels of a .cu: `KERNEL name(` or `KERNEL __launch_bounds__(n) name(`."""
-    return re.findall(r"^KERNEL\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", source, re.MULTILINE)
+    return re.findall(r"^KERNEL\s+(?:IN_CLUSTER\s+)?(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", source, re.MULTILINE)
 
 
 def family_headers(source: Path) -> list[Path]:
@@ -101,7 +101,9 @@ class Host:
     ) -> None:
         self.launched.append(kernel)
         path = KERNELS / f"{stem}.cu"
-        self.run(program(path, self.folder, self.sanitizer, defines), kernel, grid, block, args, shared, cooperative)
+        binary = program(path, self.folder, self.sanitizer, defines)
+        cluster = int(str((defines or {}).get("CLUSTER", 1)))
+        self.run(binary, kernel, grid, block, args, shared, cooperative, cluster)
 
     def run(
         self,
@@ -112,6 +114,7 @@ class Host:
         args: Sequence[Any],
         shared: int = 0,
         cooperative: bool = False,
+        cluster: int = 1,
     ) -> None:
         """Run one launch, and copy the memory that it leaves into the tensors."""
         memory: dict[int, torch.UntypedStorage] = {}
@@ -127,9 +130,11 @@ class Host:
             else:
                 assert isinstance(x, np.generic), f"{kernel}: a number must have a NumPy type, got {type(x)}"
                 rows.append((-2, x.tobytes().ljust(8, b"\0")))
-        sizes = [*three(grid), *three(block), shared, cooperative, len(memory)]
+        sizes = [*three(grid), *three(block), shared, cooperative, cluster, len(memory)]
         if 0 in sizes[:6]:
             raise ValueError(f"{kernel}: a launch of {grid} blocks of {block} threads: a card refuses it")
+        if sizes[0] % cluster or not 1 <= cluster <= 16 or (cluster > 1 and cooperative):
+            raise ValueError(f"{kernel}: a launch of {grid} blocks in clusters of {cluster}: a card refuses it")
         parts = [struct.pack(f"{len(sizes)}q", *map(int, sizes))]
         for storage in memory.values():
             parts += [struct.pack("q", storage.nbytes()), bytes_of(storage).numpy().tobytes()]

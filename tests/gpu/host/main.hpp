@@ -8,6 +8,7 @@ struct Launch {
     dim3 grid, block;
     size_t shared = 0;
     bool together = false;
+    unsigned cluster = 1;
     std::vector<std::unique_ptr<unsigned char[]>> memory;
     std::vector<int64> bytes;
     std::vector<uint64> values; // scalars and addresses
@@ -28,6 +29,7 @@ inline Launch read(const char* path) {
         *x = unsigned(take<int64>(file));
     launch.shared = size_t(take<int64>(file));
     launch.together = take<int64>(file) != 0;
+    launch.cluster = unsigned(take<int64>(file));
     for (int64 left = take<int64>(file); left > 0; --left) {
         const int64 bytes = take<int64>(file);
         launch.bytes.push_back(bytes);
@@ -57,7 +59,7 @@ template <class... A> void launch_kernel(void (*kernel)(A...), const char* from,
         std::fprintf(stderr, "the kernel takes %zu arguments, got %zu\n", sizeof...(A), launch.at.size());
         std::exit(4);
     }
-    run(launch.grid, launch.block, launch.shared, launch.together, [&] { call(kernel, launch.at.data()); });
+    run(launch.grid, launch.block, launch.shared, launch.together, launch.cluster, [&] { call(kernel, launch.at.data()); });
     write(to, launch);
 }
 } // namespace host

@@ -18,6 +18,7 @@
 #define __constant__ static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __restrict__ __restrict
 #define __align__(n) alignas(n)
 #define KERNEL extern "C" void
@@ -39,6 +40,7 @@ struct Warp {
     int lanes;
     uint64 word[32][4]; // per lane
 };
+struct Cluster;
 struct Block {
     Block(unsigned threads, size_t bytes)
         : meet(threads), shared(static_cast<unsigned char*>(std::aligned_alloc(128, (bytes + 128) / 128 * 128)), std::free),
@@ -49,6 +51,12 @@ struct Block {
     std::unique_ptr<unsigned char, void (*)(void*)> shared;
     size_t bytes;
     std::vector<std::unique_ptr<Warp>> warps;
+    Cluster* cluster = nullptr;
+};
+struct Cluster {
+    explicit Cluster(unsigned threads) : meet(threads) {}
+    std::barrier<> meet;
+    std::vector<Block*> blocks;
 };
 struct Self {
     Block* block = nullptr;
@@ -63,9 +71,35 @@ inline dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
 namespace host {
-// Runs kernel(args...) for every thread of the grid; `together`: all blocks at once, else one after the other.
-template <class F> void run(dim3 grid, dim3 block, size_t shared, bool together, F kernel) {
+// Runs kernel(args...) for every thread of a grid along x, whose blocks form clusters of `size`.
+template <class F> void run_clusters(dim3 grid, dim3 block, size_t shared, unsigned size, F kernel) {
+    for (unsigned first = 0; first < grid.x; first += size) {
+        Cluster cluster(size * block.x);
+        std::vector<std::unique_ptr<Block>> blocks;
+        for (unsigned rank = 0; rank < size; ++rank) {
+            blocks.push_back(std::make_unique<Block>(block.x, shared));
+            std::memset(blocks.back()->shared.get(), 0xff, shared);
+            blocks.back()->cluster = &cluster;
+            cluster.blocks.push_back(blocks.back().get());
+        }
+        std::vector<std::thread> running;
+        for (unsigned t = 0; t < block.x; ++t)
+            for (unsigned rank = 0; rank < size; ++rank)
+                running.emplace_back([&, t, rank] {
+                    Block& own = *blocks[rank];
+                    threadIdx = {t, 0, 0}, blockIdx = {first + rank, 0, 0};
+                    self = {&own, own.warps[t / 32].get(), int(t % 32)};
+                    kernel();
+                });
+        for (auto& thread : running) thread.join();
+    }
+}
+
+// Runs kernel(args...) for every thread of the grid; `together`: all blocks at once, else one after the other, or, in
+// clusters of several, the blocks of one cluster after those of another.
+template <class F> void run(dim3 grid, dim3 block, size_t shared, bool together, unsigned size, F kernel) {
     gridDim = grid, blockDim = block;
+    if (size > 1) return run_clusters(grid, block, shared, size, kernel);
     const unsigned threads = block.x * block.y * block.z, blocks = grid.x * grid.y * grid.z;
     std::vector<std::unique_ptr<Block>> resident;
     for (unsigned b = 0; b < (together ? blocks : 1); ++b) {
@@ -144,6 +178,11 @@ inline float to_float(float x) { return x; }
 inline double to_float(double x) { return x; }
 inline float to_float(BFloat16 x) { return __uint_as_float(uint32(x.bits) << 16); }
 inline float to_float(Half x) { _Float16 y; std::memcpy(&y, &x, 2); return float(y); }
+
+inline uint32 bits_of(BFloat16 x) { return x.bits; }
+inline uint32 bits_of(Half x) { return x.bits; }
+inline uint32 bits_of(float x) { return __float_as_uint(x); }
+inline uint64 bits_of(double x) { return uint64(__double_as_longlong(x)); }
 
 template <class T> struct Rounded;
 template <> struct Rounded<float> {
@@ -242,6 +281,35 @@ inline void grid_wait(uint32* arrived, uint32 target) {
 inline void grid_barrier(uint32* arrived, uint32 target) {
     grid_arrive(arrived);
     grid_wait(arrived, target);
+}
+
+// Of an Arrival, the upper half counts phases, and the lower half is the number of bytes that its phase still lacks, from
+// kMissing - bytes that came early on, until `expect` tells how many there are.
+inline void cluster_barrier() { host::self.block->cluster->meet.arrive_and_wait(); }
+using Arrival = uint64;
+namespace host {
+constexpr uint64 kMissing = uint64(1) << 31, kPhase = uint64(1) << 32;
+inline void change(Arrival* to, uint64 by) {
+    std::atomic_ref<uint64> counter(*to);
+    const uint64 now = counter.fetch_add(by, std::memory_order_acq_rel) + by;
+    if (now % kPhase == 0) counter.fetch_add(kPhase + kMissing, std::memory_order_acq_rel);
+}
+} // namespace host
+inline void begin(Arrival* to) { std::atomic_ref<uint64>(*to).store(host::kMissing); }
+inline void expect(Arrival* to, uint32 bytes) { host::change(to, bytes - host::kMissing); }
+inline void wait_for(Arrival* to, uint32 parity) {
+    while ((std::atomic_ref<uint64>(*to).load(std::memory_order_acquire) / host::kPhase) % 2 == parity)
+        std::this_thread::yield();
+}
+template <class T> T* in_block(T* x, int rank) { // where x is in the shared memory of another block of the cluster
+    host::Block& own = *host::self.block;
+    const auto at = reinterpret_cast<unsigned char*>(x) - own.shared.get();
+    if (at < 0 || size_t(at) >= own.bytes || rank < 0 || size_t(rank) >= own.cluster->blocks.size()) std::abort();
+    return reinterpret_cast<T*>(own.cluster->blocks[size_t(rank)]->shared.get() + at);
+}
+inline void send(void* to, uint64 x, Arrival* arrival, int rank) {
+    *reinterpret_cast<uint64*>(in_block(static_cast<unsigned char*>(to), rank)) = x; // aligned, or a sanitizer's finding
+    host::change(in_block(arrival, rank), uint64(0) - 8);
 }
 struct alignas(16) Wide {
     uint64 x[2];

@@ -5,16 +5,35 @@ from __future__ import annotations
 _NAMES = ("ELEMENT", "CELL", "UNITS", "ROW_WARPS", "SPLIT", "COLUMNS", "HELD", "JOINED", "TF32", "RESIDENT", "PLAIN")
 
 CUDA: list[dict[str, object]] = [
-    dict(zip(_NAMES, values, strict=True))
-    for values in (
-        ("BFloat16", 2, 64, 16, 1, 1, 4, 0, 0, 1, 1),  # 12 heads of 64
-        ("BFloat16", 2, 64, 16, 1, 1, 4, 0, 0, 1, 0),
-        ("BFloat16", 4, 128, 16, 1, 1, 8, 0, 0, 1, 1),  # 6 heads of 128
-        ("BFloat16", 2, 12, 1, 8, 1, 18, 1, 0, 1, 1),  # a head of 768
-        ("Half", 0, 32, 2, 2, 4, 1, 0, 0, 2, 0),
-        ("float", 4, 12, 1, 8, 1, 6, 1, 0, 1, 0),
-        ("float", 2, 64, 16, 1, 1, 1, 0, 0, 1, 1),
-        ("float", 2, 16, 1, 8, 1, 8, 1, 1, 1, 1),
-        ("double", 3, 16, 1, 8, 1, 1, 1, 0, 1, 0),
+    dict(zip((*_NAMES, *more), values, strict=True))
+    for more, several in (
+        (
+            (),
+            (
+                ("BFloat16", 2, 64, 16, 1, 1, 4, 0, 0, 1, 1),  # 12 heads of 64
+                ("BFloat16", 2, 64, 16, 1, 1, 4, 0, 0, 1, 0),
+                ("BFloat16", 4, 128, 16, 1, 1, 8, 0, 0, 1, 1),  # 6 heads of 128, on a card without clusters
+                ("Half", 0, 32, 2, 2, 4, 1, 0, 0, 2, 0),
+                ("float", 2, 64, 16, 1, 1, 1, 0, 0, 1, 1),
+            ),
+        ),
+        (
+            ("TILES",),
+            (
+                ("BFloat16", 2, 16, 4, 2, 1, 24, 1, 0, 1, 1, 24),  # a head of 768
+                ("float", 4, 12, 1, 8, 1, 6, 1, 0, 1, 0, 4),
+                ("float", 2, 16, 1, 8, 1, 8, 1, 1, 1, 1, 2),
+                ("double", 3, 16, 1, 8, 1, 1, 1, 0, 1, 0, 1),
+            ),
+        ),
+        (
+            ("CLUSTER",),
+            (
+                ("BFloat16", 2, 32, 8, 2, 1, 8, 0, 0, 1, 1, 8),  # 3 heads of 256
+                ("BFloat16", 4, 32, 8, 1, 1, 27, 0, 0, 1, 0, 16),  # a head of 512
+                ("float", 3, 32, 2, 4, 1, 4, 0, 0, 1, 0, 4),
+            ),
+        ),
     )
+    for values in several
 ]

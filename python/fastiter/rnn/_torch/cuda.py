@@ -86,7 +86,7 @@ def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
 
 def _launch_fused(direction: str, shape: Plan, work: Work, r: Tensor, args: Sequence[launch.Argument]) -> None:
     groups = work.heads * -(-work.batch // shape.rows)
-    joined = shape.blocks > 1
+    joined = shape.blocks > 1 and not shape.clustered
     exchange = r.new_zeros(groups * 2 * shape.rows * shape.padded if joined else 0)
     arrived = torch.zeros(groups, dtype=torch.int32, device=r.device)
     at_once = card(r).sms * shape.resident // shape.blocks if joined else groups
