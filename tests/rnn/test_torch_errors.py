@@ -78,6 +78,7 @@ def test_every_public_function_is_here() -> None:
         "replace",
         "restore",
         "sketch_solve",
+        "sketched_newton",
         "solve_recurrence",
         "ssm",
         "sweeps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .. import _torch as _torch  # says what to install where PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
+from ..bcd._torch.constrained import sketched_newton
 from ..bcd._torch.functional import bcd, lasso_path, sketch_solve
 from ..bcd._torch.objective import Objective
 from ..bcd._torch.problem import LeastSquares, Logistic, Quadratic, Softmax
@@ -76,6 +77,7 @@ __all__ = [
     "replace",
     "restore",
     "sketch_solve",
+    "sketched_newton",
     "slstm",
     "solve_recurrence",
     "ssm",

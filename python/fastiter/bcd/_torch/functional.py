@@ -136,7 +136,7 @@ def bcd(
     if isinstance(problem, Objective):
         limits = Limits(rtol, stop, max_steps, check_every, callback, throw).checked(function)
         objective = problem
-        return _untraced(lambda: _of_a_function(function, objective, x0, blocks, (rule, update), rng, limits))
+        return untraced(lambda: _of_a_function(function, objective, x0, blocks, (rule, update), rng, limits))
     if not isinstance(problem, Problem):
         remedy = "; fastiter.bcd.bcd solves those of arrays" if type(problem).__module__ == "fastiter.bcd" else ""
         expected = "a LeastSquares, Logistic, Softmax, Quadratic or Objective of tensors"
@@ -145,7 +145,7 @@ def bcd(
         check_tensors(function, ("A", "x0"), (problem._tensors["A"], x0), FLOATS, DEVICES)
 
     def call() -> BCDSolution:
-        found = _on_tensors(
+        found = on_tensors(
             lambda: _bcd.bcd(
                 problem._arrays,
                 None if x0 is None else array_of(x0),
@@ -164,7 +164,7 @@ def bcd(
         tolerance = found.tolerance if stop == "slope" else None
         return replace(found, value=Equations(problem, found.value).solution(function, found.value, tolerance))
 
-    return _untraced(call)
+    return untraced(call)
 
 
 def _of_a_function(
@@ -181,7 +181,7 @@ def _of_a_function(
         return judged(function, descent.solution(), limits.throw)
 
 
-def _untraced(call: Callable[[], AnySolution]) -> AnySolution:
+def untraced(call: Callable[[], AnySolution]) -> AnySolution:
     """Call a solver, outside of the graph of torch.compile."""
     made: AnySolution = torch._dynamo.disable(call)() if torch.compiler.is_compiling() else call()
     return made
@@ -194,7 +194,7 @@ def _with_tensors(callback: Any) -> Any:
     return lambda progress: callback(replace(progress, _value=lambda: torch.from_numpy(progress.value)))
 
 
-def _on_tensors(solve: Callable[[], AnySolution]) -> AnySolution:
+def on_tensors(solve: Callable[[], AnySolution]) -> AnySolution:
     """Return a solution with its arrays as tensors, also as that of an error."""
     try:
         found = solve()
@@ -288,7 +288,7 @@ def lasso_path(
         raise ValueError(f"{function}: l2 must be a number or a tensor of one, got shape {tuple(l2.shape)}")
 
     def call() -> LassoPath:
-        found = _on_tensors(
+        found = on_tensors(
             lambda: _path.lasso_path(
                 matrix.array(function),
                 array_of(b),
@@ -312,7 +312,7 @@ def lasso_path(
             rows.append(equations.solution(function, x, None, warns=not at_start))
         return replace(found, value=torch.stack(rows) if rows else found.value)
 
-    return _untraced(call)
+    return untraced(call)
 
 
 def sketch_solve(
@@ -390,8 +390,8 @@ def sketch_solve(
     def call() -> SketchSolution:
         first = None if x0 is None else array_of(x0)
         how = {"sketch": sketch, "size": size, "rtol": rtol, "max_steps": max_steps, "rng": rng, "throw": throw}
-        return _on_tensors(
+        return on_tensors(
             lambda: _sketch.sketch_solve(matrix.array(function), array_of(b), first, **how)  # type: ignore[arg-type]
         )
 
-    return _untraced(call)
+    return untraced(call)

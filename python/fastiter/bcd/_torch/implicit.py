@@ -50,13 +50,15 @@ def _places(chosen: Tensor) -> Tensor:
 class Problem(NamedTuple):
     """A solution's equations: s_F as a function of x_F (k,) and of tensors, in any precision.
 
-    ``cost``: the numbers that a product with H reads; ``exact``: H is computed in float64, whatever the tensors' dtype.
+    ``cost``: the numbers that a product with H reads; ``exact``: H is computed in float64, whatever the tensors' dtype;
+    ``definite``: H is positive definite where the solution is unique.
     """
 
     name: str
     slope: Slope
     cost: int
     exact: bool = True
+    definite: bool = True
 
 
 def attach(problem: Problem, value: Tensor, tensors: Sequence[Tensor], anchored: bool = False) -> Tensor:
@@ -96,6 +98,8 @@ class _Systems:
         k = right.shape[1]
         if k == 0:
             return right
+        if not self._problem.definite:
+            return self._by_elimination(right)
         if k > LARGEST:
             return self._by_conjugate_gradients(adjoint, right)
         if self._factor is None:
@@ -113,6 +117,17 @@ class _Systems:
                 f"derivatives in its {len(H)} free coordinates must be positive definite, as they are for l2 above 0"
             )
         return factor
+
+    def _by_elimination(self, right: Tensor) -> Tensor:
+        if self._factor is None:
+            H = self._matrix()
+            if not bool(torch.linalg.svdvals(H)[-1] > 16 * len(H) * torch.finfo(H.dtype).eps * H.abs().amax()):
+                raise RuntimeError(
+                    f"{self._problem.name}: the solution has no derivative, as the matrix of the first-order "
+                    "conditions is singular or not finite"
+                )
+            self._factor = (H + H.mT) / 2
+        return torch.linalg.solve(self._factor, right.to(self._factor.dtype).mT).mT.to(right.dtype)
 
     def _matrix(self) -> Tensor:
         """Return H, by products with the columns of I."""

@@ -1,0 +1,189 @@
+"""Optimisation with equality constraints, of functions of torch operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, jacrev
+
+from ..._check import type_name
+from ..._torch.ops import check_tensors, refuse_transforms
+from .. import _sketched_newton
+from .._sketched_newton import ConstrainedSolution
+from . import implicit
+from .functional import on_tensors, untraced
+from .matrix import DEVICES, array_of
+
+_NAME = "sketched_newton"
+
+
+def sketched_newton(
+    objective: Callable[..., Tensor],
+    constraints: Callable[..., Tensor],
+    x0: Tensor,
+    multipliers0: Tensor | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    sketch: Literal["kaczmarz", "gaussian"] = "kaczmarz",
+    tol: float = 1e-4,
+    max_steps: int = 1000,
+    rng: Any = None,
+    throw: bool = False,
+) -> ConstrainedSolution:
+    """Minimise f(x) with c(x) = 0 by inexact Newton steps on the first-order conditions; derivatives are automatic.
+
+    Parameters
+    ----------
+    objective : callable
+        ``objective(x, *args)`` returns f, a tensor of one number, by operations that torch.func differentiates twice.
+    constraints : callable
+        ``constraints(x, *args)`` returns c (k,), in the same way.
+    x0 : Tensor (n,)
+        Where to start, float64 on the CPU.
+    multipliers0 : Tensor (k,), optional
+        The first multipliers, 0 by default.
+    args : tuple
+        Further arguments of both functions, in which the solution is differentiable where they are tensors.
+    sketch : {"kaczmarz", "gaussian"}
+        How the linear systems are solved: by single rows, or by normal combinations of them.
+    tol : float
+        Converged if the norm of (f' + c'^T multipliers, c) is at most this.
+    max_steps : int
+        The most Newton steps.
+    rng : numpy.random.Generator or int, optional
+        The source of sketches; an int is a seed, and None is 0.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
+
+    Returns
+    -------
+    ConstrainedSolution
+        The point and its multipliers, tensors, both differentiable to any order in ``args``, and once in other tensors
+        that the functions read. The error of the derivatives is about that of the point: a smaller ``tol`` makes them
+        better.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument, or what a function returns, is not as described.
+    BackendError
+        If a tensor is not on the CPU.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+    RuntimeError
+        Under a transform of torch.func; in the backward pass, if the matrix of the first-order conditions is singular.
+
+    See Also
+    --------
+    bcd : Bounds on each coordinate.
+    fastiter.bcd.sketched_newton : The same on arrays, with derivatives that are given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import sketched_newton
+    >>> def f(x, radius):
+    ...     return x.sum()
+    >>> def c(x, radius):
+    ...     return (x @ x - radius**2).reshape(1)
+    >>> radius = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    >>> x = sketched_newton(f, c, -torch.ones(2, dtype=torch.float64), args=(radius,), tol=1e-9).value
+    >>> x.sum().backward()
+    >>> x.detach().round(decimals=4), radius.grad.round(decimals=4)
+    (tensor([-1.4142, -1.4142], dtype=torch.float64), tensor(-1.4142, dtype=torch.float64))
+    """
+    refuse_transforms(_NAME, "because the number of steps depends on the values")
+    for name, given in (("objective", objective), ("constraints", constraints)):
+        if not callable(given):
+            raise TypeError(f"{_NAME}: {name} must be callable, got {type_name(given)}")
+    if not isinstance(args, tuple):
+        raise TypeError(f"{_NAME}: args must be a tuple, got {type_name(args)}")
+    named = {"x0": x0} | ({} if multipliers0 is None else {"multipliers0": multipliers0})
+    check_tensors(_NAME, tuple(named), tuple(named.values()), (torch.float64,), DEVICES)
+    first = None if multipliers0 is None else array_of(multipliers0)
+    problem = _Problem(objective, constraints, args)
+    how: dict[str, Any] = {"sketch": sketch, "tol": tol, "max_steps": max_steps, "rng": rng, "throw": throw}
+
+    def call() -> ConstrainedSolution:
+        with torch.inference_mode(False), torch.no_grad():
+            arrays = problem.objective, problem.constraints, array_of(x0), first
+            found = on_tensors(lambda: _sketched_newton.sketched_newton(*arrays, **how))
+        return problem.with_gradient(found)
+
+    return untraced(call)
+
+
+class _Problem:
+    """The functions with their derivatives."""
+
+    def __init__(self, objective: Any, constraints: Any, args: tuple[Any, ...]) -> None:
+        self._objective, self._constraints, self._args = objective, constraints, args
+        self._places = [i for i, x in enumerate(args) if isinstance(x, Tensor) and x.is_floating_point()]
+        self._tensors = [args[i] for i in self._places]
+
+    def objective(self, x: Any) -> tuple[float, Any, Any]:
+        """Return f, its gradient and its second derivatives, as arrays."""
+        at = torch.from_numpy(x)
+        g, value = grad_and_value(self._f)(at)
+        return float(value), g.numpy(), jacrev(grad(self._f))(at).numpy()
+
+    def constraints(self, x: Any, multipliers: Any) -> tuple[Any, Any, Any]:
+        """Return c, its Jacobian, and the second derivatives of its product with the multipliers, as arrays."""
+        at, lam = torch.from_numpy(x), torch.from_numpy(multipliers)
+        c = self._c(at)
+        if len(lam) != len(c):
+            return c.numpy(), np.zeros((len(c), len(x))), np.zeros((len(x), len(x)))
+
+        def product(x: Tensor) -> Tensor:
+            return lam @ self._c(x)
+
+        return c.numpy(), jacrev(self._c)(at).numpy(), jacrev(grad(product))(at).numpy()
+
+    def _given(self, tensors: Sequence[Tensor]) -> list[Any]:
+        args = list(self._args)
+        for i, x in zip(self._places, tensors, strict=True):
+            args[i] = x
+        return args
+
+    def _f(self, x: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
+        found = self._objective(x, *self._given(self._tensors if tensors is None else tensors))
+        return _checked("objective", found, 0, "of one number")
+
+    def _c(self, x: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
+        found = self._constraints(x, *self._given(self._tensors if tensors is None else tensors))
+        return _checked("constraints", found, 1, "of shape (k,)")
+
+    def with_gradient(self, found: ConstrainedSolution) -> ConstrainedSolution:
+        """Return the solution with its value and multipliers differentiable."""
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            return found
+        x, detached, n = found.value, [t.detach() for t in self._tensors], len(found.value)
+        closes_over = self._f(x, detached).requires_grad or self._c(x, detached).requires_grad
+        if not closes_over and not any(t.requires_grad for t in self._tensors):
+            return found
+
+        def conditions(both: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+            with torch.enable_grad():
+                both = both if both.requires_grad else both.detach().requires_grad_()
+                x, lam = both[:n], both[n:]
+                c = self._c(x, tensors)
+                lagrangian = self._f(x, tensors) + lam @ c
+                (slope,) = torch.autograd.grad(lagrangian, x, create_graph=True, materialize_grads=True)
+                return torch.cat([slope, c])
+
+        both = torch.cat([x, found.multipliers])
+        equations = implicit.Problem(_NAME, conditions, len(both), exact=False, definite=False)
+        made = implicit.attach(equations, both, self._tensors, closes_over)
+        return replace(found, value=made[:n], multipliers=made[n:])
+
+
+def _checked(name: str, found: Any, dim: int, expected: str) -> Tensor:
+    if not isinstance(found, Tensor) or found.dim() != dim or found.dtype != torch.float64:
+        got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type_name(found)
+        raise TypeError(f"{_NAME}: {name} must return a float64 tensor {expected}, got {got}")
+    return found
