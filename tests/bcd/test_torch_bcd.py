@@ -402,7 +402,7 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
         (lambda: Logistic(A, y.to("meta")), backend, "Logistic: y must be on the CPU, as it has no GPU kernels yet"),
         (lambda: Softmax(A, y), TypeError, "Softmax: y must be integers"),
         (lambda: Quadratic(A, b), ValueError, "Quadratic: A must be square, got shape (9, 4)"),
-        (lambda: bcd(of_numpy), TypeError, "bcd: problem must be a LeastSquares, Logistic, Softmax or Quadratic of te"),
+        (lambda: bcd(of_numpy), TypeError, "bcd: problem must be a LeastSquares, Logistic, Softmax, Quadratic or Obje"),
         (lambda: bcd(problem, torch.zeros(3, dtype=F64)), ValueError, "bcd: x0 must have shape (4,) and dtype"),
         (lambda: bcd(problem, torch.zeros(4)), TypeError, "bcd: x0 must have dtype torch.float64 like A"),
         (lambda: bcd(problem, rule=anything), ValueError, "bcd: rule must be"),
