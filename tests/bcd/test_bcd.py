@@ -13,7 +13,19 @@ import scipy.sparse as sp
 from scipy import optimize
 
 import fastiter
-from fastiter.bcd import Blocks, LeastSquares, Logistic, Quadratic, Softmax, _bcd, bcd, forest_bcd, reference
+from fastiter.bcd import (
+    Blocks,
+    LeastSquares,
+    Logistic,
+    Quadratic,
+    Softmax,
+    _bcd,
+    bcd,
+    forest_bcd,
+    lasso_path,
+    nnls,
+    reference,
+)
 from tests.bcd.cases import LOSSES, PARTS, data, make, specified
 
 RULES = ("cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq")
@@ -317,6 +329,39 @@ def test_singular_quadratics_are_taken() -> None:
             for matrix in (gram, sp.csr_array(gram), 1e-30 * gram, np.zeros((3, 3), dtype)):
                 found = bcd(Quadratic(matrix, np.asarray(matrix @ np.ones(matrix.shape[0], dtype))), rtol=1e-3)
                 assert found.converged
+
+
+def test_nnls_is_scipys() -> None:
+    for n, m in ((20, 8), (8, 8), (5, 9)):
+        matrix, target = data(n, m, seed=n)
+        known, norm = optimize.nnls(matrix, target)
+        for given in (matrix, sp.csr_array(matrix)):
+            found = nnls(given, target, rtol=1e-12)
+            assert np.isclose((2 * found.objective) ** 0.5, norm, rtol=1e-9, atol=1e-9)
+            assert n < m or np.allclose(found.value, known, atol=1e-8)
+            assert (found.value >= 0).all() and nnls(given, target, found.value, rtol=1e-6).steps == 0
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-160])
+def test_data_whose_squares_vanish_are_refused(scale: float) -> None:
+    """Without squares, gradients vanish with them and 0 would seem to be a solution."""
+    y, classes = (B > 0).astype(float), (B > 0).astype(int)
+    for matrix in (scale * A, sp.csr_array(scale * A)):
+        calls: dict[str, Any] = {
+            "LeastSquares": lambda matrix=matrix: LeastSquares(matrix, scale * B),
+            "Logistic": lambda matrix=matrix: Logistic(matrix, y),
+            "Softmax": lambda matrix=matrix: Softmax(matrix, classes),
+            "lasso_path": lambda matrix=matrix: lasso_path(matrix, scale * B),
+        }
+        for name, call in calls.items():
+            with pytest.raises(
+                ValueError, match=f"^{name}: A must have a column whose squares sum to at least 2.3e-308"
+            ):
+                call()
+    assert not bcd(LeastSquares(0 * A, B, l2=1.0)).value.any()
+    assert not bcd(Logistic(A, y, weights=0 * B)).value.any()
+    some = np.concatenate([A, 1e-200 * A], axis=1)  # noise that no unknown can make matter
+    assert np.allclose(bcd(LeastSquares(some, B), rtol=1e-9).value[:3], bcd(LeastSquares(A, B), rtol=1e-9).value)
 
 
 def test_a_broken_pattern_is_refused() -> None:

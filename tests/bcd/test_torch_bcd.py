@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 sp = pytest.importorskip("scipy.sparse")
+optimize = pytest.importorskip("scipy.optimize")
 
 import fastiter.torch  # noqa: E402
 from fastiter.bcd import bcd as of_arrays  # noqa: E402
@@ -20,7 +21,7 @@ from fastiter.bcd import lasso_path as path_of_arrays  # noqa: E402
 from fastiter.bcd import reference  # noqa: E402
 from fastiter.bcd import sketch_solve as sketch_of_arrays  # noqa: E402
 from fastiter.bcd._torch import implicit  # noqa: E402
-from fastiter.torch import LeastSquares, Logistic, Quadratic, Softmax, bcd, lasso_path, sketch_solve  # noqa: E402
+from fastiter.torch import LeastSquares, Logistic, Quadratic, Softmax, bcd, lasso_path, nnls, sketch_solve  # noqa: E402
 from tests.bcd import cases  # noqa: E402
 from tests.bcd.cases import LOSSES, PARTS, data, specified  # noqa: E402
 
@@ -219,6 +220,17 @@ def test_paths() -> None:
     assert torch.allclose(by_rows, by_columns, atol=1e-3)
     default = lasso_path(tensors[0].clone().requires_grad_(), tensors[1])
     assert default.value.requires_grad and len(default.l1) == 50
+
+
+def test_nonnegative_least_squares() -> None:
+    A, b = data(12, 5, seed=4)
+
+    def solved(A: Any, b: Any) -> Any:
+        return nnls(A, b, rtol=1e-13).value
+
+    value = solved(torch.from_numpy(A), torch.from_numpy(b))
+    assert np.allclose(value, optimize.nnls(A, b)[0], atol=1e-10) and (value == 0).any() and (value > 0).any()
+    check_derivatives(solved, A, b)
 
 
 def test_sketches() -> None:

@@ -76,6 +76,14 @@ def path(pick: Pick) -> dict[str, Any]:
     return {"A": data(pick, n, m), "b": pick.normal(n), "l1": np.array([1.0, 0.3]), **subset(pick, options)}
 
 
+@calls("fastiter.bcd.nnls", also=("LeastSquares", "bcd"))
+def nonnegative(pick: Pick) -> dict[str, Any]:
+    n, m = pick.integer(0, 5), pick.integer(0, 4)
+    A = data(pick, n, m)
+    options = {"x0": np.ones(m, A.dtype), "rtol": 1e-3, "throw": False}
+    return {"A": A, "b": pick.normal(n), "max_steps": 9, **subset(pick, options)}
+
+
 @calls("fastiter.bcd.forest_bcd")
 def forest(pick: Pick) -> dict[str, Any]:
     n, dtype = pick.integer(1, 5), pick.one_of(REAL)

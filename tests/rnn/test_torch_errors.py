@@ -71,6 +71,7 @@ def test_every_public_function_is_here() -> None:
         "hopfield_update",
         "mdp_values",
         "nn",
+        "nnls",
         "onnx",
         "prox",
         "quant",

@@ -7,6 +7,7 @@ from ._bcd import bcd
 from ._blocks import Blocks
 from ._classifier import LogisticRegression
 from ._forest import forest_bcd
+from ._nnls import nnls
 from ._path import LassoPath, lasso_path
 from ._problem import LeastSquares, Logistic, Quadratic, Softmax
 from ._regressors import NNLS, ElasticNet, Lasso
@@ -32,6 +33,7 @@ __all__ = [
     "bcd",
     "forest_bcd",
     "lasso_path",
+    "nnls",
     "sketch_solve",
     "sketched_newton",
 ]

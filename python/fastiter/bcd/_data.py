@@ -53,6 +53,18 @@ class Data:
             return self.matrix
         return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, _arrays(self.sparse.tocsr()))
 
+    def check_scale(self, function: str) -> None:
+        """Refuse a matrix that is not 0 and the squares of whose columns all vanish, as gradients would with them."""
+        squares = self.squares()
+        most = float(squares.max(initial=0.0))
+        if most >= np.finfo(np.float64).tiny:
+            return
+        entries: Any = self.dense if self.sparse is None else self.sparse.data
+        largest = float(np.abs(entries).max(initial=0.0))
+        if largest > 0:
+            expected = "a column whose squares sum to at least 2.3e-308 (multiply A and b by one power of 2)"
+            raise ValueError(f"{function}: A must have {expected}, got entries up to {largest:.2g}")
+
     def columns(self, chosen: Any) -> Array:
         """Return some columns as a dense float64 array."""
         part = self.dense[:, chosen] if self.sparse is None else self.sparse[:, chosen].toarray()  # type: ignore[index]

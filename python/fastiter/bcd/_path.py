@@ -143,6 +143,7 @@ def lasso_path(
     check_flag(function, "throw", throw)
     l2, rtol = positive(function, "l2", l2), positive(function, "rtol", rtol)
     most = count(function, "max_steps", max_steps, 1)
+    data.check_scale(function)
     sets = WorkingSets(data, b, l2, nonnegative)
     weights = _grid(sets) if l1 is None else _weights(function, l1)
     tolerance = rtol * float(b @ b) / 2

@@ -69,6 +69,8 @@ class Problem:
             raise ValueError(f"{function}: lower must be at most upper, and neither NaN, got {got}")
         l1, l2, lower, upper = (np.repeat(part, self._classes) for part in parts)
         self._separable = l1, l2, lower, upper
+        if self._loss != "quadratic":
+            data.check_scale(function)
         curvature = np.repeat(self._own_curvature(), self._classes) + l2
         self._curvature = np.where(curvature > 0, curvature, 1.0)
 

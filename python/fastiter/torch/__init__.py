@@ -6,7 +6,7 @@ from .. import _torch as _torch  # says what to install where PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..bcd._torch.constrained import sketched_newton
-from ..bcd._torch.functional import bcd, lasso_path, sketch_solve
+from ..bcd._torch.functional import bcd, lasso_path, nnls, sketch_solve
 from ..bcd._torch.objective import Objective
 from ..bcd._torch.problem import LeastSquares, Logistic, Quadratic, Softmax
 from ..delta._torch.functional import delta_scan
@@ -67,6 +67,7 @@ __all__ = [
     "mdp_solve",
     "mdp_values",
     "nn",
+    "nnls",
     "onnx",
     "paragru",
     "paralstm",

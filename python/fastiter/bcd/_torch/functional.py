@@ -315,6 +315,66 @@ def lasso_path(
     return untraced(call)
 
 
+def nnls(
+    A: Matrix,
+    b: Tensor,
+    x0: Tensor | None = None,
+    *,
+    rtol: float = 1e-8,
+    max_steps: int = 10_000_000,
+    throw: bool = False,
+) -> BCDSolution:
+    """Minimise ||A x - b|| over x >= 0, differentiably.
+
+    Parameters
+    ----------
+    A : Tensor (n, m), or (crow, col, values, (n, m))
+        The data, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix.
+    b : Tensor (n,)
+        The targets, in the dtype of A.
+    x0 : Tensor (m,), optional
+        Where to start, 0 by default, in the dtype of A.
+    rtol : float
+        Converged if the largest entry of the least subgradient is at most ``rtol`` times that of A' b.
+    max_steps : int
+        The most updates of a coordinate.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
+
+    Returns
+    -------
+    BCDSolution
+        Its value is x, differentiable in A and b as that of :func:`bcd`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    BackendError
+        If a tensor is not on the CPU.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+    RuntimeError
+        Under a transform of torch.func; in the backward pass, if x is not unique.
+
+    See Also
+    --------
+    bcd : Other losses, bounds and penalties.
+    fastiter.bcd.nnls : The same on arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import nnls
+    >>> b = torch.tensor([2.0, 1.0, -1.0], requires_grad=True)
+    >>> x = nnls(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), b).value
+    >>> x.sum().backward()
+    >>> x.detach(), b.grad
+    (tensor([1.5000, 0.0000]), tensor([0.5000, 0.5000, 0.0000]))
+    """
+    return bcd(LeastSquares(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)
+
+
 def sketch_solve(
     A: Matrix,
     b: Tensor,

@@ -1,0 +1,57 @@
+"""Non-negative least squares as a function, for those who come from SciPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._bcd import bcd
+from ._problem import LeastSquares
+from ._result import BCDSolution
+
+
+def nnls(
+    A: Any, b: Any, x0: Any = None, *, rtol: float = 1e-8, max_steps: int = 10_000_000, throw: bool = False
+) -> BCDSolution:
+    """Minimise ||A x - b|| over x >= 0.
+
+    Parameters
+    ----------
+    A : (n, m) array or sparse matrix
+        The data, float32 or float64: an array in any order, or CSR or CSC.
+    b : (n,) array
+        The targets.
+    x0 : (m,) array, optional
+        Where to start, 0 by default, in the dtype of A.
+    rtol : float
+        Converged if the largest entry of the least subgradient is at most ``rtol`` times that of A' b.
+    max_steps : int
+        The most updates of a coordinate.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
+
+    Returns
+    -------
+    BCDSolution
+        Its value is x; ||A x - b|| is ``(2 * objective) ** 0.5``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+
+    See Also
+    --------
+    bcd : Other losses, bounds and penalties.
+    NNLS : The interface of scikit-learn.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.bcd import nnls
+    >>> found = nnls(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([2.0, 1.0, -1.0]))
+    >>> found.value, round((2 * found.objective) ** 0.5, 4)
+    (array([1.5, 0. ]), 1.2247)
+    """
+    return bcd(LeastSquares(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)
