@@ -36,6 +36,7 @@ TITLES = {
     "mamba_cpu": "Mamba on a CPU, before and after accelerate",
     "monotone_dbm": "Completing digits by a monotone Boltzmann machine",
     "pararnn_lm": "ParaGRU against torch.nn.GRU",
+    "pde_constrained": "Control by a Poisson equation",
     "poisson": "A Poisson problem by every method",
     "qfx_digits": "Learned binary points, exported to HLS",
     "refinement": "Refining a wrong solver",

@@ -329,6 +329,7 @@ def test_fixed_points(script: str, expected: str, tmp_path: Path) -> None:
     [
         ("label_propagation.py", r"^combs +f - f\* after 1, 50, 100 updates 7.21e\+08  1.92e\+06  8.24e\+04$"),
         ("constrained_logistic.py", r"^\d+ Newton steps, [\d,]+ projections, loss 0\.\d+$"),
+        ("pde_constrained.py", r"^grid of 3 x 3: 3 to [34] Newton steps, \d{3},\d{3} projections on average$"),
         ("lasso_path.py", r"^exact blocks +\d steps, active set known from step \d$"),
     ],
 )
