@@ -42,6 +42,8 @@ CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "clustered lstm": (lambda wx, r: ft.lstm(wx, r / 12)[0], [(B, T, 4, 2, 128), (4, 2, 128, 128)]),
     # of more blocks: a cooperative launch, whose barrier counts from 0 at every replay
     "wide lstm": (lambda wx, r: ft.lstm(wx, r / 16)[0], [(B, T, 4, 2, 272), (4, 2, 272, 272)]),
+    # of no fused launch: a step at a time, by a graph on a stream of its own, but within a capture
+    "lstm by steps": (lambda wx, r: ft.lstm(wx, r / 45)[0], [(B, T, 4, 1, 2048), (4, 1, 2048, 2048)]),
     "linear_scan": (lambda a, x: ft.linear_scan(a.sigmoid(), x)[0], [(B, T, H), (B, T, H)]),
     "delta_scan": (delta, [(B, T, 2, 16)] * 3 + [(B, T, 2)]),
     "paragru": (lambda wx, a: ft.paragru(wx, a, method="newton")[0], [(B, T, 3, H), (3, H)]),

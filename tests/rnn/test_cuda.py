@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch")
 from fastiter._backend import BackendError  # noqa: E402
 from fastiter._torch import launch as gpu  # noqa: E402
 from fastiter.rnn._cells import CELLS  # noqa: E402
-from fastiter.rnn._torch import cuda, launch_plan  # noqa: E402
 from fastiter.rnn._torch import gpu as rnn_gpu  # noqa: E402
+from fastiter.rnn._torch import launch_plan, stepwise  # noqa: E402
 from fastiter.rnn._torch.launch_shape import Exchange  # noqa: E402
 from fastiter.tune import DEVICES, rnn_plan  # noqa: E402
 from tests.gpu.host.host import Host  # noqa: E402
@@ -41,7 +41,7 @@ def launch(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         host = Host(programs, sanitizer)
         if device == "cpu":
             monkeypatch.setattr(gpu, "launch_cuda", host)
-            monkeypatch.setattr(cuda, "_THREADS", 64)
+            monkeypatch.setattr(stepwise, "_THREADS", 64)
         return host
 
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,4 +1,4 @@
-"""Launches the CUDA kernels of the family rnn: all steps fused, or a batched product and a kernel for each step."""
+"""Launches the fused CUDA kernels of the family rnn: all steps at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from ..._torch import launch
 from .._cells import Cell
 from .launch_plan import Plan, Problem, card, plan
-from .ops import carried
 
 _ELEMENTS = {
     torch.float32: "float",
@@ -21,8 +20,6 @@ _ELEMENTS = {
     torch.bfloat16: "BFloat16",
     torch.float16: "Half",
 }
-#: Threads per block of the single-step kernels.
-_THREADS = 256
 
 
 class Work(NamedTuple):
@@ -67,7 +64,7 @@ def four(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [*tensors, *[None] * 4][:4]
 
 
-def _defines(work: Work, x: Tensor) -> dict[str, object]:
+def defines(work: Work, x: Tensor) -> dict[str, object]:
     return {"ELEMENT": _ELEMENTS[x.dtype], "CELL": work.cell.code}
 
 
@@ -99,7 +96,7 @@ def _launch_fused(direction: str, shape: Plan, work: Work, r: Tensor, args: Sequ
             [*args, exchange if joined else None, arrived, np.int64(first), np.int32(shape.blocks), *work.arguments(r)],
             shared=shape.shared,
             cooperative=joined,
-            defines={**_defines(work, r), **shape.defines(), "TF32": int(_tf32(r)), "PLAIN": int(work.is_plain)},
+            defines={**defines(work, r), **shape.defines(), "TF32": int(_tf32(r)), "PLAIN": int(work.is_plain)},
         )
 
 
@@ -135,60 +132,3 @@ def backward_fused(
     """Run the backward pass of all steps in one launch."""
     args = [r, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
     _launch_fused("backward", shape, work, r, args)
-
-
-def _launch_step(kernel: str, t: int, work: Work, x: Tensor, args: Sequence[launch.Argument]) -> None:
-    blocks = -(-work.batch * work.heads * work.width // _THREADS)
-    given = [*args, np.int64(t), *work.arguments(x)]
-    launch.launch_cuda("rnn/step", kernel, (blocks,), (_THREADS,), given, defines=_defines(work, x))
-
-
-def _times(work: Work, backward: bool) -> Sequence[int]:
-    return range(work.time) if backward == work.reverse else range(work.time - 1, -1, -1)
-
-
-def forward_stepwise(
-    work: Work,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    first: Sequence[Tensor],
-    last: Sequence[Tensor],
-    states: Sequence[Tensor],
-    saved: Tensor | None,
-) -> None:
-    """Run one step at a time: a product for every head, then the cell."""
-    gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
-    by_head = r.permute(1, 3, 0, 2).reshape(heads, width, gates * width)
-    h, p = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
-    others = r.new_empty((len(work.cell.states) - 1, heads, batch, width), dtype=carried(r))
-    args = [wx, b, p, h, others, *four(first), *four(last), *four(states), saved]
-    _launch_step("rnn_step_fwd", -1, work, r, args)
-    for t in _times(work, False):
-        torch.bmm(h, by_head, out=p)
-        _launch_step("rnn_step_fwd", t, work, r, args)
-    _launch_step("rnn_step_fwd", work.time, work, r, args)
-
-
-def backward_stepwise(
-    work: Work,
-    r: Tensor,
-    first: Sequence[Tensor],
-    states: Sequence[Tensor],
-    saved: Tensor | None,
-    dstates: Sequence[Tensor | None],
-    dlast: Sequence[Tensor | None],
-    dwx: Tensor,
-    dq: Tensor | None,
-    dfirst: Sequence[Tensor],
-) -> None:
-    """Run the backward pass one step at a time: a product for every head, then the derivative of the cell."""
-    gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
-    by_head = r.transpose(0, 1).reshape(heads, gates * width, width)
-    through, dp = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
-    ds = r.new_empty((len(work.cell.states), heads, batch, width), dtype=carried(r))
-    args = [through, dp, ds, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
-    _launch_step("rnn_step_bwd", -1, work, r, args)
-    for t in [*_times(work, True), work.time]:
-        torch.bmm(dp, by_head, out=through)
-        _launch_step("rnn_step_bwd", t, work, r, args)

@@ -17,7 +17,7 @@ from ..._backend import BackendError
 from ..._torch import launch
 from ..._torch.ops import contiguous, empty_steps
 from .._cells import Cell
-from . import cuda, triton
+from . import cuda, stepwise, triton
 from .cuda import Work
 from .launch_plan import Plan
 from .ops import BACKWARD, FORWARD, RnnBackward, RnnForward, _forward_outputs, carried
@@ -121,7 +121,7 @@ def _forward(call: RnnForward, backend: str | None, plan: Plan | None = None) ->
     elif plan := plan or (cuda.fused(work, r, False) if backend == "cuda" else None):
         cuda.forward_fused(plan, *given)
     else:
-        cuda.forward_stepwise(*given)
+        stepwise.forward_stepwise(*given)
     return outputs
 
 
@@ -184,7 +184,7 @@ def _backward(
     elif plan := plan or (cuda.fused(work, r, True) if backend == "cuda" else None):
         cuda.backward_fused(plan, *given)
     else:
-        cuda.backward_stepwise(*given)
+        stepwise.backward_stepwise(*given)
     return back
 
 
