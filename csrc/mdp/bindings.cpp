@@ -93,40 +93,31 @@ std::pair<int64_t, int64_t> run(Prioritized& p, py::handle v, int64_t enough, in
     return p.run(values, enough, most);
 }
 
-// What solve_each has found, until it is copied to arrays
-class Several {
-public:
-    explicit Several(std::vector<Found> found) : found_(std::move(found)) {}
+int64_t checks(const Several& each) {
+    size_t most = 0;
+    for (const Found& one : each.found()) most = std::max(most, one.history.size());
+    return int64_t(most);
+}
 
-    int64_t checks() const {
-        size_t most = 0;
-        for (const Found& each : found_) most = std::max(most, each.history.size());
-        return int64_t(most);
+// numbers (models, 4): the changes, residual and rounding; counts (models, 2): steps and reason; history (models,
+// checks), NaN after a model's end
+void copy_found(const Several& each, py::handle numbers, py::handle counts, py::handle history) {
+    double *to = address<double>(numbers), *table = address<double>(history);
+    int64_t* whole = address<int64_t>(counts);
+    const int64_t most = checks(each);
+    for (const Found& one : each.found()) {
+        *to++ = one.change.low, *to++ = one.change.high, *to++ = one.residual, *to++ = one.rounding;
+        *whole++ = one.steps, *whole++ = int64_t(one.reason);
+        std::copy(one.history.begin(), one.history.end(), table);
+        std::fill(table + one.history.size(), table + most, std::numeric_limits<double>::quiet_NaN());
+        table += most;
     }
-
-    // numbers (models, 4): the changes, residual and rounding; counts (models, 2): steps and reason;
-    // history (models, checks), NaN after a model's end
-    void copy(py::handle numbers, py::handle counts, py::handle history) const {
-        double *to = address<double>(numbers), *table = address<double>(history);
-        int64_t* whole = address<int64_t>(counts);
-        const int64_t most = checks();
-        for (const Found& each : found_) {
-            *to++ = each.change.low, *to++ = each.change.high, *to++ = each.residual, *to++ = each.rounding;
-            *whole++ = each.steps, *whole++ = int64_t(each.reason);
-            std::copy(each.history.begin(), each.history.end(), table);
-            std::fill(table + each.history.size(), table + most, std::numeric_limits<double>::quiet_NaN());
-            table += most;
-        }
-    }
-
-private:
-    std::vector<Found> found_;
-};
+}
 
 // vectors: v, w, action, order (models, states), the last perhaps None; numbers (models, 3): the least and the largest
 // sum and the largest reward; how (models) bytes
-Several solve_each_of(int bits, const py::list& models, const py::tuple& vectors, py::handle numbers, py::handle how,
-                      const py::tuple& rule) {
+std::unique_ptr<Several> several_of(int bits, const py::list& models, const py::tuple& vectors, py::handle numbers,
+                                    py::handle how, const py::tuple& rule, bool are_small) {
     Rule all;
     all.discount = rule[0].cast<double>(), all.tol = rule[1].cast<double>(), all.sup = rule[2].cast<bool>();
     all.max_steps = rule[3].cast<int64_t>(), all.patience = rule[4].cast<int64_t>();
@@ -147,10 +138,7 @@ Several solve_each_of(int bits, const py::list& models, const py::tuple& vectors
         if (all.order != Order::given || item.how != How::gs) item.order = nullptr;
         items.push_back(item);
     }
-    return with_float(bits, [&]<class T>() {
-        py::gil_scoped_release release;
-        return Several(solve_each<T>(items, all));
-    });
+    return with_float(bits, [&]<class T>() { return several<T>(std::move(items), all, are_small); });
 }
 
 // set: l1, interval, kl, chi2, contamination
@@ -205,9 +193,12 @@ void bind(py::module_& m) {
         .def("permuted", permuted)
         .def("transposed", &Model::transposed);
     py::class_<Prioritized>(m, "Prioritized").def("run", run);
-    py::class_<Several>(m, "Several").def("checks", &Several::checks).def("copy", &Several::copy);
+    py::class_<Several>(m, "Several")
+        .def("run", &Several::run, py::call_guard<py::gil_scoped_release>())
+        .def("checks", checks)
+        .def("copy", copy_found);
     m.def("model", model);
-    m.def("solve_each", solve_each_of);
+    m.def("several", several_of);
     m.def("prioritized", heap, py::keep_alive<0, 1>());
     m.def("check", check);
     m.def("predecessors", predecessors_of);

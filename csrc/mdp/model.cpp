@@ -38,6 +38,7 @@ public:
         p.discount = discount;
         if (reward) p.reward = static_cast<const T*>(reward);
         const auto kernel = kernels().of<KernelsOf<T>>().backup;
+        const auto evaluate = kernels().of<KernelsOf<T>>().evaluate;
         std::vector<Span> spans;
         auto prepare = [&](int threads) {
             const int used = threads_for(p.entry[rows()] + rows(), kLeast, threads);
@@ -50,7 +51,10 @@ public:
                             bound(team.id + 1, team.size)};
                 for (int64_t k = 0; k < count; ++k) {
                     if (k + 1 == count) b.action = action;
-                    spans[size_t(team.id)] = kernel(p, b);
+                    if (k + 1 < count && !p.row)
+                        evaluate(p, b);
+                    else
+                        spans[size_t(team.id)] = kernel(p, b);
                     if (k + 1 < count && team.size > 1) wait(team.barriers[0], team.size);
                     T* from = const_cast<T*>(b.v);
                     b.v = b.w, b.w = from;
@@ -69,7 +73,10 @@ public:
         Span span;
         for (int64_t k = 0; k < count; ++k) {
             if (k + 1 == count) b.action = action;
-            span = kernels().of<KernelsOf<T>>().backup(p, b);
+            if (k + 1 < count && !p.row)
+                kernels().of<KernelsOf<T>>().evaluate(p, b);
+            else
+                span = kernels().of<KernelsOf<T>>().backup(p, b);
             T* from = const_cast<T*>(b.v);
             b.v = b.w, b.w = from;
         }

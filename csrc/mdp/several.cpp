@@ -10,42 +10,46 @@ namespace fastiter::mdp {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr int64_t kPiece = 64; // sweeps of a policy between two looks for a request to stop
+constexpr int64_t kPiece = 64;           // sweeps of a policy between two looks for a request to stop
+constexpr int64_t kOperations = 1 << 25; // of one call
 
 template <class T> class Loop {
 public:
-    Loop(const Item& item, const Rule& rule, const Team& team)
-        : item_(item), rule_(rule), team_(team), n_(item.model->states()), v_(static_cast<T*>(item.v)),
+    Loop(const Item& item, const Rule& rule, Found& found)
+        : item_(item), rule_(rule), found_(found), n_(item.model->states()), v_(static_cast<T*>(item.v)),
           w_(static_cast<T*>(item.w)), omega_(rule.omega), allowed_(rule.tol) {}
 
-    Found run() {
-        double least = kInfinity;
-        int64_t since = 0;
-        while (!has_to_stop(team_, work())) {
+    // Returns whether it has ended, and not been stopped. team: the calling thread is one of them; null: all threads
+    // share the sweeps, and it returns after `operations`
+    bool run(const Team* team, int64_t operations) {
+        team_ = team;
+        for (;;) {
+            if (team ? has_to_stop(*team, work()) : (operations -= work()) < 0) return false;
             const bool is_backup = step();
             const double residual = is_backup ? residual_of_backup() : residual_;
             found_.history.push_back(residual);
-            since = residual < least ? 0 : since + 1;
-            least = residual < least ? residual : least;
+            since_ = residual < least_ ? 0 : since_ + 1;
+            least_ = residual < least_ ? residual : least_;
             found_.residual = residual;
+            const bool is_finite = !is_backup || look();
             if (is_backup && residual < rule_.tol)
                 found_.reason = Reason::converged;
-            else if (!std::isfinite(residual) || (is_backup && !is_finite()))
+            else if (!std::isfinite(residual) || !is_finite)
                 found_.reason = Reason::diverged;
-            else if ((is_backup && residual <= 2 * rounding()) || since > rule_.patience)
+            else if ((is_backup && residual <= 2 * found_.rounding) || since_ > rule_.patience)
                 found_.reason = Reason::stagnated;
             else if (found_.steps < rule_.max_steps)
                 continue;
             if (!is_backup) {
                 update();
                 backup();
+                look();
                 found_.residual = residual_of_backup();
             }
             break;
         }
-        found_.rounding = rounding();
         if (w_ != item_.w) std::memcpy(item_.w, w_, size_t(n_) * sizeof(T));
-        return std::move(found_);
+        return true;
     }
 
 private:
@@ -60,9 +64,14 @@ private:
     }
 
     void backup() {
-        const Span s = item_.model->alone(v_, w_, item_.action, 1, rule_.discount);
+        const Span s = apply(*item_.model, v_, w_, item_.action, 1);
         found_.change = s.low <= s.high ? s : Span{0, 0}; // no state has an action
         ++found_.steps;
+    }
+
+    Span apply(Model& model, T* v, T* w, int32_t* action, int64_t count) {
+        if (team_) return model.alone(v, w, action, count, rule_.discount);
+        return model.backup(v, w, action, count, rule_.discount, nullptr);
     }
 
     // w <- the policy's operator applied to w, policy_sweeps times
@@ -73,10 +82,10 @@ private:
         }
         for (int64_t left = rule_.policy_sweeps; left > 0;) {
             const int64_t now = std::min(left, kPiece);
-            chain_->alone(w_, v_, nullptr, now, rule_.discount);
+            apply(*chain_, w_, v_, nullptr, now);
             if (now % 2) std::swap(v_, w_);
             left -= now;
-            if (has_to_stop(team_, now * work())) return;
+            if (team_ && has_to_stop(*team_, now * work())) return;
         }
     }
 
@@ -136,56 +145,80 @@ private:
         return change * factor / (1 - factor);
     }
 
-    bool is_finite() const {
-        for (int64_t s = 0; s < n_; ++s)
-            if (!std::isfinite(w_[s])) return false;
-        return true;
-    }
-
-    double rounding() const {
-        T low = 0, high = 0, nan = 0;
-        for (int64_t s = 0; s < n_; ++s)
-            low = std::min(low, w_[s]), high = std::max(high, w_[s]), nan = std::isnan(w_[s]) ? w_[s] : nan;
-        const double size = std::isnan(nan) ? double(nan) : std::max(double(high), -double(low));
-        const double eps = double(std::numeric_limits<T>::epsilon());
+    // Sets the rounding of the bounds, and returns whether all of w is finite.
+    bool look() {
+        T low = 0, high = 0;
+        int finite = 1, numbers = 1;
+        for (int64_t s = 0; s < n_; ++s) {
+            const T x = w_[s];
+            low = x < low ? x : low, high = x > high ? x : high;
+            finite &= std::abs(x) <= std::numeric_limits<T>::max(), numbers &= x == x;
+        }
+        const double size = numbers ? std::max(double(high), -double(low)) : std::numeric_limits<double>::quiet_NaN();
         const double sums =
             double(rule_.longest + 3) * 0x1p-52 * (item_.largest_reward + std::max(item_.high, 1.0) * size);
-        const double once = sums + eps * size;
-        return item_.high < 1 ? once / (1 - item_.high) : once;
+        const double once = sums + double(std::numeric_limits<T>::epsilon()) * size;
+        found_.rounding = item_.high < 1 ? once / (1 - item_.high) : once;
+        return finite;
     }
 
     const Item& item_;
     const Rule& rule_;
-    const Team& team_;
+    Found& found_;
+    const Team* team_ = nullptr;
     int64_t n_;
     T *v_, *w_;
     double omega_, allowed_, residual_ = kInfinity;
     std::unique_ptr<Model> chain_, copy_;
     std::vector<int32_t> policy_, falling_;
     std::vector<T> own_;
-    Found found_;
+    double least_ = kInfinity;
+    int64_t since_ = 0;
+};
+
+template <class T> class SeveralOf : public Several {
+public:
+    SeveralOf(std::vector<Item> items, const Rule& rule, bool are_small)
+        : items_(std::move(items)), rule_(rule), are_small_(are_small) {
+        found_.resize(items_.size());
+        loops_.reserve(items_.size());
+        for (size_t m = 0; m < items_.size(); ++m) loops_.emplace_back(items_[m], rule_, found_[m]);
+    }
+
+    bool run() override {
+        if (are_small_) {
+            run_small();
+            return true;
+        }
+        while (ended_ < loops_.size() && loops_[ended_].run(nullptr, kOperations)) ++ended_;
+        return ended_ == loops_.size();
+    }
+
+private:
+    void run_small() {
+        std::atomic<size_t> next{0};
+        launch(
+            [&](Team team) {
+                for (size_t m = next++; m < loops_.size(); m = next++)
+                    if (!loops_[m].run(&team, 0)) return;
+            },
+            [&](int threads) { return int(std::min<size_t>(size_t(threads), std::max<size_t>(loops_.size(), 1))); },
+            Stops::on_request);
+    }
+
+    std::vector<Item> items_;
+    Rule rule_;
+    bool are_small_;
+    size_t ended_ = 0;
+    std::vector<Loop<T>> loops_;
 };
 
 } // namespace
 
-template <class T> std::vector<Found> solve_each(const std::vector<Item>& items, const Rule& rule) {
-    std::vector<Found> found(items.size());
-    std::atomic<size_t> next{0};
-    launch(
-        [&](Team team) {
-            for (size_t m = next++; m < items.size(); m = next++) {
-                found[m] = Loop<T>(items[m], rule, team).run();
-                if (has_to_stop(team, 1)) return;
-            }
-        },
-        [&](int threads) {
-            next = 0;
-            return int(std::min<size_t>(size_t(threads), std::max<size_t>(items.size(), 1)));
-        },
-        Stops::on_request);
-    return found;
+template <class T> std::unique_ptr<Several> several(std::vector<Item> items, const Rule& rule, bool are_small) {
+    return std::make_unique<SeveralOf<T>>(std::move(items), rule, are_small);
 }
-template std::vector<Found> solve_each<float>(const std::vector<Item>&, const Rule&);
-template std::vector<Found> solve_each<double>(const std::vector<Item>&, const Rule&);
+template std::unique_ptr<Several> several<float>(std::vector<Item>, const Rule&, bool);
+template std::unique_ptr<Several> several<double>(std::vector<Item>, const Rule&, bool);
 
 } // namespace fastiter::mdp

@@ -1,6 +1,8 @@
-// Solutions of many small processes in one call: each by one thread, with the stops and the bits that it has alone.
+// The loop of solvers without Python between its sweeps: of many small processes, each by one thread, or of one by all
+// threads, with the same stops and bits.
 #pragma once
 #include "mdp/model.hpp"
+#include <memory>
 #include <vector>
 
 namespace fastiter::mdp {
@@ -39,7 +41,19 @@ struct Found {
     std::vector<double> history;
 };
 
-// Throws after a request to stop.
-template <class T> std::vector<Found> solve_each(const std::vector<Item>& items, const Rule& rule);
+class Several {
+public:
+    virtual ~Several() = default;
+    // Returns whether all have ended: false after a twentieth of a second or so of a process that has the threads for
+    // itself, to be called again. Many small ones end in one call, or it throws after a request to stop.
+    virtual bool run() = 0;
+    const std::vector<Found>& found() const { return found_; }
+
+protected:
+    std::vector<Found> found_;
+};
+
+// are_small: each is solved by one thread
+template <class T> std::unique_ptr<Several> several(std::vector<Item> items, const Rule& rule, bool are_small);
 
 } // namespace fastiter::mdp

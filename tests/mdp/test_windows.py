@@ -57,7 +57,7 @@ def test_where_there_are_no_windows() -> None:
         assert isinstance(order, np.ndarray) and _choice._window(problem._process, order) == 0
     for problem, how in ((grid, {"omega": 1.05}), (grid, {"order": np.arange(12100)})):
         method: Any = _choice.Choice("gs", **how).made("solve", problem._process, _limits())
-        assert method._window == 0
+        assert method.window == 0
     ended = MDP(np.eye(3).reshape(3, 1, 3), np.zeros((3, 1)), 0.9, terminal=[0, 1, 2])
     assert (ended.solve("gs").value == 0).all()
 

@@ -51,6 +51,8 @@ template <class T> struct Sweep {
 
 template <class T> struct KernelsOf {
     Span (*backup)(const Process<T>&, const Backup<T>&);
+    // The same w, and nothing else; of a process with one row for each state
+    void (*evaluate)(const Process<T>&, const Backup<T>&);
     double (*sweep)(const Process<T>&, const Sweep<T>&); // returns the largest |change|
     // w[i] = the backup of states[i]
     void (*backups)(const Process<T>&, const T* v, const int32_t* states, int64_t count, double* w);

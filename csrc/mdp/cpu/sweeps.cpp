@@ -29,23 +29,31 @@ template <class T, int L, bool Far> FASTITER_INLINE double action_value(const Pr
     return double(p.reward[j]) + p.discount * sum;
 }
 
+using Values = double __attribute__((vector_size(16)));
+using Places = int64_t __attribute__((vector_size(16)));
+
 struct Best {
     double value;
     int64_t row;
 };
 template <class T, int L, bool Far>
 FASTITER_INLINE Best best_of(const Process<T>& p, const T* v, int64_t begin, int64_t end) {
-    Best best{-kInfinity, begin};
-    for (int64_t j = begin; j < end; ++j) {
-        const double q = action_value<T, L, Far>(p, v, j);
-        best.row = q > best.value ? j : best.row;
-        best.value = q > best.value ? q : best.value;
+    // Vectors of two equal values, as compilers turn the choice of a scalar into a jump, which random values mispredict
+    Values top = Values{} - kInfinity;
+    Places row = Places{} + begin, at = row;
+    for (int64_t j = begin; j < end; ++j, at += 1) {
+        const Values q = Values{} + action_value<T, L, Far>(p, v, j);
+        row = q > top ? at : row;
+        top = q > top ? q : top;
     }
-    return best;
+    return {top[0], row[0]};
 }
 
 template <class T, int L, bool Far>
-void backup_range(const Process<T>& p, const Backup<T>& b, int64_t first, int64_t last, Span& span) {
+void backup_range(const Process<T>& process, const Backup<T>& backup, int64_t first, int64_t last, Span& all) {
+    const Process<T> p = process; // copies, which what is written cannot change
+    const Backup<T> b = backup;
+    Span span = all;
     for (int64_t s = first; s < last; ++s) {
         const Rows rows = rows_of(p, s);
         if (rows.begin == rows.end) {
@@ -61,27 +69,48 @@ void backup_range(const Process<T>& p, const Backup<T>& b, int64_t first, int64_
         b.w[s] = value;
         if (b.action) b.action[s] = int32_t(best.row - rows.begin);
     }
+    all = span;
+}
+
+// The first state whose rows' prefetch indices would be beyond the end; the range's first where v is near.
+template <class T> int64_t end_of_far(const Process<T>& p, int64_t first, int64_t last) {
+    if (p.states * int64_t(sizeof(T)) <= kNear) return first;
+    const int64_t rows = p.row ? p.row[p.states] : p.states, entries = p.entry[rows];
+    int64_t low = first, high = last;
+    while (low < high) {
+        const int64_t s = low + (high - low) / 2;
+        if (p.entry[rows_of(p, s).end] + kAhead <= entries)
+            low = s + 1;
+        else
+            high = s;
+    }
+    return low;
 }
 
 template <class T, int L> Span backup_of(const Process<T>& p, const Backup<T>& b) {
     Span span{kInfinity, -kInfinity};
-    // The last states read no prefetch indices beyond the end.
-    int64_t far = b.first;
-    if (p.states * int64_t(sizeof(T)) > kNear) {
-        const int64_t rows = p.row ? p.row[p.states] : p.states, entries = p.entry[rows];
-        int64_t low = b.first, high = b.last;
-        while (low < high) {
-            const int64_t s = low + (high - low) / 2;
-            if (p.entry[rows_of(p, s).end] + kAhead <= entries)
-                low = s + 1;
-            else
-                high = s;
-        }
-        far = low;
-    }
+    const int64_t far = end_of_far(p, b.first, b.last);
     backup_range<T, L, true>(p, b, b.first, far, span);
     backup_range<T, L, false>(p, b, far, b.last, span);
     return span;
+}
+
+template <class T, int L, bool Far>
+void evaluate_range(const Process<T>& process, const Backup<T>& backup, int64_t first, int64_t last) {
+    const Process<T> p = process;
+    const Backup<T> b = backup;
+    for (int64_t s = first; s < last; ++s) {
+        const double q = action_value<T, L, Far>(p, b.v, s);
+        b.w[s] = T(q > -kInfinity ? q : -kInfinity);
+    }
+}
+
+template <class T> void evaluate(const Process<T>& p, const Backup<T>& b) {
+    with_constant<1, 2, 3, 4, 5, 0>(int(p.length), [&]<int L>() {
+        const int64_t far = end_of_far(p, b.first, b.last);
+        evaluate_range<T, L, true>(p, b, b.first, far);
+        evaluate_range<T, L, false>(p, b, far, b.last);
+    });
 }
 
 template <class T> Span backup(const Process<T>& p, const Backup<T>& b) {
@@ -136,7 +165,7 @@ template <class T> void action_values(const Process<T>& p, const T* v, T* q, int
     for (int64_t j = first; j < last; ++j) q[j] = T(action_value<T, 0, false>(p, v, j));
 }
 
-template <class T> constexpr KernelsOf<T> kernels_of{backup<T>, sweep<T>, backups<T>, action_values<T>};
+template <class T> constexpr KernelsOf<T> kernels_of{backup<T>, evaluate<T>, sweep<T>, backups<T>, action_values<T>};
 
 } // namespace
 

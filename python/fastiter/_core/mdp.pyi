@@ -19,16 +19,18 @@ class Prioritized:
     def run(self, v: Address, enough: int, most: int, /) -> tuple[int, int]: ...
 
 class Several:
+    def run(self) -> bool: ...
     def checks(self) -> int: ...
     def copy(self, numbers: Address, counts: Address, history: Address, /) -> None: ...
 
-def solve_each(
+def several(
     bits: int,
     models: list[Model],
     vectors: tuple[Address, Address, Address, Address | None],
     numbers: Address,
     how: Address,
     rule: tuple[float, float, bool, int, int, int, float, bool, int, int],
+    are_small: bool,
     /,
 ) -> Several: ...
 def model(bits: int, states: int, arrays: Arrays, /) -> Model: ...

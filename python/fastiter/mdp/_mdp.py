@@ -15,7 +15,8 @@ from ._choice import Choice
 from ._deflation import deflated
 from ._krylov import Chain, solved
 from ._process import Process, checked
-from ._result import Limits, MDPProgress, MDPSolution
+from ._result import Limits, MDPProgress, MDPSolution, alone
+from ._several import by_kernels, has_loop
 from ._solve import quietly
 from ._work import Work
 
@@ -212,8 +213,10 @@ class MDP:
 
     def _found(self, function: str, how: Choice, start: Array, limits: Limits) -> MDPSolution:
         """Return a solution, converged or not."""
-        work = Work(self._process, start, self._discount(function))
-        return quietly(work, how.made(function, self._process, limits), limits, self._negated)
+        discount, method = self._discount(function), how.made(function, self._process, limits)
+        if limits.callback is None and has_loop(method):
+            return alone(by_kernels([self._process], [method], start[None], limits, self._negated))
+        return quietly(Work(self._process, start, discount), method, limits, self._negated)
 
     def evaluate(self, policy: Any, *, rank: int | None = None) -> Array:
         """Return the values (S,) of a policy (S,) of one action for each state, to rounding.
@@ -323,12 +326,9 @@ class MDP:
                 expected = "0 where gamma is 1 and a cycle earns nothing, as V = T V has many solutions"
                 raise ValueError(f"{function}: value0 must be {expected}, got others")
             return given
-        rows = self._process.rows
-        has = np.diff(rows.row) > 0
-        start = np.zeros(self.S, self.dtype)
-        if has.any() and high < 1:
-            least = float(np.maximum.reduceat(rows.reward, rows.row[:-1][has]).min())
+        start, least = np.zeros(self.S, self.dtype), self._process.least_best
+        if high < 1 and least < np.inf:
             with np.errstate(over="ignore"):
                 bound = self.dtype.type(least / (1 - (high if least < 0 else low)))
-            start[has] = bound if np.isfinite(bound) else 0
+            start[~self._process.is_terminal] = bound if np.isfinite(bound) else 0
         return start

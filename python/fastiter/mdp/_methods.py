@@ -84,7 +84,7 @@ class GaussSeidel(Method):
     name = "gs"
 
     def __init__(self, order: str | Array, omega: float, exact: bool, limits: Limits, window: int = 0) -> None:
-        self.order, self.omega, self.exact, self._window = order, omega, exact, window
+        self.order, self.omega, self.exact, self.window = order, omega, exact, window
         self._allowed, self._most_steps = limits.tol, limits.max_steps
         self.residual = np.inf
         self._copy: tuple[Any, Array] | None = None  # the process and the values in the given order
@@ -95,9 +95,9 @@ class GaussSeidel(Method):
             self.update(work)
             work.backup()
             return True
-        if self._window and not work.steps and work.modulus[1] >= 1:
+        if self.window and not work.steps and work.modulus[1] >= 1:
             self._begin_below(work)
-        first = None if work.steps or not self._window else work.v.copy()
+        first = None if work.steps or not self.window else work.v.copy()
         found = self._sweep(work)
         work.steps += 1
         factor = work.modulus[1]
@@ -107,8 +107,8 @@ class GaussSeidel(Method):
         self.residual = scaled / min(self.omega, 1.0)
         if first is not None and self._copy is not None:
             fall = float((first[self.order] - self._copy[1]).max(initial=0))
-            self._window = self._window if fall <= _FALL * found else 0
-        if self._window and not self.residual < self._allowed:
+            self.window = self.window if fall <= _FALL * found else 0
+        if self.window and not self.residual < self._allowed:
             self._sweep_windows(work, found * self._allowed / scaled / 4)
         return False
 
@@ -139,7 +139,7 @@ class GaussSeidel(Method):
         """Set v, which is 0, to the worth of one of the largest costs in each state, where all rows cost."""
         rows = work.process.rows
         if work.v.any() or not (rows.reward < 0).all():
-            self._window = 0
+            self.window = 0
             return
         work.v[rows.row[1:] > rows.row[:-1]] = len(work.v) * float(rows.reward.min(initial=0))
 
@@ -149,8 +149,8 @@ class GaussSeidel(Method):
         (model, v), total = self._copy, 0
         n, order = len(v), np.arange(len(v), dtype=np.int32)
         most = (self._most_steps - 1 - work.steps) * n  # states, so that one sweep is left for the bounds
-        for first in range(0, max(n - self._window // 2, 1), self._window // 2):
-            part, target = order[first : first + self._window], 0.0
+        for first in range(0, max(n - self.window // 2, 1), self.window // 2):
+            part, target = order[first : first + self.window], 0.0
             for k in range(_WINDOW_SWEEPS):
                 if total + len(part) > most:
                     break

@@ -61,6 +61,34 @@ class Process:
         return discount * self.sums[0], discount * self.sums[1]
 
     @cached_property
+    def is_terminal(self) -> npt.NDArray[np.bool_]:
+        """Whether each state has no actions."""
+        found: npt.NDArray[np.bool_] = np.diff(self.rows.row) == 0
+        return found
+
+    @cached_property
+    def longest(self) -> int:
+        """The most entries of a row."""
+        return int(np.diff(self.rows.entry).max(initial=0))
+
+    @cached_property
+    def largest_reward(self) -> float:
+        """The largest absolute reward of a row."""
+        return float(max(self.rows.reward.max(initial=0), -self.rows.reward.min(initial=0)))
+
+    @cached_property
+    def least_best(self) -> float:
+        """The least, over the states with actions, of the largest reward of an action; inf of none."""
+        rewards, first = self.rows.reward, self.rows.row[:-1][~self.is_terminal]
+        if not len(first):
+            return math.inf
+        if len(first) == self.states and self.rows.row[1] * self.states == len(rewards):
+            counts = np.diff(self.rows.row)
+            if (counts == counts[0]).all():  # much faster than reduceat
+                return float(rewards.reshape(self.states, -1).max(1).min())
+        return float(np.maximum.reduceat(rewards, first).min())
+
+    @cached_property
     def predecessors(self) -> tuple[Array, Array]:
         """The predecessors of state s, before[start[s]:start[s + 1]]."""
         start = np.empty(self.states + 1, np.int64)

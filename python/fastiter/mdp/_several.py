@@ -1,4 +1,4 @@
-"""Solutions of many small processes with one pattern in one call of the kernels, which share the threads."""
+"""The loop of the kernels: for one process, and for many small ones with one pattern, which share the threads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from ._choice import SMALLEST_WINDOW, WINDOWS, Choice
 from ._methods import GaussSeidel, ModifiedPolicyIteration, ValueIteration
 from ._process import Process
 from ._result import Limits, MDPSolution, bounds_of
-from ._work import Method
+from ._work import PIECE, Method
 
 Array = npt.NDArray[Any]
 
 #: Entries and rows of a process from which its own sweeps may take more than one thread
 _LARGE = 2**15
+#: Sweeps of a policy between which nobody looks for signals
+_MOST_POLICY_SWEEPS = 1000
 _KINDS: dict[type[Method], int] = {ValueIteration: 0, ModifiedPolicyIteration: 1, GaussSeidel: 2}
 _REASONS = np.array(["converged", "diverged", "stagnated", "max_steps"], object)
 _ORDERS = ("ascending", "descending", "symmetric")
@@ -37,19 +39,41 @@ def solve_each(
         return None
     is_shared = all(each.rows.weight is first.rows.weight for each in processes)
     methods = [how.made(function, each, limits) for each in (processes[:1] if is_shared else processes)]
-    if any(type(each) not in _KINDS for each in methods):
+    if not all(has_loop(each) for each in methods):
         return None
-    methods *= len(processes) if is_shared else 1
+    return by_kernels(processes, methods * (len(processes) if is_shared else 1), starts, limits, negated)
+
+
+def has_loop(method: Method) -> bool:
+    """Whether the loop of a method without a callback is in the kernels, too."""
+    if isinstance(method, ModifiedPolicyIteration):
+        return method.sweeps <= _MOST_POLICY_SWEEPS
+    if isinstance(method, GaussSeidel):
+        return method.window == 0 and (isinstance(method.order, str) or len(method.order) <= PIECE)
+    return isinstance(method, ValueIteration)
+
+
+def by_kernels(
+    processes: Sequence[Process], methods: list[Method], starts: Array | None, limits: Limits, negated: bool
+) -> MDPSolution:
+    """Return the solutions (B, S) by the loop of the kernels; one process alone has all threads for its sweeps."""
+    first = processes[0]
     numbers = np.empty((len(processes), 3))
     numbers[:, :2] = [each.modulus(each.discount or 0.0) for each in processes]
-    rewards = np.stack([each.rows.reward for each in processes])
-    numbers[:, 2] = np.abs(rewards).max(1, initial=0)
-    v = lower_bounds(first, rewards, numbers) if starts is None else starts
+    if starts is None:
+        rewards = np.stack([each.rows.reward for each in processes])
+        numbers[:, 2] = np.maximum(rewards.max(1, initial=0), -rewards.min(1, initial=0))
+        v = lower_bounds(first, rewards, numbers)
+    else:
+        numbers[:, 2], v = [each.largest_reward for each in processes], starts
     w, action = np.empty_like(v), np.full(v.shape, -1, np.int32)
     kinds = np.array([_KINDS[type(each)] for each in methods], np.uint8)
     models = [each.model for each in processes]
     rule, orders = _rule(first, methods, limits)
-    several = _core.mdp.solve_each(first.bits, models, (v, w, action, orders), numbers, kinds, rule)
+    vectors = (v, w, action, orders)
+    several = _core.mdp.several(first.bits, models, vectors, numbers, kinds, rule, len(processes) > 1)
+    while not several.run():
+        pass  # Python looks for signals
     found, counts = np.empty((len(models), 4)), np.empty((len(models), 2), np.int64)
     history = np.empty((len(models), several.checks()))
     several.copy(found, counts, history)
@@ -58,7 +82,7 @@ def solve_each(
 
 def lower_bounds(first: Process, rewards: Array, numbers: Array) -> Array:
     """Return the first values (B, S): the worth of earning the least of the states' best rewards for ever."""
-    has, start = np.diff(first.rows.row) > 0, np.zeros((len(rewards), first.states), first.dtype)
+    has, start = ~first.is_terminal, np.zeros((len(rewards), first.states), first.dtype)
     if not has.any():
         return start
     least = np.maximum.reduceat(rewards, first.rows.row[:-1][has], axis=1).min(1).astype(np.float64)
@@ -82,9 +106,8 @@ def _rule(first: Process, methods: list[Method], limits: Limits) -> tuple[tuple[
             if orders is None:
                 orders = np.tile(np.arange(first.states, dtype=np.int32), (len(methods), 1))
             orders[m], order = each.order, 3
-    longest = int(np.diff(first.rows.entry).max(initial=0))
     when = (limits.tol, limits.stop == "sup", limits.max_steps, methods[0].patience)
-    return (first.discount, *when, sweeps, omega, exact, order, longest), orders
+    return (first.discount, *when, sweeps, omega, exact, order, first.longest), orders
 
 
 def _solution(
@@ -100,8 +123,9 @@ def _solution(
     with np.errstate(invalid="ignore"):
         lower, upper = wide + (limit[:, :1] - rounding), wide + (limit[:, 1:] + rounding)
         middle = wide + np.where(np.isfinite(limit[:, 1:] - limit[:, :1]), (limit[:, :1] + limit[:, 1:]) / 2, 0)
-    for x in (lower, upper, middle):
-        x[:, np.diff(processes[0].rows.row) == 0] = 0
+    if processes[0].is_terminal.any():
+        for x in (lower, upper, middle):
+            x[:, processes[0].is_terminal] = 0
     if negated:
         lower, upper, middle = -upper, -lower, -middle
     return MDPSolution(

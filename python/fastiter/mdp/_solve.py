@@ -74,9 +74,8 @@ def _solution(
     wide = work.w.astype(np.float64)
     lower, upper = wide + (bounds.low - rounding), wide + (bounds.high + rounding)
     middle = wide + (bounds.low + bounds.high) / 2 if np.isfinite(bounds.gap) else wide
-    is_terminal = np.diff(work.process.rows.row) == 0
     for x in (lower, upper, middle):
-        x[is_terminal] = 0
+        x[work.process.is_terminal] = 0
     if negated:
         lower, upper, middle = -upper, -lower, -middle
     return MDPSolution(

@@ -36,8 +36,7 @@ class Work:
         self.shift = 0.0
         #: The relative error of the operator beyond the rounding of sums
         self.inexact = 0.0
-        self._largest_reward = float(np.abs(process.rows.reward).max(initial=0))
-        self._longest = int(np.diff(process.rows.entry).max(initial=0))
+        self._largest_reward, self._longest = process.largest_reward, process.longest
 
     def backup(self) -> None:
         """Set w to T v."""
