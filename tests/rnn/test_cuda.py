@@ -253,7 +253,7 @@ def test_every_width_has_a_launch() -> None:
 @pytest.mark.parametrize("cell", ["lstm", "slstm", "gru", "elman_tanh"])
 def test_a_fused_plan_is_launched_fused(cell: str) -> None:
     """The kernel needs more registers than the tuner counts; where its plan does not fit, another one is found."""
-    for D, rows, backward in itertools.product(range(152, 400, 8), (4, 32), (False, True)):
+    for D, rows, backward in itertools.product(range(152, 400, 24), (4, 32), (False, True)):
         device = DEVICES["A100" if D % 16 == 0 else "H100"]  # without clusters, and with
         problem = launch_plan.Problem(cell, D, 2, rows, 2, True, backward)
         promised = rnn_plan(device, **launch_plan._asked(problem)).variant == "fused"
