@@ -1,6 +1,7 @@
 """Linear scans h[t] = a[t] h[t-1] + x[t]: a lane is one number of one sequence in one segment of time.
 
-A lane takes its steps one after the other, and reads UNROLL of them before it computes, to have many reads in flight.
+A lane takes its steps one after the other, UNROLL at a time, and has asked for the next ones before it computes: these
+reads are in flight all the time, so that few lanes, one pass over memory, suffice for the bandwidth of a card.
 Products and sums are rounded as on the CPU if the launch disables fusing them. Several segments begin with known
 states: `carry`, a scan over the summary kernels' results for each segment.
 
@@ -112,6 +113,16 @@ def _ahead(
     return factors, inputs, drops
 
 
+@triton.jit
+def _behind(h, k, mine, direction, h_time, STATE: tl.constexpr, COMPLEX: tl.constexpr, UNROLL: tl.constexpr):
+    """The states before the next UNROLL steps after k of a gradient; none without h"""
+    states = ()
+    if h is not None:
+        for u in tl.static_range(UNROLL):
+            states = states + (_load(h - (k + u) * direction * h_time, k + u < mine, STATE, COMPLEX),)
+    return states
+
+
 @triton.jit(do_not_specialize=_FORWARD)
 def linear_scan_fwd_kernel(
     a,
@@ -157,10 +168,10 @@ def linear_scan_fwd_kernel(
     if carry is not None:
         before = _load(carry + ((s * segments + g - 1) * width + d) * PARTS, active & (g > 0), STATE, COMPLEX)
         state = _where(g > 0, before, state)
+    now = _ahead(at_a, at_x, at_reset, 0, mine, direction, a_time, x_time, STATE, COMPLEX, UNROLL)
     for k in range(0, tl.max(mine), UNROLL):
-        factors, inputs, drops = _ahead(
-            at_a, at_x, at_reset, k, mine, direction, a_time, x_time, STATE, COMPLEX, UNROLL
-        )
+        then = _ahead(at_a, at_x, at_reset, k + UNROLL, mine, direction, a_time, x_time, STATE, COMPLEX, UNROLL)
+        factors, inputs, drops = now
         for u in tl.static_range(UNROLL):
             here = k + u < mine
             new = _plus(_times(factors[u], state, COMPLEX), inputs[u])
@@ -168,6 +179,7 @@ def linear_scan_fwd_kernel(
                 new = _where(drops[u], inputs[u], new)
             state = _where(here, new, state)
             _store(at_h + (k + u) * direction * h_time, state, here, COMPLEX)
+        now = then
     ends = active & (g == tl.maximum(count - 1, 0) // segment)
     _store(last + (s * width + d) * PARTS, state, ends, COMPLEX)
     if lengths is not None:
@@ -286,15 +298,15 @@ def linear_scan_bwd_kernel(
         c = _where(later, _load(carry + ((s * segments + g + 1) * width + d) * PARTS, later, STATE, COMPLEX), c)
     if h0 is not None:
         first = _load(h0 + (s * width + d) * PARTS, active & (g == 0), STATE, COMPLEX)
+    if (da is None) and (da_sum is None):
+        at_h = None
+    before = tl.where(begin > 0, mine, mine - 1)  # the first step has none in h
+    now = _ahead(at_a, at_dh, at_reset, 0, mine, -direction, a_time, dh_time, STATE, COMPLEX, UNROLL)
+    states = _behind(at_h, 0, before, direction, h_time, STATE, COMPLEX, UNROLL)
     for k in range(0, tl.max(mine), UNROLL):
-        factors, gradients, drops = _ahead(
-            at_a, at_dh, at_reset, k, mine, -direction, a_time, dh_time, STATE, COMPLEX, UNROLL
-        )
-        states = ()
-        if (da is not None) or (da_sum is not None):
-            for u in tl.static_range(UNROLL):
-                here = k + u < tl.where(begin > 0, mine, mine - 1)  # the first step has none in h
-                states = states + (_load(at_h - (k + u) * direction * h_time, here, STATE, COMPLEX),)
+        then = _ahead(at_a, at_dh, at_reset, k + UNROLL, mine, -direction, a_time, dh_time, STATE, COMPLEX, UNROLL)
+        states_then = _behind(at_h, k + UNROLL, before, direction, h_time, STATE, COMPLEX, UNROLL)
+        factors, gradients, drops = now
         together = none
         for u in tl.static_range(UNROLL):
             here, back = k + u < mine, (k + u) * direction
@@ -308,8 +320,7 @@ def linear_scan_bwd_kernel(
                 new = _where(drops[u], none, new)
             c = _where(here, new, c)
             if (da is not None) or (da_sum is not None):
-                before = _where(begin + mine - k - u > 1, states[u], first)
-                product = _conjugate_times(before, l, COMPLEX)
+                product = _conjugate_times(_where(begin + mine - k - u > 1, states[u], first), l, COMPLEX)
                 if reset is not None:
                     product = _where(drops[u], none, product)
                 if da is not None:
@@ -317,6 +328,7 @@ def linear_scan_bwd_kernel(
                 else:
                     together = _plus(together, _where(here, product, none))
         total = _plus(total, together)
+        now, states = then, states_then
     _store(dfirst + (s * width + d) * PARTS, c, active & (g == 0), COMPLEX)
     if da_sum is not None:
         _store(da_sum + ((s * segments + g) * width + d) * PARTS, total, active, COMPLEX)

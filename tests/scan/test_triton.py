@@ -164,3 +164,13 @@ def test_second_gradients(kind: str, device: str) -> None:
     given = [torch.from_numpy(y.copy()).to(device).requires_grad_() for y in scan_inputs(kind, 2, 3, sizes, np.float64)]
     f = lambda *y: SCANS[kind](*y, lengths=[3, 1])  # noqa: E731
     assert torch.autograd.gradgradcheck(f, given, fast_mode=True)
+
+
+def test_one_pass_where_lanes_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B = 8, D = 1024 on 132 multiprocessors reads a and x once, where segments would read them twice."""
+    monkeypatch.setattr(triton.launch, "multiprocessors", lambda x: 132)
+    x = torch.empty(8, 8192, 1024, device="meta")
+    assert triton._segment(ops.LINEAR, x, 8 * 1024) == 8192
+    assert triton._segment(ops.LINEAR, x, 132 * 64 // 2) == 8192
+    assert triton._segment(ops.LINEAR, x, 132 * 64 // 2 - 1) < 8192
+    assert triton._segment(ops.BLOCK, x[..., None], 132 * 64 - 1) < 8192

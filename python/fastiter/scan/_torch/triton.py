@@ -1,8 +1,8 @@
 """The scans on a GPU: division of time into segments, and launches of kernels/scan/triton_*.py.
 
-A scan with few numbers per step would leave most of the device idle, so it is also parallel over segments of time.
-Each segment computes its effect on a state (a summary), a scan over the summaries gives the states before all
-segments, and then all segments run.
+A scan with enough numbers per step reads and writes memory once. One with few would leave most of the device idle, so
+it is also parallel over segments of time. Each segment computes its effect on a state (a summary), a scan over the
+summaries gives the states before all segments, and then all segments run, which reads a and x twice.
 """
 
 from __future__ import annotations
@@ -79,10 +79,14 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> _Work:
 
 
 def _segment(scan: Scan, x: Tensor, lanes: int) -> int:
-    """Return the steps per segment: all of them if there is a program for each multiprocessor anyway."""
+    """Return the steps per segment: all of them if the lanes read fast enough for the device's memory anyway.
+
+    A block scan needs a program for each multiprocessor. A lane of a linear scan has always asked for the next steps,
+    so that programs for half of the multiprocessors suffice.
+    """
     time, programs = x.shape[1], launch.multiprocessors(x)
     enough = programs * _lanes(scan, x)
-    if lanes >= enough or lanes == 0:
+    if lanes >= (enough if scan.blocks else enough // 2) or lanes == 0:
         return max(1, time)
     return max(_SHORTEST, -(-time // (4 * enough // lanes)))
 
