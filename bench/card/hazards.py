@@ -116,9 +116,9 @@ def compiled_anew(kind: str) -> Record:
     return {"B, T, seconds": told, "cubins": len(list(folder.glob("*.cubin"))) - before}
 
 
-def captured() -> Record:
-    """A head of several blocks, a cooperative launch, replays from a graph."""
-    wx, r, _ = (x.cuda() for x in inputs("lstm", torch.bfloat16, 256, 16, 64))
+def captured(width: int) -> Record:
+    """A head of several blocks, a cluster or a cooperative launch, replays from a graph."""
+    wx, r, _ = (x.cuda() for x in inputs("lstm", torch.bfloat16, width, 16, 64))
     fastiter.torch.lstm(wx, r)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -131,9 +131,24 @@ def captured() -> Record:
     return {"replays": 2}
 
 
-def on_streams(count: int) -> Record:
+def by_steps() -> Record:
+    """A step at a time, most by a graph, is the fused launch but for the rounding of products."""
+    from fastiter.rnn._torch import gpu
+    from fastiter.rnn._torch.ops import RnnForward
+
+    wx, r, _ = (x.cuda() for x in inputs("lstm", torch.float32, 64, 16, 256))
+    call = RnnForward("lstm", wx, r, None, [], False, None, None, True, True, None, None, None, None, 0)
+    fused, found = gpu.forward(call)[0], gpu.forward(call, backend="stepwise")[0]
+    again = gpu.forward(call, backend="stepwise")[0]
+    off = (fused - found).abs().max().item()
+    if not off < 1e-4 or not torch.equal(found, again):
+        raise ArithmeticError(f"steps differ by {off:.1e} from the fused launch, or between calls")
+    return {"off": off}
+
+
+def on_streams(count: int, width: int) -> Record:
     """Heads of several blocks on several streams at once end, and agree."""
-    wx, r, _ = (x.cuda() for x in inputs("lstm", torch.bfloat16, 256, 16, 256))
+    wx, r, _ = (x.cuda() for x in inputs("lstm", torch.bfloat16, width, 16, 256))
     expected, found = fastiter.torch.lstm(wx, r)[0], []
     torch.cuda.synchronize()
     for stream in [torch.cuda.Stream() for _ in range(count)]:
@@ -184,8 +199,11 @@ def items(dry: bool) -> list[Item]:
         Item("widths 128, 112, 128", partial(widths_in_turn, place, (128, 112, 128))),
         Item("widths 768, 512, 768", partial(widths_in_turn, place, (768, 512, 768))),
         Item("deterministic algorithms", partial(deterministic, place)),
-        Item("a graph with several blocks a head", captured),
-        Item("four streams with several blocks a head", partial(on_streams, 4)),
+        Item("a graph with several blocks a head", partial(captured, 768)),
+        Item("a graph with clusters", partial(captured, 256)),
+        Item("four streams with several blocks a head", partial(on_streams, 4, 768)),
+        Item("four streams with clusters", partial(on_streams, 4, 256)),
+        Item("steps by a graph", by_steps),
         Item("compiled anew: linear_scan", partial(compiled_anew, "linear_scan"), 60),
         Item("compiled anew: lstm", partial(compiled_anew, "lstm"), 90),
         Item("host time", partial(host_time, place)),

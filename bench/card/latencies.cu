@@ -53,9 +53,8 @@ KERNEL chain_tensor(int turns, long long* cycles, float* sink) {
     const uint32 a = 0x3f803f80u + threadIdx.x;
     const long long start = now();
     CHAIN asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%4,%4,%4}, {%4,%4}, "
-                       "{%0,%1,%2,%3};"
-                       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                       : "r"(a));
+                       "{%0,%1,%2,%3};" : "+f"(d[0]),
+                       "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a));
     *cycles = now() - start, *sink = d[0];
 }
 KERNEL chain_shuffle(int turns, long long* cycles, uint32* sink) {
@@ -141,13 +140,46 @@ template <int size> __device__ __forceinline__ void exchange(int bytes, int turn
     if (blockIdx.x == 0 && threadIdx.x == 0) *cycles = now() - start;
     MEET;
 }
-#define CLUSTER(size) \
+#define CLUSTER(size)                                                                             \
     KERNEL __cluster_dims__(size, 1, 1) cluster_##size(int bytes, int turns, long long* cycles) { \
         exchange<size>(bytes, turns, cycles);                                                     \
     }
 CLUSTER(2)
 CLUSTER(4)
 CLUSTER(8)
+
+// A number goes to the other of two blocks, which waits for it and sends it back: two ways a turn.
+KERNEL __cluster_dims__(2, 1, 1) send_and_return(int turns, long long* cycles) {
+    __shared__ __align__(16) uint64 memory[2]; // the number, and the counter of bytes
+    const uint32 number = address(memory), counter = address(memory + 1), rank = blockIdx.x;
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(counter)
+                 : "memory");
+    uint32 there, its_counter;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(number), "r"(1 - rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(its_counter) : "r"(counter), "r"(1 - rank));
+    MEET;
+    const long long start = now();
+    CHAIN {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], 8;" ::"r"(counter) : "memory");
+        for (int way = 0; way < 2; ++way) {
+            if (way == int(rank))
+                asm volatile(
+                    "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(there),
+                    "l"(uint64(i)), "r"(its_counter)
+                    : "memory");
+            else
+                for (uint32 is_there = 0; !is_there;)
+                    asm volatile(
+                        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+                        "selp.u32 %0, 1, 0, p;\n}"
+                        : "=r"(is_there)
+                        : "r"(counter), "r"(i & 1)
+                        : "memory");
+        }
+    }
+    if (rank == 0) *cycles = now() - start;
+    MEET;
+}
 #endif
 
 // ---- after a barrier: a block copies the exchanged vectors from L2 to its shared memory ----------------------------------

@@ -125,6 +125,7 @@ def only_compiled() -> Record:
     """The dry run: the source compiles, and the cubin has every kernel."""
     code = compiled("sm_90")
     names = ["chase", "barrier_block", "barrier_grid", "copy_8", "copy_16", *CHAINS.values()]
+    names += ["send_and_return"]
     missing = [name for name in (*names, *(f"cluster_{size}" for size in CLUSTERS)) if name.encode() not in code]
     if missing:
         raise RuntimeError(f"latencies.cu has no {missing}")
@@ -144,6 +145,7 @@ def items(dry: bool) -> list[Item]:
         calls |= {f"grid, {name}, {blocks} blocks": partial(barrier_of_grid, kind, blocks) for blocks in BLOCKS}
     if int(_cuda.architecture(0)[3:]) >= 90:
         calls["cluster"] = partial(cluster, 8, 0)
+        calls["remote"] = lambda: {"cycles": turns_of("send_and_return", 2, 1, (), ()) / 2}
         for size in CLUSTERS:
             calls[f"cluster of {size}, 4 KiB"] = partial(cluster, size, 4096)
     for width in (8, 16):

@@ -83,6 +83,7 @@ def constants_of(rows: list[Record]) -> Record:
     found: Record = {}
     for back in (False, True):
         its = [row for row in rows if row["backward"] is back and row["cell"] == "lstm"]
+        its = [row for row in its if not row["plan"].get("clustered")]  # which the tuner does not know
         if len(its) >= 6:
             constants, factor = fit(its)
             told = {name: round(value, 1) for name, value in constants.items()}

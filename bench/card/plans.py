@@ -121,7 +121,8 @@ def described(problem: Problem, its: Plan) -> Record:
 
 def name_of(problem: Problem, its: Plan) -> str:
     way = "backward" if problem.backward else "forward"
-    shape = f"{its.blocks} x {its.units} units, {its.row_warps} x {its.split} warps, {its.rows} rows"
+    blocks = f"cluster of {its.blocks}" if its.clustered else f"{its.blocks}"
+    shape = f"{blocks} x {its.units} units, {its.row_warps} x {its.split} warps, {its.rows} rows"
     return f"{problem.cell} {problem.width} {way}, {shape}"
 
 
