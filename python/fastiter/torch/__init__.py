@@ -6,9 +6,10 @@ from .. import _torch as _torch  # says what to install where PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..bcd._torch.constrained import sketched_newton
-from ..bcd._torch.functional import bcd, lasso_path, nnls, sketch_solve
+from ..bcd._torch.functional import bcd
 from ..bcd._torch.objective import Objective
 from ..bcd._torch.problem import LeastSquares, Logistic, Quadratic, Softmax
+from ..bcd._torch.squares import lasso_path, nnls, sketch_solve
 from ..delta._torch.functional import delta_scan
 from ..fixedpoint._torch.functional import fixed_point
 from ..fixedpoint._torch.hopfield import hopfield_energy, hopfield_update

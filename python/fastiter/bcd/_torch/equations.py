@@ -71,9 +71,7 @@ class Equations:
     def slope(self, x: Tensor, given: Sequence[Tensor]) -> Tensor:
         """Return s_F at x_F."""
         named = dict(zip(self.tensors, given, strict=True))
-        own = self._part.of(named["A"])
-        X = x.new_zeros(len(self._columns) * self._classes).index_copy(0, self._own_places, x)
-        X = X.index_copy(0, self._bound_places, self.bounds(named, x.dtype, False))
+        own, X = self._part.of(named["A"]), self._whole(x, named)
         if self._problem._loss == "quadratic":
             g = self._quadratic(own, X, named)
         else:
@@ -83,6 +81,24 @@ class Equations:
         free = self.held.free
         l1, l2 = (self.at(name, free, named, x.dtype) for name in ("l1", "l2"))
         return g + l2 * x + l1 * self.held.signs.to(x)
+
+    def _whole(self, x: Tensor, named: dict[str, Tensor]) -> Tensor:
+        """Return the coordinates of the columns in use."""
+        X = x.new_zeros(len(self._columns) * self._classes).index_copy(0, self._own_places, x)
+        return X.index_copy(0, self._bound_places, self.bounds(named, x.dtype, False))
+
+    def matrix(self, x: Tensor, given: Sequence[Tensor]) -> Tensor | None:
+        """Return H, the derivative of s_F, by products of matrices; None for sparse data."""
+        if self._problem._pattern.row is not None:
+            return None
+        named, places = dict(zip(self.tensors, given, strict=True)), self._own_places
+        own = self._part.of(named["A"])
+        if self._problem._loss == "quadratic":
+            H = own.index_select(0, self.held.free).index_select(1, places)
+        else:
+            z = self._part.times(own, self._whole(x, named).reshape(-1, self._classes))
+            H = second(self._problem, own.index_select(1, places // self._classes), z, places % self._classes, named)
+        return H + self.at("l2", self.held.free, named, x.dtype).diag()
 
     def _quadratic(self, own: Tensor, X: Tensor, named: dict[str, Tensor]) -> Tensor:
         """Return (A + A') x / 2 - b, so that the gradient of A is symmetric."""
@@ -102,8 +118,7 @@ class Equations:
         if warns:
             implicit.warn_of_ties(name, self._ties(value, tolerance))
         flat, free = value.reshape(-1), self.held.free
-        cost = self._part.size + self._problem._pattern.shape[0] * self._classes
-        equations = implicit.Problem(name, self.slope, cost)
+        equations = implicit.Problem(name, self.slope, self._part.size * self._classes, matrix=self.matrix)
         x = implicit.attach(equations, flat[free], list(self.tensors.values()))
         places = torch.cat([self.held.at_lower, self.held.at_upper])
         made = torch.zeros_like(flat).index_copy(0, free, x)
@@ -136,6 +151,20 @@ def derivative(problem: Problem, z: Tensor, given: dict[str, Any]) -> Tensor:
         u = torch.softmax(z, 1) - one
     weights = given.get("weights")
     return u if weights is None else weights.unsqueeze(1) * u
+
+
+def second(problem: Problem, columns: Tensor, z: Tensor, classes: Tensor, given: dict[str, Tensor]) -> Tensor:
+    """Return the second derivatives of the losses in coordinates, given by their columns of A and their classes."""
+    weights = given.get("weights")
+    w = columns.new_ones(1, 1) if weights is None else weights.unsqueeze(1)
+    if problem._loss == "squares":
+        return columns.mT @ (w * columns)
+    if problem._loss == "logistic":
+        p = torch.sigmoid(z)
+        return columns.mT @ (w * p * (1 - p) * columns)
+    part = torch.softmax(z, 1).index_select(1, classes) * columns
+    same = classes.unsqueeze(1) == classes
+    return same * (columns.mT @ (w * part)) - part.mT @ (w * part)
 
 
 def gradient(problem: Problem, flat: Tensor, given: dict[str, Tensor]) -> Tensor:

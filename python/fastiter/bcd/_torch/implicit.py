@@ -19,7 +19,7 @@ from ...fixedpoint._torch import implicit
 
 #: The most free coordinates whose matrix H is factorised; the systems of more are solved by conjugate gradients
 LARGEST = 4096
-#: The numbers of a batch of products with H at once
+#: The numbers that a batch of products with H may make at once
 _BATCH = 1 << 22
 
 Slope = Callable[[Tensor, Sequence[Tensor]], Tensor]
@@ -50,8 +50,8 @@ def _places(chosen: Tensor) -> Tensor:
 class Problem(NamedTuple):
     """A solution's equations: s_F as a function of x_F (k,) and of tensors, in any precision.
 
-    ``cost``: the numbers that a product with H reads; ``exact``: H is computed in float64, whatever the tensors' dtype;
-    ``definite``: H is positive definite where the solution is unique.
+    ``cost``: the numbers that a product with H makes; ``exact``: H is computed in float64, whatever the tensors' dtype;
+    ``definite``: H is positive definite where the solution is unique; ``matrix``: H of the same arguments, or None.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Problem(NamedTuple):
     cost: int
     exact: bool = True
     definite: bool = True
+    matrix: Callable[[Tensor, Sequence[Tensor]], Tensor | None] | None = None
 
 
 def attach(problem: Problem, value: Tensor, tensors: Sequence[Tensor], anchored: bool = False) -> Tensor:
@@ -130,10 +131,13 @@ class _Systems:
         return torch.linalg.solve(self._factor, right.to(self._factor.dtype).mT).mT.to(right.dtype)
 
     def _matrix(self) -> Tensor:
-        """Return H, by products with the columns of I."""
+        """Return H, by its formula or by products with the columns of I."""
         x, tensors = self._value.clone(), self._tensors
         if self._problem.exact:
             x, tensors = x.double(), [t.double() for t in tensors]
+        known = self._problem.matrix(x, tensors) if self._problem.matrix is not None else None
+        if known is not None:
+            return known
         with torch.enable_grad():
             y = self._problem.slope(x.requires_grad_(), tensors)
         k = len(x)

@@ -44,9 +44,10 @@ class Part:
 
     @property
     def size(self) -> int:
-        """The numbers that a product with one vector reads."""
+        """The numbers that a product with one vector makes: one for each entry of a sparse matrix."""
         n, m = self._pattern.shape
-        return n * (m if self._columns is None else len(self._columns)) if self._pattern.row is None else len(self._row)
+        columns = m if self._columns is None else len(self._columns)
+        return n + columns if self._pattern.row is None else n + columns + len(self._row)
 
     def of(self, values: Tensor) -> Tensor:
         """Return the values of these columns."""

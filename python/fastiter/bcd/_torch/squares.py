@@ -1,0 +1,267 @@
+"""Lasso paths, non-negative least squares and linear systems by sketches, on tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..._torch.ops import FLOATS, check_tensors, refuse_transforms
+from .. import _path, _sketch
+from .._path import LassoPath
+from .._result import BCDSolution
+from .._sketch import SketchSolution
+from .equations import Equations
+from .functional import bcd, on_tensors, untraced
+from .matrix import DEVICES, array_of, read_matrix
+from .problem import LeastSquares
+
+Matrix = Tensor | tuple[Any, Any, Tensor, tuple[int, int]]
+
+
+def lasso_path(
+    A: Matrix,
+    b: Tensor,
+    l1: Tensor | None = None,
+    *,
+    l2: Tensor | float = 0.0,
+    nonnegative: bool = False,
+    rtol: float = 1e-6,
+    max_steps: int = 100,
+    throw: bool = False,
+) -> LassoPath:
+    """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, differentiably, each from the last one.
+
+    Parameters
+    ----------
+    A : Tensor (n, m), or (crow, col, values, (n, m))
+        The data, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix.
+    b : Tensor (n,)
+        The targets, in the dtype of A.
+    l1 : Tensor (k,), optional
+        The weights, above 0, best from large to small. By default 50, evenly in their logarithm, from the
+        least at which x is 0 down to a hundredth of it.
+    l2 : float or Tensor of one number
+        The weight of the halved squares.
+    nonnegative : bool
+        Whether x is at least 0.
+    rtol : float
+        Converged if the duality gap is at most ``rtol`` ||b||^2 / 2.
+    max_steps : int
+        The most working sets for each weight.
+    throw : bool
+        Raise if one does not converge, instead of a warning.
+
+    Returns
+    -------
+    LassoPath
+        The solutions, differentiable to any order in A, b, l1 and l2 where each has a fixed active set, and their
+        duality gaps, as tensors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    BackendError
+        If a tensor is not on the CPU.
+    ConvergenceError
+        If ``throw`` is True and one does not converge.
+    RuntimeError
+        Under a transform of torch.func; in the backward pass, if a solution is not unique.
+
+    See Also
+    --------
+    bcd : One problem, of other losses as well.
+    fastiter.bcd.lasso_path : The same on arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import lasso_path
+    >>> l1 = torch.tensor([2.0, 0.5], requires_grad=True)
+    >>> path = lasso_path(torch.eye(2), torch.tensor([3.0, 1.0]), l1)
+    >>> path.value.sum().backward()
+    >>> path.value.detach(), l1.grad
+    (tensor([[1.0000, 0.0000],
+            [2.5000, 0.5000]]), tensor([-1., -2.]))
+    """
+    function = "lasso_path"
+    refuse_transforms(function, "because the number of steps depends on the values")
+    matrix = read_matrix(function, "A", A)
+    given: dict[str, Tensor] = {"b": b} | ({} if l1 is None else {"l1": l1})
+    if isinstance(l2, Tensor):
+        given["l2"] = l2
+    check_tensors(function, ("A", *given), (matrix.values, *given.values()), FLOATS, DEVICES)
+    if isinstance(l2, Tensor) and l2.numel() != 1:
+        raise ValueError(f"{function}: l2 must be a number or a tensor of one, got shape {tuple(l2.shape)}")
+
+    def call() -> LassoPath:
+        found = on_tensors(
+            lambda: _path.lasso_path(
+                matrix.array(function),
+                array_of(b),
+                None if l1 is None else array_of(l1),
+                l2=float(l2.detach() if isinstance(l2, Tensor) else l2),
+                nonnegative=nonnegative,
+                rtol=rtol,
+                max_steps=max_steps,
+                throw=throw,
+            )
+        )
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in (matrix.values, *given.values())):
+            return found
+        lower = 0.0 if nonnegative else None
+        weights = found.l1 if l1 is None else l1
+        one = LeastSquares(A, b, l1=1.0, l2=l2.reshape(()) if isinstance(l2, Tensor) else l2, lower=lower)
+        rows = []
+        for k, (x, weight) in enumerate(zip(found.value, weights, strict=True)):
+            equations = Equations(one, x, one._tensors | {"l1": weight.to(x.dtype)})
+            at_start = l1 is None and k == 0  # where x begins to differ from 0
+            rows.append(equations.solution(function, x, None, warns=not at_start))
+        return replace(found, value=torch.stack(rows) if rows else found.value)
+
+    return untraced(call)
+
+
+def nnls(
+    A: Matrix,
+    b: Tensor,
+    x0: Tensor | None = None,
+    *,
+    rtol: float = 1e-8,
+    max_steps: int = 10_000_000,
+    throw: bool = False,
+) -> BCDSolution:
+    """Minimise ||A x - b|| over x >= 0, differentiably.
+
+    Parameters
+    ----------
+    A : Tensor (n, m), or (crow, col, values, (n, m))
+        The data, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix.
+    b : Tensor (n,)
+        The targets, in the dtype of A.
+    x0 : Tensor (m,), optional
+        Where to start, 0 by default, in the dtype of A.
+    rtol : float
+        Converged if the largest entry of the least subgradient is at most ``rtol`` times that of A' b.
+    max_steps : int
+        The most updates of a coordinate.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
+
+    Returns
+    -------
+    BCDSolution
+        Its value is x, differentiable in A and b as that of :func:`bcd`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+    BackendError
+        If a tensor is not on the CPU.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+    RuntimeError
+        Under a transform of torch.func; in the backward pass, if x is not unique.
+
+    See Also
+    --------
+    bcd : Other losses, bounds and penalties.
+    fastiter.bcd.nnls : The same on arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import nnls
+    >>> b = torch.tensor([2.0, 1.0, -1.0], requires_grad=True)
+    >>> x = nnls(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), b).value
+    >>> x.sum().backward()
+    >>> x.detach(), b.grad
+    (tensor([1.5000, 0.0000]), tensor([0.5000, 0.5000, 0.0000]))
+    """
+    return bcd(LeastSquares(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)
+
+
+def sketch_solve(
+    A: Matrix,
+    b: Tensor,
+    x0: Tensor | None = None,
+    *,
+    sketch: Literal["kaczmarz", "block", "gaussian", "count"] = "kaczmarz",
+    size: int = 16,
+    rtol: float = 1e-6,
+    max_steps: int = 1_000_000,
+    rng: Any = None,
+    throw: bool = False,
+) -> SketchSolution:
+    """Solve A x = b by projections x <- x + A' S (S' A A' S)^+ S' (b - A x) with random S; it has no gradient.
+
+    Parameters
+    ----------
+    A : Tensor (m, n), or (crow, col, values, (m, n))
+        A system with a solution, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix.
+    b : Tensor (m,)
+        The right-hand side, in the dtype of A.
+    x0 : Tensor (n,), optional
+        Where to start, 0 by default, in the dtype of A; the limit is the solution that is nearest to it.
+    sketch : {"kaczmarz", "block", "gaussian", "count"}
+        S, as in :func:`fastiter.bcd.sketch_solve`.
+    size : int
+        The columns of S, except for "kaczmarz".
+    rtol : float
+        Converged if ||b - A x|| <= ``rtol`` ||b||.
+    max_steps : int
+        The most projections.
+    rng : numpy.random.Generator or int, optional
+        The source of S; an int is a seed, and None is 0.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
+
+    Returns
+    -------
+    SketchSolution
+        The solution, a tensor, and its residual.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described, or requires a gradient.
+    BackendError
+        If a tensor is not on the CPU.
+    ConvergenceError
+        If ``throw`` is True and it does not converge.
+
+    See Also
+    --------
+    relax_solve : Linear systems with gradients.
+    fastiter.bcd.sketch_solve : The same on arrays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import sketch_solve
+    >>> A, b = torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.tensor([3.0, 4.0])
+    >>> sketch_solve(A, b).value.round(decimals=3)
+    tensor([1., 1.])
+    """
+    function = "sketch_solve"
+    refuse_transforms(function, "because the number of steps depends on the values")
+    matrix = read_matrix(function, "A", A)
+    named = {"A": matrix.values, "b": b} | ({} if x0 is None else {"x0": x0})
+    check_tensors(function, tuple(named), tuple(named.values()), FLOATS, DEVICES)
+    for name, x in named.items():
+        if torch.is_grad_enabled() and x.requires_grad:
+            remedy = "(relax_solve and torch.linalg.solve have gradients), got one that requires it"
+            raise ValueError(f"{function}: {name} must not require a gradient {remedy}")
+
+    def call() -> SketchSolution:
+        first = None if x0 is None else array_of(x0)
+        how = {"sketch": sketch, "size": size, "rtol": rtol, "max_steps": max_steps, "rng": rng, "throw": throw}
+        return on_tensors(
+            lambda: _sketch.sketch_solve(matrix.array(function), array_of(b), first, **how)  # type: ignore[arg-type]
+        )
+
+    return untraced(call)
