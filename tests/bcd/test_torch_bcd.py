@@ -364,7 +364,8 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
     anything: Any = "x"
     one = torch.tensor([0, 1])
     some: Any = [1.0]
-    problem, of_numpy = LeastSquares(A, b), cases.make("squares", A.numpy(), b.numpy())
+    problem: Any = LeastSquares(A, b)
+    of_numpy = cases.make("squares", A.numpy(), b.numpy())
     backend = fastiter.BackendError
     return [
         (lambda: LeastSquares(A.numpy(), b), TypeError, "LeastSquares: A must be a torch.Tensor, got ndarray"),
@@ -416,6 +417,11 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
         (lambda: Logistic(A, y.to("meta")), backend, "Logistic: y must be on the CPU, as it has no GPU kernels yet"),
         (lambda: Softmax(A, y), TypeError, "Softmax: y must be integers"),
         (lambda: Quadratic(A, b), ValueError, "Quadratic: A must be square, got shape (9, 4)"),
+        (
+            lambda: of_arrays(problem),
+            TypeError,
+            "bcd: problem must be a LeastSquares, Logistic, Softmax or Quadratic, got",
+        ),
         (lambda: bcd(of_numpy), TypeError, "bcd: problem must be a LeastSquares, Logistic, Softmax, Quadratic or Obje"),
         (lambda: bcd(problem, torch.zeros(3, dtype=F64)), ValueError, "bcd: x0 must have shape (4,) and dtype"),
         (lambda: bcd(problem, torch.zeros(4)), TypeError, "bcd: x0 must have dtype torch.float64 like A"),
@@ -428,9 +434,9 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
     ]
 
 
-@pytest.mark.parametrize("case", range(34))
+@pytest.mark.parametrize("case", range(35))
 def test_wrong_arguments(case: int) -> None:
-    assert len(wrong()) == 34
+    assert len(wrong()) == 35
     call, error, message = wrong()[case]
     with pytest.raises(error) as raised:
         call()

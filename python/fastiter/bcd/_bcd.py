@@ -113,7 +113,8 @@ def bcd(
     function = "bcd"
     if not isinstance(problem, Problem):
         expected = "a LeastSquares, Logistic, Softmax or Quadratic"
-        raise TypeError(f"{function}: problem must be {expected}, got {type_name(problem)}")
+        remedy = "; fastiter.torch.bcd solves it" if type(problem).__module__ == "fastiter.torch" else ""
+        raise TypeError(f"{function}: problem must be {expected}, got {type_name(problem)}{remedy}")
     check_choice(function, "rule", rule, RULES)
     check_choice(function, "update", update, UPDATES)
     limits = Limits(rtol, stop, max_steps, check_every, callback, throw).checked(function)
