@@ -80,20 +80,23 @@ void Solver::hessian_product(const Vector& d, Vector& out) const {
         for (int64_t k = 0; k < classes; ++k) a.products(image.data() + k * a.n, out.data() + k, classes);
 }
 
-// Scores |d| of ten steps d <- the largest of d - (s + H d) / L, which approximate the block with the lowest model
+// Scores L_i d_i^2 of ten steps d <- the largest of d - mu (s + H d) / L, which approximate the block with the lowest
+// model: a gradient method and hard thresholding in the norm of the L_i, whose first block is that of the largest s_i^2 / L_i
 void Solver::hard_thresholded(Vector& scores) {
     const size_t m = scores.size(), size = std::min(size_t(blocks_.size), m);
+    const double* curvature = p_.s.curvature;
     Vector d(m), product(m);
-    if (step_size_ == 0) {
-        double norm = std::sqrt(double(m));
+    if (step_size_ == 0) { // the inverse of the largest eigenvalue of H / L
+        double norm = 0;
+        for (size_t c = 0; c < m; ++c) norm += curvature[c];
+        norm = std::sqrt(norm);
         std::fill(d.begin(), d.end(), 1.0);
         for (int i = 0; i < 30; ++i) {
             for (double& value : d) value /= norm;
             hessian_product(d, product);
             norm = 0;
-            for (double value : product) norm += value * value;
+            for (size_t c = 0; c < m; ++c) d[c] = product[c] / curvature[c], norm += product[c] * d[c];
             norm = std::sqrt(norm);
-            d = product;
             if (!(norm > 0)) break;
         }
         step_size_ = norm > 0 ? 1 / (1.05 * norm) : 1;
@@ -103,13 +106,13 @@ void Solver::hard_thresholded(Vector& scores) {
     for (int i = 0; i < 10; ++i) {
         hessian_product(d, product);
         for (size_t c = 0; c < m; ++c) {
-            d[c] -= step_size_ * (scores[c] + product[c]);
-            order[c] = {std::isnan(d[c]) ? -HUGE_VAL : -std::abs(d[c]), int32_t(c)};
+            d[c] -= step_size_ * (scores[c] + product[c]) / curvature[c];
+            order[c] = {std::isnan(d[c]) ? -HUGE_VAL : -curvature[c] * d[c] * d[c], int32_t(c)};
         }
         std::nth_element(order.begin(), order.begin() + std::ptrdiff_t(size - 1), order.end());
         for (size_t k = size; k < m; ++k) d[size_t(order[k].second)] = 0;
     }
-    for (size_t c = 0; c < m; ++c) scores[c] = std::abs(d[c]);
+    for (size_t c = 0; c < m; ++c) scores[c] = curvature[c] * d[c] * d[c];
 }
 
 void Solver::choose_variable(List& block) {
