@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._docs import documented
 from .._solution import warn
 from ._bcd import bcd
 from ._estimators import Estimator, scikit_learn, with_ones, without_last
@@ -15,6 +16,37 @@ from ._path import WorkingSets
 from ._problem import LeastSquares, Problem
 
 Array = npt.NDArray[Any]
+
+_PARTS = {
+    "alpha": """
+        alpha : float
+            The weight of the penalty.
+        """,
+    "options": """
+        fit_intercept : bool
+            Whether there is a constant c; it has no penalty.
+        positive : bool
+            Whether coefficients are at least 0.
+        warm_start : bool
+            Whether ``fit`` starts from the last coefficients.
+        max_iter : int
+            The most working sets, or sweeps.
+        tol : float
+            The duality gap at which it ends, as a share of ||y||^2 / 2; without a gap, that of the gradient at 0.
+        """,
+    "coefficients": """
+        coef_ : (m,)
+            The coefficients.
+        intercept_ : float
+            The constant.
+        """,
+    "end": """
+        n_iter_ : int
+            The working sets, or the sweeps where the intercept of sparse X, or a penalty of 0, rules these out.
+        gap_ : float
+            The duality gap at the end; infinite or large, and not the stop, where working sets are ruled out.
+        """,
+}
 
 
 class _Regressor(Estimator):
@@ -130,36 +162,43 @@ class _Regressor(Estimator):
         return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
 
 
-class ElasticNet(_Regressor):
+class _Penalised(_Regressor):
+    """The two whose penalty has a weight and a share of the magnitudes."""
+
+    l1_ratio = 1.0
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        *,
+        fit_intercept: bool = True,
+        positive: bool = False,
+        warm_start: bool = False,
+        max_iter: int = 10_000,
+        tol: float = 1e-6,
+    ) -> None:
+        self.alpha, self.fit_intercept, self.positive = alpha, fit_intercept, positive
+        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
+
+    def _penalties(self, total: float) -> tuple[float, float]:
+        return self.alpha * self.l1_ratio * total, self.alpha * (1 - self.l1_ratio) * total
+
+
+@documented(_PARTS)
+class ElasticNet(_Penalised):
     """||y - X w - c||^2 / (2 n) + alpha (l1_ratio ||w||_1 + (1 - l1_ratio) ||w||^2 / 2), with scikit-learn's interface.
 
     Parameters
     ----------
-    alpha : float
-        The weight of the penalty.
+    %(alpha)s
     l1_ratio : float
         The share of ||w||_1 in it.
-    fit_intercept : bool
-        Whether there is a constant c; it has no penalty.
-    positive : bool
-        Whether coefficients are at least 0.
-    warm_start : bool
-        Whether ``fit`` starts from the last coefficients.
-    max_iter : int
-        The most working sets, or sweeps.
-    tol : float
-        The duality gap at which it ends, as a share of ||y||^2 / 2; without a gap, that of the gradient at 0.
+    %(options)s
 
     Attributes
     ----------
-    coef_ : (m,)
-        The coefficients.
-    intercept_ : float
-        The constant.
-    n_iter_ : int
-        The working sets, or the sweeps where the intercept of sparse X, or a penalty of 0, rules these out.
-    gap_ : float
-        The duality gap at the end; infinite or large, and not the stop, where working sets are ruled out.
+    %(coefficients)s
+    %(end)s
 
     See Also
     --------
@@ -186,41 +225,25 @@ class ElasticNet(_Regressor):
         max_iter: int = 10_000,
         tol: float = 1e-6,
     ) -> None:
-        self.alpha, self.l1_ratio, self.fit_intercept, self.positive = alpha, l1_ratio, fit_intercept, positive
-        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
+        super().__init__(
+            alpha, fit_intercept=fit_intercept, positive=positive, warm_start=warm_start, max_iter=max_iter, tol=tol
+        )
+        self.l1_ratio = l1_ratio
 
-    def _penalties(self, total: float) -> tuple[float, float]:
-        return self.alpha * self.l1_ratio * total, self.alpha * (1 - self.l1_ratio) * total
 
-
-class Lasso(_Regressor):
+@documented(_PARTS)
+class Lasso(_Penalised):
     """||y - X w - c||^2 / (2 n) + alpha ||w||_1, with scikit-learn's interface.
 
     Parameters
     ----------
-    alpha : float
-        The weight of the penalty.
-    fit_intercept : bool
-        Whether there is a constant c; it has no penalty.
-    positive : bool
-        Whether coefficients are at least 0.
-    warm_start : bool
-        Whether ``fit`` starts from the last coefficients.
-    max_iter : int
-        The most working sets, or sweeps.
-    tol : float
-        The duality gap at which it ends, as a share of ||y||^2 / 2; without a gap, that of the gradient at 0.
+    %(alpha)s
+    %(options)s
 
     Attributes
     ----------
-    coef_ : (m,)
-        The coefficients.
-    intercept_ : float
-        The constant.
-    n_iter_ : int
-        The working sets, or the sweeps where the intercept of sparse X, or a penalty of 0, rules these out.
-    gap_ : float
-        The duality gap at the end; infinite or large, and not the stop, where working sets are ruled out.
+    %(coefficients)s
+    %(end)s
 
     See Also
     --------
@@ -237,23 +260,8 @@ class Lasso(_Regressor):
     (array([1.85]), 1.15)
     """
 
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        *,
-        fit_intercept: bool = True,
-        positive: bool = False,
-        warm_start: bool = False,
-        max_iter: int = 10_000,
-        tol: float = 1e-6,
-    ) -> None:
-        self.alpha, self.fit_intercept, self.positive = alpha, fit_intercept, positive
-        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
 
-    def _penalties(self, total: float) -> tuple[float, float]:
-        return self.alpha * total, 0.0
-
-
+@documented(_PARTS)
 class NNLS(_Regressor):
     """||y - X w||^2 with w >= 0, non-negative least squares with scikit-learn's interface.
 
@@ -270,10 +278,7 @@ class NNLS(_Regressor):
 
     Attributes
     ----------
-    coef_ : (m,)
-        The coefficients.
-    intercept_ : float
-        The constant.
+    %(coefficients)s
     n_iter_ : int
         The sweeps.
     gap_ : float
