@@ -57,7 +57,7 @@ def bcd(
         The next block. "cyclic": one after the other. "random": uniformly, "lipschitz": with probability L_b, the
         largest eigenvalue of H_b. Greedy, with s_b the least subgradient in a block: "gs" |s_b|^2, "gsl" |s_b|^2 / L_b,
         "gsd" sum of s_i^2 / L_i, "gsq" s_b H_b^-1 s_b; of variable blocks the coordinates with the largest s_i^2, over
-        the bound sum_j |H_ij| for "gsl", over L_i for "gsd", and by ten steps of hard thresholding in that norm for "gsq".
+        the bound sum_j |H_ij| for "gsl", over L_i for "gsd", and for "gsq" by ten steps of hard thresholding.
     update : {"gradient", "matrix", "newton", "two-metric"}
         "gradient": the minimiser of the upper bound with L_b, a projected or proximal gradient step. "matrix": of that
         with the matrix H_b, exact for squares and quadratics. "newton": of the model with the second derivatives, and a
