@@ -85,9 +85,9 @@ int64_t order_from(int64_t states, const int64_t* start, const int32_t* before, 
 template <class T> void absorbing(const Process<T>& p, bool idle, uint8_t* is_absorbing) {
     for (int64_t s = 0; s < p.states; ++s) {
         is_absorbing[s] = 1;
-        for (int64_t j = p.row[s]; j < p.row[s + 1]; ++j) {
+        for (int64_t j = p.row[s]; j < p.row[s + 1] && is_absorbing[s]; ++j) {
             if (idle && p.reward[j] != 0) is_absorbing[s] = 0;
-            for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e)
+            for (int64_t e = p.entry[j]; e < p.entry[j + 1] && is_absorbing[s]; ++e)
                 if (p.weight[e] > 0 && p.next[e] != s) is_absorbing[s] = 0;
         }
     }

@@ -84,8 +84,11 @@ class Process:
             return math.inf
         if len(first) == self.states and self.rows.row[1] * self.states == len(rewards):
             counts = np.diff(self.rows.row)
-            if (counts == counts[0]).all():  # much faster than reduceat
-                return float(rewards.reshape(self.states, -1).max(1).min())
+            if (counts == counts[0]).all():  # column by column, which is much faster than reduceat
+                best = rewards[:: counts[0]].copy()
+                for a in range(1, int(counts[0])):
+                    np.maximum(best, rewards[a :: counts[0]], out=best)
+                return float(best.min())
         return float(np.maximum.reduceat(rewards, first).min())
 
     @cached_property
