@@ -6,8 +6,8 @@ namespace fastiter::mdp::FASTITER_LEVEL {
 namespace {
 
 constexpr double kInfinity = __builtin_inf();
-constexpr int64_t kNear = 1 << 19; // bytes of v that stay in the second-level cache
-constexpr int64_t kAhead = 64;     // entries between a prefetch and its use
+constexpr int64_t kNear = 1 << 20; // bytes of v that stay in the second-level cache
+constexpr int64_t kAhead = 160;    // entries between a prefetch and its use
 
 struct Rows {
     int64_t begin, end;
