@@ -24,6 +24,7 @@ TITLES = {
     "custom_cell": "A cell of your own, all steps at once",
     "decode_stream": "Streaming one character at a time",
     "deep_cg": "A network inside conjugate gradients",
+    "deq_sequence": "Digits, row by row, by an equilibrium",
     "dsa": "Neutron transport, accelerated by diffusion",
     "halpern_games": "Games and robust regression by few evaluations",
     "graph_solver": "Values of larger graphs than trained on",

@@ -380,3 +380,16 @@ def test_graph_solver(tmp_path: Path) -> None:
     ]
     for _, _, error, optimal in rows:
         assert float(error) < 15 and float(optimal) > 0.5  # a random action is optimal one time in seven
+
+
+def test_deq_sequence(tmp_path: Path) -> None:
+    """The equilibrium keeps little more than one application of its layer, whatever the solver needs."""
+    figure = tmp_path / "deq_sequence.png"
+    output = run("deq_sequence.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(GRU, \d x|DEQ) +\d+\.\d % +12,298 +(\d\.\d\d) MB +\d\.\d\d$", output, re.MULTILINE)
+    kept = {name: float(megabytes) for name, megabytes in rows}
+    assert list(kept) == ["GRU, 1 x", "GRU, 4 x", "GRU, 8 x", "DEQ"]
+    assert kept["DEQ"] < 1.5 * kept["GRU, 1 x"] < 0.5 * kept["GRU, 4 x"] < 0.3 * kept["GRU, 8 x"]
+    assert "; 0 of 240 states did not converge" in output
