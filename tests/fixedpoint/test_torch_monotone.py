@@ -18,8 +18,8 @@ TIGHT: dict[str, Any] = {"rtol": 1e-13, "max_steps": 3000, "throw": True}
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Small convolutions gain nothing from threads, which spin for long on a busy machine."""
-    torch.set_num_threads(1)
+    """Thousands of small steps gain nothing from a second thread of the kernels, which only waits for the first."""
+    fastiter.set_num_threads(1)
 
 
 def randn(*shape: int, seed: int = 0) -> Any:
