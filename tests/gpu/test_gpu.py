@@ -373,5 +373,4 @@ def test_the_facade_registers_every_op_for_cards() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     count, without = done.stdout.splitlines()
     assert int(count) > 30
-    on_the_cpu_alone = {"_fixedpoint_prox", "_hopfield_adjoint", "_hopfield_bwd", "_hopfield_fwd"}
-    assert set(without.split()) == {f"fastiter::{name}" for name in on_the_cpu_alone}
+    assert not without.split()

@@ -17,7 +17,7 @@ from ..._docs import documented_like
 from ..._solution import judged
 from ..._torch.autograd import one_by_one
 from ..._torch.autograd_twice import differentiable
-from ..._torch.ops import CPU, GPU_FLOATS, check_tensors, grad_enabled, own_copy, transformed, unwatched
+from ..._torch.ops import CPU_AND_CUDA, GPU_FLOATS, check_tensors, grad_enabled, own_copy, transformed, unwatched
 from ..._torch.overrides import dispatched
 from .. import _hopfield as arrays
 from .._hopfield_shapes import (
@@ -29,6 +29,7 @@ from .._hopfield_shapes import (
     joined,
     reasons_of,
 )
+from . import hopfield_plain as hopfield_plain  # registers the ops for cards
 from .hopfield_ops import (
     HopfieldAdjoint,
     HopfieldBackward,
@@ -163,7 +164,7 @@ def problem_of(
     function: str, state: Any, stored: Any, beta: Any, mask: Any, constant_mask: bool = True
 ) -> tuple[Problem, tuple[int, ...]]:
     """Return the arguments, checked, in the dtype of the computation and with the leading axes (batch, head)."""
-    check_tensors(function, ("state", "stored"), (state, stored), GPU_FLOATS, CPU)
+    check_tensors(function, ("state", "stored"), (state, stored), GPU_FLOATS, CPU_AND_CUDA)
     lead = joined(function, tuple(state.shape), tuple(stored.shape))
     axes, dtype = folded_axes(lead), torch.promote_types(state.dtype, torch.float32)
 
@@ -172,15 +173,17 @@ def problem_of(
         return x.to(dtype).expand(*lead, *inner).reshape(*axes, *inner)
 
     if isinstance(beta, Tensor):
-        check_tensors(function, ("state", "beta"), (state, beta), GPU_FLOATS, CPU)
+        check_tensors(function, ("state", "beta"), (state, beta), GPU_FLOATS, CPU_AND_CUDA)
         check_spread(function, "beta", beta.shape, lead, "the leading axes")
         if unwatched() and not bool(((beta > 0) & (beta < math.inf)).all()):
             wrong = beta.detach()[~((beta > 0) & (beta < math.inf))]
             raise ValueError(f"{function}: beta must be finite and above 0, got {float(wrong[0]):g}")
         inverse = beta.to(dtype)
     else:
-        number = positive(function, "beta", beta, zero=False)
-        inverse = torch.full((), number, dtype=dtype, device=state.device)
+        number = torch.tensor(positive(function, "beta", beta, zero=False), dtype=torch.float64, device="cpu").to(dtype)
+        if unwatched() and not 0 < float(number) < math.inf:
+            raise ValueError(f"{function}: beta must be finite and above 0 in {dtype}, got {beta:g}")
+        inverse = number.to(state.device)
     bias = _bias(function, mask, state, (*lead, state.shape[-2], stored.shape[-2]), constant_mask)
     spread = inverse.expand(lead).reshape(axes)
     return Problem(folded(state), folded(stored), spread, None if bias is None else folded(bias)), lead

@@ -98,10 +98,15 @@ def _forward(call: HopfieldForward) -> list[Tensor]:
         (outputs[0], outputs[1], outputs[2], outputs[3]),
         kept,
     )
+    report_forward(call, outputs)
+    return outputs
+
+
+def report_forward(call: HopfieldForward, outputs: list[Tensor]) -> None:
+    """Report queries that have not converged, if the op itself is to do so."""
     if call.report:
         lost = int((~outputs[1]).sum())
         report(f"every query must converge, got {lost} of {outputs[1].numel()} that did not", lost > 0, call.report)
-    return outputs
 
 
 def report(message: str, failed: bool, how: str) -> None:
@@ -149,11 +154,16 @@ def _adjoint(call: HopfieldAdjoint) -> list[Tensor]:
         most,
         (outputs[0], outputs[1], outputs[2]),
     )
+    report_adjoint(call, outputs)
+    return outputs
+
+
+def report_adjoint(call: HopfieldAdjoint, outputs: list[Tensor]) -> None:
+    """Report systems of the gradient that have not been solved."""
     lost = int((~(outputs[2] <= call.rtol)).sum())
     wanted = f"the gradient's systems must be solved to rtol {call.rtol:.2g}"
     message = f"{wanted}, got {lost} of {outputs[2].numel()} that were not"
     report(message, lost > 0, "throw" if call.throw else "warn")
-    return outputs
 
 
 hopfield_fwd = Op("_hopfield_fwd", HopfieldForward, _forward, forward_outputs)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..._check import fits_float, type_name
-from ..._torch.ops import check_tensors
+from ..._torch.ops import CPU_AND_CUDA, check_tensors
 from .._prox_groups import check_broadcast
 
 
 def check_points(function: str, y: Any, **others: Any) -> None:
     """Check that y, and further arguments by name, are tensors that the operators take."""
-    check_tensors(function, ("y", *others), (y, *others.values()))
+    check_tensors(function, ("y", *others), (y, *others.values()), devices=CPU_AND_CUDA)
 
 
 def bound_of(function: str, name: str, x: Any, y: Tensor) -> Tensor:

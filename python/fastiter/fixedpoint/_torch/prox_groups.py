@@ -23,6 +23,7 @@ from ..._torch.autograd import one_by_one
 from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty
 from .._prox_groups import KINDS, layout
+from . import prox_plain
 
 
 class Prox(NamedTuple):
@@ -46,7 +47,12 @@ def _prox_fake(call: Prox) -> Tensor:
     return torch.empty(call.y.shape, dtype=call.y.dtype, device=call.y.device)
 
 
+def _plain(call: Prox) -> Tensor:
+    return prox_plain.along(*call)
+
+
 _OP = Op("_fixedpoint_prox", Prox, _prox, _prox_fake)
+_OP.on_cuda(_plain)
 
 
 def _derivative(kind: int, x: Tensor, parameter: float, axis: int, outside: Tensor, d: Tensor) -> Tensor:

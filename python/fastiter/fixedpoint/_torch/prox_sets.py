@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._check import positive
 from ..._docs import documented_like
-from ..._torch.ops import check_tensors
+from ..._torch.ops import CPU_AND_CUDA, check_tensors
 from .. import _prox_formulas as formulas
 from .. import prox as arrays
 from .._prox_groups import check_groups, check_not_empty
@@ -159,7 +159,7 @@ def project_halfspace(y: Tensor, a: Tensor, b: float) -> Tensor:
     tensor([1., 0.])
     """
     function = "project_halfspace"
-    check_tensors(function, ("y", "a"), (y, a))
+    check_tensors(function, ("y", "a"), (y, a), devices=CPU_AND_CUDA)
     offset = check_halfspace(function, y, a, b)
     if not bool(a.isfinite().all()) or not bool(a.any()):
         raise ValueError(f"{function}: a must be finite and not 0, got others")
@@ -185,8 +185,9 @@ def project_affine(y: Tensor, A: Tensor, b: Tensor) -> Tensor:
     tensor([0.5000, 0.5000])
     """
     function = "project_affine"
-    check_tensors(function, ("y", "A", "b"), (y, A, b))
+    check_tensors(function, ("y", "A", "b"), (y, A, b), devices=CPU_AND_CUDA)
     check_affine(function, y, A, b)
     if not bool(A.isfinite().all()):
         raise ValueError(f"{function}: A must be finite, got infinities or NaN")
+    y, A = y.contiguous(), A.contiguous()  # products have the same bits for any layout
     return y - (y @ A.mT - b) @ torch.linalg.pinv(A).mT
