@@ -31,7 +31,8 @@ class TorchSpace:
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{function}: {name} must be {listed}, got {type_name(x)}")
         if x.dtype not in _NAMES:
-            raise TypeError(f"{function}: {name} must be {listed}, got {str(x.dtype).removeprefix('torch.')}")
+            remedy = " (x.float() is; f may compute in 16 bits)" if x.dtype in (torch.bfloat16, torch.float16) else ""
+            raise TypeError(f"{function}: {name} must be {listed}{remedy}, got {str(x.dtype).removeprefix('torch.')}")
         if x.layout is not torch.strided:
             raise TypeError(f"{function}: {name} must be dense, got layout {x.layout}")
         if self.dtype is None:
