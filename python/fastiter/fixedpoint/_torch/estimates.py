@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -251,6 +252,13 @@ def error_bound(residual: Tensor, rho: float | Tensor) -> Tensor:
         raise TypeError(f"{name}: residual must have a floating-point dtype, got {residual.dtype}")
     if not isinstance(rho, Tensor) and (isinstance(rho, bool) or not isinstance(rho, (int, float))):
         raise TypeError(f"{name}: rho must be a number or a torch.Tensor, got {type_name(rho)}")
+    if isinstance(rho, Tensor):
+        if rho.is_complex() or rho.dtype == torch.bool:
+            raise TypeError(f"{name}: rho must have a real dtype, got {rho.dtype}")
+        sizes = itertools.zip_longest(reversed(rho.shape), reversed(residual.shape), fillvalue=1)
+        if any(a != b and 1 not in (a, b) for a, b in sizes):
+            got = f"{tuple(rho.shape)} and {tuple(residual.shape)}"
+            raise ValueError(f"{name}: rho must broadcast with residual, got shapes {got}")
     if not isinstance(rho, Tensor) and not fits_float(rho):
         raise ValueError(f"{name}: rho must be at least 0, got a number that no float holds")
     given = rho if isinstance(rho, Tensor) else torch.tensor(rho, dtype=torch.float64)

@@ -125,9 +125,11 @@ def refine(
         raise ValueError(f"{_NAME}: x0 must be {expected} like b, got {got}")
     (of_A, tensors), (of_S, values) = _read("A", A, b), _read("S", S, b)
     params, solve = (b, *tensors), partial(_returned, "S", of_S, *[x.detach() for x in values])
-    known = [x.detach() for x in params]
+    known = [x.detach().contiguous() for x in params]
     residual = _Residual(of_A)
-    found = _solved(_NAME, lambda x: residual(x, *known), solve, known[0], start.detach(), limits, method, options)
+    found = _solved(
+        _NAME, lambda x: residual(x, *known), solve, known[0], start.detach().contiguous(), limits, method, options
+    )
     if not torch.is_grad_enabled() or b.numel() == 0:
         return found
     value, wrapped = found.value.reshape(1, -1), Map(_NAME, residual, layout, params)
@@ -241,7 +243,7 @@ def _read(name: str, operator: Any, b: Tensor) -> tuple[Any, list[Tensor]]:
     if operator.is_complex() and not b.is_complex():
         raise TypeError(f"{_NAME}: {name} must be real like b, got {operator.dtype}")
     if operator.layout == torch.strided:
-        return _dense, [operator]
+        return _dense, [operator.contiguous()]  # products have the same bits for any layout
     crow, col, values = checked_parts(_NAME, operator)
     return partial(_sparse, rows(crow, col).to(b.device), col.to(b.device)), [values]
 

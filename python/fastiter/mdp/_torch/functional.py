@@ -105,8 +105,8 @@ def mdp_values(
     function = "mdp_values"
     refuse_transforms(function)
     tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
-    discount = discount_of(function, P[2] if isinstance(P, tuple) else P, gamma)
-    rows = read(function, P, R, states)
+    rows = read(function, P, R, states)  # first, as it checks P
+    discount = discount_of(function, rows.values, gamma)
     best = mdp_policy(Policy(*rows.detached(), discount.detach(), tol, max_steps))
     one = _sparse if isinstance(P, tuple) else _dense
     if rows.models is None:

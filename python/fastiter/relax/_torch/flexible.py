@@ -167,7 +167,7 @@ class _System:
             raise ValueError(f"{function}: {name} must have shape (n, n), got {tuple(operator.shape)}")
         if not is_parts and operator.layout == torch.strided:
             self._check_rhs(name, operator, operator.shape[0], b)
-            return operator
+            return operator.contiguous()  # products have the same bits for any layout
         crow, col, values = checked_parts(function, operator)
         self._check_rhs(name, values, len(crow) - 1, b)
         return rows(crow, col).to(values.device), col.to(values.device), values
@@ -207,7 +207,7 @@ class _System:
 
     def solve(self, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:
         """Return the solution, without its gradient."""
-        own_b = self._inside(b)
+        own_b = self._inside(b).contiguous()
 
         def residual(x: Tensor) -> tuple[Tensor, np.ndarray[Any, Any]]:
             r = own_b - self._inside(self.product(self._outside(x)))
@@ -226,7 +226,7 @@ class _System:
 
         directions = Directions(self.function, torch, product, apply, residual, self.memory)
         run = Run(directions.steps, self.function, residual=directions.residual)
-        start = torch.zeros_like(own_b) if x0 is None else self._inside(x0).clone()
+        start = torch.zeros_like(own_b) if x0 is None else self._inside(x0).clone(memory_format=torch.contiguous_format)
         return iterate(_Matrix(), start, own_b, limits, run, View(own_b.dim() == 1, self._outside))
 
     def _inside(self, x: Tensor) -> Tensor:

@@ -1,0 +1,117 @@
+"""Right calls of the functions of tensors that have twins of arrays: the same arguments, with tensors for arrays."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+import fastiter.torch
+from fastiter import Solution
+from tests.public import every
+from tests.public.hopfield import network
+from tests.public.pick import Pick, subset
+from tests.public.systems import dense
+from tests.public.table import Entry, Make
+from tests.scan.calls import REAL
+
+TENSORS: dict[str, Entry] = {}
+
+
+def tensor(x: Any) -> Any:
+    """Return arrays as tensors that share their memory, if it can be; other things as they are."""
+    if isinstance(x, np.ndarray) and not np.ma.isMaskedArray(x):
+        try:
+            return torch.from_numpy(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
+        except (TypeError, ValueError):  # a dtype that torch does not have
+            return x
+    if sp.issparse(x):
+        return tensor(x.toarray())
+    if isinstance(x, (tuple, list)) and any(isinstance(part, np.ndarray) for part in x):
+        return type(x)(map(tensor, x))
+    return x
+
+
+def array(x: Any) -> Any:
+    """Return what a call has found as nested tuples of arrays."""
+    if isinstance(x, Solution):
+        return tuple(array(getattr(x, name)) for name in ("value", "converged", "steps", "residual", "reason"))
+    if isinstance(x, torch.Tensor):
+        return x.detach().resolve_neg().numpy()
+    return tuple(map(array, x)) if isinstance(x, (tuple, list)) else x
+
+
+def enter(name: str, function: Callable[..., Any], make: Make, *names: str) -> None:
+    """Enter a function of tensors, whose arguments are those of ``make`` with tensors for arrays."""
+
+    def run(**arguments: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return array(function(**{key: tensor(x) for key, x in arguments.items()}))
+
+    # Products of matrices round by the addresses of their operands.
+    TENSORS[name] = Entry(run, make, (name, *names), terms=8 if name == "project_affine" else 0)
+
+
+def fixed_point(pick: Pick) -> dict[str, Any]:
+    given = every.TABLE["fastiter.fixedpoint.fixed_point"].make(pick)
+    return {**given, "f": torch.cos, **subset(pick, {"grad": "implicit", "grad_damping": 0.5})}
+
+
+def state(pick: Pick) -> Any:
+    return pick.normal(pick.integer(1, 3), pick.integer(1, 4), dtype=pick.one_of(REAL))
+
+
+def of_a_map(pick: Pick) -> dict[str, Any]:
+    return {"f": torch.tanh, "x": state(pick)}
+
+
+def bound(pick: Pick) -> dict[str, Any]:
+    residual = np.abs(pick.normal(3, dtype=pick.one_of(REAL)))
+    return {"residual": residual, "rho": pick.one_of((0.5, np.full(3, 0.5, residual.dtype)))}
+
+
+def conjugate(pick: Pick) -> dict[str, Any]:
+    n, dtype = pick.integer(0, 6), pick.one_of((np.float64, np.float32, np.complex128))
+    given = {"A": dense(pick, n, dtype), "b": pick.normal(n, *pick.one_of(((), (2,))), dtype=dtype), "max_steps": 9}
+    more = {"x0": np.ones_like(given["b"]), "rtol": 1e-3, "atol": 1e-3, "check_every": 2, "throw": False}
+    return {**given, **subset(pick, {**more, "precond": torch.negative, "memory": 1})}
+
+
+def decisions(pick: Pick) -> dict[str, Any]:
+    S, A, dtype = pick.integer(1, 4), pick.integer(1, 3), pick.one_of(REAL)
+    P = pick.generator().random((S, A, S)) + 0.1
+    P = (P / P.sum(axis=-1, keepdims=True)).astype(dtype)
+    return {"P": P, "R": pick.normal(S, A, dtype=dtype), "gamma": 0.5, **subset(pick, {"tol": 1e-3, "max_steps": 50})}
+
+
+def of_one_dtype(name: str) -> Make:
+    """Return the maker of an entry, with b in the dtype of A."""
+
+    def make(pick: Pick) -> dict[str, Any]:
+        given = every.TABLE[name].make(pick)
+        return {**given, "b": given["b"].astype(given["A"].dtype)}
+
+    return make
+
+
+prox, more = fastiter.torch.prox, fastiter.torch.fixedpoint
+for _name in prox.__all__:
+    enter(_name, getattr(prox, _name), every.TABLE[f"fastiter.fixedpoint.prox.{_name}"].make)
+for _name in ("refine", "sinkhorn"):
+    enter(_name, getattr(more, _name), every.TABLE[f"fastiter.fixedpoint.{_name}"].make)
+enter("sketch_solve", fastiter.torch.sketch_solve, of_one_dtype("fastiter.bcd.sketch_solve"))
+enter("fixed_point", fastiter.torch.fixed_point, fixed_point)
+enter("hopfield_energy", fastiter.torch.hopfield_energy, network)
+enter("hopfield_update", fastiter.torch.hopfield_update, lambda pick: {**network(pick), "steps": pick.integer(0, 3)})
+enter("jacobian_penalty", lambda **given: more.jacobian_penalty(**given, generator=torch.manual_seed(0)), of_a_map)
+enter("spectral_radius", lambda **given: more.spectral_radius(**given, generator=torch.manual_seed(0)), of_a_map)
+enter("monotonicity", lambda **given: more.monotonicity(**given, generator=torch.manual_seed(0)), of_a_map)
+enter("error_bound", more.error_bound, bound)
+enter("flexible_cg", fastiter.torch.flexible_cg, conjugate)
+enter("mdp_values", fastiter.torch.mdp_values, decisions)
+enter("mdp_solve", fastiter.torch.mdp_solve, decisions)
