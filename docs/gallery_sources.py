@@ -44,6 +44,7 @@ TITLES = {
     "replace_lstm": "One call: replace(model)",
     "schroedinger_bridge": "Dynamics from snapshots of other individuals",
     "rti_diffusion": "A diffusion policy in real time",
+    "sequence_parallel": "A long sequence over processes",
     "slstm_forecast": "Forecasting carbon dioxide with an sLSTM",
     "smoother": "Sweeps inside PyAMG's multigrid",
     "spdinv": "Inverting a diffusion sampler",

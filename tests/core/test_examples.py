@@ -88,6 +88,17 @@ def test_mamba_in_torch_is_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(*gradients)
 
 
+def test_sequence_parallel() -> None:
+    """Two processes under torchrun reach the numbers of one."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [sys.executable, *launcher, str(EXAMPLES / "sequence_parallel.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    off = re.findall(r"^(?:linear|delta)_scan: 512 steps, .* off by (\S+)$", done.stdout, re.MULTILINE)
+    assert len(off) == 2 and all(float(number) < 1e-4 for number in off)
+    assert re.search(r"^a message takes \d+ us and \S+ ns a byte$", done.stdout, re.MULTILINE)
+
+
 def test_state_tracking(tmp_path: Path) -> None:
     figure = tmp_path / "state_tracking.png"
     output = run("state_tracking.py", "--quick", "--processes", "1", "--figure", str(figure))

@@ -75,3 +75,7 @@ def test_a_rank_names_what_another_one_refuses() -> None:
 
 def test_contracts() -> None:
     results(scan_jobs.contracts, 3)
+
+
+def test_no_cycle_keeps_memory() -> None:
+    assert results(scan_jobs.tensors_left, 2) == [0, 0]

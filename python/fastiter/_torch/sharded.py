@@ -20,6 +20,7 @@ from torch import Tensor
 from .autograd import differentiable_once
 from .borders import Border
 from .collectives import Line
+from .ops import empty
 
 Optional: TypeAlias = "Sequence[Tensor | None]"
 #: Computes chunks of the tensors from a state: the results for each step, and the final states.
@@ -159,10 +160,32 @@ class _Chunk:
 
 
 @dataclass
+class _Saved:
+    """The tensors that the graphs of the chunks have saved.
+
+    The autograd function saves them as its own, so that they are freed and recomputed by activation checkpointing, once
+    on all ranks, and not by each graph for itself. The graphs refer to this, which must not refer to them: no garbage
+    collector sees such a cycle.
+    """
+
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def pack(self, x: Tensor) -> int:
+        """Store a tensor of a chunk's graph and return its place."""
+        self.tensors.append(x.detach())
+        return len(self.tensors) - 1
+
+    def unpack(self, place: int) -> Tensor:
+        """Return the tensor at a place."""
+        return self.tensors[place]
+
+
+@dataclass
 class _Tape:
-    """The chunks, whose graphs the backward pass reads, and the matrix of this rank's map."""
+    """The chunks, whose graphs the backward pass reads, what these have saved, and the matrix of this rank's map."""
 
     chunks: list[_Chunk] = field(default_factory=list)
+    saved: _Saved = field(default_factory=_Saved)
     transition: Tensor | None = None
 
 
@@ -185,17 +208,24 @@ class _Sharded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, _: Tensor, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         results, last, ctx.tape = _forward(call, inputs, ctx.needs_input_grad[2:])
-        ctx.call = call
-        ctx.save_for_backward(*inputs)  # an input that has been written to since is found by its version
+        ctx.call, ctx.count = call, len(inputs)
+        ctx.save_for_backward(
+            *inputs, *ctx.tape.saved.tensors
+        )  # one that has been written to since is found by its version
+        ctx.tape.saved.tensors = []
         ctx.set_materialize_grads(False)
         return (*results, *last)
 
     @staticmethod
     @differentiable_once(lambda ctx: ctx.call.function)
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        inputs: tuple[Tensor | None, ...] = ctx.saved_tensors
+        every = ctx.saved_tensors  # read once, as checkpointing asks for
+        inputs, ctx.tape.saved.tensors = every[: ctx.count], list(every[ctx.count :])
         count = len(gradients) - len(ctx.call.states)
-        found = _backward(ctx.call, ctx.tape, gradients[:count], gradients[count:])[: len(inputs)]
+        try:
+            found = _backward(ctx.call, ctx.tape, gradients[:count], gradients[count:])[: ctx.count]
+        finally:
+            ctx.tape.saved.tensors = []
         # A tensor that had no influence on this rank's results gets zeros, as DistributedDataParallel waits for all.
         needs = ctx.needs_input_grad[2:]
         filled = (
@@ -220,7 +250,7 @@ def _joined(parts: Sequence[Tensor | None], axis: int | None) -> Tensor | None:
         return None
     if len(given) == 1:
         return given[0]
-    return torch.cat(given, axis) if axis is not None else torch.stack(given).sum(0)
+    return _whole(given, axis) if axis is not None else torch.stack(given).sum(0)
 
 
 def _like_its_neighbours(x: Tensor | None, other: Tensor) -> Tensor:
@@ -244,7 +274,7 @@ def _forward(
             received = None if call.line.is_first else call.line.receive(call.border.message(like))
         else:
             received = _entering(call, call.affine, pieces, own, like, tape)
-        chunk = _computed(call, pieces, call.border.entry(own, received, like), needs)
+        chunk = _computed(call, pieces, call.border.entry(own, received, like), needs, tape.saved)
         if call.affine is None and not call.line.is_last:
             waits.append(call.line.send(call.border.leaving(chunk.last)))
         elif call.affine is not None and call.line.is_first:
@@ -258,11 +288,20 @@ def _forward(
 
 
 def _whole(parts: Sequence[Tensor], axis: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)
+    """Concatenate in memory that is reused if it is large: mapping new pages takes longer than the copies."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [x.shape[axis] for x in parts]
+    shape = list(parts[0].shape)
+    shape[axis] = sum(sizes)
+    found = empty(parts[0], shape)
+    for x, to in zip(parts, found.split(sizes, axis), strict=True):
+        to.copy_(x)
+    return found
 
 
 def _computed(
-    call: Call, pieces: Sequence[Tensor | None], entry: list[Tensor] | None, needs: Sequence[bool] | None
+    call: Call, pieces: Optional, entry: list[Tensor] | None, needs: Sequence[bool] | None, saved: _Saved
 ) -> _Chunk:
     """Compute a chunk, with a graph whose leaves are its own tensors if a gradient is needed."""
     if needs is None:
@@ -273,7 +312,7 @@ def _computed(
         for x, need in zip(pieces, needs[: len(pieces)], strict=True)
     ]
     states = None if entry is None else [x.detach().requires_grad_() for x in entry]
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
         results, last = call.run(leaves, states)
     return _Chunk(leaves, states, list(results), list(last))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,10 +139,29 @@ class Options(NamedTuple):
     others: tuple[tuple[str, object], ...] = ()
 
 
+_UNTRACED: list[Callable[..., Any]] = []
+
+
 def run_sharded(
     function: str, options: Options, prepare: Callable[[Options, Sequences], Problem]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Check the call by ``prepare``, agree with the other ranks, and compute this rank's steps.
+
+    Dynamo does not trace it: a compiled model has a graph before and one after it.
+    """
+    dynamo = sys.modules.get("torch._dynamo")  # not imported here: that takes longer than all the rest
+    if dynamo is None:
+        return _run(function, options, prepare)
+    if not _UNTRACED:
+        _UNTRACED.append(dynamo.disable(_run))
+    found: tuple[list[Tensor], list[Tensor]] = _UNTRACED[0](function, options, prepare)
+    return found
+
+
+def _run(
+    function: str, options: Options, prepare: Callable[[Options, Sequences], Problem]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Check, agree, compute.
 
     What the checks of one rank raise is raised there, and named by an error on all others, so that none waits.
     """

@@ -1,0 +1,116 @@
+"""Divide a long sequence over processes: a gated linear recurrence and the delta rule, forward and backward.
+
+Each process has some of the steps. It computes chunks of channels or heads as their states arrive from the process
+before, so that all are busy after a few chunks; only states cross the borders, whose size does not depend on the
+length. The results are those of one process, which the script checks, and it measures both, and what messages cost.
+
+    torchrun --nproc-per-node 2 examples/sequence_parallel.py            # a minute on two cores
+    torchrun --nproc-per-node 2 examples/sequence_parallel.py --help
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from _script import command_line, option
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import fastiter
+import fastiter.torch
+from fastiter.torch import distributed
+
+
+@dataclass(frozen=True)
+class Options:
+    steps: int = option(65536, "steps of the whole sequence", 512)
+    width: int = option(256, "channels of the recurrence", 64)
+    heads: int = option(8, "heads of the delta rule", 4)
+    repeats: int = option(7, "runs, of which the fastest counts", 2)
+
+
+def gradients(function: Callable[..., Any], tensors: list[Tensor], **how: Any) -> tuple[Tensor, list[Tensor]]:
+    """Return the result and the gradients of half the sum of its squares."""
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    y, _ = function(*leaves, **how)
+    return y.detach(), list(torch.autograd.grad(y, leaves, y.detach()))
+
+
+def fastest(run: Callable[[], object], repeats: int) -> float:
+    """Return the seconds of the fastest run; all processes begin each together."""
+    best = float("inf")
+    for _ in range(repeats):
+        dist.barrier()
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def compare(name: str, tensors: list[Tensor], options: Options) -> None:
+    """Check and time a function on this process's steps against all steps in the first process."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    one, sharded = getattr(fastiter.torch, name), getattr(distributed, name)
+    ends = [options.steps * r // size for r in range(size + 1)]
+    local = [x[:, ends[rank] : ends[rank + 1]].contiguous() for x in tensors]
+    expected, found = gradients(one, tensors), gradients(sharded, local)
+    off = max(
+        float((a - b[:, ends[rank] : ends[rank + 1]]).abs().max() / b.abs().max())
+        for a, b in zip((found[0], *found[1]), (expected[0], *expected[1]), strict=True)
+    )
+    with distributed.record_traffic() as sent:
+        gradients(sharded, local)
+    together = fastest(lambda: gradients(sharded, local), options.repeats)
+    alone = fastest(lambda: gradients(one, tensors) if rank == 0 else None, options.repeats)
+    if rank == 0:
+        print(
+            f"{name}: {options.steps} steps, one process {1e3 * alone:.1f} ms, {size} processes "
+            f"{1e3 * together:.1f} ms, {alone / together:.2f} times as fast; "
+            f"{sent.bytes} bytes in {sent.messages} messages; off by {off:.1e}"
+        )
+
+
+def message_costs(repeats: int) -> None:
+    """Fit the time of a message to a line, alpha + beta bytes, over sizes from 64 bytes to 4 MB."""
+    rank, other = dist.get_rank(), 1 - dist.get_rank()
+    if dist.get_world_size() != 2:
+        return
+
+    def there_and_back(message: Tensor) -> None:
+        for sender in (0, 1):
+            (dist.send if rank == sender else dist.recv)(message, other)
+
+    sizes = [64 * 4**i for i in range(9)]
+    messages = [torch.zeros(size, dtype=torch.uint8) for size in sizes]
+    seconds = [fastest(partial(there_and_back, message), 3 * repeats) / 2 for message in messages]
+    # Relative errors count, as otherwise the longest message alone would.
+    weights = 1 / torch.tensor(seconds, dtype=torch.float64)
+    lines = torch.stack([torch.ones(len(sizes)).double(), torch.tensor(sizes).double()], 1) * weights.unsqueeze(1)
+    alpha, beta = torch.linalg.lstsq(lines, torch.ones(len(sizes), 1).double()).solution.flatten().tolist()
+    if rank == 0:
+        print(f"a message takes {1e6 * alpha:.0f} us and {1e9 * beta:.2f} ns a byte")
+
+
+def main() -> None:
+    options = command_line(Options, __doc__)
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    fastiter.set_num_threads(1)
+    torch.manual_seed(0)  # the same sequence on every process, which takes its own part
+    gates, x = torch.rand(1, options.steps, options.width), torch.randn(1, options.steps, options.width)
+    compare("linear_scan", [gates, x], options)
+    q, k, v = torch.randn(3, 1, options.steps, options.heads, 32)
+    beta = torch.rand(1, options.steps, options.heads)
+    compare("delta_scan", [q, normalize(k, dim=-1), v, beta], options)
+    message_costs(options.repeats)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Recurrences on sharded steps in models: data-parallel wrappers, torch.compile and activation checkpointing."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.distributed import model_jobs
+from tests.distributed.ranks import results
+
+
+@pytest.mark.parametrize("exchange", ["pipeline", "scan"])
+@pytest.mark.parametrize("kind", ["plain", "ddp", "fsdp", "checkpoint", "compile"])
+def test_gradients_of_wrapped_models(kind: str, exchange: str) -> None:
+    """Sums of a few hundred products of numbers of order one, in float64."""
+    assert max(results(model_jobs.wrapped, 2, kind, exchange)) < 1e-11
