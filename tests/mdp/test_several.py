@@ -15,7 +15,7 @@ NAMES = ("value", "policy", "lower", "upper", "steps", "residual", "reason", "co
 
 
 def check_same(problem: MDP, R: Any, P: Any = None, **how: Any) -> Any:
-    """Solve in one call on one and two threads, and one by one; return the solution."""
+    """Solve in one call on one and two threads, and one by one, also by the loop of Python; return the solution."""
     batch, found = MDPBatch(problem, P, R), []
     start = how.pop("value0", None)
     with warnings.catch_warnings():
@@ -23,7 +23,12 @@ def check_same(problem: MDP, R: Any, P: Any = None, **how: Any) -> Any:
         for threads in (1, 2):
             fastiter.set_num_threads(threads)
             found.append(batch.solve(**how, value0=start))
-        each = [batch[m].solve(**how, value0=None if start is None else start[m]) for m in range(len(batch))]
+        starts = [None] * len(batch) if start is None else start
+        each = [batch[m].solve(**how, value0=v, callback=lambda _: None) for m, v in enumerate(starts)]  # from Python
+        alone = [batch[m].solve(**how, value0=v) for m, v in enumerate(starts)]
+    for one, other in zip(each, alone, strict=True):
+        for name in (*NAMES, "history"):
+            assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=name != "reason"), name
     for whole in found:
         for m, one in enumerate(each):
             for name in NAMES:
