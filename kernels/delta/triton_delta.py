@@ -28,14 +28,14 @@ def _dot(a, b):
 
 
 @triton.jit
-def _load_lines(p, valid, first, K: tl.constexpr, BK: tl.constexpr):
+def load_lines(p, valid, first, K: tl.constexpr, BK: tl.constexpr):
     """BK consecutive numbers from ``first`` on at each address in p, which has K of them"""
     i = first + tl.arange(0, BK)
     return tl.load(p[:, None] + i[None, :], valid[:, None] & (i < K)[None, :], 0)
 
 
 @triton.jit
-def _state(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+def state_at(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
     """(addresses, mask) of columns c in BK rows of a state (K, V)"""
     i = first + tl.arange(0, BK)
     return p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :]
@@ -46,8 +46,8 @@ def _add_to_state(p, by, at_k, valid, w, c, V: tl.constexpr, K: tl.constexpr, BK
     """S = by S + k^T w, with keys at at_k"""
     tl.debug_barrier()
     for first in range(0, K, BK):
-        to, there = _state(p, first, c, V, K, BK)
-        keys = _load_lines(at_k, valid, first, K, BK)
+        to, there = state_at(p, first, c, V, K, BK)
+        keys = load_lines(at_k, valid, first, K, BK)
         tl.store(to, by * tl.load(to, there, 0) + _dot(tl.trans(keys), w), there)
     tl.debug_barrier()
 
@@ -56,13 +56,13 @@ def _add_to_state(p, by, at_k, valid, w, c, V: tl.constexpr, K: tl.constexpr, BK
 def _copy_state(source, to, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
     tl.debug_barrier()
     for first in range(0, K, BK):
-        at, there = _state(source, first, c, V, K, BK)
-        tl.store(_state(to, first, c, V, K, BK)[0], tl.load(at, there, 0), there)
+        at, there = state_at(source, first, c, V, K, BK)
+        tl.store(state_at(to, first, c, V, K, BK)[0], tl.load(at, there, 0), there)
     tl.debug_barrier()
 
 
 @triton.jit
-def _sequence(lengths, starts, s, time):
+def sequence(lengths, starts, s, time):
     """(row, first step, number of steps, first of the lines with one entry for so many steps)"""
     if starts is not None:
         start = tl.load(starts + s)
@@ -74,13 +74,13 @@ def _sequence(lengths, starts, s, time):
 
 
 @triton.jit
-def _line(starts, s, start, time, steps):
+def line_of(starts, s, start, time, steps):
     """Offset of a sequence's entries in an array with one entry per ``steps`` steps"""
     return start // steps + s if starts is not None else s * ((time + steps - 1) // steps)
 
 
 @triton.jit
-def _decays(decay, reset, row, reset_row, t, n, heads, time, begins):
+def decays(decay, reset, row, reset_row, t, n, heads, time, begins):
     """g of factors at steps t: 1 where none begins a step, 0 at a reset"""
     g = tl.where(begins, 1.0, 1.0)
     if decay is not None:
@@ -91,7 +91,7 @@ def _decays(decay, reset, row, reset_row, t, n, heads, time, begins):
 
 
 @triton.jit
-def _products(g, C: tl.constexpr):
+def products(g, C: tl.constexpr):
     """D(j, i) = g_{i+1} ... g_j for i <= j, else 0"""
     j, i = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     return tl.where(j >= i, tl.cumprod(tl.where(j > i, g[:, None], 1.0), 0), 0)
@@ -124,17 +124,17 @@ def delta_inverse_fwd_kernel(
     """(I + A diag(b))^-1 of every chunk (line, head, C, C), a line after the other by forward substitution."""
     program = tl.program_id(0).to(tl.int64)
     s, n, at = program // chunks // heads, program // chunks % heads, program % chunks * STEPS
-    row, start, count = _sequence(lengths, starts, s, time)
+    row, start, count = sequence(lengths, starts, s, time)
     if at < count:
         f = tl.arange(0, C)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
         at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
         kk = tl.zeros((C, C), STATE)
         for first in range(0, K, BK):
-            keys = _load_lines(at_k, valid, first, K, BK)
+            keys = load_lines(at_k, valid, first, K, BK)
             kk += _dot(keys, tl.trans(keys))
         b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0)
-        D = _products(_decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE), C)
+        D = products(decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE), C)
         later = f[:, None] > f[None, :]
         system = tl.where(later, D * kk * b[None, :], 0)
         solved = tl.where(f[:, None] == f[None, :], 1.0, 0.0).to(STATE)
@@ -142,7 +142,7 @@ def delta_inverse_fwd_kernel(
             line = tl.sum(tl.where(f[:, None] == j, system, 0), 0)
             below = tl.sum(line[:, None] * solved, 0)
             solved = tl.where(f[:, None] == j, solved - below[None, :], solved)
-        to = (_line(starts, s, start, time, STEPS) + at // STEPS) * heads + n
+        to = (line_of(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         tl.store(inverse + to * C * C + f[:, None] * C + f[None, :], solved)
 
 
@@ -189,11 +189,11 @@ def delta_fwd_kernel(
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     program = tl.program_id(0).to(tl.int64)
     s, n, c = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS * BV + tl.arange(0, BV)
-    row, start, count = _sequence(lengths, starts, s, time)
+    row, start, count = sequence(lengths, starts, s, time)
     f, S = tl.arange(0, C), last + (s * heads + n) * K * V
     for at in range(0, count, STEPS):
         if (states is not None) and at % PERIOD == 0:
-            line = _line(starts, s, start, time, PERIOD) + at // PERIOD
+            line = line_of(starts, s, start, time, PERIOD) + at // PERIOD
             _copy_state(S, states + (line * heads + n) * K * V, c, V, K, BK)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
         reads, in_values = valid & (m == M - 1), valid[:, None] & (c < V)[None, :]
@@ -201,8 +201,8 @@ def delta_fwd_kernel(
         qk = tl.zeros((C, C), STATE)
         S_k, S_q = tl.zeros((C, BV), STATE), tl.zeros((C, BV), STATE)
         for first in range(0, K, BK):
-            keys, queries = _load_lines(at_k, valid, first, K, BK), _load_lines(at_q, reads, first, K, BK)
-            to, there = _state(S, first, c, V, K, BK)
+            keys, queries = load_lines(at_k, valid, first, K, BK), load_lines(at_q, reads, first, K, BK)
+            to, there = state_at(S, first, c, V, K, BK)
             lines = tl.load(to, there, 0)
             qk += _dot(queries, tl.trans(keys))
             S_k += _dot(keys, lines)
@@ -210,9 +210,9 @@ def delta_fwd_kernel(
         at_v = (v + row * v_row + n * v_head + t * v_time + m * v_factor)[:, None] + c[None, :]
         factor, step = ((row * time + t) * M + m) * heads + n, (row * time + t) * heads + n
         b = tl.load(beta + factor, valid, 0)
-        g = _decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
-        D, d = _products(g, C), tl.cumprod(g, 0)
-        line = (_line(starts, s, start, time, STEPS) + at // STEPS) * heads + n
+        g = decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
+        D, d = products(g, C), tl.cumprod(g, 0)
+        line = (line_of(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         solved = tl.load(inverse + line * C * C + f[:, None] * C + f[None, :])
         lacks = _dot(solved, tl.load(at_v, in_values, 0) - d[:, None] * S_k)
         w = b[:, None] * lacks
@@ -277,13 +277,13 @@ def delta_bwd_kernel(
     TERMS: tl.constexpr = BK if STATE == tl.float64 else 16  # of sums over K: at least those of a product
     program = tl.program_id(0).to(tl.int64)
     s, n, block = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS
-    row, start, count = _sequence(lengths, starts, s, time)
+    row, start, count = sequence(lengths, starts, s, time)
     f, c = tl.arange(0, C), block * BV + tl.arange(0, BV)
     S, dS = state + (s * heads + n) * K * V, dstate + (s * heads + n) * K * V
     chunks = (count + STEPS - 1) // STEPS
     for back in range(chunks):
         at = (chunks - 1 - back) * STEPS
-        line = _line(starts, s, start, time, PERIOD) + at // PERIOD
+        line = line_of(starts, s, start, time, PERIOD) + at // PERIOD
         _copy_state(states + (line * heads + n) * K * V, S, c, V, K, BK)
         for before in range(at // PERIOD * PERIOD, at, STEPS):
             t, m, valid = start + before + f // M, f % M, f < STEPS * M
@@ -293,8 +293,8 @@ def delta_bwd_kernel(
             )
             b = tl.load(beta + factor, valid, 0)
             w = b[:, None] * tl.load(e + factor[:, None] * V + c[None, :], valid[:, None] & (c < V)[None, :], 0)
-            g = _decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
-            to_end = tl.sum(tl.where(f[:, None] == C - 1, _products(g, C), 0), 0)
+            g = decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
+            to_end = tl.sum(tl.where(f[:, None] == C - 1, products(g, C), 0), 0)
             by = tl.sum(tl.where(f == C - 1, tl.cumprod(g, 0), 0), 0)
             _add_to_state(S, by, at_k, valid, to_end[:, None] * w, c, V, K, BK)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
@@ -303,8 +303,8 @@ def delta_bwd_kernel(
         factor, step = ((row * time + start + at) * M + f) * heads + n, (row * time + t) * heads + n
         kk, qk, dS_k = tl.zeros((C, C), STATE), tl.zeros((C, C), STATE), tl.zeros((C, BV), STATE)
         for first in range(0, K, TERMS):
-            keys, queries = _load_lines(at_k, valid, first, K, TERMS), _load_lines(at_q, reads, first, K, TERMS)
-            to, there = _state(dS, first, c, V, K, TERMS)
+            keys, queries = load_lines(at_k, valid, first, K, TERMS), load_lines(at_q, reads, first, K, TERMS)
+            to, there = state_at(dS, first, c, V, K, TERMS)
             kk += _dot(keys, tl.trans(keys))
             qk += _dot(queries, tl.trans(keys))
             dS_k += _dot(keys, tl.load(to, there, 0))
@@ -313,11 +313,11 @@ def delta_bwd_kernel(
         if d_o is not None:
             at_do = (d_o + row * d_o_row + n * d_o_head + t * d_o_time)[:, None] + c[None, :]
             do = tl.load(at_do, reads[:, None] & (c < V)[None, :], 0)
-        g = _decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
-        D, d, w = _products(g, C), tl.cumprod(g, 0), b[:, None] * lacks
+        g = decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
+        D, d, w = products(g, C), tl.cumprod(g, 0), b[:, None] * lacks
         to_end, by = tl.sum(tl.where(f[:, None] == C - 1, D, 0), 0), tl.sum(tl.where(f == C - 1, d, 0), 0)
         later = f[:, None] > f[None, :]
-        line = (_line(starts, s, start, time, STEPS) + at // STEPS) * heads + n
+        line = (line_of(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         solved = tl.load(inverse + line * C * C + f[:, None] * C + f[None, :])
         # dw + A^T (b dw) = ends: with the inverse of I + A diag(b), dw is ends - A^T (inverse^T (b ends)).
         ends = to_end[:, None] * dS_k + _dot(tl.trans(D * qk), do)
@@ -330,23 +330,23 @@ def delta_bwd_kernel(
         both_ways = writing + tl.trans(writing)
         of_start, overlap = tl.zeros((C,), STATE), tl.zeros((C,), STATE)
         for first in range(0, K, BK):
-            from_S, there = _state(S, first, c, V, K, BK)
+            from_S, there = state_at(S, first, c, V, K, BK)
             S_do, i = _dot(do, tl.trans(tl.load(from_S, there, 0))), first + tl.arange(0, BK)
-            d_queries = d[:, None] * S_do + _dot(reading, _load_lines(at_k, valid, first, K, BK))
+            d_queries = d[:, None] * S_do + _dot(reading, load_lines(at_k, valid, first, K, BK))
             to = dq + (block * rows * time * heads + step)[:, None] * K + i[None, :]
             tl.store(to, d_queries, reads[:, None] & (i < K)[None, :])
             if ddecay is not None:
-                of_start += tl.sum(_load_lines(at_q, reads, first, K, BK) * S_do, 1)
+                of_start += tl.sum(load_lines(at_q, reads, first, K, BK) * S_do, 1)
         for first in range(0, K, BK):
-            from_S, there = _state(S, first, c, V, K, BK)
-            lines, dlines = tl.load(from_S, there, 0), tl.load(_state(dS, first, c, V, K, BK)[0], there, 0)
-            keys, i = _load_lines(at_k, valid, first, K, BK), first + tl.arange(0, BK)
+            from_S, there = state_at(S, first, c, V, K, BK)
+            lines, dlines = tl.load(from_S, there, 0), tl.load(state_at(dS, first, c, V, K, BK)[0], there, 0)
+            keys, i = load_lines(at_k, valid, first, K, BK), first + tl.arange(0, BK)
             S_du = -_dot(u, tl.trans(lines))
             if ddecay is not None:
                 of_start += tl.sum(keys * S_du, 1)
                 overlap += tl.sum(tl.sum(lines * dlines, 1), 0)
             d_keys = _dot(to_end[:, None] * w, tl.trans(dlines)) + d[:, None] * S_du + _dot(both_ways, keys)
-            d_keys += _dot(tl.trans(reading), _load_lines(at_q, reads, first, K, BK))
+            d_keys += _dot(tl.trans(reading), load_lines(at_q, reads, first, K, BK))
             to = dk + (block * rows * time * M * heads + factor)[:, None] * K + i[None, :]
             tl.store(to, d_keys, valid[:, None] & (i < K)[None, :])
         _add_to_state(dS, by, at_q, reads, d[:, None] * do, c, V, K, BK)
@@ -355,7 +355,7 @@ def delta_bwd_kernel(
             # dg_j: over c >= j and i < j the sum of D(c, j) (what c reads of i) D(j-1, i); start is an i, end a c.
             f1 = f - 1
             follows = (f > 0) & (f1 % M == 0) & (f1 < STEPS * M) & (at + f1 // M < count)
-            earlier = _decays(decay, reset, row, reset_row, start + at + f1 // M, n, heads, time, follows).to(STATE)
+            earlier = decays(decay, reset, row, reset_row, start + at + f1 // M, n, heads, time, follows).to(STATE)
             between = tl.cumprod(tl.where(f[:, None] > f[None, :] + 1, earlier[:, None], 1.0), 0)
             between = tl.where(later, between, 0)
             of_end = tl.sum(w * dS_k, 1)

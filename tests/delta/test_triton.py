@@ -1,4 +1,4 @@
-"""delta_scan by Triton's kernels: interpreted on the CPU, compiled on a card."""
+"""delta_scan in exact float32 and in float64 by Triton's kernels: interpreted on the CPU, compiled on a card."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 
 import fastiter.torch  # noqa: E402
 from fastiter import BackendError  # noqa: E402
+from fastiter.delta._plan import Sizes  # noqa: E402
 from fastiter.delta._torch import functional as functions  # noqa: E402
 from fastiter.delta._torch import triton  # noqa: E402
 from tests.delta.calls import delta_inputs, some_bounds, some_resets, specified  # noqa: E402
@@ -23,8 +24,14 @@ from tests.support.cases import assert_close  # noqa: E402
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
     monkeypatch.setattr(triton.torch, "empty_like", lambda x: torch.full_like(x, torch.nan))
-    monkeypatch.setattr(functions, "delta_fwd", triton.forward)
-    monkeypatch.setattr(functions, "delta_bwd", triton.backward)
+
+    def chosen(call: Any) -> Any:
+        method, chunk = triton.checked_method(call.method, call.q.dtype, call.sizes)
+        return call._replace(method=method, chunk=chunk)
+
+    monkeypatch.setattr(functions, "delta_fwd", lambda call: triton.forward(chosen(call)))
+    monkeypatch.setattr(functions, "delta_bwd", lambda call: triton.backward(chosen(call)))
+    monkeypatch.setattr(triton.chunks, "precision", lambda: "ieee")
     real = torch.Tensor.new_empty
 
     def filled(x: Any, *args: Any, **options: Any) -> Any:
@@ -106,4 +113,4 @@ def test_what_no_kernel_takes(device: str) -> None:
     with pytest.raises(BackendError, match="k must have at most 64 factors a step on a CUDA device, got 65"):
         fastiter.torch.delta_scan(*given)
     with pytest.raises(BackendError, match="method must be 'auto' or 'chunk' on a CUDA device, got 'sequential'"):
-        triton.checked_method("sequential", torch.float32)
+        triton.checked_method("sequential", torch.float32, Sizes(1, 1, 1, 1, 1, 1))

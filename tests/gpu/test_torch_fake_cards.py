@@ -133,3 +133,13 @@ def test_layers_without_kernels_for_cut_rows_refuse_them(name: str) -> None:
         message = f"^{name}: {option} must be None on a CUDA device, got {option}$"
         with pytest.raises(fastiter.BackendError, match=message):
             layer(empty(4, 3), **{option: value})
+
+
+def test_delta_scan_of_halves_has_a_float32_state() -> None:
+    q, beta = empty(2, 3, 1, 4, dtype=BF16), empty(2, 3, 1, dtype=BF16)
+    o, last = fastiter.torch.delta_scan(q, q, q, beta, decay=beta)
+    assert (o.dtype, last.dtype, last.shape) == (BF16, F32, (2, 1, 4, 4))
+    with pytest.raises(TypeError, match=r"state must have dtype torch.float32.*got torch.bfloat16"):
+        fastiter.torch.delta_scan(q, q, q, beta, empty(2, 1, 4, 4, dtype=BF16))
+    with pytest.raises(TypeError, match=r"v must have dtype torch.bfloat16.*got torch.float32"):
+        fastiter.torch.delta_scan(q, q, empty(2, 3, 1, 4), beta)

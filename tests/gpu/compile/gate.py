@@ -7,8 +7,10 @@
 
 tests/<family>/gpu_variants/<name>.py names the variants of kernels/<family>/<name>: TRITON is a list of (kernel, types
 of its arguments, constants, options of the launch), a type that ends in ":16" divisible by 16; NVIDIA the same for
-NVIDIA cards only; CUDA a list of macros to define; EXACT: each operation of Triton's code has to round as the CPU's;
-OLDER_SPILL: {kernel: bytes that it may spill with a Triton older than that of resources.json}.
+NVIDIA cards only, BEFORE_BLACKWELL and BLACKWELL for some of them; COUNTED: rows tell the instructions of NVIDIA's
+machine code, and how many of them are products of tensor cores; CUDA a list of macros to define; EXACT: each operation
+of Triton's code has to round as the CPU's; OLDER_SPILL: {kernel: bytes that it may spill with a Triton older than that
+of resources.json}.
 Run as a separate process, as Triton either interprets or compiles.
 """
 
@@ -29,6 +31,8 @@ HERE = Path(__file__).parent
 TESTS = HERE.parents[1]
 KERNELS = TESTS.parent / "kernels"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+#: Targets of the lists of Triton's variants
+LISTS = {"TRITON": TARGETS, "NVIDIA": TARGETS[:3], "BEFORE_BLACKWELL": TARGETS[:2], "BLACKWELL": TARGETS[2:3]}
 
 Row = dict[str, int]
 
@@ -78,12 +82,31 @@ def usage(cubin: bytes) -> dict[str, Row]:
     }
 
 
+def instructions(cubin: bytes) -> Row:
+    """Return how many instructions the machine code of a cubin has, and how many are products of tensor cores."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([str(tool), "-c", file.name], capture_output=True, text=True, check=True).stdout
+    names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", text, re.MULTILINE)
+    return {"instructions": len(names), "products": sum("MMA" in name for name in names)}
+
+
 #: Instructions that do not round once as IEEE 754 requires, or that flush subnormal numbers to zero
 INEXACT = re.compile(r"\.ftz|\bfma\.|\bdiv\.(?!rn)|\.approx")
 
 
 def triton_row(
-    kernel: Any, signature: dict[str, str], constants: dict[str, Any], options: Any, target: str, exact: bool = False
+    kernel: Any,
+    signature: dict[str, str],
+    constants: dict[str, Any],
+    options: Any,
+    target: str,
+    exact: bool = False,
+    counted: bool = False,
 ) -> Row:
     import triton
     from triton.backends.compiler import GPUTarget
@@ -96,6 +119,7 @@ def triton_row(
     if target.startswith("sm_"):
         built = triton.compile(source, target=GPUTarget("cuda", int(target[3:]), 32), options=options)
         (row,) = usage(built.asm["cubin"]).values()
+        row |= instructions(built.asm["cubin"]) if counted else {}
         found = {line.strip() for line in built.asm["ptx"].splitlines() if exact and INEXACT.search(line)}
         assert not {line for line in found if not re.match(r"div\.[su]\d+", line)}, f"{kernel}: {found}"
     else:
@@ -124,7 +148,7 @@ def triton_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
     """Return the rows of what was compiled, and the names of the rows of every variant and target."""
     rows, names = {}, set()
     module = importlib.import_module(f"fastiter.kernels.{stem.replace('/', '.')}")
-    for listed, targets in (("TRITON", TARGETS), ("NVIDIA", TARGETS[:3])):
+    for listed, targets in LISTS.items():
         told = []
         named = getattr(variants(stem), listed, [])
         for name, signature, constants, options in named:
@@ -134,8 +158,8 @@ def triton_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
         names |= {f"{text} {target}" for text in told for target in targets}
         for number, target in pairs([name for name, *_ in named], targets, every):
             name, signature, constants, options = named[number]
-            exact = getattr(variants(stem), "EXACT", False)
-            row = triton_row(getattr(module, name), signature, constants, options, target, exact)
+            how = (getattr(variants(stem), "EXACT", False), getattr(variants(stem), "COUNTED", False))
+            row = triton_row(getattr(module, name), signature, constants, options, target, *how)
             rows[f"{told[number]} {target}"] = row
     return rows, names
 
@@ -173,7 +197,7 @@ def older_spill(stem: str) -> dict[str, int]:
 
 def rows_of(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
     """Return the rows of a source that were compiled, none of which spills, and the names of all its rows."""
-    listed = {"TRITON", "NVIDIA"} & vars(variants(stem)).keys()
+    listed = LISTS.keys() & vars(variants(stem)).keys()
     rows, names = triton_rows(stem, every) if listed else ({}, set())
     more, others = cuda_rows(stem, every)
     rows, names = rows | more, names | others

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function_variadic
 
+from ..._backend import BackendError
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._sequences import as_part
 from ..._torch.autograd import one_by_one
 from ..._torch.autograd_twice import differentiable
-from ..._torch.ops import CPU_AND_CUDA, FLOATS, check_tensors, transformed
+from ..._torch.ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, transformed
 from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import checked_sequences, in_reverse
@@ -25,6 +26,9 @@ from .double_backward import replay
 from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd
 from .ops import forward as delta_forward
 from .triton import checked_method
+
+#: Dtypes of signals that only the kernels of GPUs take
+HALVES = (torch.bfloat16, torch.float16)
 
 
 @documented_like(arrays.delta_scan)
@@ -78,17 +82,20 @@ def delta_scan(
     check_flag(function, "reverse", reverse)
     optional = [(name, x) for name, x in (("state", state), ("decay", decay)) if x is not None]
     names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
-    check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
+    if getattr(q, "dtype", None) in HALVES and q.is_cuda:
+        _check_halves(names, tensors)
+    else:
+        check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     plan(function, method, chunk, sizes.factors)
-    by = checked_method(method, q.dtype) if q.is_cuda else (method, chunk)
+    by = checked_method(method, q.dtype, sizes) if q.is_cuda else (method, chunk)
     rows = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
     check_state(
         function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
     )
     if out is not None:
         given = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
-        check_out(function, out, (*q.shape[:3], sizes.values), given, FLOATS)
+        check_out(function, out, (*q.shape[:3], sizes.values), given, GPU_FLOATS if q.is_cuda else FLOATS)
     # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     ordered = rows
@@ -106,6 +113,17 @@ def delta_scan(
     if out is not None:
         o = written(out) if o is out else out.copy_(o)
     return o, last
+
+
+def _check_halves(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+    """Check tensors of 16 bits, which GPU kernels take, and a state in float32."""
+    signals = [(name, x) for name, x in zip(names, tensors, strict=True) if name != "state"]
+    check_tensors("delta_scan", [name for name, _ in signals], [x for _, x in signals], HALVES, CPU_AND_CUDA)
+    for name, x in zip(names, tensors, strict=True):
+        if name == "state":
+            check_tensors("delta_scan", (name,), (x,), (torch.float32,), CPU_AND_CUDA)
+            if x.device != tensors[0].device:
+                raise BackendError(f"delta_scan: state must be on {tensors[0].device} like q, got {x.device}")
 
 
 class _DeltaScan(torch.autograd.Function):

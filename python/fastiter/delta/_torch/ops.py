@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ... import _core
@@ -69,6 +70,11 @@ def sizes_of(q: Tensor, k: Tensor, values: int) -> Sizes:
     return Sizes(batch, time, k.shape[2] if k.dim() == 5 else 1, heads, keys, values)
 
 
+def carried(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of states: float32 for signals of 16 bits, else theirs."""
+    return torch.float32 if dtype.itemsize == 2 else dtype
+
+
 def rows_of(sizes: Sizes, cu_seqlens: Tensor | None) -> int:
     """Return the number of sequences."""
     return sizes.batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -90,11 +96,12 @@ def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tenso
     """Allocate the outputs, but ``out`` if it is given."""
     sizes, q = call.sizes, call.q
     rows, state = rows_of(sizes, call.cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
-    outputs = [empty(q, (*q.shape[:3], sizes.values)) if out is None else out, empty(q, (rows, *state))]
+    dtype = carried(q.dtype)
+    outputs = [empty(q, (*q.shape[:3], sizes.values)) if out is None else out, empty(q, (rows, *state), dtype=dtype)]
     if call.save:
         how = plan("delta_scan", call.method, call.chunk, sizes.factors)
         lines = how.saved_states(sizes, rows, call.cu_seqlens is not None)
-        outputs += [empty(q, call.v.shape), empty(q, (lines, *state))]
+        outputs += [empty(q, call.v.shape), empty(q, (lines, *state), dtype=dtype)]
     return outputs
 
 
@@ -116,7 +123,8 @@ def gradients_of(call: DeltaBackward) -> list[Tensor]:
     if call.decay is not None:
         gradients.append(empty(q, call.decay.shape))
     if call.need_h0:
-        gradients.append(empty(q, (rows_of(call.sizes, call.cu_seqlens), *call.states.shape[1:])))
+        shape = (rows_of(call.sizes, call.cu_seqlens), *call.states.shape[1:])
+        gradients.append(empty(q, shape, dtype=call.states.dtype))
     return gradients
 
 

@@ -1,4 +1,7 @@
-"""The delta rule on a GPU: launches the kernels of kernels/delta/triton_delta.py, which process the steps in chunks."""
+"""The delta rule on a GPU: launches the kernels of kernels/delta/triton_delta.py, which process the steps in chunks.
+
+These compute in float64 and in exact float32; others launch those of triton_chunks.py.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,10 @@ from torch import Tensor
 from ..._backend import BackendError
 from ..._torch import launch
 from ..._torch.ops import contiguous, unit_stride
-from ..._torch.sequences import check_values
-from .._plan import Sizes, plan
-from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd, forward_outputs, gradients_of, rows_of
-
-#: Maximum number of factors per step
-_FACTORS = 64
+from .._plan import Sizes
+from . import triton_chunks as chunks
+from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd, forward_outputs, gradients_of
+from .work import Work, factor_strides, strides, work_of
 
 
 class _Tile(NamedTuple):
@@ -34,74 +35,42 @@ class _Tile(NamedTuple):
 _TILES = {torch.float32: _Tile(16, 16, 32, 8, 16, 4), torch.float64: _Tile(8, 8, 8, 8, 8, 2)}
 
 
-def checked_method(method: str, dtype: torch.dtype) -> tuple[str, int]:
-    """Return the method and chunk size that a GPU always uses; raise for method "sequential", which it lacks."""
+def checked_method(method: str, dtype: torch.dtype, sizes: Sizes) -> tuple[str, int]:
+    """Return the method and chunk size that a GPU uses; raise for method "sequential", which it lacks.
+
+    float32 goes to the tensor cores, unless torch's setting for products is "ieee" or the sizes do not fit there.
+    """
     if method == "sequential":
         raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'sequential'")
-    return "chunk", _TILES[dtype].factors
-
-
-class _Work(NamedTuple):
-    """The sequences of a call, and their division into chunks and saved states."""
-
-    reset: Tensor | None
-    lengths: Tensor | None
-    starts: Tensor | None
-    reset_row: int
-    sequences: int
-    sizes: Sizes
-    period: int
-    steps: int
-
-    @property
-    def memory(self) -> tuple[Tensor | None, ...]:
-        return self.reset, self.lengths, self.starts
-
-    @property
-    def lines(self) -> int:
-        """Return an upper bound of the number of chunks of all sequences."""
-        if self.starts is None:
-            return self.sequences * -(-self.sizes.time // self.steps)
-        return self.sizes.time // self.steps + self.sequences
-
-
-def _work(sizes: Sizes, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None, like: Tensor) -> _Work:
-    if sizes.factors > _FACTORS:
+    size = chunks.chunk_of(dtype)
+    fits = sizes.keys <= chunks.LONGEST_KEY and sizes.factors <= size
+    if dtype.itemsize == 2 and not fits:
         raise BackendError(
-            f"delta_scan: k must have at most {_FACTORS} factors a step on a CUDA device, got {sizes.factors}"
+            f"delta_scan: k in {dtype} must have at most {chunks.LONGEST_KEY} units and {size} factors a step, "
+            f"got {sizes.keys} and {sizes.factors}; in float32 it may have any number of units"
         )
-    check_values("delta_scan", sizes.batch, sizes.time, lengths, cu_seqlens)
-    lengths, cu_seqlens = launch.in_range(lengths, cu_seqlens, sizes.time)
-    how = plan("delta_scan", "chunk", _TILES[like.dtype].factors, sizes.factors)
-    return _Work(
-        None if reset is None else reset.contiguous().view(torch.uint8),
-        launch.as_int64(lengths, like),
-        launch.as_int64(cu_seqlens, like),
-        sizes.time if reset is not None and reset.dim() == 2 else 0,
-        rows_of(sizes, cu_seqlens),
-        sizes,
-        how.period,
-        how.backward,
-    )
+    if dtype.itemsize == 2 or (dtype == torch.float32 and fits and chunks.precision() != "ieee"):
+        return "chunk", size
+    return "chunk", _TILES[dtype].factors
 
 
 def _power_of_two(least: int, x: int) -> int:
     return max(least, 1 << (x - 1).bit_length())
 
 
-def _columns(work: _Work, most: int) -> int:
+def _columns(work: Work, most: int) -> int:
     """Return the number of state columns per program."""
     return min(_power_of_two(8, work.sizes.values), most)
 
 
-def _together(work: _Work, x: Tensor) -> int:
+def _together(work: Work, x: Tensor) -> int:
     """Return the size of a chunk's square matrices: its factors, rounded up to a power of two."""
     return _power_of_two(_TILES[x.dtype].factors, work.steps * work.sizes.factors)
 
 
 def _launch(
     name: str,
-    work: _Work,
+    work: Work,
     x: Tensor,
     programs: int,
     memory: Sequence[Tensor | None],
@@ -132,33 +101,23 @@ def _launch(
         )
 
 
-def _strides(x: Tensor | None) -> tuple[int, ...]:
-    """Return the strides of the axes (row, time, factor, head), or (row, time, head) without factors."""
-    return (0, 0, 0) if x is None else x.stride()[:-1]
-
-
-def _factor_strides(x: Tensor) -> tuple[int, ...]:
-    stride = x.stride()
-    return stride[:-1] if x.dim() == 5 else (*stride[:2], 0, stride[2])
-
-
-def _inverse(k: Tensor, beta: Tensor, decay: Tensor | None, work: _Work) -> Tensor:
+def _inverse(k: Tensor, beta: Tensor, decay: Tensor | None, work: Work) -> Tensor:
     """Return (I + A diag(b))^-1 for every chunk; the chunks are independent of each other."""
     sizes, size = work.sizes, _together(work, k)
     inverse = k.new_empty((work.lines, sizes.heads, size, size))
     chunks = -(-sizes.time // work.steps)
-    numbers = (*_factor_strides(k), work.reset_row, sizes.time, sizes.heads, chunks)
+    numbers = (*factor_strides(k), work.reset_row, sizes.time, sizes.heads, chunks)
     memory = (k, beta, decay, *work.memory, inverse)
     _launch("inverse_fwd", work, k, work.sequences * sizes.heads * chunks, memory, numbers)
     return inverse
 
 
 def forward(call: DeltaForward) -> list[Tensor]:
-    """Implement the forward op on a GPU."""
-    sizes = call.sizes
-    work = _work(sizes, call.reset, call.lengths, call.cu_seqlens, call.q)
-    method, chunk = checked_method(call.method, call.q.dtype)
-    outputs = forward_outputs(call._replace(method=method, chunk=chunk))
+    """Implement the forward op on a GPU; method and chunk are those of checked_method."""
+    if call.chunk in chunks.SIZES:
+        return chunks.forward(call)
+    sizes, work = call.sizes, work_of(call, call.chunk)
+    outputs = forward_outputs(call)
     if call.lengths is not None:
         outputs[0].zero_()
     q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
@@ -169,18 +128,19 @@ def forward(call: DeltaForward) -> list[Tensor]:
     else:
         outputs[1].copy_(call.state)
     memory = (q, k, v, beta, decay, *work.memory, _inverse(k, beta, decay, work), *outputs[:2], *saved)
-    strides = (*_strides(q), *_factor_strides(k), *_factor_strides(v), work.reset_row)
+    numbers = (*strides(q), *factor_strides(k), *factor_strides(v), work.reset_row)
     columns = _columns(work, _TILES[q.dtype].columns)
     programs = work.sequences * sizes.heads * -(-sizes.values // columns)
     how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
-    _launch("fwd", work, q, programs, memory, (*strides, sizes.time, sizes.heads), **how)
+    _launch("fwd", work, q, programs, memory, (*numbers, sizes.time, sizes.heads), **how)
     return outputs
 
 
 def backward(call: DeltaBackward) -> list[Tensor]:
     """Implement the backward op on a GPU."""
-    sizes, gradients = call.sizes, gradients_of(call)
-    work = _work(sizes, call.reset, call.lengths, call.cu_seqlens, call.q)
+    if call.chunk in chunks.SIZES:
+        return chunks.backward(call)
+    sizes, gradients, work = call.sizes, gradients_of(call), work_of(call, call.chunk)
     q, k, beta = unit_stride(call.q), unit_stride(call.k), contiguous(call.beta)
     e, states = contiguous(call.e), contiguous(call.states)
     decay = None if call.decay is None else contiguous(call.decay)
@@ -201,10 +161,10 @@ def backward(call: DeltaBackward) -> list[Tensor]:
         dstate.copy_(call.dlast)
     places = (parts[0], parts[1], gradients[2], parts[3], parts.get(4), state, dstate)
     memory = (q, k, beta, decay, e, states, d_o, *work.memory, _inverse(k, beta, decay, work), *places)
-    strides = (*_strides(q), *_factor_strides(k), *_strides(d_o), work.reset_row)
+    numbers = (*strides(q), *factor_strides(k), *strides(d_o), work.reset_row)
     how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
     programs = work.sequences * sizes.heads * blocks
-    _launch("bwd", work, q, programs, memory, (*strides, sizes.batch, sizes.time, sizes.heads), **how)
+    _launch("bwd", work, q, programs, memory, (*numbers, sizes.batch, sizes.time, sizes.heads), **how)
     if blocks > 1:
         for place, part in parts.items():
             torch.sum(part, 0, out=gradients[place])

@@ -1,0 +1,402 @@
+"""The delta rule on tensor cores, in chunks of at most C (32 or 64) factors, with the letters of docs/delta/index.md.
+
+Everything without a state is computed for all chunks at once: the inverse T of I + A diag(b), X = T V and
+Y = T diag(d) K. Then a program for each head and BV columns of its state takes chunk after chunk, with the state in
+registers: E = X - Y S and S = d S + K^T diag(to_end b) E, where to_end holds the decays from each factor to the end of
+its chunk. It writes the states before all chunks; outputs and gradients follow for all chunks at once. The gradient
+does the same with U = diag(b) dE = R + Z dS, which is dV, too: R = P dO, P = T^T diag(b) (D Q K^T)^T, and
+Z = T^T diag(b to_end) K.
+
+PRECISION is that of the products: "bf16", or as for tl.dot. A line is a chunk of a sequence. Scratch memory has `part`
+heads, those from `first` on: `inverse` (line, head, 3, C, C) has T, D and a third matrix, `moved` (line, head, C, K)
+Y or Z, `states` (line, head, K, V) the states before all chunks.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .triton_delta import decays, line_of, load_lines, products, sequence, state_at
+
+_SIZES = ["reset_row", "time", "chunks", "periods", "first", "part"]
+
+
+@triton.jit
+def dot(a, b, PRECISION: tl.constexpr):
+    """a b, in float32"""
+    if PRECISION == "bf16":
+        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
+    else:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=PRECISION)
+
+
+@triton.jit
+def place(first, part, inner):
+    """(sequence, head, its place in the part, number among the ``inner`` programs of a head) of this program"""
+    program = tl.program_id(0).to(tl.int64)
+    own = program // inner % part
+    return program // inner // part, first + own, own, program % inner
+
+
+@triton.jit
+def factors(start, at, count, M: tl.constexpr, STEPS: tl.constexpr, C: tl.constexpr):
+    """(step, number in it, whether it exists) of the factors of a chunk"""
+    f = tl.arange(0, C)
+    return start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
+
+
+@triton.jit
+def decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid):
+    """g of the factors of a chunk, in float32"""
+    begins = valid & (m == 0)
+    return tl.where(begins, decays(decay, reset, row, reset_row, t, n, heads, time, begins).to(tl.float32), 1.0)
+
+
+@triton.jit
+def after(
+    decay,
+    reset,
+    row,
+    reset_row,
+    n,
+    heads,
+    time,
+    start,
+    at,
+    count,
+    M: tl.constexpr,
+    STEPS: tl.constexpr,
+    C: tl.constexpr,
+):
+    """D(n, f): the product of the decays after each factor of a chunk"""
+    f = tl.arange(0, C) + 1
+    after = (f < STEPS * M) & (at + f // M < count)
+    g = decays_of(decay, reset, row, reset_row, n, heads, time, start + at + f // M, f % M, after)
+    return tl.cumprod(g, 0, reverse=True)
+
+
+@triton.jit
+def last_of(d, C: tl.constexpr):
+    """The last of C numbers"""
+    return tl.sum(tl.where(tl.arange(0, C) == C - 1, d, 0), 0)
+
+
+@triton.jit
+def join_blocks(p, at, SIZE: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr):
+    """Invert a triangular block at (at, at) of a matrix at p, whose two blocks on the diagonal, P and R, are inverted
+
+    already: for X between them, the inverse has -R X P.
+    """
+    here = p + (at + tl.arange(0, SIZE)[:, None]) * C + at + tl.arange(0, SIZE)[None, :]
+    between = here + SIZE * C
+    moved = dot(tl.load(between + SIZE), tl.load(between), PRECISION)
+    tl.store(between, -dot(moved, tl.load(here), PRECISION))
+    tl.debug_barrier()
+
+
+@triton.jit
+def load_parts(p, c, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
+    """Columns c of a state, BK rows at a time"""
+    parts = ()
+    for first in tl.static_range(0, K, BK):
+        at, there = state_at(p, first, c, V, K, BK)
+        parts = parts + (tl.load(at, there, 0),)
+    return parts
+
+
+@triton.jit
+def store_parts(p, S, c, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
+    """Store what load_parts loads"""
+    for first in tl.static_range(0, K, BK):
+        at, there = state_at(p, first, c, V, K, BK)
+        tl.store(at, S[first // BK], there)
+
+
+@triton.jit
+def dot_parts(p, valid, S, K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
+    """Rows of K numbers at p times a state"""
+    product = dot(load_lines(p, valid, 0, K, BK), S[0], PRECISION)
+    for first in tl.static_range(BK, K, BK):
+        tl.debug_barrier()  # operands are loaded when the ones before are no longer needed: registers are scarce
+        product += dot(load_lines(p, valid, first, K, BK), S[first // BK], PRECISION)
+    return product
+
+
+@triton.jit
+def add_parts(by, S, p, valid, w, K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
+    """by S + k^T w, with rows of K numbers at p"""
+    parts = ()
+    for first in tl.static_range(0, K, BK):
+        tl.debug_barrier()
+        keys = tl.trans(load_lines(p, valid, first, K, BK))
+        parts = parts + (by * S[first // BK] + dot(keys, w, PRECISION),)
+    return parts
+
+
+@triton.jit
+def products_at(p, decay, reset, C: tl.constexpr):
+    """D of a chunk, which p holds if there are decays"""
+    j, i = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    if (decay is None) and (reset is None):
+        return tl.where(j >= i, 1.0, 0.0)
+    else:
+        return tl.load(p + j * C + i)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def delta_chunk_inverse_kernel(
+    k,
+    beta,
+    decay,
+    reset,
+    lengths,
+    starts,
+    inverse,
+    k_row: tl.int64,
+    k_time: tl.int64,
+    k_factor: tl.int64,
+    k_head: tl.int64,
+    reset_row: tl.int64,
+    time: tl.int64,
+    heads: tl.int64,
+    chunks: tl.int64,
+    first: tl.int64,
+    part: tl.int64,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    M: tl.constexpr,
+    STEPS: tl.constexpr,
+    C: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """T of every chunk: its blocks of 16 on the diagonal by forward substitution, the others by products of blocks."""
+    s, n, own, chunk = place(first, part, chunks)
+    at = chunk * STEPS
+    row, start, count = sequence(lengths, starts, s, time)
+    if at < count:
+        t, m, valid = factors(start, at, count, M, STEPS, C)
+        f = tl.arange(0, C)
+        at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
+        kk = tl.zeros((C, C), tl.float32)
+        for i in range(0, K, BK):
+            keys = load_lines(at_k, valid, i, K, BK)
+            kk += dot(keys, tl.trans(keys), PRECISION)
+        b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0).to(tl.float32)
+        g = decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid)
+        D = products(g, C)
+        system = tl.where(f[:, None] > f[None, :], D * kk * b[None, :], 0)
+        to = inverse + ((line_of(starts, s, start, time, STEPS) + chunk) * part + own) * 3 * C * C
+        square = to + f[:, None] * C + f[None, :]
+        tl.store(square, system)
+        if (decay is not None) or (reset is not None):
+            tl.store(square + C * C, D)
+        tl.debug_barrier()
+        corner, i, j = tl.arange(0, C // 16)[:, None, None] * 16, tl.arange(0, 16)[:, None], tl.arange(0, 16)[None, :]
+        block = to + (corner + i[None, :, :]) * C + corner + j[None, :, :]
+        unsolved = tl.load(block)
+        solved = tl.where((i == j)[None, :, :], 1.0, unsolved * 0.0)
+        for r in range(1, 16):
+            line = tl.sum(tl.where((i == r)[None, :, :], unsolved, 0), 1)
+            below = tl.sum(line[:, :, None] * solved, 1)
+            solved = tl.where((i == r)[None, :, :], solved - below[:, None, :], solved)
+        tl.debug_barrier()
+        tl.store(block, solved)
+        tl.debug_barrier()
+        for at_block in range(0, C, 32):
+            join_blocks(to, at_block, 16, C, PRECISION)
+        if C == 64:
+            join_blocks(to, 0, 32, C, PRECISION)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def delta_chunk_products_fwd_kernel(
+    k,
+    v,
+    decay,
+    reset,
+    lengths,
+    starts,
+    inverse,
+    e,
+    moved,
+    k_row: tl.int64,
+    k_time: tl.int64,
+    k_factor: tl.int64,
+    k_head: tl.int64,
+    v_row: tl.int64,
+    v_time: tl.int64,
+    v_factor: tl.int64,
+    v_head: tl.int64,
+    reset_row: tl.int64,
+    time: tl.int64,
+    heads: tl.int64,
+    chunks: tl.int64,
+    first: tl.int64,
+    part: tl.int64,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    M: tl.constexpr,
+    STEPS: tl.constexpr,
+    C: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """X of every chunk, stored in place of e, and Y."""
+    s, n, own, chunk = place(first, part, chunks)
+    at = chunk * STEPS
+    row, start, count = sequence(lengths, starts, s, time)
+    if at < count:
+        t, m, valid = factors(start, at, count, M, STEPS, C)
+        f = tl.arange(0, C)
+        line = (line_of(starts, s, start, time, STEPS) + chunk) * part + own
+        at_T = inverse + line * 3 * C * C + f[:, None] * C + f[None, :]
+        at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
+        d = tl.cumprod(decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid), 0)
+        for first_row in range(0, K, BK):
+            keys, i = load_lines(at_k, valid, first_row, K, BK), first_row + tl.arange(0, BK)
+            to = moved + (line * C + f)[:, None] * K + i[None, :]
+            tl.store(to, dot(tl.load(at_T), d[:, None] * keys.to(tl.float32), PRECISION), (i < K)[None, :])
+            tl.debug_barrier()  # T is loaded again, not kept: registers are scarce
+        at_v = v + row * v_row + n * v_head + t * v_time + m * v_factor
+        at_e = e + (((row * time + t) * M + m) * heads + n) * V
+        for column in range(0, V, BV):
+            values, c = load_lines(at_v, valid, column, V, BV), column + tl.arange(0, BV)
+            in_values = valid[:, None] & (c < V)[None, :]
+            tl.store(at_e[:, None] + c[None, :], dot(tl.load(at_T), values, PRECISION), in_values)
+            tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def delta_chunk_states_fwd_kernel(
+    k,
+    beta,
+    decay,
+    reset,
+    lengths,
+    starts,
+    moved,
+    e,
+    last,
+    states,
+    saved,
+    k_row: tl.int64,
+    k_time: tl.int64,
+    k_factor: tl.int64,
+    k_head: tl.int64,
+    reset_row: tl.int64,
+    time: tl.int64,
+    heads: tl.int64,
+    periods: tl.int64,
+    first: tl.int64,
+    part: tl.int64,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    M: tl.constexpr,
+    STEPS: tl.constexpr,
+    PERIOD: tl.constexpr,
+    C: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """E of all factors, the states before all chunks, and the last ones, which are the first ones on entry.
+
+    Every PERIOD steps a state is saved. Without Y (`moved`), e is E already, and each of the periods of a sequence
+    begins with a saved state.
+    """
+    COLUMNS: tl.constexpr = (V + BV - 1) // BV
+    s, n, own, inner = place(first, part, COLUMNS * periods)
+    row, start, count = sequence(lengths, starts, s, time)
+    c, f, begin = inner % COLUMNS * BV + tl.arange(0, BV), tl.arange(0, C), inner // COLUMNS * PERIOD
+    at_saved = None if saved is None else saved + (line_of(starts, s, start, time, PERIOD) * heads + n) * K * V
+    if moved is None:
+        count = tl.minimum(count, begin + PERIOD)
+        begun = tl.where(begin < count, begin // PERIOD, 0)
+        S = load_parts(at_saved + begun * heads * K * V, c, K, V, BK)
+    else:
+        S = load_parts(last + (s * heads + n) * K * V, c, K, V, BK)
+    for at in range(begin, count, STEPS):
+        line = (line_of(starts, s, start, time, STEPS) + at // STEPS) * part + own
+        store_parts(states + line * K * V, S, c, K, V, BK)
+        if (moved is not None) and (saved is not None):
+            if at % PERIOD == 0:
+                store_parts(at_saved + at // PERIOD * heads * K * V, S, c, K, V, BK)
+        t, m, valid = factors(start, at, count, M, STEPS, C)
+        factor = ((row * time + t) * M + m) * heads + n
+        at_e, in_values = e + factor[:, None] * V + c[None, :], valid[:, None] & (c < V)[None, :]
+        lacks = tl.load(at_e, in_values, 0).to(tl.float32)
+        if moved is not None:
+            lacks -= dot_parts(moved + (line * C + f) * K, f >= 0, S, K, BK, PRECISION)
+            tl.store(at_e, lacks, in_values)
+        b = tl.load(beta + factor, valid, 0).to(tl.float32)
+        b *= after(decay, reset, row, reset_row, n, heads, time, start, at, count, M, STEPS, C)
+        g = decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid)
+        by = last_of(tl.cumprod(g, 0), C)
+        at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
+        S = add_parts(by, S, at_k, valid, b[:, None] * lacks, K, BK, PRECISION)
+    if moved is not None:
+        store_parts(last + (s * heads + n) * K * V, S, c, K, V, BK)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def delta_chunk_outputs_fwd_kernel(
+    q,
+    k,
+    beta,
+    decay,
+    reset,
+    lengths,
+    starts,
+    inverse,
+    e,
+    states,
+    o,
+    q_row: tl.int64,
+    q_time: tl.int64,
+    q_head: tl.int64,
+    k_row: tl.int64,
+    k_time: tl.int64,
+    k_factor: tl.int64,
+    k_head: tl.int64,
+    reset_row: tl.int64,
+    time: tl.int64,
+    heads: tl.int64,
+    chunks: tl.int64,
+    first: tl.int64,
+    part: tl.int64,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    M: tl.constexpr,
+    STEPS: tl.constexpr,
+    C: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """o of every chunk from the state before it."""
+    COLUMNS: tl.constexpr = (V + BV - 1) // BV
+    s, n, own, inner = place(first, part, chunks * COLUMNS)
+    chunk, c = inner // COLUMNS, inner % COLUMNS * BV + tl.arange(0, BV)
+    at = chunk * STEPS
+    row, start, count = sequence(lengths, starts, s, time)
+    if at < count:
+        t, m, valid = factors(start, at, count, M, STEPS, C)
+        line, reads = (line_of(starts, s, start, time, STEPS) + chunk) * part + own, valid & (m == M - 1)
+        at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
+        at_q = q + row * q_row + n * q_head + t * q_time
+        qk, S_q = tl.zeros((C, C), tl.float32), tl.zeros((C, BV), tl.float32)
+        for i in range(0, K, BK):
+            keys, queries = load_lines(at_k, valid, i, K, BK), load_lines(at_q, reads, i, K, BK)
+            S, there = state_at(states + line * K * V, i, c, V, K, BK)
+            qk += dot(queries, tl.trans(keys), PRECISION)
+            S_q += dot(queries, tl.load(S, there, 0), PRECISION)
+        factor, in_values = ((row * time + t) * M + m) * heads + n, valid[:, None] & (c < V)[None, :]
+        b = tl.load(beta + factor, valid, 0).to(tl.float32)
+        w = b[:, None] * tl.load(e + factor[:, None] * V + c[None, :], in_values, 0).to(tl.float32)
+        g = decays_of(decay, reset, row, reset_row, n, heads, time, t, m, valid)
+        D = products_at(inverse + (line * 3 + 1) * C * C, decay, reset, C)
+        outputs = tl.cumprod(g, 0)[:, None] * S_q + dot(D * qk, w, PRECISION)
+        to = o + ((row * time + t) * heads + n)[:, None] * V + c[None, :]
+        tl.store(to, outputs, reads[:, None] & (c < V)[None, :])

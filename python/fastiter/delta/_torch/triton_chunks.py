@@ -1,0 +1,259 @@
+"""The delta rule on tensor cores: launches the kernels of kernels/delta/triton_chunks*.py.
+
+Products of float32 numbers are each three of TF32 numbers, those of 16 bits are of bfloat16 numbers, with sums in
+float32. Chunks have 64 factors, in float32 32: three products have more operands than registers hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._torch import launch
+from ..._torch.ops import contiguous, unit_stride
+from .ops import DeltaBackward, DeltaForward, forward_outputs, gradients_of
+from .work import Work, factor_strides, strides, work_of
+
+#: Bytes of scratch memory for states; calls that need more take some heads after the others.
+SCRATCH = 1 << 29
+#: Maximum K
+LONGEST_KEY = 128
+
+
+class Tile(NamedTuple):
+    """Factors of a chunk; rows and columns of the state that a program takes at once, and its warps."""
+
+    factors: int
+    rows: int
+    columns: int
+    warps: int
+
+
+#: Tiles that fit into the 255 registers of a thread, by kernel
+TILES = {
+    "inverse": Tile(32, 32, 0, 4),
+    "products_fwd": Tile(32, 16, 16, 4),
+    "states_fwd": Tile(32, 64, 16, 4),
+    "outputs_fwd": Tile(32, 32, 32, 4),
+    "products_bwd": Tile(32, 16, 16, 4),
+    "states_bwd": Tile(32, 64, 16, 4),
+    "pairs_bwd": Tile(32, 0, 32, 4),
+    "keys_bwd": Tile(32, 16, 32, 8),
+    "strengths_bwd": Tile(32, 32, 0, 4),
+}
+#: Those for operands of 16 bits
+NARROW = {
+    "inverse": Tile(64, 32, 0, 4),
+    "products_fwd": Tile(64, 32, 32, 4),
+    "states_fwd": Tile(64, 64, 32, 4),
+    "outputs_fwd": Tile(64, 32, 32, 4),
+    "products_bwd": Tile(64, 32, 32, 8),
+    "states_bwd": Tile(64, 64, 32, 4),
+    "pairs_bwd": Tile(64, 0, 32, 4),
+    "keys_bwd": Tile(64, 32, 32, 8),
+    "strengths_bwd": Tile(64, 16, 0, 8),
+}
+#: Factors of a chunk, by which an op's call says that it is one of these
+SIZES = (32, 64)
+
+
+def tiles_of(dtype: torch.dtype) -> dict[str, Tile]:
+    """Return the tiles of the kernels for signals of a dtype."""
+    return NARROW if dtype.itemsize == 2 else TILES
+
+
+def warps_of(kernel: str, dtype: torch.dtype, capability: int) -> int:
+    """Return the warps of a program; on cards of capability 10 (Blackwell) one kernel needs more to spill nothing."""
+    return (
+        8 if (kernel, dtype, capability >= 10) == ("states_bwd", torch.float32, True) else tiles_of(dtype)[kernel].warps
+    )
+
+
+def chunk_of(dtype: torch.dtype) -> int:
+    """Return the factors of a chunk."""
+    return tiles_of(dtype)["inverse"].factors
+
+
+def precision() -> str:
+    """Return torch's setting for products of float32 numbers: "none" by default, "ieee" or "tf32"."""
+    return str(torch.backends.cuda.matmul.fp32_precision)
+
+
+#: Dynamo calls it while it compiles, as torch.compiler.assume_constant_result has it do, whose import takes long.
+precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _power_of_two(x: int) -> int:
+    return max(16, 1 << (x - 1).bit_length())
+
+
+class _Part(NamedTuple):
+    """Some heads of a call."""
+
+    work: Work
+    like: Tensor
+    first: int
+    part: int
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The leading axes of scratch memory, chunks and heads."""
+        return self.work.lines, self.part
+
+    @property
+    def key_blocks(self) -> int:
+        """The blocks of keys that programs of keys_bwd divide."""
+        keys = self.work.sizes.keys
+        return -(-keys // min(tiles_of(self.like.dtype)["keys_bwd"].rows, _power_of_two(keys)))
+
+    def run(self, kernel: str, memory: dict[str, Any], names: str, programs: int) -> None:
+        """Launch a kernel with the constants of these names; programs: those of a head of a sequence."""
+        work, sizes, narrow = self.work, self.work.sizes, self.like.dtype.itemsize == 2
+        tile = tiles_of(self.like.dtype)[kernel]
+        columns = min(tile.columns, _power_of_two(sizes.values))
+        programs *= -(-sizes.values // columns) if kernel.startswith(("states", "outputs")) else 1
+        if not programs * work.sequences * self.part:
+            return
+        constants = {
+            "K": sizes.keys,
+            "V": sizes.values,
+            "BK": min(tile.rows, _power_of_two(sizes.keys)),
+            "BV": columns,
+            "BLOCKS": self.key_blocks,
+            "M": sizes.factors,
+            "STEPS": work.steps,
+            "PERIOD": work.period,
+            "C": tile.factors,
+            "PRECISION": "bf16" if narrow else "tf32" if precision() == "tf32" else "tf32x3",
+        }
+        chosen = {name: constants[name] for name in names.split()}
+        cut = {"reset": work.reset, "lengths": work.lengths, "starts": work.starts}
+        size = {"time": sizes.time, "heads": sizes.heads, "first": self.first, "part": self.part}
+        source = "delta/triton_chunks_gradient" if kernel.endswith("bwd") else "delta/triton_chunks"
+        capability = torch.cuda.get_device_capability(self.like.device)[0] if self.like.is_cuda else 0
+        warps = warps_of(kernel, self.like.dtype, capability)
+        with launch.on(self.like):
+            found = getattr(launch.triton_kernels("delta_scan", source), f"delta_chunk_{kernel}_kernel")
+            found[(programs * work.sequences * self.part,)](
+                **memory, **cut, **size, **chosen, num_warps=warps, num_stages=1, enable_fp_fusion=True
+            )
+
+    def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return scratch memory with a line for each chunk and head, in float32 or another dtype."""
+        return self.like.new_empty((*self.lines, *shape), dtype=dtype or torch.float32)
+
+
+def _parts(work: Work, like: Tensor, copies: int) -> Iterator[_Part]:
+    """Yield parts of the heads, so that so many copies of the states before all chunks fit into the scratch memory."""
+    sizes = work.sizes
+    part = max(1, SCRATCH // max(1, copies * work.lines * sizes.keys * sizes.values * 4))
+    for first in range(0, sizes.heads, part):
+        yield _Part(work, like, first, min(part, sizes.heads - first))
+
+
+def _strided(**signals: Tensor | None) -> dict[str, Any]:
+    """Return q, k, v and d_o with their strides as arguments."""
+    found: dict[str, Any] = dict(signals)
+    for name, x in signals.items():
+        if x is not None and name in ("k", "v"):
+            axes = ("row", "time", "factor", "head")
+            found |= zip([f"{name}_{axis}" for axis in axes], factor_strides(x), strict=True)
+        else:
+            found |= zip([f"{name}_{axis}" for axis in ("row", "time", "head")], strides(x), strict=True)
+    return found
+
+
+def _chosen(every: dict[str, Any], signals: str, others: str) -> dict[str, Any]:
+    """Return arguments by name: signals with their strides, and others."""
+    names = others.split()
+    names += [name for name in every for x in signals.split() if name == x or name.startswith(f"{x}_")]
+    return {name: every[name] for name in names}
+
+
+def forward(call: DeltaForward) -> list[Tensor]:
+    """Implement the forward op on a GPU."""
+    sizes, work, outputs = call.sizes, work_of(call, call.chunk), forward_outputs(call)
+    o, last, *saving = outputs
+    if call.lengths is not None:
+        o.zero_()
+    if call.state is None:
+        last.zero_()
+    else:
+        last.copy_(call.state)
+    if not sizes.time:
+        return outputs
+    every = _strided(q=unit_stride(call.q), k=unit_stride(call.k), v=unit_stride(call.v))
+    decay = None if call.decay is None else contiguous(call.decay)
+    every |= {"beta": contiguous(call.beta), "decay": decay, "reset_row": work.reset_row, "periods": 1}
+    every |= {"e": saving[0] if saving else call.q.new_empty(call.v.shape)}
+    every |= {"o": o, "last": last, "chunks": -(-sizes.time // work.steps)}
+    direct = bool(saving) and work.period == work.steps  # the states before all chunks are those to save
+    for part in _parts(work, call.q, 0 if direct else 1):
+        size, keys = chunk_of(call.q.dtype), sizes.keys
+        every["inverse"] = part.new(3, size, size)
+        every["moved"] = part.new(size, keys, dtype=call.q.dtype)
+        every["states"] = saving[1] if direct else part.new(keys, sizes.values)
+        every["saved"] = saving[1] if saving and not direct else None
+        gates = "beta decay reset_row inverse"
+        part.run("inverse", _chosen(every, "k", f"{gates} chunks"), "K BK M STEPS C PRECISION", every["chunks"])
+        arguments = _chosen(every, "k v", "decay reset_row inverse e moved chunks")
+        part.run("products_fwd", arguments, "K V BK BV M STEPS C PRECISION", every["chunks"])
+        arguments = _chosen(every, "k", "beta decay reset_row moved e last states saved periods")
+        part.run("states_fwd", arguments, "K V BK BV M STEPS PERIOD C PRECISION", 1)
+        arguments = _chosen(every, "q k", f"{gates} e states o chunks")
+        part.run("outputs_fwd", arguments, "K V BK BV M STEPS C PRECISION", every["chunks"])
+    return outputs
+
+
+def backward(call: DeltaBackward) -> list[Tensor]:
+    """Implement the backward op on a GPU."""
+    sizes, work, gradients = call.sizes, work_of(call, call.chunk), gradients_of(call)
+    dq, dk, dv, dbeta = gradients[:4]
+    ddecay = None if call.decay is None else gradients[4]
+    shape = (work.sequences, *call.states.shape[1:])
+    dlast = gradients[-1] if call.need_h0 else call.states.new_empty(shape)
+    if call.lengths is not None:
+        for x in (dq, dk, dv, dbeta, *([] if ddecay is None else [ddecay])):
+            x.zero_()
+    if call.dlast is None:
+        dlast.zero_()
+    else:
+        dlast.copy_(call.dlast)
+    if not sizes.time:
+        return gradients
+    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    every = _strided(q=unit_stride(call.q), k=unit_stride(call.k), d_o=d_o)
+    decay = None if call.decay is None else contiguous(call.decay)
+    every |= {"beta": contiguous(call.beta), "decay": decay, "reset_row": work.reset_row, "e": contiguous(call.e)}
+    every |= {"dq": dq, "dk": dk, "dv": dv, "dbeta": dbeta, "ddecay": ddecay, "dlast": dlast, "last": None}
+    every |= {"chunks": -(-sizes.time // work.steps), "periods": -(-sizes.time // work.period)}
+    direct, saved = work.period == work.steps, contiguous(call.states)
+    for part in _parts(work, call.q, 1 if direct else 2):
+        _backward_part(part, every, saved, direct)
+    return gradients
+
+
+def _backward_part(part: _Part, every: dict[str, Any], saved: Tensor, direct: bool) -> None:
+    sizes, chunks, size = part.work.sizes, every["chunks"], chunk_of(part.like.dtype)
+    inverse, state = part.new(3, size, size), (sizes.keys, sizes.values)
+    every = every | {"inverse": inverse, "dstates": part.new(*state), "sums": part.new(part.key_blocks, 3, size)}
+    tiles, gates = "K V BK BV M STEPS C PRECISION", "beta decay reset_row inverse chunks"
+    if direct:
+        every["states"] = saved
+    else:
+        every |= {"states": part.new(*state), "saved": saved, "moved": None}
+        arguments = _chosen(every, "k", "beta decay reset_row moved e last states saved periods")
+        part.run("states_fwd", arguments, "K V BK BV M STEPS PERIOD C PRECISION", every["periods"])
+    every["moved"] = part.new(size, sizes.keys, dtype=part.like.dtype)
+    part.run("inverse", _chosen(every, "k", gates), "K BK M STEPS C PRECISION", chunks)
+    part.run("products_bwd", _chosen(every, "q k d_o", f"{gates} dv moved"), tiles, chunks)
+    arguments = _chosen(every, "q k d_o", "decay reset_row moved dv dlast dstates")
+    part.run("states_bwd", arguments, tiles, 1)
+    part.run("pairs_bwd", _chosen(every, "d_o", "e dv inverse chunks"), "V BV M STEPS C PRECISION", chunks)
+    arguments = _chosen(every, "q k d_o", f"{gates} e dv states dstates dq dk sums")
+    part.run("keys_bwd", arguments, f"{tiles} BLOCKS", chunks * part.key_blocks)
+    arguments = _chosen(every, "q k", f"{gates} sums dbeta ddecay")
+    part.run("strengths_bwd", arguments, "K BK BLOCKS M STEPS C PRECISION", chunks)

@@ -1,0 +1,133 @@
+"""delta_scan on tensor cores by Triton's kernels: interpreted on the CPU, compiled on a card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+import triton as compiler  # noqa: E402
+import triton.language as tl  # noqa: E402
+from fastiter.kernels.delta import triton_chunks as kernels  # noqa: E402
+from fastiter.kernels.delta import triton_chunks_gradient as gradient_kernels  # noqa: E402
+
+import fastiter.torch  # noqa: E402
+from fastiter import BackendError  # noqa: E402
+from fastiter.delta._plan import Sizes  # noqa: E402
+from fastiter.delta._torch import triton, triton_chunks  # noqa: E402
+from fastiter.delta._torch.ops import DeltaBackward, DeltaForward, sizes_of  # noqa: E402
+from tests.delta.calls import DeltaInputs, delta_inputs, specified  # noqa: E402
+from tests.delta.test_triton import check, gpu_kernels  # noqa: E402, F401
+from tests.delta.torch_calls import specified as specified_gradients  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def by_default(gpu_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Products of float32 numbers as by default."""
+    monkeypatch.setattr(triton_chunks, "precision", lambda: "none")
+
+
+@pytest.mark.parametrize(
+    ("B", "T", "N", "K", "V", "M", "gated", "cut"),
+    [
+        (1, 66, 1, 5, 3, None, True, "reset"),
+        (3, 40, 1, 4, 19, None, True, "lengths"),
+        (1, 30, 2, 5, 3, 2, False, "packed"),
+        (1, 23, 1, 17, 3, 3, True, "packed, reset"),
+        (1, 1, 1, 3, 2, None, False, ""),
+    ],
+)
+def test_float32(B: int, T: int, N: int, K: int, V: int, M: int | None, gated: bool, cut: str, device: str) -> None:
+    check(device, B, T, N, K, V, np.float32, M, gated, cut)
+
+
+@compiler.jit
+def _rounded_dot(a, b, PRECISION: tl.constexpr):
+    """Do as the kernels' dot does: the interpreter takes the bits of bfloat16 numbers for integers."""
+    a, b = a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@pytest.fixture
+def halves(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Any], ...]]:
+    """Return a function that maps sizes to (outputs and gradients in bfloat16, the same from the specification)."""
+    if device == "cpu":
+        monkeypatch.setattr(kernels, "dot", _rounded_dot)
+        monkeypatch.setattr(gradient_kernels, "dot", _rounded_dot)
+
+    def call(T: int, K: int, V: int, M: int | None, gated: bool) -> tuple[list[Any], ...]:
+        inputs = delta_inputs(1, T, 1, K, V, np.float32, M=M, gated=gated)
+        q, k, v, beta, _, decay = (None if x is None else torch.from_numpy(np.array(x)).bfloat16() for x in inputs)
+        state = torch.from_numpy(np.array(inputs.state))
+        wide = DeltaInputs(*(None if x is None else x.float().numpy() for x in (q, k, v, beta, state, decay)))
+        q, k, v, beta, state, decay = (None if x is None else x.to(device) for x in (q, k, v, beta, state, decay))
+        by = triton.checked_method("auto", torch.bfloat16, sizes_of(q, k, V))
+        cut = (None, None, None, *by)
+        o, last, e, states = triton.forward(DeltaForward(q, k, v, beta, decay, state, *cut, True))
+        d_o, dlast = torch.ones_like(o), torch.ones_like(last)
+        gradients = triton.backward(DeltaBackward(q, k, beta, decay, e, states, d_o, dlast, *cut, True))
+        if gated:
+            gradients = [*gradients[:4], gradients[5], gradients[4]]
+        ones = (d_o.float().cpu().numpy(), dlast.cpu().numpy())
+        return [o, last, *gradients], [*specified(wide), *specified_gradients(wide, *ones)]
+
+    return call
+
+
+@pytest.mark.parametrize(("T", "K", "V", "M", "gated"), [(70, 5, 3, None, True), (30, 20, 17, 3, False)])
+def test_bfloat16(
+    T: int, K: int, V: int, M: int | None, gated: bool, halves: Callable[..., tuple[list[Any], ...]]
+) -> None:
+    found, expected = halves(T, K, V, M, gated)
+    assert [x.dtype for x in found] == [torch.bfloat16, torch.float32, *[torch.bfloat16] * 4, torch.float32] + (
+        [torch.bfloat16] if gated else []
+    )
+    # Five products follow each other in a chunk of a pass. Operands lose 2^-8 of their size, 2^-7 if interpreted.
+    chunks = -(-T * (M or 1) // 64)
+    for mine, exact in zip(found, expected, strict=True):
+        bound = 5 * chunks * 2 * 2.0**-7 * max(1.0, float(abs(exact).max()))
+        assert float(abs(mine.float().cpu().numpy() - exact).max()) <= bound
+
+
+def test_heads_in_parts_and_every_run_have_the_same_bits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call() -> list[Any]:
+        given = [torch.from_numpy(np.array(x)).to(device) for x in delta_inputs(1, 40, 2, 4, 3, np.float32)]
+        alone = fastiter.torch.delta_scan(*given[:5], decay=given[5])
+        leaves = [x.requires_grad_() for x in given]
+        results = fastiter.torch.delta_scan(*leaves[:5], decay=leaves[5])
+        return [*alone, *results, *torch.autograd.grad(sum(y.sum() for y in results), leaves)]
+
+    first, again = call(), call()
+    monkeypatch.setattr(triton_chunks, "SCRATCH", 1)
+    for x, y, z in zip(first, again, call(), strict=True):
+        assert torch.equal(x, y) and torch.equal(x, z)
+    assert torch.equal(first[0], first[2]) and torch.equal(first[1], first[3])  # without and with saved states
+
+
+def test_which_products_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(dtype: Any, keys: int = 128, factors: int = 1) -> int:
+        return triton.checked_method("auto", dtype, Sizes(1, 1, factors, 1, keys, 8))[1]
+
+    assert (chosen(torch.float32), chosen(torch.bfloat16), chosen(torch.float64)) == (32, 64, 8)
+    assert (chosen(torch.float32, 129), chosen(torch.float32, 128, 33)) == (16, 16)
+    with pytest.raises(BackendError, match=r"k in torch.float16 must have at most 128 units and 64 .* got 129 and 1"):
+        chosen(torch.float16, 129)
+    monkeypatch.setattr(triton_chunks, "precision", lambda: "ieee")
+    assert (chosen(torch.float32), chosen(torch.bfloat16)) == (16, 64)
+
+
+def test_precision_is_the_setting_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        for setting in ("ieee", "tf32", "none"):
+            matmul.fp32_precision = setting
+            assert triton_chunks.precision() == setting
+    finally:
+        matmul.fp32_precision = before
