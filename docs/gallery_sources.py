@@ -36,6 +36,7 @@ TITLES = {
     "low_precision_training": "Training in low-precision formats",
     "mamba_cpu": "Mamba on a CPU, before and after accelerate",
     "monotone_dbm": "Completing digits by a monotone Boltzmann machine",
+    "monotone_deq": "Digits by monotone equilibrium networks",
     "pararnn_lm": "ParaGRU against torch.nn.GRU",
     "pde_constrained": "Control by a Poisson equation",
     "poisson": "A Poisson problem by every method",

@@ -404,3 +404,21 @@ def test_deq_sequence(tmp_path: Path) -> None:
     assert list(kept) == ["GRU, 1 x", "GRU, 4 x", "GRU, 8 x", "DEQ"]
     assert kept["DEQ"] < 1.5 * kept["GRU, 1 x"] < 0.5 * kept["GRU, 4 x"] < 0.3 * kept["GRU, 8 x"]
     assert "; 0 of 240 states did not converge" in output
+
+
+def test_monotone_deq(tmp_path: Path) -> None:
+    """That the state does not depend on the start it asserts itself."""
+    figure = tmp_path / "monotone_deq.png"
+    output = run("monotone_deq.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\w+, \w+) +\d+\.\d % +([\d,]+)$", output, re.MULTILINE)
+    assert [name for name, _ in rows] == [
+        f"{name}, {kind}" for kind in ("dense", "convolutional") for name in ("monotone", "plain")
+    ]
+    sizes = [int(size.replace(",", "")) for _, size in rows]
+    assert all(abs(one - other) < 0.02 * other for one, other in zip(sizes[::2], sizes[1::2], strict=True))
+    steps = re.findall(
+        r"^ +(\d+) steps of forward-backward with .*, (\d+) of peaceman-rachford with", output, re.MULTILINE
+    )
+    assert len(steps) == 2 and all(int(pr) < int(fb) for fb, pr in steps)  # soon after the start of training
