@@ -9,7 +9,9 @@ value iteration finds. Judged by the mean relative error of the values, and by h
 
 Both are then applied to graphs with 100 states and 10 actions, larger than any that they were trained on. After 600
 steps the errors are 6.0 and 6.4 %, and 5.4 and 6.3 % on the larger graphs, where 0.69 and 0.67 of the greedy actions
-are optimal.
+are optimal. With 1200 steps of 32 graphs the solver's errors fall to 5.1 and, on the larger graphs, 3.3 %, and 0.76 and
+0.73 of its greedy actions are optimal; what is left on the larger graphs is mostly a bias: their values are 8.9 on
+average, as there are more actions, and are predicted 0.29 too low.
 
     python examples/graph_solver.py            # two minutes on two cores; writes graph_solver.png beside this file
     python examples/graph_solver.py --help
