@@ -121,7 +121,10 @@ def _check_halves(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
     check_tensors("delta_scan", [name for name, _ in signals], [x for _, x in signals], HALVES, CPU_AND_CUDA)
     for name, x in zip(names, tensors, strict=True):
         if name == "state":
-            check_tensors("delta_scan", (name,), (x,), (torch.float32,), CPU_AND_CUDA)
+            check_tensors("delta_scan", (name,), (x,), GPU_FLOATS, CPU_AND_CUDA)
+            if x.dtype != torch.float32:
+                expected = f"torch.float32 to go with {tensors[0].dtype} q"
+                raise TypeError(f"delta_scan: state must have dtype {expected}, got {x.dtype}")
             if x.device != tensors[0].device:
                 raise BackendError(f"delta_scan: state must be on {tensors[0].device} like q, got {x.device}")
 
