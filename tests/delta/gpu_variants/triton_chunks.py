@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delta.chunk_variants import variants
+from tests.delta.chunk_variants import variants
 
 NVIDIA = variants("inverse products_fwd states_fwd outputs_fwd")
 COUNTED = True

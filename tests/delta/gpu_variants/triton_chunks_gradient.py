@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delta.chunk_variants import variants
+from tests.delta.chunk_variants import variants
 
 NVIDIA = variants("products_bwd pairs_bwd keys_bwd strengths_bwd")
 BEFORE_BLACKWELL, BLACKWELL = variants("states_bwd"), variants("states_bwd", 10)
