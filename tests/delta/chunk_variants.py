@@ -36,7 +36,7 @@ def variant(
     """A kernel for states of size x size numbers with M factors a step."""
     memory, signals, names = KERNELS[kernel]
     present = {name: f"*{'fp32' if name in _WIDE else dtype}:16" for name in memory.split()}
-    absent = {} if gated else dict.fromkeys({"decay", "ddecay"} & present.keys())
+    absent = {} if gated else {name: None for name in ("decay", "ddecay") if name in present}
     signature = {name: kind for name, kind in present.items() if name not in absent}
     signature |= {name: kind for name, kind in _FLAGS.items() if name in flags}
     signature |= {f"{name}_{axis}": "i64:16" for name in signals.split() for axis in _AXES[name].split()}
