@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 import fastiter.torch
 from fastiter.torch import distributed
-from tests.distributed.compare import Case, Expected
+from tests.distributed.compare import Case, Expected, summed
 
 T, N, K, V = 23, 3, 4, 5
 F64 = torch.float64
@@ -226,3 +226,30 @@ def sixteen_bits_and_chunks() -> None:
     o, last = fastiter.torch.delta_scan(q, k, v, beta, **how)
     found, state = distributed.delta_scan(q[:, mine], k[:, mine], v[:, mine], beta[:, mine], **how)
     assert torch.equal(found, o[:, mine]) and (rank < size - 1 or torch.equal(state, last))
+
+
+def packed_states_of_sixteen_bits(exchange: Any) -> None:
+    """Initial states in bfloat16 beside float32: what crosses borders, and its gradient, has the bits of float32."""
+    size = dist.get_world_size()
+    rank, steps = dist.get_rank(), 4 * size
+    mine = slice(4 * rank, 4 * rank + 4)
+    state = torch.randn(3, N, K, V).bfloat16()
+    how: dict[str, Any] = {"cu_seqlens": [0, 1, steps - 1, steps]}
+    tensors = [torch.randn(1, steps, N, K) for _ in range(2)] + [torch.randn(1, steps, N, V)]
+
+    def run(function: Callable[..., Any], shard: slice, start: Tensor, **more: Any) -> list[Tensor]:
+        leaves = [x[:, shard].clone().requires_grad_() for x in tensors]
+        initial = start.clone().requires_grad_()
+        o, last = function(*leaves, initial_state=initial, **how, **more)
+        gradients = torch.autograd.grad(o.square().sum() + last.sum(), [*leaves, initial])
+        return [o.detach(), last.detach(), *gradients]
+
+    found = run(distributed.linear_attention, mine, state, exchange=exchange)
+    same = run(distributed.linear_attention, mine, state.float(), exchange=exchange)
+    assert found[-1].dtype == torch.bfloat16 and torch.equal(found[-1], same[-1].bfloat16())
+    assert all(torch.equal(x, y) for x, y in zip(found[:-1], same[:-1], strict=True))
+    one = run(fastiter.torch.ssm.linear_attention, slice(None), state)
+    torch.testing.assert_close(found[0], one[0][:, mine])
+    torch.testing.assert_close(summed([found[1]])[0], one[1])
+    for x, y in zip(found[2:-1], one[2:-1], strict=True):
+        torch.testing.assert_close(x, y[:, mine])

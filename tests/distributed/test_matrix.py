@@ -26,3 +26,8 @@ def test_bytes_do_not_depend_on_the_length(exchange: str) -> None:
 
 def test_sixteen_bits_and_chunks() -> None:
     results(matrix_jobs.sixteen_bits_and_chunks, 3)
+
+
+@pytest.mark.parametrize("exchange", ["pipeline", "scan"])
+def test_packed_states_of_sixteen_bits(exchange: str) -> None:
+    results(matrix_jobs.packed_states_of_sixteen_bits, 3, exchange)

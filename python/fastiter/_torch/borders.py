@@ -51,8 +51,11 @@ class Border:
     ) -> list[Tensor] | None:
         """Return the states before the first step here: those given where sequences start, else those received.
 
-        ``like`` are the states where none are given. The result is None if nothing is given or enters.
+        ``like`` are the states where none are given, whose dtypes messages have: states that are given in 16 bits are
+        converted. The result is None if nothing is given or enters.
         """
+        if own is not None:
+            own = [x.to(y.dtype) for x, y in zip(own, like, strict=True)]
         if received is None or (self.packed and self.enters is None):
             return None if own is None else [self._where(self.starts, x) for x in own]
         if not self.packed:
