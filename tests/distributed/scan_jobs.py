@@ -140,6 +140,7 @@ def refused(name: str) -> None:
         "packed": lambda: distributed.linear_scan(a, x, cu_seqlens=[0, 2 + other, 8]),
         "grad": lambda: distributed.linear_scan(a, x) if other else torch.no_grad()(distributed.linear_scan)(a, x),
         "one rank": lambda: distributed.linear_scan(a, x[0] if other else x),
+        "one list": lambda: distributed.linear_scan(a, x, reset=[True] * 4 if other else None),  # type: ignore[arg-type]
         "total": lambda: distributed.linear_scan(a, x, cu_seqlens=[0, 4]),
         "lengths": lambda: distributed.linear_scan(a, x, lengths=[9]),
         "rows": lambda: distributed.linear_scan(a, x, state, cu_seqlens=[0, 4, 8]),

@@ -65,12 +65,19 @@ def test_what_differs_or_is_wrong_is_named_on_every_rank(name: str, message: str
             raise one.error or AssertionError(one)
 
 
-def test_a_rank_names_what_another_one_refuses() -> None:
-    first, second = outcomes(scan_jobs.refused, 2, "one rank")
-    own = r"linear_scan: x must have shape \(B, T, D\), got \(4, 64\)"
-    for one, message in ((first, f"linear_scan: rank 1 refused its arguments: {own}"), (second, own)):
-        with pytest.raises(ValueError, match=f"^{message}$"):
-            raise one.error or AssertionError(one)
+@pytest.mark.parametrize(
+    ("name", "error", "own"),
+    [
+        ("one rank", ValueError, r"linear_scan: x must have shape \(B, T, D\), got \(4, 64\)"),
+        ("one list", TypeError, r"linear_scan: reset must be a torch.Tensor of bool, got list"),
+    ],
+)
+def test_a_rank_names_what_another_one_refuses(name: str, error: type[Exception], own: str) -> None:
+    first, second = outcomes(scan_jobs.refused, 2, name)
+    with pytest.raises(ValueError, match=f"^linear_scan: rank 1 refused its arguments: {own}$"):
+        raise first.error or AssertionError(first)
+    with pytest.raises(error, match=f"^{own}$"):
+        raise second.error or AssertionError(second)
 
 
 def test_contracts() -> None:

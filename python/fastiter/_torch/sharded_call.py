@@ -175,7 +175,7 @@ def _run(
             check_reset(function, options.reset, first, problem.batch, problem.steps, next(iter(problem.tensors)))
     except Exception as error:  # raised again by agree
         failure = error
-    described = {} if problem is None else _described(function, options, given, problem)
+    described = {} if problem is None or failure is not None else _described(function, options, given, problem)
     agreement = ranks.agree(described, problem.steps if problem else 0, bool(problem and _needs(problem)), failure)
     assert problem is not None  # else agree has raised
     line = Line(ranks, options.reverse)
