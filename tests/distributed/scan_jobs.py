@@ -113,6 +113,18 @@ def gradients_by_differences(exchange: str) -> float:
     return abs((ahead - behind) / 2e-4 - slope) / abs(slope)
 
 
+def no_sequences() -> None:
+    """No rows, no channels, and no packed sequences: results and gradients are empty."""
+    exchanges: tuple[Any, ...] = ("pipeline", "scan")
+    for shape, bounds in (((1, 0, 64), [0]), ((0, 3, 64), None), ((1, 3, 0), None)):
+        for exchange in exchanges:
+            a, x = torch.rand(shape, requires_grad=True), torch.rand(shape, requires_grad=True)
+            h, last = distributed.linear_scan(a, x, cu_seqlens=bounds, exchange=exchange)
+            (h.sum() + last.sum()).backward()
+            assert h.shape == shape and last.shape == (0 if bounds else shape[0], shape[2])
+            assert a.grad is not None and x.grad is not None and a.grad.shape == x.grad.shape == shape
+
+
 def traffic(steps: int, exchange: str) -> tuple[int, int]:
     """Return the bytes that this rank sends in both passes, and the rounds in which it waits in the forward pass."""
     a, x = torch.rand(2, steps, 64), torch.rand(2, steps, 64, requires_grad=True)

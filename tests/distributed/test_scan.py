@@ -80,6 +80,10 @@ def test_a_rank_names_what_another_one_refuses(name: str, error: type[Exception]
         raise second.error or AssertionError(second)
 
 
+def test_no_sequences() -> None:
+    results(scan_jobs.no_sequences, 3)
+
+
 def test_contracts() -> None:
     results(scan_jobs.contracts, 3)
 

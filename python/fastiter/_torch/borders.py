@@ -132,12 +132,13 @@ def divided(
     return border, Sequences(reset, None, (bounds - start).clamp(0, stop - start))
 
 
-def _packed(line: Line, ends: Sequence[int], start: int, stop: int) -> Border:
-    pairs = list(itertools.pairwise(ends))
+def _packed(line: Line, bounds: Sequence[int], start: int, stop: int) -> Border:
+    pairs = list(itertools.pairwise(bounds))
     at_start, at_stop = (next((s for s, (a, b) in enumerate(pairs) if a < at < b), None) for at in (start, stop))
     none = line.is_first  # sequences without steps start and end on the first rank
     with_first = [none if a == b else start <= a < stop for a, b in pairs]
     with_last = [none if a == b else start < b <= stop for a, b in pairs]
+    starts, ends = (torch.tensor(flags, dtype=torch.bool) for flags in (with_first, with_last))
     if line.reverse:
-        return Border(torch.tensor(with_last), torch.tensor(with_first), at_stop, at_start, True)
-    return Border(torch.tensor(with_first), torch.tensor(with_last), at_start, at_stop, True)
+        return Border(ends, starts, at_stop, at_start, True)
+    return Border(starts, ends, at_start, at_stop, True)
