@@ -253,3 +253,18 @@ def packed_states_of_sixteen_bits(exchange: Any) -> None:
     torch.testing.assert_close(summed([found[1]])[0], one[1])
     for x, y in zip(found[2:-1], one[2:-1], strict=True):
         torch.testing.assert_close(x, y[:, mine])
+
+
+def autocast() -> None:
+    """Autocast, which gives matrix products 16 bits, does not change what ranks exchange, nor gradients."""
+    found = []
+    q, v = torch.randn(2, 5, N, K), torch.randn(2, 5, N, V)
+    k, beta = normalize(torch.randn(2, 5, N, K), dim=-1), torch.rand(2, 5, N)
+    for enabled in (False, True):
+        values = v.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            o, last = distributed.delta_scan(q, k, values, beta, exchange="scan")
+            (o.sum() + last.sum()).backward()
+        assert values.grad is not None
+        found.append([o.detach(), last.detach(), values.grad])
+    assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))

@@ -31,3 +31,7 @@ def test_sixteen_bits_and_chunks() -> None:
 @pytest.mark.parametrize("exchange", ["pipeline", "scan"])
 def test_packed_states_of_sixteen_bits(exchange: str) -> None:
     results(matrix_jobs.packed_states_of_sixteen_bits, 3, exchange)
+
+
+def test_autocast() -> None:
+    results(matrix_jobs.autocast, 4)

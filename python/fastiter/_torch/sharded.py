@@ -99,8 +99,9 @@ class Affine(NamedTuple):
     def combine(self, later: list[Tensor], earlier: list[Tensor]) -> list[Tensor]:
         """Return the map that is first the one, then the other; a reset in the later one hides even infinities."""
         (m, opened, c), (m0, opened0, c0) = later, earlier
-        through = torch.where(opened.reshape(-1, *(1,) * (c.dim() - 1)), self.times(m, c0), 0)
-        return [m @ m0 if self._is_matrix else m * m0, opened & opened0, c + through]
+        with torch.autocast(c.device.type, enabled=False):  # states keep their dtype, as in the kernels
+            through = torch.where(opened.reshape(-1, *(1,) * (c.dim() - 1)), self.times(m, c0), 0)
+            return [m @ m0 if self._is_matrix else m * m0, opened & opened0, c + through]
 
 
 @dataclass
