@@ -73,6 +73,48 @@ def test_gradients_of_solutions(method: str, dtype: Any) -> None:
         assert torch.autograd.gradgradcheck(solve, inputs)
 
 
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "csr": lambda A: A.to_sparse_csr(),
+    "csc": lambda A: A.to_sparse_csc(),
+    "bsr": lambda A: A.to_sparse_bsr((2, 3)),
+    "bsc": lambda A: A.to_sparse_bsc((3, 2)),
+    "coo": lambda A: A.to_sparse_coo(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_second_derivatives_reach_a_sparse_tensor(layout: str, dtype: Any) -> None:
+    """torch differentiates the values of a compressed tensor once and then drops the graph."""
+    dense, weights, b = system(6, dtype)[3], system(6, dtype, order="red-black")[3], system(6, dtype)[2]
+    of_ones = LAYOUTS[layout](dense)
+    of_ones.values().fill_(1)
+    inside = of_ones.to_dense() != 0  # the dense A has gradients at all places
+    found = []
+    for A in (dense.clone(), LAYOUTS[layout](dense)):
+        inputs = A.requires_grad_(), b.clone().requires_grad_()
+        is_dense = A.layout == torch.strided
+        x = torch.linalg.solve(*inputs) if is_dense else relax_solve(*inputs, omega=1.0, **EXACT).value
+        dA, db = torch.autograd.grad((x**3).sum().real, inputs, create_graph=True)
+        twice = []
+        for of_dA in ((dA * inside if is_dense else dA).sum(), (dA.to_dense() * inside * weights).sum()):
+            twice += torch.autograd.grad(of_dA.real + (db * b.detach()).sum().real, inputs, retain_graph=True)
+        found.append([g.detach().to_dense() * (inside if g.dim() == 2 else 1) for g in (dA, db, *twice)])
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state:UserWarning")
+def test_sweeps_refuse_second_derivatives_of_a_sparse_tensor() -> None:
+    dense, b = system(6, torch.float64)[3], system(6, torch.float64)[2]
+    for layout in LAYOUTS.values():
+        A = layout(dense).requires_grad_()
+        x = sweeps(A, b, torch.zeros_like(b))
+        (dA,) = torch.autograd.grad((x**2).sum(), A, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"^sweeps: the gradient has no derivative"):
+            torch.autograd.grad(dA.to_dense().sum(), A)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_of_sweeps(method: str, dtype: Any) -> None:

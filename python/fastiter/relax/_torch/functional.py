@@ -74,8 +74,9 @@ def relax_solve(
     Returns
     -------
     LinearSolution
-        Its value is x, differentiable in the values of A and in b to any order. Its steps, residual, converged and
-        reason are those of the forward solve.
+        Its value is x, differentiable in the values of A and in b to any order (pass the parts, not the sparse tensor
+        that torch makes of them, whose own derivative has none in torch). Its steps, residual, converged and reason are
+        those of the forward solve.
 
     Raises
     ------

@@ -76,15 +76,15 @@ def rows_of(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return crow and col on the CPU, and the values, differentiable in those of A (n, n), of any sparse layout."""
     kind = _LAYOUTS[A.layout]
     if kind == "csr":
-        return A.crow_indices().cpu(), A.col_indices().cpu(), A.values()
+        return A.crow_indices().cpu(), A.col_indices().cpu(), _values(A)
     if kind == "coo":
         A = A.coalesce()
         (row, col), values = A.indices(), A.values()
     else:
         by_column = kind in ("csc", "bsc")
-        start, minor = (A.ccol_indices(), A.row_indices()) if by_column else (A.crow_indices(), A.col_indices())
+        start, minor = _pattern(A)
         lines = torch.arange(len(start) - 1, device=start.device)
-        major, values = torch.repeat_interleave(lines, start.diff()), A.values()
+        major, values = torch.repeat_interleave(lines, start.diff()), _values(A)
         row, col = (minor, major) if by_column else (major, minor)
         if values.dim() == 3:
             height, width = (torch.arange(size, device=row.device) for size in values.shape[1:])
@@ -94,6 +94,53 @@ def rows_of(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         row, col, values = row[place], col[place], values.reshape(-1)[place]
     counts = torch.bincount(row.cpu(), minlength=A.shape[0])
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), col.cpu(), values
+
+
+def _values(A: Tensor) -> Tensor:
+    """Return the values of a compressed sparse tensor, differentiable to any order."""
+    found: Tensor = _Values.apply(A) if torch.is_grad_enabled() and A.requires_grad else A.values()
+    return found
+
+
+def _pattern(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where each line begins, and each entry's place in its line."""
+    by_column = A.layout in (torch.sparse_csc, torch.sparse_bsc)
+    return (A.ccol_indices(), A.row_indices()) if by_column else (A.crow_indices(), A.col_indices())
+
+
+class _Values(torch.autograd.Function):
+    """The values of a compressed sparse tensor; torch's own derivative of them has none, and says nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor) -> Tensor:
+        ctx.pattern = (*_pattern(A.detach()), A.shape, A.layout)
+        return A.values().clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return _Compressed.apply(g, *ctx.pattern)  # type: ignore[no-any-return]
+
+
+class _Compressed(torch.autograd.Function):
+    """The sparse tensor of some values, the adjoint of :class:`_Values`."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, start: Tensor, minor: Tensor, shape: torch.Size, layout: Any) -> Tensor:
+        ctx.pattern = (start, minor, shape, layout)
+        ctx.block = values.shape[1:]
+        return torch.sparse_compressed_tensor(start, minor, values, shape, layout=layout, check_invariants=False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        start, minor, shape, layout = ctx.pattern
+        if g.layout == layout and all(map(torch.equal, _pattern(g), (start, minor))):
+            return _values(g), None, None, None, None
+        major = torch.repeat_interleave(torch.arange(len(start) - 1, device=start.device), start.diff())
+        row, column = (major, minor) if layout in (torch.sparse_csr, torch.sparse_bsr) else (minor, major)
+        height, width = ctx.block or (1, 1)
+        dense = g if g.layout == torch.strided else g.to_dense()
+        blocks = dense.reshape(shape[0] // height, height, shape[1] // width, width).transpose(1, 2)
+        return blocks[row, column].reshape(-1, *ctx.block), None, None, None, None
 
 
 def matrix_of(A: Any) -> Sparse | Batch:
