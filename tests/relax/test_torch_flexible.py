@@ -88,6 +88,21 @@ def test_gradients(dtype: Any) -> None:
     torch.testing.assert_close(one.grad, other.grad[mask], rtol=1e-9, atol=1e-11)
 
 
+def test_functions_may_change_their_argument_in_place() -> None:
+    A, b = definite(6, torch.float64), rhs((6,), torch.float64).requires_grad_()
+
+    def product(x: Tensor) -> Tensor:
+        image = A @ x
+        x.fill_(torch.nan)
+        return image
+
+    found = flexible_cg(product, b, precond=lambda r: r.div_(3), rtol=1e-12)
+    assert found.converged
+    torch.testing.assert_close(found.value, torch.linalg.solve(A, b))
+    found.value.sum().backward()
+    torch.testing.assert_close(b.grad, torch.linalg.solve(A, torch.ones_like(b.detach())))
+
+
 def test_second_derivatives_are_refused() -> None:
     A, b = definite(4, torch.float64), torch.ones(4, dtype=torch.float64, requires_grad=True)
     weight = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)

@@ -195,7 +195,7 @@ class _System:
             values = values if tracked else values.detach()
             entries = values.reshape(-1, *(1,) * (x.dim() - 1)) * x[column]
             return torch.zeros_like(x).index_add(0, row, entries)
-        found = operator(x)
+        found = operator(x.clone())  # functions may change their argument in place
         if not isinstance(found, Tensor):
             raise TypeError(f"{self.function}: {name} must return a torch.Tensor, got {type_name(found)}")
         is_number = found.dtype.is_floating_point or (found.dtype.is_complex and x.dtype.is_complex)
