@@ -1,6 +1,7 @@
 // The loop of solvers, as python/fastiter/mdp/_solve.py has it for one process, operation for operation.
 #include "mdp/several.hpp"
 #include "core/launch.hpp"
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -10,8 +11,9 @@ namespace fastiter::mdp {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr int64_t kPiece = 64;           // sweeps of a policy between two looks for a request to stop
-constexpr int64_t kOperations = 1 << 25; // of one call
+// Operations of one call, and of a policy's sweeps between two looks for a request to stop, of which there are 64 at most
+constexpr int64_t kOperations = 1 << 25, kPiece = 64;
+constexpr int64_t kStep = 1 << 10; // what a call of a kernel takes beside its operations, about
 
 template <class T> class Loop {
 public:
@@ -20,11 +22,12 @@ public:
           w_(static_cast<T*>(item.w)), omega_(rule.omega), allowed_(rule.tol) {}
 
     // Returns whether it has ended, and not been stopped. team: the calling thread is one of them; null: all threads
-    // share the sweeps, and it returns after `operations`
+    // share the sweeps, and it returns after `operations`, but not before a step or a piece of one
     bool run(const Team* team, int64_t operations) {
-        team_ = team;
+        team_ = team, operations_ = operations;
         for (;;) {
-            if (team ? has_to_stop(*team, work()) : (operations -= work()) < 0) return false;
+            if (has_to_pause(work() + kStep)) return false;
+            if (item_.how == How::mpi && found_.steps && !sweep_policy()) return false;
             const bool is_backup = step();
             const double residual = is_backup ? residual_of_backup() : residual_;
             found_.history.push_back(residual);
@@ -55,10 +58,7 @@ public:
 private:
     bool step() {
         if (item_.how == How::gs) return step_in_place();
-        if (found_.steps) {
-            if (item_.how == How::mpi) sweep_policy();
-            std::swap(v_, w_);
-        }
+        if (found_.steps) std::swap(v_, w_);
         backup();
         return true;
     }
@@ -74,19 +74,32 @@ private:
         return model.backup(v, w, action, count, rule_.discount, nullptr);
     }
 
-    // w <- the policy's operator applied to w, policy_sweeps times
-    void sweep_policy() {
-        if (!chain_ || std::memcmp(policy_.data(), item_.action, size_t(n_) * sizeof(int32_t)) != 0) {
-            policy_.assign(item_.action, item_.action + n_);
-            chain_ = item_.model->chain(item_.action);
+    // Whether to return before the next `operations`, to be called again unless it is a request to stop
+    bool has_to_pause(int64_t operations) {
+        if (team_) return has_to_stop(*team_, operations);
+        if (operations_ <= 0) return true;
+        operations_ -= operations;
+        return false;
+    }
+
+    // w <- the policy's operator applied to w, policy_sweeps times; returns whether all of them are done.
+    bool sweep_policy() {
+        if (sweeps_ == 0) {
+            if (!chain_ || std::memcmp(policy_.data(), item_.action, size_t(n_) * sizeof(int32_t)) != 0) {
+                policy_.assign(item_.action, item_.action + n_);
+                chain_ = item_.model->chain(item_.action);
+            }
+            sweeps_ = rule_.policy_sweeps;
         }
-        for (int64_t left = rule_.policy_sweeps; left > 0;) {
-            const int64_t now = std::min(left, kPiece);
+        const int64_t each = n_ + chain_->entries(), most = std::clamp<int64_t>(kOperations / each, 1, kPiece);
+        while (sweeps_ > 0) {
+            const int64_t now = std::min(sweeps_, most);
+            if (has_to_pause(now * each)) return false;
             apply(*chain_, w_, v_, nullptr, now);
             if (now % 2) std::swap(v_, w_);
-            left -= now;
-            if (team_ && has_to_stop(*team_, now * work())) return;
+            sweeps_ -= now;
         }
+        return true;
     }
 
     // Operations of a sweep, about
@@ -174,6 +187,7 @@ private:
     std::vector<T> own_;
     double least_ = kInfinity;
     int64_t since_ = 0;
+    int64_t operations_ = 0, sweeps_ = 0; // left of this call, and of a policy's sweeps that it has begun
 };
 
 template <class T> class SeveralOf : public Several {
