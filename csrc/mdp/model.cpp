@@ -145,7 +145,8 @@ public:
             }
             own.row[t + 1] = row;
         }
-        return owning(std::move(own), own.row.data());
+        const int64_t* const rows_of_states = own.row.data(); // as `own` may be moved first
+        return owning(std::move(own), rows_of_states);
     }
 
     std::unique_ptr<Model> transposed() override {
