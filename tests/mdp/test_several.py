@@ -134,6 +134,19 @@ def test_absorbing_states_of_some_models() -> None:
         np.testing.assert_allclose(np.linalg.solve(np.eye(3) - 0.9 * dense, problem.rewards), exact, atol=1e-6)
 
 
+@pytest.mark.parametrize("places", [(0, 1), (1, 0), (0, 1, 0)])
+def test_orders_of_some_models(places: tuple[int, ...]) -> None:
+    """Outwards from a state that is never left, beside models that have none and are swept in ascending order."""
+    rng = np.random.default_rng(171)
+    P = rng.dirichlet(np.ones(5), (5, 2))
+    problem = MDP(P, rng.random((5, 2)), 0.9)
+    ends = P.copy()
+    ends[4] = np.eye(5)[4]
+    weights = np.stack([(P, ends)[place].reshape(-1) for place in places])
+    found = check_same(problem, np.stack([problem.rewards] * len(places)), weights, method="gs", tol=1e-9)
+    assert found.converged.all() and len(set(found.steps.tolist())) == 2
+
+
 def test_names_of_actions() -> None:
     """Places within states, whose rows are by their numbers, become these numbers."""
     sparse = pytest.importorskip("scipy.sparse")

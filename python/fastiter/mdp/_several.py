@@ -100,8 +100,8 @@ def _rule(first: Process, methods: list[Method], limits: Limits) -> tuple[tuple[
             sweeps = each.sweeps
         elif isinstance(each, GaussSeidel):
             omega, exact = each.omega, each.exact
-            if isinstance(each.order, str):
-                order = _ORDERS.index(each.order)
+            if isinstance(each.order, str):  # ascending, if others have orders of their own
+                order = _ORDERS.index(each.order) if orders is None else order
                 continue
             if orders is None:
                 orders = np.tile(np.arange(first.states, dtype=np.int32), (len(methods), 1))
