@@ -64,3 +64,12 @@ def test_no_method_takes_more_sweeps_than_allowed(method: Any) -> None:
             assert 1 <= found.steps <= most
             assert found.converged or found.reason == "max_steps"
             assert (found.lower <= exact + 1e-7).all() and (exact - 1e-7 <= found.upper).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_number_of_sweeps_may_be_allowed(method: Any) -> None:
+    """Also more than 64 bits hold, as kernels count them."""
+    problem = examples.forest(3, 0.9)
+    found = problem.solve(method, max_steps=10**30)
+    assert found.converged and found.steps == problem.solve(method).steps
+    assert MDPBatch(problem, R=problem.rewards[None]).solve(method, max_steps=10**30).converged.all()

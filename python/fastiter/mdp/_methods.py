@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .. import _core
 from ._process import Process
 from ._result import Limits
-from ._work import PIECE, Method, Work
+from ._work import MOST, PIECE, Method, Work
 
 Array = npt.NDArray[Any]
 
@@ -178,7 +178,7 @@ class Prioritized(Method):
         if most >= n:
             heap, total = _core.mdp.prioritized(work.model, *arguments), n  # to begin with, one backup of each
             while True:
-                backups = heap.run(work.v, PIECE // 16, most - total)[1]
+                backups = heap.run(work.v, PIECE // 16, min(most - total, MOST))[1]
                 total += backups
                 if backups < PIECE // 16:  # the heap is empty, or the next state takes too many
                     break

@@ -13,7 +13,7 @@ from ._choice import SMALLEST_WINDOW, WINDOWS, Choice
 from ._methods import GaussSeidel, ModifiedPolicyIteration, ValueIteration
 from ._process import Process
 from ._result import Limits, MDPSolution, bounds_of
-from ._work import PIECE, Method
+from ._work import MOST, PIECE, Method
 
 Array = npt.NDArray[Any]
 
@@ -106,7 +106,7 @@ def _rule(first: Process, methods: list[Method], limits: Limits) -> tuple[tuple[
             if orders is None:
                 orders = np.tile(np.arange(first.states, dtype=np.int32), (len(methods), 1))
             orders[m], order = each.order, 3
-    when = (limits.tol, limits.stop == "sup", limits.max_steps, methods[0].patience)
+    when = (limits.tol, limits.stop == "sup", min(limits.max_steps, MOST), methods[0].patience)
     return (first.discount, *when, sweeps, omega, exact, order, first.longest), orders
 
 

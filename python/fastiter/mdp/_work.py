@@ -18,6 +18,8 @@ Operator = Callable[[Array, Array, Array], tuple[float, float]]
 
 #: States at most between two looks for signals: about a twentieth of a second
 PIECE = 2**20
+#: Steps that nobody waits for, and which the kernels can count
+MOST = 2**62
 
 
 class Work:
