@@ -369,3 +369,20 @@ def test_a_broken_pattern_is_refused() -> None:
     broken.indices[0] = 7
     with pytest.raises(ValueError, match="LeastSquares: A must have a pattern inside"):
         LeastSquares(broken, B)
+
+
+@pytest.mark.parametrize("rule", ["cyclic", "gs"])
+def test_numbers_beyond_the_range_of_the_dtype_have_not_converged(rule: Any) -> None:
+    """Neither gradients that overflow, as infinity is not above infinity, nor values that do as float32."""
+    for problem, stop in (
+        (LeastSquares(1e150 * np.eye(2), np.full(2, 1e200)), "slope"),
+        (LeastSquares(1e10 * np.eye(2), np.full(2, 1e200), l1=1.0), "gap"),
+        (LeastSquares(1e-15 * np.eye(2, dtype=np.float32), np.full(2, 1e30)), "slope"),
+        (Quadratic(1e-30 * np.eye(2, dtype=np.float32), np.full(2, 1e30)), "slope"),
+    ):
+        with pytest.warns(fastiter.ConvergenceWarning, match="'diverged'"):
+            found = bcd(problem, rule=rule, stop=stop)  # type: ignore[arg-type]
+        assert found.reason == "diverged" and not found.converged
+    matrix = sp.csr_array(1e-30 * np.eye(2, dtype=np.float32))
+    with pytest.warns(fastiter.ConvergenceWarning, match="'diverged'"):
+        assert not forest_bcd(matrix, np.full(2, 1e30)).converged

@@ -88,3 +88,9 @@ def test_wrong_arguments_and_what_did_not_converge() -> None:
         assert lasso_path(*data(20, 300), [0.1], max_steps=1).reason == ("max_steps",)
     with pytest.raises(fastiter.ConvergenceError):
         lasso_path(*data(20, 300), [0.1], max_steps=1, throw=True)
+
+
+def test_solutions_beyond_the_range_of_the_dtype_have_not_converged() -> None:
+    with pytest.warns(fastiter.ConvergenceWarning, match="lasso_path: the duality gaps"):
+        found = lasso_path(1e-15 * np.eye(2, dtype=np.float32), np.array([1e30, 1.0]), [1.0])
+    assert found.reason == ("diverged",) and not found.converged[0] and np.isinf(found.value[0, 0])

@@ -15,7 +15,7 @@ from .._solution import judged
 from ._blocks import Partitioned
 from ._gap import duality_gap, has_gap
 from ._problem import LOSSES, Problem
-from ._result import PATIENCE, BCDProgress, BCDSolution, Limits, Progress
+from ._result import PATIENCE, BCDProgress, BCDSolution, Limits, Progress, reached
 
 Array = npt.NDArray[Any]
 RULES = ("cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq")
@@ -234,7 +234,7 @@ class _Run:
             objectives.append(objective)
             is_rounding = seen.has_ended(objective, steps)
             if residual <= tolerance and self._is_true(g, slopes, tolerance, steps):
-                reason = "converged"
+                reason = reached(residual, self._value())
             elif not np.isfinite(objective) or not np.isfinite(self.x).all():
                 reason = "diverged"
             elif is_rounding:

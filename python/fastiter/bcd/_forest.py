@@ -13,7 +13,7 @@ from .._array_like import as_array
 from .._check import check_array, check_choice, integers
 from .._solution import judged
 from ._problem import Quadratic
-from ._result import PATIENCE, BCDProgress, BCDSolution, Limits, Progress
+from ._result import PATIENCE, BCDProgress, BCDSolution, Limits, Progress, reached
 
 Array = npt.NDArray[Any]
 KINDS = ("red-black", "trees", "greedy trees")
@@ -180,7 +180,7 @@ def _iterate(blocks: _Blocks, x: Array, limits: Limits) -> BCDSolution:
         is_rounding = seen.has_ended(objective, steps)
         progress = BCDProgress(steps, residual, tolerance, objective, lambda: x.astype(blocks.dtype))
         if residual <= tolerance:
-            reason = "converged"
+            reason = reached(residual, progress.value)
         elif not np.isfinite(objective):
             reason = "diverged"
         elif is_rounding:

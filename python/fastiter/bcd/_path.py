@@ -14,6 +14,7 @@ from .._check import check_array, check_flag, count, positive
 from .._solution import Solution, judged
 from ._data import Data
 from ._problem import _vector
+from ._result import reached
 
 Array = npt.NDArray[Any]
 #: Columns that enter a working set at once, at least; sweeps between two looks at its slopes, and the most of these
@@ -40,7 +41,7 @@ class LassoPath(Solution):
     method : str
         "lasso_path".
     reason : tuple of str
-        "converged", "stagnated" or "max_steps" for each weight.
+        "converged", "stagnated", "max_steps" or, beyond the range of the dtype, "diverged" for each weight.
     l1 : (k,)
         The weights.
     objective : (k,)
@@ -151,15 +152,16 @@ def lasso_path(
     gaps, objectives, steps = np.zeros(len(weights)), np.zeros(len(weights)), np.zeros(len(weights), np.int64)
     for k, weight in enumerate(weights):
         gaps[k], objectives[k], steps[k] = sets.solve(float(weight), tolerance, most)
-        rows[k, sets.columns] = sets.x
-    converged = gaps <= tolerance
+        rows[k] = sets.solution()
+    ends = zip(gaps, steps, rows, strict=True)
+    reasons = [reached(gap, x) if gap <= tolerance else _reason(int(used) < most) for gap, used, x in ends]
     found = LassoPath(
         value=rows,
-        converged=converged,
+        converged=np.array([reason == "converged" for reason in reasons], np.bool_),
         steps=steps,
         residual=gaps,
         method=function,
-        reason=tuple(_reason(bool(gap <= tolerance), int(used) < most) for gap, used in zip(gaps, steps, strict=True)),
+        reason=tuple(reasons),
         l1=weights,
         objective=objectives,
         tolerance=tolerance,
@@ -167,8 +169,8 @@ def lasso_path(
     return judged(function, found, throw)
 
 
-def _reason(converged: bool, ended: bool) -> str:
-    return "converged" if converged else "stagnated" if ended else "max_steps"
+def _reason(ended: bool) -> str:
+    return "stagnated" if ended else "max_steps"
 
 
 def _weights(function: str, l1: Any) -> Array:
@@ -240,7 +242,8 @@ class WorkingSets:
     def solution(self) -> Array:
         """Return all of x, in the dtype of the data."""
         x = np.zeros(self.data.shape[1], self.data.dtype)
-        x[self.columns] = self.x
+        with np.errstate(over="ignore"):
+            x[self.columns] = self.x
         return x
 
     def _refresh(self, l1: float) -> None:

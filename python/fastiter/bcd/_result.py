@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .._check import check_choice, check_flag, count, positive, type_name
 from .._solution import Solution, is_true, plural
 
@@ -16,8 +18,13 @@ PATIENCE = 100
 _REMEDIES = {
     "max_steps": "try a larger max_steps or larger blocks",
     "stagnated": "try a larger rtol: rounding hides what is left",
-    "diverged": "the objective is not bounded below, or has overflowed",
+    "diverged": "the objective is not bounded below, or it or the value is beyond the range of its dtype",
 }
+
+
+def reached(residual: float, value: Any) -> str:
+    """Return the reason where the tolerance is reached: both may be infinite, and so may a value in its own dtype."""
+    return "converged" if np.isfinite(residual) and np.isfinite(value).all() else "diverged"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
