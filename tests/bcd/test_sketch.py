@@ -272,3 +272,13 @@ def test_the_unit_of_constraints_and_functions_that_are_not_finite() -> None:
         sketched_newton(lambda x: f(x)[:2], c, np.zeros(2))
     with pytest.raises(TypeError, match=r"constraints must return a value and .* derivatives, got NoneType"):
         sketched_newton(f, lambda x, lam: None, np.zeros(2))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("sketch", SKETCHES)
+def test_solutions_beyond_the_range_of_the_dtype_have_not_converged(sketch: Any) -> None:
+    small = 1e-30 * np.eye(2, dtype=np.float32)
+    with pytest.warns(fastiter.ConvergenceWarning, match=r"must be within the range of float32, .* \('diverged'\)$"):
+        found = sketch_solve(small, np.full(2, 1e10), sketch=sketch, size=2)
+    assert found.reason == "diverged" and np.isinf(found.value).all()
+    with pytest.warns(fastiter.ConvergenceWarning, match="within the range of float64, got inf after 0 steps"):
+        assert sketch_solve(1e-200 * np.eye(2), np.full(2, 1e120), sketch=sketch).reason == "diverged"

@@ -13,6 +13,7 @@ from .._check import check_array, check_choice, check_flag, count, positive, typ
 from .._solution import Solution, judged, plural
 from ._data import Data
 from ._problem import _vector
+from ._result import reached
 
 Array = npt.NDArray[Any]
 SKETCHES = ("kaczmarz", "block", "gaussian", "count")
@@ -35,7 +36,8 @@ class SketchSolution(Solution):
     residual : float
         ||b - A x||.
     method, reason : str
-        "sketch_solve" with the sketch; "converged", "max_steps" or "stagnated".
+        "sketch_solve" with the sketch; "converged", "max_steps", "stagnated" or "diverged", where numbers of the system
+        or of the solution are beyond the range of their dtype.
 
     See Also
     --------
@@ -54,6 +56,8 @@ class SketchSolution(Solution):
         if self.converged:
             return None
         after = f"got {self.residual:.2g} after {plural(self.steps)} ({self.reason!r})"
+        if self.reason == "diverged":
+            return f"the solution must be within the range of {self.value.dtype}, {after}"
         return f"the residual must come to rtol ||b||, {after}; is b in the range of A? Try a larger max_steps or size"
 
 
@@ -139,14 +143,27 @@ def sketch_solve(
             raise ValueError(f"{function}: x0 must {expected}, got {x0.shape} and {x0.dtype}")
         x = x0.astype(np.float64)
     generator = generator_of(function, rng)
-    data, b, unit = _scaled(function, data, b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _solution((data, b), x, (sketch, size, generator), (rtol, most))
+    return judged(function, found, throw)
+
+
+def _solution(
+    system: tuple[Data, Array], x: Array, how: tuple[str, int, np.random.Generator], limits: tuple[float, int]
+) -> SketchSolution:
+    """Take steps until an end of any kind."""
+    function, (sketch, size, generator), (rtol, most) = "sketch_solve", how, limits
+    (m, n), dtype = system[0].shape, system[0].dtype
+    data, b, unit = _scaled(function, *system)
     steps_of = _Kaczmarz(data, b, generator) if sketch == "kaczmarz" else _Sketched(data, b, generator, (sketch, size))
     tolerance, steps, best, since, reason = rtol * _norm(b), 0, np.inf, 0, "max_steps"
     while True:
         residual = _norm(steps_of.residual(x))
         best, since = (residual, 0) if residual < best * (1 - 1e-6) else (best, since + 1)
-        if residual <= tolerance:
-            reason = "converged"
+        if not np.isfinite(residual):
+            reason = "diverged"
+        elif residual <= tolerance:
+            reason = reached(residual, x.astype(dtype))
         elif since > _PATIENCE:
             reason = "stagnated"
         elif steps < most and m and n:
@@ -155,15 +172,14 @@ def sketch_solve(
             steps += some
             continue
         break
-    found = SketchSolution(
-        value=x.astype(data.dtype),
+    return SketchSolution(
+        value=x.astype(dtype),
         converged=reason == "converged",
         steps=steps,
         residual=residual / unit,
         method=f"{function}, {sketch}",
         reason=reason,
     )
-    return judged(function, found, throw)
 
 
 def _norm(x: Array) -> float:
