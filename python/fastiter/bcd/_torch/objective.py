@@ -51,7 +51,7 @@ class Objective:
     >>> def huber(x, b):
     ...     return torch.nn.functional.huber_loss(x, b, reduction="sum")
     >>> bcd(Objective(huber, b, l1=0.25), torch.zeros_like(b), rtol=1e-8).value.round(decimals=4)
-    tensor([ 2.2500, -0.2500], dtype=torch.float64)
+    tensor([ 2.7500, -0.2500], dtype=torch.float64)
     """
 
     def __init__(

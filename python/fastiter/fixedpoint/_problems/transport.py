@@ -106,7 +106,7 @@ def transport_sweep(
     >>> def step(phi):
     ...     return transport_sweep(0.5 * phi + 1, 1.0, 0.5, mu, weights).phi
     >>> phi = fixed_point(step, np.zeros((1, 200))).value
-    >>> phi[0, 100].round(6)  # deep inside q / (sigma - sigma_s)
+    >>> float(phi[0, 100].round(6))  # deep inside q / (sigma - sigma_s)
     2.0
     """
     q, mu, weights, incoming = as_arrays(_NAME, ("q", "mu", "weights", "incoming"), (q, mu, weights, incoming))
