@@ -268,3 +268,15 @@ def autocast() -> None:
         assert values.grad is not None
         found.append([o.detach(), last.detach(), values.grad])
     assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+
+
+def refused(what: str) -> None:
+    """Call with shapes that do not go together; messages quote those that were given."""
+    q, v = torch.randn(1, 5, N, K), torch.randn(1, 5, N, V)
+    steps = 5 * dist.get_world_size()
+    calls: dict[str, Callable[[], Any]] = {
+        "k": lambda: distributed.linear_attention(q, q[..., 1:], v),
+        "packed k": lambda: distributed.linear_attention(q, q[..., 1:], v, cu_seqlens=[0, 3, steps]),
+        "beta": lambda: distributed.delta_scan(q, q, v, v, lengths=[4]),
+    }
+    calls[what]()

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.distributed import matrix_jobs
-from tests.distributed.ranks import results
+from tests.distributed.ranks import outcomes, results
 
 
 @pytest.mark.parametrize(("size", "name"), [(3 + at % 2, name) for at, name in enumerate(matrix_jobs.MAKERS)])
@@ -35,3 +35,17 @@ def test_packed_states_of_sixteen_bits(exchange: str) -> None:
 
 def test_autocast() -> None:
     results(matrix_jobs.autocast, 4)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("k", r"linear_attention: k must have shape \(B, T, H, K\) = \(1, 5, 3, 4\) like q, got \(1, 5, 3, 3\)"),
+        ("packed k", r"linear_attention: k must have shape .* like q, got \(1, 5, 3, 3\)"),
+        ("beta", r"delta_scan: beta must have shape \(B, T, N\) = \(1, 5, 3\) .* got \(1, 5, 3, 5\)"),
+    ],
+)
+def test_messages_quote_the_shapes_that_were_given(what: str, message: str) -> None:
+    for one in outcomes(matrix_jobs.refused, 2, what):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            raise one.error or AssertionError(one)

@@ -74,10 +74,23 @@ def _problem(function: Function, options: Options, given: Sequences) -> Problem:
         None if given.lengths is None else torch.zeros_like(given.lengths),
         None if given.cu_seqlens is None else torch.zeros_like(given.cu_seqlens),
     )
-    with torch.no_grad():
-        _, last = _called(function, _without_steps(function), function.state, none, how)
+    last = _last_of_no_steps(function, steps, none, how)
     splits = function.splits(function.tensors)
     return Problem(function.tensors, function.timed, batch, steps, parts, last, splits, run, function.maps)
+
+
+def _last_of_no_steps(function: Function, steps: int, none: Sequences, how: Mapping[str, object]) -> list[Tensor]:
+    """Return the last state of a call on no steps; a refused shape is named as it was given."""
+    with torch.no_grad():
+        try:
+            return _called(function, _without_steps(function), function.state, none, how)[1]
+        except ValueError as error:
+            refusal = error
+        if none.cu_seqlens is not None:
+            none.cu_seqlens[-1:] = steps
+        # The same refusal, with all steps in its message
+        _called(function, function.tensors, function.state, none, how)
+    raise refusal
 
 
 def _called(
