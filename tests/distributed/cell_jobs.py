@@ -123,3 +123,14 @@ def chunks() -> list[int]:
             distributed.lstm(given["wx"], given["r"], given["b"], chunks=most)
         found.append(sent.messages)
     return found
+
+
+def refused(what: str) -> None:
+    """Call with arguments of packed sequences that do not go together."""
+    wx, r, steps = torch.randn(2, 3, 4, N, D), torch.randn(4, N, D, D), 3 * dist.get_world_size()
+    calls: dict[str, Any] = {
+        "type": lambda: distributed.lstm("wx", r, cu_seqlens=[0, steps]),  # type: ignore[arg-type]
+        "rows": lambda: distributed.lstm(wx, r, cu_seqlens=[0, steps]),
+        "both": lambda: distributed.lstm(wx[:1], r, cu_seqlens=[0, steps], lengths=[2]),
+    }
+    calls[what]()

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.distributed import cell_jobs
-from tests.distributed.ranks import results
+from tests.distributed.ranks import outcomes, results
 
 
 @pytest.mark.parametrize(("size", "name"), [(2 + at % 3, name) for at, name in enumerate(cell_jobs.GATES)])
@@ -23,3 +23,17 @@ def test_newton_converges_to_the_loop(name: str) -> None:
 
 def test_chunks_of_rows_and_heads() -> None:
     assert results(cell_jobs.chunks, 2) == [[2, 5, 3, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("type", TypeError, "wx must be a torch.Tensor, got str"),
+        ("rows", ValueError, "wx must have B = 1 where cu_seqlens is given, got B = 2"),
+        ("both", ValueError, "lengths must be None where cu_seqlens is given, got both"),
+    ],
+)
+def test_packed_arguments_that_are_wrong_are_named(what: str, error: type[Exception], message: str) -> None:
+    for one in outcomes(cell_jobs.refused, 2, what):
+        with pytest.raises(error, match=f"^lstm: {message}$"):
+            raise one.error or AssertionError(one)

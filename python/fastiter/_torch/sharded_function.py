@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .sequences import Sequences
 from .sharded import Optional, Split
-from .sharded_call import Maps, Options, Problem, check_rows, run_sharded
+from .sharded_call import Maps, Options, Problem, run_sharded
 
 
 class Function(NamedTuple):
@@ -64,7 +64,6 @@ def _problem(function: Function, options: Options, given: Sequences) -> Problem:
     how = dict(function.options) | ({"reverse": options.reverse} if function.has_reverse else {})
     names = list(function.tensors)
     batch, steps = _sizes(function)
-    check_rows(function.name, given, batch, names[0])
 
     def run(tensors: Optional, state: Sequence[Tensor] | None, cut: Sequences) -> Any:
         return _called(function, dict(zip(names, tensors, strict=True)), _whole(function, state), cut, how)
