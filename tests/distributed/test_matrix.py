@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from tests.distributed import matrix_jobs
-from tests.distributed.ranks import outcomes, results
+from fastiter.delta._torch import distributed, functional  # noqa: E402
+from tests.distributed import matrix_jobs  # noqa: E402
+from tests.distributed.ranks import outcomes, results  # noqa: E402
 
 
 @pytest.mark.parametrize(("size", "name"), [(3 + at % 2, name) for at, name in enumerate(matrix_jobs.MAKERS)])
@@ -49,3 +52,18 @@ def test_messages_quote_the_shapes_that_were_given(what: str, message: str) -> N
     for one in outcomes(matrix_jobs.refused, 2, what):
         with pytest.raises(ValueError, match=f"^{message}$"):
             raise one.error or AssertionError(one)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_product_of_the_delta_rule_has_the_dtype_of_states(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 bits, which only GPU kernels take, go with a state in float32; the kernels refuse any other."""
+    states: list[Any] = []
+
+    def local(q: Any, k: Any, v: Any, beta: Any, state: Any, **how: Any) -> tuple[Any, Any]:
+        states.append(state)
+        return v, state
+
+    monkeypatch.setattr(functional, "delta_scan", local)
+    q, beta = torch.zeros(1, 2, 3, 4, dtype=dtype), torch.zeros(1, 2, 3, dtype=dtype)
+    distributed._product(False, (q, q, q, beta, None), None, None)
+    assert states[0].dtype == (torch.float32 if dtype.itemsize == 2 else dtype)

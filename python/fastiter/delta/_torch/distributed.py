@@ -15,6 +15,7 @@ from ..._torch.sharded import Optional, Split
 from ..._torch.sharded_call import PARTS, Exchange, Maps, Options
 from ..._torch.sharded_function import Function, run_function
 from . import functional
+from .ops import carried
 
 
 @documented_by(parts_of(functional.delta_scan) | PARTS)
@@ -100,7 +101,7 @@ def _product(reverse: bool, tensors: Optional, reset: Tensor | None, lengths: Te
     q, k, _, beta, decay = tensors
     assert q is not None and k is not None and beta is not None
     batch, _, heads, width = q.shape
-    identity = torch.eye(width, dtype=q.dtype, device=q.device).expand(batch, heads, width, width)
+    identity = torch.eye(width, dtype=carried(q.dtype), device=q.device).expand(batch, heads, width, width)
     nothing = k.new_zeros(()).expand_as(k)
     queries = nothing[:, :, 0] if k.dim() > q.dim() else nothing
     how: dict[str, Any] = {"decay": decay, "reverse": reverse, "lengths": lengths}
