@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from fastiter._torch.collectives import Layout, Line, Ranks, record_traffic
+from fastiter.torch import distributed
 
 
 def _factor(rank: int) -> Tensor:
@@ -72,3 +74,12 @@ def groups() -> list[str]:
         except (TypeError, ValueError) as error:
             found.append(f"{error}")
     return found
+
+
+def without_cpu(names: str) -> None:
+    """Call with tensors on the CPU and a group whose backends are said to be these."""
+    with (
+        mock.patch.object(dist, "get_backend_config", return_value=names),
+        mock.patch.object(Ranks, "_device", return_value=torch.device("cpu")),
+    ):
+        distributed.linear_scan(torch.rand(1, 3, 4), torch.rand(1, 3, 4))

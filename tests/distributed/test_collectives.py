@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from fastiter import BackendError
 from fastiter._torch.collectives import Ranks
 from tests.distributed import collective_jobs
 from tests.distributed.ranks import outcomes, results
@@ -70,3 +71,10 @@ def test_groups() -> None:
 def test_a_group_is_necessary() -> None:
     with pytest.raises(RuntimeError, match=r"^f: torch.distributed must be initialized, call init_process_group"):
         Ranks("f", None)
+
+
+def test_a_group_without_a_backend_for_the_tensors_is_named() -> None:
+    for one in outcomes(collective_jobs.without_cpu, 2, "cuda:nccl"):
+        message = "^linear_scan: group must have a backend for tensors on cpu, got one with cuda:nccl$"
+        with pytest.raises(BackendError, match=message):
+            raise one.error or AssertionError(one)

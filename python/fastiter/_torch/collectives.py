@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .._backend import BackendError
+
 #: A message starts each of its tensors at a multiple of this, in bytes, so that every dtype can be viewed in place.
 ALIGNMENT = 16
 _LONGEST_DESCRIPTION = 4096
@@ -214,6 +216,14 @@ class Ranks:
         with self._one_error("the ranks of the group"):
             dist.all_gather(every, own, group=self.group)
         return [x.cpu() for x in every]
+
+    def check_device(self, device: torch.device) -> None:
+        """Check that the group can send tensors on this device."""
+        backends = str(dist.get_backend_config(self.group))
+        if self.size > 1 and f"{device.type}:" not in backends:
+            raise BackendError(
+                f"{self.function}: group must have a backend for tensors on {device.type}, got one with {backends}"
+            )
 
     def _device(self) -> torch.device:
         backends = str(dist.get_backend_config(self.group))

@@ -72,7 +72,7 @@ PARTS = {
             For a wrong type or dtype; for a wrong shape or value, and on every rank for arguments that differ between
             ranks or that another rank has refused, before data is exchanged.
         BackendError
-            For a device without kernels.
+            For a device without kernels, or without a backend in the group.
         RuntimeError
             If torch.distributed is not initialized; CommunicationError, a kind of it, if a rank does not answer.
     """,
@@ -170,8 +170,9 @@ def _run(
     try:
         given = _checked(function, options)
         problem = prepare(options, given)
+        first = next(x for x in problem.tensors.values() if x is not None)
+        ranks.check_device(first.device)
         if options.reset is not None:
-            first = next(x for x in problem.tensors.values() if x is not None)
             check_reset(function, options.reset, first, problem.batch, problem.steps, next(iter(problem.tensors)))
     except Exception as error:  # raised again by agree
         failure = error
