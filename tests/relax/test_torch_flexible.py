@@ -14,6 +14,7 @@ from torch import Tensor, nn  # noqa: E402
 import fastiter  # noqa: E402
 from fastiter import relax  # noqa: E402
 from fastiter.torch import flexible_cg  # noqa: E402
+from fastiter.torch.fixedpoint import refine  # noqa: E402
 from tests.relax.cases import vectors  # noqa: E402
 
 DTYPES = (torch.float32, torch.float64, torch.complex128)
@@ -169,6 +170,28 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: flexible_cg(lambda x: x * 1j, B4), ValueError, "A must return numbers like b, shape"),
     (lambda: flexible_cg(A4, B4, memory=True), TypeError, "memory must be an int, got bool"),
 ]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state:UserWarning")
+def test_patterns_that_lead_outside_are_refused() -> None:
+    one, eye = torch.ones(2), torch.eye(2)
+    for crow, col, message in (
+        ([0, 1, 2], [0, 5], "must have columns from 0 to 1, got another in row 1"),
+        ([0, 1, 2], [-1, 1], "must have columns from 0 to 1, got another in row 0"),
+        ([0, 2, 1], [0, 1], "must have pointers that increase"),
+        ([1, 1, 2], [0, 1], "must have pointers that increase"),
+    ):
+        parts = torch.tensor(crow), torch.tensor(col), torch.ones(2)
+        A = torch.sparse_csr_tensor(*parts, (2, 2), check_invariants=False)
+        calls: dict[str, Callable[[], Any]] = {
+            "flexible_cg: A": lambda parts=parts: flexible_cg(parts, one),
+            "flexible_cg: precond": lambda A=A: flexible_cg(eye, one, precond=A),
+            "refine: A": lambda A=A: refine(A, eye, one),
+            "refine: S": lambda A=A: refine(eye, A, one),
+        }
+        for begin, call in calls.items():
+            with pytest.raises(ValueError, match=f"^{begin} {message}"):
+                call()
 
 
 @pytest.mark.parametrize("number", range(len(WRONG)))

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ..._check import check_choice, type_name
 from ..._torch.ops import refuse_transforms
-from ...relax._torch.functional import checked_parts
-from ...relax._torch.ops import rows
+from ...relax._torch.functional import entries_of
 from .._problems.refine import METHODS
 from .._result import FixedPointProgress, FixedPointSolution, Limits
 from .functional import Solver
@@ -244,8 +243,8 @@ def _read(name: str, operator: Any, b: Tensor) -> tuple[Any, list[Tensor]]:
         raise TypeError(f"{_NAME}: {name} must be real like b, got {operator.dtype}")
     if operator.layout == torch.strided:
         return _dense, [operator.contiguous()]  # products have the same bits for any layout
-    crow, col, values = checked_parts(_NAME, operator)
-    return partial(_sparse, rows(crow, col).to(b.device), col.to(b.device)), [values]
+    row, column, values = entries_of(_NAME, name, operator)
+    return partial(_sparse, row, column), [values]
 
 
 def _dense(matrix: Tensor, x: Tensor) -> Tensor:

@@ -20,8 +20,7 @@ from .._solve import Run
 from ..accelerate import MOST_KEPT
 from ..flexible import Directions
 from .cuda import _Matrix, norm_of
-from .functional import Matrix, checked_parts
-from .ops import rows
+from .functional import Matrix, entries_of
 from .ops_cuda import View, iterate
 from .tensors import DTYPES, check_finite
 
@@ -168,9 +167,9 @@ class _System:
         if not is_parts and operator.layout == torch.strided:
             self._check_rhs(name, operator, operator.shape[0], b)
             return operator.contiguous()  # products have the same bits for any layout
-        crow, col, values = checked_parts(function, operator)
-        self._check_rhs(name, values, len(crow) - 1, b)
-        return rows(crow, col).to(values.device), col.to(values.device), values
+        row, col, values = entries_of(function, name, operator)
+        self._check_rhs(name, values, len(operator[0]) - 1 if is_parts else operator.shape[0], b)
+        return row, col, values
 
     def _check_rhs(self, name: str, values: Tensor, n: int, b: Tensor) -> None:
         """Check that b goes with a matrix of n rows, and that its values are finite."""

@@ -12,9 +12,10 @@ from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import differentiable_once, one_by_one
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_integers, refuse_transforms
 from .. import _vectors
+from .._matrix import check_pattern
 from .._result import Callback, Limits, LinearSolution
 from . import ops, ops_cuda
-from .ops import AUTO, REASONS, Solve, Sweeps, SweepsBackward, relax_sweeps, relax_sweeps_bwd, rows, transposed
+from .ops import AUTO, REASONS, Solve, Sweeps, SweepsBackward, _Csr, relax_sweeps, relax_sweeps_bwd, rows, transposed
 from .ops import relax_solve as _relax_solve
 from .tensors import check_finite, check_matrix, rows_of
 
@@ -330,6 +331,13 @@ def checked_parts(function: str, A: Any) -> tuple[Tensor, Tensor, Tensor]:
             f"got {tuple(col.shape)} and {tuple(values.shape)}"
         )
     return crow, col, values
+
+
+def entries_of(function: str, name: str, A: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows, the columns and the values of a sparse tensor or its parts, on the device of the values."""
+    crow, col, values = checked_parts(function, A)
+    check_pattern(function, name, _Csr(torch.ones(col.shape, dtype=torch.float32, device=col.device), crow, col))
+    return rows(crow, col).to(values.device), col.to(values.device), values
 
 
 def _check_shapes(function: str, crow: Tensor, b: Tensor, x: Tensor | None, name: str) -> None:
