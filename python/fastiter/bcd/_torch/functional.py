@@ -88,7 +88,7 @@ def bcd(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described.
+        If an argument is not as described, or a tensor has changed in place since its problem was made.
     BackendError
         If a tensor is not on the CPU.
     ConvergenceError
@@ -138,6 +138,7 @@ def bcd(
         remedy = "; fastiter.bcd.bcd solves those of arrays" if type(problem).__module__ == "fastiter.bcd" else ""
         expected = "a LeastSquares, Logistic, Softmax, Quadratic or Objective of tensors"
         raise TypeError(f"{function}: problem must be {expected}, got {type_name(problem)}{remedy}")
+    problem._check_unchanged(function)
     if x0 is not None:
         check_tensors(function, ("A", "x0"), (problem._tensors["A"], x0), FLOATS, DEVICES)
 

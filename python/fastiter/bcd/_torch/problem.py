@@ -27,6 +27,8 @@ class Problem:
     _tensors: dict[str, Tensor]
     _pattern: Pattern
     _labels: Tensor | None = None
+    #: All tensors by their names, and their versions when the problem was made
+    _seen: list[tuple[str, Tensor, int]]
 
     def _read(self, A: Any, others: dict[str, Any], **more: Any) -> None:
         """Check the arguments, and make the problem of arrays from them."""
@@ -48,11 +50,26 @@ class Problem:
         if "y" in more:
             self._labels = _labels(function, more["y"])
             more = more | {"y": array_of(self._labels)}
+        seen = self._tensors if self._labels is None else self._tensors | {"y": self._labels}
+        self._seen = [(name, x, x._version) for name, x in seen.items() if not x.is_inference()]
         make: Any = getattr(_problem, function)
         self._arrays = make(given.array(function), **arrays, **more)
         self._classes = self._arrays._classes
         if self._loss == "logistic" and self._labels is not None:
             self._labels = self._labels > 0
+
+    def _check_unchanged(self, function: str) -> None:
+        """Refuse tensors that have changed in place, of which the arrays' problem has copies and sums."""
+        for name, x, version in self._seen:
+            if x._version != version:
+                raise ValueError(
+                    f"{function}: {name} must not change after the problem was made, got changes; make it again"
+                )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state from a copy, or a file, whose tensors begin with versions of their own."""
+        self.__dict__.update(state)
+        self._seen = [(name, x, x._version) for name, x, _ in self._seen]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,7 +109,7 @@ _MATRIX = """
     A : Tensor (n, m), or (crow, col, values, (n, m))
         The data, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix, whose gradient can be
         differentiated again. Its columns belong to the unknowns. A dense tensor whose columns are contiguous in memory,
-        as in ``B.mT``, is used without a copy, so that it may not change later.
+        as in ``B.mT``, is used without a copy. A problem whose tensors have changed in place has to be made again.
     """
 _SYMMETRIC = """
     A : Tensor (m, m), or (crow, col, values, (m, m))
