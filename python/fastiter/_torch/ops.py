@@ -129,7 +129,8 @@ def _explain(
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
         check_dense(function, name, x)
         if x.dtype not in dtypes:
-            expected = f"{', '.join(map(str, dtypes[:-1]))} or {dtypes[-1]}"
+            *others, last = map(str, dtypes)
+            expected = f"{', '.join(others)} or {last}" if others else last
             raise TypeError(f"{function}: {name} must have dtype {expected}, got {x.dtype}")
         if x.dtype != tensors[0].dtype:
             raise TypeError(f"{function}: {name} must have dtype {tensors[0].dtype} like {names[0]}, got {x.dtype}")
