@@ -429,14 +429,15 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
         (lambda: lasso_path(A, b, some), TypeError, "lasso_path: l1 must be a torch.Tensor, got list"),
         (lambda: lasso_path(A, b, -b), ValueError, "lasso_path: l1 must be a list of finite numbers above 0"),
         (lambda: lasso_path(A, b, l2=b), ValueError, "lasso_path: l2 must be a number or a tensor of one, got shape"),
+        (lambda: lasso_path(A, b, l2=anything), TypeError, "lasso_path: l2 must be a number, got str"),
         (lambda: sketch_solve(A, b.float()), TypeError, "sketch_solve: b must have dtype torch.float64 like A"),
         (lambda: sketch_solve(A, b, sketch=anything), ValueError, "sketch_solve: sketch must be"),
     ]
 
 
-@pytest.mark.parametrize("case", range(35))
+@pytest.mark.parametrize("case", range(36))
 def test_wrong_arguments(case: int) -> None:
-    assert len(wrong()) == 35
+    assert len(wrong()) == 36
     call, error, message = wrong()[case]
     with pytest.raises(error) as raised:
         call()

@@ -103,7 +103,7 @@ def lasso_path(
                 matrix.array(function),
                 array_of(b),
                 None if l1 is None else array_of(l1),
-                l2=float(l2.detach() if isinstance(l2, Tensor) else l2),
+                l2=float(l2.detach()) if isinstance(l2, Tensor) else l2,
                 nonnegative=nonnegative,
                 rtol=rtol,
                 max_steps=max_steps,
