@@ -94,7 +94,7 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
         (lambda: sketched_newton(anything, c, x), TypeError, "sketched_newton: objective must be callable, got str"),
         (lambda: sketched_newton(f, anything, x), TypeError, "sketched_newton: constraints must be callable, got str"),
         (lambda: sketched_newton(f, c, x, args=anything), TypeError, "sketched_newton: args must be a tuple, got str"),
-        (lambda: sketched_newton(f, c, x.float()), TypeError, "sketched_newton: x0 must have dtype torch.float64, got "),
+        (lambda: sketched_newton(f, c, x.float()), TypeError, "sketched_newton: x0 must have dtype torch.float64,"),
         (lambda: sketched_newton(f, c, bad), ValueError, "sketched_newton: x0 must be a finite vector"),
         (lambda: sketched_newton(f, c, x, x.float()), TypeError, "sketched_newton: multipliers0 must have dtype"),
         (lambda: sketched_newton(f, c, x.to("meta")), fastiter.BackendError, "sketched_newton: x0 must be on the CPU"),
