@@ -54,6 +54,11 @@ def test_proximal_operators_at_the_edges(name: str) -> None:
             expected = reference_prox.along(name, y, parameter, -1)
         found = prox_plain.along(torch.from_numpy(y), KINDS[name], parameter, -1).numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-30)
+        huge = np.array([[1e308, -1e308], [1e300, 0], [-1e308, -1e308]])
+        with np.errstate(all="ignore"):
+            expected = reference_prox.along(name, huge, parameter, -1)
+        found = prox_plain.along(torch.from_numpy(huge), KINDS[name], parameter, -1).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-30)
     assert prox_plain.along(torch.ones(0, 3), KINDS[name], 1.0, -1).shape == (0, 3)
     turned = torch.randn(4, 6).T
     same = prox_plain.along(turned, KINDS[name], 1.0, 0)

@@ -66,7 +66,8 @@ def entropy(y: Tensor, a: float) -> Tensor:
     x = a * w
     # y - a (1 + log x) keeps the digits of a large x.
     x = torch.where(x > a, y - a * (1 + x.log()), x)
-    return torch.where(y == math.inf, y, torch.where(y == -math.inf, 0, x))
+    # Where y / a overflows, x is y up to rounding.
+    return torch.where(y / a == math.inf, y, torch.where(y == -math.inf, 0, x))
 
 
 def _exp_of_root(s: Tensor) -> Tensor:
