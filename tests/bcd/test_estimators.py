@@ -131,6 +131,13 @@ def test_wrong_parameters_and_ends_without_convergence() -> None:
         Lasso(1e-3, max_iter=1).fit(*data(20, 300))
 
 
+def test_numbers_beyond_the_range_of_the_dtype_are_warned_of() -> None:
+    X, y = data(20, 4)
+    for samples, targets in ((X, 1e200 * y), (X.astype(np.float32) * np.float32(1e-15), 1e30 * y)):
+        with pytest.warns(fastiter.ConvergenceWarning, match="Lasso: the duality gap must come to"):
+            Lasso(1e-6, fit_intercept=False).fit(samples, targets)
+
+
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(

@@ -94,3 +94,10 @@ def test_solutions_beyond_the_range_of_the_dtype_have_not_converged() -> None:
     with pytest.warns(fastiter.ConvergenceWarning, match="lasso_path: the duality gaps"):
         found = lasso_path(1e-15 * np.eye(2, dtype=np.float32), np.array([1e30, 1.0]), [1.0])
     assert found.reason == ("diverged",) and not found.converged[0] and np.isinf(found.value[0, 0])
+
+
+def test_targets_whose_squares_overflow_end_at_once() -> None:
+    A, b = data(20, 30)
+    with pytest.warns(fastiter.ConvergenceWarning, match="lasso_path: the duality gaps"):
+        found = lasso_path(A, 1e200 * b, [1e199])
+    assert not found.converged[0] and found.steps[0] < 10

@@ -147,7 +147,8 @@ def lasso_path(
     data.check_scale(function)
     sets = WorkingSets(data, b, l2, nonnegative)
     weights = _grid(sets) if l1 is None else _weights(function, l1)
-    tolerance = rtol * float(b @ b) / 2
+    with np.errstate(over="ignore"):
+        tolerance = rtol * float(b @ b) / 2
     rows = np.zeros((len(weights), data.shape[1]), data.dtype)
     gaps, objectives, steps = np.zeros(len(weights)), np.zeros(len(weights)), np.zeros(len(weights), np.int64)
     for k, weight in enumerate(weights):
@@ -220,7 +221,7 @@ class WorkingSets:
         for step in range(1, most + 1):
             self._refresh(l1)
             before, (gap, objective) = gap, self._gap(l1)
-            if gap <= tolerance:
+            if gap <= tolerance or (step > 1 and not np.isfinite(gap)):  # squares that overflow do not come back
                 return gap, objective, step
             rising = -self.g if self.nonnegative else np.abs(self.g)
             rising[self.columns] = 0

@@ -14,6 +14,7 @@ from ._estimators import Estimator, scikit_learn, with_ones, without_last
 from ._gap import has_gap
 from ._path import WorkingSets
 from ._problem import LeastSquares, Problem
+from ._result import reached
 
 Array = npt.NDArray[Any]
 
@@ -113,12 +114,14 @@ class _Regressor(Estimator):
             sets = WorkingSets(problem._data, problem._b, float(l2[0]), bool(lower[0] == 0))
             if start is not None:
                 sets.start(start)
-            tolerance = self.tol * float(problem._b @ problem._b) / 2
+            with np.errstate(over="ignore"):
+                tolerance = self.tol * float(problem._b @ problem._b) / 2
             self.gap_, _, self.n_iter_ = sets.solve(float(l1[0]), tolerance, self.max_iter)
-            if self.gap_ > tolerance:
+            x = sets.solution()
+            if not (self.gap_ <= tolerance and reached(self.gap_, x) == "converged"):
                 name, expected = type(self).__name__, f"{tolerance:.2g}, got {self.gap_:.2g}"
                 warn(f"{name}: the duality gap must come to {expected}; try a larger max_iter or tol")
-            return sets.solution()
+            return x
         stop: Any = "gap" if has_gap(problem) else "slope"
         found = bcd(problem, start, stop=stop, rtol=self.tol, max_steps=self.max_iter * max(m, 1))
         self.n_iter_, self.gap_ = -(-found.steps // max(m, 1)) or 1, found.gap
