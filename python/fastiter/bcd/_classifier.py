@@ -179,7 +179,7 @@ class LogisticRegression(Estimator):
         Returns
         -------
         ndarray (n,)
-            The predictions, in float64.
+            The labels, among ``classes_``.
         """
         scores = self.decision_function(X)
         chosen = (scores > 0).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)

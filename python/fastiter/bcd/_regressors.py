@@ -138,7 +138,7 @@ class _Regressor(Estimator):
         Returns
         -------
         ndarray (n,)
-            The predictions, in float64.
+            The predictions, in float32 where X and the data of the fit are, else in float64.
         """
         return self._scores(X)
 
