@@ -104,7 +104,8 @@ class _Regressor(Estimator):
             start = np.concatenate([self.coef_, own]).astype(dtype)
         x = self._solve(problem, start)
         self.coef_ = x[:m].copy()
-        self.intercept_ = float(mean + (x[m] if own_column else -(means @ x[:m].astype(np.float64))))
+        with np.errstate(invalid="ignore"):
+            self.intercept_ = float(mean + (x[m] if own_column else -(means @ x[:m].astype(np.float64))))
         return self
 
     def _solve(self, problem: Problem, start: Array | None) -> Array:
