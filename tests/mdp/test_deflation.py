@@ -117,6 +117,20 @@ def test_terminal_states_semi_markov_and_tiny_processes() -> None:
             np.testing.assert_allclose(found, problem.evaluate(policy), rtol=1e-11, atol=0)
 
 
+def test_krylov_spaces_that_end_early() -> None:
+    """P 1 = 1 for the first vector of a block: what a product adds to it is rounding, and parallel to it."""
+    cycle, steps = np.roll(np.eye(30), 1, axis=1), np.eye(12) / 2
+    steps[np.arange(12), np.minimum(np.arange(12) + 1, 11)] += 0.5  # one defective eigenvalue
+    for P in (cycle, steps, np.eye(20), np.full((20, 20), 0.05)):
+        r = np.random.default_rng(3).standard_normal(len(P))
+        exact = reference.policy_values(P[:, None], r[:, None], 0.99, np.zeros(len(r), int))
+        for rank in range(7):
+            U, _ = dominant(chain_of(P, r, 0.99), r, rank)
+            np.testing.assert_allclose(U.T @ U, np.eye(U.shape[1]), rtol=0, atol=1e-12)
+            found = mdp.MDP(P[:, None], r[:, None], 0.99).evaluate(np.zeros(len(r), int), rank=rank)
+            np.testing.assert_allclose(found, exact, rtol=1e-11, atol=1e-11)
+
+
 def test_numbers_of_the_reference() -> None:
     """Rank one: 30 sweeps for 340 on a Garnet, an error of 8e-9; none are saved on a grid with an absorbing goal."""
     problem = examples.garnet(1000, 10, 5, 0.95)

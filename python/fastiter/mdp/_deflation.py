@@ -13,6 +13,8 @@ Array = npt.NDArray[Any]
 
 #: Products in a block Krylov space, restarts, and the relative residual at which the eigenvectors are good enough
 _PRODUCTS, _RESTARTS, _ENOUGH = 8, 20, 1e-10
+#: The part of a product that may be rounding, by dtype
+_ROUNDING = {"float32": 1e-4, "float64": 1e-10}
 #: Vectors in a block beside those that are asked for
 _GUARDS = 2
 #: Sweeps without a smaller residual after which only rounding is left
@@ -81,14 +83,20 @@ def _krylov(chain: Chain, basis: Array, like: Array) -> tuple[Array, Array]:
     space, product, n = basis, _times(chain, basis, like), len(basis)
     last = product
     for _ in range(_PRODUCTS - 1):
-        new = last[:, : max(n - space.shape[1], 0)]
+        new = _outside(last, space, _ROUNDING[like.dtype.name])[:, : n - space.shape[1]]
         if not new.shape[1]:
             break
-        for _ in range(2):
-            new = np.linalg.qr(new - space @ (space.T @ new))[0]
         last = _times(chain, new, like)
         space, product = np.hstack([space, new]), np.hstack([product, last])
     return space, product
+
+
+def _outside(last: Array, space: Array, rounding: float) -> Array:
+    """Return an orthonormal basis of what the columns have outside of a space, without directions that are rounding."""
+    directions, sizes, _ = np.linalg.svd(last - space @ (space.T @ last), full_matrices=False)
+    new = directions[:, sizes > rounding * float(np.linalg.norm(last, 2))]
+    basis: Array = np.linalg.qr(new - space @ (space.T @ new))[0]
+    return basis
 
 
 def _times(chain: Chain, x: Array, like: Array) -> Array:
