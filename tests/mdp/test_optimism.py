@@ -143,10 +143,15 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
             ValueError,
             "LOOP.of: models must have all actions in each state, got another in place 0",
         ),
+        (
+            lambda: LOOP.of([MDP(np.ones((1, 1, 1)), np.ones((1, 1)), np.array([0.5]))], 1.0),
+            ValueError,
+            "LOOP.of: models must have one gamma or None, got that of each row in place 0",
+        ),
     ]
 
 
-@pytest.mark.parametrize("case", range(15))
+@pytest.mark.parametrize("case", range(16))
 def test_wrong_arguments(case: int) -> None:
     call, error, message = wrong()[case]
     with pytest.raises(error) as raised:

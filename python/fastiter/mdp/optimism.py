@@ -118,6 +118,8 @@ class LOOP:
                 raise TypeError(f"LOOP.of: models must be MDPs, got {type_name(each)} in place {i}")
             if each._negated:
                 raise ValueError(f"LOOP.of: models must have rewards, got costs (sense='min') in place {i}")
+            if each._is_semi:
+                raise ValueError(f"LOOP.of: models must have one gamma or None, got that of each row in place {i}")
             if not np.array_equal(each.row_starts, np.arange(each.S + 1) * (each.rows // each.S)):
                 raise ValueError(f"LOOP.of: models must have all actions in each state, got another in place {i}")
             if (each.S, each.rows) != (given[0].S, given[0].rows):
