@@ -73,3 +73,14 @@ def test_any_number_of_sweeps_may_be_allowed(method: Any) -> None:
     found = problem.solve(method, max_steps=10**30)
     assert found.converged and found.steps == problem.solve(method).steps
     assert MDPBatch(problem, R=problem.rewards[None]).solve(method, max_steps=10**30).converged.all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bounds_that_overflow_give_no_other_warning(method: Any) -> None:
+    """First values of 1e308, from which prioritized sweeping alone comes to the end."""
+    problem = examples.garnet(20, 3, 4, 0.9)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = problem.solve(method, value0=np.full(20, 1e308))
+    assert [each.category for each in seen] == [fastiter.ConvergenceWarning] * (not found.converged)
+    assert found.converged == (method == "ps")

@@ -120,7 +120,7 @@ def _solution(
     (w, action), (found, counts, history), (name, limits, negated) = vectors, numbers, how
     limit = np.array([_bounds(each, (low, high)) for each, (low, high) in zip(processes, found[:, :2], strict=True)])
     rounding, wide = found[:, 3:], w.astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         lower, upper = wide + (limit[:, :1] - rounding), wide + (limit[:, 1:] + rounding)
         middle = wide + np.where(np.isfinite(limit[:, 1:] - limit[:, :1]), (limit[:, :1] + limit[:, 1:]) / 2, 0)
     if processes[0].is_terminal.any():
