@@ -280,3 +280,16 @@ def refused(what: str) -> None:
         "beta": lambda: distributed.delta_scan(q, q, v, v, lengths=[4]),
     }
     calls[what]()
+
+
+def infinite_rates() -> None:
+    """A rate of -inf forgets at each step; where a row has no steps, what enters passes all the same."""
+    first = dist.get_rank() == 0
+    for steps, lengths in ((0, None), (2, [2, 0])):
+        u = torch.ones(2, 3, 2 if first else steps)
+        A, B, state = torch.full((3, 1), -torch.inf), torch.ones(2, 1, u.shape[2]), torch.ones(2, 3, 1)
+        state[1] = 2.0
+        _, last = distributed.selective_scan(u, u, A, B, B, initial_state=state, exchange="scan", lengths=lengths)
+        expected = torch.ones(2, 3, 1)  # the input of the last step, or of none
+        expected[1] = 1.0 if lengths is None else 2.0
+        assert torch.equal(summed([last])[0], expected)

@@ -54,6 +54,10 @@ def test_messages_quote_the_shapes_that_were_given(what: str, message: str) -> N
             raise one.error or AssertionError(one)
 
 
+def test_infinite_rates() -> None:
+    results(matrix_jobs.infinite_rates, 3)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_the_product_of_the_delta_rule_has_the_dtype_of_states(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 bits, which only GPU kernels take, go with a state in float32; the kernels refuse any other."""

@@ -414,4 +414,6 @@ def _selective_factors(use_softplus: bool, tensors: Optional, reset: Tensor | No
     assert u is not None and delta is not None and A is not None
     d = step_sizes(delta, None if bias is None else bias.unsqueeze(1), use_softplus, (-math.inf, math.inf))
     total = valid_steps(d, lengths, 0.0, 2).sum(2)
-    return torch.exp(total.unsqueeze(2) * A.to(d.dtype))
+    factors = torch.exp(total.unsqueeze(2) * A.to(d.dtype))
+    ended = torch.tensor([d.shape[2] == 0]) if lengths is None else lengths == 0  # no steps, with A = -inf too
+    return factors.masked_fill(ended.to(d.device).view(-1, 1, 1), 1)
