@@ -10,9 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
+from torch.autograd.functional import hessian, jacobian  # noqa: E402
 
 import fastiter  # noqa: E402
 from fastiter.fixedpoint import refine as on_arrays  # noqa: E402
+from fastiter.torch import LeastSquares, bcd, fixed_point  # noqa: E402
 from fastiter.torch.fixedpoint import refine  # noqa: E402
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -173,3 +175,22 @@ def test_wrong_arguments(error: type[Exception], message: str, wrong: dict[str, 
         refine(given.pop("A"), given.pop("S"), given.pop("b"), given.pop("x0", None), **given)
     with pytest.raises(RuntimeError, match=r"^refine: torch.func transforms"):
         torch.func.vmap(lambda b: refine(torch.eye(2), torch.eye(2), b).value)(torch.ones(3, 2))
+
+
+def test_gradients_in_batches() -> None:
+    """The cotangents of one call, as torch.autograd.functional has them with ``vectorize``, are solved one by one."""
+    A, S, b = system(4)
+    calls: dict[str, Callable[[Tensor], Tensor]] = {
+        "refine": lambda A: refine(A, S, b, rtol=1e-13).value,
+        "fixed_point": lambda A: fixed_point(lambda x, A: (x @ A / 20).tanh() + b, b[None] * 0, A, rtol=1e-13).value,
+        "bcd": lambda A: bcd(LeastSquares(A, b, l2=0.1), rtol=1e-13).value,
+    }
+    for f in calls.values():
+
+        def cubes(A: Tensor, f: Callable[[Tensor], Tensor] = f) -> Tensor:
+            return f(A).pow(3).sum()
+
+        pairs: list[tuple[Any, Any]] = [(jacobian, f), (hessian, cubes)]
+        for derivative, function in pairs:
+            together = derivative(function, A, vectorize=True)
+            torch.testing.assert_close(together, derivative(function, A), rtol=1e-12, atol=1e-14)

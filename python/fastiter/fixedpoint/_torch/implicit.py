@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._torch.autograd import one_by_one
 from ..._torch.ops import autocast_device, autocast_dtype
 
 Function = Callable[[Tensor, Sequence[Tensor]], Tensor]
@@ -70,6 +71,7 @@ class _Implicit(torch.autograd.Function):
         return own
 
     @staticmethod
+    @one_by_one
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         problem, (value, *tensors) = ctx.problem, ctx.saved_tensors
         twice = torch.is_grad_enabled()
