@@ -13,7 +13,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 #: What a child does: each call of CALLS, which takes seconds, until the parent interrupts it
 PROGRAM = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job does not inherit
 {setup}
 fastiter.set_num_threads({threads})
 before = small()

@@ -39,18 +39,19 @@ def with_numpy(dtype: Any) -> None:
         run(inputs, **how)
 
 
-def with_torch(dtype: Any) -> None:
+def with_torch(kind: Any) -> None:
     import torch
 
     import fastiter.torch
     from fastiter.delta._torch import ops
 
-    for inputs, how, at_end in every_case(dtype):
+    for inputs, how, at_end in every_case(kind):
         if min(inputs.q.strides) < 0:
             continue
 
-        def empty(x: Any, shape: Any, at_end: bool = at_end) -> Any:
-            return torch.from_numpy(guarded(tuple(shape), dtype, at_end))
+        def empty(x: Any, shape: Any, at_end: bool = at_end, dtype: Any = None) -> Any:
+            assert dtype in (None, x.dtype)
+            return torch.from_numpy(guarded(tuple(shape), kind, at_end))
 
         ops.empty = empty  # type: ignore[assignment]
         given = [torch.from_numpy(x).requires_grad_() for x in inputs.arrays().values()]
