@@ -10,7 +10,7 @@ from fastiter.delta._torch.triton_chunks import NARROW, TILES, warps_of
 
 _FLAGS = {"reset": "*u8", "lengths": "*i64", "starts": "*i64"}
 _AXES = {"k": "row time factor head", "v": "row time factor head", "q": "row time head", "d_o": "row time head"}
-#: What the kernels take, besides the sequences: memory, signals with strides, and the constants that they read
+#: Arguments of the kernels besides the sequences: memory, signals with strides, and the constants that they read
 KERNELS = {
     "inverse": ("k beta decay inverse", "k", "K BK M STEPS C PRECISION"),
     "products_fwd": ("k v decay inverse e moved", "k v", "K V BK BV M STEPS C PRECISION"),

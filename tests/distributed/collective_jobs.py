@@ -1,4 +1,4 @@
-"""What the ranks of a group do in the tests of the collectives, faults included."""
+"""Programs of the ranks of a group in the tests of the collectives, faults included."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def agree(differing: dict[str, str], rank: int, failure: Exception | None) -> An
 
 
 def groups() -> list[str]:
-    """What a mesh, a mesh with two axes, a group of some ranks and other things as groups give."""
+    """Results for a mesh, a mesh with two axes, a group of some ranks and other things as groups."""
     found = []
     some = dist.new_group([2, 1])
     meshes = [init_device_mesh("cpu", (3,)), init_device_mesh("cpu", (3, 1)), some, "gloo"]

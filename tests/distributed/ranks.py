@@ -23,7 +23,7 @@ _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
 class Outcome(NamedTuple):
-    """What a rank has returned or raised, or the code with which it ended without either; None if it runs on."""
+    """The result or the error of a rank, or the code with which it ended without either; None if it runs on."""
 
     result: Any = None
     error: BaseException | None = None

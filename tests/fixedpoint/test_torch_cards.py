@@ -1,4 +1,4 @@
-"""What cards run in the place of compiled ops: compositions of torch's operations, called here on the CPU."""
+"""The substitutes of compiled ops on cards: compositions of torch's operations, called here on the CPU."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_steps_of_a_graph_are_those_of_the_cell(
 
 @pytest.mark.parametrize(("steps", "of_graph"), [(1, 0), (32, 0), (33, 8), (1024, 8), (10_000, 12)])
 def test_python_launches_few_steps(steps: int, of_graph: int, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 1024 steps 16, a product and a launch each, and 127 replays."""
+    """16 of 1024 steps, a product and a launch each, and 127 replays."""
     monkeypatch.setattr(gpu, "launch_cuda", graphs.launch_cuda)
     graphs.host = lambda *args, **options: None
     case = make("lstm", "", (1, steps, 1, 1), torch.float32, "cpu")

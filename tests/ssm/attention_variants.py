@@ -6,7 +6,7 @@ from typing import Any
 
 import triton.language as tl
 
-#: What the kernels take, besides the sequences: memory, signals with strides, and the constants that they read
+#: Arguments of the kernels besides the sequences: memory, signals with strides, and the constants that they read
 KERNELS = {
     "states": ("k v decay source states saved last", "k v decay", "K V BK BV C TILE SPLIT VECTOR LOG STATE PRECISION"),
     "weights": ("q k decay bonus weights", "q k decay", "K BK C BEFORE VECTOR LOG STATE PRECISION"),

@@ -146,7 +146,7 @@ class Layout(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """What the ranks have told each other: the steps of each, and whether any needs a gradient."""
+    """The answers of all ranks: the steps of each, and whether any needs a gradient."""
 
     steps: tuple[int, ...]
     needs_grad: bool

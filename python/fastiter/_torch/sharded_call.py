@@ -163,7 +163,7 @@ def _run(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Check, agree, compute.
 
-    What the checks of one rank raise is raised there, and named by an error on all others, so that none waits.
+    An error that the checks of one rank raise is raised there, and named on all others, so that none waits.
     """
     ranks = Ranks(function, options.group)
     problem, given, failure = None, Sequences(None, None, None), None

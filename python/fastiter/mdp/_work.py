@@ -34,7 +34,7 @@ class Work:
         self.change = (0.0, 0.0)
         self.modulus = process.modulus(discount)
         self.steps = 0
-        #: What a method has left out of v, and T v has gained by it
+        #: The amount that a method has left out of v, and that T v has gained by it
         self.shift = 0.0
         #: The relative error of the operator beyond the rounding of sums
         self.inexact = 0.0

@@ -166,7 +166,7 @@ class LOOP:
         state, action : int
             Where the step began.
         reward : float
-            What it earned.
+            The reward of the step.
         next_state : int
             Where it led.
 

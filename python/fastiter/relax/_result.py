@@ -16,7 +16,7 @@ _REMEDIES = {
     "diverged": "try kaczmarz, or a smaller omega: the method need not converge for this A",
     "stagnated": "try a larger rtol or atol: the residual no longer falls, as where A x = b has no solution",
 }
-#: Those of methods that have others
+#: Remedies of methods that have others
 _OF_METHOD = {
     ("flexible_cg", "max_steps"): "try a larger max_steps or a better precond",
     ("flexible_cg", "diverged"): "A must be Hermitian and positive definite, and precond finite",

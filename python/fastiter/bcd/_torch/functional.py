@@ -60,7 +60,7 @@ def bcd(
     rule : {"cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq"}
         The next block, as in :func:`fastiter.bcd.bcd`; for a function "cyclic", "random" or "gs".
     update : {"gradient", "matrix", "newton", "two-metric"}
-        What becomes of it, as in :func:`fastiter.bcd.bcd`; for a function "gradient", with a bound L_b that doubles
+        The step of a block, as in :func:`fastiter.bcd.bcd`; for a function "gradient", with a bound L_b that doubles
         until it is one, or "newton".
     rtol : float
         Converged if the residual is at most ``rtol`` times that of 0.

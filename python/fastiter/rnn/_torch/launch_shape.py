@@ -20,8 +20,8 @@ _PLAIN_LESS = {2: 20, 4: 8, 8: 0}
 #: Further ones of blocks that send each other vectors; and all that they take if there are more than 128 for a thread
 _CLUSTER_MORE = {2: 14, 4: 14, 8: 16}
 _CLUSTER_AT_EASE = {2: 124, 4: 132, 8: 144}
-#: Of blocks that exchange vectors through memory: the loads in flight. More tiles of r than that leaves room for take
-#: long to compile.
+#: Registers for the loads in flight of blocks that exchange vectors through memory. More tiles of r than fit beside
+#: them take long to compile.
 _JOINED_REGISTERS = {2: 124, 4: 132, 8: 144}
 
 #: Maximum threads per block: with more, the compiler has fewer than 128 registers per thread.

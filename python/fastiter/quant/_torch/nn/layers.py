@@ -56,7 +56,7 @@ class QuantLayer(nn.Module):
         Parameters
         ----------
         output : Tensor
-            What the call returned.
+            The result of the call.
 
         Returns
         -------

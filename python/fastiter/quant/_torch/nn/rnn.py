@@ -89,7 +89,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         Parameters
         ----------
         output : tuple
-            What the call returned.
+            The result of the call.
 
         Returns
         -------

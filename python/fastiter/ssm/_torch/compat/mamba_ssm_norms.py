@@ -374,7 +374,7 @@ class RMSNorm(torch.nn.Module):
         x : Tensor (..., D)
             The numbers to be normalised.
         residual : Tensor (..., D), optional
-            What is added before.
+            A tensor that is added before.
         prenorm : bool
             Whether the sum is returned, too.
         residual_in_fp32 : bool
