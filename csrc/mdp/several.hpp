@@ -11,7 +11,7 @@ enum class How : uint8_t { vi, mpi, gs };
 enum class Reason : uint8_t { converged, diverged, stagnated, max_steps };
 enum class Order : uint8_t { ascending, descending, symmetric, given };
 
-// What all models share
+// Options of a solution, the same for all models
 struct Rule {
     double discount = 1, tol = 0;
     bool sup = false; // the residual is that of the largest |change|, else that of MacQueen's bounds

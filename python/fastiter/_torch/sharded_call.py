@@ -24,8 +24,13 @@ EXCHANGES = ("auto", "pipeline", "scan")
 #: Chunks for each rank after the first: the pipeline's first and last turns then take a ninth of the time.
 CHUNKS = 8
 
-#: The parameters that every function with sharded steps has, in the order of its signature.
+#: Parts of docstrings: the final state of a pipeline, and the parameters that every function with sharded steps has.
 PARTS = {
+    "final": """
+        state : tuple of Tensor
+            The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
+            ranks is the result of one process.
+    """,
     "group": """
         group : ProcessGroup or DeviceMesh, optional
             The ranks, in the order of the steps; a mesh has one axis. The default group if None.

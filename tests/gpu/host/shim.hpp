@@ -283,7 +283,7 @@ inline void grid_barrier(uint32* arrived, uint32 target) {
     grid_wait(arrived, target);
 }
 
-// Of an Arrival, the upper half counts phases, and the lower half is the number of bytes that its phase still lacks, from
+// The upper half of an Arrival counts phases, and the lower half is the number of bytes that its phase still lacks, from
 // kMissing - bytes that came early on, until `expect` tells how many there are.
 inline void cluster_barrier() { host::self.block->cluster->meet.arrive_and_wait(); }
 using Arrival = uint64;

@@ -51,9 +51,7 @@ def paragru(
     -------
     output : Tensor (B, T, D)
         h at this rank's steps.
-    state : tuple of Tensor
-        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
-        ranks is the result of one process.
+    %(final)s
 
     Raises
     ------
@@ -108,9 +106,7 @@ def paralstm(
     -------
     output : Tensor (B, T, D)
         h at this rank's steps.
-    state : tuple of Tensor
-        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
-        ranks is the result of one process.
+    %(final)s
 
     Raises
     ------
@@ -164,9 +160,7 @@ def paraslstm(
     -------
     output : Tensor (B, T, D)
         h at this rank's steps.
-    state : tuple of Tensor
-        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
-        ranks is the result of one process.
+    %(final)s
 
     Raises
     ------

@@ -47,9 +47,7 @@ def lstm(
     -------
     output : Tensor (B, T, N, D)
         h at this rank's steps.
-    state : tuple of Tensor
-        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
-        ranks is the result of one process.
+    %(final)s
 
     Raises
     ------
@@ -104,9 +102,7 @@ def gru(
     -------
     output : Tensor (B, T, N, D)
         h at this rank's steps.
-    state : tuple of Tensor
-        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
-        ranks is the result of one process.
+    %(final)s
 
     Raises
     ------
@@ -160,9 +156,7 @@ def elman(
     -------
     output : Tensor (B, T, N, D)
         h at this rank's steps.
-    state : tuple of Tensor
-        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
-        ranks is the result of one process.
+    %(final)s
 
     Raises
     ------
@@ -217,9 +211,7 @@ def slstm(
     -------
     output : Tensor (B, T, N, D)
         h at this rank's steps.
-    state : tuple of Tensor
-        The final states, on the rank with the last step of the sequence and zero on the others: their sum over the
-        ranks is the result of one process.
+    %(final)s
 
     Raises
     ------
