@@ -53,8 +53,10 @@ def quiet(call: Callable[[], Any]) -> Callable[[], Any]:
 def path(n: int, m: int, density: float, last: float) -> Case:
     """A path of lassos down to ``last`` times the largest weight."""
     rng = np.random.default_rng(0)
-    A: Any = np.asfortranarray(rng.standard_normal((n, m)))
-    if density < 1:
+    A: Any
+    if density == 1:
+        A = np.asfortranarray(rng.standard_normal((n, m)))
+    else:
         import scipy.sparse as sp
 
         A = sp.csc_matrix(sp.random_array((n, m), density=density, rng=rng, data_sampler=rng.standard_normal))
