@@ -185,7 +185,7 @@ class Ranks:
         digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
         own = torch.tensor([digest, failure is not None, needs_grad, steps, len(encoded)], dtype=torch.int64)
         try:
-            every = [[int(x) for x in row] for row in self._all_gather(own)]
+            every = [[int(x) for x in row] for row in self.all_gather(own)]
             failed = [rank for rank, row in enumerate(every) if row[1]]
             texts = []
             if failed or any(row[0] != digest for row in every):
@@ -203,12 +203,13 @@ class Ranks:
 
     def _texts(self, own: bytes, lengths: Sequence[int]) -> list[str]:
         padded = own.ljust(max(lengths), b"\0")
-        rows = self._all_gather(torch.tensor(list(padded), dtype=torch.uint8))
+        rows = self.all_gather(torch.tensor(list(padded), dtype=torch.uint8))
         return [
             bytes(row.tolist())[:length].decode(errors="replace") for row, length in zip(rows, lengths, strict=True)
         ]
 
-    def _all_gather(self, own: Tensor) -> list[Tensor]:
+    def all_gather(self, own: Tensor) -> list[Tensor]:
+        """Return the tensors of all ranks, which have one shape and dtype, on the CPU: one round."""
         own = own.to(self._device())
         every = [torch.empty_like(own) for _ in range(self.size)]
         if self.size > 1:
@@ -253,6 +254,19 @@ class Ranks:
         _count(0, 1, message.numel() * message.element_size())
         with self._one_error(f"rank {to}"):
             return dist.isend(message, self._global(to), group=self.group)
+
+    def start_receive(self, source: int, into: Tensor) -> Any:
+        """Start to receive a message, which fills ``into``; the result is for :meth:`wait`."""
+        if not into.numel():
+            return None
+        with self._one_error(f"rank {source}"):
+            return dist.irecv(into, self._global(source), group=self.group)
+
+    def wait_all(self, works: Sequence[tuple[Any, int]]) -> None:
+        """Wait for messages to and from ranks, which have been started together: one round."""
+        for work, other in works:
+            self.wait(work, other)
+        _count(1 if any(work is not None for work, _ in works) else 0, 0, 0)
 
     def wait(self, work: Any, other: int) -> None:
         """Wait until a message to or from a rank is complete."""

@@ -1,4 +1,4 @@
-"""Sequences whose steps are sharded over the ranks of a process group of torch.distributed, on tensors."""
+"""Sequences and linear systems that are divided among the ranks of a process group of torch.distributed, on tensors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from .._public import publish
 from .._torch.collectives import CommunicationError, Traffic, record_traffic
 from ..delta._torch.distributed import delta_scan
 from ..newton._torch.distributed import paragru, paralstm, paraslstm
+from ..relax._torch.distributed.matrix import RowMatrix
+from ..relax._torch.distributed.partition import partition
 from ..rnn._torch.distributed import elman, gru, lstm, slstm
 from ..scan._torch.distributed import block_scan, linear_scan
 from ..ssm._torch.distributed import dplr_delta_rule, linear_attention, mlstm, selective_scan, ssd
 
 __all__ = [
     "CommunicationError",
+    "RowMatrix",
     "Traffic",
     "block_scan",
     "delta_scan",
@@ -25,6 +28,7 @@ __all__ = [
     "paragru",
     "paralstm",
     "paraslstm",
+    "partition",
     "record_traffic",
     "selective_scan",
     "slstm",

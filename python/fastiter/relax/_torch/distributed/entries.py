@@ -1,0 +1,163 @@
+"""Rows of a sparse matrix as lists of entries, and who owns which row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...._check import count, integers, type_name
+from ...._torch.ops import check_tensors
+from ..._matrix import MAX_ROWS, is_sparse, read_csr
+from ..functional import checked_parts
+from ..tensors import check_finite, check_matrix, rows_of
+
+Array = npt.NDArray[Any]
+DTYPES = (torch.float32, torch.float64)
+_OTHERS = ", a SciPy matrix or (crow, col, values)"
+
+
+class Entries(NamedTuple):
+    """Rows in CSR: pointers (rows + 1,), global columns (entries,) and values, which may require a gradient.
+
+    ``columns`` is the number of columns, None where A does not say it.
+    """
+
+    columns: int | None
+    start: Array
+    column: Array
+    values: Tensor
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(self.start) - 1
+
+    def of(self, rows: Array) -> Entries:
+        """Return some of the rows."""
+        counts = np.diff(self.start)[rows]
+        start = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        places = np.repeat(self.start[rows] - start[:-1], counts) + np.arange(start[-1])
+        return Entries(self.columns, start, self.column[places], self.values[torch.from_numpy(places)])
+
+
+def read_entries(function: str, A: Any) -> Entries:
+    """Check a matrix and return its entries."""
+    columns: int | None = None
+    if is_sparse(A):
+        csr = read_csr(function, A)
+        columns, start, column, values = csr.columns, csr.start, csr.column, torch.from_numpy(csr.value)
+    else:
+        if isinstance(A, (tuple, list)):
+            crow, col, values = checked_parts(function, A)
+        else:
+            check_matrix(function, A, _OTHERS)
+            if A.dim() != 2:
+                raise ValueError(f"{function}: A must have shape (rows, n), got {tuple(A.shape)}")
+            columns = A.shape[1]
+            crow, col, values = rows_of(A)
+        start, column = (np.array(x.numpy(), np.int64) for x in (crow, col))
+    check_tensors(function, ("A",), (values,), DTYPES)
+    if start[0] != 0 or start[-1] != len(column) or (np.diff(start) < 0).any():
+        raise ValueError(f"{function}: A must have pointers that increase from 0 to {len(column)}, got others")
+    check_finite(function, "A", values.detach())
+    found = Entries(columns, start, column.astype(np.int64, copy=False), values)
+    check_columns(function, found, MAX_ROWS if columns is None else columns)
+    return found
+
+
+def check_columns(function: str, A: Entries, n: int) -> None:
+    """Refuse columns outside a matrix with n rows and columns."""
+    if A.columns not in (None, n):
+        raise ValueError(f"{function}: A must have {n} columns, as many as all ranks have rows, got {A.columns}")
+    wrong = (A.column < 0) | (A.column >= n)
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        row = int(np.searchsorted(A.start, place, side="right") - 1)
+        raise ValueError(f"{function}: A must have columns from 0 to {n - 1}, got {A.column[place]} in row {row}")
+
+
+class Ownership:
+    """The part of each row, and a numbering of the rows in which those of a part follow one another.
+
+    Attributes
+    ----------
+    parts : int
+        The number P of parts.
+    offsets : (P + 1,)
+        The first number of each part, and n.
+    place : (n,), optional
+        The number of each row; None where it is the row's own.
+    """
+
+    def __init__(self, parts: int, offsets: Array, place: Array | None = None) -> None:
+        self.parts, self.offsets, self.place = parts, offsets, place
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+        return int(self.offsets[-1])
+
+    @staticmethod
+    def of_offsets(function: str, offsets: Any) -> Ownership:
+        """Return parts of consecutive rows."""
+        found = integers(function, "offsets", offsets)
+        if found.ndim != 1 or len(found) < 2:
+            raise ValueError(f"{function}: offsets must have shape (parts + 1,) with a part, got {found.shape}")
+        if found[0] != 0 or (np.diff(found) < 0).any():
+            raise ValueError(f"{function}: offsets must increase from 0 to the number of rows, got others")
+        if found[-1] > MAX_ROWS:
+            raise ValueError(f"{function}: A must have at most {MAX_ROWS} rows, got {found[-1]}")
+        return Ownership(len(found) - 1, found)
+
+    @staticmethod
+    def of_owner(function: str, owner: Any, parts: object) -> Ownership:
+        """Return the parts that own each row; within a part the rows keep their order."""
+        owner = integers(function, "owner", owner.numpy() if isinstance(owner, Tensor) else owner)
+        if owner.ndim != 1 or len(owner) > MAX_ROWS:
+            raise ValueError(f"{function}: owner must have shape (n,), got {owner.shape}")
+        most = int(owner.max(initial=0)) + 1
+        number = most if parts is None else count(function, "parts", parts, 1)
+        if len(owner) and (most > number or owner.min() < 0):
+            wrong = most - 1 if most > number else int(owner.min())
+            raise ValueError(f"{function}: owner must have parts from 0 to {number - 1}, got {wrong}")
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(owner, minlength=number))])
+        if (np.diff(owner) >= 0).all():
+            return Ownership(number, offsets)
+        place = np.empty(len(owner), np.int64)
+        place[np.argsort(owner, kind="stable")] = np.arange(len(owner))
+        return Ownership(number, offsets, place)
+
+    def parts_of(self, rank: int, size: int) -> range:
+        """Return the parts of a rank: they are divided in blocks."""
+        return range(self.parts * rank // size, self.parts * (rank + 1) // size)
+
+    def rows_of(self, parts: range) -> Array:
+        """Return the rows of consecutive parts, in the order of their numbers."""
+        first, last = self.offsets[parts.start], self.offsets[parts.stop]
+        if self.place is None:
+            return np.arange(first, last)
+        rows = np.flatnonzero((self.place >= first) & (self.place < last))
+        return rows[np.argsort(self.place[rows])]
+
+    def number(self, rows: Array) -> Array:
+        """Return the numbers of rows."""
+        return rows if self.place is None else self.place[rows]
+
+
+def checked_ownership(function: str, owner: Any, offsets: Any, parts: object) -> Ownership | None:
+    """Return the ownership that is given; None where each rank has one part of consecutive rows."""
+    if owner is not None and offsets is not None:
+        raise ValueError(f"{function}: owner must be None where offsets are given, got both")
+    if owner is not None:
+        if isinstance(owner, Tensor) and not owner.is_cpu:
+            raise TypeError(f"{function}: owner must be on the CPU, got device {owner.device}")
+        return Ownership.of_owner(function, owner, parts)
+    if parts is not None:
+        raise ValueError(f"{function}: parts must be None where no owner is given, got {type_name(parts)} {parts}")
+    if isinstance(offsets, Tensor):
+        offsets = offsets.numpy()
+    return None if offsets is None else Ownership.of_offsets(function, offsets)
