@@ -12,6 +12,7 @@ from ..quant.reference import formats as quant
 from ..quant.reference import matmul as quant_matmul
 from ..relax import reference as relax
 from ..relax import reference_tuners as relax_tuners
+from ..relax.partitioned import reference as relax_partitioned
 from ..rnn import reference as rnn
 from ..scan import reference as scan
 
@@ -25,6 +26,7 @@ __all__ = [
     "quant_arrays",
     "quant_matmul",
     "relax",
+    "relax_partitioned",
     "relax_tuners",
     "rnn",
     "scan",
