@@ -1,0 +1,93 @@
+"""Costs as a model: a line through the times of messages, and what a call takes on P ranks.
+
+A message of n bytes takes alpha + beta n. One process takes t for the steps, a third of it forward. A rank spends o on
+the checks and the graph of a call, a on the agreement, c on each chunk and r on each round of a scan, where steps are
+few. The agreement is an all-gather, for which gloo passes messages around a ring: P - 1 of them one after the other.
+
+pipeline   o + a + (P - 1) alpha + (C + P - 1) (t / (C P) + c) + 2 (C + P - 2) (alpha + beta s / C)
+scan       o + a + (P - 1) alpha + k t / P + R (r + 2 (alpha + beta (s + m))), R = ceil(log2 P)
+
+with s bytes of state and m of a map's matrix. A rank in the middle of a scan computes c, the results and twice the
+gradients, each a third of t / P or, for the gradients, two thirds: k = 2, and 7 / 3 where the matrix takes a pass, too.
+On two ranks the first one's results are followed by the second's, and the other way round: k = 2 there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Line(NamedTuple):
+    """alpha in seconds, beta in seconds a byte, and by how much each time is off, as a share of it."""
+
+    alpha: float
+    beta: float
+    residuals: tuple[float, ...]
+
+
+def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
+    """Fit alpha + beta n by least squares of relative errors: otherwise the longest message alone would count."""
+    n, t = np.asarray(sizes, float), np.asarray(seconds, float)
+    matrix = np.stack([np.ones_like(n), n], 1) / t[:, None]
+    (alpha, beta), *_ = np.linalg.lstsq(matrix, np.ones_like(t), rcond=None)
+    return Line(float(alpha), float(beta), tuple(((alpha + beta * n) / t - 1).tolist()))
+
+
+class Costs(NamedTuple):
+    """The parameters in seconds and bytes: o, a, c and r are call, agreement, chunk and round, k is passes."""
+
+    alpha: float
+    beta: float
+    call: float
+    agreement: float
+    chunk: float
+    round: float
+    state: int
+    matrix: int
+    passes: float
+
+
+def pipeline(t: float, ranks: int, chunks: int, costs: Costs) -> float:
+    """Return the seconds of a pipeline with so many chunks."""
+    if ranks == 1:
+        return costs.call + t
+    turns = chunks + ranks - 1
+    sent = 2 * (turns - 1) * (costs.alpha + costs.beta * costs.state / chunks)
+    agreed = costs.call + costs.agreement + (ranks - 1) * costs.alpha
+    return agreed + turns * (t / (chunks * ranks) + costs.chunk) + sent
+
+
+def scan(t: float, ranks: int, costs: Costs) -> float:
+    """Return the seconds of a scan of maps on its slowest rank; from three ranks on that is one in the middle."""
+    if ranks == 1:
+        return costs.call + t
+    rounds = math.ceil(math.log2(ranks))
+    sent = rounds * (costs.round + 2 * (costs.alpha + costs.beta * (costs.state + costs.matrix)))
+    agreed = costs.call + costs.agreement + (ranks - 1) * costs.alpha
+    return agreed + (2.0 if ranks == 2 else costs.passes) * t / ranks + sent
+
+
+def best(t: float, ranks: int, chunks: Iterable[int], costs: Costs) -> tuple[float, str]:
+    """Return the seconds of the faster exchange with the best of these numbers of chunks, and its name."""
+    ways = {f"pipeline, {c} chunks": pipeline(t, ranks, c, costs) for c in chunks} if ranks > 1 else {}
+    ways["scan"] = scan(t, ranks, costs)
+    name = min(ways, key=lambda way: ways[way])
+    return ways[name], name
+
+
+def crossover(seconds_a_step: float, ranks: int, chunks: Sequence[int], costs: Costs) -> int | None:
+    """Return the least number of steps from which on these ranks are faster than one process; None below 2^40."""
+    low, high = 1, 2**40
+    if best(high * seconds_a_step, ranks, chunks, costs)[0] >= high * seconds_a_step:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if best(middle * seconds_a_step, ranks, chunks, costs)[0] < middle * seconds_a_step:
+            high = middle
+        else:
+            low = middle + 1
+    return low
