@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-#: Imported once, by the server that ranks are forked from; torch.autograd.grad would import the last with sympy.
+#: Imported once, by the server that ranks are forked from; torch.autograd.grad would import the third with sympy, and
+#: DTensor the others.
 _PRELOADED = ["fastiter.torch", "tests.distributed.compare", "torch.fx.experimental.symbolic_shapes"]
+_PRELOADED += ["torch.distributed.tensor.parallel", "torch._dynamo"]
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 

@@ -16,6 +16,7 @@ from ..._docs import documented_like
 from ..._sequences import as_part
 from ..._torch.autograd import one_by_one
 from ..._torch.autograd_twice import differentiable
+from ..._torch.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, transformed
 from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched
@@ -29,6 +30,15 @@ from .triton import checked_method
 
 #: Dtypes of signals that only the kernels of GPUs take
 HALVES = (torch.bfloat16, torch.float16)
+_AXES: Axes = {
+    "q": ("BTNK",),
+    "k": ("BTNK", "BTMNK"),
+    "v": ("BTNV", "BTMNV"),
+    "beta": ("BTN", "BTMN"),
+    "state": ("BNKV",),
+    "decay": ("BTN",),
+    **CUTS,
+}
 
 
 @documented_like(arrays.delta_scan)
@@ -54,6 +64,8 @@ def delta_scan(
     processes several steps at a time with every method. Second derivatives (``create_graph=True``) recompute the steps
     one by one in torch's operations, which is slower. ``out`` is refused if an argument requires a gradient.
 
+    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
+
     %(sections)s
 
     See Also
@@ -74,10 +86,16 @@ def delta_scan(
     (True, True)
     """
     function, state = "delta_scan", as_part(state)
-    if has_torch_function_variadic(q, k, v, beta, state, decay, reset, lengths, cu_seqlens, out):
+    overrides = has_torch_function_variadic(q, k, v, beta, state, decay, reset, lengths, cu_seqlens, out)
+    if overrides or (type(q) is not Tensor and is_dtensor(q)):
         how = {"decay": decay, "method": method, "chunk": chunk, "reverse": reverse}
         cut = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
-        result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, state, **how, **cut)
+        result: tuple[Tensor, Tensor]
+        if overrides:
+            result = dispatched(delta_scan, q, k, v, beta, state, **how, **cut)
+        else:
+            given = {"q": q, "k": k, "v": v, "beta": beta, "state": state}
+            result = on_shards(delta_scan, {**given, **how, **cut}, _AXES, ("BTNV", "BNKV"))
         return result
     check_flag(function, "reverse", reverse)
     optional = [(name, x) for name, x in (("state", state), ("decay", decay)) if x is not None]
@@ -94,8 +112,8 @@ def delta_scan(
         function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
     )
     if out is not None:
-        given = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
-        check_out(function, out, (*q.shape[:3], sizes.values), given, GPU_FLOATS if q.is_cuda else FLOATS)
+        all_given = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
+        check_out(function, out, (*q.shape[:3], sizes.values), all_given, GPU_FLOATS if q.is_cuda else FLOATS)
     # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     ordered = rows

@@ -52,6 +52,8 @@ def lstm(
     are returned. Second derivatives (``create_graph=True``) recompute the steps one by one in torch's operations, which
     is slower. ``out`` is refused if an argument requires a gradient.
 
+    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
+
     %(sections)s
 
     See Also

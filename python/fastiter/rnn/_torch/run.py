@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +13,7 @@ from torch.overrides import has_torch_function_variadic
 from ..._backend import BackendError
 from ..._check import check_flag
 from ..._sequences import as_parts
+from ..._torch.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import (
     CPU_AND_CUDA,
     GPU_FLOATS,
@@ -179,6 +180,8 @@ def run(
     redefined = state is not None and overridden(state, parts=state)
     if redefined or has_torch_function_variadic(wx, r, b, lengths, *requested[:2], requested[-1]):
         return _dispatched(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, requested)
+    if type(wx) is not Tensor and is_dtensor(wx):
+        return _on_shards(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, requested)
     cell, options = CELLS[cell_name], PLAIN
     low = autocast_dtype(wx)
     if low is not None:
@@ -226,13 +229,41 @@ def _dispatched(
     return_all_states: bool,
     requested: tuple[Any, ...],
 ) -> Any:
+    called, how = _named(function, cell_name, reverse, lengths, return_all_states, requested)
+    return dispatched(called, wx, r, b, state, **how)
+
+
+#: The axes of the functions' arguments and results
+_AXES: Axes = {"wx": ("BTGND",), "r": ("GNDE",), "b": ("GND",), "state": ("BND",), **CUTS}
+
+
+def _on_shards(
+    function: str,
+    cell_name: str,
+    wx: Any,
+    r: Any,
+    b: Any,
+    state: Any,
+    reverse: bool,
+    lengths: Any,
+    return_all_states: bool,
+    requested: tuple[Any, ...],
+) -> Any:
+    called, how = _named(function, cell_name, reverse, lengths, return_all_states, requested)
+    return on_shards(called, {"wx": wx, "r": r, "b": b, "state": state, **how}, _AXES, ("BTND", "BND", "BTND"))
+
+
+def _named(
+    function: str, cell_name: str, reverse: bool, lengths: Any, return_all_states: bool, requested: tuple[Any, ...]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the public function and its options."""
     from . import functional  # whose functions call this module's
 
     how = dict(zip(_REQUESTED, requested, strict=True))
     if function == "elman":
         how["activation"] = cell_name.removeprefix("elman_")
     how |= {"reverse": reverse, "lengths": lengths, "return_all_states": return_all_states}
-    return dispatched(getattr(functional, function), wx, r, b, state, **how)
+    return getattr(functional, function), how
 
 
 def _autocast(

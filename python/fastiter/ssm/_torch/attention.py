@@ -10,6 +10,7 @@ from torch.overrides import has_torch_function
 
 from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
+from ..._torch.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _attention as arrays
@@ -18,6 +19,18 @@ from . import triton_attention  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_attention import AttentionBackward, AttentionForward, attention_bwd, attention_fwd
+
+#: The axes of arguments, by the letters of `Axes`
+AXES: Axes = {
+    "q": ("BTHK",),
+    "k": ("BTHK",),
+    "v": ("BTNV",),
+    "log_decay": ("N", "BTN", "BTNK"),
+    "decay": ("N", "BTN", "BTNK"),
+    "bonus": ("NK",),
+    "initial_state": ("BNKV",),
+    **CUTS,
+}
 
 
 @documented_like(arrays.linear_attention)
@@ -39,6 +52,8 @@ def linear_attention(
 
     bonus and initial_state may have any of the dtypes and are converted. Differentiable in every tensor of floats, with
     gradients from the output and from the last state, once: second derivatives are refused.
+
+    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
 
     %(sections)s
 
@@ -63,6 +78,10 @@ def linear_attention(
     cuts = {"lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((*given, *options.values(), *cuts.values())):
         result: tuple[Tensor, Tensor] = dispatched(linear_attention, *given, **options, scale=scale, **cuts)
+        return result
+    if type(v) is not Tensor and is_dtensor(v):
+        first = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
+        result = on_shards(linear_attention, {**first, **options, "scale": scale, **cuts}, AXES, ("BTNV", "BNKV"))
         return result
     named: dict[str, Any] = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
     named |= {"decay": decay, "bonus": bonus, "initial_state": initial_state}

@@ -10,6 +10,7 @@ from torch.overrides import has_torch_function
 
 from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
+from ..._torch.dtensors import is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _low_rank as arrays
@@ -22,9 +23,12 @@ from .._attention_shapes import (
     checked_scale,
 )
 from . import triton_low_rank  # noqa: F401 (the ops of CUDA tensors)
+from .attention import AXES
 from .checks import Cut, Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_low_rank import LowRankBackward, LowRankForward, low_rank_bwd, low_rank_fwd
+
+_AXES = {**AXES, "a": ("BTNK",), "b": ("BTNK",)}
 
 
 @documented_like(arrays.dplr_delta_rule)
@@ -47,6 +51,8 @@ def dplr_delta_rule(
 
     initial_state may have any of the dtypes and is converted. Differentiable in every tensor of floats, with gradients
     from the output and from the last state, once: second derivatives are refused.
+
+    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
 
     %(sections)s
 
@@ -71,6 +77,10 @@ def dplr_delta_rule(
     cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
     if has_torch_function((*given, *options.values(), *cuts.values())):
         result: tuple[Tensor, Tensor] = dispatched(dplr_delta_rule, *given, scale=scale, **options, **cuts)
+        return result
+    if type(v) is not Tensor and is_dtensor(v):
+        every = dict(zip(("q", "k", "v", "a", "b", "log_decay"), given, strict=True))
+        result = on_shards(dplr_delta_rule, {**every, "scale": scale, **options, **cuts}, _AXES, ("BTNV", "BNKV"))
         return result
     required = ("q", "k", "v", "a", "b")
     named: dict[str, Any] = dict(zip((*required, "log_decay"), given, strict=True))

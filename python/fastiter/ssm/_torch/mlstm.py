@@ -11,6 +11,7 @@ from torch.overrides import has_torch_function
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
+from ..._torch.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _mlstm as arrays
@@ -28,6 +29,16 @@ _MORE = """
         Whether gradients flow through the divisor of h. The kernels of the ``mlstm_kernels`` package, apart from the
         ones named "autograd", take the divisor and m for constants, which False reproduces.
 """
+
+_AXES: Axes = {
+    "q": ("BTHK",),
+    "k": ("BTHK",),
+    "v": ("BTNV",),
+    "i": ("BTN",),
+    "f": ("BTN",),
+    "initial_state": ("BNKV", "BNK", "BN"),
+    **CUTS,
+}
 
 
 @documented_like(arrays.mlstm, "eps", _MORE)
@@ -50,6 +61,8 @@ def mlstm(
 
     The state may have any of the dtypes and is converted. Differentiable in every tensor of floats, m included, with
     gradients from the output and from the last state, once: second derivatives are refused.
+
+    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
 
     %(sections)s
 
@@ -77,6 +90,12 @@ def mlstm(
         numbers = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient}
         cuts = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
         result: tuple[Tensor, State] = dispatched(mlstm, *given, initial_state=initial_state, **numbers, **cuts)
+        return result
+    if type(v) is not Tensor and is_dtensor(v):
+        named = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
+        rest = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient, "reset": reset}
+        more = {"initial_state": initial_state, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        result = on_shards(mlstm, {**named, **rest, **more}, _AXES, ("BTNV", ("BNKV", "BNK", "BN")))
         return result
     check_flag(function, "normalizer_gradient", normalizer_gradient)
     tensors = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))

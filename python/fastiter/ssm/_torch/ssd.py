@@ -11,12 +11,27 @@ from torch.nn.functional import silu, softplus
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
+from ..._torch.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
 from .attention import linear_attention
 from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
+
+#: With the letters of `Axes`: N heads, which share the weights B and C of H groups
+_AXES: Axes = {
+    "x": ("BTNP",),
+    "dt": ("BTN",),
+    "A": ("N",),
+    "B": ("BTHS",),
+    "C": ("BTHS",),
+    "D": ("N", "NP"),
+    "z": ("BTNP",),
+    "dt_bias": ("N",),
+    "initial_state": ("BNPS",),
+    **CUTS,
+}
 
 
 def ssd(
@@ -40,6 +55,8 @@ def ssd(
 
     The step size d is dt + dt_bias, its softplus with ``dt_softplus``, within ``dt_limit``. This is
     :func:`linear_attention` with C as queries, B as keys, d x as values, and exp(d A) as the decay of a head.
+
+    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
 
     Parameters
     ----------
@@ -109,6 +126,11 @@ def ssd(
     if has_torch_function((*given, *options.values(), *cuts.values())):
         rest = {**options, **cuts, "dt_limit": dt_limit}
         result: tuple[Tensor, Tensor] = dispatched(ssd, *given, dt_softplus, **rest)
+        return result
+    if type(x) is not Tensor and is_dtensor(x):
+        whole = dict(zip(("x", "dt", "A", "B", "C", "D", "z", "dt_bias"), given, strict=True))
+        rest = {"dt_softplus": dt_softplus, "dt_limit": dt_limit, **options, **cuts}
+        result = on_shards(ssd, {**whole, **rest}, _AXES, ("BTNP", "BNPS"))
         return result
     check_flag(function, "dt_softplus", dt_softplus)
     names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")

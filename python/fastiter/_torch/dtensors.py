@@ -1,0 +1,242 @@
+"""Functions on DTensors: each rank computes its rows or heads, and the results have the placements to match."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+#: The axes of each argument, one string for each number of dimensions that it may have, with a letter for each axis:
+#: "B" is that of rows, "N" that of heads and "H" that of fewer heads, each of which N / H successive heads share.
+Axes: TypeAlias = Mapping[str, Sequence[str]]
+#: The axes of each result, or of each tensor of a tuple
+Results: TypeAlias = "str | tuple[Results, ...]"
+Kind: TypeAlias = Literal["heads", "rows", "none"]
+
+#: The axes of the arguments that divide steps into sequences
+CUTS: Axes = {"lengths": ("B",), "reset": ("T", "BT"), "cu_seqlens": ("S",)}
+
+
+def is_dtensor(x: object) -> bool:
+    """Return whether x is a DTensor; nothing is imported before there is one."""
+    if type(x).__name__ != "DTensor":
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(x, DTensor)
+
+
+def on_shards(function: Callable[..., Any], arguments: Mapping[str, Any], axes: Axes, results: Results) -> Any:
+    """Call a function, on tensors, of which at least one is a DTensor, on the rows and heads of this rank.
+
+    Each axis of the mesh shards heads, rows or nothing: what an argument is sharded by. Arguments that are replicated
+    there are cut without communication, and Partial ones reduced. The function runs on tensors without memory first,
+    which makes its checks on the whole shapes, and gives the shapes of the results.
+    """
+    name = function.__name__
+    if arguments.get("out") is not None:
+        raise ValueError(f"{name}: out must be None where arguments are DTensors, got one")
+    mesh = _mesh(name, arguments)
+    if dist.get_debug_level() == dist.DebugLevel.DETAIL:  # type: ignore[attr-defined]
+        _compare_ranks(name, mesh, arguments)
+    with torch.no_grad():
+        whole = function(**{key: _mapped(key, x, _without_memory) for key, x in arguments.items()})
+    cut = Cut.of(name, mesh, arguments, axes)
+    found = function(**{key: cut.local(key, x) for key, x in arguments.items()})
+    return cut.wrapped(found, whole, results)
+
+
+def _compare_ranks(function: str, mesh: Any, arguments: Mapping[str, Any]) -> None:
+    """Raise an error on every rank where tensors differ between ranks; else nothing is sent, and nothing compared."""
+    from .collectives import Ranks
+
+    described: dict[str, str] = {}
+    for name, x in _tensors(arguments):
+        one = f"{tuple(x.shape)} {x.dtype} {x.placements}"
+        described[name] = f"{described[name]}, {one}" if name in described else one
+    for at in range(mesh.ndim):
+        Ranks(function, mesh.get_group(at)).agree(described, 0, False, None)
+
+
+def _tensors(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, x in arguments.items():
+        for part in x if isinstance(x, (tuple, list)) else (x,):
+            if isinstance(part, Tensor):
+                yield name, part
+
+
+def _mapped(name: str, x: Any, change: Callable[[str, Any], Any]) -> Any:
+    """Apply a function to a tensor, or to each one of a tuple or list."""
+    if isinstance(x, (tuple, list)):
+        return tuple(change(name, part) if isinstance(part, Tensor) else part for part in x)
+    return change(name, x) if isinstance(x, Tensor) else x
+
+
+def _without_memory(name: str, x: Any) -> Tensor:
+    if name == "cu_seqlens" and x.is_cpu:
+        return _local(x)
+    # Functions take 16 bits on some devices only, which the call on shards finds out; shapes are those of 32 bits.
+    dtype = torch.float32 if x.is_cuda and x.is_floating_point() and x.dtype.itemsize == 2 else x.dtype
+    return torch.empty_strided(x.shape, x.stride(), dtype=dtype, device="meta")
+
+
+def _mesh(function: str, arguments: Mapping[str, Any]) -> Any:
+    """Return the mesh that all tensors are on."""
+    first, mesh = next((name, x.device_mesh) for name, x in _tensors(arguments) if is_dtensor(x))
+    for name, x in _tensors(arguments):
+        if not is_dtensor(x):
+            raise TypeError(f"{function}: {name} must be a DTensor like {first}, got a {type(x).__qualname__}")
+        if x.device_mesh != mesh:
+            raise ValueError(f"{function}: {name} must be on the mesh of {first}, {mesh}, got {x.device_mesh}")
+    if mesh.get_coordinate() is None:
+        raise ValueError(f"{function}: {first} must be on a mesh with this rank, got {mesh}")
+    return mesh
+
+
+def _local(x: Any, placements: Sequence[Any] | None = None) -> Tensor:
+    local: Tensor = x.to_local(grad_placements=placements) if placements is not None else x.to_local()
+    wait = getattr(local, "wait", None)  # of a collective that has been started and not waited for
+    return local if wait is None else wait()
+
+
+class Cut(NamedTuple):
+    """The division of a call over a mesh."""
+
+    function: str
+    mesh: Any
+    axes: Axes
+    #: For each axis of the mesh, what it shards
+    kinds: tuple[Kind, ...]
+    heads: int
+    rows: int
+
+    @staticmethod
+    def of(function: str, mesh: Any, arguments: Mapping[str, Any], axes: Axes) -> Cut:
+        """Return the division that the placements of the arguments ask for."""
+        sizes: dict[str, int] = {}
+        for name, x in _tensors(arguments):
+            for letter, size in zip(_letters(axes, name, x), x.shape, strict=True):
+                sizes.setdefault(letter, size)
+        packed = arguments.get("cu_seqlens") is not None
+        kinds = tuple(_kind(function, mesh, at, arguments, axes, packed) for at in range(mesh.ndim))
+        cut = Cut(function, mesh, axes, kinds, sizes["N"], sizes["B"])
+        cut._check_groups(arguments)
+        return cut
+
+    def _axes(self, kind: Kind) -> list[int]:
+        return [at for at, found in enumerate(self.kinds) if found == kind]
+
+    def _check_groups(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse shared heads that a border between ranks would divide."""
+        ranks = math.prod(self.mesh.size(at) for at in self._axes("heads"))
+        for name, x in _tensors(arguments):
+            letters = _letters(self.axes, name, x)
+            shared = x.shape[letters.index("H")] if "H" in letters else self.heads
+            if shared not in (1, self.heads) and (shared % ranks or self.heads % ranks):
+                raise ValueError(
+                    f"{self.function}: {name} must have 1 head, {self.heads}, or a number that {ranks} ranks divide "
+                    f"together with {self.heads}, got {shared}"
+                )
+
+    def _sharded(self, letters: str, size: int | None = None) -> list[Any]:
+        """Return the placements of a tensor with these axes; ``size`` is that of "H"."""
+        from torch.distributed.tensor import Replicate, Shard
+
+        heads = letters.find("N")
+        if "H" in letters and (size != 1 or self.heads == 1):
+            heads = letters.index("H")
+        at = {"heads": heads, "rows": letters.find("B"), "none": -1}
+        return [Replicate() if at[kind] < 0 else Shard(at[kind]) for kind in self.kinds]
+
+    def _own(self, kind: Kind, size: int) -> tuple[int, int]:
+        """Return the first one of this rank's heads or rows, of ``size``, and their number."""
+        coordinate, first = self.mesh.get_coordinate(), 0
+        for at in self._axes(kind):
+            each = -(-size // self.mesh.size(at)) if size else 0
+            start = min(each * coordinate[at], size)
+            first, size = first + start, min(each, size - start)
+        return first, size
+
+    def _empty(self) -> bool:
+        """Whether this rank has none of the heads: it runs a head of zeros, and drops the results."""
+        return bool(self.heads) and self._own("heads", self.heads)[1] == 0
+
+    def local(self, name: str, x: Any) -> Any:
+        """Return this rank's part of an argument."""
+        if name == "lengths" and isinstance(x, (tuple, list)):
+            first, count = self._own("rows", self.rows)
+            return x[first : first + count]
+        return _mapped(name, x, self._local)
+
+    def _local(self, name: str, x: Any) -> Tensor:
+        from torch.distributed.tensor import Partial, Shard
+
+        letters = _letters(self.axes, name, x)
+        sharded = self._sharded(letters, x.shape[letters.index("H")] if "H" in letters else None)
+        gradient = [
+            Partial() if kind != "none" and not isinstance(p, Shard) else p
+            for kind, p in zip(self.kinds, sharded, strict=True)
+        ]
+        # Also where nothing moves: its backward pass reduces Partial gradients.
+        local = _local(x.redistribute(self.mesh, sharded), gradient)
+        for at in {p.dim for p in sharded if isinstance(p, Shard)}:
+            kind: Kind = "rows" if letters[at] == "B" else "heads"
+            expected = self._own(kind, x.shape[at])[1]
+            if local.shape[at] != expected:
+                raise ValueError(
+                    f"{self.function}: {name} must have {expected} of its {x.shape[at]} {kind} on this rank, "
+                    f"got {local.shape[at]}: DTensor.from_local takes the whole shape where shards are uneven"
+                )
+            if kind == "heads" and self._empty():
+                one = list(local.shape)
+                one[at] = 1
+                local = torch.cat((local, local.new_zeros(one)), at)
+        return local
+
+    def wrapped(self, found: Any, whole: Any, results: Results) -> Any:
+        """Return results as DTensors with the shapes of others."""
+        from torch.distributed.tensor import DTensor
+
+        if isinstance(found, Tensor):
+            assert isinstance(results, str)
+            if self._empty():
+                found = found.narrow(results.index("N"), 0, 0)
+            sharded = self._sharded(results)
+            return DTensor.from_local(found, self.mesh, sharded, shape=whole.shape, stride=whole.stride())
+        each = (results,) * len(found) if isinstance(results, str) else results[: len(found)]
+        parts = [self.wrapped(x, y, axes) for x, y, axes in zip(found, whole, each, strict=True)]
+        return type(found)(*parts) if hasattr(found, "_fields") else tuple(parts)
+
+
+def _letters(axes: Axes, name: str, x: Tensor) -> str:
+    return next(letters for letters in axes[name] if len(letters) == x.dim())
+
+
+def _kind(function: str, mesh: Any, at: int, arguments: Mapping[str, Any], axes: Axes, packed: bool) -> Kind:
+    """Return what an axis of the mesh shards."""
+    from torch.distributed.tensor import Partial, Replicate, Shard
+
+    found: dict[Kind, tuple[str, Any]] = {}
+    label = repr(mesh.mesh_dim_names[at]) if mesh.mesh_dim_names else str(at)
+    for name, x in _tensors(arguments):
+        p, letters = x.placements[at], _letters(axes, name, x)
+        if isinstance(p, (Replicate, Partial)):
+            continue
+        letter = letters[p.dim] if type(p) is Shard else ""
+        if letter not in ("N", "H", "B") or (packed and letter == "B"):
+            by = {"heads": max(letters.find("N"), letters.find("H")), "rows": -1 if packed else letters.find("B")}
+            ways = [f"sharded by {kind} (Shard({dim}))" for kind, dim in by.items() if dim >= 0]
+            expected = ", ".join([*ways, "replicated or partial" if ways else "replicated"])
+            raise ValueError(f"{function}: {name} must be {expected} on axis {label} of the mesh, got {p!r}")
+        found.setdefault("rows" if letter == "B" else "heads", (name, p))
+    if len(found) == 2:
+        (first, p), (second, q) = found.values()
+        raise ValueError(
+            f"{function}: {second} must be sharded by {next(iter(found))} or replicated on axis {label} of the mesh "
+            f"like {first}, which is {p!r}, got {q!r}: redistribute one of them"
+        )
+    return next(iter(found), "none")
