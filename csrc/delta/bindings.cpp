@@ -69,7 +69,7 @@ void delta_bwd(const py::tuple& shape, py::handle q, py::handle k, py::handle be
         p.beta = address<const T>(beta), p.decay = address<const T>(decay);
         p.e = address<const T>(e), p.states = address<const T>(states);
         p.d_o = steps<const T>(d_o), p.dlast = address<const T>(dlast);
-        p.dq = address<T>(dq), p.dk = address<T>(dk), p.dv = address<T>(dv);
+        p.dq = steps<T>(dq), p.dk = steps<T>(dk), p.dv = steps<T>(dv);
         p.dbeta = address<T>(dbeta), p.ddecay = address<T>(ddecay), p.dh0 = address<T>(dh0);
         py::gil_scoped_release release;
         const KernelsOf<T>& kernel = kernels().of<KernelsOf<T>>();

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter.torch  # noqa: E402
+from fastiter.delta._torch.ops import DeltaBackward, backward  # noqa: E402
 from tests.delta.calls import delta_inputs, some_bounds, some_resets  # noqa: E402
 from tests.delta.test_torch_functional import LAYOUTS  # noqa: E402
 from tests.delta.torch_calls import leaves, run, tensor  # noqa: E402
@@ -54,6 +55,29 @@ def test_opcheck_of_packed_rows() -> None:
     opcheck(OPS._delta_fwd, *forward, True)
     o, last, e, states = OPS._delta_fwd(*forward, True)
     opcheck(OPS._delta_bwd, q, k, beta, decay, e, states, o, last, None, None, bounds, "auto", 64, True)
+
+
+# --- gradients in parts of tensors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("M", [None, 2])
+def test_gradients_in_parts_of_tensors(M: int | None) -> None:
+    """Some heads of larger tensors get the bits of tensors of their own, whether threads share a head or not."""
+    B, T, N = 2, 40, 2
+    q, k, v, beta, decay, h0 = tensors(B, T, N, 9, 150, M=M)
+    lengths = torch.tensor([T, T - 3])
+    _, last, e, states = OPS._delta_fwd(q, k, v, beta, decay, h0, None, lengths, None, "auto", 64, True)
+    d_o = torch.randn(B, T, N, 150, generator=torch.Generator().manual_seed(0))
+    call = DeltaBackward(q, k, beta, decay, e, states, d_o, last, None, lengths, None, "auto", 64, True)
+    for threads in (1, 2, 5):
+        fastiter.set_num_threads(threads)
+        expected = backward(call)
+        whole = [torch.full((*x.shape[:-2], N + 2, x.shape[-1]), torch.nan) for x in expected[:3]]
+        parts = [x[..., 1:-1, :] for x in whole]
+        others = [torch.empty_like(x) for x in expected[3:]]
+        for x, y in zip(backward(call, [*parts, *others]), expected, strict=True):
+            assert torch.equal(x, y)
+        assert all(x[..., [0, -1], :].isnan().all() for x in whole)
 
 
 # --- torch.compile ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ namespace {
 // Gradients are summed over the column blocks of a head. Either one thread runs the blocks in order and accumulates in
 // place, or (`split`) every block writes its own copy; both sum in the same order.
 template <class T> struct Sums {
-    T *dq, *dk, *dbeta, *ddecay;
+    Steps<T> dq, dk;
+    T *dbeta, *ddecay;
     bool accumulate;
 };
 
@@ -114,9 +115,11 @@ template <class T> struct BackwardChunks {
 
     void write_gradients_of_values(const Sequence& at, const Span& span) {
         const int64_t first = factor(at, span);
-        for (int64_t j = 0; j < keys.n; ++j)
+        for (int64_t j = 0; j < keys.n; ++j) {
+            T* const to = at.at(p.dv, span.first + j / s.M, j % s.M) + c.begin;
             for (int64_t v = 0; v < row; v += lanes<T>)
-                put_up_to(p.dv + (first + j * s.N) * s.V + c.begin + v, -load(du + j * row + v), c.count - v, streams);
+                put_up_to(to + v, -load(du + j * row + v), c.count - v, streams);
+        }
         row_dots(de, row, p.e + first * s.V + c.begin, s.N * s.V, keys.n, c.count, small);
         for (int64_t j = 0; j < keys.n; ++j) put(sums.dbeta + first + j * s.N, small[j]);
     }
@@ -252,14 +255,15 @@ template <class T> struct BackwardChunks {
                      .terms = keys.others()});
     }
 
-    void put_lines(const T* from, int64_t lines_, T* to, int64_t to_row) const {
-        for (int64_t i = 0; i < lines_; ++i)
+    void put_lines(const T* from, const Sequence& at, const Span& span, int64_t factors, const Steps<T>& to) const {
+        for (int64_t i = 0; i < span.steps * factors; ++i) {
+            T* const line = at.at(to, span.first + i / factors, i % factors);
             for (int64_t l = 0; l < s.K; l += lanes<T>) {
                 vec<T> x = load(from + i * keys.width + l);
-                T* at = to + i * to_row + l;
-                if (sums.accumulate) x += load_up_to(at, s.K - l);
-                put_up_to(at, x, s.K - l, streams);
+                if (sums.accumulate) x += load_up_to(line + l, s.K - l);
+                put_up_to(line + l, x, s.K - l, streams);
             }
+        }
     }
 
     // dS before the chunk from dS after it
@@ -290,8 +294,8 @@ template <class T> struct BackwardChunks {
         cross_products(S);
         if (keys.gated) decay_gradients(at, span, S);
         gradients_of_keys();
-        put_lines(dq, keys.steps, sums.dq + (at.step(s, span.first) * s.N + at.head) * s.K, s.N * s.K);
-        put_lines(dk, keys.n, sums.dk + factor(at, span) * s.K, s.N * s.K);
+        put_lines(dq, at, span, 1, sums.dq);
+        put_lines(dk, at, span, s.M, sums.dk);
         step_back(at, span);
     }
 
@@ -300,13 +304,13 @@ template <class T> struct BackwardChunks {
         for (int64_t t = at.length; !s.starts && t < s.T; ++t) {
             const int64_t step = at.step(s, t) * s.N + at.head;
             if (p.decay && !sums.accumulate) sums.ddecay[step] = T(0);
-            if (!sums.accumulate) clear(sums.dq + step * s.K, s.K);
+            if (!sums.accumulate) clear(at.at(sums.dq, t, 0), s.K);
             for (int64_t m = 0; m < s.M; ++m) {
                 const int64_t index = (at.step(s, t) * s.M + m) * s.N + at.head;
-                clear(p.dv + index * s.V + c.begin, c.count);
+                clear(at.at(p.dv, t, m) + c.begin, c.count);
                 if (sums.accumulate) continue;
                 sums.dbeta[index] = T(0);
-                clear(sums.dk + index * s.K, s.K);
+                clear(at.at(sums.dk, t, m), s.K);
             }
         }
     }
@@ -343,12 +347,30 @@ template <class T> struct Copies {
         dq = heads * s.K, dk = heads * s.M * s.K, dbeta = heads * s.M, ddecay = p.decay ? heads : 0;
     }
     int64_t size() const { return dq + dk + dbeta + ddecay; }
-    Sums<T> of(T* memory) const { return {memory, memory + dq, memory + dq + dk, memory + dq + dk + dbeta, false}; }
+    Sums<T> of(T* memory, const DeltaShape& s) const {
+        auto contiguous = [&](T* x, int64_t M) {
+            return Steps<T>{x, s.T * M * s.N * s.K, M * s.N * s.K, s.N * s.K, s.K};
+        };
+        T* const after = memory + dq + dk;
+        return {contiguous(memory, 1), contiguous(memory + dq, s.M), after, after + dbeta, false};
+    }
 };
 
 template <class T> void add_copies(T* to, const T* from, int64_t count, int64_t copies, int64_t apart, Team team) {
     for (int64_t i = count * team.id / team.size; i < count * (team.id + 1) / team.size; ++i)
         for (int64_t b = 0; b < copies; ++b) to[i] += from[b * apart + i];
+}
+
+// The same for lines of K numbers, M in each step, which `to` need not have next to each other
+template <class T>
+void add_copies(const Steps<T>& to, const Steps<T>& from, const DeltaShape& s, int64_t M, int64_t copies, int64_t apart,
+                Team team) {
+    const int64_t lines_ = (s.starts ? 1 : s.rows) * s.T * M * s.N;
+    for (int64_t i = lines_ * team.id / team.size; i < lines_ * (team.id + 1) / team.size; ++i) {
+        const int64_t head = i % s.N, m = i / s.N % M, t = i / s.N / M % s.T, row = i / s.N / M / s.T;
+        T* const line = to.data + row * to.row + t * to.time + m * to.gate + head * to.head;
+        add_copies(line, from.data + i * s.K, s.K, copies, apart, Team{});
+    }
 }
 
 } // namespace
@@ -372,14 +394,14 @@ template <class T> void delta_bwd(const DeltaBackward<T>& p, Team team) {
         for (int64_t i = 0; i < together; ++i) {
             const int64_t head = p.split ? unit / blocks : unit, block = p.split ? unit % blocks : i;
             Sums<T> sums{p.dq, p.dk, p.dbeta, p.ddecay, block > 0};
-            if (p.split && block > 0) sums = copies.of(apart + (block - 1) * copies.size());
+            if (p.split && block > 0) sums = copies.of(apart + (block - 1) * copies.size(), s);
             work.run(Sequence(s, head / s.N, head % s.N), columns_of<T>(s.V, kBlockVectors<T>, block), sums, team);
         }
     if (!p.split) return;
     wait(team.barriers[0], team.size);
-    const Sums<T> from = copies.of(apart);
-    add_copies(p.dq, from.dq, copies.dq, blocks - 1, copies.size(), team);
-    add_copies(p.dk, from.dk, copies.dk, blocks - 1, copies.size(), team);
+    const Sums<T> from = copies.of(apart, s);
+    add_copies(p.dq, from.dq, s, 1, blocks - 1, copies.size(), team);
+    add_copies(p.dk, from.dk, s, s.M, blocks - 1, copies.size(), team);
     add_copies(p.dbeta, from.dbeta, copies.dbeta, blocks - 1, copies.size(), team);
     add_copies(p.ddecay, from.ddecay, copies.ddecay, blocks - 1, copies.size(), team);
 }

@@ -42,9 +42,9 @@ template <class T> struct DeltaForward {
 };
 
 // Backward pass, from e and the states that the forward pass saved. The cotangents `d_o` of o and `dlast` of the final
-// state may be null = 0. Writes the contiguous gradients of all inputs; ddecay if there is a decay, dh0 if it is not
-// null. With `split`, the column blocks of one head are distributed over threads too; each keeps its own sums until all
-// have finished.
+// state may be null = 0. Writes the gradients of all inputs, which are contiguous but for dq, dk and dv; ddecay if there
+// is a decay, dh0 if it is not null. With `split`, the column blocks of one head are distributed over threads too; each
+// keeps its own sums until all have finished.
 template <class T> struct DeltaBackward {
     DeltaShape shape;
     Steps<const T> q, k;
@@ -54,9 +54,7 @@ template <class T> struct DeltaBackward {
     const T* states = nullptr;
     Steps<const T> d_o;
     const T* dlast = nullptr;
-    T* dq = nullptr;
-    T* dk = nullptr;
-    T* dv = nullptr;
+    Steps<T> dq, dk, dv;
     T* dbeta = nullptr;
     T* ddecay = nullptr;
     T* dh0 = nullptr;

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,11 +20,9 @@ from torch import Tensor
 from .autograd import differentiable_once
 from .borders import Border
 from .collectives import Line
+from .in_place import Kernels, Optional, gradient_like
 from .ops import empty
-
-Optional: TypeAlias = "Sequence[Tensor | None]"
-#: Computes chunks of the tensors from a state: the results for each step, and the final states.
-Run: TypeAlias = "Callable[[Optional, Sequence[Tensor] | None], tuple[Sequence[Tensor], Sequence[Tensor]]]"
+from .sharded_chunks import Chunk, Run, Tape, computed, computed_in_place
 
 
 class Split(NamedTuple):
@@ -122,6 +120,10 @@ class Call:
         The initial states where none are given.
     affine : Affine, optional
         The maps, for a scan of them; None for the pipeline.
+    kernels : Kernels, optional
+        Kernels that compute parts in place; None: by ``run``, with a graph for each part.
+    bounds : Tensor, optional
+        The bounds of packed sequences on this rank.
     """
 
     function: str
@@ -132,62 +134,8 @@ class Call:
     chunks: list[int]
     states: list[Tensor]
     affine: Affine | None = None
-
-
-@dataclass
-class _Chunk:
-    """A computed chunk and its graph: results and final states of tensors and of the states at entry, if any."""
-
-    tensors: list[Tensor | None]
-    entry: list[Tensor] | None
-    results: list[Tensor]
-    last: list[Tensor]
-
-    def gradients(self, of: Sequence[Tensor | None], d_results: Optional, d_last: Optional) -> list[Tensor | None]:
-        """Return the gradients of some of the chunk's tensors, None for those that have none."""
-        pairs = zip((*self.results, *self.last), (*d_results, *d_last), strict=True)
-        given = [(y, g) for y, g in pairs if g is not None and y.requires_grad]
-        wanted = [x for x in of if x is not None and x.requires_grad]
-        if not given or not wanted:
-            return [None] * len(of)
-        outputs, cotangents = zip(*given, strict=True)
-        found = iter(torch.autograd.grad(outputs, wanted, cotangents, retain_graph=True, allow_unused=True))
-        return [next(found) if x is not None and x.requires_grad else None for x in of]
-
-    def entry_gradients(self, found: Sequence[Tensor | None]) -> list[Tensor]:
-        """Return the gradients of the states at entry with zeros for those that have none."""
-        every = found or [None] * len(self.last)
-        return [torch.zeros_like(x) if g is None else g for g, x in zip(every, self.last, strict=True)]
-
-
-@dataclass
-class _Saved:
-    """The tensors that the graphs of the chunks have saved.
-
-    The autograd function saves them as its own, so that they are freed and recomputed by activation checkpointing, once
-    on all ranks, and not by each graph for itself. The graphs refer to this, which must not refer to them: no garbage
-    collector sees such a cycle.
-    """
-
-    tensors: list[Tensor] = field(default_factory=list)
-
-    def pack(self, x: Tensor) -> int:
-        """Store a tensor of a chunk's graph and return its place."""
-        self.tensors.append(x.detach())
-        return len(self.tensors) - 1
-
-    def unpack(self, place: int) -> Tensor:
-        """Return the tensor at a place."""
-        return self.tensors[place]
-
-
-@dataclass
-class _Tape:
-    """The chunks, whose graphs the backward pass reads, what these have saved, and the matrix of this rank's map."""
-
-    chunks: list[_Chunk] = field(default_factory=list)
-    saved: _Saved = field(default_factory=_Saved)
-    transition: Tensor | None = None
+    kernels: Kernels | None = None
+    bounds: Tensor | None = None
 
 
 def sharded(
@@ -260,12 +208,14 @@ def _like_its_neighbours(x: Tensor | None, other: Tensor) -> Tensor:
 
 def _forward(
     call: Call, inputs: Sequence[Tensor | None], needs: Sequence[bool] | None
-) -> tuple[list[Tensor], list[Tensor], _Tape]:
+) -> tuple[list[Tensor], list[Tensor], Tape]:
     """Compute all chunks; ``needs`` says which inputs need a gradient, None that no rank needs any."""
-    split, count, tape = call.split, len(call.split.tensors), _Tape()
+    split, count, tape = call.split, len(call.split.tensors), Tape()
     cut = [_pieces(x, axis, call.chunks) for x, axis in zip(inputs[:count], split.tensors, strict=True)]
     first = [_pieces(x, split.state, call.chunks) for x in inputs[count:]]
     likes = [_pieces(x, split.state, call.chunks) for x in call.states]
+    whole = [] if call.kernels is None else call.kernels.results(inputs[: count - 2])
+    into = [_pieces(x, split.results, call.chunks) for x in whole]
     waits = []
     for at in range(len(call.chunks)):
         own: Any = [x[at] for x in first] or None
@@ -275,7 +225,13 @@ def _forward(
             received = None if call.line.is_first else call.line.receive(call.border.message(like))
         else:
             received = _entering(call, call.affine, pieces, own, like, tape)
-        chunk = _computed(call, pieces, call.border.entry(own, received, like), needs, tape.saved)
+        entry = call.border.entry(own, received, like)
+        if call.kernels is None:
+            chunk = computed(call.run, pieces, entry, needs, tape.saved)
+        else:
+            chunk = computed_in_place(
+                call.kernels, call.bounds, pieces, entry, needs, tape.saved, [x[at] for x in into]
+            )
         if call.affine is None and not call.line.is_last:
             waits.append(call.line.send(call.border.leaving(chunk.last)))
         elif call.affine is not None and call.line.is_first:
@@ -283,9 +239,11 @@ def _forward(
         tape.chunks.append(chunk)
     for wait in waits:
         wait()
-    results = zip(*[[x.detach() for x in chunk.results] for chunk in tape.chunks], strict=True)
     last = zip(*[call.border.final(chunk.last) for chunk in tape.chunks], strict=True)
-    return [_whole(x, split.results) for x in results], [_whole(x, split.state) for x in last], tape
+    if call.kernels is None:
+        results = zip(*[[x.detach() for x in chunk.results] for chunk in tape.chunks], strict=True)
+        whole = [_whole(x, split.results) for x in results]
+    return whole, [_whole(x, split.state) for x in last], tape
 
 
 def _whole(parts: Sequence[Tensor], axis: int) -> Tensor:
@@ -301,25 +259,8 @@ def _whole(parts: Sequence[Tensor], axis: int) -> Tensor:
     return found
 
 
-def _computed(
-    call: Call, pieces: Optional, entry: list[Tensor] | None, needs: Sequence[bool] | None, saved: _Saved
-) -> _Chunk:
-    """Compute a chunk, with a graph whose leaves are its own tensors if a gradient is needed."""
-    if needs is None:
-        results, last = call.run(pieces, entry)
-        return _Chunk([], entry, list(results), list(last))
-    leaves = [
-        None if x is None else x.detach().requires_grad_(need)
-        for x, need in zip(pieces, needs[: len(pieces)], strict=True)
-    ]
-    states = None if entry is None else [x.detach().requires_grad_() for x in entry]
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
-        results, last = call.run(leaves, states)
-    return _Chunk(leaves, states, list(results), list(last))
-
-
 def _entering(
-    call: Call, affine: Affine, pieces: Sequence[Tensor | None], own: Any, like: list[Tensor], tape: _Tape
+    call: Call, affine: Affine, pieces: Sequence[Tensor | None], own: Any, like: list[Tensor], tape: Tape
 ) -> list[Tensor] | None:
     """Exchange maps; return the states that enter. The first rank, whose map is a constant, does it after its steps."""
     if call.line.is_first:
@@ -337,11 +278,12 @@ def _exchange(line: Line, affine: Affine, own: list[Tensor]) -> list[Tensor] | N
     return None if before is None else [before[2]]
 
 
-def _backward(call: Call, tape: _Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
+def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
     split, border, back = call.split, call.border, call.line.turned()
     results = [_pieces(g, split.results, call.chunks) for g in d_results]
     finals = [_pieces(g, split.state, call.chunks) for g in d_last]
     found: list[list[Tensor | None]] = []
+    whole, into = _gradients_in_place(call, tape)
     waits = []
     for at, chunk in enumerate(tape.chunks):
         of_results, of_last = [g[at] for g in results], [g[at] for g in finals]
@@ -350,21 +292,41 @@ def _backward(call: Call, tape: _Tape, d_results: Optional, d_last: Optional) ->
         else:
             received = _entering_gradient(call, call.affine, tape, chunk, of_results, of_last)
         after = border.last_gradient(of_last, received, chunk.last)
-        gradients = chunk.gradients([*chunk.tensors, *(chunk.entry or ())], of_results, after)
-        entry = chunk.entry_gradients(gradients[len(chunk.tensors) :])
+        gradients, entry = chunk.gradients(of_results, after, [x[at] for x in into])
         if call.affine is None and not back.is_last:
             waits.append(back.send(border.entering(entry)))
         elif call.affine is not None and back.is_first:
             _exchange(back, call.affine, call.affine.constant(border.entering(entry)[0]))
-        found.append([*gradients[: len(chunk.tensors)], *border.started(entry)])
+        found.append([*gradients, *[None] * (len(split.tensors) - len(gradients)), *border.started(entry)])
     for wait in waits:
         wait()
     axes = (*split.tensors, *(split.state for _ in call.states))
-    return [_joined(parts, axis) for parts, axis in zip(zip(*found, strict=True), axes, strict=True)]
+    whole += [None] * (len(axes) - len(whole))
+    every = zip(whole, zip(*found, strict=True), axes, strict=True)
+    return [_joined(parts, axis) if x is None else x for x, parts, axis in every]
+
+
+def _gradients_in_place(call: Call, tape: Tape) -> tuple[list[Tensor | None], list[list[Tensor | None]]]:
+    """Allocate the gradients that kernels write: whole ones, None for those that are joined, and the chunks' parts."""
+    if call.kernels is None:
+        return [], []
+    whole: list[Tensor | None] = []
+    parts: list[list[Tensor | None]] = []
+    for leaves, axis in zip(
+        zip(*[chunk.tensors for chunk in tape.chunks], strict=True), call.split.tensors, strict=False
+    ):
+        x = leaves[0]
+        if x is None or not x.requires_grad or axis is None or len(leaves) == 1:
+            whole.append(None)
+            parts.append([gradient_like(leaf) for leaf in leaves])
+        else:
+            whole.append(empty(x, [*x.shape[:axis], sum(call.chunks), *x.shape[axis + 1 :]]))
+            parts.append(_pieces(whole[-1], axis, call.chunks))
+    return whole, parts
 
 
 def _entering_gradient(
-    call: Call, affine: Affine, tape: _Tape, chunk: _Chunk, of_results: Optional, of_last: Optional
+    call: Call, affine: Affine, tape: Tape, chunk: Chunk, of_results: Optional, of_last: Optional
 ) -> list[Tensor] | None:
     """Exchange adjoint maps; return the gradients of the states that leave. The last rank does it after its steps."""
     back, border = call.line.turned(), call.border
@@ -373,6 +335,6 @@ def _entering_gradient(
     if back.is_last:
         return _exchange(back, affine, affine.constant(border.message(chunk.last)[0]))
     alone = border.last_gradient(of_last, None, chunk.last)
-    c = border.entering(chunk.entry_gradients(chunk.gradients(chunk.entry or (), of_results, alone)))[0]
+    c = border.entering(chunk.entry_gradients(of_results, alone))[0]
     assert tape.transition is not None  # set by the forward pass on every rank between others
     return _exchange(back, affine, [affine.adjoint(tape.transition), affine.is_open, c])

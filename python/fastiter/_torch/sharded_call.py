@@ -15,9 +15,10 @@ from .._check import check_choice, check_flag, count
 from .._sequences import check_bounds_shape, check_packing
 from .borders import Border, divided
 from .collectives import Line, Ranks
+from .in_place import Kernels, Optional
 from .ops import check_reset, checked_integers, refuse_transforms
 from .sequences import Integers, Sequences
-from .sharded import Affine, Call, Optional, Split, sharded
+from .sharded import Affine, Call, Split, sharded
 
 Exchange: TypeAlias = Literal["auto", "pipeline", "scan"]
 EXCHANGES = ("auto", "pipeline", "scan")
@@ -118,6 +119,8 @@ class Problem:
         Computes chunks from a state and a local division into sequences.
     maps : Maps, optional
         The affine maps; None for a family that is not affine in the state.
+    kernels : Kernels, optional
+        Kernels that compute chunks in place, in the place of ``run``.
     """
 
     tensors: Mapping[str, Tensor | None]
@@ -129,6 +132,7 @@ class Problem:
     splits: list[Split]
     run: Callable[[Optional, Sequence[Tensor] | None, Sequences], tuple[Sequence[Tensor], Sequence[Tensor]]]
     maps: Maps | None = None
+    kernels: Kernels | None = None
 
 
 class Options(NamedTuple):
@@ -272,7 +276,8 @@ def _call(
             return maps.transition(tensors[:-2], tensors[-2], tensors[-1])
 
         affine = Affine(transition, _open(border, local, problem), maps.kind)
-    return Call(function, line, border, run, split, chunks, problem.default, affine), (reset, lengths)
+    call = Call(function, line, border, run, split, chunks, problem.default, affine, problem.kernels, bounds)
+    return call, (reset, lengths)
 
 
 def _open(border: Border, local: Sequences, problem: Problem) -> Tensor:

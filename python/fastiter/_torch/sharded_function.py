@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .in_place import Kernels, Optional
 from .sequences import Sequences
-from .sharded import Optional, Split
+from .sharded import Split
 from .sharded_call import Maps, Options, Problem, run_sharded
 
 
@@ -38,6 +39,8 @@ class Function(NamedTuple):
         The name of the initial state.
     has_reverse : bool
         Whether the function has ``reverse``.
+    kernels : Kernels, optional
+        Kernels for tensors on the CPU that compute parts in place.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Function(NamedTuple):
     options: Mapping[str, object] = {}
     state_name: str = "state"
     has_reverse: bool = False
+    kernels: Kernels | None = None
 
 
 def run_function(function: Function, options: Options) -> tuple[list[Tensor], list[Tensor]]:
@@ -75,7 +79,8 @@ def _problem(function: Function, options: Options, given: Sequences) -> Problem:
     )
     last = _last_of_no_steps(function, steps, none, how)
     splits = function.splits(function.tensors)
-    return Problem(function.tensors, function.timed, batch, steps, parts, last, splits, run, function.maps)
+    kernels = function.kernels if last[0].is_cpu else None
+    return Problem(function.tensors, function.timed, batch, steps, parts, last, splits, run, function.maps, kernels)
 
 
 def _last_of_no_steps(function: Function, steps: int, none: Sequences, how: Mapping[str, object]) -> list[Tensor]:

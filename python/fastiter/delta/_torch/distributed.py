@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
+from ..._torch.in_place import Optional
 from ..._torch.sequences import Integers
-from ..._torch.sharded import Optional, Split
+from ..._torch.sharded import Split
 from ..._torch.sharded_call import PARTS, Exchange, Maps, Options
 from ..._torch.sharded_function import Function, run_function
 from . import functional
+from .in_place import kernels
 from .ops import carried
 
 
@@ -80,6 +82,7 @@ def delta_scan(
         Maps(partial(_product, reverse), "matrix"),
         {"method": method, "chunk": chunk},
         has_reverse=True,
+        kernels=None if reverse else kernels(method, chunk),
     )
     (o,), (last,) = run_function(function, Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens))
     return o, last

@@ -128,8 +128,12 @@ def gradients_of(call: DeltaBackward) -> list[Tensor]:
     return gradients
 
 
-def _backward(call: DeltaBackward) -> list[Tensor]:
-    gradients, sizes = gradients_of(call), call.sizes
+def backward(call: DeltaBackward, into: list[Tensor] | None = None) -> list[Tensor]:
+    """Run the kernel, which writes the gradients to ``into`` if they are given.
+
+    Only those of q, k and v may be parts of tensors: their last axis is contiguous, and all others are.
+    """
+    gradients, sizes = gradients_of(call) if into is None else into, call.sizes
     how = plan("delta_scan", call.method, call.chunk, sizes.factors)
     q, k, beta = unit_stride(call.q), unit_stride(call.k), contiguous(call.beta)
     e, states = contiguous(call.e), contiguous(call.states)
@@ -143,4 +147,4 @@ def _backward(call: DeltaBackward) -> list[Tensor]:
 
 
 delta_fwd = Op("_delta_fwd", DeltaForward, forward, forward_outputs)
-delta_bwd = Op("_delta_bwd", DeltaBackward, _backward, gradients_of)
+delta_bwd = Op("_delta_bwd", DeltaBackward, backward, gradients_of)

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ..._docs import documented_by, parts_of
 from ..._sequences import as_part
+from ..._torch.in_place import Optional
 from ..._torch.ops import CPU_AND_CUDA, check_tensors
 from ..._torch.sequences import Integers, Sequences
-from ..._torch.sharded import Optional, Split
+from ..._torch.sharded import Split
 from ..._torch.sharded_call import PARTS, Exchange, Maps, Options, Problem, check_rows, run_sharded
 from .._shapes import check_block_shapes, check_linear_shapes
 from . import functional
+from .in_place import kernels
 from .ops import BLOCK, LINEAR, Scan, carried
 
 #: Channels of linear_scan in the smallest chunk: two cache lines of float32
@@ -157,6 +159,7 @@ def _problem(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, count: int,
         [rows, across],
         run,
         Maps(transition, "vector" if scan.blocks else "numbers"),
+        kernels(scan, reverse) if x.is_cpu else None,
     )
 
 

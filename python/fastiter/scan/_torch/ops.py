@@ -163,31 +163,45 @@ def has_plain_steps(out: Tensor) -> bool:
 
 def _backward(scan: Scan, call: ScanBackward) -> list[Tensor]:
     a, h = call.a, call.h
+    dx = empty_steps(h, h.shape) if call.need_x else None
+    gradient = empty_factors_gradient(a, h) if call.need_a else None
+    dfirst = backward_into(scan, call, dx, gradient)
+    of_a = None if gradient is None else gradient.to(a.dtype)
+    return [x for x in (dx, of_a, dfirst if call.need_h0 else None) if x is not None]
+
+
+def backward_into(scan: Scan, call: ScanBackward, dx: Tensor | None, gradient: Tensor | None) -> Tensor:
+    """Write the gradients of x and a, where they are given, and return that of the initial state.
+
+    The numbers of each step are contiguous in both, and that of a has the dtype of :func:`empty_factors_gradient`.
+    """
+    a, h = call.a, call.h
     dh = None if call.dh is None else flat_steps(call.dh)
     first, dlast = (None if x is None else contiguous(x) for x in (call.state, call.dlast))
     dfirst = empty_last(h, call.cu_seqlens)
-    dx = empty_steps(h, h.shape) if call.need_x else None
-    gradient, summed = _empty_factors_gradient(a, h) if call.need_a else (None, False)
     flat_dx, flat_da = (None if x is None else flat_steps(x) for x in (dx, gradient))
-    da = (None, flat_da) if summed else (flat_da, None)  # for each step, or summed over steps
+    da = (flat_da, None) if _has_all_steps(a, h) else (None, flat_da)  # for each step, or summed over steps
     given = (flat_steps(a), flat_steps(h), dh, first, dlast)
     scan.backward(*_work(scan, h, call.cut), *given, flat_dx, *da, dfirst)
-    of_a = None if gradient is None else gradient.to(a.dtype)
-    return [x for x in (dx, of_a, dfirst if call.need_h0 else None) if x is not None]
+    return dfirst
 
 
 def _backward_fake(scan: Scan, call: ScanBackward) -> list[Tensor]:
     a, h = call.a, call.h
     gradients = [empty_steps(h, h.shape)] if call.need_x else []
-    gradients += [_empty_factors_gradient(a, h)[0].to(a.dtype)] if call.need_a else []
+    gradients += [empty_factors_gradient(a, h).to(a.dtype)] if call.need_a else []
     return gradients + ([empty_last(h, call.cu_seqlens)] if call.need_h0 else [])
 
 
-def _empty_factors_gradient(a: Tensor, h: Tensor) -> tuple[Tensor, bool]:
-    """Allocate the gradient of a; also return whether the kernel sums into it, then in the dtype of the state."""
-    if a.shape[:2] == h.shape[:2]:
-        return empty_steps(a, a.shape), False
-    return a.new_empty(a.shape, dtype=carried(a.dtype)), True
+def _has_all_steps(a: Tensor, h: Tensor) -> bool:
+    return a.shape[:2] == h.shape[:2]
+
+
+def empty_factors_gradient(a: Tensor, h: Tensor) -> Tensor:
+    """Allocate the gradient of a, in the dtype of the state if the kernel sums into it."""
+    if _has_all_steps(a, h):
+        return empty_steps(a, a.shape)
+    return a.new_empty(a.shape, dtype=carried(a.dtype))
 
 
 class Ops(NamedTuple):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
+from ..._torch.in_place import Optional
 from ..._torch.sequences import Integers
-from ..._torch.sharded import Optional, Split
+from ..._torch.sharded import Split
 from ..._torch.sharded_call import PARTS, Exchange, Maps, Options
 from ..._torch.sharded_function import Function, run_function, valid_steps
 from . import functional

@@ -1,0 +1,138 @@
+"""Computed chunks of a call with sharded steps, from which the backward pass goes on: with graphs, or in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .in_place import Backward, Forward, Kernels, Optional
+from .sequences import Sequences
+
+#: Computes chunks of the tensors from a state: the results for each step, and the final states.
+Run: TypeAlias = "Callable[[Optional, Sequence[Tensor] | None], tuple[Sequence[Tensor], Sequence[Tensor]]]"
+
+
+@dataclass
+class Chunk:
+    """A computed chunk and its graph: results and final states of tensors and of the states at entry, if any."""
+
+    tensors: list[Tensor | None]
+    entry: list[Tensor] | None
+    results: list[Tensor]
+    last: list[Tensor]
+
+    def gradients(self, d_results: Optional, d_last: Sequence[Tensor], into: Optional) -> tuple[Optional, list[Tensor]]:
+        """Return the gradients of the chunk's tensors, None for those that have none, and of the states at entry."""
+        found = self._gradients([*self.tensors, *(self.entry or ())], d_results, d_last)
+        return found[: len(self.tensors)], self._of_entry(found[len(self.tensors) :])
+
+    def entry_gradients(self, d_results: Optional, d_last: Sequence[Tensor]) -> list[Tensor]:
+        """Return the gradients of the states at entry."""
+        return self._of_entry(self._gradients(self.entry or (), d_results, d_last))
+
+    def _gradients(self, of: Optional, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
+        pairs = zip((*self.results, *self.last), (*d_results, *d_last), strict=True)
+        given = [(y, g) for y, g in pairs if g is not None and y.requires_grad]
+        wanted = [x for x in of if x is not None and x.requires_grad]
+        if not given or not wanted:
+            return [None] * len(of)
+        outputs, cotangents = zip(*given, strict=True)
+        found = iter(torch.autograd.grad(outputs, wanted, cotangents, retain_graph=True, allow_unused=True))
+        return [next(found) if x is not None and x.requires_grad else None for x in of]
+
+    def _of_entry(self, found: Optional) -> list[Tensor]:
+        """Return the gradients of the states at entry with zeros for those that have none."""
+        every = found or [None] * len(self.last)
+        return [torch.zeros_like(x) if g is None else g for g, x in zip(every, self.last, strict=True)]
+
+
+@dataclass
+class Saved:
+    """The tensors that the graphs of the chunks have saved.
+
+    The autograd function saves them as its own, so that they are freed and recomputed by activation checkpointing, once
+    on all ranks, and not by each graph for itself. The graphs refer to this, which must not refer to them: no garbage
+    collector sees such a cycle.
+    """
+
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def pack(self, x: Tensor) -> int:
+        """Store a tensor of a chunk's graph and return its place."""
+        self.tensors.append(x.detach())
+        return len(self.tensors) - 1
+
+    def unpack(self, place: int) -> Tensor:
+        """Return the tensor at a place."""
+        return self.tensors[place]
+
+
+@dataclass
+class Part(Chunk):
+    """A chunk that kernels have computed in place: what they have saved, in places of the call's saved tensors."""
+
+    kernels: Kernels
+    cut: Sequences
+    saved: Saved
+    places: list[int]
+
+    def gradients(self, d_results: Optional, d_last: Sequence[Tensor], into: Optional) -> tuple[Optional, list[Tensor]]:
+        """Write the gradients of the chunk's tensors; return them and those of the states at entry."""
+        saved = [self.saved.unpack(place) for place in self.places]
+        given = Backward(self.tensors, self.entry, self.cut, saved, d_results, d_last, into)
+        return into, self.kernels.backward(given)
+
+    def entry_gradients(self, d_results: Optional, d_last: Sequence[Tensor]) -> list[Tensor]:
+        """Return the gradients of the states at entry."""
+        return self.gradients(d_results, d_last, [None] * len(self.tensors))[1]
+
+
+@dataclass
+class Tape:
+    """The chunks, whose graphs the backward pass reads, what these have saved, and the matrix of this rank's map."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    saved: Saved = field(default_factory=Saved)
+    transition: Tensor | None = None
+
+
+def computed(
+    run: Run, pieces: Optional, entry: list[Tensor] | None, needs: Sequence[bool] | None, saved: Saved
+) -> Chunk:
+    """Compute a chunk, with a graph whose leaves are its own tensors if a gradient is needed."""
+    if needs is None:
+        results, last = run(pieces, entry)
+        return Chunk([], entry, list(results), list(last))
+    leaves = _leaves(pieces, needs)
+    states = None if entry is None else [x.detach().requires_grad_() for x in entry]
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+        results, last = run(leaves, states)
+    return Chunk(leaves, states, list(results), list(last))
+
+
+def _leaves(pieces: Optional, needs: Sequence[bool]) -> list[Tensor | None]:
+    return [
+        None if x is None else x.detach().requires_grad_(need)
+        for x, need in zip(pieces, needs[: len(pieces)], strict=True)
+    ]
+
+
+def computed_in_place(
+    kernels: Kernels,
+    bounds: Tensor | None,
+    pieces: Optional,
+    entry: list[Tensor] | None,
+    needs: Sequence[bool] | None,
+    saved: Saved,
+    into: Optional,
+) -> Chunk:
+    """Compute a chunk by kernels that write to parts of the results."""
+    cut = Sequences(pieces[-2], pieces[-1], bounds)
+    tensors = list(pieces[:-2]) if needs is None else _leaves(pieces[:-2], needs)
+    results = [x for x in into if x is not None]
+    last, kept = kernels.forward(Forward(tensors, entry, cut, results, needs is not None))
+    return Part(tensors, entry, [], last, kernels, cut, saved, [saved.pack(x) for x in kept])

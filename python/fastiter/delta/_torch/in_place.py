@@ -1,0 +1,47 @@
+"""The delta rule's kernels on parts of tensors, for sequences whose steps are divided over ranks."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ..._torch.in_place import Backward, Forward, Kernels, Optional
+from ..._torch.ops import empty
+from .ops import DeltaBackward, DeltaForward, backward, forward, gradients_of
+
+
+def kernels(method: str, chunk: int) -> Kernels:
+    """Return the kernels of the delta rule; their tensors are q, k, v, beta and decay."""
+    return Kernels(_results, partial(_forward, (method, chunk)), partial(_backward, (method, chunk)))
+
+
+def _results(tensors: Optional) -> list[Tensor]:
+    q, _, v, *_ = tensors
+    assert q is not None and v is not None
+    return [empty(q, (*q.shape[:3], v.shape[-1]))]
+
+
+def _forward(how: tuple[str, int], call: Forward) -> tuple[list[Tensor], list[Tensor]]:
+    state = None if call.state is None else call.state[0]
+    given: tuple[Any, ...] = (*call.tensors, state, *call.cut, *how, call.saves)
+    _, last, *saved = forward(DeltaForward(*given), call.results[0])
+    return [last], saved
+
+
+def _backward(how: tuple[str, int], call: Backward) -> list[Tensor]:
+    q, k, _, beta, decay = call.tensors
+    e, states = call.saved
+    (d_o,), (dlast,) = call.d_results, call.d_last
+    given: tuple[Any, ...] = (q, k, beta, decay, e, states, d_o, dlast, *call.cut, *how, True)
+    backwards = DeltaBackward(*given)
+    found = gradients_of(backwards)
+    wanted = [*call.gradients[:4], *([] if decay is None else call.gradients[4:]), None]
+    # The kernel writes to parts of dq, dk and dv; it computes those of beta and decay, and the others, apart.
+    into = [y if x is None or at > 2 else x for at, (x, y) in enumerate(zip(wanted, found, strict=True))]
+    backward(backwards, into)
+    for x, y in zip(wanted[3:], found[3:], strict=True):
+        if x is not None:
+            x.copy_(y)
+    return [found[-1]]

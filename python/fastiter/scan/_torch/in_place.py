@@ -1,0 +1,49 @@
+"""The scans' kernels on parts of tensors, for sequences whose steps are divided over ranks."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+from torch import Tensor
+
+from ..._torch.in_place import Backward, Forward, Kernels, Optional
+from ..._torch.ops import empty, empty_steps
+from .ops import OPS, Scan, ScanBackward, ScanOut, backward_into, empty_factors_gradient
+
+
+def kernels(scan: Scan, reverse: bool) -> Kernels:
+    """Return the kernels of a scan; their tensors are x and the factors, with both axes B and T."""
+    return Kernels(_results, partial(_forward, scan, reverse), partial(_backward, scan, reverse))
+
+
+def _both(tensors: Optional) -> tuple[Tensor, Tensor]:
+    return cast("tuple[Tensor, Tensor]", tuple(tensors))
+
+
+def _results(tensors: Optional) -> list[Tensor]:
+    x, _ = _both(tensors)
+    return [empty_steps(x, x.shape)]
+
+
+def _forward(scan: Scan, reverse: bool, call: Forward) -> tuple[list[Tensor], list[Tensor]]:
+    x, a = _both(call.tensors)
+    (h,), state = call.results, None if call.state is None else call.state[0]
+    last = OPS[scan.name].out(ScanOut(a, x, state, reverse, *call.cut, h))
+    # The gradient of a needs a copy of h, as users may write to h.
+    return [last], [empty(h, h.shape).copy_(h)] if call.saves and a.requires_grad else []
+
+
+def _backward(scan: Scan, reverse: bool, call: Backward) -> list[Tensor]:
+    x, a = _both(call.tensors)
+    (dh,), (dlast,), (dx, da) = call.d_results, call.d_last, call.gradients
+    shaped = a.new_empty(()).expand(x.shape) if dh is None else dh
+    h = call.saved[0] if call.saved else shaped  # only its shape is used without a gradient of a
+    state = None if call.state is None else call.state[0]
+    needs = (dx is not None, da is not None, True)
+    given = ScanBackward(a, h, state, dh, dlast, reverse, *call.cut, *needs)
+    own = da if da is None or da.dtype == dlast.dtype or a.shape[:2] == h.shape[:2] else empty_factors_gradient(a, h)
+    dstate = backward_into(scan, given, dx, own)
+    if da is not None and own is not None and own is not da:
+        da.copy_(own)
+    return [dstate]
