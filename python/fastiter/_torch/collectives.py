@@ -212,11 +212,15 @@ class Ranks:
         """Return the tensors of all ranks, which have one shape and dtype, on the CPU: one round."""
         own = own.to(self._device())
         every = [torch.empty_like(own) for _ in range(self.size)]
+        self.all_gather_into(every, own)
+        return [x.cpu() for x in every]
+
+    def all_gather_into(self, every: Sequence[Tensor], own: Tensor) -> None:
+        """Fill one tensor for each rank, of the shape and dtype of ``own``, with that of the rank: one round."""
         if self.size > 1:
             _count(1, 0, own.numel() * own.element_size())
         with self._one_error("the ranks of the group"):
-            dist.all_gather(every, own, group=self.group)
-        return [x.cpu() for x in every]
+            dist.all_gather(list(every), own, group=self.group)
 
     def check_device(self, device: torch.device) -> None:
         """Check that the group can send tensors on this device."""

@@ -46,19 +46,22 @@ class Sparse(NamedTuple):
         return len(self.start) - 1
 
 
-def read(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
-    """Return P and R as rows; copies nothing of a CSR matrix in the order of its states."""
+def read(function: str, P: Any, R: Any, states: Any, actions: Any, *, is_part: bool = False) -> Rows:
+    """Return P and R as rows; copies nothing of a CSR matrix in the order of its states.
+
+    ``is_part``: P has fewer states than columns, and its layouts are an array (n, A, S), matrices (n, S) and (rows, S).
+    """
     P, R = _plain(function, "P", P), _plain(function, "R", R)
     if states is not None:
         return _pairs(function, P, R, states, actions)
     if actions is not None:
         raise TypeError(f"{function}: actions must be None unless states says whose rows of P they are, got actions")
     if isinstance(P, np.ndarray) and P.ndim == 3:
-        return _cube(function, P, R)
+        return _cube(function, P, R, is_part)
     if isinstance(P, (list, tuple)) and not isinstance(P, Sparse) and len(P):
-        if isinstance(P[0], (list, tuple)) and not isinstance(P[0], Sparse):
+        if isinstance(P[0], (list, tuple)) and not isinstance(P[0], Sparse) and not is_part:
             return _nested(function, P, R)
-        return _by_action(function, P, R)
+        return _by_action(function, P, R, is_part)
     _refuse(function, P)
 
 
@@ -200,15 +203,15 @@ def keep_rows(rows: Sparse, keep: Array) -> Sparse:
     return Sparse(_starts(counts[keep]), rows.column[entries], rows.value[entries], rows.columns)
 
 
-def _cube(function: str, P: Array, R: Any) -> Rows:
-    S, A = P.shape[:2]
-    if P.shape[2] != S:
+def _cube(function: str, P: Array, R: Any, is_part: bool) -> Rows:
+    S, A, columns = P.shape
+    if columns != S and not is_part:
         hint = "; a list of A matrices (S, S) is list(P)" if P.shape[1] == P.shape[2] else ""
         raise ValueError(f"{function}: P must have shape (S, A, S), got {P.shape}{hint}")
-    flat = _dense_rows(P.reshape(S * A, S))
+    flat = _dense_rows(P.reshape(S * A, columns))
     R = _as_array(function, R)
-    if isinstance(R, np.ndarray) and R.shape == (S, A, S):
-        reward = _expected(flat, R.reshape(S * A, S))
+    if isinstance(R, np.ndarray) and R.shape == P.shape:
+        reward = _expected(flat, R.reshape(S * A, columns))
     else:
         reward = _state_rewards(function, R, S, A, f"({S},), ({S}, {A}) or {P.shape}")
     return _rows_of_all(flat, reward, S, A)
@@ -223,24 +226,26 @@ def _state_rewards(function: str, R: Any, S: int, A: int, expected: str) -> Arra
     _wrong_rewards(function, expected, R)
 
 
-def _by_action(function: str, P: Sequence[Any], R: Any) -> Rows:
+def _by_action(function: str, P: Sequence[Any], R: Any, is_part: bool) -> Rows:
     matrices = [_sparse(function, f"P[{a}]", matrix) for a, matrix in enumerate(P)]
     S, A = matrices[0].rows, len(matrices)
+    shape = S, matrices[0].columns if is_part else S
     for a, matrix in enumerate(matrices):
-        if (matrix.rows, matrix.columns) != (S, S):
-            got = (matrix.rows, matrix.columns)
-            raise ValueError(f"{function}: P[{a}] must have shape (S, S) = {(S, S)} like P[0], got {got}")
+        if (matrix.rows, matrix.columns) != shape:
+            got, name = (matrix.rows, matrix.columns), "(n, S)" if is_part else "(S, S)"
+            raise ValueError(f"{function}: P[{a}] must have shape {name} = {shape} like P[0], got {got}")
         if matrix.value.dtype != matrices[0].value.dtype:
             first, other = matrices[0].value.dtype, matrix.value.dtype
             raise TypeError(f"{function}: P[{a}] must have dtype {first} like P[0], got {other}")
     R = _as_array(function, R)
-    if (isinstance(R, np.ndarray) and R.shape == (A, S, S)) or (isinstance(R, list) and len(R) == A):
+    expected = f"({S},), ({S}, {A}) or {(A, *shape)}"
+    if (isinstance(R, np.ndarray) and R.shape == (A, *shape)) or (isinstance(R, list) and len(R) == A):
         given = [_plain(function, f"R[{a}]", R[a]) for a in range(A)]
-        if any(_shape(one) != (S, S) for one in given):
-            _wrong_rewards(function, f"({S},), ({S}, {A}) or ({A}, {S}, {S})", R)
+        if any(_shape(one) != shape for one in given):
+            _wrong_rewards(function, expected, R)
         reward = np.stack([_expected(m, r) for m, r in zip(matrices, given, strict=True)], axis=1).reshape(-1)
     else:
-        reward = _state_rewards(function, R, S, A, f"({S},), ({S}, {A}) or ({A}, {S}, {S})")
+        reward = _state_rewards(function, R, S, A, expected)
     return _rows_of_all(_interleaved(matrices), reward, S, A)
 
 
@@ -253,7 +258,7 @@ def _interleaved(matrices: Sequence[Sparse]) -> Sparse:
     for a, m in enumerate(matrices):
         place = np.repeat(start[:-1].reshape(S, A)[:, a] - m.start[:-1], counts[:, a]) + np.arange(m.start[-1])
         column[place], value[place] = m.column[: m.start[-1]], m.value[: m.start[-1]]
-    return Sparse(start, column, value, S)
+    return Sparse(start, column, value, matrices[0].columns)
 
 
 def _pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:

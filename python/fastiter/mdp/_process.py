@@ -181,6 +181,14 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
     """Check rows, whose rewards are R times ``sign``, discounts and terminal states; messages name state and action."""
     if rows.states == 0:
         raise ValueError(f"{function}: P must have at least one state, got none")
+    process = prepared(function, rows, gamma, terminal, renormalize, sign)
+    if process.discount is not None and process.modulus(process.discount)[1] >= 1:
+        _check_reaches(function, process)
+    return process
+
+
+def prepared(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool, sign: int = 1) -> Process:
+    """Check all but that terminal states are reached; the process has no rows of these."""
     discount, own = _discounts(function, gamma, len(rows.reward))
     tolerance = SUM_TOLERANCE[rows.weight.dtype.name]
     sums = _check(function, rows, -1 if renormalize else tolerance, sign)
@@ -195,10 +203,7 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
         is_terminal |= Process(rows, 1.0, sums)._absorbing(True)
     changed = own is not None or bool((np.diff(rows.row)[is_terminal] > 0).any())
     rows = _without(rows, is_terminal)
-    process = Process(rows, discount, _check(function, rows, -1) if changed else sums)
-    if discount is not None and process.modulus(discount)[1] >= 1:
-        _check_reaches(function, process)
-    return process
+    return Process(rows, discount, _check(function, rows, -1) if changed else sums)
 
 
 def like(function: str, process: Process, weight: Array | None, reward: Array | None, sign: int) -> Process:
@@ -289,6 +294,19 @@ def _check(function: str, rows: Rows, tolerance: float, sign: int = 1) -> tuple[
     }
     where = "" if fault == _POINTERS else f" in {_place(rows, row)}"
     raise ValueError(f"{function}: {messages[fault]}{where}")
+
+
+def sums_of(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the least and the largest sum of the weights of steps to states that are not terminal; inf, -inf of none.
+
+    ``is_terminal`` says it of all states that ``next`` numbers, of which only the first have rows here.
+    """
+    count = len(rows.reward)
+    has_rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(~is_terminal, dtype=np.int64)])
+    arrays = has_rows, rows.entry, rows.next, rows.weight, rows.reward
+    bits, entries = rows.weight.itemsize * 8, int(rows.entry[-1])
+    low, high = _core.mdp.check(bits, len(is_terminal), arrays, count, entries, -1)[3:]
+    return (low, high) if count else (math.inf, -math.inf)
 
 
 def _normalized(function: str, rows: Rows) -> Array:

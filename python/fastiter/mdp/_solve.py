@@ -31,7 +31,7 @@ def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSol
             least, since = (residual, 0) if residual < least or method.moved else (least, since + 1)
             if is_backup and residual < limits.tol:
                 reason = "converged"
-            elif not np.isfinite(residual) or (is_backup and not np.isfinite(work.w).all()):
+            elif not np.isfinite(residual) or (is_backup and not work.is_finite()):
                 reason = "diverged"
             elif (is_backup and residual <= 2 * work.rounding()) or since > method.patience:
                 reason = "stagnated"

@@ -69,12 +69,20 @@ class Work:
         ``size`` is the largest absolute value, by default that of w.
         """
         if size is None:
-            size = max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
+            size = self.largest()
         sums = (self._longest + 3) * 2.0**-52 * (self._largest_reward + max(self.modulus[1], 1.0) * size)
         if self.inexact:
             sums += self.inexact * (self._largest_reward + size)
         once = sums + float(np.finfo(self.w.dtype).eps) * size
         return once / (1 - self.modulus[1]) if self.modulus[1] < 1 else once
+
+    def is_finite(self) -> bool:
+        """Whether all values w are finite."""
+        return bool(np.isfinite(self.w).all())
+
+    def largest(self) -> float:
+        """Return the largest absolute value of w."""
+        return max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
 
     def chain(self) -> Any:
         """Return the Markov chain of the greedy actions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .._public import publish
 from .._torch.collectives import CommunicationError, Traffic, record_traffic
 from ..delta._torch.distributed import delta_scan
+from ..mdp._torch.distributed import MDP
 from ..newton._torch.distributed import paragru, paralstm, paraslstm
 from ..relax._torch.distributed.matrix import RowMatrix
 from ..relax._torch.distributed.partition import partition
@@ -13,6 +14,7 @@ from ..scan._torch.distributed import block_scan, linear_scan
 from ..ssm._torch.distributed import dplr_delta_rule, linear_attention, mlstm, selective_scan, ssd
 
 __all__ = [
+    "MDP",
     "CommunicationError",
     "RowMatrix",
     "Traffic",

@@ -1,0 +1,172 @@
+"""Sweeps over the states of a decision process that are divided over the ranks of a group."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..._torch.collectives import Ranks
+from .._layouts import Rows
+from .._process import Process, sums_of
+from .._result import Bounds, Limits, MDPProgress, bounds_of
+from .._work import Method, Work
+from .values import Exchange
+
+Array = npt.NDArray[Any]
+
+
+class _Numbers(NamedTuple):
+    """Numbers of the rows of a process: those of all ranks are known on each."""
+
+    low: float
+    high: float
+    longest: float
+    largest_reward: float
+    least_best: float
+
+
+class Shard:
+    """The rows of this rank's states, whose next states are places in a buffer of values.
+
+    Attributes
+    ----------
+    process : Process
+        The rows, with the sums of all ranks.
+    numbers : _Numbers
+        The extremes of all ranks' rows.
+    """
+
+    def __init__(self, ranks: Ranks, rows: Rows, discount: float, exchange: Exchange, is_terminal: Array) -> None:
+        self.ranks, self.exchange, self.discount = ranks, exchange, discount
+        #: Whether each state of the buffer is terminal
+        self.is_terminal = is_terminal
+        low, high = sums_of(rows, is_terminal)
+        own = Process(rows, discount, (low, high))
+        every = np.array(gathered(ranks, [low, high, own.longest, own.largest_reward, own.least_best]))
+        least, most = every.min(0), every.max(0)
+        self.numbers = _Numbers(least[0], most[1], most[2], most[3], least[4])
+        has_rows = self.numbers.low <= self.numbers.high
+        self.process = Process(rows, discount, (float(least[0]), float(most[1])) if has_rows else (0.0, 0.0))
+
+    def with_rows(self, rows: Rows) -> Shard:
+        """Return the same states with other rows."""
+        return Shard(self.ranks, rows, self.discount, self.exchange, self.is_terminal)
+
+    def start(self) -> Array:
+        """Return the lower bound on the values with which one process starts, too."""
+        process, least = self.process, self.numbers.least_best
+        low, high = process.modulus(self.discount)
+        start = np.zeros(process.states, process.dtype)
+        if least < math.inf:
+            with np.errstate(over="ignore"):
+                bound = process.dtype.type(least / (1 - (high if least < 0 else low)))
+            start[~process.is_terminal] = bound if np.isfinite(bound) else 0
+        return start
+
+
+def gathered(ranks: Ranks, numbers: list[float]) -> list[list[float]]:
+    """Return some numbers of every rank: one round."""
+    return [x.tolist() for x in ranks.all_gather(torch.tensor(numbers, dtype=torch.float64))]
+
+
+class ShardWork(Work):
+    """Values of this rank's states, with bounds from the changes of all ranks: a round of 24 bytes for each backup."""
+
+    def __init__(self, shard: Shard, start: Array) -> None:
+        self._shard, n = shard, len(start)
+        self._buffers = [shard.exchange.buffer(start.dtype) for _ in range(2)]
+        self._buffers[0][:n] = start
+        super().__init__(shard.process, self._buffers[0][:n], shard.discount)
+        self.w = self._buffers[1][:n]
+        self._largest_reward, self._longest = shard.numbers.largest_reward, int(shard.numbers.longest)
+        self._largest = 0.0
+
+    def backup(self) -> None:
+        self._shard.exchange.run(self._buffers[0])
+        low, high = self.model.backup(self.v, self.w, self.action, 1, self.discount, None)
+        size = super().largest()
+        every = gathered(self._shard.ranks, [low, high, size if super().is_finite() else math.inf])
+        self.change = _all(every)
+        self._largest = max(row[2] for row in every)
+        self.steps += 1
+
+    def advance(self) -> None:
+        super().advance()
+        self._buffers.reverse()
+
+    def is_finite(self) -> bool:
+        return self._largest < math.inf
+
+    def largest(self) -> float:
+        return self._largest
+
+    def sweep_chain(self, chain: Any, count: int) -> None:
+        for _ in range(count):
+            self._sweep(chain)
+
+    def evaluate(self, chain: Any, sweeps: int) -> tuple[float, float]:
+        """Sweep the chain like :meth:`sweep_chain`; return the least and the largest change of the last sweep."""
+        change = (0.0, 0.0)
+        for _ in range(sweeps):
+            change = self._sweep(chain)
+        return _all(gathered(self._shard.ranks, list(change)))
+
+    def _sweep(self, chain: Any) -> tuple[float, float]:
+        self._shard.exchange.run(self._buffers[1])
+        low, high = chain.backup(self.w, self.v, None, 1, self.discount, None)
+        self.advance()
+        return low, high
+
+
+def _all(every: list[list[float]]) -> tuple[float, float]:
+    low, high = min(row[0] for row in every), max(row[1] for row in every)
+    return (low, high) if low <= high else (0.0, 0.0)  # no state has an action
+
+
+class PolicyIteration(Method):
+    """v <- values near those of the greedy policy, by sweeps of its operator.
+
+    These end once the bounds on the policy's values are ``alpha`` times as wide as those on the optimal values, or
+    where rounding lets them fall no more; all ranks look every ``sweeps`` sweeps.
+    """
+
+    name = "pi"
+
+    def __init__(self, alpha: float, sweeps: int, limits: Limits) -> None:
+        self._alpha, self._sweeps, self._limits = alpha, sweeps, limits
+
+    def step(self, work: Work) -> bool:
+        assert isinstance(work, ShardWork)
+        if work.steps:
+            chain, least = work.chain(), math.inf
+            target = max(self._alpha * self._width(work, work.change), self._limits.tol / 4)
+            while True:
+                width = self._width(work, work.evaluate(chain, self._sweeps))
+                if width <= target or not width < least:
+                    break
+                least = width
+            work.advance()
+        work.backup()
+        return True
+
+    def _width(self, work: Work, change: tuple[float, float]) -> float:
+        if self._limits.stop == "sup":
+            largest = max(abs(change[0]), abs(change[1]))
+            change = -largest, largest
+        found: Bounds = bounds_of(change, work.modulus)
+        return found.gap
+
+
+def with_every_callback(ranks: Ranks, limits: Limits) -> Limits:
+    """Return the limits with a callback that ends the solution on all ranks where it does on one: a round more."""
+    if limits.callback is None:
+        return limits
+
+    def callback(progress: MDPProgress) -> bool:
+        return any(row[0] for row in gathered(ranks, [float(limits.ends(progress))]))
+
+    return limits._replace(callback=callback)
