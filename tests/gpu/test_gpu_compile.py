@@ -13,7 +13,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,20 +32,63 @@ SOURCES = sorted(
 )
 
 
+class Gate:
+    """A process of gate.py that compiles one source after another: Triton begins by hashing its library, half a GB."""
+
+    def __init__(self, folder: Path) -> None:
+        self.said = folder / "stderr"
+        environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, str(HERE / "gate.py"), "--serve"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env={**environment, "TRITON_CACHE_DIR": str(folder / "cache")},
+            )
+
+    def __call__(self, stem: str) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(stem, file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        assert line, f"gate.py has ended with {self.process.wait()}: {self.said.read_text()}"
+        told: dict[str, Any] = json.loads(line)
+        assert "error" not in told, told["error"]
+        return told
+
+
+@pytest.fixture(scope="module")
+def gates() -> Iterator[list[Gate]]:
+    """All processes of this module, of which the last one compiles."""
+    started: list[Gate] = []
+    yield started
+    for gate in started:
+        gate.process.communicate()  # it ends with its input
+
+
+@pytest.fixture
+def gate(gates: list[Gate], tmp_path: Path) -> Gate:
+    """Return a process that compiles: another one if a compiler has crashed."""
+    if not gates or gates[-1].process.poll() is not None:
+        gates.append(Gate(tmp_path))
+    return gates[-1]
+
+
 @pytest.mark.parametrize("stem", stems())
-def test_compiles_within_its_resources(stem: str, tmp_path: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    done = subprocess.run(
-        [sys.executable, str(HERE / "gate.py"), stem], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    found, expected = json.loads(done.stdout), json.loads(table(stem.split("/")[0]).read_text())
+def test_compiles_within_its_resources(stem: str, gate: Gate) -> None:
+    found, expected = gate(stem), json.loads(table(stem.split("/")[0]).read_text())
     rows = found["rows"]
     assert set(found["names"]) == set(expected["rows"][stem])
     same = [kind for kind in ("triton", "cuda") if _version(found, kind) == _version(expected, kind)]
     compared = {name: row for name, row in rows.items() if name.split()[0] in same}
     assert compared == {name: expected["rows"][stem][name] for name in compared}
+
+
+def test_a_source_that_fails_is_told_and_the_next_compiles(gate: Gate) -> None:
+    with pytest.raises(AssertionError, match="there_is_none"):
+        gate("scan/there_is_none")
+    assert gate.process.poll() is None
 
 
 #: Sizes that change from call to call, with B and T

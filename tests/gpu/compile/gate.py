@@ -2,6 +2,7 @@
 
     python tests/gpu/compile/gate.py scan/triton_linear   the rows of a source as JSON: every variant of a kernel and
                                                           every target at least once
+    python tests/gpu/compile/gate.py --serve              the same of each source that standard input names, a line each
     python tests/gpu/compile/gate.py --write              every variant of every source for every target, into
                                                           resources.json, after an intended change
 
@@ -23,6 +24,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,14 +219,31 @@ def as_lines(told: dict[str, Any]) -> str:
     return f'{{\n "versions": {json.dumps(told["versions"])},\n "rows": {{\n' + ",\n".join(sources) + "\n }\n}\n"
 
 
+def compiled(stem: str) -> dict[str, Any]:
+    """Return the rows of a source, the names of all its rows, and the versions of the compilers."""
+    rows, names = rows_of(stem, every=False)
+    return {"versions": versions(), "rows": rows, "names": sorted(names)}
+
+
+def serve() -> None:
+    """Compile what standard input names; what fails is told as {"error": text}."""
+    for line in sys.stdin:
+        try:
+            told = compiled(line.strip())
+        except (Exception, SystemExit):
+            told = {"error": traceback.format_exc()}
+        print(json.dumps(told), flush=True)
+
+
 def main(arguments: list[str]) -> None:
     if arguments == ["--write"]:
         for family in sorted({stem.split("/")[0] for stem in stems()}):
             rows = {stem: rows_of(stem, every=True)[0] for stem in stems() if stem.startswith(f"{family}/")}
             table(family).write_text(as_lines({"versions": versions(), "rows": rows}))
+    elif arguments == ["--serve"]:
+        serve()
     else:
-        rows, names = rows_of(arguments[0], every=False)
-        print(json.dumps({"versions": versions(), "rows": rows, "names": sorted(names)}))
+        print(json.dumps(compiled(arguments[0])))
 
 
 if __name__ == "__main__":
