@@ -78,8 +78,8 @@ def products() -> list[tuple[Array, Array, Array]]:
     return found
 
 
-def _columns(y: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(y if y.ndim > 1 else y[:, None]))
+def _columns(y: Array) -> Array:
+    return np.ascontiguousarray(y if y.ndim > 1 else y[:, None])
 
 
 def local_rows() -> None:

@@ -15,9 +15,11 @@ _REMEDIES = {
     "max_steps": "try a larger max_steps, omega='auto', or a faster method such as ssor_cg",
     "diverged": "try kaczmarz, or a smaller omega: the method need not converge for this A",
     "stagnated": "try a larger rtol or atol: the residual no longer falls, as where A x = b has no solution",
+    "indefinite": "A and the preconditioner must be symmetric and positive definite for conjugate gradients",
 }
 #: Remedies of methods that have others
 _OF_METHOD = {
+    ("cg", "max_steps"): "try a larger max_steps or a preconditioner",
     ("flexible_cg", "max_steps"): "try a larger max_steps or a better precond",
     ("flexible_cg", "diverged"): "A must be Hermitian and positive definite, and precond finite",
 }
@@ -43,7 +45,8 @@ class LinearSolution(Solution):
     method : str
         The method that ran.
     reason : str or tuple of str
-        The reason for ending: "converged", "max_steps", "diverged", "stagnated" or "callback".
+        The reason for ending: "converged", "max_steps", "diverged", "stagnated" or "callback"; and "indefinite" from
+        :func:`fastiter.torch.distributed.solve`.
     tolerance : float or (k,)
         The residual at which it would have converged, ``rtol ||b|| + atol``.
     omega : float or None

@@ -9,6 +9,7 @@ from ..mdp._torch.distributed import MDP
 from ..newton._torch.distributed import paragru, paralstm, paraslstm
 from ..relax._torch.distributed.matrix import RowMatrix
 from ..relax._torch.distributed.partition import partition
+from ..relax._torch.distributed.solve import solve
 from ..rnn._torch.distributed import elman, gru, lstm, slstm
 from ..scan._torch.distributed import block_scan, linear_scan
 from ..ssm._torch.distributed import dplr_delta_rule, linear_attention, mlstm, selective_scan, ssd
@@ -34,6 +35,7 @@ __all__ = [
     "record_traffic",
     "selective_scan",
     "slstm",
+    "solve",
     "ssd",
 ]
 

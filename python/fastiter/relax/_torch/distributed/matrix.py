@@ -158,7 +158,9 @@ class RowMatrix:
         self.values, self.dtype = self._entries.values, self._entries.values.dtype
         self.rows = torch.from_numpy(ownership.rows_of(self._mine))
         self._parts = local.parts
-        self._product = Product(local.parts, self.values.detach().numpy().dtype)
+        self._numpy_dtype = self.values.detach().numpy().dtype
+        self._product = Product(local.parts, self._numpy_dtype)
+        self._made: dict[Any, Any] = {}  # what solvers prepare once: preconditioners, the transposed matrix
         self._ghosts = local.ghosts
         firsts = [int(ownership.offsets[ownership.parts_of(rank, ranks.size).start]) for rank in range(ranks.size)]
         ends = np.searchsorted(local.ghosts, [*firsts, ownership.n])
@@ -185,8 +187,13 @@ class RowMatrix:
         except (TypeError, ValueError, RuntimeError) as error:
             failure = error
         shape = "" if failure else f"(n_local{', k' if x.dim() > 1 else ''}), k = {x.shape[1:].numel()}"
-        Ranks(function, self.group).agree({"the shape of x": shape}, 0, False, failure)
+        self._ranks_for(function).agree({"function": "a product", "the shape of x": shape}, 0, False, failure)
         return -self._residual(columns(x), None).view(x.shape)
+
+    def _ranks_for(self, function: str) -> Ranks:
+        """Return the ranks, whose errors name the function from here on."""
+        self._ranks.function = function
+        return self._ranks
 
     def _check_vector(self, function: str, name: str, x: object) -> None:
         """Refuse anything but this rank's rows of one or several vectors, without a gradient."""
@@ -215,18 +222,29 @@ class RowMatrix:
         self._product.subtract_border(arrays[0], ghosts.numpy(), arrays[2])
         return r
 
-    def _dots(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Array:
+    def _minus_product(self, x: Array) -> Array:
+        """Return -A x for x (n_local, k)."""
+        return self._residual(torch.from_numpy(x), None).numpy()
+
+    def _random(self, count: int) -> Array:
+        """Return vectors (n_local, count) of random numbers, always the same for each part."""
+        drawn = [
+            np.random.default_rng([part.number, part.own.n]).standard_normal((part.own.n, count))
+            for part in self._parts
+        ]
+        return np.concatenate([np.zeros((0, count)), *drawn]).astype(self._numpy_dtype)
+
+    def _dots(self, pairs: Sequence[tuple[Array, Array]]) -> Array:
         """Return the products (pairs, k) of vectors (n_local, k) in float64, in one round for all."""
         return self._summed(self._partial(pairs))
 
-    def _partial(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Array:
+    def _partial(self, pairs: Sequence[tuple[Array, Array]]) -> Array:
         """Return the sums (parts, pairs, k) of u v over the rows of each part of this rank, in float64."""
         found = np.zeros((len(self._parts), len(pairs), pairs[0][0].shape[1]))
         for at, (u, v) in enumerate(pairs):
-            a, b = u.numpy(), v.numpy()
             for number, part in enumerate(self._parts):
                 rows = slice(part.first, part.last)
-                np.multiply(a[rows], b[rows], dtype=np.float64).sum(axis=0, out=found[number, at])
+                np.multiply(u[rows], v[rows], dtype=np.float64).sum(axis=0, out=found[number, at])
         return found
 
     def _summed(self, partial: Array) -> Array:

@@ -1,0 +1,95 @@
+"""Preconditioners M of distributed solvers: z = M^-1 r from this rank's rows of r."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .... import _core
+from ..._matrix import NUMBERS, Csr
+from ..._prepare import BACKWARD, FORWARD, LOWER, UPPER
+from .matrix import RowMatrix
+
+Array = npt.NDArray[Any]
+
+
+class Identity:
+    """M = I."""
+
+    #: Whether M is symmetric where A is, as conjugate gradients need it
+    is_symmetric = True
+
+    def apply(self, r: Array) -> Array:
+        """Return M^-1 r for r (n_local, k), contiguous; the result may be r itself."""
+        return r
+
+
+class Jacobi(Identity):
+    """M = D, the diagonal of A: no messages."""
+
+    def __init__(self, A: RowMatrix, omega: float) -> None:
+        diagonal = [diagonal_of(part.own) for part in A._parts]
+        self._inverse = 1 / np.concatenate([np.zeros(0, A._numpy_dtype), *diagonal])[:, np.newaxis]
+
+    def apply(self, r: Array) -> Array:
+        """Return D^-1 r."""
+        found: Array = self._inverse * r
+        return found
+
+
+class BlockJacobi(Identity):
+    """M has on its diagonal the SSOR of each part's block A_p = L + D + U, with E = D / omega: no messages.
+
+    M_p = (E + L) (2 E - D)^-1 (E + U): M_p^-1 r is one symmetric sweep from 0, of which each half reads one triangle.
+    """
+
+    def __init__(self, A: RowMatrix, omega: float) -> None:
+        self._omega = np.array([omega])
+        self._parts = [(slice(part.first, part.last), *_triangles(part.own, omega)) for part in A._parts if part.own.n]
+
+    def apply(self, r: Array) -> Array:
+        """Return M^-1 r."""
+        found = np.zeros_like(r)
+        k = r.shape[1]
+        for rows, lower, upper, middle in self._parts:
+            half = np.zeros_like(r[rows])
+            lower.sweep(half, r[rows], 0, k, self._omega, 0, 1, FORWARD)
+            half *= middle
+            upper.sweep(found[rows], half, 0, k, self._omega, 0, 1, BACKWARD)
+        return found
+
+
+def _triangles(A: Csr, omega: float) -> tuple[Any, Any, Array]:
+    """Return the systems for sweeps over E + L and over E + U, and 2 E - D (m, 1)."""
+    numbers = NUMBERS[A.value.dtype.name, A.value.dtype.name]
+    arrays = (A.start, A.column, A.value, 0, 0, 0)
+    lower, upper = (_core.relax.csr(numbers, A.n, *arrays, part, 0) for part in (LOWER, UPPER))
+    return lower, upper, (A.value.dtype.type(2 / omega - 1) * diagonal_of(A))[:, np.newaxis]
+
+
+def diagonal_of(A: Csr) -> Array:
+    """Return the diagonal of a block whose rows all have one."""
+    row = np.repeat(np.arange(A.n), np.diff(A.start))
+    found: Array = A.value[row == A.column]
+    return found
+
+
+#: The preconditioners by name, from a matrix and omega
+PRECONDITIONERS: dict[str, Callable[[RowMatrix, float], Identity]] = {
+    "jacobi": Jacobi,
+    "block_jacobi": BlockJacobi,
+}
+
+
+def preconditioner_of(A: RowMatrix, name: str | None, omega: float) -> Identity:
+    """Return the preconditioner of this name, which the matrix keeps."""
+    if name is None:
+        return Identity()
+    key = (name, omega)
+    if key not in A._made:
+        A._made[key] = PRECONDITIONERS[name](A, omega)
+    found: Identity = A._made[key]
+    return found

@@ -1,0 +1,61 @@
+"""The transposed matrix with the same owners of rows, and whether a matrix is symmetric."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from ...._torch.halo import exchange
+from .entries import Entries
+from .matrix import RowMatrix
+from .parts import divide
+
+#: A difference of v^T A u and u^T A v of this many rounding errors of ||v|| ||A u|| shows that A is not symmetric.
+ROUNDINGS = 100
+
+
+def is_symmetric(A: RowMatrix) -> bool:
+    """Return whether A looks symmetric, by its products with two random vectors: two rounds, on first use."""
+    if "is_symmetric" not in A._made:
+        x = A._random(2)
+        y = A._minus_product(x)
+        u, v, Au, Av = (np.ascontiguousarray(z[:, [i]]) for z in (x, y) for i in (0, 1))
+        one, other, uu, vv, au, av = A._dots([(v, Au), (u, Av), (u, u), (v, v), (Au, Au), (Av, Av)])[:, 0]
+        scale = float(np.sqrt(vv * au) + np.sqrt(uu * av)) * float(np.finfo(A._numpy_dtype).eps)
+        A._made["is_symmetric"] = bool(abs(one - other) <= ROUNDINGS * scale)
+    found: bool = A._made["is_symmetric"]
+    return found
+
+
+def transposed(A: RowMatrix) -> RowMatrix:
+    """Return A^T, whose values have no gradient, by sending each entry to the owner of its column, on first use."""
+    if "transposed" not in A._made:
+        A._made["transposed"] = _transposed(A)
+    found: RowMatrix = A._made["transposed"]
+    return found
+
+
+def _transposed(A: RowMatrix) -> RowMatrix:
+    ranks, ownership, given = A._ranks, A._ownership, A._entries
+    row = np.repeat(A.rows.numpy(), np.diff(given.start))
+    number = ownership.number(given.column)
+    firsts = [int(ownership.offsets[ownership.parts_of(rank, ranks.size).start]) for rank in range(ranks.size)]
+    order = np.argsort(number, kind="stable")
+    ends = np.searchsorted(number[order], [*firsts, ownership.n])
+    pieces = [order[a:b] for a, b in pairwise(ends)]
+    pairs = np.stack([number, row], axis=1)
+    values = given.values.detach()
+    sent = exchange(ranks, [torch.from_numpy(pairs[piece]) for piece in pieces])
+    own = exchange(ranks, [values[torch.from_numpy(piece)] for piece in pieces])
+    received, value = torch.cat(sent).numpy(), torch.cat(own)
+    place = np.lexsort((received[:, 1], received[:, 0]))
+    local = received[place, 0] - firsts[ranks.rank]
+    counts = np.bincount(local, minlength=len(A.rows))
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    found = object.__new__(RowMatrix)
+    found._ranks, found._ownership, found._mine = ranks, ownership, A._mine
+    found._entries = Entries(A.n, start, received[place, 1], value[torch.from_numpy(place)])
+    found._set(divide("solve", found._entries, ownership, A._mine))
+    return found
