@@ -128,6 +128,16 @@ void sweep(RelaxMatrix& m, py::handle x, py::handle b, py::handle d, int64_t k, 
     m.sweep(to, from, direction, k, sweeps);
 }
 
+// One sweep over the clusters of colours [first, last) of a CSR or SELL matrix
+void sweep_colours(RelaxMatrix& m, py::handle x, py::handle b, int64_t k, double omega, int64_t first, int64_t last,
+                   bool backward) {
+    void* to = address<void>(x);
+    const void* from = address<const void>(b);
+    const Sweeps sweeps{&omega, nullptr, 1, backward ? SweepKind::backward : SweepKind::forward, first, last};
+    py::gil_scoped_release release;
+    m.sweep(to, from, nullptr, k, sweeps);
+}
+
 void residual(RelaxMatrix& m, py::handle x, py::handle b, py::handle r, int64_t k, py::handle norms) {
     const void *at = address<const void>(x), *from = address<const void>(b);
     void* to = address<void>(r);
@@ -245,7 +255,10 @@ int64_t relax_check_colours(int64_t n, py::handle start, py::handle column, py::
 } // namespace
 
 void bind(py::module_& m) {
-    py::class_<RelaxMatrix>(m, "Matrix").def("sweep", sweep).def("residual", residual);
+    py::class_<RelaxMatrix>(m, "Matrix")
+        .def("sweep", sweep)
+        .def("sweep_colours", sweep_colours)
+        .def("residual", residual);
     m.def("csr", csr_matrix);
     m.def("sell", sell_matrix);
     m.def("bsr", bsr_matrix);

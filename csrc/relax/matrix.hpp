@@ -11,12 +11,14 @@ namespace fastiter::relax {
 
 enum class SweepKind { forward, backward, symmetric, jacobi };
 
-// One omega and momentum per sweep; d null: no momentum. Symmetric: a sweep is a forward and a backward half.
+// One omega and momentum per sweep; d null: no momentum. Symmetric: a sweep is a forward and a backward half. Only the
+// clusters of colours [first, last) are relaxed, for Jacobi all; last < 0: up to the last one.
 struct Sweeps {
     const double* omega = nullptr;
     const double* momentum = nullptr;
     int64_t count = 0;
     SweepKind kind = SweepKind::forward;
+    int64_t first = 0, last = -1;
 };
 
 class RelaxMatrix {

@@ -137,8 +137,9 @@ private:
                 RelaxStep<V> step{c.own_b, x, y, c.own_d, c.k, c.sweeps->omega[s], 0, false};
                 if (c.own_d) step.momentum = c.sweeps->momentum[s];
                 step.backward = both ? half == 1 : c.sweeps->kind == SweepKind::backward;
-                for (int64_t t = 0; t < m_.colours(); ++t) {
-                    m_.sweep(step, step.backward ? m_.colours() - 1 - t : t, team);
+                const int64_t first = c.sweeps->first, last = c.sweeps->last < 0 ? m_.colours() : c.sweeps->last;
+                for (int64_t t = 0; t < last - first; ++t) {
+                    m_.sweep(step, step.backward ? last - 1 - t : first + t, team);
                     meet();
                 }
                 if (c.other) std::swap(x, y);

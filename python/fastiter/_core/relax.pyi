@@ -15,6 +15,9 @@ class Matrix:
         kind: int,
         /,
     ) -> None: ...
+    def sweep_colours(
+        self, x: Address, b: Address, k: int, omega: float, first: int, last: int, backward: bool, /
+    ) -> None: ...
     def residual(self, x: Address, b: Address, r: Address, k: int, norms: Address, /) -> None: ...
 
 def csr(

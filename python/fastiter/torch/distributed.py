@@ -8,6 +8,7 @@ from ..delta._torch.distributed import delta_scan
 from ..mdp._torch.distributed import MDP
 from ..newton._torch.distributed import paragru, paralstm, paraslstm
 from ..relax._torch.distributed.matrix import RowMatrix
+from ..relax._torch.distributed.options import AdditiveSchwarz, ColouredSSOR
 from ..relax._torch.distributed.partition import partition
 from ..relax._torch.distributed.solve import solve
 from ..rnn._torch.distributed import elman, gru, lstm, slstm
@@ -16,6 +17,8 @@ from ..ssm._torch.distributed import dplr_delta_rule, linear_attention, mlstm, s
 
 __all__ = [
     "MDP",
+    "AdditiveSchwarz",
+    "ColouredSSOR",
     "CommunicationError",
     "RowMatrix",
     "Traffic",

@@ -40,6 +40,11 @@ def overlapped(A: Array, rows: Array, overlap: int) -> Array:
     return np.flatnonzero(inside)
 
 
+def by_parts(owner: Array, rows: Array) -> Array:
+    """Return increasing rows in the order of their parts, then of their numbers."""
+    return rows[np.argsort(owner[rows], kind="stable")]
+
+
 # ---- local solutions ------------------------------------------------------------------------------------------------
 
 
@@ -68,12 +73,13 @@ def schwarz(
 ) -> Precond:
     """z = sum over parts p of R_S^T local(A_S, R_S r), S the rows of p with its overlap: additive Schwarz.
 
-    restricted: each part corrects only the rows that it owns. coarse: plus Z E^-1 Z^T r with E = Z^T A Z, where column
-    p of Z is 1 in the rows of part p.
+    S is in the order of the parts, then of the numbers of the rows, on which sweeps depend. restricted: each part
+    corrects only the rows that it owns. coarse: plus Z E^+ Z^T r with E = Z^T A Z, where column p of Z is 1 in the rows
+    of part p; the pseudo-inverse leaves out empty parts.
     """
-    every = [(rows, overlapped(A, rows, overlap)) for rows in parts(owner)]
+    every = [(rows, by_parts(owner, overlapped(A, rows, overlap))) for rows in parts(owner)]
     Z = np.equal.outer(owner, np.arange(len(every))).astype(A.dtype)
-    E = Z.T @ A @ Z
+    inverse = np.linalg.pinv(Z.T @ A @ Z, rcond=1e-13)
 
     def apply(r: Array) -> Array:
         z = np.zeros_like(r)
@@ -82,7 +88,7 @@ def schwarz(
             correction[S] = local(A[np.ix_(S, S)], r[S])
             kept = rows if restricted else S
             z[kept] += correction[kept]
-        return z + Z @ np.linalg.solve(E, Z.T @ r) if coarse else z
+        return z + Z @ inverse @ Z.T @ r if coarse else z
 
     return apply
 

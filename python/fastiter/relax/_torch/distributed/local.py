@@ -1,0 +1,73 @@
+"""Solutions of the square systems of single parts: symmetric sweeps, or a factorisation."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .... import _core
+from ...._backend import BackendError
+from ..._auto import ssor_omega
+from ..._matrix import NUMBERS, Csr
+from ..._order import Arrangement
+from ..._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar
+from ..._spectrum import jacobi_spectrum
+
+Array = npt.NDArray[Any]
+
+
+class Ssor:
+    """One symmetric sweep from 0 over A = L + D + U, in the order of the rows, with E = D / omega.
+
+    It is (E + U)^-1 (2 E - D) (E + L)^-1 r, so that each half reads one triangle only.
+    """
+
+    def __init__(self, function: str, A: Csr, omega: float | None) -> None:
+        numbers = NUMBERS[A.value.dtype.name, A.value.dtype.name]
+        self.omega = best_omega(function, A) if omega is None else omega
+        arrays = (A.start, A.column, A.value, 0, 0, 0)
+        self._lower, self._upper = (_core.relax.csr(numbers, A.n, *arrays, part, 0) for part in (LOWER, UPPER))
+        diagonal = A.value[np.repeat(np.arange(A.n), np.diff(A.start)) == A.column]
+        self._middle = (A.value.dtype.type(2 / self.omega - 1) * diagonal)[:, np.newaxis]
+
+    def __call__(self, r: Array) -> Array:
+        """Return about A^-1 r for r (m, k), contiguous."""
+        half, z, k, factor = np.zeros_like(r), np.zeros_like(r), r.shape[1], np.array([self.omega])
+        self._lower.sweep(half, r, 0, k, factor, 0, 1, FORWARD)
+        half *= self._middle
+        self._upper.sweep(z, half, 0, k, factor, 0, 1, BACKWARD)
+        return z
+
+
+class Exact:
+    """SciPy's sparse LU factorisation (SuperLU): A^-1 up to rounding."""
+
+    def __init__(self, function: str, A: Csr, omega: float | None) -> None:
+        if importlib.util.find_spec("scipy") is None:
+            raise BackendError(f"{function}: local='exact' needs the package scipy, which is not installed")
+        sparse = importlib.import_module("scipy.sparse")
+        solver = importlib.import_module("scipy.sparse.linalg")
+        matrix = sparse.csr_array((A.value, A.column, A.start), shape=(A.n, A.n)).tocsc()
+        try:
+            self._factors = solver.splu(matrix, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+        except RuntimeError as error:  # a singular matrix
+            raise ValueError(f"{function}: A must have no singular part with its overlap, got one ({error})") from None
+
+    def __call__(self, r: Array) -> Array:
+        """Return A^-1 r for r (m, k)."""
+        return np.ascontiguousarray(self._factors.solve(r))
+
+
+def best_omega(function: str, A: Csr) -> float:
+    """Return SSOR's omega from an estimate of the largest eigenvalue of I - D^-1 A; 1 where A is not definite."""
+    found = jacobi_spectrum(Scalar(function, A, Arrangement(), jacobi=True))
+    return 1.0 if found.is_nearly_singular or not found.is_real else max(1.0, ssor_omega(found.high))
+
+
+#: The local solvers by name
+LOCAL: dict[str, Callable[[str, Csr, float | None], Callable[[Array], Array]]] = {"ssor": Ssor, "exact": Exact}

@@ -1,0 +1,145 @@
+"""Schwarz methods and coloured SOR on the ranks of a group, against their specification and one process."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from fastiter.reference import relax_partitioned as reference
+from fastiter.relax._matrix import read_csr
+from fastiter.relax._order import Arrangement
+from fastiter.relax._prepare import BACKWARD, FORWARD, Scalar
+from fastiter.relax._torch.distributed.coloured import Coloured, ColouredSsor
+from fastiter.relax._torch.distributed.partition import even
+from fastiter.torch import distributed
+from fastiter.torch.distributed import AdditiveSchwarz, ColouredSSOR, RowMatrix
+from tests.distributed.relax_jobs import general, laplacian
+
+Array = npt.NDArray[Any]
+
+
+def systems() -> list[tuple[Any, Array, int]]:
+    """Return matrices, owners and numbers of parts: grids, patterns without symmetry, scattered, empty, one row."""
+    rng = np.random.default_rng(5)
+    return [
+        (laplacian(6, 7), np.repeat(np.arange(4), np.diff(even(42, 4))), 4),
+        (general(37, 1, 0.04), rng.integers(0, 6, 37), 7),
+        (general(37, 2, 0.01), rng.permutation(37) % 5, 5),
+        (general(11, 3), np.full(11, 2), 4),
+        (general(1, 3), np.zeros(1, np.int64), 3),
+        (laplacian(3), np.arange(3), 3),
+        (general(0, 0), np.zeros(0, np.int64), 2),
+    ]
+
+
+def applied(A: Any, owner: Array, parts: int, dtype: Any) -> tuple[RowMatrix, Array, Array]:
+    """Return the matrix, all of two residuals and this rank's rows of them."""
+    M = RowMatrix.from_global(A.astype(dtype), owner, parts=parts)
+    r = np.random.default_rng(A.shape[0]).standard_normal((A.shape[0], 2)).astype(dtype)
+    return M, r, np.ascontiguousarray(r[M.rows.numpy()])
+
+
+def options() -> list[tuple[AdditiveSchwarz, Any]]:
+    """Return options and the local solvers of the specification."""
+    found: list[tuple[AdditiveSchwarz, Any]] = []
+    for overlap, restricted in itertools.product((0, 1, 3), (False, True)):
+        found.append((AdditiveSchwarz(overlap, restricted, omega=1.3), reference.ssor(1.3)))
+        found.append((AdditiveSchwarz(overlap, restricted, "exact", coarse=overlap == 1), reference.exact))
+    return found
+
+
+def schwarz() -> list[tuple[Array, Array]]:
+    """Return rows and corrections of all options, which one rank compares with the specification."""
+    found = []
+    for at, (A, owner, parts) in enumerate(systems()):
+        dtype = np.float32 if at % 3 == 1 else np.float64
+        M, r, own = applied(A, owner, parts, dtype)
+        dense = A.astype(dtype).toarray().astype(np.float64)
+        for option, local in options():
+            z = option._prepared(M).apply(own)
+            found.append((M.rows.numpy(), z))
+            if dist.get_world_size() > 1:
+                continue
+            how: Any = {"restricted": option.restricted, "local": local, "coarse": option.coarse}
+            apply = reference.schwarz(dense, owner, option.overlap, **how)
+            wide = r.astype(np.float64)
+            expected = np.stack([apply(wide[:, 0]), apply(wide[:, 1])], axis=1)[M.rows.numpy()]
+            # the diagonals dominate: the condition number is below 100, and the largest sum has 37 products
+            size = np.abs(expected).max(initial=0) + np.abs(r).max(initial=0)
+            assert np.abs(z - expected).max(initial=0) <= 100 * 37 * np.finfo(dtype).eps * size
+    return found
+
+
+def coloured() -> list[tuple[Array, Array]]:
+    """Return rows and sweeps, which have the bits of one process that relaxes the rows in this order."""
+    found = []
+    for at, (A, owner, parts) in enumerate(systems()):
+        dtype = np.float32 if at % 3 == 1 else np.float64
+        M, b, own = applied(A, owner, parts, dtype)
+        rows, order = M.rows.numpy(), np.array(reference.order(A.toarray(), owner), np.int32)
+        sweep = _one_process(A.astype(dtype), owner, order)
+        x0 = np.random.default_rng(1).standard_normal(b.shape).astype(dtype)
+        expected, z = x0.copy(), np.zeros_like(b)
+        mine = Coloured(M, 1.3)
+        mine.begin(np.ascontiguousarray(x0[rows]), own.shape, dtype)
+        mine.right(own)
+        for backward in (False, False, True, False):
+            mine.sweep(backward)
+            sweep(expected, b, backward)
+            assert np.array_equal(mine.value, expected[rows])
+        sweep(z, b, False)
+        sweep(z, b, True)
+        once = ColouredSSOR(1.3)._prepared(M)
+        for _ in range(2):
+            assert np.array_equal(once.apply(own), z[rows])
+        found += [(rows, mine.value), (rows, once.apply(own))]
+    return found
+
+
+def _one_process(A: Any, owner: Array, order: Array) -> Callable[[Array, Array, bool], None]:
+    """Return a sweep over all rows in an order, in which the rows of a part are a cluster."""
+    if not len(order):
+        return lambda x, b, backward: None
+    ends = np.flatnonzero(np.diff(owner[order])) + 1
+    clusters = np.array([0, *ends, len(order)])
+    how = Arrangement(order, clusters, np.arange(len(clusters)))  # each a colour of its own
+    system = Scalar("test", read_csr("test", A), how)
+
+    def sweep(x: Array, b: Array, backward: bool) -> None:
+        kind = BACKWARD if backward else FORWARD
+        system.of(x.dtype).sweep(x, b, 0, x.shape[1], np.array([1.3]), 0, 1, kind)
+
+    return sweep
+
+
+def traffic() -> list[tuple[int, int]]:
+    """Return rounds and bytes of one correction on the Laplacian of 12 x 10 points."""
+    M = RowMatrix.from_global(laplacian(12, 10))
+    r = np.ones((len(M.rows), 2))
+    found = []
+    options: list[Any] = [AdditiveSchwarz(3), AdditiveSchwarz(3, restricted=True), AdditiveSchwarz(0)]
+    options += [AdditiveSchwarz(0, coarse=True), ColouredSSOR()]
+    for option in options:
+        prepared = option._prepared(M)
+        assert not isinstance(prepared, ColouredSsor) or prepared.colours == 2
+        with distributed.record_traffic() as sent:
+            prepared.apply(r)
+        found.append((sent.rounds, sent.bytes))
+    return found
+
+
+def refused() -> list[str]:
+    """Return the messages for a singular part: every rank can tell its own."""
+    singular = torch.tensor([[1.0, 1, 0], [1, 1, 1], [0, 1, 1]])
+    M = RowMatrix.from_global(singular.to_sparse(), [0, 0, 1])
+    try:
+        AdditiveSchwarz(0, local="exact")._prepared(M)
+    except ValueError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,59 @@
+"""Schwarz methods and coloured SOR on one to four ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("scipy")
+
+from fastiter.torch.distributed import AdditiveSchwarz, ColouredSSOR
+from tests.distributed import schwarz_jobs
+from tests.distributed.ranks import results
+
+
+@pytest.mark.parametrize("job", [schwarz_jobs.schwarz, schwarz_jobs.coloured])
+def test_corrections_are_the_specification_with_the_same_bits_on_any_number_of_ranks(job: Callable[[], Any]) -> None:
+    one = results(job, 1)[0]
+    for size in (2, 3, 4):
+        found = results(job, size)
+        for at, expected in enumerate(one):
+            rows, z = (np.concatenate([rank[at][i] for rank in found]) for i in range(2))
+            assert np.array_equal(rows, expected[0]) and np.array_equal(z, expected[1])
+
+
+def test_what_a_correction_sends() -> None:
+    """12 lines of 10 points on three ranks, two columns of 8 bytes: additive Schwarz sends three lines both ways."""
+    line, total = 10 * 2 * 8, 2 * 8
+    edge = [(2, 2 * 3 * line), (1, 3 * line), (0, 0), (1, total), (2, line)]
+    middle = [(2, 4 * 3 * line), (1, 2 * 3 * line), (0, 0), (1, total), (2, 2 * line)]
+    assert results(schwarz_jobs.traffic, 3) == [edge, middle, edge]
+
+
+def test_a_singular_part_is_refused() -> None:
+    assert results(schwarz_jobs.refused, 1)[0][0].startswith("solve: A must have no singular part with its overlap")
+
+
+WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: AdditiveSchwarz(-1), ValueError, "AdditiveSchwarz: overlap must be at least 0, got -1"),
+    (lambda: AdditiveSchwarz(1.5), TypeError, "AdditiveSchwarz: overlap must be an int, got float"),  # type: ignore[arg-type]
+    (lambda: AdditiveSchwarz(restricted=1), TypeError, "AdditiveSchwarz: restricted must be"),  # type: ignore[arg-type]
+    (lambda: AdditiveSchwarz(coarse="yes"), TypeError, "AdditiveSchwarz: coarse must be"),  # type: ignore[arg-type]
+    (lambda: AdditiveSchwarz(local="lu"), ValueError, "AdditiveSchwarz: local must be"),  # type: ignore[arg-type]
+    (lambda: AdditiveSchwarz(omega=2.0), ValueError, r"AdditiveSchwarz: omega must be in \(0, 2\)"),
+    (lambda: AdditiveSchwarz(omega=1.0, local="exact"), ValueError, "AdditiveSchwarz: omega must be 'auto' where"),
+    (lambda: ColouredSSOR(0.0), ValueError, "ColouredSSOR: omega must be"),
+    (lambda: ColouredSSOR("auto"), TypeError, "ColouredSSOR: omega must be a number, got str"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_wrong_options_are_told_in_one_sentence(number: int) -> None:
+    call, error, message = WRONG[number]
+    with pytest.raises(error, match=f"^{message}") as caught:
+        call()
+    assert "\n" not in str(caught.value)
