@@ -53,13 +53,14 @@ def neighbours() -> bool:
 def agree(differing: dict[str, str], rank: int, failure: Exception | None) -> Any:
     own = differing if dist.get_rank() == rank else {}
     ranks = Ranks("f", None)
-    steps, needs = ranks.agree(
+    steps, needs, forget = ranks.agree(
         {"x": "float32", "reverse": "False"} | own,
         7 + ranks.rank,
         ranks.rank == 1,
         failure if ranks.rank == rank else None,
+        ranks.rank != 2,
     )
-    return steps, needs
+    return steps, needs, forget
 
 
 def groups() -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 
 import fastiter.torch
+from fastiter.scan._torch import in_place
 from fastiter.torch import distributed
 from tests.distributed.compare import Case, Expected
 
@@ -64,6 +66,49 @@ def equal_one_process() -> int:
                     expected.compare(ends, {"exchange": "scan"}, exact=size < 3)
                     done += 2
     return done
+
+
+def speculation() -> list[list[int]]:
+    """Shards that do not wait for their state, for factors that forget it and that do not.
+
+    Returns the numbers of steps that this rank's kernels have computed for each of these, forward and backward.
+    """
+    size, width = dist.get_world_size(), 6
+    steps = 4500 * size
+    ends = [0, *(4500 * r + 7 for r in range(1, size)), steps]
+    forgets, x, state = torch.rand(2, steps, width), torch.randn(2, steps, width), torch.randn(2, width)
+    endless = torch.cat([torch.ones(2, steps, 1), forgets[..., 1:]], -1)
+    counts: list[list[int]] = []
+    for a, how in (
+        (forgets, {}),
+        (endless, {}),
+        (forgets, {"reverse": True}),
+        (endless, {"reverse": True, "reset": torch.rand(2, steps) < 0.001}),
+        (forgets[0, 0], {}),
+        (forgets[:1], {"reset": torch.rand(steps) < 0.001}),
+        (forgets[:, :1], {}),
+        (forgets[..., :1], {"reverse": True}),
+    ):
+        tensors = {name: y.double() for name, y in (("a", a), ("x", x), ("state", state))}
+        case = Case(distributed.linear_scan, fastiter.torch.linear_scan, tensors, frozenset({"a", "x"}), 4)
+        expected = Expected(case, how)
+        exact = a.dim() == 3 and a.shape[1] == steps and a.shape[2] == width and a.shape[0] == 2
+        for exchange in ("speculative", "auto"):
+            counts.append([0, 0])
+            with (
+                mock.patch.object(in_place, "_forward", _counting(in_place._forward, counts[-1], 0)),
+                mock.patch.object(in_place, "_backward", _counting(in_place._backward, counts[-1], 1)),
+            ):
+                expected.compare(ends, {"exchange": exchange}, exact=exact)
+    return counts[:4]
+
+
+def _counting(function: Any, counts: list[int], place: int) -> Any:
+    def call(scan: Any, reverse: bool, call: Any) -> Any:
+        counts[place] += call.tensors[0].shape[1]
+        return function(scan, reverse, call)
+
+    return call
 
 
 def dtypes_and_broadcasts() -> None:
@@ -135,6 +180,19 @@ def traffic(steps: int, exchange: str) -> tuple[int, int]:
     return sent.bytes, rounds
 
 
+def rounds_without_steps(batch: int, exchange: Any) -> int:
+    """Return how often this rank waits in both passes of a call without steps."""
+    a, x = torch.rand(batch, 0, 512), torch.rand(batch, 0, 512, requires_grad=True)
+    state = torch.rand(batch, 512, requires_grad=True)
+    with distributed.record_traffic() as sent:
+        h, last = distributed.linear_scan(a, x, state, exchange=exchange)
+        (h.sum() + last.sum()).backward()
+    last = last.detach()
+    dist.all_reduce(last)
+    assert torch.equal(last, state.detach() * 1.0) or dist.get_rank() > 0
+    return sent.rounds
+
+
 def refused(name: str) -> None:
     """Call with something that is wrong on rank 1, or on all ranks."""
     other = dist.get_rank() == 1
@@ -157,6 +215,10 @@ def refused(name: str) -> None:
         "lengths": lambda: distributed.linear_scan(a, x, lengths=[9]),
         "rows": lambda: distributed.linear_scan(a, x, state, cu_seqlens=[0, 4, 8]),
         "word": lambda: distributed.linear_scan(a, x, exchange="ring"),  # type: ignore[arg-type]
+        "lengths beside": lambda: distributed.linear_scan(a, x, lengths=[3], exchange="speculative"),
+        "blocks": lambda: distributed.block_scan(
+            torch.rand(4, 4, 4), x.unflatten(2, (4, 16))[..., :4], exchange="speculative"
+        ),
         "chunks": lambda: distributed.linear_scan(a, x, chunks=0),
         "reset": lambda: distributed.linear_scan(a, x, reset=torch.zeros(5, dtype=torch.bool)),
     }

@@ -31,7 +31,9 @@ def test_messages_of_several_dtypes() -> None:
 
 
 def test_agreement_exchanges_steps_and_needs() -> None:
-    assert results(collective_jobs.agree, 3, {}, 0, None) == [((7, 8, 9), True)] * 3
+    """One of three ranks needs a gradient, and one does not forget: the call has gradients, and does not speculate."""
+    assert results(collective_jobs.agree, 3, {}, 0, None) == [((7, 8, 9), True, False)] * 3
+    assert results(collective_jobs.agree, 2, {}, 0, None) == [((7, 8), True, True)] * 2
 
 
 @pytest.mark.parametrize(

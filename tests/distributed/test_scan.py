@@ -17,6 +17,19 @@ def test_equal_one_process(size: int) -> None:
     assert done[0] == (2 * 2 * (6 * 4 + 5 * 3) if size == 2 else 2 * 2 * 11 * 2) and len(set(done)) == 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_speculation(size: int) -> None:
+    """Whatever is repeated, the bits are those of one process. States that are forgotten cost one segment."""
+    for rank, counts in enumerate(results(scan_jobs.speculation, size)):
+        steps = 4500 + 7 * ((rank < size - 1) - (rank > 0))
+        first, last = 256 * (rank > 0), 256 * (rank < size - 1)
+        (forgets, auto, endless, other) = counts
+        assert forgets == auto == [steps + first, steps + last]
+        assert endless == [steps * (2 if rank > 0 else 1), steps * (2 if rank < size - 1 else 1)]
+        chunks = 2 if size > 1 else 1  # rows, in a pipeline, which "auto" takes
+        assert other == [steps * chunks, steps * chunks]
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_dtypes_and_broadcast_factors(size: int) -> None:
     results(scan_jobs.dtypes_and_broadcasts, size)
@@ -32,10 +45,11 @@ def test_bytes_do_not_depend_on_the_length(exchange: str) -> None:
     assert results(scan_jobs.traffic, 3, 6, exchange) == results(scan_jobs.traffic, 3, 600, exchange)
 
 
-@pytest.mark.parametrize("exchange", ["pipeline", "scan"])
-def test_empty_shards_take_three_rounds(exchange: str) -> None:
-    """One round for the agreement and, in a pipeline of two chunks, one for each."""
-    assert max(rounds for _, rounds in results(scan_jobs.traffic, 2, 0, exchange)) <= 3
+@pytest.mark.parametrize("exchange", ["auto", "pipeline", "scan", "speculative"])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_empty_shards_take_three_rounds(exchange: str, batch: int) -> None:
+    """One round for the agreement and at most one for each pass."""
+    assert max(results(scan_jobs.rounds_without_steps, 2, batch, exchange)) <= 3
 
 
 BOTH = "must be the same on every rank, got"
@@ -54,7 +68,9 @@ BOTH = "must be the same on every rank, got"
         ("total", r"cu_seqlens must rise from 0 to T = 8, got 0 to 4"),
         ("lengths", r"lengths must be from 0 to T = 8, got 9"),
         ("rows", r"state must have shape \(S, D\) = \(2, 64\), got \(1, 64\)"),
-        ("word", r"exchange must be one of 'auto', 'pipeline', 'scan', got 'ring'"),
+        ("word", r"exchange must be one of 'auto', 'pipeline', 'scan', 'speculative', got 'ring'"),
+        ("lengths beside", r"exchange must be 'auto', 'pipeline' or 'scan' with lengths, got 'speculative'"),
+        ("blocks", r"exchange must be 'auto', 'pipeline' or 'scan', got 'speculative'"),
         ("chunks", r"chunks must be at least 1, got 0"),
         ("reset", r"reset must have shape \(B, T\) = \(1, 4\) or \(T,\), got \(5,\)"),
     ],

@@ -146,10 +146,11 @@ class Layout(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """The answers of all ranks: the steps of each, and whether any needs a gradient."""
+    """The answers of all ranks: the steps of each, whether any needs a gradient, and whether all forget states."""
 
     steps: tuple[int, ...]
     needs_grad: bool
+    forget: bool
 
 
 class Ranks:
@@ -172,9 +173,17 @@ class Ranks:
         if self.rank < 0:
             raise ValueError(f"{function}: group must contain this rank, got a group without it")
 
-    def agree(self, arguments: Mapping[str, str], steps: int, needs_grad: bool, failure: Exception | None) -> Agreement:
+    def agree(
+        self,
+        arguments: Mapping[str, str],
+        steps: int,
+        needs_grad: bool,
+        failure: Exception | None,
+        forgets: bool = False,
+    ) -> Agreement:
         """Compare a digest of the arguments with all other ranks, and exchange the numbers of steps: one round.
 
+        ``forgets`` says whether this rank's final state hardly depends on the state that enters.
         ``failure`` is what this rank's checks have raised: it is raised again, and all other ranks name it.
         Where ranks differ, a second round exchanges the arguments themselves, and every rank raises the same error.
         """
@@ -183,7 +192,7 @@ class Ranks:
             text = str(failure)
         encoded = text.encode()[:_LONGEST_DESCRIPTION]
         digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
-        own = torch.tensor([digest, failure is not None, needs_grad, steps, len(encoded)], dtype=torch.int64)
+        own = torch.tensor([digest, failure is not None, needs_grad, steps, len(encoded), forgets], dtype=torch.int64)
         try:
             every = [[int(x) for x in row] for row in self.all_gather(own)]
             failed = [rank for rank, row in enumerate(every) if row[1]]
@@ -199,7 +208,7 @@ class Ranks:
             raise ValueError(f"{self.function}: rank {failed[0]}{others} refused its arguments: {texts[failed[0]]}")
         if texts:
             raise ValueError(f"{self.function}: {_difference(texts)}")
-        return Agreement(tuple(row[3] for row in every), any(row[2] for row in every))
+        return Agreement(tuple(row[3] for row in every), any(row[2] for row in every), all(row[5] for row in every))
 
     def _texts(self, own: bytes, lengths: Sequence[int]) -> list[str]:
         padded = own.ljust(max(lengths), b"\0")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from .ops import empty
@@ -56,13 +58,41 @@ class Kernels(NamedTuple):
         Returns the final states, and what is saved for the backward pass.
     backward : callable
         Returns the gradients of the initial state.
+    forgets : callable, optional
+        Estimates from the tensors after how many steps the state before them has no influence on the last bit, or
+        infinity; None where rounding errors live on for as long as there are steps.
     """
 
     results: Callable[[Optional], list[Tensor]]
     forward: Callable[[Forward], tuple[list[Tensor], list[Tensor]]]
     backward: Callable[[Backward], list[Tensor]]
+    forgets: Callable[[Optional], float] | None = None
 
 
 def gradient_like(x: Tensor | None) -> Any:
     """Allocate the gradient of a tensor that requires one."""
     return empty(x, x.shape) if x is not None and x.requires_grad else None
+
+
+#: Steps in a sample of a tensor
+_SAMPLE = 64
+
+
+def sampled(x: Tensor) -> Tensor:
+    """Return some steps of a tensor (B, T, ...), evenly spaced."""
+    steps = x.shape[1]
+    if steps <= _SAMPLE:
+        return x.detach()
+    return x.detach()[:, :: steps // _SAMPLE]
+
+
+def steps_to_forget(factors: Tensor, dtype: torch.dtype) -> float:
+    """Return after how many steps the product of factors (B, T, ...) falls below the last bit everywhere.
+
+    The geometric mean of the steps that are given is taken for that of all; a fourth of the bits more are for numbers
+    that are far smaller than others.
+    """
+    if factors.numel() == 0:
+        return math.inf
+    rate = float(-factors.double().log2().mean(1).max())
+    return -1.25 * math.log2(torch.finfo(dtype).eps) / rate if rate > 0 else math.inf

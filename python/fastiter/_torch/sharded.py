@@ -23,6 +23,7 @@ from .collectives import Line
 from .in_place import Kernels, Optional, gradient_like
 from .ops import empty
 from .sharded_chunks import Chunk, Run, Tape, computed, computed_in_place
+from .speculative import Shard
 
 
 class Split(NamedTuple):
@@ -124,6 +125,8 @@ class Call:
         Kernels that compute parts in place; None: by ``run``, with a graph for each part.
     bounds : Tensor, optional
         The bounds of packed sequences on this rank.
+    shard : Shard, optional
+        Segments that are computed before their state has arrived; None for the pipeline and the scan.
     """
 
     function: str
@@ -136,6 +139,7 @@ class Call:
     affine: Affine | None = None
     kernels: Kernels | None = None
     bounds: Tensor | None = None
+    shard: Shard | None = None
 
 
 def sharded(
@@ -210,6 +214,8 @@ def _forward(
     call: Call, inputs: Sequence[Tensor | None], needs: Sequence[bool] | None
 ) -> tuple[list[Tensor], list[Tensor], Tape]:
     """Compute all chunks; ``needs`` says which inputs need a gradient, None that no rank needs any."""
+    if call.shard is not None:
+        return call.shard.forward(inputs, needs)
     split, count, tape = call.split, len(call.split.tensors), Tape()
     cut = [_pieces(x, axis, call.chunks) for x, axis in zip(inputs[:count], split.tensors, strict=True)]
     first = [_pieces(x, split.state, call.chunks) for x in inputs[count:]]
@@ -226,6 +232,7 @@ def _forward(
         else:
             received = _entering(call, call.affine, pieces, own, like, tape)
         entry = call.border.entry(own, received, like)
+        chunk: Chunk
         if call.kernels is None:
             chunk = computed(call.run, pieces, entry, needs, tape.saved)
         else:
@@ -279,6 +286,8 @@ def _exchange(line: Line, affine: Affine, own: list[Tensor]) -> list[Tensor] | N
 
 
 def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
+    if call.shard is not None:
+        return call.shard.backward(tape, d_results, d_last)
     split, border, back = call.split, call.border, call.line.turned()
     results = [_pieces(g, split.results, call.chunks) for g in d_results]
     finals = [_pieces(g, split.state, call.chunks) for g in d_last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +15,15 @@ from torch import Tensor
 from .._check import check_choice, check_flag, count
 from .._sequences import check_bounds_shape, check_packing
 from .borders import Border, divided
-from .collectives import Line, Ranks
+from .collectives import Agreement, Line, Ranks
 from .in_place import Kernels, Optional
 from .ops import check_reset, checked_integers, refuse_transforms
 from .sequences import Integers, Sequences
 from .sharded import Affine, Call, Split, sharded
+from .speculative import Shard, segments
 
-Exchange: TypeAlias = Literal["auto", "pipeline", "scan"]
-EXCHANGES = ("auto", "pipeline", "scan")
+Exchange: TypeAlias = Literal["auto", "pipeline", "scan", "speculative"]
+EXCHANGES = ("auto", "pipeline", "scan", "speculative")
 #: Chunks for each rank after the first: the pipeline's first and last turns then take a ninth of the time.
 CHUNKS = 8
 
@@ -37,10 +39,13 @@ PARTS = {
             The ranks, in the order of the steps; a mesh has one axis. The default group if None.
     """,
     "exchange": """
-        exchange : {"auto", "pipeline", "scan"}
+        exchange : {"auto", "pipeline", "scan", "speculative"}
             "pipeline": a rank computes one chunk of the independent rows or channels after another, each when its state
             has arrived. "scan": each rank reduces its steps to one affine map, these are exchanged in ceil(log2 P)
-            rounds, and then the steps are computed. "auto" takes the pipeline where it has at least P - 1 chunks.
+            rounds, and then the steps are computed. "speculative" (linear_scan on CPUs without
+            ``lengths`` and ``cu_seqlens``): each rank computes its steps from a state of zero, and repeats those at the
+            start that have other bits from the state that enters. "auto" speculates where a sample of the factors says
+            that this is a small part of every shard, else takes the pipeline where it has at least P - 1 chunks.
     """,
     "chunks": """
         chunks : int, optional
@@ -176,6 +181,7 @@ def _run(
     """
     ranks = Ranks(function, options.group)
     problem, given, failure = None, Sequences(None, None, None), None
+    memory = math.inf
     try:
         given = _checked(function, options)
         problem = prepare(options, given)
@@ -183,14 +189,22 @@ def _run(
         ranks.check_device(first.device)
         if options.reset is not None:
             check_reset(function, options.reset, first, problem.batch, problem.steps, next(iter(problem.tensors)))
+        memory = _memory(function, options, given, problem)
     except Exception as error:  # raised again by agree
         failure = error
     described = {} if problem is None or failure is not None else _described(function, options, given, problem)
-    agreement = ranks.agree(described, problem.steps if problem else 0, bool(problem and _needs(problem)), failure)
+    steps, needs = (problem.steps, _needs(problem)) if problem is not None else (0, False)
+    forgets = memory < math.inf and (steps == 0 or len(segments(steps, memory)) > 2)
+    agreement = ranks.agree(described, steps, needs, failure, forgets)
     assert problem is not None  # else agree has raised
     line = Line(ranks, options.reverse)
     border, local = divided(function, line, agreement.steps, given, problem.batch)
-    call, extra = _call(function, options, problem, line, border, local)
+    call, extra = _call(function, options, problem, line, border, local, agreement)
+    speculates = options.exchange == "speculative" or (agreement.forget and line.size > 1)
+    if problem.kernels is not None and speculates:
+        timed = [*(problem.timed.get(name) for name in problem.tensors), -1]
+        bounds = segments(problem.steps, memory)
+        call.shard = Shard(line, border, problem.kernels, timed, bounds, problem.default)
     return sharded(call, [*problem.tensors.values(), *extra], problem.state, agreement.needs_grad)
 
 
@@ -219,6 +233,19 @@ def check_rows(function: str, given: Sequences, batch: int, name: str) -> int:
 def _needs(problem: Problem) -> bool:
     every = [*problem.tensors.values(), *(problem.state or ())]
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in every)
+
+
+def _memory(function: str, options: Options, given: Sequences, problem: Problem) -> float:
+    """Return after how many steps a state is forgotten; infinite where this is not known or does not matter."""
+    if options.exchange not in ("auto", "speculative"):
+        return math.inf
+    divided = next((name for name in ("lengths", "cu_seqlens") if getattr(given, name) is not None), None)
+    if problem.kernels is not None and problem.kernels.forgets is not None and divided is None:
+        return problem.kernels.forgets(list(problem.tensors.values())) if problem.steps else 0.0
+    if options.exchange == "speculative":
+        beside = f" with {divided}" if divided else ""
+        raise ValueError(f"{function}: exchange must be 'auto', 'pipeline' or 'scan'{beside}, got 'speculative'")
+    return math.inf
 
 
 def _described(function: str, options: Options, given: Sequences, problem: Problem) -> dict[str, str]:
@@ -251,14 +278,23 @@ def _integers(values: list[int]) -> str:
 
 
 def _call(
-    function: str, options: Options, problem: Problem, line: Line, border: Border, local: Sequences
+    function: str,
+    options: Options,
+    problem: Problem,
+    line: Line,
+    border: Border,
+    local: Sequences,
+    agreement: Agreement,
 ) -> tuple[Call, tuple[Tensor | None, Tensor | None]]:
     """Return the call, and the tensors of reset and lengths, which are cut into chunks like the others."""
     wanted = CHUNKS * (line.size - 1) if options.chunks is None else options.chunks
+    fewest = line.size - 1
+    if sum(steps > 0 for steps in agreement.steps) < 2:  # nobody computes at the same time as another rank
+        wanted = fewest = 1
     split = max(problem.splits, key=lambda one: len(one.sizes(wanted)))  # the first of those with the most chunks
     chunks = split.sizes(wanted)
     scans = problem.maps is not None and (
-        options.exchange == "scan" or (options.exchange == "auto" and len(chunks) < line.size - 1)
+        options.exchange == "scan" or (options.exchange == "auto" and len(chunks) < fewest)
     )
     rows = split.results == 0
     reset, lengths, bounds = local

@@ -129,7 +129,7 @@ def computed_in_place(
     needs: Sequence[bool] | None,
     saved: Saved,
     into: Optional,
-) -> Chunk:
+) -> Part:
     """Compute a chunk by kernels that write to parts of the results."""
     cut = Sequences(pieces[-2], pieces[-1], bounds)
     tensors = list(pieces[:-2]) if needs is None else _leaves(pieces[:-2], needs)

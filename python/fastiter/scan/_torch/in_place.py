@@ -7,14 +7,15 @@ from typing import cast
 
 from torch import Tensor
 
-from ..._torch.in_place import Backward, Forward, Kernels, Optional
+from ..._torch.in_place import Backward, Forward, Kernels, Optional, sampled, steps_to_forget
 from ..._torch.ops import empty, empty_steps
-from .ops import OPS, Scan, ScanBackward, ScanOut, backward_into, empty_factors_gradient
+from .ops import OPS, Scan, ScanBackward, ScanOut, backward_into, carried, empty_factors_gradient
 
 
 def kernels(scan: Scan, reverse: bool) -> Kernels:
     """Return the kernels of a scan; their tensors are x and the factors, with both axes B and T."""
-    return Kernels(_results, partial(_forward, scan, reverse), partial(_backward, scan, reverse))
+    forgets = None if scan.blocks else _forgets
+    return Kernels(_results, partial(_forward, scan, reverse), partial(_backward, scan, reverse), forgets)
 
 
 def _both(tensors: Optional) -> tuple[Tensor, Tensor]:
@@ -47,3 +48,8 @@ def _backward(scan: Scan, reverse: bool, call: Backward) -> list[Tensor]:
     if da is not None and own is not None and own is not da:
         da.copy_(own)
     return [dstate]
+
+
+def _forgets(tensors: Optional) -> float:
+    _, a = _both(tensors)
+    return steps_to_forget(sampled(a).abs(), carried(a.dtype))

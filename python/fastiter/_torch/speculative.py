@@ -1,0 +1,182 @@
+"""Shards that are all computed at once, from states of zero, and corrected when the states that enter arrive.
+
+A recurrence that forgets its state computes the same numbers from any state after some steps, to the last bit. So each
+rank computes its steps from zero, in segments; when the state arrives it repeats the first segment, and those after it
+until the state after one has the bits that it had before: all later steps are then right, as nothing else enters them.
+Where nothing is forgotten, all segments are repeated. Gradients pass the segments in the other order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .borders import Border
+from .collectives import Line
+from .in_place import Kernels, Optional, gradient_like
+from .ops import empty
+from .sharded_chunks import Part, Saved, Tape, computed_in_place
+
+States: TypeAlias = "list[Tensor]"
+#: Steps of the first segment for each one after which a state should be forgotten, and at least
+_MARGIN, _SHORTEST = 4, 256
+#: A shard has so many times the steps of its first segment.
+_LONG = 16
+
+
+def segments(steps: int, memory: float) -> list[int]:
+    """Return the bounds of three segments, the first and last of which are long enough to forget the state before them.
+
+    ``memory`` is the number of steps after which a state should be forgotten. One segment is returned if it is long.
+    """
+    first = math.ceil(max(_SHORTEST, _MARGIN * min(memory, steps)))
+    return [0, steps] if first > steps // _LONG else [0, first, steps - first, steps]
+
+
+class Shard:
+    """The segments of this rank's steps, and their computation.
+
+    Parameters
+    ----------
+    line, border : Line, Border
+        The ranks in the order of time, and what crosses the borders.
+    kernels : Kernels
+        They compute segments.
+    timed : sequence of (int or None)
+        The axis of time of each tensor, and of the reset flags.
+    bounds : sequence of int
+        The bounds of the segments.
+    states : list of Tensor
+        The initial states where none are given.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        border: Border,
+        kernels: Kernels,
+        timed: Sequence[int | None],
+        bounds: Sequence[int],
+        states: States,
+    ) -> None:
+        self._line, self._border, self._kernels = line, border, kernels
+        self._timed, self._states, self._steps = timed, states, bounds[-1]
+        # First step and number of steps of each segment, in the order in which they are computed
+        self._segments = [(a, b - a) for a, b in itertools.pairwise(bounds)][:: -1 if line.reverse else 1]
+
+    def forward(self, inputs: Optional, needs: Sequence[bool] | None) -> tuple[list[Tensor], list[Tensor], Tape]:
+        """Compute results and final states from tensors, reset flags, lengths, which are None, and initial states."""
+        count, parts = len(self._timed) + 1, [None] * len(self._segments)
+        whole = self._kernels.results(inputs[: count - 2])
+        own = [x for x in inputs[count:] if x is not None] or None
+        found: dict[int, Part] = {}
+
+        def compute(at: int, entry: States | None) -> States:
+            pieces = [*(self._cut(x, axis, at) for x, axis in zip(inputs, self._timed, strict=False)), None]
+            into = [self._cut(x, 1, at) for x in whole]
+            found[at] = computed_in_place(self._kernels, None, pieces, entry, needs, Saved(), into)
+            return found[at].last
+
+        def entering() -> States:
+            received = self._line.receive(self._border.message(self._states))
+            return self._border.entry(own, received, self._states) or []
+
+        start = self._border.entry(own, None, self._states) if self._line.is_first else None
+        last = _speculate(len(parts), compute, start, None if self._line.is_first else entering)
+        if not self._line.is_last:
+            self._line.send(self._border.leaving(last))()
+        return whole, self._border.final(last), _tape([found[at] for at in range(len(parts))])
+
+    def backward(self, tape: Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
+        """Return the gradients of the tensors, of flags and lengths, None, and of the initial states."""
+        parts, back, border = [x for x in tape.chunks if isinstance(x, Part)], self._line.turned(), self._border
+        whole, into = self._gradients(parts)
+        like = parts[-1].last
+
+        def compute(step: int, d_state: States | None) -> States:
+            at = len(parts) - 1 - step
+            of_results = [self._cut(g, 1, at) for g in d_results]
+            assert d_state is not None
+            return parts[at].gradients(of_results, d_state, into[at])[1]
+
+        def entering() -> States:
+            return border.last_gradient(d_last, back.receive(border.message(like)), like)
+
+        alone = border.last_gradient(d_last, None, like)
+        entry = _speculate(len(parts), compute, alone, None if back.is_first else entering)
+        if not back.is_last:
+            back.send(border.entering(entry))()
+        shared = ([x[i] for x in into] for i in range(len(whole)))
+        every = (_sum(x) if y is None else y for x, y in zip(shared, whole, strict=True))
+        return [*every, None, None, *border.started(entry)]
+
+    def _cut(self, x: Tensor | None, axis: int | None, at: int) -> Tensor | None:
+        """Return the steps of a segment; a tensor without them belongs to all segments."""
+        if x is None or axis is None or x.shape[axis] != self._steps:
+            return x
+        return x.narrow(axis, *self._segments[at])
+
+    def _gradients(self, parts: Sequence[Part]) -> tuple[list[Tensor | None], list[list[Tensor | None]]]:
+        """Allocate the gradients: whole ones, None for those to be added up, and what each segment writes."""
+        whole: list[Tensor | None] = []
+        columns: list[list[Tensor | None]] = []
+        for axis, *leaves in zip(self._timed[:-1], *(part.tensors for part in parts), strict=True):
+            x = leaves[0]
+            is_timed = x is not None and axis is not None and x.shape[axis] == self._segments[0][1]
+            if x is None or axis is None or not x.requires_grad or not is_timed:
+                whole.append(None)
+                columns.append([gradient_like(leaf) for leaf in leaves])
+                continue
+            shape = [*x.shape[:axis], self._steps, *x.shape[axis + 1 :]]
+            whole.append(empty(x, shape))
+            columns.append([self._cut(whole[-1], axis, at) for at in range(len(parts))])
+        return whole, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _speculate(
+    count: int,
+    compute: Callable[[int, States | None], States],
+    start: States | None,
+    entering: Callable[[], States] | None,
+) -> States:
+    """Compute segments, each from the state that the one before leaves; return what the last one leaves.
+
+    If a state enters, it replaces the first one, and segments are repeated until one leaves what it left before.
+    """
+    state, left = start, []
+    for at in range(count):
+        state = compute(at, state)
+        left.append(state)
+    if entering is None:
+        return left[-1]
+    state = entering()
+    for at in range(count):
+        state = compute(at, state)
+        if _same_bits(state, left[at]):
+            return left[-1]
+    return state
+
+
+def _same_bits(first: States, second: States) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(x.contiguous().view(torch.uint8), y.contiguous().view(torch.uint8)) for x, y in pairs)
+
+
+def _tape(parts: Sequence[Part]) -> Tape:
+    """Return the segments with what they have saved in one list."""
+    tape = Tape()
+    for part in parts:
+        part.places = [tape.saved.pack(part.saved.unpack(place)) for place in part.places]
+        part.saved = tape.saved
+        tape.chunks.append(part)
+    return tape
+
+
+def _sum(parts: Optional) -> Tensor | None:
+    given = [x for x in parts if x is not None]
+    return torch.stack(given).sum(0) if given else None
