@@ -43,7 +43,7 @@ def delayed(seed: int) -> Iterator[dict[str, int]]:
         yield counts
 
 
-def _calls() -> dict[str, Callable[[], list[Tensor]]]:
+def calls() -> dict[str, Callable[[], list[Tensor]]]:
     """Functions on shards of different lengths, one of them empty: results and all gradients."""
     rank = dist.get_rank()
     steps = [5, 0, 9, 2][rank % 4]
@@ -75,7 +75,7 @@ def _calls() -> dict[str, Callable[[], list[Tensor]]]:
 def no_result_depends_on_times(seeds: int) -> int:
     """Compare the bits of all calls with and without delays; return how often this rank has waited."""
     waited = 0
-    for name, call in _calls().items():
+    for name, call in calls().items():
         expected = call()
         for seed in range(seeds):
             with delayed(seed) as counts:
