@@ -3,9 +3,11 @@
 A message of n bytes takes alpha + beta n. One process takes t for the steps, a third of it forward. A rank spends o on
 the checks and the graph of a call, a on the agreement, c on each chunk and r on each round of a scan, where steps are
 few. The agreement is an all-gather, for which gloo passes messages around a ring: P - 1 of them one after the other.
+gloo sends a message when the receiver has told the sender that it waits for it. A rank tells so when it needs the
+message, so that this takes h alpha + beta n, with h = 2.
 
-pipeline   o + a + (P - 1) alpha + (C + P - 1) (t / (C P) + c) + 2 (C + P - 2) (alpha + beta s / C)
-scan       o + a + (P - 1) alpha + k t / P + R (r + 2 (alpha + beta (s + m))), R = ceil(log2 P)
+pipeline   o + a + (P - 1) h alpha + (C + P - 1) (t / (C P) + c) + 2 (C + P - 2) (h alpha + beta s / C)
+scan       o + a + (P - 1) h alpha + k t / P + R (r + 2 (h alpha + beta (s + m))), R = ceil(log2 P)
 
 with s bytes of state and m of a map's matrix. A rank in the middle of a scan computes c, the results and twice the
 gradients, each a third of t / P or, for the gradients, two thirds: k = 2, and 7 / 3 where the matrix takes a pass, too.
@@ -19,6 +21,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+#: Times alpha of a message whose receiver begins to wait for it when it needs it
+HANDSHAKE = 2
 
 
 class Line(NamedTuple):
@@ -56,8 +61,8 @@ def pipeline(t: float, ranks: int, chunks: int, costs: Costs) -> float:
     if ranks == 1:
         return costs.call + t
     turns = chunks + ranks - 1
-    sent = 2 * (turns - 1) * (costs.alpha + costs.beta * costs.state / chunks)
-    agreed = costs.call + costs.agreement + (ranks - 1) * costs.alpha
+    sent = 2 * (turns - 1) * (HANDSHAKE * costs.alpha + costs.beta * costs.state / chunks)
+    agreed = costs.call + costs.agreement + (ranks - 1) * HANDSHAKE * costs.alpha
     return agreed + turns * (t / (chunks * ranks) + costs.chunk) + sent
 
 
@@ -66,8 +71,8 @@ def scan(t: float, ranks: int, costs: Costs) -> float:
     if ranks == 1:
         return costs.call + t
     rounds = math.ceil(math.log2(ranks))
-    sent = rounds * (costs.round + 2 * (costs.alpha + costs.beta * (costs.state + costs.matrix)))
-    agreed = costs.call + costs.agreement + (ranks - 1) * costs.alpha
+    sent = rounds * (costs.round + 2 * (HANDSHAKE * costs.alpha + costs.beta * (costs.state + costs.matrix)))
+    agreed = costs.call + costs.agreement + (ranks - 1) * HANDSHAKE * costs.alpha
     return agreed + (2.0 if ranks == 2 else costs.passes) * t / ranks + sent
 
 

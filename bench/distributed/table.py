@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.distributed import bad_network
 from bench.harness import tables
 from bench.harness.contest import Record
 
@@ -17,6 +18,7 @@ HEADERS = {
     "empty": f"{'a call without steps':32}{'way':10}{'us':>9}{'CPU us':>9}{'all-gather':>12}{'rounds':>8}",
     "messages": f"{'a message':32}{'us':>9}{'line':>9}{'off':>7}",
     "model": f"{'a model, not a measurement':32}{'ranks':>6}{'ms':>10}{'weak, ms':>10}{'pays from':>11}  way",
+    "network": bad_network.HEADER,
 }
 
 
@@ -58,6 +60,7 @@ ROWS = {
     "empty": empty_row,
     "messages": messages_row,
     "model": model_row,
+    "network": bad_network.row,
 }
 
 
@@ -187,6 +190,32 @@ def model_markdown(records: Sequence[Record]) -> list[str]:
     return ["### More ranks", note, tables.markdown_table(header, rows)]
 
 
+def network_markdown(records: Sequence[Record]) -> list[str]:
+    note = (
+        "Ranks in network namespaces, whose packets pass through a switch with such links. A message is modelled by "
+        "the delay and the rate alone, a call by the costs of this machine beside them. Where a link goes down, the "
+        "times are those until all ranks have raised, and the timeout of the group."
+    )
+    header = ["", "ranks", "way", "ms", "model, ms", "slowest, ms", "packets lost"]
+    parts = ["### Slow and lossy networks", note]
+    for link in dict.fromkeys(r["link"] for r in records):
+        rows = [
+            [
+                r["work"],
+                f"{r['ranks']}",
+                r["way"],
+                f"{r['ms']:.1f}",
+                f"{r['model_ms']:.1f}",
+                f"{r['slowest_ms']:.1f}",
+                f"{r['lost']}",
+            ]
+            for r in records
+            if r["link"] == link
+        ]
+        parts += [f"#### {link}", tables.markdown_table(header, rows)]
+    return parts
+
+
 def markdown(results: Record) -> str:
     sections = {
         "sequence": sequence_markdown,
@@ -194,5 +223,6 @@ def markdown(results: Record) -> str:
         "empty": empty_markdown,
         "messages": messages_markdown,
         "model": model_markdown,
+        "network": network_markdown,
     }
     return tables.document(results, sections)

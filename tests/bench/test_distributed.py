@@ -31,9 +31,9 @@ def test_a_line_is_found_and_what_is_off_is_told() -> None:
 def test_the_model_by_hand() -> None:
     """Three ranks: a pipeline of two chunks has four turns; a scan has two rounds."""
     assert model.pipeline(1.2, 1, 2, COSTS) == model.scan(1.2, 1, COSTS) == pytest.approx(1.202)
-    begin = 2e-3 + 3e-3 + 2e-4
-    assert model.pipeline(1.2, 3, 2, COSTS) == pytest.approx(begin + 4 * (0.2 + 5e-4) + 6 * (1e-4 + 2e-6))
-    assert model.scan(1.2, 3, COSTS) == pytest.approx(begin + 2.8 / 3 + 2 * (7e-4 + 2 * (1e-4 + 12e-6)))
+    begin = 2e-3 + 3e-3 + 2 * 2e-4
+    assert model.pipeline(1.2, 3, 2, COSTS) == pytest.approx(begin + 4 * (0.2 + 5e-4) + 6 * (2e-4 + 2e-6))
+    assert model.scan(1.2, 3, COSTS) == pytest.approx(begin + 2.8 / 3 + 2 * (7e-4 + 2 * (2e-4 + 12e-6)))
 
 
 def test_the_crossover_is_the_first_length_that_pays() -> None:
@@ -68,7 +68,7 @@ def test_a_run_and_its_tables(
 ) -> None:
     out = tmp_path / "distributed.json"
     monkeypatch.setattr(bench.distributed, "QUICK_STEPS", 64)
-    monkeypatch.setattr(bench.distributed, "SIZES", (64, 4096, 65536))
+    monkeypatch.setattr(bench.distributed.costs, "SIZES", (64, 4096, 65536))
     monkeypatch.setattr("sys.argv", ["bench", "distributed", "--quick", "--budget", "0.02", "--out", str(out)])
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     command.main()
