@@ -114,3 +114,19 @@ def test_what_no_kernel_takes(device: str) -> None:
         fastiter.torch.delta_scan(*given)
     with pytest.raises(BackendError, match="method must be 'auto' or 'chunk' on a CUDA device, got 'sequential'"):
         triton.checked_method("sequential", torch.float32, Sizes(1, 1, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+def test_functions_of_fla_in_16_bits_compute_in_float32(stored: Any, device: str) -> None:
+    torch.manual_seed(0)
+    given = [torch.randn(1, 5, 1, 3, device=device).to(stored) for _ in "qkv"]
+    given += [torch.rand(1, 5, 1, device=device).to(stored) for _ in range(2)]
+    found = []
+    for inputs in (given, [x.float() for x in given]):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        o, last = fastiter.torch.compat.fla.chunk_gated_delta_rule(*leaves, output_final_state=True)
+        assert (o.dtype, last.dtype) == (inputs[0].dtype, torch.float32)
+        gradients = torch.autograd.grad(o.float().sum() + last.sum(), leaves)
+        found.append([last, o.to(stored), *(x.to(stored) for x in gradients)])
+    for mine, exact in zip(*found, strict=True):
+        assert torch.equal(mine, exact)

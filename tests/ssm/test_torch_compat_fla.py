@@ -217,23 +217,45 @@ def test_packed_and_reversed_rows_and_gradients() -> None:
     close(torch.autograd.grad((compat.fla.chunk_gla(**leaves)[0] * weights).sum(), list(leaves.values())), expected)
 
 
-def test_dtypes() -> None:
-    for stored in (torch.bfloat16, torch.float16):
-        given = {n: x.to(stored) for n, x in inputs(decay=(B, T, H)).items()}
-        for function in (compat.fla.chunk_simple_gla, compat.fla.fused_recurrent_simple_gla):
-            o, last = function(**given, output_final_state=True)
-            assert o.dtype == stored and last.dtype == torch.float32
-        o, last = compat.fla.chunk_gated_delta_rule(
-            *[given[n] for n in "qkvg"], torch.rand(B, T, H).to(stored), output_final_state=True
-        )
-        assert o.dtype == stored and last.dtype == torch.float32
+#: Functions, and the names of their arguments: a and b of low rank, u a bonus, k2, v2 and beta2 of two factors a step
+IN_16_BITS = {
+    "chunk_linear_attn": "q k v",
+    "chunk_simple_gla": "q k v g",
+    "fused_recurrent_simple_gla": "q k v g",
+    "chunk_retention": "q k v",
+    "chunk_gla": "q k v gk",
+    "chunk_rwkv6": "q k v gk u",
+    "chunk_delta_rule": "q k v beta",
+    "chunk_gated_delta_rule": "q k v g beta",
+    "fused_recurrent_gated_delta_rule": "q k v g",
+    "chunk_gated_delta_product": "q k2 v2 g beta2",
+    "chunk_kda": "q k v gk beta",
+    "chunk_dplr_delta_rule": "q k v a b gk",
+    "chunk_rwkv7": "q gk k v a b",
+}
 
 
-def test_the_scale_is_not_rounded_to_the_dtype_of_q() -> None:
-    for stored in (torch.bfloat16, torch.float16):
-        given = [x.to(stored) for x in (*inputs().values(), torch.rand(B, T, H))]  # K**-0.5 is no power of 2
-        exact, _ = compat.fla.chunk_delta_rule(*[x.float() for x in given])
-        assert torch.equal(compat.fla.chunk_delta_rule(*given)[0], exact.to(stored))
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", IN_16_BITS)
+def test_16_bits_are_float32_rounded_once(name: str, stored: Any) -> None:
+    """Results and gradients have the bits of a call on the same numbers in float32; K**-0.5 is not rounded first."""
+    a = torch.nn.functional.normalize(torch.randn(B, T, H, K), dim=-1)
+    wide = inputs(decay=(B, T, H)) | {"a": a, "b": -0.3 * a, "u": torch.randn(H, K), "beta": torch.rand(B, T, H)}
+    wide |= {"k2": torch.cat([a, -a], 1), "v2": torch.randn(B, 2 * T, H, V), "beta2": torch.rand(B, 2 * T, H)}
+    wide |= {"gk": logsigmoid(torch.randn(B, T, H, K))}
+    options = {"initial_state": torch.randn(B, H, K, V), "output_final_state": True}
+    options |= {"num_householder": 2} if "product" in name else {"normalize": False} if "linear" in name else {}
+    rounded = [wide[each].to(stored) for each in IN_16_BITS[name].split()]
+    weights = (torch.arange(B * T * H * V) % 7 - 3).view(B, T, H, V)  # exact in every dtype
+    found = []
+    for given in (rounded, [x.float() for x in rounded]):
+        leaves = [x.clone().requires_grad_() for x in given]
+        o, last = getattr(compat.fla, name)(*leaves, **options)
+        assert (o.dtype, last.dtype) == (given[0].dtype, torch.float32)
+        gradients = torch.autograd.grad((o * weights.to(o.dtype)).float().sum() + last.sum(), leaves)
+        found.append([last, o.to(stored), *(x.to(stored) for x in gradients)])
+    for mine, exact in zip(*found, strict=True):
+        assert torch.equal(mine, exact)
 
 
 def test_signatures_are_those_of_fla() -> None:

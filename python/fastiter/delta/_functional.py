@@ -44,7 +44,8 @@ def delta_scan(
     Parameters
     ----------
     q : ndarray (B, T, N, K), float32 or float64
-        Queries of N heads. Any strides; no copy is made if units are contiguous, as for k and v.
+        Queries of N heads. Any strides; no copy is made if units are contiguous, as for k and v. On a card also
+        bfloat16 or float16, as are k, v, beta and decay then; the state is float32, with K up to 128 and M up to 64.
     k : ndarray (B, T, N, K), or (B, T, M, N, K) with M factors a step
         Keys. The factors of a step apply in order, and o is read after the last.
     v : ndarray (B, T, N, V), or (B, T, M, N, V)
