@@ -6,13 +6,13 @@ a launch is what runs on a card. Each launch is a process, which a sanitizer's f
 
 from __future__ import annotations
 
-import atexit
+import fcntl
 import functools
+import hashlib
+import os
 import re
-import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ import torch
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "kernels"
+#: Most of the time goes to the compiler: sizes are small. It needs two thirds of the time for "address" with -O0.
 SANITIZERS = {
     "none": ("-O1",),
-    "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "address": ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-O1", "-g1", "-fsanitize=thread"),
 }
 
@@ -39,45 +40,57 @@ def family_headers(source: Path) -> list[Path]:
     return sorted(source.parent.glob("*.cuh"))
 
 
-@functools.cache
-def folder_of_shim(sanitizer: str) -> Path:
-    """Return a folder with shim.hpp, precompiled by GCC for all programs of this process."""
-    folder = Path(tempfile.mkdtemp(prefix="shim-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    shim = Path(shutil.copy(HERE / "shim.hpp", folder))
-    if sanitizer == "none":  # programs with a sanitizer are few
-        command = ["g++", *flags_of(sanitizer), "-x", "c++-header", str(shim), "-o", f"{shim}.gch"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    return folder
-
-
 def flags_of(sanitizer: str) -> list[str]:
     return [*SANITIZERS[sanitizer], "-std=c++20", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
 
 
+def programs_of(folder: Path) -> Path:
+    """Return the folder of programs: beside that of a test, or beside the folders of pytest-xdist's workers."""
+    own = folder.parent
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "programs"
+
+
+def built(out: Path, command: Sequence[str]) -> Path:
+    """Make a file by a command that ends in its name, unless this process or another one has."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            done = subprocess.run([*command, str(out)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    return out
+
+
+@functools.cache
+def shim_in(folder: Path, sanitizer: str) -> Path:
+    """Return shim.hpp, precompiled by GCC for all programs."""
+    shim = folder / sanitizer / "shim.hpp"
+    built(shim, ["cp", str(HERE / shim.name)])
+    built(shim.with_name("shim.hpp.gch"), ["g++", *flags_of(sanitizer), "-x", "c++-header", str(shim), "-o"])
+    return shim
+
+
 def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mapping[str, object] | None = None) -> Path:
-    """Compile a .cu to a program that runs one launch."""
+    """Compile a .cu to a program that runs one launch, once for all tests with the same sources and macros."""
     options = [f"-D{name}={value}" for name, value in (defines or {}).items()]
-    out = folder / re.sub(r"\W", "_", "-".join([source.parent.name, source.stem, sanitizer, *options]))
-    if out.exists():
-        return out
+    headers = family_headers(source)
+    texts = [path.read_text() for path in (*headers, source)]
+    key = hashlib.sha256("\0".join([*texts, sanitizer, *options]).encode()).hexdigest()[:16]
+    shared = programs_of(folder)
+    shim = shim_in(shared, sanitizer)
+    out = shared / sanitizer / f"{source.parent.name}-{source.stem}-{key}"
     calls = "".join(
         f'    if (name == "{kernel}") return host::launch_kernel({kernel}, argv[2], argv[3]), 0;\n'
-        for kernel in kernels_of(source.read_text())
+        for kernel in kernels_of(texts[-1])
     )
-    shim = folder_of_shim(sanitizer) / "shim.hpp"
-    before = "".join(f'#include "{path}"\n' for path in [shim, *family_headers(source)])
+    before = "".join(f'#include "{path}"\n' for path in [shim, *headers])
     text = (
         f'{before}#include "{source}"\n#include "{HERE / "main.hpp"}"\n'
         f"int main(int, char** argv) {{\n    const std::string name = argv[1];\n{calls}    return 2;\n}}\n"
     )
-    main = out.with_suffix(".cpp")
+    main = folder / f"{out.name}.cpp"
     main.write_text(text)
-    command = ["g++", *flags_of(sanitizer), *options, str(main), "-o", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out
+    return built(out, ["g++", *flags_of(sanitizer), *options, str(main), "-o"])
 
 
 class Host:
