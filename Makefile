@@ -48,9 +48,10 @@ help:
 demo: $(VENV)/.demo
 	$(python) examples/char_lm.py $(ARGS)
 
+# With several workers, each begins with a share in order, so that a fixture of a module is seldom made twice.
 # Blocks of a page share their names: one process runs a page. They are left out where ARGS selects tests.
 test: $(VENV)/.test
-	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(ARGS)
+	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(if $(filter -n,$(ARGS)),--dist worksteal) $(ARGS)
 	$(if $(filter -k -m,$(ARGS)),,$(if $(pages),$(RUN) $(python) -m pytest $(pages) $(if $(filter -n,$(ARGS)),--dist loadfile) $(ARGS)))
 
 bench: $(VENV)/.bench
