@@ -21,6 +21,8 @@ from .partition import even
 from .parts import Local, Product, divide
 
 Array = npt.NDArray[Any]
+#: Numbers of a vector that are updated together, so that they are still in the cache for the next operation
+CHUNK = 16_384
 
 
 class RowMatrix:
@@ -160,6 +162,7 @@ class RowMatrix:
         self._parts = local.parts
         self._numpy_dtype = self.values.detach().numpy().dtype
         self._product = Product(local.parts, self._numpy_dtype)
+        self._pieces: dict[int, list[tuple[int, slice]]] = {}
         self._made: dict[Any, Any] = {}  # what solvers prepare once: preconditioners, the transposed matrix
         self._ghosts = local.ghosts
         firsts = [int(ownership.offsets[ownership.parts_of(rank, ranks.size).start]) for rank in range(ranks.size)]
@@ -207,11 +210,14 @@ class RowMatrix:
         if torch.is_grad_enabled() and x.requires_grad and function == "RowMatrix.__matmul__":
             raise ValueError(f"{function}: {name} must not require a gradient (solve has gradients), got one that does")
 
-    def _residual(self, x: Tensor, b: Tensor | None) -> Tensor:
-        """Return b - A x, or -A x, for contiguous x and b (n_local, k): one round, during which the ranks compute."""
+    def _residual(self, x: Tensor, b: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """Return b - A x, or -A x, for contiguous x and b (n_local, k): one round, during which the ranks compute.
+
+        It is written to ``out`` if that is given: new memory takes as long as the product.
+        """
         ghosts = x.new_empty(self._halo.size, x.shape[1])
         wait = self._halo.start(x, ghosts)
-        r = torch.empty_like(x)
+        r = torch.empty_like(x) if out is None else out
         if b is None:
             if self._zeros.shape != x.shape:
                 self._zeros = torch.zeros_like(x)
@@ -222,9 +228,21 @@ class RowMatrix:
         self._product.subtract_border(arrays[0], ghosts.numpy(), arrays[2])
         return r
 
-    def _minus_product(self, x: Array) -> Array:
-        """Return -A x for x (n_local, k)."""
-        return self._residual(torch.from_numpy(x), None).numpy()
+    def _minus_product(self, x: Array, out: Array | None = None) -> Array:
+        """Return -A x for x (n_local, k), contiguous, in ``out`` if that is given."""
+        into = None if out is None else torch.from_numpy(out)
+        return self._residual(torch.from_numpy(x), None, into).numpy()
+
+    def _chunks(self, k: int) -> list[tuple[int, slice]]:
+        """Return the parts' indices and rows in pieces of k columns that stay in a core's cache."""
+        if k not in self._pieces:
+            step = max(1, CHUNK // k)
+            self._pieces[k] = [
+                (index, slice(first, min(first + step, part.last)))
+                for index, part in enumerate(self._parts)
+                for first in range(part.first, part.last, step)
+            ]
+        return self._pieces[k]
 
     def _random(self, count: int) -> Array:
         """Return vectors (n_local, count) of random numbers, always the same for each part."""
@@ -240,11 +258,15 @@ class RowMatrix:
 
     def _partial(self, pairs: Sequence[tuple[Array, Array]]) -> Array:
         """Return the sums (parts, pairs, k) of u v over the rows of each part of this rank, in float64."""
-        found = np.zeros((len(self._parts), len(pairs), pairs[0][0].shape[1]))
-        for at, (u, v) in enumerate(pairs):
-            for number, part in enumerate(self._parts):
-                rows = slice(part.first, part.last)
-                np.multiply(u[rows], v[rows], dtype=np.float64).sum(axis=0, out=found[number, at])
+        k = pairs[0][0].shape[1]
+        found = np.zeros((len(self._parts), len(pairs), k))
+        buffer = flat(np.empty((CHUNK // k + 1, k)))
+        every = [(flat(u), flat(v)) for u, v in pairs]
+        for index, rows in self._chunks(k):
+            product = buffer[: rows.stop - rows.start]
+            for at, (u, v) in enumerate(every):
+                np.multiply(u[rows], v[rows], out=product)
+                found[index, at] += product.sum(axis=0)
         return found
 
     def _summed(self, partial: Array) -> Array:
@@ -259,6 +281,11 @@ class RowMatrix:
         padded[: len(own)] = own
         every = self._ranks.all_gather(torch.from_numpy(padded))
         return np.concatenate([x.numpy()[:number] for x, number in zip(every, counts, strict=True)])
+
+
+def flat(x: Array) -> Array:
+    """Return the only column of x (n, 1) as (n,), on which NumPy is faster, and other x as they are."""
+    return x[:, 0] if x.shape[1] == 1 else x
 
 
 def columns(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from ..._auto import MARGIN
 from ..._spectrum import EVERY, MOST, eigenvalues
 from ...accelerate import Recurrence
-from .matrix import RowMatrix
+from .matrix import CHUNK, RowMatrix, flat
 from .preconditioners import Identity
 
 Array = npt.NDArray[Any]
@@ -26,11 +26,12 @@ class Method:
     def __init__(self, A: RowMatrix, precond: Identity, b: Array) -> None:
         self.A, self.precond, self.b = A, precond, b
         self.indefinite = np.zeros(b.shape[1], bool)
+        self.r, self._room = np.empty_like(b), np.empty_like(b)
 
     def begin(self, x: Array) -> Array:
         """Start from x, which the steps update in place; return the norms (k,) of b - A x."""
         self.x = x
-        self.r = self._residual()
+        self._residual(self.r)
         return self._norms()
 
     def advance(self, count: int) -> Array:
@@ -44,8 +45,9 @@ class Method:
         """Return the norms of b - A x, from which the columns ``which`` go on."""
         return self._norms()
 
-    def _residual(self) -> Array:
-        return self.A._residual(torch.from_numpy(self.x), torch.from_numpy(self.b)).numpy()
+    def _residual(self, out: Array) -> Array:
+        self.A._residual(*map(torch.from_numpy, (self.x, self.b, out)))
+        return out
 
     def _norms(self) -> Array:
         found: Array = np.sqrt(self.A._dots([(self.r, self.r)])[0])
@@ -63,7 +65,7 @@ class Corrections(Method):
         """Take some steps; the norms take one round."""
         kind = self.b.dtype.type
         for _ in range(count):
-            z = self.precond.apply(self.r)
+            z = self.precond.apply(self.r, self._room)
             if isinstance(self._factors, Recurrence):
                 omega, momentum = self._factors.next()
                 self._d *= kind(momentum)
@@ -71,7 +73,7 @@ class Corrections(Method):
                 self.x += self._d
             else:
                 self.x += kind(self._factors) * z
-            self.r = self._residual()
+            self._residual(self.r)
         return self._norms()
 
     def observe(self, steps: int, ratio: float) -> None:
@@ -92,8 +94,8 @@ class Cg(Method):
     def begin(self, x: Array) -> Array:
         """Start from x; return the norms of b - A x."""
         self.x = x
-        self.r = self._residual()
-        self._p, self._s = np.zeros_like(x), np.zeros_like(x)
+        self._residual(self.r)
+        self._p, self._s, self._w = np.zeros_like(x), np.zeros_like(x), np.empty_like(x)
         self._fresh = np.ones(x.shape[1], bool)
         self._alpha, self._before = np.ones(x.shape[1]), np.ones(x.shape[1])
         self.alphas: list[float] = []
@@ -111,7 +113,7 @@ class Cg(Method):
 
     def renew(self, which: Array) -> Array:
         """Return the norms of b - A x; the columns ``which`` go on from there, in the direction of their residuals."""
-        r = self._residual()
+        r = self._residual(np.empty_like(self.r))
         found: Array = np.sqrt(self.A._dots([(r, r)])[0])
         if which.any():
             self._restart(which, r)
@@ -123,9 +125,13 @@ class Cg(Method):
         self._reduce()
 
     def _reduce(self) -> None:
-        self._u = self.precond.apply(self.r)
-        self._w = self.A._minus_product(np.ascontiguousarray(self._u))
-        self._gamma, delta, self._square = self.A._dots([(self.r, self._u), (self._u, self._w), (self.r, self.r)])
+        self._u = u = self.precond.apply(self.r, self._room)
+        w = self.A._minus_product(u, self._w)
+        if u is self.r:
+            self._gamma, delta = self.A._dots([(u, u), (u, w)])
+            self._square = self._gamma
+        else:
+            self._gamma, delta, self._square = self.A._dots([(self.r, u), (u, w), (self.r, self.r)])
         self._delta = -delta
 
     def _curvature(self) -> tuple[Array, Array]:
@@ -136,21 +142,32 @@ class Cg(Method):
         beta, curvature = self._curvature()
         doubtful = ~self._fresh & (self._gamma != 0) & ((curvature <= 0) | (self._gamma < 0))
         if doubtful.any():  # by the recurrence, and perhaps its rounding errors
-            self._restart(doubtful, self._residual())
+            self._restart(doubtful, self._residual(np.empty_like(self.r)))
             beta, curvature = self._curvature()
         self.indefinite |= (self._gamma < 0) | ((self._gamma > 0) & (curvature <= 0))
         alpha = np.where(self.indefinite, 0.0, over(self._gamma, curvature))
-        kind = self.b.dtype.type
-        for into, new in ((self._p, self._u), (self._s, self._w)):
-            into *= beta.astype(kind)
-            into += new
-        for into, direction in ((self.x, self._p), (self.r, self._s)):
-            into += alpha.astype(kind) * direction
+        self._update(alpha.astype(self.b.dtype), beta.astype(self.b.dtype))
         self.alphas.append(float(alpha[0]))
         self.betas.append(float(beta[0]))
         self._alpha, self._before = np.where(alpha != 0, alpha, 1.0), self._gamma
         self._fresh[:] = False
         self._reduce()
+
+    def _update(self, alpha: Array, beta: Array) -> None:
+        """Update the four vectors, piece by piece: each piece is read from memory once."""
+        k = len(alpha)
+        every = [flat(x) for x in (self._p, self._s, self._u, self._w, self.x, self.r)]
+        room = flat(np.empty((CHUNK // k + 1, k), self.b.dtype))
+        a, c = (alpha[0], beta[0]) if k == 1 else (alpha, beta)
+        for _, rows in self.A._chunks(k):
+            p, s, u, w, x, r = (z[rows] for z in every)
+            product = room[: rows.stop - rows.start]
+            p *= c
+            p += u
+            s *= c
+            s += w
+            x += np.multiply(p, a, out=product)
+            r += np.multiply(s, a, out=product)
 
 
 def over(u: Array, v: Array) -> Array:

@@ -22,8 +22,8 @@ class Identity:
     #: Whether M is symmetric where A is, as conjugate gradients need it
     is_symmetric = True
 
-    def apply(self, r: Array) -> Array:
-        """Return M^-1 r for r (n_local, k), contiguous; the result may be r itself."""
+    def apply(self, r: Array, out: Array) -> Array:
+        """Return M^-1 r for r (n_local, k), contiguous, in ``out``, or r itself for M = I."""
         return r
 
 
@@ -34,10 +34,9 @@ class Jacobi(Identity):
         diagonal = [diagonal_of(part.own) for part in A._parts]
         self._inverse = 1 / np.concatenate([np.zeros(0, A._numpy_dtype), *diagonal])[:, np.newaxis]
 
-    def apply(self, r: Array) -> Array:
+    def apply(self, r: Array, out: Array) -> Array:
         """Return D^-1 r."""
-        found: Array = self._inverse * r
-        return found
+        return np.multiply(self._inverse, r, out=out)
 
 
 class BlockJacobi(Identity):
@@ -47,19 +46,22 @@ class BlockJacobi(Identity):
     """
 
     def __init__(self, A: RowMatrix, omega: float) -> None:
-        self._omega = np.array([omega])
+        self._omega, self._half = np.array([omega]), np.empty((0, 0), A._numpy_dtype)
         self._parts = [(slice(part.first, part.last), *_triangles(part.own, omega)) for part in A._parts if part.own.n]
 
-    def apply(self, r: Array) -> Array:
+    def apply(self, r: Array, out: Array) -> Array:
         """Return M^-1 r."""
-        found = np.zeros_like(r)
         k = r.shape[1]
+        if self._half.shape != r.shape:
+            self._half = np.empty_like(r)
+        for x in (self._half, out):
+            x.fill(0)
         for rows, lower, upper, middle in self._parts:
-            half = np.zeros_like(r[rows])
+            half = self._half[rows]
             lower.sweep(half, r[rows], 0, k, self._omega, 0, 1, FORWARD)
             half *= middle
-            upper.sweep(found[rows], half, 0, k, self._omega, 0, 1, BACKWARD)
-        return found
+            upper.sweep(out[rows], half, 0, k, self._omega, 0, 1, BACKWARD)
+        return out
 
 
 def _triangles(A: Csr, omega: float) -> tuple[Any, Any, Array]:
