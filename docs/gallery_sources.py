@@ -25,6 +25,7 @@ TITLES = {
     "decode_stream": "Streaming one character at a time",
     "deep_cg": "A network inside conjugate gradients",
     "deq_sequence": "Digits, row by row, by an equilibrium",
+    "distributed_poisson": "A Poisson problem over processes",
     "dsa": "Neutron transport, accelerated by diffusion",
     "graph_solver": "Values of larger graphs than trained on",
     "halpern_games": "Games and robust regression by few evaluations",

@@ -99,6 +99,21 @@ def test_sequence_parallel() -> None:
     assert re.search(r"^a message takes \d+ us and \S+ ns a byte$", done.stdout, re.MULTILINE)
 
 
+def test_distributed_poisson(tmp_path: Path) -> None:
+    """Two processes under torchrun solve the system that SciPy solves in one."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    figure = tmp_path / "poisson.png"
+    command = [sys.executable, *launcher, str(EXAMPLES / "distributed_poisson.py"), "--quick", "--figure", str(figure)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    steps = dict(re.findall(r"^(\S.*): (\d+) steps, ", done.stdout, re.MULTILINE))
+    assert list(steps) == ["CG", "Chebyshev, block Jacobi", "CG, block Jacobi", "SciPy's CG, one process"]
+    assert int(steps["CG, block Jacobi"]) < int(steps["CG"])
+    off = re.search(r"; off by (\S+)$", done.stdout, re.MULTILINE)
+    assert off is not None and float(off[1]) < 1e-7
+
+
 def test_state_tracking(tmp_path: Path) -> None:
     figure = tmp_path / "state_tracking.png"
     output = run("state_tracking.py", "--quick", "--processes", "1", "--figure", str(figure))
