@@ -26,7 +26,7 @@ class Method:
     def __init__(self, A: RowMatrix, precond: Identity, b: Array) -> None:
         self.A, self.precond, self.b = A, precond, b
         self.indefinite = np.zeros(b.shape[1], bool)
-        self.r, self._room = np.empty_like(b), np.empty_like(b)
+        self.r = np.empty_like(b)
 
     def begin(self, x: Array) -> Array:
         """Start from x, which the steps update in place; return the norms (k,) of b - A x."""
@@ -59,20 +59,20 @@ class Corrections(Method):
 
     def __init__(self, A: RowMatrix, precond: Identity, b: Array, factors: float | Recurrence) -> None:
         super().__init__(A, precond, b)
-        self._factors, self._d = factors, np.zeros_like(b)
+        self._factors, self._d, self._room = factors, np.zeros_like(b), np.empty_like(b)
 
     def advance(self, count: int) -> Array:
         """Take some steps; the norms take one round."""
         kind = self.b.dtype.type
         for _ in range(count):
-            z = self.precond.apply(self.r, self._room)
+            z = self.precond.apply(self.r)
             if isinstance(self._factors, Recurrence):
                 omega, momentum = self._factors.next()
                 self._d *= kind(momentum)
-                self._d += kind(omega) * z
+                self._d += np.multiply(z, kind(omega), out=self._room)
                 self.x += self._d
             else:
-                self.x += kind(self._factors) * z
+                self.x += np.multiply(z, kind(self._factors), out=self._room)
             self._residual(self.r)
         return self._norms()
 
@@ -125,7 +125,7 @@ class Cg(Method):
         self._reduce()
 
     def _reduce(self) -> None:
-        self._u = u = self.precond.apply(self.r, self._room)
+        self._u = u = np.ascontiguousarray(self.precond.apply(self.r))
         w = self.A._minus_product(u, self._w)
         if u is self.r:
             self._gamma, delta = self.A._dots([(u, u), (u, w)])

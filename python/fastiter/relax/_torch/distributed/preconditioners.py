@@ -22,8 +22,8 @@ class Identity:
     #: Whether M is symmetric where A is, as conjugate gradients need it
     is_symmetric = True
 
-    def apply(self, r: Array, out: Array) -> Array:
-        """Return M^-1 r for r (n_local, k), contiguous, in ``out``, or r itself for M = I."""
+    def apply(self, r: Array) -> Array:
+        """Return M^-1 r for r (n_local, k), contiguous; it is overwritten by the next call, and r itself for M = I."""
         return r
 
 
@@ -33,10 +33,13 @@ class Jacobi(Identity):
     def __init__(self, A: RowMatrix, omega: float) -> None:
         diagonal = [diagonal_of(part.own) for part in A._parts]
         self._inverse = 1 / np.concatenate([np.zeros(0, A._numpy_dtype), *diagonal])[:, np.newaxis]
+        self._found = np.empty((0, 0), A._numpy_dtype)
 
-    def apply(self, r: Array, out: Array) -> Array:
+    def apply(self, r: Array) -> Array:
         """Return D^-1 r."""
-        return np.multiply(self._inverse, r, out=out)
+        if self._found.shape != r.shape:
+            self._found = np.empty_like(r)
+        return np.multiply(self._inverse, r, out=self._found)
 
 
 class BlockJacobi(Identity):
@@ -46,22 +49,24 @@ class BlockJacobi(Identity):
     """
 
     def __init__(self, A: RowMatrix, omega: float) -> None:
-        self._omega, self._half = np.array([omega]), np.empty((0, 0), A._numpy_dtype)
+        self._omega = np.array([omega])
+        self._half = self._found = np.empty((0, 0), A._numpy_dtype)
         self._parts = [(slice(part.first, part.last), *_triangles(part.own, omega)) for part in A._parts if part.own.n]
 
-    def apply(self, r: Array, out: Array) -> Array:
+    def apply(self, r: Array) -> Array:
         """Return M^-1 r."""
         k = r.shape[1]
         if self._half.shape != r.shape:
-            self._half = np.empty_like(r)
-        for x in (self._half, out):
+            self._half, self._found = np.empty_like(r), np.empty_like(r)
+        found = self._found
+        for x in (self._half, found):
             x.fill(0)
         for rows, lower, upper, middle in self._parts:
             half = self._half[rows]
             lower.sweep(half, r[rows], 0, k, self._omega, 0, 1, FORWARD)
             half *= middle
-            upper.sweep(out[rows], half, 0, k, self._omega, 0, 1, BACKWARD)
-        return out
+            upper.sweep(found[rows], half, 0, k, self._omega, 0, 1, BACKWARD)
+        return found
 
 
 def _triangles(A: Csr, omega: float) -> tuple[Any, Any, Array]:
