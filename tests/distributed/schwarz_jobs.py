@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 import torch
 import torch.distributed as dist
 
@@ -18,7 +20,7 @@ from fastiter.relax._prepare import BACKWARD, FORWARD, Scalar
 from fastiter.relax._torch.distributed.coloured import Coloured, ColouredSsor
 from fastiter.relax._torch.distributed.partition import even
 from fastiter.torch import distributed
-from fastiter.torch.distributed import AdditiveSchwarz, ColouredSSOR, RowMatrix
+from fastiter.torch.distributed import AdditiveSchwarz, ColouredSSOR, RowMatrix, solve
 from tests.distributed.relax_jobs import general, laplacian
 
 Array = npt.NDArray[Any]
@@ -134,12 +136,108 @@ def traffic() -> list[tuple[int, int]]:
     return found
 
 
+#: A method and its iterates by the specification: all x, for dense A, owners, b and a number of steps
+Way = tuple[dict[str, Any], Callable[[Array, Array, Array, int], list[Array]]]
+
+
+def ways() -> list[Way]:
+    """Return ways to solve a system, with their specification."""
+
+    def cg(make: Callable[[Array, Array], Any], run: Any = reference.cg) -> Callable[..., list[Array]]:
+        return lambda A, owner, b, steps: run(A, b, np.zeros_like(b), make(A, owner), steps)
+
+    def sor(A: Array, owner: Array, b: Array, steps: int) -> list[Array]:
+        found = [np.zeros_like(b)]
+        for _ in range(steps):
+            found.append(reference.coloured_sor(A, owner, found[-1], b, 1.4))
+        return found[1:]
+
+    local = reference.ssor(1.5)
+    flexible = functools.partial(reference.flexible_cg, memory=1)
+    richardson: dict[str, Any] = {"method": "richardson"}
+    other: dict[str, Any] = {"method": "flexible_cg"}
+    return [
+        ({"preconditioner": AdditiveSchwarz(2, omega=1.5)}, cg(lambda A, o: reference.schwarz(A, o, 2, local=local))),
+        (
+            {"preconditioner": AdditiveSchwarz(1, local="exact", coarse=True)},
+            cg(lambda A, o: reference.schwarz(A, o, 1, coarse=True)),
+        ),
+        ({"preconditioner": ColouredSSOR(1.3)}, cg(lambda A, o: reference.coloured_ssor(A, o, 1.3))),
+        (
+            other | {"preconditioner": AdditiveSchwarz(2, True, omega=1.5)},
+            cg(lambda A, o: reference.schwarz(A, o, 2, restricted=True, local=local), flexible),
+        ),
+        (
+            richardson | {"preconditioner": AdditiveSchwarz(2, True, "exact")},
+            cg(lambda A, o: reference.schwarz(A, o, 2, restricted=True), reference.richardson),
+        ),
+        ({"method": "sor", "omega": 1.4}, sor),
+    ]
+
+
+def solutions() -> list[tuple[Array, Array, int]]:
+    """Return rows, values and steps of each way; one rank compares the steps with the specification."""
+    found = []
+    for owner in (np.repeat(np.arange(4), 18), np.random.default_rng(1).integers(0, 4, 72)):
+        A = laplacian(8, 9)
+        M = RowMatrix.from_global(A, owner)
+        b = np.random.default_rng(2).standard_normal(72)
+        for how, iterates in ways():
+            solution = solve(M, torch.from_numpy(b[M.rows.numpy()]), rtol=1e-7, **how)
+            assert solution.converged
+            found.append((M.rows.numpy(), solution.value.numpy(), int(solution.steps)))
+            if dist.get_world_size() == 1:
+                expected = iterates(A.toarray(), owner, b, solution.steps + 2)
+                assert solution.steps == reference.steps_until(A.toarray(), b, expected, 1e-7), how
+    return found
+
+
+def gradients() -> None:
+    """Gradients of b and of the values by the adjoint system with the same preconditioner, against dense ones."""
+    n, owner = 14, np.random.default_rng(3).integers(0, 4, 14)
+    symmetric = scipy.sparse.csr_array(laplacian(2, 7) + scipy.sparse.eye_array(n))
+    given: list[tuple[Any, dict[str, Any]]] = [
+        (symmetric, {"preconditioner": AdditiveSchwarz(1)}),
+        (symmetric, {"method": "flexible_cg", "preconditioner": AdditiveSchwarz(1, True)}),
+        (general(n, 4), {"method": "richardson", "preconditioner": AdditiveSchwarz(1, True, omega=1.1)}),
+        (general(n, 4), {"method": "sor", "omega": 1.1}),
+    ]
+    for A, how in given:
+        crow, col = (torch.from_numpy(x.astype(np.int64)) for x in (A.indptr, A.indices))
+        values = torch.from_numpy(A.data.copy()).requires_grad_()
+        row = torch.repeat_interleave(torch.arange(n), crow.diff())
+        every = torch.from_numpy(np.random.default_rng(5).standard_normal((n, 2))).requires_grad_()
+        weight = torch.from_numpy(np.random.default_rng(6).standard_normal((n, 2)))
+        dense = torch.zeros(n, n, dtype=torch.float64).index_put((row, col), values)
+        expected = torch.autograd.grad((torch.linalg.solve(dense, every) * weight).sum(), (values, every))
+        M = RowMatrix.from_global((crow, col, values), owner)
+        x = solve(M, every[M.rows], rtol=1e-13, **how).value
+        got = torch.autograd.grad((x * weight[M.rows]).sum(), (values, every))
+        size = float(torch.linalg.cond(dense.detach()))
+        for one, other in zip(expected, got, strict=True):
+            dist.all_reduce(other)
+            assert (one - other).abs().max() <= 100 * size * 1e-13 * one.abs().max(), how
+
+
 def refused() -> list[str]:
-    """Return the messages for a singular part: every rank can tell its own."""
-    singular = torch.tensor([[1.0, 1, 0], [1, 1, 1], [0, 1, 1]])
-    M = RowMatrix.from_global(singular.to_sparse(), [0, 0, 1])
-    try:
-        AdditiveSchwarz(0, local="exact")._prepared(M)
-    except ValueError as error:
-        return [str(error)]
-    return []
+    """Return the messages for a part that one rank finds to be singular, and for what a method does not take."""
+    singular = torch.tensor([[2.0, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.float64)
+    M = RowMatrix.from_global(singular.to_sparse(), [0, 1, 1], parts=2)
+    b = torch.ones(len(M.rows), dtype=torch.float64)
+    restricted = AdditiveSchwarz(restricted=True)
+    calls = [
+        {"preconditioner": AdditiveSchwarz(0, local="exact")},
+        {"preconditioner": restricted},
+        {"preconditioner": restricted, "method": "chebyshev"},
+        {"preconditioner": restricted, "method": "sor"},
+        {"preconditioner": AdditiveSchwarz(1 + dist.get_rank())},
+        {"method": "sor", "omega": 2.0},
+        {"preconditioner": restricted, "method": "jacobi"},
+    ]
+    found = []
+    for how in calls:
+        try:
+            solve(M, b, **how)  # type: ignore[arg-type]
+        except ValueError as error:
+            found.append(str(error))
+    return found

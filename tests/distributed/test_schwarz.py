@@ -16,14 +16,15 @@ from tests.distributed import schwarz_jobs
 from tests.distributed.ranks import results
 
 
-@pytest.mark.parametrize("job", [schwarz_jobs.schwarz, schwarz_jobs.coloured])
-def test_corrections_are_the_specification_with_the_same_bits_on_any_number_of_ranks(job: Callable[[], Any]) -> None:
+@pytest.mark.parametrize("job", [schwarz_jobs.schwarz, schwarz_jobs.coloured, schwarz_jobs.solutions])
+def test_results_are_the_specification_with_the_same_bits_on_any_number_of_ranks(job: Callable[[], Any]) -> None:
     one = results(job, 1)[0]
     for size in (2, 3, 4):
         found = results(job, size)
         for at, expected in enumerate(one):
             rows, z = (np.concatenate([rank[at][i] for rank in found]) for i in range(2))
             assert np.array_equal(rows, expected[0]) and np.array_equal(z, expected[1])
+            assert all(rank[at][2:] == expected[2:] for rank in found)  # steps
 
 
 def test_what_a_correction_sends() -> None:
@@ -34,8 +35,25 @@ def test_what_a_correction_sends() -> None:
     assert results(schwarz_jobs.traffic, 3) == [edge, middle, edge]
 
 
-def test_a_singular_part_is_refused() -> None:
-    assert results(schwarz_jobs.refused, 1)[0][0].startswith("solve: A must have no singular part with its overlap")
+def test_gradients() -> None:
+    results(schwarz_jobs.gradients, 2)
+
+
+def test_what_a_solver_refuses() -> None:
+    first, second = results(schwarz_jobs.refused, 2)
+    for at, message in enumerate(
+        [
+            "solve: rank 1 refused its arguments: solve: A must have no singular part with its overlap, got one",
+            "solve: preconditioner must be symmetric for method 'cg' (method 'flexible_cg' takes others), got Additive",
+            "solve: preconditioner must be symmetric for bounds None, got AdditiveSchwarz(",
+            "solve: preconditioner must be None for method 'sor', got AdditiveSchwarz(",
+            "solve: preconditioner must be the same on every rank, got AdditiveSchwarz(overlap=1, ",
+            "solve: omega must be in (0, 2), where ssor can converge, got 2.0",
+            "solve: preconditioner must be None for method 'jacobi', got AdditiveSchwarz(",
+        ]
+    ):
+        assert first[at].startswith(message)
+        assert second[at].startswith(message.replace("rank 1 refused its arguments: solve: ", ""))
 
 
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [

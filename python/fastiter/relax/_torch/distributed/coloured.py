@@ -13,6 +13,7 @@ from ..._matrix import NUMBERS
 from .matrix import RowMatrix
 from .overlap import places
 from .parts import Part, csr_of
+from .preconditioners import Identity
 
 Array = npt.NDArray[Any]
 
@@ -94,7 +95,7 @@ class Coloured:
         return self._x
 
 
-class ColouredSsor(Coloured):
+class ColouredSsor(Coloured, Identity):
     """M of one sweep forward and one backward from 0: symmetric where A is. 2 C - 2 rounds for C colours."""
 
     is_symmetric = True

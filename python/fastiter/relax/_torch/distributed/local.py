@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .... import _core
 from ...._backend import BackendError
 from ..._auto import ssor_omega
-from ..._matrix import NUMBERS, Csr
+from ..._matrix import Csr
 from ..._order import Arrangement
-from ..._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar
+from ..._prepare import BACKWARD, FORWARD, Scalar
 from ..._spectrum import jacobi_spectrum
+from .preconditioners import triangles
 
 Array = npt.NDArray[Any]
 
@@ -28,12 +28,8 @@ class Ssor:
     """
 
     def __init__(self, function: str, A: Csr, omega: float | None) -> None:
-        numbers = NUMBERS[A.value.dtype.name, A.value.dtype.name]
         self.omega = best_omega(function, A) if omega is None else omega
-        arrays = (A.start, A.column, A.value, 0, 0, 0)
-        self._lower, self._upper = (_core.relax.csr(numbers, A.n, *arrays, part, 0) for part in (LOWER, UPPER))
-        diagonal = A.value[np.repeat(np.arange(A.n), np.diff(A.start)) == A.column]
-        self._middle = (A.value.dtype.type(2 / self.omega - 1) * diagonal)[:, np.newaxis]
+        self._lower, self._upper, self._middle = triangles(A, self.omega)
 
     def __call__(self, r: Array) -> Array:
         """Return about A^-1 r for r (m, k), contiguous."""

@@ -51,7 +51,7 @@ class BlockJacobi(Identity):
     def __init__(self, A: RowMatrix, omega: float) -> None:
         self._omega = np.array([omega])
         self._half = self._found = np.empty((0, 0), A._numpy_dtype)
-        self._parts = [(slice(part.first, part.last), *_triangles(part.own, omega)) for part in A._parts if part.own.n]
+        self._parts = [(slice(part.first, part.last), *triangles(part.own, omega)) for part in A._parts if part.own.n]
 
     def apply(self, r: Array) -> Array:
         """Return M^-1 r."""
@@ -69,7 +69,7 @@ class BlockJacobi(Identity):
         return found
 
 
-def _triangles(A: Csr, omega: float) -> tuple[Any, Any, Array]:
+def triangles(A: Csr, omega: float) -> tuple[Any, Any, Array]:
     """Return the systems for sweeps over E + L and over E + U, and 2 E - D (m, 1)."""
     numbers = NUMBERS[A.value.dtype.name, A.value.dtype.name]
     arrays = (A.start, A.column, A.value, 0, 0, 0)
@@ -91,12 +91,12 @@ PRECONDITIONERS: dict[str, Callable[[RowMatrix, float], Identity]] = {
 }
 
 
-def preconditioner_of(A: RowMatrix, name: str | None, omega: float) -> Identity:
-    """Return the preconditioner of this name, which the matrix keeps."""
-    if name is None:
+def preconditioner_of(A: RowMatrix, which: Any, omega: float) -> Identity:
+    """Return the preconditioner of a name or with options, which the matrix keeps."""
+    if which is None:
         return Identity()
-    key = (name, omega)
+    key = (which, omega if isinstance(which, str) else None)
     if key not in A._made:
-        A._made[key] = PRECONDITIONERS[name](A, omega)
+        A._made[key] = PRECONDITIONERS[which](A, omega) if isinstance(which, str) else which._prepared(A)
     found: Identity = A._made[key]
     return found

@@ -8,14 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ...._backend import BackendError
 from .local import LOCAL
 from .matrix import RowMatrix
 from .overlap import overlapped, places
+from .preconditioners import Identity
 
 Array = npt.NDArray[Any]
 
 
-class Schwarz:
+class Schwarz(Identity):
     """z = sum over parts of R_S^T (about A_S^-1) R_S r, for the rows S of a part and its overlap.
 
     One round brings the residuals of the overlap, a second one takes its corrections back, unless ``restricted`` keeps
@@ -33,8 +35,13 @@ class Schwarz:
             (np.delete(one.numbers, one.own), np.delete(np.arange(len(one.numbers)), one.own)) for one in self._parts
         ]
         self._places, self._halo = places(A, outside)
-        make = LOCAL[local]
-        self._local = [make(function, one.square, omega) if one.square.n else None for one in self._parts]
+        make, failure = LOCAL[local], None
+        self._local: list[Any] = []
+        try:
+            self._local = [make(function, one.square, omega) if one.square.n else None for one in self._parts]
+        except (ValueError, BackendError) as error:
+            failure = error
+        A._ranks_for(function).agree({"function": function}, 0, False, failure)
         self._coarse = Coarse(A) if coarse else None
 
     def apply(self, r: Array) -> Array:

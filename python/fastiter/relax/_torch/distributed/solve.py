@@ -19,24 +19,27 @@ from ..._methods import check_omega
 from ..._result import Callback, Limits, LinearSolution
 from ...accelerate import Recurrence, checked_bounds
 from ..tensors import check_finite
+from .coloured import Coloured
 from .entries import DTYPES
 from .iterate import Problem, iterate
 from .matrix import RowMatrix, columns
 from .methods import Cg, Corrections, Method, bounds_of
+from .more_methods import FlexibleCg, Sweeps
+from .options import AdditiveSchwarz, ColouredSSOR
 from .preconditioners import PRECONDITIONERS, preconditioner_of
 from .transpose import is_symmetric, transposed
 
 Array = npt.NDArray[Any]
 #: Richardson's iteration with a preconditioner of the same name
 STATIONARY = ("jacobi", "block_jacobi")
-METHODS = ("cg", "chebyshev", "richardson", *STATIONARY)
+METHODS = ("cg", "flexible_cg", "chebyshev", "richardson", *STATIONARY, "sor")
 
 
 class How(NamedTuple):
     """The method of a solution: a name in METHODS but STATIONARY's, a preconditioner, and their numbers."""
 
     method: str
-    preconditioner: str | None
+    preconditioner: str | AdditiveSchwarz | ColouredSSOR | None
     omega: float
     bounds: tuple[float, float] | None
     name: str
@@ -58,8 +61,8 @@ def solve(
     b: Tensor,
     x0: Tensor | None = None,
     *,
-    method: Literal["cg", "chebyshev", "richardson", "jacobi", "block_jacobi"] = "cg",
-    preconditioner: Literal["jacobi", "block_jacobi"] | None = None,
+    method: Literal["cg", "flexible_cg", "chebyshev", "richardson", "jacobi", "block_jacobi", "sor"] = "cg",
+    preconditioner: Literal["jacobi", "block_jacobi"] | AdditiveSchwarz | ColouredSSOR | None = None,
     omega: float = 1.0,
     bounds: tuple[float, float] | None = None,
     rtol: float = 1e-8,
@@ -77,21 +80,23 @@ def solve(
     Parameters
     ----------
     A : RowMatrix
-        The matrix; symmetric and positive definite for "cg", and for "chebyshev" without bounds.
+        The matrix; symmetric and positive definite for "cg", "flexible_cg", and for "chebyshev" without bounds.
     b : (n_local,) or (n_local, k)
         This rank's rows of the right-hand side, or of several, in the dtype of A, on the CPU.
     x0 : Tensor like b, optional
         This rank's rows of the initial guess; zeros by default. It has no gradient.
-    method : {"cg", "chebyshev", "richardson", "jacobi", "block_jacobi"}
-        "cg": conjugate gradients, with one reduction a step. "chebyshev": Chebyshev's polynomials in M^-1 A, without
+    method : {"cg", "flexible_cg", "chebyshev", "richardson", "jacobi", "block_jacobi", "sor"}
+        "cg": conjugate gradients, with one reduction a step. "flexible_cg": the same for preconditioners that are not
+        symmetric; its convergence is then not assured. "chebyshev": Chebyshev's polynomials in M^-1 A, without
         reductions but for the check. "richardson": x <- x + omega M^-1 (b - A x), M that of the preconditioner.
         "jacobi", "block_jacobi": the same with this preconditioner, where omega is that of the preconditioner for
-        "block_jacobi".
-    preconditioner : {"jacobi", "block_jacobi"}, optional
+        "block_jacobi". "sor": successive over-relaxation by the colours of the parts, as in :class:`ColouredSSOR`.
+    preconditioner : {"jacobi", "block_jacobi"}, AdditiveSchwarz or ColouredSSOR, optional
         "jacobi": the diagonal. "block_jacobi": the SSOR of each part's block, which is symmetric: one sweep forward and
         one backward. None: the identity.
     omega : float
-        The relaxation factor of "block_jacobi", in (0, 2), or of Richardson's iteration with another preconditioner.
+        The relaxation factor of "block_jacobi" and "sor", in (0, 2), or of Richardson's iteration with another
+        preconditioner.
     bounds : (float, float), optional
         The least and the largest eigenvalue of M^-1 A for "chebyshev". By default they are estimated by some steps of
         conjugate gradients, and the least is lowered if the residual falls more slowly than it implies.
@@ -122,6 +127,8 @@ def solve(
     See Also
     --------
     RowMatrix : The matrix.
+    AdditiveSchwarz : A preconditioner by parts that overlap.
+    ColouredSSOR : A preconditioner by colours of parts.
     fastiter.relax.ssor_cg : For one process.
 
     References
@@ -164,14 +171,19 @@ def solve(
     return judged(function, replace(record[0], value=x), throw)
 
 
-def _checked_how(function: str, method: str, preconditioner: str | None, omega: float, bounds: object) -> How:
+def _checked_how(function: str, method: str, preconditioner: Any, omega: float, bounds: object) -> How:
     check_choice(function, "method", method, METHODS)
-    if preconditioner is not None:
+    has_options = isinstance(preconditioner, AdditiveSchwarz | ColouredSSOR)
+    if preconditioner is not None and not has_options:
         check_choice(function, "preconditioner", preconditioner, tuple(PRECONDITIONERS))
-    own = method if method in STATIONARY else preconditioner
-    if method in STATIONARY and preconditioner is not None:
+    own = method if method in STATIONARY else None if method == "sor" else preconditioner
+    if method in (*STATIONARY, "sor") and preconditioner is not None:
         raise ValueError(f"{function}: preconditioner must be None for method {method!r}, got {preconditioner!r}")
-    check_omega(function, "ssor" if own == "block_jacobi" else "jacobi", omega)
+    needs_symmetric = method == "cg" or (method == "chebyshev" and bounds is None)
+    if has_options and needs_symmetric and not preconditioner.is_symmetric:
+        what = "method 'cg' (method 'flexible_cg' takes others)" if method == "cg" else "bounds None"
+        raise ValueError(f"{function}: preconditioner must be symmetric for {what}, got {preconditioner!r}")
+    check_omega(function, "ssor" if method == "sor" or own == "block_jacobi" else "jacobi", omega)
     if isinstance(omega, str):
         raise ValueError(f"{function}: omega must be a number, got {omega!r}")
     steps = "richardson" if method in STATIONARY else method
@@ -207,9 +219,9 @@ def _described(b: Tensor, x0: Tensor | None, how: How, limits: Limits) -> dict[s
 
 
 def _check_symmetric(function: str, A: RowMatrix, how: How) -> None:
-    needs = how.method == "cg" or (how.method == "chebyshev" and how.bounds is None)
+    needs = how.method in ("cg", "flexible_cg") or (how.method == "chebyshev" and how.bounds is None)
     if needs and not is_symmetric(A):
-        what = "for method 'cg'" if how.method == "cg" else "where bounds is None"
+        what = "where bounds is None" if how.method == "chebyshev" else f"for method {how.method!r}"
         raise ValueError(f"{function}: A must be symmetric {what}, got one with v^T A u unequal to u^T A v")
 
 
@@ -225,6 +237,10 @@ def _solved(call: Call, b: Tensor) -> LinearSolution:
         factors = Recurrence(*bounds, adapts=adapts)
 
     def make(own: Array) -> Method:
+        if how.method == "sor":
+            return Sweeps(A, own, Coloured(A, how.omega))
+        if how.method == "flexible_cg":
+            return FlexibleCg(A, precond, own)
         return Cg(A, precond, own) if how.method == "cg" else Corrections(A, precond, own, factors)
 
     x0 = None if call.x0 is None else columns(call.x0).numpy()
