@@ -71,8 +71,8 @@ def outcomes(
 
 
 def results(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
-    """Return what the ranks return; what the first of them raises is an error."""
-    found = outcomes(function, size, *arguments)
+    """Return what the ranks return; what the first of them raises is an error. Other programs may slow the ranks."""
+    found = outcomes(function, size, *arguments, timeout=60.0, limit=180.0)
     for rank, one in enumerate(found):
         if one.error is not None:
             raise AssertionError(f"rank {rank}: {one.trace}") from one.error

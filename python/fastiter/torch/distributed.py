@@ -1,4 +1,4 @@
-"""Sequences and linear systems that are divided among the ranks of a process group of torch.distributed, on tensors."""
+"""Sequences, heads, linear systems and decision processes divided among the ranks of torch.distributed, on tensors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..relax._torch.distributed.options import AdditiveSchwarz, ColouredSSOR
 from ..relax._torch.distributed.partition import partition
 from ..relax._torch.distributed.solve import solve
 from ..rnn._torch.distributed import elman, gru, lstm, slstm
+from ..rnn._torch.nn.head_parallel import HeadParallel
 from ..scan._torch.distributed import block_scan, linear_scan
 from ..ssm._torch.distributed import dplr_delta_rule, linear_attention, mlstm, selective_scan, ssd
 
@@ -20,6 +21,7 @@ __all__ = [
     "AdditiveSchwarz",
     "ColouredSSOR",
     "CommunicationError",
+    "HeadParallel",
     "RowMatrix",
     "Traffic",
     "block_scan",
