@@ -62,24 +62,32 @@ class Affine(NamedTuple):
         Returns M of the shard, (rows, ...), from the tensors of the call.
     is_open : Tensor (rows,) of bool
         Whether the final state depends on the initial one: no step resets it. Else M is not used.
-    kind : {"numbers", "rows", "vector", "matrix"}
+    kind : {"numbers", "rows", "vector", "parts", "matrix"}
         M has a factor for each number of the state or for each row of it, (..., K, 1), or is a K x K matrix, by which
-        the state is multiplied as a vector (..., K) or as a matrix (..., K, V).
+        the state is multiplied as a vector (..., K), which K parts (...) of the state form, or as a matrix (..., K, V).
     """
 
     transition: Callable[[Optional], Tensor]
     is_open: Tensor
-    kind: Literal["numbers", "rows", "vector", "matrix"]
+    kind: Literal["numbers", "rows", "vector", "parts", "matrix"]
 
     @property
     def _is_matrix(self) -> bool:
-        return self.kind in ("vector", "matrix")
+        return self.kind in ("vector", "parts", "matrix")
+
+    def packed(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the state as one tensor."""
+        return torch.stack(list(parts), -1) if self.kind == "parts" else parts[0]
+
+    def unpacked(self, state: Tensor) -> list[Tensor]:
+        """Return the parts of a state."""
+        return list(state.unbind(-1)) if self.kind == "parts" else [state]
 
     def times(self, m: Tensor, s: Tensor) -> Tensor:
         """Return M S."""
         if not self._is_matrix:
             return m * s
-        return (m @ s.unsqueeze(-1)).squeeze(-1) if self.kind == "vector" else m @ s
+        return m @ s if self.kind == "matrix" else (m @ s.unsqueeze(-1)).squeeze(-1)
 
     def adjoint(self, m: Tensor) -> Tensor:
         """Return M^H."""
@@ -91,6 +99,7 @@ class Affine(NamedTuple):
             "numbers": c.shape,
             "rows": (*c.shape[:-1], 1),
             "vector": (*c.shape, c.shape[-1]),
+            "parts": (*c.shape, c.shape[-1]),
             "matrix": (*c.shape[:-1], c.shape[-2]),
         }
         return [c.new_zeros(shapes[self.kind]), torch.zeros(c.shape[0], dtype=torch.bool, device=c.device), c]
@@ -101,6 +110,13 @@ class Affine(NamedTuple):
         with torch.autocast(c.device.type, enabled=False):  # states keep their dtype, as in the kernels
             through = torch.where(opened.reshape(-1, *(1,) * (c.dim() - 1)), self.times(m, c0), 0)
             return [m @ m0 if self._is_matrix else m * m0, opened & opened0, c + through]
+
+
+class Entered(NamedTuple):
+    """The states that enter this rank's shard, None on the first, and the Jacobian of its steps, for gradients."""
+
+    states: list[Tensor] | None
+    transition: Tensor | None
 
 
 @dataclass
@@ -127,6 +143,8 @@ class Call:
         The bounds of packed sequences on this rank.
     shard : Shard, optional
         Segments that are computed before their state has arrived; None for the pipeline and the scan.
+    entered : Entered, optional
+        What enters, where it is known before; the maps are then those of gradients alone.
     """
 
     function: str
@@ -140,6 +158,7 @@ class Call:
     kernels: Kernels | None = None
     bounds: Tensor | None = None
     shard: Shard | None = None
+    entered: Entered | None = None
 
 
 def sharded(
@@ -227,7 +246,9 @@ def _forward(
         own: Any = [x[at] for x in first] or None
         like: Any = [x[at] for x in likes]
         pieces = [x[at] for x in cut]
-        if call.affine is None:
+        if call.entered is not None:
+            received, tape.transition = call.entered
+        elif call.affine is None:
             received = None if call.line.is_first else call.line.receive(call.border.message(like))
         else:
             received = _entering(call, call.affine, pieces, own, like, tape)
@@ -241,8 +262,8 @@ def _forward(
             )
         if call.affine is None and not call.line.is_last:
             waits.append(call.line.send(call.border.leaving(chunk.last)))
-        elif call.affine is not None and call.line.is_first:
-            _exchange(call.line, call.affine, call.affine.constant(call.border.leaving(chunk.last)[0]))
+        elif call.affine is not None and call.line.is_first and call.entered is None:
+            _exchange(call.line, call.affine, _constant(call.affine, call.border.leaving(chunk.last)))
         tape.chunks.append(chunk)
     for wait in waits:
         wait()
@@ -273,16 +294,20 @@ def _entering(
     if call.line.is_first:
         return None
     if call.line.is_last:  # nobody asks for its map
-        return _exchange(call.line, affine, affine.constant(call.border.message(like)[0]))
+        return _exchange(call.line, affine, _constant(affine, call.border.message(like)))
     _, last = call.run(pieces, call.border.entry(own, None, like))
-    c = call.border.leaving(last)[0]
+    c = affine.packed(call.border.leaving(last))
     tape.transition = affine.transition(pieces) if call.border.is_crossed else affine.constant(c)[0]
     return _exchange(call.line, affine, [tape.transition, affine.is_open, c])
 
 
 def _exchange(line: Line, affine: Affine, own: list[Tensor]) -> list[Tensor] | None:
     before = line.exclusive_prefix(own, affine.combine)
-    return None if before is None else [before[2]]
+    return None if before is None else affine.unpacked(before[2])
+
+
+def _constant(affine: Affine, parts: Sequence[Tensor]) -> list[Tensor]:
+    return affine.constant(affine.packed(parts))
 
 
 def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
@@ -305,7 +330,7 @@ def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> 
         if call.affine is None and not back.is_last:
             waits.append(back.send(border.entering(entry)))
         elif call.affine is not None and back.is_first:
-            _exchange(back, call.affine, call.affine.constant(border.entering(entry)[0]))
+            _exchange(back, call.affine, _constant(call.affine, border.entering(entry)))
         found.append([*gradients, *[None] * (len(split.tensors) - len(gradients)), *border.started(entry)])
     for wait in waits:
         wait()
@@ -342,8 +367,8 @@ def _entering_gradient(
     if back.is_first:
         return None
     if back.is_last:
-        return _exchange(back, affine, affine.constant(border.message(chunk.last)[0]))
+        return _exchange(back, affine, _constant(affine, border.message(chunk.last)))
     alone = border.last_gradient(of_last, None, chunk.last)
-    c = border.entering(chunk.entry_gradients(of_results, alone))[0]
+    c = affine.packed(border.entering(chunk.entry_gradients(of_results, alone)))
     assert tape.transition is not None  # set by the forward pass on every rank between others
     return _exchange(back, affine, [affine.adjoint(tape.transition), affine.is_open, c])

@@ -19,7 +19,7 @@ from .collectives import Agreement, Line, Ranks
 from .in_place import Kernels, Optional
 from .ops import check_reset, checked_integers, refuse_transforms
 from .sequences import Integers, Sequences
-from .sharded import Affine, Call, Split, sharded
+from .sharded import Affine, Call, Entered, Split, sharded
 from .speculative import Shard, segments
 
 Exchange: TypeAlias = Literal["auto", "pipeline", "scan", "speculative"]
@@ -102,6 +102,17 @@ class Maps(NamedTuple):
     kind: Literal["numbers", "rows", "vector", "matrix"]
 
 
+class Meeting(NamedTuple):
+    """What the ranks know of each other's steps: their order, their numbers, what crosses borders, and where."""
+
+    line: Line
+    border: Border
+    local: Sequences
+    steps: tuple[int, ...]
+    is_open: Tensor
+    needs_grad: bool
+
+
 @dataclass
 class Problem:
     """A family's call on the steps of this rank.
@@ -126,6 +137,8 @@ class Problem:
         The affine maps; None for a family that is not affine in the state.
     kernels : Kernels, optional
         Kernels that compute chunks in place, in the place of ``run``.
+    entered : callable, optional
+        For such a family: finds what enters by an exchange, or returns None where it fails, on all ranks.
     """
 
     tensors: Mapping[str, Tensor | None]
@@ -138,6 +151,7 @@ class Problem:
     run: Callable[[Optional, Sequence[Tensor] | None, Sequences], tuple[Sequence[Tensor], Sequence[Tensor]]]
     maps: Maps | None = None
     kernels: Kernels | None = None
+    entered: Callable[[Meeting], Entered | None] | None = None
 
 
 class Options(NamedTuple):
@@ -205,7 +219,17 @@ def _run(
         timed = [*(problem.timed.get(name) for name in problem.tensors), -1]
         bounds = segments(problem.steps, memory)
         call.shard = Shard(line, border, problem.kernels, timed, bounds, problem.default)
+    if problem.entered is not None and options.exchange == "scan":
+        is_open = _open(border, local, problem)
+        met = Meeting(line, border, local, agreement.steps, is_open, agreement.needs_grad)
+        call.entered = problem.entered(met)
+        if call.entered is not None:  # else by the pipeline
+            call.chunks, call.affine = [call.split.size], Affine(_no_transition, is_open, "parts")
     return sharded(call, [*problem.tensors.values(), *extra], problem.state, agreement.needs_grad)
+
+
+def _no_transition(tensors: Optional) -> Tensor:
+    raise AssertionError("the Jacobian is that of Entered")
 
 
 def _checked(function: str, options: Options) -> Sequences:

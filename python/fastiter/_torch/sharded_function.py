@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .in_place import Kernels, Optional
 from .sequences import Sequences
-from .sharded import Split
-from .sharded_call import Maps, Options, Problem, run_sharded
+from .sharded import Entered, Split
+from .sharded_call import Maps, Meeting, Options, Problem, run_sharded
 
 
 class Function(NamedTuple):
@@ -41,6 +41,8 @@ class Function(NamedTuple):
         Whether the function has ``reverse``.
     kernels : Kernels, optional
         Kernels for tensors on the CPU that compute parts in place.
+    entered : callable, optional
+        Finds what enters by an exchange, as in :class:`Problem`.
     """
 
     name: str
@@ -54,11 +56,12 @@ class Function(NamedTuple):
     state_name: str = "state"
     has_reverse: bool = False
     kernels: Kernels | None = None
+    entered: Callable[[Meeting], Entered | None] | None = None
 
 
 def run_function(function: Function, options: Options) -> tuple[list[Tensor], list[Tensor]]:
     """Run the function on the steps of all ranks."""
-    options = options._replace(others=tuple(function.options.items()))
+    options = options._replace(others=(*options.others, *function.options.items()))
     return run_sharded(function.name, options, lambda options, given: _problem(function, options, given))
 
 
@@ -80,7 +83,8 @@ def _problem(function: Function, options: Options, given: Sequences) -> Problem:
     last = _last_of_no_steps(function, steps, none, how)
     splits = function.splits(function.tensors)
     kernels = function.kernels if last[0].is_cpu else None
-    return Problem(function.tensors, function.timed, batch, steps, parts, last, splits, run, function.maps, kernels)
+    exchanged = (function.maps, kernels, function.entered)
+    return Problem(function.tensors, function.timed, batch, steps, parts, last, splits, run, *exchanged)
 
 
 def _last_of_no_steps(function: Function, steps: int, none: Sequences, how: Mapping[str, object]) -> list[Tensor]:

@@ -10,16 +10,19 @@ from torch import Tensor
 from ..._docs import documented_by, parts_of
 from ..._torch.sequences import Integers
 from ..._torch.sharded import Split
-from ..._torch.sharded_call import PARTS, Options
+from ..._torch.sharded_call import Exchange, Options
 from ..._torch.sharded_function import Function, run_function
+from .._cells import NewtonInfo
 from .._results import Method
 from . import functional
-from .results import ParaResult
+from .results import ParaResult, ParaResultInfo, typed_sharded
+from .sharded.entered import PARTS, Solver
 
 #: Channels in the smallest chunk: two cache lines of float32
 _UNIT = 32
 
 
+@typed_sharded
 @documented_by(parts_of(functional.paragru) | PARTS)
 def paragru(
     wx: Tensor,
@@ -27,6 +30,7 @@ def paragru(
     state: Tensor | tuple[Tensor] | None = None,
     *,
     group: Any = None,
+    exchange: Exchange = "auto",
     chunks: int | None = None,
     method: Method = "auto",
     reverse: bool = False,
@@ -37,11 +41,12 @@ def paragru(
     rtol: float | None = None,
     atol: float | None = None,
     max_steps: int | None = None,
-) -> ParaResult:
+    return_info: bool = False,
+) -> ParaResult | ParaResultInfo:
     """h[t] = z q + (1 - z) h[t-1] over the steps of all ranks.
 
-    This is :func:`fastiter.torch.paragru` on sharded steps, in a pipeline of chunks of rows or channels, which are
-    independent: each rank solves its steps by ``method`` from the state that has arrived. Differentiable once.
+    This is :func:`fastiter.torch.paragru` on sharded steps: in a pipeline of chunks of rows or channels, which are
+    independent, or by Newton's method on the steps of all ranks at once. Differentiable once.
 
     Parameters
     ----------
@@ -52,6 +57,8 @@ def paragru(
     output : Tensor (B, T, D)
         h at this rank's steps.
     %(final)s
+    info : NewtonInfo
+        With ``return_info``.
 
     Raises
     ------
@@ -69,11 +76,12 @@ def paragru(
     ...     return fastiter.torch.distributed.paragru(wx, a)
     """
     tensors = {"wx": wx, "a": a}
-    how = {"method": method, "window": window, "rtol": rtol, "atol": atol, "max_steps": max_steps}
-    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(Function("paragru", functional.paragru, tensors, {"wx": 1}, state, _splits, None, how), cut)
+    how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
+    cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
+    return _run(Function("paragru", functional.paragru, tensors, {"wx": 1}, state, _splits), cut, how)
 
 
+@typed_sharded
 @documented_by(parts_of(functional.paralstm) | PARTS)
 def paralstm(
     wx: Tensor,
@@ -82,6 +90,7 @@ def paralstm(
     state: Sequence[Tensor] | None = None,
     *,
     group: Any = None,
+    exchange: Exchange = "auto",
     chunks: int | None = None,
     method: Method = "auto",
     reverse: bool = False,
@@ -92,11 +101,12 @@ def paralstm(
     rtol: float | None = None,
     atol: float | None = None,
     max_steps: int | None = None,
-) -> ParaResult:
+    return_info: bool = False,
+) -> ParaResult | ParaResultInfo:
     """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]) over the steps of all ranks.
 
-    This is :func:`fastiter.torch.paralstm` on sharded steps, in a pipeline of chunks of rows or channels, which are
-    independent: each rank solves its steps by ``method`` from the state that has arrived. Differentiable once.
+    This is :func:`fastiter.torch.paralstm` on sharded steps: in a pipeline of chunks of rows or channels, which are
+    independent, or by Newton's method on the steps of all ranks at once. Differentiable once.
 
     Parameters
     ----------
@@ -107,6 +117,8 @@ def paralstm(
     output : Tensor (B, T, D)
         h at this rank's steps.
     %(final)s
+    info : NewtonInfo
+        With ``return_info``.
 
     Raises
     ------
@@ -124,11 +136,12 @@ def paralstm(
     ...     return fastiter.torch.distributed.paralstm(wx, a, p)
     """
     tensors = {"wx": wx, "a": a, "p": p}
-    how = {"method": method, "window": window, "rtol": rtol, "atol": atol, "max_steps": max_steps}
-    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(Function("paralstm", functional.paralstm, tensors, {"wx": 1}, state, _splits, None, how), cut)
+    how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
+    cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
+    return _run(Function("paralstm", functional.paralstm, tensors, {"wx": 1}, state, _splits), cut, how)
 
 
+@typed_sharded
 @documented_by(parts_of(functional.paraslstm) | PARTS)
 def paraslstm(
     wx: Tensor,
@@ -136,6 +149,7 @@ def paraslstm(
     state: Sequence[Tensor] | None = None,
     *,
     group: Any = None,
+    exchange: Exchange = "auto",
     chunks: int | None = None,
     method: Method = "auto",
     reverse: bool = False,
@@ -146,11 +160,12 @@ def paraslstm(
     rtol: float | None = None,
     atol: float | None = None,
     max_steps: int | None = None,
-) -> ParaResult:
+    return_info: bool = False,
+) -> ParaResult | ParaResultInfo:
     """h[t] = o c[t] / n[t] over the steps of all ranks.
 
-    This is :func:`fastiter.torch.paraslstm` on sharded steps, in a pipeline of chunks of rows or channels, which are
-    independent: each rank solves its steps by ``method`` from the state that has arrived. Differentiable once.
+    This is :func:`fastiter.torch.paraslstm` on sharded steps: in a pipeline of chunks of rows or channels, which are
+    independent, or by Newton's method on the steps of all ranks at once. Differentiable once.
 
     Parameters
     ----------
@@ -161,6 +176,8 @@ def paraslstm(
     output : Tensor (B, T, D)
         h at this rank's steps.
     %(final)s
+    info : NewtonInfo
+        With ``return_info``.
 
     Raises
     ------
@@ -178,14 +195,17 @@ def paraslstm(
     ...     return fastiter.torch.distributed.paraslstm(wx, a)
     """
     tensors = {"wx": wx, "a": a}
-    how = {"method": method, "window": window, "rtol": rtol, "atol": atol, "max_steps": max_steps}
-    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(Function("paraslstm", functional.paraslstm, tensors, {"wx": 1}, state, _splits, None, how), cut)
+    how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
+    cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
+    return _run(Function("paraslstm", functional.paraslstm, tensors, {"wx": 1}, state, _splits), cut, how)
 
 
-def _run(function: Function, options: Options) -> ParaResult:
-    (h,), last = run_function(function._replace(has_reverse=True), options)
-    return ParaResult(h, tuple(last))
+def _run(function: Function, options: Options, solver: Solver) -> ParaResult | ParaResultInfo:
+    info: list[NewtonInfo] = []
+    function = function._replace(has_reverse=True, **solver.parts(function, info))
+    options = options._replace(others=tuple(solver._asdict().items()))
+    (h,), last = run_function(function, options)
+    return ParaResultInfo(h, tuple(last), info[0]) if info and solver.return_info else ParaResult(h, tuple(last))
 
 
 def _splits(tensors: Mapping[str, Tensor | None]) -> list[Split]:

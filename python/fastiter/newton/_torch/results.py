@@ -98,6 +98,59 @@ class Function(Protocol):
     ) -> ParaResult | ParaResultInfo: ...
 
 
+class ShardedOptions(TypedDict, total=False):
+    """The other options of the functions of sharded steps."""
+
+    group: Any
+    exchange: Literal["auto", "pipeline", "scan"]
+    chunks: int | None
+    method: Method
+    reverse: bool
+    lengths: Tensor | Sequence[int] | None
+    cu_seqlens: Tensor | Sequence[int] | None
+    reset: Tensor | None
+    window: int | None
+    rtol: float | None
+    atol: float | None
+    max_steps: int | None
+
+
+class ShardedFunction(Protocol):
+    """The same as :class:`Function` for sharded steps."""
+
+    @overload
+    def __call__(
+        self,
+        wx: Tensor,
+        a: Tensor,
+        *given: Any,
+        state: Any = ...,
+        return_info: Literal[False] = ...,
+        **options: Unpack[ShardedOptions],
+    ) -> ParaResult: ...
+
+    @overload
+    def __call__(
+        self,
+        wx: Tensor,
+        a: Tensor,
+        *given: Any,
+        state: Any = ...,
+        return_info: Literal[True],
+        **options: Unpack[ShardedOptions],
+    ) -> ParaResultInfo: ...
+
+    @overload
+    def __call__(
+        self, wx: Tensor, a: Tensor, *given: Any, state: Any = ..., return_info: bool, **options: Unpack[ShardedOptions]
+    ) -> ParaResult | ParaResultInfo: ...
+
+
+def typed_sharded(function: Callable[..., ParaResult | ParaResultInfo]) -> ShardedFunction:
+    """Return the function itself, with a type that tells its results apart."""
+    return cast(ShardedFunction, function)
+
+
 def typed(function: Callable[..., ParaResult | ParaResultInfo]) -> Function:
     """Return the function itself, with a type that tells its results apart."""
     return cast(Function, function)
