@@ -34,7 +34,12 @@ FUNCTIONS = ("linear_scan", "delta_scan")
 STEPS, QUICK_STEPS = 65_536, 2048
 EXTRAPOLATED = (8, 64, 1024)
 #: Our ways of a contest on two ranks: exchange and the most chunks
-OURS = (("auto", None), ("pipeline", 2), ("scan", None))
+OURS = {
+    "linear_scan": (("auto", None), ("speculative", None), ("pipeline", 2), ("scan", None)),
+    "delta_scan": (("auto", None), ("pipeline", 2), ("scan", None)),
+}
+#: Those of the section scaling, which the model predicts; the last one is shown for one rank
+SCALED: tuple[tuple[str, int | None], ...] = (("pipeline", 2), ("pipeline", 8), ("scan", None))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,12 +52,15 @@ def milliseconds(prefix: str, sample: Sample) -> Record:
 
 def sequence(team: Team, options: Options) -> Iterator[Record]:
     steps = QUICK_STEPS if options.quick else STEPS
-    for name in FUNCTIONS:
-        work, shorter = Work(name, steps), Work(name, steps // 4)
+    for name, forgets in (("linear_scan", True), ("linear_scan", False), ("delta_scan", True)):
+        work, shorter = Work(name, steps, forgets), Work(name, steps // 4, forgets)
+        # Peers compute the same whatever the factors are
         peers = tuple(way for way in PEERS if not options.peers or any(word in way for word in options.peers))
-        found = team.run(2, jobs.sequence, work, OURS, peers, (ONE, ONE_ON_TWO), options.budget)
+        found = team.run(
+            2, jobs.sequence, work, OURS[name], peers if forgets else (), (ONE, ONE_ON_TWO), options.budget
+        )
         one, two = fastest(found, ONE), fastest(found, ONE_ON_TWO)
-        for way in (*(named(*each) for each in OURS), *peers):
+        for way in found[0]["facts"]:
             facts = [rank["facts"][way] for rank in found]
             record = {
                 "work": work.shape,
@@ -76,13 +84,13 @@ def scaling(team: Team, options: Options) -> Iterator[Record]:
     longest = QUICK_STEPS if options.quick else STEPS
     for name in FUNCTIONS:
         parameters = costs.costs_of(team, name, options)
-        ways = (("pipeline", 2), ("pipeline", 8), ("scan", None))
+        ways = SCALED if name == "delta_scan" else (*SCALED, ("speculative", None))
         for steps in (longest // 16, longest // 4, longest):
             work = Work(name, steps)
             for ranks in (1, 2, 4) if steps == longest // 4 else (1, 2):
                 found = team.run(ranks, jobs.sequence, work, ways, (), (ONE,), options.budget / 4)
                 one = fastest(found, ONE)
-                for exchange, chunks in ways[-1:] if ranks == 1 else ways:
+                for exchange, chunks in SCALED[2:] if ranks == 1 else ways:
                     way = named(exchange, chunks)
                     yield {
                         "work": work.shape,
@@ -92,7 +100,7 @@ def scaling(team: Team, options: Options) -> Iterator[Record]:
                         "way": way,
                         **milliseconds("", fastest(found, way)),
                         **milliseconds("one_", one),
-                        "predicted_ms": 1e3 * costs.predicted(one.wall, ranks, chunks, parameters),
+                        "predicted_ms": 1e3 * costs.predicted(one.wall, ranks, exchange, chunks, parameters),
                         "off": max(rank["facts"][way]["off"] for rank in found),
                         "load": load_average(),
                     }

@@ -104,7 +104,7 @@ def _calls(team: Team, link: Link, switch: Switch, costs: model.Costs, name: str
                 way=way,
                 ms=1e3 * fastest(found, way).wall,
                 slowest_ms=1e3 * slowest(found, way),
-                model_ms=1e3 * predicted(one, ranks, chunks, costs),
+                model_ms=1e3 * predicted(one, ranks, exchange, chunks, costs),
             )
 
 

@@ -33,9 +33,12 @@ def named(exchange: str, chunks: int | None) -> str:
     return exchange if chunks is None else f"{exchange}, {chunks} chunks"
 
 
-def predicted(t: float, ranks: int, chunks: int | None, costs: model.Costs) -> float:
-    """Return the model's seconds of a pipeline with so many chunks, or of a scan if there are none."""
-    return model.scan(t, ranks, costs) if chunks is None else model.pipeline(t, ranks, chunks, costs)
+def predicted(t: float, ranks: int, exchange: str, chunks: int | None, parameters: model.Costs) -> float:
+    """Return the model's seconds of an exchange."""
+    if exchange == "pipeline":
+        assert chunks is not None
+        return model.pipeline(t, ranks, chunks, parameters)
+    return (model.speculation if exchange == "speculative" else model.scan)(t, ranks, parameters)
 
 
 def line_of(team: Team, options: Options) -> tuple[list[float], model.Line]:
@@ -58,5 +61,14 @@ def costs_of(team: Team, name: str, options: Options) -> model.Costs:
     once = max(0.0, fastest(both, "scan").cpu - call - agreement)
     work = Work(name, 0)
     return model.Costs(
-        line.alpha, line.beta, call, agreement, chunk, once, work.state_bytes, work.map_bytes, PASSES[name]
+        line.alpha,
+        line.beta,
+        call,
+        agreement,
+        chunk,
+        once,
+        work.state_bytes,
+        work.map_bytes,
+        PASSES[name],
+        name == "linear_scan",
     )

@@ -6,8 +6,9 @@ few. The agreement is an all-gather, for which gloo passes messages around a rin
 gloo sends a message when the receiver has told the sender that it waits for it. A rank tells so when it needs the
 message, so that this takes h alpha + beta n, with h = 2.
 
-pipeline   o + a + (P - 1) h alpha + (C + P - 1) (t / (C P) + c) + 2 (C + P - 2) (h alpha + beta s / C)
-scan       o + a + (P - 1) h alpha + k t / P + R (r + 2 (h alpha + beta (s + m))), R = ceil(log2 P)
+pipeline     o + a + (P - 1) h alpha + (C + P - 1) (t / (C P) + c) + 2 (C + P - 2) (h alpha + beta s / C)
+speculative  o + a + (P - 1) h alpha + t / P + 2 (P - 1) (c + h alpha + beta s), where steps are forgotten soon
+scan         o + a + (P - 1) h alpha + k t / P + R (r + 2 (h alpha + beta (s + m))), R = ceil(log2 P)
 
 with s bytes of state and m of a map's matrix. A rank in the middle of a scan computes c, the results and twice the
 gradients, each a third of t / P or, for the gradients, two thirds: k = 2, and 7 / 3 where the matrix takes a pass, too.
@@ -43,7 +44,10 @@ def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
 
 
 class Costs(NamedTuple):
-    """The parameters in seconds and bytes: o, a, c and r are call, agreement, chunk and round, k is passes."""
+    """The parameters in seconds and bytes: o, a, c and r are call, agreement, chunk and round, k is passes.
+
+    ``speculates`` is whether the function can begin before its state has arrived.
+    """
 
     alpha: float
     beta: float
@@ -54,6 +58,7 @@ class Costs(NamedTuple):
     state: int
     matrix: int
     passes: float
+    speculates: bool = False
 
 
 def pipeline(t: float, ranks: int, chunks: int, costs: Costs) -> float:
@@ -64,6 +69,14 @@ def pipeline(t: float, ranks: int, chunks: int, costs: Costs) -> float:
     sent = 2 * (turns - 1) * (HANDSHAKE * costs.alpha + costs.beta * costs.state / chunks)
     agreed = costs.call + costs.agreement + (ranks - 1) * HANDSHAKE * costs.alpha
     return agreed + turns * (t / (chunks * ranks) + costs.chunk) + sent
+
+
+def speculation(t: float, ranks: int, costs: Costs) -> float:
+    """Return the seconds of ranks that all compute at once, and repeat few steps when states arrive one by one."""
+    if ranks == 1:
+        return costs.call + t
+    passed = 2 * (ranks - 1) * (costs.chunk + HANDSHAKE * costs.alpha + costs.beta * costs.state)
+    return costs.call + costs.agreement + (ranks - 1) * HANDSHAKE * costs.alpha + t / ranks + passed
 
 
 def scan(t: float, ranks: int, costs: Costs) -> float:
@@ -80,6 +93,8 @@ def best(t: float, ranks: int, chunks: Iterable[int], costs: Costs) -> tuple[flo
     """Return the seconds of the faster exchange with the best of these numbers of chunks, and its name."""
     ways = {f"pipeline, {c} chunks": pipeline(t, ranks, c, costs) for c in chunks} if ranks > 1 else {}
     ways["scan"] = scan(t, ranks, costs)
+    if costs.speculates:
+        ways["speculative"] = speculation(t, ranks, costs)
     name = min(ways, key=lambda way: ways[way])
     return ways[name], name
 

@@ -12,7 +12,7 @@ from bench.harness.contest import Record
 GOAL, PEER_GOAL, ROUNDS_GOAL = 1.7, 3.0, 3
 
 HEADERS = {
-    "sequence": f"{'forward+backward, 2 ranks':32}{'way':22}{'ms':>9}{'CPU ms':>9}{'one':>9}{'CPU':>9}{'bytes':>12}"
+    "sequence": f"{'forward+backward, 2 ranks':42}{'way':22}{'ms':>9}{'CPU ms':>9}{'one':>9}{'CPU':>9}{'bytes':>12}"
     f"{'rounds':>7}",
     "scaling": f"{'forward+backward':32}{'ranks':>6}  {'way':20}{'ms':>9}{'model':>9}{'CPU ms':>9}{'one':>9}{'CPU':>9}",
     "empty": f"{'a call without steps':32}{'way':10}{'us':>9}{'CPU us':>9}{'all-gather':>12}{'rounds':>8}",
@@ -24,7 +24,7 @@ HEADERS = {
 
 def sequence_row(r: Record) -> str:
     return (
-        f"{r['work']:32}{r['way']:22}{r['ms']:9.1f}{r['cpu_ms']:9.1f}{r['one_ms']:9.1f}{r['one_cpu_ms']:9.1f}"
+        f"{r['work']:42}{r['way']:22}{r['ms']:9.1f}{r['cpu_ms']:9.1f}{r['one_ms']:9.1f}{r['one_cpu_ms']:9.1f}"
         f"{r['bytes']:12}{r['rounds'] or '-':>7}  load {r['load']:.1f}"
     )
 

@@ -33,6 +33,7 @@ def test_the_model_by_hand() -> None:
     assert model.pipeline(1.2, 1, 2, COSTS) == model.scan(1.2, 1, COSTS) == pytest.approx(1.202)
     begin = 2e-3 + 3e-3 + 2 * 2e-4
     assert model.pipeline(1.2, 3, 2, COSTS) == pytest.approx(begin + 4 * (0.2 + 5e-4) + 6 * (2e-4 + 2e-6))
+    assert model.speculation(1.2, 3, COSTS) == pytest.approx(begin + 0.4 + 4 * (5e-4 + 2e-4 + 4e-6))
     assert model.scan(1.2, 3, COSTS) == pytest.approx(begin + 2.8 / 3 + 2 * (7e-4 + 2 * (2e-4 + 12e-6)))
 
 
@@ -75,7 +76,7 @@ def test_a_run_and_its_tables(
     assert "linear_scan (1, 64, 256)" in capsys.readouterr().out
     results = json.loads(out.read_text())
     scans = [r for r in results["sequence"] if r["way"] == "scan"]
-    assert len(scans) == 2 and all(r["bytes"] == r["bytes_of_a_quarter"] > 0 for r in scans)
+    assert len(scans) == 3 and all(r["bytes"] == r["bytes_of_a_quarter"] > 0 for r in scans)
     gathered = [r["bytes"] for r in results["sequence"] if r["way"] == "all-gather"]
     # The last rank sends its arguments, and the gradients of the other half: of factors and inputs, or q, k, v and beta
     assert gathered == [2 * 32 * 512 * 4, 2 * 32 * (3 * 256 + 8) * 4]
