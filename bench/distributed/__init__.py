@@ -5,8 +5,10 @@ scaling    1, 2 and 4 ranks on a sequence of fixed length, and with fixed steps 
 empty      what a call without steps costs
 messages   the times of messages, and the line alpha + beta n through them
 model      the model's times on 8, 64 and 1024 ranks, and the least length that pays
-network    ranks in network namespaces, whose packets are late, few or lost: only where it is asked for, by root or with
-           user namespaces
+poisson    conjugate gradients on two ranks against SciPy's in one process, on 500^2 and 2000^2 points
+network    ranks in network namespaces, whose packets are late, few or lost, by root or with user namespaces
+
+The last two run only where --sections names them: the one takes minutes, the other needs rights.
 
 Each rank has one thread. Processor times are those of the busiest rank, gloo's threads included; on a machine that does
 other things at the same time they are what counts.
@@ -18,7 +20,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from bench.distributed import bad_network, costs, jobs, model, table
+from bench.distributed import bad_network, costs, jobs, model, poisson, table
 from bench.distributed.costs import fastest, named
 from bench.distributed.jobs import ONE, ONE_ON_TWO, PEERS, Sample
 from bench.distributed.team import Team
@@ -29,7 +31,7 @@ from bench.harness.session import Options
 from bench.harness.timing import load_average
 
 SECTIONS = ("sequence", "scaling", "empty", "messages", "model")
-ON_REQUEST = ("network",)
+ON_REQUEST = ("network", "poisson")
 FUNCTIONS = ("linear_scan", "delta_scan")
 STEPS, QUICK_STEPS = 65_536, 2048
 EXTRAPOLATED = (8, 64, 1024)
@@ -169,6 +171,7 @@ def main(arguments: argparse.Namespace) -> Record:
         "empty": empty,
         "messages": messages,
         "model": extrapolation,
+        "poisson": poisson.poisson,
     }
     sections: dict[str, Callable[[Options], Iterator[Record]]] = {"network": bad_network.network}
     if set(options.sections) == {"network"}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.distributed import bad_network
+from bench.distributed import bad_network, poisson
 from bench.harness import tables
 from bench.harness.contest import Record
 
@@ -19,6 +19,7 @@ HEADERS = {
     "messages": f"{'a message':32}{'us':>9}{'line':>9}{'off':>7}",
     "model": f"{'a model, not a measurement':32}{'ranks':>6}{'ms':>10}{'weak, ms':>10}{'pays from':>11}  way",
     "network": bad_network.HEADER,
+    "poisson": poisson.HEADER,
 }
 
 
@@ -61,6 +62,7 @@ ROWS = {
     "messages": messages_row,
     "model": model_row,
     "network": bad_network.row,
+    "poisson": poisson.row,
 }
 
 
@@ -224,5 +226,6 @@ def markdown(results: Record) -> str:
         "messages": messages_markdown,
         "model": model_markdown,
         "network": network_markdown,
+        "poisson": poisson.markdown,
     }
     return tables.document(results, sections)

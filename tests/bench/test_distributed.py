@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import bench.distributed  # noqa: E402
 from bench import __main__ as command  # noqa: E402
-from bench.distributed import jobs, model, table  # noqa: E402
+from bench.distributed import jobs, model, poisson, table  # noqa: E402
 from bench.distributed.team import Team  # noqa: E402
 from bench.distributed.works import Work  # noqa: E402
 from bench.harness import gate  # noqa: E402
@@ -84,3 +84,20 @@ def test_a_run_and_its_tables(
     shown = table.markdown(results)
     assert "#### delta_scan (1, 64, 8, 32)" in shown and "**A model, not a measurement**" in shown
     assert all(f"(≤ {table.ROUNDS_GOAL}" in shown and f"(≥ {goal:g}" in shown for goal in (1.7, 3.0))
+
+
+def test_poisson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solutions by all ways, in a run that asks for them."""
+    pytest.importorskip("scipy")
+    out = tmp_path / "poisson.json"
+    monkeypatch.setattr(poisson, "QUICK_SIZES", (8,))
+    given = ["bench", "distributed", "--quick", "--sections", "poisson", "--budget", "0.02", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", given)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    command.main()
+    results = json.loads(out.read_text())
+    found = {(r["way"], r["ranks"]): r["steps"] for r in results["poisson"]}
+    # Without a preconditioner the steps are SciPy's, up to one that rounding decides
+    assert abs(found["cg, preconditioner none", 2] - found[poisson.SCIPY, 1]) <= 1
+    assert found["cg, preconditioner block_jacobi", 1] < found["cg, preconditioner block_jacobi", 2]
+    assert f"(≥ {poisson.GOAL:g}" in table.markdown(results)

@@ -1,0 +1,155 @@
+"""The section poisson: conjugate gradients on rows divided among ranks, against SciPy's in one process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from bench.distributed.costs import fastest
+from bench.distributed.jobs import Entrant, contest
+from bench.distributed.team import Team
+from bench.harness import tables
+from bench.harness.contest import Record
+from bench.harness.gate import GateError
+from bench.harness.session import Options
+from bench.harness.timing import load_average
+from fastiter.torch import distributed
+
+SIZES, QUICK_SIZES = (500, 2000), (60,)
+#: From so many points along a side on, a solution takes minutes: once, and not without a preconditioner
+LARGE = 1000
+PRECONDITIONERS = ("none", "block_jacobi")
+RTOL = 1e-6
+#: Times as fast as SciPy, on two ranks
+GOAL = 1.6
+SCIPY = "scipy cg, one process"
+
+HEADER = (
+    f"{'-Laplace(u) = f, to 1e-6':26}{'way':36}{'ranks':>6}{'steps':>7}{'ms':>11}{'CPU ms':>11}{'ratio':>7}{'CPU':>7}"
+)
+
+
+def row(r: Record) -> str:
+    return (
+        f"{r['work']:26}{r['way']:36}{r['ranks']:6}{r['steps']:7}{r['ms']:11.1f}{r['cpu_ms']:11.1f}"
+        f"{r['ratio']:7.2f}{r['cpu_ratio']:7.2f}  load {r['load']:.1f}"
+    )
+
+
+def laplacian(n: int) -> Any:
+    """The five-point matrix of an n x n grid."""
+    from scipy import sparse
+
+    line = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+    return sparse.csr_matrix(sparse.kron(sparse.eye_array(n), line) + sparse.kron(line, sparse.eye_array(n)))
+
+
+class Relaxed:
+    """A rank's part of a system, and its solutions.
+
+    Attributes
+    ----------
+    found, steps : dict
+        This rank's part of the last solution by each way, SciPy's as a whole, and its steps.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, n: int) -> None:
+        self.rank, self.n = dist.get_rank(group), n
+        self.whole = laplacian(n)
+        self.b = np.random.default_rng(n).standard_normal(n * n)
+        ends = [n * r // dist.get_world_size(group) * n for r in range(dist.get_world_size(group) + 1)]
+        self.mine = slice(ends[self.rank], ends[self.rank + 1])
+        self.matrix = distributed.RowMatrix(self.whole[self.mine], group=group)
+        self.found: dict[str, Any] = {}
+        self.steps: dict[str, int] = {}
+
+    def ours(self, preconditioner: str) -> None:
+        """Solve on all ranks; the factor is the best for the whole grid's SSOR (Axelsson and Barker)."""
+        omega = 2 / (1 + 2 * math.sin(math.pi / (2 * (self.n + 1))))
+        how: dict[str, Any] = {} if preconditioner == "none" else {"preconditioner": preconditioner, "omega": omega}
+        b = torch.from_numpy(self.b[self.mine])
+        found = distributed.solve(self.matrix, b, rtol=RTOL, throw=True, **how)
+        self.found[preconditioner], self.steps[preconditioner] = found.value, found.steps
+
+    def scipy(self) -> None:
+        """Solve by SciPy, on this rank alone."""
+        from scipy.sparse import linalg
+
+        steps = 0
+
+        def count(_: Any) -> None:
+            nonlocal steps
+            steps += 1
+
+        self.found[SCIPY], _ = linalg.cg(self.whole, self.b, rtol=RTOL, maxiter=20_000, callback=count)
+        self.steps[SCIPY] = steps
+
+    def check(self, group: dist.ProcessGroup, way: str) -> None:
+        """Raise if the solution of all ranks is off."""
+        x = self.found[way]
+        if way != SCIPY:
+            pieces: list[Any] = [None] * dist.get_world_size(group)
+            dist.all_gather_object(pieces, x, group=group)
+            x = torch.cat(pieces).numpy()
+        residual = np.linalg.norm(self.b - self.whole @ x) / np.linalg.norm(self.b)
+        if not residual <= 1.01 * RTOL:  # SciPy's is that of its recurrence
+            raise GateError(f"Poisson {self.n}^2, {way}: the residual is {residual:.1e}, more than {RTOL:.1e}")
+
+
+def solutions(group: dist.ProcessGroup, n: int, ways: Sequence[str], peer: bool, budget: float) -> dict[str, Any]:
+    """Time all solutions, and check the residual of each; a long one has no warm-up."""
+    system = Relaxed(group, n)
+    entrants = {way: Entrant(partial(system.ours, way)) for way in ways}
+    if peer:
+        entrants[SCIPY] = Entrant(system.scipy, 1)
+    samples = contest(group, entrants, budget, least=1, warm=n < LARGE)
+    for way in system.found:
+        system.check(group, way)
+    return {"samples": samples, "steps": system.steps}
+
+
+def poisson(team: Team, options: Options) -> Iterator[Record]:
+    """Solve on one rank and on two, and by SciPy."""
+    for n in QUICK_SIZES if options.quick else SIZES:
+        ways = PRECONDITIONERS if n < LARGE else PRECONDITIONERS[1:]
+        both = team.run(2, solutions, n, ways, True, options.budget / 4)
+        alone = team.run(1, solutions, n, PRECONDITIONERS[-1:], False, options.budget / 4)
+        theirs = fastest(both, SCIPY)
+        for ranks, found in ((1, alone), (2, both)):
+            for way in found[0]["samples"]:
+                sample = fastest(found, way)
+                yield {
+                    "work": f"{n} x {n} points",
+                    "way": way if way == SCIPY else f"cg, preconditioner {way}",
+                    "ranks": 1 if way == SCIPY else ranks,
+                    "steps": found[0]["steps"][way],
+                    "ms": 1e3 * sample.wall,
+                    "cpu_ms": 1e3 * sample.cpu,
+                    "ratio": theirs.wall / sample.wall,
+                    "cpu_ratio": theirs.cpu / sample.cpu,
+                    "load": load_average(),
+                }
+
+
+def markdown(records: Sequence[Record]) -> list[str]:
+    """A table for all sizes, with the goal where two ranks are fastest."""
+    note = (
+        f"Five-point matrix in float64 to a relative residual of {RTOL:g}, one thread a rank; `block_jacobi` is a "
+        "symmetric sweep over each rank's rows. How many times as fast as SciPy in brackets."
+    )
+    header = ["", "way", "ranks", "steps", "ms", "processor, ms"]
+    rows = []
+    for r in records:
+        best = min((o["ms"] for o in records if o["work"] == r["work"] and o["ranks"] == 2), default=0.0)
+        times = f"{r['ratio']:.2f}"
+        if r["ms"] == best:
+            times = tables.against(times, f"{GOAL:g}", r["ratio"] >= GOAL)
+        cpu = f"{r['cpu_ms']:.1f} ({r['cpu_ratio']:.2f})"
+        rows.append([r["work"], r["way"], f"{r['ranks']}", f"{r['steps']}", f"{r['ms']:.1f} ({times})", cpu])
+    return ["### Poisson's equation on two ranks", note, tables.markdown_table(header, rows)]
