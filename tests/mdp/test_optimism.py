@@ -49,6 +49,17 @@ def test_losses_are_those_of_the_equations() -> None:
     np.testing.assert_allclose(large.excess, excess, rtol=1e-5, atol=1e-5)
 
 
+def test_the_largest_numbers_do_not_overflow() -> None:
+    rng = np.random.default_rng(3)
+    Q, J = rng.uniform(-1, 1, (3, 2, 2)), rng.uniform(-1, 1, 3)
+    huge, ones, steps = LOOP(1e100 * Q, 1e100 * J, 1e200), LOOP(Q, J, 1.0), random_steps(30, rng, 2, 2)
+    for state, action, reward, after in steps:
+        reward = max(-1.0, min(reward, 1.0))
+        assert huge.update(state, action, 1e100 * reward, after) == ones.update(state, action, reward, after)
+    assert ones.losses.max() > 1
+    np.testing.assert_allclose(huge.losses / 1e200, ones.losses, rtol=1e-10)
+
+
 def test_switches_follow_the_rule() -> None:
     """Kept up to 4 beta; then the largest gain among those within beta, or the least excess if none is."""
     rng = np.random.default_rng(2)
@@ -121,6 +132,13 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
         (lambda: LOOP(Q, J[:1], 1.0), ValueError, "LOOP: J must have shape (F,) = (2,), got (1,)"),
         (lambda: LOOP(Q + np.nan, J, 1.0), ValueError, "LOOP: Q must be finite, got others"),
         (lambda: LOOP(Q, J - np.inf, 1.0), ValueError, "LOOP: J must be finite, got others"),
+        (lambda: LOOP(Q - 1e200, J, 1.0), ValueError, "LOOP: Q must be from -1e100 to 1e100, got 1e+200"),
+        (lambda: LOOP(Q, J + 1e101, 1.0), ValueError, "LOOP: J must be from -1e100 to 1e100, got 1e+101"),
+        (
+            lambda: learner.update(0, 0, 2e100, 0),
+            ValueError,
+            "update: reward must be from -1e100 to 1e100, got 2e+100",
+        ),
         (lambda: LOOP(Q, J, 0.0), ValueError, "LOOP: beta must be finite and above 0, got 0.0"),
         (lambda: learner.update(3, 0, 0.0, 0), ValueError, "update: state must be from 0 to 2, got 3"),
         (lambda: learner.update(0, 2, 0.0, 0), ValueError, "update: action must be from 0 to 1, got 2"),

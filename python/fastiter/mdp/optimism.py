@@ -29,6 +29,15 @@ Array = npt.NDArray[Any]
 __all__ = ["LOOP"]
 
 
+#: The largest magnitude of values, gains and rewards, whose squares sum up to losses
+LARGEST = 1e100
+
+
+def _check_size(function: str, name: str, x: float) -> None:
+    if abs(x) > LARGEST:
+        raise ValueError(f"{function}: {name} must be from -1e100 to 1e100, got {x:g}")
+
+
 class LOOP:
     """Acts by the most optimistic hypothesis that is believed, and changes it seldom.
 
@@ -38,9 +47,9 @@ class LOOP:
     Parameters
     ----------
     Q : (F, S, A) float64
-        The action values of each hypothesis, up to a constant.
+        The action values of each hypothesis, up to a constant, from -1e100 to 1e100.
     J : (F,) float64
-        The gain of each, the reward of a step in the long run.
+        The gain of each, the reward of a step in the long run, from -1e100 to 1e100.
     beta : float
         The excess loss up to which a hypothesis is believed, above 0: of the order of the variance of V(s') times the
         logarithm of F.
@@ -88,6 +97,7 @@ class LOOP:
         for name, x in (("Q", Q), ("J", J)):
             if not np.isfinite(x).all():
                 raise ValueError(f"LOOP: {name} must be finite, got others")
+            _check_size("LOOP", name, float(abs(x).max()))
         self.beta = positive("LOOP", "beta", beta, zero=False)
         F, self.S, self.A = Q.shape
         self._Q, self._J = Q.reshape(F, -1).copy(), J.copy()
@@ -166,7 +176,7 @@ class LOOP:
         state, action : int
             Where the step began.
         reward : float
-            The reward of the step.
+            The reward of the step, from -1e100 to 1e100.
         next_state : int
             Where it led.
 
@@ -180,6 +190,7 @@ class LOOP:
             if count("update", name, given) >= most:
                 raise ValueError(f"update: {name} must be from 0 to {most - 1}, got {given}")
         reward = finite_number("update", "reward", reward)
+        _check_size("update", "reward", reward)
         place = state * self.A + action
         error = reward + self._V[:, next_state] - self._J - self._Q[:, place]
         self._errors[:, place] += error
