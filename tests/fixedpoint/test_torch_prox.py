@@ -132,6 +132,17 @@ def test_nan_stays_visible_in_gradients() -> None:
         assert gradient[1].isnan().any() and gradient[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_the_entropy_is_the_identity_at_infinity(dtype: Any) -> None:
+    """x / (x + t) tends to 1, and its derivative to 0."""
+    largest = torch.finfo(dtype).max
+    y = torch.tensor([torch.inf, largest, largest / 8, -torch.inf], dtype=dtype, requires_grad=True)
+    x = prox.prox_entropy(y, 1e30)
+    (first,) = torch.autograd.grad(x.sum(), y, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), y)
+    assert x[0] == torch.inf and first.tolist() == [1.0, 1.0, 1.0, 0.0] and second.tolist() == [0.0] * 4
+
+
 def test_gradients_at_zero_are_finite() -> None:
     y = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     for call in (prox.prox_l2, prox.project_l2_ball, prox.project_l1_ball, prox.prox_l1, prox.prox_log_barrier):

@@ -58,6 +58,7 @@ _OP.on_cuda(_plain)
 def _derivative(kind: int, x: Tensor, parameter: float, axis: int, outside: Tensor, d: Tensor) -> Tensor:
     """Return the Jacobian times d; outside: 1 in groups outside of the ball, else 0."""
     if kind == KINDS["entropy"]:
+        x = x.clamp(max=torch.finfo(x.dtype).max / 4)  # inf / inf is NaN; the parameter is at most 1e30
         return d * (x / (x + parameter))
     if kind == KINDS["softmax_entropy"]:
         g = x / (parameter + (1 - parameter) * x)
