@@ -342,6 +342,24 @@ def test_nnls_is_scipys() -> None:
             assert (found.value >= 0).all() and nnls(given, target, found.value, rtol=1e-6).steps == 0
 
 
+@pytest.mark.parametrize(
+    ("error", "message", "how"),
+    [
+        (TypeError, "A must be a NumPy array of float32", {"A": A.astype(int)}),
+        (TypeError, "A must be CSR or CSC", {"A": sp.coo_array(A)}),
+        (ValueError, r"b must have shape \(4,\)", {"b": B[:3]}),
+        (ValueError, "A must have", {"A": 1e-200 * A}),
+        (ValueError, r"x0 must have shape \(3,\)", {"x0": B}),
+        (ValueError, "rtol must be finite", {"rtol": -1.0}),
+        (TypeError, "throw must be a bool", {"throw": 1}),
+        (fastiter.ConvergenceError, "", {"max_steps": 1, "throw": True}),
+    ],
+)
+def test_nnls_is_named_in_its_errors(error: type[Exception], message: str, how: dict[str, Any]) -> None:
+    with pytest.raises(error, match=f"^nnls: {message}"):
+        nnls(**{"A": A, "b": B, **how})
+
+
 @pytest.mark.parametrize("scale", [1e-200, 1e-160])
 def test_data_whose_squares_vanish_are_refused(scale: float) -> None:
     """Without squares, gradients vanish with them and 0 would seem to be a solution."""

@@ -235,6 +235,21 @@ def test_nonnegative_least_squares() -> None:
     check_derivatives(solved, A, b)
 
 
+def test_nnls_is_named_in_its_errors() -> None:
+    A, b = (torch.from_numpy(x) for x in data(9, 4))
+    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"A": A.numpy()}, TypeError, "A must be a torch.Tensor, got ndarray"),
+        ({"b": b.float()}, TypeError, "b must have dtype torch.float64 like A"),
+        ({"b": b[1:]}, ValueError, r"b must have shape \(9,\) to go with A"),
+        ({"A": A * torch.nan}, ValueError, "A must be finite"),
+        ({"x0": b}, ValueError, r"x0 must have shape \(4,\)"),
+        ({"max_steps": 1, "throw": True}, fastiter.ConvergenceError, ""),
+    ]
+    for how, error, message in wrong:
+        with pytest.raises(error, match=f"^nnls: {message}"):
+            nnls(**{"A": A, "b": b, **how})
+
+
 def test_sketches() -> None:
     A, b = data(20, 8, seed=2)
     b = A @ np.ones(8)

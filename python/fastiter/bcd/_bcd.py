@@ -110,7 +110,7 @@ def bcd(
     >>> found.value, found.converged
     (array([2., 1.]), True)
     """
-    function = "bcd"
+    function = problem._solver if isinstance(problem, Problem) else "bcd"
     if not isinstance(problem, Problem):
         expected = "a LeastSquares, Logistic, Softmax or Quadratic"
         remedy = "; fastiter.torch.bcd solves it" if type(problem).__module__ == "fastiter.torch" else ""

@@ -9,6 +9,12 @@ from ._problem import LeastSquares
 from ._result import BCDSolution
 
 
+class NonNegative(LeastSquares):
+    """The problem of nnls, which its errors name."""
+
+    _solver = "nnls"
+
+
 def nnls(
     A: Any, b: Any, x0: Any = None, *, rtol: float = 1e-8, max_steps: int = 10_000_000, throw: bool = False
 ) -> BCDSolution:
@@ -54,4 +60,4 @@ def nnls(
     >>> found.value, round((2 * found.objective) ** 0.5, 4)
     (array([1.5, 0. ]), 1.2247)
     """
-    return bcd(LeastSquares(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)
+    return bcd(NonNegative(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)

@@ -48,12 +48,19 @@ class Problem:
     """A convex problem, as the solvers take it."""
 
     _loss: str
+    #: The solver that errors name, and, unless it is bcd, those of the problem's own arguments, too
+    _solver = "bcd"
     _classes = 1
     _separable: tuple[Array, Array, Array, Array]
     _curvature: Array
 
+    @property
+    def _function(self) -> str:
+        """The name in errors about the arguments."""
+        return type(self).__name__ if self._solver == "bcd" else self._solver
+
     def _begin(self, data: Data, b: Array, weights: Array | None, own: tuple[Any, Any, Any, Any]) -> None:
-        function = type(self).__name__
+        function = self._function
         self._data, self._b, self._weights = data, b, weights
         columns = data.shape[1]
         lower, upper = (-np.inf if own[2] is None else own[2]), (np.inf if own[3] is None else own[3])
@@ -127,7 +134,7 @@ class LeastSquares(Problem):
     def __init__(
         self, A: Any, b: Any, *, l1: Any = 0.0, l2: Any = 0.0, lower: Any = None, upper: Any = None, weights: Any = None
     ) -> None:
-        function = "LeastSquares"
+        function = self._function
         n = _rows(A)
         weights = _sample_weights(function, weights, n) if n >= 0 else None  # what is no matrix is refused below
         root = None if weights is None else np.sqrt(weights)

@@ -126,7 +126,7 @@ def bcd(
     >>> found.value.detach(), l1.grad
     (tensor([0.0000, 1.1250, 0.0000], dtype=torch.float64), tensor(-0.2500, dtype=torch.float64))
     """
-    function = "bcd"
+    function = problem._solver if isinstance(problem, Problem) else "bcd"
     refuse_transforms(function, "because the number of steps depends on the values")
     if callable(problem) and not isinstance(problem, (Problem, Objective)):
         problem = Objective(problem)

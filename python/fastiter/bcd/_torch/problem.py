@@ -22,6 +22,10 @@ class Problem:
     """A convex problem of tensors."""
 
     _loss: str
+    #: The solver that errors name, and, unless it is bcd, those of the problem's own arguments, too
+    _solver = "bcd"
+    #: The problem of arrays, of the same name by default
+    _twin: type[_problem.Problem] | None = None
     _arrays: _problem.Problem
     #: The tensors that a solution depends on, by their names; A by its values
     _tensors: dict[str, Tensor]
@@ -38,7 +42,7 @@ class Problem:
             self._reading(A, others, more)
 
     def _reading(self, A: Any, others: dict[str, Any], more: dict[str, Any]) -> None:
-        function = type(self).__name__
+        function = type(self).__name__ if self._solver == "bcd" else self._solver
         refuse_transforms(function)
         given = read_matrix(function, "A", A)
         self._pattern = given.pattern
@@ -52,7 +56,7 @@ class Problem:
             more = more | {"y": array_of(self._labels)}
         seen = self._tensors if self._labels is None else self._tensors | {"y": self._labels}
         self._seen = [(name, x, x._version) for name, x in seen.items() if not x.is_inference()]
-        make: Any = getattr(_problem, function)
+        make: Any = self._twin or getattr(_problem, type(self).__name__)
         self._arrays = make(given.array(function), **arrays, **more)
         self._classes = self._arrays._classes
         if self._loss == "logistic" and self._labels is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._torch.ops import FLOATS, check_tensors, refuse_transforms
-from .. import _path, _sketch
+from .. import _nnls, _path, _sketch
 from .._path import LassoPath
 from .._result import BCDSolution
 from .._sketch import SketchSolution
@@ -125,6 +125,13 @@ def lasso_path(
     return untraced(call)
 
 
+class NonNegative(LeastSquares):
+    """The problem of nnls, which its errors name."""
+
+    _solver = "nnls"
+    _twin = _nnls.NonNegative
+
+
 def nnls(
     A: Matrix,
     b: Tensor,
@@ -182,7 +189,7 @@ def nnls(
     >>> x.detach(), b.grad
     (tensor([1.5000, 0.0000]), tensor([0.5000, 0.5000, 0.0000]))
     """
-    return bcd(LeastSquares(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)
+    return bcd(NonNegative(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)
 
 
 def sketch_solve(
