@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn import linear_model, utils
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
 import fastiter
@@ -69,9 +70,43 @@ def test_classifiers_are_those_of_scikit_learn(layout: Any, penalty: str, classe
     peer.fit(X, y, weights)
     assert mine.coef_.shape == peer.coef_.shape
     assert np.allclose(mine.predict_proba(layout(X)), peer.predict_proba(X), atol=1e-5)
+    assert np.allclose(mine.predict_log_proba(layout(X)), peer.predict_log_proba(X), atol=1e-4)
     assert np.array_equal(mine.predict(X), peer.predict(X)) and mine.score(X, y) == peer.score(X, y)
     assert np.allclose(mine.coef_, peer.coef_, atol=1e-4)
     assert np.array_equal(mine.decision_function(X) > 0, peer.decision_function(X) > 0)
+
+
+def test_logarithms_of_probabilities_that_vanish_are_finite() -> None:
+    model = LogisticRegression().fit(np.array([[-1.0], [1.0]] * 20), [0, 1] * 20)
+    far = np.array([[1e5], [-1e5]])
+    assert (model.predict_proba(far).min(axis=1) == 0).all()
+    scores = model.decision_function(far)
+    assert np.allclose(model.predict_log_proba(far), [[-scores[0], 0], [0, scores[1]]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("model", [Lasso(0.1), ElasticNet(0.1)], ids=repr)
+def test_duality_gaps_and_sparse_coefficients(model: Any, weighted: bool) -> None:
+    """The gap bounds the distance to the least objective, and falls with tol."""
+    X, y = data(40, 10)
+    weights = 1 + np.arange(40.0) % 3 if weighted else np.ones(40)
+
+    def objective(of: Any) -> Any:
+        squares = np.average((y - of.predict(X)) ** 2, weights=weights) / 2
+        return squares + 0.1 * (of.l1_ratio * abs(of.coef_).sum() + (1 - of.l1_ratio) * (of.coef_**2).sum() / 2)
+
+    best = objective(clone(model).set_params(tol=1e-14).fit(X, y, weights))
+    gaps = []
+    for tol in (0.5, 1e-3, 1e-9):
+        found = clone(model).set_params(tol=tol).fit(X, y, weights)
+        gaps.append(found.dual_gap_)
+        assert -1e-12 <= objective(found) - best <= found.dual_gap_ + 1e-12
+        assert found.dual_gap_ <= tol * np.average((y - np.average(y, weights=weights)) ** 2, weights=weights) / 2
+        assert sp.issparse(found.sparse_coef_) and np.array_equal(found.sparse_coef_.toarray(), [found.coef_])
+    assert gaps[0] > gaps[-1]
+    for name in ("dual_gap_", "sparse_coef_"):
+        with pytest.raises(NotFittedError):
+            getattr(clone(model), name)
 
 
 def test_warm_starts_end_at_once_and_parameters_survive_a_copy() -> None:
@@ -113,6 +148,9 @@ def test_wrong_parameters_and_ends_without_convergence() -> None:
         (ValueError, "Lasso: tol must be finite and at least 0, got nan", Lasso(tol=np.nan)),
         (ValueError, "Lasso: max_iter must be at least 1, got 0", Lasso(max_iter=0)),
         (TypeError, "Lasso: max_iter must be an int, got float", Lasso(max_iter=2.5)),  # type: ignore[arg-type]
+        (TypeError, "Lasso: positive must be a bool, got str", Lasso(positive="no")),  # type: ignore[arg-type]
+        (TypeError, "NNLS: warm_start must be a bool, got int", NNLS(warm_start=1)),  # type: ignore[arg-type]
+        (TypeError, "fit_intercept must be a bool, got NoneType", LogisticRegression(fit_intercept=None)),  # type: ignore[arg-type]
         (ValueError, "ElasticNet: l1_ratio must be at most 1, got 2", ElasticNet(l1_ratio=2)),
         (TypeError, "LogisticRegression: C must be a number, got str", LogisticRegression(C="1")),  # type: ignore[arg-type]
     ]

@@ -163,10 +163,31 @@ class LogisticRegression(Estimator):
         ndarray (n, classes)
             Rows that sum to 1, in the order of ``classes_``.
         """
+        z = self._below_zero(X)
+        e = np.exp(z)
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithm of the probability of each class, (n, classes).
+
+        Parameters
+        ----------
+        X : array or sparse matrix (n, features)
+            The samples.
+
+        Returns
+        -------
+        ndarray (n, classes)
+            In the order of ``classes_``; finite also where the probability underflows to 0.
+        """
+        z = self._below_zero(X)
+        return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)))
+
+    def _below_zero(self, X: Any) -> Array:
+        """Return the score of each class less the largest of its sample, (n, classes)."""
         z = self._scores(X)
         z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return np.asarray(e / e.sum(axis=1, keepdims=True))
+        return np.asarray(z - z.max(axis=1, keepdims=True))
 
     def predict(self, X: Any) -> Array:
         """Return the most probable class of each row of X.

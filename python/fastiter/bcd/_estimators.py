@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import count, positive
+from .._check import check_flag, count, positive
 
 Array = npt.NDArray[Any]
+FLAGS = {"fit_intercept", "positive", "warm_start"}
 
 
 class Estimator:
@@ -76,9 +77,11 @@ class Estimator:
         tags.input_tags.sparse = True
         return tags
 
-    def _check_numbers(self) -> None:
-        """Refuse parameters that are no numbers or out of range; C may be infinite, for no penalty."""
+    def _check_parameters(self) -> None:
+        """Refuse parameters of another type or out of range; C may be infinite, for no penalty."""
         name, own = type(self).__name__, self.get_params()
+        for each in FLAGS & own.keys():
+            check_flag(name, each, own[each])
         for each in ("alpha", "tol"):
             positive(name, each, own.get(each, 0))
         if "C" in own and own["C"] != np.inf:
@@ -92,7 +95,7 @@ class Estimator:
         scikit_learn(self)
         from sklearn.utils.validation import validate_data
 
-        self._check_numbers()
+        self._check_parameters()
         dtypes = [np.float64, np.float32]
         found = validate_data(self, X, y, accept_sparse="csc", dtype=dtypes, accept_large_sparse=False, **how)
         return found[0], found[1]

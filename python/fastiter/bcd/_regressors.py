@@ -55,6 +55,8 @@ class _Regressor(Estimator):
 
     coef_: Array
     intercept_: float
+    gap_: float
+    _total: float
     fit_intercept: bool
     warm_start: bool
     max_iter: int
@@ -86,6 +88,7 @@ class _Regressor(Estimator):
         weights = self._weights(sample_weight, X)
         is_sparse, m, dtype = hasattr(X, "tocsc"), X.shape[1], X.dtype
         total = float(len(y) if weights is None else weights.sum())
+        self._total = total
         l1, l2 = self._penalties(total)
         means, mean = np.zeros(m), 0.0
         own_column = bool(self.fit_intercept and is_sparse)
@@ -184,6 +187,25 @@ class _Penalised(_Regressor):
         self.alpha, self.fit_intercept, self.positive = alpha, fit_intercept, positive
         self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
 
+    @property
+    def dual_gap_(self) -> float:
+        """The duality gap in the units of the objective: ``gap_`` over n, or over the sum of the weights."""
+        scikit_learn(self)
+        from sklearn.utils.validation import check_is_fitted
+
+        check_is_fitted(self)
+        return self.gap_ / self._total
+
+    @property
+    def sparse_coef_(self) -> Any:
+        """The coefficients as a sparse array in CSR, (1, m)."""
+        scikit_learn(self)
+        import scipy.sparse as sp
+        from sklearn.utils.validation import check_is_fitted
+
+        check_is_fitted(self)
+        return sp.csr_array(self.coef_[None])
+
     def _penalties(self, total: float) -> tuple[float, float]:
         return self.alpha * self.l1_ratio * total, self.alpha * (1 - self.l1_ratio) * total
 
@@ -202,7 +224,11 @@ class ElasticNet(_Penalised):
     Attributes
     ----------
     %(coefficients)s
+    sparse_coef_ : (1, m) sparse array
+        The coefficients in CSR.
     %(end)s
+    dual_gap_ : float
+        ``gap_`` over n, or over the sum of the weights of the samples.
 
     See Also
     --------
@@ -247,7 +273,11 @@ class Lasso(_Penalised):
     Attributes
     ----------
     %(coefficients)s
+    sparse_coef_ : (1, m) sparse array
+        The coefficients in CSR.
     %(end)s
+    dual_gap_ : float
+        ``gap_`` over n, or over the sum of the weights of the samples.
 
     See Also
     --------
