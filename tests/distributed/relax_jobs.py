@@ -11,6 +11,7 @@ import scipy.sparse
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 
 from fastiter.torch import distributed
 from fastiter.torch.distributed import RowMatrix
@@ -101,6 +102,20 @@ def local_rows() -> None:
             M = RowMatrix(A_local, **how)
             assert M.shape == (len(M.rows), 23) and M.rows.tolist() == list(range(23))[mine]
             assert np.array_equal(M @ x[mine], expected)
+
+
+def groups() -> list[list[int]]:
+    """Return the numbers of this rank's rows in a mesh, and in a group of two ranks, after a product in each."""
+    A, x = general(9, 2), torch.arange(9.0, dtype=torch.float64)
+    some = dist.new_group([2, 1])
+    found = []
+    for group in (init_device_mesh("cpu", (3,)), some):
+        if group is some and dist.get_rank() == 0:
+            continue
+        M = RowMatrix.from_global(A, group=group)
+        assert np.allclose(M @ x[M.rows], (A @ x.numpy())[M.rows.numpy()], rtol=1e-14)
+        found.append(M.rows.tolist())
+    return found
 
 
 def traffic() -> tuple[int, int, int]:

@@ -160,6 +160,10 @@ def refused() -> dict[str, str]:
     b = torch.ones(3, dtype=torch.float64)
     bad = torch.full_like(b, torch.nan if rank == 1 else 1.0)
     other = 1 + (rank == 2)
+    values = torch.full((3,), 2.0, dtype=torch.float64, requires_grad=True)
+    changed = RowMatrix((torch.arange(4), torch.arange(3 * rank, 3 * rank + 3), values))
+    if rank == 1:  # as an optimizer does
+        values.detach().mul_(2)
     calls = {
         "A": lambda: solve(laplacian(9), b),
         "nan": lambda: solve(M, bad),
@@ -176,6 +180,7 @@ def refused() -> dict[str, str]:
         "bounds": lambda: solve(M, b, bounds=(1.0, 2.0)),
         "asymmetric": lambda: solve(RowMatrix.from_global(general(9, 1)), b),
         "definite": lambda: solve(RowMatrix.from_global(-laplacian(9)), b, method="chebyshev"),
+        "written": lambda: solve(changed, b),
         "other call": lambda: M @ b if rank == 1 else solve(M, b),
     }
     return {name: _error(call) for name, call in calls.items()}

@@ -33,6 +33,12 @@ def test_rows_of_each_rank(size: int) -> None:
     results(relax_jobs.local_rows, size)
 
 
+def test_groups() -> None:
+    first, second, third = results(relax_jobs.groups, 3)
+    assert first == [[0, 1, 2]]
+    assert second == [[3, 4, 5], [0, 1, 2, 3, 4]] and third == [[6, 7, 8], [5, 6, 7, 8]]
+
+
 def test_a_product_sends_the_border_once() -> None:
     """12 lines of 10 points on three ranks: each border has 10 points with two columns on either side."""
     line = 10 * 2 * 8

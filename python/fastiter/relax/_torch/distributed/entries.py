@@ -23,13 +23,15 @@ _OTHERS = ", a SciPy matrix or (crow, col, values)"
 class Entries(NamedTuple):
     """Rows in CSR: pointers (rows + 1,), global columns (entries,) and values, which may require a gradient.
 
-    ``columns`` is the number of columns, None where A does not say it.
+    ``columns`` is the number of columns, None where A does not say it; ``given`` the tensor that the values were taken
+    from, if the caller has it, too.
     """
 
     columns: int | None
     start: Array
     column: Array
     values: Tensor
+    given: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -41,7 +43,7 @@ class Entries(NamedTuple):
         counts = np.diff(self.start)[rows]
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         places = np.repeat(self.start[rows] - start[:-1], counts) + np.arange(start[-1])
-        return Entries(self.columns, start, self.column[places], self.values[torch.from_numpy(places)])
+        return Entries(self.columns, start, self.column[places], self.values[torch.from_numpy(places)], self.given)
 
 
 def read_entries(function: str, A: Any) -> Entries:
@@ -64,9 +66,14 @@ def read_entries(function: str, A: Any) -> Entries:
     if start[0] != 0 or start[-1] != len(column) or (np.diff(start) < 0).any():
         raise ValueError(f"{function}: A must have pointers that increase from 0 to {len(column)}, got others")
     check_finite(function, "A", values.detach())
-    found = Entries(columns, start, column.astype(np.int64, copy=False), values)
+    found = Entries(columns, start, column.astype(np.int64, copy=False), values, None if is_sparse(A) else values)
     check_columns(function, found, MAX_ROWS if columns is None else columns)
     return found
+
+
+def version_of(A: Entries) -> int:
+    """Return how often the given values have been written to; 0 where torch does not count."""
+    return 0 if A.given is None or A.given.is_inference() else int(A.given._version)
 
 
 def check_columns(function: str, A: Entries, n: int) -> None:

@@ -16,7 +16,7 @@ from ...._check import type_name
 from ...._torch.collectives import Ranks
 from ...._torch.halo import Halo
 from ...._torch.ops import check_tensors, contiguous
-from .entries import DTYPES, Entries, Ownership, check_columns, checked_ownership, read_entries
+from .entries import DTYPES, Entries, Ownership, check_columns, checked_ownership, read_entries, version_of
 from .partition import even
 from .parts import Local, Product, divide
 
@@ -160,6 +160,7 @@ class RowMatrix:
         self.values, self.dtype = self._entries.values, self._entries.values.dtype
         self.rows = torch.from_numpy(ownership.rows_of(self._mine))
         self._parts = local.parts
+        self._version = version_of(self._entries)
         self._numpy_dtype = self.values.detach().numpy().dtype
         self._product = Product(local.parts, self._numpy_dtype)
         self._pieces: dict[int, list[tuple[int, slice]]] = {}
@@ -200,6 +201,8 @@ class RowMatrix:
 
     def _check_vector(self, function: str, name: str, x: object) -> None:
         """Refuse anything but this rank's rows of one or several vectors, without a gradient."""
+        if version_of(self._entries) != self._version:
+            raise ValueError(f"{function}: A must be made from values that stay as they are, got some written to since")
         check_tensors(function, (name,), (x,), DTYPES)
         assert isinstance(x, Tensor)
         if x.dtype != self.dtype:
