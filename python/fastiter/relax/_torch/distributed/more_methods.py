@@ -29,7 +29,7 @@ class FlexibleCg(Cg):
 
     def _reduce(self) -> None:
         self._u = np.ascontiguousarray(self.precond.apply(self.r))
-        self._w = self.A._minus_product(self._u)
+        self.A._minus_product(self._u, self._w)
         pairs = [(self.r, self._u), (self._u, self._w), (self.r, self.r), (self._u, self._s), (self._p, self.r)]
         self._gamma, delta, self._square, cross, self._left = self.A._dots(pairs)
         self._delta, self._cross = -delta, -cross
@@ -42,17 +42,12 @@ class FlexibleCg(Cg):
         beta, curvature = self._curvature()
         doubtful = ~self._fresh & (self._gamma != 0) & (curvature <= 0)
         if doubtful.any():  # by the recurrence, and perhaps its rounding errors
-            self._restart(doubtful, self._residual())
+            self._restart(doubtful, self._residual(np.empty_like(self.r)))
             beta, curvature = self._curvature()
         self.indefinite |= (self._delta < 0) | ((self._delta > 0) & (curvature <= 0))
         along = self._gamma + beta * self._left
         alpha = np.where(self.indefinite, 0.0, over(along, curvature))
-        kind = self.b.dtype.type
-        for into, new in ((self._p, self._u), (self._s, self._w)):
-            into *= beta.astype(kind)
-            into += new
-        for into, direction in ((self.x, self._p), (self.r, self._s)):
-            into += alpha.astype(kind) * direction
+        self._update(alpha.astype(self.b.dtype), beta.astype(self.b.dtype))
         self._energy = np.where(curvature > 0, curvature, 1.0)
         self._fresh[:] = False
         self._reduce()
@@ -75,5 +70,5 @@ class Sweeps(Method):
         """Take some sweeps; return the norms of b - A x."""
         for _ in range(count):
             self._coloured.sweep()
-        self.r = self._residual()
+        self._residual(self.r)
         return self._norms()
