@@ -45,8 +45,8 @@ template <class Kernels, class Params> void launch_gradient(const Kernels& kerne
     launch_scan(kernels.gradient, p, per_number);
 }
 
-void linear_scan_fwd(const py::tuple& shape, py::handle a, py::handle x, py::handle first, py::handle h,
-                     py::handle last) {
+void linear_scan_fwd_twice(const py::tuple& shape, py::handle a, py::handle x, py::handle first, py::handle h,
+                           py::handle last, py::handle copy) {
     const Array like(x.ptr());
     with_storage(like.real_bits(), [&]<class S>() {
         using T = accumulate_t<S>;
@@ -56,8 +56,14 @@ void linear_scan_fwd(const py::tuple& shape, py::handle a, py::handle x, py::han
         p.first = address<const T>(first);
         p.h = lines<S>(h);
         p.last = address<T>(last);
+        p.copy = lines<S>(copy);
         launch_scan(kernels().of<LinearScanKernels<S>>().forward, p, 1);
     });
+}
+
+void linear_scan_fwd(const py::tuple& shape, py::handle a, py::handle x, py::handle first, py::handle h,
+                     py::handle last) {
+    linear_scan_fwd_twice(shape, a, x, first, h, last, py::none());
 }
 
 void linear_scan_bwd(const py::tuple& shape, py::handle a, py::handle h, py::handle dh, py::handle first,
@@ -112,6 +118,7 @@ void block_scan_bwd(const py::tuple& shape, int64_t K, py::handle A, py::handle 
 
 void bind(py::module_& m) {
     m.def("linear_forward", linear_scan_fwd);
+    m.def("linear_forward_twice", linear_scan_fwd_twice);
     m.def("linear_backward", linear_scan_bwd);
     m.def("block_forward", block_scan_fwd);
     m.def("block_backward", block_scan_bwd);

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter.torch  # noqa: E402
+from fastiter.scan._torch.ops import OPS, ScanForward, forward_twice  # noqa: E402
 from tests.rnn.calls import assert_runs  # noqa: E402
 from tests.scan.calls import both_kinds, both_ways, resets, scan_inputs, some_lengths  # noqa: E402
 
@@ -26,6 +27,19 @@ LAYOUTS = {
     "expanded": lambda y: y[:1].expand(y.shape),
 }
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def test_a_copy_of_the_states_is_written_in_the_same_pass() -> None:
+    """Both have the bits of one, in parts of tensors too: for few and many channels, rows with padding, and resets."""
+    for width, dtype in itertools.product((3, 40, 100, 3000), (torch.float32, torch.bfloat16, torch.complex64)):
+        a, x = torch.randn(2, 2, 90, width, dtype=dtype)
+        cut = (bool(width % 3), torch.rand(2, 90) < 0.1, torch.tensor([90, 33]), None)
+        call = ScanForward(a, x, None, *cut)
+        h, last = OPS["linear_scan"].forward(call)
+        pair = torch.full((2, 2, 90, width + 1), torch.nan, dtype=dtype)
+        found, copy = pair[..., :-1]
+        assert torch.equal(forward_twice(call, found, copy), last)
+        assert torch.equal(found, h) and torch.equal(copy, h) and pair[..., -1].isnan().all()
 
 
 def given(kind: str, B: int = 3, T: int = 5, dtype: Any = np.float32, broadcast: str = "full") -> list[Any]:

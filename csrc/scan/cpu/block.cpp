@@ -122,7 +122,7 @@ template <class T, bool Complex> void forward(const BlockScan<T>& p, Team team) 
 
 template <class T> void block_scan(const BlockScan<T>& p, Team team) {
     if (p.shape.D == 0) return;
-    if (p.K == 1) return linear_scan(LinearScan<T>{p.shape, p.A, p.x, p.first, p.h, p.last}, team);
+    if (p.K == 1) return linear_scan(LinearScan<T>{p.shape, p.A, p.x, p.first, p.h, p.last, {}}, team);
     p.shape.complex ? forward<T, true>(p, team) : forward<T, false>(p, team);
 }
 

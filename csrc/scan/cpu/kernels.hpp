@@ -31,7 +31,8 @@ struct ScanShape {
 
 // h[t] = a[t] * h[t-1] + x[t] forward in time, or backward with `reverse`; products and sums are rounded separately.
 // `first` (B, D) is the state before the first step, nullptr = 0; `last` (B, D) the state after the last one. Padding
-// of h is 0. a may be broadcast by strides of 0. h may alias x or a (in place).
+// of h is 0. a may be broadcast by strides of 0. h may alias x or a (in place). `copy` gets a copy of h, if it is not
+// null.
 template <class S> struct LinearScan {
     typedef accumulate_t<S> T;
     ScanShape shape;
@@ -39,6 +40,7 @@ template <class S> struct LinearScan {
     const T* first = nullptr;
     Lines<S> h;
     T* last = nullptr;
+    Lines<S> copy;
 };
 
 // Backward pass: l[t] = dh[t] + conj(a[t+1]) l[t+1], starting from dlast; dx = l, da[t] = conj(h[t-1]) l[t], and dfirst

@@ -29,7 +29,12 @@ template <class S, bool Complex> struct Forward {
             wide_steps(q, k, min_of(k + kTogether, q.steps), column, width);
             if (has_to_stop(team, kTogether * width)) return;
         }
+        end(q, column, width);
+    }
+
+    void end(const Sequence& q, int64_t column, int64_t width) const {
         zero_padding(p.shape, p.h, q, column, width);
+        zero_padding(p.shape, p.copy, q, column, width);
     }
 
     // Steps [from, to), not inlined: in a loop that asks whether to stop, the compiler keeps less in registers.
@@ -43,7 +48,7 @@ template <class S, bool Complex> struct Forward {
         for (int64_t k = from; k < to; ++k) {
             const int64_t t = time(q, k);
             const S *a = at(p.a, q, t, column), *x = at(p.x, q, t, column);
-            S* h = at(p.h, q, t, column);
+            S *h = at(p.h, q, t, column), *copy = at(p.copy, q, t, column);
             const uint8_t* reset = at(p.shape.reset, q, t, 0);
             const int64_t before = stream ? numbers_before_line<T>(h, width, Complex ? 2 : 1) : 0;
             if (reset && *reset)
@@ -51,6 +56,7 @@ template <class S, bool Complex> struct Forward {
                     const vec<T> v = load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
                     put_up_to(h + c, v, n, stream);
+                    if (copy) put_up_to(copy + c, v, n, stream);
                 });
             else
                 for_vectors_after<T>(before, width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
@@ -59,6 +65,7 @@ template <class S, bool Complex> struct Forward {
                     const vec<T> v = from + load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
                     put_up_to(h + c, v, n, stream);
+                    if (copy) put_up_to(copy + c, v, n, stream);
                 });
         }
     }
@@ -67,13 +74,14 @@ template <class S, bool Complex> struct Forward {
     template <int V, int R> void narrow(const Sequence* q, int64_t from, int64_t to, int64_t columns) const {
         const int64_t direction = p.shape.reverse ? -1 : 1;
         const S *a[R], *x[R];
-        S* h[R];
+        S *h[R], *copy[R];
         const uint8_t* reset[R];
         vec<T> state[R][V];
         auto size = [&](int v) { return v < V - 1 ? int64_t(W) : columns - (V - 1) * W; };
         for (int r = 0; r < R; ++r) {
             const int64_t t = time(q[r], from);
             a[r] = at(p.a, q[r], t, 0), x[r] = at(p.x, q[r], t, 0), h[r] = at(p.h, q[r], t, 0);
+            copy[r] = at(p.copy, q[r], t, 0);
             reset[r] = at(p.shape.reset, q[r], t, 0);
             for (int v = 0; v < V; ++v) state[r][v] = load_up_to(p.last + q[r].index * columns + v * W, size(v));
         }
@@ -89,6 +97,7 @@ template <class S, bool Complex> struct Forward {
                         const vec<T> factor = load_up_to(a[r] + step * p.a.time + v * W, size(v));
                         state[r][v] = begins ? new_x : N::product(factor, state[r][v]) + new_x;
                         put_up_to(h[r] + step * p.h.time + v * W, state[r][v], size(v), stream);
+                        if (p.copy.data) put_up_to(copy[r] + step * p.copy.time + v * W, state[r][v], size(v), stream);
                     }
                 }
         }
@@ -113,7 +122,7 @@ template <class S, bool Complex> struct Forward {
         in_parts<V, R>(q, 0, together, columns);
         for (int r = 0; r < R; ++r) {
             in_parts<V, 1>(q + r, together, q[r].steps, columns);
-            zero_padding(p.shape, p.h, q[r], 0, columns);
+            end(q[r], 0, columns);
         }
     }
 

@@ -6,6 +6,9 @@ from . import Address, Strided
 ScanShape = tuple[int, int, int, bool, Address, Address, Address]
 
 def linear_forward(shape: ScanShape, a: Strided, x: Strided, first: Address, h: Strided, last: Address, /) -> None: ...
+def linear_forward_twice(
+    shape: ScanShape, a: Strided, x: Strided, first: Address, h: Strided, last: Address, copy: Strided, /
+) -> None: ...
 def linear_backward(
     shape: ScanShape,
     a: Strided,

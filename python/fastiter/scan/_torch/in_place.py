@@ -9,7 +9,16 @@ from torch import Tensor
 
 from ..._torch.in_place import Backward, Forward, Kernels, Optional, sampled, steps_to_forget
 from ..._torch.ops import empty, empty_steps
-from .ops import OPS, Scan, ScanBackward, ScanOut, backward_into, carried, empty_factors_gradient
+from .ops import (
+    Scan,
+    ScanBackward,
+    ScanForward,
+    backward_into,
+    carried,
+    empty_factors_gradient,
+    forward_into,
+    forward_twice,
+)
 
 
 def kernels(scan: Scan, reverse: bool) -> Kernels:
@@ -30,9 +39,15 @@ def _results(tensors: Optional) -> list[Tensor]:
 def _forward(scan: Scan, reverse: bool, call: Forward) -> tuple[list[Tensor], list[Tensor]]:
     x, a = _both(call.tensors)
     (h,), state = call.results, None if call.state is None else call.state[0]
-    last = OPS[scan.name].out(ScanOut(a, x, state, reverse, *call.cut, h))
+    given = ScanForward(a, x, state, reverse, *call.cut)
+    if not (call.saves and a.requires_grad):
+        return [forward_into(scan, given, h)], []
     # The gradient of a needs a copy of h, as users may write to h.
-    return [last], [empty(h, h.shape).copy_(h)] if call.saves and a.requires_grad else []
+    copy = empty(h, h.shape)
+    if not scan.blocks:
+        return [forward_twice(given, h, copy)], [copy]
+    last = forward_into(scan, given, h)
+    return [last], [copy.copy_(h)]
 
 
 def _backward(scan: Scan, reverse: bool, call: Backward) -> list[Tensor]:

@@ -123,16 +123,25 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[Any, ...]:
     return (shape, x.shape[-1]) if scan.blocks else (shape,)
 
 
-def _forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
+def forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
+    """Write h; return the final state."""
     a, x, state, *_, cu_seqlens = call
     first, last = None if state is None else contiguous(state), empty_last(x, cu_seqlens)
     scan.forward(*_work(scan, x, call.cut), flat_steps(a), flat_steps(x), first, flat_steps(h), last)
     return last
 
 
+def forward_twice(call: ScanForward, h: Tensor, copy: Tensor) -> Tensor:
+    """Write h of linear_scan to two tensors in one pass; return the final state."""
+    a, x, state, *_, cu_seqlens = call
+    first, last = None if state is None else contiguous(state), empty_last(x, cu_seqlens)
+    _core.scan.linear_forward_twice(_work(LINEAR, x, call.cut)[0], flat_steps(a), flat_steps(x), first, h, last, copy)
+    return last
+
+
 def _forward(scan: Scan, call: ScanForward) -> list[Tensor]:
     h = empty_steps(call.x, call.x.shape)
-    return [h, _forward_into(scan, call, h)]
+    return [h, forward_into(scan, call, h)]
 
 
 def _forward_fake(scan: Scan, call: ScanForward) -> list[Tensor]:
@@ -141,7 +150,7 @@ def _forward_fake(scan: Scan, call: ScanForward) -> list[Tensor]:
 
 def _forward_out(scan: Scan, call: ScanOut) -> Tensor:
     if has_plain_steps(call.out):
-        return _forward_into(scan, call.forward, call.out)
+        return forward_into(scan, call.forward, call.out)
     h, last = _forward(scan, call.forward)
     call.out.copy_(h)
     return last
