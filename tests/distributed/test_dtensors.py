@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from tests.distributed import dtensor_jobs
 from tests.distributed.ranks import results
 
@@ -50,5 +52,10 @@ def test_errors_are_raised_before_any_work() -> None:
 
 
 def test_second_derivatives() -> None:
-    """Sums of fewer than 100 products of numbers of order one, in float64."""
-    assert max(results(dtensor_jobs.differentiated_twice, 2)) < 1e-12
+    """Sums of fewer than 100 products of numbers of order one, in float64; DTensor has none before torch 2.13."""
+    for found in results(dtensor_jobs.differentiated_twice, 2):
+        if torch.__version__ >= (2, 13):  # type: ignore[operator]
+            assert not isinstance(found, str) and found < 1e-12, found
+        else:
+            expected = "lstm: second derivatives on DTensors need torch 2.13 or later, got "
+            assert isinstance(found, str) and found.startswith(expected), found

@@ -103,6 +103,62 @@ def _local(x: Any, placements: Sequence[Any] | None = None) -> Tensor:
     return local if wait is None else wait()
 
 
+class _Move(NamedTuple):
+    """A tensor's mesh, whole shape and strides; its placements, those for a call, and those of the call's gradient."""
+
+    function: str
+    mesh: Any
+    shape: torch.Size
+    stride: tuple[int, ...]
+    given: Sequence[Any]
+    wanted: Sequence[Any]
+    gradient: Sequence[Any]
+
+    def run(self, local: Tensor, given: Sequence[Any], wanted: Sequence[Any]) -> Tensor:
+        from torch.distributed.tensor import DTensor
+
+        x = DTensor.from_local(local, self.mesh, given, shape=self.shape, stride=self.stride)
+        return _local(x.redistribute(self.mesh, wanted))
+
+    def reduced(self) -> list[Any]:
+        """Return the placements of the gradient that a caller gets: none is Partial."""
+        from torch.distributed.tensor import Partial, Replicate
+
+        return [Replicate() if isinstance(p, Partial) else p for p in self.given]
+
+
+#: Before torch 2.13 the gradients of DTensor.to_local and redistribute have no gradients themselves.
+_TWICE = torch.__version__ >= (2, 13)  # type: ignore[operator]
+
+
+class _Moved(torch.autograd.Function):
+    """Change placements, and refuse second derivatives that torch would drop."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, move: _Move) -> Tensor:
+        ctx.move = move
+        found = move.run(local.detach(), move.given, move.wanted)
+        return found.view_as(found)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        move: _Move = ctx.move
+        if torch.is_grad_enabled() and not _TWICE:
+            raise RuntimeError(
+                f"{move.function}: second derivatives on DTensors need torch 2.13 or later, got {torch.__version__}"
+            )
+        return move.run(gradient, move.gradient, move.reduced()), None
+
+
+def moved(function: str, x: Any, wanted: Sequence[Any], gradient: Sequence[Any]) -> Tensor:
+    """Return this rank's part of a DTensor with other placements; ``gradient`` has those of its gradient."""
+    move = _Move(function, x.device_mesh, x.shape, x.stride(), x.placements, wanted, gradient)
+    if _TWICE and list(x.placements) == list(wanted) == list(gradient):
+        return _local(x)
+    found: Tensor = _Moved.apply(_local(x, move.reduced()), move)  # type: ignore[no-untyped-call]
+    return found
+
+
 class Cut(NamedTuple):
     """The division of a call over a mesh."""
 
@@ -181,8 +237,7 @@ class Cut(NamedTuple):
             Partial() if kind != "none" and not isinstance(p, Shard) else p
             for kind, p in zip(self.kinds, sharded, strict=True)
         ]
-        # Also where nothing moves: its backward pass reduces Partial gradients.
-        local = _local(x.redistribute(self.mesh, sharded), gradient)
+        local = moved(self.function, x, sharded, gradient)
         for at in {p.dim for p in sharded if isinstance(p, Shard)}:
             kind: Kind = "rows" if letters[at] == "B" else "heads"
             expected = self._own(kind, x.shape[at])[1]

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ...._check import check_flag
 from ...._torch.collectives import Ranks
 from ...._torch.derived_class import derive
+from ...._torch.dtensors import moved
 from .base import Recurrent
 from .checks import CELLS, OPTIONS, as_torch_takes_it, check_forward, check_weights, checked_options, module_name
 from .modules import GRU, LSTM, RNN, sLSTM
@@ -179,7 +180,7 @@ def _forward(
     cu_seqlens: Any = None,
 ) -> tuple[Any, Any]:
     """Return the output and the final states as the module does; see :class:`HeadParallel` for the placements."""
-    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
     name, (into, out_of, is_local) = module_name(module), module.__dict__["_style"]
     weights = [[getattr(module, one) for one in names] for names in module._all_weights]
@@ -188,18 +189,18 @@ def _forward(
         expected = "a Tensor where heads are divided (lengths takes rows of several lengths)"
         raise TypeError(f"{name}: input must be {expected}, got a {type(input).__qualname__}")
     x: Any = input if isinstance(input, DTensor) else DTensor.from_local(input, mesh, [into])
-    states, directions = _local_states(module, hx, mesh), 2 if module.bidirectional else 1
+    states, directions = _local_states(module, hx), 2 if module.bidirectional else 1
     finals: list[Any] = []
     for first in range(0, len(weights), directions):
         local = _local_layer(module, first == 0, mesh.size())
         parameters = {
-            one: _local(weight, [Shard(1)]).flatten(0, 2)
+            one: moved(name, weight, [Shard(1)], [Shard(1)]).flatten(0, 2)
             for names, own in zip(local._all_weights, weights[first : first + directions], strict=True)
             for one, weight in zip(names, own, strict=True)
         }
         start = None if states is None else tuple([s[first : first + directions] for s in states])
         how = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        given = (_replicated(x, mesh), start)
+        given = (moved(name, x, [Replicate()], [Partial()]), start)  # each rank's gradient is that of its heads
         h, last = torch.func.functional_call(local, parameters, given, how)
         finals.append(last if isinstance(last, tuple) else (last,))
         by_feature = Shard(h.dim() - 1)
@@ -225,19 +226,7 @@ def _gathered(parts: list[Any]) -> Any:
     return torch.cat([x.redistribute(x.device_mesh, [Replicate()]) for x in parts], -1)
 
 
-def _replicated(x: Any, mesh: Any) -> Tensor:
-    """Return an input of all ranks; each rank's gradient is that of its heads."""
-    from torch.distributed.tensor import Partial, Replicate
-
-    return _local(x.redistribute(mesh, [Replicate()]), [Partial()])
-
-
-def _local(x: Any, placements: list[Any]) -> Tensor:
-    local: Tensor = x.to_local(grad_placements=placements)
-    return local
-
-
-def _local_states(module: Any, hx: Any, mesh: Any) -> tuple[Tensor, ...] | None:
+def _local_states(module: Any, hx: Any) -> tuple[Tensor, ...] | None:
     """Return the features of this rank of the initial states; a plain tensor has only these."""
     from torch.distributed.tensor import DTensor, Shard
 
@@ -247,7 +236,7 @@ def _local_states(module: Any, hx: Any, mesh: Any) -> tuple[Tensor, ...] | None:
     states = []
     for s in parts if isinstance(parts, (tuple, list)) else (parts,):
         if isinstance(s, DTensor):
-            s = _local(s.redistribute(mesh, [Shard(s.dim() - 1)]), [Shard(s.dim() - 1)])
+            s = moved(module_name(module), s, [Shard(s.dim() - 1)], [Shard(s.dim() - 1)])
         states.append(s)
     return tuple(states)
 
