@@ -65,6 +65,22 @@ def run_function(function: Function, options: Options) -> tuple[list[Tensor], li
     return run_sharded(function.name, options, lambda options, given: _problem(function, options, given))
 
 
+def cell(local: Any, tensors: Mapping[str, Tensor | None], state: Any, unit: int = 1) -> Function:
+    """Return a call of a recurrent cell: rows and heads, or channels, are independent.
+
+    The first tensor is wx, (B, T, G, N, D) or (B, T, G, D), and the others are weights, (G, N, ...) or (G, D). A chunk
+    has at least ``unit`` heads or channels.
+    """
+
+    def splits(given: Mapping[str, Tensor | None]) -> list[Split]:
+        wx, weights = given["wx"], len(given) - 1
+        assert wx is not None
+        across = Split(wx.shape[3], unit, (3, *[1] * weights), 2, 1)
+        return [Split(wx.shape[0], 1, (0, *[None] * weights), 0, 0), across]  # first the rows, which share the weights
+
+    return Function(local.__name__, local, tensors, {"wx": 1}, state, splits, has_reverse=True)
+
+
 def _problem(function: Function, options: Options, given: Sequences) -> Problem:
     """Check a call by the function itself, on no steps, after which the last state is the initial one."""
     parts = None if function.state is None else _parts(function.state)

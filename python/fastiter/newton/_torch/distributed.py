@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
 from ..._torch.sequences import Integers
-from ..._torch.sharded import Split
 from ..._torch.sharded_call import Exchange, Options
-from ..._torch.sharded_function import Function, run_function
+from ..._torch.sharded_function import Function, cell, run_function
 from .._cells import NewtonInfo
 from .._results import Method
 from . import functional
@@ -78,7 +77,7 @@ def paragru(
     tensors = {"wx": wx, "a": a}
     how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
     cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(Function("paragru", functional.paragru, tensors, {"wx": 1}, state, _splits), cut, how)
+    return _run(cell(functional.paragru, tensors, state, _UNIT), cut, how)
 
 
 @typed_sharded
@@ -138,7 +137,7 @@ def paralstm(
     tensors = {"wx": wx, "a": a, "p": p}
     how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
     cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(Function("paralstm", functional.paralstm, tensors, {"wx": 1}, state, _splits), cut, how)
+    return _run(cell(functional.paralstm, tensors, state, _UNIT), cut, how)
 
 
 @typed_sharded
@@ -197,23 +196,12 @@ def paraslstm(
     tensors = {"wx": wx, "a": a}
     how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
     cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(Function("paraslstm", functional.paraslstm, tensors, {"wx": 1}, state, _splits), cut, how)
+    return _run(cell(functional.paraslstm, tensors, state, _UNIT), cut, how)
 
 
 def _run(function: Function, options: Options, solver: Solver) -> ParaResult | ParaResultInfo:
     info: list[NewtonInfo] = []
-    function = function._replace(has_reverse=True, **solver.parts(function, info))
+    function = function._replace(**solver.parts(function, info))
     options = options._replace(others=tuple(solver._asdict().items()))
     (h,), last = run_function(function, options)
     return ParaResultInfo(h, tuple(last), info[0]) if info and solver.return_info else ParaResult(h, tuple(last))
-
-
-def _splits(tensors: Mapping[str, Tensor | None]) -> list[Split]:
-    """Return the rows, whose chunks share the weights, and the channels."""
-    wx = tensors["wx"]
-    assert wx is not None
-    weights = len(tensors) - 1
-    return [
-        Split(wx.shape[0], 1, (0, *[None] * weights), 0, 0),
-        Split(wx.shape[3], _UNIT, (3, *[1] * weights), 2, 1),
-    ]

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ..._docs import documented_by, parts_of
 from ..._torch.sequences import Integers
-from ..._torch.sharded import Split
 from ..._torch.sharded_call import PARTS, Options
-from ..._torch.sharded_function import Function, run_function
+from ..._torch.sharded_function import Function, cell, run_function
 from . import functional
 from .results import RnnResult
 
@@ -66,9 +65,7 @@ def lstm(
     """
     how = {"checkpoint": checkpoint, "clip_grad": clip_grad, "clip_state": clip_state}
     cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(
-        Function("lstm", functional.lstm, {"wx": wx, "r": r, "b": b}, {"wx": 1}, state, _splits, None, how), cut
-    )
+    return _run(cell(functional.lstm, {"wx": wx, "r": r, "b": b}, state), cut, how)
 
 
 @documented_by(parts_of(functional.gru) | PARTS)
@@ -121,7 +118,7 @@ def gru(
     """
     how = {"checkpoint": checkpoint, "clip_grad": clip_grad, "clip_state": clip_state}
     cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(Function("gru", functional.gru, {"wx": wx, "r": r, "b": b}, {"wx": 1}, state, _splits, None, how), cut)
+    return _run(cell(functional.gru, {"wx": wx, "r": r, "b": b}, state), cut, how)
 
 
 @documented_by(parts_of(functional.elman) | PARTS)
@@ -175,9 +172,7 @@ def elman(
     """
     how = {"activation": activation, "checkpoint": checkpoint, "clip_grad": clip_grad, "clip_state": clip_state}
     cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(
-        Function("elman", functional.elman, {"wx": wx, "r": r, "b": b}, {"wx": 1}, state, _splits, None, how), cut
-    )
+    return _run(cell(functional.elman, {"wx": wx, "r": r, "b": b}, state), cut, how)
 
 
 @documented_by(parts_of(functional.slstm) | PARTS)
@@ -230,18 +225,9 @@ def slstm(
     """
     how = {"checkpoint": checkpoint, "clip_grad": clip_grad, "clip_state": clip_state}
     cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(
-        Function("slstm", functional.slstm, {"wx": wx, "r": r, "b": b}, {"wx": 1}, state, _splits, None, how), cut
-    )
+    return _run(cell(functional.slstm, {"wx": wx, "r": r, "b": b}, state), cut, how)
 
 
-def _run(function: Function, options: Options) -> RnnResult:
-    (h,), last = run_function(function._replace(has_reverse=True), options)
+def _run(function: Function, options: Options, how: Mapping[str, object]) -> RnnResult:
+    (h,), last = run_function(function._replace(options=how), options)
     return RnnResult(h, tuple(last))
-
-
-def _splits(tensors: Mapping[str, Tensor | None]) -> list[Split]:
-    """Return the rows, whose chunks share the weights, and the heads."""
-    wx = tensors["wx"]
-    assert wx is not None
-    return [Split(wx.shape[0], 1, (0, None, None), 0, 0), Split(wx.shape[3], 1, (3, 1, 1), 2, 1)]
