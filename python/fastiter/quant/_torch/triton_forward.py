@@ -307,15 +307,14 @@ def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
     y, shared = _made_codes(lines, fmt) if codes else (torch.empty_like(lines), None)
     if not lines.numel():
         return y, shared
-    refuses = refuse_nan and not has_nan(fmt)
-    missing = torch.zeros(1, dtype=torch.int32, device=x.device) if refuses and not block else None
+    missing = torch.zeros(1, dtype=torch.int32, device=x.device) if refuse_nan and not has_nan(fmt) else None
     call = _Call(function, fmt, scales, seed_on(x, seed), nan, codes, missing)
-    if not block:
-        _elementwise(lines, as_signed(y), call)
-    if refuses and bool(torch.isnan(x).any() if missing is None else missing):
-        refuse_nans(function, fmt)
-    if block:
+    if block:  # whose scales have a NaN: nothing is refused
         _blocks(lines, as_signed(y), shared, call)
+    else:
+        _elementwise(lines, as_signed(y), call)
+    if missing is not None and bool(missing):
+        refuse_nans(function, fmt)
     return y, shared
 
 
