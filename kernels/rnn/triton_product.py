@@ -32,7 +32,9 @@ def products(h, w0, w1, w2, w3, zero, GATES: tl.constexpr):
     return p0, p1, p2, p3
 
 
-# ---- for an r too large for the program: vectors go through memory, ``room``; a product reads some terms at a time
+# ---- for an r too large for the program: vectors go through memory, ``room``; a product reads some terms at a time, up
+# to the width, as the others are 0. As the compiler does not know the number of turns, it does not unroll them all:
+# their operands would be more than there are registers.
 
 
 @triton.jit
@@ -55,33 +57,34 @@ def _terms(r, gate, n, heads, k, TERMS: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def _product_by_terms(room, r, gate, n, heads, sum, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr):
-    for k in tl.range(0, D, TERMS, disable_licm=True):
+def _product_by_terms(room, r, gate, n, heads, width, sum, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr):
+    for k in tl.range(0, width, TERMS, disable_licm=True):
         sum = product(_left(room, 0, k, ROWS, TERMS, D), _terms(r, gate, n, heads, k, TERMS, D), sum)
     return sum
 
 
 @triton.jit
 def products_by_terms(
-    room, r, n, heads, zero, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
+    room, r, n, heads, width, zero, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
 ):
     """R_g h' of all gates, of the h that was left in memory: one after the other, which takes the fewest registers."""
-    p0 = _product_by_terms(room, r, 0, n, heads, zero, ROWS, TERMS, D)
+    p0 = _product_by_terms(room, r, 0, n, heads, width, zero, ROWS, TERMS, D)
     p1, p2, p3 = p0, p0, p0
     if GATES > 1:
-        p1 = _product_by_terms(room, r, 1, n, heads, zero, ROWS, TERMS, D)
-        p2 = _product_by_terms(room, r, 2, n, heads, zero, ROWS, TERMS, D)
+        p1 = _product_by_terms(room, r, 1, n, heads, width, zero, ROWS, TERMS, D)
+        p2 = _product_by_terms(room, r, 2, n, heads, width, zero, ROWS, TERMS, D)
     if GATES > 3:
-        p3 = _product_by_terms(room, r, 3, n, heads, zero, ROWS, TERMS, D)
+        p3 = _product_by_terms(room, r, 3, n, heads, width, zero, ROWS, TERMS, D)
     return p0, p1, p2, p3
 
 
 @triton.jit
 def back_by_terms(
-    room, r, n, heads, sum, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
+    room, r, n, heads, width, sum, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
 ):
     """sum + R_g^T dp_g of all gates, whose dp were left in memory."""
-    for k in tl.range(0, GATES * D, TERMS, disable_licm=True):
-        dp = _left(room, k // D, k % D, ROWS, TERMS, D)
-        sum = product(dp, _terms(r, k // D, n, heads, k % D, TERMS, D), sum)
+    for gate in tl.range(GATES, disable_licm=True):
+        for k in tl.range(0, width, TERMS, disable_licm=True):
+            dp = _left(room, gate, k, ROWS, TERMS, D)
+            sum = product(dp, _terms(r, gate, n, heads, k, TERMS, D), sum)
     return sum

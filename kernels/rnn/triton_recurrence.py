@@ -158,7 +158,7 @@ def rnn_fwd_kernel(
         else:
             leave(room, h, 0, ROWS, D)
             tl.debug_barrier()
-            p0, p1, p2, p3 = products_by_terms(room, r, head, heads, zero, GATES, ROWS, TERMS, D)
+            p0, p1, p2, p3 = products_by_terms(room, r, head, heads, width, zero, GATES, ROWS, TERMS, D)
             tl.debug_barrier()
         p0 = _with_bias(p0, b, 0, head, heads, width, unit)
         if CELL >= 2:
@@ -277,18 +277,30 @@ def rnn_bwd_kernel(
         at_before = (line_before[:, None] * heads + head) * width + unit[None, :]
         gate = heads * width
         of_gates = (line[:, None] * GATES * heads + head) * width + unit[None, :]
+        dh_new = tl.zeros((ROWS, D), tl.float32)  # the part of h that goes past the products
         through = tl.where(valid, dh, 0.0) + _load_optional(dh_all, at, valid)
         if clip_state is not None:
             through = tl.where(tl.abs(_load(h_all, at, valid)) < clip_state, through, 0.0)
         is_new = _reset(reset, line, t < length) if reset is not None else None
         if CELL >= 2:
             of_saved = (line[:, None] * 4 * heads + head) * width + unit[None, :]
+        if CELL == 4:  # the part that needs k3 comes before the rest is loaded: registers are scarce
+            k3 = _load(saved, of_saved + 3 * gate, valid)
+            c, n = _load(c_all, at, valid), tl.where(valid, _load(n_all, at, valid), 1.0)
+            dc_now = tl.where(valid, dc, 0.0) + _load_optional(dc_all, at, valid) + through * k3 / n
+            dn_now = tl.where(valid, dn, 0.0) + _load_optional(dn_all, at, valid) - through * k3 * (c / n) / n
+            a3 = tl.where(valid, through * (c / n) * (k3 * (1.0 - k3)), 0.0)
+            _put(dwx, of_gates + 3 * gate, a3, written)
+            if not HELD:
+                leave(room, a3, 3, ROWS, D)
+        if CELL >= 2:
             k0, k1 = _load(saved, of_saved, valid), _load(saved, of_saved + gate, valid)
-            k2, k3 = _load(saved, of_saved + 2 * gate, valid), _load(saved, of_saved + 3 * gate, valid)
+            k2 = _load(saved, of_saved + 2 * gate, valid)
+        if CELL == 2 or CELL == 3:
+            k3 = _load(saved, of_saved + 3 * gate, valid)
         if CELL < 2:
             h = _load(h_all, at, valid)
             a0 = through * (1.0 - h * h) if CELL == 0 else tl.where(h <= 0, 0.0, through)
-            dh_new = through * 0.0
         if CELL == 2:
             c_before = _before(c_all, c0, at_before, of_state, is_first, is_new, valid, inside)
             tanh_c = _tanh(_load(c_all, at, valid))
@@ -296,7 +308,7 @@ def rnn_bwd_kernel(
             dc_now += through * k3 * (1.0 - tanh_c * tanh_c)
             a0, a1 = dc_now * k2 * (k0 * (1.0 - k0)), dc_now * c_before * (k1 * (1.0 - k1))
             a2, a3 = dc_now * k0 * (1.0 - k2 * k2), through * tanh_c * (k3 * (1.0 - k3))
-            dc, dh_new = tl.where(valid, dc_now * k1, dc), through * 0.0
+            dc = tl.where(valid, dc_now * k1, dc)
         if CELL == 3:
             h_before = _before(h_all, h0, at_before, of_state, is_first, is_new, valid, inside)
             a2 = through * (1.0 - k1) * (1.0 - k2 * k2)
@@ -306,14 +318,11 @@ def rnn_bwd_kernel(
             c_before = _before(c_all, c0, at_before, of_state, is_first, is_new, valid, inside)
             n_before = _before(n_all, n0, at_before, of_state, is_first, is_new, valid, inside)
             m_before = _before(m_all, m0, at_before, of_state, is_first, is_new, valid, inside)
-            c, n = _load(c_all, at, valid), tl.where(valid, _load(n_all, at, valid), 1.0)
             m, l = _load(m_all, at, valid), _log_sigmoid(k1) + m_before
             begins = n_before == 0
             is_a_i = begins | (k0 >= m)  # seen from m itself, which was rounded as a_i was; then i is 1, else f is
             i = tl.where(is_a_i, 1.0, tl.exp(k0 - m))
             f = tl.where(is_a_i, tl.exp(tl.where(l - m > 0, 0.0, l - m)), 1.0)
-            dc_now = tl.where(valid, dc, 0.0) + _load_optional(dc_all, at, valid) + through * k3 / n
-            dn_now = tl.where(valid, dn, 0.0) + _load_optional(dn_all, at, valid) - through * k3 * (c / n) / n
             dn_now = tl.where(f * n_before + i < 1, 0.0, dn_now)
             d_log_i = (dc_now * k2 + dn_now) * i
             d_log_f = tl.where(begins & (l > m), 0.0, (dc_now * c_before + dn_now * n_before) * f)
@@ -321,12 +330,12 @@ def rnn_bwd_kernel(
             to_i = tl.where(is_a_i, tl.where((l == m) & ~begins, dm_now / 2, dm_now), 0.0)
             dl = d_log_f + (dm_now - to_i)
             a0, a1 = d_log_i + to_i, dl * _sigmoid(-k1)
-            a2, a3 = dc_now * i * (1.0 - k2 * k2), through * (c / n) * (k3 * (1.0 - k3))
+            a2 = dc_now * i * (1.0 - k2 * k2)
             dc, dn = tl.where(valid, dc_now * f, dc), tl.where(valid, dn_now * f, dn)
-            dm, dh_new = tl.where(valid, dl, dm), through * 0.0
+            dm = tl.where(valid, dl, dm)
 
         a0 = tl.where(valid, a0, 0.0)
-        back = a0 * 0.0
+        back = tl.zeros((ROWS, D), tl.float32)
         _put(dwx, of_gates, a0, written)
         if CELL >= 2:
             a1, a2 = tl.where(valid, a1, 0.0), tl.where(valid, a2, 0.0)
@@ -335,7 +344,7 @@ def rnn_bwd_kernel(
             if CELL == 3:
                 a2 = tl.where(valid, a2 * k0, 0.0)
                 _put(dq, at, a2, written)
-        if GATES == 4:
+        if CELL == 2:
             a3 = tl.where(valid, a3, 0.0)
             _put(dwx, of_gates + 3 * gate, a3, written)
         if HELD:
@@ -349,12 +358,13 @@ def rnn_bwd_kernel(
             if CELL >= 2:
                 leave(room, a1, 1, ROWS, D)
                 leave(room, a2, 2, ROWS, D)
-            if GATES == 4:
+            if CELL == 2:
                 leave(room, a3, 3, ROWS, D)
             tl.debug_barrier()
-            back = back_by_terms(room, r, head, heads, back, GATES, ROWS, TERMS, D)
+            back = back_by_terms(room, r, head, heads, width, back, GATES, ROWS, TERMS, D)
             tl.debug_barrier()
-        back += dh_new
+        if CELL == 3 or HELD:  # without it Triton 3.9 aborts for an LSTM of 64 units on sm_90, in LLVM's vectorizer
+            back += dh_new
         if clip_grad is not None:
             back = tl.where(clip_grad > 0, _held(back, clip_grad), 0.0)  # 0 lets no NaN through
         if is_new is not None:
@@ -373,6 +383,9 @@ def rnn_bwd_kernel(
                 _put(dwx, ((line * GATES + g) * heads + head) * width + unit[None, :], nothing, inside)
             if CELL == 3:
                 _put(dq, (line * heads + head) * width + unit[None, :], nothing, inside)
+    if not HELD:  # computed anew: kept from the beginning, it would take two registers of the loop
+        row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        of_state = (row[:, None] * heads + head) * width + unit[None, :]
     _put(dh0, of_state, dh, inside)
     if CELL == 2 or CELL == 4:
         _put(dc0, of_state, dc, inside)

@@ -58,5 +58,3 @@ NVIDIA = [
     _variant(2, 128, "*bf16", 16, True, False, _ALL),
     _variant(4, 128, "*fp16", 16, True, False),
 ]
-#: Triton 3.6 keeps more of the products of D = 128 in registers, whose number 16 warps limit to 128.
-OLDER_SPILL = {"rnn_bwd_kernel": 600}
