@@ -88,8 +88,8 @@ class ShardWork(Work):
     def backup(self) -> None:
         self._shard.exchange.run(self._buffers[0])
         low, high = self.model.backup(self.v, self.w, self.action, 1, self.discount, None)
-        size = super().largest()
-        every = gathered(self._shard.ranks, [low, high, size if super().is_finite() else math.inf])
+        size = super().largest()  # NaN where a value is
+        every = gathered(self._shard.ranks, [low, high, size if math.isfinite(size) else math.inf])
         self.change = _all(every)
         self._largest = max(row[2] for row in every)
         self.steps += 1
