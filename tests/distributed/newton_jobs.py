@@ -43,7 +43,7 @@ def _gradients(function: Any, given: dict[str, Tensor], how: dict[str, Any], wei
     return [*(x.detach() for x in outputs), *(x.grad for x in leaves.values() if x.grad is not None)]
 
 
-def equal_one_process(name: str, precision: str) -> int:
+def equal_one_process(name: str, precision: str, exchange: str) -> int:
     """Results and gradients are those of the loop in one process within the tolerance; also for ragged shards."""
     size, done, dtype = dist.get_world_size(), 0, getattr(torch, precision)
     for at, how in enumerate(_divisions()):
@@ -61,7 +61,7 @@ def equal_one_process(name: str, precision: str) -> int:
                 cut["reset"] = shard_of(reset.expand(batch, T), ends)
             local = given | {"wx": shard_of(given["wx"], ends)}
             own = [shard_of(weights[0], ends), *weights[1:]]
-            found = _gradients(getattr(distributed, name), local, cut | {"exchange": "scan"}, own)
+            found = _gradients(getattr(distributed, name), local, cut | {"exchange": exchange}, own)
             _compare(one, found, ends, PARTS[name], f"{name}, {how}, {ends}")
             done += 1
     return done
@@ -79,6 +79,14 @@ def _compare(one: list[Tensor], found: list[Tensor], ends: list[int], parts: int
         scale = 1.0 if at <= parts else 4 * (1 + float(one[1 + parts].abs().sum()))
         error = float((x - y).abs().max()) if x.numel() else 0.0
         assert error <= bound * scale, f"{said}: {at}: {error} > {bound * scale}"
+
+
+def borders() -> tuple[list[int], int, int]:
+    """Return the iterations for the states at the borders, and the rounds and bytes of a call."""
+    wx, a = torch.randn(2, 400, 3, 4, dtype=torch.float64), torch.rand(3, 4, dtype=torch.float64)
+    with distributed.record_traffic() as sent:
+        found = distributed.paragru(wx, a, exchange="shooting", return_info=True)
+    return found.info.steps.tolist(), sent.rounds, sent.bytes
 
 
 def iterations(name: str) -> tuple[list[int], list[int], list[int], int]:
@@ -112,7 +120,7 @@ def _lstm(s: tuple[Tensor, Tensor], x: Tensor, w: dict[str, Tensor]) -> tuple[Te
     return torch.sigmoid(a[1] * h + x[:, 1] + p[1] * c) * torch.tanh(c), c
 
 
-def lost(most: int | None) -> tuple[bool, list[int], list[int]]:
+def lost(exchange: Any, most: int | None) -> tuple[bool, list[int], list[int]]:
     """Return whether a call that does not converge has the bits of the loop, and its counts."""
     size, steps = dist.get_world_size(), 300
     wx, a = 3 * torch.randn(2, steps, 3, 8, dtype=torch.float64), torch.full((3, 8), 30.0, dtype=torch.float64)
@@ -120,7 +128,8 @@ def lost(most: int | None) -> tuple[bool, list[int], list[int]]:
         a = a / 30
     h, (last,) = fastiter.torch.paragru(wx, a)
     ends = [steps * r // size for r in range(size + 1)]
-    found = distributed.paragru(shard_of(wx, ends), a, exchange="scan", max_steps=most, return_info=True)
+    how: dict[str, Any] = {"exchange": exchange, "max_steps": most}
+    found = distributed.paragru(shard_of(wx, ends), a, return_info=True, **how)
     same = torch.equal(found.output, shard_of(h, ends)) and torch.equal(summed(list(found.state))[0], last)
     return same, found.info.steps.tolist(), found.info.fallbacks.tolist()
 

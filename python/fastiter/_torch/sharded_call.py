@@ -165,6 +165,7 @@ class Options(NamedTuple):
     lengths: Integers | None
     cu_seqlens: Integers | None
     others: tuple[tuple[str, object], ...] = ()
+    exchanges: tuple[str, ...] = EXCHANGES
 
 
 _UNTRACED: list[Callable[..., Any]] = []
@@ -219,7 +220,7 @@ def _run(
         timed = [*(problem.timed.get(name) for name in problem.tensors), -1]
         bounds = segments(problem.steps, memory)
         call.shard = Shard(line, border, problem.kernels, timed, bounds, problem.default)
-    if problem.entered is not None and options.exchange == "scan":
+    if problem.entered is not None:
         is_open = _open(border, local, problem)
         met = Meeting(line, border, local, agreement.steps, is_open, agreement.needs_grad)
         call.entered = problem.entered(met)
@@ -234,7 +235,7 @@ def _no_transition(tensors: Optional) -> Tensor:
 
 def _checked(function: str, options: Options) -> Sequences:
     refuse_transforms(function)
-    check_choice(function, "exchange", options.exchange, EXCHANGES)
+    check_choice(function, "exchange", options.exchange, options.exchanges)
     if options.chunks is not None:
         count(function, "chunks", options.chunks, 1)
     check_flag(function, "reverse", options.reverse)

@@ -83,13 +83,13 @@ def cell(local: Any, tensors: Mapping[str, Tensor | None], state: Any, unit: int
 
 def _problem(function: Function, options: Options, given: Sequences) -> Problem:
     """Check a call by the function itself, on no steps, after which the last state is the initial one."""
-    parts = None if function.state is None else _parts(function.state)
+    parts = None if function.state is None else as_parts(function.state)
     how = dict(function.options) | ({"reverse": options.reverse} if function.has_reverse else {})
     names = list(function.tensors)
     batch, steps = _sizes(function)
 
     def run(tensors: Optional, state: Sequence[Tensor] | None, cut: Sequences) -> Any:
-        return _called(function, dict(zip(names, tensors, strict=True)), _whole(function, state), cut, how)
+        return called(function, dict(zip(names, tensors, strict=True)), _whole(function, state), cut, how)
 
     none = Sequences(
         None,
@@ -107,25 +107,27 @@ def _last_of_no_steps(function: Function, steps: int, none: Sequences, how: Mapp
     """Return the last state of a call on no steps; a refused shape is named as it was given."""
     with torch.no_grad():
         try:
-            return _called(function, _without_steps(function), function.state, none, how)[1]
+            return called(function, _without_steps(function), function.state, none, how)[1]
         except ValueError as error:
             refusal = error
         if none.cu_seqlens is not None:
             none.cu_seqlens[-1:] = steps
         # The same refusal, with all steps in its message
-        _called(function, function.tensors, function.state, none, how)
+        called(function, function.tensors, function.state, none, how)
     raise refusal
 
 
-def _called(
+def called(
     function: Function, tensors: Mapping[str, Any], state: Any, cut: Sequences, how: Mapping[str, object]
 ) -> tuple[list[Tensor], list[Tensor]]:
+    """Call the function with a division of its steps; return results and final states."""
     divided = {name: x for name, x in cut._asdict().items() if x is not None}
     results, last = function.local(**tensors, **{function.state_name: state}, **divided, **how)
-    return [results], _parts(last)
+    return [results], as_parts(last)
 
 
-def _parts(state: Any) -> list[Tensor]:
+def as_parts(state: Any) -> list[Tensor]:
+    """Return the parts of a state."""
     return list(state) if isinstance(state, (tuple, list)) else [state]
 
 

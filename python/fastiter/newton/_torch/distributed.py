@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
 from ..._torch.sequences import Integers
-from ..._torch.sharded_call import Exchange, Options
+from ..._torch.sharded_call import Options
 from ..._torch.sharded_function import Function, cell, run_function
 from .._cells import NewtonInfo
 from .._results import Method
 from . import functional
 from .results import ParaResult, ParaResultInfo, typed_sharded
-from .sharded.entered import PARTS, Solver
+from .sharded.entered import EXCHANGES, PARTS, Solver
 
 #: Channels in the smallest chunk: two cache lines of float32
 _UNIT = 32
@@ -29,7 +29,7 @@ def paragru(
     state: Tensor | tuple[Tensor] | None = None,
     *,
     group: Any = None,
-    exchange: Exchange = "auto",
+    exchange: Literal["auto", "pipeline", "scan", "shooting"] = "auto",
     chunks: int | None = None,
     method: Method = "auto",
     reverse: bool = False,
@@ -89,7 +89,7 @@ def paralstm(
     state: Sequence[Tensor] | None = None,
     *,
     group: Any = None,
-    exchange: Exchange = "auto",
+    exchange: Literal["auto", "pipeline", "scan", "shooting"] = "auto",
     chunks: int | None = None,
     method: Method = "auto",
     reverse: bool = False,
@@ -148,7 +148,7 @@ def paraslstm(
     state: Sequence[Tensor] | None = None,
     *,
     group: Any = None,
-    exchange: Exchange = "auto",
+    exchange: Literal["auto", "pipeline", "scan", "shooting"] = "auto",
     chunks: int | None = None,
     method: Method = "auto",
     reverse: bool = False,
@@ -202,6 +202,6 @@ def paraslstm(
 def _run(function: Function, options: Options, solver: Solver) -> ParaResult | ParaResultInfo:
     info: list[NewtonInfo] = []
     function = function._replace(**solver.parts(function, info))
-    options = options._replace(others=tuple(solver._asdict().items()))
+    options = options._replace(others=tuple(solver._asdict().items()), exchanges=EXCHANGES)
     (h,), last = run_function(function, options)
     return ParaResultInfo(h, tuple(last), info[0]) if info and solver.return_info else ParaResult(h, tuple(last))

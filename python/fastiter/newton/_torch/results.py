@@ -102,7 +102,7 @@ class ShardedOptions(TypedDict, total=False):
     """The other options of the functions of sharded steps."""
 
     group: Any
-    exchange: Literal["auto", "pipeline", "scan"]
+    exchange: Literal["auto", "pipeline", "scan", "shooting"]
     chunks: int | None
     method: Method
     reverse: bool

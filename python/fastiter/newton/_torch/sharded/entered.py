@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,21 +11,26 @@ from torch import Tensor
 from ...._torch.sharded import Entered
 from ...._torch.sharded_call import PARTS as SHARED
 from ...._torch.sharded_call import Meeting
-from ...._torch.sharded_function import Function
+from ...._torch.sharded_function import Function, as_parts, called
 from ..._cells import CELLS, NewtonInfo, newton_options
 from .line import Steps
 from .newton import Local, Options, newton
+from .shooting import Shard, shoot
 
+#: The exchanges that are Newton's method over the ranks
+_NEWTON = ("scan", "shooting")
+EXCHANGES = ("auto", "pipeline", *_NEWTON)
 #: The most iterations by default, as in solve_recurrence
 _MAX_STEPS = 100
 
 PARTS = SHARED | {
     "exchange": """
-        exchange : {"auto", "pipeline", "scan"}
+        exchange : {"auto", "pipeline", "scan", "shooting"}
             "pipeline", which "auto" is: a rank computes one chunk of the rows or channels after another by ``method``,
-            each when its state has arrived. "scan": all ranks iterate at once by Newton's method, whose linear
-            recurrence is a scan of maps, until they know the states at their borders; then each runs its own steps by
-            the loop. If a row does not converge, the pipeline follows, as the loop does in one process.
+            each when its state has arrived. "shooting": all ranks run their steps by the loop at once, and Newton's
+            method finds the states at their borders. "scan": Newton's method on all steps, whose linear recurrence is a
+            scan of maps, before each rank runs its own by the loop. If a row does not converge, the pipeline follows,
+            as the loop does in one process.
     """,
     "window": """
         window : int, optional
@@ -33,12 +38,12 @@ PARTS = SHARED | {
     """,
     "max_steps": """
         max_steps : int, optional
-            Passes after which Newton's method gives up: 32 by default on a window, 100 on all steps with
-            ``exchange="scan"``.
+            Passes after which Newton's method gives up: 32 by default on a window of the pipeline, 100 on all steps or
+            borders.
     """,
     "return_info": """
         return_info : bool
-            With ``exchange="scan"``: also return the iterations of each row of wx, and whether the pipeline followed.
+            With "scan" or "shooting": also return the iterations of each row of wx, and whether the pipeline followed.
     """,
 }
 
@@ -56,13 +61,14 @@ class Solver(NamedTuple):
 
     def parts(self, function: Function, info: list[NewtonInfo]) -> dict[str, Any]:
         """Return the parts of a function with this solver, which check it; ``info`` receives how it was solved."""
-        if self.exchange != "scan":
+        if self.exchange not in _NEWTON:
             names = ("method", "window", "rtol", "atol", "max_steps")
             return {"options": {name: getattr(self, name) for name in names}, "local": self._checked(function)}
 
         def entered(met: Meeting) -> Entered | None:
             with torch.no_grad(), torch.autocast(met.is_open.device.type, enabled=False):
-                return _entered(function, self._options(function), met, info)
+                find = _entered if self.exchange == "scan" else _shot
+                return find(function, self._options(function), met, info)
 
         return {"options": {"method": "sequential"}, "local": self._checked(function), "entered": entered}
 
@@ -71,7 +77,7 @@ class Solver(NamedTuple):
 
         def local(**arguments: Any) -> Any:
             self._check(function.name)
-            if self.exchange == "scan":
+            if self.exchange in _NEWTON:
                 self._options(function)
             return function.local(**arguments)
 
@@ -80,14 +86,15 @@ class Solver(NamedTuple):
     def _check(self, name: str) -> None:
         if not isinstance(self.return_info, bool):
             raise TypeError(f"{name}: return_info must be True or False, got {self.return_info!r}")
-        if self.exchange != "scan":
+        if self.exchange not in _NEWTON:
             if self.return_info:
-                raise ValueError(f"{name}: return_info must be False unless exchange is 'scan', got True")
+                raise ValueError(f"{name}: return_info must be False unless exchange is 'scan' or 'shooting', got True")
             return
+        where = f"where exchange is {self.exchange!r}"
         if self.method not in ("auto", "newton"):
-            raise ValueError(f"{name}: method must be 'auto' or 'newton' where exchange is 'scan', got {self.method!r}")
+            raise ValueError(f"{name}: method must be 'auto' or 'newton' {where}, got {self.method!r}")
         if self.window is not None:
-            raise ValueError(f"{name}: window must be None where exchange is 'scan', got {self.window!r}")
+            raise ValueError(f"{name}: window must be None {where}, got {self.window!r}")
 
     def _options(self, function: Function) -> Options:
         wx = function.tensors["wx"]
@@ -109,6 +116,27 @@ def _entered(function: Function, options: Options, met: Meeting, info: list[Newt
     if met.needs_grad and not (met.line.is_first or met.line.is_last):
         transition = steps.product(local.linearised(found.y, before)[1])
     return Entered(None if met.line.is_first else [x.contiguous() for x in before.unbind(-1)], transition)
+
+
+def _shot(function: Function, options: Options, met: Meeting, info: list[NewtonInfo]) -> Entered | None:
+    tensors = {name: None if x is None else x.detach() for name, x in function.tensors.items()}
+    own = None if function.state is None else as_parts(function.state)
+    like = _zeros(function, met)
+    how = {"reverse": met.line.reverse, "method": "sequential"}
+
+    def run(state: Sequence[Tensor] | None) -> Sequence[Tensor]:
+        return called(function, tensors, None if state is None else tuple(state), met.local, how)[1]
+
+    own = None if own is None else [x.detach().to(y.dtype) for x, y in zip(own, like, strict=True)]
+    return shoot(Shard(met, run, own, like), met, options, info)
+
+
+def _zeros(function: Function, met: Meeting) -> list[Tensor]:
+    """Return initial states of zeros."""
+    x, bounds = function.tensors["wx"], met.local.cu_seqlens
+    assert x is not None  # the function has checked it
+    rows = x.shape[0] if bounds is None else len(bounds) - 1
+    return [x.new_zeros(rows, x.shape[3]) for _ in CELLS[function.name].states]
 
 
 def _local(function: Function, met: Meeting) -> Local:
@@ -143,8 +171,7 @@ def _first(function: Function, x: Tensor, shape: tuple[int, int]) -> Tensor:
     state = function.state
     if state is None:
         return x.new_zeros(*shape, len(CELLS[function.name].states))
-    parts = state if isinstance(state, (tuple, list)) else [state]
-    return torch.stack([part.detach().to(x.dtype) for part in parts], -1)
+    return torch.stack([part.detach().to(x.dtype) for part in as_parts(state)], -1)
 
 
 def _starts(met: Meeting, bounds: Tensor, first: Tensor, time: int) -> list[tuple[int, Tensor]]:
