@@ -26,8 +26,8 @@ class AdditiveSchwarz:
         The rows of other parts at a distance of at most so many links in the graph of A + A^T. 0 is block Jacobi,
         without messages.
     restricted : bool
-        Each part corrects its own rows only, which saves one round and mostly some steps. It is not symmetric: for
-        method "flexible_cg" or "richardson".
+        Each part corrects its own rows only, which saves one round. It is not symmetric: for method "flexible_cg" or
+        "richardson", and best with exact local solutions.
     local : {"ssor", "exact"}
         The solution of A_S z_S = r_S. "ssor": one symmetric sweep from 0, which keeps the whole symmetric and positive
         definite where A is. "exact": SciPy's sparse LU factorisation, for parts small enough.
