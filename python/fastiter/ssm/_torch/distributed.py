@@ -327,28 +327,19 @@ def _timed(tensors: Tensors) -> dict[str, int]:
     return {name: 1 for name, x in tensors.items() if isinstance(x, Tensor) and x.dim() > 2}
 
 
-def _heads(tensors: Tensors) -> list[Split]:
-    """Return the rows and, unless several heads of queries are shared by several others each, the heads."""
-    q, v = tensors["q"], tensors["v"]
-    assert q is not None and v is not None
-    timed = _timed(tensors)
-    splits = [Split(v.shape[0], 1, tuple(0 if name in timed else None for name in tensors), 0, 0)]
-    if q.shape[2] in (1, v.shape[2]):
-        shared = ("q", "k") if q.shape[2] != v.shape[2] else ()
-        axes = (None if x is None or n in shared else 2 if n in timed else 0 for n, x in tensors.items())
-        splits.append(Split(v.shape[2], 1, tuple(axes), 2, 1))
+def _by_head(shared: tuple[str, str], every: str, tensors: Tensors) -> list[Split]:
+    """Return the rows and, unless several heads of ``shared`` serve several of ``every`` each, the heads."""
+    few, many, timed = tensors[shared[0]], tensors[every], _timed(tensors)
+    assert few is not None and many is not None
+    splits = [Split(many.shape[0], 1, tuple(0 if name in timed else None for name in tensors), 0, 0)]
+    if few.shape[2] in (1, many.shape[2]):
+        whole = shared if few.shape[2] != many.shape[2] else ()
+        axes = (None if x is None or n in whole else 2 if n in timed else 0 for n, x in tensors.items())
+        splits.append(Split(many.shape[2], 1, tuple(axes), 2, 1))
     return splits
 
 
-def _ssd_heads(tensors: Tensors) -> list[Split]:
-    x, B = tensors["x"], tensors["B"]
-    assert x is not None and B is not None
-    splits = [Split(x.shape[0], 1, tuple(0 if n in ("x", "dt", "B", "C", "z") else None for n in tensors), 0, 0)]
-    if B.shape[2] in (1, x.shape[2]):
-        groups = None if B.shape[2] != x.shape[2] else 2
-        axes = {"x": 2, "dt": 2, "A": 0, "B": groups, "C": groups, "D": 0, "z": 2, "dt_bias": 0}
-        splits.append(Split(x.shape[2], 1, tuple(axes[name] for name in tensors), 2, 1))
-    return splits
+_heads, _ssd_heads = partial(_by_head, ("q", "k"), "v"), partial(_by_head, ("B", "C"), "x")
 
 
 def _channels(tensors: Tensors) -> list[Split]:
