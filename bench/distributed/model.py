@@ -3,10 +3,11 @@
 A message of n bytes takes alpha + beta n. One process takes t for the steps, a third of it forward. A rank spends o on
 the checks and the graph of a call, a on the agreement, c on each chunk and r on each round of a scan, where steps are
 few. The agreement is an all-gather, for which gloo passes messages around a ring: P - 1 of them one after the other.
-gloo sends a message when the receiver has told the sender that it waits for it. A rank tells so when it needs the
-message, so that this takes h alpha + beta n, with h = 2.
+gloo sends a message when the receiver has told the sender that it waits for it. In agreements and scans a rank tells so
+when it needs the message, so that this takes h alpha + beta n, with h = 2. In a pipeline it tells so for all chunks at
+the start: messages follow one another, and each rank after the first adds h alpha at most.
 
-pipeline     o + a + (P - 1) h alpha + (C + P - 1) (t / (C P) + c) + 2 (C + P - 2) (h alpha + beta s / C)
+pipeline     o + a + (P - 1) h alpha + (C + P - 1) (t / (C P) + c) + 2 (P - 1) h alpha + 2 (C + P - 2) beta s / C
 speculative  o + a + (P - 1) h alpha + t / P + 2 (P - 1) (c + h alpha + beta s), where steps are forgotten soon
 scan         o + a + (P - 1) h alpha + k t / P + R (r + 2 (h alpha + beta (s + m))), R = ceil(log2 P)
 
@@ -66,7 +67,7 @@ def pipeline(t: float, ranks: int, chunks: int, costs: Costs) -> float:
     if ranks == 1:
         return costs.call + t
     turns = chunks + ranks - 1
-    sent = 2 * (turns - 1) * (HANDSHAKE * costs.alpha + costs.beta * costs.state / chunks)
+    sent = 2 * (ranks - 1) * HANDSHAKE * costs.alpha + 2 * (turns - 1) * costs.beta * costs.state / chunks
     agreed = costs.call + costs.agreement + (ranks - 1) * HANDSHAKE * costs.alpha
     return agreed + turns * (t / (chunks * ranks) + costs.chunk) + sent
 

@@ -32,7 +32,7 @@ def test_the_model_by_hand() -> None:
     """Three ranks: a pipeline of two chunks has four turns; a scan has two rounds."""
     assert model.pipeline(1.2, 1, 2, COSTS) == model.scan(1.2, 1, COSTS) == pytest.approx(1.202)
     begin = 2e-3 + 3e-3 + 2 * 2e-4
-    assert model.pipeline(1.2, 3, 2, COSTS) == pytest.approx(begin + 4 * (0.2 + 5e-4) + 6 * (2e-4 + 2e-6))
+    assert model.pipeline(1.2, 3, 2, COSTS) == pytest.approx(begin + 4 * (0.2 + 5e-4) + 4 * 2e-4 + 6 * 2e-6)
     assert model.speculation(1.2, 3, COSTS) == pytest.approx(begin + 0.4 + 4 * (5e-4 + 2e-4 + 4e-6))
     assert model.scan(1.2, 3, COSTS) == pytest.approx(begin + 2.8 / 3 + 2 * (7e-4 + 2 * (2e-4 + 12e-6)))
 

@@ -42,7 +42,7 @@ def neighbours() -> bool:
     wait = None if line.is_last else line.send([y + line.position if y.is_floating_point() else y for y in tensors])
     right = True
     if not line.is_first:
-        received = line.receive(tensors)
+        received = line.expect(tensors)()
         sent = [y + line.position - 1 if y.is_floating_point() else y for y in tensors]
         right = all(torch.equal(y, z) and y.dtype == z.dtype for y, z in zip(received, sent, strict=True))
     if wait is not None:

@@ -356,12 +356,20 @@ class Line:
         """Whether no rank comes after."""
         return self.position == self.size - 1
 
-    def receive(self, like: Sequence[Tensor]) -> list[Tensor]:
-        """Receive tensors from the rank before."""
-        layout = Layout.like(like)
+    def expect(self, like: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+        """Start to receive tensors from the rank before; the result waits for them.
+
+        gloo sends a message when its receiver has told the sender that it waits: the earlier, the less it waits for.
+        """
+        layout, source = Layout.like(like), self.rank(self.position - 1)
         message = like[0].new_empty(layout.offsets[-1], dtype=torch.uint8)
-        self.ranks.swap(None, None, self.rank(self.position - 1), message)
-        return layout.parts(message)
+        work = self.ranks.start_receive(source, message)
+
+        def wait() -> list[Tensor]:
+            self.ranks.wait_all([(work, source)])
+            return layout.parts(message)
+
+        return wait
 
     def send(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
         """Start to send tensors to the rank after; the result waits for the end."""

@@ -241,7 +241,9 @@ def _forward(
     likes = [_pieces(x, split.state, call.chunks) for x in call.states]
     whole = [] if call.kernels is None else call.kernels.results(inputs[: count - 2])
     into = [_pieces(x, split.results, call.chunks) for x in whole]
-    waits = []
+    waits, expected = [], []
+    if call.affine is None and call.entered is None and not call.line.is_first:
+        expected = [call.line.expect(call.border.message(like)) for like in zip(*likes, strict=True)]
     for at in range(len(call.chunks)):
         own: Any = [x[at] for x in first] or None
         like: Any = [x[at] for x in likes]
@@ -249,7 +251,7 @@ def _forward(
         if call.entered is not None:
             received, tape.transition = call.entered
         elif call.affine is None:
-            received = None if call.line.is_first else call.line.receive(call.border.message(like))
+            received = expected[at]() if expected else None
         else:
             received = _entering(call, call.affine, pieces, own, like, tape)
         entry = call.border.entry(own, received, like)
@@ -318,11 +320,13 @@ def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> 
     finals = [_pieces(g, split.state, call.chunks) for g in d_last]
     found: list[list[Tensor | None]] = []
     whole, into = _gradients_in_place(call, tape)
-    waits = []
+    waits, expected = [], []
+    if call.affine is None and not back.is_first:
+        expected = [back.expect(border.message(chunk.last)) for chunk in tape.chunks]
     for at, chunk in enumerate(tape.chunks):
         of_results, of_last = [g[at] for g in results], [g[at] for g in finals]
         if call.affine is None:
-            received = None if back.is_first else back.receive(border.message(chunk.last))
+            received = expected[at]() if expected else None
         else:
             received = _entering_gradient(call, call.affine, tape, chunk, of_results, of_last)
         after = border.last_gradient(of_last, received, chunk.last)

@@ -82,9 +82,11 @@ class Shard:
             found[at] = computed_in_place(self._kernels, None, pieces, entry, needs, Saved(), into)
             return found[at].last
 
+        expected = None if self._line.is_first else self._line.expect(self._border.message(self._states))
+
         def entering() -> States:
-            received = self._line.receive(self._border.message(self._states))
-            return self._border.entry(own, received, self._states) or []
+            assert expected is not None
+            return self._border.entry(own, expected(), self._states) or []
 
         start = self._border.entry(own, None, self._states) if self._line.is_first else None
         last = _speculate(len(parts), compute, start, None if self._line.is_first else entering)
@@ -97,6 +99,7 @@ class Shard:
         parts, back, border = [x for x in tape.chunks if isinstance(x, Part)], self._line.turned(), self._border
         whole, into = self._gradients(parts)
         like = parts[-1].last
+        expected = None if back.is_first else back.expect(border.message(like))
 
         def compute(step: int, d_state: States | None) -> States:
             at = len(parts) - 1 - step
@@ -105,7 +108,8 @@ class Shard:
             return parts[at].gradients(of_results, d_state, into[at])[1]
 
         def entering() -> States:
-            return border.last_gradient(d_last, back.receive(border.message(like)), like)
+            assert expected is not None
+            return border.last_gradient(d_last, expected(), like)
 
         alone = border.last_gradient(d_last, None, like)
         entry = _speculate(len(parts), compute, alone, None if back.is_first else entering)
