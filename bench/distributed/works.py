@@ -32,7 +32,7 @@ Gradients = list[Tensor]
 class Work:
     """A function on a sequence of so many steps, (1, steps, ...) in float32.
 
-    ``forgets`` is whether the factors of linear_scan are uniform in [0, 1); else they are within 1e-6 of 1.
+    ``forgets`` is whether the factors of linear_scan are uniform in [0, 1); else they are within 1e-3 of 1.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Work:
         random = torch.Generator().manual_seed(self.steps)
         if self.name == "linear_scan":
             gates = torch.rand(1, self.steps, 256, generator=random)
-            return [gates if self.forgets else 1 - 1e-6 * gates, torch.randn(1, self.steps, 256, generator=random)]
+            return [gates if self.forgets else 1 - 1e-3 * gates, torch.randn(1, self.steps, 256, generator=random)]
         q, k, v = torch.randn(3, 1, self.steps, 8, 32, generator=random)
         return [q, normalize(k, dim=-1), v, torch.rand(1, self.steps, 8, generator=random)]
 
