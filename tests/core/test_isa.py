@@ -14,7 +14,7 @@ from tests.rnn.calls import assert_runs, python
 
 AVAILABLE = _core.isa_available().split()
 every_isa = pytest.mark.parametrize("isa", AVAILABLE)
-# v4, v4_bf16 and v4_amx differ in the products of bfloat16 alone.
+# Levels of a kind, as v4, v4_bf16 and v4_amx, differ in the products of bfloat16 alone.
 LAST_OF_A_KIND = list({isa.partition("_")[0]: isa for isa in AVAILABLE}.values())
 every_kind = pytest.mark.parametrize("isa", LAST_OF_A_KIND)
 
@@ -124,26 +124,31 @@ NUMBERS = {
 }
 
 
+#: On every instruction set: v4, v4_bf16 and v4_amx differ here. NumPy has no bfloat16: these need torch.
+BFLOAT16 = [
+    "tests/rnn/test_bf16.py",
+    *(
+        f"tests/rnn/test_torch_nn_one_call.py::test_bfloat16_{name}"
+        for name in ("is_as_exact", "rows_are_their_own", "goes_on_bit_for_bit")
+    ),
+]
+
 # All other tests run the chosen instruction set.
 OTHERS = [isa for isa in AVAILABLE if isa != _core.isa_chosen()]
 QUIET = ("-q", "-W", "error", "-p", "no:cacheprovider")
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
-@pytest.mark.parametrize("family", NUMBERS)
-@pytest.mark.parametrize("isa", [isa for isa in OTHERS if isa in LAST_OF_A_KIND])
-def test_numbers(isa: str, family: str) -> None:
-    tests = [name for name in NUMBERS[family] if HAS_TORCH or "/test_torch" not in name]
+@pytest.mark.parametrize("isa", OTHERS)
+def test_numbers(isa: str) -> None:
+    """All in one process, as torch, and the modules of the tests, take seconds to import."""
+    chosen = [name for names in NUMBERS.values() for name in names] if isa in LAST_OF_A_KIND else []
+    tests = [name for name in (*chosen, *BFLOAT16) if HAS_TORCH or (name in chosen and "/test_torch" not in name)]
     # Tests named every_instruction_set switch by themselves; those of large weights count passes.
     left_out = "not every_instruction_set and not large_weights"
-    assert_runs("-m", "pytest", *QUIET, "-k", left_out, *tests, FASTITER_ISA=isa)
-
-
-@pytest.mark.parametrize("isa", OTHERS)
-def test_numbers_of_bfloat16(isa: str) -> None:
-    pytest.importorskip("torch")  # NumPy has no bfloat16
-    files = ("tests/rnn/test_bf16.py", "tests/rnn/test_torch_nn_one_call.py")
-    assert_runs("-m", "pytest", *QUIET, "-k", "test_bf16 or bfloat16", *files, FASTITER_ISA=isa)
+    if not tests:
+        pytest.skip("only the products of bfloat16 differ, which need torch")
+    assert_runs("-m", "pytest", *QUIET, "-k", left_out, *tests, timeout=3000, FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
