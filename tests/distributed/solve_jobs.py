@@ -177,6 +177,7 @@ def refused() -> dict[str, str]:
         "preconditioner": lambda: solve(M, b, preconditioner="ilu"),  # type: ignore[arg-type]
         "both": lambda: solve(M, b, method="jacobi", preconditioner="jacobi"),
         "omega": lambda: solve(M, b, preconditioner="block_jacobi", omega=2.0),
+        "no omega": lambda: solve(M, b, preconditioner="jacobi", omega=1.5),
         "bounds": lambda: solve(M, b, bounds=(1.0, 2.0)),
         "asymmetric": lambda: solve(RowMatrix.from_global(general(9, 1)), b),
         "definite": lambda: solve(RowMatrix.from_global(-laplacian(9)), b, method="chebyshev"),

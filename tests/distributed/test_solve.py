@@ -75,6 +75,8 @@ REFUSED = {
     ("preconditioner", 0): "ValueError: solve: preconditioner must be one of 'jacobi', ",
     ("both", 0): "ValueError: solve: preconditioner must be None for method 'jacobi', got 'jacobi'",
     ("omega", 0): "ValueError: solve: omega must be in (0, 2), where ssor can converge, got 2.0",
+    ("no omega", 0): "ValueError: solve: omega must be 1 for method 'cg' with preconditioner 'jacobi', which has no "
+    "relaxation factor, got 1.5",
     ("bounds", 0): "ValueError: solve: bounds must be None for method 'cg', got (1.0, 2.0)",
     (
         "asymmetric",

@@ -183,15 +183,23 @@ def _checked_how(function: str, method: str, preconditioner: Any, omega: float, 
     if has_options and needs_symmetric and not preconditioner.is_symmetric:
         what = "method 'cg' (method 'flexible_cg' takes others)" if method == "cg" else "bounds None"
         raise ValueError(f"{function}: preconditioner must be symmetric for {what}, got {preconditioner!r}")
-    check_omega(function, "ssor" if method == "sor" or own == "block_jacobi" else "jacobi", omega)
-    if isinstance(omega, str):
-        raise ValueError(f"{function}: omega must be a number, got {omega!r}")
     steps = "richardson" if method in STATIONARY else method
+    _check_omega(function, steps, own, omega)
     if bounds is not None:
         if steps != "chebyshev":
             raise ValueError(f"{function}: bounds must be None for method {method!r}, got {bounds}")
         bounds = checked_bounds(function, bounds)
     return How(steps, own, float(omega), bounds, method)
+
+
+def _check_omega(function: str, method: str, preconditioner: Any, omega: float) -> None:
+    """Check the relaxation factor, and refuse one that nothing would use."""
+    check_omega(function, "ssor" if method == "sor" or preconditioner == "block_jacobi" else "jacobi", omega)
+    if isinstance(omega, str):
+        raise ValueError(f"{function}: omega must be a number, got {omega!r}")
+    if omega != 1 and method not in ("richardson", "sor") and preconditioner != "block_jacobi":
+        got = f"method {method!r} with preconditioner {preconditioner!r}"
+        raise ValueError(f"{function}: omega must be 1 for {got}, which has no relaxation factor, got {omega}")
 
 
 def _check_vectors(function: str, A: RowMatrix, b: Tensor, x0: Tensor | None) -> None:
