@@ -15,6 +15,7 @@ from ..._torch.ops import CPU_AND_CUDA, check_tensors
 from ..._torch.sequences import Integers, Sequences
 from ..._torch.sharded import Split
 from ..._torch.sharded_call import PARTS, Exchange, Maps, Options, Problem, check_rows, run_sharded
+from ..._torch.sharded_function import valid_steps
 from .._shapes import check_block_shapes, check_linear_shapes
 from . import functional
 from .in_place import kernels
@@ -166,10 +167,7 @@ def _problem(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, count: int,
 def _product(scan: Scan, a: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
     """Return the product of the factors of the valid steps, the first step's rightmost."""
     if not scan.blocks:
-        if lengths is not None:
-            beyond = torch.arange(a.shape[1], device=a.device) >= lengths.to(a.device).unsqueeze(1)
-            a = a.masked_fill(beyond.unsqueeze(2), 1)
-        return a.prod(1, dtype=carried(a.dtype))
+        return valid_steps(a, lengths, 1.0).prod(1, dtype=carried(a.dtype))
     # Column j of the product is the final state of the scan without inputs from the unit vector j.
     batch, _, groups, width, _ = a.shape
     unit = torch.eye(width, dtype=a.dtype, device=a.device).expand(batch, groups, width, width)
