@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from fastiter._torch.collectives import Layout, Line, Ranks, record_traffic
+from fastiter._torch.distributed.collectives import Layout, Line, Ranks, record_traffic
 from fastiter.torch import distributed
 
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from fastiter import BackendError
-from fastiter._torch.collectives import Ranks
+from fastiter._torch.distributed.collectives import Ranks
 from tests.distributed import collective_jobs
 from tests.distributed.ranks import outcomes, results
 

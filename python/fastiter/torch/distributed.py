@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
-from .._torch.collectives import CommunicationError, Traffic, record_traffic
+from .._torch.distributed.collectives import CommunicationError, Traffic, record_traffic
 from ..delta._torch.distributed import delta_scan
 from ..mdp._torch.distributed import MDP
 from ..newton._torch.distributed import paragru, paralstm, paraslstm

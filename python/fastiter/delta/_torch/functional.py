@@ -16,7 +16,7 @@ from ..._docs import documented_like
 from ..._sequences import as_part
 from ..._torch.autograd import one_by_one
 from ..._torch.autograd_twice import differentiable
-from ..._torch.dtensors import CUTS, Axes, is_dtensor, on_shards
+from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, transformed
 from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched

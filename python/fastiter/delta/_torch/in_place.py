@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._torch.in_place import Backward, Forward, Kernels, Optional
+from ..._torch.distributed.in_place import Backward, Forward, Kernels, Optional
 from ..._torch.ops import empty
 from .ops import DeltaBackward, DeltaForward, backward, forward, gradients_of
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..._check import check_array
 from ..._solution import judged
-from ..._torch.collectives import Ranks
+from ..._torch.distributed.collectives import Ranks
 from .._layouts import Rows
 from .._methods import ValueIteration
 from .._result import Limits, MDPProgress, MDPSolution

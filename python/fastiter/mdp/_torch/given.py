@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ..._check import check_choice, check_flag, count, integers, positive, type_name
-from ..._torch.collectives import Ranks
+from ..._torch.distributed.collectives import Ranks
 from .. import _layouts
 from .._layouts import Rows, Sparse, keep_rows
 from .._mdp import SENSES

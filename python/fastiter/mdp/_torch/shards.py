@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..._torch.collectives import Ranks
+from ..._torch.distributed.collectives import Ranks
 from .._layouts import Rows
 from .._process import Process, sums_of
 from .._result import Bounds, Limits, MDPProgress, bounds_of

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..._torch.collectives import Ranks
-from ..._torch.halo import Halo
+from ..._torch.distributed.collectives import Ranks
+from ..._torch.distributed.halo import Halo
 from .owners import Owners
 
 Array = npt.NDArray[Any]

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
+from ..._torch.distributed.sharded_call import PARTS, Options
+from ..._torch.distributed.sharded_function import Function, cell, run_function
 from ..._torch.sequences import Integers
-from ..._torch.sharded_call import PARTS, Options
-from ..._torch.sharded_function import Function, cell, run_function
 from . import functional
 from .results import RnnResult
 

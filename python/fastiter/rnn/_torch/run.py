@@ -13,7 +13,7 @@ from torch.overrides import has_torch_function_variadic
 from ..._backend import BackendError
 from ..._check import check_flag
 from ..._sequences import as_parts
-from ..._torch.dtensors import CUTS, Axes, is_dtensor, on_shards
+from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import (
     CPU_AND_CUDA,
     GPU_FLOATS,

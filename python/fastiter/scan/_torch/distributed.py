@@ -10,19 +10,20 @@ from torch import Tensor
 
 from ..._docs import documented_by, parts_of
 from ..._sequences import as_part
-from ..._torch.in_place import Optional
+from ..._torch.distributed.in_place import Optional
+from ..._torch.distributed.sharded import Split
+from ..._torch.distributed.sharded_call import PARTS, Exchange, Maps, Options, Problem, check_rows, run_sharded
+from ..._torch.distributed.sharded_function import valid_steps
 from ..._torch.ops import CPU_AND_CUDA, check_tensors
 from ..._torch.sequences import Integers, Sequences
-from ..._torch.sharded import Split
-from ..._torch.sharded_call import PARTS, Exchange, Maps, Options, Problem, check_rows, run_sharded
-from ..._torch.sharded_function import valid_steps
 from .._shapes import check_block_shapes, check_linear_shapes
 from . import functional
 from .in_place import kernels
 from .ops import BLOCK, LINEAR, Scan, carried
 
-#: Channels of linear_scan in the smallest chunk: two cache lines of float32
-_UNIT = 32
+#: Channels of linear_scan in the smallest chunk, two cache lines of float32, and in one that pays: with fewer, the
+#: kernel reads a small part of each row, and two ranks took longer than one
+_UNIT, _LEAST = 32, 128
 
 
 @documented_by(parts_of(functional.linear_scan) | PARTS)
@@ -149,7 +150,8 @@ def _problem(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, count: int,
         return _product(scan, a.expand(*x.shape[:2], *a.shape[2:]), lengths, reverse)
 
     rows = Split(x.shape[0], 1, (0, None if a.shape[0] != x.shape[0] else 0), 0, 0)
-    across = Split(x.shape[2], 1 if scan.blocks else _UNIT, (2, 2), 2, 1)
+    unit, least = (1, 1) if scan.blocks else (_UNIT, _LEAST)
+    across = Split(x.shape[2], unit, (2, 2), 2, 1, least)
     return Problem(
         {"x": x, scan.factors: a},
         {"x": 1, scan.factors: 1},

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor
 
-from ..._torch.in_place import Backward, Forward, Kernels, Optional, sampled, steps_to_forget
+from ..._torch.distributed.in_place import Backward, Forward, Kernels, Optional, sampled, steps_to_forget
 from ..._torch.ops import empty, empty_steps
 from .ops import (
     Scan,

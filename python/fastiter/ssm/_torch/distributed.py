@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
-from ..._torch.in_place import Optional
+from ..._torch.distributed.in_place import Optional
+from ..._torch.distributed.sharded import Split
+from ..._torch.distributed.sharded_call import PARTS, Exchange, Maps, Options
+from ..._torch.distributed.sharded_function import Function, run_function, valid_steps
 from ..._torch.sequences import Integers
-from ..._torch.sharded import Split
-from ..._torch.sharded_call import PARTS, Exchange, Maps, Options
-from ..._torch.sharded_function import Function, run_function, valid_steps
 from . import functional
 from .attention import linear_attention as local_attention
 from .low_rank import dplr_delta_rule as local_dplr

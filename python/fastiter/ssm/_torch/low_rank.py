@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function
 
 from ..._docs import documented_like
 from ..._torch.autograd import differentiable_once
-from ..._torch.dtensors import is_dtensor, on_shards
+from ..._torch.distributed.dtensors import is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _low_rank as arrays

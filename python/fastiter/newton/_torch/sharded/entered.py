@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...._torch.sharded import Entered
-from ...._torch.sharded_call import PARTS as SHARED
-from ...._torch.sharded_call import Meeting
-from ...._torch.sharded_function import Function, as_parts, called
+from ...._torch.distributed.sharded import Entered
+from ...._torch.distributed.sharded_call import PARTS as SHARED
+from ...._torch.distributed.sharded_call import Meeting
+from ...._torch.distributed.sharded_function import Function, as_parts, called
 from ..._cells import CELLS, NewtonInfo, newton_options
 from .line import Steps
 from .newton import Local, Options, newton

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...._torch.collectives import Line
-from ...._torch.sharded import Affine
+from ...._torch.distributed.collectives import Line
+from ...._torch.distributed.sharded import Affine
 from ....scan._torch.functional import block_scan, linear_scan
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ...._torch.sharded import Affine, Entered
-from ...._torch.sharded_call import Meeting
+from ...._torch.distributed.sharded import Affine, Entered
+from ...._torch.distributed.sharded_call import Meeting
 from ..._cells import NewtonInfo
 from .newton import Options
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .... import _core
 from ...._check import type_name
-from ...._torch.collectives import Ranks
-from ...._torch.halo import Halo
+from ...._torch.distributed.collectives import Ranks
+from ...._torch.distributed.halo import Halo
 from ...._torch.ops import check_tensors, contiguous
 from .entries import DTYPES, Entries, Ownership, check_columns, checked_ownership, read_entries, version_of
 from .partition import even

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...._torch.halo import Halo, exchange
+from ...._torch.distributed.halo import Halo, exchange
 from ..._matrix import Csr
 from .matrix import RowMatrix
 from .parts import Part, csr_of

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ...._torch.halo import exchange
+from ...._torch.distributed.halo import exchange
 from .entries import Entries
 from .matrix import RowMatrix
 from .parts import divide

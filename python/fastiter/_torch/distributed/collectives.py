@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._backend import BackendError
+from ..._backend import BackendError
 
 #: A message starts each of its tensors at a multiple of this, in bytes, so that every dtype can be viewed in place.
 ALIGNMENT = 16

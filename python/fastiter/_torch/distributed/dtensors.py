@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .ops import unwatched
+from ..ops import unwatched
 
 #: The axes of each argument, one string for each number of dimensions that it may have, with a letter for each axis:
 #: "B" is that of rows, "N" that of heads and "H" that of fewer heads, each of which N / H successive heads share.

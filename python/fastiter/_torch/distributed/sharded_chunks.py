@@ -9,8 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..sequences import Sequences
 from .in_place import Backward, Forward, Kernels, Optional
-from .sequences import Sequences
 
 #: Computes chunks of the tensors from a state: the results for each step, and the final states.
 Run: TypeAlias = "Callable[[Optional, Sequence[Tensor] | None], tuple[Sequence[Tensor], Sequence[Tensor]]]"

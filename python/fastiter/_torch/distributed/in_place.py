@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .ops import empty
-from .sequences import Sequences
+from ..ops import empty
+from ..sequences import Sequences
 
 #: The tensors of a call, None for those that are not given; a call with graphs has the same order.
 Optional: TypeAlias = "Sequence[Tensor | None]"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._sequences import check_bounds, check_lengths
+from ..._sequences import check_bounds, check_lengths
+from ..sequences import Sequences
 from .collectives import Line
-from .sequences import Sequences
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..sequences import Sequences
 from .in_place import Kernels, Optional
-from .sequences import Sequences
 from .sharded import Entered, Split
 from .sharded_call import Maps, Meeting, Options, Problem, run_sharded
 

@@ -16,10 +16,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..ops import empty
 from .borders import Border
 from .collectives import Line
 from .in_place import Kernels, Optional, gradient_like
-from .ops import empty
 from .sharded_chunks import Part, Saved, Tape, computed_in_place
 
 States: TypeAlias = "list[Tensor]"

@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import differentiable_once
+from ..autograd import differentiable_once
+from ..ops import empty
 from .borders import Border
 from .collectives import Line
 from .in_place import Kernels, Optional, gradient_like
-from .ops import empty
 from .sharded_chunks import Chunk, Run, Tape, computed, computed_in_place
 from .speculative import Shard
 
@@ -37,6 +37,8 @@ class Split(NamedTuple):
         The axis in each tensor; None for one that all chunks share.
     results, state : int
         The axis in the results and in the states.
+    least : int
+        The size from which on a chunk pays, for those whose number is not asked for.
     """
 
     size: int
@@ -44,6 +46,11 @@ class Split(NamedTuple):
     tensors: tuple[int | None, ...]
     results: int
     state: int
+    least: int = 1
+
+    def paying(self, chunks: int) -> int:
+        """Return up to this number of chunks that pay."""
+        return max(1, min(chunks, self.size // self.least))
 
     def sizes(self, chunks: int) -> list[int]:
         """Return the sizes of up to this number of chunks."""

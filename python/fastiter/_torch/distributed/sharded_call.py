@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .._check import check_choice, check_flag, count
-from .._sequences import check_bounds_shape, check_packing
+from ..._check import check_choice, check_flag, count
+from ..._sequences import check_bounds_shape, check_packing
+from ..ops import check_reset, checked_integers, refuse_transforms
+from ..sequences import Integers, Sequences
 from .borders import Border, divided
 from .collectives import Agreement, Line, Ranks
 from .in_place import Kernels, Optional
-from .ops import check_reset, checked_integers, refuse_transforms
-from .sequences import Integers, Sequences
 from .sharded import Affine, Call, Entered, Split, sharded
 from .speculative import Shard, segments
 
@@ -49,7 +49,8 @@ PARTS = {
     """,
     "chunks": """
         chunks : int, optional
-            The most chunks of the pipeline; 8 for each rank after the first if None.
+            The most chunks of the pipeline; 8 for each rank after the first if None, of ``linear_scan`` as many as have
+            128 channels.
     """,
     "state": """
         state : Tensor or tuple of Tensor, optional
@@ -312,12 +313,12 @@ def _call(
     agreement: Agreement,
 ) -> tuple[Call, tuple[Tensor | None, Tensor | None]]:
     """Return the call, and the tensors of reset and lengths, which are cut into chunks like the others."""
-    wanted = CHUNKS * (line.size - 1) if options.chunks is None else options.chunks
-    fewest = line.size - 1
+    fewest, asked = line.size - 1, options.chunks
     if sum(steps > 0 for steps in agreement.steps) < 2:  # nobody computes at the same time as another rank
-        wanted = fewest = 1
-    split = max(problem.splits, key=lambda one: len(one.sizes(wanted)))  # the first of those with the most chunks
-    chunks = split.sizes(wanted)
+        fewest = asked = 1
+    every = [one.sizes(one.paying(CHUNKS * (line.size - 1)) if asked is None else asked) for one in problem.splits]
+    chunks = max(every, key=len)  # the first of those with the most chunks
+    split = problem.splits[every.index(chunks)]
     scans = problem.maps is not None and (
         options.exchange == "scan" or (options.exchange == "auto" and len(chunks) < fewest)
     )
