@@ -1,4 +1,4 @@
-"""What the samples of ranks say together, and the parameters of the model from them."""
+"""Times of all ranks together from their samples, and the parameters of the model from these."""
 
 from __future__ import annotations
 

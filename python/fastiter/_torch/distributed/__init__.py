@@ -1,1 +1,1 @@
-"""What families share to divide their work among the ranks of a process group of torch.distributed."""
+"""Shared parts of the families' calls that are divided among the ranks of a process group of torch.distributed."""

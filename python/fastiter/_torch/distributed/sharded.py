@@ -151,7 +151,7 @@ class Call:
     shard : Shard, optional
         Segments that are computed before their state has arrived; None for the pipeline and the scan.
     entered : Entered, optional
-        What enters, where it is known before; the maps are then those of gradients alone.
+        The entering state, where it is known before; the maps are then those of gradients alone.
     """
 
     function: str

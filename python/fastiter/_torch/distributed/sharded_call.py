@@ -104,7 +104,7 @@ class Maps(NamedTuple):
 
 
 class Meeting(NamedTuple):
-    """What the ranks know of each other's steps: their order, their numbers, what crosses borders, and where."""
+    """The steps of all ranks as each of them knows them: their order and numbers, what crosses borders, and where."""
 
     line: Line
     border: Border

@@ -32,7 +32,7 @@ _SWEEPS, _ALPHA = 5, 0.01
 
 
 class Given(NamedTuple):
-    """What a rank has given.
+    """The arguments that a rank has given.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What Newton's method on sharded steps exchanges in each iteration."""
+"""Exchanges of Newton's method on sharded steps in each iteration."""
 
 from __future__ import annotations
 

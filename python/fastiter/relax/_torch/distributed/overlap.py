@@ -28,7 +28,7 @@ class Overlapped(NamedTuple):
     numbers : (m,)
         The numbers of all rows, increasing.
     own : slice
-        Those of the part.
+        The rows of the part among them.
     square : Csr
         The entries (m, m) between them.
     """

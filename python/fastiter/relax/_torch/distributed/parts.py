@@ -35,7 +35,7 @@ class Part(NamedTuple):
         The values that they read, in increasing order of their numbers: r < n_local is row r of the rank, others are
         ghost r - n_local.
     near : slice
-        Those of ``reads`` that are rows of the rank; those before and after are ghosts.
+        The part of ``reads`` that are rows of the rank; those before and after are ghosts.
     """
 
     number: int
