@@ -19,7 +19,7 @@ from bench.harness.gate import GateError
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["bench.distributed.jobs"])  # imported once, before the ranks are forked
 #: Seconds after which a rank that waits for another one gives up
-TIMEOUT = 120.0
+TIMEOUT = 900.0  # SciPy alone takes minutes for the largest system
 
 
 class Team:
