@@ -74,3 +74,10 @@ def test_linters_have_one_version() -> None:
         pinned = re.search(rf'"{name}~=(\S+)"', project)
         assert pinned is not None
         assert hooks[hook].startswith(pinned[1])
+
+
+@pytest.mark.parametrize("path", tracked(".github/workflows/*.yml"), ids=lambda path: path.name)
+def test_actions_are_pinned(path: Path) -> None:
+    """A tag may be moved by whoever takes over an action's repository; a commit cannot."""
+    used = re.findall(r"uses: (.*)", path.read_text())
+    assert used and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in used), used
