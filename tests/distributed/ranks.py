@@ -108,6 +108,9 @@ def _work(
     start = time.monotonic()
     try:
         files: Any = dist.FileStore(store, size)  # type: ignore[attr-defined]
+        # Ranks begin together, so that the first to run does not wait for the last to be started within ``timeout``.
+        files.set(f"started {rank}", "")
+        files.wait([f"started {other}" for other in range(size)], timedelta(seconds=60))
         dist.init_process_group("gloo", store=files, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
         start = time.monotonic()
         one = Outcome(function(*arguments), seconds=time.monotonic() - start)
