@@ -189,7 +189,7 @@ class _Penalised(_Regressor):
 
     @property
     def dual_gap_(self) -> float:
-        """The duality gap in the units of the objective: ``gap_`` over n, or over the sum of the weights."""
+        """The duality gap in the units of the objective: ``gap_`` over n, or over the sum of the samples' weights."""
         scikit_learn(self)
         from sklearn.utils.validation import check_is_fitted
 
@@ -214,6 +214,9 @@ class _Penalised(_Regressor):
 class ElasticNet(_Penalised):
     """||y - X w - c||^2 / (2 n) + alpha (l1_ratio ||w||_1 + (1 - l1_ratio) ||w||^2 / 2), with scikit-learn's interface.
 
+    The properties of scikit-learn's estimator are there, too: ``sparse_coef_``, the coefficients in CSR (1, m), and
+    ``dual_gap_``, which is ``gap_`` over n, or over the sum of the samples' weights.
+
     Parameters
     ----------
     %(alpha)s
@@ -224,11 +227,7 @@ class ElasticNet(_Penalised):
     Attributes
     ----------
     %(coefficients)s
-    sparse_coef_ : (1, m) sparse array
-        The coefficients in CSR.
     %(end)s
-    dual_gap_ : float
-        ``gap_`` over n, or over the sum of the weights of the samples.
 
     See Also
     --------
@@ -265,6 +264,9 @@ class ElasticNet(_Penalised):
 class Lasso(_Penalised):
     """||y - X w - c||^2 / (2 n) + alpha ||w||_1, with scikit-learn's interface.
 
+    The properties of scikit-learn's estimator are there, too: ``sparse_coef_``, the coefficients in CSR (1, m), and
+    ``dual_gap_``, which is ``gap_`` over n, or over the sum of the samples' weights.
+
     Parameters
     ----------
     %(alpha)s
@@ -273,11 +275,7 @@ class Lasso(_Penalised):
     Attributes
     ----------
     %(coefficients)s
-    sparse_coef_ : (1, m) sparse array
-        The coefficients in CSR.
     %(end)s
-    dual_gap_ : float
-        ``gap_`` over n, or over the sum of the weights of the samples.
 
     See Also
     --------
