@@ -7,6 +7,7 @@ choose which of two ranks connects.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import struct
@@ -53,7 +54,8 @@ class Proxy:
         """End all connections with a reset: a process or a firewall that closes them."""
         for one in self._sockets:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            one.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the other side may have ended it
+                one.shutdown(socket.SHUT_RDWR)
             one.close()
 
     def _accept(self) -> None:

@@ -93,6 +93,12 @@ def _outcome(process: Any, pipe: Any, stop: float) -> Outcome:
     return Outcome(code=process.exitcode)
 
 
+def _meet(store: Any, what: str, rank: int, size: int) -> None:
+    """Wait until all ranks have come to the same point."""
+    store.set(f"{what} {rank}", "")
+    store.wait([f"{what} {other}" for other in range(size)], timedelta(seconds=60))
+
+
 def _work(
     store: str, rank: int, size: int, timeout: float, pipe: Any, function: Callable[..., Any], arguments: Any
 ) -> None:
@@ -108,10 +114,11 @@ def _work(
     start = time.monotonic()
     try:
         files: Any = dist.FileStore(store, size)  # type: ignore[attr-defined]
-        # Ranks begin together, so that the first to run does not wait for the last to be started within ``timeout``.
-        files.set(f"started {rank}", "")
-        files.wait([f"started {other}" for other in range(size)], timedelta(seconds=60))
+        # The first rank to run must not wait for the last to be started within ``timeout``, and no rank may die while
+        # others are being connected.
+        _meet(files, "started", rank, size)
         dist.init_process_group("gloo", store=files, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+        _meet(files, "connected", rank, size)
         start = time.monotonic()
         one = Outcome(function(*arguments), seconds=time.monotonic() - start)
         with contextlib.suppress(RuntimeError):  # no rank leaves while another one reads its messages, but for a fault
