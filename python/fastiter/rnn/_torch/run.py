@@ -179,9 +179,11 @@ def run(
     state = as_parts(CELLS[cell_name].states, state)
     redefined = state is not None and overridden(state, parts=state)
     if redefined or has_torch_function_variadic(wx, r, b, lengths, *requested[:2], requested[-1]):
-        return _dispatched(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, requested)
+        called, how = _named(function, cell_name, reverse, lengths, return_all_states, requested)
+        return dispatched(called, wx, r, b, state, **how)
     if type(wx) is not Tensor and is_dtensor(wx):
-        return _on_shards(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, requested)
+        called, how = _named(function, cell_name, reverse, lengths, return_all_states, requested)
+        return on_shards(called, {"wx": wx, "r": r, "b": b, "state": state, **how}, _AXES, ("BTND", "BND", "BTND"))
     cell, options = CELLS[cell_name], PLAIN
     low = autocast_dtype(wx)
     if low is not None:
@@ -217,40 +219,8 @@ def _parts(cell: Cell, state: Sequence[Tensor] | None) -> Sequence[Tensor | None
     return (None,) * len(cell.states) if state is None else state
 
 
-def _dispatched(
-    function: str,
-    cell_name: str,
-    wx: Any,
-    r: Any,
-    b: Any,
-    state: Any,
-    reverse: bool,
-    lengths: Any,
-    return_all_states: bool,
-    requested: tuple[Any, ...],
-) -> Any:
-    called, how = _named(function, cell_name, reverse, lengths, return_all_states, requested)
-    return dispatched(called, wx, r, b, state, **how)
-
-
 #: The axes of the functions' arguments and results
 _AXES: Axes = {"wx": ("BTGND",), "r": ("GNDE",), "b": ("GND",), "state": ("BND",), **CUTS}
-
-
-def _on_shards(
-    function: str,
-    cell_name: str,
-    wx: Any,
-    r: Any,
-    b: Any,
-    state: Any,
-    reverse: bool,
-    lengths: Any,
-    return_all_states: bool,
-    requested: tuple[Any, ...],
-) -> Any:
-    called, how = _named(function, cell_name, reverse, lengths, return_all_states, requested)
-    return on_shards(called, {"wx": wx, "r": r, "b": b, "state": state, **how}, _AXES, ("BTND", "BND", "BTND"))
 
 
 def _named(
