@@ -14,29 +14,24 @@ from ...._backend import BackendError
 from ..._auto import ssor_omega
 from ..._matrix import Csr
 from ..._order import Arrangement
-from ..._prepare import BACKWARD, FORWARD, Scalar
+from ..._prepare import Scalar
 from ..._spectrum import jacobi_spectrum
-from .preconditioners import triangles
+from .preconditioners import SymmetricSweep
 
 Array = npt.NDArray[Any]
 
 
 class Ssor:
-    """One symmetric sweep from 0 over A = L + D + U, in the order of the rows, with E = D / omega.
-
-    It is (E + U)^-1 (2 E - D) (E + L)^-1 r, so that each half reads one triangle only.
-    """
+    """One symmetric sweep from 0 over A in the order of the rows."""
 
     def __init__(self, function: str, A: Csr, omega: float | None) -> None:
         self.omega = best_omega(function, A) if omega is None else omega
-        self._lower, self._upper, self._middle = triangles(A, self.omega)
+        self._sweep = SymmetricSweep(A, self.omega)
 
     def __call__(self, r: Array) -> Array:
         """Return about A^-1 r for r (m, k), contiguous."""
-        half, z, k, factor = np.zeros_like(r), np.zeros_like(r), r.shape[1], np.array([self.omega])
-        self._lower.sweep(half, r, 0, k, factor, 0, 1, FORWARD)
-        half *= self._middle
-        self._upper.sweep(z, half, 0, k, factor, 0, 1, BACKWARD)
+        z = np.empty_like(r)
+        self._sweep(r, np.empty_like(r), z)
         return z
 
 

@@ -49,24 +49,37 @@ class BlockJacobi(Identity):
     """
 
     def __init__(self, A: RowMatrix, omega: float) -> None:
-        self._omega = np.array([omega])
         self._half = self._found = np.empty((0, 0), A._numpy_dtype)
-        self._parts = [(slice(part.first, part.last), *triangles(part.own, omega)) for part in A._parts if part.own.n]
+        parts = [part for part in A._parts if part.own.n]
+        self._sweeps = [(slice(part.first, part.last), SymmetricSweep(part.own, omega)) for part in parts]
 
     def apply(self, r: Array) -> Array:
         """Return M^-1 r."""
-        k = r.shape[1]
         if self._half.shape != r.shape:
             self._half, self._found = np.empty_like(r), np.empty_like(r)
-        found = self._found
-        for x in (self._half, found):
-            x.fill(0)
-        for rows, lower, upper, middle in self._parts:
-            half = self._half[rows]
-            lower.sweep(half, r[rows], 0, k, self._omega, 0, 1, FORWARD)
-            half *= middle
-            upper.sweep(found[rows], half, 0, k, self._omega, 0, 1, BACKWARD)
-        return found
+        for rows, sweep in self._sweeps:
+            sweep(r[rows], self._half[rows], self._found[rows])
+        return self._found
+
+
+class SymmetricSweep:
+    """A sweep forward and one backward, from 0, over A = L + D + U, each of which reads one triangle.
+
+    With E = D / omega it is (E + U)^-1 (2 E - D) (E + L)^-1 r.
+    """
+
+    def __init__(self, A: Csr, omega: float) -> None:
+        self._lower, self._upper, self._middle = triangles(A, omega)
+        self._omega = np.array([omega])
+
+    def __call__(self, r: Array, half: Array, z: Array) -> None:
+        """Write to z what it makes of r, (m, k), contiguous as ``half``, which is work space."""
+        k = r.shape[1]
+        half.fill(0)
+        z.fill(0)
+        self._lower.sweep(half, r, 0, k, self._omega, 0, 1, FORWARD)
+        half *= self._middle
+        self._upper.sweep(z, half, 0, k, self._omega, 0, 1, BACKWARD)
 
 
 def triangles(A: Csr, omega: float) -> tuple[Any, Any, Array]:
