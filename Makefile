@@ -1,4 +1,4 @@
-# Every target makes what it needs, .venv included, on a machine that has Python >= 3.10 with venv and a C++ compiler.
+# Every target builds its own prerequisites, .venv included. It needs Python >= 3.10 with venv and a C++ compiler.
 PYTHON ?= python3
 VENV ?= .venv
 FAMILY ?= rnn
@@ -16,11 +16,11 @@ card.extras := gpu,test
 
 build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */cpu/* */cpu/*/*,csrc/$(depth).?pp))
 cxx.sources := $(filter csrc/%,$(build.inputs))
-# Markdown whose blocks `make test` runs
+# Markdown files whose code blocks `make test` runs
 pages := README.md docs
-# Instruction sets of the kernels: baseline and this machine's own, or `make test LEVELS=all`
+# Instruction sets that kernels are compiled for: native is the baseline and this machine's own; `make test LEVELS=all`
 LEVELS ?= native
-# The first half hour on a card: parts that are apart, PART=1; wheels that were carried in a folder, WHEELS=dir
+# `make card`: PART=1 runs one of its three parts; WHEELS=dir installs from a folder of wheels, without a network
 card.peers := flashrnn flash-linear-attention nvidia-cuda-nvcc nvidia-cuda-cccl
 card.began := $(shell date +%s)
 ifdef WHEELS
@@ -39,17 +39,17 @@ help:
 	@echo "make card      everything on an NVIDIA card, three parts    PART=1  WHEELS=dir  ARGS=--dry-run"
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
-	@echo "make check-site  opens every page of that site in Chromium, which has to be there"
+	@echo "make check-site  opens every page of that site in Chromium, which has to be installed"
 	@echo "make sanitize  the NumPy tests under AddressSanitizer and UBSan; SANITIZE=thread: ThreadSanitizer"
-	@echo "make fuzz      wrong inputs by the million, ten minutes      ARGS='--seconds 60'"
-	@echo "make soak      100,000 calls of all functions, for memory and from eight threads"
+	@echo "make fuzz      millions of invalid inputs, ten minutes       ARGS='--seconds 60'"
+	@echo "make soak      100,000 calls of all functions, checked for memory growth; calls from eight threads"
 	@echo "make clean     remove .venv and everything built"
 
 demo: $(VENV)/.demo
 	$(python) examples/char_lm.py $(ARGS)
 
-# With several workers, each begins with a share in order, so that a fixture of a module is seldom made twice.
-# Blocks of a page share their names: one process runs a page. They are left out where ARGS selects tests.
+# With several workers, worksteal gives each a contiguous range of tests, so that few module fixtures are built twice.
+# The code blocks of a page share their names, so one process runs a whole page; skipped if ARGS selects tests.
 test: $(VENV)/.test
 	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(if $(filter -n,$(ARGS)),--dist worksteal) $(ARGS)
 	$(if $(filter -k -m,$(ARGS)),,$(if $(pages),$(RUN) $(python) -m pytest $(pages) $(if $(filter -n,$(ARGS)),--dist loadfile) $(ARGS)))
@@ -57,7 +57,7 @@ test: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(python) -m bench $(FAMILY) $(ARGS)
 
-# The CPU's kernels are references here: one instruction set. Peers that do not install are left out.
+# CPU kernels only serve as references here: one instruction set is enough. Peers that fail to install are left out.
 card: LEVELS = baseline
 card: $(VENV)/.peers
 	$(python) -m bench card $(addprefix --part ,$(PART)) --began $(card.began) $(ARGS)
@@ -80,7 +80,7 @@ docs: $(VENV)/.docs
 check-site: docs $(VENV)/.site
 	$(python) tests/core/check_site.py $(ARGS)
 
-# torch is left out: it allocates more than the sanitizers can follow quickly, and calls the same kernels.
+# torch is left out: it allocates more than the sanitizers can track quickly, and calls the same kernels.
 sanitize: sanitize-$(or $(SANITIZE),address)
 
 sanitized = SKBUILD_BUILD_DIR=build/sanitize-$(1)-{wheel_tag} SKBUILD_INSTALL_STRIP=false
@@ -91,7 +91,8 @@ sanitize-address:
 	    ARGS='--capture=sys --doctest-ignore-import-errors $(ARGS)' \
 	    RUN='env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 $(call preload,asan)'
 
-# Threads share work alike on every instruction set. Reports of races begin with the tests: those of pip are not ours.
+# Threads divide work in the same way on every instruction set, so the baseline is enough. Reports of races are enabled
+# only for the tests: races in pip are not ours.
 sanitize-thread: VENV = build/sanitize-thread-venv
 sanitize-thread: run = env TSAN_OPTIONS=die_after_fork=0 $(call preload,tsan) $(python) -m
 sanitize-thread:
@@ -109,8 +110,8 @@ soak: $(VENV)/.test
 clean:
 	rm -rf $(VENV) build dist
 
-# A stamp says that the extras of a target are installed beside a module built from the sources as they are.
-# With -v, pip shows what Ninja compiles, and how much is left, instead of nothing for minutes.
+# A stamp file: the extras of a target are installed, and the module is built from the current sources.
+# With -v, pip shows Ninja's progress instead of nothing for minutes.
 $(VENV)/.%: $(VENV)/.tools $(VENV)/.levels $(build.inputs)
 	$(python) -m pip install -v --no-build-isolation --check-build-dependencies -e '.[$($*.extras)]'
 	@touch $@
@@ -119,12 +120,12 @@ $(VENV)/.peers: $(VENV)/.card
 	-$(python) -m pip install $(card.peers)
 	@touch $@
 
-# Changes when the module is to be built for other instruction sets than before
+# Rewritten only when LEVELS differs from the last build's, which triggers a rebuild
 $(VENV)/.levels: $(VENV)/.tools FORCE
 	@echo '$(LEVELS)' | cmp -s - $@ || echo '$(LEVELS)' > $@
 FORCE:
 
-# The build requirements stay in the environment, so that a changed source costs a compilation and nothing more.
+# The build requirements stay in the environment (no build isolation), so that only changed source files are compiled.
 $(VENV)/.tools:
 	$(PYTHON) -m venv $(VENV)
 	$(python) -m pip install cmake ninja pybind11 scikit-build-core
