@@ -1,4 +1,4 @@
-"""Settings of Sphinx, which makes a site of this folder: make docs."""
+"""Settings for Sphinx, which builds the site from this folder: make docs."""
 
 import re
 import subprocess
@@ -50,7 +50,7 @@ html_css_files = ["wide.css"]
 
 autosummary_generate = True
 autosummary_imported_members = True
-autodoc_typehints = "none"  # they are in the parameters, in words
+autodoc_typehints = "none"  # the Parameters sections describe types in words
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
@@ -58,7 +58,7 @@ GALLERY_SOURCES = HERE.parent / "build" / "gallery_sources"
 sphinx_gallery_conf = {
     "examples_dirs": str(GALLERY_SOURCES),
     "gallery_dirs": "gallery",
-    "plot_gallery": False,  # they take minutes
+    "plot_gallery": False,  # the examples take minutes to run
     "within_subsection_order": "FileNameSortKey",
     "backreferences_dir": "api/examples",
     "doc_module": ("fastiter",),
@@ -70,7 +70,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
 }
 
-#: Sites whose names become links where their inventories can be fetched, each with its packages
+#: Sites that references link to if their inventories can be fetched, each with its packages
 intersphinx_mapping: dict[str, tuple[str, None]] = {}
 nitpick_ignore_regex: list[tuple[str, str]] = []
 OTHER_SITES = {
@@ -133,7 +133,7 @@ def write_benchmark_tables(app: object) -> None:
 
 
 def write_api() -> None:
-    """Write a page for each namespace, with its public functions and classes in a table; autosummary adds theirs."""
+    """Write a page per namespace with a table of its public functions and classes; autosummary writes their pages."""
     from importlib import import_module
 
     folder = HERE / "api"
@@ -145,20 +145,20 @@ def write_api() -> None:
         lines += [".. autosummary::", "   :toctree: generated", "", *(f"   {each}" for each in public), ""]
         (folder / f"{name}.rst").write_text("\n".join(lines))
     links = "\n".join(f"   {name}" for name in NAMESPACES)
-    head = "API\n===\n\nAll public functions and classes by the module that they are imported from.\n\n"
+    head = "API\n===\n\nAll public functions and classes, by the module from which they are imported.\n\n"
     (folder / "index.rst").write_text(f"{head}.. toctree::\n   :maxdepth: 2\n\n{links}\n")
 
 
 def escape(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Escape |x| and (*grid, k) in docstrings, which reStructuredText takes for a substitution and for emphasis."""
+    """Escape |x| and (*grid, k) in docstrings, which reStructuredText would parse as a substitution and as emphasis."""
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
-            parts = line.split("``")  # every second one is literal
+            parts = line.split("``")  # every second part is a literal
             lines[i] = "``".join(part if k % 2 else SPECIAL.sub(r"\\\g<0>", part) for k, part in enumerate(parts))
 
 
 def prepare(app, config) -> None:
-    """Write the pages of the API and the gallery's programs before Sphinx looks for pages; look for other sites."""
+    """Write the API pages and the gallery's programs before Sphinx collects pages, and find other sites."""
     write_api()
     write_sources(HERE.parent / "examples", HERE / "images" / "gallery", GALLERY_SOURCES)
     for name, (url, packages) in OTHER_SITES.items():
@@ -169,7 +169,7 @@ def prepare(app, config) -> None:
 
 
 def setup(app) -> None:
-    """Register what runs before a build and on each docstring."""
+    """Register the functions that run before a build and on each docstring."""
     app.connect("config-inited", prepare, priority=1)
     app.connect("builder-inited", write_benchmark_tables)
     app.connect("autodoc-process-docstring", escape, priority=100)  # before numpydoc

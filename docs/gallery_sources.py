@@ -1,6 +1,6 @@
-"""Copies of the examples for sphinx-gallery: with a title, and with the figure in docs/images/gallery of that name.
+"""Copies of the examples for sphinx-gallery, each with a title and the figure of the same name in docs/images/gallery.
 
-Examples take minutes, so none runs when the site is built. The figure that the site shows is drawn by
+Examples take minutes, so none runs when the site is built. The figures on the site are drawn by
 `python examples/NAME.py --figure docs/images/gallery/NAME.png`.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 HEADER = """
 Gallery
 
-Programs of one file each, in the folder ``examples`` of the repository, with the figures that they draw. Each takes
+Single-file programs from the folder ``examples`` of the repository, with the figures that they draw. Each takes
 seconds to minutes on two cores; ``--help`` lists the options.
 """
-#: Titles of examples; of another one, the first sentence
+#: Titles of examples; an example that is not listed is titled by the first sentence of its docstring
 TITLES = {
     "char_lm": "Character-level language models",
     "constrained_logistic": "Logistic regression on a sphere",
@@ -57,12 +57,12 @@ TITLES = {
 
 
 def write_sources(examples: Path, images: Path, to: Path) -> None:
-    """Write a copy of each example that runs by itself.
+    """Write a copy of each example that is a program.
 
     Parameters
     ----------
     examples, images, to : Path
-        The folders of the examples, of their figures, and of the copies, which is emptied first.
+        The folders of the examples, of their figures, and of the copies; the last one is emptied first.
     """
     to.mkdir(parents=True, exist_ok=True)
     for old in to.iterdir():
@@ -75,7 +75,7 @@ def write_sources(examples: Path, images: Path, to: Path) -> None:
 
 
 def _copy(name: str, source: str, figure: Path) -> str:
-    """Return the source with a docstring that begins with a title and ends with the figure, if there is one."""
+    """Return the source with a docstring that starts with a title and ends with the figure, if there is one."""
     module = ast.parse(source)
     text = ast.get_docstring(module) or name
     title = TITLES.get(name, re.split(r"(?<=\w)[.:]\s", text)[0].rstrip("."))
@@ -88,7 +88,7 @@ def _copy(name: str, source: str, figure: Path) -> str:
 
 
 def _block(paragraph: str) -> str:
-    """Return a paragraph, or commands, which are indented, as a block of code."""
+    """Return a paragraph, as a code block if it is indented, as commands are."""
     if all(line.startswith("    ") for line in paragraph.split("\n")):
         paragraph = ".. code-block:: shell\n\n" + textwrap.indent(textwrap.dedent(paragraph), "   ")
     return paragraph + "\n"
