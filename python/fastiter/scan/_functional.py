@@ -33,8 +33,8 @@ def linear_scan(
 ) -> tuple[Array, Array]:
     """h[t] = a[t] * h[t-1] + x[t], element by element.
 
-    Product and sum are rounded separately, as in the NumPy loop: real results equal the loop's bit for bit on every
-    machine, and nothing overflows that the loop computes without overflow, as no products of a are formed.
+    Product and sum are rounded separately, as in a NumPy loop: real results equal the loop's bit for bit on every
+    machine. No products of factors are formed, so nothing overflows that does not overflow in the loop.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def linear_scan(
     reverse : bool
         Run from the last step to the first: h[t] = a[t] * h[t+1] + x[t].
     reset : ndarray of bool (B, T) or (T,), optional
-        True where a new sequence begins: the state before this step, also a given one, is dropped, and h[t] = x[t].
+        True where a new sequence begins: the state before this step, or the initial one, is dropped, and h[t] = x[t].
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not read and their h is 0.
     cu_seqlens : integers (S + 1,), optional
@@ -63,7 +63,7 @@ def linear_scan(
     h : ndarray (B, T, D)
         The states of all steps.
     last : ndarray (B, D)
-        State after the last valid step; given back as ``state`` it continues the sequence exactly.
+        State after the last valid step; passed as ``state``, it continues the sequence exactly.
 
     Raises
     ------
@@ -74,13 +74,13 @@ def linear_scan(
 
     See Also
     --------
-    block_scan : With matrices for factors.
+    block_scan : The recurrence with matrices as factors.
     fastiter.torch.linear_scan : The same on tensors, with gradients.
 
     References
     ----------
     The recurrence of S5, LRU, Mamba and minGRU; Blelloch, "Prefix sums and their applications" (1990), computes it in
-    parallel over time. docs/scan/index.md says why this is a loop.
+    parallel over time. docs/scan/index.md explains why this implementation is a loop.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def block_scan(
     reverse : bool
         Run from the last step to the first: h[t] = A[t] h[t+1] + x[t].
     reset : ndarray of bool (B, T) or (T,), optional
-        True where a new sequence begins: the state before this step, also a given one, is dropped, and h[t] = x[t].
+        True where a new sequence begins: the state before this step, or the initial one, is dropped, and h[t] = x[t].
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not read and their h is 0.
     cu_seqlens : integers (S + 1,), optional
@@ -137,7 +137,7 @@ def block_scan(
     h : ndarray (B, T, N, K)
         The states of all steps.
     last : ndarray (B, N, K)
-        State after the last valid step; given back as ``state`` it continues the sequence exactly.
+        State after the last valid step; passed as ``state``, it continues the sequence exactly.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def block_scan(
 
     See Also
     --------
-    linear_scan : With a factor for each number.
+    linear_scan : The recurrence with a scalar factor for each element.
     fastiter.torch.block_scan : The same on tensors, with gradients.
 
     References
@@ -169,7 +169,7 @@ def block_scan(
 
 
 class _Scan(NamedTuple):
-    """A kind of scan: the name, dtypes and shapes of its factors, and its kernel."""
+    """One of the two scans: its name, its factors' name, its dtypes, the check of shapes and the kernel."""
 
     name: str
     factors: str
@@ -197,7 +197,7 @@ _BLOCK = _Scan(
 
 
 class _Cut(NamedTuple):
-    """The sequence layout: number of sequences, direction, ends and resets."""
+    """The division of the steps into sequences: their number, direction, ends and resets."""
 
     sequences: int
     reverse: bool
@@ -272,18 +272,18 @@ def _cpu(scan: _Scan, a: Array, x: Array, state: Array | None, cut: _Cut, out: A
 
 
 def _flat(x: Array) -> Array:
-    """Return (B, T, all numbers of a step), contiguous along the last axis."""
+    """Return x as (B, T, elements per step), contiguous along the last axis."""
     return unit_stride(x.reshape((*x.shape[:2], math.prod(x.shape[2:]))))
 
 
 def _flat_view(out: Array) -> Array | None:
-    """Return the same view of ``out``, or None if its layout does not allow one."""
+    """Return ``out`` as such a view, or None if its strides do not allow one."""
     flat = _flat(out)
     return flat if np.may_share_memory(flat, out) else None
 
 
 def _flat_factors(a: Array, x: Array) -> Array:
-    """Return a or A flattened alike, with a size of 1 where it broadcasts over B or T."""
+    """Return a or A flattened in the same way, with size 1 where it broadcasts over B or T."""
     inner = x.shape[2:] if x.ndim == 3 else (*x.shape[2:], x.shape[-1])
     a = a.reshape((1,) * (2 + len(inner) - a.ndim) + a.shape)
     if a.shape[2:] != inner:

@@ -3,7 +3,7 @@
 Linear scan: a and x (B, T, D), products element by element. Block scan: A (B, T, N, K, K), x (B, T, N, K), a matrix for
 each group. a and A may be broadcast over B and T. The arguments are trusted: `fastiter.scan` checks them.
 
-For every function here: `state` is the state before the first step, zeros by default. With `reverse` time runs from the
+In every function here, `state` is the state before the first step, zeros by default. With `reverse` time runs from the
 last step to the first. Where `reset` (B, T) or (T,) is true, the state before this step is dropped. `lengths` (B,) is
 the number of valid steps of each row: h of the others is 0, and the last state is that of the last valid step.
 `cu_seqlens` (S + 1,) splits the steps of the only row into S sequences, each with its own state and last state.
@@ -23,7 +23,7 @@ Times = list[tuple[int, int, list[int]]]
 
 
 def linear_scan(a: Array, x: Array, state: Array | None = None, **how: Any) -> tuple[Array, Array]:
-    """h[t] = a[t] * h[t-1] + x[t]; returns h and the last state (B, D). bfloat16 is stored, the state is float32."""
+    """h[t] = a[t] * h[t-1] + x[t]; returns h and the last state (B, D). For bfloat16 the state is float32."""
     return _forward(lambda a_t, h: a_t * h, np.broadcast_to(a, x.shape), x, state, **how)
 
 

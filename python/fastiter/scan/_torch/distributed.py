@@ -21,8 +21,8 @@ from . import functional
 from .in_place import kernels
 from .ops import BLOCK, LINEAR, Scan, carried
 
-#: Channels of linear_scan in the smallest chunk, two cache lines of float32, and in one that pays: with fewer, the
-#: kernel reads a small part of each row, and two ranks took longer than one
+#: Channels of linear_scan per chunk: the minimum, two cache lines of float32, and the number from which several ranks
+#: are faster than one; with fewer channels the kernel reads only a small part of each row.
 _UNIT, _LEAST = 32, 128
 
 
@@ -42,8 +42,8 @@ def linear_scan(
 ) -> tuple[Tensor, Tensor]:
     """h[t] = a[t] * h[t-1] + x[t] over the steps of all ranks: :func:`fastiter.torch.linear_scan` on sharded steps.
 
-    Every rank calls it with its own steps, and calls backward once for each result. Differentiable in a, x and state,
-    once. The results of the pipeline are those of one process bit for bit.
+    Every rank calls it with its own steps, and calls backward once for each result. Differentiable once in a, x and
+    state. The results of the pipeline equal those of one process bit for bit.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def linear_scan(
 
     See Also
     --------
-    block_scan : With matrices for factors.
+    block_scan : The recurrence with matrices as factors.
     fastiter.torch.linear_scan : The same in one process.
 
     Examples
@@ -108,7 +108,7 @@ def block_scan(
 
     See Also
     --------
-    linear_scan : With a factor for each number.
+    linear_scan : The recurrence with a scalar factor for each element.
     fastiter.torch.block_scan : The same in one process.
 
     Examples

@@ -1,7 +1,7 @@
 """The backward pass of a scan in differentiable operations, for second derivatives.
 
-The backward kernel does all of this in one pass, but has no derivative of its own. Here it is composed of a scan in the
-other direction, with the factors of the next step, and elementwise products with its result.
+The backward kernel computes all of this in one pass, but has no derivative of its own. Here the backward pass is
+composed of a scan in the other direction, with the factors of the next step, and elementwise products with its result.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def backward(
         before = before.index_put((ends.rows, ends.first), h.new_zeros(()))
     else:
         before = before.index_put((ends.rows, ends.first), state[ends.sequences])
-    # Masks both factors, as 0 times infinity would be NaN.
+    # Both factors are masked, as 0 times infinity would be NaN.
     used = ends.valid if reset is None else ends.valid & ~reset
     used = used.reshape(*used.shape, *(1,) * (h.dim() - 2))
     da = _outer(scan, torch.where(used, dx, 0), torch.where(used, before, 0)).sum_to_size(a.shape)
@@ -55,7 +55,7 @@ def backward(
 
 
 class _Ends:
-    """The first and the last step of every sequence that has steps, in the order of the scan."""
+    """The first and the last step of every nonempty sequence, in the order of the scan."""
 
     def __init__(self, h: Tensor, cut: Cut) -> None:
         self.reverse, _, lengths, cu_seqlens = cut
@@ -67,7 +67,7 @@ class _Ends:
         else:
             stop = torch.full((batch,), time, device="cpu") if lengths is None else lengths
             start, row = torch.zeros_like(stop), torch.arange(batch, device=stop.device)
-        # Computed on the device of the lengths: on the CPU nothing synchronizes, and only indices go to a GPU.
+        # Computed on the device of the lengths: lengths on the CPU need no synchronization, as only indices are copied.
         (having,) = torch.nonzero(stop > start, as_tuple=True)
         self.count = len(stop)
         ends = (start[having], stop[having] - 1)

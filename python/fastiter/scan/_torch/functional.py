@@ -51,14 +51,13 @@ def linear_scan(
 
     Returns h and the final state. Differentiable in a, x and state, with gradients from both results, also twice. The
     backward pass is one scan in the other direction; if a is broadcast, its gradient is summed in the same pass, in an
-    order that does not depend on the number of threads. ``out`` is refused
-    if an argument requires a gradient.
+    order that does not depend on the number of threads. ``out`` is refused if an argument requires a gradient.
 
     %(sections)s
 
     See Also
     --------
-    block_scan : With matrices for factors.
+    block_scan : The recurrence with matrices as factors.
     fastiter.linear_scan : The same on arrays, with references.
     fastiter.torch.nn.LinearRNN : A layer with this recurrence.
 
@@ -95,7 +94,7 @@ def block_scan(
 
     See Also
     --------
-    linear_scan : With a factor for each number.
+    linear_scan : The recurrence with a scalar factor for each element.
     fastiter.block_scan : The same on arrays, with references.
 
     Examples
@@ -152,7 +151,7 @@ def _check_h0(scan: Scan, state: Tensor, x: Tensor, cut: Cut) -> None:
 
 
 def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:
-    """Return ``a`` with both axes B and T, of size 1 where it is broadcast, and expanded to all numbers of a step."""
+    """Return ``a`` with both axes B and T, of size 1 where it is broadcast, and expanded to all elements of a step."""
     inner = (*x.shape[2:], x.shape[-1]) if scan.blocks else x.shape[2:]
     missing = 2 + len(inner) - a.dim()
     a = a[(None,) * missing] if missing else a
@@ -161,7 +160,7 @@ def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:
 
 def _apply(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, cut: Cut) -> tuple[Tensor, Tensor]:
     needs = x.requires_grad or a.requires_grad or (state is not None and state.requires_grad)
-    # In forward mode the autograd function is called because it raises.
+    # Under forward-mode differentiation the autograd function is called, which raises the error.
     if (torch.is_grad_enabled() and needs) or forward_ad._current_level >= 0 or not unwatched():
         keep = transformed() or (torch.is_grad_enabled() and a.requires_grad)
         h, last = _Scan.apply(scan.blocks, a, x, state, *cut, keep)[:2]

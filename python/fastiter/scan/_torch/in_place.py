@@ -1,4 +1,4 @@
-"""The scans' kernels on parts of tensors, for sequences whose steps are divided over ranks."""
+"""The scans' kernels on slices of tensors, for sequences whose steps are sharded over ranks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _backward(scan: Scan, reverse: bool, call: Backward) -> list[Tensor]:
     x, a = _both(call.tensors)
     (dh,), (dlast,), (dx, da) = call.d_results, call.d_last, call.gradients
     shaped = a.new_empty(()).expand(x.shape) if dh is None else dh
-    h = call.saved[0] if call.saved else shaped  # only its shape is used without a gradient of a
+    h = call.saved[0] if call.saved else shaped  # without a gradient of a only the shape is used
     state = None if call.state is None else call.state[0]
     needs = (dx is not None, da is not None, True)
     given = ScanBackward(a, h, state, dh, dlast, reverse, *call.cut, *needs)

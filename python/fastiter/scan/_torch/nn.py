@@ -1,4 +1,4 @@
-"""LinearRNN: a diagonal linear recurrence with input-dependent eigenvalues: units forget, alternate or rotate."""
+"""LinearRNN: a diagonal linear recurrence with input-dependent eigenvalues; units can decay, alternate or rotate."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, che
 from .functional import linear_scan
 
 EIGENVALUES = ("signed", "positive", "complex")
-RING = 0.8, 0.999  # range of the initial |a|
+RING = 0.8, 0.999  # range of |a| at initialisation
 
 
 class LinearRNN(SequenceLayer):
     """y_t = out_proj(h_t), h_t = a_t h_{t-1} + in_proj(x_t), a_t = 2 sigmoid(gate_proj(x_t)) - 1, elementwise.
 
-    `eigenvalues` sets the range of a. "positive": sigmoid(g), from 0 to 1, so that a state can be kept or forgotten.
-    "signed": 2 sigmoid(g) - 1, from -1 to 1: it can alternate, as parity needs. "complex": sigmoid(g) exp(i p), in the
-    unit disc: the phase p rotates it, as counting modulo 3 needs; h and in_proj(x) are complex, and y is a projection
-    of the real and imaginary parts.
+    `eigenvalues` sets the range of a. "positive": sigmoid(g), from 0 to 1: a state can be kept or forgotten. "signed":
+    2 sigmoid(g) - 1, from -1 to 1: a state can also alternate, which parity requires. "complex": sigmoid(g) exp(i p),
+    in the unit disc: the phase p rotates the state, which counting modulo 3 requires; h and in_proj(x) are complex, and
+    y is a projection of the real and imaginary parts.
 
     Parameters: `in_proj` (H, or 2 H: real parts, then imaginary parts), `gate_proj` (H, or 2 H: g, then p), `out_proj`.
-    With `input_dependent=False` a is the same at all steps, and the parameter `gate` replaces gate_proj: with complex
-    eigenvalues this is the LRU, whose exp(-exp(nu)) is sigmoid(g) here. The state h is (B, H), complex if a is.
+    With `input_dependent=False` a is the same at all steps, and the parameter `gate` replaces gate_proj. With complex
+    eigenvalues this is the LRU, with sigmoid(g) in place of its exp(-exp(nu)). The state h is (B, H), complex if a is.
 
     Initialisation is as in the LRU: where the projected x is 0, |a|^2 is uniform in [0.8^2, 0.999^2], the phase uniform
     in [-pi, pi], the sign random; the rows of in_proj are scaled by sqrt(1 - |a|^2), so that h has the variance of its
@@ -56,8 +56,8 @@ class LinearRNN(SequenceLayer):
 
     See Also
     --------
-    DeltaNet : With a matrix for a state.
-    ParaGRU : With gates that depend on the state.
+    DeltaNet : A layer whose state is a matrix.
+    ParaGRU : A layer whose gates depend on the state.
     fastiter.torch.linear_scan : The recurrence as a function.
 
     References

@@ -1,6 +1,6 @@
-"""The private ops of the family scan: their calls, and their CPU implementations, which call the kernels.
+"""The private ops of the family scan: their argument tuples, and their CPU implementations, which call the kernels.
 
-Forward returns h and the final state. Backward returns those of dx, da and dstate that are requested, in this order.
+Forward returns h and the final state. Backward returns dx, da and dstate in this order, only those requested.
 ``a`` (or ``A``) has both axes B and T, of size 1 where it is broadcast, and da has the shape of a.
 """
 
@@ -23,7 +23,7 @@ Cut = tuple[bool, Tensor | None, Tensor | None, Tensor | None]  # reverse, reset
 
 
 class ScanForward(NamedTuple):
-    """A call of the op that returns h and the final state."""
+    """The arguments of the op that returns h and the final state."""
 
     a: Tensor
     x: Tensor
@@ -40,7 +40,7 @@ class ScanForward(NamedTuple):
 
 
 class ScanOut(NamedTuple):
-    """A call of the op that writes h to ``out`` and returns the final state."""
+    """The arguments of the op that writes h to ``out`` and returns the final state."""
 
     a: Tensor
     x: Tensor
@@ -53,12 +53,12 @@ class ScanOut(NamedTuple):
 
     @property
     def forward(self) -> ScanForward:
-        """The same call of the forward op."""
+        """The same arguments for the forward op."""
         return ScanForward(*self[:7])
 
 
 class ScanBackward(NamedTuple):
-    """A call of the op that returns the needed gradients."""
+    """The arguments of the op that returns the requested gradients."""
 
     a: Tensor
     h: Tensor
@@ -80,7 +80,7 @@ class ScanBackward(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """A kind of scan: its name, its factors' name, whether they are blocks, its dtypes and its kernels."""
+    """One of the two scans: its name, its factors' name, whether they are blocks, its dtypes and its kernels."""
 
     name: str
     factors: str
@@ -109,12 +109,12 @@ def empty_last(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
 
 
 def flat_steps(x: Tensor) -> Tensor:
-    """Return x as (B, T, numbers per step), contiguous along the last axis."""
+    """Return x as (B, T, elements per step), contiguous along the last axis."""
     return unit_stride(x if x.dim() == 3 else x.flatten(2))
 
 
 def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[Any, ...]:
-    """Return the kernels' description of a scan of ``x``: its shape, and K with blocks."""
+    """Return the kernels' description of a scan of ``x``: its shape, and K for blocks."""
     reverse, *optional = cut
     check_values(scan.name, x.shape[0], x.shape[1], *cut[2:])
     reset, lengths, cu_seqlens = (None if y is None else y.contiguous() for y in optional)
@@ -132,7 +132,7 @@ def forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
 
 
 def forward_twice(call: ScanForward, h: Tensor, copy: Tensor) -> Tensor:
-    """Write h of linear_scan to two tensors in one pass; return the final state."""
+    """Write h of linear_scan to two tensors in one pass; return the final state of each sequence."""
     a, x, state, *_, cu_seqlens = call
     first, last = None if state is None else contiguous(state), empty_last(x, cu_seqlens)
     _core.scan.linear_forward_twice(_work(LINEAR, x, call.cut)[0], flat_steps(a), flat_steps(x), first, h, last, copy)
@@ -161,7 +161,7 @@ def _forward_out_fake(scan: Scan, call: ScanOut) -> Tensor:
 
 
 def has_plain_steps(out: Tensor) -> bool:
-    """Return whether the numbers of each step are contiguous."""
+    """Return whether the elements of each step are contiguous."""
     expected = 1
     for size, stride in zip(out.shape[:1:-1], out.stride()[:1:-1], strict=True):
         if size != 1 and stride != expected:
@@ -180,16 +180,16 @@ def _backward(scan: Scan, call: ScanBackward) -> list[Tensor]:
 
 
 def backward_into(scan: Scan, call: ScanBackward, dx: Tensor | None, gradient: Tensor | None) -> Tensor:
-    """Write the gradients of x and a, where they are given, and return that of the initial state.
+    """Write the gradients of x and a to ``dx`` and ``gradient`` unless they are None; return that of the initial state.
 
-    The numbers of each step are contiguous in both, and that of a has the dtype of :func:`empty_factors_gradient`.
+    The elements of each step are contiguous in both; ``gradient`` has the dtype of :func:`empty_factors_gradient`.
     """
     a, h = call.a, call.h
     dh = None if call.dh is None else flat_steps(call.dh)
     first, dlast = (None if x is None else contiguous(x) for x in (call.state, call.dlast))
     dfirst = empty_last(h, call.cu_seqlens)
     flat_dx, flat_da = (None if x is None else flat_steps(x) for x in (dx, gradient))
-    da = (flat_da, None) if _has_all_steps(a, h) else (None, flat_da)  # for each step, or summed over steps
+    da = (flat_da, None) if _has_all_steps(a, h) else (None, flat_da)  # one for each step, or the sum over the steps
     given = (flat_steps(a), flat_steps(h), dh, first, dlast)
     scan.backward(*_work(scan, h, call.cut), *given, flat_dx, *da, dfirst)
     return dfirst
@@ -214,7 +214,7 @@ def empty_factors_gradient(a: Tensor, h: Tensor) -> Tensor:
 
 
 class Ops(NamedTuple):
-    """The ops of a kind of scan."""
+    """The ops of one of the two scans."""
 
     forward: Op[ScanForward, list[Tensor]]
     out: Op[ScanOut, Tensor]

@@ -1,8 +1,8 @@
 """The scans on a GPU: division of time into segments, and launches of kernels/scan/triton_*.py.
 
-A scan with enough numbers per step reads and writes memory once. One with few would leave most of the device idle, so
-it is also parallel over segments of time. Each segment computes its effect on a state (a summary), a scan over the
-summaries gives the states before all segments, and then all segments run, which reads a and x twice.
+A scan with enough elements per step reads and writes memory once. One with few elements would leave most of the device
+idle, so it is also parallel over segments of time: each segment computes its effect on a state (a summary), a scan over
+the summaries gives the state before each segment, and then all segments run, so that a and x are read twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .ops import (
 _SHORTEST = 64
 #: Maximum lanes per program, and maximum bytes of a step's matrices in a program
 _LANES, _TILE = 64, 8192
-#: Bytes of one operand (or matrix element) that a lane prefetches: forward, backward. Registers limit them.
+#: Bytes of one operand (or matrix element) that a lane prefetches, forward and backward, limited by registers
 _AHEAD = {"linear_scan": (64, 32), "block_scan": (8, 8)}
 
 
@@ -49,7 +49,7 @@ class _Work(NamedTuple):
     reset_row: int
     sequences: int
     time: int
-    width: int  # numbers per step, or blocks of numbers
+    width: int  # elements per step, or blocks of elements
     segment: int
     segments: int
     direction: int
@@ -79,10 +79,10 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> _Work:
 
 
 def _segment(scan: Scan, x: Tensor, lanes: int) -> int:
-    """Return the steps per segment: all of them if the lanes read fast enough for the device's memory anyway.
+    """Return the steps per segment: all steps if there are enough lanes to saturate the memory bandwidth.
 
-    A block scan needs a program for each multiprocessor. A lane of a linear scan has always asked for the next steps,
-    so that programs for half of the multiprocessors suffice.
+    A block scan needs a program for each multiprocessor. A lane of a linear scan always prefetches the next steps, so
+    programs for half of the multiprocessors suffice.
     """
     time, programs = x.shape[1], launch.multiprocessors(x)
     enough = programs * _lanes(scan, x)
@@ -112,7 +112,7 @@ def _launch(
     strided: Sequence[Tensor | None],
     columns: int = 1,
 ) -> None:
-    """Launch a kernel on all lanes; its arguments include ``memory``, and the row and time strides of ``strided``."""
+    """Launch a kernel on all lanes, with the tensors ``memory`` and the row and time strides of ``strided``."""
     lanes = work.segments * work.sequences * work.width * columns
     if not lanes or not x.shape[-1]:
         return
@@ -139,7 +139,7 @@ def _launch(
 
 
 def _strides(x: Tensor | None) -> tuple[int, int]:
-    """Return the strides of the axes B and T in real numbers, 0 for an axis of size 1."""
+    """Return the strides of the axes B and T in real elements, 0 for an axis of size 1."""
     if x is None:
         return 0, 0
     unit = 2 if x.is_complex() else 1
@@ -188,7 +188,7 @@ def forward_out(scan: Scan, call: ScanOut) -> Tensor:
 def _carry_backward(
     scan: Scan, a: Tensor, factors: Tensor, h: Tensor, dh: Tensor | None, dlast: Tensor | None, work: _Work
 ) -> Tensor | None:
-    """Return the gradient of the state at the end of each segment, stored at the following segment's place."""
+    """Return the gradient of the state at the end of each segment, at the index of the next segment."""
     if work.segments == 1:
         return None
     factor, offset = _empty_summaries(a, h, work)
