@@ -36,18 +36,18 @@ def delta_scan(
 ) -> tuple[Array, Array]:
     """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t].
 
-    The state S is an associative memory of a head: each step replaces what it holds for the key k by a mixture of that
-    and the value v (DeltaNet); with `decay` it forgets as well (gated DeltaNet); with M keys a step its transition is a
-    product of M factors (DeltaProduct). With ||k|| = 1 and beta from 0 to 2 the factors have the eigenvalues 1 and
-    1 - beta, so states stay bounded, and beyond beta = 1 negative ones; neither is imposed.
+    The state S is the associative memory of a head: each step replaces the value stored under the key k by a mixture of
+    that value and v (DeltaNet); with `decay` it forgets as well (gated DeltaNet); with M keys per step its transition
+    is a product of M factors (DeltaProduct). With ||k|| = 1 the factors have the eigenvalues 1 and 1 - beta: beta from
+    0 to 2 keeps states bounded, and beta above 1 makes an eigenvalue negative. Neither condition is imposed.
 
     Parameters
     ----------
     q : ndarray (B, T, N, K), float32 or float64
-        Queries of N heads. Any strides; no copy is made if units are contiguous, as for k and v. On a card also
-        bfloat16 or float16, as are k, v, beta and decay then; the state is float32, with K up to 128 and M up to 64.
-    k : ndarray (B, T, N, K), or (B, T, M, N, K) with M factors a step
-        Keys. The factors of a step apply in order, and o is read after the last.
+        Queries of N heads. Any strides; no copy of q, k and v is made if their last axes are contiguous. On a GPU q, k,
+        v, beta and decay may also be bfloat16 or float16; the state is then float32, with K up to 128 and M up to 64.
+    k : ndarray (B, T, N, K), or (B, T, M, N, K) with M factors per step
+        Keys. The factors of a step are applied in order, and o is read after the last.
     v : ndarray (B, T, N, V), or (B, T, M, N, V)
         Values.
     beta : ndarray (B, T, N), or (B, T, M, N)
@@ -55,17 +55,17 @@ def delta_scan(
     state : ndarray (B, N, K, V), optional
         State before the first step, or a tuple of it alone; zero by default.
     decay : ndarray (B, T, N), optional
-        Applies once a step, before the first factor; 1 by default.
+        Applied once per step, before the first factor; 1 by default.
     method : {"auto", "sequential", "chunk"}
-        "sequential" goes through the steps one by one, "chunk" takes several at a time as matrix products and a
-        triangular system (the WY form). They agree to rounding. "auto" is "sequential": on a CPU it is faster.
+        "sequential" computes the steps one by one; "chunk" computes several at a time as matrix products and a
+        triangular system (the WY form). They agree up to rounding. "auto" is "sequential", which is faster on a CPU.
     chunk : int
-        The factors that method "chunk" takes at a time, 1 to 256.
+        The number of factors per chunk for method "chunk", 1 to 256.
     reverse : bool
-        Run from the last step to the first, on copies of the arguments in this order; the factors of a step keep
-        theirs.
+        Run from the last step to the first, on reversed copies of the arguments; the factors of a step keep their
+        order.
     reset : bool ndarray (B, T) or (T,), optional
-        True where a new sequence begins: the state before this step, also a given one, counts as zero.
+        True where a new sequence begins: the state before this step, including an initial ``state``, counts as zero.
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their o is 0.
     cu_seqlens : integers (S + 1,), optional
@@ -81,8 +81,8 @@ def delta_scan(
     o : ndarray (B, T, N, V)
         The outputs of all steps.
     last : ndarray (B, N, K, V)
-        State after the last valid step; given back as ``state`` it continues the sequence exactly with method
-        "sequential", and to rounding with method "chunk".
+        State after the last valid step; passed as ``state``, it continues the sequence exactly with method
+        "sequential", and up to rounding with method "chunk".
 
     Raises
     ------
@@ -106,7 +106,7 @@ def delta_scan(
     >>> rng = np.random.default_rng(0)
     >>> k, v = rng.standard_normal((1, 3, 1, 4)), rng.standard_normal((1, 3, 1, 2))
     >>> k /= np.linalg.norm(k, axis=-1, keepdims=True)
-    >>> o, last = fastiter.delta_scan(k, k, v, np.ones((1, 3, 1)))  # with beta = 1, what was written is read back
+    >>> o, last = fastiter.delta_scan(k, k, v, np.ones((1, 3, 1)))  # with beta = 1, the value written is read back
     >>> bool(np.allclose(o, v)), last.shape
     (True, (1, 1, 4, 2))
     """

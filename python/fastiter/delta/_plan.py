@@ -8,9 +8,9 @@ from .._check import check_choice, type_name
 
 Shape = tuple[int, ...]
 METHODS = ("auto", "sequential", "chunk")
-#: The largest number of factors in a chunk: its triangular matrices have this size.
+#: The maximum number of factors per chunk, which is the size of its triangular matrices
 LONGEST_CHUNK = 256
-#: Factors that the backward pass takes at once unless method is "chunk", and factors between two saved states
+#: Factors per chunk of the backward pass unless method is "chunk", and factors between two saved states
 _BACKWARD, _SAVED = 16, 64
 
 
@@ -80,6 +80,6 @@ def plan(function: str, method: object, chunk: object, factors: int) -> Plan:
         raise TypeError(f"{function}: chunk must be an int, got {type_name(chunk)}")
     if not 1 <= chunk <= LONGEST_CHUNK:
         raise ValueError(f"{function}: chunk must be from 1 to {LONGEST_CHUNK}, got {chunk}")
-    # The step form is faster everywhere (numbers in docs/delta/index.md): a core gains nothing from a chunk's products.
+    # "auto" is the step form, which is always faster on a CPU (numbers in docs/delta/index.md).
     together = max(1, (chunk if method == "chunk" else _BACKWARD) // factors)
     return Plan(together if method == "chunk" else 0, together, together * max(1, _SAVED // (together * factors)))

@@ -1,8 +1,8 @@
 """S_t = g_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o_t = S_t^T q_t: specification of the family `delta`.
 
 Shapes: q (B, T, N, K), k (B, T, N, K), v (B, T, N, V), beta and decay (B, T, N), the state S (B, N, K, V),
-o (B, T, N, V). With M factors a step k is (B, T, M, N, K), v (B, T, M, N, V), beta (B, T, M, N): the decay applies
-before the first factor, o is read after the last. The arguments are trusted: `fastiter.delta` checks them.
+o (B, T, N, V). With M factors per step k is (B, T, M, N, K), v (B, T, M, N, V), beta (B, T, M, N): the decay is applied
+before the first factor, and o is read after the last. The arguments are trusted: `fastiter.delta` checks them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 def _factors(q: Array, k: Array, v: Array, beta: Array) -> tuple[Array, Array, Array]:
-    """k, v, beta with an axis for the factors, of size 1 if it was left out."""
+    """k, v and beta with an axis for the factors, of size 1 if it was absent."""
     return (k, v, beta) if k.ndim > q.ndim else (k[:, :, None], v[:, :, None], beta[:, :, None])
 
 
@@ -75,7 +75,7 @@ def delta_scan(
     """(o, last): each factor replaces the state's value for k by a mixture of it and v.
 
     With `reverse` time runs backwards. The previous state counts as zero where `reset` is true. Steps from lengths[b]
-    on have o = 0, and the final state is the last one that is computed. With cu_seqlens, sequence s is the steps
+    on have o = 0, and the final state is the last one computed. With cu_seqlens, sequence s consists of the steps
     cu_seqlens[s] to cu_seqlens[s + 1] of the only row, and has a state of its own.
     """
     k, v, beta = _factors(q, k, v, beta)
@@ -154,7 +154,7 @@ def backward(
 def _factor_gradients(
     states: Sequence[Array], dS: Array, k: Array, v: Array, beta: Array, dk: Array, dv: Array, dbeta: Array
 ) -> Array:
-    """Back through S' = S + k w^T, w = beta e, e = v - S^T k, from the last factor to the first; returns dS."""
+    """Differentiate S' = S + k w^T, w = beta e, e = v - S^T k, from the last factor to the first; return dS."""
     for m in reversed(range(len(states))):
         S, km, bm = states[m], k[m], beta[m][:, None]
         e = v[m] - _product(S, km)

@@ -41,10 +41,10 @@ def delta_scan(
 ) -> tuple[Tensor, Tensor]:
     """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t] over the steps of all ranks.
 
-    This is :func:`fastiter.torch.delta_scan` on sharded steps. A shard's map is S -> M S + c with a K x K matrix M for
-    each head, for any number of steps. Differentiable in q, k, v, beta, decay and state, once. The results of the
-    pipeline have the bits of one process with method="sequential", and with "chunk" where every shard but the last in
-    time has a multiple of ``chunk`` steps.
+    This is :func:`fastiter.torch.delta_scan` on sharded steps. A shard maps S to M S + c, with a K x K matrix M for
+    each head, whatever its number of steps. Differentiable once in q, k, v, beta, decay and state. The results of the
+    pipeline equal those of one process bit for bit with method="sequential", and with "chunk" if the number of steps of
+    every shard but the last in time is a multiple of ``chunk``.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def delta_scan(
 
     See Also
     --------
-    linear_scan : With a factor for each number.
+    linear_scan : The recurrence with a scalar factor for each element.
     fastiter.torch.delta_scan : The same in one process.
 
     Examples
@@ -100,7 +100,7 @@ def _splits(tensors: Mapping[str, Tensor | None]) -> list[Split]:
 
 
 def _product(reverse: bool, tensors: Optional, reset: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """Return the product of the matrices: the final state of a run with values 0 from the identity."""
+    """Return the product of the transition matrices: the final state from the identity with all values v = 0."""
     q, k, _, beta, decay = tensors
     assert q is not None and k is not None and beta is not None
     batch, _, heads, width = q.shape

@@ -14,8 +14,8 @@ from ..._torch.replay import Rows, Valued
 def replay(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
     """Return o and the final states.
 
-    ``inputs`` are q, k, e, beta, decay and state, where e = v - S^T k, saved by the kernels, takes the gradient of v;
-    ``constants`` are reset, lengths and cu_seqlens.
+    ``inputs`` are q, k, e, beta, decay and state, where e = v - S^T k, saved by the kernels, stands for v and receives
+    its gradient; ``constants`` are reset, lengths and cu_seqlens.
     """
     q, k, e, beta, decay, state = inputs
     reset, lengths, cu_seqlens = constants

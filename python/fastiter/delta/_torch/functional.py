@@ -28,7 +28,7 @@ from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd
 from .ops import forward as delta_forward
 from .triton import checked_method
 
-#: Dtypes of signals that only the kernels of GPUs take
+#: Dtypes of signals that only the GPU kernels support
 HALVES = (torch.bfloat16, torch.float16)
 _AXES: Axes = {
     "q": ("BTNK",),
@@ -64,7 +64,7 @@ def delta_scan(
     processes several steps at a time with every method. Second derivatives (``create_graph=True``) recompute the steps
     one by one in torch's operations, which is slower. ``out`` is refused if an argument requires a gradient.
 
-    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
+    Tensors may be DTensors sharded by heads or by rows: each rank computes its own.
 
     %(sections)s
 
@@ -114,7 +114,7 @@ def delta_scan(
     if out is not None:
         all_given = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
         check_out(function, out, (*q.shape[:3], sizes.values), all_given, GPU_FLOATS if q.is_cuda else FLOATS)
-    # In forward mode the autograd function is called because it raises.
+    # Under forward-mode differentiation the autograd function is called, which raises the error.
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     ordered = rows
     if reverse:
@@ -134,7 +134,7 @@ def delta_scan(
 
 
 def _check_halves(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-    """Check tensors of 16 bits, which GPU kernels take, and a state in float32."""
+    """Check 16-bit tensors, which only the GPU kernels support, and their state in float32."""
     signals = [(name, x) for name, x in zip(names, tensors, strict=True) if name != "state"]
     check_tensors("delta_scan", [name for name, _ in signals], [x for _, x in signals], HALVES, CPU_AND_CUDA)
     for name, x in zip(names, tensors, strict=True):
@@ -150,7 +150,8 @@ def _check_halves(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
 class _DeltaScan(torch.autograd.Function):
     """Map (q, k, v, beta, decay, state) to (o, final states, e, states); the backward pass reads the last two.
 
-    The gradient of e = v - S^T k equals that of v, so second derivatives need no v; states are those of some steps.
+    The gradient of e = v - S^T k equals that of v, so second derivatives need no v. The states are saved at some of the
+    steps.
     """
 
     generate_vmap_rule = True

@@ -1,4 +1,4 @@
-"""The delta rule's kernels on parts of tensors, for sequences whose steps are divided over ranks."""
+"""The delta rule's kernels on slices of tensors, for sequences whose steps are sharded over ranks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _backward(how: tuple[str, int], call: Backward) -> list[Tensor]:
     backwards = DeltaBackward(*given)
     found = gradients_of(backwards)
     wanted = [*call.gradients[:4], *([] if decay is None else call.gradients[4:]), None]
-    # The kernel writes to parts of dq, dk and dv; it computes those of beta and decay, and the others, apart.
+    # The kernel writes to slices of dq, dk and dv; dbeta, ddecay and unwanted gradients go to tensors of their own.
     into = [y if x is None or at > 2 else x for at, (x, y) in enumerate(zip(wanted, found, strict=True))]
     backward(backwards, into)
     for x, y in zip(wanted[3:], found[3:], strict=True):

@@ -1,4 +1,4 @@
-"""DeltaNet: an associative memory per head that each step corrects towards a new value."""
+"""DeltaNet: an associative memory per head; each step moves the value stored under a key towards a new value."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class DeltaNet(SequenceLayer):
 
     See Also
     --------
-    LinearRNN : With a vector for a state.
+    LinearRNN : A layer whose state is a vector.
     fastiter.torch.delta_scan : The recurrence as a function.
     fastiter.torch.compat.fla : The same rules by the names of flash-linear-attention.
 

@@ -1,7 +1,7 @@
-"""The private ops of the delta rule: their calls, and their CPU implementations, which call the kernels.
+"""The private ops of the delta rule: their argument tuples, and their CPU implementations, which call the kernels.
 
-Forward returns o and the final states; with ``save`` also, for the backward pass, e = v - S^T k of every factor and
-the state before each period. Backward returns dq, dk, dv, dbeta, then ddecay and dstate if they are requested.
+Forward returns o and the final states; with ``save``, it also returns e = v - S^T k of every factor and the state
+before each period, for the backward pass. Backward returns dq, dk, dv, dbeta, then ddecay and dstate if requested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .._plan import Plan, Sizes, plan
 
 
 class DeltaForward(NamedTuple):
-    """A call of the forward op; without ``save`` it returns the first two outputs."""
+    """The arguments of the forward op, which without ``save`` returns the first two outputs."""
 
     q: Tensor
     k: Tensor
@@ -41,7 +41,7 @@ class DeltaForward(NamedTuple):
 
 
 class DeltaBackward(NamedTuple):
-    """A call of the backward op: inputs, what the forward op has saved, and the gradients of its outputs."""
+    """The arguments of the backward op: inputs, tensors saved by the forward op, and the gradients of its outputs."""
 
     q: Tensor
     k: Tensor
@@ -71,7 +71,7 @@ def sizes_of(q: Tensor, k: Tensor, values: int) -> Sizes:
 
 
 def carried(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of states: float32 for signals of 16 bits, else theirs."""
+    """Return the dtype of states: float32 for 16-bit signals, else the signals' own."""
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
@@ -93,7 +93,7 @@ def _work(
 
 
 def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tensor]:
-    """Allocate the outputs, but ``out`` if it is given."""
+    """Allocate the outputs, except ``out`` if it is given."""
     sizes, q = call.sizes, call.q
     rows, state = rows_of(sizes, call.cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
     dtype = carried(q.dtype)
@@ -131,7 +131,7 @@ def gradients_of(call: DeltaBackward) -> list[Tensor]:
 def backward(call: DeltaBackward, into: list[Tensor] | None = None) -> list[Tensor]:
     """Run the kernel, which writes the gradients to ``into`` if they are given.
 
-    Only those of q, k and v may be parts of tensors: their last axis is contiguous, and all others are.
+    Only the gradients of q, k and v may be slices, with a contiguous last axis; all others are contiguous.
     """
     gradients, sizes = gradients_of(call) if into is None else into, call.sizes
     how = plan("delta_scan", call.method, call.chunk, sizes.factors)

@@ -1,6 +1,6 @@
 """The delta rule on a GPU: launches the kernels of kernels/delta/triton_delta.py, which process the steps in chunks.
 
-These compute in float64 and in exact float32; others launch those of triton_chunks.py.
+These kernels compute in float64 and in exact float32; other calls use the kernels of triton_chunks.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .work import Work, factor_strides, strides, work_of
 
 
 class _Tile(NamedTuple):
-    """Factors per chunk, and per program: rows and columns of the state tile in registers, and warps."""
+    """Factors per chunk, and, per program, rows and columns of the state tile in registers, and warps."""
 
     factors: int
     lines: int
@@ -36,9 +36,9 @@ _TILES = {torch.float32: _Tile(16, 16, 32, 8, 16, 4), torch.float64: _Tile(8, 8,
 
 
 def checked_method(method: str, dtype: torch.dtype, sizes: Sizes) -> tuple[str, int]:
-    """Return the method and chunk size that a GPU uses; raise for method "sequential", which it lacks.
+    """Return the method and chunk size that a GPU uses; raise for method "sequential", which has no GPU kernels.
 
-    float32 goes to the tensor cores, unless torch's setting for products is "ieee" or the sizes do not fit there.
+    float32 uses the tensor cores, unless torch's precision of float32 products is "ieee" or the sizes do not fit.
     """
     if method == "sequential":
         raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'sequential'")
@@ -77,7 +77,7 @@ def _launch(
     numbers: Sequence[int],
     **how: int,
 ) -> None:
-    """Launch a kernel with the arguments common to all of them."""
+    """Launch a kernel with the arguments that all kernels share."""
     import triton.language as tl
 
     if not programs or (not work.sizes.time and name == "inverse_fwd"):
@@ -147,7 +147,7 @@ def backward(call: DeltaBackward) -> list[Tensor]:
     d_o = None if call.d_o is None else unit_stride(call.d_o)
     columns = _columns(work, _TILES[q.dtype].backward_columns)
     blocks = -(-sizes.values // columns)
-    # dq, dk, dbeta and ddecay are sums over V: each block of columns writes a partial sum.
+    # dq, dk, dbeta and ddecay are sums over V, of which each block of columns writes a partial sum.
     summed = [x for x in (0, 1, 3, 4) if x < 4 or decay is not None]
     parts = {x: gradients[x].new_empty((blocks, *gradients[x].shape)) if blocks > 1 else gradients[x] for x in summed}
     if call.lengths is not None:

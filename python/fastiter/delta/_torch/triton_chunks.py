@@ -1,7 +1,7 @@
 """The delta rule on tensor cores: launches the kernels of kernels/delta/triton_chunks*.py.
 
-Products of float32 numbers are each three of TF32 numbers, those of 16 bits are of bfloat16 numbers, with sums in
-float32. Chunks have 64 factors, in float32 32: three products have more operands than registers hold.
+A float32 product is computed as three TF32 products, and 16-bit products as bfloat16 products, with sums in float32.
+Chunks have 64 factors, but 32 in float32, as the operands of three products of 64 factors do not fit in registers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ..._torch.ops import contiguous, unit_stride
 from .ops import DeltaBackward, DeltaForward, forward_outputs, gradients_of
 from .work import Work, factor_strides, strides, work_of
 
-#: Bytes of scratch memory for states; calls that need more take some heads after the others.
+#: Bytes of scratch memory for states; calls that need more process the heads in several parts.
 SCRATCH = 1 << 29
 #: Maximum K
 LONGEST_KEY = 128
 
 
 class Tile(NamedTuple):
-    """Factors of a chunk; rows and columns of the state that a program takes at once, and its warps."""
+    """Factors per chunk; rows and columns of a program's tile of the state, and its warps."""
 
     factors: int
     rows: int
@@ -44,7 +44,7 @@ TILES = {
     "keys_bwd": Tile(32, 16, 32, 8),
     "strengths_bwd": Tile(32, 32, 0, 4),
 }
-#: Those for operands of 16 bits
+#: Tiles for 16-bit operands
 NARROW = {
     "inverse": Tile(64, 32, 0, 4),
     "products_fwd": Tile(64, 32, 32, 4),
@@ -56,7 +56,7 @@ NARROW = {
     "keys_bwd": Tile(64, 32, 32, 8),
     "strengths_bwd": Tile(64, 16, 0, 8),
 }
-#: Factors of a chunk, by which an op's call says that it is one of these
+#: Chunk sizes by which a call of the op selects these kernels
 SIZES = (32, 64)
 
 
@@ -66,23 +66,24 @@ def tiles_of(dtype: torch.dtype) -> dict[str, Tile]:
 
 
 def warps_of(kernel: str, dtype: torch.dtype, capability: int) -> int:
-    """Return the warps of a program; on cards of capability 10 (Blackwell) one kernel needs more to spill nothing."""
+    """Return the warps per program; on GPUs of capability 10 (Blackwell) one kernel needs more to avoid spills."""
     return (
         8 if (kernel, dtype, capability >= 10) == ("states_bwd", torch.float32, True) else tiles_of(dtype)[kernel].warps
     )
 
 
 def chunk_of(dtype: torch.dtype) -> int:
-    """Return the factors of a chunk."""
+    """Return the number of factors per chunk."""
     return tiles_of(dtype)["inverse"].factors
 
 
 def precision() -> str:
-    """Return torch's setting for products of float32 numbers: "none" by default, "ieee" or "tf32"."""
+    """Return torch's precision of float32 products: "none" by default, "ieee" or "tf32"."""
     return str(torch.backends.cuda.matmul.fp32_precision)
 
 
-#: Dynamo calls it while it compiles, as torch.compiler.assume_constant_result has it do, whose import takes long.
+#: Dynamo calls it during compilation and treats the result as a constant. torch.compiler.assume_constant_result sets
+#: #: the same attribute, but takes long to import.
 precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -91,7 +92,7 @@ def _power_of_two(x: int) -> int:
 
 
 class _Part(NamedTuple):
-    """Some heads of a call."""
+    """A range of the heads of a call."""
 
     work: Work
     like: Tensor
@@ -105,12 +106,12 @@ class _Part(NamedTuple):
 
     @property
     def key_blocks(self) -> int:
-        """The blocks of keys that programs of keys_bwd divide."""
+        """The number of blocks of keys of keys_bwd."""
         keys = self.work.sizes.keys
         return -(-keys // min(tiles_of(self.like.dtype)["keys_bwd"].rows, _power_of_two(keys)))
 
     def run(self, kernel: str, memory: dict[str, Any], names: str, programs: int) -> None:
-        """Launch a kernel with the constants of these names; programs: those of a head of a sequence."""
+        """Launch a kernel with the constants in ``names`` and ``programs`` programs for each head of each sequence."""
         work, sizes, narrow = self.work, self.work.sizes, self.like.dtype.itemsize == 2
         tile = tiles_of(self.like.dtype)[kernel]
         columns = min(tile.columns, _power_of_two(sizes.values))
@@ -142,12 +143,12 @@ class _Part(NamedTuple):
             )
 
     def new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Return scratch memory with a line for each chunk and head, in float32 or another dtype."""
+        """Return scratch memory with an entry for each chunk and head, by default in float32."""
         return self.like.new_empty((*self.lines, *shape), dtype=dtype or torch.float32)
 
 
 def _parts(work: Work, like: Tensor, copies: int) -> Iterator[_Part]:
-    """Yield parts of the heads, so that so many copies of the states before all chunks fit into the scratch memory."""
+    """Yield ranges of heads, such that ``copies`` copies of the states before all chunks fit in the scratch memory."""
     sizes = work.sizes
     part = max(1, SCRATCH // max(1, copies * work.lines * sizes.keys * sizes.values * 4))
     for first in range(0, sizes.heads, part):
@@ -190,7 +191,7 @@ def forward(call: DeltaForward) -> list[Tensor]:
     every |= {"beta": contiguous(call.beta), "decay": decay, "reset_row": work.reset_row, "periods": 1}
     every |= {"e": saving[0] if saving else call.q.new_empty(call.v.shape)}
     every |= {"o": o, "last": last, "chunks": -(-sizes.time // work.steps)}
-    direct = bool(saving) and work.period == work.steps  # the states before all chunks are those to save
+    direct = bool(saving) and work.period == work.steps  # the states before all chunks are exactly the states to save
     for part in _parts(work, call.q, 0 if direct else 1):
         size, keys = chunk_of(call.q.dtype), sizes.keys
         every["inverse"] = part.new(3, size, size)

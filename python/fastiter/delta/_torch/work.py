@@ -1,4 +1,4 @@
-"""The sequences of a call of the delta rule, as its GPU kernels take them."""
+"""The sequences of a call of the delta rule, in the form that its GPU kernels need."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Work(NamedTuple):
 
 
 def work_of(call: DeltaForward | DeltaBackward, chunk: int) -> Work:
-    """Return the sequences of a call in chunks of so many factors; raise if a step has more than kernels take."""
+    """Return the sequences of a call in chunks of ``chunk`` factors; raise if a step has too many factors."""
     sizes, reset, lengths, cu_seqlens = call.sizes, call.reset, call.lengths, call.cu_seqlens
     if sizes.factors > FACTORS:
         raise BackendError(
