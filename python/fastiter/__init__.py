@@ -71,11 +71,11 @@ _publish(globals())
 
 
 def __getattr__(name: str) -> _Any:
-    """Import a module on first access: these take longer to import than all the rest."""
+    """Import a submodule on first access: these take longer to import than the rest of the package."""
     if name in _ON_FIRST_ACCESS:
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "torch"])  # which is not in __all__, as an import of * would import PyTorch
+    return sorted([*__all__, "torch"])  # not in __all__, as a star import would import PyTorch

@@ -1,4 +1,4 @@
-"""python -m fastiter prints what runs on this machine; python -m fastiter bench measures it for half a minute."""
+"""python -m fastiter prints the configuration; python -m fastiter bench runs a benchmark of half a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Array-likes: sequences of numbers, numbers, and objects that NumPy makes arrays of."""
+"""Conversion of array-likes: numbers, sequences of numbers, and objects that NumPy converts to arrays."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from ._check import refuse_mask, type_name
 
-#: Libraries whose arrays have functions of their own
+#: Libraries whose arrays are never converted to NumPy arrays
 _OTHERS = ("torch", "cupy", "cupyx")
 
 
 def as_arrays(function: str, names: Sequence[str], arrays: Sequence[Any], dtype: Any = None) -> Sequence[Any]:
-    """Return arguments with array-likes as arrays; arrays, None and what is no array-like stay as they are.
+    """Convert the array-likes among the arguments to arrays; return arrays, None and anything else unchanged.
 
-    Sequences and numbers have no dtype: they get ``dtype``, by default that of the first argument that has one, else
-    float64, or complex128 if one of them is complex.
+    Sequences and numbers have no dtype of their own: they get ``dtype``, by default that of the first argument that has
+    one, else float64, or complex128 if one of them is complex.
     """
     for x in arrays:
         if type(x) is not np.ndarray and x is not None:
@@ -35,23 +35,23 @@ def as_arrays(function: str, names: Sequence[str], arrays: Sequence[Any], dtype:
 
 
 def as_array(function: str, name: str, x: Any, dtype: Any = None) -> Any:
-    """Do the same with one argument."""
+    """Convert one argument like :func:`as_arrays`."""
     return x if type(x) is np.ndarray else as_arrays(function, (name,), (x,), dtype)[0]
 
 
 def as_flags(function: str, name: str, x: Any) -> Any:
-    """Return a sequence of bool as an array, anything else as it is."""
+    """Convert a sequence of bool to an array; return anything else unchanged."""
     found = _read(function, name, x) if isinstance(x, (list, tuple)) else x
     return found if getattr(found, "dtype", None) == np.bool_ else x
 
 
 def _is_weak(x: object) -> bool:
-    """Return whether numbers are without a dtype of their own."""
+    """Return whether ``x`` is a Python number or sequence, which has no dtype of its own."""
     return isinstance(x, (list, tuple, int, float, complex)) and not isinstance(x, np.generic)
 
 
 def _read(function: str, name: str, x: Any) -> Any:
-    """Return an array-like as an array of whatever dtype."""
+    """Convert an array-like to an array of the dtype that NumPy chooses."""
     if isinstance(x, (np.ndarray, bool)):
         return x
     if not _is_weak(x) and not (hasattr(x, "__array__") and type(x).__module__.partition(".")[0] not in _OTHERS):
@@ -67,7 +67,7 @@ def _read(function: str, name: str, x: Any) -> Any:
 
 
 def _converted(function: str, name: str, x: Any, dtype: np.dtype[Any]) -> Any:
-    """Return the numbers of a sequence in ``dtype``; whole numbers must not change."""
+    """Convert the numbers of a sequence to ``dtype``; refuse integers that it may not represent exactly."""
     if x.dtype.kind not in ("iufc" if dtype.kind == "c" else "iuf"):
         raise TypeError(f"{function}: {name} must be numbers, got a list of {x.dtype}")
     if x.dtype.kind in "iu" and x.size:

@@ -1,4 +1,4 @@
-"""Which backends exist, which of them a call uses, which can run here, and why the others cannot."""
+"""The backends: which one a call uses, which are available on this machine, and why the others are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 Backend: TypeAlias = Literal["cpu", "reference"]
 #: The backends for data in GPU memory
 _ON_CARDS = ("cuda", "triton")
-#: The oldest compute capability that the CUDA kernels are compiled for: tensor cores with bfloat16.
+#: The lowest compute capability that the CUDA kernels support: the first whose tensor cores have bfloat16
 OLDEST = (8, 0)
 
 
@@ -38,9 +38,10 @@ class BackendError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Cuda:
-    """The row ``"cuda"`` of a table of backends: the function of tensors that computes on CuPy arrays.
+    """The entry ``"cuda"`` of a table of backends: the tensor function that computes on CuPy arrays.
 
-    It is named and not imported, as it lies in a layer above the tables, and as only CuPy arrays need torch.
+    It is given by name and imported on first use, as it belongs to a layer above the tables, and as only CuPy arrays
+    need torch.
     """
 
     module: str
@@ -49,7 +50,7 @@ class Cuda:
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Call the function on CuPy arrays, without a copy and on CuPy's current stream.
 
-        The arguments are those of the user; options that are None are left out, as not all exist for tensors.
+        The arguments are the user's own. Options that are None are left out, as some do not exist for tensors.
         """
         torch, cupy = importlib.import_module("torch"), importlib.import_module("cupy")
         run = getattr(importlib.import_module(self.module), self.function)
@@ -69,7 +70,7 @@ Backends: TypeAlias = Mapping[str, Callable[..., _Result]]
 
 
 def choose(function: str, table: Backends[_Result], backend: str | None, *arrays: object) -> Callable[..., _Result]:
-    """Return the row of ``table`` that the location of the arrays or ``backend`` selects; ``None`` means ``"cpu"``."""
+    """Return the entry of ``table`` that the arrays' device or ``backend`` selects; ``None`` means ``"cpu"``."""
     if "cuda" in table and any(map(is_cupy, arrays)):
         return _cuda_row(function, table, backend)
     name = "cpu" if backend is None else backend
@@ -85,7 +86,7 @@ def choose(function: str, table: Backends[_Result], backend: str | None, *arrays
 
 
 def is_cuda(run: Callable[..., Any]) -> bool:
-    """Return whether a row is that for CuPy arrays, which takes the user's own arguments and checks them."""
+    """Return whether an entry is the one for CuPy arrays, which takes the user's own arguments and checks them."""
     return isinstance(run, Cuda)
 
 
@@ -121,11 +122,11 @@ def _device_of(args: tuple[Any, ...]) -> int:
 def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
     """Return ``x`` with each item that ``which`` selects replaced, also inside tuples, lists, dicts and dataclasses.
 
-    An argument without such items is returned itself: formats, say, are not built again.
+    An argument without such items is returned itself, so that formats, for instance, are not rebuilt.
     """
     if which(x):
         return by(x)
-    if dataclasses.is_dataclass(x) and not isinstance(x, type):  # a Solution, say
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):  # for instance a Solution
         fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
         found = _replaced(fields, which, by)
         changed = {name: value for name, value in found.items() if value is not fields[name]}
@@ -142,7 +143,7 @@ def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) ->
 
 
 def availability() -> dict[str, str]:
-    """Map each backend to ``"available"`` or the reason why it cannot run, judged by what is installed."""
+    """Map each backend to ``"available"`` or the reason why it cannot run, from the installed packages and driver."""
     installed = {name: importlib.util.find_spec(name) is not None for name in ("torch", "triton", "cupy")}
     state = {"cpu": "available", "reference": "available"}
     state["torch"] = "available" if installed["torch"] else "not installed (pip install fastiter-kernels[torch])"

@@ -30,7 +30,7 @@ def check_flag(function: str, name: str, value: object) -> None:
 
 
 def check_choice(function: str, name: str, value: object, choices: Sequence[str]) -> None:
-    """Check that an option is one of the words that it may be."""
+    """Check that an option is one of the strings in ``choices``."""
     listed = f"{name} must be one of {', '.join(map(repr, choices))}"
     if not isinstance(value, str):
         raise TypeError(f"{function}: {listed}, got {type_name(value)}")
@@ -50,7 +50,7 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
 
 
 def count(function: str, name: str, x: object, least: int = 0, most: int | None = None) -> int:
-    """Return ``x`` as an int; refuse anything but an integer from ``least`` on, or up to ``most``."""
+    """Return ``x`` as an int; refuse anything but an integer >= ``least``, and <= ``most`` if that is given."""
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
         raise TypeError(f"{function}: {name} must be an int, got {type_name(x)}")
     if x < least:
@@ -61,7 +61,7 @@ def count(function: str, name: str, x: object, least: int = 0, most: int | None 
 
 
 def fits_float(number: Any) -> bool:
-    """Return whether a number fits a float; an int or a Fraction of many digits may not."""
+    """Return whether a number is within the range of a float; an int or a Fraction may exceed it."""
     if isinstance(number, float):
         return True
     try:
@@ -102,8 +102,8 @@ def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLO
 
 
 def refuse_mask(function: str, name: str, x: object) -> None:
-    """Check that ``x`` is not a masked array: masked elements would count like all others."""
-    masked = sys.modules.get("numpy.ma")  # absent until somebody imports it
+    """Check that ``x`` is not a masked array: masked elements would be treated as valid."""
+    masked = sys.modules.get("numpy.ma")  # absent unless it has been imported
     if masked is not None and isinstance(x, masked.MaskedArray):
         raise TypeError(f"{function}: {name} must be without a mask (x.filled(value) is), got a masked array")
 
@@ -143,7 +143,7 @@ def check_apart(function: str, out: Array, names: Sequence[str], inputs: Sequenc
 
 
 def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
-    """Return whether elements may share memory: whether some stride is below the extent of the smaller-stride axes."""
+    """Return whether elements may share memory: if a stride is below the extent of the axes with smaller strides."""
     span = itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True)):
         if size > 1 and stride < span:

@@ -1,4 +1,4 @@
-"""Threads, instruction sets and versions: what runs, and how to change it."""
+"""Threads, instruction sets and versions: the settings in effect, and how to change them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __version__: str = _core.version
 def get_num_threads() -> int:
     """Return the number of threads that a kernel may use.
 
-    The number given to :func:`set_num_threads`; without one the environment variable ``FASTITER_NUM_THREADS``, else
-    torch's number when torch is in the process, else ``OMP_NUM_THREADS``, else the cores that this process may run on.
+    This is the number set by :func:`set_num_threads`; without one, the environment variable ``FASTITER_NUM_THREADS``,
+    else torch's number if torch is loaded, else ``OMP_NUM_THREADS``, else the number of cores this process may run on.
     While other processes keep the cores busy, a call may use fewer than this default. Results do not depend on it.
 
     Returns
     -------
     int
-        The most threads of a call, at least 1.
+        The maximum number of threads of a call, at least 1.
 
     See Also
     --------
-    set_num_threads : Changes it.
-    show_config : Prints it, with the pool that the threads belong to.
+    set_num_threads : Changes the number.
+    show_config : Prints the number, and the pool that the threads belong to.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(threads: int | None) -> None:
-    """Set how many threads a kernel uses, whatever the load of the machine; ``None`` restores the default.
+    """Set the number of threads that a kernel uses, regardless of the machine's load; ``None`` restores the default.
 
     Parameters
     ----------
@@ -74,13 +74,13 @@ def set_num_threads(threads: int | None) -> None:
 def release_memory() -> int:
     """Return idle memory to the system; return the number of bytes.
 
-    The memory of large results is kept for later ones after they are freed, as mapping fresh pages costs more than a
-    kernel that fills them; at most a sixteenth of the machine's memory is kept idle.
+    The memory of large results is kept for reuse after they are freed, as mapping fresh pages takes longer than the
+    kernel that fills them. At most a sixteenth of the machine's memory is kept idle.
 
     Returns
     -------
     int
-        The bytes that were idle.
+        The number of bytes that were idle.
 
     See Also
     --------
@@ -98,7 +98,7 @@ def release_memory() -> int:
 
 
 def show_config() -> None:
-    """Print the version, instruction sets, threads and backends, with the reason for each that cannot run.
+    """Print the version, instruction sets, threads and backends; a backend that cannot run is listed with the reason.
 
     See Also
     --------

@@ -13,7 +13,8 @@ from typing import Any
 from . import _nvrtc
 from ._backend import OLDEST, BackendError
 
-#: Blocks of a cluster that every card with clusters runs; more need an attribute of the kernel (CUfunction_attribute).
+#: Cluster size in blocks that every GPU with clusters supports; larger clusters need a kernel attribute
+#: #: (CUfunction_attribute).
 _PORTABLE_CLUSTER, _NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 8, 14
 
 
@@ -57,8 +58,8 @@ def _function(stem: str, kernel: str, defines: tuple[tuple[str, str], ...], devi
                 f"cuda: the driver does not load {stem}.cu as NVRTC {made_by} compiles it: update the driver to one "
                 f"for CUDA {made_by} (nvidia-smi shows its version), or install an older nvidia-cuda-nvrtc: {error}"
             ) from error
-        # CuPy keeps one function per file, so its limit is the device's, never that of one launch: launches of other
-        # sizes, or of other threads, would lower it.
+        # CuPy keeps one function object per file, so its shared-memory limit is set to the device's maximum, not to the
+        # size of one launch: other launches or other threads would lower it.
         if int(dict(defines).get("CLUSTER", 1)) > _PORTABLE_CLUSTER:
             cupy().cuda.driver.funcSetAttribute(function.kernel.ptr, _NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
         most = cupy().cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
@@ -83,7 +84,7 @@ def launch(
 
     ``args`` are NumPy scalars of the kernel's own types, addresses as uint64. All blocks of a ``cooperative`` launch
     are resident at once, so that they can synchronise across the grid. The define CLUSTER is the number of blocks of a
-    cluster, for which the kernel is compiled and of which the grid is a multiple.
+    cluster: the kernel is compiled for this size, and the grid is a multiple of it.
     """
     told = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
     function = _function(stem, kernel, told, device, cooperative)
@@ -92,7 +93,7 @@ def launch(
             function(three(grid), three(block), tuple(args), shared_mem=shared)
         except cupy().cuda.driver.CUDADriverError as error:
             size = int(dict(told).get("CLUSTER", 1))
-            if size > 1 and "CLUSTER" in str(error):  # invalid size, or no room for one
+            if size > 1 and "CLUSTER" in str(error):  # the size is invalid, or no cluster fits
                 raise BackendError(
                     f"cuda: {stem}.cu needs clusters of {size} blocks of {math.prod(block)} threads, for which device "
                     f"{device} has no room (it is a part of a card, by MIG); give the process the whole card: {error}"
@@ -106,7 +107,7 @@ def launch(
 
 
 def three(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return the sizes padded with 1 to three axes."""
+    """Return the sizes padded with ones to three axes."""
     return tuple([*sizes, 1, 1][:3])
 
 

@@ -1,4 +1,4 @@
-"""Parts that several docstrings have in common, filled in when a module is imported."""
+"""Text shared by several docstrings, inserted when a module is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def documented(parts: Mapping[str, str]) -> Callable[[F], F]:
     """Return a decorator that replaces each line ``%(name)s`` of a docstring by the part of that name.
 
-    A line may also have arguments after the name, ``%(name)s words``: they replace ``...`` in the part.
+    A line may have words after the name, ``%(name)s words``: they replace ``...`` in the part.
 
     Parameters
     ----------
@@ -36,16 +36,16 @@ def documented(parts: Mapping[str, str]) -> Callable[[F], F]:
 
 
 def documented_like(function: Callable[..., Any], after: str = "", more: str = "") -> Callable[[F], F]:
-    """Return a decorator that fills ``%(sections)s`` of a function of tensors by that of its twin of arrays.
+    """Return a decorator that fills ``%(sections)s`` of a tensor function from the docstring of its array counterpart.
 
-    These are the sections from Parameters to Raises, with tensors for arrays and without ``backend``.
+    These are the sections from Parameters to Raises, with arrays replaced by tensors and without ``backend``.
 
     Parameters
     ----------
     function : callable
-        The twin.
+        The array function.
     after, more : str
-        More parameters, and the name of the one that they come after.
+        The name of a parameter, and the text of further parameters to insert after it.
     """
     sections = _sections(function)
     entries = re.split(r"\n(?=\S)", sections.get("Parameters", ""))
@@ -65,12 +65,12 @@ def documented_like(function: Callable[..., Any], after: str = "", more: str = "
 
 
 def parts_of(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the entries of the parameters of a docstring by name; those of several names are repeated for each.
+    """Return the parameter entries of a docstring by name; an entry with several names appears under each of them.
 
     Parameters
     ----------
     function : callable
-        The function, whose docstring has been filled.
+        The function; its docstring has already been filled.
     """
     found: dict[str, str] = {}
     for entry in re.split(r"\n(?=\S)", _sections(function).get("Parameters", "")):
@@ -86,16 +86,16 @@ def _sections(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def documented_by(parts: Mapping[str, str], /, **others: str) -> Callable[[F], F]:
-    """Return a decorator that fills ``%(parameters)s`` by the parts of a function's parameters, in their order.
+    """Return a decorator that fills ``%(parameters)s`` with the parts of a function's parameters, in their order.
 
     Other lines ``%(name)s`` are filled as by :func:`documented`. A parameter without a part is an error on import.
 
     Parameters
     ----------
     parts : mapping of str to str
-        The parts, by the names of the parameters, with their stars.
+        The parts, by parameter name, including the stars of ``*args`` and ``**kwargs``.
     **others : str
-        For names of parameters and lines the names of the parts that take their place here.
+        Maps names of parameters and lines to the names of the parts that replace them here.
     """
     stars: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     chosen = {**parts, **{name: parts[other] for name, other in others.items()}}

@@ -1,4 +1,4 @@
-"""Hints for messages about shapes, where an argument has the layout of torch.nn's recurrent layers."""
+"""Hints in shape errors for arguments in the layout of torch.nn's recurrent layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Shape = tuple[int, ...]
 
 
 def torch_features_hint(name: str, shape: Shape, gates: int, *, heads: bool) -> str:
-    """Return how pre-activations (B, T, G H), which torch.nn's weights give, are viewed with an axis of gates."""
+    """Return a hint for adding an axis of gates to pre-activations (B, T, G H), as torch.nn's weights give them."""
     if len(shape) != 3 or shape[2] == 0 or shape[2] % gates != 0:
         return ""
     inner = ", ".join(map(str, (gates, 1, shape[2] // gates) if heads else (gates, shape[2] // gates)))
@@ -16,7 +16,7 @@ def torch_features_hint(name: str, shape: Shape, gates: int, *, heads: bool) -> 
 
 
 def torch_weight_hint(shape: Shape, expected: Shape) -> str:
-    """Return how weights (G H, H) or a bias (G H,) of torch.nn, whose layers have one head, are viewed."""
+    """Return a hint for reshaping torch.nn's weights (G H, H) or bias (G H,), which have one head."""
     gates, heads, width = expected[:3]
     if heads != 1 or shape != (gates * width, width)[: len(expected) - 2]:
         return ""
@@ -24,7 +24,7 @@ def torch_weight_hint(shape: Shape, expected: Shape) -> str:
 
 
 def torch_state_hint(shape: Shape, expected: Shape) -> str:
-    """Return how one layer of a state (layers, B, H) of torch.nn is viewed."""
+    """Return a hint for indexing one layer of torch.nn's state (layers, B, H)."""
     rows, *inner = expected
     if len(shape) != 3 or shape[1:] != (rows, math.prod(inner)):
         return ""

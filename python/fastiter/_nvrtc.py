@@ -19,7 +19,7 @@ _OPTIONS = ("--std=c++17", "--fmad=true", "--extra-device-vectorization")
 
 
 def _libraries() -> Iterator[str]:
-    """Yield names and paths of candidate NVRTC libraries: in packages, then on the system loader's path."""
+    """Yield names and paths of candidate NVRTC libraries: in packages, then on the dynamic loader's search path."""
     spec = importlib.util.find_spec("nvidia")
     for folder in map(Path, [] if spec is None else spec.submodule_search_locations or []):
         for pattern in ("cu*/lib/libnvrtc.so.*", "cuda_nvrtc/lib/libnvrtc.so.*"):
@@ -28,7 +28,7 @@ def _libraries() -> Iterator[str]:
 
 
 def _load_builtins(library: Path) -> None:
-    """Load the files that NVRTC opens by name while it compiles: 13.0 does not search its own folder for them."""
+    """Load the libraries that NVRTC opens by name as it compiles: 13.0 does not search its own folder for them."""
     for path in sorted(library.parent.glob("libnvrtc-builtins.so*")) if library.is_absolute() else []:
         ctypes.CDLL(str(path))
 
@@ -109,8 +109,8 @@ def cache_folder() -> Path:
 def cubin(stem: str, arch: str, defines: Mapping[str, object] | None = None) -> Path:
     """Return the path of a family's compiled kernels, compiling them if the cache lacks them.
 
-    The name holds a hash of the source, the options and the compiler. Several processes may compile the same kernels
-    concurrently: each writes a file of its own and moves it into place.
+    The file name contains a hash of the source, the options and the compiler. Several processes may compile the same
+    kernels concurrently: each writes its own temporary file and renames it.
     """
     source = source_of(stem)
     told = repr((source, _OPTIONS, sorted((key, str(value)) for key, value in (defines or {}).items()), version()))

@@ -1,4 +1,4 @@
-"""A benchmark of half a minute with what is installed: a call of each family against the alternative at hand.
+"""A benchmark of half a minute with the installed packages: a call of each family against an available alternative.
 
 The tables of the documentation come from `python -m bench` in a checkout, which compares with the best peers.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 import fastiter
 
-_SECONDS = 1.0  # for a pair of calls, which take turns
+_SECONDS = 1.0  # for a pair of calls, which alternate
 _Call = Callable[[], Any]
 
 
@@ -30,9 +30,9 @@ class Pair(NamedTuple):
 
 
 def seconds(pair: Pair) -> tuple[float, float]:
-    """Return the least time of each call; they take turns, so that both meet the same machine."""
+    """Return the minimum time of each call; the calls alternate, so that both see the same load."""
     least = [float("inf")] * 2
-    pair.ours(), pair.theirs()  # warm
+    pair.ours(), pair.theirs()  # warm up
     started, rounds = time.perf_counter(), 0
     while rounds < 1 or time.perf_counter() - started < _SECONDS:
         for i, call in enumerate((pair.ours, pair.theirs)):

@@ -1,4 +1,4 @@
-"""Checks that all recurrences share, for arrays and tensors alike: states, lengths, cu_seqlens and reset."""
+"""Checks shared by all recurrences, for arrays and tensors alike: states, lengths, cu_seqlens and reset."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def checked_sequences(
 
 
 def in_reverse(sequences: Sequences, time: int, *arrays: Any) -> tuple[Any, ...]:
-    """Return arrays (B, T, ...) with the steps of each sequence in reverse order; None stays, padding too."""
+    """Return arrays (B, T, ...) with the steps of each sequence reversed; padding stays in place, None stays None."""
     _, lengths, bounds = sequences
     t = np.arange(time)
     if bounds is not None:
@@ -71,22 +71,22 @@ def in_reverse(sequences: Sequences, time: int, *arrays: Any) -> tuple[Any, ...]
 
 
 def as_parts(cell_states: Sequence[str], state: Any) -> Any:
-    """Return a state of a single part that is not in a tuple as a tuple of it, any other unchanged."""
+    """Wrap the state of a cell with a single part in a tuple if it is not in one; return any other state unchanged."""
     return (state,) if len(cell_states) == 1 and (hasattr(state, "shape") or _is_nested(state)) else state
 
 
 def as_part(state: Any) -> Any:
-    """Return the part of a tuple or list with a single part, any other state unchanged."""
+    """Return the only part of a tuple or list of one part; return any other state unchanged."""
     return state[0] if isinstance(state, (tuple, list)) and len(state) == 1 and not _is_nested(state) else state
 
 
 def _is_nested(state: Any) -> bool:
-    """Return whether a list is one of numbers, row by row, rather than of the parts of a state."""
+    """Return whether a list is a nested list of numbers rather than a list of the parts of a state."""
     return isinstance(state, list) and bool(state) and isinstance(state[0], (list, int, float, complex))
 
 
 def check_lengths(function: str, shape: Shape, least: int, most: int, batch: int, time: int) -> None:
-    """Check the lengths of ``batch`` rows by their smallest and largest value, ``least`` and ``most``."""
+    """Check the shape of the lengths of ``batch`` rows, and their minimum ``least`` and maximum ``most``."""
     if shape != (batch,):
         raise ValueError(f"{function}: lengths must have shape (B,) = ({batch},), got {tuple(shape)}")
     if least < 0 or most > time:
@@ -94,14 +94,14 @@ def check_lengths(function: str, shape: Shape, least: int, most: int, batch: int
 
 
 def check_reset_shape(function: str, reset: Shape, batch: int, time: int, time_major: bool = False) -> None:
-    """Check that reset has one flag a step, for each row, in the layout of the steps, or for all rows."""
+    """Check that reset has one flag per step: for each row, in the layout of the steps, or for all rows together."""
     letters, expected = ("T, B", (time, batch)) if time_major else ("B, T", (batch, time))
     if tuple(reset) not in (expected, (time,)):
         raise ValueError(f"{function}: reset must have shape ({letters}) = {expected} or (T,), got {tuple(reset)}")
 
 
 def check_absent(function: str, input: str, **given: object) -> None:
-    """Check that arguments that an input of this kind does not take are None."""
+    """Check that arguments that do not apply to this kind of input are None."""
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"{function}: {name} must be None for {input}, got {name}")
@@ -116,7 +116,7 @@ def check_packing(function: str, batch: int, lengths: object, steps: str = "x") 
 
 
 def check_bounds(function: str, shape: Shape, first: int, last: int, falls: bool, time: int) -> None:
-    """Check cu_seqlens by its ends ``first`` and ``last``; ``falls`` says whether it decreases anywhere."""
+    """Check the shape of cu_seqlens and its ends ``first`` and ``last``; ``falls``: whether it decreases anywhere."""
     check_bounds_shape(function, shape)
     if first != 0 or last != time or falls:
         got = "falling values" if first == 0 and last == time else f"{first} to {last}"
@@ -124,6 +124,6 @@ def check_bounds(function: str, shape: Shape, first: int, last: int, falls: bool
 
 
 def check_bounds_shape(function: str, shape: Shape) -> None:
-    """Check that cu_seqlens has one axis and at least one number."""
+    """Check that cu_seqlens has one axis and at least one element."""
     if len(shape) != 1 or shape[0] < 1:
         raise ValueError(f"{function}: cu_seqlens must have shape (S + 1,), got {tuple(shape)}")

@@ -1,4 +1,4 @@
-"""The result of a solver, and how a solver reports that it has not converged."""
+"""The result of a solver, and the warning and exception for a solver that has not converged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 
 class ConvergenceWarning(UserWarning):
-    """A solver has ended without convergence; its result is the last iterate.
+    """A solver has stopped without convergence; its result is the last iterate.
 
-    ``throw=True`` makes it a :class:`ConvergenceError`, and
-    ``warnings.simplefilter("ignore", fastiter.ConvergenceWarning)`` silences it.
+    ``throw=True`` raises a :class:`ConvergenceError` instead, and
+    ``warnings.simplefilter("ignore", fastiter.ConvergenceWarning)`` silences the warning.
 
     See Also
     --------
-    ConvergenceError : The exception in its place.
-    Solution : The result, with the reason for ending.
+    ConvergenceError : The exception that ``throw=True`` raises instead.
+    Solution : The result, with the reason for stopping.
 
     Examples
     --------
@@ -39,7 +39,7 @@ class ConvergenceError(RuntimeError):
     Parameters
     ----------
     message : str
-        The function, and the tolerance and residual where it ended.
+        The function, the tolerance and the residual when it stopped.
     solution : Solution, optional
         The result without convergence.
 
@@ -50,8 +50,8 @@ class ConvergenceError(RuntimeError):
 
     See Also
     --------
-    ConvergenceWarning : The warning in its place, without ``throw``.
-    Solution.raise_if_failed : Raises it for a result.
+    ConvergenceWarning : The warning that is issued without ``throw``.
+    Solution.raise_if_failed : Raises this exception for a result that did not converge.
 
     Examples
     --------
@@ -70,7 +70,7 @@ class ConvergenceError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Solution:
-    """The result of a solver: what all of them have in common.
+    """The result of a solver: the fields that all solvers have in common.
 
     Linear systems return a :class:`fastiter.relax.LinearSolution`, recurrences a
     :class:`fastiter.torch.RecurrenceSolution`.
@@ -80,15 +80,15 @@ class Solution:
     value : object
         The solution, or the last iterate where the solver did not converge: an array, a tensor or a tuple of these.
     converged : bool, or array of bool
-        Whether it converged; one for each column or sequence if there are several.
+        Whether it converged; one flag for each column or sequence if there are several.
     steps : int, or array of int
         The number of steps.
     residual : float, or array of float
-        The norm by which convergence was judged, at the end.
+        The final value of the norm that the convergence test uses.
     method : str
         The method that ran.
     reason : str, or tuple of str
-        The reason for ending; ``"converged"`` is the only one that is a success.
+        The reason for stopping; only ``"converged"`` means success.
 
     See Also
     --------
@@ -112,23 +112,23 @@ class Solution:
     reason: Any
 
     def raise_if_failed(self) -> None:
-        """Raise :class:`ConvergenceError` unless all of it converged.
+        """Raise :class:`ConvergenceError` unless every column or sequence converged.
 
         Raises
         ------
         ConvergenceError
-            With the message that the solver's warning had, and this solution as its attribute.
+            With the message of the solver's warning, and this solution as its attribute.
         """
         message = self._failure()
         if message is not None:
             raise ConvergenceError(f"{self.method}: {message}", self)
 
     def _failure(self) -> str | None:
-        """Return a sentence that describes the failure; None if all of it converged."""
+        """Return a sentence that describes the failure; None if everything converged."""
         return None if bool(all_of(self.converged)) else f"the solver must converge, got {self._reasons()}"
 
     def _reasons(self) -> str:
-        """Return the reason for ending, or each different one."""
+        """Return the reason for stopping, or the distinct reasons."""
         reasons = (self.reason,) if isinstance(self.reason, str) else self.reason
         return " and ".join(map(repr, dict.fromkeys(reasons)))
 
@@ -147,7 +147,7 @@ class Solution:
 
 
 def all_of(x: Any) -> Any:
-    """Return whether all are true: of a bool, an array or a tensor."""
+    """Return a bool itself, or whether all elements of an array or a tensor are true."""
     return x if isinstance(x, bool) else x.all()
 
 
@@ -157,7 +157,7 @@ def plural(steps: int | str) -> str:
 
 
 def span(x: Any, form: str = "") -> str:
-    """Return a number as text, or the least and the largest of several."""
+    """Return a number as text, or the range of the elements of an array."""
     if not hasattr(x, "min"):
         return format(x, form)
     if len(x) == 0:
@@ -167,7 +167,7 @@ def span(x: Any, form: str = "") -> str:
 
 
 def is_true(answer: object) -> bool:
-    """Return whether a callback's answer is True: only that ends a solution, as callbacks may return anything."""
+    """Return whether a callback returned True: only that stops a solver, as callbacks may return anything."""
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
@@ -175,7 +175,7 @@ AnySolution = TypeVar("AnySolution", bound=Solution)
 
 
 def judged(function: str, solution: AnySolution, throw: bool) -> AnySolution:
-    """Return a solution; warn if it did not converge, or raise if ``throw`` says so."""
+    """Return a solution; if it did not converge, warn, or raise if ``throw`` is True."""
     message = solution._failure()
     if message is None:
         return solution
@@ -186,12 +186,12 @@ def judged(function: str, solution: AnySolution, throw: bool) -> AnySolution:
 
 
 def warn(message: str) -> None:
-    """Warn about convergence, at the line that called the package."""
+    """Issue a ConvergenceWarning attributed to the line that called the package."""
     warnings.warn(message, ConvergenceWarning, stacklevel=outside())
 
 
 def outside() -> int:
-    """Return the ``stacklevel`` with which a caller's warning is at the line that called the package."""
+    """Return the ``stacklevel`` that attributes a warning of the caller to the line that called the package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastiter":
         level, frame = level + 1, frame.f_back
