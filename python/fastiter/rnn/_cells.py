@@ -16,13 +16,13 @@ from .._layouts import torch_features_hint, torch_state_hint, torch_weight_hint
 Shape = tuple[int, ...]
 
 
-#: Added to the code of a cell
+#: Flags that are added to a cell's number
 _ROUNDS_STATES, _ROUNDS_PRODUCTS = 8, 16
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its number in the kernels, gates, states, and how many values a step saves for the backward pass."""
+    """A cell: its number in the kernels, gates, states, and the number of values saved per unit for backward."""
 
     name: str
     code: int
@@ -32,7 +32,7 @@ class Cell:
 
     @cached_property
     def layout(self) -> tuple[int, int, int, int]:
-        """The cell as the kernels take it: code, gates, states, saved values."""
+        """The cell's description for the kernels: number, gates, states, saved values."""
         return self.code, self.gates, len(self.states), self.saved
 
     @property
@@ -47,12 +47,12 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """The name of the cell without the roundings."""
+        """The name of the cell without the rounding suffixes."""
         return self.name.partition("_rounding")[0]
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """The names in messages of the parts of the state."""
+        """The names of the parts of the state in messages."""
         return tuple(f"state {name}" for name in self.states)
 
 
@@ -64,15 +64,15 @@ CELLS = {
         Cell("lstm", 2, 4, ("h", "c"), 4),
         Cell("gru", 3, 3, ("h",), 4),
         Cell("slstm", 4, 4, ("h", "c", "n", "m"), 4),
-        # Variants whose c, n and m are rounded to h's dtype after each step, as in FlashRNN
+        # Variants that round c, n and m to the dtype of h after each step, as FlashRNN does
         Cell("lstm_rounding", _ROUNDS_STATES + 2, 4, ("h", "c"), 4),
         Cell("slstm_rounding", _ROUNDS_STATES + 4, 4, ("h", "c", "n", "m"), 4),
-        # The same with the product r h rounded, too, as in TiRex
+        # A variant that also rounds the product r h, as TiRex does
         Cell("slstm_rounding_products", _ROUNDS_PRODUCTS + _ROUNDS_STATES + 4, 4, ("h", "c", "n", "m"), 4),
     )
 }
 
-#: The allowed dtypes in messages, with the reason why float16 is not one of them
+#: The allowed dtypes in messages, with the reason why float16 is not allowed
 FLOAT16_REFUSED = "float32, float64 or bfloat16, as float16 cannot hold what gates and their gradients range over"
 
 
@@ -95,7 +95,7 @@ def checked_bound(function: str, name: str, bound: object) -> float | None:
         raise TypeError(f"{function}: {name} must be a number or None, got {type_name(bound)}")
     if not fits_float(bound):
         raise ValueError(f"{function}: {name} must be a positive number that a float can hold, got a larger one")
-    may_cut = name == "clip_grad"  # a bound of 0 passes nothing back
+    may_cut = name == "clip_grad"  # a bound of 0 cuts the gradient
     if not float(bound) > 0 and not (may_cut and bound == 0):
         raise ValueError(f"{function}: {name} must be positive{' or 0' if may_cut else ''}, got {bound}")
     return None if float(bound) == math.inf else float(bound)  # torch.compile cannot trace isinf of a symbol
@@ -109,7 +109,7 @@ def checked_checkpoint(function: str, every: object) -> int:
         raise TypeError(f"{function}: checkpoint must be a number of steps or None, got {type_name(every)}")
     if every < 1:
         raise ValueError(f"{function}: checkpoint must be at least 1 step, got {every}")
-    if int(every) > sys.maxsize:  # what the kernels take
+    if int(every) > sys.maxsize:  # the kernels' limit
         raise ValueError(f"{function}: checkpoint must be at most {sys.maxsize} steps, got a larger number")
     return int(every)
 

@@ -13,10 +13,9 @@ _SECTIONS = """
     Parameters
     ----------
     wx : ndarray (B, T, {count}, N, D), float32, float64 or bfloat16 (of ml_dtypes)
-        Pre-activations, the input projection with its bias, {gates}.
-        Any strides; a time-major view is taken without a copy if its units are contiguous. bfloat16 is only the storage
-        type of wx, r, b and h: arithmetic is in float32, as are the states other than h from the first step to the
-        last.
+        Pre-activations, the input projection with its bias, {gates}. Any strides; a time-major view is not copied if
+        its last axis is contiguous. bfloat16 is only the storage type of wx, r, b and h: arithmetic is in float32, and
+        so are the states other than h from the first step to the last.
     r : ndarray ({count}, N, D, D)
         Recurrent weights of N heads, [gate, head, unit out, unit in]{torch}.
     b : ndarray ({count}, N, D), optional
@@ -33,7 +32,7 @@ _SECTIONS = """
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
         0 = ... <= ... = T. The states before the first and after the last step are then (S, N, D).
     reset : ndarray of bool (B, T) or (T,), optional
-        True where a new sequence begins: the state before this step, also a given one, is replaced by 0.
+        True where a new sequence begins: the state before this step, or the initial one, is replaced by 0.
     clip_state : float, optional
         h is clipped to [-clip_state, clip_state] after each step, before the next one uses it.
     out : ndarray (B, T, N, D), optional
@@ -46,7 +45,7 @@ _SECTIONS = """
     h : ndarray (B, T, N, D)
         The outputs of all steps.
     state : tuple {parts} of ndarray (B, N, D)
-        State after the last valid step; given back as ``state`` it continues the sequence exactly.
+        State after the last valid step; passed as ``state``, it continues the sequence exactly.
     states : tuple of ndarray (B, T, N, D)
         With ``return_all_states``: {parts} at every step.
 
@@ -71,9 +70,9 @@ def documented_cell(
     Parameters
     ----------
     gates : str
-        The gates in their order, with commas; empty for a cell without gates.
+        The gates in their order, separated by commas; empty for a cell without gates.
     parts : str
-        The tuple of the parts of the state.
+        The tuple of the state's parts, as text.
     activation, torchs : bool
         Whether the function has the option ``activation``, and whether torch.nn has the cell.
     """

@@ -22,7 +22,7 @@ Result: TypeAlias = RnnResult | RnnStates
 
 
 class _Asked(NamedTuple):
-    """The sequence options and the bound of |h|, as the caller gave them."""
+    """The sequence options and the bound of |h|, unchecked."""
 
     reverse: bool
     lengths: npt.ArrayLike | None
@@ -32,7 +32,7 @@ class _Asked(NamedTuple):
 
 
 class _How(NamedTuple):
-    """The same, checked: rows is B, or S if ``cu_seqlens`` cuts one row into S sequences."""
+    """The checked options: rows is B, or S if ``cu_seqlens`` divides one row into S sequences."""
 
     rows: int
     reverse: bool
@@ -205,7 +205,7 @@ def slstm(
 
     See Also
     --------
-    lstm : Gates without exponentials.
+    lstm : The cell without exponential gates.
     paraslstm : The same cell with diagonal weights.
     fastiter.torch.slstm : The same on tensors, with gradients.
 
@@ -279,18 +279,18 @@ def _run(
 
 
 def _as_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> Any:
-    """Return the arguments with array-likes as arrays, or ``arrays`` itself if there are none."""
+    """Convert array-likes among the arguments to arrays; return ``arrays`` itself if there are none."""
     found = as_arrays(function, names, arrays)
     if found is arrays or not isinstance(found[0], np.ndarray) or not is_half(found[0]):
         return found
-    exact = np.dtype(np.float32)  # of the states other than h
+    exact = np.dtype(np.float32)  # the dtype of the states other than h
     others = [name in cell.state_names[1:] for name in names]
     given = zip(names, arrays, found, others, strict=True)
     return [as_array(function, name, x, exact) if other else y for name, x, y, other in given]
 
 
 def _check_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> None:
-    """Check dtypes: all are that of wx, except that the states other than h are float32 if wx is bfloat16."""
+    """Check that all dtypes equal that of wx, except that the states other than h are float32 if wx is bfloat16."""
     if getattr(getattr(arrays[0], "dtype", None), "name", "") == "float16":
         raise TypeError(f"{function}: wx must be a NumPy array of {FLOAT16_REFUSED}, got dtype float16")
     half = isinstance(arrays[0], np.ndarray) and is_half(arrays[0])

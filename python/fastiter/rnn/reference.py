@@ -3,7 +3,7 @@
 Shapes: wx (B, T, G, N, D), r (G, N, D_out, D_in), b (G, N, D), every state (B, N, D), h (B, T, N, D).
 Gate order: lstm i, f, g, o; gru r, z, n; slstm i, f, z, o. The arguments are trusted: `fastiter.rnn` checks them.
 wx, r, b, h may be bfloat16 (of ml_dtypes): arithmetic and the other states are then float32. Only stored values are
-rounded: h after each step, dwx and dy before anything is computed from dy, dr, db and dh at the end.
+rounded: h after each step; dwx and dy, before anything is computed from dy; dr, db and dh at the end.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def _log_sigmoid(x: Array) -> Array:
 
 
 # ---- one step of each cell ------------------------------------------------------------------------------------------
-# Every step takes x = wx_t and y = R h' + b, both (B, G, N, D), and the previous states (a prime in the equations).
+# Every step takes x = wx_t and y = R h' + b, both (B, G, N, D), and the previous states (primed in the equations).
 # Every gradient takes the same, the new states and their cotangents, and returns the gradients of x, of y and of the
-# previous states with y held fixed: the path h' -> y is common to all cells and added in `backward`.
+# previous states with y held fixed: the path h' -> y is common to all cells and is added in `backward`.
 
 
 def _gates(a: Array) -> tuple[Array, ...]:
@@ -179,7 +179,7 @@ def _recurrent(r: Array, b: Array | None, h: Array) -> Array:
 
 
 def _initial(states: int, wx: Array, state: Sequence[Array] | None) -> list[Array]:
-    """Writable copies of the given states, or zeros."""
+    """Return writable copies of the given states, or zeros."""
     B, _, _, N, D = wx.shape
     if state is None:
         return [np.zeros((B, N, D), _value(wx).dtype) for _ in range(states)]
@@ -208,7 +208,7 @@ class _How(NamedTuple):
 def _steps(
     cell: _Cell, wx: Array, r: Array, b: Array | None, now: list[Array], how: _How
 ) -> Iterator[tuple[int, Array, State, State]]:
-    """Yield (t, the sequences that compute step t, their states before it, after it); the states in `now` advance."""
+    """Yield (t, the sequences that compute step t, their states before and after it); updates the states in `now`."""
     B, T = wx.shape[:2]
     length = np.full(B, T) if how.lengths is None else np.asarray(how.lengths)
     for t in reversed(range(T)) if how.reverse else range(T):
@@ -374,7 +374,7 @@ def backward(
 ) -> tuple[Array, Array, Array, State]:
     """(dwx, dr, db, dstate0): the gradient of <dh, h> + <dstate, final state> + <dstates, states>.
 
-    `cell` is the name of the forward function. Any cotangent may be None, which stands for zero. db and the gradient of
+    `cell` is the name of the forward function. Any cotangent may be None, meaning zero. db and the gradient of
     the initial state are returned even if b and state are None. At a kink the derivative is one-sided or, for
     max(a_i, ell), the mean of both sides; the choice "n' = 0" has no gradient. `clip_state` passes the gradient
     where |h| < v. With `clip_grad` = v, the gradient that a step passes back to h' is clipped to [-v, v], element by

@@ -1,8 +1,8 @@
-"""The recurrent cells as an autograd function, and as one for torch.func's transforms.
+"""The recurrent cells as an autograd function, and as another one for torch.func's transforms.
 
-The saved tensors belong to the node alone, as users may write to h. Without checkpoints, the last of them (the gates,
-or a copy of h for an Elman cell) is also a hidden output of the node, the link. Its gradient is added to that of wx:
-second derivatives reach wx through the link, so wx need not be saved.
+The saved tensors are private to the node, as users may write to h. Without checkpoints, the last of them (the gates, or
+a copy of h for an Elman cell) is also a hidden output of the node, called the link. Its gradient is added to that of
+wx: second derivatives reach wx through the link, so wx need not be saved.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ _ELEMENTS = {
 
 
 class Work(NamedTuple):
-    """Description of the work. A line holds one step of one row; ``row`` and ``step`` are strides in lines.
+    """The kernels' description of the work. A line is one step of one row; ``row`` and ``step`` are strides in lines.
 
-    ``starts`` are the first lines of concatenated sequences, and the end; ``offsets`` the first lines of the steps of
-    a packed batch; ``reset`` has a byte for each line.
+    ``starts`` holds the first line of each concatenated sequence, and the end; ``offsets`` the first line of each step
+    of a packed batch; ``reset`` has a byte for each line.
     """
 
     cell: Cell
@@ -46,7 +46,7 @@ class Work(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether no step has to ask for lengths, packed rows, resets and clips: the kernels' PLAIN."""
+        """Whether there are no lengths, packed rows, resets or clipping: the kernels' PLAIN."""
         optional = (self.lengths, self.starts, self.offsets, self.reset, self.clip_state, self.clip_grad)
         return all(x is None for x in optional)
 
@@ -69,7 +69,7 @@ def defines(work: Work, x: Tensor) -> dict[str, object]:
 
 
 def _tf32(x: Tensor) -> bool:
-    """Return whether products may be TF32. torch refuses to read ``allow_tf32`` once ``fp32_precision`` was set."""
+    """Return whether products may use TF32. torch refuses to read ``allow_tf32`` after ``fp32_precision`` was set."""
     return x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 

@@ -1,7 +1,7 @@
 """The recurrent cells in torch's own operations, step by step: the replay for second derivatives.
 
-The equations are those of `fastiter.reference.rnn`. In place of wx, a step may be given the gates saved by the kernels,
-from which the value of wx follows: a second derivative then needs no other memory.
+The equations are those of `fastiter.reference.rnn`. Instead of wx, a step may take the gates saved by the kernels, from
+which wx is recomputed: a second derivative then needs no further memory.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ _X_OF_SAVED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of a call other than tensors. ``from_saved``: the first input is the saved gates, not wx."""
+    """The non-tensor arguments of a call. With ``from_saved`` the first input is the saved gates instead of wx."""
 
     cell: Cell
     reverse: bool
@@ -155,7 +155,7 @@ class Call:
 
 
 class _Step:
-    """A step of all rows, in the precision of the kernels."""
+    """One step of all rows, in the precision of the kernels."""
 
     def __init__(self, call: Call, r: Tensor, b: Tensor | None, stored: torch.dtype) -> None:
         self.call, self.r, self.b, self.stored = call, r, b, stored
@@ -176,7 +176,7 @@ class _Step:
         if self.call.from_saved:
             saved = x.detach()
             x = Valued.apply(x, _X_OF_SAVED[cell.kind](saved, y.detach()))
-        if valid is not None:  # 0 times a NaN in the padding would be NaN
+        if valid is not None:  # a NaN in the padding times 0 would be NaN
             x = torch.where(valid.unsqueeze(1), x, 0)
         h, *others = _STEPS[cell.kind](x, y, tuple(prev))
         if self.call.from_saved and not cell.saved:

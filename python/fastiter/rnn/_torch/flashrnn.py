@@ -88,11 +88,12 @@ def flashrnn(
 
     Notes
     -----
-    With bfloat16 inputs, sums and cells are computed in float32. States are stored as in FlashRNN: all of them, also c,
-    n and m, are rounded to `dtype_s` (the dtype of Wx by default) after each step, so that the returned states are
-    those that the next step read, and a split sequence is bitwise equal to a whole one. n of the sLSTM counts steps,
-    and stops counting at 256 in bfloat16. With ``dtype="bfloat16"``, ``dtype_s="float32"`` keeps c, n and m in float32,
-    and also continues bit for bit. On a GPU, c, n and m of bfloat16 inputs are rounded only in the results.
+    With bfloat16 inputs, sums and cells are computed in float32. States are stored as in FlashRNN: all of them,
+    including c, n and m, are rounded to `dtype_s` (the dtype of Wx by default) after each step, so that the returned
+    states are those that the next step reads, and a split sequence is bitwise equal to a whole one. n of the sLSTM
+    counts steps, and stops counting at 256 in bfloat16. With ``dtype="bfloat16"``, ``dtype_s="float32"`` keeps c, n and
+    m in float32, and a split sequence is also bitwise equal. On a GPU, c, n and m of bfloat16 inputs are rounded only
+    in the results.
 
     References
     ----------
@@ -137,7 +138,7 @@ def _run(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tens
 
 
 def _autocast(options: FlashRNNConfig, low: torch.dtype, *tensors: Tensor | None) -> list[Any]:
-    """Cast the arguments to the config's `dtype`, as FlashRNN's autocast does, by default to torch's autocast dtype."""
+    """Cast the arguments to the config's `dtype`, by default torch's autocast dtype, as FlashRNN's autocast does."""
     dtype = low if options.dtype is None else DTYPES[options.dtype]
     of_states = dtype if options.dtype_s is None else DTYPES[options.dtype_s]
     return [*(autocast_to(x, dtype) for x in tensors[:3]), autocast_to(tensors[3], of_states)]
@@ -188,7 +189,7 @@ def _on_n(b: Tensor) -> Tensor:
 
 
 class _Outside(torch.autograd.Function):
-    """Return wx + b for a bias b of gate n, in reused memory; the gradient of b reads only that of n."""
+    """Return wx + b for a bias b of gate n, in reused memory; the gradient of b depends only on that of gate n."""
 
     @staticmethod
     def forward(ctx: Any, wx: Tensor, b: Tensor) -> Tensor:
@@ -215,7 +216,7 @@ def _out(options: FlashRNNConfig, parts: Sequence[Tensor], dtype: torch.dtype) -
 
 
 class _Stack(torch.autograd.Function):
-    """torch.stack with conversion to one dtype, in reused memory: new pages would cost a third of a small sLSTM."""
+    """torch.stack with conversion to one dtype, in reused memory: new pages would take a third of a short call."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *parts: Tensor) -> Tensor:
@@ -231,7 +232,7 @@ class _Stack(torch.autograd.Function):
 
 
 def _check_dtypes(options: FlashRNNConfig, given: list[tuple[str, Tensor]], on_gpu: bool) -> None:
-    """Check the dtypes: the same for all, or any if they are converted; states have `dtype_s`."""
+    """Check that all tensors have the same dtype, unless they are converted, and that states have `dtype_s`."""
     Wx, mixed = given[0][1], options.enable_automatic_mixed_precision and options.dtype is not None
     if not on_gpu and (options.dtype == "float16" if mixed else getattr(Wx, "dtype", None) == torch.float16):
         what = "dtype must be" if mixed else "Wx must have dtype"

@@ -1,4 +1,4 @@
-"""FlashRNN's options, under the names of its FlashRNNConfig; values that are not supported here are refused."""
+"""FlashRNN's options under the names of its FlashRNNConfig; unsupported values are refused."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class FlashRNNConfig:
     Parameters
     ----------
     backend : str, optional
-        FlashRNN's names and "cpu". The tensors' device selects the kernels; a name that contradicts it is refused:
-        "cpu" on a GPU; "cuda", "cuda_fused" and "triton_fused" on the CPU.
+        One of FlashRNN's names, or "cpu". The tensors' device selects the kernels; a name that contradicts it is
+        refused: "cpu" on a GPU; "cuda", "cuda_fused" and "triton_fused" on the CPU.
     function : {"lstm", "gru", "elman", "slstm"}
         The cell.
     gradient_recurrent_cut : bool
@@ -67,16 +67,16 @@ class FlashRNNConfig:
     num_states, num_gates_r, num_gates_w, num_gates_i, num_gates_t : int, optional
         Determined by the function; another value is refused.
     batch_size : int
-        FlashRNN compiles for it; the kernels here take any batch.
+        FlashRNN compiles for this size; the kernels here accept any batch.
     input_shape, output_shape, recurrent_shape, bias_shape : str
-        The axes of Wx, of the states, of R and of b in any order: B batch, T time, G gates, H heads, D width, P the
-        width of the previous h, S states.
+        The axes of Wx, of the states, of R and of b in any order: B batch, T time, G gates, H heads, D width, P width
+        of the previous h, S states.
     dtype : {"float32", "float64", "bfloat16", "float16"}, optional
         Dtype of the inputs and results; by default the dtype of Wx. "float16" needs a GPU.
     dtype_acc : {"float32"}, optional
         Dtype of the accumulators; for float64 inputs it is float64.
     dtype_b, dtype_r, dtype_w, dtype_g : str, optional
-        None, or the same as dtype: there is one dtype for all tensors and for the gradients of the gates.
+        None, or the same as dtype: all tensors and the gradients of the gates have one dtype.
     dtype_s : str, optional
         Dtype of the initial and returned states, to which they are rounded after each step: None or dtype; on the CPU
         also "float32" with the dtype "bfloat16", where only h is rounded (to bfloat16) and c, n and m stay float32.
@@ -97,7 +97,7 @@ class FlashRNNConfig:
 
     See Also
     --------
-    flashrnn : Takes it.
+    flashrnn : The function that takes this configuration.
     fastiter.torch.lstm : The same recurrences by this package's names.
 
     Examples
@@ -181,7 +181,7 @@ class FlashRNNConfig:
                 raise ValueError(f"flashrnn: {name} must be True, {reason}, got {value}")
 
     def _set_counts(self) -> None:
-        """Set the function's numbers of gates and states and its kind of sum; refuse different given values."""
+        """Set the function's numbers of gates and states and ``simple_agg``; refuse given values that differ."""
         counts = FUNCTIONS[self.function]
         known: dict[str, Any] = {"simple_agg": self.function != "gru", "num_states": counts.states}
         known |= {f"num_{name}": count for name, count in counts._asdict().items() if name.startswith("gates")}

@@ -52,7 +52,7 @@ def lstm(
     are returned. Second derivatives (``create_graph=True``) recompute the steps one by one in torch's operations, which
     is slower. ``out`` is refused if an argument requires a gradient.
 
-    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
+    Tensors may be DTensors sharded by heads or by rows: each rank computes its own.
 
     %(sections)s
 
@@ -177,13 +177,13 @@ def slstm(
 ) -> Result:
     """h[t] = o c[t] / n[t]: :func:`fastiter.slstm` on tensors, differentiable like :func:`lstm`.
 
-    The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
+    The gradients include the path through the stabiliser m, so they are also correct for losses on c, n and m.
 
     %(sections)s
 
     See Also
     --------
-    lstm : Gates without exponentials.
+    lstm : The cell without exponential gates.
     paraslstm : The same cell with diagonal weights.
     fastiter.slstm : The same on arrays, with references.
     fastiter.torch.nn.sLSTM : A layer with this recurrence.

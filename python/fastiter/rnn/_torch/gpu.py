@@ -1,7 +1,7 @@
-"""The ops of the family rnn on a GPU: CUDA kernels if CuPy is installed, else Triton's; dr is a product of its own.
+"""The ops of the family rnn on a GPU: CUDA kernels if CuPy is installed, else Triton's; dr is a separate product.
 
-The arguments are those of the CPU implementations in `ops.py`. Tensors are dense lines, one for each row and step,
-in the memory order of wx, so that two strides serve all tensors in the kernels.
+The arguments are those of the CPU implementations in `ops.py`. Tensors are dense lines, one for each row and step, in
+the memory order of wx, so that the same two strides apply to all tensors in the kernels.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _work(
     batch_sizes: Tensor | None,
     options: Options,
 ) -> Work:
-    """Describe the work; ``x`` has the trailing axes (N, D), and the device and dtype."""
+    """Describe the work; ``x`` has the trailing axes (N, D) and determines device and dtype."""
     heads, width = x.shape[-2:]
     starts = offsets = reset = None
     row, step = 0, 0
@@ -77,7 +77,7 @@ def _work(
 
 
 def _longest(starts: Tensor, time: int) -> int:
-    """Return the longest sequence's length; if starts are on the GPU, the total length as an upper bound."""
+    """Return the length of the longest sequence; if ``starts`` is on the GPU, the total length as an upper bound."""
     return time if starts.is_cuda or len(starts) == 1 else int(starts.diff().max())
 
 
@@ -149,7 +149,7 @@ def backward(call: RnnBackward, backend: str | None = None, plan: Plan | None = 
 
 
 class _Back(NamedTuple):
-    """Gradients of wx, of the GRU's last product (dq), and of the initial states in their carried dtype."""
+    """Gradients of wx, of the GRU's product for gate n (dq), and of the initial states in their carried dtype."""
 
     dwx: Tensor
     dq: Tensor | None
@@ -204,13 +204,13 @@ def _chunks(time: int, every: int, reverse: bool) -> list[tuple[int, slice]]:
 
 
 def _part(steps: slice, lengths: Tensor | None, options: Options) -> tuple[Tensor | None, Options]:
-    """Return the chunk's options and row lengths, which the kernels clamp to 0 .. the chunk's steps."""
+    """Return the chunk's options and row lengths, which the kernels clamp to the range from 0 to the chunk's steps."""
     reset = None if options.reset is None else options.reset[..., steps]
     return None if lengths is None else lengths - steps.start, options._replace(reset=reset, checkpoint=0)
 
 
 def _forward_by_chunks(call: RnnForward, backend: str | None) -> list[Tensor]:
-    """Run forward chunk by chunk, and save the states between chunks."""
+    """Run the forward pass chunk by chunk, and save the states between chunks."""
     cell, wx, state, every = call.cell, call.wx, call.state, call.checkpoint
     outputs = _forward_outputs(cell, wx, wx.shape[0], call.all_states, True, every, True)
     count, lengths = len(cell.states), launch.as_int64(call.lengths, wx)
@@ -233,7 +233,7 @@ def _forward_by_chunks(call: RnnForward, backend: str | None) -> list[Tensor]:
 
 
 def _backward_by_chunks(work: Work, call: RnnBackward, final: Sequence[Tensor | None], backend: str | None) -> _Back:
-    """Run backward chunk by chunk: recompute each chunk's saved values just before its backward pass."""
+    """Run the backward pass chunk by chunk: recompute each chunk's saved values just before its backward pass."""
     wx, r, between, reverse, count = call.wx, call.r, call.saved, call.reverse, len(call.cell.states)
     assert wx is not None
     back = _empty_back(work, wx[:, :, 0], 0)
@@ -267,7 +267,7 @@ def _lines(x: Tensor, time_major: bool, inner: int) -> Tensor:
 
 
 def _before(h: Tensor, first: Sequence[Tensor], work: Work, batch_sizes: Tensor | None, reset: Tensor | None) -> Tensor:
-    """Return h', the previous h that each step multiplied by r, in the order of h."""
+    """Return h', the previous h that each step multiplies by r, in the order of h."""
     if batch_sizes is not None:
         return _before_packed(h, first, work, batch_sizes)
     before = torch.empty_like(h)
@@ -305,7 +305,7 @@ def _before_packed(h: Tensor, first: Sequence[Tensor], work: Work, batch_sizes: 
 
 
 def _into_r(dr: Tensor, dwx: Tensor, dq: Tensor | None, before: Tensor) -> None:
-    """Compute dr_g = sum over lines of dp_g h'^T: a product for each gate, batched over heads."""
+    """Compute dr_g = sum over lines of dp_g h'^T: one product per gate, batched over heads."""
     by_head = before.transpose(0, 1)
     for g in range(len(dr)):
         dp = dq if dq is not None and g == len(dr) - 1 else dwx[:, g]

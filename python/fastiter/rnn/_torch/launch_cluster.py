@@ -1,4 +1,4 @@
-"""Launch shapes of the fused CUDA recurrence whose blocks of a head form a cluster, on cards that have clusters."""
+"""Launch shapes of the fused CUDA recurrence in which the blocks of a head form a cluster, on GPUs with clusters."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ...tune import Device
 from ...tune._rnn_plan import ELEMENT, ELEMENT_ISSUE, EXACT_ISSUE, FRAGMENT_ISSUE, PRODUCT, RESERVED, STEP, SUM
 from .launch_shape import MOST_SUMS, MOST_THREADS, Plan, Problem, room, shape, sums_of
 
-#: The compute capability from which on there are clusters, and SMs that are sure to share the network of one
+#: The lowest compute capability with clusters, and the number of SMs that are certain to be able to share a cluster
 OLDEST, NEIGHBOURS = (9, 0), 16
-#: The most blocks of a cluster by the major compute capability, and of a card of another one
+#: The maximum number of blocks per cluster by major compute capability, and for any other
 MOST_BLOCKS, PORTABLE = {9: 16, 10: 16}, 8
-#: Cycles until a number that was sent is there, and to send 8 bytes, by the simulation of the machine code
+#: Latency of a remote store and cycles to issue one of 8 bytes, from the simulation of the machine code
 REMOTE, SEND = 250, 4
-#: Cycles of a product on tensor cores that adds to the one before
+#: Cycles per product in a chain of dependent products on tensor cores
 CHAIN = 28
-#: Cycles in which an SM reads a tile of r from shared memory, which all warps share, for each byte of a number
+#: Cycles for an SM to read a tile of r from shared memory, whose bandwidth all warps share, per byte of an element
 READ = 2
-#: Up to this size a head is one block, if it is resident beside the others
+#: A head of up to this width is one block, provided that the blocks of all heads are resident
 ALONE = 96
-#: Warps of a block
+#: Warps per block
 WARPS = (4, 8, 16)
 
 
 def clustered(problem: Problem, device: Device) -> tuple[Plan, float] | None:
-    """Return the launch with the fewest cycles a step by the model, and these; None if no cluster holds r."""
+    """Return the launch with the fewest cycles per step by the model, and that number; None if r fits in no cluster."""
     if device.capability < OLDEST or problem.width <= ALONE:
         return None
     costs = [(cycles(problem, its, device), number, its) for number, its in enumerate(_candidates(problem, device))]
@@ -37,7 +37,7 @@ def clustered(problem: Problem, device: Device) -> tuple[Plan, float] | None:
 
 
 def _candidates(problem: Problem, device: Device) -> Iterator[Plan]:
-    """Yield the launches that fit a card."""
+    """Yield the launches that fit the device."""
     each = 16 // math.gcd(16, problem.outs)
     for blocks in range(2, min(MOST_BLOCKS.get(device.capability[0], PORTABLE), device.sms) + 1):
         units = each * math.ceil(problem.width / (each * blocks))
@@ -54,7 +54,7 @@ def _candidates(problem: Problem, device: Device) -> Iterator[Plan]:
 
 
 def _divisions(problem: Problem, units: int) -> Iterator[tuple[int, int, int]]:
-    """Yield warps along the rows of r, and along the terms, and tiles of 8 rows of the batch."""
+    """Yield the numbers of warps along the rows of r and along the terms, and of tiles of 8 rows of the batch."""
     tiles = problem.outs * units // 16
     for columns in (1, 2, 4):
         if columns > 1 and 8 * columns >= 2 * problem.batch:
@@ -66,7 +66,7 @@ def _divisions(problem: Problem, units: int) -> Iterator[tuple[int, int, int]]:
 
 
 def cycles(problem: Problem, its: Plan, device: Device) -> float:
-    """Return the model's cycles for one step of all rows and heads: latencies, or the busiest part of an SM."""
+    """Return the model's cycles for one step of all rows and heads: the maximum of latency and an SM's issue cycles."""
     way, cell, warps = int(problem.backward), problem.cell.split("_")[0], its.threads // 32
     elements = math.ceil(its.units * its.rows / its.threads)
     of_warp = problem.outs * its.units // (16 * its.row_warps) * its.tiles

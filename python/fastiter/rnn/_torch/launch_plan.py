@@ -1,4 +1,4 @@
-"""Launches of the fused CUDA recurrence: from `fastiter.tune`, adapted to the kernels' registers, or in clusters."""
+"""Launches of the fused CUDA recurrence: from `fastiter.tune`, adapted to the kernels' registers, or with clusters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .launch_shape import (
 
 __all__ = ["Plan", "Problem", "card", "plan", "room", "shape"]
 
-#: Threads of a block that copies exchanged vectors, if its registers allow it
+#: Preferred threads per block for copying exchanged vectors, if the registers allow them
 _COPYING_THREADS = 256
 
 
@@ -50,17 +50,17 @@ def plan(problem: Problem, device: Device) -> Plan | None:
 
 
 def _asked(problem: Problem) -> dict[str, Any]:
-    """Return the arguments by which the tuner knows the problem."""
+    """Return the problem as arguments of the tuner."""
     dtype = "bfloat16" if problem.itemsize == 2 else "float32"
     sizes = {"heads": problem.heads, "width": problem.width, "batch": problem.batch}
     return {"cell": problem.cell.split("_")[0], **sizes, "dtype": dtype, "backward": problem.backward}
 
 
 def _alone(problem: Problem, device: Device) -> Plan | None:
-    """Return one block for each head and 8 rows if all are resident, and a thread has two elements at most.
+    """Return a launch of one block per head and 8 rows if all are resident and threads have at most two elements.
 
-    The cells of two elements take a step some 2000 cycles by the simulation of the machine code, a barrier between
-    blocks alone more than that; the kernel is faster than the tuner's model has it.
+    By the simulation of the machine code, the cells of two elements take about 2000 cycles per step, and a barrier
+    between blocks alone takes longer. The kernel is faster than the tuner's model predicts.
     """
     if problem.heads * math.ceil(problem.batch / 8) > device.sms:
         return None
@@ -80,10 +80,10 @@ def _adapted(
     resident: int,
     spills: bool = False,
 ) -> Plan | None:
-    """Return the launch with more warps, and fewer rows or resident blocks if the kernel needs it; None: still not.
+    """Return the launch with more warps, and with fewer rows or resident blocks if necessary; None if it does not fit.
 
     The tuner counts fewer registers per thread, and none for elements or for 8-byte numbers. With ``spills``, the
-    division of the warps that lacks the fewest registers will do.
+    division of the warps that lacks the fewest registers is accepted.
     """
     while columns > 1 and sums_of(problem, units, row_warps, columns) > MOST_SUMS:
         columns //= 2
@@ -99,10 +99,10 @@ def _adapted(
 def _warps(
     problem: Problem, units: int, row_warps: int, split: int, columns: int, resident: int, spills: bool
 ) -> list[tuple[int, int]]:
-    """Return divisions of the warps by rows of r and by terms, the best first, from the one given to 16 warps.
+    """Return divisions of the warps by rows of r and by terms, the best first, from the given one up to 16 warps.
 
-    A step waits for the cell of a thread's elements, one after the other, so that more warps are faster while a thread
-    has more than one; they have to leave it the registers for that. Blocks that exchange vectors copy them sooner, too.
+    A thread computes the cells of its elements one after the other, so more warps are faster as long as a thread has
+    more than one element and enough registers. Blocks that exchange vectors also copy them faster with more warps.
     """
     found = [(row_warps, split)]
     tiles, wanted, exchange = problem.outs * units // 16, units * 8 * columns, exchange_of(problem, units)
@@ -123,7 +123,7 @@ def _warps(
 
 
 def _constrained(problem: Problem, device: Device, asked: dict[str, Any]) -> Plan | None:
-    """Return the launch with the tuner's least cost among those that fit by the kernel's own count of resources."""
+    """Return the launch of minimum cost by the tuner's model among those that fit by the kernel's resource counts."""
     text, cost = rnn_constraints(device, **asked)
     size, parts = problem.itemsize, 1 if problem.tensor_cores else 2
     alone, joined = other_registers(problem, "none"), other_registers(problem, "memory")

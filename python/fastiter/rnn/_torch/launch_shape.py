@@ -1,4 +1,4 @@
-"""A launch of the fused CUDA recurrence: its numbers, and the registers and the shared memory that they take."""
+"""A launch of the fused CUDA recurrence: its parameters, and the registers and shared memory that they require."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from ...tune import DEVICES, Device
 from .._cells import CELLS
 
-#: Registers per thread for other than r, sums and elements, by the size of a number; with fewer the compiler spills.
+#: Registers per thread besides r, sums and elements, by element size in bytes; with fewer the compiler spills.
 _OTHER_REGISTERS = {2: 66, 4: 98, 8: 132}
-#: Fewer of them if no step asks for lengths, packed rows, resets and clips
+#: The number of these that are saved without lengths, packed rows, resets and clipping
 _PLAIN_LESS = {2: 20, 4: 8, 8: 0}
-#: Further ones of blocks that send each other vectors; and all that they take if there are more than 128 for a thread
+#: Additional registers for blocks of a cluster; and their total where a thread has more than 128 registers
 _CLUSTER_MORE = {2: 14, 4: 14, 8: 16}
 _CLUSTER_AT_EASE = {2: 124, 4: 132, 8: 144}
-#: Registers for the loads in flight of blocks that exchange vectors through memory. More tiles of r than fit beside
-#: them take long to compile.
+#: The same for blocks that exchange vectors through global memory, which includes loads in flight. Holding more tiles
+#: of r than these leave room for would take long to compile.
 _JOINED_REGISTERS = {2: 124, 4: 132, 8: 144}
 
 #: Maximum threads per block: with more, the compiler has fewer than 128 registers per thread.
@@ -29,7 +29,7 @@ MOST_THREADS = 512
 #: Maximum registers of sums per thread; a tile of rows that needs more is halved.
 MOST_SUMS = 64
 
-#: How the blocks of a head exchange vectors: one block, through memory of the card, or in a cluster
+#: How the blocks of a head exchange vectors: not at all (one block), through global memory, or within a cluster
 Exchange: TypeAlias = Literal["none", "memory", "cluster"]
 
 
@@ -44,7 +44,7 @@ class Problem:
     itemsize: int
     tensor_cores: bool
     backward: bool
-    plain: bool = False  #: without lengths, packed rows, resets and clips
+    plain: bool = False  #: without lengths, packed rows, resets and clipping
 
     @property
     def outs(self) -> int:
@@ -59,7 +59,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Plan:
-    """A launch, in the terms of kernels/rnn/tiles.cuh. ``blocks`` blocks compute one head for one tile of rows."""
+    """A launch, in the notation of kernels/rnn/tiles.cuh. ``blocks`` blocks compute one head for one tile of rows."""
 
     units: int
     row_warps: int
@@ -124,9 +124,10 @@ def shape(
     resident: int = 1,
     cluster: int = 0,
 ) -> Plan:
-    """Return the plan with these numbers; ``held`` is limited to the tiles of r that exist and fit into registers.
+    """Return the plan with these parameters; ``held`` is limited to the tiles of r that exist and fit in registers.
 
-    ``cluster``: the blocks of a head if they form a cluster. Each has a place for all of its units in the vectors.
+    ``cluster``: the number of blocks per head if they form a cluster. The vectors have room for all units of each
+    block, including padding.
     """
     size, outs = problem.itemsize, problem.outs
     terms = problem.terms // problem.width * cluster * units if cluster else problem.terms
@@ -149,12 +150,12 @@ def sums_of(problem: Problem, units: int, row_warps: int, columns: int) -> int:
 
 
 def exchange_of(problem: Problem, units: int) -> Exchange:
-    """Return how blocks of so many units exchange vectors if they form no cluster."""
+    """Return how blocks of ``units`` units exchange vectors if they form no cluster."""
     return "memory" if units < problem.width else "none"
 
 
 def other_registers(problem: Problem, exchange: Exchange) -> int:
-    """Return the registers per thread for other than r, sums and elements."""
+    """Return the registers per thread besides r, sums and elements."""
     size = problem.itemsize
     if exchange == "memory":
         return _JOINED_REGISTERS[size]
@@ -167,7 +168,7 @@ def each_sum(problem: Problem) -> int:
 
 
 def each_element(problem: Problem) -> int:
-    """Return the registers per thread for an element, a unit and a row: its inputs of two steps, and its addresses."""
+    """Return the registers per thread for an element (a unit of a row): its inputs of two steps, and its addresses."""
     gates, states = CELLS[problem.cell].gates, len(CELLS[problem.cell].states)
     numbers = 7 * states + 26 if problem.backward else 2 * gates + states + 12
     numbers -= (8 if problem.backward else 4) * problem.plain
@@ -177,7 +178,7 @@ def each_element(problem: Problem) -> int:
 def room(
     problem: Problem, units: int, row_warps: int, split: int, columns: int, resident: int, exchange: Exchange
 ) -> int:
-    """Return how many tiles of r fit into a thread's registers; negative if even the rest does not fit."""
+    """Return how many tiles of r fit in a thread's registers; negative if the rest alone does not fit."""
     threads = 32 * row_warps * split
     registers = min(255, 65536 // (threads * resident))
     elements = math.ceil(units * 8 * columns / threads) * each_element(problem)

@@ -14,11 +14,11 @@ from .nn.layer import Parameters
 
 __all__ = ["decompose", "export"]
 
-OPSET, IR = 18, 9  # supported by runtimes of 2023
+OPSET, IR = 18, 9  # supported by runtimes since 2023
 
 
 class _Operator(NamedTuple):
-    """The operator's name, the indices of our gates in its gate order, and its attributes."""
+    """The operator's name, the indices of fastiter's gates in the operator's gate order, and its attributes."""
 
     name: str
     order: tuple[int, ...]
@@ -46,7 +46,7 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     ----------
     module : LSTM, GRU or RNN
         A module of fastiter.torch.nn or torch.nn, without clip_state, in float32 or float64; or in bfloat16, which is
-        exported with float32 weights and computations, as runtimes have no recurrences in bfloat16.
+        exported with float32 weights and arithmetic, as runtimes do not support these operators in bfloat16.
     path : str or path, optional
         Path of the file to write.
     initial_state : bool
@@ -63,11 +63,11 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     TypeError, ValueError
         For another module (ONNX has no sLSTM) or dtype; for an initial state with proj_size; for clip_state.
     ImportError
-        Without the package onnx.
+        If the package onnx is not installed.
 
     See Also
     --------
-    decompose : Whole models, by torch.onnx.export.
+    decompose : Export of whole models by torch.onnx.export.
 
     Examples
     --------
@@ -123,16 +123,16 @@ def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPro
     Returns
     -------
     torch.export.ExportedProgram
-        The same program without fastiter's ops; the given one stays as it is.
+        The same program without fastiter's ops; the argument is unchanged.
 
     Raises
     ------
     TypeError, ValueError
-        For an argument that is no program; for packed sequences.
+        For an argument that is not a program; for packed sequences.
 
     See Also
     --------
-    export : One layer, as a node of ONNX's own LSTM, GRU or RNN.
+    export : Export of one layer as a node of ONNX's own LSTM, GRU or RNN.
 
     Examples
     --------

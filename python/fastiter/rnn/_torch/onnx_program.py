@@ -55,7 +55,7 @@ def _rnn(*arguments: Any) -> list[Tensor]:
 def _step(
     cell_name: str, r: Tensor, b: Tensor | None, clip_state: float | None
 ) -> Callable[[Tensor, Sequence[Tensor]], State]:
-    """Return a step that uses no sizes: symbolic sizes must not become arguments of the exported loop."""
+    """Return a step that reads no sizes, as symbolic sizes must not become arguments of the exported loop."""
 
     def step(x: Tensor, prev: Sequence[Tensor]) -> State:
         heads = prev[0].unbind(1)

@@ -1,4 +1,4 @@
-"""The private ops of the family rnn: their calls, and their CPU implementations, which call the kernels.
+"""The private ops of the family rnn: their argument tuples, and their CPU implementations, which call the kernels.
 
 Forward returns h, the final states, each (B, N, D), then, if requested, the other states of all steps and the saved
 values. Backward returns dwx, then, if requested, dr, db and the gradients of the initial states. With ``checkpoint`` =
@@ -36,7 +36,7 @@ def carried(x: Tensor) -> torch.dtype:
 
 
 class RnnForward(NamedTuple):
-    """A call of the forward op. Without ``save`` it returns no saved values."""
+    """The arguments of the forward op. Without ``save`` it returns no saved values."""
 
     cell_name: str
     wx: Tensor
@@ -66,7 +66,7 @@ class RnnForward(NamedTuple):
 
 
 class RnnBackward(NamedTuple):
-    """A call of the backward op; wx and b are given only with a checkpoint."""
+    """The arguments of the backward op; wx and b are given only with a checkpoint."""
 
     cell_name: str
     r: Tensor
@@ -186,7 +186,7 @@ def backward(call: RnnBackward) -> list[Tensor]:
     work = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], call.reverse, call.lengths, call.batch_sizes, options)
     outputs = _backward_outputs(cell, h, r, work[1], call.need_r, call.need_b, call.need_state)
     wx, b = None if call.wx is None else unit_stride(call.wx), _bias(call.b, h)
-    # Saved-tensor hooks may have returned these with other strides.
+    # Saved-tensor hooks may return these with other strides.
     states = [unit_stride(x) for x in call.states]
     saved = [contiguous(x) if by_chunks else unit_stride(x) for x in call.saved]
     dwx, *rest = outputs
@@ -213,7 +213,7 @@ def _backward_fake(call: RnnBackward) -> list[Tensor]:
 
 
 def _fake_batch(lines: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None, cu_seqlens: Tensor | None) -> int:
-    """Return B; for a packed batch it is known while tracing only from an initial state."""
+    """Return B; while tracing, that of a packed batch is known only from an initial state."""
     if cu_seqlens is not None:
         return cu_seqlens.shape[0] - 1
     if batch_sizes is None:
@@ -258,9 +258,9 @@ def rnn_fwd_saved(
     all_states: bool,
     options: Options = PLAIN,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Run the op for a backward pass; return its results, and separate copies of the tensors that pass reads.
+    """Run the op for a backward pass; return its results, and separate copies of the tensors to save for backward.
 
-    These are all states and the gates, or with a checkpoint h and the states between chunks.
+    These are all states and the gates, or with a checkpoint, h and the states between chunks.
     """
     count = len(cell.states)
     seen = 2 * count if all_states else 1 + count
@@ -275,7 +275,7 @@ def rnn_fwd_saved(
 
 
 def goes_together(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | None) -> bool:
-    """Return whether :func:`rnn_fwd_together` takes these tensors."""
+    """Return whether :func:`rnn_fwd_together` supports these tensors."""
     return unwatched() and wx.dtype in (torch.float32, torch.float64) and are_ordinary((wx, r, b, *(state or ())))
 
 

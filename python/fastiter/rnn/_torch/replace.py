@@ -1,4 +1,4 @@
-"""Existing models on fastiter's kernels: replaces their torch.nn.LSTM, GRU and RNN in place, and restores them."""
+"""Existing models on fastiter's kernels: replacement of their torch.nn.LSTM, GRU and RNN in place, and restoration."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _MARK = "_replaced_by_fastiter"  # on the instance, so that copies have it, too
 
 @dataclass
 class Replaced:
-    """The report of :func:`replace`; its string has a line for each module.
+    """The report of :func:`replace`; as a string it has a line for each module.
 
     Attributes
     ----------
     replaced : dict of str to str
-        The new classes by the modules' names.
+        The new classes by module name.
     left : dict of str to str
-        The reasons by the names of the recurrent layers that are as they were.
+        The recurrent layers that were not replaced: the reasons by module name.
 
     See Also
     --------
     replace : Returns it with ``return_report=True``.
-    Restored : The report of the way back.
+    Restored : The report of :func:`restore`.
 
     Examples
     --------
@@ -55,19 +55,19 @@ class Replaced:
 
 @dataclass
 class Restored:
-    """The report of :func:`restore`; its string has a line for each module.
+    """The report of :func:`restore`; as a string it has a line for each module.
 
     Attributes
     ----------
     restored : dict of str to str
-        The original classes by the modules' names.
+        The original classes by module name.
     left : dict of str to str
-        The reasons by the names of the modules that are as they were.
+        The modules that were not restored: the reasons by module name.
 
     See Also
     --------
     restore : Returns it with ``return_report=True``.
-    Replaced, Accelerated : The reports of the way there.
+    Replaced, Accelerated : The reports of replacement.
 
     Examples
     --------
@@ -92,14 +92,14 @@ def replace(model: Model, *, verbose: bool = ..., return_report: Literal[True]) 
 def replace(model: Model, *, verbose: bool = False, return_report: bool = False) -> Model | tuple[Model, Replaced]:
     """Replace each torch.nn.LSTM, GRU and RNN of a model by fastiter's, in place, and return the model.
 
-    Modules stay the same objects, with their parameters (also shared ones), hooks, parametrisations and training mode;
-    only their class changes. References to them (in optimizers, wrappers, other models) stay valid.
+    Modules remain the same objects, with their parameters (including shared ones), hooks, parametrisations and training
+    mode; only their class changes. References to them (in optimizers, wrappers, other models) remain valid.
 
-    A module whose class is derived from torch's gets a class derived from its own, of the same name, in which
-    ``super()`` finds fastiter's layer before torch's. It stays an instance of its class, with all that this adds, and
-    its copies, pickles and checkpoints do not change. The same holds for the sLSTM cells of the packages xlstm and
-    tirex, whose forward then runs :func:`fastiter.torch.slstm`. They are recognised by the names of their parameters
-    and of their config, and replaced if a trial on a few numbers gives the same results.
+    A module whose class is derived from torch's gets a class derived from its own, with the same name, in which
+    ``super()`` finds fastiter's layer before torch's. It remains an instance of its own class, with everything that the
+    class adds, and its copies, pickles and checkpoints do not change. The same holds for the sLSTM cells of the
+    packages xlstm and tirex, whose forward then runs :func:`fastiter.torch.slstm`. They are recognised by the names of
+    their parameters and of their config, and replaced if a trial on a small input gives the same results.
 
     Not replaced, with a reason: derived classes whose forward does not call ``super().forward``, or that override
     methods that torch's forward calls; modules whose forward was replaced on the instance; scripted modules; parameters
@@ -120,18 +120,18 @@ def replace(model: Model, *, verbose: bool = False, return_report: bool = False)
     model : Module
         The same object.
     report : Replaced
-        Only with ``return_report``: `replaced`, the new classes by modules' names; `left`, recurrent layers that are as
-        they were, with the reason; and a string of both.
+        Only with ``return_report``: `replaced`, the new classes by module name; `left`, the recurrent layers that were
+        not replaced, with the reason; as a string, both.
 
     Raises
     ------
     TypeError
-        If the model is no Module, or an option no bool.
+        If the model is not a Module, or an option not a bool.
 
     See Also
     --------
-    accelerate : Also finds the recurrences of Mamba, DeltaNet, xLSTM and others.
-    restore : Undoes it.
+    accelerate : Also replaces the recurrences of Mamba, DeltaNet, xLSTM and others.
+    restore : Undoes the replacement.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def replace(model: Model, *, verbose: bool = False, return_report: bool = False)
 
 
 def replace_layers(model: nn.Module) -> Replaced:
-    """Replace the recurrent layers of a model, in place, and report which."""
+    """Replace the recurrent layers of a model in place, and return the report."""
     report = Replaced()
     for name, module in model.named_modules():
         plain = plain_class(module)
@@ -165,7 +165,7 @@ def replace_layers(model: nn.Module) -> Replaced:
 
 
 def restore_layers(model: nn.Module, built: bool) -> Restored:
-    """Undo :func:`replace_layers`, in place; with ``built``, also turn layers that were built as ours into torch's."""
+    """Undo :func:`replace_layers` in place; with ``built``, also turn layers built as fastiter's into torch's."""
     restored = Restored()
     for name, module in model.named_modules():
         plain = plain_class(module)
@@ -181,7 +181,7 @@ def restore_layers(model: nn.Module, built: bool) -> Restored:
             restored.left[name] = f"its class was changed after replace, to {type_name(module)}"
         if before is not None or not (
             isinstance(module, Recurrent) or is_replaced(module)
-        ):  # otherwise it may get our class back
+        ):  # otherwise it could get fastiter's class back
             delattr(module, _MARK)
     return restored
 
@@ -197,7 +197,7 @@ def _restore_built(module: Recurrent, plain: type[nn.Module], name: str, restore
 
 
 def _is_candidate(module: nn.Module, plain: type[nn.Module]) -> bool:
-    """Return whether replace must either replace a module or report why it does not."""
+    """Return whether replace must either replace a module or report why it was not replaced."""
     if isinstance(module, torch.jit.ScriptModule):
         return getattr(module, "original_name", "") in ("LSTM", "GRU", "RNN")
     if isinstance(module, Recurrent) or is_replaced(module) or plain.__module__.startswith("fastiter."):

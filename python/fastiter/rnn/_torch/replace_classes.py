@@ -23,7 +23,7 @@ _MADE: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDictiona
 def derived(of: type[nn.Module]) -> type[nn.Module]:
     """Return the class derived from `of` in which ``super()`` finds fastiter's layer before torch's.
 
-    `of` is its first base, as Python lets objects change only to a class of the same layout.
+    `of` is its first base, as Python allows the class of an object to change only to one with the same layout.
     """
     made = _MADE.get(of)
     if made is not None:
@@ -35,7 +35,7 @@ def derived(of: type[nn.Module]) -> type[nn.Module]:
 
 
 def replaced_by(plain: type[nn.Module]) -> type[nn.Module] | None:
-    """Return the original class that `plain` replaced, None if `plain` is no class set by replace."""
+    """Return the original class that `plain` replaced, None if `plain` was not created by replace."""
     return _THEIRS.get(plain) or vars(plain).get("_in_place_of")
 
 

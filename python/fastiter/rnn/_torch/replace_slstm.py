@@ -11,7 +11,7 @@ from .functional import lstm, slstm
 from .nn.slstm_layouts import recurrence_of
 from .run import rounding_products
 
-_KERNEL, _BIAS = "_recurrent_kernel_", "_bias_"  # as in all of their checkpoints
+_KERNEL, _BIAS = "_recurrent_kernel_", "_bias_"  # the names in all of their checkpoints
 _CELLS = {"slstm": slstm, "lstm": lstm}
 _CLIPS = ("gradient_recurrent_cut", "gradient_recurrent_clipval", "forward_clipval", "constants")
 
@@ -24,7 +24,7 @@ def forward_of_cell(
     Parameters
     ----------
     input : Tensor
-        The pre-activations (B, T, 4 H), or (T, B, 4 H) if the config's input_shape says so.
+        The pre-activations (B, T, 4 H), or (T, B, 4 H), depending on the config's input_shape.
     state : Tensor, optional
         Initial states (S, B, H); None: zeros.
     lengths
@@ -51,7 +51,7 @@ def forward_of_cell(
 
 
 def _is_tirex(config: Any) -> bool:
-    """Return whether a cell is tirex's, which rounds to bfloat16 whatever the dtype of its parameters is.
+    """Return whether a cell is tirex's, which rounds to bfloat16 whatever the dtype of its parameters.
 
     It rounds the kernel, the pre-activations, the product with the kernel, and the states after each step.
     """
@@ -104,7 +104,7 @@ def reason_against_cell(module: Any) -> str | None:
 
 @torch.no_grad()
 def _computes_the_same(module: Any) -> bool:
-    """Compare a cell's forward with ours, with random weights, as its own are zeros initially."""
+    """Compare a cell's forward with fastiter's, with random weights, as its own are zero initially."""
     generator = torch.Generator().manual_seed(0)
     config, kernel, bias = module.config, module._parameters[_KERNEL], module._parameters[_BIAS]
 
@@ -127,7 +127,7 @@ def _computes_the_same(module: Any) -> bool:
 
 
 def _is_close(ours: Tensor, theirs: Tensor, bound: float | None) -> bool:
-    """Return whether two results differ only by rounding; the usual bound is larger for bfloat16."""
+    """Return whether two results differ only by rounding; the default bound is larger for bfloat16."""
     if bound is None:
         bound = 2**-5 if theirs.dtype == torch.bfloat16 else 2**-12
     return ours.shape == theirs.shape and bool((ours - theirs).double().norm() <= bound * theirs.double().norm())

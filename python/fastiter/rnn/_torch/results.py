@@ -28,7 +28,7 @@ class RnnResult(NamedTuple):
 
     See Also
     --------
-    RnnStates : The same with the states of all steps.
+    RnnStates : The result that includes the states of all steps.
     lstm, gru, elman, slstm : The functions that return it.
 
     Examples
@@ -45,7 +45,7 @@ class RnnResult(NamedTuple):
 
 @returned_by_torch
 class RnnStates(NamedTuple):
-    """The same with the states of all steps: the result with ``return_all_states=True``.
+    """Outputs, the last state and the states of all steps: the result with ``return_all_states=True``.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class RnnStates(NamedTuple):
 
     See Also
     --------
-    RnnResult : Outputs and the last state alone.
+    RnnResult : Outputs and the last state only.
     lstm, gru, elman, slstm : The functions that return it.
 
     Examples
@@ -76,7 +76,7 @@ class RnnStates(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """The other options of the functions; ``activation`` is elman's."""
+    """The remaining options of the functions; only elman has ``activation``."""
 
     activation: Literal["tanh", "relu"]
     reverse: bool
@@ -130,5 +130,5 @@ class Function(Protocol):
 
 
 def typed(function: Callable[..., RnnResult | RnnStates]) -> Function:
-    """Return the function itself, with a type that tells its results apart."""
+    """Return the function itself, typed so that ``return_all_states`` determines the type of its result."""
     return cast(Function, function)

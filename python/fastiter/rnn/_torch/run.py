@@ -1,4 +1,4 @@
-"""Calls of the recurrent functions on tensors: checks, then the ops, with or without gradients."""
+"""The recurrent functions on tensors: checks, then the ops, with or without gradients."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def rounding(
     clip_state: float | None = None,
     clip_grad: float | None = None,
 ) -> Result:
-    """Run lstm or slstm on bfloat16 and return all states; all of them, not only h, are rounded to it after each step.
+    """Run lstm or slstm on bfloat16 and return all states, each of them rounded to bfloat16 after each step.
 
     The states other than h are still float32 tensors.
     """
@@ -67,7 +67,7 @@ def rounding(
 
 
 def rounding_products(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | None) -> tuple[Tensor, States]:
-    """Run slstm on bfloat16 on the CPU with a float32 b, and round r h before b is added, and all states.
+    """Run slstm on bfloat16 on the CPU with a float32 b; round all states, and round r h before b is added.
 
     The states other than h are still float32 tensors. This is the arithmetic of TiRex.
     """
@@ -175,7 +175,7 @@ def run(
     return_all_states: bool,
     requested: tuple[Any, ...],
 ) -> Result:
-    """Check the arguments of a public function and run it; ``requested``: the options of `_REQUESTED`."""
+    """Check the arguments of a public function and run it; ``requested`` contains the options of `_REQUESTED`."""
     state = as_parts(CELLS[cell_name].states, state)
     redefined = state is not None and overridden(state, parts=state)
     if redefined or has_torch_function_variadic(wx, r, b, lengths, *requested[:2], requested[-1]):
@@ -227,7 +227,7 @@ def _named(
     function: str, cell_name: str, reverse: bool, lengths: Any, return_all_states: bool, requested: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return the public function and its options."""
-    from . import functional  # whose functions call this module's
+    from . import functional  # imported here, as its functions call this module's
 
     how = dict(zip(_REQUESTED, requested, strict=True))
     if function == "elman":
@@ -306,7 +306,7 @@ def _apply_into(
     all_states: bool,
     options: Options,
 ) -> tuple[Tensor, States, States]:
-    """Do the same without gradients, with h in ``out``."""
+    """Compute the same without gradients, with h written to ``out``."""
     first = () if state is None else tuple(state)
     if not is_written_by_kernels(out, wx, r, b, first, lengths):
         h, last, states = _apply(cell, wx, r, b, state, reverse, lengths, None, all_states, options)
@@ -318,7 +318,7 @@ def _apply_into(
 
 
 def _needs_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
-    """Return whether to call the autograd function; in forward mode it is called because it raises."""
+    """Return whether to call the autograd function; under forward mode it is called to raise its error."""
     return (grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
 
 

@@ -1,4 +1,4 @@
-"""Launches the CUDA kernels of the family rnn a step at a time: a batched product, then the cell, most in a graph."""
+"""Launches the CUDA kernels of the family rnn step by step: a batched product, then the cell; most steps in a graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .ops import carried
 
 #: Threads per block
 _THREADS = 256
-#: The fewest steps of a graph, and the fewest turns of one that are worth its capture
+#: The minimum number of steps in a graph, and the minimum number of replays that justify its capture
 _LEAST, _WORTH = 8, 4
 
 
@@ -32,7 +32,7 @@ def _times(work: Work, backward: bool) -> range:
 
 
 def _each(times: range, x: Tensor, step: Callable[[int, Tensor | None], None]) -> None:
-    """Run ``step(t, None)`` for each t, as ``step(k, since)``, t = since + k, in a graph for most of them."""
+    """Run ``step(t, None)`` for each t; most of them in a graph, as ``step(k, since)`` with t = since + k."""
     of_graph = max(_LEAST, math.isqrt(len(times) // 64))
     turns = (len(times) - 1) // of_graph if graph.can_capture(x) else 0
     if turns < _WORTH:
@@ -48,7 +48,7 @@ def _each(times: range, x: Tensor, step: Callable[[int, Tensor | None], None]) -
         since.add_(of_graph * times.step)
 
     with graph.beside(x):
-        for t in times[:alone]:  # at least one, which compiles and allocates what a capture cannot
+        for t in times[:alone]:  # at least one step, for compilation and allocation, which a capture does not allow
             step(t, None)
         replay = graph.captured(some)
         for _ in range(turns):
@@ -65,7 +65,7 @@ def forward_stepwise(
     states: Sequence[Tensor],
     saved: Tensor | None,
 ) -> None:
-    """Run one step at a time: a product for every head, then the cell."""
+    """Run one step at a time: a product for each head, then the cell."""
     gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
     by_head = r.permute(1, 3, 0, 2).reshape(heads, width, gates * width)
     h, p = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
@@ -93,7 +93,7 @@ def backward_stepwise(
     dq: Tensor | None,
     dfirst: Sequence[Tensor],
 ) -> None:
-    """Run the backward pass one step at a time: a product for every head, then the derivative of the cell."""
+    """Run the backward pass one step at a time: a product for each head, then the derivative of the cell."""
     gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
     by_head = r.transpose(0, 1).reshape(heads, gates * width, width)
     through, dp = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)

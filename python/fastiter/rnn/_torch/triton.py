@@ -11,9 +11,10 @@ from ..._torch import launch
 from .._cells import Cell
 from .cuda import Work, four
 
-#: Rows of the batch per program: the minimum for tensor cores.
+#: Rows of the batch per program: the minimum for tensor cores
 _ROWS = 16
-#: Maximum bytes of r, and of a row of it, that a program keeps in registers; a larger r is read _TERMS terms at a time.
+#: Maximum bytes of r, and of one of its rows, that a program holds in registers; a larger r is read _TERMS terms at a
+#: #: time.
 _MOST_HELD, _LINE_HELD, _TERMS = 64 << 10, 256, 16
 #: Registers per thread with 16 warps per multiprocessor; by default the compiler may use half as many and spill.
 _MOST_REGISTERS = 128

@@ -1,4 +1,4 @@
-"""The kernels' description of the work of the family rnn: options, rows, and the position of each row's sequence."""
+"""The description of the work for the kernels of the family rnn: options, rows, and the position of each sequence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def options_of(
     clip_grad: float | None,
     checkpoint: int,
 ) -> Options:
-    """Return the options, PLAIN itself if none is set."""
+    """Return the options; PLAIN itself if none is set."""
     if cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and not checkpoint:
         return PLAIN
     return Options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
@@ -75,7 +75,7 @@ def rows_of(
     batch_sizes: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> Work:
-    """Return the same without options: cell, B, T, N, D, reverse, lengths, offsets of packed steps, packed lines."""
+    """Return the part without options: cell, B, T, N, D, reverse, lengths, offsets of packed steps, packed lines."""
     if cu_seqlens is not None:
         return _cut_work(cell, lines[1], heads, width, reverse, cu_seqlens)
     if batch_sizes is not None:

@@ -1,4 +1,4 @@
-"""Features of the modules LSTM, GRU, RNN and sLSTM beyond torch.nn's: heads, options, single steps."""
+"""Features of the modules LSTM, GRU, RNN and sLSTM that torch.nn's lack: heads, options, single steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refuse_projection(module: nn.Module, proj_size: object) -> None:
 class Recurrent(nn.RNNBase):
     """Block-diagonal recurrent weights: head n of h depends on the previous h only through head n."""
 
-    # Class attributes, so that a torch.nn module whose __class__ is set to ours, or an old pickle, has one head.
+    # Class attributes, so that a torch.nn module whose __class__ is set to this one, or an old pickle, has one head.
     num_heads: int = 1
     clip_state: float | None = None
     clip_grad: float | None = None
@@ -62,17 +62,18 @@ class Recurrent(nn.RNNBase):
     def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
         """Return output and state after one more step, in the form of forward.
 
-        Bitwise equal to a run over all steps at once, except for rounding if proj_size > 0; dropout acts as there. For
-        this, a bfloat16 LSTM that starts from None has its c in float32. Autocast rounds the states between steps.
-        Under no_grad a packed copy of the weights is kept between steps until a weight changes, which is detected as
-        in :class:`StreamingRNN`. That class, without states to pass in and out, takes a fraction of the time.
+        Bitwise equal to a run over all steps at once, except for rounding if proj_size > 0; dropout is applied as in
+        forward. For this, a bfloat16 LSTM that starts from None has its c in float32. Autocast rounds the states
+        between steps. Under no_grad a packed copy of the weights is kept between steps until a weight changes, which is
+        detected as in :class:`StreamingRNN`. That class, which passes no states in and out, takes a fraction of the
+        time.
 
         Parameters
         ----------
         input : Tensor (B, I) or (I,)
             The input of the step.
         hx : Tensor or tuple of Tensor, optional
-            The state as forward takes and returns it, zeros by default.
+            The state, in the form of forward's hx; zeros by default.
 
         Returns
         -------
@@ -84,14 +85,14 @@ class Recurrent(nn.RNNBase):
         Raises
         ------
         TypeError, ValueError, RuntimeError, BackendError
-            As forward; ValueError if bidirectional.
+            As for forward; ValueError if bidirectional.
         """
         output, last = step(self, input, hx)
         return output, last[0] if len(last) == 1 else last
 
     @property
     def qconfig(self) -> Any:
-        """Configuration of torch.ao.quantization; setting it turns this layer into torch.nn's."""
+        """The quantization configuration of torch.ao.quantization; setting it turns this layer into torch.nn's."""
         if "qconfig" not in self.__dict__:
             raise AttributeError("qconfig")
         return self.__dict__["qconfig"]

@@ -1,4 +1,4 @@
-"""Checks of LSTM, GRU, RNN and sLSTM and of their arguments: weights by layer, options, input, states."""
+"""Checks of the modules LSTM, GRU, RNN and sLSTM and of their arguments: weights by layer, options, input, states."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def checked_call(
     given = (module, cell, layers[0].parameters.w_ih)
     if isinstance(input, PackedSequence):
         x, states, sequences = _checked_packed(*given, input, hx, requested)
-        sizes = input.batch_sizes.clone()  # a copy for the backward pass, as the user may change theirs
+        sizes = input.batch_sizes.clone()  # a copy for the backward pass, as the user may change the original
     else:
         x, states, sequences = _checked_rows(*given, input, hx, requested)
     options = checked_options(module, sequences.cu_seqlens is not None)
@@ -127,8 +127,8 @@ def _autocast(
     """Cast weights, input and states to the autocast dtype, as torch.nn does; float64 is not cast.
 
     The fourth result is the dtype that a GRU's results are cast to: torch's GRU returns the states in their input
-    dtype, as they are no direct result of a product. Weights are cast before their check, as autocast may have changed
-    the dtype of a parametrized one.
+    dtype, as they are not the direct result of a product. Weights are cast before they are checked, as autocast may
+    have changed the dtype of a parametrized weight.
     """
     dtype, x = autocast_dtype(weights[0][0]), input.data if isinstance(input, PackedSequence) else input
     if dtype is None or weights[0][0].dtype == torch.float64 or not isinstance(x, Tensor):
@@ -163,8 +163,8 @@ def layers_of(module: RNNBase, cell: Cell) -> list[Layer]:
 
 
 def weights_of(module: RNNBase) -> list[list[Tensor]]:
-    # Read once from the attributes, not _flat_weights: they may be parametrizations, or swapped by functional_call.
-    # Module.__getattr__ finds parameters, too, but takes five times as long.
+    # Each weight is read once, from the attributes and not from _flat_weights: it may be a parametrization, or swapped
+    # by functional_call. Module.__getattr__ also finds parameters, but takes five times as long.
     every, parameters = [], module._parameters
     for names in module._all_weights:
         weights = []
@@ -176,7 +176,7 @@ def weights_of(module: RNNBase) -> list[list[Tensor]]:
 
 
 def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
-    """Return whether a tensor of a call, or an active mode, overrides __torch_function__."""
+    """Return whether a tensor of the call, or an active mode, overrides __torch_function__."""
     given = [input, hx]
     for parts in (input, hx, *weights):
         if isinstance(parts, (tuple, list)):
@@ -230,7 +230,7 @@ def checked_input(module: RNNBase, weight: Tensor, x: Any, dims: tuple[int, ...]
 
 
 def _checked_unusual_input(module: RNNBase, weight: Tensor, x: Any, dims: tuple[int, ...]) -> Tensor:
-    # Exceptions have the classes of torch.nn's if it checks the same thing.
+    # Exceptions have the same classes as torch.nn's where it makes the same check.
     name = module_name(module)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
@@ -247,7 +247,7 @@ def _checked_unusual_input(module: RNNBase, weight: Tensor, x: Any, dims: tuple[
 
 
 def check_place(name: str, weight: Tensor, x: Tensor) -> None:
-    """Check that a module's input and parameters have a device and dtype for which there are kernels."""
+    """Check that there are kernels for the device and dtype of a module's input and parameters."""
     check_dense(name, "input", x)
     for what, tensor in (("input", x), ("parameters", weight)):
         if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda"):
@@ -261,7 +261,7 @@ def check_place(name: str, weight: Tensor, x: Tensor) -> None:
 
 
 def as_torch_takes_it(module: RNNBase, hx: Any) -> Any:
-    """Return the state of a GRU or RNN as a Tensor, as in torch.nn, if it is given as a tuple of one."""
+    """Unwrap the state of a GRU or RNN that is given as a tuple of one tensor, as torch.nn expects a Tensor."""
     is_one = isinstance(hx, (tuple, list)) and len(hx) == 1 and len(CELLS[module.mode].states) == 1
     return hx[0] if is_one else hx
 
@@ -301,20 +301,20 @@ _STOCK = (nn.modules.rnn.__name__, f"{__package__}.modules")
 
 
 def check_forward(function: str, module: RNNBase) -> None:
-    """Check that the module runs the standard forward, not one of its own, such as a quantized one."""
+    """Check that the module has the standard forward, not one of its own, such as that of a quantized module."""
     if "forward" in module.__dict__ or type(module).forward.__module__ not in _STOCK:
         expected = "run the forward of torch.nn's or fastiter.torch.nn's LSTM, GRU, RNN or sLSTM"
         raise TypeError(f"{function}: module must {expected}, got a {module_name(module)} with another one")
 
 
 def check_streams(function: str, module: RNNBase) -> None:
-    """Check that the module is not bidirectional, as its reverse direction begins at the last step."""
+    """Check that the module is not bidirectional, as a reverse direction would begin at the last step."""
     if module.bidirectional:
         raise ValueError(f"{function}: bidirectional must be False to go step by step, got True")
 
 
 def check_weights(function: str, module: RNNBase) -> None:
-    """Check that the weights are parameters or parametrizations: a hook would update others only in module calls."""
+    """Check that the weights are parameters or parametrizations: hooks update other weights only in module calls."""
     for names in module._all_weights:
         for name in names:
             if name not in module._parameters and not parametrize.is_parametrized(module, name):

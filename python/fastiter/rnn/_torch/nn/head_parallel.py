@@ -1,4 +1,4 @@
-"""Recurrent layers whose heads are divided over the ranks of a DeviceMesh: a style of torch's parallelize_module."""
+"""Recurrent layers whose heads are sharded over the ranks of a DeviceMesh: a style for torch's parallelize_module."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor.parallel import ParallelStyle as Style
 else:
-    Style = object  # torch.distributed.tensor takes a second to import: HeadParallel registers itself when it is used
+    Style = object  # torch.distributed.tensor takes a second to import: HeadParallel is registered on first use
 
 
 class HeadParallel(Style):
-    """Divide the heads of an LSTM, GRU, RNN or sLSTM over the ranks of a mesh, for torch's parallelize_module.
+    """Shard the heads of an LSTM, GRU, RNN or sLSTM over the ranks of a mesh, for torch's parallelize_module.
 
-    Each rank keeps the weights of its heads and computes these. The input is the same on every rank, and the output is
-    sharded by features, as ColwiseParallel does for a linear layer: RowwiseParallel can follow without communication.
-    Between the layers of a stack, and between the directions of a bidirectional layer, features are gathered.
+    Each rank holds the weights of its own heads and computes only these. The input is the same on every rank, and the
+    output is sharded by features, as with ColwiseParallel for a linear layer: RowwiseParallel can follow without
+    communication. Between the layers of a stack, and between the directions of a bidirectional layer, features are
+    gathered.
 
     Parameters become DTensors that are views of the module's own by gates, heads and units, (G, N, D, I) for
     `weight_ih`, (G, N, D, D) for `weight_hh` and (G, N, D) for biases, with placement Shard(1).
-    `load_state_dict` also takes tensors in the shapes of the undivided module.
+    `load_state_dict` also accepts tensors in the shapes of the unsharded module.
 
     Parameters
     ----------
@@ -44,21 +45,22 @@ class HeadParallel(Style):
     output_layouts : Placement, optional
         The placement of the output, Shard(-1) by default.
     use_local_output : bool
-        Whether output and states are tensors, the parts of this rank, in place of DTensors. States are always sharded
-        by features, also those that forward is given.
+        Whether output and states are plain tensors, the shards of this rank, instead of DTensors. States are always
+        sharded by features, including those passed to forward.
 
     Raises
     ------
     TypeError
-        If a layout is no Placement, or use_local_output no bool; from parallelize_module, for another class of module.
+        If a layout is not a Placement, or use_local_output not a bool; from parallelize_module, for another class of
+        module.
     ValueError
-        From parallelize_module on every rank, for one head, heads that the ranks do not divide, dropout, or a module
-        that differs between ranks.
+        From parallelize_module on every rank, for a single head, a number of heads that is not a multiple of the number
+        of ranks, dropout, or a module that differs between ranks.
 
     See Also
     --------
     fastiter.torch.nn.LSTM : One of the modules.
-    fastiter.torch.lstm : The functions take DTensors themselves.
+    fastiter.torch.lstm : The function, which also accepts DTensors.
 
     Examples
     --------
@@ -134,7 +136,7 @@ def _check(module: nn.Module, ranks: int) -> None:
 
 
 def _description(module: Any, style: HeadParallel) -> dict[str, str]:
-    """Return what must be the same on every rank."""
+    """Return the properties that must be the same on every rank."""
     found = {"module": f"{module_name(module)}({module.extra_repr()})"}
     found |= {name: f"{tuple(x.shape)} {x.dtype}" for name, x in module.named_parameters(recurse=False)}
     found |= {name: str(getattr(style, name)) for name in ("input_layouts", "output_layouts", "use_local_output")}
@@ -145,14 +147,14 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def _parallel(of: type[nn.Module]) -> type[nn.Module]:
-    """Return the class with the forward of divided heads."""
+    """Return the class derived from ``of`` with the forward for sharded heads."""
     if of not in _CLASSES:
         _CLASSES[of] = derive(of, (), {"forward": _forward, "step": _refuse_step}, _parallel)
     return _CLASSES[of]
 
 
 def _take_whole(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Shard tensors that have the shapes of the undivided module, before they are loaded."""
+    """Shard tensors that have the shapes of the unsharded module, before they are loaded."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     for name, weight in module.named_parameters(recurse=False):
@@ -200,12 +202,12 @@ def _forward(
         }
         start = None if states is None else tuple([s[first : first + directions] for s in states])
         how = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        given = (moved(name, x, [Replicate()], [Partial()]), start)  # each rank's gradient is that of its heads
+        given = (moved(name, x, [Replicate()], [Partial()]), start)  # each rank has the gradient from its own heads
         h, last = torch.func.functional_call(local, parameters, given, how)
         finals.append(last if isinstance(last, tuple) else (last,))
         by_feature = Shard(h.dim() - 1)
         if is_local and first + directions == len(weights) and directions == 1 and out_of in (by_feature, Shard(-1)):
-            x = h  # FSDP2 warns of views of results, which to_local makes
+            x = h  # FSDP2 warns about views of results, which to_local creates
         else:
             x = _gathered([DTensor.from_local(one, mesh, [by_feature]) for one in h.chunk(directions, -1)])
     whole = tuple([torch.cat(s) if len(s) > 1 else s[0] for s in zip(*finals, strict=True)])
@@ -218,7 +220,7 @@ def _forward(
 
 
 def _gathered(parts: list[Any]) -> Any:
-    """Return one direction as it is, and two, whose features are apart, joined on every rank."""
+    """Return one direction unchanged, and the features of two directions gathered and concatenated on every rank."""
     from torch.distributed.tensor import Replicate
 
     if len(parts) == 1:
@@ -227,7 +229,7 @@ def _gathered(parts: list[Any]) -> Any:
 
 
 def _local_states(module: Any, hx: Any) -> tuple[Tensor, ...] | None:
-    """Return the features of this rank of the initial states; a plain tensor has only these."""
+    """Return this rank's features of the initial states; a plain tensor has only these."""
     from torch.distributed.tensor import DTensor, Shard
 
     if hx is None:
@@ -242,7 +244,7 @@ def _local_states(module: Any, hx: Any) -> tuple[Tensor, ...] | None:
 
 
 def _local_layer(module: Any, is_first: bool, ranks: int) -> Any:
-    """Return a layer with as many heads as a rank has, without memory: its weights are given at each call."""
+    """Return a layer with a rank's number of heads and no memory of its own: its weights are passed at each call."""
     of = next(one for one in type(module).__mro__ if one in (LSTM, GRU, RNN, sLSTM))
     how: dict[str, Any] = {name: getattr(module, name) for name in OPTIONS}
     how |= {name: getattr(module, name) for name in ("bias", "batch_first", "bidirectional")}

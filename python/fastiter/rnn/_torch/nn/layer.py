@@ -1,7 +1,7 @@
 """h[t] = cell(W x[t] + b_ih + R h[t-1] + b_hh, states[t-1]): one direction of one layer as one node of autograd.
 
-Input projection and recurrence in one node, with free views and without repeated checks, take half the time of the
-public functions on a small layer: a chain of ten small nodes costs 60 microseconds forward and backward.
+With input projection and recurrence in one node, views are free and checks are not repeated, so a small layer takes
+half the time of the public functions: a chain of ten small nodes costs 60 microseconds forward and backward.
 
 Inputs are time-major: x (T, B, I), or the data (M, I) of a PackedSequence together with its batch_sizes.
 """
@@ -29,7 +29,7 @@ State = tuple[Tensor, ...]
 
 
 class Direction(NamedTuple):
-    """Options of one direction. batch_sizes: None for rows of one length; the last three: as in fastiter.torch.lstm."""
+    """Options of one direction. batch_sizes: None unless packed; the last three are those of fastiter.torch.lstm."""
 
     cell: Cell
     heads: int
@@ -76,8 +76,8 @@ def layer(
 ) -> tuple[Tensor, State]:
     """Return h (T, B, H) or (M, H), and the final states, each (1, B, H). Arguments are not checked.
 
-    `first` are the initial states (B, N, D), () for zeros. `to_first` (B, G * H) is added to the gates of the first
-    step that each row computes. `plain`: whether nothing watches the call (:func:`unwatched`).
+    `first` contains the initial states (B, N, D), or is () for zeros. `to_first` (B, G * H) is added to the gates of
+    the first step that each row computes. `plain`: whether nothing observes the call (:func:`unwatched`).
     """
     inputs = (*sequences, x, *parameters, to_first, *first)
     needs_grad = False
@@ -88,7 +88,7 @@ def layer(
                 break
     if not plain and transformed():
         h, *last = _Transformed.apply(direction, *inputs)[: 1 + len(direction.cell.states)]
-    elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function raises
+    elif needs_grad or forward_ad._current_level >= 0:  # under forward mode the autograd function raises
         h, *last = _Layer.apply((direction, plain), *inputs)
     else:
         h, last, _ = _run(direction, inputs, plain, save=False)
@@ -111,7 +111,7 @@ class _Layer(torch.autograd.Function):
         count = len(ctx.needs_input_grad) - 4
         if flows[0] is None and all(flow is None for flow in flows):
             return (None,) * (4 + count)
-        tensors = ctx.saved_tensors  # read once: torch.utils.checkpoint allows no second time
+        tensors = ctx.saved_tensors  # read only once, as torch.utils.checkpoint requires
         with torch.no_grad():
             found = _gradients(ctx, tensors, flows[0], flows[1:])
         if torch.is_grad_enabled():
@@ -123,7 +123,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Transformed(torch.autograd.Function):
-    """The same for torch.func, which requires all saved tensors to be outputs."""
+    """The variant of _Layer for torch.func, which requires all saved tensors to be outputs."""
 
     generate_vmap_rule = True
 
@@ -162,7 +162,7 @@ class _Again:
 
 
 def _save(ctx: Any, direction: Direction, inputs: Sequence[Any], saved: Sequence[Tensor]) -> None:
-    """Save the tensors of the backward pass; biases are only for second derivatives and checkpoints."""
+    """Save the tensors of the backward pass; biases are needed only for second derivatives and checkpoints."""
     lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
     sequences = Steps(lengths, cu_seqlens, reset)
     ctx.is_plain = not direction.checkpoint and lengths is None and cu_seqlens is None and reset is None
@@ -192,13 +192,13 @@ def _gradients(
     return [dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst]
 
 
-Needs = tuple[bool, bool, bool, bool, bool, bool]  # of x, w_ih, w_hh, b_ih, b_hh, the first states
+Needs = tuple[bool, bool, bool, bool, bool, bool]  # x, w_ih, w_hh, b_ih, b_hh, initial states
 
 
 def _short_gradients(
     ctx: Any, tensors: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs
 ) -> list[Tensor] | None:
-    """Compute the needed ones of dx, dw_ih, dw_hh, db_hh, db_ih and dfirst in one C++ call; None if not possible."""
+    """Compute dx, dw_ih, dw_hh, db_hh, db_ih and dfirst, as needed, in one C++ call; None if that is not possible."""
     direction: Direction = ctx.direction
     if not ctx.is_plain or direction.batch_sizes is not None or direction[4:] != NO_OPTIONS or not unwatched():
         return None
@@ -223,7 +223,7 @@ def _longer_gradients(
     needs: Needs,
     need_to_first: bool,
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Return the same by separate ops, and the gradient of `to_first` if it is needed."""
+    """Compute the same with separate ops, and also the gradient of `to_first` if it is needed."""
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
     x, w_ih, w_hh, h, b_ih, b_hh, to_first, *rest = tensors
@@ -268,7 +268,7 @@ def _gates(
 
 
 def _sum_of_biases(x: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Return the biases of the product and of the recurrence, so that no sum is rounded to 16 bits."""
+    """Return the biases of the product and of the recurrence, divided so that no sum is rounded to 16 bits."""
     if x.is_cuda and x.dtype.itemsize == 2:
         return b_ih, b_hh
     return None, b_ih.to(ops.carried(x)) + b_hh
@@ -279,7 +279,7 @@ def _run(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return h, the final states, and with `save` the tensors of the backward pass: all states and the gates.
 
-    If nothing watches, one C++ call runs a layer over all steps, in a fraction of the time.
+    If nothing observes the call, one C++ call runs a layer over all steps, in a fraction of the time.
     """
     lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
     no_cuts = lengths is None and cu_seqlens is None and reset is None and to_first is None
@@ -311,7 +311,7 @@ def _options(direction: Direction, sequences: Steps) -> work.Options:
 
 
 def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
-    """Return non-views, as autograd refuses detach_() on views; not while tracing, which would fix their length."""
+    """Unmark views, as autograd refuses detach_() on them; not while tracing, as that would fix their length."""
     return [x.unsafe_chunk(1)[0] for x in tensors] if unwatched() else tensors
 
 
@@ -328,7 +328,7 @@ def _recurrence_backward(
     wx: Tensor | None,
     b: Tensor | None,
 ) -> list[Tensor]:
-    """Return dwx (T, B, G * H) or (M, G * H), and the needed gradients of r, b and first."""
+    """Return dwx (T, B, G * H) or (M, G * H), and the gradients of r, b and first that are needed."""
     cell, heads, reverse, sizes, *_ = direction
     others, block = len(cell.states) - 1, (heads, w_hh.shape[1])
     count = 0 if direction.checkpoint else others
@@ -360,7 +360,7 @@ def _steps(direction: Direction, lines: Tensor, shape: tuple[int, ...]) -> Tenso
 
 
 def _lines(direction: Direction, steps: Tensor) -> Tensor:
-    """Undo _steps, without a copy, as the ops return time-major memory for time-major input."""
+    """Invert _steps, without a copy, as the ops return time-major memory for time-major input."""
     return steps.transpose(0, 1).flatten(2) if direction.batch_sizes is None else steps.flatten(1)
 
 
@@ -382,7 +382,7 @@ def _first_steps(direction: Direction, sequences: Steps) -> tuple[int | Tensor, 
 
 
 def _first_lines(direction: Direction, bounds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Return the same for concatenated sequences, and a mask (S, 1) of the empty ones, whose line is arbitrary."""
+    """Return the index for concatenated sequences, and a mask (S, 1) of the empty ones, whose index is arbitrary."""
     lines = bounds[1:] - 1 if direction.reverse else bounds[:-1]
     return lines.clamp(0, steps - 1), (bounds.diff() == 0).unsqueeze(1)
 

@@ -1,11 +1,11 @@
-"""LSTM, GRU, RNN: torch.nn's modules with a forward pass on fastiter's kernels. sLSTM: the same for a cell torch lacks.
+"""LSTM, GRU, RNN: torch.nn's modules with a forward pass on fastiter's kernels. sLSTM: a module in the same style.
 
 Construction, parameters, initialisation, checkpoints and options are inherited from torch.nn. The differences are:
 
 * `num_heads`: the recurrent weights are block-diagonal, `weight_hh` of shape (G * H, H / num_heads).
-* `clip_state`, `clip_grad` and `checkpoint`, and `reset`, `lengths` and `cu_seqlens` of forward act as in
+* `clip_state`, `clip_grad` and `checkpoint`, and `reset`, `lengths` and `cu_seqlens` of forward work as in
   fastiter.torch.lstm.
-* Dtypes are float32, float64 and bfloat16, on CUDA devices also float16. Autocast acts as for torch's modules.
+* Dtypes are float32, float64 and bfloat16, on CUDA devices also float16. Autocast works as for torch's modules.
 * These arguments of forward are keyword-only; `*unnamed` accepts their defaults by position, from torch.onnx.export.
 * torch.compile refuses every subclass of torch.nn.LSTM, GRU and RNN (a graph break, and an error with `fullgraph=True`)
   unless `torch._dynamo.config.allow_rnn = True`; with it these compile into one graph. sLSTM always does.
@@ -48,7 +48,7 @@ class LSTM(Recurrent, _LSTM):
     See Also
     --------
     GRU, RNN, sLSTM : The other cells.
-    StreamingRNN : Runs it step by step.
+    StreamingRNN : Runs the layer step by step.
     fastiter.torch.replace : Replaces the layers of a model.
     fastiter.torch.lstm : The recurrence as a function.
 
@@ -150,7 +150,7 @@ class GRU(Recurrent, _GRU):
     See Also
     --------
     LSTM, RNN, sLSTM : The other cells.
-    ParaGRU : With diagonal recurrent weights.
+    ParaGRU : A GRU with diagonal recurrent weights.
     fastiter.torch.replace : Replaces the layers of a model.
     fastiter.torch.gru : The recurrence as a function.
 
@@ -238,7 +238,7 @@ class RNN(Recurrent, _RNN):
     See Also
     --------
     LSTM, GRU, sLSTM : The other cells.
-    LinearRNN : Without a function of the sums.
+    LinearRNN : A recurrence without nonlinearity.
     fastiter.torch.elman : The recurrence as a function.
 
     References
@@ -327,7 +327,7 @@ class sLSTM(Recurrent):
 
     See Also
     --------
-    sLSTMBlock : The block of xLSTM around it.
+    sLSTMBlock : The block of xLSTM that contains this layer.
     LSTM, GRU, RNN : The other cells.
     fastiter.torch.slstm : The recurrence as a function.
 
@@ -390,7 +390,7 @@ class sLSTM(Recurrent):
     ) -> tuple[Any, tuple[Tensor, ...]]:
         """Return output and final states (h, c, n, m) for input (T, B, I), (B, T, I) if batch_first, or (T, I).
 
-        With bfloat16, c, n and m are float32, as n counts steps, which in bfloat16 would stop at 256.
+        With bfloat16, c, n and m are float32, as n counts steps, and in bfloat16 the count would stop at 256.
 
         Parameters
         ----------

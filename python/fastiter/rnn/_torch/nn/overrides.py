@@ -20,7 +20,7 @@ Run = Callable[[RNNBase, Any, Any, Any, list[list[Tensor]]], tuple[Any, Any]]
 def run_overridden(
     run: Run, module: RNNBase, input: Any, hx: Any, requested: Any, weights: list[list[Tensor]]
 ) -> tuple[Any, Any]:
-    """Dispatch a call of ``run`` to its override; a packed input is passed as the tuple of its parts."""
+    """Dispatch a call of ``run`` to its override; a packed input is passed as the tuple of its fields."""
     from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
     if any(isinstance(weight, ExpandedWeight) for some in weights for weight in some):
@@ -31,7 +31,7 @@ def run_overridden(
 
 
 def _per_sample(module: RNNBase, input: Any, hx: Any, requested: Any) -> tuple[Any, Any]:
-    """Run torch.nn's layer, for which call_for_per_sample_grads has per-sample gradients, or raise with the reason."""
+    """Run torch.nn's layer, which call_for_per_sample_grads supports, or raise with the reason why it cannot."""
     name, why = module_name(module), reason_against_torch(module)
     if why is None and any(x is not None for x in requested):
         why = "torch's has no reset, lengths and cu_seqlens"

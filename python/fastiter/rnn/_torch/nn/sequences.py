@@ -12,11 +12,11 @@ from ...._torch.launch import in_range
 from ...._torch.ops import check_reset, checked_bounds, checked_lengths
 from .layer import ALL_STEPS, Steps
 
-Both = tuple[Steps, Steps]  # of the forward and of the reverse direction
+Both = tuple[Steps, Steps]  # of the forward and the reverse direction
 
 
 def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: Any, cu_seqlens: Any) -> Steps:
-    """Check the division into sequences of x (T, B, I), or (B, T, I) if batch_first, or (T, I), and return it."""
+    """Check and return the division into sequences of x (T, B, I), or (B, T, I) if batch_first, or (T, I)."""
     batched = x.dim() == 3
     if cu_seqlens is not None:
         check_packing(name, 1, lengths)
@@ -34,7 +34,7 @@ def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: 
 
 
 def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: bool, *requested: Any) -> Steps:
-    """Return the same for a PackedSequence; its reset flags are in the order of the unsorted rows."""
+    """Check and return the division of a PackedSequence; the reset flags are in the order of the unsorted rows."""
     reset, lengths, cu_seqlens = requested
     check_absent(name, "a PackedSequence", lengths=lengths, cu_seqlens=cu_seqlens)
     if reset is None:
@@ -43,7 +43,7 @@ def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: 
 
 
 def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time_major: bool) -> Tensor:
-    """Return a copy of the flags as (B, T), checked."""
+    """Check the flags and return a copy as (B, T)."""
     check_reset(name, reset, x, batch, time, "input", time_major)
     flags: Tensor = reset.t() if time_major else reset
     return flags.expand(batch, time).clone()
@@ -52,7 +52,7 @@ def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time
 def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
     """Return x (T, B, I) with zeros in the padding.
 
-    Padding may hold NaN, which, multiplied by a gradient of 0, would be NaN in the gradients of the weights.
+    A NaN in the padding, multiplied by a gradient of 0, would make the gradients of the weights NaN.
     """
     behind = torch.arange(x.shape[0], device=lengths.device).unsqueeze(1) >= lengths
     return x.masked_fill(behind.unsqueeze(-1).to(x.device), 0)
@@ -61,8 +61,8 @@ def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
 def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
     """Return the steps for the forward and for the reverse direction.
 
-    A reset at t separates t from t - 1. The reverse direction goes from t to t - 1, so its flag is one step earlier;
-    flags beyond a row's last step separate nothing.
+    A reset at t separates t from t - 1. The reverse direction goes from t to t - 1, so its flag is at t - 1; flags
+    beyond a row's last step have no effect.
     """
     lengths, bounds, reset = steps
     assert reset is not None

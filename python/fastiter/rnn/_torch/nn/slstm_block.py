@@ -34,17 +34,19 @@ _MOST_UNITS = 2**40  # larger than any memory, but still a valid size
 class sLSTMBlock(SequenceLayer):
     """u_t = x_t + GroupNorm(h_t), y_t = u_t + W_down (act(a_t) b_t) with a_t, b_t = W_up LayerNorm(u_t).
 
-    h is an sLSTM over LayerNorm(x): its gates i and f get SiLU of a causal depthwise convolution, z and o the input
-    itself, with separate weights per head. GroupNorm normalises each head of h. All norms scale by 1 + weight.
+    h is an sLSTM over LayerNorm(x): the input of its gates i and f is SiLU of a causal depthwise convolution, that of z
+    and o is LayerNorm(x) itself, with separate weights per head. GroupNorm normalises each head of h. All norms scale
+    by 1 + weight.
 
-    The state_dict has the names and shapes of the package xlstm, so that checkpoints load both ways:
+    The state_dict has the names and shapes of the package xlstm, so that checkpoints are interchangeable:
     ``xlstm_norm.weight`` (H); ``xlstm.conv1d.conv.weight`` (H, 1, K) and ``.bias`` (H); ``xlstm.igate.weight``,
     ``fgate``, ``zgate``, ``ogate`` (N, D, D), where, as in that package, fgate computes the gate i and igate the gate
     f; ``xlstm.slstm_cell._recurrent_kernel_`` (N, D in, 4 D out) and ``_bias_`` (4 H), for each head the gates i, f, z,
-    o; ``xlstm.group_norm.weight`` (H); ``ffn_norm.weight`` (H), ``ffn.proj_up.weight`` (2 U, H),
+    o; ``xlstm.group_norm.weight`` (H); ``ffn_norm.weight`` (H); ``ffn.proj_up.weight`` (2 U, H);
     ``ffn.proj_down.weight`` (H, U). Checkpoints in a layout other than `layout` are converted on loading.
 
-    The state is (h, c, n, m), each (B, H), and with a convolution also its last inputs, (B, conv_size - 1, H).
+    The state is (h, c, n, m), each (B, H), and with a convolution also the convolution's last inputs,
+    (B, conv_size - 1, H).
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ class sLSTMBlock(SequenceLayer):
     conv_size : int
         Width of the convolution in steps, 0 for none.
     ffn_factor : float
-        U is H times this, rounded up to a multiple of 64; 0 for no feed-forward part.
+        U is H times this factor, rounded up to a multiple of 64; 0 for no feed-forward part.
     activation : {"gelu", "relu", "silu"}
         The activation act.
     dropout : float
@@ -69,11 +71,11 @@ class sLSTMBlock(SequenceLayer):
     block_index, num_blocks : int
         Index of the block in its model, from 0, and number of blocks, for the initialisation.
     layout : {"cuda", "vanilla"}
-        The backend of xlstm whose layout kernel and bias have: "cuda" as above, as in published checkpoints; "vanilla"
-        has a kernel (N, 4 D out, D in), and a bias with the heads inside each gate.
+        The backend of xlstm whose layout the kernel and bias have: "cuda" as above, as in published checkpoints;
+        "vanilla" with a kernel (N, 4 D out, D in), and a bias with the heads inside each gate.
     stacked : bool
         For use in xlstm's xLSTMBlockStack: batches are (B, T, H), and forward returns only the output. `step` takes
-        (B, 1, H) and returns the state as a dict, whose entries are its keyword arguments.
+        (B, 1, H) and returns the state as a dict of its keyword arguments.
 
     Raises
     ------
@@ -82,7 +84,7 @@ class sLSTMBlock(SequenceLayer):
 
     See Also
     --------
-    sLSTM : The recurrence alone.
+    sLSTM : The recurrent layer alone.
     fastiter.torch.accelerate : Runs the blocks of existing xLSTM models.
 
     References
@@ -140,7 +142,7 @@ class sLSTMBlock(SequenceLayer):
 
     @classmethod
     def from_xlstm(cls, block: nn.Module) -> sLSTMBlock:
-        """Return a stacked block that replaces a block of the package xlstm, and shares its parameters.
+        """Return a stacked block that replaces a block of the package xlstm and shares its parameters.
 
         Parameters
         ----------
@@ -155,7 +157,7 @@ class sLSTMBlock(SequenceLayer):
         Raises
         ------
         TypeError, ValueError
-            If it is no such block, or has an option that this class lacks.
+            If it is not such a block, or has an option that this class does not support.
         """
         options, weights = options_of_xlstm(block)
         made = cls(**options, device="meta", stacked=True)
@@ -189,7 +191,7 @@ class sLSTMBlock(SequenceLayer):
         output : Tensor or PackedSequence
             The output of each step.
         state : tuple of Tensor, or dict
-            The final state; not returned by itself if `stacked`.
+            The final state; not returned if `stacked`.
         """
         state = self._named(input, state, conv_state, slstm_state)
         output, last = super().forward(input, state, lengths)
@@ -205,7 +207,7 @@ class sLSTMBlock(SequenceLayer):
         input : Tensor (B, H) or (H,)
             The input of the step; (B, 1, H) if `stacked`.
         state : tuple of Tensor or dict, optional
-            The state as forward takes and returns it, zeros by default.
+            The state, in the form that forward takes and returns; zeros by default.
         conv_state, slstm_state : Tensor, optional
             As for :meth:`forward`.
 
@@ -214,7 +216,7 @@ class sLSTMBlock(SequenceLayer):
         output : Tensor
             The output of the step, shaped like the input.
         state : tuple of Tensor, or dict if `stacked`
-            The state after the step; the dict has its two parts by name.
+            The state after the step; the dict contains its two parts by name.
         """
         state = self._named(input, state, conv_state, slstm_state)
         if not self.stacked:
@@ -235,7 +237,7 @@ class sLSTMBlock(SequenceLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize as xlstm does: no recurrence, and forget biases that follow a power of the unit's index."""
+        """Initialize as xlstm does: zero recurrent weights; forget biases that follow a power of the unit's index."""
         size, layer = self.hidden_size, self.xlstm
         small = math.sqrt(2 / (5 * size))
         for gate in (layer.igate, layer.fgate, layer.zgate, layer.ogate):

@@ -30,7 +30,7 @@ def recurrence_of(kernel: Tensor, bias: Tensor, heads: int, width: int) -> tuple
 
 
 def in_layout(layout: str, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return kernel and bias in a layout, the inverse of :func:`recurrence_of`."""
+    """Return kernel and bias in a layout; the inverse of :func:`recurrence_of`."""
     if layout == "cuda":
         return r.permute(1, 3, 0, 2).flatten(2), b.transpose(0, 1).flatten()
     return r.transpose(0, 1).flatten(1, 2), b.flatten()

@@ -1,6 +1,6 @@
 """x_{k+1} = recurrence_k(W_k x_k + b_k): the stack of layers and directions common to LSTM, GRU, RNN and sLSTM.
 
-Everything is time-major inside, as in torch.nn: x (T, B, I), or the data (M, I) of a PackedSequence. So every view
+Internally everything is time-major, as in torch.nn: x (T, B, I), or the data (M, I) of a PackedSequence. So every view
 below is free, and the dropout masks between layers equal those of torch.nn.
 """
 
@@ -66,14 +66,14 @@ def forward(
 def _of_parts(
     module: RNNBase, input: Any, hx: Any, requested: Requested, weights: list[list[Tensor]]
 ) -> tuple[Any, State]:
-    """Do the same for a packed input that is given as the tuple of its parts; its output is only the data."""
+    """Run ``forward`` on a packed input given as the tuple of its fields; its output is only the data."""
     given = PackedSequence(*input) if isinstance(input, tuple) else input
     output, last = _run(module, given, checked_call(module, given, hx, requested, weights), unwatched())
     return output.data if isinstance(input, tuple) else output, last
 
 
 def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Requested) -> Requested:
-    """Return the named arguments that torch.onnx.export passes by position to the exported module."""
+    """Return the keyword-only arguments, which torch.onnx.export passes to the exported module by position."""
     if len(unnamed) == len(named) and exports_to_onnx():
         reset, lengths, cu_seqlens = (b if a is None else a for a, b in zip(unnamed, named, strict=True))
         return reset, lengths, cu_seqlens
@@ -105,7 +105,7 @@ def _forward_of_torch(module: RNNBase, input: Any, hx: Any, requested: Requested
 
 
 def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
-    """Return output (B, H) and states after one more step with input (B, I), both without B if the input has none."""
+    """Return output (B, H) and states after one more step with input (B, I), without B if the input has none."""
     check_streams(module_name(module), module)
     if module._forward_pre_hooks:
         check_weights(f"{module_name(module)}.step", module)
@@ -135,7 +135,7 @@ def _run(module: RNNBase, input: Tensor | PackedSequence, call: LayerCall, plain
     directions, both = 2 if module.bidirectional else 1, (sequences, sequences)
     if sequences.reset is not None:
         both = both_directions(sequences, sizes)
-    x = x.contiguous()  # here, so that both directions and the backward pass share one copy
+    x = x.contiguous()  # copied here, so that both directions and the backward pass share one copy
     dtypes = None
     if x.dtype.itemsize == 2 and len(cell.states) > 1:
         states, dtypes = _widened(cell, states, x.dtype)
@@ -171,7 +171,7 @@ def _widened(cell: Cell, states: State | None, dtype: torch.dtype) -> tuple[Stat
     """Return the states for kernels on 16-bit inputs, all but h in float32, and the dtypes of the results.
 
     An LSTM's c has 16 bits unless it was given as float32, as in torch. The sLSTM's states other than h are float32, as
-    n counts steps, which bfloat16 can only do up to 256.
+    n counts steps, and in bfloat16 the count would stop at 256.
     """
     rest = torch.float32 if cell.name == "slstm" or (states and states[1].dtype == torch.float32) else dtype
     wide = None if states is None else (states[0], *[s.float() for s in states[1:]])

@@ -28,7 +28,7 @@ _STREAM_OF: WeakKeyDictionary[nn.RNNBase, tuple[Stream, int, Any]] = WeakKeyDict
 
 
 def step(module: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
-    """Return output (B, H) and states after one more step with input (B, I), both without B if the input has none.
+    """Return output (B, H) and states after one more step with input (B, I), without B if the input has none.
 
     Without gradients the weights stay packed between steps.
     """
@@ -82,7 +82,7 @@ def packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first
 
 
 def _watched(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor, bool, Tensor, int]]:
-    """Return the places of the module's parameters and buffers, with the data by which changes are detected."""
+    """Return the locations of the module's parameters and buffers, with the data by which changes are detected."""
     places = [held for part in module.modules() for held in (part._parameters, part._buffers)]
     entries = [(held, name, x) for held in places for name, x in held.items() if x is not None]
     return [(*entry, not entry[2].is_inference(), entry[2].detach(), _bytes(entry[2])) for entry in entries]
@@ -94,7 +94,7 @@ def _bytes(x: Tensor) -> int:
 
 
 class _Ready:
-    """A layer for the kernels: dense tensors, and their addresses, valid as long as the object lives."""
+    """A layer for the kernels: dense tensors and their addresses, which are valid as long as this object exists."""
 
     def __init__(self, cell: Cell, heads: int, layer: Layer, index: int, first: State | None) -> None:
         given = layer.parameters
@@ -106,7 +106,7 @@ class _Ready:
             projected = len(w_hr)
             to_first = None if first is None else linear(first[0][index].detach(), r)
             r = linear(r, w_hr.t())
-        separate = cell.name == "gru"  # its b_hh is inside a product
+        separate = cell.name == "gru"  # b_hn is multiplied by r
         b_h = b_hh if separate or b_ih is None or b_hh is None else b_ih + b_hh
         sizes = (w_ih.shape[1], len(w_ih) // cell.gates // heads, projected)
         self.held = (w_ih, r, b_ih if separate else None, b_h, w_hr, to_first)

@@ -20,11 +20,11 @@ _NO_MEMORY = "a step needs tensors that have memory, got a fake one"
 class StreamingRNN:
     """y[t], s[t] = module(x[t], s[t-1]), one step per call, bitwise equal to one run over the whole sequence.
 
-    For inference: outputs have no gradients, and neither dropout nor autocast acts. A call allocates only its output:
-    the weights are packed once, and again when a step detects that one was replaced or changed in place. (torch does
-    not count writes through ``weight.data``, by a fused optimizer or by a collective. A step detects them by comparing
-    some numbers of each weight; if only a few were written, call ``stream.reset(stream.state)``.) Copies continue from
-    the state, as forward would, which rounds if proj_size > 0.
+    For inference: outputs have no gradients, and neither dropout nor autocast is applied. A call allocates only its
+    output: the weights are packed once, and again when a step detects that one was replaced or changed in place. (torch
+    does not count writes through ``weight.data``, by a fused optimizer or by a collective. A step detects them by
+    comparing some elements of each weight; if only a few were written, call ``stream.reset(stream.state)``.) Copies
+    continue from the state, as forward would, which rounds if proj_size > 0.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ class StreamingRNN:
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        If it is no such module, or its weights are neither parameters nor parametrized; for a bidirectional module; for
-        a state that its forward refuses; for a step that is traced, or of tensors without memory.
+        If it is not such a module, or its weights are neither parameters nor parametrized; for a bidirectional module;
+        for a state that its forward refuses; for a step that is traced, or on tensors without memory.
     BackendError
         For parameters that are not on the CPU.
 
     See Also
     --------
-    LSTM, GRU, RNN, sLSTM : The layers that it runs.
+    LSTM, GRU, RNN, sLSTM : The layers that can be run step by step.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class StreamingRNN:
         Parameters
         ----------
         state : Tensor or tuple of Tensor, optional
-            A state as the module's forward returns it.
+            A state in the form that the module's forward returns.
         """
         module, cell = self.module, CELLS[self.module.mode]
         layers = layers_of(module, cell)
@@ -108,7 +108,7 @@ class StreamingRNN:
         return () if self.batch_size is None else (self.batch_size,)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the last layer's output (B, H) for one more step x (B, I), both without B if batch_size is None."""
+        """Return the last layer's output (B, H) for one more step x (B, I), without B if batch_size is None."""
         if _modes() or _trace() is not None:
             _refuse_modes()
         if self._options.get("clip_state") is not self._bound:
@@ -145,7 +145,7 @@ class StreamingRNN:
 def _refuse_modes() -> None:
     """Refuse tracing, which would record this step's output as a constant, and fake tensors, which have no memory."""
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode  # imports half of sympy
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode  # imported late, as it imports much of sympy
 
     if _trace() is not None or get_proxy_mode() is not None:
         raise RuntimeError(

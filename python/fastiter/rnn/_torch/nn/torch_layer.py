@@ -20,7 +20,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 
 def set_class(module: nn.Module, plain: type[nn.Module]) -> None:
-    """Change the class of a module, or the base class of a parametrized one."""
+    """Change the class of a module, or the base class of a parametrized module."""
     own = type(module)
     if is_parametrized(module):
         namespace = {name: x for name, x in vars(own).items() if name not in ("__dict__", "__weakref__", "__doc__")}
@@ -29,7 +29,7 @@ def set_class(module: nn.Module, plain: type[nn.Module]) -> None:
 
 
 def reason_against_torch(module: RNNBase) -> str | None:
-    """Return why no class of torch computes the same as one of our layers, None if one does."""
+    """Return why no class of torch computes the same as this layer, None if one does."""
     if module.mode not in OF_TORCH:
         return f"torch has no {module_name(module)}"
     if heads_of(module) != 1:
@@ -43,8 +43,8 @@ def reason_against_torch(module: RNNBase) -> str | None:
 def take_qconfig(module: RNNBase, qconfig: Any) -> None:
     """Turn a layer that torch.ao.quantization is to quantize into torch's, or warn that it stays in float.
 
-    Its flows look modules up by their exact class, so they would silently skip ours. All of them begin by setting the
-    qconfig of every module of a model, to None for classes that are not to be quantized.
+    Quantization workflows look modules up by their exact class, so they would silently skip fastiter's. All of them
+    begin by setting the qconfig of every module of a model, to None for classes that are not to be quantized.
     """
     theirs, why = OF_TORCH.get(module.mode), reason_against_torch(module)
     name, plain = module_name(module), plain_class(module)

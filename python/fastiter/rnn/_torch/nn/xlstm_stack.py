@@ -1,4 +1,4 @@
-"""The protocol of xlstm's xLSTMBlockStack for sLSTMBlock: its states by name, and its blocks' options."""
+"""The interface between sLSTMBlock and xlstm's xLSTMBlockStack: states by name, and the options of its blocks."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def state_of_stack(name: str, conv_state: Any, slstm_state: Any, like: Tensor, c
 
 
 def stack_of_state(last: Sequence[Tensor], before: Any) -> dict[str, Any]:
-    """Return the state after a step in the form of xlstm's block: the last conv_size inputs, and the stacked states."""
+    """Return the state after a step as xlstm's block does: the last conv_size inputs, and the stacked states."""
     conv_state = None
     if len(last) > 4:
         recent = last[4]
         oldest = recent[:, :1] if before is None else before[4][:, :1]
-        if before is None or not recent.shape[1]:  # it is unknown, and unused
+        if before is None or not recent.shape[1]:  # the oldest input is unknown, and unused
             oldest = recent.new_zeros(recent.shape[0], 1, recent.shape[2])
         conv_state = (torch.cat([oldest, recent], 1),)
     return {"conv_state": conv_state, "slstm_state": torch.stack(list(last[:4]))}
@@ -67,7 +67,7 @@ def options_of_xlstm(block: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "embedding_size": heads * width,
         "num_heads": heads,
         "conv_size": 0 if conv is None else conv.shape[2],
-        "ffn_factor": 0 if down is None else (down.shape[1] - 0.5) / (heads * width),  # is rounded up
+        "ffn_factor": 0 if down is None else (down.shape[1] - 0.5) / (heads * width),  # will be rounded up
         "activation": _ACTIVATIONS.get(getattr(ffn, "act_fn", "gelu")),
         "dropout": cell.dropout,
         "block_index": getattr(config, "_block_idx", None) or 0,
