@@ -1,4 +1,4 @@
-"""Recurrences whose cells have diagonal weights, on NumPy arrays: a loop, or Newton's method along time."""
+"""Recurrences whose cells have diagonal weights, on NumPy arrays: by a loop, or by Newton's method along time."""
 
 from __future__ import annotations
 

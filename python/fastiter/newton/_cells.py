@@ -26,8 +26,8 @@ class ParaCell:
     states: tuple[str, ...]
     peepholes: bool = False
 
-    #: Names in messages of the parts of the state (a single part is the argument itself), and of all arrays, in the
-    #: order of the signature. Computed here, as torch.compile cannot trace a cached_property.
+    #: Names in messages for the parts of the state (a single part is the argument itself), and for all arrays, in the
+    #: order of the signature. They are fields, as torch.compile cannot trace a cached_property.
     state_names: tuple[str, ...] = field(init=False)
     names: tuple[str, ...] = field(init=False)
 
@@ -48,9 +48,9 @@ CELLS = {
 
 METHODS = ("auto", "sequential", "newton")
 
-#: Steps per window of Newton's method, and the passes after which it gives up on a window
+#: Steps per window of Newton's method, and the maximum number of passes over a window
 WINDOW, MAX_STEPS = 32, 32
-#: The default of rtol and atol, in units of the dtype's eps
+#: The default of rtol and atol, in multiples of the dtype's eps
 TOLERANCE = 64
 
 #: (window, max_steps, rtol, atol) of Newton's method; empty: step by step
@@ -59,23 +59,23 @@ Options = tuple[()] | tuple[int, int, float, float]
 
 @dataclass(frozen=True)
 class NewtonInfo:
-    """How a call was solved.
+    """How a call was solved: the method, its passes and its fallbacks.
 
-    Both arrays are None where the method is "sequential".
+    Both arrays are None if the method is "sequential".
 
     Attributes
     ----------
     method : {"sequential", "newton"}
         The method that ran: the requested one, or the choice of "auto".
     steps : integers (B,), or None
-        Per row, the largest number of passes that any of its windows took.
+        Per row, the maximum number of passes over any of its windows.
     fallbacks : integers (B,), or None
-        Per row, the number of windows that were run step by step in the end, at least for some of their units: they
+        Per row, the number of windows that fell back to running step by step, at least for some of their units: they
         had not converged after max_steps, their changes grew, or a state was not finite.
 
     See Also
     --------
-    paragru, paralstm, paraslstm : Return it with ``return_info=True``.
+    paragru, paralstm, paraslstm : The functions, which return it with ``return_info=True``.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def _wrong_shape(function: str, name: str, shape: Shape, expected: Shape, letter
 
 
 def state_parts(function: str, cell: ParaCell, state: Any) -> tuple[Any, ...]:
-    """Return the parts of the given state; a single part may be given as an array or as a tuple of one."""
+    """Return the parts of the given state; a single part may be an array or a tuple of one array."""
     if len(cell.states) == 1 and not isinstance(state, tuple):
         return (as_part(state),)
     letters = "(h,)" if len(cell.states) == 1 else f"({', '.join(cell.states)})"

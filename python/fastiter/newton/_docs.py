@@ -13,16 +13,16 @@ _SECTIONS = """
     Parameters
     ----------
     wx : ndarray (B, T, {count}, D), float32 or float64
-        Pre-activations, the input projection with its bias, of the gates {gates}. Any strides; a time-major view is
-        taken without a copy if its units are contiguous.
+        Pre-activations of the gates {gates}: the input projection with its bias. Any strides; a time-major view is not
+        copied if its last axis is contiguous.
     a : ndarray ({count}, D)
         Recurrent weights of the gates {gates}.{peepholes}
     state : {state} of ndarray (B, D), optional
         State before the first step; zero by default.
     method : {{"auto", "sequential", "newton"}}
         "sequential": one fused loop over time. "newton": all steps of a window at once, by Newton's method; a window
-        that does not converge is run step by step, so the result is that of the loop within the tolerance. "auto" is
-        the loop, which is faster on CPUs. On GPUs paragru and paralstm have both.
+        that does not converge is run step by step, so the result equals that of the loop within the tolerance. "auto"
+        is the loop, which is faster on CPUs. On GPUs paragru and paralstm support both.
     reverse : bool
         Run from the last step to the first.
     lengths : integers (B,), optional
@@ -31,16 +31,16 @@ _SECTIONS = """
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
         0 = ... <= ... = T. The states before the first and after the last step are then (S, D).
     reset : ndarray of bool (B, T) or (T,), optional
-        True where a new sequence begins: the state before this step, also a given one, is replaced by 0.
+        True where a new sequence begins: the state before this step, or the initial one, is replaced by 0.
     window : int, optional
-        Steps that Newton's method solves at once; 32 by default. On GPUs 256, which is also the maximum.
+        Number of steps that Newton's method solves at once; 32 by default. On GPUs 256, which is also the maximum.
     rtol, atol : float, optional
-        Newton's method accepts a state s when its residual and its last change are at most atol + rtol |s|; 64 times
-        the dtype's eps by default.
+        Newton's method accepts a state s if its residual and its last change are at most atol + rtol |s|; 64 times the
+        dtype's eps by default.
     max_steps : int, optional
-        Passes after which Newton's method gives up on a window; 32 by default.
+        Maximum number of passes of Newton's method over a window; 32 by default.
     return_info : bool
-        Also return how the call was solved.
+        Also return a NewtonInfo.
     out : ndarray (B, T, D), optional
         Where h is written.
     backend : {{"cpu", "reference"}}, optional
@@ -51,10 +51,10 @@ _SECTIONS = """
     h : ndarray (B, T, D)
         The outputs of all steps.
     state : tuple {parts} of ndarray (B, D)
-        State after the last valid step; given back as ``state`` it continues the sequence, with the loop bit for bit.
+        State after the last valid step; passed as ``state``, it continues the sequence, bit for bit with "sequential".
     info : NewtonInfo
-        With ``return_info``: method, steps (per row, the largest number of passes of one of its windows) and fallbacks
-        (per row, the number of windows that were run step by step in the end).
+        With ``return_info``: method, steps (per row, the maximum number of passes over any of its windows) and
+        fallbacks (per row, the number of windows that fell back to running step by step).
 
     Raises
     ------
@@ -75,9 +75,9 @@ def documented_cell(gates: str, parts: str = "(h,)", *, peepholes: bool = False)
     Parameters
     ----------
     gates : str
-        The gates in their order, with commas.
+        The gates in their order, separated by commas.
     parts : str
-        The tuple of the parts of the state.
+        The tuple of the state's parts, as text.
     peepholes : bool
         Whether the function has the argument ``p``.
     """

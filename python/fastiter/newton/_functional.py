@@ -24,7 +24,7 @@ _EPS = {np.dtype(np.float32): float(np.finfo(np.float32).eps), np.dtype(np.float
 
 
 class _Solver(NamedTuple):
-    """The options of the solver, as the caller gave them."""
+    """The options of the solver, unchecked."""
 
     method: Method
     window: int | None
@@ -34,7 +34,7 @@ class _Solver(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """The direction, and the division of steps into sequences, as the caller gave them or checked."""
+    """The direction, and the division of steps into sequences, unchecked or checked."""
 
     reverse: bool
     reset: Array | None
@@ -64,14 +64,14 @@ def paragru(
 ) -> Result:
     """h[t] = z q + (1 - z) h[t-1], q = tanh(wx_q + a_q h[t-1] r), with z, r = sigmoid(wx + a h[t-1]).
 
-    The recurrent weights a are diagonal: each unit is a recurrence of its own.
+    The recurrent weights a are diagonal: each unit depends only on its own past.
 
     %(sections)s
 
     See Also
     --------
-    gru : With full recurrent weights.
-    linear_scan : Linear in the state.
+    gru : The cell with full recurrent weights.
+    linear_scan : A recurrence that is linear in the state.
     fastiter.torch.paragru : The same on tensors, with gradients.
 
     References
@@ -122,7 +122,7 @@ def paralstm(
 
     See Also
     --------
-    lstm : With full recurrent weights.
+    lstm : The cell with full recurrent weights.
     paragru, paraslstm : The other cells.
     fastiter.torch.paralstm : The same on tensors, with gradients.
 
@@ -173,7 +173,7 @@ def paraslstm(
 
     See Also
     --------
-    slstm : With full recurrent weights.
+    slstm : The cell with full recurrent weights.
     paragru, paralstm : The other cells.
     fastiter.torch.paraslstm : The same on tensors, with gradients.
 
@@ -271,7 +271,7 @@ def _cpu(
 
 
 def _spread(state: Array, found: Segments) -> Array:
-    """Return the state before each segment: that of its sequence before the first, zero before the others."""
+    """Return the state before each segment: its sequence's state before the first segment, zero before the others."""
     every = np.zeros((len(found.lines), state.shape[1]), state.dtype)
     every[found.firsts] = state
     return every

@@ -31,7 +31,7 @@ class ParaResult(NamedTuple):
 
     See Also
     --------
-    ParaResultInfo : The same with how the call was solved.
+    ParaResultInfo : The result that includes how the call was solved.
     paragru, paralstm, paraslstm : The functions that return it.
 
     Examples
@@ -47,7 +47,7 @@ class ParaResult(NamedTuple):
 
 
 class ParaResultInfo(NamedTuple):
-    """The same with how the call was solved: the result with ``return_info=True``.
+    """Outputs, the last state, and how the call was solved: the result with ``return_info=True``.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class ParaResultInfo(NamedTuple):
 
     See Also
     --------
-    ParaResult : Outputs and the last state alone.
+    ParaResult : Outputs and the last state only.
     paragru, paralstm, paraslstm : The functions that return it.
 
     Examples
@@ -77,7 +77,7 @@ class ParaResultInfo(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """The other options of the functions."""
+    """The remaining options of the functions."""
 
     method: Method
     reverse: bool
@@ -93,7 +93,7 @@ class Options(TypedDict, total=False):
 
 
 class Function(Protocol):
-    """A function with the arguments wx, a, for paralstm p, and the state; ``return_info`` decides what it returns."""
+    """A function of wx, a, p (only paralstm) and the state; ``return_info`` determines the type of its result."""
 
     @overload
     def __call__(
@@ -118,5 +118,5 @@ class Function(Protocol):
 
 
 def typed(function: Callable[..., ParaResult | ParaResultInfo]) -> Function:
-    """Return the function itself, with a type that tells its results apart."""
+    """Return the function itself, typed so that ``return_info`` determines the type of its result."""
     return cast(Function, function)

@@ -1,4 +1,4 @@
-"""The parts of rows that are computed one by one: sequences of a packed row, and what lies between two resets."""
+"""Segments of rows that are computed separately: the sequences of a packed row, and the steps between two resets."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Segments(NamedTuple):
     lines, starts, lengths : int64 (segments,)
         The row of the arrays, the first step in it, and the number of steps, which may be 0.
     firsts, lasts : int64 (sequences,)
-        The first and last segment of each sequence: the one that the state enters, and the one that it leaves.
+        The first and last segment of each sequence, with its initial and final state.
     longest : int
-        The largest length.
+        The maximum length.
     """
 
     lines: Array
@@ -31,7 +31,7 @@ class Segments(NamedTuple):
     longest: int
 
     def counts(self, passes: Array) -> Array:
-        """Return the most passes and the sum of fallbacks (2, sequences) from those of the segments."""
+        """Return (2, sequences), the maximum of the passes and the sum of the fallbacks over the segments of each."""
         if not len(self.firsts):
             return passes
         most, fallbacks = np.maximum.reduceat(passes[0], self.firsts), np.add.reduceat(passes[1], self.firsts)
@@ -41,7 +41,7 @@ class Segments(NamedTuple):
 def segments(
     batch: int, time: int, reverse: bool, reset: Array | None, lengths: Array | None, cu_seqlens: Array | None
 ) -> Segments | None:
-    """Return the segments, or None where each row is one."""
+    """Return the segments, or None if each row is a single segment."""
     if reset is None and cu_seqlens is None:
         return None
     if cu_seqlens is not None:

@@ -21,8 +21,9 @@ Output = tuple[Array, State, State]
 
 
 # ---- one step of each cell ------------------------------------------------------------------------------------------
-# n rows or steps at once: x (n, G, D), every state (n, D). A tangent is the Jacobian with respect to the states, times
-# a change d of them; a gradient is that of x (n, G, D), of a (n, G, D), of p (n, 2, D) and of the previous states.
+# n rows or steps at once: x (n, G, D), every state (n, D). A tangent function returns the Jacobian with respect to the
+# states times a change d of them; a gradient function returns the gradients of x (n, G, D), a (n, G, D), p (n, 2, D)
+# and the previous states.
 
 
 def _gru_parts(x: Array, a: Array, h: Array) -> tuple[Array, Array, Array]:
@@ -98,12 +99,12 @@ def _lstm_grad(x: Array, a: Array, p: Array, s: State, ds: State) -> tuple[Array
 
 
 def _slstm(x: Array, a: Array, p: Array, s: State) -> State:
-    """The slstm of the family rnn with the gates x + a h."""
+    """The step of slstm in the family rnn, with the gates x + a h."""
     return _slstm_step(x, a * s[0][:, None], s)
 
 
 def _slstm_tangent(x: Array, a: Array, p: Array, s: State, d: State) -> State:
-    """Through the choice of m, but not through the clamps, which act only at a row's first step."""
+    """Differentiates the choice of m, but not the clamps, which are active only at a row's first step."""
     h, c, n, _ = s
     y = a * h[:, None]
     ell, _, i, f, z, o = _slstm_parts(x, y, s)
@@ -144,7 +145,7 @@ _CELLS = {
 
 
 class Cut(NamedTuple):
-    """The direction, and what divides the steps of rows into sequences."""
+    """The direction, and the division of the steps of rows into sequences."""
 
     reverse: bool = False
     reset: Array | None = None
@@ -152,7 +153,7 @@ class Cut(NamedTuple):
     cu_seqlens: npt.ArrayLike | None = None
 
     def rows(self, wx: Array) -> Iterator[tuple[int, int, Array]]:
-        """(state, row of the arrays, valid steps in the order of computation) of every sequence."""
+        """Yield (state, row of the arrays, valid steps in the order of computation) for every sequence."""
         order = slice(None, None, -1 if self.reverse else 1)
         if self.cu_seqlens is not None:
             bounds = np.asarray(self.cu_seqlens)
@@ -162,13 +163,13 @@ class Cut(NamedTuple):
             yield b, b, np.arange(wx.shape[1] if self.lengths is None else np.asarray(self.lengths)[b])[order]
 
     def restarts(self, line: int, t: int) -> bool:
-        """Whether the state before a step counts as zero."""
+        """Return whether the state before a step counts as zero."""
         if self.reset is None:
             return False
         return bool(self.reset[t] if self.reset.ndim == 1 else self.reset[line, t])
 
     def initial(self, cell: _Cell, wx: Array, state: Sequence[Array] | None) -> list[Array]:
-        """Writable copies of the given states, or zeros."""
+        """Return writable copies of the given states, or zeros."""
         if state is not None:
             return [np.array(s) for s in state]
         count = wx.shape[0] if self.cu_seqlens is None else len(np.asarray(self.cu_seqlens)) - 1
@@ -210,7 +211,7 @@ def sequential(
 
 
 class Newton(NamedTuple):
-    """The work of Newton's method: for each row the most passes of a window, and the windows run step by step."""
+    """For each row, the maximum number of passes over a window, and the number of windows run step by step."""
 
     steps: Array
     fallbacks: Array
@@ -229,12 +230,12 @@ def newton(
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
 ) -> tuple[Array, State, State, Newton]:
-    """The same as `sequential`, window by window; options are (window, max_steps, rtol, atol).
+    """Newton's method, window by window, with the results of `sequential`; options are (window, max_steps, rtol, atol).
 
-    In a window the leading steps whose residual and change are at most atol + rtol |y| are final, and the first one in
-    any case, as nothing before it is in doubt. The steps left after max_steps, or when the changes grow or are not
-    finite, are run step by step. A row in which an error may grow more than 256 times is run step by step as a whole:
-    the tolerance would say nothing about its states.
+    In a window the leading steps whose residual and change are at most atol + rtol |y| are final; the first step is
+    always final, as the state before it is exact. The steps that remain after max_steps, or when the changes grow or
+    are not finite, are run step by step. A row in which an error may grow by a factor of more than 256 is run step by
+    step as a whole, as the tolerance would not bound the error of its states.
     """
     cut = Cut(reverse, reset, lengths, cu_seqlens)
     h, last, states = sequential(name, wx, a, p, state, **cut._asdict())
@@ -254,7 +255,7 @@ def newton(
 
 
 class _Row:
-    """One row, solved: its states y, the most passes of a window, the windows run step by step."""
+    """The solution of one row: states y, the maximum number of passes over a window, the windows run step by step."""
 
     def __init__(
         self,
@@ -281,7 +282,7 @@ class _Row:
         return np.concatenate(_CELLS[self.name].tangent(x[None], self.a, self.p, tuple(s[:, None]), tuple(d[:, None])))
 
     def _solve(self, x: Array) -> Array:
-        """One window."""
+        """Solve one window."""
         done: list[Array] = []
         y, before, passes = np.stack([self._step(x_t, np.zeros_like(self.first)) for x_t in x]), np.inf, 0
         while len(done) < len(x) and passes < self.max_steps:
@@ -304,7 +305,7 @@ class _Row:
         """y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1]): y+ = y + delta with delta[t] - J[t] delta[t-1] = -F[t].
 
         Returns y+, whether each step is within the tolerance, and the sum of all changes. For states that are not
-        unknowns, the propagated value replaces that in y, and delta is their derivative with respect to the unknowns.
+        unknowns, the propagated value replaces the one in y, and delta is their tangent with respect to the unknowns.
         """
         unknowns, limit, new = _CELLS[self.name].unknowns, self._limit(), np.empty_like(y)
         old, delta, good, total = self.first.copy(), np.zeros_like(self.first), np.empty(len(y), bool), 0.0
@@ -322,7 +323,7 @@ class _Row:
         return new, good, total
 
     def _limit(self) -> Array:
-        """The bounds of all states after the first, enlarged by a quarter for rounding."""
+        """Return bounds of all states after the first, enlarged by a quarter for rounding."""
         limit = np.full_like(self.first, np.inf)
         with np.errstate(all="ignore"):
             if self.name == "paraslstm":

@@ -1,4 +1,4 @@
-"""Launches the kernels of kernels/newton/newton.cu, Newton's method and its gradients: one launch for all steps."""
+"""Launches the kernels of kernels/newton/newton.cu for Newton's method and its gradients: one launch for all steps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .._cells import ParaCell
 SOLVED = ("paragru", "paralstm")
 #: Default number of steps per window; a block of _THREADS threads limits it further
 WINDOW = 256
-#: Bytes of the adjacent units of a block and of the consecutive steps of a thread; maximum threads per block
+#: Bytes of the adjacent units per block and of the consecutive steps per thread; maximum threads per block
 _UNITS, _CHUNK, _THREADS = 32, 32, 256
 
 
 def check_cut(function: str, reset: object, cu_seqlens: object) -> None:
-    """Refuse what the kernels for GPUs lack."""
+    """Refuse arguments that the GPU kernels do not support."""
     for name, value in (("reset", reset), ("cu_seqlens", cu_seqlens)):
         if value is not None:
             raise BackendError(f"{function}: {name} must be None on a CUDA device, got {name}")
@@ -34,7 +34,7 @@ def check_method(function: str, newton: bool) -> None:
 
 
 class Launch:
-    """A launch for all rows and units: a block has some units of one row, a thread consecutive steps of one unit."""
+    """A launch for all rows and units: a block computes units of one row, a thread consecutive steps of one unit."""
 
     def __init__(self, cell: ParaCell, x: Tensor, window: int = WINDOW) -> None:
         batch, time, _, width = x.shape
@@ -81,7 +81,7 @@ def forward(
     newton: tuple[int, int, float, float],
     outputs: Sequence[Tensor],
 ) -> None:
-    """Fill the outputs: h, the final states, the counts of passes and fallbacks, and all steps' c if it is saved."""
+    """Fill the outputs: h, the final states, the numbers of passes and fallbacks, and c of all steps if it is saved."""
     h, last, steps, *rest = outputs
     window, max_steps, rtol, atol = newton
     launch = Launch(cell, wx, window)
@@ -103,7 +103,7 @@ def backward(
     reverse: bool,
     lengths: Tensor | None,
 ) -> None:
-    """Compute the gradients; ``memory``: wx, a, p, first, h, c, dh, dlast, then the outputs dwx, dfirst, da, dp."""
+    """Compute the gradients; ``memory`` is wx, a, p, first, h, c, dh, dlast, then the outputs dwx, dfirst, da, dp."""
     wx, _, _, _, h, _, dh, _, dwx, *_ = memory
     assert wx is not None and h is not None and dwx is not None
     launch = Launch(cell, wx)

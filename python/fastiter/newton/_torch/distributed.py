@@ -17,7 +17,7 @@ from . import functional
 from .results import ParaResult, ParaResultInfo, typed_sharded
 from .sharded.entered import EXCHANGES, PARTS, Solver
 
-#: Channels in the smallest chunk: two cache lines of float32
+#: Minimum number of channels per chunk: two cache lines of float32
 _UNIT = 32
 
 

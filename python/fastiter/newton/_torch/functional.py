@@ -49,15 +49,15 @@ def paragru(
 ) -> Result:
     """h[t] = z q + (1 - z) h[t-1]: :func:`fastiter.paragru` on tensors.
 
-    Differentiable in wx, a and state, with gradients from h and from the final state; for every method of the forward
-    pass, the backward pass is one fused linear recurrence in reverse. Differentiating twice raises an error, and
-    ``out`` is refused if an argument requires a gradient.
+    Differentiable in wx, a and state, with gradients from h and from the final state; whatever the method of the
+    forward pass, the backward pass is one fused linear recurrence in reverse. Differentiating twice raises an error,
+    and ``out`` is refused if an argument requires a gradient.
 
     %(sections)s
 
     See Also
     --------
-    gru : With full recurrent weights.
+    gru : The cell with full recurrent weights.
     fastiter.paragru : The same on arrays, with references.
     fastiter.torch.nn.ParaGRU : A layer with this recurrence.
 
@@ -140,13 +140,13 @@ def paraslstm(
 ) -> Result:
     """h[t] = o c[t] / n[t]: :func:`fastiter.paraslstm` on tensors, differentiable like :func:`paragru`.
 
-    The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
+    The gradients include the path through the stabiliser m, so they are also correct for losses on c, n and m.
 
     %(sections)s
 
     See Also
     --------
-    slstm : With full recurrent weights.
+    slstm : The cell with full recurrent weights.
     fastiter.paraslstm : The same on arrays, with references.
 
     Examples
@@ -217,9 +217,9 @@ def _apply(
     newton: Options,
     out: Tensor | None,
 ) -> tuple[Tensor, States, NewtonInfo]:
-    """Return h, in ``out`` if it is given, the final states, and a NewtonInfo."""
+    """Return h (in ``out`` if that is given), the final states, and a NewtonInfo."""
     window, max_steps, rtol, atol = newton or (0, 0, 0.0, 0.0)
-    # In forward mode the autograd function is called because it raises.
+    # Under forward-mode differentiation the autograd function is called, which raises the error.
     needs_grad = torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
         outputs = _Recurrence.apply(cell.name, reverse, *cut, (window, max_steps, rtol, atol), wx, a, p, *first)
@@ -250,7 +250,7 @@ def _apply(
 
 
 def _parts(last: Tensor) -> States:
-    """Split the final states (S, B, D) into parts that are not views, so that users may change each in place."""
+    """Split the final states (S, B, D) into parts not marked as views, so that users may change each in place."""
     if transformed():  # torch.func has no rule for unsafe_split
         return tuple(last.unbind(0))
     return tuple(last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * last.shape[0]))

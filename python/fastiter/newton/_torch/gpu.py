@@ -1,4 +1,4 @@
-"""The diagonal cells on a GPU: step by step with kernels/newton/triton_newton.py, or Newton's method in CUDA."""
+"""The diagonal cells on a GPU: step by step in Triton (kernels/newton/triton_newton.py), or Newton's method in CUDA."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .._cells import ParaCell
 from . import cuda
 from .ops import ParaBackward, ParaForward, forward_outputs, gradients_of, para_bwd, para_fwd
 
-#: Lanes per program, and bytes that a lane prefetches per gate
+#: Lanes per program, and bytes per gate that a lane prefetches
 _LANES, _AHEAD = 64, 16
-#: Registers per thread that float64 may use; by default Triton 3.6 stops at 128 and spills
+#: Maximum registers per thread for float64; by default Triton 3.6 limits them to 128 and spills
 _REGISTERS = 168
 
 
@@ -29,7 +29,7 @@ def _launch(
     reverse: bool,
     ahead: int,
 ) -> None:
-    """Launch a kernel with a lane for each unit of each row; ``strided`` holds the tensors with a time axis."""
+    """Launch a kernel with a lane for each unit of each row; ``strided`` contains the tensors with a time axis."""
     import triton.language as tl
 
     batch, time, _, width = wx.shape
@@ -92,7 +92,7 @@ def backward(call: ParaBackward) -> list[Tensor]:
     dwx, dfirst, *weights = gradients_of(call._replace(wx=wx, a=a))
     h, *rest = [unit_stride(x) for x in call.states]
     rest = [x if x.stride() == h.stride() else torch.empty_like(h).copy_(x) for x in rest]
-    rows = [x.new_empty((wx.shape[0], *x.shape)) for x in weights]  # partial sums per row, then summed over the rows
+    rows = [x.new_empty((wx.shape[0], *x.shape)) for x in weights]  # sums per row, summed over the rows afterwards
     da, dp = (*rows, None, None)[:2]
     others, results = (*rest, None, None, None)[:3], (dwx, dfirst, da, dp)
     if call.newton:

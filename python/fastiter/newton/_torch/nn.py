@@ -1,4 +1,4 @@
-"""ParaGRU and ParaLSTM: gated recurrences with diagonal recurrent weights: a unit depends only on its own past."""
+"""ParaGRU and ParaLSTM: gated recurrences with diagonal recurrent weights, so a unit depends only on its own past."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .._results import Method
 from .cuda import check_cut
 from .functional import paragru, paralstm
 
-GATES = 3  # of both cells
+GATES = 3  # in both cells
 
 
 class _ParaLayer(SequenceLayer):
@@ -55,7 +55,7 @@ class _ParaLayer(SequenceLayer):
         self.weight_ih.uniform_(-bound, bound)
         self._reset_diagonal(self.weight_hh)
         if self.bias is not None:
-            # The first gate's bias falls from unit to unit, so that later units remember for longer.
+            # The first gate's bias decreases with the unit's index, so that later units remember for longer.
             self.bias.zero_()
             self.bias[0] = torch.linspace(0, -1, self.hidden_size, dtype=self.bias.dtype, device=self.bias.device)
 
@@ -87,15 +87,15 @@ class _ParaLayer(SequenceLayer):
         input : Tensor or PackedSequence
             The input, with the dtype and device of the parameters.
         state : Tensor, or tuple or list of Tensor, optional
-            Initial state, as returned by the layer, without B for unbatched input. A single Tensor may be in a tuple.
-            None: zeros.
+            Initial state, in the form that the layer returns, without B for unbatched input. A single Tensor may be in
+            a tuple. None: zeros.
         lengths : integers (B,), optional
             Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
             Not for a PackedSequence, which has its own, nor for unbatched input.
         reset : Tensor, optional
             bool (T, B), or (B, T) if batch_first, or (T,): steps at which a new sequence starts, from a state of zeros.
         cu_seqlens : integers (S + 1,), optional
-            Bounds of S sequences that are concatenated in input (M, I); in the state, B is S.
+            Bounds of S sequences concatenated in input (M, I); in the state, B is S.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class ParaGRU(_ParaLayer):
 
     Parameters: `weight_ih` (num_heads, 3, H / num_heads, I / num_heads), `weight_hh` (3, H) and `bias` (3, H), with the
     gates in the order z, r, q. Initially weight_ih ~ U(-g, g) with g = sqrt(6 / (fan in + fan out)) of one gate of one
-    head, and weight_hh ~ N(0, 4 / (5 H)); the bias of z goes from 0 to -1 over the units, the others are 0.
+    head, and weight_hh ~ N(0, 4 / (5 H)); the bias of z decreases from 0 to -1 over the units, the others are 0.
 
     Parameters
     ----------
@@ -155,8 +155,8 @@ class ParaGRU(_ParaLayer):
 
     See Also
     --------
-    ParaLSTM : With a cell state and peepholes.
-    GRU : With full recurrent weights.
+    ParaLSTM : The layer with a cell state and peepholes.
+    GRU : The layer with full recurrent weights.
     fastiter.torch.paragru : The recurrence as a function.
 
     References
@@ -210,8 +210,8 @@ class ParaLSTM(_ParaLayer):
     o = sigmoid(W_o x_t + b_o + a_o h_{t-1} + p_o c_t): the input gate is 1 - f. The state is (h, c).
 
     Parameters: `weight_ih` (num_heads, 3, H / num_heads, I / num_heads), `weight_hh` (3, H) and `bias` (3, H), with the
-    gates in the order f, o, q; `weight_ch` (2, H), the peepholes of f and o. Initialised as in :class:`ParaGRU`, the
-    peepholes like weight_hh; the bias from 0 to -1 is that of f.
+    gates in the order f, o, q; `weight_ch` (2, H), the peepholes of f and o. Initialised as in :class:`ParaGRU`, with
+    the peepholes like weight_hh; the bias that decreases from 0 to -1 is that of f.
 
     Parameters
     ----------
@@ -224,8 +224,8 @@ class ParaLSTM(_ParaLayer):
 
     See Also
     --------
-    ParaGRU : Without a cell state.
-    LSTM : With full recurrent weights.
+    ParaGRU : The layer without a cell state.
+    LSTM : The layer with full recurrent weights.
     fastiter.torch.paralstm : The recurrence as a function.
 
     References

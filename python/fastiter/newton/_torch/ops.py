@@ -1,8 +1,8 @@
-"""The private ops of the diagonal cells: their calls, and their CPU implementations, which call the kernels.
+"""The private ops of the diagonal cells: their argument tuples, and their CPU implementations, which call the kernels.
 
-Forward returns h, the final states (S, B, D), with Newton's method its passes and fallbacks (2, B), and with ``save``
-the other states of all steps. Backward returns dwx, the gradients of the initial states (S, B, D), then da and dp if
-requested; ``newton``: whether the forward pass used Newton's method, which makes no difference on a CPU.
+Forward returns h, the final states (S, B, D), with Newton's method also its passes and fallbacks (2, B), and with
+``save`` the other states of all steps. Backward returns dwx, the gradients of the initial states (S, B, D), then da and
+dp if requested; ``newton`` is whether the forward pass used Newton's method, which makes no difference on a CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .._segments import Segments, segments
 
 
 class ParaForward(NamedTuple):
-    """A call of the forward op; ``window`` = 0: step by step."""
+    """The arguments of the forward op; ``window`` = 0 means step by step."""
 
     cell_name: str
     wx: Tensor
@@ -46,7 +46,7 @@ class ParaForward(NamedTuple):
 
 
 class ParaBackward(NamedTuple):
-    """A call of the backward op: inputs, all states, and the gradients of h and of the final states."""
+    """The arguments of the backward op: inputs, all states, and the gradients of h and of the final states."""
 
     cell_name: str
     wx: Tensor
@@ -75,7 +75,7 @@ def rows_of(call: ParaForward | ParaBackward) -> int:
 
 
 def _cut(call: ParaForward | ParaBackward) -> Segments | None:
-    """Check lengths and cu_seqlens, and return the segments, None where each row is one."""
+    """Check lengths and cu_seqlens, and return the segments, or None if each row is a single segment."""
     batch, time = call.wx.shape[:2]
     check_values(call.cell.name, batch, time, call.lengths, call.cu_seqlens)
     cut = [None if x is None else x.numpy() for x in (call.reset, call.lengths, call.cu_seqlens)]
@@ -93,7 +93,7 @@ def _shape(call: ParaForward | ParaBackward, cut: Segments | None) -> tuple[Any,
 
 
 def _spread(x: Tensor, cut: Segments | None, at: str) -> Tensor:
-    """Return x (..., sequences, D) at the first or last segment of each sequence, among zeros for the others."""
+    """Scatter x (..., sequences, D) to the first or last segment of each sequence; the other segments are zero."""
     if cut is None:
         return x
     every = x.new_zeros((*x.shape[:-2], len(cut.lines), x.shape[-1]))
@@ -102,18 +102,18 @@ def _spread(x: Tensor, cut: Segments | None, at: str) -> Tensor:
 
 
 def _room(x: Tensor, cut: Segments | None) -> Tensor:
-    """Return x (S, sequences, D), or room for all segments."""
+    """Return x (S, sequences, D) itself, or new memory for all segments."""
     return x if cut is None else x.new_empty((x.shape[0], len(cut.lines), x.shape[2]))
 
 
 def _gather(x: Tensor, every: Tensor, cut: Segments | None, at: str) -> None:
-    """Set x to what the kernels wrote at the first or last segment of each sequence."""
+    """Gather into x the values of ``every`` at the first or last segment of each sequence."""
     if cut is not None:
         x.copy_(every[:, torch.from_numpy(getattr(cut, at))])
 
 
 def _clear_padding(call: ParaForward | ParaBackward, cut: Segments | None, *steps: Tensor) -> None:
-    """Clear the steps past the end of rows, which segments do not cover."""
+    """Set the steps beyond each row's length to zero, as segments do not cover them."""
     if cut is None or call.lengths is None:
         return
     past = torch.arange(call.wx.shape[1]) >= call.lengths.unsqueeze(1)
@@ -122,7 +122,7 @@ def _clear_padding(call: ParaForward | ParaBackward, cut: Segments | None, *step
 
 
 def forward_outputs(call: ParaForward, out: Tensor | None = None) -> list[Tensor]:
-    """Allocate the outputs, but ``out`` if it is given."""
+    """Allocate the outputs, except ``out`` if it is given."""
     cell, wx = call.cell, call.wx
     batch, time, _, width = wx.shape
     outputs = [empty_steps(wx, (batch, time, width)) if out is None else out]

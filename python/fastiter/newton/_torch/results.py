@@ -35,7 +35,7 @@ class ParaResult(NamedTuple):
 
 @returned_by_torch
 class ParaResultInfo(NamedTuple):
-    """The same with how the call was solved: the result with ``return_info=True``.
+    """Outputs, the last state, and how the call was solved: the result with ``return_info=True``.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class ParaResultInfo(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """The other options of the functions."""
+    """The remaining options of the functions."""
 
     method: Method
     reverse: bool
@@ -68,7 +68,7 @@ class Options(TypedDict, total=False):
 
 
 class Function(Protocol):
-    """A function with the arguments wx, a, for paralstm p, and the state; ``return_info`` decides what it returns."""
+    """A function of wx, a, p (only paralstm) and the state; ``return_info`` determines the type of its result."""
 
     @overload
     def __call__(
@@ -99,7 +99,7 @@ class Function(Protocol):
 
 
 class ShardedOptions(TypedDict, total=False):
-    """The other options of the functions of sharded steps."""
+    """The remaining options of the functions of sharded steps."""
 
     group: Any
     exchange: Literal["auto", "pipeline", "scan", "shooting"]
@@ -116,7 +116,7 @@ class ShardedOptions(TypedDict, total=False):
 
 
 class ShardedFunction(Protocol):
-    """The same as :class:`Function` for sharded steps."""
+    """The counterpart of :class:`Function` for sharded steps."""
 
     @overload
     def __call__(

@@ -1,4 +1,4 @@
-"""One step of each cell with diagonal weights and its Jacobian, for all steps at once.
+"""One step of each cell with diagonal weights, and its Jacobian, for all steps at once.
 
 Inputs are x (B, T, G, D), states (B, T, D, K) with the K parts of the state, Jacobians (B, T, D, K, K).
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-#: A change of each part of the state; returns that of the next state
+#: Maps a tangent of each part of the state to the tangent of the next state
 _Tangent = Callable[[Sequence[float]], Sequence[Tensor]]
 
 
@@ -20,7 +20,7 @@ def linearised(name: str, x: Tensor, a: Tensor, p: Tensor | None, before: Tensor
     parts = before.unbind(3)
     count = len(parts)
     if name == "paralstm":
-        assert p is not None  # the function has checked it
+        assert p is not None  # for the type checker: checked already
         after, tangent = _lstm(x, a, p, parts)
     else:
         after, tangent = (_gru if name == "paragru" else _slstm)(x, a, parts)
@@ -59,7 +59,7 @@ def _slstm(x: Tensor, a: Tensor, s: Sequence[Tensor]) -> tuple[list[Tensor], _Ta
     h, c, n, m = s
     gates = [x[:, :, g] + a[g] * h for g in range(4)]
     ell = logsigmoid(gates[1]) + m
-    # How much of m comes from the input gate; half at a tie, as in the kernels
+    # The derivative of m with respect to the input gate's pre-activation; 1/2 at a tie, as in the kernels
     chosen = torch.where((n == 0) | (gates[0] > ell), 1.0, torch.where(gates[0] == ell, 0.5, 0.0)).to(h.dtype)
     top = torch.where(n == 0, gates[0], torch.maximum(gates[0], ell))
     i, f = (gates[0] - top).clamp(max=0).exp(), (ell - top).clamp(max=0).exp()

@@ -1,4 +1,4 @@
-"""The states that enter the shards of a sequence, found by Newton's method on all steps at once."""
+"""The initial states of the shards of a sequence, found by Newton's method on all steps at once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .line import Steps
 from .newton import Local, Options, newton
 from .shooting import Shard, shoot
 
-#: The exchanges that are Newton's method over the ranks
+#: The exchanges that use Newton's method over the ranks
 _NEWTON = ("scan", "shooting")
 EXCHANGES = ("auto", "pipeline", *_NEWTON)
-#: The most iterations by default, as in solve_recurrence
+#: The default maximum number of iterations, as in solve_recurrence
 _MAX_STEPS = 100
 
 PARTS = SHARED | {
@@ -49,7 +49,7 @@ PARTS = SHARED | {
 
 
 class Solver(NamedTuple):
-    """How a call is solved, as it is given."""
+    """The options of the solver, unchecked."""
 
     exchange: str
     method: Any
@@ -60,7 +60,7 @@ class Solver(NamedTuple):
     return_info: Any
 
     def parts(self, function: Function, info: list[NewtonInfo]) -> dict[str, Any]:
-        """Return the parts of a function with this solver, which check it; ``info`` receives how it was solved."""
+        """Return the fields of a Function with this solver, which also check it; ``info`` receives the NewtonInfo."""
         if self.exchange not in _NEWTON:
             names = ("method", "window", "rtol", "atol", "max_steps")
             return {"options": {name: getattr(self, name) for name in names}, "local": self._checked(function)}
@@ -73,7 +73,7 @@ class Solver(NamedTuple):
         return {"options": {"method": "sequential"}, "local": self._checked(function), "entered": entered}
 
     def _checked(self, function: Function) -> Callable[..., Any]:
-        """Return the function of one process, which is called first among a rank's checks."""
+        """Return the one-process function, with the checks of the solver's options before it."""
 
         def local(**arguments: Any) -> Any:
             self._check(function.name)
@@ -140,7 +140,7 @@ def _zeros(function: Function, met: Meeting) -> list[Tensor]:
 
 
 def _local(function: Function, met: Meeting) -> Local:
-    """Return this rank's steps in the order of time."""
+    """Return this rank's steps in order of time."""
     tensors: Mapping[str, Tensor | None] = {
         name: None if x is None else x.detach() for name, x in function.tensors.items()
     }
@@ -167,7 +167,7 @@ def _local(function: Function, met: Meeting) -> Local:
 
 
 def _first(function: Function, x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return the first states (rows, D, K)."""
+    """Return the initial states (rows, D, K)."""
     state = function.state
     if state is None:
         return x.new_zeros(*shape, len(CELLS[function.name].states))
@@ -175,7 +175,7 @@ def _first(function: Function, x: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _starts(met: Meeting, bounds: Tensor, first: Tensor, time: int) -> list[tuple[int, Tensor]]:
-    """Return the steps at which packed sequences start here, and the states before them."""
+    """Return the steps of this rank at which packed sequences start, and the states before them."""
     ends, begins = bounds.tolist(), met.border.starts
     assert isinstance(begins, Tensor)  # sequences are packed
     chosen = [s for s in range(len(ends) - 1) if bool(begins[s]) and ends[s] < ends[s + 1]]

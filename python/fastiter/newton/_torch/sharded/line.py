@@ -1,4 +1,4 @@
-"""Exchanges of Newton's method on sharded steps in each iteration."""
+"""The exchanges between ranks in each iteration of Newton's method on sharded steps."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ....scan._torch.functional import block_scan, linear_scan
 
 
 class Steps:
-    """The steps of all ranks in the order of time, of which this rank has some.
+    """The steps of all ranks in order of time, and this rank's range of them.
 
     Parameters
     ----------
     line : Line
-        The ranks in the order of time.
+        The ranks in order of time.
     counts : sequence of int
-        The steps of each rank, by rank.
+    The number of steps of each rank, by rank.
     is_open : Tensor (B,) of bool
-        Whether the state after this rank's steps depends on that before.
+    Whether the state after this rank's steps depends on the state before them.
 
     Attributes
     ----------
     total, start, count : int
-        All steps, those before this rank's, and this rank's.
+        The numbers of all steps, of the steps before this rank's, and of this rank's steps.
     source : int or None
-        The last rank before this one with steps.
+        The last rank before this one that has steps.
     """
 
     def __init__(self, line: Line, counts: Sequence[int], is_open: Tensor) -> None:
@@ -41,7 +41,7 @@ class Steps:
         self._readers = [line.rank(k) for k in range(at + 1, after + 1)] if self.count else []
 
     def before(self, first: Tensor, y: Tensor) -> Tensor:
-        """Return the states (B, D, K) before this rank's steps, by ``first`` where no step is before: one round."""
+        """Return the states (B, D, K) before this rank's steps, ``first`` if there are no earlier steps: one round."""
         ranks = self.line.ranks
         last = y[:, -1].contiguous() if self._readers else first
         found = first.clone() if self.source is None else torch.empty_like(first)
@@ -51,14 +51,14 @@ class Steps:
         return found
 
     def gathered(self, *numbers: Tensor) -> Tensor:
-        """Return numbers (B,) of each rank, in the order of time, (P, n, B): one round."""
+        """Return values (B,) of all ranks in order of time, as (P, n, B): one round."""
         every = self.line.ranks.all_gather(torch.stack([x.double() for x in numbers]))
         return torch.stack([every[self.line.rank(position)] for position in range(self.line.size)]).to(
             numbers[0].device
         )
 
     def scan(self, jacobian: Tensor, x: Tensor) -> Tensor:
-        """Return d[t] = J[t] d[t-1] + x[t] (B, T, D, K) over the steps of all ranks, from 0: ceil(log2 P) rounds."""
+        """Return d[t] = J[t] d[t-1] + x[t] (B, T, D, K) over the steps of all ranks, from zero: ceil(log2 P) rounds."""
         line, affine = self.line, Affine(_nothing, self._is_open, "vector")
         alone = _scan(jacobian, x, None)
         c = alone[:, -1] if self.count else torch.zeros_like(x[:, :0].sum(1))

@@ -1,7 +1,7 @@
-"""Newton's method on the steps of all ranks at once: each linearises its own, and one scan corrects all.
+"""Newton's method on the steps of all ranks at once: each rank linearises its own, and one scan corrects all of them.
 
-The iteration, its stops and its tolerances are those of :func:`fastiter.torch.solve_recurrence` without damping, on one
-window. More in docs/newton/distributed.md.
+The iteration, its stopping rules and its tolerances are those of :func:`fastiter.torch.solve_recurrence` without
+damping, on one window. See docs/newton/distributed.md.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from .cells import linearised
 from .line import Steps
 
-#: A sequence is given up if its residual has not fallen to a quarter in this many steps.
+#: A sequence is given up if its residual has not fallen to a quarter in this many iterations.
 _PATIENCE = 12
 
 
 class Options(NamedTuple):
-    """The tolerances, and the most iterations."""
+    """The tolerances, and the maximum number of iterations."""
 
     rtol: float
     atol: float
@@ -29,20 +29,20 @@ class Options(NamedTuple):
 
 @dataclass
 class Local:
-    """This rank's steps in the order of time.
+    """This rank's steps in order of time.
 
     Attributes
     ----------
     name : str
-        The function.
+        The function's name.
     x, a, p : Tensor
         Inputs (B, T, G, D) and weights.
     first : Tensor (B, D, K)
-        The states before the first step of all.
+        The states before the first step of all ranks.
     guess : Tensor (B, T or 1, D, K)
-        The first state of each step's sequence.
+        The initial state of each step's sequence.
     starts : list of (int, Tensor (D, K))
-        The steps at which packed sequences start here, and the states before them.
+        The steps of this rank at which packed sequences start, and the states before them.
     resets : Tensor (B, T) of bool, optional
         Steps before which the state counts as zero.
     valid : Tensor (B, T) of bool, optional
@@ -60,12 +60,12 @@ class Local:
     valid: Tensor | None
 
     def proposed(self) -> Tensor:
-        """Return the states after each step from the first state of its sequence."""
+        """Return the state after each step if the state before it is its sequence's initial state."""
         shape = (*self.x.shape[:2], *self.first.shape[1:])
         return linearised(self.name, self.x, self.a, self.p, self.guess.expand(shape))[0]
 
     def linearised(self, y: Tensor, entry: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states after each step from y at the step before, and the Jacobians."""
+        """Return the state after each step from y at the step before, and the Jacobians."""
         before = torch.cat([entry.unsqueeze(1), y], 1)[:, :-1]
         for t, state in self.starts:
             before[:, t] = state
@@ -128,7 +128,7 @@ def newton(local: Local, steps: Steps, options: Options) -> Found:
 
 
 def _reduced(steps: Steps, r: Tensor, y: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """Return for each row the sum of |r| over all steps, and how many first steps have converged."""
+    """Return for each row the sum of |r| over all steps, and the number of leading steps that have converged."""
     size = r.abs()
     good = _within(size, y, options.rtol, options.atol)
     every = steps.gathered(size.sum((1, 2, 3)), good.cumprod(1).sum(1), good.all(1)).cpu()
@@ -140,7 +140,7 @@ def _reduced(steps: Steps, r: Tensor, y: Tensor, options: Options) -> tuple[Tens
 
 
 def _within(size: Tensor, y: Tensor, rtol: float, atol: float) -> Tensor:
-    """Return for each step whether all numbers are at most atol + rtol |y|; false for NaN."""
+    """Return for each step whether all elements are at most atol + rtol |y|; false for NaN."""
     return (torch.sub(size, y.abs(), alpha=rtol) <= atol).flatten(2).all(2)
 
 
@@ -151,7 +151,7 @@ def _is_small(change: Tensor, y: Tensor, options: Options) -> Tensor:
 
 
 def _errors(steps: Steps, y: Tensor) -> Tensor:
-    """Return rounding errors of each step: if they grow, no two computations agree, and only a loop's is valid."""
+    """Return a rounding error for each step: if these grow, no two computations agree, and only the loop's is valid."""
     generator, width = torch.Generator().manual_seed(0), y.shape[2] * y.shape[3]
     signs = torch.randint(2, (steps.total + width,), generator=generator, device="cpu").to(y) * 2 - 1
     own, units = signs[steps.start : steps.start + steps.count], signs[steps.total :].view(y.shape[2:])

@@ -1,8 +1,8 @@
-"""Multiple shooting: Newton's method for the states at the borders alone, between which each rank runs the loop.
+"""Multiple shooting: Newton's method for the states at the borders only; between them each rank runs the loop.
 
-With F_r the map of the state before the steps of rank r to that after them, which the loop computes, and its Jacobian
-M_r, one iteration replaces the states y at the borders by the solution of y'_(r+1) = F_r(y_r) + M_r (y'_r - y_r): a
-scan of affine maps. Rank r is exact after r iterations, and after two where the steps forget their past.
+Let F_r map the state before the steps of rank r to the state after them, computed by the loop, and let M_r be its
+Jacobian. One iteration replaces the states y at the borders by the solution of y'_(r+1) = F_r(y_r) + M_r (y'_r - y_r),
+a scan of affine maps. Rank r is exact after r iterations, and after two if the steps forget their past.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ...._torch.distributed.sharded_call import Meeting
 from ..._cells import NewtonInfo
 from .newton import Options
 
-#: Factor by which a shard may enlarge an error of the state that enters, as in one process
+#: Maximum factor by which a shard may amplify an error of its initial state, as in one process
 _GROWTH = 256.0
 
-#: Runs this rank's steps from states: the final ones
+#: Runs this rank's steps from initial states and returns the final states
 Run = Callable[[Sequence[Tensor] | None], Sequence[Tensor]]
 
 
 class Shard:
-    """This rank's steps as a map of the states that enter to those that leave.
+    """This rank's steps as a map from the states before them to the states after them.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ class Shard:
     run : callable
         Runs the steps.
     own : sequence of Tensor, optional
-        The initial states that are given.
+        The user's initial states.
     like : sequence of Tensor
-        Zeros in their place.
+    Zeros to use instead of them.
     """
 
     def __init__(self, met: Meeting, run: Run, own: Sequence[Tensor] | None, like: Sequence[Tensor]) -> None:
@@ -44,12 +44,12 @@ class Shard:
         self._first: Tensor | None = None
 
     def guess(self) -> Tensor:
-        """Return states that enter, to begin with, (B, D, K)."""
+        """Return the initial guess of the states before this rank's steps, (B, D, K)."""
         given = self._like if self._own is None or self._met.border.packed else self._own
         return torch.stack([x.clone() for x in self._met.border.message(given)], -1)
 
     def constant(self) -> Tensor:
-        """Return the states that leave the first rank, which no state enters."""
+        """Return the states after the steps of the first rank, which receives no states."""
         if self._first is None:
             with torch.no_grad():
                 last = self._run(self._met.border.entry(self._own, None, self._like))
@@ -57,7 +57,7 @@ class Shard:
         return self._first
 
     def linearised(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states that leave (B, D, K), and their Jacobian (B, D, K, K)."""
+        """Return the states after this rank's steps (B, D, K), and their Jacobian (B, D, K, K)."""
         border = self._met.border
         entry = border.entry(self._own, list(y.unbind(-1)), self._like) or self._like
         with torch.enable_grad():
@@ -66,7 +66,7 @@ class Shard:
         rows = []
         for part in leaving:
             found: Sequence[Tensor | None] = [None] * len(leaves)
-            if part.requires_grad:  # else no packed sequence leaves
+            if part.requires_grad:  # otherwise no packed sequence continues on the next rank
                 ones = torch.ones_like(part)
                 found = torch.autograd.grad(part, leaves, ones, retain_graph=True, allow_unused=True)
             filled = [torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True)]
@@ -75,7 +75,7 @@ class Shard:
 
 
 def shoot(shard: Shard, met: Meeting, options: Options, info: list[NewtonInfo]) -> Entered | None:
-    """Iterate until the states at all borders are known; None where they do not converge, on all ranks."""
+    """Iterate until the states at all borders have converged; None on all ranks if they do not converge."""
     line, affine = met.line, Affine(_nothing, met.is_open, "parts")
     y = shard.guess()
     steps, active = torch.zeros(len(y), dtype=torch.int64), torch.ones(len(y), dtype=torch.bool)
@@ -87,7 +87,7 @@ def shoot(shard: Shard, met: Meeting, options: Options, info: list[NewtonInfo]) 
         grown = torch.zeros(len(y), dtype=torch.bool)
         if line.is_first:
             own = affine.constant(shard.constant())
-        elif line.is_last:  # nobody asks for its map
+        elif line.is_last:  # no rank needs its map
             own = affine.constant(torch.zeros_like(y))
         else:
             after, jacobian = shard.linearised(y)

@@ -1,8 +1,8 @@
-"""Gradients of a solution, without its iterations: lam[t] = g[t] + J[t+1]^T lam[t+1], then products with df/dx.
+"""Gradients of a solution, independent of its iterations: lam[t] = g[t] + J[t+1]^T lam[t+1], then products with df/dx.
 
-However the states were found, their gradient is that of the loop. The reversed scan is a guess, which the product of
-all steps with lam checks at no extra cost, as it contains J^T lam. If the structure did not hold the whole Jacobian, a
-loop of products is used instead.
+However the states were found, their gradient is that of the loop. The result of the reversed scan is verified at no
+extra cost, as the vector-Jacobian products of all steps with lam contain J^T lam. If the structure does not contain the
+whole Jacobian, a loop of products is used instead.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _CORRECTIONS = 2
 
 @dataclass
 class Problem:
-    """The non-tensor inputs of the gradient; ``find`` finds the structure when the first gradient is computed."""
+    """The non-tensor inputs of the gradient; ``find`` determines the structure when the first gradient is computed."""
 
     cell: Cell
     rebuild: Callable[[Sequence[Tensor]], Any]  # builds params from its tensors
     find: Callable[[], Structure]
     window: int
-    parts: tuple[int, int]  # of the state, of x
+    parts: tuple[int, int]  # numbers of parts of the state and of x
 
 
 def with_gradient(
@@ -62,7 +62,7 @@ class _Recurrence(torch.autograd.Function):
     @differentiable_once("solve_recurrence")
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         states, inputs = ctx.problem.parts
-        saved = ctx.saved_tensors  # once: checkpoints allow no more
+        saved = ctx.saved_tensors  # read only once, as checkpoints require
         values, given = saved[:states], [x.detach() for x in saved[states:]]
         first, x, params = given[:states], given[states : states + inputs], given[states + inputs :]
         needs = ctx.needs_input_grad[2:]
@@ -152,7 +152,7 @@ class _Adjoint:
         return None
 
     def _by_loop(self, h: Tensor, x: Sequence[Tensor], g: Tensor) -> Tensor:
-        """Return lam, by one product with J^T per step."""
+        """Return lam, with one product with J^T per step."""
         lam = g.clone()
         inputs = [part.detach() for part in x]
         for t in range(g.shape[1] - 1, 0, -1):

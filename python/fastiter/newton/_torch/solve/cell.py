@@ -1,7 +1,7 @@
-"""A user's cell as a function of flat states, and its Jacobians: coloured seeds, one product with J^T for each colour.
+"""A user's cell as a function of flat states, and its Jacobians by colouring: one product with J^T for each colour.
 
-Products with J^T, by reverse mode from one graph, cost a fifth to a half of the products with J of torch.func.jvp,
-whose decompositions take a millisecond per call on a CPU, and all of torch's operations support them.
+Products with J^T, computed by reverse mode from one graph, take a fifth to a half of the time of torch.func.jvp's
+products with J, whose decompositions take a millisecond per call on a CPU, and all of torch's operations support them.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Structure:
-    """Structure of a Jacobian (n, n): kind, block size K of its diagonal blocks, and ``run`` of the layout."""
+    """Structure of a Jacobian (n, n): its kind, the size K of its diagonal blocks, and ``run`` of the layout."""
 
     kind: str
     size: int
@@ -184,7 +184,7 @@ class Linearised:
         return result
 
     def _blocks_of_dense(self, size: int) -> Tensor:
-        """Return the diagonal blocks of a dense Jacobian, by one product for each unit; the rest is dropped."""
+        """Return the diagonal blocks of a dense Jacobian, with one product for each unit; the rest is discarded."""
         rows, width = self.h.shape
         result = self.h.new_empty((rows, width, size))
         for unit in range(width):
@@ -214,7 +214,7 @@ class Linearised:
 def given_jacobian(
     cell: Cell, function: Callable[..., Any], h: Tensor, x: Sequence[Tensor]
 ) -> tuple[tuple[str, int], Tensor]:
-    """Call the user's Jacobian; return its kind and K, from its shape, and the result like `Linearised.jacobian`."""
+    """Call the user's Jacobian; return its kind and K, from its shape, and it in the form of `Linearised.jacobian`."""
     result = function(*cell.arguments(cell.layout.unpack(h), x))
     layout, rows, width = cell.layout, len(h), cell.layout.width
     parts = (result,) if layout.single else result

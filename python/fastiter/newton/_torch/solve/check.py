@@ -22,7 +22,7 @@ _NAME = "solve_recurrence"
 
 @dataclass(frozen=True)
 class Request:
-    """The options of a call, as given by the user."""
+    """The options of a call, unchecked."""
 
     method: str
     jacobian: Any
@@ -161,7 +161,7 @@ def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any)
     """
     dtype = next((part.dtype for part in x if part.dtype in FLOATS), torch.get_default_dtype())
     batch = x[0].shape[0]
-    # without steps, zeros in place of the first step give the same shape
+    # if there are no steps, zeros instead of the first step give the same shape
     step = [part[:, 0].clone() if part.shape[1] else part.new_zeros((batch, *part.shape[2:])) for part in x]
     given = step[0] if single_x else tuple(step)
     errors = []

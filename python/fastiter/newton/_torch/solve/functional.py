@@ -22,13 +22,13 @@ from .probe import check_cell, named_structure
 from .result import RecurrenceProgress, RecurrenceSolution
 from .windows import Answer, Report, loop, solve_windows, window_for
 
-#: Maximum numbers per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
+#: Maximum elements per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
 #: Python loop (docs/newton/solve.md).
 _FEW_NUMBERS, _MANY_STEPS = 128, 256
-#: The same on a GPU, where a loop launches a kernel for each operation of each step.
+#: The same limits on a GPU, where a loop launches a kernel for each operation of each step.
 _GPU_NUMBERS, _GPU_STEPS = 1 << 20, 64
 _NAME = "solve_recurrence"
-#: Default tolerances in units of eps: the rounding error of some tens of operations and a matrix product.
+#: Default tolerances in multiples of eps: the rounding error of some tens of operations and a matrix product.
 _TOLERANCE = 64
 
 
@@ -52,71 +52,73 @@ def solve_recurrence(
 
     A loop over time calls the cell T times. Here it is called a few times with all steps as rows of one batch, and its
     result is corrected by scans with its Jacobians until it is a fixed point. Sequences, or windows of them, that do
-    not converge are run as a loop, which the solution reports.
+    not converge are run as a loop, and the solution reports this.
 
     Parameters
     ----------
     cell : callable
-        The function of one step, ``cell(h, x, params) -> h``. It gets M rows: a state (M, ...), one step of ``x``
-        (M, ...) and ``params`` unchanged, and returns the next state in the same form. M is B, B times the steps of a
-        window, or any other number; rows must be independent of each other, the result must depend only on the
-        arguments, and the arguments must not be modified.
+        The function of one step, ``cell(h, x, params) -> h``. It receives M rows, namely a state (M, ...) and one step
+        of ``x`` (M, ...), and ``params`` unchanged, and returns the next state in the same form. M is B, B times the
+        steps of a window, or any other number; rows must be independent of each other, the result must depend only on
+        the arguments, and the arguments must not be modified.
     x : Tensor (B, T, ...), or a tuple of these
         The inputs, of any dtype.
     params : Tensor, or tuples, lists and dicts of these
-        Parameters of all steps: tensors and other values. Tensors that require
-        a gradient must be passed here (for a module: ``dict(module.named_parameters())`` and
-        torch.func.functional_call); a cell that uses others is refused, as their gradient would be lost.
+        Parameters of all steps: tensors and other values. Tensors that require a gradient must be passed here (for a
+        module: ``dict(module.named_parameters())`` and torch.func.functional_call); a cell that uses others is refused,
+        as their gradient would be lost.
     state : Tensor (B, ...), or a tuple of these, optional
         The initial state, (B, ...) in float32 or float64, or a tuple of such for states such as (h, c). By default
-        zeros, if the cell reveals the shape: called with zeros (B, 1), or up to four of them, it must return a state
-        (B, D), as it does if it uses h only elementwise.
+        zeros, if the shape can be inferred: called with zeros (B, 1), or up to four of them, the cell must return a
+        state (B, D), as it does if it uses h only elementwise.
     method : {"auto", "sequential", "newton", "quasi", "elk"}
         ``"sequential"`` is the loop. ``"newton"`` uses the whole Jacobian, ``"quasi"`` its diagonal (for states with
         several parts of one size, the blocks of each unit), ``"elk"`` starts damped. ``"auto"`` is Newton's method if
         the Jacobian is diagonal or block diagonal, T >= 256 and a step is small (B n K <= 128), on sequences that
-        forget their past; otherwise it is the loop, which is faster then.
+        forget their past; otherwise it is the loop, which is then faster.
     jacobian : str, tuple or callable
         Structure of dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)`` with K
         consecutive units in each block (K / S of each of S parts), ``"block"`` for one unit of each part, ``"dense"``,
-        ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that holds at random states. A function
+        ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that is valid at random states. A function
         ``(h, x, params)`` returns the Jacobian: a diagonal in the form of h, blocks (M, n / K, K, K) or dense
-        (M, n, n). Otherwise it costs one vector-Jacobian product of all steps for each of K columns, or of all n if
-        dense or quasi. A wrong structure costs time, but both result and gradient are checked and stay correct.
+        (M, n, n). Without a function, the Jacobian costs one vector-Jacobian product of all steps for each of K
+        columns, or for each of n if dense or quasi. A wrong structure costs time, but result and gradient are checked
+        and remain correct.
     rtol, atol : float, optional
         A sequence has converged when ``|h[t] - cell(h[t-1], x[t])| <= atol + rtol |h[t]|`` for each unit of each step
-        before a last correction, that correction is small, and rounding errors would not grow along it. By default 64
-        eps of the state's dtype, 7.6e-6 and 1.4e-14.
+        before a last correction, that correction is small, and rounding errors would not grow along the sequence. By
+        default 64 eps of the state's dtype, 7.6e-6 and 1.4e-14.
     max_steps : int, optional
         The maximum number of iterations on a window, by default 100; a window falls back to the loop as soon as twelve
         iterations have not reduced its residual to a quarter.
     window : int, optional
-        Number of steps that are solved at once, each window from the last state of the previous one. By default as many
-        as fit in the caches.
+        Number of steps that are solved at once; each window starts from the last state of the previous one. By default
+        as many as fit in the caches.
     damping : float or "auto"
         A gain k, 0 <= k < 1: corrections and Jacobians are multiplied by 1 - k, which keeps products of large
-        Jacobians from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and follows the residual.
+        Jacobians from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and adapts to the residual.
     callback : callable, optional
-        Called after each window with a :class:`fastiter.torch.RecurrenceProgress`, not where a loop does everything. If
-        it returns True, the solution ends there: it has the states so far, and the reason "callback".
+        Called after each window with a :class:`fastiter.torch.RecurrenceProgress`, but not if a loop computes
+        everything. If it returns True, the solver stops: the solution has the states so far and the reason "callback".
     throw : bool
-        Raise a ConvergenceError if the given method, other than ``"auto"``, does not converge on some window, instead
-        of a warning and the loop; and if a state of the result is infinite or NaN, instead of a warning.
+        Raise a ConvergenceError, instead of issuing a warning and running the loop, if the given method, other than
+        ``"auto"``, does not converge on some window; and, instead of a warning, if a state of the result is infinite or
+        NaN.
 
     Returns
     -------
     RecurrenceSolution
-        ``value`` (B, T, ...) in the form of the state, ``last``, and how they were found.
-        Differentiable once, in x, params and state: the gradient is exact for all methods, and costs one reversed scan,
-        or a loop if the Jacobian is dense with more than 16 units. Under torch.compile the call is a graph break (with
-        ``fullgraph=True`` torch refuses it).
+        ``value`` (B, T, ...) in the form of the state, ``last``, and how they were found. Differentiable once, in x,
+        params and state: the gradient is exact for all methods, and costs one reversed scan, or a loop if the Jacobian
+        is dense with more than 16 units. Under torch.compile the call is a graph break (with ``fullgraph=True`` torch
+        refuses it).
 
     Raises
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value, or the cell breaks one of its rules.
     BackendError
-        If a tensor is neither on the CPU nor on a CUDA device, or not all of them are on one.
+        If a tensor is neither on the CPU nor on a CUDA device, or not all tensors are on the same device.
     ConvergenceError
         If ``throw`` is True and the iteration does not converge.
 
@@ -128,7 +130,7 @@ def solve_recurrence(
     See Also
     --------
     linear_scan, block_scan : Recurrences that are linear in the state.
-    paragru, paralstm : Ready cells with diagonal weights.
+    paragru, paralstm : Compiled cells with diagonal weights.
     RecurrenceSolution : The result.
 
     Notes
@@ -224,7 +226,7 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
 
 
 def _report(callback: Callable[[RecurrenceProgress], Any] | None, total: int) -> Report | None:
-    """Return the function that tells the callback of each window, and whether to end there."""
+    """Return the function that reports each window to the callback and returns whether to stop."""
     if callback is None:
         return None
 
@@ -236,7 +238,7 @@ def _report(callback: Callable[[RecurrenceProgress], Any] | None, total: int) ->
 
 
 def _warn_of_loops(found: RecurrenceSolution, request: Request) -> None:
-    """Warn if the loop had to replace a method that was asked for by its name."""
+    """Warn if the loop had to replace a method that the user named."""
     if request.method in ("auto", "sequential") or not bool(found.converged.all() & found.sequential.any()):
         return
     windows, count = int(found.sequential.sum()), found.sequential.numel()
@@ -271,13 +273,13 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _is_recorded(given: _Arguments) -> bool:
-    # In forward mode the autograd function is called because it raises.
+    # Under forward-mode differentiation the autograd function is called, which raises the error.
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in given.tensors)
     return recorded or forward_ad._current_level >= 0
 
 
 def _choose(cell: Cell, x: Sequence[Tensor], request: Request) -> tuple[str, Structure | None]:
-    """Return the method, and the structure that it uses; None runs the loop."""
+    """Return the method and the structure that it uses, None for the loop."""
     method, jacobian, time = request.method, request.jacobian, x[0].shape[1]
     numbers = x[0].shape[0] * cell.layout.width
     few, many = (_GPU_NUMBERS, _GPU_STEPS) if x[0].is_cuda else (_FEW_NUMBERS, _MANY_STEPS)

@@ -2,7 +2,7 @@
 
 With r[t] = f(h[t-1], x[t]) - h[t] and J[t] = df/dh at h[t-1] the correction is d[t] = J[t] d[t-1] + r[t], a scan.
 Damped with a gain k it is d[t] = (1 - k) (J[t] d[t-1] + r[t]), which for s = h + d is the filter
-s[t] = (1 - k) (J[t] s[t-1] + b[t]) + k h[t] with b[t] = f(h[t-1], x[t]) - J[t] h[t-1]. More in docs/newton/solve.md.
+s[t] = (1 - k) (J[t] s[t-1] + b[t]) + k h[t] with b[t] = f(h[t-1], x[t]) - J[t] h[t-1]. See docs/newton/solve.md.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor
 from ....scan._torch.functional import block_scan, linear_scan
 from .cell import WIDEST, Cell, Linearised, Structure
 
-#: Growth factor of the residual above which a step is undone and damped.
+#: Growth factor of the residual above which an iteration is undone and damped.
 _GROWTH = 16.0
-#: Factors of a step's weight 1 - k after a bad step and after a good one.
+#: Factors of the weight 1 - k after a bad iteration and after a good one.
 _WEAKER, _STRONGER = 0.5, 2.0
 #: For the Lyapunov exponent: steps over which blocks are multiplied; samples over which diagonals are averaged.
 _STRETCH, _SAMPLES = 32, 256
-#: A sequence is given up if its residual has not fallen to a quarter in this many steps.
+#: A sequence is given up if its residual has not fallen to a quarter in this many iterations.
 _PATIENCE = 12
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the iteration. ``gain`` is the initial gain; ``adapt``: whether it follows the residual."""
+    """Options of the iteration. ``gain`` is the initial gain; ``adapt`` is whether it adapts to the residual."""
 
     rtol: float
     atol: float
@@ -59,13 +59,13 @@ class _Iterate:
     x: list[Tensor]  # (A, W, ...)
     proposed: Tensor  # (A, W, n)
     h: Tensor  # (A, W, n) the iterate
-    frozen: Tensor  # (A,) number of its first steps that have converged, and stay unchanged
+    frozen: Tensor  # (A,) number of its leading steps that have converged and no longer change
     r: Tensor  # (A, W, n) its residual
     merit: Tensor  # (A,) sum of |r|
     jacobian: Tensor  # (A, W, n) or (A, W, N, K, K)
     weight: Tensor  # (A,) 1 - k
     milestone: Tensor  # (A,) the merit when it last fell to a quarter
-    since: Tensor  # (A,) steps since then
+    since: Tensor  # (A,) iterations since then
 
     def keep(self, kept: Tensor) -> None:
         """Drop the other rows."""
@@ -107,7 +107,7 @@ def jacobians(linear: Linearised, structure: Structure, h: Tensor) -> Tensor:
 
 
 def lyapunov(jacobian: Tensor) -> Tensor:
-    """Return the Lyapunov exponents (B,): the mean over the window of the logarithm of a step's stretching."""
+    """Return the Lyapunov exponents (B,): the mean over the window of the logarithm of each step's growth factor."""
     limits = torch.finfo(jacobian.dtype)
     if jacobian.dim() == 3:
         some = jacobian[:, :: -(-jacobian.shape[1] // _SAMPLES)]
@@ -195,7 +195,7 @@ def _evaluate(cell: Cell, structure: Structure, state: _Iterate, options: Option
         state.weight = torch.where(fell, stronger, torch.where(better, state.weight, state.weight * _WEAKER))
     frozen = _none_above(size, h, options.rtol, options.atol).cumprod(1).sum(1)
     right = (frozen == h.shape[1]) & better
-    # for the last correction, the previous Jacobians are good enough
+    # for the last correction, the previous Jacobians are accurate enough
     last = state.jacobian.dim() > 2 and bool(right.all())
     jacobian = state.jacobian if last else jacobians(linear, structure, h)
     news = {"h": h, "r": r, "jacobian": jacobian, "merit": merit, "frozen": frozen}
@@ -207,9 +207,9 @@ def _evaluate(cell: Cell, structure: Structure, state: _Iterate, options: Option
 
 
 def _correction(state: _Iterate, right: Tensor) -> Tensor:
-    """Solve for the correction: zero on frozen steps, undamped at the step after them, which it makes exact.
+    """Solve for the correction: zero on frozen steps, undamped at the step after them, which thus becomes exact.
 
-    If all steps of a row have converged, all of them get a last correction.
+    If all steps of a row have converged, all of them receive a last correction.
     """
     after = torch.arange(state.h.shape[1], device=state.h.device) - torch.where(right, 0, state.frozen).unsqueeze(1)
     full, none = (state.weight == 1).unsqueeze(1), after < 0
@@ -233,7 +233,7 @@ def _is_small(change: Tensor, h: Tensor, options: Options) -> Tensor:
 
 def _rounding(state: _Iterate) -> Tensor:
     """Propagate rounding errors: if they grow, no two computations agree, and only the loop's result is valid."""
-    h, generator = state.proposed, torch.Generator().manual_seed(0)  # on the CPU, for the same signs on every device
+    h, generator = state.proposed, torch.Generator().manual_seed(0)  # on the CPU: the same signs on every device
     _, steps, width = h.shape
     signs = torch.randint(2, (steps + width,), generator=generator, device="cpu").to(h) * 2 - 1
     eps = torch.finfo(h.dtype).eps

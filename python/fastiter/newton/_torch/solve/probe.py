@@ -10,14 +10,14 @@ from torch import Tensor
 
 from .cell import WIDEST, Cell, Linearised, Structure, given_jacobian
 
-#: Magnitudes of the random states, one for each: nonlinearities saturate, gates open and close.
+#: Magnitude of each random state: nonlinearities saturate, gates open and close.
 _SCALES = (0.1, 0.5, 1.0, 1.0, 2.0, 4.0)
 
 
 def probe_points(cell: Cell, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Return random states (M, n) and, for each, one step of x (B, T, ...), which must have one."""
     batch, time = x[0].shape[:2]
-    generator = torch.Generator().manual_seed(0)  # reproducible, and leaves torch's random state alone
+    generator = torch.Generator().manual_seed(0)  # reproducible, and leaves torch's random state unchanged
     h = torch.randn((len(_SCALES), cell.layout.width), generator=generator, dtype=cell.dtype, device="cpu")
     h *= torch.tensor(_SCALES, dtype=cell.dtype, device="cpu").unsqueeze(1)
     picked = torch.arange(len(h), device=x[0].device) * (batch * time - 1) // (len(h) - 1)
@@ -25,7 +25,7 @@ def probe_points(cell: Cell, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]
 
 
 def check_cell(cell: Cell, x: Sequence[Tensor]) -> None:
-    """Refuse a cell that changes its arguments, draws random numbers, mixes rows or closes over trained tensors."""
+    """Refuse a cell that changes its arguments, draws random numbers, mixes rows or closes over trainable tensors."""
     h, x = probe_points(cell, x)
     result = _result(cell, h, x)
     linear = Linearised(cell, h, x)
@@ -66,7 +66,7 @@ def _result(cell: Cell, h: Tensor, x: Sequence[Tensor]) -> Tensor:
 
 
 def find_structure(cell: Cell, x: Sequence[Tensor]) -> Structure:
-    """Return the smallest block structure that holds all of J, tested with random vectors; otherwise dense."""
+    """Return the smallest block structure that contains all of J, tested with random vectors, else dense."""
     h, x = probe_points(cell, x)
     cotangent = torch.randn(h.shape, generator=torch.Generator().manual_seed(1), dtype=h.dtype, device="cpu").to(h)
     linears: dict[int, Linearised] = {}
@@ -80,7 +80,7 @@ def find_structure(cell: Cell, x: Sequence[Tensor]) -> Structure:
 
 
 def _candidates(cell: Cell) -> Iterator[Structure]:
-    """Yield the structures narrower than dense, narrowest first."""
+    """Yield the structures smaller than dense, smallest first."""
     widths = cell.layout.widths
     yield Structure("diagonal", 1)
     if len(set(widths)) > 1:

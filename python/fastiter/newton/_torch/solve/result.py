@@ -15,20 +15,20 @@ class RecurrenceProgress:
     Attributes
     ----------
     time : int
-        The steps of the recurrence whose states are known.
+        The number of steps whose states are known.
     total : int
-        All its steps, T.
+        The number of all steps, T.
     steps : (B,) int64
-        How often all steps of this window were evaluated at once.
+        The number of evaluations of all steps of this window at once.
     residual : (B,)
-        The largest ``|h[t] - f(h[t-1], x[t])|`` in this window.
+        The maximum of ``|h[t] - f(h[t-1], x[t])|`` in this window.
     sequential : (B,) bool
         True where this window was run as a loop.
 
     See Also
     --------
-    solve_recurrence : Takes the callback that gets it.
-    RecurrenceSolution : The result at the end.
+    solve_recurrence : The function that takes the callback.
+    RecurrenceSolution : The final result.
 
     Examples
     --------
@@ -57,40 +57,41 @@ class RecurrenceSolution(Solution):
     Attributes
     ----------
     value : (B, T, ...) or tuple of these
-        The states of all steps; a tuple if the state has several parts. Fewer steps if ``callback`` ended it.
+        The states of all steps; a tuple if the state has several parts. Fewer steps if ``callback`` stopped the solver.
     converged : (B,) bool
-        True where every state is finite and is either the loop's or satisfies the tolerances
-        ``|h[t] - f(h[t-1], x[t])| <= atol + rtol |h[t]|``, and the next correction is small too. Sequences that did not
-        converge were run as a loop, so False means that the loop's own answer has an infinity or a NaN.
+        True where every state is finite and either comes from the loop or satisfies the tolerances
+        ``|h[t] - f(h[t-1], x[t])| <= atol + rtol |h[t]|`` with a small next correction. Sequences that did not converge
+        were run as a loop, so False means that the loop's own result has an infinity or a NaN.
     steps : (B,) int64
-        How often all steps of a window were evaluated at once, summed over the windows; 0 if the loop did everything.
+        The number of evaluations of all steps of a window at once, summed over the windows; 0 if the loop computed
+        everything.
     residual : (B,)
-        The largest ``|h[t] - f(h[t-1], x[t])|``, measured before the last correction, which makes it smaller still; 0
-        if the loop did everything, as its states are the function's values themselves.
+        The maximum of ``|h[t] - f(h[t-1], x[t])|``, measured before the last correction, which reduces it further; 0 if
+        the loop computed everything, as its states are the function's values themselves.
     method : str
-        ``"sequential"``, ``"newton"``, ``"quasi"`` or ``"elk"``, also where ``"auto"`` chose it.
+        ``"sequential"``, ``"newton"``, ``"quasi"`` or ``"elk"``: the method that ran, also if ``"auto"`` chose it.
     reason : tuple of str
-        ``"converged"``, ``"not finite"`` or, where ``callback`` ended it, ``"callback"``; one for each sequence.
+        ``"converged"``, ``"not finite"`` or, if ``callback`` stopped the solver, ``"callback"``; one for each sequence.
     last : (B, ...) or tuple of these
         The states after the last step: the initial state for the steps that follow.
     jacobian : str or None
-        ``"diagonal"``, ``"block K"``, ``"dense"`` or ``"quasi"``: the part of the Jacobians that was used; None if none
-        was evaluated.
+        ``"diagonal"``, ``"block K"``, ``"dense"`` or ``"quasi"``: the part of the Jacobians that was used; None if no
+        Jacobian was evaluated.
     window : int
         The number of steps that were solved at once.
     sequential : (B, windows) bool
-        True where a window was run as a loop: all windows with the method ``"sequential"``, with the other methods
-        those that did not converge.
+        True where a window was run as a loop: all windows with the method ``"sequential"``, and with the other methods
+        the windows that did not converge.
     lyapunov : (B,)
-        An estimate of the largest Lyapunov exponent, the mean logarithm by which a step stretches a small difference
-        between two states, from the last Jacobians along the iterates; below 0 the recurrence forgets its past, and far
-        above 0 only a loop can follow it. NaN where no Jacobian was evaluated.
+        An estimate of the largest Lyapunov exponent, the mean logarithm of the factor by which a step amplifies a small
+        difference between two states, from the last Jacobians along the iterates. Below 0 the recurrence forgets its
+        past; far above 0 only a loop can compute it. NaN where no Jacobian was evaluated.
 
     See Also
     --------
     solve_recurrence : The function that returns it.
     fastiter.Solution : The attributes that all solvers' results have.
-    fastiter.ConvergenceWarning : The warning where it has not converged.
+    fastiter.ConvergenceWarning : The warning if it has not converged.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A sequence in windows: each is solved in parallel, and run as a loop if that fails."""
+"""Sequences in windows: each window is solved in parallel, and run as a loop if that fails."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ...._solution import ConvergenceError
 from .cell import Cell, Structure
 from .newton import Options, Outcome, newton
 
-#: Units of all states in a window, times the block size: on a CPU they fit in a core's cache, on a GPU they fill it
-#: many times over.
+#: Units of all states in a window, times the block size: on a CPU they fit in a core's cache, on a GPU they saturate
+#: the device.
 _UNITS, _GPU_UNITS = 1 << 17, 1 << 24
 
 
@@ -30,7 +30,7 @@ class Answer:
 
     @classmethod
     def of_loop(cls, value: Tensor) -> Answer:
-        """Return the answer of a loop over all steps."""
+        """Return the result of a loop over all steps."""
         batch = len(value)
         return cls(
             value,
@@ -64,7 +64,7 @@ def loop(cell: Cell, first: Tensor, x: Sequence[Tensor]) -> Tensor:
 
 
 def _is_finite(value: Tensor) -> Tensor:
-    """Return for each row whether all of it is finite."""
+    """Return for each row whether all of its elements are finite."""
     if value.numel() == 0:
         return value.new_ones(len(value), dtype=torch.bool)
     least, most = value.flatten(1).aminmax(dim=1)
@@ -83,10 +83,10 @@ def solve_windows(
     options: Options,
     ends: Report | None = None,
 ) -> Answer:
-    """Solve window by window; a row that does not converge in one is run as a loop from the state before it.
+    """Solve window by window; a row that does not converge in a window is run as a loop from the state before it.
 
-    ``ends`` receives the steps that are solved, the outcome of each window and its rows that were run as a loop, and
-    returns whether to leave the other windows out.
+    ``ends`` receives the number of steps solved, the outcome of each window and a mask of its rows that were run as a
+    loop, and returns whether to omit the remaining windows.
     """
     batch, time = x[0].shape[:2]
     starts = range(0, time, window)
@@ -104,7 +104,7 @@ def solve_windows(
             if options.throw:
                 raise ConvergenceError(_message(left, i, len(starts), options))
             sequential[:, i] = left
-            # with all rows, as the rounding of a matrix product may depend on their number
+            # run with all rows, as the rounding of a matrix product may depend on their number
             outcome.value[left] = loop(cell, first, part_of_x)[left]
         outcomes.append(outcome)
         values.append(outcome.value)
