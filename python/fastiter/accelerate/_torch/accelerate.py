@@ -1,4 +1,4 @@
-"""Existing models on fastiter's kernels: finds the recurrences in them, and restores them."""
+"""Existing models on fastiter's kernels: replaces the recurrences in them, and restores the originals."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = ["Accelerated", "accelerate", "restore"]
 
 @dataclass
 class Accelerated:
-    """The report of :func:`accelerate`; its string has a line for each module.
+    """The report of :func:`accelerate`; as a string it has a line for each module.
 
     Attributes
     ----------
     accelerated : dict of str to str
-        The functions that compute each module now, by the modules' names.
+        The functions that each module now uses, by module name.
     left : dict of str to str
-        The reasons by the names of the recurrences that are as they were.
+        The recurrences that were not accelerated: the reasons by module name.
 
     See Also
     --------
     accelerate : Returns it with ``return_report=True``.
-    Restored : The report of the way back.
+    Restored : The report of :func:`restore`.
 
     Examples
     --------
@@ -70,21 +70,22 @@ def accelerate(
 ) -> Model | tuple[Model, Accelerated]:
     """Run the recurrences of an existing model on fastiter's kernels, in place, and return the model.
 
-    Modules stay the same objects with their parameters, hooks, training mode and state_dict, and give the same results
-    to rounding, gradients included. Only their class changes, to one derived from it in which some functions are
-    fastiter's; other models do not change. Copies and files of a model stay accelerated. :func:`restore` undoes it.
+    Modules remain the same objects with their parameters, hooks, training mode and state_dict, and give the same
+    results and gradients up to rounding. Only their class changes, to a derived class in which some functions are
+    fastiter's; other models do not change. Copies and pickles of a model remain accelerated. :func:`restore` undoes
+    this.
 
-    It takes torch.nn.LSTM, GRU and RNN and the sLSTM cells of xlstm and tirex, by :func:`replace`; in models of
+    It covers torch.nn.LSTM, GRU and RNN and the sLSTM cells of xlstm and tirex, by :func:`replace`; in models of
     transformers, the selective scans of Mamba, FalconMamba, Jamba and Zamba, Mamba-2's scan in Mamba2, Bamba, FalconH1,
     GraniteMoeHybrid, NemotronH and Zamba2, the gated delta rule of Qwen3-Next, Qwen3.5 and OlmoHybrid, the delta
     attention of KimiLinear, the causal convolutions of these and of Lfm2, MiniMax's lightning attention, xLSTM's mLSTM,
     and the linear recurrences of RecurrentGemma and RWKV-4; the mLSTM of mlstm_kernels and of xlstm's blocks; modules
     of mamba_ssm and layers of flash-linear-attention, which do not run on CPUs otherwise; and the blocks of mambapy.
-    Most are recognised by functions, not by classes: a module whose methods use one of them is accelerated if the
-    parameters of the function are those that are known, and a trial on a few numbers gives the same results. Mixers
-    whose code is known run as a whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next and Qwen3.5.
+    Most are recognised by function, not by class: a module whose methods use one of these functions is accelerated if
+    the function has the expected parameters and a trial on a small input gives the same results. Mixers whose code is
+    known run as a whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next and Qwen3.5.
 
-    On tensors that are not on the CPU, for packed sequences, and in steps with a cache where a gradient is needed, an
+    For tensors that are not on the CPU, for packed sequences, and in steps with a cache if a gradient is needed, an
     accelerated model runs its own functions.
 
     Parameters
@@ -92,8 +93,8 @@ def accelerate(
     model : Module
         Any module; it may be such a layer itself.
     products : bool
-        Also let every torch.nn.Linear use fastiter's matrix product, for float32 and from 16 rows on. On AMD's
-        processors, where torch's is not made for their AVX-512, it is about twice as fast.
+        Also let every torch.nn.Linear use fastiter's matrix product, for float32 and at least 16 rows. It is about
+        twice as fast on AMD processors, for whose AVX-512 torch's product is not optimised.
     verbose : bool
         Print the report.
     return_report : bool
@@ -104,8 +105,8 @@ def accelerate(
     model : Module
         The same object.
     report : Accelerated
-        Only with ``return_report``: `accelerated`, what computes what by modules' names; `left`, recurrences that are
-        as they were, with the reason; and a string of both.
+        Only with ``return_report``: `accelerated`, the functions in use by module name; `left`, the recurrences that
+        were not accelerated, with the reason; as a string, both.
 
     Raises
     ------
@@ -114,8 +115,8 @@ def accelerate(
 
     See Also
     --------
-    replace : Replaces torch.nn.LSTM, GRU and RNN alone.
-    restore : Undoes it.
+    replace : Replaces only torch.nn.LSTM, GRU and RNN.
+    restore : Undoes the replacement.
 
     Examples
     --------
@@ -147,7 +148,7 @@ def accelerate(
 
 
 def _follow(plan: Plan, name: str, module: nn.Module, report: Accelerated) -> None:
-    """Give a module the class of the plan, or report why not."""
+    """Change a module's class to the one of the plan, or report why that is not possible."""
     plain = plain_class(module)
     why = plan.why or reason_against_instance(module, plain) or _reason_against_parameters(module)
     if why is None:
@@ -180,14 +181,13 @@ def restore(
 def restore(
     model: Model, *, built: bool = False, verbose: bool = False, return_report: bool = False
 ) -> Model | tuple[Model, Restored]:
-    """Undo :func:`accelerate` and :func:`replace`, in place, and return the model.
+    """Undo :func:`accelerate` and :func:`replace` in place, and return the model.
 
-    Modules get their original classes back. Parametrisations, hooks and weights that were changed in between stay as
-    they are now. Options that torch's classes lack, such as a clip_state that was set in between, have no effect in
-    them.
+    Modules get their original classes back. Parametrisations, hooks and weights that were changed in the meantime are
+    kept. Options that torch's classes lack, such as a clip_state that was set in the meantime, have no effect there.
 
-    Not restored, with a reason in the report's `left`: modules whose class was changed since, by hand or by a library
-    that puts its own class before ours, such as FSDP2's fully_shard.
+    Not restored, with a reason in the report's `left`: modules whose class has been changed since, by hand or by a
+    library that derives its own class from fastiter's, such as FSDP2's fully_shard.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def restore(
         Any module; it may be such a layer itself.
     built : bool
         Also turn layers that were built as fastiter's into torch's, for torch's tools that support no other classes,
-        such as torch.jit.script and torch.ao.quantization. Layers with options that torch's lack are left.
+        such as torch.jit.script and torch.ao.quantization. Layers with options that torch's lack are not changed.
     verbose : bool
         Print the report.
     return_report : bool
@@ -206,8 +206,8 @@ def restore(
     model : Module
         The same object.
     report : Restored
-        Only with ``return_report``: `restored`, the original classes by modules' names; `left`, modules that are as
-        they were, with the reason; and a string of both.
+        Only with ``return_report``: `restored`, the original classes by module name; `left`, the modules that were not
+        restored, with the reason; as a string, both.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def restore(
 
     See Also
     --------
-    accelerate, replace : What this undoes.
+    accelerate, replace : The functions that this one undoes.
 
     Examples
     --------

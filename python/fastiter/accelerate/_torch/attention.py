@@ -1,4 +1,4 @@
-"""Ours for linear attention without a gated delta rule: KDA, MiniMax's lightning attention, xLSTM's mLSTM."""
+"""Replacements for linear attention without a gated delta rule: KDA, lightning attention, xLSTM's mLSTM."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _FORMER_CACHE = "past_key_values"  # MiniMax's name for its cache before transfo
 
 
 def kimi_delta_attention(theirs: Function) -> Function:
-    """Return chunk_kimi_delta_attention or recurrent_kimi_delta_attention of transformers.
+    """Return a replacement for chunk_kimi_delta_attention or recurrent_kimi_delta_attention of transformers.
 
-    Theirs also takes packed sequences (cu_seqlens), as it knows whether the convolution before it does.
+    Packed sequences (cu_seqlens) go to the original, which knows whether the convolution before it supports them.
     """
 
     def kimi_delta_attention(
@@ -46,7 +46,7 @@ def kimi_delta_attention(theirs: Function) -> Function:
             )
             return found
         dtype = computed(query.dtype)
-        # Convolutions have time contiguous: one transposition here is faster than strided passes below.
+        # The output of a convolution has time contiguous: one transposition here is faster than strided passes below.
         q, k, v, decay, b = (x.to(dtype).contiguous() for x in (query, key, value, g, beta))
         h0 = None if initial_state is None else initial_state.to(dtype)
         o, last = chunk_kda(q, k, v, decay, b, initial_state=h0, **how)
@@ -56,7 +56,7 @@ def kimi_delta_attention(theirs: Function) -> Function:
 
 
 def lightning_attention(theirs: Function) -> Function:
-    """Return MiniMaxLightningAttention.forward of transformers, whose decays are the same at every step."""
+    """Return a replacement for MiniMaxLightningAttention.forward of transformers, whose decays are constant in time."""
     of_cache = parameters_of(theirs)[4]
 
     def forward(
@@ -93,11 +93,11 @@ def lightning_attention(theirs: Function) -> Function:
 
 
 def mlstm_backend(theirs: Function) -> Function:
-    """Return forward of xLSTMBackend of transformers, or of mLSTMBackend of mlstm_kernels.
+    """Return a replacement for forward of xLSTMBackend of transformers, or of mLSTMBackend of mlstm_kernels.
 
-    Kernels other than those named "autograd" take the divisor of the output for a constant.
+    Kernels other than those named "autograd" treat the divisor of the output as a constant in the gradient.
 
-    Theirs runs, and raises, for modes that are not known and for empty sequences.
+    Unknown modes and empty sequences go to the original, which raises.
     """
     names = parameters_of(theirs)[1:]
 
@@ -126,7 +126,7 @@ def mlstm_backend(theirs: Function) -> Function:
 
 
 def mlstm_in_parallel(theirs: Function) -> Function:
-    """Return parallel_stabilized_simple of xlstm, whose time and memory are quadratic in the number of steps."""
+    """Return a replacement for parallel_stabilized_simple of xlstm, which is quadratic in the number of steps."""
 
     def parallel_stabilized_simple(
         queries: Tensor,
@@ -154,7 +154,7 @@ def mlstm_in_parallel(theirs: Function) -> Function:
 
 
 def mlstm_step(theirs: Function) -> Function:
-    """Return recurrent_step_stabilized_simple of xlstm, which scales keys, not queries: its states are smaller."""
+    """Return a replacement for recurrent_step_stabilized_simple of xlstm, which scales keys instead of queries."""
 
     def recurrent_step_stabilized_simple(
         c_state: Tensor,
@@ -181,6 +181,6 @@ def mlstm_step(theirs: Function) -> Function:
     return recurrent_step_stabilized_simple
 
 
-_NO_MAXIMUM = -1e30  # of the input gates before the first step
+_NO_MAXIMUM = -1e30  # maximum of the input gates before the first step
 _MODES = ("train", "train_with_padding", "inference")
 _STATES = ("c_initial", "n_initial", "m_initial")

@@ -1,4 +1,4 @@
-"""Classes derived from those of models, in which our functions stand for theirs."""
+"""Classes derived from models' classes, in which fastiter's functions replace the models'."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .rebind import globals_of, methods_of, names_of, rebound
 
 Class = type[nn.Module]
 _MADE: WeakValueDictionary[Class, Class] = WeakValueDictionary()
-_SWAPPED = "_accelerated_by_fastiter"  # on the class: what by what
+_SWAPPED = "_accelerated_by_fastiter"  # class attribute: replacements by the names of the originals
 
 
 class Plan(NamedTuple):
-    """The methods of a derived class, our functions by the names of those they stand for, or why there is none.
+    """The methods of a derived class, and the replacements by the originals' names; or why there is no such class.
 
-    `is_whole` is whether its forward is ours, too, and calls the functions in another order or in one pass.
+    `is_whole` is whether its whole forward is replaced, and calls the functions in another order or in one pass.
     """
 
     overrides: dict[str, Any]
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
 
 class _Exchange(NamedTuple):
-    """A name that a method uses, or its own, with the rule for it and the model's function."""
+    """A name that a method uses, or the method's own name, with its rule and the model's function."""
 
     key: str
     rule: rules.Rule
@@ -43,7 +43,7 @@ class _Exchange(NamedTuple):
 
 
 def plan_for(of: Class) -> Plan | None:
-    """Return what can be accelerated in objects of a class, None if it has no recurrence that is known."""
+    """Return how to accelerate objects of a class, None if it has no known recurrence."""
     if of is nn.Linear:
         return Plan({"forward": linear_forward}, {"forward": "fastiter's matrix product"}, None)
     methods = lookup.methods_mixed_in(of) | methods_of(of)
@@ -84,13 +84,13 @@ def _plan_for_older(paths: older.Paths, attributes: dict[str, Any]) -> Plan:
 
 
 def _attributes_of(of: Class, methods: dict[str, types.FunctionType]) -> dict[str, Any]:
-    """Return the attributes of the derived class for functions that the __init__ of a class keeps."""
+    """Return the attributes of the derived class for functions that the __init__ of a class stores on its objects."""
     method = methods.get("__init__")
     return {} if method is None else _overrides(of, "__init__", method, _exchanges(of, "__init__", method))
 
 
 def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchange]:
-    """Return what ours can stand for in a method: itself, functions that it uses, or those that __init__ keeps."""
+    """Return what can be replaced in a method: itself, functions that it uses, or those that __init__ stores."""
     rule = lookup.rule_of(of, name)
     if rule is not None:
         return [_Exchange(name, rule, method)]
@@ -108,7 +108,7 @@ def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchan
 
 
 def _overrides(of: Class, name: str, method: types.FunctionType, found: list[_Exchange]) -> dict[str, Any]:
-    """Return the attributes of the derived class that put ours in place."""
+    """Return the attributes of the derived class that install the replacements."""
     if not found:
         return {}
     if name == "__init__":
@@ -117,13 +117,13 @@ def _overrides(of: Class, name: str, method: types.FunctionType, found: list[_Ex
     if lookup.rule_of(of, name) is not None:
         return {name: ours[name]}
     made = rebound(method, ours)
-    # A name that is None has the method take another path, which has to stay as it is on other devices.
+    # A name that is None makes the method take another path, which must not change on other devices.
     is_another_path = any(theirs is None for _, _, theirs in found)
     return {name: update_wrapper(on_cpus(made)(method), method) if is_another_path else made}
 
 
 def _attribute(name: str, rule: rules.Rule) -> property:
-    """Return the attribute of a class that stands for a function in the dict of its objects."""
+    """Return a property that replaces a function in the dict of the class's objects."""
 
     def read(self: Any) -> Any:
         if name not in self.__dict__:
@@ -137,7 +137,7 @@ def _attribute(name: str, rule: rules.Rule) -> property:
 
 
 def derived(of: Class, plan: Plan) -> Class:
-    """Return the class in which ours stand for theirs."""
+    """Return the derived class, in which the model's functions are replaced."""
     made = _MADE.get(of)
     if made is None:
         made = derive(of, (), {**plan.overrides, _SWAPPED: plan.swapped}, derived_again)
@@ -146,7 +146,7 @@ def derived(of: Class, plan: Plan) -> Class:
 
 
 def derived_again(of: Class) -> Class:
-    """Return the class for an object that was pickled; its own, with a warning, if there is none here."""
+    """Return the class for an unpickled object: the original class, with a warning, if it cannot be accelerated."""
     plan = plan_for(of)
     if plan is not None and plan.why is None:
         return derived(of, plan)
@@ -159,19 +159,19 @@ def derived_again(of: Class) -> Class:
 
 
 def is_accelerated(module: nn.Module) -> bool:
-    """Return whether a module's class, or a base of it, was made here."""
+    """Return whether a module's class, or one of its bases, was created here."""
     return hasattr(type(module), _SWAPPED)
 
 
 def original_of(plain: Class) -> Class | None:
-    """Return the class that `plain` was derived from, None if it was not made here."""
+    """Return the class that `plain` was derived from, None if it was not created here."""
     return vars(plain)["_in_place_of"] if _SWAPPED in vars(plain) else None
 
 
 def rebind_hooks(module: nn.Module, before: Class, after: Class) -> None:
-    """Let the forward that a library has put on the instance, to run hooks around that of the class, call the new one.
+    """Rebind the forward that a library has set on the instance, to run hooks around the class's, to the new class.
 
-    Hugging Face's accelerate keeps the method of the class as ``_old_forward``, and puts it back as ``forward``.
+    Hugging Face's accelerate stores the class's method as ``_old_forward``, and later restores it as ``forward``.
     """
     for name in ("forward", "_old_forward"):
         method = module.__dict__.get(name)

@@ -1,4 +1,4 @@
-"""Our causal convolutions in place of transformers': the same arguments, and theirs where ours do not apply."""
+"""Replacements for transformers' causal convolutions, with the same arguments; the originals run unsupported calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
 from .functions import Function, in_float64_if, on_cpu
 
 SILU: tuple[Activation, ...] = ("silu", "swish")
-ACTIVATIONS: tuple[Activation | None, ...] = (None, *SILU)  # those of our convolutions
+ACTIVATIONS: tuple[Activation | None, ...] = (None, *SILU)  # those that fastiter's convolutions support
 _PACKED = ("seq_idx", "cu_seqlens")  # options for packed sequences
 
 
@@ -22,7 +22,7 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
 
 
 def convolution(theirs: Function) -> Function:
-    """Return causal_conv1d_fn of transformers; theirs also runs for packed sequences."""
+    """Return a replacement for causal_conv1d_fn of transformers; packed sequences go to the original."""
 
     def causal_conv1d_fn(
         hidden_states: Tensor,
@@ -41,9 +41,10 @@ def convolution(theirs: Function) -> Function:
 
 
 def convolution_step(theirs: Function, activations: Container[Activation | None] = ACTIVATIONS) -> Function:
-    """Return causal_conv1d_update of transformers; theirs runs for other activations, and where a gradient is needed.
+    """Return a replacement for causal_conv1d_update of transformers.
 
-    Before transformers 5.15, theirs applied SiLU whatever the activation.
+    Other activations, and calls that need a gradient, go to the original. Before transformers 5.15, it applied SiLU
+    whatever the activation.
     """
 
     def causal_conv1d_step(

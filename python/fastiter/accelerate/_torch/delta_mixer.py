@@ -1,4 +1,4 @@
-"""Whole layers of a gated delta rule, with one product for queries, keys, values and gates, without copies."""
+"""Whole layers with a gated delta rule: one product for queries, keys, values and gates, without copies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .layers import Call, convolved, is_plain, masked, product, product_with, re
 
 
 def delta_mixer(theirs: Function, of_cache: str) -> Function:
-    """Return forward of the layers of Qwen3-Next and Qwen3.5; theirs runs for calls that ours does not take."""
+    """Return a replacement for forward of the layers of Qwen3-Next and Qwen3.5; the original runs unsupported calls."""
 
     def forward(self: Any, *args: Any, **options: Any) -> Tensor:
         call = read_call(self, of_cache, args, options)
@@ -39,15 +39,15 @@ def _output(self: Any, call: Call) -> Tensor:
 
 
 def _apart(self: Any, x: Tensor) -> tuple[Tensor, ...]:
-    """Return q, k and v side by side (B, T, D), the gate z (B, T, H, V), and b and a (B, T, H) of Qwen3.5."""
+    """Return, for Qwen3.5, q, k and v concatenated (B, T, D), the gate z (B, T, H, V), and b and a (B, T, H)."""
     z = product(self.in_proj_z, x).unflatten(-1, (-1, self.head_v_dim))
     return product(self.in_proj_qkv, x), z, self.in_proj_b(x), self.in_proj_a(x)
 
 
 def _grouped(self: Any, x: Tensor) -> tuple[Tensor, ...]:
-    """Return the same of Qwen3-Next, whose projection has q, k, v and z of each key head side by side.
+    """Return the same for Qwen3-Next, whose projection has q, k, v and z of each key head next to each other.
 
-    The rows of the weights are sorted instead of the outputs where there are fewer of them.
+    If there are fewer rows of weights than of outputs, the weights are sorted instead of the outputs.
     """
     layer, groups = self.in_proj_qkvz, self.num_k_heads
     widths = (self.head_k_dim, self.head_k_dim, *2 * [self.value_dim // groups])

@@ -1,6 +1,6 @@
-"""Functions and modules of fla (flash-linear-attention), whose own are Triton kernels and do not run on CPUs.
+"""Replacements for functions and modules of fla (flash-linear-attention), which are Triton kernels and need a GPU.
 
-There is no trial: the functions are those of a package with documented interfaces, and theirs could not be called.
+There is no trial: the interfaces are documented by the package, and the originals could not be called on a CPU.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def convolution(
     *_: Any,
     **options: Any,
 ) -> Result:
-    """Return causal_conv1d of fla: x (B, T, D), weight (D, W), states (N, D, W) of all last W inputs."""
+    """Compute causal_conv1d of fla: x (B, T, D), weight (D, W), states (N, D, W) with the last W inputs."""
     if options.get("cp_context") is not None:
         raise ValueError("causal_conv1d: cp_context must be None on a CPU")
     how: dict[str, Any] = {"activation": activation, "cu_seqlens": cu_seqlens}
     if initial_state is not None:
         how["initial_states"] = initial_state[..., 1:]
     y = causal_conv1d(x.transpose(1, 2), weight, bias, **how)
-    assert isinstance(y, Tensor)  # for the type checker: the last inputs were not asked for
+    assert isinstance(y, Tensor)  # for the type checker: the last inputs were not requested
     out = y.transpose(1, 2) if residual is None else y.transpose(1, 2) + residual
     last = _last_inputs(x, initial_state, cu_seqlens, weight.shape[1]) if output_final_state else None
     return out, last
@@ -60,7 +60,7 @@ def _last_inputs(x: Tensor, first: Tensor | None, cu_seqlens: Tensor | None, wid
 
 
 def short_convolution(theirs: Function) -> Function:
-    """Return ShortConvolution.forward of fla, which changes a given cache in place in steps without gradients."""
+    """Return a replacement for ShortConvolution.forward of fla; steps without gradients update a cache in place."""
 
     def forward(
         self: Any,
@@ -100,7 +100,7 @@ def parallel_retention(
     output_attentions: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> Result:
-    """Return the output of a retention, and no weights of attention."""
+    """Return the output of a retention, and None for the attention weights."""
     if output_attentions:
         raise ValueError("parallel_retention: output_attentions must be False on a CPU, got True")
     return fla_fixed.chunk_retention(q, k, v, scale, cu_seqlens=cu_seqlens)
@@ -119,7 +119,7 @@ def fused_mul_recurrent_rwkv7(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> Result:
-    """Return fused_recurrent_rwkv7 for a = -kk and b = kk a."""
+    """Compute fused_recurrent_rwkv7 with a = -kk and b = kk a."""
     if reverse:
         raise ValueError("fused_mul_recurrent_rwkv7: reverse must be False on a CPU, got True")
     given = (r, w, k, v, -kk, kk * a, scale, initial_state, output_final_state, cu_seqlens)
@@ -127,13 +127,13 @@ def fused_mul_recurrent_rwkv7(
 
 
 def _products(x: Tensor) -> Tensor:
-    """Return the products of channels by which the product of two rows is the square of that of these."""
+    """Return scaled pairwise products of channels: inner products of results are squared inner products of x."""
     i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
     return x[..., i] * x[..., j] * torch.where(i == j, 1.0, 2**0.5).to(x.dtype)
 
 
 def _quotient(q: Tensor, k: Tensor, v: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
-    """Return the sums of v with weights q k over past steps, over those of the weights plus eps, and the latter."""
+    """Return sums of v over past steps with weights q k, divided by (the sums of the weights + eps), and these sums."""
     ones = v.new_ones(*v.shape[:-1], 1)
     sums, _ = fla_attention.chunk_linear_attn(q, k, torch.cat([v, ones], -1), scale=1.0, normalize=False)
     o, weights = sums[..., :-1], sums[..., -1:]
@@ -141,7 +141,7 @@ def _quotient(q: Tensor, k: Tensor, v: Tensor, eps: float | None) -> tuple[Tenso
 
 
 def parallel_based(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, use_norm: bool = True) -> Tensor:
-    """Return attention with weights 1 + s + s^2 / 2, for products s of queries and keys."""
+    """Return attention with weights 1 + s + s^2 / 2, for inner products s of queries and keys."""
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     q, k = (torch.cat([x.new_ones(*x.shape[:-1], 1), x, _products(x) * 2**-0.5], -1) for x in (q, k))
     return _quotient(q, k, v, 1e-6 if use_norm else None)[0]
@@ -156,7 +156,7 @@ def parallel_rebased(
     use_normalize: bool = True,
     return_both: bool = False,
 ) -> Any:
-    """Return attention with weights s^2, for products s of queries and keys; with ``return_both``, its two sums."""
+    """Return attention with weights s^2, for inner products s of queries and keys; ``return_both``: its two sums."""
     q, k = _products(q * q.shape[-1] ** -0.5 if use_scale else q), _products(k)
     if not return_both:
         return _quotient(q, k, v, eps if use_normalize else None)[0]
@@ -166,8 +166,8 @@ def parallel_rebased(
 
 _OPS: dict[str, Function] = PACKAGES["fla"].modules["ops"]
 _DPLR = "compat.fla.chunk_dplr_delta_rule"
-#: What makes ours from theirs, by the names of theirs, with the first of their parameters and the name of ours; that is
-#: empty where ours has operations of torch alone
+#: By the original's name: its first parameters, the function that makes the replacement from it, and the replacement's
+#: name, which is empty if it uses only torch's operations
 RULES: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = {
     # fla's own fused_chunk_delta_rule raises an error
     **{
@@ -214,7 +214,7 @@ RULES: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = 
         "ssm.causal_conv1d",
     ),
 }
-#: The same for the forwards of fla's modules, by the names of their classes
+#: The same for the forwards of fla's modules, by class name
 FORWARDS: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]] = {
     "ShortConvolution": (
         ("self", "x", "residual", "mask", "cache", "output_final_state"),
@@ -223,5 +223,5 @@ FORWARDS: dict[str, tuple[tuple[str, ...], Callable[[Function], Function], str]]
     ),
     **{name: (names, make, "") for name, (names, make) in fla_losses.FORWARDS.items()},
 }
-#: The recurrences among these
+#: The names of the recurrences among them
 RECURRENCES = {name for name, (_, _, by) in RULES.items() if by.startswith("compat.fla.")}

@@ -1,4 +1,4 @@
-"""Recurrences of fla that are others with changed arguments: delta rules, normalised keys, and slots."""
+"""Recurrences of fla that reduce to others with transformed arguments: delta rules, normalised keys, and slots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def chunk_comba(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> Result:
-    """S = e^g S + k (beta (v - S^T p))^T, o = S^T q, where p reads the state before it decays."""
+    """S = e^g S + k (beta (v - S^T p))^T, o = S^T q, where S^T p reads the state before the decay."""
     check_rest("chunk_comba", rest)
     if use_qk_l2norm_in_kernel:
         q, k, p = (l2_norm(x) for x in (q, k, p))
@@ -46,7 +46,7 @@ def chunk_comba(
 
 
 def fused_recurrent_comba(q: Tensor, k: Tensor, p: Tensor, v: Tensor, g: Tensor, *rest: Any, **options: Any) -> Result:
-    """Return chunk_comba, whose arguments have another order."""
+    """Call chunk_comba, whose arguments have another order."""
     return chunk_comba(q, k, v, p, g, *rest, **options)
 
 
@@ -90,14 +90,14 @@ def fused_recurrent_gdn2(
     *rest: Any,
     **options: Any,
 ) -> Result:
-    """Return chunk_gdn2; A_log and dt_bias are only read with gates in the kernel."""
+    """Call chunk_gdn2; A_log and dt_bias would be read only with gates in the kernel."""
     return chunk_gdn2(q, k, v, g, b, w, *rest, **options)
 
 
 def _gates(x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return e^(x - z), the logarithms of decays, and the last z of one sequence, for z the sum of e^x so far.
+    """Return e^(x - z), the logarithms of the decays, and the last z, where e^z is the cumulative sum of e^x.
 
-    z is a logarithm, from `first` (N, 1, H, K) on; the first decay is 1 where there is none.
+    z starts from `first` (N, 1, H, K); if that is None, the first decay is 1.
     """
     if not x.shape[1]:
         return x, x, x.new_full((len(x), 1, *x.shape[2:]), -torch.inf) if first is None else first
@@ -112,7 +112,7 @@ def _gates(x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _packed_gates(x: Tensor, first: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same of sequences that are packed, where there are bounds."""
+    """Return the same for packed sequences, if cu_seqlens is given."""
     if cu_seqlens is None:
         return _gates(x, first)
     parts = x.split(cu_seqlens.diff().tolist(), 1)
@@ -131,7 +131,7 @@ def chunk_lightnet(
     state_v_first: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor]]:
-    """Return linear attention with keys e^k, divided by their sums so far, and its state and these sums' logarithms."""
+    """Return linear attention with keys e^k divided by their cumulative sums, its state, and the sums' logarithms."""
     state, sums = (None, None) if initial_state is None else initial_state
     x = k.to(computed(k.dtype))
     first = None if sums is None else sums.to(x.dtype)
@@ -157,9 +157,9 @@ def chunk_gsa(
     reverse: bool = False,
     **rest: Any,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Return attention to slots, which keep keys and values with weights s and decays e^g, and their states.
+    """Return attention to slots, which accumulate keys and values with weights s and decays e^g, and their states.
 
-    The slots of a head are value heads of width 1 for its keys, whose decays differ; for its values they are keys.
+    For a head's keys, its slots act as value heads of width 1 with their own decays; for its values, they act as keys.
     """
     if reverse:
         raise ValueError("fused_recurrent_gsa: reverse must be False on a CPU, got True")

@@ -1,4 +1,4 @@
-"""Losses of fla's models in torch's operations, in place of Triton kernels that refuse tensors on CPUs."""
+"""Losses of fla's models in torch's operations, instead of Triton kernels, which refuse tensors on the CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .rebind import parameters_of
 
 
 def _terms(loss: Any, logits: Tensor, target: Tensor) -> Tensor:
-    """Return the cross entropy (N,) of logits (N, V), which are scaled and capped first; 0 where it is ignored."""
-    if getattr(loss, "process_group", None) is not None:  # fla 0.5.2 has none for the loss with a product
+    """Return the cross entropy (N,) of logits (N, V), which are scaled and capped first; 0 for ignored targets."""
+    if getattr(loss, "process_group", None) is not None:  # in fla 0.5.2 the loss with a product has no such attribute
         raise ValueError(f"{type(loss).__qualname__}: process_group must be None on a CPU, got a group")
     y = _as_read(loss, logits)
     return cross_entropy(
@@ -36,7 +36,7 @@ def _reduced(loss: Any, terms: Tensor, target: Tensor) -> Tensor:
 
 
 def _cross_entropy_loss(theirs: Function) -> Function:
-    """Return FusedCrossEntropyLoss.forward of fla, which adds a multiple of the squared normalisers' logarithms."""
+    """Return a replacement for FusedCrossEntropyLoss.forward of fla, which adds a multiple of the squared logsumexp."""
 
     def forward(self: Any, input: Tensor, target: Tensor) -> Any:
         if not on_cpu(input):
@@ -53,7 +53,7 @@ def _cross_entropy_loss(theirs: Function) -> Function:
 
 
 def _linear_cross_entropy_loss(theirs: Function) -> Function:
-    """Return FusedLinearCrossEntropyLoss.forward of fla, whose penalty of the largest logits has a gradient alone."""
+    """Return a replacement for FusedLinearCrossEntropyLoss.forward of fla, whose penalty has only a gradient."""
 
     def forward(self: Any, x: Tensor, target: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if not on_cpu(x):
@@ -70,7 +70,7 @@ def _linear_cross_entropy_loss(theirs: Function) -> Function:
     return forward
 
 
-#: What makes ours from the forward of theirs, by the names of their classes, with the parameters of theirs
+#: By class name: the parameters of the original forward, and the function that makes the replacement from it
 FORWARDS = {
     "FusedCrossEntropyLoss": (("self", "input", "target"), _cross_entropy_loss),
     "FusedLinearCrossEntropyLoss": (("self", "x", "target", "weight", "bias"), _linear_cross_entropy_loss),
@@ -78,7 +78,7 @@ FORWARDS = {
 
 
 def derived(theirs: Any) -> Any:
-    """Return a class of losses that models make in each call, with our forward."""
+    """Return a loss class with the replaced forward, for losses that models construct in each call."""
     names, make = FORWARDS[theirs.__name__]
     found = parameters_of(theirs.forward)
     if found[: len(names)] != names:

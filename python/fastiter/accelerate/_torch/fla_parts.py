@@ -1,6 +1,6 @@
 """Parts of fla's layers in torch's operations: norms, activations, rotary embeddings, shifts of tokens, RWKV-7's gates.
 
-Theirs are Triton kernels, which compute in float32 and round once; ours compute in float32, and in float64 in float64.
+fla's are Triton kernels, which compute in float32 and round once; these compute float64 in float64, others in float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _wide(x: Tensor) -> Tensor:
 def _normalised(
     x: Tensor, residual: Tensor | None, eps: float, is_rms_norm: bool, groups: int
 ) -> tuple[Tensor, Tensor]:
-    """Return x + residual with its norm in groups of channels, and as it is, in the dtype of the arithmetic."""
+    """Return x + residual normalised in groups of channels, and unchanged, both in the dtype of the arithmetic."""
     total = _wide(x) if residual is None else _wide(x) + _wide(residual)
     rows = total.unflatten(-1, (groups, -1))
     rows = rows if is_rms_norm else rows - rows.mean(-1, keepdim=True)
@@ -43,7 +43,7 @@ def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 def _in_dtypes(
     y: Tensor, total: Tensor, x: Tensor, residual: Tensor | None, prenorm: bool, residual_in_fp32: bool
 ) -> Any:
-    """Return the output as x, and with ``prenorm`` the sum as the residual, or as it is if there is none."""
+    """Return the output in the dtype of x, and with ``prenorm`` also the sum, in the dtype of the residual stream."""
     if not prenorm:
         return y.to(x.dtype)
     if residual is None and residual_in_fp32:
@@ -86,7 +86,7 @@ def layer_norm_gated(
 
 
 def _with_product(y: Any, weight: Tensor, bias: Tensor | None) -> Any:
-    """Return the product of a normalised input with a weight, beside the sum before the norm where there is one."""
+    """Return the product of a normalised input with a weight, and the sum before the norm if there is one."""
     x = y[0] if isinstance(y, tuple) else y
     out = linear(x.to(weight.dtype), weight, bias)
     return (out, y[1]) if isinstance(y, tuple) else out
@@ -142,7 +142,7 @@ def _squared_relu(x: Tensor) -> Tensor:
     return relu(_wide(x)).square().to(x.dtype)
 
 
-#: Activations that layers keep as attributes: ours, by the names of the autograd functions that compute theirs
+#: Replacements for activations that layers store as attributes, by the names of fla's autograd functions
 _KEPT: dict[str, Function] = {
     "FastGeLUFunction": partial(gelu, approximate="tanh"),
     "SigmoidFunction": torch.sigmoid,
@@ -152,7 +152,7 @@ _KEPT: dict[str, Function] = {
 
 
 def activation(theirs: Function) -> Function:
-    """Return ours for an activation that a layer of fla keeps as an attribute, theirs if there is none."""
+    """Return the replacement for an activation that a layer of fla stores as an attribute, else the original."""
     ours = _KEPT.get(getattr(owner_of(theirs), "__name__", ""))
     return theirs if ours is None else on_cpus(ours)(theirs)
 
@@ -206,9 +206,9 @@ def token_shift(
     *_: Any,
     **options: Any,
 ) -> Any:
-    """Return the step before minus each step of x (B, T, D), and with ``output_cache`` the last steps (N, D).
+    """Return the previous step minus each step of x (B, T, D), and with ``output_cache`` the last steps (N, D).
 
-    Before the first step there is the cache (N, D), or 0.
+    The step before the first is the cache (N, D), or 0.
     """
     rows = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
     first = x.new_zeros(rows, x.shape[2]) if cache is None else cache.reshape(rows, x.shape[2]).to(x.dtype)
@@ -261,7 +261,7 @@ def l2_norm(x: Tensor, eps: float = 1e-6, output_dtype: torch.dtype | None = Non
 _X, _NORM, _GATED = ("x",), ("x", "weight", "bias", "residual"), ("x", "g", "weight", "bias", "activation")
 _PRODUCT = ("x", "norm_weight", "norm_bias", "linear_weight", "linear_bias", "residual")
 _GATED_PRODUCT = ("x", "g", *_PRODUCT[1:])
-#: Ours by the names of theirs, with the first of their parameters
+#: The originals' first parameters and the replacements, by the originals' names
 FUNCTIONS: dict[str, tuple[tuple[str, ...], Function]] = {
     "fast_gelu_impl": (("input",), _KEPT["FastGeLUFunction"]),
     "fused_addcmul_rwkv7": (("hidden_states", "delta", "xr", "xw", "xk", "xv", "xa", "xg"), fused_addcmul_rwkv7),

@@ -1,7 +1,7 @@
-"""Our functions in place of transformers': the same arguments, and theirs where ours do not apply.
+"""Replacements for transformers' functions, with the same arguments.
 
-Each function here takes the model's function and returns ours. Where tensors are not on the CPU, the result calls the
-model's.
+Each function here takes the model's function, ``theirs``, and returns its replacement, which calls the original if
+tensors are not on the CPU, or if fastiter does not support the call.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ...scan._torch.functional import linear_scan
 from ...ssm._torch.functional import selective_scan, selective_state_update
 
 Function = Callable[..., Any]
-_L2NORM_EPS = 1e-6  # transformers' and fla's
+_L2NORM_EPS = 1e-6  # as in transformers and fla
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Return whether our kernels, or their shape functions, take a tensor."""
+    """Return whether fastiter's CPU kernels, or their shape functions, support a tensor."""
     return x.device.type in ("cpu", "meta")
 
 
 def on_cpus(ours: Function) -> Callable[[Function], Function]:
-    """Return what makes, from theirs, a function that calls ours where its first tensor is on a CPU."""
+    """Return a function that maps an original to one that calls ``ours`` if its first tensor is on the CPU."""
 
     def make(theirs: Function) -> Function:
         def function(*args: Any, **options: Any) -> Any:
@@ -40,14 +40,14 @@ def on_cpus(ours: Function) -> Callable[[Function], Function]:
 
 
 def in_float64_if(x: Tensor, *weights: Tensor | None) -> tuple[Any, ...]:
-    """Return weights in float64 if x is, as transformers has them in float32 in models of every dtype."""
+    """Return weights in float64 if x is float64, as transformers keeps them in float32 in models of every dtype."""
     if x.dtype != torch.float64:
         return weights
     return tuple(None if w is None else w.double() for w in weights)
 
 
 class WithCuda:
-    """torch with other functions in torch.cuda, for code that uses a GPU beside its tensors."""
+    """The module torch with other functions in torch.cuda, for code that uses a GPU explicitly."""
 
     def __init__(self, **functions: Any) -> None:
         self.cuda = SimpleNamespace(**functions)
@@ -57,7 +57,7 @@ class WithCuda:
 
 
 def scan(theirs: Function) -> Function:
-    """Return mamba_selective_scan of transformers."""
+    """Return a replacement for mamba_selective_scan of transformers."""
 
     def mamba_selective_scan(
         hidden_states: Tensor,
@@ -83,7 +83,7 @@ def scan(theirs: Function) -> Function:
 
 
 def step_in_place(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
-    """Return selective_state_update of these, also for the states in float32 of a model in float64."""
+    """Call selective_state_update, also for the float32 states of a float64 model."""
     if x.dtype != torch.float64 or state.dtype == torch.float64:
         return selective_state_update(state, x, *arguments)
     wide = state.double()
@@ -93,7 +93,7 @@ def step_in_place(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
 
 
 def step(theirs: Function) -> Function:
-    """Return mamba_selective_state_update of transformers; theirs also runs where a gradient is needed."""
+    """Return a replacement for mamba_selective_state_update of transformers; the original computes gradients."""
 
     def mamba_selective_state_update(
         state: Tensor,
@@ -121,7 +121,7 @@ def step(theirs: Function) -> Function:
 
 
 def unfused(theirs: Function) -> Function:
-    """Return mamba_inner_fn of transformers, which is None for a mixer that is not fused."""
+    """Return a replacement for mamba_inner_fn of transformers; on the CPU it returns None, which means not fused."""
 
     def mamba_inner_fn(xz: Tensor, *arguments: Any, **options: Any) -> Any:
         return None if on_cpu(xz) else theirs(xz, *arguments, **options)
@@ -130,7 +130,7 @@ def unfused(theirs: Function) -> Function:
 
 
 def _normalised(x: Tensor, length: float) -> Tensor:
-    """Return vectors of this length."""
+    """Return vectors normalised to this length."""
     return x * (length * torch.rsqrt((x * x).sum(-1, keepdim=True) + _L2NORM_EPS))
 
 
@@ -143,9 +143,9 @@ def delta_rule(
     initial_state: Tensor | None,
     use_norm: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return transformers' output of the gated delta rule and the last state, for decays e^g."""
+    """Return the output of transformers' gated delta rule, and the last state, for decays e^g."""
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    # Convolutions have time contiguous: one transposition here is faster than strided passes below.
+    # The output of a convolution has time contiguous: one transposition here is faster than strided passes below.
     q, k, v, decay, b = (x.to(dtype).contiguous() for x in (query, key, value, g, beta))
     h0 = None if initial_state is None else initial_state.to(dtype)
     scale = q.shape[-1] ** -0.5
@@ -158,9 +158,9 @@ def delta_rule(
 
 
 def gated_delta_rule(theirs: Function) -> Function:
-    """Return torch_chunk_gated_delta_rule or torch_recurrent_gated_delta_rule of transformers.
+    """Return a replacement for torch_chunk_gated_delta_rule or torch_recurrent_gated_delta_rule of transformers.
 
-    Theirs also takes packed sequences (cu_seqlens), as it knows whether the convolution before it does.
+    Packed sequences (cu_seqlens) go to the original, which knows whether the convolution before it supports them.
     """
 
     def gated_delta_rule(
@@ -188,7 +188,7 @@ def gated_delta_rule(theirs: Function) -> Function:
 
 
 def rnn_scan(theirs: Function) -> Function:
-    """Return RecurrentGemmaRglru._rnn_scan of transformers, with the same bits."""
+    """Return a replacement for RecurrentGemmaRglru._rnn_scan of transformers, with bitwise equal results."""
 
     def _rnn_scan(
         self: Any,
@@ -212,7 +212,7 @@ def rnn_scan(theirs: Function) -> Function:
 
 
 def mambapy_scan(theirs: Function) -> Function:
-    """Return MambaBlock.selective_scan and selective_scan_seq of mambapy, with time before channels."""
+    """Return a replacement for MambaBlock.selective_scan and selective_scan_seq of mambapy: time before channels."""
 
     def selective_scan_of_block(
         self: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
@@ -223,7 +223,7 @@ def mambapy_scan(theirs: Function) -> Function:
         A, D = in_float64_if(x, A, D)
         u, d, b, c = (y.transpose(1, 2) for y in (x, delta, B, C))
         y = selective_scan(u, d, A, b, c, D)
-        assert isinstance(y, Tensor)  # for the type checker: the last state was not asked for
+        assert isinstance(y, Tensor)  # for the type checker: the last state was not requested
         return y.transpose(1, 2)
 
     return selective_scan_of_block

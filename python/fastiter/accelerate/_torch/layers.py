@@ -1,4 +1,4 @@
-"""Products with the weights of layers, and whether a call of a mixer is one that ours take."""
+"""Products with the weights of layers, and the check whether fastiter's mixers support a call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook  # private: torch has no other way to ask
+from torch.nn.modules.module import _has_any_global_hook  # private, as torch has no public function for it
 
 from ..._torch.linear import linear
 from ..._torch.op import count_change
@@ -18,15 +18,15 @@ from .functions import in_float64_if, on_cpu
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PLAIN = (Tensor, nn.Parameter)
 _PLAIN_OR_NONE = {*_PLAIN, type(None)}
-_MIN_ROWS = 16  # with fewer, torch's products are as fast
+_MIN_ROWS = 16  # with fewer rows, torch's products are as fast
 _PACKED = ("seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k")  # options for packed sequences
 _MASK, _FORMER_CACHE = "attention_mask", "cache_params"  # the cache's name before transformers 5.24
 
 
 def is_plain(layer: Any) -> bool:
-    """Return whether a layer is x W^T + b and nothing else: no other class of layers or weights, and no hooks."""
+    """Return whether a layer computes just x W^T + b: no derived class of layers or weights, and no hooks."""
     kind = type(layer)
-    if nn.Linear not in (kind, vars(kind).get("_in_place_of")):  # the latter where products are ours
+    if nn.Linear not in (kind, vars(kind).get("_in_place_of")):  # the latter if products are fastiter's
         return False
     return type(layer.weight) in _PLAIN and not has_hooks(layer)
 
@@ -38,7 +38,7 @@ def has_hooks(layer: Any) -> bool:
 
 
 def product(layer: Any, x: Tensor) -> Tensor:
-    """Return layer(x), by fastiter's product where it is faster: it also runs on CPUs that MKL has no kernels for."""
+    """Return layer(x), by fastiter's product where it is faster, as on CPUs for which MKL has no optimised kernels."""
     is_ours = x.dtype == torch.float32 and x.numel() >= _MIN_ROWS * x.shape[-1] and is_plain(layer)
     if not is_ours or layer.weight.dtype != torch.float32:
         out: Tensor = layer(x)
@@ -65,16 +65,16 @@ def product_with(weight: Tensor, x: Tensor) -> Tensor:
 
 
 class States(NamedTuple):
-    """The states of a layer in a cache, in place; None before the first call."""
+    """The states of a layer, which are views of its cache; None before the first call."""
 
     conv: Any = None
     recurrent: Any = None
 
 
 class Call(NamedTuple):
-    """Arguments of a mixer's forward, and the states with which it begins.
+    """Arguments of a mixer's forward, and its initial states.
 
-    `is_step` is whether x has one step, and the cache states that change in place.
+    `is_step` is whether x is a single step, and the cache has states to update in place.
     """
 
     x: Tensor
@@ -85,11 +85,11 @@ class Call(NamedTuple):
 
 
 def read_call(mixer: Any, of_cache: str, args: tuple[Any, ...], options: dict[str, Any]) -> Call | None:
-    """Return the arguments of a call that our mixers take, None for others.
+    """Return the arguments of a call if fastiter's mixers support it, else None.
 
-    Others are those on other devices, in mixed precision, with packed sequences, with another activation, with hooks
-    that move weights before they are used, with a cache of all past inputs, and steps where gradients are enabled, as
-    caches change in place.
+    Unsupported are calls on other devices, in mixed precision, with packed sequences, with another activation, with
+    hooks that move weights before they are used, with a cache of all past inputs, and steps with gradients enabled, as
+    caches are updated in place.
     """
     given = dict(zip(("hidden_states", of_cache, _MASK), args, strict=False)) | options if args else options
     x: Tensor = given["hidden_states"]
@@ -118,14 +118,14 @@ def _states_of(cache: Any, layer: int) -> States:
 
 
 def fused_step(mixer: Any, call: Call, step: Any, weights: tuple[Any, ...], *sizes: Any) -> Tensor | None:
-    """Return the output of a whole step in one call of a kernel, which changes the states; None where it does not fit.
+    """Return the output of a whole step by one call of a kernel, which updates the states; None if that is unsupported.
 
-    It takes plain layers and tensors, up to 8 rows, and no mask.
+    The kernel supports plain layers and tensors, up to 8 rows, and no mask.
 
     Parameters
     ----------
     mixer, call
-        The mixer and its arguments, which are a step.
+        The mixer and its arguments, which are for one step.
     step
         The kernel's function.
     weights
@@ -152,13 +152,13 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def convolved(mixer: Any, x: Tensor, call: Call) -> Tensor:
-    """Return a mixer's convolution along time of x (B, T, D), whose state in a cache changes in place."""
+    """Return a mixer's convolution of x (B, T, D) along time; its state in a cache is updated in place."""
     layer, signals = mixer.conv1d, x.transpose(1, 2)
     weight, bias = in_float64_if(x, layer.weight.squeeze(1), layer.bias)
     if call.is_step:
         return causal_conv1d_update(signals, call.states.conv, weight, bias, mixer.activation).transpose(1, 2)
-    if call.cache is not None:  # which returns the inputs with those before them
+    if call.cache is not None:  # returns the inputs preceded by the cached ones
         signals = call.cache.update_conv_state(signals, mixer.layer_idx, conv_kernel_size=mixer.conv_kernel_size)
     out = causal_conv1d(signals, weight, bias, activation=mixer.activation)
-    assert isinstance(out, Tensor)  # for the type checker: the last inputs were not asked for
+    assert isinstance(out, Tensor)  # for the type checker: the last inputs were not requested
     return out[:, :, -x.shape[1] :].transpose(1, 2)

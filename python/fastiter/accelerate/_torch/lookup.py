@@ -1,4 +1,4 @@
-"""Which rule is for a function of a model, by its name and the package that it comes from."""
+"""Lookup of the rule for a function of a model, by the function's name and package."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .functions import Function, on_cpus
 from .rebind import globals_of, owner_of
 from .rules import CLASSES, GLOBALS, IN_TORCH, METHODS, Rule
 
-#: Functions in a module's methods that ours have no function for
+#: Functions used by modules' methods that have no replacement
 FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda", "mamba3_siso_combined"}
-#: Functions of fla, and the forwards of its modules, which have no trial as theirs do not run on CPUs
+#: Functions of fla, and the forwards of its modules; they have no trial, as the originals do not run on CPUs
 OF_FLA = {name: Rule(names, make, by, list) for name, (names, make, by) in fla.RULES.items()}
 FORWARDS_OF_FLA = {name: Rule(names, make, by, list) for name, (names, make, by) in fla.FORWARDS.items()}
-#: Classes of losses, whose objects fla's models make in each call
+#: Loss classes, of which fla's models construct objects in each call
 LOSSES_OF_FLA = {name: Rule((), fla_losses.derived, IN_TORCH, list) for name in fla_losses.FORWARDS}
 #: Attributes that layers of fla set to one of its activations
 OF_ACTIVATIONS = Rule((), fla_parts.activation, IN_TORCH, list)
 ACTIVATIONS = ("act", "act_fn", "gate_fn")
-#: Functions of mamba_ssm and causal_conv1d, which have no trial either
+#: Functions of mamba_ssm and causal_conv1d, which have no trial for the same reason
 OF_MAMBA_SSM = {
     name: Rule(names, on_cpus(ours), by, list, may_be_none=True)
     for name, (names, ours, by) in mamba_ssm.FUNCTIONS.items()
@@ -33,10 +33,10 @@ _OF_PACKAGES = {"fla": OF_FLA, "mamba_ssm": OF_MAMBA_SSM, "causal_conv1d": OF_MA
 
 
 def rule_for_global(method: Function, name: str, theirs: Any) -> Rule | None:
-    """Return the rule for a function that a method finds by a global name, None if it is not one that is known.
+    """Return the rule for a function that a method uses by a global name, None if it is not known.
 
-    transformers has functions of fla under the names of its own; fla's layers know fla's alone. In the modules of
-    mamba_ssm, the functions of packages that are missing are None.
+    transformers binds functions of fla to the names of its own; fla's layers use only fla's. In the modules of
+    mamba_ssm, the functions of packages that are not installed are None.
     """
     if isinstance(theirs, type):
         return LOSSES_OF_FLA.get(name) if _package_of(theirs) == "fla" else None
@@ -46,7 +46,7 @@ def rule_for_global(method: Function, name: str, theirs: Any) -> Rule | None:
 
 
 def rule_of(of: type, method: str) -> Rule | None:
-    """Return the rule for a method of a class, None if the method is not one that is known."""
+    """Return the rule for a method of a class, None if the method is not known."""
     package = _package_of(of)
     if package in _OF_PACKAGES:
         return FORWARDS_OF_FLA.get(of.__name__) if package == "fla" and method == "forward" else None
@@ -54,15 +54,16 @@ def rule_of(of: type, method: str) -> Rule | None:
 
 
 def keeps_activations(used: dict[str, Any]) -> bool:
-    """Return whether an __init__ that uses these global names takes activations from a table of fla's."""
+    """Return whether an __init__ that uses these global names takes activations from fla's table."""
     table = used.get("ACT2FN")
     return isinstance(table, dict) and any(_package_of(owner_of(f)) == "fla" for f in table.values())
 
 
 def missing_in(of: type, methods: Mapping[str, Any], known: Collection[str]) -> str | None:
-    """Return a function that the methods of a class use and ours have nothing for, None if there is none.
+    """Return a function that the methods of a class use and that has no replacement, None if there is none.
 
-    In a layer of fla, this is one of fla.ops where none of these is known, as there norms and the like are not all.
+    In a layer of fla, this is a function of fla.ops if none of its recurrences is known, as replacing only norms and
+    the like would not be enough.
     """
     is_layer_of_fla = of.__module__.startswith("fla.layers.")
     if fla.RECURRENCES & {*known} if is_layer_of_fla else known:
@@ -78,7 +79,7 @@ def _is_recurrence_of_fla(f: Any) -> bool:
 
 
 def methods_mixed_in(of: type[nn.Module]) -> dict[str, Any]:
-    """Return the functions of a class's bases that are no modules, in packages whose functions are known."""
+    """Return the functions of a class's non-module bases, in packages whose functions are known."""
     bases = [base for base in reversed(of.__mro__) if not issubclass(base, nn.Module)]
     found = (vars(base).items() for base in bases if _package_of(base) in _OF_PACKAGES)
     return {name: value for items in found for name, value in items if isinstance(value, FunctionType)}

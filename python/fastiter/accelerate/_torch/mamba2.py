@@ -1,4 +1,4 @@
-"""Mamba-2's functions in place of transformers': the same arguments, and theirs where ours do not apply."""
+"""Replacements for transformers' functions of Mamba-2, with the same arguments; the originals run unsupported calls."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def wide_ssd(
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] = _NO_LIMITS,
 ) -> tuple[Tensor, Tensor]:
-    """Return ssd of these and of D, dt_bias and a state in the dtype of its arithmetic, with contiguous states.
+    """Call ssd with D, dt_bias and the state converted to the dtype of its arithmetic; the states are contiguous.
 
-    Steps that follow change the states in place, and are slower where the states are not contiguous.
+    The steps that follow update the states in place, and would be slower with states that are not contiguous.
     """
     dtype = computed(x.dtype)
     x, dt, A, B, C = (y.to(dtype) for y in (x, dt, A, B, C))
@@ -37,7 +37,7 @@ def wide_ssd(
 
 
 def chunk_scan(theirs: Function) -> Function:
-    """Return mamba2_chunk_scan of transformers, whose output has the dtype of its arithmetic."""
+    """Return a replacement for mamba2_chunk_scan of transformers, whose output has the dtype of its arithmetic."""
 
     def mamba2_chunk_scan(
         hidden_states: Tensor,

@@ -1,4 +1,4 @@
-"""Whole mixers of Mamba-2, from the input projection to the output projection with channels contiguous."""
+"""Whole mixers of Mamba-2: channels remain contiguous from the input projection to the output projection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NORM = "8ded81007a79dd02"
 
 
 def mamba2_mixer(theirs: Function, of_cache: str) -> Function:
-    """Return forward of the mixers of Mamba-2; theirs runs for calls that ours does not take."""
+    """Return a replacement for forward of the mixers of Mamba-2; unsupported calls go to the original."""
 
     def forward(self: Any, *args: Any, **options: Any) -> Tensor:
         call = read_call(self, of_cache, args, options)
@@ -38,8 +38,8 @@ def mamba2_mixer(theirs: Function, of_cache: str) -> Function:
 
 
 def _fused_step(self: Any, call: Call) -> Tensor | None:
-    """Return the output of one step in one call of a kernel, None where it does not fit, or the norm is another one."""
-    norm = getattr(self, "norm", None)  # FalconH1 has models without
+    """Return the output of one step by one call of a kernel, None if that is unsupported or the norm is another one."""
+    norm = getattr(self, "norm", None)  # some models of FalconH1 have none
     if norm is None or not _is_gated_norm(type(norm).forward) or has_hooks(norm):
         return None
     weights = (self.dt_bias, self.A_log, self.D, norm.weight)
@@ -49,7 +49,7 @@ def _fused_step(self: Any, call: Call) -> Tensor | None:
 
 @functools.cache
 def _is_gated_norm(forward: Any) -> bool:
-    """Return whether the forward of a class is the gated norm that the kernel computes."""
+    """Return whether a forward is the gated norm that the kernel computes."""
     return digest_of(unwrapped(forward)) == _NORM
 
 
@@ -63,7 +63,7 @@ def _projected(self: Any, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _gated(self: Any, y: Tensor, gate: Tensor) -> Tensor:
-    if getattr(self, "mamba_rms_norm", True):  # FalconH1 has models without
+    if getattr(self, "mamba_rms_norm", True):  # False in some models of FalconH1
         out: Tensor = self.norm(y, gate)
         return out
     return y * silu(gate)
@@ -88,7 +88,7 @@ def _sequence(self: Any, u: Tensor, dt: Tensor, call: Call) -> Tensor:
 
 
 def _step(self: Any, u: Tensor, dt: Tensor, call: Call) -> Tensor:
-    """Return the output of one step (B, 1, D) before the gate, which changes the state in place."""
+    """Return the output of one step (B, 1, D) before the gate; updates the state in place."""
     state = call.states.recurrent
     signals, B, C = _heads(self, u[:, 0])
     A, D, dt_bias = in_float64_if(u, self.A_log.float().exp().neg_(), self.D, self.dt_bias)

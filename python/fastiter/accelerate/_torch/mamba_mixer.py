@@ -1,4 +1,4 @@
-"""Whole mixers of Mamba: channels stay contiguous from the input projection to the output projection."""
+"""Whole mixers of Mamba: channels remain contiguous from the input projection to the output projection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .layers import Call, convolved, fused_step, is_plain, masked, product, prod
 
 
 def mamba_mixer(theirs: Function, of_cache: str) -> Function:
-    """Return forward of the mixers of Mamba, FalconMamba and Jamba; theirs runs for calls that ours does not take."""
+    """Return a replacement for forward of the mixers of Mamba, FalconMamba and Jamba.
+
+    Unsupported calls go to the original.
+    """
 
     def forward(self: Any, *args: Any, **options: Any) -> Tensor:
         call = None if hasattr(self.config, "_is_quantized") else read_call(self, of_cache, args, options)
@@ -32,7 +35,7 @@ def mamba_mixer(theirs: Function, of_cache: str) -> Function:
 
 
 def _fused_step(self: Any, call: Call) -> Tensor | None:
-    """Return the output of one step in one call of a kernel, None where it does not fit."""
+    """Return the output of one step by one call of a kernel, None if that is unsupported."""
     if hasattr(self, "dt_layernorm") or not (is_plain(self.x_proj) and is_plain(self.dt_proj)):
         return None
     if self.x_proj.bias is not None:
@@ -54,7 +57,7 @@ def _sequence(self: Any, u: Tensor, gate: Tensor, call: Call) -> Tensor:
 
 
 def _step(self: Any, u: Tensor, gate: Tensor, call: Call) -> Tensor:
-    """Return the output of one step (B, 1, D), which changes the state in place."""
+    """Return the output of one step (B, 1, D); updates the state in place."""
     u, gate = u[:, 0], gate[:, 0]
     dt, B, C = _projected(self, _applied(self.x_proj, u))
     dt = linear(dt, self.dt_proj.weight)
@@ -74,7 +77,7 @@ def _bias_of(layer: Any) -> Tensor | None:
 
 
 def _projected(self: Any, x: Tensor) -> tuple[Tensor, ...]:
-    """Return the step sizes before their own projection, B and C, normalised where the model does it."""
+    """Return the step sizes before their own projection, B and C, normalised if the model does so."""
     dt, B, C = x.split([self.time_step_rank, self.ssm_state_size, self.ssm_state_size], -1)
     if hasattr(self, "dt_layernorm"):
         return self.dt_layernorm(dt), self.b_layernorm(B), self.c_layernorm(C)

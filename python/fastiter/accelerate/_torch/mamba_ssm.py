@@ -1,6 +1,6 @@
-"""Functions of mamba_ssm and causal_conv1d, whose own are kernels for GPUs and do not run on CPUs.
+"""Replacements for functions of mamba_ssm and causal_conv1d, which are GPU kernels and do not run on CPUs.
 
-There is no trial: the functions are those of packages with documented interfaces, and theirs could not be called.
+There is no trial: the interfaces are documented by the packages, and the originals could not be called on a CPU.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ...ssm._torch.compat import causal_conv1d, mamba_ssm, mamba_ssm_norms
 from .functions import Function, WithCuda, on_cpus
 from .rebind import parameters_of, rebound
 
-_STATES = ("state", "conv_state")  # arguments that change in place
+_STATES = ("state", "conv_state")  # arguments that are updated in place
 
 
 def _with_weights_in_float32(ours: Function) -> Function:
-    """Return ours that takes them beside signals in float64, as modules bring A and D to float32 in every model."""
+    """Return a replacement that accepts float32 weights with float64 signals, as modules convert A and D to float32."""
     names = parameters_of(ours)
 
     def function(*args: Any, **options: Any) -> Any:
@@ -32,7 +32,7 @@ def _with_weights_in_float32(ours: Function) -> Function:
 
 
 class _Event:
-    """A torch.cuda.Event on a CPU, which computes what it is told at once."""
+    """A torch.cuda.Event for the CPU, which executes everything immediately."""
 
     def __init__(self, enable_timing: bool = False) -> None:
         self._time = 0.0
@@ -46,7 +46,7 @@ class _Event:
 
 
 def decode(theirs: Any) -> Function:
-    """Return decode of mamba_ssm, which generates tokens, without events of a GPU."""
+    """Return decode of mamba_ssm, which generates tokens, without GPU events."""
     without = rebound(theirs, {"torch": WithCuda(Event=_Event, synchronize=lambda: None)})
     return on_cpus(without)(theirs)
 
@@ -55,7 +55,7 @@ def _widened(x: Any) -> Any:
     return x.double() if isinstance(x, Tensor) and x.dtype == torch.float32 else x
 
 
-#: Ours, with the number of the first parameters on whose order modules rely, by the package of theirs
+#: By package: the replacements, with the number of leading parameters on whose order modules rely
 _OURS: dict[str, dict[Function, int]] = {
     "mamba_ssm": {
         mamba_ssm.selective_scan_fn: 10,
@@ -74,7 +74,7 @@ _OURS: dict[str, dict[Function, int]] = {
         causal_conv1d.causal_conv1d_varlen_states: 3,
     },
 }
-#: Their names: the first parameters, ours, and the name of ours below ``fastiter.torch``
+#: By the original's name: the leading parameters, the replacement, and its name below ``fastiter.torch``
 FUNCTIONS: dict[str, tuple[tuple[str, ...], Function, str]] = {
     ours.__name__: (parameters_of(ours)[:count], _with_weights_in_float32(ours), f"compat.{package}.{ours.__name__}")
     for package, found in _OURS.items()

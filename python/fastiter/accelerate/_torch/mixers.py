@@ -1,4 +1,4 @@
-"""Whole mixers of models, in place of those whose code is the code that ours were made from."""
+"""Replacements for whole mixers of models, for those whose code is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .mamba2_mixer import mamba2_mixer
 from .mamba_mixer import mamba_mixer
 from .rebind import digest_of, parameters_of, unwrapped
 
-#: Ours by the digest of the forward of theirs, in transformers 5.24 and in 5.15 to 5.20
+#: The replacements by the digest of the original forward, in transformers 5.24 and in 5.15 to 5.20
 MIXERS: dict[str, Callable[[Function, str], Function]] = {
     **dict.fromkeys(("7c9fb6420d47733e", "9e08a6ec032a9ff2"), mamba_mixer),  # Mamba
     **dict.fromkeys(("ac8ff8b35ee26df6", "8911b19ccd2f8b2a"), mamba_mixer),  # FalconMamba
@@ -26,14 +26,14 @@ MIXERS: dict[str, Callable[[Function, str], Function]] = {
 
 
 def whole_mixer(of: type[nn.Module], forward: Function) -> Function | None:
-    """Return our forward for a class, None if the code of its own is not known.
+    """Return the replacement for a class's forward, None if its code is not known.
 
     Parameters
     ----------
     of : class
         The class of a mixer.
     forward : function
-        Its forward with our functions, for calls that our forward does not take.
+        Its forward with replaced functions, for calls that the replacement does not support.
     """
     theirs = unwrapped(of.forward)
     make = MIXERS.get(digest_of(theirs))

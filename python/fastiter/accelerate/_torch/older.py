@@ -1,8 +1,8 @@
-"""Mixers in transformers before 5.15: their path for GPUs, with functions for the CPU in place of GPU packages'.
+"""Mixers in transformers before 5.15: their GPU path, with functions for the CPU instead of those of GPU packages.
 
 Such a mixer has a ``slow_forward`` or ``torch_forward`` in torch's operations, and a ``cuda_kernels_forward``, which
-calls functions of mamba_ssm and causal_conv1d by global names. Both compute the same. The second one with other
-functions takes the place of the first.
+calls functions of mamba_ssm and causal_conv1d by global names. Both compute the same. The second path, with these
+functions exchanged, replaces the first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .rebind import names_of, parameters_of, rebound
 
 _NO_LIMITS = (0.0, math.inf)
 _SLOW, _FAST = ("slow_forward", "torch_forward"), "cuda_kernels_forward"
-#: Functions of the packages, in the order in which the first one that a path calls is reported
+#: Functions of the packages, and their replacements; the first one that a path calls is reported
 _BY = {
     "selective_scan_fn": "ssm.selective_scan",
     "mamba_chunk_scan_combined": "ssm.ssd",
@@ -35,7 +35,7 @@ _BY = {
 
 
 class Paths(NamedTuple):
-    """The two paths of a mixer: the name of the slow one, both, and what ours computes."""
+    """The two paths of a mixer: the name of the slow one, both methods, and the name of the replacement."""
 
     name: str
     slow: Any
@@ -54,7 +54,7 @@ def paths_of(methods: dict[str, types.FunctionType]) -> Paths | None:
 
 
 def reason_against(paths: Paths) -> str | None:
-    """Return why one path cannot take the place of the other, None if it can; the fast one may have more options."""
+    """Return why one path cannot replace the other, None if it can; the fast one may have more options."""
     slow, fast = (parameters_of(path)[2:] for path in (paths.slow, paths.fast))
     options = [inspect.signature(paths.fast).parameters[name] for name in fast[len(slow) :]]
     if fast[: len(slow)] == slow and all(p.default is not p.empty for p in options):
@@ -63,17 +63,17 @@ def reason_against(paths: Paths) -> str | None:
 
 
 def forward_of(paths: Paths) -> Any:
-    """Return the slow path that calls our functions.
+    """Return the replacement for the slow path.
 
-    The model's own one runs for tensors that are not on the CPU, for activations that the convolution has not, and for
-    a step with a cache where gradients are enabled, or where step sizes have limits, which functions for steps lack.
+    The original runs for tensors that are not on the CPU, for activations that the convolution does not support, and
+    for a step with a cache if gradients are enabled or if step sizes have limits, which the functions for steps lack.
     """
     theirs, ours = paths.slow, rebound(paths.fast, _FUNCTIONS)
     names, used = parameters_of(theirs)[1:], names_of(theirs)
 
     def limits_of(self: Any) -> Any:
         """Return the limits of step sizes in the slow path; in Zamba2 and NemotronH the fast one has others."""
-        name = next((name for name in ("time_step_limit", "dt_limit") if name in used), None)  # the latter in fla
+        name = next((name for name in ("time_step_limit", "dt_limit") if name in used), None)  # dt_limit in fla
         if name is not None:
             return tuple(getattr(self, name))
         return (self.time_step_min, math.inf) if "time_step_min" in used else _NO_LIMITS
@@ -91,10 +91,10 @@ def forward_of(paths: Paths) -> Any:
 
 
 class _Evaluated:
-    """A mixer as it is in eval mode: in training mode it would call one function for all of its parts.
+    """A view of a mixer in eval mode: in training mode it would call one fused function for everything.
 
     That function normalises FalconMamba's step sizes after their projection, while ``slow_forward`` does it before.
-    Mixers of fla keep functions for convolutions, by default those of Triton, which have other arguments.
+    Mixers of fla store functions for convolutions, by default Triton's, which have other arguments.
     """
 
     training, backend = False, "cuda"
@@ -107,7 +107,7 @@ class _Evaluated:
         return getattr(self._mixer, name)
 
 
-# ---- The functions of mamba_ssm and causal_conv1d that it calls -----------------------------------------------------
+# ---- Replacements for the functions of mamba_ssm and causal_conv1d ---------------------------------------------------
 
 
 def _selective_scan_fn(u: Tensor, delta: Tensor, *rest: Tensor | None, **options: Any) -> Any:
@@ -131,7 +131,7 @@ def _selective_state_update(
 
 
 def _chunk_scan(x: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    """Return the output as the original has it, and the final states, which all callers ask for."""
+    """Return the output in the original's form, and the final states, which all callers request."""
     out, last = _COMBINED(x, *arguments, **options)
     return out.to(x.dtype).contiguous(), last
 
@@ -162,7 +162,7 @@ def _causal_conv1d_update(
 
 
 _FUNCTIONS: dict[str, Any] = {
-    "torch": WithCuda(device=lambda _: nullcontext()),  # FalconH1's makes the GPU of its tensors the current one
+    "torch": WithCuda(device=lambda _: nullcontext()),  # FalconH1 makes its tensors' GPU the current one
     "selective_scan_fn": _selective_scan_fn,
     "selective_state_update": _selective_state_update,
     "mamba_chunk_scan_combined": _chunk_scan,

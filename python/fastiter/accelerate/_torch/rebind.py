@@ -1,4 +1,4 @@
-"""Functions with the code of others, in which some global names have other values."""
+"""Copies of functions in which some global names have other values."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from torch import nn
 
 
 def rebound(function: types.FunctionType, names: Mapping[str, Any]) -> types.FunctionType:
-    """Return a function like the given one, in which the global names have the given values.
+    """Return a copy of a function in which the global names have the given values.
 
-    Decorators that call the function they decorate by a variable of theirs are kept; they are made anew, too.
+    Decorators that call the decorated function through a variable of their closure are kept, and copied as well.
 
     Parameters
     ----------
     function : function
-        A method, or what decorators have made of it.
+        A method, possibly decorated.
     names : mapping
-        Values by global names. Other names have the values that they have now.
+        Values by global name. Other names keep their present values.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def rebound(function: types.FunctionType, names: Mapping[str, Any]) -> types.Fun
     inner = _inner_of(function)
     if inner is None:
         scope, closure = {**function.__globals__, **names}, function.__closure__
-        scope.pop("__name__", None)  # else torch.compile reads the names from the module, which has the former values
+        scope.pop("__name__", None)  # else torch.compile reads the names from the module, with the original values
     else:
         inner, closure = _decorated(function, inner, names)
         scope = function.__globals__
@@ -51,9 +51,9 @@ def rebound(function: types.FunctionType, names: Mapping[str, Any]) -> types.Fun
 
 
 def _inner_of(function: types.FunctionType) -> Any:
-    """Return what a decorator has wrapped, None if the function is not decorated.
+    """Return the function that a decorator wraps, None if the function is not decorated.
 
-    A decorator without functools.wraps is recognised by the only method among its variables.
+    A decorator without functools.wraps is recognised by having exactly one method in its closure.
     """
     if "__wrapped__" in vars(function):
         return vars(function)["__wrapped__"]
@@ -73,7 +73,7 @@ def unwrapped(function: Any) -> Any:
 
 
 def _decorated(function: types.FunctionType, inner: Any, names: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
-    """Return the rebound function below a decorator, and the decorator's variables with it."""
+    """Return the rebound copy of the decorated function, and the decorator's closure with that copy."""
     cells = function.__closure__ or ()
     found = [cell for cell in cells if _content(cell) is inner]
     if not found or not isinstance(inner, types.FunctionType):
@@ -86,7 +86,7 @@ def _decorated(function: types.FunctionType, inner: Any, names: Mapping[str, Any
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # an empty one
+    except ValueError:  # the cell is empty
         return None
 
 
@@ -150,10 +150,10 @@ def parameters_of(function: Any) -> tuple[str, ...]:
 
 
 def digest_of(function: Any) -> str:
-    """Return a digest of a function's code without decorators, comments and white space."""
+    """Return a digest of a function's source code without decorators, comments and white space."""
     try:
         source = textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):  # it comes from no file
+    except (OSError, TypeError):  # there is no source file
         return ""
     source = source[source.index("def ") :]
     found = [x.string for x in tokenize.generate_tokens(io.StringIO(source).readline) if x.type != tokenize.COMMENT]

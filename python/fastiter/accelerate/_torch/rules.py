@@ -1,4 +1,4 @@
-"""The functions of other packages that ours can stand for: how they are recognised, and a trial on a few numbers."""
+"""The replaceable functions of other packages: how they are recognised, and a trial on a small input."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ IN_TORCH = ""
 
 
 class Rule(NamedTuple):
-    """A function of a model: the first of its parameters, ours in its place, and calls to try both with.
+    """A function of a model: its first parameters, its replacement, and calls to compare both.
 
-    `by` is the name of ours below ``fastiter.torch``, `IN_TORCH` if it has operations of torch alone, None if it does
-    nothing. `more` are calls that the model's function
-    may refuse; ours then need not agree. `calls_of` returns calls for a module, where it says how the function works.
-    `may_be_none` is whether the model's may be None where its package is missing.
+    `by` is the name of the replacement below ``fastiter.torch``, `IN_TORCH` if it uses only torch's operations, None if
+    it does nothing. `more` are calls that the model's function may refuse; if it does, they are not compared.
+    `calls_of` returns calls for a module whose attributes determine what the function computes. `may_be_none` is
+    whether the model's function may be None because its package is not installed.
     """
 
     parameters: tuple[str, ...]
@@ -113,7 +113,7 @@ def _delta_calls(groups: int) -> list[Call]:
 
 
 def _grouped_calls() -> list[Call]:
-    """Return calls with groups of value heads, which transformers repeats before the call in some versions."""
+    """Return calls with grouped value heads, which some versions of transformers repeat before the call."""
     return _delta_calls(2)
 
 
@@ -126,7 +126,7 @@ def _kimi_calls() -> list[Call]:
 
 
 class _Cache:
-    """MiniMax's cache of one layer; the state that is set is a result of the layer, too."""
+    """MiniMax's cache of one layer; the state that the layer sets is compared as one of its results."""
 
     def get_linear_cache(self, layer: int) -> Tensor:
         return _randn(2, 2, 3, 3)
@@ -136,7 +136,7 @@ class _Cache:
 
 
 def _lightning_calls() -> list[Call]:
-    """Return calls of MiniMax's layer of 2 heads of width 3, with blocks of 4 steps and no norm."""
+    """Return calls of MiniMax's layer with 2 heads of width 3, blocks of 4 steps and no norm."""
     rate, block = torch.tensor([0.3, 0.7])[:, None, None], 4
     steps = torch.arange(block) + 1.0
     apart = rate * (steps[:, None] - steps).tril()
@@ -224,7 +224,7 @@ _OLDER_CONV_STEP = Rule(
 _KIMI_RULE = Rule(_KIMI, attention.kimi_delta_attention, "compat.fla.chunk_kda", _kimi_calls)
 _OF_MAMBAPY = Rule(_MAMBAPY, functions.mambapy_scan, "ssm.selective_scan", _mambapy_calls)
 
-#: Functions that a module's methods find by these global names
+#: Functions that modules' methods use by these global names
 GLOBALS = {
     "causal_conv1d_fn": Rule(_CONV, conv.convolution, "ssm.causal_conv1d", _conv_calls),
     "causal_conv1d_update": _CONV_STEP_RULE,
@@ -243,7 +243,7 @@ GLOBALS = {
     "parallel_stabilized_simple": Rule(_PARALLEL, attention.mlstm_in_parallel, "ssm.mlstm", _parallel_mlstm_calls),
     "recurrent_step_stabilized_simple": Rule(_MLSTM_STEP, attention.mlstm_step, "ssm.mlstm", _mlstm_step_calls),
 }
-#: Methods of a module's class
+#: Methods of any module's class
 METHODS = {
     "_rnn_scan": Rule(_RNN, functions.rnn_scan, "linear_scan", _rnn_calls),
     "selective_scan": _OF_MAMBAPY,
@@ -270,7 +270,7 @@ ATTRIBUTES = {
 
 
 def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:
-    """Return why ours cannot stand for a function, None if it can."""
+    """Return why a function cannot be replaced, None if it can."""
     if theirs is None and rule.may_be_none:
         return None
     if not callable(theirs):
@@ -282,17 +282,17 @@ def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:
 
 
 def reason_against_instance(rule: Rule, name: str, theirs: Any, module: Any) -> str | None:
-    """Return why ours cannot stand for a method of this module, None if it can."""
+    """Return why a method of this module cannot be replaced, None if it can."""
     return None if rule.calls_of is None else _reason_after_trial(rule, name, theirs, rule.calls_of(module), [])
 
 
 def _reason_after_trial(rule: Rule, name: str, theirs: Any, calls: list[Call], more: list[Call]) -> str | None:
-    plain = inspect.unwrap(theirs)  # of transformers, where it has replaced this by a GPU package's
+    plain = inspect.unwrap(theirs)  # transformers' own, if it has replaced it by a GPU package's
     try:
         with torch.no_grad():
             is_same = all(_gives_the_same(plain, rule.make(plain), call) for call in calls)
             is_same &= all(_gives_the_same(plain, rule.make(plain), call) for call in more if _takes(plain, call))
-    except Exception as error:  # whatever theirs raises
+    except Exception as error:  # whatever the original raises
         return f"its {name} fails: {error}"
     return None if is_same else f"its {name} computes something else than before"
 
@@ -300,13 +300,13 @@ def _reason_after_trial(rule: Rule, name: str, theirs: Any, calls: list[Call], m
 def _takes(theirs: functions.Function, call: Call) -> bool:
     try:
         theirs(*call[0], **call[1])
-    except Exception:  # whatever it raises: it is asked whether it does
+    except Exception:  # whatever it raises: the question is whether it raises
         return False
     return True
 
 
 def _gives_the_same(theirs: functions.Function, ours: functions.Function, call: Call) -> bool:
-    """Compare results, and the elements of arguments, which may be changed in place."""
+    """Compare the results, and the elements of the arguments, which may be updated in place."""
     found = []
     for function in (theirs, ours):
         arguments = tuple(x.clone() if isinstance(x, Tensor) else x for x in call[0])

@@ -1,4 +1,4 @@
-"""RWKV-4's attention in place of transformers': two linear recurrences with a common scale that keeps them in range."""
+"""A replacement for transformers' attention of RWKV-4: two linear recurrences with a common scale, against overflow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NO_MAXIMUM = -1e38  # transformers' scale of an empty state
 
 
 def linear_attention(theirs: Function) -> Function:
-    """Return rwkv_linear_attention of transformers.
+    """Return a replacement for rwkv_linear_attention of transformers.
 
     With w = -exp(time_decay), the numerator and the denominator of the output follow s[t] = e^w s[t-1] + e^k[t] x[t],
-    where x is the value or 1. Both are kept divided by e^m, m[t] = max(m[t-1] + w, k[t]), which cancels in the output,
-    so gradients take it for a constant.
+    where x is the value or 1. Both are stored divided by e^m, m[t] = max(m[t-1] + w, k[t]), which cancels in the
+    output, so gradients treat it as a constant.
     """
 
     def rwkv_linear_attention(
@@ -54,7 +54,7 @@ def linear_attention(theirs: Function) -> Function:
 
 
 def _scales(k: Tensor, w: Tensor, start: Tensor) -> Tensor:
-    """Return m (B, T + 1, D) from the one before the first step on, by a running maximum of k[t] - t w.
+    """Return m (B, T + 1, D), beginning with that before the first step, by a running maximum of k[t] - t w.
 
     Its rounding errors, which grow with t w, do not matter, as all factors come from the rounded m.
     """
