@@ -26,20 +26,20 @@ _MAX_STEPS = 100
 PARTS = SHARED | {
     "exchange": """
         exchange : {"auto", "pipeline", "scan", "shooting"}
-            "pipeline", which "auto" is: a rank computes one chunk of the rows or channels after another by ``method``,
-            each when its state has arrived. "shooting": all ranks run their steps by the loop at once, and Newton's
-            method finds the states at their borders. "scan": Newton's method on all steps, whose linear recurrence is a
-            scan of maps, before each rank runs its own by the loop. If a row does not converge, the pipeline follows,
-            as the loop does in one process.
+            "pipeline", the choice of "auto": a rank computes one chunk of the rows or channels after another by
+            ``method``, each when its state has arrived. "shooting": all ranks run their steps by the loop at once, and
+            Newton's method finds the states at their borders. "scan": Newton's method on all steps, whose linear
+            recurrence is a scan of maps; then each rank runs its own steps by the loop. If a row does not converge, the
+            pipeline runs instead, as the loop does in one process.
     """,
     "window": """
         window : int, optional
-            Steps that Newton's method solves at once in a chunk of the pipeline; 32 by default.
+            Number of steps that Newton's method solves at once in a chunk of the pipeline; 32 by default.
     """,
     "max_steps": """
         max_steps : int, optional
-            Passes after which Newton's method gives up: 32 by default on a window of the pipeline, 100 on all steps or
-            borders.
+            Maximum number of passes of Newton's method: by default 32 over a window of the pipeline, 100 over all steps
+            or borders.
     """,
     "return_info": """
         return_info : bool

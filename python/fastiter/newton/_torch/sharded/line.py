@@ -20,9 +20,9 @@ class Steps:
     line : Line
         The ranks in order of time.
     counts : sequence of int
-    The number of steps of each rank, by rank.
+        The number of steps of each rank, by rank.
     is_open : Tensor (B,) of bool
-    Whether the state after this rank's steps depends on the state before them.
+        Whether the state after this rank's steps depends on the state before them.
 
     Attributes
     ----------

@@ -36,7 +36,7 @@ class Shard:
     own : sequence of Tensor, optional
         The user's initial states.
     like : sequence of Tensor
-    Zeros to use instead of them.
+        Zeros to use instead of them.
     """
 
     def __init__(self, met: Meeting, run: Run, own: Sequence[Tensor] | None, like: Sequence[Tensor]) -> None:
