@@ -31,11 +31,11 @@ class _Once(torch.autograd.Function):
 
 
 _is_batch = torch._C._functorch.is_legacy_batchedtensor
-_DEEPEST = 4  # batches within batches
+_DEEPEST = 4  # maximum number of nested batches
 
 
 def one_by_one(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Let ``backward`` of an autograd function accept batched gradients, by a loop over the batch.
+    """Return ``backward`` of an autograd function with support for batched gradients, by a loop over the batch.
 
     torch.autograd.grad creates such a batch with ``is_grads_batched``, torch.autograd.functional with ``vectorize``:
     a wrapper tensor without memory, which the kernels cannot read.
@@ -70,13 +70,13 @@ def _of_a_batch(call: Callable[..., Any], gradients: Sequence[Tensor | None], le
 def _count_in_batch(g: Tensor, level: int) -> int:
     """Return the batch size of g at a vmap level, -1 if it is not batched there."""
     one, other = (torch._remove_batch_dim(g, level, n, 0).shape[0] for n in (1, 2))
-    return int(one) if one == other else -1  # torch expands an unbatched g to whatever size is passed
+    return int(one) if one == other else -1  # torch expands an unbatched g to any requested size
 
 
 @contextmanager
 def _outside_vmap() -> Iterator[None]:
     """Lift torch's restrictions on code under vmap, such as on drawing random numbers."""
-    level = torch._C._vmapmode_increment_nesting()  # no function returns the level alone
+    level = torch._C._vmapmode_increment_nesting()  # torch has no function that only returns the level
     for _ in range(level):
         torch._C._vmapmode_decrement_nesting()
     try:
@@ -89,9 +89,9 @@ def _outside_vmap() -> Iterator[None]:
 def differentiable_once(function: str | Callable[[Any], str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that makes ``backward`` of an autograd function raise when it is differentiated.
 
-    ``function`` is the name of the public function for the message, or takes it from the context. torch's own
-    once_differentiable raises only if the incoming gradients require grad, and only on paths to leaves:
-    it silently dropped a gradient penalty.
+    ``function`` is the name of the public function for the message, or a callable that returns it from the context.
+    torch's own once_differentiable raises only if the incoming gradients require grad, and only on paths to leaves, so
+    it would silently drop a gradient penalty.
     """
 
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:

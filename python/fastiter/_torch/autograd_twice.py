@@ -1,7 +1,7 @@
-"""Gradients that can be differentiated again: the kernels of a backward pass have no derivative of their own.
+"""Gradients that can be differentiated again, although the kernels of a backward pass have no derivative of their own.
 
 With ``create_graph``, the gradients become an autograd node whose backward pass recomputes the function in torch's own
-operations (a replay) and differentiates that twice. Without ``create_graph`` it costs nothing.
+operations (a replay) and differentiates that twice. Without ``create_graph`` there is no cost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def differentiable(
     gradients : sequence of Tensor or None
         The gradient of each input, computed by a kernel without a graph; None if not requested.
     inputs : sequence of Tensor or None
-        The inputs that are differentiated.
+        The differentiated inputs.
     constants : sequence of Tensor or None
         Tensors without a gradient that the replay reads, such as lengths.
     cotangents : sequence of Tensor or None
@@ -86,7 +86,7 @@ def _second(
     constants: Sequence[Tensor | None],
     cotangents: Sequence[Tensor | None],
 ) -> tuple[Gradients, Gradients]:
-    """Return the gradients in inputs and in cotangents of the sum over (i, weight) of <weight, gradient of input i>."""
+    """Return the gradients, in inputs and cotangents, of the sum over (i, weight) of <weight, gradient of input i>."""
     both = [*inputs, *cotangents]
     derive = _by_transforms if transformed() else _by_autograd
     device = next(x.device.type for x in inputs if x is not None)
@@ -99,10 +99,10 @@ Run = Callable[[Sequence[Any]], Sequence[Tensor]]
 
 
 def _by_autograd(run: Run, weights: list[tuple[int, Tensor]], both: Sequence[Tensor | None], count: int) -> Gradients:
-    """Differentiate twice with torch.autograd; ``both`` holds the ``count`` inputs, then the cotangents."""
+    """Differentiate twice with torch.autograd; ``both`` contains the ``count`` inputs, then the cotangents."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Views make the inputs independent of each other, even if one was computed from another.
+        # Views make the inputs independent of each other, even if one of them was computed from another.
         xs = [x.view_as(x) if x is not None and x.requires_grad else x for x in both]
         weights = [(i, w) for i, w in weights if _varies(xs[i])]
         pairs = zip(run(xs[:count]), xs[count:], strict=True)
@@ -125,7 +125,7 @@ def _varies(x: Tensor | None) -> bool:
 
 
 def _by_transforms(run: Run, weights: list[tuple[int, Tensor]], both: Sequence[Tensor | None], count: int) -> Gradients:
-    """Do the same with torch.func.vjp, as inside its transforms no tensor can be made to require grad."""
+    """Do the same with torch.func.vjp, as inside torch.func's transforms no tensor can be made to require grad."""
     places = [i for i, x in enumerate(both) if x is not None and (x.is_floating_point() or x.is_complex())]
     flows = [j for j, c in enumerate(both[count:]) if c is not None]
 

@@ -14,8 +14,8 @@ Class = type[nn.Module]
 def derive(of: Class, bases: tuple[type, ...], names: Mapping[str, Any], again: Callable[[Class], Class]) -> Class:
     """Return a class with the name of `of`, its first base, further bases and the given attributes.
 
-    As the class cannot be found by its name, its objects are pickled as objects of `of`, and `again`, a function that a
-    module defines, returns the class for them where they are loaded.
+    As the class cannot be imported by name, its objects are pickled as objects of `of`; on loading, `again`, a
+    module-level function, returns the derived class for them.
     """
     common = {name: getattr(of, name) for name in ("__module__", "__qualname__", "__doc__")}
     common |= {"_in_place_of": of, "_again": staticmethod(again), "__reduce_ex__": _reduce_ex, **names}
@@ -34,7 +34,7 @@ def _reduce_ex(self: Any, protocol: Any) -> Any:
 
 
 def _made_again(again: Callable[[Class], Class], make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
-    """Unpickle an object, and give it the derived class."""
+    """Unpickle an object, and change its class to the derived one."""
     module = make(*arguments)
     module.__class__ = again(type(module))
     return module

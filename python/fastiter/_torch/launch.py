@@ -71,7 +71,7 @@ def as_int64(x: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def in_range(lengths: Tensor | None, bounds: Tensor | None, time: int) -> tuple[Tensor | None, Tensor | None]:
-    """Return lengths of rows and bounds of sequences; those on a GPU are unchecked, so they are clamped into range."""
+    """Return lengths of rows and bounds of sequences; on a GPU they are unchecked, so they are clamped into range."""
     if lengths is not None and not lengths.is_cpu:
         lengths = held_lengths(lengths, time)
     if bounds is not None and not bounds.is_cpu:
@@ -85,7 +85,7 @@ def held_lengths(lengths: Tensor, time: int) -> Tensor:
 
 
 def held_bounds(bounds: Tensor, time: int) -> Tensor:
-    """Do the same for bounds: make them nondecreasing, from 0 to ``time``."""
+    """Clamp bounds in the same way: make them nondecreasing, from 0 to ``time``."""
     held = bounds.clamp(0, time)
     held.narrow(0, 0, 1).zero_()  # filled on the device: a copy from the host would synchronize
     held = held.cummax(0).values

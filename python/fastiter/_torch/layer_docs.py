@@ -1,4 +1,4 @@
-"""Parts of the docstrings of modules: the parameters that they have in common with torch.nn's and each other."""
+"""Parts of the docstrings of modules: parameters that they have in common with torch.nn's modules and each other."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _PARTS = {
         """,
     "bidirectional": """
         bidirectional : bool
-            Also run from the last step to the first, with weights of their own; the output has 2 H features.
+            Also run from the last step to the first, with separate weights; the output has 2 H features.
         """,
     "proj_size": """
         proj_size : int
@@ -61,7 +61,7 @@ _PARTS = {
         """,
     "proj_size_refused": """
         proj_size : None
-            Refused, as torch.nn has projections for the LSTM alone.
+            Refused, as torch.nn has projections only for the LSTM.
         """,
     "proj_size_zero": """
         proj_size : int
@@ -93,7 +93,7 @@ _PARTS = {
         """,
     "clip_state": """
         clip_state : float, optional
-            The bound of the magnitude of h after each step, of o tanh(c) where h is projected.
+            The bound of the magnitude of h after each step, or of o tanh(c) if h is projected.
         """,
     "clip_grad": """
         clip_grad : float, optional
@@ -138,15 +138,15 @@ _PARTS = {
         """,
     "stride": """
         stride : int or (int, int)
-            The distance of two places of the kernel.
+            The step of the kernel between two outputs.
         """,
     "padding": """
         padding : int, (int, int) or str
-            The rows and columns that are added at each side, or "valid" or "same".
+            The number of rows and columns added on each side, or "valid" or "same".
         """,
     "dilation": """
         dilation : int or (int, int)
-            The distance of two taps of the kernel.
+            The spacing of the elements of the kernel.
         """,
     "groups": """
         groups : int
@@ -154,7 +154,7 @@ _PARTS = {
         """,
     "padding_mode": """
         padding_mode : {"zeros", "reflect", "replicate", "circular"}
-            The numbers that are added.
+            The values used for padding.
         """,
     "num_features": """
         num_features : int
@@ -174,17 +174,17 @@ _PARTS = {
         """,
     "track_running_stats": """
         track_running_stats : bool
-            Whether statistics are kept for the eval mode.
+            Whether running statistics are kept, for eval mode.
         """,
 }
 
 
 def documented_layer(**others: str) -> Callable[[F], F]:
-    """Return a decorator that fills the docstring of a module by the parts above; see :func:`documented_by`."""
+    """Return a decorator that fills the docstring of a module with the parts above; see :func:`documented_by`."""
     return documented_by(_PARTS, **others)
 
 
-#: Parts that the docstrings of forward have in common in recurrent layers
+#: Parts that the docstrings of the recurrent layers' forward have in common
 FORWARD = {
     "input": """
         input : Tensor or PackedSequence
@@ -193,14 +193,14 @@ FORWARD = {
         """,
     "steps": """
         *unnamed : None
-            The place of an argument of older versions of torch; nothing else is accepted.
+            A placeholder for an argument of older versions of torch; nothing else is accepted.
         reset : Tensor, optional
             bool (T, B), or (B, T) if batch_first, or (T,): steps at which a new sequence starts, in every layer. The
-            forward direction drops the states that enter these steps, the reverse direction those that leave them.
+            forward direction drops the states before these steps, the reverse direction the states after them.
         lengths : integers (B,), optional
             Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
         cu_seqlens : integers (S + 1,), optional
-            Bounds of S sequences that are concatenated in input (M, I); in the states, B is S.
+            Bounds of S sequences concatenated in input (M, I); in the states, B is S.
         """,
     "output": """
         output : Tensor or PackedSequence
@@ -215,7 +215,7 @@ FORWARD = {
             For tensors on a device other than that of the parameters, or on one without kernels.
         """,
 }
-#: The sections of a layer whose state is h alone, from Parameters to Raises, with places for the parts above
+#: The sections from Parameters to Raises for a layer whose state is only h, with placeholders for the parts above
 ONE_STATE = {
     "one_state": """
         Parameters

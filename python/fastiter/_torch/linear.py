@@ -1,7 +1,7 @@
 """y = x W^T + b with fastiter's own matrix product, which is as fast as the recurrence's products on every machine.
 
-A row of y does not depend on the number of rows: single steps are bitwise equal to all steps at once. On a GPU it uses
-torch's products, which are the fastest there.
+A row of y does not depend on the number of rows, so single steps are bitwise equal to all steps at once. On a GPU
+torch's products are used, which are the fastest there.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _again(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
 
 
 class LinearForward(NamedTuple):
-    """A call of the forward op, which returns y."""
+    """The arguments of the forward op, which returns y."""
 
     x: Tensor
     weight: Tensor
@@ -84,7 +84,7 @@ class LinearForward(NamedTuple):
 
 
 class LinearBackward(NamedTuple):
-    """A call of the backward op, which returns the requested gradients of x, weight and bias."""
+    """The arguments of the backward op, which returns the requested gradients of x, weight and bias."""
 
     dy: Tensor
     x: Tensor
@@ -151,7 +151,7 @@ def _backward_torch(call: LinearBackward) -> list[Tensor]:
 
 
 def _in_its_dtype(x: Tensor) -> torch.autocast:
-    """Disable autocast: the forward pass has already decided on the dtypes, also for the backward pass."""
+    """Disable autocast, as the forward pass has already determined the dtypes, also for the backward pass."""
     return torch.autocast(x.device.type, enabled=False)
 
 

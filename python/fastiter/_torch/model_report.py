@@ -22,7 +22,7 @@ def check_model(function: str, model: object, **flags: object) -> None:
 
 
 def text_of(verb: str, done: Mapping[str, str], left: Mapping[str, str], nothing: str) -> str:
-    """Return one line for each module: what was done to it, or why it was left."""
+    """Return one line for each module: the change that was made, or the reason why there was none."""
     lines = [f"{verb} {name or 'the model itself'}: {what}" for name, what in done.items()]
     lines += [f"left {name or 'the model itself'}: {why}" for name, why in left.items()]
     return "\n".join(lines) or nothing

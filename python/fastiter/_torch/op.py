@@ -1,4 +1,4 @@
-"""Private ops whose argument list is written once: as the fields of a NamedTuple, a call of the op."""
+"""Private ops whose argument list is declared once, as the fields of a NamedTuple that represents a call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TYPES = {
 
 
 def count_change(x: Tensor) -> None:
-    """Tell autograd that a kernel has changed a tensor in place, as the dispatcher would."""
+    """Increment the version of a tensor that a kernel has changed in place, as the dispatcher would."""
     if not x.is_inference():
         torch.autograd.graph.increment_version(x)
 
@@ -48,7 +48,7 @@ def schema_of(name: str, call: type[Any], implementation: Callable[..., Any]) ->
     returned = inspect.signature(implementation).return_annotation  # a string: annotations are postponed
     arguments = [
         f"{_TYPES[annotation.__forward_arg__]} {field}" + (f"={defaults[field]}" if field in defaults else "")
-        for field, annotation in call.__annotations__.items()  # ForwardRefs, for the same reason
+        for field, annotation in call.__annotations__.items()  # ForwardRefs for the same reason
     ]
     return f"{name}({', '.join(arguments)}) -> {_TYPES[returned]}"
 
@@ -56,16 +56,16 @@ def schema_of(name: str, call: type[Any], implementation: Callable[..., Any]) ->
 class Op(Generic[Call, Found]):
     """An op ``fastiter::<name>`` that maps a call, a NamedTuple, to a tensor or a list of tensors.
 
-    An op that changes none of its arguments has a vmap rule.
+    An op that does not change its arguments has a vmap rule.
 
     Parameters
     ----------
     name : str
-        The op's name, private: with an underscore.
+        The op's name, which is private: it begins with an underscore.
     call : type of NamedTuple
-        Its fields, with the annotations of `_TYPES`, are the op's arguments, in this order.
+        Its fields, whose annotations must be in `_TYPES`, are the op's arguments, in this order.
     cpu, fake : callable
-        From a call to the tensor or list: computed, and only allocated, for tracing.
+        Functions of a call that return the tensor or list: computed, and only allocated, for tracing.
 
     Attributes
     ----------

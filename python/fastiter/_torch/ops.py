@@ -21,9 +21,9 @@ _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter) 
 
 
 class _Library(torch.library.Library):
-    """A Library whose CPU and CUDA kernels are hidden from Dynamo after a graph break.
+    """A Library that hides its CPU and CUDA kernels from Dynamo after a graph break.
 
-    Dynamo would compile parts of them, and under torch.func pass wrapper tensors, which have no memory, to kernels.
+    Dynamo would compile parts of them and, under torch.func, pass wrapper tensors, which have no memory, to kernels.
     """
 
     def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **more: Any) -> Any:
@@ -51,7 +51,7 @@ def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[...,
 
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
-        dynamo = sys.modules.get("torch._dynamo")  # not imported here: that takes longer than all the rest
+        dynamo = sys.modules.get("torch._dynamo")  # not imported here, as that takes longer than everything else
         if dynamo is None:
             return with_lists(*args)
         if not disabled:
@@ -62,10 +62,10 @@ def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[...,
 
 
 def _falling_back(op_name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the fake version of an op so that it registers a fallback in Inductor, if that is loaded.
+    """Wrap the fake version of an op so that it registers a fallback in Inductor, if Inductor is loaded.
 
-    Inductor falls back by itself unless ``torch._inductor.config.implicit_fallbacks`` is off. It traces with fake
-    versions before it looks for an op's lowering; it is not imported just for this.
+    Inductor falls back by itself unless ``torch._inductor.config.implicit_fallbacks`` is off. It traces with the fake
+    versions before it looks up an op's lowering. It is not imported just for this.
     """
 
     @functools.wraps(fake)
@@ -74,7 +74,7 @@ def _falling_back(op_name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
         if hasattr(lowering, "make_fallback"):
             op = getattr(torch.ops.fastiter, op_name).default
             if op not in lowering.lowerings:
-                # the generated code assumes the fake outputs' strides, so inputs must keep theirs, too
+                # the generated code assumes the strides of the fake outputs, so inputs must keep their strides as well
                 lowering.make_fallback(op, layout_constraint=lowering.constrain_to_fake_tensors, warn=False)
         return fake(*args, **named)
 
@@ -99,7 +99,7 @@ def check_tensors(
     dtypes: Sequence[torch.dtype] = FLOATS,
     devices: Sequence[str] = CPU,
 ) -> None:
-    """Check that all are tensors with the dtype and device of the first, which the kernels must support."""
+    """Check that all are tensors with the dtype and device of the first one, which the kernels must support."""
     dtype = getattr(tensors[0], "dtype", None)
     for x in tensors:
         if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided or x.is_nested:
@@ -111,7 +111,7 @@ def check_tensors(
 
 
 def check_dense(function: str, name: str, x: Tensor) -> None:
-    """Refuse a tensor that is sparse, nested or of any other layout than strided."""
+    """Refuse a tensor that is sparse, nested or has any other layout than strided."""
     if x.layout is not torch.strided or x.is_nested:
         got = "a nested one" if x.is_nested else f"layout {x.layout}"
         raise TypeError(f"{function}: {name} must be a dense tensor, got {got}")
@@ -144,7 +144,7 @@ def _explain(
 
 
 def are_ordinary(arguments: Sequence[Any]) -> bool:
-    """Return whether all tensors in the arguments, also in lists and tuples, are no subclasses and are on the CPU."""
+    """Return whether all tensors in the arguments, including lists and tuples, are plain tensors on the CPU."""
     for x in arguments:
         kind = type(x)
         if kind in _ORDINARY:
@@ -170,8 +170,8 @@ def unwatched() -> bool:
 def is_exporting() -> bool:
     """Return whether torch.export is tracing.
 
-    Before torch 2.13, Dynamo takes ``torch.compiler.is_exporting()`` for True under torch.compile, too; the flag behind
-    it is False there.
+    Before torch 2.13, Dynamo evaluates ``torch.compiler.is_exporting()`` as True also under torch.compile, where the
+    underlying flag is False.
     """
     return bool(torch.compiler._is_exporting_flag)
 
@@ -200,7 +200,7 @@ def transformed() -> bool:
 
 
 def refuse_transforms(function: str, reason: str = "") -> None:
-    """Refuse a call inside a torch.func transform; torch's own message addresses the op's author, not the user."""
+    """Refuse a call inside a torch.func transform, as torch's own message addresses the op's author, not the user."""
     if transformed():
         because = reason and f", {reason}"
         raise RuntimeError(
@@ -212,7 +212,8 @@ def refuse_transforms(function: str, reason: str = "") -> None:
 def needs_no_dispatch(arguments: Sequence[Any]) -> bool:
     """Return whether an op's CPU implementation may be called directly.
 
-    The dispatcher takes half the time of a small layer. It is needed only for tracing, transforms and wrapper tensors.
+    The dispatcher would take half the time of a small layer. It is needed only for tracing, transforms and wrapper
+    tensors.
     """
     return unwatched() and are_ordinary(arguments)
 
@@ -263,12 +264,12 @@ def checked_lengths(
 ) -> Tensor:
     """Return a copy of the lengths of a batch's rows as an int64 tensor, checked.
 
-    It may be on the CPU or on ``device``, the batch's device. Values on a GPU are not synchronized for: the op clamps
-    them into range.
+    It may be on the CPU or on ``device``, the batch's device. Values on a GPU are not read, as that would synchronize:
+    the op clamps them into range.
     """
     whole = checked_integers(function, "lengths", lengths, device)
     if is_compiling():
-        return whole  # its values are not known while tracing: the op checks them
+        return whole  # the values are unknown while tracing: the op checks them
     if not whole.is_cpu:
         check_lengths(function, tuple(whole.shape), 0, 0, batch, time)
         return whole
@@ -278,7 +279,7 @@ def checked_lengths(
 
 
 def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int, device: torch.device) -> Tensor:
-    """Return the bounds of concatenated sequences, as :func:`checked_lengths` returns lengths."""
+    """Return the bounds of concatenated sequences, checked like lengths by :func:`checked_lengths`."""
     bounds = checked_integers(function, "cu_seqlens", cu_seqlens, device)
     check_bounds_shape(function, bounds.shape)
     if bounds.is_cpu and not is_compiling():
@@ -290,7 +291,7 @@ def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int,
 def check_reset(
     function: str, reset: Any, x: Tensor, batch: int, time: int, name: str = "x", time_major: bool = False
 ) -> None:
-    """Check the reset flags of the steps of x, an argument of this name."""
+    """Check the reset flags for the steps of x, the argument called ``name``."""
     if not isinstance(reset, Tensor):
         raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
     if reset.dtype != torch.bool:
@@ -314,7 +315,7 @@ def checked_integers(function: str, name: str, x: Tensor | Sequence[int], device
     return x.detach().resolve_neg().to(torch.int64, copy=True).contiguous()
 
 
-#: Tensors from this size in bytes on reuse freed memory, whose pages are already mapped.
+#: Tensors of at least this many bytes reuse freed memory, whose pages are already mapped.
 _LARGE = 1 << 20
 
 
@@ -331,12 +332,12 @@ def empty(
     storage = torch.frombuffer(_core.Buffer(count * size), dtype=torch.uint8).untyped_storage()
     if strides is None:
         strides = dense_strides(shape)
-    # set_, not a view: views that autograd functions return cannot be changed in place
+    # set_ instead of a view, as views that autograd functions return cannot be changed in place
     return x.new_empty(0, dtype=dtype).set_(storage, 0, shape, strides)
 
 
 def is_large(x: Tensor, count: int) -> bool:
-    """Return whether :func:`empty` takes reused memory for ``count`` elements of the dtype of ``x``."""
+    """Return whether :func:`empty` reuses memory for ``count`` elements of the dtype of ``x``."""
     if isinstance(count, int) and count < _LARGE // 8:
         return False
     ordinary = isinstance(count, int) and type(x) in _ORDINARY and x.is_cpu
@@ -346,8 +347,8 @@ def is_large(x: Tensor, count: int) -> bool:
 def own_copy(x: Tensor) -> Tensor:
     """Return a copy of a dense tensor, with the strides of ``x``.
 
-    A backward pass that needs a result saves such a copy, as users may write to the result in ways that autograd does
-    not see, such as through ``x.data`` or a NumPy array.
+    A backward pass that needs a result saves such a copy, as users may write to the result without autograd noticing,
+    for instance through ``x.data`` or a NumPy array.
     """
     if not is_compiling() and is_large(x, x.numel()):
         return empty(x, x.shape, x.stride()).copy_(x)
@@ -376,7 +377,7 @@ def empty_steps(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = Non
 def empty_by_head(x: Tensor, lines: Sequence[int], inner: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return a dense tensor (B, T, ..., N, D), or packed (M, ..., N, D), with heads and then time outermost in memory.
 
-    It is the layout of tensors that only the kernels read: a head's step is contiguous, whereas rows with a stride of
+    This is the layout of tensors that only the kernels read: a head's step is contiguous, whereas rows whose stride is
     a power of two would map to the same few cache sets.
     """
     *gates, heads, width = inner

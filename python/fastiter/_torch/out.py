@@ -1,4 +1,4 @@
-"""Tensors that the caller provides for results: ``out``."""
+"""The argument ``out``, a tensor that the caller provides for the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_out(
     given: Sequence[tuple[str, Tensor]],
     dtypes: Sequence[torch.dtype],
 ) -> None:
-    """Check that ``out`` is of this shape and the first input's dtype, needs no gradient and overlaps no input."""
+    """Check that ``out`` has this shape and the first input's dtype, requires no gradient and overlaps no input."""
     (name, x), *_ = given
     check_tensors(function, (name, "out"), (x, out), dtypes, CPU_AND_CUDA)
     if tuple(out.shape) != tuple(shape):
@@ -36,7 +36,7 @@ def check_out(
 
 
 def named(names: Iterable[str], tensors: Iterable[Tensor | None]) -> list[tuple[str, Tensor]]:
-    """Return the tensors that are given, with their names."""
+    """Return the tensors that are not None, with their names."""
     return [(name, x) for name, x in zip(names, tensors, strict=True) if x is not None]
 
 
@@ -46,6 +46,6 @@ def is_written_by_kernels(out: Tensor, *inputs: object) -> bool:
 
 
 def written(out: Tensor) -> Tensor:
-    """Return ``out`` after a kernel has written to it, which autograd is told."""
+    """Return ``out`` after a kernel has written to it, and increment its version for autograd."""
     count_change(out)
     return out

@@ -1,4 +1,4 @@
-"""Checks of PackedSequence, which users may build freely."""
+"""Checks of PackedSequence, which users may construct with arbitrary contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._backend import BackendError
 
 
 def checked_sizes(name: str, packed: PackedSequence) -> list[int]:
-    """Return the batch_sizes of a PackedSequence, checked: users may build one freely, and kernels index with them.
+    """Check and return the batch_sizes of a PackedSequence, with which kernels index memory.
 
     The values of its indices are checked by index_select.
     """

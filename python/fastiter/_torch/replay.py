@@ -65,7 +65,7 @@ class Rows:
         return torch.where(valid, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
     def flags(self, reset: Tensor) -> Tensor:
-        """Return the reset flags (B, T), also from (T,), and padded for concatenated sequences."""
+        """Return the reset flags as (B, T), also if given as (T,), and padded for concatenated sequences."""
         if self.is_one_row:
             return self.padded(reset.reshape(1, -1))
         return reset if reset.dim() == 2 else reset.unsqueeze(0)

@@ -1,4 +1,4 @@
-"""NamedTuples that functions on tensors return, as torch treats those of its own functions."""
+"""Support for NamedTuples as results of functions on tensors, equal to that of torch's own functions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _R = TypeVar("_R", bound=tuple[Any, ...])
 
 
 def returned_by_torch(result: type[_R]) -> type[_R]:
-    """Let a class of NamedTuples be made from an iterable too, and be part of saved programs.
+    """Let a NamedTuple class be constructed from an iterable as well, and be part of saved programs.
 
-    torch makes the result of a call on a subclass of Tensor anew as ``type(result)(iterable)``; and a program of
-    torch.export that returns a NamedTuple can be saved only if the class has a name for files.
+    torch reconstructs the result of a call on a subclass of Tensor as ``type(result)(iterable)``; and a program of
+    torch.export that returns a NamedTuple can be saved only if the class is registered under a name for serialisation.
 
     Parameters
     ----------
     result : type
-        A NamedTuple without defaults. It is changed and returned, as by a decorator.
+        A NamedTuple class without defaults. It is modified and returned, so this can be used as a decorator.
     """
     count = len(result._fields)  # type: ignore[attr-defined]
 

@@ -30,8 +30,8 @@ class Part(NamedTuple):
 class SequenceLayer(nn.Module):
     """Base of the layers. A subclass describes its state and runs a batch; the rest is implemented here.
 
-    `time` is the axis of the steps in a batch x: 0 in (T, B, I), 1 in (B, T, I). Inputs are projected in their memory
-    layout; the recurrences take them as a view (B, T, ...) (:meth:`_rows`).
+    `time` is the time axis of a batch x: 0 in (T, B, I), 1 in (B, T, I). Inputs are projected in their memory layout;
+    the recurrences take them as a view (B, T, ...) (:meth:`_rows`).
     """
 
     def __init__(self, input_size: int, hidden_size: int, batch_first: bool) -> None:
@@ -50,8 +50,8 @@ class SequenceLayer(nn.Module):
         input : Tensor or PackedSequence
             The input, with the dtype and device of the parameters.
         state : Tensor, or tuple or list of Tensor, optional
-            Initial state, as returned by the layer, without B for unbatched input. A single Tensor may be in a tuple.
-            None: zeros.
+            Initial state, in the form that the layer returns, without B for unbatched input. A single Tensor may be in
+            a tuple. None: zeros.
         lengths : integers (B,), optional
             Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
             Not for a PackedSequence, which has its own, nor for unbatched input.
@@ -73,7 +73,7 @@ class SequenceLayer(nn.Module):
         return self._divided(input, state, lengths)
 
     def _divided(self, input: Any, state: Any, lengths: Any, reset: Any = None, cu_seqlens: Any = None) -> Any:
-        """Do the same with reset and cu_seqlens, for subclasses whose :meth:`_run` takes them."""
+        """Implement forward with reset and cu_seqlens, for subclasses whose :meth:`_run` takes them."""
         run: Any = self._run
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, state, lengths, reset, cu_seqlens)
@@ -95,7 +95,7 @@ class SequenceLayer(nn.Module):
         whole = whole if whole.is_cpu else held_lengths(whole, steps)
         padding = torch.arange(steps, device=x.device) >= whole.unsqueeze(1).to(x.device, non_blocking=True)
         padding = (padding if time == 1 else padding.t()).unsqueeze(-1)
-        # Padding may hold NaN, which, multiplied by a gradient of 0, would be NaN in the gradients of the weights.
+        # A NaN in the padding, multiplied by a gradient of 0, would make the gradients of the weights NaN.
         y, last = run(x.masked_fill(padding, 0), time, first, whole, **cut)
         return y.masked_fill(padding, 0), self._state(last)
 
@@ -107,7 +107,7 @@ class SequenceLayer(nn.Module):
         input : Tensor (B, I) or (I,)
             The input of the step.
         state : Tensor or tuple of Tensor, optional
-            The state as forward takes and returns it, zeros by default.
+            The state, in the form that forward takes and returns; zeros by default.
 
         Returns
         -------
@@ -119,7 +119,7 @@ class SequenceLayer(nn.Module):
         Raises
         ------
         TypeError, ValueError, BackendError
-            As :meth:`forward`.
+            As for :meth:`forward`.
         """
         x = self._checked_input(input, (1, 2))
         time = 1 if x.dim() == 2 and self.batch_first else 0
@@ -127,7 +127,7 @@ class SequenceLayer(nn.Module):
         return y.squeeze(time), last
 
     def _concatenated(self, x: Tensor, state: Any, lengths: Any, reset: Any, cu_seqlens: Any) -> Any:
-        """Return output (M, H) and final state of sequences that are concatenated in x (M, I)."""
+        """Return output (M, H) and final state of the sequences concatenated in x (M, I)."""
         check_packing(name_of(self), 1, lengths)
         if x.dim() != 2:
             expected, got = "2 dimensions (M, I) where cu_seqlens is given", tuple(x.shape)
@@ -139,7 +139,7 @@ class SequenceLayer(nn.Module):
         return y.squeeze(0), self._state(last)
 
     def _flags(self, reset: Any, x: Tensor, batch: int, steps: int, time: int) -> dict[str, Any]:
-        """Return the option reset of :meth:`_run`, flags (B, T) or (T,), if there is one."""
+        """Return the option reset of :meth:`_run`, flags (B, T) or (T,), as a dict; empty without reset."""
         if reset is None:
             return {}
         check_reset(name_of(self), reset, x, batch, steps, "input", time == 0)
@@ -164,9 +164,9 @@ class SequenceLayer(nn.Module):
     def _run(
         self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the output in the layout of x, and the parts of the final state; `first`: parts of the initial one.
+        """Return the output in the layout of x, and the parts of the final state; `first` has the initial ones.
 
-        A subclass that calls :meth:`_divided` takes reset (B, T) or (T,) and cu_seqlens (S + 1,) by name, too.
+        In a subclass that calls :meth:`_divided`, this also takes reset (B, T) or (T,) and cu_seqlens (S + 1,) by name.
         """
         raise NotImplementedError
 
@@ -199,7 +199,7 @@ class SequenceLayer(nn.Module):
         rows = cls._rows(x, time)
         if lengths is None:
             return y, rows[:, steps:].contiguous()
-        # Row b holds `before` earlier inputs, then lengths[b] inputs.
+        # Row b contains `before` earlier inputs, then lengths[b] inputs.
         last = (lengths.unsqueeze(1) + torch.arange(before, device=lengths.device)).to(x.device, non_blocking=True)
         return y, rows.gather(1, last.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
@@ -241,7 +241,7 @@ class SequenceLayer(nn.Module):
             shape = part.shape if batch is None else (batch, *part.shape)
             if s.shape != shape:
                 raise ValueError(f"{name}: {label} must have shape {shape}, got {tuple(s.shape)}")
-        # Some may have the autocast dtype.
+        # Some parts may have the autocast dtype.
         values = [s.to(part.dtype) for part, s in zip(parts, values, strict=True)]
         return tuple(s.unsqueeze(0) if batch is None else s for s in values)
 
@@ -256,7 +256,7 @@ class SequenceLayer(nn.Module):
             raise TypeError(f"{name}: {label} must be {_dtype(dtype)} to go with the parameters, got {_dtype(x.dtype)}")
 
     def _cast(self, x: Tensor) -> Tensor:
-        """Return x in the dtype of the parameters, in which the recurrence is computed, as autocast may change it."""
+        """Cast x to the dtype of the parameters, in which the recurrence is computed, as autocast may change it."""
         return x.to(self._like().dtype)
 
 

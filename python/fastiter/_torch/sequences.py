@@ -33,7 +33,7 @@ _WHOLE_ROWS = Sequences(None, None, None)
 def checked_sequences(
     function: str, x: Tensor, reset: Tensor | None, lengths: Integers | None, cu_seqlens: Integers | None, name: str
 ) -> Sequences:
-    """Check the arguments that divide the steps of x (B, T, ...), an argument of this name, into sequences."""
+    """Check the arguments that divide the steps of x (B, T, ...), the argument called ``name``, into sequences."""
     if reset is None and lengths is None and cu_seqlens is None:
         return _WHOLE_ROWS
     batch, time = x.shape[:2]
@@ -47,7 +47,7 @@ def checked_sequences(
 
 
 def in_reverse(function: str, sequences: Sequences, *tensors: Tensor | None) -> tuple[Any, ...]:
-    """Return tensors (B, T, ...) with the steps of each sequence in reverse order; None stays, padding too."""
+    """Return tensors (B, T, ...) with the steps of each sequence reversed; padding stays in place, None stays None."""
     _, lengths, bounds = sequences
     first = next(x for x in tensors if x is not None)
     batch, time = first.shape[:2]
@@ -68,9 +68,9 @@ def in_reverse(function: str, sequences: Sequences, *tensors: Tensor | None) -> 
 
 
 def check_values(function: str, batch: int, time: int, lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
-    """Check lengths or cu_seqlens when an op runs, as tracing does not know their values.
+    """Check lengths or cu_seqlens when an op runs, as their values are unknown while tracing.
 
-    Values on a GPU are not read back: its kernels clamp them into range.
+    Values on a GPU are not read back: the kernels clamp them into range.
     """
     if cu_seqlens is not None and cu_seqlens.is_cpu:
         falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())

@@ -1,4 +1,4 @@
-"""torch.func.vmap rules of the ops: one call for each slice, as a kernel takes one set of weights."""
+"""torch.func.vmap rules of the ops: one call for each slice, as a kernel takes only one set of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .ops import LIBRARY
 
 
 def register(name: str) -> None:
-    """Register a vmap rule for an op of fastiter that is defined already."""
+    """Register a vmap rule for an op of fastiter that is already defined."""
     torch.library.register_vmap(f"fastiter::{name}", _rule(name), lib=LIBRARY)
 
 
@@ -30,9 +30,9 @@ def _rule(name: str) -> Any:
 
 
 def _slice(x: Any, dim: Any, i: int | None) -> Any:
-    """Return slice i of all tensors with the vmap axis, also in lists and tuples.
+    """Return slice i of all tensors that have the vmap axis, including those in lists and tuples.
 
-    None, for an empty batch: a slice of zeros, which gives the shapes of the op's results.
+    If i is None, for an empty batch, return a slice of zeros, which determines the shapes of the op's results.
     """
     if isinstance(x, (list, tuple)):
         dims = dim if isinstance(dim, (list, tuple)) else [None] * len(x)

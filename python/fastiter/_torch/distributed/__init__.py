@@ -1,1 +1,1 @@
-"""Shared parts of the families' calls that are divided among the ranks of a process group of torch.distributed."""
+"""Shared code for calls of all families that are distributed over the ranks of a process group of torch.distributed."""

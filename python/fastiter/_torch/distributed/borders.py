@@ -1,4 +1,4 @@
-"""The states that cross the borders between the shards of a sequence, of whole rows or of packed sequences."""
+"""The states that cross the borders between the shards of a sequence, for whole rows or for packed sequences."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .collectives import Line
 
 @dataclass(frozen=True)
 class Border:
-    """The rows of the states that enter and leave this rank's shard, and those that start and end on it.
+    """The rows whose states cross to and from neighbouring ranks, and the rows that start and end on this rank.
 
-    Without packing, all rows enter and leave, start on the first rank and end on the last. Of packed sequences at most
-    one crosses a border: messages have one row, of zeros if none does.
+    Without packing, all rows cross every border, start on the first rank and end on the last. At most one packed
+    sequence crosses a border: messages have one row, which is zero if none does.
 
     Attributes
     ----------
     starts, ends : bool Tensor (S,) or bool
-        The sequences whose first and last step is here; for all rows at once without packing.
+        The sequences whose first and last step is on this rank; one flag for all rows without packing.
     enters, leaves : int or None
-        The packed sequence that comes from the rank before and that goes to the rank after.
+        The packed sequence that continues from the rank before, and the one that continues on the rank after.
     packed : bool
         Whether the sequences are packed.
     """
@@ -39,20 +39,20 @@ class Border:
 
     @property
     def is_crossed(self) -> bool:
-        """Whether what enters also leaves, if no step resets the state."""
+        """Whether the received state affects the sent one, if no step resets the state."""
         return not self.packed or (self.enters is not None and self.enters == self.leaves)
 
     def message(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Return tensors with the shapes and dtypes of a message, without memory of their own."""
+        """Return tensors with the shapes and dtypes of a message, without allocating memory."""
         return [x.new_empty(()).expand(1, *x.shape[1:]) if self.packed else x for x in states]
 
     def entry(
         self, own: Sequence[Tensor] | None, received: Sequence[Tensor] | None, like: Sequence[Tensor]
     ) -> list[Tensor] | None:
-        """Return the states before the first step here: those given where sequences start, else those received.
+        """Return the states before this rank's first step: given ones where sequences start, else received ones.
 
-        ``like`` are the states where none are given, whose dtypes messages have: states that are given in 16 bits are
-        converted. The result is None if nothing is given or enters.
+        ``like`` are the default states, whose dtypes messages have: given 16-bit states are converted. The result is
+        None if no states are given or received.
         """
         if own is not None:
             own = [x.to(y.dtype) for x, y in zip(own, like, strict=True)]
@@ -66,25 +66,25 @@ class Border:
         return first
 
     def leaving(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Return the rows of final states, or of what goes the same way, that the next rank needs."""
+        """Return the rows of the final states, or of other tensors passed forward, that the next rank needs."""
         return self._rows(states, self.leaves)
 
     def entering(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Return the rows of initial states, or of their gradients, that belong to the rank before."""
+        """Return the rows of the initial states, or of their gradients, that belong to the previous rank."""
         return self._rows(states, self.enters)
 
     def final(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Return the final states of the sequences that end here, and zeros for all others."""
+        """Return the final states of the sequences that end on this rank, and zeros for all others."""
         return [self._where(self.ends, x) for x in states]
 
     def started(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return the gradients of the states of the sequences that start here, and zeros for all others."""
+        """Return the gradients of the states of the sequences that start on this rank, and zeros for all others."""
         return [self._where(self.starts, x) for x in gradients]
 
     def last_gradient(
         self, own: Sequence[Tensor | None], received: Sequence[Tensor] | None, like: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Return the gradient of the states after the last step here, from the results and from the rank after."""
+        """Return the gradient of the states after this rank's last step, from the results and from the next rank."""
         found = [
             x.new_zeros(x.shape) if y is None else self._where(self.ends, y) for x, y in zip(like, own, strict=True)
         ]
@@ -111,8 +111,8 @@ def divided(
 ) -> tuple[Border, Sequences]:
     """Return the border of this rank's shard, and the division of its own steps into sequences.
 
-    ``lengths`` and ``cu_seqlens`` count the steps of all ranks and are the same on every rank; ``reset`` has flags for
-    the steps of this rank alone. They are checked here, where the number of all steps is known.
+    ``lengths`` and ``cu_seqlens`` count the steps of all ranks and are the same on every rank; ``reset`` has flags only
+    for the steps of this rank. They are checked here, as the total number of steps is known here.
     """
     total, rank = sum(steps), line.ranks.rank
     start = sum(steps[:rank])

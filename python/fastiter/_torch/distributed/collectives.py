@@ -1,7 +1,7 @@
-"""Messages between the ranks of a process group: agreement on arguments, neighbours, prefixes, and what they cost.
+"""Messages between the ranks of a process group: agreement on arguments, neighbours, prefixes, and their cost.
 
-Everything goes through torch.distributed. A failure of it, a timeout included, becomes one
-:class:`CommunicationError` with the name of the function.
+Everything uses torch.distributed. Any failure there, including a timeout, is raised as a :class:`CommunicationError`
+with the name of the function.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from ..._backend import BackendError
 
-#: A message starts each of its tensors at a multiple of this, in bytes, so that every dtype can be viewed in place.
+#: Alignment in bytes of each tensor in a message, so that every dtype can be viewed in place
 ALIGNMENT = 16
 _LONGEST_DESCRIPTION = 4096
 
 
 class CommunicationError(RuntimeError):
-    """A rank of the group did not answer: it has died, hangs, has raised, or does not make the same calls.
+    """A rank of the group did not respond: it has died, hangs, has raised, or does not make the same calls.
 
     Raised on the ranks that wait for it, at the latest after the timeout of the process group. The group is then in an
     undefined state: destroy it.
@@ -53,15 +53,16 @@ class Traffic:
     Attributes
     ----------
     rounds : int
-        Number of times that the rank has waited for others: for a collective, a message, or both ends of a swap.
+        Number of times that the rank has waited for others: for a collective, for a message, or for both parts of a
+        swap.
     messages : int
-        Messages sent to one other rank.
+        Number of point-to-point messages sent.
     bytes : int
-        Bytes in these messages, and those that this rank has given to collectives.
+        Bytes in these messages, and bytes that this rank has contributed to collectives.
 
     See Also
     --------
-    record_traffic : Counts the messages of a block.
+    record_traffic : Counts the messages sent in a block.
 
     Examples
     --------
@@ -89,7 +90,7 @@ def record_traffic() -> Iterator[Traffic]:
 
     See Also
     --------
-    Traffic : What is counted.
+    Traffic : The counts.
 
     Examples
     --------
@@ -115,7 +116,7 @@ def _count(rounds: int, messages: int, number: int) -> None:
 
 
 class Layout(NamedTuple):
-    """The shapes and dtypes of the tensors in a message, and their offsets in it in bytes."""
+    """The shapes and dtypes of the tensors in a message, and their byte offsets."""
 
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype, ...]
@@ -123,7 +124,7 @@ class Layout(NamedTuple):
 
     @staticmethod
     def like(tensors: Sequence[Tensor]) -> Layout:
-        """Return the layout of a message with such tensors."""
+        """Return the layout of a message with tensors like these."""
         ends = [0]
         for x in tensors:
             ends.append(ends[-1] + math.ceil(x.numel() * x.element_size() / ALIGNMENT) * ALIGNMENT)
@@ -146,7 +147,7 @@ class Layout(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """The answers of all ranks: the steps of each, whether any needs a gradient, and whether all forget states."""
+    """The steps of each rank, whether any rank needs a gradient, and whether all ranks forget their initial states."""
 
     steps: tuple[int, ...]
     needs_grad: bool
@@ -159,7 +160,7 @@ class Ranks:
     Parameters
     ----------
     function : str
-        The name of the public function, for messages of errors.
+        The name of the public function, for error messages.
     group : ProcessGroup, DeviceMesh or None
         The group, a mesh with one axis, or the default group.
     """
@@ -183,9 +184,9 @@ class Ranks:
     ) -> Agreement:
         """Compare a digest of the arguments with all other ranks, and exchange the numbers of steps: one round.
 
-        ``forgets`` says whether this rank's final state hardly depends on the state that enters.
-        ``failure`` is what this rank's checks have raised: it is raised again, and all other ranks name it.
-        Where ranks differ, a second round exchanges the arguments themselves, and every rank raises the same error.
+        ``forgets`` is whether this rank's final state hardly depends on its initial state. ``failure`` is an error that
+        this rank's checks have raised: it is raised again, and the other ranks report it. If ranks differ, a second
+        round exchanges the arguments themselves, and every rank raises the same error.
         """
         text = "\0".join(f"{name}\1{value}" for name, value in arguments.items())
         if failure is not None:
@@ -218,14 +219,14 @@ class Ranks:
         ]
 
     def all_gather(self, own: Tensor) -> list[Tensor]:
-        """Return the tensors of all ranks, which have one shape and dtype, on the CPU: one round."""
+        """Return the tensors of all ranks on the CPU, which must have the same shape and dtype: one round."""
         own = own.to(self._device())
         every = [torch.empty_like(own) for _ in range(self.size)]
         self.all_gather_into(every, own)
         return [x.cpu() for x in every]
 
     def all_gather_into(self, every: Sequence[Tensor], own: Tensor) -> None:
-        """Fill one tensor for each rank, of the shape and dtype of ``own``, with that of the rank: one round."""
+        """Gather the tensors ``own`` of all ranks into ``every``, which have the same shape and dtype: one round."""
         if self.size > 1:
             _count(1, 0, own.numel() * own.element_size())
         with self._one_error("the ranks of the group"):
@@ -244,7 +245,7 @@ class Ranks:
         return torch.device("cpu") if "cpu:" in backends else torch.device("cuda", torch.cuda.current_device())
 
     def swap(self, to: int | None, message: Tensor | None, source: int | None, into: Tensor | None) -> None:
-        """Send a message to one rank of the group and receive one from another, at once; None for neither."""
+        """Send a message to one rank of the group and receive one from another concurrently; None omits either."""
         works = []
         names = []
         with self._one_error(f"rank {to if source is None else source}"):
@@ -261,7 +262,7 @@ class Ranks:
         _count(1 if works else 0, 0, 0)
 
     def start(self, to: int, message: Tensor) -> Any:
-        """Start to send a message; the result is for :meth:`wait`. The message must not change until then."""
+        """Start to send a message; pass the result to :meth:`wait`. The message must not change until then."""
         if not message.numel():
             return None
         _count(0, 1, message.numel() * message.element_size())
@@ -269,14 +270,14 @@ class Ranks:
             return dist.isend(message, self._global(to), group=self.group)
 
     def start_receive(self, source: int, into: Tensor) -> Any:
-        """Start to receive a message, which fills ``into``; the result is for :meth:`wait`."""
+        """Start to receive a message into ``into``; pass the result to :meth:`wait`."""
         if not into.numel():
             return None
         with self._one_error(f"rank {source}"):
             return dist.irecv(into, self._global(source), group=self.group)
 
     def wait_all(self, works: Sequence[tuple[Any, int]]) -> None:
-        """Wait for messages to and from ranks, which have been started together: one round."""
+        """Wait for messages to and from ranks that have been started together: one round."""
         for work, other in works:
             self.wait(work, other)
         _count(1 if any(work is not None for work, _ in works) else 0, 0, 0)
@@ -321,7 +322,7 @@ def _process_group(function: str, group: Any) -> Any:
 
 
 def _difference(texts: Sequence[str]) -> str:
-    """Return what differs first between the first rank and another one that differs from it."""
+    """Return the first difference between the first rank and the first rank that differs from it."""
     rows = [dict(pair.split("\1", 1) for pair in text.split("\0") if "\1" in pair) for text in texts]
     rank, other = next((at, row) for at, row in enumerate(rows) if texts[at] != texts[0])
     for name in dict.fromkeys([*rows[0], *other]):
@@ -332,14 +333,14 @@ def _difference(texts: Sequence[str]) -> str:
 
 
 class Line:
-    """The ranks in the order in which a sequence's steps pass them: from the first or, in reverse, from the last."""
+    """The ranks in the order of a sequence's steps: from the first rank or, in reverse, from the last."""
 
     def __init__(self, ranks: Ranks, reverse: bool) -> None:
         self.ranks, self.reverse, self.size = ranks, reverse, ranks.size
         self.position = self.size - 1 - ranks.rank if reverse else ranks.rank
 
     def turned(self) -> Line:
-        """Return the same ranks in the other order, in which gradients pass."""
+        """Return the same ranks in the opposite order, which is that of gradients."""
         return Line(self.ranks, not self.reverse)
 
     def rank(self, position: int) -> int:
@@ -357,9 +358,9 @@ class Line:
         return self.position == self.size - 1
 
     def expect(self, like: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-        """Start to receive tensors from the rank before; the result waits for them.
+        """Start to receive tensors from the previous rank; the returned function waits for them.
 
-        gloo sends a message when its receiver has told the sender that it waits: the earlier, the less it waits for.
+        gloo sends a message only after the receiver has announced that it waits: announcing it early shortens the wait.
         """
         layout, source = Layout.like(like), self.rank(self.position - 1)
         message = like[0].new_empty(layout.offsets[-1], dtype=torch.uint8)
@@ -372,13 +373,13 @@ class Line:
         return wait
 
     def send(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
-        """Start to send tensors to the rank after; the result waits for the end."""
+        """Start to send tensors to the next rank; the returned function waits for completion."""
         to, message = self.rank(self.position + 1), Layout.like(tensors).packed(tensors)
         work = self.ranks.start(to, message)
 
         def wait() -> None:
             self.ranks.wait(work, to)
-            message.numel()  # keeps the memory until the message has gone
+            message.numel()  # keeps the memory alive until the message has been sent
 
         return wait
 
@@ -387,8 +388,9 @@ class Line:
     ) -> list[Tensor] | None:
         """Combine the tensors of all ranks before this one, in ceil(log2 P) rounds; None on the first rank.
 
-        ``combine(later, earlier)`` is associative. All ranks give tensors of the same shapes. In the round with
-        distance d a rank sends the combination of up to d ranks that ends with its own to the rank d after it.
+        ``combine(later, earlier)`` is associative. All ranks pass tensors of the same shapes. In the round with
+        distance d, a rank sends the combination of up to d ranks, of which it is the last, to the rank d positions
+        after it.
         """
         layout = Layout.like(own)
         before: list[Tensor] | None = None
@@ -402,7 +404,7 @@ class Line:
             if into is not None:
                 received = layout.parts(into)
                 before = received if before is None else combine(before, received)
-                if self.position + 2 * distance < self.size:  # else nobody asks for it again
+                if self.position + 2 * distance < self.size:  # otherwise it is not needed any more
                     own = combine(own, received)
             distance *= 2
         return before

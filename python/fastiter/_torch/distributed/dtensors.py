@@ -1,4 +1,4 @@
-"""Functions on DTensors: each rank computes its rows or heads, and the results have the placements to match."""
+"""Functions on DTensors: each rank computes its rows or heads, and the results have matching placements."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..ops import unwatched
 
-#: The axes of each argument, one string for each number of dimensions that it may have, with a letter for each axis:
-#: "B" is that of rows, "N" that of heads and "H" that of fewer heads, each of which N / H successive heads share.
+#: The axes of each argument: one string for each number of dimensions that it may have, with a letter for each axis.
+#: "B" is the axis of rows, "N" that of heads, and "H" that of heads each of which N / H consecutive heads share.
 Axes: TypeAlias = Mapping[str, Sequence[str]]
 #: The axes of each result, or of each tensor of a tuple
 Results: TypeAlias = "str | tuple[Results, ...]"
@@ -24,7 +24,7 @@ CUTS: Axes = {"lengths": ("B",), "reset": ("T", "BT"), "cu_seqlens": ("S",)}
 
 
 def is_dtensor(x: object) -> bool:
-    """Return whether x is a DTensor; nothing is imported before there is one."""
+    """Return whether x is a DTensor, without importing anything unless it is."""
     if type(x).__name__ != "DTensor":
         return False
     from torch.distributed.tensor import DTensor
@@ -33,11 +33,11 @@ def is_dtensor(x: object) -> bool:
 
 
 def on_shards(function: Callable[..., Any], arguments: Mapping[str, Any], axes: Axes, results: Results) -> Any:
-    """Call a function, on tensors, of which at least one is a DTensor, on the rows and heads of this rank.
+    """Call a function whose arguments include a DTensor on the rows and heads of this rank.
 
-    Each axis of the mesh shards heads, rows or nothing: what an argument is sharded by. Arguments that are replicated
-    there are cut without communication, and Partial ones reduced. The function runs on tensors without memory first,
-    which makes its checks on the whole shapes, and gives the shapes of the results.
+    Each axis of the mesh shards heads, rows or nothing, depending on the placements of the arguments. Arguments that
+    are replicated over the axis are sliced without communication, and Partial ones reduced. The function first runs on
+    tensors without memory, which checks the unsharded shapes and determines the shapes of the results.
     """
     name = function.__name__
     if arguments.get("out") is not None:
@@ -51,23 +51,23 @@ def on_shards(function: Callable[..., Any], arguments: Mapping[str, Any], axes: 
     return cut.wrapped(found, whole, results)
 
 
-#: The results without memory of successful calls, by function and arguments: a call takes milliseconds
+#: Cache of the results without memory of successful calls, by function and arguments, as a call takes milliseconds
 _RESULTS: dict[Any, Any] = {}
 _MOST_RESULTS = 256
 
 
 def _whole(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Return the results of a call on tensors without memory; errors are those of the whole shapes."""
+    """Return the results of a call on tensors without memory; errors refer to the unsharded shapes."""
 
     def signature(name: str, x: Any) -> Any:
         return tuple(x.shape), x.stride(), x.dtype, x.device.type
 
     try:
         key: Any = (function, *((name, _mapped(name, x, signature)) for name, x in arguments.items()))
-    except TypeError:  # an argument without a hash
+    except TypeError:  # an argument is not hashable
         key = None
     if arguments.get("cu_seqlens") is not None or not unwatched():
-        key = None  # as bounds are checked by their values, and a mode's tensors must not stay
+        key = None  # bounds are checked by value, and a mode's tensors must not be kept alive
     found = None if key is None else _RESULTS.get(key)
     if found is None:
         with torch.no_grad():
@@ -80,7 +80,7 @@ def _whole(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
 
 
 def _compare_ranks(function: str, mesh: Any, arguments: Mapping[str, Any]) -> None:
-    """Raise an error on every rank where tensors differ between ranks; else nothing is sent, and nothing compared."""
+    """Raise an error on every rank if replicated tensors differ between ranks; used only in torch's debug mode."""
     from .collectives import Ranks
 
     described: dict[str, str] = {}
@@ -99,7 +99,7 @@ def _tensors(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _mapped(name: str, x: Any, change: Callable[[str, Any], Any]) -> Any:
-    """Apply a function to a tensor, or to each one of a tuple or list."""
+    """Apply a function to a tensor, or to each tensor of a tuple or list."""
     if isinstance(x, (tuple, list)):
         return tuple(change(name, part) if isinstance(part, Tensor) else part for part in x)
     return change(name, x) if isinstance(x, Tensor) else x
@@ -108,7 +108,7 @@ def _mapped(name: str, x: Any, change: Callable[[str, Any], Any]) -> Any:
 def _without_memory(name: str, x: Any) -> Tensor:
     if name == "cu_seqlens" and x.is_cpu:
         return _local(x)
-    # Functions take 16 bits on some devices only, which the call on shards finds out; shapes are those of 32 bits.
+    # Some devices do not support 16-bit dtypes, which the call on shards checks; the shapes do not depend on the dtype.
     dtype = torch.float32 if x.is_cuda and x.is_floating_point() and x.dtype.itemsize == 2 else x.dtype
     return torch.empty_strided(x.shape, x.stride(), dtype=dtype, device="meta")
 
@@ -128,12 +128,12 @@ def _mesh(function: str, arguments: Mapping[str, Any]) -> Any:
 
 def _local(x: Any, placements: Sequence[Any] | None = None) -> Tensor:
     local: Tensor = x.to_local(grad_placements=placements) if placements is not None else x.to_local()
-    wait = getattr(local, "wait", None)  # of a collective that has been started and not waited for
+    wait = getattr(local, "wait", None)  # of a collective that has been started but not awaited
     return local if wait is None else wait()
 
 
 class _Move(NamedTuple):
-    """A tensor's mesh, whole shape and strides; its placements, those for a call, and those of the call's gradient."""
+    """A tensor's mesh, global shape and strides; its placements, those for a call, and those of the call's gradient."""
 
     function: str
     mesh: Any
@@ -150,13 +150,13 @@ class _Move(NamedTuple):
         return _local(x.redistribute(self.mesh, wanted))
 
     def reduced(self) -> list[Any]:
-        """Return the placements of the gradient that a caller gets: none is Partial."""
+        """Return the placements of the gradient for the caller, none of which is Partial."""
         from torch.distributed.tensor import Partial, Replicate
 
         return [Replicate() if isinstance(p, Partial) else p for p in self.given]
 
 
-#: Before torch 2.13 the gradients of DTensor.to_local and redistribute have no gradients themselves.
+#: Before torch 2.13 the gradients of DTensor.to_local and redistribute are not differentiable.
 _TWICE = torch.__version__ >= (2, 13)  # type: ignore[operator]
 
 
@@ -180,7 +180,7 @@ class _Moved(torch.autograd.Function):
 
 
 def moved(function: str, x: Any, wanted: Sequence[Any], gradient: Sequence[Any]) -> Tensor:
-    """Return this rank's part of a DTensor with other placements; ``gradient`` has those of its gradient."""
+    """Return this rank's shard of a DTensor with other placements; ``gradient`` has the placements of its gradient."""
     move = _Move(function, x.device_mesh, x.shape, x.stride(), x.placements, wanted, gradient)
     if _TWICE and list(x.placements) == list(wanted) == list(gradient):
         return _local(x)
@@ -189,19 +189,19 @@ def moved(function: str, x: Any, wanted: Sequence[Any], gradient: Sequence[Any])
 
 
 class Cut(NamedTuple):
-    """The division of a call over a mesh."""
+    """The sharding of a call over a mesh."""
 
     function: str
     mesh: Any
     axes: Axes
-    #: For each axis of the mesh, what it shards
+    #: Kind of axis that each axis of the mesh shards
     kinds: tuple[Kind, ...]
     heads: int
     rows: int
 
     @staticmethod
     def of(function: str, mesh: Any, arguments: Mapping[str, Any], axes: Axes) -> Cut:
-        """Return the division that the placements of the arguments ask for."""
+        """Return the sharding that follows from the placements of the arguments."""
         sizes: dict[str, int] = {}
         for name, x in _tensors(arguments):
             for letter, size in zip(_letters(axes, name, x), x.shape, strict=True):
@@ -216,7 +216,7 @@ class Cut(NamedTuple):
         return [at for at, found in enumerate(self.kinds) if found == kind]
 
     def _check_groups(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse shared heads that a border between ranks would divide."""
+        """Refuse a sharding that would separate heads that share a head between ranks."""
         ranks = math.prod(self.mesh.size(at) for at in self._axes("heads"))
         for name, x in _tensors(arguments):
             letters = _letters(self.axes, name, x)
@@ -228,7 +228,7 @@ class Cut(NamedTuple):
                 )
 
     def _sharded(self, letters: str, size: int | None = None) -> list[Any]:
-        """Return the placements of a tensor with these axes; ``size`` is that of "H"."""
+        """Return the placements of a tensor with these axes; ``size`` is the size of "H"."""
         from torch.distributed.tensor import Replicate, Shard
 
         heads = letters.find("N")
@@ -238,7 +238,7 @@ class Cut(NamedTuple):
         return [Replicate() if at[kind] < 0 else Shard(at[kind]) for kind in self.kinds]
 
     def _own(self, kind: Kind, size: int) -> tuple[int, int]:
-        """Return the first one of this rank's heads or rows, of ``size``, and their number."""
+        """Return the first of this rank's heads or rows out of ``size``, and their number."""
         coordinate, first = self.mesh.get_coordinate(), 0
         for at in self._axes(kind):
             each = -(-size // self.mesh.size(at)) if size else 0
@@ -247,11 +247,11 @@ class Cut(NamedTuple):
         return first, size
 
     def _empty(self) -> bool:
-        """Whether this rank has none of the heads: it runs a head of zeros, and drops the results."""
+        """Whether this rank has no heads: it runs one head of zeros and discards the results."""
         return bool(self.heads) and self._own("heads", self.heads)[1] == 0
 
     def local(self, name: str, x: Any) -> Any:
-        """Return this rank's part of an argument."""
+        """Return this rank's shard of an argument."""
         if name == "lengths" and isinstance(x, (tuple, list)):
             first, count = self._own("rows", self.rows)
             return x[first : first + count]
@@ -282,7 +282,7 @@ class Cut(NamedTuple):
         return local
 
     def wrapped(self, found: Any, whole: Any, results: Results) -> Any:
-        """Return results as DTensors with the shapes of others."""
+        """Return results as DTensors with the shapes of ``whole``."""
         from torch.distributed.tensor import DTensor
 
         if isinstance(found, Tensor):
@@ -301,7 +301,7 @@ def _letters(axes: Axes, name: str, x: Tensor) -> str:
 
 
 def _kind(function: str, mesh: Any, at: int, arguments: Mapping[str, Any], axes: Axes, packed: bool) -> Kind:
-    """Return what an axis of the mesh shards."""
+    """Return the kind of axis that an axis of the mesh shards."""
     from torch.distributed.tensor import Partial, Replicate, Shard
 
     found: dict[Kind, tuple[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Messages between neighbouring ranks: values that a rank owns and others read, and tensors for every rank."""
+"""Messages between neighbouring ranks: values that a rank owns and others read, and exchanges of tensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .collectives import Ranks
 
 
 def exchange(ranks: Ranks, parcels: Sequence[Tensor]) -> list[Tensor]:
-    """Send one tensor (m, ...) to each rank and return those from each, in two rounds.
+    """Send one tensor (m, ...) to each rank and return the tensors received from each, in two rounds.
 
-    The first lengths m may differ and be 0; dtype and the other lengths are the same on all ranks. The own parcel is
-    returned as it is.
+    The sizes m may differ and may be 0; dtype and the other sizes are the same on all ranks. The rank's own parcel is
+    returned unchanged.
     """
     lengths = ranks.all_gather(torch.tensor([len(x) for x in parcels], dtype=torch.int64))
     received = [parcels[0].new_empty((int(row[ranks.rank]), *parcels[0].shape[1:])) for row in lengths]
@@ -28,19 +28,19 @@ def exchange(ranks: Ranks, parcels: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Halo:
-    """The values that a rank reads from others, which form its ghosts, and its own that others read.
+    """The ghosts of a rank, which are values that it reads from other ranks, and its own values that others read.
 
     Parameters
     ----------
     ranks : Ranks
-        The group. Every rank makes its halo at the same time, in two rounds.
+        The group. Every rank constructs its halo at the same time, in two rounds.
     needed : sequence of Tensor
-        For each rank the indices, among that rank's own values, of those that this rank reads; none of its own.
+        For each rank the indices of that rank's own values that this rank reads; empty for this rank itself.
 
     Attributes
     ----------
     given : list of Tensor
-        For each rank the indices of this rank's values that it reads.
+        For each rank the indices of this rank's values that the other reads.
     counts : list of int
         For each rank the number of its values that this rank reads.
     size : int
@@ -59,9 +59,9 @@ class Halo:
         return self._started([x.index_select(0, index) for index in self.given], parts)
 
     def start_back(self, ghosts: Tensor) -> Callable[[], list[Tensor]]:
-        """Start to send what the ghosts (size, ...) hold to their owners: one round.
+        """Start to send the contents of ``ghosts`` (size, ...) to the owners: one round.
 
-        The result waits, and returns for each rank the values (m, ...) that belong to the indices ``given``.
+        The returned function waits, and returns for each rank the values (m, ...) for the indices ``given``.
         """
         found = [ghosts.new_empty((len(index), *ghosts.shape[1:])) for index in self.given]
         wait = self._started([part.contiguous() for part in ghosts.split(self.counts)], found)
@@ -79,6 +79,6 @@ class Halo:
 
         def wait() -> None:
             ranks.wait_all(works)
-            len(sent)  # keeps the memory until the messages have gone
+            len(sent)  # keeps the memory alive until the messages have been sent
 
         return wait

@@ -1,4 +1,4 @@
-"""Kernels that read parts of tensors and write parts of results and gradients in place, without autograd's graphs."""
+"""Kernels that read slices of tensors and write slices of results and gradients in place, without autograd graphs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from ..ops import empty
 from ..sequences import Sequences
 
-#: The tensors of a call, None for those that are not given; a call with graphs has the same order.
+#: The tensors of a call, None for those that are absent; the order is the same in a call with graphs.
 Optional: TypeAlias = "Sequence[Tensor | None]"
 
 
 class Forward(NamedTuple):
-    """A part of a call: tensors, initial state and division into sequences; kernels write its results.
+    """The forward pass of a part of a call: tensors, initial state, division into sequences, results to fill.
 
     Attributes
     ----------
     saves : bool
-        Whether to return what the backward pass reads, too.
+        Whether to return also the tensors that the backward pass reads.
     """
 
     tensors: Optional
@@ -33,9 +33,9 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """The backward pass of a part of a call, which writes gradients of its tensors but for those that are None.
+    """The backward pass of a part of a call, which writes the gradients of its tensors, except those that are None.
 
-    ``saved`` is what the forward pass has returned, ``d_results`` and ``d_last`` are the cotangents.
+    ``saved`` are the tensors returned by the forward pass, ``d_results`` and ``d_last`` the cotangents.
     """
 
     tensors: Optional
@@ -55,12 +55,12 @@ class Kernels(NamedTuple):
     results : callable
         Allocates the results of a call with these tensors.
     forward : callable
-        Returns the final states, and what is saved for the backward pass.
+        Returns the final states, and the tensors saved for the backward pass.
     backward : callable
         Returns the gradients of the initial state.
     forgets : callable, optional
-        Estimates from the tensors after how many steps the state before them has no influence on the last bit, or
-        infinity; None where rounding errors live on for as long as there are steps.
+        Estimates from the tensors the number of steps after which the initial state no longer influences the last bit,
+        or infinity; None if rounding errors persist over any number of steps.
     """
 
     results: Callable[[Optional], list[Tensor]]
@@ -87,10 +87,10 @@ def sampled(x: Tensor) -> Tensor:
 
 
 def steps_to_forget(factors: Tensor, dtype: torch.dtype) -> float:
-    """Return after how many steps the product of factors (B, T, ...) falls below the last bit everywhere.
+    """Return the number of steps after which the product of factors (B, T, ...) is below the last bit everywhere.
 
-    The geometric mean of the steps that are given is taken for that of all; a fourth of the bits more are for numbers
-    that are far smaller than others.
+    The geometric mean over the given steps estimates that over all steps; a quarter more bits allow for elements that
+    are far smaller than others.
     """
     if factors.numel() == 0:
         return math.inf

@@ -1,10 +1,10 @@
-"""Recurrences over a sequence whose steps are divided over ranks: a pipeline of chunks, and a scan of affine maps.
+"""Recurrences over a sequence whose steps are sharded over ranks: a pipeline of chunks, and a scan of affine maps.
 
 In the pipeline a rank computes one chunk of independent rows, channels or heads after another, each as soon as its
 state has arrived: C chunks on P ranks take C + P - 1 turns, with the arithmetic of one process. In the scan of maps,
-for recurrences that are affine in the state, a rank reduces its shard to one map S -> M S + c, all ranks exchange
-these in ceil(log2 P) rounds, and then each computes its steps from the state that enters. Gradients pass the ranks in
-the other order by the same methods, with the adjoint maps M^H.
+for recurrences that are affine in the state, each rank reduces its shard to one map S -> M S + c, all ranks exchange
+these maps in ceil(log2 P) rounds, and then each computes its steps from the resulting initial state. Gradients pass the
+ranks in the opposite order by the same methods, with the adjoint maps M^H.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from .speculative import Shard
 
 
 class Split(NamedTuple):
-    """The axis of independent rows, channels or heads along which a call can be cut into chunks.
+    """The axis of independent rows, channels or heads along which a call can be divided into chunks.
 
     Attributes
     ----------
     size, unit : int
-        Length of the axis, and the multiple of which chunks are.
+        Size of the axis, and the granularity of chunks.
     tensors : tuple of (int or None)
         The axis in each tensor; None for one that all chunks share.
     results, state : int
         The axis in the results and in the states.
     least : int
-        The size from which on a chunk pays, for those whose number is not asked for.
+        The minimum size of chunks that are worthwhile, used if the number of chunks is not specified.
     """
 
     size: int
@@ -49,11 +49,11 @@ class Split(NamedTuple):
     least: int = 1
 
     def paying(self, chunks: int) -> int:
-        """Return up to this number of chunks that pay."""
+        """Return the number of worthwhile chunks, at most ``chunks``."""
         return max(1, min(chunks, self.size // self.least))
 
     def sizes(self, chunks: int) -> list[int]:
-        """Return the sizes of up to this number of chunks."""
+        """Return the sizes of at most ``chunks`` chunks."""
         units = -(-self.size // self.unit)
         chunks = max(1, min(chunks, units))
         ends = [min(self.size, units * i // chunks * self.unit) for i in range(chunks + 1)]
@@ -61,17 +61,18 @@ class Split(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """How the maps S -> M S + c of a family act.
+    """The form of the maps S -> M S + c of a family.
 
     Attributes
     ----------
     transition : callable
         Returns M of the shard, (rows, ...), from the tensors of the call.
     is_open : Tensor (rows,) of bool
-        Whether the final state depends on the initial one: no step resets it. Else M is not used.
+        Whether the final state depends on the initial one, because no step resets it. Otherwise M is not used.
     kind : {"numbers", "rows", "vector", "parts", "matrix"}
-        M has a factor for each number of the state or for each row of it, (..., K, 1), or is a K x K matrix, by which
-        the state is multiplied as a vector (..., K), which K parts (...) of the state form, or as a matrix (..., K, V).
+        M has a factor for each element of the state ("numbers") or for each of its rows, (..., K, 1) ("rows"), or is a
+        K x K matrix that multiplies the state as a vector (..., K), as a vector formed by K parts (...) of the state,
+        or as a matrix (..., K, V).
     """
 
     transition: Callable[[Optional], Tensor]
@@ -101,7 +102,7 @@ class Affine(NamedTuple):
         return m.mH if self._is_matrix else m.conj()
 
     def constant(self, c: Tensor) -> list[Tensor]:
-        """Return the map to c, whatever the state is."""
+        """Return the constant map to c."""
         shapes = {
             "numbers": c.shape,
             "rows": (*c.shape[:-1], 1),
@@ -112,7 +113,7 @@ class Affine(NamedTuple):
         return [c.new_zeros(shapes[self.kind]), torch.zeros(c.shape[0], dtype=torch.bool, device=c.device), c]
 
     def combine(self, later: list[Tensor], earlier: list[Tensor]) -> list[Tensor]:
-        """Return the map that is first the one, then the other; a reset in the later one hides even infinities."""
+        """Return the composition of two maps; a reset in the later one masks even infinities of the earlier one."""
         (m, opened, c), (m0, opened0, c0) = later, earlier
         with torch.autocast(c.device.type, enabled=False):  # states keep their dtype, as in the kernels
             through = torch.where(opened.reshape(-1, *(1,) * (c.dim() - 1)), self.times(m, c0), 0)
@@ -120,7 +121,7 @@ class Affine(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """The states that enter this rank's shard, None on the first, and the Jacobian of its steps, for gradients."""
+    """The initial states of this rank's shard, None on the first rank, and the Jacobian of its steps, for gradients."""
 
     states: list[Tensor] | None
     transition: Tensor | None
@@ -135,23 +136,23 @@ class Call:
     function : str
         The name of the public function.
     line, border : Line, Border
-        The ranks in the order of time, and what crosses the borders.
+        The ranks in order of time, and the border of this rank's shard.
     run : callable
         Computes this rank's steps.
     split, chunks : Split, list of int
-        The axis of the chunks, and their sizes along it.
+        The axis along which chunks are taken, and their sizes.
     states : list of Tensor
-        The initial states where none are given.
+        The default initial states.
     affine : Affine, optional
-        The maps, for a scan of them; None for the pipeline.
+        The maps, for a scan of maps; None for the pipeline.
     kernels : Kernels, optional
-        Kernels that compute parts in place; None: by ``run``, with a graph for each part.
+        Kernels that compute parts in place; None to use ``run``, with a graph for each part.
     bounds : Tensor, optional
         The bounds of packed sequences on this rank.
     shard : Shard, optional
-        Segments that are computed before their state has arrived; None for the pipeline and the scan.
+        Segments that are computed before the initial state has arrived; None for the pipeline and the scan.
     entered : Entered, optional
-        The entering state, where it is known before; the maps are then those of gradients alone.
+        The initial states, if they are known in advance; the maps are then used only for gradients.
     """
 
     function: str
@@ -171,7 +172,7 @@ class Call:
 def sharded(
     call: Call, tensors: Sequence[Tensor | None], state: Sequence[Tensor] | None, needs_grad: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Compute this rank's steps; return the results and, where sequences end on this rank, their final states."""
+    """Compute this rank's steps; return the results and the final states of the sequences that end on this rank."""
     inputs = [*tensors, *(state or ())]
     if not needs_grad:
         return _forward(call, inputs, None)[:2]
@@ -190,7 +191,7 @@ class _Sharded(torch.autograd.Function):
         ctx.call, ctx.count = call, len(inputs)
         ctx.save_for_backward(
             *inputs, *ctx.tape.saved.tensors
-        )  # one that has been written to since is found by its version
+        )  # the version reveals a tensor that has been written to since
         ctx.tape.saved.tensors = []
         ctx.set_materialize_grads(False)
         return (*results, *last)
@@ -198,14 +199,14 @@ class _Sharded(torch.autograd.Function):
     @staticmethod
     @differentiable_once(lambda ctx: ctx.call.function)
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        every = ctx.saved_tensors  # read once, as checkpointing asks for
+        every = ctx.saved_tensors  # read only once, as checkpointing requires
         inputs, ctx.tape.saved.tensors = every[: ctx.count], list(every[ctx.count :])
         count = len(gradients) - len(ctx.call.states)
         try:
             found = _backward(ctx.call, ctx.tape, gradients[:count], gradients[count:])[: ctx.count]
         finally:
             ctx.tape.saved.tensors = []
-        # A tensor that had no influence on this rank's results gets zeros, as DistributedDataParallel waits for all.
+        # A tensor that did not influence this rank's results gets zeros, as DistributedDataParallel waits for all.
         needs = ctx.needs_input_grad[2:]
         filled = (
             torch.zeros_like(x) if g is None and need and x is not None else g
@@ -221,7 +222,7 @@ def _pieces(x: Tensor | None, axis: int | None, sizes: Sequence[int]) -> list[Te
 
 
 def _joined(parts: Sequence[Tensor | None], axis: int | None) -> Tensor | None:
-    """Concatenate what was cut; add up what was shared."""
+    """Concatenate the gradients of divided tensors; add up those of shared tensors."""
     given = [x for x in parts if x is not None]
     if len(given) < len(parts) and axis is not None:
         given = [] if not given else [_like_its_neighbours(x, given[0]) for x in parts]
@@ -239,7 +240,7 @@ def _like_its_neighbours(x: Tensor | None, other: Tensor) -> Tensor:
 def _forward(
     call: Call, inputs: Sequence[Tensor | None], needs: Sequence[bool] | None
 ) -> tuple[list[Tensor], list[Tensor], Tape]:
-    """Compute all chunks; ``needs`` says which inputs need a gradient, None that no rank needs any."""
+    """Compute all chunks; ``needs`` is which inputs need a gradient, or None if no rank needs any."""
     if call.shard is not None:
         return call.shard.forward(inputs, needs)
     split, count, tape = call.split, len(call.split.tensors), Tape()
@@ -284,7 +285,7 @@ def _forward(
 
 
 def _whole(parts: Sequence[Tensor], axis: int) -> Tensor:
-    """Concatenate in memory that is reused if it is large: mapping new pages takes longer than the copies."""
+    """Concatenate into memory that is reused if it is large, as mapping new pages takes longer than copying."""
     if len(parts) == 1:
         return parts[0]
     sizes = [x.shape[axis] for x in parts]
@@ -299,10 +300,10 @@ def _whole(parts: Sequence[Tensor], axis: int) -> Tensor:
 def _entering(
     call: Call, affine: Affine, pieces: Sequence[Tensor | None], own: Any, like: list[Tensor], tape: Tape
 ) -> list[Tensor] | None:
-    """Exchange maps; return the states that enter. The first rank, whose map is a constant, does it after its steps."""
+    """Exchange maps; return the initial states. The first rank, whose map is constant, does so after its steps."""
     if call.line.is_first:
         return None
-    if call.line.is_last:  # nobody asks for its map
+    if call.line.is_last:  # no rank needs its map
         return _exchange(call.line, affine, _constant(affine, call.border.message(like)))
     _, last = call.run(pieces, call.border.entry(own, None, like))
     c = affine.packed(call.border.leaving(last))
@@ -352,7 +353,7 @@ def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> 
 
 
 def _gradients_in_place(call: Call, tape: Tape) -> tuple[list[Tensor | None], list[list[Tensor | None]]]:
-    """Allocate the gradients that kernels write: whole ones, None for those that are joined, and the chunks' parts."""
+    """Allocate the gradients that kernels write: the whole ones, None for those that are joined, and their slices."""
     if call.kernels is None:
         return [], []
     whole: list[Tensor | None] = []
@@ -373,7 +374,7 @@ def _gradients_in_place(call: Call, tape: Tape) -> tuple[list[Tensor | None], li
 def _entering_gradient(
     call: Call, affine: Affine, tape: Tape, chunk: Chunk, of_results: Optional, of_last: Optional
 ) -> list[Tensor] | None:
-    """Exchange adjoint maps; return the gradients of the states that leave. The last rank does it after its steps."""
+    """Exchange adjoint maps; return the gradients of the final states. The last rank does so after its steps."""
     back, border = call.line.turned(), call.border
     if back.is_first:
         return None
@@ -381,5 +382,5 @@ def _entering_gradient(
         return _exchange(back, affine, _constant(affine, border.message(chunk.last)))
     alone = border.last_gradient(of_last, None, chunk.last)
     c = affine.packed(border.entering(chunk.entry_gradients(of_results, alone)))
-    assert tape.transition is not None  # set by the forward pass on every rank between others
+    assert tape.transition is not None  # set by the forward pass on every rank but the first and last
     return _exchange(back, affine, [affine.adjoint(tape.transition), affine.is_open, c])

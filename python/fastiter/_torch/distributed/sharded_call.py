@@ -24,10 +24,10 @@ from .speculative import Shard, segments
 
 Exchange: TypeAlias = Literal["auto", "pipeline", "scan", "speculative"]
 EXCHANGES = ("auto", "pipeline", "scan", "speculative")
-#: Chunks for each rank after the first: the pipeline's first and last turns then take a ninth of the time.
+#: Default number of chunks per rank after the first: filling and draining the pipeline then takes a ninth of the time.
 CHUNKS = 8
 
-#: Parts of docstrings: the final state of a pipeline, and the parameters that every function with sharded steps has.
+#: Parts of docstrings: the final state of a pipeline, and the parameters of every function with sharded steps
 PARTS = {
     "final": """
         state : tuple of Tensor
@@ -41,16 +41,16 @@ PARTS = {
     "exchange": """
         exchange : {"auto", "pipeline", "scan", "speculative"}
             "pipeline": a rank computes one chunk of the independent rows or channels after another, each when its state
-            has arrived. "scan": each rank reduces its steps to one affine map, these are exchanged in ceil(log2 P)
-            rounds, and then the steps are computed. "speculative" (linear_scan on CPUs without
-            ``lengths`` and ``cu_seqlens``): each rank computes its steps from a state of zero, and repeats those at the
-            start that have other bits from the state that enters. "auto" speculates where a sample of the factors says
-            that this is a small part of every shard, else takes the pipeline where it has at least P - 1 chunks.
+            has arrived. "scan": each rank reduces its steps to one affine map, the maps are exchanged in ceil(log2 P)
+            rounds, and then the steps are computed. "speculative" (linear_scan on CPUs without ``lengths`` and
+            ``cu_seqlens``): each rank computes its steps from a zero state, and repeats the leading steps whose results
+            differ once its state has arrived. "auto" is "speculative" if a sample of the factors indicates that these
+            are a small part of every shard, else the pipeline if it has at least P - 1 chunks, else the scan.
     """,
     "chunks": """
         chunks : int, optional
-            The most chunks of the pipeline; 8 for each rank after the first if None, of ``linear_scan`` as many as have
-            128 channels.
+            The maximum number of chunks of the pipeline; by default 8 for each rank after the first, in ``linear_scan``
+            with at least 128 channels per chunk.
     """,
     "state": """
         state : Tensor or tuple of Tensor, optional
@@ -81,12 +81,12 @@ PARTS = {
     """,
     "errors": """
         TypeError, ValueError
-            For a wrong type or dtype; for a wrong shape or value, and on every rank for arguments that differ between
-            ranks or that another rank has refused, before data is exchanged.
+            For a wrong type or dtype; for a wrong shape or value; and on every rank, before data is exchanged, for
+            arguments that differ between ranks or that another rank has refused.
         BackendError
             For a device without kernels, or without a backend in the group.
         RuntimeError
-            If torch.distributed is not initialized; CommunicationError, a kind of it, if a rank does not answer.
+            If torch.distributed is not initialized; CommunicationError, a subclass, if a rank does not respond.
     """,
     "last": """
         last : Tensor or tuple of Tensor
@@ -97,14 +97,14 @@ PARTS = {
 
 
 class Maps(NamedTuple):
-    """The affine maps of a family: M from the tensors and from those of reset and lengths, and how it acts."""
+    """The affine maps of a family: the function of the tensors, reset and lengths that returns M, and the kind of M."""
 
     transition: Callable[[Optional, Tensor | None, Tensor | None], Tensor]
     kind: Literal["numbers", "rows", "vector", "matrix"]
 
 
 class Meeting(NamedTuple):
-    """The steps of all ranks as each of them knows them: their order and numbers, what crosses borders, and where."""
+    """The information about the steps of all ranks that every rank has: their order and numbers, and the borders."""
 
     line: Line
     border: Border
@@ -123,23 +123,23 @@ class Problem:
     tensors : mapping of str to (Tensor or None)
         The arguments, by name.
     timed : mapping of str to int
-        Those with steps, and the axis of time, from the front.
+        The arguments with steps, and their time axis, counted from the front.
     batch, steps : int
-        Rows, and steps on this rank.
+        The numbers of rows, and of steps on this rank.
     state : sequence of Tensor, optional
         The parts of the initial state.
     default : list of Tensor
-        The parts of the initial states where none are given.
+        The parts of the default initial states.
     splits : list of Split
-        Axes that can be cut, the preferred one first. One with ``results`` 0 is that of the rows.
+        Axes that can be divided into chunks, the preferred one first. ``results`` is 0 for the axis of rows.
     run : callable
         Computes chunks from a state and a local division into sequences.
     maps : Maps, optional
         The affine maps; None for a family that is not affine in the state.
     kernels : Kernels, optional
-        Kernels that compute chunks in place, in the place of ``run``.
+        Kernels that compute chunks in place, used instead of ``run``.
     entered : callable, optional
-        For such a family: finds what enters by an exchange, or returns None where it fails, on all ranks.
+        Finds the initial states by an exchange, for a family without maps; returns None on all ranks if that fails.
     """
 
     tensors: Mapping[str, Tensor | None]
@@ -156,7 +156,7 @@ class Problem:
 
 
 class Options(NamedTuple):
-    """The options that all families take."""
+    """The options that all families have."""
 
     group: Any
     exchange: str
@@ -175,11 +175,11 @@ _UNTRACED: list[Callable[..., Any]] = []
 def run_sharded(
     function: str, options: Options, prepare: Callable[[Options, Sequences], Problem]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Check the call by ``prepare``, agree with the other ranks, and compute this rank's steps.
+    """Check the call with ``prepare``, agree with the other ranks, and compute this rank's steps.
 
-    Dynamo does not trace it: a compiled model has a graph before and one after it.
+    Dynamo does not trace this function: it is a graph break.
     """
-    dynamo = sys.modules.get("torch._dynamo")  # not imported here: that takes longer than all the rest
+    dynamo = sys.modules.get("torch._dynamo")  # not imported here, as that takes longer than the call
     if dynamo is None:
         return _run(function, options, prepare)
     if not _UNTRACED:
@@ -193,7 +193,7 @@ def _run(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Check, agree, compute.
 
-    An error that the checks of one rank raise is raised there, and named on all others, so that none waits.
+    An error from the checks of one rank is raised there and reported on all others, so that no rank waits.
     """
     ranks = Ranks(function, options.group)
     problem, given, failure = None, Sequences(None, None, None), None
@@ -212,7 +212,7 @@ def _run(
     steps, needs = (problem.steps, _needs(problem)) if problem is not None else (0, False)
     forgets = memory < math.inf and (steps == 0 or len(segments(steps, memory)) > 2)
     agreement = ranks.agree(described, steps, needs, failure, forgets)
-    assert problem is not None  # else agree has raised
+    assert problem is not None  # otherwise agree has raised
     line = Line(ranks, options.reverse)
     border, local = divided(function, line, agreement.steps, given, problem.batch)
     call, extra = _call(function, options, problem, line, border, local, agreement)
@@ -225,7 +225,7 @@ def _run(
         is_open = _open(border, local, problem)
         met = Meeting(line, border, local, agreement.steps, is_open, agreement.needs_grad)
         call.entered = problem.entered(met)
-        if call.entered is not None:  # else by the pipeline
+        if call.entered is not None:  # otherwise by the pipeline
             call.chunks, call.affine = [call.split.size], Affine(_no_transition, is_open, "parts")
     return sharded(call, [*problem.tensors.values(), *extra], problem.state, agreement.needs_grad)
 
@@ -250,7 +250,7 @@ def _checked(function: str, options: Options) -> Sequences:
 
 
 def check_rows(function: str, given: Sequences, batch: int, name: str) -> int:
-    """Check that cu_seqlens goes with this number of rows; return the number of sequences."""
+    """Check that cu_seqlens is consistent with this number of rows; return the number of sequences."""
     if given.cu_seqlens is not None:
         check_packing(function, batch, given.lengths, name)
     return given.count(batch)
@@ -262,7 +262,7 @@ def _needs(problem: Problem) -> bool:
 
 
 def _memory(function: str, options: Options, given: Sequences, problem: Problem) -> float:
-    """Return after how many steps a state is forgotten; infinite where this is not known or does not matter."""
+    """Return the number of steps after which a state is forgotten; infinity if it is unknown or irrelevant."""
     if options.exchange not in ("auto", "speculative"):
         return math.inf
     divided = next((name for name in ("lengths", "cu_seqlens") if getattr(given, name) is not None), None)
@@ -275,7 +275,7 @@ def _memory(function: str, options: Options, given: Sequences, problem: Problem)
 
 
 def _described(function: str, options: Options, given: Sequences, problem: Problem) -> dict[str, str]:
-    """Return what has to be the same on every rank, as text."""
+    """Return as text the properties that must be the same on every rank."""
     found = {"function": function, "batch": f"{problem.batch} rows", "grad mode": str(torch.is_grad_enabled())}
     for name, x in problem.tensors.items():
         found[name] = "None" if x is None else _shape(x, problem.timed.get(name))
@@ -312,12 +312,12 @@ def _call(
     local: Sequences,
     agreement: Agreement,
 ) -> tuple[Call, tuple[Tensor | None, Tensor | None]]:
-    """Return the call, and the tensors of reset and lengths, which are cut into chunks like the others."""
+    """Return the call, and the tensors of reset and lengths, which are divided into chunks like the others."""
     fewest, asked = line.size - 1, options.chunks
-    if sum(steps > 0 for steps in agreement.steps) < 2:  # nobody computes at the same time as another rank
+    if sum(steps > 0 for steps in agreement.steps) < 2:  # no two ranks can compute at the same time
         fewest = asked = 1
     every = [one.sizes(one.paying(CHUNKS * (line.size - 1)) if asked is None else asked) for one in problem.splits]
-    chunks = max(every, key=len)  # the first of those with the most chunks
+    chunks = max(every, key=len)  # the first with the maximum number of chunks
     split = problem.splits[every.index(chunks)]
     scans = problem.maps is not None and (
         options.exchange == "scan" or (options.exchange == "auto" and len(chunks) < fewest)
@@ -343,7 +343,7 @@ def _call(
 
 
 def _open(border: Border, local: Sequences, problem: Problem) -> Tensor:
-    """Return for each row whether no step of this rank resets what enters, and whether it leaves at all."""
+    """Return for each row whether its state passes through this rank, crossing both borders without a reset."""
     reset, lengths, _ = local
     first = next(x for x in problem.tensors.values() if x is not None)
     closed = torch.zeros(1 if border.packed else problem.batch, dtype=torch.bool, device=first.device)

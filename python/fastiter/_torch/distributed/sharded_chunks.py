@@ -1,4 +1,4 @@
-"""Computed chunks of a call with sharded steps, from which the backward pass goes on: with graphs, or in place."""
+"""Computed chunks of a call with sharded steps, which the backward pass uses: with autograd graphs, or in place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Run: TypeAlias = "Callable[[Optional, Sequence[Tensor] | None], tuple[Sequence[T
 
 @dataclass
 class Chunk:
-    """A computed chunk and its graph: results and final states of tensors and of the states at entry, if any."""
+    """A computed chunk and its graph, from its tensors and initial states, if any, to its results and final states."""
 
     tensors: list[Tensor | None]
     entry: list[Tensor] | None
@@ -26,12 +26,12 @@ class Chunk:
     last: list[Tensor]
 
     def gradients(self, d_results: Optional, d_last: Sequence[Tensor], into: Optional) -> tuple[Optional, list[Tensor]]:
-        """Return the gradients of the chunk's tensors, None for those that have none, and of the states at entry."""
+        """Return the gradients of the chunk's tensors, None for those that have none, and of its initial states."""
         found = self._gradients([*self.tensors, *(self.entry or ())], d_results, d_last)
         return found[: len(self.tensors)], self._of_entry(found[len(self.tensors) :])
 
     def entry_gradients(self, d_results: Optional, d_last: Sequence[Tensor]) -> list[Tensor]:
-        """Return the gradients of the states at entry."""
+        """Return the gradients of the initial states."""
         return self._of_entry(self._gradients(self.entry or (), d_results, d_last))
 
     def _gradients(self, of: Optional, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
@@ -45,7 +45,7 @@ class Chunk:
         return [next(found) if x is not None and x.requires_grad else None for x in of]
 
     def _of_entry(self, found: Optional) -> list[Tensor]:
-        """Return the gradients of the states at entry with zeros for those that have none."""
+        """Return the gradients of the initial states, zeros for those that have none."""
         every = found or [None] * len(self.last)
         return [torch.zeros_like(x) if g is None else g for g, x in zip(every, self.last, strict=True)]
 
@@ -54,26 +54,26 @@ class Chunk:
 class Saved:
     """The tensors that the graphs of the chunks have saved.
 
-    The autograd function saves them as its own, so that they are freed and recomputed by activation checkpointing, once
-    on all ranks, and not by each graph for itself. The graphs refer to this, which must not refer to them: no garbage
-    collector sees such a cycle.
+    The autograd function saves them as its own, so that activation checkpointing frees and recomputes them once on all
+    ranks, and not separately for each graph. The graphs refer to this object, which must not refer to them: the garbage
+    collector would not find such a cycle.
     """
 
     tensors: list[Tensor] = field(default_factory=list)
 
     def pack(self, x: Tensor) -> int:
-        """Store a tensor of a chunk's graph and return its place."""
+        """Store a tensor of a chunk's graph and return its index."""
         self.tensors.append(x.detach())
         return len(self.tensors) - 1
 
     def unpack(self, place: int) -> Tensor:
-        """Return the tensor at a place."""
+        """Return the tensor at an index."""
         return self.tensors[place]
 
 
 @dataclass
 class Part(Chunk):
-    """A chunk that kernels have computed in place: what they have saved, in places of the call's saved tensors."""
+    """A chunk that kernels have computed in place; ``places`` are the indices of its saved tensors among the call's."""
 
     kernels: Kernels
     cut: Sequences
@@ -81,19 +81,19 @@ class Part(Chunk):
     places: list[int]
 
     def gradients(self, d_results: Optional, d_last: Sequence[Tensor], into: Optional) -> tuple[Optional, list[Tensor]]:
-        """Write the gradients of the chunk's tensors; return them and those of the states at entry."""
+        """Write the gradients of the chunk's tensors; return them and those of the initial states."""
         saved = [self.saved.unpack(place) for place in self.places]
         given = Backward(self.tensors, self.entry, self.cut, saved, d_results, d_last, into)
         return into, self.kernels.backward(given)
 
     def entry_gradients(self, d_results: Optional, d_last: Sequence[Tensor]) -> list[Tensor]:
-        """Return the gradients of the states at entry."""
+        """Return the gradients of the initial states."""
         return self.gradients(d_results, d_last, [None] * len(self.tensors))[1]
 
 
 @dataclass
 class Tape:
-    """The chunks, whose graphs the backward pass reads, what these have saved, and the matrix of this rank's map."""
+    """The record for the backward pass: the chunks, their saved tensors, and the matrix of this rank's map."""
 
     chunks: list[Chunk] = field(default_factory=list)
     saved: Saved = field(default_factory=Saved)
@@ -103,7 +103,7 @@ class Tape:
 def computed(
     run: Run, pieces: Optional, entry: list[Tensor] | None, needs: Sequence[bool] | None, saved: Saved
 ) -> Chunk:
-    """Compute a chunk, with a graph whose leaves are its own tensors if a gradient is needed."""
+    """Compute a chunk; if a gradient is needed, with a graph whose leaves are its own tensors."""
     if needs is None:
         results, last = run(pieces, entry)
         return Chunk([], entry, list(results), list(last))
@@ -130,7 +130,7 @@ def computed_in_place(
     saved: Saved,
     into: Optional,
 ) -> Part:
-    """Compute a chunk by kernels that write to parts of the results."""
+    """Compute a chunk with kernels that write to slices of the results."""
     cut = Sequences(pieces[-2], pieces[-1], bounds)
     tensors = list(pieces[:-2]) if needs is None else _leaves(pieces[:-2], needs)
     results = [x for x in into if x is not None]

@@ -1,4 +1,4 @@
-"""Functions with sharded steps from functions of one process, which compute and check the steps of each rank."""
+"""Functions with sharded steps built from one-process functions, which check and compute the steps of each rank."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from .sharded_call import Maps, Meeting, Options, Problem, run_sharded
 
 
 class Function(NamedTuple):
-    """A call of a function of one process.
+    """A call of a one-process function.
 
     Attributes
     ----------
     name : str
         The name of the public function.
     local : callable
-        The function; takes tensors, state and divisions by name, returns the results and the last state.
+        The function; takes tensors, state, and the division into sequences by name, returns the results and the last
+        state.
     tensors : mapping of str to (Tensor or None)
-        The arguments by name; the first sets the number of rows and steps.
+        The arguments by name; the first determines the numbers of rows and steps.
     timed : mapping of str to int
-        Those with steps, and their axis of time.
+        The arguments with steps, and their time axis.
     state : Tensor, or sequence of Tensor, or None
         The initial state.
     splits : callable
-        Returns the axes that can be cut, from the tensors of a call that has been checked.
+        Returns the axes that can be divided into chunks, from the tensors of a checked call.
     maps : Maps, optional
         The affine maps.
     options : mapping
@@ -40,9 +41,9 @@ class Function(NamedTuple):
     has_reverse : bool
         Whether the function has ``reverse``.
     kernels : Kernels, optional
-        Kernels for tensors on the CPU that compute parts in place.
+        Kernels that compute slices in place, for tensors on the CPU.
     entered : callable, optional
-        Finds what enters by an exchange, as in :class:`Problem`.
+        Finds the initial states by an exchange, as in :class:`Problem`.
     """
 
     name: str
@@ -76,13 +77,13 @@ def cell(local: Any, tensors: Mapping[str, Tensor | None], state: Any, unit: int
         wx, weights = given["wx"], len(given) - 1
         assert wx is not None
         across = Split(wx.shape[3], unit, (3, *[1] * weights), 2, 1)
-        return [Split(wx.shape[0], 1, (0, *[None] * weights), 0, 0), across]  # first the rows, which share the weights
+        return [Split(wx.shape[0], 1, (0, *[None] * weights), 0, 0), across]  # rows first: they share the weights
 
     return Function(local.__name__, local, tensors, {"wx": 1}, state, splits, has_reverse=True)
 
 
 def _problem(function: Function, options: Options, given: Sequences) -> Problem:
-    """Check a call by the function itself, on no steps, after which the last state is the initial one."""
+    """Check a call by running the function itself on zero steps, whose last state is the initial one."""
     parts = None if function.state is None else as_parts(function.state)
     how = dict(function.options) | ({"reverse": options.reverse} if function.has_reverse else {})
     names = list(function.tensors)
@@ -104,7 +105,7 @@ def _problem(function: Function, options: Options, given: Sequences) -> Problem:
 
 
 def _last_of_no_steps(function: Function, steps: int, none: Sequences, how: Mapping[str, object]) -> list[Tensor]:
-    """Return the last state of a call on no steps; a refused shape is named as it was given."""
+    """Return the last state of a call on zero steps; an error about a shape shows the original shape."""
     with torch.no_grad():
         try:
             return called(function, _without_steps(function), function.state, none, how)[1]
@@ -112,7 +113,7 @@ def _last_of_no_steps(function: Function, steps: int, none: Sequences, how: Mapp
             refusal = error
         if none.cu_seqlens is not None:
             none.cu_seqlens[-1:] = steps
-        # The same refusal, with all steps in its message
+        # Raises the same error with all steps in its message
         called(function, function.tensors, function.state, none, how)
     raise refusal
 
@@ -120,7 +121,7 @@ def _last_of_no_steps(function: Function, steps: int, none: Sequences, how: Mapp
 def called(
     function: Function, tensors: Mapping[str, Any], state: Any, cut: Sequences, how: Mapping[str, object]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Call the function with a division of its steps; return results and final states."""
+    """Call the function with a division of its steps into sequences; return results and final states."""
     divided = {name: x for name, x in cut._asdict().items() if x is not None}
     results, last = function.local(**tensors, **{function.state_name: state}, **divided, **how)
     return [results], as_parts(last)
@@ -132,7 +133,7 @@ def as_parts(state: Any) -> list[Tensor]:
 
 
 def _whole(function: Function, state: Sequence[Tensor] | None) -> Any:
-    """Return a state as the function takes it; one with a single part may always be that part."""
+    """Return a state in the form that the function takes; a state with a single part may always be that part itself."""
     return None if state is None else state[0] if len(state) == 1 else tuple(state)
 
 
@@ -141,7 +142,7 @@ def _sizes(function: Function) -> tuple[int, int]:
     first, x = next(iter(function.tensors.items()))
     time = function.timed[first]
     if not isinstance(x, Tensor) or x.dim() <= time:
-        return (0, 0)  # refused by the function
+        return (0, 0)  # the function will refuse it
     for name, other in function.tensors.items():
         axis = function.timed.get(name)
         if axis is None or not isinstance(other, Tensor) or other.dim() <= axis:
@@ -164,7 +165,7 @@ def _without_steps(function: Function) -> dict[str, Any]:
 
 
 def valid_steps(x: Tensor, lengths: Tensor | None, fill: float, time: int = 1) -> Tensor:
-    """Return x (B, ...) with another value at the steps beyond the valid ones of each row."""
+    """Return x (B, ...) with the steps beyond each row's length filled with a value."""
     if lengths is None:
         return x
     beyond = torch.arange(x.shape[time], device=x.device) >= lengths.to(x.device).unsqueeze(1)

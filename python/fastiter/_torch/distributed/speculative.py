@@ -1,9 +1,9 @@
-"""Shards that are all computed at once, from states of zero, and corrected when the states that enter arrive.
+"""Shards that are all computed at once from zero states, and corrected when their initial states arrive.
 
-A recurrence that forgets its state computes the same numbers from any state after some steps, to the last bit. So each
-rank computes its steps from zero, in segments; when the state arrives it repeats the first segment, and those after it
-until the state after one has the bits that it had before: all later steps are then right, as nothing else enters them.
-Where nothing is forgotten, all segments are repeated. Gradients pass the segments in the other order.
+A recurrence that forgets its state gives the same results from any state after some steps, bit for bit. So each rank
+computes its steps from zero, in segments. When its state arrives, it repeats the first segment, and further segments
+until the state after one is bitwise equal to the previous one: all later steps are then correct, as they depend on
+nothing else. If nothing is forgotten, all segments are repeated. Gradients pass the segments in the opposite order.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .in_place import Kernels, Optional, gradient_like
 from .sharded_chunks import Part, Saved, Tape, computed_in_place
 
 States: TypeAlias = "list[Tensor]"
-#: Steps of the first segment for each one after which a state should be forgotten, and at least
+#: Steps of the first segment as a multiple of the number of steps after which a state should be forgotten; the minimum
 _MARGIN, _SHORTEST = 4, 256
-#: A shard has so many times the steps of its first segment.
+#: Minimum ratio of the steps of a shard to those of its first segment
 _LONG = 16
 
 
 def segments(steps: int, memory: float) -> list[int]:
     """Return the bounds of three segments, the first and last of which are long enough to forget the state before them.
 
-    ``memory`` is the number of steps after which a state should be forgotten. One segment is returned if it is long.
+    ``memory`` is the number of steps after which a state should be forgotten. If it is large, there is one segment.
     """
     first = math.ceil(max(_SHORTEST, _MARGIN * min(memory, steps)))
     return [0, steps] if first > steps // _LONG else [0, first, steps - first, steps]
@@ -44,15 +44,15 @@ class Shard:
     Parameters
     ----------
     line, border : Line, Border
-        The ranks in the order of time, and what crosses the borders.
+        The ranks in order of time, and the border of this rank's shard.
     kernels : Kernels
-        They compute segments.
+        The kernels that compute segments.
     timed : sequence of (int or None)
-        The axis of time of each tensor, and of the reset flags.
+        The time axis of each tensor, and of the reset flags.
     bounds : sequence of int
         The bounds of the segments.
     states : list of Tensor
-        The initial states where none are given.
+        The default initial states.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Shard:
         self._segments = [(a, b - a) for a, b in itertools.pairwise(bounds)][:: -1 if line.reverse else 1]
 
     def forward(self, inputs: Optional, needs: Sequence[bool] | None) -> tuple[list[Tensor], list[Tensor], Tape]:
-        """Compute results and final states from tensors, reset flags, lengths, which are None, and initial states."""
+        """Compute results and final states from tensors, reset flags, lengths (always None) and initial states."""
         count, parts = len(self._timed) + 1, [None] * len(self._segments)
         whole = self._kernels.results(inputs[: count - 2])
         own = [x for x in inputs[count:] if x is not None] or None
@@ -95,7 +95,7 @@ class Shard:
         return whole, self._border.final(last), _tape([found[at] for at in range(len(parts))])
 
     def backward(self, tape: Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
-        """Return the gradients of the tensors, of flags and lengths, None, and of the initial states."""
+        """Return the gradients of the tensors, None for flags and lengths, and those of the initial states."""
         parts, back, border = [x for x in tape.chunks if isinstance(x, Part)], self._line.turned(), self._border
         whole, into = self._gradients(parts)
         like = parts[-1].last
@@ -120,13 +120,13 @@ class Shard:
         return [*every, None, None, *border.started(entry)]
 
     def _cut(self, x: Tensor | None, axis: int | None, at: int) -> Tensor | None:
-        """Return the steps of a segment; a tensor without them belongs to all segments."""
+        """Return the steps of a segment; a tensor without a time axis is shared by all segments."""
         if x is None or axis is None or x.shape[axis] != self._steps:
             return x
         return x.narrow(axis, *self._segments[at])
 
     def _gradients(self, parts: Sequence[Part]) -> tuple[list[Tensor | None], list[list[Tensor | None]]]:
-        """Allocate the gradients: whole ones, None for those to be added up, and what each segment writes."""
+        """Allocate the gradients: the whole ones, None for those to be added up, and each segment's slices."""
         whole: list[Tensor | None] = []
         columns: list[list[Tensor | None]] = []
         for axis, *leaves in zip(self._timed[:-1], *(part.tensors for part in parts), strict=True):
@@ -148,9 +148,9 @@ def _speculate(
     start: States | None,
     entering: Callable[[], States] | None,
 ) -> States:
-    """Compute segments, each from the state that the one before leaves; return what the last one leaves.
+    """Compute segments, each from the final state of the one before; return the final state of the last one.
 
-    If a state enters, it replaces the first one, and segments are repeated until one leaves what it left before.
+    If a state is received, it replaces the first one, and segments are repeated until a final state does not change.
     """
     state, left = start, []
     for at in range(count):
@@ -172,7 +172,7 @@ def _same_bits(first: States, second: States) -> bool:
 
 
 def _tape(parts: Sequence[Part]) -> Tape:
-    """Return the segments with what they have saved in one list."""
+    """Return a tape of the segments, with their saved tensors in one list."""
     tape = Tape()
     for part in parts:
         part.places = [tape.saved.pack(part.saved.unpack(place)) for place in part.places]
