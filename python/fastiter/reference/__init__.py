@@ -1,4 +1,4 @@
-"""The specification of each family: plain NumPy loops over the equations, slow and meant to be read."""
+"""The specification of each family: plain NumPy loops over the equations, slow and written to be read."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import _torch as _torch  # says what to install where PyTorch is missing
+from .. import _torch as _torch  # raises with installation advice if PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..bcd._torch.constrained import sketched_newton

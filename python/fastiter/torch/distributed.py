@@ -1,4 +1,4 @@
-"""Sequences, heads, linear systems and decision processes divided among the ranks of torch.distributed, on tensors."""
+"""Sequences, heads, linear systems and decision processes on tensors, distributed over ranks of torch.distributed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates about maps and their fixed points, iterative refinement and optimal transport, on tensors."""
+"""Fixed points of maps and estimates of their constants, iterative refinement and optimal transport, on tensors."""
 
 from __future__ import annotations
 

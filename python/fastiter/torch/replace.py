@@ -1,4 +1,4 @@
-"""Replacement of the recurrent layers of a model by compiled ones, and back."""
+"""Replacement of the recurrent layers of a model by compiled ones, and restoration of the originals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions with the names, arguments and results of other libraries, by the libraries' names."""
+"""Functions with the names, arguments and results of other libraries, one module per library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""causal_conv1d's functions: names, argument order, layouts, defaults and results are those of causal_conv1d 1.6."""
+"""causal_conv1d's functions, with the names, argument order, layouts, defaults and results of causal_conv1d 1.6."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flash-linear-attention's functions: names, argument order, layouts, defaults and results are those of fla 0.6."""
+"""flash-linear-attention's functions, with the names, argument order, layouts, defaults and results of fla 0.6."""
 
 from __future__ import annotations
 

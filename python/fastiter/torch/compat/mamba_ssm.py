@@ -1,6 +1,7 @@
-"""mamba_ssm's functions: names, argument order, layouts, defaults and results are those of mamba_ssm 2.3.
+"""mamba_ssm's functions, with the names, argument order, layouts, defaults and results of mamba_ssm 2.3.
 
-``RMSNorm`` is the class of its layer_norm; those of its layernorm_gated are ``RMSNormGated`` and ``LayerNormGated``.
+``RMSNorm`` is the class in its layer_norm; the classes in its layernorm_gated are ``RMSNormGated`` and
+``LayerNormGated`` here.
 """
 
 from __future__ import annotations

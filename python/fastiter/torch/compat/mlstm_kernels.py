@@ -1,4 +1,4 @@
-"""mlstm_kernels' functions: argument order, layouts, defaults and results are those of mlstm_kernels 2.0."""
+"""mlstm_kernels' functions, with the argument order, layouts, defaults and results of mlstm_kernels 2.0."""
 
 from __future__ import annotations
 

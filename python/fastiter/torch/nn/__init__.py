@@ -1,4 +1,4 @@
-"""Modules on fastiter's compiled kernels: those of torch.nn with its names and checkpoints, and further recurrences.
+"""Modules on fastiter's compiled kernels: torch.nn's, with the same names and checkpoints, and further recurrences.
 
 Also layers for quantization-aware training, and the conversion of models to them: see docs/quant/training.md.
 """
