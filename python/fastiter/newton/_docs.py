@@ -13,8 +13,8 @@ _SECTIONS = """
     Parameters
     ----------
     wx : ndarray (B, T, {count}, D), float32 or float64
-        Pre-activations of the gates {gates}: the input projection with its bias. Any strides; a time-major view is not
-        copied if its last axis is contiguous.
+        Pre-activations of the gates {gates}: the input projection with its bias.
+        Any strides; a time-major view is not copied if its last axis is contiguous.
     a : ndarray ({count}, D)
         Recurrent weights of the gates {gates}.{peepholes}
     state : {state} of ndarray (B, D), optional
@@ -51,7 +51,7 @@ _SECTIONS = """
     h : ndarray (B, T, D)
         The outputs of all steps.
     state : tuple {parts} of ndarray (B, D)
-        State after the last valid step; passed as ``state``, it continues the sequence, bit for bit with "sequential".
+        State after the last valid step; passed as ``state``, it continues the sequence, bit for bit with the loop.
     info : NewtonInfo
         With ``return_info``: method, steps (per row, the maximum number of passes over any of its windows) and
         fallbacks (per row, the number of windows that fell back to running step by step).

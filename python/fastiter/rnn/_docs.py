@@ -13,9 +13,9 @@ _SECTIONS = """
     Parameters
     ----------
     wx : ndarray (B, T, {count}, N, D), float32, float64 or bfloat16 (of ml_dtypes)
-        Pre-activations, the input projection with its bias, {gates}. Any strides; a time-major view is not copied if
-        its last axis is contiguous. bfloat16 is only the storage type of wx, r, b and h: arithmetic is in float32, and
-        so are the states other than h from the first step to the last.
+        Pre-activations, the input projection with its bias, {gates}.
+        Any strides; a time-major view is not copied if its last axis is contiguous. bfloat16 is only the storage type
+        of wx, r, b and h: arithmetic is in float32, and so are the states other than h from the first step to the last.
     r : ndarray ({count}, N, D, D)
         Recurrent weights of N heads, [gate, head, unit out, unit in]{torch}.
     b : ndarray ({count}, N, D), optional
