@@ -12,7 +12,7 @@ HEADER = "| N x D | pass | variant | grid | warps | units | batch tile | r: regi
 
 
 def row(plan: RnnPlan) -> str:
-    """Write a plan as a row of the table."""
+    """Return a plan as a row of the table."""
     way = "backward" if plan.backward else "forward"
     head = f"| {plan.heads} x {plan.width} | {way} | {plan.variant} |"
     if plan.variant == "alternating":
@@ -36,7 +36,7 @@ def table(device: str, cell: Cell, batch: int, dtype: Dtype, units: int) -> str:
 
 
 def main() -> None:
-    """Read the command line and print."""
+    """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(prog="python -m fastiter.tune", description=__doc__)
     parser.add_argument("device", choices=DEVICES)
     parser.add_argument("--cell", choices=CELLS, default="lstm")

@@ -20,7 +20,7 @@ class Device:
     Attributes
     ----------
     name : str
-        As the driver reports it, or of a row of :data:`~fastiter.tune.DEVICES`.
+        The name that the driver reports, or a key of :data:`~fastiter.tune.DEVICES`.
     capability : (int, int)
         Compute capability, (9, 0) for sm_90.
     sms : int
@@ -28,17 +28,17 @@ class Device:
     registers, shared : int
         32-bit registers, and bytes of shared memory, of one SM.
     block_shared : int
-        The most bytes of shared memory of one block.
+        Maximum bytes of shared memory per block.
     l2 : int
         Bytes of L2 cache.
     clock : int
         Boost clock, MHz.
     bandwidth : int
-        Memory bandwidth, GB/s by the data sheet; a copy gets about 90% of it.
+        Memory bandwidth, GB/s from the data sheet; a copy reaches about 90% of it.
     tensor_flops : int
-        Dense bf16 TFLOP/s of the tensor cores by the data sheet.
+        Dense bf16 TFLOP/s of the tensor cores from the data sheet.
     thread_registers, block_threads, threads, warp : int
-        Limits: registers of a thread, threads of a block and of an SM; threads of a warp.
+        Limits: registers per thread, threads per block and per SM; and threads per warp.
 
     See Also
     --------
@@ -75,14 +75,14 @@ class Device:
         Returns
         -------
         Device
-            Speeds that GPUs do not report are those of the row of the same name or the nearest generation.
+            Speeds that GPUs do not report are taken from the entry with the same name or the nearest generation.
 
         Raises
         ------
         BackendError
-            If neither is available, or neither finds a GPU; the message says what to do.
+            If neither is available, or neither finds a GPU; the message gives a remedy.
         """
-        torch = sys.modules.get("torch")  # not imported here; whoever has GPU tensors has imported it
+        torch = sys.modules.get("torch")  # not imported here, as a user of GPU tensors has imported it
         if torch is not None and torch.cuda.is_available():
             number = torch.cuda.current_device()
             properties = torch.cuda.get_device_properties(number)
@@ -107,7 +107,7 @@ class Device:
 
 
 def _from_torch(properties: Any, clock: int) -> Device:
-    """Make a row from torch's properties; if a block's shared memory is missing, it is the SM's less 1 KiB."""
+    """Build a Device from torch's properties; a missing block_shared is that of the SM minus 1 KiB."""
     shared = properties.shared_memory_per_multiprocessor
     return _row(
         properties.name,
@@ -137,7 +137,7 @@ def _from_cupy(properties: dict[str, Any]) -> Device:
 
 
 def _row(name: str, capability: tuple[int, int], sms: int, *, clock: int, **facts: int) -> Device:
-    """Add the speeds, which GPUs do not report: those of the built-in GPU of the same name or nearest generation."""
+    """Add the speeds, which GPUs do not report, from the entry with the same name or the nearest generation."""
     named = [row for key, row in DEVICES.items() if key.replace("RTX ", "") in name]
     older = [row for row in DEVICES.values() if row.capability <= capability]
     like = (named or sorted(older, key=lambda row: row.capability)[-1:] or [DEVICES["A100"]])[0]
@@ -148,13 +148,13 @@ def _row(name: str, capability: tuple[int, int], sms: int, *, clock: int, **fact
 
 
 class Devices(dict[str, Device]):
-    """Devices by name; an unknown name is refused with a list of those that there are."""
+    """Devices by name; an unknown name raises an error that lists the known ones."""
 
     def __missing__(self, name: object) -> Device:
         raise KeyError(f"DEVICES: the name must be one of {', '.join(map(repr, self))}, got {name!r}")
 
 
-#: Data sheet numbers of some GPUs
+#: Data sheet values of some GPUs
 DEVICES = Devices(
     {
         "A100": Device("A100", (8, 0), 108, 65536, 164 * KIB, 163 * KIB, 40 << 20, 1410, 2039, 312),

@@ -1,4 +1,4 @@
-"""All-different constraints: their groups, and the values that they exclude, by counting and matching."""
+"""All-different constraints: their groups, and the values that they exclude, found by counting and matching."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from ._domains import Conflict, clip, listed, members
 from ._graph import Formula, Graph, Leaf
 
-#: Pairs of a variable and an offset; the sums of a group are pairwise different.
+#: Pairs of a variable and an offset; the sums variable + offset of a group are pairwise different.
 Group = tuple[tuple[int, int], ...]
 
 
 def groups(graph: Graph, conditions: Sequence[Formula]) -> list[Group]:
-    """Return groups of three or more terms that the conditions make differ, grown from each pair not yet in a group."""
+    """Return groups of at least three terms that the conditions make pairwise different, grown from ungrouped pairs."""
     pairs = dict.fromkeys(pair for (_, leaf), *others in conditions if not others for pair in _differing(graph, leaf))
     beside: dict[int, list[tuple[int, int]]] = {}
     for a, b, added in pairs:
@@ -50,9 +50,9 @@ def _differing(graph: Graph, leaf: Leaf) -> Iterator[tuple[int, int, int]]:
 def narrow_group(group: Group, box: list[Any]) -> None:
     """Remove from ``box`` the values with which the sums of the group cannot all differ.
 
-    Only k variables with at most k values between them exclude values from others, so variables with more values than
-    the group has members can be ignored in this step. All others are matched with values. A value of a variable is then
-    possible if it can be exchanged along a cycle of the matching, or along a path to a free value (Regin, 1994).
+    Only a set of k variables with at most k values in total excludes values from others, so variables with more values
+    than the group has members can be ignored in this step. All others are matched with values. A value of a variable is
+    then possible if it can be exchanged along a cycle of the matching, or along a path to a free value (Regin, 1994).
     """
     narrow = [(variable, added) for variable, added in group if box[variable].size <= len(group)]
     if not narrow:
@@ -80,12 +80,12 @@ def _matching(values: list[list[int]]) -> list[int]:
     owner: dict[int, int] = {}
     held: list[Any] = [None] * len(values)
     for start in range(len(values)):
-        asked: dict[int, int] = {}  # maps a value to the list that asks its owner for it
+        asked: dict[int, int] = {}  # maps a value to the list that requests it from its owner
         waiting = [start]
         free = _free(values, owner, asked, waiting)
         if free is None:
             raise Conflict
-        while free is not None:  # along the path, each list takes what it asked for and frees its old value
+        while free is not None:  # along the path, each list takes the value that it requested and frees its old one
             number = asked[free]
             owner[free] = number
             held[number], free = free, held[number]
@@ -93,7 +93,7 @@ def _matching(values: list[list[int]]) -> list[int]:
 
 
 def _free(values: list[list[int]], owner: dict[int, int], asked: dict[int, int], waiting: list[int]) -> int | None:
-    """Return a value without an owner, found breadth first along an augmenting path."""
+    """Return a value without an owner, found by breadth-first search for an augmenting path."""
     for number in waiting:
         for value in values[number]:
             if value not in asked:
@@ -122,7 +122,7 @@ def _closed(values: list[list[int]], held: list[int], owner: dict[int, int]) -> 
 
 
 def _components(after: dict[int, list[int]]) -> dict[int, int]:
-    """Map each node of a graph to a representative of its strongly connected component, by two depth-first walks."""
+    """Map each node of a graph to a representative of its strongly connected component, by two depth-first searches."""
     order, seen = [], set()
     before: dict[int, list[int]] = {node: [] for node in after}
     for start in after:
@@ -150,7 +150,7 @@ def _components(after: dict[int, list[int]]) -> dict[int, int]:
 
 
 def _without(domain: Any, taken: set[int]) -> Any:
-    """Return a domain without some of its values (not all), as far as they are listed or at its ends."""
+    """Return a domain without some of its values (not all of them), if they are listed or at the domain's ends."""
     if domain.values is not None:
         kept = [value for value in domain.values if value not in taken]
         return domain if len(kept) == len(domain.values) else listed(kept)

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from ._language import Ranges, merged
 
-#: A bound from LIMIT on counts as none, and is stored as INFINITE. INFINITE / LIMIT exceeds LIMIT, so that no operation
-#: on bounds turns a missing bound into a finite one.
+#: A bound of LIMIT or more counts as missing, and is stored as INFINITE. INFINITE / LIMIT exceeds LIMIT, so that no
+#: operation on bounds turns a missing bound into a finite one.
 LIMIT = 1 << 2048
 LEAST = -LIMIT
 INFINITE = 1 << 8192
-#: The most integers with gaps that are listed
+#: Maximum number of integers in an explicit list of values
 LISTED = 4096
-#: The same for the union of alternatives, which is computed again and again
+#: The same for unions of alternatives, which are computed repeatedly
 JOINED = 64
 
 
@@ -26,7 +26,7 @@ class Conflict(Exception):
 
 
 class Domain(NamedTuple):
-    """The integers from lo to hi; only those of ``values`` if given, and only those equal to phase modulo step."""
+    """The integers from lo to hi; only those in ``values`` if given, and only those congruent to phase modulo step."""
 
     lo: int
     hi: int
@@ -57,7 +57,7 @@ def saturate(lo: int, hi: int) -> tuple[int, int]:
 
 
 def saturated(ranges: Sequence[tuple[int, int]]) -> Ranges:
-    """Return ranges that contain these, with no end between LIMIT and INFINITE; empty ones are dropped."""
+    """Return ranges that contain these, with no end between LIMIT and INFINITE; empty ones are removed."""
     return merged([saturate(lo, hi) for lo, hi in ranges if lo <= hi or hi >= INFINITE or lo <= -INFINITE])
 
 
@@ -88,7 +88,7 @@ def _aligned(lo: int, hi: int, step: int, phase: int) -> Domain:
 
 
 def within(domain: Domain, ranges: Ranges) -> Domain:
-    """Return the part of a domain in some ranges; gaps between them count only if the result can be listed."""
+    """Return the part of a domain in some ranges; gaps between them are removed only if the result can be listed."""
     if not ranges:
         raise Conflict
     domain = clip(domain, ranges[0][0], ranges[-1][1])
@@ -110,7 +110,7 @@ def within(domain: Domain, ranges: Ranges) -> Domain:
 
 
 def congruent(domain: Domain, step: int, phase: int) -> Domain:
-    """Return the members equal to phase modulo step."""
+    """Return the members congruent to phase modulo step."""
     phase %= step
     if domain.values is not None:
         return listed([v for v in domain.values if v % step == phase])

@@ -16,7 +16,7 @@ POSITIVE_OR_NEGATIVE: Ranges = ((-INFINITE, -1), (1, INFINITE))
 
 
 class Node(NamedTuple):
-    """A term: variable; sum of coefficient * node and a constant; product of node ^ power; mod; pow."""
+    """A term: a variable; a sum of coefficient * node and a constant; a product of node ^ power; mod; pow."""
 
     kind: str
     parts: tuple[Any, ...]
@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """A condition: the value of a node is in some ranges. ``order``: the nodes below it and itself, children first."""
+    """A condition: the value of a node is in some ranges. ``order``: the node and those below it, children first."""
 
     root: int
     ranges: Ranges
@@ -157,7 +157,7 @@ def _divided(low: int, high: int, constant: int, divisor: int) -> tuple[int, int
 
 
 def lower(graph: Graph, code: Code) -> Any:
-    """Return the term of ``code`` as Linear, or conditions that are together equivalent to the statement."""
+    """Return the term of ``code`` as Linear, or conditions whose conjunction is equivalent to the statement."""
     stack: list[Any] = []
     for name, argument in code:
         if name == "int":
@@ -209,7 +209,7 @@ def _conjunction(formulas: list[Formula]) -> Formula:
 
 
 def _disjunction(left: Formula, right: Formula) -> Formula:
-    """Join two formulas: conditions on the same node into one, alternatives into one list."""
+    """Join two formulas: merge conditions on the same node, and alternatives into one list."""
     (first, one), (second, other) = left[-1], right[-1]
     if first == second == "leaf" and one.root == other.root:
         return [("leaf", one._replace(ranges=merged([*one.ranges, *other.ranges])))]
@@ -222,7 +222,7 @@ def _disjunction(left: Formula, right: Formula) -> Formula:
 
 
 def _relation(graph: Graph, operator: str, left: Any, right: Any) -> list[Formula]:
-    """Return the needs of both sides, and that left - right, or the side that is not a list, is in some ranges."""
+    """Return the needs of both sides, and ranges as the condition on left - right, or on the side that is no list."""
     if isinstance(left, tuple):
         left, right = right, left
     if isinstance(right, tuple):

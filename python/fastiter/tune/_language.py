@@ -1,4 +1,4 @@
-"""The language of constraints: text to postfix code, and the exact value of code; neither recurses."""
+"""The language of constraints: parsing text to postfix code, and evaluating code exactly, both without recursion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-#: One instruction: its name and its argument. A statement is a list of them for a stack machine.
+#: Instructions for a stack machine, each a name and an argument; a statement is a list of them.
 Code = list[tuple[str, Any]]
 #: Sorted, disjoint ranges of integers, both ends included.
 Ranges = tuple[tuple[int, int], ...]
@@ -37,7 +37,7 @@ _HINTS = {
     "!": ": unequal is !=",
     "not": ": what is in no list is x != [8, 16]",
 }
-#: A value with more bits than this is refused: it would fill the memory.
+#: Values with more bits than this are refused, as they would exhaust the memory.
 MAX_BITS = 1_000_000
 _MAX_DIGITS = 600
 
@@ -58,7 +58,7 @@ class _Token:
 
 
 def _tokens(what: str, text: str) -> list[_Token]:
-    """Split ``text`` into tokens; keep newlines that end statements: outside brackets, not beside a binary operator."""
+    """Split ``text`` into tokens; newlines end statements, except inside brackets or next to a binary operator."""
     tokens: list[_Token] = []
     position = depth = 0
     while position < len(text):
@@ -91,7 +91,7 @@ def _refuse(what: str, text: str, position: int, problem: str) -> NoReturn:
 
 
 class _Parser:
-    """Operator precedence with two stacks: pending operators, and the kinds of the operands written so far."""
+    """Operator-precedence parser with two stacks: pending operators, and the kinds of the operands emitted so far."""
 
     def __init__(self, what: str, text: str, program: Program) -> None:
         self.what, self.text, self.program = what, text, program
@@ -105,13 +105,13 @@ class _Parser:
         self.closed = -1  # the length of the code when a bracket was last closed
         self.waiting: list[tuple[str, int]] = []
         self.kinds: list[str] = []
-        self.right = "term"  # the kind of the right side of the relation written last
+        self.right = "term"  # the kind of the right side of the relation emitted last
 
     def refuse(self, position: int, problem: str) -> NoReturn:
         _refuse(self.what, self.text, position, problem)
 
     def run(self) -> None:
-        """Read statements to the end of the text."""
+        """Parse statements up to the end of the text."""
         while self.at < len(self.tokens):
             if self.tokens[self.at].text in (";", "\n"):
                 self.at += 1
@@ -119,7 +119,7 @@ class _Parser:
             self.statement("condition")
 
     def statement(self, kind: str) -> None:
-        """Read one statement, or one term, up to its end."""
+        """Parse one statement or one term."""
         self._begin()
         start = self.tokens[self.at].start
         self._operand()
@@ -141,7 +141,7 @@ class _Parser:
         self.program.statements.append(self.code)
 
     def _operand(self) -> None:
-        """Read one operand: signs and opening brackets, then a number, a name or a list."""
+        """Parse one operand: signs and opening brackets, then a number, a name or a list."""
         while True:
             if self.at == len(self.tokens):
                 self.refuse(len(self.text), "expected a number, a name or a bracket, got the end")
@@ -174,7 +174,7 @@ class _Parser:
         return int(token.text)
 
     def _list(self) -> None:
-        """Read ``[1, 4..8]`` or a range without brackets, ``4..8``."""
+        """Parse ``[1, 4..8]`` or a range without brackets, ``4..8``."""
         start = self.tokens[self.at].start
         bracket = self.tokens[self.at].text == "["
         self.at += bracket
@@ -205,13 +205,13 @@ class _Parser:
 
     def _binary(self, token: _Token) -> None:
         binding = _BINDING[token.text]
-        self._reduce(binding + (token.text == "^"))  # ^ alone binds to the right
+        self._reduce(binding + (token.text == "^"))  # only ^ is right-associative
         if self.code and self.code[-1][0] == "relation" and binding == _BINDING["=="] and self.kinds[-1] == "condition":
             self._chain(token)
         self.waiting.append((token.text, token.start))
 
     def _chain(self, token: _Token) -> None:
-        """a <= b <= c: the first relation leaves b, a term or a list, on the stack for the second."""
+        """Handle a <= b <= c: the first relation leaves b, a term or a list, on the stack for the second."""
         relation, kept = self.code[-1][1]
         if kept or self.closed == len(self.code):
             self.refuse(token.start, "a condition in brackets cannot be compared")
@@ -227,7 +227,7 @@ class _Parser:
         self.closed = len(self.code)
 
     def _reduce(self, binding: int) -> None:
-        """Write the pending operators that bind at least this tightly, up to an open bracket."""
+        """Emit the pending operators that bind at least this tightly, up to an open bracket."""
         while self.waiting and self.waiting[-1][0] != "(" and _BINDING[self.waiting[-1][0]] >= binding:
             word, position = self.waiting.pop()
             if word == "neg":
@@ -278,14 +278,14 @@ def merged(ranges: Sequence[tuple[int, int]]) -> Ranges:
 
 
 def parse(text: str) -> Program:
-    """Read the statements of ``text``."""
+    """Parse the statements of ``text``."""
     program = Program()
     _Parser("text", text, program).run()
     return program
 
 
 def parse_term(text: str, names: Sequence[str]) -> Code:
-    """Read one term over known variables."""
+    """Parse one term over known variables."""
     program = Program(list(names))
     parser = _Parser("minimize", text, program)
     if not parser.tokens:
@@ -299,7 +299,7 @@ def parse_term(text: str, names: Sequence[str]) -> Code:
 
 
 def evaluate(code: Code, values: Sequence[int]) -> Any:
-    """Return the exact value of a term, None if it has none, or whether a condition holds."""
+    """Return the exact value of a term, None if it has no value, or whether a condition holds."""
     stack: list[Any] = []
     for name, argument in code:
         if name in ("int", "set"):

@@ -1,4 +1,4 @@
-"""Constraint propagation: one condition narrows domains, from variables to its value and back, without recursion."""
+"""Constraint propagation: narrowing domains by one condition, from variables to its value and back, no recursion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ._domains import INFINITE, LEAST, LIMIT, Conflict, clip, congruent, dividin
 from ._graph import Formula, Graph, Leaf
 from ._language import Ranges
 
-#: The domain of each node: a Domain for a variable, only bounds for another node, written before they are read
+#: The domain of each node: a Domain for a variable, only bounds for another node; these are written before they are
+#: #: read.
 Box = list[Any]
 
 
@@ -25,7 +26,7 @@ def narrow(graph: Graph, leaf: Leaf, box: Box) -> None:
         forward.append((number, box[number]))
     _narrow_root(graph, leaf, box)
     for number, bounds in reversed(forward):
-        if box[number] is not bounds:  # else the nodes below it stay the same
+        if box[number] is not bounds:  # otherwise the nodes below it do not change
             kind, parts, constant = nodes[number]
             _BACKWARD[kind](graph, parts, constant, box, box[number])
 
@@ -47,7 +48,7 @@ def _narrow_root(graph: Graph, leaf: Leaf, box: Box) -> None:
 
 
 def _skip_gaps(graph: Graph, root: int, ranges: Ranges, box: Box) -> None:
-    """Give the only open variable of a sum the gaps of the sum's ranges."""
+    """Apply the gaps between a sum's ranges to the sum's only open variable."""
     _, parts, total = graph.nodes[root]
     loose = [(t, c) for t, c in parts if box[t][0] != box[t][1]]
     if len(loose) != 1 or loose[0][0] >= graph.variables or abs(loose[0][1]) != 1:
@@ -59,7 +60,7 @@ def _skip_gaps(graph: Graph, root: int, ranges: Ranges, box: Box) -> None:
 
 
 def narrow_remainders(graph: Graph, leaf: Leaf, box: Box) -> None:
-    """Narrow the variables of a sum with a known value, each modulo the common divisor of all other coefficients."""
+    """Narrow each variable of a sum with a known value, modulo the common divisor of all other coefficients."""
     kind, parts, constant = graph.nodes[leaf.root]
     if kind != "sum" or len(leaf.ranges) != 1 or leaf.ranges[0][0] != leaf.ranges[0][1]:
         return
@@ -220,7 +221,7 @@ def _quotient(target: Any, others: Any) -> tuple[int, int]:
     (lo, hi), (low, high) = target, others
     if lo <= 0 <= hi and low <= 0 <= high:
         return -INFINITE, INFINITE
-    low, high = low + (low == 0), high - (high == 0)  # 0 times y is not in the target here, or 0 is not in others
+    low, high = low + (low == 0), high - (high == 0)  # here 0 times y is not in the target, or 0 is not in others
     if low > high:
         raise Conflict
     if low < 0 < high:
@@ -349,7 +350,7 @@ _BACKWARD = {"sum": _sum_backward, "product": _product_backward, "mod": _mod_bac
 def narrow_formula(graph: Graph, formula: Formula, variables: Sequence[int], box: Box) -> None:
     """Remove from ``box`` the values that satisfy no alternative: "and" intersects its parts' domains, "or" joins them.
 
-    ``variables`` are those of the formula.
+    ``variables`` are the variables of the formula.
     """
     stack: list[Box | None] = []
     for name, argument in formula:

@@ -1,4 +1,4 @@
-"""The launch shape of the CUDA recurrence that keeps r in registers and shared memory."""
+"""The launch shape of the CUDA recurrence, which keeps r in registers and shared memory."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from ._search import solve
 Cell: TypeAlias = Literal["elman", "gru", "lstm", "slstm"]
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 
-#: The numbers of gates and of states besides h of each cell
+#: For each cell the number of gates, and the number of states besides h
 CELLS = {"elman": (1, 0), "gru": (3, 0), "lstm": (4, 1), "slstm": (4, 3)}
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
-#: Registers of a thread for everything but r, h and sums: addresses, gates, the loop
+#: Registers per thread for everything but r, h and sums: addresses, gates, the loop
 BASE_REGISTERS = 56
 #: Bytes of shared memory per block that the driver reserves
 RESERVED = 1024
 #: Rows, columns and depth of a fragment of r: the A operand of mma m16n8k16.
 TILE = 16
-#: Cycles per step, forward and backward, fitted to a simulation of the machine code (docs/tune/index.md): every step
+#: Cycles, forward and backward, fitted to a simulation of the machine code (docs/tune/index.md). Per step:
 STEP = (128, 354)
-#: The cell on one unit and row, which a thread computes one after the other, with its loads and stores
+#: For the cell of one element, a unit of a row, with its loads and stores; a thread computes its elements in sequence.
 ELEMENT = {"elman": (450, 220), "gru": (600, 340), "lstm": (770, 440), "slstm": (890, 960)}
-#: The product of a fragment of r and 8 rows of the batch; a fragment that is read from shared memory; a partial sum
+#: For the product of a fragment of r and 8 rows of the batch; for reading a fragment from shared memory; for a partial
+#: #: sum
 PRODUCT, FRAGMENT, SUM = (10, 36), (3, 0), (4, 9)
-#: Several blocks a head, with the barrier of the grid; 8 bytes that a thread fetches after it
+#: For several blocks per head, with the grid barrier; for 8 bytes that a thread fetches after it
 JOINED, WORD = (1670, 1560), (33, 22)
-#: Further cycles of the grid's barrier, and for each block that arrives: a guess, as the simulation has one block
+#: Further cycles of the grid barrier, and for each arriving block: estimates, as the simulation has only one block
 SKEW, ARRIVAL = 750, 4
-#: Instructions of a warp, of which a scheduler issues one a cycle: for an element, for 8 bytes that are fetched and
-#: for a product; in float32, further ones for a product
+#: Instructions per warp, of which a scheduler issues one per cycle: for an element, for 8 fetched bytes and for a
+#: product; additional ones for a product in float32
 ELEMENT_ISSUE, WORD_ISSUE, FRAGMENT_ISSUE, EXACT_ISSUE = 290, 20, 2, 80
 #: Bytes per cycle that one SM reads from L2
 L2_RATE = 64
-#: Microseconds of the host for a launch of the alternating variant, which has two per step; a card waits for them
+#: Microseconds on the host per launch of the alternating variant, which has two per step; the GPU waits for them
 LAUNCH_US = 20
-#: The most heads, units and sequences: kernels count them in 32 bits
+#: The maximum number of heads, units and sequences, which kernels count in 32 bits
 MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class RnnPlan:
-    """The launch shape of the recurrence: ``grid`` blocks of ``threads`` threads, ``passes`` times in succession.
+    """The launch shape of the recurrence: ``grid`` blocks of ``threads`` threads, run ``passes`` times in succession.
 
     Attributes
     ----------
@@ -54,29 +55,30 @@ class RnnPlan:
     cell, heads, width, batch, dtype, backward : str, int, int, int, str, bool
         The arguments of :func:`rnn_plan`.
     variant, reason : str
-        "fused", one launch for all steps, or "alternating", a batched product and a cell kernel for each step. Reason
-        explains an alternating plan; all numbers below ``cycles`` are then 0.
+        "fused", one launch for all steps, or "alternating", a batched product and a cell kernel for each step.
+        ``reason`` explains an alternating plan, for which all attributes after ``cycles`` are 0.
     cycles : int
         The cost model's estimate for one step of all passes, in cycles of an SM.
     padded : int
-        The width, rounded up to a multiple of 16; rows and columns beyond it are zero.
+        The width, rounded up to a multiple of 16; rows and columns beyond the width are zero.
     units, blocks : int
-        Units of one head per block, and blocks of a head; the last one may have units beyond the width.
+        Units of one head per block, and blocks per head; the last block may have units beyond the width.
     row_warps, depth_warps : int
-        The warps of a block split its rows (gates times units) and the depth of the sums.
+        The warps of a block, which divide its rows (gates times units) and the depth of the sums.
     batch_tile, batch_tiles : int
         Batch rows per block, and the number of such tiles; the last one is padded.
     fragments_registers, fragments_shared : int
-        Tiles of 16 x 16 numbers of r per warp, held in registers or read from shared memory at each step.
+        Tiles of 16 x 16 elements of r per warp, held in registers or read from shared memory at each step.
     registers, shared : int
         Registers per thread, and bytes of shared memory per block.
     blocks_per_sm, heads_per_pass, tiles_per_pass, passes : int
-        All blocks of a pass are resident at once, so their barrier cannot wait for a block that has not started.
+        The division into passes: all blocks of a pass are resident at once, so a barrier never waits for a block that
+        has not started.
 
     See Also
     --------
-    rnn_plan : The function that returns it.
-    Device : The GPU that it is for.
+    rnn_plan : The function that returns a plan.
+    Device : The GPU that a plan is for.
 
     Examples
     --------
@@ -114,17 +116,17 @@ class RnnPlan:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Blocks of a head, heads and batch tiles of one pass."""
+        """Blocks per head, heads per pass and batch tiles per pass."""
         return self.blocks, self.heads_per_pass, self.tiles_per_pass
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Threads per block."""
         return self.row_warps * self.depth_warps * self.device.warp
 
     @property
     def microseconds(self) -> float:
-        """The cost model's estimate for one step."""
+        """The cost model's estimate for one step, in microseconds."""
         return self.cycles / self.device.clock
 
     def __str__(self) -> str:
@@ -146,16 +148,16 @@ class RnnPlan:
 
 
 def _cycles_16(device: Device, dtype: str) -> int:
-    """Sixteenths of a cycle per SM for one fragment of r times 8 batch rows, where all tensor cores are busy."""
+    """Sixteenths of a cycle per SM for one fragment of r times 8 batch rows, with all tensor cores busy."""
     if dtype == "float32":
-        return 16 * 2048 // 128  # 128 fused multiply-adds a cycle, no tensor cores
+        return 16 * 2048 // 128  # 128 fused multiply-adds per cycle, no tensor cores
     return max(1, 16 * 4096 * device.sms * device.clock // (device.tensor_flops * 10**6))
 
 
 def rnn_constraints(
     device: Device, *, cell: Cell, heads: int, width: int, batch: int, dtype: Dtype, backward: bool = False
 ) -> tuple[str, str]:
-    """Return the constraints of a fused launch as text, and its cost as a term, as :func:`rnn_plan` solves them.
+    """Return the constraints of a fused launch as text, and its cost as a term, which :func:`rnn_plan` minimizes.
 
     Parameters
     ----------
@@ -168,7 +170,7 @@ def rnn_constraints(
     dtype : {"bfloat16", "float16", "float32"}
         The dtype of the weights and states; the 16-bit ones run on tensor cores.
     backward : bool
-        Those of the backward pass.
+        Whether to return the constraints of the backward pass.
 
     Returns
     -------
@@ -182,7 +184,7 @@ def rnn_constraints(
 
     See Also
     --------
-    rnn_plan : The best solution.
+    rnn_plan : Returns the best solution.
 
     Examples
     --------
@@ -197,7 +199,7 @@ def rnn_constraints(
     padded = -(-width // TILE) * TILE
     row_gates, depth = (1, gates * padded) if backward else (gates, padded)
     depth_tiles, way = depth // TILE, int(backward)
-    exact = EXACT_ISSUE if dtype == "float32" else 0  # no tensor cores: the warps of a scheduler take turns
+    exact = EXACT_ISSUE if dtype == "float32" else 0  # no tensor cores: the warps of a scheduler alternate
     product = f"{exact} * warps" if exact else str(4 * PRODUCT[way])
     text = f"""
 # what decides most comes first: the search halves the first variable that is open
@@ -249,9 +251,9 @@ def _batch_tiles(batch: int) -> list[int]:
 
 
 def _passes(device: Device, heads: int, batch: int) -> list[int]:
-    """Return the possible numbers of passes, so that the search tries no others, however many heads there are.
+    """Return the possible numbers of passes, so that the search tries only these, however many heads there are.
 
-    At most two blocks per SM are resident: of all batch tiles and some heads, or of one head and some batch tiles.
+    At most two blocks per SM are resident, for all batch tiles and some heads, or for one head and some batch tiles.
     """
     most = 2 * device.sms
     found: set[int] = set()
@@ -284,11 +286,11 @@ def _check(
 def rnn_plan(
     device: Device, *, cell: Cell, heads: int, width: int, batch: int, dtype: Dtype, backward: bool = False
 ) -> RnnPlan:
-    """Return the launch with the fewest cycles per step by the cost model, with r in registers if it fits.
+    """Return the launch with the fewest cycles per step by the cost model, with r held in registers if it fits.
 
-    A block owns some units of one head with all their gates. It multiplies their rows of r, which stay on the SM for
-    all steps, with the previous h, which the blocks of a head exchange through L2 behind a barrier. In the backward
-    pass it owns units of the gradient of h and rows of r transposed, and the gates' gradients are exchanged.
+    A block computes some units of one head with all their gates. It multiplies their rows of r, which remain on the SM
+    for all steps, by the previous h, which the blocks of a head exchange through L2 with a barrier. In the backward
+    pass it computes units of the gradient of h from rows of r transposed, and the gates' gradients are exchanged.
 
     Parameters
     ----------
@@ -301,12 +303,12 @@ def rnn_plan(
     dtype : {"bfloat16", "float16", "float32"}
         The dtype of the weights and states; the 16-bit ones run on tensor cores.
     backward : bool
-        Plan the backward pass.
+        Whether to plan the backward pass.
 
     Returns
     -------
     RnnPlan
-        Fused, or alternating with the reason.
+        The plan: fused, or alternating with the reason.
 
     Raises
     ------
@@ -315,7 +317,7 @@ def rnn_plan(
 
     See Also
     --------
-    rnn_constraints : What is solved.
+    rnn_constraints : The constraints that are solved.
 
     Examples
     --------
@@ -346,7 +348,7 @@ def _plan(device: Device, cell: str, heads: int, width: int, batch: int, dtype: 
 
 
 def _alternating_cycles(device: Device, cell: str, heads: int, padded: int, batch: int, dtype: str) -> int:
-    """Return the cycles of two launches plus the slower of reading r and multiplying with it."""
+    """Return the cycles of two launches plus the maximum of those for reading r and multiplying by it."""
     gates, size = CELLS[cell][0], ITEMSIZE[dtype]
     r = heads * gates * padded * padded * size
     rate = L2_RATE * device.sms if 2 * r <= device.l2 else 1000 * device.bandwidth // device.clock

@@ -1,4 +1,4 @@
-"""All solutions in order, by bisecting the first open variable's domain and propagating to the others."""
+"""All solutions in order, found by bisecting the domain of the first open variable and propagating to the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._graph import POSITIVE_OR_NEGATIVE, Formula, Graph, Leaf, Linear, lower
 from ._language import Code, Program, evaluate, parse, parse_term
 from ._propagate import Box, narrow, narrow_formula, narrow_remainders
 
-#: The most times, on average, that a condition is revisited before a variable is bisected: bounds can creep.
+#: Maximum number of visits per condition, on average, before a variable is bisected, as bounds may converge slowly
 _ROUNDS = 40
 
 Exclusion = Mapping[str, int]
@@ -22,31 +22,29 @@ Exclusion = Mapping[str, int]
 def solve(
     text: str, *, minimize: str | None = None, exclude: Sequence[Exclusion] = (), limit: int | None = 1
 ) -> list[dict[str, int]]:
-    """Return integers for which all statements of ``text`` hold, the first ``limit`` of all such solutions.
+    """Return the first ``limit`` solutions: integers for which all statements of ``text`` hold.
 
-    ``A * B == 12; A <= B``, a ``;`` or a new line after each statement. Statements are relations ``== != <= >= < >``
-    between terms of ``+ - * % ^`` and brackets, ``x in [8, 16..32]`` and ``x == [8, 16]``, joined by ``and`` and
-    ``or``; what follows a ``#`` is not read. :ref:`tune` has the grammar.
+    Statements, as in ``A * B == 12; A <= B``, are separated by ``;`` or new lines. They are relations
+    ``== != <= >= < >`` between terms with ``+ - * % ^`` and brackets, ``x in [8, 16..32]`` or ``x == [8, 16]``, joined
+    by ``and`` and ``or``; a ``#`` begins a comment. :ref:`tune` has the grammar.
 
     Parameters
     ----------
     text : str
-        The statements. The variables are the names in them, and each must have finite bounds, stated or implied.
+        The statements. The names in them are the variables, each of which must have finite bounds, stated or implied.
     minimize : str, optional
-        A term. The solutions then come by its rising value, the first with the least that there is. Solutions for
-        which it has no value (x % 0) are left out.
+        A term. The solutions are then sorted by increasing value of this term, and the first one has the minimum value.
+        Solutions for which it has no value (x % 0) are omitted.
     exclude : sequence of dict
-        Solutions, or parts of solutions, that are not returned: a returned solution agrees with none of the dicts in
-        all its entries.
+        Solutions, or parts of solutions, to exclude: no returned solution agrees with all entries of any of the dicts.
     limit : int or None
-        The most solutions to return; None for all.
+        The maximum number of solutions to return; None for all.
 
     Returns
     -------
     list of dict
-        Distinct solutions, each with all variables in the order in which ``text`` names them. Without ``minimize``, and
-        where its values are equal, in lexicographic order: the first variable is as small as can be, then the second.
-        An empty list if there are none.
+        Distinct solutions, each with all variables in the order of their first appearance in ``text``. Without
+        ``minimize``, and for equal values of it, solutions are in lexicographic order. An empty list if there are none.
 
     Raises
     ------
@@ -56,13 +54,13 @@ def solve(
 
     See Also
     --------
-    rnn_plan : A problem that is solved by this.
+    rnn_plan : A function that uses this solver.
 
     Notes
     -----
-    No solution is missed or wrong: each step of the search takes out only what cannot hold, and each solution is
+    No solution is missed or wrong: each step of the search removes only values that cannot hold, and each solution is
     checked in exact arithmetic on the text itself. The time has no bound, as for every such problem. Bounds, divisors,
-    remainders and the number of values that are left to variables that all differ are seen at once.
+    remainders and the values that all-different variables leave to each other are used without search.
 
     Examples
     --------
@@ -107,7 +105,7 @@ def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, 
 
 
 def _is_news(old: Domain, new: Domain) -> bool:
-    """Return whether a change is worth propagating: a bound that only creeps costs more than it brings."""
+    """Return whether a change is large enough to be worth propagating."""
     return old.size - new.size >= max(1, old.size >> 3) or new.size == 1 < old.size
 
 
@@ -167,7 +165,7 @@ class _Search:
         return found
 
     def cheapest(self, limit: int | None) -> list[tuple[int, ...]]:
-        """Return the solutions of least cost; later ones must be cheaper, as equal ones come in lexicographic order."""
+        """Return the solutions of minimum cost; later ones must be cheaper, as ties come in lexicographic order."""
         assert self.cost is not None
         found: list[tuple[int, int, tuple[int, ...]]] = []
         for number, values in enumerate(self.walk()):
@@ -206,7 +204,7 @@ class _Search:
             waiting += [(upper, branch), (box, branch)]
 
     def _narrow(self, box: Box, changed: int | None) -> None:
-        """Propagate through the conditions of changed variables until none changes or the bounds only creep."""
+        """Propagate through the conditions of changed variables until nothing changes, or bounds change only slowly."""
         queue = deque(range(len(self.variables)) if changed is None else self.about[changed])
         queued = set(queue)
         if self.bound:
