@@ -1,4 +1,4 @@
-"""Arguments that the functions of the family share: where sequences begin and end, dtypes and layouts of arrays."""
+"""Checks shared by the functions of the family: the division into sequences, dtypes and layouts of arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STORED = ("float32", "float64", "float16", "bfloat16")
 
 
 class Cut(NamedTuple):
-    """Where sequences begin and end."""
+    """The division of the steps into sequences."""
 
     reset: Array | None
     lengths: Array | None
@@ -37,7 +37,7 @@ def checked_cut(
     cu_seqlens: npt.ArrayLike | None,
     first: str,
 ) -> Cut:
-    """Return the checked arguments; ``first`` is the name of the argument whose B and T they must match."""
+    """Check and return the arguments; ``first`` is the name of the argument whose B and T they must match."""
     flags = whole = None
     if reset is not None:
         reset = as_flags(function, "reset", reset)
@@ -61,13 +61,13 @@ def checked_cut(
 
 
 def from_likes(function: str, **given: Any) -> Sequence[Any]:
-    """Return the arguments with array-likes as arrays, those without a dtype in that of the arithmetic."""
+    """Convert array-likes among the arguments to arrays; those without a dtype get the dtype of the arithmetic."""
     first = next((x for x in given.values() if isinstance(getattr(x, "dtype", None), np.dtype)), None)
     return as_arrays(function, tuple(given), tuple(given.values()), None if first is None else computed(first))
 
 
 def aligned(x: Array | None) -> Array | None:
-    """Return ``x``, or a copy, whose elements are aligned and whose strides count elements."""
+    """Return ``x``, or a copy, with aligned elements and strides that are multiples of the element size."""
     if x is None or (x.flags.aligned and all(stride % x.itemsize == 0 for stride in x.strides)):
         return x
     return np.ascontiguousarray(x)

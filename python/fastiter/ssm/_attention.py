@@ -38,24 +38,24 @@ def linear_attention(
 ) -> tuple[Array, Array]:
     """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t]: attention whose memory is a matrix for each head.
 
-    Without a decay this is linear attention; a fixed decay for each head gives retention and lightning attention, one
-    that depends on the step Mamba-2 and simple GLA, and one for each of the K rows of the state GLA and HGRN-2. With
-    ``bonus`` the output is read before the step, o[t] = scale (S[t-1] + diag(bonus) k v^T)^T q, which is RWKV-6. Sums
-    have the order of a loop over the steps, whatever the number of threads.
+    Without a decay this is linear attention; with a fixed decay for each head it is retention or lightning attention;
+    with one that depends on the step, Mamba-2 or simple GLA; and with one for each of the K rows of the state, GLA or
+    HGRN-2. With ``bonus`` the output is read before the step, o[t] = scale (S[t-1] + diag(bonus) k v^T)^T q, which is
+    RWKV-6. Sums have the order of a loop over the steps, whatever the number of threads.
 
     Parameters
     ----------
     q, k : ndarray (B, T, H, K), float32, float64, float16 or bfloat16
-        Queries and keys, in any layout. 16 and 32 bits are computed in float32.
+        Queries and keys, in any layout. 16-bit and 32-bit inputs are computed in float32.
     v : ndarray (B, T, N, V)
         Values; N is a multiple of H, and head n uses q and k of head n // (N / H).
     log_decay : ndarray (B, T, N), (B, T, N, K) or (N,), optional
-        The state is multiplied by its exponential at each step: one number for each head, or one for each row of its
-        state. Minus infinity forgets everything.
+        The state is multiplied by its exponential at each step: one value for each head, or one for each row of the
+        head's state. Minus infinity forgets everything.
     decay : ndarray, optional
-        The factor itself, in place of its logarithm: any number, 0 and negative ones too.
+        The factor itself instead of its logarithm: any number, including 0 and negative numbers.
     bonus : ndarray (N, K), float32, or float64 if q is, optional
-        The weight of the current step where the output is read before it.
+        The weight of the current step; the output is then read before the step.
     scale : float
         A factor of q.
     initial_state : ndarray (B, N, K, V), float32 or float64, optional
@@ -75,7 +75,7 @@ def linear_attention(
     o : ndarray (B, T, N, V)
         In the dtype of v.
     last : ndarray (B, N, K, V), float32 or float64
-        State after the last valid step; given back as ``initial_state`` it continues the sequence exactly.
+        State after the last valid step; passed as ``initial_state``, it continues the sequence exactly.
 
     Raises
     ------
@@ -86,8 +86,8 @@ def linear_attention(
 
     See Also
     --------
-    ssd : The same by Mamba-2's names and layout.
-    dplr_delta_rule : With a correction of the state at each step.
+    ssd : The same with Mamba-2's names and layout.
+    dplr_delta_rule : Linear attention with a correction of the state at each step.
     fastiter.torch.ssm.linear_attention : The same on tensors, with gradients.
 
     References
@@ -123,7 +123,7 @@ def linear_attention(
 
 
 def check_attention_dtypes(function: str, arrays: Mapping[str, Any], exact: Collection[str]) -> None:
-    """Check dtypes: float64 goes with float64 alone; the arrays named in ``exact`` have that of the arithmetic."""
+    """Check dtypes: float64 combines only with float64; arrays named in ``exact`` have the dtype of the arithmetic."""
     first = next(iter(arrays))
     for name, x in arrays.items():
         check_array(function, name, x, STORED)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .._check import fits_float, type_name
 
 Shape = tuple[int, ...]
-#: The largest number of float32 and of float64
+#: The largest finite float32 and float64
 _LARGEST = (float.fromhex("0x1.fffffep127"), sys.float_info.max)
 
 
@@ -30,7 +30,7 @@ class AttentionSizes(NamedTuple):
 
 
 def check_attention_shapes(function: str, shapes: Mapping[str, Shape]) -> AttentionSizes:
-    """Return the sizes if the shapes of the arguments that are given, by their names, are consistent."""
+    """Return the sizes if the shapes of the given arguments, by name, are consistent."""
     q, k, v = shapes["q"], shapes["k"], shapes["v"]
     if len(q) != 4 or q[2] < 1 or q[3] < 1:
         raise ValueError(f"{function}: q must have shape (B, T, H, K), got {tuple(q)}")
@@ -81,13 +81,13 @@ def check_attention_state(function: str, shape: Shape, count: int, sizes: Attent
 
 
 def check_one_decay(function: str, log_decay: object, decay: object) -> None:
-    """Check that the decay is given in one form."""
+    """Check that the decay is given in only one form."""
     if log_decay is not None and decay is not None:
         raise ValueError(f"{function}: decay must be None where log_decay is given, got both")
 
 
 def checked_scale(function: str, scale: object, double: bool) -> float:
-    """Return the scale of q as a float, which the arithmetic, float64 if ``double``, else float32, can hold."""
+    """Return the scale of q as a float; it must be finite in the arithmetic: float64 if ``double``, else float32."""
     if not isinstance(scale, Real) or isinstance(scale, bool):
         raise TypeError(f"{function}: scale must be a number, got {type_name(scale)}")
     if not fits_float(scale) or not abs(float(scale)) <= _LARGEST[double]:

@@ -54,23 +54,23 @@ def causal_conv1d(
     cu_seqlens: npt.ArrayLike | None = None,
     backend: Backend | None = None,
 ) -> Array | tuple[Array, Array]:
-    """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel is convolved with W taps of its own.
+    """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel is convolved with its own W taps.
 
-    Names and layout are those of ``causal_conv1d``'s ``causal_conv1d_fn``. Time or channels contiguous are both fast,
-    such as (B, T, D) in memory, viewed as (B, D, T); no copy is made of any layout.
+    Names and layout are those of ``causal_conv1d``'s ``causal_conv1d_fn``. Layouts with contiguous time or contiguous
+    channels, such as a (B, D, T) view of (B, T, D), are both fast; no layout is copied.
 
     Parameters
     ----------
     x : ndarray (B, D, T), float32, float64, float16 or bfloat16 (of ml_dtypes)
         Inputs.
     weight : ndarray (D, W)
-        Taps of each channel, the last one for the step itself; any W >= 1. weight and bias may each have any of the
+        Taps of each channel, the last one for the current step; any W >= 1. weight and bias may each have any of the
         dtypes if x is not float64, else float64.
     bias : ndarray (D,), optional
         Added to the sums.
     seq_idx : integers (B, T), optional
-        The number of each step's sequence: inputs of other numbers count as 0, and where it is negative, out is 0.
-        Excludes the arguments below that are about sequences or states.
+        The index of each step's sequence: inputs of other sequences count as 0, and out is 0 where it is negative.
+        Cannot be combined with the arguments for sequences and states below.
     initial_states : ndarray (B, D, W - 1), optional
         The inputs before the first steps; zero by default; dtype of x.
     return_final_states : bool
@@ -88,9 +88,9 @@ def causal_conv1d(
     Returns
     -------
     out : ndarray (B, D, T)
-        With the dtype and the order in memory of x.
+        The outputs, in the dtype and memory order of x.
     final_states : ndarray (B, D, W - 1)
-        Only with ``return_final_states``; given back as ``initial_states`` they continue the sequences exactly.
+        Only with ``return_final_states``; passed as ``initial_states``, they continue the sequences exactly.
 
     Raises
     ------
@@ -101,8 +101,8 @@ def causal_conv1d(
 
     See Also
     --------
-    causal_conv1d_update : One step at a time, from a state.
-    causal_conv1d_varlen_states : The state after packed sequences.
+    causal_conv1d_update : Convolves one step at a time, with a state.
+    causal_conv1d_varlen_states : Returns the states after packed sequences.
     fastiter.torch.ssm.causal_conv1d : The same on tensors, with gradients.
 
     Examples
@@ -139,10 +139,10 @@ def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_dtypes(function: str, arrays: Mapping[str, Any], exact: str) -> None:
-    """Check dtypes: float64 goes with float64 alone, and the argument ``exact`` has that of x."""
+    """Check dtypes: float64 combines only with float64, and the argument ``exact`` has the dtype of x."""
     dtype = getattr(arrays["x"], "dtype", None)
     if dtype in _COMPUTED and all(type(y) is np.ndarray and y.dtype == dtype for y in arrays.values()):
-        return  # names of dtypes and messages would take longer than a step
+        return  # a fast path, as the checks below take longer than a step
     for name, y in arrays.items():
         check_array(function, name, y, STORED)
         head = arrays["x"].dtype
@@ -161,7 +161,7 @@ def _checked_labels(function: str, seq_idx: npt.ArrayLike, sizes: ConvSizes, oth
 
 
 def _filter(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
-    """Return the taps and the bias, contiguous, in the dtype of the arithmetic."""
+    """Return the taps and the bias as contiguous arrays in the dtype of the arithmetic."""
     dtype = computed(x)
     return np.ascontiguousarray(weight, dtype), None if bias is None else np.ascontiguousarray(bias, dtype)
 
@@ -211,14 +211,14 @@ def causal_conv1d_update(
 ) -> Array:
     """out = act(bias + sum over j of weight[j] x[t - W + 1 + j]) for the next steps, with the last inputs in a state.
 
-    Arguments are those of the function of the same name of ``causal_conv1d``.
+    The arguments are those of the function of the same name in ``causal_conv1d``.
 
     Parameters
     ----------
     x : ndarray (B, D) or (B, D, L), float32, float64, float16 or bfloat16
         The next step, or the next L steps.
     conv_state : ndarray (B, D, N), N >= W - 1
-        The last N inputs, which are changed in place: the oldest ones go, and x is appended.
+        The last N inputs, updated in place: the oldest ones are dropped, and x is appended.
     weight : ndarray (D, W)
         As in :func:`causal_conv1d`. conv_state, weight and bias may each have any of the dtypes if x is not float64,
         else float64.
@@ -227,10 +227,10 @@ def causal_conv1d_update(
     activation : {None, "silu", "swish"}
         As in :func:`causal_conv1d`.
     cache_seqlens : integers (B,), optional
-        Steps so far. The state is then a ring, and the next input is written at cache_seqlens % N.
+        Number of steps so far. The state is then a ring buffer, and the next input is written at cache_seqlens % N.
     conv_state_indices : integers (B,), optional
-        The row of ``conv_state`` of each row of x; a negative one stands for padding, whose output is 0. Each row may
-        occur once.
+        The row of ``conv_state`` for each row of x; a negative index marks padding, whose output is 0. Each row may
+        occur only once.
 
     Returns
     -------
@@ -244,8 +244,8 @@ def causal_conv1d_update(
 
     See Also
     --------
-    causal_conv1d : Whole sequences.
-    selective_state_update : The step of the scan that follows it in Mamba.
+    causal_conv1d : Convolves whole sequences.
+    selective_state_update : The step of the scan that follows the convolution in Mamba.
     fastiter.torch.ssm.causal_conv1d_update : The same on tensors.
 
     Examples
@@ -283,16 +283,16 @@ def causal_conv1d_update(
 
 
 def causal_conv1d_varlen_states(x: Array, cu_seqlens: npt.ArrayLike, state_len: int) -> Array:
-    """state = the last ``state_len`` inputs of each packed sequence, with zeros before those of a shorter one.
+    """state = the last ``state_len`` inputs of each packed sequence, preceded by zeros if the sequence is shorter.
 
     Parameters
     ----------
     x : ndarray (T, D), float32, float64, float16 or bfloat16
         The inputs of S sequences: sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1].
     cu_seqlens : integers (S + 1,)
-        Where sequences begin and end, rising from 0 to T.
+        The bounds of the sequences, nondecreasing from 0 to T.
     state_len : int
-        Inputs to keep of each sequence.
+        Number of inputs to keep for each sequence.
 
     Returns
     -------

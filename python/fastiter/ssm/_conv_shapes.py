@@ -1,4 +1,4 @@
-"""The arguments of causal convolutions, checked by their shapes, for arrays and tensors alike."""
+"""Checks of the shapes of causal convolutions' arguments, for arrays and tensors alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 Shape = tuple[int, ...]
-#: The activation of a causal convolution, SiLU by either name
+#: The activation of a causal convolution: SiLU under either of its names
 Activation: TypeAlias = Literal["silu", "swish"]
 
 
@@ -20,7 +20,7 @@ class ConvSizes(NamedTuple):
 
 
 def check_activation(function: str, activation: object) -> bool:
-    """Return whether the activation is SiLU, else None."""
+    """Check the activation, SiLU or None, and return whether it is SiLU."""
     if activation is not None and not isinstance(activation, str):
         raise TypeError(f"{function}: activation must be None, 'silu' or 'swish', got {type(activation).__name__}")
     if activation not in (None, "silu", "swish"):
@@ -57,7 +57,7 @@ def check_initial_states(function: str, shape: Shape, sequences: int, sizes: Con
 
 
 def check_seq_idx(function: str, shape: Shape, sizes: ConvSizes, others: Mapping[str, bool]) -> None:
-    """Check the shape of seq_idx, and that none of the ``others``, arguments and whether they are given, is there."""
+    """Check the shape of seq_idx, and that no argument is True in ``others``, which maps names to whether given."""
     if tuple(shape) != (sizes.batch, sizes.time):
         expected = (sizes.batch, sizes.time)
         raise ValueError(f"{function}: seq_idx must have shape (B, T) = {expected}, got {tuple(shape)}")
@@ -68,14 +68,14 @@ def check_seq_idx(function: str, shape: Shape, sizes: ConvSizes, others: Mapping
 
 
 def check_label_range(function: str, least: int, most: int) -> None:
-    """Check that the numbers of seq_idx fit 32 bits."""
+    """Check that the values of seq_idx fit in 32 bits."""
     if least < -(2**31) or most >= 2**31:
         got = least if least < -(2**31) else most
         raise ValueError(f"{function}: seq_idx must be from -2**31 to 2**31 - 1, got {got}")
 
 
 def check_update_shapes(function: str, shapes: Mapping[str, Shape]) -> int:
-    """Return the number of taps if the shapes of the arguments of some steps that are given are consistent."""
+    """Return the number of taps if the shapes of the given arguments of an update are consistent."""
     x, state = tuple(shapes["x"]), tuple(shapes["conv_state"])
     if len(x) not in (2, 3):
         raise ValueError(f"{function}: x must have shape (B, D) or (B, D, L), got {x}")

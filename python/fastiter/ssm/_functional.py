@@ -37,26 +37,26 @@ def selective_scan(
 ) -> Array | tuple[Array, Array]:
     """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): the recurrence of Mamba.
 
-    Each of D channels has N states, which decay at the rates A, take in u by the weights B and are read by the weights
-    C; the step size d = delta + delta_bias, or its softplus, is an input too. s is the logistic sigmoid. Positional
-    arguments are those of ``mamba_ssm``'s ``selective_scan_fn``.
+    Each of D channels has N states, which decay at the rates A, receive u with the weights B and are read with the
+    weights C; the step size d = delta + delta_bias, or its softplus, is also an input. s is the logistic sigmoid.
+    Positional arguments are those of ``mamba_ssm``'s ``selective_scan_fn``.
 
     Parameters
     ----------
     u : ndarray (B, D, T), float32, float64, float16 or bfloat16 (of ml_dtypes)
-        Inputs. Time or channels contiguous is fastest; no copy is made of any layout.
+        Inputs. Contiguous time or contiguous channels are fastest; no layout is copied.
     delta : ndarray (B, D, T)
         Step sizes. delta, z, B and C may each have any of the dtypes if u is not float64, else float64.
     A : ndarray (D, N), float32 or complex64, or float64 or complex128 if u is float64
-        Rates; those with negative real parts decay. A complex A makes the state complex, and C h in the output is then
-        twice its real part, the sum over pairs of conjugate states.
-    B, C : ndarray (B, N, T), or (B, G, N, T) with G groups of channels, or (D, N) for all steps
+        Rates; those with negative real parts decay. A complex A makes the state complex, and C h in the output is
+        replaced by twice its real part, the sum over pairs of conjugate states.
+    B, C : ndarray (B, N, T), or (B, G, N, T) with G groups of channels, or (D, N), the same for all steps
         Weights of inputs and outputs. Fixed ones have the dtype of A. Channel d belongs to group d // (D / G). With a
         complex A, (B, N, 2T) or (B, G, N, 2T): real and imaginary parts alternate.
     D : ndarray (D,), optional
         Weights of u in the output; dtype of A.
     z : ndarray (B, D, T), optional
-        The output's gate.
+        The gate of the output.
     delta_bias : ndarray (D,), optional
         Added to delta; dtype of A.
     delta_softplus : bool
@@ -78,10 +78,10 @@ def selective_scan(
     Returns
     -------
     out : ndarray (B, D, T)
-        With the dtype and the order in memory of u.
+        The outputs, in the dtype and memory order of u.
     last_state : ndarray (B, D, N)
-        Only with ``return_last_state``; given back as ``initial_state`` it continues the sequence exactly. With the
-        dtype of A.
+        Only with ``return_last_state``; in the dtype of A. Passed as ``initial_state``, it continues the sequence
+        exactly.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def selective_scan(
 
     See Also
     --------
-    selective_state_update : One step at a time.
+    selective_state_update : Computes one step at a time.
     ssd : Mamba-2's recurrence, with one rate for each head.
     fastiter.linear_scan : The recurrence alone, for given factors.
     fastiter.torch.ssm.selective_scan : The same on tensors, with gradients.
@@ -134,9 +134,9 @@ def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_dtypes(function: str, arrays: Mapping[str, Any], first: str = "u") -> bool:
-    """Check dtypes: signals have any, or float64 like the first one; weights have that of the arithmetic.
+    """Check dtypes: signals have any, or float64 if the first one does; weights have the dtype of the arithmetic.
 
-    Return whether the states are complex, as those of a scan are if A is.
+    Return whether the states are complex, as in a scan with complex A.
     """
     is_complex = first == "u" and isinstance(arrays["A"], np.ndarray) and arrays["A"].dtype.kind == "c"
     for name, x in arrays.items():
@@ -157,12 +157,12 @@ def _check_dtypes(function: str, arrays: Mapping[str, Any], first: str = "u") ->
 
 
 def _grouped(x: Array) -> Array:
-    """Return B or C with an axis for the groups."""
+    """Return B or C with an axis of groups."""
     return x[:, None] if x.ndim == 3 else x
 
 
 def like(u: Array) -> Array:
-    """Return an uninitialised array with the shape and dtype of u, and channels contiguous if they are in u."""
+    """Return an uninitialised array with the shape and dtype of u, with contiguous channels if u has them."""
     batch, channels, time = u.shape
     if abs(u.strides[1]) < abs(u.strides[2]):
         return empty((batch, time, channels), u.dtype).transpose(0, 2, 1)
@@ -226,13 +226,13 @@ def selective_state_update(
 ) -> Array:
     """state = exp(d A) state + d B x, out = (C state + D x) z s(z): one step of :func:`selective_scan`, in place.
 
-    Arguments are those of ``mamba_ssm``'s function of the same name. Heads H of P channels each are those of Mamba-2;
-    A and dt expanded from one number a head (with strides of 0) are computed once a head.
+    The arguments are those of ``mamba_ssm``'s function of the same name. Mamba-2 has H heads of P channels; if A and dt
+    are expanded from one number per head (with strides of 0), the factors are computed once per head.
 
     Parameters
     ----------
     state : ndarray (B, D, N) or (B, H, P, N), float32, float64, float16 or bfloat16
-        The states, which are changed in place; they share no memory with the other arguments.
+        The states, updated in place; they must not share memory with the other arguments.
     x, dt : ndarray (B, D) or (B, H, P)
         Input and step sizes.
     A : ndarray (D, N) or (H, P, N), float32, or float64 if x is
@@ -248,8 +248,8 @@ def selective_state_update(
     dt_softplus : bool
         Apply log(1 + e^x) to dt + dt_bias.
     state_batch_indices : integers (B,), optional
-        The row of ``state`` of each row of x; a negative one stands for padding, whose output is 0. Each row may occur
-        once.
+        The row of ``state`` for each row of x; a negative index marks padding, whose output is 0. Each row may occur
+        only once.
 
     Returns
     -------
@@ -263,8 +263,8 @@ def selective_state_update(
 
     See Also
     --------
-    selective_scan : Whole sequences.
-    causal_conv1d_update : The step of the convolution before it in Mamba.
+    selective_scan : Computes whole sequences.
+    causal_conv1d_update : The step of the convolution that precedes the scan in Mamba.
     fastiter.torch.ssm.selective_state_update : The same on tensors.
 
     Examples
@@ -306,7 +306,7 @@ def selective_state_update(
 
 
 def check_rows(function: str, rows: Array, count: int, name: str = "state_batch_indices", state: str = "state") -> None:
-    """Check that the indices ``name`` are rows of the state, each at most once, or negative numbers."""
+    """Check that the indices ``name`` are rows of the state, each at most once, or negative."""
     used = rows[rows >= 0]
     if used.size and int(used.max()) >= count:
         raise ValueError(

@@ -23,7 +23,7 @@ from ._attention_shapes import (
 
 
 class _Call(NamedTuple):
-    """The checked arguments; the decay is at all steps."""
+    """The checked arguments; the decay is expanded to all steps."""
 
     q: Array
     k: Array
@@ -54,14 +54,14 @@ def dplr_delta_rule(
 ) -> tuple[Array, Array]:
     """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t].
 
-    Linear attention whose transition is diagonal plus low rank (DPLR): what the state holds for a is moved to b. This
-    is RWKV-7's rule; with a = decay k and b = -beta k, and beta v as values, it is the delta rule with a decay for each
-    key (KDA), and with a decay for each head the gated delta rule.
+    Linear attention whose transition is diagonal plus low rank (DPLR): the value stored under a is also added under b.
+    This is RWKV-7's rule; with a = decay k and b = -beta k, and beta v as values, it is the delta rule with a decay for
+    each key (KDA), and with a decay for each head the gated delta rule.
 
     Parameters
     ----------
     q, k : ndarray (B, T, H, K), float32, float64, float16 or bfloat16
-        Queries and keys, in any layout. 16 and 32 bits are computed in float32.
+        Queries and keys, in any layout. 16-bit and 32-bit inputs are computed in float32.
     v : ndarray (B, T, N, V)
         Values; N is a multiple of H, and head n uses q and k of head n // (N / H).
     a, b : ndarray (B, T, N, K)
@@ -87,7 +87,7 @@ def dplr_delta_rule(
     o : ndarray (B, T, N, V)
         In the dtype of v.
     last : ndarray (B, N, K, V), float32 or float64
-        State after the last valid step; given back as ``initial_state`` it continues the sequence exactly.
+        State after the last valid step; passed as ``initial_state``, it continues the sequence exactly.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def dplr_delta_rule(
 
     See Also
     --------
-    linear_attention : Without the correction.
+    linear_attention : The rule without the correction.
     fastiter.delta_scan : The delta rule with a beta for each step.
     fastiter.torch.ssm.dplr_delta_rule : The same on tensors, with gradients.
 

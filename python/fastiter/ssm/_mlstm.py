@@ -1,4 +1,4 @@
-"""mLSTM on NumPy arrays: a matrix memory with exponential gates, and the vector that normalises what it returns."""
+"""mLSTM on NumPy arrays: a matrix memory with exponential gates, and a vector that normalises its output."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def mlstm(
     """C = F C + I k v^T, n = F n + I k, h = C^T q / (max(|n q|, e^-m) + eps): xLSTM's mLSTM.
 
     With lf = log sigmoid(f) and the running maximum m = max(lf + m', i), the factors F = e^(lf + m' - m) of the memory
-    and I = e^(i - m) of its input are at most 1. The states are relative to m: those that the equations without m would
-    have are e^m times as large, and h is the same but for eps.
+    and I = e^(i - m) of its input are at most 1. The states are relative to m: in the equations without m they would be
+    e^m times as large, with the same h except for eps.
 
     Parameters
     ----------
     q, k : ndarray (B, T, H, K), float32, float64, float16 or bfloat16
-        Queries and keys, in any layout. 16 and 32 bits are computed in float32.
+        Queries and keys, in any layout. 16-bit and 32-bit inputs are computed in float32.
     v : ndarray (B, T, N, V)
         Values; N is a multiple of H, and head n uses q and k of head n // (N / H).
     i, f : ndarray (B, T, N)
-        The input and forget gates before their exponential and sigmoid.
+        The pre-activations of the input gate (exponential) and the forget gate (sigmoid).
     initial_state : tuple of C (B, N, K, V), n (B, N, K) and m (B, N), float32 or float64, optional
         State before the first step; zeros by default.
     scale : float, optional
@@ -67,7 +67,7 @@ def mlstm(
     eps : float
         Added to the divisor.
     reset : bool ndarray (B, T) or (T,), optional
-        True where the previous state, m included, counts as zero.
+        True where the previous state, including m, counts as zero.
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
     cu_seqlens : integers (S + 1,), optional
@@ -81,7 +81,7 @@ def mlstm(
     h : ndarray (B, T, N, V)
         In the dtype of v.
     last : tuple of C, n and m
-        State after the last valid step; given back as ``initial_state`` it continues the sequence exactly.
+        State after the last valid step; passed as ``initial_state``, it continues the sequence exactly.
 
     Raises
     ------
@@ -92,8 +92,8 @@ def mlstm(
 
     See Also
     --------
-    linear_attention : Without the normalizer and the exponential gate.
-    fastiter.slstm : The cell of xLSTM with a vector for each state.
+    linear_attention : The memory without normaliser and exponential gates.
+    fastiter.slstm : The cell of xLSTM whose states are vectors.
     fastiter.torch.ssm.mlstm : The same on tensors, with gradients.
 
     References
@@ -105,7 +105,7 @@ def mlstm(
     >>> import numpy as np, fastiter.ssm
     >>> q = k = np.ones((1, 4, 1, 1))
     >>> v = np.arange(4.0).reshape(1, 4, 1, 1)
-    >>> gate = np.full((1, 4, 1), 30.0)  # keep everything, and weigh all steps alike: h is the mean of v so far
+    >>> gate = np.full((1, 4, 1), 30.0)  # keep everything, with equal weights for all steps: h is the mean of v so far
     >>> fastiter.ssm.mlstm(q, k, v, gate, gate, eps=0)[0].ravel().round(6).tolist()
     [0.0, 0.5, 1.0, 1.5]
     """

@@ -1,4 +1,4 @@
-"""The arguments of mLSTM, for arrays and tensors alike."""
+"""Checks of the arguments of mLSTM, for arrays and tensors alike."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from .._check import fits_float, type_name
 from ._attention_shapes import AttentionSizes, Shape, check_attention_shapes, checked_scale
 
-#: The parts of the state, by their letters in messages
+#: The names of the state's parts in messages
 PARTS = ("C", "n", "m")
 
 
 def parts_of(function: str, state: object) -> tuple[Any, ...]:
-    """Return the parts of the initial state, Nones if it is not given."""
+    """Return the parts of the initial state, each None if it is not given."""
     if state is None:
         return (None,) * 3
     if not isinstance(state, (tuple, list)) or len(state) != 3:
@@ -25,7 +25,7 @@ def parts_of(function: str, state: object) -> tuple[Any, ...]:
 
 
 def named_state(parts: tuple[Any, ...]) -> dict[str, Any]:
-    """Return the parts by the names that messages call them."""
+    """Return the parts by their names in messages."""
     return {f"initial_state[{i}]": x for i, x in enumerate(parts)}
 
 
@@ -40,7 +40,7 @@ def check_mlstm_shapes(function: str, shapes: Mapping[str, Shape]) -> AttentionS
 
 
 def check_mlstm_state(function: str, shapes: Mapping[str, Shape], count: int, sizes: AttentionSizes) -> None:
-    """Check the shapes of the parts of the initial state, by their names, of ``count`` sequences."""
+    """Check the shapes of the parts of the initial state, by name, for ``count`` sequences."""
     full = sizes.states(count)
     wanted = {"C": full, "n": full[:3], "m": full[:2]}
     letters = {"C": "N, K, V", "n": "N, K", "m": "N"}

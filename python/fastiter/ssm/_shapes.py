@@ -19,9 +19,9 @@ class Sizes(NamedTuple):
 
 
 def check_shapes(function: str, shapes: Mapping[str, Shape], is_complex: bool = False) -> Sizes:
-    """Return the sizes if the shapes of the arguments that are given, by their names, are consistent.
+    """Return the sizes if the shapes of the given arguments, by name, are consistent.
 
-    B and C of complex states have twice as many steps: real and imaginary parts alternate.
+    B and C of complex states have twice the number of steps, as real and imaginary parts alternate.
     """
     u, A = shapes["u"], shapes["A"]
     if len(u) != 3:
@@ -47,7 +47,7 @@ def _groups(function: str, name: str, x: Shape, u: Shape, A: Shape, is_complex: 
     """Return the number of groups of B or C, 0 if it is fixed."""
     (batch, channels, time), states = u, A[1]
     time, letter = (2 * time, "2T") if is_complex else (time, "T")
-    # Lengths come first: comparing symbolic sizes of different axes would fix them in an exported program.
+    # Ranks are compared first: comparing symbolic sizes of different axes would fix them in an exported program.
     if len(x) == 2 and tuple(x) == (channels, states):
         return 0
     if len(x) == 3 and tuple(x) == (batch, states, time):
@@ -61,7 +61,7 @@ def _groups(function: str, name: str, x: Shape, u: Shape, A: Shape, is_complex: 
 
 
 def may_be_complex(name: str, rank: int) -> bool:
-    """Return whether an argument of a selective scan is complex if A is; other B and C are pairs of real numbers."""
+    """Return whether an argument of a selective scan is complex if A is; varying B and C are pairs of real numbers."""
     return name in ("A", "initial_state") or (name in ("B", "C") and rank == 2)
 
 
@@ -74,12 +74,12 @@ def check_state(function: str, shape: Shape, sequences: int, sizes: Sizes, packe
 
 
 def saved_tiles(tile: int, sequences: int, time: int, packed: bool) -> int:
-    """Return the number of states that a forward pass saves: one before every ``tile``-th step of each sequence."""
+    """Return the number of states that a forward pass saves, one for every ``tile`` steps of each sequence."""
     return time // tile + sequences if packed else sequences * -(-time // tile)
 
 
 class StepSizes(NamedTuple):
-    """B rows of H heads of P channels, H None where there is no axis for them; N states for each channel; G groups."""
+    """B rows of H heads of P channels, H None if there is no axis of heads; N states for each channel; G groups."""
 
     batch: int
     heads: int | None
@@ -89,7 +89,7 @@ class StepSizes(NamedTuple):
 
 
 def check_step_shapes(function: str, shapes: Mapping[str, Shape]) -> StepSizes:
-    """Return the sizes of one step if the shapes of the arguments that are given, by their names, are consistent."""
+    """Return the sizes of one step if the shapes of the given arguments, by name, are consistent."""
     state, x = tuple(shapes["state"]), tuple(shapes["x"])
     if len(x) not in (2, 3):
         raise ValueError(f"{function}: x must have shape (B, D) or (B, H, P), got {x}")

@@ -35,13 +35,13 @@ def ssd(
 ) -> tuple[Array, Array]:
     """S[t] = exp(d A) S[t-1] + d x B^T, out[t] = (S[t] C + D x) z s(z): Mamba-2's recurrence.
 
-    The step size d is dt + dt_bias, its softplus with ``dt_softplus``, within ``dt_limit``. This is
+    The step size d is dt + dt_bias, or its softplus with ``dt_softplus``, clamped to ``dt_limit``. This is
     :func:`linear_attention` with C as queries, B as keys, d x as values, and exp(d A) as the decay of a head.
 
     Parameters
     ----------
     x : ndarray (B, T, H, P), float32, float64, float16 or bfloat16
-        Inputs of H heads of P channels. 16 and 32 bits are computed in float32.
+        Inputs of H heads of P channels. 16-bit and 32-bit inputs are computed in float32.
     dt : ndarray (B, T, H)
         Step sizes.
     A : ndarray (H,), float32, or float64 if x is
@@ -51,7 +51,7 @@ def ssd(
     D : ndarray (H,) or (H, P), optional
         Weight of x in the output; dtype of A.
     z : ndarray (B, T, H, P), optional
-        The output's gate.
+        The gate of the output.
     dt_bias : ndarray (H,), optional
         Added to dt; dtype of A.
     dt_softplus : bool
@@ -86,7 +86,7 @@ def ssd(
 
     See Also
     --------
-    linear_attention : The recurrence by the names of queries, keys and values.
+    linear_attention : The recurrence with the names of queries, keys and values.
     selective_scan : Mamba's recurrence, with a rate for each channel and state.
     fastiter.torch.ssm.ssd : The same on tensors, with gradients.
 
@@ -121,7 +121,7 @@ def ssd(
         check_ssd_state(function, initial_state.shape, cut.count(size[0]), shapes)
     first = None if initial_state is None else initial_state.swapaxes(2, 3)
     cuts: dict[str, Any] = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "backend": backend}
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # like the kernels, which give no warnings
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # no warnings, like the kernels
         wide, steps, gate = (_valid(y, cut.lengths) for y in (x, dt, z))
         assert wide is not None  # for the type checker, as is steps
         assert steps is not None
@@ -135,7 +135,7 @@ def ssd(
 
 
 def _valid(x: Array | None, lengths: Array | None) -> Array | None:
-    """Return a signal in the dtype of the arithmetic, 0 beyond the valid steps of each row."""
+    """Return a signal in the dtype of the arithmetic, with zeros beyond the valid steps of each row."""
     if x is None:
         return None
     wide = x.astype(computed(x))

@@ -1,4 +1,4 @@
-"""The arguments of Mamba-2's scan, for arrays and tensors alike."""
+"""Checks of the arguments of Mamba-2's scan, for arrays and tensors alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._attention_shapes import Shape
 
 
 def check_ssd_shapes(function: str, shapes: Mapping[str, Shape]) -> tuple[int, int]:
-    """Return (B, T) if the shapes of the arguments that are given, by their names, are consistent."""
+    """Return (B, T) if the shapes of the given arguments, by name, are consistent."""
     x, B = tuple(shapes["x"]), tuple(shapes["B"])
     if len(x) != 4 or x[2] < 1 or x[3] < 1:
         raise ValueError(f"{function}: x must have shape (B, T, H, P), got {x}")
@@ -35,7 +35,7 @@ def check_ssd_shapes(function: str, shapes: Mapping[str, Shape]) -> tuple[int, i
 def check_ssd_state(
     function: str, shape: Shape, sequences: int, shapes: Mapping[str, Shape], name: str = "initial_state"
 ) -> None:
-    """Check the shape of the initial states, which the argument ``name`` gives."""
+    """Check the shape of the initial states, the argument called ``name``."""
     expected = (sequences, *shapes["x"][2:], shapes["B"][3])
     if tuple(shape) != expected:
         raise ValueError(f"{function}: {name} must have shape (sequences, H, P, N) = {expected}, got {tuple(shape)}")

@@ -1,4 +1,4 @@
-"""State-space models along time: specification of the family `ssm`, from the equations, in plain NumPy loops.
+"""State-space models along time: the specification of the family `ssm`, the equations in plain NumPy loops.
 
 Shapes: u, delta, z (B, D, T), A (D, N), B and C (B, G, N, T) or fixed (D, N), D and delta_bias (D,), the state
 (B, D, N). Channel d belongs to group d // (D / G). The arguments are trusted: `fastiter.ssm` checks them.
@@ -29,20 +29,20 @@ def sigmoid(x: Array) -> Array:
 
 
 def paired(x: Array) -> Array:
-    """The complex numbers whose real and imaginary parts alternate along the last axis."""
+    """Return the complex numbers whose real and imaginary parts alternate along the last axis."""
     y: Array = x[..., ::2] + 1j * x[..., 1::2]
     return y.astype(np.result_type(x, np.complex64), copy=False)
 
 
 class Cut(NamedTuple):
-    """Where sequences begin and end."""
+    """The division of the steps into sequences."""
 
     reset: Array | None = None
     lengths: Array | None = None
     cu_seqlens: Array | None = None
 
     def sequences(self, batch: int, time: int) -> Iterator[tuple[int, int, range]]:
-        """(state, row of the arrays, steps) of every sequence."""
+        """Yield (state, row of the arrays, steps) for every sequence."""
         if self.cu_seqlens is not None:
             bounds = self.cu_seqlens
             yield from ((s, 0, range(bounds[s], bounds[s + 1])) for s in range(len(bounds) - 1))
@@ -55,14 +55,14 @@ class Cut(NamedTuple):
         return batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
 
     def is_valid(self, batch: int, time: int) -> Array:
-        """Whether each step of each row belongs to a sequence, (B, T)."""
+        """Return whether each step of each row belongs to a sequence, (B, T)."""
         valid = np.zeros((batch, time), bool)
         for _, row, steps in self.sequences(batch, time):
             valid[row, steps.start : steps.stop] = True
         return valid
 
     def restarts(self, row: int, t: int) -> bool:
-        """Whether the state before step t counts as zero."""
+        """Return whether the state before step t counts as zero."""
         return self.reset is not None and bool(self.reset[t] if self.reset.ndim == 1 else self.reset[row, t])
 
 
@@ -157,8 +157,9 @@ def backward(
 ) -> Gradients:
     """The gradient of <dout, out> + <dlast, last>; a cotangent of None is zero.
 
-    Gradients of optional arguments are returned even if these are None, for the values that leave out the term. Those
-    of complex arguments are torch's: the conjugate of the derivative. Those of steps past the lengths are zero.
+    Gradients of optional arguments are returned even if these are None, at the values that make their terms vanish.
+    Gradients of complex arguments follow torch's convention, the conjugate of the derivative. Gradients of steps beyond
+    the lengths are zero.
     """
     cut = Cut() if cut is None else cut
     steps = _Steps(delta, A, B, C, delta_bias, delta_softplus)
@@ -208,7 +209,7 @@ def backward(
 
 
 def _of_groups(gradient: Array, x: Array) -> Array:
-    """The sum over the channels of each group, in the shape of x."""
+    """Sum over the channels of each group, in the shape of x."""
     if x.ndim == 2:
         return gradient
     batch, groups, states, time = x.shape

@@ -1,4 +1,4 @@
-"""Linear attention along time: specification, from the equations, in plain NumPy loops.
+"""Linear attention along time: the specification, the equations in plain NumPy loops.
 
 Shapes: q, k (B, T, H, K), v (B, T, N, V), decay (B, T, N) or (B, T, N, K), bonus (N, K), the state (B, N, K, V). Head n
 reads q and k of head n // (N / H). The arguments are trusted: `fastiter.ssm` checks them.
@@ -14,7 +14,7 @@ from .reference import Array, Cut
 
 
 class Step(NamedTuple):
-    """The arguments at one step of a row, with an axis for all value heads; the decay as a factor of the state."""
+    """The arguments at one step of a row, expanded to all value heads; the decay is a factor of the state."""
 
     q: Array
     k: Array

@@ -1,4 +1,4 @@
-"""Causal convolutions of channels along time: specification, from the equations, in plain NumPy loops.
+"""Causal convolutions of channels along time: the specification, the equations in plain NumPy loops.
 
 Shapes: x (B, D, T), weight (D, W), bias (D,), the inputs before the first steps (B, D, W - 1). The arguments are
 trusted: `fastiter.ssm` checks them.
@@ -34,7 +34,7 @@ def _windows(x: Array, first: Array) -> Array:
 
 
 def _belongs(seq_idx: Array | None, row: int, steps: range, width: int) -> Array:
-    """Whether each tap of each step counts, (T, W)."""
+    """Return whether each tap of each step counts, (T, W)."""
     counts = np.ones((len(steps), width), bool)
     if seq_idx is None:
         return counts
@@ -57,7 +57,7 @@ def causal_conv1d(
 ) -> tuple[Array, Array]:
     """(out, last): out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]); last: the last W - 1 inputs.
 
-    With ``seq_idx`` (B, T) only inputs of the step's own number count, and out is 0 where it is negative.
+    With ``seq_idx`` (B, T) only inputs of the step's own sequence count, and out is 0 where it is negative.
     """
     (batch, channels, time), width = x.shape, weight.shape[1]
     cut = Cut() if cut is None else cut
@@ -113,7 +113,7 @@ def backward(
         windows = np.where(belongs, _windows(x[row, :, here], first[state]), 0)
         dweight += (d[..., None] * windows).sum(1)
         dbias += d.sum(1)
-        whole = np.zeros((channels, width - 1 + len(steps)), x.dtype)  # of the first states and then of the steps
+        whole = np.zeros((channels, width - 1 + len(steps)), x.dtype)  # the initial states, then the steps
         if dlast is not None:
             whole[:, len(steps) :] = dlast[state]
         for j in range(width):
@@ -131,10 +131,10 @@ def causal_conv1d_update(
     activation: bool = False,
     cache_seqlens: Array | None = None,
 ) -> tuple[Array, Array]:
-    """(out, new state): L steps x (B, D, L) after the inputs that are kept in the state (B, D, N).
+    """(out, new state): L steps x (B, D, L) after the inputs stored in the state (B, D, N).
 
-    These are the last N ones in order, or, with ``cache_seqlens`` (B,), a ring in which the next one is written at
-    cache_seqlens % N.
+    These are the last N inputs in order, or, with ``cache_seqlens`` (B,), a ring buffer in which the next input is
+    written at cache_seqlens % N.
     """
     (batch, _, steps), width = x.shape, weight.shape[1]
     out, new, kept = np.zeros_like(x), conv_state.copy(), conv_state.shape[2]
@@ -158,7 +158,7 @@ def causal_conv1d_update(
 
 
 def causal_conv1d_varlen_states(x: Array, cu_seqlens: Array, state_len: int) -> Array:
-    """The last ``state_len`` inputs of each packed sequence of x (T, D), (S, D, state_len), with zeros before them."""
+    """The last ``state_len`` inputs of each packed sequence of x (T, D), (S, D, state_len), preceded by zeros."""
     states = np.zeros((len(cu_seqlens) - 1, x.shape[1], state_len), x.dtype)
     for s in range(len(cu_seqlens) - 1):
         last = x[max(cu_seqlens[s], cu_seqlens[s + 1] - state_len) : cu_seqlens[s + 1]]

@@ -20,7 +20,7 @@ from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_attention import AttentionBackward, AttentionForward, attention_bwd, attention_fwd
 
-#: The axes of arguments, by the letters of `Axes`
+#: The axes of the arguments, in the letters of `Axes`
 AXES: Axes = {
     "q": ("BTHK",),
     "k": ("BTHK",),
@@ -50,17 +50,17 @@ def linear_attention(
 ) -> tuple[Tensor, Tensor]:
     """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t]: attention whose memory is a matrix, on tensors.
 
-    bonus and initial_state may have any of the dtypes and are converted. Differentiable in every tensor of floats, with
-    gradients from the output and from the last state, once: second derivatives are refused.
+    bonus and initial_state may have any of the dtypes and are converted. Differentiable once in every floating-point
+    tensor, with gradients from the output and from the last state; second derivatives are refused.
 
-    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
+    Tensors may be DTensors sharded by heads or by rows: each rank computes its own.
 
     %(sections)s
 
     See Also
     --------
-    ssd : The same by Mamba-2's names and layout.
-    dplr_delta_rule : With a correction of the state at each step.
+    ssd : The same with Mamba-2's names and layout.
+    dplr_delta_rule : Linear attention with a correction of the state at each step.
     fastiter.ssm.linear_attention : The same on arrays, with references.
 
     Examples
@@ -110,7 +110,7 @@ def linear_attention(
 
 
 class _LinearAttention(torch.autograd.Function):
-    """Map the arguments to (o, last state, saved states); the backward pass reads the last."""
+    """Map the arguments to (o, last state, saved states); the backward pass reads the last one."""
 
     generate_vmap_rule = True
 

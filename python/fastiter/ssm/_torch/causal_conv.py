@@ -44,17 +44,17 @@ def causal_conv1d(
     lengths: Integers | None = None,
     cu_seqlens: Integers | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel has W taps of its own, on tensors.
+    """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel has its own W taps, on tensors.
 
-    initial_states may have any of the dtypes and are converted. Differentiable in x, weight, bias and initial_states,
-    with gradients from the output and from the final states, once: second derivatives are refused.
+    initial_states may have any of the dtypes and are converted. Differentiable once in x, weight, bias and
+    initial_states, with gradients from the output and from the final states; second derivatives are refused.
 
     %(sections)s
 
     See Also
     --------
-    causal_conv1d_update : One step at a time, from a state.
-    causal_conv1d_varlen_states : The state after packed sequences.
+    causal_conv1d_update : Convolves one step at a time, with a state.
+    causal_conv1d_varlen_states : Returns the states after packed sequences.
     fastiter.ssm.causal_conv1d : The same on arrays.
 
     Examples
@@ -145,15 +145,15 @@ def causal_conv1d_update(
     cache_seqlens: Integers | None = None,
     conv_state_indices: Integers | None = None,
 ) -> Tensor:
-    """out = act(bias + sum over j of weight[j] x[t - W + 1 + j]) for the next steps, with a state in place, on tensors.
+    """out = act(bias + sum over j of weight[j] x[t - W + 1 + j]) for the next steps, updating a state, on tensors.
 
-    Not differentiable, as a step changes the state in place: where an argument requires a gradient, it is refused.
+    Not differentiable, as a step updates the state in place: arguments that require a gradient are refused.
 
     %(sections)s
 
     See Also
     --------
-    causal_conv1d : Whole sequences.
+    causal_conv1d : Convolves whole sequences.
     fastiter.ssm.causal_conv1d_update : The same on arrays.
 
     Examples
@@ -194,7 +194,7 @@ def causal_conv1d_update(
 
 @documented_like(arrays.causal_conv1d_varlen_states)
 def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Integers, state_len: int) -> Tensor:
-    """state = the last ``state_len`` inputs of each packed sequence, with zeros before those of a shorter one.
+    """state = the last ``state_len`` inputs of each packed sequence, preceded by zeros if the sequence is shorter.
 
     Differentiable in x.
 
@@ -226,6 +226,6 @@ def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Integers, state_len: int)
         bounds = launch.held_bounds(bounds.to(x.device, non_blocking=True), x.shape[0])
     steps = bounds[1:, None] + torch.arange(-state_len, 0, device=bounds.device)
     inside = steps >= bounds[:-1, None]
-    # a row of zeros behind the steps stands for what is before the start of a sequence
+    # a row of zeros after the steps represents the inputs before the start of a sequence
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
     return padded[torch.where(inside, steps, x.shape[0])].transpose(1, 2).contiguous()

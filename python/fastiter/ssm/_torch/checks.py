@@ -1,4 +1,4 @@
-"""Checks of tensors that the functions of the family share."""
+"""Checks of tensors shared by the functions of the family."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Cut = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def check_tensors(function: str, tensors: Mapping[str, Any], first: str, devices: Sequence[str] = CPU) -> None:
-    """Check types, dtypes and devices: float64 goes with float64 alone, 16 and 32 bits go together."""
+    """Check types, dtypes and devices: float64 combines only with float64; 16-bit and 32-bit dtypes may be mixed."""
     head = tensors[first]
     dtype = getattr(head, "dtype", None)
     for x in tensors.values():
@@ -67,7 +67,7 @@ def checked_cut(
     cu_seqlens: Integers | None,
     name: str = "q",
 ) -> Cut:
-    """Return reset, lengths and cu_seqlens as the ops take them; ``size`` is (B, T) of the argument ``x``."""
+    """Return reset, lengths and cu_seqlens in the ops' form; ``size`` is (B, T) of the argument ``x``."""
     batch, time = size
     whole = bounds = None
     if reset is not None:
@@ -81,6 +81,6 @@ def checked_cut(
 
 
 def needs_autograd(tensors: Sequence[Tensor | None]) -> bool:
-    """Return whether a call takes its autograd function: for gradients, and in forward mode, where that raises."""
+    """Return whether to call the autograd function: for gradients, and under forward mode, where it raises."""
     needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return needs_grad or transformed() or forward_ad._current_level >= 0

@@ -24,7 +24,7 @@ from .ops import computed
 from .ssd import ssd as local_ssd
 from .ssd import step_sizes
 
-#: Channels of selective_scan in the smallest chunk
+#: Minimum number of channels per chunk of selective_scan
 _UNIT = 16
 Tensors = Mapping[str, Tensor | None]
 
@@ -50,8 +50,8 @@ def linear_attention(
     """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t] over the steps of all ranks.
 
     This is :func:`fastiter.torch.ssm.linear_attention` on sharded steps: gated linear attention, RetNet and RWKV. A
-    shard's map S -> diag(m) S + c has a factor m for each row of the state, for any number of steps. Differentiable in
-    every tensor of floats, once.
+    shard's map S -> diag(m) S + c has a factor m for each row of the state, whatever the number of steps.
+    Differentiable once in every floating-point tensor.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def linear_attention(
 
     See Also
     --------
-    ssd : The same by Mamba-2's names and layout.
+    ssd : The same with Mamba-2's names and layout.
     fastiter.torch.ssm.linear_attention : The same in one process.
 
     Examples
@@ -106,8 +106,8 @@ def dplr_delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t] over the steps of all ranks.
 
-    This is :func:`fastiter.torch.ssm.dplr_delta_rule` on sharded steps, RWKV-7's recurrence. A shard's map has a K x K
-    matrix for each head. Differentiable in every tensor of floats, once.
+    This is :func:`fastiter.torch.ssm.dplr_delta_rule`, RWKV-7's recurrence, on sharded steps. A shard's map has a K x K
+    matrix for each head. Differentiable once in every floating-point tensor.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def dplr_delta_rule(
 
     See Also
     --------
-    delta_scan : With a beta for each step.
+    delta_scan : The delta rule with a beta for each step.
     fastiter.torch.ssm.dplr_delta_rule : The same in one process.
 
     Examples
@@ -165,7 +165,7 @@ def ssd(
     """S[t] = exp(d A) S[t-1] + d x B^T, out[t] = (S[t] C + D x) z s(z) over the steps of all ranks.
 
     This is :func:`fastiter.torch.ssm.ssd`, Mamba-2's recurrence, on sharded steps. A shard's map has one factor for
-    each head. Differentiable in every tensor, once.
+    each head. Differentiable once in every tensor.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def ssd(
 
     See Also
     --------
-    linear_attention : The recurrence by the names of queries, keys and values.
+    linear_attention : The recurrence with the names of queries, keys and values.
     fastiter.torch.ssm.ssd : The same in one process.
 
     Examples
@@ -223,8 +223,8 @@ def selective_scan(
     """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z) over the steps of all ranks.
 
     This is :func:`fastiter.torch.ssm.selective_scan`, Mamba's recurrence, on sharded steps, which are the last axis. A
-    shard's map has a factor for each number of the state. The last state is always returned. Differentiable in every
-    tensor, once.
+    shard's map has a factor for each element of the state. The last state is always returned. Differentiable once in
+    every tensor.
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ def mlstm(
     """C = F C + I k v^T, n = F n + I k, h = C^T q / (max(|n q|, e^-m) + eps) over the steps of all ranks.
 
     This is :func:`fastiter.torch.ssm.mlstm` on sharded steps, in a pipeline of chunks, as the stabiliser m is not
-    affine in the state. Differentiable in every tensor of floats, once.
+    affine in the state. Differentiable once in every floating-point tensor.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ def mlstm(
 
     See Also
     --------
-    linear_attention : Without normalizer and stabiliser.
+    linear_attention : The memory without normaliser and stabiliser.
     fastiter.torch.ssm.mlstm : The same in one process.
 
     Examples
@@ -323,12 +323,12 @@ def _run(function: Function, options: Options) -> tuple[Tensor, Tensor]:
 
 
 def _timed(tensors: Tensors) -> dict[str, int]:
-    """Return the tensors with an axis of time, which is the second: all with more axes than parameters have."""
+    """Return the tensors with a time axis, which is the second axis: all those with more axes than parameters have."""
     return {name: 1 for name, x in tensors.items() if isinstance(x, Tensor) and x.dim() > 2}
 
 
 def _by_head(shared: tuple[str, str], every: str, tensors: Tensors) -> list[Split]:
-    """Return the rows and, unless several heads of ``shared`` serve several of ``every`` each, the heads."""
+    """Return the axis of rows and, unless several heads of ``shared`` each serve several of ``every``, of heads."""
     few, many, timed = tensors[shared[0]], tensors[every], _timed(tensors)
     assert few is not None and many is not None
     splits = [Split(many.shape[0], 1, tuple(0 if name in timed else None for name in tensors), 0, 0)]
@@ -352,7 +352,7 @@ def _channels(tensors: Tensors) -> list[Split]:
         for n, x in tensors.items()
     )
     splits = [Split(u.shape[0], 1, rows, 0, 0)]
-    if all(x.dim() < 4 or x.shape[1] == 1 for x in (B, C)):  # else each group of channels has its own
+    if all(x.dim() < 4 or x.shape[1] == 1 for x in (B, C)):  # otherwise each group of channels has its own
         axes = {"u": 1, "delta": 1, "A": 0, "D": 0, "z": 1, "delta_bias": 0}
         axes |= {n: 0 for n, x in (("B", B), ("C", C)) if x.dim() == 2}
         splits.append(Split(u.shape[1], _UNIT, tuple(axes.get(name) for name in tensors), 1, 1))
@@ -375,7 +375,7 @@ def _attention_factors(tensors: Optional, reset: Tensor | None, lengths: Tensor 
 
 
 def _dplr_product(tensors: Optional, reset: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """Return the product of the matrices: the last state of a run without inputs from the identity."""
+    """Return the product of the transition matrices: the last state from the identity without inputs."""
     q, k, v, a, b, log_decay, decay = tensors
     assert q is not None and k is not None and v is not None and a is not None and b is not None
     heads, width = v.shape[2], q.shape[3]
@@ -392,7 +392,7 @@ def _ssd_factors(
     reset: Tensor | None,
     lengths: Tensor | None,
 ) -> Tensor:
-    """Return the product of the factors of a head, (B, H, P, 1)."""
+    """Return the product of the factors of each head, (B, H, P, 1)."""
     x, dt, A, _, _, _, _, bias = tensors
     assert x is not None and dt is not None and A is not None
     d = step_sizes(dt, bias, use_softplus, (float(limits[0]), float(limits[1])))
@@ -407,5 +407,5 @@ def _selective_factors(use_softplus: bool, tensors: Optional, reset: Tensor | No
     d = step_sizes(delta, None if bias is None else bias.unsqueeze(1), use_softplus, (-math.inf, math.inf))
     total = valid_steps(d, lengths, 0.0, 2).sum(2)
     factors = torch.exp(total.unsqueeze(2) * A.to(d.dtype))
-    ended = torch.tensor([d.shape[2] == 0]) if lengths is None else lengths == 0  # no steps, with A = -inf too
+    ended = torch.tensor([d.shape[2] == 0]) if lengths is None else lengths == 0  # no steps, also with A = -inf
     return factors.masked_fill(ended.to(d.device).view(-1, 1, 1), 1)

@@ -42,15 +42,15 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): Mamba's recurrence on tensors.
 
-    D, delta_bias and a real A and initial_state may have any of the dtypes and are converted. Differentiable in every
-    argument, with gradients from the output and from the last state, once: second derivatives are refused.
+    D, delta_bias and a real A and initial_state may have any of the dtypes and are converted. Differentiable once in
+    every argument, with gradients from the output and from the last state; second derivatives are refused.
 
     %(sections)s
 
     See Also
     --------
-    selective_state_update : One step at a time.
-    mamba_inner : The mixer of Mamba around this scan.
+    selective_state_update : Computes one step at a time.
+    mamba_inner : The mixer of Mamba that contains this scan.
     ssd : Mamba-2's recurrence, with one rate for each head.
     fastiter.ssm.selective_scan : The same on arrays, with references.
 
@@ -123,7 +123,7 @@ def _converted(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
 ) -> tuple[Any, ...]:
-    """Return the arguments as the ops take them: weights in the dtype of the arithmetic, B and C with groups."""
+    """Return the arguments in the ops' form: weights in the dtype of the arithmetic, B and C with groups."""
     dtype = computed(u.dtype)
     state = of_state(dtype, A.is_complex())
     D, delta_bias = (None if x is None else x.to(dtype) for x in (D, delta_bias))
@@ -133,7 +133,7 @@ def _converted(
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """Map the arguments to (out, last state, saved states); the backward pass reads the last."""
+    """Map the arguments to (out, last state, saved states); the backward pass reads the last one."""
 
     generate_vmap_rule = True
 
@@ -169,7 +169,7 @@ class _SelectiveScan(torch.autograd.Function):
         if dout is None and dlast is None:
             return (None,) * 13
         saved: tuple[Any, ...] = ctx.saved_tensors
-        inputs, cut = saved[:9], saved[9:]  # the last of the inputs: the saved states
+        inputs, cut = saved[:9], saved[9:]  # the last input is the saved states
         needs = ctx.needs_input_grad[:9]
         requested = sum(1 << i for i, need in enumerate(needs) if need)
         arguments = (*inputs, dout, dlast, ctx.softplus, *cut, requested)
@@ -193,13 +193,13 @@ def selective_state_update(
 ) -> Tensor:
     """state = exp(d A) state + d B x, out = (C state + D x) z s(z): one step, in place, on tensors.
 
-    Not differentiable, as a step changes the state in place: where an argument requires a gradient, it is refused.
+    Not differentiable, as a step updates the state in place: arguments that require a gradient are refused.
 
     %(sections)s
 
     See Also
     --------
-    selective_scan : Whole sequences.
+    selective_scan : Computes whole sequences.
     fastiter.ssm.selective_state_update : The same on arrays.
 
     Examples

@@ -49,16 +49,16 @@ def dplr_delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t], on tensors.
 
-    initial_state may have any of the dtypes and is converted. Differentiable in every tensor of floats, with gradients
-    from the output and from the last state, once: second derivatives are refused.
+    initial_state may have any of the dtypes and is converted. Differentiable once in every floating-point tensor, with
+    gradients from the output and from the last state; second derivatives are refused.
 
-    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
+    Tensors may be DTensors sharded by heads or by rows: each rank computes its own.
 
     %(sections)s
 
     See Also
     --------
-    linear_attention : Without the correction.
+    linear_attention : The rule without the correction.
     fastiter.torch.delta_scan : The delta rule with a beta for each step.
     fastiter.ssm.dplr_delta_rule : The same on arrays, with references.
 
@@ -116,8 +116,8 @@ def key_decay_delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """R = diag(e^g[t]) S[t-1], S[t] = R + beta[t] k[t] (v[t] - R^T k[t])^T, o[t] = scale S[t]^T q[t].
 
-    It is :func:`dplr_delta_rule` with a = -beta e^g k, b = k and beta v, which the kernel computes a tile at a
-    time. Errors begin with ``function``.
+    This is :func:`dplr_delta_rule` with a = -beta e^g k, b = k and values beta v, which the kernel computes tile by
+    tile. Error messages begin with ``function``.
     """
     if has_torch_function((*given, cu_seqlens)):
         result: tuple[Tensor, Tensor] = dispatched(key_decay_delta_rule, function, given, scale, cu_seqlens)
@@ -138,7 +138,7 @@ def key_decay_delta_rule(
 
 
 def _corrections(given: DeltaTensors) -> tuple[Tensor, ...]:
-    """Return q, k, v, g, a and b of :func:`dplr_delta_rule`, which the kernels of GPUs do not make themselves."""
+    """Return q, k, v, g, a and b of :func:`dplr_delta_rule`, which the GPU kernels do not compute themselves."""
     q, k, v, g, beta, _ = given
     shared = v.shape[2] // k.shape[2]
     if shared > 1:

@@ -17,7 +17,7 @@ from .norm import Norm, check_eps, normalized
 
 
 class _Selection(NamedTuple):
-    """Where B, C and the step size come from; without B or C, they are projections of the channels."""
+    """The parameters that determine B, C and the step size; B and C are projections of the channels unless given."""
 
     x_proj_weight: Tensor
     delta_proj_weight: Tensor
@@ -57,16 +57,16 @@ def mamba_inner(
 ) -> Tensor:
     """out_proj(selective_scan(x, delta, A, B, C) z s(z)) with x = silu(causal_conv1d(x)): Mamba's mixer after in_proj.
 
-    The weights are those of the layers' Parameters. B, C and the input of delta_proj are the parts of x_proj(x).
+    The weights are the parameters of the corresponding layers. B, C and the input of delta_proj are parts of x_proj(x).
 
     Parameters
     ----------
     xz : Tensor (B, 2 D, T), float32, float64, float16 or bfloat16
-        x and the gate z, any strides; a transposed (B, T, 2 D) needs no copy.
+        x and the gate z, with any strides; a transposed (B, T, 2 D) needs no copy.
     conv1d_weight, conv1d_bias : Tensor (D, 1, W) or (D, W), and (D,) or None
         The convolution.
     x_proj_weight : Tensor (R + 2 N, D)
-        Projection to R inputs of the step size, to B and to C; without the rows of B or C where these are given.
+        Projection to R inputs of the step size, to B and to C; without the rows of B or C if these are given.
     delta_proj_weight : Tensor (D, R)
         Projection to the step sizes.
     out_proj_weight, out_proj_bias : Tensor (M, D), and (M,) or None
@@ -82,14 +82,14 @@ def mamba_inner(
     delta_softplus : bool
         Apply log(1 + e^x) to delta + delta_bias.
     b_rms_weight, c_rms_weight, dt_rms_weight : Tensor (N,), (N,) and (D,), optional
-        Where given, the projected B, C or delta is divided by its root mean square and multiplied by the weight.
+        If given, the projected B, C or delta is divided by its root mean square and multiplied by the weight.
     b_c_dt_rms_eps : float
-        Added to these means of squares.
+        Added to these mean squares.
 
     Returns
     -------
     Tensor (B, T, M)
-        Differentiable in every tensor, once.
+        The projected result. Differentiable once in every tensor.
 
     Raises
     ------
@@ -98,8 +98,8 @@ def mamba_inner(
 
     See Also
     --------
-    selective_scan : The recurrence inside.
-    causal_conv1d : The convolution inside.
+    selective_scan : The recurrence in the mixer.
+    causal_conv1d : The convolution in the mixer.
     mamba2_inner : The mixer of Mamba-2.
 
     References
@@ -137,7 +137,7 @@ def mamba_inner(
 
 
 def _selected(u: Tensor, given: _Selection) -> tuple[Tensor, Tensor, Tensor]:
-    """Return delta, B and C as the scan takes them."""
+    """Return delta, B and C in the form that the scan takes."""
     rank, rows = given.delta_proj_weight.shape[1], given.states * (2 if given.is_complex else 1)
     parts = _projected(given.x_proj_weight, u)
     delta = _projected(given.delta_proj_weight, parts[:, :rank])
@@ -161,7 +161,7 @@ def _normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _weights(x: Tensor, bias: Tensor | None, norm: Tensor | None, given: _Selection) -> Tensor:
-    """Return a projected B or C (B, N, T) as the scan takes it."""
+    """Return a projected B or C (B, N, T) in the form that the scan takes."""
     if bias is not None:
         x = x + bias.to(x.dtype)[:, None]
     if norm is not None:
@@ -213,7 +213,7 @@ def _check_inner(function: str, given: dict[str, Any]) -> None:
 
 
 def _check_selection(function: str, tensors: dict[str, Any], is_complex: bool) -> None:
-    """Check that nothing is given for a B or C that is not projected, and no norm of complex ones."""
+    """Check that no parameters are given for a B or C that is not projected, and no norm for complex ones."""
     for name, norm in (("B", "b_rms_weight"), ("C", "c_rms_weight")):
         for other in (norm, f"{name}_proj_bias"):
             if other in tensors and name in tensors:

@@ -23,7 +23,7 @@ from .ssd import ssd
 
 
 class _Sizes(NamedTuple):
-    """H heads of P channels, G groups of N states, and the channels of the gated MLP beside them."""
+    """H heads of P channels, G groups of N states, and the channels of the parallel gated MLP."""
 
     heads: int
     width: int
@@ -76,34 +76,34 @@ def mamba2_inner(
     D : Tensor (H,) or (H, P)
         Weight of x in the output.
     initial_states : Tensor (B, H, P, N), optional
-        States before the first steps, for the sequences whose number is 0 if seq_idx is given; zero by default.
+        States before the first steps; if seq_idx is given, for the sequences with index 0; zero by default.
     seq_idx : integers (B, T), optional
-        Number of the sequence of each step: where it changes, the state and the inputs of the convolution are dropped.
+        Index of each step's sequence: where it changes, the state and the inputs of the convolution are dropped.
     dt_limit : pair of float
         Bounds of the step sizes.
     return_final_states : bool
-        Return the states after the last step too.
+        Also return the states after the last step.
     activation : None, "silu" or "swish"
         Applied to the convolution's output.
     rmsnorm_weight : Tensor (H P,), optional
-        Weight of a gated RMSNorm in each group. Without it, z s(z) is a factor and nothing is normalised.
+        Weight of a gated RMSNorm in each group. Without it, the result is multiplied by z s(z) and not normalised.
     rmsnorm_eps : float
-        Added to the means of squares.
+        Added to the mean squares.
     outproj_weight, outproj_bias : Tensor (O, M + H P) and (O,), optional
         Projection of the result.
     headdim : int, optional
-        P; needed if D is (H,).
+        P; required if D is (H,).
     ngroups : int
         G.
     norm_before_gate : bool
-        Normalise before the gate (True), or the product with it, as Mamba-2's models do (False).
+        Normalise before applying the gate (True), or after it, as Mamba-2's models do (False).
 
     Returns
     -------
     out : Tensor (B, T, M + H P), or (B, T, O) if projected
-        In the dtype of zxbcdt. Differentiable in every tensor, once.
+        The result, in the dtype of zxbcdt. Differentiable once in every tensor.
     final_states : Tensor (B, H, P, N), float32 or float64
-        Only with ``return_final_states``. Differentiable too.
+        Only with ``return_final_states``. Also differentiable.
 
     Raises
     ------
@@ -112,8 +112,8 @@ def mamba2_inner(
 
     See Also
     --------
-    ssd : The recurrence inside.
-    gated_rms_norm : The normalization inside.
+    ssd : The recurrence in the mixer.
+    gated_rms_norm : The normalisation in the mixer.
     mamba_inner : The mixer of Mamba.
 
     References
@@ -159,7 +159,7 @@ def _mix(
     activation: Activation | None,
     norm: Norm,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and the final states for checked arguments, which are given by their names."""
+    """Return the output and the final states for checked arguments, which are passed by name."""
     mlp, z, conv, dt = given["zxbcdt"].split(size.parts, -1)
     filters = (given["conv1d_weight"].flatten(1), given["conv1d_bias"])
     mixed = causal_conv1d(conv.transpose(1, 2), *filters, seq_idx=labels, activation=activation)
@@ -181,12 +181,12 @@ def _mix(
 
 
 def resets(seq_idx: Tensor) -> Tensor:
-    """Return where the state is dropped: where the number of the sequence changes, and first where it is not 0."""
+    """Return where the state is dropped: where the sequence index changes, and at the first step unless it is 0."""
     return torch.cat([seq_idx[:, :1] != 0, seq_idx[:, 1:] != seq_idx[:, :-1]], 1)
 
 
 def checked_labels(function: str, seq_idx: Integers | None, like: Tensor) -> Tensor | None:
-    """Return the numbers of the sequences as a tensor; ``like`` is (B, T, ...)."""
+    """Return the sequence indices as a tensor; ``like`` is (B, T, ...)."""
     if seq_idx is None:
         return None
     labels = checked_integers(function, "seq_idx", seq_idx, like.device)
@@ -197,7 +197,7 @@ def checked_labels(function: str, seq_idx: Integers | None, like: Tensor) -> Ten
 
 
 def _gated(x: Tensor) -> Tensor:
-    """Return silu(a) b of the two halves."""
+    """Return silu(a) b for the halves a and b of x."""
     a, b = x.to(computed(x.dtype)).chunk(2, -1)
     return (silu(a) * b).to(x.dtype)
 

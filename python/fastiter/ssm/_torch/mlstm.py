@@ -59,17 +59,17 @@ def mlstm(
 ) -> tuple[Tensor, State]:
     """C = F C + I k v^T, n = F n + I k, h = C^T q / (max(|n q|, e^-m) + eps): xLSTM's mLSTM on tensors.
 
-    The state may have any of the dtypes and is converted. Differentiable in every tensor of floats, m included, with
-    gradients from the output and from the last state, once: second derivatives are refused.
+    The state may have any of the dtypes and is converted. Differentiable once in every floating-point tensor, including
+    m, with gradients from the output and from the last state; second derivatives are refused.
 
-    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
+    Tensors may be DTensors sharded by heads or by rows: each rank computes its own.
 
     %(sections)s
 
     See Also
     --------
-    linear_attention : Without the normalizer and the exponential gate.
-    fastiter.torch.slstm : The cell of xLSTM with a vector for each state.
+    linear_attention : The memory without normaliser and exponential gates.
+    fastiter.torch.slstm : The cell of xLSTM whose states are vectors.
     fastiter.ssm.mlstm : The same on arrays, with references.
 
     Examples
@@ -118,7 +118,7 @@ def mlstm(
 
 
 class _Mlstm(torch.autograd.Function):
-    """Map the arguments to (h, last C, n, m, saved C, n, m); the backward pass reads the last three."""
+    """Map the arguments to (h, last C, n, m, saved C, n, m); the backward pass reads the last three of these."""
 
     generate_vmap_rule = True
 

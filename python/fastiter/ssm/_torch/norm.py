@@ -17,7 +17,7 @@ from .ops import computed
 
 
 class Norm(NamedTuple):
-    """How to normalise: each of ``groups`` groups of channels, with the gate before or after."""
+    """The options of a normalisation: the number of groups of channels, and whether the gate comes before or after."""
 
     eps: float
     groups: int = 1
@@ -37,12 +37,13 @@ def gated_rms_norm(
 ) -> Tensor:
     """(y weight + bias) z s(z) with y = x / rms(x), or y weight + bias with y = x z s(z) / rms(x z s(z)).
 
-    rms(x) is sqrt(mean of x^2 + eps), over the channels of a group, and s the sigmoid. Mamba-2 has the gate first.
+    rms(x) is sqrt(mean of x^2 + eps), over the channels of a group, and s is the sigmoid. Mamba-2 applies the gate
+    first.
 
     Parameters
     ----------
     x : Tensor (..., D), float32, float64, float16 or bfloat16
-        Inputs of D channels. 16 and 32 bits are computed in float32.
+        Inputs of D channels. 16-bit and 32-bit inputs are computed in float32.
     weight : Tensor (D,)
         Factors of the channels.
     z : Tensor (..., D), optional
@@ -52,14 +53,14 @@ def gated_rms_norm(
     eps : float
         Added to the mean of the squares.
     groups : int
-        Number of groups, each of D / groups channels next to each other, that are normalised on their own.
+        Number of groups of D / groups adjacent channels, each of which is normalised separately.
     norm_before_gate : bool
         Multiply by the gate after the normalisation, not before.
 
     Returns
     -------
     Tensor (..., D)
-        In the dtype of x. Differentiable in every tensor, any number of times.
+        The result, in the dtype of x. Differentiable in every tensor, any number of times.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def gated_rms_norm(
 
     See Also
     --------
-    mamba2_inner : Has this normalization before its last projection.
+    mamba2_inner : The mixer that applies this normalisation before its last projection.
 
     References
     ----------
@@ -112,7 +113,7 @@ def checked_norm(function: str, x: Tensor, weight: Tensor, z: Tensor | None, bia
 
 
 def check_eps(function: str, name: str, eps: object) -> None:
-    """Check what is added to a mean of squares."""
+    """Check the eps that is added to a mean square."""
     if not isinstance(eps, Real) or isinstance(eps, bool):
         raise TypeError(f"{function}: {name} must be a number, got {type_name(eps)}")
     if not fits_float(eps) or not 0 <= float(eps) < math.inf:
@@ -120,7 +121,7 @@ def check_eps(function: str, name: str, eps: object) -> None:
 
 
 def normalized(x: Tensor, weight: Tensor | None, z: Tensor | None, bias: Tensor | None, norm: Norm) -> Tensor:
-    """Return the normalised inputs in the dtype of x; without a weight it is 1."""
+    """Return the normalised inputs in the dtype of x; a weight of None is 1."""
     y = x.to(computed(x.dtype))
     gate = None if z is None else silu(z.to(y.dtype))
     if gate is not None and not norm.norm_before_gate:

@@ -1,4 +1,4 @@
-"""The private ops of the selective scan: their calls, and their CPU implementations, which call the kernels."""
+"""The private ops of the selective scan: their argument tuples, and their CPU implementations, which call kernels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty
 from .._shapes import saved_tiles
 
-#: Steps between two states of a matrix that the forward pass saves on a GPU
+#: Steps between two matrix states that the forward pass saves on a GPU
 GPU_TILE = 64
-#: Steps between two saved states of a selective scan on a GPU
+#: Steps between two states that the forward pass of a selective scan saves on a GPU
 SELECTIVE_GPU_TILE = 128
 
 
@@ -26,17 +26,17 @@ def computed(dtype: torch.dtype) -> torch.dtype:
 
 
 def of_state(dtype: torch.dtype, is_complex: bool) -> torch.dtype:
-    """Return the dtype of the state of a selective scan, for that of its arithmetic."""
+    """Return the dtype of the state of a selective scan from the dtype of its arithmetic."""
     if not is_complex:
         return dtype
     return torch.complex128 if dtype == torch.float64 else torch.complex64
 
 
 class SelectiveForward(NamedTuple):
-    """A call of the forward op, which returns out, the last state and, with ``save``, the states before each tile.
+    """The arguments of the forward op, which returns out, the last state and, with ``save``, states before each tile.
 
     B and C are (B, G, N, T), or fixed (D, N); A, D, delta_bias and the states have the dtype of the arithmetic. With a
-    complex A the states are complex, as are fixed B and C; others are (B, G, N, 2T) and real.
+    complex A the states and fixed B and C are complex; varying B and C are (B, G, N, 2T) and real.
     """
 
     u: Tensor
@@ -56,9 +56,9 @@ class SelectiveForward(NamedTuple):
 
 
 class SelectiveBackward(NamedTuple):
-    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+    """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` is that of argument i of the forward op, from u to initial_state.
+    Bit i of ``requested`` refers to argument i of the forward op, from u to initial_state.
     """
 
     u: Tensor
@@ -99,7 +99,7 @@ def count_of(call: Any, batch: int) -> int:
 
 
 def checked_sequences(function: str, call: Any, batch: int, time: int) -> tuple[Any, ...]:
-    """Return the kernels' description of the sequences; check what tracing does not know."""
+    """Return the kernels' description of the sequences; check the values that are unknown while tracing."""
     lengths, cu_seqlens = call.lengths, call.cu_seqlens
     if lengths is not None:
         least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
@@ -124,7 +124,7 @@ def _work(call: Any) -> tuple[Any, ...]:
 
 
 def like(u: Tensor) -> Tensor:
-    """Return an uninitialised tensor with the shape and dtype of u, and channels contiguous if they are in u."""
+    """Return an uninitialised tensor with the shape and dtype of u, with contiguous channels if u has them."""
     _, channels, time = u.shape
     if u.stride(1) < u.stride(2):
         return empty(u, u.shape, (channels * time, 1, channels))
@@ -132,7 +132,7 @@ def like(u: Tensor) -> Tensor:
 
 
 def like_heads(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return an uninitialised (B, T, N, V), with heads before time in memory if they are so in ``x``."""
+    """Return an uninitialised (B, T, N, V), with heads before time in memory if that is so in ``x``."""
     if x.stride(1) < x.stride(2) and len(shape) == 4:
         _, time, heads, width = shape
         return empty(x, shape, (heads * time * width, width, time * width, 1), dtype=dtype)
@@ -168,7 +168,7 @@ def _requested(call: SelectiveBackward) -> list[bool]:
 
 
 def empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
-    """Allocate the requested gradients as the kernels write them: those of B and C are (B, G, T, N) or (D, N)."""
+    """Allocate the requested gradients in the kernels' form: those of B and C are (B, G, T, N) or (D, N)."""
     dtype = call.A.dtype
     found: list[Tensor | None] = []
     for x, need in zip(call[:8], _requested(call)[:8], strict=True):
@@ -210,7 +210,7 @@ def _backward_outputs(call: SelectiveBackward) -> list[Tensor]:
 def _backward(call: SelectiveBackward) -> list[Tensor]:
     found = empty_gradients(call)
     du, ddelta, dA, dB, dC, dD, dz, dbias, dfirst = found
-    if call.u.shape[1] == 0:  # dB and dC are sums over no channels, which the kernel does not write
+    if call.u.shape[1] == 0:  # dB and dC are empty sums, which the kernel does not write
         for x in (dB, dC):
             if x is not None:
                 x.zero_()

@@ -1,4 +1,4 @@
-"""The private ops of linear attention: their calls, and their CPU implementations, which call the kernels."""
+"""The private ops of linear attention: their argument tuples, and their CPU implementations, which call the kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, coun
 
 
 class AttentionForward(NamedTuple):
-    """A call of the forward op, which returns o, the last state and, with ``save``, the states before each tile.
+    """The arguments of the forward op, which returns o, the last state and, with ``save``, states before each tile.
 
     The decay is (B, T, N) or (B, T, N, K); bonus and the states have the dtype of the arithmetic.
     """
@@ -35,9 +35,9 @@ class AttentionForward(NamedTuple):
 
 
 class AttentionBackward(NamedTuple):
-    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+    """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` is that of argument i of the forward op, from q to initial_state.
+    Bit i of ``requested`` refers to argument i of the forward op, from q to initial_state.
     """
 
     q: Tensor
@@ -95,10 +95,10 @@ def _outputs(call: AttentionForward) -> list[Tensor]:
 
 
 def empty_gradients(call: AttentionBackward) -> list[Tensor | None]:
-    """Allocate the requested gradients as the kernel writes them.
+    """Allocate the requested gradients in the kernel's form.
 
-    Value heads that share q and k add to their gradients one after the other, in the dtype of the arithmetic; that of
-    the bonus has an axis for the sequences.
+    Value heads that share q and k add to the same gradients one after the other, in the dtype of the arithmetic; the
+    gradient of the bonus has an axis of sequences.
     """
     dtype, heads = computed(call.v.dtype), call.v.shape[2]
     count = count_of(call, call.q.shape[0])

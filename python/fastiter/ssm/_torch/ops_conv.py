@@ -1,4 +1,4 @@
-"""The private ops of causal convolutions: their calls, and their CPU implementations, which call the kernels."""
+"""The private ops of causal convolutions: their argument tuples, and their CPU implementations, which call kernels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .step import check_rows
 
 
 class ConvForward(NamedTuple):
-    """A call of the forward op, which returns out and, with ``keep``, the last W - 1 inputs.
+    """The arguments of the forward op, which returns out and, with ``keep``, the last W - 1 inputs.
 
-    weight and bias have the dtype of the arithmetic, initial_states that of x.
+    weight and bias have the dtype of the arithmetic, initial_states the dtype of x.
     """
 
     x: Tensor
@@ -34,9 +34,9 @@ class ConvForward(NamedTuple):
 
 
 class ConvBackward(NamedTuple):
-    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+    """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` is that of argument i of the forward op, from x to initial_states.
+    Bit i of ``requested`` refers to argument i of the forward op, from x to initial_states.
     """
 
     x: Tensor
@@ -61,7 +61,7 @@ def _count(call: Any) -> int:
 
 
 def _work(call: Any) -> tuple[Any, ...]:
-    """Return the kernels' description of the work; check what tracing does not know."""
+    """Return the kernels' description of the work; check the values that are unknown while tracing."""
     function = "causal_conv1d"
     batch, channels, time = call.x.shape
     sequences = checked_sequences(function, call, batch, time)
@@ -120,7 +120,7 @@ conv_bwd = Op("_causal_conv_bwd", ConvBackward, _backward, _backward_outputs)
 
 
 class ConvUpdate(NamedTuple):
-    """A call of the op of the next steps, which changes the state and returns the output."""
+    """The arguments of the op for the next steps, which updates the state and returns the output."""
 
     conv_state: Changed
     x: Tensor
@@ -158,7 +158,7 @@ conv_update = Op("_causal_conv_update", ConvUpdate, _update, _update_output)
 
 
 def plain_conv_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor | None:
-    """Do the same for plain tensors without any checks in Python, which take longer than a step; None for others."""
+    """Run the op on plain tensors without checks in Python, which take longer than a step; return None for others."""
     if not unwatched():
         return None
     out: Tensor | None = _core.ssm.conv_update_tensors(x, conv_state, weight, bias, silu)

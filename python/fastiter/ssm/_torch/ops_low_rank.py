@@ -1,4 +1,4 @@
-"""The private ops of the generalised delta rule: their calls, and their CPU implementations, which call the kernels."""
+"""The private ops of the generalised delta rule: their argument tuples, and their CPU implementations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, coun
 
 
 class LowRankForward(NamedTuple):
-    """A call of the forward op, which returns o, the last state and, with ``save``, w and the states before each tile.
+    """The arguments of the forward op, which returns o, the last state and, with ``save``, w and saved states.
 
     The decay is (B, T, N) or (B, T, N, K); the states and w have the dtype of the arithmetic. With beta, (B, T, N),
     there are no a and b: the op is the delta rule, S = R + beta k (v - R^T k)^T with R = diag(decay) S.
@@ -37,9 +37,9 @@ class LowRankForward(NamedTuple):
 
 
 class LowRankBackward(NamedTuple):
-    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+    """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` is that of argument i of the forward op, from q to initial_state.
+    Bit i of ``requested`` refers to argument i of the forward op, from q to initial_state.
     """
 
     q: Tensor
@@ -98,7 +98,7 @@ def _forward(call: LowRankForward) -> list[Tensor]:
 
 
 def empty_gradients(call: LowRankBackward) -> list[Tensor | None]:
-    """Allocate the requested gradients as the kernel writes them: of shared q and k in the dtype of the arithmetic."""
+    """Allocate the requested gradients in the kernel's form: of shared q and k in the dtype of the arithmetic."""
     dtype, shared = computed(call.v.dtype), call.v.shape[2] != call.q.shape[2]
     found: list[Tensor | None] = [
         like_heads(call.v, x.shape, dtype if shared and place < 2 else x.dtype)

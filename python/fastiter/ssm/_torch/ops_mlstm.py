@@ -1,4 +1,4 @@
-"""The private ops of mLSTM: their calls, and their CPU implementations, which call the kernels."""
+"""The private ops of mLSTM: their argument tuples, and their CPU implementations, which call the kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, coun
 
 
 class MlstmForward(NamedTuple):
-    """A call of the forward op, which returns h, the last C, n and m, and, with ``save``, those before each tile.
+    """The arguments of the forward op, which returns h, the last C, n and m and, with ``save``, those before tiles.
 
     The states have the dtype of the arithmetic.
     """
@@ -36,10 +36,10 @@ class MlstmForward(NamedTuple):
 
 
 class MlstmBackward(NamedTuple):
-    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+    """The arguments of the backward op, which returns the requested gradients in the order of the arguments.
 
-    Bit i of ``requested`` is that of argument i of the forward op, from q to m. ``states`` are those of the forward op:
-    first, last and saved ones, three each; the first may be missing.
+    Bit i of ``requested`` refers to argument i of the forward op, from q to m. ``states`` are those of the forward op:
+    the first, last and saved states, with three parts each; the first may be missing.
     """
 
     q: Tensor
@@ -83,7 +83,7 @@ def _states(call: Any, count: int) -> list[Tensor]:
 
 
 def forward_outputs(call: MlstmForward, tile: int) -> list[Tensor]:
-    """Allocate h, the last states and the saved ones, one for every ``tile`` steps."""
+    """Allocate h, the last states and the saved states, one for every ``tile`` steps."""
     count = count_of(call, call.v.shape[0])
     outputs = [like_heads(call.v, call.v.shape, call.v.dtype), *_states(call, count)]
     if call.save:
@@ -107,7 +107,7 @@ def _forward(call: MlstmForward) -> list[Tensor]:
 
 
 def empty_gradients(call: MlstmBackward) -> list[Tensor | None]:
-    """Allocate the gradients as the kernel writes them: those of shared q and k in the dtype of the arithmetic.
+    """Allocate the gradients in the kernel's form: those of shared q and k in the dtype of the arithmetic.
 
     The gradient of m is always computed.
     """
@@ -121,7 +121,7 @@ def empty_gradients(call: MlstmBackward) -> list[Tensor | None]:
 
 
 def as_arguments(call: MlstmBackward, found: list[Tensor | None]) -> list[Tensor]:
-    """Return the gradients that are requested with the dtypes of their arguments."""
+    """Return the requested gradients with the dtypes of their arguments."""
     dq, dk = (None if x is None else x.to(own.dtype) for x, own in zip(found[:2], call[:2], strict=True))
     every = (dq, dk, *found[2:])
     return [x for place, x in enumerate(every) if x is not None and call.requested >> place & 1]
@@ -155,7 +155,7 @@ def _backward(call: MlstmBackward) -> list[Tensor]:
     of_gates = (dlast_n, call.through_normalizer, di, df, dn, dm)
     gradients = (dq, dk, dv, None, None, dC)
     _core.ssm.attention_backward(_shape(call), inputs, gates, saved, plain(call.dh), dlast, gradients, of_gates)
-    if needs_m:  # a larger first m makes the first C and n count for more
+    if needs_m:  # a larger first m gives the first C and n more weight
         for state, gradient in ((call.C, dC), (call.n, dn)):
             dm += 0.0 if state is None else along_m(state, gradient)
     return as_arguments(call, found)

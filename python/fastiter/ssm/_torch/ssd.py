@@ -19,7 +19,7 @@ from .attention import linear_attention
 from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
 
-#: With the letters of `Axes`: N heads, which share the weights B and C of H groups
+#: The axes of the arguments, in the letters of `Axes`: N heads, which share the weights B and C of H groups
 _AXES: Axes = {
     "x": ("BTNP",),
     "dt": ("BTN",),
@@ -53,15 +53,15 @@ def ssd(
 ) -> tuple[Tensor, Tensor]:
     """S[t] = exp(d A) S[t-1] + d x B^T, out[t] = (S[t] C + D x) z s(z): Mamba-2's recurrence on tensors.
 
-    The step size d is dt + dt_bias, its softplus with ``dt_softplus``, within ``dt_limit``. This is
+    The step size d is dt + dt_bias, or its softplus with ``dt_softplus``, clamped to ``dt_limit``. This is
     :func:`linear_attention` with C as queries, B as keys, d x as values, and exp(d A) as the decay of a head.
 
-    Tensors may be DTensors that are sharded by heads or by rows: each rank computes its own.
+    Tensors may be DTensors sharded by heads or by rows: each rank computes its own.
 
     Parameters
     ----------
     x : Tensor (B, T, H, P), float32, float64, float16 or bfloat16
-        Inputs of H heads of P channels. 16 and 32 bits are computed in float32.
+        Inputs of H heads of P channels. 16-bit and 32-bit inputs are computed in float32.
     dt : Tensor (B, T, H)
         Step sizes.
     A : Tensor (H,)
@@ -71,13 +71,13 @@ def ssd(
     D : Tensor (H,) or (H, P), optional
         Weight of x in the output.
     z : Tensor (B, T, H, P), optional
-        The output's gate.
+        The gate of the output.
     dt_bias : Tensor (H,), optional
         Added to dt.
     dt_softplus : bool
         Apply log(1 + e^x) to dt + dt_bias.
     dt_limit : pair of float
-        Bounds of d; where it is cut off, its gradient is 0.
+        Bounds of d; where d is clamped, its gradient is 0.
     initial_state : Tensor (B, H, P, N), optional
         State before the first step; zero by default.
     reset : bool Tensor (B, T) or (T,), optional
@@ -102,8 +102,8 @@ def ssd(
 
     See Also
     --------
-    linear_attention : The recurrence by the names of queries, keys and values.
-    mamba2_inner : The mixer of Mamba-2 around it.
+    linear_attention : The recurrence with the names of queries, keys and values.
+    mamba2_inner : The mixer of Mamba-2 that contains this scan.
     fastiter.ssm.ssd : The same on arrays.
 
     References
@@ -155,12 +155,12 @@ def ssd(
     if z is not None:
         y = y * silu(z.to(y.dtype))
     if cut[1] is not None:
-        y = _valid(y, cut[1])  # whatever the gradient of what lies beyond is
+        y = _valid(y, cut[1])  # masks the gradients beyond the lengths
     return y.to(x.dtype), last.transpose(2, 3)
 
 
 def _valid(x: Any, lengths: Tensor) -> Any:
-    """Return a signal (B, T, ...) that is 0 beyond the valid steps of each row, where its gradient is 0 too."""
+    """Return a signal (B, T, ...) with zeros beyond the valid steps of each row, where its gradient is also 0."""
     if x is None:
         return None
     beyond = torch.arange(x.shape[1], device=x.device) >= lengths.to(x.device, non_blocking=True).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The private op of one step of a selective scan, which changes its states in place."""
+"""The private op for one step of a selective scan, which updates its states in place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .ops import computed, plain
 
 
 class SelectiveStep(NamedTuple):
-    """A call of the op, which changes the states and returns the output."""
+    """The arguments of the op, which updates the states and returns the output."""
 
     state: Changed
     x: Tensor
@@ -37,7 +37,7 @@ def check_rows(
     name: str = "state_batch_indices",
     state: str = "state",
 ) -> None:
-    """Check the rows of the states, which tracing does not know."""
+    """Check the row indices of the states, which are unknown while tracing."""
     used = rows[rows >= 0]
     if used.numel() and int(used.max()) >= count:
         raise ValueError(
@@ -80,7 +80,7 @@ selective_step = Op("_selective_step", SelectiveStep, _step, _output)
 
 
 def plain_step(state: Tensor, inputs: tuple[Any, ...], softplus: bool) -> Tensor | None:
-    """Do a step of plain tensors without any checks in Python, which take longer than it; None for others."""
+    """Run a step on plain tensors without checks in Python, which take longer than the step; return None for others."""
     if not unwatched():
         return None
     out: Tensor | None = _core.ssm.state_update_tensors(state, inputs, softplus)

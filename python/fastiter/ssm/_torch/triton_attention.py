@@ -1,4 +1,4 @@
-"""Linear attention on a GPU: launches the kernels of kernels/ssm/triton_attention*.py, which take steps in chunks."""
+"""Linear attention on a GPU: launches kernels/ssm/triton_attention*.py, which process the steps in chunks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .triton_chunks import Problem, problem_of, run, strides
 def states_of(
     problem: Problem, source: Tensor | None, states: Tensor, saved: Tensor | None, last: Tensor | None
 ) -> None:
-    """Compute the states before all chunks, and those before all tiles and the last ones if they are given.
+    """Compute the states before all chunks, and the states before all tiles and the last states, if given.
 
-    Without ``last``, ``source`` has the states before all tiles instead of the first ones. None: zeros.
+    Without ``last``, ``source`` has the states before all tiles instead of the initial states. None means zeros.
     """
     rows, columns = problem.blocks("states")
     split = last is None
@@ -40,7 +40,7 @@ def states_of(
 
 
 def weights_of(problem: Problem) -> Tensor:
-    """Return the weights of the values in the outputs of every chunk, (lines, N, C, C)."""
+    """Return the weights of the values in the outputs within every chunk, (lines, N, C, C)."""
     lines, heads, steps = problem.cut.lines(problem.tile.steps), problem.v.shape[2], problem.tile.steps
     weights = problem.new(lines, heads, steps, steps)
     given = {"q": problem.q, "k": problem.k, "decay": problem.decay}
@@ -51,7 +51,7 @@ def weights_of(problem: Problem) -> Tensor:
 
 
 def outputs_of(part: Problem, states: Tensor | None, o: Tensor) -> None:
-    """Compute o from the states before all chunks, which are zero if None."""
+    """Compute o from the states before all chunks; None means zeros."""
     steps = part.tile.steps
     given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay}
     weights = weights_of(part) if part.vector else None
@@ -77,14 +77,14 @@ def forward(call: AttentionForward) -> list[Tensor]:
 
 
 def states_for(part: Problem, saved: Tensor | None) -> Tensor:
-    """Return the states before all chunks from those before all tiles, which are zero if None."""
+    """Return the states before all chunks, computed from those before all tiles; None means zeros."""
     states = part.new(part.cut.lines(part.tile.steps), part.v.shape[2], *part.sizes)
     states_of(part, saved, states, None, None)
     return states
 
 
 def _state_gradients(part: Problem, d_o: Tensor | None, dlast: Tensor | None, dfirst: Tensor | None) -> Tensor:
-    """Return the gradients of the states after all chunks, each without the outputs of its chunk; write the first."""
+    """Return the gradients of the states after all chunks, without their chunks' own outputs; write the first."""
     heads, steps = part.v.shape[2], part.tile.steps
     dstates = part.new(part.cut.lines(steps), heads, *part.sizes)
     given = {"q": part.q, "decay": part.decay, "d_o": d_o}
@@ -98,7 +98,7 @@ def _state_gradients(part: Problem, d_o: Tensor | None, dlast: Tensor | None, df
 
 
 def value_gradients(part: Problem, d_o: Tensor | None, dstates: Tensor | None, dv: Tensor) -> None:
-    """Compute dv from the gradients of the states after all chunks, which are zero if None."""
+    """Compute dv from the gradients of the states after all chunks; None means zeros."""
     steps = part.tile.steps
     given = {"q": part.q, "k": part.k, "decay": part.decay, "d_o": d_o}
     weights = None if d_o is None or not part.vector else weights_of(part)
@@ -109,7 +109,7 @@ def value_gradients(part: Problem, d_o: Tensor | None, dstates: Tensor | None, d
 
 
 class KeyGradients(NamedTuple):
-    """Memory for the gradients that are sums over the columns; ddecay is (blocks of rows, B, T, N) of a shared one."""
+    """Memory for gradients that are sums over the columns; ddecay of a shared decay is (blocks of rows, B, T, N)."""
 
     dq: Tensor
     dk: Tensor
@@ -118,7 +118,7 @@ class KeyGradients(NamedTuple):
 
     @classmethod
     def of(cls, part: Problem, needs_decay: bool, needs_bonus: bool) -> KeyGradients:
-        """Allocate them."""
+        """Allocate the gradients."""
         shape, (keys, _) = part.v.shape[:3], part.sizes
         dq, dk = part.new(*shape, keys), part.new(*shape, keys)
         own = (*shape, keys) if part.vector else (part.blocks("bwd_keys")[0], *shape)
@@ -134,7 +134,7 @@ class KeyGradients(NamedTuple):
 def key_gradients(
     part: Problem, d_o: Tensor | None, states: Tensor | None, dstates: Tensor | None, to: KeyGradients
 ) -> None:
-    """Compute the gradients that are sums over the columns from the states before and after all chunks; None: zeros."""
+    """Compute the gradients that are sums over columns, from states before and after all chunks; None means zeros."""
     steps = part.tile.steps
     given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay, "d_o": d_o}
     shared = to.ddecay is not None and not part.vector
@@ -148,7 +148,7 @@ def key_gradients(
 
 
 def _put(part: Problem, own: slice, found: list[Tensor | None], from_kernel: KeyGradients) -> None:
-    """Write the gradients of some heads where they are requested: sums over the value heads that share q and k."""
+    """Write the requested gradients of some heads, summed over the value heads that share q and k."""
     per_key = part.v.shape[2] // part.q.shape[2]
     shared = slice(own.start // per_key, own.stop // per_key)
     for to, x in zip(found[:2], from_kernel[:2], strict=True):

@@ -1,4 +1,4 @@
-"""A call of linear attention as its GPU kernels take it: arguments with their strides, sequences, chunks, tiles."""
+"""A call of linear attention in its GPU kernels' form: arguments with strides, sequences, chunks, tiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..._torch.ops import unit_stride
 from ..._torch.sequences import check_values
 from .ops import GPU_TILE, computed, contiguous_or_none, count_of, plain
 
-#: Bytes of scratch memory for the states before the chunks; calls that need more take some heads after the others.
+#: Bytes of scratch memory for the states before the chunks; calls that need more process the heads in several parts.
 SCRATCH = 1 << 29
 #: Kernels that are not in triton_attention.py
 _MODULES = {
@@ -37,7 +37,7 @@ class Cut(NamedTuple):
     sequences: int
 
     def lines(self, steps: int) -> int:
-        """Return the number of chunks of so many steps; an upper bound for packed sequences."""
+        """Return the number of chunks of ``steps`` steps; an upper bound for packed sequences."""
         return self.sequences * -(-self.time // steps) if self.starts is None else self.time // steps + self.sequences
 
     def owners(self, steps: int) -> Tensor | None:
@@ -49,7 +49,7 @@ class Cut(NamedTuple):
         return torch.searchsorted(first, line, right=True).sub_(1).clamp_(min=0)
 
     def memory(self, steps: int) -> dict[str, Any]:
-        """Return the arguments of a kernel whose lines have so many steps."""
+        """Return the arguments of a kernel whose lines have ``steps`` steps."""
         flags = {"reset": self.reset, "lengths": self.lengths, "starts": self.starts, "owner": self.owners(steps)}
         return {**flags, "reset_row": self.reset_row, "time": self.time}
 
@@ -66,7 +66,7 @@ def cut_of(function: str, call: Any) -> Cut:
 
 
 class Tile(NamedTuple):
-    """Steps of a chunk; rows and columns of the state for each program, and its warps."""
+    """Steps per chunk; rows and columns of the state for each program, and its warps."""
 
     steps: int
     rows: int
@@ -77,7 +77,7 @@ class Tile(NamedTuple):
 class Problem(NamedTuple):
     """The arguments that forward and backward pass share; signals have a last axis of unit stride.
 
-    With ``before``, queries read the state before the step, and what the step itself writes only through the bonus.
+    With ``before``, queries read the state before the step; they read what the step itself writes only with the bonus.
     """
 
     q: Tensor
@@ -97,17 +97,17 @@ class Problem(NamedTuple):
 
     @property
     def vector(self) -> bool:
-        """Whether each row of the state has a decay of its own."""
+        """Whether each row of the state has its own decay."""
         return self.decay is not None and self.decay.dim() == 4
 
     @property
     def narrow(self) -> bool:
-        """Whether q has 16 bits, so that products go to the tensor cores: as three of TF32 numbers."""
+        """Whether q has 16 bits, so that products use the tensor cores, each as three TF32 products."""
         return self.q.dtype.itemsize == 2
 
     @property
     def tile(self) -> Tile:
-        """The sizes of the kernels' tiles, which no kernel has to spill."""
+        """The sizes of the kernels' tiles, with which no kernel spills."""
         keys, values = (max(16, 1 << (x - 1).bit_length()) for x in self.sizes)
         double = self.v.dtype == torch.float64
         rows, columns = (16, 16) if double else (32, 32) if self.narrow else (16, 32)
@@ -115,7 +115,7 @@ class Problem(NamedTuple):
         return Tile(steps, min(keys, rows), min(values, columns), 8 if double else 4)
 
     def tile_of(self, kernel: str) -> Tile:
-        """Return the tile of a kernel: bwd_keys has the most numbers in registers, low_rank the most programs."""
+        """Return the tile of a kernel: bwd_keys needs the most registers, low_rank the most programs."""
         tile = self.tile
         if kernel != "bwd_keys":
             return tile._replace(columns=16) if kernel.startswith("low_rank") else tile
@@ -132,7 +132,7 @@ class Problem(NamedTuple):
         return computed(self.v.dtype)
 
     def parts(self, states: int) -> Iterator[tuple[slice, Problem]]:
-        """Yield slices of the heads, and the call for them, so that states before all chunks fit into the scratch."""
+        """Yield slices of the heads and their problems, such that states before all chunks fit in the scratch."""
         heads, per_key = self.v.shape[2], self.v.shape[2] // self.q.shape[2]
         keys, values = self.sizes
         each = states * self.cut.lines(self.tile.steps) * keys * values * self.state.itemsize * per_key
@@ -161,7 +161,7 @@ def problem_of(function: str, call: Any) -> Problem:
 
 
 def strides(**signals: Tensor | None) -> dict[str, int]:
-    """Return the strides of the axes (row, time, head) as arguments of a kernel, by the names of the signals."""
+    """Return the strides of the axes (row, time, head) as arguments of a kernel, named after the signals."""
     found: dict[str, int] = {}
     for name, x in signals.items():
         axes = (0, 0, 0) if x is None else x.stride()[:3]
@@ -170,7 +170,7 @@ def strides(**signals: Tensor | None) -> dict[str, int]:
 
 
 def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any], names: str) -> None:
-    """Launch a kernel with the constants of these names."""
+    """Launch a kernel with the constants in ``names``."""
     import triton.language as tl
 
     if not programs:

@@ -25,17 +25,17 @@ from .ops_conv import (
 )
 from .step import check_rows
 
-#: Channels and steps of a tile, by whether steps are contiguous
+#: Channels and steps per tile, by whether steps are contiguous
 _FORWARD = {True: (4, 256), False: (64, 16)}
 _BACKWARD = {True: (2, 256), False: (32, 8)}
-#: Tiles whose sums a program adds up, if the taps are unrolled, and the most taps that are
+#: Tiles whose sums a program adds up if the taps are unrolled, and the maximum number of unrolled taps
 _SUMMED, _UNROLLED = 8, 8
-#: Channels of a program that handles states
+#: Channels per program for the kernels that handle states
 _CHANNELS = 64
 
 
 def strides_of(x: Tensor) -> tuple[int, ...]:
-    """Return the strides, 0 for axes of size 1: code is specialized on strides of 1."""
+    """Return the strides, with 0 for axes of size 1, as code is specialised for strides of 1."""
     return tuple(0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
@@ -71,7 +71,7 @@ def _work(call: Any) -> _Work:
 
 
 def _launch(name: str, x: Tensor, grid: Sequence[int], args: Sequence[Tensor | int | None], **how: Any) -> None:
-    """Launch a kernel with blocks of channels; ``grid``: rows or sequences, blocks and segments of time."""
+    """Launch a kernel with blocks of channels; ``grid`` has rows or sequences, blocks, and segments of time."""
     import triton.language as tl
 
     programs = grid[0] * grid[1] * grid[2]
@@ -149,7 +149,7 @@ def backward(call: ConvBackward) -> list[Tensor]:
 
 
 def update(call: ConvUpdate) -> Tensor:
-    """Implement the op of the next steps on a GPU; rows that are not there count as padding."""
+    """Implement the op for the next steps on a GPU; indices of nonexistent rows count as padding."""
     function, state, x = "causal_conv1d_update", call.conv_state, plain(call.x)
     assert x is not None
     if call.rows is not None and call.rows.is_cpu:

@@ -1,7 +1,7 @@
-"""The generalised delta rule on a GPU: linear attention that writes and reads twice a step, and what makes it so.
+"""The generalised delta rule on a GPU: linear attention that writes and reads twice per step.
 
-The kernels of kernels/ssm/triton_low_rank.py compute w, and its gradient, from chunk to chunk. Then q reads what k with
-v and b with w have written, and a, before the step, what they had: the gradients are sums over these four pairs.
+The kernels of kernels/ssm/triton_low_rank.py compute w, and its gradient, chunk by chunk. Then q reads what k with v
+and b with w have written, and a reads the same before the step: the gradients are sums over these four pairs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONSTANTS = "heads K V BK BV C VECTOR LOG STATE PRECISION"
 
 
 class _Pairs(NamedTuple):
-    """Who reads what: the problems of linear attention into which the rule falls. Those of b lack w as values."""
+    """The problems of linear attention into which the rule decomposes, by reader and writer. b's lack the values w."""
 
     q_k: Problem
     q_b: Problem
@@ -36,7 +36,7 @@ class _Pairs(NamedTuple):
     a_b: Problem
 
     def of(self, own: slice) -> _Pairs:
-        """Return those of some heads."""
+        """Return the problems for some heads."""
 
         def part(x: Problem) -> Problem:
             decay = None if x.decay is None else x.decay[:, :, own]
@@ -59,7 +59,7 @@ def _pairs_of(call: Any) -> _Pairs:
 
 
 def _solve(pairs: _Pairs, others: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
-    """Return (I - L)^-1 for the weights L of b w^T in what a reads, and its product with others."""
+    """Return (I - L)^-1, where L are the weights with which a reads b w^T, and its product with ``others``."""
     weights = weights_of(pairs.a_b)
     inverse, products = pairs.q_k.new(*weights.shape), pairs.q_k.new(*weights.shape)
     arguments = {"weights": weights, "others": others, "inverse": inverse, "products": products}
@@ -79,7 +79,7 @@ def _new_states(problem: Problem) -> Tensor:
 
 
 def _forward_part(pairs: _Pairs, o: Tensor, w: Tensor, last: Tensor, saved: Tensor | None) -> None:
-    """Compute the outputs of some heads; ``last`` begins as the first states."""
+    """Compute the outputs of some heads; ``last`` initially contains the initial states."""
     first = pairs.q_k
     inverse, products = _solve(pairs, weights_of(pairs.a_k), False)
     states = _new_states(first)
@@ -115,7 +115,7 @@ def forward(call: LowRankForward) -> list[Tensor]:
 
 
 def _w_gradients(pairs: _Pairs, d_o: Tensor | None, dw: Tensor, dstate: Tensor) -> Tensor:
-    """Return the gradients of the states after all chunks; ``dstate`` goes from the last states' to the first ones'."""
+    """Return the gradients of the states after all chunks; ``dstate`` is updated from the last to the first states'."""
     first = pairs.q_k
     inverse, products = _solve(pairs, weights_of(pairs.q_b), True)
     dstates = _new_states(first)

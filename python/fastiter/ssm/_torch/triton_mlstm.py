@@ -1,7 +1,7 @@
-"""mLSTM on a GPU: linear attention whose decays and factors come from a kernel of kernels/ssm/triton_mlstm.py.
+"""mLSTM on a GPU: linear attention with decays and factors computed by a kernel of kernels/ssm/triton_mlstm.py.
 
-The normaliser n is one more column of the state, and i's factor multiplies the values: C and n are the state of linear
-attention with the values e^(i - m) (v, 1).
+The normaliser n is an additional column of the state, and the factor of i multiplies the values: C and n are the state
+of linear attention with the values e^(i - m) (v, 1).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .triton_attention import backward as attention_backward
 from .triton_attention import forward as attention_forward
 from .triton_chunks import Cut, cut_of, strides
 
-#: Heads of sequences for each program of the gates' kernels, and steps that it reads before it computes
+#: Lanes (heads of sequences) per program of the gates' kernels, and steps that a program loads before it computes
 _LANES, _UNROLL = 32, 8
 
 
 class _Gates(NamedTuple):
-    """Scales of the steps from the gates, (B, T, N) in the dtype of the arithmetic, and the last m."""
+    """The scales of the steps computed from the gates, (B, T, N) in the dtype of the arithmetic, and the last m."""
 
     decay: Tensor
     enter: Tensor
@@ -60,7 +60,7 @@ def _run(kernel: str, call: Any, cut: Cut, state: torch.dtype, arguments: dict[s
 
 
 def _gates(call: Any, cut: Cut, last: Tensor) -> _Gates:
-    """Return the gates of all steps; those beyond the lengths are zero."""
+    """Compute the gates of all steps; those beyond the lengths are zero."""
     decay, enter, m = (last.new_empty(call.v.shape[:3]) for _ in range(3))
     gates = _Gates(decay, enter, m, last)
     if cut.lengths is not None:
@@ -76,7 +76,7 @@ def _values(call: Any, enter: Tensor) -> Tensor:
 
 
 def _with_n(C: Tensor | None, n: Tensor | None, like: Tensor | None = None) -> Tensor | None:
-    """Return (C, n) as one state; one that is None counts as zero if the other is given."""
+    """Return (C, n) as one state; if only one of them is None, it counts as zero."""
     if C is None and n is None:
         return None
     if C is None:
@@ -85,13 +85,13 @@ def _with_n(C: Tensor | None, n: Tensor | None, like: Tensor | None = None) -> T
 
 
 def _attend(call: Any, gates: _Gates, values: Tensor, first: Tensor | None, save: bool) -> list[Tensor]:
-    """Return the sum and the product with n of every step, then the last states and the saved ones."""
+    """Return C^T q and the product q n of every step, then the last states and the saved ones."""
     arguments = (call.q, call.k, values, gates.decay, None, first, False, call.scale)
     return attention_forward(AttentionForward(*arguments, call.reset, call.lengths, call.cu_seqlens, save))
 
 
 def _divisor(product: Tensor, m: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return max(|q n|, e^-m) + eps, and the derivative of the maximum by q n."""
+    """Return max(|q n|, e^-m) + eps, and the derivative of the maximum with respect to q n."""
     least = torch.exp(-m)
     size = product.abs()
     return torch.maximum(size, least) + eps, torch.where(size > least, product.sign(), 0.0)
@@ -109,19 +109,19 @@ def forward(call: MlstmForward) -> list[Tensor]:
     if saved:
         saved[0].copy_(states[0][..., :-1])
         saved[1].copy_(states[0][..., -1])
-        saved[2].zero_()  # not needed: the backward pass computes m anew
+        saved[2].zero_()  # not needed, as the backward pass recomputes m
     return outputs
 
 
 class _Output(NamedTuple):
-    """The gradients of the sum and of the product with n, (B, T, N, V + 1), and that of the divisor of h."""
+    """The gradients of C^T q and q n, (B, T, N, V + 1), and the gradient of the divisor of h."""
 
     d_o: Tensor | None
     d_divisor: Tensor
 
 
 def _through_output(call: MlstmBackward, gates: _Gates, values: Tensor) -> _Output:
-    """Return the gradients of what h is computed from, which is computed anew."""
+    """Return the gradients of the quantities that determine h, which are recomputed."""
     if call.dh is None:
         return _Output(None, torch.zeros_like(gates.m))
     o = _attend(call, gates, values, _with_n(call.C, call.n), False)[0]

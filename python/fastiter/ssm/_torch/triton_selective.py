@@ -30,12 +30,12 @@ from .ops import (
 from .step import SelectiveStep, check_rows, selective_step
 from .triton_conv import strides_of
 
-#: Threads side by side in time, and consecutive steps of each: forward, backward
+#: Threads along time, and consecutive steps per thread: forward, backward
 _LANES, _FORWARD, _BACKWARD = SELECTIVE_GPU_TILE // 4, 8, 4
-#: Channels of a program: forward, and backward, where the sums over parts of them are fewer the more there are; in
-#: float64, or reading step by step, registers do not suffice for as many
+#: Channels per program: by default, in float64, and with aligned reads. More channels mean fewer partial sums in the
+#: backward pass, but need more registers, especially in float64 or if steps are read one by one.
 _CHANNELS, _CHANNELS_FLOAT64, _CHANNELS_ALIGNED = 8, 4, 16
-#: Numbers of the state of a program that takes one step, and axes of its arrays
+#: Elements of the state per program of the single-step kernel, and the numbers of axes of its arrays
 _STATES, _STEP_AXES = 1024, (4, 3, 3, 3, 3, 3, 2, 3, 2)
 
 
@@ -82,7 +82,7 @@ def _work(call: Any) -> _Work:
 
 
 def _signal(x: Tensor | None) -> Tensor | None:
-    """Return x, or a copy if the offsets in a chunk do not fit 32 bits."""
+    """Return x, or a copy if offsets within a chunk do not fit in 32 bits."""
     x = plain(x)
     if x is None:
         return None
@@ -91,7 +91,7 @@ def _signal(x: Tensor | None) -> Tensor | None:
 
 
 def _projection(x: Tensor, steps: int) -> Tensor:
-    """Return B or C as the kernels read it: fixed, or (B, G, N, steps, T / steps), filled up with zeros."""
+    """Return B or C in the kernels' layout: fixed, or (B, G, N, steps, T / steps), padded with zeros."""
     if x.dim() == 2:
         return contiguous(x)
     padded = pad(x, (0, -x.shape[3] % steps)) if x.shape[3] % steps else x
@@ -105,7 +105,7 @@ def _aligned(work: _Work, signals: Sequence[Tensor | None]) -> bool:
 
 
 class _Launch(NamedTuple):
-    """A launch: kernel, file, channels of a program, and its arguments except for sizes and constants."""
+    """A launch: kernel, file, channels per program, and its arguments except sizes and constants."""
 
     name: str
     stem: str
@@ -173,7 +173,7 @@ def forward(call: SelectiveForward) -> list[Tensor]:
 
 
 def _empty_sums(work: _Work, call: SelectiveBackward, blocks: int) -> dict[int, Tensor]:
-    """Allocate the sums over parts of a call, by the number of the argument whose gradient is the sum of them."""
+    """Allocate partial sums, by the index of the argument whose gradient is their sum."""
     found: dict[int, Tensor] = {}
     dtype, fill = computed(call.u.dtype), call.lengths is not None
     weights = {2: call.A, 3: call.B, 4: call.C, 5: call.D, 7: call.delta_bias}
@@ -220,7 +220,7 @@ def backward(call: SelectiveBackward) -> list[Tensor]:
 
 
 def _with_heads(call: SelectiveStep) -> tuple[Tensor | None, ...]:
-    """Return state, x, dt, A, B, C, D, z and dt_bias with an axis of heads, of groups for B and C."""
+    """Return state, x, dt, A, B, C, D, z and dt_bias with an axis of heads, or of groups for B and C."""
     state, x, dt, A, B, C, D, z, bias = map(plain, call[:9])
     B, C = (y[:, None] if y is not None and y.dim() == 2 else y for y in (B, C))
     if call.x.dim() == 3:
@@ -231,7 +231,7 @@ def _with_heads(call: SelectiveStep) -> tuple[Tensor | None, ...]:
 
 
 def step(call: SelectiveStep) -> Tensor:
-    """Implement the op of one step on a GPU; rows that are not there count as padding."""
+    """Implement the op for one step on a GPU; indices of nonexistent rows count as padding."""
     state, rows = call.state, call.rows
     if rows is not None and rows.is_cpu:
         check_rows(rows, state.shape[0])

@@ -24,22 +24,22 @@ def causal_conv1d_fn(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """act(bias + sum over j of weight[j] x[t - W + 1 + j]) over (B, D, T): causal_conv1d's function of this name.
 
-    ``final_states_out`` (B, D, W - 1) is read only with ``return_final_states``: then it is filled and returned.
+    ``final_states_out`` (B, D, W - 1) is used only with ``return_final_states``: it is then filled and returned.
 
     Parameters
     ----------
     x : Tensor (B, D, T), float32, float64, float16 or bfloat16
         Inputs.
     weight : Tensor (D, W)
-        Taps of each channel, the last one for the step itself.
+        Taps of each channel, the last one for the current step.
     bias : Tensor (D,), optional
         Added to the sums.
     seq_idx : integers (B, T), optional
-        The number of each step's sequence: inputs of other numbers count as 0.
+        The index of each step's sequence: inputs of other sequences count as 0.
     initial_states : Tensor (B, D, W - 1), optional
         The inputs before the first steps; zero by default.
     return_final_states : bool
-        Return the last W - 1 inputs, too.
+        Also return the last W - 1 inputs.
     final_states_out : Tensor (B, D, W - 1), optional
         Where they are written.
     activation : {None, "silu", "swish"}
@@ -48,7 +48,7 @@ def causal_conv1d_fn(
     Returns
     -------
     out : Tensor (B, D, T)
-        The outputs, in the dtype of x. Differentiable in x, weight, bias and initial_states, once.
+        The outputs, in the dtype of x. Differentiable once in x, weight, bias and initial_states.
     final_states : Tensor (B, D, W - 1)
         The last inputs; only with ``return_final_states``.
 
@@ -59,8 +59,8 @@ def causal_conv1d_fn(
 
     See Also
     --------
-    fastiter.torch.ssm.causal_conv1d : The function that it calls, with lengths and packed sequences.
-    causal_conv1d_update : One step at a time.
+    fastiter.torch.ssm.causal_conv1d : The underlying function, with lengths and packed sequences.
+    causal_conv1d_update : Convolves one step at a time.
 
     Examples
     --------
@@ -94,26 +94,26 @@ def causal_conv1d_update(
     cache_seqlens: Integers | None = None,
     conv_state_indices: Integers | None = None,
 ) -> Tensor:
-    """The next steps, which change the state in place: causal_conv1d's function of this name.
+    """Convolve the next steps and update the state in place: causal_conv1d's function of this name.
 
-    The result has no gradient, whether an argument requires one or not.
+    The result has no gradient, even if an argument requires one.
 
     Parameters
     ----------
     x : Tensor (B, D) or (B, D, L), float32, float64, float16 or bfloat16
         The next step, or the next L steps.
     conv_state : Tensor (B, D, N), N >= W - 1
-        The last N inputs, which are changed in place.
+        The last N inputs, updated in place.
     weight : Tensor (D, W)
-        Taps of each channel, the last one for the step itself.
+        Taps of each channel, the last one for the current step.
     bias : Tensor (D,), optional
         Added to the sums.
     activation : {None, "silu", "swish"}
         The function of the sums.
     cache_seqlens : integers (B,), optional
-        Steps so far. The state is then a ring, and the next input is written at cache_seqlens % N.
+        Number of steps so far. The state is then a ring buffer, and the next input is written at cache_seqlens % N.
     conv_state_indices : integers (B,), optional
-        The row of ``conv_state`` of each row of x; a negative one stands for padding, whose output is 0.
+        The row of ``conv_state`` for each row of x; a negative index marks padding, whose output is 0.
 
     Returns
     -------
@@ -127,8 +127,8 @@ def causal_conv1d_update(
 
     See Also
     --------
-    fastiter.torch.ssm.causal_conv1d_update : The function that it calls, which refuses gradients.
-    causal_conv1d_fn : Whole sequences.
+    fastiter.torch.ssm.causal_conv1d_update : The underlying function, which refuses gradients.
+    causal_conv1d_fn : Convolves whole sequences.
 
     Examples
     --------

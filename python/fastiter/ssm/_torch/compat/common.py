@@ -1,4 +1,4 @@
-"""Checks that the functions with the signatures of other libraries share."""
+"""Checks shared by the functions with the signatures of other libraries."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 _NARROW = frozenset((torch.float32, torch.bfloat16, torch.float16))
-#: The dtypes that go together, by each of them
+#: For each dtype the dtypes that it may be combined with
 TOGETHER = {torch.float64: frozenset((torch.float64,)), **dict.fromkeys(_NARROW, _NARROW)}
 
 
 def check_part(function: str, name: str, x: Any, shape: tuple[int, ...], q: Tensor, first: str = "q") -> None:
-    """Check the type and shape of an argument, and that its dtype goes with that of the first, q."""
+    """Check the type and shape of an argument, and that its dtype is compatible with that of the first argument, q."""
     if isinstance(x, Tensor) and x.shape == shape and x.dtype in TOGETHER.get(q.dtype, ()):
         return
     if not isinstance(x, Tensor):

@@ -58,7 +58,7 @@ _FLA = {
         """,
     "gk_none": """
         gk : None
-            A decay for each key, which only the functions ``kda`` have.
+            A decay for each key, which only the ``kda`` functions support.
         """,
     "gv": """
         gv : None
@@ -82,11 +82,11 @@ _FLA = {
         """,
     "beta": """
         beta : Tensor (B, T, N), optional
-            The share of the old value that the new one replaces; 1 by default where it may be left out.
+            The fraction of the old value that the new one replaces; 1 by default where it is optional.
         """,
     "k_factors": """
         k : Tensor (B, T F, H, K)
-            Keys: those of the F = ``num_householder`` factors of a step one after the other.
+            Keys; the F = ``num_householder`` factors of a step are consecutive.
         """,
     "v_factors": """
         v : Tensor (B, T F, N, V)
@@ -94,7 +94,7 @@ _FLA = {
         """,
     "beta_factors": """
         beta : Tensor (B, T F, N)
-            The share of the old value that the new one replaces.
+            The fraction of the old value that the new one replaces.
         """,
     "x": """
         x : Tensor (B, T, D), float32, float64, float16 or bfloat16
@@ -114,16 +114,16 @@ _FLA = {
         """,
     "output_final_state": """
         output_final_state : bool
-            Return the state after the last step, too.
+            Also return the state after the last step.
         """,
     "reverse": """
         reverse : bool
-            Run from the last step to the first; not together with ``cu_seqlens``.
+            Run from the last step to the first; not with ``cu_seqlens``.
         """,
     "normalize": """
         normalize : bool
-            Divide o by the product of the query and the sum of the keys so far. The state is then a pair of the matrix
-            (B, N, K, V) and that sum, (B, 1, N, K).
+            Divide o by the inner product of the query and the sum of the keys so far. The state is then a pair of the
+            matrix (B, N, K, V) and that sum, (B, 1, N, K).
         """,
     "use_qk_l2norm_in_kernel": """
         use_qk_l2norm_in_kernel : bool
@@ -131,14 +131,14 @@ _FLA = {
         """,
     "use_gate_in_kernel": """
         use_gate_in_kernel : bool
-            Take g for the input of a gate, and -exp(A_log) softplus(g + dt_bias) for the logarithm of the decay.
+            Interpret g as the input of a gate: the logarithm of the decay is -exp(A_log) softplus(g + dt_bias).
         """,
     "A_log": """
         A_log : Tensor (N,), optional
             The logarithm of the gate's rate.
         """,
     "dt_bias": """
-        dt_bias : Tensor (N,), or of N K numbers where g has one for each key, optional
+        dt_bias : Tensor (N,), or with N K elements if g has a value for each key, optional
             Added to the gate's input.
         """,
     "dt_bias_heads": """
@@ -159,7 +159,7 @@ _FLA = {
         """,
     "lower_bound": """
         lower_bound : float, optional
-            The lowest logarithm of the decay: the gate is then lower_bound sigmoid(exp(A_log) (g + dt_bias)).
+            The lower bound of the decay's logarithm, which is then lower_bound sigmoid(exp(A_log) (g + dt_bias)).
         """,
     "disable_recompute": """
         disable_recompute : bool
@@ -167,7 +167,7 @@ _FLA = {
         """,
     "return_intermediate_states": """
         return_intermediate_states : bool
-            Must be False, as states in between are not kept.
+            Must be False, as intermediate states are not kept.
         """,
     "state_v_first": """
         state_v_first : bool
@@ -179,7 +179,7 @@ _FLA = {
         """,
     "layer_idx": """
         layer_idx : int
-            The number of the layer, from 0 on.
+            The index of the layer, from 0.
         """,
     "num_layers": """
         num_layers : int
@@ -192,13 +192,13 @@ _FLA = {
         """,
     "**rest": """
         **rest : object
-            Options that say how fla's kernels run, and change nothing here; others are refused.
+            Options of fla's kernels that do not affect results, which are ignored; others are refused.
         """,
     "hgrn": f"""
     Returns
     -------
     h : Tensor (B, T, D)
-        The states of all steps, in the dtype of x. Differentiable in every tensor of floats.
+        The states of all steps, in the dtype of x. Differentiable in every floating-point tensor.
     state : Tensor (B, D), float32 or float64, or None
         State after the last step; None without ``output_final_state``.
 
@@ -208,7 +208,7 @@ _FLA = {
     Returns
     -------
     o : Tensor (B, T, N, V)
-        The outputs, in the dtype of the inputs. Differentiable in every tensor of floats.
+        The outputs, in the dtype of the inputs. Differentiable in every floating-point tensor.
     state : Tensor (B, N, K, V), float32 or float64, or None
         State after the last step; None without ``output_final_state``.
 

@@ -29,7 +29,7 @@ _MAMBA = {
         """,
     "xz": """
         xz : Tensor (B, 2 D, T), float32, float64, float16 or bfloat16
-            x and the gate z, any strides.
+            x and the gate z, with any strides.
         """,
     "zxbcdt": """
         zxbcdt : Tensor (B, T, 2 M + 2 H P + 2 G N + H), float32, float64, float16 or bfloat16
@@ -38,7 +38,7 @@ _MAMBA = {
         """,
     "state": """
         state : Tensor (B, D, N) or (B, H, P, N), float32, float64, float16 or bfloat16
-            The states, which are changed in place.
+            The states, updated in place.
         """,
     "delta": """
         delta : Tensor (B, D, T)
@@ -66,35 +66,35 @@ _MAMBA = {
         """,
     "B": """
         B : Tensor (B, N, T), (B, G, N, T) or (D, N)
-            Weights of the inputs, of G groups of channels, or the same at all steps.
+            Weights of the inputs, for G groups of channels, or the same at all steps.
         """,
     "B_given": """
         B : Tensor (B, N, T), (B, G, N, T) or (D, N), optional
-            Weights of the inputs in place of the projected ones.
+            Weights of the inputs instead of the projected ones.
         """,
     "B_heads": """
         B : Tensor (B, T, G, N)
-            Weights of the inputs, of G groups of heads.
+            Weights of the inputs, for G groups of heads.
         """,
     "B_step": """
         B : Tensor (B, N) or (B, G, N)
-            Weights of the input, of G groups of heads.
+            Weights of the input, for G groups of heads.
         """,
     "C": """
         C : Tensor (B, N, T), (B, G, N, T) or (D, N)
-            Weights of the outputs, of G groups of channels, or the same at all steps.
+            Weights of the outputs, for G groups of channels, or the same at all steps.
         """,
     "C_given": """
         C : Tensor (B, N, T), (B, G, N, T) or (D, N), optional
-            Weights of the outputs in place of the projected ones.
+            Weights of the outputs instead of the projected ones.
         """,
     "C_heads": """
         C : Tensor (B, T, G, N)
-            Weights of the outputs, of G groups of heads.
+            Weights of the outputs, for G groups of heads.
         """,
     "C_step": """
         C : Tensor (B, N) or (B, G, N)
-            Weights of the output, of G groups of heads.
+            Weights of the output, for G groups of heads.
         """,
     "D": """
         D : Tensor (D,), optional
@@ -114,7 +114,7 @@ _MAMBA = {
         """,
     "z": """
         z : Tensor, optional
-            The gate, in the shape of the output, which is multiplied by z s(z).
+            The gate, with the shape of the output, which is multiplied by z s(z).
         """,
     "delta_bias": """
         delta_bias : Tensor (D,), optional
@@ -142,19 +142,19 @@ _MAMBA = {
         """,
     "return_last_state": """
         return_last_state : bool
-            Return the state after the last step, too.
+            Also return the state after the last step.
         """,
     "return_final_states": """
         return_final_states : bool
-            Return the states after the last step, too.
+            Also return the states after the last step.
         """,
     "return_varlen_states": """
         return_varlen_states : bool
-            Return the states after the packed sequences, too.
+            Also return the states after the packed sequences.
         """,
     "state_batch_indices": """
         state_batch_indices : integers (B,), optional
-            The row of ``state`` of each row of x; a negative one stands for padding, whose output is 0.
+            The row of ``state`` for each row of x; a negative index marks padding, whose output is 0.
         """,
     "conv1d_weight": """
         conv1d_weight : Tensor (D, 1, W) or (D, W)
@@ -214,7 +214,7 @@ _MAMBA = {
         """,
     "b_rms_weight": """
         b_rms_weight : Tensor (N,), optional
-            Where given, the projected B is divided by its root mean square and multiplied by this.
+            If given, the projected B is divided by its root mean square and multiplied by this weight.
         """,
     "c_rms_weight": """
         c_rms_weight : Tensor (N,), optional
@@ -226,7 +226,7 @@ _MAMBA = {
         """,
     "b_c_dt_rms_eps": """
         b_c_dt_rms_eps : float
-            Added to these means of squares.
+            Added to these mean squares.
         """,
     "initial_states": """
         initial_states : Tensor (B, H, P, N), optional
@@ -234,7 +234,7 @@ _MAMBA = {
         """,
     "seq_idx": """
         seq_idx : integers (B, T), optional
-            The number of each step's sequence; the state is dropped where it changes.
+            The index of each step's sequence; the state is dropped where it changes.
         """,
     "cu_seqlens": """
         cu_seqlens : integers (S + 1,), optional
@@ -246,15 +246,15 @@ _MAMBA = {
         """,
     "rmsnorm_weight": """
         rmsnorm_weight : Tensor (H P,), optional
-            Weight of a gated RMSNorm; without it, z s(z) is a factor and nothing is normalised.
+            Weight of a gated RMSNorm; without it, the result is multiplied by z s(z) and not normalised.
         """,
     "rmsnorm_eps": """
         rmsnorm_eps : float
-            Added to its means of squares.
+            Added to its mean squares.
         """,
     "headdim": """
         headdim : int, optional
-            P; needed where D is (H,).
+            P; required if D is (H,).
         """,
     "ngroups": """
         ngroups : int
@@ -262,7 +262,7 @@ _MAMBA = {
         """,
     "norm_before_gate": """
         norm_before_gate : bool
-            Multiply by the gate after the normalization, not before.
+            Multiply by the gate after the normalisation, not before.
         """,
     "weight": """
         weight : Tensor (D,)
@@ -278,7 +278,7 @@ _MAMBA = {
         """,
     "eps": """
         eps : float
-            Added to the means of squares.
+            Added to the mean squares.
         """,
     "group_size": """
         group_size : int, optional
@@ -290,11 +290,11 @@ _MAMBA = {
         """,
     "prenorm": """
         prenorm : bool
-            Return the sum with the residual, too.
+            Also return the sum with the residual.
         """,
     "residual_in_fp32": """
         residual_in_fp32 : bool
-            Return this sum in float32 where there is no residual.
+            Return this sum in float32 if there is no residual.
         """,
     "dropout_p": """
         dropout_p : float

@@ -38,8 +38,8 @@ def chunk_linear_attn(
 
     See Also
     --------
-    fused_recurrent_linear_attn : Without the normalization by default, and with ``reverse``.
-    fastiter.torch.ssm.linear_attention : The function that it calls.
+    fused_recurrent_linear_attn : Without the normalisation by default, and with ``reverse``.
+    fastiter.torch.ssm.linear_attention : The underlying function.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def fused_recurrent_linear_attn(
 
     See Also
     --------
-    chunk_linear_attn : With the normalization by default.
+    chunk_linear_attn : With the normalisation by default.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def _linear(
         shape = (sequences, v.shape[2], q.shape[3], v.shape[3])
         check_part(state.function, "initial_state", matrix, shape, q)
         first = _joined(state.function, matrix, vector) if normalize else matrix
-    if normalize:  # the sum of the keys is one more column of the state, whose values are 1
+    if normalize:  # the sum of the keys is an additional column of the state, with values of 1
         v = torch.cat([v, v.new_ones(*v.shape[:3], 1)], -1)
     q_in, k_in, v_in = (state.in_order(x) for x in (q, k, v))
     o, last = linear_attention(q_in, k_in, v_in, scale=factor, initial_state=first, cu_seqlens=state.cu_seqlens)

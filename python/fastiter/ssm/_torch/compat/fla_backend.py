@@ -1,4 +1,4 @@
-"""fastiter as a back end of flash-linear-attention (fla), for tensors on the CPU."""
+"""fastiter as a backend of flash-linear-attention (fla), for tensors on the CPU."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Function = Callable[..., Any]
 def _fused_recurrent_kda_fwd(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, *, inplace_final_state: bool = True, **rest: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """The function below fla's fused_recurrent_kda, which never changes the initial state."""
+    """The function that fla's fused_recurrent_kda calls; it never changes the initial state."""
     return fla_low_rank.fused_recurrent_kda(q, k, v, g, beta, **rest)
 
 
-#: What is registered: functions by their names in fla, and the function of fastiter that has their arguments
+#: The registered functions by their names in fla: the functions of fastiter with the same arguments
 _OPS: dict[str, Function] = {
     "chunk_dplr_delta_rule": fla_low_rank.chunk_dplr_delta_rule,
     "chunk_gated_delta_rule": fla_delta.chunk_gated_delta_rule,
@@ -45,32 +45,32 @@ _MODULES: dict[str, Function] = {
 
 
 def register() -> None:
-    """Make fla compute with fastiter where its tensors are on the CPU, through its registry of back ends.
+    """Make fla compute with fastiter for tensors on the CPU, through its registry of backends.
 
     These functions of fla then run on the CPU, and with them the layers and functions that call them:
     chunk_gated_delta_rule, chunk_kda, fused_recurrent_kda, chunk_dplr_delta_rule (and so chunk_rwkv7),
     fused_recurrent_simple_gla, causal_conv1d, l2norm, layer_norm and layer_norm_gated (and so RMSNorm and
-    FusedRMSNormGated). Calls with tensors on a GPU, or with options that fastiter
-    lacks, go on to fla's own kernels; fla's logger says why.
+    FusedRMSNormGated). Calls with tensors on a GPU, or with options that fastiter does not support, are passed on to
+    fla's own kernels, and fla's logger reports the reason.
 
     Raises
     ------
     ImportError
-        Where fla is not installed, or has no registry (before 0.5.2).
+        If fla is not installed, or has no registry (before 0.5.2).
     RuntimeError
-        Where FLA_DISABLE_BACKEND_DISPATCH=1 has switched the registry off.
+        If FLA_DISABLE_BACKEND_DISPATCH=1 has disabled the registry.
 
     See Also
     --------
-    fastiter.torch.compat.install : Replaces a library as a whole.
-    fastiter.torch.accelerate : Changes one model.
+    fastiter.torch.compat.install : Replaces a whole library.
+    fastiter.torch.accelerate : Changes only one model.
 
     Examples
     --------
     >>> import sys
     >>> from unittest import mock
     >>> from fastiter.torch.compat import fla
-    >>> with mock.patch.dict(sys.modules, {"fla": None}):  # as where fla is not installed
+    >>> with mock.patch.dict(sys.modules, {"fla": None}):  # as if fla were not installed
     ...     try:
     ...         fla.register()
     ...     except ImportError as error:
@@ -101,14 +101,14 @@ def register() -> None:
 
 
 def _register_by_names(registries: Any, kind: type) -> None:
-    """Register with fla 0.5.2, where all is found by the names of operations."""
+    """Register with fla 0.5.2, which looks everything up by the names of operations."""
     for operation in ("gated_delta_rule", "kda", "modules"):
         registries.ensure_initialized(operation)
         (registries._registries.get(operation) or registries(operation)).register(kind())
 
 
 def _backend(base: type) -> type:
-    """Return the class of the back end, whose methods are the functions and a verifier of the arguments of each."""
+    """Return the class of the backend, whose methods are the functions and a verifier of the arguments of each."""
     methods: dict[str, Any] = {"backend_type": "fastiter", "priority": 0}
     for name, function in (_OPS | _MODULES).items():
         methods[name] = staticmethod(function)
@@ -117,7 +117,7 @@ def _backend(base: type) -> type:
 
 
 def _verify(name: str, function: Function, *arguments: Any, **options: Any) -> tuple[bool, str | None]:
-    """Return whether a call is taken, and if not, why; fla takes an exception for a no, with its text."""
+    """Return whether a call is supported, and if not, why; fla treats an exception as a refusal, with its text."""
     for x in (*arguments, *options.values()):
         if isinstance(x, Tensor) and x.device.type != "cpu":
             return False, f"{name}: tensors must be on the CPU, got device {x.device}"

@@ -1,4 +1,4 @@
-"""The common part of the functions with the signatures of flash-linear-attention (fla)."""
+"""Helpers shared by the functions with the signatures of flash-linear-attention (fla)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..attention import linear_attention
 from ..ops import computed
 from .common import TOGETHER, check_part
 
-#: Options that say how fla's kernels run, and change no result
+#: Options of fla's kernels that do not affect results
 IGNORED = {
     *("cu_seqlens_cpu", "chunk_indices", "chunk_size", "safe_gate", "disable_recompute", "use_graph", "max_num_seqs"),
-    "lower_bound",  # with safe_gate, what the decays are known to be above
+    "lower_bound",  # with safe_gate, a known lower bound of the decays
 }
 Parts = Mapping[str, tuple[Any, str]]
 _NONE: Parts = {}
-#: Options that are taken with this value only
+#: Options that are accepted only with this value
 _FIXED = {"cp_context": None, "head_first": False, "return_intermediate_states": False, "gv": None}
 
 
 def check_rest(function: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that are unknown, and values that are not supported."""
+    """Refuse unknown options and unsupported values."""
     for name, value in options.items():
         if name in _FIXED:
             if value is not _FIXED[name]:
@@ -38,10 +38,10 @@ def check_rest(function: str, options: Mapping[str, Any]) -> None:
 
 
 def check_signals(function: str, q: Any, k: Any, v: Any, factors: int, query: str) -> dict[str, tuple[int, ...]]:
-    """Check that q, k and v are (B, T, heads, width) and go together; k and v have ``factors`` entries a step.
+    """Check that q, k and v are (B, T, heads, width) and consistent; k and v have ``factors`` entries per step.
 
-    ``query`` is the name of q in fla. Return shapes of other arguments by the letters of their axes: B, T, N heads of
-    values, widths K and V, and F entries of v.
+    ``query`` is the name of q in fla. Return the shapes of other arguments by the letters of their axes: B, T, N heads
+    of values, widths K and V, and F entries of v.
     """
     for name, x in ((query, q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
@@ -71,9 +71,9 @@ def check_signals(function: str, q: Any, k: Any, v: Any, factors: int, query: st
 def checked(
     state: FlaState, q: Any, k: Any, v: Any, scale: Any, required: Parts, optional: Parts = _NONE, factors: int = 1
 ) -> float:
-    """Return the scale, by default 1 / sqrt(K), if all arguments go together.
+    """Return the scale, by default 1 / sqrt(K), if all arguments are consistent.
 
-    The last ones are gates and the like by their names in fla, each with the letters of its axes, which are those of
+    The last arguments are gates and similar tensors by their names in fla, each with the letters of its axes, as in
     :func:`check_signals`.
     """
     function, query = state.function, state.query
@@ -100,7 +100,7 @@ def attend(
     scale: float,
     bonus: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return (o, final state or None) of linear attention with fla's conventions, for checked arguments."""
+    """Compute (o, final state or None) of linear attention with fla's conventions, for checked arguments."""
     given = [state.in_order(x) for x in (q, k, v, log_decay)]
     options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens}
     o, last = linear_attention(*given, bonus=bonus, scale=scale, **options)
@@ -108,7 +108,7 @@ def attend(
 
 
 class FlaState:
-    """The options that say where states come from and go to."""
+    """The options for initial and final states."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class FlaState:
         return self._transposed(self._initial)
 
     def last(self, state: Tensor) -> Tensor | None:
-        """Return the final state as fla does, None if it is not wanted."""
+        """Return the final state in fla's form, None if it is not requested."""
         return self._transposed(state) if self._output else None
 
     def _transposed(self, state: Tensor | None) -> Tensor | None:

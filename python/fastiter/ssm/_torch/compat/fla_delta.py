@@ -17,7 +17,7 @@ State = Tensor | None
 
 
 class _Gates(NamedTuple):
-    """How beta and the decay of a head come from the arguments."""
+    """The parameters that determine beta and the decay of a head."""
 
     use_gate: bool = False
     A_log: Tensor | None = None
@@ -26,7 +26,7 @@ class _Gates(NamedTuple):
     allow_neg_eigval: bool = False
 
     def parts(self) -> dict[str, tuple[Tensor | None, str]]:
-        """Return A_log and dt_bias as :func:`checked` takes them."""
+        """Return A_log and dt_bias in the form that :func:`checked` takes."""
         return {"A_log": (self.A_log, "N"), "dt_bias": (self.dt_bias, "N")} if self.use_gate else {}
 
     def beta(self, beta: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def _delta(
     scale: float,
     normalize: bool,
 ) -> tuple[Tensor, State]:
-    """Return (o, final state or None) of the delta rule with fla's conventions, for checked arguments."""
+    """Compute (o, final state or None) of the delta rule with fla's conventions, for checked arguments."""
     dtype, wide = q.dtype, computed(q.dtype)
     q, k = (l2norm(x) for x in (q, k)) if normalize else (q, k)
     shared = v.shape[-2] // q.shape[2]
@@ -283,7 +283,7 @@ def chunk_gated_delta_product(
     cu_seqlens: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, State]:
-    """num_householder factors of the delta rule a step, whose k, v and beta follow one another along time.
+    """num_householder factors of the delta rule per step, with their k, v and beta consecutive along time.
 
     k, v and beta are (B, T num_householder, H, ...): fla's function of this name.
 

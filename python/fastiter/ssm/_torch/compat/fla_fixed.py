@@ -196,7 +196,7 @@ def _fixed(
     rest: dict[str, Any],
     state: FlaState,
 ) -> tuple[Tensor, State]:
-    """Return (o, final state or None) with a logarithm of the decay of each head, a function of its number."""
+    """Compute (o, final state or None); the logarithm of the decay of each head is a function of its index."""
     check_rest(state.function, rest)
     factor = checked(state, q, k, v, scale, {})
     heads = torch.arange(v.shape[2], dtype=torch.float32, device=q.device)
@@ -222,8 +222,8 @@ def fused_recurrent_hgrn(
 
     See Also
     --------
-    fastiter.torch.linear_scan : The function that it calls.
-    chunk_gla : With a matrix for a state, as in HGRN-2.
+    fastiter.torch.linear_scan : The underlying function.
+    chunk_gla : With a matrix as state, as in HGRN-2.
 
     Examples
     --------

@@ -17,7 +17,7 @@ State = Tensor | None
 
 
 class _KdaGates(NamedTuple):
-    """beta and the decay of each key, and how they come from the arguments; ``normalize``: q and k are normalised."""
+    """The parameters that determine beta and the decay of each key; ``normalize`` is whether q and k are normalised."""
 
     g: Tensor
     beta: Tensor
@@ -112,7 +112,7 @@ def chunk_kda(
     See Also
     --------
     chunk_gated_delta_rule : With one decay for each head.
-    fused_recurrent_kda : The same without options of chunks.
+    fused_recurrent_kda : The same without the options for chunks.
     fastiter.torch.ssm.dplr_delta_rule : The general rule.
 
     Examples
@@ -165,7 +165,7 @@ def fused_recurrent_kda(
 
     See Also
     --------
-    chunk_kda : The same by fla's other name.
+    chunk_kda : The same under fla's other name.
     fused_recurrent_gated_delta_rule : With one decay for each head.
     fastiter.torch.ssm.dplr_delta_rule : The general rule.
 

@@ -1,4 +1,4 @@
-"""The parts of flash-linear-attention's modules that its back ends replace: convolutions and l2 norms.
+"""The parts of flash-linear-attention's modules that its backends replace: convolutions and l2 norms.
 
 Signals are (B, T, D), or (B, T, heads, width) with D = heads width; states are (N, D, W), the last W inputs.
 """
@@ -16,12 +16,12 @@ from ..causal_conv import causal_conv1d
 from ..causal_conv import causal_conv1d_update as _update
 from ..ops import computed
 
-#: Options that say how fla's kernels run, and change no result
+#: Options of fla's kernels that do not affect results
 _IGNORED = {"cu_seqlens_cpu", "chunk_indices", "chunk_size", "BT", "layout_fallback"}
 
 
 def check_options(function: str, options: dict[str, Any]) -> None:
-    """Refuse options that are unknown."""
+    """Refuse unknown options."""
     for name in options:
         if name not in _IGNORED:
             raise TypeError(f"{function}: options must be those of fla, got an unexpected keyword argument {name!r}")
@@ -81,7 +81,7 @@ def causal_conv1d_bwd(
 def causal_conv1d_update_states(
     x: Tensor, state_len: int, initial_state: Tensor | None = None, cu_seqlens: Tensor | None = None
 ) -> Tensor:
-    """The last inputs of each sequence, and before those of a short one the last of its initial state."""
+    """The last inputs of each sequence, preceded in a short one by the last inputs of its initial state."""
     x = x[None] if x.dim() == 2 else x
     batch, time, channels = x.shape
     bounds = torch.tensor([0, time])
@@ -108,7 +108,7 @@ def causal_conv1d_update(
     bias: Tensor | None = None,
     activation: Activation | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step of each sequence, x (N, D), (1, N, D) or (N, 1, D), which changes the cache; see fla's function."""
+    """Compute one step of each sequence, x (N, D), (1, N, D) or (N, 1, D), and update the cache; see fla's function."""
     if weight is None:
         raise ValueError("causal_conv1d_update: weight must be a tensor, got None")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The normalisations of flash-linear-attention's modules that its back ends replace; rows are (T, D)."""
+"""The normalisations of flash-linear-attention's modules that its backends replace; rows are (T, D)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ops import computed
 
-#: Gates of an output by their names in fla: the gate, and its derivative, for g and its sigmoid
+#: Output gates by their names in fla: the gate and its derivative, as functions of g and its sigmoid
 _GATES: dict[str, Any] = {
     "silu": (lambda g, s: g * s, lambda g, s: s * (1 + g * (1 - s))),
     "sigmoid": (lambda g, s: s, lambda g, s: s * (1 - s)),
@@ -20,7 +20,7 @@ Activation: TypeAlias = Literal["swish", "silu", "sigmoid"]
 
 
 class _Norm(NamedTuple):
-    """A weight and a bias of D channels for each of some groups, to which rows belong in turn, and the gate's name."""
+    """The weight and bias of D channels for each group, to which rows belong cyclically, and the gate's name."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -28,7 +28,7 @@ class _Norm(NamedTuple):
     activation: Activation = "swish"
 
     def scaled(self, rows: Tensor, biased: bool = True) -> Tensor:
-        """Return rows times the weight plus the bias, where these are given."""
+        """Return rows times the weight plus the bias, if these are given."""
         parts = self._split(rows)
         if self.weight is not None:
             parts = parts * self.weight.to(rows.dtype).view(parts.shape[1:])
@@ -48,7 +48,7 @@ class _Norm(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """Gradients of the output and of the sum with the residual, and what the results' dtypes depend on."""
+    """Gradients of the output and of the sum with the residual, and the tensors that determine the results' dtypes."""
 
     dy: Tensor
     dresidual: Tensor | None
@@ -95,7 +95,7 @@ def layer_norm_gated_fwd(
 def _forward(
     x: Tensor, residual: Tensor | None, residual_dtype: torch.dtype | None, eps: float, is_rms_norm: bool
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Return the normalised rows in the dtype of the arithmetic, means, factors, and the sum as fla keeps it."""
+    """Return the normalised rows in the dtype of the arithmetic, means, factors, and the sum in the form fla keeps."""
     wide = x.to(computed(x.dtype))
     total = x
     if residual is not None:
@@ -123,7 +123,7 @@ def layer_norm_bwd(
     recompute_output: bool = False,
     num_groups: int = 1,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, weight, bias and the residual, and the output where it is wanted; see fla's function."""
+    """Gradients of x, weight, bias and the residual, and the output if requested; see fla's function."""
     given = _Gradients(dy, dres, has_residual, x_dtype, recompute_output)
     rows = _rows(x, mean, rstd)
     dx, _, *rest = _backward(given, x, rows, rstd, _Norm(weight, bias, num_groups), None, is_rms_norm)
@@ -146,14 +146,14 @@ def layer_norm_gated_bwd(
     x_dtype: torch.dtype | None = None,
     recompute_output: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, g, weight, bias and the residual, and the output where it is wanted; see fla's function."""
+    """Gradients of x, g, weight, bias and the residual, and the output if requested; see fla's function."""
     given = _Gradients(dy, dresidual, has_residual, x_dtype, recompute_output)
     rows = _rows(x, mean, rstd)
     return _backward(given, x, rows, rstd, _Norm(weight, bias, activation=activation), g, is_rms_norm)
 
 
 def _rows(x: Tensor, mean: Tensor | None, factor: Any) -> Tensor:
-    """Return the normalised rows again."""
+    """Recompute the normalised rows."""
     wide = x.to(factor.dtype)
     return (wide if mean is None else wide - mean[:, None]) * factor[:, None]
 

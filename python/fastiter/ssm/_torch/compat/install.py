@@ -1,4 +1,4 @@
-"""Makes ``import mamba_ssm`` and others find fastiter's functions, for code that imports these libraries."""
+"""Makes ``import mamba_ssm`` and similar imports find fastiter's functions, for code that imports these libraries."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from ...._check import check_flag, type_name
 from .packages import PACKAGES
 
-#: What the modules of a library were in sys.modules before they were replaced, by the library's name
+#: The original modules of each replaced library in sys.modules, by the library's name
 _hidden: dict[str, dict[str, Any]] = {}
 
 
 class _Module(ModuleType):
-    """A module of another library, which has fastiter's functions."""
+    """A module that replaces one of another library and has fastiter's functions."""
 
     def __getattr__(self, name: str) -> Any:
         text = f"module {self.__name__!r} is fastiter's, which does not have {name!r}"
@@ -27,7 +27,7 @@ class _Module(ModuleType):
 
 
 class _Loader(Loader):
-    """Fills in a module of a library."""
+    """Populates a module of a library."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Module(spec.name)
@@ -44,30 +44,30 @@ class _Loader(Loader):
 def install(*names: str, force: bool = False) -> tuple[str, ...]:
     """Make ``import mamba_ssm``, ``causal_conv1d``, ``fla`` or ``mlstm_kernels`` find fastiter's functions.
 
-    This changes ``sys.modules``, for the whole process: code that imports these libraries afterwards gets what
-    :mod:`fastiter.torch.compat` has of them, and an ImportError or AttributeError for the rest.
+    This changes ``sys.modules`` for the whole process: code that imports these libraries afterwards gets the functions
+    that :mod:`fastiter.torch.compat` has, and an ImportError or AttributeError for the rest.
 
     Parameters
     ----------
     *names : str
-        The libraries; by default those of the four that are not installed.
+        The libraries; by default those among the four that are not installed.
     force : bool
-        Hide a library that is installed. Without it, a name of one is refused.
+        Also replace a library that is installed. Otherwise its name is refused.
 
     Returns
     -------
     tuple of str
-        The names that lead to fastiter now because of this call.
+        The names that this call has redirected to fastiter.
 
     Raises
     ------
     ValueError
-        For the name of another library, or of one that is installed.
+        For the name of another library, or of one that is installed unless ``force`` is True.
 
     See Also
     --------
-    uninstall : Takes it back.
-    fastiter.torch.accelerate : Changes one model, and nothing else.
+    uninstall : Undoes the replacement.
+    fastiter.torch.accelerate : Changes only one model.
 
     Examples
     --------
@@ -94,9 +94,9 @@ def install(*names: str, force: bool = False) -> tuple[str, ...]:
 
 
 def uninstall(*names: str) -> tuple[str, ...]:
-    """Undo :func:`install` for these libraries, by default for all; return those for which it was in force.
+    """Undo :func:`install` for these libraries, by default for all; return those that were replaced.
 
-    What was in ``sys.modules`` before is there again. Code that has imported a function keeps it.
+    The original modules are restored to ``sys.modules``. Code that has already imported a function keeps it.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def uninstall(*names: str) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        The names for which :func:`install` was in force.
+        The names of the libraries that were replaced.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def uninstall(*names: str) -> tuple[str, ...]:
 
     See Also
     --------
-    install : What this undoes.
+    install : The function that this one undoes.
 
     Examples
     --------
@@ -142,22 +142,22 @@ def _check_names(function: str, names: tuple[Any, ...]) -> None:
 
 
 def _is_installed(name: str) -> bool:
-    """Return whether an import of the library finds one, other than what stands in for it."""
+    """Return whether the library itself is installed, disregarding its replacement."""
     if name in _hidden:
         return False
     try:
         return find_spec(name) is not None
-    except ValueError:  # a module without a specification, which somebody has put there
+    except ValueError:  # a module without a spec, set by other code
         return True
 
 
 def _taken(name: str) -> dict[str, Any]:
-    """Take the modules of a library out of sys.modules, and return them."""
+    """Remove the modules of a library from sys.modules, and return them."""
     return {path: sys.modules.pop(path) for path in list(sys.modules) if path == name or path.startswith(name + ".")}
 
 
 def _put(name: str) -> None:
-    """Put a library's modules into sys.modules, with those between them and the package."""
+    """Add a library's modules to sys.modules, including the intermediate packages."""
     loader = _Loader()
     for path in ["", *PACKAGES[name].modules]:
         parts = [name, *filter(None, path.split("."))]

@@ -36,7 +36,7 @@ def selective_scan_fn(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h = exp(d A) h + d B u, out = (C h + D u) z s(z), over (B, D, T): mamba_ssm's function of this name.
 
-    The last state has a gradient here, which the original ignores.
+    Unlike in the original, gradients from the last state are taken into account.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def selective_scan_fn(
     Returns
     -------
     out : Tensor (B, D, T)
-        The outputs, in the dtype of u. Differentiable in every tensor, once.
+        The outputs, in the dtype of u. Differentiable once in every tensor.
     last_state : Tensor (B, D, N)
         The state after the last step; only with ``return_last_state``.
 
@@ -53,9 +53,9 @@ def selective_scan_fn(
 
     See Also
     --------
-    fastiter.torch.ssm.selective_scan : With resets, packed sequences and initial states.
-    selective_state_update : One step at a time.
-    mamba_inner_fn : The mixer of Mamba around it.
+    fastiter.torch.ssm.selective_scan : The scan with resets, packed sequences and initial states.
+    selective_state_update : Computes one step at a time.
+    mamba_inner_fn : The mixer of Mamba that contains this scan.
 
     Examples
     --------
@@ -94,8 +94,8 @@ def mamba_inner_fn(
 ) -> Tensor:
     """Mamba's mixer after in_proj: xz (B, 2 D, T) to (B, T, M): mamba_ssm's function of this name.
 
-    ``checkpoint_lvl`` says what the original keeps for its backward pass, and changes nothing here. Gradients go
-    through the normalisations of B, C and dt and to their weights, which the original leaves out.
+    ``checkpoint_lvl`` determines what the original saves for its backward pass, and has no effect here. Gradients pass
+    through the normalisations of B, C and dt and to their weights, which the original omits.
 
     Parameters
     ----------
@@ -104,14 +104,14 @@ def mamba_inner_fn(
     Returns
     -------
     Tensor (B, T, M)
-        The projected result. Differentiable in every tensor, once.
+        The projected result. Differentiable once in every tensor.
 
     %(raises)s
 
     See Also
     --------
-    fastiter.torch.ssm.mamba_inner : The function that it calls.
-    selective_scan_fn : The recurrence inside.
+    fastiter.torch.ssm.mamba_inner : The underlying function.
+    selective_scan_fn : The recurrence in the mixer.
     mamba_split_conv1d_scan_combined : The mixer of Mamba-2.
 
     Examples
@@ -146,9 +146,9 @@ def selective_state_update(
     dt_softplus: bool = False,
     state_batch_indices: Integers | None = None,
 ) -> Tensor:
-    """One step, which changes the state in place: mamba_ssm's function of this name.
+    """Compute one step and update the state in place: mamba_ssm's function of this name.
 
-    As in the original, the result has no gradient, whether an argument requires one or not.
+    As in the original, the result has no gradient, even if an argument requires one.
 
     Parameters
     ----------
@@ -163,8 +163,8 @@ def selective_state_update(
 
     See Also
     --------
-    fastiter.torch.ssm.selective_state_update : The function that it calls, which refuses gradients.
-    selective_scan_fn : Whole sequences.
+    fastiter.torch.ssm.selective_state_update : The underlying function, which refuses gradients.
+    selective_scan_fn : Computes whole sequences.
 
     Examples
     --------
@@ -200,9 +200,10 @@ def mamba_chunk_scan_combined(
 ) -> Any:
     """S = exp(d A) S + d x B^T, y = S C + D x, over (B, T, H, P): mamba_ssm's function of this name.
 
-    ``chunk_size`` says how the original computes, and changes nothing here. The state is dropped where ``seq_idx``
-    changes; ``initial_states`` are those of the sequences with number 0. ``cu_seqlens`` is read for the states of
-    packed sequences alone, each of which begins with zeros; these states have a gradient here.
+    ``chunk_size`` is an option of the original's kernels, and has no effect here. The state is dropped where
+    ``seq_idx`` changes; ``initial_states`` are those of the sequences with index 0. ``cu_seqlens`` is used only for the
+    states of packed sequences, each of which begins with zeros; unlike in the original, these states are
+    differentiable.
 
     Parameters
     ----------
@@ -211,7 +212,7 @@ def mamba_chunk_scan_combined(
     Returns
     -------
     out : Tensor (B, T, H, P)
-        The outputs, in the dtype of x. Differentiable in every tensor, once.
+        The outputs, in the dtype of x. Differentiable once in every tensor.
     final_states : Tensor (B, H, P, N)
         The states after the last step; only with ``return_final_states``.
     varlen_states : Tensor (S, H, P, N)
@@ -221,8 +222,8 @@ def mamba_chunk_scan_combined(
 
     See Also
     --------
-    fastiter.torch.ssm.ssd : With resets and packed sequences.
-    mamba_split_conv1d_scan_combined : The mixer of Mamba-2 around it.
+    fastiter.torch.ssm.ssd : The scan with resets and packed sequences.
+    mamba_split_conv1d_scan_combined : The mixer of Mamba-2 that contains this scan.
 
     Examples
     --------
@@ -296,8 +297,8 @@ def mamba_split_conv1d_scan_combined(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba-2's mixer after in_proj: convolution, scan, gated norm, out_proj: mamba_ssm's function of this name.
 
-    ``chunk_size`` says how the original computes, and changes nothing here. Without ``rmsnorm_weight``, ``rmsnorm_eps``
-    is not read.
+    ``chunk_size`` is an option of the original's kernels, and has no effect here. Without ``rmsnorm_weight``,
+    ``rmsnorm_eps`` is ignored.
 
     Parameters
     ----------
@@ -305,8 +306,8 @@ def mamba_split_conv1d_scan_combined(
 
     Returns
     -------
-    out : Tensor (B, T, M + H P), or (B, T, O) where it is projected
-        The result. Differentiable in every tensor, once.
+    out : Tensor (B, T, M + H P), or (B, T, O) if it is projected
+        The result. Differentiable once in every tensor.
     final_states : Tensor (B, H, P, N)
         The states after the last step; only with ``return_final_states``.
 
@@ -314,8 +315,8 @@ def mamba_split_conv1d_scan_combined(
 
     See Also
     --------
-    fastiter.torch.ssm.mamba2_inner : The function that it calls.
-    mamba_chunk_scan_combined : The recurrence inside.
+    fastiter.torch.ssm.mamba2_inner : The underlying function.
+    mamba_chunk_scan_combined : The recurrence in the mixer.
     mamba_inner_fn : The mixer of Mamba.
 
     Examples

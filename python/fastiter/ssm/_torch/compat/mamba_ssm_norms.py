@@ -159,7 +159,7 @@ class RMSNormGated(torch.nn.Module):
         x : Tensor (..., D)
             The numbers to be normalised.
         z : Tensor (..., D), optional
-            The gate, which SiLU is applied to.
+            The gate, to which SiLU is applied.
 
         Returns
         -------
@@ -374,9 +374,9 @@ class RMSNorm(torch.nn.Module):
         x : Tensor (..., D)
             The numbers to be normalised.
         residual : Tensor (..., D), optional
-            A tensor that is added before.
+            A tensor that is added first.
         prenorm : bool
-            Whether the sum is returned, too.
+            Whether the sum is also returned.
         residual_in_fp32 : bool
             Whether the sum is in float32.
 

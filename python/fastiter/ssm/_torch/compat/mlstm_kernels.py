@@ -33,7 +33,7 @@ def mlstm_chunkwise(
 ) -> Tensor | tuple[Tensor, States]:
     """mLSTM over whole sequences: q, k (B, H, T, K), v (B, H, T, V), i, f (B, H, T).
 
-    It is :func:`fastiter.torch.ssm.mlstm` with heads before time.
+    This is :func:`fastiter.torch.ssm.mlstm` with heads before time.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def mlstm_chunkwise(
         An option of the package's kernels, which changes nothing here.
     normalizer_gradient : bool
         Whether gradients flow through the divisor, as in the package's "native_autograd"; its "native_custbw" and
-        Triton kernels take it for a constant.
+        Triton kernels treat it as a constant.
     **rest : object
         Refused: the package's functions have no further options.
 
@@ -114,7 +114,7 @@ def mlstm_recurrent_sequence(
     dtype_state: torch.dtype = torch.float32,
     **rest: Any,
 ) -> Tensor | tuple[Tensor, States]:
-    """mLSTM over whole sequences, as :func:`mlstm_chunkwise`; the last states have the dtype ``dtype_state``.
+    """mLSTM over whole sequences, like :func:`mlstm_chunkwise`; the last states have the dtype ``dtype_state``.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def mlstm_recurrent_step(
     dtype_state: torch.dtype = torch.float32,
     **rest: Any,
 ) -> tuple[Tensor, States]:
-    """One step of mLSTM, from a state that stays as it is: q, k (B, H, K), v (B, H, V), i, f, m (B, H, 1).
+    """One step of mLSTM, which does not modify its initial state: q, k (B, H, K), v (B, H, V), i, f, m (B, H, 1).
 
     Parameters
     ----------
@@ -257,9 +257,9 @@ def mlstm_recurrent_step(
 
 
 def register(name: str = "fastiter") -> None:
-    """Make these functions known to mlstm_kernels: its back ends may then be called ``"chunkwise--fastiter"``.
+    """Register these functions with mlstm_kernels: a backend may then be selected as ``"chunkwise--fastiter"``.
 
-    The registries are those of chunkwise, sequence and step kernels; the ones of sequences and steps call it ``name``.
+    They are added to the registries of chunkwise, sequence and step kernels, in the latter two under ``name``.
 
     Parameters
     ----------
@@ -269,19 +269,19 @@ def register(name: str = "fastiter") -> None:
     Raises
     ------
     ImportError
-        Where mlstm_kernels is not installed.
+        If mlstm_kernels is not installed.
 
     See Also
     --------
-    fastiter.torch.compat.install : Replaces the package as a whole.
-    mlstm_chunkwise : What is registered for chunkwise kernels.
+    fastiter.torch.compat.install : Replaces the whole package.
+    mlstm_chunkwise : The function that is registered for chunkwise kernels.
 
     Examples
     --------
     >>> import sys
     >>> from unittest import mock
     >>> from fastiter.torch.compat import mlstm_kernels
-    >>> with mock.patch.dict(sys.modules, {"mlstm_kernels": None}):  # as where it is not installed
+    >>> with mock.patch.dict(sys.modules, {"mlstm_kernels": None}):  # as if it were not installed
     ...     try:
     ...         mlstm_kernels.register()
     ...     except ImportError as error:
@@ -296,7 +296,7 @@ def register(name: str = "fastiter") -> None:
 
 
 def _state(function: str, q: Tensor, v: Tensor, parts: dict[str, Tensor | None]) -> States | None:
-    """Return the initial state as mlstm takes it; all of its parts must be given, or none."""
+    """Return the initial state in mlstm's form; either all of its parts must be given, or none."""
     if function != "mlstm_recurrent_step" and all(x is None for x in parts.values()):
         return None
     heads, keys, values = q.shape[:2], q.shape[-1], v.shape[-1]
@@ -329,7 +329,7 @@ def _run(
 
 
 def _check(function: str, rest: dict[str, Any], signals: tuple[Any, ...], eps: float, letters: str = "B, H, T") -> None:
-    """Refuse unknown options, and signals q, k, v, i and f that do not go together; ``letters``: their axes."""
+    """Refuse unknown options, and signals q, k, v, i and f that are inconsistent; ``letters`` are their axes."""
     if rest:
         got = f"an unexpected keyword argument {next(iter(rest))!r}"
         raise TypeError(f"{function}: options must be those of mlstm_kernels, got {got}")

@@ -1,4 +1,4 @@
-"""The modules of other libraries that code imports, and what they have in fastiter."""
+"""The modules of other libraries that code imports, and their contents in fastiter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Names = dict[str, Any]
 
 
 class Package(NamedTuple):
-    """A library: the version whose functions these are, and the names in each of its modules, by the modules' paths.
+    """A library: the version whose functions are reproduced, and the names in each of its modules, by module path.
 
     The path of the package itself is empty.
     """
