@@ -1,10 +1,10 @@
-// The common prefix of every .cu: number types, shared memory, tensor-core products and the grid barrier, without any
-// #include, so that NVRTC and nvcc both accept it. tests/gpu/host/shim.hpp is the counterpart for a CPU.
+// The prefix of every .cu: number types, shared memory, tensor-core products, and barriers of grids and clusters,
+// without any #include, so that NVRTC and nvcc both accept it. tests/gpu/host/shim.hpp is the counterpart for a CPU.
 #pragma once
 
 #define KERNEL extern "C" __global__ void
 #define INLINE __device__ __forceinline__
-// The dynamic shared memory of the block; kernels partition it among their arrays.
+// The dynamic shared memory of the block, which kernels partition into arrays
 #define SHARED_MEMORY(T, name)                                     \
     extern __shared__ __align__(16) unsigned char shared_bytes_[]; \
     T* const name = reinterpret_cast<T*>(shared_bytes_)
@@ -36,7 +36,7 @@ INLINE uint32 bits_of(Half x) { return x.bits; }
 INLINE uint32 bits_of(float x) { return __float_as_uint(x); }
 INLINE uint64 bits_of(double x) { return uint64(__double_as_longlong(x)); }
 
-template <class T> struct Rounded; // Rounded<T>::of(x): x to nearest, ties to even
+template <class T> struct Rounded; // Rounded<T>::of(x): round to nearest, ties to even
 template <> struct Rounded<float> {
     static INLINE float of(float x) { return x; }
 };
@@ -59,9 +59,9 @@ template <> struct Rounded<Half> {
 };
 
 // d += a b per warp: a is 16 x 16 row-major, b 16 x 8 column-major, d 16 x 8 in float. With lane = 4 g + q, a word
-// holds two numbers: a[0] = row g, columns 2q, 2q + 1; a[1] = row g + 8; a[2] = row g, columns 2q + 8, 2q + 9; a[3] =
-// both offsets; b[0] = rows 2q, 2q + 1 of column g, b[1] = 8 rows on; d[0], d[1] = row g, columns 2q and 2q + 1; d[2],
-// d[3] = row g + 8.
+// contains two elements: a[0] = row g, columns 2q, 2q + 1; a[1] = row g + 8; a[2] = row g, columns 2q + 8, 2q + 9; a[3]
+// = row g + 8, columns 2q + 8, 2q + 9; b[0] = rows 2q, 2q + 1 of column g; b[1] = 8 rows further; d[0], d[1] = row g,
+// columns 2q and 2q + 1; d[2], d[3] = row g + 8.
 INLINE void mma_16x8x16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2], BFloat16) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -74,8 +74,8 @@ INLINE void mma_16x8x16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// The same in TF32: a is 16 x 8, b 8 x 8. a[0] = row g, column q; a[1] = row g + 8; a[2] = column q + 4; a[3] = both;
-// b[0] = row q of column g, b[1] = row q + 4. d as above.
+// The same in TF32: a is 16 x 8, b 8 x 8. a[0] = row g, column q; a[1] = row g + 8; a[2] = row g, column q + 4;
+// a[3] = row g + 8, column q + 4; b[0] = row q of column g; b[1] = row q + 4. d is as above.
 INLINE void mma_16x8x8_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
     uint32 x[6];
     for (int i = 0; i < 4; ++i) asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(x[i]) : "f"(a[i]));
@@ -95,12 +95,12 @@ INLINE bool any_lane(bool x) { return __any_sync(0xffffffffu, x); }
 INLINE void warp_barrier() { __syncwarp(); }
 INLINE void block_barrier() { __syncthreads(); }
 
-// A barrier of all blocks that share `arrived` (0 at first), in two halves, each for all threads of a block. What a block
-// wrote before `grid_arrive` is visible to all blocks after `grid_wait`; work between the halves hides the latency.
-// `target` is the number of arrivals to wait for: with n blocks, n the first time, 2n the second. Every block must be
-// resident.
+// A barrier of all blocks that share `arrived` (initially 0), split in two halves, each called by all threads of a
+// block. Writes of a block before `grid_arrive` are visible to all blocks after `grid_wait`; work between the halves
+// hides the latency. `target` is the number of arrivals to wait for: with n blocks, n the first time, 2n the second
+// time, and so on. All blocks must be resident.
 INLINE void grid_arrive(uint32* arrived) {
-    block_barrier(); // the release of one thread is cumulative: it covers what the others wrote before
+    block_barrier(); // the release of one thread is cumulative: it covers earlier writes of the others
     if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0)
         asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
 }
@@ -117,14 +117,15 @@ INLINE void grid_barrier(uint32* arrived, uint32 target) {
     grid_wait(arrived, target);
 }
 
-// Clusters, from sm_90 on: blocks that run at the same time and write to each other's shared memory. `rank`: the number of
-// a block in its cluster.
+// Clusters (from sm_90): blocks that are resident together and write to each other's shared memory. `rank` is the index
+// of a block in its cluster.
 INLINE void cluster_barrier() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// An Arrival in shared memory counts bytes that are sent to its block. One thread begins with it before a cluster_barrier
-// and then says, for each phase, how many bytes it has; a phase ends with the last of them, also if bytes came first. All
-// threads may wait for the end of the current phase, whose parity is 0, 1, 0, ...
+// An Arrival (mbarrier) in shared memory counts the bytes that are sent to its block. One thread initialises it before
+// a cluster_barrier, and then declares the number of bytes of each phase; a phase ends when all of them have arrived,
+// which may begin before the declaration. All threads may wait for the end of the current phase, with the parity
+// 0, 1, 0, ...
 using Arrival = uint64;
 INLINE uint32 shared_address(const void* x) { return uint32(__cvta_generic_to_shared(x)); }
 INLINE void begin(Arrival* to) {
@@ -146,7 +147,7 @@ INLINE void wait_for(Arrival* to, uint32 parity) {
                      : "memory");
     while (!is_there);
 }
-// Writes x to where `to` is in the shared memory of another block, and counts 8 bytes in its `arrival`.
+// Writes x to the address `to` in the shared memory of block `rank`, and counts 8 bytes in that block's `arrival`.
 INLINE void send(void* to, uint64 x, Arrival* arrival, int rank) {
     uint32 there, counter;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(to)), "r"(rank));
@@ -163,7 +164,7 @@ template <> INLINE BFloat16 load_shared_by_grid(const BFloat16* x) {
 template <> INLINE Half load_shared_by_grid(const Half* x) {
     return Half{__ldcg(reinterpret_cast<const unsigned short*>(x))};
 }
-// 16 bytes, loaded and stored at once from and to multiples of 16
+// 16 bytes, loaded and stored by one instruction at addresses that are multiples of 16
 struct alignas(16) Wide {
     uint64 x[2];
 };

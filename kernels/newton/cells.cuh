@@ -1,13 +1,14 @@
-// The common part of newton.cu, after device.cuh: the diagonal cells on one unit, the addresses of a step's data, and
+// The prefix of newton.cu, after device.cuh: the diagonal cells for one unit, the addresses of a step's data, and
 // linear recurrences along time. docs/newton/index.md has the equations.
 //
-// REAL: float or double.   CELL: its number in fastiter.newton._cells, ParaGRU or ParaLSTM.   UNITS: contiguous units, enough
-// to fill 32 bytes, the granularity of memory transfers.   CHUNK: consecutive steps per thread.
+// Defines: REAL, float or double; CELL, the cell's number in fastiter.newton._cells, ParaGRU or ParaLSTM; UNITS, the
+// number of contiguous units that fill 32 bytes, the granularity of memory transfers; CHUNK, consecutive steps per
+// thread.
 #pragma once
 using Real = REAL;
 
-// ---- the cells. s: the states before the step; parts: intermediate values; j: Jacobian of the states after by those
-// before; ds: gradients of the states after; dx, dw: gradients of x, and of a and then p.
+// ---- The cells. s: the states before the step; parts: intermediate values; j: Jacobian of the states after with
+// respect to those before; ds: gradients of the states after; dx: gradients of x; dw: gradients of a, then of p.
 
 INLINE Real sigmoid(Real x) {
     const Real e = exp(x < 0 ? x : -x);
@@ -42,7 +43,7 @@ template <> struct CellOf<0> { // ParaGRU
 
 template <> struct CellOf<1> { // ParaLSTM
     static constexpr int gates = 3, states = 2, peepholes = 2;
-    Real f, o, q, c, tanh_c; // c: after the step
+    Real f, o, q, c, tanh_c; // c after the step
 
     INLINE void begin(const Real* x, const Real* a, const Real* p, const Real* s) {
         f = sigmoid(a[0] * s[0] + p[0] * s[1] + x[0]), q = tanh(a[2] * s[0] + x[2]);
@@ -71,7 +72,7 @@ template <> struct CellOf<1> { // ParaLSTM
 using Cell = CellOf<CELL>;
 constexpr int G = Cell::gates, S = Cell::states, P = Cell::peepholes, U = UNITS, C = CHUNK;
 
-// ---- indexing: a block has UNITS units of one row, a thread CHUNK steps of one of them ------------------------------
+// ---- Indexing: a block has UNITS units of one row, a thread CHUNK steps of one of them ------------------------------
 
 struct Steps {
     Real* data;
@@ -107,7 +108,7 @@ struct Place {
     INLINE void load_state(const Real* x, Real (&s)[S]) const {
         for (int i = 0; i < S; ++i) s[i] = x && is_here ? x[state(i)] : Real(0);
     }
-    // Zeros the steps after a row's last one.
+    // Sets the steps after a row's last one to zero.
     INLINE void pad(const Steps& x, int gates = 1) const {
         if (!x.data || !is_here) return;
         for (int64 t = length + k; t < shape.time; t += blockDim.x / U)
@@ -115,7 +116,7 @@ struct Place {
     }
 };
 
-// ---- scans: v[i] = m[i] v[i-1] + b[i] over the steps of a window, one chunk per thread of a block. Chunks are
+// ---- Scans: v[i] = m[i] v[i-1] + b[i] over the steps of a window, one chunk per thread of a block. Chunks are
 // composed by shuffles within a warp, and warps through shared memory. The order of all operations is fixed.
 
 // The map v -> m v + b, where + is Join
@@ -149,7 +150,7 @@ template <class Join> INLINE void apply(const Map& map, Real (&v)[S]) {
     for (int i = 0; i < S; ++i) v[i] = Join::of(v[i], map.b[i]);
 }
 
-// Composes m with `map`, to be applied after it; the caller composes b.
+// Composes `map` with m, which is applied after it; the caller composes b.
 INLINE void follow(const Real (&m)[S][S], Map& map) {
     for (int l = 0; l < S; ++l) {
         Real column[S];
@@ -177,8 +178,8 @@ INLINE Map from_below(const Map& x, int by) {
     return y;
 }
 
-// Turns v before the window into v before this thread's chunk, whose composition is `own`. totals: (warps, U) in shared
-// memory, free on entry. keep_in(v, k) may clamp the input of chunk k. Synchronises the block once.
+// Maps v before the window to v before this thread's chunk, whose composition is `own`. totals: (warps, U) in shared
+// memory, unused on entry. keep_in(v, k) may clamp the input of chunk k. Synchronises the block once.
 template <class Join, class F> INLINE void enter(Map own, Real (&v)[S], Map* totals, F keep_in) {
     constexpr int chunks = 32 / U; // per warp
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;

@@ -1,4 +1,4 @@
-// The entry points of Newton's method and of the gradients: a block per UNITS units of one row, all steps in one
+// The entry points of Newton's method and of its gradients: one block per UNITS units of one row, all steps in one
 // launch.
 
 // first, last: (S, B, D); counts: (B, blocks per row, windows), 0 on entry
@@ -17,7 +17,8 @@ KERNEL __launch_bounds__(256, 1) newton_fwd(Real* wx, const Real* a, const Real*
     solver.run(first, last, counts + blockIdx.x * windows);
 }
 
-// steps (2, B): per row, the most passes of a window, and the number of windows run step by step; one warp per row
+// steps (2, B): per row, the maximum number of passes over a window, and the number of windows run step by step; one
+// // warp per row
 KERNEL newton_counts(const int32* counts, int64 blocks, int64 windows, int64 rows, int64* steps) {
     const int64 row = blockIdx.x;
     int64 most = 0, given_up = 0;
@@ -37,9 +38,9 @@ KERNEL newton_counts(const int32* counts, int64 blocks, int64 windows, int64 row
     if (threadIdx.x == 0) steps[row] = most, steps[rows + row] = given_up;
 }
 
-// The exact gradients, from the last step to the first: with r the gradient of the states before a step and g that of h
-// after it, r = J^T (r' + g), a scan once the states are known. dh, dlast: null = 0; da (B, G, D) and dp (B, 2, D): one
-// per row, or null.
+// The exact gradients, from the last step to the first. Let r be the gradient of the states before a step and g the
+// gradient of h after it: r = J^T (r' + g), which is a scan, as the states are known. dh, dlast: null means 0;
+// da (B, G, D) and dp (B, 2, D): one per row, or null.
 KERNEL __launch_bounds__(256, 1) newton_bwd(Real* wx, const Real* a, const Real* p, const Real* first, Real* h, Real* c,
                                             Real* dh, const Real* dlast, Real* dwx, Real* dfirst, Real* da, Real* dp,
                                             int64 wx_row, int64 wx_time, int64 wx_gate, int64 h_row, int64 h_time,

@@ -1,13 +1,13 @@
 // Newton's method on windows of time for ParaGRU and ParaLSTM, all windows of a row in one launch. A pass reads the old
-// states y and writes the new ones, with y+ = y = the true state before the window:
+// states y and computes the new states y+, where both are the exact state before the window:
 //
 //   y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1])
 //
 // Each thread has a chunk of steps, whose x and y stay in registers for all passes: it computes f and J there, composes
-// the changes y+ - y through its chunk, and gets the change at the step before from a scan. The rules are those of
-// csrc/newton/cpu/newton.cpp, with UNITS units of one row that converge together: leading steps within the tolerance are
-// final, the first one in any case; a window that takes too long, grows or is not finite continues step by step; so
-// does the whole row if an error may grow by more than kSensitive.
+// the changes y+ - y through its chunk, and receives the change at the step before its chunk from a scan. The rules are
+// those of csrc/newton/cpu/newton.cpp, with UNITS units of one row that converge together: leading steps within the
+// tolerance are final, and the first step always is; a window that takes too many passes, whose changes grow or are not
+// finite continues step by step; so does the whole row if an error may grow by a factor of more than kSensitive.
 #pragma once
 
 constexpr Real kGrowth = 4, kSensitive = 256;
@@ -22,7 +22,7 @@ struct Options {
 struct Shared {
     Map* totals;         // (warps, U), for the scans
     Real* edge;          // (2, chunks, U, S): y at the last step of each chunk, double-buffered across passes
-    Real *state, *error; // (U, S): before the window; state also hands on the last final step
+    Real *state, *error; // (U, S): before the window; state also passes on the last final step
     Real* change;        // (warps)
     int32 *first, *flag; // (warps)
 
@@ -66,15 +66,16 @@ struct Solver {
     INLINE void write(Real* to, const Real (&s)[S]) const {
         for (int n = 0; n < S; ++n) to[place.u * S + n] = s[n];
     }
-    // y before chunk k: the old buffer, or with `later` the next pass's, as others may still read the old one
+    // y before chunk k: in the current buffer, or with `later` = 1 in the next pass's, as others may still read the
+    // current one
     INLINE Real* edge(int k, int later = 0) const {
         return k ? shared.edge + ((turn + later) % 2 * int(blockDim.x) + (k - 1) * U) * S : shared.state;
     }
 
-    // Clamps to the bound max(1, |a state before|) of every solution, enlarged by a quarter for rounding.
+    // Clamps to the bound of every solution, max(1, |state before|), enlarged by a quarter for rounding.
     INLINE Real put_back(Real v, int n) const { return v > limit[n] ? limit[n] : v < -limit[n] ? -limit[n] : v; }
 
-    // Starts the window: its initial guess, from states of 0, and the bounds
+    // Starts the window: computes its initial guess, from zero states, and the bounds.
     INLINE void begin(int64 begin, int count) {
         load(begin + index(0), begin + count, x);
         const Real zero[S] = {};
@@ -116,7 +117,7 @@ struct Solver {
             }
             for (int n = 0; n < S; ++n) before[n] = y[c][n];
         }
-        enter<Add>(map, d, shared.totals, [&](Real(&v)[S], int k) { // clamp at chunk borders, too
+        enter<Add>(map, d, shared.totals, [&](Real(&v)[S], int k) { // clamps at chunk borders as well
             Real old[S];
             read(edge(k), old);
             for (int n = 0; n < S; ++n) v[n] = abs(old[n] + v[n]) > limit[n] ? put_back(old[n] + v[n], n) - old[n] : v[n];
@@ -155,8 +156,8 @@ struct Solver {
         return {max(first_bad, done + 1), change};
     }
 
-    // Propagates an error of the states before a step to those after it, with a minimum of 1 + |y|; false if it has
-    // grown so much that the tolerance says nothing.
+    // Propagates an error of the states before a step to those after it, with a minimum of 1 + |y|; returns false if it
+    // has grown so much that the tolerance does not bound the error.
     INLINE static bool pass_error_on(const Real (&j)[S][S], const Real (&y)[S], Real (&error)[S]) {
         bool is_small = true;
         multiply(j, error);
@@ -168,7 +169,7 @@ struct Solver {
         return is_small;
     }
 
-    // The same for the final steps of the window; the largest error stems from one source, so chunks compose.
+    // The same for the final steps of the window; the largest error has one source, so chunks can be composed.
     INLINE bool errors_are_small(int done) {
         Map map = identity();
         Real error[S];
@@ -197,7 +198,7 @@ struct Solver {
         return is_small;
     }
 
-    // Steps [begin, end) one by one, on the first threads, starting from shared.state
+    // Computes steps [begin, end) one by one, on the first threads, starting from shared.state.
     INLINE bool loop(int64 begin, int64 end) {
         Real s[S], error[S];
         bool is_small = true;
@@ -221,8 +222,8 @@ struct Solver {
         return is_small;
     }
 
-    // Solves the window of steps [start, start + count); returns 2 passes + (1 if finished step by step); is_small as
-    // above
+    // Solves the window of steps [start, start + count); returns 2 passes + (1 if finished step by step); is_small is
+    // as above.
     INLINE int32 solve(int64 start, int count, bool& is_small) {
         begin(start, count);
         int done = 0;
@@ -255,7 +256,7 @@ struct Solver {
         return int32(2 * passes + (done < count));
     }
 
-    // Every window of the row
+    // Solves all windows of the row.
     INLINE void run(const Real* first, Real* last, int32* counts) {
         Real s[S], zero[S] = {};
         place.load_state(first, s);

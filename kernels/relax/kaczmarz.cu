@@ -1,7 +1,7 @@
 // Kaczmarz projections on A x = b for SELL slices: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2. Rows of one colour
-// have no column in common, so they run in parallel. x (columns of A, k), b (rows, k); rows here are in the order of
-// colours, and row (n) maps each to its row of b. Phases, `arrived` and defines are as in sweeps.cu; lanes with fewer
-// entries than their slice have the column -1.
+// have no column in common, so they run in parallel. x (columns of A, k), b (rows, k); rows here are ordered by colour,
+// and row (n) maps each to its row of b. Phases, `arrived` and defines are as in sweeps.cu; lanes with fewer entries
+// than their slice are padded with the column -1.
 INLINE double conjugate(double x) { return x; }
 INLINE Complex conjugate(Complex x) { return {x.re, -x.im}; }
 

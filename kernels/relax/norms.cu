@@ -1,4 +1,4 @@
-// Sums partial norms in an order that depends only on the number of threads per block.
+// Adds up partial norms in an order that depends only on the number of threads per block.
 
 // sums (gridDim.y, k): block (c, s) sums column c over share s of the rows of parts (count, k)
 KERNEL __launch_bounds__(256) relax_norms_kernel(const double* parts, int64 count, int64 k, double* sums) {

@@ -1,4 +1,4 @@
-// The common part of the relaxation kernels with a matrix: number types, phases, work items of warps, SELL slices.
+// The prefix of the relaxation kernels with a matrix: number types, phases, work items of warps, SELL slices.
 #ifdef MATRIX
 #ifndef SYSTEMS
 #define SYSTEMS 0
@@ -89,7 +89,7 @@ template <class F> INLINE void for_items(int64 begin, int64 end, int64 k, F f) {
     }
 }
 
-// The warp's partial sums of a norm, always in the same order
+// Stores the warp's sum of a norm's parts, always added in the same order.
 INLINE void store_norms(const double (&parts)[COLUMNS], double* norms, int64 item, int64 k, int64 column, int columns) {
     for (int c = 0; c < COLUMNS; ++c) {
         double sum = parts[c];
@@ -98,8 +98,8 @@ INLINE void store_norms(const double (&parts)[COLUMNS], double* norms, int64 ite
     }
 }
 
-// A slice (SELL) is the work of one warp: r rows with equally many lanes each, a power of two. Entry j of a row belongs
-// to lane j % lanes of the row; entry e of lane l of the warp is at slice_entry + 32 e + l, so that reads are
+// A slice (SELL) is the work of one warp: r rows with the same number of lanes, a power of two. Entry j of a row
+// belongs to lane j % lanes of the row; entry e of lane l of the warp is at slice_entry + 32 e + l, so that reads are
 // coalesced. Lanes with fewer entries are padded with a repeated column and the value 0. The diagonal is stored
 // separately.
 struct Slices {

@@ -1,19 +1,20 @@
 // Relaxation without a matrix: a 5-point stencil on a grid (n0, 1, n2), or a 7-point one on (n0, n1, n2), contiguous
-// along n2; x is 0 outside. y = (1 - omega) x + omega (b - the terms of the neighbours) / the first coefficient, either
-// everywhere from the old x (Jacobi: y is a separate buffer), or at the points of one red-black colour (y is x).
+// along n2; x is 0 outside the grid. y = (1 - omega) x + omega (b - the terms of the neighbours) / the first
+// coefficient, either everywhere from the old x (Jacobi: y is a separate buffer), or at the points of one red-black
+// colour (y is x).
 //
-// A thread has a column of the grid along axis 0, and processes `depth` points of it in sequence: neighbours along the
-// column stay in registers, those across it in cache. Phases, `arrived` and RESIDENT are as in sweeps.cu. Define:
-// NUMBER, float or double.
+// A thread processes `depth` points of a column of the grid along axis 0 in sequence: neighbours along the column stay
+// in registers, those across it in cache. Phases, `arrived` and RESIDENT are as in sweeps.cu. Define: NUMBER, float or
+// double.
 typedef NUMBER T;
 enum Kind { FORWARD, BACKWARD, SYMMETRIC, JACOBI };
 
 struct Grid {
     int64 n0;
     int32 n1, n2;
-    const T* coefficient;       // (7) or (7, points): the point itself, then before and after along axes 0, 1 and 2
-    const T* inverse;           // (points), with variable coefficients: 1 / the first, 0 where x is given
-    const unsigned char* given; // (points), with constant ones: 1 where x is given; null: nowhere
+    const T* coefficient;       // (7) or (7, points): the point itself, then its neighbours along axes 0, 1 and 2
+    const T* inverse;           // (points), for variable coefficients: 1 / the first one, 0 where x is given
+    const unsigned char* given; // (points), for constant coefficients: 1 where x is given; null: nowhere
     INLINE int64 area() const { return int64(n1) * n2; }
 };
 
@@ -87,7 +88,7 @@ template <class F> INLINE void for_columns(const Grid& m, int32 depth, F f) {
     }
 }
 
-// One phase: all points, or with step 2 those of one colour. Each x along the column is read once.
+// One phase: all points, or with step 2 the points of one colour. Each x along the column is read once.
 template <bool Variable, bool Together>
 INLINE void relax_phase(const Grid& m, const Folded& f, const T* b, const T* x, T* y, int32 depth, int32 colour,
                         int32 step) {
@@ -107,7 +108,7 @@ INLINE void relax_phase(const Grid& m, const Folded& f, const T* b, const T* x, 
     });
 }
 
-// A phase of Jacobi's method with constant coefficients: all loads of some planes are issued before their first store.
+// A phase of Jacobi's method with constant coefficients; all loads of some planes are issued before their first store.
 template <bool Together>
 INLINE void jacobi_phase(const Grid& m, const Folded& f, const T* __restrict__ b, const T* __restrict__ x,
                          T* __restrict__ y, int32 depth) {
@@ -178,8 +179,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
         relax_phases<false, false>(m, b, x, y, *omega, depth, kind, first, last, arrived);
 }
 
-// r = b - A x unless r is null, 0 where x is given; norms (items, warps per block): the sums of r^2 over the share of
-// each
+// r = b - A x unless r is null, 0 where x is given; norms (items, warps per block): the sum of r^2 over each warp's
+// share
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_stencil_residual_kernel(int64 n0, int32 n1, int32 n2, const T* coefficient, const T* inverse,
                                   const unsigned char* given, const T* b, const T* x, T* r, double* norms,

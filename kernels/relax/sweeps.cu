@@ -1,14 +1,14 @@
 // Sweeps of relaxation over A x = b, and residuals, for SELL slices and for BSR blocks. With z_i = (b_i - sum over j !=
 // i of a_ij x_j) / a_ii:   y_i = (1 - omega) x_i + omega z_i.   Jacobi: y is a separate buffer. Coloured orders: y is
-// x; rows of one colour are contiguous and not linked.
+// x; rows of one colour are contiguous and not coupled.
 //
-// x, b, y (n, k), contiguous. Sums are in double, or Complex. A phase is the rows of one colour, or a sweep of Jacobi:
-// a launch runs the phases [first, last) of a sequence of sweeps. With several, `arrived` is 0 at first, all blocks are
-// resident, and they synchronise between phases; with one, arrived is null.
+// x, b, y (n, k) are contiguous. Sums are in double, or Complex. A phase is the rows of one colour, or a sweep of
+// Jacobi's method: a launch runs the phases [first, last) of a sequence of sweeps. With several phases, `arrived` is
+// initially 0, all blocks are resident, and they synchronise between phases; with one phase, arrived is null.
 //
 // Defines: MATRIX and VECTOR, the storage types of A and x: float, double or Complex; COLUMNS of x per thread;
-// BLOCK_ROWS, 2 if blocks have more than 32 rows; RESIDENT blocks per SM; SYSTEMS 1: the slices are those of k systems
-// with one pattern, each with its own values, x, b and y, one after the other.
+// BLOCK_ROWS, 2 if blocks have more than 32 rows; RESIDENT, blocks per SM; SYSTEMS, 1 if the slices are those of k
+// systems with one sparsity pattern, each with its own values, x, b and y, stored one after the other.
 
 // ---- slices ---------------------------------------------------------------------------------------------------------
 
@@ -74,8 +74,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------
 
-// Block rows with blocks of size x size (BSR), each column-major; x and b have `size` rows per block row. The diagonal
-// blocks are stored separately.
+// Block rows with column-major blocks of size x size (BSR); x and b have `size` rows per block row. The diagonal blocks
+// are stored separately.
 struct Blocks {
     const int64* start; // (n + 1) first block of each row
     const int32* column;
@@ -83,7 +83,7 @@ struct Blocks {
     int32 size;
 };
 
-// The lane's position: a block row takes `size` lanes, or 32 lanes with two rows each; a warp takes as many as fit.
+// The lane's position: a block row has `size` lanes, or 32 lanes with two rows each; a warp has as many of them as fit.
 struct Place {
     int64 row; // block row
     int lane, first, group;
@@ -154,7 +154,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
     });
 }
 
-// norms (items, k), an item being as many block rows as fit in a warp; diagonal (n, size, size), column-major
+// norms (items, k), where an item is as many block rows as fit in a warp; diagonal (n, size, size), column-major
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_blocks_residual_kernel(const int64* start, const int32* column, const A* value, const A* diagonal, int64 n,
                                  int32 size, const V* b, const V* x, V* r, double* norms, int64 k) {

@@ -1,4 +1,4 @@
-// The gradients of rnn_fwd, all steps back in time in one launch: a step takes r^T times the dp of the previous visit.
+// The gradients of rnn_fwd, backwards over all steps in one launch: a step uses r^T times the dp of the previous visit.
 
 KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
     rnn_bwd(const Element* r, const Element* h0, const Real* c0, const Real* n0, const Real* m0, const Element* h,
@@ -11,7 +11,7 @@ KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
     const Real* const dlast[] = {dh_last, dc_last, dn_last, dm_last};
     Real* const dfirst[] = {dh0, dc0, dn0, dm0};
     Share<1> own;
-    const int64 pitch = own.pitch(width); // of the gates in the vectors
+    const int64 pitch = own.pitch(width); // distance of the gates in the vectors
     own.set_up(shape, first_group, blocks, int(G * pitch));
     own.load(width, int(G * pitch), [&](int, int64 u, int64 k) {
         const int64 row = k % pitch;
@@ -31,12 +31,12 @@ KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
     }
     static_assert(kEach <= 32);
     uint32 passes = 0; // one bit per element: the previous visit was a step that received h'
-    // dp = 0 where a row has not begun on this way back, or has ended: its ds stay, once they have the last product.
+    // dp = 0 before a row's last step and after its first one; its ds no longer change after the last product is added.
     const int visits = own.steps + (dh0 != nullptr);
     const auto time_of = [&](int visit) {
         return visit == own.steps ? int(time) : shape.reverse ? visit : own.steps - 1 - visit;
     };
-    Backward::Inputs next[kEach] = {}; // as stored, and asked for a whole step before they are needed
+    Backward::Inputs next[kEach] = {}; // in storage types, and prefetched a whole step ahead
     const auto ask = [&](int visit) {
 #pragma unroll
         for (int e = 0; e < kEach; ++e)

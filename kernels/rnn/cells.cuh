@@ -1,8 +1,8 @@
-// The common part of every rnn*.cu, after device.cuh: the cells on one unit, forward and backward, and the addresses of
-// a step's data. docs/rnn/index.md has the equations.
+// The prefix of every .cu in this folder, after device.cuh: the cells for one unit, forward and backward, and the
+// addresses of a step's data. docs/rnn/index.md has the equations.
 //
-// ELEMENT: the storage type: float, double, BFloat16 or Half. Arithmetic, the states but h, saved values, and the
-// gradients of the final and initial states are in Real.   CELL: its number in fastiter._rnn.
+// Defines: ELEMENT, the storage type: float, double, BFloat16 or Half. Arithmetic, the states other than h, saved
+// values, and the gradients of the final and initial states are in Real. CELL, the cell's number in fastiter._rnn.
 #pragma once
 using Element = ELEMENT;
 template <class E> struct Arithmetic {
@@ -14,11 +14,11 @@ template <> struct Arithmetic<double> {
 using Real = Arithmetic<Element>::Type;
 using Rounding = Rounded<Element>;
 
-// ---- the cells on one unit: docs/rnn/index.md. x, p: gates of wx and of r h' + b; s: states before, then after; keep: saved
-// values; ds: gradients of the states after, then before, without the path through r; dx, dp: gradients of x and p.
+// ---- The cells for one unit. x, p: gates of wx and of r h' + b; s: states before, then after; keep: saved values;
+// ds: gradients of the states after, then before, without the path through r; dx, dp: gradients of x and p.
 
-// In double by the library; in float without a branch or a call, which would come between the loads and the products of
-// several units: within 4 ulp, as the quotient is one of the hardware's, within 2 ulp for these divisors from 1 to 2.
+// Double uses the library. Float uses no branch or call, which would separate the loads from the products of several
+// units: the error is at most 4 ulp, as the hardware's division has at most 2 ulp for these divisors from 1 to 2.
 INLINE double over_1_to_2(double x, double y) { return x / y; }
 INLINE float over_1_to_2(float x, float y) { return __fdividef(x, y); }
 INLINE Real sigmoid(Real x) {
@@ -36,8 +36,8 @@ INLINE float hyperbolic_tangent(float x) {
 }
 INLINE Real log_sigmoid(Real x) { return (x < 0 ? x : Real(0)) - log1p(exp(x < 0 ? x : -x)); }
 
-template <int Code> struct CellOf { // 0, 1: h = hyperbolic_tangent(a) or max(a, 0)
-    static constexpr int gates = 1, states = 1, saved = 0, before = 0, now = 1; // before, now: bits of the states read
+template <int Code> struct CellOf { // Elman. 0, 1: h = hyperbolic_tangent(a) or max(a, 0)
+    static constexpr int gates = 1, states = 1, saved = 0, before = 0, now = 1; // before, now: masks of the states read
     static INLINE void forward(const Real* x, const Real* p, Real* s, Real*) {
         const Real a = x[0] + p[0];
         s[0] = Code == 0 ? hyperbolic_tangent(a) : a < 0 ? Real(0) : a;
@@ -94,14 +94,14 @@ template <> struct CellOf<4> { // sLSTM
     static INLINE void forward(const Real* x, const Real* p, Real* s, Real* keep) {
         const Real a_i = x[0] + p[0], a_f = x[1] + p[1], z = hyperbolic_tangent(x[2] + p[2]), o = sigmoid(x[3] + p[3]);
         const Real l = log_sigmoid(a_f) + s[3];
-        s[3] = s[2] == 0 || l <= a_i || a_i != a_i ? a_i : l; // a NaN in either stays
+        s[3] = s[2] == 0 || l <= a_i || a_i != a_i ? a_i : l; // propagates a NaN in either
         const Real i = exp(a_i - s[3]), f = exp(l - s[3] > 0 ? Real(0) : l - s[3]);
         s[1] = f * s[1] + i * z;
         s[2] = f * s[2] + i < 1 ? Real(1) : f * s[2] + i;
         s[0] = o * s[1] / s[2];
         keep[0] = a_i, keep[1] = a_f, keep[2] = z, keep[3] = o;
     }
-    // Whether m was a_i is recovered from m itself: if so, i is 1, else f is.
+    // Whether m was a_i is recovered from m itself: if so, i is 1, otherwise f is 1.
     static INLINE void backward(const Real* keep, const Real* before, const Real* now, Real* ds, Real* dx, Real* dp) {
         const Real a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3], m = now[3], l = log_sigmoid(a_f) + before[3];
         const bool begins = before[2] == 0, is_a_i = begins || a_i >= m;
@@ -126,28 +126,28 @@ template <> struct CellOf<4> { // sLSTM
 using Cell = CellOf<CELL>;
 constexpr int G = Cell::gates, S = Cell::states, K = Cell::saved ? Cell::saved : 1; // an array has at least one element
 
-// ---- indexing: dense vectors of all heads, one for each row and step ------------------------------------------------
+// ---- Indexing: dense vectors of all heads, one for each row and step ------------------------------------------------
 
-// PLAIN: all rows have all steps, at a constant stride, without resets and clips, so that no step asks for them.
+// PLAIN: all rows have all steps, at constant strides, without resets and clipping, so that no step checks for them.
 #ifndef PLAIN
 #define PLAIN 0
 #endif
 
-struct Place {  // a number of the vector of a row and step
-    int64 line; // offset of the vector, where a line has one
-    int64 unit; // and of the number in it
+struct Place {  // an element of the vector of a row and step
+    int64 line; // offset of the vector in an array with one vector per line
+    int64 unit; // offset of the element in the vector
 };
 
 struct Shape {
     int64 batch, time, heads, width, line_row, line_time;
     const int64* lengths;          // null: every row has all steps
-    const int64 *starts, *offsets; // for rows packed end to end
+    const int64 *starts, *offsets; // for concatenated and for packed rows
     const unsigned char* reset;    // per row and step; null: nowhere
-    Real clip_state, clip_grad;    // infinite: no clipping
+    Real clip_state, clip_grad;    // infinity: no clipping
     bool reverse;
-    int64 pitch; // numbers per vector
+    int64 pitch; // elements per vector
 
-    // Values in GPU memory are not validated: whatever they are, rows stay within the array, and cover all of it.
+    // Values in GPU memory are not validated: whatever they are, rows are within the array and cover all of it.
     INLINE int64 start(int64 row) const {
         return row == 0 ? 0 : row == batch ? line_row : min(max(starts[row], int64(0)), line_row);
     }
@@ -166,7 +166,7 @@ struct Shape {
     INLINE Real clipped(Real x) const { // keeps NaN
         return PLAIN ? x : x > clip_state ? clip_state : x < -clip_state ? -clip_state : x;
     }
-    INLINE Real clipped_gradient(Real x) const { // and passes no bound of 0
+    INLINE Real clipped_gradient(Real x) const { // a bound of 0 passes nothing, not even NaN
         if (PLAIN) return x;
         return clip_grad > 0 ? (x > clip_grad ? clip_grad : x < -clip_grad ? -clip_grad : x) : Real(0);
     }
@@ -187,8 +187,8 @@ struct Shape {
     {batch,  time,    heads, width,      line_row,  line_time,    lengths, \
      starts, offsets, reset, clip_state, clip_grad, reverse != 0, heads * width}
 
-// States in their storage types: h, and the others in Real. They are read as they are stored, since a conversion would
-// wait for the load. Null: absent.
+// States in their storage types: h in Element, the others in Real. They are not converted when they are loaded, since a
+// conversion would wait for the load. Null pointers are absent states.
 struct Stored {
     Element h;
     Real others[3];
@@ -203,7 +203,7 @@ struct Given {
         else
             to.others[k - 1] = others[k - 1] ? others[k - 1][at] : Real(0);
     }
-    INLINE Given or_else(bool these, const Given& those) const { // member by member, so that all stay in registers
+    INLINE Given or_else(bool these, const Given& those) const { // member by member, to stay in registers
         return {these ? h : those.h,
                 {these ? others[0] : those.others[0], these ? others[1] : those.others[1],
                  these ? others[2] : those.others[2]}};
@@ -239,13 +239,13 @@ struct Forward {
     INLINE Real bias(int64 n, int64 u, int g) const {
         return b ? Real(to_float(b[(g * shape.heads + n) * shape.width + u])) : Real(0);
     }
-    // p: products and biases; s: the states before, then after; keep: values for the backward pass
+    // p: products plus biases; s: the states before, then after; keep: values saved for the backward pass
     INLINE void step(const Inputs& in, const Real* p, Real* s, Real* keep) const {
         Real x[G];
         for (int g = 0; g < G; ++g) x[g] = to_float(in.x[g]);
         for (int k = 0; k < S; ++k) s[k] = in.resets ? Real(0) : s[k];
         Cell::forward(x, p, s, keep);
-        s[0] = to_float(Rounding::of(shape.clipped(s[0]))); // h' is what was returned, in every product and cell
+        s[0] = to_float(Rounding::of(shape.clipped(s[0]))); // every product and cell uses the rounded h'
     }
     INLINE void store(int64 row, int64 t, int64 n, int64 u, const Real* s, const Real* keep) const {
         const Place own = shape.place(row, t, n, u);

@@ -34,7 +34,7 @@ KERNEL IN_CLUSTER __launch_bounds__(kThreads, RESIDENT)
             if (is_here) s[e][k] = first.or_zero(k, shape.of_row(own.row0 + own.row_of(e), own.n, own.unit(e)));
     }
     const auto time_of = [&](int step) { return shape.reverse ? own.steps - 1 - step : step; };
-    Forward::Inputs next[kEach] = {}; // as stored, and asked for a whole step before they are needed
+    Forward::Inputs next[kEach] = {}; // in storage types, and prefetched a whole step ahead
     const auto ask = [&](int step) {
 #pragma unroll
         for (int e = 0; e < kEach; ++e)

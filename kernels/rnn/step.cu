@@ -1,8 +1,8 @@
-// One step of the recurrence, or of its gradients, without the batched products with r, one thread per row, head and
-// unit: for an r too large for the registers and shared memory of a GPU.
+// One step of the recurrence, or of its gradients, without the batched products with r, with one thread per row, head
+// and unit: for an r too large for the registers and shared memory of a GPU.
 
 struct Unit {
-    int64 row, n, u, at; // at: in (N, B, D), the layout of the batched products
+    int64 row, n, u, at; // at: offset in (N, B, D), the layout of the batched products
     bool is_here;
     INLINE explicit Unit(const Shape& shape) {
         at = int64(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -12,9 +12,9 @@ struct Unit {
     INLINE int64 gate(const Shape& shape, int g) const { return ((n * shape.batch + row) * G + g) * shape.width + u; }
 };
 
-// p, h: products r h' in (N, B, G, D), states in (N, B, D); kept: c, n, m of all units, [S - 1][N B D], in Real.
-// The step is t = step, or since[0] + step: a graph of some steps counts them in memory. t = -1 loads the initial states;
-// t = T writes the final states.
+// p: products r h' (N, B, G, D); h: states (N, B, D); kept: c, n, m of all units, [S - 1][N B D], in Real. The step is
+// t = step, or since[0] + step in a CUDA graph, which counts steps in memory. t = -1 loads the initial states; t = T
+// writes the final states.
 KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Element* h, Real* kept, const Element* h0,
                     const Real* c0, const Real* n0, const Real* m0, Element* h_last, Real* c_last, Real* n_last,
                     Real* m_last, Element* h_all, Real* c_all, Real* n_all, Real* m_all, Real* saved,
@@ -51,8 +51,8 @@ KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Eleme
 }
 
 // through: r^T dp of the previous visit, (N, B, D); dp: gradients of this step's products, (N, B, G, D); ds: gradients
-// that flow back, [S][N B D], in Real. t as above; t = -1 loads the gradients of the final states; t = T writes those of the
-// initial states.
+// that flow back, [S][N B D], in Real. t is as above; t = -1 loads the gradients of the final states; t = T writes
+// those of the initial states.
 KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element* h0, const Real* c0, const Real* n0,
                     const Real* m0, const Element* h, const Real* c, const Real* n, const Real* m, const Real* saved,
                     const Element* dh, const Real* dc, const Real* dn, const Real* dm, const Real* dh_last,

@@ -1,12 +1,13 @@
-// The common part of the kernels that run all steps in one launch, after cells.cuh: a block's share of the units and of
-// r, its products, and the exchange of vectors between the blocks of a head. docs/rnn/index.md, "On a GPU", explains the
+// The prefix of the kernels that run all steps in one launch, after cells.cuh: a block's share of the units and of r,
+// its products, and the exchange of vectors between the blocks of a head. docs/rnn/index.md, "On a GPU", explains the
 // division of work.
 //
-// A block owns UNITS units of a head for COLUMNS x 8 rows of the batch. Its rows of r are all gates of its units, or rows of
-// r^T, in tiles of 16: the tiles are divided among ROW_WARPS warps, and the terms of the sums among SPLIT warps, 16 in
-// turn. HELD of a warp's 16 x 16 tiles of r are in registers, the others in shared memory. JOINED: several blocks form
-// a head and synchronise after every step, through memory of the card, and a warp has TILES tiles of terms. CLUSTER, if more
-// than 1: the number of blocks of a head, which form a cluster and send each other their numbers.    TF32: float32 products on tensor cores.
+// A block computes UNITS units of a head for COLUMNS x 8 rows of the batch. Its rows of r are all gates of its units,
+// or rows of r^T, in tiles of 16: the tiles are divided among ROW_WARPS warps, and the terms of the sums cyclically
+// among SPLIT warps, 16 at a time. HELD of a warp's 16 x 16 tiles of r are in registers, the others in shared memory.
+// JOINED: several blocks compute a head, exchange vectors through global memory and synchronise after every step, and a
+// warp has TILES tiles of terms. CLUSTER: if more than 1, the number of blocks per head, which form a cluster and send
+// each other their results. TF32: float32 products on tensor cores.
 #pragma once
 #ifdef UNITS
 #ifndef TILES
@@ -21,14 +22,15 @@
 #define IN_CLUSTER
 #endif
 constexpr int kRows = 8 * COLUMNS, kThreads = 32 * ROW_WARPS * SPLIT;
-constexpr int kEach = (UNITS * kRows + kThreads - 1) / kThreads; // per thread: one unit and one row each
+constexpr int kEach = (UNITS * kRows + kThreads - 1) / kThreads; // elements per thread, each a unit of a row
 constexpr bool kOneUnit = kThreads % UNITS == 0;                 // all elements of a thread belong to one unit
-constexpr int kBuffers = CLUSTER > 1 ? 2 : 1;                    // of vectors: a block of a cluster may be a step ahead
+constexpr int kBuffers = CLUSTER > 1 ? 2 : 1;                    // a block of a cluster may be a step ahead
 constexpr int kArrivals = CLUSTER > 1 ? 16 : 0;                  // bytes of shared memory
 
-// ---- products of a warp: 16 units by 8 rows over a tile of 16 terms ----------------------------------------------------
-// Each lane holds 8 of the 256 numbers of a tile of r, in the layout of its tensor core: unit(lane, j) and term(lane,
-// j) are the position of the j-th. The terms of a tile are ordered so that a lane's numbers of h are contiguous.
+// ---- Products of a warp: 16 units by 8 rows over a tile of 16 terms -------------------------------------------------
+// Each lane holds 8 of the 256 elements of a tile of r, in the layout of the tensor cores: unit(lane, j) and
+// term(lane, j) are the position of the j-th. The terms of a tile are ordered so that a lane's elements of h are
+// contiguous.
 
 template <class Word, int count> struct alignas(16) Words {
     Word x[count];
@@ -63,7 +65,7 @@ struct Tf32Product : HalfProduct<Half> {
     }
 };
 
-template <class E> struct ExactProduct { // half a warp takes the first 8 terms, the other half the last 8
+template <class E> struct ExactProduct { // one half of a warp computes the first 8 terms, the other half the last 8
     using Fragment = Words<E, 8>;
     static constexpr int sums = 8, parts = 2, wide = 16 / sizeof(E);
     static INLINE int unit(int lane, int) { return lane % 16; }
@@ -101,23 +103,23 @@ using Product = ProductOf<Element, TF32>::Type;
 using Fragment = Product::Fragment;
 constexpr int kParts = SPLIT * Product::parts;
 
-// ---- a block's share of the recurrence: its units, its rows, its part of r, and its copy of the operand vectors -----
+// ---- A block's share of the recurrence: its units, its rows, its part of r, and its copy of the operand vectors -----
 
 template <int OUTS> struct Share {
     static constexpr int kTiles = OUTS * UNITS / (16 * ROW_WARPS);  // tiles of r per warp, along the rows
-    static constexpr int kHeldTerms = (HELD + kTiles - 1) / kTiles; // tiles of terms with tiles in registers
-    static constexpr int kLine = OUTS * UNITS + 4;                  // + 4 avoids bank conflicts in column writes
+    static constexpr int kHeldTerms = (HELD + kTiles - 1) / kTiles; // tiles of terms that have tiles of r in registers
+    static constexpr int kLine = OUTS * UNITS + 4;                  // + 4: no bank conflicts in column writes
     static_assert(kTiles * 16 * ROW_WARPS == OUTS * UNITS, "warps share tiles of 16 rows of r");
-    int64 n, unit0, row0;   // the head, the first unit and row
-    int rows, steps, group; // rows that exist; steps of the longest; index of head and row tile
+    int64 n, unit0, row0;   // the head, the first unit and the first row
+    int rows, steps, group; // number of valid rows; steps of the longest one; index of head and row tile
     int lane, tile0, split, tiles, stride;
     Element* vectors;  // [kBuffers][kRows][stride]
     Real* partial;     // [kParts][kRows][kLine]
     Fragment* rest;    // per warp: [tiles kTiles - HELD][lane]
-    Arrival* arrivals; // of the numbers of each buffer, if blocks send them
+    Arrival* arrivals; // one for each buffer, if blocks send elements
     Fragment held[HELD ? HELD : 1];
 
-    // The position of the terms of a unit in the vectors; the parts of a cluster's blocks begin at multiples of 8 bytes.
+    // The position of a unit's term in the vectors; the parts of a cluster's blocks begin at multiples of 8 bytes.
     static INLINE int term(int g, int64 u, int64 width) { return int(g * pitch(width) + u); }
     static INLINE int64 pitch(int64 width) { return CLUSTER > 1 ? CLUSTER * UNITS : width; }
     INLINE void set_up(const Shape& shape, int64 first_group, int blocks, int terms) {
@@ -138,7 +140,7 @@ template <int OUTS> struct Share {
         for (int i = int(threadIdx.x); i < kBuffers * kRows * stride; i += kThreads) vectors[i] = Rounding::of(0);
         block_barrier();
     }
-    // All is prepared, in all blocks of a cluster. Each of the other blocks and this one sends `numbers` of a unit and row.
+    // Ends the preparation, in all blocks of a cluster. Every block of it sends `numbers` values per unit and row.
     INLINE void ready(int numbers) {
         if (CLUSTER == 1) return block_barrier();
         if (threadIdx.x == 0)
@@ -162,7 +164,7 @@ template <int OUTS> struct Share {
             return f;
         };
 #pragma unroll
-        for (int i = 0; i < kTiles; ++i) { // tiles of the same rows of r together: fewer live addresses
+        for (int i = 0; i < kTiles; ++i) { // tiles of the same rows of r together, for fewer live addresses
 #pragma unroll
             for (int at = i; at < HELD; at += kTiles) held[at] = fragment(at / kTiles, i);
             warp_barrier();
@@ -182,7 +184,7 @@ template <int OUTS> struct Share {
         for (int j = 0; j < COLUMNS; ++j) Product::add(sums[i][j], r, from + 8 * j * stride, stride, lane);
     }
     INLINE Element* buffer(int step) const { return vectors + (step & (kBuffers - 1)) * kRows * stride; }
-    // r times the vectors of all rows, as partial sums that `product` adds up
+    // Multiplies r by the vectors of all rows; writes partial sums, which `product` adds up.
     INLINE void multiply(int step) {
         const Element* const operands = buffer(step);
         Sums sums = {};
@@ -218,14 +220,15 @@ template <int OUTS> struct Share {
             sum += partial[(part * kRows + row_of(e)) * kLine + out * UNITS + local(e)];
         return sum;
     }
-    // Stores an element of the next vectors for this block, or for all blocks of the head. Two buffers alternate, since
-    // a block may be a step ahead of one that still reads.
+    // Stores an element of the next vectors for this block, or for all blocks of the head. Two buffers alternate, as a
+    // block may be a step ahead of one that is still reading.
     INLINE void put(Element* exchange, int step, int row, int term, Real x) {
         Element* to = JOINED ? exchange + ((step & 1) * kRows + row) * padded() : vectors + row * stride;
         to[term] = Rounding::of(x);
     }
-    // Sends the numbers of an element to all blocks of the cluster, 8 bytes at a time: neighbouring lanes, which have
-    // neighbouring units, put theirs together, and each of them sends to some of the blocks. All threads take part.
+    // Sends the values of an element to all blocks of the cluster, 8 bytes at a time: adjacent lanes, which have
+    // adjacent units, combine their values, and each of these lanes sends to some of the blocks. All threads must call
+    // it.
     template <int numbers> INLINE void send_all(int step, int e, const Real (&x)[numbers]) {
         constexpr int together = int(8 / sizeof(Element));
         uint64 words[numbers];
@@ -261,20 +264,22 @@ template <int OUTS> struct Share {
             words[g] = lane & by ? words[g] << 32 | other : other << 32 | words[g];
         }
     }
-    // Tells the other blocks of the head that this one's part is there, and, in `meet`, waits for theirs and copies them.
+    // Signals to the other blocks of the head that this block's part is available; `meet` waits for their parts and
+    // copies them.
     INLINE void arrive(uint32* arrived) const {
         if (JOINED) grid_arrive(arrived + group);
     }
     INLINE void meet(const Element* exchange, uint32* arrived, int step, int blocks, int numbers) {
-        if (CLUSTER > 1) { // the parity is that of the turns of one of two buffers
+        if (CLUSTER > 1) { // the parity counts the uses of one of the two buffers
             Arrival* const own = arrivals + (step + 1 & 1);
             wait_for(own, uint32(step) >> 1 & 1);
             if (threadIdx.x == 0) expect(own, bytes_of(numbers));
-            return; // each thread has read its sums before it sent its numbers, which all have arrived
+            return; // safe: each thread read its sums before it sent its values, and all values have arrived
         }
         if (JOINED) {
             grid_wait(arrived + group, uint32(step + 1) * uint32(blocks));
-            // A row has one warp or several, a warp one row or several, and a lane about 8 loads in flight.
+            // A row is copied by one or several warps, or a warp copies several rows; a lane has about 8 loads in
+            // flight.
             constexpr int wide = sizeof(Wide) / sizeof(Element), warps = kThreads / 32,
                           words = 16 * SPLIT * TILES / wide;
             constexpr int of_warp = (kRows + warps - 1) / warps, of_row = warps > kRows ? warps / kRows : 1;
@@ -285,7 +290,7 @@ template <int OUTS> struct Share {
 #pragma unroll
                 for (int r = 0; r < of_warp; ++r) {
                     const int row = warp % kRows + r * warps;
-                    if (row < rows && warp < kRows * of_row) // else idle
+                    if (row < rows && warp < kRows * of_row) // otherwise idle
 #pragma unroll
                         for (int i = 0; i < at_once; ++i) {
                             const int at = begin + 32 * of_row * (turn * at_once + i);
