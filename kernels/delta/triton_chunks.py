@@ -1,15 +1,15 @@
-"""The delta rule on tensor cores, in chunks of at most C (32 or 64) factors, with the letters of docs/delta/index.md.
+"""The delta rule on tensor cores, in chunks of at most C (32 or 64) factors, in the notation of docs/delta/index.md.
 
-Everything without a state is computed for all chunks at once: the inverse T of I + A diag(b), X = T V and
-Y = T diag(d) K. Then a program for each head and BV columns of its state takes chunk after chunk, with the state in
-registers: E = X - Y S and S = d S + K^T diag(to_end b) E, where to_end holds the decays from each factor to the end of
-its chunk. It writes the states before all chunks; outputs and gradients follow for all chunks at once. The gradient
-does the same with U = diag(b) dE = R + Z dS, which is dV, too: R = P dO, P = T^T diag(b) (D Q K^T)^T, and
+Everything independent of the state is computed for all chunks at once: the inverse T of I + A diag(b), X = T V and
+Y = T diag(d) K. Then a program for each head and BV columns of its state processes chunk after chunk, with the state in
+registers: E = X - Y S and S = d S + K^T diag(to_end b) E, where to_end contains the decays from each factor to the end
+of its chunk. It writes the states before all chunks; outputs and gradients follow for all chunks at once. The gradient
+does the same with U = diag(b) dE = R + Z dS, which is also dV: R = P dO, P = T^T diag(b) (D Q K^T)^T, and
 Z = T^T diag(b to_end) K.
 
-PRECISION is that of the products: "bf16", or as for tl.dot. A line is a chunk of a sequence. Scratch memory has `part`
-heads, those from `first` on: `inverse` (line, head, 3, C, C) has T, D and a third matrix, `moved` (line, head, C, K)
-Y or Z, `states` (line, head, K, V) the states before all chunks.
+PRECISION is the precision of the products: "bf16", or as for tl.dot. A line is a chunk of a sequence. Scratch memory
+has `part` heads, beginning with head `first`: `inverse` (line, head, 3, C, C) contains T, D and a third matrix,
+`moved` (line, head, C, K) Y or Z, `states` (line, head, K, V) the states before all chunks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def dot(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def place(first, part, inner):
-    """(sequence, head, its place in the part, number among the ``inner`` programs of a head) of this program"""
+    """(sequence, head, its index in the part, index among the ``inner`` programs of a head) of this program"""
     program = tl.program_id(0).to(tl.int64)
     own = program // inner % part
     return program // inner // part, first + own, own, program % inner
@@ -41,7 +41,7 @@ def place(first, part, inner):
 
 @triton.jit
 def factors(start, at, count, M: tl.constexpr, STEPS: tl.constexpr, C: tl.constexpr):
-    """(step, number in it, whether it exists) of the factors of a chunk"""
+    """(step, index within the step, whether it exists) of the factors of a chunk"""
     f = tl.arange(0, C)
     return start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
 
@@ -78,15 +78,15 @@ def after(
 
 @triton.jit
 def last_of(d, C: tl.constexpr):
-    """The last of C numbers"""
+    """The last of C elements"""
     return tl.sum(tl.where(tl.arange(0, C) == C - 1, d, 0), 0)
 
 
 @triton.jit
 def join_blocks(p, at, SIZE: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr):
-    """Invert a triangular block at (at, at) of a matrix at p, whose two blocks on the diagonal, P and R, are inverted
+    """Invert a triangular block at (at, at) of the matrix at p, in place.
 
-    already: for X between them, the inverse has -R X P.
+    Its two diagonal blocks P and R are inverted already: the block X below them becomes -R X P.
     """
     here = p + (at + tl.arange(0, SIZE)[:, None]) * C + at + tl.arange(0, SIZE)[None, :]
     between = here + SIZE * C
@@ -107,7 +107,7 @@ def load_parts(p, c, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
 
 @triton.jit
 def store_parts(p, S, c, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
-    """Store what load_parts loads"""
+    """Store columns c of a state, the counterpart of load_parts"""
     for first in tl.static_range(0, K, BK):
         at, there = state_at(p, first, c, V, K, BK)
         tl.store(at, S[first // BK], there)
@@ -115,17 +115,17 @@ def store_parts(p, S, c, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
 
 @triton.jit
 def dot_parts(p, valid, S, K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """Rows of K numbers at p times a state"""
+    """Rows of K elements at p times a state"""
     product = dot(load_lines(p, valid, 0, K, BK), S[0], PRECISION)
     for first in tl.static_range(BK, K, BK):
-        tl.debug_barrier()  # operands are loaded when the ones before are no longer needed: registers are scarce
+        tl.debug_barrier()  # to save registers, operands are loaded only when the previous ones are no longer needed
         product += dot(load_lines(p, valid, first, K, BK), S[first // BK], PRECISION)
     return product
 
 
 @triton.jit
 def add_parts(by, S, p, valid, w, K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """by S + k^T w, with rows of K numbers at p"""
+    """by S + k^T w, with the keys as rows of K elements at p"""
     parts = ()
     for first in tl.static_range(0, K, BK):
         tl.debug_barrier()
@@ -136,7 +136,7 @@ def add_parts(by, S, p, valid, w, K: tl.constexpr, BK: tl.constexpr, PRECISION: 
 
 @triton.jit
 def products_at(p, decay, reset, C: tl.constexpr):
-    """D of a chunk, which p holds if there are decays"""
+    """D of a chunk, which is stored at p if there are decays"""
     j, i = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     if (decay is None) and (reset is None):
         return tl.where(j >= i, 1.0, 0.0)
@@ -170,7 +170,7 @@ def delta_chunk_inverse_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """T of every chunk: its blocks of 16 on the diagonal by forward substitution, the others by products of blocks."""
+    """T of every chunk: the diagonal blocks of 16 by forward substitution, the others by products of blocks."""
     s, n, own, chunk = place(first, part, chunks)
     at = chunk * STEPS
     row, start, count = sequence(lengths, starts, s, time)
@@ -243,7 +243,7 @@ def delta_chunk_products_fwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """X of every chunk, stored in place of e, and Y."""
+    """X of every chunk, stored in the memory of e, and Y."""
     s, n, own, chunk = place(first, part, chunks)
     at = chunk * STEPS
     row, start, count = sequence(lengths, starts, s, time)
@@ -258,7 +258,7 @@ def delta_chunk_products_fwd_kernel(
             keys, i = load_lines(at_k, valid, first_row, K, BK), first_row + tl.arange(0, BK)
             to = moved + (line * C + f)[:, None] * K + i[None, :]
             tl.store(to, dot(tl.load(at_T), d[:, None] * keys.to(tl.float32), PRECISION), (i < K)[None, :])
-            tl.debug_barrier()  # T is loaded again, not kept: registers are scarce
+            tl.debug_barrier()  # to save registers, T is loaded again
         at_v = v + row * v_row + n * v_head + t * v_time + m * v_factor
         at_e = e + (((row * time + t) * M + m) * heads + n) * V
         for column in range(0, V, BV):
@@ -301,10 +301,10 @@ def delta_chunk_states_fwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """E of all factors, the states before all chunks, and the last ones, which are the first ones on entry.
+    """E of all factors, the states before all chunks, and the last states; `last` contains the first ones on entry.
 
-    Every PERIOD steps a state is saved. Without Y (`moved`), e is E already, and each of the periods of a sequence
-    begins with a saved state.
+    A state is saved every PERIOD steps. Without Y (`moved`), e is E already, and each period of a sequence begins with
+    a saved state.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     s, n, own, inner = place(first, part, COLUMNS * periods)

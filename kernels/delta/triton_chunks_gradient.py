@@ -61,7 +61,7 @@ def delta_chunk_products_bwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """R of every chunk, stored in place of dv, and Z."""
+    """R of every chunk, stored in the memory of dv, and Z."""
     s, n, own, chunk = place(first, part, chunks)
     at = chunk * STEPS
     row, start, count = sequence(lengths, starts, s, time)
@@ -81,7 +81,7 @@ def delta_chunk_products_bwd_kernel(
             to = moved + (line * C + f)[:, None] * K + i[None, :]
             moves = dot(tl.load(at_T) * b[None, :], to_end[:, None] * keys.to(tl.float32), PRECISION)
             tl.store(to, moves, (i < K)[None, :])
-            tl.debug_barrier()  # T is loaded again, not kept: registers are scarce
+            tl.debug_barrier()  # to save registers, T is loaded again
             kq += dot(keys, tl.trans(queries), PRECISION)
         D = products_at(inverse + (line * 3 + 1) * C * C, decay, reset, C)
         P = dot(tl.load(at_T) * b[None, :], tl.trans(D) * kq, PRECISION)
@@ -131,7 +131,7 @@ def delta_chunk_states_bwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """dv of all factors, dS after all chunks, and that of the first states (on entry of the last ones)."""
+    """dv of all factors, dS after all chunks, and the gradient of the first states (on entry, of the last ones)."""
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     s, n, own, block = place(first, part, COLUMNS)
     row, start, count = sequence(lengths, starts, s, time)
@@ -185,7 +185,7 @@ def delta_chunk_pairs_bwd_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """do e^T of every chunk, stored in place of T, and -dv e^T."""
+    """do e^T of every chunk, stored in the memory of T, and -dv e^T."""
     s, n, own, chunk = place(first, part, chunks)
     at = chunk * STEPS
     row, start, count = sequence(lengths, starts, s, time)
@@ -289,7 +289,7 @@ def delta_chunk_keys_bwd_kernel(
         tl.store(of + C, tl.sum(keys.to(tl.float32) * dS_e, 1))
         tl.store(of + 2 * C, tl.sum(overlap, 0) + tl.zeros((C,), tl.float32))
         dqueries, dkeys = d[:, None] * S_do, (b * to_end)[:, None] * dS_e + d[:, None] * S_du
-        tl.debug_barrier()  # the pairs are loaded when the operands before are no longer needed: registers are scarce
+        tl.debug_barrier()  # to save registers, the pairs are loaded when the operands before are no longer needed
         reading = tl.load(at_pairs + square) * products_at(at_pairs + C * C, decay, reset, C) * b[None, :]
         dqueries += dot(reading, keys, PRECISION)
         to = dq + ((row * time + t) * heads + n)[:, None] * K + i[None, :]
@@ -366,7 +366,7 @@ def delta_chunk_strengths_bwd_kernel(
             overlap += tl.load(of + 2 * C)
         tl.store(dbeta + factor, to_end * of_end + tl.sum(D * terms, 0), valid)
         if ddecay is not None:
-            # dg_j: over c >= j and i < j the sum of D(c, j) (what c reads of i) D(j-1, i); start is an i, end a c.
+            # dg_j is the sum over c >= j and i < j of D(c, j) (what c reads of i) D(j-1, i); start is an i, end a c.
             b, f1 = tl.load(beta + factor, valid, 0).to(tl.float32), f - 1
             follows, t1 = (f > 0) & (f1 < STEPS * M) & (at + f1 // M < count), start + at + f1 // M
             earlier = decays_of(decay, reset, row, reset_row, n, heads, time, t1, f1 % M, follows)

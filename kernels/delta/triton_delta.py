@@ -1,11 +1,11 @@
-"""The delta rule in chunks, in the WY form of docs/delta/index.md, whose letters these are.
+"""The delta rule in chunks, in the WY form and the notation of docs/delta/index.md.
 
-A program has one head of one sequence and BV columns of its state, and takes one chunk of at most C factors after the
-other. A reset is a decay of 0. `at` is the first step of a chunk, STEPS its number of steps, M the factors of a step;
+A program computes one head of one sequence and BV columns of its state, one chunk of at most C factors after the other.
+A reset is a decay of 0. `at` is the first step of a chunk, STEPS its number of steps, M the number of factors per step;
 factor f of a chunk is factor f % M of its step f // M. q, k, v have any strides (row, time, factor, head).
 
-The state stays in memory, where the caches hold it, and is read BK rows at a time: registers are for the chunk alone,
-and the code is the same for every K. Barriers separate writes and reads of different threads.
+The state is in memory, cached, and is read BK rows at a time: registers hold only the chunk, and the code is the same
+for every K. Barriers separate writes and reads of different threads.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Numbers of steps and sequences, which no code depends on. Strides stay: of multiples of 16, the loads are wide.
+#: Numbers of steps and sequences, for which code is not specialised. Strides are not listed, as loads are wide if they
+#: #: are multiples of 16.
 _SIZES = ["reset_row", "time"]
 
 
 @triton.jit
 def _dot(a, b):
-    """a b, with operands loaded only when the previous product's are no longer needed: registers are scarce"""
+    """a b; to save registers, operands are loaded only when the previous product's are no longer needed"""
     tl.debug_barrier()
-    if a.shape[1] < 16:  # Triton's product takes 16 terms or more: those of float64 are sums over 8
+    if a.shape[1] < 16:  # tl.dot needs at least 16 terms; float64 has 8, so the products are summed
         return tl.sum(a[:, :, None] * b[None, :, :], 1)
     else:
         return tl.dot(a, b, input_precision="ieee")
@@ -29,7 +30,7 @@ def _dot(a, b):
 
 @triton.jit
 def load_lines(p, valid, first, K: tl.constexpr, BK: tl.constexpr):
-    """BK consecutive numbers from ``first`` on at each address in p, which has K of them"""
+    """BK consecutive elements from ``first`` of the K elements at each address in p"""
     i = first + tl.arange(0, BK)
     return tl.load(p[:, None] + i[None, :], valid[:, None] & (i < K)[None, :], 0)
 
@@ -63,7 +64,7 @@ def _copy_state(source, to, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexp
 
 @triton.jit
 def sequence(lengths, starts, s, time):
-    """(row, first step, number of steps, first of the lines with one entry for so many steps)"""
+    """(row, first step, number of steps) of sequence s"""
     if starts is not None:
         start = tl.load(starts + s)
         return s * 0, start, tl.load(starts + s + 1) - start
@@ -81,7 +82,7 @@ def line_of(starts, s, start, time, steps):
 
 @triton.jit
 def decays(decay, reset, row, reset_row, t, n, heads, time, begins):
-    """g of factors at steps t: 1 where none begins a step, 0 at a reset"""
+    """g of factors at steps t: 1 for a factor that does not begin a step, 0 at a reset"""
     g = tl.where(begins, 1.0, 1.0)
     if decay is not None:
         g = tl.load(decay + (row * time + t) * heads + n, begins, 1)
@@ -121,7 +122,7 @@ def delta_inverse_fwd_kernel(
     C: tl.constexpr,
     STATE: tl.constexpr,
 ):
-    """(I + A diag(b))^-1 of every chunk (line, head, C, C), a line after the other by forward substitution."""
+    """(I + A diag(b))^-1 of every chunk (line, head, C, C), row by row by forward substitution."""
     program = tl.program_id(0).to(tl.int64)
     s, n, at = program // chunks // heads, program // chunks % heads, program % chunks * STEPS
     row, start, count = sequence(lengths, starts, s, time)
@@ -185,7 +186,7 @@ def delta_fwd_kernel(
     C: tl.constexpr,
     STATE: tl.constexpr,
 ):
-    """o, and the last states (the first ones on entry); e of all factors, and the states every PERIOD steps."""
+    """o, the last states (on entry the first ones), e of all factors, and the states every PERIOD steps."""
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     program = tl.program_id(0).to(tl.int64)
     s, n, c = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS * BV + tl.arange(0, BV)
@@ -270,11 +271,11 @@ def delta_bwd_kernel(
 ):
     """All gradients, from the last chunk to the first. A sum over V has a copy for each block of BV columns.
 
-    dstate holds the gradient of the last states on entry, of the first ones on return. The state before a chunk is
-    recomputed (in `state`) from the one before its period: the w of the chunks between are known.
+    dstate contains the gradient of the last states on entry, and that of the first states on return. The state before a
+    chunk is recomputed (in `state`) from the one before its period, as the w of the chunks in between are known.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
-    TERMS: tl.constexpr = BK if STATE == tl.float64 else 16  # of sums over K: at least those of a product
+    TERMS: tl.constexpr = BK if STATE == tl.float64 else 16  # terms of sums over K: at least the minimum of tl.dot
     program = tl.program_id(0).to(tl.int64)
     s, n, block = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS
     row, start, count = sequence(lengths, starts, s, time)
@@ -352,7 +353,7 @@ def delta_bwd_kernel(
         _add_to_state(dS, by, at_q, reads, d[:, None] * do, c, V, K, BK)
         _add_to_state(dS, 1.0, at_k, valid, -d[:, None] * u, c, V, K, BK)
         if ddecay is not None:
-            # dg_j: over c >= j and i < j the sum of D(c, j) (what c reads of i) D(j-1, i); start is an i, end a c.
+            # dg_j is the sum over c >= j and i < j of D(c, j) (what c reads of i) D(j-1, i); start is an i, end a c.
             f1 = f - 1
             follows = (f > 0) & (f1 % M == 0) & (f1 < STEPS * M) & (at + f1 // M < count)
             earlier = decays(decay, reset, row, reset_row, start + at + f1 // M, n, heads, time, follows).to(STATE)

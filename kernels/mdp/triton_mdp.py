@@ -1,7 +1,7 @@
 """Bellman backups: w_s = max over the rows j of s of reward_j + discount * sum over entries e of weight_e v[target_e].
 
-A program has STATES states of one model, and reads ENTRIES entries of a row of each at a time. Sums are in float64, as
-on the CPU, in the order of a tree over ENTRIES partial sums. The lowest row wins a tie.
+A program has STATES states of one model, and reads ENTRIES entries of one row of each state at a time. Sums are in
+float64, as on the CPU, as a tree over ENTRIES partial sums. Ties go to the lowest row.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Numbers of states, rows and entries, which no code depends on
+#: Numbers of states, rows and entries, for which code is not specialised
 _SIZES = ["states", "weight_model", "reward_model"]
 
 
@@ -22,10 +22,10 @@ def bellman_backup_kernel(
     reward,  # (rows), or (models, rows)
     v,  # (models, states)
     w,
-    action,  # (models, states): the best row within its state, -1 where there is none; None: not needed
-    low,  # (running models, programs): the least change w - v of a program, inf without rows
-    high,  # the largest, -inf without
-    model,  # (running models): the models of programs; None: all
+    action,  # (models, states): the best row within its state, -1 if there is none; None: not needed
+    low,  # (running models, programs): the minimum change w - v of a program, inf without rows
+    high,  # the maximum change, -inf without rows
+    model,  # (running models): the programs' models; None: all models
     discount,  # (1)
     states: tl.int64,
     weight_model: tl.int64,  # entries between the weights of two models, 0 if they are shared

@@ -1,7 +1,7 @@
 """The cells with diagonal recurrent weights, step by step (equations: docs/newton/index.md).
 
-A lane is one unit of one row. It reads its next UNROLL steps before it computes, as they do not depend on its states.
-Sums for the gradients of the weights run in the order of the steps, a row at a time. Strides count elements; all
+A lane is one unit of one row. It loads its next UNROLL steps before it computes, as they do not depend on its states.
+Sums for the gradients of the weights have the order of the steps, separately for each row. Strides count elements; all
 offsets have 64 bits.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Numbers that no code depends on: they are different in each call, and a unit has one thread, so no load is wider
+#: Arguments for which code is not specialised: they vary between calls, and loads are never wide, as a unit has one
+#: #: thread.
 _FORWARD = ["wx_row", "wx_time", "wx_gate", "h_row", "h_time", "rows", "time", "width", "direction"]
 _GRADIENTS = ["dh_row", "dh_time", "dwx_row", "dwx_time", "dwx_gate"]
 
@@ -44,7 +45,7 @@ def _lstm_parts(x, a, p, s):
 
 @triton.jit
 def _slstm_parts(x, a, s):
-    """i, f, z, o before their activations; ell; m; i, f, z, o; f n' + i"""
+    """Pre-activations of i, f, z, o; ell; m; i, f, z, o; f n' + i"""
     ai, af, az, ao = x[0] + a[0] * s[0], x[1] + a[1] * s[0], x[2] + a[2] * s[0], x[3] + a[3] * s[0]
     ell = _log_sigmoid(af) + s[3]
     m = tl.where((s[2] == 0) | (ell < ai), ai, ell)
@@ -69,7 +70,7 @@ def _step(x, a, p, s, CELL: tl.constexpr):
 
 @triton.jit
 def _gradient(x, a, p, s, ds, CELL: tl.constexpr):
-    """(gradients of x, the factors of h in those of a, those of p, those of the states before)"""
+    """(gradients of x, the factors of h in the gradients of a, gradients of p, gradients of the states before)"""
     if CELL == "paragru":
         h, dh = s[0], ds[0]
         z, r = _sigmoid(a[0] * h + x[0]), _sigmoid(a[1] * h + x[1])
@@ -99,7 +100,7 @@ def _gradient(x, a, p, s, ds, CELL: tl.constexpr):
 
 @triton.jit
 def _load_parts(p, step, mask, COUNT: tl.constexpr):
-    """COUNT numbers for each lane, with stride ``step``"""
+    """COUNT elements for each lane, with stride ``step``"""
     parts = ()
     for i in tl.static_range(COUNT):
         parts = parts + (tl.load(p + i * step, mask, 0),)

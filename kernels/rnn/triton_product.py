@@ -1,4 +1,4 @@
-"""Products of the recurrence with r, which a program holds or reads some terms at a time, for triton_recurrence.py.
+"""Products of the recurrence with r, for triton_recurrence.py; a program holds r or reads some terms at a time.
 
 ``r`` is padded with zeros to matrices of D x D, transposed for the forward pass. Sums are float32.
 """
@@ -9,14 +9,14 @@ import triton.language as tl
 
 @triton.jit
 def matrix(r, gate, n, heads, D: tl.constexpr):
-    """R_g of a head, which was padded with zeros (forward: R_g^T)."""
+    """R_g of a head, padded with zeros (forward: R_g^T)."""
     at = tl.arange(0, D)
     return tl.load(r + (gate * heads + n) * (D * D) + (at[:, None] * D + at[None, :]))
 
 
 @triton.jit
 def product(x, w, sum):
-    """sum + x w; x is rounded to the elements of w first."""
+    """sum + x w; x is first rounded to the dtype of w."""
     return tl.dot(x.to(w.dtype), w, sum, input_precision="ieee")
 
 
@@ -32,14 +32,14 @@ def products(h, w0, w1, w2, w3, zero, GATES: tl.constexpr):
     return p0, p1, p2, p3
 
 
-# ---- for an r too large for the program: vectors go through memory, ``room``; a product reads some terms at a time, up
-# to the width, as the others are 0. As the compiler does not know the number of turns, it does not unroll them all:
-# their operands would be more than there are registers.
+# ---- For an r too large for a program: vectors are passed through memory, ``room``; a product reads some terms at a
+# time, up to the width, as the others are 0. As the compiler does not know the number of iterations, it does not unroll
+# the loop, whose operands would not fit in registers.
 
 
 @triton.jit
 def leave(room, x, gate, ROWS: tl.constexpr, D: tl.constexpr):
-    """Leave the vectors of a gate in memory."""
+    """Store the vectors of a gate in memory."""
     at = (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + tl.arange(0, D)[None, :]
     tl.store(room + at, x.to(room.dtype.element_ty))
 
@@ -51,7 +51,7 @@ def _left(room, gate, k, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexp
 
 @triton.jit
 def _terms(r, gate, n, heads, k, TERMS: tl.constexpr, D: tl.constexpr):
-    """Some lines of R_g."""
+    """Some rows of R_g."""
     at = (k + tl.arange(0, TERMS))[:, None] * D + tl.arange(0, D)[None, :]
     return tl.load(r + (gate * heads + n) * (D * D) + at)
 
@@ -67,7 +67,7 @@ def _product_by_terms(room, r, gate, n, heads, width, sum, ROWS: tl.constexpr, T
 def products_by_terms(
     room, r, n, heads, width, zero, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
 ):
-    """R_g h' of all gates, of the h that was left in memory: one after the other, which takes the fewest registers."""
+    """R_g h' of all gates for the h stored in memory, one gate after the other, which needs the fewest registers."""
     p0 = _product_by_terms(room, r, 0, n, heads, width, zero, ROWS, TERMS, D)
     p1, p2, p3 = p0, p0, p0
     if GATES > 1:
@@ -82,7 +82,7 @@ def products_by_terms(
 def back_by_terms(
     room, r, n, heads, width, sum, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
 ):
-    """sum + R_g^T dp_g of all gates, whose dp were left in memory."""
+    """sum + R_g^T dp_g over all gates, whose dp are stored in memory."""
     for gate in tl.range(GATES, disable_licm=True):
         for k in tl.range(0, width, TERMS, disable_licm=True):
             dp = _left(room, gate, k, ROWS, TERMS, D)

@@ -1,9 +1,9 @@
 """s[t] = cell(wx[t] + r h[t-1] + b, s[t-1]) for heads of D <= 128, all steps in one program per head and tile of rows.
 
 ``D`` is the width rounded up to a power of two, ``ROWS`` the tile of rows; the batch, the time and the strides are
-runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, else it reads ``TERMS`` rows of
-each gate at a time. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM. Steps
-are dense, see fastiter.rnn._torch.gpu. docs/rnn/index.md has the equations.
+runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, otherwise it reads ``TERMS`` rows
+of each gate at a time. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM.
+Steps are dense; see fastiter.rnn._torch.gpu. docs/rnn/index.md has the equations.
 """
 
 import triton
@@ -62,7 +62,7 @@ def _line(row, base, t, line_time, offsets):
 
 @triton.jit
 def _reset(reset, line, valid):
-    """Which rows' states begin anew."""
+    """Whether each row's state is reset."""
     return (tl.load(reset + line, mask=valid, other=0) != 0)[:, None]
 
 
@@ -221,7 +221,7 @@ def rnn_fwd_kernel(
 
 @triton.jit
 def _before(states, first, at, of_state, is_first, is_new, valid, inside):
-    """A state before a step: that of the step before, or the initial one, or 0."""
+    """The state before a step: the state of the previous step, or the initial one, or 0."""
     earlier = _load(states, at, valid & ~is_first)
     before = tl.where(is_first, _load_optional(first, of_state, inside), earlier)
     return tl.where(is_new, 0.0, before) if is_new is not None else before
@@ -277,14 +277,14 @@ def rnn_bwd_kernel(
         at_before = (line_before[:, None] * heads + head) * width + unit[None, :]
         gate = heads * width
         of_gates = (line[:, None] * GATES * heads + head) * width + unit[None, :]
-        dh_new = tl.zeros((ROWS, D), tl.float32)  # the part of h that goes past the products
+        dh_new = tl.zeros((ROWS, D), tl.float32)  # the gradient of h that bypasses the products
         through = tl.where(valid, dh, 0.0) + _load_optional(dh_all, at, valid)
         if clip_state is not None:
             through = tl.where(tl.abs(_load(h_all, at, valid)) < clip_state, through, 0.0)
         is_new = _reset(reset, line, t < length) if reset is not None else None
         if CELL >= 2:
             of_saved = (line[:, None] * 4 * heads + head) * width + unit[None, :]
-        if CELL == 4:  # the part that needs k3 comes before the rest is loaded: registers are scarce
+        if CELL == 4:  # to save registers, the part that needs k3 is computed before the rest is loaded
             k3 = _load(saved, of_saved + 3 * gate, valid)
             c, n = _load(c_all, at, valid), tl.where(valid, _load(n_all, at, valid), 1.0)
             dc_now = tl.where(valid, dc, 0.0) + _load_optional(dc_all, at, valid) + through * k3 / n
@@ -320,7 +320,7 @@ def rnn_bwd_kernel(
             m_before = _before(m_all, m0, at_before, of_state, is_first, is_new, valid, inside)
             m, l = _load(m_all, at, valid), _log_sigmoid(k1) + m_before
             begins = n_before == 0
-            is_a_i = begins | (k0 >= m)  # seen from m itself, which was rounded as a_i was; then i is 1, else f is
+            is_a_i = begins | (k0 >= m)  # exact, as m and a_i were rounded alike; then i is 1, otherwise f is 1
             i = tl.where(is_a_i, 1.0, tl.exp(k0 - m))
             f = tl.where(is_a_i, tl.exp(tl.where(l - m > 0, 0.0, l - m)), 1.0)
             dn_now = tl.where(f * n_before + i < 1, 0.0, dn_now)
@@ -363,10 +363,10 @@ def rnn_bwd_kernel(
             tl.debug_barrier()
             back = back_by_terms(room, r, head, heads, width, back, GATES, ROWS, TERMS, D)
             tl.debug_barrier()
-        if CELL == 3 or HELD:  # without it Triton 3.9 aborts for an LSTM of 64 units on sm_90, in LLVM's vectorizer
+        if CELL == 3 or HELD:  # unconditional, it aborts Triton 3.9 for an LSTM of 64 units on sm_90, in LLVM
             back += dh_new
         if clip_grad is not None:
-            back = tl.where(clip_grad > 0, _held(back, clip_grad), 0.0)  # 0 lets no NaN through
+            back = tl.where(clip_grad > 0, _held(back, clip_grad), 0.0)  # a bound of 0 passes no NaN
         if is_new is not None:
             back = tl.where(is_new, 0.0, back)
             if CELL == 2 or CELL == 4:
@@ -383,7 +383,7 @@ def rnn_bwd_kernel(
                 _put(dwx, ((line * GATES + g) * heads + head) * width + unit[None, :], nothing, inside)
             if CELL == 3:
                 _put(dq, (line * heads + head) * width + unit[None, :], nothing, inside)
-    if not HELD:  # computed anew: kept from the beginning, it would take two registers of the loop
+    if not HELD:  # recomputed: otherwise it would take two registers in the loop
         row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         of_state = (row[:, None] * heads + head) * width + unit[None, :]
     _put(dh0, of_state, dh, inside)

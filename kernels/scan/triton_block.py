@@ -1,10 +1,10 @@
-"""Block scans h[t] = A[t] h[t-1] + x[t]: a lane is one group of K numbers of one sequence in one segment of time.
+"""Block scans h[t] = A[t] h[t-1] + x[t]: a lane is one group of K elements of one sequence in one segment of time.
 
-A lane takes its steps one after the other, with A and the state in registers; UNROLL steps are read before they are
-used. A sum over the columns of A is a tree over them. Several segments begin with states known beforehand (`carry`),
-from summaries: the same recurrence without x from each unit vector, with x from 0, by K + 1 lanes for each lane.
+A lane computes its steps one after the other, with A and the state in registers; UNROLL steps are loaded before they
+are used. A sum over the columns of A is a tree. If there are several segments, their initial states (`carry`) come from
+summaries: the same recurrence from each unit vector without x, and from 0 with x, by K + 1 lanes for each lane.
 
-KP is K rounded up to a power of two. Strides count elements of memory, of which a complex number has two.
+KP is K rounded up to a power of two. Strides count real elements, of which a complex number has two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import triton.language as tl
 
 from .triton_linear import _conjugate_times, _load, _plus, _steps, _store, _times, _where
 
-#: Numbers of steps and sequences, which no code depends on. Strides stay: of multiples of 16, the loads are wide.
+#: Numbers of steps and sequences, for which code is not specialised. Strides are not listed, as loads are wide if they
+#: #: are multiples of 16.
 _SIZES = ["reset_row", "sequences", "time", "segment", "segments"]
 
 
@@ -30,7 +31,7 @@ def _along(z, axis: tl.constexpr):
 
 @triton.jit
 def _fill_zero_blocks(p, time_stride, begin, end, mask, MATRICES: tl.constexpr, COMPLEX: tl.constexpr):
-    """Zero steps begin <= t < end of each lane, whose units, or whose matrix, are at p in step 0."""
+    """Set steps begin <= t < end of each lane to zero; p are the addresses of its units, or matrix, at step 0."""
     zero = tl.zeros((1, 1, 1) if MATRICES else (1, 1), tl.float32)
     for k in range(tl.max(end - begin)):
         t = (begin + k)[:, None]
@@ -73,7 +74,7 @@ def block_scan_fwd_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """h and the last states; or, if h is None, the effect of a segment: h_end = factor h_begin + state."""
+    """h and the last states; or, if h is None, the summary of each segment: h_end = factor h_begin + state."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     COLUMNS: tl.constexpr = K + 1 if h is None else 1
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
@@ -174,10 +175,10 @@ def block_scan_bwd_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """l = dh + c is dx, l h[t-1]^H is dA, and c = A^H l goes to the step before: from a segment's end to its begin.
+    """l = dh + c is dx, l h[t-1]^H is dA, and c = A^H l is passed to the step before, backwards through a segment.
 
-    Or, if dfirst is None, the effect of a segment: c_begin = factor c_end + state. carry (S, segments, N, K): c before
-    every segment. dA_sum (S, segments, N, K, K): the sums of dA over the steps of each.
+    Or, if dfirst is None, the summary of each segment: c_begin = factor c_end + state. carry (S, segments, N, K): c
+    before every segment. dA_sum (S, segments, N, K, K): the sums of dA over the steps of each segment.
     """
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     COLUMNS: tl.constexpr = K + 1 if dfirst is None else 1

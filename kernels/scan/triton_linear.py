@@ -1,11 +1,11 @@
-"""Linear scans h[t] = a[t] h[t-1] + x[t]: a lane is one number of one sequence in one segment of time.
+"""Linear scans h[t] = a[t] h[t-1] + x[t]: a lane is one element of one sequence in one segment of time.
 
-A lane takes its steps one after the other, UNROLL at a time, and has asked for the next ones before it computes: these
-reads are in flight all the time, so that few lanes, one pass over memory, suffice for the bandwidth of a card.
-Products and sums are rounded as on the CPU if the launch disables fusing them. Several segments begin with known
-states: `carry`, a scan over the summary kernels' results for each segment.
+A lane computes its steps one after the other, UNROLL at a time, and prefetches the next ones before it computes: loads
+are always in flight, so that few lanes, in one pass over memory, saturate the bandwidth of a GPU. Products and sums are
+rounded as on the CPU if the launch disables their fusion. If there are several segments, their initial states `carry`
+come from a scan over the results of the summary kernels.
 
-Strides count elements of memory, of which a complex number has two. All offsets have 64 bits.
+Strides count real elements, of which a complex number has two. All offsets have 64 bits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Numbers that no code depends on: they are different in each call, and a lane has one thread, so no load is wider
+#: Arguments for which code is not specialised: they vary between calls, and loads are never wide, as a lane has one
+#: #: thread.
 _SIZES = ["reset_row", "sequences", "time", "width", "segment", "segments", "direction"]
 _FORWARD = ["a_row", "a_time", "x_row", "x_time", "h_row", "h_time", *_SIZES]
 _GRADIENTS = ["dh_row", "dh_time", "dx_row", "dx_time", "da_row", "da_time"]
@@ -21,7 +22,7 @@ _GRADIENTS = ["dh_row", "dh_time", "dx_row", "dx_time", "da_row", "da_time"]
 
 @triton.jit
 def _load(p, mask, STATE: tl.constexpr, COMPLEX: tl.constexpr):
-    """Real and imaginary part; a real number has only the former."""
+    """Real and imaginary part; a real number has only the real part."""
     real = tl.load(p, mask, 0).to(STATE)
     imaginary = tl.load(p + 1, mask, 0).to(STATE) if COMPLEX else real
     return real, imaginary
@@ -59,7 +60,7 @@ def _where(condition, a, b):
 
 @triton.jit
 def _lane(sequences, width, LANES: tl.constexpr):
-    """(segment, sequence, number) of the lanes of this program"""
+    """(segment, sequence, element) of the lanes of this program"""
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     return lane // (width * sequences), lane // width % sequences, lane % width
 
@@ -79,7 +80,7 @@ def _steps(lengths, starts, sequence, time, active):
 
 @triton.jit
 def _fill_zero(p, time_stride, begin, end, COMPLEX: tl.constexpr):
-    """Zero steps begin <= t < end of each lane, whose step 0 is at p."""
+    """Set steps begin <= t < end of each lane, whose step 0 is at p, to zero."""
     zero = tl.zeros_like(begin).to(tl.float32)
     for k in range(tl.max(end - begin)):
         t = begin + k
@@ -88,8 +89,8 @@ def _fill_zero(p, time_stride, begin, end, COMPLEX: tl.constexpr):
 
 @triton.jit
 def _place(lengths, starts, sequences, width, time, segment, segments, LANES: tl.constexpr):
-    """(segment, sequence, number) of each lane, whether it exists, row, first step and steps of its sequence,
-    and the segment's first step in it and its number of steps"""
+    """(segment, sequence, element) of each lane, whether it exists, row, first step and steps of its sequence,
+    and the segment's first step in the sequence and its number of steps"""
     g, s, d = _lane(sequences, width, LANES)
     active = g < segments
     row, start, count = _steps(lengths, starts, s, time, active)
@@ -101,7 +102,7 @@ def _place(lengths, starts, sequences, width, time, segment, segments, LANES: tl
 def _ahead(
     a, x, reset, k, mine, direction, a_time, x_time, STATE: tl.constexpr, COMPLEX: tl.constexpr, UNROLL: tl.constexpr
 ):
-    """The next UNROLL steps after k of a and of x (or None), and whether they drop the previous state"""
+    """The next UNROLL steps after k of a and of x (or None), and whether the previous state is dropped there"""
     factors, inputs, drops = (), (), ()
     for u in tl.static_range(UNROLL):
         here, ahead = k + u < mine, (k + u) * direction
@@ -115,7 +116,7 @@ def _ahead(
 
 @triton.jit
 def _behind(h, k, mine, direction, h_time, STATE: tl.constexpr, COMPLEX: tl.constexpr, UNROLL: tl.constexpr):
-    """The states before the next UNROLL steps after k of a gradient; none without h"""
+    """The states before the next UNROLL steps after k of the gradient; none without h"""
     states = ()
     if h is not None:
         for u in tl.static_range(UNROLL):
@@ -212,7 +213,7 @@ def linear_scan_fwd_summary_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """The effect of a segment, h_end = factor h_begin + state: both (S, segments, D)."""
+    """The summary of each segment, h_end = factor h_begin + state, with both (S, segments, D)."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     g, s, d, active, row, start, count, begin, mine = _place(
         lengths, starts, sequences, width, time, segment, segments, LANES
@@ -275,9 +276,9 @@ def linear_scan_bwd_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """l = dh + c is dx, conj(h[t-1]) l is da, and c = conj(a) l goes to the step before.
+    """l = dh + c is dx, conj(h[t-1]) l is da, and c = conj(a) l is passed to the step before.
 
-    carry (S, segments, D): c before every segment. da_sum (S, segments, D): the sums of da over the steps of each.
+    carry (S, segments, D): c before every segment. da_sum (S, segments, D): the sums of da over each segment's steps.
     """
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     g, s, d, active, row, start, count, begin, mine = _place(
@@ -300,7 +301,7 @@ def linear_scan_bwd_kernel(
         first = _load(h0 + (s * width + d) * PARTS, active & (g == 0), STATE, COMPLEX)
     if (da is None) and (da_sum is None):
         at_h = None
-    before = tl.where(begin > 0, mine, mine - 1)  # the first step has none in h
+    before = tl.where(begin > 0, mine, mine - 1)  # the first step has no previous state in h
     now = _ahead(at_a, at_dh, at_reset, 0, mine, -direction, a_time, dh_time, STATE, COMPLEX, UNROLL)
     states = _behind(at_h, 0, before, direction, h_time, STATE, COMPLEX, UNROLL)
     for k in range(0, tl.max(mine), UNROLL):
@@ -365,7 +366,7 @@ def linear_scan_bwd_summary_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """The backward effect of a segment, c_begin = factor c_end + state: both (S, segments, D)."""
+    """The backward summary of each segment, c_begin = factor c_end + state, with both (S, segments, D)."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     g, s, d, active, row, start, count, begin, mine = _place(
         lengths, starts, sequences, width, time, segment, segments, LANES

@@ -1,9 +1,9 @@
 """Linear attention in chunks of C steps: S = g S + k v^T, o = scale S^T q, forward.
 
-Three kernels whose programs are independent of each other: the state before every chunk, a tile (BK, BV) of it for each
-program, which goes from chunk to chunk; the weights (C, C) of the values of a chunk in its outputs, where each row of
-the state has a decay of its own; and the outputs of a chunk. A line is a chunk of a sequence. With BEFORE, o is read
-before the step, and `bonus` weighs the step's own k v^T. docs/gpu.md has the formulas.
+Three kernels, each with independent programs: the states before all chunks, where a program computes a tile (BK, BV) of
+the state from chunk to chunk; the weights (C, C) of a chunk's values in its outputs, if each row of the state has its
+own decay; and the outputs of a chunk. A line is a chunk of a sequence. With BEFORE, o is read before the step, and
+`bonus` is the weight of the step's own k v^T. docs/gpu.md has the formulas.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def attention_states_kernel(
     STATE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The state before every chunk in `states`, before every TILE-th step in `saved`, and after the last one in `last`.
+    """The states before all chunks in `states`, before every TILE-th step in `saved`, and after the last one in `last`.
 
-    A program does a sequence from its state in `source` on, or, with SPLIT, a tile of TILE steps.
+    A program computes a sequence from its state in `source`, or, with SPLIT, a tile of TILE steps.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     BLOCKS: tl.constexpr = (K + BK - 1) // BK * COLUMNS

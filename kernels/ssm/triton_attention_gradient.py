@@ -1,7 +1,7 @@
 """Linear attention in chunks of C steps, backward, from the states before all chunks.
 
-The gradients of the states after all chunks, from chunk to chunk, and dv of a chunk: kernels whose programs are
-independent of each other. triton_attention_keys.py has the other gradients.
+Two kernels, each with independent programs: the gradients of the states after all chunks, from chunk to chunk, and dv
+of a chunk. triton_attention_keys.py has the other gradients.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def attention_bwd_states_kernel(
     STATE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The gradient of the state after every chunk, without the outputs of the chunk; and of the first state."""
+    """The gradients of the states after all chunks, without their chunks' own outputs, and of the first state."""
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     BLOCKS: tl.constexpr = (K + BK - 1) // BK * COLUMNS
     program = tl.program_id(0).to(tl.int64)

@@ -1,8 +1,8 @@
 """Linear attention in chunks of C steps, backward: dq, dk and the gradients of decay and bonus.
 
-A program has BK rows of the state at one chunk and loops over all columns, so that no sum is left to atomic additions.
-With P the gradient of the state after step j, that of the decay is the row sums of S[j-1] * P; both are written out as
-sums over the steps of the chunk, without a division by a decay.
+A program has BK rows of the state at one chunk and loops over all columns, so that no sum needs atomic additions. With
+P the gradient of the state after step j, the gradient of the decay is the row sums of S[j-1] * P; both are expanded as
+sums over the steps of the chunk, without division by a decay.
 """
 
 from __future__ import annotations
@@ -132,12 +132,12 @@ def _of_own_decays(
     NEEDS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """(dq, dk, dg (C, BK)) of factors (C, BK), a step j after the other"""
+    """(dq, dk, dg (C, BK)) of factors (C, BK), one step j after the other"""
     i = tl.arange(0, C)
     ends = products_after(after)
     dq, dk = (running(e) * kept if BEFORE else running(g)) * read, ends * write
     dg = tl.zeros_like(queries)
-    # The decay from step i to step j - 1, and from the start of the chunk to there
+    # The decay from step i to step j - 1, and from the start of the chunk to step j - 1
     earlier, before = tl.zeros_like(queries), tl.full((queries.shape[1],), 1.0, queries.dtype)
     for j in range(steps):
         decays = column_before(e, j, C) * kept if BEFORE else column(g, j, C)
@@ -217,7 +217,7 @@ def attention_bwd_keys_kernel(
 ):
     """dq, dk, and the gradients of decay and bonus of a chunk, for BK rows of the state.
 
-    That of a decay which all rows share is a sum over them, of which each block of rows writes its part.
+    The gradient of a decay that all rows share is a sum over the rows, of which each block of rows writes its part.
     """
     BLOCKS: tl.constexpr = (K + BK - 1) // BK
     NEEDS: tl.constexpr = ddecay is not None

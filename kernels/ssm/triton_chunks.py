@@ -1,7 +1,8 @@
-"""Chunks of the steps of a sequence, shared by the kernels of linear attention: their place, loads, and decays.
+"""Chunks of steps for the kernels of linear attention: their positions, loads and stores, and decays.
 
-Factors of the C steps of a chunk are (C, 1) where all rows of the state share a decay, else (C, BK). Products of decays
-are products, not exponentials of sums, so that decays of any sign, zeros and resets, which are zeros, are exact.
+The factors of the C steps of a chunk are (C, 1) if all rows of the state share a decay, else (C, BK). Products of
+decays are computed as products, not as exponentials of sums, so that decays of any sign, zeros, and resets, which are
+zeros, are exact.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import triton.language as tl
 
 @triton.jit
 def number(x, STATE: tl.constexpr):
-    """A float argument, which the interpreter passes as Python's, in the type of the arithmetic: (1,)"""
+    """A float argument in the type of the arithmetic, as (1,); the interpreter passes a Python float"""
     return tl.full((1,), x, STATE)
 
 
 @triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
-    """a b, with operands loaded only when the previous product's are no longer needed: registers are scarce"""
+    """a b; to save registers, operands are loaded only when the previous product's are no longer needed"""
     tl.debug_barrier()
-    if a.dtype == tl.float64:  # Triton 3.5 has no tl.dot of some layouts of float64
+    if a.dtype == tl.float64:  # Triton 3.5 does not support tl.dot for some layouts in float64
         return tl.sum(a[:, :, None] * b[None, :, :], 1)
     else:
         return tl.dot(a, b, input_precision=PRECISION)
@@ -28,7 +29,7 @@ def dot(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def products(x, y, p, q, PRECISION: tl.constexpr):
-    """x y^T for lines x and y stored at p and q: where both are stored in 16 bits, TF32 has all of them"""
+    """x y^T for lines x and y stored at p and q: if both are stored in 16 bits, TF32 is exact for them"""
     if p.dtype.element_ty.primitive_bitwidth == 16 and q.dtype.element_ty.primitive_bitwidth == 16:
         return dot(x, tl.trans(y), "tf32")
     else:
@@ -49,13 +50,13 @@ def sequence(lengths, starts, s, time):
 
 @triton.jit
 def line_of(starts, s, start, time, STEPS: tl.constexpr):
-    """The first of the lines of sequence s in an array with one line for every STEPS steps"""
+    """The first line of sequence s in an array with one line for every STEPS steps"""
     return start // STEPS + s if starts is not None else s * ((time + STEPS - 1) // STEPS)
 
 
 @triton.jit
 def sequence_of(line, starts, owner, time, STEPS: tl.constexpr):
-    """The sequence of a line of STEPS steps; `owner` has those of lines of packed sequences"""
+    """The sequence of a line of STEPS steps; `owner` contains it for the lines of packed sequences"""
     if starts is not None:
         return tl.load(owner + line)
     else:
@@ -72,7 +73,7 @@ def place(line, lengths, starts, owner, time, STEPS: tl.constexpr):
 
 @triton.jit
 def load_lines(p, stride, t, valid, first, K: tl.constexpr, BK: tl.constexpr, STATE: tl.constexpr):
-    """Units first .. first + BK of a signal at steps t; 0 beyond the K-th unit and where the step is not valid"""
+    """Units first .. first + BK of a signal at steps t; 0 beyond the K-th unit and at invalid steps"""
     unit = first + tl.arange(0, BK)
     at = p + t[:, None] * stride + unit[None, :]
     return tl.load(at, valid[:, None] & (unit < K)[None, :], 0).to(STATE)
@@ -107,7 +108,7 @@ def factors(
     LOG: tl.constexpr,
     STATE: tl.constexpr,
 ):
-    """The decay at steps t, (C, BK) or (C, 1): 0 at a reset, 1 where the step is not valid"""
+    """The decay at steps t, (C, BK) or (C, 1): 0 at a reset, 1 at invalid steps"""
     g = tl.where(t[:, None] * 0 == 0, 1.0, 0.0).to(STATE)
     if decay is not None:
         if VECTOR:
@@ -137,7 +138,7 @@ def factors_before(
     LOG: tl.constexpr,
     STATE: tl.constexpr,
 ):
-    """The decay at the steps before t, of which the first is not in the chunk: there it is 1"""
+    """The decay at the steps t - 1, with 1 for the first, which is not in the chunk"""
     later = valid & (tl.arange(0, valid.shape[0]) > 0)
     return factors(decay, stride, reset, t - 1, later, first, K, BK, VECTOR, LOG, STATE)
 

@@ -1,14 +1,14 @@
 """Causal convolutions out[t] = act(bias + sum_j weight[j] x[t - W + 1 + j]) of channels along time.
 
 A program has a tile of BD channels and BT steps of a row, and reads x at the shift of each tap: all reads but the first
-hit the cache. Up to 8 taps are unrolled; equal reads of x for several taps become one. `first` (S, D, W - 1) are the
-inputs before each sequence. Steps belong to sequences in one of four ways: a row is one; `lengths` (B,) are the steps
-of each row; `bounds` (S + 1,) and `labels` (T,), the sequence of each step, divide a single row; `labels` (B, T) alone
-are compared at every tap, and there is no output where they are negative.
+hit the cache. Up to 8 taps are unrolled, and equal reads of x for several taps are merged. `first` (S, D, W - 1)
+contains the inputs before each sequence. Steps are divided into sequences in one of four ways: each row is a sequence;
+`lengths` (B,) are the numbers of steps of the rows; `bounds` (S + 1,) and `labels` (T,), the sequence of each step,
+divide a single row; or `labels` (B, T) alone are compared at every tap, with no output where they are negative.
 
-Strides count elements; sizes and strides of rows do not specialize the code, those of channels and steps only where
-they are 1. Offsets have 64 bits, steps 32. The kernels pass on tuples: `where` is (labels, bounds, row, its steps, T),
-`source` (x at the row, strides of its channels and steps, weight, bias, first, D).
+Strides count elements. Code is not specialised for sizes and row strides, and for strides of channels and steps only if
+they are 1. Offsets have 64 bits, steps 32. The kernels pass tuples: `where` is (labels, bounds, row, its steps, T),
+`source` is (x at the row, strides of its channels and steps, weight, bias, first, D).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STATE_STRIDES = ["state_channel", "state_time", "weight_channel", "weight_time"
 
 @triton.jit
 def _silu(x):
-    """x s(x) and its slope"""
+    """x s(x) and its derivative"""
     e = tl.exp(-tl.abs(x))
     s = tl.where(x < 0, e, 1) / (1 + e)
     return x * s, s * (1 + x * (1 - s))
@@ -58,7 +58,7 @@ def _has_output(where, t):
 
 @triton.jit
 def _sees(where, t, p):
-    """Whether steps p <= t are of the same sequence as t, if both are in the row"""
+    """Whether steps p <= t belong to the same sequence as t, if both are in the row"""
     labels, bounds, row, _, time = where
     if bounds is not None:
         return p >= _sequence_of(where, t)[1]
@@ -72,7 +72,7 @@ def _sees(where, t, p):
 
 @triton.jit
 def _input(where, source, d, t, shift, back, W: tl.constexpr, STATE: tl.constexpr):
-    """x at steps t + shift - back as steps t + shift see it: 0, or from `first`, if it is of another sequence"""
+    """x at steps t + shift - back as read by steps t + shift: 0, or from `first`, if it is outside of their sequence"""
     x, x_channel, x_time, _, _, first, channels = source
     p = t + (shift - back)
     y = tl.load(x + d * x_channel + p * x_time, (p >= 0) & (p < where[3]) & (d < channels), 0).to(STATE)
@@ -166,7 +166,7 @@ def causal_conv_last_kernel(
 
 @triton.jit
 def _dsums(where, source, dout, d, t, shift, W: tl.constexpr, SILU: tl.constexpr, STATE: tl.constexpr):
-    """The gradient of the sums at steps t + shift; dout: (that of out at the row, strides of its channels and steps)"""
+    """The gradient of the sums at steps t + shift; dout: (gradient of out at the row, strides of channels and steps)"""
     here = _has_output(where, t + shift) & (d < source[6])
     g = tl.load(dout[0] + d * dout[1] + (t + shift) * dout[2], here, 0).to(STATE)
     return tl.where(here, g * _silu(_sums(where, source, d, t, shift, W, STATE))[1], 0) if SILU else g
@@ -198,7 +198,7 @@ def causal_conv_bwd_kernel(
     channels: tl.int64, time: tl.int64, blocks: tl.int64, segments: tl.int64,
     W: tl.constexpr, SILU: tl.constexpr, TILES: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """dx, and sums (B, segments, W + 1, D) over segments of TILES tiles, which are dweight, then dbias
+    """dx, and the sums dweight, then dbias, (B, segments, W + 1, D), over segments of TILES tiles
 
     TILES is 1 for more than 8 taps.
     """
@@ -251,7 +251,7 @@ def causal_conv_bwd_first_kernel(
     channels: tl.int64, time: tl.int64, blocks: tl.int64,
     W: tl.constexpr, SILU: tl.constexpr, BD: tl.constexpr, BW: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """dfirst (S, D, W - 1): number i meets tap i - t of step t of its sequence"""
+    """dfirst (S, D, W - 1): input i is multiplied by tap i - t at step t of its sequence"""
     s, d, _ = _tile(blocks, 1, BD)
     row, begin, count = _sequence(bounds, lengths, s, time)
     where = (labels, bounds, row, _steps(lengths, row, time), time.to(tl.int32))
@@ -271,7 +271,7 @@ def causal_conv_bwd_first_kernel(
 
 @triton.jit
 def _ring_place(positions, row, p, kept):
-    """The place in a state of the input at p < 0, before the next ones"""
+    """The position in a state of the input at p < 0 relative to the next steps"""
     if positions is not None:
         size = tl.maximum(kept, 1)
         return ((tl.load(positions + row) + p) % size + size) % size
@@ -281,9 +281,9 @@ def _ring_place(positions, row, p, kept):
 
 @triton.jit
 def _step_input(x, state, d, p, steps, kept, STATE: tl.constexpr):
-    """The input at p: of the state for p < 0, of x for others; both: (data at the row, its strides, channels there)
+    """The input at p, from the state if p < 0, else from x; both are (data at the row, its strides, its channels).
 
-    The state: also (positions, row).
+    The tuple of the state continues with (positions, row).
     """
     at = state[0] + d * state[1] + _ring_place(state[4], state[5], p, kept) * state[2]
     before = tl.load(at, (d < state[3]) & (p < 0) & (p >= -kept), 0).to(STATE)
@@ -300,10 +300,10 @@ def causal_conv_update_kernel(
     channels: tl.int64, steps: tl.int64, kept: tl.int64, places: tl.int64, blocks: tl.int64,
     W: tl.constexpr, SILU: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """out (B, D, L) after the inputs in state (places, D, N = kept), which then has those of the steps, too
+    """out (B, D, L) after the inputs in state (places, D, N = kept), to which those of the steps are then appended
 
-    positions (B,): the state is a ring, with this place modulo N for the next input. rows (B,): the state of each row;
-    where there is none, out is 0.
+    positions (B,): the state is a ring buffer, with the next input at this position modulo N. rows (B,): the index of
+    each row's state; out is 0 if it does not exist.
     """
     row, d, _ = _tile(blocks, 1, BD)
     own = tl.load(rows + row) if rows is not None else row
@@ -324,7 +324,7 @@ def causal_conv_update_kernel(
         tl.store(out + (row * channels + d) * steps + step, y.to(out.dtype.element_ty), d < channels)
     i = tl.arange(0, BN)[None, :]
     p, changes = i - kept + steps, (d < known) & (i < kept)
-    if positions is not None:  # the last step whose place in the ring is i
+    if positions is not None:  # the last step whose position in the ring buffer is i
         p = steps - 1 - _ring_place(positions, row, steps - 1 - i, kept)
         changes = changes & (p >= 0)
     y = _step_input(from_x, from_state, d, p, steps, kept, STATE)

@@ -1,9 +1,9 @@
 """The generalised delta rule in chunks: S = g S' + b w^T + k v^T with w = S'^T a, o = scale S^T q.
 
-Once w is known, this is linear attention that writes and reads twice a step. In a chunk w = (I - L)^-1 (M v + A S),
-with S the state before it, A what the decays leave of a at its start, and L and M (C, C) the weights of b w^T and k v^T
-in what a reads. A program has one head of one sequence and BV columns of its state, which stays in memory and is read
-BK rows at a time; barriers separate writes and reads of different threads.
+Once w is known, this is linear attention that writes and reads twice per step. In a chunk w = (I - L)^-1 (M v + A S),
+where S is the state before the chunk, A is a times the decays since the start of the chunk, and L and M (C, C) are the
+weights with which a reads b w^T and k v^T. A program has one head of one sequence and BV columns of its state, which is
+in memory and read BK rows at a time; barriers separate writes and reads of different threads.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _BACKWARD = [f"{x}_{axis}" for x in ("q", "decay", "a", "b", "d_o", "dw") for ax
 def low_rank_inverse_fwd_kernel(
     weights, others, inverse, products, C: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """(I - L)^-1 for the weights L of a line and head, a row after the other, and its product with others, (C, C).
+    """(I - L)^-1 for the weights L of a line and head, row by row, and its product with others, (C, C).
 
-    With TRANSPOSED, the transposes of both.
+    With TRANSPOSED, both are transposed.
     """
     i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     at = tl.program_id(0).to(tl.int64) * C * C + i * C + j
@@ -104,7 +104,7 @@ def low_rank_fwd_kernel(
     STATE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """w of all steps, the states before all chunks and before every TILE-th step; `state` begins as the first one."""
+    """w of all steps, the states before all chunks and before every TILE-th step; `state` is the first one on entry."""
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     program = tl.program_id(0).to(tl.int64)
     s, n, block = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS * BV
@@ -196,10 +196,10 @@ def low_rank_bwd_kernel(
     STATE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """dw of all steps and the gradients of the states after all chunks, each without what its chunk reads.
+    """dw of all steps and the gradients of the states after all chunks, without their chunks' own reads.
 
-    dstate begins as the gradient of the last state and becomes that of the first one. inverse is transposed, and
-    products are the transposed weights of b w^T in o times it.
+    dstate contains the gradient of the last state on entry, and that of the first state on return. `inverse` is
+    transposed, and `products` are the transposed weights of b w^T in o times it.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     program = tl.program_id(0).to(tl.int64)

@@ -1,6 +1,6 @@
 """mLSTM's gates: with lf = log sigmoid(f) and m = max(lf + m', i), the decay e^(lf - (m - m')) and factor e^(i - m).
 
-A lane is a head of a sequence and takes its steps one after the other; it reads UNROLL of them before it computes.
+A lane is a head of a sequence and computes its steps one after the other; it loads UNROLL steps before it computes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def mlstm_gates_fwd_kernel(
             log_forget, former = _log_sigmoid(read[u][1]), tl.where(read[u][2], 0.0, state)
             kept = log_forget + former
             new = tl.where((kept > read[u][0]) | (kept != kept), kept, read[u][0])
-            # With what the sum has lost by rounding, which would add up over the steps
+            # Includes the rounding error of the sum, which would otherwise accumulate over the steps
             tl.store(decay + at, tl.exp(log_forget - (new - former)), here)
             tl.store(enter + at, tl.exp(read[u][0] - new), here)
             tl.store(m + at, new, here)
@@ -126,7 +126,7 @@ def mlstm_gates_bwd_kernel(
 ):
     """di and df from the gradients of i and lf at a fixed m and of the divisor of h, all contiguous (B, T, N).
 
-    dm is the gradient of the last m when it begins, and becomes that of the first. m enters h through eps alone.
+    dm is the gradient of the last m on entry, and that of the first m on return. h depends on m only through eps.
     """
     s, n, active, row, start, count = _lanes(lengths, starts, sequences, time, heads, LANES)
     at_i, at_f = i + row * i_row + start * i_time + n * i_head, f + row * f_row + start * f_time + n * f_head
@@ -150,7 +150,7 @@ def mlstm_gates_bwd_kernel(
             kept = (sum_of > read[u][0]) | (sum_of != sum_of)
             gradient += tl.where(here, read[u][5] * factor, 0.0)
             d_i, d_lf = read[u][3] + tl.where(kept, 0.0, gradient), read[u][4] + tl.where(kept, gradient, 0.0)
-            slope = 1.0 / (1.0 + tl.exp(forget))  # of log sigmoid(f)
+            slope = 1.0 / (1.0 + tl.exp(forget))  # derivative of log sigmoid(f)
             tl.store(di + at, d_i.to(di.dtype.element_ty), here)
             tl.store(df + at, (d_lf * slope).to(df.dtype.element_ty), here)
             gradient = tl.where(here & (read[u][2] | (kept == 0)), 0.0, gradient)

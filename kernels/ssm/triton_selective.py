@@ -1,16 +1,16 @@
 """Selective scans h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], y[t] = C[t] h[t] + D u[t], out = y z s(z).
 
-A program has CHANNELS channels of a group in one sequence, and takes its steps in chunks: LANES threads side by side in
-time, each with STEPS consecutive steps in registers, 4 or 8. For one state n after the other, a thread composes its
-steps' changes to a change of the state, (product of the decays, what they add), a scan over the threads gives each the
-state before its steps, and it takes them one by one. Products of decays may vanish, and nothing is divided by them.
-Sums over states are then sums in registers, and those over channels one exchange between threads for a chunk and n.
+A program has CHANNELS channels of a group in one sequence, and processes its steps in chunks: LANES threads along time,
+each with STEPS consecutive steps in registers, 4 or 8. For one state n after the other, a thread composes its steps to
+one affine map of the state, (product of the decays, added term), a scan over the threads gives each thread the state
+before its steps, and it computes its steps one by one. Products of decays may vanish; nothing is divided by them. Sums
+over states are sums in registers, and sums over channels need one exchange between threads for each chunk and n.
 
-The states between chunks are in memory, in `last` (S, D, N), and those that are kept in `states`. Chunks begin at
-multiples of 8 steps; steps out of the sequence have d = 0. B and C are (B, G, N, STEPS, T / STEPS), the steps t % STEPS
-before t // STEPS, so that threads side by side read numbers side by side, or fixed (D, N). With ALIGNED, T and the
-strides of rows and channels are multiples of 8 and steps contiguous: 8 of them are read at once. Strides count
-elements; offsets have 64 bits, those in a chunk 32. Sizes do not specialize the code.
+The states between chunks are in memory, in `last` (S, D, N), and the saved ones in `states`. Chunks begin at multiples
+of 8 steps; steps outside of the sequence have d = 0. B and C are fixed (D, N), or (B, G, N, STEPS, T / STEPS), with
+axis t % STEPS before t // STEPS, so that reads of adjacent threads are coalesced. With ALIGNED, T and the strides of
+rows and channels are multiples of 8 and steps are contiguous: 8 steps are read at once. Strides count elements; offsets
+have 64 bits, within a chunk 32. Code is not specialised for sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _compose(p, s, q, r):
-    """The change h -> p h + s, then h -> q h + r"""
+    """The map h -> p h + s followed by h -> q h + r"""
     return p * q, q * s + r
 
 
@@ -47,7 +47,7 @@ def _columns(x, R: tl.constexpr, L: tl.constexpr, STEPS: tl.constexpr):
 
 @triton.jit
 def _joined(x, R: tl.constexpr, L: tl.constexpr, STEPS: tl.constexpr):
-    """The tile (R, STEPS L) with these columns (R, L)"""
+    """The tile (R, STEPS L) composed of columns (R, L)"""
     if STEPS == 4:
         even, odd = tl.reshape(tl.join(x[0], x[2]), (R, 2 * L)), tl.reshape(tl.join(x[1], x[3]), (R, 2 * L))
         return tl.reshape(tl.join(even, odd), (R, 4 * L))
@@ -95,7 +95,7 @@ def _sequence(lengths, starts, s, time):
 
 @triton.jit
 def _unit(channels, groups, blocks, CHANNELS: tl.constexpr):
-    """(sequence, group, first channel, which of the following exist) of this program"""
+    """(sequence, group, first channel, mask of the channels that exist) of this program"""
     program = tl.program_id(0).to(tl.int64)
     g, inner = program // blocks % groups, program % blocks * CHANNELS
     exists = inner + tl.arange(0, CHANNELS)[:, None] < channels // groups
@@ -104,7 +104,7 @@ def _unit(channels, groups, blocks, CHANNELS: tl.constexpr):
 
 @triton.jit
 def _line(starts, s, begin, time, steps):
-    """A sequence's first line in an array with one for every so many steps"""
+    """A sequence's first line in an array with one line for every ``steps`` steps"""
     return begin // steps + s if starts is not None else s * ((time + steps - 1) // steps)
 
 
@@ -112,7 +112,7 @@ def _line(starts, s, begin, time, steps):
 def _chunk(
     row, channel, begin, chunk, start, end, exists, CHANNELS: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr
 ):
-    """A chunk's place: row, first channel and step; offsets of channels and steps from there, and which exist"""
+    """A chunk's position: row, first channel and step; offsets of channels and steps from there, and which exist"""
     t = begin + chunk * (STEPS * LANES)
     i, j = tl.arange(0, CHANNELS)[:, None], tl.arange(0, STEPS * LANES)[None, :]
     return row, channel, t, i, j, exists, (start - t).to(tl.int32), (end - t).to(tl.int32)
@@ -130,7 +130,7 @@ def _pointers(x, strides, place, ALIGNED: tl.constexpr):
 
 @triton.jit
 def _read(x, strides, place, ALIGNED: tl.constexpr, STATE: tl.constexpr):
-    """A chunk of x, 0 at steps out of the sequence; ALIGNED reads all 8 steps where the first one is before the end"""
+    """A chunk of x, 0 outside of the sequence; ALIGNED reads all 8 steps if the first one is before the end"""
     _, _, _, _, j, exists, low, high = place
     here = (j >= low) & (j < high)
     known = exists & (j // 8 * 8 < high) if ALIGNED else exists & here
@@ -140,7 +140,7 @@ def _read(x, strides, place, ALIGNED: tl.constexpr, STATE: tl.constexpr):
 
 @triton.jit
 def _write(x, y, strides, place, starts, ALIGNED: tl.constexpr):
-    """Write a chunk of the sequence; ALIGNED: with zeros at all of its last 8 steps, if these are of no other one"""
+    """Write a chunk of the sequence; ALIGNED pads the last 8 steps with zeros, if they belong to no other sequence"""
     _, _, _, _, j, exists, low, high = place
     here = (j >= low) & (j < high)
     if ALIGNED and (starts is None):
@@ -152,7 +152,7 @@ def _write(x, y, strides, place, starts, ALIGNED: tl.constexpr):
 def _weights(x, d, n, q, shape, place, FIXED: tl.constexpr, STEPS: tl.constexpr, STATE: tl.constexpr):
     """B or C of state n at each of STEPS steps from STEPS q on, (1, LANES), or (CHANNELS, 1) if it is fixed
 
-    shape: the line of n = 0, numbers of a line, N.
+    shape: the line of n = 0, elements per line, N.
     """
     line, size, N = shape
     _, _, t, _, _, exists, low, high = place
@@ -169,7 +169,7 @@ def _weights(x, d, n, q, shape, place, FIXED: tl.constexpr, STEPS: tl.constexpr,
 
 @triton.jit
 def _before(ends, first, step, L: tl.constexpr):
-    """The states before each thread's steps, with `first` before those of the first (step 1) or the last (step -1)"""
+    """The states before each thread's steps, with `first` for the first thread (step 1) or the last (step -1)"""
     lane = tl.arange(0, L)[None, :] + tl.zeros_like(ends).to(tl.int32)
     neighbour = tl.minimum(tl.maximum(lane - step, 0), L - 1)
     return tl.where(lane == neighbour, first, tl.gather(ends, neighbour, 1))
@@ -177,7 +177,7 @@ def _before(ends, first, step, L: tl.constexpr):
 
 @triton.jit
 def _step_sizes(delta, bias, strides, d, place, SOFTPLUS: tl.constexpr, ALIGNED: tl.constexpr, STATE: tl.constexpr):
-    """d and its slope in a chunk, 0 out of the sequence"""
+    """d and its derivative in a chunk, 0 outside of the sequence"""
     _, _, _, _, j, exists, low, high = place
     raw = _read(delta, strides, place, ALIGNED, STATE)
     if bias is not None:
@@ -234,7 +234,7 @@ def selective_fwd_kernel(
     SOFTPLUS: tl.constexpr, FIXED_B: tl.constexpr, FIXED_C: tl.constexpr, ALIGNED: tl.constexpr,
     CHANNELS: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr, SAVED: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """out, the last states, and the states before each SAVED steps; `last` begins with the first states"""
+    """out, the last states, and the states before every SAVED steps; `last` contains the first states on entry"""
     s, g, channel, exists = _unit(channels, groups, blocks, CHANNELS)
     row, start, end = _sequence(lengths, starts, s, time)
     d, begin, shape = (
@@ -266,7 +266,7 @@ def selective_fwd_kernel(
             for k in tl.static_range(STEPS):
                 inputs = inputs + (products[k] * b[k],)
             h, ends = _states(decays, inputs, first, LANES, STEPS)
-            if states is not None:  # before the first of each SAVED steps
+            if states is not None:  # before the first of every SAVED steps
                 to = states + ((chunk * LANES + q) * STEPS // SAVED) * channels * N + n
                 tl.store(to, h, exists & (q % (SAVED // STEPS) == 0) & (STEPS * q < place[7]))
             tl.store(at_state + n + tl.zeros_like(ends).to(tl.int32), ends, exists & (q == LANES - 1))

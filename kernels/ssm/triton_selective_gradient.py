@@ -1,10 +1,10 @@
 """Gradients of selective scans, in the chunks of triton_selective.py from the last to the first (docs/ssm/index.md).
 
-With l the gradient of h, a thread composes l before its steps as a function of l after them, a scan over the threads
-from the last gives each the gradient after its steps, and it takes them one by one, backwards. The states are computed
-anew from those before each chunk. `carry` (S, D, N) has the gradients of the states between chunks, and in the end
-those of the first states. dA, and dB and dC of fixed B and C, are sums over each sequence, (S, D, N); others are sums
-over a program's channels, (blocks, B, G, N, T): the caller adds them up.
+With l the gradient of h, a thread composes its steps to a map from l after them to l before them, a scan over the
+threads from the last gives each thread the gradient after its steps, and it computes its steps one by one, backwards.
+The states are recomputed from those before each chunk. `carry` (S, D, N) contains the gradients of the states between
+chunks, and finally those of the first states. dA, and dB and dC of fixed B and C, are sums over each sequence,
+(S, D, N); varying dB and dC are sums over a program's channels, (blocks, B, G, N, T), which the caller adds up.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _store_sums(
     STEPS: tl.constexpr,
     FIXED: tl.constexpr,
 ):
-    """Add the sums over steps of these columns at `at`, or store those over channels"""
+    """Add sums over the steps of these columns at `at`, or store sums over channels"""
     if FIXED:
         y = sums[0]
         for k in tl.static_range(1, STEPS):
@@ -80,7 +80,7 @@ def _store_sums(
 
 @triton.jit
 def _from_out(dout, strides, z, z_strides, place, ALIGNED: tl.constexpr, STATE: tl.constexpr):
-    """(gradient of y + D u, that of out, z, s(z)) in a chunk"""
+    """(gradient of y + D u, gradient of out, z, s(z)) in a chunk"""
     g = _read(dout, strides, place, ALIGNED, STATE)
     if z is not None:
         gate = _read(z, z_strides, place, ALIGNED, STATE)
@@ -105,7 +105,7 @@ def selective_bwd_kernel(
     SOFTPLUS: tl.constexpr, FIXED_B: tl.constexpr, FIXED_C: tl.constexpr, ALIGNED: tl.constexpr,
     CHANNELS: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """All gradients; carry begins with those of the last states, dA and those of fixed B and C with 0"""
+    """All gradients; on entry carry contains those of the last states, and dA and those of fixed B and C are 0"""
     s, g, channel, exists = _unit(channels, groups, blocks, CHANNELS)
     row, start, end = _sequence(lengths, starts, s, time)
     d, begin = channel + tl.arange(0, CHANNELS)[:, None], start // 8 * 8
@@ -132,7 +132,7 @@ def selective_bwd_kernel(
         x = _read(u, (u_row, u_channel, u_time), place, ALIGNED, STATE)
         step = _step_sizes(delta, bias, delta_strides, d, place, SOFTPLUS, ALIGNED, STATE)[0]
         sizes, products = _columns(step, CHANNELS, LANES, STEPS), _columns(step * x, CHANNELS, LANES, STEPS)
-        tl.debug_barrier()  # later reads do not need registers yet
+        tl.debug_barrier()  # keeps later loads from taking registers already here
         of_dout, of_z = (dout_row, dout_channel, dout_time), (z_row, z_channel, z_time)
         dy = _columns(_from_out(dout, of_dout, z, of_z, place, ALIGNED, STATE)[0], CHANNELS, LANES, STEPS)
         drops = ()

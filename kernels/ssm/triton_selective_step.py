@@ -1,8 +1,8 @@
 """One step of selective scans, in place: state = exp(d A) state + d B x, out = (C state + D x) z s(z).
 
-A program has BP channels of a head of a row, and BN >= N states of each. Strides count elements, of those axes (row,
-head, channel, state) that an array has. If A is the same for all states of a channel, one exponential is taken for
-them. Sizes and strides do not specialize the code, but for strides of 1 of channels and states.
+A program has BP channels of a head of a row, and BN >= N states of each. Strides count elements, for those axes among
+(row, head, channel, state) that an array has. If A is the same for all states of a channel, only one exponential is
+computed for them. Code is not specialised for sizes and strides, except for channel and state strides of 1.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def selective_step_kernel(
     heads: tl.int64, channels: tl.int64, heads_per_group: tl.int64, places: tl.int64, blocks: tl.int64, N: tl.int64,
     SOFTPLUS: tl.constexpr, ONE_RATE: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """out (B, H, P) and the states (places, H, P, N); rows (B,): the place of each row, whose out is 0 if there is none
+    """out (B, H, P) and the states (places, H, P, N); rows (B,): the place of each row; out is 0 if it does not exist
 
-    B and C have a head for each heads_per_group of the others.
+    B and C have one head for every heads_per_group heads of the other arrays.
     """
     program = tl.program_id(0).to(tl.int64)
     row, head = program // blocks // heads, program // blocks % heads
