@@ -1,8 +1,8 @@
-"""Formats whose numbers share a scale: the largest magnitude of a block gives it, then the elements are rounded.
+"""Formats whose elements share a scale: it follows from the largest magnitude of a block, then elements are rounded.
 
-A program takes ROWS blocks, each in a row of WIDE elements, padded if the block is shorter. Blocks do not cross rows of
-n elements. DENSE: they fill their rows, and rows end with them, so that the elements of a program are contiguous. A
-format's parameters, from `c` on: 0 the replacement of NaN, 1 most, 2 to_code, 3 from_code.
+A program computes ROWS blocks, each in a row of WIDE elements, padded if the block is shorter. Blocks do not cross rows
+of n elements. DENSE: blocks have WIDE elements and divide rows evenly, so that the elements of a program are
+contiguous. A format's parameters, from `c`: 0 the replacement of NaN, 1 most, 2 to_code, 3 from_code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .triton_rounding import (
 
 @triton.jit
 def _power(k):
-    """2^k, of floats also 2^-127, which is subnormal"""
+    """2^k; for floats also 2^-127, which is subnormal"""
     PLACES: tl.constexpr = 52 if k.dtype == tl.int64 else 23
     BIAS: tl.constexpr = 1023 if k.dtype == tl.int64 else 127
     field = k + BIAS
@@ -38,7 +38,7 @@ def _power(k):
 
 @triton.jit
 def _power_scale(largest, carry, max_exponent):
-    """K of 2^k: the exponent of the largest, one more from a significand on, less that of the largest element"""
+    """The k of the scale 2^k: the exponent of the largest magnitude, rounded up by `carry`, minus max_exponent"""
     PLACES: tl.constexpr = 52 if largest.dtype == tl.int64 else 23
     BIAS: tl.constexpr = 1023 if largest.dtype == tl.int64 else 127
     exponent = ((largest + carry) >> PLACES) - (BIAS + max_exponent)
@@ -47,13 +47,13 @@ def _power_scale(largest, carry, max_exponent):
 
 @triton.jit
 def _float_scale(largest, g):
-    """S of e4m3fn, from (largest / 6) / g, and its code; every operation rounds once."""
+    """The scale s in e4m3fn, from (largest / 6) / g, and its code; every operation rounds once."""
     PLACES: tl.constexpr = 52 if largest.dtype == tl.int64 else 23
     BIAS: tl.constexpr = 1023 if largest.dtype == tl.int64 else 127
     a = number_of(largest)
     sixth = divided(a, tl.full(a.shape, 6.0, a.dtype))
     wanted = cut(divided(sixth, g), 0.001953125, 448.0)
-    wanted = tl.where(wanted == wanted, wanted, 448.0)  # of a block with NaN or infinity
+    wanted = tl.where(wanted == wanted, wanted, 448.0)  # for a block with NaN or infinity
     zero = largest.to(tl.uint32) * 0
     three = tl.full(a.shape, 3, tl.int32)
     s = to_significand(wanted, zero, three, three - 9, EVEN, False, True, True)
@@ -75,7 +75,7 @@ def _words(first, offsets, seed, ROWS: tl.constexpr, WIDE: tl.constexpr, DENSE: 
 
 @triton.jit
 def _lost(v, x, ROUNDING: tl.constexpr):
-    """Directed rounding must still see a number whose quotient is too small for its dtype."""
+    """Return v, but not 0 for a nonzero x whose quotient underflows, as directed rounding must see it."""
     if (ROUNDING == UP) | (ROUNDING == DOWN) | (ROUNDING == AWAY):
         LEAST: tl.constexpr = 1 << 52 if x.dtype == tl.float64 else 1 << 23
         least = number_of(bits_of(x) * 0 + LEAST)
@@ -99,7 +99,7 @@ def _power_block(
     CODES: tl.constexpr,
     MINUS: tl.constexpr,
 ):
-    """Element(x 2^-k) 2^k with floats or integers as elements, and the codes of the scales"""
+    """Return element(x 2^-k) 2^k for floats or integers as elements, and the codes of the scales."""
     k = _power_scale(largest, carry, max_exponent)
     v = _lost(x * _power(-k)[:, None], x, ROUNDING)
     most = tl.load(c + 1)
@@ -138,7 +138,7 @@ def _table_block(
     ROUNDING: tl.constexpr,
     CODES: tl.constexpr,
 ):
-    """Value(x / a) a for the largest magnitude a; codes are indices."""
+    """Return value(x / a) a for the largest magnitude a; codes are indices."""
     a = number_of(largest)
     bad = (a < float("inf")) == 0
     v = divided(x, tl.where(a > 0.0, a, 1.0)[:, None])
@@ -185,7 +185,7 @@ def quantize_blocks_fwd_kernel(
     ROWS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Y = x rounded block by block, or its codes and those of the scales"""
+    """Compute y = x rounded block by block, or its codes and those of the scales."""
     begin = tl.program_id(0).to(tl.int64) * ROWS
     block = begin + tl.arange(0, ROWS)
     place = tl.arange(0, WIDE)
@@ -200,7 +200,7 @@ def quantize_blocks_fwd_kernel(
     if REPLACES:
         x = tl.where(x != x, tl.load(numbers), x)
     magnitudes = bits_of(tl.abs(x))
-    largest = tl.max(magnitudes, 1)  # the bits: those of NaN are above those of infinity
+    largest = tl.max(magnitudes, 1)  # compares bits: those of NaN are above those of infinity
     words = offsets.to(tl.uint32)
     if ROUNDING == STOCHASTIC:
         words = _words(begin * WIDE, offsets, tl.load(seed_ptr), ROWS, WIDE, DENSE)

@@ -9,7 +9,7 @@ from .triton_elementwise import scale_at
 from .triton_rounding import number_of
 from .triton_wide import wide_value
 
-#: Decoding of codes: by a table, as fixed point, as integers, as floats and posits with too many bits for a table
+#: Decoding of codes: by a table; as fixed point; as integers; as floats or posits with too many bits for a table
 TABLE, FIXED, INTEGER, FLOAT, POSIT = (tl.constexpr(k) for k in range(5))
 #: The scales of blocks: none, indices into a table, or floats
 NO_SCALES, INDICES, FLOATS = (tl.constexpr(k) for k in range(3))
@@ -17,7 +17,7 @@ NO_SCALES, INDICES, FLOATS = (tl.constexpr(k) for k in range(3))
 
 @triton.jit
 def _power(e):
-    """2^e as a double, subnormal numbers among them"""
+    """2^e as a double, including subnormal numbers"""
     one = e * 0 + 1
     subnormal = one << tl.maximum(tl.minimum(e, -1023) + 1074, 0)
     return number_of(tl.where(e < -1022, subnormal, (e + 1023) << 52))
@@ -25,7 +25,7 @@ def _power(e):
 
 @triton.jit
 def _float(code, exponent, mantissa, bias, special, SUBNORMALS: tl.constexpr, SPECIALS: tl.constexpr):
-    """(-1)^s 2^(e - bias) (1 + m 2^-mantissa); SPECIALS: 0 all are finite, 1 IEEE's, 2 all ones, 3 `special` is NaN"""
+    """(-1)^s 2^(e - bias) (1 + m 2^-mantissa); SPECIALS: 0 none, 1 as in IEEE 754, 2 NaN all ones, 3 NaN `special`"""
     FIRST: tl.constexpr = 1 if SUBNORMALS else 0
     one = code * 0 + 1
     body = code & ((one << (exponent + mantissa)) - 1)
@@ -46,7 +46,7 @@ def _float(code, exponent, mantissa, bias, special, SUBNORMALS: tl.constexpr, SP
 
 @triton.jit
 def _posit(code, n, es):
-    """The regime, counted bit by bit, then exponent and fraction"""
+    """Decode the regime bit by bit, then exponent and fraction."""
     one = code * 0 + 1
     negative = ((code >> (n - 1)) & 1) != 0
     body = tl.where(negative, (one << n) - code, code) & ((one << (n - 1)) - 1)
@@ -56,7 +56,7 @@ def _posit(code, n, es):
         going = going * (((body >> (n - 2 - k)) & 1) == first).to(tl.int64)
         length += going
     regime = tl.where(first == 1, length - 1, -length)
-    left = tl.maximum(n - 2 - length, 0)  # bits behind the regime and the bit that ends it
+    left = tl.maximum(n - 2 - length, 0)  # bits after the regime and its terminating bit
     scaled = (body & ((one << left) - 1)) << (n + es - left)
     exponent = scaled >> n
     fraction = (scaled - (exponent << n)).to(tl.float64) * _power(one * (0 - n))
@@ -99,7 +99,7 @@ def decode_fwd_kernel(
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Y = the values of codes, times scales; DOUBLES: the factors are doubles"""
+    """Compute y = the values of codes, times scales; DOUBLES: the factors are doubles."""
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < numel
     E: tl.constexpr = y_ptr.dtype.element_ty
@@ -133,7 +133,7 @@ def decode_fwd_kernel(
 
 @triton.jit(do_not_specialize=["n", "bytes_of_line"])
 def pack_fwd_kernel(codes_ptr, packed_ptr, numel, n, bytes_of_line, BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """Byte b of a row has bits 8 b to 8 b + 7 of the concatenated codes; SPAN: codes that overlap a byte"""
+    """Byte b of a row contains bits 8 b to 8 b + 7 of the concatenated codes; SPAN: codes that overlap a byte"""
     SPAN: tl.constexpr = 7 // BITS + 2
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     line, byte = offsets // bytes_of_line, offsets % bytes_of_line
@@ -142,7 +142,7 @@ def pack_fwd_kernel(codes_ptr, packed_ptr, numel, n, bytes_of_line, BITS: tl.con
     for k in tl.static_range(SPAN):
         index = byte * 8 // BITS + k
         code = tl.load(codes_ptr + line * n + index, mask=(offsets < numel) & (index < n), other=0).to(tl.int64) & ones
-        place = index * BITS - byte * 8  # of the code's first bit in the byte, which may begin before
+        place = index * BITS - byte * 8  # position of the code's first bit relative to the byte; may be negative
         kept = (code.to(tl.uint64, bitcast=True) >> tl.minimum(tl.maximum(-place, 0), 63).to(tl.uint64)).to(tl.int64)
         packed = packed | tl.where(place < 8, kept << tl.minimum(tl.maximum(place, 0), 8), 0)
     tl.store(packed_ptr + offsets, packed.to(tl.uint8), mask=offsets < numel)
@@ -159,7 +159,7 @@ def unpack_fwd_kernel(
     SIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Code i of a row has bits BITS i and following of its bytes; SPAN: bytes that overlap a code"""
+    """Code i of a row is the BITS bits from bit BITS i of its bytes; SPAN: bytes that overlap a code"""
     SPAN: tl.constexpr = (BITS + 6) // 8 + 1
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     line, index = offsets // n, offsets % n

@@ -1,8 +1,8 @@
-"""Rounding an array to a number format, element by element: one kernel for all formats that have no blocks.
+"""Rounding an array to a number format element by element: one kernel for all formats without blocks.
 
-A program takes BLOCK contiguous elements; with stochastic rounding, the 4 BLOCK elements of BLOCK counters, so that no
-word is generated twice. The format's parameters begin at `numbers` with the replacement of NaN; the files of the
-formats list the rest. Tables follow.
+A program computes BLOCK contiguous elements; with stochastic rounding, the 4 BLOCK elements of BLOCK counters, so that
+no word is generated twice. The format's parameters begin at `numbers` with the replacement of NaN; the formats' files
+list the other parameters. Tables follow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .triton_wide import wide_fixed, wide_float, wide_value
 
 @triton.jit
 def are_powers(scale):
-    """Whether scales are powers of two that are normal numbers"""
+    """Whether scales are normal powers of two"""
     PLACES: tl.constexpr = 52 if scale.dtype == tl.float64 else 23
     exponent = bits_of(scale) >> PLACES
     return (bits_of(scale) == exponent << PLACES) & (exponent > 0)
@@ -42,7 +42,7 @@ def are_powers(scale):
 
 @triton.jit
 def scale_at(scale, offsets, mask, run, count, SHARING: tl.constexpr):
-    """The scale (or zero point) of each element, number (i // run) % count"""
+    """The scale (or zero point) of each element i, with index (i // run) % count"""
     if SHARING == ONE:
         return tl.load(scale)
     elif SHARING == ROWS:
@@ -55,7 +55,7 @@ def scale_at(scale, offsets, mask, run, count, SHARING: tl.constexpr):
 
 @triton.jit
 def _quotient(x, s, exact, T: tl.constexpr, INTEGERS: tl.constexpr, MAY_BE_EXACT: tl.constexpr):
-    """X / s; powers of two move the binary point, other quotients are rounded to the dtype of x."""
+    """Return x / s; powers of two are exact scalings, other quotients are rounded to the dtype of x."""
     if MAY_BE_EXACT:
         if exact:
             v = not_lost(x.to(T) * reciprocal(s.to(T)), x.to(T))
@@ -106,7 +106,7 @@ def _rounded(
     FLAG4: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """V rounded to the format: its number, or its code as a number or as an integer"""
+    """Round v to the format; return its value, or its code as a number or as an integer."""
     if KIND == FIXED:
         return fixed(v, words, numbers, ROUNDING, OVERFLOW, SIGNED, FLAG0)
     elif KIND == INTEGER:
@@ -177,9 +177,10 @@ def quantize_fwd_kernel(
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Y = x / scale rounded to the format, times scale, or the codes; powers_ptr: whether all scales are powers of 2
+    """Compute y = x / scale rounded to the format, times scale, or the codes.
 
-    missing_ptr, if there is one, becomes 1 if any x is NaN, which then counts as 0.
+    powers_ptr: whether all scales are powers of two. If missing_ptr is given, it is set to 1 if any x is NaN, which is
+    then treated as 0.
     """
     X: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     E: tl.constexpr = y_ptr.dtype.element_ty

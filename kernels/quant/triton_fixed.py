@@ -1,6 +1,6 @@
-"""Fixed point with every rounding and overflow in floating point, integers, and sums of a few powers of two.
+"""Fixed point with every rounding and overflow mode, in floating-point arithmetic; integers; sums of powers of two.
 
-A format's parameters, from `c` on: 1 to_code, 2 from_code, 3 least, 4 most (the extreme codes), 5 low, 6 high (the
+A format's parameters, from `c`: 1 to_code, 2 from_code, 3 least, 4 most (the extreme codes), 5 low, 6 high (the
 replacements beyond them), 7 2^width, 8 2^(width - saturated bits), 9 and 10 the saturated bits of a negative and a
 positive number.
 """
@@ -16,7 +16,7 @@ from .triton_rounding import bits_of, cut, floor, nearest_even, number_of, recip
 
 @triton.jit
 def _turns(v, size):
-    """V / size; a v too large to have low bits, or infinite, becomes a multiple of it."""
+    """Return v / size; a v too large to have low bits, or infinite, is replaced by a multiple of size."""
     MOST: tl.constexpr = 1152921504606846976.0 if v.dtype == tl.float64 else 1073741824.0
     return cut(v * reciprocal(size), -MOST, MOST)
 
@@ -36,20 +36,20 @@ def _signed_modulo(v, size):
 
 @triton.jit
 def _inverted_where(m, s):
-    """The bits of -1 - s are those of s inverted."""
+    """Return s with its bits inverted, which is -1 - s, where m is true."""
     return tl.where(m, -1.0 - s, s)
 
 
 @triton.jit
 def _wrapped(r, v, negative, c, OVERFLOW: tl.constexpr):
-    """Wrap codes out of range; v: the number before rounding"""
+    """Wrap codes that are out of range; v is the number before rounding."""
     size, kept = tl.load(c + 7), tl.load(c + 8)
     saturated = tl.where(negative, tl.load(c + 9), tl.load(c + 10))
     if OVERFLOW == WRAP_SOME:
         return _modulo(r, kept) + saturated
     elif OVERFLOW == SIGN_MAGNITUDE:
         s = _signed_modulo(r, size)
-        turns = _turns(floor(v) * 0.5, size)  # the bit above the highest, before rounding
+        turns = _turns(floor(v) * 0.5, size)  # the bit above the highest one, before rounding
         return _inverted_where((turns - floor(turns) >= 0.5) != (s < 0.0), s)
     elif OVERFLOW == SIGN_MAGNITUDE_ONE:
         s = _signed_modulo(r, size)
@@ -80,7 +80,7 @@ def _in_range(r, v, c, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
 
 @triton.jit
 def not_lost(v, x):
-    """V = x / 2^k of a number far below a step: not zero, as directed roundings must see it."""
+    """Return v = x / 2^k, but not 0 for a nonzero x far below a step, as directed rounding must see it."""
     tiny = (tl.abs(v) < 8.673617379884035e-19) & (x != 0.0)  # 2^-60
     least = tl.full(v.shape, 8.673617379884035e-19, v.dtype)
     return tl.where(tiny, with_sign(least, x), v)
@@ -88,7 +88,7 @@ def not_lost(v, x):
 
 @triton.jit
 def _scaled(x, to_code, COARSE: tl.constexpr):
-    """X to_code; COARSE: a step is more than 1, and x may be lost beside it."""
+    """Return x to_code; COARSE: a step is more than 1, so that x may underflow."""
     v = x * to_code
     if COARSE:
         return not_lost(v, x)
@@ -98,7 +98,7 @@ def _scaled(x, to_code, COARSE: tl.constexpr):
 
 @triton.jit
 def fixed(x, words, c, ROUNDING: tl.constexpr, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr, COARSE: tl.constexpr):
-    """Overflow(round(x to_code)) from_code; + 0, as there is no -0"""
+    """Return overflow(round(x to_code)) from_code; + 0, as there is no -0."""
     v = _scaled(x, tl.load(c + 1), COARSE)
     code = _in_range(whole(v, words, ROUNDING), v, c, OVERFLOW, SIGNED)
     return code * tl.load(c + 2) + 0.0
@@ -106,7 +106,7 @@ def fixed(x, words, c, ROUNDING: tl.constexpr, OVERFLOW: tl.constexpr, SIGNED: t
 
 @triton.jit
 def integer(x, zero_point, words, c, ROUNDING: tl.constexpr, CODES: tl.constexpr):
-    """Clip(round(x) + zero point), and as a number less the zero point; 1 low, 2 high"""
+    """Return the code clip(round(x) + zero point), or its value, minus the zero point; parameters: 1 low, 2 high."""
     code = cut(whole(x, words, ROUNDING) + zero_point, tl.load(c + 1), tl.load(c + 2))
     if CODES:
         return code
@@ -116,7 +116,7 @@ def integer(x, zero_point, words, c, ROUNDING: tl.constexpr, CODES: tl.constexpr
 
 @triton.jit
 def _power(a, NEAREST: tl.constexpr):
-    """The power of two at or below a magnitude, or the nearest: half an exponent more carries from 1.5 on."""
+    """The power of two at or below a magnitude, or the nearest one: adding half an exponent carries from 1.5."""
     MANTISSA: tl.constexpr = 52 if a.dtype == tl.float64 else 23
     bits = bits_of(a)
     if NEAREST:
@@ -126,7 +126,7 @@ def _power(a, NEAREST: tl.constexpr):
 
 @triton.jit
 def sum_of_powers(x, words, c, terms, ROUNDING: tl.constexpr, NEAREST: tl.constexpr, COARSE: tl.constexpr):
-    """Fixed point that saturates, whose code is then the sum of so many powers of two"""
+    """Round to fixed point with saturation, with a code that is the sum of at most ``terms`` powers of two."""
     v = _scaled(x, tl.load(c + 1), COARSE)
     rest = cut(whole(v, words, ROUNDING), tl.load(c + 5), tl.load(c + 6))
     total = rest * 0.0

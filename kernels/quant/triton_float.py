@@ -1,6 +1,6 @@
-"""Small floats with every rounding, overflow and set of special values, and their codes.
+"""Small floats with every rounding and overflow mode and every set of special values, and their codes.
 
-A format's parameters, from `c` on: 1 most, 2 over, 3 under, 4 infinite, 5 minus infinite, 6 negative, 7 least.
+A format's parameters, from `c`: 1 most, 2 over, 3 under, 4 infinite, 5 minus infinite, 6 negative, 7 least.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ def to_significand(
     HAS_ZERO: tl.constexpr,
     MINUS: tl.constexpr,
 ):
-    """X / 2^e rounded to a whole number, times 2^e, the worth of the last bit. BARE: no mantissa; MINUS: there is -0"""
+    """Round x / 2^e to an integer, times 2^e, the value of the last bit. BARE: no mantissa; MINUS: there is -0."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if x.dtype == tl.float64 else 127
     S: tl.constexpr = tl.int64 if x.dtype == tl.float64 else tl.int32
     mantissa, min_exponent = mantissa.to(S), min_exponent.to(S)
-    # Without a mantissa 2^bias has no normal number as its factor, and is beyond all of the format.
+    # Without a mantissa the factor for 2^bias is not a normal number; 2^bias exceeds the format's range.
     LARGEST: tl.constexpr = 2 * BIAS - 1 if BARE else 2 * BIAS
     field = (bits_of(x) >> PLACES) & (2 * BIAS + 1)
     field = tl.minimum(tl.maximum(field, min_exponent + BIAS), LARGEST)
     v = x * number_of((2 * BIAS + mantissa - field) << PLACES)
     r = whole(v, words, ROUNDING)
     if BARE and ROUNDING == EVEN:
-        # Codes count the powers of two: at the tie 1.5 the lower one is taken where its code is even.
+        # Codes number the powers of two: the tie 1.5 goes to the lower power if its code is even.
         FIRST: tl.constexpr = 1 if HAS_ZERO else 0
         odd = (field & 1) != 0
         down_where_odd = ((min_exponent + BIAS) & 1) != FIRST
@@ -50,7 +50,7 @@ def to_significand(
 
 @triton.jit
 def _without_bits(x, words, dropped, ROUNDING: tl.constexpr):
-    """X without its last bits, for a format with the exponents of x's own dtype, subnormal numbers among them"""
+    """Round x by dropping its last bits, for a format with the exponents of x's own dtype, including subnormals."""
     S: tl.constexpr = tl.int64 if x.dtype == tl.float64 else tl.int32
     SIGN: tl.constexpr = 63 if x.dtype == tl.float64 else 31
     dropped = dropped.to(S)
@@ -82,7 +82,7 @@ def _without_bits(x, words, dropped, ROUNDING: tl.constexpr):
 def signed_range(
     y, x, most, over, under, infinite, minus_infinite, SATURATES: tl.constexpr, INFINITY_DIFFERS: tl.constexpr
 ):
-    """Apply the range of a signed format to a rounded x"""
+    """Apply the range of a signed format to a rounded x."""
     if SATURATES:
         y = cut(y, -most, most)
     else:
@@ -120,7 +120,7 @@ def small_float(
     INFINITY_DIFFERS: tl.constexpr,
     BARE: tl.constexpr,
 ):
-    """X rounded to a small float; OWN: its exponents are those of x's dtype."""
+    """Round x to a small float; OWN: the format has the exponents of x's dtype."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     if OWN:
         y = _without_bits(x, words, PLACES - mantissa, ROUNDING)
@@ -133,7 +133,7 @@ def small_float(
 
 @triton.jit
 def _any_body(a, mantissa, min_exponent, HAS_ZERO: tl.constexpr):
-    """Exponent and mantissa of a magnitude of any format"""
+    """Exponent and mantissa of a magnitude in any format"""
     PLACES: tl.constexpr = 52 if a.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if a.dtype == tl.float64 else 127
     FIRST: tl.constexpr = 1 if HAS_ZERO else 0
@@ -142,13 +142,13 @@ def _any_body(a, mantissa, min_exponent, HAS_ZERO: tl.constexpr):
     significand = tl.where(field != 0, fraction + (1 << PLACES), fraction)
     below = min_exponent - (tl.maximum(field, 1) - BIAS)
     if PLACES == 52:
-        # Subnormal doubles may be normal numbers of the format: the place of the leading bit is that of the integer.
+        # Subnormal doubles may be normal numbers of the format: the leading bit's position is that of the integer.
         up = 52 + 1023 - (bits_of(significand.to(tl.float64)) >> 52)
         up = tl.where((below < 0) & (field == 0) & (fraction != 0), up, 0)
         significand = significand << up
         fraction = tl.where(up > 0, significand - (1 << PLACES), fraction)
         below = below + up
-    shift = PLACES - mantissa + below  # of subnormal numbers, which are counted in places of the smallest normal one
+    shift = PLACES - mantissa + below  # for subnormal numbers, multiples of the smallest normal number's last bit
     subnormal = significand >> tl.minimum(tl.maximum(shift, 0), PLACES + 1)
     normal = ((FIRST - below) << mantissa) + (fraction >> (PLACES - mantissa))
     return tl.where((below > 0) | (significand < (1 << PLACES)), subnormal, normal)
@@ -166,9 +166,9 @@ def float_codes(
     SHORT: tl.constexpr,
     FINITE: tl.constexpr,
 ):
-    """Sign, exponent and mantissa of numbers of the format; FINITE: no others are among them.
+    """Return the codes (sign, exponent and mantissa) of numbers of the format; FINITE: all of them are finite.
 
-    SHORT: times 2^(1 - bias of the dtype - min_exponent), normal and subnormal numbers become the dtype's own.
+    SHORT: multiplied by 2^(1 - bias of the dtype - min_exponent), normal and subnormal numbers become the dtype's own.
     """
     PLACES: tl.constexpr = 52 if y.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if y.dtype == tl.float64 else 127

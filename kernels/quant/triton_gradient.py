@@ -1,7 +1,7 @@
 """The straight-through gradient of rounding, the terms of a scale's gradient, and the step of a binary point.
 
-dx = dy where the rounded number is in range, and elsewhere 0 or, with "pass", dy. A scale gets the sum of dy (y - x)
-over its elements in range and of dy y over the others.
+dx = dy where the rounded number is in range, and elsewhere 0 or, with "pass", dy. The gradient of a scale is the sum of
+dy (y - x) over its elements in range and of dy y over the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .triton_rounding import divided, narrowed, nearest_even, number_of, whole, 
 
 @triton.jit
 def _integers_inside(x, s, zero_point, limits, T: tl.constexpr, ROUNDING: tl.constexpr, HAS_SCALE: tl.constexpr):
-    """Whether codes are in range, counted from the zero point; random numbers do not count."""
+    """Whether codes are in range, relative to the zero point, without the random numbers"""
     v = x.to(T)
     if HAS_SCALE:
         v = divided(v, s.to(T))
@@ -30,7 +30,7 @@ def _integers_inside(x, s, zero_point, limits, T: tl.constexpr, ROUNDING: tl.con
 
 @triton.jit
 def _numbers_inside(x, s, exact, limits, HAS_SCALE: tl.constexpr, MAY_BE_EXACT: tl.constexpr):
-    """Whether x / scale is from the lowest to the highest number in range; of powers of two the limits are scaled."""
+    """Whether x / scale is between the lowest and the highest number in range; for powers of two limits are scaled."""
     low, high = tl.load(limits).to(x.dtype), tl.load(limits + 1).to(x.dtype)
     if HAS_SCALE:
         inside = divided(x, s)
@@ -69,7 +69,7 @@ def quantize_bwd_kernel(
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Dx, and the products for the gradient of the scale; limits: of codes or numbers; LIMITED: not all are inside"""
+    """Compute dx, and the products for the gradient of the scale, with limits of codes or numbers if LIMITED."""
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < numel
     dy = tl.load(dy_ptr + offsets, mask=mask, other=0.0)
@@ -101,7 +101,7 @@ def quantize_bwd_kernel(
 
 @triton.jit
 def step_fwd_kernel(point_ptr, step_ptr, numel, BLOCK: tl.constexpr):
-    """Step = 2^-round(point), the point cut to -126 .. 126"""
+    """Compute step = 2^-round(point), with the point clamped to -126 .. 126."""
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < numel
     point = widened(tl.load(point_ptr + offsets, mask=mask, other=0.0))

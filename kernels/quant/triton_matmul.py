@@ -1,7 +1,7 @@
-"""Products whose accumulator is rounded along the way: a program has a tile of them and loops over k in order.
+"""Matrix products whose accumulator is rounded between terms: a program has a tile and loops over k in order.
 
 x (K, M) and w (K, N) are contiguous, so that each step reads contiguous memory. Sums are rounded once: in floating
-point they go through a double that is rounded to odd (docs/quant/fixed.md), in fixed point they are integers.
+point they are first rounded to odd as doubles (docs/quant/fixed.md), in fixed point they are integers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _store(y_ptr, y, m, n, M, N):
 
 @triton.jit
 def _factors(x_ptr, w_ptr, k, m, n, M, N, T: tl.constexpr):
-    """A column and a row"""
+    """A column of the tile's factors from x, and a row from w"""
     x = tl.load(x_ptr + M.to(tl.int64) * k + m, mask=m < M, other=0)
     w = tl.load(w_ptr + N.to(tl.int64) * k + n, mask=n < N, other=0)
     return x.to(T)[:, None], w.to(T)[None, :]
@@ -42,10 +42,10 @@ def _factors(x_ptr, w_ptr, k, m, n, M, N, T: tl.constexpr):
 
 @triton.jit
 def _sum_to_odd(a, b):
-    """A + b; if no double is the sum, the odd one of its two neighbours"""
+    """Return a + b; if the sum is not a double, the odd one of the two neighbouring doubles."""
     total = a + b
     from_b = total - a
-    error = (a - (total - from_b)) + (b - from_b)  # exact; NaN where the sum is no number
+    error = (a - (total - from_b)) + (b - from_b)  # exact; NaN if the sum is not finite
     bits = bits_of(total)
     outward = ((bits ^ bits_of(error)) >> 63) | 1  # 1 away from zero, -1 toward it
     return number_of(tl.where((tl.abs(error) > 0.0) & ((bits & 1) == 0), bits + outward, bits))
@@ -72,9 +72,10 @@ def quant_matmul_float_fwd_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Y = round(y + x w) for k in order: to the small float after every `every` sums and the last, else to y's dtype
+    """Compute y = round(y + x w) for k in order.
 
-    Numbers of the format as in triton_float.py; GROUPED: `every` is more than 1.
+    Every `every`-th sum and the last one are rounded to the small float, the others to the dtype of y. The format's
+    parameters are as in triton_float.py; GROUPED: `every` is more than 1.
     """
     m, n = _tile(M, N, ROWS, COLUMNS)
     most, over, under = tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
@@ -89,7 +90,7 @@ def quant_matmul_float_fwd_kernel(
                 else:
                     y = _sum_to_odd(x * w, y).to(tl.float32).to(tl.float64)
         x, w = _factors(x_ptr, w_ptr, tl.minimum(first + every, K) - 1, m, n, M, N, tl.float64)
-        total = _sum_to_odd(x * w, y)  # the product is exact: numbers of float32 have 24 bits
+        total = _sum_to_odd(x * w, y)  # the product is exact: float32 has 24 bits
         y = to_significand(total, 0, mantissa, min_exponent, ROUNDING, BARE, True, MINUS)
         y = signed_range(y, total, most, over, under, infinite, minus_infinite, SATURATES, INFINITY_DIFFERS)
     _store(y_ptr, y, m, n, M, N)
@@ -100,7 +101,7 @@ def quant_matmul_float_fwd_kernel(
 
 @triton.jit
 def _rounded(code, p, right, ones, ROUNDING: tl.constexpr):
-    """The floor of code + p / 2^right, and the sum rounded to an integer; ones: the places of p that are dropped"""
+    """The floor of code + p / 2^right, and the sum rounded to an integer; ones: mask of the dropped bits of p"""
     floor, rest, half = code + (p >> right), p & ones, (ones >> 1) + 1
     if ROUNDING == DOWN:
         up = rest != rest
@@ -123,7 +124,7 @@ def _rounded(code, p, right, ones, ROUNDING: tl.constexpr):
 
 @triton.jit
 def _in_range(total, floor, negative, far, least, most, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
-    """Apply the overflow mode to a rounded sum; far: it is out of range whatever its low bits are"""
+    """Apply the overflow mode to a rounded sum; far: the sum is out of range whatever its low bits."""
     if OVERFLOW == SATURATE:
         return tl.where(far, tl.where(negative, least, most), tl.minimum(tl.maximum(total, least), most))
     elif OVERFLOW == TO_ZERO:
@@ -157,7 +158,7 @@ def _assigned(
     OVERFLOW: tl.constexpr,
     SIGNED: tl.constexpr,
 ):
-    """The code of code + p / 2^places, or of code + p 2^places; |p| < 2^(BITS - 2), and codes have no more bits"""
+    """The code of code + p / 2^places, or of code + p 2^places; |p| and codes are below 2^(BITS - 2)"""
     if POINT == BELOW:
         floor, total = _rounded(code, p, places, ~((code * 0 - 1) << places), ROUNDING)
     else:
@@ -195,9 +196,9 @@ def quant_matmul_fixed_fwd_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Y = the number of code = assigned(code + the exact sum of `every` products) for k in order, of codes x and w
+    """Compute the value of code = assigned(code + the exact sum of `every` products) for k in order, for codes x and w.
 
-    Numbers of the format as in triton_fixed.py; the codes' type has room for sums (`_assigned`).
+    The format's parameters are as in triton_fixed.py; the type of the codes is wide enough for sums (`_assigned`).
     """
     S: tl.constexpr = x_ptr.dtype.element_ty
     m, n = _tile(M, N, ROWS, COLUMNS)

@@ -12,7 +12,7 @@ from .triton_rounding import RANDOM_BITS, bits_of, carries, cut, divided, number
 
 @triton.jit
 def posit(x, words, n, es, max_exponent, ROUNDING: tl.constexpr, CODES: tl.constexpr):
-    """Rounded on the string of bits without writing it: see csrc/quant/cpu/posit.cpp and docs/quant/index.md."""
+    """Round on the posit's bit string without forming it: see csrc/quant/cpu/posit.cpp and docs/quant/index.md."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if x.dtype == tl.float64 else 127
     BITS: tl.constexpr = 64 if x.dtype == tl.float64 else 32
@@ -40,7 +40,7 @@ def posit(x, words, n, es, max_exponent, ROUNDING: tl.constexpr, CODES: tl.const
         add = ((words >> 1).to(U) << tl.maximum(more, 0).to(U)) >> tl.maximum(-more, 0).to(U)
     rounded = (t + add) & (one * 0 - last)
     if CODES:
-        ones = unsigned(signed(rounded) >> signed(regime))  # zeros for what begins with 0
+        ones = unsigned(signed(rounded) >> signed(regime))  # zeros for strings that begin with 0
         string = tl.where(below_one != 0, rounded >> regime, ones) >> unread.to(U)
         all_codes = tl.full(x.shape, 1, tl.uint64) << n.to(tl.uint64)
         code = string.to(tl.uint64)
@@ -59,7 +59,7 @@ def posit(x, words, n, es, max_exponent, ROUNDING: tl.constexpr, CODES: tl.const
 
 @triton.jit
 def find(v, thresholds, count, STEPS: tl.constexpr):
-    """The number of thresholds, of count - 1, that are at most v, by bisection in STEPS steps"""
+    """The number of the count - 1 thresholds that are at most v, by bisection in STEPS steps"""
     index = tl.zeros(v.shape, tl.int32)
     for k in tl.static_range(STEPS):
         step = 1 << (STEPS - 1 - k)
@@ -72,7 +72,7 @@ def find(v, thresholds, count, STEPS: tl.constexpr):
 
 @triton.jit
 def find_random(v, words, thresholds, values, count, STEPS: tl.constexpr):
-    """Between the two neighbours, with the probability of the distance; thresholds are the values but the first."""
+    """Round stochastically to one of the two neighbours; thresholds are the values without the first."""
     inside = cut(v, tl.load(values), tl.load(values + count - 1))
     below = find(inside, thresholds, count, STEPS)
     above = tl.minimum(below + 1, count - 1)
@@ -95,7 +95,7 @@ def table_index(v, words, thresholds, values, count, STEPS: tl.constexpr, RANDOM
 def logarithmic(
     x, c, thresholds, values, count, min_exponent, STEPS: tl.constexpr, SIGNED: tl.constexpr, CODES: tl.constexpr
 ):
-    """2^e m with the m of the table, cut to what there is; from `c` on: 1 most, 6 the sign's code, 7 least"""
+    """Round to 2^e m with m from the table, clamped to the range; from `c`: 1 most, 6 the sign's code, 7 least."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if x.dtype == tl.float64 else 127
     least = tl.load(c + 7)
@@ -132,7 +132,7 @@ def codes_of(
     SHORT: tl.constexpr,
     FINITE: tl.constexpr,
 ):
-    """Convert a kernel's result to integer codes: the bits of small floats, or integers"""
+    """Convert a kernel's result to integer codes: the bits of small floats, or integers."""
     if AS_FLOAT:
         return float_codes(y, mantissa, min_exponent, width, nan_code, infinity_code, HAS_ZERO, SHORT, FINITE)
     elif y.dtype.is_floating():

@@ -1,7 +1,7 @@
 """Rounding to integers in every mode, the bits of floats, and the random numbers of stochastic rounding.
 
-The arithmetic, and so every bit, equals csrc/quant/cpu/rounding.hpp's. Launches disable the fusing of products and
-sums. Code that uses integers here is code that the interpreter and the GPU compilers would each compute differently.
+The arithmetic, and so every bit, equals that of csrc/quant/cpu/rounding.hpp. Launches disable the fusion of products
+and sums. Integers are used where the interpreter and the GPU compilers would compute floats differently.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from triton.language.random import philox_impl
 
 from .triton_modes import AWAY, DOWN, EVEN, HALF_AWAY, HALF_DOWN, HALF_UP, HALF_ZERO, UP, ZERO
 
-#: Bits of a random word that are used
+#: Number of bits used of a random word
 RANDOM_BITS = tl.constexpr(31)
 
 
@@ -62,7 +62,7 @@ def with_sign(magnitude, x):
 
 @triton.jit
 def reciprocal(power):
-    """1 / p of a positive power of two that is a normal number; of the largest it is none"""
+    """1 / p for a positive normal power of two; for the largest one the result is not normal"""
     TWICE_ONE: tl.constexpr = 2046 << 52 if power.dtype == tl.float64 else 254 << 23
     SUBNORMAL: tl.constexpr = 1 << 51 if power.dtype == tl.float64 else 1 << 22
     return number_of(tl.maximum(TWICE_ONE - bits_of(power), SUBNORMAL))
@@ -70,7 +70,7 @@ def reciprocal(power):
 
 @triton.jit
 def divided(a, b):
-    """A / b, rounded once: the float32 operator is not correctly rounded on a GPU"""
+    """Return a / b, rounded once, as the float32 operator is not correctly rounded on a GPU."""
     if a.dtype == tl.float64:
         return a / b
     else:
@@ -79,7 +79,7 @@ def divided(a, b):
 
 @triton.jit
 def cut(x, low, high):
-    """X from low to high; NaN stays"""
+    """Clamp x to the range from low to high; NaN stays NaN."""
     at_least = tl.where(x < low, low, x)
     return tl.where(at_least > high, high, at_least)
 
@@ -100,7 +100,7 @@ def widened(x):
 
 @triton.jit
 def _to_odd(x):
-    """A double on the way to 16 bits as the one of the two floats next to it that is odd, if it is none itself"""
+    """Round a double to odd as a float, before it is rounded to 16 bits."""
     near = x.to(tl.float32)
     bits = bits_of(near)
     exact = (near.to(tl.float64) == x) | (x != x) | ((bits & 1) != 0)
@@ -110,7 +110,7 @@ def _to_odd(x):
 
 @triton.jit
 def narrowed(y, ELEMENT: tl.constexpr):
-    """Float32 or float64 as elements of an array, rounded once"""
+    """Convert float32 or float64 to elements of an array, rounded once."""
     if ELEMENT == tl.float64:
         return y.to(tl.float64)
     elif ELEMENT == tl.float32:
@@ -129,15 +129,15 @@ def narrowed(y, ELEMENT: tl.constexpr):
             return brain.to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
-# ---- whole numbers --------------------------------------------------------------------------------------------------
+# ---- integers -------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
 def _nearest(a):
-    """A magnitude rounded: adding 2^mantissa leaves no place for a fraction."""
+    """Round a magnitude to the nearest integer: adding 2^mantissa leaves no bits for a fraction."""
     LIMIT: tl.constexpr = 4503599627370496.0 if a.dtype == tl.float64 else 8388608.0
     limit = tl.full(a.shape, LIMIT, a.dtype)
-    return tl.where(a < limit, (a + limit) - limit, a)  # larger ones, and NaN, have no fraction
+    return tl.where(a < limit, (a + limit) - limit, a)  # larger magnitudes, and NaN, have no fraction
 
 
 @triton.jit
@@ -148,21 +148,21 @@ def nearest_even(v):
 
 @triton.jit
 def floor(v):
-    """Not tl.floor, which flushes subnormal floats to zero on a GPU"""
+    """The floor; not tl.floor, which flushes subnormal floats to zero on a GPU"""
     r = nearest_even(v)
     return tl.where(r > v, r - 1.0, r)
 
 
 @triton.jit
 def ceiling(v):
-    """The whole number above"""
+    """The ceiling"""
     r = nearest_even(v)
     return with_sign(tl.where(r < v, r + 1.0, r), v)
 
 
 @triton.jit
 def toward_zero(v):
-    """The whole part"""
+    """The integer part"""
     a = tl.abs(v)
     r = _nearest(a)
     return with_sign(tl.where(r > a, r - 1.0, r), v)
@@ -170,18 +170,18 @@ def toward_zero(v):
 
 @triton.jit
 def carries(f, words):
-    """Whether the fraction f of [0, 1) plus the random number carries: with probability f, cut to 31 bits"""
+    """Whether the fraction f in [0, 1) plus the random number carries, with probability f, truncated to 31 bits"""
     random = words >> 1
     if f.dtype == tl.float64:
         return f * 2147483648.0 >= 2147483648.0 - random.to(tl.float64)
     else:
-        scaled = tl.where(f < 1.0, f * 2147483648.0, 2147483648.0)  # NaN has no integer
+        scaled = tl.where(f < 1.0, f * 2147483648.0, 2147483648.0)  # NaN cannot be converted to an integer
         return scaled.to(tl.uint32) + random >= 2147483648
 
 
 @triton.jit
 def whole(v, words, ROUNDING: tl.constexpr):
-    """V rounded to a whole number; the rests that are compared are exact where it matters."""
+    """Round v to an integer; the remainders that are compared are exact where it matters."""
     if ROUNDING == DOWN:
         return floor(v)
     elif ROUNDING == UP:
@@ -215,7 +215,7 @@ def whole(v, words, ROUNDING: tl.constexpr):
 
 @triton.jit
 def random_words(counters, seed):
-    """The four words of each counter: word w of counter c is that of element 64 (c div 16) + 16 w + c mod 16."""
+    """The four words of each counter: word w of counter c is for element 64 (c div 16) + 16 w + c mod 16."""
     key = seed.to(tl.uint64, bitcast=True)
     low = (counters & 0xFFFFFFFF).to(tl.uint32)
     high = (counters >> 32).to(tl.uint32)
@@ -227,7 +227,7 @@ def random_words(counters, seed):
 
 @triton.jit
 def random_word(elements, seed):
-    """The word of each element, wherever it is"""
+    """The word of each element, for arbitrary elements"""
     within = elements % 64
     w0, w1, w2, w3 = random_words(elements // 64 * 16 + within % 16, seed)
     word = within // 16

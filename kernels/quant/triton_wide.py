@@ -1,4 +1,4 @@
-"""Formats that floating point does not hold: doubles rounded as integers, exactly for every format and every input."""
+"""Formats too wide for floating-point arithmetic: doubles are rounded as integers, exactly for all formats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .triton_rounding import RANDOM_BITS, bits_of, number_of, signed, unsigned
 
 @triton.jit
 def _parts(x):
-    """Sign, significand and exponent: x = +-significand 2^exponent"""
+    """Sign, significand and exponent, with x = +-significand 2^exponent"""
     bits = bits_of(tl.abs(x))
     field = bits >> 52
     fraction = bits - (field << 52)
@@ -36,9 +36,9 @@ def _parts(x):
 
 @triton.jit
 def _without(m, places, negative, odd, words, ROUNDING: tl.constexpr):
-    """M without its last `places` bits, rounded, and whether those were not all zero; fewer than 1 place: m"""
+    """Round m by dropping its last `places` bits, and return whether any of them was set; m if places < 1."""
     one = m * 0 + 1
-    far = places >= 64  # below a quarter then
+    far = places >= 64  # m is then below a quarter
     shift = tl.minimum(tl.maximum(places, 0), 63).to(tl.uint64)
     kept = tl.where(far, 0, m >> shift)
     rest = tl.where(far, m, m & ((one << shift) - 1))
@@ -75,7 +75,7 @@ def _without(m, places, negative, odd, words, ROUNDING: tl.constexpr):
 
 @triton.jit
 def wrapped(u, negative, above, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
-    """The low bits u of a code out of range, as HLS wraps it; above: bit `width` of the number before rounding"""
+    """Wrap the low bits u of a code out of range, as HLS does; above: bit `width` of the number before rounding."""
     one = u * 0 + 1
     top, kept = (width - 1).to(tl.uint64), (width - saturated).to(tl.uint64)
     ones = ((one << top) - 1) * 2 + 1
@@ -108,7 +108,7 @@ def wide_fixed(
     SIGNED: tl.constexpr,
     SYMMETRIC: tl.constexpr,
 ):
-    """The code of a double in fixed point, 64 bits of it: integers of 128 bits are two halves."""
+    """The code of a double in fixed point, its low 64 bits; integers of 128 bits are two halves."""
     negative, significand, exponent = _parts(x)
     zero = significand * 0
     one = zero + 1
@@ -117,7 +117,7 @@ def wide_fixed(
     odd = (up > -64) & (((significand >> shift) & 1) != 0)
     rounded, inexact = _without(significand, -up, negative, odd, words, ROUNDING)
     left = tl.minimum(tl.maximum(up, 0), 63).to(tl.uint64)
-    # Infinity has an exponent so large that it has no low bits.
+    # The exponent of infinity is so large that it has no low bits.
     low = tl.where(up > 0, tl.where(up > 63, 0, significand << left), rounded)
     high = tl.where(up > 0, tl.where(up > 63, significand, (significand >> 1) >> (63 - left)), 0)
     high = tl.where(up > 64, one << 36, high)
@@ -151,7 +151,7 @@ def wide_fixed(
 
 @triton.jit
 def wide_value(code, from_code, SIGNED: tl.constexpr, TO_ODD: tl.constexpr):
-    """The double of a code; TO_ODD: it will be rounded once more."""
+    """The value of a code as a double; TO_ODD: rounded to odd, as it will be rounded once more."""
     if SIGNED:
         negative = signed(code) < 0
         m = tl.where(negative, code * 0 - code, code)
@@ -167,7 +167,7 @@ def wide_value(code, from_code, SIGNED: tl.constexpr, TO_ODD: tl.constexpr):
 
 @triton.jit
 def _power(e):
-    """2^e of every e that doubles have, subnormal numbers among them"""
+    """2^e for every exponent of doubles, including subnormal numbers"""
     one = e * 0 + 1
     subnormal = one << tl.maximum(e + 1074, 0)
     return number_of(tl.where(e < -1022, tl.where(e < -1074, 0, subnormal), (e + 1023) << 52))
@@ -186,16 +186,16 @@ def wide_float(
     HAS_ZERO: tl.constexpr,
     MINUS: tl.constexpr,
 ):
-    """A double rounded to any small float; numbers from `c` on as in triton_float.py"""
+    """Round a double to any small float; parameters from `c` are as in triton_float.py."""
     FIRST: tl.constexpr = 1 if HAS_ZERO else 0
     negative, significand, exponent = _parts(x)
     most = tl.load(c + 1)
-    # The place of the leading bit is that of the significand as a double.
+    # The position of the leading bit is that of the significand converted to a double.
     leading = exponent + (bits_of(significand.to(tl.float64)) >> 52) - 1023
     last = tl.maximum(leading, min_exponent) - mantissa
     places = last - exponent
     shift = tl.minimum(tl.maximum(places, 0), 63).to(tl.uint64)
-    bare = (mantissa == 0) & (leading >= min_exponent)  # codes count powers of two
+    bare = (mantissa == 0) & (leading >= min_exponent)  # codes number the powers of two
     by_exponent = ((leading - min_exponent + FIRST) & 1) != 0
     odd = tl.where(bare, by_exponent, (places < 64) & (((significand >> shift) & 1) != 0))
     m, _ = _without(significand, places, negative, odd, words, ROUNDING)

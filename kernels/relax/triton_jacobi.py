@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def _term(c, x, q: tl.constexpr, at, step, points, inside, IS_CONSTANT: tl.constexpr):
-    """Coefficient q times x a step away, 0 outside of the grid."""
+    """Coefficient q times x at distance `step`, 0 outside of the grid."""
     factor = tl.load(c + q) if IS_CONSTANT else tl.load(c + q * points + at, mask=inside, other=0.0)
     return factor * tl.load(x + at + step, mask=inside, other=0.0)
 
@@ -18,9 +18,9 @@ def jacobi_fwd_kernel(
     x,  # (n0, n1, n2)
     b,
     y,
-    coefficients,  # (7) or (7, n0, n1, n2): the point itself, then before and after along axes 0, 1 and 2
-    inverse,  # (n0, n1, n2): 1 / the first, 0 where x is given; not read if they are constant
-    given,  # (n0, n1, n2): where x is given; read if they are constant and there is a mask
+    coefficients,  # (7) or (7, n0, n1, n2): the point itself, then its neighbours along axes 0, 1 and 2
+    inverse,  # (n0, n1, n2): 1 / the first one, 0 where x is given; not read if coefficients are constant
+    given,  # (n0, n1, n2): where x is given; read if coefficients are constant and there is a mask
     omega,
     n0,
     n1,
@@ -30,13 +30,13 @@ def jacobi_fwd_kernel(
     IS_3D: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One sweep, a program for each TILE points of a line. Grid: (n0 n1, tiles of n2)."""
+    """One sweep, with a program for every TILE points of a line. Grid: (n0 n1, tiles of n2)."""
     line = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * TILE + tl.arange(0, TILE)
     is_point = i < n2
     at = line * n2 + i
     area, points = n1.to(tl.int64) * n2, n0.to(tl.int64) * n1 * n2
-    inner = line % n1 * n2 + i  # the place in a plane
+    inner = line % n1 * n2 + i  # the index in a plane
     factor = tl.load(omega).to(x.dtype.element_ty)
     s = tl.load(b + at, mask=is_point, other=0.0)
     s -= _term(coefficients, x, 1, at, -area, points, is_point & (at >= area), IS_CONSTANT)
