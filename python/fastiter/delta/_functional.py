@@ -53,7 +53,7 @@ def delta_scan(
     beta : ndarray (B, T, N), or (B, T, M, N)
         Strengths.
     state : ndarray (B, N, K, V), optional
-        State before the first step, or a tuple of it alone; zero by default.
+        State before the first step, or a tuple that contains it; zero by default.
     decay : ndarray (B, T, N), optional
         Applied once per step, before the first factor; 1 by default.
     method : {"auto", "sequential", "chunk"}

@@ -43,7 +43,7 @@ def linear_scan(
     x : ndarray (B, T, D), float32, float64, complex64, complex128 or bfloat16 (of ml_dtypes)
         Any strides. bfloat16 is the storage type of a, x and h; the state is float32 from the first step to the last.
     state : ndarray (B, D), optional
-        State before the first step, or a tuple of it alone; zero by default. float32 where x is bfloat16.
+        State before the first step, or a tuple that contains it; zero by default. float32 where x is bfloat16.
     reverse : bool
         Run from the last step to the first: h[t] = a[t] * h[t+1] + x[t].
     reset : ndarray of bool (B, T) or (T,), optional
@@ -117,7 +117,7 @@ def block_scan(
     x : ndarray (B, T, N, K), float32, float64, complex64 or complex128
         Any strides.
     state : ndarray (B, N, K), optional
-        State before the first step, or a tuple of it alone; zero by default.
+        State before the first step, or a tuple that contains it; zero by default.
     reverse : bool
         Run from the last step to the first: h[t] = A[t] h[t+1] + x[t].
     reset : ndarray of bool (B, T) or (T,), optional
