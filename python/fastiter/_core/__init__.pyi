@@ -17,7 +17,7 @@ from . import ssm as ssm
 version: str
 #: An ndarray or a torch tensor (without its type, as stubs need no torch), an address, or None
 Address = Any
-#: The same, with strides that the kernels follow
+#: The same, with arbitrary strides, which the kernels support
 Strided = Any
 Sequence = tuple[Any, ...] | list[Any]
 
