@@ -17,7 +17,7 @@ class LowRankForward(NamedTuple):
     """The arguments of the forward op, which returns o, the last state and, with ``save``, w and saved states.
 
     The decay is (B, T, N) or (B, T, N, K); the states and w have the dtype of the arithmetic. With beta, (B, T, N),
-    there are no a and b: the op is the delta rule, S = R + beta k (v - R^T k)^T with R = diag(decay) S.
+    a and b are absent: the op is the delta rule, S = R + beta k (v - R^T k)^T with R = diag(decay) S.
     """
 
     q: Tensor

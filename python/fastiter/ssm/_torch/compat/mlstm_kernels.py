@@ -54,7 +54,7 @@ def mlstm_chunkwise(
     m_initial : Tensor (B, H, 1), optional
         The running maximum before the first step.
     return_last_states : bool
-        Return the state after the last step, too.
+        Also return the state after the last step.
     eps : float
         Added to the divisor.
     chunk_size : int
@@ -135,7 +135,7 @@ def mlstm_recurrent_sequence(
     m_initial : Tensor (B, H, 1), optional
         The running maximum before the first step.
     return_last_states : bool
-        Return the state after the last step, too.
+        Also return the state after the last step.
     eps : float
         Added to the divisor.
     dtype_state : torch.dtype
