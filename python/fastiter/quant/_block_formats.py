@@ -8,7 +8,7 @@ from ._formats import FIXED_ROUNDINGS, FLOAT_ROUNDINGS, NAMED_FLOATS, Float, For
 from ._text import dtype_name, read, register, register_alias
 
 SCALE_RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")
-#: The longest block, which a kernel keeps in the L1 cache
+#: The maximum length of a block, which a kernel keeps in the L1 cache
 LONGEST_BLOCK = 1024
 
 
@@ -35,14 +35,14 @@ class MX(BlockFormat):
     block : int
         Elements that share a scale, 1 to 1024.
     rule : str
-        k for the largest magnitude a of a block: floor(log2 a) - e with e the exponent of the largest element (FLOOR,
-        OCP's own), the same after rounding a to an element's precision (EVEN), rounded up instead (CEIL), or the
-        smallest k for which a does not overflow (RCEIL).
+        How k follows from the largest magnitude a of a block: floor(log2 a) - e with e the exponent of the largest
+        element (FLOOR, OCP's own), the same after rounding a to an element's precision (EVEN), rounded up instead
+        (CEIL), or the smallest k for which a does not overflow (RCEIL).
 
     See Also
     --------
     NVFP4 : A scale with a mantissa for each block.
-    BlockFloat : Integers for elements.
+    BlockFloat : Integer elements.
 
     Examples
     --------
@@ -92,8 +92,8 @@ class MX(BlockFormat):
 class NVFP4(BlockFormat):
     """value = element s g: elements e2m1, a scale s in e4m3fn for each block, one float g for the tensor.
 
-    g goes with the data, as the ``scale`` of :func:`quantize`; it is 1 by default, and :func:`calibrate` gives the
-    usual one, the largest magnitude / (6 * 448), as does ``scale="amax"``.
+    g is kept with the data and passed as the ``scale`` of :func:`quantize`. It is 1 by default; :func:`calibrate` and
+    ``scale="amax"`` return the usual one, the largest magnitude / (6 * 448).
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class NVFP4(BlockFormat):
     See Also
     --------
     MX : A power of two for each block.
-    calibrate : The float for the tensor.
+    calibrate : Computes the scale of the tensor.
 
     Examples
     --------
@@ -153,7 +153,7 @@ class BlockFloat(BlockFormat):
 
     See Also
     --------
-    MX : Floats for elements.
+    MX : Floating-point elements.
     Fixed : One binary point for all numbers.
 
     Examples

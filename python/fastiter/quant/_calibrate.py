@@ -28,9 +28,9 @@ class Calibration(NamedTuple):
     Attributes
     ----------
     fmt : Format
-        The given one; with fixed point its binary point is moved to suit the numbers.
+        The given format; for fixed point, with its binary point moved to suit the numbers.
     scale : ndarray, float64, or None
-        As :func:`quantize` takes it; None for fixed point.
+        The scale to pass to :func:`quantize`; None for fixed point.
     zero_point : ndarray, int64, or None
         The zero point of an unsigned :class:`Int`; None for other formats.
 
@@ -66,23 +66,23 @@ def calibrate(
     axis: int | Sequence[int] | None = None,
     group: int | None = None,
 ) -> Calibration:
-    """Return the scale (for fixed point: the binary point) with which a format holds the numbers of x.
+    """Return the scale (for fixed point: the binary point) that fits a format to the numbers of x.
 
     Parameters
     ----------
     x : ndarray, float32, float64, float16 or bfloat16
-        A sample; NaN and infinities in it are refused.
+        A sample, without NaN and infinities.
     fmt : Format, str or dtype
         :class:`Fixed`, :class:`Int`, :class:`Float`, :class:`Posit`, or :class:`NVFP4`. An unsigned Int also gets a
         zero point.
     method : {"minmax", "percentile", "mse"}
-        The range to hold, up to rounding: the extremes; ``percentile`` percent of the magnitudes (for an unsigned Int:
-        of the numbers on either side); or, of 40 ranges (for a Fixed: 8) up to the full one, that with the least
-        squared error. An unsigned Fixed holds no negative numbers.
+        The range to represent, up to rounding: from the minimum to the maximum; ``percentile`` percent of the
+        magnitudes (for an unsigned Int: of the numbers on either side); or the one with the least squared error among
+        40 ranges (for a Fixed: 8) up to the full one. An unsigned Fixed represents no negative numbers.
     percentile : float
         0 to 100.
     axis : int or sequence of int, optional
-        The axes along which each index has a scale of its own, as for channels.
+        The axes along which every index has its own scale, such as channels.
     group : int, optional
         Number of contiguous elements along the last axis that share a scale.
 
@@ -127,7 +127,7 @@ def calibrate(
         raise ValueError(f"calibrate: fmt must round without random numbers for method 'mse', got {fmt}")
     shape = _scale_shape(x.shape, axis, group)
     if not x.size:
-        method = "minmax"  # no numbers have an error
+        method = "minmax"  # without numbers there is no error
     wide = x.astype(np.float64)
     if not np.isfinite(wide).all():
         raise ValueError("calibrate: x must be finite, got NaN or infinity")
@@ -164,7 +164,7 @@ def _holding(largest: Array, target: Target, fmt: Format, dtype: type[np.floatin
 
 
 def _fits(scale: Array, dtype: type[np.floating[Any]]) -> Array:
-    """Say which scales are positive and finite in ``dtype``."""
+    """Return which scales are positive and finite in ``dtype``."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = scale.astype(dtype)
     fit: Array = np.asarray((narrow > 0) & np.isfinite(narrow))
@@ -225,7 +225,7 @@ def _least_error(
 
 
 def _binary_point(x: Array, wide: Array, fmt: Fixed, share: float, by_error: bool) -> Calibration:
-    """Return the format with the most bits after its binary point with which no rounded number overflows."""
+    """Return the format with the most bits after its binary point for which no rounded number overflows."""
     counted = wide if fmt.signed else np.maximum(wide, 0)  # an unsigned format holds no negative numbers
     most = float(np.percentile(np.abs(counted), share)) if wide.size else 0.0
     low, high = (max(float(counted.min()), -most), min(float(counted.max()), most)) if wide.size else (0.0, 0.0)
@@ -238,7 +238,7 @@ def _binary_point(x: Array, wide: Array, fmt: Fixed, share: float, by_error: boo
 
 
 def _affine(x: Array, wide: Array, fmt: Int, shape: tuple[int, ...], share: float, by_error: bool) -> Calibration:
-    """Return the scale and zero point with which the lowest and the highest number, and zero, are in range."""
+    """Return the scale and zero point for which the lowest number, the highest number and zero are in range."""
     low = np.minimum(_over_blocks(wide, shape, lambda a: np.percentile(a, 100 - share, -1)), 0)
     high = np.maximum(_over_blocks(wide, shape, lambda a: np.percentile(a, share, -1)), 0)
     dtype = _computed_with(x.dtype.name)
@@ -250,7 +250,7 @@ def _affine(x: Array, wide: Array, fmt: Int, shape: tuple[int, ...], share: floa
 
 
 def _holding_both(low: Array, high: Array, fmt: Int, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
-    """Return the finest scales, and their zero points, with which neither end overflows after rounding.
+    """Return the finest scales, and their zero points, for which neither end overflows after rounding.
 
     The span of the codes may be one or, with stochastic rounding, two longer than that of the numbers: then the
     scale is coarser by as much.

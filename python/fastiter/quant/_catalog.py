@@ -16,15 +16,15 @@ class FormatRow(NamedTuple):
     Attributes
     ----------
     name : str
-        The text that :func:`parse` reads; with brackets, a kind of formats whose fields must be given.
+        The text that :func:`parse` reads; with brackets, a parametrised kind of format, whose fields must be given.
     bits : int or None
         The bits of a code; None for a kind.
     largest, smallest : float or None
         The largest number, and the smallest positive one; None for a kind.
     notes : str
-        Peculiarities, and the other names.
+        Peculiarities and aliases.
     example : Format
-        The format, or one of the kind.
+        The format, or an example of the kind.
 
     See Also
     --------
@@ -112,7 +112,7 @@ _NAMED = {
     "int8": "with a scale; any width from 1 to 32, as in int4",
     "uint8": "with a scale and a zero point; any width from 1 to 32, as in uint4",
 }
-#: Kinds of formats with fields that must be given: an example, and notes
+#: Kinds of formats whose fields must be given: an example, and notes
 _KINDS = {
     "fixed<width,integer,rounding,overflow>": ("fixed<16,6>", "HLS's ap_fixed, which is read too; ufixed is unsigned"),
     "float<exponent,mantissa,specials,...>": ("float<5,4>", "any small float; ufloat is unsigned"),
@@ -127,18 +127,18 @@ _KINDS = {
 
 
 def formats() -> FormatTable:
-    """List all number formats: those that have a name, then the kinds whose fields must be given.
+    """List all number formats: those with a name, then the kinds whose fields must be given.
 
     Returns
     -------
     FormatTable
         A tuple of :class:`~fastiter.quant.FormatRow` (name, bits, largest, smallest, notes, example), which prints as a
-        table. The largest and the smallest number of a format with blocks are those of all scales, and of integers
-        those with scale 1.
+        table. The largest and the smallest number of a block format are taken over all scales; those of integers have
+        scale 1.
 
     See Also
     --------
-    fastiter.quant.parse : The format of a text.
+    fastiter.quant.parse : Reads a format from text.
     range_of : The range of any format.
 
     Examples

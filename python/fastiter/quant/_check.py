@@ -15,9 +15,9 @@ from ._formats import Format
 from ._text import dtype_name, read
 
 Array: TypeAlias = npt.NDArray[Any]
-#: A format, its text, or a dtype whose numbers are a format's
+#: A format, its text, or a dtype whose numbers form a format
 FormatLike: TypeAlias = "Format | str | np.dtype[Any] | type[np.generic]"
-#: A 64-bit seed, or what draws one
+#: A 64-bit seed, or a generator from which one is drawn
 Rng: TypeAlias = "int | np.random.Generator | np.random.SeedSequence | np.random.BitGenerator | None"
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
@@ -45,7 +45,7 @@ def check_format(function: str, fmt: object, name: str = "fmt") -> Format:
 
 
 def is_format(x: object) -> bool:
-    """Say whether ``x`` has the type of a format, a text or a dtype."""
+    """Return whether ``x`` has the type of a format, a text or a dtype."""
     return isinstance(x, (Format, str)) or dtype_name(x) is not None
 
 
@@ -83,7 +83,7 @@ def check_apart_or_same(function: str, out: Array, x: Array) -> None:
 
 
 def check_seed(function: str, rng: object, needed: bool) -> int:
-    """Return the 64-bit seed ``rng``, or one that a generator draws: by default one that the system seeds."""
+    """Return the 64-bit seed ``rng``, or one drawn from a generator, by default from one that the system seeds."""
     if rng is None or isinstance(rng, (np.random.Generator, np.random.SeedSequence, np.random.BitGenerator)):
         return int(np.random.default_rng(rng).integers(2**64, dtype=np.uint64)) if needed else 0
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
@@ -94,7 +94,7 @@ def check_seed(function: str, rng: object, needed: bool) -> int:
 
 
 def check_nan(function: str, nan: object, can_keep: bool) -> tuple[bool, float]:
-    """Return whether NaN is refused, and its replacement (NaN: it stays)."""
+    """Return whether NaN is refused, and its replacement (NaN to keep it)."""
     words = ("raise", "keep") if can_keep else ("raise",)
     if isinstance(nan, str):
         if nan not in words:

@@ -1,4 +1,4 @@
-"""Codes: their dtypes, their values, and their packing of a few bits each into bytes."""
+"""Codes: their dtypes, their values, and the packing of codes of a few bits into bytes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 def is_signed(fmt: Format) -> bool:
-    """Say whether codes are signed integers."""
+    """Return whether codes are signed integers."""
     return (isinstance(fmt, (Fixed, Int, SumOfPowers)) and fmt.signed) or isinstance(fmt, BlockFloat)
 
 
 def code_bits(fmt: Format) -> int:
-    """Return the bits of one code."""
+    """Return the number of bits of a code."""
     return int(fmt.bits)  # type: ignore[attr-defined]
 
 
@@ -97,7 +97,7 @@ def decode_elements(
 
 
 def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, dtype: npt.DTypeLike | None) -> Array:
-    """Return the values of the codes of elements and blocks, along the last axis."""
+    """Return the values of a block format's codes: elements times the scales of their blocks along the last axis."""
     if not isinstance(codes, tuple) or len(codes) != 2:
         raise TypeError(
             f"decode: codes must be the codes and scales that encode returns for {fmt}, got {type_name(codes)}"
@@ -125,12 +125,12 @@ def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, 
 
 
 def multiplies_doubles(fmt: Format) -> bool:
-    """Say whether elements must be multiplied by their block's scale in float64, as float32 cannot hold them."""
+    """Return whether elements are multiplied by their block's scale in float64, because float32 cannot hold them."""
     return isinstance(fmt, MX) and not _fits_float32(fmt.element)
 
 
 def scale_kind(fmt: Format) -> str:
-    """Say which kind of scales the blocks have."""
+    """Return the kind of the blocks' scales."""
     return "floats" if isinstance(fmt, Table) else "integers"
 
 
@@ -212,7 +212,7 @@ def _values(codes: Array, fmt: Format, dtype: np.dtype[Any]) -> Array:
 
 
 def _nearest(codes: Array, dtype: np.dtype[Any], width: int) -> Array:
-    """Return the nearest doubles, or rounded to odd if they will be rounded again."""
+    """Return the codes as the nearest doubles, or rounded to odd if they will be rounded again."""
     if width <= 53 or dtype == np.float64:
         return codes.astype(np.float64)
     kept = codes >> 11
@@ -284,7 +284,7 @@ def _logarithms(codes: Array, fmt: Logarithmic, dtype: np.dtype[Any]) -> Array:
 
 
 def pack(codes: Array, fmt: FormatLike) -> npt.NDArray[np.uint8]:
-    """Pack the codes along the last axis without the bits that they do not need.
+    """Pack the codes along the last axis into bytes, with only as many bits per code as the format has.
 
     Code i starts at bit i * bits, counted from the lowest bit of the first byte. Each row of the last axis starts at
     a byte boundary, and its last byte is padded with zeros.
@@ -292,14 +292,14 @@ def pack(codes: Array, fmt: FormatLike) -> npt.NDArray[np.uint8]:
     Parameters
     ----------
     codes : ndarray of integers
-        As :func:`encode` returns them; any shape and strides.
+        As returned by :func:`encode`; any shape and strides.
     fmt : Format, str or dtype
-        Their format, which says how many bits a code has.
+        Their format, which determines the number of bits per code.
 
     Returns
     -------
     packed : ndarray of uint8
-        Has the axes of the codes, the last one ceil(n bits / 8) long.
+        The shape of the codes, with ceil(n bits / 8) bytes along the last axis.
 
     Raises
     ------
@@ -350,11 +350,11 @@ def unpack(packed: npt.NDArray[np.uint8], fmt: FormatLike, n: int) -> Array:
     Parameters
     ----------
     packed : ndarray of uint8
-        As :func:`pack` returns them.
+        As returned by :func:`pack`.
     fmt : Format, str or dtype
         The format of the codes.
     n : int
-        Codes in a row.
+        Number of codes in a row.
 
     Returns
     -------

@@ -20,13 +20,13 @@ class ErrorStatistics(NamedTuple):
     Attributes
     ----------
     sqnr : float
-        10 log10 of the power of x over that of the error, in dB.
+        Signal-to-quantisation-noise ratio: 10 log10 of the power of x over that of the error, in dB.
     max, mean, rms : float
         The largest magnitude, the mean and the root mean square of the errors.
     histogram, edges : ndarray
-        The errors in 64 bins, and the ends of these.
+        The number of errors in each of 64 bins, and the edges of the bins.
     counts : Counts
-        The counts of all numbers, those that are not finite included.
+        The counts over all numbers, including those that are not finite.
 
     See Also
     --------
@@ -50,7 +50,7 @@ class ErrorStatistics(NamedTuple):
     counts: Counts
 
     def __repr__(self) -> str:
-        """Write the numbers; the histogram has too many."""
+        """Show the statistics without the histogram, which has too many numbers."""
         numbers = ", ".join(f"{name}={getattr(self, name):.6g}" for name in ("sqnr", "max", "mean", "rms"))
         return f"ErrorStatistics({numbers}, counts={self.counts})"
 
@@ -68,7 +68,7 @@ def measure_error(
 ) -> ErrorStatistics:
     """Measure the error that :func:`quantize` makes on the numbers of x.
 
-    NaN and infinities are left out, as are numbers that become one.
+    NaN and infinities are left out, as are numbers that are rounded to one.
 
     Parameters
     ----------
@@ -79,11 +79,11 @@ def measure_error(
     scale : number, array of positive floats, or "amax", optional
         As for :func:`quantize`: 1 by default.
     scale_axis : int, optional
-        With ``scale="amax"``, an axis whose indices have a scale each.
+        With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : integer or array of integers, optional
         As for :func:`quantize`.
     axis : int
-        The axis along which blocks lie.
+        The axis along which blocks run.
     rng : int, numpy.random.Generator, SeedSequence or BitGenerator, optional
         For stochastic rounding, as for :func:`quantize`.
     nan : {"keep", "raise"} or number
@@ -92,7 +92,8 @@ def measure_error(
     Returns
     -------
     ErrorStatistics
-        (sqnr, max, mean, rms, histogram, edges, counts); sqnr is inf without an error, NaN without a finite number.
+        (sqnr, max, mean, rms, histogram, edges, counts); sqnr is inf if there is no error, NaN if there is no finite
+        number.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def measure_error(
     See Also
     --------
     quantize : The rounding itself.
-    calibrate : The scale with a small error.
+    calibrate : Finds a scale with a small error.
 
     Examples
     --------
@@ -148,7 +149,7 @@ def _root_mean_square(x: Array) -> float:
 
 
 def _histogram(x: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Count numbers in 64 bins from the lowest to the highest; wider if float64 has too few numbers in between."""
+    """Count numbers in 64 bins from lowest to highest; the range is widened if float64 has too few numbers in it."""
     part = 0.125 if np.abs(x).max() > _MOST / 16 else 1.0  # keeps the width of the range within float64
     low, high = part * float(x.min()), part * float(x.max())
     place = float(np.spacing(max(abs(low), abs(high))))

@@ -23,21 +23,21 @@ _Growth = Callable[[Shape, Shape], Grown]
 
 
 class FixedArray(Comparable):
-    """value = code 2^-(width - integer): an array of fixed-point numbers, computed with as ``ap_fixed`` does.
+    """value = code 2^-(width - integer): an array of fixed-point numbers with the arithmetic of ``ap_fixed``.
 
     The operators + - * / & | ^ and unary - return the format that HLS gives their result, which holds it exactly,
-    except that a quotient is truncated toward zero. Only an assignment rounds, then handles overflow, as the format of
-    the destination says. Shifts move the bits in place. ``a[i] = x``, ``a += b`` and :meth:`astype` are assignments.
-    A Python int counts as the narrowest format that holds it; a float has no such format and must be assigned to one
-    first. Comparisons are exact comparisons of the values with any real numbers: other FixedArrays, ints, floats,
-    Fractions, and arrays of them.
+    except that a quotient is truncated toward zero. Only an assignment rounds, then handles overflow, by the modes of
+    the destination's format. Shifts keep the format. ``a[i] = x``, ``a += b`` and :meth:`astype` are assignments. A
+    Python int takes the narrowest format that holds it; a float has no such format and must be assigned to one first.
+    Comparisons are exact, by value, with any real numbers: other FixedArrays, ints, floats, Fractions, and arrays of
+    them.
 
     Parameters
     ----------
     x : FixedArray, ndarray or number
         Numbers to assign to the format.
     fmt : Fixed or str
-        Any fixed-point format without stochastic rounding, ``"ap_fixed<16,6>"`` and the like included.
+        Any fixed-point format without stochastic rounding, including HLS's spellings such as ``"ap_fixed<16,6>"``.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class FixedArray(Comparable):
 
     @classmethod
     def from_codes(cls, codes: npt.ArrayLike, fmt: FormatLike) -> FixedArray:
-        """Return the array with these codes, which the format must have.
+        """Return the array with these codes, which must be valid in the format.
 
         Parameters
         ----------
@@ -195,7 +195,7 @@ class FixedArray(Comparable):
         Returns
         -------
         FixedArray
-            The same numbers in memory of their own.
+            The same numbers in new memory.
         """
         return made(self.codes.copy(), self.fmt)
 
@@ -349,7 +349,7 @@ def _operand(x: object) -> FixedArray | None:
 
 
 def _assigned(function: str, x: Any, fmt: Fixed) -> Array:
-    """Return the codes of ``x`` assigned to ``fmt``: new memory."""
+    """Return the codes of ``x`` assigned to ``fmt``, in new memory."""
     operand = _operand(x)
     if operand is not None:
         return convert(operand.codes, operand.fmt, fmt)

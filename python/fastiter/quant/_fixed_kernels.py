@@ -1,4 +1,4 @@
-"""The kernel of fixed-point products on NumPy arrays: operands as indices into memory, and the call; windows."""
+"""Fixed-point products of NumPy arrays by the kernel: windows, and operands as strided indices into memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._growth import FixedTarget, code_dtype, target
 Array = npt.NDArray[Any]
 Index = tuple[tuple[int, int, int], tuple[int, int, int]]
 
-#: Algorithms by name; only tests choose one, else the fastest that is exact runs.
+#: Algorithms by name; only tests choose one, otherwise the fastest exact one runs.
 PATHS: dict[str, int] = vars(_core.quant.fixed_path)
 
 
@@ -105,7 +105,7 @@ def product_shape(function: str, a: tuple[int, ...], b: tuple[int, ...]) -> tupl
 
 
 def as_matrices(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the operands of a product with two axes or more."""
+    """Return the operands of a product with at least two axes each."""
     return a.reshape((1, *a.shape)) if a.ndim == 1 else a, b.reshape((*b.shape, 1)) if b.ndim == 1 else b
 
 
@@ -263,8 +263,9 @@ def conv2d_codes(
 def assigned_fraction(x: Fraction, fmt: Fixed) -> Array:
     """Return the code of a rational number assigned to ``fmt``, as a sum of two products that is assigned once.
 
-    All that rounding and overflow see of v = x 2^F is kept in an integer of at most W + 6 bits: the last W + 1 bits of
-    floor(v), its sign and whether it is out of range, half and quarter of the last place, and whether there is more.
+    Rounding and overflow depend on v = x 2^F only through an integer of at most W + 6 bits: the last W + 1 bits of
+    floor(v), its sign and whether it is out of range, the bits for a half and a quarter of the last place, and a sticky
+    bit.
     """
     quarters = x * Fraction(2) ** (fmt.fraction + 2)
     floor = math.floor(quarters)

@@ -97,15 +97,15 @@ def fixed_conv2d(
 ) -> FixedArray:
     """y[n, o, p, q] = bias[o], then y = acc(y + w[o, c, r, s] x[n, c, p + r, q + s]) over (c, r, s), s the fastest.
 
-    Padding is zero. As :func:`fixed_matmul` with the weights as rows; ``stride``, ``padding``, ``dilation`` and
-    ``groups`` are those of ``torch.nn.functional.conv2d``.
+    Padding is zero. The sums are those of :func:`fixed_matmul` with the weights as rows; ``stride``, ``padding``,
+    ``dilation`` and ``groups`` are those of ``torch.nn.functional.conv2d``.
 
     Parameters
     ----------
     x : FixedArray (B, C, H, W)
-        Images, of any strides.
+        Images, with any strides.
     w : FixedArray (O, C / groups, R, S)
-        Weights, of any strides.
+        Weights, with any strides.
     accumulator : Fixed or str
         The accumulator's format acc, which is also the result's.
     product : Fixed or str, optional

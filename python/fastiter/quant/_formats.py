@@ -17,7 +17,7 @@ FLOAT_OVERFLOWS = ("SAT", "INF", "NAN")
 
 
 class Format:
-    """A number format. ``str`` writes it, :func:`parse` reads it; formats with the same fields are equal.
+    """A number format. ``str`` converts it to text, which :func:`parse` reads; formats with the same fields are equal.
 
     See Also
     --------
@@ -62,7 +62,7 @@ def _check_int(kind: str, field: str, value: object, low: int, high: int) -> Non
         raise ValueError(f"{kind}: {field} must be from {low} to {high}, got {value}")
 
 
-#: The words for one thing: of HLS, of IEEE and processors, of frameworks
+#: Synonyms: the names of one mode in HLS, in IEEE 754 and processors, and in frameworks
 _SYNONYMS = (
     ("RND_CONV", "RNE", "NEAREST", "RTNE"),
     ("RND_INF", "RNA"),
@@ -75,7 +75,7 @@ _SYNONYMS = (
 
 
 def _set_word(fmt: object, field: str, words: tuple[str, ...]) -> None:
-    """Replace a field by the word of the format's kind that means the same."""
+    """Replace a field by its synonym among the names that the format's kind uses."""
     kind, value = type(fmt).__name__, getattr(fmt, field)
     if not isinstance(value, str):
         raise TypeError(f"{kind}: {field} must be a str, got {type(value).__name__}")
@@ -108,10 +108,10 @@ class Fixed(Format):
     rounding : str
         TRN (down), TRN_ZERO (toward zero), or to the nearest with ties up (RND), toward zero (RND_ZERO), down
         (RND_MIN_INF), away from zero (RND_INF) or to the even code (RND_CONV); or STOCHASTIC: up or down in magnitude
-        with the probability that makes the expected value exact. The words of :class:`Float` are read, too.
+        with the probability that makes the expected value exact. The names used by :class:`Float` are accepted, too.
     overflow : str
-        Replacement of a rounded code out of range: the nearest (SAT), zero (SAT_ZERO), the nearest of a range that is
-        symmetric about zero (SAT_SYM), its low bits (WRAP), its low bits in sign and magnitude (WRAP_SM).
+        Replacement of a rounded code that is out of range: the nearest (SAT), zero (SAT_ZERO), the nearest of a range
+        that is symmetric about zero (SAT_SYM), its low bits (WRAP), its low bits in sign and magnitude (WRAP_SM).
     saturated_bits : int
         Number of high bits that WRAP and WRAP_SM saturate.
 
@@ -178,9 +178,9 @@ class Fixed(Format):
 
 @dataclass(frozen=True, repr=False)
 class Int(Format):
-    """value = (code - zero_point) scale: integers of ``width`` bits; scale and zero point go with the data.
+    """value = (code - zero_point) scale: integers of ``width`` bits; scale and zero point are kept with the data.
 
-    Without a scale they are the whole numbers: :func:`quantize` has ``scale=`` and ``scale="amax"``.
+    Without a scale the values are whole numbers; for others, pass ``scale=`` or ``scale="amax"`` to :func:`quantize`.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ class Float(Format):
         the code of -0 is NaN, there is no -0. "none": all codes are finite.
     rounding : str
         To the nearest with ties to the even code (RNE) or away from zero (RNA), toward zero (RZ), down (RD), up (RU),
-        away from zero (RA), or STOCHASTIC. The words of :class:`Fixed` for the same roundings are read, too.
+        away from zero (RA), or STOCHASTIC. The names used by :class:`Fixed` for the same roundings are accepted, too.
     overflow : str
         Replacement of numbers beyond the largest after rounding, infinity included: the largest number (SAT), infinity
         (INF), NaN (NAN). By default INF if the format has infinity, else SAT.
@@ -395,7 +395,7 @@ for _prefix, _signed in (("", True), ("u", False)):
     register(f"{_prefix}float", Float, {"signed": _signed}, _FLOAT_FIELDS)
 for _name, _fields in NAMED_FLOATS.items():
     register(_name, Float, _fields, ("rounding", "overflow"))
-#: Other names: those of dtypes of NumPy, ml_dtypes and torch, and short ones. fp8 and fp8_e4m3 are OCP's E4M3, as in
+#: Aliases: the names of dtypes in NumPy, ml_dtypes and torch, and short ones. fp8 and fp8_e4m3 are OCP's E4M3, as in
 #: frameworks; float8_e4m3 and e4m3 are the dtype with infinities that ml_dtypes has under this name.
 _OTHER_NAMES = {
     "bf16": ("bfloat16",),

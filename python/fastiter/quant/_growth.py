@@ -65,7 +65,7 @@ def product_format(a: Shape, b: Shape) -> Grown:
 
 
 def quotient_format(a: Shape, b: Shape) -> Grown:
-    """Return the format of a / b; a signed divisor takes a bit more, for the least code divided by -1."""
+    """Return the format of a / b; a signed divisor requires one more bit, for the lowest code divided by -1."""
     width = a.width + max(_fraction(b), 0) + b.signed
     return Grown(width, a.integer + _fraction(b) + b.signed, a.signed or b.signed)
 

@@ -20,8 +20,8 @@ from ._range import range_of
 def limits(fmt: Format, dtype: str, zero_point: int) -> tuple[float, float]:
     """Return the lowest and the highest number of the dtype that is in range after rounding.
 
-    With stochastic rounding, whose results vary, those between the format's extremes. Found by bisection with the
-    kernel's own overflow count, so that no format and no rounding needs a formula of its own.
+    With stochastic rounding, whose results vary, they are the outermost numbers between the format's extremes. They are
+    found by bisection with the kernel's own overflow count, so that no format and no rounding needs its own formula.
     """
     kind = np.dtype(dtype).type
     span = range_of(fmt)
@@ -50,7 +50,7 @@ def _not_beyond(near: float, end: Fraction | float, kind: Any) -> float:
 
 
 def is_limited(fmt: Format, clip: bool, has_scale: bool) -> bool:
-    """Say whether a gradient depends on which numbers are in range: dx with ``clip``, or the scale's gradient.
+    """Return whether a gradient depends on which numbers are in range: dx with ``clip``, or the scale's gradient.
 
     A saturated number does not vary with x / scale. A wrapped one does, like a number in range, so only a clipped
     gradient distinguishes them. The range of a block follows x.

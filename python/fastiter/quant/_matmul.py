@@ -33,7 +33,7 @@ Operand = Callable[[str, Array, Format, int], Array]
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 _BETWEEN = {_F32: Float(8, 23), _F64: Float(11, 52)}
 _GEMM = {_F32: _core.dense.gemm_f32, _F64: _core.dense.gemm_f64}
-#: The span of exact products in float64, with room for sums
+#: The span of products that are exact in float64 and leave room for sums
 _DOUBLE = Span(53, -1000, 980)
 _MOST = 2**62
 #: The longest part of K that is summed separately: kDeepestSum of csrc/dense/cpu/gemm.hpp
@@ -64,9 +64,9 @@ def quant_matmul(
         Numbers (floats), which are quantised first; blocks of block formats run along k. Or codes (integers, as
         :func:`encode` returns them), not of block formats. Shapes as for :func:`numpy.matmul`. Any strides.
     fmt_a, fmt_b : Format or str
-        Their formats, of any kind without stochastic rounding. Scales and zero points are left to the caller: numbers
-        of :class:`Int` are the codes themselves. Numbers of block formats are rounded to float32, which changes them
-        only at the ends of its range.
+        Their formats, of any kind but without stochastic rounding. Scales and zero points are left to the caller:
+        numbers of :class:`Int` are the codes themselves. Numbers of block formats are rounded to float32, which changes
+        them only at the ends of its range.
     accumulator : "float32", "float64", dtype, Fixed, Float or str
         A dtype, float32 or float64, or its name: a sum of fused multiply-adds in that dtype. K is split into
         ceil(K / 384) parts of equal length (the last may be shorter); each part is summed in order from 0, then the
@@ -219,7 +219,7 @@ def _check_products(formats: Formats, what: str) -> None:
 
 
 def _each(x: Array, y: Array, out: Array, one: Multiply) -> None:
-    """Call ``one`` for each matrix of a batch; a batch that shares its second factor is one long matrix."""
+    """Call ``one`` for each matrix of a batch; a batch that shares its second factor is treated as one matrix."""
     batch = out.shape[:-2]
     if out.size == 0:
         return
@@ -268,7 +268,7 @@ def _plain(dtype: np.dtype[Any], formats: Formats, products: Products) -> Accumu
 
 
 def _plain_kernel(x: Array, y: Array, out: Array, exact: bool) -> None:
-    """Multiply by fused multiply-adds; ``exact``: the products are floats, so that separate roundings do the same."""
+    """Multiply by fused multiply-adds; ``exact``: products are exact, so that separate roundings give the same."""
     if not exact and _core.isa_chosen() == "baseline":
         return _in_parts(x, y, out)
     (M, K), N = x.shape, y.shape[1]

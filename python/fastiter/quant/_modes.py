@@ -1,4 +1,4 @@
-"""The kernels' numbers for the words of formats: roundings, overflow modes and dtypes."""
+"""The numbers by which the kernels know roundings, overflow modes and dtypes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ._formats import Fixed
 
 _rounding, _overflow, _element = _core.quant.rounding, _core.quant.overflow, _core.quant.element
 
-#: The words of fixed point, of floats, and of other formats
+#: The names used by fixed point, by floats, and by other formats
 ROUNDINGS = {
     "TRN": _rounding.down,
     "TRN_ZERO": _rounding.zero,

@@ -69,7 +69,8 @@ class Table(BlockFormat):
     Parameters
     ----------
     values : tuple of float
-        2 to 256 increasing float64 numbers, all exact: a float32 x finds the nearest one, then rounds it to float32.
+        2 to 256 increasing float64 numbers, all exact: for a float32 x the nearest one is found, then rounded to
+        float32.
     block : int
         0, or the number of elements that share a scale.
     rounding : str
@@ -241,7 +242,7 @@ class SumOfPowers(Format):
 
     @property
     def bits(self) -> int:
-        """Bits of a code: those of the fixed-point code, one more as NEAREST may round up to the next power."""
+        """Bits of a code: those of the fixed-point code, and one more because NEAREST may round up."""
         return self.width + (self.method == "NEAREST")
 
 

@@ -132,7 +132,7 @@ class Plan(NamedTuple):
     powers: PowersShape | None = None
 
     def format(self, nan: float, count: bool, codes: bool, scale: float = 1.0, scales: Any = 0) -> QuantFormat:
-        """Return what the binding reads; ``scales`` is the array that receives the scales of blocks."""
+        """Return the tuple that the binding reads; ``scales`` is the array that receives the scales of blocks."""
         block = self.block._replace(scale=scale, scales=scales) if self.block else ()
         return QuantFormat(
             *(self.kind, self.rounding, self.overflow, nan, count, codes, self.to_odd, self.fixed or ()),
@@ -149,7 +149,7 @@ def _fixed(fmt: Fixed, dtype: str, codes: bool) -> Plan:
     # A number too wide for T's mantissa is still right if it is rounded once, but codes and 16-bit results are rounded
     # again, and wrapping a negative number in an unsigned format moves it up to where T has fewer bits after the point.
     once = (how in (_overflow.saturate, _overflow.zero) or (how == _overflow.wrap and fmt.signed)) and not codes
-    # The smallest numbers lose their last bits when scaled, but these are far below the last place then.
+    # Scaling costs the smallest numbers their last bits, but these are then far below the last place.
     in_float = dtype != "float64" and -94 <= fraction <= 126 and (width <= 24 or (once and dtype == "float32"))
     in_double = -900 <= fraction <= 1022 and (width <= 53 or (once and dtype == "float64"))
     kind = _kind.fixed if in_float or in_double else _kind.wide_fixed
@@ -199,7 +199,7 @@ def _whole(fmt: Int, dtype: str, fixed: FixedPoint) -> Plan:
 
 
 def _holds(fmt: Float, bits: int, bias: int) -> bool:
-    """Say whether a kernel rounds to the format in a type with this many mantissa bits and this largest exponent."""
+    """Return whether a kernel rounds to the format in a type with this many mantissa bits and this largest exponent."""
     own = fmt.min_exponent == 1 - bias and fmt.subnormals
     places = fmt.min_exponent - fmt.mantissa >= 1 - bias and fmt.min_exponent <= fmt.mantissa
     return fmt.mantissa <= bits and fmt.max_exponent <= bias - (fmt.mantissa == 0) and (own or places)
@@ -299,7 +299,7 @@ def _posit(fmt: Posit, dtype: str, codes: bool) -> Plan:
 
 
 def _table(fmt: Table, dtype: str, codes: bool) -> Plan:
-    # The nearest value is found with any thresholds; stochastic rounding needs the values, which blocks have as floats.
+    # Rounding to nearest needs only the thresholds; stochastic rounding needs the values, which are floats in blocks.
     in_double = dtype == "float64" or (fmt.stochastic and not fmt.block and not holds_values(fmt, np.float32))
     kind = np.float64 if in_double else np.float32
     with np.errstate(over="ignore", under="ignore"):

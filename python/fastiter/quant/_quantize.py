@@ -94,17 +94,17 @@ def quantize(
     scale : number, array of positive floats, or "amax", optional
         1 by default. One number, or an array with as many axes as x, whose lengths divide those of x: for ``x.shape``
         (N, C, H, W) (1, C, 1, 1) gives one scale a channel; (N, D / 32) gives groups of 32 along the last axis.
-        "amax": the scale that maps the largest magnitude of x to the format's largest number. For formats without
-        blocks, "amax" for integers, floats and posits; for NVFP4, the one number g.
+        "amax": the scale that maps the largest magnitude of x to the format's largest number. Formats with blocks take
+        no scale, except that NVFP4 takes the one number g; "amax" is for integers, floats, posits and NVFP4.
     scale_axis : int, optional
-        With ``scale="amax"``, an axis whose indices have a scale each.
+        With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : integer or array of integers, optional
         The code of zero for :class:`Int`, with the shape of ``scale``; 0 by default.
     axis : int
-        The axis along which blocks lie.
+        The axis along which blocks run.
     rng : int, numpy.random.Generator, SeedSequence or BitGenerator, optional
-        For stochastic rounding: a 64-bit seed, or what draws one; by default a seed from the system. A seed gives the
-        same numbers on every machine and with any number of threads.
+        For stochastic rounding: a 64-bit seed, or a generator from which one is drawn; by default a seed from the
+        system. A seed gives the same numbers on every machine and with any number of threads.
     nan : {"raise", "keep"} or number
         Treatment of NaN: raise an error, keep it, or replace it by this number. "raise" keeps it if the format has NaN.
     out : ndarray, optional
@@ -213,7 +213,7 @@ def encode(
     rng: Rng = None,
     nan: Literal["raise"] | float = "raise",
     backend: Backend | None = None,
-) -> Array | Any: ...  # a text does not say whether it has blocks
+) -> Array | Any: ...  # for text, the type checker cannot know whether the format has blocks
 def encode(
     x: Array,
     fmt: FormatLike,
@@ -226,7 +226,7 @@ def encode(
     nan: Literal["raise"] | float = "raise",
     backend: Backend | None = None,
 ) -> Array | Blocks | Scaled:
-    """codes = the codes of the numbers that :func:`quantize` rounds to.
+    """codes = the codes of the numbers to which :func:`quantize` rounds.
 
     The scale is 1 unless it is given.
 
@@ -239,11 +239,11 @@ def encode(
     scale : number, array of positive floats, or "amax", optional
         As for :func:`quantize`; "amax" returns the scale, too.
     scale_axis : int, optional
-        With ``scale="amax"``, an axis whose indices have a scale each.
+        With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : integer or array of integers, optional
         The code of zero for :class:`Int`, with the shape of ``scale``; 0 by default.
     axis : int
-        The axis along which blocks lie.
+        The axis along which blocks run.
     rng : int, numpy.random.Generator, SeedSequence or BitGenerator, optional
         For stochastic rounding, as for :func:`quantize`.
     nan : "raise" or number
@@ -257,7 +257,7 @@ def encode(
         The codes, in the narrowest integer dtype that holds them all: signed for signed fixed point and integers, else
         unsigned.
     codes, scales : Blocks
-        For formats with blocks, which then lie along the last axis.
+        For formats with blocks, which then run along the last axis.
     codes, scale : Scaled
         With ``scale="amax"``.
 
@@ -268,8 +268,8 @@ def encode(
 
     See Also
     --------
-    decode : The numbers of codes.
-    pack : Codes without the bits that they do not need.
+    decode : Decodes codes.
+    pack : Packs codes into bytes.
 
     Examples
     --------
@@ -311,11 +311,11 @@ def decode(
     Parameters
     ----------
     codes : ndarray of integers, Blocks or Scaled
-        As :func:`encode` returns them; blocks lie along the last axis.
+        As :func:`encode` returns them; blocks run along the last axis.
     fmt : Format, str or dtype
-        As for :func:`encode`; rounding and overflow are of no effect.
+        As for :func:`encode`; rounding and overflow have no effect.
     scale : number or array of positive floats, optional
-        As for :func:`encode`; 1 by default, that of ``codes`` if they are Scaled.
+        As for :func:`encode`; 1 by default, or the scale of ``codes`` if they are Scaled.
     zero_point : integer or array of integers, optional
         As for :func:`encode`.
     dtype : float32 or float64, optional
@@ -329,11 +329,11 @@ def decode(
     Raises
     ------
     TypeError, ValueError
-        For a wrong type or dtype; for codes that the format does not have, and scales that do not go with them.
+        For a wrong type or dtype; for codes that the format does not have, and scales that do not match them.
 
     See Also
     --------
-    encode : The codes of numbers.
+    encode : Encodes numbers.
     unpack : Codes from packed bytes.
 
     Examples

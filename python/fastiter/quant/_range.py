@@ -42,8 +42,8 @@ class Range(NamedTuple):
 def range_of(fmt: FormatLike) -> Range:
     """Return the lowest, highest and smallest positive number of a format.
 
-    An :class:`~fastiter.quant.Int` has the scale 1. For a format with blocks, the range is that over all scales; for a
-    table with blocks, that in a block whose largest magnitude is 1.
+    For an :class:`~fastiter.quant.Int` the scale is 1. For a format with blocks, the range is taken over all scales;
+    for a table with blocks, it is that of a block whose largest magnitude is 1.
 
     Parameters
     ----------

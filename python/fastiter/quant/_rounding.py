@@ -1,4 +1,4 @@
-"""The rounding of an array to a format: checked arguments, and what each backend does with them."""
+"""The rounding of an array to a format: the checks of the arguments, and the backends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ScaleLike: TypeAlias = "npt.ArrayLike | Literal['amax'] | None"
 
 
 class Counts(NamedTuple):
-    """The number of elements, and of those NaN, out of range after rounding, and nonzero but rounded to zero.
+    """The number of elements, and how many are NaN, out of range after rounding, and nonzero but rounded to zero.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Counts(NamedTuple):
     See Also
     --------
     quantize : Returns them with ``counts=True``.
-    ErrorStatistics : Has them with the error itself.
+    ErrorStatistics : Includes them with the error itself.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class Blocks(NamedTuple):
     See Also
     --------
     encode : The function that returns it.
-    decode : The numbers of it.
+    decode : Decodes it.
     pack : The same codes without unused bits.
 
     Examples
@@ -93,7 +93,7 @@ class Scaled(NamedTuple):
     See Also
     --------
     encode : Returns it with ``scale="amax"``.
-    decode : The numbers of it.
+    decode : Decodes it.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class Scaled(NamedTuple):
 
 
 def has_nan(fmt: Format) -> bool:
-    """Say whether the format has a code for NaN, or a NaN scale."""
+    """Return whether the format has a code for NaN, or a NaN scale."""
     if isinstance(fmt, Float):
         return fmt.has_nan
     return isinstance(fmt, Posit) or block_of(fmt) > 0
@@ -131,7 +131,7 @@ class Call(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Arguments that quantize and encode have in common, as they are given."""
+    """Arguments that quantize and encode have in common, not yet checked."""
 
     scale: ScaleLike
     scale_axis: int | None
@@ -211,7 +211,7 @@ def _put_back(y: Array, call: Call, out: Array | None) -> Array:
 def _reference(
     call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
 ) -> tuple[Array, Array | None, Counts]:
-    """Return the same by the specification."""
+    """Return the same as computed by the specification."""
     from .reference import arrays as reference
 
     fmt, block = call.fmt, block_of(call.fmt)

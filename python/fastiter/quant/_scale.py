@@ -1,4 +1,4 @@
-"""Scales and zero points: one, or one for each channel or group; the scale that fits the largest magnitude."""
+"""Scales and zero points, one for all numbers or for each channel or group; the scale for the largest magnitude."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Target(NamedTuple):
 
 @lru_cache(maxsize=512)
 def target_of(fmt: Format, in_double: bool) -> Target | None:
-    """Return the target of a scale for float32 or float64 numbers; None for formats that calibrate gives no scale."""
+    """Return the target of a scale for float32 or float64 numbers; None for formats that take no scale."""
     if isinstance(fmt, NVFP4):
         return Target(6.0 * 448.0, math.inf, 2.0**-100)
     if isinstance(fmt, Posit):
@@ -183,10 +183,7 @@ def _margin(fmt: Int | Float, rest: float) -> float:
 
 
 def not_beyond(scale: Array, largest: Array, target: Target, dtype: type[np.floating[Any]]) -> Array:
-    """Return scales with which the largest magnitudes meet the target also once the scales are rounded to a dtype.
-
-    Those that do are returned unchanged.
-    """
+    """Return scales with which the largest magnitudes meet the target also once the scales are rounded to a dtype."""
     narrow = scale.astype(dtype)
     beyond = largest / narrow.astype(np.float64) > target.held + target.margin
     return np.where(beyond, np.nextafter(narrow, dtype(np.inf)).astype(np.float64), scale)
@@ -195,7 +192,7 @@ def not_beyond(scale: Array, largest: Array, target: Target, dtype: type[np.floa
 def amax_scale(function: str, x: Array, fmt: Format, scale_axis: int | None) -> Array:
     """Return the scale that maps the largest magnitude of x, or of each index of an axis, to the format's.
 
-    Where x holds only zeros, infinities and NaN, any scale keeps them.
+    If x holds only zeros, infinities and NaN, any scale preserves them.
     """
     dtype = np.float64 if x.dtype == np.float64 else np.float32
     target = target_of(fmt, dtype is np.float64)
@@ -210,7 +207,7 @@ def amax_scale(function: str, x: Array, fmt: Format, scale_axis: int | None) -> 
 
 
 def check_amax(function: str, scale: object, scale_axis: object, ndim: int) -> None:
-    """Check a scale that is a str, and the axis that goes with it; ``ndim``: the number of x's axes."""
+    """Check a scale given as a str, and its axis; ``ndim``: the number of x's axes."""
     if isinstance(scale, str) and scale != "amax":
         raise ValueError(f"{function}: scale must be numbers or 'amax', got {scale!r}")
     if scale_axis is None:

@@ -59,7 +59,7 @@ def _of_logarithmic(fmt: Logarithmic) -> Span:
 
 @lru_cache(maxsize=512)
 def span(fmt: Format) -> Span:
-    """Return the span of a format's numbers; numbers with a shared scale are taken as float32."""
+    """Return the span of a format's numbers; numbers with a shared scale are treated as float32."""
     if isinstance(fmt, BlockFormat) and fmt.block:
         return _of_blocks(fmt)
     if isinstance(fmt, Fixed):

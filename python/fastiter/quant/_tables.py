@@ -32,7 +32,7 @@ def rounded(value: Fraction | int, bits: int) -> Fraction:
 
 
 def holds_values(fmt: Table, dtype: type[np.floating[Any]]) -> bool:
-    """Say whether the dtype holds all values of a table exactly."""
+    """Return whether the dtype holds all values of a table exactly."""
     with np.errstate(over="ignore", under="ignore"):
         return all(float(dtype(v)) == v for v in fmt.values)
 

@@ -1,4 +1,4 @@
-"""Formats as text: name<field,...>. The names are registered by the modules that define the formats."""
+"""Formats as text, name<field,...>. The modules that define the formats register the names."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class Spelled(Protocol):
     def _spelling(self) -> tuple[str, tuple[str, ...]]: ...
 
 
-#: For each initial word: the class, the fields that the word implies, and those between the brackets
+#: For each initial word: the class, the fields that the word implies, and the names of the fields between the brackets
 _HEADS: dict[str, tuple[type[Any], dict[str, Any], tuple[str, ...]]] = {}
 
 
-#: Other names of initial words: those of dtypes, and short ones
+#: Aliases of initial words: the names of dtypes, and short ones
 _ALIASES: dict[str, str] = {}
 
 
 def register_alias(alias: str, head: str) -> None:
-    """Register another name of an initial word."""
+    """Register an alias of an initial word."""
     assert head in _HEADS and alias not in _HEADS, alias
     _ALIASES[alias] = head
 
 
 def aliases_of(head: str) -> tuple[str, ...]:
-    """Return the other names of an initial word."""
+    """Return the aliases of an initial word."""
     return tuple(alias for alias, of in _ALIASES.items() if of == head)
 
 
@@ -75,10 +75,10 @@ def parse(text: str) -> Any:
     Parameters
     ----------
     text : str
-        A name, or ``name<field,...>``, in capital or small letters; :func:`formats` lists the names, and :ref:`quant`
-        has the grammar. Names of dtypes are read too (``"float8_e4m3fn"``, ``"bfloat16"``), and HLS's own spellings of
-        fixed point: ``ap_fixed<8,4,AP_RND,AP_SAT>``, ``ap_int<8>``, ``ac_fixed<8,4,true,AC_RND>``,
-        ``ac_int<8,false>``, and hls4ml's ``int<8>``.
+        A name, or ``name<field,...>``, in upper or lower case; :func:`formats` lists the names, and :ref:`quant` has
+        the grammar. Names of dtypes are accepted too (``"float8_e4m3fn"``, ``"bfloat16"``), and HLS's own spellings of
+        fixed point: ``ap_fixed<8,4,AP_RND,AP_SAT>``, ``ap_int<8>``, ``ac_fixed<8,4,true,AC_RND>``, ``ac_int<8,false>``,
+        and hls4ml's ``int<8>``.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def dtype_name(dtype: object) -> str | None:
     if isinstance(dtype, type) and issubclass(dtype, np.generic):
         try:
             return np.dtype(dtype).name
-        except TypeError:  # np.generic and the like, of no size
+        except TypeError:  # abstract types such as np.generic, which have no size
             return None
     return str(dtype) if f"{type(dtype).__module__}.{type(dtype).__name__}" == "torch.dtype" else None
 
@@ -147,7 +147,7 @@ def read(text: str) -> Any:
 
 
 def _suggestion(head: str) -> str:
-    """Return the names that are closest to a word that is none."""
+    """Return the names that are closest to an unknown word."""
     near = difflib.get_close_matches(head, [*_HEADS, *_ALIASES, "int8", "int4", "uint8"], 3)
     question = f" did you mean {' or '.join(', '.join(map(repr, near)).rsplit(', ', 1))}?" if near else ""
     return f";{question} fastiter.quant.formats() lists all"

@@ -25,9 +25,9 @@ class Calibration(NamedTuple):
     Attributes
     ----------
     fmt : Format
-        The given one; with fixed point its binary point is moved to suit the numbers.
+        The given format; for fixed point, with its binary point moved to suit the numbers.
     scale : Tensor, float64, or None
-        As :func:`quantize` takes it; None for fixed point.
+        The scale to pass to :func:`quantize`; None for fixed point.
     zero_point : Tensor, int64, or None
         The zero point of an unsigned :class:`fastiter.quant.Int`; None for other formats.
 
@@ -73,11 +73,11 @@ def measure_error(
     scale : number, Tensor of positive floats, or "amax", optional
         As for :func:`quantize`: 1 by default.
     scale_axis : int, optional
-        With ``scale="amax"``, an axis whose indices have a scale each.
+        With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : int or Tensor of integers, optional
         As for :func:`quantize`.
     axis : int
-        The axis along which blocks lie.
+        The axis along which blocks run.
     rng : int, Tensor or torch.Generator, optional
         For stochastic rounding, as for :func:`quantize`.
     nan : {"keep", "raise"} or number
@@ -134,7 +134,7 @@ def calibrate(
     percentile : float
         0 to 100, for the method "percentile".
     axis : int or sequence of int, optional
-        The axes along which each index has a scale of its own, as for channels.
+        The axes along which every index has its own scale, such as channels.
     group : int, optional
         Number of contiguous elements along the last axis that share a scale.
 
@@ -179,14 +179,14 @@ def pack(codes: Tensor, fmt: FormatLike) -> Tensor:
     Parameters
     ----------
     codes : Tensor of integers
-        As :func:`encode` returns them; any shape and strides.
+        As returned by :func:`encode`; any shape and strides.
     fmt : Format, str or dtype
-        Their format, which says how many bits a code has.
+        Their format, which determines the number of bits per code.
 
     Returns
     -------
     packed : Tensor of uint8
-        Has the axes of the codes, the last one ceil(n bits / 8) long.
+        The shape of the codes, with ceil(n bits / 8) bytes along the last axis.
 
     Raises
     ------
@@ -220,11 +220,11 @@ def unpack(packed: Tensor, fmt: FormatLike, n: int) -> Tensor:
     Parameters
     ----------
     packed : Tensor of uint8
-        As :func:`pack` returns them.
+        As returned by :func:`pack`.
     fmt : Format, str or dtype
         The format of the codes.
     n : int
-        Codes in a row.
+        Number of codes in a row.
 
     Returns
     -------

@@ -73,7 +73,7 @@ class Scaled(NamedTuple):
     See Also
     --------
     encode : Returns it with ``scale="amax"``.
-    decode : The numbers of it.
+    decode : Decodes it.
 
     Examples
     --------
@@ -106,8 +106,8 @@ def quantize(
 
     dy/dx = 1 if the rounded number is in the format's range, 0 if it overflowed (saturated, wrapped, infinite).
     dy/dscale = (y - x) / scale in range and y / scale out of range, which for integers is LSQ's gradient: the code
-    minus x / scale in range, the lowest or the highest code out of range. With stochastic rounding x itself decides
-    whether it is in range, not the rounded number. In formats with blocks, the range follows x: dy/dx = 1.
+    minus x / scale in range, the lowest or the highest code out of range. With stochastic rounding, x itself is
+    compared with the range, not the rounded number. In formats with blocks, the range follows x: dy/dx = 1.
 
     Parameters
     ----------
@@ -121,14 +121,14 @@ def quantize(
         blocks; for NVFP4, the one number g. A tensor may require a gradient, except for formats with blocks. "amax":
         the scale that maps the largest magnitude of x to the format's, a constant for the gradient.
     scale_axis : int, optional
-        With ``scale="amax"``, an axis whose indices have a scale each.
+        With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : int or Tensor of integers, optional
         The code of zero for :class:`fastiter.quant.Int`, with the shape of ``scale``; 0 by default.
     axis : int
-        The axis along which blocks lie.
+        The axis along which blocks run.
     rng : int, Tensor or torch.Generator, optional
-        For stochastic rounding: a 64-bit seed, as an int or an int64 tensor of one element, or a generator that draws
-        one; by default torch's own.
+        For stochastic rounding: a 64-bit seed, as an int or an int64 tensor of one element, or a generator from which
+        one is drawn, by default torch's own.
     nan : {"raise", "keep"} or number
         Treatment of NaN: raise an error, keep it, or replace it by this number. "raise" keeps it if the format has NaN.
     ste : {"clip", "pass"}
@@ -214,7 +214,7 @@ def encode(
     axis: int = -1,
     rng: Rng = None,
     nan: Nan = "raise",
-) -> Tensor | Any: ...  # a text does not say whether it has blocks
+) -> Tensor | Any: ...  # for text, the type checker cannot know whether the format has blocks
 def encode(
     x: Tensor,
     fmt: FormatLike,
@@ -226,7 +226,7 @@ def encode(
     rng: Rng = None,
     nan: Nan = "raise",
 ) -> Tensor | Blocks | Scaled:
-    """Return the codes of the numbers that :func:`quantize` rounds to: :func:`fastiter.quant.encode` on tensors.
+    """Return the codes of the numbers to which :func:`quantize` rounds: :func:`fastiter.quant.encode` on tensors.
 
     There is no gradient. The scale is 1 unless it is given.
 
@@ -239,11 +239,11 @@ def encode(
     scale : number, Tensor of positive floats, or "amax", optional
         As for :func:`quantize`; "amax" returns the scale, too.
     scale_axis : int, optional
-        With ``scale="amax"``, an axis whose indices have a scale each.
+        With ``scale="amax"``, an axis along which every index has its own scale.
     zero_point : int or Tensor of integers, optional
         As for :func:`quantize`.
     axis : int
-        The axis along which blocks lie.
+        The axis along which blocks run.
     rng : int, Tensor or torch.Generator, optional
         For stochastic rounding, as for :func:`quantize`.
     nan : "raise" or number
@@ -254,7 +254,7 @@ def encode(
     codes : Tensor
         The codes, in the narrowest integer dtype that holds them all.
     codes, scales : Blocks
-        For formats with blocks, which then lie along the last axis.
+        For formats with blocks, which then run along the last axis.
     codes, scale : Scaled
         With ``scale="amax"``.
 
@@ -265,8 +265,8 @@ def encode(
 
     See Also
     --------
-    decode : The numbers of codes.
-    pack : Codes without the bits that they do not need.
+    decode : Decodes codes.
+    pack : Packs codes into bytes.
 
     Examples
     --------
@@ -300,11 +300,11 @@ def decode(
     Parameters
     ----------
     codes : Tensor of integers, Blocks or Scaled
-        As :func:`encode` returns them; blocks lie along the last axis.
+        As :func:`encode` returns them; blocks run along the last axis.
     fmt : Format, str or dtype
-        As for :func:`encode`; rounding and overflow are of no effect.
+        As for :func:`encode`; rounding and overflow have no effect.
     scale : number or Tensor of positive floats, optional
-        As for :func:`encode`; 1 by default, that of ``codes`` if they are Scaled.
+        As for :func:`encode`; 1 by default, or the scale of ``codes`` if they are Scaled.
     zero_point : int or Tensor of integers, optional
         As for :func:`encode`.
     dtype : torch.float32 or torch.float64, optional
@@ -318,12 +318,12 @@ def decode(
     Raises
     ------
     TypeError, ValueError, BackendError
-        For a wrong type or dtype; for codes that the format does not have and scales that do not go with them; for
+        For a wrong type or dtype; for codes that the format does not have and scales that do not match them; for
         tensors on a device other than the CPU or CUDA, or on different ones.
 
     See Also
     --------
-    encode : The codes of numbers.
+    encode : Encodes numbers.
 
     Examples
     --------
@@ -379,9 +379,9 @@ def quantize_gradient(
     fmt : Format, str or dtype
         As for :func:`quantize`.
     scale : number or "amax", optional
-        As for :func:`quantize`; "amax": of the gradient's largest magnitude.
+        As for :func:`quantize`; "amax" uses the gradient's largest magnitude.
     axis : int
-        The axis along which blocks lie.
+        The axis along which blocks run.
     rng : int, Tensor or torch.Generator, optional
         As for :func:`quantize`; the seed is drawn in the forward pass.
 

@@ -55,7 +55,7 @@ def fixed_point(
     rounding, overflow : str
         As for :class:`fastiter.quant.Fixed`.
     terms : int, optional
-        Codes have at most so many one bits: :class:`fastiter.quant.SumOfPowers`, which saturates.
+        The maximum number of one bits in a code: :class:`fastiter.quant.SumOfPowers`, which saturates.
     method : {"GREEDY", "NEAREST"}
         With ``terms``, the choice of the bits.
     rng : int, Tensor or torch.Generator, optional

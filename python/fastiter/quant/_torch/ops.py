@@ -86,7 +86,7 @@ class Step(NamedTuple):
 class Seed(NamedTuple):
     """A call of the op that returns 2^32 seed + counter, then advances the counter.
 
-    It is one op, as the compiler could swap the two steps.
+    It is a single op because the compiler could swap the two steps.
     """
 
     counter: Changed

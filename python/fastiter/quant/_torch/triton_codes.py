@@ -1,6 +1,6 @@
 """Codes on a GPU: decoding, and packing of codes of a few bits into bytes.
 
-Codes are not checked: of an invalid code only the low bits count; past the end of a table it is the last entry.
+Codes are not checked: only the low bits of an invalid code are used; past the end of a table it selects the last entry.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rounding to number formats on a GPU: the plan of a format becomes the arguments of a Triton kernel.
 
-Only two things synchronize with the device: whether a NaN that is to be refused was there, and the first call of a
-format, which copies its constants. A scale on the device is not checked, even if it is not positive.
+Only two things synchronize with the device: the check for a NaN that is to be refused, and the first call of a format,
+which copies its constants. A scale on the device is not checked, even if it is not positive.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
         return y, shared
     missing = torch.zeros(1, dtype=torch.int32, device=x.device) if refuse_nan and not has_nan(fmt) else None
     call = _Call(function, fmt, scales, seed_on(x, seed), nan, codes, missing)
-    if block:  # whose scales have a NaN: nothing is refused
+    if block:  # the scales of blocks have a NaN, so nothing is refused
         _blocks(lines, as_signed(y), shared, call)
     else:
         _elementwise(lines, as_signed(y), call)

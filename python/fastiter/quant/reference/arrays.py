@@ -1,4 +1,4 @@
-"""Arrays through the number formats, an element or a block at a time: specification of `fastiter.quant.quantize`."""
+"""Rounding of arrays, one element or block at a time: the specification of `fastiter.quant.quantize`."""
 
 from __future__ import annotations
 

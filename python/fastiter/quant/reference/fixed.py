@@ -1,8 +1,8 @@
 """value = code * 2**(integer - width): the specification of fixed-point arithmetic, in rational numbers.
 
-Codes are Python integers, values are Fractions; nothing here is clever or fast. The rules are those of HLS's
-``ap_fixed``: every operator returns a format that holds its result exactly (division truncates), and only an assignment
-rounds, then handles overflow: :func:`.quant.fixed_code`.
+Codes are Python integers, values are Fractions. The rules are those of HLS's ``ap_fixed``: every operator returns a
+format that holds its result exactly (division truncates), and only an assignment rounds, then handles overflow:
+:func:`.quant.fixed_code`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def fraction_bits(fmt: Shape) -> int:
 
 
 def limits(fmt: Shape) -> tuple[int, int]:
-    """Return the least and the largest code."""
+    """Return the lowest and the highest code."""
     if fmt.signed:
         return -(1 << fmt.width - 1), (1 << fmt.width - 1) - 1
     return 0, (1 << fmt.width) - 1
@@ -56,7 +56,7 @@ def power(exponent: int) -> Fraction:
 
 
 def value_of(code: int, fmt: Shape) -> Fraction:
-    """Return the number that a code stands for."""
+    """Return the value of a code."""
     return code * power(-fraction_bits(fmt))
 
 
@@ -69,8 +69,8 @@ def _with_sign(u: int, width: int) -> int:
 # ---- operators ------------------------------------------------------------------------------------------------------
 
 
-# The rules below look at the places of a number: from 2^last_place, the value of its last bit, to 2^magnitude_end,
-# which no magnitude exceeds. A sign is one bit more.
+# The rules below use the places of a number: from 2^last_place, the value of its last bit, to 2^magnitude_end, which no
+# magnitude exceeds. A sign takes one more bit.
 
 
 def last_place(fmt: Shape) -> int:
@@ -79,7 +79,7 @@ def last_place(fmt: Shape) -> int:
 
 
 def magnitude_end(fmt: Shape) -> int:
-    """Return the exponent of the bound of the magnitudes: numbers are below 2^n, and a signed one may be -2^n."""
+    """Return the exponent of the upper bound of the magnitudes: numbers are below 2^n, and a signed one may be -2^n."""
     return fmt.integer - 1 if fmt.signed else fmt.integer
 
 
@@ -104,7 +104,7 @@ def sum_format(a: Shape, b: Shape) -> Grown:
 def difference_format(a: Shape, b: Shape) -> Grown:
     """Return the format of a - b: that of a + b, but signed.
 
-    The difference of two unsigned numbers has no carry, so that the sign takes its place.
+    The difference of two unsigned numbers has no carry, and the sign takes the place of the carry bit.
     """
     width, integer, _ = sum_format(a, b)
     return Grown(width, integer, True)
@@ -119,7 +119,7 @@ def product_format(a: Shape, b: Shape) -> Grown:
 def quotient_format(a: Shape, b: Shape) -> Grown:
     """Return the format of a / b.
 
-    The smallest divisor is b's last bit, which bounds the quotient. A signed b adds a bit for the least a divided by
+    The smallest divisor is b's last bit, which bounds the quotient. A signed b adds a bit, for the lowest a divided by
     -1. The last place is that of a, or a lower one if b is a multiple of a power of two above 1.
     """
     above = a.integer - last_place(b) + (1 if b.signed else 0)
@@ -128,12 +128,12 @@ def quotient_format(a: Shape, b: Shape) -> Grown:
 
 
 def negative_format(a: Shape) -> Grown:
-    """Return the format of -a: a bit more, for the sign of an unsigned number or for -(-2^n) = 2^n."""
+    """Return the format of -a, with one more bit for the sign of an unsigned number or for -(-2^n) = 2^n."""
     return _places(last_place(a), a.integer, True)
 
 
 def dot_format(a: Shape, b: Shape, terms: int) -> Grown:
-    """Return the format of a sum of products: n places more for up to 2^n terms."""
+    """Return the format of a sum of products, with n more places for up to 2^n terms."""
     width, integer, signed = product_format(a, b)
     more = next(n for n in range(64) if terms <= 1 << n)
     return Grown(width + more, integer + more, signed)
@@ -174,7 +174,7 @@ def negative(a: int, fa: Shape) -> int:
 
 
 def shift(a: int, fa: Shape, n: int) -> int:
-    """a << n, or a >> -n: the bits move in place; those beyond the top are lost, and >> rounds down."""
+    """a << n, or a >> -n, in the same format: bits beyond the top are lost, and >> rounds down."""
     moved = a << n if n >= 0 else a >> -n
     return _with_sign(moved, fa.width) if fa.signed else moved % (1 << fa.width)
 

@@ -1,7 +1,7 @@
 """Rounding to number formats in rational arithmetic: the specification of the family `quant`.
 
-Every function takes exact rational numbers (or a float, taken at its exact value), and a format, whose fields it
-reads: `fastiter.quant` has the classes. Rounding happens only where the definition rounds.
+Every function takes exact rational numbers (or a float, which stands for its exact value) and a format, of which only
+the fields are read; the classes are those of `fastiter.quant`. Rounding happens only where the definition rounds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from fractions import Fraction
 from typing import Any, Protocol
 
-#: Random bits that decide one stochastic rounding.
+#: Number of random bits for one stochastic rounding.
 RANDOM_BITS = 31
 #: An infinity counts as a number beyond every format
 BEYOND = Fraction(2) ** 4096
@@ -145,7 +145,7 @@ def _wrapped(code: int, width: int, n: int, signed: bool) -> int:
 
 
 def _sign_magnitude(code: int, floor: int, width: int, n: int) -> int:
-    """The low bits, all inverted if the deciding bit says so, then the sign and n - 1 saturated bits."""
+    """The low bits, all inverted if the deciding bit requires it, then the sign and n - 1 saturated bits."""
     bits, ones, negative = code % (1 << width), (1 << width) - 1, int(code < 0)
     if n == 0:
         sign = (floor >> width) & 1
@@ -203,7 +203,7 @@ def significand(v: Fraction, mantissa: int, min_exponent: int, rounding: str, ra
 
 
 def float_value(x: float, fmt: Float, random: int = 0) -> float:
-    """The number of `Float` that x is rounded to; every one is a float64 number."""
+    """The number of `Float` to which x is rounded; all of them are float64 numbers."""
     if math.isnan(x):
         return math.nan
     most = fmt.max_value

@@ -17,7 +17,7 @@ LONGEST_PART = 384
 
 
 def rounded(x: Fraction, fmt: Float) -> float:
-    """The number of the format that x is rounded to, or an infinity or NaN; a number rounded to zero keeps its sign."""
+    """The number of the format to which x is rounded, an infinity or NaN; a number rounded to zero keeps its sign."""
     y = significand(x, fmt.mantissa, fmt.min_exponent, fmt.rounding, 0, True)
     sign = -1.0 if x < 0 and (y != 0 or fmt.specials != "fnuz") else 1.0
     if abs(y) <= fmt.max_value:
@@ -36,7 +36,7 @@ def beyond(sign: float, fmt: Float) -> float:
 def added(c: float, a: float, b: float, fmt: Float) -> float:
     """c + a b, rounded to the format once; infinities, NaN and signs of zero as in IEEE 754."""
     if not (math.isfinite(c) and math.isfinite(a) and math.isfinite(b)):
-        # A finite product may overflow a float, but does not matter here.
+        # The product of finite factors is left out: it could overflow, and c alone determines the result.
         total = c + (a * b if not (math.isfinite(a) and math.isfinite(b)) else 0.0)
         return beyond(total, fmt) if math.isinf(total) else total
     exact = Fraction(c) + Fraction(a) * Fraction(b)
@@ -64,7 +64,7 @@ def matmul(a: Array, b: Array, acc: Float, between: Float, every: int = 1) -> Ar
 
 
 def parts(K: int) -> list[slice]:
-    """The parts of an ordinary product: as few as the longest length allows, all but the last equally long."""
+    """The parts of an ordinary product: as few as the maximum length allows, all but the last equally long."""
     length = max(1, math.ceil(K / max(1, math.ceil(K / LONGEST_PART))))
     return [slice(first, min(K, first + length)) for first in range(0, K, length)]
 

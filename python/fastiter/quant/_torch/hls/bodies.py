@@ -83,7 +83,7 @@ def _affine(step: Step) -> Lines:
 
 
 def _window(step: Step, body: Lines, channel: str) -> Lines:
-    """Loop over the positions of a window; ``inside`` says whether one is in the image, i is its index there."""
+    """Loop over the positions of a window; ``inside``: whether one is in the image; i: its index there."""
     s = step.sizes
     inside = [
         f"const int v = p * {s['stride_y']} - {s['padding_y']} + r * {s['dilation_y']};",

@@ -26,8 +26,8 @@ def export_hls(
     """Write codes_out = network(codes_in), a network of fixed-point layers in eval mode, as C++ for HLS.
 
     The network's numbers are integers times powers of two, and so are all products and sums between two roundings: they
-    are exact in the C++, and the export is refused if float32 or float64 might not hold one exactly. So the C++ returns
-    the network's numbers bit for bit. The testbench runs it on the example and compares.
+    are exact in C++, and the export is refused if float32 or float64 might not hold one exactly. The C++ therefore
+    returns the network's numbers bit for bit. The testbench runs it on the example and compares.
 
     Parameters
     ----------

@@ -86,7 +86,7 @@ class QuantAffine(QuantLayer):
 
 
 class QuantAdd(QuantLayer):
-    """y = Q_output(Q_input(a) + Q_input'(b)): the sum of a shortcut; each input has a quantizer of its own.
+    """y = Q_output(Q_input(a) + Q_input'(b)): the sum of a shortcut; each input has its own quantizer.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class FormatQuantizer(Quantizer):
         As for :func:`fastiter.torch.quant.quantize`: 1 by default. "amax" uses the largest magnitude of each input;
         "first" that of the first input, or of the sample of :meth:`initialize`, with the scale in the buffer ``scale``.
     scale_axis : int, optional
-        An axis, for an "amax" of its own at each of its indices.
+        With "amax", an axis along which every index has its own scale.
     axis : int
         The axis of the blocks.
     ste : {"clip", "pass"}

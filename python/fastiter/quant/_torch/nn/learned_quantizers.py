@@ -34,11 +34,11 @@ class FixedQuantizer(LearnedQuantizer):
     rounding, overflow : str
         As for :class:`fastiter.quant.Fixed`.
     axis : int, optional
-        An axis whose indices have a point each.
+        An axis along which every index has its own point.
     channels : int, optional
         The number of these; layers and plans set it.
     terms : int, optional
-        Codes have at most so many one bits (:class:`fastiter.quant.SumOfPowers`), so that no multiplier is needed.
+        The maximum number of one bits in a code (:class:`fastiter.quant.SumOfPowers`); no multiplier is then needed.
     method : {"GREEDY", "NEAREST"}
         With ``terms``, the choice of the bits.
     ste : {"clip", "pass"}
@@ -231,7 +231,7 @@ class LSQQuantizer(LearnedQuantizer):
     rounding, overflow : str
         As for :class:`fastiter.quant.Int`.
     axis : int, optional
-        An axis whose indices have a step each.
+        An axis along which every index has its own step.
     channels : int, optional
         The number of these; layers and plans set it.
     gradient_scale : float or "lsq"

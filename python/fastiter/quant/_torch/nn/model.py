@@ -37,8 +37,8 @@ def quantize_model(
 ) -> _M:
     """Return the model with its layers quantized according to the plan: Linear becomes QuantLinear, and so on.
 
-    Everything else of a layer stays: its parameters (the same objects with ``inplace``, so that optimizers stay valid),
-    buffers, hooks, mode, name. A layer that is already quantized gets the new plan.
+    Everything else in a layer is kept: its parameters (the same objects with ``inplace``, so that optimizers stay
+    valid), buffers, hooks, mode, name. A layer that is already quantized gets the new plan.
 
     Parameters
     ----------

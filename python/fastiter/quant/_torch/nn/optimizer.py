@@ -62,7 +62,7 @@ class OptimizerQuantizer:
         self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def __repr__(self) -> str:
-        """Write the formats."""
+        """Show the formats."""
         texts = {name: str(fmt) for name, fmt in self.formats.items()}
         return f"OptimizerQuantizer({texts}, scale={self.scale!r}, seed={self.seed}, count={self.count})"
 

@@ -97,7 +97,7 @@ class QuantPlan:
             )
 
     def __repr__(self) -> str:
-        """Write the call with what is rounded, formats as text."""
+        """Show the constructor's call with the fields that are set, formats as text."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         words = {name: str(value) if isinstance(value, Format) else value for name, value in given.items()}
         usual = {field.name: field.default for field in fields(self)}

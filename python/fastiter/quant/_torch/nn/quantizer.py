@@ -13,7 +13,7 @@ from ..._formats import Format
 from ..ops import Seed, seed_op
 
 _Q = TypeVar("_Q", bound="Quantizer")
-#: The seed of a quantizer, or what draws it
+#: The seed of a quantizer, or the generator from which it is drawn
 Rng: TypeAlias = "int | torch.Generator | None"
 
 
@@ -58,7 +58,7 @@ class Quantizer(nn.Module):
         """
 
     def fresh(self: _Q) -> _Q:
-        """Return a copy with a seed of its own, drawn from torch's generator.
+        """Return a copy with its own seed, drawn from torch's generator.
 
         Returns
         -------
@@ -86,7 +86,7 @@ class Quantizer(nn.Module):
 
 
 def drawn_seed(name: str, rng: Rng) -> int:
-    """Return a seed of 31 bits, or one that a generator draws: by default torch's own."""
+    """Return a seed of 31 bits, or one drawn from a generator, by default torch's own."""
     if rng is None or isinstance(rng, torch.Generator):
         device = "cpu" if rng is None else rng.device  # independent of the default device
         return int(torch.randint(0, 2**31, (), generator=rng, device=device))

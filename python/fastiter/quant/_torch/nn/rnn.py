@@ -35,8 +35,8 @@ class _Part(NamedTuple):
 class QuantRecurrent(QuantLayer, nn.RNNBase):
     """Base of QuantLSTM and QuantGRU.
 
-    Each direction of each layer has quantizers of its own, named by their suffix: weight_ih_l0_quantizer, and so on.
-    Given initial states are not rounded, as they are states that were rounded before.
+    Each direction of each layer has its own quantizers, named by their suffix: weight_ih_l0_quantizer, and so on. Given
+    initial states are not rounded, as they are the rounded states of an earlier call.
     """
 
     rounds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "input", "output", "state", "gradient")
@@ -193,7 +193,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             x, parameters = autocast_to(x, low), Parameters(*(autocast_to(p, low) for p in parameters))
             check_place(type(self).__name__, parameters.w_ih, x)
             first = tuple(autocast_to(s, low) for s in first)
-            if self.cell != "gru":  # its states are no direct result of a product
+            if self.cell != "gru":  # its states are not directly the result of a product
                 dtypes = [s.dtype for s in first]
         rest = torch.float32 if x.dtype.itemsize == 2 else x.dtype
         start = (first[0].unsqueeze(1), *(s.unsqueeze(1).to(rest) for s in first[1:]))

@@ -22,7 +22,7 @@ class SummaryRow(NamedTuple):
     name : str
         The layer.
     part : str
-        The rounded tensor of it.
+        The layer's rounded tensor.
     format : str
         The format.
     bits : int
@@ -144,7 +144,7 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
     Parameters
     ----------
     model : torch.nn.Module
-        Any; layers without quantizers are left out.
+        Any model; layers without quantizers are left out.
     *inputs : Any
         Arguments of one call of the model, in eval mode and without gradients, which records statistics of its
         quantizers. Without inputs, only formats and bits are known.
