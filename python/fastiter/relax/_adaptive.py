@@ -1,4 +1,4 @@
-"""omega="auto" during a solution: the plain omega until a better one has been tried and has paid off."""
+"""omega="auto" during a solution: the plain omega, 1, until a trial of a better one has paid off."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from ._spectrum import young
 #: The solver's action after a check: go on; keep a copy of x; restore that copy
 GO_ON, KEEP, RESTORE = 0, 1, 2
 
-#: The share of the plain method's steps that unsuccessful trials may take
+#: Upper bound of the steps of unsuccessful trials, as a fraction of the plain method's steps
 SHARE = 0.1
-#: The same for the remaining steps with an adopted omega, which has beaten the plain one, if the theory holds
+#: The same fraction of the remaining steps with an adopted omega, which has beaten the plain one, if the theory holds
 SHARE_OF_ADOPTED = 0.5
 
-#: Cap on the steps promised, as a multiple of those taken so far, if the theory holds (True) or may not (False)
+#: Upper bound of the predicted number of steps, as a multiple of those taken, if the theory holds (True) or may not
+#: (False)
 AHEAD = {True: 40.0, False: 1.0}
 
 #: Length of a trial in units of 1 / (2 - omega) steps, in which an omega shows its effect; and the minimum length
 LENGTH = {"sor": 6.0, "ssor": 4.0, "jacobi": 0.0}
 SHORTEST = {"sor": 5, "ssor": 5, "jacobi": 10}
 
-#: The fewest steps still needed for which omega is estimated, which takes as long as some tens or hundreds of steps
+#: Minimum of the predicted remaining steps for an estimate of omega, which takes as long as tens or hundreds of steps
 WORTH = 150.0
 
 #: A trial ends early if its residual has grown by this factor, as does the use of an adopted omega.
@@ -33,7 +34,7 @@ HOPELESS, ADOPTED_HOPELESS = 1e3, 10.0
 
 
 class Trial(NamedTuple):
-    """An omega on trial: its first step, the residual and its factor per step then, the previous omega, its length."""
+    """An omega on trial: its first step, the residual and its factor per step there, the previous omega, the length."""
 
     since: int
     ratio: float
@@ -45,23 +46,23 @@ class Trial(NamedTuple):
 class Adaptive:
     """The choice of omega for the next steps of a solution.
 
-    A solution begins with the plain omega, 1, so that a short one stays as short as ever. The factor by which its
-    residual falls only rises towards 1, as the slow modes remain: so the plain method still needs at least the steps
-    that the present factor promises. A better omega is estimated only if these are at least WORTH. It is tried once its
-    trial takes at most a tenth of these steps, after saving a copy of x. It stays if at the end of the trial the
-    residual is below what the plain factor would have left; otherwise x and omega are restored, and the next trial, of
-    an omega nearer to 1, waits until twice as many steps have been taken. So all unsuccessful trials together cost a
-    tenth.
+    A solution begins with the plain omega, 1, so that short solutions are not delayed. The factor by which the residual
+    falls per step only rises towards 1, as the slow modes remain, so the present factor yields a lower bound of the
+    steps that the plain method still needs. A better omega is estimated only if this bound is at least WORTH. It is
+    tried, after a copy of x is saved, once its trial takes at most a tenth of these steps. It is adopted if at the end
+    of the trial the residual is below the one that the plain factor would have reached; otherwise x and omega are
+    restored, and the next trial, of an omega nearer to 1, waits until twice as many steps have been taken. Thus all
+    unsuccessful trials together cost at most a tenth of the steps.
 
     In SOR an omega below the best is raised to the one that the observed factor implies (Young; Hageman and Young):
     factor = lam gives beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is
-    omega - 1 and oscillates, so it tells nothing. The theory holds for consistently ordered matrices only, so each
-    larger omega is on trial, too.
+    omega - 1 and oscillates, so it carries no information. The theory holds for consistently ordered matrices only, so
+    each larger omega is put on trial, too.
     """
 
     def __init__(self, method: str, choose: Callable[[], Choice]) -> None:
         self._choose: Callable[[], Choice] | None = choose
-        self._is_sure = True  # until the estimate says more
+        self._is_sure = True  # until there is an estimate
         self.omega = self._plain = 1.0
         self._method, self._raises = method, method == "sor"
         self._candidate: float | None = None
@@ -118,7 +119,7 @@ class Adaptive:
         return max(10, math.ceil(4 / (2 - self.omega)))
 
     def _factor(self, last: int, window: int) -> float | None:
-        """The residual's factor per step over at least ``window`` steps up to ``last``; None: too few steps yet."""
+        """The residual's factor per step over at least ``window`` steps up to ``last``; None: too few steps so far."""
         first, now = (bisect_right(self._steps, at) - 1 for at in (last - window, last))
         if first < 0:
             return None
@@ -142,7 +143,7 @@ class Adaptive:
 
     def _length(self, omega: float) -> int:
         at_least = SHORTEST[self._method]
-        if omega == self._plain:  # when another omega was used: as long as that one takes to show its factor
+        if omega == self._plain:  # if another omega was used before: the length after which that one shows its factor
             return max(at_least, self._window(0))
         return max(at_least, math.ceil(LENGTH[self._method] / (2 - omega)))
 

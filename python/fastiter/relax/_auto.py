@@ -1,4 +1,4 @@
-"""omega="auto": from an estimate of a spectral radius to omega, for each method."""
+"""omega="auto": the choice of omega from an estimate of the spectral radius, for each method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .stencil import OfStencil
 
 Array = npt.NDArray[Any]
 
-#: Factor by which the largest eigenvalue of D^-1 A may exceed its estimate
+#: Safety factor: the largest eigenvalue of D^-1 A may exceed its estimate by this much
 MARGIN = 1.02
 
 #: Candidate omegas for projections, SSOR in blocks and SSOR where Jacobi diverges, which have no formula; the number
@@ -26,7 +26,7 @@ CANDIDATES, FIRST_SWEEPS, TRIAL_SWEEPS = (1.0, 1.3, 1.5, 1.7, 1.8, 1.9, 1.95), 2
 
 
 class Choice(NamedTuple):
-    """An omega, and whether the theory behind it holds as far as can be seen."""
+    """An omega, and whether the theory behind it appears to hold."""
 
     omega: float
     is_sure: bool
@@ -61,10 +61,10 @@ def by_formula(found: _spectrum.Spectrum, sweep: str, symmetric: bool) -> Choice
 
 
 def jacobi_omega(low: float, high: float) -> float:
-    """The optimum for eigenvalues of I - D^-1 A from low to high, but safe: Jacobi diverges if low is a little lower.
+    """The optimum for eigenvalues of I - D^-1 A in [low, high], made safe: Jacobi diverges if low is a little lower.
 
-    Lanczos' estimates lie inside the spectrum and may be off by more than the margin 1 - high. Estimates from powers
-    are -rho and rho, which give 1.
+    Lanczos estimates lie inside the spectrum, and their error may exceed the margin 1 - high. Power iterations estimate
+    low = -rho and high = rho, for which the optimum is 1.
     """
     if high >= 1:
         return 1.0
@@ -74,8 +74,8 @@ def jacobi_omega(low: float, high: float) -> float:
 def ssor_omega(high: float) -> float:
     """An omega near SSOR's optimum, to which SSOR is far less sensitive than SOR to its own.
 
-    `high` is the largest eigenvalue of I - D^-1 A, below 1 if A is positive definite; the least may be anything. At 1
-    and beyond the formula gives 2, with which a sweep does nothing.
+    `high` is the largest eigenvalue of I - D^-1 A, below 1 if A is positive definite; the smallest is arbitrary. At 1
+    and beyond the formula gives 2, with which a sweep has no effect.
     """
     return 2 / (1 + math.sqrt(2 * (1 - high))) if high < 1 else 1.0
 
@@ -95,9 +95,9 @@ def jacobi_of(function: str, system: Any) -> System:
 def _of_least_growth(system: System, apply: Callable[[Array, float], Array]) -> float:
     """Return the omega with the smallest asymptotic error reduction factor, measured on a vector of slow modes."""
     slow, middle = system.random(), CANDIDATES[2]
-    if not isinstance(system, Projections):  # projections' random vectors have no component on which sweeps do not act
+    if not isinstance(system, Projections):  # projections' random vectors have no component that sweeps do not change
         slow = slow - apply(slow, middle)
-    least = float(np.linalg.norm(slow)) * float(np.finfo(slow.dtype).eps) ** 0.5  # below it, only rounding is left
+    least = float(np.linalg.norm(slow)) * float(np.finfo(slow.dtype).eps) ** 0.5  # below: rounding error
     for _ in range(FIRST_SWEEPS):
         swept = apply(slow, middle)
         if not np.linalg.norm(swept) > least:

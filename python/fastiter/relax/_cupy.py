@@ -1,4 +1,4 @@
-"""CuPy's matrices: their parts, for the solvers of tensors, and where they are refused."""
+"""CuPy's matrices: their conversion for the solvers on tensors, and their refusal elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .._backend import BackendError, is_cupy
 
 
 def parts_of(A: Any) -> Any:
-    """Return a CuPy sparse matrix as (indptr, indices, data, shape), anything else as it is."""
+    """Return a CuPy sparse matrix as (indptr, indices, data, shape), anything else unchanged."""
     if not hasattr(A, "tocsr"):
         return A
     rows = A.tocsr()

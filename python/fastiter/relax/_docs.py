@@ -66,7 +66,8 @@ SOLVER = documented(
             Raises
             ------
             TypeError, ValueError
-                If an argument is not as described; infinities and NaN in A, b or x0 are named by their place.
+                If an argument is not as described; messages about infinities and NaN in A, b or x0 name their
+                positions.
             ConvergenceError
                 If ``throw`` is True and the solution does not converge.
 

@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 DTYPES = ("float32", "float64", "complex128")
 MAX_ROWS = 2**31 - 1
 
-#: The kernels' code for a matrix of the first dtype and vectors of the second
+#: The kernels' code for the dtypes of a matrix and of vectors
 NUMBERS = {
     ("float32", "float32"): 0,
     ("float32", "float64"): 1,
@@ -50,7 +50,7 @@ class Csr:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The same with size x size blocks (BSR): `value` is ([batch,] entries, size, size). Rows >= `rows` are padding."""
+    """BSR, a Csr of size x size blocks: `value` is ([batch,] entries, size, size). Rows >= `rows` are padding."""
 
     rows: int
     start: Array
@@ -84,7 +84,7 @@ class Batch:
     See Also
     --------
     Relaxation : Prepares all its matrices at once.
-    gauss_seidel : Solves all its systems, as the other solvers do.
+    gauss_seidel : Solves all its systems; the other solvers do, too.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class Batch:
 
 
 def refuse(function: str, A: object) -> NoReturn:
-    """Refuse an A that is no matrix, with a remedy where there is one."""
+    """Refuse an A that is not a matrix, with a remedy if there is one."""
     remedy = ""
     if type(A).__module__.partition(".")[0] == "torch":
         remedy = "; fastiter.torch has these functions for tensors"
@@ -137,12 +137,12 @@ def is_sparse(A: object) -> bool:
 
 
 def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
-    """Return the pointers and indices of a compressed format; all that depends on their lengths is checked."""
+    """Return the pointers and indices of a compressed format; everything that depends on their lengths is checked."""
     for array in (A.indptr, A.indices):
         if array.ndim != 1 or array.dtype.kind not in "iu":
             got = f"dtype {array.dtype} and shape {array.shape}"
             raise ValueError(f"{function}: {name} must have lists of integers for its pattern, got {got}")
-    if len(A.data) != len(A.indices):  # possible in a matrix that was filled in by hand
+    if len(A.data) != len(A.indices):  # possible in a matrix whose arrays were set by hand
         got = f"{len(A.indices)} and {len(A.data)}"
         raise ValueError(f"{function}: {name} must have as many values as columns of entries, got {got}")
     if max(A.shape) > MAX_ROWS:
@@ -160,14 +160,14 @@ def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
 
 
 def _lines(A: Any) -> tuple[int, int]:
-    """Return how many rows, columns or rows of blocks a compressed format has, and the end of its indices."""
+    """Return the number of rows, columns or block rows of a compressed format, and the upper bound of its indices."""
     height, width = A.blocksize if A.format == "bsr" else (1, 1)
     rows, columns = A.shape[0] // max(height, 1), A.shape[1] // max(width, 1)
     return (columns, rows) if A.format == "csc" else (rows, columns)
 
 
 def as_matrix(function: str, A: Any) -> Any:
-    """Return rows of numbers in lists as an array, and anything else as it is."""
+    """Return nested lists of numbers as an array, anything else unchanged."""
     return as_array(function, "A", A) if isinstance(A, (list, tuple)) else A
 
 
@@ -181,7 +181,7 @@ def check_square(function: str, A: Any) -> None:
 
 
 def read_csr(function: str, A: Any) -> Csr:
-    """Return ``A`` in CSR with increasing columns and finite values; copies only what has to change."""
+    """Return ``A`` in CSR with increasing columns and finite values; only arrays that change are copied."""
     if isinstance(A, Batch):
         found = Csr(A.shape[1], A.start, A.column, np.ascontiguousarray(A.values))
     elif is_sparse(A):
@@ -198,7 +198,7 @@ def read_csr(function: str, A: Any) -> Csr:
 
 
 def in_rows(function: str, name: str, A: Any) -> Any:
-    """Return ``A`` in CSR, by scipy; the pattern is checked before, except that of CSR, which is read as it is."""
+    """Return ``A`` in CSR, converted by scipy after a check of its pattern; a CSR matrix is returned unchecked."""
     if A.format == "csr":
         return A
     check_pattern(function, name, A)
@@ -206,7 +206,7 @@ def in_rows(function: str, name: str, A: Any) -> Any:
 
 
 def check_pattern(function: str, name: str, A: Any) -> None:
-    """Refuse a pattern that leads outside its arrays: scipy trusts it as memory offsets."""
+    """Refuse a pattern whose indices are out of bounds: scipy uses them as memory offsets unchecked."""
     if A.format in ("csr", "csc", "bsr"):
         start, index = _indices(function, name, A)
         lines, end = _lines(A)
@@ -225,7 +225,7 @@ def check_pattern(function: str, name: str, A: Any) -> None:
 
 
 def _refuse(function: str, name: str, fault: int, where: str, what: str, end: int) -> None:
-    """Refuse a pattern with a fault that leads outside its arrays."""
+    """Refuse a pattern with indices out of bounds."""
     if fault == _POINTERS:
         raise ValueError(f"{function}: {name} must have pointers that increase, got others at {where}")
     if fault == _COLUMN:
@@ -268,7 +268,7 @@ def _sorted(A: Csr) -> Csr:
 
 
 def read_blocks(function: str, A: Any, size: int | None) -> Blocks:
-    """Return ``A`` in blocks of ``size`` rows; None takes the size of a BSR matrix. The last block may be padded."""
+    """Return ``A`` in blocks of ``size`` rows; None: that of a BSR matrix. The last block may be padded."""
     if is_sparse(A) and A.format == "bsr" and A.blocksize[0] == A.blocksize[1] and size in (None, A.blocksize[0]):
         _check_dtype(function, A.dtype)
         start, column = _indices(function, "A", A)
@@ -306,7 +306,7 @@ def _in_blocks(A: Csr, size: int) -> Blocks:
     value = np.zeros((*A.value.shape[:-1], len(keys), size, size), A.value.dtype)
     value[..., place, row % size, column % size] = A.value
     if len(padding) and len(keys) and keys[-1] == rows * rows - 1:
-        # Scaled like the rest of the block, which would otherwise be found singular
+        # Scaled like the rest of the block, which would otherwise appear singular
         largest = np.abs(value[..., -1, :, :]).max(axis=(-2, -1))[..., np.newaxis]
         value[..., -1, padding % size, padding % size] = np.where(largest > 0, largest, 1)
     start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(keys // rows, minlength=rows))])

@@ -48,7 +48,7 @@ def own_block_size(function: str, A: Any) -> int:
 
 
 def check_omega(function: str, method: str, omega: object) -> None:
-    """Refuse an omega with which the method cannot converge, and any where it has none."""
+    """Refuse an omega with which the method cannot converge, and any omega for a method that has none."""
     if isinstance(omega, str):
         if omega != "auto":
             raise ValueError(f"{function}: omega must be a number or 'auto', got {omega!r}")

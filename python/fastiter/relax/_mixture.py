@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-#: Rows per chunk of a pass, so that its successive operations find them in cache
+#: Rows per chunk of a pass, small enough to stay in cache for its successive operations
 ROWS = 8192
 
 
@@ -47,7 +47,7 @@ class Mixture:
         return np.empty(0)
 
     def _take(self, x: Array, swept: Array, place: int) -> Array:
-        """Store this step's difference from the one before; return the products of all differences with the change."""
+        """Store the difference from the previous step; return the inner products of all differences with the change."""
         kept = range(self.filled)
         with_new, target = (np.zeros(self.products.shape[::2], self.products.dtype) for _ in range(2))
         for first in range(0, len(x), ROWS):

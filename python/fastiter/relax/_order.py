@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 Order = Literal["natural", "red-black", "color", "cluster"] | Array | list[int] | tuple[int, ...]
 ORDERS = ("natural", "red-black", "color", "cluster")
 
-#: Rows of a cluster: enough that it contains most neighbours of its rows, few enough to leave clusters for the threads
+#: Rows of a cluster: large enough to contain most neighbours of its rows, small enough to have clusters for all threads
 _CLUSTER, _FEWEST_CLUSTERS = 256, 32
 
 
@@ -24,8 +24,8 @@ _CLUSTER, _FEWEST_CLUSTERS = 256, 32
 class Arrangement:
     """A permutation of the rows (0: none), split into clusters of consecutive rows and colours of consecutive clusters.
 
-    `clusters` and `colours` hold the first index of each and the end; 0 stands for a single one. `is_coloured`: rows of
-    one colour are not linked, so they can be relaxed in parallel, and clusters are single rows.
+    `clusters` and `colours` hold the first index of each and the end; 0 means that there is only one. `is_coloured`:
+    clusters are single rows, and rows of one colour are not linked, so they can be relaxed in parallel.
     """
 
     order: Array | int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from time import perf_counter
 
-#: Target seconds per piece, and a number of entries that surely takes less: a call with no more is one piece.
+#: Target seconds per piece, and a number of entries that takes less for certain: a smaller call is one piece.
 SECONDS, ENTRIES = 0.05, 2**23
 
 

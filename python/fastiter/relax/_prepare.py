@@ -35,14 +35,15 @@ FORWARD, BACKWARD, SYMMETRIC, JACOBI = 0, 1, 2, 3
 
 
 def _own(A: Read) -> Read:
-    """Return A in its own memory: it is read again for vectors of another dtype, and after unpickling."""
+    """Return a copy of A: it is read again for vectors of another dtype, and after unpickling."""
     return replace(A, start=A.start.copy(), column=A.column.copy(), value=A.value.copy())
 
 
 class System:
     """A matrix and an order, with a copy in the kernels' layout for each dtype of vectors, made on first use.
 
-    rows, columns: of A; batch: the number of matrices, 0 if not a batch; dtype: of A. A pickle has only A and order.
+    rows, columns: the shape of A; batch: the number of matrices, 0 if not a batch; dtype: that of A. A pickle contains
+    only A and the order.
     """
 
     entries: int  # read by a sweep for each column of x
@@ -82,7 +83,7 @@ class System:
         return f"A must have no zero on the diagonal, got 0 in row {row}"
 
     def random(self, seed: int = 0) -> Array:
-        """Return an x in the kernels' layout: random but always the same, and 0 at points without an equation."""
+        """Return a random x in the kernels' layout, determined by the seed, and 0 at points without an equation."""
         shape = (self.columns, self.batch) if self.batch else (self.columns,)
         return np.random.default_rng([seed, self.columns]).standard_normal(shape).astype(self.dtype)
 
@@ -94,14 +95,14 @@ class System:
         return np.negative(r, out=r)
 
     def divided(self, b: Array) -> Array:
-        """Return D^-1 b, D the diagonal or its blocks; for the systems of Jacobi's method and of stencils."""
+        """Return D^-1 b with D the (block) diagonal, for the systems of Jacobi's method and of stencils."""
         x = np.zeros_like(b)
         if x.size:
             self.of(b.dtype).sweep(x, b, 0, self.batch or 1, np.ones(1), 0, 1, JACOBI)
         return x
 
     def has_positive_diagonal(self) -> bool:
-        """Say whether D is real, up to rounding, and positive; for the systems of Jacobi's method and of stencils."""
+        """Return whether D is real, up to rounding, and positive, for the systems of Jacobi's method and stencils."""
         inverse = self.divided(np.ones_like(self.random()))
         rounding = 10 * float(np.finfo(self.dtype).eps) * np.abs(inverse)
         return bool(((np.abs(inverse.imag) <= rounding) & (inverse.real >= 0)).all())
@@ -152,7 +153,7 @@ class OfBlocks(System):
         super().__init__(function, A.rows, A.rows, A.value.dtype, A.batch)
         self.A, self.colours, self.is_coloured = _own(A), arrangement.number_of_colours, arrangement.is_coloured
         self.entries = len(A.column) * A.size**2
-        # In Jacobi's method blocks are independent: each is a cluster of its own.
+        # In Jacobi's method blocks are independent: each is its own cluster.
         self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
         self.of(self.dtype)
 
@@ -162,7 +163,7 @@ class OfBlocks(System):
         return _core.relax.bsr(numbers, A.n, A.size, A.rows, *arrays, A.batch)
 
     def has_positive_diagonal(self) -> bool:
-        """Say whether the diagonal blocks look Hermitian and are positive definite."""
+        """Return whether the diagonal blocks look Hermitian and are positive definite."""
         A = self.A
         blocks = A.value[..., np.repeat(np.arange(A.n), np.diff(A.start)) == A.column, :, :]
         adjoint = blocks.conj().swapaxes(-1, -2)

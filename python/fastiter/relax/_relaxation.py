@@ -31,7 +31,7 @@ class Relaxation:
     Parameters
     ----------
     A : (n, n) sparse matrix, NumPy array, Batch or Stencil
-        A sparse matrix (scipy.sparse, any format; indices of 32 or 64 bits), a NumPy array (n, n), a :class:`Batch` of
+        A sparse matrix (scipy.sparse, any format; 32-bit or 64-bit indices), a NumPy array (n, n), a :class:`Batch` of
         matrices with one pattern, or a :class:`Stencil`; float32, float64 or complex128. It is copied, so later changes
         have no effect.
     method : str
@@ -42,14 +42,14 @@ class Relaxation:
     omega : float or "auto", optional
         The relaxation factor, in (0, 2) except for Jacobi. ``"auto"``: from an estimate of the spectral radius, for all
         methods that have an omega, blocks, batches (one omega for all) and stencils. :meth:`solve` begins with 1, tries
-        the estimate, and returns to 1 if it has not paid off, so that "auto" costs at most a tenth more than 1; SOR
-        then adapts it to the observed convergence factor. None, the default, is "auto" for "sor", and for "ssor"
-        without blocks; else it is 1.
+        the estimate, and returns to 1 if the trial does not pay off, so that "auto" takes at most a tenth more steps
+        than 1; SOR then adapts omega to the observed convergence factor. None, the default, is "auto" for "sor", and
+        for "ssor" without blocks; else it is 1.
     order : str or (n,) array of int
         - ``"natural"``: from the first row to the last
-        - ``"red-black"``: two colours, of rows that are not linked; ValueError if two do not suffice
+        - ``"red-black"``: two colours, with no links between rows of one colour; ValueError if two do not suffice
         - ``"color"``: as many colours as first fit needs. Rows of one colour run in parallel, on all threads.
-        - ``"cluster"``: clusters of consecutive rows, each in natural order, those of one colour in parallel
+        - ``"cluster"``: clusters of consecutive rows, each in natural order; clusters of one colour run in parallel
         - a permutation of the rows
 
         With a block size it is the order of the blocks. Results do not depend on the number of threads, bit for bit. A
@@ -63,8 +63,8 @@ class Relaxation:
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described; a row that is not finite, a zero on the diagonal or a singular block is
-        named by its number.
+        If an argument is not as described; the message names the number of a row that is not finite, that has a zero on
+        the diagonal, or whose block is singular.
 
     See Also
     --------
@@ -75,8 +75,8 @@ class Relaxation:
     Notes
     -----
     Vectors have the dtype of A, or float64 if A is float32; sums are always float64. b and x are (n,), or (n, k) for k
-    right-hand sides at once, which cost little more than one; for a batch (batch, n), for a stencil the grid or
-    (*grid, k).
+    right-hand sides at once, which cost little more than one; they are (batch, n) for a batch, and the grid or
+    (*grid, k) for a stencil.
 
     References
     ----------
@@ -173,7 +173,7 @@ class Relaxation:
     def omega(self) -> float:
         """The relaxation factor of :meth:`sweep`, estimated when it is first needed.
 
-        With ``"auto"`` it is 1 unless the theory behind the estimate holds: sweeps are not on trial.
+        With ``"auto"`` it is 1 unless the theory behind the estimate holds, as :meth:`sweep` has no trials.
         """
         if self._given is not None:
             return self._given
@@ -199,11 +199,11 @@ class Relaxation:
 
     @property
     def colors(self) -> int:
-        """The number of colours of the order; 1 if rows go one after the other."""
+        """The number of colours of the order; 1 if rows are relaxed one after the other."""
         return self._system.colours
 
     def sweep(self, x: Array, b: Array, sweeps: int = 1, *, backward: bool = False) -> None:
-        """Relax x in place, without a check of any residual; infinities and NaN in b propagate to x.
+        """Relax x in place, without computing the residual; infinities and NaN in b propagate to x.
 
         Ctrl-C stops after a whole number of sweeps, and x then has their result.
 
@@ -283,8 +283,8 @@ class Relaxation:
     ) -> LinearSolution:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0.
 
-        The residual is computed from A, b and x at each check. The solution ends early if the residual has grown 1e10
-        times or is not finite ("diverged"), or if it neither falls by a millionth in 200 steps nor grows
+        The residual is computed from A, b and x at each check. The solution ends early if the residual has grown by a
+        factor of 1e10 or is not finite ("diverged"), or if it neither falls by a millionth in 200 steps nor grows
         ("stagnated").
 
         Parameters
@@ -299,7 +299,7 @@ class Relaxation:
         return judged(function, self._solve(function, b, x0, limits), throw)
 
     def _name(self, method: str) -> str:
-        """Return the name of a method in messages: that of the function that the user has called."""
+        """Return the name of a method in messages: that of the function that the user called."""
         return f"{self._function}.{method}" if self._function == "Relaxation" else self._function
 
     def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
@@ -330,10 +330,10 @@ class Relaxation:
     def matvec(self, r: Array) -> Array:
         """Return M^-1 r, one sweep from 0.
 
-        With it, rmatvec, shape and dtype SciPy's cg, gmres and others take the relaxation as their M. For cg the sweep
-        must be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi. A batch is one block diagonal matrix; its vectors
-        (batch, n), and the grid of a stencil, are flattened. If A is float32, float64 vectors stay float64; with a real
-        A the real and imaginary parts are swept separately.
+        Together with rmatvec, shape and dtype it makes the relaxation a preconditioner M for SciPy's cg, gmres and
+        others. For cg the sweep must be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi. A batch is one block
+        diagonal matrix; its vectors (batch, n), and the grid of a stencil, are flattened. If A is float32, float64
+        vectors stay float64; with a real A the real and imaginary parts are swept separately.
 
         Parameters
         ----------
@@ -392,10 +392,10 @@ class Relaxation:
         return self.matvec(r)
 
     def as_preconditioner(self) -> Any:
-        """Return M^-1 as a scipy.sparse.linalg.LinearOperator: for a batch, or an A that is not square.
+        """Return M^-1 as a scipy.sparse.linalg.LinearOperator, for a batch or an A that is not square.
 
         Its shape is that of the inverse, and for a batch that of the block diagonal matrix: see :meth:`matvec`. For
-        other matrices SciPy takes the relaxation itself.
+        other matrices, the relaxation itself can be passed to SciPy.
 
         Returns
         -------

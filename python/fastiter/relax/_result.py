@@ -1,4 +1,4 @@
-"""The result of a linear solver, its progress, and the arguments that say when it ends."""
+"""The result of a linear solver, its progress, and the arguments that determine when it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REMEDIES = {
     "stagnated": "try a larger rtol or atol: the residual no longer falls, as where A x = b has no solution",
     "indefinite": "A and the preconditioner must be symmetric and positive definite for conjugate gradients",
 }
-#: Remedies of methods that have others
+#: Remedies for specific methods
 _OF_METHOD = {
     ("cg", "max_steps"): "try a larger max_steps or a preconditioner",
     ("flexible_cg", "max_steps"): "try a larger max_steps or a better precond",
@@ -29,8 +29,8 @@ _OF_METHOD = {
 class LinearSolution(Solution):
     """The x of a linear system A x = b, and how it was found.
 
-    Numbers if b is one column, else arrays of one number for each column, or for each system of a batch: NumPy arrays,
-    or tensors on the CPU where b is a tensor.
+    The attributes are numbers if b is one column, otherwise arrays with one number for each column, or for each system
+    of a batch: NumPy arrays, or tensors on the CPU if b is a tensor.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class LinearSolution(Solution):
     converged : bool or (k,)
         True where ``||b - A x|| <= tolerance``.
     steps : int or (k,)
-        The steps until it converged, or those done.
+        The steps until it converged, or until it ended.
     residual : float or (k,)
-        ``||b - A x||`` of the value, computed from A, b and x.
+        ``||b - A x||`` for x = ``value``, computed from A, b and x.
     method : str
         The method that ran.
     reason : str or tuple of str
@@ -52,8 +52,9 @@ class LinearSolution(Solution):
     omega : float or None
         The relaxation factor at the end, which ``"auto"`` may have changed; None for methods without one.
     history : (checks + 1,) or (checks + 1, k)
-        ``||b - A x||`` before the first step and at each check. Columns that converge early are swept on with the
-        others; their value and residual are those of their own end. None from :func:`fastiter.torch.relax_solve`.
+        ``||b - A x||`` before the first step and at each check. Columns that converge early are updated together with
+        the others; their value and residual are those at their convergence. None from
+        :func:`fastiter.torch.relax_solve`.
 
     See Also
     --------
@@ -104,9 +105,9 @@ class Progress:
     steps : int
         The steps so far.
     residual : float or (k,)
-        ``||b - A x||``; for several columns one each, of its own end where a column is done.
+        ``||b - A x||``; one for each of several columns, and for a finished column the one at its end.
     tolerance : float or (k,)
-        The residual at which it will have converged.
+        The residual at which it converges.
     omega : float or None
         The relaxation factor of the next step; None for methods without one.
 
@@ -132,7 +133,7 @@ class Progress:
 
     @property
     def value(self) -> Any:
-        """A copy of x, made when it is asked for, in the shape of the solution."""
+        """A copy of x in the shape of the solution, made on access."""
         return self._value()
 
 
@@ -140,7 +141,7 @@ Callback = Callable[[Progress], Any]
 
 
 class Limits(NamedTuple):
-    """When a solver ends, and what it does then: the arguments that all solvers have."""
+    """The arguments that all solvers have in common: when a solver ends, and whether it then raises an error."""
 
     rtol: float = 1e-8
     atol: float = 0.0
@@ -150,7 +151,7 @@ class Limits(NamedTuple):
     throw: bool = False
 
     def checked(self, function: str) -> Limits:
-        """Return them as numbers; refuse other types and values."""
+        """Return the limits as numbers; refuse other types and values."""
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
         check_flag(function, "throw", self.throw)

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 #: Magnitudes between which squares, their sums and 1 / |a_i|^2 keep full precision in the dtype of sums
 RANGE = {"float32": (1e-15, 1e15), "float64": (1e-140, 1e140), "complex128": (1e-140, 1e140)}
-#: The range of exponents of powers of two that each dtype holds
+#: The range of the exponents of powers of two in each dtype
 POWERS = {"float32": 120, "float64": 1000, "complex128": 1000}
 
 
@@ -83,5 +83,5 @@ def scaled(A: Csr, scale: Array) -> Csr:
 
 
 def scales_of_points(coefficients: Array, dtype: str) -> Array | None:
-    """The same for the coefficients (7,) or (7, *grid) of a stencil, whose sums are in its own dtype."""
+    """Return the scales for the coefficients (7,) or (7, *grid) of a stencil, whose sums are in its own dtype."""
     return powers_of_two(np.abs(coefficients).max(axis=0, initial=0), dtype)

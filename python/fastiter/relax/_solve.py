@@ -15,11 +15,11 @@ from ._result import Limits, LinearSolution, Progress
 
 Array = npt.NDArray[Any]
 
-#: A residual that has grown by this factor will not come back.
+#: A residual that has grown by this factor will not fall again.
 DIVERGED = 1e10
-#: Stagnation: twice in a row the least residual in this many steps was neither a millionth below that of as many
-#: steps before, which even the slowest useful sweep achieves, nor well above: SOR's with a good omega grows for long,
-#: then falls.
+#: Stagnation: twice in a row, the smallest residual in this many steps was neither a millionth below that of the same
+#: number of previous steps, which even the slowest useful sweep achieves, nor well above it: with a good omega, SOR's
+#: residual first grows for many steps, then falls.
 PATIENCE, RISE = 200, 1.05
 
 #: step(x, count): x, an array or a tensor, after `count` more steps; may be x itself, updated in place
@@ -29,8 +29,8 @@ Step = Callable[[Any, int], Any]
 class Watch:
     """The residuals at each check, and the status of each column.
 
-    Columns that are done are swept on with the others, and may grow again: `residual` and `steps` are those of a
-    column's own end, and so is its value in what :class:`Kept` puts back.
+    Finished columns are updated together with the others, and their residuals may grow again: `residual` and `steps`
+    are those at a column's end, and :class:`Kept` restores its value there.
     """
 
     def __init__(self, first: Array, target: Array, check_every: int) -> None:
@@ -46,13 +46,13 @@ class Watch:
     def ratio(self, norms: Array) -> float:
         """Return the largest ratio of a residual to its target among the columns that are not done.
 
-        If the target is 0, the first residual's rounding error stands in for it.
+        If the target is 0, the rounding error of the first residual takes its place.
         """
         target = np.where(self.target > 0, self.target, 2.0**-52 * self.history[0])[self.is_open]
         return float(np.max(np.divide(norms[self.is_open], target), initial=0))
 
     def check(self, steps: int, norms: Array) -> Array:
-        """Record the residuals after ``steps`` steps, and return which columns (k,) are now done."""
+        """Record the residuals after ``steps`` steps, and return a mask (k,) of the columns that are now done."""
         self.history.append(norms)
         self.least = np.fmin(self.least, norms)
         was_open = self.is_open.copy()
@@ -73,7 +73,7 @@ class Watch:
             self.least_before, self.least, self.was_flat = self.least, np.full(len(norms), np.inf), flat
 
     def stop(self) -> Array:
-        """Close all columns because the callback says so; return which (k,) were open."""
+        """Close all columns at the request of the callback; return a mask (k,) of those that were open."""
         was_open = self.is_open.copy()
         self._close(was_open, "callback")
         return was_open
@@ -109,7 +109,7 @@ class Run(NamedTuple):
     """A solver's steps.
 
     ``observe`` receives :meth:`Watch.ratio` at each check, and returns whether to save a copy of x, or to restore it;
-    ``omega`` returns the one that is used now; ``residual`` the norms of b - A x, where the steps begin with these.
+    ``omega`` returns the current one; ``residual`` returns the norms of b - A x, if the steps begin by computing it.
     """
 
     step: Step
@@ -120,7 +120,7 @@ class Run(NamedTuple):
 
 
 def iterate(function: str, system: System, run: Run, b: object, x0: object, limits: Limits) -> LinearSolution:
-    """Check the arguments and take steps from x0, or from 0, until every column is done."""
+    """Check the arguments and iterate from x0, or from 0, until every column is done."""
     given, start = _vectors.check_vectors(function, system, b, x0)
     limits = limits.checked(function)
     given = system.unknowns(given)

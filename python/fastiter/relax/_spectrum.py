@@ -14,19 +14,19 @@ from ._prepare import System
 
 Array = npt.NDArray[Any]
 
-#: Products that an estimate may take, and the interval at which it checks whether it still changes
+#: Maximum number of products for an estimate, and the number of products between two checks of its convergence
 MOST, EVERY = 120, 10
 
-#: An eigenvalue of D^-1 A below this share of the next one is isolated: see :func:`spectrum_of`.
+#: An eigenvalue of D^-1 A below this fraction of the next one is isolated: see :func:`spectrum_of`.
 ALONE = 0.01
 
 
 class Spectrum(NamedTuple):
     """Estimates of the eigenvalues of I - D^-1 A, where D may have blocks.
 
-    low, high: the least and the largest; beta: the largest magnitude, as SOR needs it; is_real: A is Hermitian, and
-    these are Lanczos estimates, which lie inside the spectrum. Otherwise all come from the growth of powers, and low is
-    -high. Isolated eigenvalues at 1 are ignored, and for beta also those at -1: see :func:`spectrum_of`.
+    low, high: the smallest and the largest; beta: the largest magnitude, for SOR; is_real: A is Hermitian, and these
+    are Lanczos estimates, which lie inside the spectrum. Otherwise all come from power iterations, and low is -high.
+    Isolated eigenvalues at 1 are ignored, and for beta also those at -1: see :func:`spectrum_of`.
     """
 
     low: float
@@ -46,7 +46,7 @@ def jacobi_spectrum(jacobi: System) -> Spectrum:
 
 
 def of_radius(rho: float, dtype: np.dtype[Any]) -> Spectrum:
-    """The spectrum with this radius, estimated by powers: 1 if it is indistinguishable from 1, as for a singular A."""
+    """The spectrum with a radius from power iterations, which is 1 if indistinguishable from 1, as for a singular A."""
     rho = 1.0 if abs(1 - rho) <= float(np.finfo(dtype).eps) ** 0.5 else rho
     return Spectrum(-rho, rho, rho, False)
 
@@ -72,7 +72,7 @@ def is_hermitian(system: System) -> bool:
 
 
 def power(apply: Callable[[Array], Array], x: Array, most: int | None = None) -> float:
-    """Return the mean growth of x over the last half of the powers."""
+    """Return the mean growth factor of x over the last half of the power iterations."""
     growth: list[float] = []
     for _ in range(MOST if most is None else most):
         norm = float(np.linalg.norm(x))
@@ -92,10 +92,10 @@ def mean_growth(growth: list[float]) -> float:
 
 
 def lanczos(jacobi: System) -> Spectrum | None:
-    """Return the spectrum of I - D^-1 A by D's inner product, in which D^-1 A is Hermitian; None if it is not positive.
+    """Return the spectrum of I - D^-1 A in D's inner product, where D^-1 A is Hermitian; None if it is not positive.
 
-    Each v has a q = D v. The recurrence is that of the q, with v = D^-1 q, so no product with D is needed. It starts
-    with a random vector times the root of the diagonal, which makes it invariant to a scaling of A on both sides.
+    Each v has a q = D v. The recurrence is for the q, with v = D^-1 q, so no product with D is needed. It starts with a
+    random vector times the root of the diagonal, which makes it invariant to a scaling of A on both sides.
     """
     q = jacobi.random()
     q *= rooted(jacobi.divided(np.ones_like(q)))
@@ -137,10 +137,11 @@ def spectrum_of(alphas: list[float], betas: list[float], dtype: np.dtype[Any]) -
     """Return the spectrum of I minus the tridiagonal matrix of alphas and betas, without isolated eigenvalues.
 
     If A is singular (a Laplacian), a consistent b has no component along its null vectors, and if A is nearly so,
-    often a small one: what they contribute to the largest eigenvalue is rounding, or useless. So an eigenvalue of
-    D^-1 A that is 0 to rounding, or a hundred times below the next one, is ignored. If it matters after all, the
-    residuals show it. Those at 2 are their mirror images for a bipartite pattern, and do not affect SOR. Spurious
-    copies of an eigenvalue from rounding are ignored, too: the first vector has no component along them.
+    often a small one: their contribution to the largest eigenvalue is rounding error or irrelevant. An eigenvalue of
+    D^-1 A that is 0 up to rounding, or a hundred times smaller than the next one, is therefore ignored. If it matters
+    after all, the residuals show it. Eigenvalues at 2 are their mirror images for a bipartite pattern, and do not
+    affect SOR. Spurious copies of an eigenvalue from rounding are ignored, too: the first vector has no component along
+    them.
     """
     eps = float(np.finfo(dtype).eps)
     values, first = eigenvalues(alphas, betas[: len(alphas) - 1])
@@ -155,7 +156,7 @@ def spectrum_of(alphas: list[float], betas: list[float], dtype: np.dtype[Any]) -
 def eigenvalues(diagonal: list[float], off: list[float]) -> tuple[Array, Array]:
     """Return the eigenvalues of a symmetric tridiagonal matrix, increasing, and the first component of each vector.
 
-    Compiled, as LAPACK's general function would start all threads of a BLAS for a matrix of at most 120 rows.
+    Compiled, because LAPACK's general function would start all BLAS threads for a matrix of at most 120 rows.
     """
     values, first = np.array(diagonal, np.float64), np.empty(len(diagonal))
     if not _core.relax.tridiagonal(len(values), values, np.array([*off, 0.0]), first):

@@ -15,9 +15,9 @@ from ._vectors import count
 Array = npt.NDArray[Any]
 Rng = int | np.random.Generator | None
 
-#: The largest number in an update; the learners sum these, divided by probabilities
+#: Maximum number of iterations in an update; the learners sum these, divided by probabilities
 MOST_ITERATIONS = 1e300
-#: The most bins of the contexts: each has an estimate of every arm.
+#: Maximum number of bins of the contexts: each has an estimate for every arm.
 MOST_BINS = 1_000_000
 
 _MASK = 2**64 - 1
@@ -69,12 +69,12 @@ class Tuner:
         raise NotImplementedError
 
     def predict(self, context: float | None = None) -> float:
-        """Draw the omega for the next system, which has this context; call :meth:`update` afterwards.
+        """Draw the omega for the next system, given its context; call :meth:`update` afterwards.
 
         Parameters
         ----------
         context : float, optional
-            How hard the system is, within the bounds; without a meaning for :class:`TsallisINF`.
+            The difficulty of the system, within the bounds; :class:`TsallisINF` ignores it.
 
         Returns
         -------
@@ -84,7 +84,7 @@ class Tuner:
         Raises
         ------
         RuntimeError
-            If the previous prediction has had no update.
+            If the previous prediction has not been followed by an update.
         TypeError, ValueError
             If the context is not a number or is out of bounds.
         """
@@ -139,7 +139,7 @@ class Tuner:
         return p
 
     def state(self) -> dict[str, Array]:
-        """Return copies of all arrays of the learner: what it has learned, and the position of its draws.
+        """Return copies of all arrays of the learner: its estimates, and the position in its random sequence.
 
         Returns
         -------
@@ -149,12 +149,12 @@ class Tuner:
         return {"arms": self.arms.copy(), **{name: array.copy() for name, array in self._arrays.items()}}
 
     def load(self, state: dict[str, Array]) -> None:
-        """Continue from where a tuner of the same arms and options was when :meth:`state` was called, draw for draw.
+        """Restore a state from :meth:`state` of a tuner with the same arms and options; later draws are the same, too.
 
         Parameters
         ----------
         state : dict of str to array
-            What :meth:`state` returned.
+            A result of :meth:`state`.
 
         Raises
         ------
@@ -179,7 +179,7 @@ class Tuner:
             array[...] = state[name]
 
     def _check_state(self, function: str, state: dict[str, Array]) -> None:
-        """Refuse a state that would make the compiled learner leave its arrays, or has another interval of contexts."""
+        """Refuse a state with which the compiled learner would read out of bounds, or of another context interval."""
         pending, limits = state["pending"], self._limits()
         if not ((pending >= -1).all() and (pending < limits).all() and (pending < 0).any() == (pending < 0).all()):
             raise ValueError(f"{function}: pending must be -1 or below {limits}, got {pending.tolist()}")
@@ -196,7 +196,7 @@ class Tuner:
 
 
 def _seed(function: str, rng: Rng) -> int:
-    """Return the seed, or one that a generator draws."""
+    """Return the seed, or one drawn from a generator."""
     generator = np.random.default_rng() if rng is None else rng
     if isinstance(generator, np.random.Generator):
         return int(generator.integers(2**64, dtype=np.uint64))

@@ -22,7 +22,7 @@ def check_vectors(
 ) -> tuple[Array, Array | None]:
     """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that match A's.
 
-    Array-likes are returned as arrays, but for an x that is updated in place.
+    Array-likes are returned as arrays, except for an x that is updated in place.
     """
     dtypes = VECTORS[system.dtype.name]
     if system.grid is not None:
@@ -80,7 +80,7 @@ def check_writable(function: str, x: Array, b: Array) -> None:
 
 
 def inside(system: System, x: Array) -> Array:
-    """Return x in the kernels' layout, (n, k) contiguous and aligned: x itself if it has it already."""
+    """Return x in the kernels' layout, (n, k) contiguous and aligned: x itself if it has this layout already."""
     if system.grid is not None:
         own = np.ascontiguousarray(x).reshape(system.rows, *x.shape[len(system.grid) :])
     else:
@@ -94,7 +94,7 @@ def rhs_inside(function: str, system: System, b: object) -> Array:
 
 
 def outside(system: System, x: Array) -> Array:
-    """Return an array in the kernels' layout in the shape that :func:`inside` got."""
+    """Undo :func:`inside`: return an array in the kernels' layout in the caller's shape."""
     if system.grid is not None:
         return x.reshape(*system.grid, *x.shape[1:])
     return x.T if system.batch else x

@@ -1,4 +1,4 @@
-"""Acceleration of sweeps: Chebyshev's polynomials, and Anderson mixing of the last steps."""
+"""Acceleration of sweeps: Chebyshev polynomials, and Anderson mixing of the last steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
-#: The most differences that Anderson mixing keeps: a step solves a system of this size for each column.
+#: Maximum number of differences in Anderson mixing: a step solves a system of this size for each column.
 MOST_KEPT = 1000
 
 
@@ -36,10 +36,10 @@ class Recurrence:
     """The factors of d <- momentum d + omega z, x <- x + d for eigenvalues in [low, high], step after step.
 
     After k steps the error along an eigenvector with eigenvalue t is multiplied by
-    T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)). An estimated low may exceed the least t,
-    as on a fine grid, whose error is then the last to vanish: its factor per step tends to g(t) / g(0) with
-    g + 1 / g = 2 (high + low - 2 t) / (high - low), which yields t, and the recurrence restarts with this t as low
-    (Hageman and Young).
+    T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)). An estimated low may exceed the smallest
+    eigenvalue t, as on a fine grid; the error along its eigenvector is then the last to vanish. Its factor per step
+    tends to g(t) / g(0) with g + 1 / g = 2 (high + low - 2 t) / (high - low), which yields t, and the recurrence
+    restarts with this t as low (Hageman and Young).
     """
 
     def __init__(self, low: float, high: float, *, adapts: bool = False) -> None:
@@ -52,7 +52,7 @@ class Recurrence:
         self._start: tuple[int, float] | None = None
 
     def observe(self, steps: int, residual: float) -> int:
-        """Record the residual after ``steps`` steps; return that no copy of x is to be saved or restored."""
+        """Record the residual after ``steps`` steps; return GO_ON, as no copy of x is ever saved or restored."""
         now, centre = (steps, residual), self.centre / self.half
         growth = centre + math.sqrt(centre * centre - 1)
         if self._start is None:
@@ -102,18 +102,18 @@ def chebyshev(
     callback: Callback | None = None,
     throw: bool = False,
 ) -> LinearSolution:
-    """x <- x + d, d <- momentum d + omega D^-1 (b - A x): Jacobi accelerated by Chebyshev's polynomials.
+    """x <- x + d, d <- momentum d + omega D^-1 (b - A x): Jacobi accelerated by Chebyshev polynomials.
 
-    The only inner product is that of the check, and all rows are relaxed in parallel.
+    The only inner product is for the check of the residual, and all rows are relaxed in parallel.
 
     Parameters
     ----------
     %(A)s
     %(vectors)s
     bounds : (float, float), optional
-        The least and the largest eigenvalue of D^-1 A, which must be positive. By default they are Lanczos estimates,
-        for a Hermitian positive definite A; the least is lowered if the residual falls more slowly than it implies. A
-        batch has the same bounds for all its matrices.
+        The smallest and the largest eigenvalue of D^-1 A, which must be positive. By default they are Lanczos
+        estimates, for a Hermitian positive definite A; the smallest is lowered if the residual falls more slowly than
+        it implies. A batch has the same bounds for all its matrices.
     %(limits)s one sweep
 
     %(result)s
@@ -121,7 +121,7 @@ def chebyshev(
     See Also
     --------
     Chebyshev : The acceleration of other symmetric sweeps.
-    ssor_cg : Finds its spectrum by itself, with two inner products a step.
+    ssor_cg : Needs no bounds of the spectrum, but two inner products per step.
 
     Examples
     --------
@@ -173,7 +173,8 @@ def _estimated(function: str, system: System) -> tuple[float, float]:
     least, largest = found.low, found.high
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
-    # The estimates lie inside the spectrum: a larger high costs little; beyond it, an eigenvalue makes its mode grow.
+    # The estimates lie inside the spectrum: a larger high costs little, but the mode of an eigenvalue beyond it would
+    # grow.
     return 0.95 * (1 - largest), MARGIN * (1 - least)
 
 
@@ -190,11 +191,11 @@ class Chebyshev:
     Parameters
     ----------
     relaxation : Relaxation
-        Must have a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``. For others the eigenvalues of M^-1 A are not
-        real in general, and ValueError is raised.
+        A relaxation with a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``. For others the eigenvalues of M^-1 A
+        are not real in general, and ValueError is raised.
     bounds : (float, float), optional
-        The least and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
-        are estimated from the growth of its powers, and :meth:`solve` lowers the least if necessary.
+        The smallest and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default
+        they are estimated by power iterations, and :meth:`solve` lowers the smallest if necessary.
 
     See Also
     --------
@@ -220,7 +221,7 @@ class Chebyshev:
         self.adapts = bounds is None
         if bounds is None:
             apply, start = relaxation._homogeneous, relaxation._system.random()
-            # For a singular A, the difference has no component on which sweeps do not act.
+            # For a singular A, the difference has no component that sweeps leave unchanged.
             rho = _spectrum.power(apply, start - apply(start))
             bounds = bounds_of("Chebyshev", rho, is_jacobi)
         self.relaxation, self.bounds = relaxation, checked_bounds("Chebyshev", bounds)
@@ -243,7 +244,7 @@ class Chebyshev:
         callback: Callback | None = None,
         throw: bool = False,
     ) -> LinearSolution:
-        """Solve A x = b by accelerated sweeps, as :meth:`Relaxation.solve`.
+        """Solve A x = b by accelerated sweeps, like :meth:`Relaxation.solve`.
 
         Parameters
         ----------
@@ -274,14 +275,14 @@ class Chebyshev:
 
 
 class Anderson:
-    """x <- the mixture of the last sweeps with the smallest residual sweep(x) - x: any sweep, accelerated.
+    """x <- the mixture of the last sweeps that minimises sweep(x) - x: Anderson acceleration of any sweep.
 
     Parameters
     ----------
     relaxation : Relaxation
-        Prepared with any method.
+        A relaxation with any method.
     memory : int
-        Number of differences of steps that are kept, at most 1000; each costs two vectors.
+        Number of differences of steps that are kept, at most 1000; each takes the memory of two vectors.
 
     See Also
     --------
@@ -323,7 +324,7 @@ class Anderson:
         callback: Callback | None = None,
         throw: bool = False,
     ) -> LinearSolution:
-        """Solve A x = b by mixed sweeps, as :meth:`Relaxation.solve`; each column is mixed separately.
+        """Solve A x = b by mixed sweeps, like :meth:`Relaxation.solve`; each column is mixed separately.
 
         Parameters
         ----------
@@ -350,7 +351,7 @@ def _check_relaxation(function: str, relaxation: object) -> None:
 
 
 def _on_sweeps(function: str, relaxation: Relaxation, accelerate: Callable[[Array, Array], Array], b: object) -> Step:
-    """Return the steps that ``accelerate`` makes of x and the sweep from it."""
+    """Return a step function that applies ``accelerate`` to x and the sweep from it."""
     own_b = _vectors.rhs_inside(function, relaxation._system, b)
 
     def step(x: Array, count: int) -> Array:

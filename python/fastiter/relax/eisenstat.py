@@ -1,4 +1,4 @@
-"""Conjugate gradients with an SSOR preconditioner, at the cost of one product with A a step."""
+"""Conjugate gradients with an SSOR preconditioner, at the cost of one product with A per step."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def ssor_cg(
 ) -> LinearSolution:
     """CG on (E + L)^-1 A (E + U)^-1, E = D / omega, which is CG preconditioned by SSOR (Eisenstat's trick).
 
-    As A = (E + L) + (E + U) - (2 E - D), a product with that matrix takes one solve with E + L and one with E + U, as
-    much as a product with A alone: t = (E + U)^-1 p, (E + L)^-1 A t = t + (E + L)^-1 (p - (2 E - D) t).
+    As A = (E + L) + (E + U) - (2 E - D), a product with this matrix takes one solve with E + L and one with E + U, as
+    much work as a product with A alone: t = (E + U)^-1 p, (E + L)^-1 A t = t + (E + L)^-1 (p - (2 E - D) t).
 
     A must be Hermitian and positive definite; ValueError is raised if it is found not to be. The systems of a batch
     each take their own number of steps. With a coloured order the triangular solves run on all threads. As the check of
@@ -52,7 +52,7 @@ def ssor_cg(
     ----------
     %(A)s
     %(vectors)s
-    %(fixed_omega)s in (0, 2), by default 1: the estimate takes about as long as some tens of steps
+    %(fixed_omega)s in (0, 2), by default 1, as the estimate takes about as long as some tens of steps
     %(order)s
     %(limits)s one of CG
 
@@ -60,7 +60,7 @@ def ssor_cg(
 
     See Also
     --------
-    ssor : The preconditioner as a method of its own.
+    ssor : The preconditioner as a separate method.
     chebyshev : Without inner products.
 
     References
@@ -94,7 +94,7 @@ def solve(A: Any, b: Array, x0: Array | None, limits: Limits, omega: object, ord
 
 @dataclass(frozen=True)
 class _Split:
-    """A, the systems for sweeps over D / omega + L and D / omega + U, and D (n,), or (n, batch); 0 where x is given."""
+    """A, the systems for sweeps over D / omega + L and D / omega + U, and D (n,) or (n, batch), 0 where x is given."""
 
     system: System
     lower: System
@@ -119,10 +119,11 @@ def _split_stencil(function: str, A: Stencil, order: Any) -> _Split:
     return _Split(system, system, system, system.diagonal, system.is_coloured)
 
 
-#: SSOR's theoretical bound 1/4 roughly holds if D^-1 L D^-1 U has a radius below this, by this many powers.
+#: SSOR's theoretical bound 1/4 roughly holds if the spectral radius of D^-1 L D^-1 U, by this many powers, is below
+#: this.
 MOST_RADIUS, POWERS = 0.4, 20
 
-#: CG needs less over-relaxation than SSOR alone: this share of omega - 1 does as well or better.
+#: CG needs less over-relaxation than SSOR alone: this fraction of omega - 1 is as good or better.
 OF_CG = 0.75
 
 

@@ -1,4 +1,4 @@
-"""Conjugate directions with any preconditioner, also one that is not linear."""
+"""Conjugate directions with any preconditioner, linear or not."""
 
 from __future__ import annotations
 
@@ -53,15 +53,16 @@ def flexible_cg(
     Parameters
     ----------
     A : (n, n) sparse matrix, NumPy array, Batch, Stencil, operator or callable
-        As for :func:`sor`, or known by its products: an object with ``shape`` and ``@`` or ``matvec``, as those of
+        As for :func:`sor`, or matrix-free: an object with ``shape`` and ``@`` or ``matvec``, such as those of
         scipy.sparse.linalg, or a function ``A(x)`` of an x in the shape of b, which is then one right-hand side of any
         shape.
     %(vectors)s
     precond : callable or (n, n) matrix or operator, optional
-        ``precond(r)`` or ``precond @ r`` is about A^-1 r, up to a factor, for an r in the shape of b, each column of
-        which has the norm 1; it may return another precision. By default r itself.
+        ``precond(r)`` or ``precond @ r`` approximates A^-1 r up to a factor, for an r in the shape of b whose columns
+        have norm 1; it may return another precision. By default r itself.
     memory : int
-        The number of earlier directions that a new one is made orthogonal to, at most 1000; each costs two vectors.
+        The number of earlier directions to which a new one is made orthogonal, at most 1000; each takes the memory of
+        two vectors.
     %(limits)s one direction
 
     %(result)s
@@ -69,7 +70,7 @@ def flexible_cg(
     See Also
     --------
     ssor_cg : Conjugate gradients with SSOR, for less than half the cost of a step.
-    fastiter.fixedpoint.refine : Takes a preconditioner alone, and any A.
+    fastiter.fixedpoint.refine : Needs only a preconditioner, for any A.
     fastiter.torch.flexible_cg : On tensors, with gradients.
 
     References
@@ -156,7 +157,7 @@ def _checked_precond(function: str, precond: Any, system: System) -> Any:
     return precond
 
 
-# ---- The directions, and systems known by their products -------------------------------------------------------------
+# ---- The directions, and matrix-free systems -------------------------------------------------------------------------
 
 
 class Directions:
@@ -167,7 +168,7 @@ class Directions:
     function : str
         The name for messages.
     xp : module
-        numpy or torch, of whose arrays the callables take and return vectors (n,) or (n, k).
+        numpy or torch; the callables take and return its arrays, vectors (n,) or (n, k).
     product, precond, residual : callable
         d -> A d; r / ||r|| -> P(r / ||r||); x -> b - A x and its norms (k,) on the host.
     memory : int
@@ -226,7 +227,7 @@ class Directions:
         return self.xp.where(v != 0, u / self.xp.where(v != 0, v, 1), 0)
 
     def _energy(self, d: Any, image: Any) -> Any:
-        """Return d^H A d, 0 where it is but rounding; refuse an A that is not positive definite."""
+        """Return d^H A d, 0 where it is only rounding error; refuse an A that is not positive definite."""
         energy, square = self._dot(d, image).real, self._dot(d, d).real
         # the largest ||A d|| / ||d|| so far, a lower bound of ||A||
         self._scale = self.xp.fmax(self._over(self._norm(image), self.xp.sqrt(square)), self._scale + 0 * square)
@@ -253,7 +254,7 @@ class OfOperator(System):
 
 
 def is_operator(A: object) -> bool:
-    """Say whether an object multiplies vectors, as SciPy's operators and matrices do."""
+    """Return whether an object multiplies vectors, as SciPy's operators and matrices do."""
     return hasattr(A, "matvec") or (hasattr(A, "__matmul__") and hasattr(A, "shape"))
 
 
@@ -267,7 +268,7 @@ def check_operator(function: str, name: str, A: Any, rows: int | None) -> int:
 
 
 def applied(function: str, name: str, operator: Any, system: System, x: Array) -> Array:
-    """Return what an operator makes of vectors in the kernels' layout, in their dtype, in that layout."""
+    """Apply an operator to vectors in the kernels' layout; the result has the same layout and dtype."""
     given = np.array(_vectors.outside(system, x), order="C")
     if not is_operator(operator):
         found = operator(given)

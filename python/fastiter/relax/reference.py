@@ -1,4 +1,4 @@
-"""Relaxation by its definitions: A x = b with A dense, one row or one block of rows after the other."""
+"""Relaxation by its definitions: A x = b with a dense A, one row or block of rows after the other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def block_sor(
     order: Sequence[int] | None = None,
     backward: bool = False,
 ) -> Array:
-    """The same with the newest x of the other blocks; `order` numbers blocks."""
+    """:func:`block_jacobi` with the newest x of the other blocks; `order` is an order of the blocks."""
     x, all_blocks = np.array(x), blocks(len(A), size)
     for k in _ordered(len(all_blocks), order, backward):
         block = all_blocks[k]

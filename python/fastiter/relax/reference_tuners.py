@@ -1,4 +1,4 @@
-"""The tuners of a sequence of systems by their formulas; sums are taken in the order of the arms."""
+"""The tuners of a sequence of systems by their formulas; sums are in the order of the arms."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ class TsallisINF:
 
 
 class ContextualTsallisINF:
-    """A Tsallis-INF for each of the equal parts of the interval of contexts."""
+    """A Tsallis-INF for each of the equal bins of the interval of contexts."""
 
     def __init__(self, arms: Array, draws: Draws, bounds: tuple[float, float], bins: int) -> None:
         self.bounds, self.learners = bounds, [TsallisINF(arms, draws) for _ in range(bins)]
 
     def predict(self, context: float) -> float:
-        """Draw from the learner of the context's part."""
+        """Draw from the learner of the context's bin."""
         low, high = self.bounds
         bins = len(self.learners)
         self.at = min(int((context - low) / (high - low) * bins), bins - 1)

@@ -70,7 +70,7 @@ class SequenceSolution:
         Raises
         ------
         ConvergenceError
-            With the first solution that has not as its attribute.
+            With the first solution that has not converged as its attribute.
         """
         message, first = self._failure()
         if message is not None:
@@ -111,11 +111,11 @@ def solve_sequence(
     Parameters
     ----------
     systems : iterable of tuples
-        Pairs ``(A, b)``, or triples ``(A, b, context)`` for a tuner with contexts; an iterator is consumed one system
-        at a time. b is one column (n,), or has the shape of the grid of a :class:`Stencil`.
+        Pairs ``(A, b)``, or triples ``(A, b, context)`` for a contextual tuner; an iterator is consumed one system at a
+        time. b is one column (n,), or has the shape of the grid of a :class:`Stencil`.
     tuner : Tuner
         :class:`TsallisINF`, :class:`ContextualTsallisINF`, :class:`ChebCB`, or any object with their ``predict`` and
-        ``update``; it keeps what it has learned before.
+        ``update``; it continues from what it has already learned.
     method : str
         "sor" or "ssor_cg".
     order : str or (n,) array of int
@@ -128,7 +128,7 @@ def solve_sequence(
     callback : callable, optional
         Called with the solution of each system; if it returns True, the sequence ends there.
     throw : bool
-        Raise at the first system that does not converge. By default a single warning at the end counts them.
+        Raise at the first system that does not converge. By default a single warning at the end reports their number.
 
     Returns
     -------

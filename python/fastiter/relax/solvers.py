@@ -1,4 +1,4 @@
-"""The methods as functions that solve A x = b."""
+"""The methods as functions that solve A x = b in one call."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def jacobi(
 ) -> LinearSolution:
     """x <- x + omega D^-1 (b - A x): Jacobi's method, all rows at once.
 
-    D is the diagonal of A. It converges where A is diagonally dominant, and for every positive definite A with a
-    small enough omega.
+    D is the diagonal of A. It converges if A is diagonally dominant, and for every positive definite A with a small
+    enough omega.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def jacobi(
     See Also
     --------
     chebyshev : Jacobi's method, accelerated.
-    gauss_seidel : The newest x in each row; about half as many steps.
+    gauss_seidel : Uses the newest x in each row; about half as many steps.
     block_jacobi : The same for blocks of rows.
 
     Examples
@@ -125,7 +125,7 @@ def gauss_seidel(
 ) -> LinearSolution:
     """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii, row after row, from the newest x: Gauss-Seidel.
 
-    It converges where A is Hermitian and positive definite, or diagonally dominant.
+    It converges if A is Hermitian and positive definite, or diagonally dominant.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def gauss_seidel(
 
     See Also
     --------
-    sor : The same with an omega, which mostly needs far fewer steps.
+    sor : The same with an omega, which usually needs far fewer steps.
     kaczmarz : Converges for every A.
 
     Examples
@@ -188,7 +188,7 @@ def sor(
     See Also
     --------
     ssor : Symmetric sweeps, for accelerators and preconditioners.
-    ssor_cg : Conjugate gradients; fewer steps where A is Hermitian and positive definite.
+    ssor_cg : Conjugate gradients; fewer steps if A is Hermitian and positive definite.
     Relaxation : A matrix prepared once for many solutions.
 
     Examples
@@ -304,12 +304,12 @@ def kaczmarz(
 
 
 def solved(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **how: Any) -> LinearSolution:
-    """Solve A x = b where its arrays are; warn or raise if it has not converged."""
+    """Solve A x = b on the device of its arrays; warn or raise if it has not converged."""
     return judged(method, solve(method, A, b, x0, limits, **how), limits.throw)
 
 
 def solve(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **how: Any) -> LinearSolution:
-    """Solve A x = b where its arrays are."""
+    """Solve A x = b on the device of its arrays."""
     run = choose(method, _BACKENDS, None, A, b, x0)
     if is_cuda(run):
         A = parts_of(A)

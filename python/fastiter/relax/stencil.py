@@ -20,17 +20,17 @@ Array = npt.NDArray[Any]
 
 
 class Stencil:
-    """(A x)[p] = c[0] x[p] + sum over the axes of c[before] x[p - 1] + c[after] x[p + 1], x = 0 outside of the grid.
+    """(A x)[p] = c[0] x[p] + sum over the axes of c[before] x[p - 1] + c[after] x[p + 1], x = 0 outside the grid.
 
     Parameters
     ----------
     grid : tuple of int
         The points along each axis, two or three.
     coefficients : (2 d + 1,) or (2 d + 1, *grid)
-        The coefficient of the point itself, then of the one before and the one after along each axis, the first axis
+        The coefficient of the point itself, then those of the points before and after it along each axis, first axis
         first; one number each, or one for each point. float32, float64 or complex128.
     mask : bool (*grid), optional
-        False where x is given (Dirichlet): no sweep changes it, its neighbours read it, and it has no equation.
+        False where x is given (Dirichlet): it has no equation, sweeps do not change it, and its neighbours read it.
 
     See Also
     --------
@@ -39,11 +39,11 @@ class Stencil:
 
     Notes
     -----
-    Replaces A in :class:`Relaxation` (all methods but block methods), :func:`chebyshev` and :func:`ssor_cg`, with x
-    and b in the shape of the grid, or (*grid, k). They have the dtype of the coefficients or a wider one, which is then
-    used throughout: float64, or complex128, whose real and imaginary parts are two right-hand sides if the coefficients
-    are real. In red-black order, which "color" gives too, several sweeps are fused into one pass over the grid; other
-    orders look up each point.
+    A stencil can replace A in :class:`Relaxation` (all methods but block methods), :func:`chebyshev` and
+    :func:`ssor_cg`, with x and b in the shape of the grid, or (*grid, k). They have the dtype of the coefficients or a
+    wider one, which is then used throughout: float64, or complex128, whose real and imaginary parts are two right-hand
+    sides if the coefficients are real. In red-black order, to which "color" is equivalent, several sweeps are fused
+    into one pass over the grid; other orders look up each point.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class Stencil:
         return f"Stencil({self.grid}, {len(self.coefficients)} {kind} coefficients, {self.dtype}{given})"
 
     def _entries(self) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
-        """Yield the number of each coefficient, the points that have it, and the points that it multiplies."""
+        """Yield the index of each coefficient, the points that have it, and the points that it multiplies."""
         whole = (slice(None),) * len(self.grid)
         yield 0, whole, whole
         for axis in range(len(self.grid)):
@@ -255,7 +255,7 @@ def _pattern(grid: tuple[int, ...], order: object) -> Csr:
 
 
 class _OneByOne:
-    """A stencil applied to right-hand sides (points, k) one by one, real and imaginary parts too if it is real."""
+    """A stencil applied to right-hand sides (points, k) one by one; real and imaginary parts, too, if it is real."""
 
     def __init__(self, one: Prepared, own: np.dtype[Any]) -> None:
         self.one, self.own = one, own

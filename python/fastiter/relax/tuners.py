@@ -1,4 +1,4 @@
-"""Learners that choose omega for each system of a sequence, from the iterations that earlier systems took."""
+"""Learners that choose omega for each system of a sequence, from the iteration counts of earlier systems."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class TsallisINF(Tuner):
     """p_i = 4 / (eta (k_i / scale - x))^2: a bandit that converges to the one best omega of a sequence of systems.
 
     k_i estimates the sum of (iterations - 1) that arm i would have had, eta = 2 / sqrt(t), scale is the mean, and x
-    makes the probabilities sum to 1. With d arms it takes about ``4 sqrt(d t)`` times the mean more iterations in t
-    systems than the best arm for all of them, whatever the systems are.
+    makes the probabilities sum to 1. With d arms and any t systems, the number of iterations exceeds that of the best
+    single arm by about ``4 sqrt(d t)`` times the mean.
 
     Parameters
     ----------
     arms : (d,) float
         The omegas to choose from.
     rng : int, numpy.random.Generator or None
-        A seed from 0 to 2**64 - 1, a numpy.random.Generator that draws one, or None for a new one in each tuner. The
-        same seed and iterations give the same omegas on every machine.
+        A seed from 0 to 2**64 - 1, a numpy.random.Generator from which one is drawn, or None for a new seed in each
+        tuner. The same seed and iterations give the same omegas on every machine.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class TsallisINF(Tuner):
     See Also
     --------
     solve_sequence : Solves systems with its omegas.
-    ContextualTsallisINF, ChebCB : For systems that come with a context.
+    ContextualTsallisINF, ChebCB : For systems with a context.
 
     References
     ----------
@@ -68,7 +68,7 @@ class TsallisINF(Tuner):
         self._learner = _core.relax.Tsallis(len(self.arms), *(self._arrays[name] for name in names))
 
     def _position(self, function: str, context: object) -> int:
-        """Return the same for every context: the argument only gives all tuners the same interface."""
+        """Return 0 for every context: the argument only gives all tuners the same interface."""
         return 0
 
     def _limits(self) -> list[int]:
@@ -76,16 +76,16 @@ class TsallisINF(Tuner):
 
 
 class ContextualTsallisINF(TsallisINF):
-    """One :class:`TsallisINF` for each of ``bins`` equal parts of the interval of contexts.
+    """One :class:`TsallisINF` for each of ``bins`` equal bins of the interval of contexts.
 
     Parameters
     ----------
     arms : (d,) float
         The omegas to choose from.
     bounds : (float, float)
-        (low, high), the bounds of every context: a number that says how hard a system is.
+        (low, high), the bounds of all contexts; a context is a number that measures the difficulty of a system.
     bins : int
-        The number of parts.
+        The number of bins.
     rng : int, numpy.random.Generator or None
         As for :class:`TsallisINF`.
 
@@ -131,15 +131,15 @@ class ChebCB(Tuner):
     """theta_i: polynomials of the context that predict the iterations of each omega; good arms are drawn more often.
 
     For each arm, sum_j theta_ij T_j(context) is fitted to (iterations - 1) by least squares within the box that
-    contains the Chebyshev coefficients of Lipschitz functions. An arm whose prediction is g above the least is drawn
-    with probability 1 / (d + eta g); eta grows with the accuracy of the predictions (SquareCB).
+    contains the Chebyshev coefficients of Lipschitz functions. An arm whose prediction exceeds the smallest by g is
+    drawn with probability 1 / (d + eta g); eta grows with the accuracy of the predictions (SquareCB).
 
     Parameters
     ----------
     arms : (d,) float
         The omegas to choose from.
     bounds : (float, float)
-        (low, high), the bounds of every context.
+        (low, high), the bounds of all contexts.
     degree : int
         Degree of the polynomials, from 0 to 64.
     rng : int, numpy.random.Generator or None
@@ -187,7 +187,7 @@ class ChebCB(Tuner):
 
     def _connect(self) -> None:
         d, m = self._arrays["theta"].shape
-        # A logarithm's last bit differs between machines; twelve decimals do not.
+        # The last bit of a logarithm differs between machines; rounding to twelve decimals removes the difference.
         lebesgue = round(math.pi + 2 / math.pi * math.log(2 * m + 1), 12) / (2 * (m + 1))
         names = ("gram", "moment", "square", "theta", "misfit", "feature", "numbers", "rounds", "pending", "generator")
         self._learner = _core.relax.Chebyshev(d, m, lebesgue, *(self._arrays[name] for name in names))

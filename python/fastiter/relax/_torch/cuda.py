@@ -2,7 +2,7 @@
 
 A phase is the update of one colour, or a Jacobi sweep. All phases of a call are one cooperative launch with a grid
 barrier between phases, unless a phase moves so much memory that launch overhead is negligible: then each phase is a
-launch of its own, whose reads may hit the L1 cache.
+separate launch, whose reads may hit the L1 cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["BACKWARD", "FORWARD", "JACOBI", "SYMMETRIC", "OfBlocks", "OfRows", "
 
 #: Threads per block, a power of two; tests use fewer.
 THREADS = 256
-#: Bytes moved by a phase from which on it is launched separately
+#: Bytes of memory traffic from which a phase is launched separately
 APART = 32 << 20
 _NAMES = {torch.float32: "float", torch.float64: "double", torch.complex128: "Complex"}
 
@@ -42,7 +42,7 @@ def launch_phases(
     defines: dict[str, object],
     x: Tensor,
 ) -> None:
-    """Launch all phases: in one launch of at most the resident blocks, or one by one with a block for each task."""
+    """Launch all phases: in one launch of at most the resident blocks, or separately with a block for each task."""
 
     def launch(blocks: int, first: int, last: int, arrived: Tensor | None) -> None:
         args = (*arguments, np.int64(first), np.int64(last), arrived)
@@ -96,7 +96,7 @@ def columns(x: Tensor) -> int:
 
 
 class _Matrix:
-    """Base class of the matrices. Its "own" vectors are in the order of the layout's rows, contiguous, on the device.
+    """Base class of the matrices. "Own" vectors are in the order of the layout's rows, contiguous, on the device.
 
     order, place: the caller's row of each own row, and the inverse; None if they are the same. batch: number of
     systems, with vectors (batch, n); 0 for a single system.
@@ -111,7 +111,7 @@ class _Matrix:
     place: Tensor | None = None
 
     def inside(self, x: Tensor) -> Tensor:
-        """Return the caller's vectors in the own order: x itself if nothing has to change."""
+        """Return the caller's vectors as own vectors: x itself if the order is the same."""
         if self.order is None:
             return contiguous(x)
         padding = self.own_rows - self.rows
@@ -141,7 +141,7 @@ class _Matrix:
         return self.without_given(self.inside(self.as_columns(x).to(device, dtype)))
 
     def phases(self, sweeps: int, kind: int) -> int:
-        """Return the number of phases of so many sweeps."""
+        """Return the number of phases of the given number of sweeps."""
         return sweeps * (1 if kind == JACOBI else 2 * self.colours if kind == SYMMETRIC else self.colours)
 
     def sweep(self, x: Tensor, b: Tensor, omega: Tensor, sweeps: int, kind: int) -> Tensor:

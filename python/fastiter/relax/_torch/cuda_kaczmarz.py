@@ -41,7 +41,7 @@ class OfProjections(_Matrix):
         return self.sweep(b.new_zeros(self.unknowns), b, one, 1, FORWARD)
 
     def _launched(self, x: Tensor, slices: int) -> tuple[int, int, dict[str, object], list[launch.Argument]]:
-        """Return the columns of x, the tasks of so many slices, the defines, and the kernels' first arguments."""
+        """Return the columns of x, the number of tasks for the slices, the defines, and the first kernel arguments."""
         k, at = columns(x), self._at
         defines = tiles_of(at["value"], k, 1) | {"VECTOR": _NAMES[x.dtype]}
         tile: Any = defines["COLUMNS"]

@@ -28,7 +28,7 @@ def solve(method: Any, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, **o
 
 
 def _on_host(x: Any, *names: str) -> dict[str, Any]:
-    """Return those of these attributes that are tensors as NumPy arrays."""
+    """Return the named attributes that are tensors, as NumPy arrays."""
     return {name: getattr(x, name).numpy() for name in names if isinstance(getattr(x, name), Tensor)}
 
 

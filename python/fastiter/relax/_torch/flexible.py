@@ -45,23 +45,24 @@ def flexible_cg(
     """d = P(r / ||r||), A-orthogonal to the last directions; x <- x + (d^H r / d^H A d) d, on tensors.
 
     The gradient g of x gives l = A^-1 g by the same directions: db = l, and dA = -l x^H by the products A x. They reach
-    b, the values of A, and what a function A depends on. Second derivatives are refused.
+    b, the values of A, and the tensors that a function A depends on. Second derivatives are refused.
 
     Parameters
     ----------
     A : (n, n) or callable
-        A dense tensor, a sparse one of any layout, its parts ``(crow, col, values)`` as for :func:`relax_solve`, or a
-        function or module ``A(x)`` of an x in the shape of b; Hermitian and positive definite.
+        A dense tensor, a sparse tensor of any layout, its parts ``(crow, col, values)`` as for :func:`relax_solve`, or
+        a function or module ``A(x)`` of an x in the shape of b; Hermitian and positive definite.
     b : (n,) or (n, k)
         The right-hand side, or several; one of any shape if A is a function. float32, float64 or complex128, on any
         device, in the dtype of A.
     x0 : Tensor like b, optional
         The initial guess; zeros by default. It has no gradient.
     precond : callable or Tensor (n, n), optional
-        ``precond(r)`` or ``precond @ r`` is about A^-1 r, up to a factor, for an r in the shape of b, each column of
-        which has the norm 1; a module such as a network, called without gradients. By default r itself.
+        ``precond(r)`` or ``precond @ r`` approximates A^-1 r up to a factor, for an r in the shape of b whose columns
+        have norm 1; it may be a module such as a network, which is called without gradients. By default r itself.
     memory : int
-        The number of earlier directions that a new one is made orthogonal to, at most 1000; each costs two vectors.
+        The number of earlier directions to which a new one is made orthogonal, at most 1000; each takes the memory of
+        two vectors.
     %(limits)s one direction
 
     Returns
@@ -154,7 +155,7 @@ class _System:
         self.precond = None if precond is None else self._read("precond", precond, b)
 
     def _read(self, name: str, operator: Any, b: Tensor) -> Any:
-        """Return a function, a dense tensor, or the rows, columns and values of a sparse one; check all else."""
+        """Return a function, a dense tensor, or the rows, columns and values of a sparse tensor, checked."""
         function, is_parts = self.function, name == "A" and isinstance(operator, (tuple, list))
         if not isinstance(operator, Tensor) and not is_parts:
             if not callable(operator):
@@ -172,7 +173,7 @@ class _System:
         return row, col, values
 
     def _check_rhs(self, name: str, values: Tensor, n: int, b: Tensor) -> None:
-        """Check that b goes with a matrix of n rows, and that its values are finite."""
+        """Check that b matches a matrix of n rows, and that its values are finite."""
         function = self.function
         if values.dtype != b.dtype or values.device != b.device:
             got = f"{values.dtype} on {values.device}"
@@ -194,7 +195,7 @@ class _System:
             values = values if tracked else values.detach()
             entries = values.reshape(-1, *(1,) * (x.dim() - 1)) * x[column]
             return torch.zeros_like(x).index_add(0, row, entries)
-        found = operator(x.clone())  # functions may change their argument in place
+        found = operator(x.clone())  # the function may modify its argument in place
         if not isinstance(found, Tensor):
             raise TypeError(f"{self.function}: {name} must return a torch.Tensor, got {type_name(found)}")
         is_number = found.dtype.is_floating_point or (found.dtype.is_complex and x.dtype.is_complex)

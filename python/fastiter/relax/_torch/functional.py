@@ -61,7 +61,7 @@ def relax_solve(
     order : {"natural", "red-black", "color", "cluster"}
         As for :class:`fastiter.relax.Relaxation`. On a GPU "color" or "red-black", unless the method is "jacobi".
     rtol, atol : float
-        It has converged when ``||b - A x|| <= rtol ||b|| + atol``.
+        The solution has converged when ``||b - A x|| <= rtol ||b|| + atol``.
     max_steps : int
         The maximum number of sweeps.
     check_every : int
@@ -75,9 +75,9 @@ def relax_solve(
     Returns
     -------
     LinearSolution
-        Its value is x, differentiable in the values of A and in b to any order (pass the parts, not the sparse tensor
-        that torch makes of them, whose own derivative has none in torch). Its steps, residual, converged and reason are
-        those of the forward solve.
+        Its value is x, differentiable in the values of A and in b to any order (for second derivatives pass the parts,
+        as torch cannot differentiate its sparse tensors twice). Its steps, residual, converged and reason are those of
+        the forward solve.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def _given(*tensors: Tensor | None) -> list[Tensor]:
 
 
 def _solution(found: tuple[Tensor, ...], single: bool, method: str) -> LinearSolution:
-    """Return the solution of the op's results; while tracing all numbers are tensors, and reasons are their codes."""
+    """Return the solution of the op's results; while tracing, all numbers are tensors, and reasons are codes."""
     x, residual, tolerance, steps, codes, omega = found
     numbers: dict[str, Any] = {
         "converged": codes == 0,
@@ -206,8 +206,8 @@ def sweeps(
 ) -> Tensor:
     """Return x after some sweeps, differentiable in x, b, A and omega by adjoint sweeps in reverse.
 
-    All iterates are saved. On a GPU nothing synchronizes, so values (a zero on the diagonal) and an omega on the GPU
-    are not checked; b and x are never checked for infinities and NaN.
+    All iterates are saved. On a GPU there is no synchronization, so zeros on the diagonal and an omega on the GPU are
+    not checked; b and x are never checked for infinities and NaN.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def sweeps(
     b, x : (n,) or (n, k)
         The right-hand side, and the vectors before the first sweep.
     omega : float or Tensor of one number
-        The relaxation factor, a number or a tensor of one; 1 for "gauss_seidel".
+        The relaxation factor; 1 for "gauss_seidel".
     sweeps : int
         The number of sweeps.
     method, order : str

@@ -17,7 +17,8 @@ Array = npt.NDArray[Any]
 WARP = 32
 #: Entries per lane: rows with more are shared by several lanes
 _ENTRIES = 16
-#: Sorting window (sigma): rows of very different lengths are sorted within so many rows, which keeps locality
+#: Sorting window (sigma): rows of very different lengths are sorted within windows of this many rows, which keeps
+#: locality
 _WINDOW = 4096
 
 
@@ -40,7 +41,7 @@ class Slices:
 
 
 def slices_of(start: Array, column: Array, how: Arrangement, *, jacobi: bool) -> Slices:
-    """Lay out a pattern of entries; within a colour, rows keep the CPU's order unless they are sorted by length."""
+    """Lay out a pattern of entries; within a colour, rows are in the CPU's order unless sorted by length."""
     n = len(start) - 1
     row = np.repeat(np.arange(n), np.diff(start))
     off = np.flatnonzero(row != column)
@@ -80,7 +81,7 @@ def _cut(order: Array, length: Array, bounds: Array) -> tuple[Array, Array, Arra
 
 
 def _lanes(length: Array) -> Array:
-    """Return the number of lanes that share a row of so many entries: 1, 2, 4, ... 32."""
+    """Return the number of lanes that share a row of this length: 1, 2, 4, ... 32."""
     wanted = np.maximum(1, -(-length // _ENTRIES))
     found: Array = np.minimum(WARP, 2 ** np.ceil(np.log2(wanted)).astype(np.int64))
     return found

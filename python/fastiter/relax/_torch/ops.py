@@ -50,7 +50,7 @@ class Solve(NamedTuple):
     check_every: int
 
     def limits(self, callback: Callback | None) -> Limits:
-        """Return when the solution ends."""
+        """Return the limits that determine when the solution ends."""
         return Limits(self.rtol, self.atol, self.max_steps, self.check_every, callback)
 
 

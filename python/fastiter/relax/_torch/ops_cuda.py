@@ -66,7 +66,7 @@ def tensors_of(layout: Slices, device: torch.device) -> dict[str, Tensor]:
 
 @dataclass
 class Plan:
-    """A sparsity pattern laid out for one order, with the index arrays of the backward pass."""
+    """A sparsity pattern laid out for one order, and the index arrays of the backward pass."""
 
     crow: Tensor
     col: Tensor
@@ -189,7 +189,7 @@ def iterate(matrix: _Matrix, x: Tensor, b: Tensor, limits: Limits, run: Run, vie
 def run_of(
     matrix: _Matrix, b: Tensor, omega: Tensor, kind: int, method: str, adaptive: Adaptive | None, number: float
 ) -> Run:
-    """Return the sweeps with an omega, given also as a number; ``adaptive`` picks the next from the residuals."""
+    """Return the sweeps with an omega, also given as a number; ``adaptive`` picks the next omega from the residuals."""
     if adaptive is None:
         return Run(lambda x, count: matrix.sweep(x, b, omega, count, kind), method, lambda: number)
     chosen: Adaptive = adaptive

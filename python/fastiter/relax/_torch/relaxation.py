@@ -47,9 +47,10 @@ class Relaxation:
         The relaxation factor, in (0, 2) except for Jacobi. ``"auto"`` is estimated on the CPU.
     order : str or (n,) array of int
         As for :class:`fastiter.relax.Relaxation`. On a GPU "color" or "red-black"; Jacobi needs no order. "kaczmarz"
-        also supports the order "color", the only one on a GPU: equations of one colour have no unknown in common.
+        also supports the order "color", the only one on a GPU, in which equations of one colour have no unknowns in
+        common.
     block_size : int, optional
-        Relax that many consecutive rows together; by default single rows.
+        Number of consecutive rows to relax together; by default single rows.
     symmetric : bool
         Make each sweep one forward and one backward.
     backend : {"cpu", "cuda", "triton"}, optional
@@ -73,9 +74,8 @@ class Relaxation:
     Notes
     -----
     x and b are dense tensors on the device of A with its dtype, or float64 if A is float32; their shape is (n,) or
-    (n, k), for a batch (batch, n), for a Stencil that of the grid. Colours are the same as on the CPU, and results
-    differ only by rounding.
-    Gradients: see :func:`fastiter.torch.sweeps` and :func:`fastiter.torch.relax_solve`.
+    (n, k), (batch, n) for a batch, and that of the grid for a Stencil. Colours are the same as on the CPU, and results
+    differ only by rounding. Gradients: see :func:`fastiter.torch.sweeps` and :func:`fastiter.torch.relax_solve`.
 
     Examples
     --------
@@ -140,9 +140,9 @@ class Relaxation:
         x, b : Tensor (n,), (n, k), (batch, n) or (*grid)
             The iterate and the right-hand side.
         sweeps : int
-            How many times.
+            The number of sweeps.
         backward : bool
-            From the last colour to the first.
+            Whether to relax from the last colour to the first.
         """
         function = "Relaxation.sweep"
         times = _vectors.count(function, "sweeps", sweeps)
@@ -203,8 +203,9 @@ class Relaxation:
     ) -> LinearSolution:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0, as :meth:`fastiter.relax.Relaxation.solve`.
 
-        On a GPU the host synchronizes once per check of the residual, so a larger ``check_every`` amortizes it over
-        more sweeps. ``value`` is on the device of b; the other results, one for each column, are tensors on the CPU.
+        On a GPU the host synchronizes once per check of the residual, so a larger ``check_every`` amortizes this cost
+        over more sweeps. ``value`` is on the device of b; the other results, one for each column, are tensors on the
+        CPU.
 
         Parameters
         ----------
@@ -235,7 +236,7 @@ class Relaxation:
         run = run_of(matrix, own_b, factor, self._kind_of(FORWARD), self.method, adaptive, omega)
         return iterate(matrix, self._inside(start), own_b, limits, run, self._view(b, start))
 
-    # The rest is shared with accelerators.
+    # The methods below are shared with accelerators.
 
     def _start(self, function: str, b: Tensor, x0: Tensor | None) -> Tensor:
         """Check the vectors of a solve; return a copy of x0, or 0."""

@@ -28,7 +28,7 @@ class Sparse:
         self.blocksize = self.data.shape[1:] if kind == "bsr" else None
 
     def tocsr(self) -> Sparse:
-        """Return the matrix in CSR; zeros inside blocks stay entries."""
+        """Return the matrix in CSR; zeros inside blocks remain entries."""
         if self.blocksize is None:
             return self
         height, width = self.blocksize
@@ -103,13 +103,13 @@ def _values(A: Tensor) -> Tensor:
 
 
 def _pattern(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where each line begins, and each entry's place in its line."""
+    """Return the start of each row or column, and the position of each entry in it."""
     by_column = A.layout in (torch.sparse_csc, torch.sparse_bsc)
     return (A.ccol_indices(), A.row_indices()) if by_column else (A.crow_indices(), A.col_indices())
 
 
 class _Values(torch.autograd.Function):
-    """The values of a compressed sparse tensor; torch's own derivative of them has none, and says nothing."""
+    """The values of a compressed sparse tensor; torch's own are silently not differentiable twice."""
 
     @staticmethod
     def forward(ctx: Any, A: Tensor) -> Tensor:

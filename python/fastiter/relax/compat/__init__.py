@@ -3,8 +3,9 @@
 ``from fastiter.relax import compat as relaxation``. Each updates x in place, `iterations` times. As in PyAMG, rows
 with a zero on the diagonal are skipped, singular diagonal blocks have a pseudo-inverse, and a complex A may have a
 complex omega. The differences: blocks may have any size up to 64, whether or not it divides n; x and b may be
-(n, k); omega has an effect where PyAMG 5.4 drops it, in a symmetric SOR and in any on a BSR matrix. complex64 is
-computed in complex128 and rounded. Data computed from A is cached between calls while A has the same values.
+(n, k); omega has an effect where PyAMG 5.4 ignores it, in symmetric SOR and in SOR on a BSR matrix. complex64 is
+computed in complex128 and rounded. Data computed from A is cached between calls as long as the values of A are
+unchanged.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from .._matrix import Batch, Csr, check_pattern, check_square, read_csr
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
-#: The last matrices: A itself, the fingerprint of its values, and the objects computed from them
+#: The most recent matrices: A itself, the fingerprint of its values, and the objects computed from them
 KEPT: list[tuple[Any, Any, dict[Any, Any]]] = []
 _MOST = 16
 #: Threads may share a matrix, so one thread at a time looks up and fills the cache.
@@ -26,7 +26,7 @@ _LOCK = threading.RLock()
 
 
 class Seen:
-    """A matrix in one call, with the objects computed from it in this call and in earlier ones with the same values."""
+    """A matrix in one call, with the objects computed from it in this and earlier calls with the same values."""
 
     def __init__(self, function: str, A: Any) -> None:
         if isinstance(A, Batch):
@@ -71,7 +71,7 @@ def _made_of(A: Any) -> dict[Any, Any]:
 
 
 def _forget(dead: Any, lock: Any = _LOCK, kept: Any = KEPT) -> None:
-    """Forget a matrix; the defaults outlive the module's names, as matrices may when Python exits."""
+    """Forget a matrix; the defaults outlive the module's globals, because matrices may do so when Python exits."""
     with lock:
         kept[:] = [entry for entry in kept if entry[0] is not dead]
 
@@ -89,7 +89,7 @@ def fingerprint(A: Any) -> tuple[Any, ...]:
 
 
 def wide(A: Any) -> Any:
-    """Return ``A``, converted to complex128 if it is complex64, which the kernels do not have."""
+    """Return ``A``, converted to complex128 if it is complex64, for which there are no kernels."""
     return A.astype(np.complex128) if getattr(A, "dtype", None) == np.complex64 else A
 
 

@@ -143,7 +143,7 @@ def gauss_seidel_indexed(
     >>> A = np.array([[4.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 4.0]])
     >>> x = np.zeros(3)
     >>> gauss_seidel_indexed(A, x, np.array([3.0, 2.0, 3.0]), indices=[0, 2])
-    >>> x  # the second row is as it was
+    >>> x  # the second row is unchanged
     array([0.75, 0.  , 0.75])
     """
     seen = Seen("gauss_seidel_indexed", A)

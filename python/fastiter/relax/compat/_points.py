@@ -127,7 +127,7 @@ def gauss_seidel_ne(
     omega: Factor = 1.0,
     Dinv: Array | None = None,
 ) -> None:
-    """Kaczmarz, which is Gauss-Seidel on A A^H y = b, x = A^H y; in place.
+    """Kaczmarz's method, which is Gauss-Seidel on A A^H y = b with x = A^H y, in place.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def gauss_seidel_ne(
     %(sweep)s
     %(omega)s
     Dinv : (n,), optional
-        1 / ||a_i||^2 of each row, which is checked and otherwise not needed.
+        1 / ||a_i||^2 of each row; it is checked but not used.
 
     %(raises)s
 
@@ -189,7 +189,7 @@ def gauss_seidel_nr(
     %(sweep)s
     %(omega)s
     Dinv : (m,), optional
-        1 / ||a_j||^2 of each column, which is checked and otherwise not needed.
+        1 / ||a_j||^2 of each column; it is checked but not used.
 
     %(raises)s
 

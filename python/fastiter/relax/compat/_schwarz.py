@@ -1,8 +1,8 @@
 """The functions of pyamg.relaxation.relaxation that relax lists of rows: Schwarz, indexed, C and F points.
 
-All are x_S <- x_S + omega B_S (b - A x)_S for lists S of rows, each with a matrix B_S: the inverse of A_SS, of its
-diagonal, or one from the caller; one list after the other (multiplicative), or all from the same x (Jacobi). The
-caller's blocks are taken as inverses, as in PyAMG: x_S <- (1 - omega) x_S + omega B_S (b_S - sum of A_ST x_T).
+All of them update x_S <- x_S + omega B_S (b - A x)_S for lists S of rows, each with a matrix B_S: the inverse of A_SS,
+of its diagonal, or one from the caller; one list after the other (multiplicative), or all from the same x (Jacobi). The
+caller's blocks are assumed to be inverses, as in PyAMG: x_S <- (1 - omega) x_S + omega B_S (b_S - sum of A_ST x_T).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Lists:
 
 
 def squares_before(first: Array) -> Array:
-    """Return the offset of each list's matrix, and the end."""
+    """Return the offset of each list's square matrix, and the end."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.square(np.diff(first)))])
 
 
@@ -70,7 +70,7 @@ def relax_lists(
 
 
 def points(seen: Seen, rows: Array) -> Lists:
-    """Each row as a list of its own, with 1 / a_ii, or 0 if a_ii is 0: such a row is skipped."""
+    """Return each row as a separate list, with 1 / a_ii, or with 0 if a_ii is 0: such a row is skipped."""
 
     def make() -> Lists:
         diagonal = in_sums(seen.get("diagonal", lambda: diagonal_of(seen.csr()))[rows])
@@ -118,12 +118,12 @@ def inverse_blocks(seen: Seen, size: int, Dinv: Array | None) -> Array:
 
 
 def pseudo_inverse_cut(dtype: np.dtype[Any]) -> float:
-    """PyAMG's limit: singular values smaller than this share of the largest count as 0."""
+    """PyAMG's limit: singular values below this fraction of the largest are treated as 0."""
     return float(1e3 * np.finfo(np.float32).eps if dtype.char in "fF" else 1e6 * np.finfo(np.float64).eps)
 
 
 def is_inverse(seen: Seen, size: int, Dinv: Array) -> bool:
-    """Say whether ``Dinv`` holds the inverses of the diagonal blocks of A, to rounding."""
+    """Return whether ``Dinv`` holds the inverses of the diagonal blocks of A, up to rounding."""
     blocks = diagonal_blocks(seen, size)
     inverse = inverse_blocks(seen, size, Dinv)
     near = 1e3 * size * float(np.finfo(blocks.dtype).eps)
@@ -136,7 +136,7 @@ def is_inverse(seen: Seen, size: int, Dinv: Array) -> bool:
 
 
 def in_blocks(seen: Seen, size: int, blocks: Array, Dinv: Array | None) -> Lists:
-    """The rows of each of ``blocks``, with its block of ``Dinv`` or the inverse of its diagonal block."""
+    """Return the rows of each of ``blocks``, with its block of ``Dinv`` or the inverse of its diagonal block."""
 
     def make() -> Lists:
         inverse = inverse_blocks(seen, size, Dinv)
@@ -181,7 +181,7 @@ def schwarz(
         its entries.
     inv_subblock, inv_subblock_ptr : arrays, optional
         A_SS^-1 by rows: inv_subblock[inv_subblock_ptr[i] : inv_subblock_ptr[i + 1]]. None: pseudo-inverses, computed in
-        the first call and kept while A has the same values.
+        the first call and cached as long as the values of A are unchanged.
     %(sweep)s
 
     %(raises)s
@@ -228,7 +228,8 @@ def schwarz_parameters(
 ) -> tuple[Array, Array, Array, Array]:
     """Return subdomain, subdomain_ptr, inv_subblock and inv_subblock_ptr of :func:`schwarz` with None filled in.
 
-    They are also stored in the attribute A.schwarz_parameters of a sparse A; unlike PyAMG's they follow changes of A.
+    They are also stored in the attribute A.schwarz_parameters of a sparse A; unlike PyAMG's, they are updated when A
+    changes.
 
     Parameters
     ----------

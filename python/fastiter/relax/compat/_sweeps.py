@@ -44,7 +44,7 @@ def sweep_over(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, m
 def _complex_sweep(
     seen: Seen, x: Array, b: Array, count: int, sweep: str, factor: complex, *, method: str, **how: Any
 ) -> None:
-    """The same with a complex omega: for Jacobi x + omega (swept - x), for SOR lists of rows, with omega / a_ii."""
+    """Sweep with a complex omega: for Jacobi by x + omega (swept - x), for SOR as lists of rows with omega / a_ii."""
     if method == "kaczmarz":
         real_factor_of(seen, factor)
     if method == "sor":
@@ -62,7 +62,7 @@ def _complex_sweep(
 
 
 def wanted_inverse(seen: Seen, size: int, Dinv: Array | None) -> Array | None:
-    """Return ``Dinv`` unless it is the inverses of the diagonal blocks."""
+    """Return ``Dinv`` unless it holds the inverses of the diagonal blocks."""
     return None if Dinv is None or is_inverse(seen, size, Dinv) else Dinv
 
 
@@ -78,7 +78,7 @@ def one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, sw
 
 
 def in_turn(seen: Seen, x: Array, b: Array, iterations: int, omega: Factor, *parts: tuple[Lists, int]) -> None:
-    """Jacobi on one set of lists, as often as given, then on the next; all of this ``iterations`` times."""
+    """Apply Jacobi to each set of lists in turn, the given number of times; repeat all of this ``iterations`` times."""
     count, factor = number_of(seen, "iterations", iterations), factor_of(seen, omega)
 
     def relax(x: Array, b: Array) -> None:
@@ -135,7 +135,7 @@ def _block_size_of(seen: Seen) -> int:
 
 
 def with_block_size(function: str, A: Any, size: int) -> tuple[Seen, int]:
-    """Return A as it was seen before, and the block size, checked."""
+    """Return A with its cached objects, and the block size, checked."""
     seen, found = Seen(function, A), _vectors.count(function, "blocksize", size, 1)
     if found > 64:
         raise ValueError(f"{function}: blocksize must be at most 64, got {found}")

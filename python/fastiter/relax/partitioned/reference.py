@@ -16,7 +16,7 @@ from .. import reference
 
 Array = npt.NDArray[Any]
 Precond = Callable[[Array], Array]
-#: (A_S, r_S) -> about A_S^-1 r_S
+#: (A_S, r_S) -> an approximation of A_S^-1 r_S
 Local = Callable[[Array, Array], Array]
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ def parts(owner: Array) -> list[Array]:
 
 
 def links(A: Array) -> Array:
-    """Return where i and j are linked, (n, n): a_ij or a_ji is not 0."""
+    """Return the mask (n, n) of linked i and j: a_ij or a_ji is not 0."""
     return np.asarray((A != 0) | (A.T != 0))
 
 
@@ -54,7 +54,7 @@ def exact(A: Array, r: Array) -> Array:
 
 
 def ssor(omega: float, sweeps: int = 1) -> Local:
-    """So many symmetric sweeps from 0 in the order of the rows, a symmetric operator where A is symmetric."""
+    """Some symmetric sweeps from 0 in the order of the rows, which are a symmetric operator if A is symmetric."""
 
     def local(A: Array, r: Array) -> Array:
         x = np.zeros_like(r)
@@ -102,7 +102,7 @@ def block_jacobi(A: Array, owner: Array, local: Local = exact) -> Precond:
 
 
 def colours(A: Array, owner: Array) -> list[int]:
-    """Give each part in turn the smallest colour of no earlier part that has a row linked to one of its rows."""
+    """Give each part in turn the smallest colour that no earlier part with a row linked to one of its rows has."""
     every, linked = parts(owner), links(A)
     quotient = [[linked[np.ix_(p, q)].any() for q in every] for p in every]
     return reference.first_fit(np.array(quotient).reshape(len(every), len(every)))
@@ -117,7 +117,7 @@ def order(A: Array, owner: Array) -> list[int]:
 def coloured_sor(A: Array, owner: Array, x: Array, b: Array, omega: float = 1.0, backward: bool = False) -> Array:
     """Relax the rows of a part one after the other, from the newest x of the colours before and the x before this one.
 
-    The parts of a colour are not linked, so that they may go at the same time. ``backward``: from the last row to the
+    The parts of a colour are not linked, so they can be relaxed in parallel. ``backward``: from the last row to the
     first.
     """
     colour, every = np.array(colours(A, owner), int), parts(owner)
@@ -195,5 +195,5 @@ def flexible_cg(A: Array, b: Array, x0: Array, precond: Precond, steps: int, mem
 
 
 def steps_until(A: Array, b: Array, iterates: Sequence[Array], rtol: float) -> int:
-    """Return the number of the first of these x with |b - A x| <= rtol |b|."""
+    """Return the number of the first iterate with |b - A x| <= rtol |b|."""
     return next(k for k, x in enumerate(iterates, 1) if np.linalg.norm(b - A @ x) <= rtol * np.linalg.norm(b))

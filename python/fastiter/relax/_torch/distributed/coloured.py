@@ -1,4 +1,4 @@
-"""Coloured SOR: parts of one colour are not linked and are relaxed at the same time, each in the order of its rows."""
+"""Coloured SOR: parts of one colour are not linked and are relaxed in parallel, each in the order of its rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 
 def colours_of(A: RowMatrix) -> Array:
-    """Return the colour of each part: the smallest of no earlier part that is linked to it. One round."""
+    """Return the colour of each part, the smallest that no earlier part linked to it has: one round."""
     ownership, entries = A._ownership, A._entries
     part = np.searchsorted(ownership.offsets, ownership.number(entries.column), side="right") - 1
     is_entry = entries.values.detach().numpy() != 0
@@ -39,9 +39,9 @@ def colours_of(A: RowMatrix) -> Array:
 class Coloured:
     """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii, colour after colour of the parts.
 
-    One round a colour. The vector of a part has the rows that it reads from earlier colours, its own, and those from
-    later ones, each sorted by colour and number, so that every sum has the order of one process that relaxes the rows
-    in this order.
+    Each colour takes one round of messages. A part's vector holds the rows that it reads from earlier colours, its own
+    rows, and those that it reads from later colours, each sorted by colour and number, so that every sum has the same
+    order as in a single process.
     """
 
     def __init__(self, A: RowMatrix, omega: float) -> None:
@@ -52,7 +52,7 @@ class Coloured:
         self._exchange = [places(A, [one.of_colour(c) for one in self._parts]) for c in range(self.colours)]
 
     def begin(self, x: Array | None, shape: tuple[int, ...], dtype: Any) -> None:
-        """Start from this rank's x (n_local, k), whose values all parts that read them get, or from 0."""
+        """Start from this rank's x (n_local, k), which is sent to all parts that read it, or from 0."""
         self._x = np.zeros(shape, dtype) if x is None else x
         for one in self._parts:
             one.vector = np.zeros((one.size, shape[1]), dtype)
@@ -69,7 +69,7 @@ class Coloured:
             one.right[one.own] = b[one.part.first : one.part.last]
 
     def sweep(self, backward: bool = False, last: bool = False) -> None:
-        """Relax all rows. ``last``: the last colour is not sent, as it is relaxed again next, or is read no more."""
+        """Relax all rows. ``last``: the last colour is not sent, as it is relaxed again next, or not read again."""
         order = list(range(self.colours))[:: -1 if backward else 1]
         for colour in order:
             for one in self._parts:
@@ -82,7 +82,7 @@ class Coloured:
                 self._send(colour)
 
     def _send(self, colour: int) -> None:
-        """Give the values of a colour to all parts that read them: one round."""
+        """Send the values of a colour to all parts that read them: one round."""
         at, halo = self._exchange[colour]
         ghosts = np.empty((halo.size, self._x.shape[1]), self._x.dtype)
         halo.start(torch.from_numpy(self._x), torch.from_numpy(ghosts))()
@@ -96,7 +96,7 @@ class Coloured:
 
 
 class ColouredSsor(Coloured, Identity):
-    """M of one sweep forward and one backward from 0: symmetric where A is. 2 C - 2 rounds for C colours."""
+    """One forward and one backward sweep from 0, symmetric if A is: 2 C - 2 rounds of messages for C colours."""
 
     is_symmetric = True
 
@@ -135,12 +135,12 @@ class _ColouredPart:
         self.matrix = self._matrix(part, place, before) if rows else None
 
     def of_colour(self, colour: int) -> tuple[Array, Array]:
-        """Return the numbers of the rows of a colour that it reads, and their positions in its vector."""
+        """Return the numbers of the rows of a colour that the part reads, and their positions in its vector."""
         chosen = self._colours == colour
         return self._numbers[chosen], self._positions[chosen]
 
     def _matrix(self, part: Part, place: Array, before: int) -> Any:
-        """Return its rows for sweeps of their cluster; the rows that it reads are those of the identity."""
+        """Return the part's rows for sweeps of their cluster; rows that it only reads are rows of the identity."""
         own, ghost = part.own, part.ghost
         row = np.repeat(np.arange(own.n), np.diff(own.start)) + before
         border = np.repeat(part.border, np.diff(ghost.start)) + before

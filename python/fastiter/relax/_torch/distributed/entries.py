@@ -1,4 +1,4 @@
-"""Rows of a sparse matrix as lists of entries, and who owns which row."""
+"""Rows of a sparse matrix as lists of entries, and the ownership of rows."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _OTHERS = ", a SciPy matrix or (crow, col, values)"
 class Entries(NamedTuple):
     """Rows in CSR: pointers (rows + 1,), global columns (entries,) and values, which may require a gradient.
 
-    ``columns`` is the number of columns, None where A does not say it; ``given`` the tensor that the values were taken
-    from, if the caller has it, too.
+    ``columns`` is the number of columns, None if A does not have it; ``given`` is the caller's tensor from which the
+    values were taken, if any.
     """
 
     columns: int | None
@@ -72,7 +72,7 @@ def read_entries(function: str, A: Any) -> Entries:
 
 
 def version_of(A: Entries) -> int:
-    """Return how often the given values have been written to; 0 where torch does not count."""
+    """Return how often the given values have been written to; 0 if torch does not count."""
     return 0 if A.given is None or A.given.is_inference() else int(A.given._version)
 
 
@@ -88,7 +88,7 @@ def check_columns(function: str, A: Entries, n: int) -> None:
 
 
 class Ownership:
-    """The part of each row, and a numbering of the rows in which those of a part follow one another.
+    """The part of each row, and a numbering of the rows in which the rows of a part are consecutive.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Ownership:
     offsets : (P + 1,)
         The first number of each part, and n.
     place : (n,), optional
-        The number of each row; None where it is the row's own.
+        The number of each row; None if it is the row's index.
     """
 
     def __init__(self, parts: int, offsets: Array, place: Array | None = None) -> None:
@@ -122,7 +122,7 @@ class Ownership:
 
     @staticmethod
     def of_owner(function: str, owner: Any, parts: object) -> Ownership:
-        """Return the parts that own each row; within a part the rows keep their order."""
+        """Return the parts that own each row; within a part, the rows keep their order."""
         owner = integers(function, "owner", owner.numpy() if isinstance(owner, Tensor) else owner)
         if owner.ndim != 1 or len(owner) > MAX_ROWS:
             raise ValueError(f"{function}: owner must have shape (n,), got {owner.shape}")
@@ -139,7 +139,7 @@ class Ownership:
         return Ownership(number, offsets, place)
 
     def parts_of(self, rank: int, size: int) -> range:
-        """Return the parts of a rank: they are divided in blocks."""
+        """Return the parts of a rank: contiguous blocks of parts."""
         return range(self.parts * rank // size, self.parts * (rank + 1) // size)
 
     def rows_of(self, parts: range) -> Array:
@@ -156,7 +156,7 @@ class Ownership:
 
 
 def checked_ownership(function: str, owner: Any, offsets: Any, parts: object) -> Ownership | None:
-    """Return the ownership that is given; None where each rank has one part of consecutive rows."""
+    """Return the ownership from the arguments; None if each rank has one part of consecutive rows."""
     if owner is not None and offsets is not None:
         raise ValueError(f"{function}: owner must be None where offsets are given, got both")
     if owner is not None:

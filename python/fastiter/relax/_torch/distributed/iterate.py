@@ -1,4 +1,4 @@
-"""Steps of a distributed method until the true residual is small enough, or until it is clear that it will not be."""
+"""The iteration of a distributed method until the true residual is small enough, or clearly will not become so."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Array = npt.NDArray[Any]
 
 
 class Problem(NamedTuple):
-    """A system: its matrix, this rank's rows of b and x0 (n_local, k), and how the results are named and shaped.
+    """A system: its matrix, this rank's rows of b and x0 (n_local, k), and the names and shapes of the results.
 
-    ``calls_back`` says whether any rank has a callback, so that all exchange what these answer.
+    ``calls_back``: whether any rank has a callback, in which case all ranks exchange the results.
     """
 
     A: RowMatrix
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 def iterate(problem: Problem, make: Callable[[Array], Method], limits: Limits) -> LinearSolution:
     """Solve A x = b by the method that ``make`` returns for a scaled b.
 
-    Each column is scaled by a power of 2, so that no square of its numbers overflows or underflows.
+    Each column is scaled by a power of 2, so that the squares of its numbers neither overflow nor underflow.
     """
     A, scale = problem.A, _exponents(problem)
     b = np.ldexp(problem.b, -scale)
@@ -73,7 +73,7 @@ class _Run:
         watch, method = self.watch, self.method
         if not method.is_exact:
             small = watch.is_open & (norms <= watch.target)
-            if small.any():  # by the recurrence; the true residuals decide
+            if small.any():  # by the recurrence; the true residuals are decisive
                 true = method.renew(np.zeros(len(small), bool))
                 late = small & ~(true <= watch.target)
                 if late.any():

@@ -1,4 +1,4 @@
-"""Solutions of the square systems of single parts: symmetric sweeps, or a factorisation."""
+"""Solvers for the square systems of single parts: symmetric sweeps, or a factorisation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Ssor:
         self._sweep = SymmetricSweep(A, self.omega)
 
     def __call__(self, r: Array) -> Array:
-        """Return about A^-1 r for r (m, k), contiguous."""
+        """Return an approximation of A^-1 r for r (m, k), contiguous."""
         z = np.empty_like(r)
         self._sweep(r, np.empty_like(r), z)
         return z
@@ -55,7 +55,7 @@ class Exact:
 
 
 def best_omega(function: str, A: Csr) -> float:
-    """Return SSOR's omega from an estimate of the largest eigenvalue of I - D^-1 A; 1 where A is not definite."""
+    """Return SSOR's omega from an estimate of the largest eigenvalue of I - D^-1 A; 1 if A is not definite."""
     found = jacobi_spectrum(Scalar(function, A, Arrangement(), jacobi=True))
     return 1.0 if found.is_nearly_singular or not found.is_real else max(1.0, ssor_omega(found.high))
 

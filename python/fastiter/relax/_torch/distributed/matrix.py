@@ -21,17 +21,17 @@ from .partition import even
 from .parts import Local, Product, divide
 
 Array = npt.NDArray[Any]
-#: Numbers of a vector that are updated together, so that they are still in the cache for the next operation
+#: Elements of a vector per chunk, so that they are still in the cache for the next operation
 CHUNK = 16_384
 
 
 class RowMatrix:
     """This rank's rows of a square sparse matrix, for :func:`solve`.
 
-    The rows are divided into P parts, and these in blocks among the ranks: rank r of R has the parts P r // R to
-    P (r + 1) // R - 1. Its vectors hold the rows of its parts, part after part; ``rows`` are their numbers. What is
-    computed depends on the parts and not on the ranks, to the last bit, so that one process with all parts repeats what
-    P ranks with one part each do.
+    The rows are divided into P parts, and contiguous blocks of parts are assigned to the ranks: rank r of R has the
+    parts P r // R to P (r + 1) // R - 1. Its vectors hold the rows of its parts, part after part; ``rows`` are their
+    numbers. Results depend on the parts but not on the ranks, bit for bit, so that one process with all parts
+    reproduces P ranks with one part each.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ class RowMatrix:
         The part of each row, as from :func:`partition`, the same on every rank.
     offsets : (P + 1,) of int, optional
         In place of ``owner``: part p has the rows offsets[p] to offsets[p + 1] - 1. If both are None, each rank has one
-        part, and the rows of the ranks follow one another.
+        part, and the ranks' rows are consecutive.
     parts : int, optional
-        The number P of parts; by default that of the last part with a row.
+        The number P of parts; by default one more than the highest part that owns a row.
     group : ProcessGroup or DeviceMesh, optional
         The ranks; a mesh has one axis. The default group if None.
 
@@ -67,14 +67,14 @@ class RowMatrix:
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described, on every rank; also if ranks differ in one that they have to share, or if a
-        row has no owner or two.
+        If an argument is not as described, on every rank; also if the ranks' values of a shared argument differ, or if
+        a row has no owner or two.
     RuntimeError
-        If torch.distributed is not initialized; CommunicationError, a kind of it, if a rank does not answer.
+        If torch.distributed is not initialized; its subclass CommunicationError if a rank does not respond.
 
     See Also
     --------
-    partition : The owners of rows.
+    partition : Assigns rows to parts.
     solve : Solves systems with it.
 
     Examples
@@ -101,9 +101,9 @@ class RowMatrix:
         A : (n, n)
             As for :class:`RowMatrix`, but all rows.
         owner : (n,) of int, optional
-            The part of each row; by default ``parts`` parts of consecutive rows, as many in each up to one.
+            The part of each row; by default ``parts`` parts of consecutive rows, whose sizes differ by at most one.
         parts : int, optional
-            The number of parts; by default that of the ranks, or of the last part of ``owner``.
+            The number of parts; by default the number of ranks, or one more than the highest part in ``owner``.
         group : ProcessGroup or DeviceMesh, optional
             The ranks.
 
@@ -120,7 +120,7 @@ class RowMatrix:
     def _build(
         self, function: str, group: Any, read: Callable[[Ranks], tuple[Entries, Ownership | None, dict[str, str]]]
     ) -> None:
-        """Read the arguments, compare them among the ranks, divide the rows and make the halo."""
+        """Read the arguments, compare them among the ranks, divide the rows and create the halo."""
         self._ranks = ranks = Ranks(function, group)
         entries: Entries | None = None
         ownership: Ownership | None = None
@@ -164,7 +164,7 @@ class RowMatrix:
         self._numpy_dtype = self.values.detach().numpy().dtype
         self._product = Product(local.parts, self._numpy_dtype)
         self._pieces: dict[int, list[tuple[int, slice]]] = {}
-        self._made: dict[Any, Any] = {}  # what solvers prepare once: preconditioners, the transposed matrix
+        self._made: dict[Any, Any] = {}  # objects that solvers prepare once: preconditioners, the transposed matrix
         self._ghosts = local.ghosts
         firsts = [int(ownership.offsets[ownership.parts_of(rank, ranks.size).start]) for rank in range(ranks.size)]
         ends = np.searchsorted(local.ghosts, [*firsts, ownership.n])
@@ -195,7 +195,7 @@ class RowMatrix:
         return -self._residual(columns(x), None).view(x.shape)
 
     def _ranks_for(self, function: str) -> Ranks:
-        """Return the ranks, whose errors name the function from here on."""
+        """Return the ranks, whose errors name this function from now on."""
         self._ranks.function = function
         return self._ranks
 
@@ -214,9 +214,9 @@ class RowMatrix:
             raise ValueError(f"{function}: {name} must not require a gradient (solve has gradients), got one that does")
 
     def _residual(self, x: Tensor, b: Tensor | None, out: Tensor | None = None) -> Tensor:
-        """Return b - A x, or -A x, for contiguous x and b (n_local, k): one round, during which the ranks compute.
+        """Return b - A x, or -A x, for contiguous x and b (n_local, k): one round, overlapped with computation.
 
-        It is written to ``out`` if that is given: new memory takes as long as the product.
+        It is written to ``out`` if given, as allocating new memory would take as long as the product.
         """
         ghosts = x.new_empty(self._halo.size, x.shape[1])
         wait = self._halo.start(x, ghosts)
@@ -232,12 +232,12 @@ class RowMatrix:
         return r
 
     def _minus_product(self, x: Array, out: Array | None = None) -> Array:
-        """Return -A x for x (n_local, k), contiguous, in ``out`` if that is given."""
+        """Return -A x for x (n_local, k), contiguous, in ``out`` if given."""
         into = None if out is None else torch.from_numpy(out)
         return self._residual(torch.from_numpy(x), None, into).numpy()
 
     def _chunks(self, k: int) -> list[tuple[int, slice]]:
-        """Return the parts' indices and rows in pieces of k columns that stay in a core's cache."""
+        """Return the parts' indices and rows in chunks of k columns that fit into a core's cache."""
         if k not in self._pieces:
             step = max(1, CHUNK // k)
             self._pieces[k] = [
@@ -248,7 +248,7 @@ class RowMatrix:
         return self._pieces[k]
 
     def _random(self, count: int) -> Array:
-        """Return vectors (n_local, count) of random numbers, always the same for each part."""
+        """Return vectors (n_local, count) of random numbers, which depend only on the part."""
         drawn = [
             np.random.default_rng([part.number, part.own.n]).standard_normal((part.own.n, count))
             for part in self._parts
@@ -273,12 +273,12 @@ class RowMatrix:
         return found
 
     def _summed(self, partial: Array) -> Array:
-        """Return the sum over the parts of all ranks of what each has (parts, ...), in the order of the parts."""
+        """Return the sum of each rank's partial results (parts, ...) over all parts, in the order of the parts."""
         every = self._gathered(partial)
         return np.asarray(np.add.reduce(every.reshape(len(every), -1), axis=0)).reshape(partial.shape[1:])
 
     def _gathered(self, own: Array) -> Array:
-        """Return the arrays of float64 (...) of all parts, (P, ...), from those of this rank's: one round."""
+        """Gather the float64 arrays (...) of all parts into (P, ...): one round."""
         counts = [len(self._ownership.parts_of(rank, self._ranks.size)) for rank in range(self._ranks.size)]
         padded = np.zeros((max(counts), *own.shape[1:]))
         padded[: len(own)] = own
@@ -287,7 +287,7 @@ class RowMatrix:
 
 
 def flat(x: Array) -> Array:
-    """Return the only column of x (n, 1) as (n,), on which NumPy is faster, and other x as they are."""
+    """Return x (n, 1) as (n,), on which NumPy is faster, and other x unchanged."""
     return x[:, 0] if x.shape[1] == 1 else x
 
 
@@ -299,7 +299,7 @@ def columns(x: Tensor) -> Tensor:
 def _own_rows(
     function: str, ranks: Ranks, A: Any, how: tuple[Any, Any, Any]
 ) -> tuple[Entries, Ownership | None, dict[str, str]]:
-    """Read the rows of this rank, the ownership, and what all ranks have to share."""
+    """Read the rows of this rank, the ownership, and the values that must agree on all ranks."""
     ownership = checked_ownership(function, *how)
     entries = read_entries(function, A)
     given = "owner" if how[0] is not None else "offsets" if how[1] is not None else "neither owner nor offsets"

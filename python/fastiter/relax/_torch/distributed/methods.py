@@ -1,4 +1,4 @@
-"""Steps of distributed solvers for columns (n_local, k): conjugate gradients, and corrections by a preconditioner."""
+"""The steps of distributed solvers on columns (n_local, k): conjugate gradients, and preconditioned corrections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 class Method:
     """Steps from x towards A^-1 b. All ranks take the same steps, and get the same norms."""
 
-    #: Whether :meth:`advance` returns the norms of b - A x and not those of a recurrence for it
+    #: Whether :meth:`advance` returns the norms of the true residual b - A x, not of a recurrence for it
     is_exact = True
 
     def __init__(self, A: RowMatrix, precond: Identity, b: Array) -> None:
@@ -42,7 +42,7 @@ class Method:
         """Receive the largest ratio of a residual to its target."""
 
     def renew(self, which: Array) -> Array:
-        """Return the norms of b - A x, from which the columns ``which`` go on."""
+        """Return the norms of b - A x; the columns ``which`` continue from this residual."""
         return self._norms()
 
     def _residual(self, out: Array) -> Array:
@@ -77,13 +77,13 @@ class Corrections(Method):
         return self._norms()
 
     def observe(self, steps: int, ratio: float) -> None:
-        """Lower the least eigenvalue where the residual falls more slowly than it implies."""
+        """Lower the smallest eigenvalue if the residual falls more slowly than it implies."""
         if isinstance(self._factors, Recurrence):
             self._factors.observe(steps, ratio)
 
 
 class Cg(Method):
-    """Conjugate gradients with one reduction a step: A u = w is known before u's products with r and w are summed.
+    """Conjugate gradients with one reduction per step: w = A u is computed before the inner products of u are summed.
 
     With p <- u + beta p and s <- w + beta s, so that s = A p, and gamma = r^T u, delta = u^T w:
     p^T A p = delta - beta gamma / alpha (Chronopoulos and Gear). Here w and s have the opposite signs.
@@ -112,7 +112,7 @@ class Cg(Method):
         return found
 
     def renew(self, which: Array) -> Array:
-        """Return the norms of b - A x; the columns ``which`` go on from there, in the direction of their residuals."""
+        """Return the norms of b - A x; the columns ``which`` restart from there, along their residuals."""
         r = self._residual(np.empty_like(self.r))
         found: Array = np.sqrt(self.A._dots([(r, r)])[0])
         if which.any():
@@ -141,7 +141,7 @@ class Cg(Method):
     def _step(self) -> None:
         beta, curvature = self._curvature()
         doubtful = ~self._fresh & (self._gamma != 0) & ((curvature <= 0) | (self._gamma < 0))
-        if doubtful.any():  # by the recurrence, and perhaps its rounding errors
+        if doubtful.any():  # by the recurrence, perhaps only because of rounding errors
             self._restart(doubtful, self._residual(np.empty_like(self.r)))
             beta, curvature = self._curvature()
         self.indefinite |= (self._gamma < 0) | ((self._gamma > 0) & (curvature <= 0))
@@ -154,7 +154,7 @@ class Cg(Method):
         self._reduce()
 
     def _update(self, alpha: Array, beta: Array) -> None:
-        """Update the four vectors, piece by piece: each piece is read from memory once."""
+        """Update the four vectors chunk by chunk, so that each chunk is read from memory once."""
         k = len(alpha)
         every = [flat(x) for x in (self._p, self._s, self._u, self._w, self.x, self.r)]
         room = flat(np.empty((CHUNK // k + 1, k), self.b.dtype))
@@ -177,9 +177,9 @@ def over(u: Array, v: Array) -> Array:
 
 
 def bounds_of(function: str, A: RowMatrix, precond: Identity) -> tuple[float, float]:
-    """Return bounds of the eigenvalues of M^-1 A, from those of the tridiagonal matrix of some steps of CG.
+    """Return bounds of the eigenvalues of M^-1 A: the Ritz values of some steps of CG.
 
-    They lie inside the spectrum: beyond a largest that is too small, a mode would grow.
+    Ritz values lie inside the spectrum; if the upper bound were too small, the modes beyond it would grow.
     """
     start = A._random(1)
     method = Cg(A, precond, start)
@@ -201,7 +201,7 @@ def bounds_of(function: str, A: RowMatrix, precond: Identity) -> tuple[float, fl
 
 
 def _ritz(alphas: list[float], betas: list[float]) -> tuple[float, float]:
-    """Return the least and the largest eigenvalue of the tridiagonal matrix of CG's coefficients."""
+    """Return the smallest and the largest eigenvalue of the tridiagonal matrix of CG's coefficients."""
     diagonal = [1 / alphas[0]]
     off = []
     for last, alpha, beta in zip(alphas, alphas[1:], betas[1:], strict=False):

@@ -16,10 +16,10 @@ Array = npt.NDArray[Any]
 
 
 class FlexibleCg(Cg):
-    """Conjugate gradients for an M that need not be symmetric, with one reduction a step as well.
+    """Conjugate gradients for an M that need not be symmetric, also with one reduction per step.
 
-    The direction p <- u - (u^T A p / p^T A p) p is A-orthogonal to the one before for every u = M^-1 r. As A is
-    symmetric, p^T A p = u^T A u - (u^T A p)^2 / p^T A p, so that the step is known from products with the p before.
+    The direction p <- u - (u^T A p / p^T A p) p is A-orthogonal to the previous one for every u = M^-1 r. As A is
+    symmetric, the new p^T A p = u^T A u - (u^T A p)^2 / p^T A p follows from products with the previous p.
     """
 
     def begin(self, x: Array) -> Array:
@@ -41,7 +41,7 @@ class FlexibleCg(Cg):
     def _step(self) -> None:
         beta, curvature = self._curvature()
         doubtful = ~self._fresh & (self._gamma != 0) & (curvature <= 0)
-        if doubtful.any():  # by the recurrence, and perhaps its rounding errors
+        if doubtful.any():  # by the recurrence, perhaps only because of rounding errors
             self._restart(doubtful, self._residual(np.empty_like(self.r)))
             beta, curvature = self._curvature()
         self.indefinite |= (self._delta < 0) | ((self._delta > 0) & (curvature <= 0))

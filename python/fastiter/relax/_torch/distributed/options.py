@@ -17,25 +17,25 @@ from .schwarz import Schwarz
 class AdditiveSchwarz:
     """z = sum over parts of R_S^T A_S^-1 R_S r, for the rows S of each part with its overlap: a preconditioner.
 
-    The parts of the matrix are solved at the same time. Each has an overlap of rows of other parts, whose entries are
-    fetched once, and whose residuals in each step.
+    The systems of all parts are solved in parallel. Each part is extended by an overlap of rows of other parts: their
+    entries are fetched once, their residuals in each step.
 
     Parameters
     ----------
     overlap : int
-        The rows of other parts at a distance of at most so many links in the graph of A + A^T. 0 is block Jacobi,
-        without messages.
+        The maximum distance of the overlap's rows from the part, in the graph of A + A^T. 0 is block Jacobi, without
+        messages.
     restricted : bool
-        Each part corrects its own rows only, which saves one round. It is not symmetric: for method "flexible_cg" or
-        "richardson", and best with exact local solutions.
+        Each part corrects its own rows only, which saves one round of messages. The result is not symmetric: use it
+        with the method "flexible_cg" or "richardson", preferably with exact local solutions.
     local : {"ssor", "exact"}
-        The solution of A_S z_S = r_S. "ssor": one symmetric sweep from 0, which keeps the whole symmetric and positive
-        definite where A is. "exact": SciPy's sparse LU factorisation, for parts small enough.
+        The solver for A_S z_S = r_S. "ssor": one symmetric sweep from 0; the preconditioner is then symmetric and
+        positive definite if A is. "exact": SciPy's sparse LU factorisation, for parts that are small enough.
     omega : float or "auto"
         The relaxation factor of "ssor", in (0, 2); "auto" estimates it for each part.
     coarse : bool
         Add Z E^+ Z^T r with E = Z^T A Z, where column p of Z is 1 in the rows of part p, so that the number of steps
-        grows less with the number of parts. It takes one round.
+        grows less with the number of parts. It takes one round of messages.
 
     Raises
     ------
@@ -81,11 +81,11 @@ class AdditiveSchwarz:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether it is symmetric where A is."""
+        """Whether it is symmetric if A is."""
         return not self.restricted
 
     def _prepared(self, A: RowMatrix) -> Schwarz:
-        """Return it for a matrix; every rank calls it."""
+        """Prepare the preconditioner for a matrix; every rank calls it."""
         omega = None if isinstance(self.omega, str) else float(self.omega)
         return Schwarz(A, self.overlap, self.restricted, self.local, omega, self.coarse)
 
@@ -134,5 +134,5 @@ class ColouredSSOR:
         return True
 
     def _prepared(self, A: RowMatrix) -> ColouredSsor:
-        """Return it for a matrix; every rank calls it."""
+        """Prepare the preconditioner for a matrix; every rank calls it."""
         return ColouredSsor(A, float(self.omega))

@@ -1,4 +1,4 @@
-"""The rows of each part of a rank together with those at a distance of some links, and their square matrices."""
+"""The rows of each part of a rank extended by an overlap of neighbouring rows, and their square matrices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Overlapped(NamedTuple):
 def overlapped(A: RowMatrix, overlap: int) -> list[Overlapped]:
     """Return the parts of this rank with the rows at a distance of at most ``overlap`` links in A + A^T.
 
-    Every rank calls it. Each layer takes six rounds: what is asked for, the entries of these rows, and their values.
+    Every rank calls it. Each layer takes six rounds: the requests, the entries of the requested rows, and their values.
     """
     links = _Links(A)
     rings = [links.around(part) for part in A._parts] if overlap else [np.zeros(0, np.int64) for _ in A._parts]
@@ -117,7 +117,7 @@ class _Links:
         return np.unique(np.concatenate(linked))
 
     def fetch(self, numbers: Array, known: _Triples) -> _Triples:
-        """Return the entries of rows that are not known yet, from the ranks that own them."""
+        """Fetch the entries of rows that are not known yet from the ranks that own them."""
         wanted = np.setdiff1d(numbers, known.row)
         asked = exchange(self.ranks, [torch.from_numpy(x) for x in self._by_rank(wanted, wanted)])
         found = [self._rows(x.numpy()) for x in asked]
@@ -142,7 +142,7 @@ class _Links:
 
 
 def _beyond(links: _Links, part: Part, known: Array, ring: Array, entries: _Triples) -> Array:
-    """Return the rows that are linked to the last ring and not known."""
+    """Return the rows that are linked to the last ring and not known yet."""
     first, last = part.first + links.first, part.last + links.first
     reached = np.unique(entries.column[np.isin(entries.row, ring)])
     return np.setdiff1d(reached[(reached < first) | (reached >= last)], known)
@@ -166,7 +166,7 @@ def _with_overlap(links: _Links, part: Part, outside: Array, entries: _Triples) 
 
 
 def _own_entries(links: _Links, part: Part, numbers: Array, before: int) -> tuple[Array, Array, Array]:
-    """Return the entries of a part's own rows in the columns ``numbers``, counted in these."""
+    """Return the entries of a part's own rows in the columns ``numbers``, as indices into these."""
     own = part.own
     row = np.repeat(np.arange(own.n), np.diff(own.start)) + before
     taken = links.own.of((links.own.row >= part.first + links.first) & (links.own.row < part.last + links.first))
@@ -179,14 +179,14 @@ def _own_entries(links: _Links, part: Part, numbers: Array, before: int) -> tupl
 
 
 class Places(NamedTuple):
-    """The rows outside a part: their positions in its vector, and where their values are.
+    """The rows outside a part: their positions in its vector, and the locations of their values.
 
     Attributes
     ----------
     near, rows : (a,)
-        The positions of rows of this rank, and which rows.
+        The positions of rows of this rank, and the indices of these rows.
     far, ghosts : (b,)
-        The positions of rows of other ranks, and which ghosts.
+        The positions of rows of other ranks, and the indices of these ghosts.
     """
 
     near: Array

@@ -27,8 +27,9 @@ def partition(A: Any, parts: int, *, method: Literal["contiguous", "pymetis"] = 
     parts : int
         The number of parts; some are empty if it exceeds n.
     method : {"contiguous", "pymetis"}
-        "contiguous": consecutive rows, as many in each part up to one. "pymetis": METIS divides the graph of A + A^T so
-        that the parts have about as many rows and few entries link them; it needs the package pymetis.
+        "contiguous": consecutive rows, in parts whose sizes differ by at most one. "pymetis": METIS partitions the
+        graph of A + A^T so that the parts have about the same number of rows and few entries link them; it requires the
+        package pymetis.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def partition(A: Any, parts: int, *, method: Literal["contiguous", "pymetis"] = 
 
 
 def even(n: int, parts: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the offsets (parts + 1,) of parts of consecutive rows; the first ones have one more."""
+    """Return the offsets (parts + 1,) of parts of consecutive rows; the first parts may have one more row."""
     return np.minimum(np.arange(parts + 1) * (n // parts) + np.minimum(np.arange(parts + 1), n % parts), n)
 
 
@@ -84,7 +85,7 @@ def _by_metis(A: Entries, parts: int) -> Tensor:
     ends = np.concatenate([row[links] * n + A.column[links], A.column[links] * n + row[links]])
     row, column = np.divmod(np.unique(ends), max(n, 1))
     start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(row, minlength=n))])
-    if parts == 1 or n == 0:  # METIS takes neither
+    if parts == 1 or n == 0:  # METIS supports neither
         return torch.zeros(n, dtype=torch.int64)
     _, owner = pymetis.part_graph(parts, xadj=start.tolist(), adjncy=column.tolist())
     return torch.tensor(owner, dtype=torch.int64)

@@ -26,16 +26,16 @@ class Part(NamedTuple):
     own : Csr
         The entries (m, m) between its own rows.
     entry : (entries of own,)
-        Their indices among the entries of the rank, as these were given.
+        Their indices among the entries of the rank, in the caller's order.
     border : (B,)
-        Its rows, counted from its first, that read values of other parts.
+        Its rows that read values of other parts, counted from its first row.
     ghost : Csr
         These entries (B, G), whose columns are indices into ``reads``.
     reads : (G,)
-        The values that they read, in increasing order of their numbers: r < n_local is row r of the rank, others are
+        The values that they read, by increasing number: r < n_local is row r of the rank, any other r is
         ghost r - n_local.
     near : slice
-        The part of ``reads`` that are rows of the rank; those before and after are ghosts.
+        The range of ``reads`` that are rows of the rank; those before and after it are ghosts.
     """
 
     number: int
@@ -50,14 +50,14 @@ class Part(NamedTuple):
 
 
 class Local(NamedTuple):
-    """The parts of a rank, and the numbers of its ghosts, which increase."""
+    """The parts of a rank, and the numbers of its ghosts, in increasing order."""
 
     parts: list[Part]
     ghosts: Array
 
 
 def divide(function: str, A: Entries, ownership: Ownership, mine: range) -> Local:
-    """Divide a rank's rows into its parts; refuse a zero on the diagonal, and entries that are given twice."""
+    """Divide a rank's rows into its parts; refuse zeros on the diagonal and duplicate entries."""
     first = int(ownership.offsets[mine.start])
     last = int(ownership.offsets[mine.stop])
     row = np.repeat(np.arange(A.rows), np.diff(A.start))
@@ -91,7 +91,7 @@ def divide(function: str, A: Entries, ownership: Ownership, mine: range) -> Loca
 def _part(
     number: int, own: tuple[int, int], rank: tuple[int, int], entries: tuple[Array, Array, Array, Array], ghosts: Array
 ) -> Part:
-    """Return a part from the range of its numbers, that of the rank, and rows, columns, values and places."""
+    """Return a part from the ranges of its own and of the rank's numbers, and its rows, columns, values and places."""
     row, column, value, place = entries
     size = own[1] - own[0]
     inside = (column >= own[0]) & (column < own[1])
@@ -109,7 +109,7 @@ def _part(
 
 
 def csr_of(rows: int, columns: int, row: Array, column: Array, value: Array) -> Csr:
-    """Return entries that are sorted by row and column in compressed rows."""
+    """Return entries, sorted by row and column, in compressed rows."""
     start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(row, minlength=rows))])
     return Csr(columns, start, column.astype(np.int32), np.ascontiguousarray(value))
 
@@ -129,7 +129,7 @@ class Product:
             self._ghost.append(far)
 
     def inside(self, x: Array, b: Array, r: Array) -> None:
-        """Write b minus the products with each part's own values to r; all arrays are (n_local, k), contiguous."""
+        """Write b minus the products with each part's own values to r; all arrays are contiguous (n_local, k)."""
         k = x.shape[1]
         norms = np.empty(k)
         for part, own in zip(self.parts, self._own, strict=True):

@@ -19,11 +19,11 @@ Array = npt.NDArray[Any]
 class Identity:
     """M = I."""
 
-    #: Whether M is symmetric where A is, as conjugate gradients need it
+    #: Whether M is symmetric if A is, as conjugate gradients require
     is_symmetric = True
 
     def apply(self, r: Array) -> Array:
-        """Return M^-1 r for r (n_local, k), contiguous; it is overwritten by the next call, and r itself for M = I."""
+        """Return M^-1 r for r (n_local, k), contiguous; the next call overwrites it. For M = I it is r itself."""
         return r
 
 
@@ -43,9 +43,9 @@ class Jacobi(Identity):
 
 
 class BlockJacobi(Identity):
-    """M has on its diagonal the SSOR of each part's block A_p = L + D + U, with E = D / omega: no messages.
+    """M is block diagonal with the SSOR of each part's block A_p = L + D + U, E = D / omega: no messages.
 
-    M_p = (E + L) (2 E - D)^-1 (E + U): M_p^-1 r is one symmetric sweep from 0, of which each half reads one triangle.
+    M_p = (E + L) (2 E - D)^-1 (E + U): M_p^-1 r is one symmetric sweep from 0, and each half sweep reads one triangle.
     """
 
     def __init__(self, A: RowMatrix, omega: float) -> None:
@@ -63,7 +63,7 @@ class BlockJacobi(Identity):
 
 
 class SymmetricSweep:
-    """A sweep forward and one backward, from 0, over A = L + D + U, each of which reads one triangle.
+    """A forward and a backward sweep from 0 over A = L + D + U, each of which reads one triangle.
 
     With E = D / omega it is (E + U)^-1 (2 E - D) (E + L)^-1 r.
     """
@@ -73,7 +73,7 @@ class SymmetricSweep:
         self._omega = np.array([omega])
 
     def __call__(self, r: Array, half: Array, z: Array) -> None:
-        """Write to z what it makes of r, (m, k), contiguous as ``half``, which is work space."""
+        """Write the result for r (m, k) to z; all are contiguous, and ``half`` is work space."""
         k = r.shape[1]
         half.fill(0)
         z.fill(0)
@@ -97,7 +97,7 @@ def diagonal_of(A: Csr) -> Array:
     return found
 
 
-#: The preconditioners by name, from a matrix and omega
+#: The preconditioners by name, as functions of a matrix and omega
 PRECONDITIONERS: dict[str, Callable[[RowMatrix, float], Identity]] = {
     "jacobi": Jacobi,
     "block_jacobi": BlockJacobi,
@@ -105,7 +105,7 @@ PRECONDITIONERS: dict[str, Callable[[RowMatrix, float], Identity]] = {
 
 
 def preconditioner_of(A: RowMatrix, which: Any, omega: float) -> Identity:
-    """Return the preconditioner of a name or with options, which the matrix keeps."""
+    """Return the preconditioner with this name or these options, which the matrix caches."""
     if which is None:
         return Identity()
     key = (which, omega if isinstance(which, str) else None)

@@ -18,10 +18,10 @@ Array = npt.NDArray[Any]
 
 
 class Schwarz(Identity):
-    """z = sum over parts of R_S^T (about A_S^-1) R_S r, for the rows S of a part and its overlap.
+    """z = sum over parts of R_S^T (approximately A_S^-1) R_S r, for the rows S of a part and its overlap.
 
-    One round brings the residuals of the overlap, a second one takes its corrections back, unless ``restricted`` keeps
-    those of a part's own rows alone, and a third one sums the residuals of parts for the coarse correction.
+    One round fetches the residuals of the overlap; a second one returns its corrections, unless ``restricted`` keeps
+    only those of a part's own rows; a third one sums the residuals of parts for the coarse correction.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Schwarz(Identity):
 class Coarse:
     """z <- z + Z E^-1 Z^T r with E = Z^T A Z, where column p of Z is 1 in the rows of part p: one round.
 
-    The pseudo-inverse of E (P, P) leaves out parts without rows, and the constants where these are in the kernel of A.
+    The pseudo-inverse of E (P, P) excludes parts without rows, and the constants if they are in the kernel of A.
     """
 
     def __init__(self, A: RowMatrix) -> None:

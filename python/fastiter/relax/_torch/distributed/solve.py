@@ -36,7 +36,7 @@ METHODS = ("cg", "flexible_cg", "chebyshev", "richardson", *STATIONARY, "sor")
 
 
 class How(NamedTuple):
-    """The method of a solution: a name in METHODS but STATIONARY's, a preconditioner, and their numbers."""
+    """The method of a solution: a name in METHODS but not in STATIONARY, a preconditioner, and their parameters."""
 
     method: str
     preconditioner: str | AdditiveSchwarz | ColouredSSOR | None
@@ -74,7 +74,7 @@ def solve(
 ) -> LinearSolution:
     """Solve A x = b with rows divided among ranks; for the gradients, solve A^T l = g: db = l, dA = -l x^T.
 
-    All ranks call it. The steps depend on the parts of A, and not on the ranks that these are on. Second derivatives
+    All ranks call it. The steps depend on the parts of A, not on their distribution among the ranks. Second derivatives
     are refused.
 
     Parameters
@@ -86,11 +86,11 @@ def solve(
     x0 : Tensor like b, optional
         This rank's rows of the initial guess; zeros by default. It has no gradient.
     method : {"cg", "flexible_cg", "chebyshev", "richardson", "jacobi", "block_jacobi", "sor"}
-        "cg": conjugate gradients, with one reduction a step. "flexible_cg": the same for preconditioners that are not
-        symmetric; its convergence is then not assured. "chebyshev": Chebyshev's polynomials in M^-1 A, without
-        reductions but for the check. "richardson": x <- x + omega M^-1 (b - A x), M that of the preconditioner.
-        "jacobi", "block_jacobi": the same with this preconditioner, where omega is that of the preconditioner for
-        "block_jacobi". "sor": successive over-relaxation by the colours of the parts, as in :class:`ColouredSSOR`.
+        "cg": conjugate gradients, with one reduction per step. "flexible_cg": the same for preconditioners that are not
+        symmetric, for which convergence is not guaranteed. "chebyshev": Chebyshev polynomials in M^-1 A, with
+        reductions only at checks. "richardson": x <- x + omega M^-1 (b - A x) with the preconditioner's M. "jacobi",
+        "block_jacobi": the same with the preconditioner of this name; for "block_jacobi", omega is the
+        preconditioner's. "sor": successive over-relaxation by the colours of the parts, as in :class:`ColouredSSOR`.
     preconditioner : {"jacobi", "block_jacobi"}, AdditiveSchwarz or ColouredSSOR, optional
         "jacobi": the diagonal. "block_jacobi": the SSOR of each part's block, which is symmetric: one sweep forward and
         one backward. None: the identity.
@@ -98,26 +98,26 @@ def solve(
         The relaxation factor of "block_jacobi" and "sor", in (0, 2), or of Richardson's iteration with another
         preconditioner.
     bounds : (float, float), optional
-        The least and the largest eigenvalue of M^-1 A for "chebyshev". By default they are estimated by some steps of
-        conjugate gradients, and the least is lowered if the residual falls more slowly than it implies.
-    %(limits)s one product with A. All ranks end if the callback of any returns True
+        The smallest and the largest eigenvalue of M^-1 A for "chebyshev". By default they are estimated by some steps
+        of conjugate gradients, and the smallest is lowered if the residual falls more slowly than it implies.
+    %(limits)s one product with A. All ranks stop if the callback of any rank returns True
 
     Returns
     -------
     LinearSolution
-        This rank's rows of x, differentiable in b and in the values of A, as ``value``; its numbers are those of all
-        rows, the same on every rank. Its ``reason`` may also be "indefinite": A or the preconditioner has a direction
-        d with d^T A d <= 0. Its history has the residuals of the recurrence where the method is "cg"; ``residual`` is
-        that of x.
+        This rank's rows of x, differentiable in b and in the values of A, as ``value``; residuals and other numbers are
+        for all rows, and the same on every rank. Its ``reason`` may also be "indefinite": A or the preconditioner has a
+        direction d with d^T A d <= 0. Its history has the residuals of the recurrence where the method is "cg";
+        ``residual`` is that of x.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described, on every rank; also if ranks differ in one that they have to share.
+        If an argument is not as described, on every rank; also if the ranks' values of a shared argument differ.
     ConvergenceError
         If ``throw`` is True and it does not converge; also in the backward pass, as the gradient would be wrong.
     RuntimeError
-        CommunicationError, a kind of it, if a rank does not answer.
+        Its subclass CommunicationError, if a rank does not respond.
 
     Warns
     -----
@@ -127,8 +127,8 @@ def solve(
     See Also
     --------
     RowMatrix : The matrix.
-    AdditiveSchwarz : A preconditioner by parts that overlap.
-    ColouredSSOR : A preconditioner by colours of parts.
+    AdditiveSchwarz : A preconditioner with overlapping parts.
+    ColouredSSOR : A preconditioner of sweeps over all parts.
     fastiter.relax.ssor_cg : For one process.
 
     References
@@ -193,7 +193,7 @@ def _checked_how(function: str, method: str, preconditioner: Any, omega: float, 
 
 
 def _check_omega(function: str, method: str, preconditioner: Any, omega: float) -> None:
-    """Check the relaxation factor, and refuse one that nothing would use."""
+    """Check the relaxation factor, and refuse one that would have no effect."""
     check_omega(function, "ssor" if method == "sor" or preconditioner == "block_jacobi" else "jacobi", omega)
     if isinstance(omega, str):
         raise ValueError(f"{function}: omega must be a number, got {omega!r}")
@@ -215,7 +215,7 @@ def _check_vectors(function: str, A: RowMatrix, b: Tensor, x0: Tensor | None) ->
 
 
 def _described(b: Tensor, x0: Tensor | None, how: How, limits: Limits) -> dict[str, str]:
-    """Return what has to be the same on every rank, as text."""
+    """Return the values that must agree on all ranks, as text."""
     found = {"function": "solve", "the dtype of b": str(b.dtype)}
     found["the shape of b"] = f"(n_local, {b.shape[1]})" if b.dim() == 2 else "(n_local,)"
     found["x0"] = "None" if x0 is None else "a tensor"
