@@ -183,7 +183,10 @@ def _margin(fmt: Int | Float, rest: float) -> float:
 
 
 def not_beyond(scale: Array, largest: Array, target: Target, dtype: type[np.floating[Any]]) -> Array:
-    """Return scales with which the largest magnitudes meet the target also once the scales are rounded to a dtype."""
+    """Return scales with which the largest magnitudes meet the target also once the scales are rounded to a dtype.
+
+    Scales that already do are returned unchanged.
+    """
     narrow = scale.astype(dtype)
     beyond = largest / narrow.astype(np.float64) > target.held + target.margin
     return np.where(beyond, np.nextafter(narrow, dtype(np.inf)).astype(np.float64), scale)
