@@ -1,4 +1,4 @@
-"""Fixed points x = f(x): iterations that converge faster than x <- f(x), batched, with a stop for each sample."""
+"""Fixed points x = f(x): batched iterations that converge faster than x <- f(x), with a stopping test per sample."""
 
 from __future__ import annotations
 

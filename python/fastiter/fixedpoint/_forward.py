@@ -22,13 +22,13 @@ from ._inclusion import (
 )
 from ._inclusion_docs import PARTS
 
-_RATIO = 0.9  # of t norm(B z - B x) to norm(z - x), at most, where t is searched for
+_RATIO = 0.9  # maximum of t norm(B z - B x) / norm(z - x) in the search for t
 _RISE = 1.05  # of t from step to step
-_LEAST = 1e-30  # t at which the search gives up: B is not Lipschitz, or not finite
+_LEAST = 1e-30  # the search gives up below this t: B is not Lipschitz, or not finite
 
 
 class _Trials:
-    """Trial points z = (I + t A)^-1 (x - t B x), with a step that is given or searched for."""
+    """Trial points z = (I + t A)^-1 (x - t B x), with a given step or one found by search."""
 
     def __init__(self, function: str, operators: tuple[Resolvent, Operator], x0: Any, size: tuple[float, bool]) -> None:
         self.x = point(function, "x0", x0)
@@ -43,7 +43,7 @@ class _Trials:
         return self._forward(x)
 
     def __call__(self, x: Any, Bx: Any, needs_Bz: bool) -> tuple[Any, Any]:
-        """Return z and B z, which may be None where neither the method nor the search needs it."""
+        """Return z and B z, which may be None if neither the method nor the search needs it."""
         if not self._is_searched:
             z = self.resolvent(x - self.t * Bx, self.t)
             return z, self.forward(z) if needs_Bz else None
@@ -57,7 +57,7 @@ class _Trials:
             self.t /= 2
 
     def judged(self, z: Any, change: Any) -> Step:
-        """Return what the driver judges: a change by a small t is a small change wherever the solution is."""
+        """Return the step for the driver; its change is divided by a t below 1, as a small t makes any change small."""
         return Step(z, norm(change) / min(self.t, 1.0), norm(z), self.evaluations, self.t)
 
 
@@ -78,8 +78,8 @@ def forward_backward(
 ) -> InclusionSolution:
     """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- x + relaxation (z - x): the proximal gradient method.
 
-    Converges for cocoercive B, such as gradients of convex functions with Lipschitz constant L, and t < 2 / L; for B
-    that is strongly monotone with constant m, and t < 2 m / L^2.
+    It converges for cocoercive B, such as gradients of convex functions with Lipschitz constant L, if t < 2 / L, and
+    for B that is strongly monotone with constant m, if t < 2 m / L^2.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def forward_backward(
     %(x0)s
     %(steps)s 0.9
     relaxation : float
-        Over-relaxation above 1; below 2.
+        The relaxation factor, below 2; above 1 it is over-relaxation.
     %(ends)s
 
     %(returns)s
@@ -97,7 +97,7 @@ def forward_backward(
 
     See Also
     --------
-    forward_backward_forward : For B that is monotone and Lipschitz alone.
+    forward_backward_forward : For B that is only monotone and Lipschitz.
     davis_yin : With a second resolvent.
 
     References
@@ -150,8 +150,8 @@ def forward_backward_forward(
 ) -> InclusionSolution:
     """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- z - t (B z - B x): Tseng's method.
 
-    Converges for monotone B with Lipschitz constant L and t < 1 / L; with ``lipschitz``, t = 0.9 / L. One resolvent
-    and two evaluations of B in a step.
+    It converges for monotone B with Lipschitz constant L if t < 1 / L; with ``lipschitz``, t = 0.9 / L. A step takes
+    one resolvent and two evaluations of B.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def extragradient(
 ) -> InclusionSolution:
     """0 in (A + B)(x) by z = (I + t A)^-1 (x - t B x), x <- (I + t A)^-1 (x - t B z): Korpelevich's method.
 
-    Converges for monotone B with Lipschitz constant L and t < 1 / L, where A is the normal cone of a set; with
+    It converges for monotone B with Lipschitz constant L if t < 1 / L and A is the normal cone of a set; with
     ``lipschitz``, t = 0.9 / L.
 
     Parameters
@@ -234,8 +234,8 @@ def extragradient(
 
     See Also
     --------
-    forward_backward_forward : One resolvent in a step.
-    mirror_prox : The same with the entropy for the distance.
+    forward_backward_forward : One resolvent per step.
+    mirror_prox : The same with the entropy in place of the Euclidean distance.
 
     References
     ----------

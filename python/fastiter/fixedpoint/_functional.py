@@ -44,43 +44,43 @@ def fixed_point(
     throw: bool = False,
     **options: Any,
 ) -> FixedPointSolution:
-    """x = f(x) for each sample of a batch, by the evaluations of f alone.
+    """x = f(x) for each sample of a batch, from evaluations of f only.
 
     Parameters
     ----------
     f : callable
         ``f(x, *args)`` returns an array of the shape and dtype of x; for a tuple, list or dict of arrays the same
-        structure. It must not change x, which is read-only. Where samples end at different steps it gets the rows that
-        have not ended.
+        structure. It must not change x, which is read-only. If samples end at different steps, it receives only the
+        rows that have not ended.
     x0 : array, tuple, list or dict of arrays, or FixedPointSolution
         The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype; a number, or a list or tuple
-        without arrays, is one array-like. A solution starts from its value; if it comes from the same method with the
-        same options, also from its history.
+        without arrays, is one array-like. If it is a solution, the iteration continues from its value, and also from
+        its history if it comes from the same method with the same options.
     method : str
         The name of the iteration, one of those in Notes.
     rtol : float, optional
         Relative tolerance: by default 1e-5 in 32 bits and 1e-8 in 64.
     atol : float
-        Absolute tolerance: a sample has converged where ``||f(x) - x|| <= rtol ||f(x)|| + atol``.
+        Absolute tolerance: a sample has converged when ``||f(x) - x|| <= rtol ||f(x)|| + atol``.
     max_steps : int
-        The most steps.
+        The maximum number of steps.
     norm : {"l2", "inf", "rms", "span"} or callable
-        ``"span"`` is the largest minus the least element, for maps whose fixed points are known up to a constant. A
-        function gets a state, f(x) - x or f(x), and returns one number for each sample.
+        ``"span"`` is the largest minus the smallest element, for maps whose fixed points are unique up to a constant. A
+        callable receives a state, f(x) - x or f(x), and returns one number for each sample.
     batched : bool
-        Whether axis 0 counts samples, each with its own history and end. If False, x0 is one problem.
+        Whether axis 0 is a batch of samples, each with its own history and stopping test. If False, x0 is one problem.
     args : tuple of arrays
         Arrays of B rows that are passed to f, without the rows of samples that have ended.
     compact : bool
-        If False, f always gets all B rows, for functions that cannot take fewer.
+        If False, f always receives all B rows, for functions that cannot take fewer.
     jvp : callable, optional
         ``jvp(x, v, *args)`` returns f'(x) v, for ``"newton_krylov"``; by default a difference of two values of f.
     patience : int
-        A sample has stagnated after so many steps without a new least residual.
+        A sample has stagnated after this many steps without a new smallest residual.
     callback : callable, optional
-        Called with a :class:`FixedPointProgress` after each evaluation; the solver ends where it returns True.
+        Called with a :class:`FixedPointProgress` after each evaluation; the solver ends if it returns True.
     throw : bool
-        Whether to raise :class:`fastiter.ConvergenceError` where a sample has not converged.
+        Whether to raise :class:`fastiter.ConvergenceError` if a sample has not converged.
     **options : object
         Options of the method, listed in Notes.
 
@@ -101,7 +101,7 @@ def fixed_point(
     Warns
     -----
     ConvergenceWarning
-        If a sample does not converge; its value is its iterate with the least residual.
+        If a sample does not converge; its value is its iterate with the smallest residual.
 
     See Also
     --------
@@ -125,8 +125,8 @@ def fixed_point(
     chebyshev           ``bounds=(low, high)`` of the spectrum of an affine f, estimated by ``estimates=20`` evaluations
     ==================  ==========================================================================================
 
-    ``anderson``, ``broyden``, ``squarem`` and ``aitken`` go back to the best iterate of a sample, without its history,
-    where it meets NaN, grows or stagnates: up to six times to the same one, with shorter steps each time.
+    If a sample meets NaN, grows or stagnates, ``anderson``, ``broyden``, ``squarem`` and ``aitken`` return to its best
+    iterate and discard its history: up to six times to the same iterate, with shorter steps each time.
 
     References
     ----------
@@ -157,7 +157,7 @@ def fixed_point(
 
 
 def _with_arrays(function: str, x0: Any) -> Any:
-    """Return x0 with arrays in the place of array-likes: a list or tuple without arrays is one array itself."""
+    """Return x0 with array-likes converted to arrays: a list or tuple without arrays is one array."""
     if isinstance(x0, dict):
         return dict(zip(x0, as_arrays(function, [f"x0[{key!r}]" for key in x0], list(x0.values())), strict=True))
     if type(x0) in (list, tuple) and any(hasattr(part, "dtype") for part in x0):

@@ -38,43 +38,42 @@ def halpern_vr(
     """0 in F(x) + G(x), F the mean of n components, by Halpern's iteration with estimates of F from a few of them.
 
     ``"cocoercive"``: x <- (I + t G)^-1 (w x0 + (1 - w) x - t E), w = 2 / (k + 4) at step k. The estimate E of F(x) is
-    PAGE: F(x) itself with a probability p, else the last E plus the mean over a random batch of the components'
-    changes.
+    PAGE: F(x) itself with probability p, otherwise the last E plus the mean change of a random batch of components.
 
     ``"lipschitz"``: x <- w x0 + (1 - w) (I + s (F + G))^-1 x with w = 1 / (k + 2) and s = sqrt(n) / L; the resolvent
     is computed by extragradient steps with variance reduction, from a snapshot that is renewed with probability p,
-    until its residual is a part of the outer one that decreases with k. For components that are not cocoercive, as
-    those of games.
+    until its residual is a fraction, decreasing with k, of the outer one. This variant is for components that are not
+    cocoercive, such as those of games.
 
-    The residual, norm(x - (I + t G)^-1 (x - t F(x))) / t, is that of the last point at which all components were
-    evaluated for the method's own use: it costs no evaluation. The value is that point. ``evaluations`` counts
+    The residual, norm(x - (I + t G)^-1 (x - t F(x))) / t, is that of the last point at which the method itself
+    evaluated all components, so it costs no further evaluation. The value is that point. ``evaluations`` counts
     components: n for F, 2 for each of a batch.
 
     Parameters
     ----------
     components : callable
         ``components(x, indices)`` returns the mean of F_i(x) over an int64 array of indices, in the shape and dtype of
-        x; that of all n for None.
+        x; for None, the mean over all n.
     resolvent : callable
-        ``resolvent(y, t)`` returns (I + t G)^-1 y; y where G is 0.
+        ``resolvent(y, t)`` returns (I + t G)^-1 y, which is y if G is 0.
     %(x0)s
     n : int
         The number of components.
     lipschitz : float
-        L: the root of the mean square of the components' Lipschitz constants, or a bound.
+        L: the root mean square of the components' Lipschitz constants, or an upper bound.
     variant : {"cocoercive", "lipschitz"}
         The iteration.
     step : float, optional
-        t: by default 1 / L, at which ``"cocoercive"`` reached a residual three times as fast as at the 1 / (4 L) of the
-        theory in the reference problem; for ``"lipschitz"`` 0.99 sqrt(p) / L.
+        t: for ``"cocoercive"`` by default 1 / L, with which it reached a residual on the reference problem three times
+        as fast as with the theory's 1 / (4 L); for ``"lipschitz"`` 0.99 sqrt(p) / L.
     batch : int, optional
-        The size of a batch, drawn with replacement: by default ceil(sqrt(n)) for ``"cocoercive"`` and 1, which needs
-        the fewest evaluations, for ``"lipschitz"``, where a larger one takes fewer steps.
+        The size of a batch, drawn with replacement: by default ceil(sqrt(n)) for ``"cocoercive"`` and 1 for
+        ``"lipschitz"``, which needs the fewest evaluations; a larger batch takes fewer steps.
     probability : float, optional
         p, above 0 and at most 1, which is the deterministic method: by default 4 / (k + 5) up to k = sqrt(n) and
         constant from there for ``"cocoercive"``, and min(1, 2 batch / n) for ``"lipschitz"``.
     rng : numpy.random.Generator or int, optional
-        Where indices come from, or a seed; the same seed gives the same result.
+        The source of the indices, or a seed; the same seed gives the same result.
     %(ends)s
 
     %(returns)s
@@ -88,8 +87,8 @@ def halpern_vr(
 
     Notes
     -----
-    On convex minimisation plain gradient descent needs fewer evaluations: this method is for operators without a
-    potential, and its residual is small at the last point and not on average.
+    For convex minimisation, plain gradient descent needs fewer evaluations: this method is for operators without a
+    potential, and its residual is small at the last point, not only on average.
 
     References
     ----------
@@ -163,7 +162,7 @@ class _Oracle:
         return self._mean(x, indices) - self._mean(y, indices)
 
     def chance(self, p: float) -> bool:
-        """Return True with probability p; without a draw where it is certain."""
+        """Return True with probability p, without a draw if that is certain."""
         return p >= 1 or bool(self.rng.random() < p)
 
     @property
@@ -193,8 +192,8 @@ def _cocoercive(oracle: _Oracle, J: Resolvent, x0: Any, t: float, p: float | Non
         x = to
 
 
-_PART = 0.5  # of the outer residual over k + 2: what the inner one may be
-_MOST_INNER = 10_000_000  # inner steps for one outer one
+_PART = 0.5  # maximum of the inner residual, as a multiple of the outer one / (k + 2)
+_MOST_INNER = 10_000_000  # maximum number of inner steps per outer step
 
 
 def _lipschitz(oracle: _Oracle, J: Resolvent, x0: Any, t: float, p: float, s: float) -> Iterator[Step]:

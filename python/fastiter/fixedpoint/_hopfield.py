@@ -59,29 +59,29 @@ def hopfield_update(
 ) -> HopfieldSolution:
     """x <- X softmax(beta X^T x): retrieve stored patterns, the columns of X, until each x is a fixed point.
 
-    One update is attention with the patterns as keys and as values. Each query stops on its own, where an update
-    changes it by no more than ``atol + rtol ||x||``, and then costs nothing more.
+    One update is attention with the patterns as keys and as values. Each query stops separately, once an update changes
+    it by no more than ``atol + rtol ||x||``, and then costs nothing more.
 
     Parameters
     ----------
     state : ndarray (..., L, D), float32 or float64
         The queries x. Leading axes are problems: a batch, or a batch and heads; they broadcast with those of stored.
     stored : ndarray (..., S, D)
-        The patterns, the columns of X. Those that several problems share are not copied.
+        The patterns, the columns of X. Patterns shared by several problems are not copied.
     beta : float or ndarray (...)
         The inverse temperature, above 0: large values retrieve one pattern, small ones averages. An array broadcasts
         to the leading axes, so that (H,) is one for each head of (B, H, L, D).
     steps : int, optional
         Make exactly this number of updates; by default each query is updated until it converges.
     rtol, atol : float
-        A query has converged where ``||x+ - x|| <= atol + rtol ||x+||``.
+        A query has converged when ``||x+ - x|| <= atol + rtol ||x+||``.
     max_steps : int
-        The most updates of a query, unless ``steps`` is given.
+        The maximum number of updates of a query, unless ``steps`` is given.
     mask : bool or float ndarray, optional
         It broadcasts to (..., L, S). A bool is True where a query may retrieve a pattern; a float is added to
         ``beta X^T x``. A query that may retrieve no pattern becomes 0.
     throw : bool
-        Raise ConvergenceError where a query does not converge, instead of a warning.
+        Raise ConvergenceError if a query does not converge, instead of a warning.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in plain NumPy.
 
@@ -198,7 +198,7 @@ def hopfield_energy(
     z = z if bias is None else z + bias
     top = z.max(axis=-1)
     top[np.isneginf(top)] = 0
-    with np.errstate(divide="ignore"):  # of a query that may retrieve no pattern
+    with np.errstate(divide="ignore"):  # for a query that may retrieve no pattern
         total = top + np.log(np.exp(z - top[..., None]).sum(axis=-1))
     largest = np.square(patterns).sum(axis=-1).max(axis=-1, initial=0)[..., None]
     energy: Array = (math.log(S) - total) / b + (np.square(x).sum(axis=-1) + largest) / 2
@@ -206,7 +206,7 @@ def hopfield_energy(
 
 
 def _problem(function: str, state: Any, stored: Any, beta: Any, mask: Any) -> tuple[_Problem, tuple[int, ...]]:
-    """Return the arguments, checked and with the leading axes (batch, head), and their leading axes before."""
+    """Return the checked arguments with the leading axes (batch, head), and their original leading axes."""
     state, stored = as_arrays(function, ("state", "stored"), (state, stored))
     check_arrays(function, ("state", "stored"), (state, stored))
     lead = joined(function, state.shape, stored.shape)
@@ -222,7 +222,7 @@ def _problem(function: str, state: Any, stored: Any, beta: Any, mask: Any) -> tu
 
 
 def _beta(function: str, beta: Any, dtype: Any, lead: tuple[int, ...]) -> Array:
-    """Return the inverse temperatures in ``dtype``, of a shape that broadcasts to the leading axes."""
+    """Return the inverse temperatures in ``dtype``, in a shape that broadcasts to the leading axes."""
     if not isinstance(beta, (np.ndarray, list, tuple)):
         return np.asarray(positive(function, "beta", beta, zero=False), dtype)
     found = as_array(function, "beta", beta, dtype)
@@ -239,7 +239,7 @@ def _beta(function: str, beta: Any, dtype: Any, lead: tuple[int, ...]) -> Array:
 
 
 def _bias(function: str, mask: Any, dtype: Any, whole: tuple[int, ...]) -> Array | None:
-    """Return what is added to the scaled products, (..., L, S), or None."""
+    """Return the bias that is added to the scaled products, (..., L, S), or None."""
     if mask is None:
         return None
     refuse_mask(function, "mask", mask)

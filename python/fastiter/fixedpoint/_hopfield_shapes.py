@@ -1,4 +1,4 @@
-"""Shapes of Hopfield networks, and their result: what arrays and tensors share."""
+"""Shapes and results of Hopfield networks, shared by arrays and tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 
 class Limits(NamedTuple):
-    """When a query stops: after exactly ``steps`` updates, or where an update changes it little."""
+    """The stopping test of a query: after exactly ``steps`` updates, or when an update changes it little."""
 
     steps: int | None
     rtol: float
@@ -25,7 +25,7 @@ class Limits(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The most updates of a query."""
+        """The maximum number of updates of a query."""
         return self.max_steps if self.steps is None else self.steps
 
 
@@ -71,7 +71,7 @@ def folded_axes(lead: Shape) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HopfieldSolution(Solution):
-    """States of a Hopfield network after their updates; (..., L) are the queries.
+    """The states of a Hopfield network after the updates; the axes (..., L) are the queries.
 
     Attributes
     ----------
@@ -86,14 +86,14 @@ class HopfieldSolution(Solution):
     method : str
         ``"hopfield"``.
     reason : str or tuple of str
-        ``"converged"`` or, with ``steps`` given, ``"steps"``. If not all queries converged, one for each: else it is
-        ``"max_steps"`` or ``"not finite"``.
+        ``"converged"`` or, with ``steps`` given, ``"steps"``. If not all queries converged, a tuple with one for each
+        query, which may also be ``"max_steps"`` or ``"not finite"``.
 
     See Also
     --------
     hopfield_update : The function that returns it.
-    fastiter.Solution : The attributes that all solvers' results have.
-    fastiter.ConvergenceWarning : The warning where it has not converged.
+    fastiter.Solution : The attributes shared by the results of all solvers.
+    fastiter.ConvergenceWarning : The warning if it has not converged.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """Shared by the methods for monotone inclusions: points, steps, the end, the result.
 
-Points are arrays, tensors, or tuples of these; the methods use no operations but those that both kinds have.
+Points are arrays, tensors, or tuples of these; the methods use only operations that both libraries have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Resolvent: TypeAlias = Callable[[Any, float], Any]
 #: x -> B x
 Operator: TypeAlias = Callable[[Any], Any]
 
-_GROWTH = 1e8  # of the residual, from its least value: then the iteration has diverged
+_GROWTH = 1e8  # growth of the residual from its minimum at which the iteration has diverged
 _REMEDIES = {
     "max_steps": "try a larger max_steps or another step",
     "diverged": "the operators may not be monotone, or step is too large",
@@ -47,9 +47,9 @@ class InclusionSolution(Solution):
     reason : str
         The reason for ending: "converged", "max_steps", "diverged", "nan" or "callback".
     tolerance : float
-        The residual at which it would have converged.
+        The residual at which it converges.
     evaluations : int
-        How many times single-valued operators were evaluated; of a finite sum, its components.
+        The number of evaluations of single-valued operators; for a finite sum, of its components.
     step : float
         The step size at the end.
     history : (steps,) float64
@@ -58,7 +58,7 @@ class InclusionSolution(Solution):
     See Also
     --------
     forward_backward : One of the methods that return it.
-    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.Solution : The attributes shared by the results of all solvers.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class InclusionProgress:
     value : array, tensor or tuple
         The point that the method would return now.
     evaluations : int
-        How many times single-valued operators were evaluated so far.
+        The number of evaluations of single-valued operators so far.
 
     See Also
     --------
@@ -123,7 +123,7 @@ class InclusionProgress:
 
 
 class Ends(NamedTuple):
-    """When a method ends, and what it does then."""
+    """The arguments that determine when a method ends, and whether it then raises an error."""
 
     rtol: float | None = None
     atol: float = 0.0
@@ -132,7 +132,7 @@ class Ends(NamedTuple):
     throw: bool = False
 
     def checked(self, function: str, x0: Any) -> Ends:
-        """Return them as numbers; refuse other types and values."""
+        """Return the arguments as numbers; refuse other types and values."""
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
         check_flag(function, "throw", self.throw)
@@ -146,7 +146,7 @@ class Ends(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a method: the point it would return, the residual, and the totals so far."""
+    """One step of a method: the current result, the residual, and the totals so far."""
 
     value: Any
     residual: float
@@ -156,7 +156,7 @@ class Step(NamedTuple):
 
 
 def solved(function: str, steps: Iterator[Step], ends: Ends) -> InclusionSolution:
-    """Take steps until the end, and judge the result."""
+    """Take steps until the method ends, and return the result."""
     assert ends.rtol is not None  # set by `checked`
     history: list[float] = []
     least, reason, step, tolerance, first = math.inf, "max_steps", None, 0.0, 0.0
@@ -195,7 +195,7 @@ def solved(function: str, steps: Iterator[Step], ends: Ends) -> InclusionSolutio
 
 
 def point(function: str, name: str, x: Any) -> Any:
-    """Return a starting point as one without a graph; refuse anything but arrays and tensors of float32 or float64."""
+    """Return a starting point without its graph; refuse anything but arrays and tensors of float32 or float64."""
     dtype = str(getattr(x, "dtype", None)).removeprefix("torch.")
     if (
         not (isinstance(x, np.ndarray) or hasattr(x, "detach"))
@@ -219,14 +219,14 @@ def blocks(function: str, name: str, x: Any, expected: str) -> tuple[Any, ...]:
 
 
 def detached(x: Any) -> Any:
-    """Return a tensor without its graph, which would grow with every step; an array as it is."""
+    """Return a tensor without its graph, which would grow with every step, and an array unchanged."""
     return x.detach() if hasattr(x, "detach") else x
 
 
 def checked_call(function: str, name: str, f: Any, like: Any) -> Callable[..., Any]:
     """Return an operator whose results are checked against a point and copied, as it may return the same memory again.
 
-    Its arguments are read-only: the methods still need them.
+    Its arguments are read-only, because the methods still need them.
     """
     if not callable(f) or isinstance(f, type):
         raise TypeError(f"{function}: {name} must be callable and no class, got {type_name(f)}")
@@ -255,7 +255,7 @@ def _protected(x: Any) -> Any:
 
 
 def _version(x: Any) -> Any:
-    """Return what changes with each change in place of a point's tensors."""
+    """Return the version counters of a point's tensors, which change with each modification in place."""
     if isinstance(x, tuple):
         return [_version(part) for part in x]
     return x._version if hasattr(x, "detach") and not x.is_inference() else None
@@ -286,7 +286,7 @@ def inner(x: Any, y: Any) -> float:
 
 
 def step_size(function: str, step: Any, lipschitz: Any, most: float) -> tuple[float, bool]:
-    """Return the first step, and whether it is searched for: given, ``most`` by the Lipschitz constant, or searched."""
+    """Return the first step (given, or ``most`` / lipschitz, or a guess), and whether it is searched for."""
     if step is not None and lipschitz is not None:
         raise TypeError(f"{function}: lipschitz must be None where step is given, got both")
     if step is not None:
@@ -297,7 +297,7 @@ def step_size(function: str, step: Any, lipschitz: Any, most: float) -> tuple[fl
 
 
 def relaxed(function: str, relaxation: Any, most: float = 2.0) -> float:
-    """Return the over-relaxation, after checking that it is between 0 and ``most``."""
+    """Return the relaxation factor, after checking that it is between 0 and ``most``."""
     found = positive(function, "relaxation", relaxation, zero=False)
     if found >= most:
         raise ValueError(f"{function}: relaxation must be below {most:g}, got {found:g}")

@@ -19,20 +19,20 @@ PARTS = {
             The step size t.
         lipschitz : float, optional
             A Lipschitz constant of B, from which t follows. Without it and without ``step``, t is searched for: it is
-            halved while norm(B z - B x) > ... norm(z - x) / t for the trial point z, and rises slowly between.""",
+            halved while norm(B z - B x) > ... norm(z - x) / t for the trial point z, else slowly increased.""",
     "t": """
         step : float
-            The step size t, which changes the speed and not the solution.""",
+            The step size t, which affects the speed but not the solution.""",
     "ends": """
         rtol, atol : float
-            The tolerance: it has converged where ``residual <= rtol * norm(x) + atol``; rtol is 1e-5 in float32 and
+            The tolerance: it has converged when ``residual <= rtol * norm(x) + atol``; rtol is 1e-5 in float32 and
             1e-8 in float64 by default.
         max_steps : int
-            The most steps.
+            The maximum number of steps.
         callback : callable, optional
-            Called with an :class:`InclusionProgress` after each step; the method ends where it returns True.
+            Called with an :class:`InclusionProgress` after each step; the method ends if it returns True.
         throw : bool
-            Whether to raise :class:`fastiter.ConvergenceError` without convergence, in place of a warning.""",
+            Whether to raise :class:`fastiter.ConvergenceError` if it does not converge, in place of a warning.""",
     "returns": """
         Returns
         -------
@@ -44,5 +44,5 @@ PARTS = {
         TypeError, ValueError
             If an argument, or what an operator returns, is not as described.
         fastiter.ConvergenceError
-            Without convergence, with ``throw``.""",
+            If it does not converge and ``throw`` is True.""",
 }

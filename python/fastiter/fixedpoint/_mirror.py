@@ -39,11 +39,11 @@ def mirror_prox(
 ) -> InclusionSolution:
     """Variational inequality of B on simplices by z ~ x exp(-t B x), x ~ x exp(-t B z): the entropy's extragradient.
 
-    ``~`` is equality after each block is normalised to the sum 1 along its last axis. Converges for monotone B and t
-    up to 1 / L, L the Lipschitz constant from the l1 norm to the l-infinity norm: for a matrix game the largest entry
-    of the matrix.
+    ``~`` is equality after each block is normalised to the sum 1 along its last axis. It converges for monotone B and t
+    up to 1 / L, with L the Lipschitz constant from the l1 norm to the l-infinity norm; for a matrix game, L is the
+    largest magnitude of the matrix's entries.
 
-    The residual is the duality gap sum over blocks of max over u of (B z) . (z - u), which bounds that of a game.
+    The residual is the sum over blocks of max over u of (B z) . (z - u), an upper bound of a game's duality gap.
 
     Parameters
     ----------
@@ -56,17 +56,17 @@ def mirror_prox(
     lipschitz : float, optional
         The Lipschitz constant: t = 1 / L. One of ``step`` and ``lipschitz`` is needed.
     average : bool
-        Whether the value is the mean of all z, whose gap falls as 1 / steps in every game, and not the last z, which is
-        often nearer.
+        Whether the value is the mean of all z, whose gap falls as 1 / steps in every game, or the last z, which is
+        often closer to the solution.
     rtol, atol : float
-        The tolerance: it has converged where ``gap <= rtol * norm(x) + atol``; rtol is 1e-5 in float32 and 1e-8 in
+        The tolerance: it has converged when ``gap <= rtol * norm(x) + atol``; rtol is 1e-5 in float32 and 1e-8 in
         float64 by default.
     max_steps : int
-        The most steps.
+        The maximum number of steps.
     callback : callable, optional
-        Called with an :class:`InclusionProgress` after each step; the method ends where it returns True.
+        Called with an :class:`InclusionProgress` after each step; the method ends if it returns True.
     throw : bool
-        Whether to raise :class:`fastiter.ConvergenceError` without convergence, in place of a warning.
+        Whether to raise :class:`fastiter.ConvergenceError` if it does not converge, in place of a warning.
 
     %(returns)s
 
@@ -124,7 +124,7 @@ def _steps(x: tuple[Any, ...], operator: Operator, t: float, average: bool) -> I
 
 
 def _moved(x: tuple[Any, ...], direction: tuple[Any, ...], t: float) -> tuple[Any, ...]:
-    """Return the blocks proportional to x exp(-t direction), of sum 1."""
+    """Return the blocks proportional to x exp(-t direction) that sum to 1."""
     found = []
     for block, d in zip(x, direction, strict=True):
         shifted = d - _least(d)
@@ -138,7 +138,7 @@ def _exp(x: Any) -> Any:
 
 
 def _least(x: Any) -> Any:
-    """Return the least number along the last axis, which is kept."""
+    """Return the minimum along the last axis, which is kept."""
     return x.amin(-1, keepdim=True) if hasattr(x, "amin") else x.min(-1, keepdims=True)
 
 

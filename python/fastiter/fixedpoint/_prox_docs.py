@@ -1,4 +1,4 @@
-"""Parts of the docstrings of the proximal operators, of arrays and of tensors."""
+"""Parts of the docstrings of the proximal operators on arrays and tensors."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from .._check import check_array, check_arrays, count, empty, fits_float, type_n
 
 Array = npt.NDArray[Any]
 
-#: The numbers of the kernels, csrc/fixedpoint/cpu/prox.hpp
+#: The numbers of the kernels in csrc/fixedpoint/cpu/prox.hpp
 KINDS = {"simplex": 0, "l1_ball": 1, "softmax_entropy": 2, "entropy": 3}
-#: Weights of the entropies: a smaller one has a reciprocal that float32 cannot hold
+#: Range of the weights of the entropies: the reciprocal of a smaller one is out of float32's range
 LEAST, MOST = 1e-30, 100.0
 
 
@@ -34,7 +34,7 @@ def check_groups(function: str, y: Any, axis: Any) -> int:
 
 
 def check_not_empty(function: str, y: Any, axis: int) -> None:
-    """Refuse groups of no numbers, whose sum cannot be anything but 0."""
+    """Refuse empty groups, whose sum can only be 0."""
     if y.shape[axis] == 0:
         raise ValueError(f"{function}: y must have at least one number along axis {axis}, got {tuple(y.shape)}")
 
@@ -76,7 +76,7 @@ def check_broadcast(function: str, name: str, shape: tuple[int, ...], to: tuple[
 
 
 def check_sizes(function: str, sizes: Any, size: int) -> tuple[int, ...]:
-    """Return the sizes of the groups of an axis, which have its size as their sum."""
+    """Return the sizes of the groups of an axis, after checking that they sum to its size."""
     if not isinstance(sizes, (tuple, list)) and not (isinstance(sizes, np.ndarray) and sizes.ndim == 1):
         raise TypeError(f"{function}: sizes must be a sequence of integers, got {type_name(sizes)}")
     parts = tuple(count(function, "sizes", part) for part in sizes)

@@ -35,7 +35,7 @@ def prox_l1(y: Array, t: Any = 1.0) -> Array:
     See Also
     --------
     prox_l2 : For the norm of a group.
-    prox_huber : Its smooth relative.
+    prox_huber : A smooth variant.
     fastiter.torch.prox.prox_l1 : The same on tensors, with gradients.
 
     Examples
@@ -91,13 +91,13 @@ def prox_l2(y: Array, t: float = 1.0, *, axis: int = -1) -> Array:
 
 @documented(PARTS)
 def prox_group(y: Array, sizes: Sequence[int], t: float = 1.0, *, axis: int = -1) -> Array:
-    """Return the operator of t times the sum of the l2 norms of consecutive groups along an axis, the group lasso's.
+    """Return the operator of t times the sum of the l2 norms of consecutive groups along an axis (group lasso).
 
     Parameters
     ----------
     %(y)s
     sizes : sequence of int
-        The sizes of the groups, which have the size of the axis as their sum; an empty group is allowed.
+        The sizes of the groups, which sum to the size of the axis; an empty group is allowed.
     %(t)s
     axis : int
         The axis that is divided into groups.
@@ -159,7 +159,7 @@ def prox_squared_l2(y: Array, t: float = 1.0) -> Array:
 def prox_linf(y: Array, t: float = 1.0, *, axis: int = -1, backend: Backend | None = None) -> Array:
     """Return the operator of t times the l-infinity norm: y minus its projection onto the l1 ball of radius t.
 
-    The largest magnitudes are clipped to a level at which what is clipped has the sum t.
+    The largest magnitudes are clipped to a common level such that the clipped amounts sum to t.
 
     Parameters
     ----------

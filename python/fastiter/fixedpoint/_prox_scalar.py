@@ -1,4 +1,4 @@
-"""Proximal operators of functions of one number, applied to each."""
+"""Proximal operators of functions of one number, applied elementwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._prox_groups import check_weight, checked, run
 
 Array = npt.NDArray[Any]
 
-#: The largest weight of the entropy without a constraint, in float32
+#: Maximum weight of the unconstrained entropy, in float32
 LARGEST = 1e30
 
 
@@ -24,8 +24,8 @@ LARGEST = 1e30
 def prox_entropy(y: Array, t: float = 1.0, *, backend: Backend | None = None) -> Array:
     """Return the operator of t times the negative entropy sum x log x: the x > 0 with t (1 + log x) + x = y.
 
-    In closed form t W(exp(y / t - 1) / t), with Lambert's W, which overflows. Newton's method on the equation of log x
-    does not; it is compiled and ends at rounding.
+    The closed form t W(exp(y / t - 1) / t), with Lambert's W, overflows. Newton's method on the equation for log x does
+    not; it is compiled and converges to rounding.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def prox_huber(y: Array, t: float = 1.0, *, delta: float = 1.0) -> Array:
     %(y)s
     %(t)s
     delta : float
-        Where the square ends, at least 0.
+        The magnitude up to which the function is quadratic, at least 0.
 
     %(returns)s
 
@@ -127,7 +127,7 @@ def prox_huber(y: Array, t: float = 1.0, *, delta: float = 1.0) -> Array:
 
 @documented(PARTS)
 def prox_leaky_relu(y: Array, alpha: float = 1.0, *, slope: float = 0.01) -> Array:
-    """Return the operator of alpha f whose operator with alpha = 1 is leaky relu: y, and below 0 a multiple of it.
+    """Return the operator of alpha f, where that of f is leaky relu: y, and a multiple of it below 0.
 
     f = (1 / slope - 1) / 2 min(x, 0)^2, so that the multiple is slope / (slope + alpha (1 - slope)). relu, which has
     slope 0, is :func:`project_nonnegative` for every alpha.
@@ -138,7 +138,7 @@ def prox_leaky_relu(y: Array, alpha: float = 1.0, *, slope: float = 0.01) -> Arr
     alpha : float
         The weight of f, at least 0.
     slope : float
-        The slope below 0 of leaky relu, above 0 and at most 1.
+        The slope of leaky relu for negative numbers, above 0 and at most 1.
 
     %(returns)s
 

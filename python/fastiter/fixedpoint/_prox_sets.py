@@ -22,8 +22,8 @@ Array = npt.NDArray[Any]
 def project_simplex(y: Array, radius: float = 1.0, *, axis: int = -1, backend: Backend | None = None) -> Array:
     """Project onto the simplex: the nearest x >= 0 with sum x = radius, max(y - tau, 0) for a threshold tau.
 
-    tau is found by Newton's method on its piecewise linear equation, which ends exactly. -inf gives 0; a group with
-    +inf, or with -inf alone, is NaN.
+    tau is found by Newton's method on its piecewise linear equation, which terminates exactly. -inf gives 0; a group
+    with +inf, or with only -inf, becomes NaN.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def project_simplex(y: Array, radius: float = 1.0, *, axis: int = -1, backend: B
 
     See Also
     --------
-    project_l1_ball : Without the signs.
+    project_l1_ball : For numbers of both signs.
     prox_softmax_entropy : A smooth map onto the simplex.
     fastiter.torch.prox.project_simplex : The same on tensors, with gradients.
 
@@ -66,7 +66,7 @@ def project_l1_ball(y: Array, radius: float = 1.0, *, axis: int = -1, backend: B
     """Project onto the l1 ball: the nearest x with sum |x| <= radius; y itself, bit for bit, inside.
 
     Outside, x = sign(y) max(abs(y) - tau, 0) as for the simplex. A group with NaN, or whose sum of magnitudes is not
-    finite, is NaN.
+    finite, becomes NaN.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def project_l1_ball(y: Array, radius: float = 1.0, *, axis: int = -1, backend: B
 
     See Also
     --------
-    project_simplex : The face of positive numbers.
+    project_simplex : The face with non-negative numbers.
     prox_linf : The operator of the dual norm.
     fastiter.torch.prox.project_l1_ball : The same on tensors, with gradients.
 
@@ -145,7 +145,7 @@ def project_box(y: Array, low: Any, high: Any) -> Array:
     ----------
     %(y)s
     low, high : float, or ndarray that broadcasts to y
-        The bounds, which may be infinite; low may nowhere be above high.
+        The bounds, which may be infinite; low must not exceed high anywhere.
 
     %(returns)s
 
@@ -207,7 +207,7 @@ def project_halfspace(y: Array, a: Array, b: float) -> Array:
     y : ndarray (..., n), float32 or float64
         The points.
     a : ndarray (n,)
-        The normal, in the dtype of y: finite and not 0.
+        The normal vector, in the dtype of y: finite and not 0.
     b : float
         The offset.
 
@@ -247,17 +247,17 @@ def check_halfspace(function: str, y: Any, a: Any, b: Any) -> float:
 
 @documented(PARTS)
 def project_affine(y: Array, A: Array, b: Array) -> Array:
-    """Project onto the x with A x = b: y - pinv(A) (A y - b); where there are none, onto the least-squares solutions.
+    """Project onto the x with A x = b: y - pinv(A) (A y - b); if there are none, onto the least-squares solutions.
 
     Parameters
     ----------
     y : ndarray (..., n), float32 or float64
         The points.
     A : ndarray (m, n)
-        The finite matrix, in the dtype of y, of any rank: singular values below max(m, n) roundings of the largest
-        count as 0.
+        The finite matrix, in the dtype of y, of any rank: singular values below max(m, n) eps times the largest are
+        treated as 0.
     b : ndarray (m,) or (..., m)
-        The right-hand side, for all points or for each.
+        The right-hand side, one for all points or one for each.
 
     %(returns)s
 

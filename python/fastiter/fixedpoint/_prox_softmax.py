@@ -1,4 +1,4 @@
-"""The proximal operator behind softmax."""
+"""The proximal operator that generalises softmax."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Array = npt.NDArray[Any]
 def prox_softmax_entropy(y: Array, alpha: float = 1.0, *, axis: int = -1, backend: Backend | None = None) -> Array:
     """Return the operator of alpha times the shifted entropy sum x log x - norm(x)^2 / 2 on the simplex.
 
-    x > 0 has the sum 1, and alpha (1 + log x) + (1 - alpha) x = y + nu for one nu in each group. alpha = 1 gives
-    softmax, and small alpha nearly the projection onto the simplex. It is the operator with which the mean field of a
-    monotone Boltzmann machine is a monotone inclusion. Newton's method in all log x and nu at once, kept within bounds
-    of nu and begun at bounds of Lambert's W, ends at rounding. The derivative is diag(g) - g g^T / sum g with
-    g = x / (alpha + (1 - alpha) x).
+    x > 0 sums to 1, and alpha (1 + log x) + (1 - alpha) x = y + nu for one nu in each group. alpha = 1 gives softmax,
+    and small alpha nearly the projection onto the simplex. With this operator, the mean field of a monotone Boltzmann
+    machine is a monotone inclusion. It is computed by Newton's method in all log x and nu at once, safeguarded by
+    bounds of nu and started from bounds of Lambert's W, which converges to rounding. The derivative is
+    diag(g) - g g^T / sum g with g = x / (alpha + (1 - alpha) x).
 
-    -inf gives 0; a group with NaN or +inf, or with -inf alone, is NaN.
+    -inf gives 0; a group with NaN or +inf, or with only -inf, becomes NaN.
 
     Parameters
     ----------

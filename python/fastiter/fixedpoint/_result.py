@@ -1,4 +1,4 @@
-"""The result of a fixed-point solver, its progress, and the arguments that say when it ends."""
+"""The result of a fixed-point solver, its progress, and the arguments that determine when it ends."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ _REMEDIES = {
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FixedPointSolution(Solution):
-    """The fixed point x = f(x) of each sample, and how it was found.
+    """The fixed point x = f(x) of each sample, and the state of convergence.
 
-    Numbers where ``batched`` is False, else arrays of one number for each sample; tensors on the CPU where x0 has
-    tensors.
+    The attributes are numbers if ``batched`` is False, otherwise arrays with one number for each sample; they are
+    tensors on the CPU if x0 has tensors.
 
     Attributes
     ----------
     value : object
-        x, in the structure of x0; where a sample did not converge, its iterate with the least residual.
+        x, in the structure of x0; where a sample did not converge, its iterate with the smallest residual.
     converged : bool or (B,)
         True where ``||f(x) - x|| <= rtol ||f(x)|| + atol``.
     steps : int or (B,)
         The steps until the end of the sample.
     residual : float or (B,)
-        ``||f(x) - x||`` of the value.
+        ``||f(x) - x||`` for x = ``value``.
     method : str
         The method that ran.
     reason : str or tuple of str
         The reason for ending: "converged", "max_steps", "stagnated", "diverged", "nan" or "callback".
     tolerance : float or (B,)
-        The residual at which it would have converged.
+        The residual at which it converges.
     evaluations : int or (B,)
-        How many times f was evaluated for the sample.
+        The number of evaluations of f for the sample.
     history : (checks,) or (checks, B)
-        The residual at each step, that of x0 first; a sample that has ended keeps its own.
+        The residual at each step, beginning with that of x0; for a sample that has ended, the last one is repeated.
 
     See Also
     --------
     fixed_point : Returns it, and takes it as x0 for a warm start.
-    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.Solution : The attributes shared by the results of all solvers.
 
     Examples
     --------
@@ -63,19 +63,19 @@ class FixedPointSolution(Solution):
     tolerance: Any
     evaluations: Any
     history: Any
-    #: The method with its history, the sizes and the arrays' library and dtype; no field, as it is no result
+    #: The method with its history, the sizes and the arrays' library and dtype; not a field, as it is not a result
     _memory: ClassVar[Any] = None
-    #: The norm by which convergence was judged, in messages
+    #: The norm for the test of convergence, in messages
     _judged: ClassVar[str] = "||f(x) - x||"
 
     def _remembering(self, judged: str, *memory: Any) -> FixedPointSolution:
-        """Return this solution with what a warm start needs."""
+        """Return this solution with the state for a warm start."""
         object.__setattr__(self, "_judged", judged)
         object.__setattr__(self, "_memory", memory)
         return self
 
     def _with_value(self, value: Any) -> FixedPointSolution:
-        """Return this solution with another form of its value, and with what a warm start needs."""
+        """Return this solution with another form of its value, and with the state for a warm start."""
         made = replace(self, value=value)
         return made if self._memory is None else made._remembering(self._judged, *self._memory)
 
@@ -110,7 +110,7 @@ class FixedPointProgress:
     steps : int
         The steps so far.
     residual : (B,)
-        ``||f(x) - x||`` of each sample, at its end where it has ended.
+        ``||f(x) - x||`` of each sample; for a sample that has ended, at its end.
     active : (active,)
         The indices of the samples that have not ended.
 
@@ -134,12 +134,12 @@ class FixedPointProgress:
 
     @property
     def value(self) -> Any:
-        """A copy of x, made when it is asked for, in the structure of x0."""
+        """A copy of x in the structure of x0, made on access."""
         return self._value()
 
 
 class Limits(NamedTuple):
-    """When a solver ends, and what it does then."""
+    """The arguments that determine when a solver ends, and whether it then raises an error."""
 
     rtol: float | None = None
     atol: float = 0.0
@@ -150,7 +150,7 @@ class Limits(NamedTuple):
     throw: bool = False
 
     def checked(self, function: str) -> Limits:
-        """Return them as numbers; refuse other types and values."""
+        """Return the limits as numbers; refuse other types and values."""
         if not callable(self.norm):
             check_choice(function, "norm", self.norm, NORMS)
         if self.callback is not None and not callable(self.callback):

@@ -1,4 +1,4 @@
-"""The loop of all methods: evaluate, judge each sample, drop those that have ended, step."""
+"""The loop of all methods: evaluate, test each sample for convergence, drop those that have ended, step."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ._result import FixedPointProgress, FixedPointSolution, Limits
 from ._space import NORMS, Numbers, Rows, Space
 from ._state import Layout
 
-#: Verdicts of the kernel, by their numbers
+#: The kernel's verdicts, by their numbers
 CONVERGED, NAN, OVERFLOW, GROWN, STALE = 1, 2, 3, 4, 5
 _REASONS = {NAN: "nan", OVERFLOW: "diverged", GROWN: "diverged", STALE: "stagnated"}
-#: How often a sample goes back to the same best iterate, without its history, before it is given up; each time its
-#: first step is half as long
+#: Maximum number of restarts of a sample from the same best iterate, without its history; each time its first step is
+#: half as long
 RESCUES = 6
 
 
@@ -36,13 +36,13 @@ class Active:
     f: Any
     #: ||f(x) - x|| of all samples
     residuals: Numbers
-    #: Where the history has to be forgotten, as bytes; None: nowhere
+    #: Mask, as bytes, of the rows whose history must be discarded; None: no row
     restart: Any
     #: The steps before this one
     steps: int
-    #: Evaluates f at other points of the same rows
+    #: Evaluates f at other points for the same rows
     evaluate: Callable[[Any], Any]
-    #: (x, v) -> f'(x) v of the same rows; None where f has no derivatives
+    #: (x, v) -> f'(x) v for the same rows; None if f has no derivatives
     jvp: Callable[[Any, Any], Any] | None
 
     @property
@@ -56,24 +56,24 @@ class Active:
 
 
 class Method(Protocol):
-    """A method, with its memory of all samples."""
+    """A method, with the history of all samples."""
 
     name: str
-    #: The residual, in units of the best, from which a sample counts as diverged
+    #: The residual, relative to the best one, at which a sample has diverged
     growth: float
-    #: Whether a sample that fails goes back to its best iterate and starts again
+    #: Whether a sample that fails restarts from its best iterate
     rescues: bool
 
     def step(self, at: Active) -> Any:
         """Return the next x of each row, in new memory."""
 
     def suspended(self) -> Method:
-        """Return a copy that goes on from another x, perhaps of another map."""
+        """Return a copy that continues from another x, possibly of another map."""
 
 
 @dataclass
 class Problem:
-    """A map on states as a map on buffers."""
+    """A map on states, as a map on buffers."""
 
     function: str
     f: Callable[..., Any]
@@ -92,13 +92,13 @@ class Problem:
         self.taken, self.all_rows = self.args, True
 
     def choose(self, slots: Rows) -> None:
-        """Take the rows of the arguments that belong to the samples."""
+        """Select the rows of the arguments that belong to the samples."""
         self.all_rows = len(slots) == self.layout.samples
         if self.compact and self.args:
             self.taken = self.args if self.all_rows else tuple(self.space.take(arg, slots) for arg in self.args)
 
     def call(self, f: Callable[..., Any], slots: Rows, buffers: tuple[Any, ...], name: str) -> Any:
-        """Return a buffer with what f returns for the states in buffers."""
+        """Return a buffer with the result of f for the states in buffers."""
         layout, space = self.layout, self.space
         if self.all_rows or self.compact:
             try:
@@ -119,7 +119,7 @@ class Problem:
         return space.take(found, slots)
 
     def _called(self, f: Callable[..., Any], buffers: tuple[Any, ...], name: str) -> Any:
-        """Return what f returns for the states in buffers, which it must not change: a method still needs them."""
+        """Return the result of f for the states in buffers, which it must not change: the method still needs them."""
         layout, space = self.layout, self.space
         before = [*map(space.version, buffers)]
         result = f(*(layout.unpack(space.protected(buffer)) for buffer in buffers), *self.taken)
@@ -161,7 +161,7 @@ class Run:
         return self.problem.call(self.problem.jvp, self.slots, (x, v), "jvp(x, v)")
 
     def measure(self, x: Any, f: Any) -> int:
-        """Judge each row; return how many verdicts there are."""
+        """Judge each row; return the number of verdicts."""
         rows, state, found = len(self.slots), self.state, self.found
         if self.norm is not None:
             sizes, vectors = (rows, self.n), (self.slots, x, f, self.best_x)
@@ -192,7 +192,7 @@ class Run:
         return found[0], found[1]
 
     def settle(self, x: Any, steps: int) -> tuple[Rows, Rows]:
-        """Note why samples end; return the rows that go on, and those that go back to their best iterate."""
+        """Record why samples end; return the rows that continue, and those that restart from their best iterate."""
         rows = len(self.slots)
         verdict, slots = self.verdict[:rows], self.slots
         ended = verdict == CONVERGED
@@ -215,7 +215,7 @@ class Run:
         return np.flatnonzero(~ended), back
 
     def end(self, rows: Rows, steps: int, reason: str = "") -> None:
-        """Note the numbers of samples that end; those without convergence return to their best iterate."""
+        """Record the results of samples that end; those without convergence get their best iterate."""
         slots = self.slots[rows]
         self.steps[slots], self.evaluations[slots] = steps, self.calls
         for slot in slots if reason else ():
@@ -226,7 +226,7 @@ class Run:
         self.residual[known], self.scale[known] = self.best[known], self.best_scale[known]
 
     def shortened(self, at: Active, x: Any) -> Any:
-        """Return steps of samples that have gone back to their best iterate, half as long each time."""
+        """Return the first steps of restarted samples, half as long with each restart."""
         factor = np.where(at.restart, 0.5 ** (self.rescued[at.slots] - 1.0), 1)
         return at.x + self.space.column(factor) * (x - at.x)
 
@@ -244,7 +244,7 @@ class Run:
         """Step until all samples have ended."""
         limits, space, problem = self.limits, self.space, self.problem
         samples = len(self.slots)
-        waiting: Any = None  # bytes of all samples: those whose history is to be forgotten
+        waiting: Any = None  # mask of all samples, as bytes: those whose history must be discarded
         steps = 0
         while len(self.slots):
             f = self.evaluate(x)

@@ -1,4 +1,4 @@
-"""Operations of arrays that the methods use, so that the same code runs on NumPy arrays and on tensors."""
+"""Array operations for the methods, so that the same code runs on NumPy arrays and on tensors."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ Numbers = npt.NDArray[np.float64]
 
 
 class Space(Protocol):
-    """Arrays of one dtype in one place. Buffers are real, contiguous and (rows, n); rows are NumPy's integers."""
+    """Arrays of one dtype on one device. Buffers are real, contiguous and (rows, n); rows are NumPy integer arrays."""
 
-    #: 32 or 64 where the compiled kernels take the buffers, else 0
+    #: 32 or 64 if the compiled kernels support the buffers, otherwise 0
     bits: int
-    #: The relative spacing of numbers
+    #: The relative spacing of floating-point numbers
     eps: float
-    #: How messages name its arrays
+    #: The name of its arrays in messages
     noun: str
     dtype_name: str
 
     def check_leaf(self, function: str, name: str, x: Any) -> None:
-        """Check that ``x`` is an array of this space's library; the first that is checked sets dtype and place."""
+        """Check that ``x`` is an array of this space's library; the first array sets dtype and device."""
 
     def protected(self, x: Any) -> Any:
-        """Return a buffer as the user's function gets it: read-only, if the library has that."""
+        """Return a buffer as passed to the user's function: read-only, if the library supports that."""
 
     def version(self, x: Any) -> int:
-        """Return a number that changes with each change of a buffer in place, if the library counts these."""
+        """Return a version number that changes when a buffer is modified in place, if the library has one."""
 
     def read(self, x: Any) -> Any:
-        """Return what a function has returned; numbers as arrays, if the library has both."""
+        """Return the result of a function, with numbers converted to arrays if the library has both."""
 
     def same(self, x: Any) -> bool:
-        """Return whether ``x`` is an array of the dtype and in the place of the first."""
+        """Return whether ``x`` is an array with the dtype and device of the first."""
 
     def describe(self, x: Any) -> str:
-        """Return type, dtype and place for messages."""
+        """Return type, dtype and device for messages."""
 
     def as_real(self, x: Any) -> Any:
         """Return (rows, n) numbers as real ones: complex numbers become pairs."""
 
     def as_given(self, x: Any) -> Any:
-        """Return real numbers as those of the given dtype."""
+        """Return real numbers in the caller's dtype, the inverse of :meth:`as_real`."""
 
     def contiguous(self, x: Any) -> Any: ...
     def copy(self, x: Any) -> Any: ...
     def copy_any(self, x: Any) -> Any:
-        """Return a copy of a buffer, or of a NumPy array beside it."""
+        """Return a copy of a buffer, or of a NumPy array."""
 
     def empty(self, *shape: int) -> Any: ...
     def zeros(self, *shape: int) -> Any: ...
@@ -63,17 +63,17 @@ class Space(Protocol):
         """Return buffers side by side."""
 
     def normal(self, n: int) -> Any:
-        """Return n numbers ~ N(0, 1), always the same."""
+        """Return n numbers ~ N(0, 1), the same in each call."""
 
     def take(self, x: Any, rows: Rows) -> Any:
         """Return a copy of some rows."""
 
     def put(self, x: Any, rows: Rows, values: Any) -> None: ...
     def dot(self, a: Any, b: Any) -> Any:
-        """Return (rows, 1), the sums of products of rows."""
+        """Return the inner products of rows, (rows, 1)."""
 
     def column(self, numbers: Numbers) -> Any:
-        """Return (rows, 1) of a NumPy array."""
+        """Return a NumPy array as a column (rows, 1)."""
 
     def host(self, x: Any) -> Numbers:
         """Return an array as a NumPy array of float64."""
@@ -108,7 +108,7 @@ class NumPySpace:
         return view
 
     def version(self, x: Any) -> int:
-        return 0  # a write to what is read-only has raised
+        return 0  # a write to a read-only array has raised an error
 
     def read(self, x: Any) -> Any:
         return np.asarray(x) if isinstance(x, np.generic) else x

@@ -1,4 +1,4 @@
-"""Methods of two resolvents, and of a linear operator between them."""
+"""Methods with two resolvents, and with a linear operator between them."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def peaceman_rachford(
 ) -> InclusionSolution:
     """0 in (A + B)(x) by u <- (2 J_B - I)(2 J_A - I) u, x = J_A u, with the resolvents J_A and J_B.
 
-    Converges if one of the operators is strongly monotone and Lipschitz, such as I - W of a monotone equilibrium
-    network, for every step; :func:`douglas_rachford` needs neither.
+    It converges for every step if one of the operators is strongly monotone and Lipschitz, such as I - W of a monotone
+    equilibrium network; :func:`douglas_rachford` requires neither.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def peaceman_rachford(
 
     See Also
     --------
-    douglas_rachford : Averaged, which always converges.
+    douglas_rachford : The averaged iteration, which always converges.
     forward_backward : With evaluations of B in place of its resolvent.
 
     References
@@ -118,7 +118,7 @@ def douglas_rachford(
 ) -> InclusionSolution:
     """0 in (A + B)(x) by u <- u + relaxation (J_B(2 x - u) - x), x = J_A u: half of a Peaceman-Rachford step.
 
-    Converges for all maximally monotone A and B whose sum has a zero, and for every step.
+    It converges for all maximally monotone A and B whose sum has a zero, and for every step.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def douglas_rachford(
         The first u. Gradients do not flow through the solution.
     %(t)s
     relaxation : float
-        Over-relaxation above 1; below 2, where it is Peaceman-Rachford.
+        The relaxation factor, below 2, the value for Peaceman-Rachford; above 1 it is over-relaxation.
     %(ends)s
 
     %(returns)s
@@ -137,7 +137,7 @@ def douglas_rachford(
 
     See Also
     --------
-    peaceman_rachford : Without the average.
+    peaceman_rachford : Without averaging.
     davis_yin : With a third operator, which is evaluated.
 
     References
@@ -179,7 +179,7 @@ def davis_yin(
 ) -> InclusionSolution:
     """0 in (A + B + C)(x) by x = J_A u, v = J_B(2 x - u - t C x), u <- u + relaxation (v - x): three operators.
 
-    Converges for cocoercive C with Lipschitz constant L and t < 2 / L.
+    It converges for cocoercive C with Lipschitz constant L if t < 2 / L.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def davis_yin(
     step : float
         The step size t.
     relaxation : float
-        Over-relaxation above 1; below 2 - t L / 2 it converges.
+        The relaxation factor; above 1 it is over-relaxation, and below 2 - t L / 2 the method converges.
     %(ends)s
 
     %(returns)s
@@ -260,8 +260,8 @@ def primal_dual(
     """0 in A x + K^T B K x, such as min f(x) + g(K x), by Chambolle and Pock's primal-dual iteration.
 
     x' = J_A(x - tau K^T y), y' = (I + sigma B^-1)^-1 (y + sigma K (2 x' - x)), with tau sigma norm(K)^2 < 1; both are
-    then over-relaxed. The dual resolvent is g's by Moreau's decomposition: y - sigma prox(y / sigma) with g's weight 1
-    / sigma.
+    then over-relaxed. By Moreau's decomposition, the dual resolvent follows from that of g: y - sigma prox(y / sigma)
+    with g's weight 1 / sigma.
 
     Parameters
     ----------
@@ -273,11 +273,11 @@ def primal_dual(
     x0 : tuple of two arrays or tensors, float32 or float64
         The first x and y. Gradients do not flow through the solution.
     norm_bound : float
-        A bound of the norm of K: tau = 0.99 ratio / norm_bound, sigma = 0.99 / (ratio norm_bound).
+        An upper bound of the norm of K: tau = 0.99 ratio / norm_bound, sigma = 0.99 / (ratio norm_bound).
     ratio : float
         The square root of tau / sigma, above 0.
     relaxation : float
-        Over-relaxation above 1; below 2.
+        The relaxation factor, below 2; above 1 it is over-relaxation.
     %(ends)s
 
     Returns

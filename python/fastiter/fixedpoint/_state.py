@@ -1,4 +1,4 @@
-"""States of fixed-point maps: an array, or a tuple, list or dict of arrays, as rows of one buffer and back."""
+"""States of fixed-point maps (an array, or a tuple, list or dict of arrays) packed into rows of one buffer and back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Layout:
         return self.space.copy(rows[0]) if len(rows) == 1 else self.space.join(rows)
 
     def unpack(self, buffer: Any) -> Any:
-        """Return the state whose samples are the rows of the buffer, which it shares memory with if it can."""
+        """Return the state whose samples are the rows of the buffer, sharing its memory if possible."""
         given, first = self.space.as_given(buffer), 0
         leaves = []
         rows = (buffer.shape[0],) if self.batched else ()

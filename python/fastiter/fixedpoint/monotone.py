@@ -1,7 +1,7 @@
 """Monotone inclusions 0 in (A + B)(x), on arrays and tensors, and their variance-reduced solution for finite sums.
 
-A is given by its resolvent (I + t A)^-1, of which :mod:`fastiter.fixedpoint.prox` has many; B by its values, or by its
-resolvent as well. With A and B subdifferentials, x minimises a sum of functions; with the operator of a saddle
+A is given by its resolvent (I + t A)^-1, such as the operators of :mod:`fastiter.fixedpoint.prox`; B by its values, or
+by its resolvent as well. With A and B subdifferentials, x minimises a sum of functions; with the operator of a saddle
 function, x is a saddle point or an equilibrium.
 """
 

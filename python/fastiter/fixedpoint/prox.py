@@ -1,8 +1,8 @@
 """Proximal operators and projections on arrays: x = argmin f(x) + |x - y|^2 / 2.
 
 With f the indicator of a set, x is the projection of y onto it. ``t`` and ``alpha`` multiply f, so that a function's
-operator with weight t is the resolvent of t times its subdifferential. A NaN, or an infinity from which no x follows,
-makes its group NaN. :mod:`fastiter.torch.prox` has the same on tensors, with gradients.
+operator with weight t is the resolvent of t times its subdifferential. A NaN, or an infinity for which x is undefined,
+makes its group NaN. :mod:`fastiter.torch.prox` has the same operators on tensors, with gradients.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def anderson_step(
 
 
 def sinkhorn(C: Array, a: Array, b: Array, epsilon: float, steps: int) -> tuple[Array, Array]:
-    """Return f (n,) and g (m,) after so many updates of f, each after one of g, from f = 0; C (n, m), and a last g.
+    """Return f (n,) and g (m,) after ``steps`` updates of g and f in turn from f = 0, and a last one of g; C is (n, m).
 
     Rows and columns without mass have f or g = -inf, and exp(-inf) = 0.
     """

@@ -54,13 +54,13 @@ def hopfield_update(
     beta : (...)
         The inverse temperature of each problem.
     bias : (..., L, S)
-        What is added to the scaled products: 0, or -inf for a pattern that the query does not see.
+        The bias of the scaled products: 0, or -inf for a pattern that the query does not see.
     rtol, atol : float
-        A query has converged where ``||x+ - x|| <= atol + rtol ||x+||``.
+        A query has converged when ``||x+ - x|| <= atol + rtol ||x+||``.
     max_steps : int
-        The most updates of a query.
+        The maximum number of updates of a query.
     stops : bool
-        Whether a query that has converged stops; else all are updated ``max_steps`` times.
+        Whether a query that has converged stops; otherwise all are updated ``max_steps`` times.
     """
     value = state.copy()
     shape = state.shape[:-1]
@@ -89,7 +89,7 @@ def hopfield_energy(state: Array, stored: Array, beta: Array, bias: Array) -> Ar
         patterns, x, b = stored[at[:-1]], state[at], beta[at[:-1]]
         z = b * (patterns @ x) + bias[at]
         top = z.max() if np.isfinite(z.max()) else 0.0
-        with np.errstate(divide="ignore"):  # log(0) is right for a query that sees no pattern
+        with np.errstate(divide="ignore"):  # log(0) is correct for a query that sees no pattern
             total = top + np.log(np.exp(z - top).sum())
         largest = max(float((p * p).sum()) for p in patterns)
         energy[at] = -total / b + (x * x).sum() / 2 + np.log(len(patterns)) / b + largest / 2

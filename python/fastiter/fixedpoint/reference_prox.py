@@ -7,8 +7,8 @@ With y a group of numbers, each returns argmin over x of f(x) + |x - y|^2 / 2:
     softmax_entropy  f = a (sum x log x - |x|^2 / 2) on the simplex with r = 1
     entropy          f = a sum x log x
 
-Optimality makes each a question for one number: the threshold tau with sum max(y - tau, 0) = r; nu with sum x = 1 and
-a (1 + log x) + (1 - a) x = y + nu; x with a (1 + log x) + x = y.
+The optimality conditions reduce each to one unknown number: the threshold tau with sum max(y - tau, 0) = r; nu with sum
+x = 1 and a (1 + log x) + (1 - a) x = y + nu; x with a (1 + log x) + x = y.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-#: Halvings after which an interval of exponents in float64 has no number inside
+#: Number of halvings after which an interval of exponents in float64 has no number inside
 _HALVINGS = 1100
 
 

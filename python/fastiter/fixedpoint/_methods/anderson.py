@@ -12,9 +12,9 @@ from ..._check import check_choice, count, positive
 from .._solve import Active
 from .base import Base
 
-#: The most differences that the kernel's least squares take
+#: Maximum number of differences in the kernel's least squares
 MOST_MEMORY = 32
-#: Dtypes of a history with half as many bits as x: the bits of x, and how NumPy stores them
+#: Dtypes of a history with half as many bits as x: the bits of x, and the NumPy dtype that stores them
 NARROW: dict[str, tuple[int, Any]] = {"float32": (64, np.float32), "bfloat16": (32, np.uint16)}
 
 
@@ -59,7 +59,7 @@ class Anderson(Base):
             for _ in range(2)
         )
         self.history = (*last, *differences, np.zeros((samples, m, m)), np.full(samples, -1))
-        # Rounded differences depend on one another only up to that rounding.
+        # Rounded differences are linearly dependent only up to their rounding.
         rounding = {"float32": 2.0**-23, "bfloat16": 2.0**-7}.get(self.history_dtype, space.eps)
         self.used_ridge = self.ridge if self.ridge is not None else max(space.eps, rounding**2)
 
@@ -83,7 +83,7 @@ class Anderson(Base):
         return out
 
     def _plain(self, at: Active, restart: Any) -> Any:
-        """Compute the step by operations of arrays, where the kernels do not run."""
+        """Compute the step by array operations, where the kernels do not run."""
         space, m, slots = self.space, self.m, at.slots
         last_r, last_g, dr, dg, _, pushed = self.history
         before = pushed[slots] if restart is None else np.where(restart, -1, pushed[slots])
@@ -109,7 +109,7 @@ class Anderson(Base):
 
 
 def coefficients(matrix: Any, right: Any, held: Any, ridge: float) -> Any:
-    """Return c (rows, m) of (matrix + ridge) c = right, scaled to a diagonal of 1; past ``held`` it is 0."""
+    """Return c (rows, m) of (matrix + ridge) c = right, scaled to a unit diagonal; entries past ``held`` are 0."""
     rows, m = right.shape
     diagonal = np.diagonal(matrix, axis1=1, axis2=2)
     used = (np.arange(m) < held[:, None]) & (diagonal != 0) & np.isfinite(diagonal)

@@ -1,4 +1,4 @@
-"""The base of all methods: options as fields, a memory of the samples, and copies for warm starts."""
+"""The base of all methods: options as fields, the samples' history, and copies for warm starts."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class Base:
         return made
 
     def check(self, function: str) -> None:
-        """Check the options, and make plain numbers of them."""
+        """Check the options, and convert them to plain numbers."""
 
     def begun(self: AnyMethod, space: Space, samples: int, n: int) -> AnyMethod:
-        """Return a copy with a memory for so many samples of n numbers."""
+        """Return a copy with a history for the given number of samples of n numbers."""
         new = copy.copy(self)
         new.space, new.samples, new.n = space, samples, n
         new.begin()
         return new
 
     def begin(self) -> None:
-        """Make the memory."""
+        """Allocate the history."""
 
     def step(self, at: Active) -> Any:
         """Return the next x of each row."""

@@ -12,7 +12,7 @@ from ..._check import count, positive
 from .._solve import Active
 from .base import Base
 
-#: The updates that a history has room for at first
+#: Initial capacity of a history, in updates
 FIRST_ROOM = 16
 
 
@@ -20,7 +20,7 @@ FIRST_ROOM = 16
 class Broyden(Base):
     """x <- x - H (f(x) - x), with rank-one updates of H = -damping I by the secant condition of each step.
 
-    A step after which the residual is above ``growth_limit`` times the one before is halved, up to ``halvings`` times.
+    A step that increases the residual by more than a factor of ``growth_limit`` is halved, up to ``halvings`` times.
     """
 
     name: ClassVar[str] = "broyden"
@@ -46,7 +46,7 @@ class Broyden(Base):
         self.base, self.halved = np.full(samples, np.inf), np.zeros(samples, np.int64)
 
     def _grow(self) -> None:
-        """Make room for twice as many updates, up to m, before the oldest would be dropped."""
+        """Double the capacity, up to m updates, before the oldest would be dropped."""
         last_x, last_r, u, v, pushed = self.history
         new = min(self.m, 2 * self.room)
         if int(pushed.max(initial=0)) < self.room or new == self.room:
@@ -93,7 +93,7 @@ class Broyden(Base):
         return out
 
     def _plain(self, slots: Any, x: Any, f: Any, restart: Any) -> Any:
-        """Compute the step by operations of arrays, where the kernels do not run."""
+        """Compute the step by array operations, where the kernels do not run."""
         space, m = self.space, self.room
         last_x, last_r, all_u, all_v, pushed = self.history
         before = pushed[slots] if restart is None else np.where(restart, -1, pushed[slots])

@@ -62,7 +62,7 @@ class Chebyshev(Base):
     def _estimated(self, at: Active) -> tuple[Any, Any]:
         """Return bounds of the spectrum of each row, a twentieth of its width wider than Arnoldi's values."""
         space, rows = self.space, len(at.slots)
-        at.f = space.copy(at.f)  # f may return the same memory for the other points
+        at.f = space.copy(at.f)  # f may reuse this memory for the other points
         size = 1 + space.host(space.dot(at.x, at.x))[:, 0] ** 0.5
         v = space.column(np.ones(rows)) * space.normal(self.n)[None, :]
         v = v * space.column(inverse(space.host(space.dot(v, v))[:, 0] ** 0.5))

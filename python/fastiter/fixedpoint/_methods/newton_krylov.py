@@ -1,4 +1,4 @@
-"""Newton's method, whose linear systems are solved by GMRES."""
+"""Newton's method with linear systems solved by GMRES."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .base import Base
 class NewtonKrylov(Base):
     """x <- x + d with (I - f'(x)) d = f(x) - x, by at most ``inner`` steps of GMRES.
 
-    f'(x) v is ``jvp(x, v)``, or a difference of two values. A step after which the residual is above ``growth_limit``
-    times the one before is halved, up to ``halvings`` times.
+    f'(x) v is ``jvp(x, v)``, or a difference of two values. A step that increases the residual by more than a factor of
+    ``growth_limit`` is halved, up to ``halvings`` times.
     """
 
     name: ClassVar[str] = "newton_krylov"
@@ -45,7 +45,7 @@ class NewtonKrylov(Base):
             self.halved[slots] += 1
             return 0.5 * (at.x + space.take(self.x, slots))
         if at.jvp is None:
-            at.f = space.copy(at.f)  # f may return the same memory for the other points
+            at.f = space.copy(at.f)  # f may reuse this memory for the other points
         moved = at.x + self._direction(at)
         back, on = np.flatnonzero(shorter), np.flatnonzero(~shorter)
         if len(back):
@@ -73,7 +73,7 @@ class NewtonKrylov(Base):
         hessenberg, c = np.zeros((rows, most + 1, most)), np.zeros((rows, most))
         for k in range(most):
             w = basis[k] - self._derivative(at, basis[k])
-            for _ in range(2):  # twice, as rounding leaves parts along the basis
+            for _ in range(2):  # twice, as rounding leaves components along the basis
                 for i, each in enumerate(basis):
                     part = space.dot(each, w)
                     w = w - part * each

@@ -65,7 +65,7 @@ class Halpern(Base):
 
 @dataclass
 class Aitken(Base):
-    """x <- x + omega (f(x) - x), with the omega by which the last step would have been right.
+    """x <- x + omega (f(x) - x), with the omega for which the last step would have been exact.
 
     omega <- -omega r_old.(r - r_old) / ||r - r_old||^2 for each sample (Irons and Tuck 1969), or for each component.
     """
@@ -114,7 +114,7 @@ class Aitken(Base):
 class Squarem(Base):
     """Two steps r = f(x) - x and v = f(f(x)) - f(x) - r, then x - 2 a r + a^2 v with a = -||r|| / ||v||, then f.
 
-    A sample whose extrapolation has a residual above ``growth_limit`` times that of x takes f(f(x)) in its place.
+    If the residual of the extrapolation exceeds ``growth_limit`` times that of x, f(f(x)) is used in its place.
     """
 
     name: ClassVar[str] = "squarem"

@@ -1,1 +1,1 @@
-"""Problems with a fixed point of their own: refinement of linear systems, optimal transport."""
+"""Specific fixed-point problems: refinement of linear systems, optimal transport."""

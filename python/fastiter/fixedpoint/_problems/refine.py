@@ -1,4 +1,4 @@
-"""Small iterations on top of fixed_point: residual correction, and starts of receding horizons."""
+"""Small additions to fixed_point: iterative refinement, and warm starts over receding horizons."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METHODS = ("picard", "anderson", "broyden", "aitken")
 
 
 class _Correction:
-    """x + S(b - A x), and the norms of b - A x and b, by which convergence is judged."""
+    """x + S(b - A x), and the norms of b - A x and b, from which convergence is decided."""
 
     def __init__(self, A: Any, S: Any, b: Any) -> None:
         self.A, self.S, self.b = A, S, b
@@ -31,7 +31,7 @@ class _Correction:
         return x + _product("S", self.S, residual, self.b)
 
     def norm(self, state: Any) -> Any:
-        """Return the norm of b - A x for f(x) - x, which is the first to be asked for, and that of b for f(x)."""
+        """Return the norm of b - A x for f(x) - x, which is requested first, and that of b for f(x)."""
         self.calls += 1
         return np.array([self.left if self.calls == 1 else self.size])
 
@@ -62,31 +62,32 @@ def refine(
 ) -> FixedPointSolution:
     """x <- x + S(b - A x): iterative refinement of A x = b by any approximate solver S.
 
-    It converges where the spectral radius of I - S A is below 1, at the rate of that radius, and the accuracy of the
-    result is that of A and b, whatever the precision of S.
+    It converges if the spectral radius of I - S A is below 1, at the rate of that radius, and the result has the
+    accuracy of A and b, whatever the precision of S.
 
     Parameters
     ----------
     A : callable, array or sparse matrix
         ``A(x)`` or ``A @ x``.
     S : callable, array or sparse matrix
-        ``S(r)`` or ``S @ r`` is about the x with A x = r. It may return another precision, as a solver in float32.
+        ``S(r)`` or ``S @ r`` approximates the x with A x = r. It may return another precision, such as that of a solver
+        in float32.
     b : array
         The right-hand side, of any shape, float32, float64, complex64 or complex128.
     x0 : array, optional
-        The first x; by default 0, after which x is S(b).
+        The first x; by default 0, so that the next x is S(b).
     method : {"picard", "anderson", "broyden", "aitken"}
         How successive corrections are combined: ``"picard"`` adds them.
     rtol : float, optional
         Relative tolerance: by default 1e-5 in 32 bits and 1e-8 in 64.
     atol : float
-        Absolute tolerance: it has converged where ``||b - A x|| <= rtol ||b|| + atol``.
+        Absolute tolerance: it has converged when ``||b - A x|| <= rtol ||b|| + atol``.
     max_steps : int
-        The most corrections.
+        The maximum number of corrections.
     callback : callable, optional
-        Called with a :class:`FixedPointProgress` after each residual; the solver ends where it returns True.
+        Called with a :class:`FixedPointProgress` after each residual; the solver ends if it returns True.
     throw : bool
-        Whether to raise :class:`fastiter.ConvergenceError` where it has not converged.
+        Whether to raise :class:`fastiter.ConvergenceError` if it has not converged.
     **options : object
         Options of the method, as in :func:`fixed_point`.
 
@@ -105,12 +106,12 @@ def refine(
     Warns
     -----
     ConvergenceWarning
-        If it does not converge; the value is the x with the least residual.
+        If it does not converge; the value is the x with the smallest residual.
 
     See Also
     --------
     fixed_point : The iteration, for any map.
-    fastiter.relax.Relaxation : A sweep is an S.
+    fastiter.relax.Relaxation : Sweeps that can serve as S.
 
     References
     ----------
@@ -142,16 +143,16 @@ def refine(
 
 
 def shift(x: Any, steps: int = 1, *, axis: int = 1) -> Any:
-    """x without its first ``steps`` along an axis, the last repeated: the next guess over a receding horizon.
+    """x without its first ``steps`` along an axis, with the last repeated: a warm start over a receding horizon.
 
     Parameters
     ----------
     x : array, tensor, or tuple, list or dict of these
-        A plan, such as the value of the last :func:`fixed_point`; by default samples are on axis 0 and times on axis 1.
+        A plan, such as the value of the last :func:`fixed_point`; by default, axis 0 is the batch and axis 1 is time.
     steps : int
-        How far to shift; at most the length of the axis.
+        The number of steps to shift by; at most the length of the axis.
     axis : int
-        The axis of times.
+        The time axis.
 
     Returns
     -------

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SinkhornSolution(Solution):
-    """The potentials of an entropic transport problem, or of each of a batch, and how they were found.
+    """The potentials of an entropic transport problem, or of each problem of a batch, and the state of convergence.
 
     Attributes
     ----------
@@ -29,16 +29,16 @@ class SinkhornSolution(Solution):
     steps : int or (B,)
         The updates of f.
     residual : float or (B,)
-        ``sum_i |sum_j P_ij - a_i|`` of the plan; the sums over i are b_j up to rounding.
+        ``sum_i |sum_j P_ij - a_i|`` of the plan; its sums over i equal b_j up to rounding.
     method, reason : str
-        "sinkhorn", and the reason for ending, for a batch one for each: "converged", "max_steps" or "nan".
+        "sinkhorn", and the reason for ending, for a batch one for each problem: "converged", "max_steps" or "nan".
     epsilon, tolerance : float
         The strength of the entropy, in units of the costs, and the residual at which it converges.
 
     See Also
     --------
     sinkhorn : Returns it.
-    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.Solution : The attributes shared by the results of all solvers.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class SinkhornSolution(Solution):
 
     @property
     def plan(self) -> Any:
-        """The plan P = exp((f + g - C) / epsilon), (n, m) or (B, n, m), made when it is asked for."""
+        """The plan P = exp((f + g - C) / epsilon), (n, m) or (B, n, m), made on access."""
         (f, g), C = self.value, self._problem[0]
         exponent = (f[..., :, None] + g[..., None, :] - C) / self.epsilon
         return np.exp(exponent) if isinstance(exponent, np.ndarray) else exponent.exp()
@@ -87,7 +87,7 @@ class SinkhornSolution(Solution):
 
 
 def _products(potentials: Any, masses: Any) -> Any:
-    """Return potentials times masses: 0 where there is no mass, though the potential is -inf."""
+    """Return potentials times masses: 0 where there is no mass, although the potential is -inf."""
     if isinstance(masses, np.ndarray):
         return np.where(masses > 0, potentials, 0) * masses
     return potentials.where(masses > 0, potentials.new_zeros(())) * masses
@@ -121,15 +121,15 @@ def sinkhorn(
     epsilon : float
         The strength of the entropy, in units of the costs.
     tol : float, optional
-        A problem has converged where ``sum_i |sum_j P_ij - a_i| <= tol``: by default 1e-4 of the mass in float32,
+        A problem has converged when ``sum_i |sum_j P_ij - a_i| <= tol``: by default 1e-4 of the mass in float32,
         1e-9 in float64.
     max_steps : int
-        The most updates of f.
+        The maximum number of updates of f.
     x0 : tuple of two arrays, optional
-        The first f and g, such as the value of an earlier solution; by default 0, and -inf in any case where there is
-        no mass. The first update is that of g.
+        The first f and g, such as the value of an earlier solution; by default 0; entries without mass are always set
+        to -inf. The first update is that of g.
     throw : bool
-        Whether to raise :class:`fastiter.ConvergenceError` where it has not converged.
+        Whether to raise :class:`fastiter.ConvergenceError` if it has not converged.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def sinkhorn(
 
     See Also
     --------
-    fixed_point : The iteration for maps of one's own.
+    fixed_point : Iterations for any map.
 
     References
     ----------
@@ -209,7 +209,7 @@ def check_sums(total: Any, other: Any, eps: float) -> None:
 def limits_of(
     itemsize: int, largest: float, epsilon: Any, tol: Any, max_steps: Any, throw: Any
 ) -> tuple[float, float, int]:
-    """Return epsilon, the tolerance for masses of at most ``largest``, and the most steps, checked."""
+    """Return epsilon, the tolerance for masses of at most ``largest``, and the maximum number of steps, checked."""
     epsilon = positive("sinkhorn", "epsilon", epsilon, zero=False)
     default = largest * (1e-4 if itemsize == 4 else 1e-9)
     tolerance = default if tol is None else positive("sinkhorn", "tol", tol)

@@ -52,26 +52,26 @@ def transport_sweep(
 ) -> TransportSweep:
     """mu_n dpsi_n/dx + sigma psi_n = q / 2 and phi = sum w_n psi_n: a sweep of discrete ordinates through a slab.
 
-    By diamond differences: along each direction the flux on the next edge of a cell is
-    ``((2 |mu| - sigma h) psi + h q) / (2 |mu| + sigma h)``, and the mean flux that of both edges. With sigma_s phi and
-    an external source as q it is the step of source iteration, whose fixed point solves the transport equation with
-    isotropic scattering.
+    The discretisation is by diamond differences: along each direction, the flux on the next edge of a cell is
+    ``((2 |mu| - sigma h) psi + h q) / (2 |mu| + sigma h)``, and the mean flux is the average of both edges. With q the
+    sum of sigma_s phi and an external source, it is the step of source iteration, whose fixed point solves the
+    transport equation with isotropic scattering.
 
     Parameters
     ----------
     q : (I,) or (B, I)
-        The source in each cell, of all directions together if the weights add up to 2; float32 or float64, for one
+        The source in each cell, integrated over all directions if the weights add up to 2; float32 or float64, for one
         slab or a batch.
     sigma : float, (I,) or (B, I)
         The total cross-section, at least 0, in 1 / length.
     h : float or (I,)
         The widths of the cells, above 0.
     mu : (N,)
-        The cosines of the directions, not 0, in any order; those above 0 go to higher cells.
+        The cosines of the directions, not 0, in any order; directions above 0 point to higher cells.
     weights : (N,)
         Their weights.
     incoming : (N,) or (B, N), optional
-        The angular flux that enters in each direction, on the left where mu is above 0 and on the right elsewhere; by
+        The angular flux that enters in each direction, on the left if mu is above 0 and otherwise on the right; by
         default 0.
 
     Returns
@@ -156,7 +156,7 @@ def _directions(q: Array, mu: Any, weights: Any) -> tuple[Array, Array]:
 def _spread(
     name: str, x: Any, q: Array, shapes: tuple[tuple[int, ...], ...], to: tuple[int, ...], *, zero: bool
 ) -> Array:
-    """Return a number or an array of one of the shapes as a contiguous array of the last one, in the dtype of q."""
+    """Broadcast a number, or an array of one of the shapes, to a contiguous array of the last one, in q's dtype."""
     (x,) = as_arrays(_NAME, (name,), (x,), q.dtype)
     check_arrays(_NAME, ("q", name), (q, x))
     if x.ndim and x.shape not in shapes:

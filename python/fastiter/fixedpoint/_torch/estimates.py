@@ -17,7 +17,7 @@ from .layout import Map, checked_state
 def jacobian_penalty(
     f: Callable[..., Any], x: Any, *params: Any, samples: int = 1, generator: torch.Generator | None = None
 ) -> Tensor:
-    """E ||J^T e||^2 / (B n) with e ~ N(0, I): Hutchinson's estimate of the mean of ||df/dx||_F^2 / n, with a gradient.
+    """E ||J^T e||^2 / (B n), e ~ N(0, I): Hutchinson's estimate of the mean of ||df/dx||_F^2 / n, differentiable.
 
     Added to a loss, it keeps the map of an equilibrium layer contracting, so that the solver converges in few steps.
 
@@ -82,10 +82,11 @@ def jacobian_penalty(
 def spectral_radius(
     f: Callable[..., Any], x: Any, *params: Any, steps: int = 40, generator: torch.Generator | None = None
 ) -> Tensor:
-    """max |eigenvalue of df/dx| of each sample, from the growth of ||(J^T)^k v||: the rate at which x <- f(x) settles.
+    """max |eigenvalue of df/dx| of each sample, from the growth of ||(J^T)^k v||: the convergence rate of x <- f(x).
 
-    Below 1, Picard's iteration converges near x, by this factor a step in the end. A pair of complex eigenvalues is
-    estimated as well as a real one, as growth is averaged over the second half of the steps.
+    If it is below 1, Picard's iteration converges near x, asymptotically by this factor per step. A pair of complex
+    eigenvalues is estimated as accurately as a real one, because the growth is averaged over the second half of the
+    steps.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ def spectral_radius(
     See Also
     --------
     error_bound : The error of a state where the map contracts.
-    jacobian_penalty : A bound of it that can be trained.
+    jacobian_penalty : A differentiable penalty that bounds it.
 
     Examples
     --------
@@ -141,8 +142,8 @@ def monotonicity(
 ) -> Tensor:
     """min eigenvalue of I - (J + J^T) / 2 of each sample, J = df/dx, by Lanczos's method: how monotone I - f is at x.
 
-    Operator splitting converges where it is positive everywhere (strong monotonicity), also if the spectral radius of J
-    is above 1. The estimate is never below the eigenvalue, and is exact after n steps.
+    Operator splitting converges if it is positive everywhere (strong monotonicity), even if the spectral radius of J is
+    above 1. The estimate is never below the eigenvalue, and is exact after n steps.
 
     Parameters
     ----------
@@ -192,17 +193,17 @@ def monotonicity(
     for _ in range(number):
         w = v - (products.transposed(v) + products.forward(v)) / 2
         diagonal.append((w * v).sum(1))
-        for _ in range(2):  # twice: once leaves rounding errors that grow
+        for _ in range(2):  # twice, as a single pass leaves rounding errors that grow
             for q in basis:
                 w = w - (w * q).sum(1, keepdim=True) * q
         v, norm = _unit(w)
-        # A norm of rounding errors alone ends a row: its further vectors are 0.
+        # A row ends when its norm is only rounding error: its further vectors are 0.
         alive = norm > 64 * torch.finfo(norm.dtype).eps * (1 + diagonal[-1].abs())
         v, norm = v * alive.unsqueeze(1), norm * alive
         basis.append(v)
         beside.append(norm)
     size = torch.stack(diagonal, 1)
-    # Rows that have ended would add zeros to the eigenvalues: their first one stands in place of these.
+    # Rows that have ended would add zeros to the eigenvalues; their first diagonal entry replaces these.
     ended = torch.stack([(q == 0).all(1) for q in basis[:number]], 1)
     size = torch.where(ended, size[:, :1], size)
     band = torch.diag_embed(torch.stack(beside[:-1], 1), 1) if number > 1 else torch.zeros_like(size).unsqueeze(2)
@@ -219,9 +220,9 @@ def error_bound(residual: Tensor, rho: float | Tensor) -> Tensor:
     residual : Tensor
         Norms of f(x) - x, at least 0, such as ``solution.residual``.
     rho : float or Tensor
-        A Lipschitz constant of f, at least 0, in the norm of the residual; a tensor that broadcasts with it for one for
-        each sample. :func:`spectral_radius` estimates it for a symmetric Jacobian near the solution; the bound is then
-        an estimate.
+        A Lipschitz constant of f, at least 0, in the norm of the residual; a tensor that broadcasts with it gives one
+        for each sample. :func:`spectral_radius` estimates it for a symmetric Jacobian near the solution; the bound is
+        then an estimate.
 
     Returns
     -------
@@ -269,7 +270,7 @@ def error_bound(residual: Tensor, rho: float | Tensor) -> Tensor:
             raise ValueError(f"{name}: {each} must be at least 0, got {float(tensor.min()):.3g}")
     factor = torch.where(given < 1, given / (1 - given), torch.inf)
     bound = residual * factor.to(residual.dtype)
-    # A residual of 0 is the solution, whatever rho is.
+    # With a residual of 0, x is the solution, whatever rho is.
     return torch.where(residual == 0, torch.zeros_like(bound), bound)
 
 
@@ -315,6 +316,6 @@ class _Products:
 
 
 def _unit(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows with norm 1, zeros for rows of 0, and the norms."""
+    """Return the rows normalised to 1 (zero rows stay zero), and the norms."""
     norm = torch.linalg.vector_norm(v, dim=1)
     return v / torch.where(norm > 0, norm, 1).unsqueeze(1), norm

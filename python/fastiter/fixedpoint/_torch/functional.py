@@ -29,7 +29,7 @@ _TRUNCATED = (
     f"{_NAME}: the gradient has no derivative with grad='one-step' or 'phantom', which neglect how the solution "
     "depends on the parameters (grad='implicit' has one)"
 )
-#: The options of the adjoint equation's solver that are not the method's own
+#: The options of the adjoint equation's solver that do not belong to the method
 _OF_LIMITS = ("rtol", "atol", "max_steps", "norm", "patience", "throw")
 
 
@@ -73,7 +73,7 @@ class Solver:
 
 @dataclass(frozen=True)
 class _Gradient:
-    """How a solution is differentiated."""
+    """The options for the gradient of a solution."""
 
     kind: str
     adjoint: Solver
@@ -103,49 +103,51 @@ def fixed_point(
     throw: bool = False,
     **options: Any,
 ) -> FixedPointSolution:
-    """x = f(x, *args, *params) for each sample of a batch, with a gradient that needs no iterations to be kept.
+    """x = f(x, *args, *params) for each sample of a batch, with a gradient for which no iterations are stored.
 
     The gradient is that of the solution, whatever the method: the adjoint equation u = g + (df/dx)^T u is solved by a
     fixed-point method, too, and the parameters get u^T df/dparams. It can be differentiated again, to any order.
 
     Gradients reach the tensors in ``args`` and ``params``, the parameters of ``f`` if it is a module, and all other
-    tensors that f closes over. The gradient of the last has no derivative: asking for one raises.
+    tensors that f closes over. The gradient of the last cannot be differentiated again: trying to do so raises an
+    error.
 
     Parameters
     ----------
     f : callable
         ``f(x, *args, *params)`` returns a tensor of the shape and dtype of x; for a tuple, list or dict of tensors the
-        same structure. It must not change x in place, and rows must not depend on each other. Where it draws random
-        numbers, as dropout does, each evaluation of one call draws the same.
+        same structure. It must not change x in place, and rows must not depend on each other. If it draws random
+        numbers, as dropout does, all evaluations of one call draw the same.
     x0 : Tensor, tuple, list or dict of Tensor, or FixedPointSolution
-        The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype. A solution starts from its
-        value, and from its history. It has a gradient with ``"unrolled"`` only.
+        The first x, (B, ...) float32, float64, complex64 or complex128, all of one dtype. If it is a solution, the
+        iteration continues from its value and history. x0 has a gradient with ``"unrolled"`` only.
     *params : object
         Further arguments of f, unchanged: tensors, tuples, lists and dicts of tensors, and other values.
     method : {"anderson", "picard", "broyden", "newton_krylov", "halpern", ...}
         The iteration, with the options of :func:`fastiter.fixedpoint.fixed_point`.
     rtol, atol : float, optional
-        A sample has converged where ``||f(x) - x|| <= rtol ||f(x)|| + atol``; rtol is 1e-5 by default in 32 bits, 1e-8
+        A sample has converged when ``||f(x) - x|| <= rtol ||f(x)|| + atol``; rtol is 1e-5 by default in 32 bits, 1e-8
         in 64.
     max_steps : int
-        The most steps.
+        The maximum number of steps.
     norm : {"l2", "inf", "rms", "span"} or callable
-        The norm, as in :func:`fastiter.fixedpoint.fixed_point`. Adjoint equations use "l2" instead of a function.
+        The norm, as in :func:`fastiter.fixedpoint.fixed_point`. Adjoint equations use "l2" in place of a callable.
     batched : bool
-        Whether axis 0 counts samples, each with its own history and end. If False, x0 is one problem.
+        Whether axis 0 is a batch of samples, each with its own history and stopping test. If False, x0 is one problem.
     args : tuple of Tensor
         Tensors of B rows that are passed to f before params, without the rows of samples that have ended.
     compact : bool, optional
-        Whether f gets only the rows that have not ended. By default if there are ``args``: params may have rows, too.
+        Whether f receives only the rows that have not ended; by default only if there are ``args``, as params may have
+        rows, too.
     jvp : callable, optional
         ``jvp(x, v, *args)`` returns df/dx v, for ``"newton_krylov"``; by default a difference of two values of f.
     patience : int
-        A sample has stagnated after so many steps without a new least residual.
+        A sample has stagnated after this many steps without a new smallest residual.
     grad : {"implicit", "unrolled", "one-step", "phantom", "neumann"}
-        ``"implicit"`` is exact. ``"unrolled"`` differentiates the iterations of ``"picard"``; it keeps them all.
-        ``"one-step"`` differentiates f alone, as if x did not depend on the parameters; ``"phantom"`` does so with
-        ``grad_steps`` damped steps from the solution; ``"neumann"`` takes that many terms of the series of u. The last
-        three are approximate and have no derivative: asking for one raises.
+        ``"implicit"`` is exact. ``"unrolled"`` differentiates the iterations of ``"picard"``, all of which it stores.
+        ``"one-step"`` differentiates a single application of f, as if x did not depend on the parameters; ``"phantom"``
+        does so with ``grad_steps`` damped steps from the solution; ``"neumann"`` takes that many terms of the series of
+        u. The last three are approximate, and differentiating them again raises an error.
     adjoint : mapping, optional
         Options of the adjoint equation's solver, where they differ from the others: method, rtol, atol, max_steps,
         norm, patience, throw, and those of the method.
@@ -157,7 +159,7 @@ def fixed_point(
         Called with a :class:`fastiter.fixedpoint.FixedPointProgress` after each evaluation; the solver ends where it
         returns True.
     throw : bool
-        Whether to raise :class:`fastiter.ConvergenceError` where a sample, or its adjoint equation, has not converged.
+        Whether to raise :class:`fastiter.ConvergenceError` if a sample, or its adjoint equation, has not converged.
     **options : object
         Options of the method.
 
@@ -174,8 +176,8 @@ def fixed_point(
     ConvergenceError
         If ``throw`` is True and a sample does not converge, or in the backward pass its adjoint equation.
     RuntimeError
-        Under a transform of torch.func; in the backward pass, if f then returns another value than before, or if the
-        derivative of a gradient is asked for that has none.
+        Under a transform of torch.func; in the backward pass, if f returns another value than in the forward pass, or
+        on differentiating a gradient that has no derivative.
 
     Warns
     -----
@@ -230,7 +232,7 @@ def fixed_point(
     shape = {"batched": batched, "args": args, "compact": bool(args) if compact is None else compact, "jvp": jvp}
     call = partial(_solve, f, x0, params, solver, how, shape)
     if is_compiling():
-        # The data-dependent iteration cannot be in a graph: the call is a graph break.
+        # A data-dependent iteration cannot be part of a graph: the call is a graph break.
         found: FixedPointSolution = torch._dynamo.disable(call)()
         return found
     if torch.is_inference_mode_enabled():
@@ -297,7 +299,7 @@ def _differentiable(
 
 
 def _steps_of_value(found: FixedPointSolution) -> Tensor:
-    """Return the steps (B, 1) after which Picard's method had the solution's value: the least residual of each row."""
+    """Return the steps (B, 1) after which Picard's method reached each row's value, that of the smallest residual."""
     residuals = found.history.reshape(len(found.history), -1).nan_to_num(torch.inf, torch.inf)
     steps, converged = (torch.as_tensor(x).reshape(-1) for x in (found.steps, found.converged))
     return torch.where(converged, steps, residuals.argmin(0)).unsqueeze(1)
@@ -322,7 +324,7 @@ def _neumann(terms: int, function: Callable[[Tensor], Tensor], right: Tensor) ->
 def with_gradient(
     f: Callable[..., Any], found: FixedPointSolution, value: Any, params: tuple[Any, ...], adjoint: Solver
 ) -> FixedPointSolution:
-    """Return a solution with the value of a fixed point of f(x, *params) that is known already, and its gradient.
+    """Return a solution whose value is an already known fixed point of f(x, *params), with its gradient.
 
     Parameters
     ----------

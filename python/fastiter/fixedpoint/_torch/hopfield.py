@@ -29,7 +29,7 @@ from .._hopfield_shapes import (
     joined,
     reasons_of,
 )
-from . import hopfield_plain as hopfield_plain  # registers the ops for cards
+from . import hopfield_plain as hopfield_plain  # registers the ops for GPUs
 from .hopfield_ops import (
     HopfieldAdjoint,
     HopfieldBackward,
@@ -73,11 +73,11 @@ def hopfield_update(
     """x <- X softmax(beta X^T x): :func:`fastiter.fixedpoint.hopfield_update` on tensors.
 
     Differentiable in stored, beta and state. With ``steps`` the gradient is that of these updates; without, ``grad``
-    chooses. Second derivatives (``create_graph=True``) are right, too, and computed in torch's operations, which is
-    slower. A mask of floats has no gradient. bfloat16 and float16 are computed in float32 and rounded.
+    chooses. Second derivatives (``create_graph=True``) are supported and computed by torch operations, which is slower.
+    A mask of floats has no gradient. bfloat16 and float16 are computed in float32 and rounded.
 
-    Under torch.compile and torch.func transforms ``reason`` is ``"unread"``, as values are not known; what does not
-    converge is still reported when the program runs.
+    Under torch.compile and torch.func transforms ``reason`` is ``"unread"``, as values are not known; a failure to
+    converge is still reported at run time.
 
     %(sections)s
 
@@ -122,7 +122,7 @@ def hopfield_update(
 def hopfield_energy(state: Tensor, stored: Tensor, *, beta: Tensor | float = 1.0, mask: Tensor | None = None) -> Tensor:
     """E(x) = -logsumexp(beta X^T x) / beta + x x / 2 + log(S) / beta + M^2 / 2, which no update of x increases.
 
-    It is :func:`fastiter.fixedpoint.hopfield_energy` in torch's operations, differentiable to any order, also in a mask
+    It is :func:`fastiter.fixedpoint.hopfield_energy` in torch operations, differentiable to any order, also in a mask
     of floats. The gradient in a state is x - X softmax(beta X^T x): an update is a gradient step of length 1.
 
     %(sections)s
@@ -218,7 +218,7 @@ def solved(problem: Problem, limits: Limits, unrolled: bool, throw: bool, told: 
 
 
 class _Unrolled(torch.autograd.Function):
-    """Map (state, stored, beta) to the states, and to what the backward pass through all updates reads."""
+    """Map (state, stored, beta) to the states, and to the tensors that the backward pass through all updates reads."""
 
     generate_vmap_rule = True
 
@@ -303,7 +303,7 @@ class _Implicit(torch.autograd.Function):
 
 
 def _replay_updates(most: int, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
-    """Return the states after all updates: a query stays as it is after its last one."""
+    """Return the states after all updates; a query is unchanged after its last one."""
     x, stored, beta = inputs
     bias, steps = constants
     for step in range(most):
@@ -312,7 +312,7 @@ def _replay_updates(most: int, inputs: Sequence[Any], constants: Sequence[Any]) 
 
 
 def _replay_fixed_points(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
-    """Return x = f(x) by two of Newton's steps from the known value of x: right up to third derivatives."""
+    """Return x = f(x) by two Newton steps from the known value of x, which are correct up to third derivatives."""
     stored, beta = inputs
     bias, x = constants
     b = beta[..., None, None]

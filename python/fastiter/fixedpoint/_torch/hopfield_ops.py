@@ -1,8 +1,8 @@
 """The private ops of Hopfield networks: their calls, and their CPU implementations, which call the kernels.
 
 All tensors have the leading axes (batch, head). Forward returns the states, whether each query converged, its updates
-and its last change; with ``save`` also the states before and after each update, and the largest product and the inverse
-sum of each softmax.
+and its last change; with ``save``, also the states before and after each update, and the largest product and the
+inverse sum of each softmax.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FUNCTION = "hopfield_update"
 
 
 class HopfieldForward(NamedTuple):
-    """A call of the forward op; ``report``: "" or, where the op itself reports no convergence, "warn" or "throw"."""
+    """A call of the forward op; ``report``: "", or "warn" or "throw" if the op itself reports a failure to converge."""
 
     state: Tensor
     stored: Tensor
@@ -36,7 +36,7 @@ class HopfieldForward(NamedTuple):
 
 
 class HopfieldBackward(NamedTuple):
-    """A call of the backward op through all updates: inputs, what the forward op has saved, and the gradient."""
+    """A call of the backward op through all updates: inputs, tensors saved by the forward op, and the gradient."""
 
     stored: Tensor
     beta: Tensor
@@ -103,14 +103,14 @@ def _forward(call: HopfieldForward) -> list[Tensor]:
 
 
 def report_forward(call: HopfieldForward, outputs: list[Tensor]) -> None:
-    """Report queries that have not converged, if the op itself is to do so."""
+    """Report queries that have not converged, if the op itself has to do so."""
     if call.report:
         lost = int((~outputs[1]).sum())
         report(f"every query must converge, got {lost} of {outputs[1].numel()} that did not", lost > 0, call.report)
 
 
 def report(message: str, failed: bool, how: str) -> None:
-    """Warn or raise where a solution has not converged."""
+    """Warn or raise if a solution has not converged."""
     if failed and how == "throw":
         raise ConvergenceError(f"{FUNCTION}: {message}")
     if failed:
@@ -123,7 +123,7 @@ def _gradients(call: HopfieldBackward) -> list[Tensor]:
 
 def _backward(call: HopfieldBackward) -> list[Tensor]:
     gradients = _gradients(call)
-    gradients[0].copy_(call.dvalue)  # the kernel changes it step by step into the gradient of the state
+    gradients[0].copy_(call.dvalue)  # the kernel updates it in place to the gradient of the state
     kept = (contiguous(call.states), contiguous(call.largest), contiguous(call.inverse), contiguous(call.steps))
     _core.fixedpoint.hopfield_gradient(
         _bits(call.stored),
@@ -143,7 +143,7 @@ def _adjoint_outputs(call: HopfieldAdjoint) -> list[Tensor]:
 
 def _adjoint(call: HopfieldAdjoint) -> list[Tensor]:
     outputs = _adjoint_outputs(call)
-    most = 4 * call.value.shape[3] + 100  # exact conjugate gradients end after D steps
+    most = 4 * call.value.shape[3] + 100  # in exact arithmetic, conjugate gradients end after D steps
     _core.fixedpoint.hopfield_adjoint(
         _bits(call.stored),
         _shape(call.value, call.stored),

@@ -1,4 +1,4 @@
-"""The ops of Hopfield networks in operations of tensors, where the kernels do not run: on cards."""
+"""The ops of Hopfield networks in torch operations, for GPUs, where the kernels do not run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _softmax(x: Tensor, stored: Tensor, beta: Tensor, bias: Tensor | None) -> tu
 
 
 def forward(call: HopfieldForward) -> list[Tensor]:
-    """Implement fastiter::_hopfield_fwd: queries that have stopped keep their state; one synchronization an update."""
+    """Implement fastiter::_hopfield_fwd: queries that have stopped keep their state; each update synchronizes once."""
     outputs = forward_outputs(call)
     value, converged, steps, residual, *kept = outputs
     value.copy_(call.state)
@@ -101,7 +101,7 @@ def adjoint(call: HopfieldAdjoint) -> list[Tensor]:
 
     u, r, d = torch.zeros_like(right), right, right
     energy = dot(r, r)
-    target = energy * call.rtol**2 / 4  # a margin for the rounding of the residual
+    target = energy * call.rtol**2 / 4  # with a margin for the rounding of the residual
     for _ in range(4 * x.shape[-1] + 100):
         is_open = energy > target
         if not bool(is_open.any()):

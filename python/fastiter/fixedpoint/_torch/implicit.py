@@ -1,7 +1,7 @@
 """Gradients of a fixed point x = f(x, t) without its iterations: u = g + J^T u with J = df/dx, then u^T df/dt.
 
 The backward pass is differentiable to any order: u is the fixed point of a map of g, x and t, and gets its own gradient
-in the same way; and x is the output of the same node, through which the derivatives of x reach t.
+in the same way; and x is the output of the same node, through which derivatives of x reach t.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..._torch.autograd import one_by_one
 from ..._torch.ops import autocast_device, autocast_dtype
 
 Function = Callable[[Tensor, Sequence[Tensor]], Tensor]
-#: (u -> g + J^T u, first u) -> u, which also reports if it has not converged
+#: (u -> g + J^T u, first u) -> u; also reports a failure to converge
 Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
@@ -25,9 +25,9 @@ Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 class Problem:
     """A map of (B, n) and tensors, the solver of adjoint equations, and the name of the public function.
 
-    ``exact`` is False for a solver that truncates: the derivative of such a gradient is refused. ``closed`` says which
-    function of the user may close over tensors, and what else to do. ``dual`` solves the adjoint equations of adjoint
-    equations, if not by ``solve``.
+    ``exact`` is False for a solver that truncates, whose gradients cannot be differentiated. ``closed`` is the part of
+    messages that names the user's function that may close over tensors, and the alternative. ``dual`` solves the
+    adjoint equations of adjoint equations, by default ``solve`` does.
     """
 
     function: Function
@@ -50,16 +50,16 @@ def attach(problem: Problem, value: Tensor, tensors: Sequence[Tensor], anchor: T
     tensors : sequence of Tensor
         The tensors that the map is given.
     anchor : Tensor, optional
-        The map's value there, with the graph of the tensors that it has not been given but closes over.
+        The map's value there, with the graph of the tensors that it closes over instead of receiving as arguments.
     """
     if not torch.is_grad_enabled():
         return value.clone()
     made: Tensor = _Implicit.apply(problem, value, anchor, *tensors)
-    return made.clone()  # users may write to it, which must not change what the node has saved
+    return made.clone()  # users may write to it, which must not change the tensor saved by the node
 
 
 class _Implicit(torch.autograd.Function):
-    """Map (anchor, *tensors) to the fixed point, which is known already."""
+    """Map (anchor, *tensors) to the already known fixed point."""
 
     @staticmethod
     def forward(ctx: Any, problem: Problem, value: Tensor, anchor: Tensor | None, *tensors: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _gradients(
 
 
 def _independent(x: Tensor, recorded: bool, varies: bool = True) -> Tensor:
-    """Return x as an input that depends on no other: a view if its graph is recorded, a leaf otherwise."""
+    """Return x as an independent input: a view if its graph is recorded, a leaf otherwise."""
     return x.view_as(x) if recorded and x.requires_grad else x.detach().requires_grad_(varies)
 
 
@@ -150,7 +150,7 @@ def _adjoint_of(problem: Problem) -> Problem:
 
 
 def _check_unchanged(name: str, value: Tensor, expected: Tensor) -> None:
-    """Check that f returns in the backward pass what it returned in the forward pass, up to rounding."""
+    """Check that f returns the same in the backward pass as in the forward pass, up to rounding."""
     far = (value - expected).abs().nan_to_num(0.0).amax() if value.numel() else value.new_zeros(())
     size = expected.abs().nan_to_num(0.0, 0.0, 0.0).amax() if value.numel() else far
     if bool(far > torch.finfo(value.dtype).eps ** 0.5 * (1 + size)):
@@ -174,7 +174,7 @@ class _Refusing(torch.autograd.Function):
 
 
 def refusing(message: str, tensors: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the tensors, whose derivatives in the sources raise the message."""
+    """Return the tensors; differentiating them in the sources raises an error with the message."""
     given = [x for x in tensors if x is not None]
     made = iter(_Refusing.apply(message, len(given), *given, *sources))
     return [None if x is None else next(made) for x in tensors]
@@ -200,7 +200,7 @@ class _Once(torch.autograd.Function):
 
 
 def differentiable_once(message: str, y: Tensor) -> Tensor:
-    """Return y, whose gradient has no derivative: that raises the message."""
+    """Return y; differentiating its gradient raises an error with the message."""
     if not (torch.is_grad_enabled() and y.requires_grad):
         return y.detach().clone()
     made: Tensor = _Once.apply(message, y)

@@ -21,7 +21,7 @@ DTYPES = (*FLOATS, torch.complex64, torch.complex128)
 
 @dataclass(frozen=True)
 class Layout:
-    """The parts of a state, (B, *shape) or *shape if it is no batch, and the tuple, list or dict that holds them."""
+    """The parts of a state, (B, *shape) or *shape if not a batch, and the tuple, list or dict that holds them."""
 
     spec: Any
     shapes: tuple[tuple[int, ...], ...]
@@ -31,11 +31,11 @@ class Layout:
 
     @property
     def widths(self) -> list[int]:
-        """The numbers of each part in a row."""
+        """The number of elements of each part in a row."""
         return [math.prod(shape) for shape in self.shapes]
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return (B, n) from the parts, (1, n) if they are no batch."""
+        """Return (B, n) from the parts, (1, n) if they are not a batch."""
         rows = len(parts[0]) if self.batched else 1
         flat = [part.reshape(rows, width) for part, width in zip(parts, self.widths, strict=True)]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
@@ -44,7 +44,7 @@ class Layout:
         """Return the state in its form from (B, n)."""
         rows = (len(flat),) if self.batched else ()
         parts = (flat,) if len(self.shapes) == 1 else flat.split(self.widths, 1)
-        # A tensor of the right shape stays itself: torch.compile warns about views of leaves.
+        # A tensor of the right shape is returned itself, as torch.compile warns about views of leaves.
         shapes = [(*rows, *shape) for shape in self.shapes]
         shaped = [
             part if tuple(part.shape) == shape else part.reshape(shape)
@@ -109,7 +109,7 @@ class Map:
         if not self._names:
             return self._packed(self.f(state, *params), len(flat))
         given = {name: tensor for names, tensor in zip(self._names, left, strict=True) for name in names}
-        # Torch's own tying would leave these tensors in modules that have several names.
+        # torch's own tying would leave these tensors in modules with several names.
         made = torch.func.functional_call(self.f, given, (state, *params), tie_weights=False)  # type: ignore[arg-type]
         return self._packed(made, len(flat))
 
@@ -135,7 +135,7 @@ class Map:
         return self.layout.pack(parts)
 
     def _is_sequence_of_parts(self, result: Any) -> bool:
-        """Return whether a list stands for a tuple, or a tuple for a list."""
+        """Return whether the result is a list in place of a tuple, or a tuple in place of a list."""
         same = isinstance(result, (tuple, list)) and self.layout.spec.type in (tuple, list)
         return same and len(result) == len(self.layout.shapes)
 

@@ -11,15 +11,15 @@ from torch.utils import _pytree as pytree
 
 
 class FixedNoise:
-    """Run a map from one state of torch's random generators each time, that of its first evaluation.
+    """Run each evaluation of a map from the same state of torch's random generators, that of the first evaluation.
 
-    A map that draws nothing is called as it is. The generators go on from where one evaluation leaves them, so that the
-    next call draws other numbers.
+    A map that draws no random numbers is called unchanged. The generators continue from their state after an
+    evaluation, so that the next call draws other numbers.
 
     Parameters
     ----------
     compact : bool
-        Whether the map may get fewer rows, which would draw other numbers: then a map that draws any is refused.
+        Whether the map may receive fewer rows, which would draw other numbers; a map that draws any is then refused.
     """
 
     def __init__(self, compact: bool) -> None:

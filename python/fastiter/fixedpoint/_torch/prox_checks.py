@@ -13,7 +13,7 @@ from .._prox_groups import check_broadcast
 
 
 def check_points(function: str, y: Any, **others: Any) -> None:
-    """Check that y, and further arguments by name, are tensors that the operators take."""
+    """Check that y, and further arguments by name, are tensors that the operators support."""
     check_tensors(function, ("y", *others), (y, *others.values()), devices=CPU_AND_CUDA)
 
 
@@ -29,6 +29,6 @@ def bound_of(function: str, name: str, x: Any, y: Tensor) -> Tensor:
 
 
 def tensor(x: Any) -> Tensor:
-    """Return a tensor as one, for the type checker: the formulas are those of arrays and of tensors."""
+    """Return x as a Tensor for the type checker: the formulas are shared by arrays and tensors."""
     assert isinstance(x, Tensor)
     return x

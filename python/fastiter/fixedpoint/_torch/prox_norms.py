@@ -213,7 +213,7 @@ def prox_huber(y: Tensor, t: float = 1.0, *, delta: float = 1.0) -> Tensor:
 
 @documented_like(arrays.prox_leaky_relu)
 def prox_leaky_relu(y: Tensor, alpha: float = 1.0, *, slope: float = 0.01) -> Tensor:
-    """Return the operator of alpha f whose operator with alpha = 1 is leaky relu.
+    """Return the operator of alpha f, where that of f is leaky relu.
 
     %(sections)s
 

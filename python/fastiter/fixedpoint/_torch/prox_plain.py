@@ -1,7 +1,7 @@
-"""The compiled proximal operators in operations of tensors, where the kernels do not run: on cards.
+"""The compiled proximal operators in torch operations, for GPUs, where the kernels do not run.
 
-As in :mod:`fastiter.fixedpoint.reference_prox` each group has one unknown number, found in float64. Halvings and steps
-are as many for all numbers, so that nothing synchronizes and results do not depend on what else is in the batch.
+As in :mod:`fastiter.fixedpoint.reference_prox`, each group has one unknown, which is found in float64. The numbers of
+halvings and steps are fixed, so that nothing synchronizes and results do not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: Halvings after which an interval of float64 is as short as its ends are apart, and Newton's steps for a root
+#: Number of halvings that reduce a float64 interval to adjacent numbers, and of Newton steps for a root
 HALVINGS, STEPS = 56, 8
 
 
@@ -71,7 +71,7 @@ def entropy(y: Tensor, a: float) -> Tensor:
 
 
 def _exp_of_root(s: Tensor) -> Tensor:
-    """Return w with log w + w = s, by Newton's steps for l = log w, which fall to the root from the right."""
+    """Return w with log w + w = s, by Newton steps for l = log w, which decrease to the root from the right."""
     l = torch.where(s > 1, s.clamp(min=1).log(), s)
     for _ in range(STEPS):
         w = l.exp()

@@ -43,37 +43,37 @@ def refine(
     """x <- x + S(b - A x): iterative refinement of A x = b by any approximate solver S, such as a network.
 
     The gradient g of x gives u = A^-T g, by the refinement of A^T u = g with the transpose of S; then db = u, and
-    dA = -u x^T. Gradients reach b, A as a tensor, the parameters of a module, and all other tensors that A depends on;
-    S gets none, as the solution does not depend on it. They can be differentiated again, except those of tensors that a
-    function closes over.
+    dA = -u x^T. Gradients reach b, A if it is a tensor, the parameters of a module, and all other tensors that A
+    depends on; S has none, as the solution does not depend on it. They can be differentiated again, except those of
+    tensors that a function closes over.
 
     Parameters
     ----------
     A : callable or Tensor (n, n)
-        ``A(x)`` or ``A @ x``; a function or module that is linear and differentiable, a dense tensor, or a sparse one
-        of any layout in float32, float64 or complex128.
+        ``A(x)`` or ``A @ x``; a function or module that is linear and differentiable, a dense tensor, or a sparse
+        tensor of any layout in float32, float64 or complex128.
     S : callable or Tensor (n, n)
-        ``S(r)`` or ``S @ r`` is about the x with A x = r, also in another precision. Where a gradient is asked for it
+        ``S(r)`` or ``S @ r`` approximates the x with A x = r, also in another precision. If a gradient is required, it
         must be linear and differentiable.
     b : Tensor
         The right-hand side, of any shape, float32, float64, complex64 or complex128, on any device.
     x0 : Tensor, optional
-        The first x; by default 0, after which x is S(b). It has no gradient.
+        The first x; by default 0, so that the next x is S(b). It has no gradient.
     method : {"picard", "anderson", "broyden", "aitken"}
         How successive corrections are combined: ``"picard"`` adds them.
     rtol : float, optional
         Relative tolerance: by default 1e-5 in 32 bits and 1e-8 in 64.
     atol : float
-        Absolute tolerance: it has converged where ``||b - A x|| <= rtol ||b|| + atol``.
+        Absolute tolerance: it has converged when ``||b - A x|| <= rtol ||b|| + atol``.
     max_steps : int
-        The most corrections.
+        The maximum number of corrections.
     adjoint : mapping, optional
         Options of the adjoint equation's solver, as in :func:`fastiter.torch.fixed_point`.
     callback : callable, optional
         Called with a :class:`fastiter.fixedpoint.FixedPointProgress` after each residual; the solver ends where it
         returns True.
     throw : bool
-        Whether to raise :class:`fastiter.ConvergenceError` where it, or its adjoint equation, has not converged.
+        Whether to raise :class:`fastiter.ConvergenceError` if it, or its adjoint equation, has not converged.
     **options : object
         Options of the method, as in :func:`fastiter.fixedpoint.fixed_point`.
 
@@ -92,7 +92,7 @@ def refine(
     Warns
     -----
     ConvergenceWarning
-        If it does not converge; the value is the x with the least residual.
+        If it does not converge; the value is the x with the smallest residual.
 
     See Also
     --------
@@ -161,7 +161,7 @@ class _Residual(nn.Module):
 
 
 class _Measured:
-    """x + S r(x), and the norms of r and b, by which convergence is judged."""
+    """x + S r(x), and the norms of r and b, from which convergence is decided."""
 
     def __init__(self, residual: Product, solve: Product, b: Tensor) -> None:
         self.residual, self.solve = residual, solve
@@ -174,7 +174,7 @@ class _Measured:
         return x + self.solve(r)
 
     def norm(self, state: Any) -> Any:
-        """Return the norm of r for f(x) - x, which is the first to be asked for, and that of b for f(x)."""
+        """Return the norm of r for f(x) - x, which is requested first, and that of b for f(x)."""
         self.calls += 1
         return torch.tensor([self.left if self.calls == 1 else self.size], dtype=torch.float64)
 
@@ -197,7 +197,7 @@ def _solved(
 
 @dataclass(frozen=True)
 class _Backward:
-    """The solver of g - A^T u = 0, or of its own adjoint equation, by corrections with S^T, or S."""
+    """The solver of g - A^T u = 0, or of the adjoint of this equation, by corrections with S^T, or S."""
 
     solver: Solver
     layout: Layout
@@ -260,7 +260,7 @@ def _sparse(row: Tensor, column: Tensor, values: Tensor, x: Tensor) -> Tensor:
 
 
 def _returned(name: str, operator: Callable[..., Any], *arguments: Tensor) -> Tensor:
-    """Return what an operator makes of its tensors and x, the last, in the dtype of x; refuse any other result."""
+    """Apply an operator to its tensors and x, the last argument; return the result in the dtype of x, checked."""
     found, x = operator(*arguments), arguments[-1]
     if not isinstance(found, Tensor):
         raise TypeError(f"{_NAME}: {name} must return a torch.Tensor, got {type_name(found)}")

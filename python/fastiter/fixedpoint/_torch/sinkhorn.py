@@ -54,7 +54,7 @@ def _allocated(call: Transport) -> list[Tensor]:
 
 
 def _plain(call: Transport) -> list[Tensor]:
-    """Do the same by operations of tensors, where the kernel does not run; problems that have ended are frozen."""
+    """Do the same by torch operations, where the kernel does not run; problems that have ended are frozen."""
     cost, log_a, log_b, start, epsilon, tolerance, most = call
     f, g, steps, residual, ended = _allocated(call)
     f.copy_(start)
@@ -83,7 +83,7 @@ class _Potentials(torch.autograd.Function):
 
     With P = exp((f + g - C) / epsilon), df and dg solve diag(a) df + P dg = sum_j P dC + epsilon a dlog a, and likewise
     for columns. The backward pass solves the transpose, which is symmetric and singular along (1, -1), and consists of
-    differentiable operations. Rows and columns without mass, where f or g is -inf, count neither for the means nor for
+    differentiable operations. Rows and columns without mass, where f or g is -inf, are excluded from the means and from
     the system, which has ones on the diagonal in their place; their gradients are 0.
     """
 
@@ -145,8 +145,8 @@ def sinkhorn(
     """f <- epsilon (log a - log sum_j exp((g - C) / epsilon)), and g likewise, on tensors: entropic optimal transport.
 
     f and g are shifted to the same mean. They and the plan, cost and dual value are differentiable in C, a and b to any
-    order, through the conditions that they fulfil: to the accuracy of ``tol``, by one linear system of n unknowns. The
-    gradient of a mass that is 0 is 0, though the dual value has an infinite slope there.
+    order, through the optimality conditions: to the accuracy of ``tol``, by one linear system of n unknowns. The
+    gradient of a mass that is 0 is 0, although the dual value has an infinite slope there.
 
     %(sections)s
 

@@ -23,7 +23,7 @@ def circular_conv_transposed(y: Tensor, kernel: Tensor, stride: int = 1) -> Tens
 
 
 def _folded(x: Tensor, pad: int, axis: int) -> Tensor:
-    """Add what lies beyond the edges to the other side."""
+    """Add the values beyond the edges to the opposite side."""
     size = x.shape[axis] - 2 * pad
     left, right = x.narrow(axis, 0, pad), x.narrow(axis, size + pad, pad)
     rest = list(x.shape)
@@ -34,14 +34,14 @@ def _folded(x: Tensor, pad: int, axis: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Frequencies:
-    """A linear map of images (B, n, H, W) that commutes with shifts: matrices (H, W / 2 + 1, n, n) for rfft2."""
+    """A shift-invariant linear map of images (B, n, H, W), as matrices (H, W / 2 + 1, n, n) for rfft2."""
 
     matrices: Tensor
     size: tuple[int, int]
 
     @staticmethod
     def of_kernel(kernel: Tensor, size: tuple[int, int]) -> Frequencies:
-        """Return the map that :func:`circular_conv` is; torch's convolutions are correlations, hence the conjugate."""
+        """Return :func:`circular_conv` as a map; torch's convolutions are correlations, hence the conjugate."""
         pad = kernel.shape[-1] // 2
         height, width = size
         placed = F.pad(kernel, (0, width - kernel.shape[-1], 0, height - kernel.shape[-2]))
@@ -49,6 +49,6 @@ class Frequencies:
         return Frequencies(torch.fft.rfft2(placed).conj().permute(2, 3, 0, 1), size)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return the map of x."""
+        """Apply the map to x."""
         made = torch.einsum("hwij,bjhw->bihw", self.matrices, torch.fft.rfft2(x))
         return torch.fft.irfft2(made, s=self.size)

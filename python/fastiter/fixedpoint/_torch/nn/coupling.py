@@ -1,4 +1,4 @@
-"""Couplings of Boltzmann machines that are hollow and monotone: W = blkdiag(A^T A) - A^T A with scaled columns.
+"""Hollow and monotone couplings of Boltzmann machines: W = blkdiag(A^T A) - A^T A with scaled columns.
 
 With every diagonal block of A^T A at most 1 - m in norm, I - W >= m I, and W has no block on its diagonal: no variable
 is coupled with itself. A links each tier with the next one: its rows are linear maps of two neighbouring tiers, dense
@@ -19,7 +19,7 @@ from .circular import circular_conv, circular_conv_transposed
 
 @dataclass(frozen=True)
 class Tier:
-    """Variables of one number of states: ``groups`` of them, at each place of an image if it has a size."""
+    """Variables with the same number of states: ``groups`` of them, at each pixel if the tier has an image size."""
 
     groups: int
     states: int
@@ -32,24 +32,24 @@ class Tier:
 
     @property
     def channels(self) -> int:
-        """The states of all groups at one place."""
+        """The number of states of all groups at one pixel."""
         return self.groups * self.states
 
     @property
     def width(self) -> int:
-        """The numbers of one sample."""
+        """The number of elements of one sample."""
         return self.channels * (self.size[0] * self.size[1] if self.size else 1)
 
 
 @dataclass(frozen=True)
 class Map:
-    """How a weight acts on a tier: as a matrix (R, width), or as a convolution with a stride."""
+    """The action of a weight on a tier: as a matrix (R, width), or as a convolution with a stride."""
 
     tier: Tier
     stride: int = 0  # 0 for a matrix
 
     def weight_shape(self, rows: int, kernel: int) -> tuple[int, ...]:
-        """Return the shape of a weight for a number of rows, or channels of rows."""
+        """Return the shape of a weight with the given number of rows, or of channels."""
         return (rows, self.tier.channels, kernel, kernel) if self.stride else (rows, self.tier.width)
 
     def apply(self, weight: Tensor, z: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Map:
     def blocks(self, weight: Tensor) -> Tensor:
         """Return the diagonal blocks of the weight's Gram matrix, (groups, h, w, states, states).
 
-        h and w are the image's size, or the stride of a convolution, as places a stride apart have the same block.
+        h and w are the image's size, or the stride of a convolution, as pixels a stride apart have the same block.
         """
         groups, states, size = self.tier.groups, self.tier.states, self.tier.size
         if not self.stride:
@@ -79,7 +79,7 @@ class Map:
         for a in range(self.stride):
             row = []
             for b in range(self.stride):
-                # The taps that meet a place are those congruent to its offset.
+                # The taps that reach a pixel are those congruent to its offset.
                 taps = by_group[..., (a + pad) % self.stride :: self.stride, (b + pad) % self.stride :: self.stride]
                 row.append(torch.einsum("rgayx,rgbyx->gab", taps, taps))
             rows.append(torch.stack(row, 1))
@@ -87,7 +87,7 @@ class Map:
 
 
 def add_blocks(one: Tensor, other: Tensor) -> Tensor:
-    """Return the sum of blocks whose places repeat, over the larger of the two."""
+    """Return the sum of blocks that repeat periodically, over the larger of the two periods."""
     height, width = (max(one.shape[i], other.shape[i]) for i in (1, 2))
     tiled = (x.tile(1, height // x.shape[1], width // x.shape[2], 1, 1) for x in (one, other))
     first, second = tiled

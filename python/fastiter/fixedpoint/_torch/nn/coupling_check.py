@@ -1,4 +1,4 @@
-"""Checks of the tiers of a Boltzmann machine and of what is observed of them."""
+"""Checks of the tiers of a Boltzmann machine and of their observed variables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .coupling import Map, Tier
 
 
 def checked_tiers(name: str, tiers: Any, kernel: int) -> tuple[Tier, ...]:
-    """Return the tiers; refuse sizes that are no multiples of their neighbours', or below the kernel's."""
+    """Return the tiers; refuse sizes that are not multiples of their neighbours', or below the kernel's."""
     if not isinstance(tiers, (tuple, list)):
         raise TypeError(f"{name}: tiers must be a sequence of (groups, states, ...), got {type_name(tiers)}")
     if not tiers:
@@ -52,7 +52,7 @@ def checked_features(name: str, features: Any, tiers: Sequence[Tier]) -> list[in
 
 
 def linked_maps(tiers: Sequence[Tier], i: int) -> tuple[Map, Map | None]:
-    """Return how the rows of A between tier i and the next one act on both."""
+    """Return the maps by which the rows of A between tier i and the next one act on both."""
     one = tiers[i]
     if i + 1 == len(tiers):
         return Map(one), None
@@ -65,7 +65,7 @@ def linked_maps(tiers: Sequence[Tier], i: int) -> tuple[Map, Map | None]:
 def checked_observed(
     name: str, tiers: Sequence[Tier], observed: Any, mask: Any, like: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return for each tier the distributions and which are observed, (B, *shape) and bool (B, groups, 1, ...)."""
+    """Return each tier's distributions (B, *shape) and the mask (B, groups, 1, ...) of its observed variables."""
     for argument, given in (("observed", observed), ("mask", mask)):
         if given is None and argument == "mask":
             continue

@@ -16,13 +16,13 @@ from ..functional import detached, fixed_point
 class DEQ(nn.Module):
     """z = f(z, x): a deep equilibrium layer, the output of infinitely many layers f with the same weights.
 
-    Memory and gradient do not depend on the number of steps, see :func:`fastiter.torch.fixed_point`. In training mode
-    dropout inside f uses one mask for all steps of a call, as it would have no fixed point otherwise.
+    Memory and gradient do not depend on the number of steps, see :func:`fastiter.torch.fixed_point`. In training mode,
+    dropout inside f uses one mask for all steps of a call, as there would be no fixed point otherwise.
 
     Parameters
     ----------
     f : Module or callable
-        The map ``f(z, *inputs) -> z``, which treats each row of the batch by itself. The parameters of a module are
+        The map ``f(z, *inputs) -> z``, which treats each row of the batch independently. The parameters of a module are
         those of the layer; second derivatives need a module, or all tensors with a gradient among the inputs.
     **solver : object
         Options of :func:`fastiter.torch.fixed_point`: method, rtol, atol, max_steps, grad, adjoint and others.

@@ -24,7 +24,7 @@ class ConvergentGraphSolver(nn.Module):
     of A_h sums to at most 1, so that with gamma < 1 the map contracts in the maximum norm and has one fixed point,
     which carries information across the whole graph: the network applies to larger graphs than it was trained on. The
     fixed points are found by Gauss-Seidel sweeps on the sparse matrix of all heads, and the gradient by sweeps on its
-    transpose; it has derivatives of any order. Under autocast all is in the dtype of the parameters.
+    transpose; it has derivatives of any order. Under autocast, it computes in the dtype of the parameters.
 
     Parameters
     ----------
@@ -39,20 +39,20 @@ class ConvergentGraphSolver(nn.Module):
     hidden : int
         The width of messages and of hidden layers.
     layers : int
-        How often messages pass, at least 1.
+        The number of rounds of message passing, at least 1.
     gamma : float
         The contraction, in (0, 1).
     normalization : {"degree", "attention"}
         Whether A_uv is clip(logit, 0, 1) / outdegree(u), or the softmax of the logits over the edges of u.
     rtol : float
-        The solver stops where ``||b + gamma A z - z|| <= rtol ||b||``, for all heads and nodes together.
+        The solver stops when ``||b + gamma A z - z|| <= rtol ||b||``, for all heads and nodes together.
     max_steps : int
-        The most sweeps.
+        The maximum number of sweeps.
     throw : bool
         Whether to raise :class:`fastiter.ConvergenceError` instead of warning if the solver does not converge. The
         backward pass always raises it.
     device, dtype : object, optional
-        Those of the parameters.
+        The device and dtype of the parameters.
 
     Attributes
     ----------
@@ -141,9 +141,9 @@ class ConvergentGraphSolver(nn.Module):
         x : Tensor (N, node_features), or int without node features
             The features of the nodes, or their number.
         edges : Tensor (2, E) int64
-            Pairs (u, v): node u reads node v. Several graphs are one, without edges between them.
+            Pairs (u, v): node u reads node v. Pass several graphs as one, without edges between them.
         edge_attr : Tensor (E, edge_features), optional
-            The features of the edges; needed if there are any.
+            The features of the edges; required if ``edge_features`` is not 0.
 
         Returns
         -------

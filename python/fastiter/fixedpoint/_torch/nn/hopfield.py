@@ -20,10 +20,10 @@ class Hopfield(Association, nn.Module):
 
     The constructor's arguments, the shapes and the state_dict are those of hopfield-layers, whose checkpoints load.
     Updates of the states are those of :func:`fastiter.torch.hopfield_update`, before the values are retrieved. The
-    results are the equations', also where that package's differ from them:
+    results follow the equations, also where that package deviates from them:
 
     - a tensor `scaling` is the beta of each head, not of every num_heads-th feature;
-    - a query stops on its own, where an update changes it by no more than update_steps_eps in norm; there all queries
+    - a query stops separately, once an update changes it by no more than update_steps_eps in norm; there, all queries
       of a head stop together, once no association matrix changes by more than update_steps_eps;
     - static patterns are the same for all heads, in batches too;
     - with concat_bias_pattern the patterns `bias_k` and `bias_v` are stored; there they are not used;
@@ -44,8 +44,8 @@ class Hopfield(Association, nn.Module):
     scaling : float or Tensor (H,), optional
         beta; a Parameter is trained. 1 / sqrt(hidden_size) by default.
     update_steps_max : int, None or Tensor (H,)
-        The most updates before the association: 0 is attention. None, or a negative element: until each query has
-        converged; the gradient is then that of the fixed points, else through all updates.
+        The maximum number of updates before the association: 0 is attention. None, or a negative element: until each
+        query has converged; the gradient is then that of the fixed points, otherwise it is through all updates.
     update_steps_eps : float or Tensor (H,)
         The change of a query at which it stops.
     normalize_stored_pattern, normalize_stored_pattern_affine : bool
@@ -65,7 +65,7 @@ class Hopfield(Association, nn.Module):
     normalize_hopfield_space_eps : float
         Its epsilon.
     stored_pattern_as_static, state_pattern_as_static, pattern_projection_as_static : bool
-        Use these patterns as they are in each head: without a projection.
+        Use these patterns unchanged in each head, without a projection.
     pattern_projection_as_connected : bool
         Values are Y W_K W_V instead of Y W_V.
     stored_pattern_size, pattern_projection_size : int, optional
@@ -205,7 +205,7 @@ class Hopfield(Association, nn.Module):
         self._batch_first = batch_first
 
     def _set_scaling(self, scaling: float | Tensor, heads: int) -> None:
-        """Keep beta: a Parameter by the name that it has in hopfield-layers, a tensor as a buffer, not saved."""
+        """Store beta: a Parameter under its name in hopfield-layers, a tensor as a buffer that is not saved."""
         if not isinstance(scaling, Tensor):
             self.__scaling: Any = positive("Hopfield", "scaling", scaling, zero=False)
             return
@@ -278,7 +278,7 @@ class Hopfield(Association, nn.Module):
 
     @property
     def scaling(self) -> float | Tensor:
-        """The beta of all heads, or a copy of the tensor of each head's."""
+        """The beta of all heads, or a copy of the tensor with one for each head."""
         scaling: float | Tensor = self.__scaling
         return scaling.clone() if isinstance(scaling, Tensor) else scaling
 

@@ -14,7 +14,7 @@ _NAMES = ("stored patterns", "state patterns", "pattern projections")
 
 
 def parts_of(name: str, given: Any, number: int, expected: str) -> tuple[Tensor, ...]:
-    """Return the input of a layer as a tuple: a tensor stands for all parts.
+    """Return the input of a layer as a tuple; a single tensor serves as all parts.
 
     Parameters
     ----------
@@ -23,9 +23,9 @@ def parts_of(name: str, given: Any, number: int, expected: str) -> tuple[Tensor,
     given : Tensor or sequence of Tensor
         The input.
     number : int
-        How many parts there have to be.
+        The required number of parts.
     expected : str
-        What messages say that it must be.
+        The description of a valid input in messages.
     """
     parts = (given,) * number if isinstance(given, Tensor) else given
     if not isinstance(parts, (tuple, list)):
@@ -36,7 +36,7 @@ def parts_of(name: str, given: Any, number: int, expected: str) -> tuple[Tensor,
 
 
 def check_patterns(stored: Tensor, state: Tensor, projection: Tensor) -> int:
-    """Return B, after checking that (B, S, .), (B, L, .) and (B, S, .) go together; a batch of 1 serves all rows."""
+    """Return B, after checking that (B, S, .), (B, L, .) and (B, S, .) match; a batch of 1 serves all rows."""
     others = [x.shape[0] for x in (stored, state, projection) if x.shape[0] != 1]
     batch = max(others) if others else 1
     for name, x in zip(_NAMES, (stored, state, projection), strict=True):

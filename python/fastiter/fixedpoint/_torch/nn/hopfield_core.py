@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..._hopfield_shapes import Limits
 from ..hopfield import Problem, association, solved
 
-#: The most updates where ``update_steps_max`` is None
+#: The maximum number of updates if ``update_steps_max`` is None
 MOST = 1000
 
 
@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
 
 
 class Static(NamedTuple):
-    """Whether patterns are used without a projection; connected: that of stored ones applies to values, too."""
+    """Whether patterns are used without a projection; connected: that of stored patterns applies to values, too."""
 
     stored: bool
     state: bool
@@ -37,14 +37,14 @@ class Static(NamedTuple):
 
 
 class Updates(NamedTuple):
-    """The most updates and the tolerance of each head."""
+    """The maximum number of updates and the tolerance of each head."""
 
     most: Any
     eps: Any
 
 
 class HopfieldCore(nn.Module):
-    """Parameters with the names and layouts of hopfield-layers' HopfieldCore, and what they compute."""
+    """Parameters with the names and layouts of hopfield-layers' HopfieldCore, and their computations."""
 
     in_proj_weight: nn.Parameter | None
     in_proj_bias: nn.Parameter | None
@@ -140,7 +140,7 @@ class HopfieldCore(nn.Module):
         return (q, F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))) if self.add_zero else (q, k, v)
 
     def bias_of(self, like: Tensor, padding: Tensor | None, mask: Tensor | None, patterns: int) -> Tensor | None:
-        """Return what masks add to the products, (B or 1, H or 1, L or 1, S); True in a mask: not retrieved."""
+        """Return the bias for masks, (B or 1, H or 1, L or 1, S); True in a mask: not retrieved."""
         found = None
         for x in (padding, mask):
             if x is None:
@@ -161,7 +161,7 @@ class HopfieldCore(nn.Module):
             return None
         return F.pad(
             found.to(like.dtype), (0, patterns - found.shape[-1])
-        )  # what is added to the patterns is always seen
+        )  # patterns that the layer adds are never masked
 
     def updated(self, q: Tensor, k: Tensor, beta: Tensor, bias: Tensor | None, updates: Updates) -> Tensor:
         """Return the queries after their updates, groups of heads with the same limits together."""
@@ -194,7 +194,7 @@ class HopfieldCore(nn.Module):
         axes = (q.shape[0], q.shape[1])
         whole = None if bias is None else bias.expand(*axes, q.shape[2], k.shape[2])
         problem = Problem(q, k.expand(*axes, -1, -1), beta.expand(axes), whole)
-        # A query stops where an update changes it by no more than eps.
+        # A query stops when an update changes it by no more than eps.
         limits = Limits(None, 0.0, eps, MOST if most is None else most)
         return solved(problem, limits, most is not None, False, "warn" if most is None else "")[0]
 

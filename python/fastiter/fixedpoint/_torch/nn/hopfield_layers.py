@@ -13,12 +13,12 @@ from .hopfield import Hopfield
 from .hopfield_checks import parts_of
 from .hopfield_views import Association
 
-#: Arguments after input_size that are in the same places in all of hopfield-layers' modules
+#: Arguments after input_size that have the same positions in all modules of hopfield-layers
 _SHARED = 7
 
 
 def _rest(name: str, more: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options; refuse arguments without a name beyond those in the same places."""
+    """Return the options; refuse positional arguments beyond those with the same positions."""
     if len(more) > _SHARED:
         raise TypeError(f"{name}: arguments after update_steps_eps must be given by name, got {1 + len(more)} without")
     return options

@@ -1,4 +1,4 @@
-"""Sizes and matrices that all modules of modern Hopfield networks tell alike."""
+"""Sizes and matrices that all modules of modern Hopfield networks return."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class Association:
-    """Views of the association that a module is, or has."""
+    """Views of a module's association."""
 
     @property
     def _association(self) -> Any:
         raise NotImplementedError
 
     def _associate(self, input: Any, padding: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the retrieved values, their weights, and what they are retrieved from."""
+        """Return the retrieved values, their weights, and the values that they are retrieved from."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -66,5 +66,5 @@ class Association:
     hidden_size = property(lambda self: self._association.sizes.head, doc="The width of a head.")
     output_size = property(lambda self: self._association.sizes.out, doc="The width of the output.")
     pattern_size = property(lambda self: self._association.sizes.value, doc="The width of a head's values.")
-    update_steps_max = property(lambda self: self._association._updates.most, doc="The most updates of a query.")
+    update_steps_max = property(lambda self: self._association._updates.most, doc="The maximum number of updates.")
     update_steps_eps = property(lambda self: self._association._updates.eps, doc="The change that ends updates.")

@@ -1,4 +1,4 @@
-"""MonotoneDBM: the mean field of a Boltzmann machine whose coupling is monotone, so that it exists and is unique."""
+"""MonotoneDBM: the mean field of a Boltzmann machine with a monotone coupling, for which it exists and is unique."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ class MonotoneDBM(nn.Module):
     """q = softmax(W q + b) over the states of each variable: the mean field of a deep Boltzmann machine.
 
     The coupling W = S (blkdiag(A^T A) - A^T A) S is symmetric and couples no variable with itself. A scale S for each
-    variable keeps the diagonal blocks of S A^T A S at most 1 - m, so that I - W is at least m I: the mean field exists,
-    is unique, and depends smoothly on the parameters. A links each tier of variables with the next one, by matrices
-    or, between images, by convolutions with circular padding.
+    variable keeps the norms of the diagonal blocks of S A^T A S at most 1 - m, so that I - W is at least m I: the mean
+    field exists, is unique, and depends smoothly on the parameters. A links each tier of variables with the next one,
+    by matrices or, between images, by convolutions with circular padding.
 
-    Any of the variables may be observed: they keep their distributions, and the others' mean field is found. The
-    gradient is implicit, with derivatives of any order. Under autocast all is in the dtype of the parameters.
+    Any of the variables may be observed: they keep their distributions, and the mean field of the others is found. The
+    gradient is implicit, with derivatives of any order. Under autocast, the layer computes in the dtype of the
+    parameters.
 
     Parameters: `bias`, b of each tier; `lower` and `upper`, the rows of A that act on tier i and on tier i + 1.
 
     Parameters
     ----------
     tiers : sequence of (groups, states) or (groups, states, H, W)
-        Variables of each tier and their states; for a tier with an image these are the variables at each of its H W
-        places. Sizes of consecutive images must be multiples.
+        Variables of each tier and their states; for a tier with an image, these are the variables at each of its H W
+        pixels. Sizes of consecutive images must be multiples of each other.
     kernel_size : int
         The odd size of the kernels between images.
     features : sequence of int, optional
@@ -55,10 +56,11 @@ class MonotoneDBM(nn.Module):
         entropy less half the squared norm, or Peaceman-Rachford, whose linear systems are solved by conjugate
         gradients.
     alpha : float, optional
-        The step size, in (0, 1]. By default 1.8 / (||I - W|| + m) for forward-backward, at most 1, with an estimate of
-        the norm; below 2 / ||I - W|| it converges. For Peaceman-Rachford, which converges with any, 1 / 2.
+        The step size, in (0, 1]. The default for forward-backward is 1.8 / (||I - W|| + m), at most 1, with an estimate
+        of the norm; it converges below 2 / ||I - W||. The default for Peaceman-Rachford, which converges with any step,
+        is 1 / 2.
     device, dtype : object, optional
-        Those of the parameters.
+        The device and dtype of the parameters.
     **solver : object
         Options of :func:`fastiter.torch.fixed_point`: method, rtol, atol, max_steps, adjoint and others. The method is
         that of forward-backward steps and of adjoint equations.
@@ -224,7 +226,7 @@ class MonotoneDBM(nn.Module):
         return tuple(found.value)
 
     def _solver(self, method: str) -> Solver:
-        """Return the solver of a method with this module's tolerances, and with its options if it is its own."""
+        """Return the solver of a method with this module's tolerances, and with its options if it is its own method."""
         options = {name: x for name, x in self.solver.items() if name not in ("adjoint", "method")}
         limits = Limits(**{name: options.pop(name) for name in Limits._fields if name in options})
         return Solver(limits.checked(_NAME), method, options if self.solver.get("method", "anderson") == method else {})
@@ -232,7 +234,7 @@ class MonotoneDBM(nn.Module):
     @torch.no_grad()
     def _norm(self, weights: dict[str, Any]) -> float:
         """Return an estimate of ||I - W||."""
-        generator = torch.Generator().manual_seed(0)  # reproducible, and leaves torch's random state alone
+        generator = torch.Generator().manual_seed(0)  # reproducible, and leaves torch's random state unchanged
         like = self.bias[0]
         z = [
             torch.randn((1, *tier.shape), generator=generator, dtype=like.dtype).to(like.device) for tier in self.tiers
@@ -301,7 +303,7 @@ class _System:
         return [torch.where(k, s, p) for k, s, p in zip(self._known, self._seen, made, strict=True)]
 
     def free(self, layout: Layout) -> Tensor:
-        """Return which entries of a flat state are not observed."""
+        """Return the mask of the entries of a flat state that are not observed."""
         return ~layout.pack([k.expand_as(s) for k, s in zip(self._known, self._seen, strict=True)])
 
     def right(self, bias: Sequence[Tensor]) -> list[Tensor]:

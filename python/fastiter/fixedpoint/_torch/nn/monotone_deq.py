@@ -1,4 +1,4 @@
-"""MonotoneDEQ: an equilibrium layer that has exactly one fixed point, whatever its parameters are."""
+"""MonotoneDEQ: an equilibrium layer that has exactly one fixed point for all parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MonotoneDEQ(nn.Module):
     Such a z exists and is unique for all A, B and m > 0, and operator splitting finds it: the Peaceman-Rachford
     iteration, whose linear systems share one inverse, or forward-backward steps z <- relu((1 - alpha) z + alpha (W z +
     U x + b)). The gradient is implicit, by the same iteration transposed, and has derivatives of any order. Under
-    autocast all is in the dtype of the parameters.
+    autocast, the layer computes in the dtype of the parameters.
 
     With ``kernel_size``, W is a convolution with circular padding, whose inverse is one matrix for each frequency.
 
@@ -40,14 +40,14 @@ class MonotoneDEQ(nn.Module):
     kernel_size : int, optional
         The odd size K of the kernels of a convolutional layer; None for a fully connected one.
     m : float
-        The least monotonicity, in (0, 1]: the larger, the faster the solver converges, and the less W can do.
+        The minimum monotonicity, in (0, 1]: the larger, the faster the solver converges, and the less expressive W is.
     splitting : {"peaceman-rachford", "forward-backward"}
         The iteration.
     alpha : float
         Its step size. Any alpha > 0 serves Peaceman-Rachford; forward-backward converges for alpha <= 2 m / L^2 with
         L = ||I - W||, often for much larger ones.
     device, dtype : object, optional
-        Those of the parameters.
+        The device and dtype of the parameters.
     **solver : object
         Options of :func:`fastiter.torch.fixed_point`: method, rtol, atol, max_steps, adjoint and others.
 

@@ -1,4 +1,4 @@
-"""Layers that compute in the dtype of their parameters, also under autocast."""
+"""Layers that compute in the dtype of their parameters, even under autocast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def without_autocast(method: Method) -> Method:
     """Return a module's method that runs without autocast.
 
-    Products in half precision have a fixed point only up to their rounding, which tolerances of float32 do not reach.
+    Products in half precision have a fixed point only up to their rounding, which is above the tolerances for float32.
 
     Parameters
     ----------
