@@ -1,4 +1,4 @@
-"""Block coordinate descent: sparse, constrained and structured convex problems, some coordinates in each step."""
+"""Block coordinate descent for sparse, constrained and structured convex problems."""
 
 from __future__ import annotations
 

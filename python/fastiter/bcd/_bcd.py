@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 RULES = ("cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq")
 GREEDY = ("gs", "gsl", "gsd", "gsq")
 UPDATES = ("gradient", "matrix", "newton", "two-metric")
-#: Sweeps between two checks, or greedy updates
+#: Number of sweeps, or of greedy updates, between two checks
 _SWEEPS, _UPDATES = 5, 10
 
 Rule = Literal["cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq"]
@@ -49,32 +49,34 @@ def bcd(
     problem : LeastSquares, Logistic, Softmax or Quadratic
         The problem.
     x0 : (m,) or (m, classes)
-        Where to start, 0 by default, in the dtype of the data; it is projected into the bounds.
+        The starting point, 0 by default, in the dtype of the data; it is projected into the bounds.
     blocks : int, Blocks, or list of lists of int
-        The size of blocks of consecutive coordinates, another way to choose them, or the blocks themselves; class k of
-        column j is coordinate ``j * classes + k``.
+        The size of blocks of consecutive coordinates, another partition, or the blocks themselves; class k of column j
+        is coordinate ``j * classes + k``.
     rule : {"cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq"}
-        The next block. "cyclic": one after the other. "random": uniformly, "lipschitz": with probability L_b, the
-        largest eigenvalue of H_b. Greedy, with s_b the least subgradient in a block: "gs" |s_b|^2, "gsl" |s_b|^2 / L_b,
-        "gsd" sum of s_i^2 / L_i, "gsq" s_b H_b^-1 s_b; of variable blocks the coordinates with the largest s_i^2, over
-        the bound sum_j |H_ij| for "gsl", over L_i for "gsd", and for "gsq" by ten steps of hard thresholding.
+        The choice of the next block. "cyclic": one after the other. "random": uniformly; "lipschitz": with a
+        probability proportional to L_b, the largest eigenvalue of H_b. Greedy rules take the block with the largest
+        score, where s_b is the minimum-norm subgradient in a block: "gs" |s_b|^2, "gsl" |s_b|^2 / L_b, "gsd" sum of
+        s_i^2 / L_i, "gsq" s_b H_b^-1 s_b. A variable block has the coordinates with the largest s_i^2, divided by the
+        bound sum_j |H_ij| for "gsl" and by L_i for "gsd"; for "gsq" it is chosen by ten steps of hard thresholding.
     update : {"gradient", "matrix", "newton", "two-metric"}
-        "gradient": the minimiser of the upper bound with L_b, a projected or proximal gradient step. "matrix": of that
-        with the matrix H_b, exact for squares and quadratics. "newton": of the model with the second derivatives, and a
-        line search; large blocks of logistic losses need no matrix. "two-metric": Newton's step in the coordinates that
-        no bound holds, a gradient step in the others, projected, with a search along the projected path; l1 then needs
-        a bound at 0.
+        The step in a block. "gradient": to the minimiser of the upper bound with L_b, a projected or proximal gradient
+        step. "matrix": to that of the bound with the matrix H_b, which is exact for squares and quadratics. "newton": a
+        line search towards the minimiser of the model with the second derivatives; large blocks of logistic losses need
+        no matrix. "two-metric": Newton's step in the coordinates that are not held at a bound and a gradient step in
+        the others, with a search along the projected path; l1 then requires a bound at 0.
     rtol : float
-        Converged if the residual is at most ``rtol`` times that of 0: the largest entry of the gradient of the losses
-        at 0, or the objective there for "gap".
+        Converged if the residual is at most ``rtol`` times that of x = 0: the largest entry of the gradient of the
+        losses at 0, or the objective there for "gap".
     stop : {"slope", "gap"}
-        What the residual is; "gap" needs l1, l2 or two bounds on each coordinate.
+        The residual: the largest entry of the minimum-norm subgradient, or the duality gap, which requires l1, l2 or
+        two bounds on each coordinate.
     max_steps : int
-        The most updates.
+        The maximum number of updates.
     check_every : int, optional
-        The updates between two checks: five sweeps, or ten updates of a greedy rule, by default.
+        The number of updates between two checks: five sweeps, or ten updates of a greedy rule, by default.
     rng : numpy.random.Generator or int, optional
-        Of the rules "random" and "lipschitz"; an int is a seed, and None is 0.
+        The source of random numbers for the rules "random" and "lipschitz"; an int is a seed, and None is the seed 0.
     throw : bool
         Raise if it does not converge, instead of a warning.
     callback : callable, optional
@@ -169,7 +171,7 @@ class _Sequence:
         if rule == "lipschitz" and self.blocks:
             bounds = parts.bounds()
             self._ends = np.cumsum(bounds)
-        #: The updates after which each block has come many times, whatever its probability
+        #: The number of updates after which each block has been drawn many times, whatever its probability
         self.patience = float(PATIENCE * (parts.count if rule not in GREEDY else 0))
         if len(self._ends):
             self.patience = PATIENCE * float(self._ends[-1] / bounds.min())
@@ -196,7 +198,7 @@ class _Run:
         rule, update = how
         self.problem, self.x, self.how, self.sequence, self.limits = problem, x, how, sequence, limits
         self.parts, self.is_single = parts, parts.count == len(x) and rule not in GREEDY
-        if self.is_single:  # each coordinate is the block of its own number
+        if self.is_single:  # each coordinate is the block with its number
             self._names = parts.member
             own = np.arange(len(x) + 1)
             self._blocks: tuple[Any, ...] = (own, own.astype(np.int32), problem._curvature, None)
@@ -205,9 +207,9 @@ class _Run:
             needs = parts.count and (update == "gradient" or rule == "gsl")
             sums = parts.sums() if parts.variable and rule == "gsl" else None
             self._blocks = (parts.start, parts.member, parts.bounds() if needs else None, sums)
-        self.solver, self.begun, self.identified = self._solver(x, rule), 0, 0  # at a step, and what was known before
+        self.solver, self.begun, self.identified = self._solver(x, rule), 0, 0  # begun: at this step
         every = limits.check_every
-        sweeps = _SWEEPS * parts.count if parts.count > 1 else 1  # one block is as dear as a check
+        sweeps = _SWEEPS * parts.count if parts.count > 1 else 1  # an update of a single block costs as much as a check
         self.every = every or (_UPDATES if parts.variable or rule in GREEDY else sweeps)
 
     def _solver(self, x: Array, rule: str) -> Any:
@@ -252,7 +254,7 @@ class _Run:
         return self._solution(reason, steps, (residual, tolerance), (g, slopes), (history, objectives))
 
     def _is_true(self, g: Array, slopes: Array, tolerance: float, steps: int) -> bool:
-        """Return whether a maintained gradient is that of x: rounding adds up in it."""
+        """Return whether the maintained gradient, which accumulates rounding errors, agrees with that at x."""
         if self.sequence.rule not in GREEDY or self.limits.stop == "gap":
             return True
         self.solver.state(g, slopes, len(self.x), True)
@@ -268,7 +270,7 @@ class _Run:
         return self.begun + int(own) if own else self.identified
 
     def _scale(self, at: Array | None = None) -> float:
-        """Return the residual of 0, or of another point."""
+        """Return the residual at 0, or at another point."""
         zero = np.zeros_like(self.x) if at is None else at
         is_begun = at is None and not self.x.any()
         solver = self.solver if is_begun else self._solver(zero, "cyclic" if self.parts.count else self.how[0])

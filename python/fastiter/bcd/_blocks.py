@@ -1,4 +1,4 @@
-"""Blocks of coordinates: partitions, and their bounds of the curvature."""
+"""Blocks of coordinates: partitions, and bounds of their curvature."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PARTITIONS = ("order", "sort", "average", "variable")
 
 
 class Blocks:
-    """A way to put coordinates into blocks.
+    """The partition of coordinates into blocks.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class Blocks:
         The number of coordinates of each block; the last one may have fewer.
     partition : {"order", "sort", "average", "variable"}
         "order": consecutive coordinates. "sort": by decreasing curvature L_i. "average": the largest L_i, the smallest,
-        the second largest and so on, so that blocks are alike. "variable": no partition; greedy rules take the
+        the second largest and so on, so that blocks are similar. "variable": no partition; greedy rules take the
         coordinates with the largest scores in each step.
 
     See Also
@@ -50,7 +50,7 @@ class Blocks:
 
 
 class Partitioned:
-    """The blocks of a problem: `start` (count + 1) into `member`; both None for variable ones."""
+    """The blocks of a problem: `start` (count + 1) indexes `member`; both are None for variable blocks."""
 
     def __init__(self, function: str, problem: Problem, blocks: Any) -> None:
         m = len(problem._curvature)
@@ -82,7 +82,7 @@ class Partitioned:
         return 0 if self.start is None else len(self.start) - 1
 
     def bounds(self) -> Array:
-        """Return L_b, the largest eigenvalue of each H_b, the matrix of the upper bound."""
+        """Return L_b, the largest eigenvalue of each H_b, a block of the upper bound's matrix."""
         assert self.start is not None and self.member is not None
         curvature = self.problem._curvature
         if len(self.member) == self.count:
@@ -111,7 +111,7 @@ class Partitioned:
         return min(trace, max(float(np.linalg.eigvalsh(H)[-1]) * (1 + 1e-12 * len(block)), 1e-300))
 
     def sums(self) -> Array:
-        """Return bounds of the sums of magnitudes of the rows of H."""
+        """Return upper bounds of the sums of magnitudes of each row of H."""
         problem = self.problem
         if problem._loss == "quadratic":
             data = problem._data

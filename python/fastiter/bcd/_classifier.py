@@ -13,12 +13,12 @@ from ._estimators import Estimator, scikit_learn, with_ones, without_last
 from ._problem import Logistic, Problem, Softmax
 
 Array = npt.NDArray[Any]
-#: The columns from which Newton steps in all coordinates are faster than in greedy blocks
+#: The number of columns from which Newton steps in all coordinates are faster than in greedy blocks
 _MANY = 500
 
 
 class LogisticRegression(Estimator):
-    """The sum of the losses of X w + c times C, + ||w||_1 or ||w||^2 / 2, with scikit-learn's interface.
+    """C times the sum of the losses of X w + c, plus ||w||_1 or ||w||^2 / 2, with scikit-learn's interface.
 
     Parameters
     ----------
@@ -27,22 +27,22 @@ class LogisticRegression(Estimator):
     C : float
         The weight of the losses, above 0; infinite for no penalty.
     fit_intercept : bool
-        Whether there is a constant c; it has no penalty.
+        Whether there is an intercept c; it has no penalty.
     warm_start : bool
         Whether ``fit`` starts from the last coefficients.
     max_iter : int
-        The most Newton steps: in blocks, or in all coordinates with two classes and more than 500 columns.
+        The maximum number of Newton steps: in blocks, or in all coordinates with two classes and more than 500 columns.
     tol : float
-        The largest entry of the least subgradient at which it ends, as a share of that of the gradient at 0.
+        The largest entry of the minimum-norm subgradient at which it ends, as a fraction of that of the gradient at 0.
 
     Attributes
     ----------
     classes_ : (classes,)
         The labels.
     coef_ : (1, m) or (classes, m)
-        The coefficients: one row for two classes, else one for each.
+        The coefficients: one row for two classes, otherwise one for each class.
     intercept_ : (1,) or (classes,)
-        The constants.
+        The intercepts.
     n_iter_ : (1,) int
         The Newton steps.
 
@@ -123,12 +123,12 @@ class LogisticRegression(Estimator):
         self.coef_ = np.ascontiguousarray(x[:m].T)
         self.intercept_ = x[m].copy() if own_column else np.zeros(rows, x.dtype)
         if rows > 1:
-            self.intercept_ -= self.intercept_.mean()  # a constant in all of them changes no probability
+            self.intercept_ -= self.intercept_.mean()  # a constant added to all changes no probability
         self.n_iter_ = np.array([max(found.steps, 1)], np.int32)
         return self
 
     def _method(self, columns: int, rows: int) -> dict[str, Any]:
-        """Return the arguments of bcd: Newton steps of the steepest coordinates, or of all where these are many."""
+        """Return the arguments of bcd: Newton steps in the steepest coordinates, or in all if there are many."""
         if rows == 1 and columns > _MANY:
             return {"blocks": columns, "update": "newton", "max_steps": self.max_iter}
         blocks = Blocks(min(32, columns) * rows, "variable")
@@ -184,7 +184,7 @@ class LogisticRegression(Estimator):
         return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)))
 
     def _below_zero(self, X: Any) -> Array:
-        """Return the score of each class less the largest of its sample, (n, classes)."""
+        """Return the score of each class minus the largest of its sample, (n, classes)."""
         z = self._scores(X)
         z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
         return np.asarray(z - z.max(axis=1, keepdims=True))
@@ -207,7 +207,7 @@ class LogisticRegression(Estimator):
         return np.asarray(self.classes_[chosen])
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the share of right predictions.
+        """Return the fraction of correct predictions.
 
         Parameters
         ----------

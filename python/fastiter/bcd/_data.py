@@ -1,4 +1,4 @@
-"""Data matrices: dense or compressed, checked once, with what the kernels and the bounds need of them."""
+"""Data matrices, dense or compressed, checked once, and their properties for the kernels and the bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SIZE = 2**31 - 1
 
 
 class Data:
-    """A matrix (n, m): column-major if dense, in compressed columns if sparse, and in rows for those who ask."""
+    """A matrix (n, m): column-major if dense, in compressed columns if sparse, on demand also in compressed rows."""
 
     def __init__(self, function: str, name: str, A: Any, scale: Array | None = None) -> None:
         self.sparse = _checked_sparse(function, name, A)
@@ -38,23 +38,23 @@ class Data:
             self._columns = _arrays(self.sparse)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: the arrays, from which it makes a matrix of its own."""
+        """Return the state of a copy: the arrays, from which it creates its own matrix."""
         return {name: value for name, value in self.__dict__.items() if not name.startswith("matrix")}
 
     @cached_property
     def matrix(self) -> Any:
-        """The matrix of the compiled module, which borrows the arrays kept here."""
+        """The matrix of the compiled module, which borrows the arrays stored here."""
         return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, (None, None, None))
 
     @cached_property
     def matrix_with_rows(self) -> Any:
-        """The same, with rows of sparse data, which keep a gradient up to date."""
+        """The same, with the rows of sparse data, which are needed to maintain a gradient."""
         if self.sparse is None:
             return self.matrix
         return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, _arrays(self.sparse.tocsr()))
 
     def check_scale(self, function: str) -> None:
-        """Refuse a matrix that is not 0 and the squares of whose columns all vanish, as gradients would with them."""
+        """Refuse a nonzero matrix the squares of whose columns all underflow to 0, as gradients would, too."""
         squares = self.squares()
         most = float(squares.max(initial=0.0))
         if most >= np.finfo(np.float64).tiny:
@@ -71,7 +71,7 @@ class Data:
         return np.asarray(part, np.float64)
 
     def squares(self, weights: Array | None = None) -> Array:
-        """Return the sums of the squares of each column, with weights of the rows; infinite if they overflow."""
+        """Return the sums of squares of each column, with weights of the rows; infinite if they overflow."""
         out = np.empty(self.shape[1])
         self.matrix.squares(np.ones(self.shape[0]) if weights is None else weights, out)
         return out
@@ -91,7 +91,7 @@ class Data:
 
 
 def _arrays(A: Any) -> tuple[Array, Array, Array]:
-    """Return the arrays of a compressed matrix as the kernels take them."""
+    """Return the arrays of a compressed matrix in the kernels' form."""
     start, index = A.indptr.astype(np.int64, copy=False), A.indices.astype(np.int32, copy=False)
     return np.ascontiguousarray(start), np.ascontiguousarray(index), np.ascontiguousarray(A.data)
 

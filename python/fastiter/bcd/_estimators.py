@@ -1,4 +1,4 @@
-"""The interface of scikit-learn, which the estimators need: the extra ``sklearn``."""
+"""The interface of scikit-learn's estimators, which requires the extra ``sklearn``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLAGS = {"fit_intercept", "positive", "warm_start"}
 
 
 class Estimator:
-    """Parameters by name, and what scikit-learn asks of an estimator."""
+    """Parameters by name, and the other methods that scikit-learn requires of an estimator."""
 
     _type = "regressor"
 
@@ -29,7 +29,7 @@ class Estimator:
         Parameters
         ----------
         deep : bool
-            No effect, as no parameter is an estimator.
+            Ignored, as no parameter is an estimator.
 
         Returns
         -------
@@ -65,7 +65,7 @@ class Estimator:
         return f"{type(self).__name__}({', '.join(own)})"
 
     def __sklearn_tags__(self) -> Any:
-        """Return what scikit-learn's own tests and pipelines have to know."""
+        """Return the tags for scikit-learn's own tests and pipelines."""
         utils = scikit_learn(self)
         is_regressor = self._type == "regressor"
         tags = utils.Tags(
@@ -78,7 +78,7 @@ class Estimator:
         return tags
 
     def _check_parameters(self) -> None:
-        """Refuse parameters of another type or out of range; C may be infinite, for no penalty."""
+        """Refuse parameters of a wrong type or out of range; C may be infinite, for no penalty."""
         name, own = type(self).__name__, self.get_params()
         for each in FLAGS & own.keys():
             check_flag(name, each, own[each])
@@ -137,7 +137,7 @@ def with_ones(X: Any) -> Any:
 
 
 def without_last(parts: dict[str, Any], m: int, own_column: bool) -> dict[str, Any]:
-    """Return penalties and bounds, with none for the last column if that is the intercept's own."""
+    """Return penalties and bounds, with none for the last column if that is the intercept's."""
     if not own_column:
         return parts
     free = {"l1": 0.0, "l2": 0.0, "lower": -np.inf}

@@ -1,4 +1,4 @@
-"""Quadratics with huge blocks whose graphs are forests, which are minimised exactly in time O(|b|)."""
+"""Quadratics with large blocks whose graphs are forests, which are minimised exactly in time O(|b|)."""
 
 from __future__ import annotations
 
@@ -32,28 +32,29 @@ def forest_bcd(
     throw: bool = False,
     callback: Callable[[BCDProgress], Any] | None = None,
 ) -> BCDSolution:
-    """Minimise x' A x / 2 - b' x by blocks whose graphs are forests, each exactly, in time O(|b|).
+    """Minimise x' A x / 2 - b' x by blocks whose graphs are forests, each block exactly in time O(|b|).
 
     Parameters
     ----------
     A : (n, n) sparse matrix
-        Symmetric and positive definite, float32 or float64, in CSR or CSC: the edges of a graph, and its diagonal.
+        Symmetric and positive definite, float32 or float64, in CSR or CSC: the edges of a graph, and the diagonal.
     b : (n,) array
         The linear part.
     x0 : (n,) array, optional
-        Where to start, 0 by default, in the dtype of A.
+        The starting point, 0 by default, in the dtype of A.
     blocks : {"red-black", "trees", "greedy trees"} or (n,) array of int
-        "red-black": blocks of independent nodes, two if no cycle is odd. "trees": each node joins the first block in
-        which it closes no cycle. "greedy trees": in each step the nodes by falling magnitude of the gradient, each
-        unless two of its neighbours are in one tree. Or the number of each node's block, from 0.
+        "red-black": blocks of independent nodes, two of them if no cycle is odd. "trees": each node joins the first
+        block in which it closes no cycle. "greedy trees": in each step, nodes join in the order of decreasing magnitude
+        of the gradient, except those with two neighbours in one tree. An array holds the number of each node's block,
+        from 0.
     order : (n,) array of int, optional
         The order of nodes in which "trees" builds its blocks, 0, 1, ... by default.
     rtol : float
         Converged if the largest entry of the gradient is at most ``rtol`` times that of b.
     max_steps : int
-        The most updates of a block.
+        The maximum number of updates of a block.
     check_every : int, optional
-        The updates between two checks: ten times each block, or one with "greedy trees", by default.
+        The number of updates between two checks: by default, ten of each block, or one with "greedy trees".
     throw : bool
         Raise if it does not converge, instead of a warning.
     callback : callable, optional
@@ -149,7 +150,7 @@ class _Blocks:
         return np.asarray(self.A @ x - self.b)
 
     def step(self, x: Array, gradient: Array, count: int) -> int:
-        """Update some blocks; ``gradient`` is that at x, and is kept by greedy ones alone."""
+        """Update some blocks; ``gradient`` is that at x, and only greedy blocks keep it up to date."""
         if self.kind == "greedy trees":
             sizes = np.empty(count, np.int64)
             done = int(self.forests.run_greedy(x, gradient, count, sizes))
@@ -162,7 +163,7 @@ class _Blocks:
 
 
 def _symmetric(A: Any) -> Any:
-    """Return compressed columns that are rows, too: entries that differ by rounding are averaged."""
+    """Return a symmetric matrix in compressed columns: entries that differ by rounding are averaged."""
     return A if (A != A.T).nnz == 0 else ((A + A.T) / 2).tocsc()
 
 

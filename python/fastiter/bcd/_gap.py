@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 def has_gap(problem: Problem) -> bool:
-    """Return whether the gap tends to 0: whether each coordinate has l1, l2 or both bounds."""
+    """Return whether the gap tends to 0, which requires l1, l2 or both bounds for each coordinate."""
     l1, l2, lower, upper = problem._separable
     held = (l1 > 0) | (l2 > 0) | (np.isfinite(lower) & np.isfinite(upper))
     return problem._loss != "quadratic" and bool(held.all())
@@ -22,7 +22,7 @@ def has_gap(problem: Problem) -> bool:
 def duality_gap(problem: Problem, objective: float, u: Array, g: Array) -> float:
     """Return the primal objective minus the dual one at s u, with the largest s <= 1 for which that is finite.
 
-    With f* and h* the conjugates of a sample's loss and of a coordinate's part, the dual objective at u is
+    With f* and h* the conjugates of a sample's loss and of a coordinate's separable part, the dual objective at u is
     -sum_i f*_i(u_i) - sum_j h*_j(-a_j . u); u is (classes, n), g = A' u.
     """
     if problem._loss == "quadratic":
@@ -57,5 +57,5 @@ def _conjugates_of_losses(problem: Problem, theta: Array) -> float:
 
 
 def _entropy(p: Array) -> Array:
-    p = np.clip(p, 0.0, 1.0)  # rounding may leave the interval
+    p = np.clip(p, 0.0, 1.0)  # rounding may lead outside the interval
     return np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)

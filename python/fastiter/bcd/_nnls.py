@@ -1,4 +1,4 @@
-"""Non-negative least squares as a function, for those who come from SciPy."""
+"""Non-negative least squares as a function, like SciPy's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._result import BCDSolution
 
 
 class NonNegative(LeastSquares):
-    """The problem of nnls, which its errors name."""
+    """The problem of nnls, which its error messages name."""
 
     _solver = "nnls"
 
@@ -27,11 +27,11 @@ def nnls(
     b : (n,) array
         The targets.
     x0 : (m,) array, optional
-        Where to start, 0 by default, in the dtype of A.
+        The starting point, 0 by default, in the dtype of A.
     rtol : float
-        Converged if the largest entry of the least subgradient is at most ``rtol`` times that of A' b.
+        Converged if the largest entry of the minimum-norm subgradient is at most ``rtol`` times that of A' b.
     max_steps : int
-        The most updates of a coordinate.
+        The maximum number of updates of a coordinate.
     throw : bool
         Raise if it does not converge, instead of a warning.
 

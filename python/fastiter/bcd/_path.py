@@ -1,4 +1,4 @@
-"""Paths of lassos: working sets, their Gram matrix, and bounds that spare products with columns that cannot enter."""
+"""Paths of lassos: working sets, their Gram matrix, and bounds that save products with columns that cannot enter."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ._problem import _vector
 from ._result import reached
 
 Array = npt.NDArray[Any]
-#: Columns that enter a working set at once, at least; sweeps between two looks at its slopes, and the most of these
+#: Minimum number of columns that enter a working set at once; sweeps between two checks of its slopes, and their
+#: maximum
 _ENTRANTS, _SWEEPS, _LOOKS = 64, 8, 500
 _POINTS, _SHORTEST = 50, 1e-2
-#: The accuracy within a working set that rounding allows, as a share of the tolerance
+#: The accuracy within a working set that rounding permits, as a fraction of the tolerance
 _LEAST, _TINY = 2.0**-40, 2.0**-1000
 
 
@@ -35,13 +36,13 @@ class LassoPath(Solution):
     converged : (k,) bool
         Whether each duality gap reached the tolerance.
     steps : (k,) int
-        The working sets that were solved for each weight.
+        The number of working sets that were solved for each weight.
     residual : (k,)
         The duality gaps.
     method : str
         "lasso_path".
     reason : tuple of str
-        "converged", "stagnated", "max_steps" or, beyond the range of the dtype, "diverged" for each weight.
+        For each weight "converged", "stagnated", "max_steps" or, beyond the range of the dtype, "diverged".
     l1 : (k,)
         The weights.
     objective : (k,)
@@ -52,7 +53,7 @@ class LassoPath(Solution):
     See Also
     --------
     lasso_path : Returns it.
-    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.Solution : The attributes shared by the results of all solvers.
 
     Examples
     --------
@@ -85,7 +86,7 @@ def lasso_path(
     max_steps: int = 100,
     throw: bool = False,
 ) -> LassoPath:
-    """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, each from the last solution.
+    """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, each started from the last solution.
 
     Parameters
     ----------
@@ -94,16 +95,16 @@ def lasso_path(
     b : (n,) array
         The targets.
     l1 : (k,) array, optional
-        The weights, above 0, best from large to small. By default 50, evenly in their logarithm, from the
-        least at which x is 0 down to a hundredth of it.
+        The weights, above 0, preferably in decreasing order. By default 50, spaced evenly in their logarithm, from the
+        smallest for which x is 0 down to a hundredth of it.
     l2 : float
-        The weight of the halved squares.
+        The weight of ||x||^2 / 2.
     nonnegative : bool
-        Whether x is at least 0.
+        Whether x is constrained to be non-negative.
     rtol : float
         Converged if the duality gap is at most ``rtol`` ||b||^2 / 2.
     max_steps : int
-        The most working sets for each weight.
+        The maximum number of working sets for each weight.
     throw : bool
         Raise if one does not converge, instead of a warning.
 
@@ -121,7 +122,7 @@ def lasso_path(
 
     See Also
     --------
-    bcd : One problem, of other losses as well.
+    bcd : One problem, also with other losses.
     Lasso : The interface of scikit-learn.
 
     References
@@ -189,7 +190,7 @@ def _grid(sets: WorkingSets) -> Array:
 
 
 class WorkingSets:
-    """The columns that may be in the solution, in the order in which they came, with their part of A' A."""
+    """The columns that may be in the solution, in the order in which they entered, with their part of A' A."""
 
     def __init__(self, data: Data, b: Array, l2: float, nonnegative: bool) -> None:
         self.data, self.b, self.l2, self.nonnegative = data, b, l2, nonnegative
@@ -199,13 +200,13 @@ class WorkingSets:
         self.u = -b  # A x - b
         self.norms = np.sqrt(data.squares())
         self.g = data.transposed_product(self.u)
-        self.drift = np.zeros(data.shape[1])  # bounds how far A' u may be from g, over the norm of the column
+        self.drift = np.zeros(data.shape[1])  # bounds |A' u - g| divided by the norm of the column
 
     def largest_slope(self) -> float:
         return float((-self.g if self.nonnegative else np.abs(self.g)).max(initial=0.0))
 
     def start(self, x: Array) -> None:
-        """Start from x (m,), or from the nearest one of at least 0."""
+        """Start from x (m,), or from its projection onto x >= 0."""
         x = np.maximum(x, 0) if self.nonnegative else x
         self._enter(np.flatnonzero(x))
         self.x = x[self.columns].astype(np.float64)
@@ -221,7 +222,7 @@ class WorkingSets:
         for step in range(1, most + 1):
             self._refresh(l1)
             before, (gap, objective) = gap, self._gap(l1)
-            if gap <= tolerance or (step > 1 and not np.isfinite(gap)):  # squares that overflow do not come back
+            if gap <= tolerance or (step > 1 and not np.isfinite(gap)):  # overflow of squares is permanent
                 return gap, objective, step
             rising = -self.g if self.nonnegative else np.abs(self.g)
             rising[self.columns] = 0
@@ -230,7 +231,7 @@ class WorkingSets:
             if len(entrants) > limit:
                 entrants = entrants[np.argpartition(-rising[entrants], limit)[:limit]]
             if not len(entrants) and gap > before / 4:
-                inner /= 16  # the working set is right, and was not solved well enough
+                inner /= 16  # the working set is right, but was not solved accurately enough
                 if inner < _LEAST:
                     return gap, objective, step
             self._enter(entrants)
@@ -248,7 +249,7 @@ class WorkingSets:
         return x
 
     def _refresh(self, l1: float) -> None:
-        """Compute g where it may be above l1, or belongs to the working set."""
+        """Compute g where it may exceed l1, or belongs to the working set."""
         bound = (-self.g if self.nonnegative else np.abs(self.g)) + self.norms * self.drift
         stale = (bound > l1) & (self.drift > 0)
         stale[self.columns] = True
@@ -258,7 +259,7 @@ class WorkingSets:
         self.g[chosen], self.drift[chosen] = found, 0.0
 
     def _gap(self, l1: float) -> tuple[float, float]:
-        """Return the duality gap at the dual point s u, to which columns below l1 add nothing, and the objective."""
+        """Return the duality gap at the dual point s u, where columns below l1 add nothing, and the objective."""
         u, x = self.u, self.x
         rising = -self.g if self.nonnegative else np.abs(self.g)
         objective = float(u @ u / 2 + l1 * np.abs(x).sum() + self.l2 / 2 * (x @ x))
@@ -315,7 +316,7 @@ class WorkingSets:
                 self._eliminate(l1, signs)
 
     def _eliminate(self, l1: float, signs: Array) -> None:
-        """Solve for the support with these signs; go there, or up to where the first coordinate comes to 0."""
+        """Solve for the support with these signs; move there, or to the point where the first coordinate becomes 0."""
         support = np.flatnonzero(signs)
         matrix = self.gram[np.ix_(support, support)] + self.l2 * np.eye(len(support))
         if not np.isfinite(matrix).all():

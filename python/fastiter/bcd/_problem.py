@@ -45,10 +45,10 @@ _PARTS = {
 
 
 class Problem:
-    """A convex problem, as the solvers take it."""
+    """A convex problem in the form that the solvers take."""
 
     _loss: str
-    #: The solver that errors name, and, unless it is bcd, those of the problem's own arguments, too
+    #: The solver that error messages name; unless it is bcd, those about the problem's own arguments name it, too
     _solver = "bcd"
     _classes = 1
     _separable: tuple[Array, Array, Array, Array]
@@ -136,7 +136,7 @@ class LeastSquares(Problem):
     ) -> None:
         function = self._function
         n = _rows(A)
-        weights = _sample_weights(function, weights, n) if n >= 0 else None  # what is no matrix is refused below
+        weights = _sample_weights(function, weights, n) if n >= 0 else None  # anything but a matrix is refused below
         root = None if weights is None else np.sqrt(weights)
         data = Data(function, "A", A, root)
         b = _vector(function, "b", b, data.shape[0])
@@ -276,7 +276,7 @@ class Quadratic(Problem):
 
 
 def _check_pairs(function: str, A: Any, diagonal: Array) -> None:
-    """Refuse entries that a positive semidefinite matrix cannot have beside its diagonal: |a_ij|^2 > a_ii a_jj."""
+    """Refuse entries that a positive semidefinite matrix cannot have: |a_ij|^2 > a_ii a_jj."""
     root = np.sqrt(diagonal) * (1 + 2.0**12 * float(np.finfo(A.dtype).eps))
     if isinstance(A, np.ndarray):
         row, column = np.nonzero(np.abs(A) > root[:, None] * root)
@@ -309,7 +309,7 @@ _CLASSES = {
         """,
     "classes": """
         classes : int, optional
-            Their number, by default one more than the largest.
+            The number of classes, by default one more than the largest.
         """,
 }
 _SYMMETRIC = {

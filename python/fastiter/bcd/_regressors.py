@@ -25,27 +25,29 @@ _PARTS = {
         """,
     "options": """
         fit_intercept : bool
-            Whether there is a constant c; it has no penalty.
+            Whether there is an intercept c; it has no penalty.
         positive : bool
-            Whether coefficients are at least 0.
+            Whether coefficients are constrained to be non-negative.
         warm_start : bool
             Whether ``fit`` starts from the last coefficients.
         max_iter : int
-            The most working sets, or sweeps.
+            The maximum number of working sets, or of sweeps.
         tol : float
-            The duality gap at which it ends, as a share of ||y||^2 / 2; without a gap, that of the gradient at 0.
+            The duality gap at which it ends, as a fraction of ||y||^2 / 2; without a gap, that of the gradient at 0.
         """,
     "coefficients": """
         coef_ : (m,)
             The coefficients.
         intercept_ : float
-            The constant.
+            The intercept.
         """,
     "end": """
         n_iter_ : int
-            The working sets, or the sweeps where the intercept of sparse X, or a penalty of 0, rules these out.
+            The number of working sets, or of sweeps where working sets are impossible: with an intercept of sparse X,
+            or a penalty of 0.
         gap_ : float
-            The duality gap at the end; infinite or large, and not the stop, where working sets are ruled out.
+            The duality gap at the end; where working sets are impossible it is infinite or large, and not the
+            criterion for convergence.
         """,
 }
 
@@ -63,7 +65,7 @@ class _Regressor(Estimator):
     tol: float
 
     def _penalties(self, total: float) -> tuple[float, float]:
-        """Return l1 and l2, for the weight of all samples."""
+        """Return l1 and l2 for the total weight of the samples."""
         raise NotImplementedError
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
@@ -161,7 +163,7 @@ class _Regressor(Estimator):
         Returns
         -------
         float
-            1 for exact predictions, 0 for those of the mean.
+            1 for exact predictions, 0 for predictions by the mean.
         """
         scikit_learn(self)
         from sklearn.metrics import r2_score
@@ -170,7 +172,7 @@ class _Regressor(Estimator):
 
 
 class _Penalised(_Regressor):
-    """The two whose penalty has a weight and a share of the magnitudes."""
+    """The two estimators whose penalty has a weight and an l1 ratio."""
 
     l1_ratio = 1.0
 
@@ -189,7 +191,7 @@ class _Penalised(_Regressor):
 
     @property
     def dual_gap_(self) -> float:
-        """The duality gap in the units of the objective: ``gap_`` over n, or over the sum of the samples' weights."""
+        """The duality gap in units of the objective: ``gap_`` divided by n, or by the sum of the samples' weights."""
         scikit_learn(self)
         from sklearn.utils.validation import check_is_fitted
 
@@ -214,14 +216,14 @@ class _Penalised(_Regressor):
 class ElasticNet(_Penalised):
     """||y - X w - c||^2 / (2 n) + alpha (l1_ratio ||w||_1 + (1 - l1_ratio) ||w||^2 / 2), with scikit-learn's interface.
 
-    The properties of scikit-learn's estimator are there, too: ``sparse_coef_``, the coefficients in CSR (1, m), and
-    ``dual_gap_``, which is ``gap_`` over n, or over the sum of the samples' weights.
+    It also has the properties of scikit-learn's estimator: ``sparse_coef_``, the coefficients in CSR (1, m), and
+    ``dual_gap_``, which is ``gap_`` divided by n, or by the sum of the samples' weights.
 
     Parameters
     ----------
     %(alpha)s
     l1_ratio : float
-        The share of ||w||_1 in it.
+        The fraction of ||w||_1 in the penalty.
     %(options)s
 
     Attributes
@@ -231,7 +233,7 @@ class ElasticNet(_Penalised):
 
     See Also
     --------
-    Lasso : The penalty of ||w||_1 alone.
+    Lasso : Only the penalty ||w||_1.
     bcd : The solver.
 
     Examples
@@ -264,8 +266,8 @@ class ElasticNet(_Penalised):
 class Lasso(_Penalised):
     """||y - X w - c||^2 / (2 n) + alpha ||w||_1, with scikit-learn's interface.
 
-    The properties of scikit-learn's estimator are there, too: ``sparse_coef_``, the coefficients in CSR (1, m), and
-    ``dual_gap_``, which is ``gap_`` over n, or over the sum of the samples' weights.
+    It also has the properties of scikit-learn's estimator: ``sparse_coef_``, the coefficients in CSR (1, m), and
+    ``dual_gap_``, which is ``gap_`` divided by n, or by the sum of the samples' weights.
 
     Parameters
     ----------
@@ -279,7 +281,7 @@ class Lasso(_Penalised):
 
     See Also
     --------
-    ElasticNet : Also a penalty of ||w||^2.
+    ElasticNet : Also the penalty ||w||^2.
     bcd : The solver.
 
     Examples
@@ -300,13 +302,13 @@ class NNLS(_Regressor):
     Parameters
     ----------
     fit_intercept : bool
-        Whether there is a constant, of any sign.
+        Whether there is an intercept, of any sign.
     warm_start : bool
         Whether ``fit`` starts from the last coefficients.
     max_iter : int
-        The most sweeps.
+        The maximum number of sweeps.
     tol : float
-        The largest entry of the least subgradient at which it ends, as a share of that of the gradient at 0.
+        The largest entry of the minimum-norm subgradient at which it ends, as a fraction of that of the gradient at 0.
 
     Attributes
     ----------
@@ -314,7 +316,7 @@ class NNLS(_Regressor):
     n_iter_ : int
         The sweeps.
     gap_ : float
-        The duality gap at the end; as a rule not known, and infinite or large.
+        The duality gap at the end; usually it is not known, and infinite or large.
 
     See Also
     --------

@@ -1,4 +1,4 @@
-"""The result of block coordinate descent, its progress, and the arguments that say when it ends."""
+"""The result of block coordinate descent, its progress, and the arguments that determine when it ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._check import check_choice, check_flag, count, positive, type_name
 from .._solution import Solution, is_true, plural
 
 STOPS = ("slope", "gap")
-#: The checks without progress, at least, after which rounding is reached
+#: Minimum number of checks without progress after which the limit of rounding is reached
 PATIENCE = 100
 _REMEDIES = {
     "max_steps": "try a larger max_steps or larger blocks",
@@ -23,30 +23,31 @@ _REMEDIES = {
 
 
 def reached(residual: float, value: Any) -> str:
-    """Return the reason where the tolerance is reached: both may be infinite, and so may a value in its own dtype."""
+    """Return the reason when the tolerance is reached: both may be infinite, and so may a value in its own dtype."""
     return "converged" if np.isfinite(residual) and np.isfinite(value).all() else "diverged"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BCDSolution(Solution):
-    """A minimiser, and how it was found.
+    """A minimiser, and the state of convergence.
 
     Attributes
     ----------
     value : (m,) or (m, classes)
         The minimiser, in the dtype of the data.
     converged : bool
-        True if the stop was reached.
+        True if the residual reached the tolerance.
     steps : int
-        Updates of a block.
+        The number of updates of a block.
     residual : float
-        With ``stop="slope"`` the largest entry of the least subgradient of the objective, with "gap" the duality gap.
+        With ``stop="slope"`` the largest entry of the minimum-norm subgradient of the objective, with "gap" the duality
+        gap.
     method, reason : str
         The rule and the update; "converged", "max_steps", "stagnated", "diverged" or "callback".
     objective : float
         The value of the objective.
     gap : float
-        The duality gap, which bounds the distance of the objective from its minimum; infinite where no dual point is
+        The duality gap, which bounds the distance of the objective from its minimum; infinite if no dual point is
         known.
     active : (m,) or (m, classes) bool
         Coordinates held at a bound, or at 0 by l1.
@@ -55,12 +56,12 @@ class BCDSolution(Solution):
     tolerance : float
         The residual at which it converges.
     history, objectives : (checks,)
-        The residual and the objective at each check, the first before the first step.
+        The residual and the objective at each check, beginning before the first step.
 
     See Also
     --------
     bcd : Returns it.
-    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.Solution : The attributes shared by the results of all solvers.
 
     Examples
     --------
@@ -126,24 +127,24 @@ class BCDProgress:
 
     @property
     def value(self) -> Any:
-        """A copy of the iterate, made when it is asked for."""
+        """A copy of the iterate, made on access."""
         return self._value()
 
 
 class Progress:
-    """Counts the checks and updates since the objective was lowest; rounding is reached after enough of both.
+    """Counts the checks and updates since the objective was lowest; after enough of both only rounding is left.
 
     Parameters
     ----------
     patience : float
-        The updates without a lower objective after which rounding is reached, however often it is checked.
+        The number of updates without a lower objective after which only rounding is left, however often it is checked.
     """
 
     def __init__(self, patience: float) -> None:
         self._patience, self._best, self._checks, self._steps = patience, math.inf, 0, 0
 
     def has_ended(self, objective: float, steps: int) -> bool:
-        """Return whether rounding is reached."""
+        """Return whether only rounding is left."""
         if objective < self._best:
             self._best, self._checks, self._steps = objective, 0, steps
             return False
@@ -152,7 +153,7 @@ class Progress:
 
 
 class Limits(NamedTuple):
-    """When a solver ends, and what it does then."""
+    """The arguments that determine when a solver ends, and whether it then raises an error."""
 
     rtol: float
     stop: str
@@ -162,7 +163,7 @@ class Limits(NamedTuple):
     throw: bool
 
     def checked(self, function: str) -> Limits:
-        """Return them as numbers; refuse other types and values."""
+        """Return the limits as numbers; refuse other types and values."""
         check_choice(function, "stop", self.stop, STOPS)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")

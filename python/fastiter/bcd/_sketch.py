@@ -18,7 +18,7 @@ from ._result import reached
 Array = npt.NDArray[Any]
 SKETCHES = ("kaczmarz", "block", "gaussian", "count")
 _PATIENCE = 200
-#: The binary exponent of the largest entry of A from which the system is scaled
+#: The binary exponent of the largest entry of A above which the system is scaled
 _EXTREME = 300
 
 
@@ -30,19 +30,19 @@ class SketchSolution(Solution):
     value : (n,)
         The solution, in the dtype of A.
     converged : bool
-        Whether the residual came to the tolerance.
+        Whether the residual reached the tolerance.
     steps : int
-        The projections.
+        The number of projections.
     residual : float
         ||b - A x||.
     method, reason : str
-        "sketch_solve" with the sketch; "converged", "max_steps", "stagnated" or "diverged", where numbers of the system
-        or of the solution are beyond the range of their dtype.
+        "sketch_solve" with the sketch; "converged", "max_steps", "stagnated" or "diverged", if numbers of the system or
+        of the solution are out of the range of their dtype.
 
     See Also
     --------
     sketch_solve : Returns it.
-    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.Solution : The attributes shared by the results of all solvers.
 
     Examples
     --------
@@ -78,20 +78,21 @@ def sketch_solve(
     Parameters
     ----------
     A : (m, n) array or sparse matrix
-        A system with a solution, float32 or float64: an array, or CSR or CSC.
+        The matrix of a system that has a solution, float32 or float64: an array, or CSR or CSC.
     b : (m,) array
         The right-hand side.
     x0 : (n,) array, optional
-        Where to start, 0 by default, in the dtype of A; the limit is the solution that is nearest to it.
+        The starting point, 0 by default, in the dtype of A; the limit is the solution nearest to it.
     sketch : {"kaczmarz", "block", "gaussian", "count"}
-        S. "kaczmarz": one row, with a probability of its squared norm, in O(n). "block": ``size`` rows. "gaussian":
-        ``size`` normal combinations of all rows. "count": the rows, with random signs, in ``size`` random sums.
+        The distribution of S. "kaczmarz": one row, with a probability proportional to its squared norm, in O(n).
+        "block": ``size`` rows. "gaussian": ``size`` combinations of all rows with normally distributed weights.
+        "count": ``size`` random sums of the rows with random signs.
     size : int
-        The columns of S, except for "kaczmarz".
+        The number of columns of S, except for "kaczmarz".
     rtol : float
         Converged if ||b - A x|| <= ``rtol`` ||b||.
     max_steps : int
-        The most projections.
+        The maximum number of projections.
     rng : numpy.random.Generator or int, optional
         The source of S; an int is a seed, and None is 0.
     throw : bool
@@ -111,8 +112,8 @@ def sketch_solve(
 
     See Also
     --------
-    fastiter.relax.kaczmarz : All rows in turn.
-    sketched_newton : Constrained optimisation on it.
+    fastiter.relax.kaczmarz : Projections onto all rows in turn.
+    sketched_newton : Constrained optimisation with this solver.
 
     References
     ----------
@@ -151,7 +152,7 @@ def sketch_solve(
 def _solution(
     system: tuple[Data, Array], x: Array, how: tuple[str, int, np.random.Generator], limits: tuple[float, int]
 ) -> SketchSolution:
-    """Take steps until an end of any kind."""
+    """Take steps until convergence or failure."""
     function, (sketch, size, generator), (rtol, most) = "sketch_solve", how, limits
     (m, n), dtype = system[0].shape, system[0].dtype
     data, b, unit = _scaled(function, *system)
@@ -183,13 +184,13 @@ def _solution(
 
 
 def _norm(x: Array) -> float:
-    """Return the Euclidean norm, whose squares neither overflow nor vanish."""
+    """Return the Euclidean norm, without overflow or underflow of squares."""
     largest = float(np.abs(x).max(initial=0.0))
     return largest * float(np.linalg.norm(x / largest)) if 0 < largest < np.inf else largest
 
 
 def _scaled(function: str, data: Data, b: Array) -> tuple[Data, Array, float]:
-    """Return the system times a power of 2, which is 1 unless squares of A would overflow or vanish, and that."""
+    """Return the system times a power of 2, and this power: 1 unless squares of A would overflow or underflow."""
     whole: Any = data.dense if data.sparse is None else data.sparse
     exponent = int(np.frexp(float(abs(whole).max()) if min(whole.shape) else 1.0)[1])
     if abs(exponent) < _EXTREME:
@@ -199,7 +200,7 @@ def _scaled(function: str, data: Data, b: Array) -> tuple[Data, Array, float]:
 
 
 def generator_of(function: str, rng: Any) -> np.random.Generator:
-    """Return a generator, or one with a seed."""
+    """Return the generator, or a new one with the given seed."""
     if isinstance(rng, np.random.Generator):
         return rng
     if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):

@@ -16,7 +16,7 @@ from .._solution import Solution, judged, plural
 from ._sketch import generator_of
 
 Array = npt.NDArray[Any]
-#: Constants of the method: of the merit function, the accuracy of steps, the decrease, and the factor of changes
+#: Constants of the method: the merit function, the accuracy of steps, the required decrease, and the factor of changes
 _ETA, _DELTA, _XI, _BETA, _NU, _THETA = (1.0, 0.1), 0.1, 0.1, 0.1, 1.5, 1.0
 _SINGULAR, _LEAST_DELTA, _MOST_INNER, _CHUNK = 1e-2, 1e-6, 100_000, 4096
 
@@ -32,24 +32,23 @@ class ConstrainedSolution(Solution):
     converged : bool
         Whether the conditions hold.
     steps : int
-        Newton steps.
+        The number of Newton steps.
     residual : float
         The norm of (f' + c'^T multipliers, c).
     method, reason : str
-        "sketched_newton" with the sketch; "converged", "max_steps", "singular" (constraints that depend on each other),
-        "inner" (a step that was not accurate enough), "line search", or "diverged" (a function or a derivative that is
-        not finite).
+        "sketched_newton" with the sketch; "converged", "max_steps", "singular" (dependent constraints), "inner" (a step
+        that was not accurate enough), "line search", or "diverged" (a function or a derivative that is not finite).
     multipliers : (k,)
         The multipliers of the constraints.
     objective : float
         The objective.
     projections : int
-        The steps of the sketches.
+        The number of projections of the linear solver.
 
     See Also
     --------
     sketched_newton : Returns it.
-    fastiter.Solution : The attributes that all solvers' results have.
+    fastiter.Solution : The attributes shared by the results of all solvers.
 
     Examples
     --------
@@ -114,17 +113,17 @@ def sketched_newton(
         ``objective(x)`` returns f, its gradient (n,) and its second derivatives (n, n).
     constraints : callable
         ``constraints(x, multipliers)`` returns c (k,), its Jacobian (k, n), and the sum of the second derivatives of
-        each c_i times its multiplier, (n, n); the multipliers may be an empty array, for the sake of c alone.
+        each c_i times its multiplier, (n, n); the multipliers may be an empty array if only c is needed.
     x0 : (n,) array
-        Where to start, float64.
+        The starting point, float64.
     multipliers0 : (k,) array, optional
         The first multipliers, 0 by default.
     sketch : {"kaczmarz", "gaussian"}
-        How the linear systems are solved: by single rows, or by normal combinations of them.
+        The method for the linear systems: projections onto single rows, or onto random normal combinations of them.
     tol : float
         Converged if the norm of (f' + c'^T multipliers, c) is at most this.
     max_steps : int
-        The most Newton steps.
+        The maximum number of Newton steps.
     rng : numpy.random.Generator or int, optional
         The source of sketches; an int is a seed, and None is 0.
     throw : bool
@@ -192,7 +191,7 @@ def _start(function: str, name: str, x: Any) -> Array:
 
 
 def _three(function: str, name: str, returned: Any) -> tuple[Any, Any, Any]:
-    """Return what a function of the problem has returned."""
+    """Return the three results of a function of the problem, checked."""
     if not isinstance(returned, (tuple, list)) or len(returned) != 3:
         got = len(returned) if isinstance(returned, (tuple, list)) else type_name(returned)
         raise TypeError(f"{function}: {name} must return a value and its first and second derivatives, got {got}")
@@ -206,7 +205,7 @@ class _Run:
         self.eta, self.delta = _ETA, _DELTA
 
     def at(self, x: Array, lam: Array) -> _Point:
-        """Return the functions at a point, with their shapes checked."""
+        """Evaluate the functions at a point, and check their shapes."""
         n, k = len(x), len(lam)
         f, g, H_f = _three(self._function, "objective", self._objective(x.copy()))
         c, G, H_c = _three(self._function, "constraints", self._constraints(x.copy(), lam.copy()))
@@ -224,7 +223,7 @@ class _Run:
         return float(p.f + p.lam @ p.c + self.eta[0] / 2 * (p.c @ p.c) + self.eta[1] / 2 * (slope @ slope))
 
     def merit_gradient(self, p: _Point) -> Array:
-        """Return its gradient, with the objective's second derivatives for those of the Lagrangian."""
+        """Return its gradient, with the objective's second derivatives in place of those of the Lagrangian."""
         slope, (one, two) = p.slope, self.eta
         in_x = slope + two * (p.H_f @ slope) + one * (p.G.T @ p.c)
         return np.concatenate([in_x, p.c + two * (p.G @ slope)])
@@ -259,10 +258,10 @@ class _Run:
         )
 
     def _direction(self, p: _Point) -> tuple[Array, str]:
-        """Return a step that the merit function accepts, and why there is none."""
+        """Return a step that the merit function accepts, or the reason why there is none."""
         n, k = len(p.x), len(p.lam)
         xi, most = (float(x) for x in np.linalg.eigvalsh(p.G @ p.G.T)[[0, -1]]) if k else (np.inf, np.inf)
-        if not (most > 0 and xi >= _SINGULAR * min(most, 1.0)):  # whatever the unit of all constraints
+        if not (most > 0 and xi >= _SINGULAR * min(most, 1.0)):  # whatever the units of the constraints
             return np.zeros(0), "singular"
         size = float(np.linalg.norm(p.H, 2))
         null = np.linalg.svd(p.G)[2][k:].T if k else np.eye(n)
@@ -324,7 +323,7 @@ class _System:
                 done += some
                 if some < _CHUNK:
                     break
-                self.r = self.target - self.gram @ self.y  # without the rounding of all steps
+                self.r = self.target - self.gram @ self.y  # without the accumulated rounding
             elif float(np.linalg.norm(self.r)) <= bound:
                 break
             else:

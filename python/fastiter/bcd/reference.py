@@ -1,4 +1,4 @@
-"""The specification of block coordinate descent: dense NumPy loops, with everything computed anew in each step."""
+"""The specification of block coordinate descent: dense NumPy loops, with everything recomputed in each step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 
 class Problem(NamedTuple):
-    """A loss "squares", "logistic", "softmax" or "quadratic"; vectors of one number for each coordinate."""
+    """A loss "squares", "logistic", "softmax" or "quadratic", and vectors with one number for each coordinate."""
 
     loss: str
     A: Array
@@ -60,7 +60,7 @@ def gradient(p: Problem, x: Array) -> Array:
 
 
 def hessian(p: Problem, x: Array | None = None) -> Array:
-    """Return the second derivatives at x; without x a matrix that is nowhere below them (Boehning's for softmax)."""
+    """Return the second derivatives at x; without x, an upper bound of them as a matrix (Boehning's for softmax)."""
     k, rows = p.classes, p.A
     if p.loss == "quadratic":
         own = p.A
@@ -80,7 +80,7 @@ def hessian(p: Problem, x: Array | None = None) -> Array:
 
 
 def curvature(p: Problem) -> Array:
-    """Return L_i, bounds of the second derivatives in each coordinate."""
+    """Return L_i, upper bounds of the second derivatives in each coordinate."""
     if p.loss == "quadratic":
         return np.asarray(np.diag(p.A) + p.l2)
     squares = (p.A**2).sum(axis=0) * (1 if p.loss == "squares" else 0.25)
@@ -88,7 +88,7 @@ def curvature(p: Problem) -> Array:
 
 
 def least_subgradient(p: Problem, x: Array) -> Array:
-    """Return the subgradient of least norm of the objective, with the normal cones of the bounds."""
+    """Return the minimum-norm subgradient of the objective, with the normal cones of the bounds."""
     g = gradient(p, x)
     low, high = g + np.where(x > 0, p.l1, -p.l1), g + np.where(x < 0, -p.l1, p.l1)
     low, high = np.where(x <= p.lower, -np.inf, low), np.where(x >= p.upper, np.inf, high)

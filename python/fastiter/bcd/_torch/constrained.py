@@ -44,17 +44,17 @@ def sketched_newton(
     constraints : callable
         ``constraints(x, *args)`` returns c (k,), in the same way.
     x0 : Tensor (n,)
-        Where to start, float64 on the CPU.
+        The starting point, float64 on the CPU.
     multipliers0 : Tensor (k,), optional
         The first multipliers, 0 by default.
     args : tuple
-        Further arguments of both functions, in which the solution is differentiable where they are tensors.
+        Further arguments of both functions; the solution is differentiable in those that are tensors.
     sketch : {"kaczmarz", "gaussian"}
-        How the linear systems are solved: by single rows, or by normal combinations of them.
+        The method for the linear systems: projections onto single rows, or onto random normal combinations of them.
     tol : float
         Converged if the norm of (f' + c'^T multipliers, c) is at most this.
     max_steps : int
-        The most Newton steps.
+        The maximum number of Newton steps.
     rng : numpy.random.Generator or int, optional
         The source of sketches; an int is a seed, and None is 0.
     throw : bool
@@ -64,8 +64,8 @@ def sketched_newton(
     -------
     ConstrainedSolution
         The point and its multipliers, tensors, both differentiable to any order in ``args``, and once in other tensors
-        that the functions read. The error of the derivatives is about that of the point: a smaller ``tol`` makes them
-        better.
+        that the functions read. The error of the derivatives is about that of the point; a smaller ``tol`` makes them
+        more accurate.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def sketched_newton(
     See Also
     --------
     bcd : Bounds on each coordinate.
-    fastiter.bcd.sketched_newton : The same on arrays, with derivatives that are given.
+    fastiter.bcd.sketched_newton : The same on arrays, with explicit derivatives.
 
     Examples
     --------

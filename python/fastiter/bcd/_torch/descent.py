@@ -18,9 +18,10 @@ from .._result import BCDProgress, BCDSolution, Limits, Progress
 from .objective import Closure
 
 _RULES, _UPDATES = ("cyclic", "random", "gs"), ("gradient", "newton")
-#: Greedy updates between two checks; the accuracy of a block's model; the sweeps over it
+#: The number of greedy updates between two checks; the accuracy of the minimiser of a block's model; the sweeps over it
 _EVERY, _INNER, _SWEEPS = 10, 1e-13, 1000
-#: The least decrease of a line search as a share of the model's, the most halvings, and the growth of a bound
+#: Minimum decrease in a line search as a fraction of the model's, maximum number of halvings, and growth factor of a
+#: bound
 _DECREASE, _HALVINGS, _EASING = 1e-10, 60, 0.7
 
 
@@ -103,7 +104,7 @@ class Descent:
             return grad_and_value(self._closure.smooth)(x)  # type: ignore[no-any-return]
 
     def _slopes(self, g: Tensor) -> Tensor:
-        """Return the least subgradient."""
+        """Return the minimum-norm subgradient."""
         x, c = self.x, self._closure
         at_zero = g.sign() * torch.clamp(g.abs() - c.l1, min=0.0)
         s = torch.where(x == 0, at_zero, g + c.l1 * x.sign())
@@ -154,7 +155,7 @@ class Descent:
         self.x = x.index_copy(0, block, end)
 
     def _proximal(self, of_block: Any, number: int, block: Tensor, g: Tensor, value: Tensor) -> Tensor:
-        """Return the minimiser of the bound with L, the first L of a growing sequence that is one."""
+        """Return the minimiser of the upper bound with L, the first of a growing sequence that gives an upper bound."""
         start, c = self.x[block], self._closure
         bound = float(self._bounds[number])
         for k in range(_HALVINGS):
@@ -170,7 +171,7 @@ class Descent:
         return start
 
     def _is_bounded(self, of_block: Any, z: Tensor, at: tuple[Tensor, Tensor], d: Tensor, bound: float) -> bool:
-        """Return whether L bounds the curvature on the way to z: by values, or by gradients where these are rounded."""
+        """Return whether L bounds the curvature on the way to z: by values, or by gradients if values are rounded."""
         g, value = at
         size = bound * (d @ d)
         if bool(size > 64 * torch.finfo(d.dtype).eps * value.abs()):

@@ -12,7 +12,7 @@ from . import implicit
 from .implicit import held
 from .problem import Problem
 
-#: The distance from a border, as a share of the sizes there, that rounding hides where no tolerance is known
+#: Distance from a border, relative to the magnitudes there, that rounding hides if no tolerance is known
 _ROUNDING = 0.5
 
 
@@ -42,12 +42,12 @@ class Equations:
         return self._problem._arrays._classes
 
     def _that_matter(self, flat: Tensor, name: str) -> Tensor:
-        """Return the coordinates at a bound that matter to the equations of others: not 0, or differentiable."""
+        """Return the coordinates at a bound that affect the equations of others: those not 0, or differentiable."""
         at = self.held.at_lower if name == "lower" else self.held.at_upper
         return at if name in self.tensors else at[flat[at] != 0]
 
     def _within(self, places: Tensor) -> Tensor:
-        """Return the places of coordinates among those of the columns in use."""
+        """Return the positions of coordinates among those of the columns in use."""
         return torch.searchsorted(self._columns, places // self._classes) * self._classes + places % self._classes
 
     def at(self, name: str, places: Tensor, given: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -64,7 +64,7 @@ class Equations:
         return torch.from_numpy(self._problem._arrays._separable[1])
 
     def bounds(self, given: dict[str, Tensor], dtype: torch.dtype, every: bool) -> Tensor:
-        """Return the values of coordinates at a bound: all, or those that matter to others."""
+        """Return the values of coordinates at a bound: all, or those that affect others."""
         chosen = {"lower": self.held.at_lower, "upper": self.held.at_upper} if every else self._moving
         return torch.cat([self.at(name, places, given, dtype) for name, places in chosen.items()])
 
@@ -111,7 +111,7 @@ class Equations:
     def solution(self, name: str, value: Tensor, tolerance: float | None, warns: bool = True) -> Tensor:
         """Return the solution, differentiable in the tensors of the problem, after a warning about ties.
 
-        ``tolerance``: the slope within which the solution is known; None where only rounding is.
+        ``tolerance``: the slope within which the solution is known; None if only rounding limits it.
         """
         if not torch.is_grad_enabled() or not any(x.requires_grad for x in self.tensors.values()):
             return value
@@ -125,7 +125,7 @@ class Equations:
         return made.index_copy(0, places, self.bounds(self.tensors, flat.dtype, True)).reshape(value.shape)
 
     def _ties(self, value: Tensor, tolerance: float | None) -> Tensor:
-        """Return which coordinates are between held and free: slopes or distances within the tolerance."""
+        """Return the mask of coordinates between held and free: with slopes or distances within the tolerance."""
         problem, flat = self._problem, value.detach().reshape(-1).double()
         l1, (lower, upper) = self.limits[0], self._sides
         given = {name: x.detach().double() for name, x in self.tensors.items()}

@@ -40,37 +40,37 @@ def bcd(
     throw: bool = False,
     callback: Callable[[BCDProgress], Any] | None = None,
 ) -> BCDSolution:
-    """Minimise f(x) + sum_j h_j(x_j) of tensors; the minimiser is differentiable where its active set is fixed.
+    """Minimise f(x) + sum_j h_j(x_j) on tensors; the minimiser is differentiable while its active set is fixed.
 
     The derivatives are those of the equations that the free coordinates satisfy, one linear system for each backward
-    pass, whatever the rule and the update. Their error is that of the solution: a smaller ``rtol`` makes them better.
-    Where a coordinate is at the border of being held by l1 or a bound, they are those of one side, and a warning says
-    so.
+    pass, whatever the rule and the update. Their error is that of the solution; a smaller ``rtol`` makes them more
+    accurate. If a coordinate is at the border of being held by l1 or a bound, they are one-sided derivatives, and there
+    is a warning.
 
     Parameters
     ----------
     problem : LeastSquares, Logistic, Softmax, Quadratic, Objective or callable
         The problem, of tensors; a function is an :class:`Objective` without params, penalties and bounds.
     x0 : Tensor (m,) or (m, classes), optional
-        Where to start, 0 by default, in the dtype of the data; it is projected into the bounds. It has no gradient. A
-        function needs it, in any shape.
+        The starting point, 0 by default, in the dtype of the data; it is projected into the bounds. It has no gradient.
+        For a function it is required, in any shape.
     blocks : int, fastiter.bcd.Blocks, or list of lists of int, optional
-        The size of blocks of consecutive coordinates, another way to choose them, or the blocks themselves; class k of
-        column j is coordinate ``j * classes + k``. By default 1, and all coordinates of a function.
+        The size of blocks of consecutive coordinates, another partition, or the blocks themselves; class k of column j
+        is coordinate ``j * classes + k``. By default 1, and all coordinates of a function.
     rule : {"cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq"}
         The next block, as in :func:`fastiter.bcd.bcd`; for a function "cyclic", "random" or "gs".
     update : {"gradient", "matrix", "newton", "two-metric"}
-        The step of a block, as in :func:`fastiter.bcd.bcd`; for a function "gradient", with a bound L_b that doubles
-        until it is one, or "newton".
+        The step of a block, as in :func:`fastiter.bcd.bcd`; for a function "gradient", with an L_b that doubles until
+        it is an upper bound, or "newton".
     rtol : float
         Converged if the residual is at most ``rtol`` times that of 0.
     stop : {"slope", "gap"}
-        The residual: the largest entry of the least subgradient, or the duality gap.
+        The residual: the largest entry of the minimum-norm subgradient, or the duality gap.
     max_steps : int
-        The most updates.
+        The maximum number of updates.
     check_every : int, optional
-        The updates between two checks: five sweeps, or ten updates of a greedy rule, by default; one sweep for a
-        function.
+        The number of updates between two checks: five sweeps, or ten updates of a greedy rule, by default; one sweep
+        for a function.
     rng : numpy.random.Generator or int, optional
         The source of the rules "random" and "lipschitz"; an int is a seed, and None is 0.
     throw : bool
@@ -88,21 +88,21 @@ def bcd(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described, or a tensor has changed in place since its problem was made.
+        If an argument is not as described, or a tensor has been modified in place since its problem was created.
     BackendError
         If a tensor is not on the CPU.
     ConvergenceError
         If ``throw`` is True and it does not converge.
     RuntimeError
-        Under a transform of torch.func; in the backward pass, if the minimiser is not unique, as where columns depend
-        on each other and l2 is 0.
+        Under a transform of torch.func; in the backward pass, if the minimiser is not unique, as for linearly dependent
+        columns with l2 = 0.
 
     Warns
     -----
     ConvergenceWarning
         If ``throw`` is False and it does not converge.
     UserWarning
-        If derivatives are asked for, and a coordinate is at the border of being held.
+        If a gradient is required, and a coordinate is at the border of being held.
 
     See Also
     --------
@@ -174,26 +174,26 @@ def _of_a_function(
     if not bool(x0.isfinite().all()):
         raise ValueError(f"{function}: x0 must be finite, got NaN or infinity")
     wants_gradient = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(wants_gradient):  # which inference tensors do not have
+    with torch.inference_mode(False), torch.set_grad_enabled(wants_gradient):  # inference tensors have no gradients
         descent = Descent(function, Closure(problem, x0), x0, blocks, how, rng, limits)
         return judged(function, descent.solution(), limits.throw)
 
 
 def untraced(call: Callable[[], AnySolution]) -> AnySolution:
-    """Call a solver, outside of the graph of torch.compile."""
+    """Call a solver outside the graph of torch.compile."""
     made: AnySolution = torch._dynamo.disable(call)() if torch.compiler.is_compiling() else call()
     return made
 
 
 def _with_tensors(callback: Any) -> Any:
-    """Return a callback whose progress has tensors."""
+    """Return a callback that receives a progress with tensors."""
     if not callable(callback):
         return callback
     return lambda progress: callback(replace(progress, _value=lambda: torch.from_numpy(progress.value)))
 
 
 def on_tensors(solve: Callable[[], AnySolution]) -> AnySolution:
-    """Return a solution with its arrays as tensors, also as that of an error."""
+    """Return a solution with its arrays as tensors, also in the attribute of an error."""
     try:
         found = solve()
     except ConvergenceError as error:

@@ -1,8 +1,8 @@
 """Gradients of solutions with a fixed active set: the implicit function theorem for the coordinates that are free.
 
 These satisfy s_F(x_F, t) = 0, where s is the gradient of the objective with the signs of x in place of |x|, and t are
-the tensors of the problem. So x_F is the fixed point of x_F - s_F, whose Jacobian is I - H, H the second derivatives:
-the adjoint equations of `fixedpoint`, of any order, are systems with H.
+the tensors of the problem. Hence x_F is the fixed point of x_F - s_F, whose Jacobian is I - H with the second
+derivatives H, and the adjoint equations of `fixedpoint`, of any order, are systems with H.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from ..._solution import ConvergenceError, outside
 from ...fixedpoint._torch import implicit
 
-#: The most free coordinates whose matrix H is factorised; the systems of more are solved by conjugate gradients
+#: Maximum number of free coordinates for which H is factorised; larger systems are solved by conjugate gradients
 LARGEST = 4096
-#: The numbers that a batch of products with H may make at once
+#: Maximum number of elements that a batch of products with H computes at once
 _BATCH = 1 << 22
 
 Slope = Callable[[Tensor, Sequence[Tensor]], Tensor]
@@ -35,7 +35,7 @@ class Held(NamedTuple):
 
 
 def held(value: Tensor, l1: Tensor, lower: Tensor, upper: Tensor) -> Held:
-    """Sort the coordinates of a solution (m,), in the precision of the solver."""
+    """Classify the coordinates of a solution (m,), in the precision of the solver."""
     is_zero = (value == 0) & (l1 > 0)
     at_lower = (value <= lower) & ~is_zero
     at_upper = (value >= upper) & ~is_zero & ~at_lower
@@ -50,8 +50,9 @@ def _places(chosen: Tensor) -> Tensor:
 class Problem(NamedTuple):
     """A solution's equations: s_F as a function of x_F (k,) and of tensors, in any precision.
 
-    ``cost``: the numbers that a product with H makes; ``exact``: H is computed in float64, whatever the tensors' dtype;
-    ``definite``: H is positive definite where the solution is unique; ``matrix``: H of the same arguments, or None.
+    ``cost``: the number of elements that a product with H computes; ``exact``: H is computed in float64, whatever the
+    tensors' dtype; ``definite``: H is positive definite if the solution is unique; ``matrix``: H of the same arguments,
+    or None.
     """
 
     name: str
@@ -72,7 +73,7 @@ def attach(problem: Problem, value: Tensor, tensors: Sequence[Tensor], anchored:
     value : Tensor (k,)
         Their solution.
     tensors : sequence of Tensor
-        The tensors that the equations are given.
+        The tensors that are passed to the equations.
     anchored : bool
         Whether the equations close over other tensors that require a gradient.
     """
@@ -171,9 +172,10 @@ class _Systems:
 def margins(
     x: Tensor, slope: Tensor, parts: tuple[Tensor, Tensor, Tensor], free: Tensor, curvature: Tensor | float
 ) -> Tensor:
-    """Return how far each coordinate is from changing between held and free: in slopes, 0 at a kink.
+    """Return the distance of each coordinate from a change between held and free, as a slope that is 0 at a kink.
 
-    ``slope``: the gradient of all but l1; ``parts``: l1, lower and upper; ``curvature``: slopes for distances.
+    ``slope``: the gradient of all terms but l1; ``parts``: l1, lower and upper; ``curvature``: converts distances to
+    slopes.
     """
     l1, lower, upper = parts
     is_zero, signed = x == 0, l1 * x.sign()

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..._check import count, type_name
 from ..._torch.ops import FLOATS, check_tensors, checked_integers
 
-#: Devices of the tensors that the solvers take
+#: Devices that the solvers support
 DEVICES = ("cpu",)
-#: Named, as the default device may be another one
+#: Explicit, as the default device may be another one
 _CPU = torch.device("cpu")
 _SPARSE = {torch.sparse_csr: "csr", torch.sparse_csc: "csc"}
 
@@ -29,7 +29,7 @@ class Pattern:
 
 
 class Part:
-    """Some columns of a matrix, which is given by its values: the matrix itself, or its entries."""
+    """Some columns of a matrix given by its values: the matrix itself, or its entries."""
 
     def __init__(self, pattern: Pattern, columns: Tensor | None) -> None:
         self._pattern, self._columns = pattern, columns
@@ -44,7 +44,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """The numbers that a product with one vector makes: one for each entry of a sparse matrix."""
+        """The number of elements that a product with one vector computes: one for each entry of a sparse matrix."""
         n, m = self._pattern.shape
         columns = m if self._columns is None else len(self._columns)
         return n + columns if self._pattern.row is None else n + columns + len(self._row)
@@ -75,7 +75,7 @@ class Part:
 
 
 class Given(NamedTuple):
-    """A matrix as it was given: dense, or by lines, rows of a CSR and columns of a CSC matrix."""
+    """A matrix in the caller's form: dense, or in lines, the rows of a CSR or the columns of a CSC matrix."""
 
     values: Tensor
     shape: tuple[int, int]
@@ -93,7 +93,7 @@ class Given(NamedTuple):
         return Pattern(self.shape, *((major, self.minor) if self.kind == "csr" else (self.minor, major)))
 
     def array(self, function: str) -> Any:
-        """Return the matrix as the arrays' problems take it, in the same memory."""
+        """Return the matrix in the form for problems of arrays, in the same memory."""
         if self.starts is None or self.minor is None:
             return array_of(self.values)
         try:
@@ -156,7 +156,7 @@ def _of_parts(function: str, name: str, A: tuple[Any, ...]) -> Given:
 
 
 def _checked(function: str, name: str, given: Given) -> Given:
-    """Refuse a pattern that is not inside its tensors and its shape, as torch does not always do."""
+    """Refuse a pattern that is out of the bounds of its tensors and shape, which torch does not always check."""
     starts, minor, (values, shape) = given.starts, given.minor, given[:2]
     assert starts is not None and minor is not None
     lines, ends = shape if given.kind == "csr" else shape[::-1]

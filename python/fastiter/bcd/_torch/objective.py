@@ -25,18 +25,18 @@ class Objective:
     ----------
     f : callable
         ``f(x, *params)`` returns a tensor of one number in the dtype of x, which is twice differentiable; it may be a
-        module. It may be infinite or NaN outside of its domain, where steps do not end.
+        module. It may be infinite or NaN outside its domain, where no step ends.
     *params : object
         Further arguments of f, unchanged. The solution is differentiable to any order in those that are tensors, and
         in the parameters of a module; once in other tensors that f reads.
     l1 : float or Tensor, optional
         Weights >= 0 of the magnitudes, the same for each coordinate or in the shape of x.
     l2 : float or Tensor, optional
-        Weights >= 0 of the halved squares.
+        Weights >= 0 of x_j^2 / 2, the same for each coordinate or in the shape of x.
     lower : float or Tensor, optional
-        Lower bounds, without limit by default.
+        Lower bounds, none by default.
     upper : float or Tensor, optional
-        Upper bounds, without limit by default.
+        Upper bounds, none by default.
 
     See Also
     --------
@@ -75,7 +75,7 @@ class Objective:
 
 
 class Closure:
-    """An objective for x in some shape, flat: its value, and the equations of a solution."""
+    """An objective as a function of the flattened x: its value, and the equations of a solution."""
 
     def __init__(self, objective: Objective, x0: Tensor) -> None:
         self._f, self._params, self.shape, self.dtype = objective._f, objective._params, x0.shape, x0.dtype

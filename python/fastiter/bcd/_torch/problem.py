@@ -1,4 +1,4 @@
-"""Problems of tensors: the arrays' problems in the same memory, and the tensors that their solutions depend on."""
+"""Problems on tensors: problems on arrays in the same memory, and the tensors that their solutions depend on."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ PARTS = ("l1", "l2", "lower", "upper")
 
 
 class Problem:
-    """A convex problem of tensors."""
+    """A convex problem on tensors."""
 
     _loss: str
-    #: The solver that errors name, and, unless it is bcd, those of the problem's own arguments, too
+    #: The solver that error messages name; unless it is bcd, those about the problem's own arguments name it, too
     _solver = "bcd"
-    #: The problem of arrays, of the same name by default
+    #: The class of the problem on arrays, by default that of the same name
     _twin: type[_problem.Problem] | None = None
     _arrays: _problem.Problem
-    #: The tensors that a solution depends on, by their names; A by its values
+    #: The tensors that a solution depends on, by name; for A, its values
     _tensors: dict[str, Tensor]
     _pattern: Pattern
     _labels: Tensor | None = None
-    #: All tensors by their names, and their versions when the problem was made
+    #: All tensors by name, and their versions when the problem was created
     _seen: list[tuple[str, Tensor, int]]
 
     def _read(self, A: Any, others: dict[str, Any], **more: Any) -> None:
-        """Check the arguments, and make the problem of arrays from them."""
+        """Check the arguments, and create the problem on arrays from them."""
         if torch.compiler.is_compiling():
             torch._dynamo.disable(self._reading)(A, others, more)
         else:
@@ -63,7 +63,7 @@ class Problem:
             self._labels = self._labels > 0
 
     def _check_unchanged(self, function: str) -> None:
-        """Refuse tensors that have changed in place, of which the arrays' problem has copies and sums."""
+        """Refuse tensors that have been modified in place, of which the problem on arrays has copies and sums."""
         for name, x, version in self._seen:
             if x._version != version:
                 raise ValueError(
@@ -71,7 +71,7 @@ class Problem:
                 )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over a state from a copy, or a file, whose tensors begin with versions of their own."""
+        """Restore the state from a copy or a file, whose tensors start with new versions."""
         self.__dict__.update(state)
         self._seen = [(name, x, x._version) for name, x, _ in self._seen]
 
@@ -123,7 +123,7 @@ Class = TypeVar("Class", bound=type[Problem])
 
 
 def _of_tensors(own: Class) -> Class:
-    """Fill in the parameters of a problem by those of its twin of arrays."""
+    """Fill in the parameters of a problem from its counterpart on arrays."""
     twin = {
         "squares": _problem._TARGETS,
         "logistic": _problem._TARGETS,
@@ -150,7 +150,7 @@ class LeastSquares(Problem):
     See Also
     --------
     bcd : Solves it, differentiably.
-    fastiter.bcd.LeastSquares : The same of arrays.
+    fastiter.bcd.LeastSquares : The same on arrays.
 
     Examples
     --------
@@ -180,7 +180,7 @@ class Logistic(Problem):
     See Also
     --------
     bcd : Solves it, differentiably.
-    fastiter.bcd.Logistic : The same of arrays.
+    fastiter.bcd.Logistic : The same on arrays.
 
     Examples
     --------
@@ -209,7 +209,7 @@ class Softmax(Problem):
     See Also
     --------
     bcd : Solves it, differentiably.
-    fastiter.bcd.Softmax : The same of arrays.
+    fastiter.bcd.Softmax : The same on arrays.
 
     Examples
     --------
@@ -249,11 +249,11 @@ class Quadratic(Problem):
     See Also
     --------
     bcd : Solves it, differentiably.
-    fastiter.bcd.Quadratic : The same of arrays.
+    fastiter.bcd.Quadratic : The same on arrays.
 
     Notes
     -----
-    The gradient with respect to A is symmetric: that of a symmetric change.
+    The gradient with respect to A is symmetric: it is the gradient for symmetric perturbations.
 
     Examples
     --------

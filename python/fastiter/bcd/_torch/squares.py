@@ -1,4 +1,4 @@
-"""Lasso paths, non-negative least squares and linear systems by sketches, on tensors."""
+"""Lasso paths, non-negative least squares and linear systems by random sketches, on tensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lasso_path(
     max_steps: int = 100,
     throw: bool = False,
 ) -> LassoPath:
-    """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, differentiably, each from the last one.
+    """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, differentiably, with warm starts.
 
     Parameters
     ----------
@@ -41,16 +41,16 @@ def lasso_path(
     b : Tensor (n,)
         The targets, in the dtype of A.
     l1 : Tensor (k,), optional
-        The weights, above 0, best from large to small. By default 50, evenly in their logarithm, from the
-        least at which x is 0 down to a hundredth of it.
+        The weights, above 0, preferably in decreasing order. By default 50, spaced evenly in their logarithm, from the
+        smallest for which x is 0 down to a hundredth of it.
     l2 : float or Tensor of one number
-        The weight of the halved squares.
+        The weight of ||x||^2 / 2.
     nonnegative : bool
-        Whether x is at least 0.
+        Whether x is constrained to be non-negative.
     rtol : float
         Converged if the duality gap is at most ``rtol`` ||b||^2 / 2.
     max_steps : int
-        The most working sets for each weight.
+        The maximum number of working sets for each weight.
     throw : bool
         Raise if one does not converge, instead of a warning.
 
@@ -73,7 +73,7 @@ def lasso_path(
 
     See Also
     --------
-    bcd : One problem, of other losses as well.
+    bcd : One problem, also with other losses.
     fastiter.bcd.lasso_path : The same on arrays.
 
     Examples
@@ -118,7 +118,7 @@ def lasso_path(
         rows = []
         for k, (x, weight) in enumerate(zip(found.value, weights, strict=True)):
             equations = Equations(one, x, one._tensors | {"l1": weight.to(x.dtype)})
-            at_start = l1 is None and k == 0  # where x begins to differ from 0
+            at_start = l1 is None and k == 0  # where x starts to differ from 0
             rows.append(equations.solution(function, x, None, warns=not at_start))
         return replace(found, value=torch.stack(rows) if rows else found.value)
 
@@ -126,7 +126,7 @@ def lasso_path(
 
 
 class NonNegative(LeastSquares):
-    """The problem of nnls, which its errors name."""
+    """The problem of nnls, which its error messages name."""
 
     _solver = "nnls"
     _twin = _nnls.NonNegative
@@ -150,18 +150,18 @@ def nnls(
     b : Tensor (n,)
         The targets, in the dtype of A.
     x0 : Tensor (m,), optional
-        Where to start, 0 by default, in the dtype of A.
+        The starting point, 0 by default, in the dtype of A.
     rtol : float
-        Converged if the largest entry of the least subgradient is at most ``rtol`` times that of A' b.
+        Converged if the largest entry of the minimum-norm subgradient is at most ``rtol`` times that of A' b.
     max_steps : int
-        The most updates of a coordinate.
+        The maximum number of updates of a coordinate.
     throw : bool
         Raise if it does not converge, instead of a warning.
 
     Returns
     -------
     BCDSolution
-        Its value is x, differentiable in A and b as that of :func:`bcd`.
+        Its value is x, differentiable in A and b like that of :func:`bcd`.
 
     Raises
     ------
@@ -209,19 +209,20 @@ def sketch_solve(
     Parameters
     ----------
     A : Tensor (m, n), or (crow, col, values, (m, n))
-        A system with a solution, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix.
+        The matrix of a system that has a solution, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a
+        CSR matrix.
     b : Tensor (m,)
         The right-hand side, in the dtype of A.
     x0 : Tensor (n,), optional
-        Where to start, 0 by default, in the dtype of A; the limit is the solution that is nearest to it.
+        The starting point, 0 by default, in the dtype of A; the limit is the solution nearest to it.
     sketch : {"kaczmarz", "block", "gaussian", "count"}
         S, as in :func:`fastiter.bcd.sketch_solve`.
     size : int
-        The columns of S, except for "kaczmarz".
+        The number of columns of S, except for "kaczmarz".
     rtol : float
         Converged if ||b - A x|| <= ``rtol`` ||b||.
     max_steps : int
-        The most projections.
+        The maximum number of projections.
     rng : numpy.random.Generator or int, optional
         The source of S; an int is a seed, and None is 0.
     throw : bool
