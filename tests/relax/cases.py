@@ -31,7 +31,7 @@ def random_matrix(n: int, dtype: Any, density: float = 0.2, seed: int = 0) -> Ar
 
 
 def bipartite(n: int, dtype: Any, seed: int = 0) -> Array:
-    """Return the same with links only between rows of different parity, so that two colours suffice."""
+    """Return such a matrix with links only between rows of different parity, so that two colours suffice."""
     A = random_matrix(n, dtype, 0.4, seed)
     parity = np.arange(n) % 2
     A[(parity[:, None] == parity) & ~np.eye(n, dtype=bool)] = 0

@@ -1,4 +1,4 @@
-"""Relaxation with every vector between two pages that may not be touched: run by test_isa.py."""
+"""Relaxation with every vector between two inaccessible guard pages: run by test_isa.py."""
 
 from __future__ import annotations
 

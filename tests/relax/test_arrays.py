@@ -109,8 +109,8 @@ def test_jacobi(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_columns_that_follow_each_other(dtype: str) -> None:
-    """Consecutive columns, as on a grid, are stored as their first only; some rows break the pattern."""
+def test_consecutive_columns(dtype: str) -> None:
+    """Only the first of consecutive columns, as on a grid, is stored; some rows break the pattern."""
     n = 97
     A = np.diag(np.full(n, 9.0 + 0j if dtype == "complex128" else 9.0))
     for shift in (-25, -1, 1, 25):
@@ -144,7 +144,7 @@ def test_dense(dtype: str) -> None:
         assert_near(sweeps.residual(x, b), b - A @ x, n, (n, k))
 
 
-def test_a_dense_matrix_with_colours_is_a_sparse_one() -> None:
+def test_a_dense_matrix_in_colour_order_equals_a_sparse_one() -> None:
     A, b = random_matrix(33, "float64"), vectors(33, "float64", 1)
     for order in ("color", "cluster"):
         x, y = vectors(33, "float64", 2), vectors(33, "float64", 2)
@@ -294,7 +294,7 @@ def test_formats_and_indices(form: str, indices: Any) -> None:
     assert_same_bits(x, y)
 
 
-def test_what_is_out_of_order_or_given_in_parts_is_put_in_order_on_a_copy() -> None:
+def test_unsorted_and_duplicate_entries_are_sorted_in_a_copy() -> None:
     indptr, indices = np.array([0, 4, 6]), np.array([1, 0, 1, 0, 1, 0])
     data = np.array([0.5, 3.0, 0.5, 1.0, 5.0, 2.0])
     A = scipy_sparse.csr_array((data, indices, indptr), (2, 2))
@@ -306,7 +306,7 @@ def test_what_is_out_of_order_or_given_in_parts_is_put_in_order_on_a_copy() -> N
         assert_same_bits(old, new)
 
 
-def test_blocks_out_of_order_or_given_in_parts_are_put_in_order_on_a_copy() -> None:
+def test_unsorted_and_duplicate_blocks_are_sorted_in_a_copy() -> None:
     A, b = random_matrix(6, "float64"), vectors(6, "float64", 1)
     ordered = csr(A).tobsr((2, 2))
     places = np.concatenate([np.arange(*ordered.indptr[i : i + 2])[::-1] for i in range(3)])
@@ -323,7 +323,7 @@ def test_blocks_out_of_order_or_given_in_parts_are_put_in_order_on_a_copy() -> N
     assert_same_bits(parts.data, before)
 
 
-def test_a_change_of_the_matrix_later_is_not_seen() -> None:
+def test_later_changes_of_the_matrix_have_no_effect() -> None:
     for A in (random_matrix(9, "float64"), csr(random_matrix(9, "float64"))):
         sweeps, b, x, y = Relaxation(A, "sor"), vectors(9, "float64", 1), np.zeros(9), np.zeros(9)
         sweeps.sweep(x, b)
@@ -339,8 +339,8 @@ def test_a_change_of_the_matrix_later_is_not_seen() -> None:
     "how", [{}, {"order": "color"}, {"method": "jacobi"}, {"method": "kaczmarz"}, {"block_size": 2}]
 )
 @pytest.mark.parametrize("form", ["dense", "csr", "bsr", "batch"])
-def test_a_change_of_a_float32_matrix_is_not_seen_by_vectors_of_float64(form: str, how: dict[str, Any]) -> None:
-    """The first float64 vectors need a copy of the matrix, which is made of its original values."""
+def test_later_changes_of_a_float32_matrix_do_not_affect_float64_vectors(form: str, how: dict[str, Any]) -> None:
+    """The first float64 vectors need another copy of the matrix, which must have the original values."""
     dense = random_matrix(8, "float32")
     pattern = csr(np.ones((8, 8)))
     forms: dict[str, Callable[[], Any]] = {
@@ -364,7 +364,7 @@ def test_a_change_of_a_float32_matrix_is_not_seen_by_vectors_of_float64(form: st
 @pytest.mark.parametrize("exponent", [-40, -16, 0, 15, 40])
 @pytest.mark.parametrize("n", [3, 4, 5])
 def test_blocks_of_any_magnitude(n: int, exponent: int) -> None:
-    """The last block is padded with numbers of its own magnitude, beside which no entry is lost."""
+    """The last block is padded with numbers of its own magnitude, so that no entry is lost beside them."""
     A = (4 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)) * 10.0**exponent
     for given in (A, Batch(csr(np.ones((n, n))), np.stack([A.ravel(), 3 * A.ravel()]))):
         solution = relax.block_jacobi(given, np.ones((2, n)) if isinstance(given, Batch) else np.ones(n), block_size=2)
@@ -408,7 +408,7 @@ def test_empty() -> None:
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_systems_that_are_not_linked_do_not_touch_each_other(poison: float) -> None:
+def test_unlinked_systems_do_not_affect_each_other(poison: float) -> None:
     A = random_matrix(16, "float64")
     two = np.kron(np.eye(2), A)
     for method, order in (("sor", "natural"), ("sor", "color"), ("sor", "cluster"), ("jacobi", "natural")):
@@ -423,8 +423,8 @@ def test_systems_that_are_not_linked_do_not_touch_each_other(poison: float) -> N
         assert not np.isfinite(poisoned[3])
 
 
-def test_gauss_seidel_forgets_its_own_x() -> None:
-    """omega = 1 has no term (1 - omega) x_i, so a NaN in the first row is gone after one sweep."""
+def test_gauss_seidel_ignores_the_old_value_of_a_row() -> None:
+    """With omega = 1 there is no term (1 - omega) x_i, so a NaN in the first row disappears after one sweep."""
     A = csr(np.array([[2.0, 0.0], [1.0, 2.0]]))
     for order in ("natural", "color"):
         x = np.array([np.nan, np.nan])

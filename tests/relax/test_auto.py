@@ -1,4 +1,4 @@
-"""omega="auto" and the bounds of Chebyshev are no worse than the plain method, whatever the matrix."""
+"""omega="auto" and the bounds of Chebyshev are no worse than the plain method for any matrix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def laplacian(shape: tuple[int, ...], *, periodic: bool = False) -> Any:
 
 
 def graph(n: int, radius: float) -> Any:
-    """Return the Laplacian of random points in a square, linked to near points and along a line through all."""
+    """Return the Laplacian of random points in a square, linked to nearby points and along a path through all."""
     points = np.random.default_rng(n).random((n, 2))
     distance = np.linalg.norm(points[:, None] - points, axis=2)
     linked = (distance < radius) & (distance > 0)
@@ -132,7 +132,7 @@ def test_the_same_in_float32(name: str, factor: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["Neumann 13 x 20", "Neumann 32", "periodic 16", "graph 150"])
-def test_singular_systems_gain(name: str) -> None:
+def test_singular_systems_converge_faster(name: str) -> None:
     """b has no component of Jacobi's eigenvalue 1, so the next eigenvalue determines omega."""
     A = SINGULAR[name]()
     b = image(A)
@@ -156,7 +156,7 @@ def test_many_columns_and_a_trial_that_fails() -> None:
     np.testing.assert_allclose(A @ auto.value, b, atol=1e-6)
 
 
-def test_no_target_and_nothing_to_do() -> None:
+def test_a_tolerance_of_zero_and_a_zero_right_hand_side() -> None:
     A = poisson(8, 8)
     assert attempt(relax.sor, A, np.ones(64), omega="auto", rtol=0.0, max_steps=3000).reason == "stagnated"
     assert relax.sor(A, np.zeros(64), omega="auto").steps == 0

@@ -1,4 +1,4 @@
-"""Batches of matrices with one pattern, in rows, in blocks, under ssor_cg, as preconditioner: each as if alone."""
+"""Batches of matrices with one pattern: rows, blocks, ssor_cg and preconditioners treat each system as if alone."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_float32_blocks_with_float64_vectors() -> None:
 
 
 def test_solving_in_blocks() -> None:
-    """Each system has its own steps, reason and history; omega is one for all."""
+    """Each system has its own steps, reason and history; all share one omega."""
     A = poisson(12, 12)
     shifts = np.array([0.0, 1.0, 5.0])
     diagonal = np.zeros(A.nnz)
@@ -142,7 +142,7 @@ def test_solving_in_blocks() -> None:
         assert wrapper.solve(b, rtol=1e-12).steps[0] < plain.steps[0] / 2
 
 
-def test_the_pattern_may_have_the_blocks() -> None:
+def test_a_bsr_pattern_sets_the_block_size() -> None:
     matrices = matrices_of(12, 3, "float64")
     bsr = csr(matrices[0]).tobsr((3, 3))
     values = np.stack([A[np.nonzero(np.kron(_blocks_in(bsr), np.ones((3, 3))))] for A in matrices])
@@ -199,7 +199,7 @@ SINGULAR = {(2, 2): 1.0, (2, 3): 2.0, (3, 2): 2.0, (3, 3): 4.0}
         (changed(1, {(5, 5): np.nan}), {"block_size": 2}, "got a value in row 5 of system 1 that is not"),
     ],
 )
-def test_the_system_that_is_refused(batch: Batch, how: dict[str, Any], match: str) -> None:
+def test_a_refused_system_is_named(batch: Batch, how: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Relaxation(batch, "sor", **how)
 
@@ -233,8 +233,8 @@ def test_preconditioner(size: int | None) -> None:
 
 @pytest.mark.parametrize("vector", ["float64", "complex128"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_preconditioners_keep_what_they_are_given(dtype: str, vector: str) -> None:
-    """No digits of a float64 vector are lost in float32, and no imaginary part in float64."""
+def test_preconditioners_keep_precision_and_imaginary_parts(dtype: str, vector: str) -> None:
+    """No digits of a float64 vector are lost to float32, and no imaginary part to float64."""
     A, r = random_matrix(12, dtype), vectors(12, vector, 1)
     found = Relaxation(csr(A), "ssor").as_preconditioner() @ r
     expected = np.linalg.solve(reference.splitting(A.astype(np.float64), "ssor"), r)

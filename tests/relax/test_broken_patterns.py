@@ -1,4 +1,4 @@
-"""Sparse matrices whose arrays were filled in wrongly: each is refused before scipy or a kernel follows its indices."""
+"""Sparse matrices with invalid arrays: each is refused before scipy or a kernel uses its indices."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CALLS: dict[str, Call] = {
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_broken_pattern_is_refused(damage: str, name: str, dtype: str) -> None:
-    """complex64 is what scipy converts for compat, whose functions alone take it."""
+    """Only the functions of compat accept complex64, which scipy converts for them."""
     if dtype == "complex64" and not name.startswith("compat."):
         return
     for form in FORMS:
@@ -64,7 +64,7 @@ def test_a_broken_pattern_is_refused(damage: str, name: str, dtype: str) -> None
         assert (x == 1).all()
 
 
-def test_coordinates_that_are_not_there() -> None:
+def test_missing_coordinates_are_refused() -> None:
     A = csr(FULL).tocoo()
     A.coords = (A.coords[0][:-2], A.coords[1])
     message = r"^sor: A must have a row and a column for each value, got \[34, 36\]$"

@@ -86,7 +86,7 @@ def lists_of(name: str, A: Any, size: int, arguments: dict[str, Any]) -> list[tu
 
 
 def by_definition(name: str, sparse: Any, x: Array, b: Array, arguments: dict[str, Any]) -> Array:
-    """Compute the same by dense algebra in double precision, from the equations in the docstrings."""
+    """Compute the result by dense algebra in double precision, from the equations in the docstrings."""
     dtype = np.complex128 if sparse.dtype.kind == "c" else np.float64
     A, x, b = sparse.toarray().astype(dtype), x.astype(dtype), b.astype(dtype)
     size, sparse = getattr(sparse, "blocksize", (1, 1))[0], sparse.tocsr()
@@ -100,7 +100,7 @@ def by_definition(name: str, sparse: Any, x: Array, b: Array, arguments: dict[st
         return x
     if name.endswith("nr"):
         A, b = adjoint @ A, adjoint @ b
-    of = A @ adjoint if name.endswith("ne") else A  # the rows whose diagonal is a divisor
+    of = A @ adjoint if name.endswith("ne") else A  # the matrix whose diagonal is the divisor
     back = adjoint if name.endswith("ne") else back
     for _ in range(arguments.get("iterations", 1)):
         for lists, jacobi in lists_of(name, sparse, size, arguments):
@@ -120,7 +120,7 @@ def by_definition(name: str, sparse: Any, x: Array, b: Array, arguments: dict[st
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize("call", CALLS, ids=str)
-def test_the_same(call: tuple[str, dict[str, Any]], dtype: str) -> None:
+def test_equals_pyamg(call: tuple[str, dict[str, Any]], dtype: str) -> None:
     name, arguments = call
     A = csr(random_matrix(24, dtype))
     for matrix, shape in ((A, (24,)), (A, (24, 1)), (A.tobsr((3, 3)), (24,))):
@@ -132,15 +132,15 @@ def test_the_same(call: tuple[str, dict[str, Any]], dtype: str) -> None:
         assert np.abs(x.ravel() - expected).max() <= limit
         has_omega = name in ("sor", "gauss_seidel") and "omega" in arguments
         if has_omega and (matrix is not A or arguments.get("sweep") == "symmetric"):
-            continue  # PyAMG drops it
+            continue  # PyAMG ignores it
         more = {}
-        if name in ("gauss_seidel_ne", "gauss_seidel_nr"):  # PyAMG requires it in single precision
+        if name in ("gauss_seidel_ne", "gauss_seidel_nr"):  # PyAMG requires single precision
             more["Dinv"] = 1 / (np.abs(A.toarray()) ** 2).sum(axis=1 if name.endswith("ne") else 0).astype(dtype)
         getattr(theirs, name)(matrix, peer, b, **arguments, **more)
         assert np.abs(x - peer).max() <= limit
 
 
-def test_every_function_is_there_with_its_arguments() -> None:
+def test_all_functions_have_the_signatures_of_pyamg() -> None:
     public = {
         name: f
         for name, f in vars(theirs).items()
@@ -154,7 +154,7 @@ def test_every_function_is_there_with_its_arguments() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 @pytest.mark.parametrize("how", ["inverse", "other"])
-def test_inverses_of_blocks_are_taken_as_given(how: str, dtype: str) -> None:
+def test_given_inverses_of_blocks_are_used_unchanged(how: str, dtype: str) -> None:
     A = csr(random_matrix(24, dtype))
     blocks = np.stack([A[i : i + 4, i : i + 4].toarray() for i in range(0, 24, 4)])
     inverse = (
@@ -175,7 +175,7 @@ def test_inverses_of_blocks_are_taken_as_given(how: str, dtype: str) -> None:
             getattr(ours, name)(A, x, b, Dinv=inverse[1:], blocksize=4, **arguments)
 
 
-def test_blocks_that_do_not_divide_and_columns() -> None:
+def test_block_sizes_that_do_not_divide_n_and_several_columns() -> None:
     A = csr(random_matrix(23, "float64"))
     b, x, y = vectors((23, 3), "float64", 1), vectors((23, 3), "float64", 2), vectors((23, 3), "float64", 2)
     ours.cf_block_jacobi(A, x, b, [4, 0], [5, 2], blocksize=4)
@@ -206,7 +206,7 @@ def test_schwarz_parameters() -> None:
     np.testing.assert_array_equal(x, [0.5, 0, 0])
 
 
-def test_a_symmetric_sor_has_its_omega_both_ways() -> None:
+def test_symmetric_sor_uses_omega_in_both_directions() -> None:
     A, b, x, y = csr(random_matrix(9, "float64")), vectors(9, "float64", 1), np.zeros(9), np.zeros(9)
     ours.sor(A, x, b, 1.3, sweep="symmetric")
     theirs.sor(A, y, b, 1.3, sweep="forward")
@@ -230,7 +230,7 @@ def test_the_inverses_of_projections() -> None:
         ours.gauss_seidel_nr(A, x, b, Dinv=inverse + 1)
 
 
-def test_a_changed_matrix_is_prepared_again_and_a_dead_one_forgotten() -> None:
+def test_the_cache_follows_changes_and_drops_dead_matrices() -> None:
     A, b = csr(random_matrix(70, "float64")), vectors(70, "float64", 1)
     gc.collect()
     before = len(KEPT)
@@ -273,7 +273,7 @@ CHANGES: dict[str, Callable[[Array], None]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("form", ["csr", "dense"])
-def test_any_change_in_place_is_seen(form: str, change: str) -> None:
+def test_any_change_in_place_is_noticed(form: str, change: str) -> None:
     A = pyamg.gallery.poisson((32, 32), format="csr")
     A = A if form == "csr" else np.ascontiguousarray(A.toarray()[:64, :64])
     values = A.data if form == "csr" else A.reshape(-1)
@@ -316,7 +316,7 @@ def test_threads_share_a_matrix() -> None:
 
 
 @pytest.mark.parametrize("name", ["gauss_seidel", "schwarz"])
-def test_as_smoother_of_a_multigrid(name: str) -> None:
+def test_smoothers_of_a_multigrid_cycle(name: str) -> None:
     """PyAMG's cycle converges equally with fastiter's sweeps as smoothers."""
     A = pyamg.gallery.poisson((40, 40), format="csr")
     b = vectors(1600, "float64", 1)
@@ -332,8 +332,8 @@ def test_as_smoother_of_a_multigrid(name: str) -> None:
     np.testing.assert_allclose(histories[1], histories[0], rtol=1e-4)
 
 
-def test_preconditioners_as_smoothers_of_a_multigrid() -> None:
-    """M^-1 of as_preconditioner on each level: x <- x + M^-1 (b - A x), which is its sweep."""
+def test_preconditioners_as_smoothers_of_a_multigrid_cycle() -> None:
+    """M^-1 of as_preconditioner on each level: x <- x + M^-1 (b - A x) is its sweep."""
     A, b = pyamg.gallery.poisson((40, 40), format="csr"), vectors(1600, "float64", 1)
     levels = pyamg.ruge_stuben_solver(A, max_coarse=10)
     for level in levels.levels[:-1]:
@@ -350,7 +350,7 @@ def test_preconditioners_as_smoothers_of_a_multigrid() -> None:
 
 
 @pytest.mark.parametrize("name", ["gauss_seidel_nr", "jacobi_ne"])
-def test_complex_vectors_go_with_a_real_matrix(name: str) -> None:
+def test_complex_vectors_with_a_real_matrix(name: str) -> None:
     A, b = csr(random_matrix(9, "float64")), [vectors(9, "float64", seed) for seed in (1, 2)]
     x, parts = np.zeros(9, complex), np.zeros((2, 9))
     sweeps = getattr(ours, name)

@@ -1,4 +1,4 @@
-"""fastiter.relax.compat against PyAMG where a diagonal is 0, a block is singular or omega is complex."""
+"""fastiter.relax.compat against PyAMG with zeros on the diagonal, singular blocks or a complex omega."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def same(name: str, A: Any, *args: Any, **how: Any) -> None:
 
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_without_a_diagonal_are_left_out(dtype: str, empty: bool) -> None:
+def test_rows_without_a_diagonal_are_skipped(dtype: str, empty: bool) -> None:
     A = with_holes(dtype, empty=empty)
     rows = np.arange(24)
     for sweep in ("forward", "backward", "symmetric"):
         same("gauss_seidel", A, iterations=2, sweep=sweep)
         same("gauss_seidel_indexed", A, rows, iterations=2, sweep=sweep)
-        if dtype in ("float64", "complex128"):  # PyAMG 5.4 has no others here
+        if dtype in ("float64", "complex128"):  # PyAMG 5.4 supports no others here
             same("gauss_seidel_ne", A, iterations=2, sweep=sweep)
             same("gauss_seidel_nr", A, iterations=2, sweep=sweep)
     for omega in (1.0, 0.7):
@@ -67,7 +67,7 @@ def test_singular_blocks_have_pseudo_inverses(dtype: str, size: int) -> None:
     A = random_matrix(24, np.result_type(dtype, np.float32), 0.6)
     for block, value in ((0, 0.0), (2, 1.0)):
         own = slice(block * size, (block + 1) * size)
-        A[own, own] = value  # none, and one of rank 1
+        A[own, own] = value  # a zero block, and one of rank 1
     A = sparse.csr_array(A.astype(dtype))
     blocks = np.arange(24 // size)
     for form in (A, A.tobsr((size, size))):

@@ -76,7 +76,7 @@ def test_copies_of_relaxations_have_the_same_bits(name: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_of_what_accelerates(how: str) -> None:
+def test_copies_of_accelerators(how: str) -> None:
     A, b = poisson(6, 7), np.ones(42)
     for made in (Chebyshev(Relaxation(A, "ssor", omega=1.4)), Anderson(Relaxation(A, "sor"), 4)):
         other = COPIES[how](made)
@@ -87,7 +87,7 @@ def test_copies_of_what_accelerates(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_of_tuners_go_on_by_themselves(how: str) -> None:
+def test_copies_of_tuners_are_independent(how: str) -> None:
     arms = [1.0, 1.4, 1.8]
     for make in (
         lambda: TsallisINF(arms, rng=3),
@@ -100,14 +100,14 @@ def test_copies_of_tuners_go_on_by_themselves(how: str) -> None:
             tuner.update(10 + t)
         other, drawn = COPIES[how](tuner), [[], []]  # type: ignore[var-annotated]
         assert not other.arms.flags.writeable
-        for which, of in enumerate((tuner, other)):  # one after the other, since they share nothing
+        for which, of in enumerate((tuner, other)):  # one after the other, as they share no state
             for t in range(30):
                 drawn[which].append(of.predict(t / 30))
                 of.update(5 + t % 7)
         assert drawn[0] == drawn[1]
 
 
-def test_objects_are_one_line() -> None:
+def test_reprs_are_one_line() -> None:
     A, stencil = poisson(6, 7), SYSTEMS["stencil"]()
     ssor = Relaxation(A, "ssor", omega=1.4, order="color")
     texts = {
@@ -129,7 +129,7 @@ def test_objects_are_one_line() -> None:
     assert dir(relax.compat) == sorted(relax.compat.__all__)
 
 
-def test_scipy_takes_relaxations_and_stencils_as_they_are() -> None:
+def test_scipy_accepts_relaxations_and_stencils() -> None:
     linalg = pytest.importorskip("scipy.sparse.linalg")
     for shape in ((5, 6), (4, 3, 5)):
         mask = np.random.default_rng(0).random(shape) < 0.8
@@ -198,7 +198,7 @@ def test_projections_on_rows_of_any_size(factor: float) -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-36, 1e-30, 1e-24, 1e20, 1e30])
-def test_hermitian_is_seen_at_any_scale(factor: float) -> None:
+def test_hermitian_matrices_are_recognised_at_any_scale(factor: float) -> None:
     A = (factor * poisson(8, 8)).astype(np.float32)
     b = np.full(64, factor, np.float32)
     assert relax.chebyshev(A, b, rtol=1e-4).converged
@@ -221,7 +221,7 @@ def with_zeros(A: Any) -> Any:
 
 
 @pytest.mark.parametrize("order", ["red-black", "color", "cluster"])
-def test_stored_zeros_are_no_links(order: str) -> None:
+def test_stored_zeros_are_not_links(order: str) -> None:
     A, b = poisson(6, 6), vectors(36, "float64")
     plain = Relaxation(A, "sor", order=order)
     assert with_zeros(A).nnz > A.nnz

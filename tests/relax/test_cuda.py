@@ -1,4 +1,4 @@
-"""The CUDA kernels of relaxation against the CPU's: every method, format and dtype, in one launch and in many."""
+"""The CUDA kernels of relaxation against the CPU kernels: every method, format and dtype, in one launch or several."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_rows_of_very_different_lengths(gpu: Gpu) -> None:
     check_sweeps(gpu, diagonal, "sor", (39,), "float64", omega=1.5, order="color")
 
 
-def test_every_entry_has_a_place() -> None:
+def test_every_entry_has_a_position() -> None:
     rng = np.random.default_rng(0)
     for n, density, order in itertools.product((1, 31, 33, 200), (0.0, 0.1, 0.9), ("color", "jacobi")):
         A = csr(random_matrix(n, "float64", density) * (rng.random((n, 1)) < 0.5) + np.eye(n))
@@ -133,7 +133,7 @@ def test_blocks(size: int, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("stored", "dtype", "k"), [NUMBERS[0], NUMBERS[1], NUMBERS[4]])
-def test_blocks_of_other_numbers(stored: str, dtype: str, k: int | None, gpu: Gpu) -> None:
+def test_blocks_of_other_dtypes(stored: str, dtype: str, k: int | None, gpu: Gpu) -> None:
     bsr = csr(random_matrix(24, stored)).tobsr((2, 2))
     shape = (24,) if k is None else (24, k)
     check_sweeps(gpu, bsr, "block_gauss_seidel", shape, dtype, order="color")
@@ -183,7 +183,7 @@ def test_solutions(gpu: Gpu) -> None:
         assert np.all(np.asarray(actual.converged)) and actual.value.device.type == gpu.device
 
 
-def test_an_omega_that_adapts(gpu: Gpu) -> None:
+def test_adaptive_omega(gpu: Gpu) -> None:
     s = Stencil((9, 8), np.array([4.0, -1, -1, -1, -1]))
     b, how = np.ones((9, 8)), {"omega": "auto", "order": "red-black"}
     expected = Relaxation(s, "sor", **how).solve(b)
@@ -191,7 +191,7 @@ def test_an_omega_that_adapts(gpu: Gpu) -> None:
     assert actual.steps == expected.steps and actual.omega == pytest.approx(expected.omega, rel=1e-6)
 
 
-def test_solutions_that_are_not(gpu: Gpu) -> None:
+def test_failed_solutions(gpu: Gpu) -> None:
     A = csr(np.array([[1.0, 3.0], [3.0, 1.0]]))
     ours = gpu.relaxation(A, "gauss_seidel", order="color")
     b = gpu.tensor(np.ones(2))

@@ -1,4 +1,4 @@
-"""The CUDA kernels of relaxation against the CPU's: batches, Kaczmarz, Chebyshev's acceleration, omega="auto"."""
+"""The CUDA kernels of relaxation against the CPU kernels: batches, Kaczmarz, Chebyshev acceleration, omega="auto"."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_projections_and_norms_under_sanitizers(
     assert {"relax_projections_kernel", "relax_projections_residual_kernel", "relax_norms_kernel"} == set(host.launched)
 
 
-def test_kaczmarz_elsewhere(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kaczmarz_with_empty_systems_refusals_and_other_sweeps(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     A = rectangle((9, 7), "float64")
     empty = gpu.relaxation(csr(np.zeros((0, 3))), "kaczmarz", order="color")
     assert empty.solve(gpu.tensor(np.zeros((0, 2)))).value.shape == (3, 2)
@@ -264,9 +264,7 @@ ESTIMATED = [
 
 
 @pytest.mark.parametrize(("kind", "method", "order"), ESTIMATED)
-def test_an_omega_that_is_estimated(
-    kind: str, method: str, order: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_estimated_omega(kind: str, method: str, order: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_spectrum, "MOST", 21)
     matrices = {
         "poisson": lambda: poisson(5, 6),

@@ -54,7 +54,7 @@ def falling_pointers() -> Any:
 
 
 class Frame:
-    """A table as pandas has it."""
+    """A stand-in for a pandas DataFrame."""
 
     def to_numpy(self) -> Any:
         return GOOD

@@ -1,4 +1,4 @@
-"""flexible_cg on arrays: against its definition, SciPy's CG and direct solutions; what it refuses and reports."""
+"""flexible_cg on arrays: against its definition, SciPy's CG and direct solutions; refusals and reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def definite(n: int, dtype: Any, seed: int = 0) -> Any:
 
 
 def iterates(A: Any, b: Any, most: int = 1000, **options: Any) -> list[Any]:
-    """Return x after each check, at most so many."""
+    """Return x after each check, up to a maximum number of checks."""
     found: list[Any] = []
 
     def record(progress: relax.Progress) -> bool:
@@ -44,7 +44,7 @@ def iterates(A: Any, b: Any, most: int = 1000, **options: Any) -> list[Any]:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 @pytest.mark.parametrize("memory", [0, 1, 2, 5])
 def test_steps_are_those_of_the_definition(memory: int, dtype: str) -> None:
-    """With a preconditioner that is not linear, and depends on the size of r."""
+    """The preconditioner is nonlinear, and depends on the magnitude of r."""
     A, b, x0 = definite(15, dtype), vectors(15, dtype, 1), vectors(15, dtype, 2)
 
     def precond(r: Any) -> Any:
@@ -68,7 +68,7 @@ def test_without_a_preconditioner_it_is_scipys_cg() -> None:
     assert len(found) == len(expected) > 60
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-10)
-    jumps = iterates(A, b, rtol=1e-10, check_every=7)  # the residual's recurrence between checks
+    jumps = iterates(A, b, rtol=1e-10, check_every=7)  # between checks, the residual is that of the recurrence
     for x, y in zip(jumps, expected[6::7], strict=False):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-10)
 
@@ -158,7 +158,7 @@ def test_threads_change_no_bit() -> None:
 
 
 def test_a_nonlinear_preconditioner_converges_on_its_own_columns() -> None:
-    """Columns that are done leave the others alone, and a singular consistent system converges."""
+    """Finished columns do not affect the others, and a singular consistent system converges."""
     A, b = poisson(15, 15), vectors((225, 3), "float64")
     b[:, 1] = 0
     sweep = Relaxation(A, "ssor", omega=1.5)
@@ -174,7 +174,7 @@ def test_a_nonlinear_preconditioner_converges_on_its_own_columns() -> None:
     assert flexible_cg(neumann, rhs, rtol=1e-9).converged.all()
 
 
-def test_what_does_not_converge_says_so() -> None:
+def test_failures_to_converge_are_reported() -> None:
     A, b = poisson(8, 8), np.ones(64)
     with pytest.warns(fastiter.ConvergenceWarning, match=r"^flexible_cg: .* after 2 steps .*; .* or a better precond$"):
         found = flexible_cg(A, b, max_steps=2)
@@ -189,7 +189,7 @@ def test_what_does_not_converge_says_so() -> None:
         assert flexible_cg(A, b, callback=lambda progress: progress.steps == 3).reason == "callback"
 
 
-#: A wrong argument, whatever the type checker says
+#: A wrong argument, typed as Any for the type checker
 ANY: Callable[[Any], Any] = lambda x: x  # noqa: E731
 A6, B6 = definite(6, "float64"), np.ones(6)
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -220,7 +220,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize("number", range(len(WRONG)))
-def test_wrong_arguments_are_told_in_one_sentence(number: int) -> None:
+def test_wrong_arguments_raise_one_sentence(number: int) -> None:
     call, error, message = WRONG[number]
     with pytest.raises(error, match=f"^flexible_cg: {message}") as caught:
         call()

@@ -22,7 +22,7 @@ def equicorrelated(n: int, c: float) -> Array:
 
 
 @pytest.mark.parametrize(("n", "c"), [(3, 0.8), (50, 0.3), (50, 0.5), (20, 0.9)])
-def test_omega_auto_where_no_theory_holds_is_no_worse_than_none(n: int, c: float) -> None:
+def test_omega_auto_without_a_theory_is_no_worse_than_omega_1(n: int, c: float) -> None:
     A, b = equicorrelated(n, c), np.arange(1.0, n + 1)
     for solve in (relax.sor, relax.ssor):
         plain, auto = solve(A, b, omega=1.0), solve(A, b)
@@ -46,7 +46,7 @@ def test_omega_auto_is_near_the_best(m: int) -> None:
 
 
 def test_omega_auto_of_jacobi_converges() -> None:
-    """An omega above 1.0006 diverges; an underestimate of the spectrum's range may suggest one."""
+    """Jacobi diverges for omega above 1.0006, which an underestimate of the spectrum's range may suggest."""
     A, b = poisson(63, 63), np.ones(63 * 63)
     steps = [relax.jacobi(A, b, omega=omega, max_steps=20_000).steps for omega in (1.0, "auto")]
     assert steps[0] == 15122
@@ -60,7 +60,7 @@ def test_omega_auto_without_symmetry() -> None:
     A = (poisson(m, m) + scipy_sparse.diags_array([0.3, -0.3], offsets=[1, -1], shape=(m * m, m * m))).tocsr()
     b = np.ones(m * m)
     fixed = [attempt(relax.sor, A, b, omega=w) for w in (1.0, 1.5, 1.6, 1.7, 1.8)]
-    assert fixed[-1].reason == "diverged"  # it diverges above 1.6, which the estimate cannot know
+    assert fixed[-1].reason == "diverged"  # it diverges above 1.6, which the estimate cannot detect
     auto = relax.sor(A, b, omega="auto")
     assert auto.converged
     assert auto.steps < fixed[0].steps / 2
@@ -105,7 +105,7 @@ def estimate(A: Any, method: str = "sor", **how: Any) -> tuple[float, float]:
 def test_eigenvalues_of_tridiagonal_matrices_are_lapacks() -> None:
     rng = np.random.default_rng(0)
     for n in (1, 2, 3, 10, 120):
-        for share in (1.0, 0.7):  # elements beside the diagonal that are not 0
+        for share in (1.0, 0.7):  # fraction of nonzero elements beside the diagonal
             d, e = rng.standard_normal(n), rng.standard_normal(n - 1) * (rng.random(n - 1) <= share)
             for diagonal, off in ((d, e), (np.full(n, 2.0), np.full(n - 1, -1.0)), (1e9 * d, e), (d * 0, e)):
                 expected, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
@@ -120,7 +120,7 @@ def test_eigenvalues_of_tridiagonal_matrices_are_lapacks() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_estimates_are_the_eigenvalues(dtype: str) -> None:
-    """Lanczos' method finds all eigenvalues after as many products as there are rows."""
+    """The Lanczos method finds all eigenvalues after as many products as there are rows."""
     A = definite(19, dtype)
     exact, near = eigenvalues(A), {"abs": 2e-5 if dtype == "float32" else 1e-10}
     for given in (A, csr(A)):
@@ -150,12 +150,12 @@ def test_estimates_of_stencils(grid: tuple[int, ...], dtype: str) -> None:
             found = estimate(s, order=order)
             assert found == pytest.approx((exact[0], exact[-1]), abs=1e-4 if dtype == "float32" else 1e-9)
         skew = Stencil(grid, np.array([count, *[-1.0, -0.9] * len(grid)], dtype), given)
-        low, high = estimate(skew)  # nonsymmetric: estimated from the growth of powers
+        low, high = estimate(skew)  # nonsymmetric: estimated by power iterations
         assert -low == high
         assert 0.5 < high < 1
 
 
-def test_what_is_not_definite_has_no_range_of_lanczos() -> None:
+def test_indefinite_matrices_have_no_lanczos_estimates() -> None:
     A = definite(19, "float64")
     turned = A.copy()
     turned[3] *= -1

@@ -1,4 +1,4 @@
-"""The specification of the methods on parts: against graphs and solvers of SciPy, dense operators and known factors."""
+"""The specification of the methods on parts against SciPy's graphs and solvers, dense operators and known factors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OVERLAPS = (0, 1, 2, 5)
 
 
 def definite(n: int, seed: int = 0) -> Any:
-    """Return a sparse symmetric positive definite matrix with eigenvalues far apart, as an array."""
+    """Return a sparse symmetric positive definite matrix with widely spread eigenvalues, as an array."""
     B = random_matrix(n, "float64", seed=seed)
     L = np.abs(B) + np.abs(B.T)
     np.fill_diagonal(L, 0)
@@ -29,7 +29,7 @@ def definite(n: int, seed: int = 0) -> Any:
 
 
 def owners(n: int, parts: int, seed: int) -> Any:
-    """Return parts of very different sizes in no order, each with a row."""
+    """Return nonempty parts of very different sizes in random order."""
     rng = np.random.default_rng(seed)
     chance = rng.random(parts) ** 2 + 0.01
     owner = rng.choice(parts, n, p=chance / chance.sum())
@@ -197,7 +197,7 @@ def test_chebyshev_has_its_polynomial_and_the_methods_solve() -> None:
 
 
 def test_coarse_corrections_make_steps_independent_of_the_number_of_parts() -> None:
-    """On a line of blocks of four rows each, one level needs steps in proportion to the parts, two do not."""
+    """On a line of blocks of four rows, one level needs steps in proportion to the parts, two levels do not."""
     steps: dict[bool, list[int]] = {False: [], True: []}
     for count in (32, 64):
         n = 4 * count

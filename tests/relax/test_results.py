@@ -22,7 +22,7 @@ from tests.relax.cases import attempt, poisson
 
 A = poisson(8, 8)
 B = np.ones(64)
-#: Every solver, as a function of b, x0 and options, by the name that its messages begin with
+#: Every solver, as a function of b, x0 and options, by the name at the beginning of its messages
 SOLVERS: dict[str, Callable[..., Any]] = {
     **{
         name: partial(getattr(relax, name), A)
@@ -51,7 +51,7 @@ def test_infinities_and_nan_are_refused_by_index(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_what_does_not_converge_warns_or_raises(name: str) -> None:
+def test_failures_to_converge_warn_or_raise(name: str) -> None:
     solve = SOLVERS[name]
     match = rf"^{name}: \|\|b - A x\|\| must fall to 8e-08, got [\d.]+ after 2 steps \('max_steps'\); try a larger"
     with pytest.warns(fastiter.ConvergenceWarning, match=match) as told:
@@ -141,8 +141,8 @@ INTERRUPTED = (
 
 
 @pytest.mark.parametrize("call", INTERRUPTED)
-def test_control_c_is_answered_at_once(call: str) -> None:
-    """A process of its own gets the signal while kernels run, and says how much CPU time it took to stop."""
+def test_control_c_stops_kernels_promptly(call: str) -> None:
+    """A separate process gets the signal while kernels run, and reports the CPU time until it stopped."""
     script = (
         "import os, signal, sys, threading, time, fastiter, numpy as np, scipy.sparse as sp\n"
         "from fastiter.relax import Relaxation, chebyshev, gauss_seidel\n"
@@ -166,7 +166,7 @@ def documented() -> dict[str, Callable[..., Any]]:
     found |= {f"compat.{name}": getattr(relax.compat, name) for name in relax.compat.__all__}
     classes = [x for x in found.values() if inspect.isclass(x)]
     found |= {f"{of.__name__}.{name}": x for of in classes for name, x in vars(of).items() if name[0] != "_"}
-    results = {relax.LinearSolution, relax.Progress, relax.SequenceSolution}  # which users do not make
+    results = {relax.LinearSolution, relax.Progress, relax.SequenceSolution}  # which users do not construct
     found = {name: x for name, x in found.items() if inspect.isfunction(x) or x in {*classes} - results}
     return {name: x for name, x in found.items() if {*inspect.signature(x).parameters} - {"self"}}
 

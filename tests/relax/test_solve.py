@@ -51,7 +51,7 @@ def test_the_published_counts(method: str, order: str, omega: float, steps: int)
     assert solution.history[0] == pytest.approx(np.linalg.norm(b))
 
 
-def test_what_a_solution_says() -> None:
+def test_attributes_of_a_solution() -> None:
     A, b = random_matrix(20, "float64"), vectors((20, 3), "float64", 1)
     b[:, 1] *= 1e-3
     x0 = vectors((20, 3), "float64", 2)
@@ -70,7 +70,7 @@ def test_what_a_solution_says() -> None:
 
 
 @pytest.mark.parametrize("kind", ["jacobi", "sor", "batch", "chebyshev"])
-def test_a_column_that_is_done_keeps_its_value_while_others_go_on(kind: str) -> None:
+def test_a_finished_column_keeps_its_value_while_others_continue(kind: str) -> None:
     """A converged column keeps its value even if further sweeps would diverge."""
     n = 20
     A = np.eye(n) + 0.5 * np.random.default_rng(1).standard_normal((n, n))
@@ -107,7 +107,7 @@ def test_max_steps_and_x0() -> None:
     assert attempt(relax.gauss_seidel, A, b, max_steps=5, check_every=3).steps == 5
 
 
-def test_divergence_is_said() -> None:
+def test_divergence_is_reported() -> None:
     A = csr(np.array([[1.0, 3.0], [3.0, 1.0]]))
     for solve in (relax.jacobi, relax.gauss_seidel, relax.ssor):
         solution = attempt(solve, A, np.ones(2))
@@ -119,7 +119,7 @@ def test_divergence_is_said() -> None:
         np.testing.assert_allclose(mixed.value[:, 0], [1.0, 0.5], rtol=1e-7)
 
 
-def test_stagnation_is_said() -> None:
+def test_stagnation_is_reported() -> None:
     # The residual oscillates and does not fall: Jacobi's spectral radius is 1.
     A = csr(np.array([[1.0, 1.0], [1.0, 1.0]]))
     solution = attempt(relax.jacobi, A, np.array([1.0, 0.0]))
@@ -162,7 +162,7 @@ def test_chebyshev_is_the_specification() -> None:
             np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
 
 
-def test_chebyshev_finds_its_bounds() -> None:
+def test_chebyshev_estimates_its_bounds() -> None:
     A, b = poisson(M, M), np.ones(M * M)
     beta = math.cos(math.pi / (M + 1))
     known = relax.chebyshev(A, b, bounds=(1 - beta, 1 + beta))
@@ -176,7 +176,7 @@ def test_chebyshev_finds_its_bounds() -> None:
     assert abs(both.steps - known.steps).max() <= 1
 
 
-def test_chebyshev_finds_a_least_eigenvalue_that_its_estimate_misses() -> None:
+def test_chebyshev_finds_a_smallest_eigenvalue_that_its_estimate_misses() -> None:
     m = 80
     A, b, beta = poisson(m, m), np.ones(m * m), math.cos(math.pi / (m + 1))
     known = relax.chebyshev(A, b, bounds=(1 - beta, 1 + beta)).steps
@@ -210,7 +210,7 @@ def test_accelerated_sweeps(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_anderson_is_its_least_squares(dtype: str) -> None:
-    """The mixture equals its least-squares solution; the ring buffer wraps twice, rows exceed one piece."""
+    """The mixture equals its least-squares solution; the ring buffer wraps twice, and the rows exceed one chunk."""
     memory, n = 3, 9000
     A = (scipy_sparse.diags_array(np.linspace(2, 3, n)) + 0.9 * scipy_sparse.eye_array(n, k=1)).tocsr()
     sweeps, b = Relaxation(A.astype(dtype), "jacobi"), vectors((n, 2), dtype, 1)

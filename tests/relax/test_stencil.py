@@ -83,7 +83,7 @@ def test_sweeps(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_many_sweeps_in_one_pass_are_those_one_by_one(dtype: str) -> None:
+def test_many_sweeps_in_one_pass_equal_single_sweeps(dtype: str) -> None:
     """Equal also if consecutive half-sweeps are cut into groups, and on any number of threads."""
     for grid in ((300, 300), (700, 61), (20, 50, 70)):
         for is_constant, has_mask in ((True, False), (False, True)):
@@ -181,7 +181,7 @@ def test_layouts_and_empty_grids() -> None:
 @pytest.mark.parametrize("dtype", [("float32", "float64"), ("float32", "complex128"), ("float64", "complex128")])
 @pytest.mark.parametrize("grid", [(6, 7), (4, 3, 5)])
 def test_several_right_hand_sides_and_wider_dtypes(grid: tuple[int, ...], dtype: tuple[str, str]) -> None:
-    """Each right-hand side as if alone, each real part as if real, and all sums in the dtype of x."""
+    """Each right-hand side is treated as if alone, each real part as if real, and all sums have the dtype of x."""
     for is_constant, has_mask in ((True, False), (False, True)):
         s = stencil(grid, dtype[0], is_constant, has_mask)
         wide = Stencil(grid, s.coefficients.astype("float64"), s.mask)

@@ -95,7 +95,7 @@ def test_sweeps_in_every_order(order: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("grid", [(6, 7), (4, 3, 5)])
-def test_it_is_the_matrix_in_rows(grid: tuple[int, ...]) -> None:
+def test_stencils_equal_their_csr_matrix(grid: tuple[int, ...]) -> None:
     """Sweeps, solutions and steps equal the CSR matrix's, for several right-hand sides."""
     for is_constant, has_mask in itertools.product((True, False), (False, True)):
         s = stencil(grid, is_constant, has_mask)
@@ -117,7 +117,7 @@ def test_it_is_the_matrix_in_rows(grid: tuple[int, ...]) -> None:
             assert_same_bits(alone.history[: alone.steps + 1], solution.history[: alone.steps + 1, 1])
 
 
-def test_real_coefficients_as_complex_ones() -> None:
+def test_real_coefficients_converted_to_complex() -> None:
     grid = (7, 20)
     for is_constant in (True, False):
         real = stencil(grid, is_constant, True, "float64")
@@ -162,7 +162,7 @@ def gauge(grid: tuple[int, ...], mask: Array | None = None) -> Stencil:
 
 
 @pytest.mark.parametrize("grid", [(12, 13), (5, 6, 7)])
-def test_hermitian_ones_with_all_that_accelerates(grid: tuple[int, ...]) -> None:
+def test_accelerators_on_hermitian_stencils(grid: tuple[int, ...]) -> None:
     s = gauge(grid)
     A, b = s.toarray(), vectors((*grid, 2), "complex128", 1)
     np.testing.assert_array_equal(A, A.conj().T)

@@ -78,7 +78,7 @@ def test_gradients(dtype: Any) -> None:
     for call, first in ((dense, A), (function, scale)):
         inputs = [x.clone().requires_grad_() for x in (first, b)]
         assert torch.autograd.gradcheck(call, inputs)
-    # Values of a sparse matrix change one at a time in gradcheck, which is then not Hermitian: compare with the dense.
+    # gradcheck changes one value of a sparse matrix at a time, which is then not Hermitian: compare with the dense one.
     values = A[mask] + 9 * torch.eye(6, dtype=dtype)[mask]
     whole = torch.zeros(6, 6, dtype=dtype)
     whole[mask] = values
@@ -129,7 +129,7 @@ def test_a_network_is_a_preconditioner_without_gradients() -> None:
     assert half.value.dtype == torch.float64 and half.converged
 
 
-def test_what_does_not_converge_says_so() -> None:
+def test_failures_to_converge_are_reported() -> None:
     A, b = definite(9, torch.float64), torch.ones(9, dtype=torch.float64, requires_grad=True)
     with pytest.warns(fastiter.ConvergenceWarning, match="^flexible_cg: .* after 2 steps .*; .* or a better precond$"):
         found = flexible_cg(A, b, max_steps=2)
@@ -140,7 +140,7 @@ def test_what_does_not_converge_says_so() -> None:
     assert caught.value.solution is not None and caught.value.solution.steps == 2
 
 
-#: A wrong argument, whatever the type checker says
+#: A wrong argument, typed as Any for the type checker
 ANY: Callable[[Any], Any] = lambda x: x  # noqa: E731
 A4, B4 = definite(4, torch.float64), torch.ones(4, dtype=torch.float64)
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -173,7 +173,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 
 @pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state:UserWarning")
-def test_patterns_that_lead_outside_are_refused() -> None:
+def test_patterns_out_of_bounds_are_refused() -> None:
     one, eye = torch.ones(2), torch.eye(2)
     for crow, col, message in (
         ([0, 1, 2], [0, 5], "must have columns from 0 to 1, got another in row 1"),
@@ -195,7 +195,7 @@ def test_patterns_that_lead_outside_are_refused() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(WRONG)))
-def test_wrong_arguments_are_told_in_one_sentence(number: int) -> None:
+def test_wrong_arguments_raise_one_sentence(number: int) -> None:
     call, error, message = WRONG[number]
     with pytest.raises(error, match=f"^flexible_cg: {message}") as caught:
         call()

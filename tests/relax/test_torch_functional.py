@@ -90,7 +90,7 @@ def test_second_derivatives_reach_a_sparse_tensor(layout: str, dtype: Any) -> No
     dense, weights, b = system(6, dtype)[3], system(6, dtype, order="red-black")[3], system(6, dtype)[2]
     of_ones = LAYOUTS[layout](dense)
     of_ones.values().fill_(1)
-    inside = of_ones.to_dense() != 0  # the dense A has gradients at all places
+    inside = of_ones.to_dense() != 0  # the dense A has gradients at all positions
     found = []
     for A in (dense.clone(), LAYOUTS[layout](dense)):
         inputs = A.requires_grad_(), b.clone().requires_grad_()
@@ -182,7 +182,7 @@ def test_omega_auto() -> None:
         torch.testing.assert_close(gradient, -adjoint[row] * torch.linalg.solve(dense, b)[col], rtol=1e-6, atol=1e-6)
 
 
-def test_an_adjoint_that_does_not_converge_is_said() -> None:
+def test_an_adjoint_that_does_not_converge_is_reported() -> None:
     values, pattern, b, _ = system(6, torch.float64)
     A = (*pattern, values.requires_grad_())
     solution = attempt(relax_solve, A, b, max_steps=1)

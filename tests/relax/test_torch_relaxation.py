@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
-def test_tensors_are_arrays(dtype: str) -> None:
+def test_tensors_equal_arrays(dtype: str) -> None:
     A = csr(random_matrix(24, dtype))
     s = Stencil((4, 6), np.array([4.0, -1, -1, -1, -1], dtype))
     cases: list[tuple[Any, str, dict[str, Any], tuple[int, ...]]] = [
@@ -58,7 +58,7 @@ def test_tensors_are_arrays(dtype: str) -> None:
         assert (actual.reason, actual.omega) == (expected.reason, expected.omega)
 
 
-def test_what_is_not_for_the_cpu() -> None:
+def test_other_backends_and_devices_are_refused() -> None:
     A = Gpu("cpu").sparse(csr(random_matrix(4, "float64")))
     with pytest.raises(BackendError, match="backend must go with the device of A, cpu, got 'cuda'"):
         fastiter.torch.Relaxation(A, "jacobi", backend="cuda")
@@ -69,7 +69,7 @@ def test_what_is_not_for_the_cpu() -> None:
         fastiter.torch.Relaxation(s, "jacobi").solve(torch.ones(2, 2, dtype=torch.float64, device="meta"))
 
 
-def test_ops_have_kernels_for_cards() -> None:
+def test_ops_have_cuda_kernels() -> None:
     for name in ("_relax_solve", "_relax_sweeps", "_relax_sweeps_bwd"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastiter::{name}", "CUDA")
 
@@ -83,7 +83,7 @@ def test_copies_have_the_same_bits() -> None:
 
 
 def test_singular_systems_and_stored_zeros() -> None:
-    """omega="auto" equals the arrays'; colours of a fixed matrix ignore stored zeros, those of a pattern count them."""
+    """omega="auto" is that of arrays; colours of a fixed matrix ignore stored zeros, those of a pattern count them."""
     m = 12
     line = np.diag(np.r_[1.0, np.full(m - 2, 2.0), 1.0]) - np.eye(m, k=1) - np.eye(m, k=-1)
     A = csr(np.kron(np.eye(m), line) + np.kron(line, np.eye(m)))
@@ -99,7 +99,7 @@ def test_singular_systems_and_stored_zeros() -> None:
 
 
 def twice(A: Any) -> Any:
-    """Return a COO tensor that has each entry in two parts."""
+    """Return a COO tensor in which each entry is the sum of two."""
     row_col, values = A.to_sparse().indices(), A.to_sparse().values()
     return torch.sparse_coo_tensor(row_col.repeat(1, 2), torch.cat([0.25 * values, 0.75 * values]))
 
@@ -130,7 +130,7 @@ LAYOUTS: dict[str, tuple[Any, Any]] = {
 @pytest.mark.filterwarnings("ignore:Sparse (CSC|BSC) tensor support:UserWarning")
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_sparse_layout_is_taken_with_its_gradient(layout: str) -> None:
+def test_all_sparse_layouts_are_differentiable(layout: str) -> None:
     convert, rebuild = LAYOUTS[layout]
     dense = torch.from_numpy(random_matrix(6, "float64"))
     A, b, x = convert(dense), torch.ones(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
@@ -147,7 +147,7 @@ def test_any_sparse_layout_is_taken_with_its_gradient(layout: str) -> None:
 
 
 def test_reports_of_tensors() -> None:
-    """Refusals, warnings, exceptions and callbacks of the solvers on tensors, as of arrays."""
+    """Refusals, warnings, exceptions and callbacks of the solvers on tensors are those on arrays."""
     laplacian = Stencil((9, 9), np.array([4.0, -1, -1, -1, -1]))
     A, b = Gpu("cpu").sparse(csr(laplacian.toarray())), torch.ones(81, dtype=torch.float64)
     jacobi = fastiter.torch.Relaxation(A, "jacobi")
@@ -183,8 +183,8 @@ def test_reports_of_tensors() -> None:
         assert columns.reason == ("callback", "converged") and isinstance(columns.tolerance, torch.Tensor)
 
 
-def test_cupy_arrays_get_arrays_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row "cuda" of the functions on arrays: x is CuPy's, here NumPy's, and all numbers are NumPy's."""
+def test_cupy_arrays_give_cupy_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend "cuda" of the functions on arrays: x is a CuPy array (here NumPy), and all numbers are NumPy's."""
     fake: Any = types.ModuleType("cupy")
     fake.from_dlpack = np.from_dlpack
     monkeypatch.setitem(sys.modules, "cupy", fake)
@@ -202,7 +202,7 @@ def test_cupy_arrays_get_arrays_back(monkeypatch: pytest.MonkeyPatch) -> None:
         cupy.solve("sor", A, b / 0, None, Limits())
 
 
-def test_objects_are_one_line() -> None:
+def test_reprs_are_one_line() -> None:
     A = Gpu("cpu").sparse(csr(random_matrix(6, "float64")))
     made = fastiter.torch.Relaxation(A, "ssor", omega=1.5)
     assert repr(made) == "Relaxation(ssor, omega=1.5, A: 6 x 6 float64, backend='cpu')"

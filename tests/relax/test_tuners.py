@@ -126,7 +126,7 @@ def test_probabilities_are_those_of_the_draws(name: str) -> None:
     play(tuner, contexts(40))
     p, state, drawn = tuner.probabilities(0.2), tuner.state(), np.zeros(20)
     assert p.sum() == pytest.approx(1) and (p >= 0).all()
-    for count in range(4000):  # the same knowledge, other draws
+    for count in range(4000):  # the same state, other draws
         state["generator"][1] = 1000 + count
         tuner.load(state)
         drawn[np.flatnonzero(tuner.predict(0.2) == ARMS)] += 1
@@ -134,7 +134,7 @@ def test_probabilities_are_those_of_the_draws(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_tsallis_comes_to_the_best_arm(seed: int) -> None:
+def test_tsallis_converges_to_the_best_arm(seed: int) -> None:
     tuner, rounds = TUNERS["TsallisINF"](seed), np.full(4000, 0.5)
     omegas = np.array(play(tuner, rounds))
     costs = [iterations(omega, 0.5) for omega in ARMS]
@@ -382,7 +382,7 @@ def test_a_sequence_is_the_solver_one_by_one(method: str, warm_start: bool) -> N
         np.testing.assert_array_equal(again.state()[key], value)
 
 
-def test_what_does_not_converge_counts_as_max_steps() -> None:
+def test_a_system_that_does_not_converge_counts_as_max_steps() -> None:
     indefinite = np.array([[1.0, 3.0], [3.0, 1.0]])
     systems = [(indefinite, np.ones(2)), (line(30), np.ones(30))]
     with pytest.warns(fastiter.ConvergenceWarning, match="in 2 of 2 systems, the first of them system 0"):
