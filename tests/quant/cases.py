@@ -50,7 +50,7 @@ def overflows(signed: bool, width: int) -> list[tuple[str, int]]:
 
 
 def numbers(dtype: Any, low: int, high: int, count: int = 400, seed: int = 0) -> Array:
-    """Numbers around 2^low to 2^high: ties of every place, their neighbours, any exponent, the dtype's extremes."""
+    """Numbers around 2^low to 2^high: ties at every place, their neighbours, all exponents, the dtype's extremes."""
     rng = np.random.default_rng([seed, low + 5000, high + 5000])
     whole = rng.integers(-(1 << 12), 1 << 12, count).astype(np.float64)
     ties = np.ldexp(whole / 2, rng.integers(low - 3, max(high - 8, low - 2), count))

@@ -1,4 +1,4 @@
-"""Running the public functions of fastiter.torch.quant on their GPU kernels, with or without a card."""
+"""Runs the public functions of fastiter.torch.quant with their GPU kernels, with or without a GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAN_FILLED = ("empty_like", "empty")
 
 
 def _filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return an allocator that fills its tensors with NaN or 77, which shows elements that are never written."""
+    """Return an allocator that fills its tensors with NaN or 77, which reveals elements that are never written."""
 
     def call(*args: Any, **options: Any) -> Tensor:
         made = make(*args, **options)
@@ -52,7 +52,7 @@ class Gpu:
 
 
 def _use_kernels(patch: pytest.MonkeyPatch) -> None:
-    """Route CPU tensors to the GPU kernels; few programs, since each costs the interpreter the same."""
+    """Route CPU tensors to the GPU kernels, with few programs, as the interpreter takes the same time for each."""
     patch.setattr(autograd, "quantize_op", forward.quantize)
     patch.setattr(autograd, "step_op", bwd.step)
     patch.setattr(autograd, "quantize_bwd", bwd.backward)

@@ -1,4 +1,4 @@
-"""Products of codes and of small floats with every array between two pages that may not be touched.
+"""Products of codes and of small floats with every array between two inaccessible guard pages.
 
 python -m tests.quant.guarded_fixed: run by test_isa.py for every instruction set.
 """
@@ -17,7 +17,7 @@ from tests.support.cases import Array
 from tests.support.guarded import copies, guarded
 
 RNG = np.random.default_rng(0)
-#: Formats of factors and accumulator, a different path being the first exact one for each
+#: Formats of factors and accumulator, each with a different first exact path
 FORMATS = (
     (Fixed(8, 4), Fixed(7, 2), Fixed(14, 4)),
     (Fixed(8, 4), Fixed(8, 2), Fixed(40, 20, overflow="SAT")),

@@ -30,7 +30,7 @@ DTYPES = (np.float32, np.float64, np.float16)
 
 
 def shares(items: Iterable[Any], dtype: Any, first: int = 0) -> list[Any]:
-    """Return a third of the items, another one for each dtype; ``first`` shifts who gets which."""
+    """Return a third of the items, a different third for each dtype; ``first`` shifts the assignment."""
     return list(items)[(first + DTYPES.index(dtype)) % len(DTYPES) :: len(DTYPES)]
 
 
@@ -106,7 +106,7 @@ def test_floats_in_every_mode(name: str, dtype: Any) -> None:
     plain = parse(name)
     x = numbers(dtype, plain.min_exponent - plain.mantissa, plain.max_exponent + 1, 50)
     overflow = ("SAT", *["INF"] * plain.has_inf, *["NAN"] * plain.has_nan)
-    for k, rounding in enumerate(FLOAT_ROUNDINGS, DTYPES.index(dtype)):  # every pair occurs in one of the dtypes
+    for k, rounding in enumerate(FLOAT_ROUNDINGS, DTYPES.index(dtype)):  # every pair occurs with one of the dtypes
         fmt = parse(f"{name}<{rounding},{overflow[k % len(overflow)]}>")
         check(x, fmt)
         check_codes(x, fmt)
@@ -220,7 +220,7 @@ def test_any_layout(text: str) -> None:
 @pytest.mark.parametrize("text", KINDS)
 @pytest.mark.parametrize("size", [1, 2, 7, 15, 16, 17, 33, 63, 64, 65, 1023, 1025, 3001])
 def test_any_size(text: str, size: int) -> None:
-    """An element's result does not depend on what comes after it (in block formats: outside its block)."""
+    """An element's result does not depend on later elements (in block formats: on elements outside its block)."""
     x = np.resize(numbers(np.float32, *KINDS[text], 400), 3072)
     whole, cut = quantize(x, text), quantize(x[:size], text)
     block = getattr(parse(text), "block", 0) or 1
@@ -298,7 +298,7 @@ def test_scales_of_groups_are_those_of_their_parts() -> None:
 
 @pytest.mark.parametrize("scale", [0.5, [[0.5], [0.25]]])
 @pytest.mark.parametrize("fmt", ["int8", "e4m3fn", "fixed<8,4,RND,SAT>", "posit<8,1>", "int28"])
-def test_what_stands_for_nan_does_so_before_the_scale(fmt: str, scale: Any) -> None:
+def test_nan_is_replaced_before_scaling(fmt: str, scale: Any) -> None:
     for dtype in (np.float32, np.float64, np.float16):
         x = np.array([[np.nan, 1.0, -2.0], [0.3, np.nan, np.nan]], dtype)
         options: dict[str, Any] = {"scale": np.asarray(scale), "nan": 3.0, "counts": True}

@@ -133,7 +133,7 @@ def test_the_rules_of_ocp_by_hand() -> None:
     assert scales.tolist() == [127]
     assert codes.tolist() == [6, 12, 0, 0, 1, 4]
     assert quantize(x, "mxfp4_e2m1").tolist() == [4.0, -2.0, 0.0, 0.0, 0.5, 2.0]
-    # 7 does not fit 6 2^0: it saturates with FLOOR, and RCEIL takes the next scale
+    # 7 exceeds 6 2^0: it saturates with FLOOR, and RCEIL takes the next scale
     assert quantize(np.array([7.0, 1.0], np.float32), "mxfp4_e2m1").tolist() == [6.0, 1.0]
     assert quantize(np.array([7.0, 1.0], np.float32), "mxfp4_e2m1<32,RCEIL>").tolist() == [8.0, 1.0]
 
@@ -161,7 +161,7 @@ def test_an_infinity_makes_its_block_nan(fmt: str, dtype: Any) -> None:
 
 
 def test_scales_of_nvfp4_are_unsigned() -> None:
-    """A NaN has the code 0x7F, as torch and hardware have it; an infinity saturates."""
+    """A NaN has the code 0x7F, as in torch and hardware; an infinity saturates."""
     x = np.ones(48, np.float32)
     x[20], x[40] = math.nan, -math.inf
     codes, scales = quant.encode(x, "nvfp4")

@@ -1,4 +1,4 @@
-"""calibrate returns scales with which no rounded number overflows; error measures any numbers."""
+"""calibrate returns scales with which no rounded number overflows; measure_error works on any numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RN
 
 
 def samples(dtype: Any, count: int, seed: int) -> Any:
-    """Return arrays whose extreme is a power of two, next to one, half a step of few bits below, or arbitrary."""
+    """Return arrays whose extreme is a power of two, next to one, half a coarse step below one, or arbitrary."""
     rng = np.random.default_rng(seed)
     for k in range(count):
         x = rng.uniform(-1, 1, 9)
@@ -117,13 +117,13 @@ def test_extreme_numbers_of_the_dtype_have_a_scale() -> None:
                 np.testing.assert_allclose(quant.quantize(x, fmt, scale=scale), x, rtol=2.0**-4)
 
 
-def test_percentiles_hold_what_they_say() -> None:
+def test_percentiles_hold_their_fraction_of_the_numbers() -> None:
     x = np.random.default_rng(0).standard_normal(2001)
     for text in ("int6", "uint6<TRN>"):
         assert 0 < overflowed(x, quant.calibrate(x, text, method="percentile", percentile=99)) <= 41
     for share in (50, 90, 99):
         found = quant.calibrate(x, "fixed<6,0,RND>", method="percentile", percentile=share)
-        assert overflowed(x, found) <= (100 - share) / 100 * 2001 + 1  # the percentile lies between two numbers
+        assert overflowed(x, found) <= (100 - share) / 100 * 2001 + 1  # the percentile is between two numbers
     x[5] = 20.0
     wide, least = (quant.calibrate(x, "fixed<6,0,RND,SAT>", method=method).fmt for method in ("minmax", "mse"))
     assert isinstance(wide, Fixed) and isinstance(least, Fixed) and least.integer < wide.integer == 6
@@ -146,7 +146,7 @@ def test_percentiles_hold_what_they_say() -> None:
         (np.array([1.7e308, -1.7e308]), "fixed<60,1023,RND,WRAP>"),
     ],
 )
-def test_errors_of_any_size(x: Any, fmt: str) -> None:
+def test_error_statistics_of_arrays_of_any_size(x: Any, fmt: str) -> None:
     e = quant.measure_error(x, fmt)
     assert e.histogram.sum() == x.size and len(e.edges) == 65
     assert (np.diff(e.edges) > 0).all() and np.isfinite(e.edges).all()
@@ -160,7 +160,7 @@ def test_errors_of_any_size(x: Any, fmt: str) -> None:
     assert e.rms == pytest.approx(largest * math.sqrt(np.mean((d / largest) ** 2)), rel=1e-12)
 
 
-def test_the_ratio_of_tiny_and_huge_numbers_is_that_of_others() -> None:
+def test_sqnr_does_not_depend_on_the_magnitude() -> None:
     x = np.random.default_rng(2).standard_normal(50)
     plain = quant.measure_error(x, "int4", scale=0.3)
     for power in (-500, -1000, 500, 1000):

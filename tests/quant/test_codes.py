@@ -40,7 +40,7 @@ def all_codes(text: str) -> Any:
 
 @pytest.mark.parametrize("text", [t for t in SMALL if t != "nf4<STOCHASTIC>"])
 def test_every_code(text: str) -> None:
-    """A code's number rounds to itself and encodes to the same code, apart from codes of NaN and unused codes."""
+    """A code's number rounds to itself and is encoded as the same code, except for codes of NaN and unused codes."""
     fmt, codes = parse(text), all_codes(text)
     for dtype in (np.float32, np.float64):
         values = decode(codes, fmt, dtype=dtype)
@@ -96,7 +96,7 @@ def test_wide_integers_are_rounded_to_float32_once(options: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("text", ["mx<float<8,3,none>,4>", "mx<float<9,3>,4>", "mx<float<8,7>,4>", "mx<float<11,3>,4>"])
-def test_elements_beyond_float32_meet_their_scale_in_float64(text: str) -> None:
+def test_elements_beyond_float32_are_scaled_in_float64(text: str) -> None:
     for x in (np.array([1.0, 2.0, 3.0, -7.5]), np.array([1e30, 2e-3, 3.0, -7.5e30])):
         narrow = x.astype(np.float32)
         assert_equal(decode(encode(narrow, text), text), quantize(narrow, text), x, parse(text))
@@ -165,7 +165,7 @@ def test_integer_codes_with_channels() -> None:
         *(("khot<2,8,1,NEAREST>", "int16"), ("bfp<9,4>", "int16")),
     ],
 )
-def test_codes_are_of_the_narrowest_dtype(text: str, dtype: str) -> None:
+def test_codes_have_the_narrowest_dtype(text: str, dtype: str) -> None:
     codes = encode(np.linspace(-1, 1, 12, dtype=np.float32), text)
     assert (codes.codes if isinstance(codes, Blocks) else codes).dtype == dtype
 
@@ -316,7 +316,7 @@ def test_calibrated_binary_points() -> None:
     assert quant.calibrate(x, Int(8)).fmt == Int(8)
 
 
-def test_few_of_many_bits_are_decoded_exactly() -> None:
+def test_wide_codes_with_few_significant_bits_are_decoded_exactly() -> None:
     codes = np.array([5, -3, 0, 2**40 + 1, -(2**59)])
     np.testing.assert_array_equal(decode(codes, "fixed<60,60>", dtype=np.float32), codes.astype(np.float32))
     np.testing.assert_array_equal(

@@ -107,14 +107,14 @@ def test_wrong_arguments(backend: str | None) -> None:
     assert not problems, "\n".join(problems)
 
 
-def test_what_is_refused_above_is_right_otherwise() -> None:
+def test_the_refused_calls_are_otherwise_valid() -> None:
     for changes in ({}, {"scale": np.ones((4, 1))}, {"scale": np.ones((2, 3)), "zero_point": np.zeros((2, 3), int)}):
         out = nans(X.shape, X.dtype)
         assert quantize(X, "int4", out=out, axis=1, rng=2**64 - 1, nan="keep", **changes) is out
         assert not np.isnan(out).any()
 
 
-def test_out_is_x_or_apart_from_it() -> None:
+def test_out_is_x_or_does_not_overlap_it() -> None:
     whole = np.zeros(30, np.float32)
     for x, out in ((whole[:24], whole[1:25]), (whole[:24], whole[23::-1]), (whole[:24:2], whole[:12])):
         with pytest.raises(ValueError, match="quantize: out must be x itself or share no memory with it, got"):

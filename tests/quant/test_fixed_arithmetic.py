@@ -320,7 +320,7 @@ def test_integers_have_the_narrowest_format() -> None:
         assert shape_of((a * n).fmt) == reference.product_format(Fixed(8, 4), Fixed(*fmt))
         assert (n * a).to_float().tolist() == [n]
     assert (3 - a).to_float().tolist() == [2]
-    assert (6 / FixedArray([4.0], Fixed(8, 4))).to_float().tolist() == [1.0]  # with as many bits as 6 has
+    assert (6 / FixedArray([4.0], Fixed(8, 4))).to_float().tolist() == [1.0]  # with the number of bits of 6
     assert ((5 & a) | (4 ^ a)).to_float().tolist() == [5]
 
 
@@ -338,7 +338,7 @@ def test_broadcasting_and_empty_arrays() -> None:
 
 
 def test_fractions_are_assigned_in_every_mode() -> None:
-    """Ties, numbers just beside them, and numbers far out of range, also in formats of 64 bits."""
+    """Ties, their neighbours, and numbers far out of range, also in formats of 64 bits."""
     rng = np.random.default_rng(11)
     for width, signed in itertools.product((1, 2, 5, 40, 63, 64), (False, True)):
         for rounding, overflow, bits in modes(width, signed):

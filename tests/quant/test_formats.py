@@ -1,4 +1,4 @@
-"""Formats as values: parse and str are inverse, wrong fields are refused, equal formats are one."""
+"""Formats as values: parse and str are inverse, wrong fields are refused, equal formats compare equal."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_vendors_types_are_fixed_point_alone() -> None:
 
 
 def test_integers_of_hls_are_truncated_and_wrap() -> None:
-    """Same results as ap_int<8>(200.7) etc., compiled with the vendor's header; our own int8 rounds and saturates."""
+    """As ap_int<8>(200.7) etc., compiled with the vendor's header; our own int8 rounds and saturates."""
     x = np.array([200.7, -3.7, 300.0, 17.9, -0.5])
     for text in ("ap_int<8>", "int<8>", "ac_int<8,true>"):
         assert quant.quantize(x, text).tolist() == [-56, -4, 44, 17, -1]

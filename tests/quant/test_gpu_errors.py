@@ -62,14 +62,14 @@ def test_message(name: str) -> None:
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_what_goes_with_a_tensor_on_a_gpu_may_be_on_the_cpu() -> None:
+def test_parameters_of_a_tensor_on_a_gpu_may_be_on_the_cpu() -> None:
     with FakeTensorMode():
         x = torch.empty(3, 4, device="cuda")
         y = q.quantize(x, "uint8", scale=torch.full((3, 1), 0.5), zero_point=3, nan="keep")
         assert y.device == x.device and y.shape == x.shape
 
 
-def test_products_are_on_the_card() -> None:
+def test_products_are_on_the_gpu() -> None:
     with FakeTensorMode():
         x, weight = (torch.empty(*shape, device="cuda") for shape in ((2, 3, 4), (5, 4)))
         y = q.linear(x, weight, accumulator="fixed<9,5,RND,SAT>")

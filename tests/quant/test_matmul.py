@@ -126,7 +126,7 @@ def test_every_kind_of_operand(fmt: str) -> None:
 
 
 @pytest.mark.parametrize("fmt", KINDS)
-def test_numbers_are_what_the_span_of_a_format_says(fmt: str) -> None:
+def test_numbers_are_within_the_span_of_their_format(fmt: str) -> None:
     parsed = parse(fmt)
     low, high = KINDS[fmt]
     s = span(parsed)

@@ -68,7 +68,7 @@ def test_formats() -> None:
     check(cases)
 
 
-def test_formats_that_do_not_go_together() -> None:
+def test_incompatible_formats() -> None:
     wide = Fixed(40, 20)
     cases = [
         Wrong(

@@ -1,4 +1,4 @@
-"""Products with a rounded accumulator on a GPU: the bits of the CPU, in the interpreter and on a card."""
+"""Products with a rounded accumulator on a GPU have the bits of the CPU, in the interpreter and on a device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.quant.torch_cases import LAYOUTS  # noqa: E402
 
 SMALL = ("fp16", "bf16", "e5m2", "e4m3fn", "e4m3fnuz", "fp32", "e3m2", "float<5,0,none>")
 SMALL += ("float<9,20>", "float<9,50,none>")
-#: Bits of x and weight, and the number of places that a 9-bit or 40-bit accumulator keeps or drops
+#: Bits of x and weight, and the number of places that a 9-bit or 40-bit accumulator keeps or discards
 PLACES = ((4, 5, 3), (4, 5, 0), (4, 5, -4), (4, 5, -28), (28, 31, 50), (5, 9, -55), (20, 30, -2))
 
 
@@ -74,7 +74,7 @@ def test_any_float(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize(("accumulate", "every"), [("bf16", 1), ("tf32", 1), ("fp32", 1), ("fp32", 3)])
 def test_sums_beside_the_middle_between_numbers(gpu: Gpu, accumulate: str, every: int) -> None:
-    """An odd number plus half a place less 2^-46 of that: doubles round to the tie, which would go to even."""
+    """An odd number plus half a place, minus 2^-46 of that: doubles round to the tie, which would then go to even."""
     place = 2.0 ** -quant.parse(accumulate).mantissa
     x = np.array([[s * (1 + place), s * place / 2 * (1 + 2**-23), 0] for s in (1, -1)], np.float32)
     weight = np.array([[1, 1 - 2**-23, 1]], np.float32)
@@ -146,7 +146,7 @@ def test_dtypes_and_layouts(gpu: Gpu, dtype: Any) -> None:
     x, weight, bias = (torch.from_numpy(integers(rng, 5, *shape)).to(dtype) for shape in ((2, 3, 4), (5, 4), (5,)))
     for accumulate in ("float<5,3,ieee,RU>", "fixed<11,7,RND_INF,SAT>", "fixed<60,20>"):
         for name, view in LAYOUTS.items():
-            if name == "negated" and dtype == torch.bfloat16:  # made of a complex view, which bfloat16 does not have
+            if name == "negated" and dtype == torch.bfloat16:  # made from a complex view; bfloat16 has none
                 continue
             check(gpu, view(x), view(weight), accumulate, 1, bias)
         check(gpu, x[1, 2], weight, accumulate, 2, torch._neg_view(bias))

@@ -1,4 +1,4 @@
-"""The numbers of the kernels' enumerations are written once, in C++; what repeats them is compared with it here."""
+"""The numbers of the kernels' enumerations are defined once, in C++; all copies are compared with them here."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_launchers_have_the_numbers_of_the_kernels() -> None:
 
 
 def test_plans_have_the_fields_that_the_binding_reads() -> None:
-    """The binding reads the parts of a plan in order: its fields and those of the tuples have the same names."""
+    """The binding reads the parts of a plan in order: its fields and those of the tuples must have the same names."""
     source = (ROOT / "csrc/quant/bindings.cpp").read_text()
     body = source.partition("QuantFormat format_of(Fields from) {")[2].partition("\n}")[0]
     read = [re.findall(r"\w+\.(\w+)(?=[,)])", call) for call in re.findall(r"into(\((?:[^()]|\n)*\))", body)]

@@ -1,4 +1,4 @@
-"""Stochastic rounding: the random numbers of the specification, the right mean, the same bits however it runs."""
+"""Stochastic rounding: the specification's random numbers, the correct mean, the same bits however it runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_scales_come_before() -> None:
 
 @pytest.mark.parametrize("text", STOCHASTIC)
 def test_the_mean_is_the_number(text: str) -> None:
-    """Round each of 40 numbers 2^14 times: the mean is within five of the largest possible standard deviations."""
+    """Round each of 40 numbers 2^14 times: the mean is within five times the largest possible standard deviation."""
     fmt = parse(text)
     block = getattr(fmt, "block", 0)
     count = (1 << 14) // max(block, 1) * max(block, 1)
@@ -94,7 +94,7 @@ def test_the_mean_is_the_number(text: str) -> None:
 
 
 def test_small_fractions_have_their_probability() -> None:
-    """2^-20 of a step, 2^24 times: 16 times up, give or take."""
+    """2^-20 of a step, 2^24 times: about 16 are rounded up."""
     x = np.full(1 << 24, 2.0**-20, np.float32)
     ups = float(quantize(x, "fixed<8,8,STOCHASTIC,SAT>", rng=1).sum())
     assert abs(ups - 16) < 5 * 4

@@ -80,8 +80,8 @@ def test_philox_known_answers() -> None:
     assert reference.philox(*pi) == (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)
 
 
-def test_stochastic_rounding_counts_out_the_fraction() -> None:
-    """For equally spaced random numbers, the share that rounds up equals the fraction."""
+def test_stochastic_rounding_has_the_probability_of_the_fraction() -> None:
+    """For equally spaced random numbers, the proportion that rounds up equals the fraction."""
     for x, up in ((2.25, 0.25), (-2.25, 0.25), (0.875, 0.875), (3.0, 0.0)):
         codes = [reference.whole(Fraction(x), "STOCHASTIC", k << 23) for k in range(256)]
         assert np.mean(np.abs(codes) > abs(int(x))) == up
@@ -109,7 +109,7 @@ def test_floats_are_the_nearest_of_all(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp16", np.float16), ("fp32", np.float32)])
-def test_floats_of_ieee_are_numpy_s(name: str, dtype: type) -> None:
+def test_ieee_floats_are_those_of_numpy(name: str, dtype: type) -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal(2000) * 2.0 ** rng.integers(-160, 160, 2000)
     with np.errstate(over="ignore", under="ignore"):

@@ -34,7 +34,7 @@ def test_growth() -> None:
 
 @pytest.mark.parametrize("operator", ["sum", "difference", "product", "quotient", "bits"])
 def test_the_library_has_the_same_rules_of_growth(operator: str) -> None:
-    """The specification computes places of bits, the library widths; some of these formats have no place in common."""
+    """The specification computes places of bits, the library computes widths; some of these formats share no place."""
     shapes = [Grown(w, i, signed) for w in (1, 2, 3, 7) for i in range(-3, w + 4) for signed in (False, True)]
     name = f"{operator}_format"
     for a, b in itertools.product(shapes, shapes):
@@ -92,7 +92,7 @@ def test_groups_are_assigned_together() -> None:
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_which_roundings_do_not_see_the_accumulator(rounding: str) -> None:
+def test_roundings_that_do_not_depend_on_the_accumulator(rounding: str) -> None:
     """Q(acc + p) = acc + Q(p) for acc on the grid: holds for three of the seven roundings only."""
     fmt = Fixed(10, 10, rounding=rounding)
     same = all(
@@ -114,7 +114,7 @@ def test_wrapping_once_is_wrapping_every_time(rounding: str) -> None:
 
 
 @pytest.mark.parametrize("overflow", [o for o in OVERFLOWS if o != "WRAP"])
-def test_other_modes_must_look_every_time(overflow: str) -> None:
+def test_other_modes_must_be_applied_every_time(overflow: str) -> None:
     rng = np.random.default_rng(2)
     acc = Fixed(6, 3, rounding="RND", overflow=overflow)
     wide = Fixed(30, 27, rounding="RND")
@@ -157,7 +157,7 @@ def test_a_convolution_is_a_product_of_windows() -> None:
 
 
 def test_random_formats_hold_what_the_operators_return() -> None:
-    """exact_code raises where a format does not hold its result."""
+    """exact_code raises an error if a format does not hold its result."""
     rng = np.random.default_rng(4)
     for _ in range(300):
         fa, fb = (random_format(rng, (1, 20), (-5, 25)) for _ in range(2))

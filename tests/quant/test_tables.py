@@ -68,7 +68,7 @@ def test_random_neighbours_are_those_of_the_exact_values() -> None:
     assert abs(codes[:, 1].mean() - 0.25) < 0.1
 
 
-def test_values_beyond_float32_become_infinite_only_beyond_the_middle() -> None:
+def test_values_beyond_float32_become_infinite_only_beyond_the_midpoint() -> None:
     x = np.array([3e38, -3e38, math.inf, 1.5], np.float32)
     y, counts = quant.quantize(x, Table((-1e300, 1.0, 1e300)), counts=True)
     assert y.tolist() == [1.0, 1.0, math.inf, 1.0] and counts.nan == 0

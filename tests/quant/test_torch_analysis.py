@@ -1,4 +1,4 @@
-"""error, calibrate, pack and unpack give equal results on tensors and arrays."""
+"""measure_error, calibrate, pack and unpack give equal results on tensors and arrays."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_pack_and_unpack(fmt: str, layout: str) -> None:
     assert torch.equal(ours.pack(strided, fmt), packed)
 
 
-def test_the_range_of_a_format_and_of_a_tensor_s_is_one() -> None:
+def test_ranges_are_the_same_for_arrays_and_tensors() -> None:
     assert ours.range_of is quant.range_of
 
 

@@ -1,4 +1,4 @@
-"""Every wrong argument of the functions, quantizers and layers: one sentence that names what is expected."""
+"""Every wrong argument of the functions, quantizers and layers raises one sentence that names the expected value."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_layouts(fmt: str, layout: str) -> None:
 
 
 @every_format
-def test_bfloat16_is_computed_with_as_float32(fmt: str) -> None:
+def test_bfloat16_is_computed_in_float32(fmt: str) -> None:
     x = torch.from_numpy(some_numbers(5, 64)).bfloat16()
     y = ours.quantize(x, fmt, **FORMATS[fmt])
     expected = ours.quantize(x.float(), fmt, **FORMATS[fmt])
@@ -56,7 +56,7 @@ def test_bfloat16_is_computed_with_as_float32(fmt: str) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, -1, -3])
 @pytest.mark.parametrize("fmt", ["mxfp4_e2m1<16>", "nvfp4", "bfp<6,8>", "nf4", "mxfp8_e5m2<4>"])
-def test_blocks_lie_along_the_axis(fmt: str, axis: int) -> None:
+def test_blocks_run_along_the_axis(fmt: str, axis: int) -> None:
     x = some_numbers(20, 6, 35)
     same(ours.quantize(torch.from_numpy(x), fmt, axis=axis), quant.quantize(x, fmt, axis=axis))
 
@@ -91,7 +91,7 @@ def test_codes_are_numpys(fmt: str, dtype: Any) -> None:
         same(wide, quant.decode(expected, fmt, dtype=np.float64, **scaling))
 
 
-def test_codes_of_more_bits_than_float32_has() -> None:
+def test_codes_wider_than_the_mantissa_of_float32() -> None:
     x = np.random.default_rng(0).uniform(-2e4, 2e4, 500).astype(np.float32)
     for options in ({"scale": 0.5, "zero_point": 2**30 + 5}, {"scale": 1.1e-5}):
         codes = ours.encode(torch.from_numpy(x), "int32", **options)
@@ -225,7 +225,7 @@ def test_lsq_and_pact_are_integers() -> None:
     assert torch.equal(cut, torch.round(x.clamp(0, 3)))
 
 
-def test_gradients_of_what_leaves() -> None:
+def test_rounded_gradients() -> None:
     x = torch.from_numpy(some_numbers(6, 40)).requires_grad_()
     dy = torch.from_numpy(some_numbers(6, 40, seed=3))
     for fmt in ("e5m2", "mxfp4_e2m1", "fixed<6,2,STOCHASTIC,SAT>"):

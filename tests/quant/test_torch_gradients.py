@@ -87,7 +87,7 @@ def test_zero_points_of_channels_each_have_their_range() -> None:
         np.testing.assert_array_equal(whole[k], alone)
 
 
-def test_stochastic_rounding_passes_what_lies_between_the_ends() -> None:
+def test_stochastic_rounding_passes_what_is_between_the_ends() -> None:
     x = torch.tensor([-2.26, -2.25, -2.0, 1.75, 1.76, 3.0], requires_grad=True)
     for seed in range(5):
         y = ours.quantize(x, "fixed<4,2,STOCHASTIC,SAT>", rng=seed)
@@ -127,7 +127,7 @@ def spread(parameter: Any, shape: tuple[int, ...]) -> Any:
 
 
 def qfx(x: Any, point: Any, width: int, signed: bool, rounding: Any) -> Any:
-    """The definition: scale up, round, cut, scale down, with straight-through roundings"""
+    """The definition: scale up, round, clip, scale down, with straight-through roundings."""
     s = torch.exp2(straight(point, point.round()))
     low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if signed else (0, 2**width - 1)
     v = x * s
@@ -158,7 +158,7 @@ def test_fixed_point_is_the_expression(signed: bool, rounding: str, shape: tuple
 
 
 def test_the_gradient_of_the_point_is_the_slope_of_its_surrogate() -> None:
-    """With codes held fixed inside the range and clipped outside, y is smooth in the point: finite differences."""
+    """With codes held fixed in range and clipped outside, y is smooth in the point: compare finite differences."""
     x = torch.from_numpy(some_numbers(300, dtype=np.float64))
     for f in (-1, 0, 3):
         point = torch.tensor(float(f), dtype=torch.float64, requires_grad=True)
@@ -320,7 +320,7 @@ def test_differentiating_twice_is_refused(name: str) -> None:
         dx.sum().backward()
 
 
-def test_gradients_do_not_depend_on_who_else_needs_one() -> None:
+def test_gradients_do_not_depend_on_which_others_are_required() -> None:
     x, point = torch.rand(50, requires_grad=True), torch.tensor(3.0, requires_grad=True)
     both = torch.autograd.grad(ours.fixed_point(x, 4, point).sum(), (x, point))
     (dx,) = torch.autograd.grad(ours.fixed_point(x, 4, point.detach()).sum(), x)

@@ -140,7 +140,7 @@ def test_same_bits(name: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "model.json").read_text()) == description
 
 
-def test_testbench_sees_a_difference(tmp_path: Path) -> None:
+def test_testbench_detects_a_difference(tmp_path: Path) -> None:
     fmt = "fixed<6,3,RND,SAT>"
     export_hls(ours.QuantLinear(3, 2, plan=Plan(fmt, fmt, fmt, fmt)), tmp_path, numbers(4, 3))
     program = built(tmp_path, "model.cpp", "testbench.cpp")

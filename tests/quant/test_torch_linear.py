@@ -60,7 +60,7 @@ def test_names_of_accumulators() -> None:
 
 @pytest.mark.parametrize("every", [1, 3, 8, 100])
 @pytest.mark.parametrize("accumulate", ["fixed<10,5,RND,SAT>", "e5m2"])
-def test_every_so_many_sums(accumulate: str, every: int) -> None:
+def test_rounding_after_several_sums(accumulate: str, every: int) -> None:
     x, weight = rounded(numbers(7, 40)), rounded(numbers(5, 40, seed=1))
     fmt = formats.Fixed(12, 6)
     expected = formats.quant_matmul(x.numpy(), weight.numpy().T, fmt, fmt, accumulate, every)
@@ -69,7 +69,7 @@ def test_every_so_many_sums(accumulate: str, every: int) -> None:
     )
 
 
-def test_it_is_fixed_matmul() -> None:
+def test_linear_equals_fixed_matmul() -> None:
     x, weight, bias = rounded(numbers(4, 30)), rounded(numbers(3, 30, seed=1)), rounded(numbers(3, seed=2))
     arrays = [formats.FixedArray(t.numpy().astype(np.float64), "fixed<8,4>") for t in (x, weight, bias)]
     expected = formats.fixed_matmul(arrays[0], arrays[1].T, "fixed<11,5,RND_CONV,SAT>", bias=arrays[2])
@@ -169,7 +169,7 @@ def test_convolutions(name: str) -> None:
         wide.weight.copy_(weight)
         if bias is not None:
             wide.bias.copy_(bias)
-    torch.testing.assert_close(wide(given), exact)  # an accumulator that loses nothing
+    torch.testing.assert_close(wide(given), exact)  # an accumulator that is exact
     assert torch.equal(wide(given[0]), wide(given)[0])
     if name == "strided":
         arrays = [formats.FixedArray(t.double().numpy(), "fixed<24,10>") for t in (given, weight, bias)]
@@ -208,7 +208,7 @@ def test_recurrent_layers(kind: str) -> None:
     )
     layer, x = getattr(ours, f"Quant{kind}")(5, 4, plan=coarse), numbers(6, 3, 5)
     without = ours.quantize_model(layer, ours.QuantPlan(coarse.weight, coarse.bias, coarse.input, coarse.output))
-    torch.testing.assert_close(layer(x)[0], without(x)[0], rtol=0, atol=1 / 128)  # one step where a tie falls
+    torch.testing.assert_close(layer(x)[0], without(x)[0], rtol=0, atol=1 / 128)  # one step where a tie occurs
     few = ours.quantize_model(
         layer, ours.QuantPlan(coarse.weight, coarse.bias, coarse.input, coarse.output, accumulator="fixed<8,4>")
     )

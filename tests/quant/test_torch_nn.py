@@ -54,7 +54,7 @@ def trained(module: Any, *inputs: Any) -> list[Any]:
 
 
 @every_quantizer
-def test_modules_travel(name: str) -> None:
+def test_modules_can_be_copied_and_saved(name: str) -> None:
     q = QUANTIZERS[name]()
     x = numbers(4, 6, 8)
     trained(q, x)  # initialises, and advances the counter
@@ -86,7 +86,7 @@ def test_compiled_modules(name: str) -> None:
         assert torch.equal(*grads)
 
 
-def test_fixed_points_are_initialized_so_that_the_largest_is_held() -> None:
+def test_the_initial_binary_point_holds_the_largest_number() -> None:
     for largest, width, expected in ((1.6, 4, 2), (1.0, 4, 2), (0.9, 4, 3), (100.0, 8, 0), (0.01, 8, 13), (0.0, 8, 7)):
         q = ours.FixedQuantizer(width)
         q(torch.tensor([largest, -largest / 3]))
@@ -99,8 +99,8 @@ def test_fixed_points_are_initialized_so_that_the_largest_is_held() -> None:
 
 @pytest.mark.parametrize("overflow", ["SAT", "SAT_ZERO", "SAT_SYM", "WRAP", "WRAP_SM"])
 @pytest.mark.parametrize("rounding", ["TRN", "RND", "RND_CONV", "RND_ZERO", "STOCHASTIC"])
-def test_the_first_point_is_calibrates(rounding: str, overflow: str) -> None:
-    """Nothing overflows in any mode, for a largest magnitude at and around a power of two."""
+def test_the_initial_binary_point_is_that_of_calibrate(rounding: str, overflow: str) -> None:
+    """Nothing overflows in any mode, for largest magnitudes at and near a power of two."""
     for width, signed in ((2, True), (4, True), (8, True), (4, False), (24, True)):
         if not signed and overflow == "WRAP_SM":
             continue
@@ -118,7 +118,7 @@ def test_the_first_point_is_calibrates(rounding: str, overflow: str) -> None:
 
 def test_the_point_with_the_least_error() -> None:
     x = numbers(4, 6, 500)
-    x[:, 0, 0] = 9.0  # one outlier costs all others two bits
+    x[:, 0, 0] = 9.0  # to hold one outlier, all others would lose two bits
     for axis in (None, 1):
         q = ours.FixedQuantizer(4, axis=axis, channels=axis and 6)
         q.initialize(x, method="mse")
@@ -132,7 +132,7 @@ def test_the_point_with_the_least_error() -> None:
         assert (q.point.min() if axis else q.point) >= 1
 
 
-def test_channels_have_points_of_their_own() -> None:
+def test_channels_have_their_own_points() -> None:
     x = numbers(4, 3, 50) * torch.tensor([0.01, 1.0, 30.0]).view(1, 3, 1)
     q = ours.FixedQuantizer(6, axis=1, channels=3)
     y = q(x)
@@ -167,7 +167,7 @@ def test_the_factor_of_the_gradient() -> None:
     torch.testing.assert_close(trained(channels[1], x)[-1], trained(channels[0], x)[-1] / (40 * 7) ** 0.5)
 
 
-def test_lsq_starts_as_the_paper_says() -> None:
+def test_lsq_starts_as_in_the_paper() -> None:
     x = numbers(400)
     q = ours.LSQQuantizer(4)
     q(x)
@@ -190,7 +190,7 @@ def test_random_rounding_is_repeated_from_a_counter() -> None:
     assert not torch.equal(first, second)
     assert torch.equal(second, quant.quantize(x, "int4<STOCHASTIC>", scale=0.5, rng=2**32 * 9 + 1))
     q.eval()
-    assert torch.equal(q(x), q(x))  # in eval mode the counter stands still
+    assert torch.equal(q(x), q(x))  # in eval mode the counter does not advance
     assert q.counter == 2
     torch.manual_seed(5)
     one = ours.FormatQuantizer("e5m2<STOCHASTIC>")
@@ -265,13 +265,13 @@ def test_without_formats_a_layer_is_torchs(name: str) -> None:
 
 
 @every_layer
-def test_layers_travel(name: str) -> None:
+def test_layers_can_be_copied_and_saved(name: str) -> None:
     make, _, shape = LAYERS[name]
     layer, x = make(PLAN), numbers(*shape)
     trained(layer, x)
     loaded = make(PLAN)
     loaded.load_state_dict(layer.state_dict())
-    loaded.gradient_quantizer.seed = layer.gradient_quantizer.seed  # drawn anew for each layer, and not in checkpoints
+    loaded.gradient_quantizer.seed = layer.gradient_quantizer.seed  # drawn for each layer, not in checkpoints
     expected = trained(copy.deepcopy(layer), x * 2)
     for other in (pickle.loads(pickle.dumps(layer)), loaded):
         assert_equal(trained(other, x * 2), expected)
@@ -361,7 +361,7 @@ def test_compiled_normalisations_have_the_same_output() -> None:
     x = numbers(3, 2, 6, 6)
     layers(x)
     layers.eval()
-    torch.testing.assert_close(compiled(layers)(x), layers(x), rtol=0, atol=1 / 8)  # one step where a tie falls
+    torch.testing.assert_close(compiled(layers)(x), layers(x), rtol=0, atol=1 / 8)  # one step where a tie occurs
 
 
 def test_exported_layers() -> None:

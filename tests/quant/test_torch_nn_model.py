@@ -100,7 +100,7 @@ def test_objects_are_copied_and_written_in_a_line() -> None:
     assert repr(table) == str(table) and dir(quant) == sorted(quant.__all__)
 
 
-def test_without_formats_a_model_stays_what_it_is() -> None:
+def test_without_formats_a_model_is_unchanged() -> None:
     model = network().eval()
     rounded = ours.quantize_model(model, ours.QuantPlan())
     x = numbers(3, 2, 6, 6)
@@ -123,7 +123,7 @@ def test_the_first_pattern_that_matches_counts() -> None:
     assert model.first.plan is PLAN
 
 
-def test_everything_else_of_a_layer_stays() -> None:
+def test_everything_else_in_a_layer_is_kept() -> None:
     model = network().eval()
     for parameter in model.head[0].parameters():
         parameter.requires_grad_(False)
@@ -179,11 +179,11 @@ def test_what_would_be_lost_is_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), patched)
     with pytest.raises(ValueError, match="'1' must be a layer whose forward is its class's own"):
         ours.quantize_model(model, PLAN, inplace=True)
-    assert type(model[0]) is torch.nn.Linear  # the model is not changed partly
+    assert type(model[0]) is torch.nn.Linear  # the model is not partially changed
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_transformer_layers_call_what_rounds_in_eval_mode_too() -> None:
+def test_transformer_layers_call_rounding_layers_in_eval_mode_too() -> None:
     torch.manual_seed(0)
     model = torch.nn.TransformerEncoder(
         torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0), 1
@@ -316,7 +316,7 @@ def test_names_that_no_state_has_are_refused_once_there_are_states() -> None:
         optimizer.step()
 
 
-def test_random_states_are_repeated_and_go_on() -> None:
+def test_random_states_are_reproducible_and_can_be_resumed() -> None:
     (one, rounding, _), (two, _, _) = steps("e5m2<STOCHASTIC>", rng=4), steps("e5m2<STOCHASTIC>", rng=4)
     assert torch.equal(one["exp_avg"], two["exp_avg"])
     assert not torch.equal(one["exp_avg"], steps("e5m2<STOCHASTIC>", rng=5)[0]["exp_avg"])

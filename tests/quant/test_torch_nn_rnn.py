@@ -15,7 +15,7 @@ from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import onnx, quant  # noqa: E402
 
 I, H, T, B = 5, 4, 6, 3
-#: Format so fine that nothing is lost: the loop runs and gives torch's results
+#: A format so fine that no digits are lost: the loop runs and gives torch's results
 FINE = ours.QuantPlan(output="fixed<50,4,RND,SAT>", state="fixed<50,4,RND,SAT>")
 COARSE = ours.QuantPlan(
     weight=ours.FixedQuantizer(6, axis=0),
@@ -110,7 +110,7 @@ def test_gradients_of_gates_are_rounded() -> None:
 
 @every_shape
 @every_kind
-def test_layers_travel(kind: str, shape: str) -> None:
+def test_layers_can_be_copied_and_saved(kind: str, shape: str) -> None:
     layer, _ = pair(kind, shape, COARSE)
     x = numbers(T, B, I) if "batch" not in shape else numbers(B, T, I)
     layer(x)
@@ -197,7 +197,7 @@ def test_autocast_is_that_of_the_layer(kind: str, shape: str, incoming: Any) -> 
 
 @pytest.mark.parametrize("plan", [ours.QuantPlan(), FINE], ids=["compiled", "loop"])
 @every_kind
-def test_dtypes_and_devices_that_do_not_go_together(kind: str, plan: Any) -> None:
+def test_mismatched_dtypes_and_devices(kind: str, plan: Any) -> None:
     layer, name, x = getattr(ours, f"Quant{kind}")(I, H, plan=plan), f"Quant{kind}", numbers(T, B, I).float()
     wrong = [x.double(), x.bfloat16(), x.half(), x.int(), x.to(torch.complex64), x.bool()]
     for y in wrong:
@@ -224,14 +224,14 @@ def test_dtypes_and_devices_that_do_not_go_together(kind: str, plan: Any) -> Non
 
 
 @pytest.mark.parametrize("weight", [torch.zeros(4 * H, I + 1), torch.zeros(4 * H, I, dtype=torch.bfloat16)])
-def test_weights_that_do_not_go_together(weight: Any) -> None:
+def test_mismatched_weights(weight: Any) -> None:
     layer = ours.QuantLSTM(I, H)
     with pytest.raises(ValueError, match=r"^QuantLSTM: weight_\w+_l0 must have shape .*, (float32|bfloat16), got"):
         torch.func.functional_call(layer, {"weight_ih_l0": weight}, (numbers(T, B, I).float(),))
 
 
 @every_kind
-def test_what_runs_the_layers_by_itself_would_not_round(kind: str) -> None:
+def test_functions_that_would_bypass_the_rounding_are_refused(kind: str) -> None:
     layer = getattr(ours, f"Quant{kind}")(I, H, plan=COARSE)
     message = rf"must run the forward of torch.nn's .*, got a Quant{kind} with another one$"
     with pytest.raises(TypeError, match=f"^StreamingRNN: module {message}"):
@@ -240,7 +240,7 @@ def test_what_runs_the_layers_by_itself_would_not_round(kind: str) -> None:
         onnx.export(layer)
 
 
-def test_dropout_lies_between_layers() -> None:
+def test_dropout_is_between_layers() -> None:
     layer = ours.QuantLSTM(I, H, num_layers=2, dropout=0.9, plan=FINE)
     x = numbers(T, B, I).float()
     assert not torch.equal(layer(x)[0], layer(x)[0])

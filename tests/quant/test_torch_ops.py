@@ -1,4 +1,4 @@
-"""The ops of rounding under torch's own checks, torch.compile, torch.export, and tensors that have no data."""
+"""The rounding ops under torch's own checks, torch.compile, torch.export, and on tensors without data."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def outcome(function: Any, *given: Any) -> list[Any]:
     return [*outputs, *torch.autograd.grad(sum(y.square().sum() for y in outputs), leaves)]
 
 
-A_FORMAT = formats.Fixed(6, 3, rounding="RND", overflow="SAT")  # created outside of the compiled function
+A_FORMAT = formats.Fixed(6, 3, rounding="RND", overflow="SAT")  # created outside the compiled function
 FUNCTIONS: dict[str, Any] = {
     "quantize": lambda x, s: ours.quantize(torch.tanh(x) * 9, "e4m3fn", scale=s.abs()) * 2,
     "quantize a format": lambda x, s: ours.quantize(x * s, A_FORMAT),
@@ -103,7 +103,7 @@ def test_compile_of_codes() -> None:
         assert_equal([compiled(round_trip)(numbers(3, 70))], [round_trip(numbers(3, 70))])
 
 
-def test_what_only_data_show_is_checked_when_it_runs() -> None:
+def test_values_are_checked_at_run_time() -> None:
     fast = compiled(lambda x, point: ours.fixed_point(x, 5, point))
     fast(numbers(3), torch.tensor(2.0))
     with pytest.raises(ValueError, match="fixed_point: point must be from -126 to 126, got nan"):
@@ -155,7 +155,7 @@ print("done")
 """
 
 
-def test_tensors_without_data_have_shapes_alone() -> None:
+def test_tensors_without_data_have_only_shapes() -> None:
     assert assert_runs("-X", "faulthandler", "-W", "ignore", "-c", WITHOUT_DATA).split() == ["done"]
 
 

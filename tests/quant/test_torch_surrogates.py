@@ -1,4 +1,4 @@
-"""Every option that changes a gradient, against finite differences of the surrogate that docs/quant/training.md names.
+"""Every option that changes a gradient, against finite differences of the surrogate in docs/quant/training.md.
 
 With v = x / s, r the rounded v and q the number of the format for r, y = q s is differentiated as if
 
@@ -242,8 +242,8 @@ def test_the_step_of_a_module_may_have_any_sign(run: Run, sign: float) -> None:
     "text", ["fixed<6,3,RND,SAT>", "ufixed<6,3,TRN,SAT_ZERO>", "int5", "uint3", "e4m3fn", "posit<6,1>"]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_saturates_is_proportional_to_the_scale(run: Run, text: str, ste: str, dtype: Any) -> None:
-    """Beyond the range y is the end of the range times s, so finite differences of y itself give the slope."""
+def test_saturated_numbers_are_proportional_to_the_scale(run: Run, text: str, ste: str, dtype: Any) -> None:
+    """Beyond the range, y is the end of the range times s, so finite differences of y itself give the slope."""
     _, high, _ = quant.range_of(text)
     x = torch.linspace(1.6, 3.0, 20, dtype=dtype) * high * 0.5
     scale = torch.tensor(0.5, dtype=dtype, requires_grad=True)

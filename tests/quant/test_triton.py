@@ -1,4 +1,4 @@
-"""Rounding on a GPU: every format has the CPU's bits, in the interpreter and on a card."""
+"""Rounding on a GPU: every format has the CPU's bits, in the interpreter and on a device."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_sizes(gpu: Gpu, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("fmt", ["mxfp4_e2m1<16>", "nvfp4", "bfp<6,8>", "nf4", "mxfp8_e5m2<5>"])
-def test_blocks_lie_along_the_axis(gpu: Gpu, fmt: str, axis: int) -> None:
+def test_blocks_run_along_the_axis(gpu: Gpu, fmt: str, axis: int) -> None:
     check(gpu, some_numbers(20, 6, 35), fmt, axis=axis)
 
 
@@ -207,7 +207,7 @@ def test_nan_is_kept_replaced_or_refused(gpu: Gpu) -> None:
     for fmt in FORMATS:
         if fmt != "nf4":  # a NaN in a table format makes its block NaN
             check(gpu, x, fmt, nan=1.25, rng=1)
-    for fmt in ("int8", "e4m3fn", "fixed<8,4,RND,SAT>"):  # it replaces NaN before the scale is computed
+    for fmt in ("int8", "e4m3fn", "fixed<8,4,RND,SAT>"):  # NaN is replaced before the scale is computed
         y = gpu.run(lambda fmt=fmt: ours.quantize(gpu.put(x), fmt, scale=0.5, nan=3.0))
         same(y, quant.quantize(x, fmt, scale=0.5, nan=3.0, backend="reference"))
     for fmt in ("int8", "e2m1"):
@@ -217,7 +217,7 @@ def test_nan_is_kept_replaced_or_refused(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize("fmt", ["int8", "e2m1", "fixed<8,4,STOCHASTIC,SAT>", "fixed<60,30,RND,SAT>", "pow2<-6,2>"])
 def test_nan_is_found_while_numbers_are_rounded(gpu: Gpu, fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no pass over x before, which would read it twice."""
+    """There is no separate pass over x, which would read it twice."""
     x = np.linspace(-1.5, 1.5, 2 * 1024 + 5, dtype=np.float32)
     expected = ours.quantize(torch.from_numpy(x), fmt, rng=3), ours.encode(torch.from_numpy(x), fmt, rng=3)
     monkeypatch.setattr(torch, "isnan", None)

@@ -1,4 +1,4 @@
-"""Codes, gradients and quantizers on a GPU equal the CPU's, in the interpreter and on a card."""
+"""Codes, gradients and quantizers on a GPU equal the CPU's, in the interpreter and on a device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.quant.gpu import Gpu, same  # noqa: E402
 from tests.quant.torch_cases import FORMATS, some_numbers  # noqa: E402
 
 every_format = pytest.mark.parametrize("fmt", FORMATS)
-#: Formats whose codes have more bits than a table
+#: Formats whose codes have too many bits for a lookup table
 WIDE = ("fixed<60,30>", "ufixed<64,64>", "fixed<24,1000>", "int32", "fp32", "float<9,20,fn>", "float<8,15,fnuz>")
 WIDE += ("ufloat<10,12,none>", "posit<32,2>", "posit<19,0>")
 
@@ -114,7 +114,7 @@ def test_codes_with_scales_of_channels(gpu: Gpu) -> None:
     same(y, quant.decode(codes, "int32", scale=scale, zero_point=zero + 2**30, dtype=np.float32))
 
 
-def test_elements_beyond_float32_meet_their_scale_in_float64(gpu: Gpu) -> None:
+def test_elements_beyond_float32_are_scaled_in_float64(gpu: Gpu) -> None:
     x = torch.tensor([1.0, 2.0, 3.0, -7.5, 1e30, 2e-3, 3.0, -7.5e30])
     for fmt in ("mx<float<8,3,none>,4>", "mx<float<9,3>,4>"):
         codes = ours.encode(x, fmt)
@@ -144,7 +144,7 @@ def _check_packed(gpu: Gpu, fmt: str, seed: int) -> None:
         same(gpu.run(lambda n=shape[-1], p=packed: gpu_codes.unpack(p, fmt, n)), codes, fmt)
 
 
-def test_what_cannot_be_unpacked(gpu: Gpu) -> None:
+def test_unpack_refuses_wrong_bytes_and_sizes(gpu: Gpu) -> None:
     packed = gpu.put(torch.zeros(3, dtype=torch.uint8))
     with pytest.raises(
         ValueError, match=r"unpack: packed must have 2 bytes along the last axis for 4 codes, got \(3,\)"
@@ -208,7 +208,7 @@ def test_gradients_of_scales(gpu: Gpu, fmt: str, shape: tuple[int, ...]) -> None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_learned_binary_points(gpu: Gpu, dtype: Any) -> None:
     x = torch.from_numpy(some_numbers(4, 6, 35, dtype=np.float64)).to(dtype)
-    x[0, 0, 0] = -1e-30  # a step down where numbers are rounded down
+    x[0, 0, 0] = -1e-30  # one step lower where numbers are rounded down
     for point in (torch.tensor(3.4), torch.tensor([2.5, -20.2, 4.0, 120.0, 0.0, -60.0]).view(1, 6, 1)):
         for how in (
             {"rounding": "RND", "overflow": "SAT"},

@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 def arrays(x: Array) -> list[Array]:
-    """Call the functions on arrays: a result is what its annotation says, or mypy refuses the assignment."""
+    """Call the functions on arrays: mypy refuses the assignment of a result whose type is not the annotated one."""
     codes: Array = quant.encode(x, "int8")
     fixed: Array = quant.encode(x, quant.Fixed(8, 4, rounding="RNE"), rng=np.random.default_rng(0), nan=0.0)
     blocks: quant.Blocks = quant.encode(x, quant.NVFP4(), scale=0.5)
