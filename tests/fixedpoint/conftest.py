@@ -1,4 +1,4 @@
-"""One thread for the libraries whose functions the solvers call: the problems are small, and waiting threads spin."""
+"""Limits the libraries that the solvers call to one thread: the problems are small, and waiting threads spin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ except ImportError:
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread_of_blas() -> Iterator[None]:
-    """Products of NumPy and SciPy; the kernels' own threads are as in other tests."""
+    """Limit the products of NumPy and SciPy; the kernels' own threads are as in other tests."""
     if threadpool_limits is None:
         yield
         return
@@ -25,6 +25,6 @@ def one_thread_of_blas() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_thread_of_torch() -> None:
-    """Restored after each test, like every other number of threads."""
+    """Restore the number after each test, like every other number of threads."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

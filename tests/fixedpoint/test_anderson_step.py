@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 
 class AndersonHistory:
-    """The method alone, as the solver calls it."""
+    """The method without the solver, called as the solver calls it."""
 
     def __init__(self, samples: int, n: int, m: int, dtype: str) -> None:
         space = NumPySpace()
@@ -67,7 +67,7 @@ def test_residuals_are_those_of_gmres() -> None:
     M, b = affine(n, 2)
     A = np.eye(n) - M
     xs, _ = trajectory(n, steps, 2, m=n)
-    krylov = np.stack([np.linalg.matrix_power(A, j) @ b for j in range(1, steps)], axis=1)  # A times the space
+    krylov = np.stack([np.linalg.matrix_power(A, j) @ b for j in range(1, steps)], axis=1)  # A times the Krylov space
     for k in range(1, steps):
         # Anderson's iterate k + 1 is the map's value at GMRES iterate k, which minimises the residual.
         c, *_ = np.linalg.lstsq(krylov[:, :k], b, rcond=None)

@@ -1,4 +1,4 @@
-"""Wrong arguments of fixed_point: one sentence each, before f is called or at what f returns."""
+"""Wrong arguments of fixed_point: one sentence each, before f is called or about the result of f."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("error", "message", "wrong"), WRONG, ids=[message[:40] for _, message, _ in WRONG])
-def test_one_sentence_says_what_is_wrong(error: type[Exception], message: str, wrong: dict[str, Any]) -> None:
+def test_wrong_arguments_raise_one_sentence(error: type[Exception], message: str, wrong: dict[str, Any]) -> None:
     given: dict[str, Any] = {"f": np.cos, "x0": X, **wrong}
     with pytest.raises(error, match=f"^fixed_point: {message}"):
         fixed_point(given.pop("f"), given.pop("x0"), **given)

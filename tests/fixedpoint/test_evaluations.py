@@ -1,4 +1,4 @@
-"""Evaluations of f to the same residual: on no map more than torchdeq or SciPy needs."""
+"""Evaluations of f to the same residual: on no map more than torchdeq or SciPy need."""
 
 from __future__ import annotations
 

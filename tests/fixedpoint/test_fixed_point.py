@@ -56,7 +56,7 @@ def test_every_method_solves_a_contraction(method: Any, dtype: str, samples: int
 
 @pytest.mark.parametrize("method", [*METHODS[:7], "halpern"])
 def test_a_sample_depends_on_no_other_and_costs_nothing_once_done(method: Any) -> None:
-    """The maps differ in their rates, so that the samples end at different steps."""
+    """The maps have different rates, so that the samples end at different steps."""
     rates = np.array([0.1, 0.9, 0.3, 0.7])[:, None]
     x0 = np.ones((4, 5)) * np.arange(1, 6)
     sizes = []
@@ -72,14 +72,14 @@ def test_a_sample_depends_on_no_other_and_costs_nothing_once_done(method: Any) -
     alone = [fixed_point(f, x0[i : i + 1], args=(rates[i : i + 1],), **how) for i in range(4)]
     error = 1e-6 if method == "newton_krylov" else 1e-9
     assert np.allclose(found.value, np.concatenate([each.value for each in alone]), rtol=error, atol=0)
-    if method != "newton_krylov":  # whose inner iterations end together
+    if method != "newton_krylov":  # its inner iterations end together
         assert found.steps.tolist() == [int(each.steps[0]) for each in alone]
         assert sum(sizes[: len(found.history)]) == found.evaluations.sum()
     whole = fixed_point(lambda x: f(x, rates), x0, compact=False, **how)
     assert np.array_equal(whole.value, found.value) and whole.steps.tolist() == found.steps.tolist()
 
 
-def test_without_compaction_f_gets_all_rows() -> None:
+def test_without_compaction_f_receives_all_rows() -> None:
     seen = []
     rates = np.array([[0.1], [0.8]])
 
@@ -186,7 +186,7 @@ def test_the_best_iterate_is_kept_where_a_later_one_is_nan() -> None:
 
 
 def test_accelerated_methods_return_to_the_best_iterate() -> None:
-    """A map that is not finite far from its fixed point: the iterate goes back and the sample still converges."""
+    """For a map that is not finite far from its fixed point, the iterate is reset and the sample still converges."""
 
     def f(x: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -198,7 +198,7 @@ def test_accelerated_methods_return_to_the_best_iterate() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_map_of_spectral_radius_above_one_counts_as_solved(method: Any) -> None:
-    """Symmetric maps with eigenvalues from -1.5 to 0.5: the value is right, or the reason is not "converged"."""
+    """Symmetric maps with eigenvalues from -1.5 to 0.5: the value is correct, or the reason is not "converged"."""
     rng = np.random.default_rng(3)
     Q, _ = np.linalg.qr(rng.normal(size=(12, 12)))
     M, b = Q @ np.diag(np.linspace(-1.5, 0.5, 12)) @ Q.T, rng.normal(size=(2, 12))
@@ -251,7 +251,7 @@ def test_norms_of_huge_and_tiny_numbers_keep_their_digits(scale: float, norm: An
     assert np.isclose(found.residual[0], {"l2": 5, "rms": 2.5, "inf": 4}[norm] * scale, rtol=1e-14)
 
 
-def test_a_norm_of_ones_own_and_the_span() -> None:
+def test_custom_norms_and_the_span() -> None:
     found = fixed_point(np.cos, np.ones((3, 2)), norm=lambda x: np.abs(x).sum(axis=1))
     assert found.converged.all() and (found.residual <= 1e-8 * np.abs(np.cos(found.value)).sum(axis=1)).all()
     # x <- x + 1 has no fixed point, but its differences are constant: the span of f(x) - x is 0.
@@ -280,7 +280,7 @@ def test_a_warm_start_reuses_the_history(method: Any) -> None:
 def test_kernels_agree_with_plain_operations(
     dtype: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The operations of arrays serve where the kernels do not run, as on cards."""
+    """Array operations are used where the kernels do not run, as on GPUs."""
     M, b = affine(5, 40, dtype, 0.95, seed=4)
     how: dict[str, Any] = {"args": (b,), "rtol": 1e-4, "max_steps": 30, **options}
 
@@ -295,12 +295,12 @@ def test_kernels_agree_with_plain_operations(
 
     monkeypatch.setattr(NumPySpace, "check_leaf", without_kernels)
     plain = solution()
-    # One ridge of eps: rounding moves the least squares' directions that are almost dependent, within the tolerance.
+    # With a ridge of eps, rounding moves almost dependent directions of the least squares, within the tolerance.
     assert np.abs(plain.steps - kernel.steps).max() <= 1 and np.allclose(plain.value, kernel.value, atol=1e-2)
     assert np.allclose(plain.history[:4], kernel.history[:4], rtol=1e3 * EPS[dtype], atol=1e3 * EPS[dtype])
 
 
-def test_newton_takes_a_derivative() -> None:
+def test_newton_uses_a_given_derivative() -> None:
     c, x0 = np.array([[0.5], [3.0]]), np.ones((2, 4))
     seen = []
 
@@ -313,13 +313,13 @@ def test_newton_takes_a_derivative() -> None:
     assert seen and given.converged.all() and np.allclose(given.value, differences.value, atol=1e-10)
 
 
-def test_chebyshev_estimates_or_takes_bounds_and_refuses_other_maps() -> None:
+def test_chebyshev_estimates_its_bounds_and_refuses_other_maps() -> None:
     M, b = affine(2, 30, radius=0.98, seed=5)
     low, high = np.linalg.eigvalsh(M)[[0, -1]]
     how: dict[str, Any] = {"method": "chebyshev", "rtol": 1e-9, "compact": False}
     given = fixed_point(lambda x: x @ M + b, np.zeros_like(b), bounds=(float(low), float(high)), **how)
     estimated = fixed_point(lambda x: x @ M + b, np.zeros_like(b), **how)
-    # The error falls by (sqrt(k) - 1) / (sqrt(k) + 1) a step, with k the condition number of I - M.
+    # The error falls by (sqrt(k) - 1) / (sqrt(k) + 1) per step, with k the condition number of I - M.
     root = np.sqrt((1 - low) / (1 - high))
     expected = np.log(2e9 * (1 - low) / (1 - high)) / np.log((root + 1) / (root - 1))
     assert given.steps.max() <= expected and estimated.steps.max() <= 2 * expected
@@ -332,7 +332,7 @@ def test_chebyshev_estimates_or_takes_bounds_and_refuses_other_maps() -> None:
         fixed_point(lambda x: 2 * x, np.ones((2, 2)), method="chebyshev")
 
 
-def test_a_callback_sees_and_ends() -> None:
+def test_callbacks_observe_and_stop() -> None:
     seen: list[FixedPointProgress] = []
 
     def callback(progress: FixedPointProgress) -> bool:
@@ -368,7 +368,7 @@ def test_threads_change_no_bit(method: Any, n: int) -> None:
 )
 @pytest.mark.parametrize("kind", [1, 2])
 def test_a_narrow_history_reaches_the_same_residual(dtype: str, narrow: str, kind: int) -> None:
-    """Differences that are rounded still shrink with the residual: the fixed point is that of f in full precision."""
+    """Rounded differences still shrink with the residual: the fixed point is that of f in full precision."""
     M, b = affine(4, 50, dtype, 0.95, seed=6)
     how: dict[str, Any] = {"args": (b,), "rtol": 100 * EPS[dtype], "kind": kind, "throw": True}
     full = fixed_point(lambda x, b: x @ M.T + b, np.zeros_like(b), **how)

@@ -13,7 +13,7 @@ from tests.support.cases import Array
 
 
 class LeastSquares:
-    """The components a_i (a_i . x - b_i) of a sum, with rows a_i of length 1 and a falling spectrum; counts them."""
+    """The components a_i (a_i . x - b_i) of a sum, with unit rows a_i and a decaying spectrum; counts evaluations."""
 
     def __init__(self, n: int = 20000, d: int = 50) -> None:
         rng = np.random.default_rng(0)
@@ -39,12 +39,12 @@ def epochs(problem: LeastSquares, residual: float, **how: Any) -> float:
     found = monotone.halpern_vr(problem, nothing, np.zeros(problem.d), rtol=0, atol=residual, **how)
     assert found.evaluations == problem.count and found.converged
     norm = np.linalg.norm(problem(found.value, None))
-    assert norm <= residual and abs(norm - found.residual) < 1e-12  # of the last iterate, whose F is known
+    assert norm <= residual and abs(norm - found.residual) < 1e-12  # that of the last iterate, whose F is known
     return found.evaluations / problem.n
 
 
 def test_epochs_of_the_reference() -> None:
-    """Within 40% of the reference's evaluations, on data of the same kind; its order of the methods holds."""
+    """Within 40% of the reference's evaluations on the same kind of data, with the same ranking of the methods."""
     problem = LeastSquares()
     assert abs(np.linalg.norm(problem(np.zeros(50), None)) - 0.269) < 0.01
     ours = [epochs(problem, residual) for residual in (0.03, 0.01, 0.003)]
@@ -55,7 +55,7 @@ def test_epochs_of_the_reference() -> None:
         problem, 0.01, probability=1.0, step=1 / float(np.linalg.norm(problem.A, 2) ** 2 / problem.n)
     )
     assert ours[1] < 0.8 * deterministic and theory > 1.5 * ours[0]
-    assert ours[2] < 300  # where the deterministic method needs more
+    assert ours[2] < 300  # the deterministic method needs more
 
 
 class Game:

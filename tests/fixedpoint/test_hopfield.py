@@ -1,4 +1,4 @@
-"""hopfield_update and hopfield_energy on arrays: equations, specification, theory, layouts, hostile values, errors."""
+"""hopfield_update and hopfield_energy on arrays: equations, specification, theory, layouts, extreme values, errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scipy_update(x: Array, stored: Array, beta: Any, bias: Any = 0.0) -> Array:
 
 
 def terms(S: int, D: int, beta: float) -> int:
-    """Return the number of roundings: an error of z, a sum of D terms times beta, is one of its exponential."""
+    """Return the number of roundings: an error of z, a sum of D terms times beta, is also one of its exponential."""
     return S + int((1 + beta) ** 2) * D
 
 
@@ -68,7 +68,7 @@ def test_kernel_is_the_specification(dtype: Any) -> None:
         lead, steps, beta = ((), (2,), (1, 3), (2, 1, 2))[i % 4], i % 3 + 1, (0.5, 3.0, 12.0)[i // 4 % 3]
         x, stored = case(lead, L, S, D, dtype, i)
         before = x
-        for step in range(1, steps + 1):  # one after the other, as an update may enlarge the errors of those before it
+        for step in range(1, steps + 1):  # one at a time, as an update may amplify the errors of earlier ones
             found = hopfield_update(x, stored, beta=beta, steps=step)
             expected = scipy_update(before, stored, beta)
             assert_close(found.value, expected, terms(S, D, beta), name=f"{(lead, L, S, D)}")
@@ -84,8 +84,8 @@ def test_kernel_is_the_specification(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_each_query_stops_on_its_own(dtype: Any) -> None:
-    """What is found for a query does not depend on the others, nor do its steps, and it is a fixed point."""
+def test_each_query_stops_independently(dtype: Any) -> None:
+    """The result and the steps of a query do not depend on the others, and the result is a fixed point."""
     x, stored = case((), 150, 40, 8, dtype)
     x[::3] = stored[0]
     how: dict[str, Any] = {"beta": 8.0, "rtol": 1e-4}
@@ -93,7 +93,7 @@ def test_each_query_stops_on_its_own(dtype: Any) -> None:
     assert every.converged.all() and every.reason == "converged" and len(np.unique(every.steps)) > 3
     once_more = hopfield_update(every.value, stored, beta=8.0, steps=1)
     moved, size = np.linalg.norm(once_more.value - every.value, axis=-1), np.linalg.norm(every.value, axis=-1)
-    assert (moved <= 1e-4 * size * (1 + 1e-3)).all()  # the map contracts there, or the query would have gone on
+    assert (moved <= 1e-4 * size * (1 + 1e-3)).all()  # the map contracts there, or the query would have continued
     for i in (0, 1, 77, 149):
         alone = hopfield_update(x[i : i + 1], stored, **how)
         assert_same_bits(alone.value[0], every.value[i])
@@ -135,7 +135,7 @@ def test_retrieval_is_within_the_bound_of_the_paper() -> None:
     far = np.maximum(np.linalg.norm(x - stored, axis=1), np.linalg.norm(fixed - stored, axis=1))
     bound = 2 * (N - 1) * np.exp(-beta * (separation - 2 * far * M)) * M
     error = np.linalg.norm(hopfield_update(x, stored, beta=beta, steps=1).value - stored, axis=1)
-    assert (bound < 1e-3).all()  # it says something
+    assert (bound < 1e-3).all()  # the bound is not vacuous
     assert (error <= bound + 1e-14 * M).all()
 
 
@@ -174,7 +174,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_masks(dtype: Any) -> None:
-    """A bool, a bias and missing patterns are the same; of a query that sees nothing, 0 is left."""
+    """A bool mask, a bias and omitted patterns are equivalent; a query that sees no pattern becomes 0."""
     x, stored = case((2,), 70, 130, 6, dtype)
     rng = np.random.default_rng(4)
     shared, own = rng.random((2, 1, 130)) < 0.5, rng.random((70, 130)) < 0.5
@@ -228,7 +228,7 @@ def test_hostile_values_stay_in_their_query(dtype: Any) -> None:
     assert_same_bits(huge.value, large[(stored @ stored.T).argmax(axis=1)])
 
 
-def test_what_does_not_converge_says_so() -> None:
+def test_failures_to_converge_are_reported() -> None:
     x, stored = case((), 30, 20, 4, "float64")
     with pytest.warns(fastiter.ConvergenceWarning, match="hopfield_update: every query must converge") as caught:
         found = hopfield_update(x, stored, beta=6.0, max_steps=2, rtol=1e-12)

@@ -1,4 +1,4 @@
-"""Maps that write to memory of their own or to x: the same solution, or a refusal."""
+"""Maps that reuse their own memory have the same solution; maps that write to x are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_map_that_changes_its_argument_is_refused() -> None:
         fixed_point(halved, np.ones((2, 3)))
     with pytest.raises(ValueError, match="read-only"):
         fixed_point(lambda x: (halved(x[0]), x[1]), (np.ones((2, 3)), np.ones((2, 1))))
-    found = fixed_point(lambda x: x, np.ones((2, 3)))  # the identity returns what is read-only
+    found = fixed_point(lambda x: x, np.ones((2, 3)))  # the identity returns its read-only argument
     found.value[:] = 0  # the result is not
     assert found.converged.all()
 
@@ -66,7 +66,7 @@ def lasso() -> tuple[Any, Any, Any, float]:
 
 
 def reusing(f: Any) -> Any:
-    """Return the function with one array for all of its results."""
+    """Return the function with a single array for all its results."""
     out = np.empty(10)
 
     def call(*args: Any) -> Any:

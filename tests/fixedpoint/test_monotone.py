@@ -89,8 +89,8 @@ def coupling(n: int, m: float = 0.1) -> Array:
     return np.asarray(np.kron(np.eye(n), np.ones((2, 2))) * gram - gram)
 
 
-#: Steps of the reference for n = 10 and n = 40, None where it does not converge. Its fields b are not known; with ours,
-#: of the size at which the numbers agree best, a method may need a third more.
+#: Steps of the reference for n = 10 and n = 40, None if it does not converge. Its fields b are not known; with ours, of
+#: the size at which the numbers agree best, a method may need a third more.
 STEPS = {
     ("forward_backward", 0.125): (104, None),
     ("forward_backward", 0.05): (234, 233),
@@ -177,7 +177,7 @@ def test_matrix_game_against_linear_programming(average: bool) -> None:
     assert found.converged
     best, worst = float((x @ GAME).max()), float((GAME @ y).min())
     assert worst - 1e-12 <= value_of_the_game() <= best + 1e-12 and best - worst <= gap * (1 + 1e-9)
-    if average:  # the rate of the theory: L (log 7 + log 5) / steps
+    if average:  # the theoretical rate: L (log 7 + log 5) / steps
         assert found.steps <= np.abs(GAME).max() * np.log(35) / gap
 
 
@@ -194,7 +194,7 @@ def test_the_same_game_by_euclidean_methods() -> None:
 
 
 def test_a_rotation_is_solved_or_reported() -> None:
-    """Forward-backward leaves the origin; it says so, and the two methods for monotone operators return to it."""
+    """Forward-backward diverges from the origin and reports it; the two methods for monotone operators return to it."""
 
     def turned(z: Array) -> Array:
         return np.array([z[1], -z[0]])
@@ -206,7 +206,7 @@ def test_a_rotation_is_solved_or_reported() -> None:
         assert np.abs(method(lambda y, t: y, turned, np.ones(2), lipschitz=1.0, atol=1e-9).value).max() < 1e-7
 
 
-def test_a_tiny_step_is_not_taken_for_convergence() -> None:
+def test_a_tiny_step_is_not_mistaken_for_convergence() -> None:
     with pytest.warns(ConvergenceWarning, match="'max_steps'"):
         found = monotone.forward_backward(soft, lasso_gradient, np.zeros(8), step=1e-12, max_steps=20)
     assert not found.converged and found.residual > 1

@@ -1,4 +1,4 @@
-"""Proximal operators on arrays: against the specification, closed forms of others, optimality and special values."""
+"""Proximal operators on arrays: the specification, closed forms from other sources, optimality and special values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastiter.fixedpoint import prox, reference_prox
 from tests.support.cases import Array
 
 DTYPES = [np.float32, np.float64]
-#: A group within one vector, beyond it, beyond the tiles of groups side by side
+#: A group within one vector, a longer one, and one larger than the tiles of adjacent groups
 SIZES = [1, 2, 7, 20, 97, 300]
 GROUPS = {
     "simplex": (prox.project_simplex, (1.0, 0.0, 30.0)),
@@ -31,7 +31,7 @@ def points(size: int, scale: float, dtype: Any, count: int = 9) -> Array:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_equal_the_specification(name: str, dtype: Any) -> None:
-    """A sum of `size` roundings in the threshold, and what the parameter magnifies."""
+    """The error is that of `size` roundings in the threshold, amplified by the parameter."""
     function, parameters = GROUPS[name]
     eps = float(np.finfo(dtype).eps)
     for size in SIZES:
@@ -87,7 +87,7 @@ def test_special_values_of_groups(size: int, dtype: Any) -> None:
     for function in (prox.project_simplex, prox.prox_softmax_entropy):
         np.testing.assert_allclose(function(huge), 1 / size, rtol=16 * np.finfo(dtype).eps)
         np.testing.assert_allclose(function(huge * dtype(-1)), 1 / size, rtol=16 * np.finfo(dtype).eps)
-    assert np.isnan(prox.project_l1_ball(huge)).all()  # whose sum overflows
+    assert np.isnan(prox.project_l1_ball(huge)).all()  # the sum overflows
     apart = np.array([[1e30, 1.0, -1e30]], dtype)
     np.testing.assert_array_equal(prox.project_simplex(apart), [[1, 0, 0]])
     np.testing.assert_array_equal(prox.prox_softmax_entropy(apart, 0.1), [[1, 0, 0]])
@@ -95,7 +95,7 @@ def test_special_values_of_groups(size: int, dtype: Any) -> None:
     np.testing.assert_array_equal(prox.project_l1_ball(tiny), tiny)
 
 
-def test_l1_ball_leaves_points_inside_as_they_are() -> None:
+def test_points_inside_the_l1_ball_are_unchanged() -> None:
     y = points(20, 0.01, np.float32)
     np.testing.assert_array_equal(prox.project_l1_ball(y), y)
     assert np.signbit(prox.project_l1_ball(np.array([-0.0, 3.0])))[0]
@@ -147,7 +147,7 @@ def test_entropy_of_special_values() -> None:
     assert prox.prox_entropy(np.array([3e38], np.float32), 1.0)[0] == np.float32(3e38)
 
 
-#: Operators with f as it is written, and whether the groups are those of the last axis
+#: Operators with the definition of f, and whether the groups are along the last axis
 FUNCTIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], float]]] = {
     "l1": (lambda y: prox.prox_l1(y, 0.7), lambda x: 0.7 * float(np.abs(x).sum())),
     "l2": (lambda y: prox.prox_l2(y, 0.7), lambda x: 0.7 * float(np.linalg.norm(x))),
@@ -225,7 +225,7 @@ def test_projections_against_scipy(name: str) -> None:
         np.testing.assert_allclose(project(project(y)), project(y), atol=1e-14)
 
 
-def test_moreau_and_many_points() -> None:
+def test_moreau_decompositions_and_many_points() -> None:
     y = points(9, 2.0, np.float64)
     np.testing.assert_allclose(prox.prox_linf(y, 1.2) + prox.project_l1_ball(y, 1.2), y, atol=1e-15)
     np.testing.assert_allclose(prox.prox_l1(y, 1.2) + prox.project_box(y, -1.2, 1.2), y, atol=1e-15)

@@ -97,7 +97,7 @@ def test_shift(axis: int) -> None:
 
 
 def test_a_shifted_plan_is_a_better_start() -> None:
-    """A moving average of a track that moves on by one sample: the last plan shifted is close to the next one."""
+    """A moving average of a track that advances by one sample: the last plan, shifted, is close to the next one."""
     t = np.arange(40.0)[None]
 
     def plan(first: float) -> Any:

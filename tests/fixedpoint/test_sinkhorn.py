@@ -48,7 +48,7 @@ def test_kernel_is_the_specification(dtype: str, n: int, m: int, epsilon: float)
     found = run_steps(C, a, b, epsilon, 6)
     wide = [x.astype(np.float64) for x in (C, a, b)]
     f, g = reference.sinkhorn(wide[0], wide[1], wide[2], epsilon, found.steps)
-    # Each update rounds a log of a sum, in units of epsilon, and potentials and costs of size about 1.
+    # Each update rounds the log of a sum, in units of epsilon, and potentials and costs of magnitude about 1.
     error = 40 * float(np.finfo(dtype).eps) * (1 + epsilon * np.log(n * m + 1))
     assert found.value[0].dtype == dtype
     assert np.abs(found.value[0] - f).max() <= error and np.abs(found.value[1] - g).max() <= error
@@ -76,13 +76,13 @@ def test_a_batch_is_its_problems_on_any_number_of_threads() -> None:
             alone = run(threads, C[k], a[k], b[k])
             assert np.array_equal(alone.value[0], found.value[0][k]) and alone.steps == found.steps[k]
             assert np.isclose(alone.cost, found.cost[k], rtol=1e-14)
-    assert len(set(found.steps.tolist())) > 1  # each problem has its own end
+    assert len(set(found.steps.tolist())) > 1  # the problems end at different steps
     wide = problem(2, 200, 300)
     assert np.array_equal(run(1, *wide).value[0], run(2, *wide).value[0])
 
 
 def test_a_small_epsilon_gives_the_assignment() -> None:
-    """With entropy weight epsilon the cost exceeds the optimal assignment's by at most epsilon log n."""
+    """With entropy weight epsilon, the cost exceeds that of the optimal assignment by at most epsilon log n."""
     C, *_ = problem(12, 12)
     rows, columns = linear_sum_assignment(C)
     best = C[rows, columns].mean()
@@ -93,7 +93,7 @@ def test_a_small_epsilon_gives_the_assignment() -> None:
         assert np.allclose(found.plan.sum(axis=0), 1 / 12, rtol=1e-9)
 
 
-def test_costs_may_be_huge_and_shifted_and_laid_out_in_any_way() -> None:
+def test_costs_may_be_huge_shifted_and_in_any_layout() -> None:
     C, a, b = problem(6, 9)
     base = sinkhorn(C, a, b, epsilon=0.1)
     shifted = sinkhorn(C + 1e3, a, b, epsilon=0.1, tol=1e-8)
@@ -170,7 +170,7 @@ def test_wrong_arguments(error: type[Exception], message: str, wrong: dict[str, 
         sinkhorn(given.pop("C"), given.pop("a", None), given.pop("b", None), **given)
 
 
-def test_no_convergence_raises_if_asked() -> None:
+def test_no_convergence_raises_with_throw() -> None:
     C, a, b = problem(3, 3)
     with pytest.raises(fastiter.ConvergenceError, match=r"got \S+ after 1 step; try a larger max_steps or epsilon"):
         sinkhorn(C, a, b, epsilon=0.01, max_steps=1, throw=True)

@@ -1,4 +1,4 @@
-"""The substitutes of compiled ops on cards: compositions of torch's operations, called here on the CPU."""
+"""The GPU implementations of compiled ops: compositions of torch operations, called here on the CPU."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_proximal_operators_at_the_edges(name: str) -> None:
 
 
 def network(dtype: Any, S: int = 9, masked: bool = False) -> tuple[Any, Any, Any, Any]:
-    """Return state (2, 3, 5, 8), stored, beta and bias, where one query sees nothing."""
+    """Return state (2, 3, 5, 8), stored, beta and bias, with which one query sees no pattern."""
     torch.manual_seed(S)
     state, stored = torch.randn(2, 3, 5, 8, dtype=dtype), torch.randn(2, 3, S, 8, dtype=dtype)
     bias = None
@@ -86,7 +86,7 @@ def test_hopfield_networks_are_those_of_the_kernels(dtype: Any, S: int, masked: 
     found, expected = hopfield_plain.forward(call), hopfield_ops.hopfield_fwd(call)
     assert torch.equal(found[1], expected[1]) or stops
     assert (found[2] - expected[2]).abs().max() <= (1 if stops else 0)  # rounding may end a query a step later
-    # Each update rounds sums of 8 and of S, and contracts or at most doubles what was there.
+    # Each update rounds sums of 8 and of S terms, and contracts or at most doubles earlier errors.
     error = 200 * eps * max(most, 1) ** 0.5
     torch.testing.assert_close(found[0], expected[0], rtol=error, atol=error)
     dvalue = torch.randn_like(found[0])

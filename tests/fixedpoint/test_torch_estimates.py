@@ -22,7 +22,7 @@ def source(seed: int = 0) -> Any:
 
 
 def rows(x: Any, W: Any) -> Any:
-    """Return a map whose Jacobian is another matrix W (B, n, n) for each sample."""
+    """Return a map whose Jacobian is a different matrix of W (B, n, n) for each sample."""
     return torch.einsum("bij,bj->bi", W, x)
 
 
@@ -93,7 +93,7 @@ def test_monotonicity_is_the_least_eigenvalue(shift: float) -> None:
 
 
 def test_monotonicity_of_rows_that_end_early() -> None:
-    """A multiple of the identity ends Lanczos's method after one step, and another row goes on."""
+    """A multiple of the identity ends Lanczos's method after one step, while another row continues."""
     W = torch.stack([0.5 * torch.eye(N, dtype=torch.float64), randn(N, N)])
     exact = torch.linalg.eigvalsh(torch.eye(N, dtype=torch.float64) - (W + W.mT) / 2)[:, 0]
     torch.testing.assert_close(fixedpoint.monotonicity(rows, randn(2, N), W), exact)

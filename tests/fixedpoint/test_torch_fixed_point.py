@@ -78,8 +78,8 @@ def test_a_hessian_is_that_of_the_iterations() -> None:
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
-def test_rows_that_are_left_out() -> None:
-    """The gradient of args, whose rows go where samples have converged, is that of params."""
+def test_rows_of_args_that_are_dropped() -> None:
+    """The gradient of args, whose rows are dropped when samples have converged, equals that of params."""
     x0, W, b = problem()
     scale = torch.tensor([[0.0], [0.5], [3.0]], dtype=torch.float64)
     rows = []
@@ -134,7 +134,7 @@ def test_states_of_several_tensors(kind: Any) -> None:
     both(solve, (a,))
 
 
-def test_one_problem_that_is_no_batch() -> None:
+def test_one_problem_without_a_batch() -> None:
     a = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     both(
         lambda a: (
@@ -211,7 +211,7 @@ def test_warm_starts() -> None:
     assert warm.value.requires_grad
     with torch.no_grad():
         plain = fixed_point(f, fixed_point(f, x0, W, b), W, b + 1e-6)
-    assert torch.equal(warm.history, plain.history)  # a solution with a gradient has the same history to start from
+    assert torch.equal(warm.history, plain.history)  # a solution with a gradient provides the same history
 
 
 def test_no_reference_to_a_graph_stays() -> None:
@@ -228,7 +228,7 @@ def test_no_reference_to_a_graph_stays() -> None:
 # --- closures and modules ---------------------------------------------------------------------------------------------
 
 
-def test_tensors_that_f_closes_over_get_their_gradients() -> None:
+def test_tensors_that_f_closes_over_have_gradients() -> None:
     x0, W, b = problem()
 
     def solve(W: Any, b: Any) -> Any:
@@ -337,7 +337,7 @@ def test_dropout_has_one_mask_for_all_steps_of_a_call() -> None:
         fixed_point(cell, x0, args=(b,))
 
 
-def test_a_map_that_changes_before_the_backward_pass_is_found() -> None:
+def test_a_map_that_changes_before_the_backward_pass_is_detected() -> None:
     x0, W, b = problem()
     factor = [1.0]
     x = fixed_point(lambda x, W: torch.tanh(factor[0] * x @ W.mT + b), x0, W).value
@@ -453,7 +453,7 @@ def test_errors(change: dict[str, Any], error: Any, message: str) -> None:
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("how", [{"max_steps": 7}, {"callback": lambda progress: progress.steps == 3}, {"patience": 5}])
 @pytest.mark.filterwarnings("ignore::fastiter.ConvergenceWarning")
-def test_unrolled_values_are_those_of_the_least_residual(how: dict[str, Any], batched: bool) -> None:
+def test_unrolled_values_have_the_smallest_residual(how: dict[str, Any], batched: bool) -> None:
     x0 = torch.tensor([[0.0], [3.0]], dtype=torch.float64)[: 2 if batched else 1]
     W = torch.tensor([[-1.5]], dtype=torch.float64, requires_grad=True)
     how = {"method": "picard", "batched": batched, **how}

@@ -71,7 +71,7 @@ def test_gradients(normalization: Any) -> None:
     assert torch.autograd.gradgradcheck(call, (x, e, *values), fast_mode=True)
 
 
-def test_nodes_may_be_renamed_and_graphs_joined() -> None:
+def test_nodes_may_be_renumbered_and_graphs_joined() -> None:
     module, pairs = solver(), graph(6, 15)
     x, e = randn(6, 2), randn(15, 1)
     expected = module(x, pairs, e)
@@ -93,7 +93,7 @@ def test_graphs_without_features() -> None:
     assert module(0, torch.zeros(2, 0, dtype=torch.int64)).shape == (0, 1)
 
 
-def test_what_does_not_converge_is_reported() -> None:
+def test_failures_to_converge_are_reported() -> None:
     module, x, e, pairs = solver(max_steps=1), randn(6, 2), randn(15, 1), graph(6, 15)
     with pytest.warns(fastiter.ConvergenceWarning, match=r"^relax_solve: "):
         y = module(x, pairs, e)

@@ -1,4 +1,4 @@
-"""hopfield_update and hopfield_energy on tensors: the twins on arrays, gradients, compilation, reports."""
+"""hopfield_update and hopfield_energy on tensors: equality with arrays, gradients, compilation, reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOSE: dict[str, Any] = {"rtol": 1e-13, "atol": 1e-14}
 
 
 def tensors(lead: tuple[int, ...], L: int, S: int, D: int, dtype: Any, seed: int = 0) -> tuple[Any, Any, Any]:
-    """Return state, stored and a beta for each head, which require gradients."""
+    """Return state, stored and a beta for each head, all requiring gradients."""
     x, stored = (torch.from_numpy(a).to(dtype).requires_grad_() for a in case(lead, L, S, D, "float64", seed))
     beta = torch.linspace(1.5, 3.0, lead[-1] if lead else 1, dtype=dtype)
     beta = (beta if lead else beta[0]).clone().requires_grad_()
@@ -31,7 +31,7 @@ def tensors(lead: tuple[int, ...], L: int, S: int, D: int, dtype: Any, seed: int
 
 
 def by_torch(x: Any, stored: Any, beta: Any, mask: Any = None, steps: int = 1) -> Any:
-    """Return the states after some updates, in torch's operations."""
+    """Return the states after some updates, by torch operations."""
     for _ in range(steps):
         z = beta[..., None, None] * (x @ stored.mT)
         z = z if mask is None else z.masked_fill(~mask, -torch.inf)
@@ -137,8 +137,8 @@ def test_second_derivatives_of_unrolled_updates_with_a_stop() -> None:
     assert torch.autograd.gradgradcheck(function, (x, stored, beta), fast_mode=True)
 
 
-def test_small_and_large_gradients_are_solved_alike() -> None:
-    """Conjugate gradients neither underflow nor overflow: the gradient is linear in the incoming one."""
+def test_gradients_of_any_magnitude_are_solved() -> None:
+    """Conjugate gradients neither underflow nor overflow, so the gradient is linear in the incoming one."""
     x, stored, beta = tensors((), 20, 30, 6, torch.float32)
     value = hopfield_update(x, stored, beta=beta, rtol=1e-6).value
     once = torch.autograd.grad(value, (stored, beta), torch.ones_like(value), retain_graph=True)
@@ -216,7 +216,7 @@ def test_transforms() -> None:
     torch.testing.assert_close(each[1], hopfield_update(x / 2, stored, beta=beta, steps=2).value)
 
 
-def test_what_does_not_converge_says_so() -> None:
+def test_failures_to_converge_are_reported() -> None:
     x, stored, beta = tensors((), 30, 20, 4, torch.float64)
     how: dict[str, Any] = {"beta": beta, "max_steps": 2, "rtol": 1e-12}
     with pytest.warns(fastiter.ConvergenceWarning, match="hopfield_update: every query must converge"):
@@ -227,7 +227,7 @@ def test_what_does_not_converge_says_so() -> None:
     compiled = torch.compile(lambda x: hopfield_update(x, stored, **how, throw=True).value, backend="eager")
     with pytest.raises(fastiter.ConvergenceError, match="hopfield_update: every query must converge"):
         compiled(x)
-    # Of a NaN no system can be solved, and the gradient says so.
+    # A system with NaN cannot be solved, and the gradient reports this.
     unknown = hopfield_ops.HopfieldAdjoint(
         torch.full((1, 1, 1, 2), torch.nan),
         torch.ones(1, 1, 2, 2),
@@ -277,8 +277,8 @@ def test_errors_of_options() -> None:
         hopfield_energy(X, P[:, :0])
 
 
-def test_results_are_the_user_s_and_devices_those_of_the_arguments() -> None:
-    """What a user writes into a result changes no gradient; a default device changes nothing."""
+def test_results_may_be_overwritten_and_devices_are_those_of_the_arguments() -> None:
+    """Writing to a result does not change gradients, and a default device has no effect."""
     x, stored, beta = tensors((2,), 5, 7, 4, torch.float64)
     mask = torch.rand(5, 7) < 0.8
     for how in ({"steps": 2}, {"rtol": 1e-8}):

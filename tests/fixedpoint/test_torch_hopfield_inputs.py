@@ -1,4 +1,4 @@
-"""Inputs of Hopfield layers that do not go together: refused, as a mask of another size or kind would be misread."""
+"""Inconsistent inputs of Hopfield layers are refused, as a mask of another size or kind would be misinterpreted."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_one_batch_of_patterns_serves_all_rows() -> None:
     assert lookup(state, padding).shape == (3, 4, 8) and lookup(state[:0], padding[:0]).shape == (0, 4, 8)
 
 
-def test_options_of_each_head_that_mean_nothing() -> None:
+def test_wrong_options_of_each_head() -> None:
     for wrong in (-1.0, 0.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=r"^Hopfield: scaling must be finite and above 0, got \[1.0, "):
             Hopfield(8, num_heads=2, scaling=torch.tensor([1.0, wrong]))

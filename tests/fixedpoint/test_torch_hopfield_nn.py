@@ -108,7 +108,7 @@ PARAMETERS: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = [
 
 
 def with_numbers(layer: Any, scale: float = 0.5) -> Any:
-    """Return the layer with parameters that matter: its own are small or 0."""
+    """Return the layer with parameters large enough to matter: the initial ones are small or 0."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -218,7 +218,7 @@ def static(**more: Any) -> Any:
 
 
 def test_static_patterns_are_retrieved_by_hopfield_update() -> None:
-    """Nothing is projected: an association is one more update; each row and head has its own patterns."""
+    """Without projections, an association is one more update; each row and head has its own patterns."""
     stored, state = torch.randn(3, 9, 6), torch.randn(3, 4, 6)
     for most in (0, 2):
         layer = static(update_steps_max=most, update_steps_eps=1e-30, scaling=torch.tensor([0.5, 3.0]), num_heads=2)
@@ -243,8 +243,8 @@ def test_heads_have_their_own_limits() -> None:
         torch.testing.assert_close(found[:, :, h], alone(x).unflatten(-1, (4, 2))[:, :, h])
 
 
-def test_further_patterns_are_seen_by_every_query() -> None:
-    """The bias pattern and the pattern of zeros, also where all others are masked; without them 0 is retrieved."""
+def test_additional_patterns_are_seen_by_every_query() -> None:
+    """The bias pattern and the zero pattern are seen even if all others are masked; without them, 0 is retrieved."""
     x, nothing = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
     for option in ("concat_bias_pattern", "add_zero_association"):
         more: dict[str, Any] = {option: True}
@@ -318,7 +318,7 @@ def test_dropout_activation_copies_and_repr() -> None:
     assert compiled(x).shape == x.shape
 
 
-def test_what_does_not_converge_says_so() -> None:
+def test_failures_to_converge_are_reported() -> None:
     layer = static(update_steps_max=None, update_steps_eps=1e-300, scaling=1.0)
     stored = torch.randn(1, 5, 4, dtype=torch.float64)
     with pytest.warns(fastiter.ConvergenceWarning, match="hopfield_update: every query must converge"):
@@ -384,7 +384,7 @@ def test_errors_of_calls_and_learned_patterns() -> None:
 @pytest.mark.parametrize("most", [0, 2, None])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_autocast(most: Any, dtype: Any) -> None:
-    """The updates are in float32: what is off is the rounding of projections and weights, about eps each."""
+    """The updates are in float32: only projections and weights are rounded, with errors of about eps each."""
     layer = with_numbers(Hopfield(8, num_heads=2, update_steps_max=most, scaling=torch.tensor([1.0, 2.0])))
     x, padding = torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=torch.bool)
     padding[1, 3:] = True

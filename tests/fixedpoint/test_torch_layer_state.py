@@ -1,4 +1,4 @@
-"""Layers of fixed points after a call: copies, files, and autocast."""
+"""Fixed-point layers after a call: copies, files, and autocast."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_autocast_changes_no_layer(name: str) -> None:
 
 
 class Tied(torch.nn.Module):  # type: ignore[misc,name-defined]
-    """Two layers that share a module, or a weight, or nothing."""
+    """Two layers that share a module, a weight, or nothing."""
 
     def __init__(self, shared: str) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Tied(torch.nn.Module):  # type: ignore[misc,name-defined]
 
 
 @pytest.mark.parametrize("shared", ["module", "weight", "nothing"])
-def test_parameters_with_several_names_stay_and_get_their_gradient(shared: str) -> None:
+def test_parameters_with_several_names_keep_their_gradients(shared: str) -> None:
     torch.manual_seed(0)
     module, z = Tied(shared), torch.zeros(3, 2, dtype=torch.float64)
     before = dict(module.named_parameters(remove_duplicate=False))

@@ -18,7 +18,7 @@ TIGHT: dict[str, Any] = {"rtol": 1e-13, "max_steps": 3000, "throw": True}
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Thousands of small steps gain nothing from a second thread of the kernels, which only waits for the first."""
+    """Use one thread: in thousands of small steps, a second thread of the kernels would only wait for the first."""
     fastiter.set_num_threads(1)
 
 
@@ -253,7 +253,7 @@ def test_mean_field_gradients(tiers: Any) -> None:
 
 
 def frustrated(n: int, **how: Any) -> Any:
-    """Return n bits that all want to differ, A = [+1, -1] * n; I - W has eigenvalues from 0.1 to 0.1 + 0.9 n."""
+    """Return n mutually frustrated bits, A = [+1, -1] * n; I - W has eigenvalues from 0.1 to 0.1 + 0.9 n."""
     module = MonotoneDBM([(n, 2)], features=[1], m=0.1, dtype=F64, rtol=0.0, atol=1e-8, max_steps=600, **how)
     with torch.no_grad():
         module.lower[0].copy_(torch.tensor([1.0, -1.0], dtype=F64).repeat(n))
@@ -341,4 +341,4 @@ def test_the_gradient_is_finite_without_coupling_and_with_a_tiny_one(m: float, s
     made = module([torch.eye(4)[torch.randint(4, (5, 6))], None])[1]
     made[..., 0].square().sum().backward()
     for weight in (*module.lower, *module.upper):
-        assert bool(weight.grad.abs().max() <= 1e-8)  # there is nothing to gain to first order
+        assert bool(weight.grad.abs().max() <= 1e-8)  # there is no first-order change

@@ -16,7 +16,7 @@ from fastiter.torch import prox  # noqa: E402
 
 Call = Callable[[Any, Any], Any]
 NORMAL, MATRIX = np.array([1.0, -2.0, 0.5, 1.0, 0.3]), np.random.default_rng(8).standard_normal((2, 5))
-#: Calls of both modules, which get the module and y (..., 5)
+#: Calls for both modules, as functions of the module and y (..., 5)
 CALLS: dict[str, Call] = {
     "simplex": lambda m, y: m.project_simplex(y, 1.3),
     "simplex, axis 0": lambda m, y: m.project_simplex(y, 0.7, axis=0),
@@ -123,7 +123,7 @@ def test_op_and_compilation(name: str) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_nan_stays_visible_in_gradients() -> None:
+def test_nan_propagates_to_gradients() -> None:
     y = points()
     y[1, 2] = float("nan")
     for name in COMPILED:

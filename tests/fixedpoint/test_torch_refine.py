@@ -1,4 +1,4 @@
-"""Iterative refinement on tensors: the arrays' numbers, and gradients of both orders against direct solutions."""
+"""Iterative refinement on tensors: the results of arrays, and first and second derivatives against direct solutions."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_no_convergence_is_reported() -> None:
         refine(eye, 0.5 * eye, b, adjoint={"max_steps": 2}).value.sum().backward()
 
 
-#: A wrong argument, whatever the type checker says
+#: A wrong argument, typed as Any for the type checker
 ANY: Callable[[Any], Any] = lambda x: x  # noqa: E731
 
 
@@ -178,7 +178,7 @@ def test_wrong_arguments(error: type[Exception], message: str, wrong: dict[str, 
 
 
 def test_gradients_in_batches() -> None:
-    """The cotangents of one call, as torch.autograd.functional has them with ``vectorize``, are solved one by one."""
+    """A batch of cotangents, as in torch.autograd.functional with ``vectorize``, is solved one by one."""
     A, S, b = system(4)
     calls: dict[str, Callable[[Tensor], Tensor]] = {
         "refine": lambda A: refine(A, S, b, rtol=1e-13).value,

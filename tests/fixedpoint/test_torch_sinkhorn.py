@@ -1,4 +1,4 @@
-"""Sinkhorn's iteration on tensors: the arrays' numbers, and gradients of both orders."""
+"""Sinkhorn's iteration on tensors: the results of arrays, and first and second derivatives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_numbers_are_those_of_arrays(shape: tuple[int, ...], dtype: str) -> None
     found, expected = sinkhorn(C, a, b, epsilon=0.2), on_arrays(C.numpy(), a.numpy(), b.numpy(), epsilon=0.2)
     assert np.array_equal(found.steps, expected.steps) and np.allclose(
         found.residual, expected.residual, rtol=0.1
-    )  # the logarithms of the masses are torch's
+    )  # torch computes the logarithms of the masses
     f, g = expected.value
     apart = (f.mean(axis=-1, keepdims=True) - g.mean(axis=-1, keepdims=True)) / 2 if f.size else 0
     error = 1e-5 if dtype == "float32" else 1e-13
@@ -39,7 +39,7 @@ def test_numbers_are_those_of_arrays(shape: tuple[int, ...], dtype: str) -> None
     cost, log_a, log_b = (x if len(shape) == 3 else x[None] for x in (C, a.log(), b.log()))
     plain = module._plain(module.Transport(cost, log_a, log_b, torch.zeros_like(log_a), 0.2, found.tolerance, 99))
     assert np.abs(plain[2].numpy() - np.atleast_1d(expected.steps)).max(initial=0) <= 1
-    # A step more or less moves f by as much as the tolerance allows.
+    # One step more or less changes f within the tolerance.
     assert np.allclose(plain[0].numpy().reshape(f.shape), f, rtol=0, atol=1e-3 if dtype == "float32" else 1e-8)
 
 
@@ -57,7 +57,7 @@ def test_gradients_of_both_orders(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4)])
 def test_masses_may_be_0(shape: tuple[int, ...]) -> None:
-    """The numbers are those of arrays, and the gradients those of the problem without the rows and columns."""
+    """The results are those of arrays, and the gradients are those of the problem without these rows and columns."""
     C, a, b = problem(*shape)
     a[..., 1], b[..., -1] = 0, 0
     rows, columns = [i for i in range(shape[-2]) if i != 1], list(range(shape[-1] - 1))

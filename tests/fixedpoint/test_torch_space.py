@@ -1,4 +1,4 @@
-"""The solvers on tensors: the same numbers as on arrays, by the kernels and by operations of tensors."""
+"""The solvers on tensors: the same results as on arrays, by the kernels and by torch operations."""
 
 from __future__ import annotations
 

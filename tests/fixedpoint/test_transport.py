@@ -27,7 +27,7 @@ def sweep(*arrays: Any) -> Any:
 
 
 def test_the_specification_solves_the_balance_of_each_cell() -> None:
-    """One linear system for all edges of a direction, without an order of the cells."""
+    """One linear system for all edges of a direction, solved without an order of the cells."""
     q, sigma, h, mu, weights, incoming = slab(7, directions=5)
     phi, outgoing = reference.transport_sweep(q, sigma, h, mu, weights, incoming)
     expected = np.zeros(7)
@@ -50,7 +50,7 @@ def test_kernel_is_the_specification(dtype: str, cells: int, directions: int) ->
     found = sweep(*arrays)
     assert found.phi.dtype == found.outgoing.dtype == dtype
     q, sigma, h, mu, weights, incoming = (x.astype(np.float64) for x in arrays)
-    # Each cell rounds the flux a few times, and no cell makes an error larger.
+    # Each cell rounds the flux a few times, and no cell amplifies an error.
     most = np.abs(incoming).max(initial=0) + (np.abs(q) * h).sum(axis=1).max(initial=0) / 0.1
     error = 8 * (cells + directions + 1) * float(np.finfo(dtype).eps) * most
     for k in range(2):
@@ -72,7 +72,7 @@ def test_second_order_and_exact_in_an_infinite_medium() -> None:
     np.testing.assert_allclose(flat.phi, 2, rtol=1e-14)
 
 
-def test_what_is_emitted_is_absorbed_or_leaves() -> None:
+def test_emitted_particles_are_absorbed_or_leave() -> None:
     q, sigma, h, mu, weights, incoming = slab(3, 60)
     weights *= 2 / weights.sum()
     found = sweep(q, sigma, h, mu, weights, incoming)
@@ -112,7 +112,7 @@ def test_threads_layouts_and_batches() -> None:
     assert transport_sweep(np.ones((0, 3)), 1.0, 1.0, MU, WEIGHTS).outgoing.shape == (0, 8)
 
 
-def test_what_is_not_finite_stays_in_its_slab_and_its_direction() -> None:
+def test_values_that_are_not_finite_stay_in_their_slab_and_direction() -> None:
     q, sigma, h, mu, weights, incoming = slab(3, 20)
     clean = sweep(q, sigma, h, mu, weights, incoming)
     q[1, 7], incoming[2, 0] = np.nan, np.inf
@@ -144,7 +144,7 @@ def test_what_is_not_finite_stays_in_its_slab_and_its_direction() -> None:
         ({"incoming": np.ones(2)}, ValueError, r"incoming must have shape \(2, 2\) to go with q and mu, got \(2,\)"),
     ],
 )
-def test_one_sentence_says_what_is_wrong(wrong: dict[str, Any], error: Any, message: str) -> None:
+def test_wrong_arguments_raise_one_sentence(wrong: dict[str, Any], error: Any, message: str) -> None:
     given = {"q": np.ones((2, 3)), "sigma": 1.0, "h": 1.0, "mu": np.array([0.5, -0.5]), "weights": np.ones(2), **wrong}
     with pytest.raises(error, match=f"^transport_sweep: {message}"):
         transport_sweep(**given)
