@@ -1,4 +1,4 @@
-"""Problems of the family bcd, as the library and as the specification take them."""
+"""Problems of the family bcd, in the forms of the library and of the specification."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 def data(n: int, m: int, seed: int = 0, dtype: Any = np.float64, density: float = 1.0) -> tuple[Array, Array]:
-    """Return normal numbers, with entries left out, and targets."""
+    """Return normally distributed data, some of it 0, and targets."""
     rng = np.random.default_rng(seed)
     A = rng.standard_normal((n, m)) * (rng.random((n, m)) < density)
     return A.astype(dtype), (A[:, : min(m, 3)].sum(axis=1) + rng.standard_normal(n)).astype(dtype)
 
 
 def make(loss: str, A: Any, b: Array, **parts: Any) -> Any:
-    """Return a problem with its targets made of b; a quadratic has A' A + 1."""
+    """Return a problem with targets derived from b; a quadratic has A' A + I."""
     if loss == "squares":
         return LeastSquares(A, b, **parts)
     if loss == "logistic":
@@ -47,12 +47,12 @@ def make(loss: str, A: Any, b: Array, **parts: Any) -> Any:
 def specified(
     loss: str, A: Array, b: Array, l1: float = 0, l2: float = 0, lower: float = -np.inf, upper: float = np.inf
 ) -> Any:
-    """Return the same for the specification."""
+    """Return the same problem for the specification."""
     A, b = A.astype(np.float64), b.astype(np.float64)
     k = 3 if loss == "softmax" else 1
     vectors: Any = [np.full(A.shape[1] * k, float(x)) for x in (l1, l2, lower, upper)]
     if loss == "quadratic":
         return reference.Problem(loss, A.T @ A + np.eye(A.shape[1]), A.T @ b, *vectors)
     targets = {"squares": b, "logistic": (b > 0).astype(float), "softmax": np.digitize(b, (-0.5, 0.5)).astype(float)}
-    made: Any = reference.Problem  # mypy counts no vectors
+    made: Any = reference.Problem  # mypy cannot count the unpacked vectors
     return made(loss, A, targets[loss], *vectors, k)

@@ -1,4 +1,4 @@
-"""Iterates equal to the specification's, minima of every loss, rule and update, gaps, and what is refused."""
+"""Iterates equal to the specification's, minima of every loss, rule and update, gaps, and refusals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def after(problem: Any, steps: int, **how: Any) -> Any:
 def test_iterates_are_the_specifications(loss: str, parts: str, update: Any) -> None:
     A, b = data(8, 5, density=0.7)
     p, steps, size = specified(loss, A, b, **PARTS[parts]), 8, 2
-    near = 1e-7 if update == "newton" else 1e-11  # the root of the rounding at which the search ends
+    near = 1e-7 if update == "newton" else 1e-11  # the square root of the rounding that ends the search
     m = len(p.l1)
     blocks = [np.arange(m)[k : k + size] for k in range(0, m, size)]
     choices: dict[str, Any] = {"cyclic": lambda x, step: blocks[step % len(blocks)]}
@@ -62,7 +62,7 @@ def test_iterates_are_the_specifications(loss: str, parts: str, update: Any) -> 
             assert np.isclose(found.residual, slope, rtol=1e-6, atol=1e2 * near)
     if update == "gradient":
         return  # with another bound for variable blocks
-    size = size if parts == "smooth" else 1  # elsewhere rounding would choose the second of a block
+    size = size if parts == "smooth" else 1  # otherwise rounding would choose the second coordinate of a block
     for rule in ("gs", "gsd"):
         choose = lambda x, _, rule=rule: reference.variable_block(p, x, size, rule)  # noqa: E731
         expected = reference.descend(p, np.zeros(m), choose, update, steps)[-1]
@@ -133,7 +133,7 @@ def test_weights_count_samples() -> None:
             assert np.allclose(one.value, two.value, atol=1e-6)
 
 
-def test_dtypes_layouts_and_threads_give_the_same() -> None:
+def test_results_do_not_depend_on_dtype_layout_or_threads() -> None:
     A, b = data(33, 9, dtype=np.float32)
     exact = bcd(LeastSquares(A.astype(np.float64), b.astype(np.float64), l1=1.0), rtol=1e-9)
     layouts = [A, np.asfortranarray(A), np.repeat(np.repeat(A, 2, 0), 2, 1)[::2, ::2], A[::-1][::-1], sp.csc_array(A)]
@@ -179,7 +179,7 @@ def test_the_active_set_is_identified_before_the_end() -> None:
     assert (~found.active).sum() <= 20 and 0 < found.identified <= found.steps
     again = after(problem, found.identified, rule="gsd", update="matrix", blocks=Blocks(20, "variable"))
     assert np.array_equal(again.active, found.active)
-    assert found.steps <= found.identified + 3  # a block that holds the support is solved at once
+    assert found.steps <= found.identified + 3  # a block that contains the support is solved in one step
 
 
 def test_a_fresh_gradient_at_the_end_keeps_what_is_identified(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_a_warm_start_ends_at_once_and_callbacks_stop() -> None:
     assert np.array_equal(one.value, two.value)
 
 
-def test_what_did_not_converge_says_so() -> None:
+def test_failures_to_converge_are_reported() -> None:
     A, b = data(20, 6)
     with pytest.warns(fastiter.ConvergenceWarning, match="max_steps"):
         assert not bcd(LeastSquares(A, b), max_steps=1).converged
@@ -231,7 +231,7 @@ def test_what_did_not_converge_says_so() -> None:
 def test_frequent_checks_and_rare_blocks_do_not_end_it_early() -> None:
     b = np.zeros(300)
     b[299] = 1.0
-    for blocks in (1, 2):  # all blocks but the last are at their minimum
+    for blocks in (1, 2):  # all blocks except the last are at their minimum
         assert np.isclose(bcd(LeastSquares(np.eye(300), b), blocks=blocks, check_every=1).value[299], 1)
     assert forest_bcd(sp.eye_array(300, format="csr"), b, blocks=np.arange(300), check_every=1).value[299] == 1
     scales = np.append(np.full(9, 1e2), 1.0)  # the last coordinate has one update in 10^5
@@ -306,7 +306,7 @@ def test_wrong_arguments(error: type[Exception], message: str, call: Any) -> Non
         call()
 
 
-def test_integers_are_bounds_and_weights_and_problems_are_copied() -> None:
+def test_integer_bounds_and_weights_and_copies_of_problems() -> None:
     exact = bcd(LeastSquares(A, B, l1=1.0, lower=-1.0, upper=2.0)).value
     whole: list[dict[str, Any]] = [
         {"l1": np.int64(1), "lower": np.int32(-1), "upper": 2},
@@ -321,9 +321,9 @@ def test_integers_are_bounds_and_weights_and_problems_are_copied() -> None:
             assert np.array_equal(bcd(other).value, value)
 
 
-def test_singular_quadratics_are_taken() -> None:
+def test_singular_quadratics_are_solved() -> None:
     for dtype in (np.float32, np.float64):
-        for rows in (1, 2, 5):  # products of rank 1 and 2, with columns that are equal
+        for rows in (1, 2, 5):  # products of rank 1 and 2, with equal columns
             half: Any = np.repeat(data(rows, 4)[0], 3, axis=1).astype(dtype)
             gram: Any = half.T @ half
             for matrix in (gram, sp.csr_array(gram), 1e-30 * gram, np.zeros((3, 3), dtype)):
@@ -362,7 +362,7 @@ def test_nnls_is_named_in_its_errors(error: type[Exception], message: str, how: 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-160])
 def test_data_whose_squares_vanish_are_refused(scale: float) -> None:
-    """Without squares, gradients vanish with them and 0 would seem to be a solution."""
+    """If squares underflow, gradients do, too, and 0 would seem to be a solution."""
     y, classes = (B > 0).astype(float), (B > 0).astype(int)
     for matrix in (scale * A, sp.csr_array(scale * A)):
         calls: dict[str, Any] = {
@@ -378,7 +378,7 @@ def test_data_whose_squares_vanish_are_refused(scale: float) -> None:
                 call()
     assert not bcd(LeastSquares(0 * A, B, l2=1.0)).value.any()
     assert not bcd(Logistic(A, y, weights=0 * B)).value.any()
-    some = np.concatenate([A, 1e-200 * A], axis=1)  # noise that no unknown can make matter
+    some = np.concatenate([A, 1e-200 * A], axis=1)  # noise that no unknown can amplify
     assert np.allclose(bcd(LeastSquares(some, B), rtol=1e-9).value[:3], bcd(LeastSquares(A, B), rtol=1e-9).value)
 
 
@@ -391,7 +391,7 @@ def test_a_broken_pattern_is_refused() -> None:
 
 @pytest.mark.parametrize("rule", ["cyclic", "gs"])
 def test_numbers_beyond_the_range_of_the_dtype_have_not_converged(rule: Any) -> None:
-    """Neither gradients that overflow, as infinity is not above infinity, nor values that do as float32."""
+    """Neither overflowing gradients, as infinity is not above infinity, nor values that overflow in float32."""
     for problem, stop in (
         (LeastSquares(1e150 * np.eye(2), np.full(2, 1e200)), "slope"),
         (LeastSquares(1e10 * np.eye(2), np.full(2, 1e200), l1=1.0), "gap"),

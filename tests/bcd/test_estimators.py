@@ -18,14 +18,14 @@ import fastiter
 from fastiter.bcd import NNLS, ElasticNet, Lasso, LogisticRegression
 from tests.bcd.cases import data
 
-#: The one that is skipped without an environment variable of SciPy's
+#: The test that is skipped without an environment variable of SciPy
 SKIPPED = {"check_array_api_input"}
 
 
 @pytest.mark.parametrize("model", [Lasso(), ElasticNet(), NNLS(), LogisticRegression()], ids=repr)
 def test_scikit_learns_own_tests(model: Any) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it does not inherit from BaseEstimator, and the skipped test
+        warnings.simplefilter("ignore")  # about the missing base class BaseEstimator, and about the skipped test
         found = check_estimator(model, on_fail=None)
     assert len(found) > 50
     assert {each["check_name"]: str(each["exception"]) for each in found if each["status"] == "failed"} == {}
@@ -87,7 +87,7 @@ def test_logarithms_of_probabilities_that_vanish_are_finite() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("model", [Lasso(0.1), ElasticNet(0.1)], ids=repr)
 def test_duality_gaps_and_sparse_coefficients(model: Any, weighted: bool) -> None:
-    """The gap bounds the distance to the least objective, and falls with tol."""
+    """The gap bounds the distance to the minimum of the objective, and decreases with tol."""
     X, y = data(40, 10)
     weights = 1 + np.arange(40.0) % 3 if weighted else np.ones(40)
 
@@ -126,7 +126,7 @@ def test_warm_starts_end_at_once_and_parameters_survive_a_copy() -> None:
     assert utils.get_tags(LogisticRegression()).estimator_type == "classifier"
 
 
-def test_warm_starts_with_other_columns_or_signs_have_the_coefficients_of_cold_ones() -> None:
+def test_warm_starts_with_other_columns_or_signs_equal_cold_starts() -> None:
     X, y = data(40, 10)
     y = X @ np.where(np.arange(10) % 2, -2.0, 3.0) + 0.1 * y
     for layout in (np.asarray, sp.csc_array):
@@ -169,7 +169,7 @@ def test_wrong_parameters_and_ends_without_convergence() -> None:
         Lasso(1e-3, max_iter=1).fit(*data(20, 300))
 
 
-def test_numbers_beyond_the_range_of_the_dtype_are_warned_of() -> None:
+def test_numbers_beyond_the_range_of_the_dtype_give_a_warning() -> None:
     X, y = data(20, 4)
     for samples, targets in ((X, 1e200 * y), (X.astype(np.float32) * np.float32(1e-15), 1e30 * y)):
         with pytest.warns(fastiter.ConvergenceWarning, match="Lasso: the duality gap must come to"):

@@ -36,7 +36,7 @@ def test_each_step_solves_its_block(seed: int) -> None:
     links = (dense != 0) & ~np.eye(40, dtype=bool)
     for blocks in ("red-black", "trees"):
         member = np.full(40, -1)
-        for i in range(40):  # the first block without a neighbour, or where the neighbours are in different trees
+        for i in range(40):  # the first block without a neighbour, or with all neighbours in different trees
             for block in range(40):
                 inside = np.flatnonzero(member == block)
                 near = inside[links[i, inside]]
@@ -55,7 +55,7 @@ def test_each_step_solves_its_block(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_greedy_step_takes_the_steepest_nodes_that_close_no_cycle(seed: int) -> None:
+def test_a_greedy_step_updates_the_steepest_nodes_that_close_no_cycle(seed: int) -> None:
     A, b = graph(30, 0.2, seed)
     dense, rng = A.toarray(), np.random.default_rng(seed)
     links = (dense != 0) & ~np.eye(30, dtype=bool)
@@ -84,7 +84,7 @@ def label_propagation() -> tuple[Any, Any, Any]:
     return whole[unknown][:, unknown], W[unknown] @ labels, np.flatnonzero(unknown)
 
 
-#: f(x) - f* after 1, 50 and 100 updates, to the digits that Nutini, Laradji and Schmidt's curves are known to
+#: f(x) - f* after 1, 50 and 100 updates, to the digits that can be read from the curves of Nutini, Laradji and Schmidt
 PUBLISHED = {"red-black": (7.14e8, 1.10e7, 2.13e6), "combs": (7.21e8, 1.92e6, 8.24e4)}
 GREEDY = (3.64e8, 1.67e6, 6.50e4)
 
@@ -102,10 +102,10 @@ def test_the_published_numbers_of_dataset_d() -> None:
     assert np.allclose(greedy[[50, 100]], GREEDY[1:], rtol=0.05)  # ties of the gradient are broken differently
     assert greedy[1] < 1.05 * GREEDY[0] and (np.diff(greedy) <= 0).all()
     one, other = (after(A, b, 2, blocks=blocks).objective for blocks in ("red-black", (row + column) % 2))
-    assert np.isclose(one - least, other - least, rtol=0.15)  # lone nodes have a colour of their own choice
+    assert np.isclose(one - least, other - least, rtol=0.15)  # isolated nodes may have any colour
 
 
-def test_it_converges_from_anywhere_in_every_dtype() -> None:
+def test_convergence_from_any_start_in_every_dtype() -> None:
     A, b, _ = label_propagation()
     exact = spsolve(sp.csc_matrix(A), b)
     for blocks in ("red-black", "trees", "greedy trees"):
@@ -121,7 +121,7 @@ def test_it_converges_from_anywhere_in_every_dtype() -> None:
     assert np.allclose(after(star, b, 1).value, np.linalg.solve(star.toarray(), b), rtol=1e-14)
 
 
-def test_an_entry_of_rounding_on_one_side_alone_is_an_edge_of_both() -> None:
+def test_a_tiny_entry_in_one_triangle_is_an_edge_in_both() -> None:
     entries = np.array([1.0, 1e-17, 1.0, 1.0]), np.array([0, 1, 1, 2]), np.array([0, 2, 3, 4])
     A, b = sp.csr_array(entries, shape=(3, 3)), np.array([1.0, 2.0, 3.0])
     for blocks in ("red-black", "trees", "greedy trees", np.zeros(3, int)):
@@ -136,7 +136,7 @@ def test_the_remedy_is_an_option_of_the_function() -> None:
 
 
 def test_a_tree_that_is_not_positive_definite_is_refused() -> None:
-    """A line whose pairs of neighbours are positive definite, and whose triples are not."""
+    """A line on which pairs of neighbours are positive definite, but triples are not."""
     line = sp.csr_array(np.eye(6) + 0.8 * (np.eye(6, k=1) + np.eye(6, k=-1)))
     for blocks in ("trees", "greedy trees", np.zeros(6, int)):
         with pytest.raises(ValueError, match="forest_bcd: A must be positive definite, got a pivot"):

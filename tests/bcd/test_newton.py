@@ -1,4 +1,4 @@
-"""Newton steps in blocks of logistic losses that are too large for a matrix: minima, few steps, and hard data."""
+"""Newton steps in blocks of logistic losses that are too large for a matrix: minima, few steps, and difficult data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastiter.bcd import Blocks, Logistic, LogisticRegression, bcd, reference
 from tests.bcd.cases import data
 
 Array = np.ndarray[Any, np.dtype[Any]]
-#: More columns than those of the largest block with a matrix; with l2 alone it may have more
+#: More columns than the largest block with a matrix; with only l2, a block may have more
 WIDE, SMOOTH = 301, 2101
 
 
@@ -27,7 +27,7 @@ def problem_of(m: int, dtype: Any = np.float64, density: float = 0.1) -> tuple[A
 
 
 def slope_of(A: Array, y: Array, x: Array, parts: Any, weights: Any) -> float:
-    """Return the largest entry of the specification's least subgradient; weights are those of repeated rows."""
+    """Return the largest entry of the specification's minimum-norm subgradient; weights count repeated rows."""
     rows = np.arange(len(y)) if weights is None else np.repeat(np.arange(len(y)), weights.astype(int))
     vectors: Any = [np.broadcast_to(np.float64(v), x.shape) for v in parts]
     make: Any = reference.Problem
@@ -47,7 +47,7 @@ def test_few_steps_to_the_specifications_minimum(parts: tuple[float, ...], layou
         problem = Logistic(layout(A), y, weights=weights, **own)
         values: list[Array] = []
         for blocks, rule in ((WIDE, "cyclic"), (Blocks(280, "variable"), "gsd"), ([range(0), list(range(WIDE))], "gs")):
-            # a block that is not whole leaves few coordinates for the next step
+            # a partial last block leaves few coordinates for the next step
             how: Any = {"blocks": [list(b) for b in blocks] if isinstance(blocks, list) else blocks, "rule": rule}
             found = bcd(problem, update="newton", rtol=1e-8, **how)
             assert found.converged and found.steps <= 40 and found.value.dtype == dtype, (rule, found.steps)
@@ -56,12 +56,12 @@ def test_few_steps_to_the_specifications_minimum(parts: tuple[float, ...], layou
             assert slope_of(A, y, values[-1], (*penalties, lower, upper), weights) <= near * 90
         sweeps = bcd(problem, rtol=1e-8)
         assert np.isclose(found.objective, sweeps.objective, rtol=1e-10)
-        if l2:  # else the equal columns may share their coefficient in any way
+        if l2:  # otherwise equal columns may share their coefficient arbitrarily
             assert np.allclose(values, sweeps.value, atol=1e-5)
         assert (np.diff(bcd(problem, blocks=WIDE, update="newton", rtol=1e-8).objectives) <= 0).all()
 
 
-def test_more_columns_with_squares_alone() -> None:
+def test_more_columns_with_only_l2() -> None:
     A, y = problem_of(SMOOTH)
 
     def smooth(x: Array) -> tuple[float, Array]:
@@ -74,7 +74,7 @@ def test_more_columns_with_squares_alone() -> None:
     assert found.converged and found.steps <= 12 and np.allclose(found.value, peer.x, atol=1e-6)
 
 
-def test_the_last_steps_are_fast_and_the_result_is_that_of_any_thread() -> None:
+def test_the_last_steps_are_fast_and_threads_change_no_bit() -> None:
     A, y = problem_of(WIDE)
     problem = Logistic(sp.csr_array(A), y, l1=0.3)
     history = bcd(problem, blocks=WIDE, update="newton", rtol=1e-12).history
@@ -89,7 +89,7 @@ def test_the_last_steps_are_fast_and_the_result_is_that_of_any_thread() -> None:
     assert np.array_equal(*values)
 
 
-def test_data_that_can_be_separated_huge_and_tiny_ones_and_no_samples() -> None:
+def test_separable_huge_and_tiny_data_and_no_samples() -> None:
     A, y = problem_of(WIDE, density=1)
     free = bcd(Logistic(A, y), blocks=WIDE, update="newton", rtol=1e-6)  # the losses tend to 0
     assert free.converged and free.objective < 1e-2

@@ -33,7 +33,7 @@ def test_each_point_is_the_minimum(layout: Any, shape: tuple[int, int], nonnegat
         assert np.isclose(own, path.objective[k], rtol=1e-12)
 
 
-def test_columns_that_are_equal_and_weights_in_any_order() -> None:
+def test_equal_columns_and_weights_in_any_order() -> None:
     A, b = data(12, 4)
     twice = np.concatenate([A, A, np.zeros((12, 2))], axis=1)
     l1 = np.array([0.5, 3.0, 0.1])
@@ -49,7 +49,7 @@ def test_columns_that_are_equal_and_weights_in_any_order() -> None:
 
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_small_weights_with_as_many_columns_as_rows_in_the_solution(nonnegative: bool) -> None:
-    """Supports that grow to a singular Gram matrix; each gap is computed anew."""
+    """Supports that grow to a singular Gram matrix; each gap is recomputed."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
         n = int(rng.integers(2, 30))
@@ -64,7 +64,7 @@ def test_small_weights_with_as_many_columns_as_rows_in_the_solution(nonnegative:
             assert gap <= 1.1e-9 * (b @ b) / 2 and (not nonnegative or x.min() >= 0)
 
 
-def test_squares_that_overflow_say_so_once() -> None:
+def test_overflow_of_squares_is_reported_once() -> None:
     A, b = data(20, 30)
     for layout in (np.asarray, sp.csr_array):
         with warnings.catch_warnings(record=True) as seen:
@@ -74,7 +74,7 @@ def test_squares_that_overflow_say_so_once() -> None:
         assert [each.category for each in seen] == [fastiter.ConvergenceWarning]
 
 
-def test_wrong_arguments_and_what_did_not_converge() -> None:
+def test_wrong_arguments_and_failures_to_converge() -> None:
     A, b = data(30, 10)
     with pytest.raises(ValueError, match="lasso_path: l1 must be a list of finite numbers above 0, got 0"):
         lasso_path(A, b, [1.0, 0.0])

@@ -1,7 +1,7 @@
 """Datasets A, C and E of Nutini, Laradji and Schmidt: the curves of rules and updates in the order of their figures.
 
-C has their numbers, drawn by NumPy's legacy generator with seed 1. A and E are made as they describe, with other draws,
-as their own are in files; D is in test_forest.py. Published values are read off figures.
+C has their data, drawn by NumPy's legacy generator with seed 1. A and E are generated as they describe, but with other
+draws, as theirs are in files; D is in test_forest.py. Published values are read off figures.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_non_negative_squares_with_l1() -> None:
     A, b = dataset_a()
     problem = LeastSquares(A, b, l1=50_000.0, lower=0.0)
     best = bcd(problem, rtol=1e-13, update="two-metric", blocks=Blocks(200, "variable"), rule="gs")
-    assert best.converged and 40 <= (best.value > 0).sum() <= 60  # 51 with their numbers
+    assert best.converged and 40 <= (best.value > 0).sum() <= 60  # 51 with their data
 
     def steps(size: int, update: Any, partition: Any) -> int:
         how: Any = {"rule": "gs", "update": update, "blocks": Blocks(size, partition), "check_every": 1}

@@ -39,7 +39,7 @@ def test_derivatives(loss: str) -> None:
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_minimum_is_that_of_scipy(loss: str, parts: str, update: str) -> None:
-    """L-BFGS-B takes l1 as the sum of the two halves of x = u - v, u and v >= 0."""
+    """For L-BFGS-B, l1 is the sum of the two parts of x = u - v, u and v >= 0."""
     p = specified(loss, *data(9, 3), **PARTS[parts])
     m = len(p.l1)
 

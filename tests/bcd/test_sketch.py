@@ -1,4 +1,4 @@
-"""Sketches: steps equal to the formula's, solutions of every kind of system, and published Newton iterations."""
+"""Sketches: steps equal to the formula, solutions of every kind of system, and published Newton iterations."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_huge_and_tiny_systems(layout: Any, sketch: Any) -> None:
         assert found.converged and np.allclose(found.value / scale, 1, rtol=1e-4)
 
 
-def test_systems_without_a_solution_say_so_and_empty_ones_end() -> None:
+def test_inconsistent_systems_are_reported_and_empty_ones_end() -> None:
     A, b = data(30, 3)
     for sketch in SKETCHES:
         with pytest.warns(fastiter.ConvergenceWarning, match="stagnated"):
@@ -182,7 +182,7 @@ def bt12() -> Any:
     return f, c, [15.811, 1.5811, 0.0, 15.083, 3.7164]
 
 
-def test_steps_go_on_after_a_round_that_was_not_enough() -> None:
+def test_steps_continue_after_a_round_that_was_too_short() -> None:
     f, c, x0 = bt12()
     found = sketched_newton(f, c, x0)
     assert found.converged and found.steps <= 9  # 5 to 9 are published
@@ -199,7 +199,7 @@ def test_published_iterations(problem: Any, steps: int, residual: float, sketch:
     f, c, x0, expected = problem()
     found = sketched_newton(f, c, x0, sketch=sketch)
     assert found.converged and found.steps == steps
-    assert found.residual < 2 * residual  # their last digits are those of the random steps
+    assert found.residual < 2 * residual  # their last digits depend on the random steps
     assert np.allclose(found.value, expected, atol=1e-5)
     n = len(x0)
     zero = np.concatenate([f(found.value)[1] + c(found.value, found.multipliers)[1].T @ found.multipliers])

@@ -1,4 +1,4 @@
-"""Solutions on tensors: the arrays' values, derivatives by finite differences, ties, and what is refused."""
+"""Solutions on tensors: the values of arrays, derivatives by finite differences, ties, and refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXACT: dict[str, Any] = {"update": "newton", "blocks": 64, "rtol": 1e-13}
 
 
 def make(loss: str, A: Any, b: Any, **parts: Any) -> Any:
-    """Return the problem of tensors with the targets of `cases.make`."""
+    """Return the problem on tensors with the targets of `cases.make`."""
     if loss == "squares":
         return LeastSquares(A, b, **parts)
     if loss == "logistic":
@@ -44,7 +44,7 @@ def make(loss: str, A: Any, b: Any, **parts: Any) -> Any:
 
 
 def layouts(A: Any) -> dict[str, Any]:
-    """Return equal matrices in other places of memory."""
+    """Return equal matrices in other memory layouts."""
     x = torch.from_numpy(A)
     apart = torch.zeros(2 * A.shape[0], 3 * A.shape[1], dtype=x.dtype)[::2, ::3]
     return {
@@ -71,7 +71,7 @@ def test_values_are_the_arrays(loss: str, dtype: Any) -> None:
             else:
                 problem = make(loss, x, torch.from_numpy(b), **parts)
             found = bcd(problem)
-            near = 1e-5 if dtype == np.float32 and loss == "quadratic" else 1e-10  # its matrix is another product
+            near = 1e-5 if dtype == np.float32 and loss == "quadratic" else 1e-10  # another product gives its matrix
             assert problem.shape == tuple(found.value.shape) and problem.dtype == found.value.dtype, kind
             np.testing.assert_allclose(found.value.numpy(), expected.value, rtol=near, atol=near, err_msg=kind)
             assert torch.equal(found.active, torch.from_numpy(expected.active)) and found.active.dtype == torch.bool
@@ -93,7 +93,7 @@ def check_derivatives(function: Callable[..., Any], *tensors: Any) -> None:
 
 
 def sizes(loss: str, A: Any, b: Any) -> tuple[float, float, float]:
-    """Return l1, lower and upper, of which each holds some coordinates and leaves some."""
+    """Return l1, lower and upper, each of which holds some coordinates and leaves others free."""
 
     def minimiser(**parts: Any) -> Any:
         return of_arrays(cases.make(loss, A, b, l2=0.1, **parts), rtol=1e-12).value.ravel()
@@ -173,8 +173,8 @@ def test_derivative_of_a_lasso_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_other_ways_to_the_same_gradient(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare factorisations, products one by one, conjugate gradients and float32."""
+def test_all_solvers_give_the_same_gradient(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare factorisations, single products, conjugate gradients and float32."""
     A, b = (torch.from_numpy(x) for x in data(15, 6, seed=5))
 
     def gradients(dtype: Any = F64) -> Any:
@@ -266,13 +266,13 @@ def test_sketches() -> None:
     ("A", "b", "parts", "tied"),
     [
         (np.eye(2), [1.0, 3.0], {"l1": 1.0}, 1),  # just reached by l1
-        (np.eye(2), [0.0, 3.0], {"lower": 0.0}, 1),  # at a bound without a force
+        (np.eye(2), [0.0, 3.0], {"lower": 0.0}, 1),  # at a bound with a zero gradient
         (np.eye(2), [1.0, 3.0], {"l1": 1.0, "lower": 0.0}, 1),
         (np.eye(2), [0.5, 3.0], {"l1": 1.0, "lower": 0.0}, 0),
         (np.eye(2), [-5.0, 3.0], {"l1": 1.0, "lower": 0.0}, 0),  # not held by l1 alone
         (np.eye(2), [-5.0, 3.0], {"lower": 0.0, "upper": 3.0}, 1),  # free, and at a bound
         (np.eye(2), [-5.0, 3.0], {"lower": 1.0, "upper": 1.0}, 0),  # fixed
-        (np.ones((2, 2)), [1.0, 1.0], {"l1": 0.5}, 1),  # the second column could take the place of the first
+        (np.ones((2, 2)), [1.0, 1.0], {"l1": 0.5}, 1),  # the second column could replace the first
     ],
 )
 @pytest.mark.parametrize("stop", ["slope", "gap"])
@@ -320,7 +320,7 @@ def test_nothing_to_solve() -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, in its forward mode
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo's own
-def test_states_of_torch() -> None:
+def test_grad_modes_transforms_and_tracing() -> None:
     A, b = (torch.from_numpy(x) for x in data(9, 4))
     leaf = A.clone().requires_grad_()
     expected = bcd(LeastSquares(A, b, l1=0.5)).value

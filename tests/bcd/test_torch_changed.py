@@ -1,4 +1,4 @@
-"""Problems of tensors that change in place, as those of an optimizer's step do: the old values are not solved again."""
+"""Problems whose tensors are modified in place, as by an optimizer step: the old values are not solved again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_change_in_place_is_refused(loss: str, kind: str) -> None:
             bcd(MAKE[loss](x))
 
 
-def test_copies_count_their_own_changes() -> None:
+def test_copies_have_their_own_versions() -> None:
     x = given("rows")
     x["b"].mul_(1)
     problem = LeastSquares(x["A"], x["b"])

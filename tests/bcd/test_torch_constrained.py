@@ -1,4 +1,4 @@
-"""Equality constraints of functions of torch operations: the arrays' steps, derivatives, and what is refused."""
+"""Equality constraints of functions of torch operations: the steps of arrays, derivatives, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of torch operations: the minima of compiled problems and of SciPy, derivatives, and what is refused."""
+"""Functions of torch operations: the minima of compiled problems and of SciPy, derivatives, and refusals."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_minima_are_those_of_compiled_problems(parts: str, update: Any) -> None:
             assert found.method == f"bcd, {rule}, {update}"
 
 
-def test_a_loss_of_ones_own() -> None:
+def test_a_custom_loss() -> None:
     """Compare Poisson regression with l2 and bounds with SciPy."""
     A, b = tensors(seed=1)
     counts = (b.abs() * 2).round()
