@@ -27,7 +27,7 @@ def random_process(S: int, A: int, seed: int, *, unequal: bool = True) -> tuple[
 
 
 def linear_program(P: Array, R: Array, gamma: float) -> Array:
-    """Return V*, the least V with V(s) >= R(s, a) + gamma P(s, a) V for all actions."""
+    """Return V*, the smallest V with V(s) >= R(s, a) + gamma P(s, a) V for all actions."""
     S = len(P)
     s, a = np.nonzero(-np.inf < R)
     below = gamma * P[s, a] - np.eye(S)[s]
@@ -44,7 +44,7 @@ def linear_program(P: Array, R: Array, gamma: float) -> Array:
 
 
 def pairs(P: Array, R: Array, dtype: str = "float64") -> tuple[Any, Array, Array, Array]:
-    """Return the rows of the actions there are: a CSR matrix, rewards, states and actions."""
+    """Return the rows of the existing actions: a CSR matrix, rewards, states and actions."""
     s, a = np.nonzero(-np.inf < R)
     matrix = sparse.csr_array(P[s, a].astype(dtype))
     matrix.indices, matrix.indptr = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int64)

@@ -35,7 +35,7 @@ def test_backup(S: int, A: int, dtype: str) -> None:
 @pytest.mark.parametrize("b", [1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_of_equal_and_of_different_lengths_have_the_same_bits(b: int, dtype: str) -> None:
-    """Rows of one length take another path, as do values that outgrow the cache; one long row more avoids the first."""
+    """Rows of equal length take another path, as do values that exceed the cache; one longer row avoids the first."""
     S = 3 * 2**19 // np.dtype(dtype).itemsize if b == 5 else 50
     garnet = mdp.examples.garnet(S, 2, b, 0.9, seed=b, dtype=dtype)
     weight, target, entry = garnet.transitions
@@ -85,7 +85,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads: int, dtype: str) -
 @pytest.mark.parametrize("omega", [1.0, 0.7, 1.3])
 def test_sweep_in_place(omega: float, exact: bool, dtype: str) -> None:
     P, R = random_process(23, 3, 5)
-    P[3, :, :], P[3, :, 3] = 0, 1  # stays for sure
+    P[3, :, :], P[3, :, 3] = 0, 1  # stays with certainty
     process = mdp_of(P, R, 0.9, dtype)._process
     order = np.random.default_rng(6).permutation(23).astype(np.int32)
     for chosen in (None, order):
@@ -97,7 +97,7 @@ def test_sweep_in_place(omega: float, exact: bool, dtype: str) -> None:
         assert change == pytest.approx(np.abs(expected - start).max() / omega, rel=1e-4)
 
 
-def test_a_permuted_copy_sweeps_in_its_order() -> None:
+def test_a_permuted_copy_is_swept_in_its_order() -> None:
     P, R = random_process(23, 3, 8)
     process = mdp_of(P, R, 0.9)._process
     order = np.random.default_rng(9).permutation(23).astype(np.int32)
@@ -118,7 +118,7 @@ def test_prioritized_sweeping() -> None:
     while True:  # in pieces, as for signals
         now, backups = heap.run(v, 40, 60)
         taken += now
-        assert backups <= 60  # so that each of the 19 states, with its predecessors, is taken
+        assert backups <= 60  # so that each of the 19 states is updated, with its predecessors
         if backups < 40:
             break
     np.testing.assert_allclose(v, expected, rtol=0, atol=1e-12)

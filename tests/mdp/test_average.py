@@ -90,7 +90,7 @@ def test_a_periodic_chain_needs_tau() -> None:
 
 
 def test_the_gain_of_a_long_cycle() -> None:
-    """BiCGSTAB needs as many products as the cycle has states, and fails before."""
+    """BiCGSTAB would need as many products as the cycle has states, and fails earlier."""
     cycle = MDP([np.roll(np.eye(300), 1, axis=1)], np.arange(300.0), None)
     found = average(cycle, "howard", tol=1e-8)
     assert found.converged and found.gain == pytest.approx(149.5, abs=1e-8)
@@ -131,7 +131,7 @@ def test_one_process_for_all_steps() -> None:
     assert np.array_equal(costs.value, -long.value) and np.array_equal(costs.policy, long.policy)
 
 
-def test_the_last_step_says_which_states_are_terminal() -> None:
+def test_terminal_states_are_those_of_the_last_step() -> None:
     P, R = random_process(4, 2, 103, unequal=False)
     last = np.arange(1.0, 5)
     found = finite_horizon([mdp_of(P, R, None, terminal=[0]), mdp_of(P, R, None)], value=last)

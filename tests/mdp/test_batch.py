@@ -76,7 +76,7 @@ def test_values_of_several_models(sense: Any) -> None:
     assert batch.solve(value0=found.value[0], tol=1e-9).value == pytest.approx(found.value, abs=1e-9)
 
 
-def test_one_kind_of_numbers_may_be_shared() -> None:
+def test_probabilities_or_rewards_may_be_shared() -> None:
     problem, P, R, _ = models()
     transposed = np.asfortranarray(R)
     for batch, parts in (
@@ -109,7 +109,7 @@ def test_terminal_states_and_no_discount() -> None:
         MDPBatch(grid, stuck)
 
 
-def test_what_has_not_converged() -> None:
+def test_failures_to_converge_are_reported() -> None:
     problem, P, R, _ = models()
     batch = MDPBatch(problem, P, R)
     text = r"^solve: the bounds must come within 1e-09, got .* in model 0 and 3 others after 2 steps \('max_steps'\)"

@@ -1,4 +1,4 @@
-"""pymdptoolbox's names: its calls and attributes, with values that are right."""
+"""pymdptoolbox's names: its calls and attributes, with correct values."""
 
 from __future__ import annotations
 

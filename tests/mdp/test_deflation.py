@@ -1,4 +1,4 @@
-"""Deflation of the dominant eigenvectors of a chain: against the equations, the rates, numbers of the reference."""
+"""Deflation of the dominant eigenvectors of a chain: the equations, the rates, and the numbers of the reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def islands(parts: int, size: int, leaves: float, dtype: str = "float64") -> Any
     rng = np.random.default_rng(parts)
     weights = rng.random((parts * size, parts * size))
     island = np.arange(parts * size) // size
-    coupling = leaves * 4.0 ** np.maximum(island[:, None], island)  # each island is left more often than the one before
+    coupling = leaves * 4.0 ** np.maximum(island[:, None], island)  # each island is left more often than the last
     weights = (weights + weights.T) * np.where(island[:, None] == island, 1, coupling)
     P = (weights / weights.sum(1, keepdims=True)).astype(dtype)  # reversible, so that all eigenvalues are real
     return P / P.sum(1, keepdims=True, dtype=dtype), rng.random(parts * size).astype(dtype)
@@ -47,7 +47,7 @@ def test_sweeps_are_those_of_the_equations(make: Any, rank: int) -> None:
     chain = chain_of(P, r, 0.99)
     U, B = dominant(chain, r, rank)
     np.testing.assert_allclose(P @ U, U @ B, rtol=0, atol=1e-9)
-    assert U.shape == (len(P), rank if make is islands else 5)  # a pair is not cut
+    assert U.shape == (len(P), rank if make is islands else 5)  # a conjugate pair is not split
     np.testing.assert_allclose(U.T @ U, np.eye(U.shape[1]), rtol=0, atol=1e-12)
     expected_U, expected_B = reference.dominant(P, rank)
     np.testing.assert_allclose(U @ B @ U.T, expected_U @ expected_B @ expected_U.T, rtol=0, atol=1e-8)
@@ -59,7 +59,7 @@ def test_sweeps_are_those_of_the_equations(make: Any, rank: int) -> None:
 
 
 def test_one_eigenvector_is_the_constant() -> None:
-    """Whose deflation is the middle of MacQueen's bounds, with the mean in place of the middle."""
+    """Its deflation is like the midpoint of MacQueen's bounds, with the mean in place of the midpoint."""
     P, r = islands(2, 5, 0.3)
     chain, v = chain_of(P, r, 0.9), np.random.default_rng(1).random(10)
     w = r + 0.9 * P @ v
@@ -67,7 +67,7 @@ def test_one_eigenvector_is_the_constant() -> None:
 
 
 def test_rates_are_those_of_the_next_eigenvalue() -> None:
-    """gamma |lambda_(s + 1)| for s deflated eigenvectors, by those of the equations: E = sum of lambda u v^T."""
+    """gamma |lambda_(s + 1)| for s deflated eigenvectors, as in the equations with E = sum of lambda u v^T."""
     P, r = islands(4, 8, 1e-3)
     gamma, exact = 0.999, reference.policy_values(P[:, None], r[:, None], 0.999, np.zeros(32, int))
     sizes = np.sort(np.abs(np.linalg.eigvals(P)))[::-1]
@@ -118,7 +118,7 @@ def test_terminal_states_semi_markov_and_tiny_processes() -> None:
 
 
 def test_krylov_spaces_that_end_early() -> None:
-    """P 1 = 1 for the first vector of a block: what a product adds to it is rounding, and parallel to it."""
+    """P 1 = 1 for the first vector of a block: the remainder of a product is rounding error, and parallel to it."""
     cycle, steps = np.roll(np.eye(30), 1, axis=1), np.eye(12) / 2
     steps[np.arange(12), np.minimum(np.arange(12) + 1, 11)] += 0.5  # one defective eigenvalue
     for P in (cycle, steps, np.eye(20), np.full((20, 20), 0.05)):
@@ -132,10 +132,10 @@ def test_krylov_spaces_that_end_early() -> None:
 
 
 def test_numbers_of_the_reference() -> None:
-    """Rank one: 30 sweeps for 340 on a Garnet, an error of 8e-9; none are saved on a grid with an absorbing goal."""
+    """Rank one: 30 sweeps instead of 340 on a Garnet, error 8e-9; no gain on a grid with an absorbing goal."""
     problem = examples.garnet(1000, 10, 5, 0.95)
     exact = problem.solve("pi", tol=1e-9)
-    for stop in ("span", "sup"):  # the sup norm is that of the values with what was left out
+    for stop in ("span", "sup"):  # the sup norm includes the deflated part of the values
         found = problem.solve("deflated", stop=stop, value0=np.zeros(1000))  # type: ignore[arg-type]
         assert found.steps == 30 and np.abs(found.value - exact.value).max() <= 5e-7
     v, w = np.zeros(1000), np.empty(1000)

@@ -1,4 +1,4 @@
-"""Projections against loops, and the tails of the best policies against all policies that see the history."""
+"""Projections against loops, and the tails of the best policies against all history-dependent policies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_quantile_projection() -> None:
 def tails_of_all_policies(markov: bool) -> dict[float, float]:
     """Return the largest CVaR of three steps from state 0 over deterministic policies, by enumeration.
 
-    With the history a policy has an action for each history that it can reach; else one for each step and state.
+    With the history, a policy has an action for each history that it can reach; otherwise one for each step and state.
     """
     levels, best = (0.05, 0.1, 0.25, 0.5, 1.0), dict.fromkeys((0.05, 0.1, 0.25, 0.5, 1.0), -np.inf)
 
@@ -104,7 +104,7 @@ def test_the_best_tails_need_the_stock() -> None:
 
 
 def test_expected_utilities_with_a_discount() -> None:
-    """On a fine grid it comes near the enumeration of all policies of two steps."""
+    """On a fine grid it is close to the enumeration of all policies of two steps."""
     grid, gamma = np.linspace(-15, 15, 3001), 0.8
     for degree, utility in ((1.0, lambda c: np.minimum(c, 0)), (2.0, lambda c: -(np.abs(c) ** 2)), (1.0, lambda c: c)):
         found = laws.stock_augmented(OUTCOMES, 2, grid, utility, gamma, degree=degree)

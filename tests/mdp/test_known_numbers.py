@@ -1,4 +1,4 @@
-"""Counts of sweeps, products and backups, and residuals, as they were found with other implementations."""
+"""Counts of sweeps, products and backups, and residuals, compared with those of other implementations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastiter.mdp import examples
 
 
 def test_backups_from_the_heap() -> None:
-    """Prioritized sweeping takes 35.7 S states, where sweeps outwards from the goal back up 24 S."""
+    """Prioritized sweeping backs up 35.7 S states, sweeps outwards from the goal 24 S."""
     process = examples.gridworld(20, 0.95, reward=0.0, goal=1.0)._process
     v, tolerance = np.zeros(400), 1e-6 * 0.05 / (2 * 0.95)
     heap = _core.mdp.prioritized(process.model, 64, *process.predecessors, 0.95, tolerance)
@@ -40,7 +40,7 @@ def test_residuals_of_value_iteration() -> None:
 
 
 def test_policies_and_products_of_inexact_policy_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven policies, with about 112 and 176 products, where value iteration with the sup norm takes thousands."""
+    """Seven policies, with about 112 and 176 products; value iteration with the sup norm takes thousands."""
     from fastiter.mdp import _krylov
 
     rows, products = examples.garnet(100_000, 10, 5, 0.95)._process.rows, [0]

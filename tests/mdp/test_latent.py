@@ -46,7 +46,7 @@ Line = tuple[Fraction, Fraction]
 
 
 def exact_envelope(lines: list[Line]) -> list[Line]:
-    """Return the lines that are best somewhere in [0, 1], in fractions."""
+    """Return the lines that are best somewhere in [0, 1], in rational arithmetic."""
 
     def crossing(one: Line, other: Line) -> Fraction:
         return (one[0] - other[0]) / ((other[1] - other[0]) - (one[1] - one[0]))
@@ -65,7 +65,7 @@ def exact_envelope(lines: list[Line]) -> list[Line]:
 
 
 def test_the_number_of_vectors() -> None:
-    """As many as in exact arithmetic, though lines that nearly coincide are told apart by rounding alone."""
+    """As many as in exact arithmetic, although lines that nearly coincide differ only by rounding."""
     means = [(Fraction(8, 10), Fraction(1, 10)), (Fraction(1, 2), Fraction(1, 2)), (Fraction(2, 10), Fraction(9, 10))]
     lines = [(Fraction(0), Fraction(0))]
     for vectors in alpha_vectors(THREE, 7)[1:]:
@@ -115,7 +115,7 @@ def test_three_contexts_at_points() -> None:
 
 @pytest.mark.parametrize("M", [1, 3, 4])
 def test_linear_programs_keep_what_is_best_somewhere(M: int) -> None:
-    """No belief loses, and each kept vector has a belief at which it is above all others."""
+    """The value of no belief decreases, and each kept vector has a belief at which it is above all others."""
     optimize = pytest.importorskip("scipy.optimize")
     process, rng = random_process(M), np.random.default_rng(190)
     found = alpha_vectors(process, 3 if M < 4 else 2)

@@ -1,4 +1,4 @@
-"""Every layout of P and R gives the same process; what is refused, in one sentence."""
+"""Every layout of P and R gives the same process; others are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_layouts_of_unequal_actions(layout: str) -> None:
     found = (read_only() if layout == "read-only" else UNEQUAL[layout]()).solve(tol=1e-10)
     value, policy = reference.policy_iteration(P, R, 0.9)
     np.testing.assert_allclose(found.value, value, rtol=0, atol=1e-10)
-    if "lists" in layout:  # actions are places within their states
+    if "lists" in layout:  # actions are positions within their states
         policy = np.array([reference.actions_of(R, s).index(policy[s]) for s in range(S)])
     assert np.array_equal(found.policy, policy)
 
@@ -123,7 +123,7 @@ def test_rows_in_order_are_not_copied() -> None:
         assert np.shares_memory(own, given)
 
 
-def test_what_an_mdp_shows() -> None:
+def test_attributes_and_repr_of_an_mdp() -> None:
     problem = mdp_of(P, R, 0.9)
     weight, target, entry = problem.transitions
     matrix = csr((weight, target, entry))
@@ -305,7 +305,7 @@ SOLVE: list[tuple[Callable[[], Any], type[Exception], str]] = [
 ]
 
 
-def test_messages_have_the_costs_that_were_given() -> None:
+def test_messages_quote_the_given_costs() -> None:
     with pytest.raises(ValueError, match=r"^MDP: R must be finite, got inf in state 0, action 0 \(row 0\)$"):
         MDP(np.ones((1, 1, 1)), np.array([[np.inf]]), 0.9, sense="min")
 

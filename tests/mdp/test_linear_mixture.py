@@ -113,7 +113,7 @@ def test_wrong_arguments(case: int) -> None:
     assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
 
 
-def test_the_determinant_says_when_to_plan_again() -> None:
+def test_the_determinant_decides_when_to_plan_again() -> None:
     model = LinearMixture(FEATURES, H)
     while not model.has_doubled:
         before = np.linalg.slogdet(model.precision)[1]

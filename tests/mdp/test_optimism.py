@@ -43,7 +43,7 @@ def test_losses_are_those_of_the_equations() -> None:
     excess = expected[-1] - expected[:-1].min(axis=0)
     np.testing.assert_allclose(learner.excess, excess, rtol=1e-10, atol=1e-10)
     assert np.array_equal(learner.policy, Q[learner.chosen].argmax(1)) and learner.switches == 0
-    large = LOOP(Q + 1e6, J, 1e9)  # constants count for nothing, and large ones do not hide the differences
+    large = LOOP(Q + 1e6, J, 1e9)  # constants have no effect, and large ones do not hide the differences
     for step in steps:
         large.update(*step)
     np.testing.assert_allclose(large.excess, excess, rtol=1e-5, atol=1e-5)
@@ -61,7 +61,7 @@ def test_the_largest_numbers_do_not_overflow() -> None:
 
 
 def test_switches_follow_the_rule() -> None:
-    """Kept up to 4 beta; then the largest gain among those within beta, or the least excess if none is."""
+    """A hypothesis is kept up to 4 beta; then the largest gain among those within beta, or else the smallest excess."""
     rng = np.random.default_rng(2)
     for beta in (0.3, 2.0, 8.0):
         Q, J = rng.standard_normal((6, 3, 2)), rng.random(6)
@@ -95,7 +95,7 @@ def test_hypotheses_of_processes_solve_their_equation() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_river_is_learned_among_wrong_hypotheses(seed: int) -> None:
-    """The truth is always believed, the hypothesis in use is never worse than it, and few are tried."""
+    """The truth always stays in the set, the hypothesis in use never has a lower gain, and few are tried."""
     currents, rights, lefts = (0.15, 0.25, 0.35, 0.45), (0.25, 0.5, 1.0), (0.005, 0.8)
     kinds = list(itertools.product(currents, rights, lefts))
     models = [river(*kind) for kind in kinds]
@@ -116,7 +116,7 @@ def test_a_river_is_learned_among_wrong_hypotheses(seed: int) -> None:
         if k % 100 == 0:
             assert learner.believed[truth] and learner._J[learner.chosen] >= gain - 1e-9
     assert (policy == 1).all() and learner.switches <= 6
-    assert swims.count(False) <= 0.05 * T and all(swims[T // 2 :])  # drifting, which earns .005, is soon given up
+    assert swims.count(False) <= 0.05 * T and all(swims[T // 2 :])  # drifting, which earns .005, is soon abandoned
 
 
 def wrong() -> list[tuple[Any, type[Exception], str]]:

@@ -1,4 +1,4 @@
-"""Options of methods: refused by the others; and the limit of sweeps, which every method keeps."""
+"""Options of methods are refused by other methods; every method respects the limit of sweeps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GIVEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("option", sorted(OPTIONS))
-def test_only_the_method_that_takes_an_option_takes_it(option: str) -> None:
+def test_options_are_accepted_only_by_their_method(option: str) -> None:
     problem, value = examples.garnet(9, 2, 3, 0.9), GIVEN[option]
     batch, own = MDPBatch(problem, R=problem.rewards[None]), OPTIONS[option][1]
     assert set(GIVEN) == set(OPTIONS)
@@ -40,7 +40,7 @@ def test_only_the_method_that_takes_an_option_takes_it(option: str) -> None:
             assert str(raised.value) == message
 
 
-def test_options_that_are_no_numbers_are_named_by_their_type() -> None:
+def test_messages_name_the_types_of_options_that_are_not_numbers() -> None:
     problem = examples.forest(4, 0.999)
     with pytest.raises(ValueError, match=r"^solve: order must be None for 'vi', .*, got 'numpy.ndarray'$"):
         problem.solve("vi", order=np.arange(4))
@@ -49,8 +49,8 @@ def test_options_that_are_no_numbers_are_named_by_their_type() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_method_takes_more_sweeps_than_allowed(method: Any) -> None:
-    """Also with windows, where one pass may be sixty sweeps, and with heaps, whose pieces may be thousands."""
+def test_no_method_exceeds_the_limit_of_sweeps(method: Any) -> None:
+    """Also with windows, where one pass may be sixty sweeps, and with heaps, whose pieces may have thousands."""
     problems: list[MDP] = [examples.garnet(40, 3, 4, 0.99), examples.gridworld(6, 0.98)]
     if method in ("gs", "ps", "auto"):
         problems += [examples.gridworld(32, 1.0), examples.gridworld(32, 0.99)]
@@ -67,8 +67,8 @@ def test_no_method_takes_more_sweeps_than_allowed(method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_number_of_sweeps_may_be_allowed(method: Any) -> None:
-    """Also more than 64 bits hold, as kernels count them."""
+def test_the_limit_of_sweeps_may_be_any_integer(method: Any) -> None:
+    """Also more than fits into 64 bits, with which kernels count."""
     problem = examples.forest(3, 0.9)
     found = problem.solve(method, max_steps=10**30)
     assert found.converged and found.steps == problem.solve(method).steps
@@ -76,8 +76,8 @@ def test_any_number_of_sweeps_may_be_allowed(method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bounds_that_overflow_give_no_other_warning(method: Any) -> None:
-    """First values of 1e308, from which prioritized sweeping alone comes to the end."""
+def test_overflow_of_bounds_gives_no_other_warning(method: Any) -> None:
+    """The initial values are 1e308, from which only prioritized sweeping converges."""
     problem = examples.garnet(20, 3, 4, 0.9)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")

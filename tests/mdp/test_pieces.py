@@ -1,4 +1,4 @@
-"""The loop of the kernels in pieces, between which Python looks for signals: each gets on, and none changes a bit."""
+"""The kernels' loop in pieces, between which Python handles signals: each makes progress, and no bit changes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_sweeps_of_a_policy_in_pieces() -> None:
 
 
 def test_sweeps_of_a_policy_count_as_operations() -> None:
-    """A call ends within the sweeps of a policy, if they are more than it may make."""
+    """A call ends within the sweeps of a policy if these exceed its limit."""
     n = 2**18
     weight, target = np.zeros(n, np.float32), np.zeros(n, np.int32)
     arrays = (np.array([0, 1]), np.array([0, n]), target, weight, np.ones(1, np.float32))

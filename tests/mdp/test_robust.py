@@ -59,7 +59,7 @@ def program(p: np.ndarray, v: np.ndarray, kind: str, radius: float, support: boo
     if kind == "linf":
         limits = [(max(x - radius, 0), min(x + radius, 1) if x > 0 else 0) for x in p]
         return float(optimize.linprog(v, A_eq=np.ones((1, n)), b_eq=[1], bounds=limits).fun)
-    # |q - p| <= t, sum t <= radius
+    # the constraints |q - p| <= t and sum t <= radius
     eye = np.eye(n)
     A = np.block([[eye, -eye], [-eye, -eye], [np.zeros((1, n)), np.ones((1, n))]])
     b = np.concatenate([p, -p, [radius]])
@@ -227,8 +227,8 @@ def test_actions_that_share_a_budget() -> None:
         assert (found.value <= robust(problem, "l1", radius.repeat(3) / 3, tol=1e-11).value + 1e-9).all()
 
 
-def test_terminal_states_draw_the_adversary() -> None:
-    """The worst probabilities lead to the end though the nominal ones hardly do; bounds count that."""
+def test_the_adversary_leads_to_terminal_states() -> None:
+    """The worst probabilities lead to the terminal state although the nominal ones hardly do; bounds allow for it."""
     P = np.array([[[0.9, 0.1], [0.5, 0.5]], [[0, 1.0], [0, 1.0]]])
     problem = MDP(P, np.ones((2, 2)), 0.9, terminal=[1])
     found = robust(problem, "l1", 0.4, tol=1e-10)
@@ -240,7 +240,7 @@ def test_terminal_states_draw_the_adversary() -> None:
 
 
 def test_the_worst_model_of_a_set() -> None:
-    """Where each row may come from another model, the result is that of the robust Bellman operator."""
+    """If each row may come from another model, the result is that of the robust Bellman operator."""
     for seed in range(3):
         rng = np.random.default_rng(seed)
         P, R = rng.dirichlet(np.full(6, 0.5), (6, 3, 3)), rng.random((6, 3))

@@ -1,4 +1,4 @@
-"""Many small models in one call of the kernels: the bits of each alone, for every option, end and number of threads."""
+"""Many small models in one call of the kernels have the bits of each alone, for all options, ends and threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("value", "policy", "lower", "upper", "steps", "residual", "reason", "co
 
 
 def check_same(problem: MDP, R: Any, P: Any = None, **how: Any) -> Any:
-    """Solve in one call on one and two threads, and one by one, also by the loop of Python; return the solution."""
+    """Solve in one call on one and two threads, and one by one, also by the Python loop; return the solution."""
     batch, found = MDPBatch(problem, P, R), []
     start = how.pop("value0", None)
     with warnings.catch_warnings():
@@ -41,7 +41,7 @@ def check_same(problem: MDP, R: Any, P: Any = None, **how: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The kernels' own loop is what solves the batch, and not the models one by one."""
+    """The batch is solved by the kernels' own loop, not model by model."""
     before, calls = fastiter.get_num_threads(), []
 
     def counted(*given: Any) -> Any:
@@ -56,7 +56,7 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def rewards(problem: MDP, B: int = 6) -> Any:
-    """Return rewards (B, rows), of sizes that need different numbers of sweeps."""
+    """Return rewards (B, rows) of magnitudes that need different numbers of sweeps."""
     rng = np.random.default_rng(7)
     scale = 10.0 ** np.arange(-3, B - 3)[:, None]
     return (scale * (problem.rewards + 0.1 * rng.standard_normal((B, problem.rows)))).astype(problem.dtype)
@@ -88,7 +88,7 @@ def test_bits_of_each_alone(how: dict[str, Any], dtype: str) -> None:
 
 
 def test_ends_of_all_kinds() -> None:
-    """Each model its own: converged, out of sweeps, hidden by rounding, and beyond the largest number."""
+    """Each model has its own reason: converged, out of sweeps, limited by rounding, and overflow."""
     problem = examples.garnet(30, 3, 4, 0.93)
     R = rewards(problem)
     R[4:] *= [[1e16], [1e306]]
@@ -119,7 +119,7 @@ def test_terminal_states_costs_and_discounts_of_rows(method: Any) -> None:
 
 
 def test_absorbing_states_of_some_models() -> None:
-    """ "auto" then takes another method for these than for the others, and an order of their own."""
+    """ "auto" then uses another method and another order for these models than for the others."""
     rows = np.array([[[0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]]]).transpose(1, 0, 2).copy()
     problem = MDP(rows, np.arange(3.0)[:, None], 0.9)
     P = np.stack([problem.transitions[0]] * 3)
@@ -136,7 +136,7 @@ def test_absorbing_states_of_some_models() -> None:
 
 @pytest.mark.parametrize("places", [(0, 1), (1, 0), (0, 1, 0)])
 def test_orders_of_some_models(places: tuple[int, ...]) -> None:
-    """Outwards from a state that is never left, beside models that have none and are swept in ascending order."""
+    """Outwards from an absorbing state, beside models that have none and are swept in ascending order."""
     rng = np.random.default_rng(171)
     P = rng.dirichlet(np.ones(5), (5, 2))
     problem = MDP(P, rng.random((5, 2)), 0.9)
@@ -148,7 +148,7 @@ def test_orders_of_some_models(places: tuple[int, ...]) -> None:
 
 
 def test_names_of_actions() -> None:
-    """Places within states, whose rows are by their numbers, become these numbers."""
+    """Positions within states are converted to the actions' numbers."""
     sparse = pytest.importorskip("scipy.sparse")
     matrix = sparse.csr_array(np.tile([[0.5, 0.5]], (4, 1)))
     problem = MDP(matrix, np.zeros(4), 0.9, states=np.array([0, 0, 1, 1]), actions=np.array([7, 3, 5, 9]))

@@ -41,7 +41,7 @@ def test_all_methods_agree_with_the_linear_program(seed: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("method", ["vi", "gs", "mpi", "anchored"])
 def test_bounds_hold_from_the_first_sweep_on(method: Any, dtype: str) -> None:
-    """Also for values that no method comes near, and with the rounding of float32."""
+    """Also for initial values far from the solution, and with the rounding of float32."""
     P, R = random_process(30, 3, 40)
     problem = mdp_of(P, R, 0.97, dtype)
     rows = problem._process.rows
@@ -53,7 +53,7 @@ def test_bounds_hold_from_the_first_sweep_on(method: Any, dtype: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fastiter.ConvergenceWarning)
             found = problem.solve(method, tol=1e-12, max_steps=steps, value0=start)
-        if value is None:  # of the weights as they were rounded, which do not sum to 1
+        if value is None:  # for the rounded weights, which do not sum to 1
             value = _fixed_point(double, 0.97)
         assert (found.lower <= value).all() and (value <= found.upper).all()
 
@@ -125,7 +125,7 @@ def test_orders_of_sweeps_and_the_heap() -> None:
 
 
 def test_the_first_values_are_a_lower_bound() -> None:
-    """From there a sweep outwards from the goal is nearly exact far away, where a step costs 1 for ever."""
+    """From these values, a sweep outwards from the goal is nearly exact far away, where a step costs 1 for ever."""
     problem = examples.gridworld(40, 0.9)
     near, far = problem.solve("gs"), problem.solve("gs", value0=np.zeros(1600))
     assert near.steps < 0.8 * far.steps
@@ -207,7 +207,7 @@ def test_semi_markov_processes() -> None:
 
 @pytest.mark.parametrize("method", ["vi", "gs", "ps", "mpi", "pi", "ipi", "anderson", "anchored"])
 def test_terminal_states(method: Any) -> None:
-    """Their rows count for nothing, and bounds hold though constants do not pass through them."""
+    """Their rows are ignored, and bounds hold although constants do not pass through them."""
     P, R = random_process(14, 3, 53)
     terminal = np.array([2, 9])
     ended = R.copy()
@@ -221,7 +221,7 @@ def test_terminal_states(method: Any) -> None:
 
 @pytest.mark.parametrize("method", ["vi", "gs", "ps", "mpi", "auto"])
 def test_shortest_paths(method: Any) -> None:
-    """At gamma 1: costs from a start of 0 give a bound from above only."""
+    """At gamma 1, costs with initial values of 0 give only an upper bound."""
     problem = examples.gridworld(15, 1.0)
     found = problem.solve(method, tol=1e-10)
     weight, target, entry = problem.transitions
@@ -246,7 +246,7 @@ def test_one_state_a_cycle_and_states_that_nothing_reaches() -> None:
 
 @pytest.mark.parametrize(("n", "gamma"), [(200, 0.999), (1000, 0.9995)])
 def test_values_of_policies_on_long_cycles(n: int, gamma: float) -> None:
-    """A Krylov method needs as many products as the cycle has states, and does not get there."""
+    """A Krylov method would need as many products as the cycle has states, and fails earlier."""
     cycle = np.roll(np.eye(n), 1, axis=1)[:, None]
     reward = np.random.default_rng(n).random((n, 1))
     expected = np.linalg.solve(np.eye(n) - gamma * cycle[:, 0], reward[:, 0])
@@ -260,7 +260,7 @@ def test_values_of_policies_on_long_cycles(n: int, gamma: float) -> None:
 
 @pytest.mark.parametrize(("dtype", "powers"), [("float32", (-110, 100)), ("float64", (-900, 900))])
 def test_values_of_policies_scale_with_rewards(dtype: str, powers: tuple[int, int]) -> None:
-    """Powers of 2 change no bit; squares of these rewards overflow or vanish."""
+    """Powers of 2 change no bit; squares of these rewards overflow or underflow."""
     P, R = random_process(9, 1, 50, unequal=False)
     policy = np.zeros(9, int)
     plain = mdp_of(P, R, 0.9, dtype).evaluate(policy)
@@ -280,7 +280,7 @@ def test_values_out_of_reach_are_refused() -> None:
 
 @pytest.mark.parametrize("method", ["vi", "gs", "ps", "mpi", "anderson", "auto"])
 def test_values_that_grow_without_end(method: Any) -> None:
-    """A cycle with rewards and without a discount: also a heap that never empties ends after max_steps."""
+    """A cycle with rewards and without a discount: even a heap that never empties ends after max_steps."""
     P = np.array([[[0.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 1]], [[0, 0, 1], [0, 0, 1]]])
     problem = mdp.MDP(P, np.array([[1.0, 0], [1, 0], [0, 0]]), 1.0)
     with pytest.warns(fastiter.ConvergenceWarning, match="'max_steps'"):
@@ -290,14 +290,14 @@ def test_values_that_grow_without_end(method: Any) -> None:
 
 @pytest.mark.parametrize("method", ["vi", "gs", "ps", "mpi"])
 def test_cycles_that_earn_nothing(method: Any) -> None:
-    """At gamma 1: staying is worth 0 and leaving -1; any value from -1 on solves V = T V."""
+    """At gamma 1, staying is worth 0 and leaving -1; every value from -1 upwards solves V = T V."""
     P = np.array([[[1.0, 0], [0, 1]], [[0, 1], [0, 1]]])
     problem = mdp.MDP(P, np.array([[0.0, -1], [0, 0]]), 1.0)
     found = problem.solve(method)
     assert found.converged and found.value.tolist() == [0, 0] and np.isinf([found.lower[0], found.upper[0]]).all()
     with pytest.raises(ValueError, match=r"^solve: value0 must be 0 where gamma is 1 and a cycle earns nothing"):
         problem.solve(method, value0=np.array([-5.0, 0]))
-    # The first state earns nothing either, but is left: bounds hold where the cycle behind it costs.
+    # The first state earns nothing either, but is left: bounds hold if the cycle behind it has costs.
     P = np.array([[[0.0, 1, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]], [[0, 0, 1], [0, 0, 1]]])
     for free, reward in ((False, [[-1.0, -2], [-1, -3], [0, 0]]), (True, [[0.0, -2], [-1, -3], [0, 0]])):
         found = mdp.MDP(P, np.array(reward), 1.0).solve(method, value0=np.array([-9.0, 4, 0]), tol=1e-9)

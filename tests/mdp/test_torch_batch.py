@@ -1,4 +1,4 @@
-"""Batches of decision processes as tensors: the bits of each model alone, gradients, cards, errors."""
+"""Batches of decision processes as tensors: the bits of each model alone, gradients, GPUs, errors."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_ops() -> None:
     assert torch.equal(compiled(P, R), mdp_values(P, R, 0.9).value)
 
 
-def test_on_a_card(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All models are swept together, each until its own stop, with the bits that it has alone."""
+def test_models_on_a_gpu_are_swept_together(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All models are swept together, each until its own stopping test, with the same bits as alone."""
     pytest.importorskip("triton")
     (crow, col, values), rewards, states = sparse()
     rewards[1] = 0.25  # the bounds of equal rewards meet at once

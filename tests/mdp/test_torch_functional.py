@@ -47,7 +47,7 @@ def test_values(dtype: str) -> None:
 
 
 def shifted(values: Any, crow: Any) -> Any:
-    """Return probabilities from any numbers near them: finite differences leave the rows' sums at 1."""
+    """Return normalised probabilities from numbers near them, so that finite differences keep the sums of rows at 1."""
     row = torch.repeat_interleave(torch.arange(len(crow) - 1), crow.diff())
     return values / torch.zeros(len(crow) - 1, dtype=values.dtype).index_add(0, row, values)[row]
 
@@ -55,7 +55,7 @@ def shifted(values: Any, crow: Any) -> Any:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("gamma", "scale"), [(0.9, 1.0), (0.999, 1e4)])
 def test_a_tolerance_below_rounding_is_no_failure(dtype: Any, gamma: float, scale: float) -> None:
-    """Warnings are errors: the default tolerance is below the rounding of float32, and of large values."""
+    """Warnings are errors here: the default tolerance is below the rounding of float32, and of large values."""
     P, R = random_process(20, 3, 60, unequal=False)
     found = mdp_values(torch.tensor(P, dtype=dtype), scale * torch.tensor(R, dtype=dtype), gamma)
     best = mdp_of(P, scale * R, gamma).solve("pi", tol=1e-5 * scale).value

@@ -1,4 +1,4 @@
-"""Backups, solutions and values of decision processes by Triton's kernel: interpreted, or compiled on a card."""
+"""Backups, solutions and values of decision processes by the Triton kernel, interpreted or compiled on a GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.mdp.cases import linear_program, mdp_of, pairs, random_process  # noq
 
 @pytest.fixture(autouse=True)
 def card(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat the CPU as a card, if the kernels are interpreted."""
+    """Treat the CPU as a GPU if the kernels are interpreted."""
     if device == "cpu":
         monkeypatch.setattr(solve, "_CARDS", ("cpu",))
         monkeypatch.setattr(functional, "mdp_policy", gpu.policy)
@@ -88,7 +88,7 @@ def test_ties_not_a_number_and_extreme_values(device: str) -> None:
 
 
 def test_models_that_share_a_pattern(device: str) -> None:
-    """Each has the bits that it has alone, whether or not all are swept; the others are left as they were."""
+    """Each has the same bits as alone, whether or not all are swept; the others are unchanged."""
     P, R = random_process(37, 3, 142, unequal=False)
     (crow, col, values), rewards, owner = parts(P, R, "float64", device)
     row = torch.cat([owner.new_zeros(1), torch.bincount(owner).cumsum(0)])
@@ -116,7 +116,7 @@ def test_solutions(dtype: str, device: str) -> None:
     )
     matrix, rewards, states = parts(P, R, dtype, device)
     rows = mdp_solve(matrix, rewards, 0.9, states=states, tol=tol, value0=dense.value)
-    noise = 1e-8 if dtype == "float64" else 2e-5  # of the program, and of the rounded probabilities
+    noise = 1e-8 if dtype == "float64" else 2e-5  # the error of the linear program, and of the rounded probabilities
     for found in (dense, rows):
         assert found.converged and found.method == "vi" and found.residual < tol and found.value.device.type == device
         assert (found.lower.cpu().numpy() <= value + noise).all() and (value - noise <= found.upper.cpu().numpy()).all()
@@ -185,7 +185,7 @@ WRONG: list[tuple[Any, str]] = [
 @pytest.mark.parametrize("on_card", [True, False])
 @pytest.mark.parametrize("case", range(len(WRONG)))
 def test_wrong_processes(case: int, on_card: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same sentences as on the CPU, which checks what a card has found to be wrong."""
+    """The sentences are those of the CPU, which checks the inputs that a GPU found to be wrong."""
     if not on_card:
         monkeypatch.undo()
     P, R = (torch.from_numpy(x).to(device if on_card else "cpu") for x in random_process(5, 3, 147, unequal=False))

@@ -1,4 +1,4 @@
-"""Gauss-Seidel sweeps in windows, outwards from the states that are never left."""
+"""Gauss-Seidel sweeps in windows, outwards from absorbing states."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_a_long_way_takes_fewer_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(found.value, whole.value, rtol=0, atol=1e-4)
 
 
-def test_where_there_are_no_windows() -> None:
-    """Where steps lead far in the order, in small processes, and in other orders."""
+def test_processes_without_windows() -> None:
+    """There are none if steps lead far in the order, in small processes, and in other orders."""
     garnet = examples.garnet(2000, 3, 4, 0.9)
     rows, states = garnet._process.rows, np.repeat(np.arange(2000), 3)
     sparse = pytest.importorskip("scipy.sparse")
@@ -80,7 +80,7 @@ def test_limits_count_the_sweeps_of_windows() -> None:
 
 
 def test_shortest_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all rows cost, values begin below V*; where some do not, at 0, without windows; so do given values."""
+    """If all rows have costs, values begin below V*; otherwise they begin at 0, without windows, as do given values."""
     grid = examples.gridworld(110, 1.0)
     found, whole = grid.solve(tol=1e-9), without_windows(monkeypatch, grid, tol=1e-9)
     assert found.converged and found.steps < 0.7 * whole.steps
