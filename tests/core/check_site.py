@@ -1,8 +1,8 @@
 """python tests/core/check_site.py [FOLDER]: opens every page of the built site in Chromium, wide and on a phone.
 
-Not a test module: `make check-site` runs it on what `make docs` has built. It reports errors in the console, links and
-anchors that lead nowhere within the site, and tables, formulas, code and pictures that end beyond the window without a
-scroll bar of their own. Requests to other sites are refused, so what the pages need from them is reported, too.
+Not a test module: `make check-site` runs it on what `make docs` has built. It reports errors in the console, broken
+links and anchors within the site, and tables, formulas, code and pictures that overflow the window without their own
+scroll bar. Requests to other sites are blocked, so resources that the pages need from them are reported, too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from urllib.parse import unquote, urldefrag, urljoin
 ROOT = Path(__file__).parents[2]
 WIDTHS = {"wide": 1280, "phone": 390}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-#: Pages that Sphinx makes for itself
+#: Pages that Sphinx generates for itself
 OWN = ("genindex.html", "py-modindex.html", "search.html")
 
-#: Links, anchors, and elements that end beyond the window while no ancestor scrolls or clips them
+#: Links, anchors, and elements that overflow the window while no ancestor scrolls or clips them
 LOOK = """() => {
   const width = document.documentElement.clientWidth;
   const scrolls = (e) => {
@@ -49,8 +49,8 @@ LOOK = """() => {
 
 
 def browser_of(playwright: Any) -> Any:
-    """Return Chromium: that of playwright, or one of the system."""
-    from playwright.sync_api import Error  # here, as the tests import all of tests/ where it is not installed
+    """Return playwright's Chromium, or the system's."""
+    from playwright.sync_api import Error  # here, as tests import all of tests/ without it
 
     try:
         return playwright.chromium.launch()
@@ -65,7 +65,7 @@ def browser_of(playwright: Any) -> Any:
 
 
 def opened(browser: Any, width: int, errors: list[str]) -> Any:
-    """Return a tab of this width that appends errors to a list, and refuses requests to other sites."""
+    """Return a tab of this width that appends errors to a list, and blocks requests to other sites."""
     tab = browser.new_page(viewport={"width": width, "height": 900})
     tab.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

@@ -1,9 +1,9 @@
 """python -m tests.core.concurrent_calls: the public functions on arrays, called by several Python threads at once.
 
-Each thread makes all calls of `tests/core/record_bits.py` in an order of its own, on inputs that all of them read, with
-teams of several threads, while the main thread changes their number and returns memory to the system. The results must
-have the bits of the same calls alone. These follow, so that the first calls, which fill caches and start workers, are
-concurrent too; for the same reason this is a process of its own. Without torch, the teams are those of fastiter's pool.
+Each thread makes all calls of `tests/core/record_bits.py` in its own order, on shared inputs, with teams of several
+threads, while the main thread changes their number and returns memory to the system. The results must have the bits of
+the same calls alone. These are made afterwards, so that the first calls, which fill caches and start workers, are
+concurrent too; for the same reason this is a separate process. Without torch, the teams are those of fastiter's pool.
 
 With the argument `race`, two threads write to one array, which ThreadSanitizer has to report.
 """
@@ -29,7 +29,7 @@ THREADS = 4
 
 
 def run_together(*functions: Callable[[], None]) -> list[threading.Thread]:
-    """Return threads that run a function each, none before all have started."""
+    """Return threads that run one function each, none before all have started."""
     start = threading.Barrier(len(functions))
 
     def run(function: Callable[[], None]) -> None:

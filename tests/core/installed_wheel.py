@@ -20,7 +20,7 @@ from fastiter.quant import quantize
 
 
 def check(function: Callable[..., Any], *arguments: Any) -> None:
-    """Compare the compiled kernels with the reference, which is NumPy."""
+    """Compare the compiled kernels with the NumPy reference."""
     found, expected = (function(*arguments, backend=backend) for backend in ("cpu", "reference"))
     pairs = zip(found, expected, strict=True) if isinstance(found, tuple) else ((found, expected),)
     for ours, theirs in pairs:
@@ -48,7 +48,7 @@ def check_families() -> None:
 
 def main() -> None:
     where = Path(fastiter.__file__).parent
-    if len(sys.argv) == 1:  # once more for each instruction set, which is chosen at import
+    if len(sys.argv) == 1:  # once for each instruction set, which is chosen at import
         versions = f"fastiter {fastiter.__version__}, NumPy {np.__version__}, Python {sys.version.split()[0]}"
         print(f"{versions}: {_core.isa_built()}", flush=True)
         for level in _core.isa_available().split():

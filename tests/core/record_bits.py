@@ -141,7 +141,7 @@ def relaxations() -> Iterator[Case]:
     from fastiter import ConvergenceWarning, relax
 
     def solve(function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        with warnings.catch_warnings():  # 25 sweeps are not meant to converge
+        with warnings.catch_warnings():  # 25 sweeps need not converge
             warnings.simplefilter("ignore", ConvergenceWarning)
             return function(*arguments, max_steps=25, **more).value
 
@@ -152,7 +152,7 @@ def relaxations() -> Iterator[Case]:
         more = {"omega": 1.3} if method in ("sor", "ssor") else {}
 
         yield f"{method} {np.dtype(dtype)}", functools.partial(solve, getattr(relax, method), A, b, **more)
-    prepared = relax.Relaxation(grid, "ssor", order="color")  # of omega "auto", which the first solution estimates
+    prepared = relax.Relaxation(grid, "ssor", order="color")  # with omega "auto", which the first solution estimates
     yield "Relaxation ssor color", functools.partial(solve, prepared.solve, generator(6).standard_normal(576))
 
 

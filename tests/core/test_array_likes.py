@@ -1,4 +1,4 @@
-"""Lists and numbers in place of arrays: the results of the arrays; what is written in place has to be an array."""
+"""Lists and numbers in place of arrays give the same results; arguments that are written in place must be arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ B, T, N, D = 2, 3, 1, 2
 
 
 def whole(*shape: int) -> Any:
-    """Small whole numbers, which lists hold as ints and all dtypes exactly."""
+    """Small whole numbers, which are ints in lists and exact in all dtypes."""
     return np.random.default_rng(shape).integers(-2, 3, shape).astype(np.float64)
 
 
@@ -23,7 +23,7 @@ def matrix() -> Any:
     return 4 * np.eye(D) - 1
 
 
-#: (function, its arrays, and how their lists are called); a flag array stands for itself
+#: (function, its arrays, and the call with lists); a flag array is passed unchanged
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "lstm": (
         fastiter.lstm,
@@ -76,7 +76,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 
 def listed(x: Any) -> Any:
-    """Return an array as a list, whose whole numbers are ints; a state as a tuple of such lists."""
+    """Return an array as a list of numbers, whole ones as ints, and a state as a tuple of such lists."""
     if isinstance(x, tuple):
         return tuple(map(listed, x))
     return (x if x.dtype == bool else x.astype(int)).tolist()
@@ -99,7 +99,7 @@ def assert_equal(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_lists_are_arrays(name: str) -> None:
+def test_lists_equal_arrays(name: str) -> None:
     call, arrays = CALLS[name]
     assert_equal(call(**{key: listed(x) for key, x in arrays.items()}), call(**arrays))
     key, first = next(iter(arrays.items()))
@@ -166,14 +166,14 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
 
 
 @pytest.mark.parametrize(("error", "message", "call"), WRONG)
-def test_what_is_no_array_is_refused(error: type[Exception], message: str, call: Callable[[], Any]) -> None:
+def test_anything_but_array_likes_is_refused(error: type[Exception], message: str, call: Callable[[], Any]) -> None:
     with pytest.raises(error, match=message) as raised:
         call()
     assert type(raised.value) is error
     assert "\n" not in str(raised.value)
 
 
-def test_tensors_are_no_arrays() -> None:
+def test_tensors_are_not_arrays() -> None:
     torch = pytest.importorskip("torch")
     for a in (torch.ones(1), [torch.ones(1)]):
         with pytest.raises(TypeError, match=r"linear_scan: a must be .*, got .*torch\.Tensor"):

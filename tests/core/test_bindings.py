@@ -1,4 +1,4 @@
-"""Arguments of the bindings, which Python has checked, and of CuPy's arrays on their way to tensors."""
+"""Arguments of the bindings, which Python has checked, and CuPy's arrays on their way to tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastiter.quant import Fixed, Table
 
 
 @pytest.mark.parametrize("x", ["x", 1.0, [1.0]])
-def test_an_argument_that_is_no_array_raises(x: object) -> None:
+def test_an_argument_that_is_not_an_array_raises(x: object) -> None:
     with pytest.raises(TypeError, match=rf"^fastiter: expected an array, got {type(x).__name__}$"):
         _core.dense.column_sums_f32(x, 1, 1, np.zeros(1, np.float32))
 

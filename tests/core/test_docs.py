@@ -29,12 +29,12 @@ def test_paths_are_found_in_backticks() -> None:
 def test_paths_in_contributing_exist(path: str) -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     folders = {f"{parent}/" for name in tracked for parent in Path(name).parents}
-    # A name without its folder is one of several files of that name.
+    # A name without a folder may be that of several files.
     pattern = path if path in ("Makefile", "CMakeLists.txt") or "/" in path.rstrip("/") else f"*{path}"
     assert any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/") for name in [*tracked, *folders])
 
 
-def test_titles_in_the_gallery_are_of_examples() -> None:
+def test_titles_in_the_gallery_belong_to_examples() -> None:
     source = (ROOT / "docs" / "gallery_sources.py").read_text()
     titles = re.findall(r'^    "(\w+)": "', source, flags=re.MULTILINE)
     assert len(titles) > 10

@@ -1,4 +1,4 @@
-"""Docstrings of public functions and classes are complete: they pass numpydoc's rules, but for those of style alone."""
+"""Docstrings of public functions and classes are complete: they pass numpydoc's rules, except some of style."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import fastiter
 
 NAMES = ["lstm", "gru", "elman", "slstm", "linear_scan", "block_scan", "delta_scan", "paragru", "paralstm", "paraslstm"]
 SECTIONS = ["Parameters", "Returns", "Raises", "See Also", "References", "Examples"]
-#: Rules that do not hold here: first lines are equations, as descriptions may be (SS02, SS05, PR08, RT04), and may say
-#: all (ES01), "integers" are arrays of them (PR06), and a single result may have a name (RT02).
+#: Rules that do not apply here: first lines are equations, as descriptions may be (SS02, SS05, PR08, RT04), and may be
+#: the whole text (ES01), "integers" are arrays of them (PR06), and a single result may have a name (RT02).
 STYLE = {"ES01", "PR06", "PR08", "RT02", "RT04", "SS02", "SS05"}
 
 
@@ -45,8 +45,8 @@ WITH_TORCH += ["fastiter.torch.distributed"]
 
 
 @pytest.mark.parametrize("names", [PACKAGES, WITH_TORCH], ids=["arrays", "tensors"])
-def test_words_are_typed_as_such(names: list[str]) -> None:
-    """An argument that is documented as one of some words, {"a", "b"}, is not annotated as any str."""
+def test_documented_choices_are_typed_as_literals(names: list[str]) -> None:
+    """An argument documented as a choice, {"a", "b"}, is not annotated as str."""
     if names is WITH_TORCH:
         pytest.importorskip("torch")
     listed, wrong = 0, []
@@ -72,9 +72,9 @@ def _has_signature(value: object) -> bool:
 
 
 class Rules(Validator):
-    """numpydoc's rules; fields of NamedTuples and dataclasses may be Attributes, as users read and do not pass them."""
+    """numpydoc's rules; fields of NamedTuples and dataclasses may be Attributes, as users read but do not pass them."""
 
-    source_file_def_line = None  # where a comment could switch rules off
+    source_file_def_line = None  # otherwise a comment could switch rules off
 
     def _fields(self) -> tuple[str, ...]:
         own = dataclasses.fields(self.obj) if dataclasses.is_dataclass(self.obj) else ()
@@ -94,13 +94,13 @@ def faults(public: Any) -> list[str]:
     """Return the rules that a docstring breaks, each with its message."""
     found = validate("", validator_cls=lambda obj_name: Rules(get_doc_object(public)))["errors"]
     text = inspect.getdoc(public) or ""
-    assert "%(" not in text  # a part that no decorator has filled
+    assert "%(" not in text  # a placeholder that no decorator has filled
     return [f"{code} {message}" for code, message in found if code not in STYLE]
 
 
 def modules() -> list[str]:
-    """Return the names of all public modules: those without an underscore, and with public names of their own."""
-    home = str(Path(fastiter.__file__).parent)  # of an editable install, __path__ has the repository, too
+    """Return the names of all public modules: those without an underscore that define public names."""
+    home = str(Path(fastiter.__file__).parent)  # in an editable install, __path__ includes the repository
     names = ["fastiter", *(each.name for each in pkgutil.walk_packages([home], "fastiter."))]
     return [name for name in names if "._" not in name and not name.startswith("fastiter.kernels")]
 
@@ -122,11 +122,9 @@ def test_public_names_are_documented() -> None:
 
 
 def _own_methods(cls: type) -> dict[str, Any]:
-    """Return the public methods and properties of a class that are the library's, those of its bases included."""
+    """Return the public methods and properties of a class that the library defines, including those of its bases."""
     found = {}
-    for name in (
-        name for name in dir(cls) if not name.startswith("_") and name != "extra_repr"
-    ):  # torch prints that one
+    for name in (name for name in dir(cls) if not name.startswith("_") and name != "extra_repr"):  # torch prints it
         raw, value = inspect.getattr_static(cls, name), getattr(cls, name)
         function = inspect.unwrap(raw.fget if isinstance(raw, property) else getattr(value, "__func__", value))
         if callable(function) and str(getattr(function, "__module__", "")).startswith("fastiter"):
@@ -135,7 +133,7 @@ def _own_methods(cls: type) -> dict[str, Any]:
 
 
 def test_methods_of_public_classes_are_documented() -> None:
-    """All arguments with their types, and all results; examples and references are the class's."""
+    """All arguments (with types) and results are documented; examples and references are those of the class."""
     pytest.importorskip("torch")
     classes = {
         public

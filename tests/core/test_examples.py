@@ -68,8 +68,8 @@ def test_char_lm(tmp_path: Path) -> None:
     assert all(float(bits) < 6 for _, *row in rows for bits in row)  # they start at log2 of the alphabet, 6.5
 
 
-def test_mamba_in_torch_is_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Mamba that char_lm.py has without transformers computes the same after accelerate, gradients included."""
+def test_the_fallback_mamba_of_char_lm_is_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """char_lm.py's own Mamba, used without transformers, computes the same after accelerate, including gradients."""
     import torch
 
     from fastiter.torch import accelerate
@@ -89,7 +89,7 @@ def test_mamba_in_torch_is_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sequence_parallel() -> None:
-    """Two processes under torchrun reach the numbers of one."""
+    """Two processes under torchrun give the same numbers as one."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     command = [sys.executable, *launcher, str(EXAMPLES / "sequence_parallel.py"), "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -160,7 +160,7 @@ def test_poisson(tmp_path: Path) -> None:
     output = run("poisson.py", "--quick", "--figure", str(figure))
     assert figure.read_bytes().startswith(b"\x89PNG")
     steps = {name.strip(): int(n) for name, n in re.findall(r"^(\S.{29})\s*(\d+) .* converged$", output, re.MULTILINE)}
-    assert len(steps) == 13  # Kaczmarz alone needs more than it gets
+    assert len(steps) == 13  # Kaczmarz alone needs more steps than it is allowed
     assert steps["SSOR-CG"] < steps["SOR, best omega, colours"] < steps["Gauss-Seidel, natural"] < steps["Jacobi"]
     assert steps["SOR, without a matrix"] == steps["SOR, best omega, colours"]
 
@@ -290,7 +290,7 @@ def test_tirex_forecast(tmp_path: Path) -> None:
     assert output.startswith("accelerated blocks.0.slstm_layer.slstm_cell: sLSTMCell")
     difference = re.search(r"^largest difference of the quantiles: (\S+) of their range$", output, re.MULTILINE)
     assert difference is not None
-    assert float(difference[1]) < 2**-12  # of so few steps and layers
+    assert float(difference[1]) < 2**-12  # for so few steps and layers
     assert len(re.findall(r"^\d+ series +\S+ +\S+ +\S+$", output, re.MULTILINE)) == 2
 
 
@@ -375,7 +375,7 @@ def test_coordinate_descent(script: str, expected: str, tmp_path: Path) -> None:
     ],
 )
 def test_hopfield_networks(script: str, expected: str, tmp_path: Path) -> None:
-    """That retrieval converges, lowers the energy and keeps to the bound they assert themselves."""
+    """They assert themselves that retrieval converges, lowers the energy and is within the bound."""
     figure = tmp_path / "figure.png"
     output = run(script, "--quick", "--figure", str(figure))
     assert figure.read_bytes().startswith(b"\x89PNG") and str(figure) in output
@@ -409,7 +409,7 @@ def test_graph_solver(tmp_path: Path) -> None:
 
 
 def test_deq_sequence(tmp_path: Path) -> None:
-    """The equilibrium keeps little more than one application of its layer, whatever the solver needs."""
+    """The equilibrium stores little more than one application of its layer, however many steps the solver takes."""
     figure = tmp_path / "deq_sequence.png"
     output = run("deq_sequence.py", "--quick", "--figure", str(figure))
 
@@ -422,7 +422,7 @@ def test_deq_sequence(tmp_path: Path) -> None:
 
 
 def test_monotone_deq(tmp_path: Path) -> None:
-    """That the state does not depend on the start it asserts itself."""
+    """The script asserts itself that the state does not depend on the start."""
     figure = tmp_path / "monotone_deq.png"
     output = run("monotone_deq.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
 

@@ -1,4 +1,4 @@
-"""Every instruction set of this build that runs here: right numbers, no access out of bounds; FASTITER_ISA chooses."""
+"""Every instruction set of this build that runs here: right numbers, no access out of bounds; FASTITER_ISA selects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.rnn.calls import assert_runs, python
 
 AVAILABLE = _core.isa_available().split()
 every_isa = pytest.mark.parametrize("isa", AVAILABLE)
-# Levels of a kind, as v4, v4_bf16 and v4_amx, differ in the products of bfloat16 alone.
+# Levels of one kind, such as v4, v4_bf16 and v4_amx, differ only in the products of bfloat16.
 LAST_OF_A_KIND = list({isa.partition("_")[0]: isa for isa in AVAILABLE}.values())
 every_kind = pytest.mark.parametrize("isa", LAST_OF_A_KIND)
 
@@ -124,7 +124,7 @@ NUMBERS = {
 }
 
 
-#: On every instruction set: v4, v4_bf16 and v4_amx differ here. NumPy has no bfloat16: these need torch.
+#: Run on every instruction set: v4, v4_bf16 and v4_amx differ here. NumPy has no bfloat16, so these need torch.
 BFLOAT16 = [
     "tests/rnn/test_bf16.py",
     *(
@@ -144,7 +144,7 @@ def test_numbers(isa: str) -> None:
     """All in one process, as torch, and the modules of the tests, take seconds to import."""
     chosen = [name for names in NUMBERS.values() for name in names] if isa in LAST_OF_A_KIND else []
     tests = [name for name in (*chosen, *BFLOAT16) if HAS_TORCH or (name in chosen and "/test_torch" not in name)]
-    # Tests named every_instruction_set switch by themselves; those of large weights count passes.
+    # Tests named every_instruction_set switch the instruction set themselves; those of large weights count passes.
     left_out = "not every_instruction_set and not large_weights"
     if not tests:
         pytest.skip("only the products of bfloat16 differ, which need torch")

@@ -14,11 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "python"
 FRAMEWORKS = {"torch", "triton", "cupy"}
-#: Headers that kernels and those who call them share
+#: Headers that kernels and their callers share
 SHARED_HEADERS = {'"core/tables.hpp"'}
 CPU_HEADERS = {"<cstddef>", "<cstdint>", "<utility>", "<immintrin.h>", "<arm_neon.h>"}
 LONGEST_FILE = 420
-#: The most files in one folder; tests, which have one file per topic and layer, may have more
+#: Maximum number of files in one folder; tests, with one file per topic and layer, may have more
 FULLEST, FULLEST_TESTS = 27, 42
 #: Families that use another family: each new pair is a decision, not an accident
 PYTHON_EDGES = {
@@ -34,7 +34,7 @@ CPP_EDGES = {"rnn": {"dense"}, "newton": {"rnn"}}
 #: Files that import modules by names in strings: functions for CuPy arrays, families on first access, GPU
 #: kernels
 IMPORT_BY_NAME = {"fastiter/_backend.py", "fastiter/__init__.py", "fastiter/_torch/launch.py"}
-#: Without kernels of its own
+#: Families without kernels
 WITHOUT_KERNELS = {"accelerate", "tune"}
 
 FAMILIES = {path.name for path in (PACKAGE / "fastiter").iterdir() if (path / "_torch").is_dir()} | WITHOUT_KERNELS
@@ -74,11 +74,9 @@ def is_in(module: str, package: str) -> bool:
 
 
 def wrong_imports(source: str, name: str) -> set[str]:
-    """Return what a file of the package, such as ``fastiter/rnn/_cells.py``, imports against the rules."""
+    """Return the imports of a file of the package, such as ``fastiter/rnn/_cells.py``, that break the rules."""
     parts = name.split("/")
-    if (
-        name == "fastiter/_self_benchmark.py"
-    ):  # a program on top of the whole package, which nothing imports before it runs
+    if name == "fastiter/_self_benchmark.py":  # a program that uses the whole package and that no module imports
         return set()
     tree, package = ast.parse(source), ".".join(parts[:-1])
     found = set(imports(tree, package, inside_functions=True))
@@ -103,7 +101,7 @@ def wrong_imports(source: str, name: str) -> set[str]:
 
 
 def outside_of_a_row(tree: ast.Module, package: str) -> set[str]:
-    """Return what a file imports, except in the functions that are the row "reference" of a table of backends."""
+    """Return the imports of a file, except in functions that are the row "reference" of a table of backends."""
     tables = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
     pairs = [pair for table in tables for pair in zip(table.keys, table.values, strict=True)]
     rows = {ast.unparse(value) for key, value in pairs if isinstance(key, ast.Constant) and key.value == "reference"}
@@ -164,7 +162,7 @@ def test_imports_go_down_only(path: Path) -> None:
 
 
 def statements(source: str) -> set[str]:
-    """Return the kinds of statements of a file, with the names of assigned variables and called functions."""
+    """Return the types of statements of a file, with the names of assigned variables and called functions."""
     kinds = set()
     for node in ast.parse(source).body:
         match node:
@@ -194,9 +192,9 @@ def test_facades_only_import_and_name(path: Path) -> None:
 
 
 def hidden_imports(source: str, name: str) -> set[str]:
-    """Return the calls that import a module of the package by a string, where the rules above do not see it.
+    """Return the calls that import a module of the package by a string, which the rules above do not see.
 
-    A ``Cuda(module, function)`` is such a string as well, except as the row "cuda" of a table of backends.
+    A ``Cuda(module, function)`` is such a call, too, except as the row "cuda" of a table of backends.
     """
     tree = ast.parse(source)
     tables = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
@@ -238,7 +236,7 @@ def test_modules_are_imported_by_statements(path: Path) -> None:
     assert not hidden_imports(path.read_text(), str(path.relative_to(PACKAGE)))
 
 
-def test_import_brings_in_numpy_alone() -> None:
+def test_importing_fastiter_imports_only_numpy() -> None:
     script = (
         "import sys, numpy; before = set(sys.modules); import fastiter\n"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
@@ -254,7 +252,7 @@ def test_import_brings_in_numpy_alone() -> None:
         ("import fastiter.torch, fastiter.torch.nn", ["torch._dynamo", "torch._inductor"]),
     ],
 )
-def test_import_leaves_out_what_takes_long(importing: str, slow: list[str]) -> None:
+def test_slow_modules_are_not_imported(importing: str, slow: list[str]) -> None:
     if "torch" in importing:
         pytest.importorskip("torch")
     script = f"{importing}\nimport sys; print(*(name for name in {slow} if name in sys.modules))"
@@ -266,7 +264,7 @@ def test_import_leaves_out_what_takes_long(importing: str, slow: list[str]) -> N
 
 
 @pytest.mark.parametrize("path", [path for path in files("kernels", ".py") if path.name != "__init__.py"], ids=str)
-def test_triton_kernels_know_triton_alone(path: Path) -> None:
+def test_triton_kernels_import_only_triton(path: Path) -> None:
     tree, package = ast.parse(path.read_text()), f"fastiter.kernels.{path.parent.name}"
     found = set(imports(tree, package, inside_functions=True)) - {"__future__.annotations"}
     assert not {name for name in found if not is_in(name, "triton") and not is_in(name, package)}
@@ -280,7 +278,7 @@ def test_cuda_kernels_include_nothing(path: Path) -> None:
 
 
 def wrong_includes(source: str, name: str) -> list[str]:
-    """Return what a file of csrc/, such as ``rnn/cpu/f32.cpp``, includes against the rules."""
+    """Return the includes of a file of csrc/, such as ``rnn/cpu/f32.cpp``, that break the rules."""
     parts = name.split("/")
     family, is_kernel = parts[0] if len(parts) > 1 else None, "cpu" in parts
     wrong = []
@@ -315,7 +313,7 @@ def test_a_wrong_include_is_found(name: str, source: str) -> None:
 @every("csrc", ".cpp", ".hpp")
 def test_includes_go_down_only(path: Path) -> None:
     name = str(path.relative_to(ROOT / "csrc"))
-    if name != "core/native_levels.cpp":  # a program of its own, which CMake compiles and runs
+    if name != "core/native_levels.cpp":  # a separate program, which CMake compiles and runs
         assert not wrong_includes(path.read_text(), name)
 
 
@@ -341,6 +339,6 @@ def test_folders_are_small(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["csrc", "kernels", "python"])
 def test_files_are_short(folder: str) -> None:
-    sources = files(folder, ".cpp", ".cu", ".cuh", ".hpp", ".py", ".pyi")  # third_party has .h files alone
+    sources = files(folder, ".cpp", ".cu", ".cuh", ".hpp", ".py", ".pyi")  # third_party has only .h files
     lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in sources}
     assert not {name: count for name, count in lines.items() if count > LONGEST_FILE}

@@ -15,7 +15,7 @@ def test_config(capsys: pytest.CaptureFixture[str]) -> None:
     show_config()
     printed = capsys.readouterr().out.splitlines()
     done = subprocess.run([sys.executable, "-m", "fastiter"], capture_output=True, text=True, check=True)
-    # The pool depends on whether torch is in the process.
+    # The pool depends on whether torch is imported.
     assert done.stdout.splitlines()[:3] == printed[:3]
 
 

@@ -1,4 +1,4 @@
-"""Masked arrays are refused wherever arrays are accepted: masked numbers would count like all others."""
+"""Masked arrays are refused wherever arrays are accepted: masked numbers would be treated like all others."""
 
 from __future__ import annotations
 

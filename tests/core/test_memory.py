@@ -9,10 +9,10 @@ import pytest
 
 import fastiter
 
-LARGE = (64, 64, 4, 1, 128)  # h alone has 2 MB
+LARGE = (64, 64, 4, 1, 128)  # h alone takes 2 MB
 
 
-def test_memory_is_kept_and_given_back() -> None:
+def test_memory_is_kept_and_returned() -> None:
     wx, r = np.zeros(LARGE, np.float32), np.zeros((4, 1, 128, 128), np.float32)
     fastiter.release_memory()
     h, _ = fastiter.lstm(wx, r)

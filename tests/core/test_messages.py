@@ -1,4 +1,4 @@
-"""Messages for habits from torch.nn and for options that do not exist say what to write instead."""
+"""Messages about torch.nn's layouts and about options that do not exist suggest what to write instead."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_words_are_quoted(function: str, other: str) -> None:
 
 
 def test_matrices_are_refused() -> None:
-    """``*`` of a numpy.matrix is another product than that of an array."""
+    """``*`` of a numpy.matrix is a different product from that of an array."""
     matrix = np.ones((3, 4)).view(np.matrix)
     with pytest.raises(TypeError, match=r"^linear_scan: a must be an array \(np.asarray\(x\) is\), got numpy.matrix$"):
         fastiter.linear_scan(matrix, np.ones((1, 3, 4)))

@@ -1,4 +1,4 @@
-"""The names that a user sees, and what `import fastiter` brings in."""
+"""The names that a user sees, and the modules that `import fastiter` loads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITH_TORCH = (
 
 
 @pytest.mark.parametrize("name", PACKAGES + WITH_TORCH)
-def test_dir_lists_public_names_alone(name: str) -> None:
+def test_dir_lists_only_public_names(name: str) -> None:
     if name in WITH_TORCH:
         pytest.importorskip("torch")
     package = importlib.import_module(name)
@@ -54,7 +54,7 @@ def test_without_torch_the_message_says_what_to_install() -> None:
     assert run(program.replace("fastiter; fastiter", "fastiter")).splitlines()[-1].endswith(expected)
 
 
-def test_an_error_inside_of_torch_is_not_hidden() -> None:
+def test_an_error_inside_torch_is_not_hidden() -> None:
     pytest.importorskip("torch")
     program = "import sys; sys.modules['torch._C'] = None; import fastiter; fastiter.torch"
     assert "fastiter-kernels" not in run(program)

@@ -1,4 +1,4 @@
-"""README: its quickstart prints what is written below it, and its links lead somewhere."""
+"""README: its quickstart prints the output below it, and its links are not broken."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def test_links_are_absolute_and_lead_to_files() -> None:
             assert (ROOT / "docs" / source).exists(), link
 
 
-def test_it_is_short() -> None:
+def test_readme_is_short() -> None:
     assert len(README.splitlines()) < 130
     assert README.index("```python") < 4500

@@ -20,7 +20,7 @@ def test_every_case_runs_and_has_a_name_of_its_own() -> None:
         assert b"".join(record_bits.bytes_of(call())), name
 
 
-def test_what_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_differences_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     digests = {1: {"a": "1", "b": "2"}, 2: {"a": "1", "b": "2"}}
     monkeypatch.setattr(record_bits, "in_process", lambda isa, threads: dict(digests[threads]))
     before, after = tmp_path / "before.json", tmp_path / "after.json"

@@ -1,4 +1,4 @@
-"""The files that a release is made from agree with each other, and tell users to install the right distribution."""
+"""The files of a release are consistent, and tell users to install the correct distribution."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def tracked(*patterns: str) -> list[Path]:
     return [ROOT / name for name in found.stdout.split()]
 
 
-def test_no_text_tells_to_install_the_other_project() -> None:
-    """The name fastiter on the package index belongs to somebody else; ours is fastiter-kernels."""
+def test_no_text_recommends_installing_the_other_project() -> None:
+    """The name fastiter on the package index belongs to another project; ours is fastiter-kernels."""
     wrong = re.compile(r"pip\s+install\s+(?:-\S+\s+)*[\"']?fastiter(?![-\w])")
     assert wrong.search("pip install fastiter") and wrong.search("pip install -U 'fastiter[torch]'")
     assert not wrong.search("pip install fastiter-kernels[torch]")
-    # Results record what the program said when they were measured.
+    # Results record the program's output when they were measured.
     files = [path for path in tracked() if path.suffix != ".json" and path != Path(__file__)]
     assert len(files) > 500
     assert [str(path) for path in files if wrong.search(path.read_text(errors="replace"))] == []
@@ -48,7 +48,7 @@ def test_citation_and_changelog_have_the_version() -> None:
     assert f"## {fastiter.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_windows_is_refused_before_a_compiler_is_looked_for(tmp_path: Path) -> None:
+def test_windows_is_refused_before_a_compiler_is_searched_for(tmp_path: Path) -> None:
     cmake = [sys.executable, "-m", "cmake", "-S", ROOT, "-B", tmp_path, "-DSKBUILD_PROJECT_VERSION=0.0.0"]
     done = subprocess.run([*cmake, "-DCMAKE_SYSTEM_NAME=Windows"], capture_output=True, text=True)
     assert done.returncode != 0
@@ -58,7 +58,7 @@ def test_windows_is_refused_before_a_compiler_is_looked_for(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("path", tracked(".github/workflows/*.yml"), ids=lambda path: path.name)
-def test_workflows_ask_for_nothing_that_they_do_not_need(path: Path) -> None:
+def test_workflows_have_only_the_permissions_that_they_need(path: Path) -> None:
     text = path.read_text()
     assert "\npermissions:\n  contents: read\n" in text
     assert "password" not in re.sub("#.*", "", text) and "secrets." not in text

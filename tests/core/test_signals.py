@@ -9,8 +9,8 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 
-#: Interrupts each call of CALLS, which takes seconds, and prints the CPU time per thread that it has used since then:
-#: other processes, which may keep the machine busy, have no share in it
+#: Interrupts each call of CALLS, which takes seconds, and prints the CPU time per thread until it ended: unlike wall
+#: time, this does not depend on other processes
 PROGRAM = """
 import os, signal, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job does not inherit
@@ -139,4 +139,4 @@ print(calls)
 def test_a_handler_runs_during_a_call() -> None:
     done = subprocess.run([sys.executable, "-c", HANDLER], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 1  # without a look at signals during the call, one handler would run, at its end
+    assert int(done.stdout) > 1  # if signals were not polled during the call, one handler would run, at its end

@@ -1,4 +1,4 @@
-"""Thread teams: their size, their barriers, and calls when the machine has no free core or memory."""
+"""Thread teams: their size, their barriers, and calls when there is no free core or memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_threads_meet(program: Path) -> None:
-    # ThreadSanitizer does not see how an OpenMP runtime that was compiled without it starts its threads.
+    # ThreadSanitizer does not see how an OpenMP runtime compiled without it starts threads.
     for pool in ("own", "openmp") if program.name == "address" else ("own",):
         done = subprocess.run([program, pool], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -117,7 +117,7 @@ def no_room_for_a_stack() -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (1 << 48, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
 
-def test_a_thread_that_cannot_be_started_is_done_without() -> None:
+def test_calls_work_without_a_thread_that_cannot_be_started() -> None:
     code = "import threading\ntry: threading.Thread(target=print).start()\nexcept RuntimeError: print('none')"
     assert run_python(code, no_room_for_a_stack).stdout == "none\n"
     alone = run_python(BITS.format(counts=[1]))
@@ -127,7 +127,7 @@ def test_a_thread_that_cannot_be_started_is_done_without() -> None:
 
 
 def test_one_thread_of_torch_needs_no_other() -> None:
-    """As docs/threads.md says: torch's OpenMP runtime would end the process if it were asked for a second thread."""
+    """As docs/threads.md explains, torch's OpenMP runtime would end the process if a second thread were requested."""
     pytest.importorskip("torch")
     alone = run_python(BITS.format(counts=[1]))
     code = "import torch; torch.set_num_threads(1)\n" + BITS.format(counts=[None])
@@ -136,13 +136,13 @@ def test_one_thread_of_torch_needs_no_other() -> None:
 
 
 def test_far_more_threads_than_cores_give_the_same_bits() -> None:
-    # The limit is far above what sleeping threads need and below what threads take that spin for a core.
+    # The limit is far above the time that sleeping threads need, and below the time of threads that spin for a core.
     done = run_python(BITS.format(counts=[1, 2, 64, 256, 3]), timeout=60)
     assert len(done.stdout.split()) == 5 and len(set(done.stdout.split())) == 1, done.stderr
 
 
 def test_busy_cores_change_no_bit() -> None:
-    """Uses the default number of threads, which is the one that shrinks on a busy machine."""
+    """Uses the default number of threads, which is reduced on a busy machine."""
     rng = np.random.default_rng(1)
     wx, r = rng.standard_normal((16, 30, 4, 1, 64), np.float32), rng.standard_normal((4, 1, 64, 64), np.float32) / 8
     fastiter.set_num_threads(1)
@@ -164,7 +164,7 @@ def test_calls_of_several_python_threads_have_the_bits_of_calls_alone() -> None:
 
 
 def test_a_forked_child_has_threads_of_its_own() -> None:
-    """Parent and child run at the same time; the child reports by its exit status, as two processes' prints mix."""
+    """Parent and child run at the same time; the child reports by its exit status, as their output would mix."""
     code = BITS.format(counts=[2]) + (
         "import os, sys\nsys.stdout.flush()\npid = os.fork()\nequal = []\n"
         "for threads in (2, 3):\n    fastiter.set_num_threads(threads)\n    y = fastiter.lstm(wx, r)[0]\n"

@@ -80,7 +80,7 @@ def delta() -> tuple[Callable[..., Any], list[Any]]:
     return lambda *x: fastiter.torch.delta_scan(*x)[0], given
 
 
-# No sLSTMBlock: torch's own norms read such tensors as if contiguous.
+# sLSTMBlock is missing: torch's own norms read such tensors as if they were contiguous.
 CASES: dict[str, Callable[[], tuple[Callable[..., Any], list[Any]]]] = {
     **{cell: lambda cell=cell: recurrence(cell) for cell in GATES},
     **{f"{cell}, ragged": lambda cell=cell: recurrence(cell, lengths=[3, T]) for cell in GATES},
@@ -174,7 +174,7 @@ TRANSFORMED = [name for name in CASES if not re.search("quant|sweeps|solve|flash
 
 @pytest.mark.parametrize("name", TRANSFORMED)
 def test_transforms_of_torch_func(name: str) -> None:
-    """Gradients of each argument, and of a batch of the first, with the others unbatched and batched."""
+    """Gradients of each argument, and of a batch of the first, with the others batched or not."""
     call, given = CASES[name]()
 
     def loss(*given: Any) -> Any:

@@ -28,7 +28,7 @@ def of_inductor(function: Any) -> Any:
 
 @pytest.fixture
 def explicit() -> Any:
-    """Configure Inductor as some projects do: an op without a lowering or a registered fallback is an error."""
+    """Configure Inductor like some projects: an op without a lowering or a registered fallback is an error."""
     with torch._inductor.config.patch(implicit_fallbacks=False, force_disable_caches=True):
         yield
 
@@ -78,7 +78,7 @@ def test_other_ops_without_implicit_fallbacks(explicit: Any) -> None:
     assert_same(of_inductor(relaxed), relaxed, [torch.rand(3).add(1).requires_grad_(), randn(3).requires_grad_()])
 
 
-def test_every_op_tells_inductor_of_itself() -> None:
+def test_every_op_is_registered_with_inductor() -> None:
     """The fake version registers the op, since Inductor calls it before it looks for a lowering."""
     names = [name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastiter::")]
     assert len(names) > 15

@@ -81,7 +81,8 @@ def test_large(dtype: Any) -> None:
 def test_bfloat16_is_rounded_once() -> None:
     """Large results reuse memory, which holds NaN here."""
     empty(torch.empty(0, dtype=torch.bfloat16), (1500, 400)).fill_(torch.nan)
-    # Wide and flat shapes, sums in several blocks, and results stored past the caches, in whole lines or not
+    # Wide and flat shapes, sums in several blocks, and results stored past the caches (streaming), in whole lines or
+    # not
     large = ((1500, 400, 70), (1500, 70, 400), (2100, 200, 24), (40, 50, 5000), (6600, 1024, 40), (6600, 1010, 20))
     for rows, outputs, inputs in (*sizes(), *large, (2, 0, 3), (0, 4, 3)):
         given = arguments((rows, inputs), outputs, torch.bfloat16)

@@ -40,7 +40,7 @@ CALLS: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "paralstm": ((B, T, D), lambda **how: ft.paralstm(randn(B, T, 3, D), randn(3, D), randn(2, D), **how)),
     "paraslstm": ((B, T, D), lambda **how: ft.paraslstm(randn(B, T, 4, D), randn(4, D), **how)),
 }
-#: Memory of the size of the result; the last one has no contiguous units, so the result is copied.
+#: Memory of the size of the result; the last layout has no contiguous units, so the result is copied.
 LAYOUTS: dict[str, Callable[[tuple[int, ...]], Any]] = {
     "dense": lambda shape: torch.full(shape, torch.nan),
     "time-major": lambda shape: torch.full((T, B, *shape[2:]), torch.nan).transpose(0, 1),
@@ -68,7 +68,7 @@ def test_the_results_are_the_same(name: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_what_is_refused(name: str) -> None:
+def test_wrong_outputs_are_refused(name: str) -> None:
     shape, call = CALLS[name]
     wrong = [
         (torch.empty(shape[1:]), ValueError, r"out must have shape \(3, 7, "),

@@ -1,4 +1,4 @@
-"""Arguments with __torch_function__, modes that see every call, and gradients of each sample by expanded weights."""
+"""Arguments with __torch_function__, modes that see every call, and per-sample gradients by expanded weights."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_modes_see_the_functions(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(flat(found), flat(function(*given, **how)), strict=True))
 
 
-def test_states_may_be_what_overrides() -> None:
+def test_states_may_override() -> None:
     Box.seen = []
     wx, r = CALLS["lstm"][1]
     h0, c0 = randn(2, 1, 3), randn(2, 1, 3)
@@ -183,6 +183,6 @@ def test_gradients_of_each_sample_of_packed_rows() -> None:
         (lambda: ours.LSTM(5, 6), {"lengths": [1, 2, 3, 4]}),
     ],
 )
-def test_what_torch_has_no_layer_for_is_refused(make_layer: Any, named: dict[str, Any]) -> None:
+def test_options_without_a_layer_in_torch_are_refused(make_layer: Any, named: dict[str, Any]) -> None:
     with pytest.raises(RuntimeError, match=r"call_for_per_sample_grads needs a layer that torch has, and .*vmap"):
         call_for_per_sample_grads(make_layer(), batch_size=4, loss_reduction="sum")(randn(6, 4, 5), **named)

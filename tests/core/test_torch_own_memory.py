@@ -25,7 +25,7 @@ def flat(x: Any) -> list[Any]:
 
 
 def of_cells() -> dict[str, Call]:
-    """Yield each cell, without and with all states, with small and large memory, and options with other code paths."""
+    """Yield each cell, with and without all states, with small and large memory, and options for other code paths."""
     calls: dict[str, Call] = {}
     gates = {"lstm": 4, "gru": 3, "elman": 1, "slstm": 4}
     ways: dict[str, dict[str, Any]] = {

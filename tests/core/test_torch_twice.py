@@ -1,4 +1,4 @@
-"""Gradients of gradients of the recurrences: against loops in torch's own operations, which autograd differentiates."""
+"""Second derivatives of the recurrences, against loops of torch operations, which autograd differentiates."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def draw(like: Any, seed: int) -> Any:
 
 
 def second(outputs: Any, inputs: Any, seed: int = 0) -> list[Any]:
-    """Gradients, of inputs and of cotangents, of a random linear functional of the gradients of another one."""
+    """Gradients in inputs and cotangents of a random linear functional of the gradients of another one."""
     cotangents = [draw(y, seed + i).requires_grad_() for i, y in enumerate(outputs)]
     first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
     functional = sum((g * draw(g, 100 + seed + i)).sum() for i, g in enumerate(first))
@@ -157,7 +157,7 @@ def test_delta_scan_of_sequences_one_after_the_other_and_without_a_state() -> No
     reset = torch.tensor([False, True, False, False, True, False, False])
     how = {"cu_seqlens": [0, 2, 2, 7], "reset": reset.numpy()}
     assert torch.autograd.gradgradcheck(lambda *x: run_delta(x, **how), given, fast_mode=True)
-    some = [given[0], given[2]]  # of q and v alone, from o alone
+    some = [given[0], given[2]]  # only of q and v, from only o
     assert torch.autograd.gradgradcheck(
         lambda q, v: run_delta([q, given[1].detach(), v, given[3].detach(), None])[0], some
     )
@@ -319,7 +319,7 @@ def test_transforms(kind: str, what: str) -> None:
 
     mine, theirs = map(total, calls)
     found = transforms()[what](mine, x)
-    if what.startswith("vmap"):  # which torch.nn's own layers do not take
+    if what.startswith("vmap"):  # torch.nn's own layers do not support it
         expected = torch.stack([transforms()["grad of grad"](theirs, y) for y in (x, x / 2)])
     else:
         expected = transforms()[what](theirs, x)
@@ -365,7 +365,7 @@ def test_saved_tensor_hooks_and_checkpoints() -> None:
 
 @pytest.mark.parametrize("all_states", [False, True])
 @every_cell
-def test_the_inputs_of_the_gates_are_not_kept(cell: str, activation: str, all_states: bool) -> None:
+def test_the_inputs_of_the_gates_are_not_saved(cell: str, activation: str, all_states: bool) -> None:
     """A second derivative reaches wx without its memory, which a layer may free after the call."""
     given = leaves(rnn_inputs(cell, B, T, N, D, np.float64))
     wx = given.wx * 1

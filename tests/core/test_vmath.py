@@ -80,7 +80,7 @@ def finite(bits: Array, dtype: Any) -> Array:
 
 
 def every_exponent(dtype: Any, count: int) -> Array:
-    """Return `count` numbers of each exponent and sign, denormals included, and the ends of each exponent."""
+    """Return `count` numbers of each exponent and sign, including denormals, and the ends of each exponent."""
     info = np.finfo(dtype)
     word = np.uint32 if dtype == np.float32 else np.uint64
     rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
-"""python tests/core/typed_blocks.py: mypy --strict over the blocks of Python in README and the documentation.
+"""python tests/core/typed_blocks.py: mypy --strict on the Python blocks of README and the documentation.
 
-Not a test module: `make lint` runs it, where mypy is installed. Packages that are missing there have no types.
+Not a test module: `make lint` runs it, where mypy is installed. Packages that are not installed there have no types.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OPTIONS = ("--strict", "--allow-untyped-calls", "--ignore-missing-imports")
 
 
 def blocks(page: Path) -> str:
-    """Return the Python of a page; of a block with prompts, the lines that have one."""
+    """Return the Python code of a page; from a block with prompts, only the lines that have one."""
     found = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     typed = ("".join(re.findall(r"^(?:>>>|\.\.\.) ?(.*\n)", block, flags=re.MULTILINE)) for block in found)
     return "\n".join(with_prompts or block for with_prompts, block in zip(typed, found, strict=True))
