@@ -1,4 +1,4 @@
-"""Settings of Hypothesis: the same calls in every run, and many more with ``--hypothesis-profile explore``."""
+"""Hypothesis settings: the same calls in every run, and many more with ``--hypothesis-profile explore``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Right calls of block coordinate descent."""
+"""Valid calls of block coordinate descent."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Matrices and lists of integers, right ones and damaged ones, at the entries of the library.
+"""Valid and damaged matrices and lists of integers at the entries of the library.
 
-Whether one is right is decided here, by loops over Python's integers; what the library decides has to agree.
+Validity is decided here, by loops over Python's integers, and the library has to agree.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ EDGES = (-(2**63), -(2**31), -1, 0, 1, 2, 7, 2**31 - 1, 2**31, 2**32, 2**62)
 def refused(call: Callable[[], Any], functions: Sequence[str], is_right: bool | None, what: Callable[[], str]) -> bool:
     """Return whether a call refuses its arguments, in one sentence.
 
-    is_right: whether they are right, None where they may be. Wrong ones have to be refused, right ones must not be.
+    is_right: whether they are valid, None if that is open. Invalid arguments must be refused, valid ones must not be.
     """
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # of convergence, which two sweeps do not reach
+            warnings.simplefilter("ignore")  # about convergence, which two sweeps do not reach
             call()
     except (TypeError, ValueError) as error:
         message = str(error)
@@ -95,7 +95,7 @@ def lengths(pick: Pick) -> bool:
 
 
 def rows_of_states(pick: Pick) -> bool:
-    """Choose rows of a cache, of which each may be taken once; negative ones stand for padding."""
+    """Choose rows of a cache, each at most once; negative numbers are padding."""
     found = listed(pick, sorted(range(B), key=lambda _: pick.integer(0, 9)))
     numbers = [int(value) for value in found if int(value) >= 0]
     is_right = len(found) == B and all(value < B for value in numbers) and len(set(numbers)) == len(numbers)
@@ -137,7 +137,7 @@ def points(pick: Pick) -> bool:
 
 
 def pattern(pick: Pick, n: int) -> Any:
-    """Return a symmetric pattern with a full diagonal that dominates, as CSR."""
+    """Return a symmetric matrix with a full, dominant diagonal, as CSR."""
     links = pick.generator().random((n, n)) < 0.3
     A = np.where(links | links.T, -1.0, 0.0)
     np.fill_diagonal(A, 0)
@@ -146,19 +146,19 @@ def pattern(pick: Pick, n: int) -> Any:
 
 
 def colours(pick: Pick) -> bool:
-    """Ask for two colours, which are enough if no cycle of links is odd."""
+    """Request two colours, which are sufficient if no cycle of links is odd."""
     A = pattern(pick, pick.integer(1, 7))
     is_right = is_bipartite(A.toarray() != 0)
     call = lambda: relax.Relaxation(A, "sor", order="red-black")  # noqa: E731
     found = refused(call, ("Relaxation",), is_right, lambda: f"red-black for\n{A.toarray()}")
-    most = int((A.toarray() != 0).sum(axis=1).max())  # the links of a row, and one
+    most = int((A.toarray() != 0).sum(axis=1).max())  # the maximum number of links of a row, plus one
     if relax.Relaxation(A, "sor", order="color").colors > most:
         raise Accepted(f"more than {most} colours for\n{A.toarray()}")
     return found
 
 
 def is_bipartite(links: Any) -> bool:
-    """Say whether rows can be coloured with two colours so that no link joins two of one colour."""
+    """Return whether two colours suffice for the rows, with no link between rows of one colour."""
     colour: dict[int, int] = {}
     for start in range(len(links)):
         waiting = [] if start in colour else [start]
@@ -189,7 +189,7 @@ CALLS: dict[str, Callable[[Any, Any, Any], Any]] = {
 
 
 def matrices(pick: Pick) -> bool:
-    """Relax with a matrix whose arrays were filled in wrongly, in some format."""
+    """Relax with a matrix that has invalid arrays, in some format."""
     n = pick.integer(1, 4) * 2
     A = pattern(pick, n)
     form = pick.one_of(("csr", "csc", "bsr", "coo"))
@@ -198,7 +198,7 @@ def matrices(pick: Pick) -> bool:
         A = A.astype(pick.one_of((np.float32, np.complex128)))
     for _ in range(pick.integer(0, 2)):
         damage(pick, A)
-    # A pattern that holds may still be refused for its numbers, such as a zero on the diagonal.
+    # A matrix with a valid pattern may still be refused for its values, such as a zero on the diagonal.
     is_right = None if follows(A) and bool(np.isfinite(A.data).all()) else False
     name = pick.one_of(tuple(CALLS))
     x, b = np.zeros(n, A.dtype), np.ones(n, A.dtype)
@@ -218,7 +218,7 @@ def damage(pick: Pick, A: Any) -> None:
 
 
 def changed(pick: Pick, array: Any) -> Any:
-    """Return an array with one number replaced, or one fewer or more."""
+    """Return an array with one number replaced, removed or added."""
     if not len(array) or pick.integer(0, 3) == 0:
         return array[: max(len(array) - 1, 0)] if pick.flag() else np.concatenate([array, array[-1:]])
     array = np.array(array)
@@ -228,7 +228,7 @@ def changed(pick: Pick, array: Any) -> Any:
 
 
 def follows(A: Any) -> bool:
-    """Say whether the pattern of a matrix stays inside its arrays and its shape."""
+    """Return whether the pattern of a matrix is within the bounds of its arrays and shape."""
     if A.format == "coo":
         lengths = {len(A.data), *map(len, A.coords)}
         ends = zip(A.coords, A.shape, strict=True)

@@ -1,4 +1,4 @@
-"""The whole table: importing a file of calls enters them."""
+"""The whole table: importing a module of calls registers them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILES = (
     descent,
 )
 
-#: Public classes that users get and do not make: results, tables of results, errors, warnings, bases of other classes
+#: Public classes that users do not construct: results, tables of results, errors, warnings, bases of other classes
 NOT_CALLED = {
     *(f"fastiter.{name}" for name in ("BackendError", "ConvergenceError", "ConvergenceWarning")),
     *(f"fastiter.{name}" for name in ("RnnResult", "RnnStates", "Solution")),

@@ -1,4 +1,4 @@
-"""Right calls of fixed-point solvers."""
+"""Valid calls of fixed-point solvers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Right calls of proximal operators and projections."""
+"""Valid calls of proximal operators and projections."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Wrong inputs by the million at the entries that take text, matrices and lists of integers: ``make fuzz``.
+"""Millions of invalid inputs at the entries that take text, matrices and lists of integers: ``make fuzz``.
 
     python -m tests.public.fuzz --seconds 60           in two processes, with a report
     python -m tests.public.fuzz --replay formats 17    one batch in this process, each input printed before its call
 
-A batch of inputs depends on its kind and its number alone. Children make the calls, so that a crash or a hang is
-reported with the batch in which it happened.
+A batch of inputs depends only on its kind and number. Child processes make the calls, so that a crash or a hang is
+reported with its batch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tests.public import entries, texts
 from tests.public.pick import Pick, seeded
 
 BATCH = 250
-#: A problem takes the time of ten other inputs.
+#: A problem takes as long as ten other inputs.
 FEWER = {"problems": 25}
-#: A child that does not begin another batch within so many seconds hangs.
+#: A child process hangs if it does not begin another batch within this many seconds.
 PATIENCE = 120.0
 
 
 def formats(pick: Pick) -> bool:
-    """Read a text of a format, in most cases a damaged one; return whether it is refused."""
+    """Parse the text of a format, in most cases a damaged one; return whether it is refused."""
     text = texts.format_text(pick)
     return texts.read_format(texts.damaged(pick, text) if pick.integer(0, 3) else text)
 
@@ -58,7 +58,7 @@ KINDS: dict[str, Callable[[Pick], bool]] = {
 
 
 def batch(kind: str, number: int, count: int) -> int:
-    """Make the first calls of a batch; return how many were refused."""
+    """Make the first calls of a batch; return the number of refusals."""
     pick = seeded(1000 * number + list(KINDS).index(kind))
     return sum(KINDS[kind](pick) for _ in range(count))
 
@@ -67,7 +67,7 @@ def batch(kind: str, number: int, count: int) -> int:
 
 
 def work(first: int, step: int, until: float) -> None:
-    """Make batches with the numbers first, first + step, ... until a time; print each before, and the counts after."""
+    """Run the batches first, first + step, ... until a time; print each number before, and the counts after."""
     faulthandler.enable()
     made, wrong = Counter[str](), Counter[str]()
     for number in itertools.count(first, step):
@@ -82,7 +82,7 @@ def work(first: int, step: int, until: float) -> None:
 
 
 def replay(kind: str, number: int) -> None:
-    """Make the calls of one batch, and print the numbers that each was made from."""
+    """Make the calls of one batch, and print the numbers from which each was generated."""
     pick = seeded(1000 * number + list(KINDS).index(kind))
 
     def integer(low: int, high: int) -> int:
@@ -100,7 +100,7 @@ def replay(kind: str, number: int) -> None:
 
 
 class Child:
-    """A process that makes batches, and the last of them that it began."""
+    """A process that runs batches, and the last batch that it began."""
 
     def __init__(self, first: int, step: int, seconds: float) -> None:
         command = [sys.executable, "-m", "tests.public.fuzz", "--child", str(first), str(step), str(seconds)]
@@ -120,7 +120,7 @@ class Child:
                     self.found = json.loads(line)
 
     def failure(self) -> str | None:
-        """Wait for the end; return what went wrong."""
+        """Wait for the end; return the failure, if any."""
         silent = False
         while self.process.poll() is None:
             if time.monotonic() - self.heard > PATIENCE:
@@ -134,7 +134,7 @@ class Child:
 
 
 def main(seconds: float, processes: int) -> int:
-    """Run the children; print how many inputs there were a minute; return 1 if anything went wrong."""
+    """Run the children; print the number of inputs per minute; return 1 if there was a failure."""
     begin = time.monotonic()
     children = [Child(first, processes, seconds) for first in range(processes)]
     failures = [(child, child.failure()) for child in children]
@@ -153,7 +153,7 @@ def main(seconds: float, processes: int) -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--processes", type=int, default=2)

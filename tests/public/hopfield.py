@@ -1,4 +1,4 @@
-"""Right calls of Hopfield networks."""
+"""Valid calls of Hopfield networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.public.table import calls
 
 
 def network(pick: Pick) -> dict[str, Any]:
-    """Return state, stored, beta and perhaps a mask."""
+    """Return state, stored, beta and possibly a mask."""
     dtype, lead = pick.one_of((np.float64, np.float32)), pick.one_of(((), (2,), (2, 3)))
     L, S, D = pick.integer(0, 4), pick.integer(1, 5), pick.integer(1, 6)
     stored = pick.normal(*(lead if pick.flag() else ()), S, D, dtype=dtype)
@@ -22,7 +22,7 @@ def network(pick: Pick) -> dict[str, Any]:
     return {**given, **subset(pick, {"mask": pick.one_of(masks)})}
 
 
-def retrieved(  # without the residuals, differences that may be all rounding
+def retrieved(  # without the residuals, differences that may be only rounding error
     state: Any,
     stored: Any,
     beta: Any = 1.0,

@@ -1,4 +1,4 @@
-"""Right calls of methods for monotone inclusions."""
+"""Valid calls of methods for monotone inclusions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.scan.calls import REAL
 from tests.support.cases import Array
 
 MONOTONE = "fastiter.fixedpoint.monotone"
-#: What the operators below call
+#: The operators that the calls below use
 OPERATORS = ("prox_l1", "project_l2_ball")
 
 

@@ -1,4 +1,4 @@
-"""Arguments that are laid out differently, and arguments that are wrong or unusual."""
+"""Arguments in other memory layouts, and arguments that are wrong or unusual."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _backwards(x: Array) -> Array:
     return np.array(x[every], order="C")[every]
 
 
-#: Layouts with the same values, for an array of any number of axes, and of at least two
+#: Layouts with the same values, for arrays of any number of axes, and of at least two
 ONE_AXIS = (_backwards, *(LAYOUTS[name] for name in ("read-only", "unaligned", "every second unit")))
 SAME = ("first two axes swapped in memory", "last two axes swapped in memory", "first and last swapped in memory")
 TWO_AXES = (*ONE_AXIS, *(LAYOUTS[name] for name in (*SAME, "Fortran order", "inside of a larger array")))
 #: Layouts in which elements share memory, so that values change
 EXPANDED = tuple(LAYOUTS[f"{which} axis expanded"] for which in ("first", "second", "last"))
-#: Arguments that say how much is to be computed: a large number is right, and takes long
+#: Arguments that determine the amount of work: a large number is valid, but takes long
 AMOUNTS = {"iterations", "f_iterations", "c_iterations", "max_steps", "sweeps", "n", "state_len"}
 AMOUNTS |= {"S", "A", "b", "capacity", "m", "horizon", "N", "max_iter"}
 
@@ -37,7 +37,7 @@ AMOUNTS |= {"S", "A", "b", "capacity", "m", "horizon", "N", "max_iter"}
 
 
 def laid_out(pick: Pick, x: Any, is_written: bool = False, may_expand: bool = False) -> Any:
-    """Return arrays in some memory layout, also inside tuples; an array that is written stays writable."""
+    """Return arrays in some memory layout, also inside tuples; arrays that are written stay writable."""
     if isinstance(x, tuple) and not hasattr(x, "_fields"):
         return tuple(laid_out(pick, part, may_expand=may_expand) for part in x)
     if not isinstance(x, np.ndarray) or x.ndim == 0 or x.size == 0 or x.dtype.kind not in "fciub":
@@ -140,7 +140,7 @@ def _tuple(pick: Pick, name: str, x: Any) -> Any:
 
 
 def _sparse(pick: Pick, A: Any) -> Any:
-    """Return a matrix of another shape, dtype or format, or whose arrays were filled in wrongly."""
+    """Return a matrix of another shape, dtype or format, or with invalid arrays."""
     kind = pick.one_of(("format", "dtype", "rows", "column", "pointer", "value", "data", "dense"))
     if kind == "format":
         return A.asformat(pick.one_of(("csc", "coo", "bsr", "lil", "dok", "dia")))
@@ -193,6 +193,6 @@ def changed(pick: Pick, name: str, x: Any) -> Any:
 
 
 def with_one_changed(pick: Pick, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the name of an argument and all arguments, that one changed."""
+    """Return the name of an argument, and all arguments with this one changed."""
     name = pick.one_of(tuple(arguments))
     return name, {**arguments, name: changed(pick, name, arguments[name])}

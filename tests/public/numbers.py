@@ -1,4 +1,4 @@
-"""Right calls of the number formats."""
+"""Valid calls of the number formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.quant.cases import KINDS
 from tests.scan.calls import REAL
 
 TEXTS = tuple(KINDS)
-#: Formats whose numbers may be divided by a scale, by "amax" as well
+#: Formats that accept a scale, including "amax"
 SCALED = ("int8", "e4m3fn", "e5m2", "bf16<RNA>", "posit<16,1>")
 ONE_BY_ONE = tuple(text for text in TEXTS if not hasattr(quant.parse(text), "block"))
 #: Fields of a format of each kind, in the order of the constructor
@@ -41,7 +41,7 @@ def matrix(pick: Pick) -> Any:
 
 
 def rounding(pick: Pick) -> dict[str, Any]:
-    """Return x, a format and a scale that goes with both."""
+    """Return x, a format and a scale that matches both."""
     x = matrix(pick)
     if pick.flag() or not x.size:
         return {"x": x, "fmt": pick.one_of(TEXTS)}

@@ -1,4 +1,4 @@
-"""Random choices from which calls are made: by a seed, or by Hypothesis, which shrinks a failing call."""
+"""Random choices from which calls are generated: by a seed, or by Hypothesis, which shrinks a failing call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 class Pick:
-    """Choices that all come from one source of integers, ``integer(low, high)``, both ends included."""
+    """Choices that all come from one source of integers, ``integer(low, high)``, including both ends."""
 
     def __init__(self, integer: Callable[[int, int], int]) -> None:
         self.integer = integer
@@ -29,7 +29,7 @@ class Pick:
         return bool(self.integer(0, 1))
 
     def generator(self) -> np.random.Generator:
-        """Return a generator of numbers, whose seed alone is a choice."""
+        """Return a generator of numbers; only its seed is a choice."""
         return np.random.default_rng(self.integer(0, 2**32 - 1))
 
     def normal(self, *shape: int, dtype: npt.DTypeLike = np.float64) -> Array:
@@ -38,7 +38,7 @@ class Pick:
 
 
 def seeded(seed: int) -> Pick:
-    """Return choices that depend on the seed alone."""
+    """Return choices that depend only on the seed."""
     return Pick(random.Random(seed).randint)
 
 

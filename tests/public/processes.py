@@ -1,4 +1,4 @@
-"""Right calls of Markov decision processes."""
+"""Valid calls of Markov decision processes."""
 
 from __future__ import annotations
 

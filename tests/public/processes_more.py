@@ -1,4 +1,4 @@
-"""Right calls of average rewards, finite horizons, laws of returns, hidden contexts, mixtures and compatible names."""
+"""Valid calls: average rewards, finite horizons, laws of returns, latent contexts, mixtures, and compatible names."""
 
 from __future__ import annotations
 

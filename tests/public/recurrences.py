@@ -1,4 +1,4 @@
-"""Right calls of the recurrences, scans and state-space models."""
+"""Valid calls of the recurrences, scans and state-space models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.cases import GATES, rnn_inputs
 
 
 def bounds(pick: Pick, sequences: int, T: int) -> list[int]:
-    """Return cu_seqlens of sequences of any lengths, 0 included."""
+    """Return cu_seqlens of sequences of any lengths, including 0."""
     return [0, *sorted(pick.integer(0, T) for _ in range(sequences - 1)), T]
 
 

@@ -1,4 +1,4 @@
-"""Calls of the table, and the comparison of what they return."""
+"""Calls of the table, and the comparison of their results."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STORED = ("data", "indices", "indptr", "coords", "offsets", "rows")
 
 
 def called(entry: Entry, arguments: Mapping[str, Any], **more: Any) -> Any:
-    """Return the result, without what it prints."""
+    """Return the result of a call, and suppress its output."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         return entry.run(**arguments, **more)
 
 
 def parts(x: Any) -> Any:
-    """Return a result as nested tuples of arrays; what has no arrays is left."""
+    """Return a result as nested tuples of arrays; other objects are unchanged."""
     if isinstance(x, FixedArray):
         return (x.codes, str(x.fmt))
     if isinstance(x, mdp.MDP):

@@ -1,4 +1,4 @@
-"""Every public function called again and again, for its memory, and from many threads, for its results: ``make soak``.
+"""Every public function called repeatedly, to check its memory, and from many threads, to check results: ``make soak``.
 
 python -m tests.public.soak --calls 100000 --seconds 60
 """
@@ -29,22 +29,22 @@ from tests.public.mutations import contiguous
 from tests.public.pick import seeded
 from tests.public.results import assert_equal, parts
 
-#: Settings and reports of the whole process: results depend on what other threads set, or go to standard output.
+#: Settings and reports of the whole process: they depend on other threads, or print to standard output.
 OF_THE_PROCESS = {"fastiter.get_num_threads", "fastiter.set_num_threads", "fastiter.show_config"}
-#: Growth in a round that caches explain, in bytes: of resident memory, of what malloc has given, of Python's objects
+#: Growth per round that caches explain, in bytes: resident memory, memory allocated by malloc, Python objects
 MOST = (1 << 20, 1 << 14, 1 << 14)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Ignore warnings and standard output; for a whole program, as neither is local to a thread."""
+    """Ignore warnings and standard output for the whole program, as neither is local to a thread."""
     with warnings.catch_warnings(), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         warnings.simplefilter("ignore")
         yield
 
 
 class Call(NamedTuple):
-    """A call of the table; what it writes is copied first, so that it can be repeated."""
+    """A call of the table; arguments that it writes are copied first, so that it can be repeated."""
 
     name: str
     arguments: dict[str, Any]
@@ -59,7 +59,7 @@ class Call(NamedTuple):
 
 
 def calls_of(name: str, count: int) -> list[Call]:
-    """Return some calls of a function, always the same."""
+    """Return some calls of a function, the same ones each time."""
     return [Call(name, contiguous(TABLE[name].make(seeded(seed)))) for seed in range(count)]
 
 
@@ -76,7 +76,7 @@ class _Malloc(ctypes.Structure):
 
 
 def levels() -> tuple[int, int, int]:
-    """Return the bytes of this process in memory, those that malloc has given out, and those of Python's objects."""
+    """Return the bytes of resident memory, of memory allocated by malloc, and of Python objects of this process."""
     gc.collect()
     with open("/proc/self/statm") as file:
         resident = int(file.read().split()[1]) * 4096
@@ -89,9 +89,9 @@ def levels() -> tuple[int, int, int]:
 
 
 def growth(repeat: Callable[[], Any], most_seconds: float, count: int) -> tuple[int, tuple[int, ...]]:
-    """Return how often ``repeat`` was called, and by how much memory grew in a round: :func:`levels`.
+    """Return the number of calls of ``repeat``, and the growth of memory per round, as :func:`levels`.
 
-    There are three rounds; the smaller growth of the last two counts, as pools grow once and a leak in each.
+    There are three rounds; the smaller growth of the last two is used, as pools grow once but leaks in every round.
     """
     made, found = 0, []
     for _ in range(3):
@@ -107,7 +107,7 @@ def growth(repeat: Callable[[], Any], most_seconds: float, count: int) -> tuple[
 
 
 def leaks(name: str, count: int, most_seconds: float) -> str:
-    """Call a function ``count`` times, or as often as there is time; return by how much memory grew, if it did."""
+    """Call a function ``count`` times, or as often as time permits; return the growth of memory, if any."""
     calls = calls_of(name, 8)
     with quiet():
         for call in calls * 2:
@@ -127,7 +127,7 @@ def leaks(name: str, count: int, most_seconds: float) -> str:
 
 
 class Together:
-    """Threads that make random calls, each of which has to give what it gives alone."""
+    """Threads that make random calls, each of which must give the same result as alone."""
 
     def __init__(self, threads: int, each: int = 3) -> None:
         names = [name for name in TABLE if name not in OF_THE_PROCESS]
@@ -136,7 +136,7 @@ class Together:
         self.made, self.wrong = [0] * threads, list[str]()
 
     def run(self, seconds: float) -> None:
-        """Let all threads work for some seconds."""
+        """Run all threads for some seconds."""
         until = time.monotonic() + seconds
         workers = [threading.Thread(target=self._work, args=(index, until)) for index in range(len(self.made))]
         with quiet():
@@ -174,7 +174,7 @@ def _bytes(x: Any) -> bytes:
 
 
 def main(count: int, seconds: float) -> int:
-    """Print the functions whose memory grows, and the calls of threads that differ; return 1 if there are any."""
+    """Print functions whose memory grows, and calls in threads with other results; return 1 if there are any."""
     warnings.simplefilter("ignore", ConvergenceWarning)
     begin = time.monotonic()
     grown = [line for name in TABLE if (line := leaks(name, -(-count // len(TABLE)), 4 * seconds / len(TABLE)))]

@@ -1,4 +1,4 @@
-"""Right calls of the relaxations, of the constraint solver, and of the settings."""
+"""Valid calls of the relaxations, of the constraint solver, and of the settings."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ enter_tuner("ChebCB", {"bounds": (0.0, 1.0), "degree": 2}, 0.4)
 
 HALVES = {"iterations": 2, "sweep": "symmetric"}
 SPLIT = {"Cpts": [0, 2], "Fpts": [1]}
-#: Arguments beside A, x and b of each function of `compat`: those that it must get, and those that it may get
+#: Arguments of each function of `compat` other than A, x and b: required ones, and optional ones
 COMPAT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "block_gauss_seidel": ({}, {**HALVES, "blocksize": 2}),
     "block_jacobi": ({}, {"iterations": 2, "omega": 0.9, "blocksize": 2}),

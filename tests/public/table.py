@@ -1,4 +1,4 @@
-"""One table of the public API: for each name of an ``__all__`` calls with arguments that are right."""
+"""One table of the public API: for each name of an ``__all__``, calls with valid arguments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Make = Callable[[Pick], dict[str, Any]]
 
 
 class Entry(NamedTuple):
-    """A public function, or a program on a public class, and its right arguments by name.
+    """A public function, or a program that uses a public class, and its valid arguments by name.
 
-    names: the functions that may be named at the beginning of a message; written: the arguments that are updated in
-    place; terms: the number of rounded sums that explain the difference from the specification, 0 where none is.
+    names: the functions that a message may begin with; written: the arguments that are updated in place; terms: the
+    number of rounded sums that explain the difference from the specification, 0 if there is no difference.
     """
 
     run: Callable[..., Any]
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
     @property
     def has_reference(self) -> bool:
-        """Say whether the specification can be called in place of the kernels."""
+        """Return whether the specification can be called in place of the kernels."""
         return "backend" in self.parameters
 
 
@@ -49,9 +49,9 @@ def calls(
     at: str = "",
     also: tuple[str, ...] = (),
 ) -> Callable[[Make], Make]:
-    """Enter a maker of arguments for the public name ``name``, and for its part ``at``, such as a method.
+    """Register a function that makes arguments for the public name ``name``, and for its part ``at``, such as a method.
 
-    also: other functions that the program calls, whose messages begin with their names.
+    also: other functions that the program calls, with whose names messages may begin.
     """
 
     def enter(make: Make) -> Make:
@@ -64,7 +64,7 @@ def calls(
 
 
 def public_names() -> Iterator[tuple[str, Any]]:
-    """Yield the qualified name and the object of everything that can be called and that an ``__all__`` lists."""
+    """Yield the qualified name and the object of every callable that an ``__all__`` lists."""
     waiting = [fastiter]
     while waiting:
         module = waiting.pop()

@@ -1,4 +1,4 @@
-"""Right calls of the functions of tensors that have twins of arrays: the same arguments, with tensors for arrays."""
+"""Valid calls of functions on tensors with counterparts on arrays: the same arguments, with tensors for arrays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TENSORS: dict[str, Entry] = {}
 
 
 def tensor(x: Any) -> Any:
-    """Return arrays as tensors that share their memory, if it can be; other things as they are."""
+    """Return arrays as tensors that share their memory, if possible, and other objects unchanged."""
     if isinstance(x, np.ndarray) and not np.ma.isMaskedArray(x):
         try:
             return torch.from_numpy(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
@@ -37,7 +37,7 @@ def tensor(x: Any) -> Any:
 
 
 def array(x: Any) -> Any:
-    """Return what a call has found as nested tuples of arrays."""
+    """Return the result of a call as nested tuples of arrays."""
     if isinstance(x, Solution):
         return tuple(array(getattr(x, name)) for name in ("value", "converged", "steps", "residual", "reason"))
     if isinstance(x, torch.Tensor):
@@ -46,14 +46,14 @@ def array(x: Any) -> Any:
 
 
 def enter(name: str, function: Callable[..., Any], make: Make, *names: str) -> None:
-    """Enter a function of tensors, whose arguments are those of ``make`` with tensors for arrays."""
+    """Register a function on tensors, whose arguments are those of ``make`` with tensors for arrays."""
 
     def run(**arguments: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return array(function(**{key: tensor(x) for key, x in arguments.items()}))
 
-    # Products of matrices round by the addresses of their operands.
+    # The rounding of matrix products depends on the addresses of their operands.
     TENSORS[name] = Entry(run, make, (name, *names), terms=8 if name == "project_affine" else 0)
 
 
@@ -90,7 +90,7 @@ def decisions(pick: Pick) -> dict[str, Any]:
 
 
 def of_one_dtype(name: str) -> Make:
-    """Return the maker of an entry, with b in the dtype of A."""
+    """Return the arguments' function of an entry, with b in the dtype of A."""
 
     def make(pick: Pick) -> dict[str, Any]:
         given = every.TABLE[name].make(pick)

@@ -48,7 +48,7 @@ def test_layouts_and_the_specification(name: str, data: st.DataObject) -> None:
 @given(st.data())
 @pytest.mark.parametrize("name", [name for name, entry in TABLE.items() if entry.parameters])
 def test_wrong_arguments(name: str, data: st.DataObject) -> None:
-    """A call returns what it returns for contiguous copies, or says in one sentence which argument is wrong."""
+    """A call returns the same as for contiguous copies, or says in one sentence which argument is wrong."""
     entry = TABLE[name]
     pick = Pick(lambda low, high: data.draw(st.integers(low, high)))
     key, arguments = with_one_changed(pick, entry.make(pick))
@@ -62,9 +62,9 @@ def test_wrong_arguments(name: str, data: st.DataObject) -> None:
         assert_names_an_argument(entry, arguments, str(error))
         assert_equal(parts(arguments), parts(before), 0)
         return
-    if arguments.get("rng", 0) is not None:  # which draws other numbers each time
+    if arguments.get("rng", 0) is not None:  # it draws other numbers each time
         assert_equal(found, parts(called(entry, plain)), 0)
-        # Numbers at the edge of a dtype overflow in one of the two and not in the other.
+        # Numbers at the limits of a dtype may overflow in only one of the two.
         is_edge = isinstance(arguments[key], np.ndarray) and arguments[key].dtype.kind in "fc"
         if entry.has_reference and not is_edge:
             assert_equal(found, parts(called(entry, contiguous(before), backend="reference")), entry.terms)
@@ -73,7 +73,7 @@ def test_wrong_arguments(name: str, data: st.DataObject) -> None:
             assert_equal(parts(x), parts(before[each]), 0)
 
 
-#: Arguments of the functions that a program calls with those of the table
+#: Names of arguments in the functions that a program calls with the table's arguments
 OTHERS = ("A",)
 
 

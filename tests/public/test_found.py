@@ -1,4 +1,4 @@
-"""Calls that the property tests have found, each of which once ended in another error, a warning or a changed input."""
+"""Calls found by the property tests, each of which once ended in another error, a warning or a changed input."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_processes_can_be_copied_and_pickled(again: Callable[[Any], Any]) -> Non
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_it_is_refused_in_a_sentence(name: str) -> None:
+def test_refused_in_one_sentence(name: str) -> None:
     call, error, message = REFUSED[name]
     with pytest.raises(error, match=f"^{message}") as raised:
         call(np.zeros(3), np.ones(3))

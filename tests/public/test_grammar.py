@@ -1,4 +1,4 @@
-"""The grammars of formats and of the constraint solver: right and damaged texts, by Hypothesis and by seeds."""
+"""The grammars of formats and of the constraint solver: valid and damaged texts, by Hypothesis and by seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 @given(st.data())
 @settings(max_examples=40)
-def test_wrong_inputs_are_refused_and_right_ones_mean_what_they_say(kind: str, data: st.DataObject) -> None:
+def test_wrong_inputs_are_refused_and_right_ones_keep_their_meaning(kind: str, data: st.DataObject) -> None:
     fuzz.KINDS[kind](Pick(lambda low, high: data.draw(st.integers(low, high))))
 
 
@@ -40,7 +40,7 @@ def test_any_text_is_a_problem_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 def test_most_inputs_are_wrong_and_some_are_right(kind: str) -> None:
-    """The fuzzer tries both sides of each decision."""
+    """The fuzzer exercises both outcomes of each decision."""
     count = 60 if kind == "problems" else 300
     assert 0.3 * count < fuzz.batch(kind, 0, count) < 0.95 * count
 

@@ -1,4 +1,4 @@
-"""Memory over many calls, calls from many threads and in children, and calls for which there is no memory."""
+"""Memory over many calls, calls from many threads and in child processes, and calls without enough memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(program: str) -> str:
 @on_linux
 @pytest.mark.parametrize("name", ["fastiter.lstm", "fastiter.quant.parse", "fastiter.relax.sor", "fastiter.ssm.ssd"])
 def test_memory_does_not_grow(name: str) -> None:
-    """A few functions; ``make soak`` has all. A leak grows at each try, caches and pools of the process at one."""
+    """A few functions; ``make soak`` runs all. A leak grows with each try, caches and pools only once."""
     found: list[str] = []
     while len(found) < 3 and "" not in found:
         found.append(soak.leaks(name, 600, 1.5))
@@ -68,7 +68,7 @@ def test_a_different_result_is_found() -> None:
 @on_linux
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_children_give_the_same_results_while_threads_work(start: str) -> None:
-    """The parent has used a team of threads, and its Python threads are in calls when the child is made."""
+    """The parent has used a team of threads, and its Python threads are in calls when the child is created."""
     program = f"""
 import multiprocessing, threading, warnings, fastiter
 from tests.public.soak import Together, digest
@@ -89,7 +89,7 @@ if __name__ == "__main__":
 
 # ---- No memory ------------------------------------------------------------------------------------------------------
 
-#: Calls whose results have far more bytes than there is room for; their inputs repeat one row.
+#: Calls whose results far exceed the memory; their inputs repeat one row.
 LARGE = """
 import resource, numpy as np, fastiter
 from fastiter import quant, ssm

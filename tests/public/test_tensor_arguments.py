@@ -1,4 +1,4 @@
-"""Functions of tensors of the solvers' families with arguments in any layout, and with wrong ones."""
+"""The solver families' functions on tensors with arguments in any layout, and with wrong ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_layouts(name: str, data: st.DataObject) -> None:
 @given(st.data())
 @pytest.mark.parametrize("name", TENSORS)
 def test_wrong_arguments(name: str, data: st.DataObject) -> None:
-    """A call returns what it returns for contiguous copies, or says in one sentence which argument is wrong."""
+    """A call returns the same as for contiguous copies, or says in one sentence which argument is wrong."""
     entry = TENSORS[name]
     pick = Pick(lambda low, high: data.draw(st.integers(low, high)))
     _, arguments = with_one_changed(pick, entry.make(pick))
@@ -51,7 +51,7 @@ def test_wrong_arguments(name: str, data: st.DataObject) -> None:
     except (TypeError, ValueError, BackendError) as error:
         assert_names_an_argument(entry.names, arguments, str(error))
         return
-    if arguments.get("rng", 0) is not None:  # which draws other numbers each time
+    if arguments.get("rng", 0) is not None:  # it draws other numbers each time
         assert_equal(found, parts(called(entry, plain)), entry.terms)
     assert_equal(parts(arguments), parts(before), 0)
 

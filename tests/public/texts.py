@@ -1,4 +1,4 @@
-"""Texts of formats and of the constraint solver, right ones and damaged ones, and what each of them has to mean."""
+"""Valid and damaged texts of formats and of the constraint solver, and the required meaning of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.quant.cases import FLOAT_ROUNDINGS, KINDS, NAMED_FLOATS, ROUNDINGS
 from tests.tune.test_random import random_problem
 
 ROUNDS = (*ROUNDINGS, *FLOAT_ROUNDINGS, "STOCHASTIC")
-#: Words of all kinds that damage may put anywhere
+#: Words of all kinds that damage may insert anywhere
 WORDS = (
     *ROUNDS,
     *NAMED_FLOATS,
@@ -35,11 +35,11 @@ LETTERS = "<>,;.:|^%*+-=!()[]#_ \n\t\\\0\x7f0123456789aeftx\u0660\u00e9\U0001f60
 
 
 class Accepted(AssertionError):
-    """A wrong input that was taken, or a right one whose meaning is another."""
+    """An invalid input that was accepted, or a valid one with another meaning."""
 
 
 def format_text(pick: Pick) -> str:
-    """Return a text of the grammar, which may name a format whose fields do not go together."""
+    """Return a text of the grammar, which may name a format with inconsistent fields."""
     kind = pick.integer(0, 8)
     if kind == 0:
         return pick.one_of(tuple(KINDS))
@@ -67,7 +67,7 @@ def format_text(pick: Pick) -> str:
 
 
 def damaged(pick: Pick, text: str, words: tuple[str, ...] = WORDS) -> str:
-    """Return the text with one to three changes: letters cut, doubled or exchanged, and words put in."""
+    """Return the text with one to three changes: letters deleted, doubled or exchanged, and words inserted."""
     for _ in range(pick.integer(1, 3)):
         at, to = sorted(pick.integer(0, len(text)) for _ in range(2))
         to = min(to, at + pick.integer(0, 4))
@@ -80,7 +80,7 @@ def damaged(pick: Pick, text: str, words: tuple[str, ...] = WORDS) -> str:
 
 
 def read_format(text: str) -> bool:
-    """Parse a text; return whether it is refused, in one sentence. An accepted one means each of its words."""
+    """Parse a text; return whether it is refused, in one sentence. An accepted one accounts for each of its words."""
     try:
         fmt = parse(text)
     except ValueError as error:
@@ -93,7 +93,7 @@ def read_format(text: str) -> bool:
 
 
 def check_means(text: str, fmt: Format) -> None:
-    """Check that the format is what its own text names, and that no word of ``text`` was passed over."""
+    """Check that the format is the one that its own text names, and that no word of ``text`` was ignored."""
     if parse(str(fmt)) != fmt or hash(parse(str(fmt))) != hash(fmt):
         raise Accepted(f"{text!r} gives {fmt}, which is not what its own text gives")
     inside = re.search(r"<(.*)>", text, re.DOTALL)
@@ -105,13 +105,13 @@ def check_means(text: str, fmt: Format) -> None:
             raise Accepted(f"{text!r} gives {fmt!r}, which has no {word!r}")
 
 
-#: Words that are read as others: roundings by the names of HLS, processors and frameworks, and the sign of an ac_ type
+#: Words that are converted to others: names of roundings in HLS, processors and frameworks, and the sign of an ac_ type
 OTHER_WORDS = ("NEAREST", "RTNE", "RTZ", "RTN", "RDN", "RTP", "RUP", "SR", "SATURATE")
 SYNONYMS = {"true", "false", *(word.lower() for word in (*ROUNDS, *OTHER_WORDS))}
 
 
 def _is_number_of(word: str, fmt: Format) -> bool:
-    """Say whether the word is a number, and a field, or one of the values, of the format or of its element."""
+    """Return whether the word is a number, and a field, or one of the values, of the format or of its element."""
     try:
         value = float(word)
     except ValueError:
@@ -121,7 +121,7 @@ def _is_number_of(word: str, fmt: Format) -> bool:
 
 
 def _is_element_of(word: str, fmt: Format) -> bool:
-    """Say whether the word is another name of the element of a format in blocks."""
+    """Return whether the word is an alias of the element of a block format."""
     try:
         return bool(parse(word) == getattr(fmt, "element", None))
     except ValueError:
@@ -194,7 +194,7 @@ def _listed(match: re.Match[str]) -> str:
 
 
 def holds(text: str, known: dict[str, int]) -> bool:
-    """Say whether Python, with its own grammar and precedence, finds every statement true."""
+    """Return whether Python, with its own grammar and precedence, finds every statement true."""
     names = {name: Number(value) for name, value in known.items()}
     for statement in filter(None, (part.strip() for part in text.split(";"))):
         lists: list[str] = []
@@ -229,7 +229,7 @@ def solve_text(text: str) -> bool:
         if not str(error).startswith("solve: ") or "\n" in str(error):
             raise Accepted(f"{text!r} is refused by {error!s}") from None
         return True
-    if "\n" in text or "#" in text:  # a new line may go on with a statement, which Python's does not
+    if "\n" in text or "#" in text:  # a new line may continue a statement, unlike in Python
         return False
     for known in found:
         if not holds(text, known):
