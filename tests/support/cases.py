@@ -35,7 +35,7 @@ def rnn_inputs(cell: str, B: int, T: int, N: int, D: int, dtype: npt.DTypeLike, 
     r = rng.uniform(-bound, bound, (G, N, D, D))
     b = rng.uniform(-bound, bound, (G, N, D))
     h, c, m = np.tanh(rng.standard_normal((B, N, D))), rng.standard_normal((B, N, D)), rng.standard_normal((B, N, D))
-    # sLSTM's n: elements that begin (0), that the clamp at 1 may still touch (0.5), and that continue.
+    # sLSTM's n: elements that begin (0), that the clamp at 1 may still affect (0.5), and that continue.
     n = rng.choice([0.0, 0.5, 1.0, 2.5], (B, N, D))
     state = (h, c, n, m)[: len(STATES[cell])]
     return RnnInputs(wx.astype(dtype), r.astype(dtype), b.astype(dtype), tuple(s.astype(dtype) for s in state))
@@ -56,11 +56,11 @@ def tolerance(dtype: npt.DTypeLike, length: int = 1, width: int = 1) -> float:
     """eps (8 + sqrt(length) + sqrt(width)): the error that rounding explains, relative to the largest element.
 
     width: the terms of a dot product (D); length: the terms that are added up over the sequence (T, or B T for the
-    gradient of a weight). Roundings are as good as independent, so a sum of K terms is off by about sqrt(K) eps of
-    its largest partial sum. The two add up and do not multiply, because gates forget: the errors of one step decay
-    over the following ones. 8 covers the dozen roundings of one step, exp and tanh within 4 ulp included.
-    Measured, the specification in float32 against float64, all cells, T and D from 1 to 512, 12 seeds: states within
-    3 eps, gradients within 0.7 of this bound. Only where a gradient is a single sum that cancels (B T and D of one or
+    gradient of a weight). Roundings are practically independent, so the error of a sum of K terms is about sqrt(K) eps
+    of its largest partial sum. The two errors add up but do not multiply, because gates forget: the errors of one step
+    decay over the following ones. 8 covers the dozen roundings of one step, exp and tanh within 4 ulp included.
+    Measured, the specification in float32 against float64, all cells, T and D from 1 to 512, 12 seeds: states within 3
+    eps, gradients within 0.7 of this bound. Only where a gradient is a single sum that cancels (B T and D of one or
     two) can rounding exceed it; give such a case its scale.
     """
     return float(np.finfo(dtype).eps) * (8 + math.sqrt(length) + math.sqrt(width))
@@ -94,7 +94,7 @@ def assert_close(
 
 
 def assert_same_bits(actual: Any, expected: Any, name: str = "array") -> None:
-    """Equal shapes, dtypes and values, signs of zeros too (NaN equals NaN); tuples element by element."""
+    """Assert equal shapes, dtypes and values, including signs of zeros (NaN equals NaN); tuples element by element."""
     if isinstance(expected, tuple):
         assert len(actual) == len(expected), f"{name}: {len(actual)} arrays, expected {len(expected)}"
         for k, (a, e) in enumerate(zip(actual, expected, strict=True)):

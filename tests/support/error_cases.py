@@ -61,7 +61,7 @@ def assert_all_refused(function: str, cases: Iterable[tuple[Wrong, Callable[[], 
 
 
 def assert_arrays_refused(call: Callable[..., Any], right: dict[str, Any], cases: Iterable[Wrong]) -> None:
-    """Assert that both backends refuse each changed argument and leave out untouched."""
+    """Assert that both backends refuse each changed argument and leave ``out`` untouched."""
 
     def refused(arguments: dict[str, Any]) -> None:
         out = arguments["out"]
@@ -163,7 +163,7 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
             y = resized(x, axis, by)
             if name == "wx" and axis == 1:
                 continue  # any number of steps is valid
-            # A wx of another B, N or D is valid by itself: the message names the argument that does not match it.
+            # A wx with another B, N or D is valid by itself: the message names the argument that does not match it.
             named = {0: "state h", 3: "r", 4: "r"}.get(axis, "wx") if name == "wx" else name
             got = shape(y) if named == name else r"\(.+\)"
             yield Wrong(f"{name} has {by:+} in axis {axis}", put(y), VALUE, named, got)
@@ -174,7 +174,7 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
 
 def wrong_states(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
     state = given["state"]
-    alone = [("(ndarray|Tensor)", state[0])] if len(state) > 1 else []  # a single part may be passed without a tuple
+    alone = [("(ndarray|Tensor)", state[0])] if len(state) > 1 else []  # a single part may be passed without its tuple
     for label, y in (*alone, ("dict", dict(enumerate(state))), ("str", "hc"), ("int", 0)):
         yield Wrong(f"state is a {label}", {"state": y}, TYPE, "state", label)
     yield Wrong("state is a generator", {"state": (s for s in state)}, TYPE, "state", "generator")

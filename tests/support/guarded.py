@@ -1,4 +1,4 @@
-"""Calls with every array between two pages that may not be touched: an access out of bounds ends the process.
+"""Calls with every array between two inaccessible guard pages: an access out of bounds ends the process.
 
 python -m tests.support.guarded [numpy | quant | torch]: run by test_isa.py for every instruction set.
 """

@@ -17,7 +17,7 @@ def unaligned(x: Array) -> Array:
 
 
 def _field(x: Array) -> Array:
-    """Return elements with a stride of five or nine bytes."""
+    """Return the elements with a stride of five or nine bytes."""
     y = np.empty(x.shape, np.dtype([("byte", "u1"), ("x", x.dtype)]))
     y["x"] = x
     return y["x"]
