@@ -1,4 +1,4 @@
-"""fastiter.tune.solve: its language, cases that the reference gets wrong, and refusals."""
+"""fastiter.tune.solve: its language, cases in which the reference is wrong, and refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_divisor_from_a_list_is_found() -> None:
     assert tune.solve("A % B == 0; A == 12; B == [1, 5];", limit=None) == [{"A": 12, "B": 1}]
 
 
-def test_a_product_of_two_primes_is_taken_apart() -> None:
+def test_a_product_of_two_primes_is_factorised() -> None:
     text = "A*B == 9991; 1 <= A; A <= 5000; 1 <= B; B <= 5000"
     assert tune.solve(text, limit=None) == [{"A": 97, "B": 103}, {"A": 103, "B": 97}]
     assert tune.solve("A * B == 91; A > 1; B > 1", limit=None) == [{"A": 7, "B": 13}, {"A": 13, "B": 7}]
@@ -128,7 +128,7 @@ def test_integers_are_exact() -> None:
 
 
 def test_numbers_beyond_the_bounds_are_exact() -> None:
-    """Bounds of 2^2048 or more count as none and are 2^8192 internally; numbers in the text may exceed both."""
+    """Bounds of 2^2048 or more are treated as none and are 2^8192 internally; numbers in the text may exceed both."""
     for bits in (2047, 2048, 2049, 5000, 8191, 8192, 8193, 30000):
         huge = f"2 ^ {bits}"
         for true in (
@@ -170,13 +170,13 @@ def all_different(count: int, values: str, relation: str = "v{} != v{}") -> str:
 
 @pytest.mark.parametrize("relation", ["v{} != v{}", "v{0} < v{1} or v{1} < v{0}", "v{} - v{} != [0, 70]"])
 @pytest.mark.parametrize("values", ["1..29", "[1, 4..30, 77]"])
-def test_more_different_numbers_than_there_are_end_at_once(relation: str, values: str) -> None:
+def test_too_many_distinct_numbers_are_refuted_at_once(relation: str, values: str) -> None:
     """Bisection alone would try 29! cases."""
     assert tune.solve(all_different(30, values, relation)) == []
     assert len(tune.solve(all_different(29, values, relation))) == 1
 
 
-def test_what_differs_is_counted_in_parts_and_with_numbers_added() -> None:
+def test_all_different_groups_are_counted_in_parts_and_with_offsets() -> None:
     three = "; ".join(f"v{i} in [4, 9]" for i in range(3))
     assert tune.solve(f"{all_different(20, '1..90')}; {three}") == []
     two = "; v0 in [4, 9]; v1 in [9, 4]; v2 in 4..9; v3 in [4, 5, 9]; v2 != 8"
@@ -235,7 +235,7 @@ def test_variables_beyond_the_bounds_are_refused_by_name(text: str) -> None:
         ("x == " + "9" * 601, (1, 6), "a number has 601 digits, more than 600"),
     ],
 )
-def test_what_is_not_in_the_grammar_is_refused_where_it_stands(text: str, at: tuple[int, int], problem: str) -> None:
+def test_syntax_errors_name_their_position(text: str, at: tuple[int, int], problem: str) -> None:
     message = f"solve: text must follow the grammar of docs/tune/index.md, at line {at[0]}, column {at[1]} {problem}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         tune.solve(text)

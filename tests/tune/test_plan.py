@@ -43,7 +43,7 @@ def launch(plan: tune.RnnPlan) -> dict[str, Any]:
     sums = 4 * plan.depth_warps * rows * plan.batch_tile
     state = (4 * EXTRA_STATES[plan.cell] + 2 * gates * size) * plan.units * plan.batch_tile
     threads, way = 32 * warps, int(plan.backward)
-    elements = up(plan.units * plan.batch_tile, threads)  # of a thread, one after the other
+    elements = up(plan.units * plan.batch_tile, threads)  # of one thread, processed in sequence
     products = per_warp * columns
     words = up(plan.batch_tile * depth * size // 8, threads) if plan.blocks > 1 else 0
     exact = 80 if plan.dtype == "float32" else 0
@@ -155,7 +155,7 @@ def test_no_other_launch_is_cheaper(
 @pytest.mark.parametrize("size", [10**6, 2**31 - 1])
 @pytest.mark.parametrize("name", ["heads", "width", "batch"])
 def test_plans_of_large_sizes_end(name: str, size: int) -> None:
-    """The search tries as many pass counts as blocks can be resident, not as there are heads."""
+    """The search tries as many numbers of passes as there are resident blocks, not as there are heads."""
     for (cell, dtype), backward in itertools.product((("lstm", "bfloat16"), ("elman", "float32")), (False, True)):
         shape = {"heads": 2, "width": 256, "batch": 4, name: size}
         plan = tune.rnn_plan(tune.DEVICES["H100"], cell=cell, dtype=dtype, backward=backward, **shape)
@@ -212,7 +212,7 @@ def test_arguments_are_checked(arguments: dict[str, Any], error: type[Exception]
         tune.rnn_plan(**{**given, **arguments})
 
 
-# the card at hand -----------------------------------------------------------------------------------------------------
+# the current card -----------------------------------------------------------------------------------------------------
 
 
 def a_module(name: str, **contents: Any) -> types.ModuleType:
@@ -276,7 +276,7 @@ def test_no_card_is_a_backend_error_with_the_remedy(monkeypatch: pytest.MonkeyPa
         tune.Device.current()
 
 
-def test_unknown_devices_are_refused_with_those_there_are() -> None:
+def test_unknown_devices_are_refused_with_a_list_of_known_ones() -> None:
     with pytest.raises(KeyError, match=r"the name must be one of 'A100', 'H100', .*'RTX 4090', got 'H100 SXM'"):
         tune.DEVICES["H100 SXM"]
     assert tune.DEVICES.get("H100 SXM") is None and "H100 SXM" not in tune.DEVICES

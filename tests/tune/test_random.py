@@ -108,7 +108,7 @@ def scattered(rng: random.Random, statements: list[str]) -> str:
 
 
 def valued(tree: Tree, known: dict[str, int]) -> Any:
-    """Return the value of a term, None where it has none; of a condition, whether it holds; of a list, its values."""
+    """Return the value of a term (None if undefined), whether a condition holds, or the values of a list."""
     if isinstance(tree, str):
         return known[tree]
     if not isinstance(tree, tuple):
@@ -208,8 +208,8 @@ def random_differences(seed: int) -> tuple[str, list[dict[str, int]]]:
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_what_differs_is_found_in_order(block: int) -> None:
-    """Counting values narrows groups of all-different variables with added numbers; no solution may be lost."""
+def test_all_different_solutions_are_found_in_order(block: int) -> None:
+    """Counting values narrows groups of all-different variables with offsets; no solution may be lost."""
     for seed in range(3000 + block * 50, 3000 + block * 50 + 50):
         text, solutions = random_differences(seed)
         assert tune.solve(text, limit=None) == solutions, text
