@@ -36,7 +36,7 @@ def state(name: str, rows: int) -> list[Tensor]:
 
 
 def equal_one_process(name: str) -> int:
-    """Results, final states and gradients of wx have the same bits; those of weights are sums in another order."""
+    """Results, final states and gradients of wx have the same bits; gradients of weights are sums in another order."""
     size, done = dist.get_world_size(), 0
     divisions: list[dict[str, Any]] = [
         {},
@@ -91,7 +91,7 @@ def _compare(one: Values, found: Values, ends: list[int], said: str) -> None:
         assert torch.equal(x, y), f"final state: {said}"
     of_wx = one.gradients["wx"]
     assert torch.equal(found.gradients["wx"], shard_of(of_wx, ends)), f"gradient of wx: {said}"
-    # The gradient of a weight is the sum over rows and steps of that of wx, or at most that, times a state of before.
+    # The gradient of a weight is the sum over rows and steps of that of wx, or at most that, times a previous state.
     largest = max(1.0, *(float(x.abs().max()) for x in (*one.results, *one.last)))
     n = of_wx.shape[0] * of_wx.shape[1] * torch.finfo(F64).eps
     bound = 2 * n / (1 - n) * 4 * largest * float(of_wx.abs().sum())
@@ -115,7 +115,7 @@ def newton(name: str) -> float:
 
 
 def chunks() -> list[int]:
-    """Return the messages of the pipeline with chunks of heads, and of rows where there are more of them."""
+    """Return the messages of the pipeline with chunks of heads, and with chunks of rows if there are more rows."""
     found = []
     for batch, most in ((1, None), (5, None), (5, 3), (5, 1)):
         given = tensors("lstm", batch)
@@ -126,7 +126,7 @@ def chunks() -> list[int]:
 
 
 def refused(what: str) -> None:
-    """Call with arguments of packed sequences that do not go together."""
+    """Call with inconsistent arguments of packed sequences."""
     wx, r, steps = torch.randn(2, 3, 4, N, D), torch.randn(4, N, D, D), 3 * dist.get_world_size()
     calls: dict[str, Any] = {
         "type": lambda: distributed.lstm("wx", r, cu_seqlens=[0, steps]),  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 import fastiter.torch as ft
 from fastiter.torch.distributed import HeadParallel
 
-WIDTH, HEADS = 24, 12  # divided by 1, 2, 3 and 4 ranks
+WIDTH, HEADS = 24, 12  # divisible among 1, 2, 3 and 4 ranks
 
 
 def recurrent(seed: int) -> nn.ModuleDict:
@@ -64,7 +64,7 @@ class Model(nn.Module):
 
 
 def whole(state: Any) -> dict[str, Tensor]:
-    """Return the tensors of a state by name, whole."""
+    """Return the full tensors of a state by name."""
     found: dict[str, Tensor] = {}
     for name, x in state.items():
         if isinstance(x, dict):
@@ -83,7 +83,7 @@ def save(folder: str) -> dict[str, Tensor]:
 
 
 def load(folder: str) -> tuple[dict[str, Tensor], list[int]]:
-    """Return what another model has after loading, and the rows of its parameters on this rank."""
+    """Return the state of another model after loading, and the rows of its parameters on this rank."""
     _quiet()
     model = Model(2)
     step = model.optimizer()
@@ -96,7 +96,7 @@ def load(folder: str) -> tuple[dict[str, Tensor], list[int]]:
 
 
 def load_undivided(folder: str) -> dict[str, Tensor]:
-    """Load the divided modules into undivided ones, through views by gates, heads and units, and run them."""
+    """Load divided modules into undivided ones, through views by gates, heads and units, and run them."""
     _quiet()
     modules = recurrent(3)
     views = {}

@@ -1,4 +1,4 @@
-"""Programs of the ranks of a group in the tests of the collectives, faults included."""
+"""Programs of the ranks of a group for the tests of collectives, including faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _factor(rank: int) -> Tensor:
 
 
 def prefix(reverse: bool) -> tuple[bool, int, int, int]:
-    """Whether the product of the matrices before this rank is right; position, rounds and bytes."""
+    """Return whether the product of the matrices before this rank is correct; position, rounds and bytes."""
     line = Line(Ranks("f", None), reverse)
     with record_traffic() as sent:
         own = [_factor(dist.get_rank()), torch.tensor([dist.get_rank()])]
@@ -35,7 +35,7 @@ def prefix(reverse: bool) -> tuple[bool, int, int, int]:
 
 
 def neighbours() -> bool:
-    """Tensors of several dtypes and layouts, empty ones among them, in one message to the next rank."""
+    """Send tensors of several dtypes and layouts, some of them empty, in one message to the next rank."""
     line = Line(Ranks("f", None), False)
     x = torch.arange(24.0).view(2, 3, 4).transpose(0, 2)
     tensors = [torch.tensor([True, False, True]), x, torch.empty(0, 3), x.to(torch.complex64).conj(), x.bfloat16()]
@@ -64,7 +64,7 @@ def agree(differing: dict[str, str], rank: int, failure: Exception | None) -> An
 
 
 def groups() -> list[str]:
-    """Results for a mesh, a mesh with two axes, a group of some ranks and other things as groups."""
+    """Return the results for a mesh, a mesh with two axes, a group of some ranks and other objects as groups."""
     found = []
     some = dist.new_group([2, 1])
     meshes = [init_device_mesh("cpu", (3,)), init_device_mesh("cpu", (3, 1)), some, "gloo"]
@@ -78,7 +78,7 @@ def groups() -> list[str]:
 
 
 def without_cpu(names: str) -> None:
-    """Call with tensors on the CPU and a group whose backends are said to be these."""
+    """Call with tensors on the CPU and a group that claims to have these backends."""
     with (
         mock.patch.object(dist, "get_backend_config", return_value=names),
         mock.patch.object(Ranks, "_device", return_value=torch.device("cpu")),

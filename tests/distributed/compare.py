@@ -1,8 +1,8 @@
 """Compares a function on sharded steps with the same function in one process: results, final states, all gradients.
 
-The recurrences are polynomials in their arguments, and their gradients too. With absolute values in place of the
-arguments, each is the sum of the absolute values of its monomials; if a monomial meets at most n roundings, the error
-is at most gamma_n = n eps / (1 - n eps) times this sum, and two ways of computing it differ by at most twice as much.
+The recurrences and their gradients are polynomials in the arguments. With absolute values in place of the arguments,
+each is the sum of the absolute values of its monomials; if a monomial undergoes at most n roundings, the error is at
+most gamma_n = n eps / (1 - n eps) times this sum, and two ways of computing it differ by at most twice as much.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 
 
 class Case(NamedTuple):
-    """A call: the two functions, tensors by name, those with an axis of time, and those whose sign makes sums positive.
+    """A call: the two functions, tensors by name, those with a time axis, and those whose sign makes sums positive.
 
-    ``roundings`` is the number of roundings in a step that a monomial meets, ``states`` the name of the initial state,
-    ``bits`` says what has the same bits where the arithmetic of every step is that of one process.
+    ``roundings`` is the number of roundings of a monomial per step, ``states`` the name of the initial state, ``bits``
+    the values that have the same bits if the arithmetic of every step is that of one process.
     """
 
     sharded: Callable[..., Any]
@@ -45,7 +45,7 @@ def flat(x: Any) -> list[Tensor]:
 
 
 def values(function: Callable[..., Any], tensors: Mapping[str, Any], weights: Sequence[Tensor], **how: Any) -> Values:
-    """Call, and return the gradients of the sum of weighted results as well."""
+    """Make the call, and also return the gradients of the sum of weighted results."""
     leaves = {name: x.detach().clone().requires_grad_() for name, x in tensors.items()}
     results, last = function(**leaves, **how)
     every = [*flat(results), *flat(last)]
@@ -67,14 +67,14 @@ def shard_of(x: Tensor, ends: Sequence[int]) -> Tensor:
 
 
 def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the sums over the ranks, by one collective for all that have the same dtype as the first."""
+    """Return the sums over the ranks, by one collective for all tensors with the dtype of the first."""
     every = torch.cat([x.reshape(-1) for x in tensors])
     dist.all_reduce(every)
     return [x.view_as(y) for x, y in zip(every.split([y.numel() for y in tensors]), tensors, strict=True)]
 
 
 class Expected:
-    """The values of one process for a call with options, and how far others may be from them."""
+    """The values of one process for a call with options, and their tolerances."""
 
     def __init__(self, case: Case, how: Mapping[str, Any]) -> None:
         self.case, self.how = case, dict(how)
@@ -89,7 +89,7 @@ class Expected:
         sums = values(case.single, positive, [w.abs() for w in self.weights], **how)
         steps = next(x.shape[1] for n, x in case.tensors.items() if n in case.timed and x.dim() > 1)
         dtype = every[0].dtype
-        eps = torch.finfo(dtype).eps * (4 if dtype.is_complex else 1)  # of a complex product
+        eps = torch.finfo(dtype).eps * (4 if dtype.is_complex else 1)  # for a complex product
         n = case.roundings * (steps + 4 * dist.get_world_size()) * eps  # 4 roundings for each combination of maps
         assert n < 0.5
         bound = 2 * n / (1 - n)
@@ -102,7 +102,7 @@ class Expected:
     def compare(self, ends: Sequence[int], only: Mapping[str, Any], *, exact: bool = False) -> None:
         """Check this rank's shard, the steps ends[rank] to ends[rank + 1].
 
-        ``only`` has options of the sharded function. ``exact``: the same bits are expected, but in sums over ranks.
+        ``only`` has options of the sharded function. ``exact``: the same bits are expected, except in sums over ranks.
         """
         case, one, bounds = self.case, self.values, self.bounds
         exact, same_gradients = exact and case.bits != "none", exact and case.bits == "all"

@@ -1,4 +1,4 @@
-"""Ranks that wait for random times before they send, receive or take part in a collective."""
+"""Ranks that wait for random times before they send, receive or join a collective."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch.nn.functional import normalize
 
 from fastiter.torch import distributed
 
-#: What ranks wait before, and the longest time in seconds
+#: The operations that ranks delay, and the maximum delay in seconds
 _CALLS = ("isend", "irecv", "all_gather")
 _LONGEST = 0.004
 
 
 @contextmanager
 def delayed(seed: int) -> Iterator[dict[str, int]]:
-    """Let this rank wait before each of its messages; yields how often it has. One rank waits three times as long."""
+    """Delay each message of this rank; yield the number of delays. One rank waits three times as long."""
     rank, counts = dist.get_rank(), dict.fromkeys(_CALLS, 0)
     times = random.Random(1000 * seed + rank)
     longest = _LONGEST * (3 if seed % dist.get_world_size() == rank else 1)
@@ -44,7 +44,7 @@ def delayed(seed: int) -> Iterator[dict[str, int]]:
 
 
 def calls() -> dict[str, Callable[[], list[Tensor]]]:
-    """Functions on shards of different lengths, one of them empty: results and all gradients."""
+    """Return results and all gradients of functions on shards of different lengths, one of them empty."""
     rank = dist.get_rank()
     steps = [5, 0, 9, 2][rank % 4]
     torch.manual_seed(rank)
@@ -73,7 +73,7 @@ def calls() -> dict[str, Callable[[], list[Tensor]]]:
 
 
 def no_result_depends_on_times(seeds: int) -> int:
-    """Compare the bits of all calls with and without delays; return how often this rank has waited."""
+    """Compare the bits of all calls with and without delays; return the number of delays of this rank."""
     waited = 0
     for name, call in calls().items():
         expected = call()

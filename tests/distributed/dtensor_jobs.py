@@ -27,7 +27,7 @@ class Case(NamedTuple):
     axes: dict[str, str]
     results: Sequence[str]
     how: Mapping[str, Any] = MappingProxyType({})
-    #: Axes of q and k with heads of their own
+    #: Axes of q and k with their own heads
     key: str = "N"
 
 
@@ -65,7 +65,7 @@ def cases() -> Iterator[Case]:
 
 
 def _called(case: Case, tensors: dict[str, Tensor], how: dict[str, Any]) -> list[Tensor]:
-    """Call with parts of a state, which end with their place, as a tuple."""
+    """Call with the parts of a state, whose names end with their position, as a tuple."""
     given: dict[str, Any] = {}
     for name, x in tensors.items():
         whole = name.rstrip("0123456789")
@@ -82,8 +82,8 @@ def _placement(kind: str, axes: str, key: str) -> Placement:
     return Replicate() if at < 0 else Shard(at)
 
 
-#: Placements by the kind of each axis of the mesh; "first" shards the heads of one tensor alone, which the others have
-#: to follow, and "partial" adds zeros to the first.
+#: Placements by the kind of each axis of the mesh; "first" shards the heads of only one tensor, which the others must
+#: follow, and "partial" adds zeros to the first.
 SCHEMES = {1: ["heads", "first", "rows", "replicated", "partial"], 2: ["rows heads", "heads heads", "replicated first"]}
 
 
@@ -122,7 +122,7 @@ def compared(shape: tuple[int, ...]) -> tuple[int, float]:
             if "rows" in kinds and "cu_seqlens" in one.how:
                 continue  # refused
             if case.key == "2" and (scheme == "heads heads" or shape == (3,)):
-                continue  # refused: a border between ranks would divide the heads that share keys
+                continue  # refused: a boundary between ranks would divide heads that share keys
             worst = max(worst, _compare(one, mesh, kinds))
             count += 1
     return count, worst
@@ -130,7 +130,7 @@ def compared(shape: tuple[int, ...]) -> tuple[int, float]:
 
 def _random(axes: str) -> Tensor:
     x = torch.randn([SIZES[letter] for letter in axes], dtype=F64)
-    return x.sigmoid() if axes in ("BTN", "BTNK") else x  # decays, among others: no state grows
+    return x.sigmoid() if axes in ("BTN", "BTNK") else x  # decays, among others, so that no state grows
 
 
 def _distributed(one: One, mesh: DeviceMesh, kinds: list[str]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _difference(x: Any, y: Tensor) -> float:
 
 
 def refused() -> dict[str, str]:
-    """Return the errors of calls on two ranks, by what is wrong."""
+    """Return the errors of calls on two ranks, by the kind of mistake."""
     mesh, other = init_device_mesh("cpu", (2,), mesh_dim_names=("tp",)), init_device_mesh("cpu", (1, 2))
     wx, r = torch.randn(2, 5, 4, 6, 3), torch.randn(4, 6, 3, 3)
     heads, weights = distribute_tensor(wx, mesh, [Shard(3)]), distribute_tensor(r, mesh, [Shard(1)])
@@ -220,7 +220,7 @@ def refused() -> dict[str, str]:
 
 
 def differentiated_twice() -> float | str:
-    """Return the largest relative difference of second derivatives from those of one process, or how they fail."""
+    """Return the largest relative difference of second derivatives from those of one process, or their error."""
     mesh = init_device_mesh("cpu", (2,))
     wx, r = torch.randn(2, 3, 4, 3, 2, dtype=F64), torch.randn(4, 3, 2, 2, dtype=F64)
 

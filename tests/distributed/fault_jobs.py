@@ -18,7 +18,7 @@ def _shard() -> tuple[Tensor, Tensor]:
 
 
 def fault(what: str, when: str, rank: int) -> tuple[str, float]:
-    """Let a rank die, stop, raise or wait at a point; return the error that this rank gets, and how long that took."""
+    """Let a rank die, stop, raise or wait at a point; return this rank's error and the time until it was raised."""
     start = time.monotonic()
     try:
         for _ in range(3):

@@ -46,7 +46,7 @@ def models() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def trained() -> float:
     """Train with heads over one axis of a mesh and rows over the other; return the largest relative difference."""
-    # The linear layer's local output is a view, which FSDP2 takes for a danger.
+    # The linear layer's local output is a view, about which FSDP2 warns.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "heads"))
     worst = 0.0
@@ -54,7 +54,7 @@ def trained() -> float:
         one = Model(kind, **how)
         two: Any = copy.deepcopy(one)
         parallelize_module(two, mesh["heads"], {"rnn": HeadParallel(), "out": RowwiseParallel()})
-        units = _units if kind == "RNN" else None  # its one gate is no axis to shard
+        units = _units if kind == "RNN" else None  # its single gate is not an axis that can be sharded
         fully_shard(two, mesh=mesh["rows"], shard_placement_fn=units)
         x, lengths = torch.randn(4, 5, 6, dtype=F64), torch.tensor([5, 3, 4, 1])
         mine = slice(2 * mesh["rows"].get_local_rank(), 2 * mesh["rows"].get_local_rank() + 2)
@@ -119,7 +119,7 @@ def _parts(state: Any) -> tuple[Any, ...]:
 
 
 def errors() -> dict[str, str]:
-    """Return the errors of wrong modules and arguments, by what is wrong."""
+    """Return the errors of wrong modules and arguments, by the kind of mistake."""
     mesh, two = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (1, 2))
     rank, lstm = dist.get_rank(), ft.nn.LSTM
     divided: Any = parallelize_module(lstm(3, 4, num_heads=2), mesh, HeadParallel())

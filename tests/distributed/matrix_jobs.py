@@ -19,7 +19,7 @@ F64 = torch.float64
 
 
 def delta(batch: int, rows: int, factors: bool = False, decay: bool = True) -> Case:
-    """The matrices are I - beta k k^T: with negative beta and v, all monomials are positive."""
+    """With negative beta and v, all monomials of the matrices I - beta k k^T are positive."""
     step = (batch, T, 2, N) if factors else (batch, T, N)
     k = normalize(torch.randn(*step, K, dtype=F64), dim=-1)
     tensors = {
@@ -84,7 +84,7 @@ def mamba2(batch: int, rows: int, groups: int = 1) -> Case:
         "initial_state": torch.randn(rows, N, V, K, dtype=F64),
     }
     timed = frozenset({"x", "dt", "B", "C", "z"})
-    both = distributed.ssd, fastiter.torch.ssm.ssd  # torch's silu has other bits where its vectors end
+    both = distributed.ssd, fastiter.torch.ssm.ssd  # the bits of torch's silu differ at the ends of its vectors
     return Case(*both, tensors, timed, 8 * K, states="initial_state", bits="none")
 
 
@@ -142,7 +142,7 @@ def shards(size: int) -> Iterator[list[int]]:
 
 
 def equal_one_process(name: str) -> int:
-    """Both exchanges, for rows with lengths and resets, and for packed sequences."""
+    """Run both exchanges, for rows with lengths and resets, and for packed sequences."""
     size, done = dist.get_world_size(), 0
     for maker in MAKERS[name]:
         for at, how in enumerate(
@@ -210,7 +210,7 @@ def traffic(steps: int, exchange: Any) -> list[int]:
 
 
 def sixteen_bits_and_chunks() -> None:
-    """bfloat16 inputs, whose state is float32, and the delta rule in chunks, whose borders are those of the shards."""
+    """Run bfloat16 inputs with a float32 state, and the delta rule in chunks that end at the borders of shards."""
     rank, size = dist.get_rank(), dist.get_world_size()
     q, k, v = torch.randn(3, 1, 4 * size, N, K).bfloat16()
     mine = slice(4 * rank, 4 * rank + 4)
@@ -229,7 +229,7 @@ def sixteen_bits_and_chunks() -> None:
 
 
 def packed_states_of_sixteen_bits(exchange: Any) -> None:
-    """Initial states in bfloat16 beside float32: what crosses borders, and its gradient, has the bits of float32."""
+    """Compare initial states in bfloat16 and float32: border states and their gradients have the bits of float32."""
     size = dist.get_world_size()
     rank, steps = dist.get_rank(), 4 * size
     mine = slice(4 * rank, 4 * rank + 4)
@@ -256,7 +256,7 @@ def packed_states_of_sixteen_bits(exchange: Any) -> None:
 
 
 def autocast() -> None:
-    """Autocast, which gives matrix products 16 bits, does not change what ranks exchange, nor gradients."""
+    """Autocast, which computes matrix products in 16 bits, changes neither the messages of ranks nor gradients."""
     found = []
     q, v = torch.randn(2, 5, N, K), torch.randn(2, 5, N, V)
     k, beta = normalize(torch.randn(2, 5, N, K), dim=-1), torch.rand(2, 5, N)
@@ -271,7 +271,7 @@ def autocast() -> None:
 
 
 def refused(what: str) -> None:
-    """Call with shapes that do not go together; messages quote those that were given."""
+    """Call with inconsistent shapes; messages quote the given ones."""
     q, v = torch.randn(1, 5, N, K), torch.randn(1, 5, N, V)
     steps = 5 * dist.get_world_size()
     calls: dict[str, Callable[[], Any]] = {
@@ -283,13 +283,13 @@ def refused(what: str) -> None:
 
 
 def infinite_rates() -> None:
-    """A rate of -inf forgets at each step; where a row has no steps, what enters passes all the same."""
+    """A rate of -inf forgets at each step; in a row without steps, the incoming state still passes through."""
     first = dist.get_rank() == 0
     for steps, lengths in ((0, None), (2, [2, 0])):
         u = torch.ones(2, 3, 2 if first else steps)
         A, B, state = torch.full((3, 1), -torch.inf), torch.ones(2, 1, u.shape[2]), torch.ones(2, 3, 1)
         state[1] = 2.0
         _, last = distributed.selective_scan(u, u, A, B, B, initial_state=state, exchange="scan", lengths=lengths)
-        expected = torch.ones(2, 3, 1)  # the input of the last step, or of none
+        expected = torch.ones(2, 3, 1)  # the input of the last step, if any
         expected[1] = 1.0 if lengths is None else 2.0
         assert torch.equal(summed([last])[0], expected)

@@ -1,4 +1,4 @@
-"""Decision processes on the ranks of a group: their equality with one process, what they refuse, and what they send."""
+"""Decision processes on the ranks of a group: equality with one process, refusals, and messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
 
 def table(dtype: str, near: bool = False) -> tuple[Array, Array]:
-    """Return P (S, A, S) and R (S, A) with actions that some states do not have; near: steps to the states beside."""
+    """Return P (S, A, S) and R (S, A), where some states lack some actions; near: steps to adjacent states only."""
     random = np.random.default_rng(7)
     P = random.random((S, A, S)) * (random.random((S, A, S)) < 0.3) + 0.1 * np.eye(S)[:, None]
     if near:
@@ -108,7 +108,7 @@ def _compare(found: mdp.MDPSolution, one: mdp.MDPSolution, own: Array, said: str
 
 
 def equal_one_process(dtype: str, exchange: str) -> int:
-    """Compare all results, bit for bit; return how many solutions have been compared."""
+    """Compare all results, bit for bit; return the number of compared solutions."""
     solo = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
     done = 0
     for name, found, one, own in processes(dtype, exchange):
@@ -143,12 +143,12 @@ def _evaluate(found: distributed.MDP, one: mdp.MDP, own: Array, given: tuple[Arr
     values = found.evaluate(policy[own], tol=TOL)
     _compare(values, chain.solve("vi", tol=TOL), own, "evaluate")
     exact = one.evaluate(policy)[own]
-    slack = 16 * np.finfo(exact.dtype).eps * (1 + np.abs(exact).max(initial=0))  # that of the solution by BiCGSTAB
+    slack = 16 * np.finfo(exact.dtype).eps * (1 + np.abs(exact).max(initial=0))  # the rounding of BiCGSTAB's solution
     assert (values.lower <= exact + slack).all() and (values.upper >= exact - slack).all()
 
 
 def ends() -> tuple[str, int, str, str, int]:
-    """Return how a solution ends by the callback of one rank, by a warning and by an exception."""
+    """Return the results of a solution that ends by the callback of one rank, by a warning and by an exception."""
     P, R = table("float64")
     own, rank = parts("pieces")[dist.get_rank()], dist.get_rank()
     process = distributed.MDP(P[own], R[own], GAMMA)
@@ -166,7 +166,7 @@ def ends() -> tuple[str, int, str, str, int]:
 
 
 def traffic(exchange: Literal["halo", "gather"]) -> tuple[int, int, int, int]:
-    """Return rounds and bytes of one more sweep, and of one more check, on a ring in which steps go to both sides."""
+    """Return the rounds and bytes of one more sweep, and of one more check, on a ring with steps in both directions."""
     n, size, rank = 6, dist.get_world_size(), dist.get_rank()
     own = np.arange(n * rank, n * (rank + 1))
     P = np.zeros((n, 1, n * size))
@@ -186,7 +186,7 @@ def traffic(exchange: Literal["halo", "gather"]) -> tuple[int, int, int, int]:
 
 
 def refused(rank: int) -> dict[str, str]:
-    """Return the errors of calls with an argument that is wrong, or another one, on one rank."""
+    """Return the errors of calls with an argument that is wrong or different on one rank."""
     P, R = table("float64")
     own = parts("pieces")[dist.get_rank()]
     wrong = dist.get_rank() == rank
@@ -227,7 +227,7 @@ def refused(rank: int) -> dict[str, str]:
 
 
 def dies(rank: int) -> str:
-    """Let a rank die at its third check; return the error that this rank gets."""
+    """Let a rank die at its third check; return the error of this rank."""
     P, R = table("float64")
     own = parts("pieces")[dist.get_rank()]
 

@@ -68,12 +68,12 @@ def wrapped(kind: str, exchange: Any) -> float:
         for layer in model.layers:
             fully_shard(layer, mesh=init_device_mesh("cpu", (size,)))
         fully_shard(model, mesh=init_device_mesh("cpu", (size,)))
-    elif kind == "compile":  # where a graph ends, Dynamo looks at .grad of what goes on, with torch's warning
+    elif kind == "compile":  # at a graph break, Dynamo reads .grad of tensors, with torch's warning
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         model = torch.compile(model, backend="aot_eager")
     y = model(x[:, mine])
     assert torch.allclose(y, expected[:, mine], rtol=1e-12, atol=1e-12)
-    y.square().mean().backward()  # of this rank's steps; the mean of the ranks' losses is that of one process
+    y.square().mean().backward()  # over this rank's steps; the mean of the ranks' losses is that of one process
     worst = 0.0
     for p, q in zip(model.parameters(), one.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None

@@ -1,4 +1,4 @@
-"""Newton's method on the steps of all ranks at once, for the cells with diagonal weights."""
+"""Newton's method on the steps of all ranks together, for the cells with diagonal weights."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def _compare(one: list[Tensor], found: list[Tensor], ends: list[int], parts: int
     bound = T * 64 * torch.finfo(one[0].dtype).eps * (1 + largest)
     for at, y in enumerate(one):
         x, y = (found[at], shard_of(y, ends)) if at in sharded else (next(sums), y)
-        # A gradient is a sum of products of at most 1 with factors that change by a few times what the states do.
+        # A gradient is a sum of products of numbers of at most 1 with factors that change by a few times the states'
+        # error.
         scale = 1.0 if at <= parts else 4 * (1 + float(one[1 + parts].abs().sum()))
         error = float((x - y).abs().max()) if x.numel() else 0.0
         assert error <= bound * scale, f"{said}: {at}: {error} > {bound * scale}"
@@ -90,7 +91,7 @@ def borders() -> tuple[list[int], int, int]:
 
 
 def iterations(name: str) -> tuple[list[int], list[int], list[int], int]:
-    """Return the iterations on all ranks, on one alone, of solve_recurrence in one process, and the rounds."""
+    """Return the iterations on all ranks, on a single rank, and of solve_recurrence in one process, and the rounds."""
     solo = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
     size, given = dist.get_world_size(), tensors(name, 3)
     function = getattr(distributed, name)
@@ -135,7 +136,7 @@ def lost(exchange: Any, most: int | None) -> tuple[bool, list[int], list[int]]:
 
 
 def refused() -> list[str]:
-    """Return the errors of options that do not go together, given on one rank or on all."""
+    """Return the errors of inconsistent options, given on one rank or on all."""
     given = tensors("paragru", 1)
     calls: list[dict[str, Any]] = [
         {"exchange": "scan", "method": "sequential"},

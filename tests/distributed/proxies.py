@@ -1,8 +1,8 @@
-"""TCP proxies between the ranks of a gloo group, which delay, break up, hold back and end its connections.
+"""TCP proxies between the ranks of a gloo group, which delay, fragment, stall and close its connections.
 
-A rank reads the addresses of the others from the store of the group. Here they name proxies in the rank's own process,
-so that each connection passes one. Ranks have addresses of their own, 127.0.0.2 and so on, since gloo compares these to
-choose which of two ranks connects.
+A rank reads the addresses of the others from the store of the group. Here these are the addresses of proxies in the
+rank's own process, so that each connection goes through one. Each rank has its own address, 127.0.0.2 and so on,
+because gloo compares addresses to choose which of two ranks connects.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def _ip(rank: int) -> str:
 
 
 class Proxy:
-    """Passes connections on to an address, in fragments of random lengths after random times.
+    """Forwards connections to an address, in fragments of random lengths after random delays.
 
     Parameters
     ----------
     ip, port : str, int
-        Where the listener of the rank is.
+        The address and port at which the rank listens.
     seed : int
-        That of the lengths and times.
+        The seed of the lengths and delays.
     """
 
     def __init__(self, ip: str, port: int, seed: int) -> None:
@@ -47,14 +47,14 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def hold(self) -> None:
-        """Pass nothing on any more, without a sign to either side: a network that is down."""
+        """Stop forwarding without a signal to either side, like a network that is down."""
         self._is_held = True
 
     def end(self) -> None:
-        """End all connections with a reset: a process or a firewall that closes them."""
+        """Reset all connections, like a process or a firewall that closes them."""
         for one in self._sockets:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            with contextlib.suppress(OSError):  # the other side may have ended it
+            with contextlib.suppress(OSError):  # the other side may have closed it
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
 
@@ -78,11 +78,11 @@ class Proxy:
                 self.passed += len(data)
             to.shutdown(socket.SHUT_WR)
         except OSError:
-            return  # ended
+            return  # closed
 
 
 class _Store(dist.Store):  # type: ignore[misc, name-defined]
-    """A store in which the addresses of other ranks are those of proxies."""
+    """A store that replaces the addresses of other ranks by those of proxies."""
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Store(dist.Store):  # type: ignore[misc, name-defined]
 
     def _with_proxies(self, value: bytes) -> bytes:
         for other, proxies in self.proxies.items():
-            # A sockaddr_in begins with the family and the port in the order of bytes of the network
+            # A sockaddr_in begins with the family, and the port in network byte order
             start = struct.pack("H", socket.AF_INET)
             at = value.find(socket.inet_aton(_ip(other)))
             if at < 4 or value[at - 4 : at - 2] != start:
@@ -124,7 +124,7 @@ class _Store(dist.Store):  # type: ignore[misc, name-defined]
 
 
 class _WithOwnAddress(type):
-    """Stands for the class of gloo's groups, and makes one whose device has the rank's own address."""
+    """Replaces the class of gloo's groups, and creates one whose device has the rank's own address."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, dist.ProcessGroupGloo)
@@ -141,12 +141,12 @@ class _Gloo(metaclass=_WithOwnAddress):
 
 
 def join_through_proxies(path: str, timeout: float) -> dict[int, list[Proxy]]:
-    """Leave the default group for one whose connections pass proxies; return this rank's, by the rank they lead to."""
+    """Replace the default group by one whose connections go through proxies; return this rank's, by target rank."""
     rank, size = dist.get_rank(), dist.get_world_size()
     dist.destroy_process_group()
     store = _Store(dist.FileStore(path, size), rank, size)  # type: ignore[attr-defined]
     limit = timedelta(seconds=timeout)
     with mock.patch.object(distributed_c10d, "ProcessGroupGloo", _Gloo):
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
-        dist.barrier()  # connects
+        dist.barrier()  # establishes the connections
     return store.proxies

@@ -1,4 +1,4 @@
-"""Calls on ranks whose connections pass proxies: the bits of results, and networks that fail."""
+"""Calls on ranks whose connections go through proxies: the bits of results, and failing networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.distributed.proxies import join_through_proxies
 
 
 def same_bits(path: str) -> int:
-    """Compare all calls with those without proxies; return the bytes that have passed this rank's."""
+    """Compare all calls with those without proxies; return the bytes that went through this rank's proxies."""
     expected = {name: call() for name, call in calls().items()}
     proxies = join_through_proxies(path, 60.0)
     for name, call in calls().items():
@@ -22,13 +22,13 @@ def same_bits(path: str) -> int:
 
 
 def cut(path: str, how: str, lost: int, timeout: float) -> tuple[str, float]:
-    """Cut a rank off after some calls; return the error that this rank gets, and how long the call took that raised."""
+    """Disconnect a rank after some calls; return this rank's error and the duration of the call that raised it."""
     proxies = join_through_proxies(path, timeout)
     call = calls()["linear_scan, scan"]
     count = 0
     while True:
         start, count = time.monotonic(), count + 1
-        if count == 4:  # others may be one call behind, whose error they get then
+        if count == 4:  # others may be one call behind, and get its error
             for other, some in proxies.items():
                 for proxy in some if lost in (other, dist.get_rank()) else []:
                     getattr(proxy, how)()

@@ -1,4 +1,4 @@
-"""Runs a function on several processes with a gloo group: results, exceptions and deaths come back within a limit."""
+"""Runs a function on several processes with a gloo group, and returns results, exceptions and deaths in time."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-#: Imported once, by the server that ranks are forked from; torch.autograd.grad would import the third with sympy, and
-#: DTensor the others.
+#: Imported once, by the server from which ranks are forked; otherwise torch.autograd.grad would import the third, with
+#: sympy, and DTensor the others.
 _PRELOADED = ["fastiter.torch", "tests.distributed.compare", "torch.fx.experimental.symbolic_shapes"]
 _PRELOADED += ["torch.distributed.tensor.parallel", "torch._dynamo"]
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
 class Outcome(NamedTuple):
-    """The result or the error of a rank, or the code with which it ended without either; None if it runs on."""
+    """The result or the error of a rank, or its exit code if there is neither; None if it is still running."""
 
     result: Any = None
     error: BaseException | None = None
@@ -42,10 +42,10 @@ def outcomes(
     limit: float = 60.0,
     stopped: int | None = None,
 ) -> list[Outcome]:
-    """Call ``function(*arguments)``, which is found by its name, on ``size`` ranks.
+    """Call ``function(*arguments)``, which is looked up by name, on ``size`` ranks.
 
-    ``timeout`` is that of the process group. Ranks that run longer than ``limit`` seconds are ended, and the rank
-    ``stopped`` when all others have finished.
+    ``timeout`` is that of the process group. Ranks that run longer than ``limit`` seconds are killed, and the rank
+    ``stopped`` once all others have finished.
     """
     with tempfile.TemporaryDirectory() as folder:
         ranks, pipes = [], []
@@ -71,7 +71,7 @@ def outcomes(
 
 
 def results(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
-    """Return what the ranks return; what the first of them raises is an error. Other programs may slow the ranks."""
+    """Return the ranks' results; raise the error of the first rank that has one. Other programs may slow the ranks."""
     found = outcomes(function, size, *arguments, timeout=60.0, limit=180.0)
     for rank, one in enumerate(found):
         if one.error is not None:
@@ -94,7 +94,7 @@ def _outcome(process: Any, pipe: Any, stop: float) -> Outcome:
 
 
 def _meet(store: Any, what: str, rank: int, size: int) -> None:
-    """Wait until all ranks have come to the same point."""
+    """Wait until all ranks have reached the same point."""
     store.set(f"{what} {rank}", "")
     store.wait([f"{what} {other}" for other in range(size)], timedelta(seconds=60))
 
@@ -114,14 +114,14 @@ def _work(
     start = time.monotonic()
     try:
         files: Any = dist.FileStore(store, size)  # type: ignore[attr-defined]
-        # The first rank to run must not wait for the last to be started within ``timeout``, and no rank may die while
-        # others are being connected.
+        # The wait of the first rank for the last one to start must not count towards ``timeout``, and no rank may die
+        # while others are being connected.
         _meet(files, "started", rank, size)
         dist.init_process_group("gloo", store=files, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
         _meet(files, "connected", rank, size)
         start = time.monotonic()
         one = Outcome(function(*arguments), seconds=time.monotonic() - start)
-        with contextlib.suppress(RuntimeError):  # no rank leaves while another one reads its messages, but for a fault
+        with contextlib.suppress(RuntimeError):  # no rank leaves while another reads its messages, except after a fault
             dist.barrier()
     except Exception as error:
         one = Outcome(error=error, trace=traceback.format_exc(), seconds=time.monotonic() - start)
@@ -131,4 +131,4 @@ def _work(
         message = pickle.dumps(one._replace(result=None, error=RuntimeError(f"{one.error!r} has no pickle: {error}")))
     pipe.send_bytes(message)
     pipe.close()
-    os._exit(0)  # a group with a dead rank waits for it when it is destroyed
+    os._exit(0)  # destroying a group with a dead rank would wait for that rank

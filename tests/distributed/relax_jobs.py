@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 def laplacian(*grid: int) -> scipy.sparse.csr_array:
-    """Return the matrix of -Δ by differences on a grid, times the square of its spacing."""
+    """Return the finite-difference matrix of -Δ on a grid, times the square of its spacing."""
     found = scipy.sparse.csr_array((1, 1))
     for n in grid:
         line = scipy.sparse.diags_array([-np.ones(n - 1), 2 * np.ones(n), -np.ones(n - 1)], offsets=[-1, 0, 1])
@@ -31,7 +31,7 @@ def laplacian(*grid: int) -> scipy.sparse.csr_array:
 
 
 def general(n: int, seed: int, extent: float = 0.2) -> scipy.sparse.csr_array:
-    """Return a matrix without symmetry, whose diagonal dominates."""
+    """Return a nonsymmetric, diagonally dominant matrix."""
     rng = np.random.default_rng(seed)
     A = scipy.sparse.random_array((n, n), density=extent, rng=rng, data_sampler=rng.standard_normal, format="csr")
     return scipy.sparse.csr_array(A + scipy.sparse.diags_array(abs(A).sum(axis=1) + 1))
@@ -46,7 +46,7 @@ def tensor_of(A: Any) -> Tensor:
 
 
 def owners() -> list[tuple[int, Array | None, int]]:
-    """Return n, owners and the number of parts: scattered and ragged parts, empty ones, one row, no row."""
+    """Return n, owners and the number of parts: scattered and uneven parts, empty ones, one row, no row."""
     rng = np.random.default_rng(5)
     return [
         (37, rng.integers(0, 6, 37), 6),
@@ -73,7 +73,7 @@ def products() -> list[tuple[Array, Array, Array]]:
                 exact = A.astype(np.float64) @ x.astype(np.float64)
                 size = (abs(A) @ abs(x))[M.rows.numpy()]
                 entries = np.diff(A.indptr).max(initial=0)
-                # a rounding of each product and sum, and two to the dtype of x
+                # one rounding of each product and sum, and two to the dtype of x
                 assert (abs(y - exact[M.rows.numpy()]) <= (entries + 3) * np.finfo(dtype).eps * size).all()
                 found.append((M.rows.numpy(), y, M._dots([(_columns(y), _columns(y))])))
     return found
@@ -84,7 +84,7 @@ def _columns(y: Array) -> Array:
 
 
 def local_rows() -> None:
-    """The rows of each rank by offsets, by the counts of the ranks and by owners, as tensors and as lists."""
+    """Return the rows of each rank by offsets, by the ranks' counts and by owners, as tensors and as lists."""
     rank, size = dist.get_rank(), dist.get_world_size()
     A, x = general(23, 1), torch.randn(23, dtype=torch.float64)
     offsets = np.array([0, *np.sort(np.random.default_rng(size).integers(0, 24, size - 1)), 23])
@@ -119,7 +119,7 @@ def groups() -> list[list[int]]:
 
 
 def traffic() -> tuple[int, int, int]:
-    """Return what this rank sends for one product with the Laplacian of 12 x 10 points."""
+    """Return the bytes that this rank sends for one product with the Laplacian of 12 x 10 points."""
     M = RowMatrix.from_global(laplacian(12, 10))
     x = torch.ones(len(M.rows), 2, dtype=torch.float64)
     with distributed.record_traffic() as sent:

@@ -34,7 +34,7 @@ def block(dtype: torch.dtype, batch: int = 2, shape: tuple[int, ...] | None = No
 
 
 def shards(size: int) -> Iterator[list[int]]:
-    """Yield ends of shards: almost even, one with all steps, and random ones, among them empty ones."""
+    """Yield ends of shards: almost even ones, one with all steps, and random ones, some of them empty."""
     yield [T * r // size for r in range(size + 1)]
     yield [0] * size + [T]
     yield [0, *sorted(torch.randint(0, T + 1, (size - 1,)).tolist()), T]
@@ -54,7 +54,7 @@ def cuts(batch: int) -> Iterator[dict[str, Any]]:
 
 
 def equal_one_process() -> int:
-    """Both exchanges in both directions, for every division into shards and sequences."""
+    """Run both exchanges in both directions, for every division into shards and sequences."""
     size, done = dist.get_world_size(), 0
     for make in (linear, block):
         for batch in (1, 3):
@@ -69,9 +69,9 @@ def equal_one_process() -> int:
 
 
 def speculation() -> list[list[int]]:
-    """Shards that do not wait for their state, for factors that forget it and that do not.
+    """Run shards speculatively, without waiting for their state, for factors that forget it and factors that do not.
 
-    Returns the numbers of steps that this rank's kernels have computed for each of these, forward and backward.
+    Returns the number of steps that this rank's kernels computed for each of these, forward and backward.
     """
     size, width = dist.get_world_size(), 6
     steps = 4500 * size
@@ -130,10 +130,10 @@ def dtypes_and_broadcasts() -> None:
 
 
 def gradients_by_differences(exchange: str) -> float:
-    """Return how far the gradient in a direction of all arguments is from a difference quotient, relative to it.
+    """Return the relative difference of the gradient in a direction of all arguments from a difference quotient.
 
-    The loss is the sum of a smooth function of all ranks' results. The central difference with step s is off by s^2
-    times the third derivative and by eps / s; with s = 1e-4, both are far below 1e-5 here.
+    The loss is the sum of a smooth function of all ranks' results. The central difference with step s has an error of
+    s^2 times the third derivative plus eps / s; with s = 1e-4, both are far below 1e-5 here.
     """
     rank, generator = dist.get_rank(), torch.Generator().manual_seed(dist.get_rank())
     a, x = (torch.rand(2, 4 + rank, 40, dtype=torch.float64, generator=generator) for _ in range(2))
@@ -159,7 +159,7 @@ def gradients_by_differences(exchange: str) -> float:
 
 
 def no_sequences() -> None:
-    """No rows, no channels, and no packed sequences: results and gradients are empty."""
+    """Run without rows, channels or packed sequences: results and gradients are empty."""
     exchanges: tuple[Any, ...] = ("pipeline", "scan")
     for shape, bounds in (((1, 0, 64), [0]), ((0, 3, 64), None), ((1, 3, 0), None)):
         for exchange in exchanges:
@@ -181,7 +181,7 @@ def traffic(steps: int, exchange: str) -> tuple[int, int]:
 
 
 def rounds_without_steps(batch: int, exchange: Any) -> int:
-    """Return how often this rank waits in both passes of a call without steps."""
+    """Return the number of rounds of this rank in both passes of a call without steps."""
     a, x = torch.rand(batch, 0, 512), torch.rand(batch, 0, 512, requires_grad=True)
     state = torch.rand(batch, 512, requires_grad=True)
     with distributed.record_traffic() as sent:
@@ -194,7 +194,7 @@ def rounds_without_steps(batch: int, exchange: Any) -> int:
 
 
 def refused(name: str) -> None:
-    """Call with something that is wrong on rank 1, or on all ranks."""
+    """Call with a mistake on rank 1, or on all ranks."""
     other = dist.get_rank() == 1
     a, x, state = torch.rand(1, 4, 64), torch.rand(1, 4, 64), torch.rand(1, 64)
     calls: dict[str, Any] = {
@@ -226,7 +226,7 @@ def refused(name: str) -> None:
 
 
 def contracts() -> None:
-    """Gradients that only one rank needs, infinities before a reset, and second derivatives, which are refused."""
+    """Check gradients that only one rank needs, infinities before a reset, and the refusal of second derivatives."""
     rank = dist.get_rank()
     exchanges: tuple[Any, ...] = ("pipeline", "scan")
     for exchange in exchanges:
@@ -250,7 +250,7 @@ def contracts() -> None:
 
 
 def tensors_left() -> int:
-    """Return how many tensors are left after a forward and a backward pass, without Python's garbage collector."""
+    """Return the number of tensors left after a forward and a backward pass, without Python's garbage collector."""
 
     def both() -> None:
         a, x = torch.rand(2, 5, 64, requires_grad=True), torch.rand(2, 5, 64, requires_grad=True)

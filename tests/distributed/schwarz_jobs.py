@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 def systems() -> list[tuple[Any, Array, int]]:
-    """Return matrices, owners and numbers of parts: grids, patterns without symmetry, scattered, empty, one row."""
+    """Return matrices, owners and part counts: grids, nonsymmetric patterns, scattered and empty parts, one row."""
     rng = np.random.default_rng(5)
     return [
         (laplacian(6, 7), np.repeat(np.arange(4), np.diff(even(42, 4))), 4),
@@ -41,7 +41,7 @@ def systems() -> list[tuple[Any, Array, int]]:
 
 
 def applied(A: Any, owner: Array, parts: int, dtype: Any) -> tuple[RowMatrix, Array, Array]:
-    """Return the matrix, all of two residuals and this rank's rows of them."""
+    """Return the matrix, two complete residuals, and this rank's rows of them."""
     M = RowMatrix.from_global(A.astype(dtype), owner, parts=parts)
     r = np.random.default_rng(A.shape[0]).standard_normal((A.shape[0], 2)).astype(dtype)
     return M, r, np.ascontiguousarray(r[M.rows.numpy()])
@@ -57,7 +57,7 @@ def options() -> list[tuple[AdditiveSchwarz, Any]]:
 
 
 def schwarz() -> list[tuple[Array, Array]]:
-    """Return rows and corrections of all options, which one rank compares with the specification."""
+    """Return rows and corrections for all options; one rank compares them with the specification."""
     found = []
     for at, (A, owner, parts) in enumerate(systems()):
         dtype = np.float32 if at % 3 == 1 else np.float64
@@ -79,7 +79,7 @@ def schwarz() -> list[tuple[Array, Array]]:
 
 
 def coloured() -> list[tuple[Array, Array]]:
-    """Return rows and sweeps, which have the bits of one process that relaxes the rows in this order."""
+    """Return rows and sweeps, after a check against the bits of one process that relaxes the rows in this order."""
     found = []
     for at, (A, owner, parts) in enumerate(systems()):
         dtype = np.float32 if at % 3 == 1 else np.float64
@@ -105,12 +105,12 @@ def coloured() -> list[tuple[Array, Array]]:
 
 
 def _one_process(A: Any, owner: Array, order: Array) -> Callable[[Array, Array, bool], None]:
-    """Return a sweep over all rows in an order, in which the rows of a part are a cluster."""
+    """Return a sweep over all rows in an order in which the rows of each part form a cluster."""
     if not len(order):
         return lambda x, b, backward: None
     ends = np.flatnonzero(np.diff(owner[order])) + 1
     clusters = np.array([0, *ends, len(order)])
-    how = Arrangement(order, clusters, np.arange(len(clusters)))  # each a colour of its own
+    how = Arrangement(order, clusters, np.arange(len(clusters)))  # each is its own colour
     system = Scalar("test", read_csr("test", A), how)
 
     def sweep(x: Array, b: Array, backward: bool) -> None:
@@ -193,7 +193,7 @@ def solutions() -> list[tuple[Array, Array, int]]:
 
 
 def gradients() -> None:
-    """Gradients of b and of the values by the adjoint system with the same preconditioner, against dense ones."""
+    """Compare gradients of b and of the values, by the adjoint system with the same preconditioner, with dense ones."""
     n, owner = 14, np.random.default_rng(3).integers(0, 4, 14)
     symmetric = scipy.sparse.csr_array(laplacian(2, 7) + scipy.sparse.eye_array(n))
     given: list[tuple[Any, dict[str, Any]]] = [
@@ -220,7 +220,7 @@ def gradients() -> None:
 
 
 def refused() -> list[str]:
-    """Return the messages for a part that one rank finds to be singular, and for what a method does not take."""
+    """Return the messages for a part that is singular on one rank, and for arguments that a method does not support."""
     singular = torch.tensor([[2.0, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.float64)
     M = RowMatrix.from_global(singular.to_sparse(), [0, 1, 1], parts=2)
     b = torch.ones(len(M.rows), dtype=torch.float64)

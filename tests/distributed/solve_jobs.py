@@ -35,7 +35,7 @@ WAYS: list[dict[str, Any]] = [
 
 
 def solutions() -> list[tuple[Array, Array, list[int], str]]:
-    """Return rows, values, steps and reasons of every method, after a check of the residuals they report."""
+    """Return rows, values, steps and reasons of every method, after a check of the reported residuals."""
     found = []
     A = laplacian(6, 7) + scipy.sparse.diags_array(np.linspace(1, 3, 42))
     owner = np.random.default_rng(1).integers(0, 5, 42)
@@ -54,7 +54,7 @@ def solutions() -> list[tuple[Array, Array, list[int], str]]:
 
 
 def _check(A: Any, b: Array, M: RowMatrix, solution: Any) -> None:
-    """Compare the residual of the whole solution with what the solution says."""
+    """Compare the residual of the whole solution with the reported one."""
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, (M.rows.numpy(), solution.value.numpy()))
     x = np.empty(b.shape)
@@ -69,7 +69,7 @@ def _check(A: Any, b: Array, M: RowMatrix, solution: Any) -> None:
 
 
 def gradients() -> None:
-    """Gradients of b and of the values, of one column and of two, against those of a dense solution."""
+    """Compare gradients of b and of the values, for one and two columns, with those of a dense solution."""
     n, rank = 14, dist.get_rank()
     owner = np.random.default_rng(3).integers(0, 4, n)
     symmetric = scipy.sparse.csr_array(laplacian(2, 7) + scipy.sparse.eye_array(n))
@@ -97,7 +97,7 @@ def gradients() -> None:
                 dist.all_reduce(other)
                 assert (one - other).abs().max() <= 100 * float(size) * 1e-13 * one.abs().max(), way
     M = RowMatrix.from_global(symmetric, owner)
-    b = torch.ones(len(M.rows), dtype=torch.float64, requires_grad=rank == 0)  # a rank without gradients takes part
+    b = torch.ones(len(M.rows), dtype=torch.float64, requires_grad=rank == 0)  # a rank without gradients participates
     x = solve(M, b).value
     x.square().sum().backward()
     assert (b.grad is None) == (rank != 0)
@@ -108,7 +108,7 @@ def gradients() -> None:
 
 
 def ends() -> dict[str, Any]:
-    """Return reasons, warnings and errors of solutions that end otherwise, and of extreme and degenerate systems."""
+    """Return reasons, warnings and errors of solutions that do not converge, and of extreme and degenerate systems."""
     found: dict[str, Any] = {}
     rank, size = dist.get_rank(), dist.get_world_size()
     A = laplacian(5, 5)
@@ -196,7 +196,7 @@ def _error(call: Any) -> str:
 
 
 def fault(what: str) -> str:
-    """Let rank 1 die, stop or raise in a step of a solution; return the error that this rank gets."""
+    """Let rank 1 die, stop or raise in a step of a solution; return the error of this rank."""
     M = RowMatrix.from_global(laplacian(12, 12))
 
     def happen(progress: Any) -> None:
@@ -216,7 +216,7 @@ def traffic() -> list[tuple[int, int]]:
     """Return the rounds and bytes of one more step of each method; steps of CG have two rounds."""
     M = RowMatrix.from_global(laplacian(12, 10))
     b = torch.from_numpy(np.random.default_rng(0).standard_normal(120))[M.rows]
-    solve(M, b)  # looks once whether A is symmetric
+    solve(M, b)  # checks once whether A is symmetric
     found = []
     for way in ({}, {"preconditioner": "block_jacobi"}, {"method": "jacobi"}, {"method": "jacobi", "check_every": 2}):
         counts: list[tuple[int, int]] = []

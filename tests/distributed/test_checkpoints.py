@@ -1,4 +1,4 @@
-"""Checkpoints of modules that are divided by heads or sharded by FSDP2, for other numbers of ranks, and for none."""
+"""Checkpoints of modules divided by heads or sharded by FSDP2, for other numbers of ranks, and without ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.distributed.ranks import results
 
 
 def test_checkpoints_load_on_other_numbers_of_ranks(tmp_path: Path) -> None:
-    """The same bits of parameters and of SGD's momentum, which come from 2 ranks."""
+    """Parameters and SGD's momentum, saved by 2 ranks, keep their bits."""
     folder = str(tmp_path / "checkpoint")
     saved, _ = results(checkpoint_jobs.save, 2, folder)
     assert any(name.startswith("optimizer") and "momentum" in name for name in saved)

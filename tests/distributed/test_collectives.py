@@ -20,7 +20,7 @@ def test_prefix_takes_a_logarithm_of_rounds(size: int, reverse: bool) -> None:
     found = results(collective_jobs.prefix, size, reverse)
     assert all(right for right, *_ in found)
     assert max(rounds for _, _, rounds, _ in found) == math.ceil(math.log2(size))
-    bytes_in_message = 2 * 2 * 8 + 16  # the second tensor is padded
+    bytes_in_message = 2 * 2 * 8 + 16  # padding of the second tensor
     for _, position, _, sent in found:
         messages = sum(position + 2**i < size for i in range(2))
         assert sent == messages * bytes_in_message
@@ -31,7 +31,7 @@ def test_messages_of_several_dtypes() -> None:
 
 
 def test_agreement_exchanges_steps_and_needs() -> None:
-    """One of three ranks needs a gradient, and one does not forget: the call has gradients, and does not speculate."""
+    """One of three ranks needs a gradient, and one does not forget: it computes gradients and cannot speculate."""
     assert results(collective_jobs.agree, 3, {}, 0, None) == [((7, 8, 9), True, False)] * 3
     assert results(collective_jobs.agree, 2, {}, 0, None) == [((7, 8), True, True)] * 2
 

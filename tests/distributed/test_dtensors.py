@@ -1,4 +1,4 @@
-"""Functions on DTensors that are sharded by heads or rows, with uneven shards and none: results and gradients."""
+"""Functions on DTensors sharded by heads or rows, with uneven and empty shards: results and gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.distributed.ranks import results
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2)])
 def test_shards_equal_one_process(shape: tuple[int, ...]) -> None:
-    """Sums of fewer than 100 products of numbers of order one, in float64. Of 4 heads, one of 3 ranks has none."""
+    """Sums of fewer than 100 products of numbers of order one, in float64. With 4 heads, one of 3 ranks has none."""
     size = shape[0] * (shape[1] if len(shape) > 1 else 1)
     for count, worst in results(dtensor_jobs.compared, size, shape):
         assert count > 40 and worst < 1e-12

@@ -1,4 +1,4 @@
-"""Faults of one rank end as one error on the others, within the timeout of the group."""
+"""A fault of one rank becomes one error on each of the others, within the timeout of the group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.distributed.ranks import outcomes, results
 @pytest.mark.parametrize("when", ["before", "between"])
 @pytest.mark.parametrize("what", ["kill", "stop", "raise"])
 def test_a_fault_of_one_rank_is_an_error_on_the_others(what: str, when: str) -> None:
-    """All others raise within the timeout of 3 s of the at most two exchanges that they wait for."""
+    """All others raise within the timeout of 3 s for each of the at most two exchanges for which they wait."""
     stopped = 1 if what == "stop" else None
     found = outcomes(fault_jobs.fault, 3, what, when, 1, timeout=3.0, limit=30.0, stopped=stopped)
     for rank in (0, 2):
@@ -27,6 +27,6 @@ def test_a_fault_of_one_rank_is_an_error_on_the_others(what: str, when: str) -> 
         assert found[1].code == (-9 if what == "kill" else None)
 
 
-def test_a_late_rank_is_waited_for() -> None:
+def test_ranks_wait_for_a_late_rank() -> None:
     for message, seconds in results(fault_jobs.fault, 3, "delay", "between", 2):
         assert message == "" and seconds >= 3 * 0.3

@@ -11,7 +11,7 @@ from tests.distributed.ranks import results
 
 
 def test_training_over_heads_and_rows() -> None:
-    """Outputs, gradients and weights of two steps of descent; sums of fewer than 1000 products in float64."""
+    """Outputs, gradients and weights of two gradient descent steps; sums of fewer than 1000 products in float64."""
     assert max(results(head_jobs.trained, 4)) < 1e-11
 
 
@@ -20,7 +20,7 @@ def test_weights_and_states_of_the_undivided_module() -> None:
     assert max(results(head_jobs.loaded, 2)) < 1e-12
 
 
-#: The first words of the errors of both ranks, or of each
+#: The first words of the errors of both ranks, or of each rank
 ERRORS: dict[str, str | tuple[str, str]] = {
     "torch's module": "TypeError: HeadParallel: module must be an LSTM, GRU, RNN or sLSTM of fastiter.torch.nn, "
     "got LSTM",

@@ -60,7 +60,7 @@ def test_infinite_rates() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_the_product_of_the_delta_rule_has_the_dtype_of_states(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 bits, which only GPU kernels take, go with a state in float32; the kernels refuse any other."""
+    """16-bit inputs, which only GPU kernels support, have a float32 state; the kernels refuse any other."""
     states: list[Any] = []
 
     def local(q: Any, k: Any, v: Any, beta: Any, state: Any, **how: Any) -> tuple[Any, Any]:

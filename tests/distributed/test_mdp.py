@@ -1,4 +1,4 @@
-"""Decision processes whose states are divided over ranks: the results of one process, bytes, refusals and faults."""
+"""Decision processes with states divided among ranks: the results of one process, bytes, refusals and faults."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_all_ranks_end_together() -> None:
 
 @pytest.mark.parametrize("exchange", ["halo", "gather"])
 def test_bytes_and_rounds(exchange: str) -> None:
-    """A sweep is one round: a number to each neighbour, or all six to all; a check is a round of 3 numbers more."""
+    """A sweep is one round: one number to each neighbour, or all six to all; a check is another round of 3 numbers."""
     sent = 2 * 8 if exchange == "halo" else 6 * 8
     assert results(mdp_jobs.traffic, 3, exchange) == [(1, sent, 1, 24)] * 3
 
@@ -56,7 +56,7 @@ _REFUSED = {
 }
 
 
-def test_what_is_refused_is_an_error_on_every_rank() -> None:
+def test_refusals_are_errors_on_every_rank() -> None:
     first, second = results(mdp_jobs.refused, 2, 1)
     assert set(first) == set(second) == set(_REFUSED)
     for what, message in _REFUSED.items():

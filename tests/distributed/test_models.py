@@ -1,4 +1,4 @@
-"""Recurrences on sharded steps in models: data-parallel wrappers, torch.compile and activation checkpointing."""
+"""Recurrences on sharded steps within models: data-parallel wrappers, torch.compile and activation checkpointing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Newton's method on sharded steps: results, gradients, iterations and rounds, and what does not converge."""
+"""Newton's method on sharded steps: results, gradients, iterations and rounds, and failures to converge."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_borders_of_long_shards_take_two_iterations() -> None:
 
 @pytest.mark.parametrize(("size", "name"), [(2, "paralstm"), (4, "paragru")])
 def test_iterations_and_rounds(size: int, name: str) -> None:
-    """As many iterations as on one rank and as in one process; an iteration is 2 + ceil(log2 P) rounds."""
+    """The number of iterations is that of one rank and of one process; an iteration takes 2 + ceil(log2 P) rounds."""
     found = results(newton_jobs.iterations, size, name)
     steps, alone, one, _ = found[0]
     assert steps == alone == one
@@ -53,14 +53,14 @@ def test_iterations_and_rounds(size: int, name: str) -> None:
 
 
 @pytest.mark.parametrize(("exchange", "most"), [("scan", None), ("scan", 1), ("shooting", 1)])
-def test_what_does_not_converge_is_the_loop(exchange: str, most: int | None) -> None:
-    """A sequence that does not forget is given up; with few iterations any is."""
+def test_without_convergence_the_result_is_that_of_the_loop(exchange: str, most: int | None) -> None:
+    """A sequence that does not forget is abandoned; with few iterations, every sequence is."""
     for same, steps, fallbacks in results(newton_jobs.lost, 2, exchange, most):
         assert same and fallbacks == [1, 1]
         assert steps == [1, 1] if most else max(steps) < 100
 
 
-def test_options_that_do_not_go_together_are_named() -> None:
+def test_inconsistent_options_are_named() -> None:
     first, second = results(newton_jobs.refused, 2)
     expected = [
         "paragru: method must be 'auto' or 'newton' where exchange is 'scan', got 'sequential'",

@@ -1,4 +1,4 @@
-"""Networks between ranks that are slow, break messages up, or fail: proxies stand in their connections."""
+"""Networks between ranks that are slow, fragment messages, or fail, by proxies in the connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_messages_in_late_fragments_change_no_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["hold", "end"])
 def test_a_network_that_fails_is_one_error_on_every_rank(how: str, tmp_path: Path) -> None:
-    """The rank that is cut off notices as well as the others, each in at most two exchanges."""
+    """The disconnected rank and the others detect the failure, each in at most two exchanges."""
     timeout = 3.0
     found = outcomes(proxy_jobs.cut, 3, str(tmp_path / "store"), how, 2, timeout, limit=40.0)
     for rank, one in enumerate(found):

@@ -1,4 +1,4 @@
-"""Matrices whose rows are divided among ranks, on one to four ranks."""
+"""Matrices with rows divided among one to four ranks."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ from tests.distributed.ranks import outcomes, results
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_equal_one_process(size: int) -> None:
-    """The pipeline has the same bits; two ranks have the same bits with the scan of maps, too."""
+    """The pipeline has the same bits; with two ranks, so has the scan of maps."""
     done = results(scan_jobs.equal_one_process, size)
     assert done[0] == (2 * 2 * (6 * 4 + 5 * 3) if size == 2 else 2 * 2 * 11 * 2) and len(set(done)) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_speculation(size: int) -> None:
-    """Whatever is repeated, the bits are those of one process. States that are forgotten cost one segment."""
+    """Whatever is recomputed, the bits are those of one process. Forgotten states cost one segment."""
     for rank, counts in enumerate(results(scan_jobs.speculation, size)):
         steps = 4500 + 7 * ((rank < size - 1) - (rank > 0))
         first, last = 256 * (rank > 0), 256 * (rank < size - 1)
@@ -48,7 +48,7 @@ def test_bytes_do_not_depend_on_the_length(exchange: str) -> None:
 @pytest.mark.parametrize("exchange", ["auto", "pipeline", "scan", "speculative"])
 @pytest.mark.parametrize("batch", [1, 8])
 def test_empty_shards_take_three_rounds(exchange: str, batch: int) -> None:
-    """One round for the agreement and at most one for each pass."""
+    """One round is for the agreement, and at most one for each pass."""
     assert max(results(scan_jobs.rounds_without_steps, 2, batch, exchange)) <= 3
 
 
@@ -75,7 +75,7 @@ BOTH = "must be the same on every rank, got"
         ("reset", r"reset must have shape \(B, T\) = \(1, 4\) or \(T,\), got \(5,\)"),
     ],
 )
-def test_what_differs_or_is_wrong_is_named_on_every_rank(name: str, message: str) -> None:
+def test_differing_and_wrong_arguments_are_named_on_every_rank(name: str, message: str) -> None:
     for one in outcomes(scan_jobs.refused, 2, name):
         with pytest.raises(ValueError, match=f"^(linear|block)_scan: {message}$"):
             raise one.error or AssertionError(one)
@@ -88,7 +88,7 @@ def test_what_differs_or_is_wrong_is_named_on_every_rank(name: str, message: str
         ("one list", TypeError, r"linear_scan: reset must be a torch.Tensor of bool, got list"),
     ],
 )
-def test_a_rank_names_what_another_one_refuses(name: str, error: type[Exception], own: str) -> None:
+def test_a_rank_names_the_error_of_another_one(name: str, error: type[Exception], own: str) -> None:
     first, second = outcomes(scan_jobs.refused, 2, name)
     with pytest.raises(ValueError, match=f"^linear_scan: rank 1 refused its arguments: {own}$"):
         raise first.error or AssertionError(first)

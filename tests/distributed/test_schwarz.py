@@ -27,8 +27,8 @@ def test_results_are_the_specification_with_the_same_bits_on_any_number_of_ranks
             assert all(rank[at][2:] == expected[2:] for rank in found)  # steps
 
 
-def test_what_a_correction_sends() -> None:
-    """12 lines of 10 points on three ranks, two columns of 8 bytes: additive Schwarz sends three lines both ways."""
+def test_messages_of_a_correction() -> None:
+    """12 lines of 10 points on three ranks, two columns of 8 bytes: additive Schwarz sends three lines each way."""
     line, total = 10 * 2 * 8, 2 * 8
     edge = [(2, 2 * 3 * line), (1, 3 * line), (0, 0), (1, total), (2, line)]
     middle = [(2, 4 * 3 * line), (1, 2 * 3 * line), (0, 0), (1, total), (2, 2 * line)]
@@ -39,7 +39,7 @@ def test_gradients() -> None:
     results(schwarz_jobs.gradients, 2)
 
 
-def test_what_a_solver_refuses() -> None:
+def test_refusals_of_a_solver() -> None:
     first, second = results(schwarz_jobs.refused, 2)
     for at, message in enumerate(
         [
@@ -70,7 +70,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize("number", range(len(WRONG)))
-def test_wrong_options_are_told_in_one_sentence(number: int) -> None:
+def test_wrong_options_raise_one_sentence(number: int) -> None:
     call, error, message = WRONG[number]
     with pytest.raises(error, match=f"^{message}") as caught:
         call()

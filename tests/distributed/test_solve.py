@@ -1,4 +1,4 @@
-"""Solutions of systems whose rows are divided among ranks, on one to four ranks."""
+"""Solutions of systems with rows divided among one to four ranks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_gradients_are_those_of_a_dense_solution(size: int) -> None:
     results(solve_jobs.gradients, size)
 
 
-def test_ends_are_the_same_on_every_rank() -> None:
+def test_all_ranks_end_for_the_same_reason() -> None:
     every = results(solve_jobs.ends, 3)
     for found in every:
         reasons = {name: x.reason for name, x in found.items() if hasattr(x, "reason")}
@@ -106,7 +106,7 @@ def test_a_fault_in_a_step_is_an_error_on_the_others(what: str) -> None:
 
 
 def test_a_step_of_conjugate_gradients_has_two_rounds() -> None:
-    """Two more steps send the border of 10 numbers twice to each neighbour, and three inner products of each part."""
+    """Two more steps send the border of 10 numbers twice to each neighbour, and three inner products per part."""
     found = results(solve_jobs.traffic, 3)
     for rank, neighbours in ((0, 1), (1, 2), (2, 1)):
         border = 2 * neighbours * 10 * 8
