@@ -1,4 +1,4 @@
-"""Layers of flash-linear-attention step by step as their equations say, in torch, for gradients by autograd.
+"""Layers of flash-linear-attention by their equations, step by step in torch, for gradients by autograd.
 
 Each function takes a layer, of which it reads the weights and calls plain linear layers, and its input (B, T, D).
 """
@@ -35,7 +35,8 @@ def rms(x: Any, norm: Any) -> Any:
 def states(k: Any, v: Any, decay: Any = None, correct: Any = None) -> list[Any]:
     """Return the states (B, H, K, V) before the first step and after each of S = decay S + k correct(S, v)^T.
 
-    The decay is (B, T, H, 1) or (B, T, H, K); `correct` gives what is written at step t for a state and a value.
+    The decay is (B, T, H, 1) or (B, T, H, K); `correct` returns the value that is written at step t for a state and a
+    value.
     """
     found = [k.new_zeros(k.shape[0], *k.shape[2:], v.shape[-1])]
     for t in range(k.shape[1]):
@@ -62,7 +63,7 @@ def delta_rule(q: Any, k: Any, v: Any, beta: Any, decay: Any = None) -> Any:
 
 
 def projected(layer: Any, x: Any, names: str = "qkv", activation: bool = True) -> list[Any]:
-    """Return projections by their letters, after their convolutions where there are any."""
+    """Return projections by their letters, after their convolutions if there are any."""
     found = []
     for name in names:
         y = getattr(layer, f"{name}_proj")(x)
@@ -147,7 +148,7 @@ def hgrn(layer: Any, x: Any) -> Any:
 
 
 def weighted(layer: Any, x: Any, eps: float, weights: Any) -> Any:
-    """Attention with weights of products of queries and keys, which are positive."""
+    """Attention whose weights are positive products of queries and keys."""
     q, k, v = (heads(y, layer.num_heads).transpose(1, 2) for y in projected(layer, x))
     if hasattr(layer.feature_map, "gamma"):
         q, k = (y - y.mean(-1, True) for y in (q, k))
@@ -184,7 +185,7 @@ def delta_net(layer: Any, x: Any) -> Any:
 
 
 def gated_delta_product(layer: Any, x: Any) -> Any:
-    """Several corrections a step: as many steps of a delta rule, of which the first decays and the last is read."""
+    """Several corrections per step: each is a step of a delta rule; the first decays the state and the last is read."""
     q, k, v = projected(layer, x)
     n, shape = layer.num_householder, (layer.num_householder, layer.num_heads, -1)
     k, v = (y.unflatten(-1, shape).flatten(1, 2) for y in (k, v))
@@ -221,7 +222,7 @@ def comba(layer: Any, x: Any) -> Any:
 
 
 def gated_delta_net_2(layer: Any, x: Any) -> Any:
-    """Gates for each channel of the keys, which erase, and of the values, which are written."""
+    """Gates for each channel of the keys, for erasing, and of the values, for writing."""
     q, k, v = projected(layer, x)
     q, k = (unit(heads(y, layer.num_heads)) for y in (q, k))
     g = heads(softplus(layer.f_proj(x) + layer.dt_bias), layer.num_heads)
@@ -260,7 +261,7 @@ def rwkv6(layer: Any, x: Any) -> Any:
     r, w, k, v = (heads(y, layer.num_heads) for y in (r, w, k, v))
     found = states(k, v, torch.exp(-torch.exp(w)))
     bonus = (r * layer.bonus * k).sum(-1, True) * v
-    o = read([found[0], *found[:-1]], r) + bonus  # which reads the state before each step
+    o = read([found[0], *found[:-1]], r) + bonus  # the bonus uses the state before each step
     return layer.o_proj(group_norm(o, layer.g_norm) * silu(g))
 
 

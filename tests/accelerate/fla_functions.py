@@ -1,4 +1,4 @@
-"""Parts of flash-linear-attention's layers in torch's operations, against its reference functions and equations."""
+"""Parts of flash-linear-attention's layers as torch operations, against its reference functions and equations."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_norms() -> None:
 
 
 def check_dtypes() -> None:
-    """Ours computes in float32 and rounds once; the sum has the dtype of the residual, or float32 where it is asked."""
+    """Ours computes in float32 and rounds once; the sum has the dtype of the residual, or float32 on request."""
     x, g, w = (randn(*shape).bfloat16() for shape in ((2, 5, 6), (2, 6, 5), (6,)))
     g, others = g.transpose(1, 2), {"fast_gelu_impl", "sigmoid", "sqrelu", "swish", "logsigmoid", "l2norm"}
     for name in others:
@@ -87,7 +87,7 @@ def check_activations() -> None:
 
 
 def check_rotary() -> None:
-    """Turning complex numbers; at positions beyond the angles, rotated channels are 0."""
+    """Rotation of complex numbers; at positions beyond the angles, rotated channels are 0."""
     from fla.modules.rotary.ops import rotary_embedding_ref
 
     x, angles, rest = randn(2, 7, 3, 6), randn(9, 2), slice(4, None)
@@ -112,7 +112,7 @@ def check_rotary() -> None:
 
 
 def check_shifts() -> None:
-    """Parts with the last steps of those before are the whole; packed sequences do not meet, and one is empty."""
+    """Parts that begin with the last steps of the previous ones equal the whole; packed sequences do not mix."""
     from fla.modules.token_shift import token_shift_ref
 
     x, shift = randn(2, 7, 3), ours("token_shift")
@@ -131,7 +131,7 @@ def check_shifts() -> None:
 
 
 def expected_terms(loss: Any, logits: Any, target: Any) -> tuple[Any, Any]:
-    """The cross entropy of each row and its part from the normaliser, by their definition."""
+    """The cross entropy of each row and its normaliser term, by their definitions."""
     y = logits * loss.logit_scale
     y = y if loss.logit_softcapping is None else loss.logit_softcapping * torch.tanh(y / loss.logit_softcapping)
     log_p, kept = torch.log(torch.exp(y) / torch.exp(y).sum(-1, True)), target != -100
@@ -169,7 +169,7 @@ def check_losses() -> None:
 
 
 def check_sums_of_keys() -> None:
-    """LightNet's sums go on from those of a sequence that was empty until then."""
+    """LightNet's sums continue from those of a sequence that was empty so far."""
     attend = fla_composed.chunk_lightnet
     q, k, v = randn(1, 7, 2, 3), randn(1, 2, 3, 7).movedim(3, 1).requires_grad_(), randn(1, 7, 2, 4)
     how = {"output_final_state": True, "cu_seqlens": torch.tensor([0, 0, 3])}
@@ -183,7 +183,7 @@ def check_sums_of_keys() -> None:
 
 
 def check_slots() -> None:
-    """Groups of queries, sums of weights in place of decays, and states, against fla's loop in float32."""
+    """Grouped queries, sums of weights in place of decays, and states, against fla's loop in float32."""
     from fla.ops.gsa.naive import naive_recurrent_gsa
 
     q, k, v, s = (randn(*shape).float() for shape in ((2, 6, 4, 3), (2, 6, 2, 3), (2, 6, 2, 5), (2, 6, 2, 4)))

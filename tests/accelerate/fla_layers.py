@@ -1,6 +1,6 @@
 """python -m tests.accelerate.fla_layers: accelerate on the layers and a model of flash-linear-attention, on the CPU.
 
-The tests run it in a process of its own, as transformers takes kernels for GPUs from fla where this can be imported.
+The tests run it in a separate process, as transformers uses GPU kernels from fla if it can be imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.accelerate import fla_equations
 from tests.accelerate.fla_functions import check_functions
 from tests.support.reports import report_of, restored_names
 
-#: Layers by their classes in fla: where their equations are, and their options
+#: Layers by their classes in fla: their equations, and their options
 LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "GatedDeltaNet": (fla_equations.gated_delta_net, {"head_dim": 8, "num_heads": 2, "num_v_heads": 4}),
     "DeltaNet": (fla_equations.delta_net, {"num_heads": 2, "use_gate": True}),
@@ -44,12 +44,12 @@ LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ReBasedLinearAttention": (fla_equations.rebased, {"num_heads": 2, "num_key_value_heads": 2, "feature_dim": 4}),
 }
 WITHOUT_CACHE = ("BasedLinearAttention", "ReBasedLinearAttention")
-#: Layers that take one step at a time after a prompt
+#: Layers that run one step at a time after a prompt
 STEPWISE = ("Mamba", "Mamba2")
 
 
 def make(name: str, **options: Any) -> Any:
-    """Return a layer with weights of about 0.3, as some begin with zeros."""
+    """Return a layer with weights of about 0.3, as some are initialised to zeros."""
     home = "fla.layers.simple_gla" if name == "SimpleGatedLinearAttention" else "fla.layers"
     layers: Any = __import__(home, fromlist=[name])
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def output(layer: Any, x: Tensor, **options: Any) -> Any:
 
 
 def check_equations(name: str) -> None:
-    """The output and all gradients; decays that the layers round to float32 have errors of 1e-7 in float64."""
+    """Compare the output and all gradients; decays that the layers round to float32 have errors of 1e-7 in float64."""
     layer, x = make(name), randn(2, 70, 16)
     first = {"v_first": randn(2, 70, 16).double()} if name == "RWKV7Attention" else {}
     exact = copy.deepcopy(layer).double()
@@ -105,7 +105,7 @@ def check_equations(name: str) -> None:
 
 
 def check_parts(name: str) -> None:
-    """A sequence gives the same at once, in parts with a cache, and behind padding."""
+    """A sequence gives the same result as a whole, in parts with a cache, and after padding."""
     from fla.models.utils import Cache
 
     layer, x = accelerate(make(name)).eval(), randn(2, 12, 16)
@@ -116,7 +116,7 @@ def check_parts(name: str) -> None:
         y = layer(x, **first)[0]
         padded = {key: pad(v, (0, 0, 5, 0)) for key, v in first.items()}
         close(layer(pad(x, (0, 0, 5, 0), value=3.0), attention_mask=mask, **padded)[0][:, 5:], y)
-    for with_gradients in (False, True) if name in STEPWISE else (False,):  # the layer's own steps where needed
+    for with_gradients in (False, True) if name in STEPWISE else (False,):  # the layer's own steps if needed
         cache, parts, start = Cache(), [], 0
         for length in (10, 1, 1) if name in STEPWISE else (7, 3, 1, 1):
             part = slice(start, start + length)
@@ -129,7 +129,7 @@ def check_parts(name: str) -> None:
 
 
 def check_packed(name: str) -> None:
-    """Packed sequences, one of them empty, give what each gives alone."""
+    """Packed sequences, one of them empty, give the same results as each alone."""
     layer, x = accelerate(make(name)).eval(), randn(1, 12, 16)
     first = {"v_first": randn(1, 12, 16)} if name == "RWKV7Attention" else {}
     bounds = torch.tensor([0, 1, 1, 12])
@@ -151,9 +151,9 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def check_model(name: str) -> None:
-    """Logits step by step are those at once, and every weight has a gradient.
+    """Logits computed step by step are those of the whole sequence, and every weight has a gradient.
 
-    In generate, transformers 5.24 gives the cache another name than the one under which fla 0.6 expects it.
+    In generate, transformers 5.24 passes the cache under another name than fla 0.6 expects.
     """
     models: Any = __import__("fla.models", fromlist=[name])
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 40, **MODELS[name]}

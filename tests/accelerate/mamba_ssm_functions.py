@@ -1,4 +1,4 @@
-"""Functions of mamba_ssm 2.3 and causal_conv1d 1.6: their signatures, for GPUs alone, and their equations."""
+"""Functions of mamba_ssm 2.3 and causal_conv1d 1.6: their signatures, for GPUs only, and their equations."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Layers with the names, signatures and calls of those of mamba_ssm 2.3, which needs a GPU to be built.
+"""Layers with the names, signatures and calls of those of mamba_ssm 2.3, which can only be built with a GPU.
 
-A test loads this file as the package mamba_ssm. As there, functions of mamba_ssm and causal_conv1d run on GPUs alone.
+A test loads this file as the package mamba_ssm. As there, functions of mamba_ssm and causal_conv1d run only on GPUs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RMSNormGated(nn.Module):
 
 
 class _Cached(nn.Module):
-    """The states of a mixer, by its number in the model."""
+    """The states of a mixer, by its index in the model."""
 
     layer_idx: Any
 
@@ -304,7 +304,7 @@ class Mamba2Simple(nn.Module):
 
 
 class Block(nn.Module):
-    """A norm of the sum of the mixer before and the residual, and a mixer."""
+    """A norm of the sum of the previous mixer's output and the residual, and a mixer."""
 
     def __init__(self, dim: int, mixer: Any, norm: Any, fused_add_norm: bool) -> None:
         super().__init__()
@@ -344,7 +344,7 @@ class MixerModel(nn.Module):
 
 @dataclass
 class InferenceParams:
-    """How many steps there have been, and the states."""
+    """The number of steps so far, and the states."""
 
     seqlen_offset: int = 0
     key_value_memory_dict: dict[int, Any] = field(default_factory=dict)
@@ -373,7 +373,7 @@ def decode(input_ids: Any, model: Any, max_length: int, cg: bool = False, enable
 
 
 class GenerationMixin:
-    """Greedy generation, which makes events of a GPU."""
+    """Greedy generation, which creates CUDA events."""
 
     def generate(self, input_ids: Any, max_length: int, **kwargs: Any) -> Any:
         return decode(input_ids, self, max_length, **kwargs)

@@ -121,7 +121,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def make(name: str, **options: Any) -> Any:
-    """Return a model in eval mode, always with the same weights."""
+    """Return a model in eval mode, with the same weights in each call."""
     torch.manual_seed(0)
     of_text = "TextConfig" if name == "Qwen3_5" else "Config"
     config = getattr(transformers, name + of_text)(**{**_COMMON, **OPTIONS[name], **options})
@@ -135,9 +135,9 @@ def tokens(batch: int, time: int) -> Any:
 def task(model: Any) -> tuple[Any, dict[str, Any]]:
     """Return tokens and options for which a model of transformers has gradients.
 
-    xLSTM has them for whole chunks only, and in float64 in one of its modes only, to which it is set here.
+    xLSTM has them only for whole chunks, and in float64 only in one of its modes, which is set here.
     """
-    if model.config.model_type == "rwkv":  # whose cache changes in place
+    if model.config.model_type == "rwkv":  # its cache changes in place
         return tokens(2, 33), {"use_cache": False}
     if model.config.model_type != "xlstm":
         return tokens(2, 33), {}

@@ -118,7 +118,7 @@ class GatedDeltaNet(nn.Module):
 
 
 class ShortConv(nn.Module):
-    """A layer (B, T, D) of a convolution without an activation, whose fast path has an option more."""
+    """A layer (B, T, D) of a convolution without an activation, whose fast path has one more option."""
 
     def __init__(self) -> None:
         super().__init__()

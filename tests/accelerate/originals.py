@@ -1,7 +1,7 @@
 """python -m tests.accelerate.originals [FOLDER]: accelerate on the layers and models of mamba_ssm itself.
 
-Its sources are downloaded into a temporary folder, or into FOLDER, where they are found the next time; what is compiled
-is left out. The expected numbers are those of the same code with the equations of its functions, step by step. No test
+Its sources are downloaded into a temporary folder, or into FOLDER, where they are found the next time; compiled parts
+are omitted. The expected numbers are those of the same code with the equations of its functions, step by step. No test
 does this, as it needs the network.
 """
 
@@ -34,7 +34,7 @@ _OF_CAUSAL_CONV1D = ("causal_conv1d_fn", "causal_conv1d_update", "causal_conv1d_
 
 
 def modules(folder: Path, missing: bool) -> dict[str, Any]:
-    """Import the sources anew, with causal_conv1d or without it."""
+    """Import the sources again, with or without causal_conv1d."""
     for name in [name for name in sys.modules if name.partition(".")[0] in ("mamba_ssm", "causal_conv1d")]:
         del sys.modules[name]
     fetch(folder)
@@ -100,7 +100,7 @@ def check(folder: Path, missing: bool) -> None:
         assert torch.equal(model(tokens[:, :-1]).logits.argmax(-1)[:, 2:], tokens[:, 3:]), name
         try:
             restore(model)(x)
-        except Exception as error:  # its kernels' own
+        except Exception as error:  # an error of its kernels
             print(f"{name}: restored, {type(error).__name__}")
         else:
             raise AssertionError(f"{name}: it runs on the CPU when it is restored")

@@ -1,4 +1,4 @@
-"""accelerate where ours does not apply, or where a module's settings decide what its functions compute."""
+"""accelerate where our functions do not apply, or where a module's settings determine what its functions compute."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_another_activation_of_the_convolution() -> None:
 
 
 def test_a_step_with_a_gradient() -> None:
-    """A step changes its state in place, so theirs runs, and gives a gradient."""
+    """A step changes its state in place, so the original function runs, and gives a gradient."""
 
     def gradient(model: Any) -> Any:
         x = tokens(1, 5)
@@ -86,7 +86,7 @@ def gradients(module: Any, given: dict[str, Any], **options: Any) -> list[Any]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("kernel", ["native_autograd", "native_custbw"])
 def test_mlstm_kernels_in_training(kernel: str) -> None:
-    """Gradients, too, are those of the kernel that was chosen; some take the divisor for a constant."""
+    """Gradients, too, are those of the chosen kernel; some treat the divisor as a constant."""
     pytest.importorskip("mlstm_kernels")
     module = backend(chunkwise_kernel=f"chunkwise--{kernel}", mode="train", return_last_states=False)
     expected = gradients(module, inputs(32))
@@ -96,7 +96,7 @@ def test_mlstm_kernels_in_training(kernel: str) -> None:
     assert not torch.equal(found[0], expected[0])
     for a, e in zip(found, expected, strict=True):
         assert (a - e).norm() <= 2**-12 * e.norm()
-    assert gradients(module, inputs(21))[0].shape == (2, 2, 21, 4)  # no whole number of chunks
+    assert gradients(module, inputs(21))[0].shape == (2, 2, 21, 4)  # not a whole number of chunks
     assert restored_names(module) == [""]
     assert torch.equal(gradients(module, inputs(32))[0], expected[0])
 
@@ -119,7 +119,7 @@ def test_mlstm_kernels_in_inference() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_other_kernels_are_left() -> None:
+def test_other_kernels_are_left_unchanged() -> None:
     """A kernel with another input gate computes something else."""
     pytest.importorskip("mlstm_kernels")
     module = backend(chunkwise_kernel="parallel--native_siging_autograd", mode="train", return_last_states=False)

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 
 def test_layers_of_flash_linear_attention() -> None:
-    """In a process of its own: here, fla is hidden from transformers."""
+    """Run in a separate process: here, fla is hidden from transformers."""
     try:
         importlib.metadata.version("flash-linear-attention")
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""accelerate on layers with the code of those of mamba_ssm, whose functions run on GPUs alone.
+"""accelerate on layers with the code of mamba_ssm's, whose functions run only on GPUs.
 
 The expected numbers are those of the same layers with the equations of these functions, step by step in float64;
 originals.py runs mamba_ssm's own.
@@ -23,7 +23,7 @@ from fastiter.torch import accelerate  # noqa: E402
 from tests.accelerate.mamba_ssm_functions import EQUATIONS  # noqa: E402
 from tests.support.reports import report_of, restored_names  # noqa: E402
 
-selective_scan_fn: Any = None  # as in users' modules, which import it
+selective_scan_fn: Any = None  # as in modules of users that import it
 
 
 def load(name: str) -> Any:
@@ -198,7 +198,7 @@ def test_a_model_in_bfloat16(theirs: Any, exact: Any) -> None:
 
 
 def test_other_devices_take_their_own_path(theirs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where causal_conv1d is missing, the layer's path on a GPU is the one that goes without it."""
+    """If causal_conv1d is missing, the layer's path on a GPU is the one without it."""
     theirs.causal_conv1d_fn = theirs.causal_conv1d_update = None
     layer, x = accelerate(make(theirs, "Mamba")), randn(2, 9, 8)
     layer(x)
@@ -251,7 +251,7 @@ def test_other_signatures_and_names(theirs: Any) -> None:
     assert type(layer) is theirs.Mamba
 
 
-def test_a_function_that_a_user_has_put_in_place(theirs: Any, exact: Any) -> None:
+def test_a_function_that_a_user_has_installed(theirs: Any, exact: Any) -> None:
     name = "mamba_split_conv1d_scan_combined"
     vars(theirs)[name] = EQUATIONS[name]
     layer, x = make(theirs, "Mamba2Simple"), randn(2, 9, 8)

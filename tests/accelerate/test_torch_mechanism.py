@@ -96,7 +96,7 @@ def test_copies_and_files_stay_accelerated(copied: Any) -> None:
     assert restored_names(other) == MIXERS and is_accelerated(model)
 
 
-def test_a_file_is_loaded_as_it_was_where_the_function_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_loaded_unaccelerated_if_the_function_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = pickle.dumps(accelerate(make("Mamba")).backbone.layers[0].mixer)
     newer = type("MambaMixer", (modeling_mamba.MambaMixer,), {"__module__": modeling_mamba.__name__})
     monkeypatch.setattr(modeling_mamba, "MambaMixer", newer)
@@ -106,7 +106,7 @@ def test_a_file_is_loaded_as_it_was_where_the_function_has_changed(monkeypatch: 
 
 
 def test_decorators_are_kept() -> None:
-    """Decorators of transformers run hooks of submodules whose weights are read, and accept former argument names."""
+    """Decorators of transformers run hooks of submodules whose weights are read, and accept old argument names."""
 
     class Hook:
         def pre_forward(self, module: Any) -> None:
@@ -126,7 +126,7 @@ def test_decorators_are_kept() -> None:
 
 
 class Hooked(nn.Module):
-    """A model to which Hugging Face's accelerate has added a hook, or removes it."""
+    """A model to which Hugging Face's accelerate adds a hook, or from which it removes one."""
 
     @staticmethod
     def add(module: Any, seen: list[str]) -> None:
@@ -193,7 +193,7 @@ def test_layers_of_torch() -> None:
     assert restored_names(model) == ["layer"] and torch.equal(model["layer"](x)[0], expected)
 
 
-def test_an_unknown_model_is_left() -> None:
+def test_an_unknown_model_is_left_unchanged() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     report = accelerate(model, return_report=True)[1]
     assert report == Accelerated() and str(report) == "nothing to accelerate"
@@ -209,11 +209,11 @@ def test_torch_compile() -> None:
         assert torch.equal(compiled(x), expected)
 
 
-# ---- Functions that are not, or not quite, those that are known ------------------------------------------------------
+# ---- Unknown functions, and functions that differ from known ones ----------------------------------------------------
 
 
 def mamba_selective_scan(*arguments: Any, **options: Any) -> Any:
-    """Stand for the function of a GPU package, which fails on the CPU."""
+    """Stand in for the function of a GPU package, which fails on the CPU."""
     raise RuntimeError("0 active drivers")
 
 
@@ -231,7 +231,7 @@ def scan_arguments() -> tuple[Any, ...]:
 
 
 def reason(monkeypatch: pytest.MonkeyPatch, function: Any) -> str:
-    """Return why a mixer with this function is left."""
+    """Return the reason why a mixer with this function is left unchanged."""
     monkeypatch.setitem(globals(), "mamba_selective_scan", function)
     report = accelerate(Mixer(), return_report=True)[1]
     assert report.accelerated == {}
@@ -241,7 +241,7 @@ def reason(monkeypatch: pytest.MonkeyPatch, function: Any) -> str:
 def test_a_function_bound_to_a_package_for_gpus_is_rescued(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = scan_arguments()
     theirs = modeling_mamba.mamba_selective_scan
-    broken = functools.wraps(theirs)(mamba_selective_scan)  # as transformers' decorator binds it
+    broken = functools.wraps(theirs)(mamba_selective_scan)  # as bound by transformers' decorator
     monkeypatch.setitem(globals(), "mamba_selective_scan", broken)
     model = Mixer()
     with pytest.raises(RuntimeError, match="0 active drivers"):
@@ -291,7 +291,7 @@ def test_a_decorator_that_hides_the_function(monkeypatch: pytest.MonkeyPatch) ->
     assert report.left == {"": "a decorator hides the function Mixer.forward"}
 
 
-def test_a_class_that_takes_no_derived_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_cannot_be_derived_from(monkeypatch: pytest.MonkeyPatch) -> None:
     class Final(Mixer):
         def __init_subclass__(cls) -> None:
             raise TypeError("it is final")
@@ -301,7 +301,7 @@ def test_a_class_that_takes_no_derived_ones(monkeypatch: pytest.MonkeyPatch) -> 
     assert report.left[""].startswith("no class can be derived from ") and report.left[""].endswith(": it is final")
 
 
-def test_recurrences_to_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_recurrences_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mixer(nn.Module):
         def forward(self, x: Any) -> Any:
             return mamba_chunk_scan_combined(x)  # type: ignore[name-defined]  # noqa: F821
@@ -311,7 +311,7 @@ def test_recurrences_to_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.left == {"0": "there is nothing for its mamba_chunk_scan_combined yet"} and not report.accelerated
 
 
-def test_a_class_that_was_changed_since_is_not_restored() -> None:
+def test_a_class_that_was_changed_later_is_not_restored() -> None:
     model = make("Mamba")
     accelerate(model)
     mixer = model.backbone.layers[0].mixer

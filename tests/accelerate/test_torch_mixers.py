@@ -1,4 +1,4 @@
-"""Whole mixers: states in caches, layers that were replaced, and calls that theirs take."""
+"""Whole mixers: states in caches, replaced layers, and calls that the original code handles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ every_mixer = pytest.mark.parametrize("name", MIXERS)
 
 
 def in_parts(models: list[Any], mask: Any = None) -> tuple[Any, Any]:
-    """Return the logits of a prompt and three single tokens, and the cache; each model in turn takes a part."""
+    """Return the logits of a prompt and three single tokens, and the cache; the models process the parts in turn."""
     x, found, cache = tokens(2, 40), [], None
     parts = (x[:, :23], x[:, 23:37], x[:, 37:38], x[:, 38:39], x[:, 39:])
     with torch.no_grad():
@@ -46,7 +46,7 @@ def states_of(cache: Any) -> list[Any]:
 
 @every_mixer
 def test_caches_are_the_same_and_shared(name: str) -> None:
-    """A model that is not accelerated can go on with a cache of one that is, and the other way round."""
+    """A model that is not accelerated can continue with the cache of one that is, and vice versa."""
     mask = torch.ones(2, 23, dtype=torch.long)
     mask[1, :4] = 0
     theirs, ours = make(name).double(), accelerate(make(name).double())
@@ -71,7 +71,7 @@ def test_a_step_of_a_mixer_is_one_call(name: str, dtype: Any, monkeypatch: pytes
             versions = [x._version for x in arguments[3:5]]
             out = real(*arguments)
             calls.append(out is not None)
-            assert versions == [x._version for x in arguments[3:5]]  # it is the caller who counts
+            assert versions == [x._version for x in arguments[3:5]]  # the caller updates the counts
             return out
 
         monkeypatch.setattr(_core.ssm, step, counted)
@@ -110,13 +110,13 @@ class Scaled(torch.nn.Module):
 @every_mixer
 @pytest.mark.parametrize("how", ["adapter", "hook"])
 def test_layers_around_or_on_the_projections(name: str, how: str) -> None:
-    """Nothing goes past a layer that does more than a product."""
+    """A layer that does more than a product is not bypassed."""
     models = make(name), accelerate(make(name))
     plain = in_parts([models[1]])[0]
     for model in models:
         mixer = model.get_submodule(MIXERS[name])
         for key, layer in list(mixer.named_children()):
-            if not isinstance(layer, torch.nn.Linear) or key == "dt_proj":  # whose weight transformers reads, too
+            if not isinstance(layer, torch.nn.Linear) or key == "dt_proj":  # transformers reads its weight, too
                 continue
             if how == "adapter":
                 setattr(mixer, key, Scaled(layer))
@@ -129,7 +129,7 @@ def test_layers_around_or_on_the_projections(name: str, how: str) -> None:
 
 @every_mixer
 def test_a_forward_with_other_code(name: str) -> None:
-    """Then its functions are exchanged alone, and the report says so."""
+    """Only its functions are then replaced, and the report says so."""
     model = make(name)
     mixer = model.get_submodule(MIXERS[name])
 
@@ -146,8 +146,8 @@ def test_a_forward_with_other_code(name: str) -> None:
 
 
 @every_mixer
-def test_mixed_precision_and_recorded_pasts(name: str) -> None:
-    """Theirs takes what ours does not."""
+def test_mixed_precision_and_past_recording(name: str) -> None:
+    """The original code handles calls that ours does not support."""
     theirs, ours, x = make(name), accelerate(make(name)), tokens(2, 20)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         expected, found = theirs(x).logits, ours(x).logits

@@ -69,7 +69,7 @@ every_model = pytest.mark.parametrize("name", OPTIONS)
 
 @pytest.fixture(autouse=True)
 def steps_of_the_delta_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let transformers run the delta rule step by step: its chunks lose digits where the decay is strong."""
+    """Let transformers run the delta rule step by step: its chunks lose digits if the decay is strong."""
     for name in ("qwen3_next", "qwen3_5", "olmo_hybrid"):
         module = __import__(f"transformers.models.{name}.modeling_{name}", fromlist=["x"])
         monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", _by_steps(module.torch_recurrent_gated_delta_rule))
@@ -116,7 +116,7 @@ def results(model: Any) -> dict[str, Any]:
 
 
 def assert_as_good(ours: dict[str, Any], theirs: dict[str, Any], exact: dict[str, Any]) -> None:
-    """Check that our distance from the results in float64 is about that of theirs."""
+    """Check that our error, relative to the results in float64, is about as large as theirs."""
     assert ours.keys() == theirs.keys()
     for name, expected in exact.items():
         bound = 3 * (theirs[name] - expected).norm() + 8 * torch.finfo(ours[name].dtype).eps * expected.norm()

@@ -1,4 +1,4 @@
-"""accelerate on layers with the shape of older ones of transformers; versions.py runs it on real older versions."""
+"""accelerate on layers with the structure of older transformers; versions.py runs it on real older versions."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def test_the_slow_path_of_a_mixer(training: bool, masked: bool) -> None:
     assert all(torch.equal(x, y) for x, y in zip(results(module, *arguments), expected, strict=True))
 
 
-def test_an_activation_that_the_convolution_has_not() -> None:
+def test_an_activation_that_the_convolution_lacks() -> None:
     module = make(MambaMixer)
     expected = results(module)[0]
-    module.activation = "gelu"  # which the slow path here ignores
+    module.activation = "gelu"  # the slow path here ignores it
     accelerate(module)
     assert torch.equal(results(module)[0], expected)
 
@@ -94,7 +94,7 @@ def test_other_slow_paths(of: Any, path: str, by: str, training: bool) -> None:
     report = accelerate(module, return_report=True)[1]
     assert report.accelerated == {"": f"{of.__name__}, {path} by fastiter.torch.ssm.{by}"}
     found = results(module)
-    # Sums of four taps have the same bits as theirs on some processors.
+    # Sums of four taps have the same bits as the original ones on some processors.
     assert type(module) is not of and (of is ShortConv or not torch.equal(found[0], expected[0]))
     assert_close(found, expected)
     assert restored_names(module) == [""] and type(module) is of
@@ -102,7 +102,7 @@ def test_other_slow_paths(of: Any, path: str, by: str, training: bool) -> None:
 
 
 def test_limits_of_step_sizes() -> None:
-    """The function for steps has none, so the slow path takes them."""
+    """The function for steps has no such limits, so the slow path handles them."""
     modules = make(Mamba2Mixer), accelerate(make(Mamba2Mixer))
     caches, x = [cache(2, torch.float64, **SHAPES[Mamba2Mixer]) for _ in modules], torch.randn(2, 7, 8).double()
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_function_for_steps_of_a_convolution() -> None:
     with torch.no_grad():
         expected, found = theirs(x, states[0]), ours(x, states[1])
         assert_close([found, states[1]], [expected, states[0]])
-        ours.activation = theirs.activation = None  # theirs ignores it, and runs
+        ours.activation = theirs.activation = None  # the original code ignores it, and runs
         assert torch.equal(ours(x, states[1]), theirs(x, states[0]))
     assert restored_names(ours) == [""]
 
@@ -132,7 +132,7 @@ def states_of(c: Any) -> list[Any]:
     return [c.conv_states, c.recurrent_states]
 
 
-def test_paths_with_other_arguments_are_left() -> None:
+def test_paths_with_other_arguments_are_left_unchanged() -> None:
     class Other(MambaMixer):
         def slow_forward(self, input_states: Any, cache_position: Any = None) -> Any:
             return input_states
@@ -143,7 +143,7 @@ def test_paths_with_other_arguments_are_left() -> None:
 
 
 class WithHooks(torch.nn.Module):
-    """A mixer whose decorator does not say what it decorates, as in transformers 5.15.0."""
+    """A mixer whose decorator does not set __wrapped__, as in transformers 5.15.0."""
 
     def around(function: Any) -> Any:
         def wrapped(self: Any, *arguments: Any) -> Any:
@@ -170,7 +170,7 @@ def test_a_decorator_without_wraps() -> None:
 
 
 def test_functions_without_groups_of_value_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models repeat keys and queries before the call; a trial with groups is not for these functions."""
+    """Models repeat keys and queries before the call, so these functions are not tried with groups."""
 
     def torch_chunk_gated_delta_rule(query: Any, key: Any, value: Any, g: Any, beta: Any, **options: Any) -> Any:
         assert query.shape[2] == value.shape[2]
@@ -206,7 +206,7 @@ def test_functions_as_attributes() -> None:
         assert copied.__dict__["chunk_gated_delta_rule"] is older_models.torch_chunk_gated_delta_rule
     x, state = torch.randn(2, 1, 8, dtype=torch.float64), torch.randn(2, 2, 4, 4, dtype=torch.float64)
     found = [y.double() for y in module(x, state)]
-    module.chunk_gated_delta_rule = older_models.torch_recurrent_gated_delta_rule  # ours takes its place, too
+    module.chunk_gated_delta_rule = older_models.torch_recurrent_gated_delta_rule  # ours replaces it, too
     assert_close(results(module), results(copy.deepcopy(module)))
     assert restored_names(module) == [""]
     assert module.chunk_gated_delta_rule is older_models.torch_recurrent_gated_delta_rule

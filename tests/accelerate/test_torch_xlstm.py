@@ -61,7 +61,7 @@ def test_blocks_of_xlstm() -> None:
     assert all(torch.equal(a, e) for a, e in zip(again, expected[0], strict=True))
 
 
-def test_another_stabiliser_is_theirs() -> None:
+def test_other_stabilisers_are_left_unchanged() -> None:
     cell = accelerate(make()).blocks[0].xlstm.mlstm_cell
     q, k, v = torch.randn(3, 1, 2, 5, 4).unbind()
     gates = {"igate_preact": torch.randn(1, 2, 5, 1), "fgate_preact": torch.randn(1, 2, 5, 1)}
@@ -72,7 +72,7 @@ def test_another_stabiliser_is_theirs() -> None:
 
 
 def test_slstm_block_in_a_stack() -> None:
-    """An sLSTMBlock in the place of a stack's block: values, steps, gradients, checkpoints both ways."""
+    """An sLSTMBlock in place of a stack's block: values, steps, gradients, checkpoints in both directions."""
     theirs, ours, again = make(), make(), make()
     ours.blocks[1] = sLSTMBlock.from_xlstm(ours.blocks[1])
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """python -m tests.accelerate.versions 4.57.1 5.12.0: accelerate on the models of other versions of transformers.
 
-Each version is installed with what it needs into a temporary folder. This downloads some 50 MB a version, so no test
-does it.
+Each version is installed with its dependencies into a temporary folder. This downloads some 50 MB per version, so no
+test does it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import transformers
 from fastiter.torch import accelerate
 from tests.accelerate.models import OPTIONS, make, task, tokens
 
-#: Models that raise an error of their own on sequences of two chunks
+#: Models that themselves raise an error on sequences of two chunks
 BROKEN = {("xLSTM", "4.57.1")}
 
 _NO_KERNELS, _ONE_CHUNK = {"use_mamba_kernels": False}, {"chunk_size": 64}
-#: Before 5.15, Zamba2 and NemotronH carry states from chunk to chunk in another way on the CPU than on GPUs
+#: Before 5.15, Zamba2 and NemotronH carry states from chunk to chunk differently on the CPU and on GPUs
 OF_MODELS = {"Jamba": _NO_KERNELS, "Zamba": _NO_KERNELS, "Zamba2": _ONE_CHUNK, "NemotronH": _ONE_CHUNK}
 
 
-#: Models whose gradients in float32 have errors of 1e-2 at their first weights, ours and theirs alike
+#: Models whose float32 gradients, ours and the original ones, have errors of 1e-2 at the first weights
 IN_FLOAT64 = {"Rwkv"}
 
 
@@ -34,7 +34,7 @@ class Left(Exception):
 
 
 def difference(name: str, training: bool) -> float:
-    """Return the largest relative difference of logits and gradients; raise if tokens differ or something is left."""
+    """Return the largest relative difference of logits and gradients; raise if tokens differ or a layer is skipped."""
     options = OF_MODELS.get(name, {})
     found, x = [], tokens(2, 33)
     for is_ours in (False, True):
@@ -55,7 +55,7 @@ def difference(name: str, training: bool) -> float:
 
 
 def check_models() -> None:
-    """Print the differences for the version that is imported, or what is left in it."""
+    """Print the differences for the imported version, or the layers that are left unchanged."""
     transformers.logging.set_verbosity_error()
     sys.modules.setdefault("fla", None)  # type: ignore[arg-type]  # from which models would take kernels for GPUs
     torch.set_num_threads(1)
