@@ -1,4 +1,4 @@
-"""The emulated card detects races and overruns, and its tensor-core products are right."""
+"""The emulated card detects races and overruns, and its tensor-core products are correct."""
 
 from __future__ import annotations
 

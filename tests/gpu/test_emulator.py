@@ -27,7 +27,7 @@ try:
 except BackendError:
     pytest.skip("no NVRTC, which compiles the kernels", allow_module_level=True)
 
-# ---- integers: a kernel's stores, against the same in Python ---------------------------------------------------------
+# ---- integers: a kernel's stores, compared with Python ---------------------------------------------------------------
 
 KERNEL = """
 extern "C" __global__ void f(long long a, int b, unsigned c, unsigned d, long long* out) {
@@ -72,7 +72,7 @@ def stores_of(program: Program, arguments: bytes, block: int, thread: int) -> Tr
     return Thread(program, State(arguments, {0: 128}, special), Latencies()).run()
 
 
-def test_integers_are_pythons() -> None:
+def test_integers_equal_pythons() -> None:
     program = parse(disassemble(_nvrtc.compile_source(KERNEL, "f", "sm_90")))
     rng = random.Random(3)
     numbers = [(0, 0, 0, 1), (-1, 1, 2**32 - 1, 2**32 - 1), (-(2**63), 9, 1, 3), (2**63 - 1, 31, 2**31, 7)]
@@ -88,7 +88,7 @@ def test_integers_are_pythons() -> None:
         assert not trace.assumed and len(trace.stores) == 9
 
 
-def test_what_memory_holds_is_unknown_and_is_not_guessed() -> None:
+def test_values_from_memory_stay_unknown() -> None:
     source = """extern "C" __global__ void f(const int* x, int* out) {
         out[0] = x[0] + 1;
         out[1] = 2;
@@ -98,7 +98,7 @@ def test_what_memory_holds_is_unknown_and_is_not_guessed() -> None:
     program = parse(disassemble(_nvrtc.compile_source(source, "f", "sm_90")))
     stores = stores_of(program, struct.pack("<QQ", OUT + 4096, OUT), 0, 0).stores
     assert (OUT, None) in stores and (OUT + 4, 2) in stores
-    assert stores[2:] == [(None, None)] * 2  # under an unknown condition, and to an unknown place
+    assert stores[2:] == [(None, None)] * 2  # under an unknown condition, and to an unknown address
 
 
 # ---- the clock -------------------------------------------------------------------------------------------------------
@@ -117,15 +117,15 @@ def listing(*lines: tuple[str, int, int, int, int]) -> str:
     return "\n".join(parts)
 
 
-def test_stalls_and_scoreboards_make_the_time() -> None:
+def test_stalls_and_scoreboards_determine_the_time() -> None:
     program = parse(
         listing(
-            ("LDG.E R2, desc[UR4][R4.64]", 2, 0, 7, 0),  # issues at 0, there at 600
-            ("LDS R3, [R6]", 4, 1, 7, 0),  # at 2, there at 31
+            ("LDG.E R2, desc[UR4][R4.64]", 2, 0, 7, 0),  # issues at 0, available at 600
+            ("LDS R3, [R6]", 4, 1, 7, 0),  # at 2, available at 31
             ("FADD R7, R3, R3", 5, 7, 7, 2),  # waits for board 1: at 31
-            ("MUFU.EX2 R8, R7", 1, 2, 7, 0),  # at 36, there at 56
+            ("MUFU.EX2 R8, R7", 1, 2, 7, 0),  # at 36, available at 56
             ("FADD R9, R2, R8", 4, 7, 7, 5),  # waits for boards 0 and 2: at 600
-            ("BAR.SYNC.DEFER_BLOCKING 0x0", 1, 7, 7, 0),  # at 604, the warp goes on at 632
+            ("BAR.SYNC.DEFER_BLOCKING 0x0", 1, 7, 7, 0),  # at 604, the warp continues at 632
             ("STG.E desc[UR4][R4.64], R9", 3, 7, 3, 0),  # at 632, operands read at 652
             ("MOV R9, RZ", 1, 7, 7, 8),  # waits for board 3: at 652
             ("EXIT", 5, 7, 7, 0),  # at 653
@@ -138,7 +138,7 @@ def test_stalls_and_scoreboards_make_the_time() -> None:
     assert thread.counts["FADD"] == 2 and thread.counts["all"] == 9
 
 
-def test_products_wait_for_their_sums_alone() -> None:
+def test_products_wait_only_for_their_sums() -> None:
     first = ("HMMA.16816.F32.BF16 R4, R8, R12, RZ", 2, 7, 7, 0)
     other = ("HMMA.16816.F32.BF16 R16, R8, R12, RZ", 2, 7, 7, 0)
     then = ("HMMA.16816.F32.BF16 R4, R8, R12, R4", 2, 7, 7, 0)
@@ -160,10 +160,10 @@ def test_copies_are_awaited_in_groups() -> None:
         assert thread.now == cycles + 1, left
 
 
-def test_numbers_for_other_blocks_of_a_cluster_take_their_time() -> None:
+def test_stores_to_other_blocks_of_a_cluster_have_a_latency() -> None:
     send = ("STAS.64 [R10.64], R2", 3, 7, 7, 0)
     lines = (send, send, ("SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [R16+UR6], R23", 1, 7, 7, 0))
-    again = ("@!P1 IADD3 R9, RZ, 0x5, RZ", 4, 7, 7, 0)  # P1: they are there
+    again = ("@!P1 IADD3 R9, RZ, 0x5, RZ", 4, 7, 7, 0)  # P1: they have arrived
     thread = Thread(parse(listing(*lines, again, ("EXIT", 1, 7, 7, 0))), State(b"", {}, {}), Latencies())
     thread.run()
     assert thread.now == 3 + 250 + 4 + 1 and thread.waits == {"SYNCS": 247} and thread.state.get("R9") != 5
@@ -209,12 +209,12 @@ def test_a_step_has_the_plans_products_and_the_cells_loads(backward: bool) -> No
     assert step.bound >= step.cycles > 200 and step.counts["STAS"] == 0
     slow = recurrence.simulate(problem, its, dataclasses.replace(Latencies(), memory=20000.0))
     assert slow.counts == step.counts
-    assert slow.cycles > 19000  # a load is waited for, in this step or the next
+    assert slow.cycles > 19000  # this step or the next waits for a load
 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_step_of_a_cluster_sends_to_each_block(backward: bool) -> None:
-    """8 bytes a store, and no barrier of the grid: neither a fence of the card nor what a block reads back."""
+    """8 bytes per store, and no grid barrier: neither its fence nor its loads."""
     problem = recurrence.problem_of("lstm", 128, backward)
     its = recurrence.planned(problem)
     assert its is not None and its.clustered

@@ -1,4 +1,4 @@
-"""The path from a call to a card, as far as it is testable without one: CuPy arrays, launches, the cache."""
+"""The path from a call to a GPU, as far as it can be tested without one: CuPy arrays, launches, the cache."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Function:
 
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """Return a stand-in for the module cupy that needs no card."""
+    """Return a stand-in for the module cupy that needs no GPU."""
     module = types.ModuleType("cupy")
     module.__spec__ = types.SimpleNamespace()
     module.from_dlpack = lambda x: Array(x.numpy())
@@ -110,7 +110,7 @@ def test_codes_of_cupy_are_packed(cupy: types.ModuleType) -> None:
     np.testing.assert_array_equal(fastiter.quant.unpack(packed, "fixed<3,1>", 13).values, codes)
 
 
-def test_what_newtons_method_did_is_cupys_too(cupy: types.ModuleType) -> None:
+def test_statistics_of_newtons_method_are_cupy_arrays(cupy: types.ModuleType) -> None:
     wx, a = np.zeros((2, 3, 3, 4)), np.zeros((3, 4))
     *_, info = fastiter.paragru(Array(wx), Array(a), method="newton", return_info=True)
     assert info.steps.values.tolist() == [1, 1] and info.fallbacks.values.tolist() == [0, 0]
@@ -146,7 +146,7 @@ def test_systems_of_cupy_go_through_torch(cupy: types.ModuleType, name: str) -> 
     assert cupy.streams == [(0, 1)] * 2
 
 
-def test_what_else_relaxes_says_who_takes_cupy(cupy: types.ModuleType) -> None:
+def test_other_relaxations_name_the_functions_that_accept_cupy(cupy: types.ModuleType) -> None:
     A = Matrix(np.eye(3))
     for name, call in (
         ("Relaxation", lambda: fastiter.relax.Relaxation(A)),
@@ -161,7 +161,7 @@ NAMES = ["lstm", "gru", "elman", "slstm", "linear_scan", "block_scan", "delta_sc
 
 
 @pytest.mark.parametrize("name", [*NAMES, "quantize", "encode"])
-def test_functions_know_cupy(cupy: types.ModuleType, name: str) -> None:
+def test_functions_accept_cupy(cupy: types.ModuleType, name: str) -> None:
     function = getattr(fastiter, name, None) or getattr(fastiter.quant, name)
     needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
     with pytest.raises(BackendError, match=f"^{name}: backend must be None for CuPy arrays, whose device decides, got"):
@@ -179,7 +179,7 @@ def test_cupy_without_torch(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPa
 
 
 def test_options_reach_the_function_of_tensors(cupy: types.ModuleType) -> None:
-    """Each option has another value than by default, so that one that is lost changes the result or its shape."""
+    """No option has its default value, so that a lost one changes the result or its shape."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 6, 3))
     cut = {"reset": np.arange(6) == 3, "cu_seqlens": [0, 2, 6]}
@@ -210,7 +210,7 @@ def test_options_reach_the_function_of_tensors(cupy: types.ModuleType) -> None:
 
 
 def leaves(x: Any) -> Iterator[Any]:
-    """Yield what is in tuples and dataclasses, at any depth."""
+    """Yield the elements of tuples and dataclasses, at any depth."""
     if dataclasses.is_dataclass(x):
         x = tuple(vars(x).values())
     if isinstance(x, tuple):
@@ -220,7 +220,7 @@ def leaves(x: Any) -> Iterator[Any]:
         yield x
 
 
-def test_what_tensors_lack_is_refused(cupy: types.ModuleType) -> None:
+def test_options_that_tensors_do_not_have_are_refused(cupy: types.ModuleType) -> None:
     wx, r = Array(np.zeros((1, 2, 1, 1, 3))), Array(np.zeros((1, 1, 3, 3)))
     with pytest.raises(ValueError, match=r"^elman: out must have shape"):
         fastiter.elman(wx, r, out=wx)
@@ -228,7 +228,7 @@ def test_what_tensors_lack_is_refused(cupy: types.ModuleType) -> None:
         fastiter.quant.quantize(wx, "e4m3fn", counts=True)
 
 
-def test_a_backend_of_a_card_wants_its_arrays() -> None:
+def test_gpu_backends_require_gpu_arrays() -> None:
     with pytest.raises(BackendError, match=r"elman: backend must be .* for NumPy arrays \(CuPy .*, got 'cuda'"):
         fastiter.elman(np.ones((1, 1, 1, 1, 1)), np.ones((1, 1, 1, 1)), backend="cuda")
 
@@ -259,7 +259,7 @@ def test_cubins_are_kept(sources: Path) -> None:
     assert len(others | {first}) == 4 and not list((sources / "cache").glob("*.part"))
 
 
-def test_what_does_not_compile_says_where(sources: Path) -> None:
+def test_compile_errors_name_the_line(sources: Path) -> None:
     with pytest.raises(BackendError, match=r"some/twice.cu does not compile for sm_90: (.|\n)*twice.cu\(1\).*SCALE"):
         _nvrtc.cubin("some/twice", "sm_90")
 
@@ -342,7 +342,7 @@ class Driver:
         return 0
 
 
-def test_config_knows_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_lists_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace())
     told = "needs a card of compute capability 8.0 or more, and finds 7.5"
     for cards, state in [
@@ -355,7 +355,7 @@ def test_config_knows_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found["cuda"] == state and found["triton"] == ("available" if cards else state)
 
 
-def test_config_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_names_missing_packages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cupy" else find(name))
     fastiter.show_config()
@@ -363,7 +363,7 @@ def test_config_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def test_the_facade_registers_every_op_for_cards() -> None:
-    """In a process of its own: tests import the modules that register, which users do not."""
+    """In a separate process: tests import the modules that register ops, which users do not."""
     program = (
         "import torch, fastiter.torch\n"
         "names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith('fastiter::')]\n"

@@ -1,7 +1,7 @@
 """Every variant of a GPU kernel compiles, spills nothing, and uses the resources listed in resources.json.
 
-Targets take turns: each variant is compiled for one of them, and each kernel for all. Registers and shared memory are
-compared if the compilers are those that wrote the table. `python tests/gpu/compile/gate.py --write` compiles every
+Targets alternate: each variant is compiled for one of them, and each kernel for all. Registers and shared memory are
+compared if the table was written with the same compilers. `python tests/gpu/compile/gate.py --write` compiles every
 variant for every target and rewrites the table after an intended change.
 """
 
@@ -24,7 +24,7 @@ pytest.importorskip("triton")
 
 from tests.gpu.compile.gate import HERE, KERNELS, stems, table
 
-#: Files of shared functions, which have no kernel to compile
+#: Files of shared functions, without a kernel
 SOURCES = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in KERNELS.glob("*/*")
@@ -60,23 +60,23 @@ class Gate:
 
 @pytest.fixture(scope="module")
 def gates() -> Iterator[list[Gate]]:
-    """All processes of this module, of which the last one compiles."""
+    """All processes of this module, of which the last one compiles sources."""
     started: list[Gate] = []
     yield started
     for gate in started:
-        gate.process.communicate()  # it ends with its input
+        gate.process.communicate()  # the process ends with its input
 
 
 @pytest.fixture
 def gate(gates: list[Gate], tmp_path: Path) -> Gate:
-    """Return a process that compiles: another one if a compiler has crashed."""
+    """Return a process that compiles sources: a new one if a compiler has crashed."""
     if not gates or gates[-1].process.poll() is not None:
         gates.append(Gate(tmp_path))
     return gates[-1]
 
 
 @pytest.mark.parametrize("stem", stems())
-def test_compiles_within_its_resources(stem: str, gate: Gate) -> None:
+def test_resources_are_as_listed(stem: str, gate: Gate) -> None:
     found, expected = gate(stem), json.loads(table(stem.split("/")[0]).read_text())
     rows = found["rows"]
     assert set(found["names"]) == set(expected["rows"][stem])
@@ -85,18 +85,18 @@ def test_compiles_within_its_resources(stem: str, gate: Gate) -> None:
     assert compared == {name: expected["rows"][stem][name] for name in compared}
 
 
-def test_a_source_that_fails_is_told_and_the_next_compiles(gate: Gate) -> None:
+def test_a_source_that_fails_is_reported_and_the_next_one_compiles(gate: Gate) -> None:
     with pytest.raises(AssertionError, match="there_is_none"):
         gate("scan/there_is_none")
     assert gate.process.poll() is None
 
 
-#: Sizes that change from call to call, with B and T
+#: Sizes that change between calls, with B and T
 CHANGING = {"time", "rows", "batch", "sequences", "chunks", "segment", "segments", "blocks", "line_row", "line_time"}
 
 
-def test_sizes_of_a_call_choose_no_code() -> None:
-    """Else another B or T is compiled again: where it is 1, and where it begins or ceases to be a multiple of 16."""
+def test_sizes_of_a_call_are_not_specialised() -> None:
+    """Otherwise some new values of B and T, as 1 or the next multiple of 16, would cause another compilation."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, str(HERE / "specialised.py")], capture_output=True, text=True, env=environment, check=True
@@ -125,12 +125,12 @@ def test_every_source_is_compiled(stem: str) -> None:
 
 @pytest.mark.parametrize("stem", [stem for stem in SOURCES if (KERNELS / f"{stem}.cu").exists()])
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here; NVRTC has compiled the same sources above")
-def test_nvcc_takes_the_source_as_it_is(stem: str, tmp_path: Path) -> None:
+def test_nvcc_compiles_the_unchanged_source(stem: str, tmp_path: Path) -> None:
     from fastiter._nvrtc import headers_of
     from tests.gpu.compile.gate import variants
 
     headers = [option for file in headers_of(stem) for option in ("-include", file)]
-    every = variants(stem).CUDA  # NVRTC makes code of all of them; nvcc differs only in how it parses the source
+    every = variants(stem).CUDA  # NVRTC compiles them all; nvcc differs only in parsing
     for number, defines in enumerate([every[0], every[-1]]):
         options = ["-std=c++17", "-arch=sm_90", "-ptx", *map(str, headers)]
         options += [f"-D{key}={value}" for key, value in defines.items()]

@@ -1,4 +1,4 @@
-"""A kernel's limit of dynamic shared memory, the libraries that NVRTC needs, and the tests' settings on a card."""
+"""A kernel's limit of dynamic shared memory, the libraries that NVRTC needs, and the tests' settings on a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ H100 = DEVICES["H100"]
 
 
 class Function:
-    """A function of a loaded module, which refuses a launch with more dynamic shared memory than its limit."""
+    """A function of a loaded module that refuses a launch with more dynamic shared memory than its limit."""
 
     shared_size_bytes = 128  # static
 
@@ -81,14 +81,14 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
 
 
 def test_the_limit_serves_every_size(cupy: types.ModuleType) -> None:
-    """Sizes in any order, from one kernel: no launch may lower the limit of another."""
+    """Sizes in any order, with one kernel: no launch may lower the limit for another."""
     for sizes in itertools.permutations((50_000, 7, 231_000, 120_001, 0)):
         for shared in sizes:
             _cuda.launch("rnn/forward", "rnn_fwd", (1,), (32,), (), device=0, stream=0, shared=shared)
 
 
 def test_widths_that_share_a_kernel(cupy: types.ModuleType) -> None:
-    """Width is no macro: some widths have the same kernel, and then the same amount of shared memory."""
+    """Width is not a macro: some widths have the same kernel, and these need the same amount of shared memory."""
     shared: dict[tuple[tuple[str, object], ...], dict[int, int]] = {}
     for width, backward in itertools.product(range(560, 800, 16), (False, True)):
         plan = launch_plan.plan(launch_plan.Problem("lstm", width, 1, 8, 2, True, backward), H100)
@@ -102,7 +102,7 @@ def test_widths_that_share_a_kernel(cupy: types.ModuleType) -> None:
 
 
 def test_a_card_without_room_for_all_blocks_is_named(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where multi-process service gives a process some multiprocessors, while the driver reports all."""
+    """As with the multi-process service, which gives a process some multiprocessors while the driver reports all."""
 
     def refuse(self: Function, *args: Any, **options: Any) -> None:
         raise RuntimeError("CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: too many blocks in cooperative launch")
@@ -111,11 +111,11 @@ def test_a_card_without_room_for_all_blocks_is_named(cupy: types.ModuleType, mon
     given: dict[str, Any] = {"device": 0, "stream": 0, "cooperative": True}
     with pytest.raises(BackendError, match=r"rnn/forward.cu needs all of its 96 blocks at once on device 0, .*MPS"):
         _cuda.launch("rnn/forward", "rnn_fwd", (96,), (256,), (), **given)
-    with pytest.raises(RuntimeError, match=r"^CUDA_ERROR_COOP"):  # no launch of ours, so it is passed on as it is
+    with pytest.raises(RuntimeError, match=r"^CUDA_ERROR_COOP"):  # not a cooperative launch: re-raised unchanged
         _cuda.launch("rnn/forward", "rnn_fwd", (96,), (256,), (), **{**given, "cooperative": False})
 
 
-def test_large_clusters_are_asked_for(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_clusters_are_requested(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel whose cluster has more than 8 blocks needs an attribute, CUfunction_attribute 14; others do not."""
     given: dict[str, Any] = {"device": 0, "stream": 0}
     for size in (1, 2, 8, 12, 16):
@@ -132,7 +132,7 @@ def test_large_clusters_are_asked_for(cupy: types.ModuleType, monkeypatch: pytes
 
 
 def test_builtins_are_loaded_before_their_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVRTC 13.0 opens them by name alone, from no folder of its own: only those already loaded are found."""
+    """NVRTC 13.0 opens them by name, without a folder, and so finds them only if they are already loaded."""
     names = ["libnvrtc.so.99", "libnvrtc-builtins.so.99.7"]
     for name in names:
         (tmp_path / name).touch()
@@ -148,8 +148,8 @@ def test_builtins_are_loaded_before_their_library(tmp_path: Path, monkeypatch: p
     assert loaded == names[::-1]
 
 
-def test_tests_on_a_card_ask_for_deterministic_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some turn torch's deterministic mode on, in which each product warns unless cuBLAS was told so before."""
+def test_tests_on_a_gpu_request_deterministic_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some enable torch's deterministic mode, where each product warns unless cuBLAS was configured before."""
     configure: Any = importlib.import_module("tests.conftest").pytest_configure
     for before, after in ((None, ":4096:8"), (":16:8", ":16:8")):
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)

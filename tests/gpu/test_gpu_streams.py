@@ -38,11 +38,11 @@ RELAXATION = ft.Relaxation(LAPLACIAN, "sor", omega=1.5, order="red-black")
 #: A function of tensors, and the tensors' shapes
 CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "lstm": (lambda wx, r: ft.lstm(wx, 0.2 * r)[0], [(B, T, 4, 1, H), (4, 1, H, H)]),
-    # a head of several blocks: from compute capability 9.0 on a cluster
+    # a head of several blocks, which are a cluster from compute capability 9.0 on
     "clustered lstm": (lambda wx, r: ft.lstm(wx, r / 12)[0], [(B, T, 4, 2, 128), (4, 2, 128, 128)]),
-    # of more blocks: a cooperative launch, whose barrier counts from 0 at every replay
+    # with more blocks: a cooperative launch, whose barrier counts from 0 in every replay
     "wide lstm": (lambda wx, r: ft.lstm(wx, r / 16)[0], [(B, T, 4, 2, 272), (4, 2, 272, 272)]),
-    # of no fused launch: a step at a time, by a graph on a stream of its own, but within a capture
+    # without a fused launch: step by step, by a graph on its own stream, except within a capture
     "lstm by steps": (lambda wx, r: ft.lstm(wx, r / 45)[0], [(B, T, 4, 1, 2048), (4, 1, 2048, 2048)]),
     "linear_scan": (lambda a, x: ft.linear_scan(a.sigmoid(), x)[0], [(B, T, H), (B, T, H)]),
     "delta_scan": (delta, [(B, T, 2, 16)] * 3 + [(B, T, 2)]),
@@ -67,7 +67,7 @@ def test_the_callers_stream(name: str) -> None:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # work on another stream reads zeros
+        torch.cuda._sleep(50_000_000)  # work on another stream would read zeros
         for x, value in zip(late, inputs, strict=True):
             x.copy_(value)
         found = function(*late)
@@ -77,7 +77,7 @@ def test_the_callers_stream(name: str) -> None:
 
 @torch.no_grad()
 def test_heads_of_several_blocks_on_several_streams() -> None:
-    """Their blocks wait for each other: none may hold what those of another launch need to begin."""
+    """Their blocks wait for each other, so none may hold resources that another launch's blocks need to start."""
     function, inputs = prepared("wide lstm")
     expected, streams, found = function(*inputs), [torch.cuda.Stream() for _ in range(4)], []
     torch.cuda.synchronize()
@@ -118,7 +118,7 @@ def test_every_device(name: str) -> None:
         assert torch.equal(found.cpu(), expected)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a warning of torch's own compilation
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a warning from torch's compilation
 @pytest.mark.parametrize("name", ["lstm", "linear_scan", "delta_scan", "paragru", "quantize"])
 def test_compiled_in_one_graph(name: str) -> None:
     function, inputs = prepared(name)

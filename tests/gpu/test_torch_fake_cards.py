@@ -1,4 +1,4 @@
-"""The path to a GPU kernel, on tensors that have a device and no memory: dispatch, autocast, layers.
+"""The path to a GPU kernel, on tensors with a device but without memory: dispatch, autocast, layers.
 
 Kernels do not run: the ops' fake versions describe their results. torch itself reports mixed devices.
 """
@@ -112,7 +112,7 @@ def test_layers(kind: str, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
     y, state = layer(x)
     assert y.is_cuda and y.shape == (5, 2, 4)
     y, state = layer.step(empty(2, 3), state)
-    monkeypatch.setattr(ops, "is_compiling", lambda: True)  # tensors without memory have no lengths to check
+    monkeypatch.setattr(ops, "is_compiling", lambda: True)  # the lengths of tensors without memory cannot be checked
     y, state = layer(x, lengths=[5, 3])
     assert y.is_cuda and y.shape == (5, 2, 4)
     with pytest.raises(fastiter.BackendError, match=f"{kind}: input must be on cuda:0 like the parameters, got cpu"):

@@ -21,7 +21,7 @@ B, T, H = 3, 7, 4
 
 @pytest.fixture(autouse=True)
 def no_gradients() -> Iterator[None]:
-    with torch.no_grad():  # autograd needs the streams of a device that is absent
+    with torch.no_grad():  # autograd needs the streams of the device, which is absent
         yield
 
 
@@ -29,7 +29,7 @@ def held(numbers: list[int], time: int) -> list[int]:
     return launch.held_lengths(torch.tensor(numbers), time).tolist()
 
 
-def test_numbers_that_a_card_alone_knows_are_held_in_range() -> None:
+def test_numbers_on_a_gpu_are_clamped_to_their_range() -> None:
     assert held([-5, 0, 3, 7, 8, 1 << 40], 7) == [0, 0, 3, 7, 7, 7]
     for numbers, expected in (
         ([0, 2, 5, 7], [0, 2, 5, 7]),  # valid ones are unchanged
@@ -81,7 +81,7 @@ def test_bounds_may_be_on_the_card(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_shapes_are_checked_there_too(name: str) -> None:
+def test_shapes_are_checked_on_the_card_too(name: str) -> None:
     with FakeTensorMode():
         x, lengths = torch.empty(B, T, H, device="cuda"), torch.empty(B + 1, dtype=torch.int64, device="cuda")
         with pytest.raises(ValueError, match=rf"{name}: lengths must have shape \(B,\) = \(3,\), got \(4,\)"):
@@ -89,7 +89,7 @@ def test_shapes_are_checked_there_too(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_numbers_on_a_card_do_not_go_with_tensors_on_the_cpu(name: str) -> None:
+def test_numbers_on_a_gpu_with_tensors_on_the_cpu_are_refused(name: str) -> None:
     with FakeTensorMode():
         x, lengths = torch.empty(B, T, H), torch.empty(B, dtype=torch.int64, device="cuda")
         with pytest.raises(fastiter.BackendError, match=f"{name}: lengths must be on the CPU, got device cuda:0"):

@@ -1,17 +1,16 @@
-"""Compiles the GPU kernels of a family without a card, and prints the resources of each.
+"""Compiles the GPU kernels of a family without a GPU, and prints the resources of each.
 
     python tests/gpu/compile/gate.py scan/triton_linear   the rows of a source as JSON: every variant of a kernel and
                                                           every target at least once
-    python tests/gpu/compile/gate.py --serve              the same of each source that standard input names, a line each
+    python tests/gpu/compile/gate.py --serve              the same for each source on standard input, one per line
     python tests/gpu/compile/gate.py --write              every variant of every source for every target, into
                                                           resources.json, after an intended change
 
-tests/<family>/gpu_variants/<name>.py names the variants of kernels/<family>/<name>: TRITON is a list of (kernel, types
-of its arguments, constants, options of the launch), a type that ends in ":16" divisible by 16; NVIDIA the same for
-NVIDIA cards only, BEFORE_BLACKWELL and BLACKWELL for some of them; COUNTED: rows tell the instructions of NVIDIA's
-machine code, and how many of them are products of tensor cores; CUDA a list of macros to define; EXACT: each operation
-of Triton's code has to round as the CPU's; OLDER_SPILL: {kernel: bytes that it may spill with a Triton older than that
-of resources.json}.
+tests/<family>/gpu_variants/<name>.py lists the variants of kernels/<family>/<name>. TRITON: a list of (kernel, argument
+types, constants, launch options), where a type that ends in ":16" is divisible by 16. NVIDIA: the same for NVIDIA cards
+only; BEFORE_BLACKWELL and BLACKWELL: for some of them. COUNTED: rows count the instructions of NVIDIA's machine code,
+and those that are tensor-core products. CUDA: a list of macros to define. EXACT: each operation of Triton's code must
+round as on the CPU. OLDER_SPILL: {kernel: bytes that it may spill with a Triton older than that of resources.json}.
 Run as a separate process, as Triton either interprets or compiles.
 """
 
@@ -33,7 +32,7 @@ HERE = Path(__file__).parent
 TESTS = HERE.parents[1]
 KERNELS = TESTS.parent / "kernels"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-#: Targets of the lists of Triton's variants
+#: The targets of each list of Triton variants
 LISTS = {"TRITON": TARGETS, "NVIDIA": TARGETS[:3], "BEFORE_BLACKWELL": TARGETS[:2], "BLACKWELL": TARGETS[2:3]}
 
 Row = dict[str, int]
@@ -85,7 +84,7 @@ def usage(cubin: bytes) -> dict[str, Row]:
 
 
 def instructions(cubin: bytes) -> Row:
-    """Return how many instructions the machine code of a cubin has, and how many are products of tensor cores."""
+    """Return the number of instructions in a cubin's machine code, and how many are tensor-core products."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
@@ -113,7 +112,7 @@ def triton_row(
     import triton
     from triton.backends.compiler import GPUTarget
 
-    # A variant gives the types; a constant argument has none.
+    # A variant contains the types; a constant argument has none.
     types = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
     divisible = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(types.values()) if name.endswith(":16")}
     types = {name: kind.removesuffix(":16") for name, kind in types.items()}
@@ -186,7 +185,7 @@ def cuda_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
 
 
 def cuda_targets(defines: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the NVIDIA cards that run a variant; there are clusters from sm_90 on."""
+    """Return the NVIDIA targets of a variant; clusters exist from sm_90 on."""
     return TARGETS[1 if "CLUSTER" in defines else 0 : 3]
 
 
@@ -226,7 +225,7 @@ def compiled(stem: str) -> dict[str, Any]:
 
 
 def serve() -> None:
-    """Compile what standard input names; what fails is told as {"error": text}."""
+    """Compile the sources on standard input; print {"error": text} for one that fails."""
     for line in sys.stdin:
         try:
             told = compiled(line.strip())

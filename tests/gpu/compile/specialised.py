@@ -1,4 +1,4 @@
-"""Prints, as JSON, the arguments of each Triton kernel by whose value the compiler chooses code: {kernel: [name]}.
+"""Prints, as JSON, the arguments of each Triton kernel whose values the compiler specialises on: {kernel: [name]}.
 
 Run as a separate process, as Triton either interprets or compiles.
 """

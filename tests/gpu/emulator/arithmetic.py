@@ -66,7 +66,7 @@ def add_two(state: State, it: Instruction) -> None:
 
 
 def _carry_in(state: State, it: Instruction, operands: tuple[str, ...]) -> Value:
-    """Return the sum of the carries, which a name that ends in .X adds."""
+    """Return the sum of the carries, which instructions with the suffix .X add."""
     if "X" not in it.suffixes:
         return 0
     carries = [state.truth(each) for each in operands if _is_predicate(each)]
@@ -79,7 +79,7 @@ def add_three(state: State, it: Instruction) -> None:
     operands = it.operands[1 + carries :]
     terms: list[Value] = []
     for each in operands[:3]:
-        if re.match(r"^-(U?R|c\[)", each):  # a difference carries where it does not borrow
+        if re.match(r"^-(U?R|c\[)", each):  # a difference has a carry where it does not borrow
             value = state.get(each[1:])
             terms.append(None if value is None else (~value & MASK) + 1)
         else:
@@ -151,7 +151,7 @@ def shift(state: State, it: Instruction) -> None:
 
 
 def table(lookup: int, values: list[Value], mask: int) -> Value:
-    """Return the bits that a lookup table of three inputs gives; unknown ones may be without effect."""
+    """Return the bits from a lookup table of three inputs; unknown inputs may have no effect."""
     for k, value in enumerate(values):
         if value is None:
             if any((lookup >> i & 1) != (lookup >> (i ^ 4 >> k) & 1) for i in range(8)):

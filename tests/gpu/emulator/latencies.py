@@ -1,4 +1,4 @@
-"""Cycles of an instruction until its result is there: a model of an H100, or what a card's record says."""
+"""The cycles of each instruction until its result is available: a model of an H100, or a card's measurements."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Latencies:
-    """Cycles until the result of an instruction is there, for those whose time the control words do not fix.
+    """Cycles until an instruction's result is available, where the control words do not determine them.
 
     The defaults are published measurements of Hopper and its predecessors; they were not measured here. ``memory`` is
     a load that misses the caches, ``l2`` one that hits L2, ``shared`` and ``shared_wide`` loads of up to 8 and of 16
     bytes from shared memory, ``function`` exponentials, reciprocals and roots, ``tensor`` a product of fragments,
-    ``barrier`` a barrier of the block whose other warps are there, ``fence`` one that the whole card sees, ``cluster``
-    a barrier of a cluster, ``remote`` the time from a store into the shared memory of another block of the cluster
-    until that block sees that it is there.
+    ``barrier`` a barrier of the block that the other warps have reached, ``fence`` a fence for the whole card,
+    ``cluster`` a barrier of a cluster, ``remote`` the time from a store into the shared memory of another block of the
+    cluster until it is visible to that block.
     """
 
     memory: float = 600
@@ -41,7 +41,7 @@ class Latencies:
 
     @classmethod
     def of_record(cls, path: Path) -> Latencies:
-        """Return the latencies in a card's record, bench/results/<card>.json; what it lacks keeps its default."""
+        """Return the latencies in a card's record, bench/results/<card>.json; missing ones keep their defaults."""
         measured = {row["name"]: row["cycles"] for row in json.loads(path.read_text()).get("latencies", [])}
         known = {field.name: measured[field.name] for field in fields(cls) if field.name in measured}
         return replace(cls(), **known)
@@ -70,7 +70,7 @@ class Latencies:
         }.get(name, 5)
 
     def stop(self, name: str) -> float:
-        """Return the cycles for which an instruction holds up the whole warp, 0 if it does not."""
+        """Return the cycles for which an instruction blocks the whole warp, or 0."""
         return {
             "BAR": self.barrier,
             "MEMBAR": self.fence,

@@ -1,7 +1,7 @@
 """The fused recurrence: compiles a plan's kernels for sm_90, executes a thread, and returns the cycles of a step.
 
 python -m tests.gpu.emulator.recurrence                      the table of docs/gpu.md
-python -m tests.gpu.emulator.recurrence --record FILE.json   with the latencies that a card has measured
+python -m tests.gpu.emulator.recurrence --record FILE.json   with the latencies measured on a card
 python -m tests.gpu.emulator.recurrence --widths 64 --waits  what a step waits for
 """
 
@@ -28,7 +28,7 @@ from .values import State
 
 WIDTHS = (16, 32, 64, 128, 192, 256, 384, 512, 768)
 UNITS, BATCH, TIME = 768, 16, 1024
-#: Steps that are executed, and the one from which on a step is like the next
+#: Number of executed steps, and the first step that is like its successors
 STEPS, SETTLED = 8, 4
 STEMS = {False: ("rnn/forward", "rnn_fwd"), True: ("rnn/backward", "rnn_bwd")}
 _SIZES = {"int64": ("q", 8), "int32": ("i", 4), "uint32": ("I", 4), "Real": ("f", 4), "float": ("f", 4)}
@@ -36,7 +36,7 @@ _SIZES = {"int64": ("q", 8), "int32": ("i", 4), "uint32": ("I", 4), "Real": ("f"
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a warp: the cycles until its last result, its instructions, and what it waited for, in cycles."""
+    """A step of a warp: the cycles until its last result, its instruction counts, and its waits in cycles."""
 
     cycles: float
     counts: Counter[str]
@@ -51,12 +51,12 @@ class Step:
 
     @property
     def bound(self) -> float:
-        """The larger of the two: what a step takes in this model."""
+        """The larger of the two: the duration of a step in this model."""
         return max(self.cycles, self.issue)
 
 
 def problem_of(cell: str, width: int, backward: bool, batch: int = BATCH, units: int = UNITS) -> Problem:
-    """Return a recurrence of heads of this width in bfloat16, without lengths, packed rows, resets and clips."""
+    """Return a recurrence with heads of this width in bfloat16, without lengths, packed rows, resets and clips."""
     return Problem(cell, width, max(1, units // width), batch, 2, True, backward, plain=True)
 
 
@@ -66,7 +66,7 @@ def planned(problem: Problem) -> Plan | None:
 
 
 def kernel_arguments(stem: str, kernel: str) -> list[tuple[str, str]]:
-    """Return type and name of each argument, from the source; the type of a pointer is "*"."""
+    """Return the type and name of each argument, from the source; the type of a pointer is "*"."""
     source = _nvrtc.source_of(stem)
     macro = re.search(r"#define SHAPE_ARGUMENTS((?:.*\\\n)*.*)", source)
     found = re.search(rf"\b{kernel}\(([^)]*)\)", source)
@@ -81,7 +81,7 @@ def kernel_arguments(stem: str, kernel: str) -> list[tuple[str, str]]:
 
 
 def pack(arguments: list[tuple[str, str]], values: dict[str, float]) -> bytes:
-    """Return the block of arguments; a pointer that is not named is null, a number 0."""
+    """Return the block of arguments; pointers without a value are null, and numbers 0."""
     out = b""
     for kind, name in arguments:
         form, size = ("Q", 8) if kind == "*" else _SIZES[kind]
@@ -91,7 +91,7 @@ def pack(arguments: list[tuple[str, str]], values: dict[str, float]) -> bytes:
 
 
 def values_of(problem: Problem, its: Plan, save: bool) -> dict[str, float]:
-    """Return the arguments of a call of a training step: all states kept, no option in use."""
+    """Return the arguments of a call of a training step: all states are kept, and no option is used."""
     names = ["wx", "r", "h_last", "h"] if not problem.backward else ["r", "h", "dh", "dwx"]
     others = [state for state in CELLS[problem.cell].states if state != "h"]
     if problem.backward:
@@ -118,9 +118,9 @@ def defines_of(problem: Problem, its: Plan) -> dict[str, object]:
 
 
 def loop_of_steps(visits: dict[int, list[Visit]]) -> list[Visit]:
-    """Return the visits of the loop over the steps: the one with the most products between two visits.
+    """Return the visits of the loop over the steps: the loop with the most products between two visits.
 
-    Products are those of fragments, or of numbers where the dtype has no tensor cores.
+    These are products of fragments, or of numbers for dtypes without tensor cores.
     """
 
     def products(found: list[Visit]) -> int:
@@ -132,7 +132,7 @@ def loop_of_steps(visits: dict[int, list[Visit]]) -> list[Visit]:
 
 
 def simulate(problem: Problem, its: Plan, latencies: Latencies | None = None, save: bool = True) -> Step:
-    """Execute the first thread of a launch, and return the step after which nothing changes any more."""
+    """Execute the first thread of a launch, and return a step in the steady state."""
     stem, kernel = STEMS[problem.backward]
     program = compiled(stem, tuple(sorted(defines_of(problem, its).items())))
     arguments = pack(kernel_arguments(stem, kernel), values_of(problem, its, save))
@@ -153,7 +153,7 @@ def simulate(problem: Problem, its: Plan, latencies: Latencies | None = None, sa
 
 
 def row(width: int, latencies: Latencies, cell: str = "lstm") -> tuple[str, list[Step | None]]:
-    """Return the row of a width, and the steps forward without gradients, with them, and backward."""
+    """Return a width's row, and the steps: forward without gradients, forward with gradients, and backward."""
     steps: list[Step | None] = []
     for backward, save in ((False, False), (False, True), (True, True)):
         problem = problem_of(cell, width, backward)

@@ -21,8 +21,8 @@ class Control:
     """The control word of an instruction.
 
     ``stall``: the cycles until the warp's next instruction may issue. ``write``, ``read``: the scoreboard (0 to 5)
-    that is released once the result is there, or once the operands have been read; 7: none. ``wait``: the bits of the
-    scoreboards that have to be free before this instruction issues.
+    that is released once the result is available, or once the operands have been read; 7: none. ``wait``: a bit mask of
+    the scoreboards that must be free before this instruction issues.
     """
 
     stall: int
@@ -33,7 +33,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Instruction:
-    """An instruction: its address, guard ("", "P0", "!UP1"), name with suffixes, operands, and control word."""
+    """An instruction: address, guard ("", "P0", "!UP1"), name with suffixes, operands, and control word."""
 
     address: int
     guard: str
@@ -52,13 +52,13 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """The instructions of a kernel in order, and the index of each label's first."""
+    """The instructions of a kernel in order, and the index of the first one after each label."""
 
     instructions: tuple[Instruction, ...]
     labels: dict[str, int]
 
     def count(self, name: str) -> int:
-        """Return how many instructions of this name the listing has."""
+        """Return the number of instructions with this name in the listing."""
         return sum(each.name == name for each in self.instructions)
 
 
@@ -69,7 +69,7 @@ def split(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1 << 16)
 def decode(body: str) -> tuple[str, str, frozenset[str], tuple[str, ...]]:
-    """Return the guard, the name, its suffixes and the operands of the text of an instruction."""
+    """Return the guard, the name, its suffixes and the operands from the text of an instruction."""
     guard = ""
     if found := _GUARD.match(body):
         guard, body = found[1], found[2]
@@ -102,7 +102,7 @@ def parse(listing: str) -> Program:
 
 
 def tool(name: str) -> Path:
-    """Return a program of NVIDIA's that comes with Triton."""
+    """Return the path of an NVIDIA program that is included in Triton."""
     import triton
 
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name

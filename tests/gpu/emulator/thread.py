@@ -1,8 +1,8 @@
 """Executes one thread of a kernel and times its warp, which issues in order.
 
-An instruction issues once the one before it allows (its stall count) and once the scoreboards that it waits for are
-free; a scoreboard is free when the results that were assigned to it are there. Fixed latencies are in the stall counts.
-Other warps are not simulated: they share the issue slots, which `cycles_of_a_step` takes into account as a bound.
+An instruction issues once the previous one allows it (its stall count) and the scoreboards that it waits for are free;
+a scoreboard is free when the results that were assigned to it are available. Fixed latencies are in the stall counts.
+Other warps are not simulated: they share the issue slots, which `Step.issue` in recurrence.py counts, as a bound.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .latencies import Latencies
 from .sass import Instruction, Program
 from .values import State, Truth, Value
 
-#: Stores and synchronisation, which leave no register
+#: Stores and synchronisation, which write no register
 NO_RESULT = {
     "STS", "STG", "ST", "BAR", "NOP", "BSSY", "BSYNC", "MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL", "WARPSYNC", "DEPBAR",
     "RED", "YIELD", "FENCE", "LDGSTS", "LDGDEPBAR", "UCGABAR_ARV", "UCGABAR_WAIT", "UTMASTG", "PREFETCH",
     "STAS", "SYNCS",
 }  # fmt: skip
-#: The most instructions that are executed
+#: Maximum number of executed instructions
 MOST = 2_000_000
 
 
@@ -32,7 +32,7 @@ class EmulatorError(Exception):
 
 @dataclass
 class Visit:
-    """The time and the counts when the thread came to the target of a backward branch."""
+    """The time and the counts when the thread reached the target of a backward branch."""
 
     cycle: float
     counts: Counter[str]
@@ -41,7 +41,7 @@ class Visit:
 
 @dataclass
 class Trace:
-    """The way of a thread: the visits of each loop's head, what it stored, and what the emulator had to assume."""
+    """A thread's history: the visits to each loop's head, its stores, and the emulator's assumptions."""
 
     visits: dict[int, list[Visit]] = field(default_factory=dict)
     stores: list[tuple[Value, Value]] = field(default_factory=list)  # addresses and values in memory of the card
@@ -50,12 +50,12 @@ class Trace:
 
 
 def words_of(it: Instruction) -> int:
-    """Return the registers that a load or store moves."""
+    """Return the number of registers that a load or store moves."""
     return 4 if "128" in it.suffixes else 2 if "64" in it.suffixes else 1
 
 
 def address_of(state: State, operand: str) -> Value:
-    """Return the address that an operand such as desc[UR4][R2.64+0x8] names."""
+    """Return the address in an operand such as desc[UR4][R2.64+0x8]."""
     found = re.search(r"\[(U?R\d+|RZ)(\.\w+)?(?:\+(UR\d+))?(?:\+(-?0x[0-9a-f]+))?\]$", operand)
     if found is None:
         return None
@@ -71,16 +71,16 @@ class Thread:
         self.program, self.state, self.latencies = program, state, latencies
         self.now = 0.0
         self.free, self.source = [0.0] * 6, [""] * 6
-        self.products: dict[str, float] = {}  # when the sums of a tensor-core product are there, by first register
+        self.products: dict[str, float] = {}  # time when a tensor-core product's sums are ready, by first register
         self.copies: list[float] = []  # asynchronous copies since the last group
-        self.groups: list[float] = []  # when each group of copies is there
-        self.sent = 0.0  # when the last number for another block of the cluster is there
+        self.groups: list[float] = []  # time when each group of copies has arrived
+        self.sent = 0.0  # time when the last store to another block of the cluster has arrived
         self.counts: Counter[str] = Counter()
         self.waits: dict[str, float] = {}
         self.trace = Trace()
 
     def run(self) -> Trace:
-        """Execute until the thread ends, and return its way."""
+        """Execute until the thread ends, and return its history."""
         at: int | None = 0
         heads = self._heads()
         while at is not None:
@@ -125,7 +125,7 @@ class Thread:
         return at + 1
 
     def _issue(self, it: Instruction, active: bool) -> float:
-        """Return the cycle of the issue: after the scoreboards, and after the sums that a product adds to."""
+        """Return the cycle of issue, after the scoreboards and after the sums that a product is added to."""
         issue = self.now
         for board in range(6):
             if it.control.wait >> board & 1 and self.free[board] > issue:
@@ -143,7 +143,7 @@ class Thread:
         self.waits[name] = self.waits.get(name, 0.0) + cycles
 
     def _time(self, it: Instruction, issue: float) -> None:
-        """Note when the result is there, and when the operands have been read."""
+        """Record when the result is available, and when the operands have been read."""
         control = it.control
         done = issue + self.latencies.of(it.name, it.suffixes)
         if control.write != 7 and done > self.free[control.write]:
@@ -162,17 +162,17 @@ class Thread:
             self.copies = []
 
     def _stop(self, it: Instruction, issue: float) -> float:
-        """Return the cycles for which the warp stands still."""
-        if it.name == "DEPBAR" and self.groups:  # waits until at most this many groups of copies are under way
+        """Return the cycles for which the warp stalls."""
+        if it.name == "DEPBAR" and self.groups:  # waits until at most this many groups of copies are pending
             left = int(it.operands[1], 16)
             waited = self.groups[: len(self.groups) - left]
             return max(max(waited, default=0.0) - issue, 0.0)
-        if it.name == "SYNCS" and "PHASECHK" in it.suffixes:  # the other blocks send when this one does
+        if it.name == "SYNCS" and "PHASECHK" in it.suffixes:  # assumes that the other blocks send when this one does
             return max(self.sent - issue, 0.0)
         return 0 if it.name == "BAR" and "ARV" in it.suffixes else self.latencies.stop(it.name)
 
     def _branch(self, at: int, it: Instruction, guard: Truth) -> int:
-        """Return where a branch goes; one that depends on memory leaves loops and skips slow paths."""
+        """Return the target of a branch; one that depends on memory leaves loops and skips slow paths."""
         label = it.target
         if label is None:
             raise EmulatorError(f"a branch at {it.address:#x} has no label: {it.text}")
@@ -188,7 +188,7 @@ class Thread:
         return target if taken else at + 1
 
     def _execute(self, it: Instruction, unknown: bool) -> None:
-        """Compute the result where it is known; where the guard is not, neither is the result."""
+        """Compute the result where it is known; with an unknown guard it is unknown."""
         run = RUN.get(it.name)
         if it.name == "STG":
             value = self.state.get(it.operands[1], words_of(it))

@@ -1,4 +1,4 @@
-"""The registers, predicates and constants of one thread. None is a value that is not known: what memory holds."""
+"""The registers, predicates and constants of one thread. None is an unknown value, as from memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Value: TypeAlias = int | None
 Truth: TypeAlias = bool | None
 
 MASK = 0xFFFFFFFF
-#: Where the arguments of a kernel begin in constant bank 0, for sm_90
+#: Offset of a kernel's arguments in constant bank 0, for sm_90
 ARGUMENTS = 0x210
 
 _CONSTANT = re.compile(r"^c\[(0x[0-9a-f]+)\]\[(0x[0-9a-f]+)\]$")
@@ -35,7 +35,7 @@ def float_of(x: int) -> float:
 
 
 class State:
-    """What one thread knows, and the constant bank: launch sizes, then the kernel's arguments."""
+    """One thread's registers and predicates, and the constant bank: launch sizes, then the kernel's arguments."""
 
     def __init__(self, arguments: bytes, constants: dict[int, int], special: dict[str, int]) -> None:
         self.arguments, self.constants, self.special = arguments, constants, special
@@ -43,7 +43,7 @@ class State:
         self.predicates: dict[str, Truth] = {"PT": True, "UPT": True}
 
     def constant(self, offset: int, words: int = 1) -> Value:
-        """Return words of constant bank 0; sizes of the launch that are not named are 0."""
+        """Return words of constant bank 0; launch sizes that are not given are 0."""
         at = offset - ARGUMENTS
         if at < 0:
             return sum(self.constants.get(offset + 4 * i, 0) << 32 * i for i in range(words))
@@ -66,7 +66,7 @@ class State:
         return None
 
     def get(self, operand: str, words: int = 1) -> Value:
-        """Return the value of an operand of some 32-bit words, with its minus, bars and complement."""
+        """Return the value of an operand of some 32-bit words, with its sign, absolute value and complement applied."""
         minus = operand.startswith("-") and operand[1:2] in ("R", "U", "c", "|")
         name = operand[1:] if minus else operand
         complement, bars = name.startswith("~"), name.startswith("|")
@@ -79,12 +79,12 @@ class State:
         return -value & mask if minus else value
 
     def truth(self, operand: str) -> Truth:
-        """Return the value of a predicate, with its exclamation mark."""
+        """Return the value of a predicate, negated after an exclamation mark."""
         value = self.predicates.get(operand.lstrip("!"))
         return None if value is None else value != operand.startswith("!")
 
     def put(self, operand: str, value: Value, words: int = 1) -> None:
-        """Set a register, or the words of several that follow each other."""
+        """Set a register, or several consecutive ones to the words of a value."""
         found = re.match(r"^(U?R)(\d+)", operand)
         if found is None:
             return

@@ -1,7 +1,8 @@
-"""Runs the CUDA kernels, kernels/<family>/*.cu, on the CPU: as C++ over shim.hpp, under a sanitizer if one is named.
+"""Runs the CUDA kernels, kernels/<family>/*.cu, on the CPU: as C++ over shim.hpp, optionally under a sanitizer.
 
-`Host` stands in for `fastiter._torch.launch.launch_cuda`: it takes the same arguments, so that the code which prepares
-a launch is what runs on a card. Each launch is a process, which a sanitizer's finding ends; its text becomes the error.
+`Host` stands in for `fastiter._torch.launch.launch_cuda`: it takes the same arguments, so that the tests use the same
+code for preparing a launch as on a card. Each launch is a process; a sanitizer that finds a fault ends it, and its
+report becomes the error.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "kernels"
-#: Most of the time goes to the compiler: sizes are small. It needs two thirds of the time for "address" with -O0.
+#: Sizes are small, so compilation takes most of the time; with -O0 it takes two thirds as long for "address".
 SANITIZERS = {
     "none": ("-O1",),
     "address": ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
@@ -36,7 +37,7 @@ def kernels_of(source: str) -> list[str]:
 
 
 def family_headers(source: Path) -> list[Path]:
-    """Return the headers of a source without those of kernels/common, whose place shim.hpp takes."""
+    """Return the headers of a source without those of kernels/common, which shim.hpp replaces."""
     return sorted(source.parent.glob("*.cuh"))
 
 
@@ -51,7 +52,7 @@ def programs_of(folder: Path) -> Path:
 
 
 def built(out: Path, command: Sequence[str]) -> Path:
-    """Make a file by a command that ends in its name, unless this process or another one has."""
+    """Create a file by a command with its path as last argument, unless this or another process has done so."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -71,7 +72,7 @@ def shim_in(folder: Path, sanitizer: str) -> Path:
 
 
 def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mapping[str, object] | None = None) -> Path:
-    """Compile a .cu to a program that runs one launch, once for all tests with the same sources and macros."""
+    """Compile a .cu into a program that runs one launch; tests with the same sources and macros share it."""
     options = [f"-D{name}={value}" for name, value in (defines or {}).items()]
     headers = family_headers(source)
     texts = [path.read_text() for path in (*headers, source)]
@@ -129,7 +130,7 @@ class Host:
         cooperative: bool = False,
         cluster: int = 1,
     ) -> None:
-        """Run one launch, and copy the memory that it leaves into the tensors."""
+        """Run one launch, and copy the resulting memory into the tensors."""
         memory: dict[int, torch.UntypedStorage] = {}
         rows: list[tuple[int, bytes]] = []
         for x in args:

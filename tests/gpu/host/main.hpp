@@ -1,4 +1,5 @@
-// Runs one launch that a file describes: main.hpp, shim.hpp and a .cu make a program. host.py writes the file and reads the memory.
+// Runs one launch described by a file: main.hpp, shim.hpp and a .cu form a program. host.py writes the file and reads
+// the memory.
 #pragma once
 #include <cstdio>
 #include <string>

@@ -1,5 +1,5 @@
 // kernels/common/device.cuh for a CPU: one thread per CUDA thread, std::barrier as barrier, and an array through which
-// the lanes of a warp exchange. Shared memory starts as NaN in every block.
+// the lanes of a warp exchange values. Shared memory starts as NaN in every block.
 #pragma once
 #include <atomic>
 #include <barrier>
@@ -95,8 +95,8 @@ template <class F> void run_clusters(dim3 grid, dim3 block, size_t shared, unsig
     }
 }
 
-// Runs kernel(args...) for every thread of the grid; `together`: all blocks at once, else one after the other, or, in
-// clusters of several, the blocks of one cluster after those of another.
+// Runs kernel(args...) for every thread of the grid; `together`: all blocks at once, else one after the other; with
+// several blocks per cluster: one cluster after the other.
 template <class F> void run(dim3 grid, dim3 block, size_t shared, bool together, unsigned size, F kernel) {
     gridDim = grid, blockDim = block;
     if (size > 1) return run_clusters(grid, block, shared, size, kernel);
@@ -283,8 +283,8 @@ inline void grid_barrier(uint32* arrived, uint32 target) {
     grid_wait(arrived, target);
 }
 
-// The upper half of an Arrival counts phases, and the lower half is the number of bytes that its phase still lacks, from
-// kMissing - bytes that came early on, until `expect` tells how many there are.
+// The upper half of an Arrival counts phases; the lower half is the number of bytes still missing in its phase. Until
+// `expect` adds their number, it is kMissing minus the bytes that came early.
 inline void cluster_barrier() { host::self.block->cluster->meet.arrive_and_wait(); }
 using Arrival = uint64;
 namespace host {
@@ -308,7 +308,7 @@ template <class T> T* in_block(T* x, int rank) { // where x is in the shared mem
     return reinterpret_cast<T*>(own.cluster->blocks[size_t(rank)]->shared.get() + at);
 }
 inline void send(void* to, uint64 x, Arrival* arrival, int rank) {
-    *reinterpret_cast<uint64*>(in_block(static_cast<unsigned char*>(to), rank)) = x; // aligned, or a sanitizer's finding
+    *reinterpret_cast<uint64*>(in_block(static_cast<unsigned char*>(to), rank)) = x; // aligned, or a sanitizer fails
     host::change(in_block(arrival, rank), uint64(0) - 8);
 }
 struct alignas(16) Wide {
