@@ -1,4 +1,4 @@
-"""Items for the test of the runner: they end well, raise, crash, or take too long."""
+"""Items for the test of the runner: they succeed, raise, crash, or take too long."""
 
 from __future__ import annotations
 

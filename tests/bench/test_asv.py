@@ -1,4 +1,4 @@
-"""The cases of bench/asv: a class for each family with kernels, and for tune, whose methods run."""
+"""The cases of bench/asv: one class for each family with kernels and one for tune, whose methods run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_case_runs(kind: type, method: str) -> None:
     getattr(case, method)()
 
 
-def test_the_settings_name_what_is_there() -> None:
+def test_the_settings_name_existing_files() -> None:
     folder = ROOT / "bench/asv"
     settings = json.loads((folder / "asv.conf.json").read_text())
     assert (folder / settings["repo"]).resolve() == ROOT

@@ -26,7 +26,7 @@ def test_busy_processes_run_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(process.poll() is not None for process in started) and len(started) == 2
 
 
-def test_the_mean_counts_every_call_on_the_threads_that_were_asked_for() -> None:
+def test_the_mean_counts_every_call_on_the_requested_threads() -> None:
     threads = []
 
     def call() -> None:
@@ -34,7 +34,7 @@ def test_the_mean_counts_every_call_on_the_threads_that_were_asked_for() -> None
 
     fastiter.set_num_threads(5)
     assert busy.mean_ms(call, 3, 0.0) > 0
-    assert threads == [3, 3]  # once before the clock, once while it runs
+    assert threads == [3, 3]  # once before timing, once during it
 
 
 def test_a_quick_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,7 @@ def test_a_quick_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFixture
     assert table.count("| LSTM(16, 16), T 4, B 2 |") == machine.cores() + 1 and "A quick run" in table
 
 
-def test_the_goal_is_for_busy_cores_alone() -> None:
+def test_the_goal_is_only_for_busy_cores() -> None:
     slow = {"one_ms": 2.0, "all_ms": 3.5, "ratio": 1.75}
     assert busy_table.cells(slow, True) == ["2.00", "3.50", "**1.75** (≤ 1.5: missed)"]
     assert busy_table.cells(slow, False)[-1] == "1.75"

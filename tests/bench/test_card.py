@@ -1,4 +1,4 @@
-"""The half hour on a card: a dry run of all three parts, and the runner, which no item may stop."""
+"""The half hour on a GPU: a dry run of all three parts, and the runner, which no item may stop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastiter.tune import DEVICES  # noqa: E402
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_dry_run_makes_every_step() -> None:
+def test_a_dry_run_executes_every_step() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     command = [sys.executable, "-m", "bench", "card", "--dry-run"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -37,7 +37,7 @@ def test_a_dry_run_makes_every_step() -> None:
     (calls,) = told["profile"]
     wanted = {"rnn_fwd", "rnn_bwd", "newton_fwd", "scan/triton_linear", "quant/triton_elementwise"}
     assert wanted <= set(calls["launched"])
-    assert 0 < max(told["correctness"][0]["off"]) < 0.1  # another kernel's rounding than the reference's
+    assert 0 < max(told["correctness"][0]["off"]) < 0.1  # the kernel rounds differently from the reference
     text = table.markdown(told)
     assert "#### Correctness" in text and "| lstm | 16 |" in text and "#### Failed" not in text
 
@@ -49,7 +49,7 @@ def a_run(tmp_path: Path, step: Step, seconds: float = 60) -> dict[str, Any]:
     return told
 
 
-def test_what_fails_is_noted_and_passed_over(tmp_path: Path) -> None:
+def test_failures_are_recorded_and_skipped(tmp_path: Path) -> None:
     told = a_run(tmp_path, Step("step", "tests.bench.card_items:items", 300), 300)
     assert [row["name"] for row in told["step"]] == ["0 well", "3 well", "5 well"]
     errors = {each["item"]: each["error"] for each in told["failed"]}
@@ -59,7 +59,7 @@ def test_what_fails_is_noted_and_passed_over(tmp_path: Path) -> None:
     assert len(errors) == 3
 
 
-def test_a_step_that_does_not_begin_is_noted(tmp_path: Path) -> None:
+def test_a_step_that_does_not_start_is_recorded(tmp_path: Path) -> None:
     told = a_run(tmp_path, Step("step", "tests.bench.card_items:broken", 60))
     assert told["step"] == [] and len(told["failed"]) == 1
     assert "ImportError: no such package" in told["failed"][0]["error"]
@@ -68,7 +68,7 @@ def test_a_step_that_does_not_begin_is_noted(tmp_path: Path) -> None:
 def test_a_step_ends_with_its_budget(tmp_path: Path) -> None:
     started = time.monotonic()
     told = a_run(tmp_path, Step("step", "tests.bench.card_items:slow", 20), 1)
-    assert time.monotonic() - started < 100  # not the items' 300 seconds
+    assert time.monotonic() - started < 100  # less than the items' 300 seconds
     assert told["step"] == [] and "out of time" in told["failed"][0]["error"]
 
 
@@ -86,14 +86,14 @@ def test_a_step_that_runs_again_replaces_its_own_records(tmp_path: Path) -> None
     assert again.failures(["one"]) == [] and len(again.failures(["two"])) == 1
 
 
-def test_parts_fit_nine_minutes() -> None:
+def test_parts_take_less_than_nine_minutes() -> None:
     assert BUDGET < 540
     assert sum(len(steps) for steps in PARTS.values()) == len(STEPS)
     for steps in PARTS.values():
         assert all(step.limit < BUDGET for step in steps)
 
 
-def test_a_cards_file_has_its_name() -> None:
+def test_the_file_of_a_card_is_named_after_it() -> None:
     assert file_name("NVIDIA H100 80GB HBM3") == "h100-80gb-hbm3.json"
     assert file_name("NVIDIA GeForce RTX 4090") == "rtx-4090.json"
 
@@ -131,15 +131,15 @@ def test_the_fit_finds_the_constants_of_its_rows() -> None:
     found, error = model.fit(rows)
     assert found == pytest.approx(exact) and error == pytest.approx(1)
     told = model.constants_of(rows)
-    known = [row for row in rows if not row["plan"].get("clustered")]  # the tuner knows no clusters
+    known = [row for row in rows if not row["plan"].get("clustered")]  # the tuner does not support clusters
     assert told["forward"]["rows"] == len(known) < len(rows) and "backward" not in told
-    for row in rows:  # a constant that would be negative is 0
+    for row in rows:  # a constant that would be negative becomes 0
         row["cycles"] = 1000.0 + 10 * model.terms(row)["element"]
     found, _ = model.fit(rows)
     assert min(found.values()) >= 0 and found["step"] == pytest.approx(1000)
 
 
-def test_plans_fit_the_card_and_have_the_launchers_first() -> None:
+def test_plans_fit_the_card_and_begin_with_the_launchers() -> None:
     card_ = DEVICES["H100"]
     for width in (16, 64, 192, 768):
         for back in (False, True):
@@ -173,7 +173,7 @@ def test_the_profilers_table_is_read() -> None:
     assert profile.read(text) == {"0 rnn_fwd": {"Duration": "812.3 us"}}
 
 
-def test_weights_that_a_peer_holds_get_gradients_too() -> None:
+def test_weights_held_by_a_peer_get_gradients_too() -> None:
     from bench import cuda
 
     x = torch.randn(2, 3, 32)

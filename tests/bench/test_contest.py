@@ -1,4 +1,4 @@
-"""Contests with missing, wrong or broken peers: which are refused, which are timed, and the table."""
+"""Contests with missing, wrong or broken peers: which of them are refused or timed, and the table."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def broken(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     raise NotImplementedError("not on\nthis device")
 
 
-def test_peers_that_are_wrong_broken_or_absent_are_not_timed_and_the_rest_is(
+def test_wrong_broken_and_absent_peers_are_not_timed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     task = work()
@@ -81,7 +81,7 @@ def test_ours_is_timed_on_fresh_pages_and_on_used_ones(monkeypatch: pytest.Monke
     assert record["peers"] == {}
 
 
-def test_of_several_ways_and_thread_counts_the_fastest_counts() -> None:
+def test_the_fastest_variant_and_thread_count_is_used() -> None:
     keys = ["peer (1 thread)", "peer (2 threads)", "peer (time first, 1 thread)", "other (1 thread)"]
     admitted = [timing.Competitor(key, print, 1, variant_of=key.partition(" ")[0]) for key in keys]
     seconds = {FRESH: 2.0, REUSED: 1.0, keys[0]: 6.0, keys[2]: 4.0, keys[3]: 8.0}  # 2 threads dropped out
@@ -99,7 +99,7 @@ def test_a_peer_is_tried_on_one_thread_unless_it_cannot_change() -> None:
     assert contest.thread_counts(replace(entrant, fixed_threads=True), 2) == [2]
 
 
-def test_short_calls_have_a_turn_between_each_two_long_ones() -> None:
+def test_short_calls_alternate_with_long_ones() -> None:
     ours, one, other = (timing.Competitor(name, print, often=name == "ours") for name in ("ours", "one", "other"))
     assert [c.name for c in timing.turns([one, ours, other])] == ["ours", "one", "ours", "other"]
     assert [c.name for c in timing.turns([one, ours, other], 2)] == ["ours", "ours", "one", "ours", "ours", "other"]
@@ -107,13 +107,13 @@ def test_short_calls_have_a_turn_between_each_two_long_ones() -> None:
 
 
 @pytest.mark.parametrize(("longest", "batches"), [(0.1, 1), (1.0, 1), (4.0, 4), (30.0, 5)])
-def test_beside_calls_of_seconds_short_ones_have_several_batches(longest: float, batches: int) -> None:
+def test_short_calls_have_several_batches_beside_long_ones(longest: float, batches: int) -> None:
     ours, peer = timing.Competitor("ours", print, often=True), timing.Competitor("peer", print)
     assert timing.batches_a_turn([ours, peer], {"ours": 0.1, "peer": longest}, {"ours": 1, "peer": 1}) == batches
     assert timing.batches_a_turn([peer], {"peer": longest}, {"peer": 1}) == 1
 
 
-def test_backward_is_the_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backward_is_only_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"inference": 1.0, "forward": 2.0, "backward": 5.0}
 
     def interleave(competitors: list[timing.Competitor], *_: object) -> dict[str, timing.Timing]:
@@ -127,7 +127,7 @@ def test_backward_is_the_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert record["inference"]["ms"] == 1000.0
 
 
-def test_copies_count_what_is_read_and_what_is_written() -> None:
+def test_copies_count_reads_and_writes() -> None:
     for threads in (1, 2):
         found = limits.copies(1 << 20, threads)
         assert [copy.work for copy in found] == [2.0 * (1 << 20)] * 2
@@ -146,7 +146,7 @@ def test_a_missing_module_costs_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert peers.absent("the peer", "no_such_peer.at_all") == Absent("the peer", "no no_such_peer here")
 
 
-def test_a_variable_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "1")
     monkeypatch.delenv("GONE", raising=False)
     with peers.environment({"HERE": "2", "GONE": "3"}):
@@ -155,7 +155,7 @@ def test_a_variable_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GONE" not in peers.os.environ
 
 
-def test_a_process_of_its_own_has_its_heap_from_the_start() -> None:
+def test_a_separate_process_has_its_heap_from_the_start() -> None:
     told = {heap: alone.alone(heap, os.getenv, "MALLOC_MMAP_MAX_", "not told") for heap in alone.HEAPS}
     assert told == {"own": os.environ.get("MALLOC_MMAP_MAX_", "not told"), "kept": "0"}
     assert alone.alone("own", os.getpid) != os.getpid()
@@ -234,7 +234,7 @@ def test_rows_have_a_line_for_each_peer() -> None:
     assert set(tables.HEADERS) == set(tables.ROWS)
 
 
-def test_share_and_backward_stand_beside_their_goals() -> None:
+def test_share_and_backward_are_shown_beside_their_goals() -> None:
     usual = {"ms": 3.0, "fresh_ms": 4.0, "gbs": 8.0, "copy_gbs": 10.0, "share": 0.8, "threads": 1}
     records = [{**usual, "work": "linear_scan"}, {**usual, "work": "block_scan", "share": 0.5}]
     table = tables.share_markdown(records, {"linear_scan": 0.8})[-1]

@@ -36,7 +36,7 @@ def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda.measure(replace(cuda.SMALL, times=(3,)), ("newton",))
 
 
-def test_without_a_card_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_card_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     done = subprocess.run([sys.executable, "-m", "bench", "--device", "cuda"], capture_output=True, text=True)
     if not torch.cuda.is_available():

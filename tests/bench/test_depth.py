@@ -1,4 +1,4 @@
-"""The benchmark of recurrent networks in depth: its gates, its goals, and a run with its file and report."""
+"""The benchmark of recurrent networks in depth: the gates, the goals, and a run with its file and report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_run_is_written_and_reported(
         assert f"### {title}" in printed
 
 
-def test_what_a_checkpoint_keeps_is_what_the_documentation_says() -> None:
+def test_the_memory_of_a_checkpoint_is_as_documented() -> None:
     units, every = 2 * 100 * 8, rnn_depth_cases.EVERY
     for cell, numbers, states in (("lstm", 5, 2), ("gru", 4, 1), ("slstm", 7, 4)):
         case = Case(cell, 2, 100, 8)
@@ -45,7 +45,7 @@ def test_what_a_checkpoint_keeps_is_what_the_documentation_says() -> None:
 
 
 @pytest.mark.parametrize("contest", [rnn_depth_cases.ragged, rnn_depth_cases.halves])
-def test_the_gates_see_a_wrong_result(contest: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gates_detect_a_wrong_result(contest: object, monkeypatch: pytest.MonkeyPatch) -> None:
     rivals = contest(Case("gru", 3, 9, 8))  # type: ignore[operator]
     rivals.check()
     right = rivals.ours.results()
@@ -54,7 +54,7 @@ def test_the_gates_see_a_wrong_result(contest: object, monkeypatch: pytest.Monke
         rivals.check()
 
 
-def test_a_checkpoint_that_changes_a_bit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_changes_a_bit_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("lstm", 2, 40, 8)
     contest = rnn_depth_cases.Checkpoints(case, Recurrence.random(case))
     contest.check()

@@ -20,7 +20,7 @@ from bench.harness import gate  # noqa: E402
 COSTS = model.Costs(1e-4, 1e-9, 2e-3, 3e-3, 5e-4, 7e-4, 4000, 8000, 7 / 3)
 
 
-def test_a_line_is_found_and_what_is_off_is_told() -> None:
+def test_lines_are_fitted_and_outliers_are_reported() -> None:
     sizes = [1, 10, 100, 1000]
     line = model.fit(sizes, [3 + 2 * n for n in sizes])
     assert line.alpha == pytest.approx(3) and line.beta == pytest.approx(2)
@@ -42,11 +42,11 @@ def test_the_crossover_is_the_first_length_that_pays() -> None:
     assert steps is not None
     for count, pays in ((steps - 1, False), (steps, True)):
         assert (model.best(count * 1e-6, 8, (1, 2, 4), COSTS)[0] < count * 1e-6) == pays
-    assert model.crossover(1e-6, 2, (1,), COSTS) is None  # one chunk or a scan: the second rank follows the first
+    assert model.crossover(1e-6, 2, (1,), COSTS) is None  # one chunk or a scan: the second rank waits for the first
 
 
 def test_ranks_and_their_errors() -> None:
-    """All peers pass the gate on three ranks and two; a wrong result is refused, an error of a rank is named."""
+    """All peers pass the gate on three ranks and two; a wrong result is refused, and the error names its rank."""
     with Team(3) as team:
         for name, steps in (("linear_scan", 12), ("delta_scan", 30)):
             peers = ("all-gather", "later ranks")  # heads do not divide by three
@@ -58,7 +58,7 @@ def test_ranks_and_their_errors() -> None:
 
 
 def wrong(group: Any) -> None:
-    """Results of other steps."""
+    """Check results that are shifted by one step."""
     work = Work("linear_scan", 8)
     shard = bench.distributed.works.Shard(work, group)
     jobs.check(shard, "shifted", shard.ours("scan"), [x.roll(1, 1) for x in work.one(torch.float64)])
@@ -78,7 +78,7 @@ def test_a_run_and_its_tables(
     scans = [r for r in results["sequence"] if r["way"] == "scan"]
     assert len(scans) == 3 and all(r["bytes"] == r["bytes_of_a_quarter"] > 0 for r in scans)
     gathered = [r["bytes"] for r in results["sequence"] if r["way"] == "all-gather"]
-    # The last rank sends its arguments, and the gradients of the other half: of factors and inputs, or q, k, v and beta
+    # The last rank sends its arguments, and the other half's gradients: of factors and inputs, or of q, k, v and beta
     assert gathered == [2 * 32 * 512 * 4, 2 * 32 * (3 * 256 + 8) * 4]
     assert {r["ranks"] for r in results["scaling"]} == {1, 2, 4} and len(results["messages"]) == 3
     shown = table.markdown(results)
@@ -87,7 +87,7 @@ def test_a_run_and_its_tables(
 
 
 def test_poisson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Solutions by all ways, in a run that asks for them."""
+    """Solutions by all methods, in a run with this section."""
     pytest.importorskip("scipy")
     out = tmp_path / "poisson.json"
     monkeypatch.setattr(poisson, "QUICK_SIZES", (8,))
@@ -97,7 +97,7 @@ def test_poisson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command.main()
     results = json.loads(out.read_text())
     found = {(r["way"], r["ranks"]): r["steps"] for r in results["poisson"]}
-    # Without a preconditioner the steps are SciPy's, up to one that rounding decides
+    # Without a preconditioner the number of steps is SciPy's, give or take one due to rounding
     assert abs(found["cg, preconditioner none", 2] - found[poisson.SCIPY, 1]) <= 1
     assert found["cg, preconditioner block_jacobi", 1] < found["cg, preconditioner block_jacobi", 2]
     assert f"(≥ {poisson.GOAL:g}" in table.markdown(results)

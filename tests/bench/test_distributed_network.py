@@ -1,4 +1,4 @@
-"""The emulated network of the benchmark of distributed runs: its switch, and ranks in namespaces where these exist."""
+"""The emulated network of the benchmark of distributed runs: its switch, and ranks in namespaces if available."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAST = Link(1e9, 1e-3)
 
 @contextmanager
 def switch(count: int, link: Link) -> Iterator[tuple[Switch, list[socket.socket]]]:
-    """A switch whose devices are sockets here."""
+    """A switch with sockets in place of devices."""
     ends = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(count)]
     for ours, theirs in ends:
         ours.settimeout(10.0)
@@ -39,7 +39,7 @@ def switch(count: int, link: Link) -> Iterator[tuple[Switch, list[socket.socket]
 
 
 def packet(to: str, number: int, length: int = 60) -> bytes:
-    """A header of IP with its destination, the number and nothing else."""
+    """An IP header with only its destination and the number."""
     return (bytes([0x45]) + bytes(15) + socket.inet_aton(to) + bytes([number])).ljust(length, b"\0")
 
 
@@ -55,15 +55,15 @@ def test_packets_arrive_in_order_where_they_are_sent_to() -> None:
 
 @pytest.mark.parametrize("how", ["lost", "cut", "full"])
 def test_packets_that_do_not_arrive(how: str) -> None:
-    """All are lost, those of a rank that is cut off, or those that the queue of a slow link has no place for."""
-    link = Link(8 * MTU, 0.0) if how == "full" else FAST  # a packet a second
+    """All packets are lost, or those of a disconnected rank, or those that do not fit the queue of a slow link."""
+    link = Link(8 * MTU, 0.0) if how == "full" else FAST  # one packet per second
     with switch(2, link) as (between, ranks):
         if how == "lost":
             between.link = Link(1e9, 0.0, 1.0)
         elif how == "cut":
             between.cut(0)
         else:
-            between._free[0] = time.monotonic() + 2000.0  # so many packets wait
+            between._free[0] = time.monotonic() + 2000.0  # this many packets wait
         for number in range(5):
             ranks[0].send(packet(address(1), number, MTU))
         until = time.monotonic() + 10.0
@@ -79,7 +79,7 @@ def test_a_link_has_the_costs_of_its_packets() -> None:
 
 
 def test_ranks_in_namespaces_or_why_there_are_none() -> None:
-    """Where the system gives the right, all ranks of a link that goes down raise; else one sentence says what lacks."""
+    """Where namespaces are permitted, all ranks raise when a link goes down; elsewhere the error names the reason."""
     refused = r"no network namespace can be made here: |no TUN device can be made here: "
     script, folder = "import network; network.enter_namespace(0)", Path(network.__file__).parent  # without torch
     if subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True).returncode:

@@ -48,7 +48,7 @@ def test_the_loop_over_floats_is_the_specification(accumulate: str) -> None:
     assert (work.expected == exact).all()
 
 
-def test_small_codes_stay_in_range_where_that_is_not_known() -> None:
+def test_small_codes_stay_in_the_range_of_the_accumulator() -> None:
     work = quant_fixed_cases.fixed_product(quant_fixed.FIXED[0], quant_fixed_cases.FULL, quant_fixed_cases.LARGEST)
     assert np.abs(work.expected).max() < 128 - 2**-6
     assert quant_fixed_cases.FULL * (quant_fixed_cases.LARGEST / 16) ** 2 > 128
@@ -94,7 +94,7 @@ def test_a_run_without_peers_is_written_and_reported(tmp_path: Path, capsys: pyt
     assert "**A quick run: its sizes are not those of the goals.**" in printed
     assert "\n| `fixed<8,4> codes, fixed<14,8,RND,SAT>` | " in printed
     assert "### `fixed<8,4> codes, small, fixed<14,8,TRN,WRAP>`, rounded at every step" in printed
-    assert printed.count("≥ ") == 3  # a goal for each product that has one; no peers
+    assert printed.count("≥ ") == 3  # one for each product with a goal; no peers
     assert "| apytypes | - | - | no apytypes here |" in printed
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of flashrnn: its gate, its peer's calls, its goals, and a run without the peer."""
+"""The benchmark of flashrnn: the gate, the peer's calls, the goals, and a run without the peer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stand_in(*given: Any, function: str, backend: str, dtype: str) -> Any:
 
 
 @pytest.mark.parametrize("case", QUICK)
-def test_the_peer_is_asked_for_the_same(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peer_is_called_with_the_same_arguments(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rnn_flashrnn_peers, "load", lambda module: SimpleNamespace(flashrnn=stand_in))
     work = rnn_flashrnn_cases.work_of(case)
     assert work.check() < 1e-5
@@ -48,7 +48,7 @@ def test_a_run_without_the_peer_is_written_and_reported(
     separately = rnn_flashrnn.alone
 
     def alone(heap: str, function: Any, case: Case, *arguments: Any) -> Any:
-        """Run one case in processes of its own, as a measurement runs all."""
+        """Run one case in separate processes, as a measurement runs all of them."""
         return separately(heap, function, case, *arguments) if case == QUICK[0] else function(case, *arguments)
 
     monkeypatch.setattr(rnn_flashrnn, "alone", alone)
@@ -67,7 +67,7 @@ def test_a_run_without_the_peer_is_written_and_reported(
 
 
 @pytest.mark.parametrize("backward_alone", [False, True])
-def test_who_was_not_admitted_is_not_timed(backward_alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_that_fail_the_gate_are_not_timed(backward_alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rnn_flashrnn_peers, "load", lambda module: SimpleNamespace(flashrnn=stand_in))
     options = session.Options((), threads=(1,), budget=0.001, quick=True)
     record = rnn_flashrnn.against_the_clock(QUICK[0], backward_alone, ["flashrnn vanilla_fwbw (1 thread)"], 1, options)

@@ -1,4 +1,4 @@
-"""The benchmark of Hopfield networks: right results, wrong ones refused, the table."""
+"""The benchmark of Hopfield networks: correct results, wrong ones refused, the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of the family newton: its peer's parameters renamed to ours, and a run without the peer."""
+"""The benchmark of the family newton: the peer's parameters renamed to ours, and a run without the peer."""
 
 from __future__ import annotations
 

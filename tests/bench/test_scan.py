@@ -1,4 +1,4 @@
-"""The benchmark of the family scan: the tasks, their peers, and a run where none of these is installed."""
+"""The benchmark of the family scan: the tasks, their peers, and a run without the peers installed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_forward_is_the_loop_and_every_array_counts_once(transfer: scan_cases.Tr
     assert transfer.nbytes == a.nbytes + x.nbytes + transfer.out.nbytes
 
 
-def test_a_forward_that_leaves_its_output_alone_is_refused() -> None:
+def test_a_forward_that_does_not_write_its_output_is_refused() -> None:
     def elsewhere(a: np.ndarray, x: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         return (np.full_like(x, np.nan) if out is None else out), x
 
@@ -56,7 +56,7 @@ def test_a_forward_that_leaves_its_output_alone_is_refused() -> None:
         replace(scan_cases.linear_transfer(SMALL), function=elsewhere).check()
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's prototypes warn, and fail when warnings are errors
+@pytest.mark.filterwarnings("ignore")  # torch's prototypes warn, and fail if warnings are errors
 def test_peers_in_torch_compute_the_same_in_both_layouts() -> None:
     work = scan_cases.linear_work(SMALL)
     entrants = scan_peers.in_both_layouts("loop", scan_cases.loop_over_unbound_steps, work)

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic: ratios, refusals and reports. Nothing here is timed."""
+"""The arithmetic of the benchmark: ratios, refusals and reports. Nothing here is timed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_stirring_happens_before_every_call() -> None:
     assert events == ["stir", "call"] * 3
 
 
-def test_slow_variants_drop_out_and_others_stay() -> None:
+def test_slow_variants_drop_out_and_others_remain() -> None:
     competitors = [
         timing.Competitor("ours", print),
         timing.Competitor("torch@1", print, 1, variant_of="torch"),
@@ -257,14 +257,14 @@ def test_goals_for_heads_are_stated_for_two_threads() -> None:
     assert rnn_table.ratio_entry(row(), None) == "1.00"
 
 
-def test_a_missed_goal_is_bold_and_says_so() -> None:
+def test_a_missed_goal_is_bold_and_marked() -> None:
     assert rnn_table.share_entry(row()) == "96% (≥ 95%)"
     assert rnn_table.share_entry(row(share=0.90)) == "**90%** (≥ 95%: missed)"
     assert rnn_table.ratio_entry(row(ratio=0.9), 0.95) == "**0.90** (≥ 0.95: missed)"
     assert rnn_table.call_entry(7.4, 7.0) == "**7.4** (≤ 7: missed)"
 
 
-def test_geometric_mean_is_held_against_its_goal() -> None:
+def test_the_geometric_mean_is_compared_with_its_goal() -> None:
     assert rnn_table.mean_entry("gru", [2.0, 8.0]) == "4.00 (≥ 3)"
     assert rnn_table.mean_entry("elman", [1.0, 4.0]) == "**2.00** (≥ 3: missed)"
     assert rnn_table.mean_entry("lstm", [1.0, 4.0]) == "2.00"
