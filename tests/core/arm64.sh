@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# tests/core/arm64.sh DIR [arguments of pytest]: the NumPy tests on an emulated ARM64 processor, on a Debian machine with
-# g++-aarch64-linux-gnu, mmdebstrap and qemu-user. DIR receives an interpreter with its packages, and may be used again.
+# tests/core/arm64.sh DIR [arguments of pytest]: the NumPy tests on an emulated ARM64 processor, on a Debian system with
+# g++-aarch64-linux-gnu, mmdebstrap and qemu-user. DIR receives an interpreter with its packages, and can be reused.
 #
-# The interpreter runs under the emulator, and pip in it: it finds the headers of ARM64 and names the module for it. CMake,
-# Ninja and the compiler, which pip starts, are programs of this machine.
+# The interpreter and its pip run under the emulator, so that it finds ARM64 headers and names the module for it. CMake,
+# Ninja and the compiler, which pip starts, are native programs.
 set -euo pipefail
 debian=$(realpath -m "$1")/debian venv=$(realpath -m "$1")/venv
 shift
@@ -14,9 +14,9 @@ PATH=$PWD/.venv/bin:$PATH
 if [[ ! -e $venv/pyvenv.cfg ]]; then
     mkdir -p "$venv/bin"
     mmdebstrap --arch=arm64 --variant=extract --include=python3.13,libpython3.13-dev,libstdc++6 trixie "$debian"
-    ln -s usr/lib "$debian/lib"                                       # where the loader is looked for
+    ln -s usr/lib "$debian/lib"                                       # where the loader is expected
     ln -s ../aarch64-linux-gnu "$debian/usr/include/python3.13/"      # included by pyconfig.h
-    # The script's own path as the program's name: the interpreter finds its packages by it, and starts others like itself.
+    # The script's path as the program's name: the interpreter finds its packages by it, and starts others like itself.
     printf '#!/bin/sh\nexec qemu-aarch64 -L "%s" -0 "$0" "%s" "$@"\n' "$debian" "$debian/usr/bin/python3.13" >"$venv/bin/python"
     chmod +x "$venv/bin/python"
     .venv/bin/python -m pip install --target "$venv/lib/python3.13/site-packages" --python-version 3.13 --abi cp313 \

@@ -1,4 +1,4 @@
-// Teams of threads and their waits without Python, for the sanitizers. Exits with 0, or prints the fault and exits with 1.
+// Teams of threads and their waits without Python, for sanitizers. Exits with 0, or prints the fault and exits with 1.
 #include "core/load.hpp"
 #include "core/pool.hpp"
 #include "core/stop.hpp"
@@ -24,7 +24,7 @@ void require(bool is_right, const char* sentence) {
 }
 
 struct Rounds {
-    int rounds, sleeper;     // the thread so late in every fourth round that the others go to sleep
+    int rounds, sleeper;     // the thread that is late in every fourth round, so that the others go to sleep
     std::vector<int>& slots; // one per thread
     std::atomic<int>& wrong;
 };
@@ -64,7 +64,7 @@ void teams() {
 struct Stopped {};
 std::atomic<bool> is_requested{false};
 
-// Steps with a barrier each, as of a recurrence; `late`: the thread that the others wait for. Only a request ends them.
+// Steps with one barrier each, as in a recurrence; `late`: the thread that others wait for. Only a request ends them.
 struct Endless {
     int late;
     std::atomic<int>& ended;
@@ -81,7 +81,7 @@ void step_endlessly(const void* context, Team team) {
     ++e.ended;
 }
 
-// The caller waits for threads that look at the flag alone: it has to look for requests while it waits for them.
+// The caller waits for threads that check only the flag, so it must check for requests while it waits.
 void run_without_caller(const void* context, Team team) {
     const Endless& e = *static_cast<const Endless*>(context);
     if (team.id == 0) is_requested = true;
