@@ -101,6 +101,29 @@ def test_what_torch_compile_gives_up_on_is_not_traced_in_parts():
         assert_close(compiled(x), expected)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_graph_break_at_a_layer_warns_of_nothing(packed, recwarn):
+    """Without allow_rnn the layer runs eagerly, and Dynamo compiles none of its parts."""
+    torch._dynamo.reset()
+    layer, graphs = make(ours, "lstm", num_layers=2, bidirectional=True, dropout=0.3, dtype=F64).eval(), []
+
+    def model(x, lengths):
+        x = 2 * x
+        given = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False) if packed else x
+        return layer(given)[1][0] + 1
+
+    def backend(graph, _):
+        graphs.append([node.target for node in graph.graph.nodes if node.op == "call_function"])
+        return graph
+
+    x, lengths = make_input("time"), torch.tensor([T, 1, 2, 1])
+    recwarn.clear()
+    found = torch.compile(model, backend=backend)(x, lengths)
+    assert [str(one.message) for one in recwarn if "builtin" in str(one.message)] == []
+    assert_close(found, model(x, lengths))
+    assert all("fastiter" not in str(target) for one in graphs for target in one)
+
+
 # --- torch.func ------------------------------------------------------------------------------------------------------
 
 

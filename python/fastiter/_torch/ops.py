@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from .. import _core
 from .._backend import BackendError
 from .._check import integers
 from .._sequences import check_bounds, check_bounds_shape, check_lengths, check_reset_shape
+
+Result = TypeVar("Result")
 
 _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)  # type: ignore[attr-defined]
 
@@ -43,19 +45,26 @@ def _list_arguments(op_name: str) -> frozenset[int]:
 
 def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[..., Any]:
     """Hide an implementation from Dynamo, and pass it [] for the None that AOTInductor passes for an empty list."""
-    disabled: list[Callable[..., Any]] = []
 
+    @functools.wraps(implementation)
     def with_lists(*args: Any) -> Any:
         lists = _list_arguments(op_name)
         return implementation(*[[] if x is None and at in lists else x for at, x in enumerate(args)])
 
-    @functools.wraps(implementation)
-    def call(*args: Any) -> Any:
+    return untraced(with_lists)
+
+
+def untraced(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Hide a function that runs eagerly, after a graph break, from Dynamo, which would compile parts of it."""
+    disabled: list[Callable[..., Result]] = []
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Result:
         dynamo = sys.modules.get("torch._dynamo")  # not imported here, as that takes longer than everything else
         if dynamo is None:
-            return with_lists(*args)
+            return function(*args)
         if not disabled:
-            disabled.append(dynamo.disable(with_lists))
+            disabled.append(dynamo.disable(function))
         return disabled[0](*args)
 
     return call

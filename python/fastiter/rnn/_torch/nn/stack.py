@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn import RNNBase
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ...._torch.linear import linear
-from ...._torch.ops import exports_to_onnx, is_proxy, unwatched
+from ...._torch.ops import exports_to_onnx, is_proxy, untraced, unwatched
 from ..._cells import Cell
 from .checks import (
     CELLS,
@@ -46,7 +47,24 @@ def forward(
     cu_seqlens: Any = None,
     unnamed: tuple[Any, ...] = (),
 ) -> tuple[Any, State]:
-    """Return the output in the form of the input, and the final states (layers * directions, B, H), from hx or 0."""
+    """Return the output in the form of the input, and the final states (layers * directions, B, H), from hx or 0.
+
+    Dynamo traces all of it or, where it gives a layer up, as it does without its switch allow_rnn, nothing.
+    """
+    run = _forward if is_compiling() else _forward_untraced
+    return run(module, input, hx, reset, lengths, cu_seqlens, unnamed)
+
+
+def _forward(
+    module: RNNBase,
+    input: Tensor | PackedSequence,
+    hx: Any,
+    reset: Any,
+    lengths: Any,
+    cu_seqlens: Any,
+    unnamed: tuple[Any, ...],
+) -> tuple[Any, State]:
+    """Take the arguments apart by what is to be done with the module: run, record, export."""
     if unnamed:
         reset, lengths, cu_seqlens = _by_position(module, unnamed, (reset, lengths, cu_seqlens))
     requested = (reset, lengths, cu_seqlens)
@@ -61,6 +79,9 @@ def forward(
     if is_overridden(input, hx, weights):
         return run_overridden(_of_parts, module, input, hx, requested, weights)
     return _run(module, input, checked_call(module, input, hx, requested, weights), plain)
+
+
+_forward_untraced = untraced(_forward)
 
 
 def _of_parts(
