@@ -212,6 +212,21 @@ def test_a_tiny_step_is_not_mistaken_for_convergence() -> None:
     assert not found.converged and found.residual > 1
 
 
+@pytest.mark.parametrize("start", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "method", [monotone.forward_backward, monotone.forward_backward_forward, monotone.extragradient]
+)
+def test_a_search_for_a_step_that_finds_none_is_not_taken_for_convergence(
+    method: Callable[..., monotone.InclusionSolution], start: float
+) -> None:
+    """An operator that returns other values in each call, and a falling jump: halving ends where z rounds to x."""
+    rng = np.random.default_rng(0)
+    for forward in (lambda x: rng.standard_normal(3), lambda x: np.where(x >= start, 1.0, 3.0)):
+        with pytest.warns(ConvergenceWarning, match="'stagnated'.*forward must be Lipschitz"):
+            found = method(lambda y, t: y, forward, np.full(3, start))
+        assert found.reason == "stagnated" and found.residual > 0.1
+
+
 def test_failures_are_reported() -> None:
     with pytest.warns(ConvergenceWarning, match="'nan'"):
         assert monotone.forward_backward(soft, lambda x: x * np.nan, np.zeros(2)).reason == "nan"

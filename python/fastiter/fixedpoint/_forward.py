@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,7 @@ class _Trials:
         self._forward = checked_call(function, "forward", operators[1], self.x)
         self.t, self._is_searched = size
         self.evaluations = 0
+        self._has_given_up = False
 
     def forward(self, x: Any) -> Any:
         """Return B x, counted."""
@@ -50,15 +52,23 @@ class _Trials:
         self.t *= _RISE
         while True:
             z = self.resolvent(x - self.t * Bx, self.t)
+            distance = norm(z - x)
+            if distance == 0 and self.t < 1:  # x solves it, or rounding hides so small a step: one of 1 tells
+                self._has_given_up, self.t = True, 1.0
+                z = self.resolvent(x - Bx, 1.0)
+                return z, self.forward(z)
             Bz = self.forward(z)
-            # NaN ends the search, too: the driver reports it.
-            if not self.t * norm(Bz - Bx) > _RATIO * norm(z - x) or self.t < _LEAST:
+            difference = norm(Bz - Bx)
+            if not self.t * difference > _RATIO * distance:  # NaN ends the search, too: the driver reports it
+                return z, Bz
+            if self.t < _LEAST:
+                self._has_given_up = math.isfinite(difference)
                 return z, Bz
             self.t /= 2
 
     def judged(self, z: Any, change: Any) -> Step:
         """Return the step for the driver; its change is divided by a t below 1, as a small t makes any change small."""
-        return Step(z, norm(change) / min(self.t, 1.0), norm(z), self.evaluations, self.t)
+        return Step(z, norm(change) / min(self.t, 1.0), norm(z), self.evaluations, self.t, self._has_given_up)
 
 
 @documented(PARTS)

@@ -24,6 +24,8 @@ _GROWTH = 1e8  # growth of the residual from its minimum at which the iteration 
 _REMEDIES = {
     "max_steps": "try a larger max_steps or another step",
     "diverged": "the operators may not be monotone, or step is too large",
+    "stagnated": "no step is small enough: forward must be Lipschitz and return the same for the same x, "
+    "or try a larger rtol or atol, where rounding hides what is left",
     "nan": "an operator has returned NaN, or x0 has NaN",
 }
 
@@ -45,7 +47,7 @@ class InclusionSolution(Solution):
     method : str
         The method that ran.
     reason : str
-        The reason for ending: "converged", "max_steps", "diverged", "nan" or "callback".
+        The reason for ending: "converged", "max_steps", "stagnated", "diverged", "nan" or "callback".
     tolerance : float
         The residual at which it converges.
     evaluations : int
@@ -146,13 +148,14 @@ class Ends(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a method: the current result, the residual, and the totals so far."""
+    """One step of a method: the current result, the residual, the totals so far, and whether it is the last step."""
 
     value: Any
     residual: float
     scale: float
     evaluations: int
     size: float
+    has_given_up: bool = False
 
 
 def solved(function: str, steps: Iterator[Step], ends: Ends) -> InclusionSolution:
@@ -169,6 +172,8 @@ def solved(function: str, steps: Iterator[Step], ends: Ends) -> InclusionSolutio
             reason = "nan"
         elif step.residual <= tolerance:
             reason = "converged"
+        elif step.has_given_up:
+            reason = "stagnated"
         elif step.residual > _GROWTH * max(least, first):
             reason = "diverged"
         elif ends.callback is not None and is_true(
