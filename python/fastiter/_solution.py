@@ -191,8 +191,11 @@ def warn(message: str) -> None:
 
 
 def outside() -> int:
-    """Return the ``stacklevel`` that attributes a warning of the caller to the line that called the package."""
+    """Return the ``stacklevel`` that attributes a warning of the caller to the line that called the package.
+
+    Frames of torch are skipped too: its decorators, modules and backward passes call the package on behalf of the user.
+    """
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastiter":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("fastiter", "torch"):
         level, frame = level + 1, frame.f_back
     return level

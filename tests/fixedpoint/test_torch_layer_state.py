@@ -99,3 +99,20 @@ def test_parameters_with_several_names_keep_their_gradients(shared: str) -> None
     second_by_steps = torch.autograd.grad(sum(x.square().sum() for x in first_by_steps), module.parameters())
     for made, expected in zip((*first, *second), (*first_by_steps, *second_by_steps), strict=True):
         torch.testing.assert_close(made, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_warnings_are_at_the_line_that_called() -> None:
+    """Between it and fastiter are frames of torch: of a decorator, a module's call, a backward pass."""
+    x = torch.ones(2, 3, requires_grad=True)
+
+    def doubled(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return 2 * z + x
+
+    layer = nn.DEQ(lambda z, x: 0.5 * z + x, adjoint={"max_steps": 1})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fixed_point(doubled, torch.zeros(2, 3), x, method="picard")
+        nn.DEQ(doubled, method="picard")(x)
+        layer(x).sum().backward()
+    assert ["backward" in str(each.message) for each in caught] == [False, False, True]
+    assert {each.filename for each in caught} == {__file__}
