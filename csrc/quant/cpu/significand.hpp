@@ -69,7 +69,8 @@ template <class T, Rounding R> FASTITER_INLINE vec<T> without_bits(vec<T> x, ran
         const mask<T> r = __builtin_convertvector((Signed)(random >> 1), mask<T>);
         add = dropped <= kRandomBits ? r >> (kRandomBits - dropped) : r << (dropped - kRandomBits);
     }
-    const vec<T> y = (vec<T>)(((b + add) & -last) | sign);
+    const mask<T> sum = (mask<T>)((raw_bits<T>)b + (raw_bits<T>)add); // may wrap for NaN, whose result is not used
+    const vec<T> y = (vec<T>)((sum & -last) | sign);
     return select<T>(x != x, x + T(0), y);
 }
 
