@@ -209,9 +209,14 @@ def transformed() -> bool:
 
 
 def refuse_transforms(function: str, reason: str = "") -> None:
-    """Refuse a call inside a torch.func transform, as torch's own message addresses the op's author, not the user."""
+    """Refuse a call inside a torch.func transform and, if a reason is given, inside torch.export.
+
+    torch's own messages address the op's author, not the user.
+    """
+    because = reason and f", {reason}"
+    if reason and is_exporting():
+        raise RuntimeError(f"{function}: torch.export is not supported{because}; export what comes before and after it")
     if transformed():
-        because = reason and f", {reason}"
         raise RuntimeError(
             f"{function}: torch.func transforms such as grad and vmap are not supported{because}; "
             "use torch.autograd.grad instead"

@@ -43,7 +43,7 @@ class Problem:
 
     def _reading(self, A: Any, others: dict[str, Any], more: dict[str, Any]) -> None:
         function = type(self).__name__ if self._solver == "bcd" else self._solver
-        refuse_transforms(function)
+        refuse_transforms(function, "because the number of steps depends on the values")
         given = read_matrix(function, "A", A)
         self._pattern = given.pattern
         self._tensors = {"A": given.values} | {name: x for name, x in others.items() if isinstance(x, Tensor)}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..._check import check_choice, type_name
 from ..._torch.ops import refuse_transforms
@@ -116,6 +117,17 @@ def refine(
     check_choice(_NAME, "method", method, METHODS)
     if adjoint is not None and not isinstance(adjoint, Mapping):
         raise TypeError(f"{_NAME}: adjoint must be a mapping of options or None, got {type_name(adjoint)}")
+    solver = Solver(limits, method, options)
+    if is_compiling():  # the iterations cannot be in a graph: the call is a graph break
+        between: FixedPointSolution = torch._dynamo.disable(_refined)(A, S, b, x0, solver, adjoint)
+        return between
+    return _refined(A, S, b, x0, solver, adjoint)
+
+
+def _refined(
+    A: Any, S: Any, b: Tensor, x0: Any, solver: Solver, adjoint: Mapping[str, Any] | None
+) -> FixedPointSolution:
+    """Check the tensors, iterate, and give the solution its gradient."""
     _, layout = checked_state(_NAME, b, batched=False, argument="b")
     start = torch.zeros_like(b) if x0 is None else x0
     checked_state(_NAME, start, batched=False, argument="x0")
@@ -126,16 +138,15 @@ def refine(
     params, solve = (b, *tensors), partial(_returned, "S", of_S, *[x.detach() for x in values])
     known = [x.detach().contiguous() for x in params]
     residual = _Residual(of_A)
-    found = _solved(
-        _NAME, lambda x: residual(x, *known), solve, known[0], start.detach().contiguous(), limits, method, options
-    )
+    how = (solver.limits, solver.method, dict(solver.options))
+    found = _solved(_NAME, lambda x: residual(x, *known), solve, known[0], start.detach().contiguous(), *how)
     if not torch.is_grad_enabled() or b.numel() == 0:
         return found
     value, wrapped = found.value.reshape(1, -1), Map(_NAME, residual, layout, params)
     anchor = wrapped(value, [x.detach() for x in wrapped.tensors])
     if not (anchor.requires_grad or any(x.requires_grad for x in wrapped.tensors)):
         return found
-    solver = Solver(limits, method, options).changed(_NAME, adjoint)
+    solver = solver.changed(_NAME, adjoint)
     back, forth = (
         _Backward(solver, layout, partial(_transposed, solve, known[0])),
         _Backward(solver, layout, lambda: solve),

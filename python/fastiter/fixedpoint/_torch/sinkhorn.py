@@ -165,7 +165,7 @@ def sinkhorn(
     True
     """
     function = "sinkhorn"
-    refuse_transforms(function)
+    refuse_transforms(function, "because the number of iterations depends on the values")
     check_tensors(function, ("C",), (C,), devices=CPU_AND_CUDA)
     check_costs(tuple(C.shape), bool(C.isfinite().all()))
     *batch, n, m = C.shape

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..._check import check_flag, count, positive
 from ..._solution import judged
@@ -87,7 +89,11 @@ def mdp_solve(
     (tensor([4.]), tensor([1]))
     """
     function = "mdp_solve"
-    refuse_transforms(function)
+    refuse_transforms(function, "because the number of iterations depends on the values")
+    if is_compiling():  # the iterations cannot be in a graph: the call is a graph break
+        again = partial(mdp_solve, states=states, tol=tol, max_steps=max_steps, value0=value0, throw=throw)
+        between: MDPSolution = torch._dynamo.disable(again)(P, R, gamma)
+        return between
     check_flag(function, "throw", throw)
     tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
     values = P[2] if isinstance(P, tuple) and len(P) == 3 else P

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..._check import type_name
 from ..._solution import ConvergenceError, judged
@@ -100,8 +101,17 @@ def flexible_cg(
     (2, tensor([0.1818, 0.2727], dtype=torch.float64))
     """
     function = "flexible_cg"
-    refuse_transforms(function)
+    refuse_transforms(function, "because the number of iterations depends on the values")
     limits = Limits(rtol, atol, max_steps, check_every, callback, throw).checked(function)
+    if is_compiling():  # the iterations cannot be in a graph: the call is a graph break
+        between: LinearSolution = torch._dynamo.disable(_solved)(A, b, x0, precond, memory, limits)
+        return between
+    return _solved(A, b, x0, precond, memory, limits)
+
+
+def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, limits: Limits) -> LinearSolution:
+    """Check the tensors, solve, and give the solution its gradient."""
+    function = "flexible_cg"
     kept = _vectors.count(function, "memory", memory, 0, MOST_KEPT)
     vectors = ("b",) if x0 is None else ("b", "x0")
     check_tensors(function, vectors, (b,) if x0 is None else (b, x0), tuple(DTYPES), ("cpu", "cuda"))
@@ -118,7 +128,7 @@ def flexible_cg(
         if remainder.requires_grad:
             own = limits._replace(callback=None, throw=False)
             found = _with_value(found, _Adjoint.apply(remainder, found.value, lambda g: system.solve(g, None, own)))
-    return judged(function, found, throw)
+    return judged(function, found, limits.throw)
 
 
 def _with_value(found: LinearSolution, value: Tensor) -> LinearSolution:
