@@ -163,8 +163,11 @@ def test_wrong_parameters_and_ends_without_convergence() -> None:
         LogisticRegression(C=0).fit(X, y > 0)
     with pytest.raises(ValueError, match="LogisticRegression: y must have at least two classes"):
         LogisticRegression().fit(X, np.ones(40, int))
-    with pytest.warns(fastiter.ConvergenceWarning):
-        NNLS(max_iter=1, tol=1e-12).fit(X, y)
+    remedy = r"the residual must come to .*; try a larger max_iter or tol"
+    for tight in (NNLS(max_iter=1, tol=1e-12), Lasso(0.0, max_iter=1, tol=0.0), LogisticRegression(max_iter=1)):
+        with pytest.warns(fastiter.ConvergenceWarning, match=rf"^{type(tight).__name__}: {remedy}$") as told:
+            tight.fit(X, y > 0 if isinstance(tight, LogisticRegression) else y)
+        assert [each.filename for each in told] == [__file__]
     with pytest.warns(fastiter.ConvergenceWarning, match="Lasso: the duality gap must come to"):
         Lasso(1e-3, max_iter=1).fit(*data(20, 300))
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._bcd import bcd
 from ._blocks import Blocks
 from ._estimators import Estimator, scikit_learn, with_ones, without_last
 from ._problem import Logistic, Problem, Softmax
@@ -118,7 +117,7 @@ class LogisticRegression(Estimator):
         if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == (rows, m):
             known = np.concatenate([self.coef_.T, self.intercept_[None]])[: m + own_column]
             start = known.reshape(problem.shape).astype(X.dtype)
-        found = bcd(problem, start, rtol=self.tol, **self._method(m + own_column, rows))
+        found = self._minimised(problem, start, **self._method(m + own_column, rows))
         x = np.asarray(found.value).reshape(-1, rows)
         self.coef_ = np.ascontiguousarray(x[:m].T)
         self.intercept_ = x[m].copy() if own_column else np.zeros(rows, x.dtype)

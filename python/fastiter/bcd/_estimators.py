@@ -9,6 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._check import check_flag, count, positive
+from .._solution import ConvergenceError, warn
+from ._bcd import bcd
+from ._problem import Problem
+from ._result import BCDSolution
 
 Array = npt.NDArray[Any]
 FLAGS = {"fit_intercept", "positive", "warm_start"}
@@ -106,6 +110,18 @@ class Estimator:
         from sklearn.utils.validation import _check_sample_weight
 
         return np.asarray(_check_sample_weight(sample_weight, X, ensure_non_negative=True), np.float64)
+
+    def _minimised(self, problem: Problem, start: Array | None, **how: Any) -> BCDSolution:
+        """Return the solution of :func:`bcd`; without convergence, warn by the names of the estimator."""
+        own: Any = self
+        try:
+            return bcd(problem, start, rtol=own.tol, throw=True, **how)
+        except ConvergenceError as error:
+            found: Any = error.solution
+            expected = f"{found.tolerance:.2g}, got {found.residual:.2g}"
+            warn(f"{type(self).__name__}: the residual must come to {expected}; try a larger max_iter or tol")
+            solution: BCDSolution = found
+            return solution
 
     def _scores(self, X: Any) -> Array:
         """Return ``X coef_ + intercept_``."""

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from .._docs import documented
 from .._solution import warn
-from ._bcd import bcd
 from ._estimators import Estimator, scikit_learn, with_ones, without_last
 from ._gap import has_gap
 from ._path import WorkingSets
@@ -129,7 +128,7 @@ class _Regressor(Estimator):
                 warn(f"{name}: the duality gap must come to {expected}; try a larger max_iter or tol")
             return x
         stop: Any = "gap" if has_gap(problem) else "slope"
-        found = bcd(problem, start, stop=stop, rtol=self.tol, max_steps=self.max_iter * max(m, 1))
+        found = self._minimised(problem, start, stop=stop, max_steps=self.max_iter * max(m, 1))
         self.n_iter_, self.gap_ = -(-found.steps // max(m, 1)) or 1, found.gap
         return np.asarray(found.value)
 
