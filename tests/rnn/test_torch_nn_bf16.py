@@ -210,8 +210,10 @@ def test_float16_is_refused():
     why = "as float16 cannot hold what gates and their gradients range over, got float16"
     with pytest.raises(TypeError, match=f"^GRU: parameters must be float32, float64 or bfloat16, {why}$"):
         make(ours, "gru").half()(make_input("time").half())
-    with torch.autocast("cpu", torch.float16), pytest.raises(TypeError, match=why):
-        make(ours, "gru")(make_input("time", F32))
+    with torch.autocast("cpu", torch.float16):
+        with pytest.raises(TypeError, match=f"^GRU: the dtype of torch.autocast must be bfloat16, {why}$"):
+            make(ours, "gru")(make_input("time", F32))
+        assert make(ours, "gru", dtype=F64)(make_input("time"))[0].dtype == F64  # not cast
 
 
 # --- autocast --------------------------------------------------------------------------------------------------------

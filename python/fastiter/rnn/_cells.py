@@ -73,7 +73,8 @@ CELLS = {
 }
 
 #: The allowed dtypes in messages, with the reason why float16 is not allowed
-FLOAT16_REFUSED = "float32, float64 or bfloat16, as float16 cannot hold what gates and their gradients range over"
+NOT_IN_FLOAT16 = "as float16 cannot hold what gates and their gradients range over"
+FLOAT16_REFUSED = f"float32, float64 or bfloat16, {NOT_IN_FLOAT16}"
 
 
 def is_half(x: Any) -> bool:

@@ -15,7 +15,7 @@ from ...._backend import BackendError
 from ...._torch.ops import FLOATS, GPU_FLOATS, autocast_dtype, autocast_to, check_dense
 from ...._torch.packed import checked_sizes
 from ..._cells import CELLS as ALL_CELLS
-from ..._cells import FLOAT16_REFUSED, Cell, checked_bound, checked_checkpoint
+from ..._cells import FLOAT16_REFUSED, NOT_IN_FLOAT16, Cell, checked_bound, checked_checkpoint
 from .layer import ALL_STEPS, NO_OPTIONS, Parameters, State, Steps
 from .sequences import checked_packed, checked_steps, without_padding
 
@@ -67,7 +67,7 @@ def checked_call(
     """Check the arguments of a module's forward, its weights and its options."""
     cell, sizes, result = CELLS[module.mode], None, None
     if torch.is_autocast_enabled("cuda" if weights[0][0].is_cuda else "cpu"):
-        weights, input, hx, result = _autocast(cell, weights, input, hx)
+        weights, input, hx, result = _autocast(module, cell, weights, input, hx)
     heads: int = getattr(module, "num_heads", 1)
     layers = checked_layers(module, cell, weights, heads)
     given = (module, cell, layers[0].parameters.w_ih)
@@ -122,7 +122,7 @@ def _checked_packed(
 
 
 def _autocast(
-    cell: Cell, weights: list[list[Tensor]], input: Tensor | PackedSequence, hx: Any
+    module: RNNBase, cell: Cell, weights: list[list[Tensor]], input: Tensor | PackedSequence, hx: Any
 ) -> tuple[list[list[Tensor]], Tensor | PackedSequence, Any, torch.dtype | None]:
     """Cast weights, input and states to the autocast dtype, as torch.nn does; float64 is not cast.
 
@@ -133,6 +133,9 @@ def _autocast(
     dtype, x = autocast_dtype(weights[0][0]), input.data if isinstance(input, PackedSequence) else input
     if dtype is None or weights[0][0].dtype == torch.float64 or not isinstance(x, Tensor):
         return weights, input, hx, None
+    if dtype == torch.float16 and x.is_cpu:
+        expected = f"bfloat16, {NOT_IN_FLOAT16}"
+        raise TypeError(f"{module_name(module)}: the dtype of torch.autocast must be {expected}, got float16")
     first, result = autocast_to(hx, dtype), None
     if isinstance(hx, (tuple, list)):
         rest = torch.float32 if cell.name == "slstm" else dtype
