@@ -49,7 +49,8 @@ def forward(
 ) -> tuple[Any, State]:
     """Return the output in the form of the input, and the final states (layers * directions, B, H), from hx or 0.
 
-    Dynamo traces all of it or, where it gives a layer up, as it does without its switch allow_rnn, nothing.
+    Dynamo traces either the whole call or, if it gives up on a layer, as it does unless its option allow_rnn is set,
+    none of it.
     """
     run = _forward if is_compiling() else _forward_untraced
     return run(module, input, hx, reset, lengths, cu_seqlens, unnamed)
@@ -64,7 +65,7 @@ def _forward(
     cu_seqlens: Any,
     unnamed: tuple[Any, ...],
 ) -> tuple[Any, State]:
-    """Take the arguments apart by what is to be done with the module: run, record, export."""
+    """Run, record or export the module, depending on the arguments and on the active tracer."""
     if unnamed:
         reset, lengths, cu_seqlens = _by_position(module, unnamed, (reset, lengths, cu_seqlens))
     requested = (reset, lengths, cu_seqlens)
