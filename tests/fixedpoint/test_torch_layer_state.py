@@ -69,6 +69,15 @@ def test_autocast_changes_no_layer(name: str) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
 
 
+def test_under_autocast_f_returns_the_dtype_of_x0() -> None:
+    linear, z = torch.nn.Linear(3, 3), torch.zeros(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(TypeError, match=r"like x0, got bfloat16, as autocast has it; \.to\(x\.dtype\) is as x0$"):
+            fixed_point(lambda x: torch.tanh(0.2 * linear(x)), z)
+        found = fixed_point(lambda x: torch.tanh(0.2 * linear(x)).to(x.dtype), z)
+    assert found.converged.all() and found.value.dtype == torch.float32
+
+
 class Tied(torch.nn.Module):  # type: ignore[misc,name-defined]
     """Two layers that share a module, a weight, or nothing."""
 

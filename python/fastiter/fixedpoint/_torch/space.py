@@ -57,6 +57,8 @@ class TorchSpace:
         if not isinstance(x, torch.Tensor):
             return type_name(x)
         name = str(x.dtype).removeprefix("torch.")
+        if self.dtype is not None and x.dtype == ops.autocast_dtype(x):
+            return f"{name}, as autocast has it; .to(x.dtype) is as x0"
         return name if self.dtype is None or x.device == self.device else f"{name} on {x.device}"
 
     def as_real(self, x: Any) -> Any:

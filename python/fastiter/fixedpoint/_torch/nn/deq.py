@@ -23,7 +23,8 @@ class DEQ(nn.Module):
     ----------
     f : Module or callable
         The map ``f(z, *inputs) -> z``, which treats each row of the batch independently. The parameters of a module are
-        those of the layer; second derivatives need a module, or all tensors with a gradient among the inputs.
+        those of the layer; second derivatives need a module, or all tensors with a gradient among the inputs. Under
+        autocast, f must end with ``.to(z.dtype)``.
     **solver : object
         Options of :func:`fastiter.torch.fixed_point`: method, rtol, atol, max_steps, grad, adjoint and others.
 
