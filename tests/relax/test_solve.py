@@ -12,7 +12,7 @@ import pytest
 scipy_sparse = pytest.importorskip("scipy.sparse")
 import scipy.sparse.linalg  # noqa: E402
 
-from fastiter import relax  # noqa: E402
+from fastiter import ConvergenceWarning, relax  # noqa: E402
 from fastiter.reference import relax as reference  # noqa: E402
 from fastiter.relax import Anderson, Batch, Chebyshev, Relaxation, ssor_cg  # noqa: E402
 from tests.relax.cases import attempt, csr, poisson, random_matrix, vectors  # noqa: E402
@@ -130,6 +130,17 @@ def test_stagnation_is_reported() -> None:
     assert attempt(relax.sor, A, vectors(50, "float32"), rtol=1e-12).reason == "stagnated"
     # No solution exists: the residual converges to the distance.
     assert attempt(relax.kaczmarz, np.array([[1.0], [1.0]]), np.array([0.0, 1.0])).reason == "stagnated"
+
+
+def test_the_remedy_for_an_alternating_jacobi_is_one() -> None:
+    path = 2 * np.eye(9) - np.eye(9, k=1) - np.eye(9, k=-1)
+    path[0, 0] = path[8, 8] = 1.0  # Neumann's conditions: singular, and b has no component of the constants
+    b = np.random.default_rng(0).standard_normal(9)
+    b -= b.mean()
+    with pytest.warns(ConvergenceWarning, match="'stagnated'.*; try an omega below 1"):
+        relax.jacobi(path, b)
+    for omega in (0.9, "auto"):
+        assert relax.jacobi(path, b, omega=omega).converged
 
 
 def test_slow_is_not_stagnant() -> None:

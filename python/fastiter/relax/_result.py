@@ -19,6 +19,9 @@ _REMEDIES = {
 }
 #: Remedies for specific methods
 _OF_METHOD = {
+    ("jacobi", "stagnated"): "try an omega below 1, as 1 may alternate for ever, or a larger rtol or atol: the "
+    "residual no longer falls, as where A x = b has no solution",
+    ("richardson", "diverged"): "try a smaller omega, a preconditioner, or method='cg'",
     ("cg", "max_steps"): "try a larger max_steps or a preconditioner",
     ("flexible_cg", "max_steps"): "try a larger max_steps or a better precond",
     ("flexible_cg", "diverged"): "A must be Hermitian and positive definite, and precond finite",
