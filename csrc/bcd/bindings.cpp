@@ -11,7 +11,7 @@ void bind_sketch(py::module_& m);
 
 namespace {
 
-// columns: start, row, value; rows: start, column, value. start of None: dense columns, no rows
+// columns: (start, row, value); rows: (start, column, value). start is None for dense columns, which have no rows.
 std::unique_ptr<Matrix> matrix(int bits, int64_t n, int64_t m, const py::tuple& columns, const py::tuple& rows) {
     return with_float(bits, [&]<class T>() {
         const Columns<T> a{n, m, address<const int64_t>(py::handle(columns[0])),
@@ -51,7 +51,8 @@ int64_t run(Solver& s, py::handle sequence, int64_t count) {
     return done;
 }
 
-// The gradient of the losses to g, the least subgradient of the objective to slopes; returns the objective
+// Writes the gradient of the losses to g and the minimum-norm subgradient of the objective to slopes; returns the
+// objective.
 double state(Solver& s, py::handle g, py::handle slopes, int64_t coordinates, bool fresh) {
     double *gradient = address<double>(g), *to = address<double>(slopes);
     py::gil_scoped_release release;
@@ -100,7 +101,7 @@ void bind(py::module_& m) {
         .def("last_change", &Solver::last_change);
     bind_forest(m);
     bind_sketch(m);
-    m.def("matrix", matrix, py::keep_alive<0, 4>(), py::keep_alive<0, 5>()); // the arrays
+    m.def("matrix", matrix, py::keep_alive<0, 4>(), py::keep_alive<0, 5>()); // keep the arrays alive
     m.def("solver", solver, py::keep_alive<0, 1>(), py::keep_alive<0, 3>(), py::keep_alive<0, 4>(),
           py::keep_alive<0, 5>(), py::keep_alive<0, 7>());
 }

@@ -11,7 +11,7 @@ Graph graph_of(int64_t n, const py::tuple& rows) {
             address<const double>(py::handle(rows[2]))};
 }
 
-// Writes the block of each node; returns their number.
+// Writes the block of each node; returns the number of blocks.
 int64_t partition(int64_t n, const py::tuple& rows, py::handle order, bool edges, py::handle out) {
     const Graph graph = graph_of(n, rows);
     const int32_t* first = address<const int32_t>(order);

@@ -7,13 +7,13 @@
 namespace fastiter::bcd {
 namespace {
 
-// x += (b_i - a_i . x) / |a_i|^2 a_i for the rows i of a sequence, which are the columns of `rows`; inverse: 1 / |a_i|^2
+// x += (b_i - a_i . x) / |a_i|^2 a_i for the rows i of a sequence; rows are the columns of `rows`; inverse: 1 / |a_i|^2
 int64_t kaczmarz(const Matrix& rows, py::handle b, py::handle inverse, py::handle x, py::handle sequence,
                  int64_t count) {
     const double *target = address<const double>(b), *scale = address<const double>(inverse);
     double* to = address<double>(x);
     const int32_t* order = address<const int32_t>(sequence);
-    Block<double> own(rows.n); // aligned, unlike arrays of NumPy
+    Block<double> own(rows.n); // aligned, unlike NumPy arrays
     const int64_t work = std::max<int64_t>(rows.start ? 16 : rows.n, 1);
     int64_t done = 0;
     py::gil_scoped_release release;
@@ -32,8 +32,8 @@ int64_t kaczmarz(const Matrix& rows, py::handle b, py::handle inverse, py::handl
     return done;
 }
 
-// order[k] = the first i with sums[i] > u_k sums[m - 1], the last if there is none, for u_k in [0, 1): a table says
-// where to look.
+// order[k] = the first i with sums[i] > u_k sums[m - 1], or the last i if there is none, for u_k in [0, 1). A table
+// gives the index at which each search starts.
 void draw(py::handle sums, int64_t m, py::handle u, int64_t count, py::handle order) {
     const double *ends = address<const double>(sums), *share = address<const double>(u);
     int32_t* to = address<int32_t>(order);
@@ -46,14 +46,14 @@ void draw(py::handle sums, int64_t m, py::handle u, int64_t count, py::handle or
     for (int64_t k = 0; k < count; ++k) {
         const double target = share[k] * ends[m - 1];
         int64_t i = first[size_t(std::clamp<int64_t>(int64_t(share[k] * double(m)), 0, m - 1))];
-        while (i > 0 && ends[i - 1] > target) --i; // rounding
+        while (i > 0 && ends[i - 1] > target) --i; // rounding may have put the start too far
         while (i < m - 1 && ends[i] <= target) ++i;
         to[k] = int32_t(i);
     }
 }
 
-// The same on the residual r (n), with the Gram matrix (n, n) of the rows: y_i += c, r -= c gram_i with
-// c = r_i / gram_ii, so that x changes by -rows' y; until |r| <= bound. Returns the number of steps.
+// Kaczmarz steps on the residual r (n), with the Gram matrix (n, n) of the rows: y_i += c, r -= c gram_i with c = r_i /
+// gram_ii, so that x changes by -rows' y; until |r| <= bound. Returns the number of steps.
 int64_t kaczmarz_residual(int64_t n, py::handle gram, py::handle r, py::handle y, py::handle sequence, int64_t count,
                           double bound) {
     const double* products = address<const double>(gram);

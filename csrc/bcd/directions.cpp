@@ -6,14 +6,16 @@
 namespace fastiter::bcd {
 namespace {
 
-// Where the sides of a two-metric step differ: this close to a bound, with the gradient pushing against it
+// A two-metric step treats a coordinate as held by a bound if it is this close to it and the gradient pushes against
+// it.
 constexpr double kNearBound = 1e-4;
-constexpr double kDecrease = 1e-4; // of Armijo's condition
+constexpr double kDecrease = 1e-4; // the constant in Armijo's condition
 constexpr int kHalvings = 50;
-// Larger blocks of logistic losses have no matrix: without l1 and bounds, and with
+// Largest blocks of logistic losses whose matrix is formed: without l1 and bounds, and with them
 constexpr size_t kSmooth = 2048, kLargest = 256;
-// By how much sweeps lower the slope of a model, their number at most, and those over the support in between
-constexpr double kRidge = 1e-12; // keeps its curvature above 0, as a share of its bound
+// Limits of solving a model by sweeps: kInner, the reduction of the largest slope; kRounds, the number of sweeps over
+// all coordinates; kShort, the number of sweeps over the support between two of these.
+constexpr double kRidge = 1e-12; // keeps the curvature positive; relative to its upper bound
 constexpr double kInner = 0.1;
 constexpr int kRounds = 50, kShort = 8;
 
@@ -85,7 +87,7 @@ double Solver::pair_weight(int64_t i, int64_t c, int64_t k, bool exact) const {
     return weight * of_c * ((c == k) - probability(k));
 }
 
-// H_b (size, size): the matrix of the upper bound, or the second derivatives
+// H_b (size, size): the matrix of the upper bound, or the exact second derivatives
 Vector Solver::block_matrix(const List& block, bool exact) {
     const Matrix& a = *p_.a;
     const size_t size = block.size();
@@ -113,12 +115,13 @@ Vector Solver::block_matrix(const List& block, bool exact) {
     return h;
 }
 
-// L_b, an upper bound of the eigenvalues of H_b: of a variable block the smaller one of its trace and its row sums
+// L_b, an upper bound of the eigenvalues of H_b. For a variable block, the smaller of its trace and its largest row
+// sum.
 double Solver::bound_of(const List& block, int64_t id) {
     if (id >= 0) return blocks_.bound[id];
     double trace = 0;
     for (int32_t c : block) trace += p_.s.curvature[c];
-    constexpr size_t kLargest = 256; // of which the matrix is worth its cost
+    constexpr size_t kLargest = 256; // largest block whose matrix is worth its cost
     if (block.size() == 1 || block.size() > kLargest) return trace;
     const Vector h = block_matrix(block, false);
     double largest = 0;
@@ -130,8 +133,8 @@ double Solver::bound_of(const List& block, int64_t id) {
     return largest > 0 ? std::min(trace, largest) : trace;
 }
 
-// d: the minimiser of g d + d H d / 2 with the separable part at x + d; coordinate descent where it is not smooth, or H
-// is singular
+// Sets d to the minimiser of g d + d H d / 2 plus the separable part at x + d; by coordinate descent if that part is
+// not smooth or H is singular.
 void Solver::solve_model(const List& block, const Vector& h, const Vector& g, Vector& d) const {
     const size_t n = block.size();
     if (p_.is_smooth) {
@@ -161,8 +164,8 @@ void Solver::solve_model(const List& block, const Vector& h, const Vector& g, Ve
     }
 }
 
-// d: nearly the same for logistic losses, without H, whose weights are fixed: by sweeps over the coordinates that are not
-// 0 or have a slope, most of them over those that are not 0
+// Approximates the same d for logistic losses without forming H, with fixed weights: by sweeps over the coordinates
+// that are nonzero or have a nonzero slope, most of them over the nonzero ones only.
 void Solver::sweep_model(const List& block, const Vector& g, Vector& d) {
     const Matrix& a = *p_.a;
     const size_t n = size_t(a.n), m = size_t(p_.coordinates());
@@ -198,7 +201,7 @@ void Solver::sweep_model(const List& block, const Vector& g, Vector& d) {
     for (size_t s = 0; s < block.size(); ++s) d[s] = target_[size_t(block[s])] - x_[block[s]];
 }
 
-// The change of the objective from x to x + t d, less its rounding
+// The change of the objective from x to x + t d, minus an allowance for rounding
 double Solver::change_along(const List& block, const Vector& d, double t) {
     const Matrix& a = *p_.a;
     double change = 0, size = 0;
@@ -238,8 +241,8 @@ void Solver::search(const List& block, const Vector& g, Vector& d) {
     for (double& by : d) by *= halvings < kHalvings ? t : 0;
 }
 
-// Newton's step in the coordinates that are free, a scaled gradient step in those held by a bound, both projected, and
-// a search along the projected path
+// A Newton step in the free coordinates and a scaled gradient step in those held by a bound, both projected, with a
+// line search along the projected path
 void Solver::two_metric(const List& block, const Vector& h, const Vector& g, Vector& d) {
     const size_t n = block.size();
     Vector direction(n), model = h;
@@ -293,7 +296,7 @@ void Solver::update_block(const List& block, int64_t id) {
     } else {
         const Vector h = block_matrix(block, update_ != Update::matrix);
         if (update_ == Update::two_metric) {
-            // l1 is linear where a bound at 0 gives x its sign
+            // A bound at 0 fixes the sign of x, so that l1 |x| is linear.
             for (size_t s = 0; s < n; ++s) g[s] += p_.s.lower[block[s]] >= 0 ? p_.s.l1[block[s]] : -p_.s.l1[block[s]];
             two_metric(block, h, g, d);
         } else {

@@ -21,7 +21,7 @@ private:
     std::vector<int32_t> parent_;
 };
 
-// Whether node i joins the trees of its neighbours in the block, of which no two may be the same
+// Whether node i can join the trees of its neighbours in the block: no two neighbours may be in the same tree.
 template <class InBlock> bool joins(const Graph& g, Trees& trees, int32_t i, std::vector<int32_t>& roots, InBlock in) {
     roots.clear();
     for (int64_t e = g.start[i]; e < g.start[i + 1]; ++e) {
@@ -105,7 +105,7 @@ bool Forests::eliminate(Block& block, std::vector<int32_t>& place, bool with_ent
     for (size_t k = 0; k < nodes.size(); ++k) links(nodes[k], [&](int64_t) { ++degree[k]; });
     std::vector<int32_t> up(nodes.size(), -1);
     for (size_t k = 0; k < nodes.size(); ++k) {
-        int32_t at = int32_t(k); // follow a leaf for as long as it leaves another one
+        int32_t at = int32_t(k); // follow the path from a leaf while each removal makes the next node a leaf
         while (at >= 0 && degree[size_t(at)] >= 0 && degree[size_t(at)] <= 1) {
             degree[size_t(at)] = -1;
             order.push_back(at);
@@ -116,10 +116,10 @@ bool Forests::eliminate(Block& block, std::vector<int32_t>& place, bool with_ent
             });
             up[size_t(at)] = next;
             if (next >= 0) --degree[size_t(next)];
-            at = next >= 0 && next < int32_t(k) ? next : -1; // a later one comes by itself
+            at = next >= 0 && next < int32_t(k) ? next : -1; // the outer loop reaches a later one by itself
         }
     }
-    if (order.size() < nodes.size()) { // what is left has a cycle
+    if (order.size() < nodes.size()) { // the remaining nodes contain a cycle
         for (int32_t i : nodes) place[size_t(i)] = -1;
         return false;
     }

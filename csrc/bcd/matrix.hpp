@@ -1,4 +1,4 @@
-// Matrices as the solvers read them, whatever the type of their numbers.
+// The matrix interface of the solvers, which hides the element type.
 #pragma once
 #include "bcd/cpu/kernels.hpp"
 #include <memory>
@@ -15,7 +15,7 @@ public:
     virtual double squares(int64_t j, const double* weight) const = 0;              // the sum over i of weight_i a_ij^2
     virtual double sweep(SweepState& p) const = 0;
     virtual double sweep(ModelState& p) const = 0;
-    virtual void kaczmarz(const KaczmarzState& p) const = 0; // of the columns
+    virtual void kaczmarz(const KaczmarzState& p) const = 0; // rows stored as columns
 
     int64_t n = 0, m = 0;
     const int64_t* start = nullptr; // the pattern of compressed columns; null: dense

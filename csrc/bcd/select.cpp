@@ -1,11 +1,11 @@
-// Greedy rules: the block of the largest score, from the maintained gradient, by partial selection.
+// Greedy rules: the block with the largest scores, from the maintained gradient, by partial selection.
 #include "bcd/solver.hpp"
 #include <algorithm>
 #include <cmath>
 
 namespace fastiter::bcd {
 
-// The decrease of the model of one coordinate, with its curvature
+// The decrease of the one-dimensional model of coordinate c, which has its curvature
 double Solver::model_decrease(int64_t c, double g) const {
     const double curvature = p_.s.curvature[c], x = x_[c], l1 = p_.s.l1[c];
     g += p_.s.l2[c] * x;
@@ -15,7 +15,7 @@ double Solver::model_decrease(int64_t c, double g) const {
     return -(g * (y - x) + curvature * (y - x) * (y - x) / 2 + l1 * (std::abs(y) - std::abs(x)));
 }
 
-// g H_b^-1 g, with factors that are kept: H_b of the upper bound does not change
+// g H_b^-1 g, with cached factors: H_b of the upper bound does not change
 double Solver::cached_quadratic_form(int64_t id, const Vector& g) {
     const size_t n = g.size();
     if (factors_.empty()) factors_.resize(size_t(blocks_.count));
@@ -56,7 +56,7 @@ int64_t Solver::choose_fixed() {
     return best;
 }
 
-// out = H d of the upper bound
+// out = H d, with the H of the upper bound
 void Solver::hessian_product(const Vector& d, Vector& out) const {
     const Matrix& a = *p_.a;
     const int64_t classes = p_.classes;
@@ -80,8 +80,9 @@ void Solver::hessian_product(const Vector& d, Vector& out) const {
         for (int64_t k = 0; k < classes; ++k) a.products(image.data() + k * a.n, out.data() + k, classes);
 }
 
-// Scores L_i d_i^2 of ten steps d <- the largest of d - mu (s + H d) / L, which approximate the block with the lowest
-// model: a gradient method and hard thresholding in the norm of the L_i, whose first block is that of the largest s_i^2 / L_i
+// Scores L_i d_i^2 after ten steps d <- the largest entries of d - mu (s + H d) / L. They approximate the block with
+// the lowest model value: a gradient method with hard thresholding in the norm of the L_i, whose first step selects the
+// largest s_i^2 / L_i.
 void Solver::hard_thresholded(Vector& scores) {
     const size_t m = scores.size(), size = std::min(size_t(blocks_.size), m);
     const double* curvature = p_.s.curvature;
@@ -122,7 +123,7 @@ void Solver::choose_variable(List& block) {
     for (size_t c = 0; c < m; ++c) scores[c] = slope(int64_t(c), gradient[c]);
     if (rule_ == Rule::gsq) {
         const auto decrease = [&](size_t c) { return scores[c] * scores[c] / p_.s.curvature[c]; };
-        size_t steepest = 0; // is always in the block, which makes progress certain
+        size_t steepest = 0; // always included, which guarantees progress
         for (size_t c = 1; c < m; ++c)
             if (decrease(c) > decrease(steepest)) steepest = c;
         hard_thresholded(scores);
@@ -132,7 +133,7 @@ void Solver::choose_variable(List& block) {
             const double s = scores[c] * scores[c];
             scores[c] = rule_ == Rule::gsd ? s / p_.s.curvature[c] : (rule_ == Rule::gsl ? s / blocks_.sums[c] : s);
         }
-    for (double& score : scores) score = std::isnan(score) ? HUGE_VAL : score; // an order needs numbers
+    for (double& score : scores) score = std::isnan(score) ? HUGE_VAL : score; // NaN would break the ordering
     if (order_.size() != m) order_.resize(m);
     for (size_t c = 0; c < m; ++c) order_[c] = int32_t(c);
     const auto larger = [&](int32_t a, int32_t b) {

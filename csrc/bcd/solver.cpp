@@ -1,4 +1,4 @@
-// The state of a solution: A x, the derivatives of the losses and the gradient, all updated with x.
+// The state of a solve: A x, the derivatives of the losses and the gradient, all updated with x.
 #include "bcd/solver.hpp"
 #include <algorithm>
 #include <cmath>
@@ -45,7 +45,7 @@ void Solver::refresh_row(int64_t i, double* u) const {
     for (int64_t k = 0; k < p_.classes; ++k) u[k * n + i] = weight * (u[k * n + i] / sum - (int64_t(p_.b[i]) == k));
 }
 
-// The loss of row i where z has its products with x, one for each class
+// The loss of row i, where z holds its products with x, one for each class
 double Solver::loss_of_row(int64_t i, const double* z, int64_t stride) const {
     const double weight = p_.weight ? p_.weight[i] : 1;
     if (p_.loss == Loss::logistic)
@@ -94,7 +94,7 @@ double Solver::slope(int64_t c, double g) const {
     return low > 0 ? low : (high < 0 ? high : g - g);
 }
 
-// The rows that column j has entries in join the touched ones.
+// Adds the rows in which column j has entries to the touched rows.
 void Solver::touch(int32_t j) {
     const Matrix& a = *p_.a;
     if (!a.start) return;
@@ -106,7 +106,7 @@ void Solver::touch(int32_t j) {
     }
 }
 
-// Starts a new set of touched rows: none of a sparse matrix, all of a dense one
+// Starts a new set of touched rows: none for a sparse matrix, all for a dense one
 void Solver::clear_touched() {
     if (++now_ == INT32_MAX) std::fill(stamp_.begin(), stamp_.end(), 0), now_ = 1;
     const Matrix& a = *p_.a;
@@ -118,7 +118,7 @@ void Solver::clear_touched() {
     }
 }
 
-// x += d, with all that depends on x
+// x += d, and updates everything that depends on x
 void Solver::move(const List& block, const Vector& d) {
     is_known_ = false;
     const auto is_active = [&](int32_t c) {
@@ -139,7 +139,7 @@ void Solver::move(const List& block, const Vector& d) {
             if (d[k] != 0) p_.a->add(block[k], d[k], u_.data());
 }
 
-// Losses change in the touched rows alone, and with them the derivatives and the gradient.
+// Only the losses of touched rows change, and with them the derivatives and the gradient.
 void Solver::move_losses(const List& block, const Vector& d) {
     const Matrix& a = *p_.a;
     const bool is_linear = p_.loss == Loss::squares;
@@ -161,7 +161,7 @@ void Solver::move_losses(const List& block, const Vector& d) {
     }
 }
 
-// The derivatives of the touched rows from what their products with x are now; delta becomes their change.
+// Recomputes the derivatives of the touched rows from their current products with x; delta receives the change.
 void Solver::renew_derivatives() {
     const int64_t n = p_.a->n;
     if (p_.loss == Loss::logistic && !p_.a->start) {

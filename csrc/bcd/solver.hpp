@@ -1,4 +1,4 @@
-// Block coordinate descent: the state of a solution, the choice of a block and its update.
+// Block coordinate descent: the state of a solve, the choice of a block and its update.
 #pragma once
 #include "bcd/matrix.hpp"
 #include <vector>
@@ -9,13 +9,13 @@ enum class Loss { squares, logistic, softmax, quadratic };
 enum class Update { gradient, matrix, newton, two_metric };
 enum class Rule { sequence, gs, gsl, gsd, gsq };
 
-// Coordinate c of softmax with k classes is class c mod k of column c / k; all other losses have k = 1.
+// Coordinate c of a softmax with k classes is class c mod k of column c / k; all other losses have k = 1.
 struct Problem {
     const Matrix* a = nullptr;
     Loss loss = Loss::squares;
     int64_t classes = 1;
-    const double* b = nullptr;      // (n) targets, 0 or 1, or classes; (m) of a quadratic
-    const double* weight = nullptr; // (n) of the losses; null: 1
+    const double* b = nullptr;      // (n) targets, 0 or 1, or classes; (m) for a quadratic
+    const double* weight = nullptr; // (n) weights of the losses; null: 1
     Separable s;                    // (coordinates)
     bool is_smooth = true;          // neither l1 nor bounds
     int64_t coordinates() const { return a->m * classes; }
@@ -26,8 +26,8 @@ struct Blocks {
     const int64_t* start = nullptr;  // (count + 1)
     const int32_t* member = nullptr; // coordinates
     const double* bound = nullptr;   // (count) L_b
-    int64_t size = 1;                // of variable blocks
-    const double* sums = nullptr;    // (coordinates) bounds of the row sums of |H|, for the rule gsl
+    int64_t size = 1;                // size of variable blocks
+    const double* sums = nullptr;    // (coordinates) upper bounds of the row sums of |H|, for the rule gsl
 };
 
 using List = std::vector<int32_t>;
@@ -37,13 +37,13 @@ class Solver {
 public:
     Solver(const Problem& problem, const Blocks& blocks, Rule rule, Update update, double* x);
 
-    // Updates `count` blocks: those of the sequence, or the rule's own. Returns the number of the updates done, which is
-    // smaller after a request to stop.
+    // Updates `count` blocks: those in the sequence, or chosen by the rule. Returns the number of updates done, which
+    // is smaller after a request to stop.
     int64_t run(const int32_t* sequence, int64_t count, const Team& team);
     double objective() const;
-    // The gradient of the losses, without l2: a copy of the maintained one, unless it is to be fresh
+    // The gradient of the losses, without l2: a copy of the maintained one, or computed anew if `fresh`
     void gradient(double* g, bool fresh);
-    double slope(int64_t c, double g) const;             // of the least subgradient, from the gradient of the losses
+    double slope(int64_t c, double g) const;             // minimum-norm subgradient, from the gradient of the losses
     int64_t last_change() const { return last_change_; } // the update that last changed the active set; 0: none
     const Vector& derivative() const { return u_; }
 
@@ -81,11 +81,11 @@ private:
     Update update_;
     double* x_;
     bool maintains_;
-    Vector z_, u_, g_; // A x and derivatives of the losses, by class: (classes, n); the gradient (coordinates)
+    Vector z_, u_, g_; // A x and the derivatives of the losses, (classes, n); the gradient (coordinates)
     Vector delta_, buffer_, ahead_;
-    Vector known_; // the gradient that was last computed, and whether x is still the same
+    Vector known_; // the last gradient computed, and whether x is unchanged since
     bool is_known_ = false;
-    Vector weight_, r_, target_, curvature_; // of a model that is solved by sweeps
+    Vector weight_, r_, target_, curvature_; // for a model solved by sweeps
     const Team* team_ = nullptr;
     std::vector<int32_t> stamp_;
     List touched_, order_;
@@ -95,9 +95,9 @@ private:
     std::vector<Vector> factors_;
 };
 
-// Overwrites h (n, n) by its Cholesky factor, in the lower triangle; false: not positive definite.
+// Overwrites h (n, n) with its Cholesky factor, in the lower triangle; false: not positive definite.
 bool cholesky(Vector& h, size_t n);
-// The same, with a growing diagonal added until it is; false: not even then, as with NaN
+// The same, with a growing relative term added to the diagonal until it succeeds; false: it never does, as with NaN.
 bool regular_cholesky(Vector& h, size_t n);
 void solve_cholesky(const Vector& factor, size_t n, Vector& x);
 

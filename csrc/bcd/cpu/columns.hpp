@@ -5,7 +5,7 @@
 
 namespace fastiter::bcd::FASTITER_LEVEL {
 
-// Numbers of A, widened to double
+// Elements of A, converted to double when loaded
 typedef float half_floats __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
 FASTITER_INLINE vec<double> wide(const double* p) { return load(p); }
 FASTITER_INLINE vec<double> wide(const float* p) {

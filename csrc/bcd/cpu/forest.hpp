@@ -4,7 +4,8 @@
 
 namespace fastiter::bcd::FASTITER_LEVEL {
 
-// A node whose parent is the next one hands over its part in a register: through memory, a path waits for each store.
+// If a node's parent comes next, its contribution is passed on in a register: through memory, each node of a path would
+// wait for the store before it.
 inline void forest(const ForestState& p) {
     if (!p.parent) {
         for (int64_t k = 0; k < p.size; ++k) {
@@ -14,7 +15,7 @@ inline void forest(const ForestState& p) {
         }
         return;
     }
-    double before = 0, share = 0; // of the node before, whose parent may be this one
+    double before = 0, share = 0; // the previous node, whose parent may be this one
     bool is_next = false;
     for (int64_t k = 0; k < p.size; ++k) {
         double r = p.b[p.node[k]] + p.work[k];
@@ -26,7 +27,7 @@ inline void forest(const ForestState& p) {
         before = r, share = p.ratio[k];
         if (parent >= 0 && !is_next) p.work[parent] -= share * r;
     }
-    double above = 0; // x of the node after
+    double above = 0; // x of the next node
     for (int64_t k = p.size; k-- > 0;) {
         const int32_t parent = p.parent[k];
         double x = p.inverse[k] * p.work[k];

@@ -4,7 +4,7 @@
 
 namespace fastiter::bcd::FASTITER_LEVEL {
 
-// x += d row if `moves`; returns next . x. Meanwhile fetches `later`, the row after the next one.
+// x += d row if `moves`; returns next . x. Prefetches `later`, the row after the next one.
 template <class T, bool moves>
 FASTITER_INLINE double move_and_dot(const T* row, double d, double* x, const T* next, const T* later, int64_t n) {
     constexpr int W = lanes<double>, kLine = 64 / int(sizeof(T));

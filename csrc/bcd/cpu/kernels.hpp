@@ -1,10 +1,10 @@
-// Columns of a matrix A (n, m), dense or compressed, as block coordinate descent reads them: products with vectors of n
-// numbers, and sweeps over single coordinates of
+// Kernels of block coordinate descent on the columns of a matrix A (n, m), dense or compressed: products with vectors
+// of length n, and sweeps over single coordinates of the problem
 //
 //   minimise    sum over i of loss(a_i . x)  +  sum over j of (l1_j |x_j| + l2_j x_j^2 / 2),    lower_j <= x_j <= upper_j
 //
-// A is stored as T; vectors are double, in which all sums are accumulated. One thread runs a sweep, as each coordinate
-// depends on the last; sums are in the order of storage, or of the lanes of a vector for dense columns.
+// A is stored as T; vectors and all sums are double. A sweep runs on one thread, as each coordinate depends on the one
+// before; sums run in storage order, or lane by lane for dense columns.
 #pragma once
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"
@@ -20,7 +20,8 @@ template <class T> struct Columns {
     const T* value = nullptr;       // (entries), or (n m)
 };
 
-// The part that is separable, with curvature_j = an upper bound of the second derivative of the smooth part in x_j
+// The separable part of the objective; curvature_j is an upper bound of the second derivative of the smooth part in
+// x_j.
 struct Separable {
     const double* l1 = nullptr;
     const double* l2 = nullptr;
@@ -29,8 +30,9 @@ struct Separable {
     const double* curvature = nullptr;
 };
 
-// x_j <- the minimiser in x_j, in the given order: of least squares, u = A x - b, or of a quadratic, A symmetric, u its
-// gradient A x - b. Both u change with x. A coordinate without curvature stays.
+// A sweep sets each x_j, in the given order, to the minimiser over that coordinate. u is the residual A x - b of least
+// squares, or, for a symmetric A, the gradient A x - b of a quadratic; it is updated with x. A coordinate without
+// curvature is left unchanged.
 struct SweepState {
     Separable s;
     double* x = nullptr;
@@ -38,17 +40,17 @@ struct SweepState {
     const int32_t* order = nullptr;
     int64_t count = 0;
     bool is_quadratic = false;
-    int64_t status_changes = 0; // result: coordinates that came to 0 or to a bound, or left it
+    int64_t status_changes = 0; // result: number of coordinates that reached or left 0 or a bound
 };
 template <class T> struct Sweep {
     Columns<T> a;
     SweepState& to;
 };
 
-// The same on a quadratic model of the losses with fixed weights, sum over i of u_i v_i + weight_i v_i^2 / 2, where v is
-// A times the change of x: r = u + weight v (n) changes with x.
+// A sweep on a quadratic model of the losses with fixed weights, sum over i of u_i v_i + weight_i v_i^2 / 2, where v is
+// A times the change of x. r = u + weight v (n) is updated with x.
 struct ModelState {
-    Separable s; // curvature_j = the sum over i of weight_i a_ij^2, + l2_j, above 0
+    Separable s; // curvature_j = sum over i of weight_i a_ij^2, + l2_j; positive
     double* x = nullptr;
     double* r = nullptr;
     const double* weight = nullptr;
@@ -60,7 +62,7 @@ template <class T> struct ModelSweep {
     ModelState& to;
 };
 
-// x += (b_i - a_i . x) inverse_i a_i for the rows i of `order`, which are columns here; inverse_i: 1 / |a_i|^2
+// x += (b_i - a_i . x) inverse_i a_i for each row i in `order`, stored as a column here; inverse_i = 1 / |a_i|^2
 struct KaczmarzState {
     const double* b = nullptr;
     const double* inverse = nullptr;
@@ -86,14 +88,14 @@ template <class T> struct KernelsOf {
 // u_i = weight_i (sigmoid(z_i) - b_i); weight null: 1
 using Logistic = void (*)(int64_t n, const double* z, const double* b, const double* weight, double* u);
 
-// x <- the minimiser of x A x / 2 - b x in the nodes of a block, eliminated in this order
+// Sets x in the nodes of a block to the minimiser of x A x / 2 - b x. `node` is in the order of elimination.
 struct ForestState {
     int64_t size = 0;
     const int32_t* node = nullptr;
-    const int32_t* parent = nullptr; // its place in the order; -1: a root; null: all are
+    const int32_t* parent = nullptr; // position of the parent in that order, -1 for a root; null: all nodes are roots
     const double* inverse = nullptr; // 1 / pivot
     const double* ratio = nullptr;   // a(node, parent) / pivot
-    const int64_t* start = nullptr;  // (size + 1): the entries outside of the block
+    const int64_t* start = nullptr;  // (size + 1): ranges of the entries outside the block
     const int32_t* column = nullptr;
     const double* value = nullptr;
     const double* b = nullptr;
