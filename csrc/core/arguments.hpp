@@ -1,5 +1,5 @@
-// Argument conversion of the bindings, without pybind11's casters: a call of a small layer takes only a few
-// microseconds in total. Arrays are ndarrays or torch tensors (core/arrays.hpp), or integers that hold an address.
+// Argument conversion of the bindings, without pybind11's casters, because a call of a small layer takes only a few
+// microseconds in total. Arrays are ndarrays, torch tensors (core/arrays.hpp), or integers that hold an address.
 #pragma once
 #include "core/arrays.hpp"
 #include <cstdint>

@@ -25,7 +25,7 @@ bool is_negated(PyObject* x) {
 }
 
 constexpr int kMostAxes = 6;
-constexpr int64_t kLarge = 1 << 20; // bytes from which memory is reused, as in python/fastiter/_torch/ops.py
+constexpr int64_t kLarge = 1 << 20; // bytes; larger blocks are reused, as in python/fastiter/_torch/ops.py
 
 // Shape and strides of a dense array
 struct Places {
@@ -103,7 +103,8 @@ Array::Array(PyObject* x) {
         t_.data = array->data;
         t_.device.device_type = kDLCPU;
         t_.ndim = array->nd;
-        // Complex numbers and bfloat16, whose kind is that of a void, need codes: Python has checked the dtype.
+        // DLPack type codes are needed for complex numbers, and for bfloat16, whose NumPy kind is void. Python has
+        // checked the dtype.
         t_.dtype = {uint8_t(dtype.kind() == 'c'   ? kDLComplex
                             : dtype.kind() == 'V' ? kDLBfloat
                                                   : kDLFloat),

@@ -1,5 +1,5 @@
-// Arrays as the bindings take them: NumPy's, and torch's without linking to torch. The C functions that torch.Tensor
-// exports as __dlpack_c_exchange_api__ read and create tensors in a fraction of the microseconds that Python takes.
+// Arrays for the bindings: NumPy arrays, and torch tensors without linking to torch. The C functions that torch.Tensor
+// exports as __dlpack_c_exchange_api__ read and create tensors in a fraction of the time that Python takes.
 #pragma once
 #include "core/cpu/bf16.hpp"
 #include "core/cpu/by_type.hpp"
@@ -21,14 +21,14 @@ bool use_tensors(py::object api, py::object tensor_type, py::object parameter_ty
 class Array {
 public:
     Array() = default;
-    // An ndarray or a CPU tensor of any dtype, also of a subclass; TypeError for anything else
+    // An ndarray or a CPU tensor of any dtype, including subclasses; TypeError for anything else
     explicit Array(PyObject* x);
     // Reads a plain, dense CPU tensor of float32, float64 or bfloat16; false: x is something else.
     bool read(PyObject* x);
 
     int ndim() const { return t_.ndim; }
     bool is_complex() const { return t_.dtype.code == kDLComplex; }
-    int bits() const { return t_.dtype.bits; } // of an element
+    int bits() const { return t_.dtype.bits; } // per element
     int real_bits() const { return is_complex() ? bits() / 2 : bits(); }
     int64_t size(int axis) const { return t_.shape[axis < 0 ? t_.ndim + axis : axis]; }
     int64_t stride(int axis) const {
@@ -37,7 +37,7 @@ public:
     }
     bool has_shape(std::initializer_list<int64_t> shape) const;
     bool is_empty() const;
-    size_t bytes() const; // of its elements
+    size_t bytes() const; // size of the elements
     bool is_contiguous() const;
     bool has_unit_stride() const { return stride(-1) == 1 || size(-1) == 1 || is_empty(); }
     template <class T> T* data() const { return reinterpret_cast<T*>(static_cast<char*>(t_.data) + t_.byte_offset); }
@@ -45,12 +45,12 @@ public:
 
 private:
     DLTensor t_{};
-    int64_t unit_ = 1; // what strides are multiples of: an ndarray's count bytes
+    int64_t unit_ = 1; // unit of the strides: ndarray strides count bytes
 };
 
 // An uninitialised contiguous tensor of the dtype of `like`
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape);
-// A dense tensor of the dtype with `bits`, its axes in the given memory order, outermost first. A large one reuses
+// A dense tensor of the dtype with `bits`, its axes in the given memory order, outermost first. Large tensors reuse
 // memory.
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape, int bits,
                       std::initializer_list<int> order);

@@ -5,7 +5,7 @@
 namespace fastiter {
 
 void run_copy(const void* from, size_t bytes, void* to) {
-    constexpr int64_t kLeast = 1 << 20; // bytes that take longer to copy than waking a thread
+    constexpr int64_t kLeast = 1 << 20; // bytes that take longer to copy than a thread takes to wake up
     launch(
         [&](Team team) {
             const size_t begin = bytes * size_t(team.id) / size_t(team.size);

@@ -11,7 +11,7 @@
 namespace fastiter::runs_here {
 
 #ifdef __x86_64__
-// The processor is asked, as __builtin_cpu_supports of some compilers' libraries (Zig's) knows nothing.
+// Queries cpuid directly, as __builtin_cpu_supports does not work with some compilers' libraries (Zig's).
 struct Features {
     unsigned ecx1 = 0, ebx7 = 0, edx7 = 0, eax7_1 = 0; // registers of cpuid's leaves 1, 7 and 7.1
     unsigned saved = 0;                                // registers that the system saves for a process (XCR0)
@@ -41,7 +41,7 @@ inline bool v3() {
 inline bool v4() {
     constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kCd = 1u << 28, kBw = 1u << 30, kVl = 1u << 31;
 #ifdef __APPLE__
-    constexpr unsigned kZmm = 0x6; // macOS begins to save the others when a process first uses them
+    constexpr unsigned kZmm = 0x6; // macOS enables the other registers when a process first uses them
 #else
     constexpr unsigned kZmm = 0xe6;
 #endif

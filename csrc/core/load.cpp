@@ -5,7 +5,8 @@
 namespace fastiter {
 namespace {
 
-// A single late thread may be due to the kernel's housekeeping; two within a few calls indicate a busy machine.
+// A single late thread may be due to the operating system's housekeeping; two within a few calls indicate a busy
+// machine.
 constexpr int kBusy = 2, kMostStrikes = 8, kCalmCalls = 8;
 constexpr int64_t kLongestPause = 1'000'000'000;
 

@@ -27,7 +27,7 @@ Idle& idle() {
     return *all;
 }
 
-// A forked child must not find the mutex locked by a thread that it does not have.
+// A forked child must not inherit the mutex locked by a thread that it does not have.
 const int at_fork =
     pthread_atfork([] { idle().mutex.lock(); }, [] { idle().mutex.unlock(); }, [] { idle().mutex.unlock(); });
 

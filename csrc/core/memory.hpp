@@ -36,10 +36,10 @@ public:
     T& operator[](int64_t i) const { return data()[i]; }
     int64_t size() const { return count_; }
 
-    // Its memory, of at least `bytes`: the contents are lost where it has to grow.
+    // A pointer to at least `bytes` bytes; growing discards the contents.
     void* of(size_t bytes) {
         if (bytes > memory_.size) {
-            *this = Block(); // returned before the larger one is taken
+            *this = Block(); // release the old block before allocating the larger one
             *this = Block(int64_t((bytes + sizeof(T) - 1) / sizeof(T)));
         }
         return memory_.data;

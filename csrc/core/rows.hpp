@@ -1,4 +1,4 @@
-// The order in which kernels take the rows of a ragged batch.
+// The order in which kernels process the rows of a ragged batch.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -5,7 +5,7 @@
 namespace fastiter {
 namespace {
 
-constexpr int64_t kEvery = 100'000'000; // ns between two questions, each of which has to wait for Python's lock
+constexpr int64_t kEvery = 100'000'000; // ns between two checks, each of which has to acquire Python's GIL
 
 StopRequests requests;
 thread_local const Team* waiting = nullptr;

@@ -1,10 +1,10 @@
-// Requests that a team stops before its work is done: Ctrl-C, where Python has the main thread.
+// Requests that a team stops before its work is done: Ctrl-C, if Python's main thread made the call.
 #pragma once
 #include "core/cpu/team.hpp"
 
 namespace fastiter {
 
-// Functions of the language that the library is called from. They are called by the thread that called a team, the first
+// Callbacks of the language that calls the library. Both run in the thread that called the team, the first of them
 // while its kernel runs.
 struct StopRequests {
     bool (*is_pending)() = nullptr; // whether to stop
@@ -12,10 +12,11 @@ struct StopRequests {
 };
 void use_stop_requests(StopRequests requests);
 
-// Lets calls of the main thread end with the exception of a handler of Python's signals, such as KeyboardInterrupt.
+// Makes calls from the main thread end with the exception that a Python signal handler raises, such as
+// KeyboardInterrupt.
 void answer_signals();
 
-// While it lives, the calling thread looks for a request when it has slept for the others of its team.
+// During its lifetime, the calling thread polls for a request each time that it has slept while waiting for its team.
 class LooksWhileWaiting {
 public:
     explicit LooksWhileWaiting(const Team& team);
@@ -24,7 +25,7 @@ public:
     LooksWhileWaiting& operator=(const LooksWhileWaiting&) = delete;
 
 private:
-    const Team* before_; // of the call within which a signal handler has made this one
+    const Team* before_; // team of the outer call, if a signal handler made this call within it
 };
 bool looks_while_waiting();
 void look_while_waiting();

@@ -80,7 +80,7 @@ namespace FASTITER_LEVEL {}
         }                                   \
     }
 
-// The same for kernels of bfloat16, which v4_bf16 and v4_amx have of their own; all else is v4's there.
+// The same for bfloat16 kernels, of which v4_bf16 and v4_amx have their own; everything else there uses v4's.
 #define FASTITER_TABLE_BF16(Type, name)    \
     FASTITER_DECLARE(Type, baseline, name) \
     FASTITER_DECLARE(Type, v3, name)       \

@@ -15,7 +15,7 @@
 namespace fastiter {
 namespace {
 
-constexpr int64_t kLate = 200'000; // ns; a sleeping thread that finds a core starts sooner
+constexpr int64_t kLate = 200'000; // ns; a sleeping thread that is given a core starts sooner
 constexpr int64_t kCallerLooksEvery = 20'000'000;
 
 // One call of run_team, and its threads' observations of the machine's load
@@ -30,7 +30,7 @@ struct Call {
     int64_t start;
     Latch running;                // all threads except the caller
     std::atomic<int> late{0};     // threads that were without a core for a while
-    std::atomic<int64_t> lost{0}; // longest sleep of the threads that waited for them, or the caller's own delay
+    std::atomic<int64_t> lost{0}; // longest sleep of the threads waiting for them, or the caller's own delay
     std::atomic<bool> too_few{false};
 };
 
@@ -49,7 +49,8 @@ void run_part(void* data, int id) {
     if (call.running.is_slept_on())
         look_for_delay(kOftenEnough);
     else if (id == 0)
-        look_for_delay(kCallerLooksEvery); // nobody sleeps for the caller: when it ends, the others have gone
+        // no thread sleeps waiting for the caller: when it ends, the others have ended
+        look_for_delay(kCallerLooksEvery);
     if (id == 0) call.running.wait();
     const Delays delays = take_delays();
     if (std::max(late_start, delays.without_core) > kLate) call.late.fetch_add(1, std::memory_order_relaxed);

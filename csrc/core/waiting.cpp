@@ -15,11 +15,11 @@
 namespace fastiter {
 namespace {
 
-// A longer wait, in ns, more likely means that a thread has no core than that it is working. If threads have recently
-// been without a core, others go to sleep sooner, as the steps of a recurrence synchronise thousands of times.
+// ns; a longer wait more likely means that a thread has no core than that it is working. If threads have recently been
+// without a core, others sleep sooner, as the steps of a recurrence synchronise thousands of times.
 constexpr int64_t kPatience = 100'000, kPatienceWhenCrowded = 4'000;
 constexpr int64_t kCrowdedFor = 10'000'000;
-constexpr long kLongestSleep = 50'000'000; // ns, of a thread that looks for a request to stop
+constexpr long kLongestSleep = 50'000'000; // ns, for a thread that polls for a request to stop
 int64_t crowded_until = 0;                 // process-wide: a heuristic
 
 inline void pause() {
@@ -100,7 +100,7 @@ void wake_all([[maybe_unused]] int32_t& word) {
 #endif
 }
 
-// Unequal shares of work let threads sleep on an idle machine too, so the scheduler is asked, but not at every step.
+// Unequal shares of work make threads sleep on an idle machine too, so the scheduler is queried, but not at every step.
 void look_for_delay(int64_t interval) {
     const int64_t now = wall_clock();
     if (now - looked < interval) return;

@@ -12,8 +12,8 @@ int64_t wall_clock();
 void wait_while(int32_t& word, int32_t value);
 void wake_all(int32_t& word); // must be called after changing a word whose bit 0 was set
 
-// Time that this thread has slept for others, and has been without a core, as of its last look. take_delays() resets
-// both to 0.
+// Time that this thread has slept waiting for others, and time without a core, as of its last query. take_delays()
+// resets both to 0.
 struct Delays {
     int64_t slept, without_core;
 };
@@ -31,8 +31,8 @@ private:
     alignas(64) int32_t word_; // twice the count, plus bit 0
 };
 
-// Asks the scheduler, which takes 15 microseconds, unless this thread has asked less than `interval` ago.
+// Queries the scheduler, which takes 15 microseconds, unless this thread has queried it less than `interval` ago.
 void look_for_delay(int64_t interval);
-constexpr int64_t kOftenEnough = 1'000'000; // for a thread that others have slept for
+constexpr int64_t kOftenEnough = 1'000'000; // for a thread that others have waited for in their sleep
 
 } // namespace fastiter

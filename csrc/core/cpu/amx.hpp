@@ -130,8 +130,8 @@ template <int NV, int V> FASTITER_INLINE void store_two(vec<float>* out) {
     if constexpr (V > 1) _tile_stored(3, out + kTileRows * NV + 1, NV * 64);
 }
 
-// Multiplies V vectors from FIRST on. Calls ask(row) for this call's share of the rows during the product: see
-// multiply_tile of rnn/cpu/tile.hpp.
+// Multiplies V vectors from FIRST on. During the product, calls ask(row) for this call's share of the rows: see
+// multiply_tile in rnn/cpu/tile.hpp.
 template <bool TWO, int NV, int FIRST, int V, class Ask>
 FASTITER_INLINE void multiply_vectors(int rows, const TileProduct& p, Ask ask) {
     if constexpr (TWO)

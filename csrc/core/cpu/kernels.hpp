@@ -1,4 +1,4 @@
-// Kernels of no family: the vector functions alone, for tests, and a read of memory, for benchmarks
+// Kernels that belong to no family: the vector functions alone, for tests, and a memory read, for benchmarks
 #pragma once
 #include "core/tables.hpp"
 #include <cstdint>

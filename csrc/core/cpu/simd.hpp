@@ -10,7 +10,8 @@
 #endif
 
 #define FASTITER_INLINE inline __attribute__((always_inline))
-// For what several loops call and none waits for: one copy of its code, where the compiler would make one per call
+// For code that several loops call and none depends on for speed: keeps one copy where the compiler would inline one
+// per call.
 #define FASTITER_NOINLINE __attribute__((noinline))
 
 namespace fastiter::FASTITER_LEVEL {
@@ -35,7 +36,8 @@ template <class T> struct unaligned_vector_of {
     typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T))));
 };
 template <class T> using mask = decltype(vec<T>{} < vec<T>{}); // all ones where true
-// The bits of each element, whose sums wrap around: those of infinities and NaN overflow the integers of a mask.
+// The bits of each element as unsigned integers, whose sums wrap around: adding up the signed bits of infinities and
+// NaN would overflow.
 template <class T> struct raw_bits_of;
 template <> struct raw_bits_of<float> {
     typedef uint32_t type __attribute__((vector_size(sizeof(vec<float>))));

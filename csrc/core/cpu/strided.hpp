@@ -1,4 +1,4 @@
-// Arrays over time, as the recurrent kernels take them. Strides count elements.
+// Arrays over time, as passed to the recurrent kernels. Strides count elements.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +11,6 @@ template <class T> struct Steps {
     int64_t row = 0, time = 0, gate = 0, head = 0;
 };
 
-constexpr int kMaxStates = 4; // of a cell: h, c, n, m
+constexpr int kMaxStates = 4; // states per cell: h, c, n, m
 
 } // namespace fastiter
