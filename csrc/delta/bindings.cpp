@@ -6,7 +6,7 @@
 namespace fastiter::delta {
 namespace {
 
-// Steps of (B, T, N, K), or with several factors a step (B, T, M, N, K); None is null.
+// Steps of (B, T, N, K), or with several factors per step (B, T, M, N, K); None is null.
 template <class T> Steps<T> steps(py::handle x) {
     if (x.is_none()) return {};
     const Array array(x.ptr());
@@ -33,9 +33,9 @@ DeltaShape shape_of(const py::tuple& x) {
     return s;
 }
 
-// As many threads as there are units of work; one if the work takes about as long as starting a team.
+// At most one thread per unit of work; one if the work takes about as long as starting a team.
 int useful(int threads, int64_t units, const DeltaShape& s) {
-    constexpr double kSmall = 1e5; // elements of the state times steps
+    constexpr double kSmall = 1e5; // state elements times steps
     if (double(s.starts ? 1 : s.rows) * double(s.T * s.M * s.N) * double(s.K * s.V) < kSmall) return 1;
     return threads_for(units, 1, threads);
 }

@@ -361,7 +361,7 @@ template <class T> void add_copies(T* to, const T* from, int64_t count, int64_t 
         for (int64_t b = 0; b < copies; ++b) to[i] += from[b * apart + i];
 }
 
-// The same for lines of K numbers, M in each step, which `to` need not have next to each other
+// The same for lines of K numbers, M in each step; the lines of `to` need not be adjacent.
 template <class T>
 void add_copies(const Steps<T>& to, const Steps<T>& from, const DeltaShape& s, int64_t M, int64_t copies, int64_t apart,
                 Team team) {

@@ -9,8 +9,8 @@ FASTITER_FAMILY(delta)
 
 namespace fastiter::delta {
 
-// A row is one sequence with one state. Packed arrays have one line, and a row is steps [starts[row], starts[row] +
-// lengths[row]) of it. Without starts, it is the first lengths[row] steps (nullptr: all T) of line `row`.
+// A row is one sequence with one state. Packed arrays have one line, of which a row is steps [starts[row], starts[row]
+// + lengths[row]). Without starts, a row is the first lengths[row] steps (nullptr: all T) of line `row`.
 struct DeltaShape {
     int64_t rows = 0, T = 0, M = 1, N = 0, K = 0, V = 0;
     const int64_t* starts = nullptr;
@@ -42,9 +42,9 @@ template <class T> struct DeltaForward {
 };
 
 // Backward pass, from e and the states that the forward pass saved. The cotangents `d_o` of o and `dlast` of the final
-// state may be null = 0. Writes the gradients of all inputs, which are contiguous but for dq, dk and dv; ddecay if there
-// is a decay, dh0 if it is not null. With `split`, the column blocks of one head are distributed over threads too; each
-// keeps its own sums until all have finished.
+// state may be null = 0. Writes the gradients of all inputs, which are contiguous except for dq, dk and dv; ddecay only
+// if there is a decay, dh0 only if it is not null. With `split`, the column blocks of a head are distributed over
+// threads too; each block keeps its own sums until all have finished.
 template <class T> struct DeltaBackward {
     DeltaShape shape;
     Steps<const T> q, k;

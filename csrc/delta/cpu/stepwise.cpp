@@ -23,7 +23,7 @@ FASTITER_INLINE void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, 
     for (int v = 0; v < NV; ++v) kept[v] = w[v];
     // With sixteen registers, only the sums and one row of S fit; w is then loaded from memory for each row.
     const vec<T>* const ws = kVectorBytes == 64 ? kept : w;
-    // Loads come before stores, as the compiler must assume that S aliases k.
+    // Loads precede stores, as the compiler must assume that S aliases k.
     auto line = [&](int64_t i, vec<T>(&oi)[NV], vec<T>(&ri)[NV]) __attribute__((always_inline)) {
         const vec<T> ki = broadcast(k[i]), qi = broadcast(q[i]), ni = broadcast(next[i]);
         T* const at = S + i * NV * W;

@@ -7,8 +7,8 @@ FASTITER_FAMILY(delta)
 
 namespace fastiter::delta::FASTITER_LEVEL {
 
-// Number of terms in the sum of row i: all, or as many as causality allows, i * times + plus or i / over + plus. The
-// terms beyond are skipped, not multiplied by zero, so that a NaN among them does not spread.
+// Number of terms in the sum of row i: all, or as many as causality allows, i * times + plus or i / over + plus.
+// Further terms are skipped, not multiplied by zero, so that a NaN among them does not spread.
 struct Terms {
     int64_t all = 0, times = 0, over = 1, plus = INT64_MAX;
     int64_t of(int64_t i) const {
