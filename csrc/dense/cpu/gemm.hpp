@@ -4,7 +4,7 @@
 
 namespace fastiter::dense::FASTITER_LEVEL {
 
-// The sum over k is split into blocks of at most this, whatever the number of threads, so that a's tile fits the
+// The sum over k is split into blocks of at most this length, whatever the number of threads, so that a's tile fits the
 // first-level cache.
 constexpr int64_t kDeepestSum = 384;
 inline int64_t block_of_sum(int64_t K, int64_t deepest = kDeepestSum) {

@@ -1,6 +1,6 @@
 // c = a b + bias: packed panels of b stay in the outer caches, blocks of a in the second level, tiles of c in
-// registers. bf16 are packed in pairs of k, as in core/cpu/product.hpp, and accumulated as floats. A packed line of b holds
-// all columns of a panel at one k (bf16: one pair of k). So does a packed line of a with all rows, except for AMX
+// registers. bf16 are packed in pairs of k, as in core/cpu/product.hpp, and accumulated as floats. A packed line of b
+// holds all columns of a panel at one k (bf16: one pair of k). So does a packed line of a with all rows, except for AMX
 // tiles, which read contiguous k of a row.
 #pragma once
 #include "core/cpu/product.hpp"
@@ -13,7 +13,7 @@ template <class T> struct MatrixProduct {
                          kRows = tile_rows<kPanelVectors>, kRowsOnTiles = 2 * kTileRows;
     static constexpr int64_t kPanel = kPanelVectors * W;
     static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows per block: a's part fits the second level
-    static constexpr int64_t kPackedBytes = 8 << 20;            // of b packed at a time
+    static constexpr int64_t kPackedBytes = 8 << 20;            // bytes of b packed at a time
     // AMX tiles read a from the second-level cache, which holds more, and partial sums go through memory.
     static constexpr int64_t kDeepest = on_tiles<T> ? 1024 : kDeepestSum;
     // Lines of a panel that tiles process at a time: they stay in the first-level cache.
@@ -74,7 +74,7 @@ template <class T> struct MatrixProduct {
         int64_t row, k;
     };
 
-    // Addresses of the k in a packed line, for row 0 of a or for a panel of b; nullptr: zeros, as past the end
+    // Addresses of the k in a packed line, for row 0 of a or for a panel of b; nullptr: zeros, for k past the end
     struct Lines {
         const T* at[depth];
         FASTITER_INLINE vec<T> load(int d, int64_t offset, int64_t count) const {
@@ -180,7 +180,7 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    // The same for rows that are contiguous in k
+    // The same for rows of a that are contiguous in k
     void copy_rows_of_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
         const int64_t numbers = min_of(count * depth, g.K - k0 * depth), zeros = count * depth - numbers;
         for (int64_t i = 0; i < rows; ++i, out += row_of_a) {
