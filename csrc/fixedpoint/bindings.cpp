@@ -8,7 +8,7 @@ namespace {
 
 PyObject* at(const py::tuple& t, int i) { return PyTuple_GET_ITEM(t.ptr(), i); }
 
-// sizes: rows, n, m. vectors: slot, x, f, next.
+// sizes: (rows, n, m). vectors: (slot, x, f, next).
 template <class Step> Step step_of(const py::tuple& sizes, const py::tuple& vectors, py::handle restart) {
     Step p;
     p.rows = integer(at(sizes, 0)), p.n = integer(at(sizes, 1)), p.m = integer(at(sizes, 2));
@@ -20,7 +20,7 @@ template <class Step> Step step_of(const py::tuple& sizes, const py::tuple& vect
     return p;
 }
 
-// Runs a step; sums: numbers of the workspace for each row and chunk
+// Runs a step; sums: numbers in the workspace for each row and chunk
 template <class Step> void run(void (*step)(const Step&, Team), Step& p, int64_t sums) {
     constexpr int64_t kLeast = 1 << 19; // multiplications
     p.workspace = static_cast<double*>(workspace.of(sizeof(double) * p.rows * (chunks_of(p.n) + 1) * sums));
@@ -28,8 +28,8 @@ template <class Step> void run(void (*step)(const Step&, Team), Step& p, int64_t
     launch(step, p, [&](int threads) { return threads_for(3 * p.rows * p.n * p.m, kLeast, threads); });
 }
 
-// history: last_r, last_g, dr, dg, gram, pushed. how: type I; whether dr and dg have half as
-// many bits as x
+// history: (last_r, last_g, dr, dg, gram, pushed). how: whether type I; whether dr and dg are stored in half as many
+// bits as x
 void anderson(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
               double beta, double ridge, const std::pair<bool, bool>& how) {
     auto run_as = [&]<class T, class H>() {
@@ -46,7 +46,7 @@ void anderson(int bits, const py::tuple& sizes, const py::tuple& vectors, const 
         bits == 32 ? run_as.template operator()<float, float>() : run_as.template operator()<double, double>();
 }
 
-// history: last_x, last_r, u, v, pushed
+// history: (last_x, last_r, u, v, pushed)
 void broyden(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
              double beta) {
     with_float(bits, [&]<class T>() {
@@ -59,8 +59,8 @@ void broyden(int bits, const py::tuple& sizes, const py::tuple& vectors, const p
     });
 }
 
-// state: residual, scale, best, best_scale, since of the samples; found: verdict, is_best of the rows. limits: rtol, atol, growth,
-// patience
+// state: (residual, scale, best, best_scale, since), by sample; found: (verdict, is_best), by row. limits: (rtol, atol,
+// growth, patience)
 Judge judge_of(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& found, const py::tuple& limits) {
     Judge p;
     p.rows = rows, p.slot = address<const int64_t>(slot);
@@ -77,7 +77,7 @@ int64_t judge(int64_t rows, py::handle slot, const py::tuple& state, const py::t
     return judge_rows(judge_of(rows, slot, state, found, limits));
 }
 
-// vectors: slot, x, f, best_x. Returns the number of verdicts that are not go_on.
+// vectors: (slot, x, f, best_x). Returns the number of verdicts other than go_on.
 int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& state,
                 const py::tuple& found, const py::tuple& limits, int norm) {
     return with_float(bits, [&]<class T>() {
@@ -103,7 +103,7 @@ int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, cons
 
 } // namespace
 
-// Further files of bindings define their functions here: void bind_<topic>(py::module_& m);
+// Additional binding files define void bind_<topic>(py::module_& m), declared here.
 void bind_hopfield(py::module_& m);
 void bind_prox(py::module_& m);
 void bind_sinkhorn(py::module_& m);
@@ -114,7 +114,7 @@ void bind(py::module_& m) {
     m.def("broyden", broyden);
     m.def("judge", judge);
     m.def("measure", measure);
-    // A line for each further file: bind_<topic>(m);
+    // One call for each additional file: bind_<topic>(m);
     bind_hopfield(m);
     bind_prox(m);
     bind_sinkhorn(m);

@@ -1,4 +1,4 @@
-// Hopfield networks in fastiter._core.fixedpoint.
+// The bindings of Hopfield networks in fastiter._core.fixedpoint.
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
 #include "fixedpoint/cpu/hopfield_kernels.hpp"
@@ -14,7 +14,7 @@ template <class T> Vectors<T> vectors(PyObject* x) {
     return {array.data<T>(), array.stride(0), array.stride(1), array.stride(2)};
 }
 
-// shape: batch, heads, L, S, D. arrays: stored, beta (contiguous), and bias (batch, head, query, pattern) or None
+// shape: (batch, heads, L, S, D). arrays: stored, beta (contiguous), and bias (batch, head, query, pattern) or None
 template <class T> HopfieldProblem<T> problem_of(const py::tuple& shape, const py::tuple& arrays) {
     auto size = [&](int i) { return integer(item(shape, i)); };
     HopfieldProblem<T> p;
@@ -28,15 +28,15 @@ template <class T> HopfieldProblem<T> problem_of(const py::tuple& shape, const p
     return p;
 }
 
-// As many threads as have the multiplications of about one start of a team
+// As many threads as leave each about the multiplications that one start of a team takes
 int useful(const HopfieldShape& q, int64_t passes, int threads) {
     constexpr double kLeast = 4e5;
     const double work = double(q.problems()) * double(q.L) * double(q.S) * double(q.D) * double(passes);
     return int(std::clamp(work / kLeast, 1.0, double(threads)));
 }
 
-// limits: whether queries stop, rtol, atol, max_steps. results: value, converged, steps, residual. kept: states, largest
-// and inverse, each None if not
+// limits: (whether queries stop, rtol, atol, max_steps). results: (value, converged, steps, residual). kept: (states,
+// largest, inverse), each None if not requested
 void update(int bits, const py::tuple& shape, const py::tuple& arrays, py::handle state, const py::tuple& limits,
             const py::tuple& results, const py::tuple& kept) {
     with_float(bits, [&]<class T>() {
@@ -53,9 +53,11 @@ void update(int bits, const py::tuple& shape, const py::tuple& arrays, py::handl
         py::gil_scoped_release release;
         const HopfieldShape& q = p.problem.shape;
         launch(hopfield_kernels().of<HopfieldTable<T>>().update, p, [&](int threads) {
-            const int64_t likely = p.stops ? std::min<int64_t>(p.max_steps, 4) : p.max_steps; // updates of a query
+            // expected updates of a query
+            const int64_t likely = p.stops ? std::min<int64_t>(p.max_steps, 4) : p.max_steps;
             threads = useful(q, std::max<int64_t>(likely, 1), threads);
-            // The results of a query are the same in any chunk: smaller ones where there are few problems for all threads
+            // A query's results do not depend on the chunk size; small chunks are used if there are too few problems
+            // for all threads.
             p.chunk = q.problems() * ((q.L + kHopfieldChunk - 1) / kHopfieldChunk) >= 4 * threads ? kHopfieldChunk : 64;
             p.workspace = workspace.of(hopfield_kernels().of<HopfieldTable<T>>().workspace(p, threads));
             return threads;
@@ -63,8 +65,8 @@ void update(int bits, const py::tuple& shape, const py::tuple& arrays, py::handl
     });
 }
 
-// kept: states, largest, inverse and steps. gradients: that of the last states, which becomes that of the first, and
-// those of stored and beta
+// kept: (states, largest, inverse, steps). gradients: the gradient with respect to the last states, overwritten by that
+// of the first states, and the gradients of stored and beta
 void gradient(int bits, const py::tuple& shape, const py::tuple& arrays, const py::tuple& kept, int64_t most,
               const py::tuple& gradients) {
     with_float(bits, [&]<class T>() {
@@ -85,7 +87,7 @@ void gradient(int bits, const py::tuple& shape, const py::tuple& arrays, const p
     });
 }
 
-// results: dstored, dbeta, and the relative residuals of the systems
+// results: (dstored, dbeta, relative residuals of the linear systems)
 void adjoint(int bits, const py::tuple& shape, const py::tuple& arrays, py::handle states, py::handle gradient,
              double rtol, int64_t max_steps, const py::tuple& results) {
     with_float(bits, [&]<class T>() {

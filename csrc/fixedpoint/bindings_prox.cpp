@@ -1,4 +1,4 @@
-// The proximal operators of fastiter.fixedpoint.
+// The bindings of the proximal operators of fastiter.fixedpoint.
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
 #include "fixedpoint/cpu/prox.hpp"
@@ -17,7 +17,7 @@ void prox(int kind, int bits, const py::tuple& shape, double parameter, py::hand
         g.y = address<const T>(y), g.out = address<T>(out);
         if (g.outer * g.size * g.inner == 0) return;
         py::gil_scoped_release release;
-        constexpr int64_t kLeast = 1 << 12; // numbers for each thread
+        constexpr int64_t kLeast = 1 << 12; // elements per thread
         launch(kernels.run[kind], g, [&](int threads) {
             const int used = threads_for(g.outer * g.size * g.inner, kLeast, threads);
             g.bytes = Prox(kind) == Prox::entropy ? 0 : kernels.bytes(g);

@@ -1,4 +1,4 @@
-// The bindings of Sinkhorn's iteration.
+// The bindings of the Sinkhorn iteration.
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
 #include "fixedpoint/cpu/sinkhorn.hpp"
@@ -6,8 +6,8 @@
 namespace fastiter::fixedpoint {
 namespace {
 
-// sizes: batch, n, m. arrays: cost, log_a, log_b, f, g. limits: epsilon, tolerance, most. results: steps, residual,
-// ended
+// sizes: (batch, n, m). arrays: (cost, log_a, log_b, f, g). limits: (epsilon, tolerance, most). results: (steps,
+// residual, ended)
 void sinkhorn(int bits, const py::tuple& sizes, const py::tuple& arrays, const py::tuple& limits,
               const py::tuple& results) {
     auto at = [](const py::tuple& t, int i) { return PyTuple_GET_ITEM(t.ptr(), i); };

@@ -1,4 +1,4 @@
-// Python bindings of transport sweeps.
+// The bindings of transport sweeps.
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
 #include "fixedpoint/cpu/transport.hpp"
@@ -6,7 +6,7 @@
 namespace fastiter::fixedpoint {
 namespace {
 
-// sizes: batch, cells, directions, forward. arrays: source, sigma, width, cosine, weight, incoming, phi, outgoing
+// sizes: (batch, cells, directions, forward). arrays: (source, sigma, width, cosine, weight, incoming, phi, outgoing)
 void transport(int bits, const py::tuple& sizes, const py::tuple& arrays) {
     auto at = [](const py::tuple& t, int i) { return PyTuple_GET_ITEM(t.ptr(), i); };
     with_float(bits, [&]<class T>() {

@@ -1,13 +1,14 @@
-// Anderson's method: the row of the Gram matrix, the least squares and the mixing, in one pass over each history.
+// Anderson's method: the new row of the Gram matrix, the least-squares problem and the mixing, in one pass over each
+// history.
 #include "fixedpoint/cpu/least_squares.hpp"
 #include "fixedpoint/cpu/sums.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
 namespace {
 
-constexpr int kSums = 5; // of a difference: dr_i.dr, dr_i.r, dg_i.dr, dg_i.r, dr_i.dg
+constexpr int kSums = 5; // products of a difference i: dr_i.dr, dr_i.r, dg_i.dr, dg_i.r, dr_i.dg
 
-// Where the newest difference of a slot goes, and how many there are with it
+// Where the newest difference of a slot is stored, and the number of differences including it
 struct Place {
     int64_t slot, at, held;
 };
@@ -27,7 +28,8 @@ template <class T, class H> FASTITER_INLINE H* history(H* from, const AndersonSt
     return from + (slot * p.m + i) * p.n;
 }
 
-// Writes r, g and their differences of one chunk, in place of the oldest, and the sums of products with all others.
+// Writes r, g and their new differences, over the oldest ones, for one chunk, and the chunk's sums of products with all
+// others.
 template <class T, class H>
 void push(const AndersonStep<T, H>& p, int64_t row, int64_t chunk, int64_t first, int64_t count) {
     constexpr int W = lanes<T>;
@@ -72,15 +74,15 @@ void push(const AndersonStep<T, H>& p, int64_t row, int64_t chunk, int64_t first
     }
 }
 
-// The coefficients of one row, where its last chunk's sums would be
+// The coefficients of one row, stored in place of its last chunk's sums
 template <class T, class H> FASTITER_INLINE double* coefficients(const AndersonStep<T, H>& p, int64_t row) {
     const int64_t chunks = chunks_of(p.n);
     return p.workspace + (row * (chunks + 1) + chunks) * kSums * p.m;
 }
 
-constexpr double kLeast = 0x1p-50; // of a pivot, where the diagonal is 1
+constexpr double kLeast = 0x1p-50; // smallest pivot, relative to a unit diagonal
 
-// Adds up the sums of all chunks and enters those of the newest difference into the Gram matrix of the row.
+// Adds up the sums of all chunks and enters the products of the newest difference into the Gram matrix of the row.
 template <class T, class H> void enter(const AndersonStep<T, H>& p, int64_t row) {
     const Place to = place_of(p, row);
     const int64_t chunks = chunks_of(p.n), m = p.m;
@@ -96,7 +98,7 @@ template <class T, class H> void enter(const AndersonStep<T, H>& p, int64_t row)
     }
 }
 
-// Solves the least squares of rows [first, first + count), at most as many as a vector has doubles.
+// Solves the least-squares problems of rows [first, first + count), at most as many as a vector has doubles.
 template <class T, class H> void solve_two(const AndersonStep<T, H>& p, int64_t first, int64_t count) {
     const int64_t m = p.m, before = chunks_of(p.n) * kSums * m;
     Together s;
@@ -139,7 +141,7 @@ template <class T, class H> void solve_one(const AndersonStep<T, H>& p, int64_t 
     for (int64_t i = 0; i < s.size; ++i) c[i] = s.b[i] * s.scale[i];
 }
 
-// Solves the least squares of rows [first, last), and counts their differences.
+// Solves the least-squares problems of rows [first, last), and counts their differences.
 template <class T, class H> void solve(const AndersonStep<T, H>& p, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) enter(p, row);
     for (int64_t row = first; row < last; row += lanes<double>) {

@@ -1,10 +1,10 @@
-// The good Broyden method: two passes over the updates of H, one for the products with them, one to combine them.
+// The good Broyden method: two passes over the updates of H, one for the inner products with them, one to combine them.
 #include "fixedpoint/cpu/sums.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
 namespace {
 
-// Where the update of a row goes and how many there are with it; at: -1 before the second iterate
+// Where the update of a row is stored, and the number of updates including it; at = -1 before the second iterate
 struct Place {
     int64_t slot, at, held;
 };
@@ -17,7 +17,7 @@ template <class T> FASTITER_INLINE Place place_of(const BroydenStep<T>& p, int64
 
 template <class T> FASTITER_INLINE int64_t sums_of(const BroydenStep<T>& p) { return 3 * p.m + 4; }
 
-// Sums of one chunk: of each update u.s, v.y, v.r, and then v.y and v.r of the new one
+// Sums of one chunk: u.s, v.y and v.r for each update, then v.y and v.r for the new one
 template <class T> FASTITER_INLINE double* sums(const BroydenStep<T>& p, int64_t row, int64_t chunk) {
     return p.workspace + (row * (chunks_of(p.n) + 1) + chunk) * sums_of(p);
 }
@@ -56,7 +56,7 @@ void old_products(const BroydenStep<T>& p, int64_t row, int64_t chunk, int64_t f
     }
 }
 
-// Adds the sums [from, from + numbers) of all chunks up in the first.
+// Adds up the sums [from, from + numbers) of all chunks in the first chunk.
 template <class T> FASTITER_INLINE void add_up(const BroydenStep<T>& p, int64_t row, int64_t from, int64_t numbers) {
     double* total = sums(p, row, 0) + from;
     for (int64_t c = 1; c < chunks_of(p.n); ++c)
@@ -89,10 +89,10 @@ template <class T> void new_update(const BroydenStep<T>& p, int64_t row, int64_t
     out[2] = product<T>(now.y, now.y, count), out[3] = product<T>(v + to.at * p.n, v + to.at * p.n, count);
 }
 
-// The factor of the new u; 0: the update is left out
+// The factor of the new u; 0: the update is skipped
 template <class T> FASTITER_INLINE double factor(const BroydenStep<T>& p, int64_t row) {
     const double* c = sums(p, row, 0) + 3 * p.m;
-    constexpr double kLeast = sizeof(T) == 4 ? 0x1p-20 : 0x1p-48; // of the cosine between v and y
+    constexpr double kLeast = sizeof(T) == 4 ? 0x1p-20 : 0x1p-48; // smallest cosine between v and y
     const double inverse = 1 / c[0];
     const bool keeps = c[0] * c[0] > kLeast * kLeast * c[2] * c[3] && inverse * 0 == 0;
     return keeps ? inverse : 0;
@@ -125,7 +125,7 @@ template <class T> void move(const BroydenStep<T>& p, int64_t row, int64_t first
     }
 }
 
-// An update that is left out keeps its place, with u = 0.
+// A skipped update keeps its place, with u = 0.
 template <class T> FASTITER_INLINE void count_row(const BroydenStep<T>& p, int64_t row) {
     int64_t& pushed = p.pushed[p.slot[row]];
     const int64_t before = p.restart && p.restart[row] ? -1 : pushed;

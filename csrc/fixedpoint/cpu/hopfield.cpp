@@ -1,4 +1,4 @@
-// Updates of queries until each has converged
+// Updates queries until each has converged.
 #include "fixedpoint/cpu/hopfield.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
@@ -77,7 +77,7 @@ private:
         judge<NV>(index, count);
     }
 
-    // The change of each query, and whether it is small enough
+    // Computes the change of each query and whether it is small enough.
     template <int NV> void judge(const int32_t* index, int64_t count) {
         for (int64_t i = 0; i < q_.D * NV * W; i += W) store(xi_ + i, load(out_ + i) - load(xi_ + i));
         const Lanes<T> change = dots(xi_, xi_, q_.D, NV), size = dots(out_, out_, q_.D, NV);
@@ -97,7 +97,7 @@ private:
     Scratch scratch_;
     T *xi_ = nullptr, *out_ = nullptr, *block_ = nullptr, *value_ = nullptr;
     int32_t* active_ = nullptr;
-    int64_t at_ = 0; // of the problem's first query in arrays (batch, head, query)
+    int64_t at_ = 0; // index of the problem's first query in arrays (batch, head, query)
 };
 
 template <class T> size_t workspace(const HopfieldUpdate<T>& p, int threads) {

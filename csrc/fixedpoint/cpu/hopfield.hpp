@@ -1,6 +1,6 @@
-// Associations of a tile of queries with the patterns of one problem. The lanes of vectors are queries: patterns are read
-// where they are, a number at a time, the softmax needs no sum across lanes, and each query has sums of its own, whatever
-// the others of its tile are. A panel holds all queries of a tile for each of some rows: panel[row][query].
+// Associates a tile of queries with the patterns of one problem. Vector lanes are queries: patterns are read in place,
+// one number at a time, the softmax needs no sum across lanes, and the sums of a query do not depend on the other
+// queries in its tile. A panel holds some rows of all queries of a tile: panel[row][query].
 #pragma once
 #include "core/cpu/pack.hpp"
 #include "core/cpu/tile.hpp"
@@ -11,10 +11,10 @@ namespace fastiter::fixedpoint::FASTITER_LEVEL {
 
 constexpr int kTileVectors = 4;
 template <class T> constexpr int64_t kTileQueries = kTileVectors * lanes<T>;
-// Patterns at a time: their panel stays in the first-level cache.
+// Patterns processed at a time: their panel stays in the first-level cache.
 constexpr int64_t kPatterns = 120;
 
-// Hands out parts of a thread's workspace; counts their bytes if there is none yet.
+// Hands out parts of a thread's workspace; only counts their bytes if there is none yet.
 class Scratch {
 public:
     explicit Scratch(void* memory) : memory_(static_cast<char*>(memory)) {}
@@ -30,7 +30,8 @@ private:
     size_t bytes_ = 0;
 };
 
-// panel[d][l] = rows[index[l]][d] for l < count, 0 for the lanes beyond, which fill vectors of a line of `pitch` lanes
+// panel[d][l] = rows[index[l]][d] for l < count, 0 for the remaining lanes of a line of `pitch` lanes, which is whole
+// vectors
 template <class T>
 void gather(const T* rows, int64_t row, const int32_t* index, int64_t count, int64_t D, T* panel, int64_t pitch) {
     constexpr int W = lanes<T>;
@@ -83,7 +84,7 @@ template <class T> Lanes<T> dots(const T* a, const T* b, int64_t D, int NV) {
     return sums;
 }
 
-// The patterns of one problem, and how they meet a tile of queries
+// The patterns of one problem, and their products with a tile of queries
 template <class T> class Problem {
 public:
     static constexpr int W = lanes<T>;
@@ -98,11 +99,11 @@ public:
     const int64_t S, D;
     const T beta;
 
-    // The z of patterns [s0, s0 + n): f(pattern, z) for each line of NV vectors. index: the queries of the lanes;
-    // block: room for the panel of n patterns
+    // Computes z for patterns [s0, s0 + n) and calls f(pattern, z) for each line of NV vectors. index: the queries of
+    // the lanes; block: space for the panel of n patterns
     template <int NV, class F>
     void scores(const T* xi, const int32_t* index, int64_t count, int64_t s0, int64_t n, T* block, F f) const {
-        const bool own = bias_.data && bias_.query != 0; // each query has a bias of its own
+        const bool own = bias_.data && bias_.query != 0; // one bias per query
         if (own) read_bias<NV>(index, count, s0, n, block);
         const vec<T> scale = broadcast(beta);
         products<NV>(xi, s0, n, [&](int64_t s, vec<T>(&line)[NV]) {
@@ -113,7 +114,7 @@ public:
         });
     }
 
-    // x_s . panel for patterns [s0, s0 + n): f(pattern, line)
+    // Computes x_s . panel for patterns [s0, s0 + n) and calls f(pattern, line).
     template <int NV, class F> void products(const T* panel, int64_t s0, int64_t n, F f) const {
         for_each_tile<tile_rows<NV>>(n, [&](int64_t first, int count) {
             with_count<tile_rows<NV>>(count, [&]<int R>() {
@@ -184,10 +185,10 @@ public:
     }
 
 private:
-    // z is -inf where no pattern is left: its exponentials are to be 0, not exp(-inf + inf).
+    // If no pattern is left, z is -inf, and its exponentials must be 0, not exp(-inf + inf).
     static vec<T> finite_or_zero(vec<T> x) { return select<T>(x == broadcast(-T(__builtin_inf())), vec<T>{}, x); }
 
-    // z becomes e^(z - largest); sum <- keep sum + the sum of these.
+    // Replaces z by e^(z - largest); sum <- keep sum + the sum of these.
     template <int NV>
     static void exponentials(T* block, int64_t n, const Lanes<T>& largest, const vec<T> (&keep)[NV],
                              vec<T> (&sum)[NV]) {

@@ -1,15 +1,15 @@
-// How the gradient of one update flows back. With g the gradient of sum_s p_s x_s, and p as the update had it,
+// Backward pass of one update. With g the gradient of sum_s p_s x_s, and p as computed in the update,
 //
 //   w_s = p_s (x_s . g - c),  c = g . sum_s p_s x_s     dxi = beta sum_s w_s x_s     dbeta = sum_s w_s (x_s . xi)
 //   dx_s = p_s g + beta w_s xi
 //
-// As the Jacobian is symmetric, dxi is also what a step g of xi does to its update.
+// As the Jacobian is symmetric, dxi is also the change of the update for a change g of xi.
 #pragma once
 #include "fixedpoint/cpu/hopfield.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
 
-// A tile of queries: panels of D lines for xi and g, and numbers for each query
+// A tile of queries: panels of D lines for xi and g, and one number per query for the rest
 template <class T> struct BackwardTile {
     const int32_t* index = nullptr;
     int64_t count = 0;
@@ -28,7 +28,7 @@ public:
         xi_rows_ = scratch.take<T>(kTileQueries<T> * width());
     }
 
-    // dxi / beta, a panel; if dstored is not null, what the tile contributes is added to it, (pattern, D).
+    // Writes dxi / beta, a panel. If dstored is not null, adds the tile's contribution to it, (pattern, D).
     template <int NV> void run(const Problem<T>& problem, const BackwardTile<T>& t, T* dxi, T* dstored) {
         __builtin_memset(dxi, 0, size_t(D_ * NV * W) * sizeof(T));
         if (dstored) {
@@ -59,7 +59,8 @@ public:
 private:
     int64_t width() const { return round_up(D_, W); }
 
-    // The panel's queries as lines of d, in blocks of at most kTileVectors vectors: rows[block][query][d]
+    // Writes the panel's queries as lines of length D, in blocks of at most kTileVectors vectors:
+    // rows[block][query][d].
     void to_rows(const T* panel, int64_t pitch, int64_t count, vec<T> factor, T* rows) const {
         for (int64_t d = 0; d < D_; d += W) {
             const int64_t block = d / kBlock * kBlock, wide = min_of(kBlock, width() - block);
@@ -104,7 +105,7 @@ private:
     T *weights_ = nullptr, *own_ = nullptr, *g_rows_ = nullptr, *xi_rows_ = nullptr;
 };
 
-// The chunks of queries of a problem each have sums of their own, dstored and dbeta, if there are several.
+// Partial sums dstored and dbeta, one copy for each chunk of queries if a problem has several chunks
 template <class T> class Partial {
 public:
     Partial(const HopfieldShape& q, T* dstored, T* dbeta, Scratch& shared)
@@ -118,7 +119,7 @@ public:
     T* dstored(int64_t unit) const { return (chunks_ == 1 ? dstored_ : own_) + unit * q_.S * q_.D; }
     T* dbeta(int64_t unit) const { return (chunks_ == 1 ? dbeta_ : beta_) + unit; }
 
-    // Adds up the chunks of the problems that are this thread's.
+    // Adds up the chunks of the problems assigned to this thread.
     void add(const Team& team) const {
         if (chunks_ == 1) return;
         const int64_t size = q_.S * q_.D;
@@ -139,7 +140,7 @@ private:
     T *dstored_, *dbeta_, *own_ = nullptr, *beta_ = nullptr;
 };
 
-// The sum of a number of each lane, over the first `count`
+// The sum of the first `count` lanes
 template <class T> T total(const Lanes<T>& x, int64_t count) {
     T some[kTileQueries<T>] = {}, sum = 0;
     for (int v = 0; v < kTileVectors; ++v) store(some + v * lanes<T>, x.of[v]);

@@ -1,10 +1,10 @@
-// Gradients of Hopfield updates: through all of them, and at fixed points
+// Gradients of Hopfield updates: through all updates, and at fixed points
 #include "fixedpoint/cpu/hopfield_backward.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
 namespace {
 
-// Panels of a thread
+// The panels of one thread
 template <class T> struct Panels {
     T *xi, *g, *dxi, *more;
     int32_t* index;
@@ -72,7 +72,7 @@ private:
     int64_t at_ = 0;
 };
 
-// Conjugate gradients for (I - J) u = gradient, each lane a system of its own
+// Conjugate gradients for (I - J) u = gradient, each lane a separate system
 template <class T> class Adjoint {
 public:
     static constexpr int W = lanes<T>;
@@ -117,7 +117,7 @@ private:
         dbeta_ += total(dots(panels_.xi, panels_.dxi, q_.D, NV), count);
     }
 
-    // Divides the gradients by their largest numbers, which are returned, so that no square underflows.
+    // Divides the gradients by their largest magnitudes, which are returned, so that no square underflows.
     template <int NV> Lanes<T> normalize() const {
         Lanes<T> size = {};
         for (int64_t d = 0; d < q_.D; ++d)
@@ -131,7 +131,7 @@ private:
         return size;
     }
 
-    // panels_.g is the gradient, then the direction of the search; u_ the solution, r_ its residual
+    // panels_.g holds the gradient, then the search direction; u_ the solution, r_ its residual
     template <int NV> void solve(const Problem<T>& problem, BackwardTile<T>& t, const Team& team) {
         const int64_t size = q_.D * NV * W;
         __builtin_memset(u_, 0, size_t(size) * sizeof(T));
@@ -142,7 +142,7 @@ private:
         for (int v = 0; v < NV; ++v) goal.of[v] = whole.of[v] * tolerance;
         for (int64_t step = 0; step < p_.max_steps; ++step) {
             bool more = false;
-            for (int v = 0; v < NV; ++v) { // NaN: goes on, and is reported
+            for (int v = 0; v < NV; ++v) { // a NaN residual counts as not converged, and is reported
                 const mask<T> is_done = square.of[v] <= goal.of[v];
                 active.of[v] = select<T>(is_done, vec<T>{}, broadcast(T(1)));
                 more = more || any<T>(~is_done);
@@ -159,7 +159,7 @@ private:
         for (int64_t l = 0; l < t.count; ++l) p_.residual[at_ + t.index[l]] = T(__builtin_sqrt(double(ratio[l])));
     }
 
-    // One step of the method; the lanes that are done keep what they have.
+    // One step of the method; lanes that have converged are left unchanged.
     template <int NV> void advance(T beta, const Lanes<T>& active, Lanes<T>& square) {
         const int64_t size = q_.D * NV * W;
         T* const direction = panels_.g;
@@ -197,7 +197,7 @@ private:
     int64_t at_ = 0;
 };
 
-// Both kinds of gradients: partial sums, which all threads share, then a workspace for each thread
+// Workspace for both kinds of gradients: partial sums, shared by all threads, then a workspace for each thread
 template <template <class> class Kind, class P, class T> size_t workspace_of(const P& p, int threads) {
     Scratch shared(nullptr);
     const Partial<T> sums(p.problem.shape, p.dstored, p.dbeta, shared);

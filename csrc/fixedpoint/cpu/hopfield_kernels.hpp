@@ -3,9 +3,9 @@
 //
 //   z_s = beta (x_s . xi) + bias_s        p = softmax(z)        xi <- sum over s of p_s x_s
 //
-// Problems are (batch, head). A query stops where its update changes it by at most atol + rtol ||xi||. All sums of a query
-// are made in one order, by one thread, so that results are the same for any number of threads and whatever other queries
-// there are.
+// A problem is a pair (batch, head). A query stops when its update changes it by at most atol + rtol ||xi||. All sums
+// of a query are computed in a fixed order by one thread, so that results do not depend on the number of threads or on
+// the other queries.
 #pragma once
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"
@@ -20,13 +20,13 @@ struct HopfieldShape {
     int64_t problems() const { return batch * heads; }
 };
 
-// Vectors of D contiguous numbers, by (batch, head, row)
+// Contiguous vectors of D numbers, by (batch, head, row)
 template <class T> struct Vectors {
     T* data = nullptr;
     int64_t batch = 0, head = 0, row = 0;
 };
 
-// Added to the scaled products, by (batch, head, query, pattern); null: nothing
+// Bias added to the scaled products, by (batch, head, query, pattern); null: no bias
 template <class T> struct Bias {
     const T* data = nullptr;
     int64_t batch = 0, head = 0, query = 0, pattern = 0;
@@ -39,8 +39,8 @@ template <class T> struct HopfieldProblem {
     const T* beta = nullptr; // (batch, head)
 };
 
-// Numbers that one update of each query leaves for the gradient: the largest z (0 where there is none), and 1 / sum of
-// exp(z - largest) (0 where there is none)
+// Values that each update saves for the gradient: the largest z, and 1 / sum of exp(z - largest); both 0 if no pattern
+// is left
 template <class T> struct Softmax {
     T *largest = nullptr, *inverse = nullptr; // (step, batch, head, query)
 };
@@ -58,22 +58,22 @@ template <class T> struct HopfieldUpdate {
     T* states =
         nullptr; // (max_steps + 1, batch, head, query, D): before the first and after each update; null: not kept
     Softmax<T> softmax;
-    int64_t chunk = 0; // queries that a thread takes at a time
+    int64_t chunk = 0; // queries that a thread processes at a time
     void* workspace = nullptr;
 };
 
-// The gradient through all updates, from `gradient` of the last states, which becomes that of the first ones.
-// gradient (batch, head, query, D), dstored (batch, head, pattern, D), dbeta (batch, head)
+// The gradient through all updates. `gradient`, with respect to the last states, is overwritten by that of the first
+// states. gradient (batch, head, query, D), dstored (batch, head, pattern, D), dbeta (batch, head)
 template <class T> struct HopfieldGradient {
     HopfieldProblem<T> problem;
-    const T* states = nullptr; // as kept
+    const T* states = nullptr; // as saved by the updates
     Softmax<T> softmax;
     const int64_t* steps = nullptr;
     T *gradient = nullptr, *dstored = nullptr, *dbeta = nullptr;
     void* workspace = nullptr;
 };
 
-// The gradient at fixed points: u = gradient + J u is solved for each query by conjugate gradients, with J the symmetric
+// The gradient at fixed points: conjugate gradients solve u = gradient + J u for each query, where J is the symmetric
 // Jacobian of its update, to ||gradient + J u - u|| <= rtol ||gradient||; u then flows back through one update.
 template <class T> struct HopfieldAdjoint {
     HopfieldProblem<T> problem;
@@ -86,8 +86,8 @@ template <class T> struct HopfieldAdjoint {
     void* workspace = nullptr;
 };
 
-// Queries whose contributions to dstored and dbeta are summed one after the other; those of several chunks are added in
-// their order.
+// Queries whose contributions to dstored and dbeta are summed in sequence; the sums of several chunks are then added in
+// order.
 constexpr int64_t kHopfieldChunk = 256;
 
 template <class T> struct HopfieldTable {

@@ -1,7 +1,7 @@
-// Steps of fixed-point methods on a batch of samples, of which some rows are still active: row i of x and f belongs to
-// sample slot[i], whose history never moves. x, f = f(x) and next are (rows, n) and contiguous; r = f - x.
+// Steps of fixed-point methods on a batch of samples, some of which are still active: row i of x and f belongs to
+// sample slot[i], whose history is never moved. x, f = f(x) and next are (rows, n) and contiguous; r = f - x.
 //
-// Sums of products are taken over chunks of kChunk numbers in a fixed order and added up in double, so that results
+// Sums of products are computed over chunks of kChunk numbers in a fixed order and added up in double, so that results
 // are bitwise the same for any number of threads.
 #pragma once
 #include "core/cpu/bf16.hpp"
@@ -12,8 +12,8 @@ FASTITER_FAMILY(fixedpoint)
 
 namespace fastiter::fixedpoint {
 
-constexpr int64_t kChunk = 4096; // numbers of a row that one thread takes at once
-constexpr int64_t kMemory = 32;  // the most differences that a method keeps
+constexpr int64_t kChunk = 4096; // numbers of a row that a thread processes at a time
+constexpr int64_t kMemory = 32;  // maximum number of differences that a method keeps
 
 inline int64_t chunks_of(int64_t n) { return n <= kChunk ? 1 : (n + kChunk - 1) / kChunk; }
 
@@ -22,21 +22,21 @@ inline int64_t chunks_of(int64_t n) { return n <= kChunk ? 1 : (n + kChunk - 1) 
 //   next = g - sum over i of c_i dg_i,   c = argmin ||r - sum c_i dr_i||^2 + ridge sum (c_i ||dr_i||)^2      type II
 //   next as above,                       c solves sum_j (dx_i.dr_j + ridge_ij) c_j = dx_i.r                  type I
 //
-// with dx = dg - beta dr, and in type I the ridge added to the diagonal after the rows and columns are scaled to 1.
-// A column that depends on the others up to rounding gets c = 0, and so do all if a c is not finite.
-// H: the type of the history, T or a narrower one, to which differences are rounded.
+// with dx = dg - beta dr; in type I the ridge is added to the diagonal after scaling rows and columns to a unit
+// diagonal. A column that depends linearly on the others up to rounding gets c = 0; if any c is not finite, all c are
+// 0. H: the type of the history, T or a narrower one, to which differences are rounded.
 template <class T, class H = T> struct AndersonStep {
     int64_t rows = 0, n = 0, m = 0;
     const int64_t* slot = nullptr; // (rows)
     const T* x = nullptr;
     const T* f = nullptr;
-    T* next = nullptr;                // apart from x and f
+    T* next = nullptr;                // must not overlap x or f
     T* last_r = nullptr;              // (slots, n)
     T* last_g = nullptr;              // (slots, n)
-    H* dr = nullptr;                  // (slots, m, n), a ring
+    H* dr = nullptr;                  // (slots, m, n), a ring buffer
     H* dg = nullptr;                  // (slots, m, n)
     double* gram = nullptr;           // (slots, m, m): dr_i.dr_j, in type I dx_i.dr_j
-    int64_t* pushed = nullptr;        // (slots): k differences so far; -1 - k: no last iterate
+    int64_t* pushed = nullptr;        // (slots): k differences so far; -1 - k: no previous iterate
     const uint8_t* restart = nullptr; // (rows): whether to forget the history first; null: none
     double beta = 1, ridge = 0;
     bool type_one = false;
@@ -48,18 +48,18 @@ template <class T, class H = T> struct AndersonStep {
 //   s = x - last_x,  y = r - last_r,  v = H^T s,  u = (s - H y) / v.y,  H <- H + u v^T,   next = x - H r
 //
 // with H = -beta I at first. The oldest update is dropped before the new one is computed, so that H y = s holds. An
-// update whose v.y is 0 up to rounding, or not finite, is left out.
+// update whose v.y is 0 up to rounding, or not finite, is skipped.
 template <class T> struct BroydenStep {
     int64_t rows = 0, n = 0, m = 0;
     const int64_t* slot = nullptr; // (rows)
     const T* x = nullptr;
     const T* f = nullptr;
-    T* next = nullptr;                // apart from x and f
+    T* next = nullptr;                // must not overlap x or f
     T* last_x = nullptr;              // (slots, n)
     T* last_r = nullptr;              // (slots, n)
-    T* u = nullptr;                   // (slots, m, n), a ring
+    T* u = nullptr;                   // (slots, m, n), a ring buffer
     T* v = nullptr;                   // (slots, m, n)
-    int64_t* pushed = nullptr;        // (slots): k updates so far; -1 - k: no last iterate
+    int64_t* pushed = nullptr;        // (slots): k updates so far; -1 - k: no previous iterate
     const uint8_t* restart = nullptr; // (rows): whether to forget the history first; null: none
     double beta = 1;
     double* workspace = nullptr; // (rows, chunks + 1, 3 m + 4)
@@ -68,24 +68,24 @@ template <class T> struct BroydenStep {
 enum class Norm { l2, inf, rms, span };
 enum class Verdict : uint8_t { go_on, converged, nan, overflow, grown, stale };
 
-// Judges rows by their residuals ||r|| and their scales ||f||: converged where residual <= atol + rtol scale; grown
-// where residual > growth best; stale after `patience` residuals that were not below the best.
+// Classifies rows by their residuals ||r|| and scales ||f||: converged if residual <= atol + rtol scale; grown if
+// residual > growth best; stale after `patience` residuals that were not below the best.
 struct Judge {
     int64_t rows = 0;
     const int64_t* slot = nullptr; // (rows)
-    double* residual = nullptr;    // (slots), of this iterate
+    double* residual = nullptr;    // (slots), of the current iterate
     double* scale = nullptr;       // (slots)
-    double* best = nullptr;        // (slots): the least residual so far
+    double* best = nullptr;        // (slots): the smallest residual so far
     double* best_scale = nullptr;  // (slots): the scale there
-    int64_t* since = nullptr;      // (slots): residuals since the best
+    int64_t* since = nullptr;      // (slots): residuals since the best one
     Verdict* verdict = nullptr;    // (rows)
     uint8_t* is_best = nullptr;    // (rows)
     double rtol = 0, atol = 0, growth = 0;
     int64_t patience = 0;
 };
 
-// Computes residual and scale of the rows in a norm, judges them, and copies an x that is the best so far. A span is
-// the largest minus the least element.
+// Computes the residual and scale of the rows in a norm, classifies the rows, and copies each x that is the best so
+// far. The span of a vector is its largest minus its smallest element.
 template <class T> struct Measure {
     Judge judge;
     int64_t n = 0;
@@ -115,7 +115,8 @@ FASTITER_TABLE(Anderson, anderson_steps)
 FASTITER_TABLE(Broyden, broyden_steps)
 FASTITER_TABLE(Measures, measures)
 
-// Judges each row alone and returns how many verdicts are not go_on. Always inlined, as kernels and bindings call it.
+// Classifies each row separately and returns how many verdicts are not go_on. Always inlined, as kernels and bindings
+// call it.
 __attribute__((always_inline)) inline int64_t judge_rows(const Judge& p) {
     int64_t found = 0;
     for (int64_t i = 0; i < p.rows; ++i) {

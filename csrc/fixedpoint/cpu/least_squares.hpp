@@ -1,4 +1,4 @@
-// Small systems of linear equations, in double: the coefficients of a combination of differences.
+// Small systems of linear equations in double, for the coefficients of a combination of differences.
 #pragma once
 #include "core/cpu/simd.hpp"
 #include "fixedpoint/cpu/kernels.hpp"
@@ -7,11 +7,11 @@ namespace fastiter::fixedpoint::FASTITER_LEVEL {
 
 struct Small {
     int64_t size = 0;
-    double a[kMemory][kMemory]; // scaled: the diagonal is 1
+    double a[kMemory][kMemory]; // scaled to a unit diagonal
     double b[kMemory], scale[kMemory];
 };
 
-// Scales a and b so that the diagonal is 1; a column whose diagonal is 0 is dropped: scale 0.
+// Scales a and b to a unit diagonal; a column whose diagonal is 0 is dropped (scale 0).
 inline void equilibrate(Small& s) {
     for (int64_t i = 0; i < s.size; ++i) {
         const double d = s.a[i][i] < 0 ? -s.a[i][i] : s.a[i][i];
@@ -24,7 +24,7 @@ inline void equilibrate(Small& s) {
     }
 }
 
-// Systems of as many rows as a vector has doubles, each in its lane: element (i, j), i >= j, is a[i * size + j].
+// One system per lane, as many as a vector has doubles: element (i, j), i >= j, is a[i * size + j].
 struct Together {
     int64_t size = 0;
     vec<double> a[kMemory * kMemory];
@@ -42,8 +42,8 @@ FASTITER_INLINE vec<double> root_of(vec<double> v) {
 #endif
 }
 
-// Scales the rows and columns to a diagonal of 1 and solves (a + ridge I) c = b by Cholesky's method without roots, in
-// place. A column without a positive diagonal, or whose pivot is at most `least`, gets c = 0.
+// Scales rows and columns to a unit diagonal and solves (a + ridge I) c = b by the LDL^T factorisation, in place. A
+// column whose diagonal is not positive, or whose pivot is at most `least`, gets c = 0.
 inline void solve_positive(Together& s, double ridge, double least) {
     const int64_t n = s.size;
     const vec<double> none{}, one = broadcast(1.0);
@@ -64,7 +64,7 @@ inline void solve_positive(Together& s, double ridge, double least) {
             for (int64_t k = 0; k < j; ++k) sum -= s.a[i * n + k] * scaled[k];
             s.a[i * n + j] = sum * inverse;
         }
-        vec<double> right = s.b[j]; // the row of L is complete: forward substitution
+        vec<double> right = s.b[j]; // row j of L is complete: forward substitution
         for (int64_t k = 0; k < j; ++k) right -= s.a[j * n + k] * s.b[k];
         s.b[j] = right;
         s.a[j * n + j] = inverse;
@@ -78,7 +78,8 @@ inline void solve_positive(Together& s, double ridge, double least) {
     for (int64_t i = 0; i < n; ++i) s.b[i] *= s.scale[i];
 }
 
-// Solves (a + ridge I) c = b by elimination with exchanges of rows, in place; a pivot below `least` gives c = 0.
+// Solves (a + ridge I) c = b by Gaussian elimination with row interchanges, in place; a pivot below `least` gives c =
+// 0.
 inline void solve_general(Small& s, double ridge, double least) {
     const int64_t n = s.size;
     for (int64_t i = 0; i < n; ++i) s.a[i][i] += s.a[i][i] < 0 ? -ridge : ridge;

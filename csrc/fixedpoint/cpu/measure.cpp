@@ -1,13 +1,13 @@
-// Norms of residuals, and the judgement of each row.
+// Norms of residuals, and the verdict on each row.
 #include "fixedpoint/cpu/sums.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
 namespace {
 
 constexpr double kInfinity = __builtin_inf();
-constexpr int kParts = 4; // r's, then f's: the sum of squares; or the largest element, and minus the least
+constexpr int kParts = 4; // for r, then f: the sum of squares; or the largest element and minus the smallest
 
-// As many numbers as a vector has doubles; past the end again the first number of the row
+// Loads as many numbers as a vector has doubles; lanes past the end repeat the first number of the row.
 typedef float halves __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
 FASTITER_INLINE vec<double> as_double(const double* p) { return load(p); }
 FASTITER_INLINE vec<double> as_double(const float* p) {
@@ -20,7 +20,7 @@ template <class T> FASTITER_INLINE vec<double> as_double(const T* p, int64_t at,
     return v;
 }
 
-// The larger of each pair of lanes; NaN once there is one
+// The larger of each pair of lanes; NaN if either is
 FASTITER_INLINE vec<double> larger(vec<double> most, vec<double> x) {
     return select<double>((x > most) | (x != x), x, most);
 }
@@ -74,7 +74,8 @@ FASTITER_INLINE bool is_safe(double squares) {
     return (squares < 0x1p1000 && squares > 0x1p-900) || squares != squares;
 }
 
-// The root of a row's sum of squares, for both; where these over- or underflow again, in units of the largest element
+// The roots of a row's sums of squares, for r and f; if a sum over- or underflows, it is recomputed in units of the
+// largest element.
 template <class T> void roots_of(const Measure<T>& p, int64_t row, double* total) {
     const T *x = p.x + row * p.n, *f = p.f + row * p.n;
     if (!is_safe(total[0]) || !is_safe(total[2])) {

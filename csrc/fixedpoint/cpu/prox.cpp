@@ -7,14 +7,15 @@ namespace {
 template <class T> constexpr T kLargest = sizeof(T) == 4 ? T(3.40282346638528859812e38) : T(1.79769313486231570815e308);
 template <class T> constexpr T kRounding = sizeof(T) == 4 ? T(1.1920928955078125e-7) : T(2.220446049250313081e-16);
 template <class T> constexpr T kNaN = T(__builtin_nan(""));
-constexpr int kMostSteps = 200; // of Newton's method: never reached in tests, where 30 are the most
+constexpr int kMostSteps = 200; // limit of Newton's method; tests need at most 30 steps
 
 template <class T> FASTITER_INLINE vec<T> larger(vec<T> x, vec<T> y) { return select<T>(x > y, x, y); }
 template <class T> FASTITER_INLINE vec<T> smaller(vec<T> x, vec<T> y) { return select<T>(x < y, x, y); }
 
-// The threshold tau of the numbers z <= 0 of a tile, the largest of which is 0: sum max(z - tau, 0) = r. The sum falls and
-// is convex in tau, so that Newton's steps from a tau below the root rise to it, and end, as it is piecewise linear. They
-// stop where rounding lets none rise. active: groups that need a threshold; at: where to begin.
+// The threshold tau for the numbers z <= 0 of a tile, the largest of which is 0: sum max(z - tau, 0) = r. The sum is
+// convex and decreasing in tau, so that Newton's steps from a tau below the root increase monotonically, and it is
+// piecewise linear, so that they end. They stop when rounding prevents any increase. active: groups that need a
+// threshold; at: starting point.
 template <class T, class Tile> FASTITER_INLINE vec<T> threshold(const Tile& t, vec<T> r, vec<T> at, mask<T> active) {
     while (any<T>(active)) {
         vec<T> sum{}, count{};
@@ -32,7 +33,7 @@ template <class T, class Tile> FASTITER_INLINE vec<T> threshold(const Tile& t, v
     return at;
 }
 
-// The largest of a tile's numbers, which are replaced by their differences from it; wrong: NaN or infinity among them
+// Subtracts the largest number of a tile from all its numbers; returns the groups that contain NaN or infinity.
 template <class T, class Tile> FASTITER_INLINE mask<T> subtract_largest(const Tile& t) {
     vec<T> top = broadcast(-T(__builtin_inf()));
     mask<T> wrong{};
@@ -45,7 +46,8 @@ template <class T, class Tile> FASTITER_INLINE mask<T> subtract_largest(const Ti
 
 template <class T, class Tile> FASTITER_INLINE void simplex(const Tile& t, vec<T> r) {
     const mask<T> wrong = subtract_largest<T>(t);
-    // Below the root are -r, as the largest number alone then gives r, and what gives r with all numbers above it.
+    // Two lower bounds of the root: -r, as the largest number alone then gives r, and the tau that gives r if all
+    // numbers are above it.
     vec<T> sum{}, count{};
     for (int64_t k = 0; k < t.steps; ++k) {
         const mask<T> is_finite = t.tile[k] >= -kLargest<T>;
@@ -81,12 +83,12 @@ double logarithm(double x) {
     int exponent = 0;
     for (; x > 1.5; ++exponent) x *= 0.5;
     for (; x < 0.75; --exponent) x *= 2;
-    double w = x - 1; // Newton's method on e^w = x
+    double w = x - 1; // Newton's method for e^w = x
     for (int i = 0; i < 6; ++i) w += x / exponential(w) - 1;
     return w + exponent * 0.69314718055994530942;
 }
 
-// Lines that touch h(w) = a w + b e^w give bounds of its inverse, w(s) = slope s + offset: upper ones where h is convex.
+// Tangents of h(w) = a w + b e^w give bounds of its inverse, w(s) = slope s + offset: upper bounds where h is convex.
 constexpr int kLines = 4;
 template <class T> struct Inverse {
     T slope[kLines], offset[kLines];
@@ -100,9 +102,9 @@ template <class T> struct Inverse {
     }
 };
 
-// With w = log x, z = y - max y and nu counted from there, w solves a w + b e^w = z + nu - a, a = parameter, b = 1 - a,
-// and sum e^w = 1. A step of Newton's method in all w and nu at once costs one exponential for each number. nu is kept
-// within bounds that hold as the largest x is from 1 / size to 1. x below the least number are 0.
+// With w = log x, z = y - max y and nu relative to max y, w solves a w + b e^w = z + nu - a, where a = parameter, b = 1
+// - a, and sum e^w = 1. A Newton step in all w and nu together costs one exponential per number. nu is kept within the
+// bounds that follow from a largest x between 1 / size and 1. An x below the smallest representable number is 0.
 template <class T> struct SoftmaxEntropy {
     T a, b, low, high = 1;
     Inverse<T> inverse;
@@ -113,7 +115,7 @@ template <class T> struct SoftmaxEntropy {
         low = T(g.parameter * (1 - logarithm(size)) + (1 - g.parameter) / size);
     }
 
-    // The numbers z of a tile, from below no more than matters, and w near the root for this nu
+    // Clamps the numbers z of a tile from below, where they no longer matter, and sets w near the root for this nu.
     template <class Tile> FASTITER_INLINE void begin(const Tile& t, vec<T>* w, T nu) const {
         const T least = a * ExpConstants<T>::lowest - T(2);
         for (int64_t k = 0; k < t.steps; ++k) {
@@ -128,8 +130,8 @@ template <class T> struct SoftmaxEntropy {
         }
     }
 
-    // One step; memory for three more tiles at `more`. Returns the groups that need another: where rounding does not
-    // hide what is left, which is at most what this bounds, the squared change times the second derivatives.
+    // One Newton step; `more` is memory for three more tiles. Returns the groups that need another step: those whose
+    // remaining error exceeds rounding. The error is at most the squared change times the second derivatives.
     template <class Tile>
     FASTITER_INLINE mask<T> step(const Tile& t, vec<T>* w, vec<T>* more, vec<T>& nu, mask<T> active) const {
         vec<T>*e = more, *inverse_slope = e + t.steps, *change = inverse_slope + t.steps;
@@ -167,8 +169,8 @@ template <class T, class Tile> FASTITER_INLINE void softmax_entropy(const Tile& 
         t.tile[k] = select<T>(failed, broadcast(kNaN<T>), exp_of_nonpositive<T>(w[k]));
 }
 
-// A z near the root of z + e^z = c, or above it: the lowest of lines that touch z + e^z, and for large c log c, which the
-// bits of c give to a tenth.
+// A z near or above the root of z + e^z = c: the lowest of several tangents of z + e^z, and for large c, log c, which
+// the bits of c give to one tenth.
 template <class T> FASTITER_INLINE vec<T> log_of_prox(vec<T> c) {
     constexpr T kUnit = T(1) / T(int64_t(1) << ExpConstants<T>::mantissa), kLn2 = T(0.69314718055994530942);
     constexpr T kBias = sizeof(T) == 4 ? T(127) : T(1023);
@@ -181,7 +183,7 @@ template <class T> FASTITER_INLINE vec<T> log_of_prox(vec<T> c) {
     return select<T>(c > T(1), smaller<T>(z, log_c), z);
 }
 
-constexpr int kSide = 4; // vectors that are computed side by side, as one waits for its exponential
+constexpr int kSide = 4; // vectors processed together, to hide the latency of the exponential
 
 // With x = a e^z: z + e^z = c = y / a - 1 - log a, for kSide vectors
 template <class T> FASTITER_INLINE void entropy(vec<T> (&y)[kSide], T a, T log_a) {
@@ -199,20 +201,21 @@ template <class T> FASTITER_INLINE void entropy(vec<T> (&y)[kSide], T a, T log_a
         for (int i = 0; i < kSide; ++i) {
             const vec<T> e = exp<T>(z[i]), change = (c[i] - z[i] - e) / (e + T(1));
             z[i] = select<T>(active[i], z[i] + change, z[i]);
-            active[i] &= (change * change * e > (e + T(1)) * (kRounding<T> / 8)); // rounding hides what is left
+            // the remaining error is below rounding
+            active[i] &= (change * change * e > (e + T(1)) * (kRounding<T> / 8));
             left |= active[i];
         }
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kSide; ++i) {
-        // Below a, a step for log x itself; above, y - a (1 + log x) rounds less than the exponential.
+        // For x below a, a Newton step for log x; above, y - a (1 + log x), which rounds less than the exponential.
         const vec<T> w = z[i] + log_a, e = exp<T>(w), rest = y[i] - (w + T(1)) * a, d = (rest - e) / (e + a);
         const vec<T> below = select<T>(e > T(0), fma(e, d, e), e), x = select<T>(z[i] > T(0), rest, below);
         y[i] = select<T>(c[i] >= kLargest<T>, y[i], select<T>(active[i], broadcast(kNaN<T>), x));
     }
 }
 
-// Constants of an operator that all groups share: made once for each thread
+// Constants of an operator, shared by all groups: computed once per thread
 template <class T, Prox P> FASTITER_INLINE auto prepared(const Groups<T>& g) {
     if constexpr (P == Prox::softmax_entropy)
         return SoftmaxEntropy<T>(g);

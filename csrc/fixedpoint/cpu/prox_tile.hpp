@@ -1,13 +1,14 @@
-// Groups in vectors. A tile is an array of vectors in a thread's workspace: lane j of vector k is number k of the j-th of
-// several groups (Across), or the tile holds one group, in order (Within). An algorithm that reduces over the vectors of a
-// tile and then by the tile's own sum, largest and any_of serves both.
+// Groups in vectors. A tile is an array of vectors in a thread's workspace: either lane j of vector k is number k of
+// the j-th of several groups (Across), or the tile holds one group, in order (Within). An algorithm that first reduces
+// over the vectors of a tile and then calls the tile's own sum, largest or any_of works with both.
 #pragma once
 #include "core/cpu/simd.hpp"
 #include "fixedpoint/cpu/prox.hpp"
 
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
 
-// Groups up to this many vectors in length are taken side by side: with longer ones a tile would leave the first cache.
+// Groups of up to this many vectors are processed side by side: with longer ones a tile would exceed the first-level
+// cache.
 constexpr int64_t kAcross = 6;
 
 template <class T> FASTITER_INLINE bool is_across(const Groups<T>& g) { return g.size <= kAcross * lanes<T>; }
@@ -21,17 +22,17 @@ template <class T> struct Across {
     static int64_t blocks(const Groups<T>& g) { return ceil_div(g.outer * g.inner, lanes<T>); }
     static int64_t numbers(const Groups<T>& g) { return g.size * lanes<T>; }
 
-    // The lanes of block b; those past the last group repeat it
+    // The lanes of block b; lanes past the last group repeat it
     struct Places {
         int64_t at[lanes<T>];
         int count;
-        bool together; // neighbours in memory
+        bool together; // contiguous in memory
     };
     FASTITER_INLINE static Places places(const Groups<T>& g, int64_t b) {
         Places p;
         const int64_t all = g.outer * g.inner, first = b * lanes<T>;
         p.count = int(min_of(lanes<T>, all - first));
-        // One division for a block: one for each lane took a fifth of the time of a projection in float32
+        // One division per block: one per lane took a fifth of the time of a projection in float32.
         int64_t row = g.inner == 1 ? first : first / g.inner, column = first - row * g.inner;
         for (int j = 0; j < lanes<T>; ++j) {
             p.at[j] = row * g.size * g.inner + column;
@@ -82,7 +83,7 @@ template <class T> struct Within {
         return row * g.size * g.inner + (b - row * g.inner);
     }
 
-    // pad: in the lanes past the end
+    // pad: the value of lanes past the end
     FASTITER_INLINE void read(const Groups<T>& g, int64_t b, T pad) {
         const T* from = g.y + place(g, b);
         T* to = reinterpret_cast<T*>(tile);

@@ -1,4 +1,4 @@
-// Sinkhorn's iteration: a row at a time for f, a few vectors of columns at a time for g.
+// The Sinkhorn iteration: one row at a time for f, a few vectors of columns at a time for g.
 #include "fixedpoint/cpu/sinkhorn.hpp"
 #include "core/cpu/vmath.hpp"
 #include "fixedpoint/cpu/sums.hpp"
@@ -10,7 +10,7 @@ namespace {
 template <class T> FASTITER_INLINE vec<T> log_of(vec<T> x) {
     constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52, kTerms = sizeof(T) == 4 ? 5 : 11;
     constexpr T kBias = sizeof(T) == 4 ? T(127) : T(1023), kRoot = T(1.41421356237309504880);
-    // ln 2 in two parts, of which the first times an exponent is exact
+    // ln 2 in two parts; the product of the first with an exponent is exact.
     constexpr T kLn2High = sizeof(T) == 4 ? T(0.693359375) : T(0.693147180369123816490);
     constexpr T kLn2Low = sizeof(T) == 4 ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
     const mask<T> bits = (mask<T>)x, one = (mask<T>)broadcast(T(1));
@@ -36,7 +36,7 @@ template <class T> FASTITER_INLINE vec<T> load_or_least(const T* p, int64_t n) {
     return v;
 }
 
-// The logarithm of the sum of exp((g - cost) / epsilon) over a row, in units of 1
+// The logarithm of the sum of exp((g - cost) / epsilon) over a row
 template <class T> FASTITER_INLINE T log_sum(const T* g, const T* cost, int64_t m, T inverse) {
     constexpr int W = lanes<T>;
     vec<T> high = least<T>();
@@ -59,7 +59,7 @@ template <class T> FASTITER_INLINE T log_sum(const T* g, const T* cost, int64_t 
     return most + log_of<T>(broadcast(T(total)))[0];
 }
 
-// The rows [first, last): the next f, and what the plan of f and g lacks in each row's sum
+// Rows [first, last): the next f, and how far each row sum of the plan of f and g is from its target
 template <class T> void rows_of(const Sinkhorn<T>& p, int64_t item, int64_t first, int64_t last, T* next) {
     const T *g = p.g + item * p.m, *f = p.f + item * p.n, *log_a = p.log_a + item * p.n;
     const T inverse = T(1 / p.epsilon), epsilon = T(p.epsilon);
@@ -74,7 +74,7 @@ template <class T> void rows_of(const Sinkhorn<T>& p, int64_t item, int64_t firs
 
 constexpr int kPanel = 4; // vectors of columns
 
-// g of the columns [first, last)
+// Computes g for columns [first, last).
 template <class T> void columns_of(const Sinkhorn<T>& p, int64_t item, int64_t first, int64_t last) {
     constexpr int W = lanes<T>;
     const T *f = p.f + item * p.n, *cost = p.cost + item * p.n * p.m, *log_b = p.log_b + item * p.m;
@@ -102,7 +102,7 @@ template <class T> void columns_of(const Sinkhorn<T>& p, int64_t item, int64_t f
     }
 }
 
-// One problem by `size` threads, of which this is number `id`; meet() waits for all of them.
+// Solves one problem with `size` threads, of which this is number `id`; meet() is their barrier.
 template <class T, class Meet>
 void solve_item(const Sinkhorn<T>& p, int64_t item, int id, int size, const Team& team, Meet meet) {
     constexpr int64_t kUnit = lanes<T> * kPanel;

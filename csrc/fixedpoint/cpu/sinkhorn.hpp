@@ -1,10 +1,10 @@
-// Sinkhorn's iteration in the log domain, for a batch of problems of one shape:
+// The Sinkhorn iteration in the log domain, for a batch of problems of the same shape:
 //
 //   f_i <- epsilon (log a_i - log sum_j exp((g_j - C_ij) / epsilon)),   g_j <- the same over i with b and f
 //
-// After each g the columns of the plan P = exp((f + g - C) / epsilon) have the sums b; the residual is the sum of
+// After each update of g the columns of the plan P = exp((f + g - C) / epsilon) sum to b; the residual is the sum of
 // |sum_j P_ij - a_i|. Every row and every vector of columns is computed by one thread, and residuals are added up in
-// their order, so that results are bitwise the same for any number of threads.
+// row order, so that results are bitwise the same for any number of threads.
 #pragma once
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"
@@ -18,14 +18,14 @@ template <class T> struct Sinkhorn {
     const T* cost = nullptr;  // (batch, n, m)
     const T* log_a = nullptr; // (batch, n)
     const T* log_b = nullptr; // (batch, m)
-    T* f = nullptr;           // (batch, n): the start, and the result
+    T* f = nullptr;           // (batch, n): the initial values, overwritten by the result
     T* g = nullptr;           // (batch, m)
     double epsilon = 1, tolerance = 0;
-    int64_t most = 0;            // updates of f
+    int64_t most = 0;            // maximum number of updates of f
     int64_t* steps = nullptr;    // (batch)
     double* residual = nullptr;  // (batch)
     uint8_t* ended = nullptr;    // (batch): whether the residual is within the tolerance
-    double* workspace = nullptr; // (batch, n), the residuals of rows, and then as many T for the next f
+    double* workspace = nullptr; // (batch, n) residuals of the rows, then (batch, n) of T for the next f
 };
 
 template <class T> struct SinkhornOf {

@@ -1,4 +1,4 @@
-// Sums of the products of vectors of up to kChunk numbers: in vectors of T over blocks of 512 numbers, then in double.
+// Inner products of vectors of up to kChunk numbers: summed in vectors of T over blocks of 512 numbers, then in double.
 #pragma once
 #include "core/cpu/simd.hpp"
 #include "fixedpoint/cpu/kernels.hpp"
@@ -10,7 +10,7 @@ template <size_t Distance, class V, size_t... I> FASTITER_INLINE V exchanged(V v
     return __builtin_shufflevector(v, v, int(I ^ Distance)...);
 }
 
-// The sum of all lanes, by halves
+// The sum of all lanes, by repeated halving
 template <class T, size_t Distance = size_t(lanes<T>) / 2> FASTITER_INLINE T sum_of(vec<T> v) {
     if constexpr (Distance == 0)
         return v[0];
@@ -18,7 +18,7 @@ template <class T, size_t Distance = size_t(lanes<T>) / 2> FASTITER_INLINE T sum
         return sum_of<T, Distance / 2>(v + exchanged<Distance>(v, std::make_index_sequence<size_t(lanes<T>)>()));
 }
 
-// The first n numbers of a history as numbers of type T, and back
+// Loads the first n numbers of a history as type T, and stores them.
 template <class T, class H> FASTITER_INLINE vec<T> widened(const H* p, int64_t n) {
     if constexpr (sizeof(T) == 8 && sizeof(H) == 4) {
         typedef H narrow_vector __attribute__((vector_size(kVectorBytes / 2), aligned(sizeof(H))));
@@ -37,7 +37,7 @@ template <class T, class H> FASTITER_INLINE void put(H* p, vec<T> v, int64_t n) 
         store_up_to(p, v, n);
 }
 
-constexpr int64_t kSummed = 512; // numbers that are added up in T
+constexpr int64_t kSummed = 512; // numbers that are summed in T
 
 struct Pair {
     double first = 0, second = 0;
@@ -86,7 +86,7 @@ template <class T, class H> FASTITER_INLINE double product(const H* a, const T* 
     return total;
 }
 
-// The rows and chunks of one thread: calls f(row, chunk, first, numbers).
+// The rows and chunks of one thread: calls f(row, chunk, first, count).
 template <class F> FASTITER_INLINE void each_chunk(int64_t rows, int64_t n, const Team& team, F f) {
     const int64_t chunks = chunks_of(n), items = rows * chunks;
     const int64_t begin = items * team.id / team.size, end = items * (team.id + 1) / team.size;

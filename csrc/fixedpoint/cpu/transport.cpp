@@ -1,4 +1,4 @@
-// Sweeps of discrete ordinates: the lanes of a vector are directions, and cells follow each other.
+// Discrete-ordinates sweeps: vector lanes are directions, and cells are visited in order.
 #include "fixedpoint/cpu/transport.hpp"
 #include "core/cpu/simd.hpp"
 #include "fixedpoint/cpu/sums.hpp"
@@ -6,11 +6,11 @@
 namespace fastiter::fixedpoint::FASTITER_LEVEL {
 namespace {
 
-// The directions [first, first + count), count <= lanes, through the cells from `begin` in steps of +1 or -1; phi gets
-// their part added.
+// Sweeps the directions [first, first + count), count <= lanes, through the cells from `begin` in steps of +1 or -1,
+// and adds their contribution to phi.
 template <class T>
 void directions_of(const Transport<T>& p, int64_t item, int64_t first, int64_t count, int64_t begin, int64_t step) {
-    vec<T> cosines = broadcast(T(2)), used{}; // lanes without a direction divide by no 0
+    vec<T> cosines = broadcast(T(2)), used{}; // unused lanes must not divide by 0
     for (int64_t k = 0; k < min_of(count, lanes<T>); ++k) cosines[k] = 2 * p.cosine[first + k], used[k] = T(1);
     const mask<T> is_used = used > vec<T>{};
     const vec<T> weights = T(0.5) * load_up_to(p.weight + first, count);

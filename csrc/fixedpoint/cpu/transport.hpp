@@ -1,10 +1,10 @@
-// One sweep of discrete ordinates through a slab, by diamond differences, for a batch of slabs with the same cells and
-// directions. Along a direction with the cosine mu the flux leaves a cell of width h as
+// One discrete-ordinates sweep through a slab with diamond differences, for a batch of slabs with the same cells and
+// directions. Along a direction with cosine mu, the flux that leaves a cell of width h is
 //
 //   psi <- ((2 |mu| - sigma h) psi + h q) / (2 |mu| + sigma h)
 //
-// and its mean over the cell is that of both edges. Every slab is computed by one thread, so that results are bitwise
-// the same for any number of threads.
+// and the cell's mean flux is the average of the fluxes at its two edges. Every slab is computed by one thread, so that
+// results are bitwise the same for any number of threads.
 #pragma once
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"
@@ -15,8 +15,8 @@ namespace fastiter::fixedpoint {
 
 template <class T> struct Transport {
     int64_t batch = 0, cells = 0, directions = 0;
-    int64_t forward = 0;         // the first of the directions, which go to higher cells; the others to lower ones
-    const T* source = nullptr;   // (batch, cells), of all directions together
+    int64_t forward = 0;         // number of leading directions that go to higher cells; the others go to lower ones
+    const T* source = nullptr;   // (batch, cells), the same for all directions
     const T* sigma = nullptr;    // (batch, cells)
     const T* width = nullptr;    // (cells)
     const T* cosine = nullptr;   // (directions), |mu|
