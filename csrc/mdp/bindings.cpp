@@ -10,7 +10,7 @@
 namespace fastiter::mdp {
 namespace {
 
-// bits: 32 or 64, of weights, rewards and values
+// bits: 32 or 64, for weights, rewards and values
 template <class F> auto with_process(int bits, int64_t states, const py::tuple& arrays, F f) {
     return with_float(bits, [&]<class T>() {
         Process<T> p;
@@ -99,8 +99,8 @@ int64_t checks(const Several& each) {
     return int64_t(most);
 }
 
-// numbers (models, 4): the changes, residual and rounding; counts (models, 2): steps and reason; history (models,
-// checks), NaN after a model's end
+// numbers (models, 4): the two changes, residual and rounding; counts (models, 2): steps and reason; history (models,
+// checks), NaN after the end of a model
 void copy_found(const Several& each, py::handle numbers, py::handle counts, py::handle history) {
     double *to = address<double>(numbers), *table = address<double>(history);
     int64_t* whole = address<int64_t>(counts);
@@ -114,8 +114,8 @@ void copy_found(const Several& each, py::handle numbers, py::handle counts, py::
     }
 }
 
-// vectors: v, w, action, order (models, states), the last perhaps None; numbers (models, 3): the least and the largest
-// sum and the largest reward; how (models) bytes
+// vectors: v, w, action and order, each (models, states), order possibly None; numbers (models, 3): the smallest and
+// the largest row sum and the largest reward; how (models) bytes
 std::unique_ptr<Several> several_of(int bits, const py::list& models, const py::tuple& vectors, py::handle numbers,
                                     py::handle how, const py::tuple& rule, bool are_small) {
     Rule all;
@@ -141,7 +141,7 @@ std::unique_ptr<Several> several_of(int bits, const py::list& models, const py::
     return with_float(bits, [&]<class T>() { return several<T>(std::move(items), all, are_small); });
 }
 
-// set: l1, interval, kl, chi2, contamination
+// set: one of l1, interval, kl, chi2, contamination
 std::pair<double, double> robust(int bits, int64_t states, const py::tuple& arrays, py::tuple vectors, double discount,
                                  int set, const py::tuple& shape, bool best, bool anywhere) {
     const Span span = with_process(bits, states, arrays, [&]<class T>(Process<T>& p) {
@@ -171,7 +171,7 @@ std::pair<double, double> shared(int bits, int64_t states, const py::tuple& arra
     return {span.low, span.high};
 }
 
-// z 0: onto m quantiles, else onto the m atoms z
+// z = 0: onto m quantiles; else onto the m atoms z
 void project(int64_t n, int64_t k, py::handle p, py::handle x, int64_t m, py::handle z, py::handle out) {
     const double *mass = address<const double>(p), *at = address<const double>(x), *atoms = address<const double>(z);
     double* to = address<double>(out);

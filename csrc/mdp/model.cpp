@@ -1,4 +1,4 @@
-// Runs the kernels on teams of threads, and makes the Markov chains of policies.
+// Runs the kernels on teams of threads, and builds the Markov chains of policies.
 #include "mdp/model.hpp"
 #include "core/dispatch.hpp"
 #include "core/launch.hpp"
@@ -9,9 +9,9 @@
 namespace fastiter::mdp {
 namespace {
 
-constexpr int64_t kLeast = 1 << 14; // entries for each thread
+constexpr int64_t kLeast = 1 << 14; // entries per thread
 
-// Arrays of a chain
+// The arrays of a chain
 template <class T> struct Arrays {
     Block<int64_t> row, entry;
     Block<int32_t> next;
@@ -145,7 +145,7 @@ public:
             }
             own.row[t + 1] = row;
         }
-        const int64_t* const rows_of_states = own.row.data(); // as `own` may be moved first
+        const int64_t* const rows_of_states = own.row.data(); // before `own` is moved from
         return owning(std::move(own), rows_of_states);
     }
 
@@ -173,7 +173,7 @@ private:
         return std::make_unique<ModelOf<T>>(p, std::move(own));
     }
 
-    // The first state of a part of nearly as many entries and rows as the others
+    // The first state of a part; parts have nearly equal numbers of entries and rows.
     int64_t bound(int part, int parts) const {
         auto work = [&](int64_t s) {
             const int64_t j = p_.row ? p_.row[s] : s;

@@ -1,4 +1,4 @@
-// Decision processes as the bindings hold them: borrowed or owned arrays, and the operators on value vectors.
+// Decision processes for the bindings: borrowed or owned arrays, and the operators on value vectors.
 #pragma once
 #include "core/memory.hpp"
 #include "mdp/cpu/kernels.hpp"
@@ -9,15 +9,16 @@ namespace fastiter::mdp {
 class Model {
 public:
     virtual ~Model() = default;
-    // `count` times v <- T v, between the buffers v and w; the result is in w where count is odd, else in v. Returns the
-    // changes of the last one. action (states) receives the last one's actions; reward null: the process's own.
+    // Applies v <- T v `count` times, alternating between the buffers v and w; the result is in w if count is odd, else
+    // in v. Returns the changes of the last application. action (states) receives its actions. reward null: the
+    // process's own rewards.
     virtual Span backup(void* v, void* w, int32_t* action, int64_t count, double discount, const void* reward) = 0;
-    // The same with the calling thread alone, and the process's own rewards
+    // The same on the calling thread only, with the process's own rewards
     virtual Span alone(void* v, void* w, int32_t* action, int64_t count, double discount) = 0;
     virtual double sweep(void* v, const int32_t* order, int64_t count, double discount, double omega, bool exact) = 0;
     virtual void backups(const void* v, const int32_t* states, int64_t count, double discount, double* w) = 0;
     virtual void action_values(const void* v, void* q, double discount) = 0;
-    // The Markov chain of a policy, action (states): one row for each state, none of its own where the action is -1
+    // The Markov chain of a policy, action (states): one row for each state, empty where the action is -1
     virtual std::unique_ptr<Model> chain(const int32_t* action) = 0;
     // A copy whose state t is state order[t]
     virtual std::unique_ptr<Model> permuted(const int32_t* order) = 0;
@@ -30,16 +31,16 @@ public:
 // Borrows the arrays of the process.
 template <class T> std::unique_ptr<Model> model_of(const Process<T>& process);
 
-// Prioritized sweeping, in pieces: a heap of the states by |T v - v|, largest first.
+// Prioritized sweeping, in instalments: a heap of the states by |T v - v|, largest first.
 class Prioritized {
 public:
     virtual ~Prioritized() = default;
-    // Takes states from the heap until `enough` backups have been made, of them and of their predecessors, and never
-    // more than `most`; returns the states and the backups. The heap is empty, and |T v - v| <= tolerance in all states,
-    // where there are fewer than `enough`, unless the next state would have gone beyond `most`.
+    // Pops states from the heap until at least `enough` backups, of these states and their predecessors, have been
+    // made, but never more than `most`. Returns the numbers of states and of backups. With fewer than `enough` backups,
+    // the heap is empty and |T v - v| <= tolerance in all states, unless the next state would have exceeded `most`.
     virtual std::pair<int64_t, int64_t> run(void* v, int64_t enough, int64_t most) = 0;
 };
-// start (states + 1), before: the predecessors of each state
+// start (states + 1), before: the predecessors of each state, concatenated
 std::unique_ptr<Prioritized> prioritized(Model&, bool is_double, const int64_t* start, const int32_t* before,
                                          double discount, double tolerance);
 

@@ -44,7 +44,7 @@ template <class T> Checked check_process(const Process<T>& p, int64_t rows, int6
 }
 
 template <class T> int64_t predecessors(const Process<T>& p, int64_t* start, int32_t* before) {
-    std::vector<int32_t> last(size_t(p.states), -1); // the last state that was counted for each next state
+    std::vector<int32_t> last(size_t(p.states), -1); // the last state counted for each next state
     std::vector<int64_t> at;
     if (before)
         at.assign(start, start + p.states);

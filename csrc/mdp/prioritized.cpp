@@ -1,4 +1,4 @@
-// Prioritized sweeping with lazy deletion: an element of the heap counts if its priority is still the state's own.
+// Prioritized sweeping with lazy deletion: a heap element is valid only if its priority is still that of its state.
 #include "mdp/model.hpp"
 #include <cmath>
 #include <queue>

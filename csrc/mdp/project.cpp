@@ -8,7 +8,7 @@
 namespace fastiter::mdp {
 namespace {
 
-constexpr int64_t kLeast = 1 << 12; // numbers for each thread
+constexpr int64_t kLeast = 1 << 12; // numbers per thread
 
 template <class F> void for_lines(int64_t n, int64_t work, F f) {
     launch(
@@ -47,7 +47,8 @@ void project_quantile(int64_t n, int64_t k, const double* p, const double* x, in
         size_t at = 0;
         double left = k ? p[order[0]] : 0, top = 0;
         for (int64_t part = 0; part < m; ++part) {
-            // The last part has all that is left: what rounding adds to a part is never taken from an outcome without it.
+            // The last part takes all remaining mass, so that rounding in a part never shifts mass from one outcome to
+            // another.
             double wanted = part + 1 == m ? std::numeric_limits<double>::infinity() : total / double(m);
             double sum = 0, taken = 0;
             while (wanted > 0 && at < order.size()) {

@@ -8,7 +8,7 @@ namespace fastiter::mdp {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr int64_t kLeast = 1 << 12; // entries for each thread
+constexpr int64_t kLeast = 1 << 12; // entries per thread
 
 double mean(const std::vector<Outcome>& outcomes) {
     double sum = 0;
@@ -22,7 +22,7 @@ double mass(const std::vector<Outcome>& outcomes) {
     return sum;
 }
 
-// Moves half the radius from the largest values to the least one.
+// Moves half the radius from the largest values to the smallest one.
 double worst_l1(const std::vector<Outcome>& outcomes, double radius, double least) {
     const bool anywhere = least < kInfinity;
     const double to = anywhere ? least : outcomes.front().value;
@@ -45,8 +45,8 @@ double worst_in_intervals(const std::vector<Outcome>& outcomes) {
     return sum;
 }
 
-// max over b > 0 of -b ln sum p e^(-v / b) - b radius: with x = 1 / b the maximum is where the divergence of
-// p e^(-x v) / Z from p is the radius, which rises with x.
+// max over b > 0 of -b ln sum p e^(-v / b) - b radius. With x = 1 / b, the maximum is where the divergence of p e^(-x
+// v) / Z from p, which increases with x, equals the radius.
 double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
     const double least = outcomes.front().value, range = outcomes.back().value - least, all = mass(outcomes);
     double at_least = 0;
@@ -65,7 +65,8 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
     };
     double low = 0, high = 1 / range, log_z = 0;
     while (divergence(high, log_z) < radius && high < 1e18 / range) low = high, high *= 4;
-    for (int k = 0; k < 200 && high - low > 1e-8 * high; ++k) { // the value errs by the square of that
+    // the error of the value is of second order in this tolerance
+    for (int k = 0; k < 200 && high - low > 1e-8 * high; ++k) {
         const double middle = (low + high) / 2;
         (divergence(middle, log_z) < radius ? low : high) = middle;
     }
@@ -73,9 +74,10 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
     return all * (least + (-log_z - radius) / high);
 }
 
-// max over z of E min(v, z) - sqrt(radius Var min(v, z)). With the k least outcomes below z, of mass P, mean m and
-// variance s^2 among themselves, the derivative vanishes at z = m + s / sqrt(radius P - (1 - P)). Updates of m and of
-// P s^2, and 1 - P as a sum from above (in ``low``), keep masses far below the rounding of 1, which count by their root.
+// max over z of E min(v, z) - sqrt(radius Var min(v, z)). With the k smallest outcomes below z, of mass P, mean m and
+// conditional variance s^2, the derivative vanishes at z = m + s / sqrt(radius P - (1 - P)). m and P s^2 are updated
+// incrementally, and 1 - P is a sum from above (in ``low``), so that masses far below the rounding of 1 are kept: they
+// count by their square root.
 double worst_chi2(std::vector<Outcome>& outcomes, double radius) {
     const double all = mass(outcomes), origin = outcomes.front().value;
     double above = 0;
@@ -108,7 +110,7 @@ template <class T> void gather(const Process<T>& p, const RobustBackup<T>& b, in
     std::sort(out.begin(), out.end(), [](const Outcome& a, const Outcome& c) { return a.value < c.value; });
 }
 
-// Runs f(first, last) for parts of the states in a team, and returns the least and the largest change of all.
+// Runs f(first, last) for ranges of states on a team, and returns the smallest and the largest change.
 template <class T, class F> Span in_parts(const Process<T>& p, F f) {
     std::vector<Span> spans;
     const int64_t rows = p.row ? p.row[p.states] : p.states;
@@ -128,11 +130,11 @@ template <class T, class F> Span in_parts(const Process<T>& p, F f) {
 
 void widen(Span& span, double change) { span = {std::min(span.low, change), std::max(span.high, change)}; }
 
-// One action's r + gamma sigma(x), where x is the part of the budget that it gets: points of a falling, convex,
+// The r + gamma sigma(x) of one action as a function of its share x of the budget: the points of a decreasing, convex,
 // piecewise linear function
 struct Curve {
     std::vector<double> budget, value;
-    // The least budget with a value of at most u; infinity if there is none
+    // The smallest budget with a value of at most u; infinity if there is none
     double budget_for(double u) const {
         if (value.front() <= u) return 0;
         if (value.back() > u) return kInfinity;
@@ -141,7 +143,7 @@ struct Curve {
         const double share = (value[k - 1] - u) / (value[k - 1] - value[k]);
         return budget[k - 1] + share * (budget[k] - budget[k - 1]);
     }
-    // -d value / d budget just below the least budget with the value u
+    // -d value / d budget just below the smallest budget with value u
     double slope(double u) const {
         const size_t k =
             size_t(std::partition_point(value.begin(), value.end(), [&](double x) { return x > u; }) - value.begin());
@@ -159,7 +161,7 @@ void fill(Curve& curve, const std::vector<Outcome>& outcomes, double reward, dou
     }
 }
 
-// The least u that the budget reaches for all actions at once
+// The smallest u that all actions can reach with the budget they share
 double shared_value(const std::vector<Curve>& curves, double radius) {
     double low = -kInfinity, high = -kInfinity;
     for (const Curve& c : curves) low = std::max(low, c.value.back()), high = std::max(high, c.value.front());
@@ -175,8 +177,8 @@ double shared_value(const std::vector<Curve>& curves, double radius) {
     return sum <= radius ? low : high;
 }
 
-// Each action with a positive budget in proportion to the inverse of its slope; a single one where the budget changes
-// nothing, or where no budget lowers it further
+// Weights each action with a positive budget by the inverse of its slope; a single action if the budget changes nothing
+// or cannot lower its value further
 void fill_mixture(const std::vector<Curve>& curves, double u, double* mixture) {
     double total = 0;
     size_t best = 0;

@@ -1,4 +1,4 @@
-// The loop of solvers, as python/fastiter/mdp/_solve.py has it for one process, operation for operation.
+// The solver loop: the same operations as in python/fastiter/mdp/_solve.py, which runs it for a single process.
 #include "mdp/several.hpp"
 #include "core/launch.hpp"
 #include <algorithm>
@@ -11,9 +11,9 @@ namespace fastiter::mdp {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-// Operations of one call, and of a policy's sweeps between two looks for a request to stop, of which there are 64 at most
+// Operations of one call, and of a policy's sweeps between two polls for a request to stop; at most 64 sweeps
 constexpr int64_t kOperations = 1 << 25, kPiece = 64;
-constexpr int64_t kStep = 1 << 10; // what a call of a kernel takes beside its operations, about
+constexpr int64_t kStep = 1 << 10; // the approximate overhead of a kernel call, in operations
 
 template <class T> class Loop {
 public:
@@ -21,8 +21,8 @@ public:
         : item_(item), rule_(rule), found_(found), n_(item.model->states()), v_(static_cast<T*>(item.v)),
           w_(static_cast<T*>(item.w)), omega_(rule.omega), allowed_(rule.tol) {}
 
-    // Returns whether it has ended, and not been stopped. team: the calling thread is one of them; null: all threads
-    // share the sweeps, and it returns after `operations`, but not before a step or a piece of one
+    // Returns true when the loop has ended, false if stopped. team: the calling thread is one of its members; null: all
+    // threads share each sweep, and the loop also pauses after `operations`, at the end of a step or of part of one.
     bool run(const Team* team, int64_t operations) {
         team_ = team, operations_ = operations;
         for (;;) {
@@ -74,7 +74,7 @@ private:
         return model.backup(v, w, action, count, rule_.discount, nullptr);
     }
 
-    // Whether to return before the next `operations`, to be called again unless it is a request to stop
+    // Whether to return before the next `operations`: a pause, after which it is called again, or a request to stop
     bool has_to_pause(int64_t operations) {
         if (team_) return has_to_stop(*team_, operations);
         if (operations_ <= 0) return true;
@@ -82,7 +82,7 @@ private:
         return false;
     }
 
-    // w <- the policy's operator applied to w, policy_sweeps times; returns whether all of them are done.
+    // Applies the policy's operator to w policy_sweeps times; returns whether all of them are done.
     bool sweep_policy() {
         if (sweeps_ == 0) {
             if (!chain_ || std::memcmp(policy_.data(), item_.action, size_t(n_) * sizeof(int32_t)) != 0) {
@@ -102,7 +102,7 @@ private:
         return true;
     }
 
-    // Operations of a sweep, about
+    // Approximate number of operations of a sweep
     int64_t work() const { return n_ + item_.model->entries(); }
 
     bool step_in_place() {
@@ -139,7 +139,7 @@ private:
         return model->sweep(v, order, n_, rule_.discount, omega_, rule_.exact);
     }
 
-    // v <- the values of the copy, if there is one
+    // Updates v from the copy, if there is one.
     void update() {
         if (!copy_) return;
         for (int64_t t = 0; t < n_; ++t) v_[item_.order[t]] = own_[size_t(t)];
@@ -187,7 +187,7 @@ private:
     std::vector<T> own_;
     double least_ = kInfinity;
     int64_t since_ = 0;
-    int64_t operations_ = 0, sweeps_ = 0; // left of this call, and of a policy's sweeps that it has begun
+    int64_t operations_ = 0, sweeps_ = 0; // remaining in this call, and in the policy's sweeps in progress
 };
 
 template <class T> class SeveralOf : public Several {

@@ -1,5 +1,5 @@
-// The loop of solvers without Python between its sweeps: of many small processes, each by one thread, or of one by all
-// threads, with the same stops and bits.
+// The solver loop without Python between sweeps: many small processes, each on one thread, or one process on all
+// threads, with the same stopping tests and bitwise the same results.
 #pragma once
 #include "mdp/model.hpp"
 #include <memory>
@@ -11,25 +11,25 @@ enum class How : uint8_t { vi, mpi, gs };
 enum class Reason : uint8_t { converged, diverged, stagnated, max_steps };
 enum class Order : uint8_t { ascending, descending, symmetric, given };
 
-// Options of a solution, the same for all models
+// Options of a solve, the same for all models
 struct Rule {
     double discount = 1, tol = 0;
-    bool sup = false; // the residual is that of the largest |change|, else that of MacQueen's bounds
+    bool sup = false; // the residual is the largest |change|; else that of MacQueen's bounds
     int64_t max_steps = 1, patience = 1, policy_sweeps = 0;
     double omega = 1;
     bool exact = true;
     Order order = Order::ascending;
-    int64_t longest = 0; // the most entries of a row
+    int64_t longest = 0; // maximum number of entries in a row
 };
 
-// One model and the numbers of its own; values as T, which is that of the model
+// One model and its own arrays; values have the model's type T.
 struct Item {
     Model* model = nullptr;
     How how = How::vi;
-    void *v = nullptr, *w = nullptr; // (states): the first values, overwritten; w = T v at the end
+    void *v = nullptr, *w = nullptr; // (states): the initial values, overwritten; w = T v at the end
     int32_t* action = nullptr;       // (states)
-    const int32_t* order = nullptr;  // (states), where the order is given
-    double low = 0, high = 0;        // the least and the largest sum of a row's weights, times the discount
+    const int32_t* order = nullptr;  // (states), if the order is given
+    double low = 0, high = 0;        // the smallest and the largest sum of a row's weights, times the discount
     double largest_reward = 0;
 };
 
@@ -44,8 +44,8 @@ struct Found {
 class Several {
 public:
     virtual ~Several() = default;
-    // Returns whether all have ended: false after a twentieth of a second or so of a process that has the threads for
-    // itself, to be called again. Many small ones end in one call, or it throws after a request to stop.
+    // Returns whether all have ended. For one process on all threads it returns false after about a twentieth of a
+    // second, and must be called again. Many small processes end in one call, which throws after a request to stop.
     virtual bool run() = 0;
     const std::vector<Found>& found() const { return found_; }
 
@@ -53,7 +53,7 @@ protected:
     std::vector<Found> found_;
 };
 
-// are_small: each is solved by one thread
+// are_small: each process is solved by one thread
 template <class T> std::unique_ptr<Several> several(std::vector<Item> items, const Rule& rule, bool are_small);
 
 } // namespace fastiter::mdp

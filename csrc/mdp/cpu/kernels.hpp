@@ -6,7 +6,8 @@
 //
 // Values are stored as T and accumulated in double. Sums follow the storage order of the entries, without fused
 // multiply-add, and each state is computed by one thread, so that results are bitwise the same for every instruction
-// set and number of threads. The lowest row wins a tie. A state without rows is terminal: its value is 0, its action -1.
+// set and number of threads. Ties go to the lowest row. A state without rows is terminal: its value is 0, its action
+// -1.
 #pragma once
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"
@@ -22,16 +23,17 @@ template <class T> struct Process {
     const int32_t* next = nullptr;  // (entries)
     const T* weight = nullptr;      // (entries)
     const T* reward = nullptr;      // (rows)
-    int64_t length = 0;             // entries of every row; 0: they differ
+    int64_t length = 0;             // number of entries in every row; 0: it varies
     double discount = 1;
 };
 
-// The least and the largest w - v of the states in a range; inf and -inf of none
+// The smallest and the largest w - v of the states in a range; inf and -inf for an empty range
 struct Span {
     double low = 0, high = 0;
 };
 
-// v, w (states), apart; action (states) receives the row within its state, null: not needed. States [first, last)
+// v and w (states) must not overlap. action (states) receives the index of the best row within its state; null: not
+// needed. States [first, last) are updated.
 template <class T> struct Backup {
     const T* v = nullptr;
     T* w = nullptr;
@@ -39,19 +41,20 @@ template <class T> struct Backup {
     int64_t first = 0, last = 0;
 };
 
-// One sweep in place, in the given order of states (null: ascending), with v_s <- v_s + omega (w_s - v_s). exact: the
-// row's own weight of s is solved for, q_j = (reward_j + discount * sum without s) / (1 - discount * weight of s).
+// One sweep in place, in the given order of states (null: ascending), with v_s <- v_s + omega (w_s - v_s). exact:
+// solves for v_s where a row leads back to s, q_j = (reward_j + discount * sum without s) / (1 - discount * weight of
+// s).
 template <class T> struct Sweep {
     T* v = nullptr;
     const int32_t* order = nullptr;
-    int64_t count = 0; // states in the order
+    int64_t count = 0; // number of states in the order
     double omega = 1;
     bool exact = true;
 };
 
 template <class T> struct KernelsOf {
     Span (*backup)(const Process<T>&, const Backup<T>&);
-    // The same w, and nothing else; of a process with one row for each state
+    // Computes w only, for a process with one row per state.
     void (*evaluate)(const Process<T>&, const Backup<T>&);
     double (*sweep)(const Process<T>&, const Sweep<T>&); // returns the largest |change|
     // w[i] = the backup of states[i]

@@ -6,7 +6,7 @@ namespace fastiter::mdp::FASTITER_LEVEL {
 namespace {
 
 constexpr double kInfinity = __builtin_inf();
-constexpr int64_t kNear = 1 << 20; // bytes of v that stay in the second-level cache
+constexpr int64_t kNear = 1 << 20; // bytes of v that fit the second-level cache
 constexpr int64_t kAhead = 160;    // entries between a prefetch and its use
 
 struct Rows {
@@ -16,8 +16,9 @@ template <class T> FASTITER_INLINE Rows rows_of(const Process<T>& p, int64_t s) 
     return p.row ? Rows{p.row[s], p.row[s + 1]} : Rows{s, s + 1};
 }
 
-// Row j's q. L: the entries of every row, 0 where they differ; Far: v is larger than the cache. On Zen 5 an entry of a
-// Garnet takes 0.50 ns with L = 5 and 0.62 with 0 (10^4 states), and 1.6 ns with the prefetch and 3.1 without (10^6).
+// q of row j. L: the number of entries in every row, 0 if it varies; Far: v is larger than the cache. On Zen 5 an entry
+// of a Garnet takes 0.50 ns with L = 5 and 0.62 with 0 (10^4 states), and 1.6 ns with the prefetch and 3.1 without
+// (10^6).
 template <class T, int L, bool Far> FASTITER_INLINE double action_value(const Process<T>& p, const T* v, int64_t j) {
     double sum = 0;
     const int64_t begin = L ? L * j : p.entry[j], end = L ? begin + L : p.entry[j + 1];
@@ -38,7 +39,7 @@ struct Best {
 };
 template <class T, int L, bool Far>
 FASTITER_INLINE Best best_of(const Process<T>& p, const T* v, int64_t begin, int64_t end) {
-    // Vectors of two equal values, as compilers turn the choice of a scalar into a jump, which random values mispredict
+    // Vectors of two equal values: compilers turn a scalar selection into a branch, which random values mispredict.
     Values top = Values{} - kInfinity;
     Places row = Places{} + begin, at = row;
     for (int64_t j = begin; j < end; ++j, at += 1) {
@@ -51,7 +52,7 @@ FASTITER_INLINE Best best_of(const Process<T>& p, const T* v, int64_t begin, int
 
 template <class T, int L, bool Far>
 void backup_range(const Process<T>& process, const Backup<T>& backup, int64_t first, int64_t last, Span& all) {
-    const Process<T> p = process; // copies, which what is written cannot change
+    const Process<T> p = process; // copies, which stores cannot alias
     const Backup<T> b = backup;
     Span span = all;
     for (int64_t s = first; s < last; ++s) {
@@ -72,7 +73,7 @@ void backup_range(const Process<T>& process, const Backup<T>& backup, int64_t fi
     all = span;
 }
 
-// The first state whose rows' prefetch indices would be beyond the end; the range's first where v is near.
+// The first state whose prefetch indices would be past the end; `first` if v fits the cache.
 template <class T> int64_t end_of_far(const Process<T>& p, int64_t first, int64_t last) {
     if (p.states * int64_t(sizeof(T)) <= kNear) return first;
     const int64_t rows = p.row ? p.row[p.states] : p.states, entries = p.entry[rows];
@@ -117,7 +118,7 @@ template <class T> Span backup(const Process<T>& p, const Backup<T>& b) {
     return with_constant<1, 2, 3, 4, 5, 0>(int(p.length), [&]<int L>() { return backup_of<T, L>(p, b); });
 }
 
-// The same q, with the row's own weight of state s solved for
+// The same q, solved for the value of s itself where the row leads back to s
 template <class T> FASTITER_INLINE double exact_value(const Process<T>& p, const T* v, int64_t j, int64_t s) {
     double sum = 0, own = 0;
     for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
