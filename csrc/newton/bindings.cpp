@@ -1,11 +1,11 @@
-// The diagonal cells of fastiter.newton.
+// The bindings of the diagonal cells of fastiter.newton.
 #include "core/arguments.hpp"
 #include "newton/run.hpp"
 
 namespace fastiter::newton {
 namespace {
 
-// Steps of (B, T, G, D) or (B, T, D); None: none
+// Steps of (B, T, G, D) or (B, T, D); None is null.
 template <class T> Steps<T> steps(PyObject* x) {
     if (x == Py_None) return {};
     const Array array(x);
@@ -17,7 +17,7 @@ template <class T> void all_steps(const py::sequence& x, Steps<T> (&out)[kMaxSta
         out[i] = steps<T>(PySequence_Fast_GET_ITEM(x.ptr(), i));
 }
 
-// An array for each state: a tuple or list of them, or slices of one contiguous array (S, B, D); None: none
+// One array for each state: a tuple or list of arrays, or slices of one contiguous array (S, B, D); None is null.
 template <class T> void addresses(py::handle x, T* (&out)[kMaxStates]) {
     if (x.is_none()) return;
     if (PyTuple_Check(x.ptr()) || PyList_Check(x.ptr())) {

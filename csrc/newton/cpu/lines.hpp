@@ -18,7 +18,7 @@ struct Line {
     int64_t row = 0, unit = 0, length = 0; // unit: first unit of the vector
 };
 
-// Operations of a step of a line, some
+// Approximate number of operations of a step of a line
 template <class T> constexpr int64_t kLineStep = 32 * lanes<T>;
 
 // The lines of a call, numbered row by row, rows by decreasing length

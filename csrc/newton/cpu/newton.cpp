@@ -3,16 +3,16 @@
 //   y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1]),   where before the window y+ = y is the true state
 //
 // The leading steps whose residual and change are within the tolerance become final, and the first step always does, as
-// everything before it is known. A window that needs too many passes, whose changes grow, or which is not finite is
-// finished step by step. A line whose states are so sensitive that the tolerance says nothing about them is run by the
-// loop from its first step on.
+// everything before it is known. A window that needs too many passes, whose changes grow, or that is not finite is
+// finished step by step. A line whose states are so sensitive that the tolerance implies nothing about their error is
+// run by the loop from its first step on.
 #include "newton/cpu/sequential.hpp"
 
 namespace fastiter::newton::FASTITER_LEVEL {
 namespace {
 
-// L lines of one row that converge together. Whether a vector of units is whole is a branch on every load: a second copy
-// of all of this for whole vectors only is no faster, and takes as long again to compile.
+// L lines of one row that converge together. Whether a vector of units is full is tested on every load: a second copy
+// of this code for full vectors is no faster and doubles the compile time.
 template <class T, class C, int L> struct Block {
     static constexpr int W = lanes<T>, G = C::gates, S = C::states, P = C::peepholes, J = C::slopes;
     static constexpr T kGrowth = 4; // maximum growth of the sum of changes from pass to pass
@@ -103,7 +103,7 @@ template <class T, class C, int L> struct Block {
                 C::times(j[l], delta[l]);
 #pragma GCC unroll 4
                 for (int k = 0; k < S; ++k)
-                    fresh[k] = select<T>(delta[l][k] == T(0), old[l][k], old[l][k] + delta[l][k]); // a -0 stays
+                    fresh[k] = select<T>(delta[l][k] == T(0), old[l][k], old[l][k] + delta[l][k]); // keeps a -0
                 C::restrain(fresh, limit[l]);
 #pragma GCC unroll 4
                 for (int k = 0; k < S; ++k) {
