@@ -36,9 +36,9 @@ private:
     py::ssize_t at_ = 0;
 };
 
-constexpr int64_t kLeast = 1 << 15; // elements that a thread is woken for
+constexpr int64_t kLeast = 1 << 15; // elements that are worth waking a thread
 
-// Parts that the kind of format does not use are empty.
+// Fields that the kind of format does not use are empty.
 QuantFormat format_of(Fields from) {
     QuantFormat f;
     from.into(f.kind, f.rounding, f.overflow, f.nan, f.count, f.codes, f.to_odd);
@@ -122,7 +122,7 @@ void random_words(uint64_t seed, uint64_t first, int64_t n, py::handle words) {
     kernels().random(seed, first, n, address<uint32_t>(words));
 }
 
-// The members of an enumeration, "a, b, c", as a types.SimpleNamespace of their numbers
+// The members of an enumeration, "a, b, c", as a types.SimpleNamespace of their values
 py::object numbers_of(const char* members) {
     py::dict numbers;
     std::istringstream text(members);

@@ -12,7 +12,7 @@ struct FixedBatch {
     const int64_t* out = nullptr;
 };
 
-// Returns the paths that were taken, one bit each. `only`: see choose_plan.
+// Returns the paths used, one bit each. `only`: see choose_plan.
 int run_fixed_matmul(const FixedMatmul& g, const FixedBatch& batch, FixedPath only);
 
 } // namespace fastiter::quant

@@ -65,7 +65,7 @@ bool share_places(const FixedMatmul& g, int64_t left, FixedPlan& plan) {
     return true;
 }
 
-// Distributes a left shift of the product, in any lanes; beyond 126 bits nothing of it is left.
+// Distributes a left shift of the product, in any lanes; a shift beyond 126 bits leaves no bits of it.
 void shift_product(int64_t left, FixedPlan& plan) {
     plan.a_left = int(std::clamp<int64_t>(left, 0, 63));
     plan.b_left = int(std::clamp<int64_t>(left - plan.a_left, 0, 63));

@@ -37,7 +37,7 @@ template <class T> FASTITER_INLINE mask<T> largest_of_each(const mask<T> (&m)[kT
 
 template <class T> constexpr Bits<T> kInfinity = bits_of_power<T>(kBias<T> + 1);
 
-// ---- scales: from the bits of the largest magnitude to what elements are multiplied with; each lane has its own ----
+// ---- scales: from the bits of the largest magnitude to the factor of the elements; one block per lane ---------------
 
 // 2^k with k = (exponent of the largest magnitude, plus one if its significand carries) - (exponent of the largest
 // element)
@@ -128,7 +128,7 @@ private:
 
 // ---- blocks --------------------------------------------------------------------------------------------------------
 
-// Per lane, the bits of the largest magnitude; NaN's bits exceed those of infinity.
+// Per lane, the bits of the largest magnitude; the bits of NaN exceed those of infinity.
 template <class T> FASTITER_INLINE mask<T> largest_magnitudes(const T* x, int64_t n) {
     mask<T> m{};
     int64_t i = 0;

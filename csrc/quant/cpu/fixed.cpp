@@ -34,8 +34,8 @@ template <class T> FASTITER_INLINE vec<T> with_saturated_bits(vec<T> low, mask<T
     return low + select<T>(negative, c.if_negative, c.if_positive);
 }
 
-// sign_magnitude*, selected at run time, as only numbers out of range come here. r: the rounded number, v: the number
-// before rounding.
+// sign_magnitude*, selected at run time, as this is called only for numbers out of range. r: the rounded number, v: the
+// number before rounding.
 template <class T> FASTITER_NOINLINE vec<T> with_sign(vec<T> r, vec<T> v, const Constants<T>& c) {
     const mask<T> negative = r < T(0);
     vec<T> s;

@@ -129,7 +129,8 @@ struct Scaling {
     bool in_float = false;
 };
 
-// A whole array of `lines` lines of n elements; blocks do not cross lines. Element i uses random number i of the seed.
+// A whole array of `lines` lines of n elements; blocks do not cross lines. Element i uses random number i of the seed's
+// sequence.
 struct QuantJob {
     QuantFormat format;
     Scaling scaling;

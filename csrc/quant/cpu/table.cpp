@@ -1,4 +1,4 @@
-// Formats given by a table: of all numbers, with or without a scale per block, or (logarithmic) of the significands.
+// Formats given by a table of all numbers, with or without a scale per block, or (logarithmic) of the significands.
 #include "quant/cpu/quantize.hpp"
 #include "quant/cpu/significand.hpp"
 
