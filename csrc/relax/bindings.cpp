@@ -170,7 +170,8 @@ bool relax_tridiagonal(int64_t n, py::handle diagonal, py::handle off, py::handl
     return eigenvalues_of_tridiagonal(n, address<double>(diagonal), address<double>(off), address<double>(first));
 }
 
-// A fingerprint that differs if the memory does, except with probability 2^-64. A sum would miss two sign changes.
+// A fingerprint of the memory: two different contents give the same one with probability 2^-64. A sum would miss two
+// sign changes.
 uint64_t relax_fingerprint(py::handle x, int64_t bytes) {
     constexpr int kLanes = 8; // independent chains of products
     constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;

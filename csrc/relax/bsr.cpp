@@ -8,10 +8,10 @@ namespace fastiter::relax {
 namespace {
 
 template <class A, class V> struct BsrLayout : InClusters {
-    int64_t n = 0, rows = 0, entries = 0; // n: rows of the vectors including padding; rows: without it
+    int64_t n = 0, rows = 0, entries = 0; // n: vector rows including padding; rows: without padding
     int64_t blocks = 0;
     int size = 1;
-    std::vector<int32_t> order; // of the vectors' rows
+    std::vector<int32_t> order; // order of the vector rows
     std::vector<int64_t> start;
     Block<int32_t> column;
     Block<A> value, diagonal;

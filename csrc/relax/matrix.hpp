@@ -11,8 +11,8 @@ namespace fastiter::relax {
 
 enum class SweepKind { forward, backward, symmetric, jacobi };
 
-// One omega and momentum per sweep; d null: no momentum. Symmetric: a sweep is a forward and a backward half. Only the
-// clusters of colours [first, last) are relaxed, for Jacobi all; last < 0: up to the last one.
+// One omega and one momentum per sweep; d null: no momentum. Symmetric: a sweep is a forward and a backward half. Only
+// the clusters of colours [first, last) are relaxed (for Jacobi, all clusters); last < 0: up to the last colour.
 struct Sweeps {
     const double* omega = nullptr;
     const double* momentum = nullptr;
@@ -44,7 +44,7 @@ struct Clusters {
     std::vector<int64_t> rows, colours;
 };
 
-enum class Part { all, lower, upper }; // of the copy
+enum class Part { all, lower, upper }; // part of the copy
 
 // A zero on the diagonal, or a singular diagonal block, in one system of a batch
 class SingularRow : public std::runtime_error {
@@ -64,7 +64,7 @@ std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>&, const std::vector<int
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>&, int size, int64_t rows, const Clusters&, int64_t batch);
 template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order);
-// `columns` of A, which need not be square; batch as above
+// A need not be square: it has `columns` columns; batch as above.
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_kaczmarz(const Csr<A>&, int64_t columns, int64_t batch);
 

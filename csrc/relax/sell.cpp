@@ -178,7 +178,7 @@ template <class A, class V> struct KaczmarzLayout {
     Block<int32_t> column;
     Block<A> value;
     Block<double> inverse;
-    Block<sum_of<V>> inverses; // of a batch
+    Block<sum_of<V>> inverses; // for a batch
     KaczmarzMatrix<A, V> m;
 };
 

@@ -29,8 +29,8 @@ inline std::pair<int64_t, int64_t> part_of(int64_t first, int64_t last, Team tea
     return {first + count * team.id / team.size, first + count * (team.id + 1) / team.size};
 }
 
-// A Layout has: n, vector rows of the copy; rows, those of the caller; order (empty: the caller's own); entries;
-// colours(); is_serial(k, jacobi); sweep(step, colour, team); residual(r, first, last); chunks().
+// A Layout has: n, vector rows of the copy; rows, vector rows of the caller; order (empty: the caller's order);
+// entries; colours(); is_serial(k, jacobi); sweep(step, colour, team); residual(r, first, last); chunks().
 template <class V, class Layout> class Relaxed : public RelaxMatrix {
 public:
     explicit Relaxed(Layout layout) : m_(std::move(layout)), place_(size_t(is_permuted() ? m_.rows : 0)) {

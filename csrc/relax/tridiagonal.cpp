@@ -6,10 +6,10 @@ namespace fastiter::relax {
 
 namespace {
 
-// Steps that an eigenvalue may take; two or three suffice.
+// Maximum number of steps per eigenvalue; two or three suffice.
 constexpr int kMost = 60;
 
-// The end of the block that begins at `from`: the first element beside the diagonal that is 0 to rounding
+// The end of the block that begins at `from`: the first off-diagonal element that is 0 to rounding
 int64_t end_of_block(int64_t n, int64_t from, const double* diagonal, const double* off) {
     constexpr double kEps = std::numeric_limits<double>::epsilon();
     int64_t end = from;
@@ -18,7 +18,8 @@ int64_t end_of_block(int64_t n, int64_t from, const double* diagonal, const doub
     return end;
 }
 
-// A QL step of the block from `low` to `high` with a shift: rotations of neighbours, from the last pair to the first
+// A QL step on the block from `low` to `high` with a shift: rotations of neighbouring rows, from the last pair to the
+// first
 void ql_step(int64_t low, int64_t high, double* diagonal, double* off, double* first) {
     double g = (diagonal[low + 1] - diagonal[low]) / (2 * off[low]);
     g = diagonal[high] - diagonal[low] + off[low] / (g + std::copysign(std::hypot(g, 1.0), g));
@@ -27,7 +28,7 @@ void ql_step(int64_t low, int64_t high, double* diagonal, double* off, double* f
         const double f = sine * off[i], b = cosine * off[i];
         double r = std::hypot(f, g);
         off[i + 1] = r;
-        if (r == 0) { // the block has come apart
+        if (r == 0) { // the block has split
             diagonal[i + 1] -= p;
             off[high] = 0;
             return;

@@ -36,8 +36,8 @@ struct ChebyshevArrays {
     double* square;      // (arms): sums of loss^2
     double* theta;       // (arms, terms): the prediction is theta . f
     double* misfit;      // (arms): sums of squared errors of theta
-    double* feature;     // (terms): of the context of the prediction
-    double* numbers;     // (4): least and largest loss, sum of squared prediction errors, pending prediction
+    double* feature;     // (terms): polynomials of the context of the prediction
+    double* numbers;     // (4): smallest and largest loss, sum of squared prediction errors, pending prediction
     int64_t* rounds;     // (1)
     int64_t* pending;    // (1): arm
     uint64_t* generator; // (2)
@@ -65,7 +65,7 @@ private:
     double lebesgue_;
     ChebyshevArrays s_;
     std::vector<double> probability_, f_, x_, z_, limit_, factor_;
-    std::vector<int> side_; // of each coefficient: 0 free, -1 or 1 fixed at that bound of the box
+    std::vector<int> side_; // for each coefficient: 0 free, -1 or 1 fixed at that bound of the box
 };
 
 } // namespace fastiter::relax

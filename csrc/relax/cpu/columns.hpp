@@ -71,7 +71,7 @@ template <class S, int K> struct Columns {
         return type{(I % 2 ? 1.0 : -1.0)...};
     }
 
-    // Products that round like those of single numbers: one number times each, and each times its own
+    // Products that round like scalar ones: one scalar times all numbers, and elementwise
     FASTITER_INLINE static type product(double a, type x) { return a * x; }
     FASTITER_INLINE static type product(Complex a, type x) {
         constexpr std::make_index_sequence<width> all{};

@@ -52,8 +52,8 @@ FASTITER_INLINE void finish_row(double omega, double keep, const sum_of<V>* inve
     }
 }
 
-// Backward, "before" is row i + 1. Everything independent of its x is computed first: the next row then waits for two
-// operations only, instead of a load, a store and a sum. Returns the first entry of the rows that follow.
+// In a backward sweep, "before" is row i + 1. Everything independent of its x is computed first: the next row then
+// waits for two operations only, instead of a load, a store and a sum. Returns the first entry of the rows that follow.
 template <class A, class V, int K, bool Batched, bool Backward>
 int64_t sweep_rows(const CsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t cluster, int64_t begin, int64_t end,
                    int64_t entry, int64_t column) {

@@ -23,7 +23,7 @@ template <class V> using sum_of = std::conditional_t<std::is_same_v<V, Complex>,
 
 constexpr int kSliceRows = 8;     // rows whose entries are interleaved
 constexpr int kChunkRows = 512;   // rows that share a partial sum of a norm
-constexpr int kMaxBlockSize = 64; // of block methods
+constexpr int kMaxBlockSize = 64; // limit of block methods
 
 template <class V> struct RelaxStep {
     const V* b = nullptr;

@@ -78,7 +78,7 @@ template <class V, int K> struct ChunkResidual {
     }
 };
 
-// The kernels, as declared in kernels.hpp
+// The kernels declared in kernels.hpp
 template <class A, class V>
 void sweep_csr(const CsrMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
                int64_t columns);

@@ -231,7 +231,7 @@ void project_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32
 
 template <class T, bool Constant, int Sides>
 void residual_plane(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64_t plane) {
-    constexpr int kSums = 16; // one for every 16th column, on every instruction set
+    constexpr int kSums = 16; // one sum for every 16th column, on every instruction set
     double norms[kSums] = {};
     for (int64_t line = 0; line < m.n1; ++line) {
         const Line<T, Constant, Sides> l(m, s.x, s.b, plane, line);
