@@ -1,5 +1,5 @@
-// The recurrences on arrays of any layout, ragged, packed or with options. Outputs are given; arrays are ndarrays or
-// tensors, tuples and lists of them, or None.
+// The recurrences on arrays of any layout, ragged, packed or with options. Outputs are passed in; arrays are ndarrays
+// or tensors, tuples and lists of them, or None.
 #include "core/arguments.hpp"
 #include "rnn/views.hpp"
 
@@ -65,7 +65,7 @@ RnnShape shape_of(const py::tuple& x) {
     return s;
 }
 
-// Arguments of the forward pass: arrays in, arrays to write to
+// Arguments of the forward pass: input arrays, and arrays for the results
 struct ForwardCall {
     py::tuple shape;
     py::handle wx, r, b;

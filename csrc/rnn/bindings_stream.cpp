@@ -41,8 +41,8 @@ private:
         static PyObject* name = PyUnicode_InternFromString("data_ptr");
         return integer(called(PyObject_CallMethodNoArgs(tensor_.ptr(), name)).ptr());
     }
-    // Samples some of the numbers: fused optimizers, collectives and writes through .data change all of them
-    // without incrementing the version.
+    // Samples some of the numbers: fused optimizers, collectives and writes through .data change all numbers without
+    // incrementing the version.
     void look(Word (&out)[kSample]) const {
         std::fill_n(out, kSample, Word(0));
         const char* data = reinterpret_cast<const char*>(address_);
@@ -68,7 +68,7 @@ template <class T> T* memory_of(const py::object& made) {
     return view.data<T>();
 }
 
-// x (I,) or (B, I), and an output y of the same form
+// x (I,) or (B, I), and an output y with the same number of axes
 template <class T> struct InAndOut {
     Array x;
     bool batched = false;
@@ -98,8 +98,8 @@ template <class P> struct Places {
 
 template <class T> class Stream {
 public:
-    // layers: (I, D, P, w_ih, r, b_x, b_h, w_hr, to_first) each; first: addresses of the states, or (); watched: the
-    // arguments of Watched, each
+    // layers: (I, D, P, w_ih, r, b_x, b_h, w_hr, to_first) for each layer; first: addresses of the states, or ();
+    // watched: the arguments of each Watched
     Stream(int cell, int64_t rows, int64_t heads, double clip_state, const py::list& layers, const py::tuple& first,
            const py::list& watched)
         : stream_(Cell(cell), rows, heads, clip_state, weights_of(layers), Places<const T>(first).of) {
@@ -128,8 +128,8 @@ public:
         run([&] { stream_.step(in, stream_.inputs(), out); });
     }
 
-    // Returns [y, states] from states (layers, B, H) each, without B if x has none; None as in `step`. Not for
-    // projected layers.
+    // Returns [y, states] from states (layers, B, H) each, without B if x has none; None in the same cases as `step`.
+    // Not for projected layers.
     py::object step_from(py::handle x, const py::tuple& first) {
         InAndOut<T> io;
         const int states = stream_.states();

@@ -1,6 +1,7 @@
-// A recurrence over dense tensors in one call, and a torch.nn layer with its input projection: the same as
-// python/fastiter/rnn/_torch/ops.py and nn/layer.py do op by op, where small ones spend most of their time between the
-// ops. Handles only valid, plain arguments; for all others it returns None, and the Python path runs and reports errors.
+// A recurrence over dense tensors in one call, and a torch.nn layer with its input projection: the same computation as
+// op by op in python/fastiter/rnn/_torch/ops.py and nn/layer.py, where small layers spend most of their time between
+// the ops. Handles only valid, plain arguments; for all others it returns None, and the Python path runs and reports
+// errors.
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
 #include "dense/run.hpp"
@@ -150,7 +151,7 @@ template <class S> py::object forward(const Sequence& in, bool reverse, bool all
 
 // The gradients to compute. The biases share one gradient if they are added to the same sums.
 struct Needs {
-    bool r, b, first, x = false, w_ih = false, b_ih = false; // the last three: of a layer
+    bool r, b, first, x = false, w_ih = false, b_ih = false; // the last three: for a layer
 };
 
 // The saved tensors of the forward pass, and the incoming gradients. Their shapes are those of the forward pass, but
@@ -161,7 +162,7 @@ struct Kept : Sequence {
 
     const Array& h() const { return states.view[0]; }
 
-    // For tensors that no layer has given the sizes of
+    // For tensors whose sizes no layer has set
     bool read_sizes(py::handle r_) {
         const Array& y = h();
         if (y.ndim() != 4 || !r.read(r_.ptr()) || r.bits() != y.bits() || !r.is_contiguous()) return false;
@@ -204,8 +205,8 @@ template <class S> RnnBackward<S> read_by_kernel(const Kept& in, bool reverse) {
     return p;
 }
 
-// Computes dwx, or of a layer dx and dw_ih; then dr, db, a layer's db_ih if distinct, and the initial states' (B, N, D),
-// as far as needed.
+// Computes dwx, or dx and dw_ih for a layer; then dr, db, a layer's db_ih if distinct, and the initial states' (B, N,
+// D), each only if needed.
 template <class S> py::object backward(const Kept& in, bool reverse, const Needs& need) {
     const int64_t B = in.B, T = in.T, N = in.N, D = in.D, G = in.cell.gates;
     const int64_t outputs = in.gates(), inputs = in.I, lines = T * B;

@@ -10,8 +10,8 @@
 namespace fastiter::rnn {
 namespace {
 
-// Steps [begin, begin + shape.T) of the whole sequence. Rows keep the whole's order, which fixes the order of sums over
-// rows.
+// Steps [begin, begin + shape.T) of the whole sequence. Rows keep the order they have in the whole sequence, which
+// fixes the order of sums over rows.
 struct Part {
     int64_t begin;
     RnnShape shape;
@@ -115,7 +115,7 @@ struct Boundaries {
 template <class S> struct Scratch {
     typedef accumulate_t<S> T;
     Block<T> space;
-    PerState<Steps<S>, Steps<T>> states; // except h
+    PerState<Steps<S>, Steps<T>> states; // other than h
     Steps<T> saved;
     PerState<T*, T*> carried;
     T* db_rows;

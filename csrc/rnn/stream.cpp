@@ -95,7 +95,7 @@ template <class T> int StreamState<T>::useful(int threads) const {
 
 template <class T> void StreamState<T>::advance(const T* x, int64_t x_row, T* y) {
     stack_.x = x, stack_.x_row = x_row, stack_.y = y;
-    // Without a kernel's requests to stop, as the state would be lost
+    // Does not poll for requests to stop, as stopping would lose the state.
     launch([&](Team team) { step_kernels<T>().run(stack_, team); }, [&](int threads) { return useful(threads); });
     ++stack_.turn;
     for (StepLayer<T>& layer : layers_) layer.to_first = nullptr;

@@ -28,10 +28,10 @@ public:
     int64_t count() const { return stack_.count; }
     int states() const { return cell_size(stack_.cell).states; }
     bool is_projected() const { return layers_.front().projected > 0; }
-    bool is_long() const; // longer than releasing the GIL takes
+    bool is_long() const; // longer than it takes to release the GIL
 
     void step(const T* x, int64_t x_row, T* y);
-    void read_states(T* const (&out)[kMaxStates]) const; // laid out as `first`
+    void read_states(T* const (&out)[kMaxStates]) const; // same layout as `first`
     // A step from given states, for layers without projection
     void step_from(const T* const (&first)[kMaxStates], const T* x, int64_t x_row, T* y, T* const (&last)[kMaxStates]);
 

@@ -1,4 +1,4 @@
-// The gradient of r, (G, N, D, D): a small one is summed by the backward kernel as it runs, a large one is a product
+// The gradient of r, (G, N, D, D): a small one is accumulated by the backward kernel, a large one is a matrix product
 // afterwards.
 #pragma once
 #include "core/launch.hpp"
@@ -11,7 +11,7 @@ using dense::Gemm, dense::Matrix, dense::SplitIndex;
 
 template <class S> class WeightGradient {
 public:
-    // Tells the kernel what to sum, or where the product will find dq. dr == nullptr: not requested.
+    // Sets what the kernel sums, or where the product will find dq. dr == nullptr: not requested.
     WeightGradient(RnnBackward<S>& p, S* dr);
     bool is_inside() const { return inside_; }
     // Size of the kernel's sums

@@ -112,7 +112,7 @@ template <class S, class C> struct Backward {
         T *ds, *sum;
     };
 
-    StepPointers* line;         // of the thread's rows at one step
+    StepPointers* line;         // for each of the thread's rows at one step
     RowPartition::Place* place; // where h of the same rows is saved
     // Offset of each pointer, in the order of for_each_place, to the same row's data at the next visited step
     int64_t ahead_of[2 * states + 3];
@@ -176,7 +176,7 @@ template <class S, class C> struct Backward {
         auto add = [&](auto place) {
             addresses.add([&](int i) -> const void* {
                 const auto* from = place(tile[i]);
-                return from ? static_cast<const void*>(from + u) : tile[i].dp; // which is in the cache
+                return from ? static_cast<const void*>(from + u) : tile[i].dp; // the tile's dp, which is in cache
             });
         };
         for (int g = 0; g < C::saved; ++g) add([&](const StepPointers& line) { return line.saved + g * p.saved.gate; });
@@ -218,7 +218,7 @@ template <class S, class C> struct Backward {
         C::prepare(x.keep, x.before, x.now, ahead);
     }
 
-    // One vector of units of one row: takes ds and the gradient of h, and writes the gradients of x and p.
+    // The cell for one vector of units of one row: uses ds and the gradient of h, and writes the gradients of x and p.
     FASTITER_INLINE void apply_cell(const StepPointers& line, vec<T> dh, int64_t u, const vec<T>* ahead) {
         const int64_t count = D - u;
         const Values x = values_at(line, u);
@@ -296,7 +296,8 @@ template <class S, class C> struct Backward {
         });
     }
 
-    // Sets the pointers of the rows that have step t, the first `still_active` of which were active at the previous visit.
+    // Sets the pointers of the rows that have step t; the first `still_active` of them were active at the previous
+    // visit.
     void set_step_pointers(int64_t n, int64_t t, int64_t still_active, int64_t active) {
         for (int64_t i = 0; i < still_active; ++i) advance_pointers(i);
         for (int64_t i = still_active; i < active; ++i) begin_line(n, t, i);

@@ -32,7 +32,7 @@ template <class S, class C> struct Forward {
         PerState<S*, T*> states;
         T* saved;
     };
-    StepPointers* line; // of the thread's rows at one step
+    StepPointers* line; // for each of the thread's rows at one step
     TileRegisters registers;
 
     const bool streams = exceeds_caches<T>(shape, C::saved);
@@ -159,14 +159,15 @@ template <class S, class C> struct Forward {
         for_each_place(any, [&](auto*&, const auto& all, int k) { ahead_of[k] = line_ahead(all, shape, t, by); });
     }
 
-    // Sets the pointers of the rows that have step t, the first `still_active` of which were active at the previous step.
+    // Sets the pointers of the rows that have step t; the first `still_active` of them were active at the previous
+    // step.
     void set_step_pointers(int64_t n, int64_t t, int64_t still_active, int64_t active) {
         for (int64_t i = 0; i < still_active; ++i) advance_pointers(line[i]);
         for (int64_t i = still_active; i < active; ++i) line[i] = pointers_at(n, t, i, rows.row(i));
         look_ahead(t);
     }
 
-    // Registers of one vector of units of one row during a step
+    // Registers for one vector of units of one row during a step
     struct Work {
         vec<T> state[states], keep[4];
     };
@@ -257,7 +258,8 @@ template <class S, class C> struct Forward {
         const int nv = units_of(panel) * G, V = some * nv;
         multiply<S>(registers, count, nv, some, {line[first].x, p.x.row, w, panel_size_x(), I, nullptr, out, {}});
         for (int i = 0; i < count * V && p.x.b; ++i) out[i] += load(bias_x + bias_of(n, panel) + i % V * W);
-        for (int i = 0; i < count * V; ++i) out[i] = rounded<S>(out[i]); // here, as in the cell it was slower
+        // rounded here, as rounding in the cell was slower
+        for (int i = 0; i < count * V; ++i) out[i] = rounded<S>(out[i]);
     }
 
     // Rows [first, first + count) of the group times `some` panels; if several, all are full.

@@ -35,8 +35,8 @@ template <class S> struct GradientBlock {
                   panel_of_h = (kept * rows_of_part + 1) * line_of_h;
     const Rows every_row{shape, 0, 1};
     S* dp = nullptr;        // [visit][row][gate * D + d]
-    S* h = nullptr;         // before the same steps, [part][panel][visit][row of the part][vector of units][lane]
-    Term* terms = nullptr;  // of each part's block, for one thread
+    S* h = nullptr;         // h before the same steps, [part][panel][visit][row of the part][vector of units][lane]
+    Term* terms = nullptr;  // terms of each part's block, for one thread
     bool are_known = false; // the terms are already those of a whole block
 
     GradientBlock(const RnnBackward<S>& params, int gates_, bool adds_r_) : p(params), adds_r(adds_r_), gates(gates_) {}
@@ -77,7 +77,7 @@ template <class S> struct GradientBlock {
     int64_t first_of_block(int64_t visit) const { return max_of(0, visit + 1 - (block - steps_left(visit) % block)); }
     bool ends_block(int64_t visit) const { return steps_left(visit) % block == 0 || visit == shape.T - 1; }
 
-    int64_t most_terms() const { return block * rows_of_part; } // of a part
+    int64_t most_terms() const { return block * rows_of_part; } // upper bound for one part
     Term* terms_of(int part) const { return terms + part * most_terms(); }
 
     // Lists a part's terms of this block up to `visit`: step by step, row by row.

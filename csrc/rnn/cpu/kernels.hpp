@@ -98,7 +98,7 @@ template <class S> struct RnnForward {
     PerState<S*, T*> last;
     PerState<Steps<S>, Steps<T>> states;
     Steps<T> saved;
-    Steps<const S> known_h; // of all steps, only for `recompute`
+    Steps<const S> known_h; // h of all steps, only for `recompute`
     void* workspace = nullptr;
     bool is_packed = false; // r and b are already packed in the workspace
 };

@@ -1,6 +1,6 @@
 // Recomputes what the forward pass did not store, the saved values and the states other than h, from h of all steps. No
-// product depends on the previous step then: a tile takes consecutive steps of a row, and only the elementwise part of
-// the cell is sequential. Sums and cells are bitwise those of forward.hpp.
+// product depends on the previous step then: a tile processes consecutive steps of a row, and only the elementwise part
+// of the cell is sequential. Sums and cells are bitwise those of forward.hpp.
 #pragma once
 #include "rnn/cpu/forward.hpp"
 
@@ -11,7 +11,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     using Base::D, Base::G, Base::kPanelUnits, Base::mine, Base::p, Base::rows, Base::shape, Base::states, Base::U,
         Base::W;
     static constexpr int R = rows_of_tile<S, G * U>;
-    static constexpr int64_t kBlockBytes = 128 << 10; // of h per block: fits the second level beside a panel
+    static constexpr int64_t kBlockBytes = 128 << 10; // bytes of h per block: fits the second level beside a panel
 
     // One step of one row
     struct Step {
@@ -19,9 +19,9 @@ template <class S, class C> struct Recompute : Forward<S, C> {
         bool is_first, is_reset;
     };
     const int64_t stride = apart<S>(D), capacity = max_of(R, kBlockBytes / (stride * int64_t(sizeof(S))));
-    Step* steps = nullptr; // of a block, in each row's order of time
+    Step* steps = nullptr; // steps of a block, in each row's order of time
     typename Base::StepPointers* lines_of_steps = nullptr;
-    S* h_before = nullptr; // of the same steps
+    S* h_before = nullptr; // h before the same steps
 
     Recompute(const RnnForward<S>& params, int thread) : Base(params, thread) {
         Arena arena{static_cast<char*>(p.workspace)};

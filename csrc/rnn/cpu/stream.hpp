@@ -1,5 +1,5 @@
-// One time step of a stack of layers with prepacked weights. Every sum has the order of dense/cpu/matrix_product.hpp and
-// forward.hpp, so that results are bitwise equal to a run over all steps.
+// One time step of a stack of layers with prepacked weights. Every sum has the order of dense/cpu/matrix_product.hpp
+// and forward.hpp, so that results are bitwise equal to a run over all steps.
 #pragma once
 #include "dense/cpu/gemm.hpp"
 #include "rnn/cpu/stream_kernels.hpp"
@@ -103,8 +103,8 @@ template <class T, class C> struct StepOfLayer {
         for (int k = 1; k < states; ++k) store_up_to(layer.others[k - 1] + at, state[k], left);
     }
 
-    // Panels `mine` of head n. A single row takes several panels at once: enough independent sums to hide the latency
-    // of one.
+    // Panels `mine` of head n. A single row processes several panels at once: enough independent sums to hide the
+    // latency of one.
     void head(int64_t n, Range mine) const {
         constexpr int P = panels_of_one_row<T>(G * U);
         if (p.B > 1)

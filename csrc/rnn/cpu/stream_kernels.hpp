@@ -26,7 +26,7 @@ template <class T> struct StepStack {
     int64_t B = 0, N = 0;
     StepLayer<T>* layers = nullptr;
     int64_t count = 0;
-    double clip_state = __builtin_inf(); // bound of |h|
+    double clip_state = __builtin_inf(); // upper bound of |h|
     int64_t turn = 0;                    // number of steps so far
     const T* x = nullptr;
     int64_t x_row = 0;

@@ -66,14 +66,14 @@ template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void 
         for (int v = 0; v < PANELS * NV; ++v) p.out[i * PANELS * NV + v] = acc[i][v];
 }
 
-// Rows per tile, at most `most`. Twice the rows of a register halve the loads of the panel; if the panel is short, it
-// matters more that the sums between product and cells stay in the first-level cache.
+// Rows per tile, at most `most`. Twice the rows of a register tile halve the loads of the panel; if the panel is short,
+// it matters more that the sums between product and cells stay in the first-level cache.
 template <class S> int tile_rows_of(int most, int64_t K) {
     constexpr int64_t kLongPanel = 128;
     return on_tiles<S> && K <= kLongPanel ? kTileRows : most;
 }
 
-// Number of panels that a single row takes at once: enough independent sums, or cells, to hide the latency of one
+// Number of panels that a single row processes at once: enough independent sums, or cells, to hide the latency of one
 template <class S> constexpr int panels_of_one_row(int nv) { return on_tiles<S> || nv == 3 ? 4 : 2; }
 
 // The product of `rows` <= rows_of_tile<S, nv> rows and `panels` panels: one, or for a single row panels_of_one_row.
