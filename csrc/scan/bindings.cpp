@@ -6,7 +6,7 @@
 namespace fastiter::scan {
 namespace {
 
-// Lines of (B, T, numbers of a step) or flags (B, T) or (T,); an axis of size 1 is broadcast. None: none
+// Lines of (B, T, numbers per step) or flags (B, T) or (T,); an axis of size 1 is broadcast. None is null.
 template <class S> Lines<S> lines(PyObject* x, bool is_flags = false) {
     if (x == Py_None) return {};
     const Array array(x);
@@ -29,7 +29,7 @@ ScanShape shape_of(const py::tuple& shape, const Array& x) {
     return s;
 }
 
-// Runs a kernel without the GIL; per_number: operations for each number of a step
+// Runs a kernel without the GIL; per_number: operations per number and step
 template <class Params> void launch_scan(void (*kernel)(const Params&, Team), Params& p, int64_t per_number) {
     constexpr int64_t kLeast = 1 << 15;
     const ScanShape& s = p.shape;

@@ -4,8 +4,8 @@
 namespace fastiter::scan::FASTITER_LEVEL {
 namespace {
 
-constexpr int64_t kTogether = 64; // wide steps between two questions whether to stop
-constexpr int kNarrow = 4;        // vectors of interleaved sequences that are held in registers
+constexpr int64_t kTogether = 64; // wide steps between two polls for a request to stop
+constexpr int kNarrow = 4;        // vectors of interleaved sequences that are kept in registers
 
 template <class S, bool Complex> struct Forward {
     using T = accumulate_t<S>;
@@ -37,7 +37,7 @@ template <class S, bool Complex> struct Forward {
         zero_padding(p.shape, p.copy, q, column, width);
     }
 
-    // Steps [from, to), not inlined: in a loop that asks whether to stop, the compiler keeps less in registers.
+    // Steps [from, to), not inlined: in a loop that polls for a request to stop, the compiler keeps less in registers.
     FASTITER_NOINLINE void wide_steps(const Sequence& q, int64_t from, int64_t to, int64_t column,
                                       int64_t width) const {
         T* state = p.last + q.index * columns_of(p.shape) + column;

@@ -28,7 +28,8 @@ template <class S, bool Complex, Da kind> struct Backward {
                            : p.da_sum.data + q.index * p.da_sum.row;
     }
 
-    // begin() and end() are not inlined, nor are the loops over a sequence's steps: all numbers of sequences share them.
+    // begin() and end() are not inlined, nor are the loops over a sequence's steps: the instances for all numbers of
+    // sequences share them.
     FASTITER_NOINLINE void begin(const Sequence& q, int64_t column, int64_t width) const {
         const int64_t offset = q.index * columns() + column;
         begin_state(p.dlast ? p.dlast + offset : nullptr, p.dfirst + offset, width);

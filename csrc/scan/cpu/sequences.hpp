@@ -50,7 +50,7 @@ constexpr int64_t kTurn = 8;
 
 template <class S> FASTITER_INLINE void fetch(const S* p) { __builtin_prefetch(p, 0, 2); }
 
-// Steps of a sequence between two questions whether to stop; a multiple of the steps of a partial sum
+// Steps of a sequence between two polls for a request to stop; a multiple of the steps of a partial sum
 constexpr int64_t kUntilAsked = 1 << 12;
 
 // Calls f(column, count) for each vector of a row; count is a compile-time constant for whole vectors. A loop that runs
@@ -66,8 +66,8 @@ template <class T, class F> FASTITER_INLINE void for_vectors(int64_t width, bool
 }
 template <class T, class F> FASTITER_INLINE void for_vectors(int64_t width, F f) { for_vectors<T>(width, false, f); }
 
-// Numbers before the first address in a row of results that a streaming store takes; 0 if there is none, or if the
-// vectors would then divide a group of numbers. NumPy's large arrays begin 16 bytes after a cache line.
+// Numbers in a row of results before the first address that allows a streaming store; 0 if there is none, or if the
+// vectors would then split a group of numbers. NumPy's large arrays begin 16 bytes after a cache line.
 template <class T, class S> FASTITER_INLINE int64_t numbers_before_line(const S* row, int64_t width, int64_t group) {
     const int64_t before = -int64_t(reinterpret_cast<uintptr_t>(row) / sizeof(S)) & (lanes<T> - 1);
     return before % group == 0 && before + lanes<T> <= width ? before : 0;
@@ -79,9 +79,8 @@ template <class T, class F> FASTITER_INLINE void for_vectors_after(int64_t befor
     for_vectors<T>(width - before, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED { f(before + c, n); });
 }
 
-// Distance, in numbers, from those that are read now to those that are prefetched. On Intel's processors streaming
-// stores slow the hardware prefetcher: one stream that is read and written with software prefetches 0.5 to 8 KB ahead
-// takes two thirds of the time that it takes without.
+// Prefetch distance, in numbers. On Intel's processors streaming stores slow the hardware prefetcher: one stream that
+// is read and written with software prefetches 0.5 to 8 KB ahead takes two thirds of the time that it takes without.
 constexpr int64_t kAheadBytes = 2048;
 template <class S> FASTITER_INLINE int64_t ahead(int64_t step, int64_t width) {
     const int64_t row = width * int64_t(sizeof(S)), way = step < 0 ? -1 : 1;
