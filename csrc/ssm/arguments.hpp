@@ -1,4 +1,4 @@
-// Conversion of the arguments that the bindings of the family share.
+// Argument conversions shared by the bindings of the family.
 #pragma once
 #include "core/arguments.hpp"
 #include "ssm/cpu/kernels.hpp"
@@ -11,7 +11,7 @@ inline Storage storage_of(const Array& x) {
     return x.dl().dtype.code == kDLBfloat ? Storage::bf16 : Storage::f16;
 }
 
-// (row, channel, time); None: not given
+// (row, channel, time); None is null.
 inline Signal signal(py::handle x) {
     if (x.is_none()) return {};
     const Array array(x.ptr());

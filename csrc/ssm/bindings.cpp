@@ -8,7 +8,7 @@
 namespace fastiter::ssm {
 namespace {
 
-// (row, group, state, time), or (channel, state) of the type of the computation
+// (row, group, state, time), or (channel, state) in the type of the computation
 Projection projection(py::handle x) {
     const Array array(x.ptr());
     if (array.ndim() == 2) return {{array.data<void>(), 0, 0, 0, storage_of(array)}, 0, true};
@@ -27,7 +27,7 @@ SelectiveShape selective_shape(const py::tuple& x) {
     return s;
 }
 
-// As many threads as there are units of work; one if the work takes about as long as starting a team.
+// At most one thread per unit of work; one if the work takes about as long as starting a team.
 template <class T> int useful(int threads, const SelectiveShape& s, bool backward) {
     constexpr double kSmall = 1e5; // states times steps
     if (double(s.sequences.starts ? 1 : s.sequences.count) * double(s.sequences.T) * double(s.D * s.N) < kSmall)
@@ -79,7 +79,7 @@ void selective_backward(const py::tuple& shape, const py::tuple& inputs, py::han
     });
 }
 
-// (row, channel), (row, head, channel), or, without rows, (channel) or (head, channel), of which `rows` are read
+// (row, channel), (row, head, channel), or, without rows, (channel) or (head, channel), which has `rows` rows
 Signal step_signal(const Array& array, bool has_rows) {
     const int axes = array.ndim() - (has_rows ? 1 : 0);
     return {array.data<void>(), has_rows ? array.stride(0) : 0, array.stride(-1), axes == 2 ? array.stride(-2) : 0,
@@ -143,8 +143,8 @@ bool may_share_memory(const Array& a, const Array& b) {
     return a.data<const char>() < end(b) && b.data<const char>() < end(a);
 }
 
-// A step on plain tensors that fit: returns the output. For all others it returns None, and the Python path runs and
-// reports errors.
+// A step on plain tensors of matching shapes: returns the output. For all other arguments it returns None, and the
+// Python path runs and reports errors.
 py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool softplus) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     Step p{};
@@ -157,7 +157,7 @@ py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool 
     const int64_t G = heads ? p.B.size(1) : 1;
     const bool is_wide = p.x.bits() == 64;
     auto fits = [&](const Array& y) { return (y.bits() == 64) == is_wide; };
-    // y is (batch, [count,] last), or without the batch
+    // y is (batch, [count,] last), or without the batch axis
     auto has_shape = [&](const Array& y, bool rows, int64_t count, int64_t last) {
         if (rows) return heads ? y.has_shape({batch, count, last}) : y.has_shape({batch, last});
         return heads ? y.has_shape({count, last}) : y.has_shape({last});

@@ -8,7 +8,7 @@
 namespace fastiter::ssm {
 namespace {
 
-// (row, time, head, unit), or (row, time, head) with one unit; None: not given
+// (row, time, head, unit), or (row, time, head) with one unit; None is null.
 Heads heads(py::handle x) {
     if (x.is_none()) return {};
     const Array array(x.ptr());
@@ -28,7 +28,7 @@ AttentionShape attention_shape(const py::tuple& x, py::handle decay) {
     return s;
 }
 
-// As many threads as there are units of work; one if the work takes about as long as starting a team.
+// At most one thread per unit of work; one if the work takes about as long as starting a team.
 int useful(int threads, const AttentionShape& s, int64_t units) {
     constexpr double kSmall = 2e5; // elements of the state times steps
     const Sequences& q = s.sequences;
@@ -36,7 +36,7 @@ int useful(int threads, const AttentionShape& s, int64_t units) {
     return int(std::clamp<int64_t>(units, 1, threads));
 }
 
-// i, f, eps, and n and m: the first, the last, and those before every tile
+// (i, f, eps, n, m); n and m each hold the first values, the last ones, and those before every tile
 template <class T> Gates<T> gates(py::handle x) {
     if (x.is_none()) return {};
     auto at = [&](int i) { return py::handle(PyTuple_GET_ITEM(x.ptr(), i)); };
@@ -72,8 +72,8 @@ void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::hand
     });
 }
 
-// gradients: of q, k, v, decay, bonus and the first state, each None if it is not requested; of gates, those of i, f,
-// the first n, and m, and before them that of the last n and whether the normaliser has one
+// gradients: of q, k, v, decay, bonus and the first state, each None if not requested. For gates: the gradients of i,
+// f, the first n, and m, preceded by that of the last n and by whether gradients flow through the normaliser
 void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::handle gate, py::handle states,
                         py::handle d_o, py::handle dlast, const py::tuple& gradients, py::handle of_gates) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
@@ -104,7 +104,7 @@ void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::han
     });
 }
 
-// inputs: q, k, v, decay, a, b, beta, first; w: where w is kept for the backward pass
+// inputs: q, k, v, decay, a, b, beta, first; w: where w is saved for the backward pass
 void low_rank_forward(const py::tuple& shape, const py::tuple& inputs, py::handle o, py::handle last, py::handle states,
                       py::handle w) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
@@ -125,7 +125,7 @@ void low_rank_forward(const py::tuple& shape, const py::tuple& inputs, py::handl
     });
 }
 
-// gradients: of q, k, v, decay, a, b, beta and the first state, each None if it is not requested
+// gradients: of q, k, v, decay, a, b, beta and the first state, each None if not requested
 void low_rank_backward(const py::tuple& shape, const py::tuple& inputs, py::handle states, py::handle w, py::handle d_o,
                        py::handle dlast, const py::tuple& gradients) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };

@@ -19,7 +19,7 @@ ConvShape conv_shape(const py::tuple& x) {
     return s;
 }
 
-// As many threads as there are units of work; one if the work takes about as long as starting a team.
+// At most one thread per unit of work; one if the work takes about as long as starting a team.
 int useful(int threads, const ConvShape& s, int64_t units) {
     constexpr double kSmall = 5e4; // inputs
     const double rows = s.sequences.starts ? 1 : double(s.sequences.count);
@@ -27,7 +27,7 @@ int useful(int threads, const ConvShape& s, int64_t units) {
     return int(std::clamp<int64_t>(units, 1, threads));
 }
 
-// The type of the arithmetic has 64 bits for signals of that type.
+// Calls f with the type of the arithmetic: float64 for float64 signals, else float32.
 template <class F> void with_arithmetic(const Signal& x, F f) { with_float(x.storage == Storage::f64 ? 64 : 32, f); }
 
 void conv_forward(const py::tuple& shape, py::handle x, py::handle out, py::handle weight, py::handle bias,
@@ -93,7 +93,7 @@ struct Update {
             p.positions = positions, p.rows = rows;
             py::gil_scoped_release release;
             launch(conv_kernels().of<ConvKernels<T>>().update, p, [&](int threads) {
-                constexpr double kSmall = 5e4; // inputs and numbers of the states
+                constexpr double kSmall = 5e4; // inputs and elements of the states
                 if (double(p.B) * double(p.D) * double(p.L + p.N) < kSmall) threads = 1;
                 p.workspace = workspace.of(conv_kernels().of<ConvKernels<T>>().update_workspace(p, threads));
                 return threads;
@@ -110,8 +110,8 @@ void conv_update(py::handle x, py::handle state, py::handle weight, py::handle b
     p.run(Array(out.ptr()));
 }
 
-// A step on plain tensors that fit: returns the output. For all others it returns None, and the Python path runs and
-// reports errors.
+// A step on plain tensors of matching shapes: returns the output. For all other arguments it returns None, and the
+// Python path runs and reports errors.
 py::object conv_update_tensors(py::handle x, py::handle state, py::handle weight, py::handle bias, bool silu) {
     Update p{{}, {}, {}, {}, !bias.is_none(), silu};
     if (!p.x.read(x.ptr()) || !p.state.read(state.ptr()) || !p.weight.read(weight.ptr())) return py::none();

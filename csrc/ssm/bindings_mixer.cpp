@@ -9,11 +9,11 @@ namespace fastiter::ssm {
 
 namespace {
 
-constexpr int64_t kMostRows = 8; // with more, a product that packs the weights is faster
+constexpr int64_t kMostRows = 8; // with more rows, a product that packs the weights is faster
 
-thread_local Block<> results; // of the parts of a step, between these
+thread_local Block<> results; // intermediate results of a step
 
-// A tensor of a layer, or none; all have to be dense, contiguous and not of float64.
+// A tensor of a layer, or none; every tensor must be dense, contiguous and not float64.
 struct Weights {
     Array x;
     bool given = false;
@@ -24,14 +24,14 @@ struct Weights {
         return x.read(from.ptr()) && x.bits() <= 32 && x.has_shape(shape) && x.is_contiguous();
     }
     const void* data() const { return given ? x.data<void>() : nullptr; }
-    // (channel) as a step has it, or (head)
+    // (channel) as an operand of a step, or (head)
     Signal signal(bool of_heads = false) const {
         if (!given) return {};
         return {x.data<void>(), 0, of_heads ? 0 : 1, of_heads ? 1 : 0, storage_of(x)};
     }
 };
 
-// The parts that the mixers share: rows x (B, 1, I), the convolution (D, 1, W) and its state (B, D, W), the states, and
+// Arguments shared by all mixers: rows x (B, 1, I), the convolution (D, 1, W) and its state (B, D, W), the states, and
 // the output (B, 1, I)
 struct Mixer {
     Array x, conv_state, state;
@@ -43,7 +43,7 @@ struct Mixer {
         B = x.size(0), I = x.size(2);
         return B <= kMostRows && x.is_contiguous();
     }
-    // P: rows of the first product, D: channels of the convolution, Y: numbers of a row before the last product
+    // P: rows of the first product, D: channels of the convolution, Y: elements per row before the last product
     bool read_layers(const py::tuple& w, int64_t P, int64_t D, int64_t Y) {
         auto at = [&](int i) { return py::handle(PyTuple_GET_ITEM(w.ptr(), i)); };
         if (!in.read(at(0), {P, I}) || !in_bias.read(at(1), {P}, true)) return false;
@@ -59,14 +59,14 @@ struct Mixer {
         return conv_state.ndim() == 3 && state.ndim() >= 3;
     }
     Storage storage() const { return storage_of(x); }
-    int64_t bytes() const { return x.bits() / 8; } // of a number
+    int64_t bytes() const { return x.bits() / 8; } // bytes per element
 };
 
-// Memory for (B, count) numbers each
+// Memory for several arrays of (B, count) elements
 class Results {
 public:
     explicit Results(const Mixer& m) : m_(m) {}
-    // Asks for the memory of rows of some numbers; the first call of `data` takes it.
+    // Reserves memory for rows of `count` elements; the first call of `data` allocates it.
     int64_t add(int64_t count, int64_t bytes) {
         const int64_t at = size_;
         size_ += (count * bytes + 63) / 64 * 64;
@@ -88,7 +88,7 @@ void multiply(const Mixer& m, const Weights& w, const Weights& bias, const void*
     launch(mixer_kernels().product, p, [&](int threads) { return threads_for(p.N * p.K, kLeast, threads); });
 }
 
-// The convolution of D channels of rows of numbers, with SiLU
+// The convolution of D channels, with SiLU
 void convolve(const Mixer& m, void* x, int64_t x_row, void* out) {
     const int64_t D = m.conv_state.size(1), N = m.conv_state.size(2);
     ConvUpdate<float> p;
@@ -117,7 +117,7 @@ void advance(StateUpdate<float>& p) {
 void* after(void* from, int64_t count, const Mixer& m) { return static_cast<char*>(from) + count * m.bytes(); }
 
 // layers: in_proj, its bias, conv, its bias, out_proj, its bias; weights: x_proj (R + 2 N, D), dt_proj (D, R), its bias
-// (D), A_log (D, N), D (D). Returns the output, or None for tensors that do not fit, before anything has changed.
+// (D), A_log (D, N), D (D). Returns the output, or None for tensors of other shapes, before anything is changed.
 py::object mamba_step(py::handle x, const py::tuple& layers, const py::tuple& weights, py::handle conv_state,
                       py::handle state) {
     auto at = [&](int i) { return py::handle(PyTuple_GET_ITEM(weights.ptr(), i)); };
@@ -162,7 +162,7 @@ py::object mamba_step(py::handle x, const py::tuple& layers, const py::tuple& we
     return out;
 }
 
-// layers as above; weights: dt_bias, A_log and D (H), that of the norm (D); sizes: G groups, numbers of the norm's groups.
+// layers as above; weights: dt_bias, A_log and D (H), weight of the norm (D); sizes: G groups, group size of the norm.
 // The state is (B, H, P, N), D = H P, and the first product gives the gate, x, B, C and dt.
 py::object mamba2_step(py::handle x, const py::tuple& layers, const py::tuple& weights, py::handle conv_state,
                        py::handle state, const py::tuple& sizes) {

@@ -1,5 +1,5 @@
-// Linear attention, forward: a pass over the rows of the state makes several steps, whose inputs v and outputs o stay
-// in registers; each operation on an element is that of the loop over the steps, in its order.
+// Linear attention, forward: one pass over the rows of the state performs several steps, whose inputs v and outputs o
+// stay in registers; every element goes through the same operations in the same order as in the loop over the steps.
 #include "ssm/cpu/attention_gates.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
@@ -9,7 +9,7 @@ template <class T> void attention_gradient(const AttentionGradient<T>&, Team);
 
 namespace {
 
-// The arguments of a pass, at its first step: panels, but for v and o, which have a stride of time
+// The arguments of a pass at its first step: panels, except for v and o, which have a time stride
 template <class T> struct Pass {
     const T *q, *k, *decay, *v;
     T* o;
@@ -184,7 +184,7 @@ private:
             coefficients_[t] = bonus_product(q_, k_, p_.bonus + head_ * s_.K, s_.K, t);
     }
 
-    // The tile that the passes of this one prefetch
+    // Sets the next tile, which the passes of this one prefetch.
     void fetch(const Place& at, int64_t passes) {
         upcoming_.begin(passes * states_.blocks() * ceil_div(s_.K, kPrefetchRows));
         upcoming_.add<T>(p_.q, head_ / s_.per_key, s_.K, at);

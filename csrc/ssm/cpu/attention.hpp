@@ -8,18 +8,18 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// Columns of the state that stay in registers as inputs and outputs of kPass steps, and steps that share a pass over
-// the state: each of its rows is loaded and stored once for all of them.
+// Vectors per block of columns, whose inputs and outputs for kPass steps stay in registers; kPass steps share a pass
+// over the state: each of its rows is loaded and stored once for all of them.
 constexpr int kColumnVectors = kVectorBytes == 64 ? 2 : 1;
 constexpr int kPass = kVectorBytes == 64 ? 6 : 4;
 template <class T> constexpr int64_t kColumns = kColumnVectors * lanes<T>;
 
-// Width of a panel: numbers of the same unit at consecutive steps are this far apart, a constant for the compiler.
+// Width of a panel: the distance between the numbers of a unit at consecutive steps, a compile-time constant.
 constexpr int64_t kPanelWidth = 64;
 constexpr int64_t kPanelSize = kAttentionTile * kPanelWidth;
 
 // A tile of one head in the type of the computation: panels of kPanelWidth units, (panel, step, unit), 0 beyond the
-// last
+// last unit
 template <class T> struct PanelTile {
     T* data = nullptr;
 
@@ -27,7 +27,7 @@ template <class T> struct PanelTile {
     T* at(int64_t unit, int64_t step) const {
         return data + unit / kPanelWidth * kPanelSize + step * kPanelWidth + unit % kPanelWidth;
     }
-    // Reads a tile of a head; `map`, of a vector, is applied to all numbers on the way.
+    // Reads a tile of a head; `map`, a function of a vector, is applied to all numbers.
     void read(const Heads& x, int64_t head, int64_t units, const Place& at_time) const {
         read(x, head, units, at_time, [](vec<T> v) { return v; });
     }
@@ -91,14 +91,14 @@ private:
     }
 };
 
-// Columns of a tile, whole blocks of them: in the array itself where its columns are contiguous numbers of the type of
-// the computation, else in a panel
+// A tile in whole blocks of columns: in place if the array's columns are contiguous and have the type of the
+// computation, else copied to a panel
 template <class T> struct Columns {
     PanelTile<T> panel;
-    T* array = nullptr; // at the first step of the tile
+    T* array = nullptr; // its first step in the tile
     int64_t line = kPanelWidth;
 
-    // Chooses the place; returns whether it is the array.
+    // Chooses between array and panel; returns whether it is the array.
     bool place(const Heads& x, int64_t head, int64_t units, const Place& at) {
         constexpr Storage storage = sizeof(T) == 8 ? Storage::f64 : Storage::f32;
         const bool fits = x.units.channel == 1 && x.units.storage == storage && units % kColumns<T> == 0;
@@ -110,12 +110,12 @@ template <class T> struct Columns {
     T* at(int64_t column, int64_t step) const { return array ? array + step * line + column : panel.at(column, step); }
 };
 
-// The next tile of several signals, which the passes over this one prefetch a few steps at a time: all at once, they
-// would fill the queue of the cache's misses, and the computation would wait for it. The hardware does not follow the
-// steps of a head, which are far apart.
+// The next tile of several signals, prefetched a few steps at a time during the passes over the current one:
+// prefetching all of it at once would fill the queue of outstanding cache misses and stall the computation. The
+// hardware prefetcher does not follow the steps of a head, which are far apart.
 class Upcoming {
 public:
-    // Begins a tile, to be prefetched in so many shares.
+    // Begins a tile that is prefetched in `shares` shares.
     void begin(int64_t shares) { shares_ = max_of(shares, 1), steps_ = due_ = 0, count_ = next_ = 0; }
     template <class T> void add(const Heads& x, int64_t head, int64_t units, const Place& at) {
         if (!x.units.data || (x.units.channel != 1 && units > 1) || at.steps <= 0) return;
@@ -145,10 +145,10 @@ private:
     int count_ = 0, next_ = 0;
 };
 
-// Rows of a state between which a share of the next tile is prefetched
+// Rows of the state per prefetched share of the next tile
 constexpr int64_t kPrefetchRows = 8;
 
-// Reads one number a step of a tile, 0 beyond the last.
+// Reads one number per step of a tile, 0 beyond the last step.
 template <class T> FASTITER_NOINLINE void read_numbers(const Heads& x, int64_t head, const Place& at, T* to) {
     with_storage<T>(x.units, [&]<class S>(S* data) {
         const S* from = data + head * x.head + at.row * x.units.row + at.time * x.units.time;
@@ -157,10 +157,10 @@ template <class T> FASTITER_NOINLINE void read_numbers(const Heads& x, int64_t h
     for (int64_t t = at.steps; t < kAttentionTile; ++t) to[t] = 0;
 }
 
-// The numbers of the decay at a step
+// Numbers of the decay per step
 FASTITER_INLINE int64_t decay_units(const AttentionShape& s) { return s.decay == Decay::vector ? s.K : 1; }
 
-// Reads the decay of a tile; e^g of it if it is given as a logarithm.
+// Reads the decay of a tile; exponentiates it if it is given as a logarithm.
 template <class T>
 FASTITER_NOINLINE void read_decay(const AttentionShape& s, const Heads& decay, int64_t head, const Place& at,
                                   const PanelTile<T>& tile) {
@@ -188,8 +188,8 @@ FASTITER_NOINLINE void scale_tile(const PanelTile<T>& tile, int64_t units, int64
         for (int64_t t = 0; t < steps; ++t) store(tile.at(n, t), load(tile.at(n, t)) * T(scale));
 }
 
-// The vectors of `Count` steps, which stay in registers during a pass: the compiler cannot tell that what the pass
-// stores leaves them alone.
+// The vectors of `Count` steps, copied to stay in registers during a pass: the compiler cannot tell that the stores of
+// the pass do not alias them.
 template <class T, int Count> struct StepVectors {
     vec<T> at[Count];
     FASTITER_INLINE explicit StepVectors(const T* p) {
@@ -212,7 +212,7 @@ template <class T, int Count, Decay D> struct StepDecays {
     }
 };
 
-// Fills the columns beyond V, which are computed, too, up to a whole block.
+// Fills the columns from V up to a whole block, which are computed too.
 template <class T> FASTITER_NOINLINE void pad_columns(const PanelTile<T>& tile, int64_t V, int64_t steps) {
     for (int64_t n = round_up(V, lanes<T>); n < round_up(V, kColumns<T>); n += lanes<T>)
         for (int64_t t = 0; t < steps; ++t) store(tile.at(n, t), vec<T>{});
@@ -234,7 +234,7 @@ FASTITER_NOINLINE T bonus_product(const PanelTile<T>& q, const PanelTile<T>& k, 
     return sum_of<T>(sum);
 }
 
-// Writes a tile of a gradient to which the value heads of a group add one after the other; `sum` is scratch memory.
+// Writes a tile of a gradient to which the value heads of a group are added in turn; `sum` is scratch memory.
 template <class T>
 FASTITER_NOINLINE void add_to_group(const Heads& x, int64_t key_head, const PanelTile<T>& tile, const PanelTile<T>& sum,
                                     int64_t K, const Place& at, bool is_first) {
@@ -246,7 +246,7 @@ FASTITER_NOINLINE void add_to_group(const Heads& x, int64_t key_head, const Pane
     tile.write(x, key_head, K, at);
 }
 
-// The gradient of a decay that all rows share is the sum over K, in unit 0.
+// The gradient of a decay shared by all rows is the sum over K, in unit 0.
 template <class T> FASTITER_NOINLINE void add_rows(const PanelTile<T>& ddecay, int64_t K, int64_t steps) {
     for (int64_t t = 0; t < steps; ++t) {
         vec<T> sum = load(ddecay.at(0, t));
@@ -255,7 +255,7 @@ template <class T> FASTITER_NOINLINE void add_rows(const PanelTile<T>& ddecay, i
     }
 }
 
-// Multiplies the gradient of a decay by it, where it is given as a logarithm.
+// Multiplies the gradient of a decay by the decay if it is given as a logarithm.
 template <class T>
 FASTITER_NOINLINE void through_logarithm(const AttentionShape& s, const PanelTile<T>& decay, const PanelTile<T>& ddecay,
                                          int64_t steps) {
@@ -264,7 +264,7 @@ FASTITER_NOINLINE void through_logarithm(const AttentionShape& s, const PanelTil
         for (int64_t t = 0; t < steps; ++t) store(ddecay.at(n, t), load(ddecay.at(n, t)) * load(decay.at(n, t)));
 }
 
-// The states of a head with the columns in the lanes: blocks of kColumns columns, (block, K, kColumns), 0 beyond V
+// The states of a head with columns in the lanes: blocks of kColumns columns, (block, K, kColumns), 0 beyond V
 template <class T> struct ColumnStates {
     T* data = nullptr;
     int64_t K = 0, V = 0;
@@ -278,7 +278,7 @@ template <class T> struct ColumnStates {
     void fill_zero() const {
         for (int64_t i = 0; i < blocks() * K * kColumns<T>; i += lanes<T>) store(data + i, vec<T>{});
     }
-    // From and to a contiguous (K, V); nullptr: zeros
+    // Copies from and to a contiguous (K, V); nullptr: zeros
     void read(const T* from) const {
         if (!from) return fill_zero();
         each([&](T* own, int64_t place, int64_t count) { store(own, load_up_to(from + place, count)); });
@@ -300,7 +300,7 @@ private:
     }
 };
 
-// The passes of a tile: each starts at a step, has at most `most` steps, and contains no reset but at its start.
+// The passes of a tile: each has at most `most` steps and contains no reset except at its first step.
 struct Passes {
     int32_t count = 0;
     int32_t start[kAttentionTile + 1];
@@ -309,7 +309,7 @@ struct Passes {
         for (int64_t t = 0; t < steps;) {
             start[count++] = int32_t(t);
             int64_t to = t + 1;
-            // A pass is full or a single step: both have code of their own.
+            // A pass has either `most` steps or one: each case has its own code.
             while (to < min_of(steps, t + most) && !(reset && reset[to])) ++to;
             t = to - t == most ? to : t + 1;
         }

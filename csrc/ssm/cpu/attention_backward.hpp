@@ -1,16 +1,16 @@
-// The backward passes of linear attention, with and without a correction: what a head reads and writes, and its tiles
-// of time from the last to the first; the states of a tile are recomputed from the saved one, pass by pass.
+// The backward passes of linear attention, with and without a correction: the inputs and outputs of a head, and its
+// tiles of time from the last to the first; the states of a tile are recomputed pass by pass from the saved one.
 #pragma once
 #include "ssm/cpu/attention.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// `Own` is the class that derives from this one and has run_tile(sequence, first step, steps, number of the saved state).
+// `Own` is the derived class, which defines run_tile(sequence, first step, steps, index of the saved state).
 template <class T, class Own> class BackwardPass {
 public:
     size_t bytes() const { return bytes_; }
 
-    // Unit: (sequence, head of q and k), whose value heads follow one another and add to the same dq and dk
+    // Unit: (sequence, head of q and k). The value heads of that head run in turn and add to the same dq and dk.
     void run(int64_t unit, Team team) {
         const int64_t key_heads = s_.heads / s_.per_key;
         const Sequence q = sequence(s_.sequences, unit / key_heads);
@@ -33,7 +33,7 @@ protected:
         states_ = cut.take<T>((kAttentionTile + 1) * s_.V * W);
     }
 
-    // For the head's other work
+    // Hooks for the derived class
     void begin_head(int64_t) {}
     void end_head(int64_t) {}
     void zero_others(const Place&) {}
@@ -52,7 +52,7 @@ protected:
         if (f_.decay.units.data) read_decay(s_, f_.decay, head_, at, decay_);
     }
 
-    // The tile before this one, which the passes prefetch in so many shares
+    // Sets the previous tile, which the passes prefetch in `shares` shares.
     void fetch(const Sequence& q, int64_t time, int64_t place, int64_t shares) {
         upcoming_.begin(shares);
         const Place at = {q.row, 0, 0, q.start + time - kAttentionTile, time > 0 ? kAttentionTile : 0};
@@ -65,8 +65,8 @@ protected:
         own().fetch_others(at);
     }
 
-    // Calls recompute(pass, vector of rows, step, states before, states after) for the passes of a tile, and visit(pass,
-    // vector of rows, step, states before, P) in reverse; a pass is full or a single step.
+    // Calls recompute(is_full, first row of a vector of rows, step, states before, states after) for the passes of a
+    // tile, and visit(is_full, first row, step, states before, P) in reverse; a pass is full or a single step.
     template <class Recompute, class Visit>
     void visit_rows_of(const Passes& passes, const uint8_t* reset, int64_t place, Recompute recompute, Visit visit) {
         const int64_t size = s_.V * W;
@@ -109,8 +109,8 @@ protected:
     const AttentionShape& s_;
     PanelTile<T> q_, k_, dq_, dk_, sum_, decay_, ddecay_, v_, d_o_, dv_;
     Upcoming upcoming_;
-    ColumnStates<T> columns_; // P, for what has the columns in the lanes
-    T* rows_ = nullptr;       // P, for what has the rows there: (vectors of rows, V, lanes)
+    ColumnStates<T> columns_; // P with columns in the lanes
+    T* rows_ = nullptr;       // P with rows in the lanes: (vectors of rows, V, lanes)
     T* states_ = nullptr;     // before each pass and after the last one, (V, lanes)
     int64_t head_ = 0;
     bool is_first_ = true;
@@ -165,7 +165,7 @@ private:
     }
 };
 
-// Runs the units of a thread's share; Pass: a class as above.
+// Runs the units of this thread; Pass: a class as above.
 template <class Pass, class Gradient>
 void run_backward(const Gradient& p, const AttentionShape& s, void* workspace, Team team) {
     Pass pass(p, static_cast<char*>(workspace) + size_t(team.id) * Pass(p, nullptr).bytes());

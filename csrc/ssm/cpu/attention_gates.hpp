@@ -1,21 +1,21 @@
-// mLSTM's gates and normaliser, a head at a time: exponential input gates with a running maximum m, and the vector n
-// that sums the gated keys as the state does their products with v.
+// The gates and the normaliser of mLSTM, one head at a time: exponential input gates with a running maximum m, and the
+// vector n, which accumulates the gated keys as the state accumulates their products with v.
 #pragma once
 #include "ssm/cpu/attention.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// The gates of a tile, one number a step
+// The gates of a tile, one number per step
 template <class T> struct GateTile {
     T *f = nullptr, *i = nullptr, *m = nullptr; // e^(log sigmoid(f) + m' - m), e^(i - m), m; zeros beyond the last step
-    T* slope = nullptr;                         // of log sigmoid(f) by f
+    T* slope = nullptr;                         // derivative of log sigmoid(f) with respect to f
     T* kept = nullptr;                          // 1 where m is log sigmoid(f) + m', 0 where it is i
 
     void take(Cutter& memory) {
         for (T** x : {&f, &i, &m, &slope, &kept}) *x = memory.take<T>(kAttentionTile);
     }
 
-    // Reads a tile that begins with the maximum `before`; returns that after it.
+    // Reads a tile; `before` is the maximum before it. Returns the maximum after it.
     FASTITER_NOINLINE T read(const Gates<T>& g, int64_t head, const Place& at, const uint8_t* reset, T before) const {
         read_numbers(g.f, head, at, f);
         read_numbers(g.i, head, at, i);
@@ -28,7 +28,7 @@ template <class T> struct GateTile {
             const T former = reset && reset[t] ? T(0) : before, sum = f[t] + former;
             kept[t] = sum > i[t] || sum != sum;
             before = m[t] = kept[t] ? sum : i[t];
-            f[t] -= before - former; // with what the sum has lost by rounding, which would add up over the steps
+            f[t] -= before - former; // including the rounding error of the sum, which would accumulate over the steps
         }
         for (int64_t t = 0; t < kAttentionTile; t += lanes<T>) {
             store(f + t, exp<T>(load(f + t)));
@@ -38,7 +38,7 @@ template <class T> struct GateTile {
     }
 };
 
-// Multiplies the keys of a tile by the input gates, and writes the decays where the kernel reads them.
+// Multiplies the keys of a tile by the input gates, and writes the decays to the kernel's panel.
 template <class T>
 FASTITER_NOINLINE void apply_gates(const GateTile<T>& gates, const PanelTile<T>& k, const PanelTile<T>& decay,
                                    int64_t K, int64_t steps) {
@@ -47,8 +47,8 @@ FASTITER_NOINLINE void apply_gates(const GateTile<T>& gates, const PanelTile<T>&
     for (int64_t t = 0; t < steps; ++t) *decay.at(0, t) = gates.f[t];
 }
 
-// n = decay n + k for the steps of a tile, from n before it, (K), which is advanced; products[t] = q n. `every`, unless
-// it has no memory: n after each step.
+// n = decay n + k for the steps of a tile, updating n (K) in place; products[t] = q n. `every` receives n after each
+// step, unless it has no memory.
 template <class T>
 FASTITER_NOINLINE void advance_normalizer(const PanelTile<T>& q, const PanelTile<T>& k, const GateTile<T>& gates,
                                           const uint8_t* reset, int64_t K, int64_t steps, T* n,
@@ -66,8 +66,8 @@ FASTITER_NOINLINE void advance_normalizer(const PanelTile<T>& q, const PanelTile
     }
 }
 
-// products[t] = q n becomes 1 / (max(|q n|, e^-m) + eps), and signs[t], unless it is null, the derivative of |q n| by q
-// n: 0 where e^-m is larger.
+// Replaces products[t] = q n by 1 / (max(|q n|, e^-m) + eps); signs[t], unless null, receives the derivative of |q n|
+// with respect to q n, which is 0 where e^-m is larger.
 template <class T>
 FASTITER_NOINLINE void invert_normalizer(const GateTile<T>& gates, int64_t steps, double eps, T* products, T* signs) {
     for (int64_t t = steps; t < kAttentionTile; ++t) products[t] = 1;
@@ -79,7 +79,7 @@ FASTITER_NOINLINE void invert_normalizer(const GateTile<T>& gates, int64_t steps
     }
 }
 
-// Multiplies the vectors of a tile by one number a step.
+// Multiplies the vectors of a tile by one number per step.
 template <class T>
 FASTITER_NOINLINE void scale_steps(const PanelTile<T>& tile, int64_t units, int64_t steps, const T* factors) {
     for (int64_t n = 0; n < units; n += lanes<T>)

@@ -40,7 +40,7 @@ private:
         if (p_.dbonus) write_vector(p_.dbonus, place, dbonus_);
     }
 
-    // A vector of K numbers of a contiguous (place, K); zeros without it
+    // Reads a vector of K numbers from a contiguous (place, K); zeros if it is null.
     void read_vector(const T* from, int64_t place, T* to) const {
         for (int64_t n = 0; n < s_.K; n += W)
             store(to + n, from ? load_up_to(from + place * s_.K + n, s_.K - n) : vec<T>{});
@@ -75,7 +75,7 @@ private:
         }
     }
 
-    // Shares of the next tile that the passes of a tile prefetch
+    // Number of shares in which the passes of a tile prefetch the next tile
     int64_t shares(int64_t steps) const {
         const int64_t rows = 2 * ceil_div(s_.K, W) * ceil_div(steps, kRowPass) * ceil_div(s_.V, kPrefetchRows);
         const int64_t columns = columns_.blocks() * ceil_div(steps, kPass) * ceil_div(s_.K, kPrefetchRows);
@@ -89,12 +89,13 @@ private:
         return p_.dfirst_n;
     }
 
-    // The gates and the normaliser of a tile; the output's gradient becomes that of the sum before the division.
+    // Computes the gates and the normaliser of a tile; turns the gradient of the output into that of the sum before the
+    // division.
     void begin_gates(const Place& at, const uint8_t* reset, int64_t place) {
         const Gates<T>& g = f_.gates;
         gates_.read(g, head_, at, reset, g.states_m[place]);
         apply_gates(gates_, k_, decay_, s_.K, at.steps);
-        T* n = dq_.data; // not needed yet
+        T* n = dq_.data; // dq is not needed yet
         read_vector(g.states_n, place, n_before_);
         for (int64_t c = 0; c < s_.K; c += W) store(n + c, load(n_before_ + c));
         advance_normalizer(q_, k_, gates_, reset, s_.K, at.steps, n, n_, inverse_);
@@ -102,14 +103,14 @@ private:
         scale_steps(d_o_, s_.V, at.steps, inverse_);
     }
 
-    // Adds the normaliser's part. With D the divisor of o, its gradient is -(sum over V of do o / D) = -q dq / D, where
-    // dq is still that of the sum; dn and its decay then follow as those of a column of the state.
+    // Adds the contribution of the normaliser. With D the divisor of o, its gradient is -(sum over V of do o / D) = -q
+    // dq / D, where dq is still that of the sum; dn and its decay then follow like those of a column of the state.
     void add_normalizer(const uint8_t* reset, int64_t steps) {
         for (int64_t t = steps - 1; t >= 0; --t) {
             vec<T> sum{};
             for (int64_t c = 0; c < s_.K; c += W) sum = fma(load(q_.at(c, t)), load(dq_.at(c, t)), sum);
             const T d_divisor = p_.through_normalizer ? -sum_of<T>(sum) * inverse_[t] : 0, d = d_divisor * signs_[t];
-            signs_[t] = d_divisor * T(f_.gates.eps); // the gradient of m: all but eps are multiples of e^-m
+            signs_[t] = d_divisor * T(f_.gates.eps); // the gradient of m: everything but eps is a multiple of e^-m
             const bool is_reset = reset && reset[t];
             for (int64_t c = 0; c < s_.K; c += W) {
                 const vec<T> dn = fma(load(q_.at(c, t)), broadcast(d), load(dn_ + c));
@@ -122,7 +123,8 @@ private:
         }
     }
 
-    // The gradients of the gates, through the logarithms of the decay and of the factor of k, and through m; that of k
+    // The gradients of the gates, through the logarithms of the decay and of the factor of k, and through m; and the
+    // gradient of k
     void write_gates(const Place& at, const uint8_t* reset) {
         T dm = p_.dm[dm_place_];
         for (int64_t t = at.steps - 1; t >= 0; --t) {
@@ -202,7 +204,7 @@ private:
     }
 
     GateTile<T> gates_;
-    PanelTile<T> n_; // after each step
+    PanelTile<T> n_; // n after each step
     T *n_before_ = nullptr, *dn_ = nullptr, *inverse_ = nullptr, *signs_ = nullptr;
     T *coefficients_ = nullptr, *products_ = nullptr, *dbonus_ = nullptr;
     int64_t dm_place_ = 0;

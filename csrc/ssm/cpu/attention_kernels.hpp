@@ -10,7 +10,7 @@ struct Heads {
     int64_t head = 0;
 };
 
-// The factor of the state at a step: none, one for each head, or one for each of the K rows of the state
+// The factor of the state at each step: none, one per head, or one per row of the state (K)
 enum class Decay : int { none, scalar, vector };
 
 // `heads` value heads; head h reads q and k of head h / per_key.
@@ -19,16 +19,16 @@ struct AttentionShape {
     int64_t heads = 1, per_key = 1, K = 0, V = 0;
     Decay decay = Decay::none;
     bool log_decay = false; // the decay is e^g for the given g
-    double scale = 1;       // of q
+    double scale = 1;       // factor of q
 };
 
-// Steps between two saved states; a tile of time, a multiple of the steps that share a pass over the state.
+// Steps between two saved states: a tile of time, a multiple of the steps that share a pass over the state.
 constexpr int64_t kAttentionTile = 48;
 
-// mLSTM's gates, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is e^(lf + m' - m), k
-// is multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `given` tells empty gates
-// from none. n (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are contiguous; `states_n` and
-// `states_m` are those before every tile.
+// The gates of mLSTM, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is e^(lf + m' -
+// m), k is multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `given` distinguishes
+// empty gates from none. n (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are contiguous;
+// `states_n` and `states_m` are their values before every tile.
 template <class T> struct Gates {
     bool given = false;
     Heads i, f;
@@ -44,7 +44,7 @@ template <class T> struct Gates {
 template <class T> struct Attention {
     AttentionShape shape;
     Heads q, k, v, decay, o;
-    Gates<T> gates; // in place of the decay, then a scalar
+    Gates<T> gates; // replace the decay, which is then scalar
     const T* bonus = nullptr;
     const T* first = nullptr;
     T* last = nullptr;
@@ -53,10 +53,11 @@ template <class T> struct Attention {
 };
 
 // Gradients from d_o and dlast (each null = 0), with the states that the forward pass saved. dq and dk have the heads
-// of q and k; those that are null are not requested. dbonus (sequences, heads, K) and dfirst are contiguous. Sums are
-// in a fixed order, whatever the number of threads. With gates, dm (sequences, heads) is the gradient of the last m
-// when it begins, minus the products of the last C and n with their gradients; it becomes that of the first m, without
-// those of the first ones. Unless `through_normalizer`, o depends on its divisor and on m as on constants.
+// of q and k; gradients that are null are not requested. dbonus (sequences, heads, K) and dfirst are contiguous. Sums
+// are in a fixed order, whatever the number of threads. With gates, dm (sequences, heads) holds on entry the gradient
+// of the last m minus the products of the last C and n with their gradients; on return, the gradient of the first m
+// without the products of the first C and n. Unless `through_normalizer`, the divisor of o, and m, are treated as
+// constants.
 template <class T> struct AttentionGradient {
     Attention<T> forward; // o and last are not read
     Heads d_o, dq, dk, dv, ddecay, d_i, d_f;
@@ -70,10 +71,10 @@ template <class T> struct AttentionGradient {
     void* workspace = nullptr;
 };
 
-// S = decay S' + b w^T + k v^T with w = S'^T a, o = S^T q: a correction of rank one; a and b (row, time, head, unit)
-// have the heads of v. `w`, if given, is written by the forward pass and read by the backward pass. No bonus and no
-// gates. With beta (row, time, head) it is the delta rule, S = R + beta k (v - R^T k)^T with R = decay S': the
-// arguments are as above with a = -beta decay k, b = k and beta v, of which a and b are not given.
+// S = decay S' + b w^T + k v^T with w = S'^T a, o = S^T q: a correction of rank one. a and b (row, time, head, unit)
+// have the heads of v. `w`, if given, is written by the forward pass and read by the backward pass. There is no bonus
+// and there are no gates. With beta (row, time, head) it is the delta rule, S = R + beta k (v - R^T k)^T with R = decay
+// S': a = -beta decay k, b = k and beta v take the places of a, b and v, and a and b are not given.
 template <class T> struct LowRank {
     Attention<T> attention;
     Heads a, b, beta, w;

@@ -1,18 +1,18 @@
-// The passes of the backward pass of linear attention. P is the gradient of the state after a step, without what its
-// own output adds; do and dP follow from it:
+// The passes of the backward pass of linear attention. P is the gradient of the state after a step, without the
+// contribution of the step's own output; do and dP follow from it:
 //     after the step:   P += q do^T;  dk = P v;  dv = P^T k;  ddecay = rows of S[t-1] * P;  dq = S[t] do;    P = decay P
 //     before the step:  dk = P v;  dv = P^T k;  ddecay = rows of S[t-1] * P;  dq = S[t-1] do;    P = decay P + q do^T
-// dv has the columns of P in the lanes, as the forward pass has those of S; dq, dk and ddecay have the rows there, so
-// that no sum runs across the lanes.
+// dv has the columns of P in the lanes, as the forward pass has those of S; dq, dk and ddecay have rows in the lanes,
+// so that no sum runs across lanes.
 #pragma once
 #include "ssm/cpu/attention.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// Steps that share a pass with the rows in the lanes; their sums dq, or dk and ddecay, stay in registers.
+// Steps that share a pass with rows in the lanes; their sums dq, or dk and ddecay, stay in registers.
 constexpr int kRowPass = kVectorBytes == 64 ? 6 : 3;
 
-// The arguments of a pass, at its first step: panels
+// The arguments of a pass at its first step: panels
 template <class T> struct ColumnPass {
     const T *q, *k, *decay, *d_o;
     T* dv;
@@ -62,8 +62,8 @@ FASTITER_NOINLINE void visit_columns(const ColumnPass<T>& w, T* P, Upcoming& upc
         for (int c = 0; c < C; ++c) store(w.dv + t * kPanelWidth + c * W, dv[t][c]);
 }
 
-// A pass with a vector of rows in the lanes, at its first step: q, k, decay, dq, dk and ddecay are at this vector; v
-// and do at column 0.
+// A pass with a vector of rows in the lanes, at its first step: q, k, decay, dq, dk and ddecay point to this vector; v
+// and do to column 0.
 template <class T> struct RowPass {
     const T *q, *k, *decay, *v, *d_o;
     T *dq, *dk, *ddecay;

@@ -1,7 +1,7 @@
 // Shared by the passes of the causal convolution: the division of the work into blocks of vectors, and the sums over
-// taps.  A block is kept in the type of the computation, with the inputs before it, in one of two forms. Lanes: a
-// vector of channels at each step. Rows: one channel along time, for signals that are contiguous in time. In both, tap
-// j of vector i is the vector at data + i * lanes + j * tap, where `tap` is 1 for rows and a vector for lanes.
+// taps. A block is stored in the type of the computation, together with the inputs before it, in one of two layouts.
+// Lanes: a vector of channels at each step. Rows: one channel along time, for signals that are contiguous in time. In
+// both, tap j of vector i is the vector at data + i * lanes + j * tap, where `tap` is 1 for rows and `lanes` for lanes.
 #pragma once
 #include "core/cpu/vmath.hpp"
 #include "ssm/cpu/conv_kernels.hpp"
@@ -10,7 +10,7 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// An integer of the size of T, as comparisons of vectors need it
+// An integer of the size of T, as vector comparisons require
 template <class T> using label = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
 // The inputs of a block
@@ -22,11 +22,11 @@ template <class T> struct Taps {
     static FASTITER_INLINE vec<T> own(int64_t, vec<T> y) { return y; }
 };
 
-// The same where each step belongs to a sequence: inputs of others and of none are 0, and so is a result without a
-// sequence.
+// The same if each step belongs to a labelled sequence: inputs of other sequences and of none count as 0, and results
+// at steps without a sequence are 0.
 template <class T> struct LabelledTaps {
     Taps<T> taps;
-    const label<T>* labels; // of the steps
+    const label<T>* labels; // label of each step
     int64_t self;           // the tap that is the step itself
 
     FASTITER_INLINE mask<T> label_at(int64_t i, int64_t j) const {
@@ -49,7 +49,7 @@ template <class T> struct Filter {
     FASTITER_INLINE vec<T> operator[](int64_t j) const { return load(vectors + j * lanes<T>); }
 };
 
-// Calls f.template operator()<W>() for the numbers of taps that have code of their own, else with 0.
+// Calls f.template operator()<W>() for the filter lengths with specialised code, else with 0.
 template <class F> FASTITER_INLINE void with_taps(int64_t W, F f) {
     if (W == 4)
         f.template operator()<4>();
@@ -61,7 +61,7 @@ template <class F> FASTITER_INLINE void with_taps(int64_t W, F f) {
         f.template operator()<0>();
 }
 
-// The sum over taps for one vector; Known: their number, if it is known at compile time, else 0
+// The sum over taps for one vector; Known: the number of taps if it is known at compile time, else 0
 template <class T, int Known, class In> FASTITER_INLINE vec<T> tap_sum(const Filter<T>& filter, In x, int64_t i) {
     vec<T> sum = filter[filter.W];
     if constexpr (Known > 0) {
@@ -90,14 +90,14 @@ FASTITER_INLINE void convolve(const Filter<T>& filter, const Taps<T>& x, const L
     with_taps(filter.W, [&]<int Known>() { convolve<T, Known, Silu>(filter, x, count, y, stride); });
 }
 
-// The division of the work. A unit is a panel of channels for a chunk of the steps of a sequence; its blocks of
-// channels visit a tile of steps after the other. None of this depends on the number of threads.
+// The division of the work. A unit is a panel of channels for a chunk of the steps of a sequence; it processes one tile
+// of steps after another, block by block. None of this depends on the number of threads.
 template <class T> struct Division {
     static constexpr int kPanel = 32; // vectors of channels
     bool rows;
     int64_t tile, chunk, chunks, block, panel, panels, units;
 
-    // How the steps of a signal that is contiguous in time are visited: in rows, unless these would be short.
+    // Whether a signal that is contiguous in time is processed in rows: not if these would be short.
     static bool in_rows(const Signal& x, int64_t D, int64_t T_) {
         return x.time == 1 && T_ >= lanes<T> && (x.channel != 1 || D == 1);
     }
@@ -113,9 +113,9 @@ template <class T> struct Division {
     }
     int64_t blocks() const { return panel / block; }
     int64_t tap() const { return rows ? 1 : lanes<T>; }
-    // Numbers of a block of this many steps, with room for a vector
+    // Numbers in a block of this many steps, with space for one more vector
     int64_t numbers(int64_t steps) const { return rows ? round_up(steps, lanes<T>) + 2 * lanes<T> : steps * lanes<T>; }
-    // Vectors of a block of this many steps
+    // Vectors in a block of this many steps
     int64_t vectors(int64_t steps) const { return rows ? ceil_div(steps, lanes<T>) : steps; }
 };
 
@@ -152,7 +152,7 @@ protected:
         for (int64_t c = 0; c < unit.channels; c += d_.block)
             f(Block{unit.first_channel + c, min_of(d_.block, unit.channels - c)}, c / d_.block);
     }
-    // The same in vectors of channels, for what is in lanes in either form
+    // The same in vectors of channels, for data that is in lanes in both layouts
     template <class F> static void each_vector(const ConvUnit<T>& unit, F f) {
         for (int64_t c = 0; c < unit.channels; c += L) f(Block{unit.first_channel + c, min_of(L, unit.channels - c)});
     }
@@ -171,14 +171,14 @@ protected:
         store(vectors + s_.W * L, broadcast(p_.bias ? p_.bias[b.channel] : T(0)));
         return {vectors, s_.W};
     }
-    // The same with the taps in reverse and without a bias, as the gradient of the input needs it
+    // The same with the taps reversed and without a bias, for the gradient of the input
     Filter<T> reversed(const Filter<T>& f, T* vectors) const {
         for (int64_t j = 0; j < s_.W; ++j) store(vectors + j * L, f[s_.W - 1 - j]);
         store(vectors + s_.W * L, vec<T>{});
         return {vectors, s_.W};
     }
 
-    // A signal's steps [from, from + count) of a sequence in lanes
+    // Reads steps [from, from + count) of a sequence in lanes.
     static void read_lanes(const Signal& x, const Sequence& q, const Block& b, int64_t from, int64_t count, T* to) {
         read_tile(x, {q.row, b.channel, b.channels, q.start + from, count}, to);
     }
@@ -186,7 +186,7 @@ protected:
                             const T* y) {
         write_tile(x, {q.row, b.channel, b.channels, q.start + from, count}, y);
     }
-    // The same in the form of the pass; rows have a vector of zeros behind them.
+    // The same in the layout of the pass; rows are followed by a vector of zeros.
     void read(const Signal& x, const Sequence& q, const Block& b, int64_t from, int64_t count, T* to) const {
         if (!d_.rows) return read_lanes(x, q, b, from, count, to);
         with_storage<T>(x, [&]<class S>(const S* data) {
@@ -203,7 +203,8 @@ protected:
         });
     }
 
-    // Inputs [from, from + count), of which those before the start are the first states or 0; Rows: the block's form
+    // Reads inputs [from, from + count); those before the start are the first states or 0. Rows: the layout of the
+    // block
     template <bool Rows> void read_inputs(const Sequence& q, const Block& b, int64_t from, int64_t count, T* to) const {
         constexpr int64_t line = Rows ? 1 : L;
         const int64_t before = from < 0 ? min_of(-from, count) : 0;
@@ -222,12 +223,12 @@ protected:
         d_.rows ? read_inputs<true>(q, b, from, count, to) : read_inputs<false>(q, b, from, count, to);
     }
 
-    // Whether the loops of conv_direct.hpp do signals x and y (the latter may be missing)
+    // Whether the loops of conv_direct.hpp can process signals x and y (y may be missing)
     bool in_place(const Signal& x, const Signal& y) const {
         const bool fits = s_.W >= 2 && s_.W <= 4 && s_.W - 1 <= L && !s_.seq_idx;
         return fits && (d_.rows || (x.channel == 1 && (y.channel == 1 || !y.data)));
     }
-    // Calls f.template operator()<S, W, Silu>() for them.
+    // Calls f.template operator()<S, W, Silu>() for these loops.
     template <class F> void with_loops(F f) const {
         with_storage<T>(p_.x, [&]<class S>(S*) {
             with_taps(this->s_.W, [&]<int W>() {
@@ -236,11 +237,11 @@ protected:
             });
         });
     }
-    // The first of a signal's numbers from a channel and step of a sequence on
+    // The address of a signal's number at a channel and step of a sequence
     template <class S> static S* at(const Signal& x, const Sequence& q, int64_t channel, int64_t step) {
         return static_cast<S*>(x.data) + q.row * x.row + channel * x.channel + (q.start + step) * x.time;
     }
-    // The channels of a unit at a step; those before the first one are in `start`, as steps_before writes them.
+    // The channels of a unit at a step; steps before the first one are in `start`, as written by steps_before.
     template <class S> const S* row(const ConvUnit<T>& unit, int64_t step, const S* start) const {
         return step < 0 ? start + (step + s_.W - 1) * d_.panel
                         : at<const S>(p_.x, unit.sequence, unit.first_channel, step);
@@ -252,8 +253,8 @@ protected:
         const int64_t count = s_.W - 1;
         if (p_.first.data) read_tile(p_.first, {q.index, b.channel, 1, 0, count}, to + L - count, 1);
     }
-    // Inputs of the W - 1 steps before the first one, (W - 1, panel), as x is stored; `tile`: W - 1 vectors,
-    // overwritten
+    // The inputs of the W - 1 steps before the first one, (W - 1, panel), in the storage type of x; `tile`: W - 1
+    // vectors, overwritten
     template <class S> void steps_before(const ConvUnit<T>& unit, T* tile, S* to) const {
         const int64_t count = s_.W - 1;
         each_vector(unit, [&](const Block& b) {
@@ -263,7 +264,7 @@ protected:
         });
     }
 
-    // Writes 0 at the steps of a unit past the end of the sequence; `zeros`: kZeros vectors, overwritten
+    // Writes 0 to the steps of a unit past the end of the sequence; `zeros`: kZeros vectors, overwritten
     void write_zeros(const Signal& x, const ConvUnit<T>& unit, T* zeros) const {
         const int64_t to = unit.padded(d_), start = max_of(unit.from, unit.sequence.steps);
         if (start >= to || !x.data) return;
@@ -274,8 +275,8 @@ protected:
         });
     }
 
-    // The numbers of the sequences of steps [from, from + count), -1 outside of the row; returns whether they differ or
-    // are negative.
+    // The sequence labels of steps [from, from + count), -1 outside the row; returns whether they differ or are
+    // negative.
     bool read_labels(const Sequence& q, int64_t from, int64_t count, label<T>* to) const {
         const int32_t* row = s_.seq_idx + q.row * s_.sequences.T;
         bool mixed = false;

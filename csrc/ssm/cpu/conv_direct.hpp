@@ -1,12 +1,12 @@
-// Loops of the causal convolution that read and write signals in place, for 2 to 4 taps; S is the type that they are
-// stored in. The order of additions is that of the blocks in conv.hpp, so that results have the same bits.
+// Loops of the causal convolution that read and write signals in place, for 2 to 4 taps; S is their storage type.
+// Additions are in the same order as for the blocks in conv.hpp, so that results are bitwise the same.
 #pragma once
 #include "ssm/cpu/conv.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// Lanes K to K + L - 1 of two vectors. For AVX-512 the compiler would choose a general permutation, which takes a
-// multiply-add's place on the processor.
+// Lanes K to K + L - 1 of the concatenation of two vectors. With AVX-512 the compiler would choose a general
+// permutation, which competes with multiply-adds for an execution port.
 #if defined(__AVX512F__)
 template <class T, int K> FASTITER_INLINE vec<T> window(vec<T> a, vec<T> b) {
     if constexpr (sizeof(T) == 4)
@@ -43,7 +43,7 @@ template <class T, int W> struct FilterVectors {
         for (int j = 0; j < W; ++j) y = fma(tap[j], x[j], y);
         return y;
     }
-    // The gradient of an input: d[k] is dpre k steps later.
+    // The gradient of an input; d[k] is dpre k steps later.
     FASTITER_INLINE vec<T> back(const vec<T>* d) const {
         vec<T> y{};
 #pragma GCC unroll 4
@@ -73,11 +73,11 @@ template <bool Silu, int R, class T> FASTITER_INLINE void multiply_by_slope(cons
     for (int r = 0; r < R; ++r) d[r] *= s[r] * fma(pre[r], broadcast(T(1)) - s[r], broadcast(T(1)));
 }
 
-// Steps that are visited together, and vectors of a row: the operations of so many hide the latency of an exponential.
+// Steps, or vectors of a row, that are processed together, enough to hide the latency of an exponential
 constexpr int kTogether = 4;
 constexpr int kRowTogether = kVectorBytes == 64 ? 8 : 4;
 
-// The inputs that the taps of a vector of a row reach, given the vector before it
+// The inputs that the taps of a vector of a row read, given the vector before it
 template <class T, int W> FASTITER_INLINE void row_taps(vec<T> before, vec<T> x, vec<T>* taps) {
     each_tap<W - 1>([&]<int J>() { taps[J] = window<T, lanes<T> - (W - 1 - J)>(before, x); });
     taps[W - 1] = x;
@@ -119,7 +119,7 @@ FASTITER_NOINLINE void convolve_row(const accumulate_t<S>* filter, const accumul
     }
 }
 
-// `vectors` of a row, and dpre of the vector behind them
+// `vectors` vectors of a row, and dpre of the vector after them
 template <class S> struct RowGradient {
     const accumulate_t<S>*filter, *inputs_before, *dpre_after;
     const S *x, *d_out;
@@ -177,7 +177,7 @@ template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(co
     store(p.sums + W * L, sums.bias);
 }
 
-// R steps of `channels` channels, of which each step is contiguous: rows[k] is step k - (W - 1).
+// R steps of `channels` channels, which are contiguous at each step: rows[k] is step k - (W - 1).
 template <class S, int W, bool Silu, int R>
 FASTITER_NOINLINE void convolve_steps(const accumulate_t<S>* filters, const S* const* rows, S* out, int64_t time,
                                       int64_t channels) {
@@ -198,13 +198,13 @@ FASTITER_NOINLINE void convolve_steps(const accumulate_t<S>* filters, const S* c
     }
 }
 
-// The gradient at R steps, and that of the inputs W - 1 steps earlier
+// The gradient at R steps, and the gradient of the inputs W - 1 steps earlier
 template <class S, int W, int R> struct StepsGradient {
     const accumulate_t<S>* filters;
     const S* rows[W - 1 + R]; // as above
     const S* d_out[R];
-    S* dx[R];              // of steps 1 - W to R - W
-    accumulate_t<S>* dpre; // (W - 1, line): of the W - 1 steps before, and after the call of its last steps
+    S* dx[R];              // for steps 1 - W to R - W
+    accumulate_t<S>* dpre; // (W - 1, line): dpre of the W - 1 steps before; on return, of the last W - 1 steps
     int64_t line, channels;
     accumulate_t<S>* sums;
 };

@@ -33,7 +33,7 @@ public:
     }
     size_t bytes() const { return bytes_; }
     int64_t units() const { return d_.units; }
-    int64_t numbers() const { return d_.chunk * d_.panel * s_.W; } // of a unit, with each tap
+    int64_t numbers() const { return d_.chunk * d_.panel * s_.W; } // numbers per unit, with each tap
 
     void run(int64_t index) {
         const ConvUnit<T> unit(s_, d_, index);

@@ -1,4 +1,4 @@
-// The causal convolution, backward. The sums pre are computed again; then, with dpre = d_out act'(pre),
+// The causal convolution, backward. The sums pre are recomputed; then, with dpre = d_out act'(pre),
 //     dweight[j] = sum of dpre[t] x[t - W + 1 + j],   dbias = sum of dpre,   dx[t] = sum of weight[j] dpre[t + W - 1 - j].
 // The gradients of the weights are summed per sequence and chunk of steps, and these sums are added in order.
 #include "ssm/cpu/conv_direct.hpp"
@@ -45,13 +45,13 @@ FASTITER_NOINLINE void add_products(In x, int64_t first, const T* dpre, int64_t 
     for (int j = 0; j <= Count; ++j) store(sums + j * lanes<T>, sum[j]);
 }
 
-// The same for all W taps: from the first one on in groups, of which the last one adds up dpre
+// The same for all W taps, in groups from the first tap on; the last group also sums dpre.
 template <class T, class In> void add_all_products(In x, int64_t W, const T* dpre, int64_t count, T* sums) {
     int64_t j = 0;
     for (; j + 4 < W; j += 4) {
         const vec<T> next = load(sums + (j + 4) * lanes<T>);
         add_products<T, 4>(x, j, dpre, count, sums + j * lanes<T>);
-        store(sums + (j + 4) * lanes<T>, next); // that of the next tap
+        store(sums + (j + 4) * lanes<T>, next); // for the next tap
     }
     (W - j == 4   ? add_products<T, 4, In>
      : W - j == 3 ? add_products<T, 3, In>
@@ -67,7 +67,7 @@ template <class T> Division<T> division(const CausalConvGradient<T>& p) {
     return {p.forward.shape, rows};
 }
 
-// The sums of every sequence and chunk; without others, the results
+// The sums for every sequence and chunk; if there is only one, the results themselves
 template <class T> struct Parts {
     int64_t count = 0;
     T *dweight = nullptr, *dbias = nullptr;
@@ -129,7 +129,7 @@ private:
     void run_tile(const ConvUnit<T>& unit, int64_t from, int64_t steps) {
         const int64_t before = s_.W - 1;
         const Sequence& q = unit.sequence;
-        // of the tile and of the steps behind it that its inputs reach
+        // steps of the tile and the following steps that its inputs reach
         const int64_t count = g_.dx.data ? min_of(steps + before, q.steps - from) : steps;
         const bool mixed = s_.seq_idx && Base::read_labels(q, from - before, before + steps + before, labels_);
         Base::each_block(unit, [&](const Block& b, int64_t i) {
@@ -141,8 +141,8 @@ private:
         });
     }
 
-    // Visits steps from the first one on where the signals are; returns the first step that it leaves to the tiles.
-    // These add the gradient of the last inputs, and in lanes they do the last steps of all.
+    // Processes steps in place from the unit's first step on; returns the first step that it leaves to the tiles. The
+    // tiles add the gradient of the last inputs, and in lanes they process the last steps of all.
     int64_t run_in_place(const ConvUnit<T>& unit) {
         const Sequence& q = unit.sequence;
         if (!g_.d_out.data || !Base::in_place(p_.x, g_.d_out) || !Base::in_place(p_.x, g_.dx)) return unit.from;
@@ -172,8 +172,8 @@ private:
         });
     }
 
-    // In groups of steps, whose inputs' gradients are complete W - 1 steps later: the steps of the last group that are
-    // read do not count in the sums, and gradients of inputs outside [from, to) are not kept.
+    // Processes groups of steps. The gradients of a group's inputs are complete W - 1 steps later, so that one more
+    // group is read after the last: its sums, and the gradients of inputs outside [from, to), are discarded.
     template <class S, int W, bool Silu> void run_steps(const ConvUnit<T>& unit, int64_t to) {
         const Sequence& q = unit.sequence;
         S* start = reinterpret_cast<S*>(before_);
@@ -218,7 +218,7 @@ private:
         mixed ? add_all_products(x, s_.W, dpre_, whole, sums) : add_all_products(x.taps, s_.W, dpre_, whole, sums);
         if (const int64_t rest = d_.rows ? steps % L : 0) add_rest(whole, rest, mixed, sums);
     }
-    // The last vector of a row: inputs behind the end, which may be infinite, do not count.
+    // The last vector of a row: inputs past the end, which may be infinite, are excluded.
     void add_rest(int64_t vector, int64_t steps, bool mixed, T* sums) {
         const LabelledTaps<T> x = labelled(x_, 0, s_.W - 1);
         const vec<T> d = load_first(dpre_ + vector * L, int(steps));
@@ -238,7 +238,7 @@ private:
         Base::write(g_.dx, q, b, from, steps, dx_);
     }
 
-    // Adds dlast to what of the last W - 1 inputs is in steps [from, from + steps) at dx + (t - from) * line.
+    // Adds dlast to the part of the last W - 1 inputs in steps [from, from + steps), at dx + (t - from) * line.
     void add_last(const Sequence& q, const Block& b, int64_t from, int64_t steps, T* dx, int64_t line) {
         const int64_t last = q.steps - (s_.W - 1), start = max_of(from, last), count = from + steps - start;
         if (count <= 0) return;

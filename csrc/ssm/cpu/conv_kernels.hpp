@@ -8,13 +8,13 @@ struct ConvShape {
     Sequences sequences; // reset is not read
     int64_t D = 0, W = 1;
     bool silu = false;
-    const int32_t* seq_idx = nullptr; // (rows, T), contiguous: the number of each step's sequence, or nullptr
+    const int32_t* seq_idx = nullptr; // (rows, T), contiguous: the label of each step's sequence, or nullptr
 };
 
 // pre[t] = bias + sum over j of weight[j] x[t - W + 1 + j];   out = pre, or pre sigmoid(pre) for silu.
-// Inputs before the start are `first` (sequences, D, W - 1), or 0 where it is not given; `last`, likewise, are the last
-// W - 1 inputs. weight (D, W) and bias (D; null = 0) are contiguous. Steps past the end of a row's sequence have out 0.
-// With seq_idx, inputs of another number than the step's own count as 0, and steps of a negative number have out 0;
+// Inputs before the start are `first` (sequences, D, W - 1), or 0 if it is not given; `last`, likewise, are the last W
+// - 1 inputs. weight (D, W) and bias (D; null = 0) are contiguous. Steps past the end of a row's sequence have out 0.
+// With seq_idx, inputs with a label other than the step's own count as 0, and steps with a negative label have out 0;
 // first and last are not given then.
 template <class T> struct CausalConv {
     ConvShape shape;
@@ -35,20 +35,20 @@ template <class T> struct CausalConvGradient {
     void* workspace = nullptr;
 };
 
-// L steps of B rows with the inputs before them, `state` (rows, D, N) with N >= W - 1, changed in place: the last N
-// inputs, or, with `positions`, a ring of which position[b] modulo N is the place of the next one.
+// L steps of B rows; `state` (rows, D, N) with N >= W - 1 holds the inputs before them and is updated in place: the
+// last N inputs, or, with `positions`, a ring buffer in which the next input goes to position[b] modulo N.
 template <class T> struct ConvUpdate {
     int64_t B = 0, D = 0, L = 1, W = 1, N = 0;
     bool silu = false;
     Signal x, out, state;
-    Signal weight, bias; // of each channel: the taps, one number
+    Signal weight, bias; // per channel: the taps, one number
     const int64_t* positions = nullptr;
-    const int64_t* rows = nullptr; // rows of the states, negative: no state, out is 0; nullptr: row b
+    const int64_t* rows = nullptr; // row of `state` for each row; negative: no state, out is 0; nullptr: row b
     void* workspace = nullptr;
 };
 
 template <class T> struct ConvKernels {
-    int64_t (*units)(const CausalConv<T>&); // units of work that threads share
+    int64_t (*units)(const CausalConv<T>&); // units of work to share among the threads
     size_t (*workspace)(const CausalConv<T>&, int threads);
     void (*forward)(const CausalConv<T>&, Team);
     int64_t (*gradient_units)(const CausalConvGradient<T>&);

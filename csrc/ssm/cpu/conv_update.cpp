@@ -1,4 +1,4 @@
-// Steps of a causal convolution with the inputs before them in a state: vectors of channels.
+// Steps of a causal convolution with a state that holds the inputs before them: vectors of channels.
 #include "ssm/cpu/conv.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
@@ -38,8 +38,8 @@ public:
     }
 
 private:
-    // A step of four taps on whole vectors, with a state of four numbers for each channel and no gaps, as models have
-    // it
+    // Whether this is a step of four taps on whole vectors, with four contiguous numbers of state per channel, the
+    // common case in models
     bool is_plain(int64_t channels) const {
         const Signal& s = p_.state;
         const bool state = p_.N == 4 && s.channel == 4 && s.time == 1 && s.storage == p_.x.storage;
@@ -79,7 +79,7 @@ private:
 
     void advance_ring(int64_t b, int64_t row, const Place& x) {
         const int64_t before = p_.W - 1;
-        auto place = [&](int64_t step) { // of a step, 0 being the first one of x
+        auto place = [&](int64_t step) { // address of a step, where 0 is the first step of x
             const int64_t at = p_.N ? (p_.positions[b] % p_.N + step % p_.N + 2 * p_.N) % p_.N : 0;
             return Place{row, x.channel, x.channels, at, 1};
         };

@@ -11,20 +11,21 @@ FASTITER_FAMILY(ssm)
 
 namespace fastiter::ssm {
 
-// How numbers are stored. Arithmetic is in float64 for f64, else in float32.
+// Storage types. Arithmetic is in float64 for f64, else in float32.
 enum class Storage : int { f32, f64, bf16, f16 };
 
-// Numbers with indices (row, channel, time), with any strides, in elements. data == nullptr: not given, not requested.
+// Numbers with indices (row, channel, time), with any strides, in elements. data == nullptr: not given or not
+// requested.
 struct Signal {
     void* data = nullptr;
     int64_t row = 0, channel = 0, time = 0;
     Storage storage = Storage::f32;
 };
 
-// Inputs of the state or weights of its outputs: (row, group, state, time), or, if `fixed`, (channel, state) of the
+// Inputs of the state or weights of its outputs: (row, group, state, time), or, if `fixed`, (channel, state) in the
 // type of the computation.
 struct Projection {
-    Signal states; // the channels are the N states
+    Signal states; // its channels are the N states
     int64_t group = 0;
     bool fixed = false;
 };
@@ -44,7 +45,7 @@ struct SelectiveShape {
     bool softplus = false, is_complex = false;
 };
 
-// Steps between two saved states; a tile of time.
+// Steps between two saved states: a tile of time.
 constexpr int64_t kTile = 32;
 
 // d = delta + delta_bias, or softplus of it;   h[t,c,n] = exp(d A[c,n]) h[t-1,c,n] + d u B[n];
@@ -83,17 +84,17 @@ template <class T> struct SelectiveGradient {
     void* workspace = nullptr;
 };
 
-// One step of B rows of H heads of P channels, with states in place: h = exp(d A) h + d x B, y = C h + D x, out = y z
-// sigmoid(z). The signals x, dt, z, out, dt_bias and D have indices (row, head, channel), given as (row, time,
-// channel), the weights of the inputs B and of the outputs C (row, group, state) likewise. `state` (row, head, channel,
-// N) is contiguous along N, A (head, channel, N) too, or has one number for all N (A_state 0).
+// One step of B rows of H heads of P channels, with states updated in place: h = exp(d A) h + d x B, y = C h + D x, out
+// = y z sigmoid(z). The signals x, dt, z, out, dt_bias and D have indices (row, head, channel), passed as (row, time,
+// channel); the weights of the inputs B and of the outputs C (row, group, state) likewise. `state` (row, head, channel,
+// N) is contiguous along N; A (head, channel, N) is too, or has one number for all N (A_state 0).
 template <class T> struct StateUpdate {
     int64_t B = 0, H = 1, P = 0, N = 0, per_group = 1; // heads per group
     bool softplus = false;
     void* state = nullptr;
     Storage state_storage = Storage::f32;
     int64_t state_row = 0, state_head = 0, state_channel = 0;
-    const int64_t* rows = nullptr; // rows of the states, negative: no state, out is 0; nullptr: row b
+    const int64_t* rows = nullptr; // row of `state` for each row; negative: no state, out is 0; nullptr: row b
     const T* A = nullptr;
     int64_t A_head = 0, A_channel = 0, A_state = 1;
     Signal x, dt, z, out, inputs, outputs, D, dt_bias; // inputs and outputs: B and C
@@ -101,7 +102,7 @@ template <class T> struct StateUpdate {
 };
 
 template <class T> struct SelectiveKernels {
-    int64_t (*units)(const SelectiveShape&, bool backward); // units of work that threads share
+    int64_t (*units)(const SelectiveShape&, bool backward); // units of work to share among the threads
     size_t (*workspace)(const SelectiveScan<T>&, int threads);
     void (*forward)(const SelectiveScan<T>&, Team);
     size_t (*gradient_workspace)(const SelectiveGradient<T>&, int threads);

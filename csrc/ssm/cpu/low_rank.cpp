@@ -116,7 +116,7 @@ private:
         if (p_.w.units.data) w_.place(p_.w, head_, s_.V, at);
     }
 
-    // The tile that the passes of this one prefetch
+    // Sets the next tile, which the passes of this one prefetch.
     void fetch(const Place& at, int64_t steps) {
         upcoming_.begin(steps * ceil_div(states_.blocks(), kBlocksTogether) * ceil_div(s_.K, kPrefetchRows));
         upcoming_.add<T>(f_.q, head_ / s_.per_key, s_.K, at);

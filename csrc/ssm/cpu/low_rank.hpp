@@ -1,6 +1,6 @@
-// The passes of linear attention with a correction of rank one, S = decay S + b w^T + k v^T with w = S'^T a for the
-// state S' before the step. A step reads w before it writes, so a pass over the state makes one step and sums up the
-// next w.
+// The passes of linear attention with a correction of rank one, S = decay S' + b w^T + k v^T with w = S'^T a for the
+// state S' before the step. A step reads w before it writes, so that a pass over the state performs one step and
+// accumulates the next w.
 #pragma once
 #include "ssm/cpu/attention.hpp"
 
@@ -19,16 +19,16 @@ FASTITER_NOINLINE void correct_keys(const AttentionShape& s, const PanelTile<T>&
         }
 }
 
-// Blocks of columns that share the numbers of a step
+// Blocks of columns that share the broadcast numbers of a step
 constexpr int kBlocksTogether = 2;
 
-// The arguments of a step, for neighbouring blocks of columns: panels at it, `next_a` at the step that follows (any
-// panel where there is none); w is that of this step and becomes that of the next.
+// The arguments of a step for adjacent blocks of columns: panels at this step; `next_a` is at the next step (any panel
+// if there is none); w is that of this step and is overwritten by that of the next.
 template <class T> struct StepPass {
     const T *q, *k, *b, *decay, *next_a, *v;
     T *o, *w;
-    int64_t K, state_block; // from a block of the state to the next
-    T beta;                 // of v in the delta rule
+    int64_t K, state_block; // distance from a block of the state to the next
+    T beta;                 // factor of v in the delta rule
 };
 
 // Calls f(panel offset, rows in it, first row) for the panels of K rows.
@@ -37,7 +37,7 @@ template <class F> FASTITER_INLINE void each_panel(int64_t K, F f) {
         f(from / kPanelWidth * kPanelSize, min_of(kPanelWidth, K - from));
 }
 
-// w = S^T a for neighbouring blocks of columns
+// w = S^T a for adjacent blocks of columns
 template <class T, int Blocks>
 FASTITER_NOINLINE void read_state(const T* a, int64_t K, const T* state, int64_t state_block, T* w) {
     constexpr int W = lanes<T>, C = kColumnVectors;
@@ -52,7 +52,7 @@ FASTITER_NOINLINE void read_state(const T* a, int64_t K, const T* state, int64_t
     }
 }
 
-// One step. Delta: b is k, so that it writes once, k (beta v + w)^T.
+// One step. Delta: b is k, so that there is one update, k (beta v + w)^T.
 template <class T, int Blocks, Decay D, bool Delta>
 FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcoming& upcoming) {
     constexpr int W = lanes<T>, C = kColumnVectors, N = Blocks * C;
@@ -68,8 +68,8 @@ FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcomin
         for (int64_t n = 0; n < rows; ++n, state += kColumns<T>) {
             if (n % kPrefetchRows == 0) upcoming.prefetch_share();
             const vec<T> qn = broadcast(q[n]), kn = broadcast(k[n]), an = broadcast(a[n]);
-            // All loads of a row come before its stores: rows of neighbouring blocks may be a multiple of the page size
-            // apart, and a load then waits for a store before it.
+            // All loads of a row precede its stores: rows of adjacent blocks may be a multiple of the page size apart,
+            // and a load then waits for an earlier store.
             vec<T> S[N];
 #pragma GCC unroll 4
             for (int c = 0; c < N; ++c) S[c] = load(state + c / C * p.state_block + c % C * W);
@@ -89,16 +89,16 @@ FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcomin
     for (int c = 0; c < N; ++c) store(p.o + c * W, o[c]), store(p.w + c * W, next[c]);
 }
 
-// The arguments of a step backward, for neighbouring blocks of columns; those with `later` are of the step that follows,
-// whose decay and a have yet to be applied to P: P = decay P + a dw. `later_dw` is that of the step that follows and
-// becomes that of this one.
+// The arguments of a backward step for adjacent blocks of columns; those named `later` belong to the following step,
+// whose decay and a have yet to be applied to P: P = decay P + a dw. `later_dw` is that of the following step and is
+// overwritten by that of this one.
 template <class T> struct StepGradient {
     const T *q, *k, *b, *later_decay, *later_a, *d_o;
     T *dv, *dw, *later_dw;
-    int64_t K, block; // from a block of P to the next
+    int64_t K, block; // distance from a block of P to the next
 };
 
-// dw = P^T b and dv = P^T k after P += q do^T. With Later false there is no step that follows, or its state was reset.
+// dw = P^T b and dv = P^T k after P += q do^T. With Later false there is no following step, or its state was reset.
 template <class T, int Blocks, Decay D, bool Later>
 FASTITER_NOINLINE void visit_corrected(const StepGradient<T>& p, T* P, Upcoming& upcoming) {
     constexpr int W = lanes<T>, C = kColumnVectors, N = Blocks * C;
@@ -149,7 +149,7 @@ FASTITER_NOINLINE void leave_step(const T* decay, const T* a, int64_t K, const T
     });
 }
 
-// Steps that share a pass with the rows in the lanes; four sums for each of them stay in registers.
+// Steps that share a pass with rows in the lanes; four sums for each of them stay in registers.
 constexpr int kCorrectedPass = kVectorBytes == 64 ? 4 : 2;
 
 // A pass with a vector of rows in the lanes, at its first step: v, w, do and dw at column 0, the others at this vector

@@ -1,8 +1,8 @@
 // Linear attention with a correction of rank one, backward. With P the gradient of the state after a step:
 //     P += q do^T;  dw = P^T b;  dv = P^T k;  dk = P v;  db = P w;  da = S' dw;  ddecay = rows of S' * P;  dq = S do;
 //     P = decay P + a dw^T.
-// dw and dv come from a pass with the columns in the lanes, step by step; the others from passes of several steps with
-// the rows there, for which dw is known.
+// dw and dv are computed step by step with columns in the lanes; the others, given dw, in passes of several steps with
+// rows in the lanes.
 #include "ssm/cpu/attention_backward.hpp"
 #include "ssm/cpu/low_rank.hpp"
 
@@ -56,7 +56,7 @@ private:
         Base::write(at);
     }
 
-    // a = -beta decay k, b = k, and beta v in place of v
+    // Computes a = -beta decay k, b = k, and beta v in place of v.
     void read_delta(const Place& at) {
         read_numbers(own_.beta, head_, at, beta_);
         correct_keys(s_, k_, decay_, beta_, at.steps, a_);
@@ -110,7 +110,7 @@ private:
                 visit_blocks<kBlocksTogether, D>(b, reset, steps);
             for (; b < columns_.blocks(); ++b) visit_blocks<1, D>(b, reset, steps);
         });
-        // A reset forgets the state that a step reads.
+        // With a reset, the step reads no state.
         for (int64_t t = 0; reset && t < steps; ++t)
             if (reset[t])
                 for (int64_t n = 0; n < s_.V; n += W) store(dw_.at(n, t), vec<T>{});

@@ -1,5 +1,5 @@
-// The selective scan, forward: tiles of time outermost, so that B and C are transposed once for all channels of a
-// panel; in a tile the states of a vector of channels stay in registers.
+// The selective scan, forward: the loop over tiles of time is outermost, so that B and C are transposed once for all
+// channels of a panel; within a tile the states of a vector of channels stay in registers.
 #include "ssm/cpu/selective.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
@@ -22,7 +22,7 @@ template <class T> struct Tile {
     Lines* lines;
 };
 
-// Advances `Count` states from n on; adds what they give to y.
+// Advances `Count` states from n on and adds their contribution to y.
 template <class T, bool Complex, int Count, bool Small, bool Lanes>
 FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h) {
     constexpr int W = lanes<T>, P = kParts<Complex>, R = kRates<Complex>;
@@ -178,7 +178,7 @@ private:
         write_tile(p_.out, at, y_);
     }
 
-    // Notes what to prefetch: the tile that follows block b, the next block's, or the first one of the next steps.
+    // Finds what to prefetch: the tile after block b, that is the next block's, or the first one of the next steps.
     void find_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
         lines_.clear();
         const bool same = b + 1 < unit.blocks;
@@ -196,7 +196,7 @@ private:
 
     const SelectiveScan<T>& p_;
     const SelectiveShape& s_;
-    const int64_t numbers_; // of a channel's states
+    const int64_t numbers_; // numbers in a channel's states
     const bool lanes_;
     Rates<T, Complex> rates_;
     ProjectionTile<T, Complex> B_, C_;

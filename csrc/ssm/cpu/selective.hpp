@@ -1,5 +1,5 @@
-// Shared by the forward and the backward pass of the selective scan: the division of the work, and the quantities of a
-// tile. Complex numbers are pairs of real ones in memory, so that a channel has 2 N numbers for N states.
+// Shared by the forward and the backward pass of the selective scan: the division of the work, and the data of a tile.
+// Complex numbers are pairs of real ones in memory, so that a channel has 2 N numbers for N states.
 #pragma once
 #include "ssm/cpu/selective_decay.hpp"
 #include "ssm/cpu/sequences.hpp"
@@ -7,12 +7,12 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// Channel blocks in a unit of work. This bounds the partial sums of dB and dC, and does not depend on the number of
-// threads, so that sums have one order.
+// Blocks of channels in a unit of work. It bounds the number of partial sums of dB and dC, and does not depend on the
+// number of threads, so that the order of summation is fixed.
 constexpr int64_t kPanel = 8;
 
-// The division of the channels: G groups of equal size in panels of kPanel blocks of one vector each. A unit of work is
-// a panel of a sequence.
+// The division of the channels: G groups of equal size, in panels of kPanel blocks of one vector each. A unit of work
+// is one panel of one sequence.
 template <class T> struct Panels {
     int64_t per_group_channels, blocks, panels, units;
 
@@ -37,9 +37,9 @@ template <class T> struct Unit {
     int64_t channel(int64_t b) const { return first_channel + b * lanes<T>; }
 };
 
-// The cache lines of the tile that follows, prefetched into the second-level cache a few at each step of the present one:
-// many at once would wait for each other, and the loop for them. They are too far apart for the hardware to follow, and with
-// strides of a power of two they map to the same few sets of the first level.
+// The cache lines of the next tile, prefetched into the second-level cache a few at each step of the current one: many
+// at once would wait for each other, and the loop for them. They are too far apart for the hardware prefetcher, and
+// with strides of a power of two they map to the same few sets of the first-level cache.
 class Lines {
 public:
     void clear() { count_ = next_ = 0; }
@@ -57,7 +57,7 @@ public:
             count_ = count;
         });
     }
-    // Divides them among `steps` calls of fetch.
+    // Divides the lines among `steps` calls of fetch.
     void divide(int64_t steps) { share_ = ceil_div(count_, steps); }
     FASTITER_INLINE void fetch() {
         for (const int64_t to = min_of(next_ + share_, count_); next_ < to; ++next_)
@@ -70,8 +70,8 @@ private:
     int64_t count_ = 0, next_ = 0, share_ = 0;
 };
 
-// B or C of a tile: numbers of a state n at step t for all channels, at data[t * time + n], the imaginary parts `part`
-// further on; or, for Lanes, the vectors of a number there.
+// B or C of a tile: state n at step t for all channels is at data[t * time + n], its imaginary part `part` further on;
+// with Lanes, there are vectors at these places.
 template <class T> struct Weights {
     T* data = nullptr;
     int64_t time = 0, part = 0;
@@ -85,8 +85,8 @@ FASTITER_INLINE Number<T, Complex> weight(const Weights<T>& w, int64_t t, int64_
     return y;
 }
 
-// e[i] = e^-|x[i]| for `Count` vectors, operation by operation like the functions below: one after the other they would
-// fill the scheduler, as the latency of one is several times its share of the throughput.
+// e[i] = e^-|x[i]| for `Count` vectors, operation by operation like the functions below: computed one after the other
+// they would fill the scheduler, as the latency of an operation is several times its share of the throughput.
 template <class T, int Count> FASTITER_INLINE void exp_of_magnitudes(const vec<T>* x, vec<T>* e) {
     using C = ExpConstants<T>;
     constexpr int degree = sizeof(C::q) / sizeof(C::q[0]) - 1;
@@ -107,8 +107,8 @@ template <class T, int Count> FASTITER_INLINE void exp_of_magnitudes(const vec<T
     for (int i = 0; i < Count; ++i) e[i] = scale<T>(e[i], n[i]);
 }
 
-// y[i] = log(1 + e^x[i]), as torch has it: x itself above 20. e = e^-|x|; in float a polynomial takes the place of
-// log_sigmoid's division.
+// y[i] = log(1 + e^x[i]), as in torch: x itself above 20. e = e^-|x|; in float a polynomial replaces the division of
+// log_sigmoid.
 template <class T, int Count> FASTITER_INLINE void softplus(const vec<T>* x, const vec<T>* e, vec<T>* y) {
     if constexpr (sizeof(T) == 8) {
         for (int i = 0; i < Count; ++i) y[i] = -log_sigmoid<T>(-x[i], e[i]);
@@ -152,15 +152,15 @@ template <class F> FASTITER_INLINE void for_steps(int64_t steps, F f) {
     for (; t < steps; ++t) f.template operator()<1>(t);
 }
 
-// The tile of B or C of a group, (steps, parts, N) with a whole number of vectors a part, or as vectors of channels.
-// Complex numbers alternate with their imaginary parts along time, so that these are steps of their own.
+// The tile of B or C of a group: (steps, parts, N) with a whole number of vectors per part, or as vectors of channels.
+// Real and imaginary parts alternate along time, as separate steps.
 template <class T, bool Complex> struct ProjectionTile {
     static constexpr int P = kParts<Complex>;
     T* states = nullptr;  // (kTile, P, N)
     T* vectors = nullptr; // (kTile, N, P, lanes), or (blocks, N, P, lanes) if fixed
     int64_t line = 0;
 
-    // Memory for it
+    // Allocates its memory.
     void take(Cutter& memory, const Projection& x, int64_t N, bool as_lanes) {
         line = round_up(N, lanes<T>);
         if (!x.fixed) states = memory.take<T>(kTile * P * line);
@@ -189,12 +189,12 @@ template <class T, bool Complex> struct ProjectionTile {
     }
 };
 
-// The rates of a unit's channels, (blocks, N, kRates, lanes), and whether exponents are small at each block for d up to
-// a limit
+// The rates of a unit's channels, (blocks, N, kRates, lanes), and whether the exponents of each block are small for d
+// up to a limit
 template <class T, bool Complex> struct Rates {
     static constexpr int R = kRates<Complex>, W = lanes<T>;
     T* values = nullptr;
-    T* largest = nullptr;       // of each block, the largest magnitude of A log2 e
+    T* largest = nullptr;       // per block, the largest magnitude of A log2 e
     T* largest_angle = nullptr; // and of its imaginary parts
 
     void take(Cutter& memory, int64_t N) {
@@ -207,7 +207,8 @@ template <class T, bool Complex> struct Rates {
         constexpr int P = kParts<Complex>;
         for (int64_t b = 0; b < unit.blocks; ++b) {
             T* block = values + b * N * R * W;
-            const T* read = block + N * (R - P) * W; // at its end: a rate is written before this is overwritten
+            // At the end of the block, where each number is read before a rate overwrites it
+            const T* read = block + N * (R - P) * W;
             read_tile(states_of(A, 0, N * P), {0, unit.channel(b), unit.width(b), 0, N * P}, block + N * (R - P) * W);
             vec<T> most{}, most_angle{};
             for (int64_t n = 0; n < N; ++n, block += R * W, read += P * W) {
@@ -223,14 +224,14 @@ template <class T, bool Complex> struct Rates {
             largest_angle[b] = largest_of(most_angle);
         }
     }
-    // Whether |d a| <= kSmallExponent, and angles <= kSmallAngle, for all d whose magnitudes are at most those of `most`
+    // Whether |d a| <= kSmallExponent, and angles <= kSmallAngle, for all d with magnitudes up to those in `most`
     bool are_small(int64_t b, vec<T> most) const {
         const T d = largest_of(most);
         if (!(d * largest[b] <= kSmallExponent<T>)) return false;
-        constexpr T whole = T(1e30); // the halves of factors up to it are finite
+        constexpr T whole = T(1e30); // the halves of factors up to this are finite
         return !Complex || (d <= whole && largest_angle[b] <= whole && d * largest_angle[b] <= kSmallAngle<T>);
     }
-    // The largest lane; none is NaN
+    // The largest lane, given that none is NaN
     static T largest_of(vec<T> v) {
         T most = 0;
         for (int i = 0; i < lanes<T>; ++i) most = v[i] <= most ? most : v[i];

@@ -1,5 +1,5 @@
-// Decays exp(d A) of the selective scan, for real and for complex rates A, and the arithmetic of the states that go with
-// them: real numbers, or complex ones as two vectors.
+// Decays exp(d A) of the selective scan, for real and for complex rates A, and the arithmetic of the corresponding
+// states: real numbers, or complex ones as two vectors.
 #pragma once
 #include "core/cpu/vmath.hpp"
 #include "ssm/cpu/kernels.hpp"
@@ -8,15 +8,14 @@ namespace fastiter::ssm::FASTITER_LEVEL {
 
 constexpr double kLog2e = 1.4426950408889634074, kLn2 = 0.6931471805599453094;
 
-// Exponents of 2 up to this magnitude need no limits: 2^n and the result are normal numbers.
+// Exponents of 2 up to this magnitude need no clamping: 2^n and the result are normal numbers.
 template <class T> constexpr T kSmallExponent = sizeof(T) == 4 ? T(125) : T(1000);
 
-// Angles up to this magnitude, in right angles, are reduced exactly. Above it, neighbouring numbers are about a right
-// angle apart.
+// Angles up to this magnitude, in right angles, are reduced exactly. Above it, consecutive floating-point numbers are
+// about a right angle apart.
 template <class T> constexpr T kSmallAngle = sizeof(T) == 4 ? T(1 << 21) : T(int64_t(1) << 50);
 
-// 2^r for |r| <= 1/2, with the value 1 at 0, so that a decay of 1 is exact; in float within 1.1 units in the last
-// place.
+// 2^r for |r| <= 1/2; exactly 1 at 0, so that a decay of 1 is exact; in float within 1.1 units in the last place.
 template <class T, int Count> FASTITER_INLINE void exp2_reduced(const vec<T>* r, vec<T>* y) {
     if constexpr (sizeof(T) == 8) {
         for (int i = 0; i < Count; ++i) y[i] = exp_reduced<T>(r[i] * T(kLn2));
@@ -33,8 +32,8 @@ template <class T, int Count> FASTITER_INLINE void exp2_reduced(const vec<T>* r,
     }
 }
 
-// y[i] = 2^(d a[i]) for `Count` vectors a, `Step` numbers apart, operation by operation, as the latency of one is
-// several times its share of the throughput. |d a| is at most kSmallExponent.
+// y[i] = 2^(d a[i]) for `Count` vectors a, `Step` numbers apart, operation by operation, as the latency of an operation
+// is several times its share of the throughput. |d a| is at most kSmallExponent.
 template <class T, int Count, int Step> FASTITER_INLINE void small_power(vec<T> d, const T* a, vec<T>* y) {
     using C = ExpConstants<T>;
     vec<T> rounded[Count], r[Count];
@@ -49,7 +48,7 @@ template <class T, int Count, int Step> FASTITER_INLINE void small_power(vec<T> 
         y[i] = (vec<T>)((raw_bits<T>)y[i] + ((raw_bits<T>)rounded[i] << C::mantissa));
 }
 
-// The same; without Small, d a may be any number, and those of small magnitude have the same result as with it.
+// The same; without Small, d a may be any number, and small magnitudes give the same result as with it.
 template <class T, bool Small, int Count, int Step> FASTITER_INLINE void power(vec<T> d, const T* a, vec<T>* y) {
     small_power<T, Count, Step>(d, a, y);
     if constexpr (!Small) {
@@ -69,8 +68,8 @@ template <class T, bool Complex> struct Number {
     vec<T> part[Complex ? 2 : 1];
 };
 
-// Vectors that a number has, and those that a rate has: A log2 e; complex rates their real part log2 e, their imaginary
-// part in right angles as a sum of two numbers, and their imaginary part log2 e.
+// Vectors per number, and per rate. A real rate is A log2 e; a complex rate is the real part times log2 e, the
+// imaginary part in right angles as a sum of two numbers, and the imaginary part times log2 e.
 template <bool Complex> constexpr int kParts = Complex ? 2 : 1;
 template <bool Complex> constexpr int kRates = Complex ? 4 : 1;
 
@@ -128,7 +127,7 @@ FASTITER_INLINE vec<T> add_real_part(const Number<T, Complex>& a, const Number<T
     return y;
 }
 
-// A product and what its rounding left
+// A product and its rounding error
 template <class T> struct Product {
     vec<T> rounded, rest;
 };
@@ -156,7 +155,7 @@ template <class T> FASTITER_INLINE void store_rate(T* rate, vec<T> real, vec<T> 
     store(rate + 3 * lanes<T>, imaginary * T(kLog2e));
 }
 
-// Angles in right angles: the nearest integer plus ExpConstants::round, whose lowest bits are the quadrant, and the rest
+// An angle in right angles: the nearest integer plus ExpConstants::round, whose lowest bits are the quadrant; the rest
 template <class T> struct Angle {
     vec<T> rounded, rest;
 };
@@ -174,12 +173,12 @@ template <class T, bool Small> FASTITER_INLINE Angle<T> angle_of(vec<T> d, const
     y.rounded = product.rounded + round;
     y.rest = (product.rounded + (round - y.rounded)) + (d * low + product.rest);
 #endif
-    if constexpr (!Small) { // whole turns are taken off the rounded product
+    if constexpr (!Small) { // subtracts whole turns from the rounded product
         constexpr T exact = kSmallAngle<T> * 8;
         const vec<T> x = d * high, turns = (x * T(0.25) + round) - round;
-        const vec<T> inside = select<T>(magnitude<T>(x) < exact, x - turns * T(4), x - x); // NaN without an angle
+        const vec<T> inside = select<T>(magnitude<T>(x) < exact, x - turns * T(4), x - x); // no angle: NaN
         const vec<T> rounded = inside + round;
-        const mask<T> finite = y.rest == y.rest; // not where a half of a factor of the exact product overflowed
+        const mask<T> finite = y.rest == y.rest; // false if a half of a factor of the exact product overflowed
         const mask<T> is_small = finite & (magnitude<T>(x) <= kSmallAngle<T>);
         y.rounded = select<T>(is_small, y.rounded, rounded);
         y.rest = select<T>(is_small, y.rest, inside - (rounded - round));

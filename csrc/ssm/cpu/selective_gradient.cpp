@@ -1,17 +1,17 @@
-// The selective scan, backward: from the last tile of time to the first. In a tile the states are computed again from
-// the saved ones; then the steps are visited in reverse, with l, the gradient of the state, in registers:
+// The selective scan, backward: from the last tile of time to the first. In a tile the states are recomputed from the
+// saved ones; then the steps are visited in reverse, with l, the gradient of the state, in registers:
 //     l[t] = C dy[t] + a[t+1] l[t+1],   dC = sum of dy h,   dB = sum of l d u,   dx = sum of l B,   w = a l h[t-1],
 //     dA = sum of w d,   dd = u dx + sum of w A,   du = d dx + D dy.
-// For complex states dy is twice the gradient of y, factors of l, dy and w are conjugates, and sums that have a real
-// result are those of real parts.
+// For complex states dy is twice the gradient of y; factors of l, dy and w are conjugated; and sums with a real result
+// are sums of real parts.
 #include "ssm/cpu/selective_visit.hpp"
 #include "ssm/cpu/sums.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {
 
-// The partial sums: of dB and dC one for each panel, of the others one for each sequence; without partners, the
-// results.
+// The partial sums: of dB and dC one per panel, of the others one per sequence; if there is only one, it is the result
+// itself.
 template <class T> struct Parts {
     T *dB = nullptr, *dC = nullptr, *dA = nullptr, *dD = nullptr, *dbias = nullptr;
     int64_t panels, sequences, of_projection, of_states, of_channels;
@@ -140,8 +140,8 @@ private:
         write_projections(unit, q, time, steps);
     }
 
-    // Reads a tile: u, d, its slope by delta, d u, dy, D u where y is requested, and in the place of z the derivative of
-    // the loss by z, divided by y; returns the largest magnitudes of d.
+    // Reads a tile: u, d, its derivative with respect to delta, d u, dy, D u if y is requested, and, in place of z, the
+    // derivative of the loss with respect to z, divided by y; returns the largest magnitudes of d.
     vec<T> read(const Place& at) {
         const vec<T> bias = f_.delta_bias ? load_up_to(f_.delta_bias + at.channel, at.channels) : vec<T>{};
         const vec<T> D = f_.D ? load_up_to(f_.D + at.channel, at.channels) : vec<T>{};
@@ -175,7 +175,7 @@ private:
         return most;
     }
 
-    // dy for the gradient of out, and the derivative of the loss by z, divided by y
+    // dy from the gradient of out, and the derivative of the loss with respect to z, divided by y
     template <int Count> FASTITER_INLINE void read_gate(int64_t t) {
         vec<T> dy[Count];
 #pragma GCC unroll 8
@@ -229,7 +229,7 @@ private:
         add_channels([&](int64_t i) { return sums.at(i / P) + t * sums.time() + i % P * W; }, numbers_, out);
     }
 
-    // Where a unit's sum over its channels goes: (panel, row, group, time, N)
+    // The destination of a unit's sum over its channels: (panel, row, group, time, N)
     T* projection(T* part, bool fixed, const Unit<T>& unit, const Sequence& q, int64_t time) const {
         if (!part || fixed) return nullptr;
         const int64_t panel = parts_.panels > 1 ? unit.panel * parts_.of_projection : 0;
@@ -263,7 +263,7 @@ private:
         }
     }
 
-    // Notes what to prefetch: the tile that follows block b, the next block's, or the first one of the earlier steps.
+    // Finds what to prefetch: the tile after block b, that is the next block's, or the first one of the earlier steps.
     void find_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
         lines_.clear();
         const bool same = b + 1 < unit.blocks;
@@ -277,7 +277,7 @@ private:
     const SelectiveScan<T>& f_;
     const SelectiveShape& s_;
     const Parts<T>& parts_;
-    const int64_t numbers_; // of a channel's states
+    const int64_t numbers_; // numbers in a channel's states
     const bool lanes_;
     Rates<T, Complex> rates_;
     ProjectionTile<T, Complex> B_, C_;

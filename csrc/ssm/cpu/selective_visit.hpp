@@ -5,12 +5,12 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// States that are visited together; their decays and states at all steps of a tile, and their sums over channels, stay
-// in the first-level cache.
+// States that are processed together; their decays and states at all steps of a tile, and their sums over channels,
+// stay in the first-level cache.
 template <bool Complex> constexpr int kVisited = 4 / kParts<Complex>;
 
-// The sums over channels of a projection's gradient, for each state a number of vectors: (N / kVisited, kTile, kVisited),
-// so that states which are visited together are contiguous, or (N) if fixed
+// The sums over channels of a projection's gradient, several vectors for each state: (N / kVisited, kTile, kVisited),
+// so that states processed together are contiguous, or (N) if fixed
 template <class T, bool Complex> struct Sums {
     static constexpr int V = kVisited<Complex>, size = kParts<Complex> * lanes<T>;
     T* data = nullptr;
@@ -21,7 +21,7 @@ template <class T, bool Complex> struct Sums {
     int64_t time() const { return fixed ? 0 : V * size; }
 };
 
-// Distance of a tile's signals
+// Distance between the signals of a tile
 template <class T> constexpr int64_t kSignal = kTile * lanes<T>;
 
 template <class T, bool Complex> struct Tile {
@@ -31,12 +31,12 @@ template <class T, bool Complex> struct Tile {
     Sums<T, Complex> dB, dC;
     const uint8_t* reset;
     int64_t steps;
-    T* history; // of the states visited together, at each step their values before it and their decays
+    T* history; // for the states processed together: their values before each step, and their decays
     Lines* lines;
 };
 
-// The states' part of a block: their values before the tile, al = conj(a[t+1]) l[t+1] and dA, each (N, lanes), or
-// (N, 2, lanes)
+// The states of a block: their values before the tile, al = conj(a[t+1]) l[t+1] and dA, each (N, lanes), or (N, 2,
+// lanes)
 template <class T> struct States {
     const T* rates;
     const T* before;

@@ -1,11 +1,11 @@
-// Where sequences begin and end, their resets, and the division of a workspace: shared by the kernels along time.
+// The bounds and resets of sequences, and the division of a workspace: shared by the kernels along time.
 #pragma once
 #include "core/cpu/simd.hpp"
 #include "ssm/cpu/kernels.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// A sequence: steps [start, start + steps) of a row, of which the kernel writes those up to `padded` as well, as 0.
+// A sequence: steps [start, start + steps) of a row; the kernel also writes 0 to the steps up to `padded`.
 struct Sequence {
     int64_t index, row, start, steps, padded;
 };
@@ -15,13 +15,13 @@ FASTITER_INLINE Sequence sequence(const Sequences& s, int64_t i) {
     return {i, i, 0, s.lengths ? s.lengths[i] : s.T, s.T};
 }
 
-// Tiles of `steps` steps of the sequences before sequence i, which have saved states of their own
+// Number of tiles of `steps` steps in the sequences before sequence i, each of which has saved states
 FASTITER_INLINE int64_t tiles_before(const Sequences& s, int64_t i, int64_t steps) {
     if (s.starts) return s.starts[i] / steps + i;
     return i * ceil_div(s.T, steps);
 }
 
-// Memory that is cut into aligned arrays; without memory it only counts.
+// Divides memory into aligned arrays; without memory it only counts.
 class Cutter {
 public:
     explicit Cutter(void* memory) : at_(static_cast<char*>(memory)) {}

@@ -1,4 +1,4 @@
-// One step of a selective scan: vectors of the N states of a channel, as these are contiguous.
+// One step of a selective scan: vectors are along the N states of a channel, which are contiguous.
 #include "ssm/cpu/selective.hpp"
 #include "ssm/cpu/sums.hpp"
 
@@ -16,15 +16,15 @@ public:
     }
     static int64_t numbers(const StateUpdate<T>& p) { return 2 * round_up(p.N, W); }
 
-    // Units of work [first, last), each a vector of channels of a head of a row: the step sizes of several of them first, as
-    // the states wait for these.
+    // Units of work [first, last), each a vector of channels of a head of a row. The step sizes of several units are
+    // computed first, as the states depend on them.
     void run(int64_t first, int64_t last) {
         Block blocks[kAhead];
         for (Channels at = channels(first); first < last; first += kAhead) {
             const int64_t count = min_of(kAhead, last - first);
             for (int i = 0; i < kAhead; ++i) {
                 static_cast<Channels&>(blocks[i]) = at;
-                if (i + 1 < count) next(at); // the last one several times
+                if (i + 1 < count) next(at); // repeats the last one
             }
             next(at);
             for (int i = 0; i < kAhead; i += kTogether) read_steps(blocks + i);
@@ -33,11 +33,11 @@ public:
     }
 
 private:
-    // Up to a vector of channels of a head of a row
+    // At most a vector of channels of a head of a row
     struct Channels {
         int64_t b, h, channel, count;
     };
-    // The same with d log2 e, or the decays if there is one for all N, d x, D x and z s(z)
+    // The same with d log2 e (or the decay if A has one number for all N), d x, D x and z s(z)
     struct Block : Channels {
         alignas(64) T factors[W], inputs[W], skips[W], gates[W];
     };
@@ -70,7 +70,7 @@ private:
             if (p_.z.data) store(at.gates, read(p_.z, at) * gates[i]);
         }
     }
-    // The rates of channels that have one for all N
+    // The rates of channels whose A has one number for all N
     vec<T> rates(const Channels& at) const {
         const T* A = p_.A + at.h * p_.A_head + at.channel * p_.A_channel;
         vec<T> y{};
@@ -141,7 +141,8 @@ private:
         for (int i = 0; i < Count; ++i) sums[i] = sum[i];
     }
 
-    // x[i] = 2^x[i], operation by operation, as the latency of one is several times its share of the throughput
+    // x[i] = 2^x[i], operation by operation, as the latency of an operation is several times its share of the
+    // throughput
     template <int Count> static FASTITER_INLINE void power_of_two(vec<T>* x) {
         constexpr T limit = sizeof(T) == 4 ? T(128) : T(1100), round = ExpConstants<T>::round;
         vec<T> n[Count], y[Count];
@@ -178,7 +179,7 @@ private:
         read_tile(x, {b, n, min_of(W, p_.N - n), group, 1}, tile);
         return load(tile);
     }
-    // A step's signals have the head, and B and C the group, in the place of time.
+    // In a step's signals the head takes the place of time; in B and C, the group does.
     static vec<T> read(const Signal& x, const Channels& at, bool has_rows = true) {
         const int64_t row = has_rows ? at.b : 0;
         alignas(64) T tile[W];

@@ -1,19 +1,19 @@
-// Sums in a fixed order, of the channels in a vector and of the parts that units of work leave.
+// Sums in a fixed order: over the channels in a vector, and over the partial sums of units of work.
 #pragma once
 #include "ssm/cpu/tiles.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
 namespace detail {
-// Lane i: number i + (i & width ? -width : width) of b if i & width, else of a; or number i of the same vector
+// Lane i: with `swapped`, number i ^ width, else number i; of b if i & width, else of a
 template <int width, bool swapped, class V, size_t... I>
 FASTITER_INLINE V of_both(V a, V b, std::index_sequence<I...>) {
     return __builtin_shufflevector(a, b, int((swapped ? I ^ width : I) + (I & width ? sizeof...(I) : 0))...);
 }
 } // namespace detail
 
-// The sums of the numbers of each of as many vectors as these have lanes: a pass adds `width` neighbouring numbers to the
-// next ones, and joins pairs of vectors whose sums fill half of their lanes.
+// The sums of the lanes of each of W vectors, where W is the number of lanes. A pass adds numbers that are `width`
+// lanes apart and merges pairs of vectors, half of whose lanes are then in use.
 template <class T, int width = lanes<T> / 2> FASTITER_INLINE vec<T> sums_of(vec<T>* v) {
     constexpr auto all = std::make_index_sequence<lanes<T>>();
 #pragma GCC unroll 8
@@ -24,7 +24,7 @@ template <class T, int width = lanes<T> / 2> FASTITER_INLINE vec<T> sums_of(vec<
     return v[0];
 }
 
-// out[n] = the sum of the channels of vector n, at vectors(n), for `count` of them
+// out[n] = the sum over the channels of vector n, at vectors(n), for `count` vectors
 template <class F, class T> void add_channels(F vectors, int64_t count, T* out) {
     constexpr int W = lanes<T>;
     for (int64_t n = 0; n < count; n += W) {
@@ -35,7 +35,7 @@ template <class F, class T> void add_channels(F vectors, int64_t count, T* out) 
     }
 }
 
-// The same for vectors one after the other
+// The same for contiguous vectors
 template <class T> void add_channels(const T* vectors, int64_t count, T* out) {
     add_channels([=](int64_t n) { return vectors + n * lanes<T>; }, count, out);
 }
@@ -44,7 +44,7 @@ template <class T> void fill_zero(T* p, int64_t count) {
     for (int64_t i = 0; i < count; i += lanes<T>) store_up_to(p + i, vec<T>{}, count - i);
 }
 
-// out = the sum of `count` arrays of `size` numbers, in order; a thread adds its share of them.
+// out = the sum of `count` arrays of `size` numbers, in order; each thread adds its share.
 template <class T> void add_parts(const T* parts, int64_t count, int64_t size, T* out, Team team) {
     if (!parts || !out) return;
     const int64_t share = round_up(ceil_div(size, team.size), lanes<T>);

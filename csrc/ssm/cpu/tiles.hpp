@@ -1,4 +1,4 @@
-// Tiles: a vector of channels for some consecutive steps, (steps, channels), copied from arrays of any layout and
+// Tiles: a vector of channels for several consecutive steps, (steps, channels), copied from arrays of any layout and
 // storage type into the type of the computation and back.
 #pragma once
 #include "core/cpu/simd.hpp"
@@ -35,7 +35,7 @@ template <class T> FASTITER_INLINE void transpose(vec<T>* v) {
     }
 }
 
-// Separates quadruples: vector i of four, one after the other in memory, becomes the numbers i of all quadruples.
+// Deinterleaves quadruples: vector i of four consecutive vectors becomes the numbers i of all quadruples.
 template <class T> FASTITER_INLINE void separate_4(vec<T>* v) {
     constexpr auto all = std::make_index_sequence<lanes<T>>();
     const vec<T> even[] = {detail::every_second(v[0], v[1], 0, all), detail::every_second(v[2], v[3], 0, all)};
@@ -56,18 +56,18 @@ template <class T> FASTITER_INLINE void join_4(vec<T>* v) {
     v[3] = detail::upper_halves(even[1], odd[1], all);
 }
 
-// A piece of a signal: `channels` of it, at most one vector, for `steps` steps. Strides count elements.
+// Part of a signal: `channels` channels, at most one vector, for `steps` steps. Strides count elements.
 template <class S> struct Piece {
     S* data;
     int64_t channel, time, channels, steps;
 
-    // Whether it is a vector of channels with 4 steps each, without gaps
+    // Whether it is a full vector of channels with 4 steps each, contiguous
     bool is_quadruples() const {
         return time == 1 && channel == 4 && steps == 4 && channels == lanes<std::remove_const_t<S>>;
     }
 };
 
-// tile[t * line + c] = the piece's number of channel c at step t; channels up to a whole vector are 0.
+// tile[t * line + c] = channel c at step t; channels beyond the last, up to a whole vector, are 0.
 template <class S> FASTITER_NOINLINE void read_piece(const Piece<const S>& p, accumulate_t<S>* tile, int64_t line) {
     using T = accumulate_t<S>;
     constexpr int W = lanes<T>;
@@ -125,7 +125,7 @@ template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const a
     }
 }
 
-// Calls f(pointer) with the type in which a signal is stored; T is the type of the computation.
+// Calls f(pointer) with the storage type of a signal; T is the type of the computation.
 template <class T, class F> FASTITER_INLINE void with_storage(const Signal& x, F f) {
     if constexpr (sizeof(T) == 8)
         f(static_cast<double*>(x.data));
@@ -137,12 +137,12 @@ template <class T, class F> FASTITER_INLINE void with_storage(const Signal& x, F
         f(static_cast<float*>(x.data));
 }
 
-// Where a tile is: the first channel and step of a row, and how many of them
+// The position of a tile: row, first channel and step, and how many of them
 struct Place {
     int64_t row, channel, channels, time, steps;
 };
 
-// Reads a tile of at most one vector of channels, `line` numbers apart from step to step.
+// Reads a tile of at most one vector of channels; its steps are `line` numbers apart.
 template <class T> FASTITER_INLINE void read_tile(const Signal& x, const Place& at, T* tile, int64_t line = lanes<T>) {
     with_storage<T>(x, [&]<class S>(S* data) {
         const int64_t from = at.row * x.row + at.channel * x.channel + at.time * x.time;
@@ -157,8 +157,8 @@ FASTITER_INLINE void write_tile(const Signal& x, const Place& at, const T* tile,
     });
 }
 
-// (row, channel, time) for a contiguous (row, channel, state) of the type of the computation: a matrix of all states
-// of a vector of channels is a tile whose steps are the states.
+// A contiguous (row, channel, state) in the type of the computation as a signal (row, channel, time): all states of a
+// vector of channels are a tile whose steps are the states.
 template <class T> FASTITER_INLINE Signal states_of(const T* data, int64_t channels, int64_t states) {
     return {const_cast<T*>(data), channels * states, states, 1, sizeof(T) == 8 ? Storage::f64 : Storage::f32};
 }

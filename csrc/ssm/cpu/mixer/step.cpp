@@ -1,4 +1,5 @@
-// One step of a whole mixer: the products of a few rows with the weights, which are read once, and the gated norm.
+// One step of a whole mixer: the products of a few rows with the weights, each of which is read once, and the gated
+// norm.
 #include "core/cpu/vmath.hpp"
 #include "ssm/cpu/mixer/kernels.hpp"
 #include "ssm/cpu/sums.hpp"
@@ -7,15 +8,15 @@ namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {
 
 constexpr int W = lanes<float>;
-constexpr int kRows = min_of(4, W); // that are computed together
+constexpr int kRows = min_of(4, W); // rows that are computed together
 
-// A vector of outputs of some rows. Each sum of products fills a vector before its lanes are added, and as many sums as a
-// vector has lanes are formed at once: of all outputs of one row, or of some outputs of several rows.
+// A vector of outputs of some rows. Each sum of products fills a vector before its lanes are added, and as many sums as
+// a vector has lanes are formed at once: those of all outputs for one row, or of some outputs for several rows.
 template <class S> class Product {
 public:
     explicit Product(const RowsProduct& p) : p_(p) {}
 
-    // Outputs [n, n + W), as far as there are any
+    // Outputs [n, n + W), up to the last one
     void run(int64_t n) const {
         int64_t b = 0;
         for (; b + kRows <= p_.B; b += kRows) rows<kRows>(b, n);
@@ -67,7 +68,7 @@ private:
     const RowsProduct& p_;
 };
 
-// Calls f with a null pointer to the type in which numbers are stored.
+// Calls f with a null pointer to the storage type.
 template <class F> FASTITER_INLINE void with_type(Storage storage, F f) {
     with_storage<float>({nullptr, 0, 0, 0, storage}, f);
 }
