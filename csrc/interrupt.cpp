@@ -1,4 +1,4 @@
-// Python's signals while a kernel runs
+// Python's signals while a kernel runs.
 #include "core/launch.hpp"
 #include "core/stop.hpp"
 #include <exception>
@@ -18,7 +18,7 @@ namespace {
 
 thread_local std::exception_ptr raised;
 
-// Python handles signals in the main thread only; all others need not take its lock.
+// Python handles signals in the main thread only; the other threads need not acquire the GIL.
 bool is_main_thread() {
 #ifdef __linux__
     return syscall(SYS_gettid) == getpid();
@@ -30,7 +30,7 @@ bool is_main_thread() {
 bool is_pending() {
     if (!is_main_thread()) return false;
     py::gil_scoped_acquire held;
-    Block<> in_use = std::move(workspace); // of the kernel: a handler may call others
+    Block<> in_use = std::move(workspace); // the running kernel's workspace: a handler may call other kernels
     if (PyErr_CheckSignals() != 0) raised = std::make_exception_ptr(py::error_already_set());
     workspace = std::move(in_use);
     return raised != nullptr;
