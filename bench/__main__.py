@@ -3,7 +3,7 @@
                                                          newton, quant, fixed, relax, mdp, fixedpoint, hopfield, bcd,
                                                          distributed, busy, accelerate: python -m bench --help)
 python -m bench --device cuda [--out FILE.json]         measure all of them on a card
-python -m bench card [--part 1|2|3] [--dry-run]         test and measure everything on a card, failures passed over
+python -m bench card [--part 1|2|3] [--dry-run]         test and measure everything on a card; failures are recorded
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
                        --figure FILE.svg                or one figure of all of them
 """
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 def families() -> dict[str, str]:
     """Return the module of each family by the name of its command.
 
-    A folder with a ``table.py`` is a family; a ``<topic>_table.py`` beside it belongs to a further one, ``<topic>.py``.
+    A folder with a ``table.py`` is a family; a ``<topic>_table.py`` in it marks another family, ``<topic>.py``.
     """
     folders = {path.parent.name: f"bench.{path.parent.name}" for path in HERE.glob("*/table.py")}
     topics = {path.stem.removesuffix("_table"): path.parent.name for path in HERE.glob("*/*_table.py")}
@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def as_lines(results: Mapping[str, Any]) -> str:
-    """JSON with one record a line, so that a new measurement is a short difference."""
+    """JSON with one record per line, so that a new measurement makes a short diff."""
     parts = []
     for name, value in results.items():
         rows = [json.dumps(record) for record in value] if isinstance(value, list) else []

@@ -1,12 +1,12 @@
-"""accelerate(model): whole models of transformers as they are, against the same models accelerated, in float32.
+"""accelerate(model): unchanged models of transformers against the same models accelerated, in float32.
 
 forward    logits of a sequence, without gradients
 training   logits of a sequence, and the gradients of all parameters
 decode     one more token with a cache, without gradients
 products   forward with accelerate(model, products=True)
 
-Models have two layers, hybrid ones a third one of attention, 1000 tokens and random weights. Both sides have the same
-weights; the gate compares logits and the gradient of the embedded sequence.
+Models have two layers (hybrid models have a third, an attention layer), 1000 tokens and random weights. Both sides have
+the same weights; the gate compares logits and the gradient of the embedded sequence.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def with_gradients(batch: int, options: Options) -> Iterator[Record]:
     for name in TRAINED:
         for size in sizes(batch, options):
             if name in MAMBAS and size.time > 512:
-                continue  # transformers' gradient takes a time that is quadratic in T, here minutes
+                continue  # transformers' backward pass takes time quadratic in T, here minutes
             yield from compared(training(name, size), options)
 
 
@@ -70,7 +70,7 @@ def decode(batch: int, options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     if load("transformers") is None:
         raise SystemExit("bench accelerate: needs transformers")
     options = session.read_options("accelerate", arguments, SECTIONS)

@@ -1,4 +1,4 @@
-"""The models of the family accelerate, and the work that they do."""
+"""The models of the family accelerate, and the tasks they are timed on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bench.harness.peers import absent, load
 
 TRANSFORMERS, MAMBAPY = "transformers", "transformers, use_mambapy"
 VOCABULARY = 1000
-MAMBAS = ("Mamba", "FalconMamba")  # those that can take mambapy's scan
+MAMBAS = ("Mamba", "FalconMamba")  # models that can use mambapy's scan
 
 
 class Size(NamedTuple):
-    """Width of the model, steps of a sequence, and sequences."""
+    """Width of the model, number of steps of a sequence, and number of sequences."""
 
     width: int
     time: int
@@ -36,7 +36,7 @@ QUICK = (Size(32, 24),)
 
 
 def options_of(name: str, width: int) -> dict[str, Any]:
-    """Return the options of a model's config, beside its width."""
+    """Return the options of a model's config, besides its width."""
     attention = {"num_attention_heads": 4, "intermediate_size": 3 * width, "head_dim": width // 4}
     if name == "RecurrentGemma":
         return {**attention, "lru_width": width, "block_types": ["recurrent", "recurrent"]}
@@ -65,7 +65,7 @@ def options_of(name: str, width: int) -> dict[str, Any]:
 
 
 def build(name: str, width: int, **options: Any) -> Any:
-    """Return a model with random weights, always the same."""
+    """Return a model with random weights, the same ones every time."""
     transformers = load("transformers")
     assert transformers is not None  # main has checked it
     transformers.logging.set_verbosity_error()
@@ -77,7 +77,8 @@ def build(name: str, width: int, **options: Any) -> Any:
     return getattr(transformers, f"{name}ForCausalLM")(config).eval()
 
 
-# ---- What a model is asked for --------------------------------------------------------------------------------------
+# # ---- The tasks
+# ------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -106,7 +107,7 @@ def train(model: Any, tokens: Tensor) -> None:
 
 
 def step_of(model: Any, tokens: Tensor) -> Call:
-    """Return a call that decodes a token, with a cache of its own that it goes on with."""
+    """Return a call that decodes one token, with its own cache, which it updates."""
     with torch.no_grad():
         cache = model(tokens[:, :-1], use_cache=True).cache
 
@@ -142,7 +143,7 @@ class ModelWork:
 
     @cached_property
     def expected(self) -> Results:
-        """The results of the model as it is in float64, rounded."""
+        """The results of the unchanged model in float64, rounded."""
         exact = self.results(copy.deepcopy(self.before).double(), self.tokens)
         return {name: value.float() for name, value in exact.items()}
 
@@ -175,7 +176,7 @@ decoding = partial(work_of, "after", step_of, next_logits_of)
 
 
 def peers_of(work: ModelWork) -> list[Entrant | Absent]:
-    """The model as it is, and Mamba with the parallel scan of mambapy, transformers' fastest for training."""
+    """The unchanged model, and Mamba with the parallel scan of mambapy, transformers' fastest for training."""
     peers: list[Entrant | Absent] = [entrant(TRANSFORMERS, work, work.before)]
     if work.model in MAMBAS and work.results is not next_logits_of:
         has_mambapy = load("mambapy.pscan") is not None

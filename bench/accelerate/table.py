@@ -8,7 +8,7 @@ from bench.accelerate.models import MAMBAPY, TRANSFORMERS
 from bench.harness import tables
 from bench.harness.contest import REUSED, Record
 
-#: By section and the start of the work's name; results lie in memory that is used again, as in a loop over batches
+#: By section and the beginning of the task's name; results are in reused memory, as in a loop over batches
 GOALS = {
     "forward": {
         "Mamba": {TRANSFORMERS: 9.0},
@@ -29,7 +29,7 @@ GOALS = {
 
 
 def section(name: str, records: list[Record]) -> list[str]:
-    """The tables of one section, each model with its goals."""
+    """The tables of one section: each model with its goals."""
     parts = []
     for model in dict.fromkeys(r["work"].partition(" ")[0] for r in records):
         own = [r for r in records if r["work"].startswith(f"{model} ")]

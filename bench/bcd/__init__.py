@@ -3,7 +3,7 @@
 solvers    to the same objective, one thread
 lattice    one sweep over all forest blocks of a lattice in float64, against a copy
 kaczmarz   one step, against a NumPy loop, and against reading the rows in order
-cutest     Newton steps by sketches on CUTEst problems, against those that the method's authors report
+cutest     number of sketched Newton steps on CUTEst problems, against the numbers that the method's authors report
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def newton(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("bcd", arguments, SECTIONS)
     with np.errstate(all="ignore"):
         sections = {"solvers": solvers, "lattice": lattice, "kaczmarz": kaczmarz, "cutest": newton}

@@ -1,4 +1,4 @@
-"""The problems of the family bcd, the solvers of other libraries, and the gate: ours may not be worse by much."""
+"""The problems of the family bcd, solvers of other libraries, and the gate: our objective must not be much worse."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fastiter.bcd._forest import _Blocks
 from fastiter.bcd._problem import Quadratic
 from fastiter.bcd._sketch import _Kaczmarz
 
-#: By how much an objective may be above the lowest, as a share of that at 0
+#: By how much an objective may exceed the lowest one, relative to the objective at 0
 TOLERANCE = 1e-5
 POINTS = 50
 
 
 @dataclass(frozen=True)
 class Solver:
-    """`solve` returns solutions (k, m), one for each weight of the case."""
+    """`solve` returns solutions (k, m), one for each penalty weight of the case."""
 
     name: str
     solve: Callable[[], Any]
@@ -33,7 +33,7 @@ class Solver:
 
 @dataclass(frozen=True)
 class Case:
-    """`objective` takes a solution and its number; the first solver is ours."""
+    """`objective` takes a solution and its index; the first solver is ours."""
 
     name: str
     objective: Callable[[Any, int], float]
@@ -51,7 +51,7 @@ def quiet(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def path(n: int, m: int, density: float, last: float) -> Case:
-    """A path of lassos down to ``last`` times the largest weight."""
+    """A path of lassos with weights from the largest useful one down to ``last`` times it."""
     rng = np.random.default_rng(0)
     A: Any
     if density == 1:
@@ -136,7 +136,7 @@ QUICK: tuple[Callable[[], Case], ...] = (
 
 
 def checked(case: Case, found: Mapping[str, Any]) -> dict[str, float]:
-    """Return by how much each solver's objectives are above the lowest; raise if ours are too far above."""
+    """Return by how much each solver's objectives exceed the lowest; raise if ours exceed it by too much."""
     values = {name: np.array([case.objective(x, k) for k, x in enumerate(rows)]) for name, rows in found.items()}
     lowest = np.min(list(values.values()), axis=0)
     scale = case.objective(np.zeros(case.columns), 0)
@@ -147,7 +147,7 @@ def checked(case: Case, found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def lattices(side: int) -> Iterator[tuple[str, int, Callable[[], object], int]]:
-    """Yield the name, the number of blocks, a sweep over them, and the bytes that it has to move."""
+    """Yield the name, the number of blocks, a sweep over them, and the bytes that it must move."""
     import scipy.sparse as sp
 
     line = sp.diags_array([1.0, 1.0], offsets=[-1, 1], shape=(side, side))
@@ -161,14 +161,14 @@ def lattices(side: int) -> Iterator[tuple[str, int, Callable[[], object], int]]:
         blocks = _Blocks("bench", problem, member, None)
         x = np.zeros(side * side)
         inside = _links_inside(W, combs) if name == "combs" else 0 if name == "red-black" else _links_inside(W, None)
-        # entries outside of blocks; per node its number, pivot, start, b, x read and written; of trees the parent, the
-        # ratio, and the work written and read as well
+        # Entries outside the blocks; per node its index, pivot, start, b, and x read and written; for trees also the
+        # parent, the ratio, and the work array written and read
         nbytes = 12 * (W.nnz - inside) + len(x) * (4 + 8 + 8 + 8 + 16 + (4 + 8 + 16) * (name != "red-black"))
         yield name, blocks.count, lambda blocks=blocks, x=x: blocks.step(x, x, blocks.count), nbytes  # type: ignore[misc]
 
 
 def _links_inside(W: Any, member: Any) -> int:
-    """Return the entries within blocks; without blocks those of spanning trees, the most that there can be."""
+    """Return the number of entries within blocks; without blocks, that of a spanning forest, which is the maximum."""
     if member is None:
         return int(2 * (W.shape[0] - 1))
     links = W.tocoo()
@@ -177,7 +177,7 @@ def _links_inside(W: Any, member: Any) -> int:
 
 @dataclass(frozen=True)
 class Steps:
-    """Kaczmarz steps: `count` of ours and `loops` of NumPy in a call; `read` multiplies x by `count` rows in order."""
+    """Kaczmarz steps: `count` of ours or `loops` of NumPy's per call; `read` multiplies x by `count` rows in order."""
 
     name: str
     ours: Callable[[], object]
@@ -188,7 +188,7 @@ class Steps:
 
 
 def kaczmarz(m: int, n: int, dtype: str) -> Steps:
-    """Steps with rows of n unknowns drawn by their norms, draws included."""
+    """Steps on rows with n unknowns, sampled by their norms; sampling is included."""
     rng = np.random.default_rng(0)
     A = rng.standard_normal((m, n)).astype(dtype)
     b = A.astype(np.float64) @ np.ones(n)

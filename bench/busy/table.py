@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.harness import tables
 from bench.harness.contest import Record
 
-GOAL = 1.5  # times what one thread takes, while every core is kept busy
+GOAL = 1.5  # relative to the time on one thread, while every core is kept busy
 
 
 def cells(side: Record | None, has_goal: bool) -> list[str]:

@@ -4,9 +4,10 @@ part 1  latencies and barriers; every head size and dtype with gradients against
 part 2  every family against its peers
 part 3  many launch plans, the tuner's model fitted to them, the profiler, the sanitizer's memcheck
 
-Each item of a step runs in a process that may crash or hang: what fails is noted in the record, and the run goes on.
+Each item of a step runs in a process that may crash or hang: failures are recorded, and the run continues.
 The record, bench/results/<card>.json, is written after each item. A part can be run again: it replaces its own steps.
---dry-run runs all over the host emulation and interpreted Triton, at small sizes. `make card` installs what is needed.
+--dry-run runs everything on the host emulation and interpreted Triton, at small sizes. `make card` installs what is
+needed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(part: int, names: Iterable[str] | None) -> list[Step]:
-    """Return the steps of a part, or those of them that are named."""
+    """Return the steps of a part, or only the named ones."""
     return [step for step in PARTS[part] if names is None or step.name in names]
 
 
@@ -53,7 +54,7 @@ def about_the_card(dry: bool) -> dict[str, Any]:
 
 
 def run_part(part: int, given: argparse.Namespace, results: Results, began: float) -> None:
-    """Run the steps of a part that are wanted, until its budget ends."""
+    """Run the requested steps of a part, until its budget is spent."""
     deadline = began + given.budget
 
     def tell(text: str) -> None:
@@ -75,7 +76,7 @@ def run_part(part: int, given: argparse.Namespace, results: Results, began: floa
 
 
 def write_page() -> Record:
-    """Write the records of all cards into the page about GPUs."""
+    """Write the records of all cards to the documentation page about GPUs."""
     from json import loads
 
     every = [loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
@@ -86,7 +87,7 @@ def write_page() -> Record:
 
 
 def main(given: argparse.Namespace) -> Record:
-    """Run the parts, and return the record, which is in its file already."""
+    """Run the parts, and return the record, which has already been written to its file."""
     if given.page:
         return write_page()
     if not given.dry_run:
@@ -105,7 +106,7 @@ def main(given: argparse.Namespace) -> Record:
     results = Results.open(folder / file_name(card["name"]), card=card)
     for part in given.part or sorted(PARTS):
         began = time.monotonic()
-        if part == 1 and given.began is not None:  # the build counts
+        if part == 1 and given.began is not None:  # includes the time of the build
             began -= max(0.0, time.time() - given.began)
         run_part(part, given, results, began)
     return results.told

@@ -1,4 +1,4 @@
-"""The step `about`: the card, the machine, and the versions of what the others run."""
+"""The step `about`: the card, the machine, and the versions of the software that the other steps use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOOLS = ("nvidia-smi", "nvcc", "ncu", "compute-sanitizer", "g++")
 
 
 def versions() -> Record:
-    """The packages that are installed, and the tools on the path."""
+    """The installed packages, and the tools on the path."""
     found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -34,7 +34,7 @@ def versions() -> Record:
 
 
 def described() -> Record:
-    """The machine, and how long torch and fastiter.torch take to import."""
+    """The machine, and the import times of torch and fastiter.torch."""
     started = time.perf_counter()
     import fastiter.torch  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""The step `correctness`: every head size and dtype, forward and gradients, against the CPU; two runs give the same."""
+"""The step `correctness`: all head sizes and dtypes, forward and gradients, against the CPU; two runs must agree."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bench.harness.contest import Record
 
 GATES = {"elman": 1, "gru": 3, "lstm": 4, "slstm": 4}
 WIDTHS = (16, 24, 32, 48, 64, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 320, 384, 512, 640, 768, 1024)
-#: Widths of the other cells and dtypes: one block a head, several, and what lies between
+#: Widths for the other cells and dtypes: one block per head, several, and widths in between
 FEW = (16, 64, 128, 192, 256, 768)
 HALF, EXACT = torch.bfloat16, torch.float32
 Case = tuple[str, torch.dtype, int]
 
 
 def cases() -> list[Case]:
-    """Return cell, dtype and width: all widths of the LSTM, some of the others, all dtypes."""
+    """Return cell, dtype and width: all widths for the LSTM, some for the others, all dtypes."""
     found = [("lstm", HALF, width) for width in WIDTHS]
     found += [(cell, HALF, width) for cell, width in itertools.product(("slstm", "gru", "elman"), FEW)]
     found += [("lstm", dtype, width) for dtype, width in itertools.product((torch.float16, EXACT), FEW)]
@@ -50,7 +50,7 @@ def with_gradients(cell: str, wx: Tensor, r: Tensor, dh: Tensor) -> list[Tensor]
 
 
 def path_of(cell: str, dtype: torch.dtype, width: int, batch: int, device: str) -> list[str]:
-    """Return how forward and backward are launched: the blocks of a head, or a step at a time."""
+    """Return how forward and backward are launched: the number of blocks per head, or one step at a time."""
     from fastiter.rnn._torch import launch_plan
 
     cores = dtype.itemsize == 2
@@ -82,7 +82,7 @@ def compare(place: Place, case: Case, batch: int, time: int) -> Record:
 
 
 def compile_all(batch: int) -> Record:
-    """Compile the kernels of all cases side by side, as one after the other takes minutes."""
+    """Compile the kernels of all cases in parallel, as in sequence they take minutes."""
     from fastiter import _cuda
     from fastiter.rnn._cells import CELLS
     from fastiter.rnn._torch import cuda, launch_plan

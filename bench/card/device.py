@@ -1,4 +1,4 @@
-"""Where the items of a step run: on the card, or on a CPU over the emulation."""
+"""The device on which the items of a step run: the card, or a CPU with the emulation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Place:
         self.device = "cpu" if dry else "cuda"
 
     def run(self, call: Callable[[], T]) -> T:
-        """Return what the call returns from the kernels for cards, once it is there."""
+        """Return the result of the call with the kernels for cards, once it has been computed."""
         with emulated.routed() if self.dry else contextlib.nullcontext():
             found = call()
         self.wait()
@@ -36,7 +36,7 @@ class Place:
             torch.cuda.synchronize()
 
     def milliseconds(self, call: Callable[[], object], rounds: int = 5) -> float:
-        """Return the least of some rounds by the device's clock; by the CPU's, once, in a dry run."""
+        """Return the minimum of several rounds by the device's clock; in a dry run, one round by the CPU's clock."""
         if self.dry:
             started = time.perf_counter()
             self.run(call)
@@ -60,7 +60,7 @@ def drawn(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def error(found: Tensor, exact: Tensor) -> float:
-    """Return the largest error as a share of the largest exact value; infinite where a value is not finite."""
+    """Return the largest error relative to the largest exact value; infinite if a value is not finite."""
     found, exact = found.detach().cpu().double(), exact.detach().double()
     if found.shape != exact.shape or not found.isfinite().all():
         return math.inf
@@ -68,5 +68,5 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 
 def bound(dtype: torch.dtype, length: int, width: int) -> float:
-    """Return the rounding error that is allowed after sums of this length and width, as the tests have it."""
+    """Return the rounding error allowed after sums of this length and width, the same as in the tests."""
     return torch.finfo(dtype).eps * (8 + math.sqrt(length) + math.sqrt(width))

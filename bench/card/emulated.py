@@ -1,6 +1,6 @@
-"""The kernels for cards on a CPU, for a dry run: CUDA's as C++ over the host shim, Triton's interpreted.
+"""The kernels for cards on a CPU, for a dry run: CUDA kernels as C++ on the host shim, Triton kernels interpreted.
 
-Within `routed`, tensors of the CPU go to the functions that each op runs on a card. TRITON_INTERPRET=1 has to be set
+Within `routed`, CPU tensors are dispatched to the functions that each op runs on a card. TRITON_INTERPRET=1 must be set
 before Triton is imported; the runner of the dry run sets it.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: The CUDA kernels that were launched, and the sources of Triton kernels that were called, by all of this process
+#: The CUDA kernels launched, and the sources of the Triton kernels called, by this process so far
 LAUNCHED: list[str] = []
 #: The variable that names the folder of compiled kernels
 SHARED = "FASTITER_CARD_HOST"
@@ -32,7 +32,7 @@ def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def routed() -> Iterator[None]:
-    """Route tensors of the CPU to the kernels for cards; a call that reaches none of them is an error."""
+    """Dispatch CPU tensors to the kernels for cards; a call that reaches none of them is an error."""
     import fastiter.torch  # noqa: F401  (registers all ops)
     from fastiter._torch import launch
     from fastiter._torch.op import Op
@@ -50,7 +50,7 @@ def routed() -> Iterator[None]:
             if op.cuda is not None:
                 stack.enter_context(_set(op, "_cpu", op.cuda))
         for module in [each for name, each in sys.modules.items() if name.startswith("fastiter.")]:
-            # Calls of the CPU's kernels go past the ops where nothing watches them; the ops themselves ask, too.
+            # Calls of the CPU's kernels bypass the ops when nothing observes them; the ops themselves check this too.
             if hasattr(module, "unwatched") and module.__name__ != "fastiter._torch.ops":
                 stack.enter_context(_set(module, "unwatched", lambda: False))
         stack.enter_context(_set(run, "rnn_forward", lambda call, *_: gpu.forward(call)))
@@ -67,7 +67,7 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _folder() -> Path:
-    """Return the folder of compiled kernels that the workers of a dry run share, else one of this process."""
+    """Return the folder of compiled kernels shared by the workers of a dry run, else one of this process."""
     if shared := os.environ.get(SHARED):
         return Path(shared)
     if not _FOLDERS:

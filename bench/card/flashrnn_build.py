@@ -1,8 +1,8 @@
-"""Compiles flashrnn's fused kernels, minutes for each width, beside the rest of part 1.
+"""Compiles flashrnn's fused kernels, which takes minutes for each width, in parallel with the rest of part 1.
 
     python -m bench.card.flashrnn_build lstm 64
 
-compiles one in this process and leaves a mark; `start` runs some one after the other in the background.
+compiles one in this process and leaves a marker file; `start` compiles several in sequence in the background.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WANTED = (("lstm", 64), ("lstm", 768), ("lstm", 128), ("lstm", 256), ("slstm", 6
 
 
 def start() -> str:
-    """Start the background process, and return what was started, or why nothing was."""
+    """Start the background process, and return what it builds, or why nothing was started."""
     if importlib.util.find_spec("flashrnn") is None:
         return "flashrnn is not installed"
     missing = [pair for pair in WANTED if not is_ready(*pair)]
@@ -50,14 +50,14 @@ def start() -> str:
 
 
 def wheels_of_nvcc() -> Path | None:
-    """Return the folder of NVIDIA's wheels if they have nvcc, which flashrnn compiles with."""
+    """Return the folder of NVIDIA's wheels if they contain nvcc, with which flashrnn compiles."""
     spec = importlib.util.find_spec("nvidia")
     found = [Path(place) / "cu13" for place in (spec.submodule_search_locations or [] if spec else [])]
     return next((folder for folder in found if (folder / "bin" / "nvcc").exists()), None)
 
 
 def is_ready(function: str, width: int) -> bool:
-    """Return whether flashrnn's kernels for this width are there."""
+    """Return whether flashrnn's kernels for this width have been built."""
     return (READY / f"{function}-{width}").exists()
 
 

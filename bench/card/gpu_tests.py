@@ -1,6 +1,6 @@
-"""The step `tests`: `pytest -m gpu`, several processes side by side, since each compiles kernels for seconds.
+"""The step `tests`: `pytest -m gpu` in several parallel processes, since each compiles kernels for seconds.
 
-The results are read from what pytest prints, which is there even if the time ends before the last test.
+The results are parsed from pytest's output, which is available even if the time runs out before the last test.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from bench.harness.contest import Record
 
 #: Seconds for the tests, within the step's limit
 LIMIT = 280.0
-#: A dry run has a small file that needs no card
+#: A dry run uses a small file that needs no card.
 DRY = ("tests/tune/test_plan.py", "-k", "text or unknown")
 _HOW = "(PASSED|FAILED|ERROR|SKIPPED)"
-#: With processes side by side the result comes first, else the name
+#: With parallel processes the result precedes the name, else it follows.
 RESULT = re.compile(rf"{_HOW}\s+(?:\[[^\]]*\]\s+)?(tests/\S+)|^(tests/\S+)\s+{_HOW}")
 
 
 def read(text: str) -> dict[str, list[str]]:
-    """Return the tests by their result."""
+    """Return the tests, grouped by result."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if match := RESULT.search(line):

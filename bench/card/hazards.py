@@ -1,4 +1,4 @@
-"""The step `hazards`: what no emulation shows: limits, captures, streams, flags of torch, and what is compiled anew."""
+"""The step `hazards`, which no emulation shows: limits, graph captures, streams, torch's flags, and recompilation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bench.harness.contest import Record
 
 
 def widths_in_turn(place: Place, widths: tuple[int, ...]) -> Record:
-    """Kernels that differ in their shared memory alone: a smaller one must not lower the limit of a larger one."""
+    """Kernels that differ only in their shared memory: a smaller one must not lower the limit of a larger one."""
     for width in widths:
         given = [x.to(place.device) for x in inputs("lstm", torch.bfloat16, width, 16, 2)]
         place.run(partial(with_gradients, "lstm", *given))
@@ -29,7 +29,7 @@ def widths_in_turn(place: Place, widths: tuple[int, ...]) -> Record:
 
 
 def promised(place: Place, cell: str, width: int) -> Record:
-    """A shape for which the tuner has a fused launch runs as one."""
+    """A shape for which the tuner has a fused launch runs with that launch."""
     from fastiter import tune
     from fastiter.rnn._torch import launch_plan
 
@@ -71,7 +71,7 @@ def torch_flag(place: Place) -> Record:
 
 
 def deterministic(place: Place) -> Record:
-    """Deterministic algorithms are asked for, and nothing warns."""
+    """With deterministic algorithms requested, nothing warns."""
     given = [x.to(place.device) for x in inputs("lstm", torch.bfloat16, 16, 2, 3)]
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -96,7 +96,7 @@ def without_torch() -> Record:
 
 
 def compiled_anew(kind: str) -> Record:
-    """Seconds of first calls as B and T change, and how many kernels the cache has gained."""
+    """Seconds of first calls as B and T change, and how many kernels the cache gains."""
     from fastiter import _nvrtc
 
     told: list[tuple[int, int, float]] = []
@@ -132,7 +132,7 @@ def captured(width: int) -> Record:
 
 
 def by_steps() -> Record:
-    """A step at a time, most by a graph, is the fused launch but for the rounding of products."""
+    """The launch of one step at a time, mostly by a graph, equals the fused launch up to the rounding of products."""
     from fastiter.rnn._torch import gpu
     from fastiter.rnn._torch.ops import RnnForward
 
@@ -147,7 +147,7 @@ def by_steps() -> Record:
 
 
 def on_streams(count: int, width: int) -> Record:
-    """Heads of several blocks on several streams at once end, and agree."""
+    """Heads of several blocks on several concurrent streams finish, and agree."""
     wx, r, _ = (x.cuda() for x in inputs("lstm", torch.bfloat16, width, 16, 256))
     expected, found = fastiter.torch.lstm(wx, r)[0], []
     torch.cuda.synchronize()
@@ -161,7 +161,7 @@ def on_streams(count: int, width: int) -> Record:
 
 
 def host_time(place: Place) -> Record:
-    """Microseconds of the host for a call with one step."""
+    """Host time in microseconds of a call with one step."""
     wx, r, _ = (x.to(place.device) for x in inputs("lstm", torch.bfloat16, 64, 16, 1))
     calls: dict[str, Callable[[], object]] = {
         "lstm": partial(fastiter.torch.lstm, wx, r),

@@ -1,6 +1,6 @@
-"""The step `latencies`: cycles of loads, functions and barriers, which the emulator and the tuner's model take.
+"""The step `latencies`: cycles of loads, functions and barriers, inputs of the emulator and of the tuner's model.
 
-Compiled by NVRTC and launched by CuPy: a machine with a driver alone has no nvcc. A dry run compiles it for sm_90.
+Compiled by NVRTC and launched by CuPy, as a machine with only a driver has no nvcc. A dry run compiles for sm_90.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.harness.contest import Record
 
 SOURCE = Path(__file__).parent / "latencies.cu"
 TURNS = 2000
-#: Kernels of one warp with the arguments turns, cycles and sink, by the emulator's name of what they measure
+#: Kernels of one warp with the arguments turns, cycles and sink, by the emulator's name for the quantity they measure
 CHAINS = {
     "shared": "chase_shared",
     "shared_wide": "chase_shared_wide",
@@ -59,7 +59,7 @@ def turns_of(
     shared: int = 0,
     warm: bool = True,
 ) -> float:
-    """Return the cycles of a turn, after a launch that warms up the caches unless the kernel is to miss them."""
+    """Return the cycles per turn, after a launch that warms up the caches unless the kernel is meant to miss them."""
     cupy = importlib.import_module("cupy")
 
     cycles, function = cupy.zeros(1, cupy.int64), module().get_function(kernel)
@@ -80,7 +80,7 @@ def chain(kernel: str) -> Record:
 
 
 def chase(mebibytes: int, warm: bool) -> Record:
-    """A chain of loads through memory of this size, at least 128 bytes apart; all in L2 if warm, else none."""
+    """A chain of loads through memory of this size, at least 128 bytes apart; all in L2 if warm, otherwise none."""
     cupy = importlib.import_module("cupy")
 
     count = (mebibytes << 20) // 4
@@ -88,7 +88,7 @@ def chase(mebibytes: int, warm: bool) -> Record:
     following = cupy.zeros(count, cupy.uint32)
     following[cupy.asarray(at[:-1])] = cupy.asarray(at[1:].astype(np.uint32))
     if not warm:
-        cupy.zeros(256 << 20, cupy.uint8).fill(1)  # takes the place of the chain in L2
+        cupy.zeros(256 << 20, cupy.uint8).fill(1)  # evicts the chain from L2
     cycles = turns_of("chase", 1, 1, (following,), (cupy.zeros(1, cupy.uint32),), warm=warm)
     return {"cycles": cycles, "MiB": mebibytes}
 
@@ -122,7 +122,7 @@ def copy(width: int, kibibytes: int) -> Record:
 
 
 def only_compiled() -> Record:
-    """The dry run: the source compiles, and the cubin has every kernel."""
+    """The dry run: checks that the source compiles and that the cubin has every kernel."""
     code = compiled("sm_90")
     names = ["chase", "barrier_block", "barrier_grid", "copy_8", "copy_16", *CHAINS.values()]
     names += ["send_and_return"]

@@ -1,9 +1,9 @@
-"""The step `model`: the constants of the tuner's cost model, fitted to plans that were measured or simulated.
+"""The step `model`: the constants of the tuner's cost model, fitted to measured or simulated plans.
 
     python -m bench.card.plans --simulate FILE.json && python -m bench.card.model FILE.json     without a card
 
-The model of a step's latency is linear in its constants, and `terms` are what they multiply. The constants are in
-python/fastiter/tune/_rnn_plan.py, and docs/tune/index.md says what they mean.
+The model of a step's latency is linear in its constants; `terms` are their coefficients. The constants are in
+python/fastiter/tune/_rnn_plan.py and explained in docs/tune/index.md.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from bench.card.worker import Item
 from bench.harness.contest import Record
 from fastiter.tune._rnn_plan import ELEMENT_ISSUE, FRAGMENT_ISSUE, WORD_ISSUE
 
-#: MHz of the clock by which microseconds become cycles where a row has none
+#: Clock in MHz that converts microseconds to cycles if a row has none
 CLOCK = 1755.0
 
 
 def terms(row: Record) -> dict[str, float]:
-    """Return what each constant is multiplied with: the numbers of a plan that take time at every step."""
+    """Return the coefficient of each constant: the numbers of a plan that cost time at every step."""
     plan: dict[str, Any] = row["plan"]
     threads, rows = 32 * plan["row_warps"] * plan["split"], 8 * plan["columns"]
     gates = {"elman_tanh": 1, "gru": 3, "lstm": 4, "slstm": 4}[row["cell"]]
@@ -52,16 +52,16 @@ def cycles_of(row: Record) -> float:
 
 
 def issue_of(row: Record) -> float:
-    """Return the cycles in which a scheduler issues the instructions of its warps, by the tuner's count of them."""
+    """Return the cycles that a scheduler needs to issue the instructions of its warps, by the tuner's count."""
     its, warps = terms(row), row["plan"]["row_warps"] * row["plan"]["split"]
     counted = ELEMENT_ISSUE * its["element"] + WORD_ISSUE * its["word"] + FRAGMENT_ISSUE * its["product"]
     return float(counted * warps / 4)
 
 
 def fit(rows: list[Record]) -> tuple[dict[str, float], float]:
-    """Return the constants, none of them negative, and the typical error as a factor: least squares, relative.
+    """Return the nonnegative constants and the typical error as a factor, by least squares of relative errors.
 
-    Where the issue of instructions takes longer, the latency does not show: these plans are left out.
+    Plans limited by the issue of instructions are left out, as they do not show the latency.
     """
     rows = [row for row in rows if issue_of(row) < cycles_of(row)]
     names = list(terms(rows[0]))
@@ -72,18 +72,18 @@ def fit(rows: list[Record]) -> tuple[dict[str, float], float]:
         found, *_ = np.linalg.lstsq(matrix[:, kept] / cycles[:, None], np.ones(len(rows)), rcond=None)
         if found.min() >= 0:
             break
-        kept.remove(kept[int(found.argmin())])  # a constant that would be negative is none
+        kept.remove(kept[int(found.argmin())])  # a constant that would be negative is dropped
     constants = dict.fromkeys(names, 0.0) | {names[k]: float(value) for k, value in zip(kept, found, strict=True)}
     told = matrix @ np.array([constants[name] for name in names])
     return constants, float(np.exp(np.abs(np.log(told / cycles)).mean()))
 
 
 def constants_of(rows: list[Record]) -> Record:
-    """Return the constants of both directions, and the error of each."""
+    """Return the constants for both directions, and the error of each fit."""
     found: Record = {}
     for back in (False, True):
         its = [row for row in rows if row["backward"] is back and row["cell"] == "lstm"]
-        its = [row for row in its if not row["plan"].get("clustered")]  # which the tuner does not know
+        its = [row for row in its if not row["plan"].get("clustered")]  # which the tuner does not model
         if len(its) >= 6:
             constants, factor = fit(its)
             told = {name: round(value, 1) for name, value in constants.items()}
@@ -100,7 +100,7 @@ def latest() -> list[Record]:
 
 
 def fitted(rows: list[Record]) -> Record:
-    """Return the constants, or say that there are too few rows, as in a dry run."""
+    """Return the constants, or report that there are too few rows, as in a dry run."""
     return constants_of(rows) or {"rows": len(rows), "fit": "six plans of a direction are needed"}
 
 

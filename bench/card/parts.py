@@ -1,4 +1,4 @@
-"""The three parts of a card's half hour: their steps, and the seconds that each may take."""
+"""The three parts of a card's half hour: their steps and time limits."""
 
 from __future__ import annotations
 

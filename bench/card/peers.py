@@ -1,6 +1,6 @@
-"""The steps of part 2: each family against its peers, a record for each contest; bench/cuda has the contests.
+"""The steps of part 2: each family against its peers, one record per contest; the contests are in bench/cuda.
 
-In a dry run the contests of bench/cuda stay on the CPU's own kernels, and the others go to interpreted Triton.
+In a dry run the contests of bench/cuda use the CPU's own kernels, and the others use interpreted Triton.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.card.flashrnn_build import only_built
 from bench.card.worker import Item
 from bench.harness.contest import Record
 
-#: Head sizes, those with a goal first, so that a budget that ends early leaves them out last
+#: Head sizes, those with a goal first, so that an exhausted budget leaves out the others
 WIDTHS = (64, 768, 128, 256, 192, 16, 32, 384, 512)
 TIMES = (8192, 512, 2048)
 
@@ -72,7 +72,7 @@ def newton(dry: bool) -> list[Item]:
 
 
 def fla(path: str, name: str) -> Callable[..., Any] | None:
-    """Return a function of flash-linear-attention, None where it is not installed."""
+    """Return a function of flash-linear-attention, None if it is not installed."""
     if importlib.util.find_spec("fla") is None:
         return None
     found: Callable[..., Any] = getattr(importlib.import_module(f"fla.ops.{path}"), name)
@@ -80,7 +80,7 @@ def fla(path: str, name: str) -> Callable[..., Any] | None:
 
 
 def contest(dry: bool, calls: dict[str, Callable[..., Tensor] | None], given: list[Tensor]) -> Record:
-    """Time forward, and forward with all gradients, in bfloat16 or where the name says so in float32."""
+    """Time forward, and forward with all gradients, in bfloat16 or, if the name says so, in float32."""
     place = Place(dry)
     told: dict[str, dict[str, float]] = {}
     for name, call in calls.items():
@@ -99,7 +99,7 @@ def gradients(call: Callable[..., Tensor], leaves: list[Tensor]) -> object:
 
 
 def first(function: Callable[..., Any] | None) -> Callable[..., Tensor] | None:
-    """Return the function's first result alone."""
+    """Return only the function's first result."""
     if function is None:
         return None
     return lambda *given: function(*given)[0]
@@ -127,7 +127,7 @@ def linear_attention(dry: bool) -> Record:
 
 
 def selective_scan(dry: bool) -> Record:
-    """A selective scan of Mamba's size. Its own kernels come in no wheel, so that there is no peer."""
+    """A selective scan of Mamba's size. It has no peer, as no wheel contains Mamba's own kernels."""
     batch, length, channels = (1, 5, 8) if dry else (8, 2048, 1536)
     u, delta = drawn(batch, channels, length, seed=0), drawn(batch, channels, length, seed=1).sigmoid()
     a, b, c = -drawn(channels, 16, seed=2).exp(), drawn(batch, 16, length, seed=3), drawn(batch, 16, length, seed=4)

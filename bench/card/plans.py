@@ -1,6 +1,6 @@
-"""The step `plans`: the fused recurrence under many launch shapes, to which the tuner's model is fitted.
+"""The step `plans`: the fused recurrence with many launch shapes, to which the tuner's model is fitted.
 
-python -m bench.card.plans --simulate FILE.json     the same by the emulator of machine code, without a card
+python -m bench.card.plans --simulate FILE.json     the same with the machine code emulator, without a card
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from fastiter.tune import Device
 BATCH, TIME = 16, 1024
 #: Head sizes with a goal first
 WIDTHS = (64, 768, 128, 256, 192, 16, 32, 384, 512)
-#: Warps along the rows of r and along the terms of the sums
+#: Numbers of warps along the rows of r and along the terms of the sums
 WARPS = tuple((rows, split) for rows in (1, 2, 4, 8, 16) for split in (1, 2, 4, 8, 16) if rows * split in (4, 8, 16))
-#: The most plans of one block, and of several blocks a head, for a width and direction
+#: Maximum number of plans with one block, and with several blocks per head, for a width and direction
 MOST = 6
 
 
@@ -44,7 +44,7 @@ def problem_of(cell: str, width: int, backward: bool, batch: int = BATCH) -> Pro
 
 
 def candidates(problem: Problem, card: Device, most: int = MOST) -> list[Plan]:
-    """Return the launcher's plan, and others that fit, of one block a head and of several."""
+    """Return the launcher's plan, and other feasible ones, with one block per head and with several."""
     found: list[Plan] = []
     width, step = problem.width, 16 if problem.backward else 4
     units = sorted({n for n in (width, width // 2, width // 4, 64, 32, 16, 12) if n and n <= width and n % step == 0})
@@ -65,7 +65,7 @@ def candidates(problem: Problem, card: Device, most: int = MOST) -> list[Plan]:
 
 
 def spread(found: list[Plan], most: int) -> list[Plan]:
-    """Return some of the plans, from the first to the last."""
+    """Return some of the plans, evenly spread from the first to the last."""
     count = min(most, len(found))
     return [found[k * (len(found) - 1) // max(count - 1, 1)] for k in range(count)]
 
@@ -88,7 +88,7 @@ def forward(cell: str, wx: Tensor, r: Tensor, plan: Plan | None) -> list[Tensor]
 
 
 def backward(cell: str, r: Tensor, kept: list[Tensor], dh: Tensor, plan: Plan) -> list[Tensor]:
-    """Return the gradient of wx alone: those of r and b are products apart."""
+    """Return only the gradient of wx: those of r and b are separate products."""
     count = len(CELLS[cell].states)
     states, saved = [kept[0], *kept[1 + count : 2 * count]], kept[2 * count :]
     flows: list[Tensor | None] = [dh, *[None] * (count - 1)]
@@ -98,7 +98,7 @@ def backward(cell: str, r: Tensor, kept: list[Tensor], dh: Tensor, plan: Plan) -
 
 
 def measured(place: Place, problem: Problem, its: Plan, batch: int, time: int) -> Record:
-    """Return the microseconds of a step, and how far the result is from the launcher's own plan."""
+    """Return the microseconds per step, and the deviation from the result of the launcher's own plan."""
     wx, r, kept = place.run(partial(inputs, problem.cell, problem.width, batch, time, place.device))
     if problem.backward:
         dh = drawn(*kept[0].shape, seed=2, dtype=torch.bfloat16).to(place.device)
@@ -127,7 +127,7 @@ def name_of(problem: Problem, its: Plan) -> str:
 
 
 def compile_all(work: list[tuple[Problem, Plan]]) -> Record:
-    """Compile the plans side by side."""
+    """Compile the plans in parallel."""
     from fastiter import _cuda
 
     variants: list[tuple[str, dict[str, object]]] = []

@@ -1,8 +1,8 @@
 """The steps `profile` and `memcheck`: NVIDIA's profiler and sanitizer over one call of each kernel with a goal.
 
-    python -m bench.card.profile calls     makes the calls: what the tools run
+    python -m bench.card.profile calls     makes the calls; the tools run this command
 
-Both are skipped, with a word in the record, where the tool is not installed.
+If a tool is not installed, its step is skipped and the record says so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SECTIONS = (
     "SchedulerStats",
     "MemoryWorkloadAnalysis",
 )
-#: What the record keeps of each kernel, by the profiler's names
+#: The profiler's quantities that the record keeps for each kernel
 KEPT = (
     "Duration",
     "Memory Throughput",
@@ -73,7 +73,7 @@ def calls(device: str, small: bool) -> None:
 
 
 def jacobi(device: str, grid: tuple[int, int]) -> None:
-    """Two sweeps of the five-point Laplacian by each backend."""
+    """Two sweeps on the five-point Laplacian with each backend."""
     import numpy as np
     import torch
 
@@ -94,7 +94,7 @@ def run(command: list[str], limit: float) -> subprocess.CompletedProcess[str]:
 
 
 def read(text: str) -> dict[str, dict[str, str]]:
-    """Return what the record keeps of the profiler's table: by kernel, the value and unit of each number."""
+    """Parse the profiler's table: by kernel, the value and unit of each recorded quantity."""
     lines = [line for line in text.splitlines() if line.startswith('"')]
     found: dict[str, dict[str, str]] = {}
     for row in csv.DictReader(io.StringIO("\n".join(lines))):
@@ -106,7 +106,7 @@ def read(text: str) -> dict[str, dict[str, str]]:
 
 
 def profiled(limit: float) -> Record:
-    """Run the profiler and keep a few numbers; its whole report is in build/card."""
+    """Run the profiler and keep a few numbers; its full report is in build/card."""
     tool = shutil.which("ncu")
     if tool is None:
         return {"skipped": "ncu is not installed"}
@@ -129,7 +129,7 @@ def items(dry: bool) -> list[Item]:
 
 
 def dry_calls() -> Record:
-    """Make the calls over the emulation."""
+    """Make the calls on the emulation."""
     from bench.card import emulated
     from bench.card.device import Place
 

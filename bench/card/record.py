@@ -1,4 +1,4 @@
-"""The results of a card so far: one JSON file per card, written anew after each record."""
+"""The results of a card so far: one JSON file per card, rewritten after each record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def as_lines(results: Record) -> str:
-    """JSON with one record a line, so that a new measurement is a short difference."""
+    """JSON with one record per line, so that a new measurement makes a short diff."""
     parts = []
     for name, value in results.items():
         rows = [json.dumps(record) for record in value] if isinstance(value, list) else []
@@ -33,7 +33,7 @@ def file_name(card: str) -> str:
 
 @dataclass
 class Results:
-    """The records of all steps. A step that runs again replaces its own records and failures, and no others."""
+    """The records of all steps. Rerunning a step replaces its own records and failures only."""
 
     path: Path
     told: Record = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Results:
         return results
 
     def begin(self, step: str) -> None:
-        """Drop what an earlier run of the step has left."""
+        """Drop the results of an earlier run of the step."""
         self.told[step] = []
         self.told["failed"] = [each for each in self.told["failed"] if each["step"] != step]
         self.save()
@@ -58,17 +58,17 @@ class Results:
         self.save()
 
     def fail(self, step: str, item: str, error: str) -> None:
-        """Note that an item of a step has failed, and why; the run goes on."""
+        """Record that an item of a step has failed, and why; the run continues."""
         self.told["failed"].append({"step": step, "item": item, "error": error[:600]})
         self.save()
 
     def failures(self, steps: Iterable[str]) -> list[Record]:
-        """Return what has failed in these steps."""
+        """Return the failures in these steps."""
         wanted = set(steps)
         return [each for each in self.told["failed"] if each["step"] in wanted]
 
     def save(self) -> None:
-        """Write the file at once and whole: a run may be cut off at any time."""
+        """Write the file at once and atomically: a run may be interrupted at any time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         part.write_text(as_lines(self.told))

@@ -1,4 +1,4 @@
-"""Runs the steps of a part within their budgets: each in processes of its own, the failures noted and passed over."""
+"""Runs the steps of a part within their budgets, each in separate processes; failures are recorded and skipped."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bench.card.record import Results
 from bench.harness.contest import Record
 
 ROOT = Path(__file__).parents[2]
-#: Seconds that a process may take until its first item begins: it imports torch
+#: Seconds that a process may take until its first item begins, including the import of torch
 START = 90.0
 Tell = Callable[[str], None]
 
 
 @dataclass
 class Progress:
-    """Where a step stands, by the lines of its worker."""
+    """The progress of a step, from the lines of its worker."""
 
     done: int = 0
     item: str = "its start"
@@ -38,7 +38,7 @@ class Progress:
 
 
 def environment(dry: bool = False) -> dict[str, str]:
-    """Return the environment of the workers: caches in build/card, and cuBLAS as deterministic modes need it."""
+    """Return the environment of the workers: caches in build/card, and the cuBLAS setting for deterministic modes."""
     folder = ROOT / "build" / "card"
     own = {
         "PYTHONUNBUFFERED": "1",
@@ -52,7 +52,7 @@ def environment(dry: bool = False) -> dict[str, str]:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """End a process and those that it has started."""
+    """Terminate a process and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -65,7 +65,7 @@ class Runner:
         self.results, self.dry, self.deadline, self.tell = results, dry, deadline, tell
 
     def run(self, step: Step) -> None:
-        """Run the items of a step; a worker that ends before its last item is followed by another."""
+        """Run the items of a step; if a worker ends before its last item, another one continues."""
         self.results.begin(step.name)
         ends = min(time.monotonic() + step.limit, self.deadline)
         progress = Progress()
@@ -86,7 +86,7 @@ class Runner:
                 progress.is_open = False
 
     def _worker(self, step: Step, lines: Path, log: Path, progress: Progress, ends: float) -> str:
-        """Run one worker, and return why it ended before its last item, "" if it did not."""
+        """Run one worker, and return why it ended before its last item, or "" if it did not."""
         command = [sys.executable, "-m", "bench.card.worker", step.where, "--lines", str(lines)]
         command += ["--skip", str(progress.done), *(["--dry-run"] if self.dry else [])]
         progress.began, progress.limit, read = time.monotonic(), START, 0
@@ -110,7 +110,7 @@ class Runner:
                 end(process)
 
     def _read(self, step: Step, lines: Path, read: int, progress: Progress) -> int:
-        """Take in the lines that a worker has added."""
+        """Read the lines that a worker has added."""
         told = lines.read_text().splitlines(keepends=True)
         complete = [line for line in told if line.endswith("\n")]
         for line in complete[read:]:
@@ -136,7 +136,7 @@ class Runner:
 
 
 def brief(told: Record) -> str:
-    """Return a record as a few words."""
+    """Summarise a record in a few words."""
 
     def number(value: Any) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)

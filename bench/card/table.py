@@ -1,11 +1,11 @@
-"""A card's record as Markdown, for the page about GPUs: what was measured, and what failed."""
+"""A card's record as Markdown, for the page about GPUs: measurements and failures."""
 
 from __future__ import annotations
 
 from bench.cuda import table as contests
 from bench.harness.contest import Record
 
-#: What the page says while there is no record
+#: The text of the page while there is no record
 NONE = "No card was available yet: there are no measured numbers, and the goals are open."
 START, END = "<!-- bench card: begin -->", "<!-- bench card: end -->"
 
@@ -89,7 +89,7 @@ def markdown(results: Record) -> str:
 
 
 def page(text: str, every: list[Record]) -> str:
-    """Return a page with the records of all cards between its two marks."""
+    """Return a page with the records of all cards between its two markers."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     if not after:

@@ -1,7 +1,7 @@
-"""Runs the items of a step in a process of their own, which may crash or hang.
+"""Runs the items of a step in a separate process, which may crash or hang.
 
 Each item is a call that returns a record. It writes a line when an item begins, and one with its record or its error.
-After an error of the card's itself, which no later call of the process survives, it ends, and the next process goes on.
+After an error of the card, which makes all later calls of the process fail, it ends, and the next process continues.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.harness.contest import Record
 
-#: The exit code after an error of the card's
+#: The exit code after an error of the card
 BROKEN = 3
 
 
@@ -32,7 +32,7 @@ class Item:
 
 
 def is_alive() -> bool:
-    """Return whether the card still answers."""
+    """Return whether the card still responds."""
     import torch
 
     if not torch.cuda.is_available():
@@ -49,14 +49,14 @@ def attempt(item: Item) -> Record:
     started = time.perf_counter()
     try:
         told = item.call()
-    except Exception as error:  # anything that breaks one item is noted, and the others run
+    except Exception as error:  # any failure of an item is recorded, and the other items run
         traceback.print_exc(limit=6)
         told = {"error": f"{type(error).__name__}: {error}".strip()[:600]}
     return {"name": item.name, **told, "seconds": round(time.perf_counter() - started, 2)}
 
 
 def run(items: list[Item], skip: int, told: Callable[[Record], None]) -> int:
-    """Run the items from number `skip` on, and return the exit code."""
+    """Run the items from index `skip` on, and return the exit code."""
     for number, item in enumerate(items):
         if number < skip:
             continue

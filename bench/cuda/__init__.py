@@ -1,13 +1,13 @@
 """Every family on a GPU, against its copy bandwidth, cuDNN's layers and loops: python -m bench --device cuda
 
-memory   linear_scan, quantize and Jacobi sweeps: share of the device's copy bandwidth (goal 85%)
-products quant.linear with accumulators in floating and fixed point against torch's product in float32
-rnn      LSTM and sLSTM with heads in bfloat16 against as many cuDNN layers, and flashrnn where it is installed
+memory   linear_scan, quantize and Jacobi sweeps: fraction of the device's copy bandwidth (goal 85%)
+products quant.linear with accumulators in floating and fixed point against torch's matrix product in float32
+rnn      LSTM and sLSTM with heads in bfloat16 against one cuDNN layer per head, and flashrnn if it is installed
 newton   ParaGRU and ParaLSTM as T grows, many units and few: the sequential kernel, Newton's windows, Newton's method
          for any cell on the scans, and a loop over the steps; --figure FILE.svg draws where they cross
 
-Times are the device's own, between two events on its stream, the least of several rounds in which all take turns.
-Nothing is timed before its results agree with the CPU's.
+Times are measured on the device, between two events on its stream; each is the minimum of several rounds in which all
+competitors take turns. Nothing is timed before its results agree with the CPU's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ACCUMULATORS = [("bf16", 1), ("fp32", 8), ("fixed<16,8,RND,SAT>", 1), ("fixed<16
 
 @dataclass(frozen=True)
 class Sizes:
-    """Problem sizes; small for the test of this file, which has no GPU."""
+    """Problem sizes; small ones for the test of this file, which runs without a GPU."""
 
     device: str
     bytes: int = 1 << 30
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def once(call: Call, device: str) -> float:
-    """Seconds of one call: the device's time, or the CPU's without a GPU."""
+    """Seconds of one call: device time, or CPU time without a GPU."""
     if device == "cpu":
         started = time.perf_counter()
         call()
@@ -82,7 +82,7 @@ def once(call: Call, device: str) -> float:
 
 
 def seconds(calls: dict[str, Call], sizes: Sizes) -> dict[str, float]:
-    """The least of several rounds of all calls in turn, after two warm-up rounds."""
+    """The minimum of several rounds of all calls in turn, after two warm-up rounds."""
     for call in calls.values():
         once(call, sizes.device)
     once(next(iter(calls.values())), sizes.device)
@@ -91,13 +91,13 @@ def seconds(calls: dict[str, Call], sizes: Sizes) -> dict[str, float]:
 
 
 def with_gradients(call: Callable[..., Tensor], *inputs: Tensor, weights: tuple[Tensor, ...] = ()) -> Call:
-    """A call forward and backward: the gradients of its inputs, and of the weights that it holds itself."""
+    """A call forward and backward: the gradients of its inputs and of its own weights."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     return lambda: torch.autograd.grad(call(*leaves).sum(), (*leaves, *weights))
 
 
 def without_gradients(call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-    """A call that keeps nothing for gradients, though a layer's weights want them."""
+    """A call that saves nothing for gradients, although a layer's weights require them."""
     with torch.no_grad():
         return call(*inputs)
 
@@ -110,14 +110,14 @@ def agree(name: str, found: Tensor, expected: Tensor, length: int = 1) -> float:
 
 
 def works_of_memory(sizes: Sizes) -> list[str]:
-    """Return the names of what `memory` measures, beside a copy."""
+    """Return the names of the tasks that `memory` measures, besides a copy."""
     backends = ("cpu",) if sizes.device == "cpu" else ("cuda", "triton")
     scans = ["linear_scan", "linear_scan forward+backward"]
     return [*(f"quantize {fmt}" for fmt in FORMATS), *scans, *(f"10 Jacobi sweeps, {name}" for name in backends)]
 
 
 def of_memory(name: str, sizes: Sizes) -> tuple[Call, int]:
-    """Return the call of a work, whose results agree with the CPU's, and the bytes that it has to move."""
+    """Return the call of a task, whose results have been compared with the CPU's, and the bytes that it must move."""
     if name.startswith("10 Jacobi sweeps"):
         return jacobi(name.rpartition(" ")[2], sizes)
     if name.startswith("quantize"):
@@ -136,7 +136,7 @@ def of_memory(name: str, sizes: Sizes) -> tuple[Call, int]:
 
 
 def memory(sizes: Sizes, names: Sequence[str] | None = None) -> Iterator[Record]:
-    """Measure some works, or all, in turn with a copy."""
+    """Measure some tasks, or all, in turn with a copy."""
     count = sizes.bytes // 4
     x, y = torch.randn(count, device=sizes.device), torch.empty(count, device=sizes.device)
     moved: dict[str, tuple[Call, int]] = {"copy": (lambda: y.copy_(x), 2 * 4 * count)}
@@ -148,7 +148,7 @@ def memory(sizes: Sizes, names: Sequence[str] | None = None) -> Iterator[Record]
 
 
 def jacobi(backend: str, sizes: Sizes) -> tuple[Call, int]:
-    """Ten sweeps of the five-point Laplacian, each of which reads x and b and writes x."""
+    """Ten sweeps on the five-point Laplacian, each of which reads x and b and writes x."""
     b = torch.randn(sizes.grid, device=sizes.device)
     laplacian = fastiter.relax.Stencil(sizes.grid, np.array([4, -1, -1, -1, -1], np.float32))
     expected = torch.zeros(sizes.grid)
@@ -164,7 +164,7 @@ def jacobi(backend: str, sizes: Sizes) -> tuple[Call, int]:
 
 
 def products(sizes: Sizes, accumulators: Sequence[tuple[str, int]] = tuple(ACCUMULATORS)) -> Iterator[Record]:
-    """A step of an accumulator is a multiplication, a sum and a rounding, which no matrix unit of a card does."""
+    """A step of an accumulator is a multiplication, an addition and a rounding, for which no card has a matrix unit."""
     rows, columns, depth = sizes.product
     rounded = functools.partial(fastiter.torch.quant.quantize, fmt="fixed<8,4,RND,SAT>")
     x, weight = (rounded(torch.randn(count, depth, device=sizes.device)) for count in (rows, columns))
@@ -182,7 +182,7 @@ def products(sizes: Sizes, accumulators: Sequence[tuple[str, int]] = tuple(ACCUM
 
 
 def close(name: str, found: Tensor, exact: Tensor) -> float:
-    """Refuse h, which is at most 1, if its error exceeds a few roundings of its storage type; else return the error."""
+    """Return the error of h, whose values are at most 1; raise if it exceeds a few roundings of its storage type."""
     off, limit = (found.cpu().float() - exact).abs().max().item(), 4 * torch.finfo(found.dtype).eps
     if not off <= limit:
         raise gate.GateError(f"{name}: h is off by {off:.1e}, more than {limit:.1e}")
@@ -204,7 +204,7 @@ WITH_WX = ", W x included"
 
 
 class Peer(NamedTuple):
-    """A call, its inputs, and the weights that it holds itself: gradients are of both."""
+    """A call, its inputs, and its own weights; gradients are with respect to both."""
 
     call: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
@@ -212,7 +212,7 @@ class Peer(NamedTuple):
 
 
 def cudnn(sizes: Sizes, width: int, x: Tensor) -> Peer:
-    """One of cuDNN's layers for each head."""
+    """One cuDNN layer per head."""
     layers = [
         torch.nn.LSTM(width, width, batch_first=True, device=sizes.device, dtype=sizes.dtype)
         for _ in range(sizes.rnn[2] // width)
@@ -225,7 +225,7 @@ def cudnn(sizes: Sizes, width: int, x: Tensor) -> Peer:
 
 
 def ours_with_wx(x: Tensor, r: Tensor) -> Peer:
-    """Our LSTM on W x, which is a product for each head like cuDNN's."""
+    """Our LSTM on W x, computed by one product per head as in cuDNN's layers."""
     gates, heads, width, _ = r.shape
     w = torch.randn(heads, width, gates * width, device=x.device, dtype=x.dtype) / width**0.5
 
@@ -250,7 +250,7 @@ def flashrnn_calls(function: str, work: dict[str, Tensor]) -> dict[str, Callable
 
 
 def recurrent(sizes: Sizes, function: str, width: int, flash: Callable[..., Any] = flashrnn_calls) -> Record:
-    """Measure a cell with heads of one width; ``flash`` returns the calls of flashrnn's kernels."""
+    """Measure a cell with heads of one width; ``flash`` returns calls of flashrnn's kernels."""
     ours, work = getattr(fastiter.torch, function), recurrence(sizes, width)
     exact = ours(**{name: x.cpu().float() for name, x in work.items()})[0]
     worst = close(function, ours(**work)[0], exact)
@@ -281,7 +281,7 @@ def rnn(sizes: Sizes) -> Iterator[Record]:
 
 
 def loop(wx: Tensor, a: Tensor) -> Tensor:
-    """ParaGRU as it is written in Python, a step at a time."""
+    """ParaGRU in plain Python, one step at a time."""
     h, states = torch.zeros_like(wx[:, 0, 0]), []
     for x in wx.unbind(1):
         z, r = torch.sigmoid(a[0] * h + x[:, 0]), torch.sigmoid(a[1] * h + x[:, 1])
@@ -302,7 +302,7 @@ def by_newton(wx: Tensor, a: Tensor) -> Tensor:
 
 
 def ways(cell: str) -> dict[str, Callable[..., Tensor]]:
-    """The methods that compute h of all steps."""
+    """The methods that compute h for all steps."""
     function = getattr(fastiter.torch, cell)
     found: dict[str, Callable[..., Tensor]] = {
         method: lambda *x, method=method: function(*x, method=method)[0] for method in ("sequential", "newton")
@@ -330,7 +330,8 @@ def newton(sizes: Sizes) -> Iterator[Record]:
             yield diagonal(sizes, cell, batch, units, length)
 
 
-# ---- The whole ------------------------------------------------------------------------------------------------------
+# # ---- The whole run
+# --------------------------------------------------------------------------------------------------
 
 
 def card() -> dict[str, Any]:

@@ -85,6 +85,6 @@ def backward(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("delta", arguments, SECTIONS)
     return session.measure("delta", options, {"peers": against_peers, "backward": backward})

@@ -23,9 +23,9 @@ def delta_loop(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, T
 
 
 def delta_chunks(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, chunk: int = 64) -> tuple[Tensor, Tensor]:
-    """The same by chunks of C steps, for all of which T = (I + tril(diag(beta) K K^T, -1))^-1 is solved with at once.
+    """The same in chunks of C steps; one batched solve applies T = (I + tril(diag(beta) K K^T, -1))^-1 to all chunks.
 
-    U = T diag(beta) V, W = T diag(beta) K; then chunk after chunk E = U - W S, O = Q S + tril(Q K^T) E, S = S + K^T E.
+    U = T diag(beta) V, W = T diag(beta) K; then, for each chunk, E = U - W S, O = Q S + tril(Q K^T) E, S = S + K^T E.
     """
     time = q.shape[1]
     q, k, v = (_cut(x, chunk) for x in (q, k, v))
@@ -48,7 +48,7 @@ def delta_chunks(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, chunk: int = 64)
 
 
 def _cut(x: Tensor, chunk: int) -> Tensor:
-    """(B, T, N, D) as (chunks, B, N, C, D), with zeros after the last step: a beta of 0 leaves the state alone."""
+    """(B, T, N, D) as (chunks, B, N, C, D), padded with zeros: a beta of 0 leaves the state unchanged."""
     missing = -x.shape[1] % chunk
     padded = pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
     batch, time, heads, width = padded.shape

@@ -6,7 +6,7 @@ from bench.delta import CHUNKED, STEPS
 from bench.harness import tables
 from bench.harness.contest import REUSED, Record
 
-GOALS = {CHUNKED: {REUSED: 3.0}, STEPS: {REUSED: 30.0}}  # as a user calls it: results lie in memory that is used again
+GOALS = {CHUNKED: {REUSED: 3.0}, STEPS: {REUSED: 30.0}}  # as in a user's loop: results are in reused memory
 BACKWARD_GOAL = 2.5
 
 

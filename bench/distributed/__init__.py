@@ -1,17 +1,18 @@
-"""Sequences and systems divided over processes, against one process and against ranks that exchange whole arguments.
+"""Sequences and systems divided among processes, against one process and against ranks that exchange whole arguments.
 
 sequence   linear_scan and delta_scan on two ranks, forward and backward; the peers gather the arguments of all steps
-scaling    1, 2 and 4 ranks on a sequence of fixed length, and with fixed steps a rank; predicted by the model
+scaling    1, 2 and 4 ranks on a sequence of fixed length, and with a fixed number of steps per rank; and the model's
+           predictions
 empty      what a call without steps costs
-messages   the times of messages, and the line alpha + beta n through them
-model      the model's times on 8, 64 and 1024 ranks, and the least length that pays
+messages   the times of messages, and the line alpha + beta n fitted to them
+model      the model's times on 8, 64 and 1024 ranks, and the smallest length at which they pay off
 poisson    conjugate gradients on two ranks against SciPy's in one process, on 500^2 and 2000^2 points
-network    ranks in network namespaces, whose packets are late, few or lost, by root or with user namespaces
+network    ranks in network namespaces with delays, limited bandwidth and losses; needs root or user namespaces
 
-The last two run only where --sections names them: the one takes minutes, the other needs rights.
+The last two run only if --sections names them: one takes minutes, the other needs privileges.
 
-Each rank has one thread. Processor times are those of the busiest rank, gloo's threads included; on a machine that does
-other things at the same time they are what counts.
+Each rank has one thread. CPU times are those of the busiest rank, including gloo's threads; on a busy machine they are
+more meaningful than elapsed times.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ ON_REQUEST = ("network", "poisson")
 FUNCTIONS = ("linear_scan", "delta_scan")
 STEPS, QUICK_STEPS = 65_536, 2048
 EXTRAPOLATED = (8, 64, 1024)
-#: Our ways of a contest on two ranks: exchange and the most chunks
+#: Our variants in a contest on two ranks: exchange and maximum number of chunks
 OURS = {
     "linear_scan": (("auto", None), ("speculative", None), ("pipeline", 2), ("scan", None)),
     "delta_scan": (("auto", None), ("pipeline", 2), ("scan", None)),
 }
-#: Those of the section scaling, which the model predicts; the last one is shown for one rank
+#: The variants in the section scaling, which the model predicts; the last one is shown for one rank
 SCALED: tuple[tuple[str, int | None], ...] = (("pipeline", 2), ("pipeline", 8), ("scan", None))
 
 
@@ -56,7 +57,7 @@ def sequence(team: Team, options: Options) -> Iterator[Record]:
     steps = QUICK_STEPS if options.quick else STEPS
     for name, forgets in (("linear_scan", True), ("linear_scan", False), ("delta_scan", True)):
         work, shorter = Work(name, steps, forgets), Work(name, steps // 4, forgets)
-        # Peers compute the same whatever the factors are
+        # Peers compute the same whatever the factors are.
         peers = tuple(way for way in PEERS if not options.peers or any(word in way for word in options.peers))
         found = team.run(
             2, jobs.sequence, work, OURS[name], peers if forgets else (), (ONE, ONE_ON_TWO), options.budget
@@ -82,7 +83,7 @@ def sequence(team: Team, options: Options) -> Iterator[Record]:
 
 
 def scaling(team: Team, options: Options) -> Iterator[Record]:
-    """Fixed steps in all on 1, 2 and 4 ranks, and twice the steps on twice the ranks."""
+    """A fixed total number of steps on 1, 2 and 4 ranks, and twice the steps on twice the ranks."""
     longest = QUICK_STEPS if options.quick else STEPS
     for name in FUNCTIONS:
         parameters = costs.costs_of(team, name, options)
@@ -163,7 +164,7 @@ def extrapolation(team: Team, options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("distributed", arguments, (*SECTIONS, *ON_REQUEST))
     of_team = {
         "sequence": sequence,

@@ -1,4 +1,4 @@
-"""The section network: functions and messages between network namespaces, against what the links allow."""
+"""The section network: functions and messages between network namespaces, compared with the limits of the links."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LINKS = (
 QUICK_LINKS = LINKS[:1]
 SIZES = (64, 1024, 8192, 32768, 131072, 524288)
 STEPS = 1024
-#: Seconds after which a rank gives up where a link is down
+#: Seconds after which a rank gives up if a link is down
 TIMEOUT = 3.0
 WAYS = (("pipeline", 8), ("scan", None))
 FUNCTIONS = ("linear_scan", "delta_scan")
@@ -115,7 +115,7 @@ def once(group: dist.ProcessGroup) -> None:
 
 
 def until_cut(group: dist.ProcessGroup) -> tuple[float, str]:
-    """Make calls until one fails; return when, by a clock that all ranks share, and its message."""
+    """Make calls until one fails; return the time of the failure, by a clock shared by all ranks, and its message."""
     while True:
         try:
             once(group)
@@ -124,10 +124,10 @@ def until_cut(group: dist.ProcessGroup) -> tuple[float, str]:
 
 
 def broken(link: Link) -> Record:
-    """Cut the last of three ranks off between two calls or within one; all must raise within two timeouts."""
+    """Disconnect the last of three ranks between two calls or during one; all must raise within two timeouts."""
     with Team(3, link, TIMEOUT) as team:
         assert team.switch is not None
-        team.run(3, once)  # imports what a first call does
+        team.run(3, once)  # imports what the first call needs
         team.begin(3, until_cut)
         time.sleep(0.5)
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Times of all ranks together from their samples, and the parameters of the model from these."""
+"""Times over all ranks from their samples, and the parameters of the model from these times."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from bench.distributed.team import Team
 from bench.distributed.works import Work
 from bench.harness.session import Options
 
-#: Bytes of the messages whose times make a line
+#: Message sizes in bytes to which a line is fitted
 SIZES = tuple(64 * 4**i for i in range(10))
-#: Passes over its steps of a rank in the middle of a scan, in units of one forward and backward pass
+#: Passes over its steps by a rank in the middle of a scan, in units of one forward and backward pass
 PASSES = {"linear_scan": 2.0, "delta_scan": 7 / 3}
 
 
 def fastest(found: Sequence[dict[str, Any]], way: str) -> Sample:
-    """Return the least time until all ranks have finished, and the least processor time of the busiest rank."""
+    """Return the minimum time until all ranks have finished, and the minimum CPU time of the busiest rank."""
     turns = list(zip(*(one["samples"][way] for one in found), strict=True))
     return Sample(min(max(x.wall for x in turn) for turn in turns), min(max(x.cpu for x in turn) for turn in turns))
 
 
 def slowest(found: Sequence[dict[str, Any]], way: str) -> float:
-    """Return the longest time until all ranks have finished."""
+    """Return the maximum time until all ranks have finished."""
     return max(float(x.wall) for one in found for x in one["samples"][way])
 
 
 def named(exchange: str, chunks: int | None) -> str:
-    """Return the name of a way in a contest."""
+    """Return the name of a variant in a contest."""
     return exchange if chunks is None else f"{exchange}, {chunks} chunks"
 
 
 def predicted(t: float, ranks: int, exchange: str, chunks: int | None, parameters: model.Costs) -> float:
-    """Return the model's seconds of an exchange."""
+    """Return the time that the model predicts for an exchange, in seconds."""
     if exchange == "pipeline":
         assert chunks is not None
         return model.pipeline(t, ranks, chunks, parameters)
@@ -42,14 +42,14 @@ def predicted(t: float, ranks: int, exchange: str, chunks: int | None, parameter
 
 
 def line_of(team: Team, options: Options) -> tuple[list[float], model.Line]:
-    """Return the least seconds of messages of the sizes, and the line through them."""
+    """Return the minimum seconds of messages of each size, and the line fitted to them."""
     found = team.run(2, jobs.messages, SIZES, 5 if options.quick else 40)
     seconds = [min(max(pair) for pair in zip(*both, strict=True)) for both in zip(*found, strict=True)]
     return seconds, model.fit(SIZES, seconds)
 
 
 def costs_of(team: Team, name: str, options: Options) -> model.Costs:
-    """Return the costs of messages, and of calls by the processor times of those with one step on each rank."""
+    """Return the costs of messages, and of calls from the CPU times of calls with one step on each rank."""
     _, line = line_of(team, options)
     budget = options.budget / 12
     alone = team.run(1, jobs.sequence, Work(name, 1), (("scan", None),), (), (ONE,), budget)

@@ -23,14 +23,14 @@ MOST_ROUNDS = 100
 
 
 class Sample(NamedTuple):
-    """Elapsed and processor time of one call on one rank, in seconds."""
+    """Elapsed and CPU time of one call on one rank, in seconds."""
 
     wall: float
     cpu: float
 
 
 class Entrant(NamedTuple):
-    """A call that all ranks make, or the first rank alone with so many threads while the others wait."""
+    """A call by all ranks, or by the first rank alone on the given number of threads while the others wait."""
 
     call: Callable[[], object]
     alone: int = 0
@@ -49,7 +49,7 @@ def _sample(entrant: Entrant, group: dist.ProcessGroup) -> Sample:
 def contest(
     group: dist.ProcessGroup, entrants: Mapping[str, Entrant], budget: float, least: int = 3, *, warm: bool = True
 ) -> dict[str, list[Sample]]:
-    """Call all in turn, round after round; the first rank decides when the time is over."""
+    """Call all entrants in turn, round after round; the first rank decides when the time is up."""
     found: dict[str, list[Sample]] = {name: [] for name in entrants}
     for entrant in entrants.values() if warm else ():
         _sample(entrant, group)
@@ -67,7 +67,7 @@ def contest(
 
 
 def check(shard: Shard, name: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Compare this rank's steps with those of one process in twice the precision; raise where they are off."""
+    """Compare this rank's steps with those of one process in twice the precision; raise if they differ by too much."""
     names = ["y", *(f"gradient {i}" for i in range(len(found) - 1))]
     mine = {key: x[:, shard.mine].float() for key, x in zip(names, expected, strict=True)}
     return gate.check(f"{shard.work.shape}, {name}", dict(zip(names, found, strict=True)), mine, shard.work.steps)
@@ -94,7 +94,7 @@ def sequence(
     baselines: Sequence[str],
     budget: float,
 ) -> dict[str, Any]:
-    """Check and time sharded functions and peers against one process; the bytes and rounds that each takes."""
+    """Check and time sharded functions and peers against one process; also count the bytes and rounds of each."""
     shard = Shard(work, group)
     ways = _ways(shard, ours, peers)
     expected = work.one(torch.float64)
@@ -122,7 +122,7 @@ def traffic(group: dist.ProcessGroup, work: Work, exchange: str) -> tuple[int, i
 
 
 def empty(group: dist.ProcessGroup, name: str, rows: int, exchange: str, budget: float) -> dict[str, Any]:
-    """A call without steps, forward and backward, and the exchange that it cannot do without: 40 bytes of each rank."""
+    """A call without steps, forward and backward, and the minimal exchange it needs: 40 bytes from each rank."""
     full = Work(name, 0).tensors
     tensors = [x.expand(rows, *x.shape[1:]) for x in full]
     cotangent = tensors[2 if name == "delta_scan" else 1]
@@ -152,7 +152,7 @@ def _times(call: Callable[[], object], count: int) -> None:
 
 
 def messages(group: dist.ProcessGroup, sizes: Sequence[int], repeats: int) -> list[list[float]]:
-    """Seconds of messages of these sizes between the first two ranks: half of the way there and back, each time."""
+    """Seconds of messages of these sizes between the first two ranks: half the round-trip time of each."""
     rank = dist.get_rank(group)
     found = []
     for size in sizes:
@@ -167,5 +167,5 @@ def messages(group: dist.ProcessGroup, sizes: Sequence[int], repeats: int) -> li
                 else:
                     dist.recv(message, group_src=sender, group=group)
             seconds.append((time.perf_counter() - start) / 2)
-        found.append(seconds[2:])  # without those that open what is opened once
+        found.append(seconds[2:])  # without the first two, which open connections
     return found

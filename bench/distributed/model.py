@@ -1,19 +1,19 @@
-"""Costs as a model: a line through the times of messages, and what a call takes on P ranks.
+"""A cost model: a linear cost of messages, and the time of a call on P ranks.
 
-A message of n bytes takes alpha + beta n. One process takes t for the steps, a third of it forward. A rank spends o on
-the checks and the graph of a call, a on the agreement, c on each chunk and r on each round of a scan, where steps are
-few. The agreement is an all-gather, for which gloo passes messages around a ring: P - 1 of them one after the other.
-gloo sends a message when the receiver has told the sender that it waits for it. In agreements and scans a rank tells so
-when it needs the message, so that this takes h alpha + beta n, with h = 2. In a pipeline it tells so for all chunks at
-the start: messages follow one another, and each rank after the first adds h alpha at most.
+A message of n bytes takes alpha + beta n. One process takes t for the steps, a third of it forward. With few steps, a
+rank spends o on the checks and the graph of a call, a on the agreement, c on each chunk and r on each round of a scan.
+The agreement is an all-gather, for which gloo passes messages around a ring: P - 1 of them in sequence. gloo sends a
+message only after the receiver has posted its receive. In agreements and scans a rank posts it when it needs the
+message, so that the message takes h alpha + beta n, with h = 2. In a pipeline it posts the receives of all chunks at
+the start: messages follow one another, and each rank after the first adds at most h alpha.
 
 pipeline     o + a + (P - 1) h alpha + (C + P - 1) (t / (C P) + c) + 2 (P - 1) h alpha + 2 (C + P - 2) beta s / C
 speculative  o + a + (P - 1) h alpha + t / P + 2 (P - 1) (c + h alpha + beta s), where steps are forgotten soon
 scan         o + a + (P - 1) h alpha + k t / P + R (r + 2 (h alpha + beta (s + m))), R = ceil(log2 P)
 
-with s bytes of state and m of a map's matrix. A rank in the middle of a scan computes c, the results and twice the
-gradients, each a third of t / P or, for the gradients, two thirds: k = 2, and 7 / 3 where the matrix takes a pass, too.
-On two ranks the first one's results are followed by the second's, and the other way round: k = 2 there.
+with s bytes of state and m of a map's matrix. A rank in the middle of a scan computes its map, the results (each takes
+a third of t / P) and the gradients twice (two thirds each): k = 2, and 7 / 3 if the matrix takes a pass too. On two
+ranks the second one's results follow the first one's, and its gradients precede them: k = 2 there.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Times alpha of a message whose receiver begins to wait for it when it needs it
+#: The factor h of alpha for a message whose receiver posts its receive only when it needs the message
 HANDSHAKE = 2
 
 
 class Line(NamedTuple):
-    """alpha in seconds, beta in seconds a byte, and by how much each time is off, as a share of it."""
+    """alpha in seconds, beta in seconds per byte, and the relative deviation of each time."""
 
     alpha: float
     beta: float
@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 
 def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
-    """Fit alpha + beta n by least squares of relative errors: otherwise the longest message alone would count."""
+    """Fit alpha + beta n by least squares of relative errors: absolute ones would weight only the longest message."""
     n, t = np.asarray(sizes, float), np.asarray(seconds, float)
     matrix = np.stack([np.ones_like(n), n], 1) / t[:, None]
     (alpha, beta), *_ = np.linalg.lstsq(matrix, np.ones_like(t), rcond=None)
@@ -63,7 +63,7 @@ class Costs(NamedTuple):
 
 
 def pipeline(t: float, ranks: int, chunks: int, costs: Costs) -> float:
-    """Return the seconds of a pipeline with so many chunks."""
+    """Return the seconds of a pipeline with this number of chunks."""
     if ranks == 1:
         return costs.call + t
     turns = chunks + ranks - 1
@@ -73,7 +73,7 @@ def pipeline(t: float, ranks: int, chunks: int, costs: Costs) -> float:
 
 
 def speculation(t: float, ranks: int, costs: Costs) -> float:
-    """Return the seconds of ranks that all compute at once, and repeat few steps when states arrive one by one."""
+    """Return the seconds if all ranks compute at once and repeat a few steps when the states arrive in turn."""
     if ranks == 1:
         return costs.call + t
     passed = 2 * (ranks - 1) * (costs.chunk + HANDSHAKE * costs.alpha + costs.beta * costs.state)
@@ -81,7 +81,7 @@ def speculation(t: float, ranks: int, costs: Costs) -> float:
 
 
 def scan(t: float, ranks: int, costs: Costs) -> float:
-    """Return the seconds of a scan of maps on its slowest rank; from three ranks on that is one in the middle."""
+    """Return the seconds of a scan of maps on its slowest rank; with three or more ranks, that is one in the middle."""
     if ranks == 1:
         return costs.call + t
     rounds = math.ceil(math.log2(ranks))
@@ -91,7 +91,7 @@ def scan(t: float, ranks: int, costs: Costs) -> float:
 
 
 def best(t: float, ranks: int, chunks: Iterable[int], costs: Costs) -> tuple[float, str]:
-    """Return the seconds of the faster exchange with the best of these numbers of chunks, and its name."""
+    """Return the seconds and the name of the faster exchange, with the best of these numbers of chunks."""
     ways = {f"pipeline, {c} chunks": pipeline(t, ranks, c, costs) for c in chunks} if ranks > 1 else {}
     ways["scan"] = scan(t, ranks, costs)
     if costs.speculates:
@@ -101,7 +101,7 @@ def best(t: float, ranks: int, chunks: Iterable[int], costs: Costs) -> tuple[flo
 
 
 def crossover(seconds_a_step: float, ranks: int, chunks: Sequence[int], costs: Costs) -> int | None:
-    """Return the least number of steps from which on these ranks are faster than one process; None below 2^40."""
+    """Return the smallest number of steps with which these ranks beat one process; None if it is not below 2^40."""
     low, high = 1, 2**40
     if best(high * seconds_a_step, ranks, chunks, costs)[0] >= high * seconds_a_step:
         return None

@@ -1,12 +1,12 @@
-"""A slow, lossy network between processes: each in a network namespace of its own, with packets through a switch here.
+"""A slow, lossy network between processes, each in its own network namespace; a switch in this process passes packets.
 
-Each rank leaves the machine's network for an empty namespace, whose one device is a TUN device that this process reads
-and writes. A packet waits until those before it have been sent at the bandwidth of the link, then for the delay; some
-are lost, as are those that a full queue has no place for, and all while a link is down. So the ranks run over the TCP
-of the kernel, with its windows and repetitions, as between machines.
+Each rank moves from the machine's network to an empty namespace, whose only device is a TUN device that this process
+reads and writes. A packet waits until those before it have been sent at the bandwidth of the link, then for the delay;
+some are dropped at random, as are those that do not fit the queue, and all while a link is down. The ranks thus use the
+kernel's TCP, with its windows and retransmissions, as between machines.
 
-Needs Linux with /dev/net/tun and the right to make namespaces: root, or user namespaces, which some containers and
-distributions refuse. The kernel's own emulator, tc netem, is not in all kernels, and needs root.
+Needs Linux with /dev/net/tun and the privilege to create namespaces: root, or user namespaces, which some containers
+and distributions disable. The kernel's own emulator, tc netem, is not in all kernels, and needs root.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from dataclasses import dataclass
 
 DEVICE = "fastiter0"
 MTU = 1500
-#: Bytes of the headers of IP and TCP, with its time stamps, in a packet
+#: Bytes of the IP and TCP headers of a packet, including TCP time stamps
 HEADERS = 52
-#: Packets that wait at most for a link, as in tc netem
+#: Maximum number of packets queued for a link, as in tc netem
 LIMIT = 1000
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -43,11 +43,11 @@ class Link:
     Attributes
     ----------
     rate : float
-        Bits a second, headers of IP included.
+        Bits per second, including IP headers.
     delay : float
-        Seconds that a packet travels.
+        Travel time of a packet in seconds.
     loss : float
-        The share of packets that are lost.
+        The fraction of packets that are lost.
     """
 
     rate: float
@@ -60,12 +60,12 @@ class Link:
 
     @property
     def alpha(self) -> float:
-        """Seconds that a message takes on the link, without its bytes: the delay, and the packet of its header."""
+        """Fixed time of a message on the link, in seconds: the delay, and the packet with its header."""
         return self.delay
 
     @property
     def beta(self) -> float:
-        """Seconds a byte of a long message, with the headers of full packets."""
+        """Seconds per byte of a long message, including the headers of full packets."""
         return 8 / self.rate * MTU / (MTU - HEADERS)
 
 
@@ -75,7 +75,7 @@ def address(rank: int) -> str:
 
 
 def enter_namespace(rank: int) -> int:
-    """Leave the machine's network; return the file descriptor of the one device in the new one."""
+    """Leave the machine's network; return the file descriptor of the only device in the new one."""
     libc = ctypes.CDLL(None, use_errno=True)
     flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWNET | _CLONE_NEWUSER
     if libc.unshare(flags) != 0:
@@ -98,7 +98,7 @@ def enter_namespace(rank: int) -> int:
 
 
 class Switch(threading.Thread):
-    """Passes packets between devices as links would, until it is stopped.
+    """Passes packets between devices like links, until it is stopped.
 
     Parameters
     ----------
@@ -107,12 +107,12 @@ class Switch(threading.Thread):
     link : Link
         The properties of every link, which may be changed at any time.
     seed : int
-        That of the losses.
+        Seed of the random losses.
 
     Attributes
     ----------
     passed, lost : int
-        Packets that have arrived, and those that have not.
+        Numbers of packets that were delivered and lost.
     """
 
     def __init__(self, devices: list[int], link: Link, seed: int = 0) -> None:
@@ -121,12 +121,12 @@ class Switch(threading.Thread):
         self.passed = self.lost = 0
         self._down: set[int] = set()
         self._random = random.Random(seed)
-        self._free = [0.0] * len(devices)  # when the link of each rank has sent what is in its queue
+        self._free = [0.0] * len(devices)  # when the link of each rank will have sent its queue
         self._travelling: list[tuple[float, int, int, bytes]] = []
         self._stopping = False
 
     def cut(self, rank: int) -> None:
-        """Let no more packets to or from a rank through."""
+        """Drop all further packets to and from a rank."""
         self._down.add(rank)
 
     def stop(self) -> None:
@@ -152,11 +152,11 @@ class Switch(threading.Thread):
                 self._deliver(*heapq.heappop(self._travelling)[2:])
 
     def _take(self, source: int, packet: bytes, number: int) -> None:
-        """Put a packet on its way, or lose it."""
+        """Schedule a packet for delivery, or drop it."""
         known = len(packet) >= 20 and packet[0] >> 4 == 4 and packet[16:19] == socket.inet_aton(address(0))[:3]
         to = packet[19] - 1 if known else -1
         if not 0 <= to < len(self.devices):
-            return  # IPv6 looks for its neighbours
+            return  # IPv6 neighbour discovery
         now = time.monotonic()
         link, seconds = self.link, 8 * len(packet) / self.link.rate
         begins = max(now, self._free[source])
@@ -176,7 +176,7 @@ class Switch(threading.Thread):
 
 
 def _packets(device: int) -> list[bytes]:
-    """Return the packets that a device has now, but not so many that others wait long."""
+    """Return the packets waiting at a device, but not so many that others wait long."""
     found = []
     for _ in range(64):
         try:

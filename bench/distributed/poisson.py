@@ -22,13 +22,13 @@ from bench.harness.timing import load_average
 from fastiter.torch import distributed
 
 SIZES, QUICK_SIZES = (500, 2000), (60,)
-#: Schwarz's method by parts with overlap, with one symmetric sweep each
+#: Additive Schwarz with overlapping parts, one symmetric sweep each
 SCHWARZ = "AdditiveSchwarz(overlap=2)"
-#: From so many points along a side on, a solution takes minutes: once, and not without a preconditioner
+#: From this number of points along a side on, a solve takes minutes: done once, and only with a preconditioner
 LARGE = 1000
 PRECONDITIONERS = ("none", SCHWARZ, "block_jacobi")
 RTOL = 1e-6
-#: Times as fast as SciPy, on two ranks
+#: Speedup over SciPy, on two ranks
 GOAL = 1.6
 SCIPY = "scipy cg, one process"
 
@@ -53,12 +53,12 @@ def laplacian(n: int) -> Any:
 
 
 class Relaxed:
-    """A rank's part of a system, and its solutions.
+    """A rank's part of a linear system, and its solutions.
 
     Attributes
     ----------
     found, steps : dict
-        This rank's part of the last solution by each way, SciPy's as a whole, and its steps.
+        By method: this rank's part of the last solution (SciPy's is the whole solution), and the number of steps.
     """
 
     def __init__(self, group: dist.ProcessGroup, n: int) -> None:
@@ -72,7 +72,7 @@ class Relaxed:
         self.steps: dict[str, int] = {}
 
     def ours(self, preconditioner: str) -> None:
-        """Solve on all ranks; the factor is the best for the whole grid's SSOR (Axelsson and Barker)."""
+        """Solve on all ranks; the relaxation factor is optimal for SSOR on the whole grid (Axelsson and Barker)."""
         omega = 2 / (1 + 2 * math.sin(math.pi / (2 * (self.n + 1))))
         how: dict[str, Any] = {} if preconditioner == "none" else {"preconditioner": preconditioner, "omega": omega}
         if preconditioner == SCHWARZ:
@@ -95,19 +95,19 @@ class Relaxed:
         self.steps[SCIPY] = steps
 
     def check(self, group: dist.ProcessGroup, way: str) -> None:
-        """Raise if the solution of all ranks is off."""
+        """Raise if the residual of the solution over all ranks is too large."""
         x = self.found[way]
         if way != SCIPY:
             pieces: list[Any] = [None] * dist.get_world_size(group)
             dist.all_gather_object(pieces, x, group=group)
             x = torch.cat(pieces).numpy()
         residual = np.linalg.norm(self.b - self.whole @ x) / np.linalg.norm(self.b)
-        if not residual <= 1.01 * RTOL:  # SciPy's is that of its recurrence
+        if not residual <= 1.01 * RTOL:  # SciPy stops by the residual of its recurrence
             raise GateError(f"Poisson {self.n}^2, {way}: the residual is {residual:.1e}, more than {RTOL:.1e}")
 
 
 def solutions(group: dist.ProcessGroup, n: int, ways: Sequence[str], peer: bool, budget: float) -> dict[str, Any]:
-    """Time all solutions, and check the residual of each; a long one has no warm-up."""
+    """Time all solves, and check the residual of each; a long one has no warm-up."""
     system = Relaxed(group, n)
     entrants = {way: Entrant(partial(system.ours, way)) for way in ways}
     if peer:
@@ -119,7 +119,7 @@ def solutions(group: dist.ProcessGroup, n: int, ways: Sequence[str], peer: bool,
 
 
 def poisson(team: Team, options: Options) -> Iterator[Record]:
-    """Solve on one rank and on two, and by SciPy."""
+    """Solve on one rank and on two, and with SciPy."""
     for n in QUICK_SIZES if options.quick else SIZES:
         ways = PRECONDITIONERS if n < LARGE else PRECONDITIONERS[1:]
         both = team.run(2, solutions, n, ways, True, options.budget / 4)
@@ -142,7 +142,7 @@ def poisson(team: Team, options: Options) -> Iterator[Record]:
 
 
 def markdown(records: Sequence[Record]) -> list[str]:
-    """A table for all sizes, with the goal where two ranks are fastest."""
+    """A table for all sizes, with the goal for the fastest method on two ranks."""
     note = (
         f"Five-point matrix in float64 to a relative residual of {RTOL:g}, one thread a rank; `block_jacobi` is a "
         "symmetric sweep over each rank's rows, `AdditiveSchwarz` one over "

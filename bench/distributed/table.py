@@ -8,7 +8,7 @@ from bench.distributed import bad_network, poisson
 from bench.harness import tables
 from bench.harness.contest import Record
 
-#: Times as fast as one process on two ranks; as ranks that exchange whole arguments; rounds of a call without steps
+#: Speedup over one process on two ranks; over ranks that exchange whole arguments; rounds of a call without steps
 GOAL, PEER_GOAL, ROUNDS_GOAL = 1.7, 3.0, 3
 
 HEADERS = {

@@ -30,7 +30,7 @@ class Team:
     size : int
         The number of ranks.
     link : Link, optional
-        Every rank gets a network namespace of its own, and links with these properties to the others.
+        Every rank gets its own network namespace, and links with these properties to the others.
     timeout : float
         Seconds after which a rank that waits for another one gives up.
 
@@ -73,7 +73,7 @@ class Team:
         self._folder.cleanup()
 
     def run(self, size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call ``function(group, *arguments)`` on the first ``size`` ranks, whose group it is; return the results."""
+        """Call ``function(group, *arguments)`` on the group of the first ``size`` ranks; return the results."""
         self.begin(size, function, *arguments)
         return self.results(size)
 
@@ -84,7 +84,7 @@ class Team:
             pipe.send_bytes(message)
 
     def results(self, size: int) -> list[Any]:
-        """Return the results of the call that has begun."""
+        """Return the results of the call in progress."""
         found = [pickle.loads(pipe.recv_bytes()) for pipe in self._pipes[:size]]
         for rank, (_, trace) in enumerate(found):
             if trace is not None:
@@ -93,7 +93,7 @@ class Team:
 
 
 def _device_of(pipe: Any) -> int:
-    """Receive the network device of a rank, or why there is none."""
+    """Receive the network device of a rank, or the reason why there is none."""
     refusal = pickle.loads(pipe.recv_bytes())
     if refusal is not None:
         raise refusal
@@ -101,7 +101,7 @@ def _device_of(pipe: Any) -> int:
 
 
 def _leave_network(rank: int, pipe: Any) -> None:
-    """Enter an empty network and send its device, or why that failed."""
+    """Enter an empty network and send its device, or the reason of failure."""
     try:
         device = enter_namespace(rank)
     except OSError as error:
@@ -114,8 +114,8 @@ def _leave_network(rank: int, pipe: Any) -> None:
 
 
 def _serve(store: str, rank: int, size: int, timeout: float, isolated: bool, pipe: Any) -> None:
-    """Run what comes through the pipe until it is closed."""
-    if isolated:  # first of all: only a process with one thread may
+    """Run the functions received through the pipe until it is closed."""
+    if isolated:  # must come first: only a single-threaded process may do it
         _leave_network(rank, pipe)
     import torch.distributed as dist
 
@@ -123,7 +123,7 @@ def _serve(store: str, rank: int, size: int, timeout: float, isolated: bool, pip
 
     use_threads(1)
     files: Any = dist.FileStore(store, size)  # type: ignore[attr-defined]
-    start = timedelta(seconds=TIMEOUT)  # ranks begin when they have been imported, on a busy machine late
+    start = timedelta(seconds=TIMEOUT)  # allows for the import of ranks, which is late on a busy machine
     dist.init_process_group("gloo", store=files, rank=rank, world_size=size, timeout=start)
     limit = timedelta(seconds=timeout)
     groups = {count: dist.new_group(list(range(count)), timeout=limit) for count in range(1, size + 1)}

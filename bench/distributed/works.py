@@ -1,11 +1,11 @@
-"""Long sequences: what one process, sharded functions and their peers compute on each rank, forward and backward.
+"""Long sequences: computations of one process, sharded functions and their peers on each rank, forward and backward.
 
-The peers have the whole arguments where a sharded function exchanges states:
+The peers exchange whole arguments where a sharded function exchanges states:
 
 all-gather    each rank gathers the arguments of all steps, as torch's context parallelism gathers keys and values, and
-              runs the function of one process on the steps up to its own last one, which its results depend on
+              runs the function of one process on the steps up to its own last one
 later ranks   the same, but each rank sends its arguments to later ranks only
-all-to-all    each rank gets all steps of its part of the channels or heads, as DeepSpeed-Ulysses does, and runs the
+all-to-all    each rank gets all steps of its part of the channels or heads, as in DeepSpeed-Ulysses, and runs the
               function of one process on them
 """
 
@@ -30,9 +30,9 @@ Gradients = list[Tensor]
 
 @dataclass(frozen=True)
 class Work:
-    """A function on a sequence of so many steps, (1, steps, ...) in float32.
+    """A function on a sequence of ``steps`` steps, (1, steps, ...) in float32.
 
-    ``forgets`` is whether the factors of linear_scan are uniform in [0, 1); else they are within 1e-3 of 1.
+    With ``forgets`` the factors of linear_scan are uniform in [0, 1); else they are within 1e-3 of 1.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Work:
 
     @cached_property
     def tensors(self) -> list[Tensor]:
-        """The arguments with all steps, the same on every rank."""
+        """The arguments for all steps, the same on every rank."""
         random = torch.Generator().manual_seed(self.steps)
         if self.name == "linear_scan":
             gates = torch.rand(1, self.steps, 256, generator=random)
@@ -51,7 +51,7 @@ class Work:
 
     @cached_property
     def cotangent(self) -> Tensor:
-        """The gradient of the results of all steps."""
+        """The gradient of the results for all steps."""
         shape = self.tensors[2 if self.name == "delta_scan" else 1].shape
         return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
@@ -63,7 +63,7 @@ class Work:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the state that crosses a border."""
+        """Bytes of the state that crosses a shard boundary."""
         return 4 * (256 if self.name == "linear_scan" else 8 * 32 * 32)
 
     @property
@@ -85,12 +85,12 @@ def gradients(function: Callable[..., Any], tensors: Sequence[Tensor], cotangent
 
 
 class Shard:
-    """A rank's part of a work, and how it is computed.
+    """A rank's part of the work, and how it is computed.
 
     Attributes
     ----------
     sent : int
-        Bytes that this rank has given to the collectives of a peer since it was set to 0.
+        Bytes that this rank has passed to a peer's collectives since the attribute was last set to 0.
     """
 
     def __init__(self, work: Work, group: dist.ProcessGroup) -> None:
@@ -104,7 +104,7 @@ class Shard:
 
     @property
     def counts(self) -> list[int]:
-        """The steps of each rank."""
+        """The number of steps of each rank."""
         return [b - a for a, b in itertools.pairwise(self.ends)]
 
     def ours(self, exchange: str, chunks: int | None = None) -> Gradients:
@@ -113,7 +113,7 @@ class Shard:
         return gradients(function, self.local, self.cotangent, group=self.group, exchange=exchange, chunks=chunks)
 
     def gathered(self, *, later_only: bool) -> Gradients:
-        """The peer that gathers the arguments of all steps, or sends them to the ranks that need them."""
+        """The peer that gathers the arguments for all steps, or sends them to the ranks that need them."""
         function = getattr(fastiter.torch, self.work.name)
         rows = [x[0].flatten(1) for x in self.local]
         widths = [x.shape[1] for x in rows]
@@ -125,7 +125,7 @@ class Shard:
             for x, y in zip(known.split(widths, 1), self.local, strict=True)
         ]
         y, _ = function(*leaves)
-        # A cotangent of zero for the steps of earlier ranks, whose results nobody here reads
+        # A zero cotangent for the steps of earlier ranks, whose results this rank does not use
         cotangent = torch.cat([torch.zeros_like(y[:, : self.ends[self.rank]]), self.cotangent], 1)
         found = torch.autograd.grad(y, leaves, cotangent)
         back = self._to_owners(torch.cat([x[0].flatten(1) for x in found], 1))
@@ -135,7 +135,7 @@ class Shard:
         return [y.detach()[:, self.ends[self.rank] :], *own]
 
     def _exchange(self, rows: Tensor, to: Sequence[int], come: Sequence[int]) -> Tensor:
-        """Send so many rows to each rank; return those that come from each, in the order of the ranks."""
+        """Send the given number of rows to each rank; return the received rows, in the order of the ranks."""
         received = rows.new_empty(sum(come), *rows.shape[1:])
         dist.all_to_all_single(received, rows.contiguous(), list(come), list(to), group=self.group)
         others = sum(to) - to[self.rank]
@@ -143,7 +143,7 @@ class Shard:
         return received
 
     def _all_gather(self, message: Tensor) -> Tensor:
-        if len(set(self.counts)) > 1:  # all ranks give as many rows
+        if len(set(self.counts)) > 1:  # pads all ranks to the same number of rows
             raise ValueError("all-gather: the steps must be a multiple of the ranks")
         everything = message.new_empty(self.ends[-1], message.shape[1])
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before torch 2.13
@@ -158,7 +158,7 @@ class Shard:
         return self._exchange(copies, to, come)
 
     def _to_owners(self, gradient: Tensor) -> Tensor:
-        """Add up the gradients of this rank's arguments from all ranks that have used them."""
+        """Add up, over all ranks that have used them, the gradients of this rank's arguments."""
         to = [n if r <= self.rank else 0 for r, n in enumerate(self.counts)]
         own = self.counts[self.rank]
         come = [own if r >= self.rank else 0 for r in range(self.size)]

@@ -2,7 +2,7 @@
 
 solvers    z = tanh(z M + x) for 64 samples of 256 numbers, to the same residual: milliseconds and evaluations of f
 large      one system of 100,000 unknowns, against SciPy
-overhead   a step of each method beyond f itself
+overhead   time of a step of each method, without f itself
 prox       the compiled proximal operators, against NumPy, SciPy and a recorded time
 """
 
@@ -27,7 +27,7 @@ from bench.harness.timing import Competitor, interleave, load_average, use_threa
 from fastiter.fixedpoint import fixed_point
 from fastiter.fixedpoint._methods import METHODS
 
-#: Residuals may end this much above the tolerance: norms of the whole batch, and sums in float32
+#: Factor by which residuals may exceed the tolerance: norms of the whole batch, and sums in float32
 SLACK = 20.0
 #: Steps whose overhead is measured
 STEPS = 200
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def checked(name: str, residual: float, rtol: float, *, ours: bool) -> None:
-    """Refuse a result whose residual is above the tolerance."""
+    """Raise if the residual of a result exceeds the tolerance."""
     if not residual <= rtol * (1.05 if ours else SLACK):
         raise GateError(f"{name}: the residual must be at most {rtol:g}, got {residual:.2g}")
 
@@ -54,7 +54,7 @@ def solvers(options: Options) -> Iterator[Record]:
                 z, evaluations = solver.solve()
                 found[solver.name] = case.residual(z), evaluations
                 checked(solver.name, found[solver.name][0], case.rtol, ours=solver in mine)
-            except Exception as error:  # a peer that does not converge is left out, and ours ends the run
+            except Exception as error:  # a peer that does not converge is left out; if ours does not, the run ends
                 if solver in mine:
                     raise
                 print(f"not timed: {solver.name}: {str(error).partition(chr(10))[0][:120]}", flush=True)
@@ -107,7 +107,7 @@ def large(options: Options) -> Iterator[Record]:
 
 
 def overhead(options: Options) -> Iterator[Record]:
-    """A map that costs nothing: it returns one of a few arrays. No sample converges, and none is given up."""
+    """A map that costs nothing: it returns one of a few arrays. No sample converges or is abandoned."""
     values = np.random.default_rng(0).normal(size=(7, 64, 256)).astype(np.float32)
     cases_of: tuple[tuple[str, dict[str, Any]], ...] = (
         ("picard", {}),
@@ -141,11 +141,11 @@ def overhead(options: Options) -> Iterator[Record]:
         yield {"work": f"64 x 256 float32, {name}", "us": 1e6 * timing.minimum / STEPS, "load": load_average()}
 
 
-#: A further section is a function here, with its header and row in table.py
+#: Additional sections are functions here, with a header and a row in table.py.
 SECTIONS = {"solvers": solvers, "large": large, "overhead": overhead, "prox": prox.section}
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("fixedpoint", arguments, tuple(SECTIONS))
     return session.measure("fixedpoint", options, SECTIONS, table.HEADERS, table.ROWS)

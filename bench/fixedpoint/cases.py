@@ -1,4 +1,4 @@
-"""The maps of the contests, and the solvers of other libraries on them: each returns z and its evaluations."""
+"""The maps of the contests, and the solvers of other libraries: each returns z and its number of evaluations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Case:
     rtol: float
     samples: int = 64
     n: int = 256
-    size: float = 0.3  # of x; a smaller one is closer to linear, and slower
+    size: float = 0.3  # scale of x; a smaller one is closer to linear, and slower
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Case:
         return np.tanh(z @ M + x)
 
     def residual(self, z: Array) -> float:
-        """The largest ||f(z) - z|| / ||f(z)|| of a sample, in double."""
+        """The largest ||f(z) - z|| / ||f(z)|| over the samples, in double precision."""
         M, x = (array.astype(np.float64) for array in self.arrays)
         value = np.tanh(np.asarray(z, np.float64) @ M + x)
         return float((np.linalg.norm(value - z, axis=1) / np.linalg.norm(value, axis=1)).max())
@@ -61,7 +61,7 @@ QUICK = (Case("sym", "float64", 1e-6, 8, 32),)
 
 @dataclass(frozen=True)
 class Solver:
-    """A way to solve a case: ``solve()`` returns z and the number of evaluations of f."""
+    """A method for a case: ``solve()`` returns z and the number of evaluations of f."""
 
     name: str
     solve: Callable[[], tuple[Array, int]]
@@ -73,7 +73,7 @@ def tensors(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def on_tensors(case: Case) -> tuple[Callable[..., torch.Tensor], torch.Tensor, list[int]]:
-    """f, zeros, and the number of evaluations, in a list."""
+    """f, zeros, and a list that holds the number of evaluations."""
     M, x = tensors(case)
     count = [0]
 
@@ -107,7 +107,7 @@ def ours(case: Case) -> Iterator[Solver]:
 
 
 def torchdeq(case: Case) -> Iterator[Solver]:
-    """Its solvers, to the same relative residual of each sample."""
+    """Solvers of torchdeq, to the same relative residual of each sample."""
     if load("torchdeq") is None:
         return
     from torchdeq.solver import get_solver  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -131,7 +131,7 @@ def torchdeq(case: Case) -> Iterator[Solver]:
 
 
 def jaxopt(case: Case) -> Iterator[Solver]:
-    """Its jitted solvers, to the same norm of the whole batch's residual."""
+    """Jitted solvers of jaxopt, to the same norm of the whole batch's residual."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         module, jax = load("jaxopt"), load("jax")
@@ -161,7 +161,7 @@ def jaxopt(case: Case) -> Iterator[Solver]:
 
 
 def scipy(case: Case) -> Iterator[Solver]:
-    """Its solvers of F(z) = 0 on all numbers as one vector, to the same norm."""
+    """SciPy's solvers for F(z) = 0 on all samples as one vector, to the same norm."""
     from scipy import optimize
 
     shape = case.arrays[1].shape

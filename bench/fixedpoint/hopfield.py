@@ -1,9 +1,9 @@
 """Updates of modern Hopfield networks in float32, against plain torch: two batched products and a softmax.
 
-updates   what each further update takes, forward, and forward and backward; the reference is hopfield-layers' layer
-stops     until every query has converged: torch goes on with all queries until the last one has
+updates   time of each further update, forward, and forward and backward; the reference is hopfield-layers' layer
+stops     until every query has converged: torch updates all queries until the last one has converged
 
-The package hopfield-layers is not on PyPI. Its figure is a recorded one, for two threads of an AMD Zen 4: on another
+The package hopfield-layers is not on PyPI. Its time was recorded earlier, with two threads of an AMD Zen 4: on another
 machine the ratio is only an order of magnitude.
 """
 
@@ -25,7 +25,7 @@ from bench.harness.timing import Competitor, interleave, load_average, use_threa
 from fastiter.torch import hopfield_update
 
 SECTIONS = ("updates", "stops")
-#: Milliseconds of a further update by hopfield-layers at the full size: the marginal times of 2 and 4 associations
+#: Milliseconds per further update of hopfield-layers at the full size: from the times of 2 and 4 associations
 RECORDED = {FORWARD: (1394 - 549) / 2, BOTH: (2677 - 1092) / 2}
 TOLERANCE = 1e-4
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def inputs(size: Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Return state (B, H, L, D), stored (B, H, S, D) and a beta for each head, strided as projections leave them."""
+    """Return state (B, H, L, D), stored (B, H, S, D) and a beta for each head, with the strides of projections."""
     generator = torch.Generator().manual_seed(0)
     D = size.E // size.H
     state = torch.randn(size.B, size.L, size.H, D, generator=generator).transpose(1, 2)
@@ -61,7 +61,7 @@ def inputs(size: Size) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flat(state: Tensor, stored: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return them with one batch axis, contiguous, for bmm."""
+    """Return them with a single batch axis, contiguous, for bmm."""
     return state.flatten(0, 1), stored.flatten(0, 1), beta.expand(state.shape[:2]).reshape(-1, 1, 1)
 
 
@@ -78,7 +78,7 @@ def ours(state: Tensor, stored: Tensor, beta: Tensor, steps: int) -> Tensor:
 
 
 def checked(size: Size) -> float:
-    """Raise if two updates or their gradients are wrong; else return the largest relative difference."""
+    """Return the largest relative difference of two updates and their gradients; raise if it is too large."""
     given = [x.requires_grad_() for x in inputs(size)]
     exact = [x.detach().double().requires_grad_() for x in given]
     results: dict[str, Tensor] = {}
@@ -133,7 +133,7 @@ def updates(options: Options) -> Iterator[Record]:
 
 
 def until_all_converge(state: Tensor, stored: Tensor, beta: Tensor) -> tuple[Tensor, int]:
-    """Return the states by torch, and the updates that all queries made."""
+    """Return torch's states, and the number of updates that all queries made."""
     x, patterns, b = flat(state, stored, beta)
     step = 0
     moves = torch.ones(())
@@ -152,7 +152,7 @@ def stops(options: Options) -> Iterator[Record]:
         found = hopfield_update(state, stored, beta=each, rtol=TOLERANCE)
         exact, most = until_all_converge(state, stored, each)
         off = float((found.value - exact).norm(dim=-1).max() / exact.norm(dim=-1).max())
-        if not off <= 1e3 * TOLERANCE:  # both stop near the same fixed points
+        if not off <= 1e3 * TOLERANCE:  # both converge close to the same fixed points
             raise gate.GateError(f"{size}: the fixed points are off by {off:.1e}")
         for threads in options.threads:
             calls: dict[str, Call] = {
@@ -175,7 +175,7 @@ def stops(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("hopfield", arguments, SECTIONS)
     sections: dict[str, session.Section] = {"updates": updates, "stops": stops}
     return session.measure("hopfield", options, sections, table.HEADERS, table.ROWS)

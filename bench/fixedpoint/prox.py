@@ -1,6 +1,6 @@
-"""The compiled proximal operators against NumPy and SciPy, and against the time that the published code takes.
+"""The compiled proximal operators against NumPy and SciPy, and against the time of the published code.
 
-The figure of the published code, a loop of torch's operations for the softmax-entropy operator, is a recorded one, for
+The time of the published code, a loop of torch operations for the softmax-entropy operator, was recorded earlier, with
 two threads of an AMD Zen 4: on another machine the ratio is only an order of magnitude.
 """
 
@@ -24,25 +24,25 @@ from fastiter.fixedpoint import prox
 Array = npt.NDArray[Any]
 
 HEADER = f"{'proximal operators':44}{'threads':>8}  {'peer':22}{'ms':>10}{'ours, ms':>10}{'ratio':>8}"
-#: How many times as fast
+#: Speedup
 GOAL = 10.0
 #: Milliseconds of the published code for 1.0 M elements in groups of 20, by alpha
 RECORDED = {0.125: 143.0, 0.5: 174.0}
 
 
 class Case(NamedTuple):
-    """An operator, its peer of the same result, and the most that they may differ."""
+    """An operator, a peer that computes the same, and the maximum allowed difference."""
 
     name: str
     peer: str
     ours: Callable[[], Array]
     theirs: Callable[[], Array] | None
-    ms: float = 0.0  # of a peer that is not run
+    ms: float = 0.0  # recorded time of a peer that is not run
     tolerance: float = 2e-6
 
 
 def sorted_simplex(y: Array) -> Array:
-    """Project rows onto the simplex by sorting, as it is written with NumPy."""
+    """Project rows onto the simplex by sorting, the usual NumPy implementation."""
     falling = -np.sort(-y, axis=1)
     tau = (np.cumsum(falling, axis=1) - 1) / np.arange(1, y.shape[1] + 1, dtype=y.dtype)
     last = (falling > tau).sum(axis=1) - 1
@@ -50,7 +50,7 @@ def sorted_simplex(y: Array) -> Array:
 
 
 def omega(y: Array, t: float) -> Array:
-    """Return the entropy's operator by Wright's function, which unlike Lambert's does not overflow."""
+    """Return the entropy's operator by the Wright omega function, which unlike Lambert's W does not overflow."""
     one = y.dtype.type(t)
     return np.asarray(one * scipy.special.wrightomega(y / one - 1 - np.log(one)))
 
@@ -70,7 +70,7 @@ def cases(quick: bool) -> Iterator[Case]:
 
 
 def section(options: Options) -> Iterator[Record]:
-    """Measure each operator beside its peer."""
+    """Measure each operator and its peer."""
     for case in cases(options.quick):
         if case.theirs is not None:
             difference = float(np.abs(case.ours() - case.theirs()).max())

@@ -8,7 +8,7 @@ from bench.fixedpoint import prox
 from bench.harness import tables
 from bench.harness.contest import Record
 
-#: How many times as fast as the best of a library
+#: Speedup over the fastest solver of each library
 GOALS = {"torchdeq": 3.0, "jaxopt": 1.0, "scipy": 5.0}
 OVERHEAD_GOAL = 40.0
 

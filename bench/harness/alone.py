@@ -1,4 +1,4 @@
-"""A call in a process of its own, whose heap no earlier work has shaped."""
+"""Runs a call in a separate process, whose heap no earlier work has shaped."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from bench.harness.peers import environment
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# The C library's treatment of freed memory on Linux: its default (blocks of more than 32 MB return to the system at
-# once, and the end of a large heap), or keeping all of it.
+# How the C library on Linux treats freed memory: by default it returns blocks of more than 32 MB, and the end of a
+# large heap, to the system at once; alternatively it keeps everything.
 HEAPS: Mapping[str, Mapping[str, str]] = {
     "own": {},
     "kept": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 28)},

@@ -1,4 +1,4 @@
-"""The common part of every family's contests: the work, the entrants, the correctness gate, and the timed race."""
+"""The common part of every family's contests: the task, the entrants, the correctness gate, and the timed race."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.harness.timing import Competitor, Timing, fastest, interleave, load_a
 
 FORWARD, BOTH = "forward", "forward+backward"
 MODES = (FORWARD, BOTH)
-FRESH, REUSED = "fresh", "reused"  # our outputs: pages that nobody has touched, or those of an earlier result
+FRESH, REUSED = "fresh", "reused"  # our outputs: on fresh pages, or in the memory of an earlier result
 Call = Callable[[], object]
 Record = dict[str, Any]
 Results = dict[str, Tensor]
@@ -37,12 +37,13 @@ def with_gradients(h: Tensor, inputs: dict[str, Tensor], cotangent: Tensor) -> R
     return {"h": h.detach(), **{f"d{name}": gradient for name, gradient in zip(inputs, gradients, strict=True)}}
 
 
-# ---- The work -------------------------------------------------------------------------------------------------------
+# # ---- The task
+# -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Work:
-    """The computation: ours, and a trusted loop over the steps that autograd differentiates."""
+    """The task: our function, and a trusted loop over the steps that autograd differentiates."""
 
     name: str
     ours: Callable[..., Tensor]
@@ -74,13 +75,13 @@ class Work:
         return run(lambda: self.ours(*values), values, self.cotangent, mode)
 
     def forms(self) -> dict[str, Call]:
-        """Ours, forward and backward."""
+        """Our function, forward and backward."""
         both = self.timed(BOTH)
         return {FRESH: on_fresh_pages(both), REUSED: both}
 
 
 class Contested(Protocol):
-    """The subject of a race: work with gradients, or another task that can check a result."""
+    """The subject of a race: a task with gradients, or another one that can check a result."""
 
     @property
     def name(self) -> str: ...
@@ -95,7 +96,7 @@ def leaves(**tensors: Tensor) -> dict[str, Tensor]:
 
 
 def on_fresh_pages(call: Call) -> Call:
-    """The call without memory of an earlier result; returning the pages to the system counts, as it does for peers."""
+    """The call without reused memory; the time to return pages to the system counts, as it does for peers."""
 
     def fresh() -> None:
         call()
@@ -104,7 +105,8 @@ def on_fresh_pages(call: Call) -> Call:
     return fresh
 
 
-# ---- Who does it ----------------------------------------------------------------------------------------------------
+# # ---- The entrants
+# ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -114,20 +116,20 @@ class Entrant:
     name: str
     call: Call
     results: Callable[[], Results]
-    variant: str = ""  # how, where there are several ways; the fastest counts
-    fixed_threads: bool = False  # has its number of threads from the start, and takes no other
+    variant: str = ""  # name of the variant, if there are several; the fastest counts
+    fixed_threads: bool = False  # keeps the number of threads it starts with
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A peer that is not available, and why."""
+    """A peer that is not available, and the reason."""
 
     name: str
     reason: str
 
 
 def torch_entrant(name: str, function: Callable[..., Tensor], work: Work, variant: str = "") -> Entrant:
-    """A function of the work's inputs that autograd differentiates."""
+    """An entrant from a function of the task's inputs that autograd differentiates."""
     values = list(work.inputs.values())
     return Entrant(
         name,
@@ -138,7 +140,7 @@ def torch_entrant(name: str, function: Callable[..., Tensor], work: Work, varian
 
 
 def thread_counts(entrant: Entrant, threads: int) -> list[int]:
-    """The thread counts with which the peer may be fastest."""
+    """The thread counts at which the peer may be fastest."""
     return [threads] if threads == 1 or entrant.fixed_threads else [1, threads]
 
 
@@ -151,13 +153,13 @@ def reason_against(entrant: Entrant, work: Contested) -> str | None:
         work.compare(entrant.name, entrant.results())
     except gate.GateError as error:
         return str(error)
-    except Exception as error:  # half of the peers are prototypes: what breaks them is theirs, and is reported
+    except Exception as error:  # half of the peers are prototypes: their own failures are reported
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return None
 
 
 def ways(peer: Entrant, threads: int) -> list[Competitor]:
-    """The peer at each number of threads that may be its fastest."""
+    """The peer at each thread count at which it may be fastest."""
     found = []
     for count in thread_counts(peer, threads):
         how = ", ".join([*filter(None, [peer.variant]), f"{count} thread{'s' * (count > 1)}"])
@@ -166,7 +168,7 @@ def ways(peer: Entrant, threads: int) -> list[Competitor]:
 
 
 def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> tuple[list[Competitor], Record]:
-    """The peers with right results, in all their variants, and why others do not run."""
+    """The peers with right results, in all their variants, and the reasons why others do not run."""
     admitted: list[Competitor] = []
     out: Record = {}
     for peer in peers:
@@ -185,7 +187,7 @@ def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> t
 
 
 def pass_gate(work: Contested, peers: Iterable[Entrant | Absent], threads: int) -> tuple[list[Competitor], Record]:
-    """The competitors to time beside ours, and the gate's findings."""
+    """The competitors to time besides ours, and the findings of the gate."""
     use_threads(threads)
     worst = work.check()
     admitted, out = admit(peers, work, threads)
@@ -203,12 +205,12 @@ def race(
 def timed(
     work: Contested, peers: Sequence[Competitor], threads: int, budget: float, stir: Call | None = None
 ) -> Record:
-    """Time ours, on fresh and on reused memory, and all peers in turn."""
+    """Time ours, on fresh and on reused memory, and all peers, in turn."""
     use_threads(threads)
     ours = work.forms()
     competitors = [Competitor(form, call, threads, often=True) for form, call in ours.items()]
     timings = interleave([*competitors, *peers], budget, stir)
-    gc.collect()  # timing switches the collector off
+    gc.collect()  # the garbage collector is off during timing
     return {
         "work": work.name,
         "threads": threads,
@@ -223,7 +225,7 @@ def milliseconds(timing: Timing) -> Record:
 
 
 def against_ours(timings: dict[str, Timing], peers: Sequence[Competitor], forms: Sequence[str]) -> Record:
-    """Each peer's fastest variant, and its time relative to ours."""
+    """The fastest variant of each peer, and its time relative to ours."""
     found: Record = {}
     for name in dict.fromkeys(peer.variant_of for peer in peers):
         key = fastest(timings, [peer.name for peer in peers if peer.variant_of == name])
@@ -238,7 +240,7 @@ def against_ours(timings: dict[str, Timing], peers: Sequence[Competitor], forms:
 
 
 def backward_against_forward(work: Work, threads: int, budget: float, stir: Call | None = None) -> Record:
-    """The gradients alone, against the forward pass that they follow; and forward where no gradient is wanted."""
+    """The gradients alone, against the preceding forward pass; and the forward pass without gradients."""
     use_threads(threads)
     work.check()
     values = list(work.inputs.values())

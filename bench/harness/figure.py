@@ -1,4 +1,4 @@
-"""One figure of all results: how many times as fast as its peer each family is, with the range over the sizes."""
+"""One figure of all results: the speedup of each family over its peers, with the range over the sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Select = Callable[[Record], bool]
 
 
 class Bar(NamedTuple):
-    """The records that a bar sums up: those of a section of a family that `select` takes."""
+    """The records that a bar summarises: those that `select` accepts in a section of a family."""
 
     label: str
     peer: str
@@ -44,7 +44,7 @@ BARS = (
 
 
 def ratio_of(record: Record) -> float | None:
-    """Return the time of the fastest peer over ours; None where there was no peer."""
+    """Return the time of the fastest peer over ours; None if there was no peer."""
     if "peers" in record:
         ratios = [peer["ratio"][REUSED] for peer in record["peers"].values() if "ratio" in peer]
         return min(ratios, default=None)
@@ -52,14 +52,14 @@ def ratio_of(record: Record) -> float | None:
 
 
 def ratios(bar: Bar, results: Iterable[Record]) -> list[float]:
-    """Return the ratios of a bar; of several results of one family the last counts."""
+    """Return the ratios of a bar; if a family has several results, the last one counts."""
     own = [found for found in results if found["family"] == bar.family and bar.section in found]
     chosen = [record for record in own[-1][bar.section] if bar.select(record)] if own else []
     return [ratio for ratio in map(ratio_of, chosen) if ratio is not None]
 
 
 def draw(results: Sequence[Record], path: Path) -> None:
-    """Draw geometric means as bars and the range as a line, on a logarithmic axis."""
+    """Draw geometric means as bars and ranges as lines, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
     found = [(bar, ratios(bar, results)) for bar in BARS]

@@ -1,4 +1,4 @@
-"""The gate before the clock: a result that differs from its peer's is not timed."""
+"""The gate before the race: a result that differs from its peer's is not timed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 class GateError(Exception):
-    """Two competitors do not compute the same thing: nothing about them is reported."""
+    """Two competitors do not compute the same results: no times are reported."""
 
 
 def tolerance(dtype: torch.dtype, length: int) -> float:
-    """The permitted rounding error, as a share of the largest value: `length` errors add up like a random walk."""
+    """The permitted rounding error relative to the largest value: `length` errors add up like a random walk."""
     return torch.finfo(dtype).eps * (64 + 4 * math.sqrt(length))
 
 
 def difference(result: Tensor, expected: Tensor) -> float:
-    """Largest deviation as a share of the largest expected value; infinite where shapes differ or values are not."""
+    """Largest deviation relative to the largest expected value; infinite if shapes differ or values are not finite."""
     if result.shape != expected.shape or not result.isfinite().all():
         return math.inf
     scale = expected.abs().max().item()
@@ -27,7 +27,7 @@ def difference(result: Tensor, expected: Tensor) -> float:
 
 
 def check(case: str, results: Mapping[str, Tensor], expected: Mapping[str, Tensor], length: int) -> float:
-    """Compare by name, raise GateError at the first that is off, return the largest difference that was found."""
+    """Compare by name; raise GateError at the first that is off, else return the largest difference."""
     worst = 0.0
     for name, want in expected.items():
         if name not in results:

@@ -1,4 +1,4 @@
-"""This machine's limits: the fastest matrix products and memory transfers, measured beside the runs they limit."""
+"""This machine's limits: rates of matrix products and memory transfers, measured alongside the runs they limit."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fastiter._torch.linear import linear
 M, K, N = 1024, 512, 1024  # 1 Gflop: large enough for the best rate, short enough to be timed between other calls
 PRIVATE_CACHE = 512 * 1024  # bytes that fit every current core's private cache
 FIRST_CACHE = 24 * 1024  # bytes that fit every core's L1 cache; less is read too quickly to be timed, at the same rate
-READ_SECONDS = 2e-4  # duration of one call: clock and Python are negligible beside it
+READ_SECONDS = 2e-4  # duration of one call: the overhead of the clock and of Python is negligible
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A call that does `work` (flops or bytes), and takes `overhead` seconds besides."""
+    """A call that does `work` (flops or bytes), and takes an additional `overhead` in seconds."""
 
     name: str
     call: Callable[[], object]
@@ -45,7 +45,7 @@ def lstm_product() -> Limit:
 
 
 def matrix_products() -> list[Limit]:
-    """One product by every library within reach. torch.mm is MKL, which is not the fastest on every processor."""
+    """One product by every available library. torch.mm is MKL, which is not the fastest on every processor."""
     a, b, weight, bias = torch.randn(M, K), torch.randn(K, N), torch.randn(N, K), torch.randn(N)
     out = torch.empty(M, N)
     onednn_a = a.to_mkldnn()
@@ -66,7 +66,7 @@ def measure(limits: list[Limit], threads: int, budget: float) -> dict[str, float
 
 
 def best_product(threads: int, budget: float) -> tuple[Limit, dict[str, float]]:
-    """The fastest matrix product, to be timed again beside every case, and the rates of all products."""
+    """The fastest matrix product, to be timed again alongside every case, and the rates of all products."""
     products = matrix_products()
     rates = measure(products, threads, budget)
     return max(products, key=lambda limit: rates[limit.name]), rates
@@ -85,7 +85,7 @@ def seconds_of(call: Callable[[], object], repeats: int = 5) -> float:
 
 
 def reader(values: torch.Tensor, count: int, repeats: int) -> Callable[[], None]:
-    """Reads the first `count` floats, `repeats` times."""
+    """A call that reads the first `count` floats, `repeats` times."""
 
     def read() -> None:
         for _ in range(repeats):
@@ -100,7 +100,7 @@ def repeats_for(values: torch.Tensor) -> int:
 
 
 def read_alone(nbytes: int, copies: int = 1) -> Limit:
-    """One thread reads `nbytes` repeatedly; `copies` cores would do so at once, each in its own cache."""
+    """One thread reads `nbytes` repeatedly; `copies` cores would do so concurrently, each in its own cache."""
     values = torch.ones(max(FIRST_CACHE, nbytes) // 4)
     repeats = repeats_for(values)
     overhead = seconds_of(reader(values, 0, repeats))
@@ -109,7 +109,7 @@ def read_alone(nbytes: int, copies: int = 1) -> Limit:
 
 
 def at_once(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    """Each call on a thread of its own; a hand-over takes tens of microseconds, so the calls should be long."""
+    """Run each call on its own thread; starting them takes tens of microseconds, so the calls should be long."""
     if len(calls) == 1:
         return calls[0]
     pool = ThreadPoolExecutor(len(calls) - 1)
@@ -124,7 +124,7 @@ def at_once(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
 
 
 def read_together(nbytes: int, threads: int) -> Limit:
-    """Python threads read a part each; the kernel releases the GIL."""
+    """Python threads read one part each; the kernel releases the GIL."""
     parts = [torch.ones(nbytes // 4 // threads) for _ in range(threads)]
     repeats = 10 * repeats_for(parts[0])
     readers = [reader(part, part.numel(), repeats) for part in parts]
@@ -133,23 +133,23 @@ def read_together(nbytes: int, threads: int) -> Limit:
 
 
 def read_bandwidth(nbytes: int, threads: int) -> Limit:
-    """Repeated reads of a working set of `nbytes` that is divided among the threads."""
+    """Repeated reads of a working set of `nbytes`, divided among the threads."""
     part = nbytes // threads
     if threads == 1:
         return read_alone(nbytes)
-    # Microseconds are too short to be shared out from Python, and cores do not meet in their private caches.
+    # Calls of microseconds are too short to distribute from Python, and cores do not share their private caches.
     return read_alone(part, copies=threads) if part <= PRIVATE_CACHE else read_together(nbytes, threads)
 
 
 def copy_bandwidth(nbytes: int = 256 << 20) -> Limit:
-    """Memory to memory, far larger than any cache; bytes read plus bytes written."""
+    """Memory to memory, far larger than any cache; counts bytes read plus bytes written."""
     source = torch.ones(nbytes // 4)
     target = torch.empty_like(source)
     return Limit(f"copy {nbytes >> 20} MiB", lambda: target.copy_(source), 8.0 * source.numel())
 
 
 def copies(nbytes: int, threads: int) -> list[Limit]:
-    """The same by all available means: torch's stores go through the caches, those of a long memmove do not."""
+    """The same by all available means: torch's stores go through the caches, those of a long memmove bypass them."""
     source = np.ones(nbytes // 4, np.float32)
     target = np.zeros_like(source)
     parts = zip(np.array_split(target, threads), np.array_split(source, threads), strict=True)
@@ -159,11 +159,11 @@ def copies(nbytes: int, threads: int) -> list[Limit]:
 
 # ---- Functions ------------------------------------------------------------------------------------------------------
 
-FUNCTIONS = ("exp", "sigmoid", "tanh", "log_sigmoid")  # by their number in _core.function_f32
+FUNCTIONS = ("exp", "sigmoid", "tanh", "log_sigmoid")  # indices into _core.function_f32
 
 
 def function_alone(name: str, threads: int) -> Limit:
-    """A function of the cells, on numbers in a core's own cache; the other cores would take as many meanwhile."""
+    """A function of the cells, on numbers in a core's private cache; other cores run at the same rate concurrently."""
     x = torch.linspace(-8, 8, PRIVATE_CACHE // 16)
     out = torch.empty_like(x)
     return Limit(

@@ -26,7 +26,7 @@ def cpu_name() -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -59,6 +59,6 @@ def describe() -> dict[str, Any]:
 
 
 def refuse_unfair_environment() -> None:
-    """Refuse sleeping OpenMP workers, which slow down torch's small layers several times, to be fair to the peers."""
+    """Raise if OpenMP workers sleep when idle, which would slow down torch's small layers several times."""
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
         raise SystemExit("bench: unset OMP_WAIT_POLICY=passive; it slows torch down, so that ratios mean nothing")

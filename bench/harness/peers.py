@@ -1,4 +1,4 @@
-"""Optional peers: a missing one costs one line and its rows of the table."""
+"""Optional peers: a missing one is reported in one line, and its rows of the table are left out."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def absent(name: str, module: str) -> Absent:
 
 
 def compile_once_for_all_threads() -> None:
-    """Let compiled code ask for the number of threads when it runs, so that another number need not compile again.
+    """Make compiled code read the number of threads at run time, so that another number needs no recompilation.
 
-    Code of an earlier contest is dropped: past a few versions of one function, torch would stop compiling.
+    Compiled code of earlier contests is dropped: beyond a few versions of one function, torch would stop compiling.
     """
     import torch._inductor.config
 
@@ -78,10 +78,10 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def jax_on(threads: int) -> ModuleType | None:
-    """jax whose pool has this number of threads.
+    """Return jax with a pool of this number of threads.
 
-    XLA sizes its pool once, when its client is made, by the variable NPROC, so each number gets a client of its own.
-    Everything that an earlier client has compiled and stored is dropped with it.
+    XLA sizes its pool when its client is created, from the variable NPROC, so each number gets its own client.
+    Everything that an earlier client has compiled or stored is dropped with it.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax = load("jax")

@@ -1,4 +1,4 @@
-"""The common part of all families but rnn: the command line, and a run that prints each row as it is measured."""
+"""The common part of all families except rnn: the command line, and a run that prints each row as it is measured."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def measure(
     headers: Mapping[str, str] = tables.HEADERS,
     rows: Mapping[str, Callable[[Record], str]] = tables.ROWS,
 ) -> Record:
-    """Measure the chosen sections; the result is what bench/__main__.py writes to --out."""
+    """Measure the chosen sections; return what bench/__main__.py writes to --out."""
     described = machine.describe()
     described["versions"].update(peers.versions())
     results: Record = {"family": family, "machine": described, "options": asdict(options)}

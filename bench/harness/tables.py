@@ -1,4 +1,4 @@
-"""Numbers as text: rows while they are measured, Markdown with the goals afterwards."""
+"""Numbers as text: rows during the measurement, Markdown with the goals afterwards."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bench.harness.contest import FRESH, REUSED, Record
 
-BUSY = 0.8  # load at the start, before the benchmark adds its own
+BUSY = 0.8  # load average at the start, before the benchmark adds its own load
 FORMS = (FRESH, REUSED)
-Goals = Mapping[str, Mapping[str, float]]  # by peer and form of our outputs
+Goals = Mapping[str, Mapping[str, float]]  # by peer and by kind of output memory
 
 # ---- Parts ----------------------------------------------------------------------------------------------------------
 
@@ -44,7 +44,8 @@ def on_threads(threads: int) -> str:
     return f"{threads} thread{'s' * (threads > 1)}"
 
 
-# ---- While measuring ------------------------------------------------------------------------------------------------
+# # ---- During the measurement
+# -----------------------------------------------------------------------------------------
 
 
 def header(task: str, *columns: str) -> str:
@@ -150,7 +151,7 @@ Entry = Callable[[Record], str]
 
 
 def pivot(records: Sequence[Record], columns: Mapping[str, Entry]) -> str:
-    """One row per work, with all columns for each number of threads."""
+    """One row per task, with all columns for each number of threads."""
     threads = list(dict.fromkeys(r["threads"] for r in records))
     found = {(r["work"], r["threads"]): r for r in records}
     header = ["", *(f"{title}, {on_threads(n)}" for n in threads for title in columns)]
@@ -165,7 +166,7 @@ LARGE_COPY = "The bandwidth is the best of several copies of a large array."
 
 
 def share_markdown(records: Sequence[Record], goals: Mapping[str, float], bandwidth: str = LARGE_COPY) -> list[str]:
-    """`goals` by the start of the work's name; `bandwidth` says which one is meant."""
+    """`goals` by the beginning of the task's name; `bandwidth` names the bandwidth."""
 
     def share(r: Record) -> str:
         goal = next((goal for start, goal in goals.items() if r["work"].startswith(start)), None)
@@ -191,7 +192,7 @@ def ratio_cell(record: Record | None, name: str, form: str, goals: Goals) -> str
 
 
 def peer_rows(records: Mapping[int, Record], goals: Goals) -> list[list[str]]:
-    """A row for each peer that ran, was to run, or has a goal."""
+    """A row for each peer that ran, was requested, or has a goal."""
     reasons: dict[str, str] = {}
     for r in records.values():
         for key, reason in r["out"].items():
@@ -208,7 +209,7 @@ def peer_rows(records: Mapping[int, Record], goals: Goals) -> list[list[str]]:
 
 
 def peers_markdown(records: Sequence[Record], goals: Goals, what: str = "forward+backward") -> list[str]:
-    """A table for each work: each peer's time relative to ours."""
+    """A table for each task: each peer's time relative to ours."""
     parts = []
     for work in dict.fromkeys(r["work"] for r in records):
         own = {r["threads"]: r for r in records if r["work"] == work}
@@ -232,7 +233,7 @@ def backward_markdown(records: Sequence[Record], goal: float) -> list[str]:
 
 
 def document(results: Record, sections: Mapping[str, Callable[[Sequence[Record]], list[str]]]) -> str:
-    """Every cell of a family's table, its goal, and whether it is reached."""
+    """Every cell of a family's table, its goal, and whether the goal is reached."""
     parts = [f"## {results['family']}: {machine(results['machine'])}"]
     if results["options"]["quick"]:
         parts.append("**A quick run: its sizes are not those of the goals.**")

@@ -1,7 +1,7 @@
-"""Timing on a small, shared machine: competitors in turn, in one process, in many short batches.
+"""Timing on a small, shared machine: competitors take turns in one process, in many short batches.
 
-A clock on such a machine measures the neighbours too. Taking turns gives everybody the same neighbours, so that ratios
-hold while milliseconds drift; the minimum is what the code costs, the median what a user saw.
+On such a machine, times include the load of other users. Taking turns exposes all competitors to the same load, so that
+ratios hold while milliseconds drift; the minimum is the cost of the code, the median is what a user sees.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import torch
 
 import fastiter
 
-BATCH_SECONDS = 4e-3  # long enough for the clock, short enough to fit between two disturbances
-WARM_BY_ITSELF = 0.1  # a longer call needs no warm-up: it counts itself
+BATCH_SECONDS = 4e-3  # long enough for the clock's resolution, short enough to fit between two disturbances
+WARM_BY_ITSELF = 0.1  # a call longer than this needs no warm-up: the call itself is long enough
 MAX_ROUNDS = 200
 
 
 @dataclass(frozen=True)
 class Competitor:
-    """A call to be timed. Of several variants (same `variant_of`), the slow ones drop out early."""
+    """A call to be timed. Among variants (same `variant_of`), slow ones are dropped early."""
 
     name: str
     call: Callable[[], object]
     threads: int = 1
     variant_of: str = ""
-    often: bool = False  # much shorter than the others: gets a turn between each two of them
+    often: bool = False  # much shorter than the others: gets a turn between any two of them
 
 
 @dataclass
@@ -55,21 +55,21 @@ class Timing:
 
 
 def load_average() -> float:
-    """Processes that wanted a core in the last minute; the benchmark itself is among them."""
+    """Average number of runnable processes in the last minute, including the benchmark itself."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
 
 def use_threads(threads: int) -> None:
-    """Set the same number for both sides."""
+    """Set the same number of threads for both sides."""
     if torch.get_num_threads() == threads and fastiter.get_num_threads() == threads:
         return
     torch.set_num_threads(threads)
     fastiter.set_num_threads(threads)
-    torch.zeros(1 << 17).add_(1.0)  # the pool starts its workers now, not inside the next measurement
+    torch.zeros(1 << 17).add_(1.0)  # starts the workers of the pool now, not during the next measurement
 
 
 def stir_torch_pool() -> Callable[[], object]:
-    """A torch op that leaves torch's workers spinning, as they do in the middle of a real model."""
+    """A torch op that leaves torch's workers spinning, as in the middle of a real model."""
     a, b = torch.randn(128, 128), torch.randn(128, 128)
     return lambda: torch.mm(a, b)
 
@@ -86,7 +86,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def time_batch(call: Callable[[], object], count: int, stir: Callable[[], object] | None = None) -> float:
-    """Seconds of `count` calls; what `stir` takes before each of them is not counted."""
+    """Seconds of `count` calls, excluding the time of `stir` before each of them."""
     total = 0.0
     for _ in range(count):
         if stir is not None:
@@ -98,7 +98,7 @@ def time_batch(call: Callable[[], object], count: int, stir: Callable[[], object
 
 
 def warm_up(competitor: Competitor, stir: Callable[[], object] | None) -> tuple[float, Timing]:
-    """A first estimate of one call, and a timing that already holds it if the call is long."""
+    """A first estimate of the time of one call, and a timing that already includes it if the call is long."""
     use_threads(competitor.threads)
     timing = Timing()
     estimate = time_batch(competitor.call, 1, stir)
@@ -125,7 +125,7 @@ def batch_sizes(competitors: Sequence[Competitor], estimates: dict[str, float]) 
 
 
 def batches_a_turn(competitors: Sequence[Competitor], estimates: dict[str, float], counts: dict[str, int]) -> int:
-    """Batches per turn of the frequent calls: beside calls of seconds there are few turns, so one gives few samples."""
+    """Batches per turn of the frequent calls: with few turns, between calls of seconds, one batch gives few samples."""
     longest = max(estimates[c.name] for c in competitors)
     batches = [counts[c.name] * estimates[c.name] for c in competitors if c.often]
     return min(5, max(1, round(0.1 * longest / max(batches)))) if batches else 1
@@ -155,7 +155,7 @@ def interleave(
 
 
 def turns(racing: Sequence[Competitor], batches: int = 1) -> list[Competitor]:
-    """The order of one round; `often` competitors get this many batches between each two of the others."""
+    """The order of one round; `often` competitors get this many batches between any two of the others."""
     often = [c for c in racing if c.often] * batches
     seldom = [c for c in racing if not c.often]
     return [c for other in seldom for c in (*often, other)] or often
@@ -177,5 +177,5 @@ def run_round(
 
 
 def fastest(timings: dict[str, Timing], names: Sequence[str]) -> str:
-    """The name of the fastest of those that are still in the race."""
+    """The name of the fastest competitor still in the race."""
     return min((name for name in names if name in timings), key=lambda name: timings[name].minimum)

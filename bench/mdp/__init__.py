@@ -1,6 +1,6 @@
 """The family mdp against QuantEcon, mdpsolver, pymdptoolbox and Storm.
 
-sweeps     one sweep over all states in float64, against a copy of as many bytes
+sweeps     one sweep over all states in float64, against a copy of the same number of bytes
 solvers    values to the same tolerance, on fresh models, one thread
 """
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep_of(problem: MDP) -> tuple[Competitor, int]:
-    """One sweep, and the bytes that it has to move."""
+    """One sweep, and the bytes that it must move."""
     process = problem._process
     v, w = np.zeros((2, problem.S))
     action = np.empty(problem.S, np.int32)
@@ -47,7 +47,7 @@ def sweeps(options: Options) -> Iterator[Record]:
         problem = examples.gridworld(n) if size[0] is None else examples.garnet(size[0], 10, 5)
         competitor, nbytes = sweep_of(problem)
         for threads in options.threads:
-            copies = limits.copies(nbytes // 2, threads)  # which read and write as many bytes in all
+            copies = limits.copies(nbytes // 2, threads)  # which read and write the same number of bytes in total
             entrants = [Competitor("sweep", competitor.call, threads)]
             entrants += [Competitor(copy.name, copy.call, threads) for copy in copies]
             timings = interleave(entrants, options.budget, options.stirring(), min_samples=3)
@@ -66,13 +66,13 @@ def sweeps(options: Options) -> Iterator[Record]:
 
 
 def in_turn(solvers: Sequence[Solver], budget: float) -> dict[str, float]:
-    """The least seconds of each solver, each time on a fresh model."""
+    """The minimum time of each solver in seconds, each time on a fresh model."""
     best = {solver.name: float("inf") for solver in solvers}
     began = time.perf_counter()
     for rounds in range(200):
         if rounds >= 2 and time.perf_counter() - began > budget:
             break
-        # Twice in a row: the second time the caches hold what the solver needs, whatever has run before it
+        # Each solver runs twice in a row: at the second run its data is in cache, whichever solver ran before.
         for solver in (each for each in solvers for _ in range(2)):
             made = solver.prepare()
             started = time.perf_counter()
@@ -106,7 +106,7 @@ def solvers(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("mdp", arguments, SECTIONS)
     sections = {"sweeps": sweeps, "solvers": solvers}
     return session.measure("mdp", options, sections, table.HEADERS, table.ROWS)

@@ -1,4 +1,4 @@
-"""The processes of the family mdp, the peers that finish them, and their exact values."""
+"""The processes of the family mdp, the peers that can solve them, and their exact values."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ QUICK = (
 
 
 def exact(problem: MDP) -> Any:
-    """The values, by scipy's direct solution for our policy, which must satisfy Bellman's equation, and their error."""
+    """The values and their error: SciPy's direct solution for our policy, which must satisfy Bellman's equation."""
     from scipy import sparse
     from scipy.sparse import linalg
 
-    if problem.gamma == 1:  # the tolerance limits the change of a sweep, to which errors are not bounded
+    if problem.gamma == 1:  # the tolerance limits the change of a sweep, which does not bound errors here
         return problem.solve(tol=1e-11).value, 1e-5
     found = problem.solve(tol=1e-9)
     matrix, _, _ = peers.rows_of(problem)
     chosen = problem.row_starts[:-1] + found.policy
-    if problem.S > 2000:  # the factors fill in: our bounds are the witness
+    if problem.S > 2000:  # the factors fill in: our bounds are checked instead
         return found.value, float((found.upper - found.lower).max())
     chain = sparse.eye_array(problem.S) - problem.gamma * matrix[chosen]
     value = np.asarray(linalg.spsolve(chain.tocsc(), problem.rewards[chosen]))
@@ -77,7 +77,7 @@ def exact(problem: MDP) -> Any:
 
 
 def checked(case: Case, solver: Solver, value: Any, uncertainty: float) -> float:
-    """Return a solver's error; raise if it is ours and too large."""
+    """Return a solver's error; raise if the solver is ours and the error too large."""
     error = float(np.abs(solver.solve(solver.prepare()) - value).max())
     if solver.name == "fastiter" and not error <= case.tol / 2 + uncertainty:
         raise GateError(f"{case.name}: the values are off by {error:.1e}, more than {case.tol / 2:.1e}")

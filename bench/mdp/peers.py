@@ -1,4 +1,4 @@
-"""Solvers of other libraries on one process: a fresh model is built before each timed solution."""
+"""Solvers of other libraries for one process: a fresh model is built before each timed solve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Solver:
-    """`prepare` makes what `solve` takes, and is not timed; `solve` returns the values."""
+    """`prepare` builds the argument of `solve` and is not timed; `solve` returns the values."""
 
     name: str
     prepare: Callable[[], Any]
@@ -25,7 +25,7 @@ class Solver:
 
 
 def ours(problem: MDP, tol: float, threads: tuple[int, ...]) -> Solver:
-    """The automatic method, from zeros; nothing that a solution has found is kept."""
+    """The automatic method, from zeros; nothing is kept between solves."""
 
     def prepare() -> MDP:
         rows = problem._process.rows
@@ -46,7 +46,7 @@ def rows_of(problem: MDP) -> tuple[Any, Array, Array]:
 
 
 def quantecon(problem: MDP, tol: float) -> Iterator[Solver]:
-    """Value iteration and modified policy iteration; the first solution compiles, and is not timed."""
+    """Value iteration and modified policy iteration; the first solve compiles, and is not timed."""
     if load("quantecon") is None:
         return
     from quantecon.markov import DiscreteDP
@@ -114,7 +114,7 @@ def pymdptoolbox(problem: MDP, tol: float) -> Iterator[Solver]:
 
 
 def storm(problem: MDP, tol: float) -> Iterator[Solver]:
-    """Storm's default method for the least expected cost until a terminal state, where gamma is 1."""
+    """Storm's default method for the minimum expected cost until a terminal state, for gamma = 1."""
     module = load("stormpy")
     if module is None:
         return

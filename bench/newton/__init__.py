@@ -1,7 +1,7 @@
 """The family newton against pararnn-torch and against itself, in float32, forward and backward.
 
-peers      whole layers, input projection included on both sides
-backward   the recurrence alone: the gradients against the forward pass before them
+peers      whole layers, including the input projection on both sides
+backward   the recurrence alone: the gradients against the preceding forward pass
 methods    the recurrence alone: the fused sequential kernel against Newton's method
 """
 
@@ -66,6 +66,6 @@ def methods(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("newton", arguments, SECTIONS)
     return session.measure("newton", options, {"peers": against_peers, "backward": backward, "methods": methods})

@@ -1,4 +1,4 @@
-"""The work of the family newton: the cells alone, whole layers, and loops over the steps for the gate."""
+"""The tasks of the family newton: the cells alone, whole layers, and loops over the steps for the gate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastiter._torch.linear import linear
 
 
 def gru_loop(wx: Tensor, a: Tensor) -> Tensor:
-    """ParaGRU as the paper writes it."""
+    """ParaGRU, as in the paper."""
     h = torch.zeros_like(wx[:, 0, 0])
     every_h = []
     for z, r, s in (step.unbind(1) for step in wx.unbind(1)):
@@ -38,7 +38,7 @@ def lstm_loop(wx: Tensor, a: Tensor, p: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Cell:
-    """`parameters` is how many rows of the recurrent weights there are, by name."""
+    """`parameters` is the number of rows of the recurrent weights, by name."""
 
     function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
     loop: Callable[..., Tensor]
@@ -62,7 +62,7 @@ class Case:
         return f"{self.cell} B {self.B} T {self.T} H {self.H}"
 
     def weights(self) -> dict[str, Tensor]:
-        """The recurrent ones, as the paper draws them."""
+        """The recurrent weights, drawn as in the paper."""
         std = 2 / (5 * self.H) ** 0.5
         return {name: std * torch.randn(rows, self.H) for name, rows in CELLS[self.cell].parameters.items()}
 
@@ -86,7 +86,7 @@ def cell_work(case: Case, method: str = "auto") -> Work:
 
 
 def layer_work(case: Case) -> Work:
-    """Input projection and recurrence, as the peer's module has them."""
+    """Input projection and recurrence, as in the peer's module."""
     torch.manual_seed(0)
     cell, shape = CELLS[case.cell], (case.B, case.T, 3, case.H)
 

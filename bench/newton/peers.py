@@ -1,4 +1,4 @@
-"""pararnn-torch computes the same cells: its modules with our parameters, in each of their ways."""
+"""pararnn-torch, which computes the same cells: its modules with our parameters, in each of their modes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.newton.cases import Case
 PARARNN = "pararnn-torch"
 WINDOW = 256
 
-# The rows of our parameters under the peer's names, and in its order of the three parts of the input projection.
+# The rows of our parameters under the peer's names, and in its order of the three parts of the input projection
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "paragru": {"a": ("a_z", "a_r", "a_n")},
     "paralstm": {"a": ("a_f", "a_o", "a_z"), "p": ("c_f", "c_o")},
@@ -25,7 +25,7 @@ PARTS = {"paragru": (0, 1, 2), "paralstm": (0, 2, 1)}
 
 
 def reordered(projection: Tensor, cell: str) -> Tensor:
-    """Convert between the two orders of the parts; either way, as no order moves more than two of them."""
+    """Convert between the two orders of the parts, in either direction, as an order moves at most two of them."""
     parts: Tensor = projection.unflatten(0, (3, -1))
     return parts[list(PARTS[cell])].flatten(0, 1)
 
@@ -58,7 +58,7 @@ def as_ours(h: Tensor, x: Tensor, cell: Any, case: Case, cotangent: Tensor) -> R
 
 
 def ways(pararnn: ModuleType, cell: Any, case: Case, compiled: bool) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Its modes that run on a CPU, as its documentation names them."""
+    """Its modes that run on a CPU, by the names in its documentation."""
     by_name = {
         "sequential": pararnn.ParaRNN(cell, solver="sequential"),
         "Newton": pararnn.ParaRNN(cell, solver="newton"),

@@ -8,7 +8,7 @@ from bench.harness import tables
 from bench.harness.contest import MODES, REUSED, Record
 from bench.newton.peers import PARARNN
 
-GOALS = {PARARNN: {REUSED: 20.0}}  # as a user calls it: our results lie in memory that is used again
+GOALS = {PARARNN: {REUSED: 20.0}}  # as in a user's loop: our results are in reused memory
 BACKWARD_GOAL = 2.5
 
 

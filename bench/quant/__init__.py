@@ -1,10 +1,10 @@
 """The family quant against memory and against its peers: 2^22 float32 numbers rounded to a format and back.
 
-share      every kind of format, output preallocated: share of the bandwidth of a copy of the same array
-rounding   the formats that others have too, output preallocated and fresh, against each of them
+share      every kind of format, output preallocated: fraction of the bandwidth of a copy of the same array
+rounding   the formats that peers have too, output preallocated and fresh, against each peer
 
-Every peer has as many threads as ours, and torch's may also use one alone; a peer's fastest variant counts.
-Ours must equal the specification bit for bit, and all but a few of a peer's numbers must equal ours.
+Every peer has as many threads as ours, and torch may also use just one; a peer's fastest variant counts. Ours must
+equal the specification bit for bit, and all but a few of a peer's numbers must equal ours.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def share(options: Options) -> Iterator[Record]:
         worst = task.check()
         for threads in options.threads:
             yield {**share_of(task, copies[threads], threads, options), "difference": worst}
-        gc.collect()  # timing switches the collector off
+        gc.collect()  # the garbage collector is off during timing
 
 
 def rounding(options: Options) -> Iterator[Record]:
@@ -74,6 +74,6 @@ def rounding(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("quant", arguments, SECTIONS)
     return session.measure("quant", options, {"share": share, "rounding": rounding})

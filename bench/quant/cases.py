@@ -13,11 +13,11 @@ from bench.harness.gate import GateError
 from fastiter.quant import Fixed, parse, quantize
 
 FULL, QUICK = 1 << 22, 1 << 12  # elements
-CHECKED = 1 << 11  # elements at the start that are compared with the specification: it takes its time
+CHECKED = 1 << 11  # elements at the start that are compared with the specification, which is slow
 SEED = 1
-MAY_DIFFER = 1e-3  # share of a peer's elements: another rule for ties, or a rounding before the rounding
+MAY_DIFFER = 1e-3  # fraction of a peer's elements: another rule for ties, or double rounding
 
-#: Every rounding, every overflow; integers; floats
+#: Every rounding mode, every overflow mode; integers; floats
 ELEMENTWISE = (
     *(f"fixed<8,4,{q},SAT>" for q in ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV")),
     *(f"fixed<8,4,TRN,{o}>" for o in ("SAT_ZERO", "SAT_SYM", "WRAP", "WRAP,3", "WRAP_SM", "WRAP_SM,1", "WRAP_SM,3")),
@@ -80,7 +80,7 @@ class Task:
         return self.ours()
 
     def check(self) -> float:
-        """Raise if ours differs from the specification in a single bit; else return no difference."""
+        """Raise if ours differs from the specification in a single bit; else return a difference of 0."""
         self.out.fill(np.nan)
         first = self.x[:CHECKED]
         exact = quantize(first, self.fmt, scale=self.scale, rng=SEED, backend="reference")
@@ -90,7 +90,7 @@ class Task:
         return 0.0
 
     def compare(self, name: str, results: Results) -> float:
-        """Raise if a peer's result is wrong; random numbers may differ, but not the two neighbours."""
+        """Raise if a peer's result is wrong; with stochastic rounding, it must be one of the two neighbours."""
         y = results["y"].numpy()
         if y.shape != self.x.shape:
             raise GateError(f"{name}: y has shape {y.shape}, not {self.x.shape}")
@@ -110,7 +110,7 @@ class Task:
 
 
 def task(fmt: str, elements: int) -> Task:
-    """Normal numbers with a deviation of 2: some are beyond fixed<8,4>, few are subnormal in small floats."""
+    """Normal numbers with a standard deviation of 2: some exceed fixed<8,4>, few are subnormal in small floats."""
     x = 2 * torch.randn(elements, generator=torch.Generator().manual_seed(0)).numpy()
     scale = 2.0**-4 if fmt.startswith("int8") else None
     return Task(fmt, x, np.zeros_like(x), scale)

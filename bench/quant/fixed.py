@@ -1,7 +1,7 @@
 """The family fixed: matrix products with a chosen accumulator, against an ordinary product and against its peers.
 
-rate       multiply-adds per second, as a share of those of torch.mm in float32 on matrices of the same size
-steps      the products that others have too, against each of them
+rate       multiply-adds per second, as a fraction of those of torch.mm in float32 on matrices of the same size
+steps      the products that peers have too, against each peer
 
 Ours must equal a loop over k bit for bit, and so must a peer's.
 """
@@ -70,7 +70,7 @@ def rate(options: Options) -> Iterator[Record]:
         worst = work.check()
         for threads in options.threads:
             yield {**rate_of(work, threads, options), "difference": worst}
-        gc.collect()  # timing switches the collector off
+        gc.collect()  # the garbage collector is off during timing
 
 
 def steps(options: Options) -> Iterator[Record]:
@@ -85,6 +85,6 @@ def steps(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("fixed", arguments, SECTIONS)
     return session.measure("fixed", options, {"rate": rate, "steps": steps})

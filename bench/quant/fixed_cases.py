@@ -14,14 +14,14 @@ from fastiter.quant import Fixed, FixedArray, fixed_matmul, parse, quant_matmul,
 
 FULL, QUICK = 256, 24  # rows, columns and terms
 CODES = Fixed(8, 4)
-LARGEST = 32  # of the codes that leave most sums in range, which is not what proves it
+LARGEST = 32  # magnitude of codes that keep most sums in range, which is not known beforehand
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Product:
-    """c = a b with a chosen accumulator; by a loop over k whose steps nobody doubts."""
+    """c = a b with a chosen accumulator, checked against a simple loop over k."""
 
     name: str
     a: Array
@@ -41,7 +41,7 @@ class Product:
         return self.loop(self.a, self.b)
 
     def check(self) -> float:
-        """Raise if ours differs from the loop in a single bit; else return no difference."""
+        """Raise if ours differs from the loop in a single bit; else return a difference of 0."""
         return self._compared(self.name, np.asarray(self.function()))
 
     def compare(self, name: str, results: Results) -> float:
@@ -61,7 +61,7 @@ class Product:
 
 
 def assigned(v: Array, drop: int, acc: Fixed) -> Array:
-    """v 2^-drop rounded to an integer, then passed through the overflow mode."""
+    """v 2^-drop rounded to an integer, after which the overflow mode is applied."""
     floor, rest, half = v >> drop, v & ((1 << drop) - 1), 1 << (drop - 1)
     up = {"TRN": rest < 0, "RND": rest >= half, "RND_CONV": (rest > half) | ((rest == half) & (floor & 1 == 1))}
     code = floor + up[acc.rounding]
@@ -79,7 +79,7 @@ def fixed_loop(a: Array, b: Array, acc: Fixed) -> Array:
 
 
 def fixed_product(acc: str, size: int, largest: int = 128) -> Product:
-    """Random codes; with the largest possible ones, most sums overflow."""
+    """Random codes; at the largest magnitudes, most sums overflow."""
     rng = np.random.default_rng(0)
     a, b = rng.integers(-largest, largest, (2, size, size)).astype(np.int8)
     fmt = parse(acc)
@@ -93,7 +93,7 @@ def fixed_product(acc: str, size: int, largest: int = 128) -> Product:
 
 
 def float_loop(a: Array, b: Array, accumulate: str) -> Array:
-    """The products of these formats are exact in float32, and their sums with float16 numbers in float64."""
+    """Products in these formats are exact in float32, and their sums with float16 numbers are exact in float64."""
     x, y = quantize(a, "e4m3fn"), quantize(b, "e4m3fn")
     kept = np.float32 if accumulate == "float32" else np.float16
     c = np.zeros((a.shape[0], b.shape[1]), kept)
@@ -104,7 +104,7 @@ def float_loop(a: Array, b: Array, accumulate: str) -> Array:
 
 
 def float_product(accumulate: str, size: int) -> Product:
-    """Normal numbers without those that e4m3fn holds only as subnormal ones."""
+    """Normal numbers, except those that e4m3fn represents only as subnormal numbers."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, size, size)).astype(np.float32)
     a, b = (np.where(np.abs(z) < 0.05, np.float32(0.05), z) for z in (a, b))

@@ -1,7 +1,7 @@
-"""The peers that multiply matrices with a chosen accumulator: apytypes, where it computes what it says.
+"""The peers that multiply matrices with a chosen accumulator: apytypes, where it computes the same.
 
-It rounds products instead of sums and leaves overflow out, so that it computes the same only for modes that do not look
-at the sum, and codes whose sums stay in range.
+It rounds products instead of sums and ignores overflow, so that it computes the same only for modes that do not depend
+on the sum, and for codes whose sums stay in range.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def fixed_call(acc: str) -> Make:
 
 
 def half_call(package: ModuleType, work: Product) -> Callable[[], Any]:
-    """Products into float16, of numbers that e4m3fn and apytypes' own e4m3 share."""
+    """Products into float16, for numbers that exist in both e4m3fn and apytypes' own e4m3."""
     numbers = (quantize(z, "e4m3fn") for z in (work.a, work.b))
     a, b = (package.APyFloatArray.from_float(z, exp_bits=4, man_bits=3) for z in numbers)
 

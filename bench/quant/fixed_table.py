@@ -9,13 +9,13 @@ from bench.harness.contest import FRESH, REUSED, Record
 from bench.harness.tables import Entry
 from bench.quant.fixed_peers import APYTYPES
 
-#: By the accumulator
+#: By accumulator
 RATE_GOALS = {"fixed<14,8,RND,SAT>": 0.20, "fixed<14,8,TRN,WRAP>": 0.30, "float32": 0.50}
 GOALS = {APYTYPES: {FRESH: 150.0, REUSED: 150.0}}
 
 
 def code(work: str) -> str:
-    """As Markdown, which takes what is in angle brackets for HTML."""
+    """As Markdown code, as Markdown takes angle brackets for HTML."""
     return f"`{work}`"
 
 

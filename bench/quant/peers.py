@@ -34,7 +34,7 @@ def entrant(name: str, call: Callable[[], Any], variant: str = "") -> Entrant:
 
 
 def of_package(name: str, module: str, task: Task, make: Callable[[ModuleType, Task], Callable[[], Any]]) -> Peers:
-    """A peer that may be missing, or lack something that it needs."""
+    """A peer that may be missing, or lack a required function."""
     package = load(module)
     if package is None:
         return [absent(name, module)]
@@ -48,7 +48,7 @@ def of_package(name: str, module: str, task: Task, make: Callable[[ModuleType, T
 
 
 def on_torch(expression: Callable[[Tensor], Tensor], task: Task, compiled: bool) -> Peers:
-    """An expression of x as a user writes it, eager and compiled."""
+    """An expression of x as a user would write it, eager and compiled."""
     x = torch.from_numpy(task.x)
     peers: Peers = [entrant(EAGER, lambda: expression(x))]
     if compiled:
@@ -76,7 +76,7 @@ def through(dtype: torch.dtype, x: Tensor) -> Tensor:
 
 
 def scales(x: Tensor, largest_exponent: int) -> tuple[Tensor, Tensor]:
-    """Blocks of 32, and OCP's scale of each."""
+    """Blocks of 32, and the OCP scale of each."""
     blocks = x.view(-1, 32)
     exponent = (blocks.abs().amax(1, keepdim=True).view(torch.int32) >> 23) - 127 - largest_exponent
     return blocks, torch.exp2(exponent.float())
@@ -105,7 +105,7 @@ def fake_quantize(task: Task) -> Peers:
 
 
 def apytypes_fixed(package: ModuleType, task: Task, *, rounding: str, overflow: str) -> Callable[[], Any]:
-    """Rounding of floats with 20 bits after the point, which is exact but for the last bits of small numbers."""
+    """Rounding of floats with 20 fractional bits, which is exact except for the last bits of small numbers."""
     how = getattr(package.QuantizationMode, rounding), getattr(package.OverflowMode, overflow)
 
     def call() -> Any:
@@ -144,7 +144,7 @@ def qtorch_block(package: ModuleType, task: Task) -> Callable[[], Any]:
 
 def gfloat_rounding(package: ModuleType, task: Task, *, info: str) -> Callable[[], Any]:
     fmt = getattr(import_module("gfloat.formats"), f"format_info_{info}")
-    x = task.x.astype(np.float64)  # floats that are given as float32 may be rounded wrong
+    x = task.x.astype(np.float64)  # it may round float32 inputs incorrectly
     return lambda: package.round_ndarray(fmt, x, package.RoundMode.TiesToEven, True)
 
 

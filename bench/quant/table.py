@@ -12,7 +12,7 @@ from bench.quant.peers import APYTYPES, BREVITAS, COMPILED, FAKE_QUANTIZE, FXPMA
 
 
 def code(fmt: str) -> str:
-    """As Markdown, which takes what is in angle brackets for HTML."""
+    """As Markdown code, as Markdown takes angle brackets for HTML."""
     return f"`{fmt}`"
 
 
@@ -37,7 +37,7 @@ def both(goal: float) -> dict[str, float]:
 
 
 def goals(work: str, peers: set[str]) -> Goals:
-    """The goals of the peers that were to run."""
+    """The goals of the peers that were requested."""
     found = {name: both(PACKAGE_GOAL) for name in PACKAGES if name in peers}
     if FAKE_QUANTIZE in peers:
         found[FAKE_QUANTIZE] = both(FAKE_QUANTIZE_GOAL)

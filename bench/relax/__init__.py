@@ -1,7 +1,7 @@
-"""The family relax against pyamg and scipy: one sweep of each, float64, matrices prepared beforehand.
+"""The family relax against pyamg and SciPy: one sweep of each, in float64, with matrices prepared beforehand.
 
-pyamg has no threads, so that it runs alike whatever their number; our fastest order counts. The share is that of
-the copy bandwidth, counting 12 bytes for each entry and b, x and the new x once.
+pyamg is single-threaded, so that its time does not depend on the number of threads; our fastest order counts. The share
+is the fraction of the copy bandwidth, counting 12 bytes for each entry, and b, x and the new x once each.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def sweeps(options: Options) -> Iterator[Record]:
         worst = contest.check()
         for threads in options.threads:
             yield {**race(contest, copies[threads], threads, options), "difference": worst}
-        gc.collect()  # timing switches the collector off
+        gc.collect()  # the garbage collector is off during timing
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("relax", arguments, SECTIONS)
     return session.measure("relax", options, {"sweeps": sweeps})

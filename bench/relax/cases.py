@@ -13,7 +13,7 @@ from bench.harness.gate import GateError
 from fastiter.relax import Relaxation, Stencil
 
 Array = Any
-SWEEPS = 4  # in one call, of everybody
+SWEEPS = 4  # per call, for all competitors
 FULL, QUICK = (
     {"P2D": (1024, 1024), "P3D": (100, 100, 100), "blocks": (512, 512)},
     {
@@ -37,7 +37,7 @@ class Contest:
     our_sweeps: int
     check: Callable[[], float]
     goals: Mapping[int, float]
-    nbytes: int = 0  # that a sweep has to move; 0 where that is not of interest
+    nbytes: int = 0  # bytes that a sweep must move; 0 if that is not of interest
 
 
 def difference(name: str, actual: Array, expected: Array) -> float:
@@ -70,7 +70,7 @@ class Case:
 
 
 def order_of(relaxation: Relaxation) -> Array:
-    """The permutation of an order, 0 for the natural one."""
+    """The permutation of an order; 0 for the natural one."""
     return relaxation._system.how.order  # type: ignore[attr-defined]
 
 
@@ -111,7 +111,7 @@ def scalar_contests(case: Case, grid: str, goals: Mapping[str, Mapping[int, floa
 
 
 def other_contests(case: Case, grid: tuple[int, ...]) -> Iterator[Contest]:
-    """Without a matrix, with eight right-hand sides, against a triangular solver, and projections; on the 2-D grid."""
+    """Matrix-free, with eight right-hand sides, against a triangular solver, and projections; on the 2-D grid."""
     import scipy.sparse.linalg
     from pyamg.relaxation import relaxation as theirs
 
@@ -195,7 +195,7 @@ GOALS_3D = {"sor": {1: 1.5, 2: 2.9}, "gauss_seidel": {1: 1.35, 2: 2.6}, "jacobi"
 
 
 def contests(quick: bool) -> Iterator[Contest]:
-    """Every line of the table; each matrix is gone when the next is made."""
+    """Every row of the table; each matrix is freed before the next one is built."""
     import pyamg
     import scipy.sparse
 

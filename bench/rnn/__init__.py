@@ -1,10 +1,10 @@
 """The family rnn against its floor, against torch.nn, and against itself on small calls.
 
-Questions, float32, forward alone (no_grad) and forward + backward (gradients of inputs, weights and biases):
-    grid    how far the recurrence alone is from the machine's floor, and how much faster a layer is than torch.nn's
+Sections, in float32, forward alone (no_grad) and forward + backward (gradients of inputs, weights and biases):
+    grid    the recurrence alone against the machine's floor, and a layer against torch.nn's
     heads   one recurrence of N heads against N separate torch.nn layers
-    calls   what one tiny call costs
-    streaming   one time step after another, against torch.nn's cells (no_grad)
+    calls   the cost of one tiny call
+    streaming   one time step per call, against torch.nn's cells (no_grad)
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ def read_options(arguments: argparse.Namespace) -> Options:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits that are timed beside a case."""
+    """The limits that are timed alongside a case."""
 
-    product: dict[int, limits.Limit]  # by threads
-    read: dict[tuple[int, int], limits.Limit]  # by bytes of r and threads
+    product: dict[int, limits.Limit]  # by number of threads
+    read: dict[tuple[int, int], limits.Limit]  # by bytes of r and number of threads
 
 
 def line_up(case: Case, contest: Rivals, mode: str, threads: int, beside: Sequence[limits.Limit]) -> list[Competitor]:
@@ -115,7 +115,7 @@ def line_up(case: Case, contest: Rivals, mode: str, threads: int, beside: Sequen
 
 
 def thread_counts(threads: int, flops: float) -> list[int]:
-    """The thread counts to try for torch: all threads, and one unless the call takes a tenth of a second or more."""
+    """The thread counts to try for torch: all threads, and also one for calls shorter than a tenth of a second."""
     return [threads] if threads == 1 or flops > 1e10 else [1, threads]
 
 
@@ -139,7 +139,7 @@ def against_torch(timings: dict[str, Timing], name: str) -> Record:
 
 
 def against_floor(case: Case, mode: str, timings: dict[str, Timing], beside: Sequence[limits.Limit]) -> Record:
-    """The recurrence alone against the floor, at the rates that were measured beside it."""
+    """The recurrence alone against the floor, at the rates measured alongside it."""
     flop_rate, read_rate = (limit.rate(timings[limit.name]) for limit in beside)
     floor, bound = floor_seconds(case, mode, flop_rate, read_rate)
     recurrence = timings["recurrence"]
@@ -174,11 +174,11 @@ def grid(options: Options, beside: Limits) -> Iterator[Record]:
                 **(against_torch(timings, "layer") if "layer" in timings else {}),
                 "load": load_average(),
             }
-        gc.collect()  # timing switches the collector off
+        gc.collect()  # the garbage collector is off during timing
 
 
 def measure_limits(options: Options) -> tuple[Limits, Record]:
-    """The limits, for the record; every case measures its own again beside itself."""
+    """The limits, for the record; every case also measures its own alongside."""
     best, rates = {}, {}
     for threads in options.threads:
         best[threads], rates[threads] = limits.best_product(threads, 3 * options.budget)
@@ -198,7 +198,7 @@ def measure_limits(options: Options) -> tuple[Limits, Record]:
 
 
 def heads(options: Options) -> Iterator[Record]:
-    """B 16, N 4: the block-diagonal network, W x included on both sides, each side in its better form."""
+    """B 16, N 4: the block-diagonal network, including W x on both sides, each side in its faster form."""
     for cell, D in product((cell for cell in options.cells if CELLS[cell].layer), (64, 128)):
         torch.manual_seed(0)
         use_threads(max(options.threads))
@@ -227,7 +227,7 @@ def heads(options: Options) -> Iterator[Record]:
 
 
 def calls(options: Options) -> Iterator[Record]:
-    """One call of 64 elements, alone and after a torch op whose workers still spin."""
+    """One call on 64 elements, alone and after a torch op whose workers are still spinning."""
     for cell, threads, mode in product(options.cells, options.threads, MODES):
         torch.manual_seed(0)
         recurrence = Recurrence.random(Case(cell, 1, 4, 16))
@@ -248,7 +248,7 @@ def streaming(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = read_options(arguments)
     results: Record = {"family": "rnn", "machine": machine.describe(), "options": asdict(options)}
     print(tables.machine(results["machine"]))

@@ -20,7 +20,7 @@ from fastiter._torch.linear import linear
 class Cell:
     gates: int
     function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
-    layer: str | None  # torch.nn's name; sLSTM has no peer there
+    layer: str | None  # torch.nn's name; None for sLSTM, which has no peer there
 
 
 CELLS = {
@@ -46,13 +46,13 @@ class Case:
 
 
 def recurrent_flops(case: Case, mode: str) -> float:
-    """r h in every step; backward, r' dgates and the gradient of r are as many each."""
+    """r h at every step; in the backward pass, r' dgates and the gradient of r cost the same each."""
     flops = 2.0 * case.B * case.T * CELLS[case.cell].gates * case.H**2
     return flops * (3 if mode == BOTH else 1)
 
 
 def recurrent_bytes(case: Case, mode: str) -> float:
-    """r is read in every step, however few the rows; backward reads it once more."""
+    """r is read at every step, however few the rows; the backward pass reads it once more."""
     return float(bytes_of_r(case)) * case.T * (2 if mode == BOTH else 1)
 
 
@@ -61,7 +61,7 @@ def bytes_of_r(case: Case) -> int:
 
 
 def floor_seconds(case: Case, mode: str, flop_rate: float, read_rate: float) -> tuple[float, str]:
-    """The least time that the recurrence can take here, and what bounds it."""
+    """The minimum time of the recurrence on this machine, and what limits it."""
     by_flops, by_bytes = recurrent_flops(case, mode) / flop_rate, recurrent_bytes(case, mode) / read_rate
     return (by_flops, "flops") if by_flops >= by_bytes else (by_bytes, "bytes of r")
 
@@ -70,7 +70,7 @@ def floor_seconds(case: Case, mode: str, flop_rate: float, read_rate: float) -> 
 
 
 class Recurrence:
-    """Ours alone: wx is given."""
+    """Our recurrence alone: wx is given."""
 
     def __init__(self, case: Case, wx: Tensor, r: Tensor, b: Tensor, cotangent: Tensor) -> None:
         self.function = CELLS[case.cell].function
@@ -95,7 +95,7 @@ class Recurrence:
 
 
 class Layer:
-    """A whole layer, W x included, in torch.nn's own layout (T, B, H)."""
+    """A whole layer, including W x, in torch.nn's own layout (T, B, H)."""
 
     def __init__(self, layer: torch.nn.Module, x: Tensor, cotangent: Tensor) -> None:
         self.layer, self.cotangent = layer, cotangent
@@ -118,7 +118,7 @@ class Layer:
 
 @dataclass
 class Rivals:
-    """All that is timed for one case."""
+    """All competitors for one case."""
 
     recurrence: Recurrence
     ours: Layer | None = None
@@ -150,7 +150,7 @@ def rivals(case: Case) -> Rivals:
 
 
 class SeparateLayers:
-    """A block-diagonal network in torch.nn: N layers of width D, each with its own slice of the input, (T, B, D)."""
+    """A block-diagonal network in torch.nn: N layers of width D, each on its own slice of the input, (T, B, D)."""
 
     def __init__(self, case: Case, N: int) -> None:
         layer = getattr(torch.nn, str(CELLS[case.cell].layer))
@@ -171,7 +171,7 @@ class SeparateLayers:
         return torch.stack([getattr(layer, name).detach() for layer in self.layers])
 
     def results(self) -> dict[str, Tensor]:
-        """In the layout of BlockDiagonal."""
+        """The results in the layout of BlockDiagonal."""
         gradients = torch.autograd.grad(self(), [*self.x, *self.parameters()], self.cotangents)
         N = len(self.layers)
         per_layer = [torch.stack(gradients[N + i :: 4]) for i in range(4)]  # weight_ih, weight_hh, bias_ih, bias_hh
@@ -181,11 +181,11 @@ class SeparateLayers:
 
 
 class BlockDiagonal:
-    """The same network on our side: W x head by head, then one recurrence of N heads, or one after another.
+    """The same network on our side: W x head by head, then one recurrence of N heads, or N recurrences in turn.
 
-    A layer with num_heads=N would multiply all of x by one dense W, N times the work that the peers do, so W x is
-    `linear` on each head's slice of x (N, T, B, D). One recurrence takes all heads at once, on both cores where there
-    are few rows, but wants them side by side in wx, which costs a copy there and back; N recurrences do without.
+    A layer with num_heads=N would multiply all of x by one dense W, N times the work of the peers, so W x is `linear`
+    on each head's slice of x (N, T, B, D). One recurrence processes all heads at once, on both cores even with few
+    rows, but needs them interleaved in wx, which costs a copy there and back; N recurrences do not.
     """
 
     def __init__(self, case: Case, peer: SeparateLayers, *, together: bool) -> None:
@@ -221,7 +221,7 @@ class BlockDiagonal:
 
 
 def slstm_loop(wx: Tensor, r: Tensor, b: Tensor) -> Tensor:
-    """h of a stabilised sLSTM, one step after another, for autograd to differentiate."""
+    """h of a stabilised sLSTM, one step at a time, for autograd to differentiate."""
     h, c, n, m = (torch.zeros_like(wx[:, 0, 0]) for _ in range(4))
     every_h = []
     for wx_t in wx.unbind(1):
@@ -236,7 +236,7 @@ def slstm_loop(wx: Tensor, r: Tensor, b: Tensor) -> Tensor:
 
 
 def as_layer_results(found: dict[str, Tensor], weight_ih: Tensor) -> dict[str, Tensor]:
-    """The results of a layer of the same network, by the chain rule through wx = W x + b."""
+    """The results as those of a layer of the same network, by the chain rule through wx = W x + b."""
     B, T, G, _, H = found["dwx"].shape
     dwx = found["dwx"].reshape(B, T, G * H)
     return {
@@ -249,10 +249,10 @@ def as_layer_results(found: dict[str, Tensor], weight_ih: Tensor) -> dict[str, T
 
 
 def check_against_loop(case: Case, recurrence: Recurrence) -> float:
-    """sLSTM has no peer in torch, so it is compared with a loop under autograd, as far as its memory allows.
+    """Compare sLSTM, which has no peer in torch, with a loop under autograd, as far as its memory allows.
 
-    Rows do not mix and time does not run backwards: with no cotangent outside a corner of rows and steps, the whole
-    case must give the gradients of that corner.
+    Rows are independent and the recurrence is causal: with a zero cotangent outside a corner of rows and steps, the
+    whole case must give the gradients of that corner.
     """
     rows, steps = min(case.B, 8), min(case.T, 64)
     wx, r, b = recurrence.inputs
@@ -266,7 +266,7 @@ def check_against_loop(case: Case, recurrence: Recurrence) -> float:
 
 
 def check(case: Case, contest: Rivals) -> float:
-    """Every pair that will be timed computes the same numbers; returns the largest relative difference."""
+    """Compare the results of every pair that will be timed; return the largest relative difference."""
     if contest.peer is None or contest.ours is None:
         return check_against_loop(case, contest.recurrence)
     expected = contest.peer.results()

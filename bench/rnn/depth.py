@@ -1,8 +1,8 @@
-"""Recurrent networks in depth: what ragged batches, bfloat16 and checkpoints cost, forward and backward.
+"""Recurrent networks in depth: the cost of ragged batches, bfloat16 and checkpoints, forward and backward.
 
 packed       a PackedSequence against torch.nn's layers, and against our own layer on the padded batch
 bfloat16     layers in bfloat16 against torch.nn's in bfloat16, and against our own in float32
-checkpoint   the recurrence alone with checkpoint=32 against that with all gates stored: time, and memory kept
+checkpoint   the recurrence alone with checkpoint=32 against that with all gates stored: time, and memory retained
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def bfloat16(options: Options) -> Iterator[Record]:
                 "gain": timings["float32"].minimum / timings["bfloat16"].minimum,
                 "load": load_average(),
             }
-        gc.collect()  # timing switches the collector off
+        gc.collect()  # the garbage collector is off during timing
 
 
 def checkpoint(options: Options) -> Iterator[Record]:
@@ -117,7 +117,7 @@ def racers(calls: dict[str, Call], threads: int) -> Sequence[Competitor]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("depth", arguments, SECTIONS)
     sections = {"packed": packed, "bfloat16": bfloat16, "checkpoint": checkpoint}
     return session.measure("depth", options, sections, depth_table.HEADERS, depth_table.ROWS)

@@ -13,7 +13,7 @@ from bench.harness import gate
 from bench.harness.contest import BOTH, Call, run, with_gradients
 from bench.rnn.cases import CELLS, Case, Layer, Recurrence
 
-PEERS = ("lstm", "gru")  # what torch.nn has besides Elman's cell
+PEERS = ("lstm", "gru")  # the cells of torch.nn besides Elman's
 EVERY = 32  # steps between two checkpoints
 
 
@@ -81,7 +81,7 @@ class Halves:
     single: Layer
 
     def check(self) -> float:
-        """Raise if ours is further from float32 than torch's by more than a rounding of the largest value."""
+        """Raise if ours deviates from float32 more than torch's does, by more than a rounding of the largest value."""
         exact, ours, theirs = (layer.results() for layer in (self.single, self.ours, self.peer))
         limit = {name: gate.difference(theirs[name].float(), exact[name]) for name in exact}
         found = {name: gate.difference(ours[name].float(), exact[name]) for name in exact}
@@ -108,7 +108,7 @@ def halves(case: Case) -> Halves:
 
 @dataclass
 class Checkpoints:
-    """The recurrence with its gates stored, and with the states of every 32nd step."""
+    """The recurrence with its gates stored, and with only the states of every 32nd step stored."""
 
     case: Case
     stored: Recurrence
@@ -129,7 +129,7 @@ class Checkpoints:
                 raise gate.GateError(f"{self.case}, checkpoint: {name} is not the same")
 
     def bytes_kept(self) -> dict[str, int]:
-        """Bytes that the graph keeps besides its inputs and h, for both."""
+        """Bytes that the graph retains besides its inputs and h, for both."""
         return {"stored": self._kept(self.stored), "checkpoint": self._kept(self.again)}
 
     def _kept(self, forward: Call) -> int:

@@ -1,4 +1,4 @@
-"""The numbers of recurrent networks in depth as text: rows while they are measured, Markdown with the goals."""
+"""The numbers of recurrent networks in depth as text: rows during the measurement, Markdown with goals afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.rnn.depth_cases import EVERY
 
 # ---- Goals ----------------------------------------------------------------------------------------------------------
 
-PACKED, PADDED = 4.0, 1.0  # times as fast as torch.nn; time against that of our run on the padded batch
+PACKED, PADDED = 4.0, 1.0  # speedup over torch.nn; time relative to our run on the padded batch
 LSTM_LEAST, GRU_MEAN = 0.95, 1.8  # against torch.nn in bfloat16
 GAIN_WIDE, GAIN_ROW = 1.6, 1.8  # against float32: B >= 16 and H >= 512; B 1 and H 512
 EXTRA, KEPT = 0.4, 1 / 8
@@ -22,7 +22,8 @@ def gain_goal(r: Record) -> float | None:
     return GAIN_ROW if r["B"] == 1 and r["H"] == 512 else None
 
 
-# ---- While measuring ------------------------------------------------------------------------------------------------
+# # ---- During the measurement
+# -----------------------------------------------------------------------------------------
 
 _CASE = f"{'cell':6}{'B':>4}{'T':>6}{'H':>5}"
 HEADERS = {

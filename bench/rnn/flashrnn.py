@@ -2,16 +2,16 @@
 
 peers      the four functions, forward and backward
 long       the gradients of a long sequence alone
-floor      the time of the products with R at the machine's best rate, forward and backward; and beside it the time
+floor      the time of the products with R at the machine's best rate, forward and backward; and separately the time
            of all reads and writes at the rate of a copy, some of which can overlap with the products, and of the
            cells' functions at their rate in a core's private cache, which share execution ports with the products
            and so cannot overlap
 
-The gate is passed here and each race runs in a process of its own, as a training loop does. Autograd copies 17 MB and
-more for FlashRNN at each step, and how long that takes depends on the C library: if the heap has a hole of that size,
-as the gate's loop in float64 leaves it, the copies reuse mapped memory; in a process that does nothing else they are
-made in new pages each time, which takes four to six times as long. So each race is run a second time, with the C
-library told to keep all memory, and is reported as "memory kept".
+The gate runs in this process, and each race in a separate one, like a training loop. Autograd copies 17 MB or more for
+FlashRNN at each step, and the time of that depends on the C library: if the heap has a hole of that size, such as the
+gate's loop in float64 leaves, the copies reuse mapped memory; in a process that does nothing else they go to new pages
+each time, which takes four to six times as long. So each race is run a second time, with the C library configured to
+keep all memory, and is reported as "memory kept".
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def contest(case: Case, backward_alone: bool) -> tuple[Contested, list[Entrant |
 
 
 def against_the_clock(case: Case, backward_alone: bool, admitted: list[str], threads: int, options: Options) -> Record:
-    """The race alone, of peers that were admitted by name."""
+    """The race alone, for the peers that were admitted, by name."""
     work, entrants = contest(case, backward_alone)
     known = [way for peer in entrants if isinstance(peer, Entrant) for way in ways(peer, threads)]
     return timed(work, [way for way in known if way.name in admitted], threads, options.budget, options.stirring())
@@ -97,6 +97,6 @@ def floor(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("flashrnn", arguments, SECTIONS)
     return session.measure("flashrnn", options, {"peers": peers, "long": long, "floor": floor})

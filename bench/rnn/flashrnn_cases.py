@@ -1,4 +1,4 @@
-"""FlashRNN's equations as a loop over the steps, in its default layouts, and what is computed of them."""
+"""FlashRNN's equations as a loop over the steps, in its default layouts, and the tasks on them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ STEPS = {"lstm": lstm_step, "slstm": slstm_step, "gru": gru_step, "elman": elman
 
 
 def loop(Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | None, function: str) -> tuple[Tensor, Tensor]:
-    """(states_all, last_states) of FlashRNN's function, a step at a time."""
+    """(states_all, last_states) of FlashRNN's function, one step at a time."""
     batch, time, _, heads, width = Wx.shape
     count = COUNTS[function][3]
     first = Wx.new_zeros(count, batch, 1, heads, width) if states is None else states
@@ -67,7 +67,7 @@ def loop(Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | None, function: str)
 
 
 def inputs(function: str, B: int, T: int, N: int, D: int, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
-    """Wx, R, b and states in the middle of a sequence, drawn in float64."""
+    """Wx, R, b and states from the middle of a sequence, drawn in float64."""
     generator = torch.Generator().manual_seed(seed)
     gates_r, gates_w, gates_b, count = COUNTS[function]
 
@@ -81,7 +81,8 @@ def inputs(function: str, B: int, T: int, N: int, D: int, dtype: torch.dtype, se
     return [x.to(dtype) for x in drawn]
 
 
-# ---- The work -------------------------------------------------------------------------------------------------------
+# # ---- The tasks
+# ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ class Case:
         return f"{self.function} B {self.B} T {self.T} N {self.N} D {self.D}"
 
     def flops(self) -> float:
-        """r h in every step; backward, r' dgates and the gradient of r are as many each."""
+        """r h at every step; in the backward pass, r' dgates and the gradient of r cost the same each."""
         return 3 * 2.0 * self.B * self.T * COUNTS[self.function][0] * self.N * self.D**2
 
     def nbytes(self) -> float:
         """The memory traffic in bytes: Wx, its gradient, the states and their gradients once each.
 
-        The states are read again backward, and what is kept of the gates is written and read.
+        The states are read again in the backward pass, and the saved gates are written and read.
         """
         gates, states = COUNTS[self.function][1], COUNTS[self.function][3]
         kept = 0 if self.function == "elman" else 4
@@ -126,7 +127,7 @@ def h_of_loop(function: str, Wx: Tensor, R: Tensor, b: Tensor) -> Tensor:
 
 
 def work_of(case: Case) -> Work:
-    """h, of which alone the loss is, and its gradients; float32."""
+    """h, on which alone the loss depends, and its gradients; float32."""
     Wx, R, b, _ = inputs(case.function, case.B, case.T, case.N, case.D, torch.float32)
     return Work(
         str(case),
@@ -140,7 +141,7 @@ def work_of(case: Case) -> Work:
 
 @dataclass(frozen=True)
 class Backward:
-    """The gradients of a work alone."""
+    """The gradients of a task alone."""
 
     work: Work
 

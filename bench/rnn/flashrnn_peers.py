@@ -12,7 +12,7 @@ from bench.harness.peers import absent, load
 from bench.rnn.flashrnn_cases import Case, gradients_alone
 
 BACKENDS = ("vanilla", "vanilla_fwbw")
-MANUAL = ("lstm", "slstm")  # the functions that vanilla_fwbw has a backward pass for
+MANUAL = ("lstm", "slstm")  # the functions for which vanilla_fwbw has a backward pass
 
 
 def peer_name(backend: str) -> str:

@@ -9,7 +9,7 @@ from bench.harness.contest import REUSED, Record
 from bench.rnn.flashrnn_cases import LONG
 from bench.rnn.flashrnn_peers import MANUAL, peer_name
 
-# By function and D: against the faster path, and against vanilla where that is another one.
+# By function and D: against the faster backend, and against vanilla if that is another one
 FASTER = {
     ("lstm", 64): 6.0,
     ("gru", 64): 7.0,
@@ -26,7 +26,7 @@ FLOOR_GOAL = 0.8
 
 
 def goals_of(work: str) -> tables.Goals:
-    """The goals of a work by its name; if a function has another path than vanilla, vanilla is the slower one."""
+    """The goals of a task by its name; if a function has a backend besides vanilla, vanilla is the slower one."""
     function, *words = work.split()
     width = int(words[-1])
     faster = FASTER.get((function, width))

@@ -15,13 +15,13 @@ from bench.harness.tables import against, markdown_table
 from bench.harness.timing import Competitor, fastest, interleave, load_average, use_threads
 from bench.rnn.cases import CELLS, Case, bytes_of_r
 
-STEPS = 16  # that the gate compares
+STEPS = 16  # compared by the gate
 GOALS = {("lstm", 256): 2.0}
 
 
 @dataclass
 class Streams:
-    """The same layer three times: state kept inside, state passed in and out, and torch's cell."""
+    """The same layer three times: with internal state, with state passed in and out, and torch's cell."""
 
     stream: fastiter.torch.nn.StreamingRNN
     layer: torch.nn.Module
@@ -29,7 +29,7 @@ class Streams:
     x: Tensor
 
     def stepwise(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs of every step by each."""
+        """Outputs of every step by each of the three."""
         ours, theirs, by_step = [], [], []
         state = of_layer = None
         self.stream.reset()

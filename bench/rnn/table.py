@@ -1,4 +1,4 @@
-"""The family rnn's numbers as text: rows while they are measured, Markdown with the goals afterwards."""
+"""The family rnn's numbers as text: rows during the measurement, Markdown with the goals afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from bench.harness.contest import BOTH, FORWARD, Record
 from bench.harness.tables import against, at_most, geometric_mean, machine, markdown_table
 from bench.rnn import streaming
 
-# ---- While measuring ------------------------------------------------------------------------------------------------
+# # ---- During the measurement
+# -----------------------------------------------------------------------------------------
 
 HEADERS = {
     "grid": f"{'cell':6}{'B':>4}{'T':>6}{'H':>5}  {'mode':17}{'threads':>7}{'recurrence':>12}{'floor':>10}{'share':>7}"
@@ -67,7 +68,7 @@ def limits(measured: Record) -> str:
 
 
 def share_goal(r: Record) -> float:
-    """The goal as a share of the floor, for the recurrence alone."""
+    """The goal as a fraction of the floor, for the recurrence alone."""
     if r["B"] == 1:
         return 0.60
     if r["H"] == 64:
@@ -76,7 +77,7 @@ def share_goal(r: Record) -> float:
 
 
 def ratio_goal(r: Record) -> float | None:
-    """The goal of a whole layer's ratio to torch.nn's."""
+    """The goal for a whole layer's ratio to torch.nn's."""
     if "ratio" not in r:
         return None
     if r["cell"] != "lstm":
@@ -86,7 +87,7 @@ def ratio_goal(r: Record) -> float | None:
     return 1.3 if r["H"] == 64 else 0.95
 
 
-HEADS_GOALS = {"lstm": (2.0, 1.4), "gru": (5.0, 2.5), "elman": (5.0, 2.0)}  # D 64 and 128; stated for two threads
+HEADS_GOALS = {"lstm": (2.0, 1.4), "gru": (5.0, 2.5), "elman": (5.0, 2.0)}  # D 64 and 128; for two threads
 MEAN_GOALS = {"gru": 3.0, "elman": 3.0}  # geometric mean of the ratios
 CALL_GOALS = {FORWARD: 7.0, BOTH: 35.0}  # microseconds
 
@@ -102,7 +103,7 @@ def heads_goal(r: Record) -> float | None:
 
 
 def pivot(records: Sequence[Record], quantity: str, entry: Callable[[Record], str]) -> str:
-    """One line for each B, T, H; one column for each mode and number of threads."""
+    """One row for each B, T, H; one column for each mode and number of threads."""
     records = [r for r in records if quantity in r]
     columns = list(dict.fromkeys((r["mode"], r["threads"]) for r in records))
     found = {(r["B"], r["T"], r["H"], r["mode"], r["threads"]): r for r in records}
@@ -223,7 +224,7 @@ def limits_markdown(measured: Record) -> str:
 
 
 def markdown(results: Record) -> str:
-    """Every cell of the table, its goal, and whether it is reached."""
+    """Every cell of the table, its goal, and whether the goal is reached."""
     parts = [
         f"## rnn: {machine(results['machine'])}",
         "### Limits, in the same run",

@@ -1,11 +1,11 @@
 """The family scan against memory, against its peers and against itself, in float32.
 
-share      linear_scan and block_scan forward, output preallocated: share of the copy bandwidth
-peers      linear_scan forward and backward against whoever else does it
-backward   the gradients against the forward pass before them
+share      linear_scan and block_scan forward, output preallocated: fraction of the copy bandwidth
+peers      linear_scan forward and backward against other implementations
+backward   the gradients against the preceding forward pass
 
-Every peer has as many threads as ours, and torch's may also use one alone. jax cannot change its number within a run:
-each number of threads gets a client of its own, made with NPROC set to it. A peer's fastest variant counts.
+Every peer has as many threads as ours, and torch may also use just one. jax cannot change its number within a run: each
+number of threads gets its own client, created with NPROC set to it. A peer's fastest variant counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.scan.cases import Transfer, block_transfer, linear_transfer, linear_w
 
 SECTIONS = ("share", "peers", "backward")
 BLOCKS = (2, 4, 8)
-FULL_COPY, QUICK_COPY = 256 << 20, 1 << 20  # bytes: far more than any cache holds, or little
+FULL_COPY, QUICK_COPY = 256 << 20, 1 << 20  # bytes: far more than any cache holds, or few
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def share(options: Options) -> Iterator[Record]:
         worst = transfer.check()
         for threads in options.threads:
             yield {**share_of(transfer, copies[threads], threads, options), "difference": worst}
-        gc.collect()  # timing switches the collector off
+        gc.collect()  # the garbage collector is off during timing
 
 
 def against_peers(options: Options) -> Iterator[Record]:
@@ -90,6 +90,6 @@ def backward(options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("scan", arguments, SECTIONS)
     return session.measure("scan", options, {"share": share, "peers": against_peers, "backward": backward})

@@ -20,7 +20,7 @@ QUICK: Shape = (2, 64, 16)
 
 
 def loop_over_unbound_steps(a: Tensor, x: Tensor, axis: int = 1) -> Tensor:
-    """The loop of a user who knows that indexing h[:, t] makes the backward pass quadratic."""
+    """The loop of a user who avoids h[:, t], whose indexing makes the backward pass quadratic."""
     h = torch.zeros_like(x.select(axis, 0))
     every_h = []
     for a_t, x_t in zip(a.unbind(axis), x.unbind(axis), strict=True):
@@ -30,7 +30,7 @@ def loop_over_unbound_steps(a: Tensor, x: Tensor, axis: int = 1) -> Tensor:
 
 
 def decay(*shape: int) -> Tensor:
-    """Factors close to 1, so that products of thousands of them, which peers form, stay far from subnormal numbers."""
+    """Factors close to 1, so that products of thousands of them, which peers form, do not become subnormal."""
     return torch.exp(-0.02 * torch.rand(*shape))
 
 
@@ -105,7 +105,7 @@ def linear_transfer(shape: Shape) -> Transfer:
 
 
 def block_transfer(shape: Shape, K: int) -> Transfer:
-    """The same states, in groups of K, each with a K x K matrix that shrinks it a little."""
+    """The same states in groups of K, each with a K x K matrix that shrinks it slightly."""
     torch.manual_seed(0)
     B, T, D = shape
     N = D // K

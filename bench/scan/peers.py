@@ -1,6 +1,6 @@
 """The peers that compute h[t] = a[t] h[t-1] + x[t], forward and backward, on arrays (B, T, D).
 
-Each may also have time-major arrays, (T, B, D), if that saves it a transposition.
+Each may also use time-major arrays, (T, B, D), if that saves it a transposition.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TIME_FIRST = "time first"
 
 
 def time_first(work: Work) -> Work:
-    """The same work with arrays (T, B, D)."""
+    """The same task with arrays (T, B, D)."""
 
     def turned(tensor: Tensor) -> Tensor:
         return tensor.detach().transpose(0, 1).contiguous()
@@ -41,7 +41,7 @@ def turned_back(results: Results) -> Results:
 
 
 def in_both_layouts(name: str, function: Callable[[Tensor, Tensor, int], Tensor], work: Work) -> list[Entrant]:
-    """The peer in both layouts; `function` takes the axis of time."""
+    """The peer in both layouts; `function` takes the time axis."""
     other = torch_entrant(name, lambda a, x: function(a, x, 0), time_first(work), TIME_FIRST)
     return [
         torch_entrant(name, lambda a, x: function(a, x, 1), work),
@@ -92,7 +92,7 @@ def higher_order_entrants(work: Work, compiled: bool) -> list[Entrant | Absent]:
 
 
 def torch_entrants(work: Work, compiled: bool) -> list[Entrant | Absent]:
-    """For any number of threads."""
+    """Entrants for any number of threads."""
     return [
         *mambapy_entrants(work),
         *higher_order_entrants(work, compiled),

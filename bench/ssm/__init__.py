@@ -1,9 +1,9 @@
-"""The family ssm against the loops of today's models and against its floor, in float32.
+"""The family ssm against the loops in current models and against its floor, in float32.
 
 inference  selective_scan without gradients
 peers      selective_scan forward and backward
 step       selective_state_update, one step of decoding
-floor      selective_scan forward, and its gradients, against the multiply-adds that they consist of
+floor      selective_scan forward, and its gradients, against the time of their multiply-adds
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def step(options: Options) -> Iterator[Record]:
 
 
 def floor(batch: int, options: Options) -> Iterator[Record]:
-    """One thread, whose rate does not depend on its neighbours."""
+    """One thread, whose rate does not depend on other threads."""
     use_threads(1)
     product, _ = limits.best_product(1, options.budget)
     for shape in shapes(cases.FORWARD_SHAPES[1:], batch, options):
@@ -95,7 +95,7 @@ def floor(batch: int, options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("ssm", arguments, SECTIONS)
     batch = arguments.batch
     sections = {

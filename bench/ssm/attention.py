@@ -2,7 +2,7 @@
 
 inference  forward without gradients
 peers      forward and backward
-floor      forward on one thread against the multiply-adds that no algorithm avoids
+floor      forward on one thread against the time of the multiply-adds that every algorithm needs
 
 FASTITER_ISA=v3 in the environment measures the kernels of AVX2.
 """
@@ -76,7 +76,7 @@ def floor(batch: int, options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("attention", arguments, SECTIONS)
     sections = {"inference": inference, "peers": with_gradients, "floor": floor}
     chosen = {name: partial(section, arguments.batch) for name, section in sections.items()}

@@ -23,7 +23,7 @@ Function = Callable[..., Tensor]
 
 
 class Form(NamedTuple):
-    """A recurrence: ours, its inputs, peers by (name, variant), and the loop that the gate trusts."""
+    """A recurrence: our function, its inputs, peers by (name, variant), and the trusted loop of the gate."""
 
     ours: Function
     inputs: Callable[[Shape], dict[str, Tensor]]
@@ -38,7 +38,7 @@ def signals(shape: Shape) -> dict[str, Tensor]:
 
 
 def decayed(shape: Shape, *, of_keys: bool, gentle: float = 16.0) -> dict[str, Tensor]:
-    """Logarithms of decays near 1, as models have them."""
+    """Logarithms of decays near 1, as in models."""
     made = signals(shape)
     B, T, H, K, _ = shape
     return {**made, "g": logsigmoid(torch.randn((B, T, H, K) if of_keys else (B, T, H))) / gentle}
@@ -54,7 +54,7 @@ def rwkv6_inputs(shape: Shape) -> dict[str, Tensor]:
 
 
 def rwkv7_inputs(shape: Shape) -> dict[str, Tensor]:
-    """a and b as the model makes them: the keys' direction, and what is left of it."""
+    """a and b as in the model: the negated normalised keys, and the normalised keys times gates in [0, 1)."""
     made = decayed(shape, of_keys=True)
     g, direction = made.pop("g"), normalize(made["k"], dim=-1)
     return {**made, "a": -direction, "b": direction * torch.rand(direction.shape), "g": g}
@@ -66,7 +66,7 @@ def mlstm_inputs(shape: Shape) -> dict[str, Tensor]:
 
 
 def ssd_inputs(shape: Shape) -> dict[str, Tensor]:
-    """Mamba-2's arguments: K states, shared by all heads, and V channels a head."""
+    """Mamba-2's arguments: K states, shared by all heads, and V channels per head."""
     torch.manual_seed(0)
     batch, T, H, K, V = shape
     B, C = torch.randn(2, batch, T, 1, K).unbind()
@@ -148,7 +148,7 @@ def ssd_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
 
 
 def ssd_chunks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 256) -> Tensor:
-    """The same by chunks, as the models compute it: masked products of C B^T within chunks, and states between them."""
+    """The same in chunks, as in the models: masked products of C B^T within chunks, and states between them."""
     time, heads = x.shape[1:3]
     missing = -time % chunk
     pad = torch.nn.functional.pad
@@ -172,7 +172,7 @@ def ssd_chunks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: in
 
 
 def first(function: Callable[..., Any]) -> Function:
-    """Return the function with its first result alone."""
+    """Return the function reduced to its first result."""
 
     def only(*inputs: Tensor) -> Tensor:
         result = function(*inputs)
@@ -183,7 +183,7 @@ def first(function: Callable[..., Any]) -> Function:
 
 
 def heads_first(function: Callable[..., Any]) -> Function:
-    """Return the function of (B, H, T, .), as one of (B, T, H, .)."""
+    """Wrap a function of (B, H, T, .) as one of (B, T, H, .)."""
 
     def call(*inputs: Tensor) -> Tensor:
         result = function(*(x.transpose(1, 2).contiguous() if x.dim() > 2 else x for x in inputs))
@@ -214,7 +214,7 @@ def of_delta() -> dict[tuple[str, str], Function | None]:
         ("gated_delta_rule.naive", "naive_recurrent_gated_delta_rule"),
         ("gated_delta_rule.naive", "naive_chunk_gated_delta_rule"),
     )()
-    # The one step by step takes beta before the decay, the one in chunks after it.
+    # The stepwise function takes beta before the decay, the chunked one after it.
     return {
         (name, how): function if function is None or "chunk" in how else beta_before_gate(function)
         for (name, how), function in found.items()
@@ -222,7 +222,7 @@ def of_delta() -> dict[tuple[str, str], Function | None]:
 
 
 def of_heads_first(*names: tuple[str, str]) -> Callable[[], dict[tuple[str, str], Function | None]]:
-    """The same of functions that take heads before time."""
+    """The same for functions with heads before time."""
 
     def find() -> dict[tuple[str, str], Function | None]:
         if load("fla.ops") is None:
@@ -317,6 +317,6 @@ def gradient_entrants(name: str, work: Work) -> list[Entrant | Absent]:
 
 
 def operations(name: str, shape: Shape) -> float:
-    """Two multiply-adds an element of the state and step, three with a correction: what no algorithm avoids."""
+    """Two multiply-adds per element of the state and step, three with a correction: the minimum of any algorithm."""
     B, T, H, K, V = shape
     return 2.0 * B * T * H * K * V * (3 if name in ("RWKV-7", "gated delta rule", "KDA") else 2)

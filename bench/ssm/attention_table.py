@@ -8,7 +8,7 @@ from bench.harness import tables
 from bench.harness.contest import REUSED, Record
 from bench.ssm.attention_cases import CHUNKS, NAIVE, NATIVE
 
-#: Times as fast as the peer, by the start of the work's name
+#: Speedup over the peer, by the beginning of the task's name
 FORWARD_GOALS = {
     "simple GLA": {NAIVE: 5.0},
     "GLA": {NAIVE: 25.0},

@@ -1,4 +1,4 @@
-"""The tasks of the family ssm: selective scans in float32, as Mamba calls them, forward alone and with gradients."""
+"""The tasks of the family ssm: selective scans in float32, called as in Mamba, forward alone and with gradients."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STEP_SHAPES: tuple[Shape, ...] = ((1, 1024, 1, 16), (8, 1024, 1, 16))
 QUICK: Shape = (1, 24, 40, 4)
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
-#: Vector operations on the units for fused multiply-adds, for a channel, step and state: forward the exponential (7),
-#: the input, the state and the output; backward all but the output again and 8 more
+#: Vector operations on the fused multiply-add units, per channel, step and state: forward the exponential (7), the
+#: input, the state and the output; backward all of these except the output, and 8 more
 PER_STATE = {"forward": 10, "backward": 17}
-#: The same for a channel and step: softplus and SiLU; backward their slopes as well
+#: The same per channel and step: softplus and SiLU; backward also their derivatives
 PER_STEP = {"forward": 36, "backward": 60}
 
 
@@ -61,7 +61,7 @@ def ours(*inputs: Tensor) -> Tensor:
 def selective_loop(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
 ) -> Tensor:
-    """The equations, one step after the other, as the gate trusts them."""
+    """The equations, one step at a time, trusted by the gate."""
     d = torch.nn.functional.softplus(delta + delta_bias[:, None])
     h = u.new_zeros(*u.shape[:2], A.shape[1])
     outputs = []
@@ -72,7 +72,7 @@ def selective_loop(
 
 
 def selective_inputs(shape: Shape) -> dict[str, Tensor]:
-    """Rates -1 to -N and step sizes around 0.01, as a Mamba layer has them at the start of training."""
+    """Rates -1 to -N and step sizes around 0.01, as in a Mamba layer at the start of training."""
     torch.manual_seed(0)
     B, D, T, N = shape
     u, delta, z = torch.randn(3, B, D, T).unbind()
@@ -97,14 +97,14 @@ def selective_inference(shape: Shape) -> Inference:
 def step_loop(
     state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor
 ) -> Tensor:
-    """One step in torch's operations, with the state in place."""
+    """One step in torch operations, with the state updated in place."""
     d = torch.nn.functional.softplus(dt + dt_bias)
     state.mul_(torch.exp(d[..., None] * A)).add_((d * x)[..., None] * B[:, None])
     return ((state * C[:, None]).sum(-1) + D * x) * torch.nn.functional.silu(z)
 
 
 def step_task(shape: Shape) -> Inference:
-    """An input of 0 and a decay of 1 leave the state as it is, so that every call does the same."""
+    """An input of 0 and a decay of 1 leave the state unchanged, so that every call does the same."""
     B, D, _, N = shape
     given = selective_inputs((B, D, 1, N))
     x, dt, b, c, z = (given[name][..., 0] for name in ("u", "delta", "B", "C", "z"))
@@ -122,6 +122,6 @@ def step_task(shape: Shape) -> Inference:
 
 
 def operations(shape: Shape, direction: str) -> float:
-    """Floating-point operations, two for each multiply-add that the count above says."""
+    """Floating-point operations, two for each vector operation counted above."""
     B, D, T, N = shape
     return 2.0 * B * D * T * (PER_STATE[direction] * N + PER_STEP[direction])

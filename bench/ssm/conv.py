@@ -1,9 +1,9 @@
-"""Causal convolutions of the family ssm, with SiLU and four taps, in float32, against those of the models.
+"""Causal convolutions of the family ssm, with SiLU and four taps, in float32, against those in the models.
 
-inference  forward without gradients, with time and with channels contiguous
+inference  forward without gradients, with time contiguous and with channels contiguous
 peers      forward and backward
 step       causal_conv1d_update, one step of decoding
-share      forward: share of the copy bandwidth at the same size
+share      forward: fraction of the copy bandwidth at the same size
 
 FASTITER_ISA=v3 in the environment measures the kernels of AVX2.
 """
@@ -93,7 +93,7 @@ def share(batch: int, options: Options) -> Iterator[Record]:
 
 
 def main(arguments: argparse.Namespace) -> Record:
-    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    """Measure, printing each row as soon as it is known; return what bench/__main__.py writes to --out."""
     options = session.read_options("conv", arguments, SECTIONS)
     batch = arguments.batch
     sections: dict[str, session.Section] = {

@@ -1,4 +1,4 @@
-"""The tasks and peers of causal convolutions with SiLU, four taps, in float32: rows, channels and a step."""
+"""The tasks and peers of causal convolutions with SiLU, four taps, in float32: rows, channels and a single step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def loop(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The equation, tap by tap, as the gate trusts it."""
+    """The equation, tap by tap, trusted by the gate."""
     time, width = x.shape[2], weight.shape[1]
     padded = torch.cat([x.new_zeros(*x.shape[:2], width - 1), x], 2)
     pre = sum(weight[:, j, None] * padded[..., j : j + time] for j in range(width)) + bias[:, None]
@@ -40,7 +40,7 @@ def loop(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def of_models(contiguous: bool, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A padded convolution of all channels, cut to the steps; `contiguous`: after a transposing copy."""
+    """A padded convolution of all channels, cut to the steps; `contiguous`: followed by a transposing copy."""
     x = x.contiguous() if contiguous else x
     channels, width = weight.shape
     return silu(conv1d(x, weight[:, None], bias, padding=width - 1, groups=channels)[..., : x.shape[2]])
@@ -63,7 +63,7 @@ def gradients(shape: Shape, order: str) -> Work:
 
 
 def ways(order: str, compiled: bool) -> dict[str, Function]:
-    """The peer by how it is called; the fastest counts."""
+    """The peer's variants; the fastest counts."""
     found: dict[str, Function] = {"": partial(of_models, False)}
     if order == CHANNELS:
         found["copied first"] = partial(of_models, True)

@@ -1,1 +1,1 @@
-"""Benchmarks of fastiter against its own past, by asv: one cheap case a family, on one thread."""
+"""Benchmarks of fastiter against its earlier versions, by asv: one cheap case per family, on one thread."""

@@ -1,4 +1,4 @@
-"""One cheap case a family: what a change that slows the family down would slow down, too."""
+"""One cheap case per family, which slows down whenever a change slows down the family."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fastiter import bcd, fixedpoint, mdp, quant, relax, ssm, tune
 
 
 def normal(*shape: int) -> Any:
-    """Return numbers ~ N(0, 1) in float32, always the same."""
+    """Return standard normal numbers in float32, the same ones every time."""
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 class OneThread:
-    """The number of threads that all cases have."""
+    """Base of all cases: sets the number of threads to one."""
 
     def setup(self) -> None:
         fastiter.set_num_threads(1)
@@ -33,7 +33,7 @@ class Rnn(OneThread):
         fastiter.lstm(self.wx, self.r)
 
     def time_small_gru(self) -> None:
-        """A call that lasts microseconds: its checks."""
+        """A call that takes microseconds: mostly its checks."""
         fastiter.gru(self.wx[:1, :2, :3, :, :8], self.r[:3, :, :8, :8])
 
 
@@ -132,7 +132,7 @@ class Mdp(OneThread):
 
 
 class Fixedpoint(OneThread):
-    """A contraction of 64 samples of 64 numbers, projections of as many rows, and updates of a Hopfield network."""
+    """A contraction of 64 samples of 64 numbers, projections of 64 rows, and updates of a Hopfield network."""
 
     def setup(self) -> None:
         super().setup()
