@@ -42,7 +42,7 @@ def loop(a: Array, x: Array, h0: Array | None = None) -> Array:
 
 
 def assert_equal(actual: Any, expected: Any, dtype: Any) -> None:
-    """Assert equal bits for real numbers; complex ones may differ, as NumPy's rounding of complex products may."""
+    """Assert equal bits for real numbers; complex ones may differ, as NumPy may round complex products differently."""
     if np.dtype(dtype).kind != "c":
         return assert_same_bits(actual, expected)
     for mine, theirs in zip(actual, expected, strict=True):
@@ -94,7 +94,7 @@ def test_the_specification_of_blocks_is_matrix_products() -> None:
 @both_ways
 @every_dtype
 @both_kinds
-def test_the_numbers_of_the_specification(kind: str, dtype: Any, reverse: bool, broadcast: str) -> None:
+def test_results_equal_the_specification(kind: str, dtype: Any, reverse: bool, broadcast: str) -> None:
     for sizes in SIZES[kind]:
         for B, T in ((1, 1), (3, 9), (5, 4), (0, 3), (3, 0)):
             inputs = scan_inputs(kind, B, T, sizes, dtype, broadcast)
@@ -138,7 +138,7 @@ def test_signs_and_permutations_are_exact_for_every_length(dtype: Any) -> None:
 
 @both_kinds
 @real_dtypes
-def test_products_that_overflow_or_vanish_spoil_nothing(kind: str, dtype: Any) -> None:
+def test_products_that_overflow_or_vanish_do_no_harm(kind: str, dtype: Any) -> None:
     """a1 a2 is infinite, or 0, but a2 (a1 h + x) is not."""
     big = dtype(2.0 ** (np.finfo(dtype).maxexp - 2))
     a = np.tile(np.array([big, 1 / big, 1 / big, big], dtype), 8)
@@ -151,7 +151,7 @@ def test_products_that_overflow_or_vanish_spoil_nothing(kind: str, dtype: Any) -
 
 
 @both_kinds
-def test_what_is_not_finite_stays_in_its_row_and_unit(kind: str) -> None:
+def test_nonfinite_values_stay_in_their_row_and_unit(kind: str) -> None:
     sizes = (37,) if kind == "linear" else (5, 3)
     a, x, h0 = scan_inputs(kind, 4, 9, sizes, np.float32)
     clean, _ = SCANS[kind](a, x, h0)

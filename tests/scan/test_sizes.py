@@ -41,7 +41,7 @@ def test_every_block(dtype: Any, reverse: bool) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_lines_wider_than_what_one_thread_takes_at_once(threads: int) -> None:
+def test_lines_wider_than_one_thread_processes_at_once(threads: int) -> None:
     fastiter.set_num_threads(threads)
     for B, T, D in ((1, 5, 40_000), (2, 3, 17_001), (1, 4, 33)):
         inputs = scan_inputs("linear", B, T, (D,), np.float32)
@@ -52,7 +52,7 @@ def test_lines_wider_than_what_one_thread_takes_at_once(threads: int) -> None:
 
 
 @both_ways
-def test_results_that_no_cache_holds(reverse: bool) -> None:
+def test_results_larger_than_every_cache(reverse: bool) -> None:
     """Results larger than the caches use non-temporal stores if their lines are aligned."""
     for D in (2048, 2047):
         a, x, h0 = scan_inputs("linear", 2, 1000, (D,), np.float32)
@@ -72,8 +72,8 @@ def test_results_that_no_cache_holds(reverse: bool) -> None:
 
 @pytest.mark.parametrize("K", [2, 3, 4, 8])
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-def test_blocks_that_no_cache_holds_at_any_alignment(K: int, dtype: Any) -> None:
-    """The groups before the first address that a non-temporal store takes are computed apart, or none is taken."""
+def test_blocks_larger_than_every_cache_at_any_alignment(K: int, dtype: Any) -> None:
+    """The groups before the first address that allows a non-temporal store are computed separately, or none is used."""
     inputs = scan_inputs("block", 1, 80, (42_000 // K, K), dtype)
     inputs[0][...] *= 0.5
     expected = fastiter.block_scan(*inputs)
@@ -85,7 +85,7 @@ def test_blocks_that_no_cache_holds_at_any_alignment(K: int, dtype: Any) -> None
         assert_same_bits(fastiter.block_scan(*inputs, out=out), expected, f"offset {offset}")
 
 
-def test_time_may_lie_outermost() -> None:
+def test_time_outermost() -> None:
     a, x, h0 = scan_inputs("linear", 5, 7, (20,), np.float32)
     expected = fastiter.linear_scan(a, x, h0)
     across = [y.swapaxes(0, 1).copy().swapaxes(0, 1) for y in (a, x, np.full_like(x, np.nan))]
@@ -96,7 +96,7 @@ def test_time_may_lie_outermost() -> None:
 
 @both_ways
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_a_reset_drops_is_gone(value: float, reverse: bool) -> None:
+def test_a_reset_discards_factor_and_state(value: float, reverse: bool) -> None:
     """Neither the factor nor the state is multiplied by 0: both may be infinite."""
     a, x, h0 = scan_inputs("linear", 3, 6, (21,), np.float32)
     flags = np.zeros((3, 6), bool)
@@ -132,7 +132,7 @@ def test_against_a_filter_of_scipy() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)])
-def test_nothing_to_do(shape: tuple[int, int, int]) -> None:
+def test_empty_inputs(shape: tuple[int, int, int]) -> None:
     B, T, D = shape
     h0 = np.ones((B, D))
     for lengths in (None, [0] * B):

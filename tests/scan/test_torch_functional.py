@@ -38,7 +38,7 @@ def tensors(kind: str, dtype: Any, cut: str = "plain", broadcast: str = "full", 
 @both_ways
 @both_kinds
 @real_dtypes
-def test_the_numbers_of_the_arrays(kind: str, cut: str, reverse: bool, dtype: Any) -> None:
+def test_results_equal_those_of_arrays(kind: str, cut: str, reverse: bool, dtype: Any) -> None:
     given = tensors(kind, dtype, cut)
     arrays = tuple(y.detach().numpy() for y in given)
     how = {**CUTS[cut], "reverse": reverse}
@@ -55,7 +55,7 @@ def test_the_numbers_of_the_arrays(kind: str, cut: str, reverse: bool, dtype: An
 
 
 def one_of_two(*which: int) -> Any:
-    """Return one of the two dtypes of gradcheck, so that each goes with every value of every other parameter."""
+    """Return one of the two dtypes of gradcheck, so that each is combined with every value of every other parameter."""
     return (np.float64, np.complex128)[sum(which) % 2]
 
 

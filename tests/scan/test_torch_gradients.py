@@ -1,4 +1,4 @@
-"""The backward pass of the scans: the specification's values at every size, equal bits however it is shared."""
+"""The backward pass of the scans: the specification's values at every size, equal bits on any number of threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKWARD = {"linear": reference.linear_scan_backward, "block": reference.block_s
 every_broadcast = pytest.mark.parametrize("broadcast", BROADCASTS)
 F64 = pytest.mark.parametrize("dtype", [np.float64, np.complex128], ids=["f64", "c128"])
 
-# (B, T, sizes): around vector widths and around the 64 steps that are summed at once
+# (B, T, sizes): around vector widths and around the 64 steps of a partial sum
 SIZES = {
     "linear": [
         (1, 1, (1,)),
@@ -139,7 +139,7 @@ def print_bits() -> None:
 
 def test_every_instruction_set_gives_the_same_bits() -> None:
     script = "import tests.scan.test_torch_gradients as t; t.print_bits()"
-    # v4, v4_bf16 and v4_amx differ in the products of bfloat16 alone.
+    # v4, v4_bf16 and v4_amx differ only in the products of bfloat16.
     kinds = {isa.partition("_")[0]: isa for isa in fastiter._core.isa_available().split()}
     digests = {assert_runs("-c", script, FASTITER_ISA=isa) for isa in kinds.values()}
     assert len(digests) == 1

@@ -41,7 +41,7 @@ def test_equals_the_loop(kind, with_state):
 
 @layers
 def test_float32(kind):
-    single, double = make(kind).float(), make(kind).float().double()  # of the same values
+    single, double = make(kind).float(), make(kind).float().double()  # with equal values
     parts = [part.to(torch.complex64 if part.is_complex() else F32) for part in make_state(double, B)]
     wide = [part.to(torch.complex128 if part.is_complex() else F64) for part in parts]
     actual, expected = run(single, make_input(F32), parts), run(double, make_input(F32).double(), wide)
@@ -114,7 +114,7 @@ def test_ragged_rows(kind):
     assert_close(run(layer, x, parts, lengths=torch.tensor(LENGTHS)), expected)
     assert_close(run(layer, x, parts, lengths=LENGTHS), expected)
     assert_close(run(Packed(layer), x, parts), expected)
-    turned = make(kind, batch_first=True)  # which a PackedSequence ignores
+    turned = make(kind, batch_first=True)  # ignored for a PackedSequence
     assert_close(run(Packed(turned), x, parts), expected)
     y, _ = turned(x.transpose(0, 1), as_state(parts), LENGTHS)
     assert_close({"y": y.transpose(0, 1)}, {"y": expected["result 0"]})
@@ -247,7 +247,7 @@ def test_others_refuse_a_second_derivative(kind):
         dx.square().sum().backward()
 
 
-def test_newton_is_the_loop():
+def test_newton_equals_the_loop():
     for name in ("ParaGRU", "ParaLSTM"):
         x = randn(200, 3, I)
         y, last = make(name)(x)

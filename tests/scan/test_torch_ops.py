@@ -30,7 +30,7 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 def test_a_copy_of_the_states_is_written_in_the_same_pass() -> None:
-    """Both have the bits of one, in parts of tensors too: for few and many channels, rows with padding, and resets."""
+    """Both have equal bits, in parts of larger tensors too: for few and many channels, padded rows, and resets."""
     for width, dtype in itertools.product((3, 40, 100, 3000), (torch.float32, torch.bfloat16, torch.complex64)):
         a, x = torch.randn(2, 2, 90, width, dtype=dtype)
         cut = (bool(width % 3), torch.rand(2, 90) < 0.1, torch.tensor([90, 33]), None)

@@ -108,7 +108,7 @@ def test_other_sizes(kind: str, sizes: tuple[int, ...], device: str) -> None:
 
 
 @both_kinds
-def test_nothing_and_one_step(kind: str, device: str) -> None:
+def test_no_step_and_one_step(kind: str, device: str) -> None:
     sizes = (5,) if kind == "linear" else (2, 3)
     for rows, time in ((2, 0), (0, 4), (2, 1)):
         a, x, h0 = (torch.from_numpy(y).to(device) for y in scan_inputs(kind, rows, time, sizes, np.float64))
