@@ -13,7 +13,7 @@ from tests.support.cases import Array
 
 
 class AttentionInputs(NamedTuple):
-    """The arrays of linear_attention, by their names; None: not given."""
+    """The arrays of linear_attention, by name; None: not given."""
 
     q: Array
     k: Array
@@ -24,7 +24,7 @@ class AttentionInputs(NamedTuple):
     initial_state: Array | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments that are given."""
+        """The arguments that are not None."""
         return {name: x for name, x in self._asdict().items() if x is not None}
 
 
@@ -49,7 +49,7 @@ def attention_inputs(
     state: bool = True,
     sequences: int | None = None,
 ) -> AttentionInputs:
-    """size: (B, T, N, K, V); `shared` value heads share q and k. Decays that are no logarithms include 0 and -1."""
+    """size: (B, T, N, K, V); `shared` value heads share q and k. Decays that are not logarithms include 0 and -1."""
     B, T, N, K, V = size
     rng = np.random.default_rng([*size, shared])
 
@@ -80,6 +80,6 @@ def specified(inputs: AttentionInputs, scale: float = 1.0, **cut: Any) -> tuple[
 
 
 def assert_attention_near(actual: Any, expected: Any, dtype: npt.DTypeLike, size: tuple[int, ...]) -> None:
-    """Compare o and the last state: a number is a sum over at most K + T products."""
+    """Compare o and the last state: each number is a sum of at most K + T products."""
     for name, a, e in zip(("o", "last"), actual, expected, strict=True):
         assert_near(a, e, dtype, size[1] + size[3], name)

@@ -23,7 +23,7 @@ KERNELS = {
         "K V BK BV C BEFORE VECTOR LOG STATE PRECISION",
     ),
 }
-#: Arguments in the dtype of the signals; the others have that of the arithmetic.
+#: Arguments in the dtype of the signals; the others have the dtype of the arithmetic.
 STORED = ("q", "k", "v", "decay", "o", "d_o", "dv")
 #: Strides between the lines of states
 LINES = {
@@ -36,7 +36,7 @@ LINES = {
 def variant(
     kernel: str, typed: tuple[str, dict[str, Any]], absent: str, cut: str, wide: bool = False, **how: Any
 ) -> tuple[Any, ...]:
-    """A kernel of signals of a dtype; `cut` names what divides the rows into sequences.
+    """A kernel for signals of a dtype; `cut` names the way in which rows are divided into sequences.
 
     With `wide`, v, o and their gradients are float32 even if q is not, as in ssd and mLSTM.
     """
@@ -62,7 +62,7 @@ def variant(
 
 
 def keys_tile(vector: bool) -> dict[str, int]:
-    """The tile of the kernel that has the most numbers in registers."""
+    """The tile of the kernel that keeps the most numbers in registers."""
     return {"BK": 16, "BV": 16, "WARPS": 4 if vector else 8}
 
 
@@ -76,7 +76,7 @@ def constants(dtype: str, K: int, V: int, vector: bool, before: bool = False) ->
     return found | {"STATE": tl.float64 if double else tl.float32}
 
 
-#: fp32 and one decay for all rows; bf16, a decay for each row and a bonus; fp64
+#: float32 and one decay for all rows; bfloat16, a decay for each row and a bonus; float64
 FLOAT, BF16, DOUBLE = (
     ("fp32", constants("fp32", 128, 128, False)),
     ("bf16", constants("bf16", 64, 64, True, before=True)),

@@ -15,7 +15,7 @@ both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f
 
 
 class ScanInputs(NamedTuple):
-    """The arrays of selective_scan, by their names; None: not given."""
+    """The arrays of selective_scan, by name; None: not given."""
 
     u: Array
     delta: Array
@@ -28,7 +28,7 @@ class ScanInputs(NamedTuple):
     initial_state: Array | None
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments that are given."""
+        """The arguments that are not None."""
         return {name: x for name, x in self._asdict().items() if x is not None}
 
 
@@ -46,7 +46,7 @@ def scan_inputs(
     is_complex: bool = False,
     seed: int = 0,
 ) -> ScanInputs:
-    """fixed: which of B and C are the same at all steps. The rates go from slow to fast decay and turn both ways."""
+    """fixed: which of B and C are the same at all steps. Rates range from slow to fast decay and rotate both ways."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Array:
@@ -60,7 +60,7 @@ def scan_inputs(
     first = (batch if sequences is None else sequences, channels, states)
     rates = -np.exp(2 * rng.standard_normal((channels, states)) - 1).astype(dtype)
     if is_complex:
-        rates = rates + 1j * normal(channels, states)  # of a radian a step, whose rounding counts
+        rates = rates + 1j * normal(channels, states)  # in radians per step, so that the rounding of angles matters
     made = ScanInputs(
         normal(*signal),
         normal(*signal),
@@ -76,7 +76,7 @@ def scan_inputs(
 
 
 def wide(inputs: ScanInputs) -> dict[str, Any]:
-    """The arguments as the specification takes them, in float64 or complex128, B and C of complex states in pairs."""
+    """The arguments for the specification, in float64 or complex128, B and C of complex states in pairs."""
     given = inputs.arguments()
     if np.iscomplexobj(inputs.A):
         given |= {name: reference.paired(given[name]) for name in ("B", "C") if given[name].ndim > 2}
@@ -123,8 +123,8 @@ def some_resets(batch: int, time: int) -> Array:
 def assert_near(actual: Any, expected: Any, dtype: npt.DTypeLike, terms: int, name: str = "array") -> None:
     """Compare with the specification in float64: eps of the dtype times (16 + sqrt(terms)), relative to the largest.
 
-    A step rounds about a dozen times: d A log2 e, the exponential, softplus and the gate, each within a unit or two;
-    `terms` counts the numbers that are added up, over states, steps or channels.
+    A step rounds about a dozen times: d A log2 e, the exponential, softplus and the gate, each within a unit or two in
+    the last place; `terms` is the number of terms that are added up, over states, steps or channels.
     """
     actual = widened(np.asarray(actual))
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fastiter.ssm import reference, reference_conv
 from tests.support.cases import Array
 
-#: (rows, channels, steps, taps): no step, fewer steps than taps, one vector and its neighbours, several tiles in lanes
+#: (rows, channels, steps, taps): no steps, fewer steps than taps, one vector and its neighbours, several tiles in lanes
 #: and in rows, several panels of channels, more taps than a vector
 SIZES = [
     (1, 1, 1, 1),
@@ -30,7 +30,7 @@ SIZES = [
 
 
 class ConvInputs(NamedTuple):
-    """The arrays of causal_conv1d, by their names; None: not given."""
+    """The arrays of causal_conv1d, by name; None: not given."""
 
     x: Array
     weight: Array
@@ -38,7 +38,7 @@ class ConvInputs(NamedTuple):
     initial_states: Array | None
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments that are given."""
+        """The arguments that are not None."""
         return {name: y for name, y in self._asdict().items() if y is not None}
 
 
@@ -54,7 +54,7 @@ def conv_inputs(
     sequences: int | None = None,
     seed: int = 0,
 ) -> ConvInputs:
-    """order: the axis of x that is contiguous, "time" or "channels"."""
+    """order: the contiguous axis of x, "time" or "channels"."""
     rng = np.random.default_rng(seed)
     count = batch if sequences is None else sequences
     shapes = ((batch, channels, time), (channels, width), (channels,), (count, channels, width - 1))
@@ -91,7 +91,7 @@ def specified_gradients(
 
 
 def some_labels(batch: int, time: int) -> Array:
-    """seq_idx with short and long sequences, padding at the end, and a number that occurs again after another one."""
+    """seq_idx with short and long sequences, padding at the end, and a label that recurs after another one."""
     labels = np.cumsum(np.random.default_rng(3).random((batch, time)) < 0.1, 1)
     labels[:, time // 2 : time // 2 + 2] = 0
     labels[:, time - time // 5 :] = -1

@@ -1,4 +1,4 @@
-"""tests/support/guarded.py for selective scans: every array lies between two pages that may not be touched.
+"""tests/support/guarded.py for selective scans: every array is placed between two inaccessible pages.
 
 python -m tests.ssm.guarded [numpy | torch]: run by test_isa.py for every instruction set.
 """
@@ -48,7 +48,7 @@ def with_numpy(dtype: Any) -> None:
 
 
 def steps_of(inputs: ScanInputs) -> list[tuple[str, Any]]:
-    """The arguments of one step that have a time axis, by the names of selective_state_update."""
+    """The arguments of one step that have a time axis, under the names of selective_state_update."""
     return [("x", inputs.u), ("dt", inputs.delta), ("B", inputs.B), ("C", inputs.C), ("z", inputs.z)]
 
 
@@ -75,7 +75,7 @@ def with_torch(dtype: Any) -> None:
 
 
 def with_mixers() -> None:
-    """One step of whole mixers, which write to nothing but their states and new tensors."""
+    """One step of whole mixers, which write only to their states and to new tensors."""
     import torch
 
     from fastiter import _core

@@ -1,4 +1,4 @@
-"""tests/support/guarded.py for linear attention and mLSTM: every array lies between two pages that may not be touched.
+"""tests/support/guarded.py for linear attention and mLSTM: every array is placed between two inaccessible pages.
 
 python -m tests.ssm.guarded_attention [numpy | torch]: run by test_isa.py for every instruction set.
 """
@@ -22,7 +22,7 @@ SIZES = [(1, 1, 1, 1), (49, 2, 3, 5), (60, 2, 17, 33), (7, 4, 64, 65)]  # steps,
 
 
 def every_case(dtype: Any) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """(function, arguments, whether arrays end where their pages do)"""
+    """(function, arguments, whether the end of each array is aligned with the end of its pages)"""
     for (time, heads, keys, values), decay, at_end in itertools.product(SIZES, ("none", "vector"), (False, True)):
         size, shared = (2, time, heads, keys, values), 2 if heads == 4 else 1
         inputs = attention_inputs(size, dtype, decay, shared=shared, bonus=True)

@@ -1,4 +1,4 @@
-"""tests/support/guarded.py for causal convolutions: every array lies between two pages that may not be touched.
+"""tests/support/guarded.py for causal convolutions: every array is placed between two inaccessible pages.
 
 python -m tests.ssm.guarded_conv [numpy | torch]: run by test_isa.py for every instruction set.
 """
@@ -36,7 +36,7 @@ def guarded_copies(inputs: ConvInputs, at_end: bool) -> ConvInputs:
 
 
 def in_order(x: Array, at_end: bool) -> Array:
-    """A guarded copy with time or channels contiguous, as in x."""
+    """A guarded copy with the same contiguous axis as x, time or channels."""
     swapped = x.transpose(0, 2, 1)
     return copies(swapped, at_end).transpose(0, 2, 1) if swapped.flags.c_contiguous else copies(x, at_end)
 

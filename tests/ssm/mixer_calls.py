@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 B, T, D, N, R, M = 2, 21, 6, 3, 2, 5  # rows, steps, channels, states, rank of the step size, outputs
-H, P = 4, 3  # heads, and channels of one
+H, P = 4, 3  # heads, and channels per head
 
 
 def rates(dtype: torch.dtype, is_complex: bool) -> Any:
@@ -19,7 +19,7 @@ def rates(dtype: torch.dtype, is_complex: bool) -> Any:
 def scan_inputs(
     dtype: torch.dtype, *, groups: int | None = None, fixed: str = "", is_complex: bool = False
 ) -> dict[str, Any]:
-    """Arguments of a selective scan, with B or C or both the same at all steps if they are in ``fixed``."""
+    """Arguments of a selective scan; those of B and C that are in ``fixed`` are the same at all steps."""
     torch.manual_seed(0)
     made = {name: torch.randn(B, D, T, dtype=dtype) for name in ("u", "delta", "z")}
     numbers = 2 * T if is_complex else T
@@ -62,7 +62,7 @@ def chunk_inputs(dtype: torch.dtype, *, time: int = T, groups: int = 2) -> dict[
 def split_inputs(
     dtype: torch.dtype, *, groups: int = 2, mlp: int = 0, time: int = T, batch: int = B
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors of Mamba-2's mixer with all its parts but initial states, and its other arguments."""
+    """Tensors of Mamba-2's mixer with all its parts except initial states, and its other arguments."""
     torch.manual_seed(0)
     inner, mixed = H * P, H * P + 2 * groups * N
     made = {"zxbcdt": torch.randn(batch, time, 2 * mlp + inner + mixed + H, dtype=dtype)}

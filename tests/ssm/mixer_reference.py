@@ -1,4 +1,4 @@
-"""Whole mixers step by step as their equations say, on tensors, for gradients by autograd."""
+"""Whole mixers step by step, from their equations, on tensors, for gradients by autograd."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def sigmoid_gate(z: Any) -> Any:
 
 
 def convolution(x: Any, weight: Any, bias: Any, labels: Any = None) -> Any:
-    """SiLU of the convolution of x (B, T, D) with weight (D, W); only steps with the same label meet."""
+    """SiLU of the convolution of x (B, T, D) with weight (D, W); only steps with the same label interact."""
     total = torch.zeros_like(x) if bias is None else bias.expand_as(x)
     width, time = weight.shape[-1], x.shape[1]
     for t in range(time):

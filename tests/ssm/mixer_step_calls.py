@@ -10,7 +10,7 @@ MIXERS = ("mamba", "mamba2")
 
 
 class Step(NamedTuple):
-    """The arguments of the kernels in _core.ssm, the sizes of Mamba-2 last."""
+    """The arguments of the kernels in _core.ssm; the sizes of Mamba-2 come last."""
 
     x: Any
     layers: tuple[Any, ...]
@@ -20,7 +20,7 @@ class Step(NamedTuple):
     sizes: tuple[Any, ...] = ()
 
     def copy(self) -> Step:
-        """The same with states and inputs of its own."""
+        """A copy with its own states and inputs."""
         return self._replace(x=self.x.clone(), conv_state=self.conv_state.clone(), state=self.state.clone())
 
 
@@ -36,8 +36,7 @@ def mixer_step(
 ) -> Step:
     """size: (inputs, channels, states, rank, taps), or for Mamba-2 (inputs, heads, states, width, taps).
 
-    bare: without the biases that a model may lack. Mamba-2 has two groups of heads and of the norm if there are several
-    heads and their number is even.
+    bare: without the optional biases. Mamba-2 has two groups of heads and of the norm if the number of heads is even.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs, channels, states, last, taps = size

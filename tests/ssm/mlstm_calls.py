@@ -21,7 +21,7 @@ def mlstm_inputs(
     state: bool = True,
     sequences: int | None = None,
 ) -> dict[str, Any]:
-    """size: (B, T, N, K, V); `shared` value heads share q and k. Both gates win the maximum at some steps."""
+    """size: (B, T, N, K, V); `shared` value heads share q and k. Each gate determines the maximum at some steps."""
     B, T, N, K, V = size
     rng = np.random.default_rng([*size, shared])
 
@@ -53,8 +53,8 @@ def assert_mlstm_near(actual: Any, expected: Any, dtype: npt.DTypeLike, gate: fl
     """Compare h and the last state.
 
     The divisor may be much smaller than the terms of its sum, and then has their absolute error: 400 eps allow for it.
-    Exponents are differences of numbers as large as `gate`, whose rounding errors add up over the steps like a random
-    walk: 16 times eps of the largest.
+    Exponents are differences of numbers as large as `gate`, whose rounding errors accumulate over the steps like a
+    random walk: 16 times eps of the largest.
     """
     eps = float(np.finfo(dtype).eps)
     for name, a, e in zip(("h", "C", "n", "m"), (actual[0], *actual[1]), (expected[0], *expected[1]), strict=True):

@@ -1,8 +1,8 @@
 """python -m tests.ssm.originals [FOLDER]: compat against the reference functions of mamba_ssm and causal_conv1d.
 
-Their sources are downloaded into a temporary folder, or into FOLDER, where they are found the next time. They cannot be
-installed without CUDA, so their files of reference functions are imported past the packages' own __init__, and what is
-compiled is left out. No test does this, as it needs the network.
+Their sources are downloaded into a temporary folder, or into FOLDER, where they are reused the next time. They cannot
+be installed without CUDA, so the files with their reference functions are imported without the packages' own __init__,
+and compiled modules are left out. No test does this, as it needs the network.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def fetch(folder: Path) -> None:
 
 
 def originals() -> dict[str, Any]:
-    """Return the reference functions, made to call one another instead of what is compiled."""
+    """Return the reference functions, patched to call one another instead of compiled functions."""
     conv = importlib.import_module("causal_conv1d.causal_conv1d_interface")
     sys.modules["causal_conv1d"].causal_conv1d_fn = conv.causal_conv1d_fn  # type: ignore[attr-defined]
     scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
@@ -107,7 +107,7 @@ def report(name: str, found: float, tolerance: float = 2e-5) -> None:
 
 
 def check_signatures(theirs: dict[str, Any]) -> None:
-    """The names, order and defaults of the arguments; theirs have no annotations."""
+    """Compare the names, order and defaults of the arguments; the originals have no annotations."""
     for name, original in theirs.items():
         ours = getattr(compat.mamba_ssm, name, None) or getattr(compat.causal_conv1d, name)
         found, expected = (
@@ -117,7 +117,7 @@ def check_signatures(theirs: dict[str, Any]) -> None:
 
 
 def functions() -> dict[str, Any]:
-    """Return the functions themselves, which need a GPU."""
+    """Return the original functions, which need a GPU."""
     paths = {
         "mamba_ssm.ops.selective_scan_interface": ("selective_scan_fn", "mamba_inner_fn"),
         "mamba_ssm.ops.triton.selective_state_update": ("selective_state_update",),

@@ -24,8 +24,8 @@ from tests.ssm.calls import (
 from tests.support.cases import Array, assert_same_bits
 from tests.support.layouts import LAYOUTS
 
-#: (rows, channels, steps, states): one vector and its neighbours, one tile of 32 steps and its neighbours, panels of
-#: 8 vectors, more states than registers
+#: (rows, channels, steps, states): one vector and its neighbours, one tile of 32 steps and its neighbours, panels of 8
+#: vectors, more states than registers
 SIZES = [
     (1, 1, 1, 1),
     (2, 3, 5, 2),
@@ -145,7 +145,7 @@ def test_layouts(layout: str, is_complex: bool) -> None:
 @real_and_complex
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
 def test_storage_types(stored: str, is_complex: bool) -> None:
-    """The arithmetic is in float32: the result is that of the widened inputs, rounded once."""
+    """The arithmetic is in float32: the result equals that of the widened inputs, rounded once."""
     dtype = pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.float16
     inputs = scan_inputs(2, 20, 40, 5, np.float32, is_complex=is_complex)
     for order in ("time", "channels"):
@@ -171,7 +171,7 @@ def test_every_number_of_float16() -> None:
     A, C, D = -np.ones((16, 1), np.float32), np.zeros((1, 1, every.shape[2]), np.float16), np.ones(16, np.float32)
     out = ssm.selective_scan(every, one, A, C, C, D)
     finite = np.isfinite(every.astype(np.float32))
-    finite &= np.cumsum(~finite, -1) == 0  # a NaN stays in the state
+    finite &= np.cumsum(~finite, -1) == 0  # a NaN persists in the state
     assert finite.sum() > 1 << 15
     assert_same_bits(np.abs(out[finite]), np.abs(every[finite]))
     rounded = np.float32([1 + 2**-11, 1 + 3 * 2**-11, 65519, 65520, 2**-25, 3 * 2**-26, 2**-24 * 1.5, -65520])
@@ -202,7 +202,7 @@ def test_threads_and_pieces_have_the_same_bits(dtype: Any, is_complex: bool) -> 
 
 @both_dtypes
 def test_extreme_values(dtype: Any) -> None:
-    """Decays of 0, 1 and above 1, overflow, NaN and infinity come out as the formula says, and only where they act."""
+    """Decays of 0, 1 and above 1, overflow, NaN and infinity follow the formula, and affect only dependent values."""
     shape = (1, 1, 40)
     one = np.ones(shape, dtype)
     for rate, delta in ((0.0, 1.0), (-1e30, 1.0), (-np.inf, 1.0), (-1.0, 1e4), (0.5, 1.0), (-3.0, 0.0), (-88.5, 1.0)):
@@ -227,7 +227,7 @@ def test_extreme_values(dtype: Any) -> None:
 
 @both_dtypes
 def test_complex_decays_at_any_angle(dtype: Any) -> None:
-    """The state after one step without input is exp(d A), within two units in the last place while d A is precise.
+    """The state after one step without input is exp(d A), within two units in the last place as long as d A is precise.
 
     Products of d and A are exact in the wider type, and angles up to 2^22 (2^51) turn the state precisely.
     """
@@ -242,7 +242,7 @@ def test_complex_decays_at_any_angle(dtype: Any) -> None:
     angles = d[:, None].astype(wider) * turns.astype(wider)
     for part, exact in ((found.real, np.cos(angles)), (found.imag, np.sin(angles))):
         assert np.abs(part - exact).max() <= 2 * np.finfo(dtype).eps
-    small = np.abs(angles) < 0.5  # relative errors, too
+    small = np.abs(angles) < 0.5  # compares relative errors too
     assert (np.abs(found.imag / np.where(angles == 0, 1, np.sin(angles)) - (angles != 0))[small]).max() <= (
         2 * np.finfo(dtype).eps
     )
@@ -250,13 +250,13 @@ def test_complex_decays_at_any_angle(dtype: Any) -> None:
     beyond = decays(rates * dtype(2.0**60) - dtype(200), np.full(300, 1, dtype))
     np.testing.assert_allclose(np.abs(beyond), np.exp(-wider(200)), rtol=1e-5, atol=np.finfo(dtype).tiny)
     assert np.isnan(decays(np.full((1, 1), complex(-1, np.inf), rates.dtype), np.ones(1, dtype))).all()
-    mixed = np.array([[-2 - 3j, -1e3 + 3j, 5e1 + 1e7j]], rates.dtype)  # the path for large exponents, the same bits
+    mixed = np.array([[-2 - 3j, -1e3 + 3j, 5e1 + 1e7j]], rates.dtype)  # uses the path for large exponents; equal bits
     alone = decays(mixed[:, :1], np.ones(1, dtype))
     assert_same_bits(decays(mixed, np.ones(1, dtype))[:, :1], alone)
 
 
 def decays(rates: Array, d: Array) -> Array:
-    """exp(d A) for A (D, N) and d (D,), as the state after a step from 1."""
+    """exp(d A) for A (D, N) and d (D,), computed as the state after one step from 1."""
     d, projection = d[None, :, None], np.zeros((1, rates.shape[1], 2), d.dtype)
     first = np.ones((1, *rates.shape), rates.dtype)
     _, last = ssm.selective_scan(0 * d, d, rates, projection, projection, initial_state=first, return_last_state=True)
@@ -289,7 +289,7 @@ def step_inputs(
 
 
 def stepped(given: dict[str, Any]) -> tuple[Array, Array]:
-    """The specification in float64, with an axis for heads."""
+    """The specification in float64, with an added axis for heads."""
     wide = {n: x.astype(np.float64) if isinstance(x, np.ndarray) else x for n, x in given.items()}
     if given["x"].ndim == 3:
         return reference.selective_state_update(**wide)

@@ -27,7 +27,7 @@ every_decay = pytest.mark.parametrize("decay", DECAYS)
 
 
 def test_the_specification_is_masked_attention() -> None:
-    """Without a state, o is a product of q, of k, of the decays between them, and of v."""
+    """Without a state, o is a product of q, k, the decays between them, and v."""
     inputs = attention_inputs((2, 9, 2, 3, 4), decay="vector", state=False)
     o, _ = specified(inputs, 0.5)
     assert inputs.log_decay is not None
@@ -144,7 +144,7 @@ def test_layouts(layout: str) -> None:
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
 def test_storage_types(stored: str) -> None:
-    """The arithmetic is in float32: results are those of the widened inputs, rounded once."""
+    """The arithmetic is in float32: results equal those of the widened inputs, rounded once."""
     dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.float16)
     given = attention_inputs((2, 60, 2, 20, 9), np.float32, "vector", bonus=True).arguments()
     narrow = {n: x.astype(dtype) if n not in ("bonus", "initial_state") else x for n, x in given.items()}
@@ -158,7 +158,7 @@ def test_storage_types(stored: str) -> None:
 
 @both_dtypes
 def test_extreme_values(dtype: Any) -> None:
-    """A NaN, an infinity or an overflow stays in its head and after its step, and a reset ends it."""
+    """A NaN, an infinity or an overflow affects only its head and later steps, and a reset ends it."""
     size = (1, 60, 3, 20, 9)
     inputs = attention_inputs(size, dtype, "vector", state=False)
     expected, _ = ssm.linear_attention(**inputs.arguments())

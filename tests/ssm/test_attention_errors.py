@@ -37,7 +37,7 @@ def wrong_arrays(convert: Convert, cast: Callable[[Any, str], Any], tensors: boo
         yield Wrong(f"{name} has a rank too high", {name: x[None]}, VALUE, name, shape(x[None]))
         for axis in range(x.ndim):
             if name == "q" or (name == "v" and axis > 1):
-                continue  # another argument does not match it
+                continue  # another argument does not match it then
             y = x[(*[slice(None)] * axis, slice(1, None))]
             yield Wrong(f"{name} is short in axis {axis}", {name: y}, VALUE, name, shape(y))
     for heads in (0, 3):

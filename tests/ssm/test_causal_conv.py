@@ -54,7 +54,7 @@ def test_the_specification_of_steps_continues_a_convolution() -> None:
             state = np.zeros((2, 3, kept))
             state[..., kept - 3 :] = inputs.initial_states
             outs = []
-            for t in range(0, 9, 3):  # the ring begins at 0: its last place is the one before
+            for t in range(0, 9, 3):  # the ring begins at 0: the previous input is in its last place
                 steps, seen = inputs.x[..., t : t + 3], np.full(2, t) if ring else None
                 out, state = reference_conv.causal_conv1d_update(
                     steps, state, inputs.weight, inputs.bias, activation=True, cache_seqlens=seen
@@ -118,7 +118,7 @@ def test_numbered_sequences(width: int, order: str, dtype: Any) -> None:
     bounds = [0, 7, 8, 50, 90]
     rising = np.repeat(np.arange(4, dtype=np.int16), np.diff(bounds))
     x = inputs.x.copy()
-    x[..., 7] = np.nan  # does not reach the other sequences
+    x[..., 7] = np.nan  # must not reach the other sequences
     out = ssm.causal_conv1d(x, *inputs[1:3], seq_idx=np.broadcast_to(rising, (3, 90)))
     for first, last in itertools.pairwise(bounds):
         alone = ssm.causal_conv1d(x[..., first:last], *inputs[1:3])
@@ -149,7 +149,7 @@ def test_the_output_has_the_order_of_the_input() -> None:
 @in_both_orders
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
 def test_storage_types(stored: str, order: str) -> None:
-    """The arithmetic is in float32: the result is that of the widened inputs, rounded once."""
+    """The arithmetic is in float32: the result equals that of the widened inputs, rounded once."""
     dtype = pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.float16
     inputs = ConvInputs(*[y.astype(dtype) for y in conv_inputs(2, 20, 70, 4, np.float32)])
     if order == "channels":
@@ -268,7 +268,7 @@ def test_steps_of_chosen_rows_and_of_any_layout() -> None:
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
 def test_one_step_of_chosen_rows_as_models_call_it(stored: str) -> None:
-    """A state of four numbers for each channel is updated in registers, with the bits of a state that has gaps."""
+    """A state of four numbers per channel is updated in registers, with the bits of a state that has gaps."""
     dtype = pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.dtype(stored)
     x, weight, bias, _ = (y.astype(dtype) for y in conv_inputs(3, 50, 1, 4, np.float32))
     start = np.random.default_rng(2).standard_normal((5, 50, 4)).astype(dtype)

@@ -28,7 +28,8 @@ def wrong_scans(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool
         for value in (["x"], "x", {}, *([1.0] if tensors else [])):
             yield Wrong(f"{name} is {value!r}", {name: value}, TYPE, name, type(value).__name__)
         for dtype in ("int32", "complex64", "bool"):
-            of_state = name == "A" and dtype == "complex64"  # a complex state then, which the initial one is not
+            # a complex state is required then, but the initial one is real
+            of_state = name == "A" and dtype == "complex64"
             named, got = ("initial_state", "float32") if of_state else (name, dtype)
             yield Wrong(f"{name} is {dtype}", {name: cast(x, dtype)}, TYPE, named, got)
         named, got = ("delta|A", "float32") if name == "u" else (name, "float64")
@@ -38,7 +39,7 @@ def wrong_scans(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool
         yield Wrong(f"{name} has a rank too high", {name: x[None]}, VALUE, name, shape(x[None]))
         for axis in range(x.ndim):
             if name == "u" or (name == "A" and axis) or (name in "BC" and axis == 1):
-                continue  # another argument does not match it
+                continue  # another argument does not match it then
             y = x[(*[slice(None)] * axis, slice(1, None))]
             yield Wrong(f"{name} is short in axis {axis}", {name: y}, VALUE, name, shape(y))
     for name in ("B", "C"):
@@ -179,7 +180,7 @@ def test_tensors() -> None:
         fastiter.torch.ssm.selective_state_update(**{**step, "state": step["state"][:1].expand(B, D, N)})
     state = step["state"]
     within = {"x": state[..., 0], "dt": state[..., 0], "A": state[0], "B": state[:, 0], "C": state[:, 0]}
-    for name, y in within.items():  # an input that is overwritten while it is read
+    for name, y in within.items():  # an input that is overwritten while being read
         for grad in (torch.no_grad(), torch.enable_grad()):
             with grad, pytest.raises(ValueError, match=f"state must not share memory .* got the memory of {name}$"):
                 fastiter.torch.ssm.selective_state_update(**{**step, name: y})

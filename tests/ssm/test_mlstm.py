@@ -98,7 +98,7 @@ def test_layouts_and_storage() -> None:
 
 @both_dtypes
 def test_extreme_gates(dtype: Any) -> None:
-    """Gates may be as large as numbers are: no exponential overflows. The products q k are positive: none cancels."""
+    """Gates of any finite size cause no overflow of an exponential. The products q k are positive: none cancels."""
     inputs = mlstm_inputs((1, 60, 2, 20, 9), dtype, state=False)
     inputs |= {name: np.abs(inputs[name]) for name in "qk"}
     for i, f in ((200.0, 200.0), (-200.0, 200.0), (200.0, -200.0), (1e4, -1e4), (15.0, -np.inf)):

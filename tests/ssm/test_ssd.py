@@ -1,4 +1,4 @@
-"""ssd on arrays and tensors: against the selective scan, which computes the same when a head's rates are all equal."""
+"""ssd on arrays and tensors, against the selective scan, which gives the same if all rates of a head are equal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def as_selective(given: dict[str, Any], library: Any = np) -> dict[str, Any]:
     (batch, time, heads, width), states = given["x"].shape, given["B"].shape[-1]
     channels = heads * width
 
-    def spread(x: Any) -> Any:  # a number for each head to its channels
+    def spread(x: Any) -> Any:  # repeats the number of each head for its channels
         return library.broadcast_to(x[..., None], (*x.shape, width))
 
     def signal(x: Any) -> Any:

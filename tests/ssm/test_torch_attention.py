@@ -133,7 +133,7 @@ def test_gradients_have_the_same_bits_on_any_number_of_threads(decay: str) -> No
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 @pytest.mark.parametrize("shared", [1, 2])
 def test_storage_types(stored: Any, shared: int) -> None:
-    """The arithmetic is in float32: results are those of the widened inputs, rounded once."""
+    """The arithmetic is in float32: results equal those of the widened inputs, rounded once."""
     inputs = attention_inputs((2, 60, 4, 20, 9), np.float32, "vector", bonus=True, shared=shared)
     exact = ("bonus", "initial_state")
     cast = {n: x.detach() if n in exact else x.detach().to(stored) for n, x in leaves(inputs).items()}
@@ -188,7 +188,7 @@ def test_layouts(how: str) -> None:
         assert torch.equal(a, e)
 
 
-def test_what_autograd_cannot_do_is_refused() -> None:
+def test_unsupported_derivatives_are_refused() -> None:
     given = leaves(attention_inputs((1, 3, 2, 3, 2), decay="scalar"))
     (g,) = torch.autograd.grad(attend(**given)[0].sum(), given["q"], create_graph=True)
     with pytest.raises(RuntimeError, match=r"^linear_attention: .* cannot be differentiated twice"):

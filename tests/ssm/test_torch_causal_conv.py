@@ -78,7 +78,7 @@ def test_torch_s_own_convolution(width: int, order: str, dtype: Any) -> None:
 def test_gradients_by_finite_differences(cut: str, width: int, activation: Any) -> None:
     given = leaves(inputs_of(cut, 3, width))
     if width == 1:
-        given.pop("initial_states", None)  # no numbers: gradcheck takes its strides for an overlap
+        given.pop("initial_states", None)  # empty: gradcheck takes its strides for an overlap
     assert torch.autograd.gradcheck(
         lambda *y: run(dict(zip(given, y, strict=True)), activation=activation, **CUTS[cut]), tuple(given.values())
     )
@@ -169,7 +169,7 @@ def test_gradients_have_the_same_bits_on_any_number_of_threads(order: str) -> No
 @in_both_orders
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 def test_storage_types(stored: Any, order: str) -> None:
-    """The arithmetic is in float32: results are those of the widened inputs, rounded once."""
+    """The arithmetic is in float32: the result equals that of the widened inputs, rounded once."""
     cast = {n: y.detach().to(stored) for n, y in leaves(conv_inputs(2, 20, 70, 4, np.float32, order=order)).items()}
     results = []
     for dtype in (stored, torch.float32):
@@ -227,7 +227,7 @@ def test_cotangents_in_another_order() -> None:
             torch.testing.assert_close(a, e, rtol=1e-13, atol=1e-13)
 
 
-def test_what_autograd_cannot_do_is_refused() -> None:
+def test_unsupported_derivatives_are_refused() -> None:
     given = leaves(conv_inputs(1, 2, 3, 2))
     (g,) = torch.autograd.grad(conv(**given).sum(), given["x"], create_graph=True)
     with pytest.raises(RuntimeError, match=r"^causal_conv1d: .* cannot be differentiated twice"):

@@ -38,7 +38,7 @@ def inputs(*, decay: tuple[int, ...] | None = None, heads: int = H) -> dict[str,
 
 
 def close(found: Any, expected: Any) -> None:
-    """float32 sums of T K products"""
+    """Compare within the rounding of float32 sums of T K products."""
     for a, e in zip(found, expected, strict=True):
         if e is None:
             assert a is None
@@ -54,13 +54,13 @@ def test_linear_attention() -> None:
     reference = naive("linear_attn.naive", "naive_recurrent_linear_attn")
     for normalize in (False, True):
         given = {**inputs(), "scale": 0.3, "normalize": normalize}
-        if normalize:  # positive products, as feature maps make them
+        if normalize:  # positive products, like those of feature maps
             given |= {name: given[name].abs() + 0.1 for name in "qk"}
         expected = reference(**given, initial_state=state, output_final_state=True)
         for function in (compat.fla.chunk_linear_attn, compat.fla.fused_recurrent_linear_attn):
             close(function(**given, initial_state=state, output_final_state=True), expected)
             assert function(**given)[1] is None
-        if normalize:  # the state is both parts, and continues
+        if normalize:  # the state has both parts, and continues the sequence
             both = (state, torch.rand(B, 1, H, K))
             expected = reference(**given, initial_state=both, output_final_state=True)
             close(compat.fla.chunk_linear_attn(**given, initial_state=both, output_final_state=True), expected)
@@ -139,7 +139,7 @@ def test_delta_product() -> None:
     v, beta = torch.randn(B, 2 * T, H, V), torch.rand(B, 2 * T, H)
     state = torch.randn(B, H, K, V)
     found = compat.fla.chunk_gated_delta_product(given["q"], k, v, given["g"], beta, 2, None, state, True)
-    # a step of two factors is two steps, of which the second does not decay and is read
+    # A step with two factors is two steps, the second of which has no decay and is read.
     g = torch.stack([given["g"], torch.zeros_like(given["g"])], 2).flatten(1, 2)
     q = given["q"].repeat_interleave(2, 1)
     o, last = compat.fla.chunk_gated_delta_rule(q, k, v, g, beta, None, state, True)
@@ -217,7 +217,8 @@ def test_packed_and_reversed_rows_and_gradients() -> None:
     close(torch.autograd.grad((compat.fla.chunk_gla(**leaves)[0] * weights).sum(), list(leaves.values())), expected)
 
 
-#: Functions, and the names of their arguments: a and b of low rank, u a bonus, k2, v2 and beta2 of two factors a step
+#: Functions, and the names of their arguments: a and b of the low-rank update, u a bonus, k2, v2 and beta2 for two
+#: factors per step
 IN_16_BITS = {
     "chunk_linear_attn": "q k v",
     "chunk_simple_gla": "q k v g",
@@ -265,7 +266,7 @@ def test_signatures_are_those_of_fla() -> None:
         if not hasattr(ops, name):
             continue
         theirs = [p.name for p in parameters(getattr(ops, name))]
-        if not theirs:  # an alias of theirs that only warns
+        if not theirs:  # an alias in fla that only warns
             continue
         ours = [p.name for p in parameters(getattr(compat.fla, name)) if p.kind is not p.KEYWORD_ONLY]
         assert ours == theirs[: len(ours)], name
@@ -276,7 +277,7 @@ def parameters(function: Any) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
 
-def test_what_is_not_supported_is_refused() -> None:
+def test_unsupported_arguments_are_refused() -> None:
     given = inputs(decay=(B, T, H, K))
     qkv = [given[n] for n in "qkv"]
     with pytest.raises(ValueError, match="chunk_gla: cp_context must be None"):
@@ -299,7 +300,7 @@ def test_what_is_not_supported_is_refused() -> None:
 
 
 def names_of_fla() -> Any:
-    """Gates, states and options are named as in fla, whatever they are below it."""
+    """Errors name gates, states and options as in fla, whatever their names are in fastiter."""
     fla, (q, k, v) = compat.fla, inputs().values()
     gate, strength, state = torch.zeros(B, T, H, K), torch.ones(B, T, H), torch.zeros(B, H, V, K)
     one, packed = [x[:1] for x in (q, k, v)], {"cu_seqlens": torch.tensor([0, 9])}

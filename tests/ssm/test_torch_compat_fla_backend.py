@@ -29,7 +29,7 @@ def kernels_for_gpus() -> None:
 
 @pytest.fixture(autouse=True)
 def taken(kernels_for_gpus: None) -> Iterator[Any]:
-    """Register, and return which functions fastiter has computed when called."""
+    """Register the back end, and return a list of the functions that fastiter computes."""
     compat.fla.register()
     backends = import_module("fla.backends")
     registries = [*backends._operation_registries.values(), *backends._function_registries.values()]
@@ -208,7 +208,7 @@ def test_a_norm_and_a_product(taken: Any) -> None:
     compared(module, reference, {"x": torch.randn(B, T, D), "g": torch.randn(B, T, D), "weight": weight})
 
 
-def test_what_is_left_to_fla() -> None:
+def test_calls_left_to_fla() -> None:
     backends = import_module("fla.backends")
     backend = backends._operation_registries["gated_delta_rule"]._backends["fastiter"]
     q, k, v, g = signals()

@@ -1,4 +1,4 @@
-"""fastiter.torch.compat.install: other libraries' names lead to fastiter, until uninstall."""
+"""fastiter.torch.compat.install: other libraries' names resolve to fastiter, until uninstall."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A library of one of the names, with a submodule, that is imported."""
+    """A stub library with one of the names and a submodule, already imported."""
     (tmp_path / "causal_conv1d").mkdir()
     (tmp_path / "causal_conv1d/__init__.py").write_text("causal_conv1d_fn = 'theirs'")
     (tmp_path / "causal_conv1d/own.py").write_text("")
@@ -59,7 +59,7 @@ def test_imports() -> None:
     assert combined.mamba_chunk_scan_combined is ours.mamba_chunk_scan_combined
     assert selective_state_update is ours.selective_state_update
     assert get_mlstm_kernel("chunkwise--native_autograd") is compat.mlstm_kernels.mlstm_chunkwise
-    theirs = get_mlstm_kernel("chunkwise--native_custbw")  # whose backward pass leaves out the divisor
+    theirs = get_mlstm_kernel("chunkwise--native_custbw")  # whose backward pass ignores the divisor
     assert theirs.func is compat.mlstm_kernels.mlstm_chunkwise and theirs.keywords == {"normalizer_gradient": False}
     with pytest.raises(ValueError, match=r"^get_mlstm_kernel: name must be one of 'chunkwise--fastiter'.*, got 'x'"):
         get_mlstm_kernel("x")
@@ -111,7 +111,7 @@ def test_wrong_names_are_refused() -> None:
 
 
 def logits_and_gradients(module: Any, name: str, options: dict[str, Any]) -> list[Any]:
-    """Results of a small model whose class is in this module of transformers, and the tokens that it writes."""
+    """Logits and gradients of a small model whose class is in this transformers module, and the tokens it generates."""
     torch.manual_seed(0)
     config = getattr(module, f"{name}Config")(
         hidden_size=16, num_hidden_layers=1, vocab_size=11, state_size=4, **options

@@ -1,4 +1,4 @@
-"""torch.compat.mamba_ssm and causal_conv1d: what they return for the originals' arguments, in the originals' order.
+"""torch.compat.mamba_ssm and causal_conv1d: results for the originals' arguments, in the originals' order.
 
 ``python -m tests.ssm.originals`` compares them with the originals, which cannot be installed without CUDA.
 """
@@ -118,7 +118,7 @@ def test_gated_norms() -> None:
 
 
 def test_steps_of_parameters_have_no_gradient() -> None:
-    """As in the originals, where modules make steps with their Parameters, in grad mode or not."""
+    """As in the originals, whose modules call steps with their Parameters, in grad mode or not."""
     A, D, weight = (torch.nn.Parameter(x) for x in (-torch.rand(5, 3), torch.randn(5), torch.randn(5, 4)))
     (x, dt), (b, c) = torch.randn(2, 2, 5).unbind(), torch.randn(2, 2, 3).unbind()
     states = [torch.ones(2, 5, 3), torch.ones(2, 5, 3)]
@@ -145,7 +145,7 @@ def test_convolutions() -> None:
     assert torch.equal(found[0], torch.nn.functional.pad(x[0, :, :2], (2, 0)))
 
 
-def test_what_is_not_supported_is_refused() -> None:
+def test_unsupported_arguments_are_refused() -> None:
     x, weight = torch.randn(2, 6), torch.ones(6)
     chunk = chunk_inputs(torch.float32)
     one = {n: y[:1] if y.dim() > 2 else y for n, y in chunk.items()}

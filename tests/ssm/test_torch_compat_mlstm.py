@@ -35,7 +35,7 @@ def inputs(state: bool = False, time: int = 128) -> dict[str, Any]:
 
 
 def close(found: Any, expected: Any, tolerance: float = 2e-4) -> None:
-    """float32; the divisor may be small beside the terms of its sum"""
+    """Compare within the rounding of float32, as the divisor may be small compared with the terms of its sum."""
     for a, e in zip(found, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=tolerance, atol=tolerance * max(float(e.abs().max()), 1))
 
@@ -66,7 +66,7 @@ def test_gradients(kernel: str) -> None:
         h = function(**leaves, **options)
         torch.manual_seed(1)
         results.append(torch.autograd.grad((h * torch.randn(h.shape)).sum(), list(leaves.values())))
-    # their custom backward pass takes the gates' gradients from those of q and k, and loses some digits
+    # Their custom backward pass computes the gates' gradients from those of q and k, and loses a few digits.
     close(*results, tolerance=2e-3 if kernel == "native_autograd" else 1e-2)
 
 

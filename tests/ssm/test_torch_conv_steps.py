@@ -39,7 +39,7 @@ def test_steps(stored: Any) -> None:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float64, torch.float16])
 def test_steps_without_gradients_are_those_of_the_op(stored: Any) -> None:
-    """Plain tensors skip the checks in Python; others, such as strided states, take the same way as the op."""
+    """Plain tensors skip the checks in Python; others, such as strided states, go through the op."""
     x, weight, bias, start = (torch.randn(n, dtype=stored) for n in ((2, 21, 2), (21, 4), 21, (2, 21, 4)))
     for steps in (x, x[..., 0], x.transpose(1, 2).contiguous().transpose(1, 2)):
         for given in ((weight, bias), (weight, None)):

@@ -122,7 +122,7 @@ def test_storage_types(stored: Any) -> None:
         assert torch.equal(a, e.to(a.dtype))
 
 
-def test_what_autograd_cannot_do_is_refused_and_vmap() -> None:
+def test_unsupported_derivatives_are_refused_and_vmap() -> None:
     given = leaves(1, 3, 2, 3, 2, decay="scalar")
     (g,) = torch.autograd.grad(rule(**given)[0].sum(), given["q"], create_graph=True)
     with pytest.raises(RuntimeError, match=r"^dplr_delta_rule: .* cannot be differentiated twice"):
@@ -136,7 +136,7 @@ def test_what_autograd_cannot_do_is_refused_and_vmap() -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
 def test_the_delta_rule_with_a_decay_for_each_key(packed: bool) -> None:
-    """It is the general rule with a = -beta e^g k, b = k and beta v, with the gradients of all of them."""
+    """It equals the general rule with a = -beta e^g k, b = k and beta v, including all gradients."""
     size, bounds = (1 if packed else 2, 101, 4, 20, 33), torch.tensor(some_bounds(3, 101)) if packed else None
     given = leaves(*size, decay="vector", shared=2, sequences=3 if packed else None)
     beta = torch.rand(size[:3], dtype=torch.float64).requires_grad_()

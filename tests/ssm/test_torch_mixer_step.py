@@ -1,4 +1,4 @@
-"""One step of a whole mixer in one call: the specification's convolution and state between plain products."""
+"""One step of a whole mixer in one call: convolution and state as specified, between plain products."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Results(NamedTuple):
 
 
 def specified(kind: str, step: Step) -> Results:
-    """The step in float64, from the numbers as they are stored."""
+    """The step in float64, from the numbers as stored."""
 
     def wide(x: Any) -> Any:
         return None if x is None else x.double().numpy().copy()
@@ -84,7 +84,7 @@ def test_sizes(kind: str, dtype: str) -> None:
     for number, size in enumerate(SIZES):
         for rows in (1, 2, 3, 7, 8):
             for bare in (False, True):
-                stored = "float32" if bare or dtype == "float32" else dtype  # of the states
+                stored = "float32" if bare or dtype == "float32" else dtype  # dtype of the states
                 step = mixer_step(kind, rows, size, dtype, stored, bare=bare, seed=number)
                 expected = specified(kind, step)
                 out = run(kind, step)
@@ -119,7 +119,7 @@ def test_the_same_bits_on_any_number_of_threads_and_for_any_row(kind: str) -> No
 
 
 @both
-def test_what_does_not_fit_changes_nothing(kind: str) -> None:
+def test_arguments_that_do_not_fit_change_nothing(kind: str) -> None:
     right = mixer_step(kind, 2, (19, 8, 5, 3, 4), "float32", "float32")
     nine = mixer_step(kind, 9, (19, 8, 5, 3, 4), "float32", "float32")
     two_steps, of_width = torch.randn(2, 2, 19), torch.randn(2, 1, 20)

@@ -66,7 +66,7 @@ def test_norms(groups: int, before: bool) -> None:
 def test_norms_of_stored_types() -> None:
     x, z = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     for stored in (torch.bfloat16, torch.float16):
-        half = [y.to(stored) for y in (x * 200, torch.ones(8), z)]  # the squares are beyond float16
+        half = [y.to(stored) for y in (x * 200, torch.ones(8), z)]  # the squares exceed the range of float16
         found = ssm.gated_rms_norm(*half, norm_before_gate=False)
         assert found.dtype == stored and found.isfinite().all()
         assert torch.equal(found, ssm.gated_rms_norm(*[y.float() for y in half], norm_before_gate=False).to(stored))
@@ -114,7 +114,7 @@ def test_sizes_of_mamba_inner() -> None:
 
 
 def labels() -> Any:
-    """The numbers of sequences: a row that begins with 0, and one that does not."""
+    """The sequence labels: a row that begins with 0, and one that does not."""
     return torch.tensor([[0] * 8 + [1] * 5 + [2] * 8, [3] * 2 + [4] * 19])
 
 
@@ -134,7 +134,7 @@ def test_mamba2_inner(before: bool, mlp: int) -> None:
 
 
 def test_gradients_by_differences() -> None:
-    """torch's gradcheck, of results that the tests above compare by autograd."""
+    """torch's gradcheck, for functions whose results the tests above compare through autograd."""
     given, options = split_inputs(DOUBLE, mlp=1, time=4, batch=1)
     given["initial_states"] = torch.randn(1, H, P, N, dtype=DOUBLE)
     options["return_final_states"] = True

@@ -115,7 +115,7 @@ def test_float32_is_near_float64() -> None:
     expected = torch.autograd.grad((run(wide, eps=0.1)[0] * weights.double()).sum(), wide)
     for name, a, e in zip("qkvifCnm", found, expected, strict=True):
         worst = float((a - e).abs().max() / e.abs().max())
-        # divisors as small as e^-m lose as many digits as m is large: 2^-23 times some thousands
+        # Divisors as small as e^-m lose as many digits as m has: 2^-23 times several thousand.
         assert worst < 4000 * 2.0**-23, f"d{name} is off by {worst:.1e}"
 
 
@@ -153,7 +153,7 @@ def test_storage_types(stored: Any) -> None:
         assert torch.equal(a, e.to(a.dtype))
 
 
-def test_what_autograd_cannot_do_is_refused() -> None:
+def test_unsupported_derivatives_are_refused() -> None:
     given = leaves(1, 3, 2, 3, 2)
     (g,) = torch.autograd.grad(run(given)[0].sum(), given[0], create_graph=True)
     with pytest.raises(RuntimeError, match=r"^mlstm: .* cannot be differentiated twice"):
@@ -233,7 +233,7 @@ def test_meta_tensors() -> None:
 
 @pytest.mark.parametrize("cut", [{}, {"cu_seqlens": torch.tensor([0, 0])}], ids=["rows", "packed"])
 def test_no_steps_keep_the_state_and_its_gradient(cut: dict[str, Any]) -> None:
-    # An empty tensor has no memory, which the kernel must not take for a missing argument.
+    # An empty tensor has no memory, and the kernel must not mistake it for a missing argument.
     given = leaves(1, 0, 2, 17, 5)
     out = run(given, **cut)
     for last, first in zip(out[1:], given[5:], strict=True):

@@ -1,4 +1,4 @@
-"""Steps past the lengths of their rows: whatever they and their cotangents hold, their gradients are exactly zero."""
+"""Steps past the lengths of their rows have gradients of exactly zero, whatever they and their cotangents hold."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def ssd_row(x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: An
 
 
 class Law(NamedTuple):
-    """A function, the same as a loop over a row, its arguments' shapes and the axis of time in the signals' ones.
+    """A function, the same as a loop over one row, the shapes of its arguments, and the time axis of the signals.
 
-    A row of the signals and of the states is one of B; the other arguments are the same for all rows.
+    Signals and states have B rows; the other arguments are the same for all rows.
     """
 
     run: Callable[..., Any]
@@ -160,7 +160,7 @@ LAWS = {
         1,
     ),
 }
-ORDERS = {"z": 7, "delta_bias": 8, "dt_bias": 8, "D": 6}  # where the loops have the optional arguments
+ORDERS = {"z": 7, "delta_bias": 8, "dt_bias": 8, "D": 6}  # positions of the optional arguments in the loops
 
 
 def _inputs(name: str) -> tuple[Given, list[Any]]:
@@ -269,7 +269,7 @@ def test_gradients_of_references(name: str) -> None:
         gradients = reference.backward(**arrays, delta_softplus=True, initial_state=first, **how)
     found = [torch.from_numpy(np.array(getattr(gradients, n))) for n in given]
     for n, x in enumerate(found):
-        if x.dim() == 4:  # of B and C, with an axis of groups
+        if x.dim() == 4:  # for B and C, which have a group axis
             x = x[:, 0]
             found[n] = torch.view_as_real(x.resolve_conj()).flatten(-2) if x.is_complex() else x
     found.append(torch.from_numpy(gradients[-1]))
@@ -277,7 +277,7 @@ def test_gradients_of_references(name: str) -> None:
 
 
 def _route_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let CPU tensors run Triton's kernels, interpreted."""
+    """Route CPU tensors to Triton's kernels, interpreted."""
     pytest.importorskip("triton")
     from fastiter.ssm._torch import triton_attention, triton_conv, triton_low_rank, triton_mlstm, triton_selective
 

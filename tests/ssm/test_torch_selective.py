@@ -67,7 +67,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 
 def test_gradients_of_no_channels_are_zero() -> None:
     u, A = torch.zeros(2, 0, 50), torch.zeros(0, 3)
-    for _ in range(20):  # memory that was used before has other numbers
+    for _ in range(20):  # reused memory contains other numbers
         B, C = torch.full((2, 2, 3, 50), 7.0).requires_grad_()
         for found in torch.autograd.grad(scan(u, u, A, B, C).sum(), (B, C)):
             assert not found.any()
@@ -153,7 +153,7 @@ def test_gradients_have_the_same_bits_on_any_number_of_threads(is_complex: bool)
 @real_and_complex
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 def test_storage_types(stored: Any, is_complex: bool) -> None:
-    """The arithmetic is in float32: results are those of the widened inputs, rounded once."""
+    """The arithmetic is in float32: the result equals that of the widened inputs, rounded once."""
     inputs = scan_inputs(2, 20, 40, 5, np.float32, is_complex=is_complex)
     signals = ("u", "delta", "z", "B", "C")
     cast = {n: x.detach().to(stored) if n in signals else x.detach() for n, x in leaves(inputs).items()}
@@ -197,7 +197,7 @@ def test_layouts(how: str, is_complex: bool) -> None:
         assert torch.equal(a, e)
 
 
-def test_what_autograd_cannot_do_is_refused() -> None:
+def test_unsupported_derivatives_are_refused() -> None:
     given = leaves(scan_inputs(1, 2, 3, 2))
     (g,) = torch.autograd.grad(run(given)[0].sum(), given["u"], create_graph=True)
     with pytest.raises(RuntimeError, match=r"^selective_scan: .* cannot be differentiated twice"):
@@ -346,7 +346,7 @@ def test_a_step(inner: tuple[int, ...], groups: int, stored: Any) -> None:
     version, pointer = given["state"]._version, given["state"].data_ptr()
     unchecked = given | {"state": given["state"].clone()}
     out = fastiter.torch.ssm.selective_state_update(**given)
-    with torch.no_grad():  # where plain tensors go past the checks in Python
+    with torch.no_grad():  # where plain tensors skip the checks in Python
         assert torch.equal(fastiter.torch.ssm.selective_state_update(**unchecked), out)
     assert torch.equal(unchecked["state"], given["state"])
     assert out.dtype == stored and given["state"].data_ptr() == pointer
@@ -356,7 +356,7 @@ def test_a_step(inner: tuple[int, ...], groups: int, stored: Any) -> None:
 
 
 def test_a_step_of_heads_past_the_checks() -> None:
-    """Mamba-2's arguments have stride 0 over the channels of a head; what does not fit is refused as with checks."""
+    """Mamba-2's arguments have stride 0 over the channels of a head; mismatches are refused as with checks."""
     given = step_tensors(2, (6, 3), 5, 2, np.float32)
     given["A"] = given["A"][:, :1, :1].expand(6, 3, 5)
     given |= {n: given[n][..., :1].expand(given[n].shape) for n in ("dt", "D", "dt_bias")}

@@ -34,7 +34,7 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def results(given: dict[str, Any], **how: Any) -> list[Any]:
-    """o, the last state, and the gradients of what requires one"""
+    """Return o, the last state, and the gradients of every input that requires one."""
     outputs = attend(**given, **how)
     rng = np.random.default_rng(1)
     cotangents = [torch.from_numpy(rng.integers(-8, 9, y.shape) / 4).to(y.device, y.dtype) for y in outputs]  # exact
@@ -86,7 +86,7 @@ def leaves(size: tuple[int, int, int, int, int], device: str, decay: str, **made
 
 
 def test_parts_of_the_heads_one_after_the_other(device: str, gpu_kernels: Any) -> None:
-    """Calls whose states do not fit into the scratch memory have the same bits."""
+    """If not all states fit into the scratch memory, heads are processed in parts, with equal bits."""
     given = leaves((1, 18, 4, 3, 2), device, "scalar", bonus=True, shared=2)
     whole = results(given)
     gpu_kernels.setattr(chunks, "SCRATCH", 1)
@@ -96,7 +96,7 @@ def test_parts_of_the_heads_one_after_the_other(device: str, gpu_kernels: Any) -
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 def test_storage_types(stored: Any, device: str, gpu_kernels: Any) -> None:
-    """The arithmetic is in float32: results are near those of the widened inputs."""
+    """The arithmetic is in float32: results are close to those of the widened inputs."""
     given = leaves((1, 18, 2, 5, 3), device, "scalar", bonus=True, shared=2)
     exact = ("bonus", "initial_state")
     low = {n: (x.detach() if n in exact else x.detach().to(stored)).requires_grad_() for n, x in given.items()}
@@ -126,7 +126,7 @@ def test_views(device: str, gpu_kernels: Any) -> None:
             assert torch.equal(x, y)
 
 
-def test_nothing_at_all(device: str, gpu_kernels: Any) -> None:
+def test_empty_inputs(device: str, gpu_kernels: Any) -> None:
     for size in ((0, 3, 1, 2, 2), (2, 0, 1, 2, 2)):
         given = leaves(size, device, "vector", bonus=True)
         o, last = attend(**given)
@@ -157,7 +157,7 @@ def fake_tensors() -> Iterator[None]:
 
 
 def test_the_path_to_a_card(fake_tensors: None) -> None:
-    """Tensors that have a device and no memory: kernels do not run, the ops' fake versions describe their results."""
+    """Tensors with a device but no memory: kernels do not run, and the ops' fake versions describe their results."""
     shapes = {"q": (2, 70, 2, 8), "k": (2, 70, 2, 8), "v": (2, 70, 4, 16), "log_decay": (2, 70, 4, 8)}
     given = {n: torch.empty(shape, device="cuda", dtype=torch.bfloat16) for n, shape in shapes.items()}
     o, last = attend(**given)

@@ -40,7 +40,7 @@ def leaves(size: Any, dtype: Any, decay: str, device: str, **made: Any) -> dict[
 
 
 def results(given: dict[str, Any], **how: Any) -> list[Any]:
-    """o, the last state, and all gradients"""
+    """Return o, the last state, and all gradients."""
     outputs = dplr(**given, **how)
     rng = np.random.default_rng(1)
     cotangents = [torch.from_numpy(rng.integers(-8, 9, y.shape) / 4).to(y.device, y.dtype) for y in outputs]
@@ -97,7 +97,7 @@ def test_the_path_to_a_card() -> None:
 
 
 def test_the_delta_rule_with_a_decay_for_each_key() -> None:
-    """GPUs' kernels take its corrections as tensors; those of the CPU make them themselves, with the same results."""
+    """GPU kernels take the corrections as tensors; CPU kernels compute them themselves, with the same results."""
     rng = np.random.default_rng(0)
     shapes = ((1, 9, 1, 4), (1, 9, 1, 4), (1, 9, 2, 3), (1, 9, 2, 4), (1, 9, 2))
     q, k, v, g, beta = (torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in shapes)

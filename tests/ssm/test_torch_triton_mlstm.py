@@ -32,7 +32,7 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def results(given: list[Any], needs: set[str], **how: Any) -> list[Any]:
-    """h, C, n, m, and the gradients of the arguments from those of the outputs in `needs`"""
+    """Return h, C, n, m, and the gradients of the arguments from cotangents of the outputs in `needs`."""
     h, last = mlstm(*given[:5], initial_state=tuple(given[5:]) or None, **how)
     outputs = [h, *last]
     rng = np.random.default_rng(1)
@@ -85,10 +85,10 @@ def test_storage_types(device: str, gpu_kernels: Any) -> None:
 
 
 def test_a_long_sequence_with_a_large_maximum(device: str, gpu_kernels: Any) -> None:
-    """Rounding errors of m, 3e-5 a step for m near 1000, must not add up in the decays."""
+    """Rounding errors of m, 3e-5 per step for m near 1000, must not accumulate in the decays."""
     rng, steps = np.random.default_rng(0), np.arange(400).reshape(1, -1, 1, 1)
     q, k, v = (rng.random(steps.shape) + 1 for _ in range(3))
-    f = np.full(steps.shape[:3], 3.5, np.float32)  # the same at all steps, so that rounding goes the same way
+    f = np.full(steps.shape[:3], 3.5, np.float32)  # the same at all steps, so that all roundings have the same sign
     i = 995 - np.cumsum(np.logaddexp(0, -f.astype(np.float64)), 1) + rng.standard_normal(f.shape)
     arrays = [q, k, v + steps / 100, i, f]
     state = [np.full(shape, x) for shape, x in (((1, 1, 1, 1), 1.0), ((1, 1, 1), 1.0), ((1, 1), 1000.0))]

@@ -89,7 +89,7 @@ FEW = {"without": ("D", "z", "delta_bias", "initial_state")}
     [
         ((1, 3, 37, 2), np.float32, "", True, "time", {}),
         ((1, 4, 21, 1), np.float64, "reset", True, "channels", {"groups": 2}),
-        ((2, 2, 40, 2), np.float32, "lengths", True, "time", {}),  # 8 steps are read at once
+        ((2, 2, 40, 2), np.float32, "lengths", True, "time", {}),  # 8 steps are read at a time
         ((1, 3, 40, 1), np.float64, "packed", True, "time", {}),
         ((1, 2, 37, 2), np.float64, "packed", True, "channels", {"fixed": "B"}),
         ((2, 3, 13, 1), np.float64, "lengths", False, "time", {"fixed": "C"}),
@@ -114,7 +114,7 @@ def test_chunks_of_the_usual_length(device: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_states_that_vanish_at_once(device: str) -> None:
-    """The products of decays are 0 long before the end of a chunk."""
+    """The products of decays underflow to 0 long before the end of a chunk."""
     inputs = scan_inputs(1, 2, 20, 1, np.float32)._replace(A=np.array([[-3000.0], [0]], np.float32))
     given = {name: torch.from_numpy(x).to(device).requires_grad_() for name, x in inputs.arguments().items()}
     out = scan(**given, delta_softplus=True)
@@ -178,7 +178,7 @@ def test_a_step(rows: int, inner: tuple[int, ...], states: int, groups: int, dty
 
 
 def test_a_step_of_chosen_rows_and_of_one_rate_a_head(device: str) -> None:
-    """Mamba 2's decay is one number a head, given with strides of 0, and its model's states have any place."""
+    """Mamba 2's decay is one number per head, passed with strides of 0, and its model's states have any layout."""
     arrays = step_inputs(3, (2, 5), 6, 1, np.float64)
     for name in ("A", "dt", "D", "dt_bias"):
         whole = arrays[name]

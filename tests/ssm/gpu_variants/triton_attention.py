@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.ssm.attention_variants import BF16, DOUBLE, FLOAT, constants, variant
 
-#: Products of three TF32 numbers are NVIDIA's.
+#: Products of three TF32 numbers exist on NVIDIA only.
 NVIDIA = [
     variant("states", FLOAT, "", "reset"),
     variant("states", BF16, "saved last", "starts owner", SPLIT=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.ssm.attention_variants import BF16, FLOAT, constants, variant
 
-#: Products of three TF32 numbers are NVIDIA's.
+#: Products of three TF32 numbers exist on NVIDIA only.
 NVIDIA = [
     variant("bwd_keys", FLOAT, "bonus dbonus", "reset"),
     variant("bwd_keys", ("bf16", constants("bf16", 128, 128, False)), "bonus dbonus", "lengths", wide=True),

@@ -7,7 +7,7 @@ from typing import Any
 import triton.language as tl
 
 _CUT = {"labels": "*i64", "bounds": "*i64", "lengths": "*i64"}
-_STRIDES = {"time": {"time": 1}, "channels": {"channel": 1}}  # the axis that is contiguous
+_STRIDES = {"time": {"time": 1}, "channels": {"channel": 1}}  # the contiguous axis
 
 
 def _variant(

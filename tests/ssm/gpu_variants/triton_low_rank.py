@@ -14,7 +14,7 @@ _MEMORY = {
 
 
 def _variant(kernel: str, typed: tuple[str, dict[str, Any]], absent: str, cut: str) -> tuple[Any, ...]:
-    """A kernel of signals of a dtype; `cut` names what divides the rows into sequences."""
+    """A kernel for signals of a dtype; `cut` names the way in which rows are divided into sequences."""
     (dtype, constants), (memory, signals, lines) = typed, _MEMORY[kernel]
     state = "fp64" if dtype == "fp64" else "fp32"
     stored = (*STORED, "a", "b")
@@ -41,7 +41,7 @@ def _inverse(typed: tuple[str, dict[str, Any]], transposed: bool) -> tuple[Any, 
     return "low_rank_inverse_fwd_kernel", signature, chosen, options
 
 
-#: Products of three TF32 numbers are NVIDIA's.
+#: Products of three TF32 numbers exist on NVIDIA only.
 NVIDIA = [
     _inverse(FLOAT, False),
     _inverse(BF16, True),

@@ -13,7 +13,7 @@ _MEMORY = {
 
 
 def _variant(kernel: str, dtype: str, cut: str) -> tuple[Any, ...]:
-    """A kernel for gates of a dtype; `cut` names what divides the rows into sequences."""
+    """A kernel for gates of a dtype; `cut` names the way in which rows are divided into sequences."""
     state = "fp64" if dtype == "fp64" else "fp32"
     signature = {name: f"*{dtype if name in ('i', 'f') else state}" for name in _MEMORY[kernel].split()}
     flags = {"reset": "*u8", "lengths": "*i64", "starts": "*i64"}

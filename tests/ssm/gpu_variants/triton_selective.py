@@ -13,7 +13,7 @@ _SIZES = ["reset_row", "channels", "time", "groups", "blocks", "N"]
 def variant(
     kernel: str, memory: dict[str, str | None], signals: str, numbers: list[str], order: str, **constants: Any
 ) -> tuple[Any, ...]:
-    """A kernel with ``signals`` whose steps or channels, by ``order``, are contiguous."""
+    """A kernel for ``signals`` whose steps or channels, by ``order``, are contiguous."""
     one = {f"{name}_{'time' if order == 'time' else 'channel'}": 1 for name in signals.split()}
     strides = {f"{name}_{axis}": "i64" if axis == "row" else "i32" for name in signals.split() for axis in AXES}
     types: dict[str, str] = {name: kind for name, kind in memory.items() if kind}
@@ -27,7 +27,7 @@ AXES = ("row", "channel", "time")
 
 
 def memory_of(storage: str, cut: str, without: str, fixed: bool, aligned: bool) -> tuple[dict[str, str | None], ...]:
-    """The arguments in memory: signals, B and C, others, and the cut; those that are ALIGNED begin at 16 bytes."""
+    """The arguments in memory: signals, B and C, others, and the cut; those in ALIGNED are aligned to 16 bytes."""
     state = "*fp64" if storage == "fp64" else "*fp32"
     signal = f"*{storage}:16" if aligned else f"*{storage}"
     signals = {name: None if name in without else signal for name in ("u", "delta", "z", "out", "dout", "du")}
