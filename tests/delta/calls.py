@@ -49,7 +49,7 @@ def delta_inputs(
 ) -> DeltaInputs:
     """Queries and values ~ N(0, 1), keys of length 1, beta ~ U(0, 2), decays ~ U(0.5, 1) among zeros and ones.
 
-    M: factors per step, None without their axis; rows: the number of states if it is not B.
+    M: factors per step, None without a factor axis; rows: the number of states if it is not B.
     """
     # Drawn in float64, then rounded, so that both dtypes get the same case.
     rng = np.random.default_rng([seed, B, T, N, K, V, 0 if M is None else M])

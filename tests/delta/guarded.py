@@ -1,4 +1,4 @@
-"""tests/support/guarded.py for delta_scan: every array lies between two pages that may not be touched.
+"""tests/support/guarded.py for delta_scan: every array is placed between two inaccessible pages.
 
 python -m tests.delta.guarded [numpy | torch]: run by test_isa.py for every instruction set.
 """

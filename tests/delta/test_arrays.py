@@ -149,7 +149,7 @@ def test_the_state_continues_a_sequence(dtype: Any, gated: bool) -> None:
 
 
 @every_method
-def test_a_row_and_a_head_alone_are_those_of_many(method: Any, chunk: int) -> None:
+def test_a_row_and_a_head_alone_equal_those_of_many(method: Any, chunk: int) -> None:
     q, k, v, beta, h0, decay = delta_inputs(3, 20, 3, 7, 70, np.float32)
     assert decay is not None
     o, last = run(DeltaInputs(q, k, v, beta, h0, decay), method=method, chunk=chunk)
@@ -250,7 +250,7 @@ def test_a_poisoned_head_does_not_touch_the_others_nor_what_was_before(method: A
 
 
 @every_method
-def test_a_reset_ends_what_a_poisoned_step_has_done(method: Any, chunk: int) -> None:
+def test_a_reset_ends_the_effect_of_a_poisoned_step(method: Any, chunk: int) -> None:
     clean, flags = delta_inputs(2, 20, 2, 7, 33), np.arange(20) == 12
     expected = run(clean, method=method, chunk=chunk, reset=flags)
     for name, x in clean.arrays().items():
@@ -294,7 +294,7 @@ def test_long_sequences_stay_bounded(method: Any, chunk: int, dtype: Any) -> Non
 
 @pytest.mark.parametrize("decays", DECAYS)
 @every_method
-def test_products_of_decays_beyond_the_range_spoil_nothing(method: Any, chunk: int, decays: str) -> None:
+def test_products_of_decays_beyond_the_range_do_no_harm(method: Any, chunk: int, decays: str) -> None:
     """Results equal the step-by-step ones even if a product of decays alone overflows or vanishes."""
     T = 40
     inputs = delta_inputs(2, T, 1, 5, 17, np.float32)

@@ -42,7 +42,7 @@ def check(cases: Iterable[Wrong], right: dict[str, Any] | None = None) -> None:
 
 
 @pytest.mark.parametrize("M", [None, 2])
-def test_what_is_refused_below_is_right_otherwise(M: int | None) -> None:
+def test_valid_arguments_are_accepted(M: int | None) -> None:
     arguments = given(M)
     o, _ = fastiter.delta_scan(**arguments, lengths=[4, 0, 2], method="chunk", chunk=256, reset=np.zeros(T, bool))
     assert o is arguments["out"]
@@ -70,7 +70,7 @@ def test_shapes() -> None:
     check(wrong_shapes(given()))
     check(empty_sizes(given(), given(2)))
     several = given(2)
-    for name in ("v", "beta"):  # without the axis of factors
+    for name in ("v", "beta"):  # without the factor axis
         y = several[name][:, :, 0]
         check([Wrong(f"{name} has no factors", {name: y}, VALUE, name, re.escape(str(y.shape)))], several)
 

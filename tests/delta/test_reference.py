@@ -47,7 +47,7 @@ def test_transitions_are_products_of_matrices(M: int | None, gated: bool) -> Non
         assert_close(last[b, n], S, T, K)
 
 
-def test_what_is_written_with_beta_1_is_read_back() -> None:
+def test_a_value_written_with_beta_1_is_read_back() -> None:
     _, k, v, beta, *_ = delta_inputs(2, 5, 2, 4, 3)
     o, _ = reference.delta_scan(k, k, v, np.ones_like(beta))
     assert_close(o, v, 5, 4)
@@ -154,7 +154,7 @@ ROWS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("rows", ROWS)
 @with_and_without_decay
 @every_factors
-def test_gradients_are_finite_differences(M: int | None, gated: bool, rows: str) -> None:
+def test_gradients_equal_finite_differences(M: int | None, gated: bool, rows: str) -> None:
     inputs = delta_inputs(2, 4, 1, 3, 2, M=M, gated=gated)
     check_gradients(inputs, **ROWS[rows])
 

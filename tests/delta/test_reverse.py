@@ -31,7 +31,7 @@ def case(rows: str, M: int | None) -> Any:
 
 @pytest.mark.parametrize("M", [None, 2])
 @pytest.mark.parametrize("rows", ROWS)
-def test_it_is_the_specification(rows: str, M: int | None) -> None:
+def test_equals_the_specification(rows: str, M: int | None) -> None:
     inputs, how = case(rows, M), {**ROWS[rows], "reverse": True}
     expected = run(inputs, backend="reference", **how)
     for method in ("sequential", "chunk"):
@@ -71,7 +71,7 @@ def test_in_a_graph(rows: str) -> None:
     torch.testing.assert_close(compiled(*given, **how), fastiter.torch.delta_scan(*given, **how), rtol=0, atol=0)
 
 
-def test_what_is_refused() -> None:
+def test_refusals() -> None:
     inputs = case("lengths", None)
     with pytest.raises(TypeError, match=r"^delta_scan: reverse must be a bool, got int$"):
         run(inputs, reverse=1)

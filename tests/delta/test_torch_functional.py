@@ -48,7 +48,7 @@ def check_gradients(inputs: DeltaInputs, length: int, method: Any, chunk: int, *
 @with_and_without_decay
 @both_dtypes
 @every_method
-def test_the_numbers_are_those_of_numpy(method: Any, chunk: int, dtype: Any, gated: bool) -> None:
+def test_results_equal_those_of_numpy(method: Any, chunk: int, dtype: Any, gated: bool) -> None:
     for B, T, M, N, K, V in (*SIZES, (0, 3, None, 1, 2, 2), (2, 0, 2, 1, 2, 2)):
         inputs = delta_inputs(B, T, N, K, V, dtype, M=M, gated=gated)
         how: dict[str, Any] = {
@@ -63,7 +63,7 @@ def test_the_numbers_are_those_of_numpy(method: Any, chunk: int, dtype: Any, gat
             assert_same_bits(numpy(run(given, **how)), expected)
 
 
-def test_packed_rows_are_those_of_numpy() -> None:
+def test_packed_rows_equal_those_of_numpy() -> None:
     inputs, bounds = delta_inputs(1, 40, 2, 5, 3, rows=3), some_bounds(3, 40)
     expected = delta_calls.run(inputs, cu_seqlens=bounds)
     for given in (bounds, torch.tensor(bounds), torch.tensor(bounds, dtype=torch.int32), bounds.tolist()):
@@ -178,7 +178,7 @@ def test_gradients_with_products_of_decays_beyond_the_range(method: Any, chunk: 
 
 
 @every_method
-def test_padding_has_no_gradient_whatever_lies_there(method: Any, chunk: int) -> None:
+def test_gradients_of_padding_are_zero_whatever_it_contains(method: Any, chunk: int) -> None:
     lengths = [3, 0, 20]
     inputs = delta_inputs(3, 20, 2, 5, 70)
     cotangents = normal_like(delta_calls.run(inputs))
@@ -218,7 +218,7 @@ def test_a_poisoned_head_leaves_the_gradients_of_the_others(method: Any, chunk: 
 
 @pytest.mark.parametrize("M", [None, 3])
 @every_method
-def test_a_poisoned_step_spoils_no_gradient_that_does_not_depend_on_it(method: Any, chunk: int, M: int | None) -> None:
+def test_a_poisoned_step_affects_only_gradients_that_depend_on_it(method: Any, chunk: int, M: int | None) -> None:
     """Cotangents affect earlier steps, values affect later outputs, and a reset separates both sides."""
     T, step = 20, 11
     inputs = delta_inputs(2, T, 2, 7, 70, np.float32, M=M)
@@ -275,7 +275,7 @@ def test_any_number_of_threads(method: Any, chunk: int, dtype: Any, gated: bool)
             assert_same_bits(backward(inputs, **how), expected, f"{(B, T, N, K, V)}, {threads} threads")
 
 
-def test_packed_rows_are_shared_out_too() -> None:
+def test_packed_rows_are_distributed_over_threads_too() -> None:
     inputs, bounds = delta_inputs(1, 60, 1, 16, 200, rows=2), some_bounds(2, 60)
     fastiter.set_num_threads(1)
     expected = backward(inputs, cu_seqlens=bounds)

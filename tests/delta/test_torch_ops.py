@@ -62,7 +62,7 @@ def test_opcheck_of_packed_rows() -> None:
 
 @pytest.mark.parametrize("M", [None, 2])
 def test_gradients_in_parts_of_tensors(M: int | None) -> None:
-    """Some heads of larger tensors get the bits of tensors of their own, whether threads share a head or not."""
+    """Some heads of larger tensors have the same bits as separate tensors, whether threads share a head or not."""
     B, T, N = 2, 40, 2
     q, k, v, beta, decay, h0 = tensors(B, T, N, 9, 150, M=M)
     lengths = torch.tensor([T, T - 3])

@@ -91,7 +91,7 @@ def test_several_blocks_of_columns(device: str) -> None:
     check(device, 2, 5, 1, 3, 19, np.float64, 2, True, "lengths")
 
 
-def test_nothing_at_all(device: str) -> None:
+def test_empty_inputs(device: str) -> None:
     for B, T in ((0, 3), (2, 0)):
         given = [torch.from_numpy(np.array(x)).to(device).requires_grad_() for x in delta_inputs(B, T, 2, 3, 4)]
         o, last = fastiter.torch.delta_scan(*given[:5], decay=given[5])
@@ -108,7 +108,7 @@ def test_views(device: str) -> None:
         assert all(torch.equal(x, y) for x, y in zip(viewed, expected, strict=True))
 
 
-def test_what_no_kernel_takes(device: str) -> None:
+def test_unsupported_sizes_and_methods(device: str) -> None:
     given = [torch.from_numpy(np.array(x)).to(device) for x in delta_inputs(1, 1, 1, 1, 1, M=65)[:5]]
     with pytest.raises(BackendError, match="k must have at most 64 factors a step on a CUDA device, got 65"):
         fastiter.torch.delta_scan(*given)

@@ -28,7 +28,7 @@ from tests.delta.torch_calls import specified as specified_gradients  # noqa: E4
 
 @pytest.fixture(autouse=True)
 def by_default(gpu_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Products of float32 numbers as by default."""
+    """Set the default precision of float32 products."""
     monkeypatch.setattr(triton_chunks, "precision", lambda: "none")
 
 
@@ -50,8 +50,8 @@ def test_float32(B: int, T: int, N: int, K: int, V: int, M: int | None, gated: b
 def _rounded_dot(a, b, PRECISION: tl.constexpr):
     """Round the operands to the nearest bfloat16, as the kernels' dot does on a card.
 
-    The interpreter truncates where it converts to bfloat16, and its dot takes the bits of such numbers for integers.
-    The upper 8 of 24 bits are those of Veltkamp's splitting.
+    The interpreter truncates when it converts to bfloat16, and its dot interprets bfloat16 bits as integers. The upper
+    8 of 24 bits are computed by Veltkamp's splitting.
     """
     a, b = a.to(tl.float32), b.to(tl.float32)
     shifted_a, shifted_b = a * 65537.0, b * 65537.0
@@ -104,9 +104,9 @@ def test_signals_of_16_bits(
     found, expected = halves(dtype, T, K, V, M, gated)
     kinds = [dtype, torch.float32, *[dtype] * 4, torch.float32, *([dtype] if gated else [])]
     assert [x.dtype for x in found] == kinds
-    # In a chunk 9 products of rounded operands follow each other forward (k k^T, two for each of the two sizes of
-    # blocks joined in T, Y, E, S, o), and as many backward. Their errors are as good as independent, and fade from
-    # chunk to chunk no faster than they come. Results, E and dV are stored in the dtype.
+    # In a chunk, 9 products of rounded operands follow each other forward (k k^T, two for each of the two sizes of
+    # blocks joined in T, Y, E, S, o), and as many backward. Their errors are nearly independent, and decay from chunk
+    # to chunk no faster than new ones arise. Results, E and dV are stored in the dtype.
     chunks = -(-T * (M or 1) // 64)
     for number, (mine, exact) in enumerate(zip(found, expected, strict=True)):
         products = 9 * chunks * (1 if number < 2 else 2)
@@ -130,7 +130,7 @@ def test_heads_in_parts_and_every_run_have_the_same_bits(device: str, monkeypatc
     assert torch.equal(first[0], first[2]) and torch.equal(first[1], first[3])  # without and with saved states
 
 
-def test_which_products_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(dtype: Any, keys: int = 128, factors: int = 1) -> int:
         return triton.checked_method("auto", dtype, Sizes(1, 1, factors, 1, keys, 8))[1]
 
@@ -142,7 +142,7 @@ def test_which_products_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (chosen(torch.float32), chosen(torch.bfloat16)) == (16, 64)
 
 
-def test_precision_is_the_setting_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_follows_the_setting_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
