@@ -82,7 +82,7 @@ def test_a_state_of_one_part_is_that_part_or_a_tuple() -> None:
 
 
 @every_cell
-def test_what_is_returned(cell: str) -> None:
+def test_results(cell: str) -> None:
     inputs = para_inputs(cell, 2, 3, 5, np.float32)
     h, last = run(cell, inputs)
     assert len(last) == len(STATES[cell])
@@ -280,7 +280,7 @@ def test_the_state_continues_a_sequence(cell: str, dtype: Any, reverse: bool, ra
 
 
 @every_cell
-def test_step_by_step_is_all_at_once(cell: str) -> None:
+def test_step_by_step_equals_all_at_once(cell: str) -> None:
     T = 20
     inputs = para_inputs(cell, 3, T, 33, np.float32)
     whole, state = run(cell, inputs), inputs.state
@@ -294,7 +294,7 @@ def test_step_by_step_is_all_at_once(cell: str) -> None:
 @full_and_ragged
 @both_dtypes
 @every_cell
-def test_a_row_alone_is_that_row_of_a_batch(cell: str, dtype: Any, ragged: bool, method: str) -> None:
+def test_a_row_alone_equals_that_row_of_a_batch(cell: str, dtype: Any, ragged: bool, method: str) -> None:
     B, T = 16, 12
     for D, reverse in ((33, False), (130, True), (3, False)):
         wx, a, p, state = para_inputs(cell, B, T, D, dtype)

@@ -113,7 +113,7 @@ def test_the_other_dtypes(cell: str, dtype: Any, device: str) -> None:
     inputs = para_inputs(cell, 1, 37, 5, dtype, bound=2)
     check(cell, inputs, device)
     *_, expected = newton_calls.run(cell, inputs, method="newton", return_info=True)
-    info = solve(cell, leaves(inputs, device))[1]  # the same rules, other roundings
+    info = solve(cell, leaves(inputs, device))[1]  # converges the same, with other rounding errors
     assert abs(info.steps.cpu().numpy() - expected.steps).max() <= 1 and not info.fallbacks.any()
 
 
@@ -133,13 +133,13 @@ def test_views_and_bits(device: str) -> None:
 
 
 @both_cells
-def test_windows_that_are_given_up_are_counted(cell: str, dtype: Any, device: str) -> None:
+def test_abandoned_windows_are_counted(cell: str, dtype: Any, device: str) -> None:
     info = check(cell, para_inputs(cell, 2, 41, 5, dtype), device, window=16, max_steps=1, reverse=True)
     assert info.steps.tolist() == [1, 1] and info.fallbacks.tolist() == [3, 3]
 
 
 @both_cells
-def test_a_row_that_is_not_finite_is_given_up_alone(cell: str, dtype: Any, device: str) -> None:
+def test_only_the_nonfinite_row_is_abandoned(cell: str, dtype: Any, device: str) -> None:
     inputs = para_inputs(cell, 3, 50, 5, dtype)
     inputs.wx[1, 20, 0, 3] = np.nan
     output, info = solve(cell, leaves(inputs, device), window=16)
@@ -150,8 +150,8 @@ def test_a_row_that_is_not_finite_is_given_up_alone(cell: str, dtype: Any, devic
 
 
 @both_cells
-def test_a_row_in_which_errors_grow_is_done_by_the_loop(cell: str, dtype: Any, device: str) -> None:
-    """Row 0 leaves an unstable point, h+ = tanh(3 h) near 0, where every guess is within the tolerance; row 1 stays."""
+def test_a_row_in_which_errors_grow_is_run_by_the_loop(cell: str, dtype: Any, device: str) -> None:
+    """Row 0 leaves an unstable point, h+ = tanh(3 h) near 0, where any guess is within the tolerance; row 1 stays."""
     inputs = para_inputs(cell, 2, 40, 4, dtype)
     inputs.wx[:, :, :2], inputs.a[:2], inputs.p[:], inputs.a[2] = 20, 0, 0, 3
     inputs.wx[0, :, 2] *= 1e-6

@@ -45,7 +45,7 @@ def leaves(x: Any) -> list[Any]:
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", CELLS)
-def test_it_is_the_specification(name: str, cut: str, reverse: bool) -> None:
+def test_equals_the_specification(name: str, cut: str, reverse: bool) -> None:
     (given, state), how = case(name, cut), {**CUTS[cut], "reverse": reverse}
     function = getattr(fastiter, name)
     for more in ({}, {"method": "newton", "return_info": True}):
@@ -94,7 +94,7 @@ def test_tensors_and_gradients(name: str, cut: str, reverse: bool) -> None:
         np.testing.assert_allclose(x.numpy(), y, rtol=1e-8, atol=1e-8)
 
 
-def test_what_is_refused() -> None:
+def test_refusals() -> None:
     given, _ = inputs("paragru", 3)
     torch = pytest.importorskip("torch")
     tensors = [torch.from_numpy(x) for x in given]

@@ -40,7 +40,7 @@ def check(cell: str, cases: Iterable[Wrong]) -> None:
 
 
 @every_cell
-def test_what_is_refused_below_is_right_otherwise(cell: str) -> None:
+def test_valid_arguments_are_accepted(cell: str) -> None:
     for method in ("auto", "newton"):
         arguments = given(cell)
         h, _ = getattr(fastiter, cell)(**arguments, lengths=[4, 0, 2], reverse=True, method=method)

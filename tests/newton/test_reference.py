@@ -138,7 +138,7 @@ def test_convergence_is_quadratic(cell: str) -> None:
 @full_and_ragged
 @both_ways
 @every_cell
-def test_newton_is_the_loop(cell: str, reverse: bool, ragged: bool) -> None:
+def test_newton_equals_the_loop(cell: str, reverse: bool, ragged: bool) -> None:
     T, lengths = 9, [9, 0, 4] if ragged else None
     inputs = para_inputs(cell, 3, T, 4, np.float64)
     h, last, states = reference.sequential(cell, *inputs, reverse=reverse, lengths=lengths)
@@ -152,7 +152,7 @@ def test_newton_is_the_loop(cell: str, reverse: bool, ragged: bool) -> None:
 
 @pytest.mark.parametrize("bound", [8.0, 100.0])
 @every_cell
-def test_what_rounding_decides_is_done_by_the_loop(cell: str, bound: float) -> None:
+def test_rows_in_which_errors_grow_are_run_by_the_loop(cell: str, bound: float) -> None:
     inputs = para_inputs(cell, 2, 100, 16, np.float64, bound=bound)
     expected, *_ = reference.sequential(cell, *inputs)
     h, *_, info = reference.newton(cell, *inputs, (32, 32, 1e-14, 1e-14))
@@ -161,5 +161,5 @@ def test_what_rounding_decides_is_done_by_the_loop(cell: str, bound: float) -> N
         assert (info.fallbacks > 0).all()
 
 
-def test_the_cells_are_all_here() -> None:
+def test_every_cell_is_specified() -> None:
     assert set(reference._CELLS) == set(PARA_CELLS) == set(STATES)

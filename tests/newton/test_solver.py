@@ -23,7 +23,8 @@ def assert_is_the_loop(cell: str, inputs: ParaInputs, **options: Any) -> Any:
     return info
 
 
-# Cell, bound of the weights, steps, for which a method without safeguards is off by up to 1e19 unnoticed.
+# Cell, bound of the weights and number of steps for which Newton's method without safeguards is off by up to 1e19,
+# without notice
 TABLE = [
     *(("paragru", bound, 1024) for bound in (1.0, 2.0, 4.0)),
     *(("paralstm", bound, 1024) for bound in (1.0, 2.0, 4.0)),
@@ -63,8 +64,8 @@ def test_without_a_tolerance_it_is_the_loop_bit_for_bit(cell: str, dtype: Any, w
 @pytest.mark.parametrize("bound", [8.0, 16.0])
 @both_dtypes
 @pytest.mark.parametrize("cell", ["paragru", "paralstm"])
-def test_what_rounding_decides_is_done_by_the_loop(cell: str, dtype: Any, bound: float) -> None:
-    """A tolerance does not bound states in which errors keep growing; the others may be off by 256 tolerances."""
+def test_rows_in_which_errors_grow_are_run_by_the_loop(cell: str, dtype: Any, bound: float) -> None:
+    """A tolerance does not bound states in which errors keep growing; other states may be off by 256 tolerances."""
     for window in (16, 64, 1000):
         inputs = para_inputs(cell, 4, 1000, 64, dtype, bound=bound)
         h, _, info = run(cell, inputs, method="newton", return_info=True, window=window)
@@ -107,7 +108,7 @@ def test_a_window_of_w_steps_takes_at_most_w_passes(cell: str) -> None:
 
 
 @every_cell
-def test_windows_that_are_given_up_are_counted(cell: str) -> None:
+def test_abandoned_windows_are_counted(cell: str) -> None:
     inputs = para_inputs(cell, 3, 100, 20, np.float64)
     h, last, info = run(cell, inputs, method="newton", return_info=True, window=30, max_steps=1)
     assert info.steps.tolist() == [1, 1, 1]
@@ -116,7 +117,7 @@ def test_windows_that_are_given_up_are_counted(cell: str) -> None:
 
 
 @every_cell
-def test_a_row_that_is_not_finite_is_given_up_alone(cell: str) -> None:
+def test_only_the_nonfinite_row_is_abandoned(cell: str) -> None:
     inputs = para_inputs(cell, 3, 100, 8, np.float64)  # units that every instruction set solves together
     inputs.wx[1, 50, 0, 3] = np.nan
     h, last, info = run(cell, inputs, method="newton", return_info=True, window=25)

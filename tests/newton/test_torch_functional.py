@@ -30,7 +30,7 @@ SIZES = [(1, 1, 1), (2, 9, 5), (7, 4, 17), (13, 9, 33), (3, 18, 130), (70, 3, 2)
 @both_ways
 @both_dtypes
 @every_cell
-def test_the_numbers_are_those_of_numpy(cell: str, dtype: Any, reverse: bool, ragged: bool, method: str) -> None:
+def test_results_equal_those_of_numpy(cell: str, dtype: Any, reverse: bool, ragged: bool, method: str) -> None:
     for B, T, D in (*SIZES, (0, 3, 5), (3, 0, 5), (3, 4, 0)):
         inputs = para_inputs(cell, B, T, D, dtype)
         how = {"reverse": reverse, "lengths": some_lengths(B, T) if ragged else None, "method": method}
@@ -50,7 +50,7 @@ def test_no_state(cell: str) -> None:
 
 
 @every_cell
-def test_the_info_is_that_of_numpy(cell: str) -> None:
+def test_the_info_equals_that_of_numpy(cell: str) -> None:
     inputs = para_inputs(cell, 4, 90, 5, np.float64, bound=4)
     for options in ({}, {"window": 10, "max_steps": 4}, {"rtol": 1e-3, "atol": 1e-3}):
         *_, expected = newton_calls.run(cell, inputs, method="newton", return_info=True, **options)
@@ -154,7 +154,7 @@ def test_each_cotangent_alone(cell: str, reverse: bool, ragged: bool) -> None:
 
 @both_ways
 @every_cell
-def test_gradients_of_padding_are_zero_whatever_lies_there(cell: str, reverse: bool) -> None:
+def test_gradients_of_padding_are_zero_whatever_it_contains(cell: str, reverse: bool) -> None:
     B, T, lengths = 3, 5, [3, 0, 5]
     inputs = para_inputs(cell, B, T, 5, np.float64)
     cotangents = random_cotangents(newton_calls.run(cell, inputs))
@@ -185,7 +185,7 @@ def test_a_poisoned_sequence_leaves_the_gradients_of_the_others(cell: str) -> No
 @both_ways
 @pytest.mark.parametrize(("B", "T", "D"), [(0, 4, 5), (2, 0, 5), (0, 0, 5), (2, 3, 0)])
 @every_cell
-def test_gradients_of_nothing(cell: str, B: int, T: int, D: int, reverse: bool) -> None:
+def test_gradients_of_empty_inputs(cell: str, B: int, T: int, D: int, reverse: bool) -> None:
     given = leaves(para_inputs(cell, B, T, D, np.float64))
     h, last = run(cell, given, reverse=reverse)
     (h.sum() + sum(s.sum() for s in last)).backward()

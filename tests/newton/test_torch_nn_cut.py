@@ -1,4 +1,4 @@
-"""ParaGRU and ParaLSTM with reset and cu_seqlens: each sequence as if it ran alone, in every layout."""
+"""ParaGRU and ParaLSTM with reset and cu_seqlens: each sequence is computed as if it were alone, in every layout."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ WRONG: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 @layers
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_refused(name: str, case: str) -> None:
+def test_refusals(name: str, case: str) -> None:
     message, call = WRONG[case]
     with pytest.raises((TypeError, ValueError), match=re.escape(f"{name}: {message}")) as raised:
         call(make(name))

@@ -29,7 +29,7 @@ from tests.newton.solve_cells import (  # noqa: E402
 @every_method
 @both_dtypes
 @every_case
-def test_is_the_loop(case: Case, dtype: Any, method: str) -> None:
+def test_equals_the_loop(case: Case, dtype: Any, method: str) -> None:
     for B, T, D in ((3, 40, 5), (1, 1, 1)):
         inputs = case.inputs(B, T, D, dtype)
         solution = solve_recurrence(case.cell, *inputs, method=method)
@@ -97,7 +97,7 @@ def logistic(h: Any, x: Any, params: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", ["newton", "elk", "quasi"])
-def test_only_what_is_chaotic_is_run_as_a_loop(method: str) -> None:
+def test_only_chaotic_windows_are_run_as_a_loop(method: str) -> None:
     x = torch.full((4, 200, 1), 2.5, dtype=torch.float64)
     x[1, 60:120] = 3.99  # in windows 1 and 2 of row 1
     h0 = torch.full((4, 1), 0.3, dtype=torch.float64)

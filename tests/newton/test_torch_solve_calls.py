@@ -130,7 +130,7 @@ def test_auto_leaves_chaos_to_the_loop() -> None:
     solution = solve_recurrence(lambda h, x, p: x * h * (1 - h), x, (), torch.full((1, 2), 0.3), window=50)
     assert solution.method == "newton"
     assert solution.sequential.all()
-    assert solution.steps.max() <= 3  # one window suffices to see it
+    assert solution.steps.max() <= 3  # one window suffices to detect it
     assert solution.value.equal(loop(lambda h, x, p: x * h * (1 - h), x, (), torch.full((1, 2), 0.3))[0][0])
 
 
@@ -212,7 +212,7 @@ def test_damping() -> None:
     assert steps["newton", 0.3] < steps["newton", 0.6] == steps["elk", 0.6]
 
 
-def test_what_a_solution_says() -> None:
+def test_fields_and_text_of_a_solution() -> None:
     for of in (fastiter.Solution, fastiter.relax.LinearSolution, RecurrenceSolution):
         names = {field.name for field in dataclasses.fields(of)}
         assert names <= {line.partition(" : ")[0] for line in inspect.getdoc(of).splitlines()}

@@ -43,7 +43,7 @@ def check(cases: Iterator[Wrong], arguments: Any = given) -> None:
     )
 
 
-def test_what_is_refused_below_is_right_otherwise() -> None:
+def test_valid_arguments_are_accepted() -> None:
     assert solve_recurrence(**given()).converged.all()
     assert solve_recurrence(**given_pair()).converged.all()
 
@@ -108,7 +108,7 @@ def test_tensors() -> None:
     check(cases())
 
 
-def test_states_that_are_not_shown() -> None:
+def test_states_that_cannot_be_discovered() -> None:
     def cases() -> Iterator[Wrong]:
         yield Wrong(
             "dense", {"cell": lambda h, x, p: h @ torch.eye(D) + x, "state": None}, VALUE, "state", "RuntimeError.*"
@@ -118,7 +118,7 @@ def test_states_that_are_not_shown() -> None:
     check(cases())
 
 
-def test_what_cells_return() -> None:
+def test_results_of_cells() -> None:
     def cases() -> Iterator[Wrong]:
         for label, function, errors, got in (
             ("nothing", lambda h, x, p: None, TYPE, "NoneType"),
@@ -170,7 +170,7 @@ def test_rules_for_cells(method: str) -> None:
     check(cases())
 
 
-def test_what_cells_change_is_theirs_alone() -> None:
+def test_cells_must_not_change_their_arguments() -> None:
     arguments = given()
     before = arguments["x"].clone(), arguments["state"].clone()
     for function in (lambda h, x, p: h.mul_(0.5) + x, lambda h, x, p: x.mul_(0.5) + h):
@@ -179,7 +179,7 @@ def test_what_cells_change_is_theirs_alone() -> None:
         assert arguments["x"].equal(before[0]) and arguments["state"].equal(before[1])
 
 
-def test_errors_of_the_cell_itself_are_its_own() -> None:
+def test_errors_raised_by_the_cell_pass_through() -> None:
     with pytest.raises(KeyError, match="missing"):
         solve_recurrence(**{**given(), "cell": lambda h, x, p: {}["missing"]})
 

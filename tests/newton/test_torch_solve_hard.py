@@ -31,7 +31,7 @@ from tests.newton.solve_cells import (  # noqa: E402
 @pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
 @both_dtypes
 def test_strong_recurrence(scale: float, method: str, dtype: Any) -> None:
-    """Weights from U(-scale, scale), where three steps of Newton's method alone are off by up to 1e19."""
+    """Weights from U(-scale, scale), where three steps of Newton's method without safeguards are off by up to 1e19."""
     for cell, make, T in ((paragru, paragru_inputs, 1024), (paralstm, paralstm_inputs, 64)):
         x, _, _ = make(2, T, 32, dtype)
         weights = scale * (2 * torch.rand((5, 32), generator=torch.Generator().manual_seed(0), dtype=dtype) - 1)
@@ -70,7 +70,7 @@ def test_products_of_jacobians_that_overflow() -> None:
     assert largest_difference(solution.value, loop(cell, x, (), torch.full((2, 3), 1e-3))[0][0]) <= 1e-6
 
 
-def test_any_jacobian_leads_to_the_answer_in_as_many_steps_as_there_are() -> None:
+def test_any_jacobian_converges_within_as_many_iterations_as_steps() -> None:
     """After k iterations the first k states are the loop's, whatever the Jacobians."""
     x, params, h0 = CASES["elman"].inputs(3, 6, 4, torch.float64)
 
@@ -103,7 +103,7 @@ def test_nan_and_infinity_stay_in_their_row(method: str) -> None:
 
 
 @every_method
-def test_an_overflow_of_the_cell_is_the_answer(method: str) -> None:
+def test_an_overflow_of_the_cell_is_returned(method: str) -> None:
     x = torch.ones((2, 150, 3))
     x[1] = 0
     solution = attempt(lambda h, x, params: 3 * h + x, x, (), torch.zeros((2, 3)), method=method, throw=False)

@@ -90,7 +90,7 @@ def test_states_and_gradients(
 
 
 @every_cell
-def test_nothing_and_views(cell: str, device: str) -> None:
+def test_empty_inputs_and_views(cell: str, device: str) -> None:
     for B, T in ((0, 2), (2, 0)):
         given = {
             k: torch.from_numpy(v).to(device) for k, v in inputs(cell, B, T, 3, np.float32).items() if k != "state"

@@ -1,4 +1,4 @@
-"""Variants of newton: Triton's for each cell, the one with the most states in float64; CUDA's but the smallest."""
+"""Variants of newton: Triton's for each cell (in float64 for the one with the most states), most of CUDA's."""
 
 from __future__ import annotations
 
