@@ -1,4 +1,4 @@
-"""tests/support/guarded.py for the recurrences on bfloat16, forward and backward: every array lies between two pages.
+"""tests/support/guarded.py for the recurrences on bfloat16, forward and backward, with every array between guard pages.
 
 python -m tests.rnn.guarded_bf16: run by test_isa.py for every instruction set.
 """

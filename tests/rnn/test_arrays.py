@@ -77,7 +77,7 @@ def test_no_bias_and_no_state_are_zeros(cell: str, activation: str, reverse: boo
 
 
 @every_cell
-def test_what_is_returned(cell: str, activation: str) -> None:
+def test_results(cell: str, activation: str) -> None:
     inputs = rnn_inputs(cell, 2, 3, 2, 5, np.float32)
     h, last, states = run(cell, activation, inputs)
     assert len(last) == len(states) == len(STATES[cell])

@@ -1,4 +1,4 @@
-"""The recurrences on bfloat16: wx, r, b, h are stored in it, computed with as float32, rounded once at each store."""
+"""The recurrences on bfloat16: wx, r, b, h are stored in it, computed with as float32, and rounded once per store."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_the_gradient_of_r_is_rounded_once(drops: bool, with_state: bool, T: int
 
 
 @every_cell
-def test_what_must_be_the_same_bit_for_bit(cell: str, activation: str) -> None:
+def test_equal_bits(cell: str, activation: str) -> None:
     """A sequence in two parts, single rows, any number of threads, packed sequences, resets at their starts."""
     B, T, N, D = 3, 8, 2, 33
     inputs = half_inputs(cell, B, T, N, D)
@@ -201,7 +201,7 @@ def test_checkpoints_change_no_bit(cell: str, activation: str, reverse: bool, ra
 @every_cell
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("D", [1, 7, 17, 18, 24, 40, 64])
-def test_what_is_not_finite_goes_no_further_than_in_float32(cell: str, activation: str, D: int, B: int) -> None:
+def test_nonfinite_values_spread_no_further_than_in_float32(cell: str, activation: str, D: int, B: int) -> None:
     """Padding of the tile beyond D stays 0 for any state, whether or not D is a multiple of the tile."""
     T = 6
     inputs = half_inputs(cell, B, T, 1, D)

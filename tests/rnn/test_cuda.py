@@ -89,7 +89,7 @@ def test_blocks_that_meet_every_step(cell: str, activation: str, device: str, la
 
 @pytest.mark.parametrize(("cell", "activation"), [("lstm", ""), ("gru", ""), ("slstm", ""), ("elman", "tanh")])
 def test_blocks_of_a_cluster(cell: str, activation: str, device: str, launch: Any) -> None:
-    """They send each other what they have computed, from 2 blocks to 4, with places for units that do not exist."""
+    """Blocks send each other their results, for 2 to 4 blocks, including places for units that do not exist."""
     host = launch()
     units = 12 if cell in {"lstm", "slstm"} else 16
     checked: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
@@ -118,7 +118,7 @@ def test_blocks_of_a_cluster(cell: str, activation: str, device: str, launch: An
 def test_clusters_of_other_dtypes(
     cell: str, dtype: torch.dtype, width: int, warps: tuple[int, int, int], device: str, launch: Any
 ) -> None:
-    """8 bytes that are sent at a time are four numbers of 16 bits, or one of 64."""
+    """8 bytes, which are sent at a time, are four numbers of 16 bits, or one of 64."""
     launch()
     case = make(cell, "", (11, 4, 1, width), dtype, device)
     how = shapes(case, warps, 1, units=12 if cell != "gru" else None, cluster=True)

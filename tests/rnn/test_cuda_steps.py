@@ -89,7 +89,7 @@ def shared(factory: pytest.TempPathFactory) -> Path:
 def test_steps_of_a_graph_are_those_of_the_cell(
     cell: str, device: str, graphs: Graphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the bits of steps outside of a graph, in both directions, where rows end and states are reset."""
+    """Steps in a graph have the bits of steps outside one, in both directions, with ends of rows and resets."""
     monkeypatch.setattr(stepwise, "_LEAST", 2)
     monkeypatch.setattr(stepwise, "_WORTH", 2)
     reset = [[False, True, False, False, True, False, False]] * 3
@@ -110,7 +110,7 @@ def test_steps_of_a_graph_are_those_of_the_cell(
 
 @pytest.mark.parametrize(("steps", "of_graph"), [(1, 0), (32, 0), (33, 8), (1024, 8), (10_000, 12)])
 def test_python_launches_few_steps(steps: int, of_graph: int, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 of 1024 steps, a product and a launch each, and 127 replays."""
+    """16 of 1024 steps, with a product and a launch each, and 127 replays."""
     monkeypatch.setattr(gpu, "launch_cuda", graphs.launch_cuda)
     graphs.host = lambda *args, **options: None
     case = make("lstm", "", (1, steps, 1, 1), torch.float32, "cpu")
@@ -147,7 +147,7 @@ def stepwise_backward(case: Any) -> None:
 
 
 def test_a_failed_capture_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the stream stays in capture, and all that follows fails."""
+    """Otherwise the stream stays in capture mode, and all later calls fail."""
     told: list[str] = []
 
     class CUDAGraph:

@@ -38,7 +38,7 @@ from tests.support.error_cases import (
 BACKEND = (fastiter.BackendError,)
 
 
-def test_every_public_function_is_here() -> None:
+def test_every_public_function_is_covered() -> None:
     types = {"BackendError", "ConvergenceError", "ConvergenceWarning", "RnnResult", "RnnStates", "Solution"}
     without_arguments = {*types, "__version__", "get_num_threads", "release_memory", "show_config"}
     # Families whose errors are tested in files of their own
@@ -70,7 +70,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
 @every_cell
-def test_what_is_refused_below_is_right_otherwise(cell: str) -> None:
+def test_valid_arguments_are_accepted(cell: str) -> None:
     arguments = given(cell)
     h, _ = getattr(fastiter, cell)(**arguments, lengths=[4, 0, 2], reverse=True)
     assert h is arguments["out"]

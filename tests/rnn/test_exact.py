@@ -43,7 +43,7 @@ def test_the_state_continues_a_sequence(cell: str, activation: str, dtype: Any, 
 
 @both_ways
 @every_cell
-def test_step_by_step_is_all_at_once(cell: str, activation: str, reverse: bool) -> None:
+def test_step_by_step_equals_all_at_once(cell: str, activation: str, reverse: bool) -> None:
     T = 6
     inputs = rnn_inputs(cell, 3, T, 2, 33, np.float32)
     whole = run(cell, activation, inputs, reverse=reverse)
@@ -71,7 +71,7 @@ def test_slstm_starts_and_continues_in_one_batch(reverse: bool) -> None:
 @full_and_ragged
 @both_dtypes
 @every_cell
-def test_a_row_alone_is_that_row_of_a_batch(cell: str, activation: str, dtype: Any, ragged: bool) -> None:
+def test_a_row_alone_equals_that_row_of_a_batch(cell: str, activation: str, dtype: Any, ragged: bool) -> None:
     B, T = 16, 4
     for D, reverse in ((33, False), (130, True), (3, False)):
         wx, r, b, state = rnn_inputs(cell, B, T, 1, D, dtype)
@@ -86,7 +86,7 @@ def test_a_row_alone_is_that_row_of_a_batch(cell: str, activation: str, dtype: A
 
 
 @every_cell
-def test_a_head_alone_is_that_head_of_several(cell: str, activation: str) -> None:
+def test_a_head_alone_equals_that_head_of_several(cell: str, activation: str) -> None:
     wx, r, b, state = rnn_inputs(cell, 6, 4, 3, 33, np.float32)
     h, last, states = run(cell, activation, RnnInputs(wx, r, b, state))
     for n in range(3):
@@ -248,12 +248,12 @@ def test_fork_after_a_call_in_several_threads(torch: str) -> None:
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def test_import_brings_numpy_alone() -> None:
+def test_import_loads_only_numpy() -> None:
     script = "import sys, fastiter; print(*sorted({'torch', 'triton', 'cupy', 'scipy'} & set(sys.modules)))"
     assert assert_runs("-c", script).split() == []
 
 
-def test_an_end_with_idle_threads_is_clean() -> None:
+def test_the_process_exits_cleanly_with_idle_threads() -> None:
     script = (
         "import numpy as np, fastiter; from tests.support.cases import rnn_inputs; fastiter.set_num_threads(5); "
         "fastiter.lstm(*rnn_inputs('lstm', 16, 9, 1, 64, np.float32)); print(len(fastiter.lstm.__doc__) > 0)"

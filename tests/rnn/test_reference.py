@@ -175,7 +175,7 @@ def torch_layer(layer: Any, x: Any, state: tuple[Any, ...], lengths: Any) -> tup
 @with_and_without_lengths
 @both_ways
 @every_cell
-def test_forward_is_the_independent_loop(cell: str, activation: str, reverse: bool, lengths: Any) -> None:
+def test_forward_equals_the_independent_loop(cell: str, activation: str, reverse: bool, lengths: Any) -> None:
     inputs = rnn_inputs(cell, 3, 6, 2, 5, np.float64)
     wx, r, b, state = leaves(inputs)
     expected = scalar_loop(cell + activation, wx, r, b, state, reverse, lengths)
@@ -333,7 +333,7 @@ def test_arguments_are_not_written(cell: str, activation: str) -> None:
 @with_and_without_lengths
 @both_ways
 @every_cell
-def test_backward_is_autograd(cell: str, activation: str, reverse: bool, lengths: Any, kind: str) -> None:
+def test_backward_equals_autograd(cell: str, activation: str, reverse: bool, lengths: Any, kind: str) -> None:
     B, T, D = 3, 6, 5
     inputs = rnn_inputs(cell, B, T, 2, D, np.float64)
     cotangents = cotangent_kinds(cell, inputs)[kind]
@@ -344,7 +344,7 @@ def test_backward_is_autograd(cell: str, activation: str, reverse: bool, lengths
 @with_and_without_lengths
 @both_ways
 @every_cell
-def test_backward_is_the_central_difference(cell: str, activation: str, reverse: bool, lengths: Any) -> None:
+def test_backward_equals_the_central_difference(cell: str, activation: str, reverse: bool, lengths: Any) -> None:
     inputs = rnn_inputs(cell, 3, 5, 2, 2, np.float64)
     kinds = cotangent_kinds(cell, inputs)
     outputs = {"dh": 0, "dstate": 1, "dstates": 2}

@@ -288,7 +288,7 @@ def test_only_what_requires_a_gradient_is_recorded() -> None:
 # --- the outputs are tensors like any others -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 1, 4), (16, 70, 4, 64)], ids=["small", "large"])  # large: memory used again
+@pytest.mark.parametrize("shape", [(2, 3, 1, 4), (16, 70, 4, 64)], ids=["small", "large"])  # large: memory is reused
 def test_outputs_keep_their_values_and_can_be_copied_saved_and_resized(shape: tuple[int, int, int, int]) -> None:
     given = leaves(rnn_inputs("lstm", *shape, np.float32))
     with torch.no_grad():

@@ -38,7 +38,7 @@ BACKEND = (fastiter.BackendError,)
 every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
-def test_every_public_function_is_here() -> None:
+def test_every_public_function_is_covered() -> None:
     own_files = {
         "Accelerated",
         "Chebyshev",
@@ -104,7 +104,7 @@ def check(cell: str, cases: Iterable[Wrong]) -> None:
 
 
 @every_cell
-def test_what_is_refused_below_is_right_otherwise(cell: str) -> None:
+def test_valid_arguments_are_accepted(cell: str) -> None:
     h, _ = getattr(fastiter.torch, cell)(**given(cell), lengths=[4, 0, 2], reverse=True)
     assert not h.isnan().any()
 

@@ -158,7 +158,7 @@ def test_compiles_into_one_graph() -> None:
     assert all(x.equal(y) for x, y in zip(pull(compiled, given), pull(call, given), strict=True))
 
 
-def test_what_is_refused() -> None:
+def test_refusals() -> None:
     Wx, R, b, states = half_inputs("lstm", "bfloat16", 2, 3, 2, 4)
     exact = config("lstm", "float32", enable_automatic_mixed_precision=False)
     wrong = [

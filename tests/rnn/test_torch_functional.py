@@ -29,7 +29,7 @@ SIZES = [(1, 1, 1, 1), (2, 9, 3, 5), (7, 4, 2, 17), (13, 3, 1, 33), (3, 2, 1, 13
 @both_ways
 @both_dtypes
 @every_cell
-def test_the_numbers_are_those_of_numpy(cell: str, activation: str, dtype: Any, reverse: bool, ragged: bool) -> None:
+def test_results_equal_those_of_numpy(cell: str, activation: str, dtype: Any, reverse: bool, ragged: bool) -> None:
     for B, T, N, D in (*SIZES, (0, 3, 2, 5), (3, 0, 2, 5)):
         inputs = rnn_inputs(cell, B, T, N, D, dtype)
         how = {"reverse": reverse, "lengths": some_lengths(B, T) if ragged else None}
@@ -110,7 +110,7 @@ def test_each_cotangent_alone(cell: str, activation: str, reverse: bool, ragged:
 
 @both_ways
 @every_cell
-def test_gradients_of_padding_are_zero_whatever_lies_there(cell: str, activation: str, reverse: bool) -> None:
+def test_gradients_of_padding_are_zero_whatever_it_contains(cell: str, activation: str, reverse: bool) -> None:
     B, T, lengths = 3, 5, [3, 0, 5]
     inputs = rnn_inputs(cell, B, T, 2, 5, np.float64)
     cotangents = random_cotangents(rnn_calls.run(cell, activation, inputs))
@@ -144,7 +144,7 @@ def test_a_poisoned_sequence_leaves_the_gradients_of_the_others(cell: str, activ
 @both_ways
 @pytest.mark.parametrize(("B", "T"), [(0, 4), (2, 0), (0, 0)])
 @every_cell
-def test_gradients_of_nothing(cell: str, activation: str, B: int, T: int, reverse: bool) -> None:
+def test_gradients_of_empty_inputs(cell: str, activation: str, B: int, T: int, reverse: bool) -> None:
     given = leaves(rnn_inputs(cell, B, T, 2, 5, np.float64))
     h, last, states = run(cell, activation, given, reverse=reverse)
     (h.sum() + sum(s.sum() for s in (*last, *states))).backward()
@@ -329,7 +329,7 @@ def test_one_call_or_step_by_step(
 @both_ways
 @both_dtypes
 @every_cell
-def test_packed_is_the_padded_batch(cell: str, activation: str, dtype: Any, reverse: bool) -> None:
+def test_packed_equals_the_padded_batch(cell: str, activation: str, dtype: Any, reverse: bool) -> None:
     B, T, N, D, lengths = 5, 6, 2, 17, [6, 4, 4, 2, 1]
     inputs = rnn_inputs(cell, B, T, N, D, dtype)
     plain, given = leaves(inputs), leaves(inputs)

@@ -47,7 +47,7 @@ pytestmark = no_onednn_projection
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("with_hx", [False, True])
 def test_equals_torch(kind, layout, layers, bidirectional, bias, with_hx):
-    """Each value of each option goes with both dtypes."""
+    """Every option value is combined with both dtypes."""
     dtype = (F32, F64)[(list(LAYOUTS).index(layout) + layers + bidirectional + bias + with_hx) % 2]
     options = {"num_layers": layers, "bidirectional": bidirectional, "bias": bias, "dtype": dtype}
     theirs, mine = pair(kind, batch_first=layout == "batch", **options)

@@ -44,7 +44,7 @@ TORCH_REFUSES = {  # case, arguments by class name, words of the message
 
 @classes
 @pytest.mark.parametrize("what", TORCH_REFUSES)
-def test_refuses_what_torch_refuses(name, what):
+def test_errors_of_torch(name, what):
     theirs, mine = pair(name)
     arguments, words = TORCH_REFUSES[what]
     with pytest.raises((RuntimeError, ValueError)) as expected:
@@ -123,7 +123,7 @@ def test_other_errors(name):
     ],
     ids=str,
 )
-def test_constructors_refuse_what_torch_refuses(name, args, options):
+def test_constructor_errors_of_torch(name, args, options):
     with pytest.raises((TypeError, ValueError, RuntimeError)) as expected:
         getattr(torch.nn, name)(*args, **options)
     with pytest.raises(expected.type):
@@ -253,7 +253,7 @@ def test_indices_of_a_packed_sequence(name, which):
 
 
 @all_names
-def test_arguments_by_name_are_not_taken_by_position(name):
+def test_keyword_only_arguments(name):
     words = (
         "forward takes input and hx by position, reset, lengths and cu_seqlens by name, got {} arguments by position"
     )

@@ -107,7 +107,7 @@ assert stream(x[0]).shape == (3, 7)
 
 
 @pytest.mark.parametrize("places", ["[torch.nn]", "[torch.nn, torch.nn.modules, torch.nn.modules.rnn]"])
-def test_our_classes_by_the_names_of_torch(places):
+def test_our_classes_under_the_names_of_torch(places):
     script = BEGIN.replace("PLACES", places) + BUILT + DERIVED + OTHERS
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

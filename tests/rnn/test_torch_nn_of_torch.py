@@ -110,7 +110,7 @@ def test_after_replace_and_restore():
         (lambda: type("Own", (ours.GRU,), {})(5, 7), f"as {__name__}.Own is none of torch's classes;"),
     ],
 )
-def test_what_torch_cannot_quantize_is_named_whatever_is_asked(layer, why):
+def test_layers_that_torch_cannot_quantize_are_named(layer, why):
     model, x = nn.Sequential(layer()), make_input("time", F32)
     with pytest.warns(UserWarning, match=LEFT) as caught:
         quantized = quantize_dynamic(model, {"": default_dynamic_qconfig})

@@ -123,8 +123,8 @@ def test_gradients_of_some_inputs(calls, kind):
     assert all(calls["backward_tensors"])
 
 
-# T, B, I, H. Where the processor multiplies tiles, from 8 rows on x of an even width is multiplied beside h; sums over
-# more than 768 inputs are cut.
+# T, B, I, H. If the processor multiplies tiles, x of an even width is multiplied together with h from 8 rows on; sums
+# over more than 768 inputs are split.
 BF16_SIZES = [
     (5, 4, 5, 7),
     (1, 1, 2, 2),
@@ -162,8 +162,8 @@ def test_bfloat16_is_as_exact(calls, kind, size):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "sLSTM"])
-def test_bfloat16_rows_are_their_own(name):
-    """A row has equal bits alone, among few or many, and packed, though few or packed rows are multiplied apart."""
+def test_bfloat16_rows_are_independent(name):
+    """A row has equal bits alone, among few or many, and packed, although the products of few or packed rows differ."""
     B, I, H = 19, 34, 66
     module, x = make(ours, name, I, H, dtype=BF16), randn(6, B, I, dtype=BF16)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_bfloat16_rows_are_their_own(name):
 
 @pytest.mark.parametrize(("B", "I", "H"), [(4, 770, 40), (9, 34, 66), (16, 64, 64), (9, 33, 7)])
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "sLSTM"])
-def test_bfloat16_goes_on_bit_for_bit(name, B, I, H):
+def test_bfloat16_continues_bit_for_bit(name, B, I, H):
     """Continues bit for bit from carried states, whose parts other than h are float32."""
     module, x = make(ours, name, I, H, dtype=BF16, num_layers=2), randn(7, B, I, dtype=BF16)
     states = make_states(module, B, BF16)

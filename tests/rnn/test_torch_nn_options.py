@@ -113,7 +113,7 @@ CLIPS = [{"clip_state": 0.2}, {"clip_grad": 0.1}, {"clip_state": 0.2, "clip_grad
 @every_kind
 def test_clips(kind, clips):
     module, plain = make(ours, kind, **BOTH, **clips), make(ours, kind, **BOTH)
-    # A loop over u of h = W_hr u cannot begin from another h.
+    # A loop over u for h = W_hr u cannot begin from an arbitrary h.
     x, states = make_input("time"), [] if kind == "lstm_proj" else make_states(module, B)
     actual = results(called(module), x, states, module)
     assert_same(actual, results(looped(module, kind, **clips), x, states, module))
@@ -381,7 +381,7 @@ def test_errors_of_forward(layout, asked, error, message):
         module(LAYOUTS[layout](make_input(layout, F32)), **asked)
 
 
-def test_what_does_not_go_together():
+def test_incompatible_options():
     with pytest.raises(ValueError, match=r"^GRU: checkpoint must be None where cu_seqlens is given, as chunks of time"):
         make(ours, "gru", checkpoint=2)(make_input("unbatched", F32), cu_seqlens=[0, 6])
     clipped = make(ours, "lstm", clip_state=0.5)

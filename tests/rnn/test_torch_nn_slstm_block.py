@@ -168,7 +168,7 @@ def test_is_a_module():
     )
 
 
-def test_what_is_refused():
+def test_refusals():
     wrong = [
         ({"num_heads": 5}, ValueError, "num_heads must divide embedding_size = 12, got 5"),
         ({"conv_size": -1}, ValueError, "conv_size must be at least 0, got -1"),
@@ -191,7 +191,7 @@ def test_what_is_refused():
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_autocast_goes_on_from_its_own_state(batch_first):
+def test_autocast_continues_from_its_own_state(batch_first):
     """h is returned in bfloat16, as by sLSTM."""
     torch.manual_seed(0)
     block, x = sLSTMBlock(8, 2, batch_first), torch.randn(6, 6, 8)

@@ -94,7 +94,7 @@ def test_steps_in_bfloat16(kind, batch_first):
     assert [s.dtype for s in states_of(state)[1:]] == [F32] * (len(states_of(last)) - 1)
 
 
-def test_steps_in_autocast_have_its_weights():
+def test_steps_under_autocast_use_cast_weights():
     module, x = make(ours, "gru", dtype=F32), randn(I, dtype=F32)
     with torch.no_grad():
         _, state = module.step(x)
@@ -145,7 +145,7 @@ def test_weights_may_be_parametrized():
         assert torch.stack([stream(step) for step in x]).equal(module(x)[0])
 
 
-def test_what_is_refused():
+def test_refusals():
     both_ways = make(ours, "gru", bidirectional=True)
     x = randn(I, dtype=F32)
     calls = {"GRU": lambda: both_ways.step(x), "StreamingRNN": lambda: ours.StreamingRNN(both_ways)}
@@ -179,7 +179,7 @@ def test_what_is_refused():
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda s: pickle.loads(pickle.dumps(s))])
-def test_copies_go_on_from_where_they_were_made(duplicate):
+def test_copies_continue_from_the_state_at_copying(duplicate):
     stream = ours.StreamingRNN(make(ours, "sLSTM", dtype=F32))
     x = randn(T, I, dtype=F32)
     stream(x[0])

@@ -101,7 +101,7 @@ def test_changed_weights_are_packed_again(kind, change):
     assert not found.requires_grad
 
 
-def test_a_stream_follows_a_module_to_no_other_device():
+def test_a_stream_does_not_follow_a_module_to_another_device():
     module = make(ours, "gru", dtype=F32)
     stream, x = ours.StreamingRNN(module), randn(I, dtype=F32)
     module.to("meta")
@@ -109,7 +109,7 @@ def test_a_stream_follows_a_module_to_no_other_device():
         stream(x)
 
 
-def test_weights_of_inference_mode():
+def test_weights_created_in_inference_mode():
     with torch.inference_mode():
         module, x = make(ours, "gru", dtype=F32), randn(2, I, dtype=F32)
         stream = ours.StreamingRNN(module)

@@ -142,7 +142,7 @@ def test_a_bound_that_changes():
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_what_is_no_state_is_none_at_every_step(kind):
+def test_invalid_states_are_refused_at_every_step(kind):
     module, x, zeros = make(ours, kind, dtype=F32), randn(2, I, dtype=F32), torch.zeros(1, 2, H)
     for hx in ((), [], (zeros,) * 3, *([(zeros,), [zeros], zeros] if kind == "lstm" else [])):
         with torch.no_grad():
@@ -152,7 +152,7 @@ def test_what_is_no_state_is_none_at_every_step(kind):
                 module.step(x)
 
 
-def test_one_state_comes_in_any_form_at_every_step():
+def test_a_single_state_in_any_form_at_every_step():
     module, x, h = make(ours, "gru", dtype=F32), randn(2, I, dtype=F32), randn(1, 2, H, dtype=F32)
     expected = module.step(x, h)
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_one_state_comes_in_any_form_at_every_step():
 
 
 @pytest.mark.parametrize("contiguous", [True, False])
-def test_an_input_has_rows_where_the_stream_has(contiguous):
+def test_an_input_has_a_row_axis_if_the_stream_has_one(contiguous):
     module, x = make(ours, "gru", dtype=F32), randn(1, 2 * I, dtype=F32)[:, ::2]
     x = x.contiguous() if contiguous else x
     with pytest.raises(ValueError, match=r"x must have shape \(5,\)"):

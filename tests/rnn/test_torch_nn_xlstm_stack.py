@@ -93,7 +93,7 @@ def test_training_mode_and_gradients():
         torch.testing.assert_close(p.grad, g, rtol=1e-3, atol=1e-3)
 
 
-def test_what_is_refused():
+def test_refusals():
     wrong = [
         ({"function": "lstm"}, "function must be slstm, got lstm"),
         ({"act_fn": "selu"}, "act_fn must be gelu or relu or swish, got selu"),

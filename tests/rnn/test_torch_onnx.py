@@ -108,7 +108,7 @@ def test_a_forward_of_ones_own_is_refused(kind):
             ours.StreamingRNN(module)
 
 
-def test_what_is_refused():
+def test_refusals():
     for module, got in ((make(ours, "sLSTM"), "sLSTM"), (torch.nn.Linear(2, 2), "Linear"), (3, "int")):
         with pytest.raises(TypeError, match=f"^onnx.export: module must be an LSTM, GRU or RNN, got .*{got}$"):
             export(module)
@@ -177,7 +177,7 @@ def test_a_layer_itself_is_exported_by_torch(kind):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_torch_cannot_export():
+def test_modules_that_torch_cannot_export():
     x = randn(4, 3, I, dtype=F32)
     for kind, options, error, expected in (
         ("sLSTM", {}, TypeError, "sLSTM: torch.onnx.export takes LSTM, GRU and RNN, got sLSTM"),

@@ -165,7 +165,7 @@ class OwnLSTM(nn.LSTM):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-def test_what_is_left_and_why():
+def test_layers_left_unchanged_and_the_reasons():
     model = nn.ModuleDict(
         {
             "own": OwnLSTM(2, 2),

@@ -165,7 +165,7 @@ def test_their_own_arguments():
     torch.testing.assert_close(module(x, lengths=lengths, enforce_sorted=False), expected)
 
 
-def test_what_only_ours_have_is_there():
+def test_attributes_of_our_classes_are_available():
     module = make(Named)
     replace(module)
     module.clip_state = 0.01
@@ -231,7 +231,7 @@ class Closed(nn.GRU):
         raise RuntimeError("it is final")
 
 
-def test_what_is_left_and_why():
+def test_layers_left_unchanged_and_the_reasons():
     sizes = (2, 2)
     of = [NoSuper(*sizes), OtherShapes(*sizes), Permuted(*sizes), Attention(*sizes), Clipped(*sizes), Base()]
     half, patched = Named(*sizes, dtype=torch.float16), Named(*sizes)

@@ -163,7 +163,7 @@ class OtherOrder(Cell):
 
 
 class NotAsked(nn.Module):
-    """A module whose config or parameters have other names or sizes, and so is none of these cells."""
+    """A module whose config or parameters have other names or sizes, and which is therefore none of these cells."""
 
     def __init__(self, kernel, bias, config):
         super().__init__()
@@ -171,7 +171,7 @@ class NotAsked(nn.Module):
         self._bias_ = nn.Parameter(torch.zeros(bias))
 
 
-def test_what_is_left_and_why():
+def test_layers_left_unchanged_and_the_reasons():
     clipped = {"gradient_recurrent_clipval": 1.0}, {"forward_clipval": 2.0}, {"gradient_recurrent_cut": True}
     cells = [Capped(Config()), OtherOrder(Config()), *(Cell(Config(**clip)) for clip in clipped)]
     cells += [Cell(Config(function="gru")), TirexCell(TirexConfig(), "cuda"), Cell(Config()).half(), Cell(Config())]

@@ -91,7 +91,7 @@ def test_compiles_once_for_all_lengths(kind):
     assert len(graphs) == 1
 
 
-def test_what_torch_compile_gives_up_on_is_not_traced_in_parts():
+def test_functions_that_torch_compile_skips_are_not_traced_in_parts():
     """Under torch.func, traced parts of the ops' implementations would pass the kernels tensors without memory."""
     module, x = make(ours, "gru", dtype=F64), make_input("time")
     torch._dynamo.reset()
@@ -210,7 +210,7 @@ def test_packed_sequences_have_gradients_too():
         assert_close(found[name], p.grad)
 
 
-def test_what_torch_func_cannot_have():
+def test_derivatives_that_torch_func_does_not_support():
     module, x = make(ours, "gru", dtype=F64), make_input("time")
 
     def total(x):
@@ -250,7 +250,7 @@ def test_parallel_wrappers(one_process):
             assert getattr(found, "full_tensor", lambda found=found: found)().equal(g)
 
 
-def test_vmap_over_nothing() -> None:
+def test_vmap_over_an_empty_batch() -> None:
     """A batch of size 0 gives results of batch size 0 with the usual shapes, as torch's functions do."""
     r = torch.randn(4, 1, 3, 3)
 
