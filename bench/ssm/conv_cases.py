@@ -90,7 +90,7 @@ def entrant(function: Function, task: Inference, how: str = "") -> Entrant:
 
 
 def step_of_models(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The state with the step appended, as transformers' causal_conv1d_update computes it."""
+    """The state with the step appended, as in transformers' causal_conv1d_update."""
     inputs = torch.cat([state, x[:, :, None]], -1)
     state.copy_(inputs[:, :, -state.shape[2] :])
     return silu(conv1d(inputs, weight[:, None], bias, groups=weight.shape[0])[:, :, -1])
@@ -101,7 +101,7 @@ def our_step(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def step(shape: Shape) -> Inference:
-    """An input that stays the same and a state that is full of it, so that every call does the same."""
+    """A constant input and a state filled with it, so that every call does the same."""
     x, weight, bias = inputs_of((*shape[:2], 1), ROWS)
     state = x.expand(*shape[:2], WIDTH).contiguous()
     return Inference(f"one step of {shape[:2]}", our_step, step_of_models, (x[..., 0], state, weight, bias), WIDTH)

@@ -8,7 +8,7 @@ from bench.harness import tables
 from bench.harness.contest import REUSED, Record
 from bench.ssm.conv_cases import CHANNELS, MODELS, ROWS
 
-FORWARD_GOALS = {ROWS: 7.0, CHANNELS: 9.0}  # by the axis that is contiguous
+FORWARD_GOALS = {ROWS: 7.0, CHANNELS: 9.0}  # by the contiguous axis
 GRADIENT_GOAL = {MODELS: {REUSED: 6.0}}
 STEP_GOAL = {MODELS: {REUSED: 8.0}}
 SHARE_GOAL = 0.6

@@ -1,6 +1,6 @@
 """The peers of the selective scan: the loop of transformers' models, the same with unbound steps, and mambapy's scan.
 
-All take u, delta, z (B, D, T), A (D, N), B, C (B, N, T), D and delta_bias (D,), as `selective_loop` in cases.py does.
+All take u, delta, z (B, D, T), A (D, N), B, C (B, N, T), D and delta_bias (D,), like `selective_loop` in cases.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.ssm.cases import Inference, step_loop
 LOOP, UNBOUND = "loop of the models", "loop over unbound steps"
 PSCAN, EAGER = "mambapy pscan", "torch, eager"
 Peers = list[Entrant | Absent]
-LONGEST_LOOP = 1024  # steps: with gradients, a call of the models' loop takes 20 s for 2,048
+LONGEST_LOOP = 1024  # steps: with 2,048, a call of the models' loop with gradients takes 20 s
 Scan = Callable[..., Tensor]
 
 
@@ -32,9 +32,9 @@ def factors(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor) 
 def model_loop(
     unbound: bool, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
 ) -> Tensor:
-    """Factors at all steps at once, then a loop: by slices as the models have it, or over unbound steps.
+    """Compute the factors for all steps at once, then loop: over slices, as in the models, or over unbound steps.
 
-    The gradient of a slice is as large as the whole, so that the backward pass of the former is quadratic in time.
+    The gradient of a slice is as large as the whole array, so that the former's backward pass is quadratic in time.
     """
     decays, inputs = factors(u, delta, A, B, delta_bias)
     h = decays.new_zeros(decays.shape[0], decays.shape[1], decays.shape[3])

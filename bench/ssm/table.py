@@ -8,7 +8,7 @@ from bench.harness import tables
 from bench.harness.contest import REUSED, Record
 from bench.ssm.peers import EAGER, LOOP, PSCAN
 
-INFERENCE_GOALS = {LOOP: {REUSED: 60.0}, PSCAN: {REUSED: 70.0}}  # as a user calls it: memory is used again
+INFERENCE_GOALS = {LOOP: {REUSED: 60.0}, PSCAN: {REUSED: 70.0}}  # as in a user's loop: memory is reused
 GRADIENT_GOALS = {LOOP: {REUSED: 500.0}, PSCAN: {REUSED: 60.0}}
 STEP_GOALS = {EAGER: {REUSED: 8.0}}
 FLOOR_GOALS = {"forward": 0.85, "backward": 0.7}
