@@ -260,7 +260,7 @@ def test_16_bits_are_float32_rounded_once(name: str, stored: Any) -> None:
 
 
 def test_signatures_are_those_of_fla() -> None:
-    """The parameters of fla come first, in its order; those that it has besides are options that change no result."""
+    """The parameters of fla come first, in its order; parameters that only fla has do not change any result."""
     ops = import_module("fla.ops")
     for name in compat.fla.__all__:
         if not hasattr(ops, name):

@@ -29,7 +29,7 @@ def kernels_for_gpus() -> None:
 
 @pytest.fixture(autouse=True)
 def taken(kernels_for_gpus: None) -> Iterator[Any]:
-    """Register the back end, and return a list of the functions that fastiter computes."""
+    """Register the back end, and return a function that lists what fastiter has computed."""
     compat.fla.register()
     backends = import_module("fla.backends")
     registries = [*backends._operation_registries.values(), *backends._function_registries.values()]
