@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
         command.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     report = commands.add_parser("report", help="Markdown from what --out wrote")
     report.add_argument("files", nargs="+", type=Path)
-    report.add_argument("--figure", type=Path, help="draw all of it as one figure here instead")
+    report.add_argument("--figure", type=Path, help="draw all results as one figure here instead")
     given = sys.argv[1:]
     on_card = given[:2] == ["--device", "cuda"] or given[:1] == ["--device=cuda"]
     return parser.parse_args(["cuda", *given[1 + (given[0] == "--device") :]] if on_card else given)

@@ -31,7 +31,7 @@ DECODED = ("Mamba", "Mamba2", "Qwen3Next", "KimiLinear")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     session.add_arguments(parser, SECTIONS)
-    parser.add_argument("--batch", type=int, default=1, help="sequences of a model's input")
+    parser.add_argument("--batch", type=int, default=1, help="number of sequences in a model's input")
     parser.set_defaults(threads=(1,))
 
 

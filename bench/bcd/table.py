@@ -61,9 +61,7 @@ def solvers_markdown(records: Sequence[Record]) -> list[str]:
         ]
         for r in records
     ]
-    note = (
-        "CPU time on one thread. The excess is that of the objective over the lowest, as a share of the objective at 0."
-    )
+    note = "CPU time on one thread. The excess of an objective over the lowest one is relative to the objective at 0."
     return ["### To the same objective", note, tables.markdown_table(header, rows)]
 
 

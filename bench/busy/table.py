@@ -23,7 +23,7 @@ def section(records: Sequence[Record]) -> list[str]:
     header = ["", "busy processes"]
     header += [f"{who}, {what}" for who in ("fastiter", "torch") for what in ("1 thread, ms", "default, ms", "ratio")]
     rows = [[r["work"], str(r["busy"]), *cells(r["ours"], r["busy"] > 0), *cells(r["torch"], False)] for r in records]
-    note = "Means of all calls in some seconds. With no busy process the ratio is what the second thread gains."
+    note = "Means over the calls of several seconds. Without busy processes the ratio is the gain from a second thread."
     return [
         "### The default number of threads against one, beside busy processes",
         note,

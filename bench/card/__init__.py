@@ -33,10 +33,10 @@ PAGE = ROOT / "docs" / "gpu.md"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", type=int, choices=sorted(PARTS), action="append", help="default: all three")
     parser.add_argument("--steps", type=lambda text: text.split(","), help=f"only these of {', '.join(STEPS)}")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of each part")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds per part")
     parser.add_argument("--began", type=float, help="seconds since 1970 at which part 1 began, before its build")
     parser.add_argument("--dry-run", action="store_true", help="without a card, at small sizes")
-    parser.add_argument("--page", action="store_true", help="write the records of all cards into docs/gpu.md, and end")
+    parser.add_argument("--page", action="store_true", help="only write the records of all cards into docs/gpu.md")
 
 
 def chosen(part: int, names: Iterable[str] | None) -> list[Step]:

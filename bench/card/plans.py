@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--simulate", type=Path, required=True, metavar="FILE.json", help="add the rows to this file")
     parser.add_argument("--cells", type=lambda text: text.split(","), default=["lstm"])
     parser.add_argument("--widths", type=lambda text: [int(each) for each in text.split(",")], default=list(WIDTHS))
-    parser.add_argument("--most", type=int, default=MOST, help="plans of one block, and of several")
+    parser.add_argument("--most", type=int, default=MOST, help="maximum of plans with one block, and with several")
     given = parser.parse_args()
     rows: list[Any] = json.loads(given.simulate.read_text()) if given.simulate.exists() else []
     for row in simulated(given.cells, given.widths, given.most):

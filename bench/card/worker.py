@@ -71,9 +71,9 @@ def run(items: list[Item], skip: int, told: Callable[[Record], None]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("where", help="module:function, which is called with whether this is a dry run")
+    parser.add_argument("where", help="module:function, a function of a bool (whether this is a dry run)")
     parser.add_argument("--lines", type=Path, required=True, help="where to write")
-    parser.add_argument("--skip", type=int, default=0, help="items that are done")
+    parser.add_argument("--skip", type=int, default=0, help="number of items already done")
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
     module, _, function = given.where.partition(":")

@@ -144,9 +144,9 @@ def poisson(team: Team, options: Options) -> Iterator[Record]:
 def markdown(records: Sequence[Record]) -> list[str]:
     """A table for all sizes, with the goal for the fastest method on two ranks."""
     note = (
-        f"Five-point matrix in float64 to a relative residual of {RTOL:g}, one thread a rank; `block_jacobi` is a "
-        "symmetric sweep over each rank's rows, `AdditiveSchwarz` one over "
-        "these and an overlap. How many times as fast as SciPy in brackets."
+        f"Five-point matrix in float64 to a relative residual of {RTOL:g}, one thread per rank; `block_jacobi` is a "
+        "symmetric sweep over each rank's rows, `AdditiveSchwarz` one over these and an overlap. The speedup over "
+        "SciPy is in brackets."
     )
     header = ["", "way", "ranks", "steps", "ms", "processor, ms"]
     rows = []

@@ -76,10 +76,10 @@ def _works(records: Sequence[Record]) -> list[list[Record]]:
 
 def sequence_markdown(records: Sequence[Record]) -> list[str]:
     note = (
-        "Two ranks with one thread each, forward and backward. The time is that until both have finished, the "
-        "processor time that of the busier rank; in brackets how many times as fast as one process with one thread. "
+        "Two ranks with one thread each, forward and backward. Times are measured until both have finished; processor "
+        "times are those of the busier rank; the speedup over one process with one thread is in brackets. "
         "`all-gather` and `later ranks` exchange the arguments of all steps, `all-to-all` those of half of the "
-        "channels or heads, and run the function of one process."
+        "channels or heads, and then run the function of one process."
     )
     parts = ["### A sequence on two ranks", note]
     for some in _works(records):
@@ -121,9 +121,9 @@ def sequence_markdown(records: Sequence[Record]) -> list[str]:
 
 def scaling_markdown(records: Sequence[Record]) -> list[str]:
     note = (
-        "Strong scaling reads down a length; weak scaling compares a length on one rank with twice the length on two. "
-        "The model is that of `bench/distributed/model.py` with the costs of messages and calls of this machine. Where "
-        "there are more ranks than cores, only the processor time of the busiest rank says something."
+        "For strong scaling, compare rows of the same length; for weak scaling, a length on one rank with twice the "
+        "length on two. The model is that of `bench/distributed/model.py` with the costs of messages and calls of this "
+        "machine. With more ranks than cores, only the processor time of the busiest rank is meaningful."
     )
     header = ["", "ranks", "way", "ms", "model, ms", "processor, ms", "one process, ms (processor)"]
     rows = [
@@ -142,7 +142,7 @@ def scaling_markdown(records: Sequence[Record]) -> list[str]:
 
 
 def empty_markdown(records: Sequence[Record]) -> list[str]:
-    note = "On two ranks, forward and backward; the all-gather is that of 40 bytes, which every call begins with."
+    note = "On two ranks, forward and backward; the all-gather of 40 bytes is the one with which every call begins."
     header = ["", "exchange", "rounds", "us", "processor, us", "an all-gather, us"]
     rows = [
         [
@@ -161,8 +161,8 @@ def empty_markdown(records: Sequence[Record]) -> list[str]:
 def messages_markdown(records: Sequence[Record]) -> list[str]:
     first = records[0]
     note = (
-        f"Half of the way there and back between two ranks; the line has alpha = {first['alpha_us']:.0f} us and "
-        f"beta = {first['beta_ns']:.2f} ns a byte, by least squares of relative errors."
+        f"Half of the round-trip time between two ranks; the line has alpha = {first['alpha_us']:.0f} us and "
+        f"beta = {first['beta_ns']:.2f} ns per byte, by least squares of relative errors."
     )
     header = ["", "us", "line, us", "the line is off by"]
     rows = [[r["work"], f"{r['us']:.1f}", f"{r['line_us']:.1f}", f"{r['residual']:+.0%}"] for r in records]
@@ -172,8 +172,8 @@ def messages_markdown(records: Sequence[Record]) -> list[str]:
 def model_markdown(records: Sequence[Record]) -> list[str]:
     note = (
         "**A model, not a measurement**: the faster exchange, with at most 8 chunks, and the costs of this machine. "
-        "With P times the steps, each rank has those of the first column. The ranks are faster than one process from "
-        "so many steps on."
+        "With P times the steps, each rank has as many as in the first column. The last column is the number of steps "
+        "from which on the ranks are faster than one process."
     )
     header = ["", "one process, ms", "ranks", "ms", "exchange", "P times the steps, ms", "exchange", "pays from"]
     rows = [
@@ -194,8 +194,8 @@ def model_markdown(records: Sequence[Record]) -> list[str]:
 
 def network_markdown(records: Sequence[Record]) -> list[str]:
     note = (
-        "Ranks in network namespaces, whose packets pass through a switch with such links. A message is modelled by "
-        "the delay and the rate alone, a call by the costs of this machine beside them. Where a link goes down, the "
+        "Ranks in network namespaces, whose packets pass through a switch with such links. The model of a message "
+        "includes only the delay and the rate, that of a call also the costs of this machine. If a link goes down, the "
         "times are those until all ranks have raised, and the timeout of the group."
     )
     header = ["", "ranks", "way", "ms", "model, ms", "slowest, ms", "packets lost"]

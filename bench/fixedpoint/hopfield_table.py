@@ -43,8 +43,8 @@ def updates_markdown(records: Sequence[Record]) -> list[str]:
         for r in records
     ]
     note = (
-        "Half of the difference between three updates and one. hopfield-layers is not on PyPI: its times are recorded "
-        "ones, for two threads of an AMD Zen 4."
+        "Half of the difference between three updates and one. hopfield-layers is not on PyPI: its times were recorded "
+        "earlier, with two threads of an AMD Zen 4."
     )
     return ["### Updates", note, tables.markdown_table(header, rows)]
 

@@ -103,5 +103,5 @@ def markdown(records: Sequence[Record]) -> list[str]:
         for r in records
     ]
     header = ["operator", "", "peer", "times as fast", "ms (the peer's)"]
-    note = "The published code's time for the softmax entropy is a recorded one, on two threads of an AMD Zen 4."
+    note = "The published code's time for the softmax entropy was recorded earlier, with two threads of an AMD Zen 4."
     return ["### Proximal operators", note, tables.markdown_table(header, rows)]

@@ -61,7 +61,7 @@ def solvers_markdown(records: Sequence[Record]) -> list[str]:
             row.append(f"{shown}, {min(r['evaluations'] for r in theirs)} calls")
         rows.append(row)
     header = ["work", "", "ours, ms (the fastest method, fewest calls of f)", *(f"{name}: ratio" for name in GOALS)]
-    note = "The best method of each library, to the same residual; the fewest calls of f are of any of its methods."
+    note = "The fastest method of each library, to the same residual; the fewest calls of f over all of its methods."
     return ["### z = tanh(z M + x)", note, tables.markdown_table(header, rows)]
 
 
@@ -87,7 +87,7 @@ def overhead_markdown(records: Sequence[Record]) -> list[str]:
         value, has_goal = f"{r['us']:.1f}", "m=6" in r["work"]
         shown = tables.at_most(value, f"{OVERHEAD_GOAL:g}", r["us"] <= OVERHEAD_GOAL) if has_goal else value
         rows.append([r["work"], shown])
-    note = "One thread, with a map that returns a stored array; what a call sets up is counted, over 200 steps."
+    note = "One thread, with a map that returns a stored array; the setup time of a call is included, over 200 steps."
     return ["### A step beyond f", note, tables.markdown_table(["work", "us"], rows)]
 
 

@@ -61,4 +61,4 @@ def describe() -> dict[str, Any]:
 def refuse_unfair_environment() -> None:
     """Raise if OpenMP workers sleep when idle, which would slow down torch's small layers several times."""
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
-        raise SystemExit("bench: unset OMP_WAIT_POLICY=passive; it slows torch down, so that ratios mean nothing")
+        raise SystemExit("bench: unset OMP_WAIT_POLICY=passive; it slows torch down, so that ratios are meaningless")

@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser, sections: Sequence[str]) -> N
     def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
 
-    parser.add_argument("--quick", action="store_true", help="small sizes and nothing compiled, in less than a minute")
+    parser.add_argument("--quick", action="store_true", help="small sizes without torch.compile, in less than a minute")
     parser.add_argument("--threads", type=numbers, default=(1, 2), help="1,2")
     parser.add_argument("--sections", type=names, default=tuple(sections), help="of " + ",".join(sections))
-    parser.add_argument("--peers", type=names, default=(), help="words: only peers whose name has one of them")
-    parser.add_argument("--budget", type=float, help="seconds for a contest (long calls take what they take)")
-    parser.add_argument("--no-compile", action="store_true", help="leave out what torch.compile compiles")
-    parser.add_argument("--stir", action="store_true", help="run a torch op before every call: its workers still spin")
+    parser.add_argument("--peers", type=names, default=(), help="words: only peers whose name contains one of them")
+    parser.add_argument("--budget", type=float, help="seconds per contest (long calls may exceed it)")
+    parser.add_argument("--no-compile", action="store_true", help="leave out variants that use torch.compile")
+    parser.add_argument("--stir", action="store_true", help="run a torch op before every call: its workers spin")
 
 
 def read_options(family: str, arguments: argparse.Namespace, sections: Sequence[str]) -> Options:

@@ -19,7 +19,7 @@ def machine(described: Record) -> str:
     config = (line.split() for line in described.get("config", "").splitlines())
     level = next((f"instructions {words[1]}; " for words in config if words[:1] == ["instructions"]), "")
     line = f"{described['cpu']}, {described['cores']} cores; {versions}; {level}load {described['load']:.2f}"
-    busy = "\n\n**The machine was busy: numbers for more than one thread say little.**"
+    busy = "\n\n**The machine was busy: numbers for more than one thread are not reliable.**"
     return line + busy if described["load"] >= BUSY else line
 
 

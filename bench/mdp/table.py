@@ -38,7 +38,7 @@ def sweeps_markdown(records: Sequence[Record]) -> list[str]:
         "ns an entry": lambda r: f"{r['ns_per_entry']:.2f}",
         "share of a copy": lambda r: tables.against(f"{r['share']:.0%}", f"{SHARE_GOAL:.0%}", r["share"] >= SHARE_GOAL),
     }
-    note = "The share counts each array once, against a copy of as many bytes: in cache where they fit."
+    note = "The share counts each array once, against a copy of the same number of bytes, in cache if they fit."
     return ["### One sweep over all states", note, tables.pivot(records, columns)]
 
 
@@ -59,7 +59,7 @@ def solvers_markdown(records: Sequence[Record]) -> list[str]:
         for r in records
     ]
     note = (
-        "One thread; each solution on a fresh model, whose construction is not timed. Errors are against exact values."
+        "One thread; each solve is on a fresh model, whose construction is not timed. Errors are against exact values."
     )
     return ["### To the same tolerance", note, tables.markdown_table(header, rows)]
 

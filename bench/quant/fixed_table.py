@@ -31,7 +31,7 @@ def rates(records: Sequence[Record]) -> list[str]:
         "ms": lambda r: f"{r['ms']:.3f}",
     }
     table = tables.pivot([{**r, "work": code(r["work"])} for r in records], columns)
-    note = "Codes, or numbers that are rounded to e4m3fn first, in; the accumulator is rounded after every addition."
+    note = "Inputs are codes, or numbers first rounded to e4m3fn; the accumulator is rounded after every addition."
     return ["### Multiply-adds per second, beside an ordinary product in float32", note, table]
 
 

@@ -30,7 +30,7 @@ def sweeps_markdown(records: Sequence[Record]) -> list[str]:
         "order": lambda r: r["how"],
         "share of copy bandwidth": share,
     }
-    note = "The share counts 12 bytes for each entry of the matrix, and b, x and the new x once."
+    note = "The share counts 12 bytes for each entry of the matrix, and b, x and the new x once each."
     return ["### One sweep", note, tables.pivot(named, columns)]
 
 

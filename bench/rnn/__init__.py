@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=numbers, help="B of the grid")
     parser.add_argument("--lengths", type=numbers, help="T of the grid")
     parser.add_argument("--widths", type=numbers, help="H of the grid")
-    parser.add_argument("--budget", type=float, help="seconds for a cell of the table (long calls take what they take)")
-    parser.add_argument("--stir", action="store_true", help="run a torch op before every call: its workers still spin")
+    parser.add_argument("--budget", type=float, help="seconds per cell of the table (long calls may exceed it)")
+    parser.add_argument("--stir", action="store_true", help="run a torch op before every call: its workers spin")
 
 
 def read_options(arguments: argparse.Namespace) -> Options:

@@ -173,7 +173,7 @@ def grid_markdown(records: Sequence[Record]) -> list[str]:
     return parts
 
 
-SHARE_NOTE = "The floor is flops over the sgemm rate; marked `r`: bytes of r over the cache's bandwidth."
+SHARE_NOTE = "The floor is the flops at the sgemm rate; marked `r`: the bytes of r at the cache's bandwidth."
 
 
 def heads_markdown(records: Sequence[Record]) -> list[str]:

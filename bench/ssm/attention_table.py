@@ -43,7 +43,7 @@ def floor_markdown(records: Sequence[Record]) -> list[str]:
         "ms": lambda r: f"{r['ms']:.2f}",
         "floor, ms": lambda r: f"{r['floor_ms']:.2f}",
     }
-    note = "The floor: 2 K V multiply-adds a step and head, 3 K V with a correction, at the rate of a matrix product."
+    note = "The floor: 2 K V multiply-adds per step and head, 3 K V with a correction, at the rate of a matrix product."
     return ["### One thread against the floor", note, tables.pivot(records, columns)]
 
 

@@ -12,7 +12,7 @@ FORWARD_GOALS = {ROWS: 7.0, CHANNELS: 9.0}  # by the contiguous axis
 GRADIENT_GOAL = {MODELS: {REUSED: 6.0}}
 STEP_GOAL = {MODELS: {REUSED: 8.0}}
 SHARE_GOAL = 0.6
-COPY = "The bandwidth is that of the best of several copies of as many bytes."
+COPY = "The bandwidth is that of the best of several copies of the same number of bytes."
 
 
 def forward_markdown(records: Sequence[Record]) -> list[str]:
