@@ -42,7 +42,7 @@ const std::vector<double>& Tsallis::probabilities(int64_t bin) {
     const double* k = s_.estimate + bin * int64_t(arms);
     const double eta = 2 / std::sqrt(double(s_.rounds[bin] + 1)), total = s_.total[bin];
     const double scale = total > 0 ? total / double(s_.rounds[bin]) : 1, least = *std::min_element(k, k + arms);
-    double below = 2 / eta; // the least k_i minus x
+    double below = 2 / eta; // the smallest k_i minus x
     for (int step = 0; step < kNewtonSteps; ++step) {
         double sum = 0, slope = 0;
         for (size_t i = 0; i < arms; ++i) {

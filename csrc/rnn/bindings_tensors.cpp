@@ -15,8 +15,8 @@ namespace {
 
 PyObject* at(const py::handle& tuple, int i) { return PyTuple_GET_ITEM(tuple.ptr(), i); }
 
-// The arrays of a recurrence, of one dtype, except that the states beside a bfloat16 h are float32:
-//   wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or none; b may be float32 beside bfloat16
+// The arrays of a recurrence, all of one dtype, except that with a bfloat16 h the other states are float32:
+//   wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or none; b may be float32 if the others are bfloat16
 //   a layer: x (T, B, I), w_ih (G N D, I), w_hh (G N D, D), both biases (G N D,) or neither; h and dh are (T, B, N D)
 // The initial states are (B, N, D), or none.
 struct Sequence {

@@ -48,7 +48,7 @@ public:
             uint8_t rows[16] = {};
         } layout;
         for (int i = 0; i < 8; ++i) layout.bytes_of_row[i] = 64, layout.rows[i] = uint8_t(rows_of[i]);
-        __asm__ volatile("" ::: "memory"); // GCC's intrinsics do not say that they read memory
+        __asm__ volatile("" ::: "memory"); // GCC's intrinsics do not declare that they read memory
         _tile_loadconfig(&layout);
     }
 };
