@@ -103,7 +103,7 @@ def test_packed_rows(method: Any, chunk: int, gated: bool) -> None:
 
 
 @pytest.mark.parametrize("make", [list, tuple, np.array, lambda x: np.array(x, np.uint8)])
-def test_lengths_and_bounds_are_any_whole_numbers(make: Callable[[list[int]], Any]) -> None:
+def test_lengths_and_bounds_of_any_integer_type(make: Callable[[list[int]], Any]) -> None:
     inputs = delta_inputs(3, 4, 1, 5, 3)
     assert_same_bits(run(inputs, lengths=make([4, 0, 2])), run(inputs, lengths=np.array([4, 0, 2])))
     packed = delta_inputs(1, 4, 1, 5, 3, rows=2)
@@ -111,7 +111,7 @@ def test_lengths_and_bounds_are_any_whole_numbers(make: Callable[[list[int]], An
 
 
 @with_and_without_decay
-def test_no_state_is_zeros_and_auto_is_step(gated: bool) -> None:
+def test_a_missing_state_equals_zeros_and_auto_is_sequential(gated: bool) -> None:
     inputs = delta_inputs(2, 9, 2, 7, 33, np.float32, gated=gated)
     expected = run(inputs, method="sequential")
     assert_same_bits(run(inputs), expected)
@@ -233,7 +233,7 @@ def test_every_element_is_written(method: Any, chunk: int, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e38], ids=["nan", "inf", "-inf", "huge"])
 @every_method
-def test_a_poisoned_head_does_not_touch_the_others_nor_what_was_before(method: Any, chunk: int, poison: float) -> None:
+def test_a_poisoned_head_affects_neither_the_others_nor_earlier_steps(method: Any, chunk: int, poison: float) -> None:
     B, T, N, row, head, step = 3, 20, 2, 1, 1, 11
     clean = delta_inputs(B, T, N, 7, 70, np.float32)
     expected = run(clean, method=method, chunk=chunk)

@@ -60,7 +60,7 @@ def test_types_and_dtypes() -> None:
     check([Wrong("k is a scalar of NumPy", {"k": np.float32(1)}, VALUE, "k", r"\(\)")])
 
 
-def test_tensors_are_no_arrays() -> None:
+def test_tensors_are_refused_where_arrays_are_expected() -> None:
     torch = pytest.importorskip("torch")
     check([Wrong(f"{n} is a tensor", {n: torch.from_numpy(given()[n])}, TYPE, n, "torch.Tensor") for n in NAMES])
     check([Wrong("reset is a tensor", {"reset": torch.zeros(T, dtype=torch.bool)}, TYPE, "reset", "torch.Tensor")])

@@ -84,7 +84,7 @@ def test_decay_alone_is_a_running_product() -> None:
     assert_close(o, np.einsum("btn,bnkv,btnk->btnv", products, inputs.state, inputs.q), 5, 4)
 
 
-def test_no_factor_axis_is_one_factor() -> None:
+def test_a_missing_factor_axis_means_one_factor() -> None:
     inputs = delta_inputs(2, 5, 2, 4, 3)
     one = inputs._replace(k=inputs.k[:, :, None], v=inputs.v[:, :, None], beta=inputs.beta[:, :, None])
     assert_same_bits(run(one), run(inputs))
@@ -110,7 +110,7 @@ def test_a_reset_begins_anew() -> None:
     assert_same_bits((o[:, 4:], last), (o2, last2))
 
 
-def test_lengths_and_packed_rows_are_rows_alone() -> None:
+def test_lengths_and_packed_rows_equal_separate_rows() -> None:
     lengths = [3, 0, 5]
     inputs = delta_inputs(3, 5, 2, 4, 3)
     o, last = run(inputs, lengths=lengths)
@@ -177,7 +177,7 @@ def check_gradients(inputs: DeltaInputs, **how: Any) -> None:
         np.testing.assert_allclose(gradients[name], expected, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-def test_no_decay_and_no_state_have_the_gradients_of_ones_and_zeros() -> None:
+def test_a_missing_decay_or_state_has_the_gradients_of_ones_or_zeros() -> None:
     inputs = delta_inputs(2, 4, 2, 3, 2)
     assert inputs.decay is not None
     plain = inputs._replace(decay=np.ones_like(inputs.decay), state=np.zeros_like(inputs.state))

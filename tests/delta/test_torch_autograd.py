@@ -69,7 +69,7 @@ def test_a_change_between_forward_and_backward_is_harmless_or_an_error(what: str
         torch.autograd.grad(total, given)
 
 
-def test_only_what_requires_a_gradient_is_recorded() -> None:
+def test_only_inputs_that_require_a_gradient_are_recorded() -> None:
     given = leaves(delta_inputs(2, 9, 2, 3, 4))
     constant = [x.detach() for x in given]
     assert not any(y.requires_grad for y in run(constant))

@@ -182,11 +182,11 @@ print("done")
 """
 
 
-def test_tensors_without_data_have_shapes_alone() -> None:
+def test_tensors_without_data_have_only_shapes() -> None:
     assert assert_runs("-X", "faulthandler", "-W", "ignore", "-c", WITHOUT_DATA).split() == ["done"]
 
 
-def test_modes_that_watch_see_the_ops() -> None:
+def test_torch_modes_see_the_ops() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen = []

@@ -66,7 +66,7 @@ def test_long_sequence(cell: str, method: str) -> None:
 
 @both_ways
 @every_cell
-def test_no_state_is_zeros(cell: str, reverse: bool) -> None:
+def test_a_missing_state_equals_zeros(cell: str, reverse: bool) -> None:
     inputs = para_inputs(cell, 3, 5, 17, np.float32)
     zeros = inputs._replace(state=tuple(np.zeros_like(s) for s in inputs.state))
     actual = getattr(fastiter, cell)(inputs.wx, *inputs.weights(), reverse=reverse)

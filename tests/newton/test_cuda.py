@@ -235,7 +235,7 @@ def test_sanitizers(
         sanitized(sanitizer, programs, monkeypatch, cell, dtype)
 
 
-def test_a_pass_that_overwrites_what_others_read_is_caught(
+def test_a_pass_that_overwrites_the_input_of_others_is_detected(
     tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device != "cpu":

@@ -83,7 +83,7 @@ def test_states_of_all_steps(cell: str) -> None:
 
 
 @every_cell
-def test_no_state_is_zeros(cell: str) -> None:
+def test_a_missing_state_equals_zeros(cell: str) -> None:
     wx, a, p, state = para_inputs(cell, 2, 4, 3, np.float64)
     zeros = reference.sequential(cell, wx, a, p, tuple(np.zeros_like(s) for s in state))
     assert_same_bits(reference.sequential(cell, wx, a, p), zeros)

@@ -56,7 +56,7 @@ def test_weights_times_100(cell: str, dtype: Any, max_steps: int) -> None:
 @pytest.mark.parametrize("window", [1, 7, 64, 1000])
 @both_dtypes
 @every_cell
-def test_without_a_tolerance_it_is_the_loop_bit_for_bit(cell: str, dtype: Any, window: int, bound: float) -> None:
+def test_without_a_tolerance_it_equals_the_loop_bit_for_bit(cell: str, dtype: Any, window: int, bound: float) -> None:
     inputs = para_inputs(cell, 3, 200, 33, dtype, bound=bound)
     assert_same_bits(run(cell, inputs, method="newton", window=window, rtol=0, atol=0.0), run(cell, inputs))
 

@@ -43,7 +43,7 @@ def test_results_equal_those_of_numpy(cell: str, dtype: Any, reverse: bool, ragg
 
 
 @every_cell
-def test_no_state(cell: str) -> None:
+def test_without_a_state(cell: str) -> None:
     inputs = para_inputs(cell, 3, 4, 5, np.float64)
     expected = getattr(fastiter, cell)(inputs.wx, *inputs.weights())
     assert_same_bits(numpy(getattr(fastiter.torch, cell)(*map(tensor, (inputs.wx, *inputs.weights())))), expected)
@@ -65,7 +65,7 @@ def test_the_info_equals_that_of_numpy(cell: str) -> None:
 
 
 @pytest.mark.parametrize("make", [list, tuple, torch.tensor, np.array, lambda x: torch.tensor(x, dtype=torch.uint8)])
-def test_lengths_are_any_whole_numbers(make: Any) -> None:
+def test_lengths_of_any_integer_type(make: Any) -> None:
     given = leaves(para_inputs("paragru", 3, 4, 5, np.float64))
     expected = numpy(run("paragru", given, lengths=[4, 0, 2]))
     assert_same_bits(numpy(run("paragru", given, lengths=make([4, 0, 2]))), expected)

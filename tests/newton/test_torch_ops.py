@@ -157,7 +157,7 @@ def test_export_with_any_batch_and_time() -> None:
 @full_and_ragged
 @both_ways
 @every_cell
-def test_modes_that_watch_see_the_op(cell: str, reverse: bool, ragged: bool) -> None:
+def test_torch_modes_see_the_op(cell: str, reverse: bool, ragged: bool) -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen = []
@@ -195,7 +195,7 @@ print("done")
 """
 
 
-def test_tensors_without_data_have_shapes_alone() -> None:
+def test_tensors_without_data_have_only_shapes() -> None:
     assert assert_runs("-X", "faulthandler", "-W", "ignore", "-c", WITHOUT_DATA).split() == ["done"]
 
 

@@ -71,7 +71,7 @@ def test_gradients_of_expanded_inputs() -> None:
         torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-11)
 
 
-def test_nothing_given_is_changed_or_returned() -> None:
+def test_arguments_are_neither_changed_nor_returned() -> None:
     for name in CASES:
         given = CASES[name].inputs(2, 40, 4, torch.float32)
         flat, _ = torch.utils._pytree.tree_flatten(given)
@@ -258,7 +258,7 @@ def test_without_gradients(method: str) -> None:
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_captured_parameter_is_fine_where_no_gradient_is_wanted() -> None:
+def test_a_captured_parameter_is_accepted_without_gradients() -> None:
     module = torch.nn.GRUCell(3, 4)
     x, h0 = numbers(0, torch.float32)(2, 40, 3), torch.zeros((2, 4))
     with torch.no_grad():

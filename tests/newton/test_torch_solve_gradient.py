@@ -67,7 +67,7 @@ def test_gradcheck(case: Case, method: str) -> None:
 
 @pytest.mark.parametrize("jacobian", ["auto", "diagonal", ("block", 2), ("block", 4), "dense", "quasi"])
 @every_method
-def test_gradients_are_exact_whatever_is_claimed(jacobian: Any, method: str) -> None:
+def test_gradients_are_exact_whatever_structure_is_declared(jacobian: Any, method: str) -> None:
     for name in ("paragru", "elman", "lstm_cell"):
         case = CASES[name]
         compare(case.cell, case.inputs(2, 20, 4, torch.float64), method=method, jacobian=jacobian)
@@ -114,7 +114,7 @@ def test_windows_that_were_run_as_a_loop() -> None:
 # --- differentiated inputs --------------------------------------------------------------------------------------------
 
 
-def test_only_what_requires_a_gradient() -> None:
+def test_only_inputs_that_require_gradients() -> None:
     x, params, h0 = CASES["paralstm"].inputs(2, 40, 3, torch.float64)
     flat, spec = Pytree.tree_flatten((x, params, h0))
     every = [y.clone().requires_grad_() for y in flat]

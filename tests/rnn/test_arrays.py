@@ -40,7 +40,7 @@ def sizes() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def test_every_two_sizes_meet() -> None:
+def test_every_pair_of_sizes_occurs() -> None:
     for i, j in itertools.combinations(range(4), 2):
         values = (BATCHES, TIMES, HEADS, WIDTHS)
         assert {(s[i], s[j]) for s in sizes()} == set(itertools.product(values[i], values[j]))
@@ -67,7 +67,7 @@ def test_long_sequence(cell: str, activation: str) -> None:
 
 @both_ways
 @every_cell
-def test_no_bias_and_no_state_are_zeros(cell: str, activation: str, reverse: bool) -> None:
+def test_a_missing_bias_or_state_equals_zeros(cell: str, activation: str, reverse: bool) -> None:
     wx, r, b, state = rnn_inputs(cell, 3, 5, 2, 17, np.float32)
     none: Any = None
     zeros = RnnInputs(wx, r, np.zeros_like(b), tuple(np.zeros_like(s) for s in state))
@@ -102,7 +102,7 @@ def test_backend_reference_is_the_specification(cell: str, activation: str, reve
 
 
 @pytest.mark.parametrize("make", [list, tuple, np.array, lambda x: np.array(x, np.uint8), lambda x: np.array(x)[::1]])
-def test_lengths_are_any_whole_numbers(make: Callable[[list[int]], Any]) -> None:
+def test_lengths_of_any_integer_type(make: Callable[[list[int]], Any]) -> None:
     inputs = rnn_inputs("gru", 3, 4, 1, 5, np.float64)
     assert_same_bits(run("gru", "", inputs, lengths=make([4, 0, 2])), run("gru", "", inputs, lengths=[4, 0, 2]))
 

@@ -259,7 +259,7 @@ def test_errors() -> None:
             run("lstm", "", arguments)
 
 
-def test_what_is_stored_is_rounded_to_the_nearest_even() -> None:
+def test_stored_values_are_rounded_to_nearest_even() -> None:
     """h = max(wx + b, 0) for sums halfway between two bfloat16 numbers, denormal, beyond the largest, NaN."""
     rng = np.random.default_rng(0)
     wx = rng.integers(0x1000, 0x7F80, 4096).astype(np.uint16)

@@ -83,7 +83,7 @@ def test_types(cell: str) -> None:
 
 
 @every_cell
-def test_tensors_are_no_arrays(cell: str) -> None:
+def test_tensors_are_refused_where_arrays_are_expected(cell: str) -> None:
     torch = pytest.importorskip("torch")
     x = given(cell)["wx"]
     check(cell, [Wrong("wx is a tensor", {"wx": torch.from_numpy(x)}, TYPE, "wx", "torch.Tensor")])

@@ -97,7 +97,7 @@ def test_a_head_alone_equals_that_head_of_several(cell: str, activation: str) ->
 
 
 @every_cell
-def test_rows_trade_places_with_their_lengths(cell: str, activation: str) -> None:
+def test_rows_permuted_with_their_lengths(cell: str, activation: str) -> None:
     B, T = 13, 5
     wx, r, b, state = rnn_inputs(cell, B, T, 2, 17, np.float32)
     lengths, order = np.array(some_lengths(B, T)), np.random.default_rng(0).permutation(B)
@@ -181,7 +181,7 @@ def test_threads_of_either_pool(case: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell which cores a process may use")
-def test_the_default_is_the_cores_of_the_process() -> None:
+def test_the_default_is_the_number_of_cores_of_the_process() -> None:
     script = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import fastiter; "
     assert assert_runs("-c", script + "print(fastiter.get_num_threads())").split() == ["1"]
     pytest.importorskip("torch")

@@ -183,7 +183,7 @@ def test_forward_equals_the_independent_loop(cell: str, activation: str, reverse
 
 
 @every_cell
-def test_no_bias_and_no_state_are_zeros(cell: str, activation: str) -> None:
+def test_a_missing_bias_or_state_equals_zeros(cell: str, activation: str) -> None:
     wx, r, b, state = rnn_inputs(cell, 2, 4, 2, 3, np.float64)
     function = getattr(reference, cell)
     zeros = function(wx, r, np.zeros_like(b), tuple(np.zeros_like(s) for s in state), **options(activation))

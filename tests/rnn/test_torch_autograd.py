@@ -273,7 +273,7 @@ def test_checkpoints_anomaly_detection_and_saved_tensor_hooks(cell: str, activat
         assert_same_bits(gradients(final_states), expected)
 
 
-def test_only_what_requires_a_gradient_is_recorded() -> None:
+def test_only_inputs_that_require_a_gradient_are_recorded() -> None:
     given = leaves(rnn_inputs("lstm", 2, 3, 1, 4, np.float64))
     constant = Leaves(given.wx.detach(), given.r.detach(), given.b.detach(), tuple(s.detach() for s in given.state))
     h, last, states = run("lstm", "", constant)

@@ -115,7 +115,7 @@ def test_types(cell: str) -> None:
 
 
 @every_cell
-def test_arrays_are_no_tensors(cell: str) -> None:
+def test_arrays_are_refused_where_tensors_are_expected(cell: str) -> None:
     x = given(cell)["wx"].numpy()
     check(cell, [Wrong("wx is an array", {"wx": x}, TYPE, "wx", "ndarray")])
 

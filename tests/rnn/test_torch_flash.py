@@ -81,7 +81,7 @@ def test_gradients_from_one_of_the_results(function: str, only: int) -> None:
 
 
 @functions
-def test_states_that_were_changed_change_no_gradient(function: str) -> None:
+def test_changing_returned_states_changes_no_gradient(function: str) -> None:
     leaves = [x.requires_grad_() for x in inputs(function, 2, 5, 2, 8, F32)]
     every, last = flashrnn(*leaves, function=function)
     expected = torch.autograd.grad(last.sum(), leaves, retain_graph=True)
@@ -364,7 +364,7 @@ def test_an_option_changed_later_is_refused_by_name(name: str, value: object, me
         flashrnn(*inputs("lstm", 2, 3, 2, 4, F32)[:3], config=config)
 
 
-def test_an_option_changed_later_counts() -> None:
+def test_an_option_changed_later_takes_effect() -> None:
     Wx, R, b, _ = inputs("lstm", 2, 3, 2, 4, F32)
     config = FlashRNNConfig()
     config.forward_clipval = 0.25

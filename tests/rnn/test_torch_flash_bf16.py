@@ -57,7 +57,7 @@ def test_values_and_gradients_are_those_of_float32(function: str, dtype_s: str) 
 
 
 @functions
-def test_a_step_takes_the_states_that_were_returned(function: str) -> None:
+def test_a_step_continues_from_the_returned_states(function: str) -> None:
     """Each state is one float32 step from the previous one, rounded once: equal or, near a tie, its neighbour."""
     B, T, N, D = 3, 40, 2, 17
     Wx, R, b, states = half_inputs(function, "bfloat16", B, T, N, D)
@@ -88,7 +88,7 @@ def test_continues_bit_for_bit_where_it_was_split(function: str, dtype_s: str) -
         assert end.equal(last)
 
 
-def test_no_states_are_zeros_and_initial_values_have_the_dtype_of_states() -> None:
+def test_missing_states_equal_zeros_and_initial_values_have_their_dtype() -> None:
     Wx, R, b, states = half_inputs("slstm", "float32", 2, 3, 2, 4)
     plain = flashrnn(Wx, R, b, config=config("slstm", "float32"))
     assert plain[0].equal(flashrnn(Wx, R, b, torch.zeros_like(states), config=config("slstm", "float32"))[0])

@@ -44,7 +44,7 @@ def test_results_equal_those_of_numpy(cell: str, activation: str, dtype: Any, re
 
 
 @every_cell
-def test_no_bias_and_no_state(cell: str, activation: str) -> None:
+def test_without_bias_and_state(cell: str, activation: str) -> None:
     inputs = rnn_inputs(cell, 3, 4, 2, 5, np.float64)
     arguments, how = (inputs.wx, inputs.r), options(activation)
     expected = getattr(fastiter, cell)(*arguments, **how)
@@ -52,7 +52,7 @@ def test_no_bias_and_no_state(cell: str, activation: str) -> None:
 
 
 @pytest.mark.parametrize("make", [list, tuple, torch.tensor, np.array, lambda x: torch.tensor(x, dtype=torch.uint8)])
-def test_lengths_are_any_whole_numbers(make: Any) -> None:
+def test_lengths_of_any_integer_type(make: Any) -> None:
     inputs = leaves(rnn_inputs("gru", 3, 4, 1, 5, np.float64))
     expected = numpy(run("gru", "", inputs, lengths=[4, 0, 2]))
     assert_same_bits(numpy(run("gru", "", inputs, lengths=make([4, 0, 2]))), expected)

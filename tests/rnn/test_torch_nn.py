@@ -190,7 +190,7 @@ def test_backward_twice(kind):
 @kinds
 @pytest.mark.parametrize("where", ["input", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0"])
 @pytest.mark.parametrize("layout", ["time", "packed"])
-def test_nan_reaches_what_it_reaches_in_torch(kind, where, layout):
+def test_nan_spreads_as_in_torch(kind, where, layout):
     """A diverged run shows NaN in every gradient in which torch's layer would."""
     theirs, mine = pair(kind, dtype=F64)
     x = make_input(layout, F64)

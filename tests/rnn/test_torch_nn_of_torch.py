@@ -149,7 +149,7 @@ def test_the_flow_on_graphs(name):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_the_flow_on_graphs_asked_for_torchs_class(name):
+def test_the_flow_on_graphs_configured_for_torchs_class(name):
     _, mine = both(name)
     mapping = QConfigMapping().set_object_type(getattr(nn, name), default_dynamic_qconfig)
     with pytest.warns(UserWarning, match=LEFT):

@@ -258,11 +258,11 @@ print("done")
 """
 
 
-def test_tensors_without_data_have_shapes_alone() -> None:
+def test_tensors_without_data_have_only_shapes() -> None:
     assert assert_runs("-X", "faulthandler", "-W", "ignore", "-c", WITHOUT_DATA).split() == ["done"]
 
 
-def test_a_subclass_of_tensor_is_let_through() -> None:
+def test_tensor_subclasses_are_accepted() -> None:
     class Seen(torch.Tensor):
         pass
 
@@ -277,7 +277,7 @@ def test_a_subclass_of_tensor_is_let_through() -> None:
 @full_and_ragged
 @both_ways
 @every_cell
-def test_modes_that_watch_see_the_op(cell: str, activation: str, reverse: bool, ragged: bool) -> None:
+def test_torch_modes_see_the_op(cell: str, activation: str, reverse: bool, ragged: bool) -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen = []

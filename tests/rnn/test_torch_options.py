@@ -122,7 +122,7 @@ def test_arrays_and_tensors_are_alike(cell: str, activation: str, dtype: Any, re
 
 
 @every_cell
-def test_bounds_that_nothing_reaches_change_no_bit(cell: str, activation: str) -> None:
+def test_bounds_that_no_value_reaches_change_no_bit(cell: str, activation: str) -> None:
     inputs = rnn_inputs(cell, 3, 5, 2, 17, np.float32)
     plain, given = leaves(inputs), leaves(inputs)
     expected = with_gradients(run(cell, activation, plain), plain.all())
@@ -139,7 +139,7 @@ def test_bounds_that_nothing_reaches_change_no_bit(cell: str, activation: str) -
 @both_dtypes
 @both_ways
 @every_cell
-def test_sequences_in_one_row_are_rows_of_their_own(cell: str, activation: str, dtype: Any, reverse: bool) -> None:
+def test_sequences_in_one_row_equal_separate_rows(cell: str, activation: str, dtype: Any, reverse: bool) -> None:
     T, N, D = 23, 2, 17
     inputs, bounds = packed_inputs(cell, T, N, D, dtype)
     how = {"reverse": reverse, "clip_state": 0.4}

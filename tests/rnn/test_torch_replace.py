@@ -203,7 +203,7 @@ def test_layers_left_unchanged_and_the_reasons():
             function([])
 
 
-def test_restore_leaves_what_got_another_class():
+def test_restore_skips_layers_of_another_class():
     model = nn.Sequential(nn.LSTM(3, 4), nn.GRU(4, 4), nn.RNN(4, 4), nn.GRU(4, 4))
     parametrizations.weight_norm(model[3], "weight_hh_l0")
     assert len(report_of(replace, model).replaced) == 4

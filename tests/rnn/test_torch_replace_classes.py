@@ -175,7 +175,7 @@ def test_attributes_of_our_classes_are_available():
     torch.testing.assert_close(stream(make_input("time")[0]), module(make_input("time"))[0][0])
 
 
-def test_every_class_is_made_once():
+def test_every_class_is_created_once():
     a, b = make(Scaled), make(Scaled)
     replace(nn.ModuleList([a, b]))
     assert type(a) is type(b)

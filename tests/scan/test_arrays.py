@@ -203,7 +203,7 @@ def test_resets_lengths_and_packed_rows(kind: str, dtype: Any, reverse: bool) ->
 
 
 @both_kinds
-def test_padding_is_neither_read_nor_left_as_it_was(kind: str) -> None:
+def test_padding_is_not_read_but_overwritten(kind: str) -> None:
     a, x, h0 = scan_inputs(kind, 3, 6, (7,) if kind == "linear" else (2, 2), np.float32)
     lengths = [6, 2, 0]
     for b, n in enumerate(lengths):

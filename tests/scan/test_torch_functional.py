@@ -102,7 +102,7 @@ def test_float32_gradients_are_those_of_the_specification(kind: str, broadcast: 
 
 @pytest.mark.parametrize("needed", range(1, 8))
 @both_kinds
-def test_only_what_is_needed(kind: str, needed: int) -> None:
+def test_gradients_of_some_inputs(kind: str, needed: int) -> None:
     given = tensors(kind, np.float64)
     expected = torch.autograd.grad(SCANS[kind](*given)[0].sum(), given)
     some = [y.detach().requires_grad_(bool(needed >> i & 1)) for i, y in enumerate(given)]

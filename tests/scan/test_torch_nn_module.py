@@ -50,7 +50,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 
 @every_layer
-def test_streaming_at_every_split_is_the_whole(name: str) -> None:
+def test_streaming_at_every_split_equals_the_whole(name: str) -> None:
     layer, x = make(name), batch(T, B, I)
     whole, last = layer(x)
     assert whole.shape == (T, B, H)

@@ -184,7 +184,7 @@ def test_trace_is_right_or_refused(kind: str) -> None:
 
 
 @both_kinds
-def test_modes_that_watch_see_the_ops(kind: str) -> None:
+def test_torch_modes_see_the_ops(kind: str) -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen = []
@@ -249,5 +249,5 @@ print("done")
 """
 
 
-def test_tensors_without_data_have_shapes_alone() -> None:
+def test_tensors_without_data_have_only_shapes() -> None:
     assert assert_runs("-X", "faulthandler", "-W", "ignore", "-c", WITHOUT_DATA).split() == ["done"]

@@ -116,7 +116,7 @@ def test_storage_types() -> None:
     assert np.array_equal(last, wide_last)
 
 
-def test_nothing_beyond_the_lengths_reaches_outputs_or_gradients() -> None:
+def test_steps_beyond_the_lengths_affect_neither_outputs_nor_gradients() -> None:
     lengths = [4, 0]
     clean = ssd_inputs((2, 9, 4, 3, 2, 5))
     dirty = {n: x.copy() for n, x in clean.items()}

@@ -108,7 +108,7 @@ def test_gradients_of_the_output_or_the_state_alone() -> None:
             assert_near(a.numpy(), (torch.zeros_like(a) if b is None else b).numpy(), np.float64, 800, name)
 
 
-def test_only_what_requires_a_gradient_gets_one() -> None:
+def test_only_inputs_that_require_a_gradient_get_one() -> None:
     every = leaves(attention_inputs((1, 53, 4, 5, 3), np.float32, "vector", bonus=True, shared=2))
     expected = dict(zip(every, torch.autograd.grad(attend(**every)[0].sum(), list(every.values())), strict=True))
     for name in every:

@@ -143,7 +143,7 @@ def test_gradients_of_the_output_or_the_states_alone() -> None:
             assert_near(g.numpy(), getattr(expected, name), np.float64, 80, name)
 
 
-def test_only_what_requires_a_gradient_gets_one() -> None:
+def test_only_inputs_that_require_a_gradient_get_one() -> None:
     every = leaves(conv_inputs(1, 20, 40, 4))
     total = conv(**every).sum()
     expected = dict(zip(every, torch.autograd.grad(total, list(every.values())), strict=True))

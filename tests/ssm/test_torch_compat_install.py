@@ -68,7 +68,7 @@ def test_imports() -> None:
         assert name == "register" or getattr(ops, name) is getattr(compat.fla, name)
 
 
-def test_modules_are_found_and_say_what_they_lack() -> None:
+def test_modules_are_found_and_name_missing_functions() -> None:
     compat.install(*NAMES, force=True)
     for path in ("mamba_ssm", "mamba_ssm.ops.triton.layer_norm", "fla.ops.generalized_delta_rule.dplr"):
         spec = importlib.util.find_spec(path)

@@ -84,7 +84,7 @@ def test_gradients_of_the_loop(decay: str, dtype: Any) -> None:
             assert_near(a.numpy(), e.numpy(), dtype, 4 * int(np.prod(size)), name)
 
 
-def test_only_what_requires_a_gradient_gets_one() -> None:
+def test_only_inputs_that_require_a_gradient_get_one() -> None:
     every = leaves(1, 53, 4, 5, 3, dtype=np.float32, decay="vector", shared=2)
     for output in range(2):
         total = rule(**every)[output].sum()

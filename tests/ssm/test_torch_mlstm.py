@@ -119,7 +119,7 @@ def test_float32_is_near_float64() -> None:
         assert worst < 4000 * 2.0**-23, f"d{name} is off by {worst:.1e}"
 
 
-def test_only_what_requires_a_gradient_gets_one() -> None:
+def test_only_inputs_that_require_a_gradient_get_one() -> None:
     every = leaves(1, 53, 4, 5, 3, dtype=np.float32, shared=2)
     expected = torch.autograd.grad(sum(y.sum() for y in run(every)), every)
     for place, e in enumerate(expected):

@@ -128,7 +128,7 @@ def test_gradients_of_the_output_or_the_state_alone(is_complex: bool) -> None:
 
 
 @real_and_complex
-def test_only_what_requires_a_gradient_gets_one(is_complex: bool) -> None:
+def test_only_inputs_that_require_a_gradient_get_one(is_complex: bool) -> None:
     inputs = scan_inputs(1, 20, 40, 5, is_complex=is_complex)
     every = leaves(inputs)
     expected = dict(zip(every, torch.autograd.grad(run(every)[0].sum(), list(every.values())), strict=True))

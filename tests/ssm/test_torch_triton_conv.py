@@ -87,7 +87,7 @@ def test_outputs_and_gradients(
     check(device, size, dtype, cut, order, **options)
 
 
-def test_gradients_of_the_states_alone_and_of_what_is_requested(device: str) -> None:
+def test_gradients_of_the_states_alone_and_of_requested_inputs(device: str) -> None:
     x, weight, _, first = (torch.from_numpy(y).to(device) for y in conv_inputs(1, 2, 5, 3))
     _, last = conv(x.requires_grad_(), weight.requires_grad_(), initial_states=first, return_final_states=True)
     dx, dweight = torch.autograd.grad(last.sum(), (x, weight))
@@ -176,7 +176,7 @@ def fake_tensors() -> Iterator[None]:
         yield
 
 
-def test_tensors_of_a_card_are_taken(fake_tensors: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_tensors_are_accepted(fake_tensors: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     x, step, weight, state = (torch.empty(n, device="cuda") for n in ((2, 3, 9), (2, 3), (3, 4), (2, 3, 4)))
     whole = torch.empty(2, dtype=torch.int64, device="cuda")

@@ -125,7 +125,7 @@ def test_states_that_vanish_at_once(device: str) -> None:
         assert_near(g.cpu().numpy(), getattr(exact, name), np.float32, 400, name)
 
 
-def test_gradients_of_the_state_alone_and_of_what_is_requested(device: str) -> None:
+def test_gradients_of_the_state_alone_and_of_requested_inputs(device: str) -> None:
     inputs = scan_inputs(1, 2, 9, 1)
     every = {name: torch.from_numpy(x).to(device).requires_grad_() for name, x in inputs.arguments().items()}
     last = scan(**every, delta_softplus=True, return_last_state=True)[1]
@@ -235,7 +235,7 @@ def fake_tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_tensors_of_a_card_are_taken(fake_tensors: None) -> None:
+def test_cuda_tensors_are_accepted(fake_tensors: None) -> None:
     u, delta = (torch.empty(2, 3, 300, device="cuda") for _ in range(2))
     A, B, C = (torch.empty(n, device="cuda") for n in ((3, 4), (2, 2, 4, 300), (2, 1, 4, 300)))
     with pytest.raises(ValueError, match="selective_scan: B must have shape"):
