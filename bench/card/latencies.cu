@@ -95,7 +95,7 @@ KERNEL barrier_grid(uint32* arrived, int kind, int turns, long long* cycles, flo
     const uint32 blocks = gridDim.x;
     const long long start = now();
     CHAIN {
-        data[((i & 1) * blocks + blockIdx.x) * blockDim.x + threadIdx.x] = float(i); // to be made visible
+        data[((i & 1) * blocks + blockIdx.x) * blockDim.x + threadIdx.x] = float(i); // the store that the barrier makes visible
         __syncthreads();
         if (kind == 2) {
             if (threadIdx.x == 0)
@@ -119,7 +119,7 @@ KERNEL barrier_grid(uint32* arrived, int kind, int turns, long long* cycles, flo
 
 #if __CUDA_ARCH__ >= 900
 #define MEET asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory")
-// Every block writes its part of `bytes` bytes to the shared memory of all blocks of the cluster, 8 bytes a store.
+// Every block writes its part of `bytes` bytes to the shared memory of all blocks of the cluster, 8 bytes per store.
 template <int size> __device__ __forceinline__ void exchange(int bytes, int turns, long long* cycles) {
     extern __shared__ __align__(16) unsigned char memory[];
     uint32 rank;
@@ -148,7 +148,7 @@ CLUSTER(2)
 CLUSTER(4)
 CLUSTER(8)
 
-// A number goes to the other of two blocks, which waits for it and sends it back: two ways a turn.
+// Ping-pong between two blocks: one sends a number, the other waits for it and sends it back; a turn is a round trip.
 KERNEL __cluster_dims__(2, 1, 1) send_and_return(int turns, long long* cycles) {
     __shared__ __align__(16) uint64 memory[2]; // the number, and the counter of bytes
     const uint32 number = address(memory), counter = address(memory + 1), rank = blockIdx.x;

@@ -11,9 +11,10 @@ pipeline     o + a + (P - 1) h alpha + (C + P - 1) (t / (C P) + c) + 2 (P - 1) h
 speculative  o + a + (P - 1) h alpha + t / P + 2 (P - 1) (c + h alpha + beta s), where steps are forgotten soon
 scan         o + a + (P - 1) h alpha + k t / P + R (r + 2 (h alpha + beta (s + m))), R = ceil(log2 P)
 
-with s bytes of state and m of a map's matrix. A rank in the middle of a scan computes its map, the results (each takes
-a third of t / P) and the gradients twice (two thirds each): k = 2, and 7 / 3 if the matrix takes a pass too. On two
-ranks the second one's results follow the first one's, and its gradients precede them: k = 2 there.
+with s bytes of state and m of a map's matrix. A rank in the middle of a scan computes the constant term of its map and
+the results, each in a third of t / P, and the gradients twice, in two thirds each: k = 2, and 7 / 3 if the matrix takes
+a pass too. On two ranks the first one's results precede the second one's, and its gradients follow the second one's:
+k = 2 there.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ int64_t draw(const std::vector<double>& probability, double u) {
 // ---- Tsallis-INF ----------------------------------------------------------------------------------------------------
 
 // p_i = w_i^2, w_i = 2 / (eta (k_i - x)), with x such that they sum to 1. The sum is convex and increasing in x up to
-// the least k_i; Newton's method starts at the x where the best arm alone has probability 1, and decreases
+// the smallest k_i; Newton's method starts at the x where the best arm alone has probability 1, and decreases
 // monotonically to the root.
 const std::vector<double>& Tsallis::probabilities(int64_t bin) {
     const size_t arms = weight_.size();

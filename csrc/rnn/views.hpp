@@ -76,7 +76,7 @@ struct Views {
         return true;
     }
     bool is_whole_or_none(int count) const { return size == 0 || is_whole(count); }
-    // Whether each given tensor has the dtype of its state beside an h of `bits`, and satisfies `fits`
+    // Whether each given tensor has the dtype of its state for an h of `bits` bits, and satisfies `fits`
     template <class F> bool all(int bits, F fits) const {
         for (int i = 0; i < kMaxStates; ++i)
             if (given[i] && !(view[i].bits() == bits_of_state(i, bits) && fits(view[i]))) return false;

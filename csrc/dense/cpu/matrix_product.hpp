@@ -1,7 +1,7 @@
 // c = a b + bias: packed panels of b stay in the outer caches, blocks of a in the second level, tiles of c in
 // registers. bf16 are packed in pairs of k, as in core/cpu/product.hpp, and accumulated as floats. A packed line of b
-// holds all columns of a panel at one k (bf16: one pair of k). So does a packed line of a with all rows, except for AMX
-// tiles, which read contiguous k of a row.
+// holds all columns of a panel at one k (bf16: one pair of k). A packed line of a holds all rows at one k, except for
+// AMX tiles, which read contiguous k of a row.
 #pragma once
 #include "core/cpu/product.hpp"
 #include "dense/cpu/gemm.hpp"

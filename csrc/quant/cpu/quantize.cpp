@@ -1,4 +1,4 @@
-// Quantises one thread's part of an array: in one call if the kernel takes the elements as they are, otherwise in
+// Quantises one thread's part of an array: in one call if the kernel reads the elements directly, otherwise in
 // pieces that stay in the first-level cache, converted and scaled before and after.
 #include "quant/cpu/quantize.hpp"
 
