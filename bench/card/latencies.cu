@@ -95,7 +95,7 @@ KERNEL barrier_grid(uint32* arrived, int kind, int turns, long long* cycles, flo
     const uint32 blocks = gridDim.x;
     const long long start = now();
     CHAIN {
-        data[((i & 1) * blocks + blockIdx.x) * blockDim.x + threadIdx.x] = float(i); // the store that the barrier makes visible
+        data[((i & 1) * blocks + blockIdx.x) * blockDim.x + threadIdx.x] = float(i); // must become visible
         __syncthreads();
         if (kind == 2) {
             if (threadIdx.x == 0)
