@@ -52,8 +52,8 @@ void draw(py::handle sums, int64_t m, py::handle u, int64_t count, py::handle or
     }
 }
 
-// Kaczmarz steps on the residual r (n), with the Gram matrix (n, n) of the rows: y_i += c, r -= c gram_i with c = r_i /
-// gram_ii, so that x changes by -rows' y; until |r| <= bound. Returns the number of steps.
+// Kaczmarz steps on the residual r (n), with the Gram matrix (n, n) of the rows: y_i += c, r -= c gram_i with
+// c = r_i / gram_ii, so that x changes by -rows' y; until |r| <= bound. Returns the number of steps.
 int64_t kaczmarz_residual(int64_t n, py::handle gram, py::handle r, py::handle y, py::handle sequence, int64_t count,
                           double bound) {
     const double* products = address<const double>(gram);

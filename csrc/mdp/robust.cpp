@@ -45,8 +45,8 @@ double worst_in_intervals(const std::vector<Outcome>& outcomes) {
     return sum;
 }
 
-// max over b > 0 of -b ln sum p e^(-v / b) - b radius. With x = 1 / b, the maximum is where the divergence of p e^(-x
-// v) / Z from p, which increases with x, equals the radius.
+// max over b > 0 of -b ln sum p e^(-v / b) - b radius. With x = 1 / b, the maximum is where the divergence of
+// p e^(-x v) / Z from p, which increases with x, equals the radius.
 double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
     const double least = outcomes.front().value, range = outcomes.back().value - least, all = mass(outcomes);
     double at_least = 0;

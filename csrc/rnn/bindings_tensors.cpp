@@ -205,8 +205,8 @@ template <class S> RnnBackward<S> read_by_kernel(const Kept& in, bool reverse) {
     return p;
 }
 
-// Computes dwx, or dx and dw_ih for a layer; then dr, db, a layer's db_ih if distinct, and the initial states' (B, N,
-// D), each only if needed.
+// Computes dwx, or dx and dw_ih for a layer; then dr, db, a layer's db_ih if distinct, and the gradients (B, N, D) of
+// the initial states, each only if needed.
 template <class S> py::object backward(const Kept& in, bool reverse, const Needs& need) {
     const int64_t B = in.B, T = in.T, N = in.N, D = in.D, G = in.cell.gates;
     const int64_t outputs = in.gates(), inputs = in.I, lines = T * B;

@@ -9,8 +9,9 @@ FASTITER_FAMILY(delta)
 
 namespace fastiter::delta {
 
-// A row is one sequence with one state. Packed arrays have one line, of which a row is steps [starts[row], starts[row]
-// + lengths[row]). Without starts, a row is the first lengths[row] steps (nullptr: all T) of line `row`.
+// A row is one sequence with one state. Packed arrays have one line, of which a row is steps
+// [starts[row], starts[row] + lengths[row]). Without starts, a row is the first lengths[row] steps (nullptr: all T) of
+// line `row`.
 struct DeltaShape {
     int64_t rows = 0, T = 0, M = 1, N = 0, K = 0, V = 0;
     const int64_t* starts = nullptr;

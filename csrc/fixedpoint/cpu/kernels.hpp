@@ -23,8 +23,8 @@ inline int64_t chunks_of(int64_t n) { return n <= kChunk ? 1 : (n + kChunk - 1) 
 //   next as above,                       c solves sum_j (dx_i.dr_j + ridge_ij) c_j = dx_i.r                  type I
 //
 // with dx = dg - beta dr; in type I the ridge is added to the diagonal after scaling rows and columns to a unit
-// diagonal. A column that depends linearly on the others up to rounding gets c = 0; if any c is not finite, all c are
-// 0. H: the type of the history, T or a narrower one, to which differences are rounded.
+// diagonal. A column that depends linearly on the others up to rounding gets c = 0; all c are 0 if any is not finite.
+// H: the type of the history, T or a narrower one, to which differences are rounded.
 template <class T, class H = T> struct AndersonStep {
     int64_t rows = 0, n = 0, m = 0;
     const int64_t* slot = nullptr; // (rows)

@@ -78,8 +78,8 @@ inline void solve_positive(Together& s, double ridge, double least) {
     for (int64_t i = 0; i < n; ++i) s.b[i] *= s.scale[i];
 }
 
-// Solves (a + ridge I) c = b by Gaussian elimination with row interchanges, in place; a pivot below `least` gives c =
-// 0.
+// Solves (a + ridge I) c = b by Gaussian elimination with row interchanges, in place; c = 0 where the pivot is below
+// `least`.
 inline void solve_general(Small& s, double ridge, double least) {
     const int64_t n = s.size;
     for (int64_t i = 0; i < n; ++i) s.a[i][i] += s.a[i][i] < 0 ? -ridge : ridge;

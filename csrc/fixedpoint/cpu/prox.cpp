@@ -102,9 +102,10 @@ template <class T> struct Inverse {
     }
 };
 
-// With w = log x, z = y - max y and nu relative to max y, w solves a w + b e^w = z + nu - a, where a = parameter, b = 1
-// - a, and sum e^w = 1. A Newton step in all w and nu together costs one exponential per number. nu is kept within the
-// bounds that follow from a largest x between 1 / size and 1. An x below the smallest representable number is 0.
+// With w = log x, z = y - max y and nu relative to max y, w solves a w + b e^w = z + nu - a, where a = parameter and
+// b = 1 - a, and sum e^w = 1. A Newton step in all w and nu together costs one exponential per number. nu is kept
+// within the bounds that follow from a largest x between 1 / size and 1. An x below the smallest representable number
+// is 0.
 template <class T> struct SoftmaxEntropy {
     T a, b, low, high = 1;
     Inverse<T> inverse;

@@ -1,5 +1,5 @@
-// Proximal operators and projections that need an iteration. A contiguous array (outer, size, inner) holds outer *
-// inner groups of `size` numbers, each with stride `inner`:
+// Proximal operators and projections that need an iteration. A contiguous array (outer, size, inner) holds
+// outer * inner groups of `size` numbers, each with stride `inner`:
 //
 //   simplex          argmin |x - y| over x >= 0, sum x = parameter:  x = max(y - tau, 0)
 //   l1_ball          argmin |x - y| over sum |x| <= parameter:       x = sign(y) max(|y| - tau, 0)

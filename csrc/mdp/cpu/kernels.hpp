@@ -42,8 +42,8 @@ template <class T> struct Backup {
 };
 
 // One sweep in place, in the given order of states (null: ascending), with v_s <- v_s + omega (w_s - v_s). exact:
-// solves for v_s where a row leads back to s, q_j = (reward_j + discount * sum without s) / (1 - discount * weight of
-// s).
+// solves for v_s where a row leads back to s,
+// q_j = (reward_j + discount * sum without s) / (1 - discount * weight of s).
 template <class T> struct Sweep {
     T* v = nullptr;
     const int32_t* order = nullptr;

@@ -25,10 +25,10 @@ struct AttentionShape {
 // Steps between two saved states: a tile of time, a multiple of the steps that share a pass over the state.
 constexpr int64_t kAttentionTile = 48;
 
-// The gates of mLSTM, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is e^(lf + m' -
-// m), k is multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `given` distinguishes
-// empty gates from none. n (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are contiguous;
-// `states_n` and `states_m` are their values before every tile.
+// The gates of mLSTM, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is
+// e^(lf + m' - m), k is multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `given`
+// distinguishes empty gates from none. n (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are
+// contiguous; `states_n` and `states_m` are their values before every tile.
 template <class T> struct Gates {
     bool given = false;
     Heads i, f;

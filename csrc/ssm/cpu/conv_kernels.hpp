@@ -12,8 +12,8 @@ struct ConvShape {
 };
 
 // pre[t] = bias + sum over j of weight[j] x[t - W + 1 + j];   out = pre, or pre sigmoid(pre) for silu.
-// Inputs before the start are `first` (sequences, D, W - 1), or 0 if it is not given; `last`, likewise, are the last W
-// - 1 inputs. weight (D, W) and bias (D; null = 0) are contiguous. Steps past the end of a row's sequence have out 0.
+// Inputs before the start are `first` (sequences, D, W - 1), or 0 if it is not given; `last`, likewise, are the last
+// W - 1 inputs. weight (D, W) and bias (D; null = 0) are contiguous. Steps past the end of a row's sequence have out 0.
 // With seq_idx, inputs with a label other than the step's own count as 0, and steps with a negative label have out 0;
 // first and last are not given then.
 template <class T> struct CausalConv {

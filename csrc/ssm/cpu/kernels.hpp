@@ -84,10 +84,11 @@ template <class T> struct SelectiveGradient {
     void* workspace = nullptr;
 };
 
-// One step of B rows of H heads of P channels, with states updated in place: h = exp(d A) h + d x B, y = C h + D x, out
-// = y z sigmoid(z). The signals x, dt, z, out, dt_bias and D have indices (row, head, channel), passed as (row, time,
-// channel); the weights of the inputs B and of the outputs C (row, group, state) likewise. `state` (row, head, channel,
-// N) is contiguous along N; A (head, channel, N) is too, or has one number for all N (A_state 0).
+// One step of B rows of H heads of P channels, with states updated in place: h = exp(d A) h + d x B, y = C h + D x,
+// out = y z sigmoid(z). The signals x, dt, z, out, dt_bias and D have indices (row, head, channel), passed as (row,
+// time, channel); the weights of the inputs B and of the outputs C (row, group, state) likewise. `state` has indices
+// (row, head, channel, N) and is contiguous along N; A (head, channel, N) is too, or has one number for all N (A_state
+// 0).
 template <class T> struct StateUpdate {
     int64_t B = 0, H = 1, P = 0, N = 0, per_group = 1; // heads per group
     bool softplus = false;
