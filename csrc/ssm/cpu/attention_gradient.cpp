@@ -103,8 +103,9 @@ private:
         scale_steps(d_o_, s_.V, at.steps, inverse_);
     }
 
-    // Adds the contribution of the normaliser. With D the divisor of o, its gradient is -(sum over V of do o / D) = -q
-    // dq / D, where dq is still that of the sum; dn and its decay then follow like those of a column of the state.
+    // Adds the contribution of the normaliser. With D the divisor of o, its gradient is
+    // -(sum over V of do o / D) = -q dq / D, where dq is still that of the sum; dn and its decay then follow like those
+    // of a column of the state.
     void add_normalizer(const uint8_t* reset, int64_t steps) {
         for (int64_t t = steps - 1; t >= 0; --t) {
             vec<T> sum{};

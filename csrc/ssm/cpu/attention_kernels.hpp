@@ -73,8 +73,8 @@ template <class T> struct AttentionGradient {
 
 // S = decay S' + b w^T + k v^T with w = S'^T a, o = S^T q: a correction of rank one. a and b (row, time, head, unit)
 // have the heads of v. `w`, if given, is written by the forward pass and read by the backward pass. There is no bonus
-// and there are no gates. With beta (row, time, head) it is the delta rule, S = R + beta k (v - R^T k)^T with R = decay
-// S': a = -beta decay k, b = k and beta v take the places of a, b and v, and a and b are not given.
+// and there are no gates. With beta (row, time, head) it is the delta rule, S = R + beta k (v - R^T k)^T with
+// R = decay S': a = -beta decay k, b = k and beta v take the places of a, b and v, and a and b are not given.
 template <class T> struct LowRank {
     Attention<T> attention;
     Heads a, b, beta, w;

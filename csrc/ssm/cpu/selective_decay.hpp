@@ -176,7 +176,7 @@ template <class T, bool Small> FASTITER_INLINE Angle<T> angle_of(vec<T> d, const
     if constexpr (!Small) { // subtracts whole turns from the rounded product
         constexpr T exact = kSmallAngle<T> * 8;
         const vec<T> x = d * high, turns = (x * T(0.25) + round) - round;
-        const vec<T> inside = select<T>(magnitude<T>(x) < exact, x - turns * T(4), x - x); // no angle: NaN
+        const vec<T> inside = select<T>(magnitude<T>(x) < exact, x - turns * T(4), x - x); // inf - inf is NaN
         const vec<T> rounded = inside + round;
         const mask<T> finite = y.rest == y.rest; // false if a half of a factor of the exact product overflowed
         const mask<T> is_small = finite & (magnitude<T>(x) <= kSmallAngle<T>);
