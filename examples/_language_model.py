@@ -1,6 +1,6 @@
-"""Character-level language models on real text, for several examples: the text, a model, and training in turns.
+"""Character-level language models on real text, shared by several examples: the text, a model, and training in turns.
 
-The text is Python itself: the modules at the top of the standard library, about five megabytes on every machine.
+The text is Python's own source code: the top-level modules of the standard library, about five megabytes.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ VALIDATION_EVERY = 10  # every tenth file is kept for validation
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text as numbers: character i of `alphabet` is the number i."""
+    """Text encoded as integers: character i of `alphabet` has the code i."""
 
     alphabet: str
     train: Tensor
     validation: Tensor
 
     def order0_entropy(self) -> float:
-        """Bits per character of a model that knows how frequent each character is, and nothing else."""
+        """Bits per character of a model that only knows the frequency of each character."""
         frequency = torch.bincount(self.validation).double() / len(self.validation)
         return -float(torch.special.xlogy(frequency, frequency).sum()) / math.log(2)
 
     def batches(self, steps: int, batch: int, length: int, seed: int) -> Tensor:
-        """Random stretches of the training text, (steps, batch, length + 1): inputs and, one later, targets."""
+        """Random excerpts of the training text, (steps, batch, length + 1): inputs and, shifted by one, targets."""
         generator = torch.Generator().manual_seed(seed)
         starts = torch.randint(len(self.train) - length, (steps, batch, 1), generator=generator)
         return self.train[starts + torch.arange(length + 1)]
 
     def encode(self, text: str) -> Tensor:
-        """The numbers of a text's characters."""
+        """The codes of a text's characters."""
         return torch.tensor([self.alphabet.index(character) for character in text])
 
 
@@ -82,14 +82,14 @@ class CharLM(nn.Module):
 
 
 def bits_per_character(model: nn.Module, text: Tensor) -> Tensor:
-    """Mean surprise at each next character; text (batch, length + 1)."""
+    """Mean cross-entropy of the next character; text (batch, length + 1)."""
     logits, _ = model(text[:, :-1])
     return cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten()) / math.log(2)
 
 
 @torch.no_grad()
 def validation_bits(model: nn.Module, text: Tensor, batch: int, length: int = 512) -> float:
-    """Bits per character over the whole validation text, cut into stretches of `length`."""
+    """Bits per character over the whole validation text, split into pieces of `length`."""
     stretches = text[: (len(text) - 1) // length * length + 1].unfold(0, length + 1, length)
     total = sum(float(bits_per_character(model, part)) * len(part) for part in torch.split(stretches, batch))
     return total / len(stretches)
@@ -97,7 +97,7 @@ def validation_bits(model: nn.Module, text: Tensor, batch: int, length: int = 51
 
 @torch.no_grad()
 def sample(model: nn.Module, corpus: Corpus, seed: int, count: int = 200, prompt: str = "\ndef ") -> str:
-    """Let the model write: one character at a time, carrying the state."""
+    """Sample text from the model, one character at a time, carrying the state."""
     generator = torch.Generator().manual_seed(seed)
     text, state = corpus.encode(prompt)[None], None
     written = prompt
@@ -113,10 +113,10 @@ def sample(model: nn.Module, corpus: Corpus, seed: int, count: int = 200, prompt
 
 @dataclass
 class Training:
-    """A model, the batches (steps, batch, length + 1) it is to see, and the measurements so far.
+    """A model, its training batches (steps, batch, length + 1), and the measurements so far.
 
-    The learning rate rises and falls over `schedule_steps`, all steps by default. Models that see the first of the same
-    batches have the same losses then, though one of them stops earlier.
+    The learning rate rises and falls over `schedule_steps`, all steps by default. With the same schedule, models that
+    see the same batches have the same losses even if one of them stops earlier.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Training:
         self.seconds.append(time.perf_counter() - started)
 
     def step_seconds(self) -> float:
-        """The lower quartile, which other work of the machine hardly changes."""
+        """The lower quartile, which is robust against other load on the machine."""
         return sorted(self.seconds)[len(self.seconds) // 4]
 
     def speed(self) -> float:
@@ -153,12 +153,12 @@ class Training:
         return self.batches[0, :, 1:].numel() / self.step_seconds()
 
     def recent_loss(self) -> float:
-        """The loss of one batch is noisy: the mean of the last tenth."""
+        """The mean over the last tenth of the steps, as the loss of one batch is noisy."""
         return statistics.fmean(self.losses[-max(1, len(self.losses) // 10) :])
 
 
 def take_turns(trainings: Sequence[Training], turns: int = 20) -> None:
-    """Train all models, a share of the steps at a time; each turn begins with another one."""
+    """Train all models in turns, a fraction of the steps at a time; each turn starts with another model."""
     with progress(sum(len(training.batches) for training in trainings), "steps") as bar:
         for turn in range(turns):
             for training in islice(cycle(trainings), turn, turn + len(trainings)):
@@ -171,6 +171,6 @@ def take_turns(trainings: Sequence[Training], turns: int = 20) -> None:
 
 
 def largest_difference(one: Training, other: Training, steps: int | None = None) -> float:
-    """Between the loss curves, over the steps that both have made or the first of them."""
+    """Difference between the loss curves, over the steps that both have made or the first of them."""
     pairs = list(zip(one.losses, other.losses, strict=False))[:steps]
     return max(abs(a - b) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""A small Mamba as a layer of a character model: of transformers where it is installed, else in torch alone."""
+"""A small Mamba as a layer of a character model: from transformers if it is installed, otherwise in plain torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
-STATES, KERNEL = 16, 4  # numbers in the state of a channel; steps in a convolution's window
+STATES, KERNEL = 16, 4  # size of a channel's state; taps of the convolution
 
 
 def mamba(width: int) -> tuple[str, nn.Module]:
-    """Return a Mamba of one layer, which takes (batch, time, width) as torch.nn.LSTM does, and where it is from."""
+    """Return a one-layer Mamba, which takes (batch, time, width) like torch.nn.LSTM, and the library it comes from."""
     if importlib.util.find_spec("transformers"):
         return "transformers", TransformersMamba(width)
     return "torch", Mamba(width)
 
 
 class TransformersMamba(nn.Module):
-    """transformers' MambaModel on what a character model has embedded itself."""
+    """transformers' MambaModel, applied to the character model's own embeddings."""
 
     def __init__(self, width: int) -> None:
         import transformers
@@ -38,7 +38,7 @@ class TransformersMamba(nn.Module):
 
 
 class Mamba(nn.Module):
-    """A block of Mamba, with a norm before it and after it."""
+    """A Mamba block with a norm before and after it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Mixer(nn.Module):
         """Return y[t] = C[t] h[t] + D x[t], h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] x[t]: a loop over time.
 
         x and delta (batch, time, channels), A (channels, states), B and C (batch, time, states), D (channels,).
-        fastiter.torch.accelerate knows this method by its name and its arguments, as that of mambapy.
+        fastiter.torch.accelerate recognises this method by its name and arguments, which are those in mambapy.
         """
         h: Any = 0.0
         y = []

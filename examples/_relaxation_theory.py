@@ -1,11 +1,11 @@
-"""The theory behind learning_to_relax.py: iterations beside what bounds them, as two of its figures.
+"""The theory behind learning_to_relax.py: numbers of iterations and their bounds, drawn as two of its figures.
 
-On residuals a step of SOR is C = I - A (D / omega + L)^-1, rho its spectral radius. With k iterations to epsilon,
+SOR multiplies the residual by C = I - A (D / omega + L)^-1, with the spectral radius rho. With k iterations to epsilon,
 
     tau = max over omega of (||C^(k-1)||^(1/(k-1)) - rho) / (1 - rho)
     iterations <= 1 + log(epsilon) / log(rho + tau (1 - rho))
 
-which follows the iterations far better than rho alone (tau = 0), or a bound by the energy norm of C.
+which predicts the iterations far better than rho alone (tau = 0), or a bound by the energy norm of C.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import scipy.sparse
 from fastiter.relax import Batch, sor, ssor_cg
 
 EPSILON = 1e-8
-#: For a run to see that it works, an ordinary one, and one with the grids of the paper
+#: For a quick check, an ordinary run, and a run with the grids of the paper
 STEP_OF_OMEGA, SHIFTS, SYSTEMS, RIGHT_SIDES, CG_OMEGAS = (
     (0.2, 0.05, 0.01),
     (3, 13, 97),
@@ -32,7 +32,7 @@ STEP_OF_OMEGA, SHIFTS, SYSTEMS, RIGHT_SIDES, CG_OMEGAS = (
 
 
 def laplacian(domain: Any) -> Any:
-    """The 5-point Laplacian, 4 on the diagonal, on the points where the domain (a grid of bool) is."""
+    """The 5-point Laplacian, with 4 on the diagonal, on the points of the domain (a boolean grid)."""
     number = np.where(domain, np.cumsum(domain).reshape(domain.shape) - 1, -1)
     rows, columns = [], []
     for one, other in ((number[1:], number[:-1]), (number[:, 1:], number[:, :-1])):
@@ -61,7 +61,7 @@ def sor_matrix(A: Any, omega: float) -> Any:
 
 @dataclass
 class Profile:
-    """For each shift and omega: iterations, rho, and the excess of the norm of the powers over it."""
+    """For each shift and omega: iterations, rho, and tau, the excess of the norm of powers of C over rho."""
 
     omegas: Any
     iterations: Any
@@ -77,7 +77,7 @@ class Profile:
 
 
 def profile(shifts: Any, omegas: Any, rng: np.random.Generator) -> Profile:
-    """The profile of the systems (A + c I) x = b, A on 10 x 10 points."""
+    """The profile of the systems (A + c I) x = b, with A on 10 x 10 points."""
     A = laplacian(np.ones((10, 10), bool))
     n = A.shape[0]
     on_diagonal = A.indices == np.repeat(np.arange(n), np.diff(A.indptr))
@@ -95,7 +95,7 @@ def profile(shifts: Any, omegas: Any, rng: np.random.Generator) -> Profile:
 
 
 def energy_bound(omegas: Any) -> Any:
-    """Iterations by Hackbusch's bound (3.45) of the energy norm, for A on 10 x 10 points."""
+    """Iterations by Hackbusch's bound (3.45) on the energy norm, for A on 10 x 10 points."""
     A = laplacian(np.ones((10, 10), bool)).toarray()
     D, L = np.diag(np.diag(A)), np.tril(A, -1)
     gamma = 1 - np.abs(np.linalg.eigvals(np.linalg.solve(D, L + L.T))).max()
@@ -106,7 +106,7 @@ def energy_bound(omegas: Any) -> Any:
 
 
 def cg_bound(A: Any, omegas: Any) -> Any:
-    """Iterations of CG with SSOR by Axelsson's bound of the condition number."""
+    """Iterations of CG with SSOR by Axelsson's bound on the condition number."""
     dense = A.toarray()
     D, L = np.diag(np.diag(dense)), np.tril(dense, -1)
     values = np.linalg.eigvalsh(dense)
@@ -121,11 +121,11 @@ def cg_bound(A: Any, omegas: Any) -> Any:
 # ---- Panels ---------------------------------------------------------------------------------------------------------
 
 
-PANELS = 8  # of both figures
+PANELS = 8  # of both figures together
 
 
 def draw_bounds(panels: Any, detail: int, rng: np.random.Generator, bar: Any) -> None:
-    """Draw bounds of the iterations in four panels, with finer grids from detail 0 to 2."""
+    """Draw bounds on the iterations in four panels, with finer grids from detail 0 to 2."""
     step = STEP_OF_OMEGA[detail]
     draw_iterations(panels[0], panels[1], profile(np.zeros(1), np.arange(1, 1.99 + step / 2, step).clip(1, 1.99), rng))
     bar.update(2)
@@ -186,7 +186,7 @@ def draw_comparators(axes: Any, name: str, found: Profile) -> None:
 
 
 def draw_degenerate(axes: Any, omegas: Any, count: int, rng: np.random.Generator) -> None:
-    """b the eigenvector of C at omega = 1.4 that falls fastest: there it takes few iterations, and elsewhere many."""
+    """b is the eigenvector of C at omega = 1.4 that decays fastest: few iterations there, and many elsewhere."""
     A = laplacian(np.ones((10, 10), bool))
     values, vectors = np.linalg.eig(sor_matrix(A.toarray(), 1.4))
     is_real = np.abs(values.imag) < 1e-9
@@ -201,7 +201,7 @@ def draw_degenerate(axes: Any, omegas: Any, count: int, rng: np.random.Generator
 
 
 def draw_cg(axes: Any, name: str, sizes: tuple[int, ...], omegas: Any, rng: np.random.Generator) -> None:
-    """Scale the bound by the least factor for which it holds, as its constants are far too large."""
+    """Scale the bound by the smallest factor for which it holds, as its constants are far too large."""
     for m in sizes:
         domain = np.ones((m, m), bool)
         domain[: m // 2, m // 2 :] = name == "square"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
-OURS, THEIRS, OTHERS = "tab:orange", "black", "0.6"  # colors of fastiter, what it is compared with, and the rest
+OURS, THEIRS, OTHERS = "tab:orange", "black", "0.6"  # colors of fastiter, the library it is compared with, and others
 
 
 # ---- Command lines --------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ def option(default: T, text: str, quick: T | None = None) -> T:
 
 
 def figure_option(script: str) -> Path:
-    """Return the option --figure, by default beside the script and with its name."""
+    """Return the option --figure, by default a PNG next to the script with the same name."""
     return option(Path(script).with_suffix(".png"), "where to draw it")
 
 
@@ -38,8 +38,8 @@ def command_line(options: type[T], documentation: str | None) -> T:
     Parameters
     ----------
     options : type
-        A dataclass whose fields are made by `option`. The type of a default is that of the argument; a tuple takes
-        several arguments, and None a path.
+        A dataclass whose fields are created by `option`. The type of a default is that of the argument; a tuple takes
+        several arguments, and None takes a path.
     documentation : str
         The docstring of the script, whose first line --help shows.
     """
@@ -64,7 +64,7 @@ def command_line(options: type[T], documentation: str | None) -> T:
 
 
 def progress(total: int, unit: str, label: str = "") -> tqdm[Any]:
-    """Return a progress bar with the remaining time, from the mean speed so far; in a log, a line every ten seconds."""
+    """Return a progress bar with the remaining time at the mean speed so far; in a log, a line every ten seconds."""
     form = "{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
     every = 0.1 if sys.stderr.isatty() else 10
     return tqdm(total=total, unit=unit, desc=label, bar_format=form, smoothing=0, mininterval=every, dynamic_ncols=True)
@@ -74,7 +74,7 @@ def progress(total: int, unit: str, label: str = "") -> tqdm[Any]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure, without the upper and right edges of its panels, and say where it is."""
+    """Write a figure, without the upper and right edges of its panels, and print its path."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
@@ -82,7 +82,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def moving_mean(values: Sequence[float], width: int) -> tuple[range, list[float]]:
-    """Return the steps at which the means over `width` values of a curve end, and these means."""
+    """Return the moving means over `width` values of a curve, and the steps at which their windows end."""
     sums = list(accumulate(values, initial=0.0))
     means = [(end - begin) / width for begin, end in zip(sums, sums[width:], strict=False)]
     return range(width, len(values) + 1), means

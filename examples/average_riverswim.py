@@ -1,7 +1,7 @@
-"""Learning in RiverSwim: optimism within confidence sets (UCRL2), scaled, against now and then a random step.
+"""Learning in RiverSwim: optimism within scaled confidence sets (UCRL2), against occasional random steps.
 
-An episode ends when an action has been taken as often in it as before. The confidence sets of the theory are so wide
-that they still exclude nothing after 40000 steps; a tenth of them is enough.
+An episode ends when some action has been taken as often in it as before it. The theoretical confidence sets are so wide
+that they still exclude nothing after 40000 steps; a tenth of their width is enough.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Options:
 
 
 def kernel() -> tuple[Any, Any]:
-    """The probabilities (S, A, S), summed up along the next states, and the rewards (S, A)."""
+    """The cumulative probabilities (S, A, S), along the next states, and the rewards (S, A)."""
     weight, target, entry = RIVER.transitions
     P = np.zeros((S * A, S))
     np.add.at(P, (np.repeat(np.arange(S * A), np.diff(entry)), target), weight)
@@ -36,7 +36,7 @@ def kernel() -> tuple[Any, Any]:
 
 
 def estimate(counts: Any, rewards: Any) -> mdp.MDP:
-    """The process as it was seen; an action that was never taken leads anywhere."""
+    """The empirical process; an action that was never taken leads to any state."""
     taken = counts.sum(axis=2, keepdims=True)
     P = np.where(taken > 0, counts / np.maximum(taken, 1), 1 / S)
     return mdp.MDP(P, rewards / np.maximum(taken[:, :, 0], 1), None)
@@ -51,7 +51,7 @@ def plan(counts: Any, rewards: Any, t: int, scale: float) -> Any:
 
 
 def learn(seed: int, steps: int, scale: float | None) -> tuple[Any, int]:
-    """Return the rewards of all steps and the number of episodes; scale None: the best estimate with random steps."""
+    """Return the rewards of all steps and the number of episodes; scale None: greedy with random steps, no optimism."""
     rng, (cumulative, truth) = np.random.default_rng(seed), kernel()
     counts, rewards = np.zeros((S, A, S)), np.zeros((S, A))
     earned, s, t, episodes = np.zeros(steps), 0, 0, 0

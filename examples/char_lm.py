@@ -1,15 +1,15 @@
 """Train a character model as an LSTM, a GRU and a small Mamba, each before and after one call: accelerate(model).
 
-The text is Python itself: the modules at the top of the standard library, about five megabytes on every machine. The
-models are Embedding -> LSTM, GRU or Mamba -> Linear. Those of torch.nn and of transformers (in torch alone, where
-transformers is missing) are copied, `fastiter.torch.accelerate(copy)` exchanges what computes the recurrence, and both
-train on the same batches, in turns, so that they meet the same machine. Mamba as it is computes step by step in Python
-and is so slow that it makes a few steps only.
+The text is Python's own source code: the top-level modules of the standard library, about five megabytes. The
+models are Embedding -> LSTM, GRU or Mamba -> Linear. The models from torch.nn and transformers (or plain torch, if
+transformers is missing) are copied, `fastiter.torch.accelerate(copy)` replaces the code that computes the recurrence,
+and both train on the same batches, in turns, so that the load of the machine affects both alike. The original Mamba
+computes step by step in Python and is so slow that it makes only a few steps.
 
-Their losses agree to rounding at first; training amplifies rounding, so that after some hundred steps they agree to a
-hundredth of a bit. Two runs of torch.nn do the same if the last bits of their first weights differ.
+At first their losses agree to rounding; training amplifies rounding errors, so that after some hundred steps they agree
+to a hundredth of a bit, as do two runs of torch.nn whose initial weights differ in the last bits.
 
-    python examples/char_lm.py            # half a minute; writes char_lm.png beside this file
+    python examples/char_lm.py            # half a minute; writes char_lm.png next to this file
     python examples/char_lm.py --help
 """
 
@@ -40,7 +40,7 @@ from torch import nn
 import fastiter
 from fastiter.torch import accelerate
 
-FIRST_STEPS = 10  # rounding is not amplified yet
+FIRST_STEPS = 10  # before rounding errors are amplified
 VALIDATED = 128 * 512 + 1  # characters of the validation text
 
 
@@ -61,7 +61,7 @@ class Pair(NamedTuple):
     """The same model before and after accelerate."""
 
     name: str
-    origin: str  # of the model before
+    origin: str  # library of the original model
     before: Training
     after: Training
 
@@ -69,7 +69,7 @@ class Pair(NamedTuple):
         return self.after.speed() / self.before.speed()
 
     def is_short(self) -> bool:
-        """Whether the model before makes fewer steps."""
+        """Whether the original model makes fewer steps."""
         return len(self.before.batches) < len(self.after.batches)
 
 
@@ -111,7 +111,7 @@ def print_results(pairs: list[Pair], corpus: Corpus, batch: int) -> None:
 
 
 def draw_losses(axes: Axes, pair: Pair) -> None:
-    """The losses on top of each other, as moving means over the same number of steps."""
+    """Plot the losses on top of each other, as moving means over the same number of steps."""
     width = max(1, len(pair.after.losses) // 50)
     axes.plot(*moving_mean(pair.after.losses, width), color=OURS, linewidth=5, alpha=0.55, label="after accelerate")
     steps = f", {len(pair.before.losses)} steps" if pair.is_short() else ""
@@ -122,7 +122,7 @@ def draw_losses(axes: Axes, pair: Pair) -> None:
 
 
 def draw_speed_ups(axes: Axes, pairs: list[Pair]) -> None:
-    """Speed-ups on a logarithmic axis that begins at 1, the speed before."""
+    """Plot speedups on a logarithmic axis that begins at 1, the original speed."""
     names = [f"{pair.name} of {pair.origin}" for pair in pairs]
     bars = axes.barh(names, [pair.speed_up() - 1 for pair in pairs], left=1, color=OURS, height=0.6)
     axes.bar_label(bars, [f"{pair.speed_up():.3g} times as fast" for pair in pairs], padding=4)

@@ -1,4 +1,4 @@
-"""Logistic regression with weights on a sphere and in planes: Newton steps whose systems are solved by random rows."""
+"""Logistic regression with weights on a sphere and in planes: Newton steps, solved by projections onto random rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Options:
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    warnings.simplefilter("ignore", fastiter.ConvergenceWarning)  # of the runs that are cut short
+    warnings.simplefilter("ignore", fastiter.ConvergenceWarning)  # from the truncated runs
     X, y = load_breast_cancer(return_X_y=True)
     X = X[:, : options.features]
     X, n = (X - X.mean(axis=0)) / X.std(axis=0), options.features

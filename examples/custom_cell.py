@@ -1,10 +1,10 @@
-"""Solve a recurrent cell of your own for all steps at once, and check states and gradients against the loop.
+"""Solve your own recurrent cell for all steps at once, and check states and gradients against the loop.
 
-The cell is a leaky unit that tires: the more it has been active, the less of its input it lets through. No library has
-it compiled, so the alternative is a loop in Python. Its state has two parts, which each unit couples; that its Jacobian
-is made of blocks of 2 x 2 is found, not told.
+The cell is a leaky unit with fatigue: the more active it has been, the less of its input it lets through. No library
+has a compiled version of it, so the alternative is a Python loop. Its state has two parts, which are coupled unit by
+unit; the 2 x 2 block structure of its Jacobian is detected automatically.
 
-    python examples/custom_cell.py            # some seconds on one core; writes custom_cell.png beside this file
+    python examples/custom_cell.py            # some seconds on one core; writes custom_cell.png next to this file
     python examples/custom_cell.py --help
 """
 
@@ -60,7 +60,7 @@ def timed(run: Callable[[], Any], repeats: int, bar: Any) -> tuple[float, Any]:
 
 
 def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Relative to the largest number of each tensor."""
+    """The largest difference, relative to the largest number of each tensor."""
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, theirs, strict=True))
 
 
@@ -79,7 +79,7 @@ class Growth(NamedTuple):
     """Measurements for sequences of several lengths."""
 
     lengths: list[int]
-    iterations: list[float]  # for a window
+    iterations: list[float]  # per window
     solved: list[float]  # milliseconds
     looped: list[float]
 
@@ -87,7 +87,7 @@ class Growth(NamedTuple):
 def measure_growth(
     solve: Callable[[Tensor], Any], run: Callable[[Tensor], State], x: Tensor, options: Options, bar: Any
 ) -> Growth:
-    """Solve the first steps of x, up to all of them, and run the loop over them."""
+    """Solve and run the loop over increasing numbers of steps of x, up to all of them."""
     lengths = [max(2, options.steps >> k) for k in reversed(range(options.lengths))]
     found = Growth(lengths, [], [], [])
     for length in lengths:
@@ -136,7 +136,7 @@ def main() -> None:
     def run(x: Tensor) -> State:
         return loop(x, params, state)
 
-    solve(x)  # the first call of anything is slow
+    solve(x)  # warm-up
     repeats = options.repeats
     with progress((4 + 2 * options.lengths) * repeats, "runs") as bar:
         forward, solution = timed(lambda: solve(x), repeats, bar)

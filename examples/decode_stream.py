@@ -1,11 +1,11 @@
-"""Stream a text through models of transformers one character at a time, and watch time and memory of a step.
+"""Stream a text through transformers models one character at a time, and measure time and memory per step.
 
-Three models with random weights read the same characters, Python's standard library, and predict each next one from a
-cache: a Llama, whose attention looks back at every earlier character; a Mamba; and the same Mamba after accelerate. The
+Three models with random weights read the same characters, Python's standard library, and predict each next one with a
+cache: a Llama, whose attention reads every earlier character; a Mamba; and the same Mamba after accelerate. The
 state of a Mamba has a constant size, so a step takes the same time after any number of characters. Its predictions are
 compared with those of one pass over the whole text.
 
-    python examples/decode_stream.py            # half a minute on two cores; writes decode_stream.png beside this file
+    python examples/decode_stream.py            # half a minute on two cores; writes decode_stream.png next to this file
     python examples/decode_stream.py --help
 """
 
@@ -30,7 +30,7 @@ from fastiter.torch import accelerate
 
 ATTENTION, BEFORE, AFTER = "Llama", "Mamba", "Mamba, accelerated"
 COLORS = {ATTENTION: OTHERS, BEFORE: THEIRS, AFTER: OURS}
-WINDOW = 100  # steps whose median is drawn
+WINDOW = 100  # steps per plotted median
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Reader:
     bytes: list[int] = field(default_factory=list)
 
     def read(self, character: Tensor) -> None:
-        """Take one more character (1, 1)."""
+        """Read one more character (1, 1)."""
         started = time.perf_counter()
         output = self.model(character, cache=self.cache, use_cache=True)
         self.microseconds.append(1e6 * (time.perf_counter() - started))
@@ -80,7 +80,7 @@ class Reader:
 
 
 def bytes_of(cache: Any) -> int:
-    """Bytes of the tensors that a cache of transformers keeps."""
+    """Bytes of the tensors in a transformers cache."""
     found = []
     for layer in cache.layers:
         values = list(vars(layer).values())
@@ -91,7 +91,7 @@ def bytes_of(cache: Any) -> int:
 
 @torch.no_grad()
 def stream(models: dict[str, Any], text: Tensor) -> dict[str, Reader]:
-    """Let all models read a text (1, T), in turns after each character."""
+    """Let all models read a text (1, T), taking turns after each character."""
     readers = {name: Reader(model) for name, model in models.items()}
     with progress(text.shape[1], "characters") as bar:
         for character in text.split(1, dim=1):
@@ -112,7 +112,7 @@ def largest_difference(reader: Reader, text: Tensor) -> float:
 
 
 def draw(axes: Axes, readers: dict[str, Reader], what: str, label: str) -> None:
-    """Draw medians over windows of what was measured."""
+    """Plot medians of the measurements over windows."""
     for name, reader in readers.items():
         values = getattr(reader, what)
         starts = range(0, len(values) - WINDOW + 1, WINDOW)

@@ -1,10 +1,11 @@
-"""A network as the preconditioner of conjugate directions: trained on one grid, it serves grids of every size.
+"""A network as the preconditioner for conjugate directions: trained on one grid, it works on grids of any size.
 
-The network maps a residual r of the five-point Poisson problem A u = b to a direction. It is a V-cycle of multigrid
-whose smoothers, two convolutions each, and three factors are learned, the same on all levels: 219 parameters. Its loss
-needs no solutions: ||b - (q.b / q.A q) A q||^2 with q the network's answer to b is what one conjugate direction leaves.
-The idea is that of the deep conjugate direction method (Kaneda et al., 2023, arXiv 2205.10763); what is learned here is
-a multigrid cycle, and the same cycle with Jacobi's smoother, which is not learned, is compared with it.
+The network maps a residual r of the five-point Poisson problem A u = b to a direction. It is a multigrid V-cycle
+whose smoothers, two convolutions each, and three factors are learned, shared by all levels: 219 parameters. The loss
+needs no solutions: ||b - (q.b / q.A q) A q||^2, where q is the network's output for b, is the squared residual after
+one conjugate direction. The idea is that of the deep conjugate direction method (Kaneda et al., 2023, arXiv
+2205.10763), but the network is a multigrid cycle, and is compared with the same cycle with Jacobi smoothing, which is
+not learned.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fastiter.relax import LinearSolution
 from fastiter.torch import flexible_cg
 
 RTOL = 1e-4
-#: Directions of CG for random right-hand sides on N x N, of a published run with other random numbers
+#: CG iterations for random right-hand sides on N x N in a published run with other random numbers
 OF_CG = {16: 36, 32: 69, 64: 128, 128: 247, 256: 470}
 
 
@@ -58,7 +59,7 @@ class Cycle(nn.Module):
         self.factors = nn.Parameter(torch.tensor([0.2, 0.2, 1.0]))
 
     def forward(self, b: Tensor) -> Tensor:
-        """Return the correction. The coarse operator has the same stencil, so that r is multiplied by 4 for it."""
+        """Return the correction. As the coarse operator has the same stencil, r is multiplied by 4 for it."""
         first, last, coarse = self.factors
         x = first * b + self.before(b)
         if b.shape[-1] >= 8:
@@ -75,7 +76,7 @@ class Cycle(nn.Module):
 
 
 def jacobi_cycle() -> Cycle:
-    """Return the cycle of classical multigrid: without convolutions, only Jacobi's method remains."""
+    """Return the classical multigrid cycle: without convolutions, only Jacobi's method remains."""
     cycle = Cycle()
     with torch.no_grad():
         for layer in (*cycle.before, *cycle.after):
@@ -84,7 +85,7 @@ def jacobi_cycle() -> Cycle:
 
 
 def right_hand_sides(n: int, step: int, batch: int, rng: np.random.Generator) -> Tensor:
-    """Return random sums of eigenvectors: the smooth half 9 times as large, or all divided by lambda^t, t in [0, 1)."""
+    """Return random sums of eigenvectors: smooth half scaled by 9, or all divided by lambda^t, t in [0, 1)."""
     k = np.arange(1, n + 1)
     modes = np.sqrt(2 / (n + 1)) * np.sin(np.pi * np.outer(k, k) / (n + 1))
     one = 2 - 2 * np.cos(np.pi * k / (n + 1))
@@ -131,7 +132,7 @@ def problems(n: int) -> dict[str, Tensor]:
 def main() -> None:
     options = command_line(Options, __doc__)
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # grids this small are no work for two
+    torch.set_num_threads(1)  # these grids are too small for two threads
     learned, classical = Cycle(), jacobi_cycle()
     began = time.perf_counter()
     losses = train(learned, options.trained, options.steps)
@@ -148,7 +149,7 @@ def main() -> None:
             for name, precond in methods.items():
                 found[name, kind, n] = flexible_cg(poisson, b, precond=precond, rtol=RTOL)
             print(f"{n:5} x {n:<5}{kind:9}" + "".join(f"{found[name, kind, n].steps:15}" for name in methods))
-            # The promise: as many directions on every grid, where those of CG grow with N
+            # The claim: the same number of directions on every grid, while those of CG grow with N
             assert found["learned cycle", kind, n].steps <= 8
             assert n < 256 or found["CG", kind, n].steps >= 400
         if n in OF_CG:

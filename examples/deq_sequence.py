@@ -1,18 +1,18 @@
 """Classify digits row by row with a deep equilibrium model whose layer is a GRU, in constant memory.
 
 The layer is z = GRU(x, z / 2), where a bidirectional GRU reads the rows of the image together with its own output: at
-the fixed point each direction has read the other one, as after infinitely many layers that share their weights. It is
-compared with the same GRU applied once, four and eight times, with autograd through all of them.
+the fixed point each direction has read the other, as after infinitely many layers with shared weights. It is
+compared with the same GRU applied once, four and eight times, with autograd through all applications.
 
-Two things decide whether the equilibrium can be trained. The rows of the state are those of the image, so that what is
-fed back belongs to the row that is read. And Hutchinson's estimate of the Jacobian's norm is part of the loss: without
-it the spectral radius passes 1, states and adjoints no longer converge, and accuracy falls.
+Two things are necessary to train the equilibrium. The rows of the state correspond to those of the image, so that the
+feedback belongs to the row that is read. And Hutchinson's estimate of the Jacobian's norm is part of the loss: without
+it the spectral radius exceeds 1, states and adjoints no longer converge, and accuracy falls.
 
-With the seeds 0, 1 and 2 the equilibrium names 97.8, 95.8 and 97.8 % of 497 digits, and eight applications 96.8, 95.4
-and 97.6 %, with 6.2 MB for the backward pass against 0.9. Four applications, which end far from a fixed point, name
-97.4, 97.4 and 98.2 % with 3.1 MB.
+With the seeds 0, 1 and 2 the equilibrium classifies 97.8, 95.8 and 97.8 % of 497 digits correctly, and eight
+applications 96.8, 95.4 and 97.6 %, with 6.2 MB for the backward pass instead of 0.9. Four applications, which end far
+from a fixed point, reach 97.4, 97.4 and 98.2 % with 3.1 MB.
 
-    python examples/deq_sequence.py            # a minute on two cores; writes deq_sequence.png beside this file
+    python examples/deq_sequence.py            # a minute on two cores; writes deq_sequence.png next to this file
     python examples/deq_sequence.py --help
 
 S. Bai, J. Z. Kolter, V. Koltun, "Deep equilibrium models" (NeurIPS 2019); with the penalty: S. Bai, V. Koltun,
@@ -40,7 +40,7 @@ from fastiter.torch.nn import DEQ, GRU
 
 TRAINED_ON = 1300  # of 1797 images
 WIDTH = 24  # in each direction
-FEEDBACK = 0.5  # the factor of the state that is fed back, which halves the Jacobian at first
+FEEDBACK = 0.5  # the factor of the fed-back state, which halves the initial Jacobian
 DEPTHS = (1, 4, 8)
 
 
@@ -101,7 +101,7 @@ class Run:
 
     model: Classifier
     losses: list[float] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)  # of the solver, for the slowest image of each batch
+    steps: list[float] = field(default_factory=list)  # solver steps for the slowest image of each batch
     failed: int = 0  # images whose state did not converge
 
 
@@ -139,18 +139,18 @@ def train(depth: int | None, options: Options, bar: Any) -> Run:
     return run
 
 
-# ---- What is kept for the backward pass ------------------------------------------------------------------------------
+# ---- Memory for the backward pass -----------------------------------------------------------------------------------
 
 
 class Kept:
-    """A tensor that autograd keeps."""
+    """A tensor that autograd saves."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
 class Meter:
-    """The most bytes of tensors that autograd keeps at any time."""
+    """The peak number of bytes of tensors saved by autograd."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -167,7 +167,7 @@ class Meter:
 
 
 def kept(model: Classifier, x: Tensor) -> float:
-    """Megabytes that autograd keeps for one forward and backward pass of the layer, at most."""
+    """Peak megabytes saved by autograd for one forward and backward pass of the layer."""
     meter = Meter()
     with saved_tensors_hooks(meter.keep, lambda one: one.tensor):
         model(x)[0].sum().backward()
@@ -179,7 +179,7 @@ def kept(model: Classifier, x: Tensor) -> float:
 
 
 def judge(name: str, run: Run, batch: int) -> tuple[str, float]:
-    """A row of the table, and megabytes."""
+    """Return a row of the table, and megabytes."""
     images, labels = load()
     x, megabytes = images[TRAINED_ON:], kept(run.model, images[:batch])
     with torch.no_grad():
@@ -214,7 +214,7 @@ def draw(runs: dict[str, Run], megabytes: dict[str, float], path: Path) -> None:
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    torch.set_num_threads(1)  # the layers are small: a second thread would only wait for the first
+    torch.set_num_threads(1)  # the layers are too small for two threads
     models: dict[str, int | None] = {f"GRU, {times} x": times for times in DEPTHS} | {"DEQ": None}
     runs: dict[str, Run] = {}
     megabytes: dict[str, float] = {}

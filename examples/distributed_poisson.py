@@ -1,7 +1,7 @@
 """Solve a Poisson problem whose unknowns are divided over processes, and compare with SciPy's conjugate gradients.
 
 Each process has a strip of the grid. A product with the matrix exchanges one line of points with each neighbour while
-the inner points are computed; a step of conjugate gradients adds one sum of a few numbers over all processes.
+the inner points are computed; a step of conjugate gradients also needs one reduction of a few numbers.
 
     torchrun --nproc-per-node 2 examples/distributed_poisson.py            # seconds on two cores
     torchrun --nproc-per-node 2 examples/distributed_poisson.py --help
@@ -38,7 +38,7 @@ class Options:
 
 
 def laplacian(m: int, first: int, last: int) -> Any:
-    """Return the rows of the grid's lines first to last - 1, with all columns."""
+    """Return the matrix rows of grid lines first to last - 1, with all columns."""
     line = scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m))
     lines = scipy.sparse.csr_array(line)[first:last]
     eye = scipy.sparse.eye_array(m, format="csr")
@@ -48,7 +48,7 @@ def laplacian(m: int, first: int, last: int) -> Any:
 
 
 class Timed:
-    """The elapsed seconds and those of this process's CPU time in a with block."""
+    """Elapsed seconds and CPU seconds of this process in a with block."""
 
     def __enter__(self) -> Timed:
         self._start = time.perf_counter(), time.process_time()
@@ -98,7 +98,7 @@ def solve_by_scipy(options: Options, u: np.ndarray[Any, Any]) -> int:
 
 
 def draw(options: Options, u: np.ndarray[Any, Any], histories: dict[str, list[float]], by_scipy: int) -> None:
-    """Draw u with the borders of the processes, and the residuals."""
+    """Plot u with the boundaries between processes, and the residuals."""
     m, size = options.points, dist.get_world_size()
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

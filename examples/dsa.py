@@ -1,12 +1,12 @@
 """Neutron transport through a thick slab: source iteration, accelerated by diffusion, by Anderson and by GMRES.
 
 Source iteration sweeps through the slab with the scattering of the last flux, phi <- T(sigma_s phi + q), and converges
-like c^k with the ratio c = sigma_s / sigma: not at all where nearly every collision scatters. Diffusion synthetic
-acceleration corrects each sweep by the flux that the diffusion equation gives for its change, consistently with
-diamond differences: the spectral radius is at most 0.2247 c, whatever the width of the cells. The slab is 100 mean free
-paths thick, in a vacuum, with a source of 1 everywhere and eight directions.
+like c^k with the scattering ratio c = sigma_s / sigma: extremely slowly if nearly every collision scatters. Diffusion
+synthetic acceleration corrects each sweep by the solution of the diffusion equation for its change, discretised
+consistently with diamond differences: the spectral radius is at most 0.2247 c, whatever the width of the cells. The
+slab is 100 mean free paths thick, in a vacuum, with a source of 1 everywhere and eight directions.
 
-    python examples/dsa.py                     # seconds; writes dsa.png beside this file
+    python examples/dsa.py                     # seconds; writes dsa.png next to this file
 
 E. W. Larsen, "Unconditionally stable diffusion-synthetic acceleration methods for the slab geometry discrete ordinates
 equations, part I" (Nuclear Science and Engineering 82, 1982).
@@ -33,7 +33,7 @@ THICKNESS = 100.0  # mean free paths, as sigma is 1
 MU, WEIGHTS = np.polynomial.legendre.leggauss(8)
 LARSEN = 0.2247  # the largest spectral radius, in units of c, for infinitely many directions
 RATIOS = (0.5, 0.9, 0.99, 0.999)
-SWEEPS = (20, 110, 889, 5000)  # of source iteration until the flux changes by 1e-6; the last one needs more
+SWEEPS = (20, 110, 889, 5000)  # source iterations until the flux changes by 1e-6; the last one needs more
 ACCELERATED = (5, 6, 6, 6)
 
 
@@ -44,7 +44,7 @@ class Options:
 
 
 class Slab:
-    """Source iteration for slabs with the scattering ratios c (B,), cells of one width and one source."""
+    """Source iteration for slabs with scattering ratios c (B,), all with the same cell width and source."""
 
     def __init__(self, c: Any, h: float, source: float = 1.0) -> None:
         self.c, self.h, self.source = np.asarray(c, float), h, source
@@ -59,11 +59,11 @@ class Slab:
         return swept + np.stack([self.correction(*row) for row in zip(swept - phi, c, strict=True)])
 
     def correction(self, change: Array, c: float) -> Array:
-        """The means over the cells of the f on their edges that diffuses the change of the flux (cells,)."""
+        """The cell averages of the diffusion correction, given at cell edges, for the change of the flux (cells,)."""
         stiffness, mass = 1 / (3 * self.h), (1 - c) * self.h / 4
         bands = np.empty((2, self.cells + 1))
         bands[0], bands[1] = mass - stiffness, 2 * (stiffness + mass)
-        bands[1, [0, -1]] = 0.5 + stiffness + mass  # Marshak's vacuum
+        bands[1, [0, -1]] = 0.5 + stiffness + mass  # Marshak's vacuum boundary condition
         right = np.zeros(self.cells + 1)
         right[:-1] += c * self.h / 2 * change
         right[1:] += c * self.h / 2 * change
@@ -74,12 +74,12 @@ class Slab:
         how = {"method": "picard", "norm": "l2", "rtol": 1e-6, **how}
         start = np.zeros((len(self.c), self.cells))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the table says it
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the table reports it
             return fixed_point(step, start, args=(self.c,), **how)
 
 
 def spectral_radius(step: Any, slab: Slab, iterations: int = 60) -> float:
-    """The growth of an error over the last ten iterations, for a slab without a source and with one c."""
+    """The growth factor of an error over the last ten iterations, for one slab without a source."""
     phi, growth = np.random.default_rng(0).random((1, slab.cells)), []
     for _ in range(iterations):
         phi = step(phi, slab.c)
@@ -89,7 +89,7 @@ def spectral_radius(step: Any, slab: Slab, iterations: int = 60) -> float:
 
 
 def compare() -> dict[str, FixedPointSolution]:
-    """Print sweeps and rates for each c, and check them."""
+    """Print and check sweeps and convergence rates for each c."""
     slab = Slab(RATIOS, 0.5)
     ways = {"source iteration": slab.sweep, "diffusion synthetic acceleration": slab.accelerated}
     print(f"{'sweeps to a change of 1e-6 (last ratio)':42}" + "".join(f"{f'c = {c}':>16}" for c in RATIOS))
@@ -114,7 +114,7 @@ def compare() -> dict[str, FixedPointSolution]:
 
 
 def wrapped() -> None:
-    """Anderson's method and GMRES around a sweep, with and without diffusion, find the same flux."""
+    """Check that Anderson acceleration and GMRES around a sweep, with and without diffusion, find the same flux."""
     slab = Slab([0.99], 0.5)
     expected = slab.solve(slab.accelerated, rtol=1e-13).value
     print("\nc = 0.99, to 1e-11, in sweeps")
@@ -140,7 +140,7 @@ def wrapped() -> None:
 
 
 def radii(widths: tuple[float, ...]) -> dict[float, list[float]]:
-    """Spectral radii with diffusion against the width of the cells, for each c."""
+    """Plot spectral radii with diffusion against the cell width, for each c."""
     found = {}
     for c in RATIOS:
         slabs = [Slab([c], h, source=0.0) for h in widths]

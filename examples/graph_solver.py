@@ -1,19 +1,20 @@
 """Values of Markov decision processes from the fixed points of a learned graph network, also on larger graphs.
 
-A random graph with 20 to 49 states and 5 to 9 actions for each: an action leads to another state and pays a reward
-from -1 to 1. The network sees states, actions and rewards, and predicts the optimal values with discount 0.9, which
-value iteration finds. Judged by the mean relative error of the values, and by how often the greedy action is optimal.
+The data are random graphs with 20 to 49 states and 5 to 9 actions per state: an action leads to another state and pays
+a reward from -1 to 1. The network sees states, actions and rewards, and predicts the optimal values with discount 0.9,
+which value iteration computes. The measures are the mean relative error of the values, and the fraction of states where
+the greedy action is optimal.
 
 - convergent graph solver: fixed points of 16 maps z = A z / 2 + b, which reach across the whole graph;
-- messages alone: the same network, decoded from b, which has seen two steps ahead.
+- messages alone: the same network, decoded from b, which has information from two steps ahead.
 
 Both are then applied to graphs with 100 states and 10 actions, larger than any that they were trained on. After 600
 steps the errors are 6.0 and 6.4 %, and 5.4 and 6.3 % on the larger graphs, where 0.69 and 0.67 of the greedy actions
 are optimal. With 1200 steps of 32 graphs the solver's errors fall to 5.1 and, on the larger graphs, 3.3 %, and 0.76 and
-0.73 of its greedy actions are optimal; what is left on the larger graphs is mostly a bias: their values are 8.9 on
-average, as there are more actions, and are predicted 0.29 too low.
+0.73 of its greedy actions are optimal; the remaining error on the larger graphs is mostly a bias: their values are 8.9
+on average, as there are more actions, and the predictions are 0.29 too low.
 
-    python examples/graph_solver.py            # two minutes on two cores; writes graph_solver.png beside this file
+    python examples/graph_solver.py            # two minutes on two cores; writes graph_solver.png next to this file
     python examples/graph_solver.py --help
 
 J. Park, J. Choo, J. Park, "Convergent graph solvers" (ICLR 2022), section on graph value iteration.
@@ -48,7 +49,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Graphs:
-    """Several graphs as one: edges (2, E) from each state to where its actions lead, and rewards (E,)."""
+    """Several graphs as one: edges (2, E) from each state to the states its actions lead to, and rewards (E,)."""
 
     states: int
     edges: Tensor
@@ -62,7 +63,7 @@ class Graphs:
         return value
 
     def returns(self, value: Tensor) -> Tensor:
-        """The return of each action, if the next state has this value."""
+        """The return of each action, given the values of the states."""
         return self.rewards.double() + DISCOUNT * value[self.edges[1]]
 
     def best(self, value: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class Graphs:
 
 
 def draw_graphs(number: int, sizes: tuple[int, int], actions: tuple[int, int], generator: torch.Generator) -> Graphs:
-    """Random graphs, with the bounds of both numbers included."""
+    """Random graphs, with numbers of states and actions within the given bounds, inclusive."""
     first, sources, targets = 0, [], []
     for _ in range(number):
         states, each = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (sizes, actions))
@@ -109,7 +110,7 @@ def train(gamma: float, options: Options, bar: Any) -> tuple[ConvergentGraphSolv
 
 @torch.no_grad()
 def judge(model: ConvergentGraphSolver, graphs: Graphs) -> tuple[float, float, Tensor, Tensor]:
-    """Mean relative error of the values, share of optimal actions, and both values."""
+    """Mean relative error of the values, fraction of optimal actions, and predicted and true values."""
     value, found = graphs.values(), predicted(model, graphs).double()
     error = ((found - value).abs() / value.abs()).mean().item()
     greedy = graphs.returns(found) >= graphs.best(found)[graphs.edges[0]]

@@ -1,11 +1,11 @@
 """Oracle calls to a small residual: variance-reduced Halpern iteration on a matrix game and a robust regression.
 
-The game is that of a policeman and a burglar: the burglar picks one of m houses in a row and takes its worth, unless
-the policeman, at a house of his choice, is near enough to catch him. The worths are n drawn samples, and only their
-mean counts.
+The game is that of a policeman and a burglar: the burglar picks one of m houses in a row and steals its value, unless
+the policeman, at a house of his choice, is near enough to catch him. The values are given by n random samples, of which
+only the mean matters.
 
-The logistic regression tells even digits from odd ones while an adversary puts the weight on the digits with the
-largest losses. Both are saddle points, whose operators have no potential: gradient descent and ascent need not
+The logistic regression separates even from odd digits while an adversary puts the weight on the digits with the
+largest losses. Both are saddle-point problems, whose operators have no potential: gradient descent-ascent need not
 converge.
 """
 
@@ -38,10 +38,10 @@ class Options:
 
 
 class Sum:
-    """A finite sum of operators: components(x, indices), a resolvent, the first point and Lipschitz constants."""
+    """A finite sum of operators: components(x, indices), a resolvent, the initial point and Lipschitz constants."""
 
     n: int
-    lipschitz: float  # the root of the mean square of the components'
+    lipschitz: float  # the root mean square of the components' constants
     lipschitz_of_mean: float
     start: Array
 
@@ -83,7 +83,7 @@ class RobustRegression(Sum):
     """min over u, max over weights q of the ten digits of sum q_g loss_g(u) + |u|^2 / 100: even digits from odd ones.
 
     loss_g is the mean logistic loss of the images of digit g. v = sqrt(10) q takes the place of q, so that both players
-    move at like speeds. The component of an image of digit g has n / n_g times its loss, for a mean over images.
+    move at similar speeds. The component of an image of digit g has n / n_g times its loss, for a mean over images.
     """
 
     def __init__(self, n: int) -> None:
@@ -96,7 +96,7 @@ class RobustRegression(Sum):
         self.n, self.d, self.share = n, rows.shape[1], n / np.bincount(self.digit, minlength=10)
         self.start = np.concatenate([np.zeros(self.d), np.full(10, 10**-0.5)])
         # Bounds: a loss has slopes up to 1 and curvatures up to 1 / 4, and all weight may be on one digit. Along the
-        # path a tenth of the first is enough, and a third of the second.
+        # actual path a tenth of the first bound and a third of the second are enough.
         means = np.array([self.rows[self.digit == g].mean(0) for g in range(10)])
         self.lipschitz = float(np.sqrt(np.mean(self.share) / 16 + np.mean(self.share[self.digit] ** 2) / 10)) / 10
         self.lipschitz_of_mean = float(0.25 + np.linalg.norm(means, 2) / 10**0.5) / 3
@@ -115,7 +115,7 @@ class RobustRegression(Sum):
 
 
 class Trace:
-    """The evaluations over n and the residuals of a method, all with the same step; they are not counted."""
+    """The evaluations divided by n and the residuals of a method; computing these residuals is not counted."""
 
     def __init__(self, problem: Sum, most: float) -> None:
         self.problem, self.most = problem, most
@@ -124,13 +124,13 @@ class Trace:
         self.last: float | None = None
 
     def add(self, evaluations: float, x: Array) -> bool:
-        """Note the residual of a point; return whether it is small enough."""
+        """Record the residual of a point; return whether it is small enough."""
         self.evaluations.append(evaluations / self.problem.n)
         self.residuals.append(residual_of(self.problem, x))
         return self.residuals[-1] <= self.most
 
     def __call__(self, progress: monotone.InclusionProgress) -> bool:
-        """Note a point of a method that evaluates components, when it is a new one."""
+        """Record a point of a method that evaluates components, if it is a new one."""
         if progress.residual == self.last:
             return False
         self.last = progress.residual
@@ -144,7 +144,7 @@ def residual_of(problem: Sum, x: Array) -> float:
 
 
 def methods(problem: Sum, most: float) -> dict[str, Trace]:
-    """Return the traces of all methods to a residual of their last iterates."""
+    """Return the traces of all methods until the residual of the last iterate is small enough."""
     found = {
         name: Trace(problem, most)
         for name in (
@@ -175,7 +175,7 @@ def methods(problem: Sum, most: float) -> dict[str, Trace]:
 
 
 def stochastic(problem: Sum, epochs: float, trace: Trace) -> None:
-    """Take extragradient steps with one new component each, of falling size."""
+    """Take extragradient steps of decreasing size with one new component each."""
     rng, x, n = np.random.default_rng(0), problem.start, problem.n
     for k in range(int(epochs * n / 2)):
         t = 0.5 / problem.lipschitz / (1 + k / n) ** 0.5

@@ -1,10 +1,11 @@
-"""Multiple-instance learning on bags of digits: which bags hold a nine? Pooling by a Hopfield network against means.
+"""Multiple-instance learning on bags of digits: which bags contain a nine? Pooling by a Hopfield network or by means.
 
-A bag is a set of images of scikit-learn's digits, of different sizes; its only label is whether one of its images is a
-nine. `HopfieldPooling` has one learned state, which learns to retrieve the nines of a bag; the baselines pool by the
-mean and by the maximum. The association matrix shows which image decided, though no image has a label.
+A bag is a set of images of scikit-learn's digits; bags have different sizes, and the only label of a bag is whether one
+of its images is a nine. `HopfieldPooling` has one learned state, which learns to retrieve the nines of a bag; the
+baselines pool by the mean and by the maximum. The association matrix shows which image decided, although no image has a
+label.
 
-    python examples/hopfield_bags.py            # a minute on two cores; writes hopfield_bags.png beside this file
+    python examples/hopfield_bags.py            # a minute on two cores; writes hopfield_bags.png next to this file
     python examples/hopfield_bags.py --help
 
 The task is that of Ilse et al., "Attention-based deep multiple instance learning" (2018), and of the package
@@ -45,7 +46,7 @@ class Options:
 
 
 def make_bags(images: Any, digits: Any, count: int, seed: int) -> Bags:
-    """Return images (bags, MOST, pixels), where there is none, the labels of the bags, and which images are nines."""
+    """Return images (bags, MOST, pixels), the padding mask, the labels of the bags, and which images are nines."""
     rng = np.random.default_rng(seed)
     x, is_padding = np.zeros((count, MOST, SIDE * SIDE), np.float32), np.ones((count, MOST), bool)
     nines = np.zeros((count, MOST), bool)
@@ -61,7 +62,7 @@ def make_bags(images: Any, digits: Any, count: int, seed: int) -> Bags:
 
 
 class Classifier(nn.Module):
-    """Features of each image, a pool over the images of a bag, and a logit."""
+    """Features of each image, pooling over the images of a bag, and a logit."""
 
     def __init__(self, pool: str, updates: int) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class Classifier(nn.Module):
 
 
 def accuracy(model: Classifier, bags: Bags) -> float:
-    """Return the share of bags whose label is right."""
+    """Return the fraction of bags that are classified correctly."""
     model.eval()
     with torch.no_grad():
         right = (model(bags[0], bags[1]) > 0) == (bags[2] > 0)
@@ -108,14 +109,14 @@ def trained(pool: str, seed: int, train: Bags, test: Bags, options: Options) -> 
 
 
 def weights_of(model: Classifier, bags: Bags) -> Tensor:
-    """Return the weight of each image of each bag, (bags, MOST), the mean over the heads."""
+    """Return the weight of each image of each bag, (bags, MOST), averaged over the heads."""
     weights = model.pool.get_association_matrix(model.features(bags[0]), bags[1])
     return weights.detach().mean(1).squeeze(1)
 
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    torch.set_num_threads(1)  # the layers are too small for more
+    torch.set_num_threads(1)  # the layers are too small for two threads
     images, digits = load_digits(return_X_y=True)
     images = images / 16
     train = make_bags(images[:TRAINED_ON], digits[:TRAINED_ON], options.bags, 1)

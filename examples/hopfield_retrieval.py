@@ -1,8 +1,8 @@
-"""Digits from half of their pixels: retrieval by a modern Hopfield network, its capacity, and the bound of its error.
+"""Digits from half of their pixels: retrieval by a modern Hopfield network, its capacity, and a bound on its error.
 
 scikit-learn's images of digits are stored, each centred and of norm 1; the lower half of a query is grey. Retrieval
-goes wrong where other images have nearly the same upper half, so that more stored images are harder, and beta chooses
-between one image and an average of several.
+fails if other images have nearly the same upper half, so that it gets harder with more stored images, and beta
+determines whether one image or an average of several is retrieved.
 
 The bound of Ramsauer et al., "Hopfield networks is all you need" (2021), for one update of a state near a stored
 pattern is checked on random patterns: the error is exponentially small in beta.
@@ -28,7 +28,7 @@ from fastiter.fixedpoint import hopfield_energy, hopfield_update
 
 Array = npt.NDArray[Any]
 SIDE, PATTERNS, WIDTH, RADIUS = 8, 60, 80, 2.0
-BETAS = np.linspace(0.02, 0.2, 10)  # of the bound
+BETAS = np.linspace(0.02, 0.2, 10)  # for the check of the bound
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def halves(patterns: Array) -> Array:
 
 
 def retrieved(patterns: Array, beta: float) -> tuple[float, float]:
-    """Return the share of images that come back from their halves, and the mean number of updates."""
+    """Return the fraction of images that are retrieved from their halves, and the mean number of updates."""
     queries = halves(patterns)
     found = hopfield_update(queries, patterns, beta=beta)
     before, after = (hopfield_energy(x, patterns, beta=beta) for x in (queries, found.value))
@@ -86,7 +86,7 @@ def bounds() -> tuple[Array, Array]:
 
 
 def show_images(axes: Axes, patterns: Array, beta: float) -> None:
-    """Draw some queries, and what they retrieve."""
+    """Draw some queries and the images that they retrieve."""
     queries = halves(patterns[:6])
     found = hopfield_update(queries, patterns, beta=beta).value
     rows = [np.hstack([x.reshape(SIDE, SIDE) for x in each]) for each in (queries, found, patterns[:6])]

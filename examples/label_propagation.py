@@ -1,4 +1,4 @@
-"""Labels spread over a lattice: red-black blocks, trees and greedy trees, each block solved exactly."""
+"""Label propagation on a lattice: red-black blocks, trees and greedy trees, each block solved exactly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Options:
 
 
 def lattice(side: int, labelled: int) -> tuple[Any, Any, Any]:
-    """Return the matrix and the vector of the nodes without a label, and these nodes; weights are 1e5."""
+    """Return the matrix and vector for the unlabelled nodes, and these nodes; weights are 1e5."""
     rng = np.random.RandomState(1)
     line = sp.diags_array([1.0, 1.0], offsets=[-1, 1], shape=(side, side))
     weights = sp.csr_array(1e5 * (sp.kron(sp.eye_array(side), line) + sp.kron(line, sp.eye_array(side))))

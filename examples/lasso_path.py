@@ -1,4 +1,4 @@
-"""A lasso path, and how Newton steps in variable blocks find the active set and then end at once."""
+"""A lasso path, and how Newton steps in variable blocks find the active set and then converge immediately."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main() -> None:
         found[name] = bcd(problem, update=update, **how)  # type: ignore[arg-type]
         print(f"{name:16} {found[name].steps:6} steps, active set known from step {found[name].identified}")
     exact: BCDSolution = found["exact blocks"]
-    assert exact.steps - exact.identified <= 3  # a block that holds the support is solved in one step
+    assert exact.steps - exact.identified <= 3  # a block that contains the support is solved in one step
     assert found["gradient steps"].steps > exact.steps
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
     left.semilogx(path.l1, path.value[:, np.any(path.value != 0, axis=0)], lw=0.8)

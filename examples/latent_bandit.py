@@ -1,4 +1,4 @@
-"""A bandit whose kind is hidden: the policy trees that are best for some belief, and the price of not knowing."""
+"""A bandit with a hidden context: the policy trees that are optimal for some belief, and the cost of not knowing it."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Solve sequences of systems while learning which omega takes the fewest iterations, and what theory says of it.
+"""Solve sequences of systems while learning which omega takes the fewest iterations, and compare with the theory.
 
-Shifted systems, with high and with low variance: system t is (A + c_t I) x = b_t, A the 5-point Laplacian on 10 x 10
-points, b_t of random direction, c_t = -0.15 + 0.6 beta_t, beta_t from the Beta distribution (1/2, 3/2) or (2, 6). One
-omega of SOR for all of them is a compromise. Tsallis-INF finds the best compromise without knowing anything; with c_t
-as context a learner does better than any one omega, and ChebCB comes near the best omega of each system.
+Shifted systems, with high and with low variance: system t is (A + c_t I) x = b_t, with the 5-point Laplacian A on
+10 x 10 points, b_t of random direction, c_t = -0.15 + 0.6 beta_t, and beta_t from the Beta distribution (1/2, 3/2) or
+(2, 6). One omega of SOR for all of them is a compromise. Tsallis-INF finds the best compromise without any knowledge;
+with c_t as context a learner does better than any single omega, and ChebCB comes near the best omega of each system.
 
-The heat equation with a coefficient that changes in time, by Crank-Nicolson steps: each is a system for conjugate
-gradients with SSOR, begun from the step before, and the coefficient is its context.
+The heat equation with a time-dependent coefficient, by Crank-Nicolson steps: each step is a system for conjugate
+gradients with SSOR, started from the previous step, and the coefficient is its context.
 
-Theory, on the same Laplacians: iterations beside the bounds for them, the spectral radius beta of Jacobi and what tau
-measures, a right-hand side for which a large omega is wasted, and the bound for conjugate gradients with SSOR.
+Theory, on the same Laplacians: iterations and their bounds, the spectral radius beta of Jacobi and the quantity tau,
+a right-hand side for which a large omega is wasted, and the bound for conjugate gradients with SSOR.
 
-    python examples/learning_to_relax.py            # about a minute; writes learning_to_relax*.png beside this file
+    python examples/learning_to_relax.py            # about a minute; writes learning_to_relax*.png next to this file
     python examples/learning_to_relax.py --trials 3 --detail 2    # more sequences, and the fine grids of the paper
     python examples/learning_to_relax.py --help
 
@@ -53,7 +53,7 @@ COLORS = {
     BEST_ARM: "tab:green",
 }
 
-#: Another implementation's numbers for 5000 systems: mean and standard deviation over three runs, where it is known
+#: Another implementation's numbers for 5000 systems: mean and, where known, standard deviation over three runs
 PUBLISHED: dict[str, dict[str, tuple[int, int | None]]] = {
     "high": {
         "omega = 1.0": (3_020_969, 40_000),
@@ -103,8 +103,8 @@ def learners(low: float, high: float, bins: int) -> dict[str, Callable[[int], An
 
 
 # ---- Shifted systems ------------------------------------------------------------------------------------------------
-# The iterations that each omega takes are counted first, by batches of systems; the learners choose from these counts.
-# That solving the systems one by one takes just as many is checked on the first of them.
+# The iterations that each omega takes are counted first, in batches of systems; the learners choose from these counts.
+# The first systems are also solved one by one, to check that they take the same number of iterations.
 
 
 class Shifted:
@@ -132,7 +132,7 @@ def best_omega(c: float) -> float:
 
 
 def count_iterations(systems: Shifted, bar: Any) -> Any:
-    """(T, arms): what each omega takes. Systems that are alike are in a batch, as all go on until the last is done."""
+    """Iterations of each omega, (T, arms). A batch has similar systems, as all continue until the last is done."""
     counts = np.empty((len(systems.c), len(ARMS)), np.int64)
     order = np.argsort(systems.c)
     for first in range(0, len(order), AT_ONCE):
@@ -144,7 +144,7 @@ def count_iterations(systems: Shifted, bar: Any) -> Any:
 
 
 def learn(systems: Shifted, counts: Any, tuner: Any) -> Any:
-    """(T,): what the omegas of a learner take."""
+    """Iterations with the omegas that a learner chooses, (T,)."""
     steps = []
     index = {omega: arm for arm, omega in enumerate(ARMS.tolist())}
     for t, c in enumerate(systems.c):
@@ -190,8 +190,8 @@ class Fixed:
 class Heat:
     """u_t = kappa(t) Laplace u + f on the unit square, 25 cells along an axis; u = 0 on the edge.
 
-    A step solves (I + s L) u+ = (I - s L) u + dt f, s = dt kappa / 2, L = -Laplace, all in the middle of the step. The
-    solutions are taken from the sines that diagonalise L, so that the systems do not depend on who solves them.
+    A step solves (I + s L) u+ = (I - s L) u + dt f, s = dt kappa / 2, L = -Laplace, all at the midpoint of the step.
+    The solutions are computed with the sines that diagonalise L, so that the systems do not depend on the solver.
     """
 
     cells, dt = 25, 1e-3
@@ -231,7 +231,7 @@ class Heat:
             yield scipy.sparse.csr_array((values, self.L.indices, self.L.indptr)), b, self.kappa(t * self.dt)
 
     def plain_cg(self) -> Any:
-        """(T,): iterations without a preconditioner."""
+        """Iterations without a preconditioner, (T,)."""
         x, counts = self.start, []
         for A, b, _ in self.systems():
             steps: list[Any] = []
@@ -252,7 +252,7 @@ def heat_trial(heat: Heat, trial: int, bar: Any) -> tuple[Rows, Rows]:
     return rows, omegas
 
 
-# ---- What came out --------------------------------------------------------------------------------------------------
+# ---- The results ----------------------------------------------------------------------------------------------------
 
 
 def print_table(title: str, trials: list[Rows], systems: int, published: dict[str, tuple[int, int | None]]) -> None:
@@ -273,7 +273,7 @@ def draw_totals(axes: Any, title: str, rows: Rows, left_out: set[str]) -> None:
     for name in shown:
         style = {"color": OTHERS, "linestyle": "--"} if name.startswith("omega =") else {"color": COLORS[name]}
         axes.plot(np.cumsum(rows[name]) / 1000, **style)
-        height = max(height + gap, rows[name].sum())  # names do not lie upon each other
+        height = max(height + gap, rows[name].sum())  # names must not overlap
         place = (1.02 * len(rows[name]), height / 1000)
         axes.annotate(name, place, va="center", size=8, color=style["color"] if name in COLORS else "0.4")
     axes.set(title=title, xlabel="systems solved", ylabel="thousand iterations in all")
@@ -328,7 +328,7 @@ def run_trials(options: Options, heat: Heat) -> tuple[dict[str, list[Rows]], Row
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    fastiter.set_num_threads(1)  # matrices so small are done before another thread has begun
+    fastiter.set_num_threads(1)  # these matrices are too small for two threads
     threadpool_limits(1)
     heat = Heat(options.systems)
     results, omegas, difference = run_trials(options, heat)

@@ -1,4 +1,4 @@
-"""Learning a mixture of known kernels without rewards: exploring where steps teach most, against random actions."""
+"""Learning a mixture of known kernels without rewards: exploration where steps are most informative, and at random."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Options:
 
 
 def process() -> tuple[Any, Any, Any]:
-    """Known kernels (D, S, A, S), their mixture (S, A, S), and rewards of which few are large."""
+    """Known kernels (D, S, A, S), their mixture (S, A, S), and rewards, few of which are large."""
     rng = np.random.default_rng(100)
     features = rng.dirichlet(np.full(S, 0.05), (D, S, A))
     rewards = rng.random((S, A)) ** 8
@@ -33,7 +33,7 @@ def process() -> tuple[Any, Any, Any]:
 
 
 def learn(seed: int, explores: bool) -> tuple[list[float], list[float]]:
-    """Return the errors of theta and how far its policies are from the best, in parts, after some episodes."""
+    """Return the errors of theta and the relative suboptimality of its policies after some episodes."""
     features, P, rewards = process()
     rng, model = np.random.default_rng(seed), LinearMixture(features, H, ridge=0.01)
     cumulative, best = P.cumsum(axis=2), mdp.finite_horizon(mdp.MDP(P, rewards, None), H).value[0, 0]

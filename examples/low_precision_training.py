@@ -1,13 +1,13 @@
-"""Train a character-level language model with weights, activations and gradients in formats coarser than float32.
+"""Train a character-level language model with weights, activations and gradients in low-precision formats.
 
 The text and the model are those of char_lm.py: Embedding -> LSTM -> Linear. The weights of the LSTM and the last layer,
-what goes into them, the LSTM's h at each step, and the gradients that their products take on the way back are rounded;
+their inputs, the LSTM's h at each step, and the gradients that enter their products in the backward pass are rounded;
 sums, logits and the optimizer stay in float32. All models start from the same weights and see the same batches.
 
-- bf16; FP8, E4M3 forward and E5M2 backward; the same with a scale for each block of 32 (MXFP8);
-- MXFP4, 4 bits and a scale for each block, with gradients rounded at random in proportion (stochastic), and to nearest;
-- int8 with a scale for each tensor, gradients stochastic;
-- fixed point of 8 bits forward and 16 backward, gradients stochastic.
+- bf16; FP8, E4M3 forward and E5M2 backward; the same with a scale per block of 32 (MXFP8);
+- MXFP4, 4 bits and a scale per block, with gradients rounded stochastically, and to nearest;
+- int8 with a scale per tensor, gradients stochastic;
+- 8-bit fixed point forward and 16-bit backward, gradients stochastic.
 
     python examples/low_precision_training.py            # a minute and a half on two cores
     python examples/low_precision_training.py --help
@@ -33,7 +33,7 @@ Plans = dict[str, QuantPlan]
 
 
 def plans(weight: Choice, x: Choice, h: Choice, gradient: Choice) -> Plans:
-    """A plan for each layer; the logits stay unrounded, as they go into a sum of exponentials."""
+    """A plan for each layer; the logits are not rounded, as they enter a sum of exponentials."""
     return {
         "recurrence": QuantPlan(weight=weight, input=x, output=h, gradient=gradient),
         "output": QuantPlan(weight=weight, input=h, gradient=gradient),
@@ -100,7 +100,7 @@ def draw(trainings: list[Training], entropy: float, path: Path) -> None:
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    torch.set_num_threads(1)  # a step of h is small: a second thread would only wait for the first
+    torch.set_num_threads(1)  # a step of h is too small for two threads
     corpus = load_corpus()
     print(f"LSTM of {options.hidden}, batch {options.batch} x {options.length}, {options.steps} steps")
     trainings = trainings_of(options, corpus)

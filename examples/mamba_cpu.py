@@ -1,11 +1,11 @@
-"""Train a Mamba of transformers on the CPU and let it write, before and after accelerate(model).
+"""Train a Mamba from transformers on the CPU and sample from it, before and after accelerate(model).
 
-A character-level language model on the text of char_lm.py, Python's standard library. Two models of transformers'
-MambaForCausalLM start from the same weights and see the same batches; one of them is accelerated. They take turns, and
-their losses agree to rounding. The other one makes a few steps only, because it would take long: transformers computes
-the recurrence step by step, and its gradient in a time that is quadratic in the length.
+The model is a character-level language model on the text of char_lm.py, Python's standard library. Two instances of
+transformers' MambaForCausalLM start from the same weights and see the same batches; one of them is accelerated. They
+take turns, and their losses agree to rounding. The other one makes only a few steps, because it is slow: transformers
+computes the recurrence step by step, and its gradient in a time that is quadratic in the length.
 
-    python examples/mamba_cpu.py            # a minute on two cores; writes mamba_cpu.png beside this file
+    python examples/mamba_cpu.py            # a minute on two cores; writes mamba_cpu.png next to this file
     python examples/mamba_cpu.py --help
 """
 
@@ -31,7 +31,7 @@ from fastiter.torch import accelerate, restore
 
 PROMPT = "\ndef "
 BEFORE, AFTER = "transformers", "accelerated"
-Rates = dict[str, tuple[float, float]]  # characters a second, before and after
+Rates = dict[str, tuple[float, float]]  # characters per second, before and after
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def build(characters: int, width: int, layers: int, seed: int) -> Any:
 
 
 def bits_per_character(model: Any, text: Tensor) -> Tensor:
-    """Mean surprise at each next character; text (batch, length + 1)."""
+    """Mean cross-entropy of the next character; text (batch, length + 1)."""
     logits = model(text[:, :-1], use_cache=False).logits
     return cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten()) / math.log(2)
 
 
 def train(options: Options, corpus: Corpus) -> tuple[Training, Training]:
-    """Train both models in turns, the other one for a few steps."""
+    """Train both models in turns, the original one for only a few steps."""
     model = build(len(corpus.alphabet), options.width, options.layers, options.seed)
     batches = corpus.batches(options.steps, options.batch, options.length, options.seed)
     how: dict[str, Any] = {"schedule_steps": options.steps, "loss_of": bits_per_character}
@@ -78,7 +78,7 @@ def train(options: Options, corpus: Corpus) -> tuple[Training, Training]:
 
 @torch.no_grad()
 def least_seconds_to_read(models: list[Any], text: Tensor, rounds: int = 5) -> list[float]:
-    """The least seconds in which each model predicts all characters of a text, in turns."""
+    """The minimum seconds in which each model predicts all characters of a text, in turns."""
     least = [math.inf] * len(models)
     for _ in range(rounds):
         for i, model in enumerate(models):
@@ -89,7 +89,7 @@ def least_seconds_to_read(models: list[Any], text: Tensor, rounds: int = 5) -> l
 
 
 def write(model: Any, corpus: Corpus, count: int, seed: int) -> tuple[str, float]:
-    """Let a model write with its cache, one character at a time; return the text and the seconds."""
+    """Sample from a model with its cache, one character at a time; return the text and the seconds."""
     prompt = corpus.encode(PROMPT)[None]
     torch.manual_seed(seed)
     started = time.perf_counter()
@@ -105,7 +105,7 @@ def measure(before: Training, after: Training, options: Options, corpus: Corpus)
     text, count = corpus.validation[: options.length][None], options.characters
     models = [slow.eval(), after.model.eval()]
     reading = least_seconds_to_read(models, text)
-    write(slow, corpus, 2, options.seed)  # the first call imports
+    write(slow, corpus, 2, options.seed)  # warm-up: the first call imports modules
     (other, slow_writing), (written, writing) = (write(m, corpus, count, options.seed) for m in models)
     rates = {
         "training": (before.speed(), after.speed()),
@@ -119,7 +119,7 @@ def measure(before: Training, after: Training, options: Options, corpus: Corpus)
 
 
 def draw_losses(axes: Axes, before: Training, after: Training) -> None:
-    """Losses against the time that each model has spent."""
+    """Plot losses against the time that each model has spent."""
     for training, color in ((after, OURS), (before, THEIRS)):
         passed = torch.tensor(training.seconds).cumsum(0)
         axes.plot(passed, training.losses, color=color, linewidth=1.2, label=training.name)

@@ -1,4 +1,4 @@
-"""A slippery grid solved in four ways: sweeps, seconds and errors, and the values as a picture."""
+"""A slippery grid world solved by four methods: sweeps, seconds and errors, and the values as an image."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""Complete and classify digits of which half is masked: a monotone deep Boltzmann machine against a restricted one.
+"""Complete and classify half-masked digits: a monotone deep Boltzmann machine and a restricted Boltzmann machine.
 
-scikit-learn's digits, 8 x 8 pixels of five grey values. Both machines model pixels and label together, and are asked
-for the mean field of the label and of the hidden pixels, given the others:
+scikit-learn's digits have 8 x 8 pixels with five grey values. Both machines model pixels and label jointly, and compute
+the mean field of the label and of the hidden pixels, given the others:
 
-- monotone machine: latent variables of four states, pixels, and the label, all pixels coupled with each other, too. Its
-  mean field exists and is unique, is found by proximal steps, and is trained by implicit gradients to predict what a
-  random line through the image hides;
-- restricted machine: scikit-learn's BernoulliRBM on pixels as bits (grey value by grey value) and label, trained by
-  persistent contrastive divergence; mean-field updates with the seen bits clamped, damped by half as they may cycle.
+- monotone machine: latent variables with four states, pixels, and the label, where all pixels are also coupled with
+  each other. Its mean field exists and is unique, is found by proximal steps, and is trained by implicit gradients to
+  predict the pixels on one side of a random line through the image;
+- restricted machine: scikit-learn's BernoulliRBM on pixels as bits (one-hot grey values) and label, trained by
+  persistent contrastive divergence; mean-field updates with the visible bits clamped, damped by half as they may cycle.
 
-On 497 images the monotone machine names 71 % of the digits from half of the pixels, the restricted one 58 %; the hidden
-pixels of the latter are closer, with a mean error of 0.7 grey values against 1.0.
+On 497 images the monotone machine classifies 71 % of the digits correctly from half of the pixels, the restricted one
+58 %; the hidden pixels of the latter are closer, with a mean error of 0.7 grey values instead of 1.0.
 
-    python examples/monotone_dbm.py            # a minute on two cores; writes monotone_dbm.png beside this file
+    python examples/monotone_dbm.py            # a minute on two cores; writes monotone_dbm.png next to this file
     python examples/monotone_dbm.py --help
 
 Z. Feng, E. Winston, J. Z. Kolter, "Monotone deep Boltzmann machines" (TMLR 2023), on smaller images.
@@ -36,7 +36,7 @@ from torch.nn.functional import one_hot
 from fastiter.torch.nn import MonotoneDBM
 
 GREYS, SIDE, DIGITS = 5, 8, 10
-LATENTS = 24  # of four states
+LATENTS = 24  # latent variables with four states each
 TRAINED_ON = 1300  # of 1797 images
 
 
@@ -67,7 +67,7 @@ def load() -> tuple[Data, Data]:
 
 
 def masks(number: int) -> dict[str, Tensor]:
-    """Which pixels are seen, bool (number, 64)."""
+    """Mask of visible pixels, bool (number, 64)."""
     rows = torch.arange(SIDE)
     halves = {"upper half": rows.view(-1, 1) < SIDE // 2, "left half": rows.view(1, -1) < SIDE // 2}
     return {name: half.expand(number, SIDE, SIDE).flatten(1) for name, half in halves.items()}
@@ -91,7 +91,7 @@ def mean_field(machine: MonotoneDBM, pixels: Tensor, seen: Tensor) -> tuple[Tens
 
 
 def train(options: Options, data: Data, bar: Any) -> tuple[MonotoneDBM, list[float]]:
-    """Predict what is masked: the likelihoods of hidden pixels, with a learned sharpness, and of the label."""
+    """Train on the likelihoods of the hidden pixels, with a learned sharpness, and of the label."""
     torch.manual_seed(0)
     tiers = [(LATENTS, 4), (SIDE * SIDE, GREYS), (1, DIGITS)]
     machine = MonotoneDBM(tiers, features=(64, 64), m=0.1, rtol=1e-3, max_steps=100, adjoint={"rtol": 1e-2})
@@ -121,13 +121,13 @@ def train(options: Options, data: Data, bar: Any) -> tuple[MonotoneDBM, list[flo
 
 
 def as_bits(pixels: Tensor, labels: Tensor | None = None) -> np.ndarray[Any, Any]:
-    """Pixels and labels, ten zeros where there are none, as one vector for each image."""
+    """Pixels and labels, with ten zeros for a missing label, as one vector per image."""
     ends = torch.zeros(len(pixels), DIGITS) if labels is None else one_hot(labels, DIGITS).float()
     return torch.cat([pixels.flatten(1), ends], 1).numpy()
 
 
 def restricted_mean_field(machine: BernoulliRBM, pixels: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Two hundred damped updates of all bits that are not seen."""
+    """Two hundred damped updates of all hidden bits."""
     known = torch.cat([seen.unsqueeze(2).expand_as(pixels).flatten(1), torch.zeros(len(pixels), DIGITS) > 0], 1)
     clamped = torch.from_numpy(as_bits(pixels))
     weight = torch.from_numpy(machine.components_).float()
@@ -143,7 +143,7 @@ def restricted_mean_field(machine: BernoulliRBM, pixels: Tensor, seen: Tensor) -
 
 
 def judge(pixels: Tensor, label: Tensor, data: Data, seen: Tensor) -> tuple[float, float]:
-    """Share of digits that are right, and the mean error of hidden pixels in grey values of 0 to 4."""
+    """Accuracy of the digits, and the mean error of hidden pixels in grey values from 0 to 4."""
     right = (label.argmax(1) == data.labels).float().mean().item()
     error = (pixels.argmax(2) - data.pixels.argmax(2)).abs().float()
     return right, error[~seen].mean().item()
@@ -168,7 +168,7 @@ def draw(shown: dict[str, Tensor], losses: list[float], path: Path) -> None:
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    torch.set_num_threads(1)  # the images are small: a second thread would only wait for the first
+    torch.set_num_threads(1)  # the images are too small for two threads
     data, tests = load()
     with progress(options.steps, "steps") as bar:
         machine, losses = train(options, data, bar)

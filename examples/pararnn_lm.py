@@ -1,10 +1,10 @@
 """Train a character-level language model with ParaGRU layers, and one with torch.nn.GRU of the same size.
 
 The text and the training are those of char_lm.py. A ParaGRU unit depends only on its own previous state: a step has no
-matrix product, and all steps can be solved at once by Newton's method, which would pay on many cores. On a few cores
-the loop is faster. Both give the same answer, which is compared at the end.
+matrix product, and all steps can be solved at once by Newton's method, which would pay off on many cores. On a few
+cores the loop is faster. Both give the same result, which is checked at the end.
 
-    python examples/pararnn_lm.py            # a minute and a half on two cores; writes pararnn_lm.png beside this file
+    python examples/pararnn_lm.py            # a minute and a half on two cores; writes pararnn_lm.png next to this file
     python examples/pararnn_lm.py --help
 
 Danieli et al., ParaRNN: Unlocking parallel training of nonlinear RNNs for large language models, 2025.
@@ -91,10 +91,10 @@ def print_results(trainings: list[Training], corpus: Corpus, batch: int) -> None
 
 
 class Comparison(NamedTuple):
-    """Newton's method beside the loop."""
+    """Newton's method compared with the loop."""
 
     difference: float  # largest difference between the states
-    ratio: float  # of the times, Newton's to the loop's
+    ratio: float  # Newton's time divided by the loop's
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Control by a Poisson equation: a state near a wanted one, with a cheap source, by Newton steps from random rows."""
+"""Control by a Poisson equation: a state near a target, with a small source, by Newton steps from random rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib import pyplot
 import fastiter
 from fastiter.bcd import sketched_newton
 
-PRICE = 0.1  # of the source
+PRICE = 0.1  # weight of the source's penalty
 PUBLISHED = 3  # Newton steps on a grid of 3 x 3, with a residual of 4.1e-6 at the end
 
 
@@ -26,7 +26,7 @@ class Options:
 
 
 def wanted(n: int) -> Any:
-    """Return the wanted state at the nodes, a wave that hardly bends."""
+    """Return the target state at the nodes, a wave with small curvature."""
     at = 0.1 / np.sqrt(15) * (np.arange(1, n + 1) - (n + 1) / 2)
     return (np.sin(4 + at)[:, None] + np.cos(3 + at)).ravel()
 
@@ -39,7 +39,7 @@ def laplacian(n: int) -> Any:
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    warnings.simplefilter("ignore", fastiter.ConvergenceWarning)  # of the runs that are cut short
+    warnings.simplefilter("ignore", fastiter.ConvergenceWarning)  # from the truncated runs
     n, nodes = options.grid, options.grid**2
     target, jacobian = wanted(n), np.hstack([laplacian(n), np.eye(nodes)])
     second = np.diag(np.repeat([1.0, PRICE], nodes))

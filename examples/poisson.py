@@ -1,4 +1,4 @@
-"""A Poisson problem by every method: steps, seconds, and how the residual falls.
+"""A Poisson problem by every method: steps, seconds, and convergence of the residual.
 
     python examples/poisson.py                # 1024 x 1024 points; minutes on one core; writes poisson.png
     python examples/poisson.py --points 255   # seconds
@@ -50,7 +50,7 @@ GROUPS = {
         "SSOR-CG",
     ),
 }
-#: Lines that lie upon others
+#: Lines that coincide with others
 STYLES = {"Gauss-Seidel, colours": "--", "Gauss-Seidel, clusters": ":", "SOR, without a matrix": "--"}
 
 
@@ -70,7 +70,7 @@ def laplacian(m: int) -> Any:
 
 
 def methods(options: Options) -> dict[str, Callable[[], LinearSolution]]:
-    """How each method solves the problem; the slow ones stop after fewer steps."""
+    """Solve the problem with each method; the slow ones stop after fewer steps."""
     m = options.points
     A, b = laplacian(m), np.ones(m * m)
     grid, wide = Stencil((m, m), np.array([4.0, -1.0, -1.0, -1.0, -1.0])), np.ones((m, m))
@@ -97,7 +97,7 @@ def methods(options: Options) -> dict[str, Callable[[], LinearSolution]]:
 
 
 def draw(solutions: dict[str, LinearSolution], title: str, path: Path) -> None:
-    """How the residuals fall: a panel for each group of methods, and a color for each method."""
+    """Plot the residuals: a panel for each group of methods, and a color for each method."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     panels = figure.subplots(1, len(GROUPS), sharey=False)
     colors = iter([*TABLEAU_COLORS, "black", "gold", "navy", "limegreen"])

@@ -1,17 +1,17 @@
 """Train a network of fixed-point numbers whose binary points are learned (QFX), and export it to C++ for HLS.
 
-scikit-learn's digits, and a small network of three linear layers, each followed by a factor and a shift per feature.
-Everything is rounded to W bits: weights, factors, shifts, the inputs and the outputs of layers, 15 tensors in all,
-each with a binary point of its own. Three ways to get there from trained float32 weights are compared:
+A small network of three linear layers, each followed by a factor and a shift per feature, classifies scikit-learn's
+digits. Everything is rounded to W bits: weights, factors, shifts, the inputs and the outputs of layers, 15 tensors in
+total, each with its own binary point. Three ways of getting there from trained float32 weights are compared:
 
-- after training: the points from the largest magnitudes, nothing is trained further;
-- frozen points: the same points, and the weights are trained on through the rounding;
-- QFX: the points are trained, too.
+- after training: points from the largest magnitudes, without further training;
+- frozen points: the same points, and the weights are trained further through the rounding;
+- QFX: the points are trained as well.
 
 Then the same with weights and factors that are sums of at most K powers of two, which need no multiplier. At the end
-the network of 4 bits is written as C++ with ap_fixed types, compiled, and its codes are compared with torch's.
+the 4-bit network is written as C++ with ap_fixed types, compiled, and its codes are compared with torch's.
 
-    python examples/qfx_digits.py            # a minute and a half on two cores; writes qfx_digits.png beside this file
+    python examples/qfx_digits.py            # a minute and a half on two cores; writes qfx_digits.png next to this file
     python examples/qfx_digits.py --help
 
 QFX, arXiv 2401.17544. One image of the 497 is 0.2 %: differences below a percent mean nothing.
@@ -83,7 +83,7 @@ def float_network() -> nn.Sequential:
 
 
 def rounded(model: nn.Sequential, images: Tensor, rounding: str, width: int, terms: int | None = None) -> nn.Sequential:
-    """The network with all numbers rounded, the points from one pass over the images."""
+    """The network with all numbers rounded, and points from one pass over the images."""
     other = FixedQuantizer(width, rounding=rounding)
     weight = FixedQuantizer(width, rounding=rounding, terms=terms)
     plans = {
@@ -128,13 +128,13 @@ def train(model: nn.Module, data: Data, epochs: int, rate: float, point_rate: fl
 
 # ---- The comparison -------------------------------------------------------------------------------------------------
 
-Results = dict[str, list[dict[str, float]]]  # a row of the table: what each network of it gets right, in percent
+Results = dict[str, list[dict[str, float]]]  # for each row of the table: the networks' accuracies in percent
 
 
 def three_ways(
     start: nn.Sequential, data: tuple[Data, Data], epochs: int, bar: Any
 ) -> tuple[dict[str, float], nn.Module]:
-    """Test accuracies of a rounded network as it is, trained with frozen points, and with learned ones."""
+    """Test accuracies of a rounded network without training, trained with frozen points, and with learned points."""
     learning, testing = data
     found = {WAYS[0]: accuracy(start, testing)}
     for way, point_rate in zip(WAYS[1:], (0.0, 0.05), strict=True):
@@ -220,7 +220,7 @@ def export(model: nn.Module, images: Tensor, directory: Path) -> None:
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    torch.set_num_threads(1)  # the network is small: a second thread would only wait for the first
+    torch.set_num_threads(1)  # the network is too small for two threads
     data = load()
     in_float, results, model = compare(options, data)
     print_results(in_float, results)

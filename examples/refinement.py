@@ -1,4 +1,4 @@
-"""Refinement of a wrong solver: a Poisson solver for a constant coefficient solves diffusion with a varying one.
+"""Refinement with an inexact solver: a constant-coefficient Poisson solver solves diffusion with a varying coefficient.
 
 The equation -div(a grad u) = 1 on the unit square, a = 2 + sin(2 pi x) cos(2 pi y), by five-point differences; the
 approximate solver is the exact inverse for a = 2, by sine transforms. Eigenvalues of I - S A lie within [-1/2, 1/2], as
@@ -33,7 +33,7 @@ def coefficient(x: Array, y: Array) -> Array:
 
 
 def diffusion(n: int) -> Any:
-    """Return A of the grid: the coefficient of a face is the mean of its two points."""
+    """Return A for the grid: the coefficient of a face is the mean of its two points."""
     h = 1 / (n + 1)
     at = np.arange(n + 2) * h
     a = coefficient(at[:, None], at[None, :])
@@ -83,7 +83,7 @@ def main() -> None:
         left = errors(n, exact)
         shown = " ".join(f"{error:.1e}" for error in left)
         print(f"{n:5} x {n:<3}{plain.steps - 1:21}{mixed.steps - 1:16}   {shown}")
-        # S b counts as no refinement; rounding moves the last digits of exact.
+        # S b counts as zero refinements; rounding affects the last digits of exact.
         assert abs(plain.steps - 1 - 23) <= 1 and mixed.steps < plain.steps
         assert all(after <= 0.5 * before for before, after in pairwise(left))
         assert left[5] < left[0] / 100 and left[2] ** 2 < left[0] ** 2 / 100

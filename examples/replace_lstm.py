@@ -1,10 +1,10 @@
 """An existing torch model, sped up by one call: replace(model).
 
-A tagger as in any existing code: an embedding, a bidirectional LSTM of two layers, a GRU with weight normalisation, a
+The model is an ordinary tagger: an embedding, a bidirectional LSTM of two layers, a GRU with weight normalisation, a
 linear layer. Its recurrent layers are replaced in place, with the same parameters; the outputs are compared, and
-prediction and training are timed with torch's layers and with fastiter's, in turn.
+prediction and training are timed with torch's layers and with fastiter's, in turns.
 
-    python examples/replace_lstm.py            # half a minute on two cores; writes replace_lstm.png beside this file
+    python examples/replace_lstm.py            # half a minute on two cores; writes replace_lstm.png next to this file
     python examples/replace_lstm.py --help
 """
 
@@ -40,7 +40,7 @@ class Options:
     figure: Path = figure_option(__file__)
 
 
-# ---- Somebody's model -----------------------------------------------------------------------------------------------
+# ---- An existing model ----------------------------------------------------------------------------------------------
 
 
 class Tagger(nn.Module):
@@ -76,7 +76,7 @@ def train(model: Tagger, optimizer: torch.optim.Optimizer, words: Tensor, tags: 
 
 
 def in_turns(calls: list[Callable[[], object]], rounds: int, bar: Any) -> list[float]:
-    """The least milliseconds of each call."""
+    """The minimum milliseconds of each call."""
     least = [float("inf")] * len(calls)
     for turn in range(rounds + 1):  # the first one warms up
         for i, call in enumerate(calls):
@@ -105,14 +105,14 @@ def main() -> None:
     model = Tagger(options.hidden)
     before = copy.deepcopy(model)
 
-    model = replace(model, verbose=True)  # this is all
+    model = replace(model, verbose=True)  # the only change
 
     optimizers = [torch.optim.SGD(m.parameters(), 0.1) for m in (before, model)]
     difference = (predict(model, words) - predict(before, words)).abs().max().item()
     print(f"\nlargest difference of the outputs: {difference:.1e}")
     losses = []
     for m, optimizer in zip((before, model), optimizers, strict=True):
-        torch.manual_seed(1)  # of the dropout between the layers
+        torch.manual_seed(1)  # for the dropout between the layers
         losses.append([train(m, optimizer, words, tags) for _ in range(3)])
     apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
     print(f"largest difference of three losses in training: {apart:.1e}")

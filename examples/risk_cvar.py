@@ -1,4 +1,4 @@
-"""Policies for the worst part of the return: what they need to know, and the laws of their returns."""
+"""Policies that maximise the CVaR of the return: the state they depend on, and the distributions of their returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib import pyplot
 
 from fastiter.mdp import distributional as laws
 
-#: outcomes[s][a] of (probability, reward, next state)
+#: outcomes[s][a] lists (probability, reward, next state)
 OUTCOMES: Any = [
     [[(0.5, 1, 0), (0.5, 0, 1)], [(0.8, 2, 1), (0.2, -3, 0)]],
     [[(0.9, 1, 1), (0.1, -1, 0)], [(0.6, 4, 0), (0.4, -4, 1)]],
@@ -27,7 +27,7 @@ class Options:
 
 
 def law_of(policy: Any, stock: float) -> dict[float, float]:
-    """The probabilities of the returns of a policy of the step, the state and the stock."""
+    """The distribution of the return of a policy that depends on the step, the state and the stock."""
     now = {(0, 0.0): 1.0}
     for h in range(STEPS):
         after: dict[tuple[int, float], float] = {}

@@ -1,4 +1,4 @@
-"""A walk in unknown wind: the worst winds, found one by one, and what each policy gets in every wind."""
+"""A walk in unknown wind: the worst winds, found one by one, and the return of each policy in every wind."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""A diffusion policy in real time: the last few denoising steps from the last plan, shifted, instead of all from noise.
+"""A real-time diffusion policy: a few denoising steps from the last plan, shifted, instead of all steps from noise.
 
-A plan is 16 points of the plane from the state to a goal that moves, drawn by a diffusion model: two Gaussians around
-arcs to the left and right of the straight line, whose denoiser is known. The controller follows the first step of the
-plan and plans again, forty times. Real-time iteration denoises once from noise; then `shift` drops the first point of
-the last plan, and the last k of 100 steps adapt it to the new state. It keeps to one side, where plans drawn afresh
-switch between both, at a tenth of the evaluations; so do few steps from noise, and they do not arrive at a mode. The
-last five steps also have a fixed point, in the middle of a mode: `fixed_point` finds it in three evaluations of them
-from anywhere, but only the last plan decides for a side.
+A plan consists of 16 points in the plane from the state to a moving goal, sampled from a diffusion model: two Gaussians
+around arcs to the left and right of the straight line, whose denoiser is known. The controller follows the first step
+of the plan and plans again, forty times. Real-time iteration denoises once from noise; then `shift` drops the first
+point of the last plan, and the last k of 100 steps adapt it to the new state. At a tenth of the evaluations it stays on
+one side, whereas plans sampled anew switch between both; so do plans by few steps from noise, which also do not reach a
+mode. The last five steps also have a fixed point, in the middle of a mode: `fixed_point` finds it from anywhere in
+three evaluations of them, but only with the last plan does the side stay the same.
 
-    python examples/rti_diffusion.py           # seconds; writes rti_diffusion.png beside this file
+    python examples/rti_diffusion.py           # seconds; writes rti_diffusion.png next to this file
 
 A real-time iteration scheme for diffusion policies: arXiv 2508.05396.
 """
@@ -27,12 +27,12 @@ from matplotlib.figure import Figure
 from fastiter.fixedpoint import FixedPointSolution, fixed_point, shift
 
 Array = Any
-POINTS, BEND, SPREAD = 16, 0.6, 0.05  # of a plan; how far the arcs are from the line; the Gaussians' deviation
+POINTS, BEND, SPREAD = 16, 0.6, 0.05  # of a plan; distance of the arcs from the line; the Gaussians' deviation
 STEPS = 100  # of the sampler
-RUNS, CONTROLS = 8, 40  # side by side, and control steps of each
+RUNS, CONTROLS = 8, 40  # parallel runs, and control steps per run
 ALPHA = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[9::10]])  # after 0, 1, ..., STEPS of them
 FULL, COLD, REAL_TIME = "100 steps, from noise", "last 5, from noise", "last {}, from the last plan"
-#: Distances from the nearest mode, evaluations for a control step, and switches, for steps from the last plan
+#: Distances from the nearest mode, evaluations per control step, and switches, for steps from the last plan
 EXPECTED = {1: (0.084, 3.5, 0), 2: (0.047, 4.5, 0), 5: (0.022, 7.4, 0), 20: (0.027, 22, 0)}
 
 
@@ -51,7 +51,7 @@ def modes(state: Array, goal: Array) -> Array:
 
 
 def denoised(z: Array, means: Array, steps: int) -> Array:
-    """Plans z (B, POINTS, 2) after the last `steps` steps of the sampler, by the exact noise of the mixture."""
+    """Plans z (B, POINTS, 2) after the last `steps` steps of the sampler, with the exact noise of the mixture."""
     for t in range(steps, 0, -1):
         now, before = ALPHA[t], ALPHA[t - 1]
         variance = now * SPREAD**2 + 1 - now
@@ -64,12 +64,12 @@ def denoised(z: Array, means: Array, steps: int) -> Array:
     return z
 
 
-#: (the means, what the last call returned, noise) -> a plan, what the next call gets, and evaluations of each run
+#: (the means, the carry of the last call, noise) -> a plan, the carry for the next call, and evaluations of each run
 Planner = Callable[[Array, Any, Array], tuple[Array, Any, Array]]
 
 
 def from_noise(steps: int) -> Planner:
-    """Plan from noise, after the first call by fewer steps."""
+    """Plan from noise, with fewer steps after the first call."""
 
     def plan(means: Array, last: Any, noise: Array) -> tuple[Array, Any, Array]:
         taken = STEPS if last is None else steps
@@ -139,7 +139,7 @@ def run(planner: Planner) -> Episode:
 
 
 def check(episodes: dict[str, Episode]) -> None:
-    """The numbers of the reference, and what has to hold beside them."""
+    """Check the reference numbers and the expected relations."""
     for k, (distance, evaluations, switches) in EXPECTED.items():
         episode = episodes[REAL_TIME.format(k)]
         assert abs(np.mean(episode.distance) - distance) <= 0.001 + 0.05 * distance

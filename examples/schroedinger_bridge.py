@@ -1,9 +1,9 @@
-"""Schroedinger bridges whose reference is refined: the dynamics of a population from snapshots without trajectories.
+"""Schroedinger bridges with a refined reference: the dynamics of a population from snapshots without trajectories.
 
-Each snapshot of a predator-prey model shows other individuals, so that nobody is seen twice. Bridges between snapshots
-are entropic transport plans from where the present drift would carry the particles of one to those of the next; then
-the drift is fitted to the bridges (iterative reference refinement, arXiv 2408.06277). Snapshots at odd times are held
-out, and predicted from those before.
+Each snapshot of a predator-prey model shows different individuals, so that none is seen twice. Bridges between
+snapshots are entropic transport plans from the positions to which the current drift would carry the particles of one
+snapshot to those of the next; then the drift is fitted to the bridges (iterative reference refinement, arXiv
+2408.06277). Snapshots at odd times are held out, and predicted from the preceding ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = Any
 
 #: Growth, predation, conversion and death: dx = (t_0 x + t_1 x y) dt, dy = (t_2 x y + t_3 y) dt
 TRUE, FIRST = np.array([1.0, -0.4, 0.1, -0.5]), np.array([0.5, -0.2, 0.05, -0.3])
-#: The held-out distance after some rounds, of a published run with other particles
+#: The held-out distance after some rounds in a published run with other particles
 PUBLISHED = {0: 1.172, 1: 0.315, 2: 0.221, 3: 0.205, 5: 0.199, 10: 0.1988}
 NOISE, STEP, SPACING = 0.1, 0.05, 1.0
 
@@ -55,7 +55,7 @@ def moved(theta: Array, x: Array, time: float, noise: Callable[[], Array] | None
 
 
 def snapshots(n: int, rng: np.random.Generator) -> list[Array]:
-    """Return the particles at times 0, 1, ..., 9: other ones at each time."""
+    """Return the particles at times 0, 1, ..., 9: different ones at each time."""
     found = []
     for k in range(10):
         x = np.array([5.0, 4.0]) + 0.1 * rng.standard_normal((n, 2))
@@ -64,7 +64,7 @@ def snapshots(n: int, rng: np.random.Generator) -> list[Array]:
 
 
 def targets(theta: Array, pairs: list[tuple[Array, Array]], width: float) -> list[Array]:
-    """Return where the bridges carry each particle on average: one batch of transport problems."""
+    """Return the mean position to which the bridges carry each particle: one batch of transport problems."""
     time = 2 * SPACING
     carried = [moved(theta, x, time, step=time / 20) for x, _ in pairs]
     costs = np.stack([cdist(m, y, "sqeuclidean") for m, (_, y) in zip(carried, pairs, strict=True)])
@@ -85,13 +85,13 @@ def fitted(theta: Array, pairs: list[tuple[Array, Array]], goals: list[Array]) -
 
 
 def distance(x: Array, y: Array) -> float:
-    """Return the earth mover's distance of two sets of as many particles."""
+    """Return the earth mover's distance between two sets of equally many particles."""
     costs = cdist(x, y)
     return float(costs[linear_sum_assignment(costs)].mean())
 
 
 def held_out_error(theta: Array, shots: list[Array]) -> float:
-    """Return the mean distance at odd times of the prediction from the snapshot before."""
+    """Return the mean distance at odd times of the prediction from the preceding snapshot."""
     rng, errors = np.random.default_rng(1), []
     for k in range(1, len(shots), 2):
         noise = rng.standard_normal((round(SPACING / STEP), *shots[k].shape))
@@ -100,7 +100,7 @@ def held_out_error(theta: Array, shots: list[Array]) -> float:
 
 
 def brownian_error(shots: list[Array], rng: np.random.Generator) -> float:
-    """Return the same where the reference has no drift: halfway along an optimal assignment, or from the last one."""
+    """Return the same for a reference without drift: halfway along an optimal assignment, or from the last one."""
     errors = []
     for k in range(1, len(shots), 2):
         if k + 1 == len(shots):

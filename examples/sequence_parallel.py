@@ -1,8 +1,8 @@
 """Divide a long sequence over processes: a gated linear recurrence and the delta rule, forward and backward.
 
-Each process has some of the steps. It computes chunks of channels or heads as their states arrive from the process
-before, so that all are busy after a few chunks; only states cross the borders, whose size does not depend on the
-length. The results are those of one process, which the script checks, and it measures both, and what messages cost.
+Each process has some of the steps. It computes chunks of channels or heads as their states arrive from the preceding
+process, so that all are busy after a few chunks; only states are sent, whose size does not depend on the
+length. The script checks that the results equal those of one process, and measures both and the cost of messages.
 
     torchrun --nproc-per-node 2 examples/sequence_parallel.py            # a minute on two cores
     torchrun --nproc-per-node 2 examples/sequence_parallel.py --help
@@ -43,7 +43,7 @@ def gradients(function: Callable[..., Any], tensors: list[Tensor], **how: Any) -
 
 
 def fastest(run: Callable[[], object], repeats: int) -> float:
-    """Return the seconds of the fastest run; all processes begin each together."""
+    """Return the seconds of the fastest run; all processes start each run together."""
     best = float("inf")
     for _ in range(repeats):
         dist.barrier()
@@ -54,7 +54,7 @@ def fastest(run: Callable[[], object], repeats: int) -> float:
 
 
 def compare(name: str, tensors: list[Tensor], options: Options) -> None:
-    """Check and time a function on this process's steps against all steps in the first process."""
+    """Check and time a function on this process's steps, compared with all steps in the first process."""
     rank, size = dist.get_rank(), dist.get_world_size()
     one, sharded = getattr(fastiter.torch, name), getattr(distributed, name)
     ends = [options.steps * r // size for r in range(size + 1)]
@@ -89,7 +89,7 @@ def message_costs(repeats: int) -> None:
     sizes = [64 * 4**i for i in range(9)]
     messages = [torch.zeros(size, dtype=torch.uint8) for size in sizes]
     seconds = [fastest(partial(there_and_back, message), 3 * repeats) / 2 for message in messages]
-    # Relative errors count, as otherwise the longest message alone would.
+    # Relative errors are fitted, as otherwise the longest message would dominate.
     weights = 1 / torch.tensor(seconds, dtype=torch.float64)
     lines = torch.stack([torch.ones(len(sizes)).double(), torch.tensor(sizes).double()], 1) * weights.unsqueeze(1)
     alpha, beta = torch.linalg.lstsq(lines, torch.ones(len(sizes), 1).double()).solution.flatten().tolist()
@@ -102,7 +102,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     fastiter.set_num_threads(1)
-    torch.manual_seed(0)  # the same sequence on every process, which takes its own part
+    torch.manual_seed(0)  # the same sequence on every process, each of which uses its own part
     gates, x = torch.rand(1, options.steps, options.width), torch.randn(1, options.steps, options.width)
     compare("linear_scan", [gates, x], options)
     q, k, v = torch.randn(3, 1, options.steps, options.heads, 32)

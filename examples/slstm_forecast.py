@@ -1,9 +1,9 @@
 """Forecast the carbon dioxide above Mauna Loa half a year ahead, with an sLSTM of four heads and with torch.nn's LSTM.
 
 The series comes with statsmodels: weekly means from 1958 to 2001, in parts per million. Each model sees the change of
-every week and says, week by week, how much the level will have changed 1 to 26 weeks later. Both have the same width,
-the same batches and the same number of steps, and are tested on the last ten years. Then the trained sLSTM runs as it
-would beside an instrument: one week at a time, with the numbers of the whole run, bit for bit.
+every week and predicts, week by week, how much the level will have changed 1 to 26 weeks later. Both have the same
+width, the same batches and the same number of steps, and are tested on the last ten years. Then the trained sLSTM runs
+as it would next to an instrument: one week at a time, with the same numbers as the whole run, bit for bit.
 
     python examples/slstm_forecast.py            # less than a minute on two cores; writes slstm_forecast.png
     python examples/slstm_forecast.py --help
@@ -63,7 +63,7 @@ def coming(levels: Tensor) -> Tensor:
 
 
 def batches(levels: Tensor, steps: int, batch: int, length: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Random stretches: inputs (length, batch, 1) and targets (length, batch, HORIZON)."""
+    """Random excerpts: inputs (length, batch, 1) and targets (length, batch, HORIZON)."""
     generator = torch.Generator().manual_seed(seed)
     x, y = changes(levels), coming(levels)
     starts = torch.randint(len(y) - length, (steps, batch), generator=generator)
@@ -120,7 +120,7 @@ def as_last_year(levels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stream(model: Forecaster, levels: Tensor) -> tuple[Tensor, float]:
-    """The same forecasts, one week at a time, and microseconds for each."""
+    """The same forecasts, one week at a time, and microseconds per week."""
     recurrence = fastiter.torch.nn.StreamingRNN(model.recurrence)
     x = changes(levels)
     started = time.perf_counter()

@@ -1,6 +1,6 @@
 """The sweeps of fastiter.relax inside PyAMG's multigrid: the same cycles, with another smoother on every level.
 
-    python examples/smoother.py               # 512 x 512 points, some seconds; writes smoother.png beside this file
+    python examples/smoother.py               # 512 x 512 points, some seconds; writes smoother.png next to this file
     python examples/smoother.py --help
 
 The change is one import: fastiter.relax.compat has the functions of pyamg.relaxation.relaxation. A second way prepares
@@ -71,7 +71,7 @@ def solve(A: Any, b: Any, smoothers: Callable[[Any], tuple[Smoother, Smoother]])
     hierarchy = pyamg.ruge_stuben_solver(A)
     for level in hierarchy.levels[:-1]:
         level.presmoother, level.postsmoother = smoothers(level)
-    hierarchy.solve(b, maxiter=1)  # preparations are made by the first cycle
+    hierarchy.solve(b, maxiter=1)  # warm-up: the first cycle prepares the smoothers
     residuals: list[float] = []
     started = time.perf_counter()
     hierarchy.solve(b, tol=1e-8, residuals=residuals)
@@ -79,7 +79,7 @@ def solve(A: Any, b: Any, smoothers: Callable[[Any], tuple[Smoother, Smoother]])
 
 
 def draw(solved: dict[str, tuple[float, list[float]]], points: int, path: Path) -> None:
-    """The residual after each cycle; those of the first two are the same."""
+    """Plot the residual after each cycle; the first two curves coincide."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     styles: list[dict[str, Any]] = [

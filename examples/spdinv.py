@@ -1,8 +1,8 @@
-"""Inverting a diffusion sampler: each step of DDIM backwards is a fixed point, on which Picard's iteration fails.
+"""Inverting a diffusion sampler: each inverse DDIM step is a fixed-point problem, on which Picard iteration fails.
 
 A deterministic sampler maps noise to data by z_{t-1} = sqrt(A_{t-1}) x(z_t) + sqrt(1 - A_{t-1}) eps(z_t). Its inverse
-z_t = c_1 z_{t-1} + c_2 eps(z_t) has z_t on both sides; the usual inversion puts z_{t-1} there (arXiv 2403.11105). The
-data are a mixture of eight Gaussians in 16 dimensions, whose eps is known.
+z_t = c_1 z_{t-1} + c_2 eps(z_t) has z_t on both sides; the usual inversion replaces eps(z_t) by eps(z_{t-1}) (arXiv
+2403.11105). The data are a mixture of eight Gaussians in 16 dimensions, whose eps is known.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Options:
 
 
 class Diffusion:
-    """The exact noise of a mixture, and the sampler of N equally spaced steps."""
+    """The exact noise of a mixture, and the sampler with N equally spaced steps."""
 
     def __init__(self, N: int, centres: Array) -> None:
         beta = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -62,12 +62,12 @@ class Diffusion:
         return z
 
     def backwards(self, t: int, y: Array, z: Array) -> Array:
-        """Return the map whose fixed point y the sampler takes to z."""
+        """Return the map whose fixed point y the sampler maps to z."""
         first, second = self.factors(t)
         return first * z + second * self.noise(y, t)
 
     def invert(self, x: Array, method: str | None) -> tuple[Array, float, set[str]]:
-        """Return the noise that the sampler maps to x, its evaluations a step and sample, and the reasons."""
+        """Return the noise that the sampler maps to x, the evaluations per step and sample, and the reasons."""
         z, evaluations, reasons = x, 0.0, {"converged"}
         for t in range(1, self.N + 1):
             if method is None:
@@ -93,7 +93,7 @@ def main() -> None:
         model, counts = Diffusion(N, centres), {}
         for name, method in names.items():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the reasons say it
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the reasons report it
                 z, counts[name], reasons = model.invert(x, method)
             error = float(np.sqrt(((model.sample(z) - x) ** 2).mean()))
             rows[name].append(error)

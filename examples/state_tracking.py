@@ -1,12 +1,12 @@
-"""Learn to track a state from short sequences, and look how far it carries: eigenvalues in [0, 1] and in [-1, 1].
+"""Learn to track a state from short sequences, and test the length generalisation: eigenvalues in [0, 1] and [-1, 1].
 
-A sequence is made of elements of a group, and the target at each step is their product so far: parity (Z2), counting
-modulo 3 (Z3), the permutations of three things (S3). A linear recurrence whose eigenvalues are positive can keep and
-forget, but not alternate, and fails at all three. With eigenvalues down to -1 it alternates, which is parity. Counting
-modulo 3 takes a rotation: a complex eigenvalue, or two reflections in a step (DeltaProduct); S3, whose elements do not
-commute, takes the reflections. One layer each, trained on up to 40 steps, tested on 160.
+A sequence consists of elements of a group, and the target at each step is their product so far: parity (Z2), counting
+modulo 3 (Z3), the permutations of three objects (S3). A linear recurrence with positive eigenvalues can keep and
+forget, but not alternate, and fails at all three. With eigenvalues down to -1 it can alternate, which solves parity.
+Counting modulo 3 takes a rotation: a complex eigenvalue, or two reflections per step (DeltaProduct); S3, whose elements
+do not commute, takes the reflections. Each model has one layer, is trained on up to 40 steps, and tested on 160.
 
-    python examples/state_tracking.py            # a minute on two cores; writes state_tracking.png beside this file
+    python examples/state_tracking.py            # a minute on two cores; writes state_tracking.png next to this file
     python examples/state_tracking.py --help
 
 The tasks and the claims are those of Grazzi et al., Unlocking state-tracking in linear RNNs through negative
@@ -36,7 +36,7 @@ from fastiter.torch.nn import DeltaNet, LinearRNN
 LONGER = 4  # tested at this many times the length
 TEST_SEQUENCES = 512
 LEARNING_RATE = 1e-2
-# Without it a state that is merely good enough at the length of training has no gradient, and drifts further on.
+# Without it a state that is just accurate enough at the training length has no gradient, and drifts at longer lengths.
 LABEL_SMOOTHING = 0.1
 
 
@@ -71,7 +71,7 @@ TASKS = {"parity": cyclic(2), "modulo 3": cyclic(3), "S3": symmetric(3)}
 
 
 def draw_sequences(group: Tensor, batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random elements (batch, length), and their products so far; element 0 is the neutral one."""
+    """Random elements (batch, length), and their products so far; element 0 is the identity."""
     elements = torch.randint(len(group), (batch, length), generator=generator)
     product, products = torch.zeros(batch, dtype=torch.int64), []
     for element in elements.unbind(1):
@@ -110,7 +110,7 @@ class Tracker(nn.Module):
 
 
 def train(model: Tracker, group: Tensor, options: Options, generator: torch.Generator) -> None:
-    """On sequences that grow from 3 steps to the full length in the first 60 % of the training."""
+    """Train on sequences that grow from 3 steps to the full length during the first 60 % of the training."""
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=options.steps, pct_start=0.1)
     for step in range(options.steps):
@@ -147,10 +147,10 @@ Accuracies = dict[tuple[str, str], Tensor]
 
 
 def fit_all(options: Options) -> Accuracies:
-    """Every layer on every task: each model on one thread, as many at a time as there are processes."""
+    """Train every layer on every task: each model on one thread, as many at a time as there are processes."""
     found = {}
     pool = ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn"), one_thread)
-    # the long ones first, so that no process is left with one at the end
+    # the longest first, to balance the load of the processes
     pairs = [(task, layer) for task in TASKS for layer in reversed(LAYERS)]
     with pool, progress(len(pairs), "models") as bar:
         jobs = {pool.submit(fit, *pair, options): pair for pair in pairs}

@@ -2,8 +2,8 @@
 
 TiRex is a forecaster made of sLSTM blocks; the package tirex-ts has its architecture, with the recurrence as a loop of
 torch operations, which rounds states and products to bfloat16 in each step. The same model forecasts the same weeks
-twice, once as it is and once accelerated, with the same roundings, and the quantiles are compared: they differ as much
-as TiRex's own do when its biases change in the last bit, and less than bfloat16 rounds. The series comes with
+twice, unchanged and accelerated, with the same roundings, and the quantiles are compared: they differ as much
+as TiRex's own do when its biases change in the last bit, and less than one rounding of bfloat16. The series comes with
 statsmodels: weekly means from 1958 to 2001, in parts per million.
 
 The published weights are not downloaded. Without --weights the model has the published size, 35 million parameters, and
@@ -56,7 +56,7 @@ class Options:
 
 
 def load_windows(count: int, context: int, horizon: int) -> tuple[Tensor, Tensor]:
-    """Return windows that end a quarter of a year apart, and what came after each: (count, weeks), in ppm."""
+    """Return windows that end a quarter of a year apart, and the weeks after each: (count, weeks), in ppm."""
     levels = torch.tensor(co2.load_pandas().data["co2"].interpolate().to_numpy(), dtype=torch.float32)
     windows = levels.unfold(0, context + horizon, 13)[-count:]
     return windows[:, :context], windows[:, context:]
@@ -94,7 +94,7 @@ def load(options: Options) -> TiRexZero:
 
 @dataclass
 class Forecasts:
-    """Quantiles of a batch (series, horizon, 9) in ppm, and the least seconds for it and for its first series alone."""
+    """Quantiles of a batch (series, horizon, 9) in ppm, and the minimum seconds for it and for its first series."""
 
     quantiles: Tensor
     batch: float = math.inf
@@ -108,7 +108,7 @@ def forecast(model: Any, context: Tensor, horizon: int) -> tuple[Tensor, float]:
 
 
 def measure(models: dict[str, Any], context: Tensor, horizon: int, rounds: int) -> dict[str, Forecasts]:
-    """Let the models forecast in turns, so that all meet the same machine."""
+    """Let the models forecast in turns, so that the load of the machine affects all alike."""
     found = {name: Forecasts(forecast(model, context, horizon)[0]) for name, model in models.items()}
     with progress(rounds * len(models), "rounds") as bar:
         for _ in range(rounds):
@@ -123,7 +123,7 @@ def measure(models: dict[str, Any], context: Tensor, horizon: int, rounds: int) 
 
 
 def draw_forecast(axes: Axes, found: dict[str, Forecasts], context: Tensor, truth: Tensor, is_random: bool) -> None:
-    """The last window, what came after it, and the quantiles of both models on top of each other."""
+    """Plot the last window, the weeks after it, and the quantiles of both models on top of each other."""
     shown = min(3 * truth.shape[1], context.shape[1])
     weeks = torch.arange(truth.shape[1])
     axes.plot(range(-shown, 0), context[-1, -shown:], color=OTHERS, linewidth=1)

@@ -1,7 +1,7 @@
 """Smoothing a path as a fixed point: P <- (C + lam sum of w P of the neighbours) / (1 + lam sum of w).
 
-The weights are Gaussian over 15 frames on both sides (arXiv 2307.12774). The iteration is Jacobi's for the banded
-system (I + lam L) P = C, and slow where lam is large; Anderson's method takes the same steps further.
+The weights are Gaussian over 15 frames on both sides (arXiv 2307.12774). The iteration is Jacobi's method for the
+banded system (I + lam L) P = C, and slow if lam is large; Anderson acceleration of the same steps is faster.
 """
 
 from __future__ import annotations
