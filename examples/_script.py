@@ -29,7 +29,7 @@ def option(default: T, text: str, quick: T | None = None) -> T:
 
 def figure_option(script: str) -> Path:
     """Return the option --figure, by default a PNG next to the script with the same name."""
-    return option(Path(script).with_suffix(".png"), "where to draw it")
+    return option(Path(script).with_suffix(".png"), "file of the figure")
 
 
 def command_line(options: type[T], documentation: str | None) -> T:
@@ -52,7 +52,7 @@ def command_line(options: type[T], documentation: str | None) -> T:
         how: dict[str, Any] = {"nargs": "+"} if several else {}
         text = each.metadata["help"] + shown
         parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, default=each.default, help=text, **how)
-    parser.add_argument("--quick", action="store_true", help="a small run, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="a small run, as a quick check")
     if parser.parse_args().quick:
         parser.set_defaults(**{each.name: each.metadata["quick"] for each in named})
     chosen = {name: tuple(x) if isinstance(x, list) else x for name, x in vars(parser.parse_args()).items()}

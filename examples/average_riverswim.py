@@ -23,7 +23,7 @@ RIVER = mdp.examples.riverswim(S)
 @dataclass(frozen=True)
 class Options:
     steps: int = option(40_000, "steps of a run", 8000)
-    seeds: int = option(5, "runs of each kind", 1)
+    seeds: int = option(5, "runs per method", 1)
     figure: Path = figure_option(__file__)
 
 

@@ -48,12 +48,12 @@ VALIDATED = 128 * 512 + 1  # characters of the validation text
 class Options:
     steps: int = option(600, "optimizer steps of the LSTM and the GRU, before and after", 30)
     mamba_steps: int = option(300, "optimizer steps of the Mamba after accelerate", 30)
-    loop_steps: int = option(20, "optimizer steps of the Mamba before it", 10)
-    width: int = option(64, "features of the layers", 16)
+    loop_steps: int = option(20, "optimizer steps of the original Mamba", 10)
+    width: int = option(64, "width of the layers", 16)
     batch: int = option(16, "sequences in a batch", 8)
     length: int = option(64, "characters in a sequence", 32)
-    threads: int = option(1, "of torch and of fastiter; the default layers are too small for more")
-    seed: int = option(0, "of the weights, the batches and the sample")
+    threads: int = option(1, "threads of torch and fastiter; the default layers are too small for more than one")
+    seed: int = option(0, "seed of the weights, the batches and the sample")
     figure: Path = figure_option(__file__)
 
 

@@ -18,7 +18,7 @@ from fastiter.bcd import sketched_newton
 
 @dataclass(frozen=True)
 class Options:
-    features: int = option(8, "features that are used", 5)
+    features: int = option(8, "number of features", 5)
     planes: int = option(3, "linear constraints", 2)
     figure: Path = figure_option(__file__)
 

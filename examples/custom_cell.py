@@ -66,12 +66,12 @@ def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 @dataclass(frozen=True)
 class Options:
-    batch: int = option(1, "sequences")
-    steps: int = option(4096, "their length", 512)
+    batch: int = option(1, "number of sequences")
+    steps: int = option(4096, "steps in a sequence", 512)
     units: int = option(16, "units of the cell")
     method: Method = option("auto", "method of solve_recurrence")
-    lengths: int = option(5, "sequences of the figure, each twice as long as the one before", 2)
-    repeats: int = option(3, "times that each is measured", 1)
+    lengths: int = option(5, "sequence lengths in the figure, each twice the previous one", 2)
+    repeats: int = option(3, "repetitions of each measurement", 1)
     figure: Path = figure_option(__file__)
 
 

@@ -37,8 +37,8 @@ WINDOW = 100  # steps per plotted median
 class Options:
     characters: int = option(4000, "characters that each model reads", 300)
     width: int = option(256, "width of the models", 32)
-    layers: int = option(2, "their layers")
-    seed: int = option(0, "of the weights")
+    layers: int = option(2, "layers of the models")
+    seed: int = option(0, "seed of the weights")
     figure: Path = figure_option(__file__)
 
 
@@ -129,7 +129,7 @@ def draw(axes: Axes, readers: dict[str, Reader], what: str, label: str) -> None:
 
 
 def report(readers: dict[str, Reader], text: Tensor) -> None:
-    print(f"\n{'':20}{'us a step':>12}{'at the end':>12}{'cache, bytes':>14}{'at the end':>12}")
+    print(f"\n{'':20}{'us per step':>12}{'at the end':>12}{'cache, bytes':>14}{'at the end':>12}")
     for name, reader in readers.items():
         first, last = reader.typical(slice(10, 10 + WINDOW)), reader.typical(slice(-WINDOW, None))
         print(f"{name:20}{first:12,.0f}{last:12,.0f}{reader.bytes[0]:14,}{reader.bytes[-1]:12,}")

@@ -46,10 +46,10 @@ DEPTHS = (1, 4, 8)
 
 @dataclass(frozen=True)
 class Options:
-    steps: int = option(600, "steps of training", 15)
-    batch: int = option(64, "images in each of them", 16)
-    penalty: float = option(10.0, "the weight of the Jacobian in the loss, a tenth of it at the end")
-    seed: int = option(0, "of the parameters and the batches")
+    steps: int = option(600, "training steps", 15)
+    batch: int = option(64, "images in a batch", 16)
+    penalty: float = option(10.0, "weight of the Jacobian penalty in the loss, a tenth of it at the end")
+    seed: int = option(0, "seed of the parameters and the batches")
     figure: Path = figure_option(__file__)
 
 
@@ -218,7 +218,7 @@ def main() -> None:
     models: dict[str, int | None] = {f"GRU, {times} x": times for times in DEPTHS} | {"DEQ": None}
     runs: dict[str, Run] = {}
     megabytes: dict[str, float] = {}
-    print(f"{'':12}{'digits right':>14}{'parameters':>12}{'kept':>15}{'spectral radius':>17}")
+    print(f"{'':12}{'accuracy':>14}{'parameters':>12}{'kept':>15}{'spectral radius':>17}")
     with progress(len(models) * options.steps, "steps") as bar:
         for name, depth in models.items():
             runs[name] = train(depth, options, bar)

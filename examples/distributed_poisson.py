@@ -32,7 +32,7 @@ from fastiter.torch import distributed
 @dataclass(frozen=True)
 class Options:
     points: int = option(400, "points along one axis", 40)
-    rtol: float = option(1e-8, "where to stop, relative to b")
+    rtol: float = option(1e-8, "tolerance of the residual, relative to b")
     omega: float = option(1.9, "relaxation factor of the block preconditioner", 1.5)
     figure: Path = figure_option(__file__)
 

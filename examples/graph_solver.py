@@ -41,8 +41,8 @@ WAYS = {"convergent graph solver": 0.5, "messages alone": 1e-9}  # the contracti
 
 @dataclass(frozen=True)
 class Options:
-    updates: int = option(600, "steps of training", 60)
-    batch: int = option(24, "graphs in each of them", 8)
+    updates: int = option(600, "training steps", 60)
+    batch: int = option(24, "graphs in a batch", 8)
     tests: int = option(64, "graphs to test on", 16)
     figure: Path = figure_option(__file__)
 

@@ -31,10 +31,10 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class Options:
     figure: Path = figure_option(__file__)
-    samples: int = option(1000, "samples of the worths", quick=300)
+    samples: int = option(1000, "samples of the values", quick=300)
     houses: int = option(20, "houses in a row", quick=8)
     images: int = option(1797, "images of the regression", quick=300)
-    residual: float = option(0.03, "where to end, relative to the first residual", quick=0.1)
+    residual: float = option(0.03, "tolerance, relative to the initial residual", quick=0.1)
 
 
 class Sum:

@@ -39,7 +39,7 @@ Bags = tuple[Tensor, Tensor, Tensor, Tensor]
 class Options:
     bags: int = option(400, "bags to train on", 200)
     tested: int = option(200, "bags to test on", 100)
-    epochs: int = option(20, "passes through the bags", 10)
+    epochs: int = option(20, "training epochs", 10)
     seeds: int = option(2, "networks to average over", 1)
     updates: int = option(2, "updates of the state before the association")
     figure: Path = figure_option(__file__)

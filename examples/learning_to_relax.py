@@ -87,9 +87,9 @@ Rows = dict[str, Any]  # the iterations (T,) of each line of a table
 @dataclass(frozen=True)
 class Options:
     systems: int = option(5000, "systems in a sequence", 150)
-    trials: int = option(1, "sequences of each kind")
-    seed: int = option(0, "of the systems and the learners")
-    one_by_one: int = option(200, "systems of the check", 10)
+    trials: int = option(1, "sequences per experiment")
+    seed: int = option(0, "seed of the systems and the learners")
+    one_by_one: int = option(200, "systems solved one by one as a check", 10)
     detail: int = option(1, "fineness of the grids for the theory: 0, 1 or 2", 0)
     figure: Path = figure_option(__file__)
 

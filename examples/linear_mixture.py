@@ -20,7 +20,7 @@ EPISODES = (10, 30, 100, 300)
 
 @dataclass(frozen=True)
 class Options:
-    seeds: int = option(16, "runs of each kind", 2)
+    seeds: int = option(16, "runs per method", 2)
     figure: Path = figure_option(__file__)
 
 

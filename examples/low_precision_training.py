@@ -65,7 +65,7 @@ class Options:
     hidden: int = option(64, "width of the LSTM", 32)
     batch: int = option(32, "sequences in a batch", 8)
     length: int = option(32, "characters in a sequence", 16)
-    seed: int = option(0, "of the weights, the batches and the roundings")
+    seed: int = option(0, "seed of the weights, the batches and the roundings")
     figure: Path = figure_option(__file__)
 
 

@@ -37,13 +37,13 @@ Rates = dict[str, tuple[float, float]]  # characters per second, before and afte
 @dataclass(frozen=True)
 class Options:
     steps: int = option(300, "optimizer steps of the accelerated model", 30)
-    both: int = option(8, "optimizer steps of the other one", 6)
+    both: int = option(8, "optimizer steps of the original model", 6)
     width: int = option(128, "width of the model", 32)
-    layers: int = option(2, "its layers")
+    layers: int = option(2, "layers of the model")
     batch: int = option(8, "sequences in a batch", 4)
     length: int = option(128, "characters in a sequence", 48)
     characters: int = option(200, "characters that each model writes", 20)
-    seed: int = option(0, "of the weights, the batches and the sample")
+    seed: int = option(0, "seed of the weights, the batches and the sample")
     figure: Path = figure_option(__file__)
 
 
@@ -140,7 +140,7 @@ def draw(before: Training, after: Training, rates: Rates, path: Path) -> None:
 
 
 def print_rates(rates: Rates) -> None:
-    print(f"\n{'characters a second':22}{BEFORE:>14}{AFTER:>14}{'ratio':>8}")
+    print(f"\n{'characters/s':22}{BEFORE:>14}{AFTER:>14}{'ratio':>8}")
     for task, (slow, fast) in rates.items():
         print(f"{task:22}{slow:14,.0f}{fast:14,.0f}{fast / slow:8.1f}")
 

@@ -25,7 +25,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 @dataclass(frozen=True)
 class Options:
     size: int = option(300, "cells on one side", 40)
-    shortest: int = option(100, "the same, for the shortest path without a discount", 20)
+    shortest: int = option(100, "cells on one side for the shortest path without a discount", 20)
     figure: Path = figure_option(__file__)
 
 

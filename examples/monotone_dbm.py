@@ -42,10 +42,10 @@ TRAINED_ON = 1300  # of 1797 images
 
 @dataclass(frozen=True)
 class Options:
-    steps: int = option(400, "steps of training", 12)
-    batch: int = option(100, "images in each of them", 16)
+    steps: int = option(400, "training steps", 12)
+    batch: int = option(100, "images in a batch", 16)
     components: int = option(100, "hidden units of the restricted machine", 20)
-    epochs: int = option(60, "epochs of its training", 3)
+    epochs: int = option(60, "training epochs of the restricted machine", 3)
     figure: Path = figure_option(__file__)
 
 
@@ -174,7 +174,7 @@ def main() -> None:
         machine, losses = train(options, data, bar)
     rbm = BernoulliRBM(options.components, learning_rate=0.05, batch_size=20, n_iter=options.epochs, random_state=0)
     rbm.fit(as_bits(data.pixels, data.labels))
-    print(f"{'seen':14}{'':22}{'digits right':>14}{'error of a hidden pixel':>26}")
+    print(f"{'seen':14}{'':22}{'accuracy':>14}{'error of a hidden pixel':>26}")
     machine.solver |= {"rtol": 1e-4, "max_steps": 200}
     shown: dict[str, Tensor] = {}
     for name, seen in masks(len(tests.labels)).items():

@@ -41,9 +41,9 @@ FB, PR = "forward-backward", "peaceman-rachford"
 
 @dataclass(frozen=True)
 class Options:
-    steps: int = option(300, "steps of training", 20)
-    batch: int = option(64, "images in each of them", 16)
-    every: int = option(20, "how often the steps of both splittings are counted", 10)
+    steps: int = option(300, "training steps", 20)
+    batch: int = option(64, "images in a batch", 16)
+    every: int = option(20, "training steps between two comparisons of the splittings", 10)
     width: int = option(64, "features of the fully connected layer", 16)
     channels: int = option(12, "channels of the convolutional layer", 4)
     figure: Path = figure_option(__file__)
@@ -198,7 +198,7 @@ def main() -> None:
     options = command_line(Options, __doc__)
     torch.set_num_threads(1)  # the layers are too small for two threads
     runs: dict[str, Run] = {}
-    print(f"{'':28}{'digits right':>14}{'parameters':>12}")
+    print(f"{'':28}{'accuracy':>14}{'parameters':>12}")
     with progress(4 * options.steps, "steps") as bar:
         for kind, width in (("dense", options.width), ("convolutional", options.channels)):
             torch.manual_seed(0)

@@ -37,7 +37,7 @@ class Options:
     heads: int = option(1, "blocks of ParaGRU's input projections")
     batch: int = option(32, "sequences in a batch", 8)
     length: int = option(128, "characters in a sequence", 32)
-    seed: int = option(0, "of the weights, the batches and the sample")
+    seed: int = option(0, "seed of the weights, the batches and the sample")
     figure: Path = figure_option(__file__)
 
 

@@ -57,9 +57,9 @@ STYLES = {"Gauss-Seidel, colours": "--", "Gauss-Seidel, clusters": ":", "SOR, wi
 @dataclass(frozen=True)
 class Options:
     points: int = option(1024, "points along one axis", 31)
-    steps: int = option(6000, "steps that a method may take")
-    slow: int = option(500, "steps of one that will not get there", 6000)
-    rtol: float = option(1e-6, "where to stop, relative to the first residual")
+    steps: int = option(6000, "maximum number of steps")
+    slow: int = option(500, "maximum number of steps of a slow method", 6000)
+    rtol: float = option(1e-6, "tolerance, relative to the initial residual")
     figure: Path = figure_option(__file__)
 
 

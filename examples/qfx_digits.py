@@ -57,7 +57,7 @@ class Options:
     seeds: int = option(2, "networks to average over", 1)
     epochs: int = option(20, "epochs of training through the rounding", 4)
     figure: Path = figure_option(__file__)
-    export: Path | None = option(None, "a directory that keeps the C++")
+    export: Path | None = option(None, "directory for the C++")
 
 
 # ---- The data and the network ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Options:
-    sizes: tuple[int, ...] = option((31, 127, 255), "inner points on one side of each grid", (15, 31))
+    sizes: tuple[int, ...] = option((31, 127, 255), "interior points on one side of each grid", (15, 31))
     figure: Path = figure_option(__file__)
 
 

@@ -36,7 +36,7 @@ class Options:
     hidden: int = option(128, "width of the layers", 16)
     batch: int = option(16, "sentences in a batch", 4)
     length: int = option(100, "words in a sentence", 20)
-    rounds: int = option(15, "turns of each", 2)
+    rounds: int = option(15, "rounds of timing", 2)
     figure: Path = figure_option(__file__)
 
 

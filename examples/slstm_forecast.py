@@ -39,7 +39,7 @@ class Options:
     heads: int = option(4, "heads of the sLSTM")
     batch: int = option(32, "stretches in a batch", 8)
     length: int = option(3 * YEAR, "weeks in a stretch", YEAR)
-    seed: int = option(0, "of the weights and the batches")
+    seed: int = option(0, "seed of the weights and the batches")
     figure: Path = figure_option(__file__)
 
 

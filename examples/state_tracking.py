@@ -49,7 +49,7 @@ class Options:
     length: int = option(40, "longest sequence in training", 8)
     width: int = option(64, "features of a layer", 16)
     batch: int = option(32, "sequences in a batch")
-    seed: int = option(0, "of the weights and the sequences")
+    seed: int = option(0, "seed of the weights and the sequences")
     processes: int = option(CORES, "models trained at a time")
     figure: Path = figure_option(__file__)
 

@@ -48,7 +48,7 @@ class Options:
     width: int = option(512, "width of a model with random weights", 64)
     blocks: int = option(12, "its blocks", 2)
     rounds: int = option(3, "times that each forecast is measured", 1)
-    seed: int = option(0, "of the random weights")
+    seed: int = option(0, "seed of the random weights")
     figure: Path = figure_option(__file__)
 
 
