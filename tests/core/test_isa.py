@@ -31,7 +31,7 @@ def config(text: str) -> dict[str, str]:
     return match.groupdict()
 
 
-def test_show_config_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_config_lists_the_instruction_sets(capsys: pytest.CaptureFixture[str]) -> None:
     fastiter.set_num_threads(3)
     fastiter.show_config()
     shown = config(capsys.readouterr().out)
@@ -110,8 +110,8 @@ NUMBERS = {
                 "block_floating_point",
             )
         ),
-        "tests/quant/test_random.py::test_random_words_are_philox_s",
-        "tests/quant/test_random.py::test_the_specification_s_bits",
+        "tests/quant/test_random.py::test_random_words_are_those_of_philox",
+        "tests/quant/test_random.py::test_stochastic_rounding_has_the_specified_bits",
         "tests/quant/test_torch_gradients.py::test_sizes",
     ],
     "fixed": [

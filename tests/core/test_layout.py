@@ -157,7 +157,7 @@ def test_the_row_of_the_specification_may_import_it() -> None:
 
 
 @every("python/fastiter", ".py")
-def test_imports_go_down_only(path: Path) -> None:
+def test_imports_lead_only_to_lower_layers(path: Path) -> None:
     assert not wrong_imports(path.read_text(), str(path.relative_to(PACKAGE)))
 
 
@@ -311,7 +311,7 @@ def test_a_wrong_include_is_found(name: str, source: str) -> None:
 
 
 @every("csrc", ".cpp", ".hpp")
-def test_includes_go_down_only(path: Path) -> None:
+def test_includes_lead_only_to_lower_layers(path: Path) -> None:
     name = str(path.relative_to(ROOT / "csrc"))
     if name != "core/native_levels.cpp":  # a separate program, which CMake compiles and runs
         assert not wrong_includes(path.read_text(), name)

@@ -47,7 +47,7 @@ def test_torch_is_imported_on_first_access() -> None:
     assert run(program) == "False\nTrue\n"
 
 
-def test_without_torch_the_message_says_what_to_install() -> None:
+def test_without_torch_the_error_names_the_package() -> None:
     program = "import sys; sys.modules['torch'] = None; import fastiter; fastiter.torch"
     expected = "fastiter.torch needs PyTorch, which is not installed: pip install fastiter-kernels[torch]"
     assert run(program).splitlines()[-1] == f"ModuleNotFoundError: {expected}"

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 SOURCES, SITE = "https://github.com/fastiter/fastiter/", "https://fastiter.readthedocs.io/en/latest/"
 
 
-def test_quickstart_prints_what_it_says() -> None:
+def test_quickstart_prints_the_documented_output() -> None:
     pytest.importorskip("torch")
     block = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
     assert block is not None

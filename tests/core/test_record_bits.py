@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from tests.core import record_bits
 
 
-def test_every_case_runs_and_has_a_name_of_its_own() -> None:
+def test_every_case_runs_and_has_a_unique_name() -> None:
     cases = [case for family in (*record_bits.ON_ARRAYS, record_bits.tensors) for case in family()]
     assert len({name for name, _ in cases}) == len(cases)
     for name, call in cases[::9]:

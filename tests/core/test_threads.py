@@ -158,12 +158,12 @@ def test_busy_cores_change_no_bit() -> None:
             process.wait()
 
 
-def test_calls_of_several_python_threads_have_the_bits_of_calls_alone() -> None:
+def test_concurrent_python_threads_have_the_bits_of_separate_calls() -> None:
     done = run_python("from tests.core.concurrent_calls import main; main()")
     assert done.stdout.endswith("calls in 4 threads, teams of fastiter\n") and done.returncode == 0, done.stderr
 
 
-def test_a_forked_child_has_threads_of_its_own() -> None:
+def test_a_forked_child_has_its_own_threads() -> None:
     """Parent and child run at the same time; the child reports by its exit status, as their output would mix."""
     code = BITS.format(counts=[2]) + (
         "import os, sys\nsys.stdout.flush()\npid = os.fork()\nequal = []\n"

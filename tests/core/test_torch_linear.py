@@ -189,7 +189,7 @@ def test_any_number_of_threads(dtype: Any) -> None:
             assert_same_bits(tuple(results(linear, given, dy)), expected)
 
 
-def test_a_row_alone_is_that_row_of_many() -> None:
+def test_a_single_row_equals_that_row_of_a_batch() -> None:
     x, weight, bias = arguments((29, 400), 70, torch.float32)
     y = linear(x, weight, bias)
     for row in range(len(x)):

@@ -162,7 +162,7 @@ WRITES = {"data": through_data, "array": through_an_array, "in place": lambda y:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_gradients_do_not_read_what_was_written_to_results(name: str) -> None:
+def test_gradients_are_unaffected_by_writes_to_results(name: str) -> None:
     results, inputs = CALLS[name]()
     results = [y for y in results if y.requires_grad]
     cotangents = [torch.randn_like(y) for y in results]

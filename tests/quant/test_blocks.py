@@ -96,7 +96,7 @@ def test_blocks_of_any_size(block: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["mxfp8_e4m3", "mxfp4_e2m1", "nvfp4", "mxint8", "nf4"])
-def test_nan_takes_its_block_and_no_other(text: str) -> None:
+def test_nan_spreads_only_within_its_block(text: str) -> None:
     fmt = parse(text)
     x = np.random.default_rng(0).standard_normal(8 * fmt.block).astype(np.float32)
     clean = quantize(x, fmt)

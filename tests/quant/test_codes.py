@@ -74,7 +74,7 @@ def test_fixed_codes(fmt: Fixed) -> None:
 
 
 @pytest.mark.parametrize("text", KINDS)
-def test_decoding_gives_what_quantize_gives(text: str) -> None:
+def test_decoding_equals_quantize(text: str) -> None:
     for dtype in (np.float32, np.float64):
         x = numbers(dtype, *KINDS[text], 300)[:960].reshape(4, 240)
         options: dict[str, Any] = {"scale": 0.3} if text in ("int8", "e4m3fn", "nvfp4", "posit<16,1>") else {}

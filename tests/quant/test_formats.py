@@ -105,7 +105,7 @@ def test_repr_leaves_out_defaults() -> None:
     )
 
 
-def test_dir_lists_what_is_public() -> None:
+def test_dir_lists_public_names() -> None:
     assert dir(quant) == sorted(quant.__all__)
 
 
@@ -270,7 +270,7 @@ def test_formats_lists_all() -> None:
         assert row.name in repr(rows)
 
 
-def test_vendors_types_are_fixed_point_alone() -> None:
+def test_vendors_types_are_only_fixed_point() -> None:
     with pytest.raises(ValueError, match=re.escape("with ap_ must begin with one of ap_fixed, ap_ufixed, ap_int, ap_")):
         parse("ap_posit<8,1>")
     with pytest.raises(ValueError, match=r"one field for ap_int, the width, got 'ap_int<8,4>'"):

@@ -173,7 +173,7 @@ def test_gradients_and_layers(gpu: Gpu) -> None:
             torch.testing.assert_close(mine.cpu(), theirs)
 
 
-def test_what_is_refused(gpu: Gpu) -> None:
+def test_wrong_weights_and_options_are_refused(gpu: Gpu) -> None:
     x, weight = torch.ones(2, 3), torch.ones(4, 3)
 
     def run(x: Any, weight: Any, accumulate: str, every: int = 1) -> Any:

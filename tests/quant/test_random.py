@@ -45,7 +45,7 @@ STOCHASTIC = (
 )
 
 
-def test_random_words_are_philox_s() -> None:
+def test_random_words_are_those_of_philox() -> None:
     for seed, first in ((0, 0), (1, 64), (2**64 - 1, 64 * 1000), (0x123456789ABCDEF0, 2**40), (5, 2**34 * 4 - 64)):
         words = np.empty(256, np.uint32)
         _core.quant.random_words(seed, first, 256, words)
@@ -54,7 +54,7 @@ def test_random_words_are_philox_s() -> None:
 
 @pytest.mark.parametrize("text", STOCHASTIC)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_specification_s_bits(text: str, dtype: Any) -> None:
+def test_stochastic_rounding_has_the_specified_bits(text: str, dtype: Any) -> None:
     x = numbers(dtype, -9, 4, 100)[:391]
     seed = 2**63 + 17 if dtype == np.float64 else 0
     check(x, text, rng=seed)
@@ -63,7 +63,7 @@ def test_the_specification_s_bits(text: str, dtype: Any) -> None:
     check(lines, text, rng=3)
 
 
-def test_scales_come_before() -> None:
+def test_scales_are_applied_before_stochastic_rounding() -> None:
     x = numbers(np.float32, -6, 3, 90)[:360].reshape(6, 60)
     check(x, "int4<STOCHASTIC>", rng=5, scale=np.linspace(0.1, 1, 6)[:, None], zero_point=np.arange(-3, 3)[:, None])
     check(x, "e2m1<STOCHASTIC>", rng=5, scale=0.3)

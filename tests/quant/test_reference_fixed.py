@@ -156,7 +156,7 @@ def test_a_convolution_is_a_product_of_windows() -> None:
             assert (got == expected).all()
 
 
-def test_random_formats_hold_what_the_operators_return() -> None:
+def test_random_formats_represent_the_results_of_operators() -> None:
     """exact_code raises an error if a format does not hold its result."""
     rng = np.random.default_rng(4)
     for _ in range(300):

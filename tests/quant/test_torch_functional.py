@@ -126,7 +126,7 @@ def test_amax_is_numpys(fmt: str, dtype: Any) -> None:
         assert torch.isfinite(ours.quantize(odd, "int8", scale="amax")).all()
 
 
-def test_codes_with_a_scale_take_no_other() -> None:
+def test_codes_with_a_scale_accept_no_other() -> None:
     found = quant.encode(some_numbers(3, 4), "int8", scale="amax", scale_axis=0)
     assert found.scale.shape == (3, 1)
     with pytest.raises(ValueError, match="decode: scale must be None for codes that have theirs, got another"):

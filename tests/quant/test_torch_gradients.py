@@ -39,7 +39,7 @@ def dx_of(y: Any, x: Any) -> Any:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("overflow", OVERFLOWS)
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_fixed_point_passes_what_is_in_range(rounding: str, overflow: str, dtype: Any) -> None:
+def test_gradients_of_fixed_point_pass_in_range(rounding: str, overflow: str, dtype: Any) -> None:
     for signed in (True, False) if overflow != "WRAP_SM" else (True,):
         fmt = quant.Fixed(4, 2, signed, rounding, overflow)
         x = near_edges(fmt, dtype)
@@ -57,7 +57,7 @@ FLOATS = ("e4m3fn", "e4m3fn<RZ,NAN>", "e5m2<RU,SAT>", "e2m1", "e3m2<RD>", "posit
 
 
 @pytest.mark.parametrize("fmt", [*FLOATS, "table<-1.0 0.1 0.5>", "khot<1,6,2>", "khot<2,6,2,NEAREST>", "int3", "e8m0"])
-def test_other_formats_pass_what_is_in_range(fmt: str) -> None:
+def test_gradients_of_other_formats_pass_in_range(fmt: str) -> None:
     low, high, _ = quant.range_of(fmt)
     edges = np.array([end * r for end in (low, high) for r in np.linspace(0.8, 1.3, 41)], np.float32)
     x = np.concatenate([edges, np.nextafter(edges, np.float32(9)), some_numbers(200)])
@@ -66,7 +66,7 @@ def test_other_formats_pass_what_is_in_range(fmt: str) -> None:
 
 
 @pytest.mark.parametrize("zero", [0, 3, 7])
-def test_integers_pass_what_is_in_range(zero: int) -> None:
+def test_gradients_of_integers_pass_in_range(zero: int) -> None:
     x = np.linspace(-3, 3, 301, dtype=np.float32)
     for rounding in ROUNDINGS:
         given = torch.from_numpy(x).requires_grad_()
@@ -87,7 +87,7 @@ def test_zero_points_of_channels_each_have_their_range() -> None:
         np.testing.assert_array_equal(whole[k], alone)
 
 
-def test_stochastic_rounding_passes_what_is_between_the_ends() -> None:
+def test_gradients_of_stochastic_rounding_pass_between_the_ends() -> None:
     x = torch.tensor([-2.26, -2.25, -2.0, 1.75, 1.76, 3.0], requires_grad=True)
     for seed in range(5):
         y = ours.quantize(x, "fixed<4,2,STOCHASTIC,SAT>", rng=seed)

@@ -177,7 +177,7 @@ def test_lsq_starts_as_in_the_paper() -> None:
     assert torch.equal(q(x), quant.lsq(x, q.step.detach().abs(), 4))
 
 
-def test_pact_takes_the_largest_number_of_a_sample() -> None:
+def test_pact_is_initialised_with_the_maximum_of_a_sample() -> None:
     q = ours.PACTQuantizer(4)
     q.initialize(torch.tensor([-9.0, 2.5]))
     assert q.alpha.item() == 2.5

@@ -123,7 +123,7 @@ def test_the_first_pattern_that_matches_counts() -> None:
     assert model.first.plan is PLAN
 
 
-def test_everything_else_in_a_layer_is_kept() -> None:
+def test_hooks_and_attributes_of_a_layer_are_kept() -> None:
     model = network().eval()
     for parameter in model.head[0].parameters():
         parameter.requires_grad_(False)
@@ -165,7 +165,7 @@ def test_shared_weights_stay_shared() -> None:
     assert rounded[0].weight_quantizer is not rounded[1].weight_quantizer
 
 
-def test_what_would_be_lost_is_refused() -> None:
+def test_layers_with_parts_that_would_be_lost_are_refused() -> None:
     class Mine(torch.nn.Linear):
         pass
 

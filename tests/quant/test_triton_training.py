@@ -220,7 +220,7 @@ def test_learned_binary_points(gpu: Gpu, dtype: Any) -> None:
     check_gradients(gpu, lambda x, p: ours.fixed_point(x, 30, p), x, torch.tensor(11.0))
 
 
-def test_points_beyond_what_steps_have(gpu: Gpu) -> None:
+def test_points_outside_the_range_of_steps(gpu: Gpu) -> None:
     points = gpu.put(torch.tensor([200.0, -200.0, float("nan"), 2.5, -0.5]))
     assert gpu.run(lambda: bwd.step(Step(points, "fixed_point")))[[0, 1, 3, 4]].tolist() == [
         2.0**-126,
