@@ -197,7 +197,7 @@ def test_a_model_in_bfloat16(theirs: Any, exact: Any) -> None:
     close([logits, last], [expected, expected[:, 8:]], 0.05)
 
 
-def test_other_devices_take_their_own_path(theirs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_devices_use_the_original_path(theirs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """If causal_conv1d is missing, the layer's path on a GPU is the one without it."""
     theirs.causal_conv1d_fn = theirs.causal_conv1d_update = None
     layer, x = accelerate(make(theirs, "Mamba")), randn(2, 9, 8)

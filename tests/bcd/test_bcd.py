@@ -182,7 +182,7 @@ def test_the_active_set_is_identified_before_the_end() -> None:
     assert found.steps <= found.identified + 3  # a block that contains the support is solved in one step
 
 
-def test_a_fresh_gradient_at_the_end_keeps_what_is_identified(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fresh_gradient_at_the_end_keeps_the_identification(monkeypatch: pytest.MonkeyPatch) -> None:
     A, b = data(60, 40, seed=3)
     how: dict[str, Any] = {"rule": "gs", "update": "matrix", "blocks": 8, "rtol": 1e-10}
     plain, own, seen = bcd(LeastSquares(A, b, l1=8.0), **how), _bcd._Run._is_true, []

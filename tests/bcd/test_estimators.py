@@ -23,7 +23,7 @@ SKIPPED = {"check_array_api_input"}
 
 
 @pytest.mark.parametrize("model", [Lasso(), ElasticNet(), NNLS(), LogisticRegression()], ids=repr)
-def test_scikit_learns_own_tests(model: Any) -> None:
+def test_scikit_learns_estimator_checks(model: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the missing base class BaseEstimator, and about the skipped test
         found = check_estimator(model, on_fail=None)
@@ -179,7 +179,7 @@ def test_numbers_beyond_the_range_of_the_dtype_give_a_warning() -> None:
             Lasso(1e-6, fit_intercept=False).fit(samples, targets)
 
 
-def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(
         ModuleNotFoundError, match=r"Lasso needs scikit-learn, .*: pip install fastiter-kernels\[sklearn\]"

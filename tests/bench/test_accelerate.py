@@ -37,7 +37,7 @@ def test_ours_and_all_peers_compute_the_same(task: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", bench_accelerate.DECODED)
-def test_decoding_goes_on_with_the_cache(name: str) -> None:
+def test_decoding_continues_from_the_cache(name: str) -> None:
     work = models.decoding(name, SMALL)
     assert work.check() < 1e-4
     first, second = (work.forms()[contest.REUSED] for _ in range(2))
@@ -45,7 +45,7 @@ def test_decoding_goes_on_with_the_cache(name: str) -> None:
     assert torch.equal(logits[0], logits[2]) and not torch.equal(logits[0], logits[1])
 
 
-def test_a_model_that_computes_something_else_is_refused() -> None:
+def test_a_model_with_other_results_is_refused() -> None:
     work = models.sequence("Mamba", SMALL)
     other = copy.deepcopy(work.after)
     with torch.no_grad():

@@ -76,7 +76,7 @@ def peer_module() -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("cell", SMALL)
-def test_the_peer_gets_our_parameters_and_its_gradients_our_names(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_and_gradients_of_the_peer_are_converted(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newton_peers, "load", lambda module: peer_module())
     work = newton_cases.layer_work(SMALL[cell])
     entrants = newton_peers.entrants(SMALL[cell], work, False)

@@ -126,7 +126,7 @@ def test_floor_is_the_larger_of_flops_and_bytes() -> None:
     assert (by_flops, bound) == (pytest.approx(2 * 64 * 128 * 4 * 256 * 256 / 1e11), "flops")
 
 
-def test_share_is_the_floor_over_the_recurrence_alone() -> None:
+def test_share_is_the_floor_over_the_time_of_the_recurrence() -> None:
     case = Case("lstm", 16, 128, 256)
     beside = limits.Limit("product", print, work=1e9), limits.Limit("read", print, work=1e9)
     record = rnn.against_floor(case, FORWARD, timings(recurrence=0.04, layer=0.01, product=0.01, read=0.001), beside)

@@ -88,7 +88,7 @@ def test_differing_and_wrong_arguments_are_named_on_every_rank(name: str, messag
         ("one list", TypeError, r"linear_scan: reset must be a torch.Tensor of bool, got list"),
     ],
 )
-def test_a_rank_names_the_error_of_another_one(name: str, error: type[Exception], own: str) -> None:
+def test_a_rank_reports_the_error_of_another_one(name: str, error: type[Exception], own: str) -> None:
     first, second = outcomes(scan_jobs.refused, 2, name)
     with pytest.raises(ValueError, match=f"^linear_scan: rank 1 refused its arguments: {own}$"):
         raise first.error or AssertionError(first)

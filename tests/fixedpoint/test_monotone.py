@@ -133,7 +133,7 @@ def test_mean_field_of_the_frustrated_model(name: str, alpha: float, n: int) -> 
     assert np.abs(fixed - found.value).max() < 1e-6  # whatever alpha and the splitting
 
 
-def test_a_searched_step_solves_what_a_fixed_one_does_not() -> None:
+def test_a_searched_step_needs_fewer_evaluations_than_fixed_ones() -> None:
     """The largest convergent step is found: fewer evaluations than the best of the fixed steps of the reference."""
     W, n = coupling(40), 40
     b = np.random.default_rng(0).standard_normal((16, 80)) * 0.4

@@ -107,7 +107,7 @@ def test_hopfield_networks_are_those_of_the_kernels(dtype: Any, S: int, masked: 
             torch.testing.assert_close(a, b, rtol=1e5 * eps, atol=1e5 * eps)
 
 
-def test_hopfield_networks_report_what_did_not_converge() -> None:
+def test_hopfield_networks_report_unconverged_queries() -> None:
     problem = network(torch.float64)
     call = HopfieldForward(*problem, True, 1e-12, 0.0, 1, False, "warn")
     with pytest.warns(ConvergenceWarning, match=r"^hopfield_update: every query must converge, got \d+ of 30"):

@@ -43,7 +43,7 @@ def alone(problem: MDP, weight: Any, reward: Any, **more: Any) -> MDP:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("method", ["auto", "vi", "gs", "ps", "pi", "ipi", "anderson", "anchored", "deflated"])
-def test_the_bits_of_each_model_alone(method: Any, dtype: str) -> None:
+def test_a_batch_has_the_bits_of_separate_models(method: Any, dtype: str) -> None:
     problem, P, R, _ = models(dtype)
     tol = 1e-8 if dtype == "float64" else 1e-3
     found = MDPBatch(problem, P, R).solve(method, tol=tol)

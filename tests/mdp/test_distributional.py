@@ -122,7 +122,7 @@ def test_expected_utilities_with_a_discount() -> None:
             assert value == pytest.approx(best, abs=1e-3)
 
 
-def test_rounding_takes_no_mass_from_an_outcome_far_away() -> None:
+def test_rounding_keeps_the_mass_of_distant_outcomes() -> None:
     p, x = np.array([0.1, 0.1, 0.1, 1e-18]), np.array([0.0, 0, 0, 1e18])
     np.testing.assert_allclose(laws.project_quantile(p, x, 3), [0, 0, 10], rtol=1e-12)
     p, x = np.array([0.1] * 10 + [0.0]), np.array([1.0] * 10 + [1e300])

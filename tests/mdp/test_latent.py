@@ -75,7 +75,7 @@ def test_the_number_of_vectors() -> None:
         assert len(vectors[0]) == len(lines)
 
 
-def test_the_envelope_keeps_what_is_best_somewhere() -> None:
+def test_the_envelope_keeps_vectors_that_are_best_somewhere() -> None:
     rng = np.random.default_rng(130)
     grid = np.linspace(0, 1, 2001)
     weights = np.stack([1 - grid, grid], axis=1)
@@ -114,7 +114,7 @@ def test_three_contexts_at_points() -> None:
 
 
 @pytest.mark.parametrize("M", [1, 3, 4])
-def test_linear_programs_keep_what_is_best_somewhere(M: int) -> None:
+def test_linear_programs_keep_vectors_that_are_best_somewhere(M: int) -> None:
     """The value of no belief decreases, and each kept vector has a belief at which it is above all others."""
     optimize = pytest.importorskip("scipy.optimize")
     process, rng = random_process(M), np.random.default_rng(190)

@@ -79,7 +79,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("how", OPTIONS, ids=lambda how: "-".join(str(x) for x in how.values() if np.ndim(x) == 0))
-def test_bits_of_each_alone(how: dict[str, Any], dtype: str) -> None:
+def test_bits_of_separate_calls(how: dict[str, Any], dtype: str) -> None:
     problem = examples.garnet(30, 3, 4, 0.93, dtype=dtype)
     found = check_same(problem, rewards(problem), **{"tol": 1e-5} | how)
     assert len(set(found.steps.tolist())) > 1 or how.get("max_steps", 9) < 9

@@ -45,7 +45,7 @@ def same(found: Any, expected: list[Any], names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_bits_of_each_model_alone(dtype: str) -> None:
+def test_a_batch_has_the_bits_of_separate_models(dtype: str) -> None:
     P, R = dense(dtype)
     names = ("value", "action_values", "policy")
     same(mdp_values(P, R, 0.9), [mdp_values(P[m], R[m], 0.9) for m in range(B)], names)

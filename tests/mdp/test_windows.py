@@ -36,7 +36,7 @@ def test_values_are_those_of_whole_sweeps(
         assert found.steps == whole.steps if start is not None else len(found.history) <= len(whole.history) + 2
 
 
-def test_a_long_way_takes_fewer_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_save_sweeps_on_long_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     """75 of the 750 steps that lead from a corner of this grid to the other lead away from it."""
     problem = examples.gridworld(300, 0.99)
     found, whole = problem.solve(tol=1e-4), without_windows(monkeypatch, problem, tol=1e-4)

@@ -129,6 +129,6 @@ def test_a_hang_is_reported_with_its_batch(monkeypatch: pytest.MonkeyPatch, caps
     assert "no answer for 1 s in: python -m tests.public.fuzz --replay problems 3" in capsys.readouterr().err
 
 
-def test_a_batch_depends_on_its_number_alone() -> None:
+def test_a_batch_depends_only_on_its_number() -> None:
     assert [seeded(7).integer(0, 10**9) for _ in range(2)] == [seeded(7).integer(0, 10**9)] * 2
     assert fuzz.batch("formats", 3, 50) == fuzz.batch("formats", 3, 50)

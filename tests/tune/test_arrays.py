@@ -109,7 +109,7 @@ def test_no_statement_has_one_solution() -> None:
     assert tune.solve("1 == 2") == []
 
 
-def test_there_is_no_limit_of_recursion() -> None:
+def test_expressions_may_be_nested_deeply() -> None:
     assert tune.solve("(" * 5000 + "x" + ")" * 5000 + " == 3") == [{"x": 3}]
     assert tune.solve("-" * 5001 + "x == 3") == [{"x": -3}]
     assert tune.solve(" + ".join(["x"] * 5000) + " == 10000") == [{"x": 2}]

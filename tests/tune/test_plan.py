@@ -163,7 +163,7 @@ def test_plans_of_large_sizes_end(name: str, size: int) -> None:
         assert plan.variant == "fused" or name != "heads"
 
 
-def test_constraints_are_what_the_plan_solves() -> None:
+def test_the_plan_solves_the_constraints() -> None:
     shape: dict[str, Any] = {"cell": "lstm", "heads": 2, "width": 384, "batch": 16, "dtype": "bfloat16"}
     plan = tune.rnn_plan(tune.DEVICES["H100"], **shape)
     text, cost = tune.rnn_constraints(tune.DEVICES["H100"], **shape)
