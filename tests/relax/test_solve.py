@@ -132,6 +132,32 @@ def test_stagnation_is_reported() -> None:
     assert attempt(relax.kaczmarz, np.array([[1.0], [1.0]]), np.array([0.0, 1.0])).reason == "stagnated"
 
 
+@pytest.mark.parametrize(
+    "solve",
+    [
+        relax.jacobi,
+        relax.gauss_seidel,
+        relax.sor,
+        relax.ssor,
+        relax.kaczmarz,
+        relax.chebyshev,
+        ssor_cg,
+        relax.flexible_cg,
+    ],
+)
+def test_the_default_tolerance_is_one_that_the_dtype_can_reach(solve: Callable[..., Any]) -> None:
+    A = csr(2.5 * np.eye(100) - np.eye(100, k=1) - np.eye(100, k=-1))
+    for dtype, vector, rtol in (
+        ("float32", "float32", 1e-5),
+        ("float32", "float64", 1e-8),
+        ("float64", "float64", 1e-8),
+    ):
+        b = vectors(100, vector)
+        found = attempt(solve, A.astype(dtype), b)
+        assert found.converged
+        np.testing.assert_allclose(found.tolerance, rtol * np.linalg.norm(b.astype(float)), rtol=1e-6)
+
+
 def test_the_remedy_for_an_alternating_jacobi_is_one() -> None:
     path = 2 * np.eye(9) - np.eye(9, k=1) - np.eye(9, k=-1)
     path[0, 0] = path[8, 8] = 1.0  # Neumann's conditions: singular, and b has no component of the constants

@@ -46,7 +46,8 @@ SOLVER = documented(
             """,
         "limits": """
             rtol, atol : float
-                The solution has converged when ``||b - A x|| <= rtol ||b|| + atol``.
+                The solution has converged when ``||b - A x|| <= rtol ||b|| + atol``; by default rtol is 1e-5 for
+                float32 vectors, else 1e-8.
             max_steps : int
                 The maximum number of steps; a step is ....
             check_every : int

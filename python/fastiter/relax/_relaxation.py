@@ -274,7 +274,7 @@ class Relaxation:
         b: Array,
         x0: Array | None = None,
         *,
-        rtol: float = 1e-8,
+        rtol: float | None = None,
         atol: float = 0.0,
         max_steps: int = 10_000,
         check_every: int = 1,

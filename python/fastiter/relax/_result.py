@@ -146,7 +146,7 @@ Callback = Callable[[Progress], Any]
 class Limits(NamedTuple):
     """The arguments that all solvers have in common: when a solver ends, and whether it then raises an error."""
 
-    rtol: float = 1e-8
+    rtol: float | None = None
     atol: float = 0.0
     max_steps: int = 10_000
     check_every: int = 1
@@ -159,13 +159,18 @@ class Limits(NamedTuple):
             raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
         check_flag(function, "throw", self.throw)
         return Limits(
-            _vectors.positive(function, "rtol", self.rtol),
+            None if self.rtol is None else _vectors.positive(function, "rtol", self.rtol),
             _vectors.positive(function, "atol", self.atol),
             _vectors.count(function, "max_steps", self.max_steps),
             _vectors.count(function, "check_every", self.check_every, 1),
             self.callback,
             self.throw,
         )
+
+    def relative(self, dtype: object) -> float:
+        """Return rtol; by default one that vectors of this dtype can mostly reach, as rounded as they are."""
+        usual = 1e-5 if str(dtype).endswith("float32") else 1e-8
+        return usual if self.rtol is None else self.rtol
 
     def stops(self, progress: Callable[[], Progress]) -> bool:
         """Call the callback, if there is one, and return whether it ends the solution."""

@@ -132,7 +132,7 @@ def iterate(function: str, system: System, run: Run, b: object, x0: object, limi
         _vectors.check_finite(function, "x0", start)
         x = np.array(_vectors.inside(system, start))
     single = given.ndim == len(system.grid or (1,))
-    target = limits.rtol * _vectors.norm(own_b) + limits.atol
+    target = limits.relative(own_b.dtype) * _vectors.norm(own_b) + limits.atol
     norms_of = run.residual or (lambda x: _vectors.residual(system, x, own_b))
     watch = Watch(norms_of(x), target, limits.check_every)
     done, kept, copy = 0, Kept(), (x, watch.residual)

@@ -32,7 +32,7 @@ def ssor_cg(
     *,
     omega: float | Literal["auto"] = 1.0,
     order: Order = "natural",
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 5,

@@ -36,7 +36,7 @@ def flexible_cg(
     *,
     precond: Callable[[Array], Array] | Any = None,
     memory: int = 2,
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,

@@ -100,7 +100,7 @@ def solve_sequence(
     method: Literal["sor", "ssor_cg"] = "sor",
     order: Order = "natural",
     warm_start: bool = False,
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
     callback: Callable[[LinearSolution], Any] | None = None,

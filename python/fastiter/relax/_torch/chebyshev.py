@@ -70,7 +70,7 @@ class Chebyshev:
         b: Tensor,
         x0: Tensor | None = None,
         *,
-        rtol: float = 1e-8,
+        rtol: float | None = None,
         atol: float = 0.0,
         max_steps: int = 10_000,
         check_every: int = 1,

@@ -159,7 +159,8 @@ class View(NamedTuple):
 def iterate(matrix: _Matrix, x: Tensor, b: Tensor, limits: Limits, run: Run, view: View) -> LinearSolution:
     """Iterate from x until every column has converged or failed; synchronizes once per check."""
     own_norms = run.residual or (lambda x: norms_of(matrix, x, b))
-    watch = Watch(own_norms(x), limits.rtol * norm_of(matrix.as_columns(b)) + limits.atol, limits.check_every)
+    target = limits.relative(b.dtype) * norm_of(matrix.as_columns(b)) + limits.atol
+    watch = Watch(own_norms(x), target, limits.check_every)
     done, kept, copy = 0, Kept(), (x, watch.residual)
     kept.keep(matrix.as_columns(x), ~watch.is_open, watch)
 

@@ -44,7 +44,7 @@ def iterate(problem: Problem, make: Callable[[Array], Method], limits: Limits) -
     with np.errstate(all="ignore"):
         method = make(b)
         norm = np.sqrt(A._dots([(b, b)])[0])
-        target = limits.rtol * norm + np.ldexp(np.full(len(norm), limits.atol), -scale)
+        target = limits.relative(problem.b.dtype) * norm + np.ldexp(np.full(len(norm), limits.atol), -scale)
         watch = Watch(method.begin(x), target, limits.check_every)
         run = _Run(problem, method, watch, limits, scale)
         run.all()

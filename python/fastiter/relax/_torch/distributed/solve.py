@@ -65,7 +65,7 @@ def solve(
     preconditioner: Literal["jacobi", "block_jacobi"] | AdditiveSchwarz | ColouredSSOR | None = None,
     omega: float = 1.0,
     bounds: tuple[float, float] | None = None,
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
