@@ -165,7 +165,8 @@ class MDP:
             "deflated", variants of value iteration. "auto": "gs" from the states that are never left, if there are any;
             else "mpi", or "ipi" from gamma 0.995 on. ``docs/mdp`` compares them.
         tol : float
-            The width of the bounds at which it has converged; where gamma is 1, the largest change of a sweep.
+            The width of the bounds at which it has converged; where gamma is 1, the largest change of a sweep. float32
+            mostly needs more than the default: rounding alone makes bounds 1e-7 max(abs(V)) / (1 - gamma) wide, or so.
         stop : str
             "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from the largest
             absolute change alone, which take many more sweeps.

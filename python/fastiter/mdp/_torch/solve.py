@@ -54,7 +54,8 @@ def mdp_solve(
     states : (rows,) integers
         The state of each row of a CSR matrix, in rising order.
     tol : float
-        The width of the bounds at which it has converged.
+        The width of the bounds at which it has converged. float32 mostly needs more than the default, as in
+        ``fastiter.mdp.MDP.solve``.
     max_steps : int
         The most sweeps over all states.
     value0 : (S,), or (B, S)
