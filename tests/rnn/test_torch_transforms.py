@@ -124,6 +124,21 @@ def test_a_graph_break_at_a_layer_warns_of_nothing(packed, recwarn):
     assert all("fastiter" not in str(target) for one in graphs for target in one)
 
 
+@every_kind
+@pytest.mark.parametrize("layout", ["time", "batch", "unbatched"])
+def test_shapes_on_the_meta_device(kind, layout):
+    options = {"num_layers": 2, "bidirectional": True, "batch_first": layout == "batch"}
+    x = make_input(layout)
+    expected = make(ours, kind, dtype=F64, **options)(x)
+    found = make(ours, kind, dtype=F64, device="meta", **options)(x.to("meta").requires_grad_())
+    shapes = [[(y.shape, y.dtype) for y in torch.utils._pytree.tree_leaves(result)] for result in (found, expected)]
+    assert shapes[0] == shapes[1] and found[0].is_meta
+    found[0].sum().backward()
+    packed = torch.nn.utils.rnn.pack_padded_sequence(make_input("time").to("meta"), [3, 2, 2, 1])
+    with pytest.raises(fastiter.BackendError, match="input must be on the CPU or a CUDA device, got meta"):
+        make(ours, kind, dtype=F64, device="meta")(packed)
+
+
 # --- torch.func ------------------------------------------------------------------------------------------------------
 
 

@@ -237,7 +237,7 @@ def _checked_unusual_input(module: RNNBase, weight: Tensor, x: Any, dims: tuple[
     name = module_name(module)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
-    check_place(name, weight, x)
+    check_place(name, weight, x, has_shapes_alone=x.is_meta and weight.is_meta and len(dims) > 1)
     if x.dtype != weight.dtype:
         raise ValueError(f"{name}: input must be {_dtype(weight)} like the parameters, got {_dtype(x)}")
     if x.dim() not in dims:
@@ -249,11 +249,15 @@ def _checked_unusual_input(module: RNNBase, weight: Tensor, x: Any, dims: tuple[
     return x
 
 
-def check_place(name: str, weight: Tensor, x: Tensor) -> None:
-    """Check that there are kernels for the device and dtype of a module's input and parameters."""
+def check_place(name: str, weight: Tensor, x: Tensor, *, has_shapes_alone: bool = False) -> None:
+    """Check that there are kernels for the device and dtype of a module's input and parameters.
+
+    Meta tensors, which have only shapes, are allowed if ``has_shapes_alone``, as in torch.nn. Packed rows are not, as
+    their division depends on the data.
+    """
     check_dense(name, "input", x)
     for what, tensor in (("input", x), ("parameters", weight)):
-        if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda"):
+        if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda") and not has_shapes_alone:
             raise BackendError(f"{name}: {what} must be on the CPU or a CUDA device, got {tensor.device}")
     if x.device != weight.device:
         raise BackendError(f"{name}: input must be on {weight.device} like the parameters, got {x.device}")
