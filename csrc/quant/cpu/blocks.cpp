@@ -60,7 +60,8 @@ template <class T> struct PowerScale {
 
     FASTITER_INLINE void find(mask<T> largest) {
         constexpr int most = 127;
-        const mask<T> carried = (mask<T>)((raw_bits<T>)largest + (raw_bits<T>)all_bits<T>(carry)); // wraps around for NaN
+        const mask<T> carried =
+            (mask<T>)((raw_bits<T>)largest + (raw_bits<T>)all_bits<T>(carry)); // wraps around for NaN
         const mask<T> exponent = (carried >> kMantissa<T>)-offset;
         mask<T> k = exponent < -most ? all_bits<T>(-most) : exponent > most ? all_bits<T>(most) : exponent;
         in = power(-k), out = power(k);
