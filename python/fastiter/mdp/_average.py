@@ -20,9 +20,9 @@ from ._work import Operator
 Array = npt.NDArray[Any]
 
 METHODS = ("rvi", "howard")
-#: The relative gain from which an action is better
+#: The relative improvement above which an action counts as better
 _BETTER = 1e-12
-#: The most states of a chain that is solved by elimination where BiCGSTAB fails, as on long cycles
+#: The maximum number of states of a chain that is solved by elimination if BiCGSTAB fails, as on long cycles
 _DENSE = 2000
 
 
@@ -43,9 +43,9 @@ class AverageSolution(Solution):
     method, reason : str
         The method; "converged" or "max_steps".
     gain : float
-        The middle of its bounds: the reward of a step in the long run.
+        The long-run average reward per step: the midpoint of its bounds.
     gain_bounds : (float, float)
-        Bounds on the optimal gain; the policy's own is at least the first.
+        Bounds on the optimal gain; the policy's own gain is at least the lower bound.
     policy : (S,) int64
         A policy whose gain is at least the lower bound.
     tolerance : float
@@ -104,17 +104,17 @@ def average(
         "rvi": relative value iteration, h <- h + tau (T h - h) minus its value in state 0. "howard": policy iteration,
         where each policy's g + h = r + P h is solved.
     tau : float
-        In (0, 1]: the share of each step that is taken. Below 1 it converges for periodic chains, too.
+        In (0, 1]: the damping factor of each step. Below 1 it also converges for periodic chains.
     sojourn : (rows,)
         The mean time that each action takes, positive, for semi-Markov processes: the gain is then per unit of time.
     tol : float
-        The width of the bounds of the gain at which it has converged.
+        The width of the bounds on the gain at which it has converged.
     max_steps : int
-        The most sweeps or policies.
+        The maximum number of sweeps or policies.
     value0 : (S,)
-        The first h, 0 by default, in the dtype of P.
+        The initial h, 0 by default, in the dtype of P.
     throw : bool
-        Raise if it does not converge, instead of a warning.
+        Raise an error if it does not converge, instead of a warning.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def average(
 
     See Also
     --------
-    extended_value_iteration : The optimistic one of all processes near an estimate.
+    extended_value_iteration : The most optimistic of all processes near an estimate.
     MDP.solve : Discounted rewards.
 
     Examples
@@ -162,7 +162,7 @@ def average(
 
 
 class _Run:
-    """The iteration: the last h, T h, actions and bounds of the gain."""
+    """The iteration: the last h, T h, actions and bounds on the gain."""
 
     def __init__(self, process: Process, backup: Operator, tol: float, max_steps: int) -> None:
         self.process, self._backup, self.tol, self._most = process, backup, tol, max_steps
@@ -190,7 +190,7 @@ class _Run:
                 return self
 
     def howard(self, h: Array) -> _Run:
-        """Iterate h <- the bias of the policy, then change actions where others are better."""
+        """Iterate h <- the bias of the policy, then replace actions by better ones."""
         w = np.empty_like(h)
         self._backup(h, w, self.action)
         while True:
@@ -207,14 +207,14 @@ class _Run:
                 return self
 
     def _rounding(self) -> float:
-        """Return how far rounding may move a change."""
+        """Return a bound on the rounding error of a change."""
         rows = self.process.rows
         size = float(np.abs(rows.reward).max(initial=0)) + float(np.abs(self.h).max(initial=0))
         longest = int(np.diff(rows.entry).max(initial=0))
         return size * ((longest + 3) * 2.0**-52 + float(np.finfo(self.h.dtype).eps))
 
     def solution(self, method: str, scale: float, negated: bool) -> AverageSolution:
-        """Return the result; ``scale``: the factor of the bias of a transformed process."""
+        """Return the result; ``scale`` is the factor for the bias of a transformed process."""
         (low, high), sign = self.bounds, -1 if negated else 1
         low, high = low - self._rounding(), high + self._rounding()
         bounds = (-high, -low) if negated else (low, high)
@@ -233,7 +233,7 @@ class _Run:
 
 
 class _BiasOperator(Chain):
-    """x - P x + x(0): with r on the right, x(0) is the gain and x - x(0) the bias."""
+    """The operator x - P x + x(0): with right-hand side r, x(0) is the gain and x - x(0) the bias."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -291,7 +291,7 @@ def _unending(function: str, problem: Any) -> Process:
 
 
 def _per_unit_of_time(function: str, process: Process, sojourn: Array) -> tuple[Process, float]:
-    """Return Schweitzer's transformation, r / t and (1 - f / t) stay + f / t P, and f, below t / (1 - P(s | s, a))."""
+    """Return Schweitzer's transformation, r / t and (1 - f / t) I + f / t P, and f, below t / (1 - P(s | s, a))."""
     rows = process.rows
     check_array(function, "sojourn", sojourn)
     if sojourn.shape != rows.reward.shape:
@@ -334,9 +334,9 @@ def extended_value_iteration(
     problem : MDP
         The estimated process, without terminal states; its discount is ignored.
     probability_radius, reward_radius : float or (rows,)
-        |q - P|_1 <= the first, with mass on any state; |rewards - R| <= the second.
+        |q - P|_1 <= ``probability_radius``, with mass on any state; |rewards - R| <= ``reward_radius``.
     most : float
-        The largest reward that is possible: optimism ends there, and no reward may be above.
+        The largest possible reward, which limits optimism; no reward may exceed it.
     tol, max_steps, value0, throw : float, int, (S,), bool
         As for :func:`average`; UCRL2 stops at tol = 1 / sqrt(t).
 
@@ -354,8 +354,8 @@ def extended_value_iteration(
 
     See Also
     --------
-    average : The process itself.
-    robust : The worst process near it instead.
+    average : The given process itself.
+    robust : The worst process near it.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Several decision processes with one pattern: the same states, actions and next states, but other numbers."""
+"""Several decision processes with one sparsity pattern: the same states, actions and next states, different numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class MDPBatch:
-    """Several Markov decision processes that share the pattern, the discount and the terminal states of one.
+    """Several Markov decision processes that share the sparsity pattern, discount and terminal states of one process.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ class MDPBatch:
         The process whose states, actions and next states all models have.
     P : (B, entries)
         The probabilities of each model on the entries of ``problem.transitions``, in their order and dtype; by default
-        those of ``problem``. A row's have to sum to 1; not for semi-Markov processes. Contiguous arrays are used
-        without a copy, as are rewards, so that neither may change later.
+        those of ``problem``. Each row has to sum to 1; semi-Markov processes are not supported. Contiguous arrays are
+        used without a copy, as are rewards, so that neither may be modified later.
     R : (B, rows)
         The rewards, or the costs, of each model, by state and then by action; by default those of ``problem``.
 
@@ -41,7 +41,7 @@ class MDPBatch:
     See Also
     --------
     MDP : A single process, in any layout.
-    fastiter.torch.mdp_solve : The same on tensors, and on cards for all models at once.
+    fastiter.torch.mdp_solve : The same on tensors, and on GPUs for all models at once.
 
     Examples
     --------
@@ -82,11 +82,11 @@ class MDPBatch:
         return len(self._models)
 
     def __getitem__(self, m: int) -> MDP:
-        """Return one of the models, which shares the pattern."""
+        """Return one of the models, which shares the sparsity pattern."""
         return self._models[m]
 
     def __repr__(self) -> str:
-        """Return one line, without the arrays."""
+        """Return a one-line summary without the arrays."""
         return f"MDPBatch({len(self)} models like {self._problem!r})"
 
     def solve(
@@ -101,7 +101,7 @@ class MDPBatch:
         throw: bool = False,
         **options: Any,
     ) -> MDPSolution:
-        """Return V* = T V* of each model, each with its own stop and the same bits as alone.
+        """Return V* = T V* of each model, each with its own stopping test and the same bits as when solved alone.
 
         Parameters
         ----------
@@ -114,20 +114,20 @@ class MDPBatch:
         max_steps : int
             Likewise.
         value0 : (S,) or (B, S)
-            The first values of all models, or of each.
+            The initial values, for all models or for each.
         callback : callable, optional
-            Called at each check of each model, one model after the other; if it returns True, this model's solution
+            Called at each check of each model, one model after the other; if it returns True, this model's iteration
             ends.
         throw : bool
-            Raise if one does not converge, instead of a warning.
+            Raise an error if one does not converge, instead of a warning.
         **options
             Further options of :meth:`MDP.solve`, such as ``order`` or ``policy_sweeps``.
 
         Returns
         -------
         MDPSolution
-            Values, policies and bounds (B, S); ``converged``, ``steps``, ``residual`` and ``reason`` have one entry for
-            each model, and ``history`` is (B, checks), NaN after a model's end.
+            Values, policies and bounds (B, S); ``converged``, ``steps``, ``residual`` and ``reason`` have one entry per
+            model, and ``history`` is (B, checks), NaN after the last check of a model.
 
         Raises
         ------
@@ -156,7 +156,7 @@ class MDPBatch:
         return judged("solve", together(found, problem.S, problem.dtype, limits), limits.throw)
 
     def _firsts(self, starts: Sequence[Array | None]) -> list[Array]:
-        """Return the first values of each model as the kernels take them."""
+        """Return the initial values of each model in the form that the kernels expect."""
         return [model._start("solve", v) for model, v in zip(self._models, starts, strict=True)]
 
     def _starts(self, value0: Any) -> Sequence[Array | None]:
@@ -172,12 +172,12 @@ class MDPBatch:
         return list(value0)
 
     def evaluate(self, policy: Any, *, rank: int | None = None) -> Array:
-        """Return the values (B, S) of a policy in each model, or of a policy for each, to rounding.
+        """Return the values (B, S) of one policy in each model, or of one policy per model, to rounding.
 
         Parameters
         ----------
         policy : (S,) or (B, S) integers
-            An action of each state, as in ``MDPSolution.policy``.
+            One action per state, as in ``MDPSolution.policy``.
         rank : int or None
             As for :meth:`MDP.evaluate`.
 
@@ -191,7 +191,7 @@ class MDPBatch:
         TypeError, ValueError
             If the policy is not as described, or gamma is not below 1.
         ConvergenceError
-            If rounding is out of reach.
+            If the values cannot be computed to rounding.
         """
         given = integers("evaluate", "policy", policy)
         S = self._problem.S

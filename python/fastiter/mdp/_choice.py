@@ -1,4 +1,4 @@
-"""The methods of solutions by name, and their options."""
+"""Solution methods by name, and their options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 METHODS = ("auto", "vi", "gs", "ps", "pi", "mpi", "ipi", "anderson", "anchored", "deflated")
 ORDERS = ("ascending", "descending", "symmetric", "bfs")
-#: The options of methods: their defaults, and the method that takes them
+#: The methods' options: their defaults, and the method that takes each
 OPTIONS: dict[str, tuple[Any, str]] = {
     "order": ("bfs", "gs"),
     "exact_diag": (True, "gs"),
@@ -29,15 +29,15 @@ OPTIONS: dict[str, tuple[Any, str]] = {
 }
 #: Methods that need a discount below 1
 _DISCOUNTED = ("pi", "ipi", "anchored", "deflated")
-#: The discount from which policies are evaluated by a Krylov method, as sweeps of them converge slowly
+#: The discount from which on policies are evaluated by a Krylov method, as sweeps converge slowly
 _SLOW = 0.995
-#: Windows of Gauss-Seidel sweeps, the least states of one, the states that are looked at, and the share of the
-#: probability that has to stay within a quarter of a window
+#: For windows of Gauss-Seidel sweeps: their number, the minimum number of states of one, the number of states that are
+#: sampled, and the fraction of the probability that has to stay within a quarter of a window
 WINDOWS, SMALLEST_WINDOW, _SAMPLE, _NEAR = 24, 32, 500, 0.99
 
 
 class Choice(NamedTuple):
-    """A method and its options, as `MDP.solve` takes them; None is an option's default."""
+    """A method and its options, as passed to `MDP.solve`; None stands for an option's default."""
 
     method: Any = "auto"
     order: Any = None
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
     window: Any = None
 
     def made(self, function: str, process: Process, limits: Limits) -> Method:
-        """Return the method for a process with a discount; refuse wrong options, and those that it does not take."""
+        """Return the method for a process with a discount; raise for invalid options and those of other methods."""
         check_choice(function, "method", self.method, METHODS)
         name = _named(function, process, self.method)
         self._refuse_others(function, name)
@@ -86,8 +86,8 @@ class Choice(NamedTuple):
 
 
 def _named(function: str, process: Process, method: str) -> str:
-    """Return the method's name; refuse one that does not converge for this process."""
-    assert process.discount is not None  # for the type checker: MDP.solve has checked it
+    """Return the method's name; raise for a method that does not converge for this process."""
+    assert process.discount is not None  # for the type checker: checked by MDP.solve
     low, high = process.modulus(process.discount)
     if method == "auto":
         if high >= 1 or process.absorbing.any():
@@ -103,7 +103,7 @@ def _named(function: str, process: Process, method: str) -> str:
 
 
 def order_of(function: str, process: Process, order: object) -> str | Array:
-    """Return the order of sweeps: a word, or each state once."""
+    """Return the order of sweeps: a word, or a permutation of the states."""
     if isinstance(order, np.ndarray):
         given = integers(function, "order", order)
         if given.ndim != 1 or not np.array_equal(np.sort(given), np.arange(process.states)):
@@ -117,7 +117,7 @@ def order_of(function: str, process: Process, order: object) -> str | Array:
 
 
 def _window(process: Process, order: Any) -> int:
-    """Return the states of a window of the order; 0 where too few steps stay within one, as in random graphs."""
+    """Return the window size for an order of states; 0 if too few steps stay within a window, as in random graphs."""
     rows, n = process.rows, process.states
     window = n // WINDOWS
     if window < SMALLEST_WINDOW:

@@ -1,4 +1,4 @@
-"""The values of a policy by sweeps without the dominant eigenvectors of its chain, which are solved for exactly."""
+"""The values of a policy by sweeps that deflate the dominant eigenvectors of its chain, which are solved exactly."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Array = npt.NDArray[Any]
 
 #: Products in a block Krylov space, restarts, and the relative residual at which the eigenvectors are good enough
 _PRODUCTS, _RESTARTS, _ENOUGH = 8, 20, 1e-10
-#: The part of a product that may be rounding, by dtype
+#: The relative size of a product below which it counts as rounding, by dtype
 _ROUNDING = {"float32": 1e-4, "float64": 1e-10}
-#: Vectors in a block beside those that are asked for
+#: Additional vectors in a block
 _GUARDS = 2
-#: Sweeps without a smaller residual after which only rounding is left
+#: Sweeps without a smaller residual after which only rounding errors remain
 _PATIENCE = 30
 
 
@@ -33,11 +33,11 @@ def deflated(chain: Chain, v: Array, rank: int, most: int | None = None) -> Arra
     chain : Chain
         The chain.
     v : (S,)
-        The first guess; not changed.
+        The initial guess; not modified.
     rank : int
-        The eigenvectors; conjugate ones are taken in pairs, so that there may be one more.
+        The number of eigenvectors; conjugate ones are taken in pairs, so that there may be one more.
     most : int or None
-        The sweeps; None: until rounding hides what is left.
+        The number of sweeps; None: until the residual is at rounding level.
     """
     basis, inner = dominant(chain, v, rank)
     scaled = chain.discount * inner
@@ -55,7 +55,7 @@ def deflated(chain: Chain, v: Array, rank: int, most: int | None = None) -> Arra
 
 
 def dominant(chain: Chain, like: Array, rank: int) -> tuple[Array, Array]:
-    """Return U (S, rank) and B (rank, rank), P U = U B, by restarted block Krylov spaces; one more for a cut pair."""
+    """Return U (S, rank) and B (rank, rank), P U = U B, by restarted block Krylov; rank + 1 to complete a pair."""
     n = len(like)
     if rank == 0 or n == 0:
         return np.zeros((n, 0)), np.zeros((0, 0))
@@ -92,7 +92,7 @@ def _krylov(chain: Chain, basis: Array, like: Array) -> tuple[Array, Array]:
 
 
 def _outside(last: Array, space: Array, rounding: float) -> Array:
-    """Return an orthonormal basis of what the columns have outside of a space, without directions that are rounding."""
+    """Return an orthonormal basis of the columns' components outside a space, without directions at rounding level."""
     directions, sizes, _ = np.linalg.svd(last - space @ (space.T @ last), full_matrices=False)
     new = directions[:, sizes > rounding * float(np.linalg.norm(last, 2))]
     basis: Array = np.linalg.qr(new - space @ (space.T @ new))[0]
@@ -105,7 +105,7 @@ def _times(chain: Chain, x: Array, like: Array) -> Array:
 
 
 def _real(vectors: Array, eigenvalues: Array, count: int) -> Array:
-    """Return an orthonormal basis of the span of the first eigenvectors, and of the conjugate of the last one."""
+    """Return an orthonormal basis of the span of the first eigenvectors and the conjugate of the last one."""
     if count < len(eigenvalues) and eigenvalues[count - 1] == eigenvalues[count].conj() != eigenvalues[count]:
         count += 1
     chosen, parts = eigenvalues[:count], vectors[:, :count]

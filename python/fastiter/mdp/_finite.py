@@ -22,7 +22,7 @@ class FiniteHorizon(NamedTuple):
     value : (H + 1, S)
         ``value[h]`` with the steps h .. H - 1 to go; ``value[H]`` is the terminal value.
     policy : (H, S) int64
-        The best action of each step, -1 in terminal states.
+        The best action in each step, -1 in terminal states.
 
     See Also
     --------
@@ -49,7 +49,7 @@ def finite_horizon(
     Parameters
     ----------
     problem : MDP or sequence of H MDPs
-        One process for all steps, or one for each, all with the same states, dtype and sense. A discount of None is 1.
+        One process for all steps, or one per step, all with the same states, dtype and sense. A discount of None is 1.
     horizon : int
         H, for a single process.
     value : (S,)
@@ -67,8 +67,8 @@ def finite_horizon(
 
     See Also
     --------
-    MDP.solve : Without an end.
-    average : The reward of a step in the long run.
+    MDP.solve : An infinite horizon.
+    average : The long-run average reward per step.
 
     Examples
     --------

@@ -26,17 +26,17 @@ class RobustPolicy(Solution):
     value : (S,)
         The policy's values in its worst model.
     converged : bool
-        True if no model is worse for the policy than the worst of those that were found, up to ``tol``.
+        True if no model is worse for the policy than the worst model found so far, up to ``tol``.
     steps : int
-        The models for which the process was solved.
+        The number of models that were solved.
     residual : float
-        The value that the last model takes from the policy.
+        The loss of the policy's value in the last model.
     method, reason : str
         "iwocs"; "converged" or "max_steps".
     policy : (S,) int64
         The policy.
     worst : (steps + 1, rows) int64
-        The models that were found, the nominal one first, as the number of a model for each row.
+        The models that were found, the nominal one first, as a model number for each row.
 
     See Also
     --------
@@ -74,23 +74,23 @@ def iwocs(
 ) -> RobustPolicy:
     """Return a policy that maximizes the least value of a start state over models, by adding worst models one by one.
 
-    Each step solves the last model found, takes the policy ``argmax_a min_j Q_j(s, a)`` of all models so far, and looks
-    for the model that is worst for it. It ends when that is no worse than the least optimal value so far.
+    Each step solves the last model found, forms the policy ``argmax_a min_j Q_j(s, a)`` over all models so far, and
+    searches for its worst model. It ends when that is no worse than the least optimal value so far.
 
     Parameters
     ----------
     models : sequence of MDP
         The set, the nominal model first: processes with the same states, actions and discount below 1.
     start : int
-        The state whose value counts.
+        The state whose value is maximized.
     rectangular : bool
-        Whether each row may come from another model. By default one model holds for all rows.
+        Whether each row may come from a different model. By default one model holds for all rows.
     tol : float
-        How much worse the worst model may be.
+        The tolerance by which the worst model may be worse.
     max_steps : int
-        The most models.
+        The maximum number of models.
     throw : bool
-        Raise if it does not converge, instead of a warning.
+        Raise an error if it does not converge, instead of a warning.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def iwocs(
 
     See Also
     --------
-    robust : Sets that are given by a radius, not as models.
+    robust : Sets that are given by a radius.
     RobustPolicy : The result.
 
     References
@@ -184,7 +184,7 @@ def _sparse(model: MDP) -> Sparse:
 
 
 def _composed(models: Sequence[MDP], choice: Array) -> MDP:
-    """Return the process whose row j is that of model choice[j]."""
+    """Return the process whose row j comes from model choice[j]."""
     first = models[0]
     place = choice * first.rows + np.arange(first.rows)
     kept = permuted_rows(stacked_rows([_sparse(m) for m in models]), place)
@@ -194,7 +194,7 @@ def _composed(models: Sequence[MDP], choice: Array) -> MDP:
 
 
 def _greedy(model: MDP, q: Array) -> Array:
-    """Return the first action with the largest q in each state, -1 where there is none, as places in the state."""
+    """Return the first action with the largest q in each state, as a position within the state; -1 if it has none."""
     row = model._process.rows.row
     policy = np.full(model.S, -1, np.int64)
     for s in np.flatnonzero(np.diff(row)):
@@ -203,7 +203,7 @@ def _greedy(model: MDP, q: Array) -> Array:
 
 
 def _worst(models: Sequence[MDP], policy: Array, start: int, rectangular: bool, tol: float) -> tuple[Array, Array]:
-    """Return the least values of a policy over the set, and the model of each row, -1 for rows it does not use."""
+    """Return the least values of a policy over the set, and the model of each row, -1 for unused rows."""
     first, place = models[0], policy.astype(np.int32)
     has = place >= 0
     used = first._process.rows.row[:-1][has] + place[has]
@@ -215,7 +215,7 @@ def _worst(models: Sequence[MDP], policy: Array, start: int, rectangular: bool, 
 
 
 def _adversary(models: Sequence[MDP], used: Array, has: Array, tol: float) -> tuple[Array, Array]:
-    """Return the least values by dynamic programming over the adversary's choices, and these."""
+    """Return the least values by dynamic programming over the adversary's choices, and these choices."""
     first, M = models[0], len(models)
     place = (used[:, None] + first.rows * np.arange(M)).reshape(-1)
     kept = permuted_rows(stacked_rows([_sparse(m) for m in models]), place)

@@ -1,6 +1,6 @@
-"""The values of a policy: (1 - gamma P) v = r by BiCGSTAB, with sweeps of the policy's operator where it fails.
+"""The values of a policy: (1 - gamma P) v = r by BiCGSTAB, with sweeps of the policy's operator as a fallback.
 
-Vectors are arrays or, with the model of a card, tensors, which share the operators that are used here.
+Vectors are arrays or, with a model on a GPU, tensors, which share the operators that are used here.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ._work import PIECE
 
 Array = npt.NDArray[Any]
 
-_MOST = 500  # iterations of BiCGSTAB between two looks at the true residual
-_SWEEPS = 50  # of the policy's operator where BiCGSTAB has not helped
-_MOST_SWEEPS = 250_000  # the same, where values are wanted to rounding
+_MOST = 500  # BiCGSTAB iterations between two evaluations of the true residual
+_SWEEPS = 50  # sweeps of the policy's operator if BiCGSTAB has not helped
+_MOST_SWEEPS = 250_000  # maximum number of these sweeps for values to rounding
 
 
 class Chain:
-    """A Markov chain with its rewards, or others, and its discount.
+    """A Markov chain with its discount, and its rewards or another right-hand side.
 
-    ``like`` is a vector (S,) of values. ``modulus`` is the factor by which a sweep shrinks a residual in the end, by
+    ``like`` is a vector (S,) of values. ``modulus`` is the asymptotic factor by which a sweep reduces the residual, by
     default the discount.
     """
 
@@ -42,7 +42,7 @@ class Chain:
         self.modulus = discount if modulus is None else modulus
 
     def with_reward(self, reward: Array) -> Chain:
-        """Return the chain with other rewards."""
+        """Return the same chain with other rewards."""
         return Chain(self._model, self.discount, reward, reward, self.modulus)
 
     def residual(self, v: Array) -> Array:
@@ -77,7 +77,7 @@ class Chain:
         return v
 
     def sweeps_to_an_eighth(self) -> int:
-        """Return how many sweeps shrink a residual to an eighth, at most ``_MOST_SWEEPS``."""
+        """Return the number of sweeps that reduce a residual to an eighth, at most ``_MOST_SWEEPS``."""
         if not 0 < self.modulus < 1:
             return _SWEEPS
         return min(max(_SWEEPS, math.ceil(math.log(0.125) / math.log(self.modulus))), _MOST_SWEEPS)
@@ -100,7 +100,7 @@ def _is_finite(x: Array) -> bool:
 
 
 def _shifted(x: Array, exponent: int) -> Array:
-    """Return x times a power of 2, which may be out of the range of its dtype."""
+    """Return x times a power of 2, which may itself be out of the range of the dtype."""
     if isinstance(x, np.ndarray):
         return np.ldexp(x, exponent)
     half = exponent // 2
@@ -122,11 +122,12 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
     chain : Chain
         The chain.
     v : (S,)
-        The first guess; not changed.
+        The initial guess; not modified.
     target : float
-        The 2-norm of r + gamma P v - v to reach; 0 asks for the best.
+        The 2-norm of r + gamma P v - v to reach; 0 means the best possible.
     most : int
-        The most rounds of BiCGSTAB; after one that does not halve the residual all are sweeps, as on long cycles.
+        The maximum number of rounds of BiCGSTAB; after one that does not halve the residual, as on long cycles, all
+        rounds are sweeps.
     """
     residual = chain.residual(v)
     size, helps = norm(residual), True
@@ -151,10 +152,10 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
 
 
 def solved(function: str, chain: Chain, b: Array, how: Callable[[Chain, Array], Array] | None = None) -> Array:
-    """Return values whose residual is rounding, of the rewards b; raise where there are none.
+    """Return values for the rewards b whose residual is at rounding level; raise if they cannot be found.
 
-    ``how`` finds them from a first guess, by default :func:`solve`. Rewards are divided by a power of 2 near
-    the largest, as squares of huge or tiny ones overflow or vanish.
+    ``how`` computes them from an initial guess, by default :func:`solve`. Rewards are divided by a power of 2 near
+    the largest, as squares of huge or tiny ones would overflow or underflow.
     """
     exponent = math.frexp(float(abs(b).max()))[1] if len(b) else 0
     scaled = _shifted(b, -exponent)

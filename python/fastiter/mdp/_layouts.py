@@ -1,4 +1,4 @@
-"""Transition probabilities and rewards in every layout that users have them in, as rows of one CSR matrix."""
+"""Conversion of transition probabilities and rewards from all supported layouts to rows of one CSR matrix."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LAYOUTS = (
 
 
 class Rows(NamedTuple):
-    """One row for each action of each state: the rows of state s are row[s] .. row[s + 1], their entries likewise."""
+    """One row per state and action: the rows of state s are row[s] .. row[s + 1], and similarly for their entries."""
 
     row: Array
     entry: Array
     next: Array
     weight: Array
     reward: Array
-    #: The number of each row's action; None: its place within the state
+    #: The number of each row's action; None: its position within the state
     label: Array | None = None
 
     @property
@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
 
 class Sparse(NamedTuple):
-    """A matrix in CSR; entries of a row need not be in order."""
+    """A CSR matrix; entries of a row need not be sorted."""
 
     start: Array
     column: Array
@@ -47,7 +47,7 @@ class Sparse(NamedTuple):
 
 
 def read(function: str, P: Any, R: Any, states: Any, actions: Any, *, is_part: bool = False) -> Rows:
-    """Return P and R as rows; copies nothing of a CSR matrix in the order of its states.
+    """Return P and R as rows; a CSR matrix in the order of its states is not copied.
 
     ``is_part``: P has fewer states than columns, and its layouts are an array (n, A, S), matrices (n, S) and (rows, S).
     """
@@ -130,7 +130,7 @@ def _starts(counts: Array) -> Array:
 
 
 def _dense_rows(matrix: Array) -> Sparse:
-    """Return the entries of a dense matrix that are not 0; NaN and negative ones are kept for the check."""
+    """Return the nonzero entries of a dense matrix; NaN and negative ones are kept for the check."""
     row, column = np.nonzero(matrix)
     start = _starts(np.bincount(row, minlength=len(matrix)))
     return Sparse(start, column.astype(np.int32), np.ascontiguousarray(matrix[row, column]), matrix.shape[1])
@@ -145,7 +145,7 @@ def _sparse(function: str, name: str, matrix: Any) -> Sparse:
 
 
 def _on_entries(rows: Sparse, R: Array | Sparse) -> Array:
-    """Return R(row, next) at the entries of a matrix; repeated columns of a sparse R add up, absent ones are 0."""
+    """Return R(row, next) at the entries of a matrix; duplicates in a sparse R are summed, absent entries are 0."""
     row = np.repeat(np.arange(rows.rows), np.diff(rows.start))
     if not isinstance(R, Sparse):
         return R[row, rows.column]
@@ -159,7 +159,7 @@ def _on_entries(rows: Sparse, R: Array | Sparse) -> Array:
 
 
 def _expected(rows: Sparse, R: Array | Sparse) -> Array:
-    """Return sum over next of P(row, next) R(row, next) for each row."""
+    """Return the sum over next of P(row, next) R(row, next) for each row."""
     row = np.repeat(np.arange(rows.rows), np.diff(rows.start))
     return np.bincount(row, weights=rows.value.astype(np.float64) * _on_entries(rows, R), minlength=rows.rows)
 
@@ -185,7 +185,7 @@ def _as_array(function: str, R: Any) -> Any:
 
 
 def _rows_of_all(flat: Sparse, reward: Array, states: int, actions: int) -> Rows:
-    """Return rows of states that all have the same actions, without those whose reward is -inf."""
+    """Return the rows of states that all have the same actions, without rows whose reward is -inf."""
     reward = reward.astype(flat.value.dtype)
     possible = reward != -np.inf
     if possible.all():
@@ -303,7 +303,7 @@ def stacked_rows(matrices: Sequence[Sparse]) -> Sparse:
 
 
 def permuted_rows(rows: Sparse, by: Array) -> Sparse:
-    """Return the rows of a matrix with the numbers ``by``; a row may occur several times."""
+    """Return the rows of a matrix with the indices ``by``; a row may occur several times."""
     counts = np.diff(rows.start)[by]
     start = _starts(counts)
     place = np.repeat(rows.start[:-1][by] - start[:-1], counts) + np.arange(start[-1])

@@ -1,4 +1,4 @@
-"""Decision processes: the class that checks one, and solves it by any method."""
+"""Decision processes: the class that validates a process and solves it by any method."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ class MDP:
         - a list of A matrices (S, S), P[a][s, s']: arrays, sparse matrices or sparse CSR tensors;
         - a matrix (rows, S) with ``states``, one row for each state and action: an array, a sparse matrix or tensor. A
           CSR matrix with 32-bit columns whose rows are in the order of the states is used without a copy, as are its
-          rewards (rows,), so that neither may change later;
+          rewards (rows,), so that neither may be modified later;
         - lists P[s][a], each (next states, probabilities) or the probabilities of all S states; the numbers of actions
           may differ.
     R : array, sparse matrix or tensor, or lists of these
-        The rewards: (S,); (S, A), where -inf leaves an action out, or (rows,); lists R[s][a] for lists P[s][a]; or
+        The rewards: (S,); (S, A), where -inf removes an action, or (rows,); lists R[s][a] for lists P[s][a]; or
         R(s, a, s') in the layout of P.
     gamma : float, (rows,) or None
-        The discount, from 0 to 1. At 1 each state needs a path to a terminal one; states that no action leaves and that
-        earn nothing are terminal then. An array has the discount of each row, by state and then by action, for
-        semi-Markov processes. None: for :func:`average` and :func:`finite_horizon`, which need none.
+        The discount, from 0 to 1. At 1 each state needs a path to a terminal state; absorbing states that earn nothing
+        are then terminal. An array has the discount of each row, by state and then by action, for semi-Markov
+        processes. None: for :func:`average` and :func:`finite_horizon`, which need no discount.
     states, actions : (rows,) integers
-        The state of each row of a matrix P, and the number of its action: by default its place among the state's rows.
+        The state of each row of a matrix P, and the number of its action: by default its position within the state.
     terminal : (S,) bool, or integers
         States whose value is 0 and whose rows are ignored.
     sense : {"max", "min"}
-        "min": R are costs, and the values their least expected sums.
+        "min": R are costs, and the values are minimal expected sums.
     renormalize : bool
-        Divide each row by its sum. Otherwise rows that do not sum to 1 within 1e-10 (float32: 1e-6) are refused.
+        Divide each row by its sum. Otherwise rows that do not sum to 1 within 1e-10 (float32: 1e-6) raise an error.
 
     Raises
     ------
@@ -63,10 +63,10 @@ class MDP:
 
     See Also
     --------
-    robust : Against the worst probabilities of a set.
+    robust : The worst probabilities of a set.
     average : The largest average reward.
     finite_horizon : A given number of steps.
-    fastiter.mdp.examples : Processes to begin with.
+    fastiter.mdp.examples : Example processes.
 
     Examples
     --------
@@ -107,7 +107,7 @@ class MDP:
         return made
 
     def _like(self, process: Process) -> MDP:
-        """Return another process in the sense of this one."""
+        """Return another process with the sense of this one."""
         made = MDP.__new__(MDP)
         made._negated, made._is_semi, made._process = self._negated, self._is_semi, process
         return made
@@ -124,7 +124,7 @@ class MDP:
 
     @property
     def gamma(self) -> float | None:
-        """The largest factor by which the operator shrinks a difference of values; None without a discount."""
+        """The contraction factor of the operator; None without a discount."""
         discount = self._process.discount
         return None if discount is None else min(self._process.modulus(discount)[1], 1.0)
 
@@ -134,7 +134,7 @@ class MDP:
         return self._process.dtype
 
     def __repr__(self) -> str:
-        """Return one line, without the arrays."""
+        """Return a one-line summary without the arrays."""
         entries, discount = len(self._process.rows.next), self._process.discount
         return f"MDP({self.S} states, {self.rows} rows, {entries} entries, gamma {discount}, {self.dtype})"
 
@@ -160,46 +160,47 @@ class MDP:
         Parameters
         ----------
         method : str
-            "vi", value iteration; "gs", the same in place, state after state; "ps", prioritized sweeping; "pi", policy
-            iteration; "mpi", modified policy iteration; "ipi", inexact policy iteration; "anderson", "anchored" and
-            "deflated", variants of value iteration. "auto": "gs" from the states that are never left, if there are any;
-            else "mpi", or "ipi" from gamma 0.995 on. ``docs/mdp`` compares them.
+            "vi", value iteration; "gs", the same in place, state after state (Gauss-Seidel); "ps", prioritized
+            sweeping; "pi", policy iteration; "mpi", modified policy iteration; "ipi", inexact policy iteration;
+            "anderson", "anchored" and "deflated", variants of value iteration. "auto": "gs" outwards from absorbing
+            states, if there are any; otherwise "mpi", or "ipi" from gamma 0.995 on. ``docs/mdp`` compares them.
         tol : float
-            The width of the bounds at which it has converged; where gamma is 1, the largest change of a sweep. float32
-            mostly needs more than the default: rounding alone makes bounds 1e-7 max(abs(V)) / (1 - gamma) wide, or so.
+            The width of the bounds at which it has converged; if gamma is 1, the largest change of a sweep. float32
+            usually needs more than the default: rounding alone makes the bounds about 1e-7 max(abs(V)) / (1 - gamma)
+            wide.
         stop : str
-            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from the largest
-            absolute change alone, which take many more sweeps.
+            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from only the
+            largest absolute change, which take many more sweeps.
         max_steps : int
-            The most sweeps over all states. Backups of single states count as parts of one; the sweeps of a policy's
-            own chain do not count.
+            The maximum number of sweeps over all states. Backups of single states count as fractions of a sweep; sweeps
+            of a policy's own chain do not count.
         value0 : (S,)
-            The first values, in the dtype of P; those of a similar process save sweeps. By default a lower bound on V*,
-            the worth of earning the least of the states' best rewards for ever; 0 where gamma is 1. Others are refused
-            there if a cycle earns nothing, as V = T V then has many solutions.
+            The initial values, in the dtype of P; those of a similar process save sweeps. By default a lower bound on
+            V*, the value of earning the minimum over states of the best reward forever; 0 if gamma is 1. In that case
+            other values raise an error if a cycle earns nothing, as V = T V then has many solutions.
         order : str or (S,) of integers
-            For "gs" alone, as other methods refuse the options that they do not take. "bfs", the default, is by
-            distance to the states that are never left (ascending if there are none); "symmetric" is ascending and
-            descending in turn; or an array of states.
+            For "gs" only; other methods raise an error for options that they do not take. "bfs", the default, is by
+            distance to the absorbing states (ascending if there are none); "symmetric" alternates between ascending
+            and descending; or an array of states.
         exact_diag : bool
-            For "gs": solve for the probability of staying in a state; by default True.
+            For "gs": solve for self-transitions exactly; by default True.
         omega : float
             For "gs": the relaxation factor, in (0, 2); by default 1.
         policy_sweeps : int
             For "mpi": sweeps of each policy's operator; by default 5.
         alpha : float
-            For "ipi": how far the residual of a policy's values has to fall, in (0, 1); by default 0.01.
+            For "ipi": the factor by which the residual of a policy's values has to fall, in (0, 1); by default 0.01.
         window : int
-            For "anderson": how many differences of iterates are combined; by default 5.
+            For "anderson": the number of differences of iterates that are combined; by default 5.
         callback : callable, optional
-            Called at each check with a :class:`MDPProgress`; if it returns True, the solution ends.
+            Called at each check with a :class:`MDPProgress`; if it returns True, the iteration ends.
         throw : bool
-            Raise if it does not converge, instead of a warning.
+            Raise an error if it does not converge, instead of a warning.
 
         Returns
         -------
         MDPSolution
-            The middle of the bounds, the policy, and the bounds.
+            The midpoint of the bounds, the policy, and the bounds.
 
         Raises
         ------
@@ -213,7 +214,7 @@ class MDP:
         return judged("solve", self._found("solve", how, self._start("solve", value0), limits), limits.throw)
 
     def _found(self, function: str, how: Choice, start: Array, limits: Limits) -> MDPSolution:
-        """Return a solution, converged or not."""
+        """Return a solution, whether converged or not."""
         discount, method = self._discount(function), how.made(function, self._process, limits)
         if limits.callback is None and has_loop(method):
             return alone(by_kernels([self._process], [method], start[None], limits, self._negated))
@@ -225,11 +226,11 @@ class MDP:
         Parameters
         ----------
         policy : (S,) integers
-            An action of each state, as in ``MDPSolution.policy``; ignored in terminal states.
+            One action per state, as in ``MDPSolution.policy``; ignored in terminal states.
         rank : int or None
-            None: by BiCGSTAB. Otherwise by sweeps of the policy's operator from which that many dominant eigenvectors
-            of its chain are deflated, so that errors shrink by gamma times the modulus of the next eigenvalue: for
-            chains of a few parts that are seldom left. 0: plain sweeps. Conjugate eigenvectors are taken in pairs.
+            None: by BiCGSTAB. Otherwise by sweeps of the policy's operator with this number of dominant eigenvectors
+            of its chain deflated, so that errors shrink by gamma times the modulus of the next eigenvalue: for
+            nearly decomposable chains. 0: plain sweeps. Conjugate eigenvectors are taken in pairs.
 
         Returns
         -------
@@ -241,7 +242,7 @@ class MDP:
         TypeError, ValueError
             If the policy is not as described, or gamma is not below 1.
         ConvergenceError
-            If rounding is out of reach, as on long cycles where gamma is within 1e-5 of 1.
+            If the values cannot be computed to rounding, as on long cycles with gamma within 1e-5 of 1.
         """
         process = self._process
         if rank is not None:
@@ -254,7 +255,7 @@ class MDP:
         return -found if self._negated else found
 
     def _policy_values(self, function: str, place: Array, rank: int | None = None) -> Array:
-        """Return the values of a policy of places within the states, of rewards as the kernels have them."""
+        """Return the values of a policy, given as positions within the states, for the kernels' (signed) rewards."""
         discount = self._discount(function)
         modulus, zeros = self._process.modulus(discount)[1], np.zeros(self.S, self.dtype)
         chain = Chain(self._process.model.chain(place), discount, zeros, modulus=modulus)
@@ -286,7 +287,7 @@ class MDP:
 
     @property
     def row_starts(self) -> Array:
-        """The first row of each state, then the number of rows (S + 1,)."""
+        """The index of each state's first row, followed by the number of rows (S + 1,)."""
         return self._process.rows.row.copy()
 
     @property
@@ -297,7 +298,7 @@ class MDP:
 
     @property
     def transitions(self) -> tuple[Array, Array, Array]:
-        """CSR arrays (weights, next states, first entries), of shape (rows, S), as for scipy.sparse.csr_array."""
+        """CSR arrays (weights, next states, row pointers) of shape (rows, S), as for scipy.sparse.csr_array."""
         rows = self._process.rows
         return rows.weight.copy(), rows.next.copy(), rows.entry.copy()
 
@@ -307,9 +308,9 @@ class MDP:
         return self._process.discount
 
     def _values(self, function: str, name: str, value: object) -> Array:
-        """Return values as the kernels take them, a copy: negated for costs, and 0 in terminal states."""
+        """Return a copy of values in the form that the kernels expect: negated for costs, 0 in terminal states."""
         check_array(function, name, value, (self.dtype.name,))
-        assert isinstance(value, np.ndarray)  # for the type checker: check_array has checked it
+        assert isinstance(value, np.ndarray)  # for the type checker: checked by check_array
         if value.shape != (self.S,):
             raise ValueError(f"{function}: {name} must have shape (S,) = ({self.S},), got {value.shape}")
         if not np.isfinite(value).all():

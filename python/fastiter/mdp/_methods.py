@@ -1,4 +1,4 @@
-"""Value iteration in its variants, and prioritized sweeping."""
+"""Variants of value iteration, and prioritized sweeping."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ._work import MOST, PIECE, Method, Work
 
 Array = npt.NDArray[Any]
 
-#: The most sweeps of a window, and the part of its first change at which they end
+#: The maximum number of sweeps of a window, and the fraction of its first change at which they end
 _WINDOW_SWEEPS, _WINDOW_FALL = 30, 0.001
-#: The part of the first sweep's largest change by which it may lower a value, if windows are to follow
+#: The maximum decrease of a value in the first sweep, relative to the largest change, for windows to be used
 _FALL = 1e-6
 
 
@@ -61,24 +61,24 @@ class ModifiedPolicyIteration(Method):
 class GaussSeidel(Method):
     """v_s <- v_s + omega ((T v)_s - v_s) state after state, until a sweep changes little; then a backup.
 
-    In an order outwards from the states that are never left a sweep corrects values only as far out as the probability
-    of steps inwards carries, so that a long way takes many sweeps. Each sweep is therefore followed by one in
-    overlapping windows of the order, each swept until its own changes are small, before the next one further out.
-    That is done from values that no sweep lowers: from others it takes longer, as too large values further out draw the
-    policy of a window there.
+    In an order outwards from the absorbing states a sweep corrects values only as far out as the probability of inward
+    steps reaches, so that a large distance takes many sweeps. Each sweep is therefore followed by one in overlapping
+    windows of the order, each swept until its own changes are small, before the next window further out. Windows are
+    only used from values that no sweep lowers: from others they take longer, as overestimated values further out
+    attract the policy of a window.
 
     Parameters
     ----------
     order : {"ascending", "descending", "symmetric"} or (S,) int32
         The order of states; an array is swept on a copy of the process in that order.
     omega : float
-        The relaxation factor; it falls to 1 where a sweep with a larger one has changed more than the one before.
+        The relaxation factor; it is reset to 1 if a sweep with a larger one changes more than the previous sweep.
     exact : bool
-        Whether to solve for the probability of staying in a state.
+        Whether to solve for self-transitions exactly.
     limits : Limits
-        When the changes are small enough for a backup.
+        Determines when the changes are small enough for a backup.
     window : int
-        The states of a window, 0 for sweeps over all states alone.
+        The number of states in a window, 0 for sweeps over all states only.
     """
 
     name = "gs"
@@ -136,7 +136,7 @@ class GaussSeidel(Method):
         return found
 
     def _begin_below(self, work: Work) -> None:
-        """Set v, which is 0, to the worth of one of the largest costs in each state, where all rows cost."""
+        """Set v, which is 0, to the value of paying the largest cost in each state, if all rows have a cost."""
         rows = work.process.rows
         if work.v.any() or not (rows.reward < 0).all():
             self.window = 0
@@ -144,8 +144,8 @@ class GaussSeidel(Method):
         work.v[rows.row[1:] > rows.row[:-1]] = len(work.v) * float(rows.reward.min(initial=0))
 
     def _sweep_windows(self, work: Work, enough: float) -> None:
-        """Sweep each window until its changes are ``enough``, or a small part of the first."""
-        assert self._copy is not None  # the first sweep has made it
+        """Sweep each window until its changes are ``enough``, or a small fraction of the first change."""
+        assert self._copy is not None  # made by the first sweep
         (model, v), total = self._copy, 0
         n, order = len(v), np.arange(len(v), dtype=np.int32)
         most = (self._most_steps - 1 - work.steps) * n  # states, so that one sweep is left for the bounds
@@ -176,7 +176,7 @@ class Prioritized(Method):
         arguments, n = (process.bits, *process.predecessors, work.discount, allowed / 2), len(work.v)
         most = (self._most_steps - 1 - work.steps) * n  # backups of states; one sweep is left for the bounds
         if most >= n:
-            heap, total = _core.mdp.prioritized(work.model, *arguments), n  # to begin with, one backup of each
+            heap, total = _core.mdp.prioritized(work.model, *arguments), n  # initially, one backup of each
             while True:
                 backups = heap.run(work.v, PIECE // 16, min(most - total, MOST))[1]
                 total += backups
@@ -210,7 +210,7 @@ class Anchored(Method):
 
 
 class Deflated(Method):
-    """v <- T (v - mean of v): values without their constant part, which the bounds restore, as they hold for any v."""
+    """v <- T (v - mean of v): values without their constant part, which the bounds, valid for any v, restore."""
 
     name = "deflated"
 

@@ -13,9 +13,9 @@ from ._layouts import Rows
 from ._mdp import MDP
 
 Array = npt.NDArray[Any]
-#: outcomes[s][a]: the (probability, reward, next state) of action a in state s
+#: outcomes[s][a]: a list of (probability, reward, next state) for action a in state s
 Outcomes = Sequence[Sequence[Sequence[tuple[float, float, int]]]]
-#: The same with an array (outcomes, 3) for each action
+#: The same with an array (outcomes, 3) per action
 Listed = list[list[Array]]
 
 
@@ -81,7 +81,7 @@ def augmented(outcomes: Listed, stocks: Array, gamma: float, discount: float | N
 
 
 def stays(outcomes: Listed, horizon: int, stocks: Array, gamma: float) -> Array:
-    """Return for which first stocks no sequence of rewards leaves the grid."""
+    """Return a mask of the initial stocks from which no sequence of rewards leaves the grid."""
     rewards = np.concatenate([listed[:, 1] for actions in outcomes for listed in actions])
     low, high, inside = stocks, stocks, np.ones(len(stocks), bool)
     for _ in range(horizon):

@@ -13,16 +13,16 @@ from ._work import Method, Work
 
 Array = npt.NDArray[Any]
 
-#: The relative gain from which an action is better
+#: The relative improvement above which an action counts as better
 _BETTER = 1e-12
-#: Sweeps of a policy's operator where the Bellman residual has risen
+#: Sweeps of a policy's operator if the Bellman residual has increased
 _SWEEPS = 20
 #: Relative ridge of Anderson's least squares
 _RIDGE = 1e-10
 
 
 class PolicyIteration(Method):
-    """v <- the values of the policy, then an action changes where another one is better: Howard's method."""
+    """v <- the values of the policy, then actions are replaced by better ones: Howard's method."""
 
     name = "pi"
     patience = 5
@@ -46,7 +46,7 @@ class InexactPolicyIteration(Method):
     """v <- values near those of the greedy policy, by a Krylov method.
 
     It starts at w = T v and stops once the 2-norm of the residual of (1 - gamma P) v = r is ``alpha`` times that of w.
-    Where the Bellman residual has not fallen, sweeps of the policy's operator follow.
+    If the Bellman residual has not decreased, sweeps of the policy's operator follow.
     """
 
     name = "ipi"
@@ -67,18 +67,18 @@ class InexactPolicyIteration(Method):
 
 
 class AndersonIteration(Method):
-    """Anderson's acceleration of v <- T v, by a least-squares combination of the last iterates.
+    """Anderson acceleration of v <- T v, by a least-squares combination of the last iterates.
 
     Parameters
     ----------
     window : int
-        The most earlier iterates that are combined.
+        The maximum number of earlier iterates that are combined.
     limits : Limits
-        Its ``max_steps``: the last step, which may be one sweep, is a plain one.
+        Provides ``max_steps``: the last step, which may be one sweep, is a plain one.
 
     Notes
     -----
-    A combination whose Bellman residual is larger than the last one is dropped for T v, and the history with it.
+    A combination whose Bellman residual is larger than the last one is replaced by T v, and the history is discarded.
     """
 
     name = "anderson"

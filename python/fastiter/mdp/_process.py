@@ -1,4 +1,4 @@
-"""A checked decision process: rows, terminal states, discounts, and the compiled model of them."""
+"""A validated decision process: rows, terminal states, discounts, and their compiled model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ._layouts import Rows, Sparse, keep_rows
 
 Array = npt.NDArray[Any]
 
-#: The faults that _core.mdp.check reports
+#: The errors that _core.mdp.check reports
 _POINTERS, _NEXT, _WEIGHT, _SUM, _REWARD = 1, 2, 3, 4, 5
-#: How far a row's probabilities may sum from 1
+#: The tolerance of the sum of a row's probabilities
 SUM_TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 
-#: Sweeps over all rows in the search for those on which a policy can stay
+#: Maximum number of sweeps over all rows in the search for those on which a policy can stay
 _ROUNDS = 100
 
 
@@ -35,7 +35,7 @@ class Process:
     discount : float or None
         The factor of every weight; 1 in a semi-Markov process, None where no discount was given.
     sums : (float, float)
-        The least and the largest sum of a row's weights, without those of terminal states.
+        The smallest and the largest row sum of the weights, without transitions to terminal states.
     """
 
     def __init__(self, rows: Rows, discount: float | None, sums: tuple[float, float]) -> None:
@@ -45,7 +45,7 @@ class Process:
         self.model = _core.mdp.model(self.bits, rows.states, self.arrays)
 
     def __reduce__(self) -> tuple[type[Process], tuple[Rows, float | None, tuple[float, float]]]:
-        """Copies and pickles have the rows; the compiled model is made again."""
+        """Copy and pickle the rows; the compiled model is rebuilt."""
         return Process, (self.rows, self.discount, self.sums)
 
     @property
@@ -57,7 +57,7 @@ class Process:
         return self.rows.weight.dtype
 
     def modulus(self, discount: float) -> tuple[float, float]:
-        """Return the least and the largest factor of a constant that is added to all values."""
+        """Return the smallest and the largest factor by which T multiplies a constant added to all values."""
         return discount * self.sums[0], discount * self.sums[1]
 
     @cached_property
@@ -68,7 +68,7 @@ class Process:
 
     @cached_property
     def longest(self) -> int:
-        """The most entries of a row."""
+        """The maximum number of entries in a row."""
         return int(np.diff(self.rows.entry).max(initial=0))
 
     @cached_property
@@ -78,7 +78,7 @@ class Process:
 
     @cached_property
     def least_best(self) -> float:
-        """The least, over the states with actions, of the largest reward of an action; inf of none."""
+        """The minimum over states with actions of the largest reward of an action; inf without such states."""
         rewards, first = self.rows.reward, self.rows.row[:-1][~self.is_terminal]
         if not len(first):
             return math.inf
@@ -93,7 +93,7 @@ class Process:
 
     @cached_property
     def predecessors(self) -> tuple[Array, Array]:
-        """The predecessors of state s, before[start[s]:start[s + 1]]."""
+        """The predecessors of each state s, before[start[s]:start[s + 1]]."""
         start = np.empty(self.states + 1, np.int64)
         count = _core.mdp.predecessors(self.bits, self.states, self.arrays, start, None)
         before = np.empty(count, np.int32)
@@ -102,7 +102,7 @@ class Process:
 
     @cached_property
     def absorbing(self) -> npt.NDArray[np.bool_]:
-        """Whether each state stays where it is whatever the action; terminal states do."""
+        """A mask of the absorbing states, which no action leaves; includes terminal states."""
         return self._absorbing(False)
 
     def _absorbing(self, idle: bool) -> npt.NDArray[np.bool_]:
@@ -112,9 +112,9 @@ class Process:
 
     @cached_property
     def endless_is_costly(self) -> bool:
-        """Whether all policies that never end have a value of -inf, as each row on which they can stay costs.
+        """Whether all policies that never end have the value -inf, because each row on which they can stay has a cost.
 
-        Without a discount T V <= V then gives V* <= V, and T V >= V the opposite.
+        Without a discount, T V <= V then implies V* <= V, and T V >= V the opposite.
         """
         if (self.rows.reward < 0).all():
             return True
@@ -123,14 +123,14 @@ class Process:
 
     @cached_property
     def has_free_cycle(self) -> bool:
-        """Whether a policy can stay for ever on rows that earn nothing, undiscounted: V = T V is not unique then."""
+        """Whether a policy can stay forever on undiscounted rows that earn nothing, so that V = T V is not unique."""
         owner = np.repeat(np.arange(len(self.rows.reward)), np.diff(self.rows.entry))
         sums = np.bincount(owner, weights=self.rows.weight, minlength=len(self.rows.reward))
         found = self._staying((self.rows.reward == 0) & (sums > 1 - SUM_TOLERANCE[self.dtype.name]))
         return found is not None and bool(found.any())
 
     def _staying(self, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
-        """Return which of the rows policies that use no others can stay on for ever; None if that takes too long."""
+        """Return the subset of rows on which a policy can stay forever; None if the search takes too long."""
         row, entry = self.rows.row, self.rows.entry
         owner = np.repeat(np.arange(len(usable)), np.diff(entry))
         state = np.repeat(np.arange(self.states), np.diff(row))
@@ -144,13 +144,13 @@ class Process:
         return None
 
     def order_from(self, goals: Array) -> tuple[Array, int]:
-        """Return the states by distance to the nearest goal, and how many reach one."""
+        """Return the states sorted by distance to the nearest goal, and the number of states that reach one."""
         order = np.empty(self.states, np.int32)
         start, before = self.predecessors
         return order, _core.mdp.order_from(self.states, start, before, goals.view(np.uint8), order)
 
     def label(self, action: Array) -> Array:
-        """Return the numbers of actions (..., S), given as places within their states, -1 for none."""
+        """Return the numbers of actions (..., S) that are given as positions within their states, -1 for none."""
         chosen = action.astype(np.int64)
         if self.rows.label is not None:
             has = chosen >= 0
@@ -159,7 +159,7 @@ class Process:
         return chosen
 
     def place(self, function: str, policy: Any) -> npt.NDArray[np.int32]:
-        """Return a policy (states) as places within the states; refuse actions that a state does not have."""
+        """Return a policy (states) as positions within the states; raise for actions that a state does not have."""
         given = integers(function, "policy", policy)
         if given.shape != (self.states,):
             raise ValueError(f"{function}: policy must have shape (S,) = ({self.states},), got {given.shape}")
@@ -178,7 +178,7 @@ class Process:
 
 
 def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool, sign: int = 1) -> Process:
-    """Check rows, whose rewards are R times ``sign``, discounts and terminal states; messages name state and action."""
+    """Check rows with rewards R times ``sign``, discounts and terminal states; messages name state and action."""
     if rows.states == 0:
         raise ValueError(f"{function}: P must have at least one state, got none")
     process = prepared(function, rows, gamma, terminal, renormalize, sign)
@@ -188,7 +188,7 @@ def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: b
 
 
 def prepared(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool, sign: int = 1) -> Process:
-    """Check all but that terminal states are reached; the process has no rows of these."""
+    """Check everything except that terminal states are reached; the result has no rows for terminal states."""
     discount, own = _discounts(function, gamma, len(rows.reward))
     tolerance = SUM_TOLERANCE[rows.weight.dtype.name]
     sums = _check(function, rows, -1 if renormalize else tolerance, sign)
@@ -207,7 +207,7 @@ def prepared(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: 
 
 
 def like(function: str, process: Process, weight: Array | None, reward: Array | None, sign: int) -> Process:
-    """Return a process with the pattern, discount and terminal states of another, and other numbers, checked."""
+    """Return a process with the sparsity pattern, discount and terminal states of another, and new, checked numbers."""
     rows = process.rows
     rows = rows._replace(
         weight=rows.weight if weight is None else weight, reward=rows.reward if reward is None else reward
@@ -220,7 +220,7 @@ def like(function: str, process: Process, weight: Array | None, reward: Array | 
 
 
 def finite_number(function: str, name: str, x: object) -> float:
-    """Return ``x`` as a float; refuse anything but a finite number."""
+    """Return ``x`` as a float; raise for anything but a finite number."""
     if isinstance(x, bool) or not isinstance(x, numbers.Real):
         raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
     if not fits_float(x) or not math.isfinite(x):
@@ -229,7 +229,7 @@ def finite_number(function: str, name: str, x: object) -> float:
 
 
 def _discounts(function: str, gamma: Any, rows: int) -> tuple[float | None, Array | None]:
-    """Return the common discount and those of the rows: None where there are none."""
+    """Return the common discount, and the discounts of the rows or None."""
     if gamma is None:
         return None, None
     if isinstance(gamma, np.ndarray) and gamma.ndim:
@@ -297,9 +297,9 @@ def _check(function: str, rows: Rows, tolerance: float, sign: int = 1) -> tuple[
 
 
 def sums_of(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the least and the largest sum of the weights of steps to states that are not terminal; inf, -inf of none.
+    """Return the smallest and largest row sum without transitions to terminal states; inf, -inf without rows.
 
-    ``is_terminal`` says it of all states that ``next`` numbers, of which only the first have rows here.
+    ``is_terminal`` covers all states that ``next`` refers to, of which only the first have rows here.
     """
     count = len(rows.reward)
     has_rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(~is_terminal, dtype=np.int64)])
@@ -327,7 +327,7 @@ def _check_actions(function: str, rows: Rows, is_terminal: npt.NDArray[np.bool_]
 
 
 def _without(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> Rows:
-    """Return the rows without those of terminal states."""
+    """Return the rows of states that are not terminal."""
     counts = np.diff(rows.row)
     if not (counts[is_terminal] > 0).any():
         return rows
@@ -339,7 +339,7 @@ def _without(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> Rows:
 
 
 def _check_reaches(function: str, process: Process) -> None:
-    """Refuse a process without discount whose states do not all reach a terminal one."""
+    """Raise for an undiscounted process in which some state does not reach a terminal state."""
     is_terminal = np.diff(process.rows.row) == 0
     order, reached = process.order_from(is_terminal)
     if reached < process.states:

@@ -1,4 +1,4 @@
-"""The result of a solver of decision processes, its progress, and the arguments that say when it ends."""
+"""Results of solvers of decision processes, their progress, and the arguments of the stopping test."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class MDPSolution(Solution):
     Attributes
     ----------
     value : (S,)
-        The middle of the bounds, in the dtype of P: off by at most half of ``residual``.
+        The midpoint of the bounds, in the dtype of P: off by at most half of ``residual``.
     converged : bool
-        True if the stop was reached.
+        True if the stopping test was satisfied.
     steps : int
-        Sweeps over all states; those of a policy's own chain are not counted.
+        Sweeps over all states; sweeps of a policy's own chain are not counted.
     residual : float
-        The largest ``upper - lower``; where gamma is 1 the largest change of the last sweep.
+        The largest ``upper - lower``; if gamma is 1, the largest change in the last sweep.
     method, reason : str
         The method that ran, and the reason for ending: "converged", "max_steps", "stagnated", "diverged" or "callback".
     policy : (S,) int64
-        An action of each state whose own value is at least ``lower``; -1 in terminal states.
+        One action per state; the policy's value is at least ``lower``; -1 in terminal states.
     lower, upper : (S,) float64
-        ``lower <= V* <= upper``, with rounding counted. Infinite where gamma is 1 and no bound is known.
+        ``lower <= V* <= upper``, including rounding errors. Infinite if gamma is 1 and no bound is known.
     tolerance : float
         The residual at which it converges.
     history : (steps,)
@@ -51,8 +51,8 @@ class MDPSolution(Solution):
 
     Notes
     -----
-    The solution of several models (:class:`MDPBatch`) has arrays with an axis B in front, arrays (B,) for numbers, and
-    a tuple of reasons. ``history`` is NaN after a model's end.
+    The solution of several models (:class:`MDPBatch`) has arrays with a leading axis B, arrays (B,) in place of
+    numbers, and a tuple of reasons. ``history`` is NaN after the last check of a model.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def alone(found: MDPSolution, m: int = 0) -> MDPSolution:
 
 
 def together(found: Sequence[MDPSolution], S: int, dtype: np.dtype[Any], limits: Limits) -> MDPSolution:
-    """Return the solutions of several models as one, with arrays of one entry for each model."""
+    """Return the solutions of several models as one, with a leading axis of models."""
     checks = max([len(one.history) for one in found], default=0)
     history = np.full((len(found), checks), np.nan)
     for m, one in enumerate(found):
@@ -146,12 +146,12 @@ class MDPProgress:
 
     @property
     def value(self) -> Any:
-        """A copy of the values, made when it is asked for."""
+        """A copy of the values, made on access."""
         return self._value()
 
 
 class Limits(NamedTuple):
-    """When a solver ends, and what it does then."""
+    """The stopping test of a solver, its callback, and whether it raises without convergence."""
 
     tol: float = 1e-6
     stop: str = "span"
@@ -160,7 +160,7 @@ class Limits(NamedTuple):
     throw: bool = False
 
     def checked(self, function: str) -> Limits:
-        """Return them as numbers; refuse other types and values."""
+        """Return the limits as numbers; raise for other types and values."""
         check_choice(function, "stop", self.stop, STOPS)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
@@ -174,7 +174,7 @@ class Limits(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """V* lies between w + low and w + high, where w = T v."""
+    """Bounds on V*, which is between w + low and w + high, with w = T v."""
 
     low: float
     high: float

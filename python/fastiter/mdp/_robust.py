@@ -61,35 +61,35 @@ def robust(
     problem : MDP
         The nominal process, with probabilities P and a discount below 1. For costs the worst q has the largest ones.
     kind : {"l1", "linf", "interval", "kl", "chi2", "contamination", "s-l1"}
-        The set of each state and action, with P its row of probabilities:
+        The uncertainty set of each state and action, with P its row of probabilities:
 
         - "l1": sum |q - P| <= radius, twice the total variation;
         - "linf": |q - P| <= radius for each next state;
         - "interval": low <= q <= high, given as ``limits``;
         - "kl": sum q ln(q / P) <= radius;
         - "chi2": sum (q - P)^2 / P <= radius;
-        - "contamination": q = (1 - radius) P + radius times any probabilities;
+        - "contamination": q = (1 - radius) P + radius times any distribution;
         - "s-l1": the actions of a state share one radius, the sum over a of sum |q_a - P_a| <= radius; the best policy
           is then randomised.
     radius : float, (rows,) or (S,)
-        One for all, or one for each row; for "s-l1" for each state.
+        One for all, or one per row; for "s-l1" one per state.
     limits : ((entries,), (entries,))
         For "interval": the least and the largest probability of each entry, in the order of ``problem.transitions``.
     support : bool
-        Whether q is 0 where P is. With False, "l1", "linf" and "contamination" move mass to any state; for "linf" that
+        Whether q is 0 where P is 0. If False, "l1", "linf" and "contamination" move mass to any state; for "linf" this
         takes memory for all S next states of each row.
     optimistic : bool
-        Take the best q instead of the worst; not for "s-l1".
+        Use the best q instead of the worst; not for "s-l1".
     policy : (S,) integers
-        Return the worst values of this policy instead of the best policy's.
+        Return the worst-case values of this policy instead of the best policy's.
     tol, max_steps, value0, callback, throw : float, int, (S,), callable, bool
         As for :meth:`MDP.solve`.
 
     Returns
     -------
     MDPSolution
-        Bounds on the robust values, and a policy whose worst values are at least ``lower``. For "s-l1" the policy is
-        the probability of each row, float64 (rows,).
+        Bounds on the robust values, and a policy whose worst-case values are at least ``lower``. For "s-l1" the policy
+        is the probability of each row, float64 (rows,).
 
     Raises
     ------
@@ -101,8 +101,8 @@ def robust(
     See Also
     --------
     MDP.solve : The nominal process.
-    iwocs : A set that is given as models.
-    extended_value_iteration : The best process instead, for average rewards.
+    iwocs : Sets that are given as models.
+    extended_value_iteration : The best process of a set, for average rewards.
 
     Examples
     --------
@@ -137,7 +137,7 @@ def _check_kind(kind: object) -> None:
 
 
 def _everywhere(process: Process) -> Process:
-    """Return the process with an entry for each next state in each row, 0 where there was none."""
+    """Return the process with an entry for every next state in each row, 0 for new entries."""
     rows, S = process.rows, process.states
     count = len(rows.reward)
     owner = np.repeat(np.arange(count), np.diff(rows.entry))
@@ -160,7 +160,7 @@ def checked_problem(function: str, problem: object) -> tuple[Process, bool]:
 
 
 def _with_free_mass(process: Process) -> Process:
-    """Return the process with the sums of rows that may lead to terminal states as much as the worst q likes."""
+    """Return the process with row sums that allow the worst q to put any mass on terminal states."""
     rows = process.rows
     if (np.diff(rows.row) > 0).all():
         return process
@@ -177,7 +177,7 @@ def _discount(process: Process) -> float:
 def ambiguity(
     function: str, process: Process, kind: str, radius: Any, limits: Any, support: bool, optimistic: bool
 ) -> Ambiguity:
-    """Check the description of a set."""
+    """Check the arguments that describe a set."""
     check_flag(function, "support", support)
     check_flag(function, "optimistic", optimistic)
     if not support and kind not in ("l1", "linf", "contamination"):
@@ -200,9 +200,9 @@ def ambiguity(
 
 
 def _limits_around(rows: Rows, radii: Array, *, anywhere: bool) -> tuple[Array, Array]:
-    """Return limits of all entries around P; of entries with the same next state in a row the first has their sum's.
+    """Return limits of all entries around P; for duplicate entries in a row, the first has the limits of their sum.
 
-    Entries of 0 stay at 0, unless mass may go ``anywhere``.
+    Entries that are 0 stay at 0, unless mass may go ``anywhere``.
     """
     owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
     _, first, place = np.unique(owner * rows.states + rows.next, return_index=True, return_inverse=True)
@@ -254,7 +254,7 @@ def _limits(function: str, process: Process, limits: Any) -> tuple[Array, Array]
 
 
 def restricted(process: Process, found: Ambiguity, place: Array) -> tuple[Process, Ambiguity]:
-    """Return the process with a policy's rows alone, and their set."""
+    """Return the process with only a policy's rows, and their set."""
     rows = process.rows
     keep = np.zeros(len(rows.reward), bool)
     has = place >= 0

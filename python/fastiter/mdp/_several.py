@@ -1,4 +1,4 @@
-"""The loop of the kernels: for one process, and for many small ones with one pattern, which share the threads."""
+"""The kernels' solver loop: for one process, and for many small processes with one pattern, divided among threads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ._work import MOST, PIECE, Method
 
 Array = npt.NDArray[Any]
 
-#: Entries and rows of a process from which its own sweeps may take more than one thread
+#: Numbers of entries and rows from which on a process's own sweeps may use more than one thread
 _LARGE = 2**15
-#: Sweeps of a policy between which nobody looks for signals
+#: Maximum number of sweeps of a policy between two polls for signals
 _MOST_POLICY_SWEEPS = 1000
 _KINDS: dict[type[Method], int] = {ValueIteration: 0, ModifiedPolicyIteration: 1, GaussSeidel: 2}
 _REASONS = np.array(["converged", "diverged", "stagnated", "max_steps"], object)
@@ -29,10 +29,10 @@ _ORDERS = ("ascending", "descending", "symmetric")
 def solve_each(
     function: str, processes: Sequence[Process], how: Choice, starts: Array | None, limits: Limits, negated: bool
 ) -> MDPSolution | None:
-    """Return the solutions of all, each with the bits that it has alone; None where one at a time is the way.
+    """Return all solutions, each with the same bits as when solved alone; None if they have to be solved one by one.
 
-    That is where processes are large enough for threads of their own or for windows, and where a method has no loop in
-    the kernels. ``starts`` (B, S) is overwritten; by default each starts from its own lower bound.
+    The latter is the case if processes are large enough for several threads or for windows, and if a method has no loop
+    in the kernels. ``starts`` (B, S) is overwritten; by default each starts from its own lower bound.
     """
     first = processes[0]
     if len(first.rows.next) + len(first.rows.reward) >= _LARGE or first.states // WINDOWS >= SMALLEST_WINDOW:
@@ -45,7 +45,7 @@ def solve_each(
 
 
 def has_loop(method: Method) -> bool:
-    """Whether the loop of a method without a callback is in the kernels, too."""
+    """Whether the kernels implement the loop of a method without a callback."""
     if isinstance(method, ModifiedPolicyIteration):
         return method.sweeps <= _MOST_POLICY_SWEEPS
     if isinstance(method, GaussSeidel):
@@ -56,7 +56,7 @@ def has_loop(method: Method) -> bool:
 def by_kernels(
     processes: Sequence[Process], methods: list[Method], starts: Array | None, limits: Limits, negated: bool
 ) -> MDPSolution:
-    """Return the solutions (B, S) by the loop of the kernels; one process alone has all threads for its sweeps."""
+    """Return the solutions (B, S) by the kernels' loop; a single process uses all threads for its sweeps."""
     first = processes[0]
     numbers = np.empty((len(processes), 3))
     numbers[:, :2] = [each.modulus(each.discount or 0.0) for each in processes]
@@ -73,7 +73,7 @@ def by_kernels(
     vectors = (v, w, action, orders)
     several = _core.mdp.several(first.bits, models, vectors, numbers, kinds, rule, len(processes) > 1)
     while not several.run():
-        pass  # Python looks for signals
+        pass  # lets Python handle signals
     found, counts = np.empty((len(models), 4)), np.empty((len(models), 2), np.int64)
     history = np.empty((len(models), several.checks()))
     several.copy(found, counts, history)
@@ -81,7 +81,7 @@ def by_kernels(
 
 
 def lower_bounds(first: Process, rewards: Array, numbers: Array) -> Array:
-    """Return the first values (B, S): the worth of earning the least of the states' best rewards for ever."""
+    """Return the initial values (B, S): the value of earning the minimum over states of the best reward forever."""
     has, start = ~first.is_terminal, np.zeros((len(rewards), first.states), first.dtype)
     if not has.any():
         return start
@@ -93,14 +93,14 @@ def lower_bounds(first: Process, rewards: Array, numbers: Array) -> Array:
 
 
 def _rule(first: Process, methods: list[Method], limits: Limits) -> tuple[tuple[Any, ...], Array | None]:
-    """Return what all models share, and their own orders (B, S) of sweeps in place."""
+    """Return the data that all models share, and the models' own orders (B, S) of in-place sweeps."""
     sweeps, omega, exact, order, orders = 0, 1.0, True, 0, None
     for m, each in enumerate(methods):
         if isinstance(each, ModifiedPolicyIteration):
             sweeps = each.sweeps
         elif isinstance(each, GaussSeidel):
             omega, exact = each.omega, each.exact
-            if isinstance(each.order, str):  # ascending, if others have orders of their own
+            if isinstance(each.order, str):  # ascending, if others have their own orders
                 order = _ORDERS.index(each.order) if orders is None else order
                 continue
             if orders is None:

@@ -15,12 +15,12 @@ Array = npt.NDArray[Any]
 
 
 def run(function: str, work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution:
-    """Take steps until the method's end, and warn or raise without convergence."""
+    """Take steps until the method ends, and warn or raise without convergence."""
     return judged(function, quietly(work, method, limits, negated), limits.throw)
 
 
 def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution:
-    """Take steps until the method's end."""
+    """Take steps until the method ends."""
     history: list[float] = []
     reason, least, since = "max_steps", np.inf, 0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -48,7 +48,7 @@ def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSol
 
 
 def _residual(work: Work, limits: Limits) -> float:
-    """Return the width of the bounds; with the sup norm that of symmetric ones; without a discount the change."""
+    """Return the width of the bounds; for "sup" that of symmetric bounds; without a discount the largest change."""
     factor = work.modulus[1]
     if factor >= 1:
         return work.error()
@@ -68,7 +68,7 @@ def _progress(work: Work, method: Method, numbers: tuple[float, float], is_backu
 def _solution(
     work: Work, method: Method, limits: Limits, negated: bool, end: tuple[str, float, list[float]]
 ) -> MDPSolution:
-    """Return the middle of the bounds, and the bounds widened by what rounding may have moved them."""
+    """Return the midpoint of the bounds, and the bounds widened by their rounding errors."""
     reason, residual, history = end
     bounds, rounding = work.bounds(), work.rounding()
     wide = work.w.astype(np.float64)

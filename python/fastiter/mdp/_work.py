@@ -1,4 +1,4 @@
-"""The state of a solution: two buffers of values, the greedy actions, and what a sweep found."""
+"""The state of a solver: two buffers of values, the greedy actions, and the changes of the last sweep."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ._result import Bounds, bounds_of
 
 Array = npt.NDArray[Any]
 
-#: (v, w, action): sets w to another operator of v than the process's own, and returns the least and the largest change
+#: (v, w, action): sets w to an operator applied to v in place of the process's own; returns the extreme changes
 Operator = Callable[[Array, Array, Array], tuple[float, float]]
 
-#: States at most between two looks for signals: about a twentieth of a second
+#: Maximum number of states between two polls for signals: about a twentieth of a second
 PIECE = 2**20
-#: Steps that nobody waits for, and which the kernels can count
+#: Stands for an unlimited number of steps, small enough for the kernels' counters
 MOST = 2**62
 
 
@@ -34,7 +34,7 @@ class Work:
         self.change = (0.0, 0.0)
         self.modulus = process.modulus(discount)
         self.steps = 0
-        #: The amount that a method has left out of v, and that T v has gained by it
+        #: The constant that a method has removed from v, and the resulting gain of T v
         self.shift = 0.0
         #: The relative error of the operator beyond the rounding of sums
         self.inexact = 0.0
@@ -54,7 +54,7 @@ class Work:
         self.v, self.w = self.w, self.v
 
     def bounds(self) -> Bounds:
-        """Return the bounds that the last backup gives, without rounding."""
+        """Return the bounds from the last backup, without rounding errors."""
         if self.modulus[1] >= 1 and not self.process.endless_is_costly:
             return Bounds(-np.inf, np.inf)
         return bounds_of(self.change, self.modulus)
@@ -64,7 +64,7 @@ class Work:
         return max(abs(self.change[0] - self.shift), abs(self.change[1] - self.shift))
 
     def rounding(self, size: float | None = None) -> float:
-        """Return how far rounding moves a bound: that of one sweep, and its sum over those to come.
+        """Return the rounding error of a bound: that of one sweep, and its sum over all future sweeps.
 
         ``size`` is the largest absolute value, by default that of w.
         """
@@ -105,14 +105,14 @@ class Method:
     name = ""
     #: Steps without a smaller residual after which only rounding can remain
     patience = 1000
-    #: Whether the last step changed a policy that the method keeps
+    #: Whether the last step changed the method's current policy
     moved = False
-    #: How far the last step was from the end, where it was no backup
+    #: The residual of the last step, if it was not a backup
     residual = np.inf
 
     def step(self, work: Work) -> bool:
-        """Leave v, w = T v, actions and changes by a backup and return True; or only ``residual``, and return False."""
+        """Make a backup, which sets v, w = T v, actions and changes, and return True; or set ``residual``, False."""
         raise NotImplementedError
 
     def update(self, work: Work) -> None:
-        """Set v to the values of the last step that was no backup."""
+        """Set v to the values of the last step that was not a backup."""

@@ -1,6 +1,6 @@
-"""Laws of returns: projections, and the policies that are best for a utility or the tail of the return.
+"""Return distributions: projections, and the best policies for a utility or the tail of the return.
 
-The state is augmented by a stock c, which collects the rewards so far: c' = (c + r) / gamma.
+The state is augmented by a stock c, which accumulates the rewards so far: c' = (c + r) / gamma.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ __all__ = [
 
 
 def project_categorical(p: Array, x: Array, z: Array) -> Array:
-    """Return distributions on the atoms z: the mass at x goes to the neighbours, beyond the ends to the end.
+    """Return distributions projected to the atoms z: mass goes to its neighbouring atoms, or to the nearest end.
 
     Parameters
     ----------
     p, x : (..., k) float64
-        The probabilities and the places of k outcomes of each distribution.
+        The probabilities and the values of k outcomes of each distribution.
     z : (m,) float64
-        The atoms, rising.
+        The atoms, increasing.
 
     Returns
     -------
     (..., m)
-        The probabilities of the atoms, with the same mean where no mass lies beyond the ends.
+        The probabilities of the atoms; the mean is preserved if no mass is beyond the ends.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def project_categorical(p: Array, x: Array, z: Array) -> Array:
 
     See Also
     --------
-    project_quantile : Equal masses at places that are free.
+    project_quantile : Equal masses at free positions.
 
     Examples
     --------
@@ -70,19 +70,19 @@ def project_categorical(p: Array, x: Array, z: Array) -> Array:
 
 
 def project_quantile(p: Array, x: Array, m: int) -> Array:
-    """Return the means over m equal parts of the probability: the nearest m equal masses in the Wasserstein distance.
+    """Return the means over m equal parts of the probability: the Wasserstein projection to m equal masses.
 
     Parameters
     ----------
     p, x : (..., k) float64
-        The probabilities and the places of k outcomes of each distribution.
+        The probabilities and the values of k outcomes of each distribution.
     m : int
         The number of parts.
 
     Returns
     -------
     (..., m)
-        The means, rising.
+        The means, increasing.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def project_quantile(p: Array, x: Array, m: int) -> Array:
 
     See Also
     --------
-    project_categorical : Free masses at places that are given.
+    project_categorical : Free masses at given positions.
 
     Examples
     --------
@@ -124,12 +124,12 @@ def _check_law(function: str, p: Any, x: Any) -> None:
 
 
 def cvar(p: Array, x: Array, level: float) -> Array:
-    """Return the mean of the lowest ``level`` of each distribution: max over b of b - E (b - X)_+ / level.
+    """Return the CVaR, the mean of the lowest ``level`` of each distribution: max over b of b - E (b - X)_+ / level.
 
     Parameters
     ----------
     p, x : (..., k) float64
-        The probabilities, which sum to 1, and the places of the outcomes.
+        The probabilities, which sum to 1, and the values of the outcomes.
     level : float
         In (0, 1]; 1 is the mean.
 
@@ -145,7 +145,7 @@ def cvar(p: Array, x: Array, level: float) -> Array:
 
     See Also
     --------
-    best_tail : The policy for which it is largest.
+    best_tail : The policy that maximizes it.
 
     Examples
     --------
@@ -189,7 +189,7 @@ class StockValues(NamedTuple):
     --------
     >>> import numpy as np
     >>> from fastiter.mdp import distributional
-    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # surely 1, or 0 or 3
+    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # a sure reward of 1, or 0 or 3
     >>> stocks = np.arange(-12.0, 13)
     >>> value, policy = distributional.stock_augmented(outcomes, 2, stocks, np.positive)
     >>> value.shape, policy.shape
@@ -216,13 +216,13 @@ def stock_augmented(
 
     Parameters
     ----------
-    outcomes : outcomes[s][a] of (probability, reward, next state)
+    outcomes : outcomes[s][a], lists of (probability, reward, next state)
         The process.
     horizon : int
         H.
     stocks : (C,) float64
-        A rising grid. Values between are interpolated, those beyond the ends are the end's: for gamma 1 and whole
-        rewards a grid of whole numbers that covers all sums is exact.
+        An increasing grid. Values between grid points are interpolated, those beyond the ends are those at the end: for
+        gamma 1 and integer rewards an integer grid that covers all sums is exact.
     utility : callable
         U of an array.
     gamma : float
@@ -248,10 +248,10 @@ def stock_augmented(
     --------
     >>> import numpy as np
     >>> from fastiter.mdp import distributional
-    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # surely 1, or 0 or 3
+    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # a sure reward of 1, or 0 or 3
     >>> stocks = np.arange(-12.0, 13)
     >>> found = distributional.stock_augmented(outcomes, 2, stocks, lambda x: np.minimum(x, 0))
-    >>> found.value[0, 0, 10], found.policy[0, 0, 10]  # from the stock -2: surely 1, twice
+    >>> found.value[0, 0, 10], found.policy[0, 0, 10]  # from the stock -2: the sure reward, twice
     (np.float64(0.0), np.int64(0))
     """
     function = "stock_augmented"
@@ -282,7 +282,7 @@ class TailValues(NamedTuple):
     value : float
         The largest CVaR of the return.
     stock : float
-        The first stock with which the policy starts; -stock is the level's quantile of its return.
+        The stock with which the policy starts; -stock is the quantile of its return at the level.
     policy : (H, S, C) int64
         The best action by step, state and stock.
 
@@ -294,7 +294,7 @@ class TailValues(NamedTuple):
     --------
     >>> import numpy as np
     >>> from fastiter.mdp import distributional
-    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # surely 1, or 0 or 3
+    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # a sure reward of 1, or 0 or 3
     >>> stocks = np.arange(-12.0, 13)
     >>> distributional.best_tail(outcomes, 0, 2, 1.0, stocks).value  # the mean
     3.0
@@ -314,16 +314,16 @@ def best_tail(
 
     Parameters
     ----------
-    outcomes : outcomes[s][a] of (probability, reward, next state)
+    outcomes : outcomes[s][a], lists of (probability, reward, next state)
         The process.
     start : int
-        The first state.
+        The initial state.
     horizon : int
         The number of steps.
     level : float
-        In (0, 1]: the part of the lowest returns whose mean counts.
+        In (0, 1]: the probability of the lower tail whose mean is maximized.
     stocks : (C,) float64
-        As for :func:`stock_augmented`. First stocks from which some sequence of rewards leaves the grid are left out;
+        As for :func:`stock_augmented`. Initial stocks from which some sequence of rewards leaves the grid are excluded;
         minus the quantile of the best return has to be among the others.
     gamma : float
         The discount, in (0, 1].
@@ -331,7 +331,7 @@ def best_tail(
     Returns
     -------
     TailValues
-        The CVaR, the first stock (the largest that is best) and the policy.
+        The CVaR, the initial stock (the largest optimal one) and the policy.
 
     Raises
     ------
@@ -341,13 +341,13 @@ def best_tail(
     See Also
     --------
     stock_augmented : Other utilities.
-    cvar : The same of a distribution that is given.
+    cvar : The CVaR of a given distribution.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fastiter.mdp import distributional
-    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # surely 1, or 0 or 3
+    >>> outcomes = [[[(1.0, 1.0, 0)], [(0.5, 0.0, 0), (0.5, 3.0, 0)]]]  # a sure reward of 1, or 0 or 3
     >>> stocks = np.arange(-12.0, 13)
     >>> found = distributional.best_tail(outcomes, 0, 2, 0.25, stocks)
     >>> found.value, found.stock

@@ -1,4 +1,4 @@
-"""Decision processes that the literature uses as examples, of any size."""
+"""Example decision processes from the literature, of any size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def forest(
     gamma : float or None
         The discount; None for average rewards.
     r1, r2 : float
-        The reward of waiting and of cutting in the oldest age; cutting earns 1 in those between the youngest and it.
+        The reward of waiting and of cutting in the oldest age; cutting earns 1 in the ages between youngest and oldest.
     p : float
         The probability of a fire, after which the forest is young.
     dtype : dtype, optional
@@ -68,7 +68,7 @@ def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype:
     Parameters
     ----------
     S, A, b : int
-        The numbers of states, of actions and of next states; a next state may be drawn more than once.
+        The numbers of states, of actions per state and of next states per action; a next state may be drawn repeatedly.
     gamma : float or None
         The discount; None for average rewards.
     seed : int
@@ -84,7 +84,7 @@ def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype:
 
     See Also
     --------
-    gridworld : A process with a structure.
+    gridworld : A structured process.
 
     Examples
     --------
@@ -105,20 +105,20 @@ def garnet(S: int, A: int, b: int, gamma: Gamma = 0.95, *, seed: int = 0, dtype:
 def gridworld(
     n: int, gamma: Gamma = 0.99, *, slip: float = 0.1, reward: float = -1.0, goal: float = 0.0, dtype: Any = np.float64
 ) -> MDP:
-    """Return an n x n grid with the actions north, east, south and west, and an absorbing last corner.
+    """Return an n x n grid with the actions north, east, south and west, and an absorbing state in the last corner.
 
     Parameters
     ----------
     n : int
-        The side; state y n + x, and n^2 - 1 is the corner.
+        The side length; states are numbered y n + x, and n^2 - 1 is the corner.
     gamma : float or None
         The discount; at 1 a stochastic shortest path.
     slip : float
-        The probability of each of the two directions beside the chosen one. Moves off the grid stay.
+        The probability of each of the two directions perpendicular to the chosen one. Moves off the grid stay in place.
     reward : float
         The reward of each step, except in the corner, which earns 0.
     goal : float
-        The additional reward of a step into the corner, times its probability.
+        The additional reward for a step into the corner, multiplied by its probability.
     dtype : dtype, optional
         float32 or float64.
 
@@ -129,8 +129,8 @@ def gridworld(
 
     See Also
     --------
-    windy_walk : Moves that may fail in a preferred direction.
-    riverswim : One dimension.
+    windy_walk : Moves that may be blown in one direction.
+    riverswim : A one-dimensional process.
 
     Examples
     --------
@@ -157,14 +157,14 @@ def gridworld(
 
 
 def riverswim(S: int = 6, gamma: Gamma = None, *, dtype: Any = np.float64) -> MDP:
-    """Return a river of S states: action 0 drifts left for sure, action 1 swims right against the stream.
+    """Return a river with S states: action 0 always drifts left, action 1 swims right against the current.
 
     Parameters
     ----------
     S : int
-        The number of states, at least 2. Staying left earns 0.005, swimming in the last state 1.
+        The number of states, at least 2. Drifting in the leftmost state earns 0.005, swimming in the last state 1.
     gamma : float or None
-        The discount; by default None, as its average reward is of interest.
+        The discount; None by default, for average rewards.
     dtype : dtype, optional
         float32 or float64.
 
@@ -175,8 +175,8 @@ def riverswim(S: int = 6, gamma: Gamma = None, *, dtype: Any = np.float64) -> MD
 
     See Also
     --------
-    fastiter.mdp.average : Its average reward.
-    fastiter.mdp.extended_value_iteration : That of an optimist.
+    fastiter.mdp.average : The average reward of a process.
+    fastiter.mdp.extended_value_iteration : The optimistic average reward.
 
     Examples
     --------
@@ -206,22 +206,23 @@ def inventory(
     holding: float = 0.1,
     dtype: Any = np.float64,
 ) -> MDP:
-    """Return a store of 0 to ``capacity`` goods: action a orders a of them, as many as there is room for.
+    """Return an inventory of 0 to ``capacity`` items: action a orders a items, up to the remaining capacity.
 
-    The demand is a Poisson number, of which what is in store is sold. States have different numbers of actions.
+    The demand is Poisson distributed, and is met from stock as far as possible. States have different numbers of
+    actions.
 
     Parameters
     ----------
     capacity : int
-        The most goods; there are capacity + 1 states.
+        The maximum number of items; there are capacity + 1 states.
     gamma : float or None
         The discount; None for average rewards.
     mean : float
         The mean demand.
     price, cost : float
-        What one good earns, and what it costs when ordered.
+        The selling price and the ordering cost of one item.
     order_cost, holding : float
-        The cost of any order, and that of each good in store before the demand.
+        The fixed cost of an order, and the cost of each item in stock before the demand.
     dtype : dtype, optional
         float32 or float64.
 
@@ -232,12 +233,12 @@ def inventory(
 
     See Also
     --------
-    forest : The same number of actions in each state.
+    forest : A process with the same number of actions in each state.
 
     Examples
     --------
     >>> from fastiter import mdp
-    >>> mdp.examples.inventory(8).solve().policy  # how many to order with 0 to 8 in store
+    >>> mdp.examples.inventory(8).solve().policy  # the number to order with 0 to 8 in stock
     array([8, 7, 6, 5, 4, 0, 0, 0, 0])
     """
     capacity, mean = count("inventory", "capacity", capacity, 1), positive("inventory", "mean", mean, zero=False)
@@ -254,7 +255,7 @@ def inventory(
     first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     left = np.arange(first[-1]) - np.repeat(first[:-1], counts)
     at = np.repeat(level, counts)
-    # All demands from the level on leave nothing.
+    # All demands of at least the stock level leave nothing.
     tail = 1 - np.concatenate([np.zeros(1), np.cumsum(demand)])[: capacity + 1]
     weights = np.where(left == 0, tail[at], demand[at - left])
     sold = np.bincount(np.repeat(np.arange(len(level)), counts), weights=weights * (at - left))
@@ -264,7 +265,7 @@ def inventory(
 
 
 def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) -> MDP:
-    """Return a walk through 3 rows of 8 cells, of which the lower ones are longer but less windy.
+    """Return a walk through 3 rows of 8 cells; routes through lower rows are longer but less windy.
 
     Parameters
     ----------
@@ -287,7 +288,8 @@ def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) ->
 
     Notes
     -----
-    State 8 y + x; the actions are north, east, south and west; a step costs 1 until the last cell of the first row.
+    States are numbered 8 y + x; the actions are north, east, south and west; each step costs 1 until the last cell of
+    the first row.
 
     Examples
     --------

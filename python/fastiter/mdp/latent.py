@@ -1,10 +1,10 @@
 """Latent decision processes: one of M contexts is drawn for an episode and stays hidden.
 
-With unnormalized weights w of the contexts planning is linear in them,
+With unnormalized weights w of the contexts, values are piecewise linear in w,
 
     W_h(s, w) = max_a sum_m w_m R_m(s, a) + sum_o W_(h-1)(next(s, a, o), w * L_m(o | s, a))
 
-where o is what is seen of a step, with the likelihood L in each context and the next state.
+where o is the observation of a step, with the likelihood L in each context and the next state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .._public import publish
 
 Array = npt.NDArray[Any]
 
-#: Differences that are rounding, relative to the largest value, and of beliefs
+#: Differences that count as rounding: of values, relative to the largest, and of beliefs
 _TINY = 1e-12
 #: The same for linear programs
 _TINY_PROGRAM = 1e-9
@@ -36,8 +36,8 @@ class LatentMDP(NamedTuple):
     Attributes
     ----------
     likelihood : (M, S, A, O) float64
-        The probability of each observation of a step, in each context. Observations are next states, or pairs of a next
-        state and a reward.
+        The probability of each observation of a step, in each context. Observations are next states, or pairs of next
+        state and reward.
     reward : (M, S, A) float64
         The expected reward in each context.
     next : (S, A, O) int64
@@ -62,7 +62,7 @@ class LatentMDP(NamedTuple):
 
     @classmethod
     def of(cls, transitions: Array, rewards: Array) -> LatentMDP:
-        """Return the process of kernels (M, S, A, S) whose next state alone is seen, and rewards (M, S, A).
+        """Return the process with kernels (M, S, A, S) and rewards (M, S, A) in which only the next state is observed.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class LatentMDP(NamedTuple):
 
     @classmethod
     def bandit(cls, means: Array) -> LatentMDP:
-        """Return a bandit whose arms have rewards 0 or 1 with the means (M, A), which are seen.
+        """Return a bandit whose arms have observed rewards of 0 or 1 with the means (M, A).
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class LatentMDP(NamedTuple):
 
 
 def _checked(function: str, process: Any, names: tuple[str, str] = ("likelihood", "reward")) -> LatentMDP:
-    """Return a process of contiguous arrays; ``names``: the names of its first two arrays in messages."""
+    """Return a process with contiguous arrays; ``names`` are the names of its first two arrays in messages."""
     if not isinstance(process, LatentMDP):
         raise TypeError(f"{function}: process must be a LatentMDP, got {type_name(process)}")
     likelihood, reward, target = process
@@ -123,7 +123,7 @@ def belief_tree(process: LatentMDP, state: int, weights: Array, horizon: int) ->
     process : LatentMDP
         The process.
     state : int
-        The first state.
+        The initial state.
     weights : (M,) float64
         The prior of the contexts, at least 0.
     horizon : int
@@ -141,7 +141,7 @@ def belief_tree(process: LatentMDP, state: int, weights: Array, horizon: int) ->
 
     See Also
     --------
-    alpha_vectors : For all weights at once.
+    alpha_vectors : All weights at once.
 
     Examples
     --------
@@ -179,7 +179,7 @@ def _expand(process: LatentMDP, s: int, w: Array, horizon: int) -> float:
 
 
 def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = None) -> list[list[Array]]:
-    """Return the values of the policy trees that are best for some weights: W_h(s, w) = max over alpha of alpha w.
+    """Return the values of the policy trees that are optimal for some weights: W_h(s, w) = max over alpha of alpha w.
 
     Parameters
     ----------
@@ -188,9 +188,9 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
     horizon : int
         H.
     beliefs : (B, M) float64
-        Keep the best vector of each of these beliefs: a lower bound, exact for them where the beliefs that follow
-        are among them. By default all that are best anywhere: for two contexts by the upper envelope of lines, for more
-        by linear programs, which need SciPy and a small horizon.
+        Keep the best vector for each of these beliefs: a lower bound, exact for them if all successor beliefs are also
+        included. By default all vectors that are optimal anywhere: for two contexts by the upper envelope of lines, for
+        more by linear programs, which need SciPy and a small horizon.
 
     Returns
     -------
@@ -206,7 +206,7 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
 
     See Also
     --------
-    belief_tree : For one prior, by all observations.
+    belief_tree : A single prior, by expanding all observations.
 
     Examples
     --------
@@ -248,7 +248,7 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
 
 
 def _pruned(vectors: Array, beliefs: Array | None) -> Array:
-    """Return the vectors that are best for some weights of two contexts, or for one of the beliefs."""
+    """Return the vectors that are optimal for some weights of two contexts, or for one of the beliefs."""
     if beliefs is not None:
         best: Array = vectors[np.unique(np.argmax(beliefs @ vectors.T, axis=1))]
         return best
@@ -272,7 +272,7 @@ def _pruned(vectors: Array, beliefs: Array | None) -> Array:
 
 
 def _undominated(vectors: Array) -> Array:
-    """Return the vectors that are best for some belief, each found by a linear program: Lark's algorithm."""
+    """Return the vectors that are optimal for some belief, each found by a linear program: Lark's algorithm."""
     tiny = _TINY_PROGRAM * float(np.abs(vectors).max())
     waiting = np.unique(vectors, axis=0)[::-1]
     kept = waiting[:0]
@@ -282,13 +282,13 @@ def _undominated(vectors: Array) -> Array:
             waiting = waiting[1:]
             continue
         values = waiting @ belief
-        best = int(np.argmax(values > values.max() - tiny))  # the first in the order of np.unique, reversed, of a tie
+        best = int(np.argmax(values > values.max() - tiny))  # in a tie, the first in the reversed order of np.unique
         kept, waiting = np.concatenate([kept, waiting[best][None]]), np.delete(waiting, best, axis=0)
     return kept
 
 
 def _advantage(vector: Array, others: Array, tiny: float) -> Array | None:
-    """Return the belief for which a vector is the furthest above all others; None if it is nowhere above."""
+    """Return the belief at which a vector exceeds all others by the most; None if it exceeds them nowhere."""
     M = len(vector)
     if len(others) == 0:
         return np.full(M, 1 / M)
@@ -296,7 +296,7 @@ def _advantage(vector: Array, others: Array, tiny: float) -> Array | None:
         return np.ones(1) if float(vector[0]) > others.max() + tiny else None
     from scipy.optimize import linprog
 
-    # Over the belief and d: the largest d with (vector - other) belief >= d for each other
+    # Variables are the belief and d: maximize d subject to (vector - other) belief >= d for each other vector
     above = np.concatenate([others - vector, np.ones((len(others), 1))], axis=1)
     found = linprog(
         np.r_[np.zeros(M), -1.0],
@@ -310,7 +310,7 @@ def _advantage(vector: Array, others: Array, tiny: float) -> Array | None:
 
 
 def _crossing(one: Array, other: Array) -> float:
-    """Return the belief at which the second line, which is steeper, passes the first."""
+    """Return the belief at which the second line, which is steeper, crosses the first."""
     return float((one[0] - other[0]) / ((other[1] - other[0]) - (one[1] - one[0])))
 
 
@@ -324,7 +324,7 @@ def _hides(kept: list[Array], line: Array, tiny: float) -> bool:
 
 
 def _within(lines: Array) -> Array:
-    """Return which lines of an envelope are best somewhere in [0, 1]."""
+    """Return a mask of the lines of an envelope that are optimal somewhere in [0, 1]."""
     crossings = [_crossing(one, other) for one, other in pairwise(lines)]
     first, last = np.array([-np.inf, *crossings]), np.array([*crossings, np.inf])
     return (last > _TINY) & (first < 1 - _TINY)

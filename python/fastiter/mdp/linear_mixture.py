@@ -33,7 +33,7 @@ class LinearMixture:
     horizon : int
         The steps of an episode, H.
     ridge : float
-        The regularization, above 0.
+        The regularization parameter, positive.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class LinearMixture:
 
     See Also
     --------
-    fastiter.mdp.finite_horizon : Plans for known probabilities.
+    fastiter.mdp.finite_horizon : Planning with known probabilities.
     fastiter.mdp.extended_value_iteration : Optimism within a confidence set of any probabilities.
 
     References
@@ -91,7 +91,7 @@ class LinearMixture:
 
     @property
     def has_doubled(self) -> bool:
-        """Whether the determinant of the precision has doubled since the last :meth:`plan`: time for a new plan."""
+        """Whether a new plan is due: the determinant of the precision has doubled since the last :meth:`plan`."""
         return bool(self._log_det - self._log_det_at_plan > np.log(2))
 
     def expectations(self, value: Array) -> Array:
@@ -123,7 +123,7 @@ class LinearMixture:
         target : (S,) float64
             V.
         variance : float
-            That of V(s'), above 0; :meth:`variance` estimates it.
+            The variance of V(s'), positive; :meth:`variance` estimates it.
         """
         sizes = {"state": (state, self.S), "action": (action, self.A), "next_state": (next_state, self.S)}
         for name, (given, most) in sizes.items():
@@ -152,7 +152,7 @@ class LinearMixture:
         Returns
         -------
         float64 (S, A)
-            How uncertain the regression is of V(s').
+            The uncertainty of the regression about V(s').
         """
         return self._widths(self._expectations(self._values("uncertainty", "value", value)))
 
@@ -173,7 +173,7 @@ class LinearMixture:
         least : float
             The smallest variance.
         bonus : float or (S, A)
-            What is added for the errors of both regressions.
+            The term that is added for the errors of both regressions.
 
         Returns
         -------
@@ -197,7 +197,7 @@ class LinearMixture:
         return found
 
     def exploration_rewards(self, target: Array) -> Array:
-        """Return pseudo-rewards min(1, uncertainty) / H: where steps teach most about the target's values.
+        """Return pseudo-rewards min(1, uncertainty) / H, which are large where steps are most informative.
 
         Parameters
         ----------
@@ -220,7 +220,7 @@ class LinearMixture:
         rewards : (S, A) float64
             The rewards.
         width : float
-            The radius of the confidence set of theta: optimism; 0 plans with the estimate.
+            The radius of the confidence set of theta, which controls optimism; 0 plans with the estimate.
 
         Returns
         -------

@@ -1,13 +1,13 @@
 """Optimism over hypotheses of average-reward processes (LOOP): any functions Q with their gains J.
 
-Optimal ones satisfy Q(s, a) + J = r + E V(s'), V = max_a Q. On the steps (s, a, r, s') seen so far a hypothesis f sets
-targets, on which functions Q' have a loss
+The optimal Q and J satisfy Q(s, a) + J = r + E V(s'), V = max_a Q. On the steps (s, a, r, s') seen so far a hypothesis
+f defines targets, for which a function Q' has the loss
 
     L(Q', f) = sum over the steps of (r + V_f(s') - J_f - Q'(s, a))^2
 
-and f is believed while none predicts its targets much better than its own, L(Q_f, f) - min over Q' of L(Q', f) <= beta.
-As Q is only known up to a constant, Q' are the functions of all hypotheses, each with any constant added, by which a
-wrong gain shows, too.
+and f is believed as long as no function predicts its targets much better than its own Q: L(Q_f, f) - min over Q' of
+L(Q', f) <= beta. As Q is only determined up to a constant, Q' ranges over the functions of all hypotheses plus any
+constant, so that a wrong gain is also detected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 __all__ = ["LOOP"]
 
 
-#: The largest magnitude of values, gains and rewards, whose squares sum up to losses
+#: The largest magnitude of values, gains and rewards, limited because losses sum their squares
 LARGEST = 1e100
 
 
@@ -39,19 +39,19 @@ def _check_size(function: str, name: str, x: float) -> None:
 
 
 class LOOP:
-    """Acts by the most optimistic hypothesis that is believed, and changes it seldom.
+    """Act by the most optimistic hypothesis that is believed, and switch it rarely.
 
-    The hypothesis in use is kept until its excess loss is above ``4 beta``; then the one with the largest gain of those
-    whose excess is at most ``beta`` takes its place, or that of the least excess if all are above.
+    The hypothesis in use is kept until its excess loss exceeds ``4 beta``; then it is replaced by the one with the
+    largest gain among those whose excess is at most ``beta``, or by the one with the least excess if there are none.
 
     Parameters
     ----------
     Q : (F, S, A) float64
         The action values of each hypothesis, up to a constant, from -1e100 to 1e100.
     J : (F,) float64
-        The gain of each, the reward of a step in the long run, from -1e100 to 1e100.
+        The gain of each, the long-run average reward per step, from -1e100 to 1e100.
     beta : float
-        The excess loss up to which a hypothesis is believed, above 0: of the order of the variance of V(s') times the
+        The excess loss up to which a hypothesis is believed, positive: of the order of the variance of V(s') times the
         logarithm of F.
 
     Attributes
@@ -59,7 +59,7 @@ class LOOP:
     chosen : int
         The hypothesis in use.
     switches : int
-        How often it has changed.
+        The number of times it has changed.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class LOOP:
     See Also
     --------
     fastiter.mdp.extended_value_iteration : Optimism within a confidence set of any probabilities.
-    fastiter.mdp.linear_mixture.LinearMixture : That of mixtures of known probabilities.
+    fastiter.mdp.linear_mixture.LinearMixture : Optimism for mixtures of known probabilities.
 
     References
     ----------
@@ -78,7 +78,7 @@ class LOOP:
 
     Examples
     --------
-    A machine that pays 1 or nothing; the hypothesis that it pays is given up when it has not:
+    A machine may pay 1 or nothing; the hypothesis that it pays is dropped after it has not:
 
     >>> import numpy as np
     >>> from fastiter.mdp.optimism import LOOP
@@ -152,7 +152,7 @@ class LOOP:
 
     @property
     def losses(self) -> Array:
-        """L(Q', f) of the Q of each hypothesis, in row f', with the best constant added, and each f, (F, F)."""
+        """L(Q', f) for the Q' of each hypothesis f' (rows), plus the best constant, and each f (columns), (F, F)."""
         pairs = zip(self._Q, self._errors, strict=True)
         losses: Array = self._squares - np.stack([self._gains(self._Q - own, errors) for own, errors in pairs], 1)
         return losses
@@ -165,7 +165,7 @@ class LOOP:
 
     @property
     def believed(self) -> npt.NDArray[np.bool_]:
-        """Whether the excess is at most beta, (F,); where no hypothesis is, the steps refute all of them."""
+        """Whether the excess is at most beta, (F,); if it is for no hypothesis, the steps refute all of them."""
         return self.excess <= self.beta
 
     def update(self, state: int, action: int, reward: float, next_state: int) -> bool:
@@ -174,11 +174,11 @@ class LOOP:
         Parameters
         ----------
         state, action : int
-            Where the step began.
+            The state and action of the step.
         reward : float
             The reward of the step, from -1e100 to 1e100.
         next_state : int
-            Where it led.
+            The next state.
 
         Returns
         -------
@@ -210,7 +210,7 @@ class LOOP:
 
     def _gains(self, difference: Array, errors: Array) -> Array:
         """Return L(Q_f, f) - L(Q_f' + c, f) with the best constant c (F,), of Q_f' - Q_f (F, S A) and f's errors."""
-        left = errors.sum() - difference @ self._taken  # of the errors, where Q_f' is subtracted instead
+        left = errors.sum() - difference @ self._taken  # sum of the errors with Q_f' subtracted instead
         gains: Array = 2 * difference @ errors - difference**2 @ self._taken + left**2 / max(self._taken.sum(), 1)
         return gains
 

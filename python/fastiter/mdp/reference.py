@@ -1,4 +1,4 @@
-"""The specification of fastiter.mdp: loops over dense P (S, A, S), R (S, A) as the equations say it.
+"""The specification of fastiter.mdp: loops over dense P (S, A, S) and R (S, A), directly from the equations.
 
 An action that a state does not have has the reward -inf; a state without any is terminal, with the value 0.
 """
@@ -55,7 +55,7 @@ def sweep(
 
 
 def bounds(v: Array, w: Array, gamma: float) -> tuple[Array, Array]:
-    """Return MacQueen's bounds on V*, w + gamma / (1 - gamma) times the least and the largest of w - v, w = T v."""
+    """Return MacQueen's bounds on V*: w + gamma / (1 - gamma) times the least and largest of w - v, with w = T v."""
     factor = gamma / (1 - gamma)
     return w + factor * (w - v).min(), w + factor * (w - v).max()
 
@@ -87,7 +87,7 @@ def dominant(chain: Array, rank: int) -> tuple[Array, Array]:
 def deflated_sweeps(chain: Array, reward: Array, gamma: float, v: Array, rank: int, sweeps: int) -> Array:
     """Return v after sweeps v <- (1 - gamma E)^-1 (r + gamma (P - E) v), with E = U B U^T of :func:`dominant`.
 
-    V = r + gamma P V is the fixed point for any E, and the eigenvalues of P - E are those of P without the deflated.
+    V = r + gamma P V is the fixed point for any E, and P - E has the eigenvalues of P except the deflated ones.
     """
     basis, inner = dominant(chain, rank)
     E = basis @ inner @ basis.T
@@ -97,7 +97,7 @@ def deflated_sweeps(chain: Array, reward: Array, gamma: float, v: Array, rank: i
 
 
 def policy_iteration(P: Array, R: Array, gamma: float) -> tuple[Array, Array]:
-    """Return V* and an optimal policy by Howard's method: an action changes only for a better one."""
+    """Return V* and an optimal policy by Howard's method: an action is replaced only by a better one."""
     policy = backup(P, R, 0.0, np.zeros(len(P)))[1]
     while True:
         v = policy_values(P, R, gamma, policy)
@@ -115,8 +115,8 @@ def policy_iteration(P: Array, R: Array, gamma: float) -> tuple[Array, Array]:
 def loop_losses(Q: Array, J: Array, steps: Iterable[tuple[int, int, float, int]]) -> Array:
     """Return losses (F + 1, F): those of the Q of each hypothesis f' on the targets of each f, then f's own.
 
-    On the steps (s, a, r, s') it is the sum of (r + max of Q_f(s') - J_f - Q_f'(s, a) - c)^2, with the best c for f',
-    and with c = 0 and f' = f in the last row.
+    A loss is the sum of (r + max of Q_f(s') - J_f - Q_f'(s, a) - c)^2 over the steps (s, a, r, s'), with the best c for
+    f', and with c = 0 and f' = f in the last row.
     """
     losses, seen = np.zeros((len(J) + 1, len(J))), list(steps)
     for f in range(len(J)):
@@ -133,7 +133,7 @@ def loop_losses(Q: Array, J: Array, steps: Iterable[tuple[int, int, float, int]]
 def prioritized_sweeping(P: Array, R: Array, gamma: float, v: Array, tolerance: float) -> tuple[Array, int]:
     """Return values with |T v - v| <= tolerance, and the number of states that were changed.
 
-    Each time it is the state with the largest |T v - v|, by a heap whose outdated elements are skipped.
+    Each backup is of the state with the largest |T v - v|, from a heap whose outdated elements are skipped.
     """
     v, S = v.copy(), len(v)
     priority = np.abs(backup(P, R, gamma, v)[0] - v)

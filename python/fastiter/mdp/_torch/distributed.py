@@ -26,7 +26,7 @@ class MDP:
     """A Markov decision process whose states are divided over ranks, with the operator ``max_a r(s, a) + gamma P V``.
 
     Each rank has the transition probabilities and the rewards of its own states, and gets their values and actions.
-    All ranks make the process, and call its methods, at the same time.
+    All ranks have to construct the process, and call its methods, in the same order.
 
     Parameters
     ----------
@@ -37,32 +37,32 @@ class MDP:
         - a list of A matrices (n, S), P[a][s, s']: arrays, sparse matrices or sparse CSR tensors;
         - a matrix (rows, S) with ``states``, one row for each state and action: an array, a sparse matrix or tensor.
     R : array
-        The rewards: (n,); (n, A), where -inf leaves an action out; (rows,); or R(s, a, s') in the layout of P.
+        The rewards: (n,); (n, A), where -inf removes an action; (rows,); or R(s, a, s') in the layout of P.
     gamma : float or (rows,)
         The discount, from 0 to below 1, the same on every rank. An array has the discount of each of this rank's rows,
         by state and then by action, for semi-Markov processes.
     states, actions : (rows,) integers
-        The state, from 0 to S - 1, of each row of a matrix P, and the number of its action: by default its place among
-        the state's rows.
+        The state, from 0 to S - 1, of each row of a matrix P, and the number of its action: by default its position
+        within the state.
     owned : int, (n,) integers, or None
         The number n of this rank's states: the first rank has the first states, and so on. Or the numbers of its
-        states, in rising order. None: n is that of P, where P has it.
+        states, in increasing order. None: n is that of P, where P has it.
     terminal : (n,) bool, or integers
         States of this rank whose value is 0 and whose rows are ignored.
     sense : {"max", "min"}
-        "min": R are costs, and the values their least expected sums.
+        "min": R are costs, and the values are minimal expected sums.
     renormalize : bool
-        Divide each row by its sum. Otherwise rows that do not sum to 1 within 1e-10 (float32: 1e-6) are refused.
+        Divide each row by its sum. Otherwise rows that do not sum to 1 within 1e-10 (float32: 1e-6) raise an error.
     exchange : {"auto", "halo", "gather"}
-        How values get to other ranks before each sweep. "halo": each rank sends to each other one those that it reads.
-        "gather": all values to all ranks. "auto" takes the halo, unless it has more than three quarters of the values.
+        How values are exchanged before each sweep. "halo": each rank sends every other rank the values that it reads.
+        "gather": all values to all ranks. "auto" uses the halo, unless it has more than three quarters of the values.
     group : ProcessGroup or DeviceMesh, optional
         The ranks; a mesh has one axis. The default group if None.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described: on every rank, where it is not so on one.
+        If an argument is not as described on any rank; raised on every rank.
     CommunicationError
         If a rank does not answer.
 
@@ -110,7 +110,7 @@ class MDP:
 
     @property
     def gamma(self) -> float:
-        """The largest factor by which the operator shrinks a difference of values."""
+        """The contraction factor of the operator."""
         return self._shard.process.modulus(self._shard.discount)[1]
 
     @property
@@ -119,7 +119,7 @@ class MDP:
         return self._shard.process.dtype
 
     def __repr__(self) -> str:
-        """Return one line, without the arrays."""
+        """Return a one-line summary without the arrays."""
         own, ranks = len(self._owned), self._ranks
         return f"MDP(rank {ranks.rank} of {ranks.size}: {own} of {self.S} states, gamma {self.gamma:g}, {self.dtype})"
 
@@ -141,38 +141,39 @@ class MDP:
         Parameters
         ----------
         method : {"mpi", "vi", "pi"}
-            "vi", value iteration, and "mpi", modified policy iteration, have the bits and the sweeps of
-            :meth:`fastiter.mdp.MDP.solve`. "pi", policy iteration: each policy's values are found by sweeps until the
-            bounds on them are ``alpha`` times as wide as those on V*.
+            "vi", value iteration, and "mpi", modified policy iteration, have the same bits and sweeps as
+            :meth:`fastiter.mdp.MDP.solve`. "pi", policy iteration: each policy's values are computed by sweeps until
+            the bounds on them are ``alpha`` times as wide as those on V*.
         tol : float
             The width of the bounds at which it has converged.
         stop : {"span", "sup"}
-            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from the largest
-            absolute change alone, which take many more sweeps.
+            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from only the
+            largest absolute change, which take many more sweeps.
         max_steps : int
-            The most sweeps over all states; those of a policy's own chain do not count.
+            The maximum number of sweeps over all states; sweeps of a policy's own chain do not count.
         value0 : (n,)
-            The first values of this rank's states, in the dtype of P; given on all ranks or on none. By default a lower
-            bound on V*.
+            The initial values of this rank's states, in the dtype of P; given on all ranks or on none. By default a
+            lower bound on V*.
         policy_sweeps : int
-            For "mpi": sweeps of each policy's operator; by default 5. For "pi": those between two looks at the bounds.
+            For "mpi": sweeps of each policy's operator; by default 5. For "pi": sweeps between two checks of the
+            bounds.
         alpha : float
             For "pi": in (0, 1); by default 0.01.
         callback : callable, optional
-            Called at each check with a :class:`fastiter.mdp.MDPProgress`, on all ranks or on none; the solution ends
-            where it returns True on any rank.
+            Called at each check with a :class:`fastiter.mdp.MDPProgress`, on all ranks or on none; the iteration ends
+            if it returns True on any rank.
         throw : bool
-            Raise if it does not converge, instead of a warning.
+            Raise an error if it does not converge, instead of a warning.
 
         Returns
         -------
         fastiter.mdp.MDPSolution
-            With arrays of this rank's n states; all else is the same on every rank.
+            With arrays for this rank's n states; everything else is the same on every rank.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is not as described: on every rank, where it is not so on one.
+            If an argument is not as described on any rank; raised on every rank.
         ConvergenceError
             If ``throw`` is True and it does not converge.
         CommunicationError
@@ -205,19 +206,19 @@ class MDP:
         Parameters
         ----------
         policy : (n,) integers
-            An action of each of this rank's states, as in ``MDPSolution.policy``; ignored in terminal states.
+            One action for each of this rank's states, as in ``MDPSolution.policy``; ignored in terminal states.
         tol : float
             The width of the bounds at which it has converged.
         stop : {"span", "sup"}
             The bounds, as in :meth:`solve`.
         max_steps : int
-            The most sweeps.
+            The maximum number of sweeps.
         value0 : (n,)
-            The first values, as in :meth:`solve`.
+            The initial values, as in :meth:`solve`.
         callback : callable, optional
             As in :meth:`solve`.
         throw : bool
-            Raise if it does not converge, instead of a warning.
+            Raise an error if it does not converge, instead of a warning.
 
         Returns
         -------
@@ -227,7 +228,7 @@ class MDP:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not as described: on every rank, where it is not so on one.
+            If an argument is not as described on any rank; raised on every rank.
         ConvergenceError
             If ``throw`` is True and it does not converge.
         CommunicationError
@@ -246,7 +247,7 @@ class MDP:
         return self._run("evaluate", self._shard.with_rows(rows), start, ValueIteration(), limits)
 
     def _named(self, function: str) -> Ranks:
-        """Return the ranks, whose errors name the function from now on."""
+        """Return the ranks, after setting the function that their error messages name."""
         self._ranks.function = function
         return self._ranks
 
@@ -256,11 +257,11 @@ class MDP:
         return judged(function, found, limits.throw)
 
     def _start(self, function: str, value: object) -> Array | None:
-        """Return values as the kernels take them: negated for costs, and 0 in terminal states."""
+        """Return values in the form that the kernels expect: negated for costs, 0 in terminal states."""
         if value is None:
             return None
         check_array(function, "value0", value, (self.dtype.name,))
-        assert isinstance(value, np.ndarray)  # for the type checker: check_array has checked it
+        assert isinstance(value, np.ndarray)  # for the type checker: checked by check_array
         n = len(self._owned)
         if value.shape != (n,):
             raise ValueError(f"{function}: value0 must have shape (n,) = ({n},), got {value.shape}")

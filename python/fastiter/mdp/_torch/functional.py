@@ -25,7 +25,7 @@ class MDPValues(NamedTuple):
     action_values : (S, A) or (rows,), or (B, S, A) or (B, rows)
         Q* = R + gamma P V*.
     policy : (S,) or (B, S) int64
-        The best action of each state: its number for dense P, else its row.
+        The best action of each state: its number for dense P, otherwise its row.
 
     See Also
     --------
@@ -56,25 +56,26 @@ def mdp_values(
 ) -> MDPValues:
     """Return V* = max_a R + gamma P V*, differentiable by one solution with the transpose of the policy's chain.
 
-    The gradient of V*(s) with respect to the rewards is the discounted occupancy: how often the best policy takes each
-    action from s on. Where several actions are equally good, it is that of the one which is taken.
+    The gradient of V*(s) with respect to the rewards is the discounted occupancy: the discounted number of times that
+    the best policy takes each action from s on. If several actions are equally good, the gradient is that of the chosen
+    one.
 
     Parameters
     ----------
     P : (S, A, S), or (crow, col, values); or for B models (B, S, A, S), or values (B, entries)
-        The transition probabilities, float32 or float64, on the CPU or a card: dense, or one row for each state and
+        The transition probabilities, float32 or float64, on the CPU or a GPU: dense, or one row for each state and
         action as a CSR matrix (rows, S). Entries may not be negative, rows have to sum to 1.
     R : (S, A) or (rows,); or for B models (B, S, A) or (B, rows)
-        The rewards; -inf leaves an action out.
+        The rewards; -inf removes an action.
     gamma : float or tensor of one number
         The discount, at least 0 and below 1.
     states : (rows,) integers
-        The state of each row of a CSR matrix, in rising order.
+        The state of each row of a CSR matrix, in increasing order.
     tol : float
-        The width of the bounds within which the policy is optimal, or what rounding allows, if that is more. The values
-        are those of the policy, to rounding.
+        The policy is optimal within this width of the bounds, or within the rounding error if that is larger. The
+        values are those of the policy, to rounding.
     max_steps : int
-        The most sweeps for the policy.
+        The maximum number of sweeps to find the policy.
 
     Returns
     -------
@@ -88,7 +89,7 @@ def mdp_values(
 
     See Also
     --------
-    fastiter.mdp.MDP : All methods, with bounds, without gradients.
+    fastiter.mdp.MDP : All methods, with bounds and without gradients.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The arguments of decision processes on ranks: what a rank gives, its checks, and the agreement of all."""
+"""The arguments of distributed decision processes: a rank's arguments, their checks, and comparison between ranks."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _SWEEPS, _ALPHA = 5, 0.01
 
 
 class Given(NamedTuple):
-    """The arguments that a rank has given.
+    """The arguments of one rank.
 
     Attributes
     ----------
     rows : Rows
-        The rows of this rank's states; ``row`` has all states where ``has_states`` is true.
+        The rows of this rank's states; ``row`` covers all states if ``has_states`` is true.
     has_states : bool
         Whether P is a matrix with ``states``.
     S, states : int
-        The number of all states and of this rank's.
+        The total number of states, and the number of this rank's states.
     owned : (n,) int64 or None
-        This rank's states, where they are given.
+        This rank's states, if they are given.
     gamma : object
         The discount.
     """
@@ -57,7 +57,7 @@ class Given(NamedTuple):
 
 
 def agreed(ranks: Ranks, prepare: Callable[[], Found], said: Mapping[str, str]) -> Found:
-    """Return what ``prepare`` returns, once all ranks have said the same and none has refused its arguments."""
+    """Return the result of ``prepare`` after checking that all ranks agree and that none has rejected its arguments."""
     failure: Exception | None = None
     try:
         found = prepare()
@@ -80,7 +80,7 @@ def _text(x: object) -> str:
 
 
 def method_of(function: str, method: object, policy_sweeps: Any, alpha: Any, limits: Limits) -> Method:
-    """Return a method by its name; refuse wrong options, and those that it does not take."""
+    """Return a method by its name; raise for invalid options, and for those that it does not take."""
     check_choice(function, "method", method, METHODS)
     for name, x, takers in (("policy_sweeps", policy_sweeps, ("mpi", "pi")), ("alpha", alpha, ("pi",))):
         if x is not None and method not in takers:
@@ -98,7 +98,7 @@ def method_of(function: str, method: object, policy_sweeps: Any, alpha: Any, lim
 
 
 def chain_rows(rows: Rows, place: Array) -> Rows:
-    """Return the rows of a policy of places within the states."""
+    """Return the rows of a policy that is given as positions within the states."""
     has_rows = place >= 0
     keep = np.zeros(len(rows.reward), np.bool_)
     keep[rows.row[:-1][has_rows] + place[has_rows]] = True
@@ -126,7 +126,7 @@ def read(ranks: Ranks, arguments: tuple[Any, ...], choices: Mapping[str, Any]) -
         said["gamma"] = _text(given.gamma) if is_number else "an array"
         said["owned"] = "states" if given.owned is not None else "a number or None"
     counts = ranks.agree(said, 0 if given is None else given.states, False, failure).steps
-    assert given is not None  # else agree has raised
+    assert given is not None  # otherwise agree has raised
     return given, counts
 
 
@@ -154,7 +154,7 @@ def _equal(number: int, owned: Any) -> int:
 
 
 def _discount(gamma: Any) -> Any:
-    """Return the discount; refuse none, and 1."""
+    """Return the discount; raise for None and for 1."""
     if gamma is None:
         raise TypeError("MDP: gamma must be a number or an array, got None: averages are those of fastiter.mdp.average")
     is_array = isinstance(gamma, np.ndarray) and gamma.ndim > 0
@@ -183,7 +183,7 @@ def shard_of(
     is_terminal = exchange.buffer(process.dtype)
     is_terminal[: len(own)] = np.diff(row) == 0
     exchange.run(is_terminal)
-    assert process.discount is not None  # for the type checker: _discount has checked it
+    assert process.discount is not None  # for the type checker: checked by _discount
     shard = Shard(ranks, rows, process.discount, exchange, is_terminal != 0)
     if shard.process.modulus(shard.discount)[1] >= 1:
         raise ValueError("MDP: gamma must be below 1, got 1 to within rounding")

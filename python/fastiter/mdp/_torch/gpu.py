@@ -1,4 +1,4 @@
-"""Decision processes on a card: kernels/mdp/triton_mdp.py, value iteration by it, and the values of chains."""
+"""Decision processes on a GPU: value iteration by kernels/mdp/triton_mdp.py, and the values of chains."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .ops import ChainValues, Policy, possible_rows
 
 Array = npt.NDArray[Any]
 
-#: Products in a program, and the most entries of a row that are read at a time
+#: Products per program, and the maximum number of entries of a row that are read at a time
 _TILE, _WIDEST = 256, 128
 #: Sweeps without a smaller residual after which only rounding can remain
 _PATIENCE = 1000
 
 
 class CardModel:
-    """Rows on a device, of one model or of several that share a pattern.
+    """Rows on a device, of one model or of several models that share a sparsity pattern.
 
     row (S + 1) or None, for chains; entry (rows + 1), target (entries); weight (entries) or (B, entries), reward (rows)
     or (B, rows).
@@ -50,7 +50,7 @@ class CardModel:
     ) -> tuple[Tensor, Tensor]:
         """Set w (B, S) to T v; return the least and the largest changes (running models, programs).
 
-        ``discount`` is one float64; ``model`` has the numbers of the models that are swept, by default all.
+        ``discount`` is one float64; ``model`` has the indices of the models to sweep, by default all.
         """
         models, S = v.shape
         running = models if model is None else len(model)
@@ -74,7 +74,7 @@ class CardModel:
     def backup(
         self, v: Tensor, w: Tensor, action: Tensor | None, count: int, discount: float, reward: Tensor | None
     ) -> None:
-        """Sweep ``count`` times between v and w (S,), as the compiled models of the CPU do."""
+        """Sweep ``count`` times, alternating between v and w (S,), like the compiled CPU models."""
         factor = torch.full((1,), discount, dtype=torch.float64, device=v.device)
         for _ in range(count):
             self.sweep(v[None], w[None], action, factor, reward)
@@ -95,13 +95,13 @@ class Found(NamedTuple):
 
     w: Tensor
     action: Tensor
-    low: Array  # w + low <= V* <= w + high, without rounding
+    low: Array  # w + low <= V* <= w + high, without rounding errors
     high: Array
     rounding: Array
     steps: Array
     residual: Array
     reason: tuple[str, ...]
-    history: Array  # (B, checks), NaN after the end of a model
+    history: Array  # (B, checks), NaN after the last check of a model
 
 
 class CardProcess:
@@ -124,7 +124,7 @@ class CardProcess:
         self._check(function)
 
     def _check(self, function: str) -> None:
-        """Find the sums of rows and the largest reward of each model; let the CPU say what is wrong."""
+        """Compute the row sums and the largest reward of each model; leave error messages to the CPU's checks."""
         values, rewards = self._given.values, self._given.rewards
         possible = rewards != -np.inf
         rows, wide = len(self._given.crow) - 1, values.double()
@@ -149,14 +149,14 @@ class CardProcess:
         self._longest = int(self._counts.max()) if rows else 0
 
     def _refuse(self, function: str, m: int) -> None:
-        """Check model m as the CPU does, which raises unless it is right but for the rounding of another order."""
+        """Check model m on the CPU, which raises unless the fault was only rounding in another order of summation."""
         rows = self._given
         weight, reward = (x[m if len(x) > 1 else 0] if x.dim() == 2 else x for x in (rows.values, rows.rewards))
         arrays = [x.detach().cpu().numpy() for x in (rows.row, rows.crow, rows.col, weight, reward)]
         checked(function, possible_rows(*arrays), float(rows.gamma), None, False)
 
     def start(self) -> Tensor:
-        """Return lower bounds on the values: each state earns the least of the best rewards for ever."""
+        """Return lower bounds on the values: each state earns the minimum over states of the best reward forever."""
         bound = self._start / (1 - np.where(self._start < 0, self.modulus[1], self.modulus[0]))
         like = self._best
         largest = torch.finfo(like.dtype).max
@@ -164,9 +164,9 @@ class CardProcess:
         return torch.from_numpy(bound).to(like.device, like.dtype)[:, None].expand_as(like).contiguous()
 
     def rounding(self, size: Array, models: Any = slice(None)) -> Array:
-        """Return how far rounding moves the bounds of models whose largest absolute values are given.
+        """Return the rounding errors of the bounds of models with the given largest absolute values.
 
-        As `Work.rounding`.
+        Like `Work.rounding`.
         """
         modulus = self.modulus[1, models]
         sums = (self._longest + 3) * 2.0**-52 * (self._largest[models] + np.maximum(modulus, 1.0) * size)
@@ -174,13 +174,13 @@ class CardProcess:
         return found
 
     def reachable(self) -> Array:
-        """Return the width of the bounds that rounding allows for the largest values that the rewards allow."""
+        """Return the smallest width of the bounds that rounding allows, for the largest values that rewards allow."""
         return 2 * self.rounding(self._largest / (1 - self.modulus[1]))
 
     def iterate(self, v: Tensor, tol: Array, max_steps: int) -> Found:
         """Sweep from v (B, S) until the bounds of each model are within its tolerance; v is overwritten.
 
-        A model that has ended is swept no more, so that it has the bits that it has alone.
+        A model that has ended is not swept any more, so that it has the same bits as when solved alone.
         """
         models, w = self.models, torch.empty_like(v)
         last, action = torch.empty_like(v), torch.full(v.shape, -1, dtype=torch.int32, device=v.device)
@@ -216,7 +216,7 @@ class CardProcess:
 
 
 def bounds_of_models(change: Array, modulus: Array) -> tuple[Array, Array]:
-    """Return MacQueen's bounds of several models, as `bounds_of`: change and modulus (2, models)."""
+    """Return MacQueen's bounds of several models, like `bounds_of`: change and modulus (2, models)."""
     below = np.where(change[0] < 0, modulus[1], modulus[0])
     above = np.where(change[1] < 0, modulus[0], modulus[1])
     return change[0] * below / (1 - below), change[1] * above / (1 - above)
@@ -225,7 +225,7 @@ def bounds_of_models(change: Array, modulus: Array) -> tuple[Array, Array]:
 def solve(function: str, call: Policy, v: Tensor | None = None, *, rounded: bool = False) -> MDPSolution:
     """Return the solutions by value iteration from v (B, S): tensors, and the best rows as the policy.
 
-    ``rounded``: a tolerance that rounding does not allow is as good as the one that it does.
+    ``rounded``: a tolerance below the rounding error is replaced by the rounding error.
     """
     process = CardProcess(function, call)
     reachable = process.reachable() if rounded else 0.0
@@ -251,7 +251,7 @@ def solve(function: str, call: Policy, v: Tensor | None = None, *, rounded: bool
 
 
 def policy(call: Policy) -> Tensor:
-    """Implement the op on a card, by value iteration."""
+    """Implement the op on a GPU, by value iteration."""
     found = solve("mdp_values", call, rounded=True)
     is_batch = call.values.dim() == 2 or call.rewards.dim() == 2
     best: Tensor = judged("mdp_values", found if is_batch else alone(found), False).policy
@@ -259,7 +259,7 @@ def policy(call: Policy) -> Tensor:
 
 
 def chain_values(call: ChainValues) -> Tensor:
-    """Implement the op on a card, by BiCGSTAB."""
+    """Implement the op on a GPU, by BiCGSTAB."""
     b: Any = contiguous(call.b)
     model = CardModel(None, call.crow, call.col, call.weights, torch.zeros_like(b))
     ones: Any = torch.ones_like(b)

@@ -2,7 +2,7 @@
 
 With W = gamma P of the policy's rows, V = r + W V, so that for the cotangent g of V
 
-    l = g + W^T l;   dr = l;   dW = l V^T on the pattern
+    l = g + W^T l;   dr = l;   dW = l V^T on the sparsity pattern
 
 l is the discounted occupancy of the states from the distribution g.
 """
@@ -28,7 +28,7 @@ from .._work import Work
 
 
 class Policy(NamedTuple):
-    """A call of the op that returns the best row of each state, (S,), or (B, S) for values (B, entries) or rewards."""
+    """Arguments of the op that returns the best row of each state: (S,), or (B, S) for batches."""
 
     row: Tensor
     crow: Tensor
@@ -41,7 +41,7 @@ class Policy(NamedTuple):
 
 
 class ChainValues(NamedTuple):
-    """A call of the op that returns x = b + W x, or b + W^T x; W (S, S) as crow, col and weights."""
+    """Arguments of the op that returns x = b + W x, or b + W^T x, with W (S, S) as crow, col and weights."""
 
     crow: Tensor
     col: Tensor
@@ -55,7 +55,7 @@ def _array(x: Tensor) -> Any:
 
 
 def possible_rows(row: Any, crow: Any, col: Any, values: Any, rewards: Any) -> Rows:
-    """Return the rows whose reward is not -inf; their labels are their places among all rows of their state."""
+    """Return the rows whose reward is not -inf; their labels are their positions among all rows of their state."""
     possible = rewards != -np.inf
     kept = keep_rows(Sparse(crow, col.astype(np.int32), values, len(row) - 1), possible)
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(possible)])
@@ -79,7 +79,7 @@ def _policy(call: Policy) -> Tensor:
 
 
 def _models(call: Policy) -> int | None:
-    """Return the number of models; None for a process that is no batch."""
+    """Return the number of models; None for a single process."""
     return next((x.shape[0] for x in (call.values, call.rewards) if x.dim() == 2), None)
 
 

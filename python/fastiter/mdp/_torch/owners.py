@@ -11,14 +11,14 @@ Array = npt.NDArray[Any]
 
 
 class Owners:
-    """The rank of each state, and its place among the states of its rank.
+    """The rank of each state, and its position among the states of its rank.
 
     Parameters
     ----------
     counts : sequence of int
         The number of states of each rank.
     lists : list of (n,) int64, optional
-        The states of each rank in rising order; None where the first rank has the first states, and so on.
+        The states of each rank in increasing order; None if the first rank has the first states, and so on.
     """
 
     def __init__(self, counts: tuple[int, ...], lists: list[Array] | None) -> None:
@@ -37,14 +37,14 @@ class Owners:
         return np.arange(self._first[rank], self._first[rank + 1])
 
     def locate(self, states: Array) -> tuple[Array, Array]:
-        """Return the rank and the place there of each of some states."""
+        """Return the rank of each of the given states, and its position on that rank."""
         at = self._table[states] if self._lists is not None else states
         rank = np.searchsorted(self._first, at, side="right") - 1
         return rank, at - self._first[rank]
 
 
 def check_owners(function: str, lists: list[Array], states: int) -> None:
-    """Check that each state is on one rank; the same error on every rank."""
+    """Check that each state is on exactly one rank; every rank raises the same error."""
     counts = np.zeros(states, np.int64)
     for own in lists:
         counts[own] += 1

@@ -1,4 +1,4 @@
-"""Decision processes as tensors: dense, or a CSR matrix with a row for each state and action."""
+"""Decision processes as tensors: dense, or a CSR matrix with one row per state and action."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.float64)
 class Rows(NamedTuple):
     """The rows of state s are row[s] .. row[s + 1]; their entries crow[j] .. crow[j + 1] of col and values.
 
-    values (entries) or (B, entries), rewards (rows) or (B, rows): those of B models with one pattern.
+    values (entries) or (B, entries), rewards (rows) or (B, rows), for B models with one sparsity pattern.
     """
 
     row: Tensor
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
 
     @property
     def models(self) -> int | None:
-        """The number of models; None for a process that is no batch."""
+        """The number of models; None for a single process."""
         return next((x.shape[0] for x in (self.values, self.rewards) if x.dim() == 2), None)
 
     def model(self, m: int) -> Rows:
@@ -42,7 +42,7 @@ def _of(x: Tensor, m: int) -> Tensor:
 
 
 def read(function: str, P: Any, R: Tensor, states: Any) -> Rows:
-    """Return P, dense or (crow, col, values), and R as rows on their device; refuse other shapes, types and devices."""
+    """Return P, dense or (crow, col, values), and R as rows on their device; raise for other shapes and types."""
     if isinstance(P, tuple):
         return _sparse(function, P, R, states)
     if states is not None:
@@ -89,7 +89,7 @@ def _sparse(function: str, P: tuple[Any, ...], R: Tensor, states: Any) -> Rows:
 
 
 def discount_of(function: str, like: Tensor, gamma: Tensor | float) -> Tensor:
-    """Return gamma as a tensor of one number on the device of ``like``; refuse others."""
+    """Return gamma as a tensor of one number on the device of ``like``; raise for anything else."""
     if isinstance(gamma, Tensor):
         if gamma.numel() != 1 or gamma.dtype != like.dtype or not (gamma.is_cpu or gamma.device == like.device):
             got = f"{gamma.dtype} of shape {tuple(gamma.shape)} on {gamma.device}"

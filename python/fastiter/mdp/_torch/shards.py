@@ -1,4 +1,4 @@
-"""Sweeps over the states of a decision process that are divided over the ranks of a group."""
+"""Sweeps over the states of a decision process, which are divided over the ranks of a group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class _Numbers(NamedTuple):
-    """Numbers of the rows of a process: those of all ranks are known on each."""
+    """Extremes of the rows of a process, over all ranks."""
 
     low: float
     high: float
@@ -30,19 +30,19 @@ class _Numbers(NamedTuple):
 
 
 class Shard:
-    """The rows of this rank's states, whose next states are places in a buffer of values.
+    """The rows of this rank's states, whose next states are positions in a buffer of values.
 
     Attributes
     ----------
     process : Process
-        The rows, with the sums of all ranks.
+        The rows, with the row sums of all ranks.
     numbers : _Numbers
         The extremes of all ranks' rows.
     """
 
     def __init__(self, ranks: Ranks, rows: Rows, discount: float, exchange: Exchange, is_terminal: Array) -> None:
         self.ranks, self.exchange, self.discount = ranks, exchange, discount
-        #: Whether each state of the buffer is terminal
+        #: Mask of the terminal states in the buffer
         self.is_terminal = is_terminal
         low, high = sums_of(rows, is_terminal)
         own = Process(rows, discount, (low, high))
@@ -57,7 +57,7 @@ class Shard:
         return Shard(self.ranks, rows, self.discount, self.exchange, self.is_terminal)
 
     def start(self) -> Array:
-        """Return the lower bound on the values with which one process starts, too."""
+        """Return the lower bound on the values from which a single process also starts."""
         process, least = self.process, self.numbers.least_best
         low, high = process.modulus(self.discount)
         start = np.zeros(process.states, process.dtype)
@@ -69,12 +69,12 @@ class Shard:
 
 
 def gathered(ranks: Ranks, numbers: list[float]) -> list[list[float]]:
-    """Return some numbers of every rank: one round."""
+    """Return the given numbers of every rank, in one round."""
     return [x.tolist() for x in ranks.all_gather(torch.tensor(numbers, dtype=torch.float64))]
 
 
 class ShardWork(Work):
-    """Values of this rank's states, with bounds from the changes of all ranks: a round of 24 bytes for each backup."""
+    """Values of this rank's states, with bounds from the changes of all ranks: a round of 24 bytes per backup."""
 
     def __init__(self, shard: Shard, start: Array) -> None:
         self._shard, n = shard, len(start)
@@ -88,7 +88,7 @@ class ShardWork(Work):
     def backup(self) -> None:
         self._shard.exchange.run(self._buffers[0])
         low, high = self.model.backup(self.v, self.w, self.action, 1, self.discount, None)
-        size = super().largest()  # NaN where a value is
+        size = super().largest()  # NaN if a value is NaN
         every = gathered(self._shard.ranks, [low, high, size if math.isfinite(size) else math.inf])
         self.change = _all(every)
         self._largest = max(row[2] for row in every)
@@ -109,7 +109,7 @@ class ShardWork(Work):
             self._sweep(chain)
 
     def evaluate(self, chain: Any, sweeps: int) -> tuple[float, float]:
-        """Sweep the chain like :meth:`sweep_chain`; return the least and the largest change of the last sweep."""
+        """Sweep the chain like :meth:`sweep_chain`; return the least and the largest change in the last sweep."""
         change = (0.0, 0.0)
         for _ in range(sweeps):
             change = self._sweep(chain)
@@ -130,8 +130,8 @@ def _all(every: list[list[float]]) -> tuple[float, float]:
 class PolicyIteration(Method):
     """v <- values near those of the greedy policy, by sweeps of its operator.
 
-    These end once the bounds on the policy's values are ``alpha`` times as wide as those on the optimal values, or
-    where rounding lets them fall no more; all ranks look every ``sweeps`` sweeps.
+    The sweeps end once the bounds on the policy's values are ``alpha`` times as wide as those on the optimal values, or
+    rounding prevents further progress; all ranks check every ``sweeps`` sweeps.
     """
 
     name = "pi"
@@ -162,7 +162,7 @@ class PolicyIteration(Method):
 
 
 def with_every_callback(ranks: Ranks, limits: Limits) -> Limits:
-    """Return the limits with a callback that ends the solution on all ranks where it does on one: a round more."""
+    """Return the limits with a callback that ends the iteration on all ranks if it does on one: one more round."""
     if limits.callback is None:
         return limits
 

@@ -1,4 +1,4 @@
-"""Solutions of decision processes given as tensors: value iteration on a card, the CPU's solvers elsewhere."""
+"""Solutions of decision processes given as tensors: value iteration on a GPU, the CPU's solvers otherwise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from . import gpu
 from .ops import Policy, possible_rows
 from .rows import DTYPES, Rows, discount_of, read
 
-#: Devices whose tensors are solved by the kernels for cards
+#: Devices whose tensors are solved by the GPU kernels
 _CARDS = ("cuda",)
 
 
@@ -38,36 +38,36 @@ def mdp_solve(
 ) -> MDPSolution:
     """Return V* = max_a R + gamma P V* within tol / 2, an optimal policy and bounds, computed where the tensors are.
 
-    On a card value iteration with MacQueen's bounds, on the CPU the automatic method of ``fastiter.mdp.MDP.solve``.
-    Nothing is differentiable.
+    On a GPU by value iteration with MacQueen's bounds, on the CPU by the automatic method of
+    ``fastiter.mdp.MDP.solve``. The results have no gradients.
 
     Parameters
     ----------
     P : (S, A, S), or (crow, col, values); or for B models (B, S, A, S), or values (B, entries)
-        The transition probabilities, float32 or float64, on the CPU or a card: dense, or one row for each state and
-        action as a CSR matrix (rows, S). Entries may not be negative, rows have to sum to 1. P or R of one model hold
-        for all; each model has its own stop and the same bits as alone.
+        The transition probabilities, float32 or float64, on the CPU or a GPU: dense, or one row for each state and
+        action as a CSR matrix (rows, S). Entries may not be negative, rows have to sum to 1. If P or R is given for one
+        model, it is shared by all; each model has its own stopping test and the same bits as when solved alone.
     R : (S, A) or (rows,); or for B models (B, S, A) or (B, rows)
-        The rewards; -inf leaves an action out.
+        The rewards; -inf removes an action.
     gamma : float or tensor of one number
         The discount, at least 0 and below 1.
     states : (rows,) integers
-        The state of each row of a CSR matrix, in rising order.
+        The state of each row of a CSR matrix, in increasing order.
     tol : float
         The width of the bounds at which it has converged. float32 mostly needs more than the default, as in
         ``fastiter.mdp.MDP.solve``.
     max_steps : int
-        The most sweeps over all states.
+        The maximum number of sweeps over all states.
     value0 : (S,), or (B, S)
-        The first values, in the dtype of P; by default a lower bound on V*.
+        The initial values, in the dtype of P; by default a lower bound on V*.
     throw : bool
-        Raise if it does not converge, instead of a warning.
+        Raise an error if it does not converge, instead of a warning.
 
     Returns
     -------
     MDPSolution
         Its arrays are tensors on the device of P; the policy has the best action of each state: its number for dense P,
-        else its row. For B models as of ``fastiter.mdp.MDPBatch``; on a card they are swept together.
+        otherwise its row. For B models as in ``fastiter.mdp.MDPBatch``; on a GPU they are swept together.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def mdp_solve(
 
 
 def _first(function: str, values: Any, value0: Any, S: int, models: int | None) -> Tensor:
-    """Return first values (B, S), a copy."""
+    """Return a copy of the initial values, as (B, S)."""
     check_tensors(function, ("P", "value0"), (values, value0), DTYPES, ("cpu", "cuda"))
     whole = (1 if models is None else models, S)
     if value0.shape not in ((S,), whole if models is not None else (S,)):

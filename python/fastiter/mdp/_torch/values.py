@@ -1,4 +1,4 @@
-"""Values of the states of other ranks: those that a rank's rows read, or all of them."""
+"""Exchange of the values of other ranks' states: those that a rank's rows read, or all of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .owners import Owners
 Array = npt.NDArray[Any]
 
 EXCHANGES = ("auto", "halo", "gather")
-#: The part of all values from which on all are gathered, as then nobody copies values into messages
+#: The fraction of all values from which on all are gathered, which avoids copying values into messages
 _MOST = 0.75
 
 
 class Exchange:
-    """Brings the values of other ranks into a buffer that begins with those of this rank's states."""
+    """Copies the values of other ranks into a buffer that begins with those of this rank's states."""
 
     def __init__(self, owners: Owners, size: int) -> None:
         self.counts = owners.counts
@@ -32,16 +32,16 @@ class Exchange:
         return np.zeros(self.size, dtype)
 
     def places(self, states: Array) -> npt.NDArray[np.int32]:
-        """Return the places in the buffer of states that this rank's rows read."""
+        """Return the positions in the buffer of the states that this rank's rows read."""
         raise NotImplementedError
 
     def run(self, buffer: Array) -> None:
-        """Fill the buffer with the values of other ranks: one round."""
+        """Fill the buffer with the values of other ranks, in one round."""
         raise NotImplementedError
 
 
 class _HaloExchange(Exchange):
-    """One message to each rank that reads values of this one; ghosts follow this rank's values."""
+    """One message to each rank that reads values of this one; ghost values follow this rank's values in the buffer."""
 
     def __init__(self, ranks: Ranks, owners: Owners, others: Array) -> None:
         self._own, self._owners, self._rank = owners.counts[ranks.rank], owners, ranks.rank
@@ -64,7 +64,7 @@ class _HaloExchange(Exchange):
 
 
 class _GatherExchange(Exchange):
-    """One all-gather; the values of all ranks follow this rank's, which are padded to the largest number."""
+    """One all-gather; the values of all ranks follow this rank's, each padded to the largest number of states."""
 
     def __init__(self, ranks: Ranks, owners: Owners) -> None:
         self._ranks, self._owners, self._most = ranks, owners, max(owners.counts)
@@ -80,7 +80,7 @@ class _GatherExchange(Exchange):
 
 
 def made(ranks: Ranks, owners: Owners, read: Array, how: str) -> Exchange:
-    """Return the exchange for rows that read these states; "auto" takes the one that sends less, in a round more.
+    """Return the exchange for rows that read these states; "auto" chooses the cheaper one, which takes one more round.
 
     Parameters
     ----------

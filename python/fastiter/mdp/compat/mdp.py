@@ -1,7 +1,7 @@
-"""pymdptoolbox's solvers by their names and attributes, with values that are right to the tolerance.
+"""pymdptoolbox's solvers with their names and attributes, and values that are accurate to the tolerance.
 
 Transitions are an array (A, S, S) or A matrices (S, S), dense or sparse; rewards (S,), (S, A) or in the layout of the
-transitions. After :meth:`run` a solver has ``V`` and ``policy``, tuples as there, ``iter`` and ``time``.
+transitions. After :meth:`run` a solver has ``V`` and ``policy``, tuples as in pymdptoolbox, ``iter`` and ``time``.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = [
 ]
 
 
-#: This module's names of arguments, by those of :class:`MDP` and of its methods
+#: This module's argument names, by the corresponding ones of :class:`MDP` and its methods
 _NAMES = {"P": "transitions", "R": "reward", "gamma": "discount", "policy": "policy0"}
-#: The remedy in a message of :class:`MDP` that no solver here offers
+#: The remedy in messages of :class:`MDP` that these solvers do not offer
 _REMEDY = " (renormalize=True divides by the sum)"
 
 
 @contextmanager
 def _renamed(function: str) -> Iterator[None]:
-    """Name the function and the arguments in messages as users of this module know them."""
+    """Replace the names of functions and arguments in error messages by this module's names."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -78,7 +78,7 @@ SOLVER = documented(
         """,
         "sweeps": """
             max_iter : int
-                The most sweeps.
+                The maximum number of sweeps.
         """,
         "skip_check": """
             skip_check : bool
@@ -131,7 +131,7 @@ class _Solver:
 
 
 def _numbers(function: str, name: str, x: Any, problem: MDP) -> Any:
-    """Return one number, or one for each state, as values (S,) in the dtype of the process."""
+    """Return a number, or one number per state, as values (S,) in the dtype of the process."""
     refuse_mask(function, name, x)
     try:
         given = np.asarray(x)
@@ -159,7 +159,7 @@ class ValueIteration(_Solver):
     %(epsilon)s
     %(sweeps)s
     initial_value : float or (S,)
-        The first values.
+        The initial values.
     %(skip_check)s
 
     See Also
@@ -202,7 +202,7 @@ class ValueIterationGS(ValueIteration):
     %(epsilon)s
     %(sweeps)s
     initial_value : float or (S,)
-        The first values.
+        The initial values.
     %(skip_check)s
 
     See Also
@@ -231,11 +231,11 @@ class PolicyIteration(_Solver):
     %(process)s
     %(discount)s
     policy0 : (S,) integers
-        The first policy.
+        The initial policy.
     max_iter : int
-        The most policies.
+        The maximum number of policies.
     eval_type : int
-        Accepted, and ignored: a policy's values are found to rounding.
+        Accepted and ignored: a policy's values are computed to rounding.
     %(skip_check)s
 
     See Also
@@ -282,7 +282,7 @@ class PolicyIterationModified(_Solver):
     %(discount)s
     %(epsilon)s
     max_iter : int
-        The most sweeps over all actions.
+        The maximum number of sweeps over all actions.
     %(skip_check)s
 
     See Also
@@ -356,7 +356,7 @@ class RelativeValueIteration(_Solver):
 
 @SOLVER
 class FiniteHorizon(_Solver):
-    """Backward induction: ``V`` (S, N + 1) and ``policy`` (S, N), arrays with a column for each step.
+    """Backward induction: ``V`` (S, N + 1) and ``policy`` (S, N), arrays with one column per step.
 
     Parameters
     ----------
@@ -371,7 +371,7 @@ class FiniteHorizon(_Solver):
 
     See Also
     --------
-    fastiter.mdp.finite_horizon : The same, with processes that depend on time.
+    fastiter.mdp.finite_horizon : The same, also for time-dependent processes.
 
     Examples
     --------
