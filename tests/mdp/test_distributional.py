@@ -153,7 +153,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         "project_categorical: z must be finite",
     ),
     (
-        lambda: laws.project_categorical([1.0], ONE, ONE),
+        lambda: laws.project_categorical(ONE.astype("float32"), ONE, ONE),
         TypeError,
         "project_categorical: p must be a NumPy array of float64",
     ),

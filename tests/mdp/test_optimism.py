@@ -123,7 +123,7 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
     Q, J = np.zeros((2, 3, 2)), np.zeros(2)
     learner, model = LOOP(Q, J, 1.0), examples.riverswim(4)
     return [
-        (lambda: LOOP([[[1.0]]], J, 1.0), TypeError, "LOOP: Q must be a NumPy array of float64, got list"),  # type: ignore[arg-type]
+        (lambda: LOOP([[["1"]]], J, 1.0), TypeError, "LOOP: Q must be numbers, got a list of <U1"),  # type: ignore[arg-type]
         (
             lambda: LOOP(Q[:, :0], J, 1.0),
             ValueError,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .._array_like import as_array
 from .._check import check_array, check_choice, check_flag, count, positive, type_name
 from .._solution import Solution, judged, plural
 from ._krylov import Chain, bicgstab, norm
@@ -293,7 +294,7 @@ def _unending(function: str, problem: Any) -> Process:
 def _per_unit_of_time(function: str, process: Process, sojourn: Array) -> tuple[Process, float]:
     """Return Schweitzer's transformation, r / t and (1 - f / t) I + f / t P, and f, below t / (1 - P(s | s, a))."""
     rows = process.rows
-    check_array(function, "sojourn", sojourn)
+    check_array(function, "sojourn", sojourn := as_array(function, "sojourn", sojourn))
     if sojourn.shape != rows.reward.shape:
         raise ValueError(f"{function}: sojourn must have shape (rows,) = {rows.reward.shape}, got {sojourn.shape}")
     if not (np.isfinite(sojourn).all() and (sojourn > 0).all()):
@@ -389,8 +390,8 @@ def extended_value_iteration(
 
 
 def _radius(function: str, name: str, x: Any, rows: int) -> Array:
-    if isinstance(x, np.ndarray):
-        check_array(function, name, x)
+    if isinstance(x, (np.ndarray, list, tuple)):
+        check_array(function, name, x := as_array(function, name, x))
     radius = np.asarray(x if isinstance(x, np.ndarray) else positive(function, name, x), np.float64)
     if radius.shape not in ((), (rows,)):
         raise ValueError(f"{function}: {name} must be a number or have shape (rows,) = ({rows},), got {radius.shape}")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .._array_like import as_array
 from .._check import check_array, integers, type_name
 from .._solution import judged
 from ._choice import Choice
@@ -59,7 +60,8 @@ class MDPBatch:
             raise TypeError(f"MDPBatch: problem must be an MDP, got {type_name(problem)}")
         if P is None and R is None:
             raise TypeError("MDPBatch: P or R must be the numbers of several models, got neither")
-        rows = problem._process.rows
+        rows, dtype = problem._process.rows, problem.dtype
+        P, R = (as_array("MDPBatch", name, x, dtype) for name, x in (("P", P), ("R", R)))
         given = [("P", P, "entries", len(rows.weight)), ("R", R, "rows", len(rows.reward))]
         for name, x, axis, length in given:
             if x is None:
@@ -162,6 +164,7 @@ class MDPBatch:
     def _starts(self, value0: Any) -> Sequence[Array | None]:
         if value0 is None:
             return [None] * len(self)
+        value0 = as_array("solve", "value0", value0, self._problem.dtype)
         check_array("solve", "value0", value0, (self._problem.dtype.name,))
         S = self._problem.S
         if value0.shape == (S,):

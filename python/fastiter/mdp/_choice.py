@@ -104,7 +104,7 @@ def _named(function: str, process: Process, method: str) -> str:
 
 def order_of(function: str, process: Process, order: object) -> str | Array:
     """Return the order of sweeps: a word, or a permutation of the states."""
-    if isinstance(order, np.ndarray):
+    if isinstance(order, (np.ndarray, list, tuple)):
         given = integers(function, "order", order)
         if given.ndim != 1 or not np.array_equal(np.sort(given), np.arange(process.states)):
             raise ValueError(f"{function}: order must have each state once, got {len(given)} others")

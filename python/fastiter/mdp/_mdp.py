@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .._array_like import as_array
 from .._check import check_array, check_choice, check_flag, count
 from .._solution import judged
 from . import _layouts
@@ -309,6 +310,7 @@ class MDP:
 
     def _values(self, function: str, name: str, value: object) -> Array:
         """Return a copy of values in the form that the kernels expect: negated for costs, 0 in terminal states."""
+        value = as_array(function, name, value, self.dtype)
         check_array(function, name, value, (self.dtype.name,))
         assert isinstance(value, np.ndarray)  # for the type checker: checked by check_array
         if value.shape != (self.S,):

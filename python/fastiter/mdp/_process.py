@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_array
 from .._check import fits_float, integers, type_name
 from ._layouts import Rows, Sparse, keep_rows
 
@@ -232,6 +233,7 @@ def _discounts(function: str, gamma: Any, rows: int) -> tuple[float | None, Arra
     """Return the common discount, and the discounts of the rows or None."""
     if gamma is None:
         return None, None
+    gamma = as_array(function, "gamma", gamma) if isinstance(gamma, (list, tuple)) else gamma
     if isinstance(gamma, np.ndarray) and gamma.ndim:
         if gamma.shape != (rows,):
             expected = f"a number or shape (rows,) = ({rows},)"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_array
 from .._check import check_array, check_choice, check_flag, fits_float
 from ._layouts import Rows, Sparse, keep_rows
 from ._mdp import MDP
@@ -215,6 +216,7 @@ def _limits_around(rows: Rows, radii: Array, *, anywhere: bool) -> tuple[Array, 
 
 
 def _radii(function: str, radius: Any, count: int, most: float) -> Array:
+    radius = as_array(function, "radius", radius) if isinstance(radius, (list, tuple)) else radius
     if isinstance(radius, np.ndarray) and radius.ndim:
         check_array(function, "radius", radius)
         if radius.shape != (count,):
@@ -237,6 +239,7 @@ def _limits(function: str, process: Process, limits: Any) -> tuple[Array, Array]
         raise TypeError(f"{function}: limits must be (low, high) for 'interval', got {type(limits).__name__}")
     found = []
     for name, x in zip(("low", "high"), limits, strict=True):
+        x = as_array(function, f"limits, {name},", x, rows.weight.dtype)
         check_array(function, f"limits, {name},", x, (rows.weight.dtype.name,))
         if x.shape != rows.weight.shape:
             raise ValueError(f"{function}: limits, {name}, must have shape {rows.weight.shape}, got {x.shape}")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._array_like import as_array
 from .._check import check_array, count, positive, type_name
 from .._public import publish
 from ._finite import finite_horizon
@@ -62,7 +63,8 @@ def project_categorical(p: Array, x: Array, z: Array) -> Array:
     array([0.375, 0.125, 0.5  ])
     """
     function = "project_categorical"
-    _check_law(function, p, x)
+    p, x = _checked_law(function, p, x)
+    z = as_array(function, "z", z)
     check_array(function, "z", z, ("float64",))
     if z.ndim != 1 or len(z) == 0 or not (np.diff(z) > 0).all() or not np.isfinite(z).all():
         raise ValueError(f"{function}: z must be finite atoms (m,) that rise, got shape {z.shape}")
@@ -101,7 +103,7 @@ def project_quantile(p: Array, x: Array, m: int) -> Array:
     array([1., 1., 3., 3.])
     """
     function = "project_quantile"
-    _check_law(function, p, x)
+    p, x = _checked_law(function, p, x)
     if p.shape[-1] == 0 or not (p.sum(axis=-1) > 0).all():
         raise ValueError(f"{function}: p must have a positive sum in each distribution, got others")
     return _projected(p, x, count(function, "m", m, 1), None)
@@ -114,13 +116,15 @@ def _projected(p: Array, x: Array, m: int, z: Array | None) -> Array:
     return out
 
 
-def _check_law(function: str, p: Any, x: Any) -> None:
+def _checked_law(function: str, p: Any, x: Any) -> tuple[Array, Array]:
+    p, x = as_array(function, "p", p), as_array(function, "x", x)
     check_array(function, "p", p, ("float64",))
     check_array(function, "x", x, ("float64",))
     if p.ndim == 0 or p.shape != x.shape:
         raise ValueError(f"{function}: p and x must have one shape (..., k), got {p.shape} and {x.shape}")
     if not (np.isfinite(p).all() and (p >= 0).all() and np.isfinite(x).all()):
         raise ValueError(f"{function}: p must be finite and at least 0, and x finite, got others")
+    return p, x
 
 
 def cvar(p: Array, x: Array, level: float) -> Array:
@@ -154,7 +158,7 @@ def cvar(p: Array, x: Array, level: float) -> Array:
     >>> distributional.cvar(np.array([0.25, 0.25, 0.5]), np.array([0.0, 1.0, 5.0]), 0.5)
     array(0.5)
     """
-    _check_law("cvar", p, x)
+    p, x = _checked_law("cvar", p, x)
     if p.shape[-1] == 0 or np.abs(p.sum(axis=-1) - 1).max(initial=0) > 1e-10:
         raise ValueError("cvar: p must sum to 1 in each distribution, got others")
     level = _level("cvar", level)
@@ -255,6 +259,7 @@ def stock_augmented(
     (np.float64(0.0), np.int64(0))
     """
     function = "stock_augmented"
+    stocks = as_array(function, "stocks", stocks)
     check_array(function, "stocks", stocks, ("float64",))
     if stocks.ndim != 1 or len(stocks) < 2 or not (np.diff(stocks) > 0).all() or not np.isfinite(stocks).all():
         raise ValueError(f"{function}: stocks must be at least two finite numbers that rise, got shape {stocks.shape}")

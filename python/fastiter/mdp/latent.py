@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .._array_like import as_array
 from .._backend import BackendError
 from .._check import check_array, count, integers, type_name
 from .._public import publish
@@ -71,6 +72,8 @@ class LatentMDP(NamedTuple):
         rewards : float64 (M, S, A)
             The expected rewards.
         """
+        transitions = as_array("LatentMDP.of", "transitions", transitions)
+        rewards = as_array("LatentMDP.of", "rewards", rewards)
         check_array("LatentMDP.of", "transitions", transitions, ("float64",))
         if transitions.ndim != 4 or 0 in transitions.shape or transitions.shape[1] != transitions.shape[3]:
             raise ValueError(f"LatentMDP.of: transitions must have shape (M, S, A, S), got {transitions.shape}")
@@ -86,6 +89,7 @@ class LatentMDP(NamedTuple):
         means : float64 (M, A)
             The mean reward of each arm in each context, from 0 to 1.
         """
+        means = as_array("LatentMDP.bandit", "means", means)
         check_array("LatentMDP.bandit", "means", means, ("float64",))
         if means.ndim != 2 or 0 in means.shape or not ((means >= 0) & (means <= 1)).all():
             raise ValueError(f"LatentMDP.bandit: means must be (M, A) from 0 to 1, got shape {means.shape}")
@@ -160,6 +164,7 @@ def belief_tree(process: LatentMDP, state: int, weights: Array, horizon: int) ->
 
 
 def _weights(function: str, process: LatentMDP, weights: Any) -> Array:
+    weights = as_array(function, "weights", weights)
     check_array(function, "weights", weights, ("float64",))
     if weights.shape != process.likelihood.shape[:1] or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"{function}: weights must be {len(process.likelihood)} numbers of at least 0, got others")
@@ -225,6 +230,7 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
             f"{function}: SciPy solves linear programs for {M} contexts and is not installed, got no beliefs"
         )
     if beliefs is not None:
+        beliefs = as_array(function, "beliefs", beliefs)
         check_array(function, "beliefs", beliefs, ("float64",))
         if beliefs.ndim != 2 or beliefs.shape[1] != M or len(beliefs) == 0:
             raise ValueError(f"{function}: beliefs must have shape (B, {M}), got {beliefs.shape}")

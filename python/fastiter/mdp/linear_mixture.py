@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._array_like import as_array
 from .._check import check_array, count, positive, type_name
 from .._public import publish
 from ._finite import FiniteHorizon
@@ -70,6 +71,7 @@ class LinearMixture:
 
     def __init__(self, features: Array, horizon: int, *, ridge: float = 1.0) -> None:
         function = "LinearMixture"
+        features = as_array(function, "features", features)
         check_array(function, "features", features, ("float64",))
         if features.ndim != 4 or 0 in features.shape or features.shape[1] != features.shape[3]:
             raise ValueError(f"{function}: features must have shape (d, S, A, S), got {features.shape}")
@@ -186,8 +188,8 @@ class LinearMixture:
         sizes, expected = ((one.S, one.A, len(one._sum)) for one in (squares, self))
         if sizes != expected:
             raise ValueError(f"variance: squares must have (S, A, d) = {expected} like the model, got {sizes}")
-        if isinstance(bonus, np.ndarray):
-            self._check_pairs("variance", "bonus", bonus)
+        if isinstance(bonus, (np.ndarray, list, tuple)):
+            bonus = self._pairs("variance", "bonus", bonus)
         else:
             bonus = positive("variance", "bonus", bonus)
         least, H = positive("variance", "least", least, zero=False), self.horizon
@@ -227,7 +229,7 @@ class LinearMixture:
         FiniteHorizon
             The values and policies of all steps.
         """
-        self._check_pairs("plan", "rewards", rewards)
+        rewards = self._pairs("plan", "rewards", rewards)
         width, H, theta = positive("plan", "width", width), self.horizon, self.theta
         values, policy = np.zeros((H + 1, self.S)), np.empty((H, self.S), np.int64)
         for h in range(H - 1, -1, -1):
@@ -242,17 +244,20 @@ class LinearMixture:
         return FiniteHorizon(values, policy)
 
     def _values(self, function: str, name: str, value: Any) -> Array:
+        value = as_array(function, name, value)
         check_array(function, name, value, ("float64",))
         if value.shape != (self.S,) or not np.isfinite(value).all():
             raise ValueError(f"{function}: {name} must be finite, of shape (S,) = ({self.S},), got {value.shape}")
         return np.ascontiguousarray(value)
 
-    def _check_pairs(self, function: str, name: str, x: Any) -> None:
+    def _pairs(self, function: str, name: str, x: Any) -> Array:
+        x = as_array(function, name, x)
         check_array(function, name, x, ("float64",))
         if x.shape != (self.S, self.A):
             raise ValueError(f"{function}: {name} must have shape {(self.S, self.A)}, got {x.shape}")
         if not np.isfinite(x).all():
             raise ValueError(f"{function}: {name} must be finite, got others")
+        return np.asarray(x)
 
 
 publish(globals())

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._array_like import as_array
 from .._check import check_array, count, positive, type_name
 from .._public import publish
 from ._average import average
@@ -88,6 +89,7 @@ class LOOP:
     """
 
     def __init__(self, Q: Array, J: Array, beta: float) -> None:
+        Q, J = as_array("LOOP", "Q", Q), as_array("LOOP", "J", J)
         check_array("LOOP", "Q", Q, ("float64",))
         check_array("LOOP", "J", J, ("float64",))
         if Q.ndim != 3 or 0 in Q.shape:
