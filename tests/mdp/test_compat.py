@@ -66,6 +66,24 @@ def test_finite_horizons() -> None:
     assert undiscounted.V[0, 0] == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("name", ["ValueIteration", "ValueIterationGS", "RelativeValueIteration"])
+def test_a_run_that_does_not_converge_warns_by_the_names_of_this_module(name: str) -> None:
+    more = {} if name == "RelativeValueIteration" else {"discount": 0.99}
+    solver = getattr(mdp, name)(P, R, epsilon=1e-9, max_iter=2, **more)
+    expected = rf"^{name}: the bounds must come within 1e-09, got .* after 2 steps; try a larger max_iter or epsilon$"
+    with pytest.warns(fastiter.ConvergenceWarning, match=expected) as told:
+        solver.run()
+    assert solver.iter == 2 and len(solver.V) == len(R) and told[0].filename == __file__
+
+
+def test_a_sparse_forest() -> None:
+    transitions, rewards = example.forest(7, is_sparse=True)
+    dense, same = example.forest(7)
+    assert np.array_equal([each.toarray() for each in transitions], dense) and np.array_equal(rewards, same)
+    with pytest.raises(TypeError, match="forest: is_sparse must be a bool, got int"):
+        example.forest(7, is_sparse=1)  # type: ignore[arg-type]
+
+
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: mdp.ValueIteration(P.tolist(), R, 0.9),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..._check import check_flag
 from ..._public import publish
 from .. import examples
 
@@ -15,7 +16,7 @@ Array = npt.NDArray[Any]
 __all__ = ["forest", "small"]
 
 
-def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1) -> tuple[Array, Array]:
+def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1, is_sparse: bool = False) -> tuple[Any, Array]:
     """Return the transitions (2, S, S) and rewards (S, 2) of :func:`fastiter.mdp.examples.forest`.
 
     Parameters
@@ -26,10 +27,12 @@ def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1) -> tuple[Ar
         The rewards of waiting and of cutting in the oldest age.
     p : float
         The probability of a fire.
+    is_sparse : bool
+        Whether the transitions are two matrices of SciPy in CSR.
 
     Returns
     -------
-    transitions : (2, S, S) float64
+    transitions : (2, S, S) float64, or a list
         The probabilities of each action.
     rewards : (S, 2) float64
         The rewards of each state and action.
@@ -45,11 +48,17 @@ def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1) -> tuple[Ar
     >>> rewards.tolist()
     [[0.0, 0.0], [0.0, 1.0], [4.0, 2.0]]
     """
+    check_flag("forest", "is_sparse", is_sparse)
     problem = examples.forest(S, None, r1=r1, r2=r2, p=p)
     weight, target, entry = problem.transitions
     rows = np.zeros((2 * S, S))
     np.add.at(rows, (np.repeat(np.arange(2 * S), np.diff(entry)), target), weight)
-    return np.ascontiguousarray(rows.reshape(S, 2, S).swapaxes(0, 1)), problem.rewards.reshape(S, 2)
+    transitions, rewards = np.ascontiguousarray(rows.reshape(S, 2, S).swapaxes(0, 1)), problem.rewards.reshape(S, 2)
+    if not is_sparse:
+        return transitions, rewards
+    import scipy.sparse as sp
+
+    return [sp.csr_array(each) for each in transitions], rewards
 
 
 def small() -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from ..._check import count, positive, refuse_mask, type_name
 from ..._docs import documented
 from ..._public import publish
+from ..._solution import ConvergenceError, plural, warn
 from .._average import average
 from .._finite import finite_horizon
 from .._mdp import MDP
@@ -91,7 +93,7 @@ SOLVER = documented(
 class _Solver:
     """The process, and the attributes that a run sets."""
 
-    _method = "vi"
+    _method: Any = "vi"
     #: Whether the discount may be None
     _may_be_undiscounted = False
 
@@ -121,11 +123,20 @@ class _Solver:
         """Set ``verbose`` to True; nothing is printed either way."""
         self.verbose = True
 
+    def _found(self, solve: Any) -> Any:
+        """Return a solution; without convergence, warn by the names of this module."""
+        try:
+            return solve(tol=self.epsilon, max_steps=self.max_iter, throw=True)
+        except ConvergenceError as error:
+            found: Any = error.solution
+            got = f"{self.epsilon:g}, got {found.residual:.2g} after {plural(found.steps)}"
+            warn(f"{type(self).__name__}: the bounds must come within {got}; try a larger max_iter or epsilon")
+            return found
+
     def run(self) -> None:
         """Solve the process; a run that does not converge warns."""
         began = time.perf_counter()
-        found: Any = self._problem
-        found = found.solve(self._method, tol=self.epsilon, max_steps=self.max_iter, value0=self._value0)
+        found = self._found(partial(self._problem.solve, self._method, value0=self._value0))
         self.V, self.policy = tuple(found.value.tolist()), tuple(found.policy.tolist())
         self.iter, self.time = found.steps, time.perf_counter() - began
 
@@ -349,7 +360,7 @@ class RelativeValueIteration(_Solver):
     def run(self) -> None:
         """Solve the process; a run that does not converge warns."""
         began = time.perf_counter()
-        found = average(self._problem, tol=self.epsilon, max_steps=self.max_iter)
+        found = self._found(partial(average, self._problem))
         self.V, self.policy = tuple(found.value.tolist()), tuple(found.policy.tolist())
         self.average_reward, self.iter, self.time = found.gain, found.steps, time.perf_counter() - began
 
