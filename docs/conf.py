@@ -11,7 +11,7 @@ import fastiter
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from gallery_sources import write_sources  # noqa: E402 (beside this file)
+from gallery_sources import write_sources  # noqa: E402 (in this folder)
 
 project = "fastiter"
 author = "The fastiter developers"

@@ -167,8 +167,8 @@ class MDP:
             states, if there are any; otherwise "mpi", or "ipi" from gamma 0.995 on. ``docs/mdp`` compares them.
         tol : float
             The width of the bounds at which it has converged; if gamma is 1, the largest change of a sweep. float32
-            usually needs more than the default: rounding alone makes the bounds about 1e-7 max(abs(V)) / (1 - gamma)
-            wide.
+            usually needs a larger value than the default: rounding alone makes the bounds about
+            1e-7 max(abs(V)) / (1 - gamma) wide.
         stop : str
             "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from only the
             largest absolute change, which take many more sweeps.

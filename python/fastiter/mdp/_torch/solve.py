@@ -54,7 +54,7 @@ def mdp_solve(
     states : (rows,) integers
         The state of each row of a CSR matrix, in increasing order.
     tol : float
-        The width of the bounds at which it has converged. float32 mostly needs more than the default, as in
+        The width of the bounds at which it has converged. float32 usually needs a larger value than the default, see
         ``fastiter.mdp.MDP.solve``.
     max_steps : int
         The maximum number of sweeps over all states.
@@ -91,7 +91,7 @@ def mdp_solve(
     """
     function = "mdp_solve"
     refuse_transforms(function, "because the number of iterations depends on the values")
-    if is_compiling():  # the iterations cannot be in a graph: the call is a graph break
+    if is_compiling():  # a graph cannot contain the iterations: the call is a graph break
         again = partial(mdp_solve, states=states, tol=tol, max_steps=max_steps, value0=value0, throw=throw)
         between: MDPSolution = torch._dynamo.disable(again)(P, R, gamma)
         return between
