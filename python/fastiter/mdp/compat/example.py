@@ -28,7 +28,7 @@ def forest(S: int = 3, r1: float = 4, r2: float = 2, p: float = 0.1, is_sparse: 
     p : float
         The probability of a fire.
     is_sparse : bool
-        Whether the transitions are two matrices of SciPy in CSR.
+        Whether to return the transitions as a list of two SciPy CSR matrices.
 
     Returns
     -------

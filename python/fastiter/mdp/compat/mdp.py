@@ -124,7 +124,7 @@ class _Solver:
         self.verbose = True
 
     def _found(self, solve: Any) -> Any:
-        """Return a solution; without convergence, warn by the names of this module."""
+        """Return a solution; without convergence, warn with this module's names."""
         try:
             return solve(tol=self.epsilon, max_steps=self.max_iter, throw=True)
         except ConvergenceError as error:
