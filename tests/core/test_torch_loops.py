@@ -12,7 +12,10 @@ torch = pytest.importorskip("torch")
 import fastiter.torch as ours  # noqa: E402
 from fastiter.torch import fixedpoint  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's, in tracing
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning",  # torch's, in tracing
+    "ignore:.torch.jit.script. is deprecated",  # torch's, where forward mode begins
+)
 
 
 def numbers(*shape: int) -> Any:
@@ -70,3 +73,43 @@ def test_torch_export_is_refused_in_one_sentence(name: str) -> None:
     call, args = CALLS[name]
     with pytest.raises(RuntimeError, match=rf"^{name}: torch\.export is not supported, because the number of "):
         torch.export.export(Module(call), args)
+
+
+FORWARD: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    **{name: CALLS[name] for name in ("refine", "LeastSquares", "nnls", "lasso_path", "sketch_solve", "flexible_cg")},
+    "sketched_newton": (
+        lambda total: (
+            ours.sketched_newton(
+                lambda x, total: x @ x, lambda x, total: (x.sum() - total).reshape(1), numbers(5), args=(total,)
+            ).value
+        ),
+        (torch.ones((), dtype=torch.float64),),
+    ),
+    "fixed_point": (
+        lambda x: ours.fixed_point(lambda z, x: torch.cos(z) * x, torch.zeros_like(x), x, grad="one-step").value,
+        (numbers(2, 5),),
+    ),
+    "jacobian_penalty": (lambda x: fixedpoint.jacobian_penalty(torch.tanh, x), (numbers(2, 5),)),
+}
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_tangents_of_forward_mode_are_not_lost_in_silence(name: str) -> None:
+    call, args = FORWARD[name]
+    with torch.autograd.forward_ad.dual_level():
+        call(*args)
+        for at in range(len(args)):
+            dual = torch.autograd.forward_ad.make_dual(args[at], torch.ones_like(args[at]))
+            with pytest.raises(NotImplementedError, match=rf"^{name}: forward-mode derivatives are not supported"):
+                call(*args[:at], dual, *args[at + 1 :])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_tangents_of_what_a_function_depends_on_are_not_lost_either() -> None:
+    A, b = dominant(), numbers(5)
+    sparse = (A.to_sparse_csr(), A.to_sparse())
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(A, torch.ones_like(A))
+        with pytest.raises(NotImplementedError, match=r"^flexible_cg: forward-mode derivatives are not supported"):
+            ours.flexible_cg(lambda x: dual @ x, b)
+        assert all(ours.flexible_cg(each, b).converged for each in sparse)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from .. import _core
@@ -221,6 +222,13 @@ def refuse_transforms(function: str, reason: str = "") -> None:
             f"{function}: torch.func transforms such as grad and vmap are not supported{because}; "
             "use torch.autograd.grad instead"
         )
+
+
+def refuse_tangents(function: str, tensors: Iterable[Any]) -> None:
+    """Refuse tensors of forward-mode derivatives, which a solver that has none would drop in silence."""
+    able = (x for x in tensors if isinstance(x, Tensor) and x.layout == torch.strided)
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in able):
+        raise NotImplementedError(f"{function}: forward-mode derivatives are not supported; use torch.autograd.grad")
 
 
 def needs_no_dispatch(arguments: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev
 
 from ..._check import type_name
-from ..._torch.ops import check_tensors, refuse_transforms
+from ..._torch.ops import check_tensors, refuse_tangents, refuse_transforms
 from .. import _sketched_newton
 from .._sketched_newton import ConstrainedSolution
 from . import implicit
@@ -105,6 +105,7 @@ def sketched_newton(
         raise TypeError(f"{_NAME}: args must be a tuple, got {type_name(args)}")
     named = {"x0": x0} | ({} if multipliers0 is None else {"multipliers0": multipliers0})
     check_tensors(_NAME, tuple(named), tuple(named.values()), (torch.float64,), DEVICES)
+    refuse_tangents(_NAME, args)
     first = None if multipliers0 is None else array_of(multipliers0)
     problem = _Problem(objective, constraints, args)
     how: dict[str, Any] = {"sketch": sketch, "tol": tol, "max_steps": max_steps, "rng": rng, "throw": throw}

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..._backend import BackendError
 from ..._check import type_name
 from ..._docs import documented_by
-from ..._torch.ops import FLOATS, check_dense, check_tensors, refuse_transforms
+from ..._torch.ops import FLOATS, check_dense, check_tensors, refuse_tangents, refuse_transforms
 from .. import _problem
 from .matrix import DEVICES, Pattern, array_of, read_matrix
 
@@ -48,6 +48,7 @@ class Problem:
         self._pattern = given.pattern
         self._tensors = {"A": given.values} | {name: x for name, x in others.items() if isinstance(x, Tensor)}
         check_tensors(function, tuple(self._tensors), tuple(self._tensors.values()), FLOATS, DEVICES)
+        refuse_tangents(function, self._tensors.values())
         for name, x in others.items():
             _check_kind(function, name, x, self._pattern.shape[1])
         arrays = {name: array_of(x) if isinstance(x, Tensor) else x for name, x in others.items()}

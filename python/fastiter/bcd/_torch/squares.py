@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..._torch.ops import FLOATS, check_tensors, refuse_transforms
+from ..._torch.ops import FLOATS, check_tensors, refuse_tangents, refuse_transforms
 from .. import _nnls, _path, _sketch
 from .._path import LassoPath
 from .._result import BCDSolution
@@ -94,6 +94,7 @@ def lasso_path(
     if isinstance(l2, Tensor):
         given["l2"] = l2
     check_tensors(function, ("A", *given), (matrix.values, *given.values()), FLOATS, DEVICES)
+    refuse_tangents(function, (matrix.values, *given.values()))
     if isinstance(l2, Tensor) and l2.numel() != 1:
         raise ValueError(f"{function}: l2 must be a number or a tensor of one, got shape {tuple(l2.shape)}")
 
@@ -260,6 +261,7 @@ def sketch_solve(
     matrix = read_matrix(function, "A", A)
     named = {"A": matrix.values, "b": b} | ({} if x0 is None else {"x0": x0})
     check_tensors(function, tuple(named), tuple(named.values()), FLOATS, DEVICES)
+    refuse_tangents(function, (matrix.values, b))
     for name, x in named.items():
         if torch.is_grad_enabled() and x.requires_grad:
             remedy = "(relax_solve and torch.linalg.solve have gradients), got one that requires it"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..._check import count, fits_float, type_name
-from ..._torch.ops import refuse_transforms
+from ..._torch.ops import refuse_tangents, refuse_transforms
 from .layout import Map, checked_state
 
 
@@ -281,6 +281,7 @@ def _checked(name: str, f: Any, x: Any, params: tuple[Any, ...]) -> tuple[Tensor
     flat, layout = checked_state(name, x)
     if flat.is_complex():
         raise TypeError(f"{name}: x must be real, got {flat.dtype}")
+    refuse_tangents(name, (flat, *params))
     return flat, Map(name, f, layout, params)
 
 

@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
 from ..._check import check_choice, check_flag, count, positive, type_name
-from ..._torch.ops import refuse_transforms
+from ..._torch.ops import refuse_tangents, refuse_transforms
 from .._functional import Method
 from .._methods import METHODS
 from .._result import FixedPointProgress, FixedPointSolution, Limits
@@ -284,6 +284,7 @@ def _differentiable(
     if how.kind in ("one-step", "phantom"):
         for _ in range(how.steps if how.kind == "phantom" else 1):
             value = value + (how.damping if how.kind == "phantom" else 1.0) * (plain(value) - value)
+        refuse_tangents(_NAME, (value,))
         return differentiable_once(_TRUNCATED, value)
 
     def function(x: Tensor, tensors: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from ..._check import check_choice, type_name
-from ..._torch.ops import refuse_transforms
+from ..._torch.ops import refuse_tangents, refuse_transforms
 from ...relax._torch.functional import entries_of
 from .._problems.refine import METHODS
 from .._result import FixedPointProgress, FixedPointSolution, Limits
@@ -135,6 +135,7 @@ def _refined(
         expected, got = (f"{x.dtype} {tuple(x.shape)} on {x.device}" for x in (b, start))
         raise ValueError(f"{_NAME}: x0 must be {expected} like b, got {got}")
     (of_A, tensors), (of_S, values) = _read("A", A, b), _read("S", S, b)
+    refuse_tangents(_NAME, (b, *tensors))
     params, solve = (b, *tensors), partial(_returned, "S", of_S, *[x.detach() for x in values])
     known = [x.detach().contiguous() for x in params]
     residual = _Residual(of_A)

@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 from ..._check import type_name
 from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import check_tensors, refuse_transforms
+from ..._torch.ops import check_tensors, refuse_tangents, refuse_transforms
 from .. import _vectors
 from .._docs import SOLVER
 from .._result import Callback, Limits, LinearSolution
@@ -115,6 +115,7 @@ def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, lim
     kept = _vectors.count(function, "memory", memory, 0, MOST_KEPT)
     vectors = ("b",) if x0 is None else ("b", "x0")
     check_tensors(function, vectors, (b,) if x0 is None else (b, x0), tuple(DTYPES), ("cpu", "cuda"))
+    refuse_tangents(function, (b, *(A if isinstance(A, (tuple, list)) else (A,))))
     system = _System(function, A, b, precond, kept)
     if x0 is not None and x0.shape != b.shape:
         raise ValueError(f"{function}: x0 must have shape {tuple(b.shape)} like b, got {tuple(x0.shape)}")
@@ -125,6 +126,7 @@ def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, lim
         found = system.solve(b.detach(), None if x0 is None else x0.detach(), limits)
     if torch.is_grad_enabled():
         remainder = b - system.product(found.value, tracked=True)
+        refuse_tangents(function, (remainder,))  # of what a function A depends on
         if remainder.requires_grad:
             own = limits._replace(callback=None, throw=False)
             found = _with_value(found, _Adjoint.apply(remainder, found.value, lambda g: system.solve(g, None, own)))
