@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastiter
-from fastiter import quant, relax, ssm
+from fastiter import fixedpoint, quant, relax, ssm
 
 B, T, N, D = 2, 3, 1, 2
 
@@ -63,6 +63,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "encode": (lambda x: quant.encode(x, "int8"), {"x": whole(B, D)}),
     "quant_matmul": (lambda a, b: quant.quant_matmul(a, b, "int8", "int8"), {"a": whole(B, D), "b": whole(D, B)}),
     "sor": (lambda A, b, x0: relax.sor(A, b, x0).value, {"A": matrix(), "b": whole(D), "x0": whole(D)}),
+    "refine": (
+        lambda b, x0: fixedpoint.refine(lambda x: matrix().astype(x.dtype) @ x, lambda r: r / 4, b, x0).value,
+        {"b": whole(D), "x0": whole(D) + 1},
+    ),
     "kaczmarz": (lambda A, b: relax.kaczmarz(A, b).value, {"A": matrix(), "b": whole(D)}),
     "chebyshev": (lambda A, b: relax.chebyshev(A, b, bounds=(0.5, 1.5)).value, {"A": matrix(), "b": whole(D)}),
     "ssor_cg": (lambda A, b: relax.ssor_cg(A, b).value, {"A": matrix(), "b": whole(D)}),

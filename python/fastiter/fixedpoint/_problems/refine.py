@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..._array_like import as_arrays
 from ..._check import check_array, check_choice, count, type_name
 from .._functional import run
 from .._result import FixedPointProgress, FixedPointSolution, Limits
@@ -128,6 +129,7 @@ def refine(
     """
     limits = Limits(rtol, atol, max_steps, "l2", 100, callback, throw).checked("refine")
     check_choice("refine", "method", method, METHODS)
+    b, x0 = as_arrays("refine", ("b", "x0"), (b, x0))
     check_array("refine", "b", b, DTYPES)
     start = np.zeros_like(b) if x0 is None else x0
     check_array("refine", "x0", start, DTYPES)
