@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.metadata import metadata, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import fastiter
 
@@ -55,6 +56,32 @@ def test_windows_is_refused_before_a_compiler_is_searched_for(tmp_path: Path) ->
     sentence = "fastiter does not run on Windows, as its threads and memory are POSIX's: install it in WSL"
     assert sentence in " ".join(done.stderr.split())
     assert "compiler" not in done.stdout
+
+
+def required(distribution: str, extra: str) -> set[str]:
+    """Return the names of the distributions that this one requires with an extra, directly or not, if installed."""
+    found: set[str] = set()
+    left = [(distribution, extra)]
+    while left:
+        name, extra = left.pop()
+        try:
+            entries = [Requirement(entry) for entry in requires(name) or ()]
+        except PackageNotFoundError:
+            continue
+        for entry in entries:
+            if (entry.marker is None or entry.marker.evaluate({"extra": extra})) and entry.name.lower() not in found:
+                found.add(entry.name.lower())
+                left += [(entry.name, each) for each in ("", *entry.extras)]
+    return found
+
+
+def test_the_tests_of_arrays_need_no_torch() -> None:
+    """The sanitizers' environment has the extra "test" alone, as they cannot follow torch's allocations quickly."""
+    pytest.importorskip("torchdeq")
+    assert "torch" in required("torchdeq", "")
+    needed = required("fastiter-kernels", "test")
+    assert {"pytest", "scipy"} <= needed
+    assert "torch" not in needed
 
 
 @pytest.mark.parametrize("path", tracked(".github/workflows/*.yml"), ids=lambda path: path.name)
