@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md and the gallery name only files and folders that exist."""
+"""The pages and the gallery name only files and folders that exist."""
 
 from __future__ import annotations
 
@@ -25,13 +25,30 @@ def test_paths_are_found_in_backticks() -> None:
     assert paths_in(text) == ["a/b.cpp", "c.md", "d/", "g.py", "i/*.hpp"]
 
 
-@pytest.mark.parametrize("path", paths_in((ROOT / "CONTRIBUTING.md").read_text()))
-def test_paths_in_contributing_exist(path: str) -> None:
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: Files that an export writes, and one of Linux
+ELSEWHERE = {
+    "/proc/thread-self/schedstat",
+    "expected.txt",
+    "inputs.txt",
+    "model.json",
+    "parameters.hpp",
+    "testbench.cpp",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_in_pages_exist(page: Path) -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    folders = {f"{parent}/" for name in tracked for parent in Path(name).parents}
-    # A name without a folder may be that of several files.
-    pattern = path if path in ("Makefile", "CMakeLists.txt") or "/" in path.rstrip("/") else f"*{path}"
-    assert any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/") for name in [*tracked, *folders])
+    names = [*tracked, *{f"{parent}/" for name in tracked for parent in Path(name).parents}]
+
+    def exists(path: str) -> bool:
+        # A name without a folder may belong to several files.
+        pattern = path if path in ("Makefile", "CMakeLists.txt") or "/" in path.rstrip("/") else f"*{path}"
+        return any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/") for name in names)
+
+    assert not exists("tests/core/test_nothing.py")
+    assert [path for path in paths_in(page.read_text()) if path not in ELSEWHERE and not exists(path)] == []
 
 
 def test_titles_in_the_gallery_belong_to_examples() -> None:
