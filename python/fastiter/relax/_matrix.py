@@ -234,7 +234,11 @@ def _refuse(function: str, name: str, fault: int, where: str, what: str, end: in
 
 def _check_dtype(function: str, dtype: np.dtype[Any]) -> None:
     if dtype.name not in DTYPES or not dtype.isnative:
-        raise TypeError(f"{function}: A must have dtype float32, float64 or complex128, got {dtype}")
+        kind = np.dtype(dtype).kind
+        remedy = {"i": " (A.astype(float) is)", "u": " (A.astype(float) is)", "c": " (A.astype(complex) is)"}.get(
+            kind, ""
+        )
+        raise TypeError(f"{function}: A must be float32, float64 or complex128{remedy}, got dtype {dtype}")
 
 
 def _checked(function: str, A: Csr) -> Csr:
