@@ -141,6 +141,9 @@ def test_warm_starts_with_other_columns_or_signs_equal_cold_starts() -> None:
 
 def test_wrong_parameters_and_ends_without_convergence() -> None:
     X, y = data(40, 10)
+    for estimator in (Lasso, ElasticNet, NNLS, LogisticRegression):
+        with pytest.raises(TypeError, match=rf"^{estimator.__name__}\.__init__\(\) got an unexpected keyword argument"):
+            estimator(random_state=0)  # type: ignore[call-arg]
     wrong: list[tuple[type[Exception], str, Any]] = [
         (ValueError, "Lasso: alpha must be finite and at least 0, got -1", Lasso(-1.0)),
         (TypeError, "Lasso: alpha must be a number, got str", Lasso("0.1")),  # type: ignore[arg-type]

@@ -174,19 +174,7 @@ class _Penalised(_Regressor):
     """The two estimators whose penalty has a weight and an l1 ratio."""
 
     l1_ratio = 1.0
-
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        *,
-        fit_intercept: bool = True,
-        positive: bool = False,
-        warm_start: bool = False,
-        max_iter: int = 10_000,
-        tol: float = 1e-6,
-    ) -> None:
-        self.alpha, self.fit_intercept, self.positive = alpha, fit_intercept, positive
-        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
+    alpha: float
 
     @property
     def dual_gap_(self) -> float:
@@ -255,10 +243,8 @@ class ElasticNet(_Penalised):
         max_iter: int = 10_000,
         tol: float = 1e-6,
     ) -> None:
-        super().__init__(
-            alpha, fit_intercept=fit_intercept, positive=positive, warm_start=warm_start, max_iter=max_iter, tol=tol
-        )
-        self.l1_ratio = l1_ratio
+        self.alpha, self.l1_ratio, self.fit_intercept, self.positive = alpha, l1_ratio, fit_intercept, positive
+        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
 
 
 @documented(_PARTS)
@@ -292,6 +278,19 @@ class Lasso(_Penalised):
     >>> model.coef_.round(6), round(model.intercept_, 6)
     (array([1.85]), 1.15)
     """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        *,
+        fit_intercept: bool = True,
+        positive: bool = False,
+        warm_start: bool = False,
+        max_iter: int = 10_000,
+        tol: float = 1e-6,
+    ) -> None:
+        self.alpha, self.fit_intercept, self.positive = alpha, fit_intercept, positive
+        self.warm_start, self.max_iter, self.tol = warm_start, max_iter, tol
 
 
 @documented(_PARTS)
