@@ -121,7 +121,7 @@ def cg_bound(A: Any, omegas: Any) -> Any:
 # ---- Panels ---------------------------------------------------------------------------------------------------------
 
 
-PANELS = 8  # of both figures together
+PANELS = 8  # total number in both figures
 
 
 def draw_bounds(panels: Any, detail: int, rng: np.random.Generator, bar: Any) -> None:

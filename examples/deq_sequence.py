@@ -38,7 +38,7 @@ from torch.nn.functional import cross_entropy
 from fastiter.torch import fixedpoint
 from fastiter.torch.nn import DEQ, GRU
 
-TRAINED_ON = 1300  # of 1797 images
+TRAINED_ON = 1300  # out of 1797 images
 WIDTH = 24  # in each direction
 FEEDBACK = 0.5  # the factor of the fed-back state, which halves the initial Jacobian
 DEPTHS = (1, 4, 8)

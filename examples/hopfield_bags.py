@@ -29,7 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fastiter.torch.nn import HopfieldPooling
 
 TARGET, MOST, SIDE, WIDTH = 9, 20, 8, 64
-TRAINED_ON = 1300  # of 1797 images
+TRAINED_ON = 1300  # out of 1797 images
 POOLS = ("Hopfield", "maximum", "mean")
 COLORS = {"Hopfield": OURS, "maximum": THEIRS, "mean": OTHERS}
 Bags = tuple[Tensor, Tensor, Tensor, Tensor]

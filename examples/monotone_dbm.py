@@ -37,7 +37,7 @@ from fastiter.torch.nn import MonotoneDBM
 
 GREYS, SIDE, DIGITS = 5, 8, 10
 LATENTS = 24  # latent variables with four states each
-TRAINED_ON = 1300  # of 1797 images
+TRAINED_ON = 1300  # out of 1797 images
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from torch.nn.functional import cross_entropy
 from fastiter import ConvergenceWarning
 from fastiter.torch.nn import MonotoneDEQ
 
-TRAINED_ON = 1300  # of 1797 images
-M = 0.5  # of the monotone layers
+TRAINED_ON = 1300  # out of 1797 images
+M = 0.5  # the monotone layers' parameter m
 FB, PR = "forward-backward", "peaceman-rachford"
 
 

@@ -41,10 +41,10 @@ from torch.nn.functional import cross_entropy
 from fastiter.torch import export_hls
 from fastiter.torch.nn import FixedQuantizer, QuantAffine, QuantPlan, quantize_model
 
-TRAINED_ON = 1300  # of 1797 images
+TRAINED_ON = 1300  # out of 1797 images
 BATCH = 64
 SIZES = (64, 64, 32, 10)
-TERMS_WIDTH = 8  # of weights that are sums of powers of two
+TERMS_WIDTH = 8  # bits of weights that are sums of powers of two
 EXPORTED_WIDTH = 4
 WAYS = ("after training", "frozen points", "QFX")
 

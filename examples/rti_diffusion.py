@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 from fastiter.fixedpoint import FixedPointSolution, fixed_point, shift
 
 Array = Any
-POINTS, BEND, SPREAD = 16, 0.6, 0.05  # of a plan; distance of the arcs from the line; the Gaussians' deviation
-STEPS = 100  # of the sampler
+POINTS, BEND, SPREAD = 16, 0.6, 0.05  # points per plan; distance of the arcs from the line; standard deviation
+STEPS = 100  # sampling steps
 RUNS, CONTROLS = 8, 40  # parallel runs, and control steps per run
 ALPHA = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[9::10]])  # after 0, 1, ..., STEPS of them
 FULL, COLD, REAL_TIME = "100 steps, from noise", "last 5, from noise", "last {}, from the last plan"
@@ -106,7 +106,7 @@ def to_the_fixed_point(steps: int, is_warm: bool) -> Planner:
 class Episode:
     """A run of every seed."""
 
-    distance: list[float] = field(default_factory=list)  # of plans from the nearest mode, rms
+    distance: list[float] = field(default_factory=list)  # rms distance of plans from the nearest mode
     evaluations: list[float] = field(default_factory=list)
     sides: list[Array] = field(default_factory=list)  # the nearest mode (B,) at each control step
     moves: list[Array] = field(default_factory=list)

@@ -36,7 +36,7 @@ from fastiter.torch import accelerate
 PATCH = 32  # weeks that TiRex reads and forecasts at once
 QUANTILES = [k / 10 for k in range(1, 10)]
 BEFORE, AFTER = "tirex", "accelerated"
-ROUNDING = 2**-8  # of bfloat16, relative
+ROUNDING = 2**-8  # relative rounding error of bfloat16
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ Peers = list[Entrant | Absent]
 FAKE_QUANTIZE, COMPILED, EAGER = "torch fake_quantize", "torch.compile", "torch eager"
 APYTYPES, GFLOAT, FXPMATH, QTORCH = "apytypes", "gfloat", "fxpmath", "qtorch"
 ML_DTYPES, BREVITAS, TORCHAO = "ml_dtypes", "brevitas", "torchao"
-STEP, LOW, HIGH = 2.0**-4, -128, 127  # of fixed<8,4>
+STEP, LOW, HIGH = 2.0**-4, -128, 127  # step and range of fixed<8,4>
 
 
 def entrant(name: str, call: Callable[[], Any], variant: str = "") -> Entrant:

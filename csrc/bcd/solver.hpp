@@ -91,7 +91,7 @@ private:
     List touched_, order_;
     int32_t now_ = 0;
     int64_t steps_ = 0, last_change_ = 0;
-    double step_size_ = 0; // of hard thresholding
+    double step_size_ = 0; // used by hard thresholding
     std::vector<Vector> factors_;
 };
 

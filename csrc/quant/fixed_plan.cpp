@@ -190,7 +190,7 @@ template <class F> auto with_source(const FixedCodes& x, F&& f) {
 class Limit {
 public:
     explicit Limit(const FixedMatmul& g) : shift_(g.acc.shift), terms_(g.K) {
-        Bound up = 0, down = 0; // of the start
+        Bound up = 0, down = 0; // bounds of the starting value
         for (int64_t m = 0; g.start && m < (g.start_m ? g.M : 1); ++m)
             for (int64_t n = 0; n < (g.start_n ? g.N : 1); ++n) {
                 const int64_t code = g.start[m * g.start_m + n * g.start_n];

@@ -22,7 +22,7 @@ public:
 private:
     S* dr_;
     bool inside_ = false;
-    int64_t parts_ = 1, size_ = 0; // of dr
+    int64_t parts_ = 1, size_ = 0; // number and size of the parts of dr
     Block<S> dq_;
     Block<accumulate_t<S>> sums_;
 };

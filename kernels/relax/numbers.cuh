@@ -55,7 +55,7 @@ struct Vectors {
     int64 k;
     double omega;
     bool together; // x may have been written in this launch
-    int64 rows;    // of a system
+    int64 rows;    // rows of a system
     INLINE int64 place(int64 row, int64 column) const { return SYSTEMS ? column * rows + row : row * k + column; }
     INLINE S at(int64 index) const { return wide(together ? newest(x + index) : x[index]); }
     INLINE void relax(int64 index, S z) const {
@@ -115,7 +115,7 @@ struct Slices {
 };
 
 struct Slice {
-    int64 row; // of this lane
+    int64 row; // this lane's row
     int lanes; // per row
     bool leads;
     INLINE Slice(const Slices& m, int64 s) {

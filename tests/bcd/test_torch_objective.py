@@ -114,7 +114,7 @@ def test_gradients_of_modules_and_closures() -> None:
     with pytest.raises(RuntimeError, match=r"^bcd: the gradient has no derivative where f closes over tensors"):
         torch.autograd.grad(first.sum(), closed)
 
-    class Loss(Module):  # type: ignore[misc]  # what importorskip returns has no type
+    class Loss(Module):  # type: ignore[misc]  # the result of importorskip has no type
         def __init__(self) -> None:
             super().__init__()
             self.A = torch.nn.Parameter(A.clone())

@@ -1,4 +1,4 @@
-"""The pages and the gallery name only files and folders that exist."""
+"""The pages and the gallery name only files and folders that exist; comments begin as CONTRIBUTING.md says."""
 
 from __future__ import annotations
 
@@ -56,3 +56,46 @@ def test_titles_in_the_gallery_belong_to_examples() -> None:
     titles = re.findall(r'^    "(\w+)": "', source, flags=re.MULTILINE)
     assert len(titles) > 10
     assert [name for name in titles if not (ROOT / "examples" / f"{name}.py").exists()] == []
+
+
+def clipped_comments(source: str, sign: str) -> list[str]:
+    """Return the lines whose comment begins with "of" or "what" and does not continue the comment before it."""
+    clipped = re.compile(rf"^([^\"`]*?)(?:{sign}[:/]?) (?:those )?(?:of|what)\b", re.IGNORECASE)
+    lines = source.splitlines()
+    return [
+        line.strip()
+        for previous, line in zip(["", *lines], lines, strict=False)
+        if (match := clipped.match(line)) and (match[1].strip() or not previous.lstrip().startswith(sign))
+    ]
+
+
+def test_clipped_comments_are_found() -> None:
+    for sign in ("#", "//"):
+        wrong = [f"x = 2  {sign} of a row", f"{sign} What follows", f"x = 3 {sign} those of b"]
+        right = [
+            f"{sign} the sum",
+            f"{sign} of all rows",
+            f'print("{sign} of")',
+            f"{sign} Official",
+            f"a = 1  {sign} rows",
+        ]
+        assert clipped_comments("\n\n".join(wrong), sign) == wrong
+        assert clipped_comments("\n".join(right), sign) == []
+    assert clipped_comments("x = a // of", "#") == []
+
+
+def test_comments_and_docstrings_begin_with_their_subject() -> None:
+    """Neither begins with "Of" or "What"."""
+    patterns = ("*.py", "*.pyi", "*.cpp", "*.hpp", "*.cu", "*.cuh", "*.yml", "Makefile", "*CMakeLists.txt", ".ci/run")
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    sources = {name: (ROOT / name).read_text() for name in listed.stdout.split() if "third_party" not in name}
+    assert len(sources) > 1000
+    sources.pop("tests/core/test_docs.py")  # has examples
+    found = {}
+    for name, source in sources.items():
+        sign = "//" if Path(name).suffix in (".cpp", ".hpp", ".cu", ".cuh") else "#"
+        if comments := clipped_comments(source, sign):
+            found[name] = comments
+    assert found == {}
+    docstrings = re.compile(r'^\s*r?"""(?:Those )?(?:Of|What)\b.*', re.MULTILINE)
+    assert {name: clipped for name, source in sources.items() if (clipped := docstrings.findall(source))} == {}

@@ -234,7 +234,7 @@ def test_moreau_decompositions_and_many_points() -> None:
     right = points(2, 1.0, np.float64)
     A = np.random.default_rng(5).standard_normal((2, 9))
     np.testing.assert_allclose(prox.project_affine(y, A, right) @ A.T, right, atol=1e-13)
-    same = np.ones((2, 9))  # of rank 1, without a solution: the least-squares ones have the sum 1.5
+    same = np.ones((2, 9))  # rank 1, without a solution: the least-squares solutions have the sum 1.5
     np.testing.assert_allclose(prox.project_affine(y, same, np.array([1.0, 2.0])).sum(1), 1.5, atol=1e-13)
 
 

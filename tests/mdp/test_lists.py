@@ -59,7 +59,7 @@ def lists(dtype: str) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
 def test_lists_are_arrays(name: str, dtype: str) -> None:
     call, arrays = lists(dtype)[name]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of float32
+        warnings.simplefilter("ignore", ConvergenceWarning)  # in float32
         expected, found = call(**arrays), call(**{key: x.tolist() for key, x in arrays.items()})
     assert np.asarray(found).dtype == np.asarray(expected).dtype
     np.testing.assert_array_equal(found, expected)

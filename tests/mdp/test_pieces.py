@@ -7,7 +7,7 @@ import numpy as np
 from fastiter import _core
 from fastiter.mdp import MDP
 
-OPERATIONS = 2**25  # of a call
+OPERATIONS = 2**25  # operations per call
 
 
 def test_a_sweep_of_more_operations_than_a_call_has() -> None:

@@ -79,7 +79,7 @@ def test_worst_expectations_against_programs(kind: Any) -> None:
         v[3] = v[1]  # a tie
         found = once(P, v, kind, radius)
         expected = [[program(p, v, kind, radius) for p in rows] for rows in P]
-        tolerance = 2e-6 if kind in ("kl", "chi2") else 1e-9  # of SLSQP
+        tolerance = 2e-6 if kind in ("kl", "chi2") else 1e-9  # SLSQP's accuracy
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
         best = once(P, v, kind, radius, optimistic=True)
         assert np.allclose(best, -once(P, -v, kind, radius), atol=1e-13) and (best >= found - 1e-13).all()

@@ -66,7 +66,7 @@ def test_parts_alone_have_the_same_bits(name: str) -> None:
     alone = getattr(fastiter, name)(given[0][:, 9:], *given[1:], tuple(x[2:] for x in state))
     assert_same_bits(h[:, 9:], alone[0])
     assert_same_bits(np.stack(last)[:, 2:], np.stack(alone[1]))
-    given[0][:, 8] = np.nan  # what a reset drops
+    given[0][:, 8] = np.nan  # dropped by a reset
     h, _ = getattr(fastiter, name)(*given, None, reset=np.arange(T) == 9)
     assert_same_bits(h[:, 9:], getattr(fastiter, name)(given[0][:, 9:], *given[1:])[0])
 

@@ -43,7 +43,7 @@ def launch(plan: tune.RnnPlan) -> dict[str, Any]:
     sums = 4 * plan.depth_warps * rows * plan.batch_tile
     state = (4 * EXTRA_STATES[plan.cell] + 2 * gates * size) * plan.units * plan.batch_tile
     threads, way = 32 * warps, int(plan.backward)
-    elements = up(plan.units * plan.batch_tile, threads)  # of one thread, processed in sequence
+    elements = up(plan.units * plan.batch_tile, threads)  # processed in sequence by one thread
     products = per_warp * columns
     words = up(plan.batch_tile * depth * size // 8, threads) if plan.blocks > 1 else 0
     exact = 80 if plan.dtype == "float32" else 0

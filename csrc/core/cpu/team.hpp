@@ -19,7 +19,7 @@ constexpr int64_t kOperationsPerLook = 1 << 24;
 
 // A request that a team stops before its work is done; its results are then discarded.
 struct Stop {
-    alignas(64) int64_t left = kOperationsPerLook; // of the calling thread, the only one that polls for requests
+    alignas(64) int64_t left = kOperationsPerLook; // used by the calling thread, the only one that polls for requests
     int64_t next_look = 0;                         // in ns; 0: not known yet
     alignas(64) int32_t is_requested = 0;
 };

@@ -154,7 +154,7 @@ template <class T> FASTITER_INLINE vec<T> tanh(vec<T> x) {
 
 // min(x, 0) - log1p(e) for e = e^-|x|; log1p e = 2 atanh(s), s = e / (2 + e) <= 1/3
 template <class T> FASTITER_INLINE vec<T> log_sigmoid(vec<T> x, vec<T> e) {
-    constexpr int terms = sizeof(T) == 4 ? 7 : 16; // of s^(2k) / (2k + 1)
+    constexpr int terms = sizeof(T) == 4 ? 7 : 16; // terms s^(2k) / (2k + 1)
     vec<T> s = e / (e + T(2));
     vec<T> s2 = s * s;
     vec<T> p = broadcast(T(1) / (2 * terms + 1));

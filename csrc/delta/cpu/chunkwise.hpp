@@ -21,7 +21,7 @@ struct Span {
 template <class T> inline Span next_span(const DeltaShape& s, const Sequence& at, const T* decay, int64_t first) {
     constexpr T large = 4, small = sizeof(T) == 4 ? T(0x1p-60) : T(0x1p-500);
     const int64_t end = min_of(min_of(first + s.chunk, at.length), (first / s.period + 1) * s.period);
-    T most = 1, least = 1; // of all products that end here, in magnitude
+    T most = 1, least = 1; // bounds of the magnitudes of all products that end here
     for (int64_t t = first; t < end; ++t) {
         if (t > first && at.restarts(t)) return {first, t - first};
         if (!decay) continue;

@@ -46,7 +46,7 @@ template <> struct Tiny<float> {
 template <class T> struct Table {
     const T* thresholds;
     const T* values;
-    int count; // of values; there is one threshold less
+    int count; // number of values; there is one threshold less
     Tiny<T> tiny;
 
     explicit Table(const TableOfNumbers& t)

@@ -134,7 +134,7 @@ template <class T> struct RelaxStencil {
     const T* coefficient[7] = {};
     bool is_constant = true;
     const T* inverse = nullptr; // null: constant_inverse everywhere
-    T constant_inverse{};       // of constant coefficients
+    T constant_inverse{};       // inverse of the constant diagonal
     const T* zeros = nullptr;   // (n2)
 };
 

@@ -202,7 +202,7 @@ private:
 
     const StateUpdate<T>& p_;
     T *B_, *C_;
-    int64_t b_ = -1, h_ = -1; // those of the last block
+    int64_t b_ = -1, h_ = -1; // indices of the last block
 };
 
 } // namespace

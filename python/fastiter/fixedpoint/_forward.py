@@ -24,7 +24,7 @@ from ._inclusion import (
 from ._inclusion_docs import PARTS
 
 _RATIO = 0.9  # maximum of t norm(B z - B x) / norm(z - x) in the search for t
-_RISE = 1.05  # of t from step to step
+_RISE = 1.05  # growth factor of t per step
 _LEAST = 1e-30  # the search gives up below this t: B is not Lipschitz, or not finite
 
 

@@ -199,7 +199,7 @@ class _Run:
             h, noise = _bias(chain, h)
             old = self.action.copy()
             self.bounds = self._backup(h, w, self.action)
-            gain = -chain.residual(h)  # of the old policy, up to rounding
+            gain = -chain.residual(h)  # the old policy's gain, up to rounding
             better = (w - h) + gain > np.maximum(_BETTER * np.maximum(np.abs(w), 1), 2 * noise)
             self.action = np.where(better, self.action, old)
             self.steps += 1

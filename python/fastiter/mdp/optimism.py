@@ -105,7 +105,7 @@ class LOOP:
         self._Q, self._J = Q.reshape(F, -1).copy(), J.copy()
         self._V = Q.max(2)
         self._taken = np.zeros(self.S * self.A)
-        self._errors, self._squares = np.zeros_like(self._Q), np.zeros(F)  # of r + V(s') - J - Q(s, a), by (s, a)
+        self._errors, self._squares = np.zeros_like(self._Q), np.zeros(F)  # sums of r + V(s') - J - Q, by (s, a)
         self.switches = 0
         self._choose(int(np.argmax(J)))
 

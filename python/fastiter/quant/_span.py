@@ -53,7 +53,7 @@ def _of_table(fmt: Table) -> Span:
 
 
 def _of_logarithmic(fmt: Logarithmic) -> Span:
-    bits = 24 if fmt.lowest >= -126 and fmt.highest <= 127 else 53  # of the dtype that they are rounded to
+    bits = 24 if fmt.lowest >= -126 and fmt.highest <= 127 else 53  # significand bits of the rounded numbers' dtype
     return Span(bits, fmt.lowest - bits + 1, fmt.highest + 1)
 
 

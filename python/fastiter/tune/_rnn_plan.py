@@ -202,7 +202,7 @@ def rnn_constraints(
     exact = EXACT_ISSUE if dtype == "float32" else 0  # no tensor cores: the warps of a scheduler alternate
     product = f"{exact} * warps" if exact else str(4 * PRODUCT[way])
     text = f"""
-# what decides most comes first: the search halves the first variable that is open
+# the most decisive variables come first: the search halves the first one that is open
 several in 0..1; blocks_per_sm in 1..2; batch_tile in [{", ".join(map(str, _batch_tiles(batch)))}]
 passes in [{", ".join(map(str, _passes(device, heads, batch)))}]
 row_warps in [1, 2, 4, 8, 16]; depth_warps in [1, 2, 4, 8, 16]; blocks in 1..{2 * device.sms}

@@ -42,7 +42,7 @@ template <class T> struct Target {
     T rest = 0;    // mask of the bits that the shift drops
     T tie = 0;     // the dropped bits of a tie
     T lo = 0, hi = 0;
-    T mask = 0; // of the format's bits
+    T mask = 0; // ones in the format's bits
     // For wrap_some: number of low bits that are kept, their mask, and the high bits of negative and positive results
     int width = 1, low = 0;
     T kept = 0, high_negative = 0, high_positive = 0;

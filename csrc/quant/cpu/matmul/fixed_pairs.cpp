@@ -4,7 +4,7 @@
 namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
-constexpr int64_t kChunkBytes = 4 << 20; // of a, packed
+constexpr int64_t kChunkBytes = 4 << 20; // size of a packed chunk of a
 
 // This many products of pairs sum to at most 2^30, whatever the codes.
 int64_t safe_pairs(const FixedMatmul& g) {

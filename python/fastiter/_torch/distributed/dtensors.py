@@ -128,7 +128,7 @@ def _mesh(function: str, arguments: Mapping[str, Any]) -> Any:
 
 def _local(x: Any, placements: Sequence[Any] | None = None) -> Tensor:
     local: Tensor = x.to_local(grad_placements=placements) if placements is not None else x.to_local()
-    wait = getattr(local, "wait", None)  # of a collective that has been started but not awaited
+    wait = getattr(local, "wait", None)  # a collective may have been started but not awaited
     return local if wait is None else wait()
 
 

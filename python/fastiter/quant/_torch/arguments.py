@@ -40,7 +40,7 @@ class Facts(NamedTuple):
     has_nan: bool
     fits_float32: bool
     accumulates: bool
-    targets: tuple[Target, Target] | None  # of "amax", for float32 and float64; None: no "amax"
+    targets: tuple[Target, Target] | None  # for "amax" in float32 and float64; None: no "amax"
 
 
 def constant(function: _Function) -> _Function:

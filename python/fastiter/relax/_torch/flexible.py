@@ -126,7 +126,7 @@ def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, lim
         found = system.solve(b.detach(), None if x0 is None else x0.detach(), limits)
     if torch.is_grad_enabled():
         remainder = b - system.product(found.value, tracked=True)
-        refuse_tangents(function, (remainder,))  # of what a function A depends on
+        refuse_tangents(function, (remainder,))  # for the tensors that a function A depends on
         if remainder.requires_grad:
             own = limits._replace(callback=None, throw=False)
             found = _with_value(found, _Adjoint.apply(remainder, found.value, lambda g: system.solve(g, None, own)))

@@ -68,7 +68,7 @@ def linear_scan(
     >>> h, last = fastiter.torch.linear_scan(a, x)
     >>> h.flatten().tolist()
     [1.0, 1.5, 1.75]
-    >>> torch.autograd.grad(last.sum(), a)  # of 1 + a + a^2
+    >>> torch.autograd.grad(last.sum(), a)  # the derivative of 1 + a + a^2
     (tensor([2.]),)
     """
     return _run(LINEAR, a, x, state, reverse, reset, lengths, cu_seqlens, out)

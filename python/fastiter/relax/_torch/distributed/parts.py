@@ -154,7 +154,7 @@ def read_by(part: Part, x: Array, ghosts: Array) -> Array:
     """Return the values of other parts (G, k) that a part reads, from its rank's values and ghosts."""
     near, reads = part.near, part.reads
     if near.start == near.stop and len(reads) == len(ghosts):
-        return ghosts  # of a rank's only part
+        return ghosts  # the rank has a single part
     found = np.empty((len(reads), x.shape[1]), x.dtype)
     found[near] = x[reads[near]]
     for far in (slice(0, near.start), slice(near.stop, len(reads))):

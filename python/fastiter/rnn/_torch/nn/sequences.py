@@ -12,7 +12,7 @@ from ...._torch.launch import in_range
 from ...._torch.ops import check_reset, checked_bounds, checked_lengths
 from .layer import ALL_STEPS, Steps
 
-Both = tuple[Steps, Steps]  # of the forward and the reverse direction
+Both = tuple[Steps, Steps]  # the forward and the reverse direction
 
 
 def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: Any, cu_seqlens: Any) -> Steps:
