@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
+from importlib.util import find_spec
 
 import pytest
 
@@ -14,3 +15,12 @@ pytest_collect_file = sybil.Sybil(
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     excludes=["docs/benchmark_tables.md"],
 ).pytest()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip doctests that import torch if it is not installed, in modules that do not import it themselves."""
+    if find_spec("torch") is not None:
+        return
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and any("import torch" in one.source for one in item.dtest.examples):
+            item.add_marker(pytest.mark.skip(reason="torch is not installed"))
