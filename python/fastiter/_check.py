@@ -60,6 +60,23 @@ def count(function: str, name: str, x: object, least: int = 0, most: int | None 
     return int(x)
 
 
+def check_entries(function: str, name: str, x: Array, good: Array, expected: str) -> None:
+    """Check that ``good`` is True for all entries of ``x``; the message has the first other entry and its index."""
+    if not good.all():
+        where = tuple(map(int, np.unravel_index(int(np.argmin(good)), good.shape)))
+        raise ValueError(f"{function}: {name} must {expected}, got {x[where]}{at_index(where)}")
+
+
+def check_finite(function: str, name: str, x: Array) -> None:
+    """Refuse infinities and NaN, by the index of the first."""
+    check_entries(function, name, x, np.isfinite(x), "be finite")
+
+
+def at_index(where: Sequence[int]) -> str:
+    """Return an index as the end of a message; nothing for the only entry of an array without axes."""
+    return f" at index {where[0] if len(where) == 1 else tuple(where)}" if where else ""
+
+
 def fits_float(number: Any) -> bool:
     """Return whether a number is within the range of a float; an int or a Fraction may exceed it."""
     if isinstance(number, float):

@@ -156,7 +156,7 @@ def test_messages() -> None:
         prox.prox_entropy(np.zeros(2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^prox_softmax_entropy: alpha must be from 1e-30 to 100, got 0"):
         prox.prox_softmax_entropy(torch.zeros(2), 0.0)
-    with pytest.raises(ValueError, match=r"^project_box: low must be at most high everywhere, got others"):
+    with pytest.raises(ValueError, match=r"^project_box: low must be at most high everywhere, and neither NaN, got "):
         prox.project_box(torch.zeros(2), 1.0, torch.zeros(2))
     with pytest.raises(TypeError, match=r"^project_box: low must be a number or a tensor, got str"):
         prox.project_box(torch.zeros(2), "a", torch.zeros(2))

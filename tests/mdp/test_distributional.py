@@ -172,7 +172,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: laws.stock_augmented([[[(1, 0, 1)]]], 1, STOCKS, abs),
         ValueError,
-        "stock_augmented: outcomes[0][0] must be",
+        "stock_augmented: outcomes[0][0] must have next states below 1, got 1.0 at index 0",
     ),
     (
         lambda: laws.stock_augmented(OUTCOMES, 1, STOCKS, abs, 1.5),

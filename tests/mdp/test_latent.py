@@ -177,7 +177,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ),
     (lambda: LatentMDP.of(np.array(1.0), np.ones(1)), ValueError, "LatentMDP.of: transitions must have shape (M, S,"),
     (lambda: belief_tree(TWO, 1, HALF, 2), ValueError, "belief_tree: state must be from 0 to 0, got 1"),
-    (lambda: belief_tree(TWO, 0, np.ones(3), 2), ValueError, "belief_tree: weights must be 2 numbers of at least 0"),
+    (lambda: belief_tree(TWO, 0, np.ones(3), 2), ValueError, "belief_tree: weights must have shape (2,), got (3,)"),
     (
         lambda: alpha_vectors(TWO, 1, beliefs=np.ones((2, 3))),
         ValueError,

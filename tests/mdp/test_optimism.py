@@ -130,8 +130,8 @@ def wrong() -> list[tuple[Any, type[Exception], str]]:
             "LOOP: Q must have shape (F, S, A), none of them 0, got (2, 0, 2)",
         ),
         (lambda: LOOP(Q, J[:1], 1.0), ValueError, "LOOP: J must have shape (F,) = (2,), got (1,)"),
-        (lambda: LOOP(Q + np.nan, J, 1.0), ValueError, "LOOP: Q must be finite, got others"),
-        (lambda: LOOP(Q, J - np.inf, 1.0), ValueError, "LOOP: J must be finite, got others"),
+        (lambda: LOOP(Q + np.nan, J, 1.0), ValueError, "LOOP: Q must be finite, got nan at index (0, 0, 0)"),
+        (lambda: LOOP(Q, J - np.inf, 1.0), ValueError, "LOOP: J must be finite, got -inf at index 0"),
         (lambda: LOOP(Q - 1e200, J, 1.0), ValueError, "LOOP: Q must be from -1e100 to 1e100, got 1e+200"),
         (lambda: LOOP(Q, J + 1e101, 1.0), ValueError, "LOOP: J must be from -1e100 to 1e100, got 1e+101"),
         (

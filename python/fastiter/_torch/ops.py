@@ -15,7 +15,7 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from .._backend import BackendError
-from .._check import integers
+from .._check import at_index, integers
 from .._sequences import check_bounds, check_bounds_shape, check_lengths, check_reset_shape
 
 Result = TypeVar("Result")
@@ -118,6 +118,13 @@ def check_tensors(
         if dtype in dtypes:
             return
     _explain(function, names, tensors, dtypes, devices)
+
+
+def check_entries(function: str, name: str, x: Tensor, good: Tensor, expected: str) -> None:
+    """Check that ``good`` is True for all entries of ``x``, as for arrays; synchronizes."""
+    if not bool(good.all()):
+        where = tuple(torch.nonzero(~good)[0].tolist())
+        raise ValueError(f"{function}: {name} must {expected}, got {x[where].item()}{at_index(where)}")
 
 
 def check_dense(function: str, name: str, x: Tensor) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._backend import Backend
-from .._check import positive
+from .._check import check_entries, positive
 from .._docs import documented
 from . import _prox_formulas as formulas
 from ._prox_docs import PARTS
@@ -48,8 +48,7 @@ def prox_l1(y: Array, t: Any = 1.0) -> Array:
     function = "prox_l1"
     y = checked(function, y)
     threshold = bounds(function, "t", t, y)
-    if not np.all(threshold >= 0) or not np.isfinite(threshold).all():
-        raise ValueError(f"{function}: t must be finite and at least 0, got others")
+    check_entries(function, "t", threshold, (threshold >= 0) & np.isfinite(threshold), "be finite and at least 0")
     with np.errstate(invalid="ignore"):
         return np.asarray(formulas.soft_threshold(np, y, threshold))
 

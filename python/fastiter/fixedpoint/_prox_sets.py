@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .._array_like import as_arrays
 from .._backend import Backend
-from .._check import check_arrays, positive
+from .._check import check_arrays, check_entries, check_finite, positive
 from .._docs import documented
 from . import _prox_formulas as formulas
 from ._prox_docs import PARTS
@@ -166,8 +166,8 @@ def project_box(y: Array, low: Any, high: Any) -> Array:
     function = "project_box"
     y = checked(function, y)
     least, most = bounds(function, "low", low, y), bounds(function, "high", high, y)
-    if not np.all(least <= most):
-        raise ValueError(f"{function}: low must be at most high everywhere, got others or NaN")
+    lower, upper = np.broadcast_arrays(least, most)
+    check_entries(function, "low", lower, lower <= upper, "be at most high everywhere, and neither NaN")
     return np.asarray(np.minimum(np.maximum(y, least), most))
 
 
@@ -231,8 +231,9 @@ def project_halfspace(y: Array, a: Array, b: float) -> Array:
     y, a = as_arrays(function, ("y", "a"), (y, a))
     check_arrays(function, ("y", "a"), (y, a))
     offset = check_halfspace(function, y, a, b)
-    if not np.isfinite(a).all() or not a.any():
-        raise ValueError(f"{function}: a must be finite and not 0, got others")
+    check_finite(function, "a", a)
+    if not a.any():
+        raise ValueError(f"{function}: a must have an entry other than 0, got none")
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(formulas.onto_halfspace(np, np.ascontiguousarray(y), np.ascontiguousarray(a), offset))
 

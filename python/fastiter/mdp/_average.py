@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array_like import as_array
-from .._check import check_array, check_choice, check_flag, count, positive, type_name
+from .._check import check_array, check_choice, check_entries, check_flag, count, positive, type_name
 from .._solution import Solution, judged, plural
 from ._krylov import Chain, bicgstab, norm
 from ._layouts import Rows
@@ -297,8 +297,7 @@ def _per_unit_of_time(function: str, process: Process, sojourn: Array) -> tuple[
     check_array(function, "sojourn", sojourn := as_array(function, "sojourn", sojourn))
     if sojourn.shape != rows.reward.shape:
         raise ValueError(f"{function}: sojourn must have shape (rows,) = {rows.reward.shape}, got {sojourn.shape}")
-    if not (np.isfinite(sojourn).all() and (sojourn > 0).all()):
-        raise ValueError(f"{function}: sojourn must be finite and above 0, got others")
+    check_entries(function, "sojourn", sojourn, np.isfinite(sojourn) & (sojourn > 0), "be finite and above 0")
     time = sojourn.astype(np.float64)
     lengths = np.diff(rows.entry)
     owner = np.repeat(np.arange(process.states), np.diff(rows.row)).astype(np.int32)
@@ -395,6 +394,5 @@ def _radius(function: str, name: str, x: Any, rows: int) -> Array:
     radius = np.asarray(x if isinstance(x, np.ndarray) else positive(function, name, x), np.float64)
     if radius.shape not in ((), (rows,)):
         raise ValueError(f"{function}: {name} must be a number or have shape (rows,) = ({rows},), got {radius.shape}")
-    if not (np.isfinite(radius).all() and (radius >= 0).all()):
-        raise ValueError(f"{function}: {name} must be finite and at least 0, got others")
+    check_entries(function, name, radius, np.isfinite(radius) & (radius >= 0), "be finite and at least 0")
     return np.ascontiguousarray(np.broadcast_to(radius, (rows,)))

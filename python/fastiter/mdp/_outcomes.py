@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import type_name
+from .._check import check_entries, check_finite, type_name
 from ._layouts import Rows
 from ._mdp import MDP
 
@@ -50,8 +50,9 @@ def _of_action(function: str, name: str, listed: Any, S: int) -> Array:
     if numbers.ndim != 2 or numbers.shape[1] != 3:
         raise ValueError(f"{function}: {name} must be {expected}, got shape {numbers.shape}")
     p, _, to = numbers.T
-    if ((to < 0) | (to >= S) | (to != np.floor(to))).any() or not np.isfinite(numbers).all():
-        raise ValueError(f"{function}: {name} must be finite, with next states below {S}, got others")
+    check_finite(function, name, numbers)
+    is_state = (to >= 0) & (to < S) & (to == np.floor(to))
+    check_entries(function, name, to, is_state, f"have next states below {S}")
     if (p < 0).any() or abs(p.sum() - 1) > 1e-10:
         raise ValueError(f"{function}: {name} must have probabilities that sum to 1, got the sum {p.sum():.12g}")
     return numbers

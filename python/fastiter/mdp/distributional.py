@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._array_like import as_array
-from .._check import check_array, count, positive, type_name
+from .._check import check_array, check_entries, check_finite, count, positive, type_name
 from .._public import publish
 from ._finite import finite_horizon
 from ._outcomes import Outcomes, augmented, checked, stays
@@ -104,8 +104,8 @@ def project_quantile(p: Array, x: Array, m: int) -> Array:
     """
     function = "project_quantile"
     p, x = _checked_law(function, p, x)
-    if p.shape[-1] == 0 or not (p.sum(axis=-1) > 0).all():
-        raise ValueError(f"{function}: p must have a positive sum in each distribution, got others")
+    sums = p.sum(axis=-1)
+    check_entries(function, "p", sums, sums > 0, "have a positive sum in each distribution")
     return _projected(p, x, count(function, "m", m, 1), None)
 
 
@@ -122,8 +122,8 @@ def _checked_law(function: str, p: Any, x: Any) -> tuple[Array, Array]:
     check_array(function, "x", x, ("float64",))
     if p.ndim == 0 or p.shape != x.shape:
         raise ValueError(f"{function}: p and x must have one shape (..., k), got {p.shape} and {x.shape}")
-    if not (np.isfinite(p).all() and (p >= 0).all() and np.isfinite(x).all()):
-        raise ValueError(f"{function}: p must be finite and at least 0, and x finite, got others")
+    check_entries(function, "p", p, np.isfinite(p) & (p >= 0), "be finite and at least 0")
+    check_finite(function, "x", x)
     return p, x
 
 
@@ -159,8 +159,8 @@ def cvar(p: Array, x: Array, level: float) -> Array:
     array(0.5)
     """
     p, x = _checked_law("cvar", p, x)
-    if p.shape[-1] == 0 or np.abs(p.sum(axis=-1) - 1).max(initial=0) > 1e-10:
-        raise ValueError("cvar: p must sum to 1 in each distribution, got others")
+    sums = p.sum(axis=-1)
+    check_entries("cvar", "p", sums, np.abs(sums - 1) <= 1e-10, "sum to 1 in each distribution")
     level = _level("cvar", level)
     order = np.argsort(x, axis=-1)
     x, p = np.take_along_axis(x, order, -1), np.take_along_axis(p, order, -1)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from .._array_like import as_array
 from .._backend import BackendError
-from .._check import check_array, count, integers, type_name
+from .._check import check_array, check_entries, check_finite, count, integers, type_name
 from .._public import publish
 
 Array = npt.NDArray[Any]
@@ -114,8 +114,10 @@ def _checked(function: str, process: Any, names: tuple[str, str] = ("likelihood"
     own = integers(function, "next", target)
     if own.shape != likelihood.shape[1:] or (own < 0).any() or (own >= likelihood.shape[1]).any():
         raise ValueError(f"{function}: next must be states of shape {likelihood.shape[1:]}, got shape {own.shape}")
-    if not (likelihood >= 0).all() or np.abs(likelihood.sum(axis=3) - 1).max() > 1e-10 or not np.isfinite(reward).all():
-        raise ValueError(f"{function}: {first} must sum to 1 over observations and {second} be finite, got others")
+    check_entries(function, first, likelihood, likelihood >= 0, "be at least 0")
+    sums = likelihood.sum(axis=3)
+    check_entries(function, first, sums, np.abs(sums - 1) <= 1e-10, "sum to 1 over observations")
+    check_finite(function, second, reward)
     return LatentMDP(np.ascontiguousarray(likelihood), np.ascontiguousarray(reward), own)
 
 
@@ -166,8 +168,9 @@ def belief_tree(process: LatentMDP, state: int, weights: Array, horizon: int) ->
 def _weights(function: str, process: LatentMDP, weights: Any) -> Array:
     weights = as_array(function, "weights", weights)
     check_array(function, "weights", weights, ("float64",))
-    if weights.shape != process.likelihood.shape[:1] or not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(f"{function}: weights must be {len(process.likelihood)} numbers of at least 0, got others")
+    if weights.shape != process.likelihood.shape[:1]:
+        raise ValueError(f"{function}: weights must have shape {process.likelihood.shape[:1]}, got {weights.shape}")
+    check_entries(function, "weights", weights, np.isfinite(weights) & (weights >= 0), "be finite and at least 0")
     return np.ascontiguousarray(weights)
 
 
@@ -234,8 +237,7 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
         check_array(function, "beliefs", beliefs, ("float64",))
         if beliefs.ndim != 2 or beliefs.shape[1] != M or len(beliefs) == 0:
             raise ValueError(f"{function}: beliefs must have shape (B, {M}), got {beliefs.shape}")
-        if not (np.isfinite(beliefs).all() and (beliefs >= 0).all()):
-            raise ValueError(f"{function}: beliefs must be finite and at least 0, got others")
+        check_entries(function, "beliefs", beliefs, np.isfinite(beliefs) & (beliefs >= 0), "be finite and at least 0")
         beliefs = np.ascontiguousarray(beliefs)
     found = [[np.zeros((1, M)) for _ in range(S)]]
     for _ in range(count(function, "horizon", horizon)):

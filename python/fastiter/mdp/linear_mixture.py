@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array_like import as_array
-from .._check import check_array, count, positive, type_name
+from .._check import check_array, check_finite, count, positive, type_name
 from .._public import publish
 from ._finite import FiniteHorizon
 
@@ -75,8 +75,7 @@ class LinearMixture:
         check_array(function, "features", features, ("float64",))
         if features.ndim != 4 or 0 in features.shape or features.shape[1] != features.shape[3]:
             raise ValueError(f"{function}: features must have shape (d, S, A, S), got {features.shape}")
-        if not np.isfinite(features).all():
-            raise ValueError(f"{function}: features must be finite, got others")
+        check_finite(function, "features", features)
         ridge = positive(function, "ridge", ridge, zero=False)
         d, self.S, self.A = features.shape[:3]
         self.horizon = count(function, "horizon", horizon, 1)
@@ -255,8 +254,7 @@ class LinearMixture:
         check_array(function, name, x, ("float64",))
         if x.shape != (self.S, self.A):
             raise ValueError(f"{function}: {name} must have shape {(self.S, self.A)}, got {x.shape}")
-        if not np.isfinite(x).all():
-            raise ValueError(f"{function}: {name} must be finite, got others")
+        check_finite(function, name, x)
         return np.asarray(x)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array_like import as_array
-from .._check import check_array, count, positive, type_name
+from .._check import check_array, check_finite, count, positive, type_name
 from .._public import publish
 from ._average import average
 from ._mdp import MDP
@@ -97,8 +97,7 @@ class LOOP:
         if J.shape != Q.shape[:1]:
             raise ValueError(f"LOOP: J must have shape (F,) = ({len(Q)},), got {J.shape}")
         for name, x in (("Q", Q), ("J", J)):
-            if not np.isfinite(x).all():
-                raise ValueError(f"LOOP: {name} must be finite, got others")
+            check_finite("LOOP", name, x)
             _check_size("LOOP", name, float(abs(x).max()))
         self.beta = positive("LOOP", "beta", beta, zero=False)
         F, self.S, self.A = Q.shape

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .._array_like import as_array
 from .._check import check_array, refuse_mask
+from .._check import check_finite as check_finite
 from .._check import count as count
 from .._check import positive as positive
 from ._matrix import DTYPES, VECTORS
@@ -60,15 +61,6 @@ def numbers_of(function: str, name: str, x: object) -> Array:
     if found.dtype.kind not in "biufc":
         raise TypeError(f"{function}: {name} must be numbers, got dtype {found.dtype}")
     return found
-
-
-def check_finite(function: str, name: str, x: Array) -> None:
-    """Refuse infinities and NaN, by the index of the first."""
-    finite = np.isfinite(x)
-    if not finite.all():
-        where = np.unravel_index(int(np.argmin(finite)), x.shape)
-        index = tuple(map(int, where)) if x.ndim > 1 else int(where[0])
-        raise ValueError(f"{function}: {name} must be finite, got {x[where]} at index {index}")
 
 
 def check_writable(function: str, x: Array, b: Array) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._check import positive
 from ..._docs import documented_like
+from ..._torch.ops import check_entries
 from .. import _prox_formulas as formulas
 from .. import prox as arrays
 from .._prox_groups import check_groups, check_not_empty, check_sizes, check_weight
@@ -39,8 +40,7 @@ def prox_l1(y: Tensor, t: Any = 1.0) -> Tensor:
     function = "prox_l1"
     check_points(function, y)
     threshold = bound_of(function, "t", t, y)
-    if not bool((threshold >= 0).all()) or not bool(threshold.isfinite().all()):
-        raise ValueError(f"{function}: t must be finite and at least 0, got others")
+    check_entries(function, "t", threshold, (threshold >= 0) & threshold.isfinite(), "be finite and at least 0")
     return tensor(formulas.soft_threshold(torch, y, threshold))
 
 

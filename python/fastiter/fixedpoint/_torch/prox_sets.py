@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._check import positive
 from ..._docs import documented_like
-from ..._torch.ops import CPU_AND_CUDA, check_tensors
+from ..._torch.ops import CPU_AND_CUDA, check_entries, check_tensors
 from .. import _prox_formulas as formulas
 from .. import prox as arrays
 from .._prox_groups import check_groups, check_not_empty
@@ -112,8 +112,8 @@ def project_box(y: Tensor, low: Any, high: Any) -> Tensor:
     function = "project_box"
     check_points(function, y)
     least, most = bound_of(function, "low", low, y), bound_of(function, "high", high, y)
-    if not bool((least <= most).all()):
-        raise ValueError(f"{function}: low must be at most high everywhere, got others or NaN")
+    lower, upper = torch.broadcast_tensors(least, most)
+    check_entries(function, "low", lower, lower <= upper, "be at most high everywhere, and neither NaN")
     return torch.minimum(torch.maximum(y, least), most)
 
 
@@ -161,8 +161,9 @@ def project_halfspace(y: Tensor, a: Tensor, b: float) -> Tensor:
     function = "project_halfspace"
     check_tensors(function, ("y", "a"), (y, a), devices=CPU_AND_CUDA)
     offset = check_halfspace(function, y, a, b)
-    if not bool(a.isfinite().all()) or not bool(a.any()):
-        raise ValueError(f"{function}: a must be finite and not 0, got others")
+    check_entries(function, "a", a, a.isfinite(), "be finite")
+    if not bool(a.any()):
+        raise ValueError(f"{function}: a must have an entry other than 0, got none")
     return tensor(formulas.onto_halfspace(torch, y, a, offset))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._check import count, positive, refuse_mask, type_name
+from ..._check import check_entries, count, positive, refuse_mask, type_name
 from ..._docs import documented
 from ..._public import publish
 from ..._solution import ConvergenceError, plural, warn
@@ -154,8 +154,7 @@ def _numbers(function: str, name: str, x: Any, problem: MDP) -> Any:
         raise ValueError(f"{function}: {name} must be a number or have shape ({problem.S},), got {given.shape}")
     with np.errstate(over="ignore"):
         values = np.full(problem.S, given).astype(problem.dtype)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{function}: {name} must be finite in {problem.dtype}, got others")
+    check_entries(function, name, values, np.isfinite(values), f"be finite in {problem.dtype}")
     return values
 
 

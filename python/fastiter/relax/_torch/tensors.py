@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..._check import type_name
+from ..._torch.ops import check_entries
 from .._matrix import Batch, Csr
 from .._result import Limits, LinearSolution, Progress
 
@@ -186,11 +187,7 @@ def overlap(x: Tensor, b: Tensor) -> bool:
 
 def check_finite(function: str, name: str, x: Tensor) -> None:
     """Refuse infinities and NaN, by the index of the first; synchronizes."""
-    finite = x.isfinite()
-    if not bool(finite.all()):
-        where = torch.nonzero(~finite)[0].tolist()
-        index = tuple(where) if len(where) > 1 else where[0]
-        raise ValueError(f"{function}: {name} must be finite, got {x[tuple(where)].item()} at index {index}")
+    check_entries(function, name, x, x.isfinite(), "be finite")
 
 
 def on_tensors(found: LinearSolution) -> LinearSolution:
