@@ -110,9 +110,9 @@ def check_absent(function: str, input: str, **given: object) -> None:
 def check_packing(function: str, batch: int, lengths: object, steps: str = "x") -> None:
     """Check that ``cu_seqlens`` may be combined with the other arguments."""
     if lengths is not None:
-        raise ValueError(f"{function}: lengths must be None where cu_seqlens is given, got both")
+        raise ValueError(f"{function}: lengths must be None if cu_seqlens is given, got both")
     if batch != 1:
-        raise ValueError(f"{function}: {steps} must have B = 1 where cu_seqlens is given, got B = {batch}")
+        raise ValueError(f"{function}: {steps} must have B = 1 if cu_seqlens is given, got B = {batch}")
 
 
 def check_bounds(function: str, shape: Shape, first: int, last: int, falls: bool, time: int) -> None:

@@ -149,7 +149,7 @@ def test_derivatives_of_sparse_data() -> None:
     for matrix in (csr, known.to_sparse_csc()):
         leaf = matrix.clone().requires_grad_()
         value = bcd(LeastSquares(leaf, target, l1=l1), **EXACT).value
-        with pytest.raises(RuntimeError, match=r"^LeastSquares: A must not be a sparse tensor where its gradient is"):
+        with pytest.raises(RuntimeError, match=r"^LeastSquares: A must not be a sparse tensor if its gradient is"):
             torch.autograd.grad(value.sum(), leaf, create_graph=True)
         value = bcd(LeastSquares(leaf, target, l1=l1), **EXACT).value
         (gradient,) = torch.autograd.grad(value.sum(), leaf)

@@ -78,7 +78,7 @@ def test_wrong_outputs_are_refused(name: str) -> None:
         (
             torch.empty(shape, requires_grad=True),
             RuntimeError,
-            "out must be None where an argument requires a gradient",
+            "out must be None if an argument requires a gradient",
         ),
     ]
     for out, error, message in wrong:
@@ -93,7 +93,7 @@ def test_the_memory_of_an_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^lstm: out must not share memory with the inputs, got the memory of wx$"):
         ft.lstm(wx, r, out=wx[:, :, 1])
     weight = r.clone().requires_grad_()
-    with pytest.raises(RuntimeError, match=r"^lstm: out must be None where an argument requires a gradient"):
+    with pytest.raises(RuntimeError, match=r"^lstm: out must be None if an argument requires a gradient"):
         ft.lstm(wx, weight, out=torch.empty(B, T, N, D))
 
 

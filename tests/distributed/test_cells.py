@@ -29,8 +29,8 @@ def test_chunks_of_rows_and_heads() -> None:
     ("what", "error", "message"),
     [
         ("type", TypeError, "wx must be a torch.Tensor, got str"),
-        ("rows", ValueError, "wx must have B = 1 where cu_seqlens is given, got B = 2"),
-        ("both", ValueError, "lengths must be None where cu_seqlens is given, got both"),
+        ("rows", ValueError, "wx must have B = 1 if cu_seqlens is given, got B = 2"),
+        ("both", ValueError, "lengths must be None if cu_seqlens is given, got both"),
     ],
 )
 def test_packed_arguments_that_are_wrong_are_named(what: str, error: type[Exception], message: str) -> None:

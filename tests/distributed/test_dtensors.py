@@ -30,7 +30,7 @@ ERRORS = {
     "a plain tensor": "TypeError: lstm: r must be a DTensor like wx, got a Tensor",
     "a plain state": "TypeError: lstm: state must be a DTensor like wx, got a Tensor",
     "another shape": "ValueError: lstm: r must have shape (G, N, D, D) = (4, 6, 3, 3) to go with wx, got (4, 5, 3, 3)",
-    "out": "ValueError: lstm: out must be None where arguments are DTensors, got one",
+    "out": "ValueError: lstm: out must be None if arguments are DTensors, got one",
     "shared keys": "ValueError: linear_attention: q must have 1 head, 6, or a number that 2 ranks divide together "
     "with 6, got 3",
     "other shards": "ValueError: lstm: wx must have 3 of its 6 heads on this rank, got ",

@@ -38,7 +38,7 @@ ERRORS: dict[str, str | tuple[str, str]] = {
     "two axes": "ValueError: HeadParallel: device_mesh must have 1 axis, got one with 2",
     "a layout": "TypeError: HeadParallel: input_layouts must be a Placement, got str",
     "a flag": "TypeError: HeadParallel: use_local_output must be a bool, got int",
-    "packed": "TypeError: LSTM: input must be a Tensor where heads are divided (lengths takes rows of several lengths)",
+    "packed": "TypeError: LSTM: input must be a Tensor if heads are divided (lengths takes rows of several lengths)",
     "step": "TypeError: LSTM.step: module must not be divided by HeadParallel; call forward instead",
     "stream": "TypeError: StreamingRNN: module must run the forward of torch.nn's or fastiter.torch.nn's LSTM",
     "whole state": "RuntimeError: LSTM: hx[0] (h) must have shape (1, 2, 2), got (1, 2, 4)",

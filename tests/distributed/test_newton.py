@@ -63,8 +63,8 @@ def test_without_convergence_the_result_is_that_of_the_loop(exchange: str, most:
 def test_inconsistent_options_are_named() -> None:
     first, second = results(newton_jobs.refused, 2)
     expected = [
-        "paragru: method must be 'auto' or 'newton' where exchange is 'scan', got 'sequential'",
-        "paragru: window must be None where exchange is 'scan', got 8",
+        "paragru: method must be 'auto' or 'newton' if exchange is 'scan', got 'sequential'",
+        "paragru: window must be None if exchange is 'scan', got 8",
         "paragru: return_info must be False unless exchange is 'scan' or 'shooting', got True",
         "paragru: return_info must be True or False, got 1",
         "paragru: exchange must be the same on every rank, got 'pipeline' on rank 0 and 'scan' on rank 1",

@@ -52,7 +52,7 @@ REFUSED = {
     ): "the dtype of A must be the same on every rank, got torch.float64 on rank 0 and torch.float32 on rank 1",
     ("offsets", 0): "offsets must be the same on every rank, got ",
     ("owner", 2): "owner must be the same on every rank, got ",
-    ("both", 0): "owner must be None where offsets are given, got both",
+    ("both", 0): "owner must be None if offsets are given, got both",
     ("no owner", 0): "A must have 8 columns, as many as all ranks have rows, got 9",
     ("rows", 0): "rank 2 refused its arguments: RowMatrix: A must have the 3 rows of the rank's parts, got 2 on rank 2",
     ("kind", 1): "the kind of ownership must be the same on every rank, got offsets on rank 0 and neither",
@@ -61,7 +61,7 @@ REFUSED = {
     ("complex", 2): "A must have dtype torch.float32 or torch.float64, got torch.complex128",
     ("global", 1): "A must be the same on every rank, got ",
     ("twice", 0): "A must have each entry once, got two in column 0 of a row",
-    ("parts", 0): "parts must be None where no owner is given, got int 3",
+    ("parts", 0): "parts must be None if no owner is given, got int 3",
     (
         "x",
         0,

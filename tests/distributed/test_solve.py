@@ -82,7 +82,7 @@ REFUSED = {
         "asymmetric",
         1,
     ): "ValueError: solve: A must be symmetric for method 'cg', got one with v^T A u unequal to u^T A v",
-    ("definite", 2): "ValueError: solve: bounds must be given where A is not positive definite, got None",
+    ("definite", 2): "ValueError: solve: bounds must be given if A is not positive definite, got None",
     ("written", 1): "ValueError: solve: A must be made from values that stay as they are, got some written to since",
     ("other call", 2): "ValueError: solve: function must be the same on every rank, got solve on rank 0 and a product",
 }

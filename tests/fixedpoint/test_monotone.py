@@ -264,7 +264,7 @@ def test_failures_are_reported() -> None:
         ),
         (
             lambda: monotone.forward_backward(soft, lambda x: x, np.zeros(2), step=1.0, lipschitz=1.0),
-            "lipschitz must be None where step is given, got both",
+            "lipschitz must be None if step is given, got both",
         ),
         (
             lambda: monotone.forward_backward(soft, lambda x: x, np.zeros(2), relaxation=2.0),
@@ -275,7 +275,7 @@ def test_failures_are_reported() -> None:
             "resolvent must be callable and no class, got int",
         ),
         (lambda: monotone.mirror_prox(game, (np.ones(7), np.ones(5)), step=1.0), "x0 must be positive, with the sum 1"),
-        (lambda: monotone.mirror_prox(game, (np.ones(1),)), "step must be a number where lipschitz is None"),
+        (lambda: monotone.mirror_prox(game, (np.ones(1),)), "step must be a number if lipschitz is None"),
         (
             lambda: monotone.primal_dual(soft, soft, (soft,), (np.ones(1), np.ones(1)), norm_bound=1.0),  # type: ignore[arg-type]
             r"operators must be a tuple \(K, K_T\)",

@@ -75,7 +75,7 @@ def test_deq() -> None:
     assert "rtol=1e-13" in repr(layer)
     with pytest.raises(TypeError, match=r"^DEQ: f must be a module or a function"):
         DEQ(3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^DEQ: z0 must be given where f has no inputs"):
+    with pytest.raises(TypeError, match=r"^DEQ: z0 must be given if f has no inputs"):
         DEQ(torch.cos)()
 
 
@@ -322,7 +322,7 @@ def test_machine_errors(arguments: dict[str, Any], error: Any, message: str) -> 
         ([None, None], None, ValueError, "observed must hold at least one tensor"),
         ([torch.zeros(2, 3, 3), None], None, ValueError, r"observed\[0\] must have shape \(2, 3, 2\), got \(2, 3, 3\)"),
         ([randn(2, 3, 2), None], None, TypeError, r"observed\[0\] must have dtype torch.float32, got torch.float64"),
-        ([torch.zeros(2, 3, 2), None], [None, True], ValueError, r"mask\[1\] must be None where observed\[1\] is"),
+        ([torch.zeros(2, 3, 2), None], [None, True], ValueError, r"mask\[1\] must be None if observed\[1\] is"),
         ([torch.zeros(2, 3, 2), None], [torch.ones(2, 3), None], TypeError, r"mask\[0\] must have dtype torch.bool"),
     ],
 )

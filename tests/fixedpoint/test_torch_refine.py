@@ -123,7 +123,7 @@ def test_gradients_of_sparse_tensors_modules_and_closures() -> None:
     ):
         torch.testing.assert_close(made[0], expected[0], rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(made[1], expected[1], rtol=1e-9, atol=1e-11)
-    with pytest.raises(TypeError, match=r"^refine: S must be differentiable where a gradient is asked for"):
+    with pytest.raises(TypeError, match=r"^refine: S must be differentiable if a gradient is requested"):
         refine(module, lambda r: (S @ r).detach(), b).value.sum().backward()
     closed = A.clone().requires_grad_()
     value = refine(lambda x: closed @ x, S, b, rtol=1e-13).value

@@ -206,7 +206,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: MDP(THREE, ONES, 1.0),
         ValueError,
-        "a path to a terminal state from every state where gamma is 1, got none from",
+        "a path to a terminal state from every state if gamma is 1, got none from",
     ),
     (lambda: MDP(THREE, ONES, 0.9, terminal=[3]), ValueError, "terminal must be states from 0 to 2, got 3"),
     (
@@ -280,7 +280,7 @@ SOLVE: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: GOOD.solve("ipi", alpha=1.0), ValueError, "solve: alpha must be below 1, got 1.0"),
     (lambda: GOOD.solve("mpi", policy_sweeps=-1), ValueError, "solve: policy_sweeps must be at least 0, got -1"),
     (lambda: GOOD.solve("anderson", window=0), ValueError, "solve: window must be at least 1, got 0"),
-    (lambda: PATH.solve("pi"), ValueError, "solve: method must be one of 'auto', 'vi', .* where gamma is 1, got 'pi'"),
+    (lambda: PATH.solve("pi"), ValueError, "solve: method must be one of 'auto', 'vi', .* if gamma is 1, got 'pi'"),
     (
         lambda: MDP([np.ones((3, 3)) / 3], ONES, 0.9, terminal=[0]).solve("deflated"),
         ValueError,

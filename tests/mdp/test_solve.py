@@ -295,7 +295,7 @@ def test_cycles_that_earn_nothing(method: Any) -> None:
     problem = mdp.MDP(P, np.array([[0.0, -1], [0, 0]]), 1.0)
     found = problem.solve(method)
     assert found.converged and found.value.tolist() == [0, 0] and np.isinf([found.lower[0], found.upper[0]]).all()
-    with pytest.raises(ValueError, match=r"^solve: value0 must be 0 where gamma is 1 and a cycle earns nothing"):
+    with pytest.raises(ValueError, match=r"^solve: value0 must be 0 if gamma is 1 and a cycle earns nothing"):
         problem.solve(method, value0=np.array([-5.0, 0]))
     # The first state earns nothing either, but is left: bounds hold if the cycle behind it has costs.
     P = np.array([[[0.0, 1, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]], [[0, 0, 1], [0, 0, 1]]])

@@ -100,7 +100,7 @@ def test_refusals() -> None:
     tensors = [torch.from_numpy(x) for x in given]
     for call, made, array in ((fastiter.paragru, given, np.zeros), (fastiter.torch.paragru, tensors, torch.zeros)):
         for how, error, message in (
-            ({"cu_seqlens": [0, T]}, ValueError, "wx must have B = 1 where cu_seqlens is given, got B = 3"),
+            ({"cu_seqlens": [0, T]}, ValueError, "wx must have B = 1 if cu_seqlens is given, got B = 3"),
             ({"reset": array((T, B)) > 0}, ValueError, r"reset must have shape \(B, T\) = \(3, 40\) or \(T,\)"),
             ({"reset": array((B, T))}, TypeError, "reset must be .* bool"),
         ):

@@ -139,11 +139,11 @@ def test_gradients(name: str, cut: dict[str, Any]) -> None:
 
 WRONG: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a batch": (
-        "input must have 2 dimensions (M, I) where cu_seqlens is given, got (9, 3, 3)",
+        "input must have 2 dimensions (M, I) if cu_seqlens is given, got (9, 3, 3)",
         lambda f: f(randn(T, B, I), cu_seqlens=BOUNDS),
     ),
     "both": (
-        "lengths must be None where cu_seqlens is given, got both",
+        "lengths must be None if cu_seqlens is given, got both",
         lambda f: f(randn(T, I), None, [T], cu_seqlens=BOUNDS),
     ),
     "short bounds": ("cu_seqlens must rise from 0 to T = 9, got 0 to 4", lambda f: f(randn(T, I), cu_seqlens=[0, 4])),

@@ -54,12 +54,12 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = {
     "coefficients": (
         lambda x, b: compat.polynomial(A, x, b, [1j]),
         TypeError,
-        "polynomial: coefficients must be real where x is real, got dtype complex128",
+        "polynomial: coefficients must be real if x is real, got dtype complex128",
     ),
     "a complex A": (
         lambda x, b: compat.gauss_seidel_nr(A * 1j, x, b),
         TypeError,
-        "gauss_seidel_nr: A must be real where x is real, got dtype complex128",
+        "gauss_seidel_nr: A must be real if x is real, got dtype complex128",
     ),
     "nan": (
         lambda x, b: quant.quantize(x, "int8", nan=HUGE),

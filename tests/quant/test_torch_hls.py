@@ -247,7 +247,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "other layer": (lambda: nn.Sequential(nn.GELU()), "'0' must be a layer that can be exported, got GELU"),
     "float weight": (lambda: layer(None, FIXED, FIXED), "'0' must have a format for its weight"),
     "float bias": (lambda: layer(FIXED, None, FIXED), "'0' must have a format for its bias"),
-    "float input": (lambda: layer(FIXED, FIXED), "input must be given where no one format rounds"),
+    "float input": (lambda: layer(FIXED, FIXED), "input must be given if no one format rounds"),
     "float format": (lambda: layer("e4m3fn", FIXED, FIXED), "'0' must round to fixed point, got e4m3fn"),
     "blocks": (lambda: layer(FIXED, FIXED, "mxfp8_e4m3"), "'0' must round to fixed point, got mxfp8_e4m3"),
     "learned scale": (lambda: layer(lsq(), FIXED, FIXED), "'0' must have scales that are powers of two, got 0.3"),

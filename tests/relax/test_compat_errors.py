@@ -89,7 +89,7 @@ REFUSED: list[tuple[type[Exception], str, Any]] = [
     ),
     (
         TypeError,
-        "jacobi: omega must be a real number where A is real, got complex",
+        "jacobi: omega must be a real number if A is real, got complex",
         lambda x, b: ours.jacobi(MATRIX, x, b, omega=1 - 1j),
     ),
     (
@@ -174,7 +174,7 @@ REFUSED: list[tuple[type[Exception], str, Any]] = [
     ),
     (
         ValueError,
-        "schwarz: inv_subblock must be None where subdomain is None, got ndarray",
+        "schwarz: inv_subblock must be None if subdomain is None, got ndarray",
         lambda x, b: ours.schwarz(MATRIX, x, b, inv_subblock=np.ones(9), inv_subblock_ptr=np.array([0, 9])),
     ),
     (

@@ -122,7 +122,7 @@ def test_batches_refused(gpu: Gpu) -> None:
     other = torch.sparse_csr_tensor(good.crow_indices(), col, good.values(), good.shape, check_invariants=False)
     with pytest.raises(ValueError, match="A must have one pattern for all its matrices, got another in matrix 1"):
         fastiter.torch.Relaxation(other, "jacobi")
-    with pytest.raises(BackendError, match="A must be one matrix on a GPU where there is a block_size, got a batch"):
+    with pytest.raises(BackendError, match="A must be one matrix on a GPU if there is a block_size, got a batch"):
         fastiter.torch.Relaxation(good, "block_jacobi", block_size=2)
     with pytest.raises(ValueError, match=r"b must have shape \(2, 6\) to go with A, got \(6,\)"):
         fastiter.torch.Relaxation(good, "jacobi").solve(gpu.tensor(np.ones(6)))
@@ -244,7 +244,7 @@ def test_chebyshev_refused(gpu: Gpu) -> None:
     with pytest.raises(ValueError, match="Chebyshev: relaxation must have a symmetric sweep, got method sor"):
         fastiter.torch.Chebyshev(sor)
     far = fastiter.torch.Chebyshev(gpu.relaxation(csr(np.array([[1.0, 3.0], [3.0, 1.0]])), "jacobi"))
-    with pytest.raises(ValueError, match="Chebyshev: bounds must be given where the sweep alone does not converge"):
+    with pytest.raises(ValueError, match="Chebyshev: bounds must be given if the sweep alone does not converge"):
         far.solve(gpu.tensor(np.ones(2)))
     with pytest.raises(ValueError, match=r"Chebyshev: bounds must be \(low, high\) with low <= high"):
         fastiter.torch.Chebyshev(gpu.relaxation(hermitian(6, "float64"), "jacobi"), (2.0, 1.0))

@@ -202,7 +202,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Chebyshev(GOOD), TypeError, "relaxation must be a Relaxation, got numpy.ndarray"),
     (lambda: Chebyshev(Relaxation(GOOD, "jacobi"), (2.0, 1.0)), ValueError, "low <= high"),
     (lambda: Chebyshev(Relaxation(GOOD, "jacobi"), 1.0), TypeError, r"bounds must be \(low, high\) or None, got float"),
-    (lambda: relax.chebyshev(GOOD, B), ValueError, "bounds must be given where A is not Hermitian"),
+    (lambda: relax.chebyshev(GOOD, B), ValueError, "bounds must be given if A is not Hermitian"),
     (lambda: relax.chebyshev(GOOD, B, bounds=(0.0, 1.0)), ValueError, "bounds must be finite and above 0, got 0.0"),
     (lambda: Anderson(Relaxation(GOOD), 0), ValueError, "memory must be at least 1, got 0"),
     (lambda: Anderson(Relaxation(GOOD), 2**63), ValueError, "memory must be at most 1000, got 9223372036854775808"),

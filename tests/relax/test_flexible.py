@@ -212,7 +212,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: flexible_cg(A6, B6, precond=ANY(lambda r: None)), ValueError, "precond must return .*, got NoneType"),
     (lambda: flexible_cg(A6, B6, precond=lambda r: r * np.nan), ValueError, "precond must return finite numbers"),
-    (lambda: flexible_cg(lambda x: x, B6, precond=np.eye(6)), TypeError, "precond must be a function where A is no"),
+    (lambda: flexible_cg(lambda x: x, B6, precond=np.eye(6)), TypeError, "precond must be a function if A is no"),
     (lambda: flexible_cg(A6, B6, memory=-1), ValueError, "memory must be at least 0, got -1"),
     (lambda: flexible_cg(A6, B6, memory=ANY(1.5)), TypeError, "memory must be an int, got float"),
     (lambda: flexible_cg(A6, B6, np.ones(5)), ValueError, r"x0 must have shape \(6,\)"),

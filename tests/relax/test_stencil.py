@@ -239,7 +239,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Relaxation(Stencil((3, 3), C5), "kaczmarz", order="color"), ValueError, "order must be 'natural' or an"),
     (lambda: kaczmarz(Stencil((3, 3), C5), np.ones(9)), ValueError, r"kaczmarz: b must have shape \(3, 3\)"),
     (lambda: Relaxation(Stencil((3, 3), C5), block_size=3), ValueError, "block_size must be None for a Stencil"),
-    (lambda: Relaxation(Stencil((3, 3), C5), "block_jacobi"), ValueError, "block_size must be an int where A has no"),
+    (lambda: Relaxation(Stencil((3, 3), C5), "block_jacobi"), ValueError, "block_size must be an int if A has no"),
     (
         lambda: sor(Stencil((3, 3), C5), np.ones(9)),
         ValueError,
@@ -247,7 +247,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: sor(Stencil((3, 3), C5), np.ones((3, 3, 2, 2))), ValueError, r"got \(3, 3, 2, 2\)"),
     (lambda: sor(Stencil((3, 3), C5), B.astype("f4")), TypeError, "b must be .*float64.*, got dtype float32"),
-    (lambda: chebyshev(Stencil((3, 3), -C5), B), ValueError, "bounds must be given where A is not Hermitian"),
+    (lambda: chebyshev(Stencil((3, 3), -C5), B), ValueError, "bounds must be given if A is not Hermitian"),
 ]
 
 

@@ -230,9 +230,9 @@ def test_a_matrix_that_is_not_hermitian() -> None:
     b = vectors((8, 9), "complex128", 1)
     auto = relax.sor(s, b, omega="auto", order="red-black")
     assert auto.converged
-    with pytest.raises(ValueError, match="bounds must be given where A is not Hermitian"):
+    with pytest.raises(ValueError, match="bounds must be given if A is not Hermitian"):
         relax.chebyshev(s, b)
-    with pytest.raises(ValueError, match=r"A must be Hermitian, got another"):
+    with pytest.raises(ValueError, match=r"A must be Hermitian, got one that is not"):
         Relaxation(s, "ssor").as_preconditioner().rmatvec(b.ravel())
 
 

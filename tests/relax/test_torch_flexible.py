@@ -159,7 +159,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: flexible_cg(A4, B4, B4[:3]), ValueError, r"x0 must have shape \(4,\) like b, got \(3,\)"),
     (lambda: flexible_cg(A4, B4, B4.float()), TypeError, "x0 must have dtype torch.float64 like b"),
     (lambda: flexible_cg(A4, B4, precond=ANY(1)), TypeError, "precond must be a torch.Tensor or a function, got int"),
-    (lambda: flexible_cg(lambda x: x, B4, precond=A4), TypeError, "precond must be a function where A is one"),
+    (lambda: flexible_cg(lambda x: x, B4, precond=A4), TypeError, "precond must be a function if A is one"),
     (lambda: flexible_cg(A4, B4, precond=lambda r: r[:2]), ValueError, "precond must return numbers like b, shape"),
     (
         lambda: flexible_cg(A4, B4, precond=ANY(lambda r: None)),

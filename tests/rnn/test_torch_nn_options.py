@@ -364,8 +364,8 @@ WRONG = [
     ("packed", {"lengths": [1] * 4}, ValueError, "lengths must be None for a PackedSequence, got lengths"),
     ("packed", {"cu_seqlens": [0, 1]}, ValueError, "cu_seqlens must be None for a PackedSequence, got cu_seqlens"),
     ("unbatched", {"cu_seqlens": [0, 5]}, ValueError, "cu_seqlens must rise from 0 to T = 6, got 0 to 5"),
-    ("unbatched", {"cu_seqlens": [0, 6], "lengths": [6]}, ValueError, "lengths must be None where cu_seqlens is given"),
-    ("time", {"cu_seqlens": [0, 6]}, ValueError, r"input must have 2 dimensions \(M, I\) where cu_seqlens is given"),
+    ("unbatched", {"cu_seqlens": [0, 6], "lengths": [6]}, ValueError, "lengths must be None if cu_seqlens is given"),
+    ("time", {"cu_seqlens": [0, 6]}, ValueError, r"input must have 2 dimensions \(M, I\) if cu_seqlens is given"),
     ("time", {"reset": [True]}, TypeError, "reset must be a torch.Tensor of bool, got list"),
     ("time", {"reset": FLAGS.int()}, TypeError, "reset must be a torch.Tensor of bool, got dtype torch.int32"),
     ("time", {"reset": FLAGS.t()}, ValueError, r"reset must have shape \(T, B\) = \(6, 4\) or \(T,\), got \(4, 6\)"),
@@ -382,7 +382,7 @@ def test_errors_of_forward(layout, asked, error, message):
 
 
 def test_incompatible_options():
-    with pytest.raises(ValueError, match=r"^GRU: checkpoint must be None where cu_seqlens is given, as chunks of time"):
+    with pytest.raises(ValueError, match=r"^GRU: checkpoint must be None if cu_seqlens is given, as chunks of time"):
         make(ours, "gru", checkpoint=2)(make_input("unbatched", F32), cu_seqlens=[0, 6])
     clipped = make(ours, "lstm", clip_state=0.5)
     with pytest.raises(ValueError, match=r"^onnx.export: clip_state must be None, as .* clip the gates, got 0.5$"):

@@ -119,9 +119,7 @@ def test_refusals():
 def test_states_by_name_are_checked():
     stacked, plain = sLSTMBlock(12, 3, stacked=True), sLSTMBlock(12, 3)
     x, state = torch.zeros(B, 1, 12), torch.zeros(4, B, 12)
-    only = (
-        "conv_state and slstm_state must be given only where stacked is True, for input .B, T, H., in place of state$"
-    )
+    only = "conv_state and slstm_state must be given only if stacked is True, for input .B, T, H., in place of state$"
     for call in (
         lambda: plain(x, slstm_state=state),
         lambda: plain.step(x[:, 0], conv_state=x),

@@ -272,8 +272,8 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "lstm: clip_state must be a positive number that a float can hold, got a larger",
     ),
-    ({"cu_seqlens": [0, 4]}, ValueError, "lstm: wx must have B = 1 where cu_seqlens is given, got B = 2"),
-    ({"cu_seqlens": [0, 4], "lengths": [1, 2]}, ValueError, "lstm: lengths must be None where cu_seqlens is given"),
+    ({"cu_seqlens": [0, 4]}, ValueError, "lstm: wx must have B = 1 if cu_seqlens is given, got B = 2"),
+    ({"cu_seqlens": [0, 4], "lengths": [1, 2]}, ValueError, "lstm: lengths must be None if cu_seqlens is given"),
     ({"reset": [1]}, TypeError, "lstm: reset must be a .* of bool, got list"),
 ]
 OF_TENSORS: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -316,7 +316,7 @@ def test_errors_of_sequences_in_one_row() -> None:
             function(*arguments, cu_seqlens=[0.0, 4.0])
         with pytest.raises(ValueError, match=r"gru: state h must have shape \(S, N, D\) = \(2, 1, 3\) to go with wx"):
             function(*arguments, cu_seqlens=[0, 1, 4])
-    with pytest.raises(ValueError, match="gru: checkpoint must be None where cu_seqlens is given, as chunks of time"):
+    with pytest.raises(ValueError, match="gru: checkpoint must be None if cu_seqlens is given, as chunks of time"):
         fastiter.torch.gru(*tensors, cu_seqlens=[0, 4], checkpoint=2)
 
 

@@ -127,7 +127,7 @@ def test_wrong_arguments_of_tensors(kind: str) -> None:
         if "out" not in changes:
             assert given["out"].isnan().all(), message
     right = {k: tensor(v) for k, v in arguments(kind).items()}
-    with pytest.raises(RuntimeError, match="out must be None where an argument requires a gradient"):
+    with pytest.raises(RuntimeError, match="out must be None if an argument requires a gradient"):
         function(**{**right, "x": right["x"].requires_grad_()})
     with pytest.raises(fastiter.BackendError, match=f"{kind}_scan: state must be on device"):
         function(**{**right, "out": None, "state": right["state"].to("meta")})

@@ -286,14 +286,14 @@ def test_unsupported_arguments_are_refused() -> None:
         compat.fla.chunk_gla(**given, colour=1)
     with pytest.raises(ValueError, match="fused_recurrent_gla: gv must be None"):
         compat.fla.fused_recurrent_gla(*qkv, given["g"], given["v"])
-    with pytest.raises(ValueError, match="reverse must be False where cu_seqlens is given"):
+    with pytest.raises(ValueError, match="reverse must be False if cu_seqlens is given"):
         compat.fla.fused_recurrent_gla(*[x[:1] for x in qkv], reverse=True, cu_seqlens=torch.tensor([0, T]))
     with pytest.raises(ValueError, match="gk must be None"):
         compat.fla.fused_recurrent_gated_delta_rule(*qkv, gk=given["g"])
-    with pytest.raises(ValueError, match="A_log must be a tensor where use_gate_in_kernel is True"):
+    with pytest.raises(ValueError, match="A_log must be a tensor if use_gate_in_kernel is True"):
         compat.fla.chunk_gated_delta_rule(*qkv, given["g"][..., 0], given["g"][..., 0], use_gate_in_kernel=True)
     both = (torch.zeros(B, H, K, V), torch.zeros(B, 1, H, K))
-    with pytest.raises(TypeError, match=r"^chunk_linear_attn: initial_state must be a tensor where normalize is False"):
+    with pytest.raises(TypeError, match=r"^chunk_linear_attn: initial_state must be a tensor if normalize is False"):
         compat.fla.chunk_linear_attn(*qkv, initial_state=both, normalize=False)
     with pytest.raises(ValueError, match=r"^chunk_linear_attn: initial_state must have both its parts"):
         compat.fla.chunk_linear_attn(*qkv, initial_state=(None, both[1]))

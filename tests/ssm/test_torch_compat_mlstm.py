@@ -146,5 +146,5 @@ def test_errors_have_the_names_and_shapes_of_the_package() -> None:
 def test_a_state_without_one_of_its_parts_is_refused(function: str) -> None:
     given = inputs(state=True)
     del given["n_initial"]
-    with pytest.raises(ValueError, match=f"^{function}: n_initial must be a tensor where .*, got None"):
+    with pytest.raises(ValueError, match=f"^{function}: n_initial must be a tensor if .*, got None"):
         getattr(ours, function)(**given)

@@ -99,7 +99,7 @@ def test_mamba_inner(channels_last: bool) -> None:
 def test_complex_rates() -> None:
     given = inner_inputs(DOUBLE, is_complex=True)
     assert_equal_results(results(ssm.mamba_inner, given), results(reference.mamba_inner, given), list(given))
-    with pytest.raises(ValueError, match=r"^mamba_inner: b_rms_weight must be None where A is complex, got both"):
+    with pytest.raises(ValueError, match=r"^mamba_inner: b_rms_weight must be None if A is complex, got both"):
         ssm.mamba_inner(**given, **norms())
 
 

@@ -25,7 +25,7 @@ def check_out(
     if tuple(out.shape) != tuple(shape):
         raise ValueError(f"{function}: out must have shape {tuple(shape)}, got {tuple(out.shape)}")
     if torch.is_grad_enabled() and any(y.requires_grad for _, y in [*given, ("out", out)]):
-        raise RuntimeError(f"{function}: out must be None where an argument requires a gradient, got a tensor")
+        raise RuntimeError(f"{function}: out must be None if an argument requires a gradient, got a tensor")
     if not unwatched():
         return
     if overlaps_itself(out.shape, out.stride(), 1):

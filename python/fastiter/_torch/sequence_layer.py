@@ -130,7 +130,7 @@ class SequenceLayer(nn.Module):
         """Return output (M, H) and final state of the sequences concatenated in x (M, I)."""
         check_packing(name_of(self), 1, lengths)
         if x.dim() != 2:
-            expected, got = "2 dimensions (M, I) where cu_seqlens is given", tuple(x.shape)
+            expected, got = "2 dimensions (M, I) if cu_seqlens is given", tuple(x.shape)
             raise ValueError(f"{name_of(self)}: input must have {expected}, got {got}")
         bounds = checked_bounds(name_of(self), cu_seqlens, x.shape[0], x.device)
         first, cut = self._checked_state(state, bounds.shape[0] - 1), self._flags(reset, x, 1, x.shape[0], 1)

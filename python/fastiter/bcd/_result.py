@@ -17,7 +17,7 @@ STOPS = ("slope", "gap")
 PATIENCE = 100
 _REMEDIES = {
     "max_steps": "try a larger max_steps or larger blocks",
-    "stagnated": "try a larger rtol: rounding hides what is left",
+    "stagnated": "try a larger rtol: rounding errors hide the remaining residual",
     "diverged": "the objective is not bounded below, or it or the value is beyond the range of its dtype",
 }
 

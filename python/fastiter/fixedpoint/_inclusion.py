@@ -25,7 +25,7 @@ _REMEDIES = {
     "max_steps": "try a larger max_steps or another step",
     "diverged": "the operators may not be monotone, or step is too large",
     "stagnated": "no step is small enough: forward must be Lipschitz and return the same for the same x, "
-    "or try a larger rtol or atol, where rounding hides what is left",
+    "or try a larger rtol or atol: rounding errors hide the remaining residual",
     "nan": "an operator has returned NaN, or x0 has NaN",
 }
 
@@ -293,7 +293,7 @@ def inner(x: Any, y: Any) -> float:
 def step_size(function: str, step: Any, lipschitz: Any, most: float) -> tuple[float, bool]:
     """Return the first step (given, or ``most`` / lipschitz, or a guess), and whether it is searched for."""
     if step is not None and lipschitz is not None:
-        raise TypeError(f"{function}: lipschitz must be None where step is given, got both")
+        raise TypeError(f"{function}: lipschitz must be None if step is given, got both")
     if step is not None:
         return positive(function, "step", step, zero=False), False
     if lipschitz is not None:

@@ -101,7 +101,7 @@ def mirror_prox(
             raise ValueError(f"{function}: x0 must be positive, with the sum 1 along the last axis, got another block")
     t, is_searched = step_size(function, step, lipschitz, 1.0)
     if is_searched:
-        raise TypeError(f"{function}: step must be a number where lipschitz is None, got None")
+        raise TypeError(f"{function}: step must be a number if lipschitz is None, got None")
     if not isinstance(average, bool):
         raise TypeError(f"{function}: average must be a bool, got {type(average).__name__}")
     operator = checked_call(function, "forward", forward, first)

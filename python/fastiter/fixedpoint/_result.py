@@ -12,7 +12,7 @@ from ._space import NORMS
 
 _REMEDIES = {
     "max_steps": "try a larger max_steps, or method='anderson'",
-    "stagnated": "try a larger rtol or atol, where rounding hides what is left, or another method",
+    "stagnated": "try a larger rtol or atol, as rounding errors hide the remaining residual, or another method",
     "diverged": "the map need not be a contraction: try method='anderson' or 'newton_krylov', or a smaller damping",
     "nan": "f has returned NaN, or x0 has NaN",
 }

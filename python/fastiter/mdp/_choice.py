@@ -95,7 +95,7 @@ def _named(function: str, process: Process, method: str) -> str:
         return "ipi" if high > _SLOW else "mpi"
     if high >= 1 and method in _DISCOUNTED:
         allowed = ", ".join(repr(each) for each in METHODS if each not in _DISCOUNTED)
-        raise ValueError(f"{function}: method must be one of {allowed} where gamma is 1, got {method!r}")
+        raise ValueError(f"{function}: method must be one of {allowed} if gamma is 1, got {method!r}")
     has_end = bool(process.is_terminal.any())
     if method == "deflated" and (has_end or high - low > 1e-6 * (1 - high)):
         raise ValueError(f"{function}: method 'deflated' needs one discount and no terminal states, got others")

@@ -327,7 +327,7 @@ class MDP:
         if value0 is not None:
             given = self._values(function, "value0", value0)
             if high >= 1 and given.any() and self._process.has_free_cycle:
-                expected = "0 where gamma is 1 and a cycle earns nothing, as V = T V has many solutions"
+                expected = "0 if gamma is 1 and a cycle earns nothing, as V = T V has many solutions"
                 raise ValueError(f"{function}: value0 must be {expected}, got others")
             return given
         start, least = np.zeros(self.S, self.dtype), self._process.least_best

@@ -345,5 +345,5 @@ def _check_reaches(function: str, process: Process) -> None:
     is_terminal = np.diff(process.rows.row) == 0
     order, reached = process.order_from(is_terminal)
     if reached < process.states:
-        expected = "a path to a terminal state from every state where gamma is 1"
+        expected = "a path to a terminal state from every state if gamma is 1"
         raise ValueError(f"{function}: P must have {expected}, got none from state {order[reached]}")

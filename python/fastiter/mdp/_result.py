@@ -14,7 +14,7 @@ from .._solution import Solution, is_true, plural
 STOPS = ("span", "sup")
 _REMEDIES = {
     "max_steps": "try a larger max_steps, or method='auto'",
-    "stagnated": "try a larger tol or float64: rounding hides what is left",
+    "stagnated": "try a larger tol or float64: rounding errors hide the remaining residual",
     "diverged": "rewards or values have overflowed",
 }
 

@@ -143,7 +143,7 @@ class Fixed(Format):
         _set_word(self, "rounding", FIXED_ROUNDINGS)
         _set_word(self, "overflow", FIXED_OVERFLOWS)
         if self.overflow == "WRAP_SM" and not self.signed:
-            raise ValueError("Fixed: overflow must be another than WRAP_SM for an unsigned format, got 'WRAP_SM'")
+            raise ValueError("Fixed: overflow must be other than WRAP_SM for an unsigned format, got 'WRAP_SM'")
         most = self.width if self.overflow.startswith("WRAP") else 0
         _check_int("Fixed", f"saturated_bits with {self.overflow}", self.saturated_bits, 0, most)
 
@@ -300,12 +300,12 @@ class Float(Format):
     def _check_together(self) -> None:
         if self.specials == "ieee" and (self.mantissa == 0 or self.exponent == 1):
             raise ValueError(
-                "Float: specials must be another than 'ieee' without mantissa or with one bit of exponent, got 'ieee'"
+                "Float: specials must be other than 'ieee' without mantissa or with one bit of exponent, got 'ieee'"
             )
         if self.signed and not self.subnormals:
             raise ValueError("Float: subnormals must be True for a signed format, got False")
         if self.specials == "fnuz" and not self.signed:
-            raise ValueError("Float: specials must be another than 'fnuz' for an unsigned format, got 'fnuz'")
+            raise ValueError("Float: specials must be other than 'fnuz' for an unsigned format, got 'fnuz'")
         if (self.overflow == "INF" and not self.has_inf) or (self.overflow == "NAN" and not self.has_nan):
             raise ValueError(f"Float: overflow must be what specials={self.specials!r} has, got {self.overflow!r}")
         if not (self.min_exponent - self.mantissa >= -1074 and self.max_exponent <= 1023):

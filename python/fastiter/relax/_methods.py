@@ -43,7 +43,7 @@ def own_block_size(function: str, A: Any) -> int:
     """Return the block size of a BSR matrix."""
     size = getattr(A, "blocksize", None)
     if size is None or size[0] != size[1]:
-        raise ValueError(f"{function}: block_size must be an int where A has no square blocks of its own, got None")
+        raise ValueError(f"{function}: block_size must be an int if A has no square blocks of its own, got None")
     return checked_block_size(function, "", int(size[0]))
 
 

@@ -88,7 +88,7 @@ def _coloured(function: str, A: Csr | Blocks, order: str) -> Arrangement:
         odd = _core.relax.red_black(A.n, A.start, A.column, colour)
         if odd >= 0:
             raise ValueError(
-                f"{function}: order must be 'color' where two colours are too few, "
+                f"{function}: order must be 'color' if two colours are too few, "
                 f"got 'red-black' for a pattern in which row {odd} lies on a cycle of odd length"
             )
     linked = _core.relax.check_colours(A.n, A.start, A.column, colour)

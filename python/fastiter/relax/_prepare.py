@@ -207,7 +207,7 @@ def prepare(function: str, A: Any, method: str, order: Any, block_size: int | No
     check_square(function, A)
     jacobi = method == "jacobi"
     if jacobi and not (isinstance(order, str) and order == "natural"):
-        raise ValueError(f"{function}: order must be 'natural' where all rows go at the same time, got {order!r}")
+        raise ValueError(f"{function}: order must be 'natural' if all rows go at the same time, got {order!r}")
     if block_size is not None:
         blocks = by_values(A, read_blocks(function, A, block_size or None), order)
         return OfBlocks(function, blocks, arrange(function, blocks, order), jacobi=jacobi)

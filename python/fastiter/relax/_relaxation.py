@@ -149,7 +149,7 @@ class Relaxation:
         if sweep == "kaczmarz" and isinstance(order, str) and order != "natural":
             raise ValueError(f"{name}: order must be 'natural' or an array of row numbers, got {order!r}")
         if sweep == "jacobi" and not (isinstance(order, str) and order == "natural"):
-            raise ValueError(f"{name}: order must be 'natural' where all rows go at the same time, got {order!r}")
+            raise ValueError(f"{name}: order must be 'natural' if all rows go at the same time, got {order!r}")
         return OfStencil(name, A, order, projections=sweep == "kaczmarz")
 
     @classmethod
@@ -388,7 +388,7 @@ class Relaxation:
         if not self.symmetric and METHODS[self.method][0] != "jacobi":
             raise ValueError(f"Relaxation.rmatvec: method must have a symmetric sweep, got {self.method!r}")
         if not _spectrum.is_hermitian(self._system):
-            raise ValueError("Relaxation.rmatvec: A must be Hermitian, got another")
+            raise ValueError("Relaxation.rmatvec: A must be Hermitian, got one that is not")
         return self.matvec(r)
 
     def as_preconditioner(self) -> Any:

@@ -14,13 +14,13 @@ from . import _vectors
 _REMEDIES = {
     "max_steps": "try a larger max_steps, omega='auto', or a faster method such as ssor_cg",
     "diverged": "try kaczmarz, or a smaller omega: the method need not converge for this A",
-    "stagnated": "try a larger rtol or atol: the residual no longer falls, as where A x = b has no solution",
+    "stagnated": "try a larger rtol or atol: the residual no longer falls, as happens if A x = b has no solution",
     "indefinite": "A and the preconditioner must be symmetric and positive definite for conjugate gradients",
 }
 #: Remedies for specific methods
 _OF_METHOD = {
     ("jacobi", "stagnated"): "try an omega below 1, as 1 may alternate for ever, or a larger rtol or atol: the "
-    "residual no longer falls, as where A x = b has no solution",
+    "residual no longer falls, as happens if A x = b has no solution",
     ("richardson", "diverged"): "try a smaller omega, a preconditioner, or method='cg'",
     ("cg", "max_steps"): "try a larger max_steps or a preconditioner",
     ("flexible_cg", "max_steps"): "try a larger max_steps or a better precond",

@@ -169,10 +169,10 @@ def _estimated(function: str, system: System) -> tuple[float, float]:
     jacobi = jacobi_of(function, system)
     found = _spectrum.lanczos(jacobi) if _spectrum.is_definite(jacobi) else None
     if found is None:
-        raise ValueError(f"{function}: bounds must be given where A is not Hermitian and positive definite, got None")
+        raise ValueError(f"{function}: bounds must be given if A is not Hermitian and positive definite, got None")
     least, largest = found.low, found.high
     if largest >= 1:
-        raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
+        raise ValueError(f"{function}: bounds must be given if A is not positive definite, got None")
     # The estimates lie inside the spectrum: a larger high costs little, but the mode of an eigenvalue beyond it would
     # grow.
     return 0.95 * (1 - largest), MARGIN * (1 - least)
@@ -181,7 +181,7 @@ def _estimated(function: str, system: System) -> tuple[float, float]:
 def bounds_of(function: str, rho: float, is_jacobi: bool) -> tuple[float, float]:
     """Return the bounds of M^-1 A for a sweep whose iteration matrix has this spectral radius."""
     if rho >= 1:
-        raise ValueError(f"{function}: bounds must be given where the sweep alone does not converge, got rho {rho}")
+        raise ValueError(f"{function}: bounds must be given if the sweep alone does not converge, got rho {rho}")
     return 0.95 * (1 - rho), MARGIN * (1 + rho) if is_jacobi else 1.0
 
 

@@ -152,7 +152,7 @@ def _checked_precond(function: str, precond: Any, system: System) -> Any:
         return precond
     refuse_cupy(function, precond)
     if system.grid is not None or system.batch:
-        raise TypeError(f"{function}: precond must be a function where A is no matrix, got {type_name(precond)}")
+        raise TypeError(f"{function}: precond must be a function if A is not a matrix, got {type_name(precond)}")
     check_operator(function, "precond", precond, system.rows)
     return precond
 

@@ -83,7 +83,7 @@ def check_attention_state(function: str, shape: Shape, count: int, sizes: Attent
 def check_one_decay(function: str, log_decay: object, decay: object) -> None:
     """Check that the decay is given in only one form."""
     if log_decay is not None and decay is not None:
-        raise ValueError(f"{function}: decay must be None where log_decay is given, got both")
+        raise ValueError(f"{function}: decay must be None if log_decay is given, got both")
 
 
 def checked_scale(function: str, scale: object, double: bool) -> float:

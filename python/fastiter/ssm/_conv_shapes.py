@@ -64,7 +64,7 @@ def check_seq_idx(function: str, shape: Shape, sizes: ConvSizes, others: Mapping
     for name, given in others.items():
         if given:
             without = "False" if name.startswith("return") else "None"
-            raise ValueError(f"{function}: {name} must be {without} where seq_idx is given, got both")
+            raise ValueError(f"{function}: {name} must be {without} if seq_idx is given, got both")
 
 
 def check_label_range(function: str, least: int, most: int) -> None:

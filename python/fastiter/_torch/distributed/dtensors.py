@@ -41,7 +41,7 @@ def on_shards(function: Callable[..., Any], arguments: Mapping[str, Any], axes: 
     """
     name = function.__name__
     if arguments.get("out") is not None:
-        raise ValueError(f"{name}: out must be None where arguments are DTensors, got one")
+        raise ValueError(f"{name}: out must be None if arguments are DTensors, got one")
     mesh = _mesh(name, arguments)
     if dist.get_debug_level() == dist.DebugLevel.DETAIL:  # type: ignore[attr-defined]
         _compare_ranks(name, mesh, arguments)
@@ -273,7 +273,7 @@ class Cut(NamedTuple):
             if local.shape[at] != expected:
                 raise ValueError(
                     f"{self.function}: {name} must have {expected} of its {x.shape[at]} {kind} on this rank, "
-                    f"got {local.shape[at]}: DTensor.from_local takes the whole shape where shards are uneven"
+                    f"got {local.shape[at]}: DTensor.from_local takes the whole shape if shards are uneven"
                 )
             if kind == "heads" and self._empty():
                 one = list(local.shape)

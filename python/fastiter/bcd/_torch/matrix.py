@@ -139,7 +139,7 @@ class _Values(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
         if torch.is_grad_enabled():
             remedy = "(crow, col, values, (n, m)) in its place has derivatives of any order"
-            raise RuntimeError(f"{ctx.name} must not be a sparse tensor where its gradient is differentiated; {remedy}")
+            raise RuntimeError(f"{ctx.name} must not be a sparse tensor if its gradient is differentiated; {remedy}")
         return None, g
 
 

@@ -37,7 +37,7 @@ class FixedNoise:
             self._draws = not all(map(torch.equal, self._first, self._states()))
             if self._draws and self._compact:
                 raise ValueError(
-                    f"{name}: compact must be False where f draws random numbers, which have to be the same in all "
+                    f"{name}: compact must be False if f draws random numbers, which have to be the same in all "
                     "steps, got True"
                 )
             return result

@@ -232,7 +232,7 @@ def _transposed(S: Product, b: Tensor) -> Product:
         at = torch.zeros_like(b).requires_grad_()
         image = S(at)
     if not image.requires_grad:
-        raise TypeError(f"{_NAME}: S must be differentiable where a gradient is asked for, got one that is not")
+        raise TypeError(f"{_NAME}: S must be differentiable if a gradient is requested, got one that is not")
     return lambda r: torch.autograd.grad(image, at, r, retain_graph=True)[0]
 
 

@@ -143,7 +143,7 @@ def _read(P: Any, R: Any, gamma: Any, states: Any, actions: Any, owned: Any) -> 
             raise ValueError(f"MDP: owned must be states that rise from 0 to at most {S - 1}, got others")
         number = len(own) if number is None else _equal(number, len(own))
     if number is None:
-        raise TypeError("MDP: owned must be the number of this rank's states where P is a matrix with states, got None")
+        raise TypeError("MDP: owned must be the number of this rank's states if P is a matrix with states, got None")
     return Given(rows, states is not None, S, number, own, gamma)
 
 

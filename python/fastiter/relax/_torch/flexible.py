@@ -174,7 +174,7 @@ class _System:
                 raise TypeError(f"{function}: {name} must be a torch.Tensor or a function, got {type_name(operator)}")
             return operator
         if not self.is_matrix:
-            raise TypeError(f"{function}: {name} must be a function where A is one, got torch.Tensor")
+            raise TypeError(f"{function}: {name} must be a function if A is one, got torch.Tensor")
         if not is_parts and (operator.dim() != 2 or operator.shape[0] != operator.shape[1]):
             raise ValueError(f"{function}: {name} must have shape (n, n), got {tuple(operator.shape)}")
         if not is_parts and operator.layout == torch.strided:

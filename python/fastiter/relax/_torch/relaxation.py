@@ -329,7 +329,7 @@ def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
     if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
         raise BackendError(f"Relaxation: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
     if isinstance(A, Stencil) and A.dtype.kind == "c":
-        raise BackendError(f"Relaxation: A must have real coefficients on a GPU where it is a Stencil, got {A.dtype}")
+        raise BackendError(f"Relaxation: A must have real coefficients on a GPU if it is a Stencil, got {A.dtype}")
     if method in METHODS:
         check_order("Relaxation", order, is_jacobi)
 
@@ -341,7 +341,7 @@ def _on_device(host: relax.Relaxation, device: torch.device | None, together: Ar
         return OfProjections(system.A, together, device, system.scale)
     if isinstance(system, HostBlocks):
         if system.A.value.ndim == 4:
-            raise BackendError("Relaxation: A must be one matrix on a GPU where there is a block_size, got a batch")
+            raise BackendError("Relaxation: A must be one matrix on a GPU if there is a block_size, got a batch")
         return OfBlocks(block_rows_of(system.A, system.how), device)
     layout = slices_of(system.A.start, system.A.column, system.how, jacobi=system.jacobi)
     return OfRows(layout, tensors_of(layout, device), torch.from_numpy(system.A.value).to(device))

@@ -166,7 +166,7 @@ def _check_holds(function: str, x: Array, **dtypes: np.dtype[Any]) -> None:
     """Refuse complex arguments where x, which is updated in place, is real."""
     for name, dtype in dtypes.items():
         if dtype.kind == "c" and x.dtype.kind != "c":
-            raise TypeError(f"{function}: {name} must be real where x is real, got dtype {dtype}")
+            raise TypeError(f"{function}: {name} must be real if x is real, got dtype {dtype}")
 
 
 @SWEEPS

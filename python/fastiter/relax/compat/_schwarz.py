@@ -275,7 +275,7 @@ def _parameters(
             f"{function}: inv_subblock and inv_subblock_ptr must both be given or both be None, got one of them"
         )
     if rows is None and inverse is not None:
-        raise ValueError(f"{function}: inv_subblock must be None where subdomain is None, got {type(inverse).__name__}")
+        raise ValueError(f"{function}: inv_subblock must be None if subdomain is None, got {type(inverse).__name__}")
     index = getattr(getattr(A, "indices", None), "dtype", np.dtype(np.int32))
     if rows is None or first is None:
         rows, first = csr.column.astype(index), csr.start.astype(index)

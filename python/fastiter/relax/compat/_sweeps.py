@@ -104,7 +104,7 @@ def factor_of(seen: Seen, omega: Factor) -> Factor:
         real: Any = omega.real if isinstance(omega, (complex, np.complexfloating)) else omega
         return _vectors.positive(seen.function, "omega", real, zero=False)
     if seen.A.dtype.kind != "c":
-        raise TypeError(f"{seen.function}: omega must be a real number where A is real, got {type_name(omega)}")
+        raise TypeError(f"{seen.function}: omega must be a real number if A is real, got {type_name(omega)}")
     if not np.isfinite(omega):
         raise ValueError(f"{seen.function}: omega must be finite, got {omega}")
     return complex(omega)

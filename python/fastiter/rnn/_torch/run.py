@@ -261,7 +261,7 @@ def _checked_options(
     every = checked_checkpoint(function, checkpoint)
     if cu_seqlens is not None and every:
         raise ValueError(
-            f"{function}: checkpoint must be None where cu_seqlens is given, as chunks of time are those of padded "
+            f"{function}: checkpoint must be None if cu_seqlens is given, as chunks of time are those of padded "
             f"rows, got {checkpoint}"
         )
     bound_h, bound_dh = (

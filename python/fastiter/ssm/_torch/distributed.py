@@ -346,7 +346,7 @@ def _channels(tensors: Tensors) -> list[Split]:
     u, A, B, C = tensors["u"], tensors["A"], tensors["B"], tensors["C"]
     assert u is not None and A is not None and B is not None and C is not None
     if A.is_complex():
-        raise TypeError(f"selective_scan: A must be real where steps are sharded, got dtype {A.dtype}")
+        raise TypeError(f"selective_scan: A must be real if steps are sharded, got dtype {A.dtype}")
     rows = tuple(
         0 if n in ("u", "delta", "z") or (n in ("B", "C") and x is not None and x.dim() > 2) else None
         for n, x in tensors.items()

@@ -217,6 +217,6 @@ def _check_selection(function: str, tensors: dict[str, Any], is_complex: bool) -
     for name, norm in (("B", "b_rms_weight"), ("C", "c_rms_weight")):
         for other in (norm, f"{name}_proj_bias"):
             if other in tensors and name in tensors:
-                raise ValueError(f"{function}: {other} must be None where {name} is given, got both")
+                raise ValueError(f"{function}: {other} must be None if {name} is given, got both")
         if norm in tensors and is_complex:
-            raise ValueError(f"{function}: {norm} must be None where A is complex, got both")
+            raise ValueError(f"{function}: {norm} must be None if A is complex, got both")

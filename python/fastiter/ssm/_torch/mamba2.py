@@ -214,7 +214,7 @@ def _checked_sizes(function: str, given: dict[str, Any], headdim: object, ngroup
     if len(shape["zxbcdt"]) != 3:
         raise ValueError(f"{function}: zxbcdt must have shape (B, T, width), got {shape['zxbcdt']}")
     if "outproj_bias" in shape and "outproj_weight" not in shape:
-        raise ValueError(f"{function}: outproj_bias must be None where outproj_weight is None, got a tensor")
+        raise ValueError(f"{function}: outproj_bias must be None if outproj_weight is None, got a tensor")
     heads, width, groups = _checked_heads(function, shape["D"], headdim, ngroups)
     channels, weight = heads * width, shape["conv1d_weight"]
     if len(weight) not in (2, 3) or weight[-1] < 1 or weight[1:-1] not in ((), (1,)):

@@ -82,7 +82,7 @@ def checked_observed(
         shape = (len(first), *tier.shape)
         if x is None:
             if known is not None:
-                raise ValueError(f"{name}: mask[{i}] must be None where observed[{i}] is, got {type_name(known)}")
+                raise ValueError(f"{name}: mask[{i}] must be None if observed[{i}] is, got {type_name(known)}")
             x, known = like.new_zeros(shape), torch.zeros((), dtype=torch.bool, device=like.device)
         _check_part(name, f"observed[{i}]", x, shape, like.dtype, like)
         if known is None:

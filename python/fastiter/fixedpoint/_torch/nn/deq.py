@@ -99,7 +99,7 @@ class DEQ(nn.Module):
         """
         if z0 is None:
             if not inputs:
-                raise TypeError("DEQ: z0 must be given where f has no inputs, got None")
+                raise TypeError("DEQ: z0 must be given if f has no inputs, got None")
             z0 = pytree.tree_map_only(Tensor, torch.zeros_like, inputs[0])
         found = fixed_point(self.f, z0, *inputs, **self.solver)
         self.solution = detached(found)

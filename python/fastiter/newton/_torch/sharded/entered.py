@@ -90,11 +90,11 @@ class Solver(NamedTuple):
             if self.return_info:
                 raise ValueError(f"{name}: return_info must be False unless exchange is 'scan' or 'shooting', got True")
             return
-        where = f"where exchange is {self.exchange!r}"
+        condition = f"if exchange is {self.exchange!r}"
         if self.method not in ("auto", "newton"):
-            raise ValueError(f"{name}: method must be 'auto' or 'newton' {where}, got {self.method!r}")
+            raise ValueError(f"{name}: method must be 'auto' or 'newton' {condition}, got {self.method!r}")
         if self.window is not None:
-            raise ValueError(f"{name}: window must be None {where}, got {self.window!r}")
+            raise ValueError(f"{name}: window must be None {condition}, got {self.window!r}")
 
     def _options(self, function: Function) -> Options:
         wx = function.tensors["wx"]

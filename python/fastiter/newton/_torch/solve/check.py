@@ -176,7 +176,7 @@ def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any)
             errors.append(f"{type(error).__qualname__}: {error}")
     reason = errors[0] if errors else "states in other forms"
     raise ValueError(
-        f"{_NAME}: state must be given where the cell does not show the state's shape by broadcasting a state of shape "
+        f"{_NAME}: state must be given if the cell does not show the state's shape by broadcasting a state of shape "
         f"(B, 1), got {reason}"
     )
 

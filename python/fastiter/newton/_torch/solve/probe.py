@@ -137,7 +137,7 @@ def _block_structure(cell: Cell, jacobian: Any, same: bool) -> Structure:
     if jacobian == "block":
         if parts == 1:
             raise ValueError(
-                "solve_recurrence: jacobian must be ('block', K) with the size of the blocks where the state is one "
+                "solve_recurrence: jacobian must be ('block', K) with the size of the blocks if the state is one "
                 "tensor, got 'block'"
             )
         jacobian = ("block", parts)
@@ -151,7 +151,7 @@ def _check_block(cell: Cell, size: int) -> None:
     parts = len(widths)
     if len(set(widths)) > 1:
         raise ValueError(
-            f"solve_recurrence: jacobian must not be made of blocks where the parts of the state differ in size, "
+            f"solve_recurrence: jacobian must not be made of blocks if the parts of the state differ in size, "
             f"got {widths} units"
         )
     if size % parts or widths[0] % (size // parts) or size > WIDEST:

@@ -126,7 +126,7 @@ def solve_windows(
 
 def _message(left: Tensor, window: int, windows: int, options: Options) -> str:
     return (
-        f"solve_recurrence: the method must converge on every window where throw is True, "
+        f"solve_recurrence: the method must converge on every window if throw is True, "
         f"got {int(left.sum())} of {len(left)} sequences that did not within max_steps = {options.max_steps} "
         f"on window {window} of {windows}"
     )

@@ -126,7 +126,7 @@ def _input_format(model: nn.Module, start: fx.Node) -> Fixed:
     if len(found) == 1 and None not in found:
         return next(fmt for fmt in found if fmt is not None)
     got = ", ".join(f"{fmt or 'none'} of {name!r}" for fmt, name in found.items())
-    raise ValueError(f"export_hls: input must be given where no one format rounds the model's input, got {got}")
+    raise ValueError(f"export_hls: input must be given if no one format rounds the model's input, got {got}")
 
 
 def _check(model: nn.Module, graph: fx.Graph) -> None:

@@ -160,7 +160,7 @@ class LearnedQuantizer(Quantizer):
         """Return the parameter shaped to broadcast to x."""
         value: Tensor | None = getattr(self, self._parameter)
         if value is None:
-            raise ValueError(f"{type(self).__name__}: channels must be given where there is an axis, got None")
+            raise ValueError(f"{type(self).__name__}: channels must be given if there is an axis, got None")
         if self.axis is None:
             return value
         shape = [1] * x.dim()

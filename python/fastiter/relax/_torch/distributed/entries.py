@@ -158,13 +158,13 @@ class Ownership:
 def checked_ownership(function: str, owner: Any, offsets: Any, parts: object) -> Ownership | None:
     """Return the ownership from the arguments; None if each rank has one part of consecutive rows."""
     if owner is not None and offsets is not None:
-        raise ValueError(f"{function}: owner must be None where offsets are given, got both")
+        raise ValueError(f"{function}: owner must be None if offsets are given, got both")
     if owner is not None:
         if isinstance(owner, Tensor) and not owner.is_cpu:
             raise TypeError(f"{function}: owner must be on the CPU, got device {owner.device}")
         return Ownership.of_owner(function, owner, parts)
     if parts is not None:
-        raise ValueError(f"{function}: parts must be None where no owner is given, got {type_name(parts)} {parts}")
+        raise ValueError(f"{function}: parts must be None if no owner is given, got {type_name(parts)} {parts}")
     if isinstance(offsets, Tensor):
         offsets = offsets.numpy()
     return None if offsets is None else Ownership.of_offsets(function, offsets)

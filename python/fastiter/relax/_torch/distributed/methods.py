@@ -191,7 +191,7 @@ def bounds_of(function: str, A: RowMatrix, precond: Identity) -> tuple[float, fl
         while alphas and alphas[-1] == 0:
             alphas, betas = alphas[:-1], betas[:-1]
         if method.indefinite.any() or not alphas:
-            raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
+            raise ValueError(f"{function}: bounds must be given if A is not positive definite, got None")
         before = low
         low, high = _ritz(alphas, betas)
         is_done = method._square[0] <= 1e-24 * first or len(alphas) < steps

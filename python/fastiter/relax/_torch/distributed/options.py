@@ -77,7 +77,7 @@ class AdditiveSchwarz:
         check_choice(function, "local", self.local, tuple(LOCAL))
         check_omega(function, "ssor", self.omega)
         if self.local == "exact" and self.omega != "auto":
-            raise ValueError(f"{function}: omega must be 'auto' where local is 'exact', got {self.omega}")
+            raise ValueError(f"{function}: omega must be 'auto' if local is 'exact', got {self.omega}")
 
     @property
     def is_symmetric(self) -> bool:

@@ -156,7 +156,7 @@ def checked_options(module: RNNBase, is_cut: bool = False) -> Options:
     name = module_name(module)
     if is_cut and checkpoint is not None:
         why = "as chunks of time are those of padded rows"
-        raise ValueError(f"{name}: checkpoint must be None where cu_seqlens is given, {why}, got {checkpoint}")
+        raise ValueError(f"{name}: checkpoint must be None if cu_seqlens is given, {why}, got {checkpoint}")
     bounds = checked_bound(name, "clip_state", clip_state), checked_bound(name, "clip_grad", clip_grad)
     return *bounds, checked_checkpoint(name, checkpoint)
 

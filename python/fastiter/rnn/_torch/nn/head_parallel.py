@@ -188,7 +188,7 @@ def _forward(
     weights = [[getattr(module, one) for one in names] for names in module._all_weights]
     mesh = weights[0][0].device_mesh
     if isinstance(input, PackedSequence) or not isinstance(input, Tensor):
-        expected = "a Tensor where heads are divided (lengths takes rows of several lengths)"
+        expected = "a Tensor if heads are divided (lengths takes rows of several lengths)"
         raise TypeError(f"{name}: input must be {expected}, got a {type(input).__qualname__}")
     x: Any = input if isinstance(input, DTensor) else DTensor.from_local(input, mesh, [into])
     states, directions = _local_states(module, hx), 2 if module.bidirectional else 1

@@ -22,7 +22,7 @@ def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: 
         check_packing(name, 1, lengths)
         if batched:
             shape = tuple(x.shape)
-            raise ValueError(f"{name}: input must have 2 dimensions (M, I) where cu_seqlens is given, got {shape}")
+            raise ValueError(f"{name}: input must have 2 dimensions (M, I) if cu_seqlens is given, got {shape}")
         cu_seqlens = checked_bounds(name, cu_seqlens, x.shape[0], x.device)
     batch, time = (x.shape[1 - batch_first], x.shape[int(batch_first)]) if batched else (1, x.shape[0])
     if lengths is not None:

@@ -231,8 +231,8 @@ class sLSTMBlock(SequenceLayer):
         if conv_state is None and slstm_state is None:
             return state
         if not self.stacked or state is not None or not isinstance(input, Tensor) or input.dim() != 3:
-            where = "where stacked is True, for input (B, T, H), in place of state"
-            raise ValueError(f"{name_of(self)}: conv_state and slstm_state must be given only {where}")
+            condition = "if stacked is True, for input (B, T, H), in place of state"
+            raise ValueError(f"{name_of(self)}: conv_state and slstm_state must be given only {condition}")
         return state_of_stack(name_of(self), conv_state, slstm_state, input, self.conv_size)
 
     @torch.no_grad()

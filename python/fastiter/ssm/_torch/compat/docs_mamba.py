@@ -298,11 +298,11 @@ _MAMBA = {
         """,
     "dropout_p": """
         dropout_p : float
-            Must be 0, as there is no dropout.
+            Must be 0, as dropout is not supported.
         """,
     "return_dropout_mask": """
         return_dropout_mask : bool
-            Must be False, as there is no dropout.
+            Must be False, as dropout is not supported.
         """,
     **{
         name: f"""

@@ -99,11 +99,11 @@ def _linear(
     q: Tensor, k: Tensor, v: Tensor, scale: float | None, initial: NormalizedState, normalize: bool, state: FlaState
 ) -> tuple[Tensor, NormalizedState]:
     if isinstance(initial, tuple) and not normalize:
-        raise TypeError(f"{state.function}: initial_state must be a tensor where normalize is False, got a tuple")
+        raise TypeError(f"{state.function}: initial_state must be a tensor if normalize is False, got a tuple")
     factor = checked(state, q, k, v, scale, {})
     matrix, vector = initial if isinstance(initial, tuple) else (initial, None)
     if matrix is None and vector is not None:
-        raise ValueError(f"{state.function}: initial_state must have both its parts where normalize is True, got one")
+        raise ValueError(f"{state.function}: initial_state must have both its parts if normalize is True, got one")
     first = matrix
     if matrix is not None:
         sequences = q.shape[0] if state.cu_seqlens is None else state.cu_seqlens.shape[0] - 1

@@ -122,7 +122,7 @@ class FlaState:
         query: str = "q",
     ) -> None:
         if reverse and cu_seqlens is not None:
-            raise ValueError(f"{function}: reverse must be False where cu_seqlens is given, got True")
+            raise ValueError(f"{function}: reverse must be False if cu_seqlens is given, got True")
         self.function, self.query = function, query
         self.cu_seqlens: Any = cu_seqlens
         self._initial, self._output = initial_state, output_final_state

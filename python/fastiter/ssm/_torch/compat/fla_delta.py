@@ -39,7 +39,7 @@ class _Gates(NamedTuple):
         if g is None or not self.use_gate:
             return g
         if self.A_log is None:
-            raise ValueError(f"{function}: A_log must be a tensor where use_gate_in_kernel is True, got None")
+            raise ValueError(f"{function}: A_log must be a tensor if use_gate_in_kernel is True, got None")
         wide = g.to(computed(g.dtype))
         raw = wide if self.dt_bias is None else wide + self.dt_bias.to(wide.dtype)
         return -self.A_log.to(wide.dtype).exp() * softplus(raw)

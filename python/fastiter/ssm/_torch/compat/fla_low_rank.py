@@ -34,7 +34,7 @@ class _KdaGates(NamedTuple):
         if not self.use_gate:
             return
         if self.A_log is None and self.lower_bound is None:
-            raise ValueError(f"{function}: A_log must be a tensor where use_gate_in_kernel is True, got None")
+            raise ValueError(f"{function}: A_log must be a tensor if use_gate_in_kernel is True, got None")
         for name, x, count in (("A_log", self.A_log, heads), ("dt_bias", self.dt_bias, heads * q.shape[3])):
             if x is None:
                 continue

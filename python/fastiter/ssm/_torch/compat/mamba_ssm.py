@@ -260,9 +260,9 @@ def mamba_chunk_scan_combined(
 def _bounds(function: str, cu_seqlens: Integers | None, initial_states: Tensor | None, x: Tensor) -> Tensor:
     """Return the bounds of the sequences whose states are returned."""
     if cu_seqlens is None:
-        raise ValueError(f"{function}: cu_seqlens must be given where return_varlen_states is True, got None")
+        raise ValueError(f"{function}: cu_seqlens must be given if return_varlen_states is True, got None")
     if initial_states is not None:
-        raise ValueError(f"{function}: initial_states must be None where return_varlen_states is True, got a tensor")
+        raise ValueError(f"{function}: initial_states must be None if return_varlen_states is True, got a tensor")
     check_packing(function, x.shape[0], None, "x")
     return checked_bounds(function, cu_seqlens, x.shape[1], x.device)
 

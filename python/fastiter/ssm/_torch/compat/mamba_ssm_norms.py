@@ -249,7 +249,7 @@ def layer_norm_fn(
         if value is not None:
             raise NotImplementedError(f"{function}: {name} must be None, as it is not supported, got a value")
     if dropout_p:
-        raise NotImplementedError(f"{function}: dropout_p must be 0, as there is no dropout, got {dropout_p!r}")
+        raise NotImplementedError(f"{function}: dropout_p must be 0, as dropout is not supported, got {dropout_p!r}")
     if return_dropout_mask:
         raise NotImplementedError(f"{function}: return_dropout_mask must be False, as there is no dropout, got True")
     for name, flag in (("prenorm", prenorm), ("residual_in_fp32", residual_in_fp32)):
@@ -355,7 +355,7 @@ class RMSNorm(torch.nn.Module):
     ) -> None:
         super().__init__()
         if dropout_p:
-            raise NotImplementedError(f"RMSNorm: dropout_p must be 0, as there is no dropout, got {dropout_p!r}")
+            raise NotImplementedError(f"RMSNorm: dropout_p must be 0, as dropout is not supported, got {dropout_p!r}")
         self.eps, self.drop = eps, None
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
         self.register_parameter("bias", None)

@@ -303,7 +303,7 @@ def _state(function: str, q: Tensor, v: Tensor, parts: dict[str, Tensor | None])
     found = []
     for (name, x), shape in zip(parts.items(), ((*heads, keys, values), (*heads, keys), (*heads, 1)), strict=True):
         if x is None:
-            expected = "a tensor where another part of the state is given"
+            expected = "a tensor if another part of the state is given"
             raise ValueError(f"{function}: {name} must be {expected}, got None")
         check_part(function, name, x, tuple(shape), q)
         found.append(x)
