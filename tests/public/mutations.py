@@ -63,7 +63,7 @@ def contiguous(x: Any) -> Any:
 
 DTYPES = ("float16", "float32", "float64", "longdouble", "int8", "int64", "uint8", "bool", "complex64", "complex128")
 DTYPES += (">f8", ">f4", "object", "U5", "M8[s]")
-STRANGE = (None, 3, -1, 0.5, math.nan, True, "abc", b"abc", (), [], {}, int, Ellipsis, np.float64(1), 1j, range(3))
+STRANGE = (None, 3, -1, 0.5, math.nan, True, "abc", b"abc", (), [], {}, list, Ellipsis, np.float64(1), 1j, range(3))
 
 
 def _cast(pick: Pick, x: Array) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from fastiter import mdp, quant, relax
+from fastiter import fixedpoint, mdp, quant, relax
 from fastiter.relax import _vectors, compat
 from fastiter.relax.compat import _cache as compat_cache
 from tests.support.layouts import unaligned
@@ -55,6 +55,16 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = {
         lambda x, b: compat.polynomial(A, x, b, [1j]),
         TypeError,
         "polynomial: coefficients must be real if x is real, got dtype complex128",
+    ),
+    "ragged coefficients": (
+        lambda x, b: compat.polynomial(A, x, b, [[0.1], -0.2]),
+        TypeError,
+        "polynomial: coefficients must be a list of numbers, got list",
+    ),
+    "a stack of columns": (
+        lambda x, b: fixedpoint.refine(A.toarray()[:, :, None], np.eye(3), b),
+        ValueError,
+        r"refine: A must have shape \(n, n\), and b the shape \(n,\) or \(n, k\), got \(3, 3, 1\) and \(3,\)",
     ),
     "a complex A": (
         lambda x, b: compat.gauss_seidel_nr(A * 1j, x, b),

@@ -139,6 +139,10 @@ def refine(
     for name, operator in (("A", A), ("S", S)):
         if not callable(operator) and not hasattr(operator, "__matmul__"):
             raise TypeError(f"refine: {name} must be callable or a matrix, got {type_name(operator)}")
+        shape = None if callable(operator) else getattr(operator, "shape", None)
+        if shape is not None and (b.ndim == 0 or tuple(shape) != (len(b), len(b))):
+            got = f"{tuple(shape)} and {b.shape}"
+            raise ValueError(f"refine: {name} must have shape (n, n), and b the shape (n,) or (n, k), got {got}")
     step = _Correction(A, S, b)
     limits = limits._replace(norm=step.norm)
     return run("refine", step, start, NumPySpace(), limits, method, options, batched=False, judged="||b - A x||")

@@ -306,7 +306,10 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
     seen = Seen("polynomial", A)
     count = number_of(seen, "iterations", iterations)
     seen.csr()  # checks A before products with it
-    listed = np.asarray(coefficients)
+    try:
+        listed = np.asarray(coefficients)
+    except ValueError:  # a ragged sequence
+        listed = np.asarray(None)
     if listed.ndim != 1 or listed.dtype.kind not in "iufc":
         raise TypeError(f"polynomial: coefficients must be a list of numbers, got {type_name(coefficients)}")
     if listed.size == 0:
