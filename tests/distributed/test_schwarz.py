@@ -63,7 +63,11 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: AdditiveSchwarz(coarse="yes"), TypeError, "AdditiveSchwarz: coarse must be"),  # type: ignore[arg-type]
     (lambda: AdditiveSchwarz(local="lu"), ValueError, "AdditiveSchwarz: local must be"),  # type: ignore[arg-type]
     (lambda: AdditiveSchwarz(omega=2.0), ValueError, r"AdditiveSchwarz: omega must be in \(0, 2\)"),
-    (lambda: AdditiveSchwarz(omega=1.0, local="exact"), ValueError, "AdditiveSchwarz: omega must be 'auto' where"),
+    (
+        lambda: AdditiveSchwarz(omega=1.0, local="exact"),
+        ValueError,
+        "AdditiveSchwarz: omega must be 'auto' if local is 'exact', got 1.0",
+    ),
     (lambda: ColouredSSOR(0.0), ValueError, "ColouredSSOR: omega must be"),
     (lambda: ColouredSSOR("auto"), TypeError, "ColouredSSOR: omega must be a number, got str"),  # type: ignore[arg-type]
 ]
