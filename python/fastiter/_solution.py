@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -183,6 +184,16 @@ def judged(function: str, solution: AnySolution, throw: bool) -> AnySolution:
         raise ConvergenceError(f"{function}: {message}", solution)
     warn(f"{function}: {message}")
     return solution
+
+
+def attempted(solve: Callable[..., AnySolution], *arguments: Any, **options: Any) -> AnySolution:
+    """Return a solver's solution, also one that did not converge, for a caller that warns by names of its own."""
+    try:
+        return solve(*arguments, throw=True, **options)
+    except ConvergenceError as error:
+        if error.solution is None:
+            raise
+        return cast(AnySolution, error.solution)
 
 
 def warn(message: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._check import check_flag, count, positive
-from .._solution import ConvergenceError, warn
+from .._solution import attempted, warn
 from ._bcd import bcd
 from ._problem import Problem
 from ._result import BCDSolution
@@ -114,14 +114,11 @@ class Estimator:
     def _minimised(self, problem: Problem, start: Array | None, **how: Any) -> BCDSolution:
         """Return the solution of :func:`bcd`; without convergence, warn by the names of the estimator."""
         own: Any = self
-        try:
-            return bcd(problem, start, rtol=own.tol, throw=True, **how)
-        except ConvergenceError as error:
-            found: Any = error.solution
+        found = attempted(bcd, problem, start, rtol=own.tol, **how)
+        if not found.converged:
             expected = f"{found.tolerance:.2g}, got {found.residual:.2g}"
             warn(f"{type(self).__name__}: the residual must come to {expected}; try a larger max_iter or tol")
-            solution: BCDSolution = found
-            return solution
+        return found
 
     def _scores(self, X: Any) -> Array:
         """Return ``X coef_ + intercept_``."""

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev
 
 from ..._check import type_name
+from ..._torch.graph_break import graph_break
 from ..._torch.ops import check_tensors, refuse_tangents, refuse_transforms
 from .. import _sketched_newton
 from .._sketched_newton import ConstrainedSolution
 from . import implicit
-from .functional import on_tensors, untraced
+from .functional import on_tensors
 from .matrix import DEVICES, array_of
 
 _NAME = "sketched_newton"
@@ -116,7 +117,7 @@ def sketched_newton(
             found = on_tensors(lambda: _sketched_newton.sketched_newton(*arrays, **how))
         return problem.with_gradient(found)
 
-    return untraced(call)
+    return graph_break(call)
 
 
 class _Problem:

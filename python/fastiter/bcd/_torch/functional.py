@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..._check import type_name
 from ..._solution import ConvergenceError, Solution, judged
+from ..._torch.graph_break import graph_break
 from ..._torch.ops import FLOATS, check_tensors, refuse_transforms
 from .. import _bcd
 from .._bcd import Rule
@@ -133,7 +134,7 @@ def bcd(
     if isinstance(problem, Objective):
         limits = Limits(rtol, stop, max_steps, check_every, callback, throw).checked(function)
         objective = problem
-        return untraced(lambda: _of_a_function(function, objective, x0, blocks, (rule, update), rng, limits))
+        return graph_break(lambda: _of_a_function(function, objective, x0, blocks, (rule, update), rng, limits))
     if not isinstance(problem, Problem):
         remedy = "; fastiter.bcd.bcd solves those of arrays" if type(problem).__module__ == "fastiter.bcd" else ""
         expected = "a LeastSquares, Logistic, Softmax, Quadratic or Objective of tensors"
@@ -162,7 +163,7 @@ def bcd(
         tolerance = found.tolerance if stop == "slope" else None
         return replace(found, value=Equations(problem, found.value).solution(function, found.value, tolerance))
 
-    return untraced(call)
+    return graph_break(call)
 
 
 def _of_a_function(
@@ -177,12 +178,6 @@ def _of_a_function(
     with torch.inference_mode(False), torch.set_grad_enabled(wants_gradient):  # inference tensors have no gradients
         descent = Descent(function, Closure(problem, x0), x0, blocks, how, rng, limits)
         return judged(function, descent.solution(), limits.throw)
-
-
-def untraced(call: Callable[[], AnySolution]) -> AnySolution:
-    """Call a solver outside the graph of torch.compile."""
-    made: AnySolution = torch._dynamo.disable(call)() if torch.compiler.is_compiling() else call()
-    return made
 
 
 def _with_tensors(callback: Any) -> Any:

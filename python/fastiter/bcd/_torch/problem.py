@@ -10,6 +10,7 @@ from torch import Tensor
 from ..._backend import BackendError
 from ..._check import type_name
 from ..._docs import documented_by
+from ..._torch.graph_break import graph_break
 from ..._torch.ops import FLOATS, check_dense, check_tensors, refuse_tangents, refuse_transforms
 from .. import _problem
 from .matrix import DEVICES, Pattern, array_of, read_matrix
@@ -36,10 +37,7 @@ class Problem:
 
     def _read(self, A: Any, others: dict[str, Any], **more: Any) -> None:
         """Check the arguments, and create the problem on arrays from them."""
-        if torch.compiler.is_compiling():
-            torch._dynamo.disable(self._reading)(A, others, more)
-        else:
-            self._reading(A, others, more)
+        graph_break(self._reading, A, others, more)
 
     def _reading(self, A: Any, others: dict[str, Any], more: dict[str, Any]) -> None:
         function = type(self).__name__ if self._solver == "bcd" else self._solver

@@ -8,13 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..._torch.graph_break import graph_break
 from ..._torch.ops import FLOATS, check_tensors, refuse_tangents, refuse_transforms
 from .. import _nnls, _path, _sketch
 from .._path import LassoPath
 from .._result import BCDSolution
 from .._sketch import SketchSolution
 from .equations import Equations
-from .functional import bcd, on_tensors, untraced
+from .functional import bcd, on_tensors
 from .matrix import DEVICES, array_of, read_matrix
 from .problem import LeastSquares
 
@@ -123,7 +124,7 @@ def lasso_path(
             rows.append(equations.solution(function, x, None, warns=not at_start))
         return replace(found, value=torch.stack(rows) if rows else found.value)
 
-    return untraced(call)
+    return graph_break(call)
 
 
 class NonNegative(LeastSquares):
@@ -274,4 +275,4 @@ def sketch_solve(
             lambda: _sketch.sketch_solve(matrix.array(function), array_of(b), first, **how)  # type: ignore[arg-type]
         )
 
-    return untraced(call)
+    return graph_break(call)

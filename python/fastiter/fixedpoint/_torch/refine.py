@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from ..._check import check_choice, type_name
+from ..._torch.graph_break import graph_break
 from ..._torch.ops import refuse_tangents, refuse_transforms
 from ...relax._torch.functional import entries_of
 from .._problems.refine import METHODS
@@ -118,10 +118,7 @@ def refine(
     if adjoint is not None and not isinstance(adjoint, Mapping):
         raise TypeError(f"{_NAME}: adjoint must be a mapping of options or None, got {type_name(adjoint)}")
     solver = Solver(limits, method, options)
-    if is_compiling():  # the iterations cannot be in a graph: the call is a graph break
-        between: FixedPointSolution = torch._dynamo.disable(_refined)(A, S, b, x0, solver, adjoint)
-        return between
-    return _refined(A, S, b, x0, solver, adjoint)
+    return graph_break(_refined, A, S, b, x0, solver, adjoint)
 
 
 def _refined(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._check import check_flag, count, positive
 from ..._solution import judged
+from ..._torch.graph_break import graph_break
 from ..._torch.ops import check_tensors, refuse_transforms
 from .._choice import Choice
 from .._mdp import MDP
@@ -91,17 +90,19 @@ def mdp_solve(
     """
     function = "mdp_solve"
     refuse_transforms(function, "because the number of iterations depends on the values")
-    if is_compiling():  # a graph cannot contain the iterations: the call is a graph break
-        again = partial(mdp_solve, states=states, tol=tol, max_steps=max_steps, value0=value0, throw=throw)
-        between: MDPSolution = torch._dynamo.disable(again)(P, R, gamma)
-        return between
     check_flag(function, "throw", throw)
     tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
+    return graph_break(_solved, P, R, gamma, states, (tol, max_steps), value0, throw)
+
+
+def _solved(P: Any, R: Any, gamma: Any, states: Any, ends: tuple[float, int], value0: Any, throw: bool) -> MDPSolution:
+    """Check the tensors and solve."""
+    function = "mdp_solve"
     values = P[2] if isinstance(P, tuple) and len(P) == 3 else P
     rows = read(function, P, R, states).detached()
     discount = discount_of(function, rows.values, gamma).detach()
     first = None if value0 is None else _first(function, values, value0, len(rows.row) - 1, rows.models)
-    call = Policy(*rows, discount, tol, max_steps)
+    call = Policy(*rows, discount, *ends)
     if rows.values.device.type in _CARDS:
         both = gpu.solve(function, call, first)
         found = judged(function, alone(both) if rows.models is None else both, throw)

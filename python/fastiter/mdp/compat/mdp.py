@@ -18,7 +18,7 @@ import numpy as np
 from ..._check import check_entries, count, positive, refuse_mask, type_name
 from ..._docs import documented
 from ..._public import publish
-from ..._solution import ConvergenceError, plural, warn
+from ..._solution import attempted, plural, warn
 from .._average import average
 from .._finite import finite_horizon
 from .._mdp import MDP
@@ -125,13 +125,11 @@ class _Solver:
 
     def _found(self, solve: Any) -> Any:
         """Return a solution; without convergence, warn with this module's names."""
-        try:
-            return solve(tol=self.epsilon, max_steps=self.max_iter, throw=True)
-        except ConvergenceError as error:
-            found: Any = error.solution
+        found: Any = attempted(solve, tol=self.epsilon, max_steps=self.max_iter)
+        if not found.converged:
             got = f"{self.epsilon:g}, got {found.residual:.2g} after {plural(found.steps)}"
             warn(f"{type(self).__name__}: the bounds must come within {got}; try a larger max_iter or epsilon")
-            return found
+        return found
 
     def run(self) -> None:
         """Solve the process; a run that does not converge warns."""

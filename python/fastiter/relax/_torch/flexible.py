@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._check import type_name
 from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import differentiable_once
+from ..._torch.graph_break import graph_break
 from ..._torch.ops import check_tensors, refuse_tangents, refuse_transforms
 from .. import _vectors
 from .._docs import SOLVER
@@ -103,10 +103,7 @@ def flexible_cg(
     function = "flexible_cg"
     refuse_transforms(function, "because the number of iterations depends on the values")
     limits = Limits(rtol, atol, max_steps, check_every, callback, throw).checked(function)
-    if is_compiling():  # the iterations cannot be in a graph: the call is a graph break
-        between: LinearSolution = torch._dynamo.disable(_solved)(A, b, x0, precond, memory, limits)
-        return between
-    return _solved(A, b, x0, precond, memory, limits)
+    return graph_break(_solved, A, b, x0, precond, memory, limits)
 
 
 def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, limits: Limits) -> LinearSolution:
