@@ -9,8 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Numbers of states, rows and entries, for which code is not specialised
-_SIZES = ["states", "weight_model", "reward_model"]
+#: Numbers of states, programs, rows and entries, for which code is not specialised
+_SIZES = ["states", "programs", "weight_model", "reward_model"]
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -28,19 +28,20 @@ def bellman_backup_kernel(
     model,  # (running models): the programs' models; None: all models
     discount,  # (1)
     states: tl.int64,
+    programs: tl.int64,  # of each model
     weight_model: tl.int64,  # entries between the weights of two models, 0 if they are shared
     reward_model: tl.int64,
     STATES: tl.constexpr,
     ENTRIES: tl.constexpr,
 ):
-    """One sweep over the states of the running models. Grid: (programs, running models)."""
-    place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    m = tl.program_id(1).to(tl.int64)
+    """One sweep over the states of the running models. Grid: running models x programs on axis 0, the longest one."""
+    place = tl.program_id(0).to(tl.int64)
+    m = place // programs
     if model is not None:
         m = tl.load(model + m)
     weight += m * weight_model
     reward += m * reward_model
-    s = tl.program_id(0).to(tl.int64) * STATES + tl.arange(0, STATES)
+    s = place % programs * STATES + tl.arange(0, STATES)
     is_state = s < states
     if row is None:
         first, rows, most = s, is_state.to(tl.int64), 1

@@ -30,9 +30,10 @@ def jacobi_fwd_kernel(
     IS_3D: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One sweep, with a program for every TILE points of a line. Grid: (n0 n1, tiles of n2)."""
-    line = tl.program_id(0).to(tl.int64)
-    i = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    """One sweep, with a program for every TILE points of a line. Grid: n0 x n1 x tiles of n2 on axis 0, the longest."""
+    tiles = tl.cdiv(n2, TILE)
+    line = tl.program_id(0).to(tl.int64) // tiles
+    i = tl.program_id(0) % tiles * TILE + tl.arange(0, TILE)
     is_point = i < n2
     at = line * n2 + i
     area, points = n1.to(tl.int64) * n2, n0.to(tl.int64) * n1 * n2

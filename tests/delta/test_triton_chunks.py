@@ -16,7 +16,6 @@ import triton.language as tl  # noqa: E402
 from fastiter.kernels.delta import triton_chunks as kernels  # noqa: E402
 from fastiter.kernels.delta import triton_chunks_gradient as gradient_kernels  # noqa: E402
 
-import fastiter.torch  # noqa: E402
 from fastiter import BackendError  # noqa: E402
 from fastiter.delta._plan import Sizes  # noqa: E402
 from fastiter.delta._torch import triton, triton_chunks  # noqa: E402
@@ -115,18 +114,29 @@ def test_signals_of_16_bits(
         assert error <= bound * max(1.0, float(abs(exact).max())), (number, error)
 
 
-def test_heads_in_parts_and_every_run_have_the_same_bits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def call() -> list[Any]:
-        given = [torch.from_numpy(np.array(x)).to(device) for x in delta_inputs(1, 40, 2, 4, 3, np.float32)]
-        alone = fastiter.torch.delta_scan(*given[:5], decay=given[5])
-        leaves = [x.requires_grad_() for x in given]
-        results = fastiter.torch.delta_scan(*leaves[:5], decay=leaves[5])
-        return [*alone, *results, *torch.autograd.grad(sum(y.sum() for y in results), leaves)]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_heads_in_parts_and_every_run_have_the_same_bits(
+    dtype: Any, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If not all states fit into the scratch memory, heads are processed in parts; in 16 bits from the saved states."""
+    if device == "cpu":
+        monkeypatch.setattr(kernels, "dot", _rounded_dot)
+        monkeypatch.setattr(gradient_kernels, "dot", _rounded_dot)
+    arrays = delta_inputs(1, 65, 3, 4, 3, np.float32)
+    q, k, v, beta, state, decay = (None if x is None else torch.from_numpy(np.array(x)).to(device) for x in arrays)
+    q, k, v, beta, decay = (None if x is None else x.to(dtype) for x in (q, k, v, beta, decay))
+    how = (None, None, None, *triton.checked_method("auto", dtype, sizes_of(q, k, 3)))
 
-    first, again = call(), call()
-    monkeypatch.setattr(triton_chunks, "SCRATCH", 1)
-    for x, y, z in zip(first, again, call(), strict=True):
-        assert torch.equal(x, y) and torch.equal(x, z)
+    def call() -> list[Any]:
+        alone = triton.forward(DeltaForward(q, k, v, beta, decay, state, *how, False))[:2]
+        o, last, e, states = triton.forward(DeltaForward(q, k, v, beta, decay, state, *how, True))
+        d_o, dlast = torch.ones_like(o), torch.ones_like(last)
+        return [*alone, o, last, *triton.backward(DeltaBackward(q, k, beta, decay, e, states, d_o, dlast, *how, True))]
+
+    first = call()
+    monkeypatch.setattr(triton_chunks, "SCRATCH", 2 * 2 * 4 * 4 * 3)  # 2 heads of 2 chunks, or 1 head with a copy
+    for x, y in zip(first, call(), strict=True):
+        assert x.isfinite().all() and torch.equal(x, y)
     assert torch.equal(first[0], first[2]) and torch.equal(first[1], first[3])  # without and with saved states
 
 

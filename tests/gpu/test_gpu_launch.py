@@ -20,7 +20,11 @@ from fastiter._backend import BackendError
 
 torch = pytest.importorskip("torch")
 
+from fastiter._torch import launch  # noqa: E402
+from fastiter.mdp._torch import gpu as mdp  # noqa: E402
+from fastiter.relax._torch import relaxation  # noqa: E402
 from fastiter.rnn._torch import launch_plan  # noqa: E402
+from fastiter.rnn._torch import triton as rnn  # noqa: E402
 from fastiter.tune import DEVICES  # noqa: E402
 
 H100 = DEVICES["H100"]
@@ -157,3 +161,52 @@ def test_tests_on_a_gpu_request_deterministic_products(monkeypatch: pytest.Monke
             monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
         configure(types.SimpleNamespace(option=types.SimpleNamespace(markexpr="gpu", collectonly=True)))
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
+
+
+class Kernels:
+    """Stands for a module of Triton kernels, and records the grids of their launches."""
+
+    def __init__(self) -> None:
+        self.grids: list[tuple[int, ...]] = []
+
+    def __getattr__(self, name: str) -> Kernels:
+        return self
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.grids.append(grid)
+        return lambda *args, **how: None
+
+
+def sweep_of_many_models(models: int) -> None:
+    entry, target, value = torch.empty(3, device="meta"), torch.empty(4, device="meta"), torch.empty(4, device="meta")
+    model = mdp.CardModel(None, entry, target, value, torch.empty(2, device="meta"))
+    v = torch.empty((models, 2), device="meta")
+    model.sweep(v, v, None, torch.empty(1, device="meta"))
+
+
+def steps_of_many_rows(rows: int) -> None:
+    cell = types.SimpleNamespace(name="lstm", gates=4, code=2)
+    names = "lengths starts offsets reset clip_state clip_grad time row step reverse"
+    work = types.SimpleNamespace(cell=cell, batch=rows, heads=3, width=8, **dict.fromkeys(names.split(), 0))
+    for name in ("rnn_fwd_kernel", "rnn_bwd_kernel"):
+        rnn._launch(name, work, torch.empty(0, device="meta"), [])  # type: ignore[arg-type]
+
+
+def jacobi_on_long_lines(points: int) -> None:
+    matrix = types.SimpleNamespace(points=(3, 1, points), inverse=None, given=None, coefficients=None)
+    x = torch.empty(0, device="meta")
+    relaxation._triton_jacobi()(matrix, x, x, x, x)
+
+
+@pytest.mark.parametrize(
+    ("call", "size"),
+    [(sweep_of_many_models, 2**16 + 3), (steps_of_many_rows, 2**20 + 1), (jacobi_on_long_lines, 2**24 + 257)],
+)
+def test_grids_of_large_problems_are_within_the_limits(call: Any, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA allows 2**31 - 1 blocks along axis 0, and 65,535 along the others."""
+    kernels = Kernels()
+    monkeypatch.setattr(launch, "triton_kernels", lambda function, stem: kernels)
+    call(size)
+    assert kernels.grids
+    for first, *others in kernels.grids:
+        assert 0 < first < 2**31 and all(0 < count < 2**16 for count in others)

@@ -74,17 +74,20 @@ def test_outputs_and_gradients(
         assert_near(x.detach().cpu().numpy(), expected.detach().numpy(), dtype, 4 * int(np.prod(size)), name)
 
 
-def test_storage_types_and_parts_of_the_heads(device: str, gpu_kernels: Any) -> None:
-    given = leaves((1, 5, 2, 3, 2), np.float32, "scalar", device, shared=1)
-    low = {n: x.detach().to(torch.bfloat16 if n != "initial_state" else x.dtype) for n, x in given.items()}
-    wide = results({n: x.float().requires_grad_() for n, x in low.items()})
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_storage_types_and_parts_of_the_heads(dtype: Any, device: str, gpu_kernels: Any) -> None:
+    given = leaves((1, 18, 2, 3, 2), np.float64, "scalar", device, shared=1)
+    state = torch.promote_types(dtype, torch.float32)
+    low = {n: x.detach().to(dtype if n != "initial_state" else state) for n, x in given.items()}
     found = results({n: x.clone().requires_grad_() for n, x in low.items()})
-    for x, expected in zip(found, wide, strict=True):
-        scale = max(float(expected.detach().abs().max()), 1.0)
-        assert float((x.detach().float() - expected.detach()).abs().max()) <= torch.finfo(x.dtype).eps * 8 * scale
+    if dtype.itemsize == 2:
+        wide = results({n: x.float().requires_grad_() for n, x in low.items()})
+        for x, expected in zip(found, wide, strict=True):
+            scale = max(float(expected.detach().abs().max()), 1.0)
+            assert float((x.detach().float() - expected.detach()).abs().max()) <= torch.finfo(x.dtype).eps * 8 * scale
     gpu_kernels.setattr(chunks, "SCRATCH", 1)
     for x, expected in zip(results({n: x.clone().requires_grad_() for n, x in low.items()}), found, strict=True):
-        assert torch.equal(x, expected)
+        assert x.isfinite().all() and torch.equal(x, expected)
 
 
 def test_the_path_to_a_card() -> None:

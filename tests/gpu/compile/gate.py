@@ -3,8 +3,8 @@
     python tests/gpu/compile/gate.py scan/triton_linear   the rows of a source as JSON: every variant of a kernel and
                                                           every target at least once
     python tests/gpu/compile/gate.py --serve              the same for each source on standard input, one per line
-    python tests/gpu/compile/gate.py --write              every variant of every source for every target, into
-                                                          resources.json, after an intended change
+    python tests/gpu/compile/gate.py --write [sources]    every variant of every source, or of those named, for every
+                                                          target, into resources.json, after an intended change
 
 tests/<family>/gpu_variants/<name>.py lists the variants of kernels/<family>/<name>. TRITON: a list of (kernel, argument
 types, constants, launch options), where a type that ends in ":16" is divisible by 16. NVIDIA: the same for NVIDIA cards
@@ -234,11 +234,21 @@ def serve() -> None:
         print(json.dumps(told), flush=True)
 
 
+def write(sources: list[str]) -> None:
+    """Compile sources for every target, and replace their rows in the tables of their families."""
+    for family in sorted({stem.split("/")[0] for stem in sources}):
+        own = [stem for stem in stems() if stem.startswith(f"{family}/")]
+        now = json.loads(table(family).read_text()) if table(family).exists() else {"rows": {}, "versions": versions()}
+        if now["versions"] != versions() and set(own) - set(sources):
+            raise SystemExit(f"{family}: its table has other compilers, {now['versions']}: name all of its sources")
+        stale = set(sources) | (set(own) - set(now["rows"]))
+        rows = {stem: rows_of(stem, every=True)[0] if stem in stale else now["rows"][stem] for stem in own}
+        table(family).write_text(as_lines({"versions": versions(), "rows": rows}))
+
+
 def main(arguments: list[str]) -> None:
-    if arguments == ["--write"]:
-        for family in sorted({stem.split("/")[0] for stem in stems()}):
-            rows = {stem: rows_of(stem, every=True)[0] for stem in stems() if stem.startswith(f"{family}/")}
-            table(family).write_text(as_lines({"versions": versions(), "rows": rows}))
+    if arguments[:1] == ["--write"]:
+        write(arguments[1:] or stems())
     elif arguments == ["--serve"]:
         serve()
     else:

@@ -9,7 +9,7 @@ def _backup(kind: str, entries: int, *, chain: bool, models: bool) -> tuple[str,
     numbers = dict.fromkeys(("weight", "reward", "v", "w"), f"*{kind}")
     whole = {"row": None if chain else "*i64", "entry": "*i64", "target": "*i32", "action": None if chain else "*i32"}
     rest = {**dict.fromkeys(("low", "high", "discount"), "*fp64"), "model": "*i64" if models else None}
-    sizes = dict.fromkeys(("states", "weight_model", "reward_model"), "i64")
+    sizes = dict.fromkeys(("states", "programs", "weight_model", "reward_model"), "i64")
     given = {**whole, **numbers, **rest, **sizes}
     absent: dict[str, Any] = {name: None for name, type_ in given.items() if type_ is None}
     signature = {name: type_ for name, type_ in given.items() if type_ is not None}

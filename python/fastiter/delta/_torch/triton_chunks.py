@@ -147,12 +147,16 @@ class _Part(NamedTuple):
         return self.like.new_empty((*self.lines, *shape), dtype=dtype or torch.float32)
 
 
-def _parts(work: Work, like: Tensor, copies: int) -> Iterator[_Part]:
-    """Yield ranges of heads, such that ``copies`` copies of the states before all chunks fit in the scratch memory."""
-    sizes = work.sizes
-    part = max(1, SCRATCH // max(1, copies * work.lines * sizes.keys * sizes.values * 4))
-    for first in range(0, sizes.heads, part):
-        yield _Part(work, like, first, min(part, sizes.heads - first))
+def _heads_of(work: Work, copies: int) -> int:
+    """Return the number of heads for which ``copies`` copies of the states before all chunks fit in the scratch."""
+    return max(1, SCRATCH // max(1, copies * work.lines * work.sizes.keys * work.sizes.values * 4))
+
+
+def _parts(work: Work, like: Tensor, at_once: int) -> Iterator[_Part]:
+    """Yield ranges of at most ``at_once`` heads."""
+    heads = work.sizes.heads
+    for first in range(0, heads, at_once):
+        yield _Part(work, like, first, min(at_once, heads - first))
 
 
 def _strided(**signals: Tensor | None) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def forward(call: DeltaForward) -> list[Tensor]:
     every |= {"e": saving[0] if saving else call.q.new_empty(call.v.shape)}
     every |= {"o": o, "last": last, "chunks": -(-sizes.time // work.steps)}
     direct = bool(saving) and work.period == work.steps  # the states before all chunks are exactly the states to save
-    for part in _parts(work, call.q, 0 if direct else 1):
+    for part in _parts(work, call.q, max(1, sizes.heads) if direct else _heads_of(work, 1)):
         size, keys = chunk_of(call.q.dtype), sizes.keys
         every["inverse"] = part.new(3, size, size)
         every["moved"] = part.new(size, keys, dtype=call.q.dtype)
@@ -232,7 +236,8 @@ def backward(call: DeltaBackward) -> list[Tensor]:
     every |= {"dq": dq, "dk": dk, "dv": dv, "dbeta": dbeta, "ddecay": ddecay, "dlast": dlast, "last": None}
     every |= {"chunks": -(-sizes.time // work.steps), "periods": -(-sizes.time // work.period)}
     direct, saved = work.period == work.steps, contiguous(call.states)
-    for part in _parts(work, call.q, 1 if direct else 2):
+    in_place = direct and _heads_of(work, 1) >= sizes.heads  # saved states of some of the heads have to be copied
+    for part in _parts(work, call.q, _heads_of(work, 1 if in_place else 2)):
         _backward_part(part, every, saved, direct)
     return gradients
 
@@ -243,7 +248,7 @@ def _backward_part(part: _Part, every: dict[str, Any], saved: Tensor, direct: bo
     every = every | {"inverse": inverse, "dstates": part.new(*state), "sums": part.new(part.key_blocks, 3, size)}
     tiles, gates = "K V BK BV M STEPS C PRECISION", "beta decay reset_row inverse chunks"
     if direct:
-        every["states"] = saved
+        every["states"] = contiguous(saved[:, part.first : part.first + part.part])
     else:
         every |= {"states": part.new(*state), "saved": saved, "moved": None}
         arguments = _chosen(every, "k", "beta decay reset_row moved e last states saved periods")

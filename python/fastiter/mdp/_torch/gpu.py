@@ -59,9 +59,10 @@ class CardModel:
         reward = self.reward if reward is None else reward
         kernels = launch.triton_kernels("mdp", "mdp/triton_mdp")
         with launch.on(v):
-            kernels.bellman_backup_kernel[(programs, running)](
+            kernels.bellman_backup_kernel[(programs * running,)](
                 *(self.row, self.entry, self.target, self.weight, reward, v, w, action, low, high, model, discount),
                 S,
+                programs,
                 self.weight.shape[1] if self.weight.dim() == 2 else 0,
                 reward.shape[1] if reward.dim() == 2 else 0,
                 STATES=self._states,

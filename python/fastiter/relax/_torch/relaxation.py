@@ -354,7 +354,7 @@ def _triton_jacobi() -> Any:
         n0, n1, n2 = matrix.points
         has = [matrix.inverse, matrix.given]
         tile = 256
-        grid = (n0 * n1, -(-n2 // tile))
+        grid = (n0 * n1 * -(-n2 // tile),)
         with launch.on(x):
             kernels.jacobi_fwd_kernel[grid](
                 x, b, y, matrix.coefficients, *[x if t is None else t for t in has], omega, n0, n1, n2,

@@ -52,7 +52,7 @@ def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> 
     bounds = [work.clip_grad] if backward else []
     sizes = (work.batch, work.time, work.heads, work.width, work.row, work.step, int(work.reverse))
     with launch.on(x):
-        getattr(kernels, name)[(work.heads, rows)](
+        getattr(kernels, name)[(work.heads * rows,)](
             *args,
             room,
             work.lengths,
