@@ -7,7 +7,7 @@ python = $(VENV)/bin/python
 # Extras that each target installs
 demo.extras := demo
 test.extras := torch,test,demo,models
-bench.extras := bench
+bench.extras := models
 lint.extras := torch,dev,demo
 docs.extras := torch,docs
 site.extras := torch,docs,site
@@ -54,7 +54,7 @@ test: $(VENV)/.test
 	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(if $(filter -n,$(ARGS)),--dist worksteal) $(ARGS)
 	$(if $(filter -k -m,$(ARGS)),,$(if $(pages),$(RUN) $(python) -m pytest $(pages) $(if $(filter -n,$(ARGS)),--dist loadfile) $(ARGS)))
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench-peers
 	$(python) -m bench $(FAMILY) $(ARGS)
 
 # CPU kernels only serve as references here: one instruction set is enough. Peers that fail to install are left out.
@@ -114,6 +114,11 @@ clean:
 # With -v, pip shows Ninja's progress instead of nothing for minutes.
 $(VENV)/.%: $(VENV)/.tools $(VENV)/.levels $(build.inputs)
 	$(python) -m pip install -v --no-build-isolation --check-build-dependencies -e '.[$($*.extras)]'
+	@touch $@
+
+# Packages to compare with: those that cannot be installed are left out.
+$(VENV)/.bench-peers: $(VENV)/.bench bench/harness/install.py
+	$(python) -m bench.harness.install
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.card
