@@ -128,9 +128,9 @@ def test_random_formats_are_read_back() -> None:
         ("ap_ufixed<8, 4>", Fixed(8, 4, False)),
         (" fixed < 8 , 4 , TRN , WRAP , 0 > ", Fixed(8, 4)),
         ("e4m3fn<RNE,SAT>", Float(4, 3, "fn")),
-        ("ap_int<8>", Fixed(8, 8)),
-        ("ap_uint< 4 >", Fixed(4, 4, False)),
-        ("ap_int<64>", Fixed(64, 64)),
+        ("ap_int<8>", Fixed(8, 8, True, "TRN_ZERO")),
+        ("ap_uint< 4 >", Fixed(4, 4, False, "TRN_ZERO")),
+        ("ap_int<64>", Fixed(64, 64, True, "TRN_ZERO")),
         ("int<8>", Fixed(8, 8)),  # hls4ml's IntegerPrecisionType
         ("uint<1>", Fixed(1, 1, False)),
         ("fixed<16,6,AP_RND_CONV,AP_SAT_SYM>", Fixed(16, 6, True, "RND_CONV", "SAT_SYM")),
@@ -278,11 +278,12 @@ def test_vendors_types_are_only_fixed_point() -> None:
 
 
 def test_integers_of_hls_are_truncated_and_wrap() -> None:
-    """As ap_int<8>(200.7) etc., compiled with the vendor's header; our own int8 rounds and saturates."""
+    """``ap_`` types toward zero, the others down; our own int8 rounds and saturates."""
     x = np.array([200.7, -3.7, 300.0, 17.9, -0.5])
-    for text in ("ap_int<8>", "int<8>", "ac_int<8,true>"):
+    assert quant.quantize(x, "ap_int<8>").tolist() == [-56, -3, 44, 17, 0]
+    assert quant.quantize(x, "ap_uint<4>").tolist() == [8, 13, 12, 1, 0]
+    for text in ("int<8>", "ac_int<8,true>"):
         assert quant.quantize(x, text).tolist() == [-56, -4, 44, 17, -1]
-    assert quant.quantize(x, "ap_uint<4>").tolist() == [8, 12, 12, 1, 15]
     assert quant.quantize(x, "int8").tolist() == [127, -4, 127, 18, 0]
 
 

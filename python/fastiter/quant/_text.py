@@ -78,7 +78,7 @@ def parse(text: str) -> Any:
         A name, or ``name<field,...>``, in upper or lower case; :func:`formats` lists the names, and :ref:`quant` has
         the grammar. Names of dtypes are accepted too (``"float8_e4m3fn"``, ``"bfloat16"``), and HLS's own spellings of
         fixed point: ``ap_fixed<8,4,AP_RND,AP_SAT>``, ``ap_int<8>``, ``ac_fixed<8,4,true,AC_RND>``, ``ac_int<8,false>``,
-        and hls4ml's ``int<8>``.
+        and hls4ml's ``int<8>``, with the rounding of its own IntegerPrecisionType, down.
 
     Returns
     -------
@@ -99,8 +99,8 @@ def parse(text: str) -> Any:
     >>> from fastiter.quant import parse
     >>> parse("fixed<8,4,RND_CONV,SAT>").max_code, parse("e4m3fn").max_value
     (127, Fraction(448, 1))
-    >>> str(parse("ap_uint<4>"))  # whole numbers that are truncated and wrap
-    'ufixed<4,4>'
+    >>> [str(parse(text)) for text in ("ap_uint<4>", "ac_int<4,false>")]  # truncated toward zero and down; both wrap
+    ['ufixed<4,4,TRN_ZERO>', 'ufixed<4,4>']
     >>> [str(parse(text)) for text in ("fp8", "float8_e5m2", "MXFP4", "half")]
     ['e4m3fn', 'e5m2', 'mxfp4_e2m1', 'fp16']
     """
@@ -160,7 +160,8 @@ _VENDOR_HEADS = {"ap_": ("ap_fixed", "ap_ufixed", "ap_int", "ap_uint"), "ac_": (
 def _without_vendor(head: str, words: list[str], text: str) -> tuple[str, list[str]]:
     """Return the word and the fields of an HLS type as those of ``fixed`` or ``ufixed``; leave all others unchanged.
 
-    An integer type is fixed point without fraction bits, with fixed point's defaults: truncate and wrap.
+    An integer type is fixed point without fraction bits, which wraps. ``ap_int`` and ``ap_uint`` truncate toward zero,
+    ``ac_int`` and hls4ml's own types down, as fixed point does.
     """
     vendor = head[:3]
     if vendor in _VENDOR_HEADS and head not in _VENDOR_HEADS[vendor]:
@@ -176,7 +177,7 @@ def _without_vendor(head: str, words: list[str], text: str) -> tuple[str, list[s
     if whole:
         if len(words) != 1:
             raise ValueError(f"text must have one field for {head}, the width, got {text!r}")
-        words = [words[0], words[0]]
+        words = [words[0], words[0], *(["TRN_ZERO"] if vendor == "ap_" else [])]
     prefix = "AC_" if vendor == "ac_" else "AP_"
     return "fixed" if signed else "ufixed", [word.upper().removeprefix(prefix) for word in words]
 
