@@ -193,11 +193,13 @@ py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool 
 void bind_attention(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_mixer(py::module_& m);
+void bind_wkv(py::module_& m);
 
 void bind(py::module_& m) {
     bind_attention(m);
     bind_conv(m);
     bind_mixer(m);
+    bind_wkv(m);
     m.attr("tile") = kTile;
     m.def("selective_forward", selective_forward);
     m.def("selective_backward", selective_backward);

@@ -15,6 +15,7 @@ from fastiter.torch import accelerate, restore  # noqa: E402
 from tests.accelerate.models import OPTIONS, make, task, tokens  # noqa: E402
 from tests.support.reports import report_of, restored_names  # noqa: E402
 
+KERNEL = "a kernel of fastiter"
 CONV = {"causal_conv1d_update": "ssm.causal_conv1d_update", "causal_conv1d_fn": "ssm.causal_conv1d"}
 MAMBA = {
     **CONV,
@@ -58,7 +59,7 @@ SWAPPED = {
         {"forward": "ssm.linear_attention"},
     ),
     "xLSTM": ("backbone.blocks.{}.mlstm_layer.mlstm_backend: xLSTMBackend", [0, 1], {"forward": "ssm.mlstm"}),
-    "Rwkv": ("rwkv.blocks.{}.attention: RwkvSelfAttention", [0, 1], {"rwkv_linear_attention": "linear_scan"}),
+    "Rwkv": ("rwkv.blocks.{}.attention: RwkvSelfAttention", [0, 1], {"rwkv_linear_attention": KERNEL}),
     "Lfm2": ("model.layers.{}.conv: Lfm2ShortConv", [0, 1], CONV),
 }
 SAME_BITS = ("RecurrentGemma",)
@@ -128,7 +129,8 @@ def test_results_gradients_and_report(name: str) -> None:
     theirs, exact = results(make(name)), results(make(name).double())
     model, report = accelerate(make(name), return_report=True)
     path, layers, swapped = SWAPPED[name]
-    functions = ", ".join(f"{function} by fastiter.torch.{ours}" for function, ours in swapped.items())
+    names = {function: ours if ours == KERNEL else f"fastiter.torch.{ours}" for function, ours in swapped.items()}
+    functions = ", ".join(f"{function} by {ours}" for function, ours in names.items())
     whole = " as a whole" if name in WHOLE else ""
     assert str(report).splitlines() == [f"accelerated {path.format(layer)}{whole}, {functions}" for layer in layers]
     ours = results(model)

@@ -126,3 +126,21 @@ def mamba2_step(
     sizes: tuple[int, int, float],
     /,
 ) -> Any: ...
+
+#: Steps between two saved states of RWKV-4's attention
+wkv_tile: int
+
+# inputs: w, bonus, k, v; first and last: the numerator, the denominator and m
+def wkv_forward(inputs: Sequence, first: Sequence, out: Strided, last: Sequence, states: Address, /) -> None: ...
+
+# gradients: dw, dbonus, dk, dv
+def wkv_backward(
+    inputs: Sequence,
+    first: Sequence,
+    states: Address,
+    d_out: Strided,
+    dlast: Sequence,
+    gradients: Sequence,
+    dfirst: Sequence,
+    /,
+) -> None: ...

@@ -72,7 +72,9 @@ def plan_for(of: Class) -> Plan | None:
 
 
 def _named(by: str) -> str:
-    return "operations of torch" if by == rules.IN_TORCH else f"fastiter.torch.{by}"
+    if by == rules.IN_TORCH:
+        return "operations of torch"
+    return by if by == rules.KERNEL else f"fastiter.torch.{by}"
 
 
 def _plan_for_older(paths: older.Paths, attributes: dict[str, Any]) -> Plan:

@@ -16,15 +16,16 @@ from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 IN_TORCH = ""
+KERNEL = "a kernel of fastiter"  # without a public function
 
 
 class Rule(NamedTuple):
     """A function of a model: its first parameters, its replacement, and calls to compare both.
 
-    `by` is the name of the replacement below ``fastiter.torch``, `IN_TORCH` if it uses only torch's operations, None if
-    it does nothing. `more` are calls that the model's function may refuse; if it does, they are not compared.
-    `calls_of` returns calls for a module whose attributes determine what the function computes. `may_be_none` is
-    whether the model's function may be None because its package is not installed.
+    `by` is the name of the replacement below ``fastiter.torch``, `IN_TORCH` if it uses only torch's operations,
+    `KERNEL` if it has no public name, None if it does nothing. `more` are calls that the model's function may refuse;
+    if it does, they are not compared. `calls_of` returns calls for a module whose attributes determine what the
+    function computes. `may_be_none` is whether the model's function may be None because its package is not installed.
     """
 
     parameters: tuple[str, ...]
@@ -239,7 +240,7 @@ GLOBALS = {
     "torch_recurrent_gated_delta_rule": _DELTA_RULE,
     "chunk_kimi_delta_attention": _KIMI_RULE,
     "recurrent_kimi_delta_attention": _KIMI_RULE,
-    "rwkv_linear_attention": Rule(_RWKV, rwkv.linear_attention, "linear_scan", _rwkv_calls),
+    "rwkv_linear_attention": Rule(_RWKV, rwkv.linear_attention, KERNEL, _rwkv_calls),
     "parallel_stabilized_simple": Rule(_PARALLEL, attention.mlstm_in_parallel, "ssm.mlstm", _parallel_mlstm_calls),
     "recurrent_step_stabilized_simple": Rule(_MLSTM_STEP, attention.mlstm_step, "ssm.mlstm", _mlstm_step_calls),
 }
