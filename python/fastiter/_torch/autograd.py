@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+
+F = TypeVar("F", bound=Callable[..., Any])
+_CALL = threading.local()  # function: the name of the public function in progress, if it calls others
+
+
+def names_errors(function: F) -> F:
+    """Let errors of backward passes name this public function instead of those that it calls."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        if is_compiling() or called() is not None:
+            return function(*args, **options)
+        _CALL.function = function.__name__
+        try:
+            return function(*args, **options)
+        finally:
+            _CALL.function = None
+
+    return cast(F, call)
+
+
+def called() -> str | None:
+    """Return the name of the public function that the user has called, None outside of :func:`names_errors`.
+
+    It is None while compiling, where second derivatives are not refused by name.
+    """
+    found: str | None = None if is_compiling() else getattr(_CALL, "function", None)
+    return found
 
 
 class _Once(torch.autograd.Function):
@@ -89,7 +118,8 @@ def _outside_vmap() -> Iterator[None]:
 def differentiable_once(function: str | Callable[[Any], str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that makes ``backward`` of an autograd function raise when it is differentiated.
 
-    ``function`` is the name of the public function for the message, or a callable that returns it from the context.
+    ``function`` is the name of the public function for the message, or a callable that returns it from the context. The
+    attribute ``called`` of a context, what :func:`called` returned in the forward pass, takes precedence unless None.
     torch's own once_differentiable raises only if the incoming gradients require grad, and only on paths to leaves, so
     it would silently drop a gradient penalty.
     """
@@ -105,7 +135,7 @@ def differentiable_once(function: str | Callable[[Any], str]) -> Callable[[Calla
                 return results
             depends_on = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
             given = [x for x in results if x is not None]
-            name = function if isinstance(function, str) else function(ctx)
+            name = getattr(ctx, "called", None) or (function if isinstance(function, str) else function(ctx))
             refusing = iter(_Once.apply(name, len(given), *given, *depends_on))
             return tuple(None if x is None else next(refusing) for x in results)
 

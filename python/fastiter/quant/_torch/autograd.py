@@ -85,10 +85,11 @@ class Rounded(torch.autograd.Function):
         ctx.save_for_backward(x, y if learns else None, scale, how.zero_point)
         ctx.text, ctx.clip, ctx.learns, ctx.is_point, ctx.factor = how.text, how.clip, learns, how.is_point, how.factor
         ctx.dtype = None if parameter is None else parameter.dtype
+        ctx.function = how.function
         return y
 
     @staticmethod
-    @differentiable_once("quantize")
+    @differentiable_once(lambda ctx: ctx.function)
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, zero_point = ctx.saved_tensors
         y = x if y is None else y

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._docs import documented_like
-from ..._torch.autograd import differentiable_once
+from ..._torch.autograd import called, differentiable_once
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
@@ -132,6 +132,7 @@ class _LinearAttention(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.is_log, ctx.scale = inputs[6:8]
+        ctx.called = called()
         ctx.save_for_backward(*inputs[:5], output[2], *inputs[8:])
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)

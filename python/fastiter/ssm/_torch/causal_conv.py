@@ -11,7 +11,7 @@ from torch.overrides import has_torch_function
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch import launch
-from ..._torch.autograd import differentiable_once
+from ..._torch.autograd import called, differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, checked_bounds, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .. import _causal_conv as arrays
@@ -118,7 +118,7 @@ class _CausalConv(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.silu = inputs[4]
+        ctx.silu, ctx.called = inputs[4], called()
         ctx.save_for_backward(*inputs[:4], *inputs[5:8])
         ctx.set_materialize_grads(False)
 

@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._docs import documented_like
-from ..._torch.autograd import differentiable_once
+from ..._torch.autograd import called, differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, check_dense, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .. import _functional as arrays
@@ -158,7 +158,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.softplus = inputs[9]
+        ctx.softplus, ctx.called = inputs[9], called()
         ctx.save_for_backward(*inputs[:8], output[2], *inputs[10:])
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)

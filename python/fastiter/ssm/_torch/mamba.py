@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
+from ..._torch.autograd import names_errors
 from ..._torch.overrides import dispatched
 from .causal_conv import causal_conv1d
 from .checks import check_tensors
@@ -33,6 +34,7 @@ class _Selection(NamedTuple):
     is_complex: bool
 
 
+@names_errors
 def mamba_inner(
     xz: Tensor,
     conv1d_weight: Tensor,

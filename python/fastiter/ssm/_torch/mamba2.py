@@ -11,6 +11,7 @@ from torch.nn.functional import linear, silu
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag, type_name
+from ..._torch.autograd import names_errors
 from ..._torch.ops import checked_integers
 from ..._torch.overrides import dispatched
 from .._conv_shapes import Activation, check_activation
@@ -41,6 +42,7 @@ class _Sizes(NamedTuple):
         return [2 * self.mlp, self.channels, self.channels + 2 * self.groups * self.states, self.heads]
 
 
+@names_errors
 def mamba2_inner(
     zxbcdt: Tensor,
     conv1d_weight: Tensor,

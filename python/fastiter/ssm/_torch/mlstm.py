@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._docs import documented_like
-from ..._torch.autograd import differentiable_once
+from ..._torch.autograd import called, differentiable_once
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
@@ -144,7 +144,7 @@ class _Mlstm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.numbers, ctx.through_normalizer = inputs[8:10], inputs[13]
+        ctx.numbers, ctx.through_normalizer, ctx.called = inputs[8:10], inputs[13], called()
         ctx.save_for_backward(*inputs[:8], *output[1:3], *output[4:], *inputs[10:13])
         ctx.mark_non_differentiable(*output[4:])
         ctx.set_materialize_grads(False)

@@ -11,6 +11,7 @@ from torch.nn.functional import silu, softplus
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
+from ..._torch.autograd import names_errors
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
@@ -34,6 +35,7 @@ _AXES: Axes = {
 }
 
 
+@names_errors
 def ssd(
     x: Tensor,
     dt: Tensor,

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...._torch.autograd import names_errors
 from ..._conv_shapes import Activation
 from .. import causal_conv
 from ..checks import Integers
 
 
+@names_errors
 def causal_conv1d_fn(
     x: Tensor,
     weight: Tensor,

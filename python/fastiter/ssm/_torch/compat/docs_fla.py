@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ...._docs import documented_by
+from ...._torch.autograd import names_errors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -218,5 +219,6 @@ _FLA = {
 
 
 def documented_fla(**others: str) -> Callable[[F], F]:
-    """Return a decorator that fills the docstring of a function of fla; see :func:`documented_by`."""
-    return documented_by(_FLA, **others)
+    """Return a decorator for a function of fla: fills its docstring, see :func:`documented_by`; errors name it."""
+    fill = documented_by(_FLA, **others)
+    return lambda function: names_errors(fill(function))

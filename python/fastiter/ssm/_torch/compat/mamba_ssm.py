@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...._check import check_flag
 from ...._sequences import check_packing
+from ...._torch.autograd import names_errors
 from ...._torch.ops import checked_bounds
 from ..._conv_shapes import Activation
 from ..._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
@@ -21,6 +22,7 @@ from ..ssd import ssd
 from .docs_mamba import documented_mamba
 
 
+@names_errors
 @documented_mamba()
 def selective_scan_fn(
     u: Tensor,
@@ -69,6 +71,7 @@ def selective_scan_fn(
     return functional.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
 
 
+@names_errors
 @documented_mamba(B="B_given", C="C_given")
 def mamba_inner_fn(
     xz: Tensor,
@@ -179,6 +182,7 @@ def selective_state_update(
         return functional.selective_state_update(*given)
 
 
+@names_errors
 @documented_mamba(A="A_heads", B="B_heads", C="C_heads", D="D_heads")
 def mamba_chunk_scan_combined(
     x: Tensor,
@@ -267,6 +271,7 @@ def _bounds(function: str, cu_seqlens: Integers | None, initial_states: Tensor |
     return checked_bounds(function, cu_seqlens, x.shape[1], x.device)
 
 
+@names_errors
 @documented_mamba(
     conv1d_weight="conv1d_weight_heads",
     conv1d_bias="conv1d_bias_heads",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...._torch.autograd import names_errors
 from ..._mlstm_shapes import checked_numbers
 from ..mlstm import mlstm
 from .common import check_part
@@ -14,6 +15,7 @@ from .common import check_part
 States = tuple[Tensor, Tensor, Tensor]
 
 
+@names_errors
 def mlstm_chunkwise(
     q: Tensor,
     k: Tensor,
@@ -100,6 +102,7 @@ def mlstm_chunkwise(
     return _run(q, k, v, i, f, initial, return_last_states, eps, normalizer_gradient)
 
 
+@names_errors
 def mlstm_recurrent_sequence(
     q: Tensor,
     k: Tensor,
@@ -181,6 +184,7 @@ def mlstm_recurrent_sequence(
     return h, (c.to(dtype_state), n.to(dtype_state), m.to(dtype_state))
 
 
+@names_errors
 def mlstm_recurrent_step(
     q: Tensor,
     k: Tensor,
