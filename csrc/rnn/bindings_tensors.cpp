@@ -177,6 +177,8 @@ struct Kept : Sequence {
     bool read_gradients(py::handle dstates_, py::handle dlast_) {
         if (!dstates.read(dstates_.ptr(), cell.states) || !dlast.read(dlast_.ptr(), cell.states)) return false;
         const int bits = h().bits();
+        dstates.make_dense([](const Array& v) { return v.has_unit_stride(); });
+        dlast.make_dense([](const Array& v) { return v.is_contiguous(); });
         const auto has_lines = [](const Array& v) { return v.has_unit_stride(); };
         const auto is_last = [&](const Array& v) {
             return is_layer ? v.has_shape({1, B, H()}) && v.is_contiguous() : v.is_contiguous();

@@ -3,6 +3,7 @@
 #include "core/arrays.hpp"
 #include "core/copy.hpp"
 #include "rnn/run.hpp"
+#include <algorithm>
 #include <vector>
 
 namespace fastiter::rnn {
@@ -53,11 +54,24 @@ template <class S> std::vector<accumulate_t<S>> numbers_of(const Array& x, int64
     return to;
 }
 
+// Writes the elements of an array with any strides, such as 0, one after the other; returns the end of what it wrote.
+template <class S> S* write_dense(const Array& x, int axis, const S* from, S* to) {
+    const int64_t count = x.size(axis), stride = x.stride(axis);
+    if (axis < x.ndim() - 1) {
+        for (int64_t i = 0; i < count; ++i) to = write_dense(x, axis + 1, from + i * stride, to);
+        return to;
+    }
+    if (stride == 0) return std::fill_n(to, count, *from);
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i * stride];
+    return to + count;
+}
+
 // A tensor or None for each state, at most `count`
 struct Views {
     Array view[kMaxStates];
     bool given[kMaxStates] = {};
     int size = 0;
+    py::object copies[kMaxStates];
 
     bool read(PyObject* x, int count) {
         if (!PyTuple_CheckExact(x) && !PyList_CheckExact(x)) return false;
@@ -69,6 +83,18 @@ struct Views {
             if (given[i] && !view[i].read(item)) return false;
         }
         return true;
+    }
+    // Replaces gradients that the kernels cannot read, such as that of a sum, which is expanded, by contiguous copies.
+    template <class F> void make_dense(F is_readable) {
+        for (int i = 0; i < kMaxStates; ++i) {
+            const Array x = view[i];
+            const int axes = given[i] ? x.ndim() : 0;
+            if ((axes != 3 && axes != 4) || x.is_empty() || is_readable(x)) continue;
+            copies[i] = axes == 3 ? new_tensor(x, {x.size(0), x.size(1), x.size(2)})
+                                  : new_tensor(x, {x.size(0), x.size(1), x.size(2), x.size(3)});
+            view[i].read(copies[i].ptr());
+            with_storage(x.bits(), [&]<class S>() { write_dense(x, 0, x.data<const S>(), view[i].data<S>()); });
+        }
     }
     bool is_whole(int count) const {
         for (int i = 0; i < count; ++i)
