@@ -191,6 +191,8 @@ def refused(rank: int) -> dict[str, str]:
     own = parts("pieces")[dist.get_rank()]
     wrong = dist.get_rank() == rank
     given: dict[str, Any] = {"P": P[own], "R": R[own], "gamma": GAMMA, "owned": own}
+    twice = np.append(own, own[0])
+    pairs = {"P": P[twice, 0], "R": R[twice, 0], "states": twice}
     changed: dict[str, dict[str, Any]] = {
         "dtype": {"P": P[own].astype(np.float32)},
         "gamma": {"gamma": 0.5},
@@ -203,6 +205,8 @@ def refused(rank: int) -> dict[str, str]:
         "falls": {"owned": own[::-1]},
         "terminal": {"terminal": [int(own[0]) - 1]},
         "kind": {"owned": len(own)},
+        "twins": {**pairs, "actions": np.repeat(5, len(own) + 1)},
+        "label": {**pairs, "actions": np.arange(-1, len(own))},
     }
     process = distributed.MDP(**given)
 

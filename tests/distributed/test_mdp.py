@@ -48,6 +48,8 @@ _REFUSED = {
     "falls": "rank 1 refused its arguments: MDP: owned must be states that rise from 0 to at most 22, got others",
     "terminal": "rank 1 refused its arguments: MDP: terminal must be states of this rank, got [0-9]+",
     "kind": "MDP: owned must be the same on every rank, got states on rank 0 and a number or None on rank 1",
+    "twins": "rank 1 refused its arguments: MDP: states and actions must be different pairs, got state [0-9]+, action",
+    "label": "rank 1 refused its arguments: MDP: actions must be at least 0, got -1 at index 0",
     "value0": r"rank 1 refused its arguments: solve: value0 must have shape \(n,\) = ",
     "some": "solve: value0 must be the same on every rank, got None on rank 0 and one on rank 1",
     "method": "solve: method must be the same on every rank, got 'pi' on rank 0 and 'vi' on rank 1",

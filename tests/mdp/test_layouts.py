@@ -229,6 +229,31 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "actions must have shape (3,) like states",
     ),
     (
+        lambda: MDP(EYE[[0, 0, 1, 2]], np.ones(4), 0.9, states=[1, 1, 0, 2], actions=[2, 2, 0, 1]),
+        ValueError,
+        "states and actions must be different pairs, got state 1, action 2 more than once",
+    ),
+    (
+        lambda: MDP(EYE[[0, 2, 1, 2]], np.ones(4), 0.9, states=[2, 1, 0, 2], actions=[3, 0, 0, 3]),
+        ValueError,
+        "states and actions must be different pairs, got state 2, action 3 more than once",
+    ),
+    (
+        lambda: MDP(csr(EYE), ONES, 0.9, states=[0, 1, 2], actions=[0, 1, -1]),
+        ValueError,
+        "actions must be at least 0, got -1 at index 2",
+    ),
+    (
+        lambda: MDP(EYE, ONES, 0.9, states=[2, 1, 0], actions=[-7, 0, 0]),
+        ValueError,
+        "actions must be at least 0, got -7 at index 0",
+    ),
+    (
+        lambda: MDP(EYE),
+        TypeError,
+        "R must be the rewards, unless P[s][a] is a list of (p, next, reward, done), got None",
+    ),
+    (
         lambda: MDP(EYE, np.ones(2), 0.9, states=[0, 1, 2]),
         ValueError,
         "R must have shape (3,) or (3, 3) to go with P, got (2,)",
@@ -306,8 +331,23 @@ SOLVE: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 
 def test_messages_quote_the_given_costs() -> None:
-    with pytest.raises(ValueError, match=r"^MDP: R must be finite, got inf in state 0, action 0 \(row 0\)$"):
-        MDP(np.ones((1, 1, 1)), np.array([[np.inf]]), 0.9, sense="min")
+    with pytest.raises(ValueError, match=r"^MDP: R must be finite, got -inf in state 0, action 0 \(row 0\)$"):
+        MDP(np.ones((1, 1, 1)), np.array([[-np.inf]]), 0.9, sense="min")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("layout", ["array", "matrices", "sparse matrices"])
+def test_an_infinite_cost_removes_an_action_as_an_infinite_loss_does(seed: int, layout: str) -> None:
+    P, R = random_process(S, A, 70 + seed)
+    convert: Any = {"array": lambda P: P, "matrices": lambda P: list(P.swapaxes(0, 1))}.get(
+        layout, lambda P: [csr(p) for p in P.swapaxes(0, 1)]
+    )
+    gains, costs = MDP(convert(P), R, 0.9), MDP(convert(P), -R, 0.9, sense="min")
+    assert gains.rows == costs.rows == np.isfinite(R).sum() < R.size
+    most, least = gains.solve(), costs.solve()
+    assert np.array_equal(most.value, -least.value) and np.array_equal(most.policy, least.policy)
+    with pytest.raises(ValueError, match="MDP: R must be finite, got inf in state"):
+        MDP(convert(P), -R, 0.9)
 
 
 @pytest.mark.parametrize("case", range(len(WRONG) + len(SOLVE)))

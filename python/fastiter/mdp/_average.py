@@ -284,6 +284,8 @@ def _unending(function: str, problem: Any) -> Process:
         raise TypeError(f"{function}: problem must be an MDP, got {type_name(problem)}")
     if problem._is_semi:
         raise ValueError(f"{function}: gamma must be one number or None, got an array")
+    if problem._has_ends:
+        raise ValueError(f"{function}: P must have no transitions with done, got some")
     process = problem._process
     ends = np.diff(process.rows.row) == 0
     if ends.any():

@@ -73,6 +73,8 @@ class MDPBatch:
             raise ValueError(f"MDPBatch: R must have as many models as P, {len(P)}, got {len(R)}")
         if P is not None and problem._is_semi:
             raise ValueError("MDPBatch: P must be None for a semi-Markov process, got probabilities")
+        if P is not None and problem._has_ends:
+            raise ValueError("MDPBatch: P must be None for a process with done transitions, got probabilities")
         models = len(P) if P is not None else len(R) if R is not None else 0
         weights = None if P is None else np.ascontiguousarray(P)
         rewards = None if R is None else np.ascontiguousarray(-R if problem._negated else R)

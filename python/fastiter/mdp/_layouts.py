@@ -1,4 +1,4 @@
-"""Conversion of transition probabilities and rewards from all supported layouts to rows of one CSR matrix."""
+"""Conversion of transition probabilities and rewards in arrays and matrices to rows of one CSR matrix."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from .._check import FLOATS, integers, refuse_mask, type_name
+from .._check import FLOATS, check_entries, integers, refuse_mask, type_name
 
 Array = npt.NDArray[Any]
-
-_LAYOUTS = (
-    "an array (S, A, S), a list of A matrices (S, S), a matrix (rows, S) with states=, or lists P[s][a] of (next, p)"
-)
 
 
 class Rows(NamedTuple):
@@ -27,6 +23,8 @@ class Rows(NamedTuple):
     reward: Array
     #: The number of each row's action; None: its position within the state
     label: Array | None = None
+    #: Whether the episode ends with each entry, so that the value of its next state does not count; None: with none
+    ends: Array | None = None
 
     @property
     def states(self) -> int:
@@ -46,39 +44,12 @@ class Sparse(NamedTuple):
         return len(self.start) - 1
 
 
-def read(function: str, P: Any, R: Any, states: Any, actions: Any, *, is_part: bool = False) -> Rows:
-    """Return P and R as rows; a CSR matrix in the order of its states is not copied.
-
-    ``is_part``: P has fewer states than columns, and its layouts are an array (n, A, S), matrices (n, S) and (rows, S).
-    """
-    P, R = _plain(function, "P", P), _plain(function, "R", R)
-    if states is not None:
-        return _pairs(function, P, R, states, actions)
-    if actions is not None:
-        raise TypeError(f"{function}: actions must be None unless states says whose rows of P they are, got actions")
-    if isinstance(P, np.ndarray) and P.ndim == 3:
-        return _cube(function, P, R, is_part)
-    if isinstance(P, (list, tuple)) and not isinstance(P, Sparse) and len(P):
-        if isinstance(P[0], (list, tuple)) and not isinstance(P[0], Sparse) and not is_part:
-            return _nested(function, P, R)
-        return _by_action(function, P, R, is_part)
-    _refuse(function, P)
-
-
-def _refuse(function: str, P: object) -> NoReturn:
-    shape = (P.rows, P.columns) if isinstance(P, Sparse) else getattr(P, "shape", None)
-    if isinstance(P, Sparse):
-        raise TypeError(f"{function}: P must be {_LAYOUTS}, got a sparse matrix {shape} without states")
-    got = type_name(P) if shape is None else f"{type_name(P)} of shape {tuple(shape)}"
-    raise TypeError(f"{function}: P must be {_LAYOUTS}, got {got}")
-
-
-def _plain(function: str, name: str, x: Any) -> Any:
+def plain(function: str, name: str, x: Any) -> Any:
     """Return an array of floats, a Sparse, or a list of these, from arrays, tensors and sparse matrices."""
     refuse_mask(function, name, x)
     if type(x) is list or type(x) is tuple:
         is_matrix = [hasattr(one, "shape") and len(one.shape) == 2 for one in x]
-        return [_plain(function, f"{name}[{k}]", one) for k, one in enumerate(x)] if is_matrix and all(is_matrix) else x
+        return [plain(function, f"{name}[{k}]", one) for k, one in enumerate(x)] if is_matrix and all(is_matrix) else x
     if type(x).__module__.partition(".")[0] == "torch":
         x = _from_tensor(function, name, x)
     elif hasattr(x, "tocsr"):
@@ -125,14 +96,14 @@ def _floats(function: str, name: str, x: Array) -> Array:
     return np.ascontiguousarray(x)
 
 
-def _starts(counts: Array) -> Array:
+def starts(counts: Array) -> Array:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def _dense_rows(matrix: Array) -> Sparse:
     """Return the nonzero entries of a dense matrix; NaN and negative ones are kept for the check."""
     row, column = np.nonzero(matrix)
-    start = _starts(np.bincount(row, minlength=len(matrix)))
+    start = starts(np.bincount(row, minlength=len(matrix)))
     return Sparse(start, column.astype(np.int32), np.ascontiguousarray(matrix[row, column]), matrix.shape[1])
 
 
@@ -168,7 +139,7 @@ def _shape(x: Any) -> Any:
     return (x.rows, x.columns) if isinstance(x, Sparse) else getattr(x, "shape", type_name(x))
 
 
-def _wrong_rewards(function: str, expected: str, R: Any) -> NoReturn:
+def wrong_rewards(function: str, expected: str, R: Any) -> NoReturn:
     got = f"a list of {len(R)}" if isinstance(R, list) else _shape(R)
     raise ValueError(f"{function}: R must have shape {expected} to go with P, got {got}")
 
@@ -184,26 +155,26 @@ def _as_array(function: str, R: Any) -> Any:
     return R
 
 
-def _rows_of_all(flat: Sparse, reward: Array, states: int, actions: int) -> Rows:
-    """Return the rows of states that all have the same actions, without rows whose reward is -inf."""
+def _rows_of_all(flat: Sparse, reward: Array, states: int, actions: int, impossible: float) -> Rows:
+    """Return the rows of states that all have the same actions, without rows whose reward is ``impossible``."""
     reward = reward.astype(flat.value.dtype)
-    possible = reward != -np.inf
+    possible = reward != impossible
     if possible.all():
         return Rows(np.arange(states + 1, dtype=np.int64) * actions, flat.start, flat.column, flat.value, reward)
     kept = keep_rows(flat, possible)
     counts = possible.reshape(states, actions).sum(axis=1)
     label = np.flatnonzero(possible) % max(actions, 1)
-    return Rows(_starts(counts), kept.start, kept.column, kept.value, reward[possible], label)
+    return Rows(starts(counts), kept.start, kept.column, kept.value, reward[possible], label)
 
 
 def keep_rows(rows: Sparse, keep: Array) -> Sparse:
     """Return the rows of a matrix where ``keep`` is true."""
     counts = np.diff(rows.start)
     entries = np.repeat(keep, counts)
-    return Sparse(_starts(counts[keep]), rows.column[entries], rows.value[entries], rows.columns)
+    return Sparse(starts(counts[keep]), rows.column[entries], rows.value[entries], rows.columns)
 
 
-def _cube(function: str, P: Array, R: Any, is_part: bool) -> Rows:
+def cube(function: str, P: Array, R: Any, is_part: bool, impossible: float) -> Rows:
     S, A, columns = P.shape
     if columns != S and not is_part:
         hint = "; a list of A matrices (S, S) is list(P)" if P.shape[1] == P.shape[2] else ""
@@ -214,7 +185,7 @@ def _cube(function: str, P: Array, R: Any, is_part: bool) -> Rows:
         reward = _expected(flat, R.reshape(S * A, columns))
     else:
         reward = _state_rewards(function, R, S, A, f"({S},), ({S}, {A}) or {P.shape}")
-    return _rows_of_all(flat, reward, S, A)
+    return _rows_of_all(flat, reward, S, A, impossible)
 
 
 def _state_rewards(function: str, R: Any, S: int, A: int, expected: str) -> Array:
@@ -223,10 +194,10 @@ def _state_rewards(function: str, R: Any, S: int, A: int, expected: str) -> Arra
         return R.reshape(-1)
     if isinstance(R, np.ndarray) and R.shape == (S,):
         return np.repeat(R, A)
-    _wrong_rewards(function, expected, R)
+    wrong_rewards(function, expected, R)
 
 
-def _by_action(function: str, P: Sequence[Any], R: Any, is_part: bool) -> Rows:
+def by_action(function: str, P: Sequence[Any], R: Any, is_part: bool, impossible: float) -> Rows:
     matrices = [_sparse(function, f"P[{a}]", matrix) for a, matrix in enumerate(P)]
     S, A = matrices[0].rows, len(matrices)
     shape = S, matrices[0].columns if is_part else S
@@ -240,20 +211,20 @@ def _by_action(function: str, P: Sequence[Any], R: Any, is_part: bool) -> Rows:
     R = _as_array(function, R)
     expected = f"({S},), ({S}, {A}) or {(A, *shape)}"
     if (isinstance(R, np.ndarray) and R.shape == (A, *shape)) or (isinstance(R, list) and len(R) == A):
-        given = [_plain(function, f"R[{a}]", R[a]) for a in range(A)]
+        given = [plain(function, f"R[{a}]", R[a]) for a in range(A)]
         if any(_shape(one) != shape for one in given):
-            _wrong_rewards(function, expected, R)
+            wrong_rewards(function, expected, R)
         reward = np.stack([_expected(m, r) for m, r in zip(matrices, given, strict=True)], axis=1).reshape(-1)
     else:
         reward = _state_rewards(function, R, S, A, expected)
-    return _rows_of_all(_interleaved(matrices), reward, S, A)
+    return _rows_of_all(_interleaved(matrices), reward, S, A, impossible)
 
 
 def _interleaved(matrices: Sequence[Sparse]) -> Sparse:
     """Return the matrix whose row s A + a is row s of matrix a."""
     S, A = matrices[0].rows, len(matrices)
     counts = np.stack([np.diff(m.start) for m in matrices], axis=1)
-    start = _starts(counts.reshape(-1))
+    start = starts(counts.reshape(-1))
     column, value = np.empty(start[-1], np.int32), np.empty(start[-1], matrices[0].value.dtype)
     for a, m in enumerate(matrices):
         place = np.repeat(start[:-1].reshape(S, A)[:, a] - m.start[:-1], counts[:, a]) + np.arange(m.start[-1])
@@ -261,7 +232,7 @@ def _interleaved(matrices: Sequence[Sparse]) -> Sparse:
     return Sparse(start, column, value, matrices[0].columns)
 
 
-def _pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
+def pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
     rows = _sparse(function, "P", P)
     owner = integers(function, "states", states)
     if owner.shape != (rows.rows,):
@@ -269,6 +240,8 @@ def _pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
     label = None if actions is None else integers(function, "actions", actions)
     if label is not None and label.shape != owner.shape:
         raise ValueError(f"{function}: actions must have shape {owner.shape} like states, got {label.shape}")
+    if label is not None:
+        check_entries(function, "actions", label, label >= 0, "be at least 0")
     outside = (owner < 0) | (owner >= rows.columns)
     if outside.any():
         at = int(np.argmax(outside))
@@ -279,18 +252,29 @@ def _pairs(function: str, P: Any, R: Any, states: Any, actions: Any) -> Rows:
     elif isinstance(R, np.ndarray) and R.shape == (rows.rows,):
         reward = R
     else:
-        _wrong_rewards(function, f"({rows.rows},) or ({rows.rows}, {rows.columns})", R)
+        wrong_rewards(function, f"({rows.rows},) or ({rows.rows}, {rows.columns})", R)
     reward = reward.astype(rows.value.dtype, copy=False)
     if (np.diff(owner) < 0).any() or (label is not None and _falls(owner, label)):
         by = np.lexsort((label, owner)) if label is not None else np.argsort(owner, kind="stable")
         rows, reward, owner = permuted_rows(rows, by), reward[by], owner[by]
         label = None if label is None else label[by]
+    if label is not None:
+        _refuse_twins(function, owner, label)
     counts = np.bincount(owner, minlength=rows.columns)
-    return Rows(_starts(counts), rows.start, rows.column, rows.value, np.ascontiguousarray(reward), label)
+    return Rows(starts(counts), rows.start, rows.column, rows.value, np.ascontiguousarray(reward), label)
 
 
 def _falls(owner: Array, label: Array) -> bool:
     return bool(((np.diff(owner) == 0) & (np.diff(label) < 0)).any())
+
+
+def _refuse_twins(function: str, owner: Array, label: Array) -> None:
+    """Refuse two rows for one action of a state; both arrays are sorted."""
+    same = (owner[1:] == owner[:-1]) & (label[1:] == label[:-1])
+    if same.any():
+        at = int(np.argmax(same))
+        got = f"state {owner[at]}, action {label[at]} more than once"
+        raise ValueError(f"{function}: states and actions must be different pairs, got {got}")
 
 
 def stacked_rows(matrices: Sequence[Sparse]) -> Sparse:
@@ -305,63 +289,6 @@ def stacked_rows(matrices: Sequence[Sparse]) -> Sparse:
 def permuted_rows(rows: Sparse, by: Array) -> Sparse:
     """Return the rows of a matrix with the indices ``by``; a row may occur several times."""
     counts = np.diff(rows.start)[by]
-    start = _starts(counts)
+    start = starts(counts)
     place = np.repeat(rows.start[:-1][by] - start[:-1], counts) + np.arange(start[-1])
     return Sparse(start, rows.column[place], rows.value[place], rows.columns)
-
-
-def _nested(function: str, P: Sequence[Any], R: Any) -> Rows:
-    """Return P[s][a] = (next states, probabilities), or the probabilities of all states."""
-    S = len(P)
-    column: list[Array] = []
-    value: list[Array] = []
-    for s, given in enumerate(P):
-        if not isinstance(given, (list, tuple)):
-            raise TypeError(f"{function}: P[{s}] must be a list of actions like P[0], got {type_name(given)}")
-        for a, one in enumerate(given):
-            name = f"P[{s}][{a}]"
-            if not isinstance(one, (list, tuple, np.ndarray)):
-                raise TypeError(f"{function}: {name} must be (next, p) or {S} probabilities, got {type_name(one)}")
-            if len(one) == 2 and all(isinstance(part, (list, tuple, np.ndarray)) for part in one):
-                to, p = integers(function, name, one[0]), _numbers(function, name, one[1])
-                if to.ndim != 1 or to.shape != p.shape:
-                    raise ValueError(f"{function}: {name} must be (next, p) of one length, got {to.shape}, {p.shape}")
-            else:
-                p = _numbers(function, name, one)
-                if p.shape != (S,):
-                    expected = f"(next, p) or {S} probabilities"
-                    raise ValueError(f"{function}: {name} must be {expected}, got shape {p.shape}")
-                to, p = np.flatnonzero(p), p[p != 0]
-            column.append(to.clip(-1, 2**31 - 1).astype(np.int32))
-            value.append(p)
-    counts = np.array([len(given) for given in P])
-    reward = _nested_rewards(function, R, counts)
-    none_i, none_f = [np.zeros(0, np.int32)], [np.zeros(0)]
-    return Rows(
-        _starts(counts),
-        _starts(np.array([len(p) for p in value], np.int64)),
-        np.concatenate(none_i + column),
-        np.concatenate(none_f + value),
-        reward,
-    )
-
-
-def _numbers(function: str, name: str, x: Any) -> Array:
-    try:
-        return np.asarray(x, np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: {name} must be numbers, got {type_name(x)} with others") from None
-
-
-def _nested_rewards(function: str, R: Any, counts: Array) -> Array:
-    S = len(counts)
-    if isinstance(R, np.ndarray) and R.shape == (S,):
-        return np.repeat(R.astype(np.float64), counts)
-    if isinstance(R, (list, tuple, np.ndarray)) and len(R) == S:
-        found = [np.atleast_1d(_numbers(function, f"R[{s}]", r)) for s, r in enumerate(R)]
-        wrong = [s for s in range(S) if found[s].shape != (counts[s],)]
-        if wrong:
-            s = wrong[0]
-            raise ValueError(f"{function}: R[{s}] must have shape ({counts[s]},) like P[{s}], got {found[s].shape}")
-        return np.concatenate([np.zeros(0), *found])
-    _wrong_rewards(function, f"({S},) or R[s][a]", R)

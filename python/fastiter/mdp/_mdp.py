@@ -11,10 +11,11 @@ import numpy.typing as npt
 from .._array_like import as_array
 from .._check import check_array, check_choice, check_flag, count
 from .._solution import judged
-from . import _layouts
 from ._choice import Choice
 from ._deflation import deflated
+from ._inputs import read
 from ._krylov import Chain, solved
+from ._layouts import Rows
 from ._process import Process, checked
 from ._result import Limits, MDPProgress, MDPSolution, alone
 from ._several import by_kernels, has_loop
@@ -40,16 +41,19 @@ class MDP:
           CSR matrix with 32-bit columns whose rows are in the order of the states is used without a copy, as are its
           rewards (rows,), so that neither may be modified later;
         - lists P[s][a], each (next states, probabilities) or the probabilities of all S states; the numbers of actions
-          may differ.
+          may differ;
+        - a dict P[s][a] of lists of (p, next state, reward, done), as ``env.unwrapped.P`` of Gymnasium's table
+          environments. After a transition with ``done`` the value is 0, also if others lead to the same state.
     R : array, sparse matrix or tensor, or lists of these
-        The rewards: (S,); (S, A), where -inf removes an action, or (rows,); lists R[s][a] for lists P[s][a]; or
-        R(s, a, s') in the layout of P.
+        The rewards: (S,); (S, A), where -inf removes an action (+inf one of costs), or (rows,); lists R[s][a] for lists
+        P[s][a]; or R(s, a, s') in the layout of P. None for a dict.
     gamma : float, (rows,) or None
         The discount, from 0 to 1. At 1 each state needs a path to a terminal state; absorbing states that earn nothing
         are then terminal. An array has the discount of each row, by state and then by action, for semi-Markov
         processes. None: for :func:`average` and :func:`finite_horizon`, which need no discount.
     states, actions : (rows,) integers
-        The state of each row of a matrix P, and the number of its action: by default its position within the state.
+        The state of each row of a matrix P, and the number of its action, at least 0 and once in each state: by default
+        its position within the state.
     terminal : (S,) bool, or integers
         States whose value is 0 and whose rows are ignored.
     sense : {"max", "min"}
@@ -82,8 +86,8 @@ class MDP:
     def __init__(
         self,
         P: Any,
-        R: Any,
-        gamma: float | Array | None,
+        R: Any = None,
+        gamma: float | Array | None = None,
         *,
         states: Any = None,
         actions: Any = None,
@@ -93,24 +97,26 @@ class MDP:
     ) -> None:
         check_choice("MDP", "sense", sense, SENSES)
         check_flag("MDP", "renormalize", renormalize)
-        rows = _layouts.read("MDP", P, R, states, actions)
         self._negated = sense == "min"
+        rows = read("MDP", P, R, states, actions, impossible=np.inf if self._negated else -np.inf)
+        self._has_ends = rows.ends is not None
         if self._negated:
             rows = rows._replace(reward=-rows.reward)
         self._process: Process = checked("MDP", rows, gamma, terminal, renormalize, -1 if self._negated else 1)
         self._is_semi = isinstance(gamma, np.ndarray) and gamma.ndim > 0
 
     @classmethod
-    def _of(cls, rows: _layouts.Rows, gamma: float | None, terminal: Array | None = None, function: str = "MDP") -> MDP:
+    def _of(cls, rows: Rows, gamma: float | None, terminal: Array | None = None, function: str = "MDP") -> MDP:
         made = cls.__new__(cls)
-        made._negated, made._is_semi = False, False
+        made._negated, made._is_semi, made._has_ends = False, False, False
         made._process = checked(function, rows, gamma, terminal, False)
         return made
 
     def _like(self, process: Process) -> MDP:
         """Return another process with the sense of this one."""
         made = MDP.__new__(MDP)
-        made._negated, made._is_semi, made._process = self._negated, self._is_semi, process
+        made._negated, made._is_semi, made._has_ends = self._negated, self._is_semi, self._has_ends
+        made._process = process
         return made
 
     @property

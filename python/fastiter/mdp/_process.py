@@ -119,16 +119,26 @@ class Process:
         """
         if (self.rows.reward < 0).all():
             return True
-        found = self._staying(np.ones(len(self.rows.reward), np.bool_))
+        found = self._staying(self.may_last)
         return found is not None and bool((self.rows.reward[found] < 0).all())
 
     @cached_property
     def has_free_cycle(self) -> bool:
         """Whether a policy can stay forever on undiscounted rows that earn nothing, so that V = T V is not unique."""
-        owner = np.repeat(np.arange(len(self.rows.reward)), np.diff(self.rows.entry))
-        sums = np.bincount(owner, weights=self.rows.weight, minlength=len(self.rows.reward))
-        found = self._staying((self.rows.reward == 0) & (sums > 1 - SUM_TOLERANCE[self.dtype.name]))
+        found = self._staying((self.rows.reward == 0) & self.may_last)
         return found is not None and bool(found.any())
+
+    @property
+    def row_sums(self) -> Array:
+        """The sum of the weights of each row."""
+        owner = np.repeat(np.arange(len(self.rows.reward)), np.diff(self.rows.entry))
+        return np.bincount(owner, weights=self.rows.weight, minlength=len(self.rows.reward))
+
+    @property
+    def may_last(self) -> npt.NDArray[np.bool_]:
+        """Whether each row never ends the episode by itself: its weights sum to 1."""
+        found: npt.NDArray[np.bool_] = self.row_sums > 1 - SUM_TOLERANCE[self.dtype.name]
+        return found
 
     def _staying(self, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
         """Return the subset of rows on which a policy can stay forever; None if the search takes too long."""
@@ -198,11 +208,13 @@ def prepared(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: 
         sums = _check(function, rows, tolerance)
     is_terminal = _terminal_states(function, terminal, rows.states)
     _check_actions(function, rows, is_terminal)
+    has_ends = rows.ends is not None
+    rows = _without_ends(rows)
     if own is not None:
         rows = rows._replace(weight=rows.weight * np.repeat(own, np.diff(rows.entry)).astype(rows.weight.dtype))
     if discount == 1 and (own is None or own.max(initial=0) == 1):
         is_terminal |= Process(rows, 1.0, sums)._absorbing(True)
-    changed = own is not None or bool((np.diff(rows.row)[is_terminal] > 0).any())
+    changed = own is not None or has_ends or bool((np.diff(rows.row)[is_terminal] > 0).any())
     rows = _without(rows, is_terminal)
     return Process(rows, discount, _check(function, rows, -1) if changed else sums)
 
@@ -340,10 +352,26 @@ def _without(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> Rows:
     return Rows(row, kept.start, kept.column, kept.value, rows.reward[keep], label)
 
 
+def _without_ends(rows: Rows) -> Rows:
+    """Return the rows without the entries that end the episode: after them nothing is earned.
+
+    Their rows sum to less than 1. The state that such an entry leads to is not terminal by itself, as other entries may
+    lead to it, too.
+    """
+    if rows.ends is None:
+        return rows
+    stays = ~rows.ends
+    entry = np.concatenate([np.zeros(1, np.int64), np.cumsum(stays, dtype=np.int64)])[rows.entry]
+    return rows._replace(entry=entry, next=rows.next[stays], weight=rows.weight[stays], ends=None)
+
+
 def _check_reaches(function: str, process: Process) -> None:
-    """Raise for an undiscounted process in which some state does not reach a terminal state."""
-    is_terminal = np.diff(process.rows.row) == 0
-    order, reached = process.order_from(is_terminal)
+    """Raise for an undiscounted process in which some state reaches no terminal state, nor a row that may end."""
+    rows = process.rows
+    may_end = np.flatnonzero(~process.may_last)
+    goals = process.is_terminal.copy()
+    goals[np.searchsorted(rows.row, may_end, side="right") - 1] = True
+    order, reached = process.order_from(goals)
     if reached < process.states:
         expected = "a path to a terminal state from every state if gamma is 1"
         raise ValueError(f"{function}: P must have {expected}, got none from state {order[reached]}")

@@ -157,6 +157,8 @@ def checked_problem(function: str, problem: object) -> tuple[Process, bool]:
         raise ValueError(f"{function}: gamma must be below 1, got {discount:g}")
     if problem._is_semi:
         raise ValueError(f"{function}: gamma must be one number for all rows, got an array")
+    if problem._has_ends:
+        raise ValueError(f"{function}: P must have no transitions with done, got some")
     return process, problem._negated
 
 

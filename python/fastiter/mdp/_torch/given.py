@@ -12,7 +12,7 @@ import torch
 
 from ..._check import check_choice, check_flag, count, integers, positive, type_name
 from ..._torch.distributed.collectives import Ranks
-from .. import _layouts
+from .._inputs import read as read_rows
 from .._layouts import Rows, Sparse, keep_rows
 from .._mdp import SENSES
 from .._methods import ModifiedPolicyIteration, ValueIteration
@@ -116,7 +116,7 @@ def read(ranks: Ranks, arguments: tuple[Any, ...], choices: Mapping[str, Any]) -
         check_choice("MDP", "sense", choices["sense"], SENSES)
         check_flag("MDP", "renormalize", choices["renormalize"])
         check_choice("MDP", "exchange", choices["exchange"], EXCHANGES)
-        given = _read(*arguments)
+        given = _read(np.inf if choices["sense"] == "min" else -np.inf, *arguments)
     except (TypeError, ValueError) as error:
         failure = error
     said = described({"function": "MDP", **choices}, {})
@@ -130,9 +130,9 @@ def read(ranks: Ranks, arguments: tuple[Any, ...], choices: Mapping[str, Any]) -
     return given, counts
 
 
-def _read(P: Any, R: Any, gamma: Any, states: Any, actions: Any, owned: Any) -> Given:
+def _read(impossible: float, P: Any, R: Any, gamma: Any, states: Any, actions: Any, owned: Any) -> Given:
     gamma = _discount(gamma)
-    rows = _layouts.read("MDP", P, R, states, actions, is_part=True)
+    rows = read_rows("MDP", P, R, states, actions, is_part=True, impossible=impossible)
     S = int((P[0] if isinstance(P, (list, tuple)) else P).shape[-1])
     number, own = None if states is not None else rows.states, None
     if owned is not None and np.ndim(owned) == 0:
