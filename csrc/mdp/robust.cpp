@@ -9,6 +9,8 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kLeast = 1 << 12; // entries per thread
+// Operations per entry, between two polls for a request to stop: of a search with exponentials, and of a sort
+constexpr int64_t kSearch = 1000, kSort = 50;
 
 double mean(const std::vector<Outcome>& outcomes) {
     double sum = 0;
@@ -110,19 +112,21 @@ template <class T> void gather(const Process<T>& p, const RobustBackup<T>& b, in
     std::sort(out.begin(), out.end(), [](const Outcome& a, const Outcome& c) { return a.value < c.value; });
 }
 
-// Runs f(first, last) for ranges of states on a team, and returns the smallest and the largest change.
+// Runs f(team, first, last) for ranges of states on a team, and returns the smallest and the largest change. Throws
+// after a request to stop, with incomplete results.
 template <class T, class F> Span in_parts(const Process<T>& p, F f) {
     std::vector<Span> spans;
     const int64_t rows = p.row ? p.row[p.states] : p.states;
     launch(
         [&](Team team) {
-            spans[size_t(team.id)] = f(p.states * team.id / team.size, p.states * (team.id + 1) / team.size);
+            spans[size_t(team.id)] = f(team, p.states * team.id / team.size, p.states * (team.id + 1) / team.size);
         },
         [&](int threads) {
             const int used = threads_for(p.entry[rows], kLeast, threads);
             spans.assign(size_t(used), {});
             return used;
-        });
+        },
+        Stops::on_request);
     Span all = spans[0];
     for (const Span& s : spans) all = {std::min(all.low, s.low), std::max(all.high, s.high)};
     return all;
@@ -217,11 +221,13 @@ double worst(Set set, std::vector<Outcome>& outcomes, double radius, double leas
 template <class T> Span robust_backup(const Process<T>& p, const RobustBackup<T>& b) {
     double least = kInfinity;
     for (int64_t s = 0; b.anywhere && s < p.states; ++s) least = std::min(least, b.sign * double(b.v[s]));
-    return in_parts(p, [&](int64_t first, int64_t last) {
+    const int64_t each = b.set == Set::kl ? kSearch : kSort;
+    return in_parts(p, [&](const Team& team, int64_t first, int64_t last) {
         Span span{kInfinity, -kInfinity};
         std::vector<Outcome> outcomes;
         for (int64_t s = first; s < last; ++s) {
             const int64_t begin = p.row ? p.row[s] : s, end = p.row ? p.row[s + 1] : s + 1;
+            if (has_to_stop(team, each * (p.entry[end] - p.entry[begin]))) return span;
             double best = begin == end ? 0 : -kInfinity;
             int32_t action = begin == end ? -1 : 0;
             for (int64_t j = begin; j < end; ++j) {
@@ -238,7 +244,7 @@ template <class T> Span robust_backup(const Process<T>& p, const RobustBackup<T>
 }
 
 template <class T> Span shared_backup(const Process<T>& p, const T* v, T* w, const double* radius, double* mixture) {
-    return in_parts(p, [&](int64_t first, int64_t last) {
+    return in_parts(p, [&](const Team& team, int64_t first, int64_t last) {
         Span span{kInfinity, -kInfinity};
         std::vector<Outcome> outcomes;
         std::vector<Curve> curves;
@@ -246,6 +252,7 @@ template <class T> Span shared_backup(const Process<T>& p, const T* v, T* w, con
         for (int64_t s = first; s < last; ++s) {
             const int64_t begin = p.row[s], end = p.row[s + 1];
             w[s] = 0;
+            if (has_to_stop(team, kSearch * (p.entry[end] - p.entry[begin]))) return span;
             if (begin == end) continue;
             curves.resize(size_t(end - begin));
             for (int64_t j = begin; j < end; ++j) {

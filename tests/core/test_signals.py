@@ -51,7 +51,18 @@ def delta_scan():
     q, v = (np.broadcast_to(np.zeros(n, np.float32), (1, 20_000, 8, n)) for n in (1024, 128))
     return lambda: fastiter.delta_scan(q, q, v, beta, method="chunk")
 
-CALLS = {"lstm": lstm, "delta_scan": delta_scan}
+def robust_of(kind, states):
+    problem = fastiter.mdp.examples.garnet(states, 4, 12, 0.9)
+    start = np.random.default_rng(0).random(states)
+    return lambda: fastiter.mdp.robust(problem, kind, 0.1, value0=start, tol=1e-300, max_steps=2)
+
+def robust_kl():
+    return robust_of("kl", 100_000)
+
+def robust_s_l1():
+    return robust_of("s-l1", 500_000)
+
+CALLS = {"lstm": lstm, "delta_scan": delta_scan, "robust_kl": robust_kl, "robust_s_l1": robust_s_l1}
 """
 
 TENSORS = """
@@ -98,7 +109,7 @@ def interrupted(setup: str, threads: int) -> dict[str, float]:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_ends_calls_on_arrays(threads: int) -> None:
     took = interrupted(ARRAYS, threads)
-    assert list(took) == ["lstm", "delta_scan"]
+    assert list(took) == ["lstm", "delta_scan", "robust_kl", "robust_s_l1"]
     assert max(took.values()) < 0.5, took
 
 

@@ -309,7 +309,17 @@ SOLVE: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: MDP([np.ones((3, 3)) / 3], ONES, 0.9, terminal=[0]).solve("deflated"),
         ValueError,
-        "solve: method 'deflated' needs one discount",
+        "solve: method 'deflated' needs a process without terminal states, got state 0",
+    ),
+    (
+        lambda: MDP(THREE, ONES, np.array([0.5, 0.9, 0.5, 0.5, 0.5, 0.5])).solve("deflated"),
+        ValueError,
+        "solve: method 'deflated' needs rows whose discounted sums differ by at most 1e-6 (1 - gamma) = 1e-07, got 0.4",
+    ),
+    (
+        lambda: MDP([np.array([[0.7, 0.3], [0.1, 0.9 + 5e-7]], "f4")], np.ones(2), 0.99).solve("deflated"),
+        ValueError,
+        "solve: method 'deflated' needs rows whose discounted sums differ by at most 1e-6 (1 - gamma) = 1e-08, got ",
     ),
     (lambda: MDP(THREE, ONES, None).solve(), ValueError, "solve: gamma must be a number, got an MDP with gamma=None"),
     (lambda: GOOD.evaluate(np.ones(3)), TypeError, "evaluate: policy must be integers, got dtype float64"),

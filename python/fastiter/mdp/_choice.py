@@ -96,9 +96,15 @@ def _named(function: str, process: Process, method: str) -> str:
     if high >= 1 and method in _DISCOUNTED:
         allowed = ", ".join(repr(each) for each in METHODS if each not in _DISCOUNTED)
         raise ValueError(f"{function}: method must be one of {allowed} if gamma is 1, got {method!r}")
-    has_end = bool(process.is_terminal.any())
-    if method == "deflated" and (has_end or high - low > 1e-6 * (1 - high)):
-        raise ValueError(f"{function}: method 'deflated' needs one discount and no terminal states, got others")
+    if method == "deflated":
+        needs = f"{function}: method 'deflated' needs"
+        if process.is_terminal.any():
+            raise ValueError(
+                f"{needs} a process without terminal states, got state {int(process.is_terminal.argmax())}"
+            )
+        if high - low > 1e-6 * (1 - high):
+            expected = f"rows whose discounted sums differ by at most 1e-6 (1 - gamma) = {1e-6 * (1 - high):.2g}"
+            raise ValueError(f"{needs} {expected}, got {high - low:.2g}")
     return method
 
 

@@ -37,7 +37,8 @@ class MDP:
         - a list of A matrices (n, S), P[a][s, s']: arrays, sparse matrices or sparse CSR tensors;
         - a matrix (rows, S) with ``states``, one row for each state and action: an array, a sparse matrix or tensor.
     R : array
-        The rewards: (n,); (n, A), where -inf removes an action (+inf one of costs); (rows,); or R(s, a, s') in the layout of P.
+        The rewards: (n,); (n, A), where -inf removes an action (+inf one of costs); (rows,); or R(s, a, s') in the
+        layout of P.
     gamma : float or (rows,)
         The discount, from 0 to below 1, the same on every rank. An array has the discount of each of this rank's rows,
         by state and then by action, for semi-Markov processes.
