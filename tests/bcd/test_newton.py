@@ -116,5 +116,5 @@ def test_the_classifier_of_many_columns_is_that_of_scikit_learn(penalty: str, so
     mine = LogisticRegression(penalty, C=2.0, fit_intercept=intercept, tol=1e-9).fit(sp.csr_array(A), y)
     how: Any = {"C": 2.0, "fit_intercept": intercept, "tol": 1e-8, "max_iter": 10_000, "solver": solver}
     peer = linear.LogisticRegression(l1_ratio=1.0 if penalty == "l1" else 0.0, **how).fit(A, y)
-    assert mine.n_iter_[0] <= 20
+    assert mine.n_iter_[0] <= (20 if penalty == "l1" else 60)
     assert np.allclose(mine.predict_proba(A), peer.predict_proba(A), atol=1e-5)

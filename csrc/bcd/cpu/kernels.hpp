@@ -75,6 +75,33 @@ template <class T> struct Kaczmarz {
     const KaczmarzState& to;
 };
 
+// Products with a matrix of one column for each class: out (classes, n) = A in, in (m, classes), or with A's transpose
+// out (m, classes) = A' in, in (classes, n). A is stored by columns; if it is compressed, possibly by rows.
+template <class T> struct Product {
+    int64_t n = 0, m = 0, classes = 1;
+    const int64_t* start = nullptr; // null: dense, column-major
+    const int32_t* index = nullptr;
+    const T* value = nullptr;
+    bool by_rows = false;
+    const double* in = nullptr;
+    double* out = nullptr;
+    double* work = nullptr; // (n classes), if A is compressed and there are several classes
+};
+
+// The losses of z + t d, chunk by chunk of kLossRows samples, with their first and second derivatives by t, and their
+// derivatives u by z. Logistic with one class, where b is 0 or 1, otherwise softmax, where b is a class.
+constexpr int64_t kLossRows = 512;
+struct Losses {
+    int64_t n = 0, classes = 1;
+    const double* b = nullptr;
+    const double* weight = nullptr; // null: 1
+    const double* z = nullptr;      // (classes, n)
+    const double* d = nullptr;      // (classes, n)
+    double t = 0;
+    double* u = nullptr;    // (classes, n)
+    double* sums = nullptr; // (chunks, 3)
+};
+
 template <class T> struct KernelsOf {
     double (*dot)(const Columns<T>&, int64_t j, const double* u);                    // a_j . u
     void (*add)(const Columns<T>&, int64_t j, double d, double* z);                  // z += d a_j
@@ -83,6 +110,8 @@ template <class T> struct KernelsOf {
     double (*sweep)(const Sweep<T>&);            // the largest curvature_j |change of x_j|
     double (*model_sweep)(const ModelSweep<T>&); // the same
     void (*kaczmarz)(const Kaczmarz<T>&);
+    void (*product)(const Product<T>&, Team);
+    void (*transposed_product)(const Product<T>&, Team);
 };
 
 // u_i = weight_i (sigmoid(z_i) - b_i); weight null: 1
@@ -106,6 +135,7 @@ struct ForestState {
 struct Kernels : ByType<KernelsOf<float>, KernelsOf<double>> {
     Logistic logistic = nullptr;
     void (*forest)(const ForestState&) = nullptr;
+    void (*losses)(const Losses&, Team) = nullptr;
 };
 
 FASTITER_TABLE(Kernels, kernels)

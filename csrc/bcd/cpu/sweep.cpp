@@ -1,6 +1,8 @@
 // Sweeps over single coordinates, and products with columns.
 #include "bcd/cpu/forest.hpp"
 #include "bcd/cpu/kaczmarz.hpp"
+#include "bcd/cpu/losses.hpp"
+#include "bcd/cpu/products.hpp"
 #include "core/cpu/vmath.hpp"
 
 namespace fastiter::bcd::FASTITER_LEVEL {
@@ -73,10 +75,11 @@ void logistic(int64_t n, const double* z, const double* b, const double* weight,
 }
 
 template <class T>
-constexpr KernelsOf<T> kTable = {dot<T>, add<T>, products<T>, squares<T>, sweep<T>, model_sweep<T>, kaczmarz<T>};
+constexpr KernelsOf<T> kTable = {dot<T>,         add<T>,      products<T>, squares<T>,           sweep<T>,
+                                 model_sweep<T>, kaczmarz<T>, product<T>,  transposed_product<T>};
 
 } // namespace
 
-extern const Kernels kernels = {{kTable<float>, kTable<double>}, logistic, forest};
+extern const Kernels kernels = {{kTable<float>, kTable<double>}, logistic, forest, losses};
 
 } // namespace fastiter::bcd::FASTITER_LEVEL

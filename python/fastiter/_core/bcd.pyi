@@ -41,3 +41,19 @@ def draw(sums: Address, m: int, u: Address, count: int, order: Address, /) -> No
 def kaczmarz_residual(
     n: int, gram: Address, r: Address, y: Address, sequence: Address, count: int, bound: float, /
 ) -> int: ...
+
+class Smooth:
+    def run(self, count: int, goal: float, /) -> int: ...
+    def objective(self) -> float: ...
+    def residual(self) -> float: ...
+
+def smooth(
+    bits: int,
+    shape: tuple[int, int, int],
+    entries: tuple[Address, Address, Address, bool],
+    data: tuple[Address, Address, tuple[Address, bool]],
+    l2: float,
+    has_intercept: bool,
+    x: Address,
+    /,
+) -> Smooth: ...

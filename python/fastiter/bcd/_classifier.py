@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._blocks import Blocks
-from ._estimators import Estimator, scikit_learn, with_ones, without_last
+from ._estimators import Estimator, scikit_learn, without_last
 from ._problem import Logistic, Problem, Softmax
+from ._result import BCDSolution
+from ._smooth import Centred, Classes, centre, minimise
 
 Array = npt.NDArray[Any]
 #: The number of columns from which Newton steps in all coordinates are faster than in greedy blocks
@@ -30,9 +32,11 @@ class LogisticRegression(Estimator):
     warm_start : bool
         Whether ``fit`` starts from the last coefficients.
     max_iter : int
-        The maximum number of Newton steps: in blocks, or in all coordinates with two classes and more than 500 columns.
+        The maximum number of steps: quasi-Newton steps with "l2"; with "l1" Newton steps, in blocks, or in all
+        coordinates with two classes and more than 500 columns.
     tol : float
         The largest entry of the minimum-norm subgradient at which it ends, as a fraction of that of the gradient at 0.
+        With an intercept, both are those of centred columns, except for sparse data with "l1".
 
     Attributes
     ----------
@@ -43,7 +47,7 @@ class LogisticRegression(Estimator):
     intercept_ : (1,) or (classes,)
         The intercepts.
     n_iter_ : (1,) int
-        The Newton steps.
+        The number of steps.
 
     See Also
     --------
@@ -93,7 +97,7 @@ class LogisticRegression(Estimator):
         estimator
             The estimator itself.
         """
-        X, y = self._read(X, y)
+        X, y = self._read(X, y, formats=["csr", "csc"])
         from sklearn.utils.multiclass import check_classification_targets
 
         check_classification_targets(y)
@@ -105,26 +109,44 @@ class LogisticRegression(Estimator):
             raise ValueError(f"LogisticRegression: y must have at least two classes, got {count} class")
         weights = self._weights(sample_weight, X)
         own_column = bool(self.fit_intercept)
-        X = with_ones(X) if own_column else X
-        parts = without_last({self.penalty: 1 / self.C}, m, own_column)
-        problem: Problem
-        if count == 2:
-            problem = Logistic(X, labels, weights=weights, **parts)
+        A = centre(X, weights, own_column, implicit=self.penalty == "l2")
+        classes = Classes(labels, count, weights, 1 / self.C)
+        columns = 1 if count == 2 else count
+        x = self._start(A, columns)
+        if self.penalty == "l2":
+            found = self._warned(minimise(A, classes, x, self.tol, self.max_iter))
         else:
-            problem = Softmax(X, labels, count, weights=weights, **parts)
-        rows = 1 if count == 2 else count
-        start = None
-        if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == (rows, m):
-            known = np.concatenate([self.coef_.T, self.intercept_[None]])[: m + own_column]
-            start = known.reshape(problem.shape).astype(X.dtype)
-        found = self._minimised(problem, start, **self._method(m + own_column, rows))
-        x = np.asarray(found.value).reshape(-1, rows)
-        self.coef_ = np.ascontiguousarray(x[:m].T)
-        self.intercept_ = x[m].copy() if own_column else np.zeros(rows, x.dtype)
-        if rows > 1:
-            self.intercept_ -= self.intercept_.mean()  # a constant added to all changes no probability
+            found = self._in_blocks(A, classes, x)
+        x = np.asarray(found.value, np.float64).reshape(x.shape)
+        self.coef_ = np.ascontiguousarray(x[:m].T, X.dtype)
+        intercepts = A.intercepts(x) if own_column else np.zeros(columns)
+        if count > 2:
+            intercepts -= intercepts.mean()  # a constant added to all changes no probability
+        self.intercept_ = intercepts.astype(X.dtype)
         self.n_iter_ = np.array([max(found.steps, 1)], np.int32)
         return self
+
+    def _start(self, A: Centred, columns: int) -> Array:
+        """Return the first coefficients, followed by the intercepts of centred columns: 0, or the last ones."""
+        m = A.shape[1]
+        x = np.zeros((m + bool(self.fit_intercept), columns))
+        if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == (columns, m):
+            x[:m] = self.coef_.T
+            if self.fit_intercept:
+                x[m] = self.intercept_ + A.middle @ x[:m]
+        return x
+
+    def _in_blocks(self, A: Centred, classes: Classes, x: Array) -> BCDSolution:
+        """Return the minimiser with l1."""
+        m, own_column = A.shape[1], bool(self.fit_intercept)
+        parts = without_last({"l1": 1 / self.C}, m, own_column)
+        problem: Problem
+        if classes.number == 2:
+            problem = Logistic(A.matrix, classes.labels, weights=classes.weights, **parts)
+        else:
+            problem = Softmax(A.matrix, classes.labels, classes.number, weights=classes.weights, **parts)
+        start = x.reshape(problem.shape).astype(A.dtype) if x.any() else None
+        return self._minimised(problem, start, **self._method(len(x), x.shape[1]))
 
     def _method(self, columns: int, rows: int) -> dict[str, Any]:
         """Return the arguments of bcd: Newton steps in the steepest coordinates, or in all if there are many."""

@@ -94,14 +94,14 @@ class Estimator:
             raise ValueError(f"{name}: l1_ratio must be at most 1, got {own['l1_ratio']}")
         count(name, "max_iter", own["max_iter"], 1)
 
-    def _read(self, X: Any, y: Any, **how: Any) -> tuple[Any, Any]:
-        """Return checked data: float32 or float64, dense or CSC."""
+    def _read(self, X: Any, y: Any, formats: Any = "csc", **how: Any) -> tuple[Any, Any]:
+        """Return checked data: float32 or float64, dense or in one of the sparse formats."""
         scikit_learn(self)
         from sklearn.utils.validation import validate_data
 
         self._check_parameters()
         dtypes = [np.float64, np.float32]
-        found = validate_data(self, X, y, accept_sparse="csc", dtype=dtypes, accept_large_sparse=False, **how)
+        found = validate_data(self, X, y, accept_sparse=formats, dtype=dtypes, accept_large_sparse=False, **how)
         return found[0], found[1]
 
     def _weights(self, sample_weight: Any, X: Any) -> Array | None:
@@ -114,7 +114,10 @@ class Estimator:
     def _minimised(self, problem: Problem, start: Array | None, **how: Any) -> BCDSolution:
         """Return the solution of :func:`bcd`; without convergence, warn by the names of the estimator."""
         own: Any = self
-        found = attempted(bcd, problem, start, rtol=own.tol, **how)
+        return self._warned(attempted(bcd, problem, start, rtol=own.tol, **how))
+
+    def _warned(self, found: BCDSolution) -> BCDSolution:
+        """Return a solution; without convergence, warn by the names of the estimator."""
         if not found.converged:
             expected = f"{found.tolerance:.2g}, got {found.residual:.2g}"
             warn(f"{type(self).__name__}: the residual must come to {expected}; try a larger max_iter or tol")
