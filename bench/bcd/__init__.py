@@ -4,6 +4,7 @@ solvers    to the same objective, one thread
 lattice    one sweep over all forest blocks of a lattice in float64, against a copy
 kaczmarz   one step, against a NumPy loop, and against reading the rows in order
 cutest     number of sketched Newton steps on CUTEst problems, against the numbers that the method's authors report
+never-slower  estimators as constructed, against scikit-learn's, at a duality gap that is no larger
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.bcd import cases, cutest, table
+from bench.bcd import cases, cutest, never_slower, table
 from bench.harness import limits, session
 from bench.harness.contest import Record
 from bench.harness.session import Options
 from bench.harness.timing import Competitor, interleave, load_average, use_threads
 
-SECTIONS = ("solvers", "lattice", "kaczmarz", "cutest")
+SECTIONS = ("solvers", "lattice", "kaczmarz", "cutest", "never-slower")
 SIDE, QUICK_SIDE = 1000, 20
 
 
@@ -123,4 +124,5 @@ def main(arguments: argparse.Namespace) -> Record:
     options = session.read_options("bcd", arguments, SECTIONS)
     with np.errstate(all="ignore"):
         sections = {"solvers": solvers, "lattice": lattice, "kaczmarz": kaczmarz, "cutest": newton}
+        sections["never-slower"] = never_slower.measured
         return session.measure("bcd", options, sections, table.HEADERS, table.ROWS)

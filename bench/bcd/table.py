@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.bcd.never_slower import GOAL
 from bench.harness import tables
 from bench.harness.contest import Record
 
@@ -15,6 +16,9 @@ HEADERS = {
     "kaczmarz": f"{'one step':28}{'us':>8}{'NumPy, us':>12}{'ratio':>8}{'of reading':>12}",
     "cutest": (
         f"{'problem':12}{'':>14}{'steps':>7}{'published':>11}{'residual':>10}{'calls':>7}{'projections':>13}{'ms':>8}"
+    ),
+    "never-slower": (
+        f"{'fit':42}{'ms':>10}{'peer, ms':>10}{'ratio':>8}{'error':>10}{'of peer':>10}{'peak, MB':>10}{'of peer':>9}"
     ),
 }
 
@@ -46,7 +50,20 @@ def cutest_row(r: Record) -> str:
     return f"{r['work']:12}{r['reason']:>14}{r['steps']:7}{published(r):>11}{numbers}"
 
 
-ROWS = {"solvers": solvers_row, "lattice": lattice_row, "kaczmarz": kaczmarz_row, "cutest": cutest_row}
+def never_slower_row(r: Record) -> str:
+    peaks = "" if r["peak_mb"] is None else f"{r['peak_mb']:10.1f}{r['peer_peak_mb']:9.1f}"
+    mark = "" if r["is_met"] else f"  below {GOAL}"
+    errors = f"{r['error']:10.1e}{r['peer_error']:10.1e}"
+    return f"{r['work']:42}{r['ms']:10.3f}{r['peer_ms']:10.3f}{r['ratio']:8.2f}{errors}{peaks}{mark}"
+
+
+ROWS = {
+    "solvers": solvers_row,
+    "lattice": lattice_row,
+    "kaczmarz": kaczmarz_row,
+    "cutest": cutest_row,
+    "never-slower": never_slower_row,
+}
 
 
 def solvers_markdown(records: Sequence[Record]) -> list[str]:
@@ -112,6 +129,22 @@ def cutest_markdown(records: Sequence[Record]) -> list[str]:
     return ["### Newton steps on CUTEst problems", note, tables.markdown_table(header, rows)]
 
 
+def never_slower_markdown(records: Sequence[Record]) -> list[str]:
+    header = ["fit", "times as fast", "ms (of the peer)", "error (of the peer)", "peak, MB (of the peer)"]
+    rows = [
+        [
+            r["work"],
+            tables.against(f"{r['ratio']:.2f}", f"{GOAL:g}", r["is_met"]),
+            f"{r['ms']:.2f} ({r['peer_ms']:.2f})",
+            f"{r['error']:.1e} ({r['peer_error']:.1e})",
+            "" if r["peak_mb"] is None else f"{r['peak_mb']:.0f} ({r['peer_peak_mb']:.0f})",
+        ]
+        for r in records
+    ]
+    note = "CPU time on one thread, estimators as constructed; errors are duality gaps, or residuals without one."
+    return ["### Never slower than scikit-learn", note, tables.markdown_table(header, rows)]
+
+
 def markdown(results: Record) -> str:
     return tables.document(
         results,
@@ -120,5 +153,6 @@ def markdown(results: Record) -> str:
             "lattice": lattice_markdown,
             "kaczmarz": kaczmarz_markdown,
             "cutest": cutest_markdown,
+            "never-slower": never_slower_markdown,
         },
     )
