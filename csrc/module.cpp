@@ -2,6 +2,7 @@
 #include "core/arguments.hpp"
 #include "core/cpu/kernels.hpp"
 #include "core/dispatch.hpp"
+#include "core/launch.hpp"
 #include "core/memory.hpp"
 #include "core/stop.hpp"
 #include "core/threads.hpp"
@@ -26,6 +27,33 @@ template <class T> void function(int f, py::handle x, py::handle out, int64_t n)
     elementwise().of<ElementwiseOf<T>>().function[f](address<const T>(x), address<T>(out), n);
 }
 
+constexpr int64_t kLeast = 1 << 14; // elements that are worth waking a thread
+
+// Calls run(first, count) for each thread's part of n elements.
+template <class Run> void in_parts(int64_t n, Run run) {
+    py::gil_scoped_release release;
+    launch(
+        [&](Team team) {
+            const int64_t first = n * team.id / team.size;
+            run(first, n * (team.id + 1) / team.size - first);
+        },
+        [&](int threads) { return threads_for(n, kLeast, threads); });
+}
+
+template <class T> void apply(int f, py::handle x, py::handle out, int64_t n) {
+    const T* from = address<const T>(x);
+    T* to = address<T>(out);
+    const auto kernel = elementwise().of<ElementwiseOf<T>>().function[f];
+    in_parts(n, [&](int64_t first, int64_t count) { kernel(from + first, to + first, count); });
+}
+
+template <class T> void apply_gradient(int f, py::handle saved, py::handle dy, py::handle dx, int64_t n) {
+    const T *from = address<const T>(saved), *by = address<const T>(dy);
+    T* to = address<T>(dx);
+    const auto kernel = elementwise().of<ElementwiseOf<T>>().gradient[f];
+    in_parts(n, [&](int64_t first, int64_t count) { kernel(from + first, by + first, to + first, count); });
+}
+
 template <class T> T read_stream(py::handle x, int64_t n) {
     const T* from = address<const T>(x);
     py::gil_scoped_release release;
@@ -34,6 +62,8 @@ template <class T> T read_stream(py::handle x, int64_t n) {
 
 template <class T> void define(py::module_& m, const std::string& suffix) {
     m.def(("function" + suffix).c_str(), function<T>);
+    m.def(("apply" + suffix).c_str(), apply<T>);
+    m.def(("apply_gradient" + suffix).c_str(), apply_gradient<T>);
     m.def(("read_stream" + suffix).c_str(), read_stream<T>);
 }
 

@@ -5,15 +5,34 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-template <class T, Function F> void apply_function(const T* x, T* out, int64_t n) {
-    for (int64_t i = 0; i < n; i += lanes<T>) {
-        vec<T> v = load_up_to(x + i, n - i);
-        if constexpr (F == Function::exp) v = exp<T>(v);
-        if constexpr (F == Function::sigmoid) v = sigmoid<T>(v);
-        if constexpr (F == Function::tanh) v = tanh<T>(v);
-        if constexpr (F == Function::log_sigmoid) v = log_sigmoid<T>(v);
-        store_up_to(out + i, v, n - i);
+template <class T, Function F> FASTITER_INLINE vec<T> value(vec<T> x) {
+    if constexpr (F == Function::exp) return exp<T>(x);
+    if constexpr (F == Function::sigmoid) return sigmoid<T>(x);
+    if constexpr (F == Function::softplus) return softplus<T>(x);
+    if constexpr (F == Function::silu) return x * sigmoid<T>(x);
+    if constexpr (F == Function::tanh) return tanh<T>(x);
+    if constexpr (F == Function::log_sigmoid) return log_sigmoid<T>(x);
+}
+
+// f'(x) from f(x) or x, as `gradient` of the table defines it
+template <class T, Function F> FASTITER_INLINE vec<T> slope(vec<T> saved) {
+    const vec<T> one = broadcast(T(1));
+    if constexpr (F == Function::exp) return saved;
+    if constexpr (F == Function::sigmoid) return saved * (one - saved);
+    if constexpr (F == Function::softplus) return select<T>(saved > T(20), one, sigmoid<T>(saved));
+    if constexpr (F == Function::silu) {
+        const vec<T> s = sigmoid<T>(saved);
+        return s * fma(saved, one - s, one);
     }
+}
+
+template <class T, Function F> void apply_function(const T* x, T* out, int64_t n) {
+    for (int64_t i = 0; i < n; i += lanes<T>) store_up_to(out + i, value<T, F>(load_up_to(x + i, n - i)), n - i);
+}
+
+template <class T, Function F> void apply_gradient(const T* saved, const T* dy, T* dx, int64_t n) {
+    for (int64_t i = 0; i < n; i += lanes<T>)
+        store_up_to(dx + i, load_up_to(dy + i, n - i) * slope<T, F>(load_up_to(saved + i, n - i)), n - i);
 }
 
 template <class T> T read_stream(const T* x, int64_t n) {
@@ -30,12 +49,14 @@ template <class T> T read_stream(const T* x, int64_t n) {
     return total;
 }
 
+template <class T, size_t... F, size_t... G>
+constexpr ElementwiseOf<T> table(std::index_sequence<F...>, std::index_sequence<G...>) {
+    return {{apply_function<T, Function(F)>...}, {apply_gradient<T, Function(G)>...}, read_stream<T>};
+}
+
 template <class T>
-constexpr ElementwiseOf<T> kernels_of = {
-    {apply_function<T, Function::exp>, apply_function<T, Function::sigmoid>, apply_function<T, Function::tanh>,
-     apply_function<T, Function::log_sigmoid>},
-    read_stream<T>,
-};
+constexpr ElementwiseOf<T> kernels_of =
+    table<T>(std::make_index_sequence<kFunctions>{}, std::make_index_sequence<kWithGradient>{});
 
 } // namespace
 

@@ -85,50 +85,6 @@ FASTITER_INLINE Number<T, Complex> weight(const Weights<T>& w, int64_t t, int64_
     return y;
 }
 
-// e[i] = e^-|x[i]| for `Count` vectors, operation by operation like the functions below: computed one after the other
-// they would fill the scheduler, as the latency of an operation is several times its share of the throughput.
-template <class T, int Count> FASTITER_INLINE void exp_of_magnitudes(const vec<T>* x, vec<T>* e) {
-    using C = ExpConstants<T>;
-    constexpr int degree = sizeof(C::q) / sizeof(C::q[0]) - 1;
-    vec<T> n[Count], r[Count];
-#pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) r[i] = at_least<T>(minus_magnitude<T>(x[i]), C::lowest);
-#pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) n[i] = fma(r[i], C::log2e, C::round) - C::round;
-#pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) r[i] = fma(n[i], -C::ln2_lo, fma(n[i], -C::ln2_hi, r[i]));
-#pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) e[i] = broadcast(C::q[degree]);
-#pragma GCC unroll 16
-    for (int k = degree - 1; k >= -2; --k)
-#pragma GCC unroll 8
-        for (int i = 0; i < Count; ++i) e[i] = fma(e[i], r[i], broadcast(k < 0 ? T(1) : C::q[k < 0 ? 0 : k]));
-#pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) e[i] = scale<T>(e[i], n[i]);
-}
-
-// y[i] = log(1 + e^x[i]), as in torch: x itself above 20. e = e^-|x|; in float a polynomial replaces the division of
-// log_sigmoid.
-template <class T, int Count> FASTITER_INLINE void softplus(const vec<T>* x, const vec<T>* e, vec<T>* y) {
-    if constexpr (sizeof(T) == 8) {
-        for (int i = 0; i < Count; ++i) y[i] = -log_sigmoid<T>(-x[i], e[i]);
-    } else {
-        // minimax on 0 <= e <= 1 of log(1 + e) / e, relative error 7e-8
-        constexpr float c[] = {0.99999997f,   -0.499994931f, 0.333190968f,   -0.248429818f, 0.191060051f,
-                               -0.136632423f, 0.0782259105f, -0.0295052134f, 0.00523268792f};
-#pragma GCC unroll 8
-        for (int i = 0; i < Count; ++i) y[i] = broadcast(c[8]);
-#pragma GCC unroll 8
-        for (int k = 7; k >= 0; --k)
-#pragma GCC unroll 8
-            for (int i = 0; i < Count; ++i) y[i] = fma(y[i], e[i], broadcast(c[k]));
-#pragma GCC unroll 8
-        for (int i = 0; i < Count; ++i) y[i] = fma(y[i], e[i], select<T>(x[i] < T(0), vec<T>{}, x[i]));
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) y[i] = select<T>(x[i] > T(20), x[i], y[i]);
-}
-
 // The step sizes d for delta + bias = raw, and the derivatives of d
 template <class T, int Count> struct StepSizes {
     vec<T> d[Count], slope[Count];

@@ -11,6 +11,7 @@ from torch.overrides import has_torch_function
 from ..._docs import documented_like
 from ..._torch.autograd import called, differentiable_once
 from ..._torch.distributed.dtensors import is_dtensor, on_shards
+from ..._torch.elementwise import exp
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _low_rank as arrays
@@ -145,7 +146,7 @@ def _corrections(given: DeltaTensors) -> tuple[Tensor, ...]:
         q, k = (x.repeat_interleave(shared, 2) for x in (q, k))
     keys = k.to(computed(v.dtype))
     written = beta[..., None] * keys
-    return q, written, v, g, (g.to(keys.dtype).exp() * keys).neg_(), written
+    return q, written, v, g, (exp(g.to(keys.dtype)) * keys).neg_(), written
 
 
 def _checked_state(function: str, state: Tensor | None, q: Tensor, sizes: AttentionSizes, cut: Cut) -> Tensor | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import linear
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
@@ -15,6 +14,7 @@ from .causal_conv import causal_conv1d
 from .checks import check_tensors
 from .functional import selective_scan
 from .norm import Norm, check_eps, normalized
+from .ops import product
 
 
 class _Selection(NamedTuple):
@@ -135,7 +135,7 @@ def mamba_inner(
     y = selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     assert isinstance(y, Tensor)
     bias = None if out_proj_bias is None else out_proj_bias.to(y.dtype)
-    return linear(y.transpose(1, 2), out_proj_weight.to(y.dtype), bias)
+    return product(y.transpose(1, 2), out_proj_weight.to(y.dtype), bias)
 
 
 def _selected(u: Tensor, given: _Selection) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +155,7 @@ def _selected(u: Tensor, given: _Selection) -> tuple[Tensor, Tensor, Tensor]:
 
 def _projected(weight: Tensor, x: Tensor) -> Tensor:
     """Return weight x for each step of x (B, D, T), with the channels contiguous."""
-    return linear(x.transpose(1, 2), weight.to(x.dtype)).transpose(1, 2)
+    return product(x.transpose(1, 2), weight.to(x.dtype)).transpose(1, 2)
 
 
 def _normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag, type_name
 from ..._torch.autograd import names_errors
+from ..._torch.elementwise import silu
 from ..._torch.ops import checked_integers
 from ..._torch.overrides import dispatched
 from .._conv_shapes import Activation, check_activation
@@ -19,7 +19,7 @@ from .._ssd_shapes import checked_limits
 from .causal_conv import causal_conv1d
 from .checks import Integers, check_tensors
 from .norm import Norm, check_eps, normalized
-from .ops import computed
+from .ops import computed, product
 from .ssd import ssd
 
 
@@ -178,7 +178,7 @@ def _mix(
         out = torch.cat([_gated(mlp), out], -1)
     if given["outproj_weight"] is not None:
         bias = given["outproj_bias"]
-        out = linear(out, given["outproj_weight"].to(out.dtype), None if bias is None else bias.to(out.dtype))
+        out = product(out, given["outproj_weight"].to(out.dtype), None if bias is None else bias.to(out.dtype))
     return out, last
 
 

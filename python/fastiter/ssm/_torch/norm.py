@@ -7,10 +7,11 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import layer_norm, rms_norm, silu
+from torch.nn.functional import layer_norm, rms_norm
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag, fits_float, type_name
+from ..._torch.elementwise import silu
 from ..._torch.overrides import dispatched
 from .checks import check_tensors
 from .ops import computed
@@ -127,6 +128,7 @@ def normalized(x: Tensor, weight: Tensor | None, z: Tensor | None, bias: Tensor 
     if gate is not None and not norm.norm_before_gate:
         y = y * gate
     width = y.shape[-1] // norm.groups
+    y = y.contiguous()  # sums over a strided axis would depend on the number of rows
     parts = y.unflatten(-1, (norm.groups, width)) if norm.groups > 1 else y
     eps = float(norm.eps)
     parts = layer_norm(parts, (width,), eps=eps) if norm.centered else rms_norm(parts, (width,), eps=eps)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ... import _core
 from ..._sequences import check_bounds, check_lengths
+from ..._torch.linear import linear
 from ..._torch.op import Op
-from ..._torch.ops import contiguous, empty
+from ..._torch.ops import autocast_dtype, autocast_to, contiguous, empty
 from .._shapes import saved_tiles
 
 #: Steps between two matrix states that the forward pass saves on a GPU
@@ -82,6 +83,16 @@ class SelectiveBackward(NamedTuple):
 def plain(x: Tensor | None) -> Tensor | None:
     """Return ``x`` with pending conjugation and negation resolved."""
     return x if x is None or not x.is_neg() else x.resolve_neg()
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + bias, whose rows have the same bits in any number; float16 is computed in float32 on a CPU."""
+    dtype = autocast_dtype(x)
+    if dtype is not None:
+        x, weight, bias = (autocast_to(y, dtype) for y in (x, weight, bias))
+    if x.dtype != torch.float16 or not x.is_cpu:
+        return linear(x, weight, bias)
+    return linear(x.float(), weight.float(), None if bias is None else bias.float()).half()
 
 
 def contiguous_or_none(x: Tensor | None) -> Tensor | None:

@@ -132,8 +132,8 @@ def _backward_outputs(call: MlstmBackward) -> list[Tensor]:
 
 
 def along_m(state: Tensor, gradient: Tensor | None) -> Tensor | float:
-    """Return the sum of the products of a state and its gradient, (sequences, heads)."""
-    return 0.0 if gradient is None else (state * gradient).flatten(2).sum(-1)
+    """Return the sums of the products of a state and its gradient, (sequences, heads), in one order for all strides."""
+    return 0.0 if gradient is None else (state * gradient).contiguous().flatten(2).sum(-1)
 
 
 def _backward(call: MlstmBackward) -> list[Tensor]:

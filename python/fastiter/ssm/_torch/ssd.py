@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu, softplus
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._torch.autograd import names_errors
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
+from ..._torch.elementwise import silu, softplus
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits

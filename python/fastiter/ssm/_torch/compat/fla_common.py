@@ -161,5 +161,5 @@ class FlaState:
 
 def l2norm(x: Tensor) -> Tensor:
     """Return x / sqrt(sum x^2 + 1e-6) over the last axis, in the dtype of the arithmetic."""
-    wide = x.to(computed(x.dtype))
+    wide = x.to(computed(x.dtype)).contiguous()  # sums over a strided axis would depend on the number of rows
     return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from ...._torch.elementwise import exp, sigmoid, softplus
 from ....delta._torch.functional import delta_scan
 from ..ops import computed
 from .docs_fla import documented_fla
@@ -32,7 +32,7 @@ class _Gates(NamedTuple):
     def beta(self, beta: Tensor) -> Tensor:
         if not self.beta_sigmoid:
             return beta
-        found = torch.sigmoid(beta.to(computed(beta.dtype)))
+        found = sigmoid(beta.to(computed(beta.dtype)))
         return 2 * found if self.allow_neg_eigval else found
 
     def log_decay(self, function: str, g: Tensor | None) -> Tensor | None:
@@ -42,7 +42,7 @@ class _Gates(NamedTuple):
             raise ValueError(f"{function}: A_log must be a tensor if use_gate_in_kernel is True, got None")
         wide = g.to(computed(g.dtype))
         raw = wide if self.dt_bias is None else wide + self.dt_bias.to(wide.dtype)
-        return -self.A_log.to(wide.dtype).exp() * softplus(raw)
+        return -exp(self.A_log.to(wide.dtype)) * softplus(raw)
 
 
 def _delta(
@@ -63,7 +63,7 @@ def _delta(
     q = q * scale
     if shared > 1:  # value heads that share a key head
         q, k = (x.repeat_interleave(shared, -2) for x in (q, k))
-    first, decay = state.first(), None if log_decay is None else log_decay.to(wide).exp()
+    first, decay = state.first(), None if log_decay is None else exp(log_decay.to(wide))
     first = None if first is None else first.to(wide)
     o, last = delta_scan(q, k, v, beta, first, decay=decay, cu_seqlens=state.cu_seqlens)
     return o.to(dtype), state.last(last)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...._torch.elementwise import exp
 from ....scan._torch.functional import linear_scan
 from ..ops import computed
 from .common import check_part
@@ -246,7 +247,7 @@ def fused_recurrent_hgrn(
         check_part(function, "initial_state", initial_state, (sequences, x.shape[2]), x, "x")
     wide = torch.promote_types(x.dtype, torch.float32)
     first = None if initial_state is None else initial_state.to(wide)
-    h, last = linear_scan(g.to(wide).exp(), x.to(wide), first, cu_seqlens=state.cu_seqlens)
+    h, last = linear_scan(exp(g.to(wide)), x.to(wide), first, cu_seqlens=state.cu_seqlens)
     return h.to(x.dtype), last if output_final_state else None
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from ...._torch.elementwise import exp, sigmoid, softplus
 from ..low_rank import DeltaTensors, dplr_delta_rule, key_decay_delta_rule
 from ..ops import computed
 from .docs_fla import documented_fla
@@ -48,7 +47,7 @@ class _KdaGates(NamedTuple):
         wide = self.beta.to(computed(self.beta.dtype))
         if not self.beta_sigmoid:
             return wide
-        return 2 * wide.sigmoid() if self.allow_neg_eigval else wide.sigmoid()
+        return 2 * sigmoid(wide) if self.allow_neg_eigval else sigmoid(wide)
 
     def log_decay(self) -> Tensor:
         """Return g (B, T, N, K) in the dtype of the arithmetic."""
@@ -56,9 +55,9 @@ class _KdaGates(NamedTuple):
         if not self.use_gate:
             return wide
         raw = wide if self.dt_bias is None else wide + self.dt_bias.to(wide.dtype).view(wide.shape[-2:])
-        rate = 1.0 if self.A_log is None else self.A_log.to(wide.dtype).exp().view(-1, 1)
+        rate = 1.0 if self.A_log is None else exp(self.A_log.to(wide.dtype)).view(-1, 1)
         if self.lower_bound is not None:
-            return self.lower_bound * torch.sigmoid(rate * raw)
+            return self.lower_bound * sigmoid(rate * raw)
         return -rate * softplus(raw)
 
 
