@@ -1,5 +1,7 @@
 // The bindings of fastiter.mdp.
 #include "core/arguments.hpp"
+#include "mdp/bounds.hpp"
+#include "mdp/corrections.hpp"
 #include "mdp/model.hpp"
 #include "mdp/pattern.hpp"
 #include "mdp/project.hpp"
@@ -99,14 +101,15 @@ int64_t checks(const Several& each) {
     return int64_t(most);
 }
 
-// numbers (models, 4): the two changes, residual and rounding; counts (models, 2): steps and reason; history (models,
-// checks), NaN after the end of a model
+// numbers (models, 5): the two changes, and the bounds without and with rounding; counts (models, 2): steps and reason;
+// history (models, checks), NaN after the end of a model
 void copy_found(const Several& each, py::handle numbers, py::handle counts, py::handle history) {
     double *to = address<double>(numbers), *table = address<double>(history);
     int64_t* whole = address<int64_t>(counts);
     const int64_t most = checks(each);
     for (const Found& one : each.found()) {
-        *to++ = one.change.low, *to++ = one.change.high, *to++ = one.residual, *to++ = one.rounding;
+        *to++ = one.change.low, *to++ = one.change.high;
+        *to++ = one.bounds.low, *to++ = one.bounds.high, *to++ = one.bounds.rounding;
         *whole++ = one.steps, *whole++ = int64_t(one.reason);
         std::copy(one.history.begin(), one.history.end(), table);
         std::fill(table + one.history.size(), table + most, std::numeric_limits<double>::quiet_NaN());
@@ -114,24 +117,26 @@ void copy_found(const Several& each, py::handle numbers, py::handle counts, py::
     }
 }
 
-// vectors: v, w, action and order, each (models, states), order possibly None; numbers (models, 3): the smallest and
-// the largest row sum and the largest reward; how (models) bytes
+// vectors: v, w, action and order, each (models, states), order possibly None; numbers (models, 5): the smallest and
+// the largest row sum, the largest reward, its doubt, and the largest |base|; how (models) bytes
 std::unique_ptr<Several> several_of(int bits, const py::list& models, const py::tuple& vectors, py::handle numbers,
                                     py::handle how, const py::tuple& rule, bool are_small) {
     Rule all;
     all.discount = rule[0].cast<double>(), all.tol = rule[1].cast<double>(), all.sup = rule[2].cast<bool>();
     all.max_steps = rule[3].cast<int64_t>(), all.patience = rule[4].cast<int64_t>();
     all.policy_sweeps = rule[5].cast<int64_t>(), all.omega = rule[6].cast<double>(), all.exact = rule[7].cast<bool>();
-    all.order = Order(rule[8].cast<int>()), all.longest = rule[9].cast<int64_t>();
+    all.order = Order(rule[8].cast<int>());
+    const int64_t longest = rule[9].cast<int64_t>();
+    const double* number = address<const double>(numbers);
     std::byte *v = address<std::byte>(py::handle(vectors[0])), *w = address<std::byte>(py::handle(vectors[1]));
     int32_t* action = address<int32_t>(py::handle(vectors[2]));
     const int32_t* order = address<const int32_t>(py::handle(vectors[3]));
-    const double* number = address<const double>(numbers);
     const uint8_t* chosen = address<const uint8_t>(how);
     std::vector<Item> items;
     for (py::handle model : models) {
-        Item item{model.cast<Model*>(), How(*chosen++), v, w, action, order};
-        item.low = *number++, item.high = *number++, item.largest_reward = *number++;
+        Accuracy accuracy(bits == 64, all.discount, number[0], number[1], number[2], longest);
+        accuracy.doubt = number[3], accuracy.base = number[4], number += 5;
+        Item item{model.cast<Model*>(), How(*chosen++), v, w, action, order, accuracy};
         const int64_t n = item.model->states();
         v += n * bits / 8, w += n * bits / 8, action += n;
         if (order) order += n;
@@ -139,6 +144,24 @@ std::unique_ptr<Several> several_of(int bits, const py::list& models, const py::
         items.push_back(item);
     }
     return with_float(bits, [&]<class T>() { return several<T>(std::move(items), all, are_small); });
+}
+
+// The bounds on V* from the least and the largest change of a sweep, and the largest |value|
+std::tuple<double, double, double, double> bounds_of(const Accuracy& a, double low, double high, double size) {
+    const Bounds found = a.bounds({low, high}, size);
+    return {found.low, found.high, found.rounding, found.floor};
+}
+
+// base (states) float64, reward (rows)
+double correct(int bits, int64_t states, const py::tuple& arrays, double discount, py::handle base, double most,
+               py::handle reward) {
+    const double* values = address<const double>(base);
+    void* to = address<void>(reward);
+    return with_process(bits, states, arrays, [&]<class T>(Process<T>& p) {
+        p.discount = discount;
+        py::gil_scoped_release release;
+        return corrections(p, values, T(most), static_cast<T*>(to));
+    });
 }
 
 // set: one of l1, interval, kl, chi2, contamination
@@ -192,6 +215,14 @@ void bind(py::module_& m) {
         .def("chain", chain)
         .def("permuted", permuted)
         .def("transposed", &Model::transposed);
+    py::class_<Accuracy>(m, "Accuracy")
+        .def(py::init<bool, double, double, double, double, int64_t>())
+        .def_readwrite("inexact", &Accuracy::inexact)
+        .def_readwrite("doubt", &Accuracy::doubt)
+        .def_readwrite("base", &Accuracy::base)
+        .def("bounds", bounds_of)
+        .def("symmetric", &Accuracy::symmetric)
+        .def("reachable", &Accuracy::reachable);
     py::class_<Prioritized>(m, "Prioritized").def("run", run);
     py::class_<Several>(m, "Several")
         .def("run", &Several::run, py::call_guard<py::gil_scoped_release>())
@@ -201,6 +232,7 @@ void bind(py::module_& m) {
     m.def("several", several_of);
     m.def("prioritized", heap, py::keep_alive<0, 1>());
     m.def("check", check);
+    m.def("corrections", correct);
     m.def("predecessors", predecessors_of);
     m.def("absorbing", absorbing_of);
     m.def("order_from", order);

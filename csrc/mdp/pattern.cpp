@@ -7,6 +7,8 @@
 namespace fastiter::mdp {
 namespace {
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
 // Calls f(s, j, e) for each entry with a positive weight.
 template <class T, class F> void for_entries(const Process<T>& p, F f) {
     for (int64_t s = 0; s < p.states; ++s)
@@ -15,11 +17,25 @@ template <class T, class F> void for_entries(const Process<T>& p, F f) {
                 if (p.weight[e] > 0) f(s, e);
 }
 
+// A sum, with bounds on its exact value that are equal if no addition has been rounded
+class ExactSum {
+public:
+    void add(double x) {
+        const double sum = sum_ + x, share = sum - sum_, error = (sum_ - (sum - share)) + (x - share);
+        sum_ = sum, error_ += error, size_ += std::abs(error);
+    }
+    double below() const { return size_ == 0 ? sum_ : std::nextafter(sum_ + error_, 0.0); }
+    double above() const { return size_ == 0 ? sum_ : std::nextafter(sum_ + error_, kInfinity); }
+
+private:
+    double sum_ = 0, error_ = 0, size_ = 0; // error_: of sum_, correct to 2^-53 times size_ for each addition
+};
+
 } // namespace
 
 template <class T> Checked check_process(const Process<T>& p, int64_t rows, int64_t entries, double tolerance) {
     Checked found;
-    found.low = std::numeric_limits<double>::infinity();
+    found.low = kInfinity;
     auto report = [&](Fault fault, int64_t row, double value) {
         found.fault = fault, found.row = row, found.value = value;
         return found;
@@ -27,18 +43,19 @@ template <class T> Checked check_process(const Process<T>& p, int64_t rows, int6
     if (p.entry[0] != 0 || p.entry[rows] != entries) return report(Fault::pointers, 0, 0);
     for (int64_t j = 0; j < rows; ++j) {
         if (p.entry[j + 1] < p.entry[j] || p.entry[j + 1] > entries) return report(Fault::pointers, j, 0);
-        double sum = 0, going = 0;
+        double sum = 0;
+        ExactSum going;
         for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
             if (p.next[e] < 0 || p.next[e] >= p.states) return report(Fault::next, j, double(p.next[e]));
             const double weight = double(p.weight[e]);
             if (!(weight >= 0) || !std::isfinite(weight)) return report(Fault::negative, j, weight);
             sum += weight;
             const int64_t to = p.next[e];
-            if (p.row[to] < p.row[to + 1]) going += weight;
+            going.add(p.row[to] < p.row[to + 1] ? weight : 0);
         }
         if (tolerance >= 0 && !(std::abs(sum - 1) <= tolerance)) return report(Fault::sum, j, sum);
         if (!std::isfinite(double(p.reward[j]))) return report(Fault::reward, j, double(p.reward[j]));
-        found.low = std::min(found.low, going), found.high = std::max(found.high, going);
+        found.low = std::min(found.low, going.below()), found.high = std::max(found.high, going.above());
     }
     return found;
 }

@@ -12,7 +12,7 @@ struct Checked {
     Fault fault = Fault::none;
     int64_t row = 0;          // the first invalid row
     double value = 0;         // the invalid next state, weight, sum or reward
-    double low = 0, high = 0; // the smallest and the largest sum of a row's weights into nonterminal states
+    double low = 0, high = 0; // bounds on the exact sums of the rows' weights into nonterminal states
 };
 
 // Checks all rows: valid indices, finite nonnegative weights, sums within `tolerance` of 1 (unless it is negative),

@@ -57,13 +57,13 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
     if (range == 0 || radius >= -std::log(at_least / all)) return least * all;
     if (radius == 0) return mean(outcomes);
     auto divergence = [&](double x, double& log_z) {
-        double lost = 0, first = 0; // Z = 1 + lost
+        double lost = 0, z = 0, first = 0; // Z = 1 + lost, each with a small relative error
         for (const Outcome& o : outcomes) {
-            const double share = o.weight / all, term = std::expm1(-x * (o.value - least));
-            lost += share * term, first += share * (1 + term) * (o.value - least);
+            const double share = o.weight / all, away = o.value - least, left = share * std::exp(-x * away);
+            lost += share * std::expm1(-x * away), z += left, first += left * away;
         }
-        log_z = std::log1p(lost);
-        return -x * first / (1 + lost) - log_z;
+        log_z = lost > -0.5 ? std::log1p(lost) : std::log(z);
+        return -x * first / z - log_z;
     };
     double low = 0, high = 1 / range, log_z = 0;
     while (divergence(high, log_z) < radius && high < 1e18 / range) low = high, high *= 4;
@@ -169,7 +169,7 @@ void fill(Curve& curve, const std::vector<Outcome>& outcomes, double reward, dou
 double shared_value(const std::vector<Curve>& curves, double radius) {
     double low = -kInfinity, high = -kInfinity;
     for (const Curve& c : curves) low = std::max(low, c.value.back()), high = std::max(high, c.value.front());
-    for (int k = 0; k < 200 && high - low > 1e-16 * std::max(1.0, std::abs(high)); ++k) {
+    for (int k = 0; k < 200 && high - low > 1e-16 * std::max(std::abs(low), std::abs(high)); ++k) {
         const double middle = low + (high - low) / 2;
         double sum = 0;
         for (const Curve& c : curves) sum += c.budget_for(middle);

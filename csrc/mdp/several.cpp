@@ -19,7 +19,7 @@ template <class T> class Loop {
 public:
     Loop(const Item& item, const Rule& rule, Found& found)
         : item_(item), rule_(rule), found_(found), n_(item.model->states()), v_(static_cast<T*>(item.v)),
-          w_(static_cast<T*>(item.w)), omega_(rule.omega), allowed_(rule.tol) {}
+          w_(static_cast<T*>(item.w)), omega_(rule.omega), allowed_(rule.tol), enough_(item.accuracy.reachable()) {}
 
     // Returns true when the loop has ended, false if stopped. team: the calling thread is one of its members; null: all
     // threads share each sweep, and the loop also pauses after `operations`, at the end of a step or of part of one.
@@ -29,17 +29,16 @@ public:
             if (has_to_pause(work() + kStep)) return false;
             if (item_.how == How::mpi && found_.steps && !sweep_policy()) return false;
             const bool is_backup = step();
+            const bool is_finite = !is_backup || look();
             const double residual = is_backup ? residual_of_backup() : residual_;
             found_.history.push_back(residual);
             since_ = residual < least_ ? 0 : since_ + 1;
             least_ = residual < least_ ? residual : least_;
-            found_.residual = residual;
-            const bool is_finite = !is_backup || look();
-            if (is_backup && residual < rule_.tol)
-                found_.reason = Reason::converged;
-            else if (!std::isfinite(residual) || !is_finite)
+            if (!std::isfinite(residual) || !is_finite)
                 found_.reason = Reason::diverged;
-            else if ((is_backup && residual <= 2 * found_.rounding) || since_ > rule_.patience)
+            else if (is_backup && residual <= rule_.tol)
+                found_.reason = Reason::converged;
+            else if ((is_backup && is_rounding(residual)) || since_ > rule_.patience)
                 found_.reason = Reason::stagnated;
             else if (found_.steps < rule_.max_steps)
                 continue;
@@ -47,7 +46,6 @@ public:
                 update();
                 backup();
                 look();
-                found_.residual = residual_of_backup();
             }
             break;
         }
@@ -106,15 +104,15 @@ private:
     int64_t work() const { return n_ + item_.model->entries(); }
 
     bool step_in_place() {
-        if ((found_.steps && residual_ < allowed_) || found_.steps + 1 >= rule_.max_steps) {
-            allowed_ /= 4;
+        if ((is_swept_ && residual_ <= std::max(allowed_, enough_)) || found_.steps + 1 >= rule_.max_steps) {
+            allowed_ /= 4, is_swept_ = false;
             update();
             backup();
             return true;
         }
         const double largest = sweep();
-        ++found_.steps;
-        const double scaled = item_.high >= 1 ? largest : 2 * largest * item_.high / (1 - item_.high);
+        ++found_.steps, is_swept_ = true;
+        const double scaled = item_.accuracy.high() >= 1 ? largest : item_.accuracy.symmetric(largest);
         if (omega_ > 1 && scaled > residual_) omega_ = 1;
         residual_ = scaled / std::min(omega_, 1.0);
         return false;
@@ -146,19 +144,19 @@ private:
     }
 
     double residual_of_backup() const {
-        const auto [low, high] = found_.change;
-        const double error = std::max(std::abs(low), std::abs(high));
-        if (item_.high >= 1) return error;
-        if (rule_.sup) return 2 * error * item_.high / (1 - item_.high);
-        return bound(high, high >= 0) - bound(low, low < 0);
+        const double error = std::max(std::abs(found_.change.low), std::abs(found_.change.high));
+        if (item_.accuracy.high() >= 1) return error;
+        const double width = found_.bounds.width();
+        return rule_.sup ? std::max(width, item_.accuracy.symmetric(error) + 2 * found_.bounds.rounding) : width;
     }
 
-    double bound(double change, bool is_wide) const {
-        const double factor = is_wide ? item_.high : item_.low;
-        return change * factor / (1 - factor);
+    // Whether only rounding errors remain of the changes
+    bool is_rounding(double residual) const {
+        const double rest = item_.accuracy.high() >= 1 ? residual : residual - 2 * found_.bounds.rounding;
+        return rest <= found_.bounds.floor;
     }
 
-    // Sets the rounding of the bounds, and returns whether all of w is finite.
+    // Sets the bounds, and returns whether all of w is finite.
     bool look() {
         T low = 0, high = 0;
         int finite = 1, numbers = 1;
@@ -168,10 +166,8 @@ private:
             finite &= std::abs(x) <= std::numeric_limits<T>::max(), numbers &= x == x;
         }
         const double size = numbers ? std::max(double(high), -double(low)) : std::numeric_limits<double>::quiet_NaN();
-        const double sums =
-            double(rule_.longest + 3) * 0x1p-52 * (item_.largest_reward + std::max(item_.high, 1.0) * size);
-        const double once = sums + double(std::numeric_limits<T>::epsilon()) * size;
-        found_.rounding = item_.high < 1 ? once / (1 - item_.high) : once;
+        found_.bounds = item_.accuracy.bounds(found_.change, size);
+        enough_ = found_.bounds.floor;
         return finite;
     }
 
@@ -182,6 +178,8 @@ private:
     int64_t n_;
     T *v_, *w_;
     double omega_, allowed_, residual_ = kInfinity;
+    double enough_;         // the changes of a sweep in place, as the width of bounds, at which only rounding remains
+    bool is_swept_ = false; // since the last backup
     std::unique_ptr<Model> chain_, copy_;
     std::vector<int32_t> policy_, falling_;
     std::vector<T> own_;

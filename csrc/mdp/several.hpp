@@ -1,6 +1,7 @@
 // The solver loop without Python between sweeps: many small processes, each on one thread, or one process on all
 // threads, with the same stopping tests and bitwise the same results.
 #pragma once
+#include "mdp/bounds.hpp"
 #include "mdp/model.hpp"
 #include <memory>
 #include <vector>
@@ -14,12 +15,11 @@ enum class Order : uint8_t { ascending, descending, symmetric, given };
 // Options of a solve, the same for all models
 struct Rule {
     double discount = 1, tol = 0;
-    bool sup = false; // the residual is the largest |change|; else that of MacQueen's bounds
+    bool sup = false; // the residual is the width of symmetric bounds; else that of MacQueen's
     int64_t max_steps = 1, patience = 1, policy_sweeps = 0;
     double omega = 1;
     bool exact = true;
     Order order = Order::ascending;
-    int64_t longest = 0; // maximum number of entries in a row
 };
 
 // One model and its own arrays; values have the model's type T.
@@ -29,13 +29,12 @@ struct Item {
     void *v = nullptr, *w = nullptr; // (states): the initial values, overwritten; w = T v at the end
     int32_t* action = nullptr;       // (states)
     const int32_t* order = nullptr;  // (states), if the order is given
-    double low = 0, high = 0;        // the smallest and the largest sum of a row's weights, times the discount
-    double largest_reward = 0;
+    Accuracy accuracy;
 };
 
 struct Found {
     Span change;
-    double residual = 0, rounding = 0;
+    Bounds bounds;
     int64_t steps = 0;
     Reason reason = Reason::max_steps;
     std::vector<double> history;

@@ -18,7 +18,7 @@ def test_a_sweep_of_more_operations_than_a_call_has() -> None:
     arrays = (np.array([0, 1]), np.array([0, n]), target, weight, np.ones(1, np.float32))
     model = _core.mdp.model(32, 1, arrays)
     v, w = np.zeros((2, 1, 1), np.float32)
-    vectors, numbers = (v, w, np.full((1, 1), -1, np.int32), None), np.array([[0.25, 0.25, 1.0]])
+    vectors, numbers = (v, w, np.full((1, 1), -1, np.int32), None), np.array([[0.5, 0.5, 1.0, 0.0, 0.0]])
     rule = (0.5, 1e-6, True, 3, 1000, 0, 1.0, True, 0, n)  # max_steps 3
     several = _core.mdp.several(32, [model], vectors, numbers, np.zeros(1, np.uint8), rule, False)
     calls = 1
@@ -45,7 +45,7 @@ def test_sweeps_of_a_policy_count_as_operations() -> None:
     weight, target = np.zeros(n, np.float32), np.zeros(n, np.int32)
     arrays = (np.array([0, 1]), np.array([0, n]), target, weight, np.ones(1, np.float32))
     v, w = np.zeros((2, 1, 1), np.float32)
-    vectors, numbers = (v, w, np.full((1, 1), -1, np.int32), None), np.array([[0.25, 0.25, 1.0]])
+    vectors, numbers = (v, w, np.full((1, 1), -1, np.int32), None), np.array([[0.5, 0.5, 1.0, 0.0, 0.0]])
     rule = (0.5, 1e-30, True, 2, 1000, 300, 1.0, True, 0, n)  # 300 sweeps of a policy
     model = _core.mdp.model(32, 1, arrays)
     several = _core.mdp.several(32, [model], vectors, numbers, np.ones(1, np.uint8), rule, False)

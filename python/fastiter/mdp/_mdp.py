@@ -17,10 +17,8 @@ from ._inputs import read
 from ._krylov import Chain, solved
 from ._layouts import Rows
 from ._process import Process, checked
-from ._result import Limits, MDPProgress, MDPSolution, alone
-from ._several import by_kernels, has_loop
-from ._solve import quietly
-from ._work import Work
+from ._result import Limits, MDPProgress, MDPSolution
+from ._several import solve_one
 
 Array = npt.NDArray[Any]
 
@@ -222,10 +220,8 @@ class MDP:
 
     def _found(self, function: str, how: Choice, start: Array, limits: Limits) -> MDPSolution:
         """Return a solution, whether converged or not."""
-        discount, method = self._discount(function), how.made(function, self._process, limits)
-        if limits.callback is None and has_loop(method):
-            return alone(by_kernels([self._process], [method], start[None], limits, self._negated))
-        return quietly(Work(self._process, start, discount), method, limits, self._negated)
+        self._discount(function)
+        return solve_one(function, self._process, how, start, limits, self._negated)
 
     def evaluate(self, policy: Any, *, rank: int | None = None) -> Array:
         """Return the values (S,) of a policy (S,) of one action for each state, to rounding.

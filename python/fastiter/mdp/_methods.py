@@ -86,12 +86,14 @@ class GaussSeidel(Method):
     def __init__(self, order: str | Array, omega: float, exact: bool, limits: Limits, window: int = 0) -> None:
         self.order, self.omega, self.exact, self.window = order, omega, exact, window
         self._allowed, self._most_steps = limits.tol, limits.max_steps
-        self.residual = np.inf
+        self.residual, self._is_swept = np.inf, False  # since the last backup
         self._copy: tuple[Any, Array] | None = None  # the process and the values in the given order
 
     def step(self, work: Work) -> bool:
-        if (work.steps and self.residual < self._allowed) or work.steps + 1 >= self._most_steps:
+        allowed = max(self._allowed, work.bounds.floor)
+        if (self._is_swept and self.residual <= allowed) or work.steps + 1 >= self._most_steps:
             self._allowed /= 4  # unless this backup ends it
+            self._is_swept = False
             self.update(work)
             work.backup()
             return True
@@ -100,16 +102,16 @@ class GaussSeidel(Method):
         first = None if work.steps or not self.window else work.v.copy()
         found = self._sweep(work)
         work.steps += 1
-        factor = work.modulus[1]
-        scaled = found if factor >= 1 else 2 * found * factor / (1 - factor)
+        self._is_swept = True
+        scaled = found if work.modulus[1] >= 1 else work.accuracy.symmetric(found)
         if self.omega > 1 and scaled > self.residual:
             self.omega = 1.0
         self.residual = scaled / min(self.omega, 1.0)
         if first is not None and self._copy is not None:
             fall = float((first[self.order] - self._copy[1]).max(initial=0))
             self.window = self.window if fall <= _FALL * found else 0
-        if self.window and not self.residual < self._allowed:
-            self._sweep_windows(work, found * self._allowed / scaled / 4)
+        if self.window and not self.residual <= allowed:
+            self._sweep_windows(work, found * allowed / scaled / 4)
         return False
 
     def update(self, work: Work) -> None:
@@ -171,8 +173,9 @@ class Prioritized(Method):
         self._process, self._tol, self._most_steps = process, limits.tol, limits.max_steps
 
     def step(self, work: Work) -> bool:
-        factor, process = work.modulus[1], self._process
-        allowed = self._tol if factor >= 1 else self._tol * (1 - factor) / (2 * factor) if factor else np.inf
+        process, allowed = self._process, max(self._tol, work.bounds.floor)
+        if work.modulus[1] < 1:
+            allowed = allowed / work.accuracy.symmetric(1.0) if work.modulus[1] else np.inf
         arguments, n = (process.bits, *process.predecessors, work.discount, allowed / 2), len(work.v)
         most = (self._most_steps - 1 - work.steps) * n  # backups of states; one sweep is left for the bounds
         if most >= n:

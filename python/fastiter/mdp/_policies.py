@@ -27,17 +27,21 @@ class PolicyIteration(Method):
     name = "pi"
     patience = 5
 
+    def __init__(self) -> None:
+        self._action: Array | None = None
+
     def step(self, work: Work) -> bool:
         if not work.steps:
             work.backup()
             return True
-        old = work.action.copy()
-        chain = Chain(work.chain(), work.discount, work.v, modulus=work.modulus[1])
+        old = self._action if self._action is not None else work.action.copy()
+        chain = Chain(work.model.chain(old), work.discount, work.v, modulus=work.modulus[1])
         work.v[...] = solve(chain, work.w, 0.0)
         work.backup()
         noise = 2 * float(np.abs(chain.residual(work.v)).max(initial=0))
-        better = work.w - work.v > np.maximum(_BETTER * np.maximum(np.abs(work.w), 1), noise)
-        work.action = np.where(better, work.action, old)
+        least = _BETTER * np.maximum(np.abs(work.w), work.process.largest_reward)
+        better = work.w - work.v > np.maximum(least, noise)
+        self._action = np.where(better, work.action, old)  # the solution's policy is greedy
         self.moved = bool(better.any())
         return True
 

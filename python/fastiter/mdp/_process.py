@@ -36,8 +36,14 @@ class Process:
     discount : float or None
         The factor of every weight; 1 in a semi-Markov process, None where no discount was given.
     sums : (float, float)
-        The smallest and the largest row sum of the weights, without transitions to terminal states.
+        Bounds on the exact row sums of the weights, without transitions to terminal states.
+    doubt, base : float
+        For corrections to given values: a bound on the error of the rewards, and the largest of the absolute values.
+    inexact : float
+        The relative error of an operator on these rows beyond the rounding of sums.
     """
+
+    doubt = base = inexact = 0.0
 
     def __init__(self, rows: Rows, discount: float | None, sums: tuple[float, float]) -> None:
         self.rows, self.discount, self.sums = rows, discount, sums
@@ -60,6 +66,14 @@ class Process:
     def modulus(self, discount: float) -> tuple[float, float]:
         """Return the smallest and the largest factor by which T multiplies a constant added to all values."""
         return discount * self.sums[0], discount * self.sums[1]
+
+    def accuracy(self, discount: float, largest_reward: float | None = None, longest: int | None = None) -> Any:
+        """Return the size of the rounding errors of a sweep, from which bounds follow."""
+        reward = self.largest_reward if largest_reward is None else largest_reward
+        longest = self.longest if longest is None else longest
+        found = _core.mdp.Accuracy(self.bits == 64, discount, *self.sums, reward, longest)
+        found.doubt, found.base, found.inexact = self.doubt, self.base, self.inexact
+        return found
 
     @cached_property
     def is_terminal(self) -> npt.NDArray[np.bool_]:

@@ -28,7 +28,7 @@ class MDPSolution(Solution):
     value : (S,)
         The midpoint of the bounds, in the dtype of P: off by at most half of ``residual``.
     converged : bool
-        True if the stopping test was satisfied.
+        True if ``residual`` is at most ``tolerance``.
     steps : int
         Sweeps over all states; sweeps of a policy's own chain are not counted.
     residual : float
@@ -38,7 +38,8 @@ class MDPSolution(Solution):
     policy : (S,) int64
         One action per state; the policy's value is at least ``lower``; -1 in terminal states.
     lower, upper : (S,) float64
-        ``lower <= V* <= upper``, including rounding errors. Infinite if gamma is 1 and no bound is known.
+        ``lower <= V* <= upper`` for the exact values of the process as it is stored (:attr:`MDP.transitions`,
+        :attr:`MDP.rewards`), whatever has been rounded on the way. Infinite if gamma is 1 and no bound is known.
     tolerance : float
         The residual at which it converges.
     history : (steps,)
@@ -174,27 +175,15 @@ class Limits(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Bounds on V*, which is between w + low and w + high, with w = T v."""
+    """Bounds from a sweep w = T v, by csrc/mdp/bounds.hpp: ``w + low - rounding <= V* <= w + high + rounding``."""
 
     low: float
     high: float
+    #: All rounding errors, including those of the bounds themselves and of the values in their dtype
+    rounding: float
+    #: A width ``high - low`` from which on more sweeps from these values do not pay
+    floor: float
 
     @property
-    def gap(self) -> float:
-        return self.high - self.low
-
-
-def bounds_of(change: tuple[float, float], modulus: tuple[float, float]) -> Bounds:
-    """Return MacQueen's bounds from the least and the largest change T v - v.
-
-    A constant added to v adds between modulus[0] and modulus[1] of it to T v, so that the changes still to come sum to
-    at least ``low f / (1 - f)`` with f the first factor for low > 0, the second for low < 0, and likewise above.
-    """
-    low, high = change
-    return Bounds(_sum(low, modulus[low < 0]), _sum(high, modulus[high >= 0]))
-
-
-def _sum(change: float, factor: float) -> float:
-    if factor < 1:
-        return change * factor / (1 - factor)
-    return 0.0 if change == 0 else float(np.copysign(np.inf, change))
+    def width(self) -> float:
+        return self.high - self.low + 2 * self.rounding

@@ -12,12 +12,14 @@ import numpy.typing as npt
 from .. import _core
 from .._array_like import as_array
 from .._check import check_array, check_choice, check_flag, fits_float
+from .._solution import judged
 from ._layouts import Rows, Sparse, keep_rows
 from ._mdp import MDP
 from ._methods import ValueIteration
-from ._process import Process
+from ._process import Process, sums_of
+from ._refine import refined
 from ._result import Limits, MDPProgress, MDPSolution
-from ._solve import run
+from ._solve import quietly
 from ._work import Operator, Work
 
 Array = npt.NDArray[Any]
@@ -25,8 +27,8 @@ SetName = Literal["l1", "linf", "interval", "kl", "chi2", "contamination", "s-l1
 
 SETS = ("l1", "linf", "interval", "kl", "chi2", "contamination", "s-l1")
 _CODES = {"l1": 0, "linf": 1, "interval": 1, "kl": 2, "chi2": 3, "contamination": 4}
-#: The relative error of the one-dimensional searches
-_SEARCH = 1e-13
+#: The error of the search of "kl", relative to the values
+_SEARCH = 2e-13
 
 
 class Ambiguity(NamedTuple):
@@ -121,11 +123,32 @@ def robust(
     process = _with_free_mass(process)
     if policy is not None:
         process, found = restricted(process, found, process.place("robust", policy))
+    process.inexact = inexact(process, found)
     mixture = np.zeros(len(process.rows.reward)) if kind == "s-l1" else None
-    work = Work(process, start, _discount(process), operator(process, found, mixture))
-    work.inexact = _SEARCH
-    solution = run("robust", work, ValueIteration(), given, negated)
-    return solution if mixture is None else replace(solution, policy=mixture)
+
+    def once(process: Process, start: Array, limits: Limits) -> MDPSolution:
+        work = Work(process, start, _discount(process), operator(process, found, mixture))
+        solution = quietly(work, ValueIteration(), limits, negated)
+        return solution if mixture is None else replace(solution, policy=mixture.copy())
+
+    solution = refined(process, once(process, start, given), given, negated, once, by_constants=True)
+    return judged("robust", solution, given.throw)
+
+
+def inexact(process: Process, found: Ambiguity) -> float:
+    """Return the error of a worst case beyond that of a sum over its entries, relative to the largest |value|.
+
+    docs/mdp/bounds.md derives it for each set.
+    """
+    count = 8.0 * process.longest + 64
+    if found.kind == "s-l1":
+        count *= 1 + float(np.diff(process.rows.row).max(initial=0))
+    if found.kind == "chi2":
+        count *= 1 + float(np.sqrt(found.radius.max(initial=0)))
+    error = count * 2.0**-53 + (_SEARCH if found.kind == "kl" else 0)
+    if found.kind == "linf" and process.bits == 32:  # limits are rounded to the dtype
+        error += 4 * process.longest * 2.0**-24
+    return error
 
 
 def _check_kind(kind: object) -> None:
@@ -144,7 +167,8 @@ def _everywhere(process: Process) -> Process:
     owner = np.repeat(np.arange(count), np.diff(rows.entry))
     weight = np.bincount(owner * S + rows.next, weights=rows.weight, minlength=count * S).astype(rows.weight.dtype)
     start, target = np.arange(count + 1, dtype=np.int64) * S, np.tile(np.arange(S, dtype=np.int32), count)
-    return Process(rows._replace(entry=start, next=target, weight=weight), process.discount, process.sums)
+    rows = rows._replace(entry=start, next=target, weight=weight)
+    return Process(rows, process.discount, sums_of(rows, process.is_terminal) if count else process.sums)
 
 
 def checked_problem(function: str, problem: object) -> tuple[Process, bool]:
@@ -167,9 +191,8 @@ def _with_free_mass(process: Process) -> Process:
     rows = process.rows
     if (np.diff(rows.row) > 0).all():
         return process
-    owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
-    most = float(np.bincount(owner, weights=rows.weight).max(initial=0))
-    return Process(rows, process.discount, (0.0, most))
+    most = sums_of(rows, np.zeros(process.states, np.bool_))[1]
+    return Process(rows, process.discount, (0.0, max(most, 0.0)))
 
 
 def _discount(process: Process) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy.typing as npt
 
 from .. import _core
 from ._choice import SMALLEST_WINDOW, WINDOWS, Choice
+from ._enclosure import enclosed
 from ._methods import GaussSeidel, ModifiedPolicyIteration, ValueIteration
 from ._process import Process
-from ._result import Limits, MDPSolution, bounds_of
-from ._work import MOST, PIECE, Method
+from ._refine import refined
+from ._result import Limits, MDPSolution, alone, together
+from ._solve import quietly
+from ._work import MOST, PIECE, Method, Work
 
 Array = npt.NDArray[Any]
 
@@ -24,6 +28,18 @@ _MOST_POLICY_SWEEPS = 1000
 _KINDS: dict[type[Method], int] = {ValueIteration: 0, ModifiedPolicyIteration: 1, GaussSeidel: 2}
 _REASONS = np.array(["converged", "diverged", "stagnated", "max_steps"], object)
 _ORDERS = ("ascending", "descending", "symmetric")
+
+
+def solve_one(function: str, process: Process, how: Choice, start: Array, limits: Limits, negated: bool) -> MDPSolution:
+    """Return a solution, whether converged or not."""
+
+    def once(process: Process, start: Array, limits: Limits) -> MDPSolution:
+        method = how.made(function, process, limits)
+        if limits.callback is None and has_loop(method):
+            return alone(by_kernels([process], [method], start[None], limits, negated))
+        return quietly(Work(process, start, process.discount or 0.0), method, limits, negated)
+
+    return refined(process, once(process, start, limits), limits, negated, once)
 
 
 def solve_each(
@@ -41,7 +57,22 @@ def solve_each(
     methods = [how.made(function, each, limits) for each in (processes[:1] if is_shared else processes)]
     if not all(has_loop(each) for each in methods):
         return None
-    return by_kernels(processes, methods * (len(processes) if is_shared else 1), starts, limits, negated)
+    found = by_kernels(processes, methods * (len(processes) if is_shared else 1), starts, limits, negated)
+    if "stagnated" not in found.reason:
+        return found
+
+    def once(process: Process, start: Array, limits: Limits) -> MDPSolution:
+        return alone(by_kernels([process], [how.made(function, process, limits)], start[None], limits, negated))
+
+    each = [_checked(alone(found, m)) for m in range(len(processes))]
+    pairs = zip(processes, each, strict=True)
+    each = [refined(process, one, limits, negated, once) for process, one in pairs]
+    return together(each, first.states, first.dtype, limits)
+
+
+def _checked(found: MDPSolution) -> MDPSolution:
+    """Return a solution that has stagnated, whose residuals are therefore finite, without NaN after its last check."""
+    return replace(found, history=found.history[~np.isnan(found.history)]) if found.reason == "stagnated" else found
 
 
 def has_loop(method: Method) -> bool:
@@ -58,8 +89,9 @@ def by_kernels(
 ) -> MDPSolution:
     """Return the solutions (B, S) by the kernels' loop; a single process uses all threads for its sweeps."""
     first = processes[0]
-    numbers = np.empty((len(processes), 3))
-    numbers[:, :2] = [each.modulus(each.discount or 0.0) for each in processes]
+    numbers = np.empty((len(processes), 5))
+    numbers[:, :2] = [each.sums for each in processes]
+    numbers[:, 3:] = first.doubt, first.base
     if starts is None:
         rewards = np.stack([each.rows.reward for each in processes])
         numbers[:, 2] = np.maximum(rewards.max(1, initial=0), -rewards.min(1, initial=0))
@@ -74,7 +106,7 @@ def by_kernels(
     several = _core.mdp.several(first.bits, models, vectors, numbers, kinds, rule, len(processes) > 1)
     while not several.run():
         pass  # lets Python handle signals
-    found, counts = np.empty((len(models), 4)), np.empty((len(models), 2), np.int64)
+    found, counts = np.empty((len(models), 5)), np.empty((len(models), 2), np.int64)
     history = np.empty((len(models), several.checks()))
     several.copy(found, counts, history)
     return _solution(processes, (w, action), (found, counts, history), (methods[0].name, limits, negated))
@@ -86,9 +118,10 @@ def lower_bounds(first: Process, rewards: Array, numbers: Array) -> Array:
     if not has.any():
         return start
     least = np.maximum.reduceat(rewards, first.rows.row[:-1][has], axis=1).min(1).astype(np.float64)
+    low, high = (first.discount or 0.0) * numbers[:, 0], (first.discount or 0.0) * numbers[:, 1]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        bound = (least / (1 - np.where(least < 0, numbers[:, 1], numbers[:, 0]))).astype(first.dtype)
-    start[:, has] = np.where(np.isfinite(bound) & (numbers[:, 1] < 1), bound, 0)[:, None]
+        bound = (least / (1 - np.where(least < 0, high, low))).astype(first.dtype)
+    start[:, has] = np.where(np.isfinite(bound) & (high < 1), bound, 0)[:, None]
     return start
 
 
@@ -118,34 +151,19 @@ def _solution(
 ) -> MDPSolution:
     """Return the solutions (B, S), as `_solve._solution` does for one."""
     (w, action), (found, counts, history), (name, limits, negated) = vectors, numbers, how
-    limit = np.array([_bounds(each, (low, high)) for each, (low, high) in zip(processes, found[:, :2], strict=True)])
-    rounding, wide = found[:, 3:], w.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        lower, upper = wide + (limit[:, :1] - rounding), wide + (limit[:, 1:] + rounding)
-        middle = wide + np.where(np.isfinite(limit[:, 1:] - limit[:, :1]), (limit[:, :1] + limit[:, 1:]) / 2, 0)
-    if processes[0].is_terminal.any():
-        for x in (lower, upper, middle):
-            x[:, processes[0].is_terminal] = 0
-    if negated:
-        lower, upper, middle = -upper, -lower, -middle
+        arrays = enclosed(processes, processes[0].discount or 0.0, w, found, negated)
+    value, lower, upper, residual = arrays
     return MDPSolution(
-        value=middle.astype(w.dtype),
+        value=value,
         policy=processes[0].label(action),
         lower=lower,
         upper=upper,
         converged=counts[:, 1] == 0,
         steps=counts[:, 0].copy(),
-        residual=found[:, 2].copy(),
+        residual=residual,
         tolerance=limits.tol,
         history=history,
         method=name,
         reason=tuple(_REASONS[counts[:, 1]].tolist()),
     )
-
-
-def _bounds(process: Process, change: tuple[float, float]) -> tuple[float, float]:
-    modulus = process.modulus(process.discount or 0.0)
-    if modulus[1] >= 1 and not process.endless_is_costly:
-        return -np.inf, np.inf
-    low, high = bounds_of((float(change[0]), float(change[1])), modulus)
-    return low, high

@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._solution import judged
+from ._enclosure import enclosed
 from ._result import Limits, MDPProgress, MDPSolution
 from ._work import Method, Work
 
 Array = npt.NDArray[Any]
-
-
-def run(function: str, work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution:
-    """Take steps until the method ends, and warn or raise without convergence."""
-    return judged(function, quietly(work, method, limits, negated), limits.throw)
 
 
 def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSolution:
@@ -29,11 +24,11 @@ def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSol
             residual = _residual(work, limits) if is_backup else method.residual
             history.append(residual)
             least, since = (residual, 0) if residual < least or method.moved else (least, since + 1)
-            if is_backup and residual < limits.tol:
-                reason = "converged"
-            elif not np.isfinite(residual) or (is_backup and not work.is_finite()):
+            if not np.isfinite(residual) or (is_backup and not work.is_finite()):
                 reason = "diverged"
-            elif (is_backup and residual <= 2 * work.rounding()) or since > method.patience:
+            elif is_backup and residual <= limits.tol:
+                reason = "converged"
+            elif (is_backup and work.is_rounding(residual)) or since > method.patience:
                 reason = "stagnated"
             elif limits.ends(_progress(work, method, (residual, limits.tol), is_backup, negated)):
                 reason = "callback"
@@ -43,16 +38,17 @@ def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSol
         if not is_backup:
             method.update(work)
             work.backup()
-            residual = _residual(work, limits)
-        return _solution(work, method, limits, negated, (reason, residual, history))
+        return _solution(work, method, limits, negated, (reason, history))
 
 
 def _residual(work: Work, limits: Limits) -> float:
     """Return the width of the bounds; for "sup" that of symmetric bounds; without a discount the largest change."""
-    factor = work.modulus[1]
-    if factor >= 1:
+    if work.modulus[1] >= 1:
         return work.error()
-    return work.bounds().gap if limits.stop == "span" else 2 * work.error() * factor / (1 - factor)
+    width = work.bounds.width
+    if limits.stop == "span":
+        return width
+    return max(width, float(work.accuracy.symmetric(work.error())) + 2 * work.bounds.rounding)
 
 
 def _progress(work: Work, method: Method, numbers: tuple[float, float], is_backup: bool, negated: bool) -> MDPProgress:
@@ -65,27 +61,20 @@ def _progress(work: Work, method: Method, numbers: tuple[float, float], is_backu
     return MDPProgress(work.steps, *numbers, value)
 
 
-def _solution(
-    work: Work, method: Method, limits: Limits, negated: bool, end: tuple[str, float, list[float]]
-) -> MDPSolution:
-    """Return the midpoint of the bounds, and the bounds widened by their rounding errors."""
-    reason, residual, history = end
-    bounds, rounding = work.bounds(), work.rounding()
-    wide = work.w.astype(np.float64)
-    lower, upper = wide + (bounds.low - rounding), wide + (bounds.high + rounding)
-    middle = wide + (bounds.low + bounds.high) / 2 if np.isfinite(bounds.gap) else wide
-    for x in (lower, upper, middle):
-        x[work.process.is_terminal] = 0
-    if negated:
-        lower, upper, middle = -upper, -lower, -middle
+def _solution(work: Work, method: Method, limits: Limits, negated: bool, end: tuple[str, list[float]]) -> MDPSolution:
+    """Return the midpoint of the bounds, and the bounds."""
+    reason, history = end
+    numbers = np.array([[*work.change, *work.bounds[:3]]])
+    arrays = enclosed([work.process], work.discount, work.w[None], numbers, negated)
+    value, lower, upper, residual = (x[0] for x in arrays)
     return MDPSolution(
-        value=middle.astype(work.w.dtype),
+        value=value,
         policy=work.process.label(work.action),
         lower=lower,
         upper=upper,
         converged=reason == "converged",
         steps=work.steps,
-        residual=residual,
+        residual=work.everywhere(float(residual)),
         tolerance=limits.tol,
         history=np.array(history),
         method=method.name,

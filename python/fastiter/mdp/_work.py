@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._process import Process
-from ._result import Bounds, bounds_of
+from ._result import Bounds
 
 Array = npt.NDArray[Any]
 
@@ -25,7 +25,9 @@ MOST = 2**62
 class Work:
     """Values v, and w = T v with its greedy actions and the changes w - v after each :meth:`backup`."""
 
-    def __init__(self, process: Process, v: Array, discount: float, operator: Operator | None = None) -> None:
+    def __init__(
+        self, process: Process, v: Array, discount: float, operator: Operator | None = None, accuracy: Any = None
+    ) -> None:
         self.process, self.discount = process, discount
         self._operator = operator
         self.model = process.model
@@ -33,48 +35,38 @@ class Work:
         self.action = np.full(len(v), -1, np.int32)
         self.change = (0.0, 0.0)
         self.modulus = process.modulus(discount)
+        self.accuracy = process.accuracy(discount) if accuracy is None else accuracy
+        #: The bounds from the last backup
+        self.bounds = Bounds(-np.inf, np.inf, 0.0, self.accuracy.reachable())
         self.steps = 0
         #: The constant that a method has removed from v, and the resulting gain of T v
         self.shift = 0.0
-        #: The relative error of the operator beyond the rounding of sums
-        self.inexact = 0.0
-        self._largest_reward, self._longest = process.largest_reward, process.longest
 
     def backup(self) -> None:
-        """Set w to T v."""
+        """Set w to T v, and the bounds."""
         if self._operator is not None:
             low, high = self._operator(self.v, self.w, self.action)
         else:
             low, high = self.model.backup(self.v, self.w, self.action, 1, self.discount, None)
-        self.change = (low, high) if low <= high else (0.0, 0.0)  # no state has an action
+        self._finish((low, high) if low <= high else (0.0, 0.0))  # no state has an action
+
+    def _finish(self, change: tuple[float, float]) -> None:
+        self.change = change
+        self.bounds = Bounds(*self.accuracy.bounds(*change, self.largest()))
         self.steps += 1
 
     def advance(self) -> None:
         """Set v to w."""
         self.v, self.w = self.w, self.v
 
-    def bounds(self) -> Bounds:
-        """Return the bounds from the last backup, without rounding errors."""
-        if self.modulus[1] >= 1 and not self.process.endless_is_costly:
-            return Bounds(-np.inf, np.inf)
-        return bounds_of(self.change, self.modulus)
-
     def error(self) -> float:
         """Return the largest |w - v - shift|: the Bellman residual of v + shift / (1 - factor)."""
         return max(abs(self.change[0] - self.shift), abs(self.change[1] - self.shift))
 
-    def rounding(self, size: float | None = None) -> float:
-        """Return the rounding error of a bound: that of one sweep, and its sum over all future sweeps.
-
-        ``size`` is the largest absolute value, by default that of w.
-        """
-        if size is None:
-            size = self.largest()
-        sums = (self._longest + 3) * 2.0**-52 * (self._largest_reward + max(self.modulus[1], 1.0) * size)
-        if self.inexact:
-            sums += self.inexact * (self._largest_reward + size)
-        once = sums + float(np.finfo(self.w.dtype).eps) * size
-        return once / (1 - self.modulus[1]) if self.modulus[1] < 1 else once
+    def is_rounding(self, residual: float) -> bool:
+        """Whether only rounding errors remain of the changes in the last backup."""
+        rest = residual if self.modulus[1] >= 1 else residual - 2 * self.bounds.rounding
+        return rest <= self.bounds.floor
 
     def is_finite(self) -> bool:
         """Whether all values w are finite."""
@@ -83,6 +75,10 @@ class Work:
     def largest(self) -> float:
         """Return the largest absolute value of w."""
         return max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
+
+    def everywhere(self, residual: float) -> float:
+        """Return the largest residual of all parts of the process."""
+        return residual
 
     def chain(self) -> Any:
         """Return the Markov chain of the greedy actions."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ... import _core
 from ..._solution import judged
 from ..._torch import launch
 from ..._torch.ops import contiguous
@@ -96,11 +97,8 @@ class Found(NamedTuple):
 
     w: Tensor
     action: Tensor
-    low: Array  # w + low <= V* <= w + high, without rounding errors
-    high: Array
-    rounding: Array
+    bounds: Array  # (4, B): those of `Bounds`
     steps: Array
-    residual: Array
     reason: tuple[str, ...]
     history: Array  # (B, checks), NaN after the last check of a model
 
@@ -143,11 +141,16 @@ class CardProcess:
         numbers = torch.stack([least, most, largest, starts]).cpu().numpy()
         gamma = float(self.discount)
         self.modulus: Array = gamma * numbers[:2]  # (2, B)
-        self._largest, self._start = numbers[2], numbers[3]
+        self._start = numbers[3]
         if (self.modulus[1] >= 1).any():
             got = self.modulus[1].max()
             raise ValueError(f"{function}: gamma times the largest sum of a row must be below 1, got {got:.17g}")
-        self._longest = int(self._counts.max()) if rows else 0
+        longest = int(self._counts.max()) if rows else 0
+        error, is_double = (longest + 1) * 2.0**-53, values.dtype == torch.float64  # of a sum in any order
+        self._accuracies = [
+            _core.mdp.Accuracy(is_double, gamma, low * (1 - error), high * (1 + error), reward, longest)
+            for low, high, reward in numbers[:3].T.tolist()
+        ]
 
     def _refuse(self, function: str, m: int) -> None:
         """Check model m on the CPU, which raises unless the fault was only rounding in another order of summation."""
@@ -164,19 +167,14 @@ class CardProcess:
         bound = np.where(np.abs(bound) <= largest, bound, 0)
         return torch.from_numpy(bound).to(like.device, like.dtype)[:, None].expand_as(like).contiguous()
 
-    def rounding(self, size: Array, models: Any = slice(None)) -> Array:
-        """Return the rounding errors of the bounds of models with the given largest absolute values.
-
-        Like `Work.rounding`.
-        """
-        modulus = self.modulus[1, models]
-        sums = (self._longest + 3) * 2.0**-52 * (self._largest[models] + np.maximum(modulus, 1.0) * size)
-        found: Array = (sums + torch.finfo(self._best.dtype).eps * size) / (1 - modulus)
-        return found
+    def bounds(self, changes: Array, sizes: Array, models: Array) -> Array:
+        """Return the :class:`Bounds` (4, models) of some models, as arrays, from their changes and largest values."""
+        numbers = zip(models.tolist(), *changes.tolist(), sizes.tolist(), strict=True)
+        return np.array([self._accuracies[m].bounds(low, high, size) for m, low, high, size in numbers]).T
 
     def reachable(self) -> Array:
-        """Return the smallest width of the bounds that rounding allows, for the largest values that rewards allow."""
-        return 2 * self.rounding(self._largest / (1 - self.modulus[1]))
+        """Return the widths that bounds can reach, for the largest values that rewards allow."""
+        return np.array([2 * each.reachable() for each in self._accuracies])
 
     def iterate(self, v: Tensor, tol: Array, max_steps: int) -> Found:
         """Sweep from v (B, S) until the bounds of each model are within its tolerance; v is overwritten.
@@ -185,7 +183,7 @@ class CardProcess:
         """
         models, w = self.models, torch.empty_like(v)
         last, action = torch.empty_like(v), torch.full(v.shape, -1, dtype=torch.int32, device=v.device)
-        low, high, rounding, residual = np.zeros((4, models))
+        bounds = np.zeros((4, models))
         least, since, steps = np.full(models, np.inf), np.zeros(models, np.int64), np.zeros(models, np.int64)
         reason, history, running = np.full(models, "max_steps", object), [], np.arange(models)
         while len(running):
@@ -194,16 +192,18 @@ class CardProcess:
             size = (w if chosen is None else w[chosen]).abs().amax(1).double()
             numbers = torch.stack([changes[0].amin(1), changes[1].amax(1), size]).cpu().numpy()
             now, sizes = running, numbers[2]
-            low[now], high[now] = bounds_of_models(numbers[:2], self.modulus[:, now])
-            rounding[now], residual[now] = self.rounding(sizes, now), high[now] - low[now]
-            history.append(np.where(np.isin(np.arange(models), now), residual, np.nan))
-            since[now] = np.where(residual[now] < least[now], 0, since[now] + 1)
-            least[now] = np.fmin(residual[now], least[now])
+            bounds[:, now] = self.bounds(numbers[:2], sizes, now)
+            low, high, rounding, floor = bounds[:, now]
+            width = high - low + 2 * rounding
+            history.append(np.full(models, np.nan))
+            history[-1][now] = width
+            since[now] = np.where(width < least[now], 0, since[now] + 1)
+            least[now] = np.fmin(width, least[now])
             steps[now] += 1
-            is_stuck = (residual[now] <= 2 * rounding[now]) | (since[now] > _PATIENCE)
-            is_finite = np.isfinite(residual[now]) & np.isfinite(sizes)
+            is_stuck = (high - low <= floor) | (since[now] > _PATIENCE)
+            is_finite = np.isfinite(width) & np.isfinite(sizes)
             why = np.select(
-                [~is_finite, residual[now] < tol[now], is_stuck, steps[now] >= max_steps],
+                [~is_finite, width <= tol[now], is_stuck, steps[now] >= max_steps],
                 ["diverged", "converged", "stagnated", "max_steps"],
                 "",
             )
@@ -213,14 +213,7 @@ class CardProcess:
             running = now[why == ""]
             v, w = w, v
         table = np.stack(history, 1) if history else np.zeros((models, 0))
-        return Found(last, action, low, high, rounding, steps, residual, tuple(reason.tolist()), table)
-
-
-def bounds_of_models(change: Array, modulus: Array) -> tuple[Array, Array]:
-    """Return MacQueen's bounds of several models, like `bounds_of`: change and modulus (2, models)."""
-    below = np.where(change[0] < 0, modulus[1], modulus[0])
-    above = np.where(change[1] < 0, modulus[0], modulus[1])
-    return change[0] * below / (1 - below), change[1] * above / (1 - above)
+        return Found(last, action, bounds, steps, tuple(reason.tolist()), table)
 
 
 def solve(function: str, call: Policy, v: Tensor | None = None, *, rounded: bool = False) -> MDPSolution:
@@ -233,17 +226,17 @@ def solve(function: str, call: Policy, v: Tensor | None = None, *, rounded: bool
     tol = np.maximum(call.tol, reachable) + np.zeros(process.models)
     found = process.iterate(process.start() if v is None else v, tol, call.max_steps)
     wide = found.w.double()
-    numbers = (found.low, found.high, found.rounding)
-    low, high, rounding = (torch.from_numpy(x).to(wide.device)[:, None] for x in numbers)
+    low, high, rounding = (torch.from_numpy(x).to(wide.device)[:, None] for x in found.bounds[:3])
     middle = torch.where((high - low).isfinite(), wide + (low + high) / 2, wide)
+    lower, upper = wide + (low - rounding), wide + (high + rounding)
     return MDPSolution(
         value=middle.to(found.w.dtype),
         policy=call.row[:-1] + found.action,
-        lower=wide + (low - rounding),
-        upper=wide + (high + rounding),
+        lower=torch.where(lower.isnan(), -torch.inf, lower),
+        upper=torch.where(upper.isnan(), torch.inf, upper),
         converged=np.array(found.reason) == "converged",
         steps=found.steps,
-        residual=found.residual,
+        residual=(upper - lower).amax(1).cpu().numpy() if process.models else np.zeros(0),
         tolerance=call.tol,
         history=found.history,
         method="vi",

@@ -24,7 +24,6 @@ from .._krylov import Chain, solved
 from .._layouts import Rows, Sparse, keep_rows
 from .._mdp import MDP
 from .._result import Limits
-from .._work import Work
 
 
 class Policy(NamedTuple):
@@ -70,8 +69,7 @@ def _policy(call: Policy) -> Tensor:
     for m in range(len(best)):
         values, rewards = (_array(x[m] if x.dim() == 2 else x) for x in (call.values, call.rewards))
         problem = MDP._of(possible_rows(row, crow, col, values, rewards), gamma, function="mdp_values")
-        largest = float(np.abs(problem._process.rows.reward).max(initial=0)) / (1 - gamma)
-        reachable = 2 * Work(problem._process, np.zeros(problem.S, problem.dtype), gamma).rounding(largest)
+        reachable = 2 * problem._process.accuracy(gamma).reachable()
         limits = Limits(max(call.tol, reachable), max_steps=call.max_steps)
         found = problem._found("mdp_values", Choice(), problem._start("mdp_values", None), limits)
         best[m] = torch.from_numpy(row[:-1] + judged("mdp_values", found, False).policy)

@@ -12,7 +12,7 @@ import torch
 from ..._torch.distributed.collectives import Ranks
 from .._layouts import Rows
 from .._process import Process, sums_of
-from .._result import Bounds, Limits, MDPProgress, bounds_of
+from .._result import Limits, MDPProgress
 from .._work import Method, Work
 from .values import Exchange
 
@@ -80,9 +80,10 @@ class ShardWork(Work):
         self._shard, n = shard, len(start)
         self._buffers = [shard.exchange.buffer(start.dtype) for _ in range(2)]
         self._buffers[0][:n] = start
-        super().__init__(shard.process, self._buffers[0][:n], shard.discount)
+        numbers = shard.numbers
+        accuracy = shard.process.accuracy(shard.discount, numbers.largest_reward, int(numbers.longest))
+        super().__init__(shard.process, self._buffers[0][:n], shard.discount, accuracy=accuracy)
         self.w = self._buffers[1][:n]
-        self._largest_reward, self._longest = shard.numbers.largest_reward, int(shard.numbers.longest)
         self._largest = 0.0
 
     def backup(self) -> None:
@@ -90,9 +91,8 @@ class ShardWork(Work):
         low, high = self.model.backup(self.v, self.w, self.action, 1, self.discount, None)
         size = super().largest()  # NaN if a value is NaN
         every = gathered(self._shard.ranks, [low, high, size if math.isfinite(size) else math.inf])
-        self.change = _all(every)
         self._largest = max(row[2] for row in every)
-        self.steps += 1
+        self._finish(_all(every))
 
     def advance(self) -> None:
         super().advance()
@@ -103,6 +103,9 @@ class ShardWork(Work):
 
     def largest(self) -> float:
         return self._largest
+
+    def everywhere(self, residual: float) -> float:
+        return max(row[0] for row in gathered(self._shard.ranks, [residual]))
 
     def sweep_chain(self, chain: Any, count: int) -> None:
         for _ in range(count):
@@ -155,10 +158,9 @@ class PolicyIteration(Method):
 
     def _width(self, work: Work, change: tuple[float, float]) -> float:
         if self._limits.stop == "sup":
-            largest = max(abs(change[0]), abs(change[1]))
-            change = -largest, largest
-        found: Bounds = bounds_of(change, work.modulus)
-        return found.gap
+            return float(work.accuracy.symmetric(max(abs(change[0]), abs(change[1]))))
+        low, high, *_ = work.accuracy.bounds(*change, 0.0)
+        return float(high - low)
 
 
 def with_every_callback(ranks: Ranks, limits: Limits) -> Limits:

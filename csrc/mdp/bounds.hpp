@@ -1,0 +1,47 @@
+// Bounds on the optimal values that hold in floating-point arithmetic; docs/mdp/bounds.md derives the formulas.
+#pragma once
+#include "mdp/cpu/kernels.hpp"
+
+namespace fastiter::mdp {
+
+// Bounds on V* after a sweep w = T v: w + low - rounding <= V* <= w + high + rounding, before these sums are rounded,
+// which `rounding` includes, as it does the rounding of the values to their type.
+struct Bounds {
+    double low = 0, high = 0, rounding = 0;
+    double floor = 0; // a width, high - low, from which on more sweeps from these values do not pay
+
+    double width() const { return high - low + 2 * rounding; }
+};
+
+// All that the errors of a sweep depend on, except the values
+class Accuracy {
+public:
+    // low, high: bounds on the sums of the rows, whose exact values they enclose; reward: the largest |reward|;
+    // longest: the largest number of entries in a row
+    Accuracy(bool is_double, double discount, double low, double high, double reward, int64_t longest);
+
+    // The relative error of an operator beyond the rounding of sums, the absolute error of the rewards, and the largest
+    // |base| of a solution base + V
+    double inexact = 0, doubt = 0, base = 0;
+
+    // The smallest and the largest factor by which T multiplies a constant
+    double low() const { return low_; }
+    double high() const { return high_; }
+    // Bounds on V* from the least and the largest w - v, and the largest |w|
+    Bounds bounds(Span change, double size) const;
+    // The width of bounds from symmetric ones, for the largest |w - v|
+    double symmetric(double error) const { return 2 * error * high_ / below_; }
+    // An estimate of `floor` for the largest values that the rewards allow
+    double reachable() const;
+
+private:
+    double sweep_error(double before, double size) const;
+    double later(double change, bool is_wide) const;
+
+    double low_, high_;            // discount times the sums
+    double below_, above_;         // 1 - high_ and 1 - low_, to the last bit
+    double reward_, unit_, least_; // unit_: of rounding to the type; least_: its smallest positive number
+    double entries_;
+};
+
+} // namespace fastiter::mdp

@@ -1,0 +1,76 @@
+#include "mdp/corrections.hpp"
+#include "core/launch.hpp"
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace fastiter::mdp {
+namespace {
+
+constexpr double kUnit = 0x1p-53;
+constexpr int64_t kLeast = 1 << 12; // entries per thread
+
+// high + low, where |low| is at most an ulp of high
+struct Pair {
+    double high = 0, low = 0;
+
+    void add(double x) {
+        const double sum = high + x, share = sum - high;
+        low += (high - (sum - share)) + (x - share), high = sum;
+    }
+    void add_product(double a, double b) {
+        const double product = a * b;
+        add(product), low += std::fma(a, b, -product);
+    }
+};
+
+// The correction of row j of state s
+template <class T> double correction(const Process<T>& p, const double* base, int64_t s, int64_t j) {
+    Pair sum, all;
+    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) sum.add_product(double(p.weight[e]), base[p.next[e]]);
+    all.add_product(p.discount, sum.high);
+    all.add(-base[s]);
+    all.add(double(p.reward[j]));
+    return all.high + (all.low + p.discount * sum.low);
+}
+
+// A bound on the error of a correction before it is rounded to T: of second order in the unit of rounding
+template <class T> double error_of(const Process<T>& p, const double* base, int64_t s, int64_t j) {
+    const double count = double(p.entry[j + 1] - p.entry[j]) + 4;
+    double size = std::abs(base[s]) + std::abs(double(p.reward[j]));
+    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e)
+        size += p.discount * double(p.weight[e]) * std::abs(base[p.next[e]]);
+    return 4 * count * count * kUnit * kUnit * size + count * std::numeric_limits<double>::denorm_min();
+}
+
+} // namespace
+
+template <class T> double corrections(const Process<T>& p, const double* base, T most, T* reward) {
+    constexpr double unit = sizeof(T) == 8 ? 2 * kUnit : 0x1p-24 + 2 * kUnit;
+    std::vector<double> errors;
+    launch(
+        [&](Team team) {
+            double largest = 0;
+            const int64_t last = p.states * (team.id + 1) / team.size;
+            for (int64_t s = p.states * team.id / team.size; s < last; ++s)
+                for (int64_t j = p.row[s]; j < p.row[s + 1]; ++j) {
+                    const double found = correction(p, base, s, j);
+                    reward[j] = T(std::max(found, -double(most)));
+                    if (found > -double(most))
+                        largest = std::max(largest, error_of(p, base, s, j) + unit * std::abs(found));
+                }
+            errors[size_t(team.id)] = largest;
+        },
+        [&](int threads) {
+            const int used = threads_for(p.entry[p.row[p.states]], kLeast, threads);
+            errors.assign(size_t(used), 0);
+            return used;
+        });
+    return *std::max_element(errors.begin(), errors.end()) + double(std::numeric_limits<T>::denorm_min());
+}
+
+template double corrections(const Process<float>&, const double*, float, float*);
+template double corrections(const Process<double>&, const double*, double, double*);
+
+} // namespace fastiter::mdp

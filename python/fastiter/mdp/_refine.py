@@ -1,0 +1,120 @@
+"""Solutions beyond the rounding errors of a sweep: corrections to given values, whose own errors are much smaller.
+
+With base values b, V* = b + E*, where E* are the optimal values of the same process with the rewards r + gamma P b - b.
+These are computed with about twice the precision of float64, so that the rounding errors of a solver's sweeps are
+relative to E* instead of V*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ._process import Process
+from ._result import Limits, MDPProgress, MDPSolution
+
+Array = npt.NDArray[Any]
+
+#: Widths of bounds, relative to the values, that are as small as the rounding of the bounds and of the values allows
+_ENOUGH = {"float32": 2.0**-21, "float64": 2.0**-49}
+#: The factor by which a correction has to reduce the width for another one
+_PAYS = 0.5
+
+#: (process, initial values, limits): the solution of a process with other rewards
+Solver = Callable[[Process, Array, Limits], MDPSolution]
+
+
+def refined(
+    process: Process, found: MDPSolution, limits: Limits, negated: bool, solver: Solver, *, by_constants: bool = False
+) -> MDPSolution:
+    """Return a solution, continued by corrections as long as only rounding keeps it from the tolerance.
+
+    ``by_constants``: corrections to constant values, for operators that only constants pass through, as those of
+    :func:`robust`.
+    """
+    if by_constants and process.is_terminal.any():
+        return found
+    while found.reason == "stagnated":
+        base = found.lower / 2 + found.upper / 2
+        size = float(np.abs(base).max())
+        if by_constants:
+            base = np.full_like(base, base.min() / 2 + base.max() / 2)
+        if found.residual <= _ENOUGH[process.dtype.name] * size:
+            break
+        reach = np.inf if by_constants else _reach(found, base)
+        corrected = _corrected(process, -base if negated else base, reach)
+        if corrected is None:
+            break
+        left = limits.max_steps - found.steps
+        if left < 1:
+            return replace(found, reason="max_steps")
+        least = 2.0**-51 * (size + found.residual)  # by which rounding may widen the bounds of the sum
+        own = limits._replace(tol=limits.tol - least, max_steps=left, callback=_callback(limits, found, base))
+        with np.errstate(over="ignore", invalid="ignore"):
+            correction = solver(corrected, np.zeros(process.states, process.dtype), own)
+        before, found = found, _sum(process, base, found, correction)
+        if by_constants or not found.residual <= _PAYS * before.residual:
+            break
+    return found
+
+
+def _reach(found: MDPSolution, base: Array) -> float:
+    """Return the largest |V* - base|."""
+    return float(np.maximum(found.upper - base, base - found.lower).max())
+
+
+def _corrected(process: Process, base: Array, reach: float) -> Process | None:
+    """Return the process of the corrections, which are at most ``reach``; None if they are out of range."""
+    assert process.discount is not None  # for the type checker: checked by MDP.solve
+    info, most = np.finfo(process.dtype), reach
+    if process.modulus(process.discount)[1] >= 1 or not np.isfinite(base).all():
+        return None
+    if np.isfinite(reach):
+        if not 4 * float(info.tiny) < reach < float(info.max) / 16:
+            return None
+        most = float(np.ldexp(1.0, int(np.frexp(reach)[1]) + 2))
+    reward = np.empty_like(process.rows.reward)
+    arrays = process.bits, process.states, process.arrays, process.discount
+    doubt = _core.mdp.corrections(*arrays, base, most, reward)
+    made = Process(process.rows._replace(reward=reward), process.discount, process.sums)
+    made.doubt, made.base, made.inexact = doubt, float(np.abs(base).max()), process.inexact
+    return made
+
+
+def _callback(limits: Limits, found: MDPSolution, base: Array) -> Callable[[MDPProgress], Any] | None:
+    """Return a callback that is called with the whole solution."""
+    whole = limits.callback
+    if whole is None:
+        return None
+
+    def callback(progress: MDPProgress) -> Any:
+        def value() -> Array:
+            both: Array = (base + progress.value).astype(found.value.dtype)
+            return both
+
+        return whole(MDPProgress(found.steps + progress.steps, progress.residual, limits.tol, value))
+
+    return callback
+
+
+def _sum(process: Process, base: Array, found: MDPSolution, correction: MDPSolution) -> MDPSolution:
+    """Return the solution base + correction if its bounds are closer, with the steps of both."""
+    lower, upper = base + correction.lower, base + correction.upper
+    residual = float((upper - lower).max())
+    reason = correction.reason if correction.reason != "diverged" else "stagnated"
+    both = replace(
+        found,
+        converged=reason == "converged",
+        steps=found.steps + correction.steps,
+        history=np.concatenate([found.history, correction.history]),
+        reason=reason,
+    )
+    if not residual < found.residual:
+        return both
+    value = (base + (correction.lower / 2 + correction.upper / 2)).astype(found.value.dtype)
+    return replace(both, value=value, policy=correction.policy, lower=lower, upper=upper, residual=residual)
