@@ -5,10 +5,10 @@
 
 namespace fastiter::bcd {
 
-// Defined in bindings_forest.cpp, bindings_sketch.cpp and bindings_smooth.cpp
+// Defined in bindings_forest.cpp, bindings_sketch.cpp and bindings_quasi_newton.cpp
 void bind_forest(py::module_& m);
 void bind_sketch(py::module_& m);
-void bind_smooth(py::module_& m);
+void bind_quasi_newton(py::module_& m);
 
 namespace {
 
@@ -102,7 +102,7 @@ void bind(py::module_& m) {
         .def("last_change", &Solver::last_change);
     bind_forest(m);
     bind_sketch(m);
-    bind_smooth(m);
+    bind_quasi_newton(m);
     m.def("matrix", matrix, py::keep_alive<0, 4>(), py::keep_alive<0, 5>()); // keep the arrays alive
     m.def("solver", solver, py::keep_alive<0, 1>(), py::keep_alive<0, 3>(), py::keep_alive<0, 4>(),
           py::keep_alive<0, 5>(), py::keep_alive<0, 7>());

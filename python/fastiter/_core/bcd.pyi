@@ -42,18 +42,18 @@ def kaczmarz_residual(
     n: int, gram: Address, r: Address, y: Address, sequence: Address, count: int, bound: float, /
 ) -> int: ...
 
-class Smooth:
+class QuasiNewton:
     def run(self, count: int, goal: float, /) -> int: ...
     def objective(self) -> float: ...
     def residual(self) -> float: ...
 
-def smooth(
+def quasi_newton(
     bits: int,
     shape: tuple[int, int, int],
     entries: tuple[Address, Address, Address, bool],
     data: tuple[Address, Address, tuple[Address, bool]],
-    l2: float,
+    penalties: tuple[float, float],
     has_intercept: bool,
     x: Address,
     /,
-) -> Smooth: ...
+) -> QuasiNewton: ...

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._blocks import Blocks
 from ._estimators import Estimator, scikit_learn, without_last
-from ._problem import Logistic, Problem, Softmax
+from ._problem import Logistic
+from ._quasi_newton import Centred, Classes, centre, minimise
 from ._result import BCDSolution
-from ._smooth import Centred, Classes, centre, minimise
 
 Array = npt.NDArray[Any]
-#: The number of columns from which Newton steps in all coordinates are faster than in greedy blocks
-_MANY = 500
+#: Newton steps with l1 store the matrix of up to this number of columns
+_MANY = 256
 
 
 class LogisticRegression(Estimator):
@@ -32,11 +31,11 @@ class LogisticRegression(Estimator):
     warm_start : bool
         Whether ``fit`` starts from the last coefficients.
     max_iter : int
-        The maximum number of steps: quasi-Newton steps with "l2"; with "l1" Newton steps, in blocks, or in all
-        coordinates with two classes and more than 500 columns.
+        The maximum number of steps: quasi-Newton steps, or with "l1", two classes, and more columns than samples and
+        than 256, Newton steps.
     tol : float
         The largest entry of the minimum-norm subgradient at which it ends, as a fraction of that of the gradient at 0.
-        With an intercept, both are those of centred columns, except for sparse data with "l1".
+        With an intercept, both are those of centred columns, unless Newton steps are taken on sparse data.
 
     Attributes
     ----------
@@ -108,18 +107,19 @@ class LogisticRegression(Estimator):
         if count < 2:
             raise ValueError(f"LogisticRegression: y must have at least two classes, got {count} class")
         weights = self._weights(sample_weight, X)
-        own_column = bool(self.fit_intercept)
-        A = centre(X, weights, own_column, implicit=self.penalty == "l2")
-        classes = Classes(labels, count, weights, 1 / self.C)
-        columns = 1 if count == 2 else count
+        columns, has_intercept = 1 if count == 2 else count, bool(self.fit_intercept)
+        weight = 1 / self.C
+        classes = Classes(labels, count, weights, *((weight, 0.0) if self.penalty == "l1" else (0.0, weight)))
+        is_wide = self.penalty == "l1" and count == 2 and m > max(X.shape[0], _MANY)
+        A = centre(X, weights, has_intercept, implicit=not is_wide)
         x = self._start(A, columns)
-        if self.penalty == "l2":
-            found = self._warned(minimise(A, classes, x, self.tol, self.max_iter))
+        if is_wide:
+            found = self._by_newton(A, classes, x)
         else:
-            found = self._in_blocks(A, classes, x)
+            found = self._warned(minimise(A, classes, x, self.tol, self.max_iter))
         x = np.asarray(found.value, np.float64).reshape(x.shape)
         self.coef_ = np.ascontiguousarray(x[:m].T, X.dtype)
-        intercepts = A.intercepts(x) if own_column else np.zeros(columns)
+        intercepts = A.intercepts(x) if has_intercept else np.zeros(columns)
         if count > 2:
             intercepts -= intercepts.mean()  # a constant added to all changes no probability
         self.intercept_ = intercepts.astype(X.dtype)
@@ -136,24 +136,12 @@ class LogisticRegression(Estimator):
                 x[m] = self.intercept_ + A.middle @ x[:m]
         return x
 
-    def _in_blocks(self, A: Centred, classes: Classes, x: Array) -> BCDSolution:
-        """Return the minimiser with l1."""
-        m, own_column = A.shape[1], bool(self.fit_intercept)
-        parts = without_last({"l1": 1 / self.C}, m, own_column)
-        problem: Problem
-        if classes.number == 2:
-            problem = Logistic(A.matrix, classes.labels, weights=classes.weights, **parts)
-        else:
-            problem = Softmax(A.matrix, classes.labels, classes.number, weights=classes.weights, **parts)
-        start = x.reshape(problem.shape).astype(A.dtype) if x.any() else None
-        return self._minimised(problem, start, **self._method(len(x), x.shape[1]))
-
-    def _method(self, columns: int, rows: int) -> dict[str, Any]:
-        """Return the arguments of bcd: Newton steps in the steepest coordinates, or in all if there are many."""
-        if rows == 1 and columns > _MANY:
-            return {"blocks": columns, "update": "newton", "max_steps": self.max_iter}
-        blocks = Blocks(min(32, columns) * rows, "variable")
-        return {"blocks": blocks, "rule": "gsd", "update": "newton", "max_steps": self.max_iter}
+    def _by_newton(self, A: Centred, classes: Classes, x: Array) -> BCDSolution:
+        """Return the minimiser with l1 for two classes, by sweeps over the few columns that matter."""
+        parts = without_last({"l1": classes.l1}, A.shape[1], bool(self.fit_intercept))
+        problem = Logistic(A.matrix, classes.labels, weights=classes.weights, **parts)
+        start = x[:, 0].astype(A.dtype) if x.any() else None
+        return self._minimised(problem, start, blocks=len(x), update="newton", max_steps=self.max_iter)
 
     def decision_function(self, X: Any) -> Array:
         """Return ``X coef_ + intercept_``: (n,) for two classes, else (n, classes).

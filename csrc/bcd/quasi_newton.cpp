@@ -1,69 +1,21 @@
-#include "bcd/smooth.hpp"
+#include "bcd/quasi_newton.hpp"
 #include "core/launch.hpp"
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace fastiter::bcd {
 namespace {
 
 constexpr int64_t kPairs = 10;
-// Multiplications that leave a thread enough to do, and exponentials
-constexpr int64_t kProducts = 1 << 17, kExponentials = 1 << 13;
+constexpr int64_t kExponentials = 1 << 13; // leave a thread enough to do
 // A search ends where the slope has fallen to this part of the first one: a small one if products with A cost more than
 // the losses, whose values along a line need none.
 constexpr double kPrecise = 0.01, kAccurate = 0.1, kRough = 0.9;
 constexpr int64_t kSeveralColumns = 32, kManyColumns = 256;
 constexpr double kConstant = 8; // rounding errors of a constant column's mean
+constexpr double kLeastCurvature = 1e-6;
 constexpr int kTrials = 12;
 constexpr double kGrowth = 4, kRounding = 0x1p-40;
-
-template <class T> class FactorOf : public Factor {
-public:
-    explicit FactorOf(const Product<T>& form) : form_(form), k_(kernels().of<KernelsOf<T>>()) {
-        if (form.start && form.classes > 1) work_.resize(size_t(form.n * form.classes)), form_.work = work_.data();
-    }
-
-    double epsilon() const override { return double(std::numeric_limits<T>::epsilon()); }
-    void product(const double* in, double* out) override { run(k_.product, in, out); }
-    void transposed(const double* in, double* out) override { run(k_.transposed_product, in, out); }
-
-    void moments(const double* weight, const double* mean, double* first, double* second) const override {
-        if (!form_.start) {
-            const Columns<T> columns{form_.n, form_.m, nullptr, nullptr, form_.value};
-            for (int64_t j = 0; j < form_.m; ++j)
-                first[j] = k_.dot(columns, j, weight), second[j] = k_.squares(columns, j, weight);
-            return;
-        }
-        double total = 0;
-        for (int64_t i = 0; i < form_.n; ++i) total += weight[i];
-        std::vector<double> rest(size_t(form_.m), total);
-        std::vector<int64_t> absent(size_t(form_.m), form_.n);
-        std::fill(first, first + form_.m, 0.0), std::fill(second, second + form_.m, 0.0);
-        for (int64_t l = 0; l < (form_.by_rows ? form_.n : form_.m); ++l)
-            for (int64_t e = form_.start[l]; e < form_.start[l + 1]; ++e) {
-                const int64_t i = form_.by_rows ? l : form_.index[e], j = form_.by_rows ? form_.index[e] : l;
-                const double a = double(form_.value[e]) - (mean ? mean[j] : 0);
-                first[j] += weight[i] * a, second[j] += weight[i] * a * a;
-                rest[size_t(j)] -= weight[i], --absent[size_t(j)];
-            }
-        for (int64_t j = 0; j < form_.m && mean; ++j) {
-            const double zeros = absent[size_t(j)] > 0 ? std::max(rest[size_t(j)], 0.0) : 0;
-            first[j] -= zeros * mean[j], second[j] += zeros * mean[j] * mean[j];
-        }
-    }
-
-private:
-    void run(void (*kernel)(const Product<T>&, Team), const double* in, double* out) {
-        form_.in = in, form_.out = out;
-        const int64_t entries = form_.start ? form_.start[form_.by_rows ? form_.n : form_.m] : form_.n * form_.m;
-        launch(kernel, form_, [&](int threads) { return threads_for(entries * form_.classes, kProducts, threads); });
-    }
-
-    Product<T> form_;
-    std::vector<double> work_;
-    const KernelsOf<T>& k_;
-};
 
 // Vectors of equal length one after the other are a dense matrix by columns.
 Columns<double> matrix_of(const std::vector<double>& vectors, int64_t length) {
@@ -76,13 +28,7 @@ double dot(const std::vector<double>& x, const std::vector<double>& y) {
 
 } // namespace
 
-template <class T> std::unique_ptr<Factor> factor_of(const Product<T>& form) {
-    return std::make_unique<FactorOf<T>>(form);
-}
-template std::unique_ptr<Factor> factor_of(const Product<float>&);
-template std::unique_ptr<Factor> factor_of(const Product<double>&);
-
-Smooth::Smooth(std::unique_ptr<Factor> a, const SmoothProblem& problem, double* x)
+QuasiNewton::QuasiNewton(std::unique_ptr<Factor> a, const Samples& problem, double* x)
     : a_(std::move(a)), p_(problem), x_(x), size_((problem.m + problem.has_intercept) * problem.classes) {
     const size_t rows = size_t(p_.n * p_.classes), size = size_t(size_);
     for (Vector* each : {&z_, &ahead_, &u_}) each->assign(rows, 0);
@@ -90,11 +36,11 @@ Smooth::Smooth(std::unique_ptr<Factor> a, const SmoothProblem& problem, double* 
     sums_.assign(size_t(3 * ((p_.n + kLossRows - 1) / kLossRows)), 0);
     rho_.assign(kPairs, 0), share_.assign(kPairs, 0);
     renew();
-    set_scale();
+    if (set_scale()) renew();
 }
 
 // out = A w + 1 c
-void Smooth::product(const Vector& x, Vector& out) {
+void QuasiNewton::product(const Vector& x, Vector& out) {
     a_->product(x.data(), out.data());
     if (!p_.has_intercept) return;
     for (int64_t k = 0; k < p_.classes; ++k) {
@@ -105,17 +51,17 @@ void Smooth::product(const Vector& x, Vector& out) {
 }
 
 // Computes everything from x.
-void Smooth::renew() {
+void QuasiNewton::renew() {
     std::copy(x_, x_ + size_, d_.begin());
     product(d_, z_);
     std::fill(ahead_.begin(), ahead_.end(), 0.0);
-    linear_ = square_ = 0, penalty_ = penalty();
+    linear_ = square_ = 0, penalty_ = penalty(x_);
     objective_ = along(0).value + penalty_;
     renew_gradient();
     known_ = next_ = 0, is_fresh_ = true;
 }
 
-void Smooth::renew_gradient() {
+void QuasiNewton::renew_gradient() {
     a_->transposed(u_.data(), g_.data());
     for (int64_t k = 0; k < p_.classes && p_.has_intercept; ++k) {
         double sum = 0;
@@ -124,17 +70,20 @@ void Smooth::renew_gradient() {
         g_[size_t(p_.m * p_.classes + k)] = sum;
     }
     for (int64_t c = 0; c < p_.m * p_.classes; ++c) g_[size_t(c)] += p_.l2 * x_[c];
+    if (p_.l1 > 0) renew_slopes();
     residual_ = 0;
-    for (double g : g_) residual_ = std::abs(g) > residual_ || g != g ? std::abs(g) : residual_;
+    for (double g : slopes()) residual_ = std::abs(g) > residual_ || g != g ? std::abs(g) : residual_;
 }
 
 // The inverse of the diagonal of the second derivatives, with the average weight of all samples in each class; 0 for
-// columns that are constant but for rounding, as the intercepts take their place.
-void Smooth::set_scale() {
+// columns that are constant but for rounding, as the intercepts take their place: their coefficients become 0. Returns
+// whether any was not.
+bool QuasiNewton::set_scale() {
     Vector sums(size_t(p_.m)), squares(size_t(p_.m)), weight(size_t(p_.n), 1.0);
     if (p_.weight) std::copy(p_.weight, p_.weight + p_.n, weight.begin());
     a_->moments(weight.data(), p_.subtracts ? p_.mean : nullptr, sums.data(), squares.data());
     double total = 0;
+    bool changes = false;
     for (double w : weight) total += w;
     for (size_t j = 0; j < sums.size() && p_.has_intercept && total > 0; ++j)
         squares[j] = std::max(squares[j] - sums[j] * (sums[j] / total), 0.0); // the mean may be rounded
@@ -144,22 +93,22 @@ void Smooth::set_scale() {
             const double most = weight[size_t(i)], size = std::abs(u_[size_t(k * p_.n + i)]);
             curvature += most > 0 ? size * std::max(1 - size / most, 0.0) : 0;
         }
-        curvature /= total > 0 ? total : 1;
+        curvature = std::max(curvature / (total > 0 ? total : 1), kLeastCurvature);
         for (int64_t j = 0; j < p_.m; ++j) {
             const double rounding = p_.has_intercept ? kConstant * a_->epsilon() * p_.mean[j] : 0;
             const double own = squares[size_t(j)], whole = curvature * own + p_.l2;
             const bool is_free = own > total * rounding * rounding && whole > 0;
             scale_[size_t(j * p_.classes + k)] = is_free ? 1 / whole : 0;
+            if (is_free || x_[j * p_.classes + k] == 0) continue;
+            x_[j * p_.classes + k] = 0, changes = true;
         }
-        if (p_.has_intercept) {
-            const double whole = curvature * total;
-            scale_[size_t(p_.m * p_.classes + k)] = whole > 0 && std::isfinite(1 / whole) ? 1 / whole : 1;
-        }
+        if (p_.has_intercept) scale_[size_t(p_.m * p_.classes + k)] = total > 0 ? 1 / (curvature * total) : 1;
     }
+    return changes;
 }
 
 // The objective at x + t d, without its value at 0 of the penalty; u becomes the derivatives of the losses there.
-Smooth::Point Smooth::along(double t) {
+QuasiNewton::Point QuasiNewton::along(double t) {
     Losses losses{p_.n, p_.classes, p_.b, p_.weight, z_.data(), ahead_.data(), t, u_.data(), sums_.data()};
     launch(kernels().losses, losses,
            [&](int threads) { return threads_for(p_.n * p_.classes, kExponentials, threads); });
@@ -170,10 +119,10 @@ Smooth::Point Smooth::along(double t) {
 }
 
 // Sets d to the direction of descent; returns the slope in it.
-double Smooth::turn() {
+double QuasiNewton::turn() {
     const KernelsOf<double>& k = kernels().of<KernelsOf<double>>();
     const Columns<double> moves = matrix_of(moves_, size_), changes = matrix_of(changes_, size_);
-    d_ = g_;
+    d_ = slopes();
     for (int64_t back = 1; back <= known_; ++back) {
         const int64_t i = (next_ - back + kPairs) % kPairs;
         share_[size_t(i)] = k.dot(moves, i, d_.data()) * rho_[size_t(i)];
@@ -193,12 +142,15 @@ double Smooth::turn() {
         k.add(moves, i, share_[size_t(i)] - rho_[size_t(i)] * k.dot(changes, i, d_.data()), d_.data());
     }
     for (double& d : d_) d = -d;
-    return dot(g_, d_);
+    if (p_.l1 > 0)
+        for (int64_t c = 0; c < size_; ++c)
+            if (d_[size_t(c)] * slopes_[size_t(c)] >= 0) d_[size_t(c)] = 0;
+    return dot(slopes(), d_);
 }
 
 // Finds a t at which the slope is small, by Newton's method within an interval with both signs. False: the objective
 // is above that at 0, and nothing has changed.
-bool Smooth::search(double slope, double& t) {
+bool QuasiNewton::search(double slope, double& t) {
     const double share = p_.m < kSeveralColumns ? kRough : p_.m < kManyColumns ? kAccurate : kPrecise;
     const double enough = share * std::abs(slope);
     const double before = objective_ - penalty_;
@@ -220,46 +172,55 @@ bool Smooth::search(double slope, double& t) {
     }
 }
 
-double Smooth::penalty() const {
-    double sum = 0;
-    for (int64_t c = 0; c < p_.m * p_.classes; ++c) sum += x_[c] * x_[c];
-    return p_.l2 * sum / 2;
+double QuasiNewton::penalty(const double* x) const {
+    double squares = 0, magnitudes = 0;
+    for (int64_t c = 0; c < p_.m * p_.classes; ++c) squares += x[c] * x[c], magnitudes += std::abs(x[c]);
+    return p_.l2 * squares / 2 + p_.l1 * magnitudes;
 }
 
-void Smooth::remember(double t, const Vector& before) {
+// Stores a step and the change of the gradient from `before`, unless rounding hides the curvature.
+void QuasiNewton::remember(const Vector& move, const Vector& before) {
     moves_.resize(size_t(kPairs * size_)), changes_.resize(size_t(kPairs * size_));
-    double *move = moves_.data() + next_ * size_, *change = changes_.data() + next_ * size_;
+    double *to = moves_.data() + next_ * size_, *change = changes_.data() + next_ * size_;
     double both = 0, own = 0, other = 0;
     for (int64_t c = 0; c < size_; ++c) {
-        move[c] = t * d_[size_t(c)], change[c] = g_[size_t(c)] - before[size_t(c)];
-        both += move[c] * change[c], own += move[c] * move[c], other += change[c] * change[c];
+        to[c] = move[size_t(c)], change[c] = g_[size_t(c)] - before[size_t(c)];
+        both += to[c] * change[c], own += to[c] * to[c], other += change[c] * change[c];
     }
     if (!(both > 0x1p-52 * std::sqrt(own) * std::sqrt(other))) return;
     rho_[size_t(next_)] = 1 / both;
     next_ = (next_ + 1) % kPairs, known_ = std::min(known_ + 1, kPairs);
 }
 
-bool Smooth::step() {
-    double slope = turn(), t = 0;
-    if (!(slope < 0) && known_) known_ = next_ = 0, slope = turn();
-    if (!(slope < 0)) return false;
+bool QuasiNewton::step() {
+    for (;; known_ = next_ = 0) {
+        const double slope = turn();
+        if (slope < 0 && (p_.l1 > 0 ? move_in_orthant() : move_along(slope))) return true;
+        if (!known_) return false;
+    }
+}
+
+// x += t d for a t at which the slope is small; false: there is none.
+bool QuasiNewton::move_along(double slope) {
     product(d_, ahead_);
     linear_ = square_ = 0;
     for (int64_t c = 0; c < p_.m * p_.classes; ++c)
         linear_ += p_.l2 * x_[c] * d_[size_t(c)], square_ += p_.l2 * d_[size_t(c)] * d_[size_t(c)];
+    double t = 0;
     if (!search(slope, t)) return false;
-    for (int64_t c = 0; c < size_; ++c) x_[c] += t * d_[size_t(c)];
+    for (double& d : d_) d *= t;
+    for (int64_t c = 0; c < size_; ++c) x_[c] += d_[size_t(c)];
     for (size_t i = 0; i < z_.size(); ++i) z_[i] += t * ahead_[i];
     objective_ = value_ + penalty_; // the penalty's change is part of the value
-    penalty_ = penalty();
+    penalty_ = penalty(x_);
     const Vector before = g_;
     renew_gradient();
-    remember(t, before);
+    remember(d_, before);
     is_fresh_ = false;
     return true;
 }
 
-int64_t Smooth::run(int64_t count, double goal) {
+int64_t QuasiNewton::run(int64_t count, double goal) {
     for (int64_t done = 0;; ++done) {
         if (residual_ <= goal && !is_fresh_) renew(); // without the rounding errors that z has accumulated
         if (residual_ <= goal || done == count || !step()) return done;

@@ -1,4 +1,4 @@
-"""Classes with an l2 penalty: the compiled losses against the specification, and solutions over many shapes."""
+"""Quasi-Newton steps: the compiled losses against the specification, and solutions over many shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn import linear_model
 import fastiter
 from fastiter import _core
 from fastiter.bcd import LogisticRegression, reference
-from fastiter.bcd._smooth import Classes, centre, minimise
+from fastiter.bcd._quasi_newton import Classes, centre, minimise
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LAYOUTS: tuple[Any, ...] = (np.ascontiguousarray, np.asfortranarray, sp.csr_array, sp.csc_array)
@@ -28,16 +28,16 @@ def samples(n: int, m: int, classes: int, seed: int = 0, noise: float = 1.0, den
     return X, labels
 
 
-def specified(X: Array, y: Any, l2: float, weights: Any = None) -> Any:
+def specified(X: Array, y: Any, l2: float, weights: Any = None, l1: float = 0.0) -> Any:
     """Return the specification's problem on columns centred with ``weights``, followed by a column of ones."""
     whole = np.ones(len(y)) if weights is None else weights
     A = np.column_stack([X - whole @ X / whole.sum(), np.ones(len(y))])
     k, n = int(y.max()) + 1, A.shape[1]
     classes = 1 if k == 2 else k
-    penalty = np.repeat(np.append(np.full(n - 1, l2), 0.0), classes)
+    penalised = np.repeat(np.append(np.ones(n - 1), 0.0), classes)
     sides = np.full(n * classes, -np.inf), np.full(n * classes, np.inf)
     return reference.Problem(
-        "logistic" if k == 2 else "softmax", A, y.astype(float), 0 * penalty, penalty, *sides, classes
+        "logistic" if k == 2 else "softmax", A, y.astype(float), l1 * penalised, l2 * penalised, *sides, classes
     )
 
 
@@ -62,7 +62,9 @@ def test_values_and_gradients_are_those_of_the_specification(classes: int, layou
             exact = exact._replace(A=A.matrix.astype(np.float64))
         x = np.random.default_rng(1).standard_normal((m + 1, exact.classes))
         data = y.astype(float), None, (A.middle, A.subtracts)
-        solver = _core.bcd.smooth(A.dtype.itemsize * 8, (n, m, exact.classes), A.entries, data, 0.3, True, x)
+        solver = _core.bcd.quasi_newton(
+            A.dtype.itemsize * 8, (n, m, exact.classes), A.entries, data, (0.0, 0.3), True, x
+        )
         slopes, eps = abs(reference.gradient(exact, x.ravel())), np.finfo(dtype if sp.issparse(A.matrix) else float).eps
         size = abs(exact.A).sum() + 0.3 * abs(x).sum()
         assert abs(solver.objective() - reference.objective(exact, x.ravel())) <= 8 * eps * size * abs(x).max()
@@ -95,6 +97,26 @@ def test_solutions_satisfy_the_specification_in_few_steps(
         assert mine.n_iter_[0] <= 400
     plain = LogisticRegression("l2", C=C, tol=1e-9).fit(X, y)
     assert np.allclose(plain.predict_proba(X), mine.predict_proba(moved), atol=1e-6 + 1e3 * rounding)
+
+
+@pytest.mark.parametrize("C", [1e-2, 0.3, 30.0])
+@pytest.mark.parametrize(
+    ("n", "m", "classes", "offset"),
+    [(60, 4, 2, 0), (90, 7, 3, 30), (31, 120, 4, 0), (400, 9, 5, 0), (200, 12, 10, 1e4), (75, 70, 2, 100)],
+)
+def test_sparse_solutions_satisfy_the_specification(n: int, m: int, classes: int, offset: float, C: float) -> None:
+    """With l1, even numbers of classes have medians that are intervals, and columns may vanish in all classes."""
+    X, y = samples(n, m, classes, seed=n, noise=0.5)
+    moved = X + offset * np.linspace(-1, 2, m)
+    for layout in (np.asarray, sp.csc_array):
+        mine = LogisticRegression("l1", C=C, tol=1e-7).fit(layout(moved), y)
+        exact, x = specified(moved, y, 0.0, l1=1 / C), solution_of(mine, moved)
+        scale = abs(reference.gradient(exact, np.zeros(x.shape))).max()
+        assert abs(reference.least_subgradient(exact, x)).max() <= 1.1e-7 * scale + 1e-12 * n * max(offset, 1)
+        assert mine.n_iter_[0] <= 1500
+        if classes > 2:
+            ordered = np.sort(mine.coef_, axis=0)
+            assert (ordered[(classes - 1) // 2] <= 0).all() and (ordered[classes // 2] >= 0).all()
 
 
 @pytest.mark.parametrize("intercept", [False, True])
@@ -164,7 +186,7 @@ def test_threads_change_no_bit() -> None:
 
 def test_ends_without_convergence_say_so() -> None:
     X, y = samples(60, 8, 3)
-    classes = Classes(y, 3, None, 1.0)
+    classes = Classes(y, 3, None, 0.0, 1.0)
     A = centre(X, None, True, True)
     reasons = {}
     for most, rtol in ((2, 1e-9), (1000, 0.0)):

@@ -1,4 +1,4 @@
-"""Losses of classes with l2 alone: quasi-Newton steps in all coordinates, on centred columns."""
+"""Losses of classes with l1 and l2: quasi-Newton steps in all coordinates, on centred columns."""
 
 from __future__ import annotations
 
@@ -71,16 +71,17 @@ def means(X: Any, weights: Array | None) -> Array:
 
 
 class Classes(NamedTuple):
-    """Labels from 0, their number, and the weights of the samples and of the squared coefficients."""
+    """Labels from 0, their number, the weights of the samples, and those of magnitudes and squares of coefficients."""
 
     labels: Array
     number: int
     weights: Array | None
+    l1: float
     l2: float
 
 
 def minimise(A: Centred, classes: Classes, x: Array, rtol: float, max_steps: int) -> BCDSolution:
-    """Minimise the losses of centred columns plus l2 / 2 times the squared coefficients, from x, which is overwritten.
+    """Minimise the losses of centred columns plus l1 |w|_1 + l2 |w|^2 / 2 from x, which is overwritten.
 
     x is (m, k) in float64 with k = 1 for two classes and k classes otherwise; (m + 1, k) with intercepts, which have no
     penalty.
@@ -89,7 +90,9 @@ def minimise(A: Centred, classes: Classes, x: Array, rtol: float, max_steps: int
     def begun(at: Array) -> Any:
         data = np.ascontiguousarray(classes.labels, np.float64), classes.weights, (A.middle, A.subtracts)
         shape = (*A.shape, x.shape[1])
-        return _core.bcd.smooth(A.dtype.itemsize * 8, shape, A.entries, data, classes.l2, len(x) > A.shape[1], at)
+        return _core.bcd.quasi_newton(
+            A.dtype.itemsize * 8, shape, A.entries, data, (classes.l1, classes.l2), len(x) > A.shape[1], at
+        )
 
     solver = begun(x)
     scale = solver.residual() if not x.any() else begun(np.zeros_like(x)).residual()
