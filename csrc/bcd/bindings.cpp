@@ -1,4 +1,5 @@
 // The bindings of fastiter.bcd.
+#include "bcd/lasso.hpp"
 #include "bcd/solver.hpp"
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
@@ -66,13 +67,27 @@ void derivative(Solver& s, py::handle out) {
     std::copy(s.derivative().begin(), s.derivative().end(), address<double>(out));
 }
 
-// sums[k] = a_j . w for the columns j = columns[k]
-void products_of(const Matrix& a, py::handle w, py::handle columns, int64_t count, py::handle sums) {
-    const double* from = address<const double>(w);
-    const int64_t* chosen = address<const int64_t>(columns);
-    double* to = address<double>(sums);
+// data: b, ones or None, the squares of the columns
+std::unique_ptr<Lasso> lasso(const Matrix& a, const py::tuple& data, double l2, bool nonnegative, py::handle x) {
+    LassoProblem p{&a,
+                   address<const double>(py::handle(data[0])),
+                   address<const double>(py::handle(data[1])),
+                   address<const double>(py::handle(data[2])),
+                   l2,
+                   nonnegative};
+    double* at = address<double>(x);
     py::gil_scoped_release release;
-    for (int64_t k = 0; k < count; ++k) to[k] = a.dot(chosen[k], from);
+    return std::make_unique<Lasso>(p, at);
+}
+
+// Returns the gap, the objective and the number of working sets.
+py::tuple solve(Lasso& s, double l1, double tolerance, int64_t most) {
+    LassoEnd end;
+    {
+        py::gil_scoped_release release;
+        launch([&](Team team) { end = s.solve(l1, tolerance, most, team); }, [](int) { return 1; }, Stops::on_request);
+    }
+    return py::make_tuple(end.gap, end.objective, end.steps);
 }
 
 // sums[j] = the sum over i of w_i a_ij^2
@@ -94,16 +109,21 @@ void products(const Matrix& a, py::handle w, py::handle sums) {
 } // namespace
 
 void bind(py::module_& m) {
-    py::class_<Matrix>(m, "Matrix").def("products", products).def("products_of", products_of).def("squares", squares);
+    py::class_<Matrix>(m, "Matrix").def("products", products).def("squares", squares);
     py::class_<Solver>(m, "Solver")
         .def("run", run)
         .def("state", state)
         .def("derivative", derivative)
         .def("last_change", &Solver::last_change);
+    py::class_<Lasso>(m, "Lasso")
+        .def("start", &Lasso::start)
+        .def("solve", solve)
+        .def("largest_slope", &Lasso::largest_slope);
     bind_forest(m);
     bind_sketch(m);
     bind_quasi_newton(m);
     m.def("matrix", matrix, py::keep_alive<0, 4>(), py::keep_alive<0, 5>()); // keep the arrays alive
+    m.def("lasso", lasso, py::keep_alive<0, 1>(), py::keep_alive<0, 2>(), py::keep_alive<0, 5>());
     m.def("solver", solver, py::keep_alive<0, 1>(), py::keep_alive<0, 3>(), py::keep_alive<0, 4>(),
           py::keep_alive<0, 5>(), py::keep_alive<0, 7>());
 }

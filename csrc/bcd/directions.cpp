@@ -26,20 +26,7 @@ double nearest(double v, double threshold, double lower, double upper) {
 
 } // namespace
 
-bool cholesky(Vector& h, size_t n) {
-    for (size_t j = 0; j < n; ++j) {
-        const double diagonal = h[j * n + j];
-        for (size_t k = 0; k < j; ++k) h[j * n + j] -= h[j * n + k] * h[j * n + k];
-        if (!(h[j * n + j] > 0x1p-40 * diagonal)) return false;
-        h[j * n + j] = std::sqrt(h[j * n + j]);
-        for (size_t i = j + 1; i < n; ++i) {
-            double sum = h[i * n + j];
-            for (size_t k = 0; k < j; ++k) sum -= h[i * n + k] * h[j * n + k];
-            h[i * n + j] = sum / h[j * n + j];
-        }
-    }
-    return true;
-}
+bool cholesky(Vector& h, size_t n) { return kernels().cholesky(h.data(), int64_t(n)); }
 
 bool regular_cholesky(Vector& h, size_t n) {
     const Vector complete = h;
@@ -53,14 +40,7 @@ bool regular_cholesky(Vector& h, size_t n) {
 }
 
 void solve_cholesky(const Vector& factor, size_t n, Vector& x) {
-    for (size_t i = 0; i < n; ++i) {
-        for (size_t k = 0; k < i; ++k) x[i] -= factor[i * n + k] * x[k];
-        x[i] /= factor[i * n + i];
-    }
-    for (size_t i = n; i-- > 0;) {
-        for (size_t k = i + 1; k < n; ++k) x[i] -= factor[k * n + i] * x[k];
-        x[i] /= factor[i * n + i];
-    }
+    kernels().solve_cholesky(factor.data(), int64_t(n), x.data());
 }
 
 // The derivative by coordinate c of the losses and the l2 penalty, without l1

@@ -27,6 +27,18 @@ public:
 
     void kaczmarz(const KaczmarzState& p) const override { k_.kaczmarz(Kaczmarz<T>{a_, p}); }
 
+    void products_of(const List& columns, const double* u, double* g) const override {
+        k_.products_of(a_, columns.data(), int64_t(columns.size()), u, g);
+    }
+
+    void sweep(LassoState& p) const override { k_.lasso_sweep(LassoSweep<T>{a_, p}); }
+
+    void gram(const GramState& p) const override { k_.gram(Gram<T>{a_, p}); }
+
+    double centred_squares(int64_t j, double mean, const double* ones, double total) const override {
+        return k_.centred_squares(a_, j, mean, ones, total);
+    }
+
     double sweep(SweepState& p) const override {
         Sweep<T> sweep{a_, p};
         return k_.sweep(sweep);

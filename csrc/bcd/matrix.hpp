@@ -2,8 +2,12 @@
 #pragma once
 #include "bcd/cpu/kernels.hpp"
 #include <memory>
+#include <vector>
 
 namespace fastiter::bcd {
+
+using List = std::vector<int32_t>;
+using Vector = std::vector<double>;
 
 class Matrix {
 public:
@@ -15,7 +19,14 @@ public:
     virtual double squares(int64_t j, const double* weight) const = 0;              // the sum over i of weight_i a_ij^2
     virtual double sweep(SweepState& p) const = 0;
     virtual double sweep(ModelState& p) const = 0;
-    virtual void kaczmarz(const KaczmarzState& p) const = 0; // rows stored as columns
+    virtual void kaczmarz(const KaczmarzState& p) const = 0;                             // rows stored as columns
+    virtual void products_of(const List& columns, const double* u, double* g) const = 0; // g[k] = a_j . u, j the k-th
+    virtual void sweep(LassoState& p) const = 0;
+    virtual void gram(const GramState& p) const = 0;
+    virtual double centred_squares(int64_t j, double mean, const double* ones, double total) const = 0;
+
+    int64_t entries() const { return start ? start[m] : n * m; }
+    int64_t entries(int64_t j) const { return start ? start[j + 1] - start[j] : n; }
 
     int64_t n = 0, m = 0;
     const int64_t* start = nullptr; // the pattern of compressed columns; null: dense

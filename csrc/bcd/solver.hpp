@@ -1,7 +1,6 @@
 // Block coordinate descent: the state of a solve, the choice of a block and its update.
 #pragma once
 #include "bcd/matrix.hpp"
-#include <vector>
 
 namespace fastiter::bcd {
 
@@ -29,9 +28,6 @@ struct Blocks {
     int64_t size = 1;                // size of variable blocks
     const double* sums = nullptr;    // (coordinates) upper bounds of the row sums of |H|, for the rule gsl
 };
-
-using List = std::vector<int32_t>;
-using Vector = std::vector<double>;
 
 class Solver {
 public:

@@ -93,10 +93,11 @@ def test_non_negative_squares_with_l1() -> None:
     problem = LeastSquares(A, b, l1=50_000.0, lower=0.0)
     best = bcd(problem, rtol=1e-13, update="two-metric", blocks=Blocks(200, "variable"), rule="gs")
     assert best.converged and 40 <= (best.value > 0).sum() <= 60  # 51 with their data
+    near = 1e-8 + 8 * np.finfo(float).eps * best.objective  # which is 5e6: its rounding errors reach 1e-8
 
     def steps(size: int, update: Any, partition: Any) -> int:
         how: Any = {"rule": "gs", "update": update, "blocks": Blocks(size, partition), "check_every": 1}
-        close = bcd(problem, rtol=0, callback=lambda p: p.objective - best.objective <= 1e-8, max_steps=2000, **how)
+        close = bcd(problem, rtol=0, callback=lambda p: p.objective - best.objective <= near, max_steps=2000, **how)
         assert close.reason == "callback"
         return int(close.steps)
 

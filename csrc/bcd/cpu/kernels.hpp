@@ -62,6 +62,42 @@ template <class T> struct ModelSweep {
     ModelState& to;
 };
 
+// A sweep of the lasso: l1 and l2 are the same for all columns, x >= lower, which is 0 or -inf. With `mean`, the columns
+// are a_j - mean_j ones, without being stored: v is the residual plus any multiple of `ones`, and sum = ones . v. A
+// column whose curvature is 0 is left unchanged.
+struct LassoState {
+    const double* curvature = nullptr;
+    const double* inverse = nullptr; // 1 / curvature, or 0
+    const double* mean = nullptr;    // null: not centred
+    double total = 0;                // ones . ones
+    double l1 = 0, l2 = 0, lower = 0;
+    double* x = nullptr;
+    double* v = nullptr;
+    double sum = 0;
+    const int32_t* order = nullptr;
+    int64_t count = 0;
+    double largest = 0;         // result: the largest curvature_j |change of x_j|
+    int64_t status_changes = 0; // result: number of coordinates that reached or left 0
+};
+template <class T> struct LassoSweep {
+    Columns<T> a;
+    LassoState& to;
+};
+
+// products[r columns + c] = a_row[r] . a_column[c]; `work` (n) is 0 before and after, used for compressed columns
+struct GramState {
+    const int32_t* row = nullptr;
+    int64_t rows = 0;
+    const int32_t* column = nullptr;
+    int64_t columns = 0;
+    double* work = nullptr;
+    double* products = nullptr;
+};
+template <class T> struct Gram {
+    Columns<T> a;
+    const GramState& to;
+};
+
 // x += (b_i - a_i . x) inverse_i a_i for each row i in `order`, stored as a column here; inverse_i = 1 / |a_i|^2
 struct KaczmarzState {
     const double* b = nullptr;
@@ -112,6 +148,11 @@ template <class T> struct KernelsOf {
     void (*kaczmarz)(const Kaczmarz<T>&);
     void (*product)(const Product<T>&, Team);
     void (*transposed_product)(const Product<T>&, Team);
+    void (*products_of)(const Columns<T>&, const int32_t* columns, int64_t count, const double* u, double* g); // g[k]
+    void (*lasso_sweep)(const LassoSweep<T>&);
+    void (*gram)(const Gram<T>&);
+    // the sum over i of (a_ij - mean ones_i)^2, where ones . ones = total
+    double (*centred_squares)(const Columns<T>&, int64_t j, double mean, const double* ones, double total);
 };
 
 // u_i = weight_i (sigmoid(z_i) - b_i); weight null: 1
@@ -136,6 +177,9 @@ struct Kernels : ByType<KernelsOf<float>, KernelsOf<double>> {
     Logistic logistic = nullptr;
     void (*forest)(const ForestState&) = nullptr;
     void (*losses)(const Losses&, Team) = nullptr;
+    // Overwrites the lower triangle of h (n, n) with its Cholesky factor; false: not positive definite.
+    bool (*cholesky)(double* h, int64_t n) = nullptr;
+    void (*solve_cholesky)(const double* factor, int64_t n, double* x) = nullptr;
 };
 
 FASTITER_TABLE(Kernels, kernels)

@@ -1,6 +1,7 @@
 // Sweeps over single coordinates, and products with columns.
 #include "bcd/cpu/forest.hpp"
 #include "bcd/cpu/kaczmarz.hpp"
+#include "bcd/cpu/lasso.hpp"
 #include "bcd/cpu/losses.hpp"
 #include "bcd/cpu/products.hpp"
 #include "core/cpu/vmath.hpp"
@@ -75,11 +76,22 @@ void logistic(int64_t n, const double* z, const double* b, const double* weight,
 }
 
 template <class T>
-constexpr KernelsOf<T> kTable = {dot<T>,         add<T>,      products<T>, squares<T>,           sweep<T>,
-                                 model_sweep<T>, kaczmarz<T>, product<T>,  transposed_product<T>};
+constexpr KernelsOf<T> kTable = {dot<T>,
+                                 add<T>,
+                                 products<T>,
+                                 squares<T>,
+                                 sweep<T>,
+                                 model_sweep<T>,
+                                 kaczmarz<T>,
+                                 product<T>,
+                                 transposed_product<T>,
+                                 products_of<T>,
+                                 lasso_sweep<T>,
+                                 gram<T>,
+                                 centred_squares<T>};
 
 } // namespace
 
-extern const Kernels kernels = {{kTable<float>, kTable<double>}, logistic, forest, losses};
+extern const Kernels kernels = {{kTable<float>, kTable<double>}, logistic, forest, losses, cholesky, solve_cholesky};
 
 } // namespace fastiter::bcd::FASTITER_LEVEL

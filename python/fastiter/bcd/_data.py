@@ -17,11 +17,20 @@ MAX_SIZE = 2**31 - 1
 
 
 class Data:
-    """A matrix (n, m): column-major if dense, in compressed columns if sparse, on demand also in compressed rows."""
+    """A matrix (n, m): column-major if dense, in compressed columns if sparse, on demand also in compressed rows.
 
-    def __init__(self, function: str, name: str, A: Any, scale: Array | None = None) -> None:
-        self.sparse = _checked_sparse(function, name, A)
-        dense = None if self.sparse is not None else _checked_dense(function, name, A)
+    One that ``is_checked`` is finite and in an accepted dtype, and compressed columns if sparse; it is not copied
+    unless it must be.
+    """
+
+    def __init__(
+        self, function: str, name: str, A: Any, scale: Array | None = None, *, is_checked: bool = False
+    ) -> None:
+        if is_checked:
+            self.sparse = _canonical(A, copy=scale is not None) if is_sparse(A) else None
+        else:
+            self.sparse = _checked_sparse(function, name, A)
+        dense = None if self.sparse is not None else A if is_checked else _checked_dense(function, name, A)
         self.shape: tuple[int, int] = A.shape if dense is None else dense.shape
         self.dtype: np.dtype[Any] = A.dtype if dense is None else dense.dtype
         if max(self.shape) > MAX_SIZE:
@@ -55,8 +64,7 @@ class Data:
 
     def check_scale(self, function: str) -> None:
         """Refuse a nonzero matrix the squares of whose columns all underflow to 0, as gradients would, too."""
-        squares = self.squares()
-        most = float(squares.max(initial=0.0))
+        most = float(self.own_squares.max(initial=0.0))
         if most >= np.finfo(np.float64).tiny:
             return
         entries: Any = self.dense if self.sparse is None else self.sparse.data
@@ -69,6 +77,11 @@ class Data:
         """Return some columns as a dense float64 array."""
         part = self.dense[:, chosen] if self.sparse is None else self.sparse[:, chosen].toarray()  # type: ignore[index]
         return np.asarray(part, np.float64)
+
+    @cached_property
+    def own_squares(self) -> Array:
+        """The sums of squares of each column."""
+        return self.squares()
 
     def squares(self, weights: Array | None = None) -> Array:
         """Return the sums of squares of each column, with weights of the rows; infinite if they overflow."""
@@ -121,17 +134,44 @@ def _checked_sparse(function: str, name: str, A: Any) -> Any:
         return None
     if A.format not in ("csr", "csc"):
         raise TypeError(f"{function}: {name} must be CSR or CSC (its tocsr() is), got a sparse matrix in {A.format}")
-    if len(A.shape) != 2:
-        raise ValueError(f"{function}: {name} must have shape (n, m), got {A.shape}")
-    lines, ends = A.shape if A.format == "csr" else A.shape[::-1]
-    start, index = A.indptr, A.indices
-    fits = len(start) == lines + 1 and len(index) == len(A.data) and start[0] == 0 and start[-1] <= len(index)
-    if not (fits and (np.diff(start) >= 0).all() and index.min(initial=0) >= 0 and index.max(initial=-1) < ends):
-        raise ValueError(f"{function}: {name} must have a pattern inside its arrays and its shape, got one that is not")
+    check_pattern(function, name, A)
     if A.dtype.name not in FLOATS or not A.dtype.isnative:
         raise TypeError(f"{function}: {name} must be a sparse matrix of float32 or float64, got dtype {A.dtype}")
     if not np.isfinite(A.data).all():
         raise ValueError(f"{function}: {name} must be finite, got NaN or infinity")
-    A = A.tocsc(copy=True)
+    return _canonical(A.tocsc(copy=True))
+
+
+def _canonical(A: Any, copy: bool = False) -> Any:
+    """Return compressed columns in order and without duplicates; the given ones do not change if they must."""
+    if copy or not A.has_canonical_format:
+        A = A.copy()
     A.sum_duplicates()
     return A
+
+
+def check_pattern(function: str, name: str, A: Any) -> None:
+    """Refuse a sparse matrix whose indices lead outside its arrays or its shape, which conversions do not notice."""
+    if len(A.shape) != 2:
+        raise ValueError(f"{function}: {name} must have shape (n, m), got {A.shape}")
+    if A.format in ("csr", "csc", "bsr"):
+        sides = A.blocksize if A.format == "bsr" else (1, 1)
+        lines, ends = (length // side for length, side in zip(A.shape, sides, strict=True))
+        if A.format == "csc":
+            lines, ends = ends, lines
+        start, index = A.indptr, A.indices
+        fits = len(start) == lines + 1 and len(index) == len(A.data) and start[0] == 0 and start[-1] <= len(index)
+        fits = fits and (np.diff(start) >= 0).all() and _is_within(index, ends)
+    elif A.format == "coo":
+        fits = all(
+            len(index) == len(A.data) and _is_within(index, length)
+            for index, length in zip((A.row, A.col), A.shape, strict=True)
+        )
+    else:
+        return
+    if not fits:
+        raise ValueError(f"{function}: {name} must have a pattern inside its arrays and its shape, got one that is not")
+
+
+def _is_within(index: Array, length: int) -> bool:
+    return bool(index.min(initial=0) >= 0 and index.max(initial=-1) < length)

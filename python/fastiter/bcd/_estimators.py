@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from .._check import check_flag, count, positive
 from .._solution import attempted, warn
 from ._bcd import bcd
+from ._data import check_pattern, is_sparse
 from ._problem import Problem
 from ._result import BCDSolution
 
@@ -24,8 +26,9 @@ class Estimator:
     _type = "regressor"
 
     @classmethod
-    def _names(cls) -> list[str]:
-        return list(inspect.signature(cls).parameters)
+    @cache
+    def _names(cls) -> tuple[str, ...]:
+        return tuple(inspect.signature(cls).parameters)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name.
@@ -100,9 +103,15 @@ class Estimator:
         from sklearn.utils.validation import validate_data
 
         self._check_parameters()
+        self._check_pattern(X)
         dtypes = [np.float64, np.float32]
         found = validate_data(self, X, y, accept_sparse=formats, dtype=dtypes, accept_large_sparse=False, **how)
         return found[0], found[1]
+
+    def _check_pattern(self, X: Any) -> None:
+        """Refuse sparse X whose indices lead outside it, with which scikit-learn's validation would crash."""
+        if is_sparse(X):
+            check_pattern(type(self).__name__, "X", X)
 
     def _weights(self, sample_weight: Any, X: Any) -> Array | None:
         if sample_weight is None:
@@ -129,6 +138,7 @@ class Estimator:
         from sklearn.utils.validation import check_is_fitted, validate_data
 
         check_is_fitted(self)
+        self._check_pattern(X)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=[np.float64, np.float32], reset=False)
         own: Any = self
         return np.asarray(X @ own.coef_.T + own.intercept_)

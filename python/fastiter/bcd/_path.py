@@ -1,4 +1,4 @@
-"""Paths of lassos: working sets, their Gram matrix, and bounds that save products with columns that cannot enter."""
+"""Paths of lassos, each started from the last."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ from ._problem import _vector
 from ._result import reached
 
 Array = npt.NDArray[Any]
-#: Minimum number of columns that enter a working set at once; sweeps between two checks of its slopes, and their
-#: maximum
-_ENTRANTS, _SWEEPS, _LOOKS = 64, 8, 500
 _POINTS, _SHORTEST = 50, 1e-2
-#: The accuracy within a working set that rounding permits, as a fraction of the tolerance
-_LEAST, _TINY = 2.0**-40, 2.0**-1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -190,174 +185,31 @@ def _grid(sets: WorkingSets) -> Array:
 
 
 class WorkingSets:
-    """The columns that may be in the solution, in the order in which they entered, with their part of A' A."""
+    """The lasso of one data matrix, started for each weight from the last solution.
 
-    def __init__(self, data: Data, b: Array, l2: float, nonnegative: bool) -> None:
-        self.data, self.b, self.l2, self.nonnegative = data, b, l2, nonnegative
-        self.columns, self.x = np.zeros(0, np.int64), np.zeros(0)
-        self.gram, self.against = np.zeros((0, 0)), np.zeros(0)
-        self.part: Any = None  # these columns of A
-        self.u = -b  # A x - b
-        self.norms = np.sqrt(data.squares())
-        self.g = data.transposed_product(self.u)
-        self.drift = np.zeros(data.shape[1])  # bounds |A' u - g| divided by the norm of the column
+    With ``ones`` (n,), the columns are made orthogonal to it without changing the data, as b must be already; this is
+    the lasso with an intercept.
+    """
+
+    def __init__(self, data: Data, b: Array, l2: float, nonnegative: bool, ones: Array | None = None) -> None:
+        self.dtype, self.nonnegative = data.dtype, nonnegative
+        self.x = np.zeros(data.shape[1])
+        parts = (np.ascontiguousarray(b), ones, data.own_squares)
+        self._solver = _core.bcd.lasso(data.matrix, parts, l2, nonnegative, self.x)
 
     def largest_slope(self) -> float:
-        return float((-self.g if self.nonnegative else np.abs(self.g)).max(initial=0.0))
+        return self._solver.largest_slope()
 
     def start(self, x: Array) -> None:
         """Start from x (m,), or from its projection onto x >= 0."""
-        x = np.maximum(x, 0) if self.nonnegative else x
-        self._enter(np.flatnonzero(x))
-        self.x = x[self.columns].astype(np.float64)
-        self._move()
+        self.x[:] = np.maximum(x, 0) if self.nonnegative else x
+        self._solver.start()
 
     def solve(self, l1: float, tolerance: float, most: int) -> tuple[float, float, int]:
         """Solve for one weight; return the duality gap, the objective and the number of working sets."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self._solve(l1, tolerance, most)
-
-    def _solve(self, l1: float, tolerance: float, most: int) -> tuple[float, float, int]:
-        gap, objective, inner = np.inf, np.inf, 0.1
-        for step in range(1, most + 1):
-            self._refresh(l1)
-            before, (gap, objective) = gap, self._gap(l1)
-            if gap <= tolerance or (step > 1 and not np.isfinite(gap)):  # overflow of squares is permanent
-                return gap, objective, step
-            rising = -self.g if self.nonnegative else np.abs(self.g)
-            rising[self.columns] = 0
-            entrants = np.flatnonzero(rising > l1)
-            limit = max(_ENTRANTS, 2 * int(np.count_nonzero(self.x)))
-            if len(entrants) > limit:
-                entrants = entrants[np.argpartition(-rising[entrants], limit)[:limit]]
-            if not len(entrants) and gap > before / 4:
-                inner /= 16  # the working set is right, but was not solved accurately enough
-                if inner < _LEAST:
-                    return gap, objective, step
-            self._enter(entrants)
-            scale = max(tolerance, _LEAST * float(self.b @ self.b))
-            self._descend(l1, inner * scale / (float(np.abs(self.x).sum()) + scale / l1 + _TINY))
-            self._move()
-        self._refresh(l1)
-        return (*self._gap(l1), most)
+        return self._solver.solve(l1, tolerance, most)
 
     def solution(self) -> Array:
-        """Return all of x, in the dtype of the data."""
-        x = np.zeros(self.data.shape[1], self.data.dtype)
+        """Return x, in the dtype of the data."""
         with np.errstate(over="ignore"):
-            x[self.columns] = self.x
-        return x
-
-    def _refresh(self, l1: float) -> None:
-        """Compute g where it may exceed l1, or belongs to the working set."""
-        bound = (-self.g if self.nonnegative else np.abs(self.g)) + self.norms * self.drift
-        stale = (bound > l1) & (self.drift > 0)
-        stale[self.columns] = True
-        chosen = np.flatnonzero(stale)
-        found = np.empty(len(chosen))
-        self.data.matrix.products_of(self.u, chosen, len(chosen), found)
-        self.g[chosen], self.drift[chosen] = found, 0.0
-
-    def _gap(self, l1: float) -> tuple[float, float]:
-        """Return the duality gap at the dual point s u, where columns below l1 add nothing, and the objective."""
-        u, x = self.u, self.x
-        rising = -self.g if self.nonnegative else np.abs(self.g)
-        objective = float(u @ u / 2 + l1 * np.abs(x).sum() + self.l2 / 2 * (x @ x))
-        if self.l2 > 0:
-            over = np.maximum(rising - l1, 0.0)
-            return float(objective + u @ u / 2 + u @ self.b + over @ over / (2 * self.l2)), objective
-        scale = min(1.0, l1 / max(float(rising.max(initial=0.0)), l1))
-        return float(objective + scale * scale * (u @ u) / 2 + scale * (u @ self.b)), objective
-
-    def _enter(self, entrants: Array) -> None:
-        """Add columns, with their products with each other and with b."""
-        if not len(entrants):
-            return
-        data, old = self.data, len(self.columns)
-        if data.sparse is not None:
-            fresh: Any = data.sparse[:, entrants].astype(np.float64)
-            sp: Any = type(fresh)
-            self.part = fresh if self.part is None else _joined(sp, self.part, fresh)
-            products = (self.part.T @ fresh).toarray()
-        else:
-            fresh = data.columns(entrants)
-            self.part = fresh if self.part is None else np.concatenate([self.part, fresh], axis=1)
-            products = self.part.T @ fresh
-        gram = np.empty((old + len(entrants),) * 2)
-        gram[:old, :old] = self.gram
-        gram[:, old:], gram[old:, :old] = products, products[:old].T
-        self.gram, self.against = gram, np.concatenate([self.against, fresh.T @ self.b])
-        self.columns = np.concatenate([self.columns, entrants])
-        self.x = np.concatenate([self.x, np.zeros(len(entrants))])
-
-    def _descend(self, l1: float, tolerance: float) -> None:
-        """Solve the problem of the working set, by sweeps of the compiled solver and by elimination in the support."""
-        size = len(self.x)
-        lower = np.zeros(size) if self.nonnegative else np.full(size, -np.inf)
-        curvature = self.gram.diagonal() + self.l2
-        curvature = np.where(curvature > 0, curvature, 1.0)
-        parts = (np.full(size, l1), np.full(size, self.l2), lower, np.full(size, np.inf), curvature)
-        matrix = _core.bcd.matrix(64, size, size, (None, None, self.gram), (None, None, None))
-        own = np.arange(size + 1)
-        blocks = (own, own.astype(np.int32), curvature, None)
-        sequence = np.tile(np.arange(size, dtype=np.int32), _SWEEPS)
-        g, slopes = np.empty((2, size))
-        kinds = (3, 1, False, 0, 0)
-        signs = np.full(size, 2.0)
-        for _ in range(_LOOKS):
-            x = np.ascontiguousarray(self.x)
-            solver = _core.bcd.solver(matrix, kinds, (self.against, None), parts, blocks, size, x)
-            solver.run(sequence, len(sequence))
-            solver.state(g, slopes, size, False)
-            self.x, before, signs = x, signs, np.sign(x)
-            if float(np.abs(slopes).max(initial=0.0)) <= tolerance:
-                return
-            if np.array_equal(before, signs):
-                self._eliminate(l1, signs)
-
-    def _eliminate(self, l1: float, signs: Array) -> None:
-        """Solve for the support with these signs; move there, or to the point where the first coordinate becomes 0."""
-        support = np.flatnonzero(signs)
-        matrix = self.gram[np.ix_(support, support)] + self.l2 * np.eye(len(support))
-        if not np.isfinite(matrix).all():
-            return
-        at = self.x[support]
-        slope = matrix @ at - self.against[support] + l1 * signs[support]
-        try:
-            step = -np.linalg.solve(matrix, slope)
-        except np.linalg.LinAlgError:
-            step = np.full(len(support), np.nan)
-        fall = -float(slope @ step)
-        if not (fall >= 0 and abs(float(step @ matrix @ step) - fall) <= 1e-6 * fall):
-            step = _singular_step(matrix, slope)
-        target = at + step
-        crossing = target * signs[support] < 0
-        ways = np.divide(at, at - target, out=np.full(len(at), np.inf), where=crossing)
-        share = float(ways.min(initial=1.0))
-        if np.isfinite(target).all():
-            moved = at + share * step
-            moved[(ways <= share) | (np.sign(moved) != signs[support])] = 0
-            self.x[support] = moved
-
-    def _move(self) -> None:
-        """Update u for the present x."""
-        u = (self.part @ self.x if self.part is not None else np.zeros_like(self.b)) - self.b
-        self.drift += float(np.linalg.norm(u - self.u)) * (1 + 1e-12)
-        self.u = u
-
-
-def _singular_step(matrix: Array, slope: Array) -> Array:
-    """Return a step of a singular quadratic: down a direction without curvature if there is one, else to a minimum."""
-    values, vectors = np.linalg.eigh(matrix)
-    along = vectors.T @ slope
-    is_flat = values <= 2.0**-40 * values[-1]
-    if np.linalg.norm(along[is_flat]) > 2.0**-30 * np.linalg.norm(along):
-        return np.asarray(-(2.0**60) * (vectors[:, is_flat] @ along[is_flat]))
-    return np.asarray(-(vectors[:, ~is_flat] @ (along[~is_flat] / values[~is_flat])))
-
-
-def _joined(kind: Any, a: Any, b: Any) -> Any:
-    """Return compressed columns side by side."""
-    start = np.concatenate([a.indptr, a.indptr[-1] + b.indptr[1:]])
-    shape = (a.shape[0], a.shape[1] + b.shape[1])
-    return kind((np.concatenate([a.data, b.data]), np.concatenate([a.indices, b.indices]), start), shape=shape)
+            return self.x.astype(self.dtype)

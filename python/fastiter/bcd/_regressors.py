@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from .._docs import documented
 from .._solution import warn
+from ._centring import centred
+from ._data import Data
 from ._estimators import Estimator, scikit_learn, with_ones, without_last
 from ._gap import has_gap
 from ._path import WorkingSets
@@ -52,7 +54,7 @@ _PARTS = {
 
 
 class _Regressor(Estimator):
-    """Least squares with l1, l2 and bounds; X is centred for the intercept unless it is sparse."""
+    """Least squares with l1, l2 and bounds, on centred columns if there is an intercept."""
 
     coef_: Array
     intercept_: float
@@ -85,49 +87,64 @@ class _Regressor(Estimator):
             The estimator itself.
         """
         X, y = self._read(X, y, y_numeric=True)
-        y = np.asarray(y, np.float64)
+        y, m = np.asarray(y, np.float64), X.shape[1]
         weights = self._weights(sample_weight, X)
-        is_sparse, m, dtype = hasattr(X, "tocsc"), X.shape[1], X.dtype
-        total = float(len(y) if weights is None else weights.sum())
-        self._total = total
-        l1, l2 = self._penalties(total)
+        self._total = float(len(y) if weights is None else weights.sum())
+        l1, l2 = self._penalties(self._total)
         means, mean = np.zeros(m), 0.0
-        own_column = bool(self.fit_intercept and is_sparse)
         if self.fit_intercept:
             mean = float(np.average(y, weights=weights))
-            if not is_sparse:
-                means = np.average(X, axis=0, weights=weights)
-                X = (X - means).astype(dtype)
-        if own_column:
-            X = with_ones(X)
-        parts = {"l1": l1, "l2": l2, "lower": 0.0 if getattr(self, "positive", False) else None}
-        problem = LeastSquares(X, y - mean, weights=weights, **without_last(parts, m, own_column))
-        start = None
-        if self.warm_start and hasattr(self, "coef_") and len(self.coef_) == m:
-            own: Array = np.array([self.intercept_ - mean] * own_column)
-            start = np.concatenate([self.coef_, own]).astype(dtype)
-        x = self._solve(problem, start)
-        self.coef_ = x[:m].copy()
+            X, means = centred(X, weights)
+        start = self.coef_.astype(np.float64) if self.warm_start and len(getattr(self, "coef_", ())) == m else None
+        if m and l1 > 0:
+            root = None if weights is None else np.sqrt(weights)
+            b = (y - mean) if root is None else root * (y - mean)
+            ones = None
+            if self.fit_intercept and hasattr(X, "tocsc"):
+                ones = np.ones(len(y)) if root is None else root
+            data = Data(type(self).__name__, "X", X, root, is_checked=True)
+            x = self._by_working_sets(data, b, (l1, l2), ones, start)
+        elif self.fit_intercept and hasattr(X, "tocsc"):
+            parts = without_last({"l1": l1, "l2": l2, "lower": self._lower}, m, True)
+            problem = LeastSquares(with_ones(X), y - mean, weights=weights, **parts)
+            if start is not None:
+                start = np.append(start, self.intercept_ - mean)
+            x = self._by_sweeps(problem, start)
+            mean, means, x = mean + float(x[m]), np.zeros(m), x[:m].copy()
+        else:
+            problem = LeastSquares(X, y - mean, l1=l1, l2=l2, lower=self._lower, weights=weights)
+            x = self._by_sweeps(problem, start)
+        self.coef_ = x
         with np.errstate(invalid="ignore"):
-            self.intercept_ = float(mean + (x[m] if own_column else -(means @ x[:m].astype(np.float64))))
+            self.intercept_ = float(mean - means @ x.astype(np.float64))
         return self
 
-    def _solve(self, problem: Problem, start: Array | None) -> Array:
+    @property
+    def _lower(self) -> float | None:
+        return 0.0 if getattr(self, "positive", False) else None
+
+    def _by_working_sets(
+        self, data: Data, b: Array, weights: tuple[float, float], ones: Array | None, start: Array | None
+    ) -> Array:
+        """Return the solution for l1 > 0; with ``ones``, of the centred columns."""
+        name = type(self).__name__
+        data.check_scale(name)
+        sets = WorkingSets(data, b, weights[1], self._lower is not None, ones)
+        if start is not None:
+            sets.start(start)
+        with np.errstate(over="ignore"):
+            tolerance = self.tol * float(b @ b) / 2
+        self.gap_, _, self.n_iter_ = sets.solve(weights[0], tolerance, self.max_iter)
+        x = sets.solution()
+        if not (self.gap_ <= tolerance and reached(self.gap_, x) == "converged"):
+            expected = f"{tolerance:.2g}, got {self.gap_:.2g}"
+            warn(f"{name}: the duality gap must come to {expected}; try a larger max_iter or tol")
+        return x
+
+    def _by_sweeps(self, problem: Problem, start: Array | None) -> Array:
         m = problem.shape[0]
-        l1, l2, lower, _ = problem._separable
-        if m and l1.min() > 0:  # the same for all columns
-            sets = WorkingSets(problem._data, problem._b, float(l2[0]), bool(lower[0] == 0))
-            if start is not None:
-                sets.start(start)
-            with np.errstate(over="ignore"):
-                tolerance = self.tol * float(problem._b @ problem._b) / 2
-            self.gap_, _, self.n_iter_ = sets.solve(float(l1[0]), tolerance, self.max_iter)
-            x = sets.solution()
-            if not (self.gap_ <= tolerance and reached(self.gap_, x) == "converged"):
-                name, expected = type(self).__name__, f"{tolerance:.2g}, got {self.gap_:.2g}"
-                warn(f"{name}: the duality gap must come to {expected}; try a larger max_iter or tol")
-            return x
         stop: Any = "gap" if has_gap(problem) else "slope"
+        start = None if start is None else start.astype(problem.dtype)
         found = self._minimised(problem, start, stop=stop, max_steps=self.max_iter * max(m, 1))
         self.n_iter_, self.gap_ = -(-found.steps // max(m, 1)) or 1, found.gap
         return np.asarray(found.value)
