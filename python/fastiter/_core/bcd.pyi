@@ -21,7 +21,9 @@ class Lasso:
 Compressed = tuple[Address, Address, Address]
 
 def matrix(bits: int, n: int, m: int, columns: Compressed, rows: Compressed, /) -> Matrix: ...
-def lasso(matrix: Matrix, data: tuple[Address, Address, Address], l2: float, nonnegative: bool, x: Address, /) -> Lasso: ...
+def lasso(
+    matrix: Matrix, data: tuple[Address, Address, Address], l2: float, nonnegative: bool, x: Address, /
+) -> Lasso: ...
 def solver(
     matrix: Matrix,
     kinds: tuple[int, int, bool, int, int],
