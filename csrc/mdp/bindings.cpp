@@ -222,6 +222,7 @@ void bind(py::module_& m) {
         .def_readwrite("base", &Accuracy::base)
         .def("bounds", bounds_of)
         .def("symmetric", &Accuracy::symmetric)
+        .def("sweep_error", &Accuracy::sweep_error)
         .def("reachable", &Accuracy::reachable);
     py::class_<Prioritized>(m, "Prioritized").def("run", run);
     py::class_<Several>(m, "Several")

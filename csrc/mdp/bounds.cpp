@@ -22,11 +22,10 @@ double complement(double a, double b) {
 
 Accuracy::Accuracy(bool is_double, double discount, double low, double high, double reward, int64_t longest)
     : low_(discount * low), high_(discount * high), below_(complement(discount, high)),
-      above_(complement(discount, low)), reward_(reward), unit_(is_double ? kUnit : 0x1p-24),
+      above_(complement(discount, low)), reward_(reward), unit_(is_double ? 0 : 0x1p-24),
       least_(is_double ? kLeast : double(std::numeric_limits<float>::denorm_min())), entries_(double(longest)) {}
 
-// |w - T v| for |v| <= before and |w| <= size: a product and a sum for each entry, the discount, the reward, and the
-// rounding to the type of w
+// A product and a sum for each entry, the discount, the reward, and the rounding to the type of w
 double Accuracy::sweep_error(double before, double size) const {
     const double all = reward_ + high_ * before;
     return ((entries_ + 4) * kUnit + inexact) * all + unit_ * size + (entries_ + 1) * kLeast + least_ + doubt;
@@ -50,8 +49,7 @@ Bounds Accuracy::bounds(Span change, double size) const {
         if (high_ - low_ <= kEqual * below_ && (low > 0) == (high > 0))
             found.floor = std::min(std::abs(low), std::abs(high)) * (high_ / below_ - low_ / above_);
     }
-    const double sums = 4 * kUnit + (unit_ > kUnit ? unit_ : 0); // float values are rounded once more
-    found.rounding = once + 8 * kUnit * shift + sums * (base + size + shift + once);
+    found.rounding = once + 8 * kUnit * shift + (4 * kUnit + unit_) * (base + size + shift + once);
     found.floor = 2 * (found.rounding + std::max(found.floor, 0.0));
     return found;
 }

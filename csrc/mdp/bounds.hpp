@@ -31,16 +31,17 @@ public:
     Bounds bounds(Span change, double size) const;
     // The width of bounds from symmetric ones, for the largest |w - v|
     double symmetric(double error) const { return 2 * error * high_ / below_; }
+    // A bound on |w - T v| for |v| <= before and |w| <= size
+    double sweep_error(double before, double size) const;
     // An estimate of `floor` for the largest values that the rewards allow
     double reachable() const;
 
 private:
-    double sweep_error(double before, double size) const;
     double later(double change, bool is_wide) const;
 
     double low_, high_;            // discount times the sums
     double below_, above_;         // 1 - high_ and 1 - low_, to the last bit
-    double reward_, unit_, least_; // unit_: of rounding to the type; least_: its smallest positive number
+    double reward_, unit_, least_; // unit_: of rounding to float, 0 for double; least_: the smallest positive number
     double entries_;
 };
 

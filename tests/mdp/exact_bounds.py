@@ -51,21 +51,21 @@ def solve_exactly(rows: list[list[list[Fraction]]], rewards: list[list[Fraction]
         policy = better
 
 
-def dot(row: list[Fraction], value: list[Fraction]) -> Fraction:
-    return sum((w * x for w, x in zip(row, value, strict=True)), Fraction(0))
+def dot(row: list[Any], value: list[Any]) -> Any:
+    return sum(w * x for w, x in zip(row, value, strict=True))
 
 
-def value_exactly(rows: list[list[list[Fraction]]], rewards: list[list[Fraction]], policy: list[int]) -> list[Fraction]:
+def value_exactly(rows: list[list[list[Any]]], rewards: list[list[Any]], policy: list[int]) -> list[Any]:
     """Return the values of a policy, by elimination."""
     acting = [s for s in range(len(rows)) if policy[s] >= 0]
-    table = [[Fraction(s == t) - rows[s][policy[s]][t] for t in acting] + [rewards[s][policy[s]]] for s in acting]
+    table = [[int(s == t) - rows[s][policy[s]][t] for t in acting] + [rewards[s][policy[s]]] for s in acting]
     for k in range(len(table)):
         pivot = table[k]
         for i in range(len(table)):
             if i != k and table[i][k]:
                 factor = table[i][k] / pivot[k]
                 table[i] = [x - factor * y for x, y in zip(table[i], pivot, strict=True)]
-    value = [Fraction(0)] * len(rows)
+    value: list[Any] = [Fraction(0)] * len(rows)
     for k, s in enumerate(acting):
         value[s] = table[k][-1] / table[k][k]
     return value

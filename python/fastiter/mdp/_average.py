@@ -15,8 +15,8 @@ from ._krylov import Chain, bicgstab, norm
 from ._layouts import Rows
 from ._mdp import MDP
 from ._process import Process, finite_number
-from ._robust import Ambiguity, operator
-from ._work import Operator
+from ._robust import Ambiguity, inexact, operator
+from ._work import Operator, largest_of
 
 Array = npt.NDArray[Any]
 
@@ -40,13 +40,15 @@ class AverageSolution(Solution):
     steps : int
         Sweeps over all states, or policies for "howard".
     residual : float
-        The width of the bounds: the span of the last change.
+        The width of the bounds.
     method, reason : str
-        The method; "converged" or "max_steps".
+        The method; "converged", "stagnated" (rounding errors, or the policy, prevent a smaller residual), or
+        "max_steps".
     gain : float
         The long-run average reward per step: the midpoint of its bounds.
     gain_bounds : (float, float)
-        Bounds on the optimal gain; the policy's own gain is at least the lower bound.
+        Bounds on the exact optimal gain of the process with each row divided by its sum; the policy's own gain is at
+        least the lower bound.
     policy : (S,) int64
         A policy whose gain is at least the lower bound.
     tolerance : float
@@ -166,67 +168,80 @@ class _Run:
     """The iteration: the last h, T h, actions and bounds on the gain."""
 
     def __init__(self, process: Process, backup: Operator, tol: float, max_steps: int) -> None:
-        self.process, self._backup, self.tol, self._most = process, backup, tol, max_steps
+        self.process, self._operator, self.tol, self._most = process, backup, tol, max_steps
+        self._accuracy = process.accuracy(1.0)
+        self._defect = max(abs(total - 1) for total in process.sums)
         self.h = np.zeros(0)
         self.action = np.empty(process.states, np.int32)
-        self.bounds, self.steps = (-np.inf, np.inf), 0
+        self.bounds, self.steps, self.reason = (-np.inf, np.inf), 0, "max_steps"
+
+    def _backup(self, h: Array, w: Array) -> None:
+        """Set w to T h, and the bounds on the gain, including rounding errors; and the reason for ending."""
+        low, high = self._operator(h, w, self.action)
+        size = largest_of(h)
+        # The errors of rows that do not sum to 1 exactly, of the sweep, and of the changes and bounds
+        rounding = self._defect * size + self._accuracy.sweep_error(size, largest_of(w))
+        rounding += 2.0**-51 * max(abs(low), abs(high))
+        self.bounds = low - rounding, high + rounding
+        self.steps += 1
+        if self.width <= self.tol:
+            self.reason = "converged"
+        elif high - low <= 2 * rounding:
+            self.reason = "stagnated"
 
     @property
-    def done(self) -> bool:
-        return self.bounds[1] - self.bounds[0] < self.tol
+    def width(self) -> float:
+        return self.bounds[1] - self.bounds[0]
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.reason != "max_steps" or self.steps >= self._most
 
     def relative(self, h: Array, tau: float) -> _Run:
         """Iterate h <- h + tau (T h - h) minus its value in state 0."""
         w = np.empty_like(h)
         while True:
-            self.bounds = self._backup(h, w, self.action)
-            self.steps += 1
-            if tau != 1 and not self.done:
+            self._backup(h, w)
+            if tau != 1 and not self._has_ended:
                 w *= w.dtype.type(tau)
                 w += w.dtype.type(1 - tau) * h
             h, w = w, h
             h -= h[0]
-            if self.done or self.steps >= self._most:
+            if self._has_ended:
                 self.h = h
                 return self
 
     def howard(self, h: Array) -> _Run:
         """Iterate h <- the bias of the policy, then replace actions by better ones."""
         w = np.empty_like(h)
-        self._backup(h, w, self.action)
+        self._operator(h, w, self.action)
+        policy = self.action.copy()
         while True:
-            chain = Chain(self.process.model.chain(self.action), 1.0, h)
+            chain = Chain(self.process.model.chain(policy), 1.0, h)
             h, noise = _bias(chain, h)
-            old = self.action.copy()
-            self.bounds = self._backup(h, w, self.action)
+            self._backup(h, w)
             gain = -chain.residual(h)  # the old policy's gain, up to rounding
-            better = (w - h) + gain > np.maximum(_BETTER * np.maximum(np.abs(w), 1), 2 * noise)
-            self.action = np.where(better, self.action, old)
-            self.steps += 1
-            if self.done or self.steps >= self._most or not better.any():
+            least = _BETTER * np.maximum(np.abs(w), self.process.largest_reward)
+            better = (w - h) + gain > np.maximum(least, 2 * noise)
+            policy = np.where(better, self.action, policy)
+            if not self._has_ended and not better.any():
+                self.reason = "stagnated"
+            if self._has_ended:
                 self.h = h
                 return self
-
-    def _rounding(self) -> float:
-        """Return a bound on the rounding error of a change."""
-        rows = self.process.rows
-        size = float(np.abs(rows.reward).max(initial=0)) + float(np.abs(self.h).max(initial=0))
-        longest = int(np.diff(rows.entry).max(initial=0))
-        return size * ((longest + 3) * 2.0**-52 + float(np.finfo(self.h.dtype).eps))
 
     def solution(self, method: str, scale: float, negated: bool) -> AverageSolution:
         """Return the result; ``scale`` is the factor for the bias of a transformed process."""
         (low, high), sign = self.bounds, -1 if negated else 1
-        low, high = low - self._rounding(), high + self._rounding()
         bounds = (-high, -low) if negated else (low, high)
         return AverageSolution(
             value=sign * self.h * self.h.dtype.type(scale),
-            converged=self.done,
+            converged=self.reason == "converged",
             steps=self.steps,
-            residual=self.bounds[1] - self.bounds[0],
+            residual=self.width,
             method=method,
-            reason="converged" if self.done else "max_steps",
-            gain=(bounds[0] + bounds[1]) / 2,
+            reason=self.reason,
+            gain=bounds[0] / 2 + bounds[1] / 2,
             gain_bounds=bounds,
             policy=self.process.label(self.action),
             tolerance=self.tol,
@@ -315,7 +330,9 @@ def _per_unit_of_time(function: str, process: Process, sojourn: Array) -> tuple[
     target[last], weight[last] = owner, (1 - factor / time).astype(rows.weight.dtype)
     entry = rows.entry + np.arange(len(rows.entry))
     reward = (rows.reward / time).astype(rows.reward.dtype)
-    return Process(Rows(rows.row, entry, target, weight, reward, rows.label), None, process.sums), factor
+    made = Process(Rows(rows.row, entry, target, weight, reward, rows.label), None, process.sums)
+    made.inexact = 2.0**-50 + (2.0**-22 if process.bits == 32 else 0)  # rounded weights and rewards
+    return made, factor
 
 
 def extended_value_iteration(
@@ -385,7 +402,9 @@ def extended_value_iteration(
     optimistic = Process(rows._replace(reward=reward), 1.0, process.sums)
     tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
     h = np.zeros(process.states, process.dtype) if value0 is None else problem._values(function, "value0", value0)
-    backup = operator(optimistic, Ambiguity("l1", wide, anywhere=True, best=True))
+    around = Ambiguity("l1", wide, anywhere=True, best=True)
+    optimistic.inexact = inexact(optimistic, around) + float(np.finfo(optimistic.dtype).eps)  # that of the rewards
+    backup = operator(optimistic, around)
     found = _Run(optimistic, backup, tol, max_steps).relative(h, 1.0)
     return judged(function, found.solution("evi", 1.0, False), throw)
 

@@ -13,11 +13,11 @@ from .. import _core
 from .._array_like import as_array
 from .._check import check_array, check_choice, check_flag, fits_float
 from .._solution import judged
+from ._certificate import refined
 from ._layouts import Rows, Sparse, keep_rows
 from ._mdp import MDP
 from ._methods import ValueIteration
 from ._process import Process, sums_of
-from ._refine import refined
 from ._result import Limits, MDPProgress, MDPSolution
 from ._solve import quietly
 from ._work import Operator, Work

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ._certificate import enclosed, refined
 from ._choice import SMALLEST_WINDOW, WINDOWS, Choice
-from ._enclosure import enclosed
 from ._methods import GaussSeidel, ModifiedPolicyIteration, ValueIteration
 from ._process import Process
-from ._refine import refined
 from ._result import Limits, MDPSolution, alone, together
 from ._solve import quietly
 from ._work import MOST, PIECE, Method, Work

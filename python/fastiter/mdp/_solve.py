@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._enclosure import enclosed
+from ._certificate import enclosed
 from ._result import Limits, MDPProgress, MDPSolution
 from ._work import Method, Work
 

@@ -22,6 +22,11 @@ PIECE = 2**20
 MOST = 2**62
 
 
+def largest_of(x: Array) -> float:
+    """Return the largest absolute value."""
+    return max(float(x.max(initial=0)), -float(x.min(initial=0)))
+
+
 class Work:
     """Values v, and w = T v with its greedy actions and the changes w - v after each :meth:`backup`."""
 
@@ -74,7 +79,7 @@ class Work:
 
     def largest(self) -> float:
         """Return the largest absolute value of w."""
-        return max(float(self.w.max(initial=0)), -float(self.w.min(initial=0)))
+        return largest_of(self.w)
 
     def everywhere(self, residual: float) -> float:
         """Return the largest residual of all parts of the process."""

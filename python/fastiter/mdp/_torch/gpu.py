@@ -146,7 +146,7 @@ class CardProcess:
             got = self.modulus[1].max()
             raise ValueError(f"{function}: gamma times the largest sum of a row must be below 1, got {got:.17g}")
         longest = int(self._counts.max()) if rows else 0
-        error, is_double = (longest + 1) * 2.0**-53, values.dtype == torch.float64  # of a sum in any order
+        error, is_double = (longest + 1) * 2.0**-53, values.dtype == torch.float64  # any order of a sum
         self._accuracies = [
             _core.mdp.Accuracy(is_double, gamma, low * (1 - error), high * (1 + error), reward, longest)
             for low, high, reward in numbers[:3].T.tolist()
