@@ -17,6 +17,7 @@ from scipy import sparse
 
 from fastiter import ConvergenceError, ConvergenceWarning, mdp
 from fastiter.torch import distributed
+from tests.mdp import exact_bounds
 
 Array = npt.NDArray[Any]
 S, A, GAMMA, TOL = 23, 3, 0.7, 1e-2
@@ -131,6 +132,26 @@ def equal_one_process(dtype: str, exchange: str) -> int:
             alone = distributed.MDP(P, R, GAMMA, terminal=np.arange(S) % 9 == 4, group=solo).solve("pi", tol=TOL)
             _compare(found.solve("pi", tol=TOL), alone, own, f"{name}, pi")
             _evaluate(found, one, own, (P, R), exact.policy)
+        done += 1
+    return done
+
+
+def exact(dtype: str) -> int:
+    """Compare the bounds of processes of four states with the exact values; return the number of comparisons."""
+    rank, size, done = dist.get_rank(), dist.get_world_size(), 0
+    random = np.random.default_rng(11)
+    for gamma, method in itertools.product((0.9, 0.9999, 0.999999), ("vi", "mpi", "pi")):
+        P, R = random.dirichlet(np.ones(4), (4, 2)).astype(dtype), random.standard_normal((4, 2)).astype(dtype)
+        own = np.arange(4 * rank // size, 4 * (rank + 1) // size)
+        whole = mdp.MDP(P, R, gamma, renormalize=True)
+        P = whole.transitions[0].reshape(4, 2, 4)
+        process = distributed.MDP(P[own], R[own], gamma)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found = process.solve(method, value0=np.zeros(len(own), dtype), max_steps=100)
+        value = [exact_bounds.exact(whole)[s] for s in own]
+        assert set(exact_bounds.faults(whole, found, 1e-6, value)) <= {"residual"}, (gamma, method)  # that of all ranks
+        assert not found.converged or found.residual <= 1e-6
         done += 1
     return done
 

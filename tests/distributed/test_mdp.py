@@ -20,6 +20,11 @@ def test_equal_one_process(size: int, dtype: str, exchange: str) -> None:
     assert results(mdp_jobs.equal_one_process, size, dtype, exchange) == [4] * size
 
 
+@pytest.mark.parametrize(("size", "dtype"), [(1, "float64"), (2, "float32"), (3, "float64")])
+def test_bounds_contain_the_exact_values(size: int, dtype: str) -> None:
+    assert results(mdp_jobs.exact, size, dtype) == [9] * size
+
+
 def test_all_ranks_end_together() -> None:
     found = results(mdp_jobs.ends, 3)
     assert len(set(found)) == 1

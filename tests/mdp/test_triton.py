@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ pytest.importorskip("scipy")
 
 import fastiter  # noqa: E402
 from fastiter.mdp import MDP, reference  # noqa: E402
+from fastiter.mdp._result import alone  # noqa: E402
 from fastiter.mdp._torch import functional, gpu, ops, solve  # noqa: E402
 from fastiter.torch import mdp_solve, mdp_values  # noqa: E402
+from tests.mdp import exact_bounds  # noqa: E402
 from tests.mdp.cases import linear_program, mdp_of, pairs, random_process  # noqa: E402
 
 
@@ -145,6 +149,28 @@ def test_as_many_sweeps_as_on_the_cpu(device: str) -> None:
     assert (found.lower.cpu().numpy() <= expected.upper).all() and (expected.lower <= found.upper.cpu().numpy()).all()
     with pytest.raises(fastiter.ConvergenceError, match="stagnated"):
         mdp_solve(*given, 0.8, tol=1e-30, throw=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bounds_contain_the_exact_values(dtype: str, device: str) -> None:
+    """Rows are off by rounding, up to gamma 0.9999999; convergence is never claimed wrongly."""
+    rng = np.random.default_rng(153)
+    for gamma in (0.5, 0.99, 0.9999, 0.999999, 0.9999999):
+        P, R = rng.dirichlet(np.ones(3), (4, 3, 2)).astype(dtype), rng.normal(size=(4, 3, 2)).astype(dtype)
+        start = np.zeros(3, dtype) if gamma > 0.99 else None
+        given = torch.from_numpy(P).to(device), torch.from_numpy(R).to(device)
+        first = None if start is None else torch.from_numpy(start).to(device)
+        tol = 1e-6 if dtype == "float64" else 1e-4
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fastiter.ConvergenceWarning)
+            found = mdp_solve(*given, gamma, tol=tol, value0=first, max_steps=60)
+        for m in range(4):
+            process = MDP(P[m], R[m], float(torch.tensor(gamma, dtype=given[0].dtype)))
+            one = alone(found, m)
+            arrays = {name: getattr(one, name).cpu().numpy() for name in ("value", "lower", "upper")}
+            wrong = exact_bounds.faults(process, replace(one, **arrays), tol, exact_bounds.exact(process))
+            assert not wrong, (gamma, m, wrong)
+        assert found.converged.all() or gamma > 0.9
 
 
 def gradients(given: list[Any], crow: Any, col: Any, states: Any) -> list[Any]:

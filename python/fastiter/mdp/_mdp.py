@@ -170,9 +170,9 @@ class MDP:
             "anderson", "anchored" and "deflated", variants of value iteration. "auto": "gs" outwards from absorbing
             states, if there are any; otherwise "mpi", or "ipi" from gamma 0.995 on. ``docs/mdp`` compares them.
         tol : float
-            The width of the bounds at which it has converged; if gamma is 1, the largest change of a sweep. float32
-            usually needs a larger value than the default: rounding alone makes the bounds about
-            1e-7 max(abs(V)) / (1 - gamma) wide.
+            The width of the bounds at which it has converged; if gamma is 1, the largest change of a sweep. Rounding of
+            the values and bounds alone makes these about 2e-15 max(abs(V)) wide, in float32 4e-7 max(abs(V)), so that
+            float32 usually needs a larger value than the default; with a smaller one it ends as "stagnated".
         stop : str
             "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from only the
             largest absolute change, which take many more sweeps.

@@ -32,7 +32,7 @@ class MDPSolution(Solution):
     steps : int
         Sweeps over all states; sweeps of a policy's own chain are not counted.
     residual : float
-        The largest ``upper - lower``; if gamma is 1, the largest change in the last sweep.
+        The largest ``upper - lower``; if gamma is 1, the largest change in the last sweep, and the bounds may be wider.
     method, reason : str
         The method that ran, and the reason for ending: "converged", "max_steps", "stagnated", "diverged" or "callback".
     policy : (S,) int64

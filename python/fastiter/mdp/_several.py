@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ._certificate import enclosed, refined
+from ._certificate import Solver, enclosed, refined
 from ._choice import SMALLEST_WINDOW, WINDOWS, Choice
 from ._methods import GaussSeidel, ModifiedPolicyIteration, ValueIteration
 from ._process import Process
@@ -31,14 +31,20 @@ _ORDERS = ("ascending", "descending", "symmetric")
 
 def solve_one(function: str, process: Process, how: Choice, start: Array, limits: Limits, negated: bool) -> MDPSolution:
     """Return a solution, whether converged or not."""
+    solver = _solver(function, how, negated)
+    return refined(process, solver(process, start, limits), limits, negated, solver)
 
-    def once(process: Process, start: Array, limits: Limits) -> MDPSolution:
+
+def _solver(function: str, how: Choice, negated: bool) -> Solver:
+    """Return the function that solves a process by a method, without corrections."""
+
+    def solver(process: Process, start: Array, limits: Limits) -> MDPSolution:
         method = how.made(function, process, limits)
         if limits.callback is None and has_loop(method):
             return alone(by_kernels([process], [method], start[None], limits, negated))
         return quietly(Work(process, start, process.discount or 0.0), method, limits, negated)
 
-    return refined(process, once(process, start, limits), limits, negated, once)
+    return solver
 
 
 def solve_each(
@@ -60,13 +66,9 @@ def solve_each(
     if "stagnated" not in found.reason:
         return found
 
-    def once(process: Process, start: Array, limits: Limits) -> MDPSolution:
-        return alone(by_kernels([process], [how.made(function, process, limits)], start[None], limits, negated))
-
-    each = [_checked(alone(found, m)) for m in range(len(processes))]
+    each, solver = [_checked(alone(found, m)) for m in range(len(processes))], _solver(function, how, negated)
     pairs = zip(processes, each, strict=True)
-    each = [refined(process, one, limits, negated, once) for process, one in pairs]
-    return together(each, first.states, first.dtype, limits)
+    return together([refined(p, one, limits, negated, solver) for p, one in pairs], first.states, first.dtype, limits)
 
 
 def _checked(found: MDPSolution) -> MDPSolution:
