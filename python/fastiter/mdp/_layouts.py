@@ -147,7 +147,7 @@ def wrong_rewards(function: str, expected: str, R: Any) -> NoReturn:
 def _as_array(function: str, R: Any) -> Any:
     """Return nested lists of numbers as an array."""
     is_list = isinstance(R, (list, tuple)) and not isinstance(R, Sparse)
-    if is_list and not any(hasattr(r, "shape") or isinstance(r, Sparse) for r in R):
+    if is_list and not any(getattr(r, "shape", ()) or isinstance(r, Sparse) for r in R):
         try:
             return np.array(R, np.float64)
         except (TypeError, ValueError):

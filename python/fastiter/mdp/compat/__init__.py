@@ -1,10 +1,10 @@
-"""pymdptoolbox's modules ``mdp`` and ``example``: ``from fastiter.mdp.compat import example, mdp``."""
+"""pymdptoolbox's modules, as ``from fastiter.mdp.compat import example, mdp``."""
 
 from __future__ import annotations
 
 from ..._public import publish
-from . import example, mdp
+from . import error, example, mdp, util
 
-__all__ = ["example", "mdp"]
+__all__ = ["error", "example", "mdp", "util"]
 
 publish(globals())

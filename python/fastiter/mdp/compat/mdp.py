@@ -6,158 +6,70 @@ transitions. After :meth:`run` a solver has ``V`` and ``policy``, tuples as in p
 
 from __future__ import annotations
 
-import re
+import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..._check import check_entries, count, positive, refuse_mask, type_name
-from ..._docs import documented
+from ..._check import count, positive
 from ..._public import publish
-from ..._solution import attempted, plural, warn
 from .._average import average
 from .._finite import finite_horizon
-from .._mdp import MDP
+from .._process import Process
+from ._base import MDP, SOLVER, asserted, renamed
+from ._learning import QLearning
+
+Array = npt.NDArray[Any]
 
 __all__ = [
+    "MDP",
     "FiniteHorizon",
     "PolicyIteration",
     "PolicyIterationModified",
+    "QLearning",
     "RelativeValueIteration",
     "ValueIteration",
     "ValueIterationGS",
 ]
 
 
-#: This module's argument names, by the corresponding ones of :class:`MDP` and its methods
-_NAMES = {"P": "transitions", "R": "reward", "gamma": "discount", "policy": "policy0"}
-#: The remedy in messages of :class:`MDP` that these solvers do not offer
-_REMEDY = " (renormalize=True divides by the sum)"
+def _threshold(epsilon: float, discount: float) -> float:
+    """Return the span of a change of the values at which the bounds are epsilon wide."""
+    return epsilon if discount == 1 else math.inf if discount == 0 else epsilon * (1 - discount) / discount
 
 
-@contextmanager
-def _renamed(function: str) -> Iterator[None]:
-    """Replace the names of functions and arguments in error messages by this module's names."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        text = str(error).removeprefix("MDP: ").removeprefix("evaluate: ").replace(_REMEDY, "")
-        text = re.sub(rf"\b({'|'.join(_NAMES)})\b", lambda found: _NAMES[found[0]], text)
-        raise type(error)(f"{function}: {text}") from None
+def _overlap(process: Process) -> float:
+    """Return the sum over next states of their least probability in any row, which every row has in common."""
+    rows, count = process.rows, len(process.rows.reward)
+    known = np.bincount(rows.next, minlength=rows.states)
+    often = np.flatnonzero(known >= count)  # other next states are impossible in some row
+    place = np.full(rows.states, -1)
+    place[often] = np.arange(len(often))
+    owner = np.repeat(np.arange(count), np.diff(rows.entry))
+    chosen = place[rows.next] >= 0
+    table = np.zeros((count, len(often)))
+    np.add.at(table, (owner[chosen], place[rows.next[chosen]]), rows.weight[chosen])
+    return float(table.min(axis=0, initial=np.inf).sum()) if len(often) else 0.0
 
 
-def _matrices(function: str, transitions: Any) -> list[Any]:
-    """Return the matrix of each action."""
-    refuse_mask(function, "transitions", transitions)
-    expected = "an array (A, S, S) or a list of A matrices (S, S)"
-    if not isinstance(transitions, (list, tuple, np.ndarray)) or getattr(transitions, "ndim", 1) == 0:
-        raise TypeError(f"{function}: transitions must be {expected}, got {type_name(transitions)}")
-    if len(transitions) == 0 or not all(len(getattr(one, "shape", ())) == 2 for one in transitions):
-        raise TypeError(f"{function}: transitions must be {expected}, got others")
-    return list(transitions)
+def _most_sweeps(process: Process, value: Array, epsilon: float, discount: float) -> int:
+    """Return a number of sweeps after the first that is enough, as the span of value iteration's changes shrinks.
 
-
-#: Parts of docstrings
-SOLVER = documented(
-    {
-        "process": """
-            transitions : (A, S, S), or A matrices (S, S)
-                The probabilities, dense or sparse.
-            reward : (S,), (S, A), or the layout of the transitions
-                The rewards.
-        """,
-        "discount": """
-            discount : float
-                In [0, 1).
-        """,
-        "epsilon": """
-            epsilon : float
-                The width of the bounds at which it stops.
-        """,
-        "sweeps": """
-            max_iter : int
-                The maximum number of sweeps.
-        """,
-        "skip_check": """
-            skip_check : bool
-                Accepted, and ignored: the checks are fast.
-        """,
-    }
-)
-
-
-class _Solver:
-    """The process, and the attributes that a run sets."""
-
-    _method: Any = "vi"
-    #: Whether the discount may be None
-    _may_be_undiscounted = False
-
-    def __init__(self, transitions: Any, reward: Any, discount: float | None, epsilon: float, max_iter: int) -> None:
-        function = type(self).__name__
-        layout = _matrices(function, transitions)
-        positive(function, "epsilon", epsilon, zero=False)
-        count(function, "max_iter", max_iter, 1)
-        if discount is not None or not self._may_be_undiscounted:
-            discount = positive(function, "discount", discount)
-        with _renamed(function):
-            self._problem = MDP(layout, reward, discount)
-        self.S, self.A = self._problem.S, len(layout)
-        self.discount, self.epsilon, self.max_iter = discount, epsilon, max_iter
-        self.V: Any = None
-        self.policy: Any = None
-        self.iter = 0
-        self.time: float | None = None
-        self.verbose = False
-        self._value0: Any = None
-
-    def setSilent(self) -> None:
-        """Set ``verbose`` to False; nothing is printed either way."""
-        self.verbose = False
-
-    def setVerbose(self) -> None:
-        """Set ``verbose`` to True; nothing is printed either way."""
-        self.verbose = True
-
-    def _found(self, solve: Any) -> Any:
-        """Return a solution; without convergence, warn with this module's names."""
-        found: Any = attempted(solve, tol=self.epsilon, max_steps=self.max_iter)
-        if not found.converged:
-            got = f"{self.epsilon:g}, got {found.residual:.2g} after {plural(found.steps)}"
-            warn(f"{type(self).__name__}: the bounds must come within {got}; try a larger max_iter or epsilon")
-        return found
-
-    def run(self) -> None:
-        """Solve the process; a run that does not converge warns."""
-        began = time.perf_counter()
-        found = self._found(partial(self._problem.solve, self._method, value0=self._value0))
-        self.V, self.policy = tuple(found.value.tolist()), tuple(found.policy.tolist())
-        self.iter, self.time = found.steps, time.perf_counter() - began
-
-
-def _numbers(function: str, name: str, x: Any, problem: MDP) -> Any:
-    """Return a number, or one number per state, as values (S,) in the dtype of the process."""
-    refuse_mask(function, name, x)
-    try:
-        given = np.asarray(x)
-    except ValueError:
-        raise TypeError(f"{function}: {name} must be numbers, got a ragged sequence") from None
-    if given.dtype.kind not in "iuf":
-        raise TypeError(f"{function}: {name} must be numbers, got dtype {given.dtype}")
-    if given.shape not in ((), (problem.S,)):
-        raise ValueError(f"{function}: {name} must be a number or have shape ({problem.S},), got {given.shape}")
-    with np.errstate(over="ignore"):
-        values = np.full(problem.S, given).astype(problem.dtype)
-    check_entries(function, name, values, np.isfinite(values), f"be finite in {problem.dtype}")
-    return values
+    The factor is the discount times the mass that two rows need not have in common.
+    """
+    w = np.empty_like(value)
+    low, high = process.model.backup(value, w, None, 1, discount, None)
+    allowed, factor = _threshold(epsilon, discount), discount * (1 - _overlap(process))
+    if high - low < allowed or factor <= 0:
+        return 1 if high - low < allowed else 2
+    return max(1, math.ceil(math.log(allowed / (high - low)) / math.log(factor)))
 
 
 @SOLVER
-class ValueIteration(_Solver):
+class ValueIteration(MDP):
     """Value iteration; unlike pymdptoolbox's, ``V`` is within epsilon / 2 of the optimal values.
 
     Parameters
@@ -169,6 +81,14 @@ class ValueIteration(_Solver):
     initial_value : float or (S,)
         The initial values.
     %(skip_check)s
+
+    Attributes
+    ----------
+    max_iter : int
+        The number of sweeps after the first that is enough for value iteration, if it is less than the argument. It
+        limits the run only if another number is assigned to it.
+    thresh : float
+        The span of a sweep's changes at which the bounds are epsilon wide.
 
     See Also
     --------
@@ -195,8 +115,23 @@ class ValueIteration(_Solver):
         skip_check: bool = False,
     ) -> None:
         super().__init__(transitions, reward, discount, epsilon, max_iter)
-        values = _numbers(type(self).__name__, "initial_value", initial_value, self._problem)
-        self._value0 = values if values.any() or np.ndim(initial_value) else None
+        self._value0 = self._numbers("initial_value", initial_value)
+        self.V, self.thresh = self._value0.copy(), _threshold(epsilon, self.discount)
+        self._given = self._enough = max_iter
+        if self.discount < 1:
+            process = self._problem._process
+            self.max_iter = self._enough = min(max_iter, _most_sweeps(process, self._value0, epsilon, self.discount))
+
+    def run(self) -> None:
+        """Solve the process; a run that does not converge warns."""
+        most = self._given if self.max_iter == self._enough else self.max_iter
+        if self.discount == 1:
+            self._sweep(self._value0, most)
+        else:
+            self._solve(self._start(), most)
+
+    def _start(self) -> Array | None:
+        return self._value0
 
 
 @SOLVER
@@ -229,20 +164,24 @@ class ValueIterationGS(ValueIteration):
 
     _method = "gs"
 
+    def _start(self) -> Array | None:
+        return self._value0 if self._value0.any() else None
+
 
 @SOLVER
-class PolicyIteration(_Solver):
+class PolicyIteration(MDP):
     """Policy iteration, from ``policy0`` if it is given.
 
     Parameters
     ----------
     %(process)s
-    %(discount)s
+    discount : float
+        From 0 to below 1.
     policy0 : (S,) integers
-        The initial policy.
+        The initial policy; by default the actions with the largest rewards.
     max_iter : int
         The maximum number of policies.
-    eval_type : int
+    eval_type : {0, 1, "matrix", "iterative"}
         Accepted and ignored: a policy's values are computed to rounding.
     %(skip_check)s
 
@@ -269,19 +208,36 @@ class PolicyIteration(_Solver):
         discount: float,
         policy0: Any = None,
         max_iter: int = 1000,
-        eval_type: int = 0,
+        eval_type: Any = 0,
         skip_check: bool = False,
     ) -> None:
-        if positive("PolicyIteration", "discount", discount) == 1:
-            raise ValueError("PolicyIteration: discount must be below 1, got 1")
-        super().__init__(transitions, reward, discount, 1e-6, max_iter)
+        with asserted():
+            if positive("PolicyIteration", "discount", discount) == 1:
+                raise ValueError("PolicyIteration: discount must be below 1, got 1")
+        kinds = {0: "matrix", 1: "iterative", "matrix": "matrix", "iterative": "iterative"}
+        if isinstance(eval_type, bool) or eval_type not in kinds:
+            raise ValueError(
+                f"PolicyIteration: eval_type must be one of {', '.join(map(repr, kinds))}, got {eval_type!r}"
+            )
+        super().__init__(transitions, reward, discount, None, max_iter)
+        self.epsilon, self.eval_type = 1e-6, kinds[eval_type]
+        self.V, self._value0 = np.zeros(self.S), np.zeros(self.S, self._problem.dtype)
+        self.policy, self._is_default = self._greedy(self.V), policy0 is None
         if policy0 is not None:
-            with _renamed("PolicyIteration"):
+            with asserted(), renamed("PolicyIteration"):
                 self._value0 = self._problem.evaluate(policy0)
+            self.policy = np.array(policy0)
+
+    def run(self) -> None:
+        """Solve the process; a run that does not converge warns."""
+        # the first sweep only finds the initial policy, unless it is given
+        extra = int(self._is_default)
+        self._solve(self._value0, self.max_iter + extra)
+        self.iter = max(1, self.iter - extra)
 
 
 @SOLVER
-class PolicyIterationModified(_Solver):
+class PolicyIterationModified(MDP):
     """Modified policy iteration, within epsilon / 2 of the optimal values.
 
     Parameters
@@ -319,11 +275,21 @@ class PolicyIterationModified(_Solver):
         skip_check: bool = False,
     ) -> None:
         super().__init__(transitions, reward, discount, epsilon, max_iter)
+        self.thresh = _threshold(epsilon, self.discount)
+        least = 0.0 if self.discount == 1 else float(self._problem.rewards.min()) / (1 - self.discount)
+        self.V, self.policy = np.full(self.S, least), self._greedy(np.zeros(self.S))
+
+    def run(self) -> None:
+        """Solve the process; a run that does not converge warns."""
+        if self.discount == 1:
+            self._sweep(np.zeros(self.S), self.max_iter)
+        else:
+            self._solve(None, self.max_iter)
 
 
 @SOLVER
-class RelativeValueIteration(_Solver):
-    """Relative value iteration: ``average_reward``, and the bias as ``V``, 0 in the first state.
+class RelativeValueIteration(MDP):
+    """Relative value iteration: ``average_reward``, and the bias as ``V``, which is the average in the last state.
 
     Parameters
     ----------
@@ -331,6 +297,11 @@ class RelativeValueIteration(_Solver):
     %(epsilon)s
     %(sweeps)s
     %(skip_check)s
+
+    Attributes
+    ----------
+    average_reward : float
+        The lower bound on the average reward, which the policy earns at least.
 
     See Also
     --------
@@ -346,24 +317,25 @@ class RelativeValueIteration(_Solver):
     3.24
     """
 
-    _may_be_undiscounted = True
-
     def __init__(
         self, transitions: Any, reward: Any, epsilon: float = 0.01, max_iter: int = 1000, skip_check: bool = False
     ) -> None:
         super().__init__(transitions, reward, None, epsilon, max_iter)
+        self.discount, self.gain, self.V = 1, 0.0, np.zeros(self.S)
         self.average_reward: float | None = None
 
     def run(self) -> None:
         """Solve the process; a run that does not converge warns."""
         began = time.perf_counter()
-        found = self._found(partial(average, self._problem))
-        self.V, self.policy = tuple(found.value.tolist()), tuple(found.policy.tolist())
-        self.average_reward, self.iter, self.time = found.gain, found.steps, time.perf_counter() - began
+        found = self._found(partial(average, self._problem), self.max_iter)
+        self.average_reward = self.gain = found.gain_bounds[0]
+        self._finish(
+            began, found.value - (found.value[-1] - found.value.dtype.type(self.gain)), found.policy, found.steps
+        )
 
 
 @SOLVER
-class FiniteHorizon(_Solver):
+class FiniteHorizon(MDP):
     """Backward induction: ``V`` (S, N + 1) and ``policy`` (S, N), arrays with one column per step.
 
     Parameters
@@ -391,15 +363,17 @@ class FiniteHorizon(_Solver):
     [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
     """
 
-    _may_be_undiscounted = True
+    _warns_undiscounted = False
 
     def __init__(
         self, transitions: Any, reward: Any, discount: float, N: int, h: Any = None, skip_check: bool = False
     ) -> None:
-        N, discount = count("FiniteHorizon", "N", N, 1), positive("FiniteHorizon", "discount", discount)
-        super().__init__(transitions, reward, None if discount == 1 else discount, 0.01, N)
-        self.discount, self.N = discount, N
-        self._last = None if h is None else _numbers("FiniteHorizon", "h", h, self._problem)
+        with asserted():
+            self.N = count("FiniteHorizon", "N", N, 1)
+        super().__init__(transitions, reward, discount, None, None)
+        self._last = None if h is None else self._numbers("h", h)
+        self.V, self.policy = np.zeros((self.S, N + 1)), np.zeros((self.S, N), np.int64)
+        self.V[:, N] = 0 if self._last is None else self._last
 
     def run(self) -> None:
         """Compute the values and the policies of all steps."""
