@@ -40,18 +40,48 @@ template <class Run> void in_parts(int64_t n, Run run) {
         [&](int threads) { return threads_for(n, kLeast, threads); });
 }
 
-template <class T> void apply(int f, py::handle x, py::handle out, int64_t n) {
-    const T* from = address<const T>(x);
-    T* to = address<T>(out);
+template <class T> void apply(int f, const T* x, T* out, int64_t n) {
     const auto kernel = elementwise().of<ElementwiseOf<T>>().function[f];
-    in_parts(n, [&](int64_t first, int64_t count) { kernel(from + first, to + first, count); });
+    in_parts(n, [&](int64_t first, int64_t count) { kernel(x + first, out + first, count); });
 }
 
-template <class T> void apply_gradient(int f, py::handle saved, py::handle dy, py::handle dx, int64_t n) {
-    const T *from = address<const T>(saved), *by = address<const T>(dy);
-    T* to = address<T>(dx);
+template <class T> void apply_gradient(int f, const T* saved, const T* dy, T* dx, int64_t n) {
     const auto kernel = elementwise().of<ElementwiseOf<T>>().gradient[f];
-    in_parts(n, [&](int64_t first, int64_t count) { kernel(from + first, by + first, to + first, count); });
+    in_parts(n, [&](int64_t first, int64_t count) { kernel(saved + first, dy + first, dx + first, count); });
+}
+
+template <class T> void apply_at(int f, py::handle x, py::handle out, int64_t n) {
+    apply(f, address<const T>(x), address<T>(out), n);
+}
+
+template <class T> void apply_gradient_at(int f, py::handle saved, py::handle dy, py::handle dx, int64_t n) {
+    apply_gradient(f, address<const T>(saved), address<const T>(dy), address<T>(dx), n);
+}
+
+// Reads a tensor of whose shape a result can be; false: it is no plain contiguous one of float32 or float64.
+bool read_dense(Array& x, py::handle from) {
+    return x.read(from.ptr()) && x.bits() != 16 && x.ndim() <= kMostAxes && x.is_contiguous();
+}
+
+// f of a plain tensor without checks in Python, which take longer than a small one; None for other tensors
+py::object apply_to_tensor(int f, py::handle from) {
+    Array x;
+    if (!read_dense(x, from)) return py::none();
+    py::object out = new_tensor(x);
+    const Array y(out.ptr());
+    with_float(x.bits(), [&]<class T>() { apply(f, x.data<const T>(), y.data<T>(), int64_t(x.bytes() / sizeof(T))); });
+    return out;
+}
+
+py::object gradient_of_tensor(int f, py::handle from, py::handle along) {
+    Array saved, dy;
+    if (!read_dense(saved, from) || !read_dense(dy, along) || saved.bits() != dy.bits()) return py::none();
+    py::object out = new_tensor(saved);
+    const Array dx(out.ptr());
+    with_float(saved.bits(), [&]<class T>() {
+        apply_gradient(f, saved.data<const T>(), dy.data<const T>(), dx.data<T>(), int64_t(saved.bytes() / sizeof(T)));
+    });
+    return out;
 }
 
 template <class T> T read_stream(py::handle x, int64_t n) {
@@ -62,8 +92,8 @@ template <class T> T read_stream(py::handle x, int64_t n) {
 
 template <class T> void define(py::module_& m, const std::string& suffix) {
     m.def(("function" + suffix).c_str(), function<T>);
-    m.def(("apply" + suffix).c_str(), apply<T>);
-    m.def(("apply_gradient" + suffix).c_str(), apply_gradient<T>);
+    m.def(("apply" + suffix).c_str(), apply_at<T>);
+    m.def(("apply_gradient" + suffix).c_str(), apply_gradient_at<T>);
     m.def(("read_stream" + suffix).c_str(), read_stream<T>);
 }
 
@@ -93,6 +123,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("idle_bytes", idle_bytes);
     define<float>(m, "_f32");
     define<double>(m, "_f64");
+    m.def("apply_to_tensor", apply_to_tensor);
+    m.def("gradient_of_tensor", gradient_of_tensor);
     m.def("use_tensors", use_tensors);
 #define FASTITER_BIND(family)                             \
     {                                                     \

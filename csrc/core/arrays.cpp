@@ -24,7 +24,6 @@ bool is_negated(PyObject* x) {
     return negated;
 }
 
-constexpr int kMostAxes = 6;
 constexpr int64_t kLarge = 1 << 20; // bytes; larger blocks are reused, as in python/fastiter/_torch/ops.py
 
 // Shape and strides of a dense array
@@ -33,14 +32,16 @@ struct Places {
     int64_t shape[kMostAxes], strides[kMostAxes], count = 1;
 
     // order: axes in memory order, outermost first; nullptr: in their own order
-    explicit Places(std::initializer_list<int64_t> sizes, const int* order = nullptr) : ndim(int(sizes.size())) {
-        std::copy(sizes.begin(), sizes.end(), shape);
+    Places(const int64_t* sizes, int axes, const int* order = nullptr) : ndim(axes) {
+        std::copy(sizes, sizes + axes, shape);
         for (int i = ndim - 1; i >= 0; --i) {
             const int axis = order ? order[i] : i;
             strides[axis] = std::max<int64_t>(count, 1);
             count *= shape[axis];
         }
     }
+    explicit Places(std::initializer_list<int64_t> sizes, const int* order = nullptr)
+        : Places(sizes.begin(), int(sizes.size()), order) {}
 };
 
 // A tensor and its memory
@@ -160,6 +161,11 @@ bool Array::is_contiguous() const {
         expected *= t_.shape[axis];
     }
     return true;
+}
+
+py::object new_tensor(const Array& like) {
+    const Places places(like.dl().shape, like.ndim());
+    return new_tensor(like, places, like.bits());
 }
 
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape) {

@@ -48,8 +48,12 @@ private:
     int64_t unit_ = 1; // unit of the strides: ndarray strides count bytes
 };
 
+constexpr int kMostAxes = 6; // the most axes of a new tensor
+
 // An uninitialised contiguous tensor of the dtype of `like`
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape);
+// The same with the shape of `like`, which has at most kMostAxes axes
+py::object new_tensor(const Array& like);
 // A dense tensor of the dtype with `bits`, its axes in the given memory order, outermost first. Large tensors reuse
 // memory.
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape, int bits,

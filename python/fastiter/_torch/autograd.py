@@ -10,7 +10,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+
+from .ops import unwatched
 
 F = TypeVar("F", bound=Callable[..., Any])
 _CALL = threading.local()  # function: the name of the public function in progress, if it calls others
@@ -57,6 +60,29 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
         raise RuntimeError(f"{ctx.function}: the gradient has no derivative, as kernels cannot be differentiated twice")
+
+
+def applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """Return ``function.apply(*arguments)`` for a function with ``setup_context``.
+
+    Only transforms and forward-mode differentiation need a separate ``setup_context``. Without them, an equal function
+    is called in whose forward pass it runs: torch takes half the time for that, which small calls are bound by.
+    """
+    is_plain = unwatched() and forward_ad._current_level < 0
+    return (_in_one_pass(function) if is_plain else function).apply(*arguments)
+
+
+@functools.cache
+def _in_one_pass(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    of_both: Any = function
+
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        output = of_both.forward(*arguments)
+        of_both.setup_context(ctx, arguments, output)
+        return output
+
+    passes = {"forward": staticmethod(forward), "backward": staticmethod(of_both.backward)}
+    return type(function.__name__, (torch.autograd.Function,), {**passes, "__module__": function.__module__})
 
 
 _is_batch = torch._C._functorch.is_legacy_batchedtensor

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from .. import _core
-from .autograd import one_by_one
+from .autograd import applied, one_by_one
 from .op import Op
 from .ops import empty, exports_to_onnx
 
@@ -57,7 +57,7 @@ def _apply(x: Tensor, function: int) -> Tensor:
         return _OF_TORCH[function](x)
     has_tangents = forward_ad._current_level >= 0
     if has_tangents or (torch.is_grad_enabled() and x.requires_grad):
-        result: Tensor = (_WithTangents if has_tangents else _Elementwise).apply(x, function)
+        result: Tensor = _WithTangents.apply(x, function) if has_tangents else applied(_Elementwise, x, function)
         return result
     return elementwise_fwd(ElementwiseForward(x, function))
 
@@ -125,6 +125,9 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _forward(call: ElementwiseForward) -> Tensor:
+    made: Tensor | None = _core.apply_to_tensor(call.function, call.x)
+    if made is not None:
+        return made
     x, y = call.x, _like(call.x)
     if x.stride() != y.stride() or x.is_neg():
         x = y.copy_(x)
@@ -133,6 +136,9 @@ def _forward(call: ElementwiseForward) -> Tensor:
 
 
 def _backward(call: ElementwiseBackward) -> Tensor:
+    made: Tensor | None = _core.gradient_of_tensor(call.function, call.saved, call.dy)
+    if made is not None:
+        return made
     saved, dx = call.saved, _like(call.saved)
     dy = call.dy if call.dy.stride() == dx.stride() and not call.dy.is_neg() else dx.copy_(call.dy)
     if saved.stride() != dx.stride() or saved.is_neg():

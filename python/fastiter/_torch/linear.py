@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import _core
-from .autograd import one_by_one
+from .autograd import applied, one_by_one
 from .autograd_twice import differentiable
 from .op import Op
 from .ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, contiguous, empty
@@ -45,7 +45,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias must have shape (O,) = ({weight.shape[0]},), got {tuple(bias.shape)}")
     if (torch.is_grad_enabled() and any(i.requires_grad for i in inputs)) or forward_ad._current_level >= 0:
-        result: Tensor = _Linear.apply(x, weight, bias)
+        result: Tensor = applied(_Linear, x, weight, bias)
         return result
     return linear_fwd(LinearForward(x, weight, bias))
 

@@ -14,7 +14,7 @@ from ..._backend import BackendError
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._sequences import as_part
-from ..._torch.autograd import one_by_one
+from ..._torch.autograd import applied, one_by_one
 from ..._torch.autograd_twice import differentiable
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, transformed
@@ -122,7 +122,7 @@ def delta_scan(
         q, k, v, beta, decay, flags = in_reverse(function, rows, q, k, v, beta, decay, flags)
         ordered = rows._replace(reset=flags)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
-        o, last = _DeltaScan.apply(q, k, v, beta, decay, state, *ordered, *by)[:2]
+        o, last = applied(_DeltaScan, q, k, v, beta, decay, state, *ordered, *by)[:2]
     else:
         call = DeltaForward(q, k, v, beta, decay, state, *ordered, *by, False)
         direct = out is not None and not reverse and is_written_by_kernels(out, *tensors, *rows)

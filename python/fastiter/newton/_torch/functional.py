@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from ..._check import check_flag
 from ..._docs import documented_like
-from ..._torch.autograd import differentiable_once
+from ..._torch.autograd import applied, differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, FLOATS, check_tensors, own_copy, transformed
 from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched, overridden
@@ -222,7 +222,7 @@ def _apply(
     # Under forward-mode differentiation the autograd function is called, which raises the error.
     needs_grad = torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
-        outputs = _Recurrence.apply(cell.name, reverse, *cut, (window, max_steps, rtol, atol), wx, a, p, *first)
+        outputs = applied(_Recurrence, cell.name, reverse, *cut, (window, max_steps, rtol, atol), wx, a, p, *first)
     else:
         call = ParaForward(
             cell.name,

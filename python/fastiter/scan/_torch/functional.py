@@ -15,7 +15,7 @@ from ..._backend import BackendError
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._sequences import as_part
-from ..._torch.autograd import one_by_one
+from ..._torch.autograd import applied, one_by_one
 from ..._torch.ops import (
     CPU_AND_CUDA,
     check_tensors,
@@ -163,7 +163,7 @@ def _apply(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, cut: Cut) -> 
     # Under forward-mode differentiation the autograd function is called, which raises the error.
     if (torch.is_grad_enabled() and needs) or forward_ad._current_level >= 0 or not unwatched():
         keep = transformed() or (torch.is_grad_enabled() and a.requires_grad)
-        h, last = _Scan.apply(scan.blocks, a, x, state, *cut, keep)[:2]
+        h, last = applied(_Scan, scan.blocks, a, x, state, *cut, keep)[:2]
     else:
         h, last = OPS[scan.name].forward(ScanForward(a, x, state, *cut))
     return h, last

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._docs import documented_like
-from ..._torch.autograd import called, differentiable_once
+from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
@@ -102,7 +102,7 @@ def linear_attention(
     every = (q, k, v, found, *exact)
     rest = (log_decay is not None, factor, *cut)
     if needs_autograd(every):
-        o, last = _LinearAttention.apply(*every, *rest)[:2]
+        o, last = applied(_LinearAttention, *every, *rest)[:2]
     else:
         arguments: tuple[Any, ...] = (*every, *rest, False)
         o, last = attention_fwd(AttentionForward(*arguments))

@@ -11,7 +11,7 @@ from torch.overrides import has_torch_function
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch import launch
-from ..._torch.autograd import called, differentiable_once
+from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, checked_bounds, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .. import _causal_conv as arrays
@@ -92,7 +92,7 @@ def causal_conv1d(
     dtype = computed(x.dtype)
     given = (x, weight.to(dtype), None if bias is None else bias.to(dtype), initial_states)
     arguments: tuple[Any, ...] = (*given, silu, labels, whole, bounds, return_final_states)
-    outputs = _CausalConv.apply(*arguments) if needs_autograd(given) else conv_fwd(ConvForward(*arguments))
+    outputs = applied(_CausalConv, *arguments) if needs_autograd(given) else conv_fwd(ConvForward(*arguments))
     return (outputs[0], outputs[1]) if return_final_states else outputs[0]
 
 

@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._docs import documented_like
-from ..._torch.autograd import called, differentiable_once
+from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, check_dense, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .. import _functional as arrays
@@ -84,7 +84,7 @@ def selective_scan(
         check_state(function, initial_state.shape, sequences, sizes, bounds is not None)
     every = _converted(*given, initial_state)
     if needs_autograd(every):
-        out, last = _SelectiveScan.apply(*every, delta_softplus, *cut)[:2]
+        out, last = applied(_SelectiveScan, *every, delta_softplus, *cut)[:2]
     else:
         arguments = (*every, delta_softplus, *cut, False)
         out, last = selective_fwd(SelectiveForward(*arguments))

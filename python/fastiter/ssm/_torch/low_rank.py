@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._docs import documented_like
-from ..._torch.autograd import called, differentiable_once
+from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.distributed.dtensors import is_dtensor, on_shards
 from ..._torch.elementwise import exp
 from ..._torch.ops import CPU_AND_CUDA
@@ -161,7 +161,7 @@ def _checked_state(function: str, state: Tensor | None, q: Tensor, sizes: Attent
 def _low_rank(every: tuple[Tensor | None, ...], rest: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """o and the last state, from the tensors of the op and its other arguments."""
     if needs_autograd(every):
-        o, last = _DplrDeltaRule.apply(*every, *rest)[:2]
+        o, last = applied(_DplrDeltaRule, *every, *rest)[:2]
     else:
         arguments: tuple[Any, ...] = (*every, *rest, False)
         o, last = low_rank_fwd(LowRankForward(*arguments))

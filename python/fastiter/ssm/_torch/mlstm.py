@@ -10,7 +10,7 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._docs import documented_like
-from ..._torch.autograd import called, differentiable_once
+from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
@@ -110,7 +110,7 @@ def mlstm(
     dtype = computed(q.dtype)
     every = (*given, *(None if x is None else x.to(dtype) for x in parts))
     if needs_autograd(every):
-        h, C, n, m = _Mlstm.apply(*every, factor, divisor, *cut, normalizer_gradient)[:4]
+        h, C, n, m = applied(_Mlstm, *every, factor, divisor, *cut, normalizer_gradient)[:4]
     else:
         arguments: tuple[Any, ...] = (*every, factor, divisor, *cut, False)
         h, C, n, m = mlstm_fwd(MlstmForward(*arguments))
