@@ -50,38 +50,73 @@ template <class T> void apply_gradient(int f, const T* saved, const T* dy, T* dx
     in_parts(n, [&](int64_t first, int64_t count) { kernel(saved + first, dy + first, dx + first, count); });
 }
 
-template <class T> void apply_at(int f, py::handle x, py::handle out, int64_t n) {
-    apply(f, address<const T>(x), address<T>(out), n);
+template <class T> void gate(const T* y, const T* z, T* out, int64_t n) {
+    const auto kernel = elementwise().of<ElementwiseOf<T>>().gate;
+    in_parts(n, [&](int64_t first, int64_t count) { kernel(y + first, z + first, out + first, count); });
 }
 
-template <class T> void apply_gradient_at(int f, py::handle saved, py::handle dy, py::handle dx, int64_t n) {
-    apply_gradient(f, address<const T>(saved), address<const T>(dy), address<T>(dx), n);
+template <class T> void gate_gradient(const T* y, const T* z, const T* d, T* dy, T* dz, int64_t n) {
+    const auto kernel = elementwise().of<ElementwiseOf<T>>().gate_gradient;
+    in_parts(n, [&](int64_t i, int64_t count) { kernel(y + i, z + i, d + i, dy + i, dz + i, count); });
 }
 
-// Reads a tensor of whose shape a result can be; false: it is no plain contiguous one of float32 or float64.
-bool read_dense(Array& x, py::handle from) {
-    return x.read(from.ptr()) && x.bits() != 16 && x.ndim() <= kMostAxes && x.is_contiguous();
-}
+// A tensor whose elements can be visited in memory order, with a result of its shape. None: it is not plain, not
+// contiguous, or of other numbers than float32 and float64, and needs Python, which takes longer than a small call.
+class Dense {
+public:
+    explicit Dense(py::handle x)
+        : is_read_(x_.read(x.ptr()) && x_.bits() != 16 && x_.ndim() <= kMostAxes && x_.is_contiguous()) {}
+    explicit operator bool() const { return is_read_; }
+    bool goes_with(const Dense& other) const { return is_read_ && other.x_.bits() == x_.bits(); }
+    py::object result() const { return new_tensor(x_); }
+    int bits() const { return x_.bits(); }
+    template <class T> T* data() const { return x_.data<T>(); }
+    template <class T> int64_t count() const { return int64_t(x_.bytes() / sizeof(T)); }
 
-// f of a plain tensor without checks in Python, which take longer than a small one; None for other tensors
+private:
+    Array x_;
+    bool is_read_;
+};
+
 py::object apply_to_tensor(int f, py::handle from) {
-    Array x;
-    if (!read_dense(x, from)) return py::none();
-    py::object out = new_tensor(x);
-    const Array y(out.ptr());
-    with_float(x.bits(), [&]<class T>() { apply(f, x.data<const T>(), y.data<T>(), int64_t(x.bytes() / sizeof(T))); });
+    const Dense x(from);
+    if (!x) return py::none();
+    py::object out = x.result();
+    const Dense y(out);
+    with_float(x.bits(), [&]<class T>() { apply(f, x.data<const T>(), y.data<T>(), x.count<T>()); });
     return out;
 }
 
 py::object gradient_of_tensor(int f, py::handle from, py::handle along) {
-    Array saved, dy;
-    if (!read_dense(saved, from) || !read_dense(dy, along) || saved.bits() != dy.bits()) return py::none();
-    py::object out = new_tensor(saved);
-    const Array dx(out.ptr());
+    const Dense saved(from), dy(along);
+    if (!saved || !dy.goes_with(saved)) return py::none();
+    py::object out = saved.result();
+    const Dense dx(out);
     with_float(saved.bits(), [&]<class T>() {
-        apply_gradient(f, saved.data<const T>(), dy.data<const T>(), dx.data<T>(), int64_t(saved.bytes() / sizeof(T)));
+        apply_gradient(f, saved.data<const T>(), dy.data<const T>(), dx.data<T>(), saved.count<T>());
     });
     return out;
+}
+
+py::object gate_tensors(py::handle of_y, py::handle of_z) {
+    const Dense y(of_y), z(of_z);
+    if (!y || !z.goes_with(y)) return py::none();
+    py::object made = y.result();
+    const Dense out(made);
+    with_float(y.bits(), [&]<class T>() { gate(y.data<const T>(), z.data<const T>(), out.data<T>(), y.count<T>()); });
+    return made;
+}
+
+py::object gate_gradient_of_tensors(py::handle of_y, py::handle of_z, py::handle along) {
+    const Dense y(of_y), z(of_z), d(along);
+    if (!y || !z.goes_with(y) || !d.goes_with(y)) return py::none();
+    py::object of_dy = y.result(), of_dz = y.result();
+    const Dense dy(of_dy), dz(of_dz);
+    with_float(y.bits(), [&]<class T>() {
+        const T *from = y.data<const T>(), *by = z.data<const T>(), *g = d.data<const T>();
+        gate_gradient(from, by, g, dy.data<T>(), dz.data<T>(), y.count<T>());
+    });
+    return py::make_tuple(of_dy, of_dz);
 }
 
 template <class T> T read_stream(py::handle x, int64_t n) {
@@ -92,8 +127,6 @@ template <class T> T read_stream(py::handle x, int64_t n) {
 
 template <class T> void define(py::module_& m, const std::string& suffix) {
     m.def(("function" + suffix).c_str(), function<T>);
-    m.def(("apply" + suffix).c_str(), apply_at<T>);
-    m.def(("apply_gradient" + suffix).c_str(), apply_gradient_at<T>);
     m.def(("read_stream" + suffix).c_str(), read_stream<T>);
 }
 
@@ -125,6 +158,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     define<double>(m, "_f64");
     m.def("apply_to_tensor", apply_to_tensor);
     m.def("gradient_of_tensor", gradient_of_tensor);
+    m.def("gate_tensors", gate_tensors);
+    m.def("gate_gradient_of_tensors", gate_gradient_of_tensors);
     m.def("use_tensors", use_tensors);
 #define FASTITER_BIND(family)                             \
     {                                                     \

@@ -159,7 +159,7 @@ def copies(nbytes: int, threads: int) -> list[Limit]:
 
 # ---- Functions ------------------------------------------------------------------------------------------------------
 
-FUNCTIONS = ("exp", "sigmoid", "softplus", "silu", "tanh", "log_sigmoid")  # indices into _core.function_f32
+FUNCTIONS = ("exp", "sigmoid", "softplus", "tanh", "log_sigmoid")  # indices into _core.function_f32
 
 
 def function_alone(name: str, threads: int) -> Limit:

@@ -10,14 +10,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fastiter._torch import elementwise  # noqa: E402
-from fastiter._torch.elementwise import ElementwiseBackward, ElementwiseForward  # noqa: E402
+from fastiter._torch.elementwise import (  # noqa: E402
+    ElementwiseBackward,
+    ElementwiseForward,
+    GateBackward,
+    GateForward,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "exp": (elementwise.exp, torch.exp),
     "sigmoid": (elementwise.sigmoid, torch.sigmoid),
     "softplus": (elementwise.softplus, torch.nn.functional.softplus),
-    "silu": (elementwise.silu, torch.nn.functional.silu),
+    "gated": (lambda x: elementwise.gated(1.5 * x, x), lambda x: 1.5 * x * torch.nn.functional.silu(x)),
 }
 every_function = pytest.mark.parametrize("name", FUNCTIONS)
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
@@ -30,7 +35,7 @@ def randn(*shape: int, dtype: Any = torch.float64, scale: float = 4.0) -> Any:
 @both_dtypes
 @every_function
 def test_values_and_gradients_are_those_of_torch(name: str, dtype: Any) -> None:
-    """Within 4 units in the last place; slopes of sigmoid and SiLU are relative to 1 and 1 + |x|, their terms."""
+    """Within 4 units in the last place; slopes of the sigmoid and the gate are relative to their terms."""
     ours, theirs = FUNCTIONS[name]
     x = torch.cat([randn(301, dtype=dtype), torch.tensor([0.0, -0.0, 19.9, 20.5, -87.0, 50.0], dtype=dtype)])
     eps = torch.finfo(dtype).eps
@@ -40,7 +45,7 @@ def test_values_and_gradients_are_those_of_torch(name: str, dtype: Any) -> None:
     (dx,) = torch.autograd.grad(found, x, dy)
     wide = x.detach().double().requires_grad_()
     (exact,) = torch.autograd.grad(theirs(wide), wide, dy.double())
-    terms = {"sigmoid": 1.0, "silu": 100.0}.get(name, 0.0)
+    terms = {"sigmoid": 1.0, "gated": 10.0}.get(name, 0.0)
     torch.testing.assert_close(dx.double(), exact, rtol=8 * eps, atol=8 * eps * terms)
 
 
@@ -88,13 +93,22 @@ def test_derivatives(name: str) -> None:
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(lambda y: f(y).sum()))(x), gradient)
 
 
-@every_function
-def test_ops(name: str) -> None:
-    number = list(FUNCTIONS).index(name)
+def test_the_gate_of_other_tensors() -> None:
+    y, z = randn(4, 6).requires_grad_(), randn(6, 4).t().requires_grad_()
+    assert torch.autograd.gradcheck(elementwise.gated, (y, z), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(elementwise.gated, (y, z))
+    torch.testing.assert_close(elementwise.gated(y, z), y * torch.nn.functional.silu(z), rtol=1e-14, atol=0)
+
+
+def test_ops() -> None:
+    ops = torch.ops.fastiter
     for x in (randn(3, 5), randn(3, 5).t(), randn(3, 8)[:, :5], randn(0, 5)):
-        torch.library.opcheck(torch.ops.fastiter._elementwise_fwd.default, (*ElementwiseForward(x, number),))
-        backward = ElementwiseBackward(x, torch.ones_like(x), number)
-        torch.library.opcheck(torch.ops.fastiter._elementwise_bwd.default, (*backward,))
+        y = torch.ones_like(x)
+        for number in range(3):
+            torch.library.opcheck(ops._elementwise_fwd.default, (*ElementwiseForward(x, number),))
+            torch.library.opcheck(ops._elementwise_bwd.default, (*ElementwiseBackward(x, y, number),))
+        torch.library.opcheck(ops._gate_fwd.default, (*GateForward(x, y),))
+        torch.library.opcheck(ops._gate_bwd.default, (*GateBackward(x, y, y),))
 
 
 @every_function

@@ -9,7 +9,6 @@ template <class T, Function F> FASTITER_INLINE vec<T> value(vec<T> x) {
     if constexpr (F == Function::exp) return exp<T>(x);
     if constexpr (F == Function::sigmoid) return sigmoid<T>(x);
     if constexpr (F == Function::softplus) return softplus<T>(x);
-    if constexpr (F == Function::silu) return x * sigmoid<T>(x);
     if constexpr (F == Function::tanh) return tanh<T>(x);
     if constexpr (F == Function::log_sigmoid) return log_sigmoid<T>(x);
 }
@@ -20,10 +19,6 @@ template <class T, Function F> FASTITER_INLINE vec<T> slope(vec<T> saved) {
     if constexpr (F == Function::exp) return saved;
     if constexpr (F == Function::sigmoid) return saved * (one - saved);
     if constexpr (F == Function::softplus) return select<T>(saved > T(20), one, sigmoid<T>(saved));
-    if constexpr (F == Function::silu) {
-        const vec<T> s = sigmoid<T>(saved);
-        return s * fma(saved, one - s, one);
-    }
 }
 
 template <class T, Function F> void apply_function(const T* x, T* out, int64_t n) {
@@ -33,6 +28,22 @@ template <class T, Function F> void apply_function(const T* x, T* out, int64_t n
 template <class T, Function F> void apply_gradient(const T* saved, const T* dy, T* dx, int64_t n) {
     for (int64_t i = 0; i < n; i += lanes<T>)
         store_up_to(dx + i, load_up_to(dy + i, n - i) * slope<T, F>(load_up_to(saved + i, n - i)), n - i);
+}
+
+template <class T> void gate(const T* y, const T* z, T* out, int64_t n) {
+    for (int64_t i = 0; i < n; i += lanes<T>) {
+        const vec<T> x = load_up_to(z + i, n - i);
+        store_up_to(out + i, load_up_to(y + i, n - i) * (x * sigmoid<T>(x)), n - i);
+    }
+}
+
+template <class T> void gate_gradient(const T* y, const T* z, const T* d, T* dy, T* dz, int64_t n) {
+    for (int64_t i = 0; i < n; i += lanes<T>) {
+        const vec<T> x = load_up_to(z + i, n - i), g = load_up_to(d + i, n - i), s = sigmoid<T>(x);
+        const vec<T> slope = s * fma(x, T(1) - s, broadcast(T(1)));
+        store_up_to(dz + i, g * load_up_to(y + i, n - i) * slope, n - i);
+        store_up_to(dy + i, g * (x * s), n - i);
+    }
 }
 
 template <class T> T read_stream(const T* x, int64_t n) {
@@ -51,7 +62,11 @@ template <class T> T read_stream(const T* x, int64_t n) {
 
 template <class T, size_t... F, size_t... G>
 constexpr ElementwiseOf<T> table(std::index_sequence<F...>, std::index_sequence<G...>) {
-    return {{apply_function<T, Function(F)>...}, {apply_gradient<T, Function(G)>...}, read_stream<T>};
+    return {{apply_function<T, Function(F)>...},
+            {apply_gradient<T, Function(G)>...},
+            gate<T>,
+            gate_gradient<T>,
+            read_stream<T>};
 }
 
 template <class T>

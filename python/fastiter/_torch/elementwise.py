@@ -8,6 +8,7 @@ bits everywhere. On a GPU, where each element goes through the same operations, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,17 +19,14 @@ from torch.compiler import is_compiling
 from .. import _core
 from .autograd import applied, one_by_one
 from .op import Op
-from .ops import empty, exports_to_onnx
+from .ops import exports_to_onnx
 
-_APPLY = {torch.float32: _core.apply_f32, torch.float64: _core.apply_f64}
-_APPLY_GRADIENT = {torch.float32: _core.apply_gradient_f32, torch.float64: _core.apply_gradient_f64}
 #: The numbering of csrc/core/cpu/kernels.hpp
-_EXP, _SIGMOID, _SOFTPLUS, _SILU = range(4)
+_EXP, _SIGMOID, _SOFTPLUS = range(3)
 _OF_TORCH: dict[int, Callable[[Tensor], Tensor]] = {
     _EXP: torch.exp,
     _SIGMOID: torch.sigmoid,
     _SOFTPLUS: torch.nn.functional.softplus,
-    _SILU: torch.nn.functional.silu,
 }
 
 
@@ -47,9 +45,15 @@ def softplus(x: Tensor) -> Tensor:
     return _apply(x, _SOFTPLUS)
 
 
-def silu(x: Tensor) -> Tensor:
-    """Return x sigmoid(x) for x in float32 or float64."""
-    return _apply(x, _SILU)
+def gated(y: Tensor, z: Tensor) -> Tensor:
+    """Return y z sigmoid(z), a product with SiLU, for y and z of one shape in float32 or float64."""
+    if not y.is_cpu or exports_to_onnx():
+        return y * torch.nn.functional.silu(z)
+    has_tangents = forward_ad._current_level >= 0
+    if has_tangents or (torch.is_grad_enabled() and (y.requires_grad or z.requires_grad)):
+        result: Tensor = _GateWithTangents.apply(y, z) if has_tangents else applied(_Gate, y, z)
+        return result
+    return gate_fwd(GateForward(y, z))
 
 
 def _apply(x: Tensor, function: int) -> Tensor:
@@ -62,9 +66,10 @@ def _apply(x: Tensor, function: int) -> Tensor:
     return elementwise_fwd(ElementwiseForward(x, function))
 
 
-class _Elementwise(torch.autograd.Function):
-    """Any number of derivatives: with ``create_graph`` the gradient is composed of these functions again."""
+# ---- Derivatives, any number of times: with create_graph, gradients are composed of these functions again -----------
 
+
+class _Elementwise(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -74,7 +79,7 @@ class _Elementwise(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.function = inputs
-        saved = output if ctx.function in (_EXP, _SIGMOID) else x
+        saved = x if ctx.function == _SOFTPLUS else output
         ctx.save_for_backward(saved)
         ctx.save_for_forward(saved)
 
@@ -99,61 +104,127 @@ def _slope(saved: Tensor, function: int) -> Tensor:
     """Return the derivative, from the result for exp and sigmoid, else from x."""
     if function == _EXP:
         return saved
-    if function == _SIGMOID:
-        return saved * (1 - saved)
-    s = sigmoid(saved)
-    return s.masked_fill(saved > 20, 1) if function == _SOFTPLUS else s * (1 + saved * (1 - s))
+    return saved * (1 - saved) if function == _SIGMOID else sigmoid(saved).masked_fill(saved > 20, 1)
+
+
+class _Gate(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, z: Tensor) -> Tensor:
+        return gate_fwd(GateForward(y, z))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    @one_by_one
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, ...]:
+        y, z = ctx.saved_tensors
+        if torch.is_grad_enabled() and not is_compiling():
+            return gated(d, z), d * y * _slope_of_silu(z)
+        return tuple(gate_bwd(GateBackward(y, z, d)))
+
+
+class _GateWithTangents(_Gate):
+    """The same with forward-mode derivatives."""
+
+    @staticmethod
+    def jvp(ctx: Any, dy: Tensor, dz: Tensor) -> Tensor:
+        y, z = ctx.saved_tensors
+        return gated(dy, z) + dz * y * _slope_of_silu(z)
+
+
+def _slope_of_silu(z: Tensor) -> Tensor:
+    s = sigmoid(z)
+    return s * (1 + z * (1 - s))
+
+
+# ---- Ops ------------------------------------------------------------------------------------------------------------
 
 
 class ElementwiseForward(NamedTuple):
-    """The arguments of the forward op, which returns f(x), with the strides of x if x is dense."""
+    """The arguments of an op that returns f(x)."""
 
     x: Tensor
     function: int
 
 
 class ElementwiseBackward(NamedTuple):
-    """The arguments of the backward op, which returns dy f'(x) from f(x), for exp and sigmoid, or x."""
+    """The arguments of an op that returns dy f'(x) from f(x), for exp and sigmoid, or x."""
 
     saved: Tensor
     dy: Tensor
     function: int
 
 
+class GateForward(NamedTuple):
+    """The arguments of an op that returns y z sigmoid(z)."""
+
+    y: Tensor
+    z: Tensor
+
+
+class GateBackward(NamedTuple):
+    """The arguments of an op that returns the gradients of y and z from d, that of the result."""
+
+    y: Tensor
+    z: Tensor
+    d: Tensor
+
+
 def _like(x: Tensor) -> Tensor:
-    return empty(x, x.shape) if x.is_contiguous() else torch.empty_like(x)
+    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
+
+
+def _computed(kernel: Callable[..., Any], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return results in the memory order of the first tensor; a kernel returns None for tensors that it cannot read."""
+    made = kernel(*tensors)
+    if made is None:
+        shape, strides = tensors[0].shape, _like(tensors[0].to("meta")).stride()
+        order = sorted(range(len(shape)), key=lambda axis: -strides[axis])
+        flat = kernel(*[x.resolve_neg().permute(order).reshape(-1).contiguous() for x in tensors])
+        # set_ instead of a view, as views that autograd functions return cannot be changed in place
+        parts = flat if isinstance(flat, tuple) else (flat,)
+        return tuple(x.new_empty(0).set_(x.untyped_storage(), 0, shape, strides) for x in parts)
+    return made if isinstance(made, tuple) else (made,)
 
 
 def _forward(call: ElementwiseForward) -> Tensor:
-    made: Tensor | None = _core.apply_to_tensor(call.function, call.x)
-    if made is not None:
-        return made
-    x, y = call.x, _like(call.x)
-    if x.stride() != y.stride() or x.is_neg():
-        x = y.copy_(x)
-    _APPLY[x.dtype](call.function, x, y, y.numel())
-    return y
+    return _computed(partial(_core.apply_to_tensor, call.function), call.x)[0]
 
 
-def _backward(call: ElementwiseBackward) -> Tensor:
-    made: Tensor | None = _core.gradient_of_tensor(call.function, call.saved, call.dy)
-    if made is not None:
-        return made
-    saved, dx = call.saved, _like(call.saved)
-    dy = call.dy if call.dy.stride() == dx.stride() and not call.dy.is_neg() else dx.copy_(call.dy)
-    if saved.stride() != dx.stride() or saved.is_neg():
-        saved = torch.empty_like(dx).copy_(saved)
-    _APPLY_GRADIENT[dx.dtype](call.function, saved, dy, dx, dx.numel())
-    return dx
-
-
-def _result(call: ElementwiseForward) -> Tensor:
+def _forward_like(call: ElementwiseForward) -> Tensor:
     return _like(call.x)
 
 
-def _gradient(call: ElementwiseBackward) -> Tensor:
+def _backward(call: ElementwiseBackward) -> Tensor:
+    return _computed(partial(_core.gradient_of_tensor, call.function), call.saved, call.dy)[0]
+
+
+def _backward_like(call: ElementwiseBackward) -> Tensor:
     return _like(call.saved)
 
 
-elementwise_fwd = Op("_elementwise_fwd", ElementwiseForward, _forward, _result)
-elementwise_bwd = Op("_elementwise_bwd", ElementwiseBackward, _backward, _gradient)
+def _gate(call: GateForward) -> Tensor:
+    return _computed(_core.gate_tensors, *call)[0]
+
+
+def _gate_like(call: GateForward) -> Tensor:
+    return _like(call.y)
+
+
+def _gate_gradients(call: GateBackward) -> list[Tensor]:
+    return list(_computed(_core.gate_gradient_of_tensors, *call))
+
+
+def _gate_gradients_like(call: GateBackward) -> list[Tensor]:
+    return [_like(call.y), _like(call.y)]
+
+
+elementwise_fwd = Op("_elementwise_fwd", ElementwiseForward, _forward, _forward_like)
+elementwise_bwd = Op("_elementwise_bwd", ElementwiseBackward, _backward, _backward_like)
+gate_fwd = Op("_gate_fwd", GateForward, _gate, _gate_like)
+gate_bwd = Op("_gate_bwd", GateBackward, _gate_gradients, _gate_gradients_like)

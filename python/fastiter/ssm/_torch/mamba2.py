@@ -11,7 +11,7 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag, type_name
 from ..._torch.autograd import names_errors
-from ..._torch.elementwise import silu
+from ..._torch.elementwise import gated
 from ..._torch.ops import checked_integers
 from ..._torch.overrides import dispatched
 from .._conv_shapes import Activation, check_activation
@@ -201,7 +201,7 @@ def checked_labels(function: str, seq_idx: Integers | None, like: Tensor) -> Ten
 def _gated(x: Tensor) -> Tensor:
     """Return silu(a) b for the halves a and b of x."""
     a, b = x.to(computed(x.dtype)).chunk(2, -1)
-    return (silu(a) * b).to(x.dtype)
+    return gated(b, a).to(x.dtype)
 
 
 _NAMES = ("zxbcdt", "conv1d_weight", "conv1d_bias", "dt_bias", "A", "D")

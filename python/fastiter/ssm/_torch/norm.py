@@ -11,7 +11,7 @@ from torch.nn.functional import layer_norm, rms_norm
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag, fits_float, type_name
-from ..._torch.elementwise import silu
+from ..._torch.elementwise import gated
 from ..._torch.overrides import dispatched
 from .checks import check_tensors
 from .ops import computed
@@ -124,9 +124,8 @@ def check_eps(function: str, name: str, eps: object) -> None:
 def normalized(x: Tensor, weight: Tensor | None, z: Tensor | None, bias: Tensor | None, norm: Norm) -> Tensor:
     """Return the normalised inputs in the dtype of x; a weight of None is 1."""
     y = x.to(computed(x.dtype))
-    gate = None if z is None else silu(z.to(y.dtype))
-    if gate is not None and not norm.norm_before_gate:
-        y = y * gate
+    if z is not None and not norm.norm_before_gate:
+        y = gated(y, z.to(y.dtype))
     width = y.shape[-1] // norm.groups
     y = y.contiguous()  # sums over a strided axis would depend on the number of rows
     parts = y.unflatten(-1, (norm.groups, width)) if norm.groups > 1 else y
@@ -137,6 +136,6 @@ def normalized(x: Tensor, weight: Tensor | None, z: Tensor | None, bias: Tensor 
         y = y * weight.to(y.dtype)
     if bias is not None:
         y = y + bias.to(y.dtype)
-    if gate is not None and norm.norm_before_gate:
-        y = y * gate
+    if z is not None and norm.norm_before_gate:
+        y = gated(y, z.to(y.dtype))
     return y.to(x.dtype)

@@ -12,7 +12,7 @@ from torch.overrides import has_torch_function
 from ..._check import check_flag
 from ..._torch.autograd import names_errors
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
-from ..._torch.elementwise import silu, softplus
+from ..._torch.elementwise import gated, softplus
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
@@ -155,7 +155,7 @@ def ssd(
     if D is not None:
         y = y + (D if D.dim() == 2 else D.unsqueeze(1)).to(y.dtype) * x
     if z is not None:
-        y = y * silu(z.to(y.dtype))
+        y = gated(y, z.to(y.dtype))
     if cut[1] is not None:
         y = _valid(y, cut[1])  # masks the gradients beyond the lengths
     return y.to(x.dtype), last.transpose(2, 3)
