@@ -1,7 +1,7 @@
 // RWKV-4's attention in fastiter._core.ssm. Arguments are in the order of the parameter structs' fields.
 #include "core/launch.hpp"
 #include "ssm/arguments.hpp"
-#include "ssm/cpu/wkv_kernels.hpp"
+#include "ssm/cpu/wkv/kernels.hpp"
 
 namespace fastiter::ssm {
 namespace {

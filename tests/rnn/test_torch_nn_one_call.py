@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,12 @@ torch = pytest.importorskip("torch")
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import fastiter  # noqa: E402
+import fastiter.torch  # noqa: E402
+from fastiter.rnn._torch import ops  # noqa: E402
+from fastiter.rnn._torch.nn import layer  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from tests.rnn.cases_nn import F32, F64, make, make_states, one_thread, randn  # noqa: E402, F401
+from tests.support.cases import assert_same_bits  # noqa: E402
 
 BF16, EPS = torch.bfloat16, 2.0**-8
 NAMES = {"forward_tensors": 2, "backward_tensors": 1}  # the position of the layer, which is None for a recurrence alone
@@ -97,9 +103,7 @@ def test_floats_have_the_same_bits(calls, kind, dtype, cotangents):
             calls["off"] = off
             found.append(results(module, x, states, lambda name: True, COTANGENTS[cotangents]))
             answers.append({name: [calls[name].pop() for _ in range(len(calls[name]))] for name in NAMES})
-        # An expanded gradient has strides of 0, so the layer that receives it goes op by op.
-        is_short = [all(answers[0][name]) for name in NAMES]
-        assert is_short == [True, cotangents != "expanded"]
+        assert all(all(answers[0][name]) for name in NAMES)
         assert not any(itertools.chain(*answers[1].values()))
         assert found[0].keys() == found[1].keys()
         for key, value in found[0].items():
@@ -208,3 +212,54 @@ def test_within_a_checkpoint_of_torch(cotangents):
         y = run(leaf)[0]
         found.append(torch.autograd.grad(y, [leaf, *module.parameters()], COTANGENTS[cotangents][0](y)))
     assert all(a.equal(b) for a, b in zip(*found, strict=True))
+
+
+# ---- Gradients that are no contiguous lines, such as that of a sum ---------------------------------------------------
+
+FLOWS: dict[str, Callable[[Any], Any]] = {
+    "one number": lambda y: torch.full((1,), 0.7, dtype=y.dtype).expand(y.shape),
+    "one for each step": lambda y: torch.randn(y.shape[0], *[1] * (y.dim() - 1), dtype=y.dtype).expand(y.shape),
+    "units apart": lambda y: torch.randn(*y.shape, 2, dtype=y.dtype)[..., 0],
+    "units outermost": lambda y: torch.randn(y.shape[-1], *y.shape[:-1], dtype=y.dtype).movedim(0, -1),
+}
+every_flow = pytest.mark.parametrize("flow", FLOWS)
+
+
+def refused(*_: Any) -> Any:
+    raise AssertionError("the separate ops run")
+
+
+@every_flow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["f32", "f64", "bf16"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_layers(kind: str, dtype: Any, flow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "_longer_gradients", refused)
+    for time, batch, width in ((1, 1, 5), (1, 1, 64), (7, 3, 20)):
+        torch.manual_seed(0)
+        module = getattr(ours, kind)(6, width, dtype=dtype)
+        x = torch.randn(time, batch, 6, dtype=dtype).requires_grad_()
+        y, last = module(x)
+        outputs = [y, *(last if isinstance(last, tuple) else (last,))]
+        flows = [FLOWS[flow](out) for out in outputs]
+        leaves = [x, *module.parameters()]
+        found = torch.autograd.grad(outputs, leaves, flows, retain_graph=True)
+        wanted = torch.autograd.grad(outputs, leaves, [g.clone(memory_format=torch.contiguous_format) for g in flows])
+        for g, e in zip(found, wanted, strict=True):
+            assert_same_bits(g.float().numpy(), e.float().numpy())
+
+
+@every_flow
+def test_functions(flow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "BACKWARD", refused)
+    for time, batch, heads, width in ((1, 1, 1, 8), (5, 3, 2, 20)):
+        torch.manual_seed(0)
+        wx, r = torch.randn(batch, time, 3, heads, width), torch.randn(3, heads, width, width) / width
+        b, state = torch.randn(3, heads, width), torch.randn(batch, heads, width)
+        leaves = [x.requires_grad_() for x in (wx, r, b, state)]
+        h, last = fastiter.torch.gru(wx, r, b, state)
+        outputs = [h, *last] if isinstance(last, tuple) else [h, last]
+        flows = [FLOWS[flow](out) for out in outputs]
+        found = torch.autograd.grad(outputs, leaves, flows, retain_graph=True)
+        wanted = torch.autograd.grad(outputs, leaves, [g.contiguous() for g in flows])
+        for g, e in zip(found, wanted, strict=True):
+            assert_same_bits(g.numpy(), e.numpy())

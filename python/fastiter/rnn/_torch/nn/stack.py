@@ -32,7 +32,7 @@ from .checks import (
     module_name,
     weights_of,
 )
-from .layer import Direction, Parameters, State, Steps, layer
+from .layer import ALL_STEPS, Direction, Parameters, State, Steps, layer
 from .overrides import run_overridden
 from .sequences import begins_anew, both_directions, has_no_steps
 from .torch_layer import OF_TORCH
@@ -223,10 +223,14 @@ def _run_projected(
             to_first = to_first.masked_fill(dropped.unsqueeze(1), 0)
     parameters = parameters._replace(w_hh=linear(w_hh, w_hr.t()))
     u, (u_last, c_last) = layer(direction, x, parameters, first, to_first, sequences, plain=plain)
-    h_last, stays = linear(u_last, w_hr), has_no_steps(sequences)
+    h, stays = linear(u, w_hr), has_no_steps(sequences)
+    if sequences is ALL_STEPS and direction.batch_sizes is None:
+        h_last = h[:1].clone() if direction.reverse else h[-1:].clone()  # as a row of a product depends on no other row
+    else:
+        h_last = linear(u_last, w_hr)
     if start is not None and stays is not None:
         h_last = torch.where(stays.to(x.device).unsqueeze(1), start[0], h_last)
-    return linear(u, w_hr), (h_last, c_last)
+    return h, (h_last, c_last)
 
 
 def _in_form(

@@ -106,7 +106,7 @@ def test_gradients_in_each_dtype(dtype: Any) -> None:
         expected = gradients(every, wide)
         found = gradients(run(given), given)
         assert all(g.dtype == given[0].dtype for g in found)
-        both = [torch.cat([g.flatten() for g in every]).numpy() for every in (found, expected)]  # of one scale
+        both = [torch.cat([g.flatten() for g in every]).numpy() for every in (found, expected)]
         assert_near(*both, dtype, 4 * size[0] * size[1], f"the gradients of {size}")
 
 

@@ -1,7 +1,7 @@
 // RWKV-4's attention: a loop over time, vectorised over the channels. A unit of work is a block of channels of one row.
 #include "core/cpu/vmath.hpp"
 #include "ssm/cpu/sums.hpp"
-#include "ssm/cpu/wkv_kernels.hpp"
+#include "ssm/cpu/wkv/kernels.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {
@@ -112,7 +112,7 @@ template <class T, int Count> struct Gradients {
     struct Lane {
         vec<T> p, q, m, w, bonus;
     };
-    // Of a step: the state before it, and the e of its factors
+    // The state before a step, and the e of its factors
     struct Step {
         vec<T> p, q, m, e;
     };
