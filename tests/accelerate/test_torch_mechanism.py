@@ -20,6 +20,7 @@ from transformers.models.mamba import modeling_mamba  # noqa: E402
 
 from fastiter.torch import Accelerated, accelerate, restore  # noqa: E402
 from tests.accelerate.models import make, tokens  # noqa: E402
+from tests.rnn.xlstm_like import Cell, Config  # noqa: E402
 from tests.support.reports import report_of, restored_names  # noqa: E402
 
 MIXERS = ["backbone.layers.0.mixer", "backbone.layers.1.mixer"]
@@ -311,6 +312,36 @@ def test_unsupported_recurrences_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert report.left == {"0": "there is nothing for its mamba_chunk_scan_combined yet"} and not report.accelerated
 
 
+def test_recurrences_without_a_kernel_are_named() -> None:
+    """Also in scripted modules, whose code cannot change."""
+    kinds = {name: type(name, (nn.Module,), {}) for name in ("minGRU", "LiGRU", "ZayaCCAProjection", "Other")}
+    model = nn.ModuleDict({name: kind() for name, kind in kinds.items()})
+    report = accelerate(model, return_report=True)[1]
+    assert list(report.left) == ["minGRU", "LiGRU", "ZayaCCAProjection"] and not report.accelerated
+    assert report.left["LiGRU"] == "it is a light gated recurrent unit, for which there is no kernel yet"
+    assert str(report).splitlines()[2].startswith("left ZayaCCAProjection: it convolves with groups of channels")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated", "ignore:.*torch.jit.* is not supported")
+def test_scripted_cells_and_layers_are_named() -> None:
+    model = torch.jit.script(nn.ModuleDict({"cell": nn.LSTMCell(3, 4), "layer": nn.GRU(3, 4), "head": nn.Linear(4, 2)}))
+    assert accelerate(model, return_report=True)[1].left == {"cell": "it is scripted", "layer": "it is scripted"}
+
+
+class Derived(nn.LSTM):
+    """A layer with a class of its own."""
+
+
+def test_names_in_reports_exist() -> None:
+    model = nn.ModuleDict({"own": Derived(3, 4), "relu": nn.RNN(3, 4, nonlinearity="relu"), "gru": nn.GRU(3, 4)})
+    model.update({f"cell {kind}": Cell(Config(function=kind), "vanilla") for kind in ("slstm", "lstm")})
+    report = accelerate(model, return_report=True)[1]
+    names = {name: text.rpartition(" by fastiter.torch.")[2] for name, text in report.accelerated.items()}
+    expected = {"own": "nn.LSTM", "relu": "nn.RNN", "gru": "nn.GRU", "cell slstm": "slstm", "cell lstm": "lstm"}
+    assert names == expected and not report.left
+    assert report.accelerated["own"] == "Derived(3, 4) by fastiter.torch.nn.LSTM"
+
+
 def test_a_class_that_was_changed_later_is_not_restored() -> None:
     model = make("Mamba")
     accelerate(model)
@@ -328,11 +359,12 @@ def test_products() -> None:
     x = tokens(2, 33)
     for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.testing.assert_close(each(x).logits, plain(x).logits, rtol=1e-4, atol=1e-5)
-    by_ours = [type(m.lm_head(torch.ones(rows, 32)).grad_fn).__name__ for m in (model, plain) for rows in (64, 3)]
-    assert [name == "_LinearBackward" for name in by_ours] == [True, False, False, False]
+    large, sizes = torch.ones(1 << 16, 32), (1 << 16, 1 << 10, 3)
+    by_ours = [type(m.lm_head(large[:rows]).grad_fn).__name__ for m in (model, plain) for rows in sizes]
+    assert [name == "_LinearBackward" for name in by_ours] == [True, *5 * [False]]
     assert torch.equal(model(x[:, :3]).logits, plain(x[:, :3]).logits)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        assert torch.equal(model.lm_head(torch.ones(64, 32)), plain.lm_head(torch.ones(64, 32)))
+        assert torch.equal(model.lm_head(large), plain.lm_head(large))
     model.double()(x)
     restored = report_of(restore, model)
     assert linear < set(restored.restored) and all(

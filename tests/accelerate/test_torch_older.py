@@ -132,6 +132,24 @@ def states_of(c: Any) -> list[Any]:
     return [c.conv_states, c.recurrent_states]
 
 
+@pytest.mark.parametrize("wants_kernels", [True, False])
+def test_a_forward_that_refuses_the_cpu(wants_kernels: bool) -> None:
+    """As that of Jamba and Zamba does by default."""
+
+    class Refusing(MambaMixer):
+        use_fast_kernels = wants_kernels
+
+        def forward(self, *args: Any) -> Any:
+            if self.use_fast_kernels:
+                raise ValueError("Fast Mamba kernels are not available.")
+            return self.slow_forward(*args)
+
+    report = accelerate(make(Refusing), return_report=True)[1]
+    assert list(report.accelerated) == ([] if wants_kernels else [""])
+    why = "its use_fast_kernels is True, and its forward then raises an error on CPUs; "
+    assert report.left == ({"": f"{why}build the model with use_mamba_kernels=False"} if wants_kernels else {})
+
+
 def test_paths_with_other_arguments_are_left_unchanged() -> None:
     class Other(MambaMixer):
         def slow_forward(self, input_states: Any, cache_position: Any = None) -> Any:

@@ -15,7 +15,7 @@ from fastiter.torch.nn import sLSTMBlock  # noqa: E402
 from tests.support.reports import restored_names  # noqa: E402
 
 
-def make() -> Any:
+def make(longest: int = 24) -> Any:
     """Return an mLSTM block and an sLSTM block of width 16 in float64, with random weights."""
     torch.manual_seed(0)
     mlstm = blocks.mLSTMLayerConfig(conv1d_kernel_size=4, qkv_proj_blocksize=4, num_heads=2)
@@ -23,7 +23,7 @@ def make() -> Any:
     config = blocks.xLSTMBlockStackConfig(
         mlstm_block=blocks.mLSTMBlockConfig(mlstm=mlstm),
         slstm_block=blocks.sLSTMBlockConfig(slstm=slstm, feedforward=blocks.FeedForwardConfig(proj_factor=1.3)),
-        context_length=24,
+        context_length=longest,
         num_blocks=2,
         embedding_dim=16,
         slstm_at=[1],

@@ -11,6 +11,7 @@ from ..._check import type_name
 from ..._torch.model_report import Model, check_model, finish, text_of
 from ...rnn._torch.nn.torch_layer import plain_class, set_class
 from ...rnn._torch.replace import Restored, replace_layers, restore_layers
+from ...rnn._torch.replace_classes import name_of_ours
 from .classes import (
     Plan,
     derived,
@@ -79,11 +80,12 @@ def accelerate(
     transformers, the selective scans of Mamba, FalconMamba, Jamba and Zamba, Mamba-2's scan in Mamba2, Bamba, FalconH1,
     GraniteMoeHybrid, NemotronH and Zamba2, the gated delta rule of Qwen3-Next, Qwen3.5 and OlmoHybrid, the delta
     attention of KimiLinear, the causal convolutions of these and of Lfm2, MiniMax's lightning attention, xLSTM's mLSTM,
-    and the linear recurrences of RecurrentGemma and RWKV-4; the mLSTM of mlstm_kernels and of xlstm's blocks; modules
-    of mamba_ssm and layers of flash-linear-attention, which do not run on CPUs otherwise; and the blocks of mambapy.
-    Most are recognised by function, not by class: a module whose methods use one of these functions is accelerated if
-    the function has the expected parameters and a trial on a small input gives the same results. Mixers whose code is
-    known run as a whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next and Qwen3.5.
+    the recurrences of RecurrentGemma and RWKV-4, and those of related models, which docs/accelerate/index.md lists; the
+    mLSTM of mlstm_kernels and of xlstm's blocks; modules of mamba_ssm and layers of flash-linear-attention, which do
+    not run on CPUs otherwise; and the blocks of mambapy. Most are recognised by function, not by class: a module whose
+    methods use one of these functions is accelerated if the function has the expected parameters and a trial on a small
+    input gives the same results. Mixers whose code is known run as a whole: those of Mamba, FalconMamba, Jamba,
+    Mamba-2's models, Qwen3-Next and Qwen3.5.
 
     For tensors that are not on the CPU, for packed sequences, and in steps with a cache if a gradient is needed, an
     accelerated model runs its own functions.
@@ -93,8 +95,8 @@ def accelerate(
     model : Module
         Any module; it may be such a layer itself.
     products : bool
-        Also let every torch.nn.Linear use fastiter's matrix product, for float32 and at least 16 rows. It is about
-        twice as fast on AMD processors, for whose AVX-512 torch's product is not optimised.
+        Also let every torch.nn.Linear use fastiter's matrix product, for float32, at least 64 rows and 2^24
+        multiplications, with gradients 2^26. On AMD's Zen 4 it is 1.05 to 1.3 times as fast.
     verbose : bool
         Print the report.
     return_report : bool
@@ -132,7 +134,7 @@ def accelerate(
     layers = replace_layers(model)
     report = Accelerated(left=layers.left)
     for name, what in layers.replaced.items():
-        report.accelerated[name] = f"{what} by fastiter.torch.nn.{what.partition('(')[0]}"
+        report.accelerated[name] = f"{what} by fastiter.torch.{name_of_ours(model.get_submodule(name))}"
     plans: dict[type[nn.Module], Plan | None] = {}
     for name, module in model.named_modules():
         plain = plain_class(module)

@@ -66,7 +66,8 @@ def plan_for(of: Class) -> Plan | None:
     if missing is not None:
         return Plan({}, {}, f"there is nothing for its {missing} yet")
     if not swapped:
-        return None
+        why = lookup.CLASSES_NOT_YET.get(of.__name__)
+        return None if why is None else Plan({}, {}, why)
     whole = whole_mixer(of, overrides["forward"]) if "forward" in overrides else None
     return Plan(overrides | ({} if whole is None else {"forward": whole}), swapped, None, whole is not None)
 
@@ -190,7 +191,10 @@ def reason_against_instance(module: nn.Module, plain: Class) -> str | None:
     own = module.__dict__
     if "forward" in own and not any(_is_forward_of(own.get(name), plain) for name in ("forward", "_old_forward")):
         return "its forward was replaced"
-    for name, method in methods_of(plain).items():
+    methods = methods_of(plain)
+    if older.paths_of(methods) is not None and (why := older.reason_against_module(module)) is not None:
+        return why
+    for name, method in methods.items():
         rule = lookup.rule_of(plain, name)
         why = None if rule is None else rules.reason_against_instance(rule, name, method, module)
         if why is not None:

@@ -18,7 +18,8 @@ from .functions import in_float64_if, on_cpu
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PLAIN = (Tensor, nn.Parameter)
 _PLAIN_OR_NONE = {*_PLAIN, type(None)}
-_MIN_ROWS = 16  # with fewer rows, torch's products are as fast
+#: Rows of a product, and its multiplications without and with gradients, from which fastiter's is faster than torch's
+_MIN_ROWS, _LEAST, _LEAST_WITH_GRADIENTS = 64, 1 << 24, 1 << 26
 _PACKED = ("seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k")  # options for packed sequences
 _MASK, _FORMER_CACHE = "attention_mask", "cache_params"  # the cache's name before transformers 5.24
 
@@ -37,10 +38,17 @@ def has_hooks(layer: Any) -> bool:
     return "forward" in own or any(own[name] for name in _HOOKS) or _has_any_global_hook()
 
 
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Return whether fastiter's product of the rows of x with a weight is faster than torch's: for large ones."""
+    if not x.dtype == weight.dtype == torch.float32 or x.numel() < _MIN_ROWS * x.shape[-1]:
+        return False
+    least = _LEAST_WITH_GRADIENTS if torch.is_grad_enabled() else _LEAST
+    return x.numel() * weight.shape[0] >= least
+
+
 def product(layer: Any, x: Tensor) -> Tensor:
-    """Return layer(x), by fastiter's product where it is faster, as on CPUs for which MKL has no optimised kernels."""
-    is_ours = x.dtype == torch.float32 and x.numel() >= _MIN_ROWS * x.shape[-1] and is_plain(layer)
-    if not is_ours or layer.weight.dtype != torch.float32:
+    """Return layer(x), by fastiter's product where it is faster."""
+    if not is_plain(layer) or not pays(x, layer.weight):
         out: Tensor = layer(x)
         return out
     return linear(x, layer.weight, layer.bias)
@@ -49,8 +57,7 @@ def product(layer: Any, x: Tensor) -> Tensor:
 def linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
     """Return x W^T + b: the forward of torch.nn.Linear by fastiter's product where it is faster."""
     weight, bias = self.weight, self.bias
-    is_ours = input.dtype == weight.dtype == torch.float32 and input.numel() >= _MIN_ROWS * input.shape[-1]
-    if not is_ours or not on_cpu(input) or {type(input), type(weight), type(bias)} - _PLAIN_OR_NONE:
+    if not pays(input, weight) or not on_cpu(input) or {type(input), type(weight), type(bias)} - _PLAIN_OR_NONE:
         return nn.functional.linear(input, weight, bias)
     if torch.is_autocast_enabled("cpu") or (bias is not None and bias.dtype != torch.float32):
         return nn.functional.linear(input, weight, bias)
@@ -59,7 +66,7 @@ def linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
 
 def product_with(weight: Tensor, x: Tensor) -> Tensor:
     """Return x W^T."""
-    if x.dtype == weight.dtype == torch.float32 and x.numel() >= _MIN_ROWS * x.shape[-1]:
+    if pays(x, weight):
         return linear(x, weight)
     return nn.functional.linear(x, weight)
 

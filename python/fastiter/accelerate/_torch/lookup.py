@@ -15,6 +15,14 @@ from .rules import CLASSES, GLOBALS, IN_TORCH, METHODS, Rule
 
 #: Functions used by modules' methods that have no replacement
 FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda", "mamba3_siso_combined"}
+_NO_KERNEL = "for which there is no kernel yet"
+_LIGHT, _MINIMAL = ("LiGRU", "LiGRU_Layer", "SLiGRU", "SLiGRU_Layer"), ("minGRU", "MinGRU", "minLSTM", "MinLSTM")
+#: Why modules of these classes, known by name, are left: recurrences of speechbrain, the minGRU packages, transformers
+CLASSES_NOT_YET = {
+    **dict.fromkeys(_LIGHT, f"it is a light gated recurrent unit, {_NO_KERNEL}"),
+    **dict.fromkeys(_MINIMAL, f"it is a minimal recurrent unit, {_NO_KERNEL}"),
+    "ZayaCCAProjection": f"it convolves with groups of channels, {_NO_KERNEL}",
+}
 #: Functions of fla, and the forwards of its modules; they have no trial, as the originals do not run on CPUs
 OF_FLA = {name: Rule(names, make, by, list) for name, (names, make, by) in fla.RULES.items()}
 FORWARDS_OF_FLA = {name: Rule(names, make, by, list) for name, (names, make, by) in fla.FORWARDS.items()}

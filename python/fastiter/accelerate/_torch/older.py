@@ -62,6 +62,14 @@ def reason_against(paths: Paths) -> str | None:
     return f"its {_FAST} takes {', '.join(fast)}, and its {paths.name} {', '.join(slow)}"
 
 
+def reason_against_module(module: Any) -> str | None:
+    """Return why a mixer with two paths takes neither on a CPU, None if it takes the slow one."""
+    if getattr(module, "use_fast_kernels", False) is not True:
+        return None
+    why = "its use_fast_kernels is True, and its forward then raises an error on CPUs"
+    return f"{why}; build the model with use_mamba_kernels=False"
+
+
 def forward_of(paths: Paths) -> Any:
     """Return the replacement for the slow path.
 

@@ -13,7 +13,7 @@ from .functions import Function, on_cpu
 
 
 def linear_attention(theirs: Function) -> Function:
-    """Return a replacement for rwkv_linear_attention of transformers."""
+    """Return a replacement for rwkv_linear_attention of transformers; a step with gradients goes to the original."""
 
     def rwkv_linear_attention(
         time_decay: Tensor,
@@ -23,7 +23,7 @@ def linear_attention(theirs: Function) -> Function:
         state: Any = None,
         return_state: bool = False,
     ) -> tuple[Tensor, Any]:
-        if not on_cpu(key):
+        if not on_cpu(key) or (key.shape[1] == 1 and torch.is_grad_enabled()):  # a step is a few of torch's operations
             found: tuple[Tensor, Any] = theirs(time_decay, time_first, key, value, state, return_state)
             return found
         dtype = computed(key.dtype)

@@ -18,6 +18,7 @@ from .replace_slstm import is_slstm_cell, reason_against_cell
 
 __all__ = ["Replaced", "Restored", "replace"]
 
+_SCRIPTED = {"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"}
 _MARK = "_replaced_by_fastiter"  # on the instance, so that copies have it, too
 
 
@@ -199,7 +200,7 @@ def _restore_built(module: Recurrent, plain: type[nn.Module], name: str, restore
 def _is_candidate(module: nn.Module, plain: type[nn.Module]) -> bool:
     """Return whether replace must either replace a module or report why it was not replaced."""
     if isinstance(module, torch.jit.ScriptModule):
-        return getattr(module, "original_name", "") in ("LSTM", "GRU", "RNN")
+        return getattr(module, "original_name", "") in _SCRIPTED
     if isinstance(module, Recurrent) or is_replaced(module) or plain.__module__.startswith("fastiter."):
         return False
     return isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or is_slstm_cell(module)

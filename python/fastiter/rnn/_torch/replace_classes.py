@@ -13,7 +13,7 @@ from torch import nn
 from ..._torch.derived_class import derive
 from .nn.checks import OPTIONS
 from .nn.modules import GRU, LSTM, RNN
-from .replace_slstm import forward_of_cell
+from .replace_slstm import forward_of_cell, name_of_function
 
 OURS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 _THEIRS = {ours: theirs for theirs, ours in OURS.items()}
@@ -37,6 +37,12 @@ def derived(of: type[nn.Module]) -> type[nn.Module]:
 def replaced_by(plain: type[nn.Module]) -> type[nn.Module] | None:
     """Return the original class that `plain` replaced, None if `plain` was not created by replace."""
     return _THEIRS.get(plain) or vars(plain).get("_in_place_of")
+
+
+def name_of_ours(module: nn.Module) -> str:
+    """Return the name, below ``fastiter.torch``, of what a module that was replaced runs."""
+    ours = next((base for base in type(module).__mro__ if base in _THEIRS), None)
+    return name_of_function(module) if ours is None else f"nn.{ours.__name__}"
 
 
 def is_replaced(module: nn.Module) -> bool:

@@ -63,6 +63,11 @@ def _function(config: Any) -> str:
     return function
 
 
+def name_of_function(module: Any) -> str:
+    """Return the name of the function that computes a cell."""
+    return _function(module.config)
+
+
 def _laid_out(config: Any, h: Tensor) -> Tensor:
     """Return h (B, T, N, D) in the layout of the config's output_shape."""
     shape = getattr(config, "output_shape", "BNSH")
