@@ -4,6 +4,7 @@ forward    logits of a sequence, without gradients
 training   logits of a sequence, and the gradients of all parameters
 decode     one more token with a cache, without gradients
 products   forward with accelerate(model, products=True)
+never-slower   every kind of model and layer, small, at many sizes, only on request: bench/accelerate/never_slower.py
 
 Models have two layers (hybrid models have a third, an attention layer), 1000 tokens and random weights. Both sides have
 the same weights; the gate compares logits and the gradient of the embedded sequence.
@@ -15,15 +16,29 @@ import argparse
 from collections.abc import Iterator
 from functools import partial
 
-from bench.accelerate.models import FULL, MAMBAS, QUICK, WIDE, ModelWork, Size, decoding, peers_of, sequence, training
+from bench.accelerate import never_slower
+from bench.accelerate.models import (
+    FULL,
+    MAMBAS,
+    QUICK,
+    TRAINED,
+    WIDE,
+    ModelWork,
+    Size,
+    decoding,
+    peers_of,
+    sequence,
+    training,
+)
 from bench.harness import session, tables
 from bench.harness.contest import Record, race
 from bench.harness.peers import load
 from bench.harness.session import Options
 
-SECTIONS = ("forward", "training", "decode", "products")
-HEADERS = {name: tables.HEADERS["peers"].replace("forward+backward", f"{name:16}") for name in SECTIONS}
-TRAINED = ("Mamba", "FalconMamba", "Mamba2", "RecurrentGemma", "Qwen3Next", "KimiLinear", "MiniMax", "Rwkv")
+USUAL = ("forward", "training", "decode", "products")
+NEVER_SLOWER = "never-slower"
+SECTIONS = (*USUAL, NEVER_SLOWER)
+HEADERS = {name: tables.HEADERS["peers"].replace("forward+backward", f"{name:16}") for name in USUAL}
 MODELS = (*TRAINED, "xLSTM")
 WITH_PRODUCTS = ("Mamba", "Mamba2", "Qwen3Next", "xLSTM")
 DECODED = ("Mamba", "Mamba2", "Qwen3Next", "KimiLinear")
@@ -32,7 +47,8 @@ DECODED = ("Mamba", "Mamba2", "Qwen3Next", "KimiLinear")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     session.add_arguments(parser, SECTIONS)
     parser.add_argument("--batch", type=int, default=1, help="number of sequences in a model's input")
-    parser.set_defaults(threads=(1,))
+    never_slower.add_arguments(parser)
+    parser.set_defaults(threads=(1,), sections=USUAL)
 
 
 def sizes(batch: int, options: Options, more: tuple[Size, ...] = ()) -> list[Size]:
@@ -76,4 +92,6 @@ def main(arguments: argparse.Namespace) -> Record:
     options = session.read_options("accelerate", arguments, SECTIONS)
     sections = {"forward": forward, "training": with_gradients, "decode": decode, "products": products}
     chosen = {name: partial(section, arguments.batch) for name, section in sections.items()}
-    return session.measure("accelerate", options, chosen, HEADERS, dict.fromkeys(SECTIONS, tables.peers_row))
+    chosen[NEVER_SLOWER] = partial(never_slower.never_slower, arguments)
+    headers, rows = HEADERS | {NEVER_SLOWER: never_slower.HEADER}, dict.fromkeys(USUAL, tables.peers_row)
+    return session.measure("accelerate", options, chosen, headers, rows | {NEVER_SLOWER: never_slower.row})

@@ -19,6 +19,7 @@ from bench.harness.peers import absent, load
 
 TRANSFORMERS, MAMBAPY = "transformers", "transformers, use_mambapy"
 VOCABULARY = 1000
+TRAINED = ("Mamba", "FalconMamba", "Mamba2", "RecurrentGemma", "Qwen3Next", "KimiLinear", "MiniMax", "Rwkv")
 MAMBAS = ("Mamba", "FalconMamba")  # models that can use mambapy's scan
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from bench.accelerate import NEVER_SLOWER, never_slower
 from bench.accelerate.models import MAMBAPY, TRANSFORMERS
 from bench.harness import tables
 from bench.harness.contest import REUSED, Record
@@ -39,4 +40,6 @@ def section(name: str, records: list[Record]) -> list[str]:
 
 
 def markdown(results: Record) -> str:
-    return tables.document(results, {name: partial(section, name) for name in GOALS})
+    return tables.document(
+        results, {name: partial(section, name) for name in GOALS} | {NEVER_SLOWER: never_slower.markdown}
+    )

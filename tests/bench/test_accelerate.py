@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from bench import __main__ as command  # noqa: E402
 from bench import accelerate as bench_accelerate  # noqa: E402
-from bench.accelerate import models, table  # noqa: E402
+from bench.accelerate import kinds, models, never_slower, table  # noqa: E402
 from bench.harness import contest, gate  # noqa: E402
 
 SMALL = models.Size(32, 12)
@@ -64,13 +64,55 @@ def test_a_run_is_written_and_reported(
     arguments.command, arguments.out = "accelerate", tmp_path / "x.json"
     command.measure(arguments)
     results = json.loads((tmp_path / "x.json").read_text())
-    assert [len(results[name]) for name in bench_accelerate.SECTIONS] == [9, 8, 4, 4]
+    assert [len(results[name]) for name in bench_accelerate.USUAL] == [9, 8, 4, 4]
+    assert bench_accelerate.NEVER_SLOWER not in results  # it takes minutes, and runs only on request
     assert all(models.TRANSFORMERS in record["peers"] for record in results["training"])
     capsys.readouterr()
     command.report([tmp_path / "x.json"])
     printed = capsys.readouterr().out
     assert "### Mamba 32, T 24, training: times as fast as its peers" in printed
     assert printed.count(f"\n| {models.TRANSFORMERS} | ") == 9 + 8 + 4 + 4
+
+
+def test_what_is_slower_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(never_slower, "LEAST", 1e6)  # everything is slower
+    parser = argparse.ArgumentParser()
+    bench_accelerate.add_arguments(parser)
+    given = "--sections never-slower --kinds RNN,Rwkv --batches 1,2 --lengths 1,3 --budget .001"
+    arguments = parser.parse_args(given.split())
+    arguments.command, arguments.out = "accelerate", tmp_path / "x.json"
+    command.measure(arguments)
+    records = json.loads((tmp_path / "x.json").read_text())["never-slower"]
+    chosen = ["RNN 32-64", "RNN relu 32-64", "Rwkv 32", "Rwkv 128"]
+    assert list(dict.fromkeys(r["work"] for r in records)) == chosen
+    assert [r["mode"] for r in records if r["work"] == "Rwkv 32"] == 4 * ["forward"] + 4 * ["training"] + 2 * ["step"]
+    assert capsys.readouterr().out.count("SLOWER") == len(records) == 2 * 8 + 2 * 10
+    command.report([tmp_path / "x.json"])
+    printed = capsys.readouterr().out
+    assert "### Never slower: before / after" in printed and "RNN 32-64, training, B 2, T 3, 1 thread: " in printed
+
+
+def test_every_rule_has_a_kind() -> None:
+    """All models of the tests, layers of torch.nn, and the other packages whose originals run on CPUs."""
+    from tests.accelerate.models import OPTIONS
+
+    names = [kind.name for kind in kinds.every()]
+    assert len(names) == len(set(names)) and {f"{name} 32" for name in OPTIONS} < set(names)
+    assert {"LSTM 32-64", "GRU 64-64", "Linear, products", "older MambaMixer"} < set(names)
+
+
+def test_an_accelerated_model_with_other_results_is_refused() -> None:
+    kind = next(kind for kind in kinds.every() if kind.name == "GRU 64-64")
+    before, after = kind.make(), kind.make()
+    place = never_slower.Place("forward", 2, 3, 1)
+    never_slower.check(kind, before, after, place)
+    with torch.no_grad():
+        after.weight_hh_l0.mul_(1.001)
+    with pytest.raises(gate.GateError, match="GRU 64-64, B 2, T 3: the output differs"):
+        never_slower.check(kind, before, after, place)
 
 
 def test_goals_are_those_of_the_plan() -> None:
