@@ -95,7 +95,7 @@ void squares(const Matrix& a, py::handle w, py::handle sums) {
     const double* from = address<const double>(w);
     double* to = address<double>(sums);
     py::gil_scoped_release release;
-    for (int64_t j = 0; j < a.m; ++j) to[j] = a.squares(j, from);
+    a.squares(from, to);
 }
 
 // sums[j] += a_j . w for all columns

@@ -163,10 +163,12 @@ LassoEnd Lasso::solve(double l1, double tolerance, int64_t most, const Team& tea
             if (inner < kLeast) return {gap, objective, step};
         }
         // Nearly the right working set is solved for good, by the slope that led to the present gap.
-        const bool is_last = 64 * entrants.size() <= support_.size();
-        const double scale = std::max({tolerance, is_last ? 0 : 0.1 * gap, kLeast * norm_});
+        is_last_ = step > 1 && 64 * entrants.size() <= support_.size();
+        const double scale = std::max({tolerance, is_last_ ? 0 : 0.1 * gap, kLeast * norm_});
         double target = inner * slope_for(l1, scale);
-        if (entrants.empty() && std::isfinite(largest)) target = std::max(target, inner * largest * scale / gap);
+        if (entrants.empty() && largest > 0 && std::isfinite(largest))
+            target = std::max(target, inner * largest * scale / gap);
+        round_ = 0, budget_ = 4 * double(step) * refreshed_;
         largest = descend(l1, target, step, std::move(entrants));
     }
     refresh(l1);
@@ -206,8 +208,12 @@ bool Lasso::enter(double l1, List entrants) {
     const double mean = work(entrants) / double(entrants.size());
     const double affordable = (refreshed_ + double(p_.a->n + p_.a->m)) / 8 / mean;
     size_t limit = std::max({size_t(kEntrants), 2 * support_.size(), size_t(affordable)});
+    // as many columns as rows explain anything, and usually no more stay
+    const size_t rows = size_t(p_.a->n), most = rows - std::min(rows, support_.size()) + kEntrants;
+    size_t entered = 0;
     while (!entrants.empty() && !is_stopped_) {
         List some, rest;
+        limit = std::min(limit, most - entered);
         if (limit < entrants.size()) {
             Vector scores;
             for (int32_t j : entrants) scores.push_back(score(j));
@@ -219,13 +225,27 @@ bool Lasso::enter(double l1, List entrants) {
         }
         sweep(l1, some);
         working_.insert(working_.end(), some.begin(), some.end());
+        entered += some.size();
         const size_t stay = size_t(std::count_if(some.begin(), some.end(), [&](int32_t j) { return x_[j] != 0; }));
-        if (2 * stay < some.size()) return false;
+        if (2 * stay < some.size() || entered >= most) return false;
         limit = 8 * stay < 7 * some.size() ? 2 * working_.size() : rest.size();
         entrants.swap(rest);
-        if (entrants.empty()) return 8 * stay >= 7 * some.size();
+        if (entrants.empty()) return 8 * stay >= 7 * some.size() && is_solved(l1, some);
     }
     return false;
+}
+
+// Whether a few of the columns are at their minimum
+bool Lasso::is_solved(double l1, const List& columns) {
+    List few;
+    for (size_t k = 0; k < columns.size(); k += columns.size() / 16 + 1)
+        if (x_[columns[k]] != 0) few.push_back(columns[k]);
+    products(few, fresh_);
+    for (size_t k = 0; k < few.size(); ++k) {
+        const double x = x_[few[k]], slope = fresh_[k] + p_.l2 * x + (x > 0 ? l1 : -l1);
+        if (std::abs(slope) > 0x1p-20 * std::abs(x) * curvature_[size_t(few[k])]) return false;
+    }
+    return true;
 }
 
 double Lasso::descend(double l1, double target, int64_t step, List entrants) {
@@ -234,12 +254,13 @@ double Lasso::descend(double l1, double target, int64_t step, List entrants) {
         if (x_[j] != 0) support_.push_back(int32_t(j));
     working_ = support_;
     double largest = support_.empty() ? 0 : sweep(l1, support_);
-    const bool is_fresh = !entrants.empty(), are_independent = is_fresh && enter(l1, std::move(entrants));
+    if (!entrants.empty()) {
+        if (enter(l1, std::move(entrants)) && step == 1) return 0;
+        largest = HUGE_VAL;
+    }
     const bool is_check_cheap = refreshed_ <= 4 * work(working_);
-    if (is_fresh) largest = HUGE_VAL;
-    if (is_check_cheap && step == 1 && are_independent) return largest;
     for (int64_t k = 0; k < kSweeps && largest > target && !is_stopped_; ++k) {
-        largest = descend_support(l1, std::max(target, largest / 16), kSupportSweeps * step);
+        largest = descend_support(l1, target, kSupportSweeps * step);
         if (is_check_cheap || (support_.size() == working_.size() && !(largest > target))) return largest;
         largest = sweep(l1, working_);
     }
@@ -249,7 +270,7 @@ double Lasso::descend(double l1, double target, int64_t step, List entrants) {
 // Sweeps over the coordinates of the working set that are nonzero, with extrapolations and Newton steps; returns the
 // largest change of the gradient in the last sweep.
 double Lasso::descend_support(double l1, double target, int64_t most) {
-    double largest = HUGE_VAL;
+    double largest = HUGE_VAL, first = 0;
     points_.clear();
     for (int64_t k = 0; k < most && !is_stopped_; ++k) {
         if (points_.empty()) {
@@ -259,7 +280,9 @@ double Lasso::descend_support(double l1, double target, int64_t most) {
             remember(support_);
         }
         largest = sweep(l1, support_);
-        if (!(largest > target)) break;
+        first = std::max(first, largest);
+        round_ += work(support_);
+        if (!(largest > target) || (!is_last_ && (largest <= first / 16 || round_ > budget_))) break;
         if (spent_ >= reluctance_ * newton_work(support_)) {
             spent_ = 0;
             reluctance_ = newton(l1, support_) ? 1 : 4 * reluctance_;

@@ -65,6 +65,7 @@ private:
     double slope_for(double l1, double gap) const;
     double descend(double l1, double target, int64_t step, List entrants);
     bool enter(double l1, List entrants);
+    bool is_solved(double l1, const List& columns);
     double sweep(double l1, const List& columns);
     double descend_support(double l1, double target, int64_t most);
     void add_column(int64_t j, double d, Vector& v, double& sum) const;
@@ -79,11 +80,12 @@ private:
     double* x_;
     Vector mean_, squares_, curvature_, inverse_; // of the centred columns
     double total_ = 0, norm_ = 0;                 // ones . ones, b . b
-    Vector v_, before_;    // the residual plus a multiple of `ones`; the residual at the last check
-    double sum_ = 0;       // ones . v
-    Vector g_, seen_;      // products with the residual, and the value of `moved_` when they were computed
-    double moved_ = 0;     // length of the path of the residual
-    double refreshed_ = 0; // operations of the last refresh
+    Vector v_, before_;             // the residual plus a multiple of `ones`; the residual at the last check
+    double sum_ = 0;                // ones . v
+    Vector g_, seen_;               // products with the residual, and the value of `moved_` when they were computed
+    double moved_ = 0;              // length of the path of the residual
+    double refreshed_ = 0;          // operations of the last refresh
+    double round_ = 0, budget_ = 0; // operations of sweeps over the support of this working set, and their limit
     List working_, support_, stale_;
     Vector fresh_;
     int64_t changes_ = 0; // of the status of coordinates, in the last sweep
@@ -93,7 +95,7 @@ private:
     std::vector<Vector> points_, residuals_; // of the last sweeps over one support
     Vector sums_;
     const Team* team_ = nullptr;
-    bool is_stopped_ = false;
+    bool is_stopped_ = false, is_last_ = false; // is_last: the working set hardly changes any more
 };
 
 } // namespace fastiter::bcd

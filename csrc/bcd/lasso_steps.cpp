@@ -10,7 +10,7 @@ namespace {
 // Points from which a sequence of sweeps is extrapolated; operations of a product of dense vectors in a Gram matrix or
 // a Cholesky factor, against those of a sweep; entries of Gram matrices that are always permitted
 constexpr size_t kPoints = 6;
-constexpr double kBlocked = 0.125, kSmall = 0x1p18, kScattered = 4;
+constexpr double kBlocked = 0.125, kSmall = 0x1p20, kScattered = 4;
 constexpr size_t kRows = 32;
 
 } // namespace

@@ -20,6 +20,10 @@ public:
 
     double squares(int64_t j, const double* weight) const override { return k_.squares(a_, j, weight); }
 
+    void squares(const double* weight, double* sums) const override {
+        for (int64_t j = 0; j < m; ++j) sums[j] = k_.squares(a_, j, weight);
+    }
+
     double sweep(ModelState& p) const override {
         ModelSweep<T> sweep{a_, p};
         return k_.model_sweep(sweep);
