@@ -1,14 +1,14 @@
-"""Block coordinate descent on functions of torch operations: derivatives of blocks by torch.func."""
+"""Block coordinate descent on functions of torch operations, whose derivatives autograd computes."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jacrev
 
 from ..._check import check_choice
 from .._bcd import RULES, UPDATES, _Run, _Sequence
@@ -22,7 +22,45 @@ _RULES, _UPDATES = ("cyclic", "random", "gs"), ("gradient", "newton")
 _EVERY, _INNER, _SWEEPS = 10, 1e-13, 1000
 #: Minimum decrease in a line search as a fraction of the model's, maximum number of halvings, and growth factor of a
 #: bound
-_DECREASE, _HALVINGS, _EASING = 1e-10, 60, 0.7
+_DECREASE, _HALVINGS, _EASING = 1e-10, 60, 0.9
+
+
+class _Point:
+    """The smooth part at a point: its value, whose graph gives the gradient, and its graph the second derivatives.
+
+    A step calls f once and differentiates it once, whatever the blocks: a point that ends a step begins the next one.
+    """
+
+    def __init__(self, closure: Closure, x: Tensor, twice: bool) -> None:
+        self._twice = twice
+        with torch.enable_grad():
+            self._leaf = x.detach().requires_grad_()
+            self._graph = closure.smooth(self._leaf)
+        self.x, self.value = x, self._graph.detach()
+
+    @cached_property
+    def _slope(self) -> Tensor:
+        if not self._graph.requires_grad:
+            return torch.zeros_like(self.x)
+        with torch.enable_grad():
+            g = torch.autograd.grad(self._graph, self._leaf, create_graph=self._twice, materialize_grads=True)[0]
+        self._graph = self.value  # the graph would keep its intermediate results
+        return g
+
+    @property
+    def gradient(self) -> Tensor:
+        return self._slope.detach()
+
+    def second_derivatives(self, block: Tensor) -> Tensor:
+        """Return those by the coordinates of a block."""
+        g = self._slope
+        if not g.requires_grad:
+            return g.new_zeros(len(block), len(block))
+        ones = torch.zeros(len(block), len(g), dtype=g.dtype, device=g.device)
+        ones[torch.arange(len(block)), block] = 1
+        options = {"is_grads_batched": True, "allow_unused": True}
+        (rows,) = torch.autograd.grad(g, self._leaf, ones, retain_graph=True, **options)
+        return g.new_zeros(len(block), len(block)) if rows is None else rows[:, block]
 
 
 class Descent:
@@ -35,8 +73,9 @@ class Descent:
         _check_choices(function, blocks, rule, update, limits)
         self._closure, self._how, self._limits = closure, how, limits
         flat = x0.detach().reshape(-1).clone()
-        self.x = torch.minimum(torch.maximum(flat, closure.lower), closure.upper)
-        n = len(flat)
+        self._is_smooth = closure.is_smooth
+        self._now = self._at(torch.minimum(torch.maximum(flat, closure.lower), closure.upper))
+        self._held, n = self._active(slice(None)), len(flat)
         problem: Any = SimpleNamespace(_curvature=np.ones(n))
         parts = Partitioned(function, problem, max(n, 1) if blocks is None else blocks)
         self._sequence = _Sequence(function, parts, rule, rng)
@@ -52,18 +91,18 @@ class Descent:
     def solution(self) -> BCDSolution:
         """Take steps until the residual is small, or until a limit."""
         limits, closure = self._limits, self._closure
-        scale = self._gradient(torch.zeros_like(self.x))[0].abs().amax() if len(self.x) else torch.zeros(())
-        value = float(scale) if bool(scale.isfinite()) else 0.0
-        tolerance = limits.rtol * (value or float(self._gradient(self.x)[0].abs().amax() if len(self.x) else 0.0))
+        at_zero = self._now if not bool(self.x.any()) else self._at(torch.zeros_like(self.x))
+        scale = _largest(at_zero.gradient)
+        tolerance = limits.rtol * ((scale if np.isfinite(scale) else 0.0) or _largest(self._now.gradient))
         history: list[float] = []
         objectives: list[float] = []
         patience, steps, reason = self._sequence.patience, 0, "max_steps"
         seen = Progress(patience), Progress(patience)
         largest = torch.finfo(self.x.dtype).max ** 0.5  # the squares of larger steps overflow
         while True:
-            g, smooth = self._gradient(self.x)
-            residual = float(self._slopes(g).abs().amax()) if len(g) else 0.0
-            objective = float(smooth + closure.rest(self.x))
+            g = self._now.gradient
+            residual = _largest(self._slopes(g))
+            objective = float(self._now.value + closure.rest(self.x))
             history.append(residual)
             objectives.append(objective)
             ended = [one.has_ended(x, steps) for one, x in zip(seen, (objective, residual), strict=True)]
@@ -76,7 +115,7 @@ class Descent:
             elif limits.ends(BCDProgress(steps, residual, tolerance, objective, self._value)):
                 reason = "callback"
             elif steps < limits.max_steps:
-                steps = self._steps(steps, min(self._every, limits.max_steps - steps), g)
+                steps = self._steps(steps, min(self._every, limits.max_steps - steps))
                 continue
             break
         return BCDSolution(
@@ -98,14 +137,18 @@ class Descent:
     def _value(self) -> Tensor:
         return self.x.reshape(self._closure.shape).clone()
 
-    def _gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient and the value of the smooth part."""
-        with torch.no_grad():
-            return grad_and_value(self._closure.smooth)(x)  # type: ignore[no-any-return]
+    def _at(self, x: Tensor) -> _Point:
+        return _Point(self._closure, x, self._how[1] == "newton")
+
+    @property
+    def x(self) -> Tensor:
+        return self._now.x
 
     def _slopes(self, g: Tensor) -> Tensor:
         """Return the minimum-norm subgradient."""
         x, c = self.x, self._closure
+        if self._is_smooth:
+            return g
         at_zero = g.sign() * torch.clamp(g.abs() - c.l1, min=0.0)
         s = torch.where(x == 0, at_zero, g + c.l1 * x.sign())
         s = torch.where(x <= c.lower, torch.clamp(s, max=0.0), s)
@@ -115,22 +158,20 @@ class Descent:
         x, c = self.x[chosen], self._closure
         return ((x == 0) & (c.l1[chosen] > 0)) | (x <= c.lower[chosen]) | (x >= c.upper[chosen])
 
-    def _steps(self, steps: int, count: int, g: Tensor) -> int:
+    def _steps(self, steps: int, count: int) -> int:
         named = self._sequence.next(count)
         for k in range(count):
-            if named is None:
-                g = g if k == 0 else self._gradient(self.x)[0]
-                number, block = self._greedy(g)
-            else:
-                number = int(named[k])
-                block = self._blocks[number]
+            number, block = self._greedy(self._now.gradient) if named is None else self._named(int(named[k]))
             steps += 1
-            before = self._active(block)
             with torch.no_grad():
-                self._step(number, block)
-            if bool((before != self._active(block)).any()):
-                self._changed = steps
+                self._now = self._newton(block) if self._how[1] == "newton" else self._proximal(number, block)
+            active = self._held[block] if self._is_smooth else self._active(block)
+            if not torch.equal(active, self._held[block]):
+                self._held, self._changed = self._held.index_copy(0, block, active), steps
         return steps
+
+    def _named(self, number: int) -> tuple[int, Tensor]:
+        return number, self._blocks[number]
 
     def _greedy(self, g: Tensor) -> tuple[int, Tensor]:
         """Return the block with the largest slopes."""
@@ -141,57 +182,51 @@ class Descent:
         number = int(sums.argmax())
         return number, self._blocks[number]
 
-    def _step(self, number: int, block: Tensor) -> None:
-        x, start = self.x, self.x[block]
+    def _moved(self, block: Tensor, z: Tensor) -> _Point:
+        """Return the point whose block is z."""
+        return self._at(self.x.index_copy(0, block, z))
 
-        def of_block(z: Tensor) -> Tensor:
-            return self._closure.smooth(x.index_copy(0, block, z))
-
-        g, value = grad_and_value(of_block)(start)
-        if self._how[1] == "newton":
-            end = self._newton(of_block, block, g, value)
-        else:
-            end = self._proximal(of_block, number, block, g, value)
-        self.x = x.index_copy(0, block, end)
-
-    def _proximal(self, of_block: Any, number: int, block: Tensor, g: Tensor, value: Tensor) -> Tensor:
+    def _proximal(self, number: int, block: Tensor) -> _Point:
         """Return the minimiser of the upper bound with L, the first of a growing sequence that gives an upper bound."""
-        start, c = self.x[block], self._closure
+        start, g, c = self.x[block], self._now.gradient[block], self._closure
         bound = float(self._bounds[number])
         for k in range(_HALVINGS):
             z = start - g / bound
-            z = z.sign() * torch.clamp(z.abs() - c.l1[block] / bound, min=0.0)
-            z = torch.minimum(torch.maximum(z, c.lower[block]), c.upper[block])
-            d = z - start
-            if self._is_bounded(of_block, z, (g, value), d, bound):
+            if not self._is_smooth:
+                z = z.sign() * torch.clamp(z.abs() - c.l1[block] / bound, min=0.0)
+                z = torch.minimum(torch.maximum(z, c.lower[block]), c.upper[block])
+            ahead = self._moved(block, z)
+            if self._is_bounded(ahead, block, z - start, bound):
                 self._bounds[number] = bound if k else bound * _EASING
-                return z
+                return ahead
             bound *= 2
         self._bounds[number] = bound
-        return start
+        return self._now
 
-    def _is_bounded(self, of_block: Any, z: Tensor, at: tuple[Tensor, Tensor], d: Tensor, bound: float) -> bool:
-        """Return whether L bounds the curvature on the way to z: by values, or by gradients if values are rounded."""
-        g, value = at
+    def _is_bounded(self, ahead: _Point, block: Tensor, d: Tensor, bound: float) -> bool:
+        """Return whether L bounds the curvature on the way: by values, or by gradients if values are rounded."""
+        g, value = self._now.gradient[block], self._now.value
         size = bound * (d @ d)
         if bool(size > 64 * torch.finfo(d.dtype).eps * value.abs()):
-            return bool(of_block(z) <= value + g @ d + size / 2)
-        return bool((grad(of_block)(z) - g) @ d <= size * (1 + 1e-6))
+            return bool(ahead.value <= value + g @ d + size / 2)
+        return bool((ahead.gradient[block] - g) @ d <= size * (1 + 1e-6))
 
-    def _newton(self, of_block: Any, block: Tensor, g: Tensor, value: Tensor) -> Tensor:
+    def _newton(self, block: Tensor) -> _Point:
         """Return the end of a line search towards the minimiser of the model with the second derivatives."""
-        start, c = self.x[block], self._closure
-        H = jacrev(grad(of_block))(start).double()  # reverse mode twice: some operations have no forward mode
+        start, c, value = self.x[block], self._closure, self._now.value
+        H = self._now.second_derivatives(block).double()
+        g = self._now.gradient[block]
         end = self._model_minimiser((H + H.mT) / 2, start.double(), g.double(), block).to(start.dtype)
         d, before = end - start, c.rest(start, block)
         fall = float(g @ d + c.rest(end, block) - before)
         rounding, t = 8 * torch.finfo(start.dtype).eps * float((value + before).abs()), 1.0
         for _ in range(_HALVINGS):
             z = end if t == 1 else start + t * d
-            if bool(of_block(z) + c.rest(z, block) <= value + before + _DECREASE * t * min(fall, 0.0) + rounding):
-                return z
+            ahead = self._moved(block, z)
+            if bool(ahead.value + c.rest(z, block) <= value + before + _DECREASE * t * min(fall, 0.0) + rounding):
+                return ahead
             t /= 2
-        return start
+        return self._now
 
     def _model_minimiser(self, H: Tensor, start: Tensor, g: Tensor, block: Tensor) -> Tensor:
         values = torch.linalg.eigvalsh(H) if bool(H.isfinite().all()) else H.new_zeros(1)
@@ -208,6 +243,11 @@ class Descent:
             model, own, start.numpy().copy(), ("cyclic", "gradient"), _Sequence("bcd", own, "cyclic", None), limits
         )
         return torch.from_numpy(run.solution().value)
+
+
+def _largest(x: Tensor) -> float:
+    """Return the largest magnitude, 0 for an empty tensor."""
+    return float(x.abs().amax()) if len(x) else 0.0
 
 
 def _check_choices(function: str, blocks: Any, rule: str, update: str, limits: Limits) -> None:

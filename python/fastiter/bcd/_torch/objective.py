@@ -92,6 +92,8 @@ class Closure:
             whole = value.detach() if isinstance(value, Tensor) else x0.new_tensor(value)
             setattr(self, name, whole.expand(self.shape).reshape(-1).clone())
         self._check_values()
+        self._detached = [x.detach() for x in self.tensors]
+        self._has_l2 = bool(self.l2.any())
 
     l1: Tensor
     l2: Tensor
@@ -125,7 +127,8 @@ class Closure:
 
     def smooth(self, x: Tensor) -> Tensor:
         """Return f(x) + sum l2 x^2 / 2 for flat x."""
-        return self._value(x, self.tensors) + (self.l2 / 2 * x * x).sum()
+        value = self._value(x, self._detached)
+        return value + (self.l2 / 2 * x * x).sum() if self._has_l2 else value
 
     def rest(self, x: Tensor, chosen: Any = slice(None)) -> Tensor:
         """Return sum l1 |x| of some coordinates."""
