@@ -234,3 +234,26 @@ def test_wrong_arguments(case: int) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}") as raised:
         call()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("blocks", [None, 1, 3, Blocks(2, "variable")])
+@pytest.mark.parametrize("update", ["gradient", "newton"])
+@pytest.mark.parametrize("l1", [0.0, 0.3])
+def test_a_step_calls_and_differentiates_the_function_once(l1: float, update: Any, blocks: Any) -> None:
+    """A trial of a step calls it, and what ends one step begins the next; checks in between cost nothing."""
+    A, b = tensors(30, 6, seed=2)
+    counts = {"calls": 0, "gradients": 0}
+
+    def loss(x: Any, A: Any, b: Any) -> Any:
+        counts["calls"] += 1
+        if x.requires_grad:
+            x.register_hook(lambda _: counts.update(gradients=counts["gradients"] + 1))
+        return torch.log(torch.cosh(A @ x - b)).sum()
+
+    rule: Any = "gs" if isinstance(blocks, Blocks) else "cyclic"
+    how: dict[str, Any] = {"blocks": blocks, "rule": rule, "update": update, "rtol": 1e-9, "check_every": 1}
+    found = bcd(Objective(loss, A, b, l1=l1), torch.zeros(6, dtype=F64), **how)
+    assert found.converged and found.steps >= 3
+    bounds = 2 * found.steps + 8 if update == "gradient" else 1.5 * found.steps + 4
+    assert counts["calls"] <= bounds
+    assert counts["gradients"] <= 1.5 * found.steps + 4 + (found.steps if update == "newton" else 0)

@@ -151,12 +151,15 @@ class Descent:
             return g
         at_zero = g.sign() * torch.clamp(g.abs() - c.l1, min=0.0)
         s = torch.where(x == 0, at_zero, g + c.l1 * x.sign())
+        if not c.has_bounds:
+            return s
         s = torch.where(x <= c.lower, torch.clamp(s, max=0.0), s)
         return torch.where(x >= c.upper, torch.clamp(s, min=0.0), s)
 
     def _active(self, chosen: Any) -> Tensor:
         x, c = self.x[chosen], self._closure
-        return ((x == 0) & (c.l1[chosen] > 0)) | (x <= c.lower[chosen]) | (x >= c.upper[chosen])
+        at_zero = (x == 0) & (c.l1[chosen] > 0)
+        return at_zero if not c.has_bounds else at_zero | (x <= c.lower[chosen]) | (x >= c.upper[chosen])
 
     def _steps(self, steps: int, count: int) -> int:
         named = self._sequence.next(count)
@@ -194,7 +197,7 @@ class Descent:
             z = start - g / bound
             if not self._is_smooth:
                 z = z.sign() * torch.clamp(z.abs() - c.l1[block] / bound, min=0.0)
-                z = torch.minimum(torch.maximum(z, c.lower[block]), c.upper[block])
+                z = torch.minimum(torch.maximum(z, c.lower[block]), c.upper[block]) if c.has_bounds else z
             ahead = self._moved(block, z)
             if self._is_bounded(ahead, block, z - start, bound):
                 self._bounds[number] = bound if k else bound * _EASING

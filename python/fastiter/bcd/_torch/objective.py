@@ -94,6 +94,7 @@ class Closure:
         self._check_values()
         self._detached = [x.detach() for x in self.tensors]
         self._has_l2 = bool(self.l2.any())
+        self.has_bounds = bool((self.lower.isfinite() | self.upper.isfinite()).any())
 
     l1: Tensor
     l2: Tensor
@@ -123,7 +124,7 @@ class Closure:
     @property
     def is_smooth(self) -> bool:
         """Whether there is neither l1 nor a bound."""
-        return not bool((self.l1 > 0).any() or self.lower.isfinite().any() or self.upper.isfinite().any())
+        return not (self.has_bounds or bool(self.l1.any()))
 
     def smooth(self, x: Tensor) -> Tensor:
         """Return f(x) + sum l2 x^2 / 2 for flat x."""
