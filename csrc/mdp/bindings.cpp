@@ -234,6 +234,7 @@ void bind(py::module_& m) {
     m.def("prioritized", heap, py::keep_alive<0, 1>());
     m.def("check", check);
     m.def("corrections", correct);
+    m.def("is_rounding", is_rounding);
     m.def("predecessors", predecessors_of);
     m.def("absorbing", absorbing_of);
     m.def("order_from", order);

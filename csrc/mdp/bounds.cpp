@@ -11,6 +11,9 @@ constexpr double kUnit = 0x1p-53; // the largest relative error of an operation
 constexpr double kLeast = std::numeric_limits<double>::denorm_min();
 // Factors of constants count as equal if they differ by at most this, relative to 1 minus them
 constexpr double kEqual = 1e-6;
+// Near the floor, as a factor of it, this many steps without progress are enough
+constexpr double kNear = 8;
+constexpr int64_t kSteps = 10;
 
 // 1 - a b, of which only the last operation is rounded
 double complement(double a, double b) {
@@ -55,5 +58,9 @@ Bounds Accuracy::bounds(Span change, double size) const {
 }
 
 double Accuracy::reachable() const { return bounds({reward_, reward_}, below_ > 0 ? reward_ / below_ : reward_).floor; }
+
+bool is_rounding(double rest, double floor, int64_t since) {
+    return rest <= floor || (rest <= kNear * floor && since > kSteps);
+}
 
 } // namespace fastiter::mdp

@@ -45,4 +45,7 @@ private:
     double entries_;
 };
 
+// Whether only rounding errors remain of a width, after `since` steps without a smaller one
+bool is_rounding(double width, double floor, int64_t since);
+
 } // namespace fastiter::mdp

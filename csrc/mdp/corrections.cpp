@@ -9,7 +9,8 @@ namespace fastiter::mdp {
 namespace {
 
 constexpr double kUnit = 0x1p-53;
-constexpr int64_t kLeast = 1 << 12; // entries per thread
+constexpr double kLeast = std::numeric_limits<double>::denorm_min();
+constexpr int64_t kEntries = 1 << 12; // per thread
 
 // high + low, where |low| is at most an ulp of high
 struct Pair {
@@ -25,29 +26,31 @@ struct Pair {
     }
 };
 
-// The correction of row j of state s
-template <class T> double correction(const Process<T>& p, const double* base, int64_t s, int64_t j) {
+// The correction of row j of state s before it is rounded to T, and a bound on its error
+struct Correction {
+    double value, error;
+};
+template <class T> Correction correction(const Process<T>& p, const double* base, int64_t s, int64_t j) {
     Pair sum, all;
-    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) sum.add_product(double(p.weight[e]), base[p.next[e]]);
+    double size = 0;
+    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
+        const double weight = double(p.weight[e]), value = base[p.next[e]];
+        sum.add_product(weight, value), size += weight * std::abs(value);
+    }
+    const double reward = double(p.reward[j]), count = double(p.entry[j + 1] - p.entry[j]) + 4;
+    size = p.discount * size + std::abs(base[s]) + std::abs(reward);
     all.add_product(p.discount, sum.high);
     all.add(-base[s]);
-    all.add(double(p.reward[j]));
-    return all.high + (all.low + p.discount * sum.low);
-}
-
-// A bound on the error of a correction before it is rounded to T: of second order in the unit of rounding
-template <class T> double error_of(const Process<T>& p, const double* base, int64_t s, int64_t j) {
-    const double count = double(p.entry[j + 1] - p.entry[j]) + 4;
-    double size = std::abs(base[s]) + std::abs(double(p.reward[j]));
-    for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e)
-        size += p.discount * double(p.weight[e]) * std::abs(base[p.next[e]]);
-    return 4 * count * count * kUnit * kUnit * size + count * std::numeric_limits<double>::denorm_min();
+    all.add(reward);
+    const double value = all.high + (all.low + p.discount * sum.low);
+    // The parts `low` are rounded, and are of first order themselves; the last sum is rounded twice
+    return {value, 4 * count * count * kUnit * kUnit * size + count * kLeast + 2 * kUnit * std::abs(value)};
 }
 
 } // namespace
 
 template <class T> double corrections(const Process<T>& p, const double* base, T most, T* reward) {
-    constexpr double unit = sizeof(T) == 8 ? 2 * kUnit : 0x1p-24 + 2 * kUnit;
+    constexpr double unit = sizeof(T) == 8 ? 0 : 0x1p-24;
     std::vector<double> errors;
     launch(
         [&](Team team) {
@@ -55,15 +58,14 @@ template <class T> double corrections(const Process<T>& p, const double* base, T
             const int64_t last = p.states * (team.id + 1) / team.size;
             for (int64_t s = p.states * team.id / team.size; s < last; ++s)
                 for (int64_t j = p.row[s]; j < p.row[s + 1]; ++j) {
-                    const double found = correction(p, base, s, j);
+                    const auto [found, error] = correction(p, base, s, j);
                     reward[j] = T(std::max(found, -double(most)));
-                    if (found > -double(most))
-                        largest = std::max(largest, error_of(p, base, s, j) + unit * std::abs(found));
+                    if (found > -double(most)) largest = std::max(largest, error + unit * std::abs(found));
                 }
             errors[size_t(team.id)] = largest;
         },
         [&](int threads) {
-            const int used = threads_for(p.entry[p.row[p.states]], kLeast, threads);
+            const int used = threads_for(p.entry[p.row[p.states]], kEntries, threads);
             errors.assign(size_t(used), 0);
             return used;
         });

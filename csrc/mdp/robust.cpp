@@ -56,14 +56,17 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
         if (o.value == least) at_least += o.weight;
     if (range == 0 || radius >= -std::log(at_least / all)) return least * all;
     if (radius == 0) return mean(outcomes);
+    // Errors of log Z count by 1 / x, so that it has to be accurate near 0 if x is small.
     auto divergence = [&](double x, double& log_z) {
-        double lost = 0, z = 0, first = 0; // Z = 1 + lost, each with a small relative error
+        const bool is_small = x * range < 0.5;
+        double sum = 0, first = 0; // Z, or Z - 1 if x is small
         for (const Outcome& o : outcomes) {
-            const double share = o.weight / all, away = o.value - least, left = share * std::exp(-x * away);
-            lost += share * std::expm1(-x * away), z += left, first += left * away;
+            const double share = o.weight / all, away = o.value - least;
+            const double term = is_small ? std::expm1(-x * away) : std::exp(-x * away);
+            sum += share * term, first += share * (is_small ? 1 + term : term) * away;
         }
-        log_z = lost > -0.5 ? std::log1p(lost) : std::log(z);
-        return -x * first / z - log_z;
+        log_z = is_small ? std::log1p(sum) : std::log(sum);
+        return -x * first / (is_small ? 1 + sum : sum) - log_z;
     };
     double low = 0, high = 1 / range, log_z = 0;
     while (divergence(high, log_z) < radius && high < 1e18 / range) low = high, high *= 4;

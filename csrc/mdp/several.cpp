@@ -38,7 +38,7 @@ public:
                 found_.reason = Reason::diverged;
             else if (is_backup && residual <= rule_.tol)
                 found_.reason = Reason::converged;
-            else if ((is_backup && is_rounding(residual)) || since_ > rule_.patience)
+            else if ((is_backup && is_rounding(rest(residual), found_.bounds.floor, since_)) || since_ > rule_.patience)
                 found_.reason = Reason::stagnated;
             else if (found_.steps < rule_.max_steps)
                 continue;
@@ -150,10 +150,9 @@ private:
         return rule_.sup ? std::max(width, item_.accuracy.symmetric(error) + 2 * found_.bounds.rounding) : width;
     }
 
-    // Whether only rounding errors remain of the changes
-    bool is_rounding(double residual) const {
-        const double rest = item_.accuracy.high() >= 1 ? residual : residual - 2 * found_.bounds.rounding;
-        return rest <= found_.bounds.floor;
+    // The residual without rounding errors
+    double rest(double residual) const {
+        return item_.accuracy.high() >= 1 ? residual : residual - 2 * found_.bounds.rounding;
     }
 
     // Sets the bounds, and returns whether all of w is finite.

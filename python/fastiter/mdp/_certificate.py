@@ -49,7 +49,8 @@ def enclosed(
     residual = (upper - lower).max(axis=1, initial=0)
     if not np.isfinite(residual).all():  # values have overflowed
         lower[np.isnan(lower)], upper[np.isnan(upper)] = -np.inf, np.inf
-    residual[endless] = np.abs(numbers[endless, :2]).max(axis=1)
+    if endless:
+        residual[endless] = np.abs(numbers[endless, :2]).max(axis=1)
     value = middle.astype(w.dtype)
     return (-value, -upper, -lower, residual) if negated else (value, lower, upper, residual)
 

@@ -28,7 +28,7 @@ def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSol
                 reason = "diverged"
             elif is_backup and residual <= limits.tol:
                 reason = "converged"
-            elif (is_backup and work.is_rounding(residual)) or since > method.patience:
+            elif (is_backup and work.is_rounding(residual, since)) or since > method.patience:
                 reason = "stagnated"
             elif limits.ends(_progress(work, method, (residual, limits.tol), is_backup, negated)):
                 reason = "callback"

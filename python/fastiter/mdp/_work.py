@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from ._process import Process
 from ._result import Bounds
 
@@ -43,7 +45,7 @@ class Work:
         self.accuracy = process.accuracy(discount) if accuracy is None else accuracy
         #: The bounds from the last backup
         self.bounds = Bounds(-np.inf, np.inf, 0.0, self.accuracy.reachable())
-        self.steps = 0
+        self.steps, self._size = 0, 0.0
         #: The constant that a method has removed from v, and the resulting gain of T v
         self.shift = 0.0
 
@@ -57,7 +59,8 @@ class Work:
 
     def _finish(self, change: tuple[float, float]) -> None:
         self.change = change
-        self.bounds = Bounds(*self.accuracy.bounds(*change, self.largest()))
+        self._size = self.largest()
+        self.bounds = Bounds(*self.accuracy.bounds(*change, self._size))
         self.steps += 1
 
     def advance(self) -> None:
@@ -68,14 +71,14 @@ class Work:
         """Return the largest |w - v - shift|: the Bellman residual of v + shift / (1 - factor)."""
         return max(abs(self.change[0] - self.shift), abs(self.change[1] - self.shift))
 
-    def is_rounding(self, residual: float) -> bool:
-        """Whether only rounding errors remain of the changes in the last backup."""
+    def is_rounding(self, residual: float, since: int) -> bool:
+        """Whether only rounding errors remain of the changes in the last backup, after steps without progress."""
         rest = residual if self.modulus[1] >= 1 else residual - 2 * self.bounds.rounding
-        return rest <= self.bounds.floor
+        return _core.mdp.is_rounding(rest, self.bounds.floor, since)
 
     def is_finite(self) -> bool:
-        """Whether all values w are finite."""
-        return bool(np.isfinite(self.w).all())
+        """Whether all values of the last backup are finite."""
+        return math.isfinite(self._size)
 
     def largest(self) -> float:
         """Return the largest absolute value of w."""

@@ -200,16 +200,17 @@ class CardProcess:
             since[now] = np.where(width < least[now], 0, since[now] + 1)
             least[now] = np.fmin(width, least[now])
             steps[now] += 1
-            is_stuck = (high - low <= floor) | (since[now] > _PATIENCE)
+            ends = map(_core.mdp.is_rounding, (high - low).tolist(), floor.tolist(), since[now].tolist())
+            is_stuck = np.array(list(ends)) | (since[now] > _PATIENCE)
             is_finite = np.isfinite(width) & np.isfinite(sizes)
             why = np.select(
                 [~is_finite, width <= tol[now], is_stuck, steps[now] >= max_steps],
                 ["diverged", "converged", "stagnated", "max_steps"],
                 "",
             )
-            ends = now[why != ""]
-            reason[ends] = why[why != ""]
-            last[torch.from_numpy(ends)] = w[torch.from_numpy(ends)]
+            ended = now[why != ""]
+            reason[ended] = why[why != ""]
+            last[torch.from_numpy(ended)] = w[torch.from_numpy(ended)]
             running = now[why == ""]
             v, w = w, v
         table = np.stack(history, 1) if history else np.zeros((models, 0))

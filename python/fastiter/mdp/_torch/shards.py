@@ -98,9 +98,6 @@ class ShardWork(Work):
         super().advance()
         self._buffers.reverse()
 
-    def is_finite(self) -> bool:
-        return self._largest < math.inf
-
     def largest(self) -> float:
         return self._largest
 
