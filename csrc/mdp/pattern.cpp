@@ -24,6 +24,7 @@ public:
         const double sum = sum_ + x, share = sum - sum_, error = (sum_ - (sum - share)) + (x - share);
         sum_ = sum, error_ += error, size_ += std::abs(error);
     }
+    double nearest() const { return sum_ + error_; }
     double below() const { return size_ == 0 ? sum_ : std::nextafter(sum_ + error_, 0.0); }
     double above() const { return size_ == 0 ? sum_ : std::nextafter(sum_ + error_, kInfinity); }
 
@@ -31,9 +32,8 @@ private:
     double sum_ = 0, error_ = 0, size_ = 0; // error_: of sum_, correct to 2^-53 times size_ for each addition
 };
 
-} // namespace
-
-template <class T> Checked check_process(const Process<T>& p, int64_t rows, int64_t entries, double tolerance) {
+// Ends: some states are terminal, so that sums of all weights and of those that go on differ.
+template <class T, bool Ends> Checked check_rows(const Process<T>& p, int64_t rows, int64_t entries, double tolerance) {
     Checked found;
     found.low = kInfinity;
     auto report = [&](Fault fault, int64_t row, double value) {
@@ -43,21 +43,30 @@ template <class T> Checked check_process(const Process<T>& p, int64_t rows, int6
     if (p.entry[0] != 0 || p.entry[rows] != entries) return report(Fault::pointers, 0, 0);
     for (int64_t j = 0; j < rows; ++j) {
         if (p.entry[j + 1] < p.entry[j] || p.entry[j + 1] > entries) return report(Fault::pointers, j, 0);
-        double sum = 0;
-        ExactSum going;
+        ExactSum all, going;
         for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
             if (p.next[e] < 0 || p.next[e] >= p.states) return report(Fault::next, j, double(p.next[e]));
             const double weight = double(p.weight[e]);
             if (!(weight >= 0) || !std::isfinite(weight)) return report(Fault::negative, j, weight);
-            sum += weight;
+            all.add(weight);
             const int64_t to = p.next[e];
-            going.add(p.row[to] < p.row[to + 1] ? weight : 0);
+            if constexpr (Ends) going.add(p.row[to] < p.row[to + 1] ? weight : 0);
         }
+        const double sum = all.nearest();
         if (tolerance >= 0 && !(std::abs(sum - 1) <= tolerance)) return report(Fault::sum, j, sum);
         if (!std::isfinite(double(p.reward[j]))) return report(Fault::reward, j, double(p.reward[j]));
-        found.low = std::min(found.low, going.below()), found.high = std::max(found.high, going.above());
+        const ExactSum& kept = Ends ? going : all;
+        found.low = std::min(found.low, kept.below()), found.high = std::max(found.high, kept.above());
     }
     return found;
+}
+
+} // namespace
+
+template <class T> Checked check_process(const Process<T>& p, int64_t rows, int64_t entries, double tolerance) {
+    for (int64_t s = 0; s < p.states; ++s)
+        if (p.row[s] == p.row[s + 1]) return check_rows<T, true>(p, rows, entries, tolerance);
+    return check_rows<T, false>(p, rows, entries, tolerance);
 }
 
 template <class T> int64_t predecessors(const Process<T>& p, int64_t* start, int32_t* before) {

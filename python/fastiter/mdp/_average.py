@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 METHODS = ("rvi", "howard")
 #: The relative improvement above which an action counts as better
 _BETTER = 1e-12
+#: Steps of relative value iteration between two checks for stagnation
+_PERIOD = 16
 #: The maximum number of states of a chain that is solved by elimination if BiCGSTAB fails, as on long cycles
 _DENSE = 2000
 
@@ -175,23 +177,21 @@ class _Run:
         self.action = np.empty(process.states, np.int32)
         self.bounds, self.steps, self.reason = (-np.inf, np.inf), 0, "max_steps"
 
-    def _backup(self, h: Array, w: Array) -> None:
-        """Set w to T h, and the bounds on the gain, including rounding errors; and the reason for ending."""
+    def _backup(self, h: Array, w: Array, period: int = 1) -> None:
+        """Set w to T h, every ``period`` steps or once they may be close the bounds, and the reason for ending."""
         low, high = self._operator(h, w, self.action)
-        size = largest_of(h)
+        self.steps += 1
+        if high - low > self.tol and self.steps % period and self.steps < self._most:
+            return
         # The errors of rows that do not sum to 1 exactly, of the sweep, and of the changes and bounds
+        size = largest_of(h)
         rounding = self._defect * size + self._accuracy.sweep_error(size, largest_of(w))
         rounding += 2.0**-51 * max(abs(low), abs(high))
         self.bounds = low - rounding, high + rounding
-        self.steps += 1
-        if self.width <= self.tol:
+        if self.bounds[1] - self.bounds[0] <= self.tol:
             self.reason = "converged"
         elif high - low <= 2 * rounding:
             self.reason = "stagnated"
-
-    @property
-    def width(self) -> float:
-        return self.bounds[1] - self.bounds[0]
 
     @property
     def _has_ended(self) -> bool:
@@ -201,7 +201,7 @@ class _Run:
         """Iterate h <- h + tau (T h - h) minus its value in state 0."""
         w = np.empty_like(h)
         while True:
-            self._backup(h, w)
+            self._backup(h, w, _PERIOD)
             if tau != 1 and not self._has_ended:
                 w *= w.dtype.type(tau)
                 w += w.dtype.type(1 - tau) * h
@@ -238,7 +238,7 @@ class _Run:
             value=sign * self.h * self.h.dtype.type(scale),
             converged=self.reason == "converged",
             steps=self.steps,
-            residual=self.width,
+            residual=high - low,
             method=method,
             reason=self.reason,
             gain=bounds[0] / 2 + bounds[1] / 2,
