@@ -1,10 +1,10 @@
-"""pymdptoolbox's modules, as ``from fastiter.mdp.compat import example, mdp``."""
+"""pymdptoolbox's modules, as ``from fastiter.mdp.compat import example, mdp``, and QuantEcon's DiscreteDP."""
 
 from __future__ import annotations
 
 from ..._public import publish
-from . import error, example, mdp, util
+from . import error, example, mdp, quantecon, util
 
-__all__ = ["error", "example", "mdp", "util"]
+__all__ = ["error", "example", "mdp", "quantecon", "util"]
 
 publish(globals())

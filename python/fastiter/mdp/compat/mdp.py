@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from ..._check import count, positive
 from ..._public import publish
+from ..._solution import plural, warn
 from .._average import average
 from .._finite import finite_horizon
 from .._process import Process
 from ._base import MDP, SOLVER, asserted, renamed
+from ._howard import howard
 from ._learning import QLearning
 
 Array = npt.NDArray[Any]
@@ -199,8 +201,6 @@ class PolicyIteration(MDP):
     [26.244, 29.484, 33.484]
     """
 
-    _method = "pi"
-
     def __init__(
         self,
         transitions: Any,
@@ -220,20 +220,20 @@ class PolicyIteration(MDP):
                 f"PolicyIteration: eval_type must be one of {', '.join(map(repr, kinds))}, got {eval_type!r}"
             )
         super().__init__(transitions, reward, discount, None, max_iter)
-        self.epsilon, self.eval_type = 1e-6, kinds[eval_type]
-        self.V, self._value0 = np.zeros(self.S), np.zeros(self.S, self._problem.dtype)
-        self.policy, self._is_default = self._greedy(self.V), policy0 is None
-        if policy0 is not None:
-            with asserted(), renamed("PolicyIteration"):
-                self._value0 = self._problem.evaluate(policy0)
-            self.policy = np.array(policy0)
+        self.eval_type, self.V = kinds[eval_type], np.zeros(self.S)
+        self.policy = self._greedy(self.V) if policy0 is None else policy0
+        with asserted(), renamed("PolicyIteration"):
+            place = self._problem._process.place("evaluate", self.policy)
+        self.policy = self._problem._process.label(place)
 
     def run(self) -> None:
-        """Solve the process; a run that does not converge warns."""
-        # the first sweep only finds the initial policy, unless it is given
-        extra = int(self._is_default)
-        self._solve(self._value0, self.max_iter + extra)
-        self.iter = max(1, self.iter - extra)
+        """Solve the process; a run that ends before no action is better warns."""
+        began = time.perf_counter()
+        found = howard("PolicyIteration", self._problem, self.policy, self.max_iter)
+        if not found.is_best:
+            got = f"better ones after {plural(found.steps)}; try a larger max_iter"
+            warn(f"PolicyIteration: no action must be better, got {got}")
+        self._finish(began, found.value, found.policy, found.steps)
 
 
 @SOLVER
