@@ -13,6 +13,7 @@ pytest.importorskip("scipy")
 import fastiter
 from fastiter import mdp
 from fastiter.mdp import MDP, average, examples, extended_value_iteration, finite_horizon
+from fastiter.mdp._process import has_one_class
 from tests.mdp.cases import mdp_of, random_process
 
 
@@ -87,6 +88,74 @@ def test_a_periodic_chain_needs_tau() -> None:
     assert (found.gain, found.steps) == (0.5, 2) and average(cycle, "howard").gain == pytest.approx(0.5, abs=1e-12)
     with pytest.raises(fastiter.ConvergenceError):
         average(cycle, max_steps=50, throw=True)
+
+
+def gains_of_states(P: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """Return the largest gain from each state, by enumeration of policies and long averages of aperiodic chains."""
+    S, A = R.shape
+    best = np.full(S, -np.inf)
+    for policy in itertools.product(range(A), repeat=S):
+        chosen = np.arange(S), np.array(policy)
+        limit = (P[chosen] + np.eye(S)) / 2
+        for _ in range(40):
+            limit = limit @ limit
+            limit /= limit.sum(axis=1, keepdims=True)
+        best = np.maximum(best, limit @ R[chosen])
+    return best
+
+
+def with_classes(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a process with two classes that no action leaves, and transient states in between."""
+    rng = np.random.default_rng(seed)
+    P = np.zeros((6, 2, 6))
+    for own in (slice(0, 2), slice(4, 6)):
+        P[own, :, own] = rng.dirichlet(np.ones(2), (2, 2))
+    P[2:4] = rng.dirichlet(np.ones(6), (2, 2))
+    R = rng.uniform(-1, 3, (6, 2))
+    R[4:] -= 2
+    order = rng.permutation(6)
+    return P[order][:, :, order], R[order]
+
+
+@pytest.mark.parametrize("method", ["rvi", "howard"])
+@pytest.mark.parametrize("seed", range(5))
+def test_several_recurrent_classes_are_named(seed: int, method: Any) -> None:
+    P, R = with_classes(seed)
+    gains, problem = gains_of_states(P, R), mdp_of(P, R, None)
+    with pytest.warns(
+        fastiter.ConvergenceWarning, match="average: each policy must have one recurrent class, got several"
+    ):
+        found = average(problem, method, max_steps=300)
+    low, high = found.gain_bounds
+    assert found.reason == "multichain" and low - 1e-9 <= gains.min() < gains.max() <= high + 1e-9
+    assert R.max(axis=1).min() - 1e-9 <= low and high <= R.max() + 1e-9
+    with pytest.raises(fastiter.ConvergenceError, match="average: each policy must have one recurrent class"):
+        average(problem, method, max_steps=300, throw=True)
+
+
+def test_classes_with_equal_gains_are_solved() -> None:
+    """A policy's equations then have a solution, and one that is not the best has several classes."""
+    stay, go = np.eye(3), np.roll(np.eye(3), 1, axis=1)
+    problem = MDP([stay, go], np.array([[0.5, 0.0], [0.5, 3.0], [0.5, 0.0]]), None)
+    found = average(problem, "howard")
+    assert found.converged and found.gain == pytest.approx(1.0) and found.policy.tolist() == [1, 1, 1]
+    different = MDP([stay, go], np.array([[0.0, -1.0], [1.0, 0.0], [0.0, -1.0]]), None)
+    with pytest.warns(fastiter.ConvergenceWarning, match="got several after 0 steps; method='rvi' only needs one gain"):
+        average(different, "howard")
+    assert average(different).gain == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_recurrent_classes_are_counted_as_by_powers_of_the_chain(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    S = int(rng.integers(1, 9))
+    P = (rng.random((S, 1, S)) < 0.2) * 1.0
+    P[np.arange(S), 0, rng.integers(0, S, S)] = 1
+    P /= P.sum(axis=2, keepdims=True)
+    limit = np.linalg.matrix_power((P[:, 0] + np.eye(S)) / 2, 2**12)
+    classes = round(np.linalg.matrix_rank(limit, tol=1e-6))
+    rows = mdp_of(P, np.zeros((S, 1)), None)._process.rows
+    assert has_one_class(rows, np.zeros(S, np.int32)) is (classes == 1)
 
 
 def test_the_gain_of_a_long_cycle() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .._public import publish
 from . import compat, distributional, examples, latent, linear_mixture, optimism
-from ._average import AverageSolution, average, extended_value_iteration
+from ._average import average, extended_value_iteration
 from ._batch import MDPBatch
 from ._finite import FiniteHorizon, finite_horizon
 from ._iwocs import RobustPolicy, iwocs
 from ._mdp import MDP
-from ._result import MDPProgress, MDPSolution
+from ._result import AverageSolution, MDPProgress, MDPSolution
 from ._robust import robust
 
 __all__ = [

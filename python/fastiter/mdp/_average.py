@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,11 +9,12 @@ import numpy.typing as npt
 
 from .._array_like import as_array
 from .._check import check_array, check_choice, check_entries, check_flag, count, positive, type_name
-from .._solution import Solution, judged, plural
+from .._solution import judged
 from ._krylov import Chain, bicgstab, norm
 from ._layouts import Rows
 from ._mdp import MDP
-from ._process import Process, finite_number
+from ._process import Process, finite_number, has_one_class
+from ._result import AverageSolution
 from ._robust import Ambiguity, inexact, operator
 from ._work import Operator, largest_of
 
@@ -27,64 +27,6 @@ _BETTER = 1e-12
 _PERIOD = 16
 #: The maximum number of states of a chain that is solved by elimination if BiCGSTAB fails, as on long cycles
 _DENSE = 2000
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AverageSolution(Solution):
-    """The optimal average reward of a process, in which each policy has a single recurrent class.
-
-    Attributes
-    ----------
-    value : (S,)
-        The bias h, with g + h = max_a r + P h and h = 0 in state 0.
-    converged : bool
-        True if the bounds came within ``tol``.
-    steps : int
-        Sweeps over all states, or policies for "howard".
-    residual : float
-        The width of the bounds.
-    method, reason : str
-        The method; "converged", "stagnated" (rounding errors, or the policy, prevent a smaller residual), or
-        "max_steps".
-    gain : float
-        The long-run average reward per step: the midpoint of its bounds.
-    gain_bounds : (float, float)
-        Bounds on the exact optimal gain of the process with each row divided by its sum; the policy's own gain is at
-        least the lower bound.
-    policy : (S,) int64
-        A policy whose gain is at least the lower bound.
-    tolerance : float
-        The width of the bounds at which it converges.
-
-    See Also
-    --------
-    average, extended_value_iteration : The functions that return it.
-    fastiter.Solution : The attributes that all solvers' results have.
-
-    Examples
-    --------
-    >>> from fastiter import mdp
-    >>> found = mdp.average(mdp.examples.riverswim(6), tol=1e-9)
-    >>> round(found.gain, 4), found.policy
-    (0.4286, array([1, 1, 1, 1, 1, 1]))
-    """
-
-    gain: float
-    gain_bounds: tuple[float, float]
-    policy: Any
-    tolerance: float
-
-    def _failure(self) -> str | None:
-        if self.converged:
-            return None
-        after = f"{self.residual:.2g} after {plural(self.steps)}"
-        return (
-            f"the bounds of the gain must come within {self.tolerance:.2g}, got {after}; "
-            "try tau=0.5 (periodic chains need it) or a larger max_steps"
-        )
-
-    def _details(self) -> list[str]:
-        return [f"gain {self.gain:.6g}"]
 
 
 def average(
@@ -163,6 +105,8 @@ def average(
 
     run = _Run(process, backup, tol, max_steps)
     found = run.relative(h, tau) if method == "rvi" else run.howard(h)
+    if found.reason == "max_steps" and not has_one_class(process.rows, found.action):
+        found.reason = "multichain"
     return judged(function, found.solution(method, scale, problem._negated), throw)
 
 
@@ -214,11 +158,16 @@ class _Run:
     def howard(self, h: Array) -> _Run:
         """Iterate h <- the bias of the policy, then replace actions by better ones."""
         w = np.empty_like(h)
-        self._operator(h, w, self.action)
+        self._backup(h, w)
+        self.h, self.steps, self.reason = h, 0, "max_steps"  # it only finds the initial policy
         policy = self.action.copy()
         while True:
             chain = Chain(self.process.model.chain(policy), 1.0, h)
-            h, noise = _bias(chain, h)
+            h, noise, is_solved = _bias(chain, h)
+            if not is_solved and not has_one_class(self.process.rows, policy):
+                self.reason = "multichain"  # the bias and the bounds stay those of the last policy
+                return self
+            self.h = h
             self._backup(h, w)
             gain = -chain.residual(h)  # the old policy's gain, up to rounding
             least = _BETTER * np.maximum(np.abs(w), self.process.largest_reward)
@@ -227,7 +176,6 @@ class _Run:
             if not self._has_ended and not better.any():
                 self.reason = "stagnated"
             if self._has_ended:
-                self.h = h
                 return self
 
     def solution(self, method: str, scale: float, negated: bool) -> AverageSolution:
@@ -259,8 +207,12 @@ class _BiasOperator(Chain):
         return product
 
 
-def _bias(chain: Chain, h: Array) -> tuple[Array, float]:
-    """Return the bias of a policy, and the largest deviation of r + P h - h from a constant."""
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the equations of several classes have no solution
+def _bias(chain: Chain, h: Array) -> tuple[Array, float, bool]:
+    """Return the bias of a policy, the largest deviation of r + P h - h from a constant, and whether that is rounding.
+
+    With several recurrent classes it is not, unless their gains are equal.
+    """
     reward = chain.residual(np.zeros_like(h))
     equations = _BiasOperator(chain)
     x = h.copy()
@@ -275,12 +227,15 @@ def _bias(chain: Chain, h: Array) -> tuple[Array, float]:
             x, remaining = trial, after
         if not norm(after) < size / 2:
             break
-    rounding = 1e3 * float(np.finfo(h.dtype).eps) * (norm(reward) + norm(x))
+    eps = float(np.finfo(h.dtype).eps)
+    rounding = 1e3 * eps * (norm(reward) + norm(x))
     if norm(remaining) > rounding and len(h) <= _DENSE:
         x = _directly(equations, reward, x, norm(remaining))
+    # nearly singular equations are solved by huge x
+    is_solved = norm(reward - equations.multiply(x)) <= min(rounding, 1e5 * eps * norm(reward))
     h = x - x[0]
     change = chain.residual(h)
-    return h, float(change.max() - change.min())
+    return h, float(change.max() - change.min()), is_solved
 
 
 def _directly(equations: _BiasOperator, reward: Array, x: Array, size: float) -> Array:

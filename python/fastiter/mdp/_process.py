@@ -202,6 +202,34 @@ class Process:
         return place.astype(np.int32)
 
 
+def has_one_class(rows: Rows, place: Array) -> bool:
+    """Return whether the chain of a policy, given as positions within the states, has a single recurrent class."""
+    S = rows.states
+    chosen = np.zeros(len(rows.reward), np.bool_)
+    chosen[rows.row[:-1] + place] = True
+    kept = keep_rows(Sparse(rows.entry, rows.next, rows.weight, S), chosen)
+    owner, to = (x[kept.value > 0] for x in (np.repeat(np.arange(S), np.diff(kept.start)), kept.column))
+    after, before = _neighbours(owner, to, S), _neighbours(to, owner, S)
+    s, order = 0, np.empty(S, np.int32)
+    while True:
+        goal = np.zeros(S, np.uint8)
+        goal[s] = 1
+        into = order[: _core.mdp.order_from(S, *before, goal, order)].copy()
+        out = order[: _core.mdp.order_from(S, *after, goal, order)]
+        leads_to_s = np.zeros(S, np.bool_)
+        leads_to_s[into] = True
+        leaving = out[~leads_to_s[out]]  # states from which the chain does not come back to s
+        if not len(leaving):  # s is recurrent: the class is the only one if every state leads to it
+            return len(into) == S
+        s = int(leaving[-1])
+
+
+def _neighbours(owner: Array, to: Array, states: int) -> tuple[Array, Array]:
+    """Return the successors of each state s, to[start[s]:start[s + 1]]."""
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(owner, minlength=states))])
+    return start, to[np.argsort(owner, kind="stable")].astype(np.int32)
+
+
 def checked(function: str, rows: Rows, gamma: Any, terminal: Any, renormalize: bool, sign: int = 1) -> Process:
     """Check rows with rewards R times ``sign``, discounts and terminal states; messages name state and action."""
     if rows.states == 0:

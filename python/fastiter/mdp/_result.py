@@ -83,6 +83,67 @@ class MDPSolution(Solution):
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AverageSolution(Solution):
+    """The optimal average reward of a process, in which each policy has a single recurrent class.
+
+    Attributes
+    ----------
+    value : (S,)
+        The bias h, with g + h = max_a r + P h and h = 0 in state 0.
+    converged : bool
+        True if the bounds came within ``tol``.
+    steps : int
+        Sweeps over all states, or policies for "howard".
+    residual : float
+        The width of the bounds.
+    method, reason : str
+        The method; "converged", "stagnated" (rounding errors, or the policy, prevent a smaller residual), "max_steps",
+        or "multichain": a policy's chain has several recurrent classes, whose gains may differ.
+    gain : float
+        The long-run average reward per step: the midpoint of its bounds.
+    gain_bounds : (float, float)
+        Bounds on the exact optimal gain of the process with each row divided by its sum; the policy's own gain is at
+        least the lower bound.
+    policy : (S,) int64
+        A policy whose gain is at least the lower bound.
+    tolerance : float
+        The width of the bounds at which it converges.
+
+    See Also
+    --------
+    average, extended_value_iteration : The functions that return it.
+    fastiter.Solution : The attributes that all solvers' results have.
+
+    Examples
+    --------
+    >>> from fastiter import mdp
+    >>> found = mdp.average(mdp.examples.riverswim(6), tol=1e-9)
+    >>> round(found.gain, 4), found.policy
+    (0.4286, array([1, 1, 1, 1, 1, 1]))
+    """
+
+    gain: float
+    gain_bounds: tuple[float, float]
+    policy: Any
+    tolerance: float
+
+    def _failure(self) -> str | None:
+        if self.converged:
+            return None
+        if self.reason == "multichain":
+            remedy = "; method='rvi' only needs one gain for all states" if self.method == "howard" else ""
+            return f"each policy must have one recurrent class, got several after {plural(self.steps)}{remedy}"
+        after = f"{self.residual:.2g} after {plural(self.steps)}"
+        return (
+            f"the bounds of the gain must come within {self.tolerance:.2g}, got {after}; "
+            "try tau=0.5 (periodic chains need it) or a larger max_steps"
+        )
+
+    def _details(self) -> list[str]:
+        return [f"gain {self.gain:.6g}"]
+
+
 def alone(found: MDPSolution, m: int = 0) -> MDPSolution:
     """Return the solution of one of several models."""
     names = ("value", "policy", "lower", "upper", "history", "reason")
