@@ -59,17 +59,18 @@ void broyden(int bits, const py::tuple& sizes, const py::tuple& vectors, const p
     });
 }
 
-// state: (residual, scale, best, best_scale, since), by sample; found: (verdict, is_best), by row. limits: (rtol, atol,
-// growth, patience)
+// state: (residual, scale, best, best_scale, track), by sample; found: (verdict, is_best), by row. limits: (rtol, atol,
+// growth, patience, eps)
 Judge judge_of(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& found, const py::tuple& limits) {
     Judge p;
     p.rows = rows, p.slot = address<const int64_t>(slot);
     p.residual = address<double>(at(state, 0)), p.scale = address<double>(at(state, 1));
     p.best = address<double>(at(state, 2)), p.best_scale = address<double>(at(state, 3));
-    p.since = address<int64_t>(at(state, 4));
+    p.track = reinterpret_cast<Track*>(address<double>(at(state, 4)));
     p.verdict = address<Verdict>(at(found, 0)), p.is_best = address<uint8_t>(at(found, 1));
     p.rtol = PyFloat_AsDouble(at(limits, 0)), p.atol = PyFloat_AsDouble(at(limits, 1));
     p.growth = PyFloat_AsDouble(at(limits, 2)), p.patience = integer(at(limits, 3));
+    p.eps = PyFloat_AsDouble(at(limits, 4));
     return p;
 }
 

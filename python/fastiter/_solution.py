@@ -142,8 +142,11 @@ class Solution:
         value: Any = tuple(self.value.values()) if isinstance(self.value, dict) else self.value
         values = value if isinstance(value, (tuple, list)) else (value,)
         shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in values)
-        parts = [self.method, f"{self._reasons()} after {plural(span(self.steps))}"]
-        parts += [f"residual {span(self.residual, '.2g')}", *self._details(), f"value {shapes}"]
+        if self._reasons():
+            numbers = [f"{self._reasons()} after {plural(span(self.steps))}", f"residual {span(self.residual, '.2g')}"]
+        else:  # an empty batch
+            numbers = ["no samples"]
+        parts = [self.method, *numbers, *self._details(), f"value {shapes}"]
         return f"{type(self).__name__}({', '.join(parts)})"
 
 

@@ -66,10 +66,33 @@ template <class T> struct BroydenStep {
 };
 
 enum class Norm { l2, inf, rms, span };
-enum class Verdict : uint8_t { go_on, converged, nan, overflow, grown, stale };
+enum class Verdict : uint8_t { go_on, converged, nan, overflow, grown, stale, rounded, vanishing };
 
-// Classifies rows by their residuals ||r|| and scales ||f||: converged if residual <= atol + rtol scale; grown if
-// residual > growth best; stale after `patience` residuals that were not below the best.
+// The history of a sample's residuals, for the verdicts of a Judge. Zeros, at first or after a restart, begin anew.
+struct Track {
+    double checks = 0;  // the residuals so far
+    double since = 0;   // those since the last progress: a new least residual, or a new least `ratio`
+    double turns = 0;   // the changes between rise and fall since then
+    double reached = 0; // the residuals until then
+    double from = 0;    // the residual then
+    double ratio = 0;   // the least ||r|| / scale, by more than kGain; the scale is the largest of those with progress
+    double scale = 0;   // that scale
+    double last = 0;    // the last residual; negative if it had not risen
+    double first = 0;   // the larger of the first residual and scale; 0 once `vanishing` has been found
+};
+constexpr int64_t kTrack = sizeof(Track) / sizeof(double);
+
+// Classifies rows by their residuals ||r|| and scales ||f||:
+//
+//   converged   residual <= atol + rtol scale
+//   grown       residual > growth times that of the last progress
+//   vanishing   once, after the first residual, if scale < rtol first: the fixed point may be 0
+//   rounded     no progress for `patience` residuals, and residual <= kRounding eps scale
+//   stale       no progress for `patience` residuals, nor for twice as many as it took to reach the last, while the
+//               residual rises and falls by turns; if it does not, for 10 times as many as `patience`
+//
+// so that neither slow oscillations, nor one small residual among larger ones, nor a scale that first has to grow, end
+// a sample that converges.
 struct Judge {
     int64_t rows = 0;
     const int64_t* slot = nullptr; // (rows)
@@ -77,10 +100,10 @@ struct Judge {
     double* scale = nullptr;       // (slots)
     double* best = nullptr;        // (slots): the smallest residual so far
     double* best_scale = nullptr;  // (slots): the scale there
-    int64_t* since = nullptr;      // (slots): residuals since the best one
+    Track* track = nullptr;        // (slots)
     Verdict* verdict = nullptr;    // (rows)
     uint8_t* is_best = nullptr;    // (rows)
-    double rtol = 0, atol = 0, growth = 0;
+    double rtol = 0, atol = 0, growth = 0, eps = 0;
     int64_t patience = 0;
 };
 
@@ -115,28 +138,58 @@ FASTITER_TABLE(Anderson, anderson_steps)
 FASTITER_TABLE(Broyden, broyden_steps)
 FASTITER_TABLE(Measures, measures)
 
+// The least relative decrease that counts as progress, of a residual below the best: rounding errors alone make it drift
+// by less; and of a ratio
+constexpr double kLess = 1e-9, kGain = 1e-3;
+constexpr double kRounding = 64; // residuals of this many eps times the scale may be rounding errors
+constexpr double kTurns = 8;     // a residual that turns once in so many steps oscillates slowly
+constexpr double kSlow = 10;
+
+// Records a residual; returns whether the sample has been without progress for too long.
+__attribute__((always_inline)) inline bool is_stuck(Track& t, double residual, double scale, double best,
+                                                    double patience) {
+    const bool is_first = t.checks == 0;
+    t.checks += 1, t.since += 1;
+    if (!(residual < __builtin_inf() && scale < __builtin_inf())) return false;
+    const double last = t.last < 0 ? -t.last : t.last, widest = scale > t.scale ? scale : t.scale;
+    const bool rises = residual > last;
+    if (is_first) t.first = residual > scale ? residual : scale;
+    t.turns += rises != (t.last > 0) || residual == last;
+    t.last = rises ? residual : -residual;
+    const bool gains = is_first || residual / widest < (1 - kGain) * t.ratio;
+    if (gains) t.ratio = residual / widest, t.scale = widest;
+    if (gains || residual < (1 - kLess) * best) t.since = t.turns = 0, t.reached = t.checks, t.from = residual;
+    const bool oscillates = t.turns * kTurns >= t.since;
+    return t.since >= patience && t.since >= 2 * t.reached && (oscillates || t.since >= kSlow * patience);
+}
+
 // Classifies each row separately and returns how many verdicts are not go_on. Always inlined, as kernels and bindings
 // call it.
 __attribute__((always_inline)) inline int64_t judge_rows(const Judge& p) {
     int64_t found = 0;
+    const double least = p.rtol > p.eps ? p.rtol : p.eps;
     for (int64_t i = 0; i < p.rows; ++i) {
         const int64_t s = p.slot[i];
-        const double residual = p.residual[s], limit = p.atol + p.rtol * p.scale[s];
+        const double residual = p.residual[s], scale = p.scale[s], limit = p.atol + p.rtol * scale;
         const bool improves = residual < p.best[s];
+        Track& t = p.track[s];
+        const bool stuck = is_stuck(t, residual, scale, p.best[s], double(p.patience));
+        const bool rounded = t.since >= double(p.patience) && residual <= kRounding * p.eps * scale;
         Verdict verdict = Verdict::go_on;
         if (residual <= limit && limit < __builtin_inf())
             verdict = Verdict::converged;
-        else if (residual != residual || p.scale[s] != p.scale[s])
+        else if (residual != residual || scale != scale)
             verdict = Verdict::nan;
-        else if (residual == __builtin_inf() || p.scale[s] == __builtin_inf())
+        else if (residual == __builtin_inf() || scale == __builtin_inf())
             verdict = Verdict::overflow;
-        else if (residual > p.growth * p.best[s])
+        else if (t.checks > 1 && scale < least * t.first)
+            verdict = Verdict::vanishing, t.first = 0;
+        else if (residual > p.growth * t.from)
             verdict = Verdict::grown;
-        else if (!improves && p.since[s] + 1 >= p.patience)
-            verdict = Verdict::stale;
-        p.since[s] = improves ? 0 : p.since[s] + 1;
+        else if (rounded || stuck)
+            verdict = rounded ? Verdict::rounded : Verdict::stale;
         p.best[s] = improves ? residual : p.best[s];
-        p.best_scale[s] = improves ? p.scale[s] : p.best_scale[s];
+        p.best_scale[s] = improves ? scale : p.best_scale[s];
         p.is_best[i] = improves;
         p.verdict[i] = verdict;
         found += verdict != Verdict::go_on;

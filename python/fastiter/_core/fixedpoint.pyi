@@ -3,9 +3,10 @@
 from . import Address
 
 Four = tuple[Address, Address, Address, Address]
-#: residual, scale, best, best_scale, since
+#: residual, scale, best, best_scale, track
 State = tuple[Address, Address, Address, Address, Address]
-Limits = tuple[float, float, float, int]
+#: rtol, atol, growth, patience, eps
+Limits = tuple[float, float, float, int, float]
 
 def anderson(
     bits: int,

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from .._array_like import as_array, as_arrays
 from .._check import check_choice, check_flag, type_name
 from ._methods import METHODS
+from ._problem import Problem
 from ._result import FixedPointProgress, FixedPointSolution, Limits
-from ._solve import Problem, solve
+from ._solve import solve
 from ._space import NumPySpace, Space
 from ._state import Layout
 
@@ -76,7 +77,9 @@ def fixed_point(
     jvp : callable, optional
         ``jvp(x, v, *args)`` returns f'(x) v, for ``"newton_krylov"``; by default a difference of two values of f.
     patience : int
-        A sample has stagnated after this many steps without a new smallest residual.
+        A sample has stagnated after this many steps without progress, a new smallest residual or ratio of residual to
+        ``||f(x)||``, if its residual is at the level of rounding errors; otherwise only after twice the steps that it
+        took to get there, too, and after ten times as many as ``patience`` if it rises and falls slowly.
     callback : callable, optional
         Called with a :class:`FixedPointProgress` after each evaluation; the solver ends if it returns True.
     throw : bool
@@ -120,13 +123,22 @@ def fixed_point(
     newton_krylov       ``inner=20`` steps of GMRES to ``inner_rtol=0.1``, ``growth_limit=1.0``, ``halvings=8``
     halpern             no option: anchored at x0, ||f(x) - x|| <= 2 ||x0 - x*|| / (steps + 1) for non-expansive f
     krasnoselskii_mann  ``relaxation=0.5``, or a function of the step
-    squarem             ``growth_limit=10.0``, ``largest=1000.0``
-    aitken              ``relaxation=1.0`` at first, ``componentwise=False``, ``largest=100.0``
+    squarem             ``largest=1.0``: the bound of the step length at first, ``factor=4.0`` times larger if reached,
+                        and smaller if an extrapolation fails or has ``growth_limit=1e4`` times the residual of x
+    aitken              ``relaxation=1.0`` at first, ``componentwise=False``, ``largest=100.0`` in absolute value
     chebyshev           ``bounds=(low, high)`` of the spectrum of an affine f, estimated by ``estimates=20`` evaluations
     ==================  ==========================================================================================
 
-    If a sample meets NaN, grows or stagnates, ``anderson``, ``broyden``, ``squarem`` and ``aitken`` return to its best
-    iterate and discard its history: up to six times to the same iterate, with shorter steps each time.
+    ``anderson``, ``broyden``, ``newton_krylov``, ``squarem`` and ``aitken`` extrapolate. In place of a step to an x
+    where f is not finite, they take a plain one, x <- f(x) or its damped form. The option ``domain`` saves that
+    evaluation: ``domain(x, *args)`` returns a bool for each sample, whether f may be evaluated at x.
+
+    If a sample still meets NaN, grows or stagnates above the level of rounding errors, these methods, except
+    ``newton_krylov``, return to its best iterate and discard its history: up to six times to the same iterate, with
+    shorter steps each time. ``chebyshev`` goes on by x <- f(x) from there.
+
+    If ``||f(x)||`` falls below ``rtol`` times its first value, x = 0 is tried once: a fixed point that is 0 would
+    otherwise meet a relative tolerance only by underflow.
 
     References
     ----------

@@ -12,9 +12,9 @@ from ._space import NORMS
 
 _REMEDIES = {
     "max_steps": "try a larger max_steps, or method='anderson'",
-    "stagnated": "try a larger rtol or atol, as rounding errors hide the remaining residual, or another method",
+    "stagnated": "try a larger rtol or atol, as rounding errors may hide the rest, a larger patience or another method",
     "diverged": "the map need not be a contraction: try method='anderson' or 'newton_krylov', or a smaller damping",
-    "nan": "f has returned NaN, or x0 has NaN",
+    "nan": "f has returned NaN, or x0 has NaN; domain= keeps accelerated methods where f is defined",
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -13,13 +14,15 @@ import numpy as np
 from .. import _core
 from .._check import type_name
 from .._solution import judged
+from ._problem import Problem
 from ._result import FixedPointProgress, FixedPointSolution, Limits
 from ._space import NORMS, Numbers, Rows, Space
-from ._state import Layout
 
 #: The kernel's verdicts, by their numbers
-CONVERGED, NAN, OVERFLOW, GROWN, STALE = 1, 2, 3, 4, 5
-_REASONS = {NAN: "nan", OVERFLOW: "diverged", GROWN: "diverged", STALE: "stagnated"}
+CONVERGED, NAN, OVERFLOW, GROWN, STALE, ROUNDED, VANISHING = 1, 2, 3, 4, 5, 6, 7
+_REASONS = {NAN: "nan", OVERFLOW: "diverged", GROWN: "diverged", STALE: "stagnated", ROUNDED: "stagnated"}
+#: The numbers that the kernel keeps of each sample's residuals, `Track`
+_TRACK = 9
 #: Maximum number of restarts of a sample from the same best iterate, without its history; each time its first step is
 #: half as long
 RESCUES = 6
@@ -63,69 +66,22 @@ class Method(Protocol):
     growth: float
     #: Whether a sample that fails restarts from its best iterate
     rescues: bool
+    #: The verdicts on an extrapolated x in whose place the method returns to a plain step
+    guarded: tuple[int, ...]
+    #: domain(x, *args) -> whether each x is admissible; None: every x is
+    domain: Callable[..., Any] | None
 
     def step(self, at: Active) -> Any:
         """Return the next x of each row, in new memory."""
 
+    def extrapolated(self, slots: Rows) -> Any:
+        """Return the mask of the samples whose last step was not a plain one."""
+
+    def fallback(self, slots: Rows) -> Any:
+        """Return plain steps from the last x of samples with a usable value, in place of their last steps."""
+
     def suspended(self) -> Method:
         """Return a copy that continues from another x, possibly of another map."""
-
-
-@dataclass
-class Problem:
-    """A map on states, as a map on buffers."""
-
-    function: str
-    f: Callable[..., Any]
-    space: Space
-    layout: Layout
-    args: tuple[Any, ...] = ()
-    compact: bool = True
-    jvp: Callable[..., Any] | None = None
-    judged: str = "||f(x) - x||"
-
-    def __post_init__(self) -> None:
-        for i, arg in enumerate(self.args):
-            if not hasattr(arg, "shape") or len(arg.shape) == 0 or arg.shape[0] != self.layout.samples:
-                got = tuple(arg.shape) if hasattr(arg, "shape") else type_name(arg)
-                raise ValueError(f"{self.function}: args[{i}] must have {self.layout.samples} rows, got {got}")
-        self.taken, self.all_rows = self.args, True
-
-    def choose(self, slots: Rows) -> None:
-        """Select the rows of the arguments that belong to the samples."""
-        self.all_rows = len(slots) == self.layout.samples
-        if self.compact and self.args:
-            self.taken = self.args if self.all_rows else tuple(self.space.take(arg, slots) for arg in self.args)
-
-    def call(self, f: Callable[..., Any], slots: Rows, buffers: tuple[Any, ...], name: str) -> Any:
-        """Return a buffer with the result of f for the states in buffers."""
-        layout, space = self.layout, self.space
-        if self.all_rows or self.compact:
-            try:
-                return layout.read(self._called(f, buffers, name), len(slots), name)
-            except Exception as error:
-                if self.all_rows or isinstance(error, TypeError):
-                    raise
-                raise ValueError(
-                    f"{self.function}: f must take any number of samples, got an error with {len(slots)} of "
-                    f"{layout.samples} (arrays of one row for each sample can be args; or compact=False): {error}"
-                ) from error
-        full = []
-        for buffer in buffers:
-            every = space.zeros(layout.samples, buffer.shape[1])
-            space.put(every, slots, buffer)
-            full.append(every)
-        found = layout.read(self._called(f, tuple(full), name), layout.samples, name)
-        return space.take(found, slots)
-
-    def _called(self, f: Callable[..., Any], buffers: tuple[Any, ...], name: str) -> Any:
-        """Return the result of f for the states in buffers, which it must not change: the method still needs them."""
-        layout, space = self.layout, self.space
-        before = [*map(space.version, buffers)]
-        result = f(*(layout.unpack(space.protected(buffer)) for buffer in buffers), *self.taken)
-        if [*map(space.version, buffers)] != before:
-            raise ValueError(f"{self.function}: {name} must leave x as it is, got one that is changed in place")
-        return result
 
 
 class Run:
@@ -136,18 +92,21 @@ class Run:
         samples, n = x.shape
         self.slots: Rows = np.arange(samples)
         self.residual, self.scale = np.full((2, samples), math.nan)
-        self.best, self.since = np.full(samples, math.inf), np.zeros(samples, np.int64)
+        self.best, self.track = np.full(samples, math.inf), np.zeros((samples, _TRACK))
         self.value, self.best_x = self.space.copy(x), self.space.copy(x)
         self.rescued_at = np.full(samples, math.inf)
         self.best_scale = np.full(samples, math.nan)
-        self.state = (self.residual, self.scale, self.best, self.best_scale, self.since)
+        self.state = (self.residual, self.scale, self.best, self.best_scale, self.track)
         self.found = self.verdict, self.is_best = tuple(np.zeros((2, samples), np.uint8))
-        self.steps, self.evaluations, self.rescued = np.zeros((3, samples), np.int64)
+        #: Whether the last step of a sample has been replaced by a plain one
+        self.replaced = np.zeros(samples, bool)
+        #: `extra`: the evaluations of single samples beyond `calls`, which are of all that have not ended
+        self.steps, self.evaluations, self.rescued, self.extra = np.zeros((4, samples), np.int64)
         self.reason = ["max_steps"] * samples
         self.history: list[Numbers] = []
         self.calls, self.n = 0, n
         rtol = limits.rtol if limits.rtol is not None else (1e-5 if self.space.eps > 1e-10 else 1e-8)
-        self.judging = (rtol, limits.atol, float(method.growth), limits.patience)
+        self.judging = (rtol, limits.atol, float(method.growth), limits.patience, float(self.space.eps))
         self.rtol = rtol
         self.norm = NORMS.index(limits.norm) if self.space.bits and isinstance(limits.norm, str) else None
 
@@ -159,6 +118,20 @@ class Run:
         self.calls += 1
         assert self.problem.jvp is not None  # for the type checker
         return self.problem.call(self.problem.jvp, self.slots, (x, v), "jvp(x, v)")
+
+    @contextmanager
+    def only(self, rows: Rows) -> Iterator[None]:
+        """Evaluate f for some of the rows."""
+        whole, before = self.slots, self.calls
+        self.slots = whole[rows]
+        self.problem.choose(self.slots)
+        try:
+            yield
+        finally:
+            self.extra[whole] -= self.calls - before
+            self.extra[self.slots] += self.calls - before
+            self.slots = whole
+            self.problem.choose(whole)
 
     def measure(self, x: Any, f: Any) -> int:
         """Judge each row; return the number of verdicts."""
@@ -188,36 +161,83 @@ class Run:
                     f"{self.problem.function}: norm(state) must return one number for each of the "
                     f"{len(self.slots)} samples, got {shape}"
                 )
+            if (numbers < 0).any():
+                raise ValueError(
+                    f"{self.problem.function}: norm(state) must return numbers of at least 0, got {numbers.min():g}"
+                )
             found.append(numbers)
         return found[0], found[1]
 
-    def settle(self, x: Any, steps: int) -> tuple[Rows, Rows]:
-        """Record why samples end; return the rows that continue, and those that restart from their best iterate."""
+    def try_zero(self, x: Any, f: Any) -> tuple[Any, Any]:
+        """Return x and f(x) with 0 and f(0) for the rows that tend to 0 if 0 solves them.
+
+        A relative tolerance alone would have them go on until x underflows.
+        """
+        rows = np.flatnonzero(self.verdict[: len(self.slots)] == VANISHING)
+        zero = self.space.zeros(len(rows), self.n)
+        if not len(rows):
+            return x, f
+        x, f = self.space.copy(x), self.space.copy(f)  # f may reuse this memory
+        with self.only(rows):
+            if self.method.domain is not None and not self.problem.admits(self.method.domain, self.slots, zero).all():
+                return x, f
+            try:
+                with np.errstate(all="ignore"):
+                    value = self.evaluate(zero)
+            except Exception:  # f need not be defined at 0, which is no iterate of the method
+                return x, f
+            residual, scale = self.norms(zero, value)
+            limit = self.limits.atol + self.rtol * scale
+            solves = np.flatnonzero((residual <= limit) & (limit < math.inf))
+            self.residual[self.slots[solves]], self.scale[self.slots[solves]] = residual[solves], scale[solves]
+        self.verdict[rows[solves]] = CONVERGED
+        self.space.put(x, rows[solves], self.space.take(zero, solves))
+        self.space.put(f, rows[solves], self.space.take(value, solves))
+        return x, f
+
+    def settle(self, x: Any, steps: int) -> tuple[Rows, Rows, Rows]:
+        """Record why samples end.
+
+        Returns the rows that continue, those of them that restart from their best iterate, and those that take a plain
+        step in place of the last one.
+        """
         rows = len(self.slots)
         verdict, slots = self.verdict[:rows], self.slots
         ended = verdict == CONVERGED
-        failed = np.flatnonzero(verdict > CONVERGED)
-        best = self.best[slots[failed]]
-        self.rescued[slots[failed]] *= best >= self.rescued_at[slots[failed]]
-        may = self.method.rescues & (self.rescued[slots[failed]] < RESCUES) & np.isfinite(best)
-        back = failed[may]
-        self.rescued[slots[back]] += 1
-        self.rescued_at[slots[back]] = self.best[slots[back]]
-        self.since[slots[back]] = 0
-        for row in failed[~may]:
-            self.reason[slots[row]] = _REASONS[int(verdict[row])]
-        for slot in slots[ended]:
+        bad = (verdict > CONVERGED) & (verdict != VANISHING)
+        again = np.flatnonzero(bad & np.isin(verdict, self.method.guarded))
+        if len(again):
+            again = again[self.method.extrapolated(slots[again]) & ~self.replaced[slots[again]]]
+            bad[again] = False
+        failed = np.flatnonzero(bad)
+        if len(failed):
+            back = failed[self.rescue(slots[failed], verdict[failed] != ROUNDED)]
+            lost = np.setdiff1d(failed, back)
+            for row in lost:
+                self.reason[slots[row]] = _REASONS[int(verdict[row])]
+            ended[lost] = True
+        for slot in slots[verdict == CONVERGED]:
             self.reason[slot] = "converged"
-        done = np.flatnonzero(ended)
+        done = np.flatnonzero(verdict == CONVERGED)
         self.space.put(self.value, slots[done], self.space.take(x, done))
-        ended[failed[~may]] = True
         self.end(np.flatnonzero(ended), steps)
-        return np.flatnonzero(~ended), back
+        return np.flatnonzero(~ended), back if len(failed) else failed, again
+
+    def rescue(self, slots: Rows, may: Any) -> Any:
+        """Return the mask of the failed samples that restart from their best iterate."""
+        best = self.best[slots]
+        self.rescued[slots] *= best >= self.rescued_at[slots]
+        may = may & self.method.rescues & (self.rescued[slots] < RESCUES) & np.isfinite(best)
+        back = slots[may]
+        self.rescued[back] += 1
+        self.rescued_at[back] = self.best[back]
+        self.track[back] = 0
+        return may
 
     def end(self, rows: Rows, steps: int, reason: str = "") -> None:
         """Record the results of samples that end; those without convergence get their best iterate."""
         slots = self.slots[rows]
-        self.steps[slots], self.evaluations[slots] = steps, self.calls
+        self.steps[slots], self.evaluations[slots] = steps, self.calls + self.extra[slots]
         for slot in slots if reason else ():
             self.reason[slot] = reason
         failed = np.array([slot for slot in slots if self.reason[slot] != "converged"], np.intp)
@@ -240,46 +260,76 @@ class Run:
 
         return FixedPointProgress(steps, self.residual.copy(), slots.copy(), value)
 
+    def stepped(self, x: Any, f: Any, again: Rows, restart: Any, steps: int) -> Any:
+        """Return the next x of each row; of the rows ``again``, whose last x has no usable value, by plain steps."""
+        if len(again):
+            space, rows = self.space, len(self.slots)
+            on, moved = np.setdiff1d(np.arange(rows), again), space.empty(rows, self.n)
+            space.put(moved, again, self.method.fallback(self.slots[again]))
+            if len(on):
+                some = None if restart is None else restart[on]
+                with self.only(on):
+                    space.put(moved, on, self.stepped(space.take(x, on), space.take(f, on), again[:0], some, steps))
+            return moved
+        jvp = None if self.problem.jvp is None else self.jvp
+        at = Active(self.slots, x, f, self.residual, restart, steps, self.evaluate, jvp)
+        moved = self.method.step(at)
+        return moved if restart is None else self.shortened(at, moved)
+
+    def guard(self, x: Any, again: Rows, back: Rows) -> None:
+        """Replace the rows of x that are outside the domain by plain steps."""
+        self.replaced[self.slots] = False
+        self.replaced[self.slots[again]] = True
+        if self.method.domain is None:
+            return
+        outside = self.method.extrapolated(self.slots) & ~self.replaced[self.slots]
+        outside[back] = False
+        if outside.any():
+            outside &= ~self.problem.admits(self.method.domain, self.slots, x)
+        rows = np.flatnonzero(outside)
+        if len(rows):
+            self.space.put(x, rows, self.method.fallback(self.slots[rows]))
+            self.replaced[self.slots[rows]] = True
+
     def go(self, x: Any) -> None:
         """Step until all samples have ended."""
-        limits, space, problem = self.limits, self.space, self.problem
-        samples = len(self.slots)
+        space = self.space
         waiting: Any = None  # mask of all samples, as bytes: those whose history must be discarded
         steps = 0
         while len(self.slots):
             f = self.evaluate(x)
-            back = self.slots[:0]
+            back = again = self.slots[:0]
             if self.measure(x, f):
-                keep, back = self.settle(x, steps)
+                x, f = self.try_zero(x, f)
+                keep, back, again = self.settle(x, steps)
                 self.history.append(self.residual.copy())
                 if len(keep) < len(self.slots):
                     position = np.full(len(self.slots), -1)
                     position[keep] = np.arange(len(keep))
-                    back = position[back]
+                    back, again = position[back], position[again]
                     self.slots, x, f = self.slots[keep], space.take(x, keep), space.take(f, keep)
-                    problem.choose(self.slots)
+                    self.problem.choose(self.slots)
             else:
                 self.history.append(self.residual.copy())
-            if not len(self.slots):
-                break
-            if limits.callback is not None and limits.ends(partial(self.progress, x, steps)):
-                self.end(np.arange(len(self.slots)), steps, "callback")
-                break
-            if steps >= limits.max_steps:
-                self.end(np.arange(len(self.slots)), steps)
+            if not len(self.slots) or self.is_over(x, steps):
                 break
             restart = None if waiting is None else waiting[self.slots]
             waiting = None
-            jvp = None if problem.jvp is None else self.jvp
-            at = Active(self.slots, x, f, self.residual, restart, steps, self.evaluate, jvp)
-            x = self.method.step(at)
-            if restart is not None:
-                x = self.shortened(at, x)
+            x = self.stepped(x, f, again, restart, steps)
             if len(back):
                 space.put(x, back, space.take(self.best_x, self.slots[back]))
-                waiting = np.zeros(samples, np.uint8)
+                waiting = np.zeros(len(self.residual), np.uint8)
                 waiting[self.slots[back]] = 1
+            self.guard(x, again, back)
             steps += 1
+
+    def is_over(self, x: Any, steps: int) -> bool:
+        """Return whether the callback or the maximum number of steps ends all samples."""
+        is_stopped = self.limits.callback is not None and self.limits.ends(partial(self.progress, x, steps))
+        if is_stopped or steps >= self.limits.max_steps:
+            self.end(np.arange(len(self.slots)), steps, "callback" if is_stopped else "")
+            return True
+        return False
 
     def solution(self) -> FixedPointSolution:
         layout, space = self.problem.layout, self.space

@@ -6,7 +6,8 @@ from .anderson import Anderson
 from .broyden import Broyden
 from .chebyshev import Chebyshev
 from .newton_krylov import NewtonKrylov
-from .simple import Aitken, Halpern, KrasnoselskiiMann, Picard, Squarem
+from .simple import Aitken, Halpern, KrasnoselskiiMann, Picard
+from .squarem import Squarem
 
 METHODS = {
     each.name: each

@@ -10,7 +10,7 @@ import numpy as np
 from ... import _core
 from ..._check import check_choice, count, positive
 from .._solve import Active
-from .base import Base
+from .base import Accelerated
 
 #: Maximum number of differences in the kernel's least squares
 MOST_MEMORY = 32
@@ -19,7 +19,7 @@ NARROW: dict[str, tuple[int, Any]] = {"float32": (64, np.float32), "bfloat16": (
 
 
 @dataclass
-class Anderson(Base):
+class Anderson(Accelerated):
     """x <- g - sum c_i dg_i with g = x + damping (f(x) - x), where c minimises the residual of the combination."""
 
     name: ClassVar[str] = "anderson"
@@ -68,6 +68,12 @@ class Anderson(Base):
         pushed = self.history[5]
         pushed[pushed >= 0] = -1 - pushed[pushed >= 0]
         return self
+
+    def extrapolated(self, slots: Any) -> Any:
+        return self.history[5][slots] > 0
+
+    def fallback(self, slots: Any) -> Any:
+        return self.space.take(self.history[1], slots)
 
     def step(self, at: Active) -> Any:
         restart = at.restart

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from ..._check import type_name
-from .._solve import Active
+from .._solve import NAN, OVERFLOW, Active
 from .._space import Space
 
 AnyMethod = TypeVar("AnyMethod", bound="Base")
@@ -23,21 +24,25 @@ class Base:
     name: ClassVar[str]
     growth: ClassVar[float] = 1e8
     rescues: ClassVar[bool] = False
+    guarded: ClassVar[tuple[int, ...]] = ()
     function: str = field(default="fixed_point", init=False, repr=False, compare=False)
     space: Any = field(default=None, init=False, repr=False, compare=False)
     samples: int = field(default=0, init=False, repr=False, compare=False)
     n: int = field(default=0, init=False, repr=False, compare=False)
+    domain: Any = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls: type[AnyMethod], function: str, options: dict[str, Any]) -> AnyMethod:
         """Return the method with these options, checked."""
-        known = [each.name for each in fields(cls) if each.init]
+        known = sorted((each.name for each in fields(cls) if each.init), key=lambda name: name == "domain")
         for name in options:
             if name not in known:
                 listed = f"only {', '.join(known)}" if known else "and none at all"
                 raise TypeError(f"{function}: method {cls.name!r} takes no option {name!r}, {listed}")
         made = cls(**options)
         made.function = function
+        if made.domain is not None and not callable(made.domain):
+            raise TypeError(f"{function}: domain must be callable or None, got {type_name(made.domain)}")
         made.check(function)
         return made
 
@@ -58,9 +63,31 @@ class Base:
         """Return the next x of each row."""
         raise NotImplementedError
 
+    def extrapolated(self, slots: Any) -> Any:
+        """Return the mask of the samples whose last step was not a plain one."""
+        return np.zeros(len(slots), bool)
+
+    def fallback(self, slots: Any) -> Any:
+        """Return plain steps from the last x of samples with a usable value, in place of their last steps."""
+        raise NotImplementedError
+
     def resumed(self: AnyMethod, other: Any) -> AnyMethod:
         """Return this method with the history of another, which has the same options and sizes."""
         return self
+
+
+@dataclass
+class Accelerated(Base):
+    """A method that extrapolates, and takes a plain step if that leaves the domain of f.
+
+    A warm start may have another function ``domain``.
+    """
+
+    guarded: ClassVar[tuple[int, ...]] = (NAN, OVERFLOW)
+    domain: Any = field(default=None, kw_only=True, repr=False, compare=False)
+
+    def extrapolated(self, slots: Any) -> Any:
+        return np.ones(len(slots), bool)
 
 
 def number_or_rule(function: str, name: str, x: object, check: Callable[..., float]) -> Any:
@@ -75,6 +102,8 @@ def value_at(rule: Any, function: str, name: str, step: int) -> float:
     value = rule(step)
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
         raise TypeError(f"{function}: {name}(step) must return a number, got {type_name(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"{function}: {name}(step) must return a finite number, got {value} for step {step}")
     return float(value)
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from ... import _core
 from ..._check import count, positive
 from .._solve import Active
-from .base import Base
+from .base import Accelerated
 
 #: Initial capacity of a history, in updates
 FIRST_ROOM = 16
 
 
 @dataclass
-class Broyden(Base):
+class Broyden(Accelerated):
     """x <- x - H (f(x) - x), with rank-one updates of H = -damping I by the secant condition of each step.
 
     A step that increases the residual by more than a factor of ``growth_limit`` is halved, up to ``halvings`` times.
@@ -62,6 +62,10 @@ class Broyden(Base):
         pushed = self.history[4]
         pushed[pushed >= 0] = -1 - pushed[pushed >= 0]
         return self
+
+    def fallback(self, slots: Any) -> Any:
+        self.history[4][slots] = 0  # updates that have led out of the domain would again
+        return self.space.take(self.history[0], slots) + self.damping * self.space.take(self.history[1], slots)
 
     def step(self, at: Active) -> Any:
         slots, space = at.slots, self.space

@@ -19,10 +19,12 @@ class Chebyshev(Base):
     """d <- momentum d + omega (f(x) - x), x <- x + d, for f(x) = M x + b with eigenvalues of M in ``bounds``.
 
     Without bounds these are estimated from ``estimates`` steps of Arnoldi's method, which also check that f is affine.
+    A sample that fails, as f is not affine or has eigenvalues elsewhere, goes on by x <- f(x) from its best iterate.
     """
 
     name: ClassVar[str] = "chebyshev"
     growth: ClassVar[float] = 1e4
+    rescues: ClassVar[bool] = True
     bounds: Any = None
     estimates: Any = 20
 
@@ -42,9 +44,12 @@ class Chebyshev(Base):
         self.d = self.space.zeros(self.samples, self.n)
         self.low, self.high = np.zeros((2, self.samples))
         self.rho = np.zeros(self.samples)
+        self.is_plain = np.zeros(self.samples, bool)
 
     def step(self, at: Active) -> Any:
         space, slots = self.space, at.slots
+        if at.restart is not None:
+            self.is_plain[slots[np.flatnonzero(at.restart)]] = True
         if at.steps == 0:
             self.low[slots], self.high[slots] = self.bounds if self.bounds is not None else self._estimated(at)
         # The eigenvalues of I - M are in [1 - high, 1 - low].
@@ -57,7 +62,8 @@ class Chebyshev(Base):
         self.rho[slots] = now
         d = space.column(momentum) * space.take(self.d, slots) + space.column(omega) * (at.f - at.x)
         space.put(self.d, slots, d)
-        return at.x + d
+        plain = self.is_plain[slots]
+        return space.where(space.column(plain.astype(np.float64)) > 0, at.f, at.x + d) if plain.any() else at.x + d
 
     def _estimated(self, at: Active) -> tuple[Any, Any]:
         """Return bounds of the spectrum of each row, a twentieth of its width wider than Arnoldi's values."""
@@ -105,10 +111,14 @@ class Chebyshev(Base):
         return low, high
 
     def _check_affine(self, at: Active, v: Any, scale: Any, w: Any) -> None:
-        """Check that f(x + 2 v) - f(x) is twice f(x + v) - f(x), up to rounding."""
-        space = self.space
-        double = (at.evaluate(at.x + 2 * scale * v) - at.f) / scale
-        left = space.host(space.dot(double - 2 * w, double - 2 * w))[:, 0] ** 0.5
+        """Check that f(x + 2 v) - f(x) and f(x) - f(x - 2 v) are twice f(x + v) - f(x), up to rounding.
+
+        A map with a kink, such as abs(x), may be affine on either side of it.
+        """
+        space, left = self.space, np.zeros(len(at.slots))
+        for side in (2, -2):
+            value = (at.evaluate(at.x + side * scale * v) - at.f) / scale
+            left = np.maximum(left, space.host(space.dot(value - side * w, value - side * w))[:, 0] ** 0.5)
         f_size = space.host(space.dot(at.f, at.f))[:, 0] ** 0.5
         size = space.host(space.dot(w, w))[:, 0] ** 0.5 + f_size / space.host(scale)[:, 0] + 1
         wrong = np.flatnonzero(~(left <= 1e3 * space.eps * size))

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..._check import count, positive
 from .._solve import Active
-from .base import Base
+from .base import Accelerated
 
 
 @dataclass
-class NewtonKrylov(Base):
+class NewtonKrylov(Accelerated):
     """x <- x + d with (I - f'(x)) d = f(x) - x, by at most ``inner`` steps of GMRES.
 
     f'(x) v is ``jvp(x, v)``, or a difference of two values. A step that increases the residual by more than a factor of
@@ -35,8 +35,12 @@ class NewtonKrylov(Base):
         self.halvings = count(function, "halvings", self.halvings)
 
     def begin(self) -> None:
-        self.x = self.space.zeros(self.samples, self.n)
+        self.x, self.plain = (self.space.zeros(self.samples, self.n) for _ in range(2))
         self.base, self.halved = np.full(self.samples, np.inf), np.zeros(self.samples, np.int64)
+
+    def fallback(self, slots: Any) -> Any:
+        self.base[slots], self.halved[slots] = np.inf, 0
+        return self.space.take(self.plain, slots)
 
     def step(self, at: Active) -> Any:
         space, slots = self.space, at.slots
@@ -53,6 +57,7 @@ class NewtonKrylov(Base):
             self.halved[slots[back]] += 1
         self.base[slots[on]], self.halved[slots[on]] = at.residual[on], 0
         space.put(self.x, slots[on], space.take(at.x, on))
+        space.put(self.plain, slots[on], space.take(at.f, on))
         return moved
 
     def _derivative(self, at: Active, v: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ..._check import check_flag, positive
 from .._solve import Active
-from .base import Base, number_or_rule, value_at
+from .base import Accelerated, Base, number_or_rule, value_at
 
 
 @dataclass
@@ -64,10 +65,11 @@ class Halpern(Base):
 
 
 @dataclass
-class Aitken(Base):
+class Aitken(Accelerated):
     """x <- x + omega (f(x) - x), with the omega for which the last step would have been exact.
 
-    omega <- -omega r_old.(r - r_old) / ||r - r_old||^2 for each sample (Irons and Tuck 1969), or for each component.
+    omega <- -omega r_old.(r - r_old) / ||r - r_old||^2 for each sample (Irons and Tuck 1969), or for each component,
+    but no larger in absolute value than ``largest``; ``relaxation`` where it is undefined, as r = r_old.
     """
 
     name: ClassVar[str] = "aitken"
@@ -85,8 +87,13 @@ class Aitken(Base):
     def begin(self) -> None:
         space = self.space
         self.omega = space.zeros(self.samples, self.n if self.componentwise else 1) + self.relaxation
-        self.last = space.zeros(self.samples, self.n)
+        self.x, self.last = (space.zeros(self.samples, self.n) for _ in range(2))
         self.has_last = np.zeros(self.samples, bool)
+
+    def fallback(self, slots: Any) -> Any:
+        last, omega = self.space.take(self.last, slots), self.space.take(self.omega, slots)
+        self.space.put(self.omega, slots, omega * 0 + self.relaxation)
+        return self.space.take(self.x, slots) + self.relaxation * last
 
     def step(self, at: Active) -> Any:
         space, r = self.space, at.f - at.x
@@ -95,7 +102,11 @@ class Aitken(Base):
         above, below = (last * change, change * change) if self.componentwise else self._dots(last, change)
         usable = below > 0
         found = -omega * above / space.where(usable, below, below * 0 + 1)
-        found = space.where((abs(found) <= self.largest) & usable, found, omega * 0 + self.relaxation)
+        size = abs(found)
+        found = space.where(
+            size > self.largest, found * (self.largest / space.where(size > 0, size, size * 0 + 1)), found
+        )
+        found = space.where((size < math.inf) & usable, found, omega * 0 + self.relaxation)
         known = self.has_last[at.slots]
         if at.restart is not None:
             known = known & (at.restart == 0)
@@ -103,59 +114,9 @@ class Aitken(Base):
         omega = space.where(mask, found, omega * 0 + self.relaxation)
         space.put(self.omega, at.slots, omega)
         space.put(self.last, at.slots, r)
+        space.put(self.x, at.slots, at.x)
         self.has_last[at.slots] = True
         return at.x + omega * r
 
     def _dots(self, last: Any, change: Any) -> tuple[Any, Any]:
         return self.space.dot(last, change), self.space.dot(change, change)
-
-
-@dataclass
-class Squarem(Base):
-    """Two steps r = f(x) - x and v = f(f(x)) - f(x) - r, then x - 2 a r + a^2 v with a = -||r|| / ||v||, then f.
-
-    If the residual of the extrapolation exceeds ``growth_limit`` times that of x, f(f(x)) is used in its place.
-    """
-
-    name: ClassVar[str] = "squarem"
-    growth: ClassVar[float] = 1e4
-    rescues: ClassVar[bool] = True
-    growth_limit: Any = 10.0
-    largest: Any = 1e3
-
-    def check(self, function: str) -> None:
-        self.growth_limit = positive(function, "growth_limit", self.growth_limit, zero=False)
-        self.largest = positive(function, "largest", self.largest, zero=False)
-
-    def begin(self) -> None:
-        self.x, self.r, self.plain = (self.space.zeros(self.samples, self.n) for _ in range(3))
-        self.base = np.zeros(self.samples)
-
-    def step(self, at: Active) -> Any:
-        space, phase = self.space, at.steps % 3
-        if phase == 0:
-            space.put(self.x, at.slots, at.x)
-            space.put(self.r, at.slots, at.f - at.x)
-            self.base[at.slots] = at.residual
-            return space.copy(at.f)
-        if phase == 1:
-            space.put(self.plain, at.slots, at.f)
-            found = self._extrapolated(at)
-            if at.restart is None:
-                return found
-            fresh = space.column(np.asarray(at.restart, np.float64)) > 0
-            return space.where(fresh, at.f, found)
-        worse = ~(at.residual <= self.growth_limit * self.base[at.slots])
-        if not worse.any():
-            return space.copy(at.f)
-        return space.where(space.column(worse.astype(np.float64)) > 0, space.take(self.plain, at.slots), at.f)
-
-    def _extrapolated(self, at: Active) -> Any:
-        space = self.space
-        x, r = space.take(self.x, at.slots), space.take(self.r, at.slots)
-        v = at.f - at.x - r
-        above, below = space.dot(r, r), space.dot(v, v)
-        step = (above / space.where(below > 0, below, below * 0 + 1)) ** 0.5
-        usable = (below > 0) & (step > 1) & (step <= self.largest)
-        step = space.where(usable, step, step * 0 + 1)  # 1: f(f(x))
-        return x + 2 * step * r + step * step * v

@@ -51,7 +51,8 @@ class Solver:
             function
         )
         method = options.pop("method", self.method)
-        own = self.options if method == self.method else {}
+        own = {name: value for name, value in self.options.items() if name != "domain"}  # u has no domain, unlike x
+        own = own if method == self.method else {}
         if given:
             check_choice(f"{function}, adjoint", "method", method, tuple(METHODS))
             METHODS[method].of(f"{function}, adjoint", {**own, **options})  # raises now, not in the backward pass
@@ -142,7 +143,8 @@ def fixed_point(
     jvp : callable, optional
         ``jvp(x, v, *args)`` returns df/dx v, for ``"newton_krylov"``; by default a difference of two values of f.
     patience : int
-        A sample has stagnated after this many steps without a new smallest residual.
+        A sample has stagnated after this many steps without progress if rounding errors hide the rest, and later if
+        not, as in :func:`fastiter.fixedpoint.fixed_point`.
     grad : {"implicit", "unrolled", "one-step", "phantom", "neumann"}
         ``"implicit"`` is exact. ``"unrolled"`` differentiates the iterations of ``"picard"``, all of which it stores.
         ``"one-step"`` differentiates a single application of f, as if x did not depend on the parameters; ``"phantom"``
