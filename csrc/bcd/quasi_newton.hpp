@@ -30,7 +30,7 @@ public:
 private:
     typedef std::vector<double> Vector;
     struct Point {
-        double value, slope, curvature; // of the objective along a direction
+        double value, slope, curvature; // the objective along a direction
     };
     void renew();
     void renew_gradient();
@@ -60,7 +60,7 @@ private:
     Vector moves_, changes_;      // (pairs, size): steps and changes of the gradient
     Vector rho_, share_;
     int64_t known_ = 0, next_ = 0;   // pairs stored, and the place of the next one
-    double linear_ = 0, square_ = 0; // of the penalty along the direction
+    double linear_ = 0, square_ = 0; // the penalty's along the direction
     double penalty_ = 0, value_ = 0; // at x, and the change of the search with the losses
     double objective_ = 0, residual_ = 0;
     bool is_fresh_ = false;

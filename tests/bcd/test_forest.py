@@ -163,3 +163,16 @@ def test_wrong_arguments(error: type[Exception], message: str, how: Any) -> None
     triangle = sp.csr_array(3 * np.eye(3) - np.ones((3, 3)) + np.eye(3))
     with pytest.raises(error, match=message):
         forest_bcd(**{"A": triangle, "b": np.ones(3), **how})
+
+
+@pytest.mark.parametrize("blocks", ["red-black", "trees", "greedy trees"])
+@pytest.mark.parametrize("size", [1e-300, 3e-309, 1e-312, 7e-320, 1e300])
+def test_tiny_and_huge_matrices_have_the_solutions_of_others(size: float, blocks: Any) -> None:
+    """The inverse of a subnormal number overflows, although the solution is far from the limits of the range."""
+    for n in (1, 2, 5):
+        line = sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+        A = sp.csr_array(size * line.toarray())
+        b = A @ np.linspace(1.0, 2.0, n)
+        found = forest_bcd(A, b, blocks=blocks, rtol=1e-2 if size < 1e-318 else 1e-9)
+        accuracy = 1e-8 + 5e-324 * 16 / size  # subnormal numbers have fewer digits
+        assert found.converged and np.allclose(found.value, np.linspace(1.0, 2.0, n), rtol=accuracy, atol=0)

@@ -51,6 +51,28 @@ def test_paths_in_pages_exist(page: Path) -> None:
     assert [path for path in paths_in(page.read_text()) if path not in ELSEWHERE and not exists(path)] == []
 
 
+def options_in(text: str) -> set[str]:
+    """Return the words in double quotes in tables, and those given to arguments by name; formats with <> are not."""
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    named = re.findall(r'\b\w+="([^"\n]+)"', text)
+    return {word for word in (*re.findall(r'"([^"|\n]+)"', rows), *named) if "<" not in word}
+
+
+def test_options_are_found_in_tables_and_calls() -> None:
+    text = 'a "b" c\n| "d", "e-f" | `g="h"` | "i<5>"\n\nj(k="l m", n=2)\n'
+    assert options_in(text) == {"d", "e-f", "h", "l m"}
+
+
+def test_options_in_pages_exist() -> None:
+    """Pages for users of other packages, and those for developers of this one, also name options of other tools."""
+    sources = "\n".join(path.read_text() for path in (ROOT / "python" / "fastiter").rglob("*.py"))
+    known = set(re.findall(r'"([^"\n]*)"', sources))
+    pages = [page for page in PAGES if page.parent.name != "coming_from" and page.name != "CONTRIBUTING.md"]
+    named = {word for page in pages for word in options_in(page.read_text())}
+    assert {"speculative", "gsd", "newton"} <= named and "speculation" not in known
+    assert sorted(named - known) == []
+
+
 def test_titles_in_the_gallery_belong_to_examples() -> None:
     source = (ROOT / "docs" / "gallery_sources.py").read_text()
     titles = re.findall(r'^    "(\w+)": "', source, flags=re.MULTILINE)

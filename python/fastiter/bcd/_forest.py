@@ -118,7 +118,9 @@ class _Blocks:
         rows = _symmetric(problem._data.sparse)
         self.A, self.b, self.dtype, self._at = rows.astype(np.float64), problem._b, problem.dtype, 0
         n = len(self.b)
-        self.rows = (rows.indptr.astype(np.int64), rows.indices.astype(np.int32), np.array(rows.data, np.float64))
+        self._unit = _unit(self.A.data, problem._diagonal)
+        self._scaled_b = self.b * self._unit
+        self.rows = (rows.indptr.astype(np.int64), rows.indices.astype(np.int32), self.A.data * self._unit)
         self.kind, member = blocks, None
         if isinstance(blocks, str):
             check_choice(function, "blocks", blocks, KINDS)
@@ -150,16 +152,24 @@ class _Blocks:
         return np.asarray(self.A @ x - self.b)
 
     def step(self, x: Array, gradient: Array, count: int) -> int:
-        """Update some blocks; ``gradient`` is that at x, and only greedy blocks keep it up to date."""
+        """Update some blocks; ``gradient`` is that at x."""
         if self.kind == "greedy trees":
             sizes = np.empty(count, np.int64)
-            done = int(self.forests.run_greedy(x, gradient, count, sizes))
+            done = int(self.forests.run_greedy(x, gradient * self._unit, count, sizes))
             if done < 0:
                 raise ValueError(f"{self.function}: A must be positive definite, got a pivot that is not positive")
             return done
-        done = self.forests.run(self.b, x, self._at, count)
+        done = self.forests.run(self._scaled_b, x, self._at, count)
         self._at = (self._at + done) % self.count
         return int(done)
+
+
+def _unit(entries: Array, diagonal: Array) -> float:
+    """Return a power of 2 for A and b, 1 unless the inverse of a subnormal number on the diagonal would overflow."""
+    least = float(diagonal.min(initial=1.0))
+    if not 0 < least < np.finfo(np.float64).tiny:
+        return 1.0
+    return 2.0 ** min(-int(np.floor(np.log2(float(np.abs(entries).max())))), 1000)
 
 
 def _symmetric(A: Any) -> Any:
