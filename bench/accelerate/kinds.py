@@ -80,12 +80,12 @@ def of_transformers() -> Iterator[Kind]:
         model.config.mode = "train"  # in which it has gradients, of whole chunks only
         return model
 
+    caches = {"Rwkv": "state", "RecurrentGemma": ""}  # the latter's layers hold their own states
     for name in OPTIONS:
         built = in_training_mode if name == "xLSTM" else partial(make, name)
-        yield Kind(f"{name} {SMALL}", built, tokens, logits, "state" if name == "Rwkv" else "cache")
+        yield Kind(f"{name} {SMALL}", built, tokens, logits, caches.get(name, "cache"))
     for name in TRAINED:
-        cache = "state" if name == "Rwkv" else "cache"
-        yield Kind(f"{name} {WIDTH}", partial(build, name, WIDTH), tokens, logits, cache)
+        yield Kind(f"{name} {WIDTH}", partial(build, name, WIDTH), tokens, logits, caches.get(name, "cache"))
 
 
 def of_older_transformers() -> Iterator[Kind]:

@@ -47,6 +47,20 @@ def test_results_and_gradients(parallel: bool) -> None:
     assert all(torch.equal(again[name], x) for name, x in theirs.items())
 
 
+def test_few_steps_run_the_original() -> None:
+    """It is faster there."""
+    model = make(False, torch.float32)
+    cases = [(1, 1, True), (3, 1, False), (1, 4, True), (1, 4, False), (2, 3, True)]
+    inputs = [torch.randn(batch, time, 16) for batch, time, _ in cases]
+    outputs = []
+    for each in (model, accelerate(make(False, torch.float32))):
+        outputs.append([])
+        for x, (*_, with_gradients) in zip(inputs, cases, strict=True):
+            with torch.set_grad_enabled(with_gradients):
+                outputs[-1].append(each(x))
+    assert [torch.equal(a, b) for a, b in zip(*outputs, strict=True)] == [True, True, True, False, False]
+
+
 def test_steps_stay_the_same() -> None:
     model, caches = make(True, torch.float32), [(None, torch.zeros(1, 32, 3)), (None, torch.zeros(1, 32, 3))]
     x = torch.randn(1, 16)

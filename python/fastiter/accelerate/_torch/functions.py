@@ -18,12 +18,18 @@ from ...scan._torch.functional import linear_scan
 from ...ssm._torch.functional import selective_scan, selective_state_update
 
 Function = Callable[..., Any]
+_FEW_STEPS = 4  # of all rows, for which a loop in torch's operations takes less time than the autograd function
 _L2NORM_EPS = 1e-6  # as in transformers and fla
 
 
 def on_cpu(x: Tensor) -> bool:
     """Return whether fastiter's CPU kernels, or their shape functions, support a tensor."""
     return x.device.type in ("cpu", "meta")
+
+
+def is_single_step_with_gradients(x: Tensor) -> bool:
+    """Return whether x (B, T, ...) is one step and gradients are enabled: a few operations of torch are then faster."""
+    return x.shape[1] == 1 and torch.is_grad_enabled()
 
 
 def on_cpus(ours: Function) -> Callable[[Function], Function]:
@@ -212,12 +218,15 @@ def rnn_scan(theirs: Function) -> Function:
 
 
 def mambapy_scan(theirs: Function) -> Function:
-    """Return a replacement for MambaBlock.selective_scan and selective_scan_seq of mambapy: time before channels."""
+    """Return a replacement for MambaBlock.selective_scan and selective_scan_seq of mambapy: time before channels.
+
+    The original is faster for single steps and, with gradients, for a few.
+    """
 
     def selective_scan_of_block(
         self: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
     ) -> Tensor:
-        if not on_cpu(x) or x.shape[1] == 1:  # a step is a few of torch's operations
+        if not on_cpu(x) or x.shape[1] == 1 or (torch.is_grad_enabled() and x.shape[0] * x.shape[1] <= _FEW_STEPS):
             out: Tensor = theirs(self, x, delta, A, B, C, D)
             return out
         A, D = in_float64_if(x, A, D)

@@ -13,7 +13,6 @@ import types
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...ssm._conv_shapes import Activation
@@ -21,7 +20,7 @@ from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
 from ...ssm._torch.functional import selective_scan, selective_state_update
 from . import mamba2
 from .conv import ACTIVATIONS
-from .functions import WithCuda, in_float64_if, on_cpu
+from .functions import WithCuda, in_float64_if, is_single_step_with_gradients, on_cpu
 from .rebind import names_of, parameters_of, rebound
 
 _NO_LIMITS = (0.0, math.inf)
@@ -73,8 +72,9 @@ def reason_against_module(module: Any) -> str | None:
 def forward_of(paths: Paths) -> Any:
     """Return the replacement for the slow path.
 
-    The original runs for tensors that are not on the CPU, for activations that the convolution does not support, and
-    for a step with a cache if gradients are enabled or if step sizes have limits, which the functions for steps lack.
+    The original runs for tensors that are not on the CPU, for activations that the convolution does not support, for
+    a single step if gradients are enabled, and for one with a cache if step sizes have limits, which the functions for
+    steps lack.
     """
     theirs, ours = paths.slow, rebound(paths.fast, _FUNCTIONS)
     names, used = parameters_of(theirs)[1:], names_of(theirs)
@@ -90,7 +90,7 @@ def forward_of(paths: Paths) -> Any:
         given = {**dict(zip(names, args, strict=False)), **options}
         x, cache = given[names[0]], given.get(names[1])
         is_step, limits = cache is not None and x.shape[1] == 1, limits_of(self)
-        not_ours = is_step and (torch.is_grad_enabled() or limits != _NO_LIMITS)
+        not_ours = is_single_step_with_gradients(x) or (is_step and limits != _NO_LIMITS)
         if not_ours or getattr(self, "activation", None) not in ACTIVATIONS or not on_cpu(x):
             return theirs(self, *args, **options)
         return ours(_Evaluated(self, limits), x, **{name: given[name] for name in names[1:] if name in given})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...ssm._torch.ops import computed
 from ...ssm._torch.wkv import wkv
-from .functions import Function, on_cpu
+from .functions import Function, is_single_step_with_gradients, on_cpu
 
 
 def linear_attention(theirs: Function) -> Function:
@@ -23,7 +23,7 @@ def linear_attention(theirs: Function) -> Function:
         state: Any = None,
         return_state: bool = False,
     ) -> tuple[Tensor, Any]:
-        if not on_cpu(key) or (key.shape[1] == 1 and torch.is_grad_enabled()):  # a step is a few of torch's operations
+        if not on_cpu(key) or is_single_step_with_gradients(key):
             found: tuple[Tensor, Any] = theirs(time_decay, time_first, key, value, state, return_state)
             return found
         dtype = computed(key.dtype)
