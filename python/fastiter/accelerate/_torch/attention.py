@@ -12,7 +12,7 @@ from ...ssm._torch.compat.fla_low_rank import chunk_kda
 from ...ssm._torch.compat.mlstm_kernels import mlstm_chunkwise
 from ...ssm._torch.mlstm import mlstm
 from ...ssm._torch.ops import computed
-from .functions import Function, is_single_step_with_gradients, on_cpu
+from .functions import Function, has_few_steps_with_gradients, on_cpu
 from .rebind import parameters_of
 
 _FORMER_CACHE = "past_key_values"  # MiniMax's name for its cache before transformers 5.24
@@ -68,7 +68,7 @@ def lightning_attention(theirs: Function) -> Function:
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         is_former = of_cache != _FORMER_CACHE and _FORMER_CACHE in options
-        if is_former or len(rest) > 1 or not on_cpu(hidden_states) or is_single_step_with_gradients(hidden_states):
+        if is_former or len(rest) > 1 or not on_cpu(hidden_states) or has_few_steps_with_gradients(hidden_states):
             found: tuple[Tensor, Tensor] = theirs(
                 self, hidden_states, position_embeddings, attention_mask, *rest, **options
             )

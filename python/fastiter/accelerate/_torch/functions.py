@@ -18,7 +18,7 @@ from ...scan._torch.functional import linear_scan
 from ...ssm._torch.functional import selective_scan, selective_state_update
 
 Function = Callable[..., Any]
-_FEW_STEPS = 4  # of all rows, for which a loop in torch's operations takes less time than the autograd function
+_FEW_STEPS = 4  # for which a loop in torch's operations takes less time than an autograd function
 _L2NORM_EPS = 1e-6  # as in transformers and fla
 
 
@@ -30,6 +30,11 @@ def on_cpu(x: Tensor) -> bool:
 def is_single_step_with_gradients(x: Tensor) -> bool:
     """Return whether x (B, T, ...) is one step and gradients are enabled: a few operations of torch are then faster."""
     return x.shape[1] == 1 and torch.is_grad_enabled()
+
+
+def has_few_steps_with_gradients(x: Tensor) -> bool:
+    """Return whether this is so for x, or its rows together have only a few steps."""
+    return torch.is_grad_enabled() and (x.shape[1] == 1 or x.shape[0] * x.shape[1] <= _FEW_STEPS)
 
 
 def on_cpus(ours: Function) -> Callable[[Function], Function]:
@@ -226,7 +231,7 @@ def mambapy_scan(theirs: Function) -> Function:
     def selective_scan_of_block(
         self: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
     ) -> Tensor:
-        if not on_cpu(x) or x.shape[1] == 1 or (torch.is_grad_enabled() and x.shape[0] * x.shape[1] <= _FEW_STEPS):
+        if not on_cpu(x) or x.shape[1] == 1 or has_few_steps_with_gradients(x):
             out: Tensor = theirs(self, x, delta, A, B, C, D)
             return out
         A, D = in_float64_if(x, A, D)
