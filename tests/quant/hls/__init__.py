@@ -1,0 +1,1 @@
+"""Tests of HLS code: exported networks, and the vendor's headers."""
