@@ -163,7 +163,13 @@ def test_split_in_time(api: Arrays, kind: str, call: Call, dtype: str) -> None:
         assert_same_bits(api.bits(end), api.bits(last), f"the state, split at {at}")
 
 
-LARGE = [case for case in EVERY if case.values[0] == "tensors" and case.values[2] == "float32"]
+#: Calls on tensors that do more than call one kernel; every family tests its kernels with several threads
+COMPOSED = [
+    call for table in (ON_BOTH, ON_TENSORS) for name, call in table.items() if "ssd" in name or table is ON_TENSORS
+]
+LARGE = [
+    case for case in EVERY if case.values[0] == "tensors" and case.values[2] == "float32" and case.values[1] in COMPOSED
+]
 
 
 @pytest.mark.parametrize(("kind", "call", "dtype"), LARGE)
