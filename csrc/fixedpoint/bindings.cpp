@@ -2,6 +2,8 @@
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
 #include "fixedpoint/cpu/kernels.hpp"
+#include <algorithm>
+#include <vector>
 
 namespace fastiter::fixedpoint {
 namespace {
@@ -102,6 +104,46 @@ int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, cons
     });
 }
 
+// Whether f returned a plain contiguous array of the dtype and shape of x
+bool is_like(const py::object& value, const py::array& x) {
+    if (Py_TYPE(value.ptr()) != Py_TYPE(x.ptr())) return false;
+    const auto found = py::reinterpret_borrow<py::array>(value);
+    constexpr int kPlain = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    return found.dtype().is(x.dtype()) && (found.flags() & kPlain) == kPlain && found.ndim() == x.ndim() &&
+           std::equal(found.shape(), found.shape() + found.ndim(), x.shape());
+}
+
+// Evaluates f(x, *args), judges the rows and steps by Anderson's method, until a row has a verdict, `most` steps are
+// done, or f returns something else than a plain array: the loop for small problems, on which Python would spend more
+// time than f. judging: (bits, (rows, n), slot, best_x, state, found, limits, norm); stepping: (m, history, beta,
+// ridge, how). Returns x, f(x), the number of verdicts, or None if f(x) has not been read, and the residuals of the
+// previous x.
+py::tuple anderson_loop(const py::object& f, py::array x, const py::tuple& args, int64_t most, const py::tuple& judging,
+                        const py::tuple& stepping) {
+    const int bits = int(integer(at(judging, 0))), norm = int(integer(at(judging, 7)));
+    const auto item = [](const py::tuple& t, int i) { return py::reinterpret_borrow<py::object>(at(t, i)); };
+    const py::tuple rows_n = item(judging, 1), state = item(judging, 4), found = item(judging, 5),
+                    limits = item(judging, 6), history = item(stepping, 1), how = item(stepping, 4);
+    const py::object slot = item(judging, 2), best_x = item(judging, 3);
+    const py::tuple sizes = py::make_tuple(rows_n[0], rows_n[1], item(stepping, 0));
+    const double beta = PyFloat_AsDouble(at(stepping, 2)), ridge = PyFloat_AsDouble(at(stepping, 3));
+    const std::pair<bool, bool> kind{at(how, 0) == Py_True, at(how, 1) == Py_True};
+    const py::array residual = item(state, 0);
+    const std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
+    py::list before;
+    for (int64_t step = 0;; ++step) {
+        py::object value = f(x, *args);
+        if (!is_like(value, x)) return py::make_tuple(x, value, py::none(), before);
+        const int64_t count = measure(bits, rows_n, py::make_tuple(slot, x, value, best_x), state, found, limits, norm);
+        if (count || step == most) return py::make_tuple(x, value, count, before);
+        before.append(residual.attr("copy")());
+        py::array next(x.dtype(), shape);
+        anderson(bits, sizes, py::make_tuple(slot, x, value, next), history, py::none(), beta, ridge, kind);
+        py::detail::array_proxy(next.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+        x = std::move(next);
+    }
+}
+
 } // namespace
 
 // Additional binding files define void bind_<topic>(py::module_& m), declared here.
@@ -112,6 +154,7 @@ void bind_transport(py::module_& m);
 
 void bind(py::module_& m) {
     m.def("anderson", anderson);
+    m.def("anderson_loop", anderson_loop);
     m.def("broyden", broyden);
     m.def("judge", judge);
     m.def("measure", measure);

@@ -31,16 +31,17 @@ def check_flag(function: str, name: str, value: object) -> None:
 
 def check_choice(function: str, name: str, value: object, choices: Sequence[str]) -> None:
     """Check that an option is one of the strings in ``choices``."""
+    if isinstance(value, str) and value in choices:
+        return
     listed = f"{name} must be one of {', '.join(map(repr, choices))}"
     if not isinstance(value, str):
         raise TypeError(f"{function}: {listed}, got {type_name(value)}")
-    if value not in choices:
-        raise ValueError(f"{function}: {listed}, got {value!r}")
+    raise ValueError(f"{function}: {listed}, got {value!r}")
 
 
 def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:
     """Return ``x`` as a float; refuse anything but a finite number >= 0 (or > 0)."""
-    if isinstance(x, bool) or not isinstance(x, numbers.Real):
+    if type(x) is not float and (isinstance(x, bool) or not isinstance(x, numbers.Real)):
         raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
     value = float(x) if fits_float(x) else math.inf
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):

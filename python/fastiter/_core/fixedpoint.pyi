@@ -1,5 +1,8 @@
 """Steps of fixed-point methods. A stub."""
 
+from collections.abc import Callable
+from typing import Any
+
 from . import Address
 
 Four = tuple[Address, Address, Address, Address]
@@ -19,6 +22,15 @@ def anderson(
     how: tuple[bool, bool],
     /,
 ) -> None: ...
+
+#: bits, (rows, n), slot, best_x, state, found, limits, norm
+Judging = tuple[int, tuple[int, int], Address, Address, State, tuple[Address, Address], Limits, int]
+#: m, history, beta, ridge, how
+Stepping = tuple[int, tuple[Address, ...], float, float, tuple[bool, bool]]
+
+def anderson_loop(
+    f: Callable[..., Any], x: Any, args: tuple[Any, ...], most: int, judging: Judging, stepping: Stepping, /
+) -> tuple[Any, Any, int | None, list[Any]]: ...
 
 #: stored, beta, bias
 HopfieldArrays = tuple[Address, Address, Address]

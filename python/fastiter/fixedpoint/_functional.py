@@ -115,7 +115,7 @@ def fixed_point(
     -----
     ==================  ==========================================================================================
     picard              ``damping=1.0``: x <- x + damping (f(x) - x)
-    anderson            ``m=10`` differences, at most 32, ``damping=1.0``, ``ridge`` relative to the squares of the
+    anderson            ``m=10`` differences, at most 32 or n, ``damping=1.0``, ``ridge`` relative to the squares of the
                         differences (the spacing of numbers by default), ``kind=2`` (1: type I), ``restart`` every so
                         many steps, ``history_dtype``: "float32" for x in 64 bits or "bfloat16" for 32, half the memory
     broyden             ``m=100`` updates, ``damping=1.0``; a step that lets the residual grow ``growth_limit=100``

@@ -79,8 +79,8 @@ class Problem:
     def _called(self, f: Callable[..., Any], buffers: tuple[Any, ...], name: str) -> Any:
         """Return the result of f for the states in buffers, which it must not change: the method still needs them."""
         layout, space = self.layout, self.space
-        before = [*map(space.version, buffers)]
-        result = f(*(layout.unpack(space.protected(buffer)) for buffer in buffers), *self.taken)
-        if [*map(space.version, buffers)] != before:
+        before = space.versions(buffers)
+        result = f(*[layout.unpack(space.protected(buffer)) for buffer in buffers], *self.taken)
+        if space.versions(buffers) != before:
             raise ValueError(f"{self.function}: {name} must leave x as it is, got one that is changed in place")
         return result

@@ -20,9 +20,13 @@ from ._space import NORMS, Numbers, Rows, Space
 
 #: The kernel's verdicts, by their numbers
 CONVERGED, NAN, OVERFLOW, GROWN, STALE, ROUNDED, VANISHING = 1, 2, 3, 4, 5, 6, 7
-_REASONS = {NAN: "nan", OVERFLOW: "diverged", GROWN: "diverged", STALE: "stagnated", ROUNDED: "stagnated"}
+#: The reasons for ending, by the verdicts; then those that are no verdicts
+_REASONS = ("max_steps", "converged", "nan", "diverged", "diverged", "stagnated", "stagnated", "max_steps", "callback")
+_CALLBACK = 8
 #: The numbers that the kernel keeps of each sample's residuals, `Track`
 _TRACK = 9
+#: The most numbers of an x that compiled code steps; larger arrays reuse memory
+_SMALL = 1 << 16
 #: Maximum number of restarts of a sample from the same best iterate, without its history; each time its first step is
 #: half as long
 RESCUES = 6
@@ -71,6 +75,9 @@ class Method(Protocol):
     #: domain(x, *args) -> whether each x is admissible; None: every x is
     domain: Callable[..., Any] | None
 
+    def loop(self) -> tuple[Any, ...] | None:
+        """Return the numbers and arrays with which compiled code steps; None if it cannot."""
+
     def step(self, at: Active) -> Any:
         """Return the next x of each row, in new memory."""
 
@@ -91,24 +98,35 @@ class Run:
         self.problem, self.space, self.limits, self.method = problem, problem.space, limits, method
         samples, n = x.shape
         self.slots: Rows = np.arange(samples)
-        self.residual, self.scale = np.full((2, samples), math.nan)
-        self.best, self.track = np.full(samples, math.inf), np.zeros((samples, _TRACK))
-        self.value, self.best_x = self.space.copy(x), self.space.copy(x)
-        self.rescued_at = np.full(samples, math.inf)
-        self.best_scale = np.full(samples, math.nan)
+        numbers = np.empty((5, samples))
+        numbers[:3], numbers[3:] = math.nan, math.inf
+        self.residual, self.scale, self.best_scale, self.best, self.rescued_at = numbers
+        self.track = np.zeros((samples, _TRACK))
+        self.value, self.best_x = self.space.copy(x), self.space.empty(samples, n)
         self.state = (self.residual, self.scale, self.best, self.best_scale, self.track)
         self.found = self.verdict, self.is_best = tuple(np.zeros((2, samples), np.uint8))
+        self.guards = np.zeros(len(_REASONS), bool)
+        self.guards[list(method.guarded)] = True
         #: Whether the last step of a sample has been replaced by a plain one
-        self.replaced = np.zeros(samples, bool)
+        self.replaced, self.has_replaced = np.zeros(samples, bool), False
         #: `extra`: the evaluations of single samples beyond `calls`, which are of all that have not ended
-        self.steps, self.evaluations, self.rescued, self.extra = np.zeros((4, samples), np.int64)
-        self.reason = ["max_steps"] * samples
+        counts = np.zeros((5, samples), np.int64)
+        self.steps, self.evaluations, self.rescued, self.extra, self.reason = counts
         self.history: list[Numbers] = []
         self.calls, self.n = 0, n
         rtol = limits.rtol if limits.rtol is not None else (1e-5 if self.space.eps > 1e-10 else 1e-8)
         self.judging = (rtol, limits.atol, float(method.growth), limits.patience, float(self.space.eps))
         self.rtol = rtol
         self.norm = NORMS.index(limits.norm) if self.space.bits and isinstance(limits.norm, str) else None
+
+        self.loop = method.loop() if self._is_small() else None
+
+    def _is_small(self) -> bool:
+        """Return whether Python would spend more time between two evaluations than the kernels."""
+        layout, limits = self.problem.layout, self.limits
+        is_plain = self.space.has_loop and layout.kind is None and self.space.dtype_name.startswith("float")
+        is_checked = self.norm is not None and limits.callback is None and self.method.domain is None
+        return is_plain and is_checked and self.value.size < _SMALL
 
     def evaluate(self, x: Any) -> Any:
         self.calls += 1
@@ -175,8 +193,6 @@ class Run:
         """
         rows = np.flatnonzero(self.verdict[: len(self.slots)] == VANISHING)
         zero = self.space.zeros(len(rows), self.n)
-        if not len(rows):
-            return x, f
         x, f = self.space.copy(x), self.space.copy(f)  # f may reuse this memory
         with self.only(rows):
             if self.method.domain is not None and not self.problem.admits(self.method.domain, self.slots, zero).all():
@@ -204,24 +220,27 @@ class Run:
         rows = len(self.slots)
         verdict, slots = self.verdict[:rows], self.slots
         ended = verdict == CONVERGED
+        if ended.all():
+            self.space.put(self.value, slots, x)
+            self.reason[slots] = CONVERGED
+            self.end(slice(None), steps)
+            return slots[:0], slots[:0], slots[:0]
         bad = (verdict > CONVERGED) & (verdict != VANISHING)
-        again = np.flatnonzero(bad & np.isin(verdict, self.method.guarded))
+        again = np.flatnonzero(self.guards[verdict] & bad)
         if len(again):
             again = again[self.method.extrapolated(slots[again]) & ~self.replaced[slots[again]]]
             bad[again] = False
         failed = np.flatnonzero(bad)
+        back = failed
+        done = np.flatnonzero(ended)
         if len(failed):
-            back = failed[self.rescue(slots[failed], verdict[failed] != ROUNDED)]
-            lost = np.setdiff1d(failed, back)
-            for row in lost:
-                self.reason[slots[row]] = _REASONS[int(verdict[row])]
-            ended[lost] = True
-        for slot in slots[verdict == CONVERGED]:
-            self.reason[slot] = "converged"
-        done = np.flatnonzero(verdict == CONVERGED)
+            returns = self.rescue(slots[failed], verdict[failed] != ROUNDED)
+            back, ended[failed[~returns]] = failed[returns], True
         self.space.put(self.value, slots[done], self.space.take(x, done))
-        self.end(np.flatnonzero(ended), steps)
-        return np.flatnonzero(~ended), back if len(failed) else failed, again
+        rows_ended = np.flatnonzero(ended)
+        self.reason[slots[rows_ended]] = verdict[rows_ended]
+        self.end(rows_ended, steps)
+        return np.flatnonzero(~ended), back, again
 
     def rescue(self, slots: Rows, may: Any) -> Any:
         """Return the mask of the failed samples that restart from their best iterate."""
@@ -234,16 +253,16 @@ class Run:
         self.track[back] = 0
         return may
 
-    def end(self, rows: Rows, steps: int, reason: str = "") -> None:
+    def end(self, rows: Any, steps: int) -> None:
         """Record the results of samples that end; those without convergence get their best iterate."""
         slots = self.slots[rows]
         self.steps[slots], self.evaluations[slots] = steps, self.calls + self.extra[slots]
-        for slot in slots if reason else ():
-            self.reason[slot] = reason
-        failed = np.array([slot for slot in slots if self.reason[slot] != "converged"], np.intp)
-        known = failed[np.isfinite(self.best[failed])]
-        self.space.put(self.value, known, self.space.take(self.best_x, known))
-        self.residual[known], self.scale[known] = self.best[known], self.best_scale[known]
+        is_failed = self.reason[slots] != CONVERGED
+        if is_failed.any():
+            failed = slots[is_failed]
+            known = failed[np.isfinite(self.best[failed])]
+            self.space.put(self.value, known, self.space.take(self.best_x, known))
+            self.residual[known], self.scale[known] = self.best[known], self.best_scale[known]
 
     def shortened(self, at: Active, x: Any) -> Any:
         """Return the first steps of restarted samples, half as long with each restart."""
@@ -259,6 +278,26 @@ class Run:
             return self.problem.layout.unpack(full)
 
         return FixedPointProgress(steps, self.residual.copy(), slots.copy(), value)
+
+    def ahead(self, x: Any, steps: int) -> tuple[Any, Any, int, int]:
+        """Step until a sample has a verdict; return x, f(x), the number of verdicts and the steps so far."""
+        assert self.loop is not None and self.norm is not None  # for the type checker
+        bits, rows, problem = self.space.bits, len(self.slots), self.problem
+        judging = (bits, (rows, self.n), self.slots, self.best_x, self.state, self.found, self.judging, self.norm)
+        first = problem.layout.unpack(self.space.protected(x))
+        most = self.limits.max_steps - steps
+        x, value, flagged, before = _core.fixedpoint.anderson_loop(
+            problem.f, first, problem.taken, most, judging, self.loop
+        )
+        self.calls += len(before) + 1
+        self.history += before
+        if before:
+            self.replaced[self.slots] = False
+        x, f = x.reshape(rows, self.n), problem.layout.read(value, rows)
+        if flagged is None:
+            self.loop = None  # f returns views or other types, which Python reads
+            flagged = self.measure(x, f)
+        return x, f, flagged, steps + len(before)
 
     def stepped(self, x: Any, f: Any, again: Rows, restart: Any, steps: int) -> Any:
         """Return the next x of each row; of the rows ``again``, whose last x has no usable value, by plain steps."""
@@ -278,7 +317,11 @@ class Run:
 
     def guard(self, x: Any, again: Rows, back: Rows) -> None:
         """Replace the rows of x that are outside the domain by plain steps."""
-        self.replaced[self.slots] = False
+        if self.has_replaced:
+            self.replaced[self.slots] = False
+        self.has_replaced = len(again) > 0 or self.method.domain is not None
+        if not self.has_replaced:
+            return
         self.replaced[self.slots[again]] = True
         if self.method.domain is None:
             return
@@ -297,12 +340,19 @@ class Run:
         waiting: Any = None  # mask of all samples, as bytes: those whose history must be discarded
         steps = 0
         while len(self.slots):
-            f = self.evaluate(x)
+            if self.loop is not None and waiting is None and self.problem.all_rows:
+                x, f, flagged, steps = self.ahead(x, steps)
+            else:
+                f = self.evaluate(x)
+                flagged = self.measure(x, f)
             back = again = self.slots[:0]
-            if self.measure(x, f):
-                x, f = self.try_zero(x, f)
+            if flagged:
+                if (self.verdict[: len(self.slots)] == VANISHING).any():
+                    x, f = self.try_zero(x, f)
                 keep, back, again = self.settle(x, steps)
                 self.history.append(self.residual.copy())
+                if not len(keep):
+                    break
                 if len(keep) < len(self.slots):
                     position = np.full(len(self.slots), -1)
                     position[keep] = np.arange(len(keep))
@@ -311,7 +361,7 @@ class Run:
                     self.problem.choose(self.slots)
             else:
                 self.history.append(self.residual.copy())
-            if not len(self.slots) or self.is_over(x, steps):
+            if self.is_over(x, steps):
                 break
             restart = None if waiting is None else waiting[self.slots]
             waiting = None
@@ -327,14 +377,16 @@ class Run:
         """Return whether the callback or the maximum number of steps ends all samples."""
         is_stopped = self.limits.callback is not None and self.limits.ends(partial(self.progress, x, steps))
         if is_stopped or steps >= self.limits.max_steps:
-            self.end(np.arange(len(self.slots)), steps, "callback" if is_stopped else "")
+            self.reason[self.slots] = _CALLBACK if is_stopped else 0
+            self.end(np.arange(len(self.slots)), steps)
             return True
         return False
 
     def solution(self) -> FixedPointSolution:
         layout, space = self.problem.layout, self.space
         tolerance = self.limits.atol + self.rtol * self.scale
-        converged = np.array([reason == "converged" for reason in self.reason], bool)
+        converged = self.reason == CONVERGED
+        reasons = tuple([_REASONS[code] for code in self.reason.tolist()])
         history = np.array(self.history).reshape(len(self.history), len(converged))
         numbers = [converged, self.steps, self.residual, tolerance, self.evaluations, history]
         if layout.batched:
@@ -347,7 +399,7 @@ class Run:
             steps=given[1],
             residual=given[2],
             method=self.method.name,
-            reason=tuple(self.reason) if layout.batched else self.reason[0],
+            reason=reasons if layout.batched else reasons[0],
             tolerance=given[3],
             evaluations=given[4],
             history=given[5],

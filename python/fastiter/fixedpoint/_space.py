@@ -13,6 +13,9 @@ DTYPES = ("float32", "float64", "complex64", "complex128")
 #: The norms of the kernel, by its numbers
 NORMS = ("l2", "inf", "rms", "span")
 
+#: The dtypes with their names, the dtypes of their real parts, and the spacing of those
+_KINDS = {np.dtype(name): (name, real := np.empty(0, name).real.dtype, float(np.finfo(real).eps)) for name in DTYPES}
+
 Rows = npt.NDArray[np.intp]
 Numbers = npt.NDArray[np.float64]
 
@@ -24,6 +27,8 @@ class Space(Protocol):
     bits: int
     #: The relative spacing of floating-point numbers
     eps: float
+    #: Whether compiled code can call f
+    has_loop: bool
     #: The name of its arrays in messages
     noun: str
     dtype_name: str
@@ -34,8 +39,8 @@ class Space(Protocol):
     def protected(self, x: Any) -> Any:
         """Return a buffer as passed to the user's function: read-only, if the library supports that."""
 
-    def version(self, x: Any) -> int:
-        """Return a version number that changes when a buffer is modified in place, if the library has one."""
+    def versions(self, buffers: tuple[Any, ...]) -> Any:
+        """Return version numbers that change when a buffer is modified in place, if the library has them."""
 
     def read(self, x: Any) -> Any:
         """Return the result of a function, with numbers converted to arrays if the library has both."""
@@ -90,31 +95,33 @@ class NumPySpace:
     """Arrays of NumPy."""
 
     noun = "a NumPy array"
+    has_loop = True
 
     def __init__(self) -> None:
         self.dtype: Any = None
         self.bits, self.eps, self.dtype_name = 0, 0.0, ""
 
     def check_leaf(self, function: str, name: str, x: Any) -> None:
-        check_array(function, name, x, DTYPES)
+        if type(x) is not np.ndarray or x.dtype not in _KINDS:
+            check_array(function, name, x, DTYPES)
         if self.dtype is None:
-            self.dtype, self.dtype_name = x.dtype, x.dtype.name
-            self.real = np.empty(0, x.dtype).real.dtype
-            self.bits, self.eps = 8 * self.real.itemsize, float(np.finfo(self.real).eps)
+            self.dtype = x.dtype
+            self.dtype_name, self.real, self.eps = _KINDS[x.dtype]
+            self.bits = 8 * self.real.itemsize
 
     def protected(self, x: Any) -> Any:
         view = x.view()
         view.flags.writeable = False
         return view
 
-    def version(self, x: Any) -> int:
-        return 0  # a write to a read-only array has raised an error
+    def versions(self, buffers: tuple[Any, ...]) -> Any:
+        return None  # a write to a read-only array has raised an error
 
     def read(self, x: Any) -> Any:
         return np.asarray(x) if isinstance(x, np.generic) else x
 
     def same(self, x: Any) -> bool:
-        return isinstance(x, np.ndarray) and x.dtype == self.dtype
+        return isinstance(x, np.ndarray) and (x.dtype is self.dtype or x.dtype == self.dtype)
 
     def describe(self, x: Any) -> str:
         return f"{x.dtype}" if isinstance(x, np.ndarray) else type_name(x)

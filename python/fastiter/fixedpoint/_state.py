@@ -49,15 +49,16 @@ class Layout:
 
     def unpack(self, buffer: Any) -> Any:
         """Return the state whose samples are the rows of the buffer, sharing its memory if possible."""
-        given, first = self.space.as_given(buffer), 0
+        given = self.space.as_given(buffer)
+        if self.kind is None:
+            return given.reshape((given.shape[0], *self.shapes[0]) if self.batched else self.shapes[0])
+        first = 0
         leaves = []
         rows = (buffer.shape[0],) if self.batched else ()
         for shape, size in zip(self.shapes, self.sizes, strict=True):
             part = given if size == given.shape[1] else given[:, first : first + size]
             leaves.append(part.reshape((*rows, *shape)))
             first += size
-        if self.kind is None:
-            return leaves[0]
         return dict(zip(self.keys, leaves, strict=True)) if self.kind is dict else self.kind(leaves)
 
     def read(self, state: Any, rows: int, name: str = "f(x)") -> Any:

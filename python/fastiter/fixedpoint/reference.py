@@ -16,7 +16,7 @@ def anderson_step(
 ) -> Array:
     """Return the iterate after ``x[0], ..., x[k]``, whose values are ``f[0], ..., f[k]``, each (n,).
 
-    With r = f - x, g = x + beta r and the last m differences of r, g and x,
+    With r = f - x, g = x + beta r and the last min(m, n) differences of r, g and x,
 
         next = g_k - sum_i c_i dg_i,  c = argmin ||r_k - sum c_i dr_i||^2 + ridge sum (c_i ||dr_i||)^2     kind 2
         (D^-1 dX^T dR D^-1 + ridge S) (D c) = D^-1 dX^T r_k,  D = |diag(dX^T dR)|^(1/2)                 kind 1
@@ -25,7 +25,7 @@ def anderson_step(
     """
     at, r = np.asarray(x, np.float64), np.asarray(f, np.float64) - np.asarray(x, np.float64)
     g = at + beta * r
-    dr, dg, dx = (np.diff(each, axis=0)[-m:] for each in (r, g, at))
+    dr, dg, dx = (np.diff(each, axis=0)[-min(m, at.shape[1]) :] for each in (r, g, at))
     left = dr if kind == 2 else dx
     matrix, right = left @ dr.T, left @ r[-1]
     diagonal = np.diag(matrix)

@@ -44,7 +44,9 @@ class Anderson(Accelerated):
             self.restart = count(function, "restart", self.restart, 2)
 
     def begin(self) -> None:
-        space, samples, m, n = self.space, self.samples, self.m, self.n
+        space, samples, n = self.space, self.samples, self.n
+        # More differences than unknowns are linearly dependent, so that the oldest would take the newest's place.
+        self.held = m = max(1, min(self.m, n))
         last = (space.zeros(samples, n) for _ in range(2))
         self.narrow = self.history_dtype is not None
         if self.narrow and (not space.bits or NARROW[self.history_dtype][0] != space.bits):
@@ -58,7 +60,9 @@ class Anderson(Accelerated):
             np.zeros((samples, m, n), NARROW[self.history_dtype][1]) if self.narrow else space.zeros(samples, m, n)
             for _ in range(2)
         )
-        self.history = (*last, *differences, np.zeros((samples, m, m)), np.full(samples, -1))
+        pushed = np.zeros(samples, np.int64)
+        pushed -= 1
+        self.history = (*last, *differences, np.zeros((samples, m, m)), pushed)
         # Rounded differences are linearly dependent only up to their rounding.
         rounding = {"float32": 2.0**-23, "bfloat16": 2.0**-7}.get(self.history_dtype, space.eps)
         self.used_ridge = self.ridge if self.ridge is not None else max(space.eps, rounding**2)
@@ -75,6 +79,11 @@ class Anderson(Accelerated):
     def fallback(self, slots: Any) -> Any:
         return self.space.take(self.history[1], slots)
 
+    def loop(self) -> tuple[Any, ...] | None:
+        if self.restart is not None or not self.space.bits:
+            return None
+        return self.held, self.history, self.damping, self.used_ridge, (self.kind == 1, self.narrow)
+
     def step(self, at: Active) -> Any:
         restart = at.restart
         if self.restart is not None and at.steps and at.steps % self.restart == 0:
@@ -83,14 +92,14 @@ class Anderson(Accelerated):
             return self._plain(at, restart)
         rows, out = len(at.slots), self.space.empty(len(at.slots), self.n)
         vectors = (at.slots, at.x, at.f, out)
-        sizes = (rows, self.n, self.m)
+        sizes = (rows, self.n, self.held)
         bits, how = self.space.bits, (self.kind == 1, self.narrow)
         _core.fixedpoint.anderson(bits, sizes, vectors, self.history, restart, self.damping, self.used_ridge, how)
         return out
 
     def _plain(self, at: Active, restart: Any) -> Any:
         """Compute the step by array operations, where the kernels do not run."""
-        space, m, slots = self.space, self.m, at.slots
+        space, m, slots = self.space, self.held, at.slots
         last_r, last_g, dr, dg, _, pushed = self.history
         before = pushed[slots] if restart is None else np.where(restart, -1, pushed[slots])
         r = at.f - at.x

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -34,11 +33,12 @@ class Base:
     @classmethod
     def of(cls: type[AnyMethod], function: str, options: dict[str, Any]) -> AnyMethod:
         """Return the method with these options, checked."""
-        known = sorted((each.name for each in fields(cls) if each.init), key=lambda name: name == "domain")
-        for name in options:
-            if name not in known:
-                listed = f"only {', '.join(known)}" if known else "and none at all"
-                raise TypeError(f"{function}: method {cls.name!r} takes no option {name!r}, {listed}")
+        if options:
+            known = sorted((each.name for each in fields(cls) if each.init), key=lambda name: name == "domain")
+            for name in options:
+                if name not in known:
+                    listed = f"only {', '.join(known)}" if known else "and none at all"
+                    raise TypeError(f"{function}: method {cls.name!r} takes no option {name!r}, {listed}")
         made = cls(**options)
         made.function = function
         if made.domain is not None and not callable(made.domain):
@@ -51,7 +51,8 @@ class Base:
 
     def begun(self: AnyMethod, space: Space, samples: int, n: int) -> AnyMethod:
         """Return a copy with a history for the given number of samples of n numbers."""
-        new = copy.copy(self)
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
         new.space, new.samples, new.n = space, samples, n
         new.begin()
         return new
@@ -62,6 +63,10 @@ class Base:
     def step(self, at: Active) -> Any:
         """Return the next x of each row."""
         raise NotImplementedError
+
+    def loop(self) -> tuple[Any, ...] | None:
+        """Return the numbers and arrays with which compiled code steps; None if it cannot."""
+        return None
 
     def extrapolated(self, slots: Any) -> Any:
         """Return the mask of the samples whose last step was not a plain one."""

@@ -21,6 +21,7 @@ class TorchSpace:
     """Dense tensors of one dtype on one device; those on the CPU go to the compiled kernels."""
 
     noun = "a tensor"
+    has_loop = False
 
     def __init__(self) -> None:
         self.dtype: Any = None
@@ -44,8 +45,8 @@ class TorchSpace:
     def protected(self, x: Any) -> Any:
         return x  # tensors cannot be read-only: their versions are compared
 
-    def version(self, x: Any) -> int:
-        return 0 if x.is_inference() else int(x._version)
+    def versions(self, buffers: tuple[Any, ...]) -> Any:
+        return [0 if x.is_inference() else x._version for x in buffers]
 
     def read(self, x: Any) -> Any:
         return x
