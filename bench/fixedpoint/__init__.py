@@ -2,6 +2,7 @@
 
 solvers    z = tanh(z M + x) for 64 samples of 256 numbers, to the same residual: milliseconds and evaluations of f
 large      one system of 100,000 unknowns, against SciPy
+small      one system of a few unknowns, and 20,000 scalars, against SciPy
 overhead   time of a step of each method, without f itself
 prox       the compiled proximal operators, against NumPy, SciPy and a recorded time
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.fixedpoint import cases, prox, table
+from bench.fixedpoint import cases, prox, small, table
 from bench.harness import session
 from bench.harness.contest import Record
 from bench.harness.gate import GateError
@@ -142,7 +143,7 @@ def overhead(options: Options) -> Iterator[Record]:
 
 
 #: Additional sections are functions here, with a header and a row in table.py.
-SECTIONS = {"solvers": solvers, "large": large, "overhead": overhead, "prox": prox.section}
+SECTIONS = {"solvers": solvers, "large": large, "small": small.section, "overhead": overhead, "prox": prox.section}
 
 
 def main(arguments: argparse.Namespace) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.fixedpoint import prox
+from bench.fixedpoint import prox, small
 from bench.harness import tables
 from bench.harness.contest import Record
 
@@ -15,6 +15,7 @@ OVERHEAD_GOAL = 40.0
 HEADERS = {
     "solvers": f"{'to the residual':36}{'threads':>8}  {'solver':28}{'ms':>10}{'calls':>7}{'residual':>10}",
     "large": f"{'one system':36}{'threads':>8}  {'peer':20}{'ms':>10}{'ours, ms':>10}{'ratio':>8}{'calls':>12}",
+    "small": small.HEADER,
     "overhead": f"{'a step beyond f':36}{'us':>8}",
     "prox": prox.HEADER,
 }
@@ -39,7 +40,7 @@ def overhead_row(r: Record) -> str:
     return f"{r['work']:36}{r['us']:8.1f}  load {r['load']:.1f}"
 
 
-ROWS = {"solvers": solvers_row, "large": large_row, "overhead": overhead_row, "prox": prox.row}
+ROWS = {"solvers": solvers_row, "large": large_row, "small": small.row, "overhead": overhead_row, "prox": prox.row}
 
 
 def solvers_markdown(records: Sequence[Record]) -> list[str]:
@@ -92,5 +93,11 @@ def overhead_markdown(records: Sequence[Record]) -> list[str]:
 
 
 def markdown(results: Record) -> str:
-    parts = {"solvers": solvers_markdown, "large": large_markdown, "overhead": overhead_markdown, "prox": prox.markdown}
+    parts = {
+        "solvers": solvers_markdown,
+        "large": large_markdown,
+        "small": small.markdown,
+        "overhead": overhead_markdown,
+        "prox": prox.markdown,
+    }
     return tables.document(results, parts)

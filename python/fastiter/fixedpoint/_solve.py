@@ -220,11 +220,12 @@ class Run:
         rows = len(self.slots)
         verdict, slots = self.verdict[:rows], self.slots
         ended = verdict == CONVERGED
+        none = slots[:0]
         if ended.all():
             self.space.put(self.value, slots, x)
-            self.reason[slots] = CONVERGED
-            self.end(slice(None), steps)
-            return slots[:0], slots[:0], slots[:0]
+            self.reason[slots], self.steps[slots] = CONVERGED, steps
+            self.evaluations[slots] = self.calls + self.extra[slots]
+            return none, none, none
         bad = (verdict > CONVERGED) & (verdict != VANISHING)
         again = np.flatnonzero(self.guards[verdict] & bad)
         if len(again):
@@ -253,7 +254,7 @@ class Run:
         self.track[back] = 0
         return may
 
-    def end(self, rows: Any, steps: int) -> None:
+    def end(self, rows: Rows, steps: int) -> None:
         """Record the results of samples that end; those without convergence get their best iterate."""
         slots = self.slots[rows]
         self.steps[slots], self.evaluations[slots] = steps, self.calls + self.extra[slots]
