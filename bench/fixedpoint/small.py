@@ -16,8 +16,8 @@ from bench.harness.timing import Competitor, interleave, load_average, use_threa
 from fastiter.fixedpoint import fixed_point
 
 HEADER = f"{'small problems':44}{'threads':>8}  {'peer':28}{'us':>10}{'ours, us':>10}{'ours / peer':>12}{'calls':>10}"
-#: The largest error of a solution
-LARGEST_ERROR = 1e-6
+#: The largest difference of two solutions: rtol ||E|| / (1 - e) = 5e-5 for 20,000 scalars as one problem
+LARGEST_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
