@@ -61,7 +61,7 @@ def gap(data: Data, alpha: float, w: Any) -> float:
     g = back(u)
     objective = u @ u / 2 + l1 * abs(w).sum() + l2 / 2 * w @ w
     gaps = []
-    if l2 > 0:  # of the loss and both penalties, or of the loss with more rows and one penalty
+    if l2 > 0:  # the dual with l2 as a penalty; below, l2 as additional rows
         rising = np.maximum((-g if data.positive else abs(g)) - l1, 0)
         gaps.append(objective + u @ u / 2 + u @ y + rising @ rising / (2 * l2))
     slope = g + l2 * w
@@ -74,7 +74,7 @@ def pair(make: Callable[[Any], Data]) -> Pair:
     """Fit both estimators, or follow both paths if there are several alphas."""
     data = make(np.random.default_rng(0))
     linear: Any = load("sklearn.linear_model")
-    options = {"fit_intercept": data.intercept, "positive": data.positive}
+    options: dict[str, Any] = {"fit_intercept": data.intercept, "positive": data.positive}
     name = "Lasso" if data.l1_ratio == 1 else "ElasticNet"
     if data.l1_ratio != 1:
         options["l1_ratio"] = data.l1_ratio

@@ -67,6 +67,17 @@ void derivative(Solver& s, py::handle out) {
     std::copy(s.derivative().begin(), s.derivative().end(), address<double>(out));
 }
 
+// Writes the Cholesky factor of [A b]' [A b] to h (m + 1, m + 1): its first m rows are the columns of a matrix, and the
+// last one is the target, of the same least squares with m + 1 rows. False: not positive definite.
+bool reduced(const Matrix& a, py::handle b, py::handle out) {
+    const double* from = address<const double>(b);
+    double* h = address<double>(out);
+    bool is_done = false;
+    py::gil_scoped_release release;
+    launch([&](Team team) { is_done = reduce(a, from, h, team); }, [](int) { return 1; }, Stops::on_request);
+    return is_done;
+}
+
 // data: b, ones or None, the squares of the columns
 std::unique_ptr<Lasso> lasso(const Matrix& a, const py::tuple& data, double l2, bool nonnegative, py::handle x) {
     LassoProblem p{&a,
@@ -109,7 +120,7 @@ void products(const Matrix& a, py::handle w, py::handle sums) {
 } // namespace
 
 void bind(py::module_& m) {
-    py::class_<Matrix>(m, "Matrix").def("products", products).def("squares", squares);
+    py::class_<Matrix>(m, "Matrix").def("products", products).def("reduced", reduced).def("squares", squares);
     py::class_<Solver>(m, "Solver")
         .def("run", run)
         .def("state", state)

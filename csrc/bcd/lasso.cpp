@@ -36,6 +36,8 @@ Lasso::Lasso(const LassoProblem& problem, double* x)
         curvature_[j] = squares_[j] > 0 ? squares_[j] + p_.l2 : 0;
         inverse_[j] = squares_[j] > 0 ? 1 / curvature_[j] : 0;
     }
+    for (int64_t j = 0; j < a.m; ++j)
+        if (inverse_[size_t(j)] > 0) used_.push_back(int32_t(j));
     norm_ = dot(p_.b, p_.b, a.n);
     g_.assign(size_t(a.m), 0), seen_.assign(size_t(a.m), -HUGE_VAL);
     start();
@@ -151,7 +153,7 @@ double Lasso::slope_for(double l1, double gap) const {
 
 LassoEnd Lasso::solve(double l1, double tolerance, int64_t most, const Team& team) {
     team_ = &team, is_stopped_ = false, spent_ = 0;
-    double gap = HUGE_VAL, objective = HUGE_VAL, inner = 0.5, largest = HUGE_VAL;
+    double gap = HUGE_VAL, objective = HUGE_VAL, inner = 1, largest = HUGE_VAL;
     for (int64_t step = 1; step <= most && !is_stopped_; ++step) {
         refresh(l1);
         const double before = gap;
@@ -169,7 +171,8 @@ LassoEnd Lasso::solve(double l1, double tolerance, int64_t most, const Team& tea
         if (entrants.empty() && largest > 0 && std::isfinite(largest))
             target = std::max(target, inner * largest * scale / gap);
         round_ = 0, budget_ = 4 * double(step) * refreshed_;
-        largest = descend(l1, target, step, std::move(entrants));
+        last_gap_ = std::max(tolerance, kLeast * norm_);
+        largest = descend(l1, target, inner, step, std::move(entrants));
     }
     refresh(l1);
     gap = this->gap(l1, objective);
@@ -191,7 +194,7 @@ double Lasso::sweep(double l1, const List& columns) {
         state.order = columns.data() + done, state.count = int64_t(end - done);
         p_.a->sweep(state);
         largest = state.largest > largest || std::isnan(state.largest) ? state.largest : largest;
-        changes_ += state.status_changes, spent_ += some, done = end;
+        changes_ += state.status_changes, spent_ += some, round_ += some, done = end;
         is_stopped_ = has_to_stop(*team_, int64_t(some));
     }
     sum_ = state.sum;
@@ -248,7 +251,7 @@ bool Lasso::is_solved(double l1, const List& columns) {
     return true;
 }
 
-double Lasso::descend(double l1, double target, int64_t step, List entrants) {
+double Lasso::descend(double l1, double target, double last, int64_t step, List entrants) {
     support_.clear();
     for (int64_t j = 0; j < p_.a->m; ++j)
         if (x_[j] != 0) support_.push_back(int32_t(j));
@@ -257,6 +260,13 @@ double Lasso::descend(double l1, double target, int64_t step, List entrants) {
     if (!entrants.empty()) {
         if (enter(l1, std::move(entrants)) && step == 1) return 0;
         largest = HUGE_VAL;
+        List found;
+        for (int64_t j = 0; j < p_.a->m; ++j)
+            if (x_[j] != 0) found.push_back(int32_t(j));
+        if (2 * work(found) >= work(used_)) { // sweeps over all columns need no other working set
+            working_ = used_, is_last_ = true;
+            target = last * slope_for(l1, last_gap_);
+        }
     }
     const bool is_check_cheap = refreshed_ <= 4 * work(working_);
     for (int64_t k = 0; k < kSweeps && largest > target && !is_stopped_; ++k) {
@@ -270,23 +280,27 @@ double Lasso::descend(double l1, double target, int64_t step, List entrants) {
 // Sweeps over the coordinates of the working set that are nonzero, with extrapolations and Newton steps; returns the
 // largest change of the gradient in the last sweep.
 double Lasso::descend_support(double l1, double target, int64_t most) {
-    double largest = HUGE_VAL, first = 0;
+    double largest = HUGE_VAL, first = 0, previous = HUGE_VAL;
     points_.clear();
     for (int64_t k = 0; k < most && !is_stopped_; ++k) {
         if (points_.empty()) {
             support_.clear();
             for (int32_t j : working_)
                 if (x_[j] != 0) support_.push_back(j);
+            if (2 * work(support_) >= work(working_)) support_ = working_; // so that others can enter
             remember(support_);
         }
         largest = sweep(l1, support_);
         first = std::max(first, largest);
-        round_ += work(support_);
-        if (!(largest > target) || (!is_last_ && (largest <= first / 16 || round_ > budget_))) break;
+        // The next sweep's largest change, if the last two converge linearly
+        const double ahead =
+            changes_ || !(largest < previous && previous < HUGE_VAL) ? largest : largest * largest / previous;
+        previous = largest;
+        if (!(ahead > target) || (!is_last_ && (largest <= first / 16 || round_ > budget_))) break;
         if (spent_ >= reluctance_ * newton_work(support_)) {
             spent_ = 0;
             reluctance_ = newton(l1, support_) ? 1 : 4 * reluctance_;
-            points_.clear();
+            points_.clear(), previous = HUGE_VAL;
         } else {
             remember(support_);
             extrapolate(l1, support_);

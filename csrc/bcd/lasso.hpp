@@ -39,6 +39,10 @@ private:
     double entries_ = 0;       // of the members
 };
 
+// The lower triangle h (m + 1, m + 1) of the Cholesky factor of [A b]' [A b], with zeros above; false: not positive
+// definite, or stopped.
+bool reduce(const Matrix& a, const double* b, double* h, const Team& team);
+
 class Lasso {
 public:
     Lasso(const LassoProblem& problem, double* x);
@@ -63,7 +67,7 @@ private:
     double value(double l1, const List& columns, const double* x, const Vector& v, double sum) const;
     List violators(double l1) const;
     double slope_for(double l1, double gap) const;
-    double descend(double l1, double target, int64_t step, List entrants);
+    double descend(double l1, double target, double last, int64_t step, List entrants);
     bool enter(double l1, List entrants);
     bool is_solved(double l1, const List& columns);
     double sweep(double l1, const List& columns);
@@ -86,7 +90,8 @@ private:
     double moved_ = 0;              // length of the path of the residual
     double refreshed_ = 0;          // operations of the last refresh
     double round_ = 0, budget_ = 0; // operations of sweeps over the support of this working set, and their limit
-    List working_, support_, stale_;
+    List used_, working_, support_, stale_; // used_: columns that are not 0
+    double last_gap_ = 0;
     Vector fresh_;
     int64_t changes_ = 0; // of the status of coordinates, in the last sweep
     double spent_ = 0, reluctance_ = 1;

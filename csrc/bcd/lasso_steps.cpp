@@ -3,6 +3,7 @@
 #include "bcd/solver.hpp"
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace fastiter::bcd {
 namespace {
@@ -72,6 +73,26 @@ void Grams::matrix(const List& columns, double l2, Vector& h) const {
     }
 }
 
+bool reduce(const Matrix& a, const double* b, double* h, const Team& team) {
+    const size_t m = size_t(a.m), size = m + 1;
+    std::fill(h, h + size * size, 0.0);
+    List all(m);
+    std::iota(all.begin(), all.end(), 0);
+    Vector work(a.start ? size_t(a.n) : 0), buffer;
+    for (size_t begin = 0; begin < m; begin += kRows) {
+        const size_t rows = std::min(kRows, m - begin), columns = begin + rows;
+        buffer.resize(rows * columns);
+        a.gram({all.data() + begin, int64_t(rows), all.data(), int64_t(columns), work.data(), buffer.data()});
+        for (size_t r = 0; r < rows; ++r)
+            std::copy_n(buffer.data() + r * columns, begin + r + 1, h + (begin + r) * size);
+        if (has_to_stop(team, a.n * int64_t(rows * columns) / 8)) return false;
+    }
+    a.products(b, h + m * size, 1);
+    const Columns<double> target{a.n, 1, nullptr, nullptr, b};
+    h[m * size + m] = kernels().of<KernelsOf<double>>().dot(target, 0, b);
+    return kernels().cholesky(h, int64_t(size));
+}
+
 // Stores the coordinates and the residual after a sweep.
 void Lasso::remember(const List& support) {
     const size_t k = points_.size();
@@ -128,7 +149,10 @@ double Lasso::newton_work(const List& support) const {
 }
 
 // A step to the minimum for the present signs, as far as that lowers the objective
-bool Lasso::newton(double l1, const List& support) {
+bool Lasso::newton(double l1, const List& columns) {
+    List support;
+    for (int32_t j : columns)
+        if (x_[j] != 0) support.push_back(j);
     const size_t n = support.size();
     grams_.add(support, h_);
     grams_.matrix(support, p_.l2, h_);

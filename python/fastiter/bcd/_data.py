@@ -27,7 +27,7 @@ class Data:
         self, function: str, name: str, A: Any, scale: Array | None = None, *, is_checked: bool = False
     ) -> None:
         if is_checked:
-            self.sparse = _canonical(A, copy=scale is not None) if is_sparse(A) else None
+            self.sparse: Any = _canonical(A, copy=scale is not None) if is_sparse(A) else None
         else:
             self.sparse = _checked_sparse(function, name, A)
         dense = None if self.sparse is not None else A if is_checked else _checked_dense(function, name, A)

@@ -44,11 +44,10 @@ _PARTS = {
         """,
     "end": """
         n_iter_ : int
-            The number of working sets, or of sweeps where working sets are impossible: with an intercept of sparse X,
-            or a penalty of 0.
+            The number of working sets, or of sweeps if l1 is 0.
         gap_ : float
-            The duality gap at the end; where working sets are impossible it is infinite or large, and not the
-            criterion for convergence.
+            The duality gap at the end; without a penalty it is infinite or large, and not the criterion for
+            convergence.
         """,
 }
 
