@@ -11,7 +11,7 @@ struct LassoProblem {
     const Matrix* a = nullptr;
     const double* b = nullptr;       // (n), orthogonal to `ones`
     const double* ones = nullptr;    // (n); null: not centred
-    const double* squares = nullptr; // (m) of the columns as they are; not used with `ones`
+    const double* squares = nullptr; // (m) squares of the columns as they are; not used with `ones`
     double l2 = 0;
     bool nonnegative = false;
 };
@@ -36,7 +36,7 @@ private:
     double total_, limit_;
     std::vector<Vector> rows_; // row k has its products with members 0 to k
     List members_, place_;     // and the place of each column among the members, or -1
-    double entries_ = 0;       // of the members
+    double entries_ = 0;       // entries of all members
 };
 
 // The lower triangle h (m + 1, m + 1) of the Cholesky factor of [A b]' [A b], with zeros above; false: not positive
@@ -54,7 +54,7 @@ public:
     double largest_slope(); // the smallest l1 for which 0 is the solution, if x is 0
 
 private:
-    void products(const List& columns, Vector& out) const; // of columns with the residual
+    void products(const List& columns, Vector& out) const; // products of columns with the residual
     double rising(int64_t j) const {
         return p_.nonnegative ? -g_[size_t(j)] : (g_[size_t(j)] < 0 ? -g_[size_t(j)] : g_[size_t(j)]);
     }
@@ -82,7 +82,7 @@ private:
 
     LassoProblem p_;
     double* x_;
-    Vector mean_, squares_, curvature_, inverse_; // of the centred columns
+    Vector mean_, squares_, curvature_, inverse_; // means, squares and curvatures of the centred columns
     double total_ = 0, norm_ = 0;                 // ones . ones, b . b
     Vector v_, before_;             // the residual plus a multiple of `ones`; the residual at the last check
     double sum_ = 0;                // ones . v
@@ -93,11 +93,11 @@ private:
     List used_, working_, support_, stale_; // used_: columns that are not 0
     double last_gap_ = 0;
     Vector fresh_;
-    int64_t changes_ = 0; // of the status of coordinates, in the last sweep
+    int64_t changes_ = 0; // coordinates that reached or left 0 in the last sweep
     double spent_ = 0, reluctance_ = 1;
     Grams grams_;
     Vector h_;
-    std::vector<Vector> points_, residuals_; // of the last sweeps over one support
+    std::vector<Vector> points_, residuals_; // points of the last sweeps over one support
     Vector sums_;
     const Team* team_ = nullptr;
     bool is_stopped_ = false, is_last_ = false; // is_last: the working set hardly changes any more

@@ -17,7 +17,7 @@ public:
     virtual void products(const double* u, double* g, int64_t stride) const = 0;    // g[j stride] += a_j . u
     virtual void add_row(int64_t i, double d, double* g, int64_t stride) const = 0; // g[j stride] += d a_ij
     virtual double squares(int64_t j, const double* weight) const = 0;              // the sum over i of weight_i a_ij^2
-    virtual void squares(const double* weight, double* sums) const = 0;             // of all columns
+    virtual void squares(const double* weight, double* sums) const = 0;             // the same for all columns
     virtual double sweep(SweepState& p) const = 0;
     virtual double sweep(ModelState& p) const = 0;
     virtual void kaczmarz(const KaczmarzState& p) const = 0;                             // rows stored as columns

@@ -53,7 +53,7 @@ def test_gaps_over_shapes_weights_and_ratios(
                 model = ElasticNet(share * largest, l1_ratio=ratio, fit_intercept=intercept, positive=positive)
                 model.fit(layout(X), y)
                 l1, l2 = share * largest * n * ratio, share * largest * n * (1 - ratio)
-                rounding = 64 * np.sqrt(n) * np.finfo(dtype).eps  # of the coefficients
+                rounding = 64 * np.sqrt(n) * np.finfo(dtype).eps  # rounded coefficients
                 assert relative_gap(X, y, l1, l2, model) <= model.tol + rounding
                 assert not positive or model.coef_.min() >= 0
 
@@ -86,7 +86,7 @@ def test_memory_of_large_supports_is_that_of_their_entries(shift: float) -> None
     if not shift:
         assert np.allclose(model.coef_, (y - 1e-3 / 2) / 2, rtol=1e-12)
     u = X @ model.coef_ - y
-    assert abs(X.T @ u + 1e-3).max() <= 1e-2  # of slopes up to 4
+    assert abs(X.T @ u + 1e-3).max() <= 1e-2  # slopes reach 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process on Linux")
