@@ -313,6 +313,18 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         "PolicyIteration: eval_type must be one of 0, 1, 'matrix', 'iterative', got 3",
     ),
+    (lambda: mdp.ValueIteration(P, R, None), TypeError, "ValueIteration: discount must be a number, got None"),
+    (
+        lambda: mdp.RelativeValueIteration(P, R, None),
+        TypeError,
+        "RelativeValueIteration: epsilon must be a number, got",
+    ),
+    (
+        lambda: mdp.PolicyIteration(P, R, 0.9, None, None),
+        TypeError,
+        "PolicyIteration: max_iter must be a number, got None",
+    ),
+    (lambda: mdp.QLearning(P, R, None), TypeError, "QLearning: discount must be a number, got None"),
     (lambda: mdp.QLearning(P, R, 0.9, 100), ValueError, "QLearning: n_iter must be at least 10000, got 100"),
     (lambda: example.rand(3, 2, mask=True), TypeError, "rand: mask must be an array or a sparse matrix, got bool"),
     (

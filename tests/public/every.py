@@ -43,6 +43,14 @@ NOT_CALLED = {
     *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
     *(f"fastiter.mdp.{name}" for name in ("MDPProgress", "MDPSolution", "RobustPolicy")),
     *(f"fastiter.mdp.distributional.{name}" for name in ("StockValues", "TailValues")),
+    *(f"fastiter.mdp.compat.error.{name}" for name in ("Error", "InvalidError", "NonNegativeError")),
+    *(f"fastiter.mdp.compat.error.{name}" for name in ("SquareError", "StochasticError")),
+    # with arguments of other packages' kinds, in tests/mdp/test_compat.py and tests/mdp/test_compat_quantecon.py
+    *(f"fastiter.mdp.compat.util.{name}" for name in ("check", "checkSquareStochastic", "getSpan")),
+    *(f"fastiter.mdp.compat.util.{name}" for name in ("isNonNegative", "isSquare", "isStochastic")),
+    *(f"fastiter.mdp.compat.quantecon.{name}" for name in ("ControlledChain", "DPSolveResult", "DiscreteDP")),
+    "fastiter.mdp.compat.quantecon.backward_induction",
+    *(f"fastiter.mdp.compat.{name}" for name in ("example.rand", "mdp.MDP", "mdp.QLearning")),
     *(f"fastiter.bcd.{name}" for name in ("BCDProgress", "BCDSolution", "LassoPath", "SketchSolution")),
     # with callables that check their own arguments, in tests/bcd/test_sketch.py
     *(f"fastiter.bcd.{name}" for name in ("ConstrainedSolution", "sketched_newton")),

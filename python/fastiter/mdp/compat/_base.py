@@ -77,6 +77,13 @@ def _rewards(reward: Any) -> Any:
     return reward.toarray() if hasattr(reward, "toarray") and getattr(reward, "ndim", 2) == 2 else reward
 
 
+def required(function: str, **given: Any) -> None:
+    """Refuse None for arguments that only the base class does without."""
+    for name, x in given.items():
+        if x is None:
+            raise TypeError(f"{function}: {name} must be a number, got None")
+
+
 def _is_vector(reward: Any) -> bool:
     """Return whether rewards are (S,), of states only."""
     return not hasattr(reward, "tocsr") and not isinstance(reward, Mapping) and np.ndim(reward[0]) == 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..._check import count
-from ._base import MDP, SOLVER, asserted
+from ._base import MDP, SOLVER, asserted, required
 
 #: Steps between two random restarts, which are also averaged for ``mean_discrepancy``
 _EPISODE = 100
@@ -53,6 +53,7 @@ class QLearning(MDP):
     def __init__(
         self, transitions: Any, reward: Any, discount: float, n_iter: int = 10_000, skip_check: bool = False
     ) -> None:
+        required("QLearning", discount=discount)
         super().__init__(transitions, reward, discount, None, None)
         with asserted():
             self.max_iter = count("QLearning", "n_iter", n_iter, 10_000)

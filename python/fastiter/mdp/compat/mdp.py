@@ -20,7 +20,7 @@ from ..._solution import plural, warn
 from .._average import average
 from .._finite import finite_horizon
 from .._process import Process
-from ._base import MDP, SOLVER, asserted, renamed
+from ._base import MDP, SOLVER, asserted, renamed, required
 from ._howard import howard
 from ._learning import QLearning
 
@@ -116,6 +116,7 @@ class ValueIteration(MDP):
         initial_value: Any = 0,
         skip_check: bool = False,
     ) -> None:
+        required(type(self).__name__, discount=discount, epsilon=epsilon, max_iter=max_iter)
         super().__init__(transitions, reward, discount, epsilon, max_iter)
         self._value0 = self._numbers("initial_value", initial_value)
         self.V, self.thresh = self._value0.copy(), _threshold(epsilon, self.discount)
@@ -219,6 +220,7 @@ class PolicyIteration(MDP):
             raise ValueError(
                 f"PolicyIteration: eval_type must be one of {', '.join(map(repr, kinds))}, got {eval_type!r}"
             )
+        required("PolicyIteration", max_iter=max_iter)
         super().__init__(transitions, reward, discount, None, max_iter)
         self.eval_type, self.V = kinds[eval_type], np.zeros(self.S)
         self.policy = self._greedy(self.V) if policy0 is None else policy0
@@ -274,6 +276,7 @@ class PolicyIterationModified(MDP):
         max_iter: int = 1000,
         skip_check: bool = False,
     ) -> None:
+        required(type(self).__name__, discount=discount, epsilon=epsilon, max_iter=max_iter)
         super().__init__(transitions, reward, discount, epsilon, max_iter)
         self.thresh = _threshold(epsilon, self.discount)
         least = 0.0 if self.discount == 1 else float(self._problem.rewards.min()) / (1 - self.discount)
@@ -320,6 +323,7 @@ class RelativeValueIteration(MDP):
     def __init__(
         self, transitions: Any, reward: Any, epsilon: float = 0.01, max_iter: int = 1000, skip_check: bool = False
     ) -> None:
+        required("RelativeValueIteration", epsilon=epsilon, max_iter=max_iter)
         super().__init__(transitions, reward, None, epsilon, max_iter)
         self.discount, self.gain, self.V = 1, 0.0, np.zeros(self.S)
         self.average_reward: float | None = None
@@ -370,6 +374,7 @@ class FiniteHorizon(MDP):
     ) -> None:
         with asserted():
             self.N = count("FiniteHorizon", "N", N, 1)
+        required("FiniteHorizon", discount=discount)
         super().__init__(transitions, reward, discount, None, None)
         self._last = None if h is None else self._numbers("h", h)
         self.V, self.policy = np.zeros((self.S, N + 1)), np.zeros((self.S, N), np.int64)
