@@ -95,6 +95,13 @@ std::pair<int64_t, int64_t> run(Prioritized& p, py::handle v, int64_t enough, in
     return p.run(values, enough, most);
 }
 
+bool eliminate(Elimination& e, const Model& chain, double discount, py::handle reward, py::handle v, int64_t most) {
+    const void* own = address<const void>(reward);
+    void* values = address<void>(v);
+    py::gil_scoped_release release;
+    return e.solve(chain.links(), discount, own, values, most);
+}
+
 int64_t checks(const Several& each) {
     size_t most = 0;
     for (const Found& one : each.found()) most = std::max(most, one.history.size());
@@ -213,6 +220,7 @@ void bind(py::module_& m) {
         .def("sweep", sweep)
         .def("action_values", action_values)
         .def("chain", chain)
+        .def("entries", &Model::entries)
         .def("permuted", permuted)
         .def("transposed", &Model::transposed);
     py::class_<Accuracy>(m, "Accuracy")
@@ -225,6 +233,10 @@ void bind(py::module_& m) {
         .def("sweep_error", &Accuracy::sweep_error)
         .def("reachable", &Accuracy::reachable);
     py::class_<Prioritized>(m, "Prioritized").def("run", run);
+    py::class_<Elimination>(m, "Elimination")
+        .def(py::init([] { return elimination(); }))
+        .def("solve", eliminate)
+        .def("operations", &Elimination::operations);
     py::class_<Several>(m, "Several")
         .def("run", &Several::run, py::call_guard<py::gil_scoped_release>())
         .def("checks", checks)

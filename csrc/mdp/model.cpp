@@ -29,6 +29,9 @@ public:
         if (p_.entry[0]) p_.length = 0;
     }
 
+    Links links() const override {
+        return {p_.states, p_.entry, p_.next, p_.weight, p_.reward, sizeof(T) == sizeof(double)};
+    }
     int64_t states() const override { return p_.states; }
     int64_t entries() const override { return p_.entry[rows()]; }
     int64_t rows() const { return p_.row ? p_.row[p_.states] : p_.states; }

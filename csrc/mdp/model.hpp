@@ -2,6 +2,7 @@
 #pragma once
 #include "core/memory.hpp"
 #include "mdp/cpu/kernels.hpp"
+#include "mdp/elimination.hpp"
 #include <memory>
 
 namespace fastiter::mdp {
@@ -24,6 +25,8 @@ public:
     virtual std::unique_ptr<Model> permuted(const int32_t* order) = 0;
     // The transpose of a chain, with rewards of 0
     virtual std::unique_ptr<Model> transposed() = 0;
+    // The arrays of a chain
+    virtual Links links() const = 0;
     virtual int64_t states() const = 0;
     virtual int64_t entries() const = 0;
 };

@@ -44,8 +44,10 @@ def test_messages_name_the_types_of_options_that_are_not_numbers() -> None:
     problem = examples.forest(4, 0.999)
     with pytest.raises(ValueError, match=r"^solve: order must be None for 'vi', .*, got 'numpy.ndarray'$"):
         problem.solve("vi", order=np.arange(4))
-    with pytest.raises(ValueError, match=r"^solve: policy_sweeps must be None for 'ipi', which 'auto' has chosen, "):
-        problem.solve(policy_sweeps=4)
+    with pytest.raises(ValueError, match=r"^solve: alpha must be None for 'mpi', which 'auto' has chosen, "):
+        problem.solve(alpha=0.1)
+    with pytest.raises(ValueError, match=r"^solve: policy_sweeps must be None for 'gs', which 'auto' has chosen, "):
+        examples.gridworld(3, 1.0).solve(policy_sweeps=4)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -164,11 +164,11 @@ def _anti_optimal(problem: mdp.MDP) -> float:
 
 
 def test_automatic_choices_and_warm_starts() -> None:
-    assert examples.gridworld(10, 0.9).solve().method == "gs"
+    assert examples.gridworld(60, 0.99).solve().method == "gs"
     assert GARNET(1000, 10, 5, 0.95).solve().method == "mpi"
     slow = GARNET(1000, 10, 5, 0.999)
     cold = slow.solve(tol=1e-7)
-    assert cold.method == "ipi" and cold.steps <= 12
+    assert cold.method == "mpi" and cold.steps <= 16
     warm = slow.solve("vi", value0=cold.value)
     assert warm.steps == 1 and np.abs(warm.value - cold.value).max() < 1e-6
 
@@ -269,7 +269,7 @@ def test_values_out_of_reach_are_refused() -> None:
     n = 400
     problem = mdp.MDP(np.roll(np.eye(n), 1, axis=1)[:, None], np.arange(n * 1.0), 1 - 1e-9)
     with pytest.raises(fastiter.ConvergenceError, match=r"evaluate: the residual .* must vanish, got "):
-        problem.evaluate(np.zeros(n, int))
+        problem.evaluate(np.zeros(n, int), rank=0)
 
 
 @pytest.mark.parametrize("method", ["vi", "gs", "ps", "mpi", "anderson", "auto"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +12,12 @@ import numpy.typing as npt
 from .._array_like import as_array
 from .._check import check_array, integers, type_name
 from .._solution import judged
+from ._auto import automatic, opening
 from ._choice import Choice
 from ._mdp import MDP
 from ._process import like
-from ._result import Limits, MDPProgress, MDPSolution, together
-from ._several import solve_each
+from ._result import Limits, MDPProgress, MDPSolution, alone, together
+from ._several import loops_of_each, solve_each
 
 Array = npt.NDArray[Any]
 
@@ -148,16 +150,35 @@ class MDPBatch:
         problem = self._problem
         problem._discount("solve")
         how.made("solve", problem._process, limits)
-        starts = self._starts(value0)
+        starts, several = self._starts(value0), None
         if callback is None and self._models:
-            processes = [model._process for model in self._models]
-            given = None if value0 is None else np.stack(self._firsts(starts))
-            several = solve_each("solve", processes, how, given, limits, problem._negated)
-            if several is not None:
-                return judged("solve", several, limits.throw)
-        pairs = zip(self._models, self._firsts(starts), strict=True)
-        found = [model._found("solve", how, v, limits) for model, v in pairs]
-        return judged("solve", together(found, problem.S, problem.dtype, limits), limits.throw)
+            several = self._several(how, None if value0 is None else np.stack(self._firsts(starts)), limits)
+        if several is None:
+            pairs = zip(self._models, self._firsts(starts), strict=True)
+            found = [model._found("solve", how, v, limits) for model, v in pairs]
+            several = together(found, problem.S, problem.dtype, limits)
+        return judged("solve", several, limits.throw)
+
+    def _several(self, how: Choice, starts: Array | None, limits: Limits) -> MDPSolution | None:
+        """Return all solutions by one call of the kernels, as far as it goes; None if it does not apply."""
+        problem, processes = self._problem, [model._process for model in self._models]
+        free = [how.is_free(each) for each in processes]
+        if not any(free):
+            return solve_each("solve", processes, how, starts, limits, problem._negated)
+        if not all(free):
+            return None
+        first = loops_of_each(
+            "solve", processes, how._replace(method="mpi"), starts, opening(processes[0], limits), problem._negated
+        )
+        if first is None:
+            return None
+        found = [alone(first, m) for m in range(len(processes))]
+        found = [replace(each, history=each.history[: each.steps]) for each in found]  # without the NaN at the end
+        begins = [model._start("solve", None) for model in self._models] if starts is None else starts
+        for m, each in enumerate(found):
+            if each.reason != "converged":
+                found[m] = automatic(processes[m], how, begins[m], limits, problem._negated, each)
+        return together(found, problem.S, problem.dtype, limits)
 
     def _firsts(self, starts: Sequence[Array | None]) -> list[Array]:
         """Return the initial values of each model in the form that the kernels expect."""

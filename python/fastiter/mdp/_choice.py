@@ -29,8 +29,6 @@ OPTIONS: dict[str, tuple[Any, str]] = {
 }
 #: Methods that need a discount below 1
 _DISCOUNTED = ("pi", "ipi", "anchored", "deflated")
-#: The discount from which on policies are evaluated by a Krylov method, as sweeps converge slowly
-_SLOW = 0.995
 #: For windows of Gauss-Seidel sweeps: their number, the minimum number of states of one, the number of states that are
 #: sampled, and the fraction of the probability that has to stay within a quarter of a window
 WINDOWS, SMALLEST_WINDOW, _SAMPLE, _NEAR = 24, 32, 500, 0.99
@@ -46,6 +44,12 @@ class Choice(NamedTuple):
     policy_sweeps: Any = None
     alpha: Any = None
     window: Any = None
+
+    def is_free(self, process: Process) -> bool:
+        """Whether methods are tried: an option, or the lack of a discount, determines the method."""
+        assert process.discount is not None  # for the type checker: checked by MDP.solve
+        has_options = any(getattr(self, option) is not None for option in OPTIONS)
+        return self.method == "auto" and not has_options and process.modulus(process.discount)[1] < 1
 
     def made(self, function: str, process: Process, limits: Limits) -> Method:
         """Return the method for a process with a discount; raise for invalid options and those of other methods."""
@@ -92,7 +96,7 @@ def _named(function: str, process: Process, method: str) -> str:
     if method == "auto":
         if high >= 1 or process.absorbing.any():
             return "gs"
-        return "ipi" if high > _SLOW else "mpi"
+        return "mpi"
     if high >= 1 and method in _DISCOUNTED:
         allowed = ", ".join(repr(each) for each in METHODS if each not in _DISCOUNTED)
         raise ValueError(f"{function}: method must be one of {allowed} if gamma is 1, got {method!r}")

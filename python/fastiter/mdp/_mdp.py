@@ -8,9 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from .._array_like import as_array
 from .._check import check_array, check_choice, check_flag, count
 from .._solution import judged
+from ._auto import automatic
 from ._choice import Choice
 from ._deflation import deflated
 from ._inputs import read
@@ -167,8 +169,8 @@ class MDP:
         method : str
             "vi", value iteration; "gs", the same in place, state after state (Gauss-Seidel); "ps", prioritized
             sweeping; "pi", policy iteration; "mpi", modified policy iteration; "ipi", inexact policy iteration;
-            "anderson", "anchored" and "deflated", variants of value iteration. "auto": "gs" outwards from absorbing
-            states, if there are any; otherwise "mpi", or "ipi" from gamma 0.995 on. ``docs/mdp`` compares them.
+            "anderson", "anchored" and "deflated", variants of value iteration. "auto": steps of "mpi", then others if
+            they promise less work; the result names the one that ended. ``docs/mdp`` compares them.
         tol : float
             The width of the bounds at which it has converged; if gamma is 1, the largest change of a sweep. Rounding of
             the values and bounds alone makes these about 2e-15 max(abs(V)) wide, in float32 4e-7 max(abs(V)), so that
@@ -221,6 +223,8 @@ class MDP:
     def _found(self, function: str, how: Choice, start: Array, limits: Limits) -> MDPSolution:
         """Return a solution, whether converged or not."""
         self._discount(function)
+        if how.is_free(self._process):
+            return automatic(self._process, how, start, limits, self._negated)
         return solve_one(function, self._process, how, start, limits, self._negated)
 
     def evaluate(self, policy: Any, *, rank: int | None = None) -> Array:
@@ -231,7 +235,7 @@ class MDP:
         policy : (S,) integers
             One action per state, as in ``MDPSolution.policy``; ignored in terminal states.
         rank : int or None
-            None: by BiCGSTAB. Otherwise by sweeps of the policy's operator with this number of dominant eigenvectors
+            None: by elimination if it is cheap, else by BiCGSTAB. Otherwise by sweeps of the policy's operator with this number of dominant eigenvectors
             of its chain deflated, so that errors shrink by gamma times the modulus of the next eigenvalue: for
             nearly decomposable chains. 0: plain sweeps. Conjugate eigenvectors are taken in pairs.
 
@@ -245,7 +249,7 @@ class MDP:
         TypeError, ValueError
             If the policy is not as described, or gamma is not below 1.
         ConvergenceError
-            If the values cannot be computed to rounding, as on long cycles with gamma within 1e-5 of 1.
+            If the values cannot be computed to rounding.
         """
         process = self._process
         if rank is not None:
@@ -261,7 +265,8 @@ class MDP:
         """Return the values of a policy, given as positions within the states, for the kernels' (signed) rewards."""
         discount = self._discount(function)
         modulus, zeros = self._process.modulus(discount)[1], np.zeros(self.S, self.dtype)
-        chain = Chain(self._process.model.chain(place), discount, zeros, modulus=modulus)
+        elimination = _core.mdp.Elimination() if rank is None else None
+        chain = Chain(self._process.model.chain(place), discount, zeros, modulus=modulus, elimination=elimination)
         how = None if rank is None else lambda chain, v: deflated(chain, v, rank)
         return solved(function, chain, chain.residual(zeros), how)
 

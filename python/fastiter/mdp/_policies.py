@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from ._krylov import Chain, norm, solve
 from ._result import Limits
 from ._work import Method, Work
@@ -22,12 +23,23 @@ _RIDGE = 1e-10
 
 
 class PolicyIteration(Method):
-    """v <- the values of the policy, then actions are replaced by better ones: Howard's method."""
+    """v <- the values of the policy, then actions are replaced by better ones: Howard's method.
+
+    Parameters
+    ----------
+    most : int or None
+        The maximum number of operations of an elimination; if it takes more, the method gives up. None: values are
+        then computed by BiCGSTAB.
+    elimination : _core.mdp.Elimination, optional
+        That of earlier policies, whose order of elimination may suit again.
+    """
 
     name = "pi"
     patience = 5
+    has_given_up = False
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None, elimination: Any = None) -> None:
+        self._most, self.elimination = most, elimination or _core.mdp.Elimination()
         self._action: Array | None = None
 
     def step(self, work: Work) -> bool:
@@ -35,8 +47,15 @@ class PolicyIteration(Method):
             work.backup()
             return True
         old = self._action if self._action is not None else work.action.copy()
-        chain = Chain(work.model.chain(old), work.discount, work.v, modulus=work.modulus[1])
-        work.v[...] = solve(chain, work.w, 0.0)
+        model = work.model.chain(old)
+        chain = Chain(model, work.discount, work.v, modulus=work.modulus[1], elimination=self.elimination)
+        found = self._values(chain, work.w)
+        if found is None:
+            self.has_given_up = True
+            work.advance()
+            work.backup()
+            return True
+        work.v[...] = found
         work.backup()
         noise = 2 * float(np.abs(chain.residual(work.v)).max(initial=0))
         least = _BETTER * np.maximum(np.abs(work.w), work.process.largest_reward)
@@ -45,23 +64,40 @@ class PolicyIteration(Method):
         self.moved = bool(better.any())
         return True
 
+    def _values(self, chain: Chain, guess: Array) -> Array | None:
+        if self._most is None:
+            return solve(chain, guess, 0.0)
+        return chain.values if chain.is_eliminated_within(self._most) else None
+
 
 class InexactPolicyIteration(Method):
     """v <- values near those of the greedy policy, by a Krylov method.
 
     It starts at w = T v and stops once the 2-norm of the residual of (1 - gamma P) v = r is ``alpha`` times that of w.
     If the Bellman residual has not decreased, sweeps of the policy's operator follow.
+
+    Parameters
+    ----------
+    alpha : float
+        The factor.
+    most : int or None
+        The maximum number of operations of the Krylov method in a step.
     """
 
     name = "ipi"
+    has_given_up = False
 
-    def __init__(self, alpha: float) -> None:
-        self._alpha, self._before = alpha, np.inf
+    def __init__(self, alpha: float, most: int | None = None) -> None:
+        self._alpha, self._before, self._most = alpha, np.inf, most
+        self.operations = 0
 
     def step(self, work: Work) -> bool:
         if work.steps:
             chain = Chain(work.chain(), work.discount, work.v)
+            if self._most is not None:
+                chain.most_iterations = min(chain.most_iterations, max(self._most // chain.operations(), 1))
             found = solve(chain, work.w, self._alpha * norm(chain.residual(work.w)), 1)
+            self.operations += chain.iterations * chain.operations()
             if work.error() > self._before:
                 found = chain.sweep(found, _SWEEPS)
             self._before = work.error()

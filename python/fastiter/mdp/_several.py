@@ -52,8 +52,24 @@ def solve_each(
 ) -> MDPSolution | None:
     """Return all solutions, each with the same bits as when solved alone; None if they have to be solved one by one.
 
+    ``starts`` (B, S) is overwritten; by default each starts from its own lower bound.
+    """
+    found = loops_of_each(function, processes, how, starts, limits, negated)
+    if found is None or "stagnated" not in found.reason:
+        return found
+    first = processes[0]
+    each, solver = [_checked(alone(found, m)) for m in range(len(processes))], _solver(function, how, negated)
+    pairs = zip(processes, each, strict=True)
+    return together([refined(p, one, limits, negated, solver) for p, one in pairs], first.states, first.dtype, limits)
+
+
+def loops_of_each(
+    function: str, processes: Sequence[Process], how: Choice, starts: Array | None, limits: Limits, negated: bool
+) -> MDPSolution | None:
+    """Return the solutions by the kernels' loop without corrections, or None.
+
     The latter is the case if processes are large enough for several threads or for windows, and if a method has no loop
-    in the kernels. ``starts`` (B, S) is overwritten; by default each starts from its own lower bound.
+    in the kernels.
     """
     first = processes[0]
     if len(first.rows.next) + len(first.rows.reward) >= _LARGE or first.states // WINDOWS >= SMALLEST_WINDOW:
@@ -62,13 +78,7 @@ def solve_each(
     methods = [how.made(function, each, limits) for each in (processes[:1] if is_shared else processes)]
     if not all(has_loop(each) for each in methods):
         return None
-    found = by_kernels(processes, methods * (len(processes) if is_shared else 1), starts, limits, negated)
-    if "stagnated" not in found.reason:
-        return found
-
-    each, solver = [_checked(alone(found, m)) for m in range(len(processes))], _solver(function, how, negated)
-    pairs = zip(processes, each, strict=True)
-    return together([refined(p, one, limits, negated, solver) for p, one in pairs], first.states, first.dtype, limits)
+    return by_kernels(processes, methods * (len(processes) if is_shared else 1), starts, limits, negated)
 
 
 def _checked(found: MDPSolution) -> MDPSolution:

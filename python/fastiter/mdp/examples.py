@@ -257,7 +257,7 @@ def inventory(
     at = np.repeat(level, counts)
     # All demands of at least the stock level leave nothing.
     tail = 1 - np.concatenate([np.zeros(1), np.cumsum(demand)])[: capacity + 1]
-    weights = np.where(left == 0, tail[at], demand[at - left])
+    weights = np.where(left == 0, np.maximum(tail[at], 0), demand[at - left])  # the tail may round to below 0
     sold = np.bincount(np.repeat(np.arange(len(level)), counts), weights=weights * (at - left))
     rewards = price * sold - cost * order - order_cost * (order > 0) - holding * level
     rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(stock, minlength=capacity + 1))])

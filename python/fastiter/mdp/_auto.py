@@ -1,0 +1,271 @@
+"""The automatic choice: a method is tried, and left if its progress promises more work than another method takes.
+
+Work is counted in operations, about a nanosecond each: entries that sweeps read, blocks that elimination updates, and a
+constant for steps in Python. No clock is read, so that a solution has the same bits in every run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ._certificate import refined
+from ._choice import OPTIONS, Choice
+from ._policies import InexactPolicyIteration, PolicyIteration
+from ._process import Process
+from ._result import Limits, MDPProgress, MDPSolution, alone
+from ._several import by_kernels, has_loop
+from ._solve import quietly
+from ._work import Method, Work
+
+Array = npt.NDArray[Any]
+
+#: The number of first steps, more in small processes: as many as take the operations of a few calls from Python
+_FIRST, _CALL = 4, 50_000
+#: Sweeps outwards before they are judged
+_OUTWARDS = 128
+#: Others are tried if the base method still needs this multiple of the operations so far, and tried again, after a
+#: trial with and without progress, once the operations have become these multiples
+_NEEDED, _AGAIN, _AFTER_FAILURE = 4, 4, 16
+#: Operations of a trial: this fraction of those that the base method still needs, and at most these multiples of those
+#: so far; elimination may take more, as it usually turns out to be too expensive long before
+_TRIAL, _INEXACT, _DIRECT, _ELIMINATION = 0.25, 1, 1, 4
+#: The number of policies that are evaluated by elimination even if this takes more
+_POLICIES = 8
+#: Residuals whose decrease in a step has fallen to no less than this fraction are taken to decrease linearly
+_LINEAR = 0.85
+#: To judge whether a policy leads to absorbing states: the number of states that are looked at, the least change of
+#: their values relative to the largest one, and the distance of next states in the order outwards, relative to all states
+_SAMPLE, _CHANGED, _NEAR = 200, 0.01, 0.2
+
+
+def automatic(
+    process: Process, how: Choice, start: Array, limits: Limits, negated: bool, first: MDPSolution | None = None
+) -> MDPSolution:
+    """Return the solution, whether converged or not; ``first`` is that of the first steps, if they have been made."""
+
+    def solver(process: Process, start: Array, limits: Limits) -> MDPSolution:
+        return _raced(process, how, start, limits, negated, None)
+
+    return refined(process, _raced(process, how, start, limits, negated, first), limits, negated, solver)
+
+
+def _raced(
+    process: Process, how: Choice, start: Array, limits: Limits, negated: bool, first: MDPSolution | None
+) -> MDPSolution:
+    race = _Race(process, how, start, limits, negated)
+    first = first or race.stepped("mpi", first_steps(process))
+    if not is_open(first):
+        return first
+    race.sweep(first)
+    race.run()
+    return race.solution()
+
+
+def first_steps(process: Process) -> int:
+    """Return the number of steps of "mpi" that come first, which depends on the sparsity pattern only."""
+    return max(_FIRST, 2 * _CALL // _operations(process)[1])
+
+
+def opening(process: Process, limits: Limits) -> Limits:
+    """Return the limits of the first steps."""
+    return limits._replace(max_steps=min(limits.max_steps, first_steps(process)))
+
+
+def is_open(first: MDPSolution) -> bool:
+    """Whether the first steps have not ended the solution."""
+    return first.reason == "max_steps"
+
+
+def steps_left(history: Array, tol: float) -> float:
+    """Return how many more steps of the same kind are needed, judged by the later half of the residuals so far.
+
+    Residuals either fall by the same factor in each step or, while changes spread from state to state, by the same
+    amount; in that case as many steps again are added for the end.
+    """
+    span = max(2, len(history) // 2)
+    if len(history) <= span:
+        return math.inf
+    before, middle, now = (float(history[-1 - k]) for k in (span, span // 2, 0))
+    if not 0 < now < before < math.inf:
+        return math.inf
+    left = max(math.log(now / tol), 0.0) * span / math.log(before / now)
+    early, late = (before - middle) / (span - span // 2), (middle - now) / (span // 2)
+    return min(left, 2 * now / late) if late > _LINEAR * early > 0 else left
+
+
+def _operations(process: Process) -> tuple[int, int]:
+    """Return the operations of a sweep, and of a step of "mpi"."""
+    rows = len(process.rows.reward)
+    sweep = len(process.rows.next) + rows
+    own = sweep * process.states // max(rows, 1) + process.states
+    return sweep, sweep + OPTIONS["policy_sweeps"][0] * own
+
+
+class _Race:
+    """The best values so far, the operations spent, and the progress of the base method, "mpi" or "gs"."""
+
+    def __init__(self, process: Process, how: Choice, start: Array, limits: Limits, negated: bool) -> None:
+        self.process, self.how, self.limits, self.negated = process, how, limits, negated
+        self.initial = self.start = start
+        self.steps, self.spent, self.history = 0, 0, list[Array]()
+        self.has_ended = False
+        self.found: MDPSolution | None = None  # the last one, and the one that the base method continues
+        self.best: MDPSolution | None = None
+        self.residual = math.inf
+        self.own = np.zeros(0)  # the residuals of the base method since it began with the values of another one
+        self.next_direct = self.next_inexact = 0  # operations from which on these methods may be tried again
+        self.left = math.inf  # operations that remain for the base method
+        self.base, self.sweep_operations, self.step_operations = "mpi", *_operations(process)
+        self.elimination = _core.mdp.Elimination()
+
+    def run(self) -> None:
+        """Alternate between the base method and trials of others, with more and more operations."""
+        if not self.has_ended and self.left > _NEEDED * self.spent and self._leads_inwards():
+            self.base, self.step_operations, self.own = "gs", 2 * self.sweep_operations, np.zeros(0)
+            self.sweep(self.stepped("gs", _OUTWARDS))
+        policy = np.zeros(0)
+        while not self.has_ended:
+            assert self.found is not None  # for the type checker
+            is_settled = np.array_equal(policy, self.found.policy)
+            needed = 1 if self._is_dense_cheap() else _NEEDED
+            if self._is_slow(needed) and (is_settled or self.spent > self.next_direct):
+                self.next_direct = self._again(self._try_direct())
+            if not self.has_ended and self._is_slow(_NEEDED) and self.spent > self.next_inexact:
+                self.next_inexact = self._again(self._try_inexact())
+            if not self.has_ended:
+                policy = self.found.policy
+                steps = max(_FIRST, math.ceil(min(1.5 * self.left, self.spent) / self.step_operations))
+                self.sweep(self.stepped(self.base, steps))
+
+    def _is_dense_cheap(self) -> bool:
+        """Whether elimination takes less than a step in any case."""
+        n = self.process.states
+        return n * n * (n // 4 + 8) < self.step_operations
+
+    def _is_slow(self, needed: int) -> bool:
+        """Whether others may need less work than the base method, whose first residuals may still rise."""
+        is_rising = self.left == math.inf and len(self.own) < 2 * _FIRST
+        return self.left > needed * self.spent and not is_rising
+
+    def _again(self, has_helped: bool) -> int:
+        return (_AGAIN if has_helped else _AFTER_FAILURE) * self.spent
+
+    def stepped(self, name: str, steps: int) -> MDPSolution:
+        """Return the result of steps of a method by name."""
+        limits = self.limits._replace(max_steps=min(self.limits.max_steps - self.steps, steps))
+        return self._run(self.how._replace(method=name).made("solve", self.process, limits), steps, None)
+
+    def sweep(self, found: MDPSolution) -> None:
+        """Account for steps of the base method, and judge its progress."""
+        self._note(found, found.steps * self.step_operations + _CALL, is_base=True)
+        self.own = np.concatenate([self.own, found.history if self.base == "mpi" else found.history[:-1]])
+        self.left = steps_left(self.own, self.limits.tol) * self.step_operations
+
+    def solution(self) -> MDPSolution:
+        """Return the best values, with the steps and residuals of all methods."""
+        assert self.best is not None and self.found is not None  # for the type checker
+        best = self.found if self.found.reason != "max_steps" else self.best
+        return replace(best, steps=self.steps, history=np.concatenate(self.history), reason=self.found.reason)
+
+    def _try_direct(self) -> bool:
+        """Iterate over policies if their values are cheap to get by elimination."""
+        most = int(min(2 * _TRIAL * self.left, _ELIMINATION * self.spent))
+        method = PolicyIteration(most, self.elimination)
+        before = self.elimination.operations()
+
+        def spent(steps: int) -> int:
+            return self.elimination.operations() - before + steps * (3 * self.sweep_operations + _CALL)
+
+        return self._try(method, spent, _DIRECT, _POLICIES)
+
+    def _try_inexact(self) -> bool:
+        method = InexactPolicyIteration(OPTIONS["alpha"][0], int(min(_TRIAL * self.left, _INEXACT * self.spent)))
+        return self._try(method, lambda n: method.operations + n * (3 * self.sweep_operations + _CALL), _INEXACT)
+
+    def _try(
+        self, method: PolicyIteration | InexactPolicyIteration, spent: Callable[[int], int], most: float, least: int = 0
+    ) -> bool:
+        """Take steps of a method until it gives up, or has spent its operations and needs more than the base method.
+
+        The first trial begins like the method alone, which the first steps may have set back.
+        """
+        limit, seen = min(_TRIAL * self.left, most * self.spent), list[float]()
+
+        def leaves(steps: int, residual: float) -> bool:
+            seen.append(residual)
+            now = spent(steps)
+            if method.has_given_up or steps <= least or now <= limit:
+                return method.has_given_up
+            left = steps_left(np.array(seen[-5:]), self.limits.tol) * now / steps
+            return left >= self.left or now > max(4 * limit, self.left if self.left < math.inf else 0)
+
+        start = self.initial if len(self.own) == self.steps == _FIRST else self.start
+        found = self._run(method, self.limits.max_steps, leaves, start)
+        has_helped = found.residual < self.residual
+        self._note(found, spent(found.steps), is_base=False)
+        self.own = np.zeros(0) if has_helped else self.own
+        return has_helped
+
+    def _run(
+        self, method: Method, steps: int, leaves: Callable[[int, float], bool] | None, start: Array | None = None
+    ) -> MDPSolution:
+        self.has_left, own = False, self.limits.callback
+        before = self.steps
+
+        def callback(progress: MDPProgress) -> bool:
+            self.has_left = leaves is not None and leaves(progress.steps, progress.residual)
+            ends = own is not None and self.limits.ends(replace(progress, steps=before + progress.steps))
+            self.has_left = self.has_left and not ends
+            return ends or self.has_left
+
+        limits = self.limits._replace(max_steps=min(self.limits.max_steps - self.steps, steps))
+        start = (self.start if start is None else start).copy()
+        if own is None and leaves is None and has_loop(method):
+            return alone(by_kernels([self.process], [method], start[None], limits, self.negated))
+        assert self.process.discount is not None  # for the type checker
+        limits = limits._replace(callback=None if own is None and leaves is None else callback)
+        return quietly(Work(self.process, start, self.process.discount), method, limits, self.negated)
+
+    def _note(self, found: MDPSolution, operations: int, is_base: bool) -> None:
+        """Account for the steps of a method, and continue from its values if they are better."""
+        self.steps, self.spent = self.steps + found.steps, self.spent + operations
+        self.history.append(found.history)
+        self.found = found
+        is_cut = found.reason == "max_steps" or (found.reason == "callback" and self.has_left)
+        is_cut |= found.reason == "stagnated" and not is_base
+        self.has_ended = not is_cut or self.steps >= self.limits.max_steps
+        if is_cut:
+            self.found = replace(found, reason="max_steps")
+        if is_base or found.residual < self.residual:
+            self.best, self.residual = found, found.residual
+            # A constant between the bounds would spoil the values near absorbing states.
+            value = found.value if not self.process.absorbing.any() else found.upper if self.negated else found.lower
+            if np.isfinite(value).all():
+                self.start = (-value if self.negated else value).astype(self.process.dtype)
+
+    def _leads_inwards(self) -> bool:
+        """Whether best actions lead to absorbing states through nearby ones, where values have changed."""
+        process, rows = self.process, self.process.rows
+        if not process.absorbing.any():
+            return False
+        change = np.abs(self.start - self.initial)
+        some = np.flatnonzero((change > _CHANGED * change.max()) & ~process.absorbing)
+        some = some[:: max(len(some) // _SAMPLE, 1)]
+        w, action = np.empty_like(self.start), np.empty(process.states, np.int32)
+        process.model.backup(self.start, w, action, 1, process.discount, None)
+        place = np.empty(process.states, np.int64)
+        place[process.order_from(process.absorbing)[0]] = np.arange(process.states)
+        first = rows.row[some] + action[some]
+        counts = rows.entry[first + 1] - rows.entry[first]
+        entries = np.repeat(rows.entry[first] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        steps = np.repeat(place[some], counts) - place[rows.next[entries]]
+        weight = rows.weight[entries]
+        is_near = weight @ np.abs(steps) <= _NEAR * process.states * weight.sum()
+        return bool(is_near and weight @ np.sign(steps) > 0)
