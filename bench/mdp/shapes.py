@@ -224,6 +224,7 @@ def tiny() -> MDP:
     return MDP([run, np.array([[1.0, 0.0, 0.0]] * 3)], np.array([[10.0, 0.0], [7.0, -5.0], [0.0, -20.0]]), 0.95)
 
 
+QUICK = (Shape("three states, gamma .95", tiny), Shape("chain 60, gamma .99", lambda: chain(60, 0.99)))
 FULL = (
     Shape("chain 1000, gamma .999", lambda: chain(1000, 0.999)),
     Shape("chain 4000, gamma .999", lambda: chain(4000, 0.999)),

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from bench.harness import tables
 from bench.harness.contest import Record
 
-SHARE_GOAL = 0.7
+SHARE_GOAL, SLOWER_GOAL = 0.7, 1.5
 
 HEADERS = {
     "sweeps": f"{'one sweep':34}{'threads':>8}{'ms':>10}{'ns/entry':>10}{'GB/s':>8}{'share':>8}",
+    "never-slower": f"{'the automatic method':42}  {'ended with':12}{'ms':>10}  {'best':16}{'ms':>10}{'ratio':>8}",
     "solvers": f"{'to the tolerance':34}  {'solver':22}{'ms':>10}{'ours, ms':>10}{'ratio':>8}{'error':>10}",
 }
 
@@ -29,7 +30,15 @@ def solvers_row(r: Record) -> str:
     )
 
 
-ROWS = {"sweeps": sweeps_row, "solvers": solvers_row}
+def never_slower_row(r: Record) -> str:
+    capped = f"  capped: {' '.join(r['capped'])}" if r["capped"] else ""
+    return (
+        f"{r['work']:42}  {r['method']:12}{r['ms']:10.2f}  {r['best']:16}{r['best_ms']:10.2f}{r['ratio']:8.2f}"
+        f"  load {r['load']:.1f}{capped}"
+    )
+
+
+ROWS = {"sweeps": sweeps_row, "solvers": solvers_row, "never-slower": never_slower_row}
 
 
 def sweeps_markdown(records: Sequence[Record]) -> list[str]:
@@ -64,5 +73,23 @@ def solvers_markdown(records: Sequence[Record]) -> list[str]:
     return ["### To the same tolerance", note, tables.markdown_table(header, rows)]
 
 
+def never_slower_markdown(records: Sequence[Record]) -> list[str]:
+    header = ["shape", "ended with", "ms", "best of all", "ms", "ratio"]
+    rows = [
+        [
+            r["work"],
+            r["method"],
+            f"{r['ms']:.2f}",
+            r["best"],
+            f"{r['best_ms']:.2f}",
+            tables.at_most(f"{r['ratio']:.2f}", f"{SLOWER_GOAL:g}", r["ratio"] <= SLOWER_GOAL),
+        ]
+        for r in records
+    ]
+    note = "One thread. The best is of all single methods and QuantEcon's; slow ones are capped and left out."
+    return ["### The automatic method against the best one", note, tables.markdown_table(header, rows)]
+
+
 def markdown(results: Record) -> str:
-    return tables.document(results, {"sweeps": sweeps_markdown, "solvers": solvers_markdown})
+    sections = {"sweeps": sweeps_markdown, "solvers": solvers_markdown, "never-slower": never_slower_markdown}
+    return tables.document(results, sections)

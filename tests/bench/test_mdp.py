@@ -67,5 +67,10 @@ def test_a_run_and_its_table(
     assert [r["work"] for r in results["sweeps"]] == ["Garnet 500, 10 actions, 5 next", "grid 20 x 20"]
     record = results["solvers"][0]
     assert record["peer"] == "NumPy" and record["ratio"] == pytest.approx(record["peer_ms"] / record["ms"])
+    shapes = {r["work"]: r for r in results["never-slower"]}
+    assert set(shapes) == {"three states, gamma .95", "chain 60, gamma .99"}
+    for record in shapes.values():
+        assert record["ratio"] == pytest.approx(record["ms"] / record["best_ms"]) and record["best"] in record["all_ms"]
     shown = mdp_table.markdown(results)
+    assert "| chain 60, gamma .99 |" in shown and "(≤ 1.5)" in shown
     assert "| forest 20 | NumPy |" in shown and "(≥ 1e-09)" in shown and "grid 20 x 20" in shown
