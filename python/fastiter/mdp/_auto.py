@@ -41,7 +41,8 @@ _POLICIES = 8
 #: Residuals whose decrease in a step has fallen to no less than this fraction are taken to decrease linearly
 _LINEAR = 0.85
 #: To judge whether a policy leads to absorbing states: the number of states that are looked at, the least change of
-#: their values relative to the largest one, and the distance of next states in the order outwards, relative to all states
+#: their values relative to the largest one, and the distance of next states in the order outwards, relative to their
+#: number
 _SAMPLE, _CHANGED, _NEAR = 200, 0.01, 0.2
 
 

@@ -167,6 +167,7 @@ class MDPBatch:
             return solve_each("solve", processes, how, starts, limits, problem._negated)
         if not all(free):
             return None
+        begins = [model._start("solve", None) for model in self._models] if starts is None else list(starts.copy())
         first = loops_of_each(
             "solve", processes, how._replace(method="mpi"), starts, opening(processes[0], limits), problem._negated
         )
@@ -174,7 +175,6 @@ class MDPBatch:
             return None
         found = [alone(first, m) for m in range(len(processes))]
         found = [replace(each, history=each.history[: each.steps]) for each in found]  # without the NaN at the end
-        begins = [model._start("solve", None) for model in self._models] if starts is None else starts
         for m, each in enumerate(found):
             if each.reason != "converged":
                 found[m] = automatic(processes[m], how, begins[m], limits, problem._negated, each)

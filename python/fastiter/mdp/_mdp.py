@@ -235,9 +235,10 @@ class MDP:
         policy : (S,) integers
             One action per state, as in ``MDPSolution.policy``; ignored in terminal states.
         rank : int or None
-            None: by elimination if it is cheap, else by BiCGSTAB. Otherwise by sweeps of the policy's operator with this number of dominant eigenvectors
-            of its chain deflated, so that errors shrink by gamma times the modulus of the next eigenvalue: for
-            nearly decomposable chains. 0: plain sweeps. Conjugate eigenvectors are taken in pairs.
+            None: by elimination if it is cheap, else by BiCGSTAB. Otherwise by sweeps of the policy's operator with
+            this number of dominant eigenvectors of its chain deflated, so that errors shrink by gamma times the modulus
+            of the next eigenvalue: for nearly decomposable chains. 0: plain sweeps. Conjugate eigenvectors are taken in
+            pairs.
 
         Returns
         -------
