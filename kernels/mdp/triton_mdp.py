@@ -28,7 +28,7 @@ def bellman_backup_kernel(
     model,  # (running models): the programs' models; None: all models
     discount,  # (1)
     states: tl.int64,
-    programs: tl.int64,  # of each model
+    programs: tl.int64,  # the number for each model
     weight_model: tl.int64,  # entries between the weights of two models, 0 if they are shared
     reward_model: tl.int64,
     STATES: tl.constexpr,
