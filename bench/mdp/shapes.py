@@ -44,7 +44,7 @@ def mixed(S: int, *parts: tuple[Array, float]) -> Moves:
 def chain(S: int, gamma: float, shuffled: bool = False) -> MDP:
     """Steps in either direction, a small reward at the start and a large one at the end."""
     at = np.random.default_rng(0).permutation(S) if shuffled else np.arange(S)
-    place = np.argsort(at)  # of a state on the chain
+    place = np.argsort(at)  # where a state is on the chain
     ahead, back = at[np.minimum(place + 1, S - 1)], at[np.maximum(place - 1, 0)]
     same = np.arange(S)
     rewards = np.zeros((S, 2))

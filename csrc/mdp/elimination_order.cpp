@@ -227,7 +227,7 @@ private:
 
     int64_t n_, remaining_ = 0;
     std::vector<int64_t> start_;
-    std::vector<int32_t> list_; // of each state: its elements, then the neighbours that no element covers
+    std::vector<int32_t> list_; // a state's elements, then its neighbours that no element covers
     Budget& budget_;
     std::vector<int32_t> elements_, variables_; // their numbers
     std::vector<int64_t> first_;                // the clique of an element in pool_

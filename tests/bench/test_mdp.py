@@ -72,5 +72,5 @@ def test_a_run_and_its_table(
     for record in shapes.values():
         assert record["ratio"] == pytest.approx(record["ms"] / record["best_ms"]) and record["best"] in record["all_ms"]
     shown = mdp_table.markdown(results)
-    assert "| chain 60, gamma .99 |" in shown and "(≤ 1.5)" in shown
+    assert "| chain 60, gamma .99 |" in shown and "(≤ 1.5" in shown
     assert "| forest 20 | NumPy |" in shown and "(≥ 1e-09)" in shown and "grid 20 x 20" in shown

@@ -9,8 +9,7 @@ import pytest
 
 from fastiter import ConvergenceError, mdp
 from fastiter.mdp import examples, reference
-from fastiter.mdp._deflation import deflated, dominant
-from fastiter.mdp._krylov import Chain
+from fastiter.mdp._krylov import Chain, deflated, dominant
 
 ROTATION = np.roll(np.eye(3), 1, axis=1)
 

@@ -64,7 +64,7 @@ def test_values_agree_with_dense_solutions(name: str, gamma: float) -> None:
     P, reward = random_chain(*SHAPES[name]), RNG.standard_normal(SHAPES[name][0])
     problem = problem_of(P, reward, gamma)
     expected = np.linalg.solve(np.eye(problem.S) - gamma * P.toarray(), reward)
-    tolerance = 1e-13 * problem.S * np.abs(expected).max() / (1 - gamma)  # of the dense solution
+    tolerance = 1e-13 * problem.S * np.abs(expected).max() / (1 - gamma)  # the dense solution's error
     for found in (eliminated(problem), problem.evaluate(np.zeros(problem.S, int))):
         assert found is not None and np.abs(found - expected).max() <= tolerance
 

@@ -48,8 +48,8 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> Any:
         calls.append(_batch_solver(*given))
         return calls[-1]
 
-    _batch_solver = _batch.solve_each
-    monkeypatch.setattr(_batch, "solve_each", counted)
+    _batch_solver = _batch.MDPBatch._several
+    monkeypatch.setattr(_batch.MDPBatch, "_several", counted)
     yield
     fastiter.set_num_threads(before)
     assert calls and all(found is not None for found in calls)

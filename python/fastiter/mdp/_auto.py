@@ -81,7 +81,7 @@ def opening(process: Process, limits: Limits) -> Limits:
 
 def is_open(first: MDPSolution) -> bool:
     """Whether the first steps have not ended the solution."""
-    return first.reason == "max_steps"
+    return bool(first.reason == "max_steps")
 
 
 def steps_left(history: Array, tol: float) -> float:
@@ -212,7 +212,7 @@ class _Race:
         has_helped = found.residual < self.residual
         self._note(found, spent(found.steps), is_base=False)
         self.own = np.zeros(0) if has_helped else self.own
-        return has_helped
+        return bool(has_helped)
 
     def _run(
         self, method: Method, steps: int, leaves: Callable[[int, float], bool] | None, start: Array | None = None
@@ -260,7 +260,7 @@ class _Race:
         some = np.flatnonzero((change > _CHANGED * change.max()) & ~process.absorbing)
         some = some[:: max(len(some) // _SAMPLE, 1)]
         w, action = np.empty_like(self.start), np.empty(process.states, np.int32)
-        process.model.backup(self.start, w, action, 1, process.discount, None)
+        process.model.backup(self.start, w, action, 1, process.discount or 0.0, None)
         place = np.empty(process.states, np.int64)
         place[process.order_from(process.absorbing)[0]] = np.arange(process.states)
         first = rows.row[some] + action[some]

@@ -14,9 +14,8 @@ from .._check import check_array, check_choice, check_flag, count
 from .._solution import judged
 from ._auto import automatic
 from ._choice import Choice
-from ._deflation import deflated
 from ._inputs import read
-from ._krylov import Chain, solved
+from ._krylov import Chain, deflated, solved
 from ._layouts import Rows
 from ._process import Process, checked
 from ._result import Limits, MDPProgress, MDPSolution
