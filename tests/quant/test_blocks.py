@@ -141,7 +141,7 @@ def test_the_rules_of_ocp_by_hand() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fmt", ["mxfp8_e4m3", "mxfp4_e2m1<16,CEIL>", "mxfp6_e2m3<5,RCEIL>", "mxint8", "bfp<6,8>"])
 def test_an_infinity_makes_its_block_nan(fmt: str, dtype: Any) -> None:
-    """As in torchao and microxcaling, since no power of two scales it into range."""
+    """No power of two scales it into range."""
     block = parse(fmt).block
     for place in (0, block - 1, 2 * block + 1):
         for wrong in (math.inf, -math.inf, math.nan):

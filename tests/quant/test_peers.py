@@ -1,4 +1,4 @@
-"""Comparison with ml_dtypes and gfloat, if they have the format: every code, every midpoint and its neighbours."""
+"""Comparison with ml_dtypes, gfloat, torch and torchao: every code, midpoint and neighbour; NaN and infinities."""
 
 from __future__ import annotations
 
@@ -147,3 +147,63 @@ def test_rounding_of_gfloat(name: str) -> None:
                 continue  # gfloat gives infinity
             expected = rounded_by_gfloat(gfloat, x, fmt, info)
             assert_equal(quantize(x.astype(np.float64), fmt), expected, x, fmt)
+
+
+def test_scales_of_the_libraries() -> None:
+    """The documented differences in e8m0: zero, numbers between the two least, and ties."""
+    ml_dtypes = pytest.importorskip("ml_dtypes", minversion="0.6")
+    least = 2.0**-127
+    small = np.array([0.0, least / 8, least * 0.75, least, least * 1.25, least * 1.75, least * 2], np.float32)
+    ties = np.array([1.5, 3.0, 6.0, 12.0], np.float32)
+    with np.errstate(all="ignore"):
+        theirs = np.concatenate([small, ties]).astype(ml_dtypes.float8_e8m0fnu).astype(np.float32)
+    np.testing.assert_array_equal(theirs[: len(small)], least * np.array([math.nan, 1, 1, 1, 2, 2, 2]))
+    np.testing.assert_array_equal(quantize(small, "e8m0"), least * np.array([1, 1, 1, 1, 1, 2, 2]))
+    np.testing.assert_array_equal(theirs[len(small) :], quantize(ties, "e8m0<RNA>"))
+    torch = pytest.importorskip("torch")
+    of_torch = torch.from_numpy(np.concatenate([small, ties])).to(torch.float8_e8m0fnu).float().numpy()
+    np.testing.assert_array_equal(of_torch[1:], theirs[1:])
+    assert of_torch[0] == least
+
+
+@pytest.mark.parametrize("name", ["e2m3", "e3m2", "e2m1"])
+def test_nan_where_a_format_has_none(name: str) -> None:
+    ml_dtypes, gfloat = pytest.importorskip("ml_dtypes"), pytest.importorskip("gfloat")
+    info = getattr(pytest.importorskip("gfloat.formats"), f"format_info_{GFLOAT[name]}")
+    x = np.array([math.nan], np.float32)
+    with np.errstate(all="ignore"):
+        assert x.astype(getattr(ml_dtypes, ML_DTYPES[name])).astype(np.float32)[0] == 0
+    with pytest.raises(ValueError, match="NaN"):
+        gfloat.round_float(info, math.nan)
+    assert np.isnan(gfloat.round_ndarray(info, x)).all()
+    with pytest.raises(ValueError, match="NaN"):
+        quantize(x, name)
+
+
+def test_blocks_of_torchao_with_nan_and_infinities() -> None:
+    """NaN spreads over a block in both; an infinity does here, while torchao's other numbers become 0 in MX."""
+    torch = pytest.importorskip("torch")
+    mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
+    nv = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")
+    for wrong in (math.nan, math.inf, -math.inf):
+        x = np.linspace(-3, 3, 64, dtype=np.float32).reshape(2, 32)
+        x[0, 5] = wrong
+        tensor = torch.from_numpy(x)
+        theirs = mx.MXTensor.to_mx(tensor, torch.float8_e4m3fn, 32).dequantize(torch.float32).numpy()
+        ours = quantize(x, "mxfp8_e4m3")
+        np.testing.assert_array_equal(theirs[1], ours[1])
+        assert np.isnan(ours[0]).all()
+        others = np.delete(theirs[0], 5)
+        assert np.isnan(others).all() if math.isnan(wrong) else not others.any()
+        theirs = nv.NVFP4Tensor.to_nvfp4(tensor).dequantize(torch.float32).numpy()
+        np.testing.assert_array_equal(theirs[0, :16], quantize(x, "nvfp4")[0, :16])
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"])
+def test_rounding_of_torch(name: str) -> None:
+    """Beyond the largest number torch gives the overflow that the documentation names."""
+    torch = pytest.importorskip("torch")
+    overflow = {"float8_e4m3fn": "SAT", "float8_e5m2": "INF"}.get(name, "NAN")
+    fmt, x = parse(f"{name}<RNE,{overflow}>"), inputs(parse(name))
+    theirs = torch.from_numpy(x).to(getattr(torch, name)).float().numpy()
+    assert_equal(quantize(x, fmt), theirs, x, fmt)

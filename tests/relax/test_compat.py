@@ -214,6 +214,18 @@ def test_symmetric_sor_uses_omega_in_both_directions() -> None:
     np.testing.assert_allclose(x, y, rtol=1e-11)
 
 
+@pytest.mark.parametrize(("blocked", "sweep"), [(False, "symmetric"), (True, "forward"), (True, "symmetric")])
+def test_pyamg_ignores_omega_where_the_documentation_says_so(blocked: bool, sweep: str) -> None:
+    A, b = csr(random_matrix(8, "float64")), vectors(8, "float64", 1)
+    matrix = A.tobsr((2, 2)) if blocked else A
+    x, y, z = np.zeros((3, 8))
+    ours.sor(matrix, x, b, 1.3, sweep=sweep)
+    theirs.sor(matrix, y, b, 1.3, sweep=sweep)
+    theirs.sor(matrix, z, b, 1.0, sweep=sweep)
+    np.testing.assert_array_equal(y, z)
+    assert np.abs(x - y).max() > 0.01
+
+
 def test_the_inverses_of_projections() -> None:
     A, b, x, y = csr(random_matrix(9, "float64")), vectors(9, "float64", 1), np.zeros(9), np.zeros(9)
     inverse = 1 / (A.toarray() ** 2).sum(axis=1)

@@ -57,6 +57,18 @@ def test_values_and_gradients_are_those_of_the_equations(function: str, dtype: A
 
 
 @functions
+def test_values_and_gradients_are_those_of_flashrnn(function: str) -> None:
+    theirs = pytest.importorskip("flashrnn").flashrnn
+    B, T, N, D = 2, 5, 2, 8
+    given = inputs(function, B, T, N, D, F32)[:3]
+    outputs = theirs(*given, function=function, backend="vanilla", dtype="float32")
+    cotangents = random_like(outputs)
+    expected = pull(lambda *x: theirs(*x, function=function, backend="vanilla", dtype="float32"), given, cotangents)
+    found = pull(lambda *x: flashrnn(*x, function=function), given, cotangents)
+    assert_close(found, [x.double() for x in expected], B * T, D)
+
+
+@functions
 def test_continues_bit_for_bit_where_it_was_split(function: str) -> None:
     Wx, R, b, states = inputs(function, 3, 11, 2, 16, F32)
     every, last = flashrnn(Wx, R, b, states, function)
