@@ -1,4 +1,4 @@
-"""The specification against numerical derivatives and SciPy."""
+"""The specification against numerical derivatives and SciPy; the documented equivalents of SciPy and LIBLINEAR."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from fastiter.bcd import reference
+from fastiter.bcd import LeastSquares, Logistic, bcd, lasso_path, nnls, reference
 from tests.bcd.cases import LOSSES, PARTS, data, specified
 
 EPS = float(np.finfo(np.float64).eps)
@@ -61,3 +61,30 @@ def test_minimum_is_that_of_scipy(loss: str, parts: str, update: str) -> None:
     if update == "newton" or (update == "matrix" and loss in ("squares", "quadratic")):  # others are slow
         assert abs(reference.least_subgradient(p, found[-1])).max() < 1e-4
         assert values[-1] - best.fun < 1e-7 * max(1, abs(best.fun))
+
+
+def test_equivalents_of_scipy() -> None:
+    """docs/bcd: how SciPy's calls are written."""
+    rng = np.random.default_rng(0)
+    A, b = rng.standard_normal((40, 12)), rng.standard_normal(40)
+    x, norm = optimize.nnls(A, b)
+    found = nnls(A, b)
+    assert np.allclose(found.value, x, 0, 1e-6) and (2 * found.objective) ** 0.5 == pytest.approx(norm, rel=1e-9)
+    lower, upper = np.full(12, -0.05), np.full(12, 0.1)
+    x = optimize.lsq_linear(A, b, (lower, upper), tol=1e-13).x
+    assert np.allclose(bcd(LeastSquares(A, b, lower=lower, upper=upper)).value, x, 0, 1e-6)
+
+
+@pytest.mark.parametrize("C", [0.3, 2.0])
+def test_equivalents_of_scikit_learn_and_liblinear(C: float) -> None:
+    linear: Any = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    A, b = rng.standard_normal((40, 12)), rng.standard_normal(40)
+    y = np.where(A[:, 0] + b > 0, 1.0, -1.0)
+    how: Any = {"solver": "liblinear", "l1_ratio": 1.0, "fit_intercept": False, "tol": 1e-10, "max_iter": 10_000}
+    x = linear.LogisticRegression(C=C, **how).fit(A, y).coef_[0]
+    assert np.allclose(bcd(Logistic(A, y, weights=np.full(40, C), l1=1.0)).value, x, 0, 1e-5)
+    assert np.allclose(bcd(Logistic(A, y, l1=1 / C)).value, x, 0, 1e-5)
+    alphas, coefs, _ = linear.lasso_path(A, b, alphas=C * np.array([0.1, 0.02]), tol=1e-10)
+    path = lasso_path(A, b, 40 * alphas)
+    assert np.allclose(path.l1, 40 * alphas) and np.allclose(path.value.T, coefs, 0, 1e-5)

@@ -162,3 +162,15 @@ def test_errors_of_numbers() -> None:
             fixedpoint.error_bound(torch.ones(1), rho)
     with pytest.raises(ValueError, match=r"^error_bound: rho must be at least 0, got -1"):
         fixedpoint.error_bound(torch.ones(1), -1.0)
+
+
+def test_the_penalty_estimates_that_of_torchdeq() -> None:
+    """Both are random: for a multiple of an orthogonal matrix their variance is at most that of the mean of v^2."""
+    loss = pytest.importorskip("torchdeq.loss")
+    torch.manual_seed(0)
+    Q = 0.3 * torch.linalg.qr(randn(40, 40))[0]
+    z = randn(100, 40).requires_grad_()
+    theirs = loss.jac_reg(z @ Q, z).item()
+    ours = float(fixedpoint.jacobian_penalty(lambda x: x @ Q, z.detach()))
+    deviation = 0.09 * (2 / z.numel()) ** 0.5
+    assert abs(theirs - 0.09) <= 6 * deviation and abs(ours - 0.09) <= 6 * deviation
