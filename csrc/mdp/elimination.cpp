@@ -1,12 +1,14 @@
 // Elimination without subtractions (Grassmann, Taksar, Heyman). The off-diagonal entries a_ij = discount P_ij are
 // nonnegative, and the diagonal entry is not computed from 1 - discount P_ii, but is the sum of the row's other entries
-// and of its leak 1 - sum over j of discount P_ij (with all that goes to terminal states), which is eliminated like a
-// column. So entries are sums of positive numbers, each with a small relative error, however close the discount is to 1.
+// and of its leak 1 - sum over j of discount P_ij, which is eliminated like a column. So entries are sums of positive
+// numbers, each with a small relative error, however close the discount is to 1. A state without successors has its
+// reward as its value, and what goes to it counts as leaking.
 //
 // Row i of the reordered chain is reduced by the rows before it, and only its part behind the diagonal is kept, in
 // blocks of eight columns: the rewards are eliminated at the same time.
 #include "mdp/elimination.hpp"
 #include "core/launch.hpp"
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -74,7 +76,7 @@ public:
     }
 
     void substitute(T* v) {
-        std::fill_n(v, chain_.states, T(0));
+        std::copy_n(reward_, chain_.states, v); // the values of states without successors
         double* x = &work_[0].x[0];
         for (size_t i = rows_.size(); i-- > 0;) {
             const Row& row = rows_[i];
@@ -92,13 +94,13 @@ private:
     void scatter(int64_t i) {
         const int32_t s = order_[size_t(i)];
         Leak leak;
-        double ended = 0;
+        double ended = 0, reward = double(reward_[s]);
         low_ = int64_t(work_.size());
         for (int64_t e = chain_.entry[s]; e < chain_.entry[s + 1]; ++e) {
             const double weight = double(weight_[e]);
             leak.take(weight, discount_);
             const int32_t j = place_[size_t(chain_.next[e])];
-            if (j < 0) ended += discount_ * weight;
+            if (j < 0) ended += discount_ * weight, reward += discount_ * weight * double(reward_[chain_.next[e]]);
             if (j < 0 || j == i || weight == 0) continue;
             const int64_t block = j / kWidth;
             work_[size_t(block)].x[j % kWidth] += discount_ * weight;
@@ -106,7 +108,7 @@ private:
             low_ = std::min(low_, block), high_ = std::max(high_, block);
         }
         rows_[size_t(i)].leak = leak.value() + ended;
-        rows_[size_t(i)].reward = double(reward_[s]);
+        rows_[size_t(i)].reward = reward;
     }
 
     // Calls f(block) for each marked block in ascending order, from `first` on, as long as f does not return false;
@@ -255,7 +257,7 @@ private:
         return true;
     }
 
-    // Whether the kept order has the states of the chain that are not terminal.
+    // Whether the kept order has the states of the chain that have successors.
     bool fits(const Links& chain) const {
         if (first_ == 0 || int64_t(is_included_.size()) != chain.states) return false;
         for (int64_t s = 0; s < chain.states; ++s)

@@ -7,7 +7,7 @@
 
 namespace fastiter::mdp {
 
-// The arrays of a chain, borrowed: state s has the entries entry[s] .. entry[s + 1], none if it is terminal.
+// The arrays of a chain, borrowed: state s has the entries entry[s] .. entry[s + 1], none if it has no successor.
 struct Links {
     int64_t states = 0;
     const int64_t* entry = nullptr;

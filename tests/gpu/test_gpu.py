@@ -362,6 +362,10 @@ def test_config_names_missing_packages(capsys: pytest.CaptureFixture[str], monke
     assert "backend       cuda: cupy not installed (pip install fastiter-kernels[gpu])" in capsys.readouterr().out
 
 
+#: Ops for CPU tensors: on other devices their callers use torch's functions, or the original ones
+CPU_ALONE = {f"fastiter::_{name}_{way}" for name in ("elementwise", "gate", "wkv") for way in ("fwd", "bwd")}
+
+
 def test_the_facade_registers_every_op_for_cards() -> None:
     """In a separate process: tests import the modules that register ops, which users do not."""
     program = (
@@ -373,4 +377,4 @@ def test_the_facade_registers_every_op_for_cards() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     count, without = done.stdout.splitlines()
     assert int(count) > 30
-    assert not without.split()
+    assert set(without.split()) == CPU_ALONE

@@ -126,6 +126,25 @@ def test_terminal_states_and_discounts_of_rows() -> None:
     assert np.array_equal(eliminated(nothing), np.zeros(60))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_states_without_successors_have_their_rewards(seed: int) -> None:
+    """All transitions of such a state are done, which leaves its row without entries."""
+    n, gamma = 30 + 20 * seed, 0.95
+    rng = np.random.default_rng(seed)
+    outcomes = [
+        [(0.25, int(rng.integers(n)), float(rng.normal()), bool(rng.random() < 0.8)) for _ in "four"] for _ in range(n)
+    ]
+    problem = mdp.MDP({s: {0: row} for s, row in enumerate(outcomes)}, gamma=gamma)
+    P, reward = np.zeros((n, n)), np.array([sum(p * r for p, _, r, _ in row) for row in outcomes])
+    for s, row in enumerate(outcomes):
+        for p, to, _, done in row:
+            P[s, to] += 0 if done else p
+    assert ((P.sum(axis=1) == 0) & (reward != 0)).any()
+    expected = np.linalg.solve(np.eye(n) - gamma * P, reward)
+    for values in (eliminated(problem), problem.evaluate(np.zeros(n, np.int64))):
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-13 * np.abs(expected).max() / (1 - gamma))
+
+
 def test_an_order_is_kept_for_policies_that_it_suits() -> None:
     """Chains in either direction have the same graph; a star does not, and a new order is found."""
     tool = _core.mdp.Elimination()

@@ -57,7 +57,7 @@ class FixedPointSolution(Solution):
     >>> from fastiter.fixedpoint import fixed_point
     >>> found = fixed_point(np.cos, np.ones((2, 1)), rtol=1e-12)
     >>> found.value.round(6).ravel(), found.evaluations
-    (array([0.739085, 0.739085]), array([9, 9]))
+    (array([0.739085, 0.739085]), array([7, 7]))
     """
 
     tolerance: Any
