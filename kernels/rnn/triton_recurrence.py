@@ -112,8 +112,8 @@ def rnn_fwd_kernel(
 ):  # fmt: skip
     """Write h, the final states, and, if their arrays are given, all states and the saved values for backward."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
-    head, group = tl.program_id(0).to(tl.int64) % heads, tl.program_id(0).to(tl.int64) // heads
-    row = group * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     unit = tl.arange(0, D)
     is_row, is_unit = row < batch, (unit < width)[None, :]
     base, length = _rows(row, lengths, starts, batch, time, line_row)
@@ -123,7 +123,7 @@ def rnn_fwd_kernel(
 
     w0, w1, w2, w3 = None, None, None, None
     if room is not None:
-        room += tl.program_id(0).to(tl.int64) * (ROWS * D)
+        room += (tl.program_id(0).to(tl.int64) * heads + head) * (ROWS * D)
     if HELD:
         w0 = matrix(r, 0, head, heads, D)
         if CELL >= 2:
@@ -237,8 +237,8 @@ def rnn_bwd_kernel(
 ):  # fmt: skip
     """Write dwx, for the GRU dq, and, if their arrays are given, the gradients of the initial states."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
-    head, group = tl.program_id(0).to(tl.int64) % heads, tl.program_id(0).to(tl.int64) // heads
-    row = group * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     unit = tl.arange(0, D)
     is_row, is_unit = row < batch, (unit < width)[None, :]
     base, length = _rows(row, lengths, starts, batch, time, line_row)
@@ -249,7 +249,7 @@ def rnn_bwd_kernel(
 
     w0, w1, w2, w3 = None, None, None, None
     if room is not None:
-        room += tl.program_id(0).to(tl.int64) * (GATES * ROWS * D)
+        room += (tl.program_id(0).to(tl.int64) * heads + head) * (GATES * ROWS * D)
     if HELD:
         w0 = matrix(r, 0, head, heads, D)
         if CELL >= 2:
@@ -384,7 +384,7 @@ def rnn_bwd_kernel(
             if CELL == 3:
                 _put(dq, (line * heads + head) * width + unit[None, :], nothing, inside)
     if not HELD:  # recomputed: otherwise it would take two registers in the loop
-        row = (tl.program_id(0) // heads).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         of_state = (row[:, None] * heads + head) * width + unit[None, :]
     _put(dh0, of_state, dh, inside)
     if CELL == 2 or CELL == 4:

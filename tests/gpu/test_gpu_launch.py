@@ -192,6 +192,12 @@ def steps_of_many_rows(rows: int) -> None:
         rnn._launch(name, work, torch.empty(0, device="meta"), [])  # type: ignore[arg-type]
 
 
+def test_more_heads_than_an_axis_has_are_refused() -> None:
+    work = types.SimpleNamespace(cell=types.SimpleNamespace(name="gru"), heads=2**16)
+    with pytest.raises(BackendError, match=r"^gru: r must have at most 65535 heads for Triton's kernels, got 65536$"):
+        rnn._launch("rnn_fwd_kernel", work, torch.empty(0), [])  # type: ignore[arg-type]
+
+
 def jacobi_on_long_lines(points: int) -> None:
     matrix = types.SimpleNamespace(points=(3, 1, points), inverse=None, given=None, coefficients=None)
     x = torch.empty(0, device="meta")

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..._backend import BackendError
 from ..._torch import launch
 from .._cells import Cell
 from .cuda import Work, four
 
+#: Programs along the second axis of a grid, which has the heads; with both on one axis, the backward pass spills
+_MOST_HEADS = 65_535
 #: Rows of the batch per program: the minimum for tensor cores
 _ROWS = 16
 #: Maximum bytes of r, and of one of its rows, that a program holds in registers; a larger r is read _TERMS terms at a
@@ -41,6 +44,9 @@ def _matrices(r: Tensor, transposed: bool) -> Tensor:
 
 
 def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> None:
+    if work.heads > _MOST_HEADS:
+        expected = f"at most {_MOST_HEADS} heads for Triton's kernels"
+        raise BackendError(f"{work.cell.name}: r must have {expected}, got {work.heads}")
     kernels = launch.triton_kernels(work.cell.name, "rnn/triton_recurrence")
     width = _padded(work.width)
     size, rows = _bytes(work.cell, work.width, x.dtype), -(-work.batch // _ROWS)
@@ -52,7 +58,7 @@ def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> 
     bounds = [work.clip_grad] if backward else []
     sizes = (work.batch, work.time, work.heads, work.width, work.row, work.step, int(work.reverse))
     with launch.on(x):
-        getattr(kernels, name)[(work.heads * rows,)](
+        getattr(kernels, name)[(rows, work.heads)](
             *args,
             room,
             work.lengths,
