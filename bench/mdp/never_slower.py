@@ -121,14 +121,15 @@ def record_of(shape: Shape, budget: float) -> Record:
         for name, (prepare, solve) in entrants.items():
             if best[name] < 4 * own or best[name] == np.inf:  # others cannot be the best
                 best[name] = min(best[name], quietly(lambda p=prepare, s=solve: seconds(p, s)))
-    first = min(best, key=lambda name: best[name])
+    first = min(best, key=lambda name: best[name], default="none")
+    least = best.get(first, np.inf)  # infinite if every method alone is capped
     return {
         "work": shape.name,
         "method": found.method,
         "ms": 1e3 * own,
         "best": first,
-        "best_ms": 1e3 * best[first],
-        "ratio": own / best[first],
+        "best_ms": 1e3 * least,
+        "ratio": own / least,
         "all_ms": {name: 1e3 * each for name, each in best.items()},
         "capped": capped,
         "load": load_average(),
