@@ -203,7 +203,7 @@ def test_no_copy_of_weights_or_input_is_widened(kind, monkeypatch):
         monkeypatch.setattr(module, name, lambda call, f=original: seen.extend(x.dtype for x in call[:2]) or f(call))
     mine = make(ours, kind, bidirectional=True, dtype=BF16)
     packed = torch.nn.utils.rnn.pack_padded_sequence(make_input("time", BF16).requires_grad_(), [6, 4, 3, 1])
-    mine(packed)[0].data.sum().backward()  # of equal lengths, they would be one call of the module
+    mine(packed)[0].data.sum().backward()  # rows of equal lengths would take one call
     assert set(seen) == {BF16}
 
 
