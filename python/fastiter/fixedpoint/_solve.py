@@ -87,9 +87,6 @@ class Method(Protocol):
     def fallback(self, slots: Rows) -> Any:
         """Return plain steps from the last x of samples with a usable value, in place of their last steps."""
 
-    def suspended(self) -> Method:
-        """Return a copy that continues from another x, possibly of another map."""
-
 
 class Run:
     """One call of a solver."""
