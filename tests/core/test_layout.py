@@ -6,8 +6,9 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,11 +46,12 @@ def files(folder: str, *suffixes: str) -> list[Path]:
     return sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
 
 
-def every(folder: str, *suffixes: str) -> pytest.MarkDecorator:
-    """Parametrise a test over the files below a folder."""
-    found = files(folder, *suffixes)
-    assert found, folder
-    return pytest.mark.parametrize("path", found, ids=[str(path.relative_to(ROOT)) for path in found])
+def violations(check: Callable[[str, str], Any], paths: Iterable[Path], base: Path) -> dict[str, Any]:
+    """Return what a check of (source, name below ``base``) finds in the files in which it finds something."""
+    paths = list(paths)
+    assert paths
+    names = {str(path.relative_to(base)): path.read_text() for path in paths}
+    return {name: wrong for name, source in names.items() if (wrong := check(source, name))}
 
 
 # ---- Python ---------------------------------------------------------------------------------------------------------
@@ -156,9 +158,8 @@ def test_the_row_of_the_specification_may_import_it() -> None:
     assert not wrong_imports(source, "fastiter/rnn/_functional.py")
 
 
-@every("python/fastiter", ".py")
-def test_imports_lead_only_to_lower_layers(path: Path) -> None:
-    assert not wrong_imports(path.read_text(), str(path.relative_to(PACKAGE)))
+def test_imports_lead_only_to_lower_layers() -> None:
+    assert violations(wrong_imports, files("python/fastiter", ".py"), PACKAGE) == {}
 
 
 def statements(source: str) -> set[str]:
@@ -182,13 +183,10 @@ def test_code_in_a_facade_is_found() -> None:
     assert statements("def f(): pass") and statements("x = 1") and statements("register()")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [*files("python/fastiter/torch", ".py"), *(PACKAGE / f"fastiter/{name}/__init__.py" for name in sorted(FAMILIES))],
-    ids=lambda path: str(path.relative_to(PACKAGE)),
-)
-def test_facades_only_import_and_name(path: Path) -> None:
-    assert not statements(path.read_text())
+def test_facades_only_import_and_name() -> None:
+    families = [PACKAGE / f"fastiter/{name}/__init__.py" for name in sorted(FAMILIES)]
+    paths = [*files("python/fastiter/torch", ".py"), *families]
+    assert violations(lambda source, _: statements(source), paths, PACKAGE) == {}
 
 
 def hidden_imports(source: str, name: str) -> set[str]:
@@ -231,9 +229,8 @@ def test_a_hidden_import_is_found(source: str) -> None:
     assert not hidden_imports('T = {"cuda": Cuda("fastiter.torch", "lstm")}', "fastiter/rnn/_functional.py")
 
 
-@every("python/fastiter", ".py")
-def test_modules_are_imported_by_statements(path: Path) -> None:
-    assert not hidden_imports(path.read_text(), str(path.relative_to(PACKAGE)))
+def test_modules_are_imported_by_statements() -> None:
+    assert violations(hidden_imports, files("python/fastiter", ".py"), PACKAGE) == {}
 
 
 def test_importing_fastiter_imports_only_numpy() -> None:
@@ -263,13 +260,20 @@ def test_slow_modules_are_not_imported(importing: str, slow: list[str]) -> None:
 # ---- Kernels --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [path for path in files("kernels", ".py") if path.name != "__init__.py"], ids=str)
-def test_triton_kernels_import_only_triton(path: Path) -> None:
-    tree, package = ast.parse(path.read_text()), f"fastiter.kernels.{path.parent.name}"
+def foreign_parts(source: str, name: str) -> list[str]:
+    """Return the imports of a Triton kernel's file from other places, and its functions that are no kernels."""
+    package = ".".join(["fastiter.kernels", *Path(name).parts[:-1]])
+    tree = ast.parse(source)
     found = set(imports(tree, package, inside_functions=True)) - {"__future__.annotations"}
-    assert not {name for name in found if not is_in(name, "triton") and not is_in(name, package)}
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert all(any("triton" in ast.unparse(mark) for mark in node.decorator_list) for node in functions)
+    hosts = [node.name for node in functions if not any("triton" in ast.unparse(mark) for mark in node.decorator_list)]
+    return [*(module for module in found if not is_in(module, "triton") and not is_in(module, package)), *hosts]
+
+
+def test_triton_kernels_import_only_triton() -> None:
+    paths = [path for path in files("kernels", ".py") if path.name != "__init__.py"]
+    assert violations(foreign_parts, paths, ROOT / "kernels") == {}
+    assert foreign_parts("import numpy\ndef f(): pass", "rnn/a.py") == ["numpy", "f"]
 
 
 def test_only_short_axes_of_grids_are_not_the_first() -> None:
@@ -284,9 +288,9 @@ def test_only_short_axes_of_grids_are_not_the_first() -> None:
     assert [path.rpartition("kernels/")[2] for path in found] == ["rnn/triton_recurrence.py"]
 
 
-@every("kernels", ".cu", ".cuh")
-def test_cuda_kernels_include_nothing(path: Path) -> None:
-    assert not re.findall(r"^\s*#\s*include.*", path.read_text(), re.MULTILINE)
+def test_cuda_kernels_include_nothing() -> None:
+    includes = re.compile(r"^\s*#\s*include.*", re.MULTILINE)
+    assert violations(lambda source, _: includes.findall(source), files("kernels", ".cu", ".cuh"), ROOT) == {}
 
 
 def wrong_includes(source: str, name: str) -> list[str]:
@@ -322,11 +326,10 @@ def test_a_wrong_include_is_found(name: str, source: str) -> None:
     assert wrong_includes(source, name) and not wrong_includes('#include "core/cpu/simd.hpp"', name)
 
 
-@every("csrc", ".cpp", ".hpp")
-def test_includes_lead_only_to_lower_layers(path: Path) -> None:
-    name = str(path.relative_to(ROOT / "csrc"))
-    if name != "core/native_levels.cpp":  # a separate program, which CMake compiles and runs
-        assert not wrong_includes(path.read_text(), name)
+def test_includes_lead_only_to_lower_layers() -> None:
+    program = ROOT / "csrc/core/native_levels.cpp"  # which CMake compiles and runs
+    paths = [path for path in files("csrc", ".cpp", ".hpp") if path != program]
+    assert len(paths) > 100 and violations(wrong_includes, paths, ROOT / "csrc") == {}
 
 
 # ---- The tree -------------------------------------------------------------------------------------------------------
