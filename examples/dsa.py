@@ -26,7 +26,8 @@ from scipy.linalg import solveh_banded
 from scipy.sparse.linalg import LinearOperator, gmres
 
 from fastiter import ConvergenceWarning
-from fastiter.fixedpoint import FixedPointSolution, fixed_point, transport_sweep
+from fastiter.experimental import transport_sweep
+from fastiter.fixedpoint import FixedPointSolution, fixed_point
 
 Array = Any
 THICKNESS = 100.0  # mean free paths, as sigma is 1

@@ -32,7 +32,7 @@ from _script import OTHERS, OURS, command_line, figure_option, moving_mean, opti
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastiter.torch.nn import ConvergentGraphSolver
+from fastiter.torch.experimental import ConvergentGraphSolver
 
 DISCOUNT = 0.9
 SCALE = 10.0  # 1 / (1 - DISCOUNT): the network predicts values in this unit

@@ -23,6 +23,7 @@ from matplotlib import pyplot
 from scipy.special import expit
 from sklearn.datasets import load_digits
 
+from fastiter import experimental
 from fastiter.fixedpoint import monotone, prox
 
 Array = npt.NDArray[Any]
@@ -158,9 +159,9 @@ def methods(problem: Sum, most: float) -> dict[str, Trace]:
     J, x, full = problem.resolvent, problem.start, problem.lipschitz_of_mean
     sums: dict[str, Any] = {"n": problem.n, "variant": "lipschitz", "rng": 0, **ends}
     trace = found["variance-reduced Halpern"]
-    monotone.halpern_vr(problem.components, J, x, lipschitz=problem.lipschitz, callback=trace, **sums)
+    experimental.halpern_vr(problem.components, J, x, lipschitz=problem.lipschitz, callback=trace, **sums)
     trace = found["deterministic Halpern"]
-    monotone.halpern_vr(problem.components, J, x, lipschitz=full, probability=1.0, callback=trace, **sums)
+    experimental.halpern_vr(problem.components, J, x, lipschitz=full, probability=1.0, callback=trace, **sums)
     plain = found["extragradient"]
     monotone.extragradient(
         J,

@@ -9,7 +9,7 @@ import numpy as np
 from _script import command_line, figure_option, save
 from matplotlib import pyplot
 
-from fastiter.mdp import latent
+from fastiter import experimental
 
 MEANS = np.array([[0.8, 0.5, 0.2], [0.1, 0.5, 0.9]])
 HORIZON, SHOWN = 8, (1, 2, 4, 8)
@@ -23,8 +23,8 @@ class Options:
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    arms, half = latent.LatentMDP.bandit(MEANS), np.array([0.5, 0.5])
-    vectors = latent.alpha_vectors(arms, HORIZON)
+    arms, half = experimental.LatentMDP.bandit(MEANS), np.array([0.5, 0.5])
+    vectors = experimental.alpha_vectors(arms, HORIZON)
     print(f"{'pulls':>5}{'hidden':>9}{'known':>8}{'trees':>7}")
     for h in range(1, HORIZON + 1):
         value, known = float((vectors[h][0] @ half).max()), h * float(half @ MEANS.max(axis=1))
@@ -33,7 +33,7 @@ def main() -> None:
         if h in EXPECTED:
             assert abs(value - EXPECTED[h]) < 1e-9
         if h <= 4:
-            assert abs(value - latent.belief_tree(arms, 0, half, h)) < 1e-10
+            assert abs(value - experimental.belief_tree(arms, 0, half, h)) < 1e-10
     belief = np.linspace(0, 1, 501)
     weights = np.stack([1 - belief, belief], axis=1)
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")

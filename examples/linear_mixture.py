@@ -11,7 +11,7 @@ from _script import command_line, figure_option, option, save
 from matplotlib import pyplot
 
 from fastiter import mdp
-from fastiter.mdp.linear_mixture import LinearMixture
+from fastiter.experimental import LinearMixture
 
 S, A, D, H = 20, 4, 4, 10
 THETA = np.array([0.1, 0.6, 0.1, 0.2])

@@ -33,7 +33,7 @@ from sklearn.neural_network import BernoulliRBM
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fastiter.torch.nn import MonotoneDBM
+from fastiter.torch.experimental import MonotoneDBM
 
 GREYS, SIDE, DIGITS = 5, 8, 10
 LATENTS = 24  # latent variables with four states each

@@ -9,7 +9,7 @@ import numpy as np
 from _script import command_line, figure_option, save
 from matplotlib import pyplot
 
-from fastiter import mdp
+from fastiter import experimental, mdp
 
 WINDS = np.arange(51) / 100
 START = 0
@@ -23,7 +23,7 @@ class Options:
 def main() -> None:
     options = command_line(Options, __doc__)
     models = [mdp.examples.windy_walk(float(wind)) for wind in WINDS]
-    found = mdp.iwocs(models, START, tol=1e-8)
+    found = experimental.iwocs(models, START, tol=1e-8)
     print(f"winds that were solved for: {', '.join(f'{WINDS[k]:.2f}' for k in found.worst[:-1, 0])}")
     policies = {
         "for no wind": models[0].solve().policy,

@@ -12,6 +12,7 @@ decision processes    :mod:`fastiter.mdp`
 fixed points          :mod:`fastiter.fixedpoint`
 coordinate descent    :mod:`fastiter.bcd`
 GPU kernel shapes     :mod:`fastiter.tune`
+no stable interface   :mod:`fastiter.experimental`
 this machine          :func:`show_config`, :func:`set_num_threads`, :func:`release_memory`
 ====================  ================================================================================================
 """
@@ -32,7 +33,7 @@ from .rnn import RnnResult, RnnStates, elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 
 if _TYPE_CHECKING:
-    from . import bcd, fixedpoint, mdp, quant, relax, ssm, tune
+    from . import bcd, experimental, fixedpoint, mdp, quant, relax, ssm, tune
 
 __all__ = [
     "BackendError",
@@ -46,6 +47,7 @@ __all__ = [
     "block_scan",
     "delta_scan",
     "elman",
+    "experimental",
     "fixedpoint",
     "get_num_threads",
     "gru",
@@ -65,7 +67,7 @@ __all__ = [
     "tune",
 ]
 
-_ON_FIRST_ACCESS = ("bcd", "fixedpoint", "mdp", "quant", "relax", "ssm", "torch", "tune")
+_ON_FIRST_ACCESS = ("bcd", "experimental", "fixedpoint", "mdp", "quant", "relax", "ssm", "torch", "tune")
 
 _publish(globals())
 

@@ -13,11 +13,13 @@ import pytest
 import fastiter
 
 PACKAGES = tuple(
-    f"fastiter{name}" for name in ("", ".bcd", ".fixedpoint", ".mdp", ".quant", ".relax", ".ssm", ".rnn", ".scan")
+    f"fastiter{name}"
+    for name in ("", ".bcd", ".experimental", ".fixedpoint", ".mdp", ".quant", ".relax", ".ssm", ".rnn", ".scan")
 )
 WITH_TORCH = (
     "fastiter.torch",
     "fastiter.torch.distributed",
+    "fastiter.torch.experimental",
     "fastiter.torch.nn",
     "fastiter.torch.prox",
     "fastiter.torch.quant",

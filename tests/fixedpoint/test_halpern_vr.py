@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastiter import ConvergenceWarning
+from fastiter import ConvergenceWarning, experimental
 from fastiter.fixedpoint import monotone, prox
 from tests.support.cases import Array
 
@@ -36,7 +36,7 @@ def nothing(y: Any, t: float) -> Any:
 def epochs(problem: LeastSquares, residual: float, **how: Any) -> float:
     how = {"n": problem.n, "lipschitz": 1.0, "rng": 1, **how}
     problem.count = 0
-    found = monotone.halpern_vr(problem, nothing, np.zeros(problem.d), rtol=0, atol=residual, **how)
+    found = experimental.halpern_vr(problem, nothing, np.zeros(problem.d), rtol=0, atol=residual, **how)
     assert found.evaluations == problem.count and found.converged
     norm = np.linalg.norm(problem(found.value, None))
     assert norm <= residual and abs(norm - found.residual) < 1e-12  # that of the last iterate, whose F is known
@@ -82,7 +82,7 @@ class Game:
 def test_a_game_needs_fewer_evaluations_than_extragradient() -> None:
     game = Game()
     how: dict[str, Any] = {"rtol": 0, "atol": 0.02}
-    found = monotone.halpern_vr(
+    found = experimental.halpern_vr(
         game, game.simplices, game.start, n=game.n, lipschitz=game.lipschitz, variant="lipschitz", rng=0, **how
     )
     full = float(np.linalg.norm(game.mean, 2))
@@ -101,7 +101,7 @@ def test_seeds_batches_and_components(variant: Any) -> None:
 
     def call(**how: Any) -> monotone.InclusionSolution:
         how = {"rtol": 0, "atol": 2e-2, "max_steps": 20000, "variant": variant, "n": 50, "lipschitz": 1.0, **how}
-        return monotone.halpern_vr(problem, nothing, np.zeros(4), **how)
+        return experimental.halpern_vr(problem, nothing, np.zeros(4), **how)
 
     one, two, other = call(rng=3), call(rng=np.random.default_rng(3)), call(rng=4)
     np.testing.assert_array_equal(one.value, two.value)
@@ -109,7 +109,7 @@ def test_seeds_batches_and_components(variant: Any) -> None:
     assert call(rng=3, batch=7, probability=0.5).converged and call(rng=3, step=0.5).converged
     sure, again = call(probability=1.0, rng=1), call(probability=1.0, rng=1)
     assert sure.evaluations == again.evaluations
-    single = monotone.halpern_vr(
+    single = experimental.halpern_vr(
         lambda x, indices: x - np.float32(2),
         nothing,
         np.zeros(3, np.float32),
@@ -125,12 +125,12 @@ def test_seeds_batches_and_components(variant: Any) -> None:
 def test_failures_are_reported(variant: Any) -> None:
     problem = LeastSquares(50, 4)
     with pytest.warns(ConvergenceWarning, match="halpern_vr: the residual must fall to 1e-12, got .*'max_steps'"):
-        found = monotone.halpern_vr(
+        found = experimental.halpern_vr(
             problem, nothing, np.zeros(4), n=50, lipschitz=1.0, variant=variant, rng=0, rtol=0, atol=1e-12, max_steps=20
         )
     assert not found.converged and found.steps == 20
     with pytest.warns(ConvergenceWarning, match="'nan'"):
-        monotone.halpern_vr(
+        experimental.halpern_vr(
             lambda x, i: x * np.nan, nothing, np.zeros(4), n=5, lipschitz=1.0, variant=variant, max_steps=20
         )
 
@@ -139,7 +139,7 @@ def test_messages() -> None:
     problem = LeastSquares(5, 2)
 
     def call(**how: Any) -> Any:
-        return monotone.halpern_vr(problem, nothing, np.zeros(2), **{"n": 5, "lipschitz": 1.0, **how})
+        return experimental.halpern_vr(problem, nothing, np.zeros(2), **{"n": 5, "lipschitz": 1.0, **how})
 
     for how, words in (
         ({"n": 0}, "n must be at least 1, got 0"),
@@ -147,6 +147,7 @@ def test_messages() -> None:
         ({"variant": "other"}, "variant must be one of 'cocoercive', 'lipschitz', got 'other'"),
         ({"probability": 1.5}, "probability must be at most 1, got 1.5"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"batch": 6}, "batch must be at most 5, got 6"),
         ({"rng": "seed"}, "rng must be an int, got str"),
     ):
         with pytest.raises((TypeError, ValueError), match=f"^halpern_vr: {words}"):
@@ -163,7 +164,7 @@ def test_tensors() -> None:
         return A[rows].T @ (A[rows] @ x - b[rows]) / len(b[rows])
 
     how: dict[str, Any] = {"n": 200, "lipschitz": 1.0, "rng": 0, "rtol": 0, "atol": 1e-3}
-    found = monotone.halpern_vr(components, nothing, torch.zeros(5, dtype=torch.float64), **how)
-    expected = monotone.halpern_vr(problem, nothing, np.zeros(5), **how)
+    found = experimental.halpern_vr(components, nothing, torch.zeros(5, dtype=torch.float64), **how)
+    expected = experimental.halpern_vr(problem, nothing, np.zeros(5), **how)
     assert found.evaluations == expected.evaluations
     np.testing.assert_allclose(found.value.numpy(), expected.value, atol=1e-10)

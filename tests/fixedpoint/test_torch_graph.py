@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
-from fastiter.torch.nn import ConvergentGraphSolver  # noqa: E402
+from fastiter.torch.experimental import ConvergentGraphSolver  # noqa: E402
 
 F64 = torch.float64
 HOW: dict[str, Any] = {"heads": 3, "hidden": 8, "dtype": F64, "rtol": 1e-13}

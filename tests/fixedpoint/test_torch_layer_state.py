@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastiter.torch import fixed_point, nn  # noqa: E402
+from fastiter.torch import experimental, fixed_point, nn  # noqa: E402
 
 EDGES = torch.tensor([[0, 1, 2], [1, 2, 3]])
 
@@ -28,15 +28,15 @@ def calls() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "MonotoneDEQ": (nn.MonotoneDEQ(3, 5), (x,)),
         "MonotoneDEQ with forward-backward": (nn.MonotoneDEQ(3, 5, splitting="forward-backward", alpha=0.1), (x,)),
         "MonotoneDEQ of images": (nn.MonotoneDEQ(2, 3, 3), (torch.randn(2, 2, 4, 5, generator=generator),)),
-        "MonotoneDBM": (nn.MonotoneDBM(tiers), ([pixels, None],)),
+        "MonotoneDBM": (experimental.MonotoneDBM(tiers), ([pixels, None],)),
         "MonotoneDBM with Peaceman-Rachford": (
-            nn.MonotoneDBM(tiers, splitting="peaceman-rachford"),
+            experimental.MonotoneDBM(tiers, splitting="peaceman-rachford"),
             ([pixels, None],),
         ),
-        "ConvergentGraphSolver": (nn.ConvergentGraphSolver(3, 0, 2), (x, EDGES)),
-        "ConvergentGraphSolver without features": (nn.ConvergentGraphSolver(0, 0, 2), (4, EDGES)),
+        "ConvergentGraphSolver": (experimental.ConvergentGraphSolver(3, 0, 2), (x, EDGES)),
+        "ConvergentGraphSolver without features": (experimental.ConvergentGraphSolver(0, 0, 2), (4, EDGES)),
         "ConvergentGraphSolver with attention": (
-            nn.ConvergentGraphSolver(3, 0, 2, normalization="attention"),
+            experimental.ConvergentGraphSolver(3, 0, 2, normalization="attention"),
             (x, EDGES),
         ),
     }

@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
-from fastiter.torch.nn import DEQ, MonotoneDBM, MonotoneDEQ  # noqa: E402
+from fastiter.torch.experimental import MonotoneDBM  # noqa: E402
+from fastiter.torch.nn import DEQ, MonotoneDEQ  # noqa: E402
 
 F64 = torch.float64
 TIGHT: dict[str, Any] = {"rtol": 1e-13, "max_steps": 3000, "throw": True}

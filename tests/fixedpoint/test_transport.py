@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fastiter
-from fastiter.fixedpoint import reference, transport_sweep
+from fastiter.experimental import transport_sweep
+from fastiter.fixedpoint import reference
 
 MU, WEIGHTS = np.polynomial.legendre.leggauss(8)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fastiter import BackendError
-from fastiter.mdp import latent
-from fastiter.mdp.latent import LatentMDP, alpha_vectors, belief_tree
+from fastiter.experimental import LatentMDP, alpha_vectors, belief_tree
+from fastiter.mdp import _latent
 
 HALF = np.array([0.5, 0.5])
 TWO = LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
@@ -81,7 +81,7 @@ def test_the_envelope_keeps_vectors_that_are_best_somewhere() -> None:
     weights = np.stack([1 - grid, grid], axis=1)
     for _ in range(20):
         lines = rng.standard_normal((12, 2)).round(1)
-        kept = latent._pruned(lines, None)
+        kept = _latent._pruned(lines, None)
         np.testing.assert_allclose((weights @ kept.T).max(axis=1), (weights @ lines.T).max(axis=1), atol=1e-12)
         assert len(kept) <= len(np.unique(np.argmax(weights @ lines.T, axis=1))) + 1
 
@@ -152,7 +152,7 @@ def test_a_context_that_is_there_twice_adds_no_vector() -> None:
 
 
 def test_without_scipy_more_contexts_need_beliefs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latent, "find_spec", lambda name: None)
+    monkeypatch.setattr(_latent, "find_spec", lambda name: None)
     assert len(alpha_vectors(random_process(2), 2)) == len(alpha_vectors(random_process(3), 2, beliefs=np.eye(3))) == 3
     with pytest.raises(BackendError, match=r"^alpha_vectors: SciPy solves linear programs for 3 contexts and is not"):
         alpha_vectors(random_process(3), 2)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastiter.experimental import LinearMixture
 from fastiter.mdp import MDP, finite_horizon
-from fastiter.mdp.linear_mixture import LinearMixture
 
 S, A, D, H = 20, 4, 4, 10
 THETA = np.array([0.1, 0.6, 0.1, 0.2])

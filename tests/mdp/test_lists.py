@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from fastiter import ConvergenceWarning, mdp
+from fastiter import ConvergenceWarning, experimental, mdp
 from fastiter.mdp import MDP
 
 
@@ -43,14 +43,14 @@ def lists(dtype: str) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             {"p": np.array([0.5, 0.5]), "x": np.array([0.25, 3.0]), "z": np.arange(3.0)},
         ),
         "bandit": (
-            lambda means, weights: mdp.latent.belief_tree(mdp.latent.LatentMDP.bandit(means), 0, weights, 2),
+            lambda means, weights: experimental.belief_tree(experimental.LatentMDP.bandit(means), 0, weights, 2),
             {"means": np.array([[0.75, 0.25], [0.25, 0.75]]), "weights": np.array([0.5, 0.5])},
         ),
         "LinearMixture": (
-            lambda features, rewards: mdp.linear_mixture.LinearMixture(features, 2).plan(rewards).value,
+            lambda features, rewards: experimental.LinearMixture(features, 2).plan(rewards).value,
             {"features": features, "rewards": np.ones((2, 1))},
         ),
-        "LOOP": (lambda Q, J: mdp.optimism.LOOP(Q, J, 0.5).chosen, {"Q": np.zeros((2, 1, 1)), "J": np.array([1.0, 0])}),
+        "LOOP": (lambda Q, J: experimental.LOOP(Q, J, 0.5).chosen, {"Q": np.zeros((2, 1, 1)), "J": np.array([1.0, 0])}),
     }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastiter.experimental import LOOP
 from fastiter.mdp import MDP, average, examples, reference
-from fastiter.mdp.optimism import LOOP
 
 
 def river(advance: float, right: float, left: float) -> MDP:

@@ -11,7 +11,7 @@ import pytest
 optimize = pytest.importorskip("scipy.optimize")
 
 import fastiter  # noqa: E402
-from fastiter import mdp  # noqa: E402
+from fastiter import experimental, mdp  # noqa: E402
 from fastiter.mdp import MDP, examples, robust  # noqa: E402
 from tests.mdp.cases import random_process  # noqa: E402
 
@@ -245,7 +245,7 @@ def test_the_worst_model_of_a_set() -> None:
         rng = np.random.default_rng(seed)
         P, R = rng.dirichlet(np.full(6, 0.5), (6, 3, 3)), rng.random((6, 3))
         models = [MDP(np.ascontiguousarray(P[:, :, m]), R, 0.9) for m in range(3)]
-        found = mdp.iwocs(models, 0, rectangular=True, tol=1e-10)
+        found = experimental.iwocs(models, 0, rectangular=True, tol=1e-10)
         v = np.zeros(6)
         for _ in range(400):
             v = (R + 0.9 * (P @ v).min(axis=2)).max(axis=1)
@@ -255,7 +255,7 @@ def test_the_worst_model_of_a_set() -> None:
 
 def test_the_windy_walk() -> None:
     models = [examples.windy_walk(alpha / 100) for alpha in range(51)]
-    found = mdp.iwocs(models, 0, tol=1e-8)
+    found = experimental.iwocs(models, 0, tol=1e-8)
     best = [model.solve(tol=1e-10).value[0] for model in models]
     assert found.steps == 2 and found.value[0] == pytest.approx(min(best), abs=1e-6)
     assert found.value[0] == pytest.approx(-9.3171009, abs=1e-7)
@@ -263,7 +263,7 @@ def test_the_windy_walk() -> None:
     assert min(model.evaluate(nominal)[0] for model in models) == pytest.approx(-16.4347, abs=1e-4)
     assert min(model.evaluate(found.policy)[0] for model in models) == pytest.approx(found.value[0], abs=1e-7)
     with pytest.warns(fastiter.ConvergenceWarning, match=r"^iwocs: the worst model must be found, got a worse one by"):
-        mdp.iwocs(models, 0, max_steps=1)
+        experimental.iwocs(models, 0, max_steps=1)
 
 
 GOOD = examples.forest(3, 0.9)
@@ -302,14 +302,18 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: robust(GOOD, "s-l1", 0.1, optimistic=True), ValueError, "robust: optimistic must be False for 's-l1'"),
     (lambda: robust(examples.gridworld(3, 1.0), "l1", 0.1), ValueError, "robust: gamma must be below 1, got 1"),
     (lambda: robust(GOOD, "l1", 0.1, limits=1), TypeError, "robust: limits must be None for 'l1', got int"),
-    (lambda: mdp.iwocs([], 0), TypeError, "iwocs: models must be a list of MDPs, got list"),
-    (lambda: mdp.iwocs([GOOD, examples.forest(4)], 0), ValueError, "iwocs: models must have the same rows, discount"),
+    (lambda: experimental.iwocs([], 0), TypeError, "iwocs: models must be a list of MDPs, got list"),
     (
-        lambda: mdp.iwocs([MDP(np.ones((1, 1, 1)), np.ones(1), np.array([0.5]))], 0),
+        lambda: experimental.iwocs([GOOD, examples.forest(4)], 0),
+        ValueError,
+        "iwocs: models must have the same rows, discount",
+    ),
+    (
+        lambda: experimental.iwocs([MDP(np.ones((1, 1, 1)), np.ones(1), np.array([0.5]))], 0),
         ValueError,
         "iwocs: gamma must be one number for all rows, got an array",
     ),
-    (lambda: mdp.iwocs([GOOD], 3), ValueError, "iwocs: start must be from 0 to 2, got 3"),
+    (lambda: experimental.iwocs([GOOD], 3), ValueError, "iwocs: start must be from 0 to 2, got 3"),
 ]
 
 

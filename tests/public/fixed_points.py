@@ -42,7 +42,7 @@ def sinkhorn(pick: Pick) -> dict[str, Any]:
     return {"C": pick.normal(n, m, dtype=dtype), "max_steps": 20, **subset(pick, masses), **subset(pick, more)}
 
 
-@calls("fastiter.fixedpoint.transport_sweep")
+@calls("fastiter.experimental.transport_sweep")
 def transport_sweep(pick: Pick) -> dict[str, Any]:
     cells, directions, dtype = pick.integer(1, 4), pick.integer(1, 3), pick.one_of(REAL)
     angles = {"mu": np.linspace(-0.9, 1, directions).astype(dtype), "weights": np.ones(directions, dtype)}

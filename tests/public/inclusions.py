@@ -79,7 +79,7 @@ def components(x: Any, indices: Any) -> Any:
     return x - (1 if indices is None else indices.mean().astype(x.dtype))
 
 
-@calls(f"{MONOTONE}.halpern_vr", also=OPERATORS)
+@calls("fastiter.experimental.halpern_vr", also=OPERATORS)
 def of_a_sum(pick: Pick) -> dict[str, Any]:
     given = {"components": components, "resolvent": soft, "x0": first(pick), "n": 3, "lipschitz": 1.0, "rng": 0}
     more = {"step": 0.5, "batch": 2, "probability": 0.5, "variant": pick.one_of(("cocoercive", "lipschitz"))}

@@ -47,7 +47,7 @@ def robust(pick: Pick) -> dict[str, Any]:
     return {"problem": problem, "kind": pick.one_of(("l1", "kl")), "radius": 0.1, **LIMITS}
 
 
-@calls("fastiter.mdp.iwocs")
+@calls("fastiter.experimental.iwocs")
 def iwocs(pick: Pick) -> dict[str, Any]:
     S, A = pick.integer(1, 5), pick.integer(1, 3)
     models = [mdp.examples.garnet(S, A, 2, seed=seed) for seed in range(pick.integer(1, 3))]

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastiter import mdp
-from fastiter.mdp import compat, distributional, latent, linear_mixture, optimism
+from fastiter import experimental, mdp
+from fastiter.mdp import compat, distributional
 from tests.public.pick import Pick, subset
 from tests.public.table import calls
 from tests.scan.calls import REAL
@@ -97,10 +97,10 @@ def best_tail(pick: Pick) -> dict[str, Any]:
 
 
 def latent_makers(transitions: Any, rewards: Any, means: Any) -> Any:
-    return latent.LatentMDP.of(transitions, rewards), latent.LatentMDP.bandit(means)
+    return experimental.LatentMDP.of(transitions, rewards), experimental.LatentMDP.bandit(means)
 
 
-@calls("fastiter.mdp.latent.LatentMDP", run=latent_makers, also=("LatentMDP.of", "LatentMDP.bandit"))
+@calls("fastiter.experimental.LatentMDP", run=latent_makers, also=("LatentMDP.of", "LatentMDP.bandit"))
 def latent_process(pick: Pick) -> dict[str, Any]:
     M, S, A = (pick.integer(1, 3) for _ in range(3))
     given = {"transitions": probabilities(pick, M, S, A, S), "rewards": pick.normal(M, S, A)}
@@ -114,32 +114,32 @@ def hidden(pick: Pick) -> dict[str, Any]:
 
 
 def by_tree(likelihood: Any, reward: Any, next: Any, state: Any, weights: Any, horizon: Any) -> Any:
-    return latent.belief_tree(latent.LatentMDP(likelihood, reward, next), state, weights, horizon)
+    return experimental.belief_tree(experimental.LatentMDP(likelihood, reward, next), state, weights, horizon)
 
 
 def by_vectors(likelihood: Any, reward: Any, next: Any, horizon: Any, beliefs: Any = None) -> Any:
-    return latent.alpha_vectors(latent.LatentMDP(likelihood, reward, next), horizon, beliefs=beliefs)
+    return experimental.alpha_vectors(experimental.LatentMDP(likelihood, reward, next), horizon, beliefs=beliefs)
 
 
-@calls("fastiter.mdp.latent.belief_tree", run=by_tree)
+@calls("fastiter.experimental.belief_tree", run=by_tree)
 def tree(pick: Pick) -> dict[str, Any]:
     return {**hidden(pick), "state": 0, "weights": probabilities(pick, 2)}
 
 
-@calls("fastiter.mdp.latent.alpha_vectors", run=by_vectors)
+@calls("fastiter.experimental.alpha_vectors", run=by_vectors)
 def vectors(pick: Pick) -> dict[str, Any]:
     return {**hidden(pick), **subset(pick, {"beliefs": probabilities(pick, pick.integer(1, 3), 2)})}
 
 
 def regression(features: Any, horizon: Any, target: Any, rewards: Any, bonus: Any, **numbers: Any) -> Any:
-    model = linear_mixture.LinearMixture(features, horizon, ridge=numbers["ridge"])
+    model = experimental.LinearMixture(features, horizon, ridge=numbers["ridge"])
     model.update(numbers["state"], numbers["action"], numbers["next_state"], target, numbers["variance"])
     variance = model.variance(target, model, least=numbers["least"], bonus=bonus)
     found = model.expectations(target), model.uncertainty(target), model.exploration_rewards(target)
     return found, variance, model.theta, model.precision, model.has_doubled, model.plan(rewards, width=numbers["width"])
 
 
-@calls("fastiter.mdp.linear_mixture.LinearMixture", run=regression, also=("update", "variance", "plan"))
+@calls("fastiter.experimental.LinearMixture", run=regression, also=("update", "variance", "plan"))
 def mixture(pick: Pick) -> dict[str, Any]:
     d, S, A = (pick.integer(1, 3) for _ in range(3))
     given = {"features": probabilities(pick, d, S, A, S), "target": pick.normal(S), "rewards": pick.normal(S, A)}
@@ -149,12 +149,12 @@ def mixture(pick: Pick) -> dict[str, Any]:
 
 
 def optimist(Q: Any, J: Any, beta: Any, **step: Any) -> Any:
-    learner = optimism.LOOP(Q, J, beta)
+    learner = experimental.LOOP(Q, J, beta)
     changed = learner.update(**step)
     return changed, learner.losses, learner.excess, learner.believed, learner.policy
 
 
-@calls("fastiter.mdp.optimism.LOOP", run=optimist, also=("update",))
+@calls("fastiter.experimental.LOOP", run=optimist, also=("update",))
 def hypotheses(pick: Pick) -> dict[str, Any]:
     F, S, A = (pick.integer(1, 3) for _ in range(3))
     step = {"state": S - 1, "action": A - 1, "reward": 0.5, "next_state": 0}
@@ -162,10 +162,10 @@ def hypotheses(pick: Pick) -> dict[str, Any]:
 
 
 def optimist_of(models: Any, beta: Any, tol: Any = 1e-9) -> Any:
-    return optimism.LOOP.of(models, beta, tol=tol).policy
+    return experimental.LOOP.of(models, beta, tol=tol).policy
 
 
-@calls("fastiter.mdp.optimism.LOOP", at=".of", run=optimist_of)
+@calls("fastiter.experimental.LOOP", at=".of", run=optimist_of)
 def hypotheses_of(pick: Pick) -> dict[str, Any]:
     S, dtype = pick.integer(2, 4), pick.one_of(REAL)
     models = [mdp.examples.forest(S, None, p=p, dtype=dtype) for p in (0.1, 0.2)]

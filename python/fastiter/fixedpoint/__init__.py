@@ -9,7 +9,6 @@ from ._hopfield import hopfield_energy, hopfield_update
 from ._hopfield_shapes import HopfieldSolution
 from ._problems.refine import refine, shift
 from ._problems.sinkhorn import SinkhornSolution, sinkhorn
-from ._problems.transport import TransportSweep, transport_sweep
 from ._result import FixedPointProgress, FixedPointSolution
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "FixedPointSolution",
     "HopfieldSolution",
     "SinkhornSolution",
-    "TransportSweep",
     "fixed_point",
     "hopfield_energy",
     "hopfield_update",
@@ -26,7 +24,6 @@ __all__ = [
     "refine",
     "shift",
     "sinkhorn",
-    "transport_sweep",
 ]
 
 publish(globals())

@@ -67,7 +67,7 @@ def halpern_vr(
         t: for ``"cocoercive"`` by default 1 / L, with which it reached a residual on the reference problem three times
         as fast as with the theory's 1 / (4 L); for ``"lipschitz"`` 0.99 sqrt(p) / L.
     batch : int, optional
-        The size of a batch, drawn with replacement: by default ceil(sqrt(n)) for ``"cocoercive"`` and 1 for
+        The size of a batch, drawn with replacement, at most n: by default ceil(sqrt(n)) for ``"cocoercive"`` and 1 for
         ``"lipschitz"``, which needs the fewest evaluations; a larger batch takes fewer steps.
     probability : float, optional
         p, above 0 and at most 1, which is the deterministic method: by default 4 / (k + 5) up to k = sqrt(n) and
@@ -99,13 +99,13 @@ def halpern_vr(
     Examples
     --------
     >>> import numpy as np
-    >>> from fastiter.fixedpoint import monotone
+    >>> from fastiter import experimental
     >>> A = np.random.default_rng(0).standard_normal((400, 3))
     >>> b = A @ np.array([1.0, -2.0, 3.0])
     >>> def components(x, indices):
     ...     rows = slice(None) if indices is None else indices
     ...     return A[rows].T @ (A[rows] @ x - b[rows]) / len(b[rows])
-    >>> found = monotone.halpern_vr(components, lambda y, t: y, np.zeros(3), n=400, lipschitz=4.0, rng=0, atol=1e-2)
+    >>> found = experimental.halpern_vr(components, lambda y, t: y, np.zeros(3), n=400, lipschitz=4.0, rng=0, atol=1e-2)
     >>> bool(np.linalg.norm(components(found.value, None)) < 1e-2 + 1e-7), found.evaluations < 400 * found.steps
     (True, True)
     """
@@ -113,7 +113,7 @@ def halpern_vr(
     check_choice(function, "variant", variant, ("cocoercive", "lipschitz"))
     n, bound = count(function, "n", n, 1), positive(function, "lipschitz", lipschitz, zero=False)
     usual = math.isqrt(n - 1) + 1 if variant == "cocoercive" else 1
-    b = usual if batch is None else count(function, "batch", batch, 1)
+    b = usual if batch is None else count(function, "batch", batch, 1, n)
     p = None if probability is None else _probability(function, probability)
     t = None if step is None else positive(function, "step", step, zero=False)
     first = point(function, "x0", x0)

@@ -1,4 +1,4 @@
-"""Monotone inclusions 0 in (A + B)(x), on arrays and tensors, and their variance-reduced solution for finite sums.
+"""Monotone inclusions 0 in (A + B)(x), on arrays and tensors.
 
 A is given by its resolvent (I + t A)^-1, such as the operators of :mod:`fastiter.fixedpoint.prox`; B by its values, or
 by its resolvent as well. With A and B subdifferentials, x minimises a sum of functions; with the operator of a saddle
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from .._public import publish
 from ._forward import extragradient, forward_backward, forward_backward_forward
-from ._halpern_vr import halpern_vr
 from ._inclusion import InclusionProgress, InclusionSolution
 from ._mirror import mirror_prox
 from ._splitting import davis_yin, douglas_rachford, peaceman_rachford, primal_dual
@@ -22,7 +21,6 @@ __all__ = [
     "extragradient",
     "forward_backward",
     "forward_backward_forward",
-    "halpern_vr",
     "mirror_prox",
     "peaceman_rachford",
     "primal_dual",

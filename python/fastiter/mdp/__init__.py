@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from .._public import publish
-from . import compat, distributional, examples, latent, linear_mixture, optimism
+from . import compat, distributional, examples
 from ._average import average, extended_value_iteration
 from ._batch import MDPBatch
 from ._finite import FiniteHorizon, finite_horizon
-from ._iwocs import RobustPolicy, iwocs
 from ._mdp import MDP
 from ._result import AverageSolution, MDPProgress, MDPSolution
 from ._robust import robust
@@ -19,17 +18,12 @@ __all__ = [
     "MDPBatch",
     "MDPProgress",
     "MDPSolution",
-    "RobustPolicy",
     "average",
     "compat",
     "distributional",
     "examples",
     "extended_value_iteration",
     "finite_horizon",
-    "iwocs",
-    "latent",
-    "linear_mixture",
-    "optimism",
     "robust",
 ]
 

@@ -45,8 +45,8 @@ class RobustPolicy(Solution):
 
     Examples
     --------
-    >>> from fastiter import mdp
-    >>> found = mdp.iwocs([mdp.examples.windy_walk(alpha) for alpha in (0.1, 0.4)], start=0)
+    >>> from fastiter import experimental, mdp
+    >>> found = experimental.iwocs([mdp.examples.windy_walk(alpha) for alpha in (0.1, 0.4)], start=0)
     >>> found.converged, found.steps, found.value[0].round(2)
     (True, 2, np.float64(-8.43))
     """
@@ -115,9 +115,9 @@ def iwocs(
 
     Examples
     --------
-    >>> from fastiter import mdp
+    >>> from fastiter import experimental, mdp
     >>> models = [mdp.examples.windy_walk(alpha) for alpha in (0.1, 0.4)]  # the nominal one first
-    >>> found = mdp.iwocs(models, start=0)
+    >>> found = experimental.iwocs(models, start=0)
     >>> found.policy[:8]
     array([2, 2, 2, 2, 2, 1, 1, 0])
     """

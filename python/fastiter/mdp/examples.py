@@ -284,7 +284,7 @@ def windy_walk(alpha: float, gamma: Gamma = 0.95, *, dtype: Any = np.float64) ->
 
     See Also
     --------
-    fastiter.mdp.iwocs : A policy for several alphas.
+    fastiter.experimental.iwocs : A policy for several alphas.
 
     Notes
     -----

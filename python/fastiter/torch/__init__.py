@@ -26,7 +26,7 @@ from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
-from . import compat, distributed, fixedpoint, nn, onnx, prox, quant, ssm
+from . import compat, distributed, experimental, fixedpoint, nn, onnx, prox, quant, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace
 
@@ -54,6 +54,7 @@ __all__ = [
     "delta_scan",
     "distributed",
     "elman",
+    "experimental",
     "export_hls",
     "fixed_point",
     "fixedpoint",

@@ -32,7 +32,7 @@ class TransportSweep(NamedTuple):
     Examples
     --------
     >>> import numpy as np
-    >>> from fastiter.fixedpoint import transport_sweep
+    >>> from fastiter.experimental import transport_sweep
     >>> transport_sweep(np.ones(3), 1.0, 1.0, np.array([1.0]), np.array([2.0])).outgoing.round(4)
     array([0.4815])
     """
@@ -101,7 +101,8 @@ def transport_sweep(
     Examples
     --------
     >>> import numpy as np
-    >>> from fastiter.fixedpoint import fixed_point, transport_sweep
+    >>> from fastiter.experimental import transport_sweep
+    >>> from fastiter.fixedpoint import fixed_point
     >>> mu, weights = np.polynomial.legendre.leggauss(8)
     >>> def step(phi):
     ...     return transport_sweep(0.5 * phi + 1, 1.0, 0.5, mu, weights).phi

@@ -8,10 +8,8 @@ from __future__ import annotations
 from ..._public import publish
 from ...delta._torch.nn import DeltaNet
 from ...fixedpoint._torch.nn.deq import DEQ
-from ...fixedpoint._torch.nn.graph_solver import ConvergentGraphSolver
 from ...fixedpoint._torch.nn.hopfield import Hopfield
 from ...fixedpoint._torch.nn.hopfield_layers import HopfieldLayer, HopfieldPooling
-from ...fixedpoint._torch.nn.monotone_dbm import MonotoneDBM
 from ...fixedpoint._torch.nn.monotone_deq import MonotoneDEQ
 from ...newton._torch.nn import ParaGRU, ParaLSTM
 from ...quant._torch.nn.elementwise import QuantAdd, QuantAffine
@@ -38,7 +36,6 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
-    "ConvergentGraphSolver",
     "DeltaNet",
     "FixedQuantizer",
     "FormatQuantizer",
@@ -48,7 +45,6 @@ __all__ = [
     "HopfieldPooling",
     "LSQQuantizer",
     "LinearRNN",
-    "MonotoneDBM",
     "MonotoneDEQ",
     "OptimizerQuantizer",
     "PACTQuantizer",

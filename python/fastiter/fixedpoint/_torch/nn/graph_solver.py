@@ -76,7 +76,7 @@ class ConvergentGraphSolver(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch.nn import ConvergentGraphSolver
+    >>> from fastiter.torch.experimental import ConvergentGraphSolver
     >>> solver = ConvergentGraphSolver(3, 1, 2, heads=4, hidden=16)
     >>> edges = torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]])  # node 0 reads nodes 1 and 2
     >>> solver(torch.randn(4, 3), edges, torch.randn(5, 1)).shape

@@ -87,7 +87,7 @@ class MonotoneDBM(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch.nn import MonotoneDBM
+    >>> from fastiter.torch.experimental import MonotoneDBM
     >>> _ = torch.manual_seed(0)
     >>> machine = MonotoneDBM([(16, 4), (8, 2), (1, 10)])  # 16 pixels of 4 values, 8 latent bits, a label
     >>> pixels = torch.eye(4)[torch.randint(4, (5, 16))]

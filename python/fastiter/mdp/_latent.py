@@ -19,7 +19,6 @@ import numpy.typing as npt
 from .._array_like import as_array
 from .._backend import BackendError
 from .._check import check_array, check_entries, check_finite, count, integers, type_name
-from .._public import publish
 
 Array = npt.NDArray[Any]
 
@@ -27,8 +26,6 @@ Array = npt.NDArray[Any]
 _TINY = 1e-12
 #: The same for linear programs
 _TINY_PROGRAM = 1e-9
-
-__all__ = ["LatentMDP", "alpha_vectors", "belief_tree"]
 
 
 class LatentMDP(NamedTuple):
@@ -51,8 +48,8 @@ class LatentMDP(NamedTuple):
     Examples
     --------
     >>> import numpy as np
-    >>> from fastiter.mdp import latent
-    >>> arms = latent.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    >>> from fastiter import experimental
+    >>> arms = experimental.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
     >>> arms.likelihood.shape, arms.reward.tolist()
     ((2, 1, 2, 2), [[[0.9, 0.1]], [[0.1, 0.9]]])
     """
@@ -152,9 +149,9 @@ def belief_tree(process: LatentMDP, state: int, weights: Array, horizon: int) ->
     Examples
     --------
     >>> import numpy as np
-    >>> from fastiter.mdp import latent
-    >>> arms = latent.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
-    >>> round(latent.belief_tree(arms, 0, np.array([0.5, 0.5]), 3), 12)
+    >>> from fastiter import experimental
+    >>> arms = experimental.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    >>> round(experimental.belief_tree(arms, 0, np.array([0.5, 0.5]), 3), 12)
     2.14
     """
     function = "belief_tree"
@@ -219,9 +216,9 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
     Examples
     --------
     >>> import numpy as np
-    >>> from fastiter.mdp import latent
-    >>> arms = latent.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
-    >>> vectors = latent.alpha_vectors(arms, 3)[3][0]
+    >>> from fastiter import experimental
+    >>> arms = experimental.LatentMDP.bandit(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    >>> vectors = experimental.alpha_vectors(arms, 3)[3][0]
     >>> round(float((vectors @ [0.5, 0.5]).max()), 12)
     2.14
     """
@@ -336,6 +333,3 @@ def _within(lines: Array) -> Array:
     crossings = [_crossing(one, other) for one, other in pairwise(lines)]
     first, last = np.array([-np.inf, *crossings]), np.array([*crossings, np.inf])
     return (last > _TINY) & (first < 1 - _TINY)
-
-
-publish(globals())

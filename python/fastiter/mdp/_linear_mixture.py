@@ -16,12 +16,9 @@ import numpy.typing as npt
 
 from .._array_like import as_array
 from .._check import check_array, check_finite, count, positive, type_name
-from .._public import publish
 from ._finite import FiniteHorizon
 
 Array = npt.NDArray[Any]
-
-__all__ = ["LinearMixture"]
 
 
 class LinearMixture:
@@ -60,7 +57,7 @@ class LinearMixture:
     Examples
     --------
     >>> import numpy as np
-    >>> from fastiter.mdp.linear_mixture import LinearMixture
+    >>> from fastiter.experimental import LinearMixture
     >>> stay, swap = np.eye(2)[:, None], np.eye(2)[::-1][:, None]
     >>> model = LinearMixture(np.stack([stay, swap]), 5, ridge=1e-6)
     >>> for _ in range(3):
@@ -256,6 +253,3 @@ class LinearMixture:
             raise ValueError(f"{function}: {name} must have shape {(self.S, self.A)}, got {x.shape}")
         check_finite(function, name, x)
         return np.asarray(x)
-
-
-publish(globals())

@@ -20,14 +20,11 @@ import numpy.typing as npt
 
 from .._array_like import as_array
 from .._check import check_array, check_finite, count, positive, type_name
-from .._public import publish
 from ._average import average
 from ._mdp import MDP
 from ._process import finite_number
 
 Array = npt.NDArray[Any]
-
-__all__ = ["LOOP"]
 
 
 #: The largest magnitude of values, gains and rewards, limited because losses sum their squares
@@ -70,7 +67,7 @@ class LOOP:
     See Also
     --------
     fastiter.mdp.extended_value_iteration : Optimism within a confidence set of any probabilities.
-    fastiter.mdp.linear_mixture.LinearMixture : Optimism for mixtures of known probabilities.
+    fastiter.experimental.LinearMixture : Optimism for mixtures of known probabilities.
 
     References
     ----------
@@ -82,7 +79,7 @@ class LOOP:
     A machine may pay 1 or nothing; the hypothesis that it pays is dropped after it has not:
 
     >>> import numpy as np
-    >>> from fastiter.mdp.optimism import LOOP
+    >>> from fastiter.experimental import LOOP
     >>> learner = LOOP(np.zeros((2, 1, 1)), np.array([1.0, 0.0]), 0.5)
     >>> [learner.update(0, 0, 0.0, 0) for _ in range(4)], learner.chosen
     ([False, False, True, False], 1)
@@ -214,6 +211,3 @@ class LOOP:
         left = errors.sum() - difference @ self._taken  # sum of the errors with Q_f' subtracted instead
         gains: Array = 2 * difference @ errors - difference**2 @ self._taken + left**2 / max(self._taken.sum(), 1)
         return gains
-
-
-publish(globals())
