@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from ._backend import BackendError
+from ._call.iterate import Progress
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
 from ._public import publish as _publish
 from ._solution import ConvergenceError, ConvergenceWarning, Solution
@@ -39,6 +40,7 @@ __all__ = [
     "BackendError",
     "ConvergenceError",
     "ConvergenceWarning",
+    "Progress",
     "RnnResult",
     "RnnStates",
     "Solution",
