@@ -243,7 +243,7 @@ class Columns(Record):
         super().__init__(growth, from_first=from_first, overflows=overflows)
         self.active = np.ones(k, bool)
         #: Those that ended at the last check
-        self.closed = np.zeros(k, bool)
+        self.closed = self._none = np.zeros(k, bool)
         self.reason = np.full(k, "max_steps", dtype="<U10")
         self.residual, self.tolerance = np.full((2, k), np.nan)
         self.steps = np.zeros(k, np.int64)
@@ -261,20 +261,22 @@ class Columns(Record):
         elif not self._from_first:
             self._smallest = np.fmin(self._smallest, residual)
         self.history.append(residual)
-        self.last, before = step, active.copy()
+        self.last = step
         self.steps[active], self.residual[active] = step.steps, residual[active]
         self.tolerance[active] = tolerance[active]
         with np.errstate(over="ignore", invalid="ignore"):
             is_finite = np.isfinite(residual + tolerance)
             is_small = residual <= tolerance
-            has_grown = residual > self._growth * np.maximum(self._smallest, self._scale)
+            is_lost = (residual > self._growth * np.maximum(self._smallest, self._scale)) | ~is_finite
+        if step.stagnated is False and step.diverged is False and not ((is_small | is_lost) & active).any():
+            self.closed = self._none
+            return False
+        before = active.copy()
         self._close(is_finite & is_small & step.can_converge, "converged")
-        is_nan = np.isnan(residual) | np.isnan(tolerance)
-        if not self._overflows and is_nan.any():
-            self._close(is_nan, "nan")
-        self._close(~is_finite | has_grown | step.diverged, "diverged")
-        if step.stagnated is not False:
-            self._close(step.stagnated & active, "stagnated")
+        if not self._overflows:
+            self._close(np.isnan(residual) | np.isnan(tolerance), "nan")
+        self._close(is_lost | step.diverged, "diverged")
+        self._close(step.stagnated, "stagnated")
         self.closed = before & ~active
         return not active.any()
 
