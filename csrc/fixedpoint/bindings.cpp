@@ -11,15 +11,13 @@ namespace {
 PyObject* at(const py::tuple& t, int i) { return PyTuple_GET_ITEM(t.ptr(), i); }
 
 // sizes: (rows, n, m). vectors: (slot, x, f, next).
-template <class Step> Step step_of(const py::tuple& sizes, const py::tuple& vectors, py::handle restart) {
-    Step p;
+template <class Step> void set_step(Step& p, const py::tuple& sizes, const py::tuple& vectors, py::handle restart) {
     p.rows = integer(at(sizes, 0)), p.n = integer(at(sizes, 1)), p.m = integer(at(sizes, 2));
     p.slot = address<const int64_t>(at(vectors, 0));
     using T = std::remove_reference_t<decltype(*p.next)>;
     p.x = address<const T>(at(vectors, 1)), p.f = address<const T>(at(vectors, 2));
     p.next = address<T>(at(vectors, 3));
     p.restart = address<const uint8_t>(restart);
-    return p;
 }
 
 // Runs a step; sums: numbers in the workspace for each row and chunk
@@ -31,28 +29,40 @@ template <class Step> void run(void (*step)(const Step&, Team), Step& p, int64_t
 }
 
 // history: (last_r, last_g, dr, dg, gram, pushed). how: whether type I; whether dr and dg are stored in half as many
-// bits as x
-void anderson(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
-              double beta, double ridge, const std::pair<bool, bool>& how) {
-    auto run_as = [&]<class T, class H>() {
-        auto p = step_of<AndersonStep<T, H>>(sizes, vectors, restart);
+// bits as x. Calls f(p) with the step, whose rows and vectors are missing.
+template <class F>
+auto with_anderson(int bits, const py::tuple& history, double beta, double ridge, py::handle how, F f) {
+    auto with = [&]<class T, class H>() {
+        AndersonStep<T, H> p;
         p.last_r = address<T>(at(history, 0)), p.last_g = address<T>(at(history, 1));
         p.dr = address<H>(at(history, 2)), p.dg = address<H>(at(history, 3));
         p.gram = address<double>(at(history, 4)), p.pushed = address<int64_t>(at(history, 5));
-        p.beta = beta, p.ridge = ridge, p.type_one = how.first;
-        run(anderson_steps().of<AndersonOf<T, H>>().step, p, 5 * p.m);
+        p.beta = beta, p.ridge = ridge, p.type_one = PyTuple_GET_ITEM(how.ptr(), 0) == Py_True;
+        return f(p);
     };
-    if (how.second)
-        bits == 32 ? run_as.template operator()<float, bf16>() : run_as.template operator()<double, float>();
-    else
-        bits == 32 ? run_as.template operator()<float, float>() : run_as.template operator()<double, double>();
+    if (PyTuple_GET_ITEM(how.ptr(), 1) == Py_True)
+        return bits == 32 ? with.template operator()<float, bf16>() : with.template operator()<double, float>();
+    return bits == 32 ? with.template operator()<float, float>() : with.template operator()<double, double>();
+}
+
+template <class T, class H> void run(AndersonStep<T, H>& p) {
+    run(anderson_steps().of<AndersonOf<T, H>>().step, p, 5 * p.m);
+}
+
+void anderson(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
+              double beta, double ridge, const py::tuple& how) {
+    with_anderson(bits, history, beta, ridge, how, [&]<class T, class H>(AndersonStep<T, H>& p) {
+        set_step(p, sizes, vectors, restart);
+        run(p);
+    });
 }
 
 // history: (last_x, last_r, u, v, pushed)
 void broyden(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& history, py::handle restart,
              double beta) {
     with_float(bits, [&]<class T>() {
-        auto p = step_of<BroydenStep<T>>(sizes, vectors, restart);
+        BroydenStep<T> p;
+        set_step(p, sizes, vectors, restart);
         p.last_x = address<T>(at(history, 0)), p.last_r = address<T>(at(history, 1));
         p.u = address<T>(at(history, 2)), p.v = address<T>(at(history, 3));
         p.pushed = address<int64_t>(at(history, 4));
@@ -80,6 +90,19 @@ int64_t judge(int64_t rows, py::handle slot, const py::tuple& state, const py::t
     return judge_rows(judge_of(rows, slot, state, found, limits));
 }
 
+// Runs a measurement without the GIL; returns the number of verdicts other than go_on.
+template <class T> int64_t run(Measure<T>& p) {
+    const int64_t rows = p.judge.rows;
+    p.workspace = static_cast<double*>(workspace.of(sizeof(double) * rows * chunks_of(p.n) * 4));
+    constexpr int64_t kLeast = 1 << 17; // numbers
+    {
+        py::gil_scoped_release release;
+        launch(measures().of<MeasureOf<T>>().measure, p,
+               [&](int threads) { return threads_for(rows * p.n, kLeast, threads); });
+    }
+    return rows - std::count(p.judge.verdict, p.judge.verdict + rows, Verdict::go_on);
+}
+
 // vectors: (slot, x, f, best_x). Returns the number of verdicts other than go_on.
 int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, const py::tuple& state,
                 const py::tuple& found, const py::tuple& limits, int norm) {
@@ -90,17 +113,7 @@ int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, cons
         p.x = address<const T>(at(vectors, 1)), p.f = address<const T>(at(vectors, 2));
         p.best_x = address<T>(at(vectors, 3));
         p.norm = Norm(norm);
-        const int64_t rows = p.judge.rows;
-        p.workspace = static_cast<double*>(workspace.of(sizeof(double) * rows * chunks_of(p.n) * 4));
-        constexpr int64_t kLeast = 1 << 17; // numbers
-        {
-            py::gil_scoped_release release;
-            launch(measures().of<MeasureOf<T>>().measure, p,
-                   [&](int threads) { return threads_for(rows * p.n, kLeast, threads); });
-        }
-        int64_t count = 0;
-        for (int64_t i = 0; i < rows; ++i) count += p.judge.verdict[i] != Verdict::go_on;
-        return count;
+        return run(p);
     });
 }
 
@@ -113,35 +126,50 @@ bool is_like(const py::object& value, const py::array& x) {
            std::equal(found.shape(), found.shape() + found.ndim(), x.shape());
 }
 
+// The results of a loop: x, f(x), the number of verdicts, or None if f(x) has not been read, and the residuals of the
+// previous x
+py::tuple results(py::object x, py::object value, py::object count, const std::vector<double>& before,
+                  int64_t samples) {
+    const py::ssize_t checks = samples ? py::ssize_t(before.size()) / samples : 0;
+    return py::make_tuple(std::move(x), std::move(value), std::move(count),
+                          py::array_t<double>({checks, py::ssize_t(samples)}, before.data()));
+}
+
 // Evaluates f(x, *args), judges the rows and steps by Anderson's method, until a row has a verdict, `most` steps are
 // done, or f returns something else than a plain array: the loop for small problems, on which Python would spend more
 // time than f. judging: (bits, (rows, n), slot, best_x, state, found, limits, norm); stepping: (m, history, beta,
-// ridge, how). Returns x, f(x), the number of verdicts, or None if f(x) has not been read, and the residuals of the
-// previous x.
+// ridge, how).
 py::tuple anderson_loop(const py::object& f, py::array x, const py::tuple& args, int64_t most, const py::tuple& judging,
                         const py::tuple& stepping) {
-    const int bits = int(integer(at(judging, 0))), norm = int(integer(at(judging, 7)));
     const auto item = [](const py::tuple& t, int i) { return py::reinterpret_borrow<py::object>(at(t, i)); };
-    const py::tuple rows_n = item(judging, 1), state = item(judging, 4), found = item(judging, 5),
-                    limits = item(judging, 6), history = item(stepping, 1), how = item(stepping, 4);
-    const py::object slot = item(judging, 2), best_x = item(judging, 3);
-    const py::tuple sizes = py::make_tuple(rows_n[0], rows_n[1], item(stepping, 0));
+    const py::tuple rows_n = item(judging, 1), history = item(stepping, 1);
+    const int64_t samples = py::array(item(item(judging, 4), 0)).size();
     const double beta = PyFloat_AsDouble(at(stepping, 2)), ridge = PyFloat_AsDouble(at(stepping, 3));
-    const std::pair<bool, bool> kind{at(how, 0) == Py_True, at(how, 1) == Py_True};
-    const py::array residual = item(state, 0);
+    const int bits = int(integer(at(judging, 0)));
     const std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
-    py::list before;
-    for (int64_t step = 0;; ++step) {
-        py::object value = f(x, *args);
-        if (!is_like(value, x)) return py::make_tuple(x, value, py::none(), before);
-        const int64_t count = measure(bits, rows_n, py::make_tuple(slot, x, value, best_x), state, found, limits, norm);
-        if (count || step == most) return py::make_tuple(x, value, count, before);
-        before.append(residual.attr("copy")());
-        py::array next(x.dtype(), shape);
-        anderson(bits, sizes, py::make_tuple(slot, x, value, next), history, py::none(), beta, ridge, kind);
-        py::detail::array_proxy(next.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-        x = std::move(next);
-    }
+    const py::dtype dtype = x.dtype();
+    return with_anderson(bits, history, beta, ridge, at(stepping, 4), [&]<class T, class H>(AndersonStep<T, H>& s) {
+        Measure<T> p;
+        s.rows = integer(at(rows_n, 0)), s.n = p.n = integer(at(rows_n, 1)), s.m = integer(at(stepping, 0));
+        p.judge = judge_of(s.rows, at(judging, 2), item(judging, 4), item(judging, 5), item(judging, 6));
+        s.slot = p.judge.slot;
+        p.best_x = address<T>(at(judging, 3)), p.norm = Norm(integer(at(judging, 7)));
+        std::vector<double> before;
+        for (int64_t step = 0;; ++step) {
+            py::object value = f(x, *args);
+            if (!is_like(value, x)) return results(x, value, py::none(), before, samples);
+            s.x = p.x = static_cast<const T*>(x.data());
+            s.f = p.f = static_cast<const T*>(py::reinterpret_borrow<py::array>(value).data());
+            const int64_t count = run(p);
+            if (count || step == most) return results(x, value, py::int_(count), before, samples);
+            before.insert(before.end(), p.judge.residual, p.judge.residual + samples);
+            py::array next(dtype, shape);
+            s.next = static_cast<T*>(next.mutable_data());
+            run(s);
+            py::detail::array_proxy(next.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+            x = std::move(next);
+        }
+    });
 }
 
 } // namespace

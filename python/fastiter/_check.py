@@ -41,6 +41,8 @@ def check_choice(function: str, name: str, value: object, choices: Sequence[str]
 
 def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:
     """Return ``x`` as a float; refuse anything but a finite number >= 0 (or > 0)."""
+    if type(x) is float and 0 < x < math.inf:
+        return x
     if type(x) is not float and (isinstance(x, bool) or not isinstance(x, numbers.Real)):
         raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
     value = float(x) if fits_float(x) else math.inf
@@ -52,6 +54,8 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
 
 def count(function: str, name: str, x: object, least: int = 0, most: int | None = None) -> int:
     """Return ``x`` as an int; refuse anything but an integer >= ``least``, and <= ``most`` if that is given."""
+    if type(x) is int and x >= least and (most is None or x <= most):
+        return x
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
         raise TypeError(f"{function}: {name} must be an int, got {type_name(x)}")
     if x < least:

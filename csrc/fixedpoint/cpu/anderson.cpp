@@ -16,7 +16,8 @@ template <class T, class H> FASTITER_INLINE Place place_of(const AndersonStep<T,
     const int64_t slot = p.slot[row];
     const int64_t before = p.restart && p.restart[row] ? -1 : p.pushed[slot];
     if (before < 0) return {slot, -1, min_of(-1 - before, p.m)};
-    return {slot, before % p.m, min_of(before + 1, p.m)};
+    // a division takes longer than all else for a row of a few numbers
+    return {slot, before < p.m ? before : p.m == 1 ? 0 : before % p.m, min_of(before + 1, p.m)};
 }
 
 template <class T, class H> FASTITER_INLINE int64_t pushed_after(const AndersonStep<T, H>& p, int64_t row) {

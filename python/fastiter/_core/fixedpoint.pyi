@@ -30,7 +30,7 @@ Stepping = tuple[int, tuple[Address, ...], float, float, tuple[bool, bool]]
 
 def anderson_loop(
     f: Callable[..., Any], x: Any, args: tuple[Any, ...], most: int, judging: Judging, stepping: Stepping, /
-) -> tuple[Any, Any, int | None, list[Any]]: ...
+) -> tuple[Any, Any, int | None, Any]: ...
 
 #: stored, beta, bias
 HopfieldArrays = tuple[Address, Address, Address]

@@ -156,11 +156,14 @@ class Limits(NamedTuple):
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
         check_flag(function, "throw", self.throw)
-        return self._replace(
-            rtol=None if self.rtol is None else positive(function, "rtol", self.rtol),
-            atol=positive(function, "atol", self.atol),
-            max_steps=count(function, "max_steps", self.max_steps),
-            patience=count(function, "patience", self.patience, 1),
+        return Limits(
+            None if self.rtol is None else positive(function, "rtol", self.rtol),
+            positive(function, "atol", self.atol),
+            count(function, "max_steps", self.max_steps),
+            self.norm,
+            count(function, "patience", self.patience, 1),
+            self.callback,
+            self.throw,
         )
 
     def ends(self, progress: Callable[[], FixedPointProgress]) -> bool:

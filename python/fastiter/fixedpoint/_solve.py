@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from .. import _core
-from .._check import type_name
+from .._check import empty, type_name
 from .._solution import judged
 from ._problem import Problem
 from ._result import FixedPointProgress, FixedPointSolution, Limits
@@ -21,10 +21,13 @@ from ._space import NORMS, Numbers, Rows, Space
 #: The kernel's verdicts, by their numbers
 CONVERGED, NAN, OVERFLOW, GROWN, STALE, ROUNDED, VANISHING = 1, 2, 3, 4, 5, 6, 7
 #: The reasons for ending, by the verdicts; then those that are no verdicts
-_REASONS = ("max_steps", "converged", "nan", "diverged", "diverged", "stagnated", "stagnated", "max_steps", "callback")
+_REASONS = np.array(
+    ["max_steps", "converged", "nan", "diverged", "diverged", "stagnated", "stagnated", "max_steps", "callback"], object
+)
 _CALLBACK = 8
 #: The numbers that the kernel keeps of each sample's residuals, `Track`
 _TRACK = 9
+_FLOAT64 = np.dtype(np.float64)
 #: The most numbers of an x that compiled code steps; larger arrays reuse memory
 _SMALL = 1 << 16
 #: Maximum number of restarts of a sample from the same best iterate, without its history; each time its first step is
@@ -88,6 +91,12 @@ class Method(Protocol):
         """Return plain steps from the last x of samples with a usable value, in place of their last steps."""
 
 
+@cache
+def _mask_of(verdicts: tuple[int, ...]) -> Any:
+    """Return a mask of all verdicts, True for some."""
+    return np.isin(np.arange(len(_REASONS)), verdicts)
+
+
 class Run:
     """One call of a solver."""
 
@@ -95,20 +104,20 @@ class Run:
         self.problem, self.space, self.limits, self.method = problem, problem.space, limits, method
         samples, n = x.shape
         self.slots: Rows = np.arange(samples)
-        numbers = np.empty((5, samples))
-        numbers[:3], numbers[3:] = math.nan, math.inf
-        self.residual, self.scale, self.best_scale, self.best, self.rescued_at = numbers
-        self.track = np.zeros((samples, _TRACK))
+        # One block, as each array takes as long to allocate as a step of a small problem
+        block = empty((10 + _TRACK, samples), _FLOAT64)
+        block[:3], block[3:5], block[5:] = math.nan, math.inf, 0
+        self.residual, self.scale, self.best_scale, self.best, self.rescued_at = block[:5]
+        self.track = block[10:].reshape(samples, _TRACK)
+        #: `extra`: the evaluations of single samples beyond `calls`, which are of all that have not ended
+        self.steps, self.evaluations, self.rescued, self.extra, self.reason = block[5:10].view(np.int64)
         self.value, self.best_x = self.space.copy(x), self.space.empty(samples, n)
         self.state = (self.residual, self.scale, self.best, self.best_scale, self.track)
         self.found = self.verdict, self.is_best = tuple(np.zeros((2, samples), np.uint8))
-        self.guards = np.zeros(len(_REASONS), bool)
-        self.guards[list(method.guarded)] = True
+        self.guards = _mask_of(method.guarded)
         #: Whether the last step of a sample has been replaced by a plain one
         self.replaced, self.has_replaced = np.zeros(samples, bool), False
-        #: `extra`: the evaluations of single samples beyond `calls`, which are of all that have not ended
-        counts = np.zeros((5, samples), np.int64)
-        self.steps, self.evaluations, self.rescued, self.extra, self.reason = counts
+        #: The residuals of all samples, in blocks of successive steps
         self.history: list[Numbers] = []
         self.calls, self.n = 0, n
         rtol = limits.rtol if limits.rtol is not None else (1e-5 if self.space.eps > 1e-10 else 1e-8)
@@ -218,7 +227,7 @@ class Run:
         verdict, slots = self.verdict[:rows], self.slots
         ended = verdict == CONVERGED
         none = slots[:0]
-        if ended.all():
+        if np.count_nonzero(ended) == rows:
             self.space.put(self.value, slots, x)
             self.reason[slots], self.steps[slots] = CONVERGED, steps
             self.evaluations[slots] = self.calls + self.extra[slots]
@@ -288,8 +297,8 @@ class Run:
             problem.f, first, problem.taken, most, judging, self.loop
         )
         self.calls += len(before) + 1
-        self.history += before
-        if before:
+        if len(before):
+            self.history.append(before)
             self.replaced[self.slots] = False
         x, f = x.reshape(rows, self.n), problem.layout.read(value, rows)
         if flagged is None:
@@ -345,10 +354,10 @@ class Run:
                 flagged = self.measure(x, f)
             back = again = self.slots[:0]
             if flagged:
-                if (self.verdict[: len(self.slots)] == VANISHING).any():
+                if np.count_nonzero(self.verdict[: len(self.slots)] == VANISHING):
                     x, f = self.try_zero(x, f)
                 keep, back, again = self.settle(x, steps)
-                self.history.append(self.residual.copy())
+                self.history.append(self.residual[None].copy())
                 if not len(keep):
                     break
                 if len(keep) < len(self.slots):
@@ -358,7 +367,7 @@ class Run:
                     self.slots, x, f = self.slots[keep], space.take(x, keep), space.take(f, keep)
                     self.problem.choose(self.slots)
             else:
-                self.history.append(self.residual.copy())
+                self.history.append(self.residual[None].copy())
             if self.is_over(x, steps):
                 break
             restart = None if waiting is None else waiting[self.slots]
@@ -384,20 +393,21 @@ class Run:
         layout, space = self.problem.layout, self.space
         tolerance = self.limits.atol + self.rtol * self.scale
         converged = self.reason == CONVERGED
-        reasons = tuple([_REASONS[code] for code in self.reason.tolist()])
-        history = np.array(self.history).reshape(len(self.history), len(converged))
-        numbers = [converged, self.steps, self.residual, tolerance, self.evaluations, history]
+        history = np.concatenate(self.history) if self.history else np.empty((0, len(converged)))
+        numbers = [converged, self.steps, self.residual, tolerance, self.evaluations]
         if layout.batched:
-            given = [space.numbers(each) for each in numbers]
+            reasons = tuple(_REASONS[self.reason].tolist())
+            given = [space.numbers(each.copy()) for each in numbers] + [space.numbers(history)]
         else:
-            given = [*(each[0].item() for each in numbers[:5]), space.numbers(history[:, 0])]
+            reasons = _REASONS[self.reason[0]]
+            given = [*[each.item() for each in numbers], space.numbers(history[:, 0])]
         return FixedPointSolution(
             value=layout.unpack(self.value),
             converged=given[0],
             steps=given[1],
             residual=given[2],
             method=self.method.name,
-            reason=reasons if layout.batched else reasons[0],
+            reason=reasons,
             tolerance=given[3],
             evaluations=given[4],
             history=given[5],

@@ -154,6 +154,8 @@ class NumPySpace:
         return np.concatenate(parts, axis=1)
 
     def take(self, x: Any, rows: Rows) -> Any:
+        if type(x) is np.ndarray and x.flags.c_contiguous:
+            return x.take(rows, axis=0)  # several times faster than x[rows] for short rows
         return x[rows]
 
     def put(self, x: Any, rows: Rows, values: Any) -> None:

@@ -26,10 +26,10 @@ class Layout:
                 raise TypeError(f"{function}: {name} must be {first} like the first array, got {space.describe(leaf)}")
             if batched and leaf.ndim == 0:
                 raise ValueError(f"{function}: {name} must have an axis 0 of samples, got a number; or batched=False")
+            if batched and leaf.shape[0] != leaves[0].shape[0]:
+                wanted = leaves[0].shape[0]
+                raise ValueError(f"{function}: {name} must have {wanted} samples, got {leaf.shape[0]}")
         self.samples = int(leaves[0].shape[0]) if batched else 1
-        for name, leaf in zip(self._names("x0", x0), leaves, strict=True):
-            if batched and leaf.shape[0] != self.samples:
-                raise ValueError(f"{function}: {name} must have {self.samples} samples, got {leaf.shape[0]}")
         self.shapes = [tuple(leaf.shape[1:] if batched else leaf.shape) for leaf in leaves]
         self.sizes = [math.prod(shape) for shape in self.shapes]
 

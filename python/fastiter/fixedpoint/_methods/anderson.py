@@ -47,7 +47,6 @@ class Anderson(Accelerated):
         space, samples, n = self.space, self.samples, self.n
         # More differences than unknowns are linearly dependent, so that the oldest would take the newest's place.
         self.held = m = max(1, min(self.m, n))
-        last = (space.zeros(samples, n) for _ in range(2))
         self.narrow = self.history_dtype is not None
         if self.narrow and (not space.bits or NARROW[self.history_dtype][0] != space.bits):
             listed = ", ".join(f"{name!r} for {bits} bits" for name, (bits, _) in NARROW.items())
@@ -56,13 +55,15 @@ class Anderson(Accelerated):
                 f"{self.function}: history_dtype must be of half as many bits, {listed}, on a CPU, got "
                 f"{self.history_dtype!r} for {where}"
             )
-        differences = tuple(
-            np.zeros((samples, m, n), NARROW[self.history_dtype][1]) if self.narrow else space.zeros(samples, m, n)
-            for _ in range(2)
-        )
+        # The kernels read no difference before they have written it; array operations multiply all by coefficients.
+        allocate = space.empty if space.bits else space.zeros
+        if self.narrow:
+            differences = np.zeros((2, samples, m, n), NARROW[self.history_dtype][1])
+        else:
+            differences = allocate(2, samples, m, n)
         pushed = np.zeros(samples, np.int64)
         pushed -= 1
-        self.history = (*last, *differences, np.zeros((samples, m, m)), pushed)
+        self.history = (*allocate(2, samples, n), *differences, np.zeros((samples, m, m)), pushed)
         # Rounded differences are linearly dependent only up to their rounding.
         rounding = {"float32": 2.0**-23, "bfloat16": 2.0**-7}.get(self.history_dtype, space.eps)
         self.used_ridge = self.ridge if self.ridge is not None else max(space.eps, rounding**2)

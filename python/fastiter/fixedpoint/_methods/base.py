@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -33,6 +34,18 @@ class Base:
     @classmethod
     def of(cls: type[AnyMethod], function: str, options: dict[str, Any]) -> AnyMethod:
         """Return the method with these options, checked."""
+        if not options:
+            return cls._default(function)
+        return cls._checked(function, options)
+
+    @classmethod
+    @cache
+    def _default(cls: type[AnyMethod], function: str) -> AnyMethod:
+        """Return the method without options; :meth:`begun` copies it."""
+        return cls._checked(function, {})
+
+    @classmethod
+    def _checked(cls: type[AnyMethod], function: str, options: dict[str, Any]) -> AnyMethod:
         if options:
             known = sorted((each.name for each in fields(cls) if each.init), key=lambda name: name == "domain")
             for name in options:
