@@ -25,6 +25,18 @@ SIZES = [(1, 1, 1), (2, 9, 5), (7, 4, 17), (13, 9, 33), (3, 18, 130), (70, 3, 2)
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_gru_is_torchs_with_diagonal_weights_and_the_update_gate_negated() -> None:
+    B, T, D = 2, 7, 5
+    wx, a = torch.randn(B, T, 3, D, dtype=torch.float64), torch.randn(3, D, dtype=torch.float64)
+    gru = torch.nn.GRU(3 * D, D, bias=False, batch_first=True, dtype=torch.float64)
+    z, r, q = torch.eye(3 * D, dtype=torch.float64).split(D)
+    with torch.no_grad():
+        gru.weight_ih_l0.copy_(torch.cat([r, -z, q]))
+        gru.weight_hh_l0.copy_(torch.cat([torch.diag(a[1]), -torch.diag(a[0]), torch.diag(a[2])]))
+        expected, _ = gru(wx.flatten(2))
+        torch.testing.assert_close(fastiter.torch.paragru(wx, a).output, expected, rtol=0, atol=1e-14)
+
+
 @both_methods
 @full_and_ragged
 @both_ways

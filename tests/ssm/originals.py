@@ -2,7 +2,8 @@
 
 Their sources are downloaded into a temporary folder, or into FOLDER, where they are reused the next time. They cannot
 be installed without CUDA, so the files with their reference functions are imported without the packages' own __init__,
-and compiled modules are left out. No test does this, as it needs the network.
+and compiled modules are left out. pip runs their setup.py, which imports the package wheel. No test does this, as it
+needs the network.
 """
 
 from __future__ import annotations
