@@ -45,6 +45,10 @@ int64_t predecessors_of(int bits, int64_t states, const py::tuple& arrays, py::h
     });
 }
 
+bool banded(int bits, int64_t states, const py::tuple& arrays, int64_t width) {
+    return with_process(bits, states, arrays, [&](const auto& p) { return is_banded(p, width); });
+}
+
 void absorbing_of(int bits, int64_t states, const py::tuple& arrays, bool idle, py::handle out) {
     uint8_t* to = address<uint8_t>(out);
     with_process(bits, states, arrays, [&](const auto& p) { absorbing(p, idle, to); });
@@ -124,6 +128,21 @@ void copy_found(const Several& each, py::handle numbers, py::handle counts, py::
     }
 }
 
+Judgement judgement_of(const py::tuple& x) {
+    return {x[0].cast<int64_t>(), x[1].cast<double>(), x[2].cast<double>(), x[3].cast<double>()};
+}
+
+// judgement: None, or the members of Judgement
+double left_of(const py::object& judgement, py::handle history, int64_t count, double tol) {
+    const double* residuals = address<const double>(history);
+    if (judgement.is_none()) return steps_left(residuals, count, tol);
+    return steps_left(judgement_of(judgement), residuals, count, tol);
+}
+
+int64_t judged(const py::tuple& judgement, py::handle history, int64_t count, double tol) {
+    return next_judgement(judgement_of(judgement), address<const double>(history), count, tol);
+}
+
 // vectors: v, w, action and order, each (models, states), order possibly None; numbers (models, 5): the smallest and
 // the largest row sum, the largest reward, its doubt, and the largest |base|; how (models) bytes
 std::unique_ptr<Several> several_of(int bits, const py::list& models, const py::tuple& vectors, py::handle numbers,
@@ -134,6 +153,7 @@ std::unique_ptr<Several> several_of(int bits, const py::list& models, const py::
     all.policy_sweeps = rule[5].cast<int64_t>(), all.omega = rule[6].cast<double>(), all.exact = rule[7].cast<bool>();
     all.order = Order(rule[8].cast<int>());
     const int64_t longest = rule[9].cast<int64_t>();
+    if (!rule[10].is_none()) all.judgement = judgement_of(rule[10]);
     const double* number = address<const double>(numbers);
     std::byte *v = address<std::byte>(py::handle(vectors[0])), *w = address<std::byte>(py::handle(vectors[1]));
     int32_t* action = address<int32_t>(py::handle(vectors[2]));
@@ -247,6 +267,9 @@ void bind(py::module_& m) {
     m.def("check", check);
     m.def("corrections", correct);
     m.def("is_rounding", is_rounding);
+    m.def("steps_left", left_of);
+    m.def("next_judgement", judged);
+    m.def("is_banded", banded);
     m.def("predecessors", predecessors_of);
     m.def("absorbing", absorbing_of);
     m.def("order_from", order);

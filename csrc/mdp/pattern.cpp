@@ -108,6 +108,13 @@ int64_t order_from(int64_t states, const int64_t* start, const int32_t* before, 
     return count;
 }
 
+template <class T> bool is_banded(const Process<T>& p, int64_t width) {
+    for (int64_t s = 0; s < p.states; ++s)
+        for (int64_t e = p.entry[p.row[s]]; e < p.entry[p.row[s + 1]]; ++e)
+            if (std::abs(p.next[e] - s) > width) return false;
+    return true;
+}
+
 template <class T> void absorbing(const Process<T>& p, bool idle, uint8_t* is_absorbing) {
     for (int64_t s = 0; s < p.states; ++s) {
         is_absorbing[s] = 1;
@@ -122,6 +129,7 @@ template <class T> void absorbing(const Process<T>& p, bool idle, uint8_t* is_ab
 #define FASTITER_INSTANTIATE(T)                                                  \
     template Checked check_process(const Process<T>&, int64_t, int64_t, double); \
     template int64_t predecessors(const Process<T>&, int64_t*, int32_t*);        \
+    template bool is_banded(const Process<T>&, int64_t);                         \
     template void absorbing(const Process<T>&, bool, uint8_t*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)

@@ -27,6 +27,9 @@ template <class T> int64_t predecessors(const Process<T>&, int64_t* start, int32
 // one. order (states)
 int64_t order_from(int64_t states, const int64_t* start, const int32_t* before, const uint8_t* is_goal, int32_t* order);
 
+// Whether no entry leads further than `width` from its state.
+template <class T> bool is_banded(const Process<T>&, int64_t width);
+
 // is_absorbing (states): 1 if all entries of positive weight in a state's rows lead back to it; with `idle`, only if
 // all its rewards are 0 as well
 template <class T> void absorbing(const Process<T>&, bool idle, uint8_t* is_absorbing);

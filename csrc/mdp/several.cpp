@@ -19,7 +19,8 @@ template <class T> class Loop {
 public:
     Loop(const Item& item, const Rule& rule, Found& found)
         : item_(item), rule_(rule), found_(found), n_(item.model->states()), v_(static_cast<T*>(item.v)),
-          w_(static_cast<T*>(item.w)), omega_(rule.omega), allowed_(rule.tol), enough_(item.accuracy.reachable()) {}
+          w_(static_cast<T*>(item.w)), omega_(rule.omega), allowed_(rule.tol), enough_(item.accuracy.reachable()),
+          judged_(rule.judgement.first) {}
 
     // Returns true when the loop has ended, false if stopped. team: the calling thread is one of its members; null: all
     // threads share each sweep, and the loop also pauses after `operations`, at the end of a step or of part of one.
@@ -40,7 +41,7 @@ public:
                 found_.reason = Reason::converged;
             else if ((is_backup && is_rounding(rest(residual), found_.bounds.floor, since_)) || since_ > rule_.patience)
                 found_.reason = Reason::stagnated;
-            else if (found_.steps < rule_.max_steps)
+            else if (found_.steps < rule_.max_steps && !has_to_leave())
                 continue;
             if (!is_backup) {
                 update();
@@ -59,6 +60,14 @@ private:
         if (found_.steps) std::swap(v_, w_);
         backup();
         return true;
+    }
+
+    // Whether the steps are left to other methods
+    bool has_to_leave() {
+        const int64_t count = int64_t(found_.history.size());
+        if (judged_ == 0 || count < judged_) return false;
+        judged_ = next_judgement(rule_.judgement, found_.history.data(), count, rule_.tol);
+        return judged_ == 0;
     }
 
     void backup() {
@@ -183,7 +192,7 @@ private:
     std::vector<int32_t> policy_, falling_;
     std::vector<T> own_;
     double least_ = kInfinity;
-    int64_t since_ = 0;
+    int64_t since_ = 0, judged_;          // judged_: the number of steps at the next judgement
     int64_t operations_ = 0, sweeps_ = 0; // remaining in this call, and in the policy's sweeps in progress
 };
 

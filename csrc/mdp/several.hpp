@@ -3,6 +3,7 @@
 #pragma once
 #include "mdp/bounds.hpp"
 #include "mdp/model.hpp"
+#include "mdp/progress.hpp"
 #include <memory>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct Rule {
     double omega = 1;
     bool exact = true;
     Order order = Order::ascending;
+    Judgement judgement; // for methods whose steps are all backups: it ends with `max_steps` where they are left
 };
 
 // One model and its own arrays; values have the model's type T.

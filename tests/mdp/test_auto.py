@@ -43,6 +43,40 @@ def test_progress_foretells_the_steps_that_are_left() -> None:
     assert steps_left(falling[::-1], 1e-6) == np.inf and steps_left(falling[:2], 1e-6) == np.inf
 
 
+def test_the_discount_limits_the_steps_that_are_predicted() -> None:
+    """The prediction is infinite while residuals rise, and no more than the discount's rate where it is judged."""
+    rising = np.arange(1.0, 20)
+    assert steps_left(rising, 1e-6) == np.inf
+    assert steps_left(rising, 1e-6, (4, 1.0, 6.0, 0.06)) == pytest.approx(np.log(19e6) / 0.06)
+    falling = 100 * 0.5 ** np.arange(12)
+    assert steps_left(falling, falling[-1] / 2**7, (4, 1.0, 6.0, 0.06)) == pytest.approx(7)
+    assert steps_left(np.zeros(0), 1e-6, (4, 1.0, 6.0, 0.06)) == np.inf
+
+
+@pytest.mark.parametrize("states", [20, 300, 3000])
+def test_steps_that_progress_are_those_of_the_method_alone(states: int) -> None:
+    problem = examples.garnet(states, 4, 5, 0.99)
+    found, alone = problem.solve(), problem.solve("mpi")
+    assert np.array_equal(found.value, alone.value) and np.array_equal(found.history, alone.history)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: chain(700, 0.999),
+        lambda: chain(60, 0.9),
+        lambda: examples.gridworld(40, 0.99),
+        lambda: examples.garnet(300, 4, 5, 0.99),
+        lambda: examples.forest(1000, 0.96),
+    ],
+)
+def test_a_callback_changes_no_bit(make: object) -> None:
+    problem = make()  # type: ignore[operator]
+    found, seen = problem.solve(), problem.solve(callback=lambda _: False)
+    assert np.array_equal(found.value, seen.value) and np.array_equal(found.history, seen.history)
+    assert (found.method, found.steps) == (seen.method, seen.steps)
+
+
 @pytest.mark.parametrize("make", [lambda: chain(700, 0.999), lambda: examples.gridworld(40, 0.99)])
 def test_the_same_bits_with_any_number_of_threads(make: object) -> None:
     before, found = fastiter.get_num_threads(), []
@@ -58,8 +92,8 @@ def test_the_same_bits_with_any_number_of_threads(make: object) -> None:
 def test_the_limit_of_steps_and_callbacks_cover_all_methods() -> None:
     problem, seen = chain(1000, 0.999), []
     with pytest.warns(fastiter.ConvergenceWarning, match="'max_steps'"):
-        assert problem.solve(max_steps=5).steps == 5
+        assert problem.solve(max_steps=2).steps == 2
     found = problem.solve(tol=1e-5, callback=lambda progress: seen.append(progress.steps))
     assert found.converged and seen == sorted(seen) and seen[-1] <= found.steps
-    ended = problem.solve(callback=lambda progress: progress.steps >= 5)
-    assert ended.reason == "callback" and ended.steps == 5
+    ended = problem.solve(callback=lambda progress: progress.steps >= 2)
+    assert ended.reason == "callback" and ended.steps == 2

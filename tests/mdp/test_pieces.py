@@ -19,7 +19,7 @@ def test_a_sweep_of_more_operations_than_a_call_has() -> None:
     model = _core.mdp.model(32, 1, arrays)
     v, w = np.zeros((2, 1, 1), np.float32)
     vectors, numbers = (v, w, np.full((1, 1), -1, np.int32), None), np.array([[0.5, 0.5, 1.0, 0.0, 0.0]])
-    rule = (0.5, 1e-6, True, 3, 1000, 0, 1.0, True, 0, n)  # max_steps 3
+    rule = (0.5, 1e-6, True, 3, 1000, 0, 1.0, True, 0, n, None)  # max_steps 3
     several = _core.mdp.several(32, [model], vectors, numbers, np.zeros(1, np.uint8), rule, False)
     calls = 1
     while not several.run():
@@ -46,7 +46,7 @@ def test_sweeps_of_a_policy_count_as_operations() -> None:
     arrays = (np.array([0, 1]), np.array([0, n]), target, weight, np.ones(1, np.float32))
     v, w = np.zeros((2, 1, 1), np.float32)
     vectors, numbers = (v, w, np.full((1, 1), -1, np.int32), None), np.array([[0.5, 0.5, 1.0, 0.0, 0.0]])
-    rule = (0.5, 1e-30, True, 2, 1000, 300, 1.0, True, 0, n)  # 300 sweeps of a policy
+    rule = (0.5, 1e-30, True, 2, 1000, 300, 1.0, True, 0, n, None)  # 300 sweeps of a policy
     model = _core.mdp.model(32, 1, arrays)
     several = _core.mdp.several(32, [model], vectors, numbers, np.ones(1, np.uint8), rule, False)
     assert not several.run() and several.checks() == 1

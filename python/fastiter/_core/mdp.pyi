@@ -4,6 +4,8 @@ from . import Address
 
 #: row, entry, next, weight, reward
 Arrays = tuple[Address, Address, Address, Address, Address]
+#: The number of steps after which progress is judged, their overhead, the multiple that may be left, the least rate
+Judgement = tuple[int, float, float, float]
 
 class Model:
     def backup(
@@ -46,7 +48,7 @@ def several(
     vectors: tuple[Address, Address, Address, Address | None],
     numbers: Address,
     how: Address,
-    rule: tuple[float, float, bool, int, int, int, float, bool, int, int],
+    rule: tuple[float, float, bool, int, int, int, float, bool, int, int, Judgement | None],
     are_small: bool,
     /,
 ) -> Several: ...
@@ -55,6 +57,9 @@ def prioritized(
     model: Model, bits: int, start: Address, before: Address, discount: float, tolerance: float, /
 ) -> Prioritized: ...
 def is_rounding(width: float, floor: float, since: int, /) -> bool: ...
+def steps_left(judgement: Judgement | None, history: Address, count: int, tol: float, /) -> float: ...
+def next_judgement(judgement: Judgement, history: Address, count: int, tol: float, /) -> int: ...
+def is_banded(bits: int, states: int, arrays: Arrays, width: int, /) -> bool: ...
 def corrections(
     bits: int, states: int, arrays: Arrays, discount: float, base: Address, most: float, reward: Address, /
 ) -> float: ...

@@ -22,24 +22,23 @@ from ._process import Process
 from ._result import Limits, MDPProgress, MDPSolution, alone
 from ._several import by_kernels, has_loop
 from ._solve import quietly
-from ._work import Method, Work
+from ._work import Judgement, Method, Work
 
 Array = npt.NDArray[Any]
 
-#: The number of first steps, more in small processes: as many as take the operations of a few calls from Python
-_FIRST, _CALL = 4, 50_000
+#: The number of first steps, more in small processes: as many as take the operations of a few calls from Python; and
+#: the width of a band within which all entries make the values of a policy so cheap that fewer first steps pay
+_FIRST, _CALL, _BAND = 4, 50_000, 4
 #: Sweeps outwards before they are judged
 _OUTWARDS = 128
 #: Others are tried if the base method still needs this multiple of the operations so far, and tried again, after a
 #: trial with and without progress, once the operations have become these multiples
-_NEEDED, _AGAIN, _AFTER_FAILURE = 4, 4, 16
+_NEEDED, _AGAIN, _AFTER_FAILURE = 6, 4, 16
 #: Operations of a trial: this fraction of those that the base method still needs, and at most these multiples of those
 #: so far; elimination may take more, as it usually turns out to be too expensive long before
 _TRIAL, _INEXACT, _DIRECT, _ELIMINATION = 0.25, 1, 1, 4
 #: The number of policies that are evaluated by elimination even if this takes more
 _POLICIES = 8
-#: Residuals whose decrease in a step has fallen to no less than this fraction are taken to decrease linearly
-_LINEAR = 0.85
 #: To judge whether a policy leads to absorbing states: the number of states that are looked at, the least change of
 #: their values relative to the largest one, and the distance of next states in the order outwards, relative to their
 #: number
@@ -61,44 +60,32 @@ def _raced(
     process: Process, how: Choice, start: Array, limits: Limits, negated: bool, first: MDPSolution | None
 ) -> MDPSolution:
     race = _Race(process, how, start, limits, negated)
-    first = first or race.stepped("mpi", first_steps(process))
-    if not is_open(first):
+    first = first or race.opening()
+    if first.reason != "max_steps":
         return first
     race.sweep(first)
     race.run()
     return race.solution()
 
 
-def first_steps(process: Process) -> int:
-    """Return the number of steps of "mpi" that come first, which depends on the sparsity pattern only."""
-    return max(_FIRST, 2 * _CALL // _operations(process)[1])
+def judgement(process: Process) -> Judgement:
+    """Return when the first steps, of "mpi", are left to other methods; it depends on the sparsity pattern only."""
+    n, step = process.states, _operations(process)[1]
+    first = max(1, _CALL // (2 * step)) if _is_banded(process) else max(_FIRST, 2 * _CALL // step)
+    is_dense_cheap = n * n * (n // 4 + 8) < step  # elimination takes less than a step in any case
+    discount = process.discount or 0.0
+    rate = -(OPTIONS["policy_sweeps"][0] + 1) * math.log(discount) if discount else math.inf
+    return first, _CALL / step, 1 if is_dense_cheap else _NEEDED, rate
 
 
-def opening(process: Process, limits: Limits) -> Limits:
-    """Return the limits of the first steps."""
-    return limits._replace(max_steps=min(limits.max_steps, first_steps(process)))
+def steps_left(history: Array, tol: float, when: Judgement | None = None) -> float:
+    """Return how many more steps of the same kind are needed, judged by the later half of the residuals so far."""
+    return _core.mdp.steps_left(when, np.ascontiguousarray(history), len(history), tol)
 
 
-def is_open(first: MDPSolution) -> bool:
-    """Whether the first steps have not ended the solution."""
-    return bool(first.reason == "max_steps")
-
-
-def steps_left(history: Array, tol: float) -> float:
-    """Return how many more steps of the same kind are needed, judged by the later half of the residuals so far.
-
-    Residuals either fall by the same factor in each step or, while changes spread from state to state, by the same
-    amount; in that case as many steps again are added for the end.
-    """
-    span = max(2, len(history) // 2)
-    if len(history) <= span:
-        return math.inf
-    before, middle, now = (float(history[-1 - k]) for k in (span, span // 2, 0))
-    if not 0 < now < before < math.inf:
-        return math.inf
-    left = max(math.log(now / tol), 0.0) * span / math.log(before / now)
-    early, late = (before - middle) / (span - span // 2), (middle - now) / (span // 2)
-    return min(left, 2 * now / late) if late > _LINEAR * early > 0 else left
+def _is_banded(process: Process) -> bool:
+    """Whether all entries are within a narrow band, in the given order of states."""
+    return _core.mdp.is_banded(process.bits, process.states, process.arrays, _BAND)
 
 
 def _operations(process: Process) -> tuple[int, int]:
@@ -124,19 +111,23 @@ class _Race:
         self.next_direct = self.next_inexact = 0  # operations from which on these methods may be tried again
         self.left = math.inf  # operations that remain for the base method
         self.base, self.sweep_operations, self.step_operations = "mpi", *_operations(process)
+        self.judgement, self.is_banded = judgement(process), _is_banded(process)
+        self.is_rising = False  # the first residuals of the base method
         self.elimination = _core.mdp.Elimination()
 
     def run(self) -> None:
         """Alternate between the base method and trials of others, with more and more operations."""
+        if not self.has_ended and self.is_banded and self._is_slow(_NEEDED):
+            self.next_direct = self._again(self._try_direct())
         if not self.has_ended and self.left > _NEEDED * self.spent and self._leads_inwards():
             self.base, self.step_operations, self.own = "gs", 2 * self.sweep_operations, np.zeros(0)
+            self.judgement = (*self.judgement[:3], self.judgement[3] / (OPTIONS["policy_sweeps"][0] + 1))
             self.sweep(self.stepped("gs", _OUTWARDS))
         policy = np.zeros(0)
         while not self.has_ended:
             assert self.found is not None  # for the type checker
             is_settled = np.array_equal(policy, self.found.policy)
-            needed = 1 if self._is_dense_cheap() else _NEEDED
-            if self._is_slow(needed) and (is_settled or self.spent > self.next_direct):
+            if self._is_slow(self.judgement[2]) and (is_settled or self.spent > self.next_direct):
                 self.next_direct = self._again(self._try_direct())
             if not self.has_ended and self._is_slow(_NEEDED) and self.spent > self.next_inexact:
                 self.next_inexact = self._again(self._try_inexact())
@@ -145,15 +136,9 @@ class _Race:
                 steps = max(_FIRST, math.ceil(min(1.5 * self.left, self.spent) / self.step_operations))
                 self.sweep(self.stepped(self.base, steps))
 
-    def _is_dense_cheap(self) -> bool:
-        """Whether elimination takes less than a step in any case."""
-        n = self.process.states
-        return n * n * (n // 4 + 8) < self.step_operations
-
     def _is_slow(self, needed: int) -> bool:
         """Whether others may need less work than the base method, whose first residuals may still rise."""
-        is_rising = self.left == math.inf and len(self.own) < 2 * _FIRST
-        return self.left > needed * self.spent and not is_rising
+        return self.left > needed * self.spent and not self.is_rising
 
     def _again(self, has_helped: bool) -> int:
         return (_AGAIN if has_helped else _AFTER_FAILURE) * self.spent
@@ -163,11 +148,19 @@ class _Race:
         limits = self.limits._replace(max_steps=min(self.limits.max_steps - self.steps, steps))
         return self._run(self.how._replace(method=name).made("solve", self.process, limits), steps, None)
 
+    def opening(self) -> MDPSolution:
+        """Return the result of the first steps."""
+        method = self.how._replace(method="mpi").made("solve", self.process, self.limits)
+        method.judgement = self.judgement
+        return self._run(method, self.limits.max_steps, None)
+
     def sweep(self, found: MDPSolution) -> None:
         """Account for steps of the base method, and judge its progress."""
         self._note(found, found.steps * self.step_operations + _CALL, is_base=True)
         self.own = np.concatenate([self.own, found.history if self.base == "mpi" else found.history[:-1]])
-        self.left = steps_left(self.own, self.limits.tol) * self.step_operations
+        self.left = steps_left(self.own, self.limits.tol, self.judgement) * self.step_operations
+        is_early = not self.is_banded and len(self.own) < 2 * _FIRST
+        self.is_rising = is_early and steps_left(self.own, self.limits.tol) == math.inf
 
     def solution(self) -> MDPSolution:
         """Return the best values, with the steps and residuals of all methods."""
@@ -177,7 +170,9 @@ class _Race:
 
     def _try_direct(self) -> bool:
         """Iterate over policies if their values are cheap to get by elimination."""
-        most = int(min(2 * _TRIAL * self.left, _ELIMINATION * self.spent))
+        # Bands are tried after fewer steps than others, with as many operations.
+        spent_by_others = max(self.spent, _FIRST * self.step_operations + _CALL)
+        most = int(min(2 * _TRIAL * self.left, _ELIMINATION * spent_by_others))
         method = PolicyIteration(most, self.elimination)
         before = self.elimination.operations()
 
@@ -207,7 +202,7 @@ class _Race:
             left = steps_left(np.array(seen[-5:]), self.limits.tol) * now / steps
             return left >= self.left or now > max(4 * limit, self.left if self.left < math.inf else 0)
 
-        start = self.initial if len(self.own) == self.steps == _FIRST else self.start
+        start = self.initial if len(self.own) == self.steps <= _FIRST else self.start
         found = self._run(method, self.limits.max_steps, leaves, start)
         has_helped = found.residual < self.residual
         self._note(found, spent(found.steps), is_base=False)

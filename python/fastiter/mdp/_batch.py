@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .._array_like import as_array
 from .._check import check_array, integers, type_name
 from .._solution import judged
-from ._auto import automatic, opening
+from ._auto import automatic, judgement
 from ._choice import Choice
 from ._mdp import MDP
 from ._process import like
@@ -168,9 +168,8 @@ class MDPBatch:
         if not all(free):
             return None
         begins = [model._start("solve", None) for model in self._models] if starts is None else list(starts.copy())
-        first = loops_of_each(
-            "solve", processes, how._replace(method="mpi"), starts, opening(processes[0], limits), problem._negated
-        )
+        opening, when = how._replace(method="mpi"), judgement(processes[0])
+        first = loops_of_each("solve", processes, opening, starts, limits, problem._negated, when)
         if first is None:
             return None
         found = [alone(first, m) for m in range(len(processes))]

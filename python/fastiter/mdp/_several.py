@@ -16,7 +16,7 @@ from ._methods import GaussSeidel, ModifiedPolicyIteration, ValueIteration
 from ._process import Process
 from ._result import Limits, MDPSolution, alone, together
 from ._solve import quietly
-from ._work import MOST, PIECE, Method, Work
+from ._work import MOST, PIECE, Judgement, Method, Work
 
 Array = npt.NDArray[Any]
 
@@ -64,7 +64,13 @@ def solve_each(
 
 
 def loops_of_each(
-    function: str, processes: Sequence[Process], how: Choice, starts: Array | None, limits: Limits, negated: bool
+    function: str,
+    processes: Sequence[Process],
+    how: Choice,
+    starts: Array | None,
+    limits: Limits,
+    negated: bool,
+    judgement: Judgement | None = None,
 ) -> MDPSolution | None:
     """Return the solutions by the kernels' loop without corrections, or None.
 
@@ -78,6 +84,7 @@ def loops_of_each(
     methods = [how.made(function, each, limits) for each in (processes[:1] if is_shared else processes)]
     if not all(has_loop(each) for each in methods):
         return None
+    methods[0].judgement = judgement
     return by_kernels(processes, methods * (len(processes) if is_shared else 1), starts, limits, negated)
 
 
@@ -151,7 +158,7 @@ def _rule(first: Process, methods: list[Method], limits: Limits) -> tuple[tuple[
                 orders = np.tile(np.arange(first.states, dtype=np.int32), (len(methods), 1))
             orders[m], order = each.order, 3
     when = (limits.tol, limits.stop == "sup", min(limits.max_steps, MOST), methods[0].patience)
-    return (first.discount, *when, sweeps, omega, exact, order, first.longest), orders
+    return (first.discount, *when, sweeps, omega, exact, order, first.longest, methods[0].judgement), orders
 
 
 def _solution(

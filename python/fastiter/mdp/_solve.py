@@ -32,7 +32,7 @@ def quietly(work: Work, method: Method, limits: Limits, negated: bool) -> MDPSol
                 reason = "stagnated"
             elif limits.ends(_progress(work, method, (residual, limits.tol), is_backup, negated)):
                 reason = "callback"
-            elif work.steps < limits.max_steps:
+            elif work.steps < limits.max_steps and not method.leaves(history, limits.tol):
                 continue
             break
         if not is_backup:

@@ -103,6 +103,11 @@ class Work:
             count -= now
 
 
+#: After how many steps their progress is judged, their overhead in steps, the multiple of the steps so far that may be
+#: left, and the least decrease of the logarithm of the residual in a step: csrc/mdp/progress.hpp
+Judgement = tuple[int, float, float, float]
+
+
 class Method:
     """The steps of a solver."""
 
@@ -113,10 +118,20 @@ class Method:
     moved = False
     #: The residual of the last step, if it was not a backup
     residual = np.inf
+    #: When the steps, all of them backups, are left to other methods
+    judgement: Judgement | None = None
+    _judged = 0
 
     def step(self, work: Work) -> bool:
         """Make a backup, which sets v, w = T v, actions and changes, and return True; or set ``residual``, False."""
         raise NotImplementedError
+
+    def leaves(self, history: list[float], tol: float) -> bool:
+        """Whether the steps are left to other methods."""
+        if self.judgement is None or len(history) < (self._judged or self.judgement[0]):
+            return False
+        self._judged = _core.mdp.next_judgement(self.judgement, np.array(history), len(history), tol)
+        return self._judged == 0
 
     def update(self, work: Work) -> None:
         """Set v to the values of the last step that was not a backup."""
