@@ -23,7 +23,7 @@ from fastiter.mdp._choice import METHODS
 
 #: Methods may take this many times as long as the automatic one, or so many seconds; otherwise they are capped.
 TIMES, SECONDS = 3.0, 0.1
-#: Repetitions, each of all entrants: a budget that does not suffice for the first number is extended by the second factor
+#: Repetitions of all entrants; a budget that does not suffice for them is extended by this factor
 ROUNDS, EXTENSION = 5, 10
 RATE = 3e8  # entries per second at which QuantEcon's iterations are limited
 ELIMINATION = 20_000_000  # operations beyond which QuantEcon's direct solution of a policy's values takes too long

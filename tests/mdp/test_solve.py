@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
+from scipy import sparse
 
 import fastiter
 from fastiter import mdp
-from fastiter.mdp import examples, reference
+from fastiter.mdp import MDP, examples, reference
 from tests.mdp.cases import linear_program, mdp_of, random_process
 
 ITERATIVE = ("vi", "gs", "ps", "mpi", "ipi", "anderson", "anchored", "deflated")
@@ -352,3 +353,19 @@ def test_single_precision() -> None:
     found = single.solve(tol=1e-4)
     assert found.value.dtype == np.float32 and found.converged
     assert np.abs(found.value - double.solve(tol=1e-9).value).max() < 1e-4
+
+
+@pytest.mark.parametrize("method", ["pi", "ipi", "anderson"])
+@pytest.mark.parametrize("exponent", [-900, -600, 600, 900, 1000])
+@pytest.mark.parametrize("gamma", [0.9, 0.99])
+def test_methods_with_squares_at_any_size_of_rewards(method: str, exponent: int, gamma: float) -> None:
+    """Powers of two scale all values exactly, so that every sum of squares has the same bits but for its exponent."""
+    problem = examples.garnet(1500, 3, 8, gamma, seed=174)
+    weight, target, entry = problem.transitions
+    P = sparse.csr_array((weight, target, entry), shape=(problem.rows, problem.S))
+    states = np.repeat(np.arange(problem.S), np.diff(problem.row_starts))
+    scaled = MDP(P, np.ldexp(problem.rewards, exponent), gamma, states=states)
+    expected = problem.solve(method, tol=2.0**-20)
+    found = scaled.solve(method, tol=2.0 ** (exponent - 20))
+    assert found.converged and found.steps == expected.steps
+    assert np.array_equal(found.value, np.ldexp(expected.value, exponent))

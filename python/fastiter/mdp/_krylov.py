@@ -146,8 +146,23 @@ def _shifted(x: Array, exponent: int) -> Array:
     return x * 2.0**half * 2.0 ** (exponent - half)
 
 
+def exponent_of(size: float, itemsize: int = 8) -> int:
+    """Return the exponent of a power of 2 near a size whose square is almost out of a dtype's range, else 0."""
+    most = 256.0 if itemsize == 8 else 24.0
+    return 0 if not 0 < size < math.inf or abs(math.log2(size)) < most else math.frexp(size)[1]
+
+
 def norm(x: Array) -> float:
-    """Return the 2-norm, summed in float64."""
+    """Return the 2-norm, summed in float64; elements whose squares overflow or vanish are scaled."""
+    with np.errstate(over="ignore"):
+        found = _plain_norm(x)
+    if 2.0**-256 < found < math.inf or not len(x):
+        return found
+    by = exponent_of(float(abs(x).max()))
+    return float(np.ldexp(_plain_norm(_shifted(x, -by)), by)) if by else found
+
+
+def _plain_norm(x: Array) -> float:
     if not isinstance(x, np.ndarray):
         return float(x.double().norm())
     return float(np.sqrt(np.dot(x, x))) if x.dtype == np.float64 else float(np.linalg.norm(x.astype(np.float64)))
@@ -176,7 +191,7 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
     for _ in range(most):
         if size <= target:
             break
-        found = v + bicgstab(chain, residual, max(target, 1e-14 * size)) if helps else v
+        found = v + _krylov_step(chain, residual, max(target, 1e-14 * size), size) if helps else v
         if chain.values is not None:
             return chain.values
         if not _is_finite(found):
@@ -192,6 +207,14 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
             return found if norm(remaining) < size else v
         v, residual, size = found, remaining, norm(remaining)
     return v
+
+
+def _krylov_step(chain: Chain, b: Array, target: float, size: float) -> Array:
+    """Return :func:`bicgstab`'s x for b of 2-norm ``size``, scaled where squares would overflow or underflow."""
+    by = exponent_of(size, b.dtype.itemsize)
+    if by == 0:
+        return bicgstab(chain, b, target)
+    return _shifted(bicgstab(chain, _shifted(b, -by), math.ldexp(target, -by)), by)
 
 
 def solved(function: str, chain: Chain, b: Array, how: Callable[[Chain, Array], Array] | None = None) -> Array:
@@ -227,7 +250,7 @@ def bicgstab(chain: Chain, b: Array, target: float) -> Array:
         if k in _TRIALS and chain.is_eliminated(k):
             return x
         rho, before = float(shadow @ r), rho
-        if rho == 0 or omega == 0:
+        if not 0 < abs(rho) < math.inf or omega == 0:  # broken down, or values have overflowed
             return x
         p = r + (rho / before * (alpha / omega)) * (p - omega * v)
         v = chain.multiply(p)

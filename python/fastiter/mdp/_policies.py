@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ._krylov import Chain, norm, solve
+from ._krylov import Chain, exponent_of, norm, solve
 from ._result import Limits
 from ._work import Method, Work
 
@@ -149,6 +149,8 @@ class AndersonIteration(Method):
     def _mixture(self) -> Array:
         """Return sum of alpha_i T v_i, where the alpha sum to 1 and minimize |sum of alpha_i (T v_i - v_i)|."""
         errors = np.stack(self._errors)
+        if by := exponent_of(float(np.abs(errors).max(initial=0))):  # squares would overflow or underflow
+            errors = np.ldexp(errors, -by)
         steps, last = errors[1:] - errors[:-1], errors[-1]
         gram = steps @ steps.T
         gram += _RIDGE * np.trace(gram) * np.eye(len(gram))
