@@ -71,7 +71,8 @@ def _raced(
 def judgement(process: Process) -> Judgement:
     """Return when the first steps, of "mpi", are left to other methods; it depends on the sparsity pattern only."""
     n, step = process.states, _operations(process)[1]
-    first = max(1, _CALL // (2 * step)) if _is_banded(process) else max(_FIRST, 2 * _CALL // step)
+    first = max(_FIRST, 2 * _CALL // step)
+    first = 1 if first <= 2 * _FIRST and _is_banded(process) else first
     is_dense_cheap = n * n * (n // 4 + 8) < step  # elimination takes less than a step in any case
     discount = process.discount or 0.0
     rate = -(OPTIONS["policy_sweeps"][0] + 1) * math.log(discount) if discount else math.inf
