@@ -34,9 +34,8 @@ class Base:
     @classmethod
     def of(cls: type[AnyMethod], function: str, options: dict[str, Any]) -> AnyMethod:
         """Return the method with these options, checked."""
-        if not options:
-            return cls._default(function)
-        return cls._checked(function, options)
+        made: AnyMethod = cls._checked(function, options) if options else cls._default(function)
+        return made
 
     @classmethod
     @cache
