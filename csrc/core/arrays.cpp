@@ -168,6 +168,13 @@ py::object new_tensor(const Array& like) {
     return new_tensor(like, places, like.bits());
 }
 
+py::object new_tensor_of_width(const Array& like, int64_t width) {
+    int64_t shape[kMostAxes];
+    std::copy(like.dl().shape, like.dl().shape + like.ndim(), shape);
+    shape[like.ndim() - 1] = width;
+    return new_tensor(like, Places(shape, like.ndim()), like.bits());
+}
+
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape) {
     const Places places(shape);
     return new_tensor(like, places, like.bits());

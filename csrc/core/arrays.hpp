@@ -54,6 +54,8 @@ constexpr int kMostAxes = 6; // the most axes of a new tensor
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape);
 // The same with the shape of `like`, which has at most kMostAxes axes
 py::object new_tensor(const Array& like);
+// The same with another last axis
+py::object new_tensor_of_width(const Array& like, int64_t width);
 // A dense tensor of the dtype with `bits`, its axes in the given memory order, outermost first. Large tensors reuse
 // memory.
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape, int bits,

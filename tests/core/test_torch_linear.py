@@ -301,3 +301,22 @@ def test_on_a_gpu() -> None:
     for a, b in zip(_linear._backward_torch(backward), _linear._backward(backward), strict=True):
         assert a.is_contiguous()
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["f32", "f64", "bf16"])
+@pytest.mark.parametrize("shape", [(5,), (1, 1, 64), (3, 7, 33), (0, 4), (2, 3, 1, 16)], ids=str)
+@pytest.mark.parametrize("outputs", [1, 17, 130])
+def test_strides_do_not_change_the_bits(shape: tuple[int, ...], outputs: int, dtype: Any) -> None:
+    def reordered(x: Any) -> Any:
+        return x.new_empty((*x.shape, 2))[..., 1].copy_(x)
+
+    inputs = arguments(shape, outputs, dtype)
+    dy = randn(*shape[:-1], outputs, dtype=dtype, seed=3)
+    found = []
+    for view in (lambda x: x, reordered):
+        leaves = [view(x).requires_grad_() for x in inputs]
+        y = linear(*leaves)
+        found.append([y.detach(), *torch.autograd.grad(y, leaves, view(dy))])
+    for plain, strided in zip(*found, strict=True):
+        assert plain.shape == strided.shape
+        assert torch.equal(plain, strided)

@@ -179,21 +179,23 @@ def _like(x: Tensor) -> Tensor:
     return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
 
 
-def _computed(kernel: Callable[..., Any], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return results in the memory order of the first tensor; a kernel returns None for tensors that it cannot read."""
-    made = kernel(*tensors)
-    if made is None:
-        shape, strides = tensors[0].shape, _like(tensors[0].to("meta")).stride()
-        order = sorted(range(len(shape)), key=lambda axis: -strides[axis])
-        flat = kernel(*[x.resolve_neg().permute(order).reshape(-1).contiguous() for x in tensors])
-        # set_ instead of a view, as views that autograd functions return cannot be changed in place
-        parts = flat if isinstance(flat, tuple) else (flat,)
-        return tuple(x.new_empty(0).set_(x.untyped_storage(), 0, shape, strides) for x in parts)
-    return made if isinstance(made, tuple) else (made,)
+def _in_order(kernel: Callable[..., Any], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return results in the memory order of the first tensor, for tensors that the kernel cannot read as they are."""
+    shape, strides = tensors[0].shape, _like(tensors[0].to("meta")).stride()
+    order = sorted(range(len(shape)), key=lambda axis: -strides[axis])
+    flat = kernel(*[x.resolve_neg().permute(order).reshape(-1).contiguous() for x in tensors])
+    # set_ instead of a view, as views that autograd functions return cannot be changed in place
+    parts = flat if isinstance(flat, tuple) else (flat,)
+    return tuple(x.new_empty(0).set_(x.untyped_storage(), 0, shape, strides) for x in parts)
+
+
+# The kernels return None for tensors that they cannot read.
 
 
 def _forward(call: ElementwiseForward) -> Tensor:
-    return _computed(partial(_core.apply_to_tensor, call.function), call.x)[0]
+    x, function = call
+    made: Tensor | None = _core.apply_to_tensor(function, x)
+    return _in_order(partial(_core.apply_to_tensor, function), x)[0] if made is None else made
 
 
 def _forward_like(call: ElementwiseForward) -> Tensor:
@@ -201,7 +203,9 @@ def _forward_like(call: ElementwiseForward) -> Tensor:
 
 
 def _backward(call: ElementwiseBackward) -> Tensor:
-    return _computed(partial(_core.gradient_of_tensor, call.function), call.saved, call.dy)[0]
+    saved, dy, function = call
+    made: Tensor | None = _core.gradient_of_tensor(function, saved, dy)
+    return _in_order(partial(_core.gradient_of_tensor, function), saved, dy)[0] if made is None else made
 
 
 def _backward_like(call: ElementwiseBackward) -> Tensor:
@@ -209,7 +213,8 @@ def _backward_like(call: ElementwiseBackward) -> Tensor:
 
 
 def _gate(call: GateForward) -> Tensor:
-    return _computed(_core.gate_tensors, *call)[0]
+    made: Tensor | None = _core.gate_tensors(*call)
+    return _in_order(_core.gate_tensors, *call)[0] if made is None else made
 
 
 def _gate_like(call: GateForward) -> Tensor:
@@ -217,7 +222,8 @@ def _gate_like(call: GateForward) -> Tensor:
 
 
 def _gate_gradients(call: GateBackward) -> list[Tensor]:
-    return list(_computed(_core.gate_gradient_of_tensors, *call))
+    made = _core.gate_gradient_of_tensors(*call)
+    return list(_in_order(_core.gate_gradient_of_tensors, *call) if made is None else made)
 
 
 def _gate_gradients_like(call: GateBackward) -> list[Tensor]:

@@ -264,6 +264,11 @@ def autocast_to(x: Any, dtype: torch.dtype) -> Any:
     return x.to(dtype) if is_cast else x
 
 
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return x in a dtype; faster than ``x.to(dtype)`` if it has that dtype, as torch takes a microsecond to see it."""
+    return x if x.dtype is dtype else x.to(dtype)
+
+
 def contiguous(x: Tensor) -> Tensor:
     """Return ``x``, or a copy, contiguous and with pending conjugation and negation resolved."""
     return x.resolve_conj().resolve_neg().contiguous() if x.is_neg() or x.is_conj() else x.contiguous()

@@ -12,7 +12,7 @@ from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch import launch
 from ..._torch.autograd import applied, called, differentiable_once
-from ..._torch.ops import CPU_AND_CUDA, checked_bounds, checked_integers, grad_enabled
+from ..._torch.ops import CPU_AND_CUDA, cast, checked_bounds, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .. import _causal_conv as arrays
 from .._causal_conv import given_of
@@ -88,9 +88,9 @@ def causal_conv1d(
     if initial_states is not None:
         sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
         check_initial_states(function, initial_states.shape, sequences, sizes, bounds is not None)
-        initial_states = initial_states.to(x.dtype)
+        initial_states = cast(initial_states, x.dtype)
     dtype = computed(x.dtype)
-    given = (x, weight.to(dtype), None if bias is None else bias.to(dtype), initial_states)
+    given = (x, cast(weight, dtype), None if bias is None else cast(bias, dtype), initial_states)
     arguments: tuple[Any, ...] = (*given, silu, labels, whole, bounds, return_final_states)
     outputs = applied(_CausalConv, *arguments) if needs_autograd(given) else conv_fwd(ConvForward(*arguments))
     return (outputs[0], outputs[1]) if return_final_states else outputs[0]

@@ -11,7 +11,7 @@ from torch.overrides import has_torch_function
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch.autograd import applied, called, differentiable_once
-from ..._torch.ops import CPU_AND_CUDA, check_dense, checked_integers, grad_enabled
+from ..._torch.ops import CPU_AND_CUDA, cast, check_dense, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .. import _functional as arrays
 from .._functional import given_of
@@ -126,10 +126,10 @@ def _converted(
     """Return the arguments in the ops' form: weights in the dtype of the arithmetic, B and C with groups."""
     dtype = computed(u.dtype)
     state = of_state(dtype, A.is_complex())
-    D, delta_bias = (None if x is None else x.to(dtype) for x in (D, delta_bias))
-    initial_state = None if initial_state is None else initial_state.to(state)
-    B, C = (x.to(state) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
-    return u, delta, A.to(state), B, C, D, z, delta_bias, initial_state
+    D, delta_bias = (None if x is None else cast(x, dtype) for x in (D, delta_bias))
+    initial_state = None if initial_state is None else cast(initial_state, state)
+    B, C = (cast(x, state) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
+    return u, delta, cast(A, state), B, C, D, z, delta_bias, initial_state
 
 
 class _SelectiveScan(torch.autograd.Function):

@@ -9,6 +9,7 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._torch.autograd import names_errors
+from ..._torch.ops import cast
 from ..._torch.overrides import dispatched
 from .causal_conv import causal_conv1d
 from .checks import check_tensors
@@ -134,8 +135,8 @@ def mamba_inner(
     delta, B, C = _selected(u, _Selection(*chosen, b_rms_weight, c_rms_weight, dt_rms_weight, *sizes))
     y = selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     assert isinstance(y, Tensor)
-    bias = None if out_proj_bias is None else out_proj_bias.to(y.dtype)
-    return product(y.transpose(1, 2), out_proj_weight.to(y.dtype), bias)
+    bias = None if out_proj_bias is None else cast(out_proj_bias, y.dtype)
+    return product(y.transpose(1, 2), cast(out_proj_weight, y.dtype), bias)
 
 
 def _selected(u: Tensor, given: _Selection) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +156,7 @@ def _selected(u: Tensor, given: _Selection) -> tuple[Tensor, Tensor, Tensor]:
 
 def _projected(weight: Tensor, x: Tensor) -> Tensor:
     """Return weight x for each step of x (B, D, T), with the channels contiguous."""
-    return product(x.transpose(1, 2), weight.to(x.dtype)).transpose(1, 2)
+    return product(x.transpose(1, 2), cast(weight, x.dtype)).transpose(1, 2)
 
 
 def _normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -165,7 +166,7 @@ def _normalized(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _weights(x: Tensor, bias: Tensor | None, norm: Tensor | None, given: _Selection) -> Tensor:
     """Return a projected B or C (B, N, T) in the form that the scan takes."""
     if bias is not None:
-        x = x + bias.to(x.dtype)[:, None]
+        x = x + cast(bias, x.dtype)[:, None]
     if norm is not None:
         x = _normalized(x, norm, given.eps)
     if given.is_complex:  # real and imaginary parts, next to each other along the states, go next to each other in time
@@ -210,7 +211,7 @@ def _check_inner(function: str, given: dict[str, Any]) -> None:
     shapes |= dict.fromkeys(("conv1d_bias", "D", "delta_bias", "dt_rms_weight"), (channels,))
     shapes |= dict.fromkeys(("B_proj_bias", "C_proj_bias", "b_rms_weight", "c_rms_weight"), (rows,))
     for name, expected in shapes.items():
-        if name in tensors and tuple(tensors[name].shape) != expected:
+        if name in tensors and tensors[name].shape != expected:
             raise ValueError(f"{function}: {name} must have shape {expected}, got {tuple(tensors[name].shape)}")
 
 

@@ -12,7 +12,7 @@ from torch.overrides import has_torch_function
 from ..._check import check_flag, type_name
 from ..._torch.autograd import names_errors
 from ..._torch.elementwise import gated
-from ..._torch.ops import checked_integers
+from ..._torch.ops import cast, checked_integers
 from ..._torch.overrides import dispatched
 from .._conv_shapes import Activation, check_activation
 from .._ssd_shapes import checked_limits
@@ -178,7 +178,7 @@ def _mix(
         out = torch.cat([_gated(mlp), out], -1)
     if given["outproj_weight"] is not None:
         bias = given["outproj_bias"]
-        out = product(out, given["outproj_weight"].to(out.dtype), None if bias is None else bias.to(out.dtype))
+        out = product(out, cast(given["outproj_weight"], out.dtype), None if bias is None else cast(bias, out.dtype))
     return out, last
 
 
@@ -200,7 +200,7 @@ def checked_labels(function: str, seq_idx: Integers | None, like: Tensor) -> Ten
 
 def _gated(x: Tensor) -> Tensor:
     """Return silu(a) b for the halves a and b of x."""
-    a, b = x.to(computed(x.dtype)).chunk(2, -1)
+    a, b = cast(x, computed(x.dtype)).chunk(2, -1)
     return gated(b, a).to(x.dtype)
 
 

@@ -12,6 +12,7 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag, fits_float, type_name
 from ..._torch.elementwise import gated
+from ..._torch.ops import cast
 from ..._torch.overrides import dispatched
 from .checks import check_tensors
 from .ops import computed
@@ -101,7 +102,7 @@ def checked_norm(function: str, x: Tensor, weight: Tensor, z: Tensor | None, bia
         raise ValueError(f"{function}: x must have shape (..., D) with D at least 1, got {tuple(x.shape)}")
     width = x.shape[-1]
     for name, expected in (("weight", (width,)), ("bias", (width,)), ("z", tuple(x.shape))):
-        if name in tensors and tuple(tensors[name].shape) != expected:
+        if name in tensors and tensors[name].shape != expected:
             raise ValueError(
                 f"{function}: {name} must have shape {expected} to go with x, got {tuple(tensors[name].shape)}"
             )
@@ -123,9 +124,9 @@ def check_eps(function: str, name: str, eps: object) -> None:
 
 def normalized(x: Tensor, weight: Tensor | None, z: Tensor | None, bias: Tensor | None, norm: Norm) -> Tensor:
     """Return the normalised inputs in the dtype of x; a weight of None is 1."""
-    y = x.to(computed(x.dtype))
+    y = cast(x, computed(x.dtype))
     if z is not None and not norm.norm_before_gate:
-        y = gated(y, z.to(y.dtype))
+        y = gated(y, cast(z, y.dtype))
     width = y.shape[-1] // norm.groups
     y = y.contiguous()  # sums over a strided axis would depend on the number of rows
     parts = y.unflatten(-1, (norm.groups, width)) if norm.groups > 1 else y
@@ -133,9 +134,9 @@ def normalized(x: Tensor, weight: Tensor | None, z: Tensor | None, bias: Tensor 
     parts = layer_norm(parts, (width,), eps=eps) if norm.centered else rms_norm(parts, (width,), eps=eps)
     y = parts.flatten(-2) if norm.groups > 1 else parts
     if weight is not None:
-        y = y * weight.to(y.dtype)
+        y = y * cast(weight, y.dtype)
     if bias is not None:
-        y = y + bias.to(y.dtype)
+        y = y + cast(bias, y.dtype)
     if z is not None and norm.norm_before_gate:
-        y = gated(y, z.to(y.dtype))
-    return y.to(x.dtype)
+        y = gated(y, cast(z, y.dtype))
+    return cast(y, x.dtype)
