@@ -69,5 +69,6 @@ def test_the_product_of_the_delta_rule_has_the_dtype_of_states(dtype: Any, monke
 
     monkeypatch.setattr(functional, "delta_scan", local)
     q, beta = torch.zeros(1, 2, 3, 4, dtype=dtype), torch.zeros(1, 2, 3, dtype=dtype)
-    distributed._product(False, (q, q, q, beta, None), None, None)
+    tensors = {"q": q, "k": q, "v": q, "beta": beta, "decay": None}
+    distributed._product(tensors, None, {"reverse": False})
     assert states[0].dtype == (torch.float32 if dtype.itemsize == 2 else dtype)

@@ -1,386 +1,233 @@
-"""Recurrences over a sequence whose steps are sharded over ranks: a pipeline of chunks, and a scan of affine maps.
-
-In the pipeline a rank computes one chunk of independent rows, channels or heads after another, each as soon as its
-state has arrived: C chunks on P ranks take C + P - 1 turns, with the arithmetic of one process. In the scan of maps,
-for recurrences that are affine in the state, each rank reduces its shard to one map S -> M S + c, all ranks exchange
-these maps in ceil(log2 P) rounds, and then each computes its steps from the resulting initial state. Gradients pass the
-ranks in the opposite order by the same methods, with the adjoint maps M^H.
-"""
+"""Functions of sequences whose steps are sharded over ranks: checks, the agreement of the ranks, choice of a method."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+import math
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..autograd import differentiable_once
-from ..ops import empty
-from .borders import Border
-from .collectives import Line
-from .in_place import Kernels, Optional, gradient_like
-from .sharded_chunks import Chunk, Run, Tape, computed, computed_in_place
-from .speculative import Shard
+from ..._check import check_choice, check_flag, count
+from ..._sequences import check_bounds_shape, check_packing
+from ..ops import check_reset, checked_integers, refuse_transforms
+from ..sequences import Sequences
+from .borders import Border, divided
+from .collectives import Line, Ranks
+from .engine import Affine, Call, computed_steps
+from .in_place import Kernels, Optional
+from .sharding import Checked, Meeting, Request, Sharding, as_state
+from .speculative import Shard, segments
+
+Exchange: TypeAlias = Literal["auto", "pipeline", "scan", "speculative"]
+R = TypeVar("R")
+#: Default number of chunks per rank after the first: filling and draining the pipeline then takes a ninth of the time.
+CHUNKS = 8
+
+_UNTRACED: list[Callable[..., Any]] = []
 
 
-class Split(NamedTuple):
-    """The axis of independent rows, channels or heads along which a call can be divided into chunks.
+def sharded(function: Sharding[R], arguments: Mapping[str, Any]) -> R:
+    """Call a function on this rank's steps: check the arguments, agree with the other ranks, compute.
 
-    Attributes
+    Dynamo does not trace the call: it is a graph break.
+
+    Parameters
     ----------
-    size, unit : int
-        Size of the axis, and the granularity of chunks.
-    tensors : tuple of (int or None)
-        The axis in each tensor; None for one that all chunks share.
-    results, state : int
-        The axis in the results and in the states.
-    least : int
-        The minimum size of chunks that are worthwhile, used if the number of chunks is not specified.
+    function : Sharding
+        The declaration of the function.
+    arguments : mapping
+        The arguments of the public function by name: tensors and state, ``group`` and ``chunks``, ``exchange`` if there
+        is a choice, the division into sequences, and the options of the one-process function.
     """
-
-    size: int
-    unit: int
-    tensors: tuple[int | None, ...]
-    results: int
-    state: int
-    least: int = 1
-
-    def paying(self, chunks: int) -> int:
-        """Return the number of worthwhile chunks, at most ``chunks``."""
-        return max(1, min(chunks, self.size // self.least))
-
-    def sizes(self, chunks: int) -> list[int]:
-        """Return the sizes of at most ``chunks`` chunks."""
-        units = -(-self.size // self.unit)
-        chunks = max(1, min(chunks, units))
-        ends = [min(self.size, units * i // chunks * self.unit) for i in range(chunks + 1)]
-        return [b - a for a, b in itertools.pairwise(ends)]
+    options = dict(arguments)
+    tensors = {name: options.pop(name) for name in function.tensors}
+    state, group, chunks = (options.pop(name) for name in (function.state_name, "group", "chunks"))
+    sequences = Sequences(*(options.pop(name) for name in Sequences._fields))
+    exchange = options.pop("exchange", "pipeline")
+    results, last = _untraced()(Request(function, tensors, state, sequences, options, group, exchange, chunks))
+    return function.pack(results[0], tuple(last))
 
 
-class Affine(NamedTuple):
-    """The form of the maps S -> M S + c of a family.
+def _untraced() -> Callable[[Request], tuple[list[Tensor], list[Tensor]]]:
+    dynamo = sys.modules.get("torch._dynamo")  # not imported here, as that takes longer than the call
+    if dynamo is None:
+        return _run
+    if not _UNTRACED:
+        _UNTRACED.append(dynamo.disable(_run))
+    return _UNTRACED[0]
 
-    Attributes
-    ----------
-    transition : callable
-        Returns M of the shard, (rows, ...), from the tensors of the call.
-    is_open : Tensor (rows,) of bool
-        Whether the final state depends on the initial one, because no step resets it. Otherwise M is not used.
-    kind : {"numbers", "rows", "vector", "parts", "matrix"}
-        M has a factor for each element of the state ("numbers") or for each of its rows, (..., K, 1) ("rows"), or is a
-        K x K matrix that multiplies the state as a vector (..., K), as a vector formed by K parts (...) of the state,
-        or as a matrix (..., K, V).
+
+def _run(request: Request) -> tuple[list[Tensor], list[Tensor]]:
+    """Check, agree, compute.
+
+    An error from the checks of one rank is raised there and reported on all others, so that no rank waits.
     """
-
-    transition: Callable[[Optional], Tensor]
-    is_open: Tensor
-    kind: Literal["numbers", "rows", "vector", "parts", "matrix"]
-
-    @property
-    def _is_matrix(self) -> bool:
-        return self.kind in ("vector", "parts", "matrix")
-
-    def packed(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the state as one tensor."""
-        return torch.stack(list(parts), -1) if self.kind == "parts" else parts[0]
-
-    def unpacked(self, state: Tensor) -> list[Tensor]:
-        """Return the parts of a state."""
-        return list(state.unbind(-1)) if self.kind == "parts" else [state]
-
-    def times(self, m: Tensor, s: Tensor) -> Tensor:
-        """Return M S."""
-        if not self._is_matrix:
-            return m * s
-        return m @ s if self.kind == "matrix" else (m @ s.unsqueeze(-1)).squeeze(-1)
-
-    def adjoint(self, m: Tensor) -> Tensor:
-        """Return M^H."""
-        return m.mH if self._is_matrix else m.conj()
-
-    def constant(self, c: Tensor) -> list[Tensor]:
-        """Return the constant map to c."""
-        shapes = {
-            "numbers": c.shape,
-            "rows": (*c.shape[:-1], 1),
-            "vector": (*c.shape, c.shape[-1]),
-            "parts": (*c.shape, c.shape[-1]),
-            "matrix": (*c.shape[:-1], c.shape[-2]),
-        }
-        return [c.new_zeros(shapes[self.kind]), torch.zeros(c.shape[0], dtype=torch.bool, device=c.device), c]
-
-    def combine(self, later: list[Tensor], earlier: list[Tensor]) -> list[Tensor]:
-        """Return the composition of two maps; a reset in the later one masks even infinities of the earlier one."""
-        (m, opened, c), (m0, opened0, c0) = later, earlier
-        with torch.autocast(c.device.type, enabled=False):  # states keep their dtype, as in the kernels
-            through = torch.where(opened.reshape(-1, *(1,) * (c.dim() - 1)), self.times(m, c0), 0)
-            return [m @ m0 if self._is_matrix else m * m0, opened & opened0, c + through]
+    function = request.function
+    ranks = Ranks(function.name, request.group)
+    checked, kernels, described, failure, memory = None, None, {}, None, math.inf
+    try:
+        request.sequences = _checked_options(request)
+        checked = request.check()
+        first = next(x for x in checked.tensors.values() if x is not None)
+        ranks.check_device(first.device)
+        if function.kernels is not None and first.is_cpu:
+            kernels = function.kernels(request.options)
+        if request.sequences.reset is not None:
+            name = next(iter(checked.tensors))
+            check_reset(function.name, request.sequences.reset, first, request.rows, request.steps, name)
+        memory = _memory(request, checked, kernels)
+        described = _described(request, checked)
+    except Exception as error:  # raised again by agree
+        failure = error
+    needs = checked is not None and _needs(checked)
+    forgets = memory < math.inf and (request.steps == 0 or len(segments(request.steps, memory)) > 2)
+    agreement = ranks.agree(described, request.steps, needs, failure, forgets)
+    assert checked is not None  # otherwise agree has raised
+    line = Line(ranks, request.reverse)
+    border, local = divided(function.name, line, agreement.steps, request.sequences, request.rows)
+    is_open = _open(request, border, local, first)
+    met = Meeting(line, border, local, agreement.steps, is_open, agreement.needs_grad)
+    call = _call(request, checked, kernels, met)
+    if kernels is not None and (request.exchange == "speculative" or (agreement.forget and line.size > 1)):
+        call.shard = _speculative(request, checked, kernels, met, memory)
+    if function.entered is not None:
+        call.entered = function.entered(request, met)
+        if call.entered is not None:  # otherwise by the pipeline
+            call.chunks, call.affine = [call.split.size], Affine(_no_transition, is_open, "parts")
+    inputs = [*checked.tensors.values(), local.reset, local.lengths]
+    return computed_steps(call, inputs, checked.state, agreement.needs_grad)
 
 
-class Entered(NamedTuple):
-    """The initial states of this rank's shard, None on the first rank, and the Jacobian of its steps, for gradients."""
-
-    states: list[Tensor] | None
-    transition: Tensor | None
+def _no_transition(tensors: Optional) -> Tensor:
+    raise AssertionError("the Jacobian is that of Entered")
 
 
-@dataclass
-class Call:
-    """A call on one rank.
-
-    Attributes
-    ----------
-    function : str
-        The name of the public function.
-    line, border : Line, Border
-        The ranks in order of time, and the border of this rank's shard.
-    run : callable
-        Computes this rank's steps.
-    split, chunks : Split, list of int
-        The axis along which chunks are taken, and their sizes.
-    states : list of Tensor
-        The default initial states.
-    affine : Affine, optional
-        The maps, for a scan of maps; None for the pipeline.
-    kernels : Kernels, optional
-        Kernels that compute parts in place; None to use ``run``, with a graph for each part.
-    bounds : Tensor, optional
-        The bounds of packed sequences on this rank.
-    shard : Shard, optional
-        Segments that are computed before the initial state has arrived; None for the pipeline and the scan.
-    entered : Entered, optional
-        The initial states, if they are known in advance; the maps are then used only for gradients.
-    """
-
-    function: str
-    line: Line
-    border: Border
-    run: Run
-    split: Split
-    chunks: list[int]
-    states: list[Tensor]
-    affine: Affine | None = None
-    kernels: Kernels | None = None
-    bounds: Tensor | None = None
-    shard: Shard | None = None
-    entered: Entered | None = None
+def _checked_options(request: Request) -> Sequences:
+    """Check the options that all functions have; return the division into sequences as tensors."""
+    function = request.function.name
+    refuse_transforms(function)
+    check_choice(function, "exchange", request.exchange, request.function.exchanges)
+    if request.chunks is not None:
+        count(function, "chunks", request.chunks, 1)
+    check_flag(function, "reverse", request.options.get("reverse", False))
+    reset, *given = request.sequences
+    lengths, bounds = (
+        None if x is None else checked_integers(function, name, x).cpu()
+        for name, x in zip(("lengths", "cu_seqlens"), given, strict=True)
+    )
+    if bounds is not None:
+        check_bounds_shape(function, bounds.shape)
+    return Sequences(reset, lengths, bounds)
 
 
-def sharded(
-    call: Call, tensors: Sequence[Tensor | None], state: Sequence[Tensor] | None, needs_grad: bool
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Compute this rank's steps; return the results and the final states of the sequences that end on this rank."""
-    inputs = [*tensors, *(state or ())]
-    if not needs_grad:
-        return _forward(call, inputs, None)[:2]
-    anchor = torch.empty(0, requires_grad=True)  # a rank may have no tensor of its own that requires a gradient
-    every = _Sharded.apply(call, anchor, *inputs)
-    count = len(every) - len(call.states)
-    return list(every[:count]), list(every[count:])
+def check_rows(function: str, sequences: Sequences, batch: int, name: str) -> int:
+    """Check that cu_seqlens is consistent with this number of rows; return the number of sequences."""
+    if sequences.cu_seqlens is not None:
+        check_packing(function, batch, sequences.lengths, name)
+    return sequences.count(batch)
 
 
-class _Sharded(torch.autograd.Function):
-    """Map the tensors and the initial states to the results and the final states."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Call, _: Tensor, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        results, last, ctx.tape = _forward(call, inputs, ctx.needs_input_grad[2:])
-        ctx.call, ctx.count = call, len(inputs)
-        ctx.save_for_backward(
-            *inputs, *ctx.tape.saved.tensors
-        )  # the version reveals a tensor that has been written to since
-        ctx.tape.saved.tensors = []
-        ctx.set_materialize_grads(False)
-        return (*results, *last)
-
-    @staticmethod
-    @differentiable_once(lambda ctx: ctx.call.function)
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        every = ctx.saved_tensors  # read only once, as checkpointing requires
-        inputs, ctx.tape.saved.tensors = every[: ctx.count], list(every[ctx.count :])
-        count = len(gradients) - len(ctx.call.states)
-        try:
-            found = _backward(ctx.call, ctx.tape, gradients[:count], gradients[count:])[: ctx.count]
-        finally:
-            ctx.tape.saved.tensors = []
-        # A tensor that did not influence this rank's results gets zeros, as DistributedDataParallel waits for all.
-        needs = ctx.needs_input_grad[2:]
-        filled = (
-            torch.zeros_like(x) if g is None and need and x is not None else g
-            for x, g, need in zip(inputs, found, needs, strict=True)
-        )
-        return None, None, *(g if need else None for g, need in zip(filled, needs, strict=True))
+def _needs(checked: Checked) -> bool:
+    every = [*checked.tensors.values(), *(checked.state or ())]
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in every)
 
 
-def _pieces(x: Tensor | None, axis: int | None, sizes: Sequence[int]) -> list[Tensor | None]:
-    if x is None or axis is None or len(sizes) == 1:
-        return [x] * len(sizes)
-    return list(x.split(list(sizes), axis))
+def _memory(request: Request, checked: Checked, kernels: Kernels | None) -> float:
+    """Return the number of steps after which a state is forgotten; infinity if it is unknown or irrelevant."""
+    if request.exchange not in ("auto", "speculative"):
+        return math.inf
+    divided = next((name for name in ("lengths", "cu_seqlens") if getattr(request.sequences, name) is not None), None)
+    if kernels is not None and kernels.forgets is not None and divided is None:
+        return kernels.forgets(list(checked.tensors.values())) if request.steps else 0.0
+    if request.exchange == "speculative":
+        beside = f" with {divided}" if divided else ""
+        name = request.function.name
+        raise ValueError(f"{name}: exchange must be 'auto', 'pipeline' or 'scan'{beside}, got 'speculative'")
+    return math.inf
 
 
-def _joined(parts: Sequence[Tensor | None], axis: int | None) -> Tensor | None:
-    """Concatenate the gradients of divided tensors; add up those of shared tensors."""
-    given = [x for x in parts if x is not None]
-    if len(given) < len(parts) and axis is not None:
-        given = [] if not given else [_like_its_neighbours(x, given[0]) for x in parts]
-    if not given:
-        return None
-    if len(given) == 1:
-        return given[0]
-    return _whole(given, axis) if axis is not None else torch.stack(given).sum(0)
-
-
-def _like_its_neighbours(x: Tensor | None, other: Tensor) -> Tensor:
-    return torch.zeros_like(other) if x is None else x
-
-
-def _forward(
-    call: Call, inputs: Sequence[Tensor | None], needs: Sequence[bool] | None
-) -> tuple[list[Tensor], list[Tensor], Tape]:
-    """Compute all chunks; ``needs`` is which inputs need a gradient, or None if no rank needs any."""
-    if call.shard is not None:
-        return call.shard.forward(inputs, needs)
-    split, count, tape = call.split, len(call.split.tensors), Tape()
-    cut = [_pieces(x, axis, call.chunks) for x, axis in zip(inputs[:count], split.tensors, strict=True)]
-    first = [_pieces(x, split.state, call.chunks) for x in inputs[count:]]
-    likes = [_pieces(x, split.state, call.chunks) for x in call.states]
-    whole = [] if call.kernels is None else call.kernels.results(inputs[: count - 2])
-    into = [_pieces(x, split.results, call.chunks) for x in whole]
-    waits, expected = [], []
-    if call.affine is None and call.entered is None and not call.line.is_first:
-        expected = [call.line.expect(call.border.message(like)) for like in zip(*likes, strict=True)]
-    for at in range(len(call.chunks)):
-        own: Any = [x[at] for x in first] or None
-        like: Any = [x[at] for x in likes]
-        pieces = [x[at] for x in cut]
-        if call.entered is not None:
-            received, tape.transition = call.entered
-        elif call.affine is None:
-            received = expected[at]() if expected else None
-        else:
-            received = _entering(call, call.affine, pieces, own, like, tape)
-        entry = call.border.entry(own, received, like)
-        chunk: Chunk
-        if call.kernels is None:
-            chunk = computed(call.run, pieces, entry, needs, tape.saved)
-        else:
-            chunk = computed_in_place(
-                call.kernels, call.bounds, pieces, entry, needs, tape.saved, [x[at] for x in into]
-            )
-        if call.affine is None and not call.line.is_last:
-            waits.append(call.line.send(call.border.leaving(chunk.last)))
-        elif call.affine is not None and call.line.is_first and call.entered is None:
-            _exchange(call.line, call.affine, _constant(call.affine, call.border.leaving(chunk.last)))
-        tape.chunks.append(chunk)
-    for wait in waits:
-        wait()
-    last = zip(*[call.border.final(chunk.last) for chunk in tape.chunks], strict=True)
-    if call.kernels is None:
-        results = zip(*[[x.detach() for x in chunk.results] for chunk in tape.chunks], strict=True)
-        whole = [_whole(x, split.results) for x in results]
-    return whole, [_whole(x, split.state) for x in last], tape
-
-
-def _whole(parts: Sequence[Tensor], axis: int) -> Tensor:
-    """Concatenate into memory that is reused if it is large, as mapping new pages takes longer than copying."""
-    if len(parts) == 1:
-        return parts[0]
-    sizes = [x.shape[axis] for x in parts]
-    shape = list(parts[0].shape)
-    shape[axis] = sum(sizes)
-    found = empty(parts[0], shape)
-    for x, to in zip(parts, found.split(sizes, axis), strict=True):
-        to.copy_(x)
+def _described(request: Request, checked: Checked) -> dict[str, str]:
+    """Return as text the properties that must be the same on every rank."""
+    grad = str(torch.is_grad_enabled())
+    found = {"function": request.function.name, "batch": f"{request.rows} rows", "grad mode": grad}
+    timed = request.function.timed(checked.tensors)
+    for name, x in checked.tensors.items():
+        found[name] = "None" if x is None else _shape(x, timed.get(name))
+    found["state"] = " and ".join(_shape(x, None) for x in checked.state or ()) or "None"
+    found |= {"exchange": repr(request.exchange), "chunks": repr(request.chunks)}
+    found |= {name: repr(value) for name, value in request.options.items()}
+    reset, *divided = request.sequences
+    found["reset"] = "None" if reset is None else f"flags with {reset.dim()} axes"
+    for name, values in zip(("lengths", "cu_seqlens"), divided, strict=True):
+        found[name] = "None" if values is None else _integers(values.tolist())
     return found
 
 
-def _entering(
-    call: Call, affine: Affine, pieces: Sequence[Tensor | None], own: Any, like: list[Tensor], tape: Tape
-) -> list[Tensor] | None:
-    """Exchange maps; return the initial states. The first rank, whose map is constant, does so after its steps."""
-    if call.line.is_first:
-        return None
-    if call.line.is_last:  # no rank needs its map
-        return _exchange(call.line, affine, _constant(affine, call.border.message(like)))
-    _, last = call.run(pieces, call.border.entry(own, None, like))
-    c = affine.packed(call.border.leaving(last))
-    tape.transition = affine.transition(pieces) if call.border.is_crossed else affine.constant(c)[0]
-    return _exchange(call.line, affine, [tape.transition, affine.is_open, c])
+def _shape(x: Tensor, time: int | None) -> str:
+    sizes = [*(str(n) for n in x.shape)]
+    if time is not None:
+        sizes[time] = "T"
+    return f"{x.dtype} ({', '.join(sizes)})"
 
 
-def _exchange(line: Line, affine: Affine, own: list[Tensor]) -> list[Tensor] | None:
-    before = line.exclusive_prefix(own, affine.combine)
-    return None if before is None else affine.unpacked(before[2])
+def _integers(values: list[int]) -> str:
+    if len(values) <= 16:
+        return str(values)
+    return f"[{', '.join(map(str, values[:8]))}, ...] with checksum {zlib.crc32(str(values).encode()):08x}"
 
 
-def _constant(affine: Affine, parts: Sequence[Tensor]) -> list[Tensor]:
-    return affine.constant(affine.packed(parts))
+def _call(request: Request, checked: Checked, kernels: Kernels | None, met: Meeting) -> Call:
+    """Return the call; its tensors end with reset and lengths, which are divided into chunks like the others."""
+    function, line, names = request.function, met.line, list(checked.tensors)
+    fewest, requested = line.size - 1, request.chunks
+    if sum(steps > 0 for steps in met.steps) < 2:  # no two ranks can compute at the same time
+        fewest = requested = 1
+    splits = function.splits(checked.tensors)
+    default = CHUNKS * (line.size - 1)
+    every = [one.sizes(one.paying(default) if requested is None else requested) for one in splits]
+    chunks = max(every, key=len)  # the first with the maximum number of chunks
+    split = splits[every.index(chunks)]
+    is_few = request.exchange == "auto" and len(chunks) < fewest
+    rows = split.results == 0
+    reset, _, bounds = met.local
+    axes = (0 if rows and reset is not None and reset.dim() == 2 else None, 0 if rows else None)
+    split = split._replace(tensors=(*split.tensors, *axes))
+
+    def run(tensors: Optional, state: Sequence[Tensor] | None) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        *own, reset, lengths = tensors
+        named, cut = dict(zip(names, own, strict=True)), Sequences(reset, lengths, bounds)
+        return function.run(named, as_state(state), cut, request.options)
+
+    call = Call(function.name, line, met.border, run, split, chunks, checked.default, None, kernels, bounds)
+    if function.maps is not None and (request.exchange == "scan" or is_few):
+        maps = function.maps
+
+        def transition(tensors: Optional) -> Tensor:
+            *own, _, lengths = tensors
+            return maps.transition(dict(zip(names, own, strict=True)), lengths, request.options)
+
+        call.chunks, call.affine = [split.size], Affine(transition, met.is_open, maps.kind)
+    return call
 
 
-def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
-    if call.shard is not None:
-        return call.shard.backward(tape, d_results, d_last)
-    split, border, back = call.split, call.border, call.line.turned()
-    results = [_pieces(g, split.results, call.chunks) for g in d_results]
-    finals = [_pieces(g, split.state, call.chunks) for g in d_last]
-    found: list[list[Tensor | None]] = []
-    whole, into = _gradients_in_place(call, tape)
-    waits, expected = [], []
-    if call.affine is None and not back.is_first:
-        expected = [back.expect(border.message(chunk.last)) for chunk in tape.chunks]
-    for at, chunk in enumerate(tape.chunks):
-        of_results, of_last = [g[at] for g in results], [g[at] for g in finals]
-        if call.affine is None:
-            received = expected[at]() if expected else None
-        else:
-            received = _entering_gradient(call, call.affine, tape, chunk, of_results, of_last)
-        after = border.last_gradient(of_last, received, chunk.last)
-        gradients, entry = chunk.gradients(of_results, after, [x[at] for x in into])
-        if call.affine is None and not back.is_last:
-            waits.append(back.send(border.entering(entry)))
-        elif call.affine is not None and back.is_first:
-            _exchange(back, call.affine, _constant(call.affine, border.entering(entry)))
-        found.append([*gradients, *[None] * (len(split.tensors) - len(gradients)), *border.started(entry)])
-    for wait in waits:
-        wait()
-    axes = (*split.tensors, *(split.state for _ in call.states))
-    whole += [None] * (len(axes) - len(whole))
-    every = zip(whole, zip(*found, strict=True), axes, strict=True)
-    return [_joined(parts, axis) if x is None else x for x, parts, axis in every]
+def _speculative(request: Request, checked: Checked, kernels: Kernels, met: Meeting, memory: float) -> Shard:
+    """Return the segments of this rank's steps, which are computed before the initial state has arrived."""
+    timed = request.function.timed(checked.tensors)
+    axes = [*(timed.get(name) for name in checked.tensors), -1]
+    return Shard(met.line, met.border, kernels, axes, segments(request.steps, memory), checked.default)
 
 
-def _gradients_in_place(call: Call, tape: Tape) -> tuple[list[Tensor | None], list[list[Tensor | None]]]:
-    """Allocate the gradients that kernels write: the whole ones, None for those that are joined, and their slices."""
-    if call.kernels is None:
-        return [], []
-    whole: list[Tensor | None] = []
-    parts: list[list[Tensor | None]] = []
-    for leaves, axis in zip(
-        zip(*[chunk.tensors for chunk in tape.chunks], strict=True), call.split.tensors, strict=False
-    ):
-        x = leaves[0]
-        if x is None or not x.requires_grad or axis is None or len(leaves) == 1:
-            whole.append(None)
-            parts.append([gradient_like(leaf) for leaf in leaves])
-        else:
-            whole.append(empty(x, [*x.shape[:axis], sum(call.chunks), *x.shape[axis + 1 :]]))
-            parts.append(_pieces(whole[-1], axis, call.chunks))
-    return whole, parts
-
-
-def _entering_gradient(
-    call: Call, affine: Affine, tape: Tape, chunk: Chunk, of_results: Optional, of_last: Optional
-) -> list[Tensor] | None:
-    """Exchange adjoint maps; return the gradients of the final states. The last rank does so after its steps."""
-    back, border = call.line.turned(), call.border
-    if back.is_first:
-        return None
-    if back.is_last:
-        return _exchange(back, affine, _constant(affine, border.message(chunk.last)))
-    alone = border.last_gradient(of_last, None, chunk.last)
-    c = affine.packed(border.entering(chunk.entry_gradients(of_results, alone)))
-    assert tape.transition is not None  # set by the forward pass on every rank but the first and last
-    return _exchange(back, affine, [affine.adjoint(tape.transition), affine.is_open, c])
+def _open(request: Request, border: Border, local: Sequences, first: Tensor) -> Tensor:
+    """Return for each row whether its state passes through this rank, crossing both borders without a reset."""
+    reset, lengths, _ = local
+    closed = torch.zeros(1 if border.packed else request.rows, dtype=torch.bool, device=first.device)
+    if reset is not None:
+        flags = reset.expand(request.rows, request.steps)
+        if lengths is not None:
+            flags = flags & (torch.arange(request.steps, device=flags.device) < lengths.to(flags.device).unsqueeze(1))
+        closed = flags.any(1)
+    return ~closed if border.is_crossed else torch.zeros_like(closed)

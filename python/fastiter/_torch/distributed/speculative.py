@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..ops import empty
 from .borders import Border
+from .chunks import Part, Saved, Tape, computed_in_place
 from .collectives import Line
 from .in_place import Kernels, Optional, gradient_like
-from .sharded_chunks import Part, Saved, Tape, computed_in_place
 
 States: TypeAlias = "list[Tensor]"
 #: Steps of the first segment as a multiple of the number of steps after which a state should be forgotten; the minimum

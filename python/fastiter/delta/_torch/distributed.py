@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
-from ..._torch.distributed.in_place import Optional
-from ..._torch.distributed.sharded import Split
-from ..._torch.distributed.sharded_call import PARTS, Exchange, Maps, Options
-from ..._torch.distributed.sharded_function import Function, run_function
+from ..._torch.distributed.docs import PARTS
+from ..._torch.distributed.in_place import Kernels
+from ..._torch.distributed.sharded import Exchange, sharded
+from ..._torch.distributed.sharding import Maps, Sharding, Tensors, pair
 from ..._torch.sequences import Integers
 from . import functional
 from .in_place import kernels
 from .ops import carried
+
+
+def _kernels(options: Mapping[str, Any]) -> Kernels | None:
+    return None if options["reverse"] else kernels(options["method"], options["chunk"])
+
+
+def _product(tensors: Tensors, lengths: Tensor | None, options: Mapping[str, Any]) -> Tensor:
+    """Return the product of the transition matrices: the final state from the identity with all values v = 0."""
+    q, k, beta = tensors["q"], tensors["k"], tensors["beta"]
+    assert q is not None and k is not None and beta is not None
+    batch, _, heads, width = q.shape
+    identity = torch.eye(width, dtype=carried(q.dtype), device=q.device).expand(batch, heads, width, width)
+    nothing = k.new_zeros(()).expand_as(k)
+    queries = nothing[:, :, 0] if k.dim() > q.dim() else nothing
+    how: dict[str, Any] = {"decay": tensors["decay"], "reverse": options["reverse"], "lengths": lengths}
+    return functional.delta_scan(queries, k, nothing, beta, identity, **how)[1]
+
+
+#: k, v and beta have another axis if a step has several of them.
+_DELTA = Sharding(
+    functional.delta_scan,
+    {"q": "BTN.", "k": "BTN. BT.N.", "v": "BTN. BT.N.", "beta": "BTN BT.N", "decay": "BTN"},
+    "BTN.",
+    pair,
+    maps=Maps(_product, "matrix"),
+    kernels=_kernels,
+)
 
 
 @documented_by(parts_of(functional.delta_scan) | PARTS)
@@ -71,41 +97,4 @@ def delta_scan(
     >>> def shard(q, k, v, beta):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.delta_scan(q, k, v, beta)
     """
-    tensors = {"q": q, "k": k, "v": v, "beta": beta, "decay": decay}
-    function = Function(
-        "delta_scan",
-        functional.delta_scan,
-        tensors,
-        dict.fromkeys(tensors, 1),
-        state,
-        _splits,
-        Maps(partial(_product, reverse), "matrix"),
-        {"method": method, "chunk": chunk},
-        has_reverse=True,
-        kernels=None if reverse else kernels(method, chunk),
-    )
-    (o,), (last,) = run_function(function, Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens))
-    return o, last
-
-
-def _splits(tensors: Mapping[str, Tensor | None]) -> list[Split]:
-    q, k = tensors["q"], tensors["k"]
-    assert q is not None and k is not None
-    heads = 2 + (k.dim() > q.dim())
-    decay = None if tensors["decay"] is None else 2
-    return [
-        Split(q.shape[0], 1, (0,) * len(tensors), 0, 0),
-        Split(q.shape[2], 1, (2, heads, heads, heads, decay), 2, 1),
-    ]
-
-
-def _product(reverse: bool, tensors: Optional, reset: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """Return the product of the transition matrices: the final state from the identity with all values v = 0."""
-    q, k, _, beta, decay = tensors
-    assert q is not None and k is not None and beta is not None
-    batch, _, heads, width = q.shape
-    identity = torch.eye(width, dtype=carried(q.dtype), device=q.device).expand(batch, heads, width, width)
-    nothing = k.new_zeros(()).expand_as(k)
-    queries = nothing[:, :, 0] if k.dim() > q.dim() else nothing
-    how: dict[str, Any] = {"decay": decay, "reverse": reverse, "lengths": lengths}
-    return functional.delta_scan(queries, k, nothing, beta, identity, **how)[1]
+    return sharded(_DELTA, locals())

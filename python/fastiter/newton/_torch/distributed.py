@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
-from ..._torch.distributed.sharded_call import Options
-from ..._torch.distributed.sharded_function import Function, cell, run_function
+from ..._torch.distributed.sharding import Sharding
 from ..._torch.sequences import Integers
-from .._cells import NewtonInfo
 from .._results import Method
 from . import functional
 from .results import ParaResult, ParaResultInfo, typed_sharded
-from .sharded.entered import EXCHANGES, PARTS, Solver
+from .sharded.initial_states import EXCHANGES, PARTS, solved
 
 #: Minimum number of channels per chunk: two cache lines of float32
 _UNIT = 32
+
+
+def _cell(local: Callable[..., Any], **more: str) -> Sharding[ParaResult]:
+    tensors = {"wx": "BT.N", "a": ".N", **more}
+    return Sharding(local, tensors, "BTN", ParaResult, _UNIT, exchanges=EXCHANGES)
+
+
+_PARAGRU, _PARASLSTM = _cell(functional.paragru), _cell(functional.paraslstm)
+_PARALSTM = _cell(functional.paralstm, p=".N")
 
 
 @typed_sharded
@@ -74,10 +81,7 @@ def paragru(
     >>> def shard(wx, a):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.paragru(wx, a)
     """
-    tensors = {"wx": wx, "a": a}
-    how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
-    cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(cell(functional.paragru, tensors, state, _UNIT), cut, how)
+    return solved(_PARAGRU, locals())
 
 
 @typed_sharded
@@ -134,10 +138,7 @@ def paralstm(
     >>> def shard(wx, a, p):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.paralstm(wx, a, p)
     """
-    tensors = {"wx": wx, "a": a, "p": p}
-    how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
-    cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(cell(functional.paralstm, tensors, state, _UNIT), cut, how)
+    return solved(_PARALSTM, locals())
 
 
 @typed_sharded
@@ -193,15 +194,4 @@ def paraslstm(
     >>> def shard(wx, a):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.paraslstm(wx, a)
     """
-    tensors = {"wx": wx, "a": a}
-    how = Solver(exchange, method, window, rtol, atol, max_steps, return_info)
-    cut = Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(cell(functional.paraslstm, tensors, state, _UNIT), cut, how)
-
-
-def _run(function: Function, options: Options, solver: Solver) -> ParaResult | ParaResultInfo:
-    info: list[NewtonInfo] = []
-    function = function._replace(**solver.parts(function, info))
-    options = options._replace(others=tuple(solver._asdict().items()), exchanges=EXCHANGES)
-    (h,), last = run_function(function, options)
-    return ParaResultInfo(h, tuple(last), info[0]) if info and solver.return_info else ParaResult(h, tuple(last))
+    return solved(_PARASLSTM, locals())

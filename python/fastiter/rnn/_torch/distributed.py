@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from ..._docs import documented_by, parts_of
-from ..._torch.distributed.sharded_call import PARTS, Options
-from ..._torch.distributed.sharded_function import Function, cell, run_function
+from ..._torch.distributed.docs import PARTS
+from ..._torch.distributed.sharded import sharded
+from ..._torch.distributed.sharding import Sharding
 from ..._torch.sequences import Integers
 from . import functional
 from .results import RnnResult
+
+
+def _cell(local: Callable[..., Any]) -> Sharding[RnnResult]:
+    return Sharding(local, {"wx": "BT.N.", "r": ".N..", "b": ".N."}, "BTN.", RnnResult)
+
+
+_LSTM, _GRU, _ELMAN, _SLSTM = map(_cell, (functional.lstm, functional.gru, functional.elman, functional.slstm))
 
 
 @documented_by(parts_of(functional.lstm) | PARTS)
@@ -63,9 +71,7 @@ def lstm(
     >>> def shard(wx, r):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.lstm(wx, r, chunks=4)
     """
-    how = {"checkpoint": checkpoint, "clip_grad": clip_grad, "clip_state": clip_state}
-    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(cell(functional.lstm, {"wx": wx, "r": r, "b": b}, state), cut, how)
+    return sharded(_LSTM, locals())
 
 
 @documented_by(parts_of(functional.gru) | PARTS)
@@ -116,9 +122,7 @@ def gru(
     >>> def shard(wx, r):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.gru(wx, r, chunks=4)
     """
-    how = {"checkpoint": checkpoint, "clip_grad": clip_grad, "clip_state": clip_state}
-    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(cell(functional.gru, {"wx": wx, "r": r, "b": b}, state), cut, how)
+    return sharded(_GRU, locals())
 
 
 @documented_by(parts_of(functional.elman) | PARTS)
@@ -170,9 +174,7 @@ def elman(
     >>> def shard(wx, r):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.elman(wx, r, chunks=4)
     """
-    how = {"activation": activation, "checkpoint": checkpoint, "clip_grad": clip_grad, "clip_state": clip_state}
-    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(cell(functional.elman, {"wx": wx, "r": r, "b": b}, state), cut, how)
+    return sharded(_ELMAN, locals())
 
 
 @documented_by(parts_of(functional.slstm) | PARTS)
@@ -223,11 +225,4 @@ def slstm(
     >>> def shard(wx, r):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.slstm(wx, r, chunks=4)
     """
-    how = {"checkpoint": checkpoint, "clip_grad": clip_grad, "clip_state": clip_state}
-    cut = Options(group, "pipeline", chunks, reverse, reset, lengths, cu_seqlens)
-    return _run(cell(functional.slstm, {"wx": wx, "r": r, "b": b}, state), cut, how)
-
-
-def _run(function: Function, options: Options, how: Mapping[str, object]) -> RnnResult:
-    (h,), last = run_function(function._replace(options=how), options)
-    return RnnResult(h, tuple(last))
+    return sharded(_SLSTM, locals())

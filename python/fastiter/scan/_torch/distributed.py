@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from ..._docs import documented_by, parts_of
 from ..._sequences import as_part
-from ..._torch.distributed.in_place import Optional
-from ..._torch.distributed.sharded import Split
-from ..._torch.distributed.sharded_call import PARTS, Exchange, Maps, Options, Problem, check_rows, run_sharded
-from ..._torch.distributed.sharded_function import valid_steps
+from ..._torch.distributed.docs import PARTS
+from ..._torch.distributed.in_place import Kernels
+from ..._torch.distributed.sharded import Exchange, check_rows, sharded
+from ..._torch.distributed.sharding import Checked, Maps, Request, Sharding, Tensors, pair, valid_steps
 from ..._torch.ops import CPU_AND_CUDA, check_tensors
-from ..._torch.sequences import Integers, Sequences
+from ..._torch.sequences import Integers
 from .._shapes import check_block_shapes, check_linear_shapes
 from . import functional
 from .in_place import kernels
@@ -24,6 +25,62 @@ from .ops import BLOCK, LINEAR, Scan, carried
 #: Channels of linear_scan per chunk: the minimum, two cache lines of float32, and the number from which several ranks
 #: are faster than one; with fewer channels the kernel reads only a small part of each row.
 _UNIT, _LEAST = 32, 128
+
+
+def _check(scan: Scan, request: Request) -> Checked:
+    x: Any = request.tensors["x"]
+    a: Any = request.tensors[scan.factors]
+    state = as_part(request.state)
+    check_tensors(scan.name, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
+    (check_block_shapes if scan.blocks else check_linear_shapes)(scan.name, a.shape, x.shape)
+    count = check_rows(scan.name, request.sequences, x.shape[0], "x")
+    if state is not None:
+        functional._check_h0(scan, state, x, (request.reverse, *request.sequences))
+    default = x.new_zeros((), dtype=carried(x.dtype)).expand(count, *x.shape[2:])
+    tensors = {"x": x, scan.factors: functional._with_all_axes(a, x, scan)}
+    return Checked(tensors, None if state is None else [state], [default])
+
+
+def _kernels(scan: Scan, options: Mapping[str, Any]) -> Kernels:
+    return kernels(scan, options["reverse"])
+
+
+def _product(scan: Scan, tensors: Tensors, lengths: Tensor | None, options: Mapping[str, Any]) -> Tensor:
+    """Return the product of the factors of the valid steps, the first step's rightmost."""
+    x, a = tensors["x"], tensors[scan.factors]
+    assert x is not None and a is not None
+    a = a.expand(*x.shape[:2], *a.shape[2:])
+    if not scan.blocks:
+        return valid_steps(a, lengths, 1.0).prod(1, dtype=carried(a.dtype))
+    # Column j of the product is the final state of the scan without inputs from the unit vector j.
+    batch, _, groups, width, _ = a.shape
+    unit = torch.eye(width, dtype=a.dtype, device=a.device).expand(batch, groups, width, width)
+    nothing = a.new_zeros(()).expand(*a.shape[:3], width)
+    how: dict[str, Any] = {"reverse": options["reverse"], "lengths": lengths}
+    columns = [functional.block_scan(a, nothing, unit[..., j].contiguous(), **how)[1] for j in range(width)]
+    return torch.stack(columns, -1)
+
+
+_LINEAR = Sharding(
+    functional.linear_scan,
+    {"x": "BTN", "a": "BTN"},
+    "BTN",
+    pair,
+    _UNIT,
+    _LEAST,
+    maps=Maps(partial(_product, LINEAR), "numbers"),
+    kernels=partial(_kernels, LINEAR),
+    check=partial(_check, LINEAR),
+)
+_BLOCK = Sharding(
+    functional.block_scan,
+    {"x": "BTN.", "A": "BTN.."},
+    "BTN.",
+    pair,
+    maps=Maps(partial(_product, BLOCK), "vector"),
+    kernels=partial(_kernels, BLOCK),
+    check=partial(_check, BLOCK),
+)
 
 
 @documented_by(parts_of(functional.linear_scan) | PARTS)
@@ -71,7 +128,7 @@ def linear_scan(
     ...     h, last = fastiter.torch.distributed.linear_scan(a, x)
     ...     h.square().sum().backward()
     """
-    return _run(LINEAR, a, x, state, Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens))
+    return sharded(_LINEAR, locals())
 
 
 @documented_by(parts_of(functional.block_scan) | PARTS)
@@ -117,65 +174,4 @@ def block_scan(
     >>> def shard(A, x):  # on each rank, after torch.distributed.init_process_group
     ...     return fastiter.torch.distributed.block_scan(A, x, exchange="scan")
     """
-    return _run(BLOCK, A, x, state, Options(group, exchange, chunks, reverse, reset, lengths, cu_seqlens))
-
-
-def _run(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, options: Options) -> tuple[Tensor, Tensor]:
-    def prepare(options: Options, given: Sequences) -> Problem:
-        check_tensors(scan.name, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
-        (check_block_shapes if scan.blocks else check_linear_shapes)(scan.name, a.shape, x.shape)
-        rows = check_rows(scan.name, given, x.shape[0], "x")
-        first = as_part(state)
-        if first is not None:
-            functional._check_h0(scan, first, x, (options.reverse, *given))
-        return _problem(scan, functional._with_all_axes(a, x, scan), x, first, rows, options.reverse)
-
-    (h,), (last,) = run_sharded(scan.name, options, prepare)
-    return h, last
-
-
-def _problem(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, count: int, reverse: bool) -> Problem:
-    local = functional.block_scan if scan.blocks else functional.linear_scan
-
-    def run(tensors: Optional, first: Sequence[Tensor] | None, cut: Sequences) -> Any:
-        x, a = tensors
-        assert x is not None and a is not None
-        how = {"reset": cut.reset, "lengths": cut.lengths, "cu_seqlens": cut.cu_seqlens}
-        h, last = local(a, x, None if first is None else first[0], reverse=reverse, **how)
-        return [h], [last]
-
-    def transition(tensors: Optional, reset: Tensor | None, lengths: Tensor | None) -> Tensor:
-        x, a = tensors
-        assert x is not None and a is not None
-        return _product(scan, a.expand(*x.shape[:2], *a.shape[2:]), lengths, reverse)
-
-    rows = Split(x.shape[0], 1, (0, None if a.shape[0] != x.shape[0] else 0), 0, 0)
-    unit, least = (1, 1) if scan.blocks else (_UNIT, _LEAST)
-    across = Split(x.shape[2], unit, (2, 2), 2, 1, least)
-    return Problem(
-        {"x": x, scan.factors: a},
-        {"x": 1, scan.factors: 1},
-        x.shape[0],
-        x.shape[1],
-        None if state is None else [state],
-        [x.new_zeros((), dtype=carried(x.dtype)).expand(count, *x.shape[2:])],
-        [rows, across],
-        run,
-        Maps(transition, "vector" if scan.blocks else "numbers"),
-        kernels(scan, reverse) if x.is_cpu else None,
-    )
-
-
-def _product(scan: Scan, a: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
-    """Return the product of the factors of the valid steps, the first step's rightmost."""
-    if not scan.blocks:
-        return valid_steps(a, lengths, 1.0).prod(1, dtype=carried(a.dtype))
-    # Column j of the product is the final state of the scan without inputs from the unit vector j.
-    batch, _, groups, width, _ = a.shape
-    unit = torch.eye(width, dtype=a.dtype, device=a.device).expand(batch, groups, width, width)
-    nothing = a.new_zeros(()).expand(*a.shape[:3], width)
-    columns = [
-        functional.block_scan(a, nothing, unit[..., j].contiguous(), reverse=reverse, lengths=lengths)[1]
-        for j in range(width)
-    ]
-    return torch.stack(columns, -1)
+    return sharded(_BLOCK, locals())

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ...._torch.distributed.sharded import Affine, Entered
-from ...._torch.distributed.sharded_call import Meeting
+from ...._torch.distributed.engine import Affine, Entered
+from ...._torch.distributed.sharding import Meeting
 from ..._cells import NewtonInfo
 from .newton import Options
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...._torch.distributed.sharded import Entered
-from ...._torch.distributed.sharded_call import PARTS as SHARED
-from ...._torch.distributed.sharded_call import Meeting
-from ...._torch.distributed.sharded_function import Function, as_parts, called
+from ...._torch.distributed.docs import PARTS as SHARED
+from ...._torch.distributed.engine import Entered
+from ...._torch.distributed.sharded import sharded
+from ...._torch.distributed.sharding import Meeting, Request, Sharding, as_parts
 from ..._cells import CELLS, NewtonInfo, newton_options
+from ..results import ParaResult, ParaResultInfo
 from .line import Steps
 from .newton import Local, Options, newton
 from .shooting import Shard, shoot
@@ -59,54 +62,52 @@ class Solver(NamedTuple):
     max_steps: Any
     return_info: Any
 
-    def parts(self, function: Function, info: list[NewtonInfo]) -> dict[str, Any]:
-        """Return the fields of a Function with this solver, which also check it; ``info`` receives the NewtonInfo."""
-        if self.exchange not in _NEWTON:
-            names = ("method", "window", "rtol", "atol", "max_steps")
-            return {"options": {name: getattr(self, name) for name in names}, "local": self._checked(function)}
-
-        def entered(met: Meeting) -> Entered | None:
-            with torch.no_grad(), torch.autocast(met.is_open.device.type, enabled=False):
-                find = _entered if self.exchange == "scan" else _shot
-                return find(function, self._options(function), met, info)
-
-        return {"options": {"method": "sequential"}, "local": self._checked(function), "entered": entered}
-
-    def _checked(self, function: Function) -> Callable[..., Any]:
-        """Return the one-process function, with the checks of the solver's options before it."""
-
-        def local(**arguments: Any) -> Any:
-            self._check(function.name)
-            if self.exchange in _NEWTON:
-                self._options(function)
-            return function.local(**arguments)
-
-        return local
-
-    def _check(self, name: str) -> None:
+    def check(self, name: str, wx: Any) -> dict[str, Any]:
+        """Check the options; return those of the one-process function."""
         if not isinstance(self.return_info, bool):
             raise TypeError(f"{name}: return_info must be True or False, got {self.return_info!r}")
         if self.exchange not in _NEWTON:
             if self.return_info:
                 raise ValueError(f"{name}: return_info must be False unless exchange is 'scan' or 'shooting', got True")
-            return
+            return {option: getattr(self, option) for option in ("method", "window", "rtol", "atol", "max_steps")}
         condition = f"if exchange is {self.exchange!r}"
         if self.method not in ("auto", "newton"):
             raise ValueError(f"{name}: method must be 'auto' or 'newton' {condition}, got {self.method!r}")
         if self.window is not None:
             raise ValueError(f"{name}: window must be None {condition}, got {self.window!r}")
+        self.limits(name, wx)
+        return {"method": "sequential"}
 
-    def _options(self, function: Function) -> Options:
-        wx = function.tensors["wx"]
+    def limits(self, name: str, wx: Any) -> Options:
+        """Return the checked tolerances and the maximum number of iterations over the ranks."""
         eps = torch.finfo(wx.dtype).eps if isinstance(wx, Tensor) and wx.is_floating_point() else 1.0
-        given = (None, self.rtol, self.atol, self.max_steps)
-        _, most, rtol, atol = newton_options(function.name, "newton", *given, eps=eps) or (0, 0, 0.0, 0.0)
+        options = newton_options(name, "newton", None, self.rtol, self.atol, self.max_steps, eps=eps)
+        _, most, rtol, atol = options or (0, 0, 0.0, 0.0)
         return Options(rtol, atol, _MAX_STEPS if self.max_steps is None else most)
 
 
-def _entered(function: Function, options: Options, met: Meeting, info: list[NewtonInfo]) -> Entered | None:
+def solved(function: Sharding[ParaResult], arguments: Mapping[str, Any]) -> ParaResult | ParaResultInfo:
+    """Call a cell on this rank's steps; with Newton's method, the initial states of all ranks are found first."""
+    solver, info = Solver(*(arguments[name] for name in Solver._fields)), list[NewtonInfo]()
+
+    @wraps(function.local)
+    def local(*, reverse: bool = False, **given: Any) -> Any:
+        tensors = {name: x for name, x in given.items() if name not in Solver._fields}
+        return function.local(**tensors, reverse=reverse, **solver.check(function.name, given["wx"]))
+
+    def entered(request: Request, met: Meeting) -> Entered | None:
+        with torch.no_grad(), torch.autocast(met.is_open.device.type, enabled=False):
+            find = _entered if solver.exchange == "scan" else _shot
+            return find(request, solver.limits(function.name, request.tensors["wx"]), met, info)
+
+    initial = entered if solver.exchange in _NEWTON else None
+    result = sharded(replace(function, local=local, entered=initial), arguments)
+    return ParaResultInfo(*result, info[0]) if info and solver.return_info else result
+
+
+def _entered(request: Request, options: Options, met: Meeting, info: list[NewtonInfo]) -> Entered | None:
     steps = Steps(met.line, met.steps, met.is_open)
-    local = _local(function, met)
+    local = _local(request, met)
     found = newton(local, steps, options)
     info.append(NewtonInfo("newton", found.steps, (~found.converged).long()))
     if not bool(found.converged.all()):
@@ -118,38 +119,37 @@ def _entered(function: Function, options: Options, met: Meeting, info: list[Newt
     return Entered(None if met.line.is_first else [x.contiguous() for x in before.unbind(-1)], transition)
 
 
-def _shot(function: Function, options: Options, met: Meeting, info: list[NewtonInfo]) -> Entered | None:
-    tensors = {name: None if x is None else x.detach() for name, x in function.tensors.items()}
-    own = None if function.state is None else as_parts(function.state)
-    like = _zeros(function, met)
-    how = {"reverse": met.line.reverse, "method": "sequential"}
+def _shot(request: Request, options: Options, met: Meeting, info: list[NewtonInfo]) -> Entered | None:
+    tensors = {name: None if x is None else x.detach() for name, x in request.tensors.items()}
+    own = None if request.state is None else as_parts(request.state)
+    like = _zeros(request, met)
 
     def run(state: Sequence[Tensor] | None) -> Sequence[Tensor]:
-        return called(function, tensors, None if state is None else tuple(state), met.local, how)[1]
+        return request.function.run(tensors, None if state is None else tuple(state), met.local, request.options)[1]
 
     own = None if own is None else [x.detach().to(y.dtype) for x, y in zip(own, like, strict=True)]
     return shoot(Shard(met, run, own, like), met, options, info)
 
 
-def _zeros(function: Function, met: Meeting) -> list[Tensor]:
+def _zeros(request: Request, met: Meeting) -> list[Tensor]:
     """Return initial states of zeros."""
-    x, bounds = function.tensors["wx"], met.local.cu_seqlens
+    x, bounds = request.tensors["wx"], met.local.cu_seqlens
     assert x is not None  # the function has checked it
     rows = x.shape[0] if bounds is None else len(bounds) - 1
-    return [x.new_zeros(rows, x.shape[3]) for _ in CELLS[function.name].states]
+    return [x.new_zeros(rows, x.shape[3]) for _ in CELLS[request.function.name].states]
 
 
-def _local(function: Function, met: Meeting) -> Local:
+def _local(request: Request, met: Meeting) -> Local:
     """Return this rank's steps in order of time."""
     tensors: Mapping[str, Tensor | None] = {
-        name: None if x is None else x.detach() for name, x in function.tensors.items()
+        name: None if x is None else x.detach() for name, x in request.tensors.items()
     }
     x, a = tensors["wx"], tensors["a"]
     assert x is not None and a is not None  # the function has checked them
     batch, time, _, width = x.shape
     bounds, reverse = met.local.cu_seqlens, met.line.reverse
     rows = batch if bounds is None else len(bounds) - 1
-    first = _first(function, x, (rows, width))
+    first = _first(request, x, (rows, width))
     turned: Callable[[Tensor], Tensor] = (lambda y: y.flip(1)) if reverse else (lambda y: y)
     valid = None
     if met.local.lengths is not None:
@@ -163,14 +163,14 @@ def _local(function: Function, met: Meeting) -> Local:
         at = torch.searchsorted(bounds[1:].contiguous(), torch.arange(time), right=True).to(x.device)
         guess, first = turned(first[at].unsqueeze(0)), first.new_zeros(1, *first.shape[1:])
     flags = [None if y is None else turned(y) for y in (resets, valid)]
-    return Local(function.name, turned(x), a, tensors.get("p"), first, guess, starts, *flags)
+    return Local(request.function.name, turned(x), a, tensors.get("p"), first, guess, starts, *flags)
 
 
-def _first(function: Function, x: Tensor, shape: tuple[int, int]) -> Tensor:
+def _first(request: Request, x: Tensor, shape: tuple[int, int]) -> Tensor:
     """Return the initial states (rows, D, K)."""
-    state = function.state
+    state = request.state
     if state is None:
-        return x.new_zeros(*shape, len(CELLS[function.name].states))
+        return x.new_zeros(*shape, len(CELLS[request.function.name].states))
     return torch.stack([part.detach().to(x.dtype) for part in as_parts(state)], -1)
 
 
