@@ -163,7 +163,7 @@ def shifted_trial(options: Options, variance: str, trial: int, bar: Any) -> tupl
         rows[name] = learn(systems, counts, learner(trial))
         sequence = ((systems.one(t), systems.b[t], systems.c[t]) for t in some)
         found = solve_sequence(sequence, learner(trial), rtol=EPSILON)
-        difference = max(difference, int(np.abs(found.iterations - rows[name][: len(some)]).max()))
+        difference = max(difference, int(np.abs(found.steps - rows[name][: len(some)]).max()))
     best = []
     for t, c in enumerate(systems.c):
         best.append(sor(systems.one(t), systems.b[t], omega=best_omega(c), rtol=EPSILON).steps)
@@ -247,7 +247,7 @@ def heat_trial(heat: Heat, trial: int, bar: Any) -> tuple[Rows, Rows]:
     rows, omegas = {"CG": heat.plain_cg()}, {}
     for name, tuner in tuners.items():
         found = solve_sequence(heat.systems(), tuner, method="ssor_cg", warm_start=True, rtol=EPSILON)
-        rows[name], omegas[name] = found.iterations, found.omegas
+        rows[name], omegas[name] = found.steps, found.omegas
         bar.update(len(found.omegas))
     return rows, omegas
 

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -148,6 +148,40 @@ class Solution:
             numbers = ["no samples"]
         parts = [self.method, *numbers, *self._details(), f"value {shapes}"]
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Failure(NamedTuple):
+    """The column or sample that is furthest from convergence, and ``where`` it is, empty if there is only one."""
+
+    reason: str
+    steps: int
+    residual: float
+    tolerance: float
+    where: str
+
+
+def worst_failure(solution: Any, noun: str) -> Failure | None:
+    """Return the worst failure of a solution with a tolerance; ``noun``: "column" or "sample"; None without failure."""
+    if bool(all_of(solution.converged)):
+        return None
+    numbers = solution.reason, solution.steps, solution.residual, solution.tolerance
+    if isinstance(solution.reason, str):
+        return None if solution.reason == "callback" else Failure(*numbers, "")
+    failures = [
+        (Failure(reason, int(steps), float(residual), float(tolerance), ""), k)
+        for k, (reason, steps, residual, tolerance) in enumerate(zip(*map(list, numbers), strict=True))
+        if reason not in ("converged", "callback")
+    ]
+    if not failures:
+        return None
+    worst, k = max(failures, key=lambda failure: _excess(failure[0]))
+    count = f"the worst of {len(failures)} out of {len(solution.reason)} that failed"
+    return worst._replace(where=f" in {noun} {k}, {count}")
+
+
+def _excess(failure: Failure) -> float:
+    is_nan = failure.residual != failure.residual
+    return float("inf") if is_nan else failure.residual / max(failure.tolerance, 1e-300)
 
 
 def all_of(x: Any) -> Any:

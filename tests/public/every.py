@@ -32,10 +32,10 @@ FILES = (
 #: Public classes that users do not construct: results, tables of results, errors, warnings, bases of other classes
 NOT_CALLED = {
     *(f"fastiter.{name}" for name in ("BackendError", "ConvergenceError", "ConvergenceWarning")),
-    *(f"fastiter.{name}" for name in ("RnnResult", "RnnStates", "Solution")),
+    *(f"fastiter.{name}" for name in ("Progress", "RnnResult", "RnnStates", "Solution")),
     *(f"fastiter.quant.{name}" for name in ("Blocks", "Calibration", "Counts", "ErrorStatistics", "Format")),
     *(f"fastiter.quant.{name}" for name in ("FormatRow", "FormatTable", "Range", "Scaled")),
-    *(f"fastiter.relax.{name}" for name in ("LinearSolution", "Progress", "SequenceSolution")),
+    *(f"fastiter.relax.{name}" for name in ("LinearSolution", "SequenceSolution")),
     "fastiter.fixedpoint.HopfieldSolution",
     *(f"fastiter.fixedpoint.monotone.{name}" for name in ("InclusionProgress", "InclusionSolution")),
     *(f"fastiter.fixedpoint.{name}" for name in ("FixedPointProgress", "FixedPointSolution", "SinkhornSolution")),

@@ -89,12 +89,13 @@ def test_callbacks_see_each_check_and_may_stop(name: str) -> None:
         return None
 
     full = solve(B, check_every=3, callback=look)
-    assert [progress.steps for progress in seen] == list(range(3, full.steps + 1, 3))
-    assert [progress.residual for progress in seen] == full.history[1:].tolist()
+    assert [progress.steps for progress in seen] == list(range(0, full.steps, 3))
+    assert [progress.residual for progress in seen] == full.history[:-1].tolist()
+    assert all(isinstance(progress, fastiter.Progress) and progress.active is None for progress in seen)
     stopped = attempt(solve, B, check_every=2, callback=lambda progress: progress.steps == 4)
     assert (stopped.steps, stopped.reason, stopped.converged) == (4, "callback", False)
     two = np.stack([B, 0 * B], axis=1)
-    both = attempt(solve, two, check_every=2, callback=lambda progress: np.bool_(progress.steps == 4))
+    both = attempt(solve, two, check_every=2, callback=lambda p: np.bool_(p.steps == 4 and p.active.tolist() == [0]))
     assert both.reason == ("callback", "converged") and both.steps.tolist() == [4, 0]
     assert solve(B, callback=lambda progress: "text").converged  # only True ends a solution
     with pytest.raises(TypeError, match=f"^{name}: callback must be callable or None, got int$"):
@@ -103,9 +104,13 @@ def test_callbacks_see_each_check_and_may_stop(name: str) -> None:
 
 def test_sequences_have_callbacks() -> None:
     tuner, seen = relax.TsallisINF([1.0, 1.5], rng=0), []
-    found = relax.solve_sequence([(A, B)] * 9, tuner, callback=lambda solution: seen.append(solution) or len(seen) == 4)
-    assert found.solutions == tuple(seen) and len(seen) == 4
-    assert repr(found) == f"SequenceSolution(4 of 4 systems converged, {found.iterations.sum()} steps in all)"
+    found = relax.solve_sequence([(A, B)] * 9, tuner, callback=lambda progress: seen.append(progress) or len(seen) == 4)
+    assert found.solutions == tuple(progress.solution for progress in seen) and len(seen) == 4
+    assert [progress.system for progress in seen] == list(range(4))
+    assert [progress.omega for progress in seen] == found.omegas.tolist()
+    assert [progress.steps for progress in seen] == found.steps.tolist()
+    assert all(np.array_equal(x, progress.value) for x, progress in zip(found.value, seen, strict=True))
+    assert repr(found) == f"SequenceSolution(4 of 4 systems converged, {found.steps.sum()} steps in all)"
     found.raise_if_failed()
 
 
@@ -166,7 +171,7 @@ def documented() -> dict[str, Callable[..., Any]]:
     found |= {f"compat.{name}": getattr(relax.compat, name) for name in relax.compat.__all__}
     classes = [x for x in found.values() if inspect.isclass(x)]
     found |= {f"{of.__name__}.{name}": x for of in classes for name, x in vars(of).items() if name[0] != "_"}
-    results = {relax.LinearSolution, relax.Progress, relax.SequenceSolution}  # which users do not construct
+    results = {relax.LinearSolution, relax.SequenceSolution}  # which users do not construct
     found = {name: x for name, x in found.items() if inspect.isfunction(x) or x in {*classes} - results}
     return {name: x for name, x in found.items() if {*inspect.signature(x).parameters} - {"self"}}
 

@@ -222,7 +222,7 @@ def test_sequences_of_stencils() -> None:
     for method in ("sor", "ssor_cg"):
         found = relax.solve_sequence([(s, b)] * 4, TsallisINF([1.0, 1.4], rng=0), method=method)
         assert all(solution.converged for solution in found.solutions)
-        assert found.iterations.tolist() == [solution.steps for solution in found.solutions]
+        assert found.steps.tolist() == [solution.steps for solution in found.solutions]
 
 
 def test_a_matrix_that_is_not_hermitian() -> None:

@@ -16,8 +16,8 @@ pytest.importorskip("scipy.sparse")
 
 import fastiter  # noqa: E402
 from fastiter import BackendError  # noqa: E402
+from fastiter._call.iterate import Limits  # noqa: E402
 from fastiter.relax import LinearSolution, Relaxation, Stencil  # noqa: E402
-from fastiter.relax._result import Limits  # noqa: E402
 from fastiter.relax._torch import cupy  # noqa: E402
 from tests.relax.cases import attempt, csr, random_matrix, vectors  # noqa: E402
 from tests.relax.gpu import Gpu  # noqa: E402
@@ -178,8 +178,11 @@ def test_reports_of_tensors() -> None:
             return progress.steps >= 6
 
         stopped = attempt(solve, b, check_every=3, callback=look)
-        assert (seen, stopped.reason, stopped.steps) == ([3, 6], "callback", 6)
+        assert (seen, stopped.reason, stopped.steps) == ([0, 3, 6], "callback", 6)
         columns = attempt(solve, torch.stack([b, 0 * b], 1), callback=lambda progress: progress.residual[0].item() < 5)
+        first: list[Any] = []
+        attempt(solve, torch.stack([b, 0 * b], 1), callback=first.append, max_steps=1)
+        assert torch.equal(first[0].active, torch.tensor([0])) and first[0].tolerance.shape == (2,)
         assert columns.reason == ("callback", "converged") and isinstance(columns.tolerance, torch.Tensor)
 
 
@@ -195,7 +198,7 @@ def test_cupy_arrays_give_cupy_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
         return bool(progress.steps == 2)
 
     found = cupy.solve("sor", A, b, None, Limits(callback=look), omega=1.0)
-    assert found.reason == ("callback",) * 2 and found.steps.tolist() == [len(seen)] * 2
+    assert found.reason == ("callback",) * 2 and found.steps.tolist() == [len(seen) - 1] * 2
     numbers = (*seen, found.steps, found.converged, found.residual, found.tolerance, found.history)
     assert all(isinstance(x, np.ndarray) for x in numbers)
     with pytest.raises(ValueError, match=r"^sor: b must be finite, got inf at index \(0, 0\)$"):

@@ -270,7 +270,7 @@ class Columns(Record):
             is_lost = (residual > self._growth * np.maximum(self._smallest, self._scale)) | ~is_finite
         if step.stagnated is False and step.diverged is False and not ((is_small | is_lost) & active).any():
             self.closed = self._none
-            return False
+            return len(active) == 0
         before = active.copy()
         self._close(is_finite & is_small & step.can_converge, "converged")
         if not self._overflows:
@@ -286,7 +286,7 @@ class Columns(Record):
 
     def stop(self, reason: Reason) -> None:
         """End everything that has not ended."""
-        self.closed = self.active.copy()
+        self.closed = self.closed | self.active
         self._close(True, reason)
 
     def progress(self, step: Step) -> Progress:

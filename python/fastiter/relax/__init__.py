@@ -6,7 +6,7 @@ from .._public import publish
 from . import compat
 from ._matrix import Batch
 from ._relaxation import Relaxation
-from ._result import LinearSolution, Progress
+from ._result import LinearSolution
 from .accelerate import Anderson, Chebyshev, chebyshev
 from .eisenstat import ssor_cg
 from .flexible import flexible_cg
@@ -22,7 +22,6 @@ __all__ = [
     "Chebyshev",
     "ContextualTsallisINF",
     "LinearSolution",
-    "Progress",
     "Relaxation",
     "SequenceSolution",
     "Stencil",

@@ -50,13 +50,13 @@ SOLVER = documented(
                 float32 vectors, else 1e-8.
             max_steps : int
                 The maximum number of steps; a step is ....
-            check_every : int
-                The number of steps between two checks of the residual, which costs a product with A.
             callback : callable, optional
-                Called at each check with a :class:`~fastiter.relax.Progress`. If it returns True, the solution ends
-                with the reason "callback".
+                Called with a :class:`fastiter.Progress` at each check after which it would continue, the first one
+                before the first step. If it returns True, the solution ends with the reason "callback".
             throw : bool
                 Raise a ConvergenceError, instead of a warning, if the solution does not converge.
+            check_every : int
+                The number of steps between two checks of the residual, which costs a product with A.
             """,
         "result": """
             Returns

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .._call.iterate import Callback, Limits
 from .._check import check_flag, type_name
 from .._solution import judged
 from . import _spectrum, _vectors
@@ -18,8 +19,8 @@ from ._methods import METHODS, Method, adaptive_of, check_omega, checked_block_s
 from ._order import Order
 from ._pieces import pieces
 from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
-from ._result import Callback, Limits, LinearSolution
-from ._solve import Run, iterate
+from ._result import LinearSolution
+from ._solve import Run, solve
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
@@ -277,9 +278,9 @@ class Relaxation:
         rtol: float | None = None,
         atol: float = 0.0,
         max_steps: int = 10_000,
-        check_every: int = 1,
         callback: Callback | None = None,
         throw: bool = False,
+        check_every: int = 1,
     ) -> LinearSolution:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0.
 
@@ -295,7 +296,7 @@ class Relaxation:
         %(result)s
         """
         function = self._name("solve")
-        limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+        limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
         return judged(function, self._solve(function, b, x0, limits), throw)
 
     def _name(self, method: str) -> str:
@@ -303,17 +304,19 @@ class Relaxation:
         return f"{self._function}.{method}" if self._function == "Relaxation" else self._function
 
     def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
-        adaptive, own_b = self._adaptive(), _vectors.rhs_inside(function, self._system, b)
-
-        def step(x: Array, count: int) -> Array:
-            self._sweep(x, own_b, count, omega=adaptive.omega if adaptive else None)
-            return x
+        adaptive = self._adaptive()
 
         def omega() -> float:
             return adaptive.omega if adaptive else self.omega
 
-        run = Run(step, self.method, omega, adaptive.observe if adaptive else None)
-        return iterate(function, self._system, run, b, x0, limits)
+        def make(own_b: Array) -> Run:
+            def step(x: Array, count: int) -> Array:
+                self._sweep(x, own_b, count, omega=adaptive.omega if adaptive else None)
+                return x
+
+            return Run(step, self.method, omega, adaptive.observe if adaptive else None)
+
+        return solve(function, self._system, make, b, x0, limits)
 
     def _adaptive(self) -> Adaptive | None:
         """Return the object that chooses omega during a solution; None if omega stays fixed."""

@@ -2,180 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .._call.iterate import Columns, Limits, Record, Step, iterate
 from . import _vectors
-from ._adaptive import GO_ON, KEEP, RESTORE
+from ._adaptive import KEEP, RESTORE
 from ._prepare import System
-from ._result import Limits, LinearSolution, Progress
+from ._result import LinearSolution
 
 Array = npt.NDArray[Any]
 
 #: A residual that has grown by this factor will not fall again.
-DIVERGED = 1e10
+GROWTH = 1e10
 #: Stagnation: twice in a row, the smallest residual in this many steps was neither a millionth below that of the same
 #: number of previous steps, which even the slowest useful sweep achieves, nor well above it: with a good omega, SOR's
 #: residual first grows for many steps, then falls.
 PATIENCE, RISE = 200, 1.05
 
-#: step(x, count): x, an array or a tensor, after `count` more steps; may be x itself, updated in place
-Step = Callable[[Any, int], Any]
 
+class Run(NamedTuple):
+    """A solver's steps.
 
-class Watch:
-    """The residuals at each check, and the status of each column.
-
-    Finished columns are updated together with the others, and their residuals may grow again: `residual` and `steps`
-    are those at a column's end, and :class:`Kept` restores its value there.
+    ``step(x, count)`` returns x, an array or a tensor, after ``count`` more steps, which may update it in place;
+    ``observe`` receives :func:`largest_ratio` at each check, and returns whether to save a copy of x, or to restore it;
+    ``omega`` returns the current one; ``residual`` returns the norms (k,) of b - A x, if the steps begin by computing
+    it; ``overflows``: a NaN can only come from an overflow, as all functions are those of the package.
     """
 
-    def __init__(self, first: Array, target: Array, check_every: int) -> None:
-        self.history, self.residual, self.target = [first], first.copy(), target
-        self.least, self.least_before = np.full(len(first), np.inf), np.full(len(first), np.inf)
-        self.was_flat = np.zeros(len(first), bool)
-        self.steps = np.zeros(len(first), np.int64)
-        self.reason = np.array(["max_steps"] * len(first), dtype="<U10")
-        self.is_open = np.ones(len(first), bool)
-        self.window = max(2, -(-PATIENCE // check_every))
-        self._decide(first)
-
-    def ratio(self, norms: Array) -> float:
-        """Return the largest ratio of a residual to its target among the columns that are not done.
-
-        If the target is 0, the rounding error of the first residual takes its place.
-        """
-        target = np.where(self.target > 0, self.target, 2.0**-52 * self.history[0])[self.is_open]
-        return float(np.max(np.divide(norms[self.is_open], target), initial=0))
-
-    def check(self, steps: int, norms: Array) -> Array:
-        """Record the residuals after ``steps`` steps, and return a mask (k,) of the columns that are now done."""
-        self.history.append(norms)
-        self.least = np.fmin(self.least, norms)
-        was_open = self.is_open.copy()
-        self.steps[was_open], self.residual[was_open] = steps, norms[was_open]
-        self._decide(norms)
-        return was_open & ~self.is_open
-
-    def _decide(self, norms: Array) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            good = np.isfinite(norms) & (norms <= self.target)  # an infinite b has an infinite target
-            lost = ~np.isfinite(norms) | (norms > DIVERGED * np.maximum(self.history[0], self.target))
-        self._close(good & self.is_open, "converged")
-        self._close(lost & self.is_open, "diverged")
-        if len(self.history) % self.window == 0:
-            falls, rises = self.least < (1 - 1e-6) * self.least_before, self.least > RISE * self.least_before
-            flat = ~(falls | rises)
-            self._close(self.is_open & flat & self.was_flat, "stagnated")
-            self.least_before, self.least, self.was_flat = self.least, np.full(len(norms), np.inf), flat
-
-    def stop(self) -> Array:
-        """Close all columns at the request of the callback; return a mask (k,) of those that were open."""
-        was_open = self.is_open.copy()
-        self._close(was_open, "callback")
-        return was_open
-
-    def _close(self, columns: Array, reason: str) -> None:
-        self.reason[columns], self.is_open[columns] = reason, False
+    step: Callable[[Any, int], Any]
+    method: str
+    omega: Callable[[], float | None] = lambda: None
+    observe: Callable[[int, float], int] | None = None
+    residual: Callable[[Any], Array] | None = None
+    overflows: bool = True
 
 
-class Kept:
-    """The columns of x that finished before the others."""
+class View(NamedTuple):
+    """The user's view of vectors in the layout of the kernels.
+
+    ``single``: whether b is one right-hand side; ``outside``: returns x in the user's layout; ``copy`` and ``columns``:
+    return a copy of x, and x as (n, k); ``array``: returns an array of numbers in the user's library.
+    """
+
+    single: bool
+    outside: Callable[[Any], Any]
+    copy: Callable[[Any], Any]
+    columns: Callable[[Any], Any]
+    array: Callable[[Array], Any]
+
+
+class Flatness:
+    """Whether residuals, a number or an array (k,), neither fall nor rise any more."""
+
+    def __init__(self, check_every: int) -> None:
+        self._window, self._checks = max(2, -(-PATIENCE // check_every)), 1
+        self._smallest: Any = np.inf
+        self._before: Any = np.inf
+        self._was_flat: Any = False
+
+    def check(self, norms: Any) -> Any:
+        """Record the residuals of a check after steps, and return the verdict, False without one."""
+        self._smallest, self._checks = np.fmin(self._smallest, norms), self._checks + 1
+        if self._checks % self._window:
+            return False
+        is_flat = (self._smallest >= (1 - 1e-6) * self._before) & (self._smallest <= RISE * self._before)
+        verdict = is_flat & self._was_flat
+        self._before, self._smallest, self._was_flat = self._smallest, np.inf, is_flat
+        return verdict
+
+
+class EndedColumns:
+    """The columns of x that ended before the others: they change in later steps."""
 
     def __init__(self) -> None:
         self._x: Any = None
         self._columns: Any = False
 
-    def keep(self, x: Any, closed: Array, watch: Watch) -> None:
-        """Save the columns of x (n, k), an array or a tensor, that are closed, if others go on."""
-        if not (closed.any() and watch.is_open.any()):
+    def save(self, x: Any, view: View, record: Columns) -> None:
+        """Save the columns of x that ended at the last check."""
+        if not record.closed.any():
             return
         if self._x is None:
-            self._x = x.clone() if hasattr(x, "clone") else x.copy()
-        columns = np.flatnonzero(closed)
-        self._x[:, columns], self._columns = x[:, columns], self._columns | closed
+            self._x = view.columns(view.copy(x))
+        columns = np.flatnonzero(record.closed)
+        self._x[:, columns], self._columns = view.columns(x)[:, columns], self._columns | record.closed
 
-    def put_back(self, x: Any) -> None:
+    def restore(self, x: Any, view: View) -> None:
         """Copy them back into x."""
         if self._x is not None:
             columns = np.flatnonzero(self._columns)
-            x[:, columns] = self._x[:, columns]
+            view.columns(x)[:, columns] = self._x[:, columns]
 
 
-class Run(NamedTuple):
-    """A solver's steps.
+class Iteration:
+    """The steps of one solution from x, which they may update in place."""
 
-    ``observe`` receives :meth:`Watch.ratio` at each check, and returns whether to save a copy of x, or to restore it;
-    ``omega`` returns the current one; ``residual`` returns the norms of b - A x, if the steps begin by computing it.
-    """
+    def __init__(self, run: Run, x: Any, norms: Callable[[Any], Any], target: Any, limits: Limits, view: View) -> None:
+        self.run, self.x, self.target, self.limits, self.view = run, x, target, limits, view
+        if view.single:
+            self._norms: Callable[[Any], Any] = lambda x: float(norms(x)[0])
+            self.target = float(target[0])
+            self.record = Record(GROWTH, from_first=True, overflows=run.overflows)
+        else:
+            self._norms = norms
+            self.record = Columns(len(target), GROWTH, from_first=True, overflows=run.overflows)
+        self._ended = EndedColumns()
 
-    step: Step
-    method: str
-    omega: Callable[[], float | None] = lambda: None
-    observe: Callable[[int, float], int] | None = None
-    residual: Callable[[Any], Array] | None = None
-
-
-def iterate(function: str, system: System, run: Run, b: object, x0: object, limits: Limits) -> LinearSolution:
-    """Check the arguments and iterate from x0, or from 0, until every column is done."""
-    given, start = _vectors.check_vectors(function, system, b, x0)
-    limits = limits.checked(function)
-    given = system.unknowns(given)
-    _vectors.check_finite(function, "b", given)
-    own_b = _vectors.inside(system, given)
-    if start is None:
-        x = np.zeros((system.columns, *own_b.shape[1:]), own_b.dtype)
-    else:
-        _vectors.check_finite(function, "x0", start)
-        x = np.array(_vectors.inside(system, start))
-    single = given.ndim == len(system.grid or (1,))
-    target = limits.relative(own_b.dtype) * _vectors.norm(own_b) + limits.atol
-    norms_of = run.residual or (lambda x: _vectors.residual(system, x, own_b))
-    watch = Watch(norms_of(x), target, limits.check_every)
-    done, kept, copy = 0, Kept(), (x, watch.residual)
-    kept.keep(x, ~watch.is_open, watch)
-
-    def progress() -> Progress:
-        numbers = (watch.residual, watch.target)
-        residual, tolerance = (float(n[0]) if single else n.copy() for n in numbers)
-        return Progress(
-            done, residual, tolerance, run.omega(), lambda: np.array(_vectors.outside(system, x), order="C")
+    def solution(self) -> LinearSolution:
+        """Take all steps."""
+        limits = self.limits.with_callback(lambda progress: progress.converted(self.view.array, lambda value: value))
+        with np.errstate(all="ignore"):
+            record = iterate(self._steps(), limits, self.record)
+        self._ended.restore(self.x, self.view)
+        results, history = record.results(), np.array(record.history)
+        if not self.view.single:
+            names = ("converged", "steps", "residual", "tolerance")
+            results |= {name: self.view.array(results[name]) for name in names}
+        return LinearSolution(
+            value=self.view.outside(self.x),
+            method=self.run.method,
+            omega=self.run.omega(),
+            history=self.view.array(history),
+            **results,
         )
 
-    with np.errstate(all="ignore"):
-        while watch.is_open.any() and done < limits.max_steps:
+    def _steps(self) -> Iterator[Step]:
+        run, limits, record, flatness = self.run, self.limits, self.record, Flatness(self.limits.check_every)
+        done, norms, is_flat, saved = 0, self._norms(self.x), False, None
+        while True:
+            yield Step(done, norms, self.target, self._value, self._numbers, stagnated=is_flat)
+            if isinstance(record, Columns):
+                self._ended.save(self.x, self.view, record)
             count = min(limits.check_every, limits.max_steps - done)
-            x, done = run.step(x, count), done + count
-            norms = norms_of(x)
-            verdict = run.observe(done, watch.ratio(norms)) if run.observe else GO_ON
-            if verdict == KEEP:
-                copy = np.array(x), norms
-            elif verdict == RESTORE:
-                x[...], norms = copy
-            kept.keep(x, watch.check(done, norms), watch)
-            if limits.stops(progress):
-                kept.keep(x, watch.stop(), watch)
-    kept.put_back(x)
-    return _solution(np.ascontiguousarray(_vectors.outside(system, x)), watch, single, run)
+            self.x, done = run.step(self.x, count), done + count
+            norms = self._norms(self.x)
+            if run.observe is not None:
+                verdict = run.observe(done, largest_ratio(record, norms, self.target))
+                if verdict == KEEP:
+                    saved = self.view.copy(self.x), norms
+                elif verdict == RESTORE:
+                    assert saved is not None  # as a trial begins with KEEP
+                    self.x[...], norms = saved
+            is_flat = flatness.check(norms)
+
+    def _value(self) -> Any:
+        return self.view.copy(self.view.outside(self.x))
+
+    def _numbers(self) -> Mapping[str, Any]:
+        return {"omega": self.run.omega()}
 
 
-def _copy(system: System, x: Array) -> Array:
-    return np.array(_vectors.outside(system, x), order="C")
+def largest_ratio(record: Record, norms: Any, target: Any) -> float:
+    """Return the largest ratio of a residual to its target among the columns that have not ended.
+
+    If the target is 0, the rounding error of the first residual takes its place.
+    """
+    first = record.history[0]
+    if not isinstance(record, Columns):
+        return float(norms / (target or 2.0**-52 * first))
+    active = record.active
+    targets = np.where(target > 0, target, 2.0**-52 * first)[active]
+    return float(np.max(np.divide(norms[active], targets), initial=0))
 
 
-def _solution(value: Array, watch: Watch, single: bool, run: Run) -> LinearSolution:
-    history, converged = np.array(watch.history), watch.reason == "converged"
-    return LinearSolution(
-        value=value,
-        converged=bool(converged[0]) if single else converged,
-        steps=int(watch.steps[0]) if single else watch.steps,
-        residual=float(watch.residual[0]) if single else watch.residual,
-        tolerance=float(watch.target[0]) if single else watch.target,
-        history=history[:, 0] if single else history,
-        reason=str(watch.reason[0]) if single else tuple(map(str, watch.reason)),
-        method=run.method,
-        omega=run.omega(),
-    )
+def solve(
+    function: str, system: System, make: Callable[[Array], Run], b: object, x0: object, limits: Limits
+) -> LinearSolution:
+    """Check the arguments and iterate from x0, or from 0, by the steps that ``make`` returns for b."""
+    own_b, x, single = _vectors.checked(function, system, b, x0)
+    limits = limits.checked(function)
+    run = make(own_b)
+    target = limits.relative(own_b.dtype) * _vectors.norm(own_b) + limits.atol
+    norms = run.residual or (lambda x: _vectors.residual(system, x, own_b))
+
+    def outside(x: Array) -> Array:
+        return np.ascontiguousarray(_vectors.outside(system, x))
+
+    view = View(single, outside, _copy, lambda x: x, lambda numbers: numbers)
+    return Iteration(run, x, norms, target, limits, view).solution()
+
+
+def _copy(x: Array) -> Array:
+    return np.array(x, order="C")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -80,9 +80,26 @@ def inside(system: System, x: Array) -> Array:
     return own if own.flags.aligned else own.copy()
 
 
-def rhs_inside(function: str, system: System, b: object) -> Array:
-    """Check a right-hand side and return it in the kernels' layout."""
-    return inside(system, check_vectors(function, system, b, None)[0])
+class Vectors(NamedTuple):
+    """The vectors of a solution in the kernels' layout, and whether b is one right-hand side."""
+
+    b: Array
+    x: Array
+    single: bool
+
+
+def checked(function: str, system: System, b: object, x0: object) -> Vectors:
+    """Return b and a copy of x0, or 0; refuse infinities and NaN, except at points without an equation."""
+    given, start = check_vectors(function, system, b, x0)
+    given = system.unknowns(given)
+    check_finite(function, "b", given)
+    own = inside(system, given)
+    if start is None:
+        x = np.zeros((system.columns, *own.shape[1:]), own.dtype)
+    else:
+        check_finite(function, "x0", start)
+        x = np.array(inside(system, start))
+    return Vectors(own, x, given.ndim == len(system.grid or (1,)))
 
 
 def outside(system: System, x: Array) -> Array:

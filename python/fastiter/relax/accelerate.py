@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._backend import Backends, Cuda, choose, is_cuda
+from .._call.iterate import Callback, Limits
 from .._check import type_name
 from .._solution import judged
 from . import _spectrum, _vectors
@@ -22,14 +23,14 @@ from ._mixture import Mixture
 from ._pieces import pieces
 from ._prepare import JACOBI, System, prepare
 from ._relaxation import Relaxation
-from ._result import Callback, Limits, LinearSolution
-from ._solve import Run, Step, iterate
+from ._result import LinearSolution
+from ._solve import Run, solve
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
 #: Maximum number of differences in Anderson mixing: a step solves a system of this size for each column.
-MOST_KEPT = 1000
+MAX_MEMORY = 1000
 
 
 class Recurrence:
@@ -98,9 +99,9 @@ def chebyshev(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """x <- x + d, d <- momentum d + omega D^-1 (b - A x): Jacobi accelerated by Chebyshev polynomials.
 
@@ -132,7 +133,7 @@ def chebyshev(
     (9653, 311)
     """
     run = choose("chebyshev", _BACKENDS, None, A, b, x0)
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
     found = run("chebyshev", parts_of(A) if is_cuda(run) else A, b, x0, limits, bounds=bounds)
     return judged("chebyshev", found, throw)
 
@@ -147,19 +148,20 @@ def _chebyshev(
     else:
         low, high = checked_bounds(function, bounds)
     recurrence, directions = Recurrence(low, high, adapts=bounds is None), [np.empty(0)]
-    b, _ = _vectors.check_vectors(function, system, b, None)
-    own_b = _vectors.inside(system, b)
 
-    def step(x: Array, count: int) -> Array:
-        if directions[0].shape != x.shape:
-            directions[0] = np.zeros_like(x)
-        k = _vectors.width(x)
-        for piece in pieces(count if x.size else 0, k * system.entries):
-            omega, momentum = np.array([recurrence.next() for _ in range(piece)]).T.copy()
-            system.of(x.dtype).sweep(x, own_b, directions[0], k, omega, momentum, piece, JACOBI)
-        return x
+    def make(own_b: Array) -> Run:
+        def step(x: Array, count: int) -> Array:
+            if directions[0].shape != x.shape:
+                directions[0] = np.zeros_like(x)
+            k = _vectors.width(x)
+            for piece in pieces(count if x.size else 0, k * system.entries):
+                omega, momentum = np.array([recurrence.next() for _ in range(piece)]).T.copy()
+                system.of(x.dtype).sweep(x, own_b, directions[0], k, omega, momentum, piece, JACOBI)
+            return x
 
-    return iterate(function, system, Run(step, function, observe=recurrence.observe), b, x0, limits)
+        return Run(step, function, observe=recurrence.observe)
+
+    return solve(function, system, make, b, x0, limits)
 
 
 _BACKENDS: Backends[LinearSolution] = {"cpu": _chebyshev, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
@@ -240,9 +242,9 @@ class Chebyshev:
         rtol: float | None = None,
         atol: float = 0.0,
         max_steps: int = 10_000,
-        check_every: int = 1,
         callback: Callback | None = None,
         throw: bool = False,
+        check_every: int = 1,
     ) -> LinearSolution:
         """Solve A x = b by accelerated sweeps, like :meth:`Relaxation.solve`.
 
@@ -253,7 +255,7 @@ class Chebyshev:
 
         %(result)s
         """
-        limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+        limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
         return judged("Chebyshev.solve", self._solve("Chebyshev.solve", b, x0, limits), throw)
 
     def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
@@ -270,8 +272,7 @@ class Chebyshev:
             x += directions[0]
             return x
 
-        own = Run(_on_sweeps(function, self.relaxation, step, b), "chebyshev", observe=recurrence.observe)
-        return _iterate(function, self.relaxation, own, b, x0, limits)
+        return _solve(function, self.relaxation, ("chebyshev", step, recurrence.observe), b, x0, limits)
 
 
 class Anderson:
@@ -305,7 +306,7 @@ class Anderson:
 
     def __init__(self, relaxation: Relaxation, memory: int = 5) -> None:
         _check_relaxation("Anderson", relaxation)
-        self.relaxation, self.memory = relaxation, _vectors.count("Anderson", "memory", memory, 1, MOST_KEPT)
+        self.relaxation, self.memory = relaxation, _vectors.count("Anderson", "memory", memory, 1, MAX_MEMORY)
 
     def __repr__(self) -> str:
         """Return one line."""
@@ -320,9 +321,9 @@ class Anderson:
         rtol: float | None = None,
         atol: float = 0.0,
         max_steps: int = 10_000,
-        check_every: int = 1,
         callback: Callback | None = None,
         throw: bool = False,
+        check_every: int = 1,
     ) -> LinearSolution:
         """Solve A x = b by mixed sweeps, like :meth:`Relaxation.solve`; each column is mixed separately.
 
@@ -333,7 +334,7 @@ class Anderson:
 
         %(result)s
         """
-        function, limits = "Anderson.solve", Limits(rtol, atol, max_steps, check_every, callback, throw)
+        function, limits = "Anderson.solve", Limits(rtol, atol, max_steps, callback, throw, check_every)
         mixtures: list[Mixture] = []
 
         def step(x: Array, swept: Array) -> Array:
@@ -341,8 +342,7 @@ class Anderson:
                 mixtures.append(Mixture(self.memory, x))
             return mixtures[0].next(x, swept)
 
-        own = Run(_on_sweeps(function, self.relaxation, step, b), "anderson")
-        return judged(function, _iterate(function, self.relaxation, own, b, x0, limits), throw)
+        return judged(function, _solve(function, self.relaxation, ("anderson", step, None), b, x0, limits), throw)
 
 
 def _check_relaxation(function: str, relaxation: object) -> None:
@@ -350,20 +350,23 @@ def _check_relaxation(function: str, relaxation: object) -> None:
         raise TypeError(f"{function}: relaxation must be a Relaxation, got {type_name(relaxation)}")
 
 
-def _on_sweeps(function: str, relaxation: Relaxation, accelerate: Callable[[Array, Array], Array], b: object) -> Step:
-    """Return a step function that applies ``accelerate`` to x and the sweep from it."""
-    own_b = _vectors.rhs_inside(function, relaxation._system, b)
-
-    def step(x: Array, count: int) -> Array:
-        for _ in range(count):
-            swept = np.array(x)
-            relaxation._sweep(swept, own_b, 1)
-            x = np.ascontiguousarray(accelerate(x, swept))
-        return x
-
-    return step
+#: The name of an acceleration, its function of x and the sweep from it, and what observes the residuals
+Acceleration = tuple[str, Callable[[Array, Array], Array], Callable[[int, float], int] | None]
 
 
-def _iterate(function: str, relaxation: Relaxation, run: Run, b: object, x0: object, limits: Limits) -> LinearSolution:
-    run = run._replace(omega=lambda: relaxation.omega)
-    return iterate(function, relaxation._system, run, b, x0, limits)
+def _solve(
+    function: str, relaxation: Relaxation, acceleration: Acceleration, b: object, x0: object, limits: Limits
+) -> LinearSolution:
+    name, accelerate, observe = acceleration
+
+    def make(own_b: Array) -> Run:
+        def step(x: Array, count: int) -> Array:
+            for _ in range(count):
+                swept = np.array(x)
+                relaxation._sweep(swept, own_b, 1)
+                x = np.ascontiguousarray(accelerate(x, swept))
+            return x
+
+        return Run(step, name, lambda: relaxation.omega, observe)
+
+    return solve(function, relaxation._system, make, b, x0, limits)

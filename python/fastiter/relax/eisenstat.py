@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .._call.iterate import Callback, Limits
 from .._solution import judged
 from . import _spectrum, _vectors
 from ._auto import jacobi_of, ssor_omega
@@ -17,8 +18,9 @@ from ._matrix import as_matrix, check_square, read_csr
 from ._methods import check_omega
 from ._order import Arrangement, Order, arrange
 from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System, by_values
-from ._result import Callback, Limits, LinearSolution
-from ._solve import Run, iterate
+from ._result import LinearSolution
+from ._solve import Run
+from ._solve import solve as iterated
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
@@ -35,9 +37,9 @@ def ssor_cg(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 5,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 5,
 ) -> LinearSolution:
     """CG on (E + L)^-1 A (E + U)^-1, E = D / omega, which is CG preconditioned by SSOR (Eisenstat's trick).
 
@@ -76,7 +78,7 @@ def ssor_cg(
     >>> ssor_cg(A, np.ones(50), omega=1.5).steps
     15
     """
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
     return judged("ssor_cg", solve(A, b, x0, limits, omega, order), throw)
 
 
@@ -87,9 +89,11 @@ def solve(A: Any, b: Array, x0: Array | None, limits: Limits, omega: object, ord
     check_omega(function, "ssor", omega)
     split = _split_stencil(function, A, order) if isinstance(A, Stencil) else _split_rows(function, A, order)
     factor = _auto(function, split, order) if isinstance(omega, str) else float(omega)  # type: ignore[arg-type]
-    b, _ = _vectors.check_vectors(function, split.system, b, None)
-    cg = _Cg(function, split, factor, _vectors.inside(split.system, split.system.unknowns(b)))
-    return iterate(function, split.system, Run(cg.steps, "ssor_cg", lambda: factor), b, x0, limits)
+
+    def make(own_b: Array) -> Run:
+        return Run(_Cg(function, split, factor, own_b).steps, "ssor_cg", lambda: factor)
+
+    return iterated(function, split.system, make, b, x0, limits)
 
 
 @dataclass(frozen=True)

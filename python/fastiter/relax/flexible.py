@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array_like import as_array
+from .._call.iterate import Callback, Limits
 from .._check import check_array, type_name
 from .._solution import judged
 from . import _vectors
@@ -17,9 +18,9 @@ from ._cupy import refuse_cupy
 from ._docs import SOLVER
 from ._matrix import DTYPES, Batch, as_matrix, is_sparse, refuse
 from ._prepare import System, prepare
-from ._result import Callback, Limits, LinearSolution
-from ._solve import Run, iterate
-from .accelerate import MOST_KEPT
+from ._result import LinearSolution
+from ._solve import Run, solve
+from .accelerate import MAX_MEMORY
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
@@ -39,9 +40,9 @@ def flexible_cg(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """d = P(r / ||r||), A-orthogonal to the last directions; x <- x + (d^H r / d^H A d) d: flexible CG.
 
@@ -90,12 +91,19 @@ def flexible_cg(
     True
     """
     function = "flexible_cg"
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
-    kept = _vectors.count(function, "memory", memory, 0, MOST_KEPT)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
+    size = _vectors.count(function, "memory", memory, 0, MAX_MEMORY)
     system = _system(function, A, b)
     own_precond = _checked_precond(function, precond, system)
-    b, _ = _vectors.check_vectors(function, system, b, None)
-    own_b = _vectors.inside(system, system.unknowns(b))
+
+    def make(own_b: Array) -> Run:
+        return _directions(function, system, own_precond, own_b, size)
+
+    return judged(function, solve(function, system, make, b, x0, limits), throw)
+
+
+def _directions(function: str, system: System, own_precond: Any, own_b: Array, memory: int) -> Run:
+    """Return the steps along the directions that a checked preconditioner gives."""
 
     def residual(x: Array) -> tuple[Array, Array]:
         if isinstance(system, OfOperator):
@@ -114,14 +122,14 @@ def flexible_cg(
     def apply(r: Array) -> Array:
         if own_precond is None:
             return r
-        found = applied(function, "precond", own_precond, system, r)
-        if not np.isfinite(found).all() and np.isfinite(r).all():
+        image = applied(function, "precond", own_precond, system, r)
+        if not np.isfinite(image).all() and np.isfinite(r).all():
             raise ValueError(f"{function}: precond must return finite numbers, got infinite ones or NaN")
-        return found
+        return image
 
-    directions = Directions(function, np, product, apply, residual, kept)
-    run = Run(directions.steps, function, residual=directions.residual)
-    return judged(function, iterate(function, system, run, b, x0, limits), throw)
+    directions = Directions(function, np, product, apply, residual, memory)
+    is_own = not isinstance(system, OfOperator)
+    return Run(directions.steps, function, residual=directions.residual, overflows=is_own)
 
 
 def _system(function: str, A: Any, b: Any) -> System:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from .._call.iterate import Callback, Limits, Progress
 from .._check import check_flag, type_name
-from .._solution import ConvergenceError, is_true, warn
+from .._solution import ConvergenceError, Solution, judged
 from . import eisenstat, solvers
 from ._matrix import Batch
 from ._order import Order
-from ._result import Limits, LinearSolution
+from ._result import LinearSolution
 from .stencil import Stencil
 
 Array = npt.NDArray[Any]
@@ -32,18 +34,28 @@ class Tuner(Protocol):
         """Learn from the number of iterations."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class SequenceSolution:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SequenceSolution(Solution):
     """The result of :func:`solve_sequence`.
 
     Attributes
     ----------
+    value : tuple of arrays
+        x of each system.
+    converged : (T,) bool
+        Whether each system converged.
+    steps : (T,)
+        The steps of each solution: ``max_steps`` if it did not converge.
+    residual : (T,)
+        ``||b - A x||`` of each system.
+    method : str
+        The method that ran.
+    reason : tuple of str
+        The reason for ending of each solution.
     solutions : tuple of LinearSolution
         The solution of each system.
     omegas : (T,)
         The omega of each solution.
-    iterations : (T,)
-        The steps of each solution: ``max_steps`` if it did not converge.
 
     See Also
     --------
@@ -56,41 +68,26 @@ class SequenceSolution:
     >>> from fastiter.relax import TsallisINF, solve_sequence
     >>> A = 2 * np.eye(20) - np.eye(20, k=1) - np.eye(20, k=-1)
     >>> found = solve_sequence([(A, np.ones(20))] * 3, TsallisINF([1.5], rng=0))
-    >>> found.omegas, found.iterations, found.solutions[0].reason
-    (array([1.5, 1.5, 1.5]), array([263, 263, 263]), 'converged')
+    >>> found.omegas, found.steps, found.reason
+    (array([1.5, 1.5, 1.5]), array([263, 263, 263]), ('converged', 'converged', 'converged'))
     """
 
     solutions: tuple[LinearSolution, ...]
     omegas: Array
-    iterations: Array
 
-    def raise_if_failed(self) -> None:
-        """Raise :class:`fastiter.ConvergenceError` unless all systems converged.
-
-        Raises
-        ------
-        ConvergenceError
-            With the first solution that has not converged as its attribute.
-        """
-        message, first = self._failure()
-        if message is not None:
-            raise ConvergenceError(f"solve_sequence: {message}", first)
-
-    def _failure(self) -> tuple[str | None, LinearSolution | None]:
+    def _failure(self) -> str | None:
         failures = [solution._failure() for solution in self.solutions]
         failed = [t for t, failure in enumerate(failures) if failure is not None]
         if not failed:
-            return None, None
-        message = (
+            return None
+        return (
             f"in {len(failed)} of {len(failures)} systems, the first of them system {failed[0]}, {failures[failed[0]]}"
         )
-        return message, self.solutions[failed[0]]
 
     def __repr__(self) -> str:
         """Return one line, without the arrays."""
-        converged = sum(solution.converged for solution in self.solutions)
-        steps = f"{int(self.iterations.sum())} steps in all"
-        return f"SequenceSolution({converged} of {len(self.solutions)} systems converged, {steps})"
+        steps = f"{int(self.steps.sum())} steps in all"
+        return f"SequenceSolution({int(self.converged.sum())} of {len(self.solutions)} systems converged, {steps})"
 
 
 def solve_sequence(
@@ -103,7 +100,7 @@ def solve_sequence(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    callback: Callable[[LinearSolution], Any] | None = None,
+    callback: Callback | None = None,
     throw: bool = False,
 ) -> SequenceSolution:
     """Solve A_t x_t = b_t for t = 0, 1, ...: each with the omega of ``tuner``, which learns from the iterations.
@@ -126,14 +123,15 @@ def solve_sequence(
         As in :func:`sor`; the residual is checked after every step, so that each step counts. A system that did not
         converge, for whatever reason, counts as ``max_steps`` iterations.
     callback : callable, optional
-        Called with the solution of each system; if it returns True, the sequence ends there.
+        Called with a :class:`fastiter.Progress` after each system: its steps, residual, tolerance and value, and as
+        further attributes ``system``, its number, ``omega`` and ``solution``. If it returns True, the sequence ends.
     throw : bool
         Raise at the first system that does not converge. By default a single warning at the end reports their number.
 
     Returns
     -------
     SequenceSolution
-        The solutions, omegas and iterations of the systems up to the end, or up to the callback's True.
+        The solutions, omegas and steps of the systems up to the end, or up to the callback's True.
 
     Raises
     ------
@@ -162,7 +160,7 @@ def solve_sequence(
     >>> from fastiter.relax import TsallisINF, solve_sequence
     >>> A = 2 * np.eye(20) - np.eye(20, k=1) - np.eye(20, k=-1)
     >>> found = solve_sequence([(A, np.ones(20))] * 300, TsallisINF([1.0, 1.4, 1.74], rng=0))
-    >>> found.iterations.shape, float(np.median(found.omegas[-100:]))
+    >>> found.steps.shape, float(np.median(found.omegas[-100:]))
     ((300,), 1.74)
     """
     function = "solve_sequence"
@@ -175,31 +173,46 @@ def solve_sequence(
     if method not in METHODS:
         raise ValueError(f"{function}: method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     check_flag(function, "warm_start", warm_start)
-    limits = Limits(rtol, atol, max_steps, 1, None, throw).checked(function)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"{function}: callback must be callable or None, got {type_name(callback)}")
+    limits = Limits(rtol, atol, max_steps, callback, throw).checked(function)
+    own_limits = limits._replace(callback=None)
     solutions: list[LinearSolution] = []
-    omegas, iterations = [], []
+    omegas, steps = [], []
     for t, system in enumerate(systems):
         A, b, context = _parts(function, t, system)
         start = solutions[-1].value if warm_start and solutions else None
         omega = tuner.predict(context)
-        solution = _solve(method, (A, b, start), limits, omega, order)
+        solution = _solve(method, (A, b, start), own_limits, omega, order)
         failure = solution._failure()
         if throw and failure is not None:
             raise ConvergenceError(f"{function}: in system {t} {failure}", solution)
-        steps = int(solution.steps) if solution.converged else limits.max_steps
-        tuner.update(steps)
+        count = int(solution.steps) if solution.converged else limits.max_steps
+        tuner.update(count)
         solutions.append(solution)
         omegas.append(omega)
-        iterations.append(steps)
-        if callback is not None and is_true(callback(solution)):
+        steps.append(count)
+        if limits.stops(partial(_progress, t, omega, solution)):
             break
-    found = SequenceSolution(tuple(solutions), np.array(omegas, np.float64), np.array(iterations, np.int64))
-    message, _ = found._failure()
-    if message is not None:
-        warn(f"{function}: {message}")
-    return found
+    return judged(function, _solution(method, solutions, omegas, steps), throw)
+
+
+def _progress(t: int, omega: float, solution: LinearSolution) -> Progress:
+    numbers = {"system": t, "omega": omega, "solution": solution}
+    return Progress(
+        int(solution.steps), solution.residual, solution.tolerance, None, numbers, lambda: solution.value.copy()
+    )
+
+
+def _solution(method: str, solutions: list[LinearSolution], omegas: list[float], steps: list[int]) -> SequenceSolution:
+    return SequenceSolution(
+        value=tuple(solution.value for solution in solutions),
+        converged=np.array([solution.converged for solution in solutions], np.bool_),
+        steps=np.array(steps, np.int64),
+        residual=np.array([solution.residual for solution in solutions], np.float64),
+        method=method,
+        reason=tuple(solution.reason for solution in solutions),
+        solutions=tuple(solutions),
+        omegas=np.array(omegas, np.float64),
+    )
 
 
 def _solve(method: str, system: tuple[Any, Array, Array | None], limits: Limits, omega: float, order: Any) -> Any:

@@ -7,12 +7,13 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from .._backend import Backends, Cuda, choose, is_cuda
+from .._call.iterate import Callback, Limits
 from .._solution import judged
 from ._cupy import parts_of
 from ._docs import SOLVER
 from ._order import Order
 from ._relaxation import Relaxation
-from ._result import Callback, Limits, LinearSolution
+from ._result import LinearSolution
 
 Array = npt.NDArray[Any]
 
@@ -27,9 +28,9 @@ def jacobi(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """x <- x + omega D^-1 (b - A x): Jacobi's method, all rows at once.
 
@@ -59,7 +60,7 @@ def jacobi(
     >>> solution.value, solution.steps, solution.reason
     (array([0.933333, 1.733333]), 13, 'converged')
     """
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
     return solved("jacobi", A, b, x0, limits, omega=omega)
 
 
@@ -74,9 +75,9 @@ def block_jacobi(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows, all at once.
 
@@ -103,7 +104,7 @@ def block_jacobi(
     >>> block_jacobi(A, np.array([2.0, 12.0, 1.0]), block_size=2).steps
     11
     """
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
     return solved("block_jacobi", A, b, x0, limits, omega=omega, block_size=block_size)
 
 
@@ -119,9 +120,9 @@ def gauss_seidel(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii, row after row, from the newest x: Gauss-Seidel.
 
@@ -152,7 +153,7 @@ def gauss_seidel(
     (7, 13)
     """
     how = {"order": order, "block_size": block_size, "symmetric": symmetric}
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
     return solved("gauss_seidel", A, b, x0, limits, **how)
 
 
@@ -168,9 +169,9 @@ def sor(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii: successive over-relaxation.
 
@@ -199,7 +200,7 @@ def sor(
     >>> [sor(A, np.ones(50), omega=omega).steps for omega in (1.0, 1.5, 1.884, "auto")]
     [4828, 1600, 189, 201]
     """
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
     return solved("sor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
 
 
@@ -215,9 +216,9 @@ def ssor(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """:func:`sor` with one sweep forward and one backward per step: symmetric successive over-relaxation.
 
@@ -247,7 +248,7 @@ def ssor(
     >>> [ssor(A, np.ones(50), omega=omega).steps for omega in (1.0, 1.5, "auto")]
     [2425, 832, 313]
     """
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
     return solved("ssor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
 
 
@@ -263,9 +264,9 @@ def kaczmarz(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row: Kaczmarz's projections.
 
@@ -299,7 +300,7 @@ def kaczmarz(
     >>> kaczmarz(np.array([[3.0, 4.0]]), np.array([25.0])).value
     array([3., 4.])
     """
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
     return solved("kaczmarz", A, b, x0, limits, omega=omega, order=order, symmetric=symmetric)
 
 

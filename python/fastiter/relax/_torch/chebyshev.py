@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from ... import relax
+from ..._call.iterate import Callback, Limits
 from ..._check import type_name
 from ..._solution import judged
 from ..._torch.ops import contiguous
 from .._docs import SOLVER
 from .._methods import METHODS
 from .._prepare import FORWARD, JACOBI
-from .._result import Callback, Limits, LinearSolution
+from .._result import LinearSolution
 from .._solve import Run
 from ..accelerate import Recurrence, bounds_of, checked_bounds
 from .cuda import _Matrix
@@ -73,9 +74,9 @@ class Chebyshev:
         rtol: float | None = None,
         atol: float = 0.0,
         max_steps: int = 10_000,
-        check_every: int = 1,
         callback: Callback | None = None,
         throw: bool = False,
+        check_every: int = 1,
     ) -> LinearSolution:
         """Solve A x = b by accelerated sweeps, like :meth:`Relaxation.solve`.
 
@@ -87,7 +88,7 @@ class Chebyshev:
 
         %(result)s
         """
-        limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+        limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
         return judged("Chebyshev.solve", self._solve("Chebyshev.solve", b, x0, limits), throw)
 
     def _solve(self, function: str, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._result import Limits, LinearSolution, Progress
+from ..._call.iterate import Limits
+from .._result import LinearSolution
 from ..stencil import Stencil
 from .chebyshev import Chebyshev
 from .relaxation import Relaxation
@@ -24,26 +25,20 @@ def solve(method: Any, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, **o
         found = Chebyshev(Relaxation(_matrix(A), "jacobi", **options), bounds=bounds)._solve(method, b, x0, limits)
     else:
         found = Relaxation(_matrix(A), method, **options)._solve(method, b, x0, limits)
-    return dataclasses.replace(found, **_on_host(found, "converged", "steps", "residual", "tolerance", "history"))
+    names = ("converged", "steps", "residual", "tolerance", "history")
+    return dataclasses.replace(found, **{name: _array(getattr(found, name)) for name in names})
 
 
-def _on_host(x: Any, *names: str) -> dict[str, Any]:
-    """Return the named attributes that are tensors, as NumPy arrays."""
-    return {name: getattr(x, name).numpy() for name in names if isinstance(getattr(x, name), Tensor)}
+def _array(x: Any) -> Any:
+    return x.numpy() if isinstance(x, Tensor) else x
 
 
 def _with_arrays(limits: Limits) -> Limits:
     """Return limits whose callback receives CuPy's x, and NumPy arrays of numbers."""
-    callback = limits.callback
-    if callback is None:
+    if limits.callback is None:
         return limits
     cupy = importlib.import_module("cupy")
-
-    def with_arrays(progress: Progress) -> Any:
-        numbers = _on_host(progress, "residual", "tolerance")
-        return callback(dataclasses.replace(progress, **numbers, _value=lambda: cupy.from_dlpack(progress.value)))
-
-    return limits._replace(callback=with_arrays)
+    return limits.with_callback(lambda progress: progress.converted(_array, cupy.from_dlpack))
 
 
 def _matrix(A: Any) -> Tensor | Stencil:

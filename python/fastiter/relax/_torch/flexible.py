@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._call.iterate import Callback, Limits
 from ..._check import type_name
 from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import differentiable_once
@@ -16,13 +17,13 @@ from ..._torch.graph_break import graph_break
 from ..._torch.ops import check_tensors, refuse_tangents, refuse_transforms
 from .. import _vectors
 from .._docs import SOLVER
-from .._result import Callback, Limits, LinearSolution
+from .._result import LinearSolution
 from .._solve import Run
-from ..accelerate import MOST_KEPT
+from ..accelerate import MAX_MEMORY
 from ..flexible import Directions
 from .cuda import _Matrix, norm_of
 from .functional import Matrix, entries_of
-from .ops_cuda import View, iterate
+from .ops_cuda import iterate, view_of
 from .tensors import DTYPES, check_finite
 
 Product = Callable[[Tensor], Tensor]
@@ -39,9 +40,9 @@ def flexible_cg(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """d = P(r / ||r||), A-orthogonal to the last directions; x <- x + (d^H r / d^H A d) d, on tensors.
 
@@ -102,14 +103,14 @@ def flexible_cg(
     """
     function = "flexible_cg"
     refuse_transforms(function, "because the number of iterations depends on the values")
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw).checked(function)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every).checked(function)
     return graph_break(_solved, A, b, x0, precond, memory, limits)
 
 
 def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, limits: Limits) -> LinearSolution:
     """Check the tensors, solve, and give the solution its gradient."""
     function = "flexible_cg"
-    kept = _vectors.count(function, "memory", memory, 0, MOST_KEPT)
+    kept = _vectors.count(function, "memory", memory, 0, MAX_MEMORY)
     vectors = ("b",) if x0 is None else ("b", "x0")
     check_tensors(function, vectors, (b,) if x0 is None else (b, x0), tuple(DTYPES), ("cpu", "cuda"))
     refuse_tangents(function, (b, *(A if isinstance(A, (tuple, list)) else (A,))))
@@ -234,9 +235,10 @@ class _System:
             return self._inside(self.product(self._outside(d)))
 
         directions = Directions(self.function, torch, product, apply, residual, self.memory)
-        run = Run(directions.steps, self.function, residual=directions.residual)
+        run = Run(directions.steps, self.function, residual=directions.residual, overflows=self.is_matrix)
         start = torch.zeros_like(own_b) if x0 is None else self._inside(x0).clone(memory_format=torch.contiguous_format)
-        return iterate(_Matrix(), start, own_b, limits, run, View(own_b.dim() == 1, self._outside))
+        matrix = _Matrix()
+        return iterate(matrix, start, own_b, limits, run, view_of(matrix, own_b.dim() == 1, self._outside))
 
     def _inside(self, x: Tensor) -> Tensor:
         return x if self.is_matrix else x.reshape(-1)

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..._call.iterate import Callback, Limits
 from ..._check import type_name
 from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import differentiable_once, one_by_one
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_integers, refuse_transforms
 from .. import _vectors
 from .._matrix import check_pattern
-from .._result import Callback, Limits, LinearSolution
+from .._result import LinearSolution
 from . import ops, ops_cuda
 from .ops import AUTO, REASONS, Solve, Sweeps, SweepsBackward, _Csr, relax_sweeps, relax_sweeps_bwd, rows, transposed
 from .ops import relax_solve as _relax_solve
@@ -37,9 +38,9 @@ def relax_solve(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """Solve A x = b by relaxation; for the gradients, solve A^H l = g: db = l, dA = -l x^H on the pattern.
 
@@ -65,13 +66,13 @@ def relax_solve(
         1e-8 otherwise.
     max_steps : int
         The maximum number of sweeps.
-    check_every : int
-        The number of sweeps between two checks of the residual; on a GPU the host synchronizes once per check.
     callback : callable, optional
-        Called at each check with a :class:`fastiter.relax.Progress`; if it returns True, the solution ends. Not under
-        torch.compile.
+        Called with a :class:`fastiter.Progress` at each check after which it would continue; if it returns True, the
+        solution ends. Not under torch.compile.
     throw : bool
         Raise if it does not converge, instead of a warning. Under torch.compile there is neither.
+    check_every : int
+        The number of sweeps between two checks of the residual; on a GPU the host synchronizes once per check.
 
     Returns
     -------
@@ -112,10 +113,11 @@ def relax_solve(
     omega = ("auto" if method in ("sor", "ssor") else 1.0) if omega is None else omega
     factor = AUTO if omega == "auto" and method != "gauss_seidel" else _number(function, omega)
     _check_factor(function, method, factor)
-    limits = Limits(rtol, atol, max_steps, check_every, callback, throw).checked(function)
+    limits = Limits(rtol, atol, max_steps, callback, throw, check_every).checked(function)
     if torch.compiler.is_compiling() and (callback is not None or throw):
         raise ValueError(f"{function}: callback must be None and throw False under torch.compile, got others")
-    start, ends = None if x0 is None else x0.detach(), (limits.relative(b.dtype), *limits[1:4])
+    start = None if x0 is None else x0.detach()
+    ends = (limits.relative(b.dtype), limits.atol, limits.max_steps, limits.check_every)
     found = _Solve.apply(values, crow, col, b, start, (method, factor, order, *ends), callback)
     solution = _solution(found, b.dim() == 1, method)
     return solution if torch.compiler.is_compiling() else judged(function, solution, throw)

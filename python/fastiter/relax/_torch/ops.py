@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._call.iterate import Callback, Limits
 from ..._torch.op import Op
 from ..._torch.ops import contiguous
 from .._order import Arrangement
 from .._relaxation import Relaxation
-from .._result import Callback, Limits, LinearSolution
+from .._result import LinearSolution
 from .tensors import limits_on_tensors, on_tensors
 
 #: Value of omega that stands for omega="auto" in _relax_solve
 AUTO = 0.0
-REASONS = ("converged", "max_steps", "diverged", "stagnated", "callback")
+REASONS = ("converged", "max_steps", "diverged", "stagnated", "callback", "nan")
 
 
 class Solve(NamedTuple):
@@ -51,7 +52,7 @@ class Solve(NamedTuple):
 
     def limits(self, callback: Callback | None) -> Limits:
         """Return the limits that determine when the solution ends."""
-        return Limits(self.rtol, self.atol, self.max_steps, self.check_every, callback)
+        return Limits(self.rtol, self.atol, self.max_steps, callback, check_every=self.check_every)
 
 
 class Sweeps(NamedTuple):

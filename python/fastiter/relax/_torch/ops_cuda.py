@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..._backend import BackendError
+from ..._call.iterate import Callback, Limits
 from ..._torch.ops import contiguous
 from .. import _vectors
-from .._adaptive import GO_ON, KEEP, RESTORE, Adaptive
+from .._adaptive import Adaptive
 from .._matrix import read_csr
 from .._methods import adaptive_of
 from .._order import Arrangement, arrange
-from .._result import Callback, Limits, LinearSolution, Progress
-from .._solve import Kept, Run, Watch
+from .._result import LinearSolution
+from .._solve import Iteration, Run, View
 from .cuda import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
 from .layouts import Slices, slices_of
 from .ops import (
@@ -149,42 +149,16 @@ def as_omega(function: str, method: str, omega: Tensor | float, device: torch.de
     return torch.full((1,), value, dtype=torch.float64, device=device)
 
 
-class View(NamedTuple):
-    """The user's view of own vectors: whether b is a single right-hand side, and a copy of x in the user's layout."""
-
-    single: bool
-    outside: Callable[[Tensor], Tensor]
+def view_of(matrix: _Matrix, single: bool, outside: Callable[[Tensor], Tensor]) -> View:
+    """Return the user's view of vectors in the layout of a matrix; ``outside`` returns x in the user's layout."""
+    return View(single, outside, torch.clone, matrix.as_columns, torch.from_numpy)
 
 
 def iterate(matrix: _Matrix, x: Tensor, b: Tensor, limits: Limits, run: Run, view: View) -> LinearSolution:
     """Iterate from x until every column has converged or failed; synchronizes once per check."""
-    own_norms = run.residual or (lambda x: norms_of(matrix, x, b))
+    norms = run.residual or (lambda x: norms_of(matrix, x, b))
     target = limits.relative(b.dtype) * norm_of(matrix.as_columns(b)) + limits.atol
-    watch = Watch(own_norms(x), target, limits.check_every)
-    done, kept, copy = 0, Kept(), (x, watch.residual)
-    kept.keep(matrix.as_columns(x), ~watch.is_open, watch)
-
-    def progress() -> Progress:
-        numbers = (watch.residual, watch.target)
-        residual, tolerance = (float(n[0]) if view.single else torch.from_numpy(n.copy()) for n in numbers)
-        return Progress(done, residual, tolerance, run.omega(), lambda: view.outside(x).clone())
-
-    with np.errstate(all="ignore"):
-        while watch.is_open.any() and done < limits.max_steps:
-            count = min(limits.check_every, limits.max_steps - done)
-            x, done = run.step(x, count), done + count
-            norms = own_norms(x)
-            verdict = run.observe(done, watch.ratio(norms)) if run.observe else GO_ON
-            if verdict == KEEP:
-                copy = x.clone(), norms
-            elif verdict == RESTORE:
-                norms = copy[1]
-                x.copy_(copy[0])
-            kept.keep(matrix.as_columns(x), watch.check(done, norms), watch)
-            if limits.stops(progress):
-                kept.keep(matrix.as_columns(x), watch.stop(), watch)
-    kept.put_back(matrix.as_columns(x))
-    return _solution(view.outside(x), watch, view.single, run)
+    return Iteration(run, x, norms, target, limits, view).solution()
 
 
 def run_of(
@@ -202,25 +176,6 @@ def run_of(
         return verdict
 
     return Run(lambda x, count: matrix.sweep(x, b, factor[0], count, kind), method, lambda: chosen.omega, observe)
-
-
-def _solution(x: Tensor, watch: Watch, single: bool, run: Run) -> LinearSolution:
-    """Return a solution with numbers, or with CPU tensors of one number for each column."""
-    arrays = (watch.reason == "converged", watch.steps, watch.residual, watch.target)
-    numbers = (array[0].item() if single else torch.from_numpy(array) for array in arrays)
-    converged, steps, residual, tolerance = numbers
-    history, reasons = torch.from_numpy(np.array(watch.history)), tuple(map(str, watch.reason))
-    return LinearSolution(
-        value=x,
-        converged=converged,
-        steps=steps,
-        residual=residual,
-        tolerance=tolerance,
-        history=history[:, 0] if single else history,
-        reason=reasons[0] if single else reasons,
-        method=run.method,
-        omega=run.omega(),
-    )
 
 
 def kind_of(method: str) -> int:
@@ -243,7 +198,7 @@ def solve(call: Solve, callback: Callback | None = None) -> list[Tensor]:
     factor = as_omega("relax_solve", method, number, values.device)
     own, own_b = (contiguous(matrix.inside(x)) for x in (torch.zeros_like(b) if x0 is None else x0.clone(), b.detach()))
     run = run_of(matrix, own_b, factor, kind_of(method), method, adaptive, number)
-    view = View(False, lambda x: contiguous(matrix.outside(x)))
+    view = view_of(matrix, False, lambda x: contiguous(matrix.outside(x)))
     return results_of(iterate(matrix, own, own_b, call.limits(callback), run, view))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ... import relax
 from ..._backend import BackendError
+from ..._call.iterate import Callback, Limits
 from ..._check import check_flag, type_name
 from ..._solution import judged
 from ..._torch import launch
@@ -20,12 +21,13 @@ from .._methods import METHODS, Method
 from .._order import Arrangement, Order, arrange_disjoint
 from .._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
 from .._prepare import OfBlocks as HostBlocks
-from .._result import Callback, Limits, LinearSolution
+from .._result import LinearSolution
+from .._solve import View
 from ..stencil import Stencil
 from .cuda import OfBlocks, OfRows, OfStencil, _Matrix
 from .cuda_kaczmarz import OfProjections
 from .layouts import block_rows_of, slices_of
-from .ops_cuda import View, check_order, iterate, run_of, tensors_of
+from .ops_cuda import check_order, iterate, run_of, tensors_of, view_of
 from .tensors import DTYPES, Sparse, check_finite, limits_on_tensors, matrix_of, on_tensors, overlap
 
 BACKENDS = ("cpu", "cuda", "triton")
@@ -197,9 +199,9 @@ class Relaxation:
         rtol: float | None = None,
         atol: float = 0.0,
         max_steps: int = 10_000,
-        check_every: int = 1,
         callback: Callback | None = None,
         throw: bool = False,
+        check_every: int = 1,
     ) -> LinearSolution:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0, as :meth:`fastiter.relax.Relaxation.solve`.
 
@@ -217,7 +219,7 @@ class Relaxation:
 
         %(result)s
         """
-        limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+        limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
         return judged("Relaxation.solve", self._solve("Relaxation.solve", b, x0, limits), throw)
 
     def _solve(self, function: str, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:
@@ -251,7 +253,8 @@ class Relaxation:
         return own
 
     def _view(self, b: Tensor, x: Tensor) -> View:
-        return View(b.dim() == 1 or self._grid is not None, lambda own: self._outside(own, x))
+        single = b.dim() == 1 or self._grid is not None
+        return view_of(self._on(b.device), single, lambda own: self._outside(own, x))
 
     def _inside(self, x: Tensor) -> Tensor:
         """Return vectors in the layout of the kernels."""

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._call.iterate import Limits
 from ..._check import type_name
 from ..._torch.ops import check_entries
 from .._matrix import Batch, Csr
-from .._result import Limits, LinearSolution, Progress
+from .._result import LinearSolution
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
 
@@ -201,13 +202,4 @@ def on_tensors(found: LinearSolution) -> LinearSolution:
 
 def limits_on_tensors(limits: Limits) -> Limits:
     """Return limits for a solution of arrays whose callback receives tensors."""
-    callback = limits.callback
-    if callback is None:
-        return limits
-
-    def with_tensors(progress: Progress) -> Any:
-        numbers = {name: getattr(progress, name) for name in ("residual", "tolerance")}
-        numbers = {name: torch.from_numpy(x) for name, x in numbers.items() if isinstance(x, np.ndarray)}
-        return callback(replace(progress, **numbers, _value=lambda: torch.from_numpy(progress.value)))
-
-    return limits._replace(callback=with_tensors)
+    return limits.with_callback(lambda progress: progress.converted(torch.from_numpy, torch.from_numpy))

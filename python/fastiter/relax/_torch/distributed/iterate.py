@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..._result import Limits, LinearSolution, Progress
-from ..._solve import Kept, Watch
+from ...._call.iterate import Columns, Limits, Progress, Step, iterate
+from ..._result import LinearSolution
+from ..._solve import GROWTH, EndedColumns, Flatness, View, largest_ratio
 from ..tensors import on_tensors
 from .matrix import RowMatrix
 from .methods import Method
@@ -33,7 +35,7 @@ class Problem(NamedTuple):
     calls_back: bool
 
 
-def iterate(problem: Problem, make: Callable[[Array], Method], limits: Limits) -> LinearSolution:
+def solve_by(problem: Problem, make: Callable[[Array], Method], limits: Limits) -> LinearSolution:
     """Solve A x = b by the method that ``make`` returns for a scaled b.
 
     Each column is scaled by a power of 2, so that the squares of its numbers neither overflow nor underflow.
@@ -45,89 +47,80 @@ def iterate(problem: Problem, make: Callable[[Array], Method], limits: Limits) -
         method = make(b)
         norm = np.sqrt(A._dots([(b, b)])[0])
         target = limits.relative(problem.b.dtype) * norm + np.ldexp(np.full(len(norm), limits.atol), -scale)
-        watch = Watch(method.begin(x), target, limits.check_every)
-        run = _Run(problem, method, watch, limits, scale)
-        run.all()
-    run.kept.put_back(x)
-    return run.solution(x)
+        return _Iteration(problem, method, target, limits, scale).solution(x)
 
 
-class _Run:
-    def __init__(self, problem: Problem, method: Method, watch: Watch, limits: Limits, scale: Array) -> None:
-        self.problem, self.method, self.watch, self.limits, self.scale = problem, method, watch, limits, scale
-        self.kept, self.done = Kept(), 0
+class _Iteration:
+    def __init__(self, problem: Problem, method: Method, target: Array, limits: Limits, scale: Array) -> None:
+        self.problem, self.method, self.target, self.limits, self.scale = problem, method, target, limits, scale
+        self.record = Columns(len(target), GROWTH, from_first=True, overflows=True)
+        self._ended, self._view = EndedColumns(), View(False, np.array, np.array, lambda x: x, torch.from_numpy)
 
-    def all(self) -> None:
-        """Take all steps."""
-        watch, limits, method = self.watch, self.limits, self.method
-        self.kept.keep(method.x, ~watch.is_open, watch)
-        while watch.is_open.any() and self.done < limits.max_steps:
-            count = min(limits.check_every, limits.max_steps - self.done)
-            norms = method.advance(count)
-            self.done += count
-            self._check(norms)
-        if not method.is_exact and watch.is_open.any():
-            watch.residual[watch.is_open] = method.renew(np.zeros(len(watch.is_open), bool))[watch.is_open]
+    def solution(self, x: Array) -> LinearSolution:
+        """Take all steps from x (n_local, k), which they update in place."""
+        record = self.record
+        limits = self.limits._replace(callback=self._is_stopped if self.problem.calls_back else None)
+        iterate(self._steps(x), limits, record)
+        self._renew(record.closed & (record.reason != "converged"))
+        self._ended.restore(x, self._view)
+        results: dict[str, Any] = record.results()
+        for name in ("residual", "tolerance"):
+            results[name] = np.ldexp(results[name], self.scale)
+        history = np.ldexp(np.array(record.history), self.scale)
+        if self._is_single:
+            results = {name: value[0].item() if name != "reason" else value[0] for name, value in results.items()}
+            history = np.ascontiguousarray(history[:, 0])
+        found = LinearSolution(value=self._value(x), method=self.problem.method, history=history, **results)
+        return on_tensors(found)
 
-    def _check(self, norms: Array) -> None:
-        watch, method = self.watch, self.method
-        if not method.is_exact:
-            small = watch.is_open & (norms <= watch.target)
-            if small.any():  # by the recurrence; the true residuals are decisive
-                true = method.renew(np.zeros(len(small), bool))
-                late = small & ~(true <= watch.target)
-                if late.any():
-                    method.renew(late)
-                norms = np.where(small, true, norms)
-        method.observe(self.done, watch.ratio(norms))
-        closed = watch.check(self.done, norms)
-        lost = method.indefinite & watch.is_open
-        watch._close(lost, "indefinite")
-        closed |= lost
-        if self.problem.calls_back and self._is_stopped():
-            closed |= watch.stop()
-        failed = closed & (watch.reason != "converged")
-        if failed.any() and not method.is_exact:
-            watch.residual[failed] = method.renew(np.zeros(len(failed), bool))[failed]
-        self.kept.keep(method.x, closed, watch)
+    def _steps(self, x: Array) -> Iterator[Step]:
+        method, record, limits, flatness = self.method, self.record, self.limits, Flatness(self.limits.check_every)
+        done, norms, is_flat = 0, method.begin(x), np.zeros(len(self.target), bool)
+        while True:
+            yield Step(done, norms, self.target, self._copy, stagnated=is_flat | method.indefinite)
+            self._renew(record.closed & (record.reason != "converged"))
+            self._ended.save(method.x, self._view, record)
+            count = min(limits.check_every, limits.max_steps - done)
+            norms, done = method.advance(count), done + count
+            if not method.is_exact:
+                norms = self._true(norms)
+            method.observe(done, largest_ratio(record, norms, self.target))
+            is_flat = flatness.check(norms)
 
-    def _is_stopped(self) -> bool:
+    def _true(self, norms: Array) -> Array:
+        """Return the norms with those of the true residuals, which are decisive, where the recurrence's are small."""
+        small = self.record.active & (norms <= self.target)
+        if not small.any():
+            return norms
+        true = self.method.renew(np.zeros(len(small), bool))
+        late = small & ~(true <= self.target)
+        if late.any():
+            self.method.renew(late)
+        return np.where(small, true, norms)
+
+    def _renew(self, columns: Array) -> None:
+        """Replace the residuals of columns that have ended by the true ones."""
+        if columns.any() and not self.method.is_exact:
+            self.record.residual[columns] = self.method.renew(np.zeros(len(columns), bool))[columns]
+
+    def _is_stopped(self, progress: Progress) -> bool:
         """Return whether the callback of any rank ends the solution: one round."""
-        answer = self.limits.stops(self._progress)
-        every = self.problem.A._ranks.all_gather(torch.tensor([answer]))
-        return any(bool(x) for x in every)
-
-    def _progress(self) -> Progress:
-        numbers = (np.ldexp(x, self.scale) for x in (self.watch.residual, self.watch.target))
+        numbers = (np.ldexp(x, self.scale) for x in (progress.residual, progress.tolerance))
         residual, tolerance = (x.item() if self._is_single else torch.from_numpy(x) for x in numbers)
-        return Progress(self.done, residual, tolerance, None, lambda: self._value(self.method.x.copy()))
+        active = None if self._is_single else torch.from_numpy(progress.active)
+        own = replace(progress, residual=residual, tolerance=tolerance, active=active)
+        every = self.problem.A._ranks.all_gather(torch.tensor([self.limits.stops(lambda: own)]))
+        return any(bool(x) for x in every)
 
     @property
     def _is_single(self) -> bool:
         return len(self.problem.shape) == 1
 
+    def _copy(self) -> Tensor:
+        return self._value(self.method.x.copy())
+
     def _value(self, x: Array) -> Tensor:
         return torch.from_numpy(np.ldexp(x, self.scale)).view(self.problem.shape)
-
-    def solution(self, x: Array) -> LinearSolution:
-        """Return the solution x (n_local, k)."""
-        watch = self.watch
-        numbers: dict[str, Any] = {
-            "converged": watch.reason == "converged",
-            "steps": watch.steps,
-            "residual": np.ldexp(watch.residual, self.scale),
-            "tolerance": np.ldexp(watch.target, self.scale),
-        }
-        history = np.ldexp(np.array(watch.history), self.scale)
-        reasons = tuple(map(str, watch.reason))
-        if self._is_single:
-            numbers = {name: value[0].item() for name, value in numbers.items()}
-            history = np.ascontiguousarray(history[:, 0])
-        reason = reasons[0] if self._is_single else reasons
-        found = LinearSolution(
-            value=self._value(x), method=self.problem.method, reason=reason, history=history, **numbers
-        )
-        return on_tensors(found)
 
 
 def _exponents(problem: Problem) -> Array:
@@ -140,5 +133,5 @@ def _exponents(problem: Problem) -> Array:
                 own[number, at] = np.abs(x[part.first : part.last]).max(axis=0, initial=0)
     largest = A._gathered(own).max(axis=0, initial=0)
     chosen = np.where(largest[0] > 0, largest[0], largest[1])
-    found: Array = np.frexp(chosen)[1].astype(np.int32)
-    return found
+    exponents: Array = np.frexp(chosen)[1].astype(np.int32)
+    return exponents

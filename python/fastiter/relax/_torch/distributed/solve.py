@@ -10,18 +10,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...._call.iterate import Callback, Limits
 from ...._check import check_choice, type_name
 from ...._solution import ConvergenceError, judged
 from ...._torch.autograd import differentiable_once
 from ...._torch.ops import check_tensors, refuse_transforms
 from ..._docs import SOLVER
 from ..._methods import check_omega
-from ..._result import Callback, Limits, LinearSolution
+from ..._result import LinearSolution
 from ...accelerate import Recurrence, checked_bounds
 from ..tensors import check_finite
 from .coloured import Coloured
 from .entries import DTYPES
-from .iterate import Problem, iterate
+from .iterate import Problem, solve_by
 from .matrix import RowMatrix, columns
 from .methods import Cg, Corrections, Method, bounds_of
 from .more_methods import FlexibleCg, Sweeps
@@ -68,9 +69,9 @@ def solve(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 10_000,
-    check_every: int = 1,
     callback: Callback | None = None,
     throw: bool = False,
+    check_every: int = 1,
 ) -> LinearSolution:
     """Solve A x = b with rows divided among ranks; for the gradients, solve A^T l = g: db = l, dA = -l x^T.
 
@@ -106,7 +107,7 @@ def solve(
     -------
     LinearSolution
         This rank's rows of x, differentiable in b and in the values of A, as ``value``; residuals and other numbers are
-        for all rows, and the same on every rank. Its ``reason`` may also be "indefinite": A or the preconditioner has a
+        for all rows, and the same on every rank. The ``reason`` is also "stagnated" if A or the preconditioner has a
         direction d with d^T A d <= 0. Its history has the residuals of the recurrence where the method is "cg";
         ``residual`` is that of x.
 
@@ -148,7 +149,7 @@ def solve(
     if not isinstance(A, RowMatrix):
         raise TypeError(f"{function}: A must be a fastiter.torch.distributed.RowMatrix, got {type_name(A)}")
     ranks = A._ranks_for(function)
-    how, limits, failure = None, Limits(rtol, atol, max_steps, check_every, callback, throw), None
+    how, limits, failure = None, Limits(rtol, atol, max_steps, callback, throw, check_every), None
     described: dict[str, str] = {}
     needs_grad = False
     try:
@@ -253,7 +254,7 @@ def _solved(call: Call, b: Tensor) -> LinearSolution:
 
     x0 = None if call.x0 is None else columns(call.x0).numpy()
     problem = Problem(A, columns(b).numpy(), x0, how.name, b.shape, call.calls_back)
-    return iterate(problem, make, call.limits)
+    return solve_by(problem, make, call.limits)
 
 
 class _Solve(torch.autograd.Function):
