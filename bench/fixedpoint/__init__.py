@@ -10,7 +10,6 @@ prox       the compiled proximal operators, against NumPy, SciPy and a recorded 
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import warnings
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from bench.harness import session
 from bench.harness.contest import Record
 from bench.harness.gate import GateError
 from bench.harness.session import Options
-from bench.harness.timing import Competitor, interleave, load_average, use_threads
+from bench.harness.timing import Competitor, collect_garbage, interleave, load_average, use_threads
 from fastiter.fixedpoint import fixed_point
 from fastiter.fixedpoint._methods import METHODS
 
@@ -76,7 +75,7 @@ def solvers(options: Options) -> Iterator[Record]:
                     "residual": found[solver.name][0],
                     "load": load_average(),
                 }
-        gc.collect()
+        collect_garbage()
 
 
 def large(options: Options) -> Iterator[Record]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from torch import Tensor
 
 import fastiter
 from bench.harness import gate
-from bench.harness.timing import Competitor, Timing, fastest, interleave, load_average, use_threads
+from bench.harness.timing import Competitor, Timing, collect_garbage, fastest, interleave, load_average, use_threads
 
 FORWARD, BOTH = "forward", "forward+backward"
 MODES = (FORWARD, BOTH)
@@ -210,7 +209,7 @@ def timed(
     ours = work.forms()
     competitors = [Competitor(form, call, threads, often=True) for form, call in ours.items()]
     timings = interleave([*competitors, *peers], budget, stir)
-    gc.collect()  # the garbage collector is off during timing
+    collect_garbage()
     return {
         "work": work.name,
         "threads": threads,

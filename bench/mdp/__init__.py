@@ -8,7 +8,6 @@ never-slower  the automatic method against each of ours and QuantEcon's, on thir
 from __future__ import annotations
 
 import argparse
-import gc
 import time
 from collections.abc import Iterator, Sequence
 
@@ -17,7 +16,7 @@ import numpy as np
 from bench.harness import limits, session
 from bench.harness.contest import Record
 from bench.harness.session import Options
-from bench.harness.timing import Competitor, interleave, load_average, use_threads
+from bench.harness.timing import Competitor, collect_garbage, interleave, load_average, use_threads
 from bench.mdp import cases, table
 from bench.mdp.never_slower import never_slower
 from bench.mdp.peers import Solver, ours
@@ -64,7 +63,7 @@ def sweeps(options: Options) -> Iterator[Record]:
                 "share": nbytes / seconds / rate,
                 "load": load_average(),
             }
-        gc.collect()
+        collect_garbage()
 
 
 def in_turn(solvers: Sequence[Solver], budget: float) -> dict[str, float]:

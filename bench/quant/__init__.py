@@ -10,14 +10,13 @@ equal the specification bit for bit, and all but a few of a peer's numbers must 
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Iterator
 
 from bench.harness import limits, session
 from bench.harness.contest import FRESH, REUSED, Record, race
 from bench.harness.limits import Limit
 from bench.harness.session import Options
-from bench.harness.timing import Competitor, interleave, load_average, use_threads
+from bench.harness.timing import Competitor, collect_garbage, interleave, load_average, use_threads
 from bench.quant import cases
 from bench.quant import peers as quant_peers
 from bench.quant.cases import Task
@@ -62,7 +61,7 @@ def share(options: Options) -> Iterator[Record]:
         worst = task.check()
         for threads in options.threads:
             yield {**share_of(task, copies[threads], threads, options), "difference": worst}
-        gc.collect()  # the garbage collector is off during timing
+        collect_garbage()
 
 
 def rounding(options: Options) -> Iterator[Record]:

@@ -9,7 +9,6 @@ Ours must equal a loop over k bit for bit, and so must a peer's.
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +16,7 @@ import torch
 from bench.harness import session
 from bench.harness.contest import REUSED, Call, Record, race
 from bench.harness.session import Options
-from bench.harness.timing import Competitor, interleave, load_average, use_threads
+from bench.harness.timing import Competitor, collect_garbage, interleave, load_average, use_threads
 from bench.quant import fixed_cases, fixed_peers
 from bench.quant.fixed_cases import LARGEST, Product
 
@@ -70,7 +69,7 @@ def rate(options: Options) -> Iterator[Record]:
         worst = work.check()
         for threads in options.threads:
             yield {**rate_of(work, threads, options), "difference": worst}
-        gc.collect()  # the garbage collector is off during timing
+        collect_garbage()
 
 
 def steps(options: Options) -> Iterator[Record]:

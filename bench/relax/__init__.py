@@ -7,7 +7,6 @@ is the fraction of the copy bandwidth, counting 12 bytes for each entry, and b, 
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Iterator
 
 from bench.harness import limits, session
@@ -15,7 +14,7 @@ from bench.harness.contest import Record
 from bench.harness.limits import Limit
 from bench.harness.peers import load
 from bench.harness.session import Options
-from bench.harness.timing import Competitor, interleave, load_average
+from bench.harness.timing import Competitor, collect_garbage, interleave, load_average
 from bench.relax.cases import Contest, contests
 
 SECTIONS = ("sweeps",)
@@ -63,7 +62,7 @@ def sweeps(options: Options) -> Iterator[Record]:
         worst = contest.check()
         for threads in options.threads:
             yield {**race(contest, copies[threads], threads, options), "difference": worst}
-        gc.collect()  # the garbage collector is off during timing
+        collect_garbage()
 
 
 def main(arguments: argparse.Namespace) -> Record:

@@ -10,7 +10,6 @@ Sections, in float32, forward alone (no_grad) and forward + backward (gradients 
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -19,7 +18,16 @@ import torch
 
 from bench.harness import gate, limits, machine, tables
 from bench.harness.contest import BOTH, MODES, Call, Record
-from bench.harness.timing import Competitor, Timing, fastest, interleave, load_average, stir_torch_pool, use_threads
+from bench.harness.timing import (
+    Competitor,
+    Timing,
+    collect_garbage,
+    fastest,
+    interleave,
+    load_average,
+    stir_torch_pool,
+    use_threads,
+)
 from bench.rnn import streaming as rnn_streaming
 from bench.rnn import table
 from bench.rnn.cases import (
@@ -174,7 +182,7 @@ def grid(options: Options, beside: Limits) -> Iterator[Record]:
                 **(against_torch(timings, "layer") if "layer" in timings else {}),
                 "load": load_average(),
             }
-        gc.collect()  # the garbage collector is off during timing
+        collect_garbage()
 
 
 def measure_limits(options: Options) -> tuple[Limits, Record]:

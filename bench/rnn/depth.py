@@ -8,7 +8,6 @@ checkpoint   the recurrence alone with checkpoint=32 against that with all gates
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -18,7 +17,7 @@ import torch
 from bench.harness import session
 from bench.harness.contest import BOTH, MODES, Call, Record
 from bench.harness.session import Options
-from bench.harness.timing import Competitor, interleave, load_average, use_threads
+from bench.harness.timing import Competitor, collect_garbage, interleave, load_average, use_threads
 from bench.rnn import against_torch, depth_table, thread_counts, torch_at
 from bench.rnn.cases import Case, Recurrence, recurrent_flops
 from bench.rnn.depth_cases import PEERS, Checkpoints, halves, ragged
@@ -89,7 +88,7 @@ def bfloat16(options: Options) -> Iterator[Record]:
                 "gain": timings["float32"].minimum / timings["bfloat16"].minimum,
                 "load": load_average(),
             }
-        gc.collect()  # the garbage collector is off during timing
+        collect_garbage()
 
 
 def checkpoint(options: Options) -> Iterator[Record]:

@@ -11,14 +11,13 @@ number of threads gets its own client, created with NPROC set to it. A peer's fa
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Iterator
 
 from bench.harness import limits, session
 from bench.harness.contest import Record, backward_against_forward, race
 from bench.harness.limits import Limit
 from bench.harness.session import Options
-from bench.harness.timing import Competitor, interleave, load_average, use_threads
+from bench.harness.timing import Competitor, collect_garbage, interleave, load_average, use_threads
 from bench.scan import cases
 from bench.scan import peers as scan_peers
 from bench.scan.cases import Transfer, block_transfer, linear_transfer, linear_work
@@ -72,7 +71,7 @@ def share(options: Options) -> Iterator[Record]:
         worst = transfer.check()
         for threads in options.threads:
             yield {**share_of(transfer, copies[threads], threads, options), "difference": worst}
-        gc.collect()  # the garbage collector is off during timing
+        collect_garbage()
 
 
 def against_peers(options: Options) -> Iterator[Record]:
