@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 namespace fastiter::mdp {
 namespace {
@@ -185,22 +186,27 @@ private:
     int64_t low_ = 0, high_ = -1;
 };
 
-template <class T> Graph graph_of(const Links& chain) {
+// Nothing after a request to stop
+template <class T> std::optional<Graph> graph_of(const Links& chain, const Team& team) {
     const int64_t n = chain.states;
     const T* weight = static_cast<const T*>(chain.weight);
     std::vector<int64_t> start(size_t(n + 1), 0);
     auto for_pairs = [&](auto f) {
-        for (int64_t s = 0; s < n; ++s)
+        for (int64_t s = 0; s < n; ++s) {
             for (int64_t e = chain.entry[s]; e < chain.entry[s + 1]; ++e)
                 if (const int64_t to = chain.next[e]; to != s && weight[e] > 0) f(s, to);
+            if (has_to_stop(team, kPerEntry / 2 * (chain.entry[s + 1] - chain.entry[s]))) return false;
+        }
+        return true;
     };
-    for_pairs([&](int64_t s, int64_t to) { ++start[size_t(s + 1)], ++start[size_t(to + 1)]; });
+    bool is_done = for_pairs([&](int64_t s, int64_t to) { ++start[size_t(s + 1)], ++start[size_t(to + 1)]; });
     for (int64_t s = 0; s < n; ++s) start[size_t(s + 1)] += start[size_t(s)];
     std::vector<int32_t> all(static_cast<size_t>(start.back())), last(static_cast<size_t>(n), -1);
     std::vector<int64_t> at(start.begin(), start.end() - 1);
-    for_pairs([&](int64_t s, int64_t to) {
-        all[size_t(at[size_t(s)]++)] = int32_t(to), all[size_t(at[size_t(to)]++)] = int32_t(s);
-    });
+    is_done = is_done && for_pairs([&](int64_t s, int64_t to) {
+                  all[size_t(at[size_t(s)]++)] = int32_t(to), all[size_t(at[size_t(to)]++)] = int32_t(s);
+              });
+    if (!is_done) return std::nullopt;
     Graph graph{std::vector<int64_t>(size_t(n + 1), 0), std::move(all)};
     int64_t to = 0;
     for (int64_t s = 0; s < n; ++s) {
@@ -246,13 +252,19 @@ private:
         if (fits(chain) && is_solved_within(std::min(most, kLoss * first_))) return true;
         const int64_t before = operations_;
         Budget budget{most, kPerEntry * chain.entry[chain.states]};
-        first_ = 0, hopeless_ = most;
-        if (budget.is_spent()) return false;
+        first_ = 0;
+        auto has_failed = [&] {
+            hopeless_ = has_to_stop(team, 0) ? 0 : most;
+            return false;
+        };
+        if (budget.is_spent()) return has_failed();
+        std::optional<Graph> graph = graph_of<T>(chain, team);
+        if (!graph) return has_failed();
         is_included_.resize(size_t(chain.states));
         for (int64_t s = 0; s < chain.states; ++s) is_included_[size_t(s)] = chain.entry[s + 1] > chain.entry[s];
-        order_ = elimination_order(graph_of<T>(chain), is_included_, budget, team);
+        order_ = elimination_order(std::move(*graph), is_included_, budget, team);
         operations_ += budget.used;
-        if (budget.is_spent() || !is_solved_within(most)) return false;
+        if (has_to_stop(team, 0) || budget.is_spent() || !is_solved_within(most)) return has_failed();
         first_ = operations_ - before - budget.used, hopeless_ = 0;
         return true;
     }

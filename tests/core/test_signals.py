@@ -62,13 +62,22 @@ def robust_kl():
 def robust_s_l1():
     return robust_of("s-l1", 500_000)
 
-def elimination():
-    problem = fastiter.mdp.examples.garnet(8000, 1, 5, 0.99)  # eliminated states soon lead to nearly all others
-    v, solver = np.zeros(problem.S), fastiter._core.mdp.Elimination()
-    return lambda: solver.solve(problem._process.model, 0.99, None, v, 2**62)
+def elimination_of(arrays):
+    chain, states = fastiter._core.mdp.model(64, len(arrays[-1]), arrays), len(arrays[-1])
+    v, solver = np.zeros(states), fastiter._core.mdp.Elimination()
+    return lambda: (arrays, solver.solve(chain, 0.99, None, v, 2**62))  # a model borrows its arrays
+
+def elimination():  # eliminated states soon lead to nearly all others
+    return elimination_of(fastiter.mdp.examples.garnet(8000, 1, 5, 0.99)._process.arrays)
+
+def elimination_order():  # the graph of a cycle is made, and sorted
+    at = np.random.default_rng(0).permutation(4_000_000).astype(np.int32)
+    to, entry, ones = np.empty_like(at), np.arange(len(at) + 1), np.ones(len(at))
+    to[at] = np.roll(at, 1)
+    return elimination_of((entry, entry, to, ones, ones))
 
 CALLS = {"lstm": lstm, "delta_scan": delta_scan, "robust_kl": robust_kl, "robust_s_l1": robust_s_l1}
-CALLS["elimination"] = elimination
+CALLS |= {"elimination": elimination, "elimination_order": elimination_order}
 """
 
 TENSORS = """
@@ -115,7 +124,7 @@ def interrupted(setup: str, threads: int) -> dict[str, float]:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_ends_calls_on_arrays(threads: int) -> None:
     took = interrupted(ARRAYS, threads)
-    assert list(took) == ["lstm", "delta_scan", "robust_kl", "robust_s_l1", "elimination"]
+    assert list(took) == ["lstm", "delta_scan", "robust_kl", "robust_s_l1", "elimination", "elimination_order"]
     assert max(took.values()) < 0.5, took
 
 
