@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 
 namespace fastiter::bcd {
 namespace {
@@ -32,9 +33,10 @@ Lasso::Lasso(const LassoProblem& problem, double* x)
         squares_[size_t(j)] = a.centred_squares(j, mean_[size_t(j)], p_.ones, total_);
     }
     curvature_ = inverse_ = squares_;
-    for (size_t j = 0; j < squares_.size(); ++j) {
-        curvature_[j] = squares_[j] > 0 ? squares_[j] + p_.l2 : 0;
-        inverse_[j] = squares_[j] > 0 ? 1 / curvature_[j] : 0;
+    for (size_t j = 0; j < squares_.size(); ++j) { // the inverse of a subnormal curvature may overflow
+        const double whole = squares_[j] + p_.l2;
+        const bool is_used = squares_[j] > 0 && !(whole < std::numeric_limits<double>::min());
+        curvature_[j] = is_used ? whole : 0, inverse_[j] = is_used ? 1 / whole : 0;
     }
     for (int64_t j = 0; j < a.m; ++j)
         if (inverse_[size_t(j)] > 0) used_.push_back(int32_t(j));

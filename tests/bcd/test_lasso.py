@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
 
+import fastiter
 from fastiter.bcd import NNLS, ElasticNet, Lasso, LogisticRegression, lasso_path
 from tests.bcd.cases import data
 
@@ -139,6 +140,46 @@ def test_constant_columns_have_the_coefficient_0(constant: float, weighted: bool
             others = type(model)(**model.get_params()).fit(layout(np.delete(X, 2, axis=1)), y, weights)
             assert np.allclose(np.delete(model.coef_, 2), others.coef_, atol=1e-5)
             assert np.isclose(model.intercept_, others.intercept_, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [np.asarray, sp.csr_array, sp.csc_array])
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
+def test_columns_whose_squares_nearly_underflow_have_the_coefficient_0(layout: Any, l1_ratio: float) -> None:
+    X, y = data(40, 6)
+    others = ElasticNet(1e-3, l1_ratio=l1_ratio, tol=1e-12).fit(layout(np.delete(X, 4, axis=1)), y)
+    for scale in (1e-154, 1e-155, 1e-158, 1e-160, 1e-162, 1e-165):
+        small = X.copy()
+        small[:, 4] *= scale
+        model = ElasticNet(1e-3, l1_ratio=l1_ratio, tol=1e-12).fit(layout(small), y)
+        path = lasso_path(layout(small), y, [0.1, 0.01])
+        assert model.coef_[4] == 0 and (path.value[:, 4] == 0).all() and path.converged.all()
+        assert np.allclose(np.delete(model.coef_, 4), others.coef_, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray, sp.csr_array, sp.csc_array])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("n", "m", "share"), [(600, 150, 1e-3), (90, 400, 1e-2), (90, 400, 0.2)])
+def test_solutions_have_the_same_bits_on_each_run_and_any_number_of_threads(
+    n: int, m: int, share: float, dtype: Any, layout: Any
+) -> None:
+    """Sweeps, extrapolations and Newton steps are chosen by counted operations, not by times."""
+    X, y = data(n, m, dtype=dtype, density=0.4)
+    A, alpha = layout(X), share * abs(X.T @ (y - y.mean())).max() / n
+    labels = (y > 0).astype(np.int64) + (y > 1)
+
+    def found() -> list[bytes]:
+        models = [Lasso(alpha), Lasso(alpha, positive=True, fit_intercept=False), ElasticNet(alpha)]
+        fits = [model.fit(A, y).coef_ for model in models]
+        fits += [LogisticRegression(C=0.1, tol=1e-4).fit(A, some).coef_ for some in (labels > 0, labels)]
+        return [x.tobytes() for x in (*fits, lasso_path(A, y, n * alpha * np.array([8.0, 2.0, 1.0])).value)]
+
+    before, first = fastiter.get_num_threads(), found()
+    try:
+        for threads in (1, 2, 3):
+            fastiter.set_num_threads(threads)
+            assert found() == first
+    finally:
+        fastiter.set_num_threads(before)
 
 
 def test_columns_that_nearly_are_constant_keep_their_coefficients() -> None:

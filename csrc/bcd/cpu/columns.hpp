@@ -43,6 +43,31 @@ template <class T> FASTITER_INLINE void dense_add(const T* a, double d, double* 
     for (; i < n; ++i) z[i] += d * double(a[i]);
 }
 
+// z += d a if `moves`; returns next . z. Prefetches `later`, the vector after the next one.
+template <class T, bool moves>
+FASTITER_INLINE double move_and_dot(const T* a, double d, double* z, const T* next, const T* later, int64_t n) {
+    constexpr int W = lanes<double>, kLine = 64 / int(sizeof(T));
+    const vec<double> by = broadcast(d);
+    const auto product = [&](int64_t i, vec<double> sum) {
+        vec<double> v = load(z + i);
+        if constexpr (moves) v = fma(wide(a + i), by, v), store(z + i, v);
+        return fma(wide(next + i), v, sum);
+    };
+    vec<double> s0{}, s1{}, s2{}, s3{};
+    int64_t i = 0;
+    for (; i + 4 * W <= n; i += 4 * W) {
+        for (int k = 0; k < 4 * W; k += kLine) __builtin_prefetch(later + i + k);
+        s0 = product(i, s0), s1 = product(i + W, s1), s2 = product(i + 2 * W, s2), s3 = product(i + 3 * W, s3);
+    }
+    for (; i + W <= n; i += W) s0 = product(i, s0);
+    double sum = sum_of((s0 + s1) + (s2 + s3));
+    for (; i < n; ++i) {
+        if constexpr (moves) z[i] += d * double(a[i]);
+        sum += double(next[i]) * z[i];
+    }
+    return sum;
+}
+
 template <class T> FASTITER_INLINE double column_dot(const Columns<T>& a, int64_t j, const double* u) {
     if (!a.start) return dense_dot(a.value + j * a.n, u, a.n);
     double s0 = 0, s1 = 0, s2 = 0, s3 = 0;

@@ -5,20 +5,33 @@
 namespace fastiter::bcd::FASTITER_LEVEL {
 namespace {
 
+// v += d a_j for the k-th column j of the order; returns the product of the next one with v, for dense columns in the
+// same pass.
+template <class T> FASTITER_INLINE double move_on(const Columns<T>& a, const LassoState& p, int64_t k, double d) {
+    const auto column = [&](int64_t i) { return a.value + p.order[min_of(i, p.count - 1)] * a.n; };
+    if (a.start || k + 1 == p.count) {
+        if (d != 0) column_add(a, p.order[k], d, p.v);
+        return k + 1 < p.count ? column_dot(a, p.order[k + 1], p.v) : 0;
+    }
+    return d != 0 ? move_and_dot<T, true>(column(k), d, p.v, column(k + 1), column(k + 2), a.n)
+                  : move_and_dot<T, false>(column(k), d, p.v, column(k + 1), column(k + 2), a.n);
+}
+
 template <bool IS_CENTRED, class T> FASTITER_INLINE void lasso_columns(const Columns<T>& a, LassoState& p) {
     double largest = 0, sum = p.sum;
+    double product = p.count > 0 ? column_dot(a, p.order[0], p.v) : 0;
     int64_t changes = 0;
     for (int64_t k = 0; k < p.count; ++k) {
         const int64_t j = p.order[k];
         const double inverse = p.inverse[j], before = p.x[j];
-        if (inverse == 0) continue;
-        double g = column_dot(a, j, p.v) + p.l2 * before;
+        double g = product + p.l2 * before;
         if constexpr (IS_CENTRED) g -= p.mean[j] * sum;
-        const double now = nearest(before - g * inverse, p.l1 * inverse, p.lower, __builtin_inf());
+        const double now =
+            inverse > 0 ? nearest(before - g * inverse, p.l1 * inverse, p.lower, __builtin_inf()) : before;
         const double d = now - before;
+        product = move_on(a, p, k, d);
         if (d == 0) continue;
         p.x[j] = now;
-        column_add(a, j, d, p.v);
         if constexpr (IS_CENTRED) sum += d * p.mean[j] * p.total;
         changes += (before == 0) != (now == 0);
         const double moved = p.curvature[j] * __builtin_fabs(d);
