@@ -21,13 +21,11 @@ from ._space import NORMS, Numbers, Rows, Space
 #: The kernel's verdicts, by their numbers
 CONVERGED, NAN, OVERFLOW, GROWN, STALE, ROUNDED, VANISHING = 1, 2, 3, 4, 5, 6, 7
 #: The reasons for ending, by the verdicts; then those that are no verdicts
-_REASONS = np.array(
-    ["max_steps", "converged", "nan", "diverged", "diverged", "stagnated", "stagnated", "max_steps", "callback"], object
-)
+_NAMES = ("max_steps", "converged", "nan", "diverged", "diverged", "stagnated", "stagnated", "max_steps", "callback")
+_REASONS = np.array(_NAMES, object)
 _CALLBACK = 8
 #: The numbers that the kernel keeps of each sample's residuals, `Track`
 _TRACK = 9
-_FLOAT64 = np.dtype(np.float64)
 #: The most numbers of an x that compiled code steps; larger arrays reuse memory
 _SMALL = 1 << 16
 #: Maximum number of restarts of a sample from the same best iterate, without its history; each time its first step is
@@ -105,7 +103,7 @@ class Run:
         samples, n = x.shape
         self.slots: Rows = np.arange(samples)
         # One block, as each array takes as long to allocate as a step of a small problem
-        block = empty((10 + _TRACK, samples), _FLOAT64)
+        block = empty((10 + _TRACK, samples), np.dtype(np.float64))
         block[:3], block[3:5], block[5:] = math.nan, math.inf, 0
         self.residual, self.scale, self.best_scale, self.best, self.rescued_at = block[:5]
         self.track = block[10:].reshape(samples, _TRACK)
@@ -120,9 +118,8 @@ class Run:
         #: The residuals of all samples, in blocks of successive steps
         self.history: list[Numbers] = []
         self.calls, self.n = 0, n
-        rtol = limits.rtol if limits.rtol is not None else (1e-5 if self.space.eps > 1e-10 else 1e-8)
+        self.rtol = rtol = limits.rtol if limits.rtol is not None else (1e-5 if self.space.eps > 1e-10 else 1e-8)
         self.judging = (rtol, limits.atol, float(method.growth), limits.patience, float(self.space.eps))
-        self.rtol = rtol
         self.norm = NORMS.index(limits.norm) if self.space.bits and isinstance(limits.norm, str) else None
 
         self.loop = method.loop() if self._is_small() else None
@@ -393,7 +390,8 @@ class Run:
         layout, space = self.problem.layout, self.space
         tolerance = self.limits.atol + self.rtol * self.scale
         converged = self.reason == CONVERGED
-        history = np.concatenate(self.history) if self.history else np.empty((0, len(converged)))
+        history = empty((sum(map(len, self.history)), len(converged)), np.dtype(np.float64))
+        np.concatenate([history[:0], *self.history], out=history)
         numbers = [converged, self.steps, self.residual, tolerance, self.evaluations]
         if layout.batched:
             reasons = tuple(_REASONS[self.reason].tolist())
