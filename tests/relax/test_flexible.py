@@ -30,15 +30,15 @@ def definite(n: int, dtype: Any, seed: int = 0) -> Any:
 
 
 def iterates(A: Any, b: Any, most: int = 1000, **options: Any) -> list[Any]:
-    """Return x after each check, up to a maximum number of checks."""
+    """Return x after each check, up to a maximum number of steps."""
     found: list[Any] = []
 
-    def record(progress: relax.Progress) -> bool:
+    def record(progress: fastiter.Progress) -> bool:
         found.append(progress.value)
-        return len(found) == most
+        return progress.steps == most
 
-    flexible_cg(A, b, callback=record, **options)
-    return found
+    solution = flexible_cg(A, b, callback=record, **options)
+    return [*found[1:], solution.value] if solution.converged else found[1:]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
