@@ -45,7 +45,7 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
         return x
     if type(x) is not float and (isinstance(x, bool) or not isinstance(x, numbers.Real)):
         raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
-    value = float(x) if fits_float(x) else math.inf
+    value = x if type(x) is float else float(x) if fits_float(x) else math.inf  # type: ignore[arg-type]
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         got = x if fits_float(x) else "a number that no float holds"
         raise ValueError(f"{function}: {name} must be finite and {'at least' if zero else 'above'} 0, got {got}")
@@ -74,7 +74,9 @@ def check_entries(function: str, name: str, x: Array, good: Array, expected: str
 
 def check_finite(function: str, name: str, x: Array) -> None:
     """Refuse infinities and NaN, by the index of the first."""
-    check_entries(function, name, x, np.isfinite(x), "be finite")
+    is_finite = np.isfinite(x)
+    if not is_finite.all():
+        check_entries(function, name, x, is_finite, "be finite")
 
 
 def at_index(where: Sequence[int]) -> str:

@@ -214,7 +214,7 @@ AnySolution = TypeVar("AnySolution", bound=Solution)
 
 def judged(function: str, solution: AnySolution, throw: bool) -> AnySolution:
     """Return a solution; if it did not converge, warn, or raise if ``throw`` is True."""
-    message = solution._failure()
+    message = None if solution.converged is True else solution._failure()
     if message is None:
         return solution
     if throw:

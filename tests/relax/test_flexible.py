@@ -13,7 +13,6 @@ scipy_sparse = pytest.importorskip("scipy.sparse")
 import scipy.sparse.linalg as sl  # noqa: E402
 
 import fastiter  # noqa: E402
-from fastiter import relax  # noqa: E402
 from fastiter.reference import relax as reference  # noqa: E402
 from fastiter.relax import Batch, Relaxation, Stencil, flexible_cg, ssor_cg  # noqa: E402
 from tests.relax.cases import csr, poisson, vectors  # noqa: E402

@@ -103,7 +103,7 @@ class Batch:
             raise TypeError(f"Batch: pattern must be a sparse matrix, got {type_name(pattern)}")
         self.blocksize: tuple[int, int] | None = pattern.blocksize if pattern.format == "bsr" else None
         check_pattern("Batch", "pattern", pattern)
-        pattern = in_rows("Batch", "pattern", pattern)
+        pattern = pattern if pattern.format == "csr" else to_rows("Batch", "pattern", pattern)
         entries = len(pattern.indices)
         if values.ndim != 2 or values.shape[1] != entries or len(values) == 0:
             expected = f"(B, entries) = (B, {entries}) with B at least 1"
@@ -171,13 +171,16 @@ def as_matrix(function: str, A: Any) -> Any:
     return as_array(function, "A", A) if isinstance(A, (list, tuple)) else A
 
 
-def check_square(function: str, A: Any) -> None:
-    """Refuse a matrix that is not square, and anything that is not a matrix."""
+def square(function: str, A: Any) -> Any:
+    """Return a square matrix, as an array if it is a list; refuse anything else."""
+    if isinstance(A, (list, tuple)):
+        A = as_array(function, "A", A)
     if not is_sparse(A) and not isinstance(A, (Batch, np.ndarray)):
         refuse(function, A)
     if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
         rows = f" (row {min(A.shape)} has no diagonal)" if len(A.shape) == 2 and A.shape[0] > A.shape[1] else ""
         raise ValueError(f"{function}: A must be square, got shape {tuple(A.shape)}{rows}")
+    return A
 
 
 def read_csr(function: str, A: Any) -> Csr:
@@ -185,8 +188,7 @@ def read_csr(function: str, A: Any) -> Csr:
     if isinstance(A, Batch):
         found = Csr(A.shape[1], A.start, A.column, np.ascontiguousarray(A.values))
     elif is_sparse(A):
-        A = in_rows(function, "A", A)
-        _check_dtype(function, A.dtype)
+        A = A if A.format == "csr" else to_rows(function, "A", A)
         found = Csr(A.shape[1], *_indices(function, "A", A), np.ascontiguousarray(A.data))
     else:
         check_array(function, "A", A, DTYPES)
@@ -197,10 +199,8 @@ def read_csr(function: str, A: Any) -> Csr:
     return _checked(function, found)
 
 
-def in_rows(function: str, name: str, A: Any) -> Any:
-    """Return ``A`` in CSR, converted by scipy after a check of its pattern; a CSR matrix is returned unchecked."""
-    if A.format == "csr":
-        return A
+def to_rows(function: str, name: str, A: Any) -> Any:
+    """Return ``A`` of another sparse format in CSR, converted by scipy after a check of its pattern."""
     check_pattern(function, name, A)
     return A.tocsr()
 
@@ -242,10 +242,11 @@ def _check_dtype(function: str, dtype: np.dtype[Any]) -> None:
 
 
 def _checked(function: str, A: Csr) -> Csr:
-    numbers = NUMBERS[(A.value.dtype.name,) * 2]
+    _check_dtype(function, A.value.dtype)
+    numbers, batch, n = NUMBERS[(A.value.dtype.name,) * 2], A.batch, A.n
     fault, row, system = 0, 0, 0
-    for one, value in enumerate(A.value.reshape(max(A.batch, 1), -1)):
-        worst, where = _core.relax.check(numbers, A.n, A.columns, len(A.column), A.start, A.column, value)
+    for one, value in enumerate(A.value.reshape(max(batch, 1), -1)):
+        worst, where = _core.relax.check(numbers, n, A.columns, len(A.column), A.start, A.column, value)
         if worst > fault:
             fault, row, system = worst, where, one
     if fault == _POINTERS:
@@ -253,7 +254,7 @@ def _checked(function: str, A: Csr) -> Csr:
     if fault == _COLUMN:
         raise ValueError(f"{function}: A must have columns from 0 to {A.columns - 1}, got another in row {row}")
     if fault == _NOT_FINITE:
-        of = f" of system {system}" if A.batch else ""
+        of = f" of system {system}" if batch else ""
         raise ValueError(f"{function}: A must be finite, got a value in row {row}{of} that is not")
     return _sorted(A) if fault == _UNSORTED else A
 

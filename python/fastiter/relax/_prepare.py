@@ -18,11 +18,11 @@ from ._matrix import (
     Csr,
     Read,
     as_matrix,
-    check_square,
     is_sparse,
     read_blocks,
     read_csr,
     refuse,
+    square,
     without_zeros,
 )
 from ._order import Arrangement, arrange, permutation
@@ -201,10 +201,9 @@ class Projections(System):
 
 def prepare(function: str, A: Any, method: str, order: Any, block_size: int | None) -> System:
     """Return the system of ``A`` for a method: "jacobi", "kaczmarz" or "sor", in blocks if there is a block size."""
-    A = as_matrix(function, A)
     if method == "kaczmarz":
-        return _projections(function, A, order)
-    check_square(function, A)
+        return _projections(function, as_matrix(function, A), order)
+    A = square(function, A)
     jacobi = method == "jacobi"
     if jacobi and not (isinstance(order, str) and order == "natural"):
         raise ValueError(f"{function}: order must be 'natural' if all rows go at the same time, got {order!r}")

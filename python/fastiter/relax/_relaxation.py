@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -107,12 +108,12 @@ class Relaxation:
         block_size: int | None = None,
         symmetric: bool = False,
     ) -> None:
+        refuse_cupy("Relaxation", A)
         self._build("Relaxation", A, method, omega, order, block_size, symmetric)
 
     def _build(
         self, function: str, A: Any, method: str, omega: Any, order: Any, block_size: int | None, symmetric: bool
     ) -> None:
-        refuse_cupy(function, A)
         if not isinstance(method, str):
             raise TypeError(f"{function}: method must be a str, got {type_name(method)}")
         if method not in METHODS:
@@ -169,6 +170,13 @@ class Relaxation:
         made = cls.__new__(cls)
         made._build(function, A, method, omega, order, block_size, symmetric)
         return made
+
+    @classmethod
+    def _solve_once(
+        cls, method: Method, A: Any, b: object, x0: object, limits: Limits, **options: Any
+    ) -> LinearSolution:
+        """Return the solution by the function of a method's name."""
+        return cls._of(method, A, method, **options)._solve(method, b, x0, limits)
 
     @property
     def omega(self) -> float:
@@ -229,20 +237,22 @@ class Relaxation:
         _vectors.check_writable(function, x, b)
         own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
         try:
-            self._sweep(own_x, own_b, times, backward)
+            self._sweep(own_x, times, own_b, backward)
         finally:
             if not np.may_share_memory(own_x, x):
                 x[...] = _vectors.outside(self._system, own_x)
 
-    def _sweep(self, x: Array, b: Array, times: int, backward: bool = False, omega: float | None = None) -> None:
+    def _sweep(self, x: Array, times: int, b: Array, backward: bool = False, omega: float | None = None) -> Array:
+        """Relax x, in the layout of the kernels, in place, and return it."""
         if x.size == 0 or times == 0:
-            return
+            return x
         direction = SYMMETRIC if self.symmetric else BACKWARD if backward else FORWARD
         sweeps = JACOBI if METHODS[self.method][0] == "jacobi" else direction
-        k, factor = _vectors.width(x), self.omega if omega is None else omega
+        k, factor = x.shape[1] if x.ndim > 1 else 1, self.omega if omega is None else omega
         matrix, entries = self._system.of(x.dtype), k * self._system.entries * (2 if sweeps == SYMMETRIC else 1)
         for count in pieces(times, entries):
             matrix.sweep(x, b, 0, k, np.full(count, factor), 0, count, sweeps)
+        return x
 
     def residual(self, x: Array, b: Array) -> Array:
         """Return b - A x.
@@ -267,7 +277,7 @@ class Relaxation:
         own_x, own_b = _vectors.inside(self._system, given), _vectors.inside(self._system, b)
         r = np.empty_like(own_b)
         _vectors.residual(self._system, own_x, own_b, r)
-        return np.ascontiguousarray(_vectors.outside(self._system, r))
+        return _vectors.outside(self._system, r)
 
     @SOLVER
     def solve(
@@ -304,19 +314,19 @@ class Relaxation:
         return f"{self._function}.{method}" if self._function == "Relaxation" else self._function
 
     def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
+        return solve(function, self._system, self._run, b, x0, limits)
+
+    def _run(self, b: Array) -> Run:
+        """Return the sweeps of a solution."""
         adaptive = self._adaptive()
+        if adaptive is None:
+            return Run(partial(self._sweep, b=b), self.method, lambda: self.omega)
+        current = adaptive  # for the type checker
 
-        def omega() -> float:
-            return adaptive.omega if adaptive else self.omega
+        def step(x: Array, count: int) -> Array:
+            return self._sweep(x, count, b, omega=current.omega)
 
-        def make(own_b: Array) -> Run:
-            def step(x: Array, count: int) -> Array:
-                self._sweep(x, own_b, count, omega=adaptive.omega if adaptive else None)
-                return x
-
-            return Run(step, self.method, omega, adaptive.observe if adaptive else None)
-
-        return solve(function, self._system, make, b, x0, limits)
+        return Run(step, self.method, lambda: current.omega, current.observe)
 
     def _adaptive(self) -> Adaptive | None:
         """Return the object that chooses omega during a solution; None if omega stays fixed."""
@@ -327,8 +337,7 @@ class Relaxation:
     def _homogeneous(self, x: Array, omega: float | None = None) -> Array:
         """Return one sweep from x for b = 0, the iteration matrix times x; x is in the kernels' layout."""
         y = np.array(x)
-        self._sweep(y, np.zeros((self.shape[0], *x.shape[1:]), x.dtype), 1, omega=omega)
-        return y
+        return self._sweep(y, 1, np.zeros((self.shape[0], *x.shape[1:]), x.dtype), omega=omega)
 
     def matvec(self, r: Array) -> Array:
         """Return M^-1 r, one sweep from 0.
@@ -367,7 +376,7 @@ class Relaxation:
             return np.stack(columns, axis=1) if columns else r
         own_r = np.ascontiguousarray(r.reshape(batch, -1).T) if batch else r
         x = np.zeros((self.shape[1], *own_r.shape[1:]), r.dtype)
-        self._sweep(x, own_r, 1)
+        self._sweep(x, 1, own_r)
         return np.ascontiguousarray(x.T).reshape(-1) if batch else x
 
     def rmatvec(self, r: Array) -> Array:

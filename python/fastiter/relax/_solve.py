@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,23 +104,24 @@ class Iteration:
 
     def __init__(self, run: Run, x: Any, norms: Callable[[Any], Any], target: Any, limits: Limits, view: View) -> None:
         self.run, self.x, self.target, self.limits, self.view = run, x, target, limits, view
+        self._norms = norms
         if view.single:
-            self._norms: Callable[[Any], Any] = lambda x: float(norms(x)[0])
             self.target = float(target[0])
             self.record = Record(GROWTH, from_first=True, overflows=run.overflows)
         else:
-            self._norms = norms
             self.record = Columns(len(target), GROWTH, from_first=True, overflows=run.overflows)
-        self._ended = EndedColumns()
+            self._ended = EndedColumns()
 
     def solution(self) -> LinearSolution:
         """Take all steps."""
-        limits = self.limits.with_callback(lambda progress: progress.converted(self.view.array, lambda value: value))
+        limits = self.limits
+        if limits.callback is not None:
+            limits = limits.with_callback(lambda progress: progress.converted(self.view.array, lambda value: value))
         with np.errstate(all="ignore"):
             record = iterate(self._steps(), limits, self.record)
-        self._ended.restore(self.x, self.view)
         results, history = record.results(), np.array(record.history)
         if not self.view.single:
+            self._ended.restore(self.x, self.view)
             names = ("converged", "steps", "residual", "tolerance")
             results |= {name: self.view.array(results[name]) for name in names}
         return LinearSolution(
@@ -132,14 +134,14 @@ class Iteration:
 
     def _steps(self) -> Iterator[Step]:
         run, limits, record, flatness = self.run, self.limits, self.record, Flatness(self.limits.check_every)
-        done, norms, is_flat, saved = 0, self._norms(self.x), False, None
+        done, norms, is_flat, saved = 0, self._residual(), False, None
         while True:
             yield Step(done, norms, self.target, self._value, self._numbers, stagnated=is_flat)
             if isinstance(record, Columns):
                 self._ended.save(self.x, self.view, record)
             count = min(limits.check_every, limits.max_steps - done)
             self.x, done = run.step(self.x, count), done + count
-            norms = self._norms(self.x)
+            norms = self._residual()
             if run.observe is not None:
                 verdict = run.observe(done, largest_ratio(record, norms, self.target))
                 if verdict == KEEP:
@@ -148,6 +150,10 @@ class Iteration:
                     assert saved is not None  # as a trial begins with KEEP
                     self.x[...], norms = saved
             is_flat = flatness.check(norms)
+
+    def _residual(self) -> Any:
+        norms = self._norms(self.x)
+        return float(norms[0]) if self.view.single else norms
 
     def _value(self) -> Any:
         return self.view.copy(self.view.outside(self.x))
@@ -174,16 +180,17 @@ def solve(
 ) -> LinearSolution:
     """Check the arguments and iterate from x0, or from 0, by the steps that ``make`` returns for b."""
     own_b, x, single = _vectors.checked(function, system, b, x0)
-    limits = limits.checked(function)
+    limits = limits.checked(function, own_b.dtype)
     run = make(own_b)
-    target = limits.relative(own_b.dtype) * _vectors.norm(own_b) + limits.atol
-    norms = run.residual or (lambda x: _vectors.residual(system, x, own_b))
-
-    def outside(x: Array) -> Array:
-        return np.ascontiguousarray(_vectors.outside(system, x))
-
-    view = View(single, outside, _copy, lambda x: x, lambda numbers: numbers)
+    assert limits.rtol is not None  # set by `checked`
+    target = limits.rtol * _vectors.norm(own_b) + limits.atol
+    norms = run.residual or partial(_vectors.residual, system, b=own_b)
+    view = View(single, partial(_vectors.outside, system), _copy, _same, np.asarray)
     return Iteration(run, x, norms, target, limits, view).solution()
+
+
+def _same(x: Array) -> Array:
+    return x
 
 
 def _copy(x: Array) -> Array:

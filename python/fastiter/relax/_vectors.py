@@ -103,10 +103,10 @@ def checked(function: str, system: System, b: object, x0: object) -> Vectors:
 
 
 def outside(system: System, x: Array) -> Array:
-    """Undo :func:`inside`: return an array in the kernels' layout in the caller's shape."""
+    """Undo :func:`inside`: return an array in the caller's shape, contiguous."""
     if system.grid is not None:
-        return x.reshape(*system.grid, *x.shape[1:])
-    return x.T if system.batch else x
+        return np.ascontiguousarray(x).reshape(*system.grid, *x.shape[1:])
+    return np.ascontiguousarray(x.T if system.batch else x)
 
 
 def width(x: Array) -> int:
@@ -116,7 +116,7 @@ def width(x: Array) -> int:
 
 def residual(system: System, x: Array, b: Array, r: Array | None = None) -> Array:
     """Return ||b - A x|| of each column (k,), and write b - A x to r; all arrays are in the kernels' layout."""
-    norms = np.empty(width(b))
+    norms = np.empty(b.shape[1] if b.ndim > 1 else 1)
     system.of(b.dtype).residual(x, b, 0 if r is None else r, len(norms), norms)
     if np.isfinite(norms).all() and (norms > _TINY).all():
         return np.sqrt(norms)
@@ -130,7 +130,7 @@ _TINY = 1e-290  # squares of smaller numbers may lose digits
 
 def norm(r: Array) -> Array:
     """Return the 2-norm of each column without overflow or underflow; NaN and infinity propagate."""
-    r = r.reshape(len(r), width(r))
+    r = r if r.ndim == 2 else r[:, None]
     largest = np.abs(r).max(axis=0, initial=0).astype(np.float64)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
     with np.errstate(invalid="ignore", over="ignore"):

@@ -363,7 +363,7 @@ def _solve(
         def step(x: Array, count: int) -> Array:
             for _ in range(count):
                 swept = np.array(x)
-                relaxation._sweep(swept, own_b, 1)
+                relaxation._sweep(swept, 1, own_b)
                 x = np.ascontiguousarray(accelerate(x, swept))
             return x
 

@@ -14,7 +14,7 @@ from . import _spectrum, _vectors
 from ._auto import jacobi_of, ssor_omega
 from ._cupy import refuse_cupy
 from ._docs import SOLVER
-from ._matrix import as_matrix, check_square, read_csr
+from ._matrix import read_csr, square
 from ._methods import check_omega
 from ._order import Arrangement, Order, arrange
 from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System, by_values
@@ -108,8 +108,7 @@ class _Split:
 
 
 def _split_rows(function: str, A: Any, order: Any) -> _Split:
-    A = as_matrix(function, A)
-    check_square(function, A)
+    A = square(function, A)
     csr = by_values(A, read_csr(function, A), order)
     system, how = Scalar(function, csr, Arrangement()), arrange(function, csr, order)
     lower, upper = (Scalar(function, csr, how, part=part) for part in (LOWER, UPPER))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from .._backend import Backends, Cuda, choose, is_cuda
+from .._backend import Backends, Cuda, choose
 from .._call.iterate import Callback, Limits
 from .._solution import judged
 from ._cupy import parts_of
@@ -61,7 +61,7 @@ def jacobi(
     (array([0.933333, 1.733333]), 13, 'converged')
     """
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    return solved("jacobi", A, b, x0, limits, omega=omega)
+    return judged("jacobi", solve("jacobi", A, b, x0, limits, omega=omega), throw)
 
 
 @SOLVER
@@ -105,7 +105,7 @@ def block_jacobi(
     11
     """
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    return solved("block_jacobi", A, b, x0, limits, omega=omega, block_size=block_size)
+    return judged("block_jacobi", solve("block_jacobi", A, b, x0, limits, omega=omega, block_size=block_size), throw)
 
 
 @SOLVER
@@ -152,9 +152,12 @@ def gauss_seidel(
     >>> gauss_seidel(A, np.array([2.0, 12.0])).steps, jacobi(A, np.array([2.0, 12.0])).steps
     (7, 13)
     """
-    how = {"order": order, "block_size": block_size, "symmetric": symmetric}
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    return solved("gauss_seidel", A, b, x0, limits, **how)
+    return judged(
+        "gauss_seidel",
+        solve("gauss_seidel", A, b, x0, limits, order=order, block_size=block_size, symmetric=symmetric),
+        throw,
+    )
 
 
 @SOLVER
@@ -201,7 +204,7 @@ def sor(
     [4828, 1600, 189, 201]
     """
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    return solved("sor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
+    return judged("sor", solve("sor", A, b, x0, limits, omega=omega, order=order, block_size=block_size), throw)
 
 
 @SOLVER
@@ -249,7 +252,7 @@ def ssor(
     [2425, 832, 313]
     """
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    return solved("ssor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
+    return judged("ssor", solve("ssor", A, b, x0, limits, omega=omega, order=order, block_size=block_size), throw)
 
 
 @SOLVER
@@ -301,24 +304,16 @@ def kaczmarz(
     array([3., 4.])
     """
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    return solved("kaczmarz", A, b, x0, limits, omega=omega, order=order, symmetric=symmetric)
+    return judged("kaczmarz", solve("kaczmarz", A, b, x0, limits, omega=omega, order=order, symmetric=symmetric), throw)
 
 
-def solved(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **how: Any) -> LinearSolution:
-    """Solve A x = b on the device of its arrays; warn or raise if it has not converged."""
-    return judged(method, solve(method, A, b, x0, limits, **how), limits.throw)
-
-
-def solve(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **how: Any) -> LinearSolution:
+def solve(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **options: Any) -> LinearSolution:
     """Solve A x = b on the device of its arrays."""
     run = choose(method, _BACKENDS, None, A, b, x0)
-    if is_cuda(run):
+    if run is not _on_cpu:
         A = parts_of(A)
-    return run(method, A, b, x0, limits, **how)
+    return run(method, A, b, x0, limits, **options)
 
 
-def _cpu(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **how: Any) -> LinearSolution:
-    return Relaxation._of(method, A, method, **how)._solve(method, b, x0, limits)
-
-
-_BACKENDS: Backends[LinearSolution] = {"cpu": _cpu, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
+_on_cpu = Relaxation._solve_once
+_BACKENDS: Backends[LinearSolution] = {"cpu": _on_cpu, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}

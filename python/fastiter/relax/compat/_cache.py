@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import _core
-from ..._check import refuse_mask, type_name
+from ..._check import check_array, refuse_mask, type_name
 from .. import _vectors
-from .._matrix import Batch, Csr, check_pattern, check_square, read_csr
+from .._matrix import VECTORS, Batch, Csr, check_pattern, read_csr, refuse, square
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -31,7 +31,9 @@ class Seen:
     def __init__(self, function: str, A: Any) -> None:
         if isinstance(A, Batch):
             raise TypeError(f"{function}: A must be a sparse matrix or a NumPy array, got {type_name(A)}")
-        check_square(function, A)
+        if isinstance(A, (list, tuple)):
+            refuse(function, A)
+        square(function, A)
         self.function, self.A, self._made = function, A, _made_of(A)
 
     def get(self, key: Any, make: Callable[[], T]) -> T:
@@ -78,9 +80,9 @@ def _forget(dead: Any, lock: Any = _LOCK, kept: Any = KEPT) -> None:
 
 def fingerprint(A: Any) -> tuple[Any, ...]:
     """Return a key that changes with any entry of A."""
-    arrays = [A] if isinstance(A, np.ndarray) else [getattr(A, name, None) for name in ("data", "indices", "indptr")]
     found: list[Any] = []
-    for x in arrays:
+    for name in ("data",) if isinstance(A, np.ndarray) else ("data", "indices", "indptr"):
+        x = A if isinstance(A, np.ndarray) else getattr(A, name, None)
         if not isinstance(x, np.ndarray) or x.dtype == object:
             return (object(),)  # an unknown format: never equal
         memory = np.ascontiguousarray(x)
@@ -97,8 +99,9 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
     """Check that x can be updated from b, and call ``relax`` on contiguous arrays."""
     if not isinstance(x, np.ndarray) or not isinstance(b, np.ndarray):
         raise TypeError(f"{function}: x and b must be NumPy arrays, got {type_name(x)} and {type_name(b)}")
-    refuse_mask(function, "x", x)
-    refuse_mask(function, "b", b)
+    if type(x) is not np.ndarray or type(b) is not np.ndarray:
+        refuse_mask(function, "x", x)
+        refuse_mask(function, "b", b)
     if x.dtype.kind not in "fc":
         raise TypeError(
             f"{function}: x must have dtype float32, float64, complex64 or complex128 (x.astype(float) does), as it is "
@@ -113,6 +116,12 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
     relax(own, np.require(wide(b), requirements=("C", "A")))
     if own is not x:
         x[...] = own
+
+
+def check_dtype(function: str, x: Array, dtype: np.dtype[Any]) -> None:
+    """Refuse an x and b that sweeps over an A of this dtype do not take."""
+    if x.dtype.name not in VECTORS[dtype.name]:
+        check_array(function, "b", x, VECTORS[dtype.name])
 
 
 def check_shapes(function: str, n: int, x: Array, b: Array) -> None:

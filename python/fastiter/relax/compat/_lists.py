@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from .. import _vectors
 from .._docs import SWEEPS
 from ._cache import Seen, whole_numbers
-from ._schwarz import points
+from ._schwarz import Lists, points
 from ._sweeps import (
     Factor,
     Sweep,
@@ -16,7 +17,6 @@ from ._sweeps import (
     in_turn,
     listed,
     listed_blocks,
-    number_of,
     one_by_one,
     sweep_over,
     wanted_inverse,
@@ -183,6 +183,21 @@ def jacobi_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1
     in_turn(seen, x, b, iterations, omega, (listed(seen, "indices", indices), 1))
 
 
+def _c_and_f(
+    seen: Seen, c: Any, f: Any, iterations: tuple[int, int], blocks: tuple[int, Array | None] | None = None
+) -> list[tuple[Lists, int]]:
+    """Return the C points and the F points, or blocks of a size with their inverses, and their numbers of sweeps."""
+    sets = []
+    for name, points_of_set in (("Cpts", c), ("Fpts", f)):
+        rows = (
+            listed(seen, name, points_of_set) if blocks is None else listed_blocks(seen, name, points_of_set, *blocks)
+        )
+        sets.append(rows)
+    names = ("c_iterations", "f_iterations")
+    counts = [_vectors.count(seen.function, name, x) for name, x in zip(names, iterations, strict=True)]
+    return list(zip(sets, counts, strict=True))
+
+
 @SWEEPS
 def cf_jacobi(
     A: Any,
@@ -226,7 +241,10 @@ def cf_jacobi(
     """
     seen = Seen("cf_jacobi", A)
     c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
-    counts = number_of(seen, "c_iterations", c_iterations), number_of(seen, "f_iterations", f_iterations)
+    counts = (
+        _vectors.count(seen.function, "c_iterations", c_iterations),
+        _vectors.count(seen.function, "f_iterations", f_iterations),
+    )
     in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
 
 
@@ -271,7 +289,10 @@ def fc_jacobi(
     """
     seen = Seen("fc_jacobi", A)
     c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
-    counts = number_of(seen, "c_iterations", c_iterations), number_of(seen, "f_iterations", f_iterations)
+    counts = (
+        _vectors.count(seen.function, "c_iterations", c_iterations),
+        _vectors.count(seen.function, "f_iterations", f_iterations),
+    )
     in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
 
 
@@ -320,7 +341,10 @@ def cf_block_jacobi(
     """
     seen, size = with_block_size("cf_block_jacobi", A, blocksize)
     c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
-    counts = number_of(seen, "c_iterations", c_iterations), number_of(seen, "f_iterations", f_iterations)
+    counts = (
+        _vectors.count(seen.function, "c_iterations", c_iterations),
+        _vectors.count(seen.function, "f_iterations", f_iterations),
+    )
     in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
 
 
@@ -369,5 +393,8 @@ def fc_block_jacobi(
     """
     seen, size = with_block_size("fc_block_jacobi", A, blocksize)
     c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
-    counts = number_of(seen, "c_iterations", c_iterations), number_of(seen, "f_iterations", f_iterations)
+    counts = (
+        _vectors.count(seen.function, "c_iterations", c_iterations),
+        _vectors.count(seen.function, "f_iterations", f_iterations),
+    )
     in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))

@@ -59,14 +59,11 @@ def _without(A: Csr, rows: Array) -> Csr:
 def with_rows_left_out(
     relaxation: Relaxation, left_out: Array, x: Array, b: Array, sweeps: int, *, backward: bool
 ) -> None:
-    """Sweep with x_i unchanged in the skipped rows."""
-    if len(left_out) == 0:
-        return relaxation.sweep(x, b, sweeps, backward=backward)
-    own, given = b.copy(), x[left_out]
-    own[left_out] = given
-    relaxation.sweep(x, own, sweeps, backward=backward)
-    x[left_out] = given  # omega x + (1 - omega) x may differ in its last digit
-    return None
+    """Sweep, on checked arrays in the layout of the kernels, with x_i unchanged in the skipped rows."""
+    own, values = b.copy(), x[left_out]
+    own[left_out] = values
+    relaxation._sweep(x, sweeps, own, backward)
+    x[left_out] = values  # omega x + (1 - omega) x may differ in its last digit
 
 
 def squares_of(A: Any, axis: int) -> Array:

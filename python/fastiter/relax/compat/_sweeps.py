@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..._check import type_name
 from .. import _vectors
-from ._cache import Seen, check_shapes, check_sweep, in_place, whole_numbers
+from ._cache import Seen, check_dtype, check_shapes, check_sweep, in_place, whole_numbers
 from ._rows import relaxation_of, with_rows_left_out
 from ._schwarz import Lists, in_blocks, is_inverse, points, relax_lists
 
@@ -21,7 +21,7 @@ Sweep = Literal["forward", "backward", "symmetric"]
 
 def sweep_over(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, method: str, **how: Any) -> None:
     """Sweep over all rows or blocks by a method of :class:`fastiter.relax.Relaxation`."""
-    halves, count = check_sweep(seen.function, sweep), number_of(seen, "iterations", iterations)
+    halves, count = check_sweep(seen.function, sweep), _vectors.count(seen.function, "iterations", iterations)
     factor = factor_of(seen, how.get("omega", 1.0))
     if isinstance(factor, complex):
         return _complex_sweep(seen, x, b, count, sweep, factor, method=method, **how)
@@ -36,7 +36,11 @@ def sweep_over(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, m
 
     def relax(x: Array, b: Array) -> None:
         check_shapes(seen.function, seen.A.shape[0], x, b)
-        with_rows_left_out(relaxation, left_out, x, b, count, backward=halves[0])
+        check_dtype(seen.function, x, relaxation.dtype)
+        if len(left_out):
+            with_rows_left_out(relaxation, left_out, x, b, count, backward=halves[0])
+        else:
+            relaxation._sweep(x, count, b, halves[0])
 
     in_place(seen.function, x, b, relax)
 
@@ -68,7 +72,7 @@ def wanted_inverse(seen: Seen, size: int, Dinv: Array | None) -> Array | None:
 
 def one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, sweep: str) -> None:
     """Relax the listed rows or blocks one after the other, in the directions that ``sweep`` names."""
-    halves = check_sweep(seen.function, sweep) * number_of(seen, "iterations", iterations)
+    halves = check_sweep(seen.function, sweep) * _vectors.count(seen.function, "iterations", iterations)
 
     def relax(x: Array, b: Array) -> None:
         for backward in halves:
@@ -79,7 +83,7 @@ def one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, sw
 
 def in_turn(seen: Seen, x: Array, b: Array, iterations: int, omega: Factor, *parts: tuple[Lists, int]) -> None:
     """Apply Jacobi to each set of lists in turn, the given number of times; repeat all of this ``iterations`` times."""
-    count, factor = number_of(seen, "iterations", iterations), factor_of(seen, omega)
+    count, factor = _vectors.count(seen.function, "iterations", iterations), factor_of(seen, omega)
 
     def relax(x: Array, b: Array) -> None:
         for lists in [lists for lists, times in parts for _ in range(times)] * count:
@@ -91,11 +95,6 @@ def in_turn(seen: Seen, x: Array, b: Array, iterations: int, omega: Factor, *par
                 relax_lists(seen.function, lists, x, b, factor, jacobi=True)
 
     in_place(seen.function, x, b, relax)
-
-
-def number_of(seen: Seen, name: str, x: int) -> int:
-    """Return a number of iterations, checked."""
-    return _vectors.count(seen.function, name, x)
 
 
 def factor_of(seen: Seen, omega: Factor) -> Factor:
