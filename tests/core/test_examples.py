@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support.scripts import run_script
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
@@ -20,12 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(script: str, *arguments: str, **environment: str) -> str:
-    command = [sys.executable, str(EXAMPLES / script), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | environment
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_script(EXAMPLES / script, *arguments, **environment)
 
 
 def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

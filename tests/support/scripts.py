@@ -1,0 +1,67 @@
+"""Programs that run as ``python program.py`` does, forked from one process that has imported the slow packages.
+
+Importing torch and matplotlib takes longer than most examples; a server process does so once for all of them. Where
+there are no forks, each program gets a new interpreter.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+#: Packages that most examples import
+PRELOADED = ["torch", "matplotlib.pyplot", "fastiter.torch", "fastiter.torch.nn"]
+SECONDS = 300
+
+
+def run_script(script: Path, *arguments: str, **environment: str) -> str:
+    """Return what a program prints; fail with its errors if it does not end by itself with exit code 0."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        command = [sys.executable, str(script), *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, check=False, env=os.environ | environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with tempfile.NamedTemporaryFile() as output, tempfile.NamedTemporaryFile() as errors:
+        names = output.name, errors.name
+        process = context.Process(target=_main, args=(str(script), arguments, environment, *names))
+        process.start()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        assert process.exitcode == 0, Path(errors.name).read_text()
+        return Path(output.name).read_text()
+
+
+def _main(script: str, arguments: tuple[str, ...], environment: dict[str, str], output: str, errors: str) -> None:
+    for number, name in ((1, output), (2, errors)):
+        file = os.open(name, os.O_WRONLY)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.update(environment)
+    if "OMP_NUM_THREADS" in environment:  # which torch has already read
+        import torch
+
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).parent))
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        raise SystemExit(1) from None
+    finally:
+        sys.stdout.flush()
