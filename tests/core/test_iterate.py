@@ -115,7 +115,7 @@ def test_progress() -> None:
     residuals = [np.array([1.0, 1e-9]), np.array([0.5, 8.0])]
     iterate(checks(residuals, np.full(2, 1e-3)), Limits(callback=seen.append), Columns(2))
     assert [(p.residual.tolist(), p.active.tolist()) for p in seen] == [([1.0, 1e-9], [0]), ([0.5, 1e-9], [0])]
-    listed = seen[1].converted(lambda x: x.tolist(), lambda value: -value)
+    listed = seen[1]._converted(lambda x: x.tolist(), lambda value: -value)
     assert (listed.residual, listed.active, listed.value, listed.n) == ([0.5, 1e-9], [0], -1, 1)
     assert isinstance(seen[0], fastiter.Progress)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -85,7 +85,7 @@ class Progress:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return numbers[name]
 
-    def converted(self, array: Callable[[Any], Any], value: Callable[[Any], Any]) -> Progress:
+    def _converted(self, array: Callable[[Any], Any], value: Callable[[Any], Any]) -> Progress:
         """Return this progress with its arrays and its value converted, for another library."""
 
         def read(x: Any) -> Any:
@@ -143,6 +143,7 @@ class Limits(NamedTuple):
         return self if callback is None else self._replace(callback=lambda progress: callback(convert(progress)))
 
 
+@cache
 def default_rtol(dtype: object) -> float:
     """Return a relative tolerance that numbers of an array's or a tensor's dtype can mostly reach."""
     return 1e-5 if str(dtype).endswith(("float32", "complex64")) else 1e-8
@@ -232,6 +233,11 @@ class Record:
         }
 
 
+#: The reasons by their numbers in Columns
+_REASONS: tuple[Reason, ...] = ("max_steps", "converged", "diverged", "stagnated", "nan", "callback")
+_CONVERGED, _DIVERGED, _STAGNATED, _NAN = 1, 2, 3, 4
+
+
 class Columns(Record):
     """The residuals (k,) at the checks of k problems that share their steps, and when and why each ended.
 
@@ -244,14 +250,18 @@ class Columns(Record):
         self.active = np.ones(k, bool)
         #: Those that ended at the last check
         self.closed = self._none = np.zeros(k, bool)
-        self.reason = np.full(k, "max_steps", dtype="<U10")
-        self.residual, self.tolerance = np.full((2, k), np.nan)
-        self.steps = np.zeros(k, np.int64)
+        self.residual, self.tolerance = np.empty((2, k))
+        self.steps, self._codes = np.zeros(k, np.int64), np.zeros(k, np.int8)
 
     @property
     def is_active(self) -> bool:
         """Whether any problem has not ended."""
         return bool(self.active.any())
+
+    @property
+    def converged(self) -> Array:
+        """Mask (k,) of the problems that have converged."""
+        return self._codes == _CONVERGED
 
     def check(self, step: Step) -> bool:
         """Record a check; return whether it is the last one."""
@@ -262,46 +272,54 @@ class Columns(Record):
             self._smallest = np.fmin(self._smallest, residual)
         self.history.append(residual)
         self.last = step
-        self.steps[active], self.residual[active] = step.steps, residual[active]
-        self.tolerance[active] = tolerance[active]
         with np.errstate(over="ignore", invalid="ignore"):
             is_finite = np.isfinite(residual + tolerance)
             is_small = residual <= tolerance
             is_lost = (residual > self._growth * np.maximum(self._smallest, self._scale)) | ~is_finite
-        if step.stagnated is False and step.diverged is False and not ((is_small | is_lost) & active).any():
-            self.closed = self._none
-            return len(active) == 0
-        before = active.copy()
-        self._close(is_finite & is_small & step.can_converge, "converged")
-        if not self._overflows:
-            self._close(np.isnan(residual) | np.isnan(tolerance), "nan")
-        self._close(is_lost | step.diverged, "diverged")
-        self._close(step.stagnated, "stagnated")
-        self.closed = before & ~active
-        return not active.any()
+        self.closed = self._none
+        if step.stagnated is not False or step.diverged is not False or ((is_small | is_lost) & active).any():
+            codes = np.zeros_like(self._codes)
+            codes[active & step.stagnated] = _STAGNATED
+            codes[is_lost | step.diverged] = _DIVERGED
+            if not self._overflows:
+                codes[np.isnan(residual) | np.isnan(tolerance)] = _NAN
+            codes[is_finite & is_small & step.can_converge] = _CONVERGED
+            self._close(codes)
+            return not active.any()
+        return len(active) == 0
 
-    def _close(self, columns: Any, reason: str) -> None:
-        columns = columns & self.active
-        self.reason[columns], self.active[columns] = reason, False
+    def _close(self, codes: Array) -> None:
+        ended = self.active & (codes > 0)
+        self._codes[ended] = codes[ended]
+        self._end(ended)
+
+    def _end(self, ended: Array) -> None:
+        step = self.last
+        self.steps[ended], self.residual[ended] = step.steps, step.residual[ended]
+        self.tolerance[ended], self.active[ended] = step.tolerance[ended], False
+        self.closed = self.closed | ended
 
     def stop(self, reason: Reason) -> None:
         """End everything that has not ended."""
-        self.closed = self.closed | self.active
-        self._close(True, reason)
+        if reason == "max_steps":  # as those without another reason
+            self._end(self.active.copy())
+        else:
+            self._close(np.full_like(self._codes, _REASONS.index(reason)))
 
     def progress(self, step: Step) -> Progress:
         """Return the argument of the callback."""
-        numbers = self.residual.copy(), self.tolerance.copy(), np.flatnonzero(self.active)
-        return Progress(step.steps, *numbers, step.numbers(), step.value)
+        residual = np.where(self.active, step.residual, self.residual)
+        tolerance = np.where(self.active, step.tolerance, self.tolerance)
+        return Progress(step.steps, residual, tolerance, np.flatnonzero(self.active), step.numbers(), step.value)
 
     def results(self) -> dict[str, Any]:
         """Return the fields of a Solution that every solver has, except its value and method, and the tolerance."""
         return {
-            "converged": self.reason == "converged",
+            "converged": self.converged,
             "steps": self.steps,
             "residual": self.residual,
             "tolerance": self.tolerance,
-            "reason": tuple(map(str, self.reason)),
+            "reason": tuple([_REASONS[code] for code in self._codes.tolist()]),
         }
 
 

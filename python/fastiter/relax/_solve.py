@@ -116,7 +116,7 @@ class Iteration:
         """Take all steps."""
         limits = self.limits
         if limits.callback is not None:
-            limits = limits.with_callback(lambda progress: progress.converted(self.view.array, lambda value: value))
+            limits = limits.with_callback(lambda progress: progress._converted(self.view.array, lambda value: value))
         with np.errstate(all="ignore"):
             record = iterate(self._steps(), limits, self.record)
         results, history = record.results(), np.array(record.history)

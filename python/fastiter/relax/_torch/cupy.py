@@ -38,7 +38,7 @@ def _with_arrays(limits: Limits) -> Limits:
     if limits.callback is None:
         return limits
     cupy = importlib.import_module("cupy")
-    return limits.with_callback(lambda progress: progress.converted(_array, cupy.from_dlpack))
+    return limits.with_callback(lambda progress: progress._converted(_array, cupy.from_dlpack))
 
 
 def _matrix(A: Any) -> Tensor | Stencil:

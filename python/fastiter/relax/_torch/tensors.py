@@ -202,4 +202,4 @@ def on_tensors(found: LinearSolution) -> LinearSolution:
 
 def limits_on_tensors(limits: Limits) -> Limits:
     """Return limits for a solution of arrays whose callback receives tensors."""
-    return limits.with_callback(lambda progress: progress.converted(torch.from_numpy, torch.from_numpy))
+    return limits.with_callback(lambda progress: progress._converted(torch.from_numpy, torch.from_numpy))

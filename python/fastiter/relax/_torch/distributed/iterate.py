@@ -61,7 +61,7 @@ class _Iteration:
         record = self.record
         limits = self.limits._replace(callback=self._is_stopped if self.problem.calls_back else None)
         iterate(self._steps(x), limits, record)
-        self._renew(record.closed & (record.reason != "converged"))
+        self._renew(record.closed & ~record.converged)
         self._ended.restore(x, self._view)
         results: dict[str, Any] = record.results()
         for name in ("residual", "tolerance"):
@@ -78,7 +78,7 @@ class _Iteration:
         done, norms, is_flat = 0, method.begin(x), np.zeros(len(self.target), bool)
         while True:
             yield Step(done, norms, self.target, self._copy, stagnated=is_flat | method.indefinite)
-            self._renew(record.closed & (record.reason != "converged"))
+            self._renew(record.closed & ~record.converged)
             self._ended.save(method.x, self._view, record)
             count = min(limits.check_every, limits.max_steps - done)
             norms, done = method.advance(count), done + count
