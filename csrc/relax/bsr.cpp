@@ -118,14 +118,20 @@ std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t
                                             int64_t batch) {
     BsrLayout<A, V> m;
     const int64_t width = batch ? batch : 1, area = int64_t(size) * size * width, blocks = csr.start[csr.n];
-    m.blocks = csr.n, m.n = csr.n * size, m.rows = rows, m.size = size, m.clusters = clusters;
+    m.blocks = csr.n;
+    m.n = csr.n * size;
+    m.rows = rows;
+    m.size = size;
+    m.clusters = clusters;
     if (csr.order || rows < m.n)
         for (int64_t i = 0; i < m.n; ++i) {
             const int64_t row = (csr.order ? csr.order[i / size] : i / size) * size + i % size;
             m.order.push_back(row < rows ? int32_t(row) : -1);
         }
-    m.column = Block<int32_t>(blocks), m.value = Block<A>(blocks * area);
-    m.diagonal = Block<A>(csr.n * area), m.inverse = Block<sum_of<V>>(csr.n * area);
+    m.column = Block<int32_t>(blocks);
+    m.value = Block<A>(blocks * area);
+    m.diagonal = Block<A>(csr.n * area);
+    m.inverse = Block<sum_of<V>>(csr.n * area);
     fill_blocks(m, csr, width);
     m.m = {csr.n,           size,           m.clusters.rows.data(), m.start.data(),
            m.column.data(), m.value.data(), m.diagonal.data(),      m.inverse.data(),

@@ -96,9 +96,12 @@ std::unique_ptr<RelaxMatrix> prepare_rows(const Csr<A>& csr, const Clusters& clu
     m.n = m.rows = n;
     if (csr.order) m.order.assign(csr.order, csr.order + n);
     m.clusters = clusters;
-    m.length = Block<int32_t>(n), m.column = Block<int32_t>(csr.start[n]);
+    m.length = Block<int32_t>(n);
+    m.column = Block<int32_t>(csr.start[n]);
     m.value = Block<A>(csr.start[n] * width);
-    m.before = Block<A>(n * width), m.after = Block<A>(n * width), m.diagonal = Block<A>(n * width);
+    m.before = Block<A>(n * width);
+    m.after = Block<A>(n * width);
+    m.diagonal = Block<A>(n * width);
     m.inverse = Block<sum_of<V>>(n * width);
     fill_rows(m, csr, part, batch);
     m.m = {n,
@@ -119,8 +122,10 @@ std::unique_ptr<RelaxMatrix> prepare_rows(const Csr<A>& csr, const Clusters& clu
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order) {
     DenseLayout<A, V> m;
-    m.n = m.rows = n, m.entries = n * n;
-    m.value = Block<A>(n * n), m.inverse = Block<sum_of<V>>(n);
+    m.n = m.rows = n;
+    m.entries = n * n;
+    m.value = Block<A>(n * n);
+    m.inverse = Block<sum_of<V>>(n);
     std::copy(value, value + n * n, m.value.data());
     if (order) m.sequence.assign(order, order + n);
     for (int64_t i = 0; i < n; ++i) {

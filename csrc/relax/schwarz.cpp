@@ -46,7 +46,7 @@ void relax_points(const Subdomains<A, V>& m, const V* x, V* y, const V* b, int64
 template <int K, class A, class V>
 void relax_lists(const Subdomains<A, V>& m, const V* x, V* y, const V* b, int64_t width, double keep, double omega,
                  bool backward) {
-    typedef sum_of<V> S;
+    using S = sum_of<V>;
     int64_t most = 0;
     for (int64_t s = 0; s < m.count; ++s) most = std::max(most, m.first[s + 1] - m.first[s]);
     std::vector<S> residuals(size_t(most * width)), steps(static_cast<size_t>(width));

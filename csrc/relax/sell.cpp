@@ -98,7 +98,8 @@ public:
             }
             m_.start.push_back(m_.start.back() + longest);
         }
-        m_.run = Block<int32_t>(m_.start.back()), m_.value = Block<A>(m_.start.back() * kSliceRows);
+        m_.run = Block<int32_t>(m_.start.back());
+        m_.value = Block<A>(m_.start.back() * kSliceRows);
         for (int64_t s = 0; s < slices; ++s) {
             slice_.resize(size_t(m_.start[size_t(s) + 1] - m_.start[size_t(s)]));
             for (int lane = 0; lane < kSliceRows; ++lane) fill_lane(s, lane);
@@ -247,8 +248,10 @@ template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>& csr, const std::vector<int64_t>& colours, Part part) {
     SellLayout<A, V> m;
     m.order = padded_order(csr, colours, m.colour);
-    m.n = m.order.empty() ? csr.n : int64_t(m.order.size()), m.rows = csr.n;
-    m.diagonal = Block<A>(m.n), m.inverse = Block<sum_of<V>>(m.n);
+    m.n = m.order.empty() ? csr.n : int64_t(m.order.size());
+    m.rows = csr.n;
+    m.diagonal = Block<A>(m.n);
+    m.inverse = Block<sum_of<V>>(m.n);
     SlicesFiller<A, V>(m, csr, part).fill();
     m.m = {m.n, m.start.data(), m.run.data(), m.column.data(), m.value.data(), m.diagonal.data(), m.inverse.data()};
     return std::make_unique<Relaxed<V, SellLayout<A, V>>>(std::move(m));
@@ -258,9 +261,12 @@ template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_kaczmarz(const Csr<A>& csr, int64_t columns, int64_t batch) {
     KaczmarzLayout<A, V> m;
     const int64_t width = batch ? batch : 1, nonzeros = csr.start[csr.n];
-    m.n = csr.n, m.entries = nonzeros;
-    m.column = Block<int32_t>(nonzeros), m.value = Block<A>(nonzeros * width);
-    m.inverse = Block<double>(batch ? 0 : m.n), m.inverses = Block<sum_of<V>>(m.n * batch);
+    m.n = csr.n;
+    m.entries = nonzeros;
+    m.column = Block<int32_t>(nonzeros);
+    m.value = Block<A>(nonzeros * width);
+    m.inverse = Block<double>(batch ? 0 : m.n);
+    m.inverses = Block<sum_of<V>>(m.n * batch);
     if (csr.order) m.order.assign(csr.order, csr.order + csr.n);
     std::vector<int64_t> last_row(size_t(columns), -2);
     std::vector<double> norm(static_cast<size_t>(width));

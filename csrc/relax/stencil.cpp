@@ -13,7 +13,8 @@ public:
                   const StencilOrder& order)
         : red_black_(order.red_black), projections_(order.projections), clusters_(order.clusters) {
         const int64_t points = grid[0] * grid[1] * grid[2], count = is_constant ? 1 : points;
-        coefficients_ = Block<T>(7 * count), zeros_ = Block<T>(grid[2]);
+        coefficients_ = Block<T>(7 * count);
+        zeros_ = Block<T>(grid[2]);
         std::copy(coefficients, coefficients + 7 * count, coefficients_.data());
         std::fill(zeros_.data(), zeros_.data() + grid[2], T{});
         if (order.order) order_.assign(order.order, order.order + points);
@@ -27,9 +28,12 @@ public:
             if (inverse_.size()) inverse_[i] = is_given ? T{} : inverse;
             if (is_constant) m_.constant_inverse = inverse;
         }
-        m_.n0 = grid[0], m_.n1 = grid[1], m_.n2 = grid[2];
+        m_.n0 = grid[0];
+        m_.n1 = grid[1];
+        m_.n2 = grid[2];
         for (int64_t q = 0; q < 7; ++q) m_.coefficient[q] = coefficients_.data() + q * count;
-        m_.is_constant = is_constant, m_.zeros = zeros_.data();
+        m_.is_constant = is_constant;
+        m_.zeros = zeros_.data();
         m_.inverse = inverse_.size() ? inverse_.data() : nullptr;
     }
 

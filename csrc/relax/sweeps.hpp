@@ -65,7 +65,8 @@ public:
         const int64_t size = m_.n * k, chunks = m_.chunks();
         std::vector<double> parts(size_t(chunks * k));
         Call call{static_cast<V*>(r), static_cast<const V*>(b), nullptr, k, nullptr};
-        call.given = static_cast<const V*>(x), call.norms = parts.data();
+        call.given = static_cast<const V*>(x);
+        call.norms = parts.data();
         auto prepare = [&](int threads) {
             const int64_t buffers = copies ? 2 + (r != nullptr) : 0;
             V* next = static_cast<V*>(workspace.of(size_t(std::max<int64_t>(1, buffers * size)) * sizeof(V)));

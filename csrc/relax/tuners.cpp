@@ -24,7 +24,8 @@ int64_t draw(const std::vector<double>& probability, double u) {
     int64_t last = 0;
     for (size_t i = 0; i < probability.size(); ++i) {
         if (!(probability[i] > 0)) continue;
-        sum += probability[i], last = int64_t(i);
+        sum += probability[i];
+        last = int64_t(i);
         if (u < sum) break;
     }
     return last;
@@ -47,7 +48,8 @@ const std::vector<double>& Tsallis::probabilities(int64_t bin) {
         double sum = 0, slope = 0;
         for (size_t i = 0; i < arms; ++i) {
             const double w = 2 / (eta * ((k[i] - least) / scale + below));
-            sum += w * w, slope += w * w * w;
+            sum += w * w;
+            slope += w * w * w;
         }
         const double change = (sum - 1) / (eta * slope);
         if (!(change > 1e-14 * below)) break;
@@ -56,7 +58,8 @@ const std::vector<double>& Tsallis::probabilities(int64_t bin) {
     double sum = 0;
     for (size_t i = 0; i < arms; ++i) {
         const double w = 2 / (eta * ((k[i] - least) / scale + below));
-        weight_[i] = w * w, sum += weight_[i];
+        weight_[i] = w * w;
+        sum += weight_[i];
     }
     for (double& p : weight_) p /= sum;
     return weight_;
@@ -64,7 +67,8 @@ const std::vector<double>& Tsallis::probabilities(int64_t bin) {
 
 int64_t Tsallis::predict(int64_t bin) {
     const int64_t arm = draw(probabilities(bin), uniform(s_.generator));
-    s_.pending[0] = bin, s_.pending[1] = arm;
+    s_.pending[0] = bin;
+    s_.pending[1] = arm;
     s_.chance[0] = weight_[size_t(arm)];
     return arm;
 }

@@ -58,7 +58,7 @@ FASTITER_INLINE void subtract_row(const BsrMatrix<A, V>& m, const V* x, int64_t 
 
 template <class A, class V, int B, int K, bool Batched>
 FASTITER_INLINE void relax_row(const BsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t row, int64_t column) {
-    typedef sum_of<V> S;
+    using S = sum_of<V>;
     constexpr int most = B ? B : kMaxBlockSize;
     const int size = B ? B : m.size;
     S sum[most * K], z[most * K];

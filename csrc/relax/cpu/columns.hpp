@@ -8,25 +8,26 @@ namespace fastiter::relax::FASTITER_LEVEL {
 template <int Width> struct few;
 #define FASTITER_FEW(WIDTH)                                                           \
     template <> struct few<WIDTH> {                                                   \
-        typedef double type __attribute__((vector_size(8 * WIDTH)));                  \
-        typedef double unaligned __attribute__((vector_size(8 * WIDTH), aligned(8))); \
-        typedef float halves __attribute__((vector_size(4 * WIDTH), aligned(4)));     \
+        using type __attribute__((vector_size(8 * WIDTH))) = double;                  \
+        using unaligned __attribute__((vector_size(8 * WIDTH), aligned(8))) = double; \
+        using halves __attribute__((vector_size(4 * WIDTH), aligned(4))) = float;     \
     };
 FASTITER_FEW(2)
 FASTITER_FEW(4)
 FASTITER_FEW(8)
 template <> struct few<1> {
-    typedef double type, unaligned;
-    typedef float halves;
+    using type = double;
+    using unaligned = double;
+    using halves = float;
 };
 
 template <class S, int K> struct Columns {
     static constexpr bool is_complex = sizeof(S) == 16;
     static constexpr int doubles = K * int(sizeof(S) / 8);
     static constexpr int width = doubles < lanes<double> ? doubles : lanes<double>, count = doubles / width;
-    typedef typename few<width>::type type;
-    typedef typename few<width>::unaligned unaligned;
-    typedef typename few<width>::halves halves;
+    using type = typename few<width>::type;
+    using unaligned = typename few<width>::unaligned;
+    using halves = typename few<width>::halves;
 
     type part[count] = {};
 
@@ -118,7 +119,7 @@ template <class S, int K> struct Columns {
 // relax_one for K numbers with z = scale times the sums
 template <class V, class S, int K>
 FASTITER_INLINE void relax_columns(const RelaxStep<V>& s, int64_t at, S scale, const Columns<S, K>& sum) {
-    typedef Columns<S, K> C;
+    using C = Columns<S, K>;
     const double keep = 1 - s.omega;
     for (int i = 0; i < C::count; ++i) {
         const auto z = C::product(scale, sum.part[i]), x = C::read(s.x + at, i);

@@ -14,7 +14,7 @@ struct complexes {
 namespace fastiter::FASTITER_LEVEL {
 
 template <> struct vector_of<relax::Complex> {
-    typedef relax::FASTITER_LEVEL::complexes type;
+    using type = relax::FASTITER_LEVEL::complexes;
 };
 
 } // namespace fastiter::FASTITER_LEVEL
@@ -28,10 +28,10 @@ using fastiter::FASTITER_LEVEL::load;
 using fastiter::FASTITER_LEVEL::store;
 
 template <class T> struct real_type {
-    typedef T type;
+    using type = T;
 };
 template <> struct real_type<Complex> {
-    typedef double type;
+    using type = double;
 };
 template <class T> using real_of = typename real_type<T>::type;
 template <class T> constexpr int reals_of = int(sizeof(T) / sizeof(real_of<T>)); // real numbers per number

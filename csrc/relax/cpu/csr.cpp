@@ -31,8 +31,8 @@ FASTITER_INLINE void subtract_neighbour(const A* a, const V* x, Columns<sum_of<V
 template <class A, class V, int K, bool Batched>
 FASTITER_INLINE void finish_row(double omega, double keep, const sum_of<V>* inverse, const A* factor, const V* x, V* y,
                                 const Columns<sum_of<V>, K>& sum, Columns<sum_of<V>, K>& previous) {
-    typedef sum_of<V> S;
-    typedef Columns<S, K> C;
+    using S = sum_of<V>;
+    using C = Columns<S, K>;
     for (int i = 0; i < C::count; ++i) {
         typename C::type now, less;
         if constexpr (Batched) {
@@ -57,7 +57,7 @@ FASTITER_INLINE void finish_row(double omega, double keep, const sum_of<V>* inve
 template <class A, class V, int K, bool Batched, bool Backward>
 int64_t sweep_rows(const CsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t cluster, int64_t begin, int64_t end,
                    int64_t entry, int64_t column) {
-    typedef Columns<sum_of<V>, K> C;
+    using C = Columns<sum_of<V>, K>;
     const int64_t k = s.k, first = m.cluster_row[cluster], last = m.cluster_row[cluster + 1];
     const A *linked = Backward ? m.after : m.before, *other = Backward ? m.before : m.after;
     const int64_t step = Backward ? -1 : 1, lead = Batched ? k : 1, shift = Batched ? column : 0;

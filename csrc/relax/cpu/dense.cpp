@@ -10,7 +10,7 @@ constexpr int kLines = 8; // partial sums of a long row, the same number on ever
 template <class A, class V, int K>
 FASTITER_INLINE void dense_sums(const DenseMatrix<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
                                 int64_t column, sum_of<V> (&sum)[K]) {
-    typedef sum_of<V> S;
+    using S = sum_of<V>;
     const A* value = m.value + row * m.n;
     Columns<S, K> sums(b + row * k + column);
     int64_t j = 0;
@@ -43,7 +43,7 @@ FASTITER_INLINE Columns<sum_of<V>, K> projection_sums(const KaczmarzMatrix<A, V>
 
 template <class A, class V, int K, bool Batched>
 void project(const KaczmarzMatrix<A, V>& m, const RelaxStep<V>& s, int64_t begin, int64_t end, int64_t column) {
-    typedef Columns<sum_of<V>, K> C;
+    using C = Columns<sum_of<V>, K>;
     for (int64_t t = 0; t < end - begin; ++t) {
         const int64_t row = s.backward ? end - 1 - t : begin + t;
         C sum = projection_sums<A, V, K, Batched>(m, s.b, s.x, s.k, row, column);

@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kParts = kSliceRows / lanes<double>; // vectors with one number per row
 
-typedef float halves __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
+using halves __attribute__((vector_size(kVectorBytes / 2), aligned(4))) = float;
 FASTITER_INLINE vec<double> load_wide(const double* p) { return load(p); }
 FASTITER_INLINE vec<double> load_wide(const float* p) {
     return __builtin_convertvector(*reinterpret_cast<const halves*>(p), vec<double>);

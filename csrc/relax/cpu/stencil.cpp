@@ -9,7 +9,8 @@ template <class T> struct Folded {
     real_of<T> keep;
     T scale, factor[7];
     Folded(const RelaxStencil<T>& m, double omega) {
-        keep = real_of<T>(1 - omega), scale = real_of<T>(omega) * m.constant_inverse;
+        keep = real_of<T>(1 - omega);
+        scale = real_of<T>(omega) * m.constant_inverse;
         for (int q = 0; q < 7; ++q) factor[q] = m.is_constant ? -scale * m.coefficient[q][0] : T{};
     }
 };
@@ -23,7 +24,8 @@ template <class T, bool Constant, int Sides> struct Line {
     FASTITER_INLINE Line(const RelaxStencil<T>& m, const T* all_x, const T* all_b, int64_t plane, int64_t line) {
         n = m.n2;
         const int64_t at = (plane * m.n1 + line) * n, area = m.n1 * n;
-        x = all_x + at, b = all_b + at;
+        x = all_x + at;
+        b = all_b + at;
         side[0] = plane > 0 ? x - area : m.zeros;
         side[1] = plane + 1 < m.n0 ? x + area : m.zeros;
         if constexpr (Sides == 4) {
@@ -104,7 +106,8 @@ FASTITER_INLINE void along_line(const T* x, int64_t n, int64_t first, int64_t la
         for (; i + L <= inside; i += L) {
             const vec<T> after = i + 2 * L <= n ? load(x + i + L) : broadcast(x[i + L]);
             f(i, now, one_before<R>(before, now, all), one_after<R>(now, after, all));
-            before = now, now = after;
+            before = now;
+            now = after;
         }
     }
     for (; i < last; ++i) point(i);
