@@ -7,6 +7,7 @@ import pytest
 from scipy import sparse
 
 import fastiter
+from bench.mdp.shapes import blown_cycle
 from fastiter.mdp import MDP, examples
 from fastiter.mdp._auto import steps_left
 
@@ -33,6 +34,13 @@ def test_chains_take_few_steps(S: int, gamma: float) -> None:
     assert len(found.history) == found.steps
     exact = problem.evaluate(found.policy)
     assert (found.lower - 1e-8 <= exact).all() and (exact <= found.upper + 1e-8).all()
+
+
+@pytest.mark.parametrize("gamma", [0.999, 0.9995])
+def test_other_methods_are_tried_after_a_prediction_that_was_too_small(gamma: float) -> None:
+    """Residuals of mpi fall fast, then slowly; its prediction alone would never give elimination another trial."""
+    found = blown_cycle(1500, gamma).solve(tol=1e-6)
+    assert found.converged and found.method == "pi" and found.steps <= 700
 
 
 def test_progress_foretells_the_steps_that_are_left() -> None:

@@ -157,9 +157,12 @@ class _Race:
 
     def sweep(self, found: MDPSolution) -> None:
         """Account for steps of the base method, and judge its progress."""
-        self._note(found, found.steps * self.step_operations + _CALL, is_base=True)
+        operations = found.steps * self.step_operations
+        self._note(found, operations + _CALL, is_base=True)
         self.own = np.concatenate([self.own, found.history if self.base == "mpi" else found.history[:-1]])
-        self.left = steps_left(self.own, self.limits.tol, self.judgement) * self.step_operations
+        # After a prediction that was too small, a single residual leaves only the rate of the discount.
+        residuals = self.own[-1:] if self.left <= operations else self.own
+        self.left = steps_left(residuals, self.limits.tol, self.judgement) * self.step_operations
         is_early = not self.is_banded and len(self.own) < 2 * _FIRST
         self.is_rising = is_early and steps_left(self.own, self.limits.tol) == math.inf
 
