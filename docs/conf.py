@@ -100,6 +100,7 @@ NAMESPACES = {
     "fastiter.torch.nn": "Tensors: modules",
     "fastiter.torch.ssm": "Tensors: state-space models, matrix memories, short convolutions",
     "fastiter.torch.distributed": "Tensors: sequences, heads and systems divided among ranks",
+    "fastiter.torch.relax": "Tensors: linear systems",
     "fastiter.torch.prox": "Tensors: proximal operators and projections",
     "fastiter.torch.fixedpoint": "Tensors: estimates about fixed points",
     "fastiter.torch.quant": "Tensors: number formats",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastiter.relax import LinearSolution
-from fastiter.torch import flexible_cg
+from fastiter.torch.relax import flexible_cg
 
 RTOL = 1e-4
 #: CG iterations for random right-hand sides on N x N in a published run with other random numbers

@@ -84,7 +84,7 @@ def jacobi(device: str, grid: tuple[int, int]) -> None:
     laplacian = fastiter.relax.Stencil(grid, np.array([4, -1, -1, -1, -1], np.float32))
     backends: tuple[Any, ...] = ("cpu",) if device == "cpu" else ("cuda", "triton")
     for backend in backends:
-        fastiter.torch.Relaxation(laplacian, "jacobi", backend=backend).sweep(torch.zeros_like(b), b, 2)
+        fastiter.torch.relax.Relaxation(laplacian, "jacobi", backend=backend).sweep(torch.zeros_like(b), b, 2)
 
 
 def run(command: list[str], limit: float) -> subprocess.CompletedProcess[str]:

@@ -152,9 +152,9 @@ def jacobi(backend: str, sizes: Sizes) -> tuple[Call, int]:
     b = torch.randn(sizes.grid, device=sizes.device)
     laplacian = fastiter.relax.Stencil(sizes.grid, np.array([4, -1, -1, -1, -1], np.float32))
     expected = torch.zeros(sizes.grid)
-    fastiter.torch.Relaxation(laplacian, "jacobi", backend="cpu").sweep(expected, b.cpu(), 3)
+    fastiter.torch.relax.Relaxation(laplacian, "jacobi", backend="cpu").sweep(expected, b.cpu(), 3)
     chosen: Any = backend
-    relaxation, x = fastiter.torch.Relaxation(laplacian, "jacobi", backend=chosen), torch.zeros_like(b)
+    relaxation, x = fastiter.torch.relax.Relaxation(laplacian, "jacobi", backend=chosen), torch.zeros_like(b)
     relaxation.sweep(x, b, 3)
     agree(f"jacobi {backend}", x, expected, 3)
     return functools.partial(relaxation.sweep, x, b, 10), 10 * 3 * 4 * math.prod(sizes.grid)

@@ -45,7 +45,7 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
         return x
     if type(x) is not float and (isinstance(x, bool) or not isinstance(x, numbers.Real)):
         raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
-    value = x if type(x) is float else float(x) if fits_float(x) else math.inf  # type: ignore[arg-type]
+    value = float(x) if fits_float(x) else math.inf
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         got = x if fits_float(x) else "a number that no float holds"
         raise ValueError(f"{function}: {name} must be finite and {'at least' if zero else 'above'} 0, got {got}")

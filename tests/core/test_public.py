@@ -22,6 +22,7 @@ WITH_TORCH = (
     "fastiter.torch.experimental",
     "fastiter.torch.nn",
     "fastiter.torch.prox",
+    "fastiter.torch.relax",
     "fastiter.torch.quant",
     "fastiter.torch.ssm",
     "fastiter.torch.compat",

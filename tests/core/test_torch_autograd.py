@@ -60,11 +60,11 @@ VALUES = torch.tensor([4.0, -1, -2, 8], dtype=torch.float64)
 
 
 def relaxed(values: Any, b: Any) -> Any:
-    return fastiter.torch.relax_solve((*PATTERN, values), b, rtol=1e-13).value
+    return fastiter.torch.relax.sor((*PATTERN, values), b, rtol=1e-13).value
 
 
 def swept(x: Any, b: Any, values: Any, omega: Any) -> Any:
-    return fastiter.torch.sweeps((*PATTERN, values), b, x, omega=omega, sweeps=3)
+    return fastiter.torch.relax.sweeps((*PATTERN, values), b, x, omega=omega, sweeps=3)
 
 
 def solved(x: Any, weight: Any) -> Any:
@@ -101,7 +101,7 @@ CASES: dict[str, Callable[[], tuple[Callable[..., Any], list[Any]]]] = {
     ),
     "delta_scan": delta,
     "solve_recurrence": lambda: (solved, [randn(B, T, D), randn(D) / 3]),
-    "relax_solve": lambda: (relaxed, [VALUES.clone(), randn(2)]),
+    "relax.sor": lambda: (relaxed, [VALUES.clone(), randn(2)]),
     "sweeps": lambda: (swept, [randn(2), randn(2), VALUES.clone(), torch.tensor(1.2, dtype=torch.float64)]),
     "quantize": lambda: (lambda x: quant.quantize(x, "fixed<8,4,RND,SAT>"), [randn(B, D)]),
     "quant.linear": lambda: (

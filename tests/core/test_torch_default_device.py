@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 
 import fastiter.torch as ft  # noqa: E402
 from fastiter.mdp._torch.functional import mdp_values  # noqa: E402
-from fastiter.relax._torch.functional import relax_solve, sweeps  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import quant  # noqa: E402
+from fastiter.torch.relax import sor, sweeps  # noqa: E402
 from tests.rnn.cases_nn import F32, H, I, make, make_states, no_onednn_projection, one_thread, randn  # noqa: E402, F401
 
 pytestmark = no_onednn_projection
@@ -96,7 +96,7 @@ def test_relaxation() -> None:
     pattern = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1])
     values = torch.tensor([4.0, -1, -2, 8], dtype=torch.float64, requires_grad=True)
     b, x = torch.tensor([2.0, 12.0], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    check_same(lambda: relax_solve((*pattern, values), b).value, values)
+    check_same(lambda: sor((*pattern, values), b).value, values)
     check_same(lambda: sweeps((*pattern, values), b, x, omega=1.5, sweeps=2), values)
 
 

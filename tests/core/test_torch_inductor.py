@@ -72,8 +72,8 @@ def test_other_ops_without_implicit_fallbacks(explicit: Any) -> None:
     pattern = torch.arange(4), torch.arange(3)  # a diagonal matrix
 
     def relaxed(values: Any, b: Any) -> list[Any]:
-        solution = fastiter.torch.relax_solve((*pattern, values), b, rtol=1e-4).value
-        return [fastiter.torch.sweeps((*pattern, values), b, solution, omega=1.1, sweeps=2)]
+        solution = fastiter.torch.relax.sor((*pattern, values), b, rtol=1e-4).value
+        return [fastiter.torch.relax.sweeps((*pattern, values), b, solution, omega=1.1, sweeps=2)]
 
     assert_same(of_inductor(relaxed), relaxed, [torch.rand(3).add(1).requires_grad_(), randn(3).requires_grad_()])
 

@@ -112,6 +112,6 @@ enter("jacobian_penalty", lambda **given: more.jacobian_penalty(**given, generat
 enter("spectral_radius", lambda **given: more.spectral_radius(**given, generator=torch.manual_seed(0)), of_a_map)
 enter("monotonicity", lambda **given: more.monotonicity(**given, generator=torch.manual_seed(0)), of_a_map)
 enter("error_bound", more.error_bound, bound)
-enter("flexible_cg", fastiter.torch.flexible_cg, conjugate)
+enter("flexible_cg", fastiter.torch.relax.flexible_cg, conjugate)
 enter("mdp_values", fastiter.torch.mdp_values, decisions)
 enter("mdp_solve", fastiter.torch.mdp_solve, decisions)

@@ -12,8 +12,7 @@ import torch
 
 import fastiter.torch
 from fastiter._torch import launch
-from fastiter.relax._torch import cuda, ops_cuda, relaxation
-from fastiter.relax._torch import functional as relax_module
+from fastiter.relax._torch import cuda, ops_cuda, relaxation, solvers, sweeps
 from tests.gpu.host.host import Host
 
 #: All phases in one launch, and one launch per phase
@@ -25,10 +24,16 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, sanitizer: str = "no
     monkeypatch.setattr(launch, "launch_cuda", host)
     monkeypatch.setattr(cuda, "THREADS", 64)
     monkeypatch.setattr(relaxation, "_GPUS", ("cpu",))
-    monkeypatch.setattr(relax_module, "_relax_solve", ops_cuda.solve)
-    monkeypatch.setattr(relax_module, "relax_sweeps", ops_cuda.sweeps)
-    monkeypatch.setattr(relax_module, "relax_sweeps_bwd", ops_cuda.sweeps_bwd)
+    monkeypatch.setattr(solvers, "_relax_solve", ops_cuda.solve)
+    monkeypatch.setattr(sweeps, "relax_sweeps", ops_cuda.sweeps)
+    monkeypatch.setattr(sweeps, "relax_sweeps_bwd", ops_cuda.sweeps_bwd)
     return host
+
+
+def solve_by(A: Any, b: Any, x0: Any = None, *, method: str = "sor", order: str = "natural", **options: Any) -> Any:
+    """Solve by the function of this name; Jacobi's has no order."""
+    options |= {} if method == "jacobi" else {"order": order}
+    return getattr(fastiter.torch.relax, method)(A, b, x0, **options)
 
 
 _FOLDERS: list[Path] = []
@@ -64,10 +69,10 @@ class Gpu:
         arrays = [x.contiguous().to(self.device) for x in (start, column, torch.from_numpy(np.array(values)))]
         return torch.sparse_csr_tensor(*arrays, (len(values), *pattern.shape), check_invariants=True)
 
-    def relaxation(self, A: Any, method: str, **how: Any) -> fastiter.torch.Relaxation:
+    def relaxation(self, A: Any, method: str, **how: Any) -> fastiter.torch.relax.Relaxation:
         if isinstance(A, fastiter.relax.Stencil):
-            return fastiter.torch.Relaxation(A, method, **{"backend": "cuda", **how})
+            return fastiter.torch.relax.Relaxation(A, method, **{"backend": "cuda", **how})
         if isinstance(A, fastiter.relax.Batch):
             given = scipy.sparse.csr_array((A.values[0], A.column.astype(np.int64), A.start), A.shape)
-            return fastiter.torch.Relaxation(self.batch(given, A.values), method, **how)
-        return fastiter.torch.Relaxation(self.sparse(A), method, **how)
+            return fastiter.torch.relax.Relaxation(self.batch(given, A.values), method, **how)
+        return fastiter.torch.relax.Relaxation(self.sparse(A), method, **how)

@@ -19,11 +19,10 @@ from fastiter import BackendError  # noqa: E402
 from fastiter.relax import Relaxation, Stencil  # noqa: E402
 from fastiter.relax._order import Arrangement, arrange  # noqa: E402
 from fastiter.relax._prepare import read_csr  # noqa: E402
-from fastiter.relax._torch import cuda, ops, ops_cuda  # noqa: E402
-from fastiter.relax._torch import functional as relax_module  # noqa: E402
+from fastiter.relax._torch import cuda, ops, ops_cuda, solvers, sweeps  # noqa: E402
 from fastiter.relax._torch.layouts import slices_of  # noqa: E402
 from tests.relax.cases import attempt, bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402
-from tests.relax.gpu import APART, TOGETHER, Gpu, folder_of, stand_in  # noqa: E402
+from tests.relax.gpu import APART, TOGETHER, Gpu, folder_of, solve_by, stand_in  # noqa: E402
 from tests.support.cases import Array  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
@@ -230,7 +229,7 @@ def test_sanitizers(sanitizer: str, programs: Path, monkeypatch: pytest.MonkeyPa
         check_sweeps(gpu, s, "jacobi", s.grid, dtype)
 
 
-# ---- relax_solve and sweeps -----------------------------------------------------------------------------------------
+# ---- Solutions and sweeps with gradients ----------------------------------------------------------------------------
 
 METHODS: list[tuple[str, str, str, int | None]] = [
     ("jacobi", "natural", "complex128", 2),
@@ -264,16 +263,16 @@ def test_gradients_are_those_of_the_cpu(
     def results(device: str) -> list[Any]:
         own = [t.detach().to(device).requires_grad_() for t in (x, b, values, omega)]
         how: dict[str, Any] = {"method": method, "order": order}
-        after = fastiter.torch.sweeps((*pattern, own[2]), own[1], own[0], omega=own[3], sweeps=3, **how)
-        solution = fastiter.torch.relax_solve((*pattern, own[2]), own[1], **how, rtol=1e-13, check_every=20)
+        after = fastiter.torch.relax.sweeps((*pattern, own[2]), own[1], own[0], omega=own[3], sweeps=3, **how)
+        solution = solve_by((*pattern, own[2]), own[1], **how, rtol=1e-13, check_every=20)
         (after.abs().square().sum() + solution.value.abs().square().sum()).backward()
         assert np.all(np.asarray(solution.converged))
         return [after.detach(), solution.value.detach(), *(t.grad for t in own)]
 
     actual = results(gpu.device)
-    monkeypatch.setattr(relax_module, "_relax_solve", ops.relax_solve)
-    monkeypatch.setattr(relax_module, "relax_sweeps", ops.relax_sweeps)
-    monkeypatch.setattr(relax_module, "relax_sweeps_bwd", ops.relax_sweeps_bwd)
+    monkeypatch.setattr(solvers, "_relax_solve", ops.relax_solve)
+    monkeypatch.setattr(sweeps, "relax_sweeps", ops.relax_sweeps)
+    monkeypatch.setattr(sweeps, "relax_sweeps_bwd", ops.relax_sweeps_bwd)
     for found, expected in zip(actual, results("cpu"), strict=True):
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-9, atol=1e-10)
 
@@ -283,11 +282,11 @@ def test_gradients(gpu: Gpu) -> None:
     omega = torch.tensor(1.1, dtype=torch.float64, device=gpu.device)
 
     def run(x: Any, b: Any, values: Any, omega: Any) -> Any:
-        return fastiter.torch.sweeps((*pattern, values), b, x, omega=omega, sweeps=2, order="color")
+        return fastiter.torch.relax.sweeps((*pattern, values), b, x, omega=omega, sweeps=2, order="color")
 
     def solve(values: Any, b: Any) -> Any:
         how: dict[str, Any] = {"order": "color", "rtol": 1e-13, "check_every": 25}
-        return fastiter.torch.relax_solve((*pattern, values), b, x.detach(), **how).value
+        return fastiter.torch.relax.sor((*pattern, values), b, x.detach(), **how).value
 
     inputs = [t.requires_grad_() for t in (x, b, values, omega)]
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
@@ -296,8 +295,10 @@ def test_gradients(gpu: Gpu) -> None:
 
 def test_sweeps_without_a_sweep_or_a_column(gpu: Gpu) -> None:
     values, pattern, b, x = problem(gpu, 5, "float64", 2, "color")
-    assert torch.equal(fastiter.torch.sweeps((*pattern, values), b, x, omega=1.2, sweeps=0, order="color"), x)
-    assert fastiter.torch.sweeps((*pattern, values), b[:, :0], x[:, :0], omega=1.2, sweeps=2, order="color").shape == (
+    assert torch.equal(fastiter.torch.relax.sweeps((*pattern, values), b, x, omega=1.2, sweeps=0, order="color"), x)
+    assert fastiter.torch.relax.sweeps(
+        (*pattern, values), b[:, :0], x[:, :0], omega=1.2, sweeps=2, order="color"
+    ).shape == (
         5,
         0,
     )
@@ -307,19 +308,19 @@ def test_a_pattern_is_laid_out_once(gpu: Gpu) -> None:
     values, pattern, b, x = problem(gpu, 7, "float64", None, "color")
     plans = []
     for v in (values, 2 * values):
-        fastiter.torch.sweeps((*pattern, v), b, x, omega=1.2, sweeps=1, order="color")
+        fastiter.torch.relax.sweeps((*pattern, v), b, x, omega=1.2, sweeps=1, order="color")
         plans.append(ops_cuda._plans[0])
     assert plans[0] is plans[1]
-    fastiter.torch.sweeps((*pattern, values), b, x, omega=1.2, sweeps=1, method="jacobi")
+    fastiter.torch.relax.sweeps((*pattern, values), b, x, omega=1.2, sweeps=1, method="jacobi")
     assert ops_cuda._plans[0] is not plans[0] and ops_cuda._plans[1] is plans[0]
 
 
 def test_refused_by_the_functions(gpu: Gpu) -> None:
     values, (crow, col), b, x = problem(gpu, 5, "float64", None, "color")
-    sweeps, solve = fastiter.torch.sweeps, fastiter.torch.relax_solve
+    sweeps, solve = fastiter.torch.relax.sweeps, fastiter.torch.relax.sor
     how: dict[str, Any] = {"order": "color"}
     wrong: list[tuple[Callable[[], Any], type[Exception], str]] = [
-        (lambda: solve((crow, col, values), b), BackendError, "relax_solve: order must be 'color' or 'red-black' on"),
+        (lambda: solve((crow, col, values), b), BackendError, "sor: order must be 'color' or 'red-black' on"),
         (lambda: sweeps((crow, col, values), b, x, omega=1.1), BackendError, "sweeps: order must be 'color'"),
         (lambda: sweeps((crow, col, values), b, x, omega=2.5, **how), ValueError, r"sweeps: omega must be in \(0, 2\)"),
         (lambda: solve((crow, col, values), b, omega=2.5, **how), ValueError, r"omega must be in \(0, 2\)"),
@@ -327,7 +328,7 @@ def test_refused_by_the_functions(gpu: Gpu) -> None:
         (lambda: solve((crow, col, values / 0), b, **how), ValueError, "A must be finite, got a value in row 0"),
         (lambda: solve((crow.clamp(max=len(col) - 1), col[:-1], values[:-1]), b, **how), ValueError, "no zero on the"),
         (lambda: solve((crow, col + 1, values), b, **how), ValueError, "A must have columns from 0 to 4"),
-        (lambda: solve((crow, col, values), b / 0, **how), ValueError, "relax_solve: b must be finite, got .*inf at"),
+        (lambda: solve((crow, col, values), b / 0, **how), ValueError, "sor: b must be finite, got .*inf at"),
     ]
     for call, error, match in wrong:
         with pytest.raises(error, match=match):
@@ -348,8 +349,12 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: g.relaxation(GOOD, "sor", order="color", backend="triton"), BackendError, "backend must be 'cuda' but"),
     (lambda g: g.relaxation(GOOD, "sor", backend="cpu"), BackendError, "backend must go with the device of A"),
     (lambda g: g.relaxation(S, "jacobi", backend="gpu"), ValueError, "backend must be None, 'cpu', 'cuda' or 'triton'"),
-    (lambda g: fastiter.torch.Relaxation(g.tensor(np.eye(2))), TypeError, "A must be a sparse tensor or a Stencil"),
-    (lambda g: fastiter.torch.Relaxation(np.eye(2)), TypeError, "sparse tensor .* got numpy.ndarray"),
+    (
+        lambda g: fastiter.torch.relax.Relaxation(g.tensor(np.eye(2))),
+        TypeError,
+        "A must be a sparse tensor or a Stencil",
+    ),
+    (lambda g: fastiter.torch.relax.Relaxation(np.eye(2)), TypeError, "sparse tensor .* got numpy.ndarray"),
     (lambda g: g.relaxation(GOOD.astype("f8")[:5], "jacobi"), ValueError, "A must be square"),
     (lambda g: g.relaxation(ZERO, "jacobi"), ValueError, "no zero on the diagonal, got 0 in row 0"),
     (lambda g: g.relaxation(csr(np.diag([1.0, 0.0])), "sor", order="color"), ValueError, "got 0 in row 1"),

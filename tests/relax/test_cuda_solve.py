@@ -20,7 +20,7 @@ from fastiter.relax._matrix import read_csr  # noqa: E402
 from fastiter.relax._order import arrange_disjoint  # noqa: E402
 from fastiter.relax._torch import cuda  # noqa: E402
 from tests.relax.cases import attempt, batch_of, csr, poisson, random_matrix, tolerance, vectors  # noqa: E402
-from tests.relax.gpu import APART, TOGETHER, Gpu, folder_of, stand_in  # noqa: E402
+from tests.relax.gpu import APART, TOGETHER, Gpu, folder_of, solve_by, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
 
@@ -82,7 +82,7 @@ def test_chebyshev(
     monkeypatch.setattr(_spectrum, "MOST", 8)
     cpu, ours = relax.Relaxation(A, method, **how), gpu.relaxation(A, method, **how)
     for bounds in (None, (0.2, 1.9)) if shape == (30,) else (None,):
-        theirs, found = relax.Chebyshev(cpu, bounds), fastiter.torch.Chebyshev(ours, bounds)
+        theirs, found = relax.Chebyshev(cpu, bounds), fastiter.torch.relax.Chebyshev(ours, bounds)
         assert_alike(found.solve(gpu.tensor(b), gpu.tensor(x0), **options), theirs.solve(b, x0, **options))
         assert found.bounds == pytest.approx(theirs.bounds, rel=1e-5)
 
@@ -121,13 +121,13 @@ def test_batches_refused(gpu: Gpu) -> None:
     col[1, 0] = next(j for j in range(6) if j not in col[1, : good.crow_indices()[0, 1]])
     other = torch.sparse_csr_tensor(good.crow_indices(), col, good.values(), good.shape, check_invariants=False)
     with pytest.raises(ValueError, match="A must have one pattern for all its matrices, got another in matrix 1"):
-        fastiter.torch.Relaxation(other, "jacobi")
+        fastiter.torch.relax.Relaxation(other, "jacobi")
     with pytest.raises(BackendError, match="A must be one matrix on a GPU if there is a block_size, got a batch"):
-        fastiter.torch.Relaxation(good, "block_jacobi", block_size=2)
+        fastiter.torch.relax.Relaxation(good, "block_jacobi", block_size=2)
     with pytest.raises(ValueError, match=r"b must have shape \(2, 6\) to go with A, got \(6,\)"):
-        fastiter.torch.Relaxation(good, "jacobi").solve(gpu.tensor(np.ones(6)))
+        fastiter.torch.relax.Relaxation(good, "jacobi").solve(gpu.tensor(np.ones(6)))
     with pytest.raises(BackendError, match="order must be 'color' or 'red-black' on a GPU"):
-        fastiter.torch.Relaxation(good, "sor")
+        fastiter.torch.relax.Relaxation(good, "sor")
 
 
 def rectangle(shape: tuple[int, int], dtype: str) -> Any:
@@ -197,7 +197,7 @@ def test_kaczmarz_with_empty_systems_refusals_and_other_sweeps(gpu: Gpu, monkeyp
             gpu.relaxation(A, "kaczmarz", order=order)
     both = gpu.relaxation(A, "kaczmarz", order="color", symmetric=True)
     monkeypatch.setattr(_spectrum, "MOST", 6)
-    accelerated = fastiter.torch.Chebyshev(both)
+    accelerated = fastiter.torch.relax.Chebyshev(both)
     attempt(accelerated.solve, gpu.tensor(np.ones(9)), max_steps=1)
     rows, _ = in_colours(A)
     expected = relax.Chebyshev(relax.Relaxation(A, "kaczmarz", order=rows, symmetric=True))
@@ -229,7 +229,7 @@ def test_kaczmarz_on_rows_of_any_size_with_stored_zeros(factor: float, gpu: Gpu)
 
 def test_chebyshev_on_the_cpu() -> None:
     A, b = hermitian(20, "float64"), vectors((20, 2), "float64", 1)
-    found = fastiter.torch.Chebyshev(fastiter.torch.Relaxation(Gpu("cpu").sparse(A), "jacobi", omega=0.8))
+    found = fastiter.torch.relax.Chebyshev(fastiter.torch.relax.Relaxation(Gpu("cpu").sparse(A), "jacobi", omega=0.8))
     expected = relax.Chebyshev(relax.Relaxation(A, "jacobi", omega=0.8))
     assert_alike(found.solve(torch.from_numpy(b)), expected.solve(b))
     assert found.bounds == expected.bounds
@@ -237,17 +237,17 @@ def test_chebyshev_on_the_cpu() -> None:
 
 def test_chebyshev_refused(gpu: Gpu) -> None:
     with pytest.raises(
-        TypeError, match=r"Chebyshev: relaxation must be a fastiter.torch.Relaxation, got fastiter.relax"
+        TypeError, match=r"Chebyshev: relaxation must be a fastiter.torch.relax.Relaxation, got fastiter.relax"
     ):
-        fastiter.torch.Chebyshev(relax.Relaxation(np.eye(2), "jacobi"))  # type: ignore[arg-type]
+        fastiter.torch.relax.Chebyshev(relax.Relaxation(np.eye(2), "jacobi"))  # type: ignore[arg-type]
     sor = gpu.relaxation(hermitian(6, "float64"), "sor", order="color")
     with pytest.raises(ValueError, match="Chebyshev: relaxation must have a symmetric sweep, got method sor"):
-        fastiter.torch.Chebyshev(sor)
-    far = fastiter.torch.Chebyshev(gpu.relaxation(csr(np.array([[1.0, 3.0], [3.0, 1.0]])), "jacobi"))
+        fastiter.torch.relax.Chebyshev(sor)
+    far = fastiter.torch.relax.Chebyshev(gpu.relaxation(csr(np.array([[1.0, 3.0], [3.0, 1.0]])), "jacobi"))
     with pytest.raises(ValueError, match="Chebyshev: bounds must be given if the sweep alone does not converge"):
         far.solve(gpu.tensor(np.ones(2)))
     with pytest.raises(ValueError, match=r"Chebyshev: bounds must be \(low, high\) with low <= high"):
-        fastiter.torch.Chebyshev(gpu.relaxation(hermitian(6, "float64"), "jacobi"), (2.0, 1.0))
+        fastiter.torch.relax.Chebyshev(gpu.relaxation(hermitian(6, "float64"), "jacobi"), (2.0, 1.0))
     with pytest.raises(ValueError, match=r"Chebyshev\.solve: max_steps must be at least 0, got -1"):
         far.solve(gpu.tensor(np.ones(2)), max_steps=-1)
 
@@ -278,7 +278,7 @@ def test_estimated_omega(kind: str, method: str, order: str, gpu: Gpu, monkeypat
     values = gpu.tensor(A.data).requires_grad_()
     limits: dict[str, Any] = {"check_every": 4, "rtol": 1e-5}
     how: dict[str, Any] = {"method": method, "order": order, "omega": "auto", **limits}
-    found = fastiter.torch.relax_solve((*pattern, values), gpu.tensor(b), **how)
+    found = solve_by((*pattern, values), gpu.tensor(b), **how)
     expected = relax.Relaxation(A, method, order=order, omega="auto").solve(b, **limits)
     assert found.steps == expected.steps and found.reason == expected.reason == "converged"
     np.testing.assert_allclose(found.value.detach().cpu(), expected.value, rtol=0, atol=1e-7)

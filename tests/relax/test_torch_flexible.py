@@ -13,8 +13,8 @@ from torch import Tensor, nn  # noqa: E402
 
 import fastiter  # noqa: E402
 from fastiter import relax  # noqa: E402
-from fastiter.torch import flexible_cg  # noqa: E402
 from fastiter.torch.fixedpoint import refine  # noqa: E402
+from fastiter.torch.relax import flexible_cg  # noqa: E402
 from tests.relax.cases import vectors  # noqa: E402
 
 DTYPES = (torch.float32, torch.float64, torch.complex128)

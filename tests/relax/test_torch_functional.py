@@ -1,4 +1,4 @@
-"""relax_solve and sweeps on tensors: values, gradients of every input, the ops under torch's machinery, errors."""
+"""Solutions and sweeps on tensors: values, gradients of every input, the ops under torch's machinery, errors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import scipy.sparse  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import fastiter  # noqa: E402
-from fastiter.torch import relax_solve, sweeps  # noqa: E402
+from fastiter.torch.relax import sor, sweeps  # noqa: E402
 from tests.relax.cases import attempt, bipartite, random_matrix, vectors  # noqa: E402
+from tests.relax.gpu import solve_by  # noqa: E402
 
 DTYPES = (torch.float32, torch.float64, torch.complex128)
 METHODS = ("jacobi", "gauss_seidel", "sor", "ssor")
@@ -43,14 +44,14 @@ def test_solutions_are_those_of_arrays(dtype: Any) -> None:
     for k, method in ((None, "sor"), (3, "ssor"), (None, "jacobi"), (2, "gauss_seidel")):
         values, pattern, b, dense = system(12, dtype, k)
         rtol = 1e-5 if dtype == torch.float32 else 1e-10
-        solution = relax_solve((*pattern, values), b, method=method, rtol=rtol)
+        solution = solve_by((*pattern, values), b, method=method, rtol=rtol)
         expected = fastiter.relax.Relaxation(dense.numpy(), method).solve(b.numpy(), rtol=rtol)
         np.testing.assert_allclose(solution.value, expected.value, rtol=1e-4 if dtype == torch.float32 else 1e-9)
         assert solution.value.dtype == dtype
         assert solution.reason == expected.reason
         assert np.array_equal(solution.steps, expected.steps)
         assert np.all(np.asarray(solution.converged))
-        start = relax_solve((*pattern, values), b, solution.value, method=method, rtol=2 * rtol)
+        start = solve_by((*pattern, values), b, solution.value, method=method, rtol=2 * rtol)
         assert np.all(np.asarray(start.steps) == 0)
 
 
@@ -64,7 +65,7 @@ def test_gradients_of_solutions(method: str, dtype: Any) -> None:
         inputs = (values.requires_grad_(), b.requires_grad_())
 
         def solve(values: Tensor, b: Tensor, pattern: Any = pattern, order: str = order) -> Tensor:
-            return relax_solve((*pattern, values), b, method=method, order=order, **EXACT).value
+            return solve_by((*pattern, values), b, method=method, order=order, **EXACT).value
 
         assert torch.autograd.gradcheck(solve, inputs)
         expected = torch.linalg.solve(dense_of(values, pattern), b)
@@ -95,7 +96,7 @@ def test_second_derivatives_reach_a_sparse_tensor(layout: str, dtype: Any) -> No
     for A in (dense.clone(), LAYOUTS[layout](dense)):
         inputs = A.requires_grad_(), b.clone().requires_grad_()
         is_dense = A.layout == torch.strided
-        x = torch.linalg.solve(*inputs) if is_dense else relax_solve(*inputs, omega=1.0, **EXACT).value
+        x = torch.linalg.solve(*inputs) if is_dense else sor(*inputs, omega=1.0, **EXACT).value
         dA, db = torch.autograd.grad((x**3).sum().real, inputs, create_graph=True)
         twice = []
         for of_dA in ((dA * inside if is_dense else dA).sum(), (dA.to_dense() * inside * weights).sum()):
@@ -152,18 +153,18 @@ def _sparse(dense: Tensor) -> Any:
 
 def test_layouts_and_views() -> None:
     values, pattern, b, _ = system(7, torch.complex128, 2)
-    plain = relax_solve((*pattern, values), b).value
+    plain = sor((*pattern, values), b).value
     wide = torch.zeros(7, 4, dtype=b.dtype)
     wide[:, ::2] = b
-    assert torch.equal(relax_solve((*pattern, values), wide[:, ::2]).value, plain)
-    assert torch.equal(relax_solve((*pattern, values.conj().resolve_conj().conj()), b.mT.contiguous().mT).value, plain)
+    assert torch.equal(sor((*pattern, values), wide[:, ::2]).value, plain)
+    assert torch.equal(sor((*pattern, values.conj().resolve_conj().conj()), b.mT.contiguous().mT).value, plain)
     unsorted = torch.arange(len(values) - 1, -1, -1)
     crow, col = pattern
     row = torch.repeat_interleave(torch.arange(7), crow.diff())
     shuffled = unsorted[torch.argsort(row[unsorted], stable=True)]
-    again = relax_solve((crow, col[shuffled], values[shuffled].requires_grad_()), b).value
+    again = sor((crow, col[shuffled], values[shuffled].requires_grad_()), b).value
     torch.testing.assert_close(again, plain)
-    assert torch.equal(relax_solve((crow.int(), col.int().tolist(), values), b).value, plain)
+    assert torch.equal(sor((crow.int(), col.int().tolist(), values), b).value, plain)
 
 
 def test_omega_auto() -> None:
@@ -172,9 +173,9 @@ def test_omega_auto() -> None:
     row, col = dense.nonzero(as_tuple=True)
     crow = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(row).cumsum(0)])
     values, b = dense[row, col].clone().requires_grad_(), torch.ones(n, dtype=torch.float64)
-    fixed = relax_solve((crow, col, values), b, omega=1.0)
+    fixed = sor((crow, col, values), b, omega=1.0)
     for method in ("jacobi", "sor", "ssor"):
-        found = relax_solve((crow, col, values), b, method=method, omega="auto", rtol=1e-12, max_steps=20_000)
+        found = solve_by((crow, col, values), b, method=method, omega="auto", rtol=1e-12, max_steps=20_000)
         assert found.converged and (found.omega > 1.2) is (method != "jacobi")
         assert method == "jacobi" or found.steps < fixed.steps / 3
         gradient = torch.autograd.grad(found.value.sum(), values)[0]
@@ -185,7 +186,7 @@ def test_omega_auto() -> None:
 def test_an_adjoint_that_does_not_converge_is_reported() -> None:
     values, pattern, b, _ = system(6, torch.float64)
     A = (*pattern, values.requires_grad_())
-    solution = attempt(relax_solve, A, b, max_steps=1)
+    solution = attempt(sor, A, b, max_steps=1)
     assert solution.reason == "max_steps"
     with pytest.raises(fastiter.ConvergenceError, match=r"for the gradient, with A\^H for A, .*'max_steps'"):
         solution.value.sum().backward()
@@ -217,12 +218,12 @@ def test_compiled() -> None:
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def loss(values: Tensor, b: Tensor) -> Tensor:
-        solution = relax_solve((*pattern, values), b, rtol=1e-12)
+        solution = sor((*pattern, values), b, rtol=1e-12)
         return solution.value.sum() + sweeps((*pattern, values), b, x, omega=1.1, sweeps=2).square().sum()
 
     inputs = [values.requires_grad_(), b.requires_grad_()]
     compiled = torch.autograd.grad(loss(*inputs), inputs)
-    plain = relax_solve((*pattern, values), b, rtol=1e-12).value.sum()
+    plain = sor((*pattern, values), b, rtol=1e-12).value.sum()
     plain = plain + sweeps((*pattern, values), b, x, omega=1.1, sweeps=2).square().sum()
     for actual, expected in zip(compiled, torch.autograd.grad(plain, inputs), strict=True):
         torch.testing.assert_close(actual, expected)
@@ -230,30 +231,28 @@ def test_compiled() -> None:
 
 V, P, B, _ = system(4, torch.float64)
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: relax_solve((*P, V.numpy()), B), TypeError, "relax_solve: values must be a torch.Tensor"),
-    (lambda: relax_solve((*P, V.to(torch.float16)), B), TypeError, "values must have dtype"),
-    (lambda: relax_solve((*P, V), B.float()), TypeError, "b must have dtype torch.float64 like A"),
-    (lambda: relax_solve((*P, V), B[:3]), ValueError, r"b must have shape \(4,\) or \(4, k\) to go with A, got \(3,\)"),
-    (lambda: relax_solve((*P, V), B, B[:3]), ValueError, r"x0 must have shape \(4,\) like b, got \(3,\)"),
-    (lambda: relax_solve(P, B), TypeError, r"A must be a sparse tensor or \(crow, col, values\), got 2 parts"),
-    (lambda: relax_solve((P[0].float(), P[1], V), B), TypeError, "crow must be integers, got dtype torch.float32"),
-    (lambda: relax_solve((*P, V[1:]), B), ValueError, r"col must have the shape \(entries,\) of values"),
-    (lambda: relax_solve((*P, V), B, method="kaczmarz"), ValueError, "method must be one of 'jacobi'"),
-    (lambda: relax_solve((*P, V), B, method="jacobi", order="color"), ValueError, "order must be 'natural' for jacobi"),
-    (lambda: relax_solve((*P, V), B, order=3), TypeError, "order must be a str, got int"),
-    (lambda: relax_solve((*P, V), B, omega=2.5), ValueError, r"omega must be in \(0, 2\)"),
-    (lambda: relax_solve((*P, V), B, omega="best"), ValueError, "omega must be a number, or 'auto' .* got 'best'"),
-    (lambda: relax_solve((*P, V), B, method="gauss_seidel", omega="auto"), ValueError, "omega must be .* got 'auto'"),
-    (lambda: relax_solve((*P, V), B, method="gauss_seidel", omega=1.5), ValueError, "omega must be 1 .*, got 1.5"),
+    (lambda: sor((*P, V.numpy()), B), TypeError, "sor: values must be a torch.Tensor"),
+    (lambda: sor((*P, V.to(torch.float16)), B), TypeError, "values must have dtype"),
+    (lambda: sor((*P, V), B.float()), TypeError, "b must have dtype torch.float64 like A"),
+    (lambda: sor((*P, V), B[:3]), ValueError, r"b must have shape \(4,\) or \(4, k\) to go with A, got \(3,\)"),
+    (lambda: sor((*P, V), B, B[:3]), ValueError, r"x0 must have shape \(4,\) like b, got \(3,\)"),
+    (lambda: sor(P, B), TypeError, r"A must be a sparse tensor or \(crow, col, values\), got 2 parts"),
+    (lambda: sor((P[0].float(), P[1], V), B), TypeError, "crow must be integers, got dtype torch.float32"),
+    (lambda: sor((*P, V[1:]), B), ValueError, r"col must have the shape \(entries,\) of values"),
+    (lambda: sor((*P, V), B, order=3), TypeError, "order must be one of 'natural', .*, got int"),
+    (lambda: sweeps((*P, V), B, B, method="kaczmarz"), ValueError, "method must be one of 'jacobi'"),
+    (lambda: sweeps((*P, V), B, B, method="jacobi", order="color"), ValueError, "order must be 'natural' for jacobi"),
+    (lambda: sor((*P, V), B, omega=2.5), ValueError, r"omega must be in \(0, 2\)"),
+    (lambda: sor((*P, V), B, omega="best"), ValueError, "omega must be a number or 'auto', got 'best'"),
     (lambda: sweeps((*P, V), B, B, omega=1.5, method="gauss_seidel"), ValueError, "omega must be 1 .*, got 1.5"),
     (
         lambda: sweeps((*P, V), B, B, omega=torch.tensor(0.5), method="gauss_seidel"),
         ValueError,
         "sweeps: omega must be 1 for gauss_seidel .*, got 0.5",
     ),
-    (lambda: relax_solve((*P, V * 0), B), ValueError, "A must have no zero on the diagonal, got 0 in row 0"),
-    (lambda: relax_solve((*P, V / 0), B), ValueError, "A must be finite, got a value in row 0"),
-    (lambda: relax_solve((P[0], P[1] + 1, V), B), ValueError, "A must have columns from 0 to 3"),
+    (lambda: sor((*P, V * 0), B), ValueError, "A must have no zero on the diagonal, got 0 in row 0"),
+    (lambda: sor((*P, V / 0), B), ValueError, "A must be finite, got a value in row 0"),
+    (lambda: sor((P[0], P[1] + 1, V), B), ValueError, "A must have columns from 0 to 3"),
     (lambda: sweeps((*P, V), B, B, sweeps=-1), ValueError, "sweeps: sweeps must be at least 0, got -1"),
     (
         lambda: sweeps((*P, V), B, B, omega=torch.ones(2)),
@@ -261,15 +260,15 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"omega must be a number or a real tensor of one, got \(2,\)",
     ),
     (lambda: sweeps((*P, V), B, B[:2]), ValueError, r"x must have shape \(4,\) like b, got \(2,\)"),
-    (lambda: relax_solve(torch.eye(4), B), TypeError, r"got a dense one \(A.to_sparse_csr\(\) is sparse\)$"),
+    (lambda: sor(torch.eye(4), B), TypeError, r"got a dense one \(A.to_sparse_csr\(\) is sparse\)$"),
     (
-        lambda: relax_solve(scipy.sparse.eye_array(4), B),
+        lambda: sor(scipy.sparse.eye_array(4), B),
         TypeError,
         r"sparse tensor or \(crow, col, values\), got scipy.* \(fastiter.relax takes SciPy's matrices\)$",
     ),
-    (lambda: relax_solve((*P, V), B / 0), ValueError, "relax_solve: b must be finite, got .*inf at index 0$"),
-    (lambda: relax_solve((*P, V), B, B * np.nan), ValueError, "relax_solve: x0 must be finite, got nan at index 0$"),
-    (lambda: relax_solve((*P, V), B, callback=1), TypeError, "callback must be callable or None, got int"),
+    (lambda: sor((*P, V), B / 0), ValueError, "sor: b must be finite, got .*inf at index 0$"),
+    (lambda: sor((*P, V), B, B * np.nan), ValueError, "sor: x0 must be finite, got nan at index 0$"),
+    (lambda: sor((*P, V), B, callback=1), TypeError, "callback must be callable or None, got int"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""fastiter.torch.Relaxation on CPU tensors equals fastiter.relax.Relaxation on arrays."""
+"""fastiter.torch.relax.Relaxation on CPU tensors equals fastiter.relax.Relaxation on arrays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_tensors_equal_arrays(dtype: str) -> None:
     ]
     for matrix, method, how, shape in cases:
         given = matrix if isinstance(matrix, Stencil) else Gpu("cpu").sparse(matrix)
-        ours, arrays = fastiter.torch.Relaxation(given, method, **how), Relaxation(matrix, method, **how)
+        ours, arrays = fastiter.torch.relax.Relaxation(given, method, **how), Relaxation(matrix, method, **how)
         assert (ours.omega, ours.colors, ours.shape, ours.symmetric) == (
             *(arrays.omega, arrays.colors, arrays.shape, arrays.symmetric),
         )
@@ -61,12 +61,12 @@ def test_tensors_equal_arrays(dtype: str) -> None:
 def test_other_backends_and_devices_are_refused() -> None:
     A = Gpu("cpu").sparse(csr(random_matrix(4, "float64")))
     with pytest.raises(BackendError, match="backend must go with the device of A, cpu, got 'cuda'"):
-        fastiter.torch.Relaxation(A, "jacobi", backend="cuda")
+        fastiter.torch.relax.Relaxation(A, "jacobi", backend="cuda")
     s = Stencil((2, 2), np.array([4.0, -1, -1, -1, -1]))
     with pytest.raises(BackendError, match="b must be on one GPU for backend 'cuda', got cpu"):
-        fastiter.torch.Relaxation(s, "jacobi", backend="cuda").solve(torch.ones(2, 2, dtype=torch.float64))
+        fastiter.torch.relax.Relaxation(s, "jacobi", backend="cuda").solve(torch.ones(2, 2, dtype=torch.float64))
     with pytest.raises(BackendError, match="b must be on the CPU for backend 'cpu', got meta"):
-        fastiter.torch.Relaxation(s, "jacobi").solve(torch.ones(2, 2, dtype=torch.float64, device="meta"))
+        fastiter.torch.relax.Relaxation(s, "jacobi").solve(torch.ones(2, 2, dtype=torch.float64, device="meta"))
 
 
 def test_ops_have_cuda_kernels() -> None:
@@ -77,7 +77,7 @@ def test_ops_have_cuda_kernels() -> None:
 def test_copies_have_the_same_bits() -> None:
     A, b = csr(random_matrix(24, "float64")), torch.from_numpy(vectors((24,), "float64"))
     for make in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
-        made = fastiter.torch.Relaxation(Gpu("cpu").sparse(A), "sor", omega="auto", order="color")
+        made = fastiter.torch.relax.Relaxation(Gpu("cpu").sparse(A), "sor", omega="auto", order="color")
         other = make(made)
         assert torch.equal(made.solve(b).value, other.solve(b).value)
 
@@ -88,14 +88,14 @@ def test_singular_systems_and_stored_zeros() -> None:
     line = np.diag(np.r_[1.0, np.full(m - 2, 2.0), 1.0]) - np.eye(m, k=1) - np.eye(m, k=-1)
     A = csr(np.kron(np.eye(m), line) + np.kron(line, np.eye(m)))
     b = A @ vectors((m * m,), "float64")
-    ours = fastiter.torch.Relaxation(Gpu("cpu").sparse(A), "sor", omega="auto").solve(torch.from_numpy(b))
+    ours = fastiter.torch.relax.Relaxation(Gpu("cpu").sparse(A), "sor", omega="auto").solve(torch.from_numpy(b))
     plain = Relaxation(A, "sor", omega=1.0).solve(b)
     assert ours.converged and ours.steps < plain.steps / 2
     pattern = torch.from_numpy(A.indptr), torch.from_numpy(A.indices)
-    found = fastiter.torch.relax_solve((*pattern, torch.from_numpy(A.data)), torch.from_numpy(b), omega="auto")
+    found = fastiter.torch.relax.sor((*pattern, torch.from_numpy(A.data)), torch.from_numpy(b), omega="auto")
     assert found.steps == ours.steps
     blocks = A.tobsr((2, 2))
-    assert fastiter.torch.Relaxation(Gpu("cpu").sparse(blocks), "sor", order="color").colors == 2
+    assert fastiter.torch.relax.Relaxation(Gpu("cpu").sparse(blocks), "sor", order="color").colors == 2
 
 
 def twice(A: Any) -> Any:
@@ -135,13 +135,13 @@ def test_all_sparse_layouts_are_differentiable(layout: str) -> None:
     dense = torch.from_numpy(random_matrix(6, "float64"))
     A, b, x = convert(dense), torch.ones(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
     exact = torch.linalg.solve(dense, b)
-    torch.testing.assert_close(fastiter.torch.relax_solve(A, b, rtol=1e-12).value, exact)
-    torch.testing.assert_close(fastiter.torch.sweeps(A, b, x, sweeps=200), exact)
-    torch.testing.assert_close(fastiter.torch.Relaxation(A, "sor", omega=1.1).solve(b, rtol=1e-12).value, exact)
+    torch.testing.assert_close(fastiter.torch.relax.sor(A, b, rtol=1e-12).value, exact)
+    torch.testing.assert_close(fastiter.torch.relax.sweeps(A, b, x, sweeps=200), exact)
+    torch.testing.assert_close(fastiter.torch.relax.Relaxation(A, "sor", omega=1.1).solve(b, rtol=1e-12).value, exact)
     values = (A._values() if A.layout == torch.sparse_coo else A.values()).clone().requires_grad_()
 
     def solve(values: Any) -> Any:
-        return fastiter.torch.relax_solve(rebuild(A, values), b, rtol=1e-13, max_steps=2000).value
+        return fastiter.torch.relax.sor(rebuild(A, values), b, rtol=1e-13, max_steps=2000).value
 
     assert torch.autograd.gradcheck(solve, values, fast_mode=True)
 
@@ -150,11 +150,11 @@ def test_reports_of_tensors() -> None:
     """Refusals, warnings, exceptions and callbacks of the solvers on tensors are those on arrays."""
     laplacian = Stencil((9, 9), np.array([4.0, -1, -1, -1, -1]))
     A, b = Gpu("cpu").sparse(csr(laplacian.toarray())), torch.ones(81, dtype=torch.float64)
-    jacobi = fastiter.torch.Relaxation(A, "jacobi")
+    jacobi = fastiter.torch.relax.Relaxation(A, "jacobi")
     solvers = {
         "Relaxation.solve": jacobi.solve,
-        "Chebyshev.solve": fastiter.torch.Chebyshev(jacobi).solve,
-        "relax_solve": lambda *args, **how: fastiter.torch.relax_solve(A, *args, method="jacobi", **how),
+        "Chebyshev.solve": fastiter.torch.relax.Chebyshev(jacobi).solve,
+        "jacobi": lambda *args, **how: fastiter.torch.relax.jacobi(A, *args, **how),
     }
     for name, solve in solvers.items():
         with pytest.raises(ValueError, match=f"^{name}: b must be finite, got inf at index 0$"):
@@ -207,6 +207,6 @@ def test_cupy_arrays_give_cupy_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reprs_are_one_line() -> None:
     A = Gpu("cpu").sparse(csr(random_matrix(6, "float64")))
-    made = fastiter.torch.Relaxation(A, "ssor", omega=1.5)
+    made = fastiter.torch.relax.Relaxation(A, "ssor", omega=1.5)
     assert repr(made) == "Relaxation(ssor, omega=1.5, A: 6 x 6 float64, backend='cpu')"
-    assert repr(fastiter.torch.Chebyshev(made, (0.1, 1.0))) == f"Chebyshev({made!r}, bounds=(0.1, 1.0))"
+    assert repr(fastiter.torch.relax.Chebyshev(made, (0.1, 1.0))) == f"Chebyshev({made!r}, bounds=(0.1, 1.0))"

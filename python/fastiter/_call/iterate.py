@@ -261,7 +261,8 @@ class Columns(Record):
     @property
     def converged(self) -> Array:
         """Mask (k,) of the problems that have converged."""
-        return self._codes == _CONVERGED
+        mask: Array = self._codes == _CONVERGED
+        return mask
 
     def check(self, step: Step) -> bool:
         """Record a check; return whether it is the last one."""

@@ -20,5 +20,5 @@ def refuse_cupy(function: str, A: object) -> None:
     if is_cupy(A):
         raise BackendError(
             f"{function}: A must be NumPy's or SciPy's, got {type(A).__qualname__} of CuPy, which the functions that "
-            "solve take, and fastiter.torch.Relaxation as a tensor"
+            "solve take, and fastiter.torch.relax.Relaxation as a tensor"
         )

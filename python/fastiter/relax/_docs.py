@@ -80,6 +80,71 @@ SOLVER = documented(
     }
 )
 
+TENSOR_SOLVER = documented(
+    {
+        "A": """
+            A : (n, n)
+                A sparse tensor (CSR, CSC, BSR, BSC or COO), or its parts ``(crow, col, values)`` as in
+                torch.sparse_csr_tensor: integers (n + 1,) and (entries,), and the values (entries,). float32, float64
+                or complex128. With the parts the call can be compiled by torch.compile.
+            """,
+        "vectors": """
+            b : (n,) or (n, k)
+                The right-hand side, in the dtype of A and on the device of its values.
+            x0 : Tensor (n,) or (n, k), optional
+                Initial guess, 0 by default, in the shape of b. The solution does not depend on it, so it has no
+                gradient.
+            """,
+        "omega": """
+            omega : float or "auto"
+                The relaxation factor, in (0, 2). ``"auto"``, the default, tries an estimate for A, and again for A^H.
+            """,
+        "fixed_omega": """
+            omega : float or "auto"
+                The relaxation factor, .... With ``"auto"`` it is estimated for A, and again for A^H.
+            """,
+        "order": """
+            order : {"natural", "red-black", "color", "cluster"}
+                As for :class:`fastiter.relax.Relaxation`. On a GPU "color" or "red-black".
+            """,
+        "limits": """
+            rtol, atol : float
+                The solution has converged when ``||b - A x|| <= rtol ||b|| + atol``; by default, rtol is 1e-5 for
+                float32 and 1e-8 otherwise.
+            max_steps : int
+                The maximum number of steps; a step is ....
+            callback : callable, optional
+                Called with a :class:`fastiter.Progress` at each check after which it would continue; if it returns
+                True, the solution ends with the reason "callback". Not under torch.compile.
+            throw : bool
+                Raise if it does not converge, instead of a warning. Under torch.compile there is neither.
+            check_every : int
+                The number of steps between two checks of the residual; on a GPU the host synchronizes once per check.
+            """,
+        "result": """
+            Returns
+            -------
+            LinearSolution
+                Its value is x, differentiable in the values of A and in b to any order (for second derivatives pass the
+                parts, as torch cannot differentiate its sparse tensors twice). Its steps, residual, converged and
+                reason are those of the forward solve.
+
+            Raises
+            ------
+            TypeError, ValueError
+                If an argument is not as described.
+            ConvergenceError
+                If ``throw`` is True and it does not converge; also in the backward pass, if A^H l = g does not
+                converge, as the gradient would be wrong.
+
+            Warns
+            -----
+            ConvergenceWarning
+                If ``throw`` is False and it does not converge.
+            """,
+    }
+)
+
 SWEEPS = documented(
     {
         "A": """

@@ -72,7 +72,7 @@ class Relaxation:
     --------
     sor, ssor, kaczmarz : The same for a single solution.
     Chebyshev, Anderson : Accelerate its sweeps.
-    fastiter.torch.Relaxation : On tensors, with gradients.
+    fastiter.torch.relax.Relaxation : On tensors, with gradients.
 
     Notes
     -----

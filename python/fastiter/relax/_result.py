@@ -60,7 +60,7 @@ class LinearSolution(Solution):
     history : (checks + 1,) or (checks + 1, k)
         ``||b - A x||`` before the first step and at each check. Columns that converge early are updated together with
         the others; their value and residual are those at their convergence. None from
-        :func:`fastiter.torch.relax_solve`.
+        :func:`fastiter.torch.relax.sor`.
 
     See Also
     --------

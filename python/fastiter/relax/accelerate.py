@@ -203,7 +203,7 @@ class Chebyshev:
     --------
     chebyshev : The same for Jacobi, as one function.
     Anderson : For sweeps that are not symmetric.
-    fastiter.torch.Chebyshev : On tensors, with gradients.
+    fastiter.torch.relax.Chebyshev : On tensors, with gradients.
 
     Examples
     --------

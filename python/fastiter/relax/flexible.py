@@ -72,7 +72,7 @@ def flexible_cg(
     --------
     ssor_cg : Conjugate gradients with SSOR, for less than half the cost of a step.
     fastiter.fixedpoint.refine : Needs only a preconditioner, for any A.
-    fastiter.torch.flexible_cg : On tensors, with gradients.
+    fastiter.torch.relax.flexible_cg : On tensors, with gradients.
 
     References
     ----------

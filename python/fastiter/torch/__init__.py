@@ -19,20 +19,15 @@ from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
 from ..newton._torch.solve.result import RecurrenceProgress, RecurrenceSolution
 from ..quant._torch.hls.export import export_hls
-from ..relax._torch.chebyshev import Chebyshev
-from ..relax._torch.flexible import flexible_cg
-from ..relax._torch.functional import relax_solve, sweeps
-from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
-from . import compat, distributed, experimental, fixedpoint, nn, onnx, prox, quant, ssm
+from . import compat, distributed, experimental, fixedpoint, nn, onnx, prox, quant, relax, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace
 
 __all__ = [
     "Accelerated",
-    "Chebyshev",
     "FlashRNNConfig",
     "LeastSquares",
     "Logistic",
@@ -41,7 +36,6 @@ __all__ = [
     "Quadratic",
     "RecurrenceProgress",
     "RecurrenceSolution",
-    "Relaxation",
     "Replaced",
     "Restored",
     "RnnResult",
@@ -59,7 +53,6 @@ __all__ = [
     "fixed_point",
     "fixedpoint",
     "flashrnn",
-    "flexible_cg",
     "gru",
     "hopfield_energy",
     "hopfield_update",
@@ -76,7 +69,7 @@ __all__ = [
     "paraslstm",
     "prox",
     "quant",
-    "relax_solve",
+    "relax",
     "replace",
     "restore",
     "sketch_solve",
@@ -84,7 +77,6 @@ __all__ = [
     "slstm",
     "solve_recurrence",
     "ssm",
-    "sweeps",
 ]
 
 publish(globals())

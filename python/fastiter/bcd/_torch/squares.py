@@ -246,7 +246,7 @@ def sketch_solve(
 
     See Also
     --------
-    relax_solve : Linear systems with gradients.
+    fastiter.torch.relax.sor : Linear systems with gradients.
     fastiter.bcd.sketch_solve : The same on arrays.
 
     Examples
@@ -265,7 +265,7 @@ def sketch_solve(
     refuse_tangents(function, (matrix.values, b))
     for name, x in named.items():
         if torch.is_grad_enabled() and x.requires_grad:
-            remedy = "(relax_solve and torch.linalg.solve have gradients), got one that requires it"
+            remedy = "(fastiter.torch.relax and torch.linalg.solve have gradients), got one that requires it"
             raise ValueError(f"{function}: {name} must not require a gradient {remedy}")
 
     def call() -> SketchSolution:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..._check import check_choice, type_name
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import refuse_tangents, refuse_transforms
-from ...relax._torch.functional import entries_of
+from ...relax._torch.arguments import entries_of
 from .._problems.refine import METHODS
 from .._result import FixedPointProgress, FixedPointSolution, Limits
 from .functional import Solver
@@ -98,7 +98,7 @@ def refine(
     See Also
     --------
     fastiter.fixedpoint.refine : The same on arrays, with a reference.
-    fastiter.torch.flexible_cg : For a positive definite A, and an S that need not be linear.
+    fastiter.torch.relax.flexible_cg : For a positive definite A, and an S that need not be linear.
 
     Examples
     --------

@@ -43,7 +43,7 @@ class Chebyshev:
     --------
     >>> import numpy as np, torch
     >>> from fastiter.relax import Stencil
-    >>> from fastiter.torch import Chebyshev, Relaxation
+    >>> from fastiter.torch.relax import Chebyshev, Relaxation
     >>> laplacian = Stencil((31, 31), np.array([4.0, -1, -1, -1, -1]))
     >>> jacobi, b = Relaxation(laplacian, "jacobi"), torch.ones(31, 31, dtype=torch.float64)
     >>> Chebyshev(jacobi).solve(b).steps < jacobi.solve(b).steps / 7
@@ -52,7 +52,9 @@ class Chebyshev:
 
     def __init__(self, relaxation: Relaxation, bounds: tuple[float, float] | None = None) -> None:
         if not isinstance(relaxation, Relaxation):
-            raise TypeError(f"Chebyshev: relaxation must be a fastiter.torch.Relaxation, got {type_name(relaxation)}")
+            raise TypeError(
+                f"Chebyshev: relaxation must be a fastiter.torch.relax.Relaxation, got {type_name(relaxation)}"
+            )
         self._is_jacobi = METHODS[relaxation.method][0] == "jacobi"
         if not self._is_jacobi and not relaxation.symmetric:
             raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")

@@ -21,8 +21,8 @@ from .._result import LinearSolution
 from .._solve import Run
 from ..accelerate import MAX_MEMORY
 from ..flexible import Directions
+from .arguments import Matrix, entries_of
 from .cuda import _Matrix, norm_of
-from .functional import Matrix, entries_of
 from .ops_cuda import iterate, view_of
 from .tensors import DTYPES, check_finite
 
@@ -52,7 +52,7 @@ def flexible_cg(
     Parameters
     ----------
     A : (n, n) or callable
-        A dense tensor, a sparse tensor of any layout, its parts ``(crow, col, values)`` as for :func:`relax_solve`, or
+        A dense tensor, a sparse tensor of any layout, its parts ``(crow, col, values)`` as for :func:`sor`, or
         a function or module ``A(x)`` of an x in the shape of b; Hermitian and positive definite.
     b : (n,) or (n, k)
         The right-hand side, or several; one of any shape if A is a function. float32, float64 or complex128, on any
@@ -87,13 +87,13 @@ def flexible_cg(
 
     See Also
     --------
-    relax_solve : Sweeps, for an A that is not symmetric.
+    sor : Sweeps, for an A that is not symmetric.
     fastiter.relax.flexible_cg : The same on arrays.
 
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import flexible_cg
+    >>> from fastiter.torch.relax import flexible_cg
     >>> A = torch.tensor([[4.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
     >>> b = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
     >>> found = flexible_cg(A, b, precond=lambda r: r / A.diagonal())

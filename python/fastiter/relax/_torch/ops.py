@@ -113,10 +113,10 @@ def _columns(x: Tensor) -> int:
 
 def solve(call: Solve, callback: Callback | None = None) -> list[Tensor]:
     values, crow, col, b, x0, method, omega = call[:7]
-    relaxation = _relaxation("relax_solve", _Csr(values, crow, col), method, omega, call.order)
+    relaxation = _relaxation(method, _Csr(values, crow, col), method, omega, call.order)
     arrays = _array(b), None if x0 is None else _array(x0)
     limits = limits_on_tensors(call.limits(callback))
-    return results_of(on_tensors(relaxation._solve("relax_solve", *arrays, limits)))
+    return results_of(on_tensors(relaxation._solve(method, *arrays, limits)))
 
 
 def results_of(found: LinearSolution) -> list[Tensor]:

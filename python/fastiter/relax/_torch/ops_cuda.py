@@ -186,16 +186,16 @@ def kind_of(method: str) -> int:
 def solve(call: Solve, callback: Callback | None = None) -> list[Tensor]:
     """Implement fastiter::_relax_solve; all results but x are on the CPU."""
     values, crow, col, b, x0, method, omega = call[:7]
-    plan = plan_of("relax_solve", crow, col, method, call.order)
+    plan = plan_of(method, crow, col, method, call.order)
     matrix, adaptive = _matrix(plan, values), None
-    _check_values("relax_solve", matrix, values, plan)
-    check_finite("relax_solve", "b", b)
+    _check_values(method, matrix, values, plan)
+    check_finite(method, "b", b)
     if x0 is not None:
-        check_finite("relax_solve", "x0", x0)
+        check_finite(method, "x0", x0)
     if omega == AUTO and values.numel():
         adaptive = adaptive_of(method, method == "ssor", lambda: auto_choice(matrix, values.dtype, method))
     number = 1.0 if method == "gauss_seidel" else omega or 1.0
-    factor = as_omega("relax_solve", method, number, values.device)
+    factor = as_omega(method, method, number, values.device)
     own, own_b = (contiguous(matrix.inside(x)) for x in (torch.zeros_like(b) if x0 is None else x0.clone(), b.detach()))
     run = run_of(matrix, own_b, factor, kind_of(method), method, adaptive, number)
     view = view_of(matrix, False, lambda x: contiguous(matrix.outside(x)))

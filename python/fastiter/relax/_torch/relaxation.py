@@ -69,7 +69,7 @@ class Relaxation:
 
     See Also
     --------
-    relax_solve, sweeps : With gradients.
+    sor, sweeps : With gradients.
     Chebyshev : Accelerates its sweeps.
     fastiter.relax.Relaxation : The same on arrays.
 
@@ -77,13 +77,13 @@ class Relaxation:
     -----
     x and b are dense tensors on the device of A with its dtype, or float64 if A is float32; their shape is (n,) or
     (n, k), (batch, n) for a batch, and that of the grid for a Stencil. Colours are the same as on the CPU, and results
-    differ only by rounding. Gradients: see :func:`fastiter.torch.sweeps` and :func:`fastiter.torch.relax_solve`.
+    differ only by rounding. Gradients: see :func:`fastiter.torch.relax.sweeps` and :func:`fastiter.torch.relax.sor`.
 
     Examples
     --------
     >>> import numpy as np, torch
     >>> from fastiter.relax import Stencil
-    >>> from fastiter.torch import Relaxation
+    >>> from fastiter.torch.relax import Relaxation
     >>> laplacian = Stencil((63, 63), np.array([4.0, -1, -1, -1, -1]))
     >>> sor = Relaxation(laplacian, "sor", omega=1.906455, order="red-black")
     >>> sor.solve(torch.ones(63, 63, dtype=torch.float64)).steps
@@ -152,7 +152,7 @@ class Relaxation:
         self._check(function, b, x, "x")
         if x.requires_grad:
             raise ValueError(
-                f"{function}: x must not require a gradient, got one that does (see fastiter.torch.sweeps)"
+                f"{function}: x must not require a gradient, got one that does (see fastiter.torch.relax.sweeps)"
             )
         x, b = x.detach(), b.detach()
         if overlap(x, b):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....relax._torch.functional import relax_solve
+from ....relax._torch.solvers import gauss_seidel
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ class Pattern:
         values = weight.new_zeros((entries, self.heads)).index_add(0, self.slot, -gamma * weight)
         values = values.index_add(0, self.diagonal, weight.new_ones((self.nodes, self.heads)))
         right = b.mT.reshape(-1)
-        found = relax_solve((self.crow, self.col, values.mT.reshape(-1)), right, method="gauss_seidel", **how)
+        found = gauss_seidel((self.crow, self.col, values.mT.reshape(-1)), right, **how)
         return found.value.view(self.heads, self.nodes).mT, found

@@ -66,7 +66,7 @@ class ConvergentGraphSolver(nn.Module):
 
     See Also
     --------
-    fastiter.torch.relax_solve : The solver.
+    fastiter.torch.relax.gauss_seidel : The solver.
     MonotoneDEQ : A layer with a non-linear map.
 
     References
