@@ -275,37 +275,37 @@ class Columns(Record):
         self.last = step
         with np.errstate(over="ignore", invalid="ignore"):
             is_finite = np.isfinite(residual + tolerance)
-            is_small = residual <= tolerance
+            is_good = (residual <= tolerance) & is_finite
             is_lost = (residual > self._growth * np.maximum(self._smallest, self._scale)) | ~is_finite
+        if step.can_converge is not True:
+            is_good &= step.can_converge
+        if step.diverged is not False:
+            is_lost |= step.diverged
+        ended = is_good | is_lost
+        if step.stagnated is not False:
+            ended |= step.stagnated
+        ended &= active
         self.closed = self._none
-        if step.stagnated is not False or step.diverged is not False or ((is_small | is_lost) & active).any():
-            codes = np.zeros_like(self._codes)
-            codes[active & step.stagnated] = _STAGNATED
-            codes[is_lost | step.diverged] = _DIVERGED
-            if not self._overflows:
-                codes[np.isnan(residual) | np.isnan(tolerance)] = _NAN
-            codes[is_finite & is_small & step.can_converge] = _CONVERGED
-            self._close(codes)
-            return not active.any()
-        return len(active) == 0
+        if not ended.any():
+            return len(active) == 0
+        codes = np.where(is_good, _CONVERGED, np.where(is_lost, _DIVERGED, _STAGNATED))
+        if not self._overflows:
+            codes[np.isnan(residual) | np.isnan(tolerance)] = _NAN
+        self._end(ended, codes)
+        return not active.any()
 
-    def _close(self, codes: Array) -> None:
-        ended = self.active & (codes > 0)
-        self._codes[ended] = codes[ended]
-        self._end(ended)
-
-    def _end(self, ended: Array) -> None:
+    def _end(self, ended: Array, codes: Any) -> None:
         step = self.last
-        self.steps[ended], self.residual[ended] = step.steps, step.residual[ended]
-        self.tolerance[ended], self.active[ended] = step.tolerance[ended], False
+        np.copyto(self._codes, codes, "unsafe", ended)
+        np.copyto(self.steps, step.steps, "unsafe", ended)
+        np.copyto(self.residual, step.residual, "unsafe", ended)
+        np.copyto(self.tolerance, step.tolerance, "unsafe", ended)
+        self.active &= ~ended
         self.closed = self.closed | ended
 
     def stop(self, reason: Reason) -> None:
         """End everything that has not ended."""
-        if reason == "max_steps":  # as those without another reason
-            self._end(self.active.copy())
-        else:
-            self._close(np.full_like(self._codes, _REASONS.index(reason)))
+        self._end(self.active.copy(), _REASONS.index(reason))
 
     def progress(self, step: Step) -> Progress:
         """Return the argument of the callback."""
