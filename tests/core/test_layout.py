@@ -142,7 +142,7 @@ def test_imports_are_resolved_and_found_at_any_depth() -> None:
         ("fastiter/rnn/_torch/ops.py", "from ...scan._torch import ops"),
         ("fastiter/_check.py", "from .rnn._cells import CELLS"),
         ("fastiter/_torch/ops.py", "from ..rnn import lstm"),
-        ("fastiter/quant/_growth.py", "from .reference import fixed as reference"),
+        ("fastiter/quant/_fixed/growth.py", "from ..reference import fixed as reference"),
         ("fastiter/quant/_torch/hls/layers.py", "from ...reference.fixed import product_format"),
         ("fastiter/rnn/_functional.py", "def _cpu():\n    from . import reference\nTABLE = {'cpu': _cpu}"),
         ("fastiter/rnn/reference.py", "import scipy"),

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastiter.quant import Fixed, FixedArray
-from fastiter.quant import _fixed_kernels as kernels
-from fastiter.quant._growth import code_dtype
+from fastiter.quant._fixed import kernels
+from fastiter.quant._fixed.growth import code_dtype
 from tests.support.cases import Array
 
 ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastiter.quant import Fixed, FixedArray, fixed_conv2d, quant_matmul
-from fastiter.quant._fixed_kernels import PATHS
+from fastiter.quant._fixed.kernels import PATHS
 from tests.quant.fixed_cases import codes, run_path
 from tests.support.cases import Array
 from tests.support.guarded import copies, guarded

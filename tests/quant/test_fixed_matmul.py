@@ -9,7 +9,7 @@ import pytest
 
 import fastiter
 from fastiter.quant import Fixed, FixedArray, fixed_matmul
-from fastiter.quant._fixed_kernels import PATHS
+from fastiter.quant._fixed.kernels import PATHS
 from tests.quant.fixed_cases import OVERFLOWS, ROUNDINGS, codes, fixed, modes, random_format, run_path
 from tests.support.cases import Array, assert_same_bits
 

@@ -24,9 +24,9 @@ from fastiter.quant import (
     PowerOfTwo,
     SumOfPowers,
     Table,
-    _text,
     parse,
 )
+from fastiter.quant._formats import text as _text
 from tests.quant.cases import NAMED_FLOATS, random_fixed, random_float
 
 #: Canonical text of a format

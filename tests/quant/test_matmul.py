@@ -22,7 +22,8 @@ from fastiter.quant import (
     quantize,
 )
 from fastiter.quant import _matmul as kernels
-from fastiter.quant._span import Span, span
+from fastiter.quant._formats.properties import Span
+from fastiter.quant._operands import span
 from fastiter.quant.reference.formats import float_value
 from fastiter.reference import quant_matmul as reference
 from tests.quant.cases import FLOAT_ROUNDINGS, KINDS, numbers, random_fixed, random_float

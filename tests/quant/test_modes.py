@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from fastiter import _core
-from fastiter.quant import Fixed, _formats, _growth, _modes, _plan
+from fastiter.quant import Fixed
+from fastiter.quant._fixed import growth
+from fastiter.quant._formats import fixed, floating, modes
 
 ROOT = Path(__file__).parents[2]
 EXPORTED = {
@@ -31,11 +33,11 @@ def test_the_stub_has_the_members(name: str) -> None:
 
 
 def test_every_word_has_a_number() -> None:
-    words = {*_formats.FIXED_ROUNDINGS, *_formats.FLOAT_ROUNDINGS}
-    assert words <= {*_modes.ROUNDINGS} and {*_modes.ROUNDINGS.values()} == {*vars(_core.quant.rounding).values()}
+    words = {*fixed.FIXED_ROUNDINGS, *floating.FLOAT_ROUNDINGS}
+    assert words <= {*modes.ROUNDINGS} and {*modes.ROUNDINGS.values()} == {*vars(_core.quant.rounding).values()}
     formats = [Fixed(8, 4, True, "TRN", mode, n) for mode in ("WRAP", "WRAP_SM") for n in (0, 1, 2)]
     formats += [Fixed(8, 4, True, "TRN", mode) for mode in ("SAT", "SAT_SYM", "SAT_ZERO")]
-    found = {_modes.overflow_of(fmt) for fmt in formats}
+    found = {fmt._overflow_mode for fmt in formats}
     assert found == {*vars(_core.quant.overflow).values()}
 
 
@@ -67,19 +69,8 @@ def test_launchers_have_the_numbers_of_the_kernels() -> None:
     assert triton_modes.INTEGER.value not in vars(_core.quant.kind).values()
 
 
-def test_plans_have_the_fields_that_the_binding_reads() -> None:
-    """The binding reads the parts of a plan in order: its fields and those of the tuples must have the same names."""
-    source = (ROOT / "csrc/quant/bindings.cpp").read_text()
-    body = source.partition("QuantFormat format_of(Fields from) {")[2].partition("\n}")[0]
-    read = [re.findall(r"\w+\.(\w+)(?=[,)])", call) for call in re.findall(r"into(\((?:[^()]|\n)*\))", body)]
-    parts = ("fixed", "small", "block", "table", "posit", "powers")
-    assert [*read[0], *parts] == [*_plan.QuantFormat._fields]
-    tuples = (_plan.FixedPoint, _plan.SmallFloat, _plan.Blocks, _plan.TableOfNumbers, _plan.PositShape)
-    assert read[1:] == [[*part._fields] for part in (*tuples, _plan.PowersShape)]
-
-
 def test_targets_have_the_fields_that_the_binding_reads() -> None:
     source = (ROOT / "csrc/quant/bindings_matmul.cpp").read_text()
     body = source.partition("FixedTarget target(const py::tuple& x) {")[2].partition("\n}")[0]
     read = re.findall(r"t\.(\w+) = .*at\(x, (\d)\)", body)
-    assert read == [(name, str(at)) for at, name in enumerate(_growth.FixedTarget._fields)]
+    assert read == [(name, str(at)) for at, name in enumerate(growth.FixedTarget._fields)]

@@ -9,8 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fastiter.quant import Fixed, _growth
-from fastiter.quant._growth import Grown
+from fastiter.quant import Fixed
+from fastiter.quant._fixed import growth
+from fastiter.quant._fixed.growth import Grown
 from fastiter.quant.reference.formats import fixed_code
 from fastiter.reference import fixed as reference
 from tests.quant.fixed_cases import INVARIANT, OVERFLOWS, ROUNDINGS, codes, random_format
@@ -38,16 +39,16 @@ def test_the_library_has_the_same_rules_of_growth(operator: str) -> None:
     shapes = [Grown(w, i, signed) for w in (1, 2, 3, 7) for i in range(-3, w + 4) for signed in (False, True)]
     name = f"{operator}_format"
     for a, b in itertools.product(shapes, shapes):
-        assert getattr(_growth, name)(a, b) == getattr(reference, name)(a, b), (a, b)
+        assert getattr(growth, name)(a, b) == getattr(reference, name)(a, b), (a, b)
 
 
 def test_the_library_grows_alike_for_other_operators() -> None:
     rng = np.random.default_rng(5)
     for _ in range(500):
         a, b = (random_format(rng, (1, 64), (-40, 80)) for _ in range(2))
-        assert _growth.negative_format(a) == reference.negative_format(a)
+        assert growth.negative_format(a) == reference.negative_format(a)
         for terms in (0, 1, 2, 3, 4, 5, 1023, 1024, 1025):
-            assert _growth.dot_format(a, b, terms) == reference.dot_format(a, b, terms)
+            assert growth.dot_format(a, b, terms) == reference.dot_format(a, b, terms)
 
 
 def test_operators_by_hand() -> None:

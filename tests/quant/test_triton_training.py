@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from fastiter import quant  # noqa: E402
-from fastiter.quant._codes import code_bits, code_dtype  # noqa: E402
+from fastiter.quant._codes import code_dtype  # noqa: E402
 from fastiter.quant._torch import triton_backward as bwd  # noqa: E402
 from fastiter.quant._torch import triton_codes as gpu_codes  # noqa: E402
 from fastiter.quant._torch.nn import quantizer as nn_quantizer  # noqa: E402
@@ -89,7 +89,7 @@ def test_numbers_that_are_subnormal_in_float64_have_the_cpus_codes(gpu: Gpu, fmt
 @pytest.mark.parametrize("fmt", WIDE)
 def test_codes_of_many_bits_are_decoded(gpu: Gpu, fmt: str) -> None:
     form, rng = quant.parse(fmt), np.random.default_rng(0)
-    dtype, bits = code_dtype(form), code_bits(form)
+    dtype, bits = code_dtype(form), form.bits
     anything = rng.integers(0, 2**64, 400, dtype=np.uint64) >> np.uint64(64 - bits)
     few = np.arange(40, dtype=np.uint64)
     codes = np.concatenate([anything, few, np.uint64((1 << bits) - 1) - few])
@@ -134,7 +134,7 @@ def test_packed_codes_of_many_bits_are_the_cpus(gpu: Gpu) -> None:
 
 def _check_packed(gpu: Gpu, fmt: str, seed: int) -> None:
     form = quant.parse(fmt)
-    bits, dtype, rng = code_bits(form), code_dtype(form), np.random.default_rng(seed)
+    bits, dtype, rng = form.bits, code_dtype(form), np.random.default_rng(seed)
     for shape in ((13,), (3, 8), (2, 1), (2, 0)):
         codes = rng.integers(0, 2**64, shape, dtype=np.uint64) << np.uint64(64 - bits)
         codes = codes.view(np.int64) >> np.int64(64 - bits) if dtype.kind == "i" else codes >> np.uint64(64 - bits)

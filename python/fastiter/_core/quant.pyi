@@ -1,6 +1,6 @@
 """Number formats, and products in them. A stub."""
 
-from typing import Any
+from typing import overload
 
 from . import Address
 
@@ -105,11 +105,25 @@ def matmul(
     sums: int,
     /,
 ) -> None: ...
+class Format:
+    in_double: bool
+    def __init__(self, plan: object, codes: bool, /) -> None: ...
+
+class Scales:
+    @overload
+    def __init__(self, scale: float, zero_point: float, in_float: bool, /) -> None: ...
+    @overload
+    def __init__(
+        self, scales: Address, zero_points: Address | None, run: int, count: int, in_float: bool, /
+    ) -> None: ...
+
 def quantize(
-    format: tuple[Any, ...],
-    scaling: tuple[Any, ...],
-    in_double: bool,
+    format: Format,
+    scales: Scales | None,
+    nan: float,
+    count: bool,
     seed: int,
+    block_scales: Address,
     x: Address,
     x_type: int,
     y: Address,

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from .._public import publish
-from ._block_formats import MX, NVFP4, BlockFloat
-from ._calibrate import Calibration, calibrate
-from ._catalog import FormatRow, FormatTable, formats
+from ._calibration.calibrate import Calibration, calibrate
+from ._calibration.error import ErrorStatistics, measure_error
 from ._codes import pack, unpack
-from ._error import ErrorStatistics, measure_error
-from ._fixed_array import FixedArray
-from ._fixed_matmul import fixed_conv2d, fixed_matmul
-from ._formats import Fixed, Float, Format, Int, parse
+from ._fixed.array import FixedArray
+from ._fixed.products import fixed_conv2d, fixed_matmul
+from ._formats.base import Format
+from ._formats.block_float import BlockFloat
+from ._formats.catalog import FormatRow, FormatTable, formats
+from ._formats.fixed import Fixed
+from ._formats.floating import Float
+from ._formats.integer import Int
+from ._formats.logarithmic import Logarithmic
+from ._formats.mx import MX
+from ._formats.nvfp4 import NVFP4
+from ._formats.posit import Posit
+from ._formats.power_of_two import PowerOfTwo
+from ._formats.properties import Range
+from ._formats.sum_of_powers import SumOfPowers
+from ._formats.table import Table
+from ._formats.text import parse
 from ._matmul import quant_matmul
-from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 from ._quantize import decode, encode, quantize
-from ._range import Range, range_of
+from ._range import range_of
 from ._rounding import Blocks, Counts, Scaled
 
 __all__ = [

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from .._array_like import as_array
 from .._check import check_array, check_room, fits_float, refuse_mask, type_name
-from ._formats import Format
-from ._text import dtype_name, read
+from ._formats.base import Format
+from ._formats.text import dtype_name, read
 
 Array: TypeAlias = npt.NDArray[Any]
 #: A format, its text, or a dtype whose numbers form a format
@@ -51,6 +51,8 @@ def is_format(x: object) -> bool:
 
 def check_floats(function: str, name: str, x: object) -> Array:
     """Check that ``x`` is an array of floats; bfloat16 comes from another package and is recognised by name."""
+    if type(x) is np.ndarray and name_of(x.dtype) in FLOATS and x.dtype.isnative:
+        return x
     x = as_array(function, name, x)
     if type(x) is not np.ndarray or name_of(x.dtype) not in FLOATS or not x.dtype.isnative:
         if isinstance(x, np.ndarray) and x.dtype.kind in "iub":

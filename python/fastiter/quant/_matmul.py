@@ -14,16 +14,19 @@ from .._array_like import as_array
 from .._backend import Backend, Backends, choose
 from .._check import check_apart, empty, type_name
 from ._check import FormatLike, check_format, check_out
-from ._fixed_array import check_fixed
-from ._fixed_kernels import as_matrices, product_shape
-from ._fixed_matmul import matmul_cpu, matmul_reference
-from ._formats import Fixed, Float, Format, Int
-from ._growth import code_dtype
-from ._modes import ROUNDINGS
-from ._operands import given_codes, given_floats, numbers
+from ._fixed.array import check_fixed
+from ._fixed.growth import code_dtype
+from ._fixed.kernels import as_matrices, product_shape
+from ._fixed.products import matmul_cpu, matmul_reference
+from ._formats.base import Format
+from ._formats.fixed import Fixed
+from ._formats.floating import Float
+from ._formats.integer import Int
+from ._formats.modes import ROUNDINGS
+from ._formats.properties import Span, product
+from ._formats.text import dtype_name
+from ._operands import given_codes, given_floats, numbers, span
 from ._quantize import encode
-from ._span import Span, product, span
-from ._text import dtype_name
 
 Array = npt.NDArray[Any]
 Formats = tuple[Format, Format]
@@ -292,13 +295,10 @@ def _in_parts(x: Array, y: Array, out: Array) -> None:
 
 def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: int) -> None:
     (M, K), N = x.shape, y.shape[1]
-    most = float(acc.max_value)
-    beyond = {"SAT": most, "INF": math.inf, "NAN": math.nan}[acc.overflow]
-    # Rounding toward the finite numbers stops at the largest one.
-    over, under = (most if acc.rounding in ("RZ", back) else beyond for back in ("RD", "RU"))
+    over, under = acc._beyond_rounded
     target = (
         *(ROUNDINGS[acc.rounding], acc.mantissa, acc.min_exponent),
-        *(most, over, -under, beyond, acc.specials != "fnuz"),
+        *(float(acc.max_value), over, -under, acc._beyond, acc.specials != "fnuz"),
     )
     c = (out, out.strides[0] // out.itemsize)
     _core.quant.matmul(M, N, K, out.dtype == _F64, _steps(x), _steps(y), c, target, every, sums)
@@ -331,10 +331,9 @@ def _small_float(acc: Float, formats: Formats, every: int, products: Products) -
 
 def _as_fixed(name: str, fmt: Format) -> Fixed:
     """Return the fixed-point format that holds all finite numbers of ``fmt``."""
-    if isinstance(fmt, Fixed):
-        return Fixed(fmt.width, fmt.integer, fmt.signed)
-    if isinstance(fmt, Int):
-        return Fixed(fmt.width, fmt.width, fmt.signed)
+    if isinstance(fmt, (Fixed, Int)):
+        fixed = fmt._as_fixed()
+        return Fixed(fixed.width, fixed.integer, fixed.signed)
     every_number = span(fmt)
     width = every_number.high - every_number.low + 1
     if width > 64:

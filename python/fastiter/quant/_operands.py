@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._block_formats import block_of
 from ._check import check_floats
 from ._codes import check_codes, values_of
-from ._formats import Format
+from ._formats.base import Format
+from ._formats.properties import Span
 from ._quantize import quantize
-from ._rounding import has_nan
-from ._span import span
 
 Array = npt.NDArray[Any]
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
+@lru_cache(maxsize=512)
+def span(fmt: Format) -> Span:
+    """Return the span of a format's numbers; numbers with a shared scale are treated as float32."""
+    return fmt._span()
+
+
 def numbers(name: str, x: Array, fmt: Format, along: int) -> Array:
     """Return the values of codes, or the rounded floats, in float32 or float64."""
     dtype = _F32 if span(fmt).in_float32 else _F64
-    in_blocks = block_of(fmt) > 0
+    in_blocks = fmt.block > 0
     if x.dtype.kind in "iu":
         if in_blocks:
             raise TypeError(f"quant_matmul: {name} must be floats for a block format, got dtype {x.dtype}")
@@ -47,6 +52,6 @@ def given_codes(name: str, x: Array, fmt: Format) -> Array:
 def given_floats(name: str, x: Array, fmt: Format) -> Array:
     """Check that x are floats that the format can represent."""
     x = check_floats("quant_matmul", name, x)
-    if not has_nan(fmt) and np.isnan(x).any():
+    if not fmt.has_nan and np.isnan(x).any():
         raise ValueError(f"quant_matmul: {name} must have no NaN, which {fmt} cannot represent, got NaN")
     return x

@@ -7,17 +7,12 @@ from typing import Any, Literal, TypeAlias, overload
 import numpy.typing as npt
 
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
-from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
 from ._check import FormatLike, Rng, check_apart_or_same, check_floats, check_format, check_out
 from ._codes import code_dtype, decode_blocks, decode_elements
-from ._formats import Fixed, Float, Int
-from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers
-from ._rounding import ENCODE, QUANTIZE, Blocks, Counts, Options, Scaled, ScaleLike, checked, has_nan
+from ._formats.base import BlockFormat, ElementFormat
+from ._rounding import ENCODE, QUANTIZE, Blocks, Counts, Options, Scaled, ScaleLike, checked
 
 Array: TypeAlias = npt.NDArray[Any]
-#: Formats that always have blocks, and formats that never have
-InBlocks: TypeAlias = MX | NVFP4 | BlockFloat
-Single: TypeAlias = Fixed | Int | Float | Posit | PowerOfTwo | SumOfPowers | Logarithmic
 
 
 @overload
@@ -178,7 +173,7 @@ def encode(
 @overload
 def encode(
     x: Array,
-    fmt: InBlocks,
+    fmt: BlockFormat,
     *,
     scale: float | Array | None = None,
     scale_axis: None = None,
@@ -191,7 +186,7 @@ def encode(
 @overload
 def encode(
     x: Array,
-    fmt: Single,
+    fmt: ElementFormat,
     *,
     scale: float | Array | None = None,
     scale_axis: None = None,
@@ -289,7 +284,7 @@ def encode(
         return on_card
     fmt = check_format("encode", fmt)
     x = check_floats("encode", "x", x)
-    call = checked("encode", x, fmt, options, can_keep=has_nan(fmt))
+    call = checked("encode", x, fmt, options, can_keep=fmt.has_nan)
     codes, scales, _ = run(call, False, code_dtype(fmt), None)
     found = codes if scales is None else Blocks(codes, scales)
     fitted = call.scale.scale
@@ -360,7 +355,7 @@ def _decode(
         if scale is not None:
             raise ValueError("decode: scale must be None for codes that have theirs, got another")
         codes, scale = codes
-    if isinstance(fmt, BlockFormat) and fmt.block:
+    if fmt.block:
         return decode_blocks(codes, fmt, scale, dtype)
     return decode_elements(codes, fmt, scale, zero_point, dtype)
 

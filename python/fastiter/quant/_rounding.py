@@ -9,12 +9,10 @@ import numpy.typing as npt
 
 from .._backend import Backends, Cuda
 from .._check import empty
-from ._block_formats import block_of
 from ._check import Rng, check_nan, check_seed, name_of
-from ._formats import Float, Format
-from ._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
-from ._other_formats import Posit, Table
-from ._scale import Scale, amax_scale, check_amax, check_scale
+from ._formats.base import Format
+from ._launch import block_scales_shape, count_from_zero_point, launch, refuse_nans
+from ._scale import UNSCALED, Scale, amax_scale, check_amax, check_scale
 
 Array: TypeAlias = npt.NDArray[Any]
 ScaleLike: TypeAlias = "npt.ArrayLike | Literal['amax'] | None"
@@ -110,13 +108,6 @@ class Scaled(NamedTuple):
     scale: npt.NDArray[np.float64]
 
 
-def has_nan(fmt: Format) -> bool:
-    """Return whether the format has a code for NaN, or a NaN scale."""
-    if isinstance(fmt, Float):
-        return fmt.has_nan
-    return isinstance(fmt, Posit) or block_of(fmt) > 0
-
-
 class Call(NamedTuple):
     """Checked arguments."""
 
@@ -126,7 +117,7 @@ class Call(NamedTuple):
     scale: Scale
     axis: int
     seed: int
-    refuse_nan: bool
+    refuse_nan: bool  #: unless the format has NaN
     nan: float
 
 
@@ -144,19 +135,19 @@ class Options(NamedTuple):
 def checked(function: str, x: Array, fmt: Format, options: Options, can_keep: bool = True) -> Call:
     """Check the arguments; ``can_keep``: whether a NaN may stay."""
     scale, scale_axis, zero_point, axis, rng, nan = options
-    seed = check_seed(function, rng, fmt.stochastic)
+    seed = 0 if rng is None and not fmt.stochastic else check_seed(function, rng, fmt.stochastic)
     refuse, stands_for = check_nan(function, nan, can_keep)
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise TypeError(f"{function}: axis must be an int, got {type(axis).__name__}")
     if not -max(x.ndim, 1) <= axis < max(x.ndim, 1):
         raise ValueError(f"{function}: axis must be one of the {x.ndim} axes of x, got {axis}")
-    check_amax(function, scale, scale_axis, x.ndim)
-    if isinstance(scale, str):
+    if isinstance(scale, str) or scale_axis is not None:
+        check_amax(function, scale, scale_axis, x.ndim)
         scale = amax_scale(function, x, fmt, scale_axis)
-    scales = Scale()
+    scales = UNSCALED
     if scale is not None or zero_point is not None:
         scales = check_scale(function, x.shape, name_of(x.dtype), fmt, scale, zero_point)
-    return Call(function, x, fmt, scales, int(axis), seed, refuse and not has_nan(fmt), stands_for)
+    return Call(function, x, fmt, scales, int(axis), seed, refuse, stands_for)
 
 
 def _lines(x: Array, axis: int) -> Array:
@@ -168,7 +159,7 @@ def _cpu(
     call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
 ) -> tuple[Array, Array | None, Counts]:
     """Return numbers, or codes of the dtype ``codes`` and the scales of blocks, and the counts."""
-    fmt, dtype, block = call.fmt, name_of(call.x.dtype), block_of(call.fmt)
+    fmt, dtype, block = call.fmt, name_of(call.x.dtype), call.fmt.block
     x = np.asarray(_lines(call.x, call.axis) if block else call.x, order="C")
     x = x if x.flags.aligned else x.copy()
     in_place = not block or x.ndim < 2 or call.axis in (-1, x.ndim - 1)
@@ -176,18 +167,18 @@ def _cpu(
     y = out if direct and out is not None else empty(x.shape, codes or x.dtype)
     scales = None
     if codes is not None and block:
-        kind = np.dtype(np.uint8) if not isinstance(fmt, Table) else np.dtype("f8" if dtype == "float64" else "f4")
-        scales = np.empty(room_for_scales(x.shape, block), kind)
+        floats = np.dtype("f8" if dtype == "float64" else "f4")
+        scales = np.empty(block_scales_shape(x.shape, block), floats if fmt._has_float_scales else np.uint8)
     n = x.shape[-1] if block and x.ndim else x.size
-    found = launch(
+    counted = launch(
         *(fmt, call.scale, (x, dtype), (y, name_of(y.dtype)), n, x.size // n if n else 0),
         codes=codes is not None,
         nan=call.nan,
         counting=counts or call.nan == call.nan,
         seed=call.seed,
-        shared=0 if scales is None else scales,
+        block_scales=0 if scales is None else scales,
     )
-    if call.refuse_nan and found[0]:
+    if counted[0] and call.refuse_nan and not fmt.has_nan:
         refuse_nans(call.function, fmt)
     if codes is not None:
         count_from_zero_point(y, fmt, call.scale)
@@ -196,7 +187,7 @@ def _cpu(
     elif out is not None and not direct:
         out[...] = y
         y = out
-    return y, scales, Counts(x.size, *found)
+    return y, scales, Counts(x.size, *counted)
 
 
 def _put_back(y: Array, call: Call, out: Array | None) -> Array:
@@ -214,18 +205,18 @@ def _reference(
     """Return the same as computed by the specification."""
     from .reference import arrays as reference
 
-    fmt, block = call.fmt, block_of(call.fmt)
+    fmt, block = call.fmt, call.fmt.block
     x = _lines(call.x, call.axis) if block else call.x
     scale, zero_point = call.scale.spread(x.shape)
-    y, scales, found = reference.quantize(x, fmt, scale, zero_point, call.seed, call.nan, codes)
-    if call.refuse_nan and found[0]:
+    y, scales, counted = reference.quantize(x, fmt, scale, zero_point, call.seed, call.nan, codes)
+    if counted[0] and call.refuse_nan and not fmt.has_nan:
         refuse_nans(call.function, fmt)
     if codes is None:
         y = _put_back(y, call, out) if block else y
         if out is not None and y is not out:
             out[...] = y
             y = out
-    return y, scales, Counts(x.size, *found)
+    return y, scales, Counts(x.size, *counted)
 
 
 QUANTIZE: Backends[Any] = {

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from .._check import refuse_mask, type_name
-from ._block_formats import NVFP4, block_of
-from ._formats import Float, Format, Int
-from ._other_formats import Posit
-from ._range import range_of
+from ._formats.base import Format
+from ._formats.properties import Target
 
 Array = npt.NDArray[Any]
 
@@ -32,29 +31,29 @@ class Scale(NamedTuple):
             return None
         return float(self.scale.item()), 0 if self.zero_point is None else int(self.zero_point.item())
 
-    def fields(self, in_double: bool, in_float: bool) -> tuple[Any, ...]:
-        """Return the kernel's arguments: element i has scale number (i // run) % count.
+    def for_kernel(self, in_double: bool, in_float: bool) -> _core.quant.Scales:
+        """Return the kernel's argument: element i has scale number (i // run) % count.
 
         in_float: the kernel computes with doubles, but quotient and product are rounded to float.
         """
-        if self.scale is None:
-            return ()
+        assert self.scale is not None
+        if self.uniform is not None:
+            return _core.quant.Scales(*self.uniform, in_float)
         dtype = np.dtype(np.float64 if in_double else np.float32)
-        finer = [k for k, size in enumerate(self.scale.shape) if size > 1]
-        last = finer[-1] if finer else -1
+        axes = [k for k, size in enumerate(self.scale.shape) if size > 1]
+        last = axes[-1] if axes else -1
         run = math.prod(self.shape[last + 1 :])
-        if finer:
+        if axes:
             run *= self.shape[last] // self.scale.shape[last]
-        arrays: list[Any] = []
-        for array in (self.scale, self.zero_point):
-            if array is None:
-                arrays.append(0)
-                continue
-            whole = array
-            for axis in range(last) if len(finer) > 1 else ():
-                whole = np.repeat(whole, self.shape[axis] // whole.shape[axis], axis)
-            arrays.append(np.ascontiguousarray(whole, dtype))
-        return arrays[0], arrays[1], max(run, 1), arrays[0].size, in_float
+
+        def laid_out(array: Array) -> Array:
+            for axis in range(last) if len(axes) > 1 else ():
+                array = np.repeat(array, self.shape[axis] // array.shape[axis], axis)
+            return np.ascontiguousarray(array, dtype)
+
+        scales = laid_out(self.scale)
+        zero_points = None if self.zero_point is None else laid_out(self.zero_point)
+        return _core.quant.Scales(scales, zero_points, max(run, 1), scales.size, in_float)
 
     def spread(self, shape: tuple[int, ...]) -> tuple[Array | None, Array | None]:
         """Return scales and zero points expanded to one per number."""
@@ -69,6 +68,10 @@ class Scale(NamedTuple):
         return one(self.scale), one(self.zero_point)
 
 
+#: No scale, which is 1
+UNSCALED = Scale()
+
+
 def check_scale(
     function: str,
     shape: tuple[int, ...],
@@ -79,13 +82,14 @@ def check_scale(
     name: str = "scale",
 ) -> Scale:
     """Return the scales and zero points of numbers with this shape and dtype; ``name`` is the scale's in messages."""
-    if zero_point is not None and not isinstance(fmt, Int):
+    if zero_point is not None and not fmt._is_affine:
         raise ValueError(f"{function}: zero_point must be None for a format that is no Int, got one for {fmt}")
     if scale is None:
         if zero_point is None:
-            return Scale()
+            return UNSCALED
         scale = 1.0
-    if block_of(fmt) and not isinstance(fmt, NVFP4):
+    rule = fmt._scale_rule
+    if rule.accepts == "none":
         raise ValueError(f"{function}: scale must be None for a format with blocks, got one for {fmt}")
     array = _numbers(function, name, scale)
     if array.dtype.kind not in "fiu":
@@ -98,13 +102,20 @@ def check_scale(
         raise ValueError(
             f"{function}: {name} must be positive and finite, got {array[~(wide > 0) | ~np.isfinite(wide)][0]}"
         )
-    if isinstance(fmt, NVFP4) and wide.size == 1 and wide.item() < 2.0**-100:
-        raise ValueError(f"{function}: scale must be 2**-100 or more for nvfp4, got {wide.item()}")
-    if isinstance(fmt, NVFP4) and wide.size != 1:
-        raise ValueError(f"{function}: scale must be one number for nvfp4, got shape {wide.shape}")
+    if rule.accepts == "one":
+        _check_one(function, wide, rule.smallest, fmt._spelling()[0])
     wide = _fitting(function, name, wide, shape)
     zeros = None if zero_point is None else _zero_points(function, zero_point, fmt, wide.shape)
     return Scale(wide, zeros, shape)
+
+
+def _check_one(function: str, scale: Array, smallest: float, kind: str) -> None:
+    """Check that there is one scale, of at least ``smallest``, a power of two."""
+    if scale.size != 1:
+        raise ValueError(f"{function}: scale must be one number for {kind}, got shape {scale.shape}")
+    if scale.item() < smallest:
+        power = math.frexp(smallest)[1] - 1
+        raise ValueError(f"{function}: scale must be 2**{power} or more for {kind}, got {scale.item()}")
 
 
 def _numbers(function: str, name: str, x: npt.ArrayLike) -> Array:
@@ -128,7 +139,6 @@ def _fitting(function: str, name: str, array: Array, shape: tuple[int, ...]) -> 
 
 
 def _zero_points(function: str, zero_point: npt.ArrayLike, fmt: Format, shape: tuple[int, ...]) -> Array:
-    assert isinstance(fmt, Int)
     array = _numbers(function, "zero_point", zero_point)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{function}: zero_point must be integers, got dtype {array.dtype}")
@@ -136,7 +146,7 @@ def _zero_points(function: str, zero_point: npt.ArrayLike, fmt: Format, shape: t
         array = np.broadcast_to(array.reshape((1,) * len(shape)), shape)
     if array.shape != shape:
         raise ValueError(f"{function}: zero_point must have the shape {shape} of scale, got {array.shape}")
-    low, high = fmt.min_code, fmt.max_code
+    low, high, _ = map(int, fmt._range())
     if array.size and not (array.min() >= low and array.max() <= high):
         wrong = array[(array < low) | (array > high)][0]
         raise ValueError(f"{function}: zero_point must be a code of {fmt}, from {low} to {high}, got {wrong}")
@@ -146,40 +156,10 @@ def _zero_points(function: str, zero_point: npt.ArrayLike, fmt: Format, shape: t
 # ---- amax -----------------------------------------------------------------------------------------------------------
 
 
-class Target(NamedTuple):
-    """The goal of a scale: to map the largest magnitude to ``held``, at most ``margin`` beyond, and to be at least
-    ``least``.
-    """
-
-    held: float
-    margin: float
-    least: float
-
-
 @lru_cache(maxsize=512)
 def target_of(fmt: Format, in_double: bool) -> Target | None:
     """Return the target of a scale for float32 or float64 numbers; None for formats that take no scale."""
-    if isinstance(fmt, NVFP4):
-        return Target(6.0 * 448.0, math.inf, 2.0**-100)
-    if isinstance(fmt, Posit):
-        return Target(1.0, math.inf, 0.0)
-    if isinstance(fmt, Int):
-        return Target(float(fmt.max_code), _margin(fmt, 0.25), 0.0)
-    if not isinstance(fmt, Float):
-        return None
-    info = np.finfo(np.float64 if in_double else np.float32)
-    highest = float(fmt.max_value)
-    # The quotient must also fit the dtype. The scale has a lower limit: a subnormal scale would lose its last bits, and
-    # a smaller one gains nothing once the format's smallest number corresponds to the dtype's smallest.
-    held = highest if highest <= float(info.max) else 2.0 ** (int(info.maxexp) - 1)
-    enough = float(info.smallest_subnormal) / range_of(fmt).smallest
-    least = min(float(info.tiny) * 2.0**26, enough)
-    return Target(held, _margin(fmt, 2.0 ** (fmt.max_exponent - fmt.mantissa - 2)), least)
-
-
-def _margin(fmt: Int | Float, rest: float) -> float:
-    """Return how far a number may exceed the largest one and still be rounded to it."""
-    return rest if fmt.rounding.startswith(("RN", "RZ", "TRN_ZERO")) else 0.0
+    return fmt._target(in_double)
 
 
 def not_beyond(scale: Array, largest: Array, target: Target, dtype: type[np.floating[Any]]) -> Array:
@@ -188,7 +168,7 @@ def not_beyond(scale: Array, largest: Array, target: Target, dtype: type[np.floa
     Scales that already do are returned unchanged.
     """
     narrow = scale.astype(dtype)
-    beyond = largest / narrow.astype(np.float64) > target.held + target.margin
+    beyond = largest / narrow.astype(np.float64) > target.largest + target.margin
     return np.where(beyond, np.nextafter(narrow, dtype(np.inf)).astype(np.float64), scale)
 
 
@@ -199,13 +179,13 @@ def amax_scale(function: str, x: Array, fmt: Format, scale_axis: int | None) -> 
     """
     dtype = np.float64 if x.dtype == np.float64 else np.float32
     target = target_of(fmt, dtype is np.float64)
-    if target is None or target.held <= 0:
+    if target is None or target.largest <= 0:
         raise ValueError(f"{function}: scale must be None or numbers for {fmt}, got 'amax'")
     others = tuple(k for k in range(x.ndim) if scale_axis is None or k != scale_axis % x.ndim)
     largest = np.abs(x).max(others, keepdims=True) if x.size else np.ones((1,) * x.ndim)
     largest = largest.astype(np.float64)
     largest = np.where(np.isfinite(largest) & (largest > 0), largest, 1.0)
-    scale = not_beyond(np.maximum(largest / target.held, target.least), largest, target, dtype)
+    scale = not_beyond(np.maximum(largest / target.largest, target.smallest), largest, target, dtype)
     return scale.astype(dtype).astype(np.float64)
 
 

@@ -14,7 +14,7 @@ from ... import quant
 from ..._backend import BackendError
 from ..._check import type_name
 from ..._torch.ops import CPU, CPU_AND_CUDA
-from .._formats import Format
+from .._formats.base import Format
 from . import gpu
 from .arguments import FormatLike, Nan, Rng, Scale, check_floats, checked_seed, facts, text_of
 

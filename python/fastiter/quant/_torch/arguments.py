@@ -15,13 +15,11 @@ from torch.compiler import is_compiling
 from ..._backend import BackendError
 from ..._check import type_name
 from ..._torch.ops import CPU_AND_CUDA, check_tensors
-from .. import Fixed, Float, Int, SumOfPowers
-from .._block_formats import block_of
+from .. import Fixed, Int, SumOfPowers
 from .._check import FormatLike as ArrayFormatLike
 from .._check import check_format, check_seed
-from .._codes import _fits_float32
-from .._rounding import has_nan
-from .._scale import Target, check_amax, target_of
+from .._formats.properties import Target
+from .._scale import check_amax, target_of
 from .ops import FLOATS, read
 
 FormatLike: TypeAlias = "ArrayFormatLike | torch.dtype"
@@ -65,11 +63,9 @@ def constant(function: _Function) -> _Function:
 def facts(text: str) -> Facts:
     """Return the properties of the format with this string."""
     fmt = read(text)
-    block = block_of(fmt)
     in_float, in_double = target_of(fmt, False), target_of(fmt, True)
-    targets = (in_float, in_double) if in_float and in_double and in_float.held > 0 else None
-    accumulates = isinstance(fmt, Fixed) or (isinstance(fmt, Float) and fmt.signed)
-    return Facts(block, fmt.stochastic, has_nan(fmt), block > 0 or _fits_float32(fmt), accumulates, targets)
+    targets = (in_float, in_double) if in_float and in_double and in_float.largest > 0 else None
+    return Facts(fmt.block, fmt.stochastic, fmt.has_nan, fmt._fits_float32, fmt._accumulates, targets)
 
 
 @constant
@@ -216,9 +212,9 @@ def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = N
     wide = torch.promote_types(x.dtype, torch.float32)
     target = targets[wide == torch.float64]
     largest = torch.where(usable, largest, 1).to(torch.float64)
-    scale = (largest / target.held).clamp(min=target.least)
+    scale = (largest / target.largest).clamp(min=target.smallest)
     narrow = scale.to(wide)
-    beyond = largest / narrow.to(torch.float64) > target.held + target.margin
+    beyond = largest / narrow.to(torch.float64) > target.largest + target.margin
     return torch.where(beyond, torch.nextafter(narrow, narrow.new_full((), math.inf)), narrow).to(torch.float64)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..._backend import BackendError
 from ..._check import type_name
 from ..._torch.ops import CPU_AND_CUDA, refuse_transforms
-from .._quantize import InBlocks, Single
+from .._formats.base import BlockFormat, ElementFormat
 from .._rounding import Scaled as ArrayScaled
 from .arguments import (
     FormatLike,
@@ -182,7 +182,7 @@ def encode(
 @overload
 def encode(
     x: Tensor,
-    fmt: InBlocks,
+    fmt: BlockFormat,
     *,
     scale: float | Tensor | None = None,
     scale_axis: None = None,
@@ -194,7 +194,7 @@ def encode(
 @overload
 def encode(
     x: Tensor,
-    fmt: Single,
+    fmt: ElementFormat,
     *,
     scale: float | Tensor | None = None,
     scale_axis: None = None,

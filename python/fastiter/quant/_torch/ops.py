@@ -17,13 +17,12 @@ from torch import Tensor
 from ..._torch.op import Changed, Op
 from ..._torch.ops import contiguous, empty
 from .. import decode as decode_arrays
-from .._block_formats import block_of
 from .._codes import code_dtype
-from .._formats import Fixed, Format, parse
-from .._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
-from .._other_formats import SumOfPowers, Table
-from .._rounding import Blocks, has_nan
-from .._scale import Scale, check_scale
+from .._formats.base import Format
+from .._formats.text import parse
+from .._launch import block_scales_shape, count_from_zero_point, launch, refuse_nans
+from .._rounding import Blocks
+from .._scale import UNSCALED, check_scale
 
 _FLOATS = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _SHORT = {torch.int8: "int8", torch.uint8: "uint8", torch.int16: "int16", torch.uint16: "uint16"}
@@ -125,47 +124,49 @@ def are_powers(scale: Any) -> bool:
 def absorbed_by(fmt: Format, scale: float) -> Format | None:
     """Return the format with a scale of 2^k absorbed in its binary point, or None if that is not possible."""
     mantissa, exponent = math.frexp(scale)
-    if not isinstance(fmt, (Fixed, SumOfPowers)) or mantissa != 0.5 or abs(fmt.integer + exponent - 1) > 800:
+    if fmt._point is None or mantissa != 0.5 or abs(fmt._point.integer + exponent - 1) > 800:
         return None
-    return replace(fmt, integer=fmt.integer + exponent - 1)
+    own: Any = fmt
+    absorbed: Format = replace(own, integer=fmt._point.integer + exponent - 1)
+    return absorbed
 
 
 def _made_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
     """Allocate the codes, and the block scales' codes if the format has blocks."""
-    codes, block = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name]), block_of(fmt)
-    if not block:
+    codes = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name])
+    if not fmt.block:
         return codes, None
-    kind = torch.promote_types(lines.dtype, torch.float32) if isinstance(fmt, Table) else torch.uint8
-    return codes, lines.new_empty(room_for_scales(lines.shape, block), dtype=kind)
+    kind = torch.promote_types(lines.dtype, torch.float32) if fmt._has_float_scales else torch.uint8
+    return codes, lines.new_empty(block_scales_shape(lines.shape, fmt.block), dtype=kind)
 
 
 def _run(call: Quantize, codes: bool) -> _Found:
     x, text, scale, zero_point, axis, seed, function, refuse_nan, nan = call
     fmt = read(text)
-    name, block = NAMES[x.dtype], block_of(fmt)
+    name, block = NAMES[x.dtype], fmt.block
     if fmt.stochastic and seed is None:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
-    whole, absorbed = fmt, None
+    whole, scales, absorbed = fmt, UNSCALED, None
     if scale is not None and scale.numel() == 1 and zero_point is None:
         absorbed = absorbed_by(fmt, scale.item())
-    if absorbed is None:
+    if absorbed is not None:
+        fmt = absorbed
+    elif scale is not None or zero_point is not None:
         word = "step" if function == "lsq" else "scale"
         scales = check_scale(function, tuple(x.shape), name, fmt, as_array(scale), as_array(zero_point), word)
-    else:
-        fmt, scales = absorbed, Scale()
     lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)
     y, shared = _made_codes(lines, fmt) if codes else (empty(lines, lines.shape), None)
     n = lines.shape[-1] if block and lines.dim() else lines.numel()
-    found = launch(
+    counts = launch(
         *(fmt, scales, (lines.data_ptr(), name), (y.data_ptr(), NAMES[y.dtype]), n, lines.numel() // n if n else 0),
         codes=codes,
         nan=math.nan if nan is None else nan,
         counting=nan is not None,
         seed=0 if seed is None else int(seed) & (2**64 - 1),
-        shared=0 if shared is None else shared.data_ptr(),
-        exact=scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(scales.scale),
+        block_scales=0 if shared is None else shared.data_ptr(),
+        exact=scales.scale is not None and fmt._point is not None and are_powers(scales.scale),
     )
-    if refuse_nan and found[0] and not has_nan(whole):
+    if refuse_nan and counts[0] and not whole.has_nan:
         refuse_nans(function, whole)
     if codes:
         count_from_zero_point(y.numpy(), fmt, scales)
@@ -174,7 +175,7 @@ def _run(call: Quantize, codes: bool) -> _Found:
 
 def _quantize(call: Quantize) -> Tensor:
     y = _run(call, False).y
-    return y.movedim(-1, call.axis).contiguous() if block_of(read(call.fmt)) and call.x.dim() > 1 else y
+    return y.movedim(-1, call.axis).contiguous() if read(call.fmt).block and call.x.dim() > 1 else y
 
 
 def _quantize_fake(call: Quantize) -> Tensor:
@@ -188,7 +189,7 @@ def _encode(call: Encode) -> list[Tensor]:
 
 def _encode_fake(call: Encode) -> list[Tensor]:
     x, form = call.x, read(call.fmt)
-    lines = x.movedim(call.axis, -1) if block_of(form) and x.dim() > 1 else x
+    lines = x.movedim(call.axis, -1) if form.block and x.dim() > 1 else x
     codes, scales = _made_codes(lines, form)
     return [codes] if scales is None else [codes, scales]
 

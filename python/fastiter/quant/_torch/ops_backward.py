@@ -14,10 +14,8 @@ from torch import Tensor
 from ... import _core
 from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty
-from .._formats import Fixed, Format, Int
-from .._limits import is_limited, limits, scaled_limits
-from .._other_formats import SumOfPowers
-from .._plan import plan_of
+from .._calibration.limits import is_limited, limits, scaled_limits
+from .._formats.base import Format
 from .ops import NAMES, absorbed_by, are_powers, as_array, read
 
 
@@ -54,7 +52,7 @@ def _ends(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | Non
     if absorbed_by(fmt, factor) is not None:
         low, high = limits(fmt, name, 0)
         return low * factor, high * factor
-    if isinstance(fmt, Int) and name == "float32" and plan_of(fmt, name, False).in_double:
+    if fmt._scales_in_double and name == "float32":
         return None
     return scaled_limits(fmt, name, zero, factor)
 
@@ -62,13 +60,12 @@ def _ends(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | Non
 def _inside(x: Tensor, fmt: Format, scale: Tensor, zero_point: Tensor | None) -> Tensor:
     """Return a mask of the elements whose rounded values are in the format's range."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    if isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(as_array(scale)):  # scaled limits are exact
+    if fmt._point is not None and are_powers(as_array(scale)):  # scaled limits are exact
         low, high = limits(fmt, NAMES[wide], 0)
         parts, factor = _side_by_side(x.to(wide), scale)
         return _between(parts, (low * factor).to(wide), (high * factor).to(wide)).reshape(x.shape)
-    in_double = isinstance(fmt, Int) and plan_of(fmt, NAMES[wide], False).in_double
     parts, factor = _side_by_side(x.to(wide), scale.to(wide))
-    v = parts.to(torch.float64) / factor.to(torch.float64) if in_double else parts / factor
+    v = parts.to(torch.float64) / factor.to(torch.float64) if fmt._scales_in_double else parts / factor
     zeros = [0] if zero_point is None else sorted(set(zero_point.flatten().tolist()))
     ends = {zero: limits(fmt, NAMES[v.dtype], zero) for zero in zeros}
     if len(zeros) == 1:

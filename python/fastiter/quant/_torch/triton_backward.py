@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..._torch import launch
 from ..._torch.ops import contiguous
-from .._formats import Fixed, Format, Int
-from .._limits import is_limited, limits
-from .._other_formats import SumOfPowers
-from .._plan import plan_of
+from .._calibration.limits import is_limited, limits
+from .._formats.base import Format
+from .._launch import plan_of
 from .ops import NAMES, Step, read
 from .ops_backward import QuantizeBackward
 from .triton_forward import BLOCK, Scales, scales_of
@@ -25,8 +24,8 @@ _NOTHING, _ONE_SUM, _PRODUCTS = range(3)
 @lru_cache(maxsize=512)
 def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
     """Return the lowest and highest code of an Int, or else the lowest and highest number that rounds into range."""
-    ends = (fmt.min_code, fmt.max_code) if isinstance(fmt, Int) else limits(fmt, name, 0)
-    double = name == "float64" or isinstance(fmt, Int)
+    ends = fmt._range()[:2] if fmt._is_affine else limits(fmt, name, 0)
+    double = name == "float64" or fmt._is_affine
     exact = torch.tensor(ends, dtype=torch.float64, device="cpu")
     return exact.to(torch.float64 if double else torch.float32).to(device)
 
@@ -48,8 +47,8 @@ def _launch(
             T=tl.float64 if plan.in_double else tl.float32,
             LIMITED=limited,
             CLIPS=limited and clips,
-            INTEGERS=isinstance(fmt, Int),
-            MAY_BE_EXACT=isinstance(fmt, (Fixed, SumOfPowers)),
+            INTEGERS=fmt._is_affine,
+            MAY_BE_EXACT=fmt._point is not None,
             SUMS=how,
             HAS_SCALE=scales.scale is not None,
             HAS_ZERO_POINT=scales.zero_point is not None,

@@ -17,12 +17,9 @@ from torch import Tensor
 from ... import _core
 from ..._torch import launch
 from ..._torch.ops import contiguous
-from .._block_formats import NVFP4, block_of
-from .._formats import Fixed, Format, Int
-from .._launch import refuse_nans
-from .._other_formats import SumOfPowers
-from .._plan import Blocks, Plan, plan_of
-from .._rounding import has_nan
+from .._formats.base import Format
+from .._formats.plan import Blocks, Plan
+from .._launch import plan_of, refuse_nans
 from .._scale import check_scale
 from .ops import NAMES, Encode, Quantize, _made_codes, as_array, read
 
@@ -65,10 +62,10 @@ class Scales(NamedTuple):
 @lru_cache(maxsize=512)
 def gpu_plan(fmt: Format, name: str, codes: bool, scaled: bool) -> Plan:
     """Return the plan; if a scale may shift the binary point, it uses float64 unless float32 holds all results."""
-    own = plan_of(fmt, name, codes)
-    if not scaled or not isinstance(fmt, (Fixed, SumOfPowers)) or name == "float64":
+    own, fixed = plan_of(fmt, name, codes), fmt._point
+    if not scaled or fixed is None or name == "float64":
         return own
-    fits = not own.in_double and fmt.width <= 24 and fmt.width == fmt.integer
+    fits = not own.in_double and fixed.width <= 24 and fixed.width == fixed.integer
     return own if fits else plan_of(fmt, "float64", codes)
 
 
@@ -78,7 +75,7 @@ def _list_of_numbers(fmt: Format, plan: Plan, nan: float) -> list[float]:
     if fixed is None:
         ends = [small.most, small.over, small.under, small.infinite, small.minus_infinite] if small else []
         return [nan, *ends, *((small.negative, small.least) if small else ())]
-    if isinstance(fmt, Int):
+    if fmt._is_affine:
         return [nan, fixed.least, fixed.most]
     if plan.block:
         return [nan, fixed.most, fixed.to_code, fixed.from_code]
@@ -184,7 +181,7 @@ def scales_of(
         zero, _ = _laid_out(zero.expand(factor.shape), tuple(x.shape))
     bits = factor.view(torch.int64 if wide == torch.float64 else torch.int32)
     places = 52 if wide == torch.float64 else 23
-    fixed = powers and isinstance(fmt, (Fixed, SumOfPowers))
+    fixed = powers and fmt._point is not None
     are = ((bits & ((1 << places) - 1)) == 0).logical_and_(bits >= 1 << places).all() if fixed else None
     factor, run = _laid_out(factor, tuple(x.shape))
     return Scales(factor, zero, are, max(run, 1), factor.numel())
@@ -192,7 +189,7 @@ def scales_of(
 
 def _any_zero(fmt: Format) -> int:
     """Return a valid zero point of the format."""
-    return max(fmt.min_code, 0) if isinstance(fmt, Int) else 0
+    return int(max(fmt._range().lowest, 0)) if fmt._is_affine else 0
 
 
 # ---- rounding -------------------------------------------------------------------------------------------------------
@@ -234,7 +231,7 @@ def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
         kernels.quantize_fwd_kernel[(-(-x.numel() // size),)](
             *(x, y, scales.scale, scales.zero_point, scales.powers, seed if fmt.stochastic else None, missing),
             *(*known, x.numel(), scales.run, scales.size, *_whole_numbers(plan)),
-            KIND=_INTEGER if isinstance(fmt, Int) else plan.kind,
+            KIND=_INTEGER if fmt._is_affine else plan.kind,
             ROUNDING=plan.rounding,
             OVERFLOW=plan.overflow,
             T=tl.float64 if plan.in_double else tl.float32,
@@ -265,13 +262,13 @@ def _carry(block: Blocks, in_double: bool) -> int:
 def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
     function, fmt, scales, seed, nan, codes, _ = call
     g = scales.scale
-    if isinstance(fmt, NVFP4) and g is None:
+    if g is None and fmt._scale_rule.accepts == "one":
         g = torch.ones((), dtype=torch.float32, device=x.device)
     plan = gpu_plan(fmt, NAMES[x.dtype], codes, False)
     assert plan.block is not None
     known = numbers_of(fmt, NAMES[x.dtype], codes, False, nan, x.device)
     kernels = launch.triton_kernels(function, "quant/triton_blocks")
-    size, n = block_of(fmt), x.shape[-1] if x.dim() else 1
+    size, n = fmt.block, x.shape[-1] if x.dim() else 1
     wide = 1 << (size - 1).bit_length()
     rows = max(TILE // wide, 1)
     per_line = -(-n // size)
@@ -301,13 +298,13 @@ def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
     fmt = read(text)
     if fmt.stochastic and seed is None:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
-    block = block_of(fmt)
+    block = fmt.block
     scales = scales_of(function, x, fmt, scale, zero_point)
     lines = contiguous(x.detach().movedim(axis, -1) if block and x.dim() > 1 else x.detach())
     y, shared = _made_codes(lines, fmt) if codes else (torch.empty_like(lines), None)
     if not lines.numel():
         return y, shared
-    missing = torch.zeros(1, dtype=torch.int32, device=x.device) if refuse_nan and not has_nan(fmt) else None
+    missing = torch.zeros(1, dtype=torch.int32, device=x.device) if refuse_nan and not fmt.has_nan else None
     call = _Call(function, fmt, scales, seed_on(x, seed), nan, codes, missing)
     if block:  # the scales of blocks have a NaN, so nothing is refused
         _blocks(lines, as_signed(y), shared, call)
@@ -321,7 +318,7 @@ def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
 def quantize(call: Quantize) -> Tensor:
     """Return x rounded."""
     y, _ = run(call, False)
-    return y.movedim(-1, call.axis).contiguous() if block_of(read(call.fmt)) and call.x.dim() > 1 else y
+    return y.movedim(-1, call.axis).contiguous() if read(call.fmt).block and call.x.dim() > 1 else y
 
 
 def encode(call: Encode) -> list[Tensor]:

@@ -16,7 +16,7 @@ from ..._torch import launch
 from ..._torch.ops import contiguous
 from .. import Fixed, Float
 from .._matmul import _check_float
-from .._span import span
+from .._operands import span
 from .matmul import QuantLinear, check_bits, check_finite, check_float32, check_together
 from .ops import read
 from .triton_forward import gpu_plan, numbers_of

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ... import Fixed, Int, PowerOfTwo, SumOfPowers
-from ..._formats import Format
-from ..._growth import Shape
+from ... import Fixed, PowerOfTwo, SumOfPowers
+from ..._fixed.growth import Shape
+from ..._formats.base import Format
 from ..nn.format_quantizers import FormatQuantizer
 from ..nn.learned_quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 from ..nn.quantizer import LearnedQuantizer, Quantizer
@@ -95,18 +95,12 @@ def _fixed(name: str, fmt: Format, scale: float) -> Fixed:
     if mantissa != 0.5:
         refuse(name, "have scales that are powers of two", f"{scale!r} for {fmt}")
     power = exponent - 1
-    if isinstance(fmt, SumOfPowers):
-        fmt = fmt.fixed
-    if isinstance(fmt, PowerOfTwo):
-        width = fmt.steps + int(fmt.signed)
-        fmt = Fixed(width, width + fmt.lowest, fmt.signed) if width <= MOST_BITS else fmt
-    if isinstance(fmt, Int):
-        fmt = Fixed(fmt.width, fmt.width, fmt.signed, fmt.rounding, fmt.overflow)
-    if not isinstance(fmt, Fixed):
+    fixed = fmt._as_fixed()
+    if fixed is None:
         refuse(name, "round to fixed point", str(fmt))
-    if fmt.width > MOST_BITS:
+    if fixed.width > MOST_BITS:
         refuse(name, f"round to at most {MOST_BITS} bits", str(fmt))
-    return replace(fmt, integer=fmt.integer + power)
+    return replace(fixed, integer=fixed.integer + power)
 
 
 def activation_format(name: str, quantizer: Quantizer) -> Fixed:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import Fixed
-from ..._growth import Shape, product_format, sum_format
+from ..._fixed.growth import Shape, product_format, sum_format
 from ..nn.elementwise import QuantAdd, QuantAffine
 from ..nn.format_quantizers import GradientQuantizer
 from ..nn.layers import QuantBatchNorm1d, QuantBatchNorm2d, QuantConv2d, QuantLayer, QuantLinear

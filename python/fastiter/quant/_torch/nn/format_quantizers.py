@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ...._check import type_name
 from ..._check import check_format
-from ..._codes import code_bits
-from ..._formats import Format
+from ..._formats.base import Format
 from ..arguments import FormatLike, Ste, facts, largest_scale
 from ..functional import quantize, quantize_gradient
 from .quantizer import Quantizer, Rng
@@ -79,7 +78,7 @@ class FormatQuantizer(Quantizer):
             raise ValueError(f"FormatQuantizer: ste must be 'clip' or 'pass', got {ste!r}")
         self.fmt, self.scaling, self.scale_axis, self.axis, self.ste = form, scale, scale_axis, axis, ste
         self._text = str(form)
-        self.bits = code_bits(form)
+        self.bits = form.bits
         # Zero means not yet initialized, also in checkpoints.
         self.register_buffer("scale", torch.zeros(()) if scale == "first" else None)
         self._is_initialized = scale != "first"
@@ -176,7 +175,7 @@ class GradientQuantizer(Quantizer):
             raise TypeError(f"GradientQuantizer: axis must be an int, got {type_name(axis)}")
         self.fmt, self.scaling, self.axis = form, scale, axis
         self._text = str(form)
-        self.bits = code_bits(form)
+        self.bits = form.bits
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x; its gradient will be rounded.

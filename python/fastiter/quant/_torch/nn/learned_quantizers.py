@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ...._check import type_name
 from ... import Fixed, Int, SumOfPowers
-from ..._formats import Format
-from ..._limits import limits
+from ..._calibration.limits import limits
+from ..._formats.base import Format
 from ..arguments import Ste, fixed_text
 from ..learned import fixed_point, lsq, pact
 from ..ops import read

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...._check import type_name
 from ...._torch.ops import check_tensors
 from ..._check import check_format
-from ..._formats import Format
+from ..._formats.base import Format
 from ..arguments import FormatLike
 from ..functional import quantize
 from ..ops import FLOATS

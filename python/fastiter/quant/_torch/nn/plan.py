@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ...._check import type_name
 from ..._check import check_format, is_format
-from ..._formats import Format
+from ..._formats.base import Format
 from ..arguments import FormatLike, checked_accumulator, facts, text_of
 from ..matmul import accumulated
 from .format_quantizers import FormatQuantizer, GradientQuantizer

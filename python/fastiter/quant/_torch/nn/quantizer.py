@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...._check import type_name
-from ..._formats import Format
+from ..._formats.base import Format
 from ..ops import Seed, seed_op
 
 _Q = TypeVar("_Q", bound="Quantizer")

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import refuse_mask, type_name
-from . import _growth as growth
-from ._check import FormatLike, check_floats, check_format
-from ._comparison import Comparable
-from ._fixed_kernels import as_matrices, assigned_fraction, matmul_codes, product_shape
-from ._formats import Fixed
-from ._growth import Grown, Shape, code_dtype, convert, grown, magnitude, places_of, shifted, wrapped
-from ._quantize import encode
+from ..._check import refuse_mask, type_name
+from .._check import FormatLike, check_floats, check_format
+from .._formats.fixed import Fixed
+from .._quantize import encode
+from . import growth
+from .comparison import Comparable
+from .growth import Grown, Shape, code_dtype, convert, grown, magnitude, places_of, shifted, wrapped
+from .kernels import as_matrices, assigned_fraction, matmul_codes, product_shape
 
 Array = npt.NDArray[Any]
 _Growth = Callable[[Shape, Shape], Grown]

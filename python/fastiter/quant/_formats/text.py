@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,28 +18,45 @@ class Spelled(Protocol):
     def _spelling(self) -> tuple[str, tuple[str, ...]]: ...
 
 
-#: For each initial word: the class, the fields that the word implies, and the names of the fields between the brackets
-_HEADS: dict[str, tuple[type[Any], dict[str, Any], tuple[str, ...]]] = {}
+class Head(NamedTuple):
+    """An initial word: the class, the fields that it implies, and the names of the fields between the brackets."""
+
+    kind: type[Any]
+    fields: dict[str, Any]
+    names: tuple[str, ...]
 
 
+class Row(NamedTuple):
+    """A row of the table of formats: a name, or the form of a parametrised kind, a format's text, and notes."""
+
+    name: str
+    text: str
+    notes: str
+
+
+_HEADS: dict[str, Head] = {}
 #: Aliases of initial words: the names of dtypes, and short ones
 _ALIASES: dict[str, str] = {}
+#: The rows of the table of formats by class
+ROWS: dict[type[Any], list[Row]] = {}
 
 
-def register_alias(alias: str, head: str) -> None:
-    """Register an alias of an initial word."""
-    assert head in _HEADS and alias not in _HEADS, alias
-    _ALIASES[alias] = head
+def register(
+    head: str, kind: type[Any], fields: dict[str, Any], names: tuple[str, ...], aliases: tuple[str, ...] = ()
+) -> None:
+    """Register an initial word and its aliases for :func:`parse`."""
+    _HEADS[head] = Head(kind, fields, names)
+    _ALIASES.update(dict.fromkeys(aliases, head))
+
+
+def list_format(kind: type[Any], name: str, notes: str, example: str | None = None) -> None:
+    """Add a row to the table of formats; with an example, the name is the form of a parametrised kind."""
+    ROWS.setdefault(kind, []).append(Row(name, example or name, notes))
 
 
 def aliases_of(head: str) -> tuple[str, ...]:
     """Return the aliases of an initial word."""
     return tuple(alias for alias, of in _ALIASES.items() if of == head)
-
-
-def register(head: str, kind: type[Any], fields: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Register an initial word for :func:`parse`."""
-    _HEADS[head] = kind, fields, names
 
 
 def write(fmt: Spelled) -> str:
@@ -205,9 +222,9 @@ def _split(inside: str) -> Iterator[str]:
 def _build(kind: type[Any], text: str, fields: dict[str, Any], names: tuple[str, ...], words: list[str]) -> Any:
     if len(words) > len(names):
         raise ValueError(f"text must have at most {len(names)} fields ({', '.join(names)}), got {text!r}")
-    given = {name: _value(name, word) for name, word in zip(names, words, strict=False)}
+    values = {name: _value(name, word) for name, word in zip(names, words, strict=False)}
     try:
-        return kind(**fields, **given)
+        return kind(**fields, **values)
     except TypeError as error:
         if "missing" in str(error):
             raise ValueError(f"text must have the fields {', '.join(names)}, got {text!r}") from None

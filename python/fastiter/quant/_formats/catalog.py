@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ._codes import code_bits
-from ._formats import Format
-from ._range import range_of
-from ._text import aliases_of, read
+from .base import Format
+from .block_float import BlockFloat
+from .fixed import Fixed
+from .floating import Float
+from .integer import Int
+from .logarithmic import Logarithmic
+from .mx import MX
+from .nvfp4 import NVFP4
+from .posit import Posit
+from .power_of_two import PowerOfTwo
+from .sum_of_powers import SumOfPowers
+from .table import Table
+from .text import ROWS, Row, aliases_of, read
+
+#: All kinds of formats, in the order of the table
+KINDS: tuple[type[Format], ...] = (
+    *(Fixed, Float, MX, BlockFloat, NVFP4, Posit, Table, PowerOfTwo, SumOfPowers, Logarithmic, Int),
+)
 
 
 class FormatRow(NamedTuple):
@@ -83,49 +97,6 @@ def _cells(row: FormatRow) -> tuple[str, ...]:
     return (row.name, *numbers, row.notes)
 
 
-#: Notes on the formats with a name, in the order of the list
-_NAMED = {
-    "fp64": "",
-    "fp32": "",
-    "tf32": "8 bits of exponent and 10 of mantissa, as in tensor cores",
-    "bf16": "",
-    "fp16": "",
-    "e5m2": "OCP's E5M2; beyond the largest number infinity, e5m2<RNE,SAT> saturates",
-    "e4m3fn": "OCP's E4M3: no infinity, saturates",
-    "e4m3": "with infinities, as in IEEE 754; OCP's E4M3 is e4m3fn",
-    "e3m4": "with infinities",
-    "e5m2fnuz": "no infinity, no -0",
-    "e4m3fnuz": "no infinity, no -0",
-    "e4m3b11fnuz": "e4m3fnuz with bias 11",
-    "e3m2": "OCP's FP6 E3M2: all codes are numbers",
-    "e2m3": "OCP's FP6 E2M3: all codes are numbers",
-    "e2m1": "OCP's FP4: all codes are numbers",
-    "e8m0": "powers of two, unsigned: OCP's scales",
-    "mxfp8_e4m3": "blocks of 32 with a power of two",
-    "mxfp8_e5m2": "blocks of 32 with a power of two",
-    "mxfp6_e3m2": "blocks of 32 with a power of two",
-    "mxfp6_e2m3": "blocks of 32 with a power of two",
-    "mxfp4_e2m1": "blocks of 32 with a power of two",
-    "mxint8": "blocks of 32 with a power of two",
-    "nvfp4": "blocks of 16 with a scale in e4m3fn, and a scale of the tensor",
-    "nf4": "QLoRA's table of 16 numbers; blocks of 64 with their largest magnitude as scale",
-    "int8": "with a scale; any width from 1 to 32, as in int4",
-    "uint8": "with a scale and a zero point; any width from 1 to 32, as in uint4",
-}
-#: Kinds of formats whose fields must be given: an example, and notes
-_KINDS = {
-    "fixed<width,integer,rounding,overflow>": ("fixed<16,6>", "HLS's ap_fixed, which is read too; ufixed is unsigned"),
-    "float<exponent,mantissa,specials,...>": ("float<5,4>", "any small float; ufloat is unsigned"),
-    "mx<element,block,rule>": ("mx<e3m4<RNE,SAT>>", "any small float in blocks with a power of two"),
-    "bfp<width,block,rounding>": ("bfp<6>", "block floating point: integers with one exponent a block"),
-    "posit<n,es>": ("posit<16,1>", "NaN stands for NaR; standard posits have es = 2"),
-    "table<v0 v1 ...,block>": ("table<-1.0 0.0 1.0>", "any 2 to 256 numbers"),
-    "pow2<lowest,highest>": ("pow2<-7,0>", "0 and powers of two; upow2 is unsigned"),
-    "khot<terms,width,integer>": ("khot<2,8,1>", "sums of a few powers of two; ukhot is unsigned"),
-    "log2<lowest,highest,fraction>": ("log2<-8,0,2>", "0 and 2^(c / 2^fraction); ulog2 is unsigned"),
-}
-
-
 def formats() -> FormatTable:
     """List all number formats: those with a name, then the kinds whose fields must be given.
 
@@ -150,14 +121,15 @@ def formats() -> FormatTable:
     >>> rows["e4m3fn"].notes
     "OCP's E4M3: no infinity, saturates; also fp8, fp8_e4m3, fp8_e4m3fn, float8_e4m3fn"
     """
-    named = (_row(name, notes) for name, notes in _NAMED.items())
-    kinds = (FormatRow(name, None, None, None, notes, read(text)) for name, (text, notes) in _KINDS.items())
+    rows = [row for kind in KINDS for row in ROWS.get(kind, ())]
+    named = (_named(row) for row in rows if row.name == row.text)
+    kinds = (FormatRow(row.name, None, None, None, row.notes, read(row.text)) for row in rows if row.name != row.text)
     return FormatTable((*named, *kinds))
 
 
-def _row(name: str, notes: str) -> FormatRow:
-    fmt = read(name)
-    others = sorted(aliases_of(name), key=len)
+def _named(row: Row) -> FormatRow:
+    fmt: Format = read(row.name)
+    others = sorted(aliases_of(row.name), key=len)
     also = f"also {', '.join(others)}" if others else ""
-    _, highest, smallest = range_of(fmt)
-    return FormatRow(name, code_bits(fmt), highest, smallest, "; ".join(filter(None, (notes, also))), fmt)
+    _, highest, smallest = fmt._range()
+    return FormatRow(row.name, fmt.bits, highest, smallest, "; ".join(filter(None, (row.notes, also))), fmt)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._check import empty, type_name
-from ._formats import Fixed
-from ._growth import FixedTarget, code_dtype, target
+from ... import _core
+from ..._check import empty, type_name
+from .._formats.fixed import Fixed
+from .growth import FixedTarget, code_dtype, target
 
 Array = npt.NDArray[Any]
 Index = tuple[tuple[int, int, int], tuple[int, int, int]]

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._check import FormatLike, Rng, check_floats, check_format
-from ._rounding import QUANTIZE, Counts, Options, ScaleLike, checked
+from .._check import FormatLike, Rng, check_floats, check_format
+from .._rounding import QUANTIZE, Counts, Options, ScaleLike, checked
 
 Array: TypeAlias = npt.NDArray[Any]
 

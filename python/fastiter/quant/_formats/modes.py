@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .. import _core
-from ._formats import Fixed
+from ... import _core
 
-_rounding, _overflow, _element = _core.quant.rounding, _core.quant.overflow, _core.quant.element
+kind, overflow = _core.quant.kind, _core.quant.overflow
+_rounding, _element = _core.quant.rounding, _core.quant.element
 
 #: The names used by fixed point, by floats, and by other formats
 ROUNDINGS = {
@@ -39,18 +39,3 @@ ELEMENTS = {
     "int64": _element.i64,
     "uint64": _element.u64,
 }
-
-
-def overflow_of(fmt: Fixed) -> int:
-    """Return the number of the overflow mode, which depends on the saturated bits."""
-    if fmt.overflow == "WRAP":
-        return _overflow.wrap_some if fmt.saturated_bits else _overflow.wrap
-    if fmt.overflow == "WRAP_SM":
-        some = (_overflow.sign_magnitude, _overflow.sign_magnitude_one, _overflow.sign_magnitude_some)
-        return some[min(fmt.saturated_bits, 2)]
-    return _overflow.zero if fmt.overflow == "SAT_ZERO" else _overflow.saturate
-
-
-def is_symmetric(fmt: Fixed) -> bool:
-    """Return whether the lowest code is not used."""
-    return fmt.overflow == "SAT_SYM" and fmt.signed

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._backend import Backend, Backends, choose
-from .._check import type_name
-from ._check import FormatLike
-from ._fixed_array import FixedArray, check_fixed, made
-from ._fixed_kernels import Window, as_matrices, conv2d_codes, matmul_codes, product_shape, read_window
-from ._formats import Fixed
-from ._growth import code_dtype
+from ..._backend import Backend, Backends, choose
+from ..._check import type_name
+from .._check import FormatLike
+from .._formats.fixed import Fixed
+from .array import FixedArray, check_fixed, made
+from .growth import code_dtype
+from .kernels import Window, as_matrices, conv2d_codes, matmul_codes, product_shape, read_window
 
 Array = npt.NDArray[Any]
 
@@ -196,7 +196,7 @@ def matmul_reference(
     x: Array, fx: Fixed, y: Array, fy: Fixed, formats: tuple[Fixed, Fixed | None], start: Array | None, every: int = 1
 ) -> Array:
     """The same, by the specification."""
-    from .reference import fixed as reference
+    from ..reference import fixed as reference
 
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     acc, product = formats
@@ -217,7 +217,7 @@ def _conv2d_reference(
     window: Window,
     size: tuple[int, int],
 ) -> Array:
-    from .reference import fixed as reference
+    from ..reference import fixed as reference
 
     (acc, product), (stride, padding, dilation, groups) = formats, window
     out = reference.conv2d(x, fx, w, fw, acc, product, start, stride, padding, dilation, groups)

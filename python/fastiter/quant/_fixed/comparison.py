@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import refuse_mask
-from ._formats import Fixed
+from ..._check import refuse_mask
+from .._formats.fixed import Fixed
 
 Array = npt.NDArray[Any]
 #: Codes and their format

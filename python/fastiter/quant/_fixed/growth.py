@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._check import type_name
-from ._formats import Fixed
-from ._modes import ROUNDINGS, is_symmetric, overflow_of
+from ... import _core
+from ..._check import type_name
+from .._formats.fixed import Fixed
+from .._formats.modes import ROUNDINGS
 
 Array = npt.NDArray[Any]
 
@@ -116,7 +116,7 @@ class FixedTarget(NamedTuple):
 
 def target(fmt: Fixed, fraction: int) -> FixedTarget:
     """Return a kernel's arguments for assigning numbers with ``fraction`` bits after the point to ``fmt``."""
-    modes = ROUNDINGS[fmt.rounding], overflow_of(fmt), is_symmetric(fmt)
+    modes = ROUNDINGS[fmt.rounding], fmt._overflow_mode, fmt._is_symmetric
     return FixedTarget(fmt.width, fmt.signed, *modes, fmt.saturated_bits, fraction - fmt.fraction)
 
 

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ._block_formats import block_of
-from ._formats import Fixed, Format, Int
-from ._quantize import quantize
-from ._range import range_of
+from .._formats.base import Format
+from .._quantize import quantize
 
 
 @lru_cache(maxsize=1024)
@@ -24,14 +22,14 @@ def limits(fmt: Format, dtype: str, zero_point: int) -> tuple[float, float]:
     found by bisection with the kernel's own overflow count, so that no format and no rounding needs its own formula.
     """
     kind = np.dtype(dtype).type
-    span = range_of(fmt)
-    low, high = span.lowest - zero_point, span.highest - zero_point
+    low, high, _ = fmt._range()
+    low, high = low - zero_point, high - zero_point
     if fmt.stochastic:
-        ends = (fmt.min_code * fmt.step, fmt.max_code * fmt.step) if isinstance(fmt, Fixed) else (low, high)
-        return _not_beyond(low, ends[0], kind), _not_beyond(high, ends[1], kind)
+        exact_low, exact_high = (end - zero_point for end in fmt._ends())
+        return _not_beyond(low, exact_low, kind), _not_beyond(high, exact_high, kind)
 
     def fits(x: np.floating[Any]) -> bool:
-        zero = zero_point if isinstance(fmt, Int) else None
+        zero = zero_point if fmt._is_affine else None
         y, counts = quantize(np.array([x], dtype), fmt, zero_point=zero, nan="keep", counts=True)
         return counts.overflow == 0 and bool(np.isfinite(y[0]))
 
@@ -55,10 +53,7 @@ def is_limited(fmt: Format, clip: bool, has_scale: bool) -> bool:
     A saturated number does not vary with x / scale. A wrapped one does, like a number in range, so only a clipped
     gradient distinguishes them. The range of a block follows x.
     """
-    if block_of(fmt):
-        return False
-    wraps = isinstance(fmt, Fixed) and fmt.overflow.startswith("WRAP") and fmt.saturated_bits < fmt.width
-    return clip or (has_scale and not wraps)
+    return not fmt.block and (clip or (has_scale and not fmt._wraps))
 
 
 def holding_shift(low: float, high: float, ends: tuple[float, float]) -> int | None:

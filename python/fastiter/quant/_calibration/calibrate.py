@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from .._check import type_name
-from ._block_formats import NVFP4
-from ._check import FormatLike, check_floats, check_format
-from ._formats import Fixed, Format, Int
-from ._limits import holding_shift, limits
-from ._plan import _computed_with
-from ._quantize import quantize
-from ._scale import Target, not_beyond, target_of
+from ..._check import type_name
+from .._check import FormatLike, check_floats, check_format
+from .._formats.base import Format
+from .._formats.fixed import Fixed
+from .._formats.integer import Int
+from .._formats.plan import computed_with
+from .._formats.properties import Target
+from .._quantize import quantize
+from .._scale import not_beyond, target_of
+from .limits import holding_shift, limits
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -132,19 +134,20 @@ def calibrate(
     if not np.isfinite(wide).all():
         raise ValueError("calibrate: x must be finite, got NaN or infinity")
     share = percentile if method == "percentile" else 100.0
-    if isinstance(fmt, (Fixed, NVFP4)) and math.prod(shape) != 1:
+    rule = fmt._scale_rule
+    if (rule.fit == "binary point" or rule.accepts == "one") and math.prod(shape) != 1:
         raise ValueError(f"calibrate: axis and group must be None for {fmt}, which has one scale, got {axis}, {group}")
-    if isinstance(fmt, Fixed):
-        return _binary_point(x, wide, fmt, share, method == "mse")
-    if isinstance(fmt, Int) and not fmt.signed:
-        return _affine(x, wide, fmt, shape, share, method == "mse")
-    target = target_of(fmt, _computed_with(x.dtype.name) is np.float64)
+    if rule.fit == "binary point":
+        return _binary_point(x, wide, cast(Fixed, fmt), share, method == "mse")
+    if rule.fit == "zero point":
+        return _affine(x, wide, cast(Int, fmt), shape, share, method == "mse")
+    target = target_of(fmt, computed_with(x.dtype.name) is np.float64)
     if target is None:
         raise ValueError(f"calibrate: fmt must be one that takes a scale, got {fmt}")
     largest = _over_blocks(np.abs(wide), shape, lambda a: np.percentile(a, share, -1))
-    dtype = _computed_with(x.dtype.name)
+    dtype = computed_with(x.dtype.name)
     scale = _holding(largest, target, fmt, dtype)
-    if method == "mse" and not isinstance(fmt, NVFP4):
+    if method == "mse" and rule.accepts == "any":
         tried = [np.where(_fits(scale * ratio, dtype), ratio, 1) * scale for ratio in _RATIOS]
         scale = _least_error(x, fmt, shape, [(each, None) for each in tried])[0]
     return Calibration(fmt, scale, None)
@@ -152,10 +155,10 @@ def calibrate(
 
 def _holding(largest: Array, target: Target, fmt: Format, dtype: type[np.floating[Any]]) -> Array:
     """Return scales that meet the target for the largest magnitudes and fit ``dtype``."""
-    if target.held <= 0:
+    if target.largest <= 0:
         raise ValueError(f"calibrate: fmt must have a number above zero, got {fmt}")
     largest = np.where(largest > 0, largest, 1.0)
-    scale = np.maximum(largest / target.held, target.least)
+    scale = np.maximum(largest / target.largest, target.smallest)
     fit = _fits(scale, dtype)
     if not fit.all():
         wrong = scale[~fit][0]
@@ -241,7 +244,7 @@ def _affine(x: Array, wide: Array, fmt: Int, shape: tuple[int, ...], share: floa
     """Return the scale and zero point for which the lowest number, the highest number and zero are in range."""
     low = np.minimum(_over_blocks(wide, shape, lambda a: np.percentile(a, 100 - share, -1)), 0)
     high = np.maximum(_over_blocks(wide, shape, lambda a: np.percentile(a, share, -1)), 0)
-    dtype = _computed_with(x.dtype.name)
+    dtype = computed_with(x.dtype.name)
     scale, zero = _holding_both(low, high, fmt, dtype)
     if by_error:
         tried = [np.where(_fits(scale * ratio, dtype), ratio, 1.0) * scale for ratio in _RATIOS]
