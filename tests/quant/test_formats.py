@@ -14,59 +14,15 @@ from fastiter import quant
 from fastiter.quant import (
     MX,
     NVFP4,
-    BlockFloat,
     Fixed,
     Float,
     Format,
     Int,
-    Logarithmic,
-    Posit,
-    PowerOfTwo,
-    SumOfPowers,
     Table,
     parse,
 )
 from fastiter.quant._formats import text as _text
-from tests.quant.cases import NAMED_FLOATS, random_fixed, random_float
-
-#: Canonical text of a format
-TEXTS = {
-    "fixed<8,4>": Fixed(8, 4),
-    "fixed<8,4,RND_CONV,SAT>": Fixed(8, 4, True, "RND_CONV", "SAT"),
-    "ufixed<6,2,TRN,WRAP,1>": Fixed(6, 2, False, "TRN", "WRAP", 1),
-    "fixed<5,-2,STOCHASTIC>": Fixed(5, -2, rounding="STOCHASTIC"),
-    "int8": Int(8),
-    "uint4": Int(4, False),
-    "int8<RND_CONV,SAT_SYM>": Int(8, overflow="SAT_SYM"),
-    "e4m3fn": Float(4, 3, "fn"),
-    "e5m2<RZ>": Float(5, 2, rounding="RZ"),
-    "e5m2<RNE,SAT>": Float(5, 2, overflow="SAT"),
-    "bf16<STOCHASTIC>": Float(8, 7, rounding="STOCHASTIC"),
-    "e8m0": Float(8, 0, "fn", signed=False, subnormals=False),
-    "float<5,4>": Float(5, 4),
-    "float<4,3,fn,RNE,SAT,9>": Float(4, 3, "fn", bias=9),
-    "ufloat<5,4,none>": Float(5, 4, "none", signed=False),
-    "mxfp8_e4m3": MX(Float(4, 3, "fn")),
-    "mxfp4_e2m1<16,RCEIL>": MX("e2m1", 16, "RCEIL"),
-    "mx<e2m1<STOCHASTIC>>": MX("e2m1<STOCHASTIC>"),
-    "mx<float<3,3,none,RZ>,64,CEIL>": MX(Float(3, 3, "none", "RZ"), 64, "CEIL"),
-    "mxint8": BlockFloat(8, 32),
-    "bfp<6>": BlockFloat(6),
-    "bfp<6,32,RND>": BlockFloat(6, 32, "RND"),
-    "nvfp4": NVFP4(),
-    "nvfp4<16,STOCHASTIC>": NVFP4(rounding="STOCHASTIC"),
-    "posit<16,1>": Posit(16, 1),
-    "posit<8>": Posit(8),
-    "nf4": Table(parse("nf4").values, 64),
-    "table<-1.0 0.0 0.5>": Table((-1.0, 0.0, 0.5)),
-    "table<-1.0 0.1,32,STOCHASTIC>": Table((-1.0, 0.1), 32, "STOCHASTIC"),
-    "pow2<-7,0>": PowerOfTwo(-7, 0),
-    "upow2<-7,0,STOCHASTIC>": PowerOfTwo(-7, 0, False, "STOCHASTIC"),
-    "khot<2,8,1>": SumOfPowers(2, 8, 1),
-    "ukhot<2,8,1,NEAREST>": SumOfPowers(2, 8, 1, False, "NEAREST"),
-    "log2<-8,0,2>": Logarithmic(-8, 0, 2),
-    "log2<-8,0>": Logarithmic(-8, 0),
-}
+from tests.quant.cases import NAMED_FLOATS, TEXTS, random_fixed, random_float
 
 
 @pytest.mark.parametrize("text", TEXTS)
