@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,25 +11,17 @@ from fastiter import quant
 from tests.public.pick import Pick, subset
 from tests.public.table import calls
 from tests.quant.cases import KINDS
+from tests.quant.cases import TEXTS as CANONICAL
 from tests.scan.calls import REAL
 
 TEXTS = tuple(KINDS)
 #: Formats that accept a scale, including "amax"
 SCALED = ("int8", "e4m3fn", "e5m2", "bf16<RNA>", "posit<16,1>")
-ONE_BY_ONE = tuple(text for text in TEXTS if not hasattr(quant.parse(text), "block"))
+ONE_BY_ONE = tuple(text for text in TEXTS if not quant.parse(text).block)
 #: Fields of a format of each kind, in the order of the constructor
 FIELDS: dict[str, dict[str, Any]] = {
-    "BlockFloat": {"width": 6, "block": 16, "rounding": "RND"},
-    "Fixed": {"width": 8, "integer": 4, "signed": True, "rounding": "RND", "overflow": "WRAP", "saturated_bits": 1},
-    "Float": {"exponent": 4, "mantissa": 3, "specials": "fn", "rounding": "RZ", "overflow": "SAT", "bias": 9},
-    "Int": {"width": 8, "signed": True, "rounding": "RND", "overflow": "SAT"},
-    "Logarithmic": {"lowest": -8, "highest": 3, "fraction": 2, "signed": True},
-    "MX": {"element": quant.parse("e4m3fn"), "block": 16, "rule": "RCEIL"},
-    "NVFP4": {"block": 16, "rounding": "RZ"},
-    "Posit": {"n": 16, "es": 1, "rounding": "RNE"},
-    "PowerOfTwo": {"lowest": -8, "highest": 3, "signed": True, "rounding": "RNE"},
-    "SumOfPowers": {"terms": 2, "width": 8, "integer": 1, "signed": True, "method": "GREEDY", "rounding": "RND"},
-    "Table": {"values": (-1.0, 0.1, 0.3), "block": 0, "rounding": "NEAREST"},
+    type(fmt).__name__: {field.name: getattr(fmt, field.name) for field in fields(fmt)}  # type: ignore[arg-type]
+    for fmt in CANONICAL.values()
 }
 
 

@@ -198,7 +198,7 @@ def test_packing(bits: int) -> None:
 def test_ranges(text: str) -> None:
     fmt = parse(text)
     low, high, small = range_of(fmt)
-    if getattr(fmt, "block", 0) or fmt == parse("fp32"):
+    if fmt.block or fmt == parse("fp32"):
         return
     top = np.finfo(np.float64).max
     with np.errstate(over="ignore"):

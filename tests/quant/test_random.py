@@ -73,7 +73,7 @@ def test_scales_are_applied_before_stochastic_rounding() -> None:
 def test_the_mean_is_the_number(text: str) -> None:
     """Round each of 40 numbers 2^14 times: the mean is within five times the largest possible standard deviation."""
     fmt = parse(text)
-    block = getattr(fmt, "block", 0)
+    block = fmt.block
     count = (1 << 14) // max(block, 1) * max(block, 1)
     rng = np.random.default_rng(0)
     if text.startswith(("posit", "e8m0", "khot")):
