@@ -20,7 +20,6 @@ from fastiter.quant import (
     PowerOfTwo,
     SumOfPowers,
     Table,
-    Ternary,
     parse,
 )
 from tests.support.cases import Array
@@ -54,7 +53,6 @@ KINDS = {
     "pow2<-8,3>": (-10, 4),
     "khot<2,8,1>": (-8, 1),
     "log2<-8,3,2>": (-10, 4),
-    "ternary": (-4, 2),
 }
 
 #: Canonical text of a format
@@ -94,8 +92,6 @@ TEXTS = {
     "ukhot<2,8,1,NEAREST>": SumOfPowers(2, 8, 1, False, "NEAREST"),
     "log2<-8,0,2>": Logarithmic(-8, 0, 2),
     "log2<-8,0>": Logarithmic(-8, 0),
-    "ternary": Ternary(),
-    "ternary<STOCHASTIC>": Ternary("STOCHASTIC"),
 }
 
 

@@ -22,7 +22,6 @@ from ._formats.power_of_two import PowerOfTwo
 from ._formats.properties import Range
 from ._formats.sum_of_powers import SumOfPowers
 from ._formats.table import Table
-from ._formats.ternary import Ternary
 from ._formats.text import parse
 from ._matmul import quant_matmul
 from ._quantize import decode, encode, quantize
@@ -51,7 +50,6 @@ __all__ = [
     "Scaled",
     "SumOfPowers",
     "Table",
-    "Ternary",
     "calibrate",
     "decode",
     "encode",

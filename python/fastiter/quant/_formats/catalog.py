@@ -16,12 +16,11 @@ from .posit import Posit
 from .power_of_two import PowerOfTwo
 from .sum_of_powers import SumOfPowers
 from .table import Table
-from .ternary import Ternary
 from .text import ROWS, Row, aliases_of, read
 
 #: All kinds of formats, in the order of the table
 KINDS: tuple[type[Format], ...] = (
-    *(Fixed, Float, MX, BlockFloat, NVFP4, Posit, Table, PowerOfTwo, SumOfPowers, Logarithmic, Int, Ternary),
+    *(Fixed, Float, MX, BlockFloat, NVFP4, Posit, Table, PowerOfTwo, SumOfPowers, Logarithmic, Int),
 )
 
 

@@ -209,16 +209,6 @@ def _table(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
     return values[index], index, outside
 
 
-def _ternary(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
-    inside = min(max(formats.exact(x), Fraction(-1)), Fraction(1))
-    if fmt.rounding == "STOCHASTIC":
-        index = math.floor(inside) + 1
-        index += formats.whole(inside - math.floor(inside), "STOCHASTIC", random)
-    else:
-        index = formats.table_index(inside, [-1.0, 0.0, 1.0])
-    return float(index - 1), index, abs(x) > 1
-
-
 _ELEMENTS = {
     "Fixed": _fixed,
     "Int": _int,
@@ -228,7 +218,6 @@ _ELEMENTS = {
     "Table": _table,
     "SumOfPowers": _sum_of_powers,
     "Logarithmic": _logarithm,
-    "Ternary": _ternary,
 }
 
 
