@@ -65,7 +65,7 @@ template <class T> void gate_gradient(const T* y, const T* z, const T* d, T* dy,
 class Dense {
 public:
     explicit Dense(py::handle x)
-        : is_read_(x_.read(x.ptr()) && x_.bits() != 16 && x_.ndim() <= kMostAxes && x_.is_contiguous()) {}
+        : is_read_(x_.read(x.ptr()) && x_.bits() != 16 && x_.ndim() <= kMaxAxes && x_.is_contiguous()) {}
     explicit operator bool() const { return is_read_; }
     bool goes_with(const Dense& other) const { return is_read_ && other.x_.bits() == x_.bits(); }
     py::object result() const { return new_tensor(x_); }

@@ -51,7 +51,7 @@ def with_gradients(cell: str, wx: Tensor, r: Tensor, dh: Tensor) -> list[Tensor]
 
 def path_of(cell: str, dtype: torch.dtype, width: int, batch: int, device: str) -> list[str]:
     """Return how forward and backward are launched: the number of blocks per head, or one step at a time."""
-    from fastiter.rnn._torch import launch_plan
+    from fastiter.rnn._torch._gpu import launch_plan
 
     cores = dtype.itemsize == 2
     name = "elman_tanh" if cell == "elman" else cell
@@ -85,7 +85,7 @@ def compile_all(batch: int) -> Record:
     """Compile the kernels of all cases in parallel, as in sequence they take minutes."""
     from fastiter import _cuda
     from fastiter.rnn._cells import CELLS
-    from fastiter.rnn._torch import cuda, launch_plan
+    from fastiter.rnn._torch._gpu import cuda, launch_plan
 
     variants = []
     for cell, dtype, width in cases():

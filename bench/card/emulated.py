@@ -36,7 +36,8 @@ def routed() -> Iterator[None]:
     import fastiter.torch  # noqa: F401  (registers all ops)
     from fastiter._torch import launch
     from fastiter._torch.op import Op
-    from fastiter.rnn._torch import gpu, run
+    from fastiter.rnn._torch import run
+    from fastiter.rnn._torch._gpu import kernels as gpu
     from tests.gpu.host.host import Host
 
     host, sources, kernels = Host(_folder()), [], launch.triton_kernels

@@ -31,7 +31,7 @@ def widths_in_turn(place: Place, widths: tuple[int, ...]) -> Record:
 def promised(place: Place, cell: str, width: int) -> Record:
     """A shape for which the tuner has a fused launch runs with that launch."""
     from fastiter import tune
-    from fastiter.rnn._torch import launch_plan
+    from fastiter.rnn._torch._gpu import launch_plan
 
     device = launch_plan.card(torch.empty(0, device=place.device))
     shape = {"cell": cell, "heads": heads(width), "width": width, "batch": 16, "dtype": "bfloat16"}
@@ -133,7 +133,7 @@ def captured(width: int) -> Record:
 
 def by_steps() -> Record:
     """The launch of one step at a time, mostly by a graph, equals the fused launch up to the rounding of products."""
-    from fastiter.rnn._torch import gpu
+    from fastiter.rnn._torch._gpu import kernels as gpu
     from fastiter.rnn._torch.ops import RnnForward
 
     wx, r, _ = (x.cuda() for x in inputs("lstm", torch.float32, 64, 16, 256))

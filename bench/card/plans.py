@@ -24,8 +24,9 @@ from bench.card.device import Place, drawn
 from bench.card.worker import Item
 from bench.harness.contest import Record
 from fastiter.rnn._cells import CELLS
-from fastiter.rnn._torch import gpu, launch_plan
-from fastiter.rnn._torch.launch_plan import Plan, Problem
+from fastiter.rnn._torch._gpu import kernels as gpu
+from fastiter.rnn._torch._gpu import launch_plan
+from fastiter.rnn._torch._gpu.launch_plan import Plan, Problem
 from fastiter.rnn._torch.ops import RnnBackward, RnnForward
 from fastiter.tune import Device
 

@@ -29,7 +29,7 @@ constexpr int64_t kLarge = 1 << 20; // bytes; larger blocks are reused, as in py
 // Shape and strides of a dense array
 struct Places {
     int ndim;
-    int64_t shape[kMostAxes], strides[kMostAxes], count = 1;
+    int64_t shape[kMaxAxes], strides[kMaxAxes], count = 1;
 
     // order: axes in memory order, outermost first; nullptr: in their own order
     Places(const int64_t* sizes, int axes, const int* order = nullptr) : ndim(axes) {
@@ -63,7 +63,9 @@ DLManagedTensorVersioned* from_blocks(const DLTensor& prototype, int64_t bytes) 
 }
 
 DLManagedTensorVersioned* from_torch(DLTensor prototype, int64_t count) {
-    prototype.ndim = 1, prototype.shape = &count, prototype.strides = nullptr;
+    prototype.ndim = 1;
+    prototype.shape = &count;
+    prototype.strides = nullptr;
     DLManagedTensorVersioned* managed = nullptr;
     if (api->managed_tensor_allocator(&prototype, &managed, nullptr, set_error) != 0) throw py::error_already_set();
     return managed;
@@ -121,17 +123,21 @@ Array::Array(PyObject* x) {
     if (t_.device.device_type != kDLCPU) throw py::type_error("fastiter: expected a tensor on the CPU, got another");
 }
 
-bool Array::read(PyObject* x) {
+bool Array::read_tensor(PyObject* x) {
     if (!api || (Py_TYPE(x) != tensor && Py_TYPE(x) != parameter)) return false;
     if (api->dltensor_from_py_object_no_sync(x, &t_) != 0) {
         PyErr_Clear();
         return false;
     }
-    const bool is_known =
-        bits() == 16 ? t_.dtype.code == kDLBfloat : t_.dtype.code == kDLFloat && (bits() == 32 || bits() == 64);
-    return is_known && t_.dtype.lanes == 1 && t_.device.device_type == kDLCPU && t_.ndim > 0 && t_.strides &&
-           !is_negated(x);
+    return t_.dtype.lanes == 1 && t_.device.device_type == kDLCPU && t_.ndim > 0 && t_.strides && !is_negated(x);
 }
+
+bool Array::read(PyObject* x) {
+    if (!read_tensor(x)) return false;
+    return bits() == 16 ? t_.dtype.code == kDLBfloat : t_.dtype.code == kDLFloat && (bits() == 32 || bits() == 64);
+}
+
+bool Array::read_integers(PyObject* x) { return read_tensor(x) && t_.dtype.code == kDLInt && bits() == 64; }
 
 bool Array::has_shape(std::initializer_list<int64_t> shape) const {
     if (int(shape.size()) != t_.ndim) return false;

@@ -25,6 +25,7 @@ public:
     explicit Array(PyObject* x);
     // Reads a plain, dense CPU tensor of float32, float64 or bfloat16; false: x is something else.
     bool read(PyObject* x);
+    bool read_integers(PyObject* x); // the same for int64
 
     int ndim() const { return t_.ndim; }
     bool is_complex() const { return t_.dtype.code == kDLComplex; }
@@ -44,15 +45,17 @@ public:
     const DLTensor& dl() const { return t_; }
 
 private:
+    bool read_tensor(PyObject* x); // a CPU tensor of any dtype, not a subclass
+
     DLTensor t_{};
     int64_t unit_ = 1; // unit of the strides: ndarray strides count bytes
 };
 
-constexpr int kMostAxes = 6; // the most axes of a new tensor
+constexpr int kMaxAxes = 6; // the most axes of a new tensor
 
 // An uninitialised contiguous tensor of the dtype of `like`
 py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape);
-// The same with the shape of `like`, which has at most kMostAxes axes
+// The same with the shape of `like`, which has at most kMaxAxes axes
 py::object new_tensor(const Array& like);
 // The same with another last axis
 py::object new_tensor_of_width(const Array& like, int64_t width);

@@ -29,10 +29,10 @@ void launch(void (*kernel)(const Params&, Team), Params& params, Prepare prepare
     launch([kernel, &params](Team team) { kernel(params, team); }, prepare, Stops::on_request);
 }
 
-// The number of threads that leaves each at least `least` units of work, about what a thread does in the time that
+// The number of threads that leaves each at least `smallest` units of work, about what a thread does in the time that
 // starting a team takes
-inline int threads_for(int64_t work, int64_t least, int threads) {
-    return int(std::clamp<int64_t>(work / least, 1, threads));
+inline int threads_for(int64_t work, int64_t smallest, int threads) {
+    return int(std::clamp<int64_t>(work / smallest, 1, threads));
 }
 
 } // namespace fastiter

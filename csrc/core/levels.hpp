@@ -19,7 +19,10 @@ struct Features {
     Features() {
         unsigned a, b, c, d;
         if (__get_cpuid(1, &a, &b, &c, &d)) ecx1 = c;
-        if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) ebx7 = b, edx7 = d;
+        if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+            ebx7 = b;
+            edx7 = d;
+        }
         if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) eax7_1 = a;
         if (ecx1 >> 27 & 1) __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
     }

@@ -7,7 +7,7 @@ namespace {
 
 // A single late thread may be due to the operating system's housekeeping; two within a few calls indicate a busy
 // machine.
-constexpr int kBusy = 2, kMostStrikes = 8, kCalmCalls = 8;
+constexpr int kBusy = 2, kMaxStrikes = 8, kCalmCalls = 8;
 constexpr int64_t kLongestPause = 1'000'000'000;
 
 } // namespace
@@ -31,7 +31,7 @@ void Load::record(int threads, int late, int64_t took) {
         return;
     }
     calm_.store(0, std::memory_order_relaxed);
-    strikes_.store(std::min(strikes + 1, kMostStrikes), std::memory_order_relaxed);
+    strikes_.store(std::min(strikes + 1, kMaxStrikes), std::memory_order_relaxed);
     if (strikes + 1 < kBusy) return;
     limit_.store(std::max(1, threads - late), std::memory_order_relaxed);
     const int64_t pause = std::min(took << (strikes + 1), std::max(kLongestPause, 16 * took));

@@ -27,7 +27,8 @@ public:
     Block(Block&& other) noexcept
         : memory_(std::exchange(other.memory_, Memory{})), count_(std::exchange(other.count_, 0)) {}
     Block& operator=(Block&& other) noexcept {
-        std::swap(memory_, other.memory_), std::swap(count_, other.count_);
+        std::swap(memory_, other.memory_);
+        std::swap(count_, other.count_);
         return *this;
     }
     ~Block() { give_memory(memory_); }

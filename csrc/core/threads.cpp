@@ -34,8 +34,8 @@ struct Call {
     std::atomic<bool> too_few{false};
 };
 
-void raise(std::atomic<int64_t>& most, int64_t value) {
-    for (int64_t seen = most.load(); seen < value && !most.compare_exchange_weak(seen, value);) continue;
+void raise(std::atomic<int64_t>& maximum, int64_t value) {
+    for (int64_t seen = maximum.load(); seen < value && !maximum.compare_exchange_weak(seen, value);) continue;
 }
 
 void run_part(void* data, int id) {

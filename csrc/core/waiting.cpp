@@ -105,7 +105,8 @@ void look_for_delay(int64_t interval) {
     const int64_t now = wall_clock();
     if (now - looked < interval) return;
     const int64_t delay = delay_until_now(), grown = delay - delay_seen;
-    delay_seen = delay, looked = now;
+    delay_seen = delay;
+    looked = now;
     delays.without_core += grown;
     if (grown > kPatience) __atomic_store_n(&crowded_until, now + kCrowdedFor, __ATOMIC_RELAXED);
 }

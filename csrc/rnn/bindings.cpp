@@ -49,7 +49,10 @@ RnnShape shape_of(const py::tuple& x) {
     auto at = [&](int i) { return integer(item(i)); };
     RnnShape s;
     set_cell(s, at(0));
-    s.B = at(1), s.T = at(2), s.N = at(3), s.D = at(4);
+    s.B = at(1);
+    s.T = at(2);
+    s.N = at(3);
+    s.D = at(4);
     s.reverse = at(5) != 0;
     s.lengths = address<const int64_t>(item(6));
     s.offsets = address<const int64_t>(item(7));
@@ -58,7 +61,8 @@ RnnShape shape_of(const py::tuple& x) {
     s.starts = address<const int64_t>(item(9));
     if (item(10) != Py_None) {
         const Array reset(item(10));
-        s.reset = reset.data<const bool>(), s.reset_row = reset.size(1);
+        s.reset = reset.data<const bool>();
+        s.reset_row = reset.size(1);
     }
     s.clip_state = PyFloat_AsDouble(item(11));
     s.clip_grad = PyFloat_AsDouble(item(12));
@@ -157,6 +161,10 @@ void rnn_bwd(const py::tuple& shape, py::handle r, const py::sequence& first, co
 void bind(py::module_& m) {
     m.def("forward", rnn_fwd);
     m.def("backward", rnn_bwd);
+    py::list sizes;
+    for (const CellSize& cell : kCells)
+        sizes.append(py::make_tuple(cell.gates, cell.states, cell.saved, cell.separates));
+    m.attr("cell_sizes") = sizes;
     bind_tensors(m);
     bind_stream(m);
 }

@@ -14,7 +14,10 @@ public:
     // (dict, name, tensor, whether it has a version counter, an alias, its size in bytes)
     explicit Watched(const py::handle& x) {
         const py::tuple entry = py::reinterpret_borrow<py::tuple>(x);
-        held_ = entry[0], name_ = entry[1], tensor_ = entry[2], alias_ = entry[4];
+        held_ = entry[0];
+        name_ = entry[1];
+        tensor_ = entry[2];
+        alias_ = entry[4];
         counts_ = entry[3].cast<bool>();
         words_ = entry[5].cast<int64_t>() / int64_t(sizeof(Word));
         if (counts_) version_ = version();

@@ -18,32 +18,51 @@ PyObject* at(const py::handle& tuple, int i) { return PyTuple_GET_ITEM(tuple.ptr
 // The arrays of a recurrence, all of one dtype, except that with a bfloat16 h the other states are float32:
 //   wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or none; b may be float32 if the others are bfloat16
 //   a layer: x (T, B, I), w_ih (G N D, I), w_hh (G N D, D), both biases (G N D,) or neither; h and dh are (T, B, N D)
-// The initial states are (B, N, D), or none.
+// The initial states are (B, N, D), or none; the lengths of the rows (B,), each from 0 to T, or none.
 struct Sequence {
-    CellOf cell;
+    int64_t code; // the cell's number
+    CellSize cell;
     bool is_layer = false;
     int64_t B = 0, T = 0, N = 0, D = 0, I = 0;
     Array x, w_ih, r, b_ih, b; // x is wx, r is w_hh and b is b_hh
     bool has_b = false;
     Views first;
+    const int64_t* lengths = nullptr;
 
-    explicit Sequence(const py::tuple& cell_of) : cell(cell_of) {}
+    explicit Sequence(int64_t code_) : code(code_), cell(size_of(code_)) {}
 
     int64_t H() const { return N * D; }
     int64_t gates() const { return cell.gates * H(); }
-    RnnShape shape(bool reverse) const { return cell.shape_of(B, T, N, D, reverse); }
-    bool has_separate_biases() const { return is_layer && shape(false).cell == Cell::gru; }
+    RnnShape shape(bool reverse) const {
+        RnnShape s;
+        set_cell(s, code);
+        s.B = B;
+        s.T = T;
+        s.N = N;
+        s.D = D;
+        s.reverse = reverse;
+        s.lengths = lengths;
+        return s;
+    }
+    bool has_separate_biases() const { return is_layer && cell.separates; }
 
     bool read_gates(py::handle wx, py::handle r_) {
         if (!x.read(wx.ptr()) || x.ndim() != 5 || x.size(2) != cell.gates || !x.has_unit_stride()) return false;
-        B = x.size(0), T = x.size(1), N = x.size(3), D = x.size(4);
+        B = x.size(0);
+        T = x.size(1);
+        N = x.size(3);
+        D = x.size(4);
         return N > 0 && D > 0 && r.read(r_.ptr()) && is_plain(r, {cell.gates, N, D, D}, x.bits());
     }
     bool read_layer(py::handle x_, py::handle w_ih_, int64_t heads, py::handle w_hh) {
         is_layer = true;
         if (!x.read(x_.ptr()) || x.ndim() != 3 || x.is_empty() || !x.is_contiguous()) return false;
         if (!r.read(w_hh.ptr()) || r.ndim() != 2) return false;
-        T = x.size(0), B = x.size(1), I = x.size(2), N = heads, D = r.size(1);
+        T = x.size(0);
+        B = x.size(1);
+        I = x.size(2);
+        N = heads;
+        D = r.size(1);
         return is_plain(r, {gates(), D}, x.bits()) && w_ih.read(w_ih_.ptr()) && is_plain(w_ih, {gates(), I}, x.bits());
     }
     bool read_bias(py::handle b_) {
@@ -61,6 +80,14 @@ struct Sequence {
     bool read_first(py::handle first_, int bits) {
         if (!first.read(first_.ptr(), cell.states) || !first.is_whole_or_none(cell.states)) return false;
         return first.all(bits, [&](const Array& s) { return s.has_shape({B, N, D}) && s.is_contiguous(); });
+    }
+
+    bool read_lengths(py::handle lengths_) {
+        if (lengths_.is_none()) return true;
+        Array x;
+        if (!x.read_integers(lengths_.ptr()) || !x.has_shape({B}) || !x.is_contiguous()) return false;
+        lengths = x.data<const int64_t>();
+        return std::all_of(lengths, lengths + B, [&](int64_t length) { return 0 <= length && length <= T; });
     }
 
     static bool is_plain(const Array& v, std::initializer_list<int64_t> shape, int bits) {
@@ -85,7 +112,7 @@ struct Sequence {
 // The biases in the type of the computation. If both of a layer are added to the same sums, they are combined into one
 // array. The GRU's b_n is not, as it is inside r (R_n h + b_n).
 template <class S> struct Biases {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     std::vector<T> converted, converted_ih;
     const T *of_x = nullptr, *of_h = nullptr;
 
@@ -156,7 +183,7 @@ struct Needs {
 
 // The saved tensors of the forward pass, and the incoming gradients. Their shapes are those of the forward pass, but
 // autograd's saved-tensor hooks may have moved them to other memory.
-struct Kept : Sequence {
+struct Saved : Sequence {
     Views states, saved, dstates, dlast;
     using Sequence::Sequence;
 
@@ -166,7 +193,10 @@ struct Kept : Sequence {
     bool read_sizes(py::handle r_) {
         const Array& y = h();
         if (y.ndim() != 4 || !r.read(r_.ptr()) || r.bits() != y.bits() || !r.is_contiguous()) return false;
-        B = y.size(0), T = y.size(1), N = y.size(2), D = y.size(3);
+        B = y.size(0);
+        T = y.size(1);
+        N = y.size(2);
+        D = y.size(3);
         return true;
     }
     bool read_states(py::handle states_, py::handle saved_) {
@@ -191,7 +221,7 @@ struct Kept : Sequence {
 };
 
 // Sets all inputs of the kernel.
-template <class S> RnnBackward<S> read_by_kernel(const Kept& in, bool reverse) {
+template <class S> RnnBackward<S> read_by_kernel(const Saved& in, bool reverse) {
     RnnBackward<S> p;
     p.shape = in.shape(reverse);
     point(p.r, in.r);
@@ -209,7 +239,7 @@ template <class S> RnnBackward<S> read_by_kernel(const Kept& in, bool reverse) {
 
 // Computes dwx, or dx and dw_ih for a layer; then dr, db, a layer's db_ih if distinct, and the gradients (B, N, D) of
 // the initial states, each only if needed.
-template <class S> py::object backward(const Kept& in, bool reverse, const Needs& need) {
+template <class S> py::object backward(const Saved& in, bool reverse, const Needs& need) {
     const int64_t B = in.B, T = in.T, N = in.N, D = in.D, G = in.cell.gates;
     const int64_t outputs = in.gates(), inputs = in.I, lines = T * B;
     const bool has_two = in.has_separate_biases(), need_b = need.b || (need.b_ih && !has_two);
@@ -218,7 +248,8 @@ template <class S> py::object backward(const Kept& in, bool reverse, const Needs
     Outputs out{in.is_layer ? in.x : in.h()};
     S *dx = nullptr, *dw_ih = nullptr, *dr = nullptr, *db_ih = nullptr;
     if (in.is_layer) {
-        space = Block<S>(lines * outputs), p.dwx = in.steps_of_gates<S>(space.data());
+        space = Block<S>(lines * outputs);
+        p.dwx = in.steps_of_gates<S>(space.data());
         if (need.x) point(dx, out.add({T, B, inputs}));
         if (need.w_ih) point(dw_ih, out.add({outputs, inputs}));
         if (need.r) point(dr, out.add({outputs, D}));
@@ -246,7 +277,7 @@ template <class S> py::object backward(const Kept& in, bool reverse, const Needs
 }
 
 // For the public functions' arguments: an empty tuple is not a valid state, and b must have the dtype of wx.
-bool rnn_fits(const py::tuple& cell, py::handle wx, py::handle r, py::handle b, py::handle state) {
+bool rnn_fits(int64_t cell, py::handle wx, py::handle r, py::handle b, py::handle state) {
     Sequence in(cell);
     if (!in.read_gates(wx, r) || !in.read_bias(b)) return false;
     if (in.has_b && in.b.bits() != in.x.bits()) return false;
@@ -254,20 +285,20 @@ bool rnn_fits(const py::tuple& cell, py::handle wx, py::handle r, py::handle b, 
 }
 
 // layer: None, or (w_ih, b_ih, heads)
-py::object rnn_fwd(const py::tuple& cell, py::handle x, py::handle layer, py::handle r, py::handle b, py::handle first,
-                   bool reverse, bool all_states, bool save) {
+py::object rnn_fwd(int64_t cell, py::handle x, py::handle layer, py::handle r, py::handle b, py::handle first,
+                   py::handle lengths, bool reverse, bool all_states, bool save) {
     Sequence in(cell);
     if (layer.is_none() ? !in.read_gates(x, r) || !in.read_bias(b)
                         : !in.read_layer(x, at(layer, 0), integer(at(layer, 2)), r) || !in.read_biases(at(layer, 1), b))
         return py::none();
-    if (!in.read_first(first, in.x.bits())) return py::none();
+    if (!in.read_first(first, in.x.bits()) || !in.read_lengths(lengths)) return py::none();
     return with_storage(in.x.bits(), [&]<class S>() { return forward<S>(in, reverse, all_states, save); });
 }
 
 // layer: None, or (x, w_ih, heads, and whether x, w_ih and b_ih need gradients)
-py::object rnn_bwd(const py::tuple& cell, py::handle layer, py::handle r, py::handle first, py::handle states,
-                   py::handle saved, py::handle dstates, py::handle dlast, bool reverse, const py::tuple& needs) {
-    Kept in(cell);
+py::object rnn_bwd(int64_t cell, py::handle layer, py::handle r, py::handle first, py::handle states, py::handle saved,
+                   py::handle dstates, py::handle dlast, py::handle lengths, bool reverse, const py::tuple& needs) {
+    Saved in(cell);
     auto is_true = [](const py::handle& tuple, int i) { return at(tuple, i) == Py_True; };
     Needs need{is_true(needs, 0), is_true(needs, 1), is_true(needs, 2)};
     if (!in.read_states(states, saved)) return py::none();
@@ -275,9 +306,12 @@ py::object rnn_bwd(const py::tuple& cell, py::handle layer, py::handle r, py::ha
         if (!in.read_sizes(r)) return py::none();
     } else {
         if (!in.read_layer(at(layer, 0), at(layer, 1), integer(at(layer, 2)), r)) return py::none();
-        need.x = is_true(layer, 3), need.w_ih = is_true(layer, 4), need.b_ih = is_true(layer, 5);
+        need.x = is_true(layer, 3);
+        need.w_ih = is_true(layer, 4);
+        need.b_ih = is_true(layer, 5);
     }
     if (!in.read_first(first, in.h().bits()) || !in.read_gradients(dstates, dlast)) return py::none();
+    if (!in.read_lengths(lengths)) return py::none();
     return with_storage(in.h().bits(), [&]<class S>() { return backward<S>(in, reverse, need); });
 }
 

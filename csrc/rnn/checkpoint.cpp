@@ -113,7 +113,7 @@ struct Boundaries {
 
 // Workspace for the recomputed arrays of a chunk: head by head, each head step by step
 template <class S> struct Scratch {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     Block<T> space;
     PerState<Steps<S>, Steps<T>> states; // other than h
     Steps<T> saved;
@@ -178,14 +178,18 @@ void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, c
         RnnBackward<S> g = whole;
         f.shape = g.shape = part.shape;
         g.steps_after = p.shape.reverse ? p.shape.T - part.begin - part.shape.T : part.begin;
-        f.wx = part.of(wx), f.r = p.r, f.b = b;
-        f.saved = part.alone(scratch.saved), g.saved = constant(f.saved);
+        f.wx = part.of(wx);
+        f.r = p.r;
+        f.b = b;
+        f.saved = part.alone(scratch.saved);
+        g.saved = constant(f.saved);
         f.known_h = g.states.h = part.of(p.states.h);
         for (int k = 0; k + 1 < cell.states; ++k) {
             f.states.others[k] = part.alone(scratch.states.others[k]);
             g.states.others[k] = constant(f.states.others[k]);
         }
-        g.dwx = part.of(p.dwx), g.dq = part.of(whole.dq);
+        g.dwx = part.of(p.dwx);
+        g.dq = part.of(whole.dq);
         g.db = between.begins(chunk) ? p.db : nullptr;
         g.db_rows = p.db ? scratch.db_rows : nullptr;
         for_each_state(
@@ -195,8 +199,14 @@ void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, c
                 if (!between.begins(chunk)) first = between.entering(kept, chunk);
             },
             g.dstates, g.first, chunks.kept);
-        if (!between.begins(chunk)) g.dh_before = scratch.carried.h, g.dfirst.h = nullptr;
-        if (!between.ends(chunk)) g.dh_after = scratch.carried.h, g.dlast.h = nullptr;
+        if (!between.begins(chunk)) {
+            g.dh_before = scratch.carried.h;
+            g.dfirst.h = nullptr;
+        }
+        if (!between.ends(chunk)) {
+            g.dh_after = scratch.carried.h;
+            g.dlast.h = nullptr;
+        }
         for (int k = 0; k + 1 < cell.states; ++k) {
             if (!between.begins(chunk)) g.dfirst.others[k] = scratch.carried.others[k];
             if (!between.ends(chunk)) g.dlast.others[k] = scratch.carried.others[k];

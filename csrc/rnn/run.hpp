@@ -6,6 +6,7 @@ namespace fastiter::rnn {
 
 // Added to the code of a cell whose states, or products r h, are rounded: see python/fastiter/rnn/_cells.py.
 constexpr int64_t kRoundsStates = 8, kRoundsProducts = 16;
+inline CellSize size_of(int64_t code) { return cell_size(Cell(code % kRoundsStates)); }
 inline void set_cell(RnnShape& shape, int64_t code) {
     shape.cell = Cell(code % kRoundsStates);
     shape.rounds_states = code & kRoundsStates;

@@ -24,7 +24,9 @@ void StreamState<T>::lay_out(const StepWeights<T>& from, StepLayer<T>& layer, Ta
     const StepKernels<T>& k = step_kernels<T>();
     const CellSize cell = cell_size(stack_.cell);
     const int64_t units = stack_.N * from.width, lines = stack_.B * units;
-    layer.inputs = from.inputs, layer.width = from.width, layer.projected = from.projected;
+    layer.inputs = from.inputs;
+    layer.width = from.width;
+    layer.projected = from.projected;
     layer.panels = take(k.panels(stack_, layer));
     if (from.b_x) layer.b_x = take(cell.gates * units);
     if (from.b_h) layer.b_h = take(cell.gates * units);
@@ -40,8 +42,12 @@ template <class T>
 StreamState<T>::StreamState(Cell cell, int64_t rows, int64_t heads, double clip_state,
                             const std::vector<StepWeights<T>>& layers, const T* const (&first)[kMaxStates])
     : layers_(layers.size()) {
-    stack_.cell = cell, stack_.B = rows, stack_.N = heads, stack_.clip_state = clip_state;
-    stack_.layers = layers_.data(), stack_.count = int64_t(layers.size());
+    stack_.cell = cell;
+    stack_.B = rows;
+    stack_.N = heads;
+    stack_.clip_state = clip_state;
+    stack_.layers = layers_.data();
+    stack_.count = int64_t(layers.size());
     const int64_t gates = cell_size(cell).gates;
     int64_t bytes = 0;
     auto take = [&](int64_t count) {
@@ -94,7 +100,9 @@ template <class T> int StreamState<T>::useful(int threads) const {
 }
 
 template <class T> void StreamState<T>::advance(const T* x, int64_t x_row, T* y) {
-    stack_.x = x, stack_.x_row = x_row, stack_.y = y;
+    stack_.x = x;
+    stack_.x_row = x_row;
+    stack_.y = y;
     // Does not poll for requests to stop, as stopping would lose the state.
     launch([&](Team team) { step_kernels<T>().run(stack_, team); }, [&](int threads) { return useful(threads); });
     ++stack_.turn;

@@ -8,23 +8,6 @@
 
 namespace fastiter::rnn {
 
-// (code, gates, states, saved) of python/fastiter/rnn/_cells.py
-struct CellOf {
-    int64_t code, gates;
-    int states;
-    int64_t saved;
-    explicit CellOf(const py::tuple& x) : code(at(x, 0)), gates(at(x, 1)), states(int(at(x, 2))), saved(at(x, 3)) {}
-    static int64_t at(const py::tuple& x, int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); }
-
-    // Shape for h (B, T, N, D)
-    RnnShape shape_of(int64_t B, int64_t T, int64_t N, int64_t D, bool reverse) const {
-        RnnShape s;
-        set_cell(s, code);
-        s.B = B, s.T = T, s.N = N, s.D = D, s.reverse = reverse;
-        return s;
-    }
-};
-
 // Bits of the type of the computation, in which the states other than h are stored, for arrays of `bits`
 inline int computed_bits(int bits) { return bits == 16 ? 32 : bits; }
 inline int bits_of_state(int state, int bits) { return state == 0 ? bits : computed_bits(bits); }

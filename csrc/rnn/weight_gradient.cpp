@@ -21,7 +21,7 @@ SplitIndex lines(int64_t B, int64_t time, int64_t row) {
 }
 
 template <class S> struct Product {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     // The lines of h before each step
     struct Before {
         const S* h = nullptr;
@@ -44,10 +44,17 @@ template <class S> struct Product {
     void product(const S* dp, int64_t gate, SplitIndex dp_rows, const Before& h, int64_t rows, int64_t first,
                  int64_t count, Turn turn) const {
         Gemm<S> g;
-        g.M = count * D, g.N = D, g.K = rows;
-        g.a = dp, g.a_m = {D, gate, 1}, g.a_k = dp_rows;
-        g.b = h.h, g.b_k = h.rows, g.b_lines = h.lines;
-        g.c = dr, g.c_m = {D, N * D * D, D};
+        g.M = count * D;
+        g.N = D;
+        g.K = rows;
+        g.a = dp;
+        g.a_m = {D, gate, 1};
+        g.a_k = dp_rows;
+        g.b = h.h;
+        g.b_k = h.rows;
+        g.b_lines = h.lines;
+        g.c = dr;
+        g.c_m = {D, N * D * D, D};
         g.c += first * N * D * D;
         if (turn.is_last && rounded) g.rounded = rounded + first * N * D * D;
         g.accumulate = !turn.is_first;
@@ -132,8 +139,12 @@ template <class S> struct Product {
 // Calls f(begin, end) for each thread's share of `count` numbers.
 template <class F> void in_shares(int64_t count, F f) {
     constexpr int64_t kSmall = 30000; // numbers that one thread processes before a team has started
-    launch([&](Team team) { f(count * team.id / team.size, count * (team.id + 1) / team.size); },
-           [&](int threads) { return count < kSmall ? 1 : threads; });
+    launch(
+        [&](Team team) {
+            const Range mine = share(count, team);
+            f(mine.begin, mine.end);
+        },
+        [&](int threads) { return count < kSmall ? 1 : threads; });
 }
 
 // Whether dr of a head fits the second-level cache beside the kernel's own data
@@ -162,7 +173,7 @@ template <class S> WeightGradient<S>::WeightGradient(RnnBackward<S>& p, S* dr) :
         if (inside_ && parts_ > 1) sums_ = Block<S>(size_inside());
         if (inside_) p.dr = parts_ == 1 ? dr : sums_.data();
     }
-    if (!inside_ && s.cell == Cell::gru) p.dq = steps_by_head<S>(s, dq_);
+    if (!inside_ && cell_size(s.cell).separates) p.dq = steps_by_head<S>(s, dq_);
 }
 
 template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) {

@@ -20,7 +20,7 @@ from transformers.models.mamba import modeling_mamba  # noqa: E402
 
 from fastiter.torch import Accelerated, accelerate, restore  # noqa: E402
 from tests.accelerate.models import make, tokens  # noqa: E402
-from tests.rnn.xlstm_like import Cell, Config  # noqa: E402
+from tests.rnn.replace.xlstm_like import Cell, Config  # noqa: E402
 from tests.support.reports import report_of, restored_names  # noqa: E402
 
 MIXERS = ["backbone.layers.0.mixer", "backbone.layers.1.mixer"]

@@ -20,7 +20,7 @@ from bench.card import gpu_tests, model, plans, profile, table  # noqa: E402
 from bench.card.parts import BUDGET, PARTS, STEPS, Step  # noqa: E402
 from bench.card.record import Results, file_name  # noqa: E402
 from bench.card.runner import Runner  # noqa: E402
-from fastiter.rnn._torch import launch_plan  # noqa: E402
+from fastiter.rnn._torch._gpu import launch_plan  # noqa: E402
 from fastiter.tune import DEVICES  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -155,14 +155,14 @@ def test_plans_fit_the_card_and_begin_with_the_launchers() -> None:
 
 def test_results_of_pytest_are_read_from_its_lines() -> None:
     text = (
-        "[gw3] [ 12%] PASSED tests/rnn/test_cuda.py::test_a[cuda-1] \n"
-        "[gw1] [ 13%] FAILED tests/rnn/test_cuda.py::test_b[cuda] \n"
+        "[gw3] [ 12%] PASSED tests/rnn/gpu/test_cuda.py::test_a[cuda-1] \n"
+        "[gw1] [ 13%] FAILED tests/rnn/gpu/test_cuda.py::test_b[cuda] \n"
         "tests/scan/test_triton.py::test_c PASSED    [ 50%]\n"
-        "FAILED tests/rnn/test_cuda.py::test_b[cuda] - AssertionError\n"
+        "FAILED tests/rnn/gpu/test_cuda.py::test_b[cuda] - AssertionError\n"
         "= 1 failed, 2 passed =\n"
     )
     found = gpu_tests.read(text)
-    assert found["FAILED"] == ["tests/rnn/test_cuda.py::test_b[cuda]"] and len(found["PASSED"]) == 2
+    assert found["FAILED"] == ["tests/rnn/gpu/test_cuda.py::test_b[cuda]"] and len(found["PASSED"]) == 2
 
 
 def test_the_profilers_table_is_read() -> None:

@@ -70,7 +70,7 @@ NUMBERS = {
         "tests/rnn/test_arrays.py::test_sizes",
         "tests/rnn/test_arrays.py::test_saturated_gates",
         "tests/rnn/test_torch_options.py::test_the_loop_of_torch",
-        "tests/rnn/test_torch_nn_stream.py::test_sizes",
+        "tests/rnn/nn/test_torch_nn_stream.py::test_sizes",
     ],
     "ssm": [
         *(f"tests/ssm/test_arrays.py::test_{name}" for name in ("sizes", "storage_types", "extreme_values", "a_step")),
@@ -128,7 +128,7 @@ NUMBERS = {
 BFLOAT16 = [
     "tests/rnn/test_bf16.py",
     *(
-        f"tests/rnn/test_torch_nn_one_call.py::test_bfloat16_{name}"
+        f"tests/rnn/nn/test_torch_nn_one_call.py::test_bfloat16_{name}"
         for name in ("is_as_exact", "rows_are_independent", "continues_bit_for_bit")
     ),
 ]

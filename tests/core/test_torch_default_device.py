@@ -17,7 +17,7 @@ from fastiter.mdp._torch.functional import mdp_values  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import quant  # noqa: E402
 from fastiter.torch.relax import sor, sweeps  # noqa: E402
-from tests.rnn.cases_nn import F32, H, I, make, make_states, no_onednn_projection, one_thread, randn  # noqa: E402, F401
+from tests.rnn.nn.cases_nn import F32, H, I, make, make_states, no_onednn_projection, one_thread, randn  # noqa: E402, F401
 
 pytestmark = no_onednn_projection
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode  # noqa: E402
 
 import fastiter.torch as ft  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
-from tests.rnn.cases_nn import KINDS, kinds, make, make_input, make_states, no_onednn_projection, one_thread  # noqa: E402, F401
+from tests.rnn.nn.cases_nn import KINDS, kinds, make, make_input, make_states, no_onednn_projection, one_thread  # noqa: E402, F401
 
 
 class Box:

@@ -18,7 +18,7 @@ from tests.delta.calls import delta_inputs  # noqa: E402
 from tests.delta.torch_calls import leaves as delta_leaves  # noqa: E402
 from tests.delta.torch_calls import run as run_delta  # noqa: E402
 from tests.rnn.calls import every_cell, options  # noqa: E402
-from tests.rnn.cases_nn import (  # noqa: E402
+from tests.rnn.nn.cases_nn import (  # noqa: E402
     KINDS,
     LAYOUTS,
     SLSTMLoop,

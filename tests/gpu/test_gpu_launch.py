@@ -23,8 +23,8 @@ torch = pytest.importorskip("torch")
 from fastiter._torch import launch  # noqa: E402
 from fastiter.mdp._torch import gpu as mdp  # noqa: E402
 from fastiter.relax._torch import relaxation  # noqa: E402
-from fastiter.rnn._torch import launch_plan  # noqa: E402
-from fastiter.rnn._torch import triton as rnn  # noqa: E402
+from fastiter.rnn._torch._gpu import launch_plan  # noqa: E402
+from fastiter.rnn._torch._gpu import triton as rnn  # noqa: E402
 from fastiter.tune import DEVICES  # noqa: E402
 
 H100 = DEVICES["H100"]

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap  # noqa: E402
 import fastiter.torch  # noqa: E402
 from fastiter._torch.linear import linear  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
-from tests.rnn.cases_nn import F64, KINDS, B, H, I, T, make, make_input, make_states, one_thread, randn  # noqa: E402, F401
+from tests.rnn.nn.cases_nn import F64, KINDS, B, H, I, T, make, make_input, make_states, one_thread, randn  # noqa: E402, F401
 from tests.support.cases import STATES, rnn_inputs  # noqa: E402
 
 EVERY = [*KINDS, "sLSTM"]

@@ -13,13 +13,13 @@ struct f16 {
 
 // Type in which numbers of type S are computed and summed
 template <class S> struct accumulate {
-    typedef S type;
+    using type = S;
 };
 template <> struct accumulate<bf16> {
-    typedef float type;
+    using type = float;
 };
 template <> struct accumulate<f16> {
-    typedef float type;
+    using type = float;
 };
 template <class S> using accumulate_t = typename accumulate<S>::type;
 

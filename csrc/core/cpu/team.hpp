@@ -30,6 +30,17 @@ struct Team {
     Stop* stop = nullptr;
 };
 
+// Bounds [begin, end) of part `index` of `count` nearly equal parts
+struct Range {
+    int64_t begin, end;
+};
+inline __attribute__((always_inline)) Range share(int64_t total, int index, int count) {
+    return {total * index / count, total * (index + 1) / count};
+}
+inline __attribute__((always_inline)) Range share(int64_t total, const Team& team) {
+    return share(total, team.id, team.size);
+}
+
 // Checks whether the team has to stop, if enough time has passed since the last check.
 void look_for_stop(const Team& team);
 

@@ -2,6 +2,7 @@
 // k: panel[k][NV][lanes].
 #pragma once
 #include "core/cpu/simd.hpp"
+#include "core/cpu/team.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
@@ -45,10 +46,10 @@ template <int MAX, class F> FASTITER_INLINE void with_count(int count, F&& f) {
     f.template operator()<MAX>();
 }
 
-// Splits `total` rows into tiles of at most `most`, as even as possible, and calls f(first, count).
-template <class F> FASTITER_INLINE void for_each_tile(int most, int64_t total, F&& f) {
+// Splits `total` rows into tiles of at most `largest`, as even as possible, and calls f(first, count).
+template <class F> FASTITER_INLINE void for_each_tile(int largest, int64_t total, F&& f) {
     if (total <= 0) return;
-    int64_t tiles = ceil_div(total, most), base = total / tiles, longer = total % tiles, first = 0;
+    int64_t tiles = ceil_div(total, largest), base = total / tiles, longer = total % tiles, first = 0;
     for (int64_t i = 0; i < tiles; ++i) {
         int count = int(base + (i < longer));
         f(first, count);
@@ -57,14 +58,6 @@ template <class F> FASTITER_INLINE void for_each_tile(int most, int64_t total, F
 }
 
 template <int MAX, class F> FASTITER_INLINE void for_each_tile(int64_t total, F&& f) { for_each_tile(MAX, total, f); }
-
-// Bounds [begin, end) of part `index` of `count` nearly equal parts
-struct Range {
-    int64_t begin, end;
-};
-FASTITER_INLINE Range share(int64_t total, int index, int count) {
-    return {total * index / count, total * (index + 1) / count};
-}
 
 // Zigzag loop: calls f(i) for every i of the range, ascending in even turns and descending in odd ones, so that the
 // data used last in one turn is used first in the next, while still in cache.

@@ -9,7 +9,7 @@ namespace fastiter::dense::FASTITER_LEVEL {
 template <class S> void column_sums(const S* x, int64_t x_m, int64_t M, int64_t N, S* out, Team team) {
     using T = accumulate_t<S>;
     constexpr int64_t W = lanes<T>, V = 4, kLines = 64, kVectors = 64; // per block
-    const Range mine = share(ceil_div(N, V * W), team.id, team.size);
+    const Range mine = share(ceil_div(N, V * W), team);
     const int64_t end = min_of(N, mine.end * V * W);
     for (int64_t n0 = mine.begin * V * W; n0 < end; n0 += kVectors * W) {
         const int64_t vectors = min_of(kVectors, ceil_div(end - n0, W));

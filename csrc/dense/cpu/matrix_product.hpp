@@ -312,9 +312,9 @@ template <class T> struct MatrixProduct {
         // Sharing panels keeps each thread's part of b in its own cache; sharing rows avoids packing a row of a twice.
         const bool is_flat = on_tiles<T> ? g.M <= (in_rows ? g.N : kRowsOnTiles) : in_rows;
         const bool by_panel = is_flat && panels >= 2 * team.size;
-        const Range mine = share(panels, team.id, team.size);
+        const Range mine = share(panels, team);
         const Range all = by_panel ? mine : Range{0, panels};
-        const Range rows = by_panel ? Range{0, g.M} : share(g.M, team.id, team.size);
+        const Range rows = by_panel ? Range{0, g.M} : share(g.M, team);
         TileRegisters registers;
         for (int64_t k0 = 0; k0 < K; k0 += chunk) {
             const int64_t count = min_of(chunk, round_up(K - k0, kLines));
@@ -336,7 +336,7 @@ template <class T> void gemm(const Gemm<T>& g, Team team) {
     if (g.M == 0 || g.N == 0) return;
     const MatrixProduct<T> product(g);
     if (g.K == 0)
-        product.run_empty(share(g.M, team.id, team.size));
+        product.run_empty(share(g.M, team));
     else
         product.run(team);
     stream_fence();

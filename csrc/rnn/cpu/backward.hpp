@@ -6,7 +6,7 @@
 
 namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Backward {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = GradientBlock<S>::U,
                          R = rows_of_tile<S, U>;
     static constexpr int kOneRow = panels_of_one_row<S>(U), kTile = max_of(R, kOneRow) * U; // vectors of units
@@ -46,7 +46,11 @@ template <class S, class C> struct Backward {
                 visits.adds_r ? visits.parts.groups * visits.most_terms() : 0);
             StepPointers* line_of_thread = arena.take<StepPointers>(ceil_div(shape.B, p.plan.rows));
             auto* place_of_thread = arena.take<RowPartition::Place>(ceil_div(shape.B, p.plan.rows));
-            if (i == thread) visits.terms = terms, line = line_of_thread, place = place_of_thread;
+            if (i == thread) {
+                visits.terms = terms;
+                line = line_of_thread;
+                place = place_of_thread;
+            }
         }
     }
 
@@ -70,7 +74,7 @@ template <class S, class C> struct Backward {
     }
 
     void pack(Team team) {
-        Range mine = share(shape.N * panels, team.id, team.size);
+        Range mine = share(shape.N * panels, team);
         for (int64_t i = mine.begin; i < mine.end; ++i) pack_panel(i / panels, i % panels);
     }
 
@@ -143,7 +147,8 @@ template <class S, class C> struct Backward {
 
     // Sets a row's pointers for its first step; advances them for later steps.
     void begin_line(int64_t n, int64_t t, int64_t i) {
-        line[i].ds = ds_line(0, i), line[i].sum = sums_b ? db_line(n, rows.row(i)) : nullptr;
+        line[i].ds = ds_line(0, i);
+        line[i].sum = sums_b ? db_line(n, rows.row(i)) : nullptr;
         for_each_place(line[i], [&](auto*& from, const auto& all, int) {
             from = all.data ? line_of(all, shape, rows.row(i), t) + n * all.head : nullptr;
         });
@@ -157,7 +162,9 @@ template <class S, class C> struct Backward {
         const int64_t row = rows.row(i);
         const bool is_first = shape.reverse ? t + 1 == rows.length(i) : t == 0;
         StepPointers& at = line[i];
-        at.dp = dp_line(slot, i), at.h = visits.h_line(slot, place[i]), at.is_reset = shape.is_reset(row, t);
+        at.dp = dp_line(slot, i);
+        at.h = visits.h_line(slot, place[i]);
+        at.is_reset = shape.is_reset(row, t);
         auto find = [&](int k, const auto* now, const auto* first, int64_t to) -> decltype(now) {
             if (!needs_before(k) || at.is_reset) return nullptr;
             return !is_first ? now + to : first ? first + (row * shape.N + n) * D : nullptr;
@@ -168,7 +175,7 @@ template <class S, class C> struct Backward {
             at.before.others[k - 1] = find(k, at.now.others[k - 1], p.first.others[k - 1], ahead_of[k]);
     }
 
-    typedef Addresses<R, C::saved + G + 1 + 3 * states> TileAddresses;
+    using TileAddresses = Addresses<R, C::saved + G + 1 + 3 * states>;
 
     // Collects the addresses to prefetch for a tile from unit u on: inputs of the cells, and outputs, as a store that
     // waits for its cache line blocks all later ones.
@@ -344,7 +351,7 @@ template <class S, class C> struct Backward {
 
     // Sums the rows of db in batch order, whichever thread computed them.
     void sum_db(Team team) {
-        Range mine = share(shape.N * G, team.id, team.size);
+        Range mine = share(shape.N * G, team);
         for (int64_t i = mine.begin; i < mine.end; ++i) {
             const int64_t n = i / G, g = i % G;
             for (int64_t u = 0; u < D; u += W) {

@@ -15,9 +15,7 @@
 // torch's order; docs/rnn/index.md has the derivations.
 #pragma once
 #include "core/cpu/vmath.hpp"
-#include "core/tables.hpp"
-
-FASTITER_FAMILY(rnn)
+#include "rnn/cpu/kernels.hpp"
 
 namespace fastiter::rnn::FASTITER_LEVEL {
 
@@ -47,7 +45,10 @@ template <class T> struct Lstm {
         V i = sigmoid<T>(x[0] + p[0]), f = sigmoid<T>(x[1] + p[1]), g = tanh<T>(x[2] + p[2]),
           o = sigmoid<T>(x[3] + p[3]);
         s[1] = fma(f, s[1], i * g);
-        keep[0] = i, keep[1] = f, keep[2] = g, keep[3] = o;
+        keep[0] = i;
+        keep[1] = f;
+        keep[2] = g;
+        keep[3] = o;
     }
     FASTITER_INLINE static void finish(V* s, V* keep) { s[0] = keep[3] * tanh<T>(s[1]); }
     FASTITER_INLINE static void prepare(const V*, const V*, const V* now, V* ahead) { ahead[0] = tanh<T>(now[1]); }
@@ -71,7 +72,10 @@ template <class T> struct Gru {
 
     FASTITER_INLINE static void begin(const V* x, const V* p, V*, V* keep) {
         V r = sigmoid<T>(x[0] + p[0]), q = p[2];
-        keep[0] = r, keep[1] = sigmoid<T>(x[1] + p[1]), keep[2] = fma(r, q, x[2]), keep[3] = q;
+        keep[0] = r;
+        keep[1] = sigmoid<T>(x[1] + p[1]);
+        keep[2] = fma(r, q, x[2]);
+        keep[3] = q;
     }
     FASTITER_INLINE static void finish(V* s, V* keep) {
         V z = keep[1], n = keep[2] = tanh<T>(keep[2]);
@@ -111,7 +115,10 @@ template <class T> struct Slstm {
         V a_i = x[0] + p[0], a_f = x[1] + p[1], l = log_sigmoid<T>(a_f) + s[3];
         s[3] = larger(a_i, l, s[2]);
         s[0] = l - s[3]; // h' is already contained in p
-        keep[0] = a_i, keep[1] = a_f, keep[2] = tanh<T>(x[2] + p[2]), keep[3] = sigmoid<T>(x[3] + p[3]);
+        keep[0] = a_i;
+        keep[1] = a_f;
+        keep[2] = tanh<T>(x[2] + p[2]);
+        keep[3] = sigmoid<T>(x[3] + p[3]);
     }
     FASTITER_INLINE static void finish(V* s, V* keep) {
         V i, f;
@@ -124,7 +131,8 @@ template <class T> struct Slstm {
     // agree even if the saved m was rounded.
     FASTITER_INLINE static void prepare(const V* keep, const V* before, const V*, V* ahead) {
         V a_f = keep[1], e_f = exp_of_nonpositive<T>(minus_magnitude<T>(a_f));
-        ahead[0] = e_f, ahead[1] = log_sigmoid<T>(a_f, e_f) + before[3];
+        ahead[0] = e_f;
+        ahead[1] = log_sigmoid<T>(a_f, e_f) + before[3];
     }
     FASTITER_INLINE static void backward(const V* keep, const V* before, const V* now, const V* ahead, V* ds, V* dx,
                                          V*) {
@@ -152,5 +160,22 @@ template <class T> struct Slstm {
         ds[3] = dl;
     }
 };
+
+// Calls f<Cell type>() for the cell's tag.
+template <class S, class F> auto with_cell(Cell cell, F f) {
+    using T = accumulate_t<S>;
+    switch (cell) {
+    case Cell::elman_tanh:
+        return f.template operator()<Elman<T, false>>();
+    case Cell::elman_relu:
+        return f.template operator()<Elman<T, true>>();
+    case Cell::lstm:
+        return f.template operator()<Lstm<T>>();
+    case Cell::gru:
+        return f.template operator()<Gru<T>>();
+    default:
+        return f.template operator()<Slstm<T>>();
+    }
+}
 
 } // namespace fastiter::rnn::FASTITER_LEVEL

@@ -5,7 +5,7 @@
 
 namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Forward {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = rows_of_tile<S, G * U>;
     static constexpr int kOneRow = panels_of_one_row<S>(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int kTogether = min_of(R, kTileRows); // rows whose cells are interleaved
@@ -54,7 +54,10 @@ template <class S, class C> struct Forward {
         for (int group = 0; group < p.plan.heads; ++group) {
             S* h_of_group = arena.take<S>(2 * lines * Dp);
             T* s_of_group = arena.take<T>((states - 1) * lines * Dp);
-            if (group == coords.head_group) h = h_of_group, s = s_of_group;
+            if (group == coords.head_group) {
+                h = h_of_group;
+                s = s_of_group;
+            }
         }
         for (int i = 0; i < p.plan.threads(); ++i) {
             StepPointers* line_of_thread = arena.take<StepPointers>(ceil_div(shape.B, p.plan.rows));
@@ -89,7 +92,7 @@ template <class S, class C> struct Forward {
     }
 
     void pack(Team team) {
-        Range mine = share(shape.N * panels, team.id, team.size);
+        Range mine = share(shape.N * panels, team);
         for (int64_t i = mine.begin; i < mine.end; ++i) pack_panel(i / panels, i % panels);
     }
 
@@ -142,7 +145,8 @@ template <class S, class C> struct Forward {
     StepPointers pointers_at(int64_t n, int64_t t, int64_t i, int64_t row) const {
         auto at = [&](const auto& all) { return all.data ? line_of(all, shape, row, t) + n * all.head : nullptr; };
         StepPointers line{};
-        line.i = i, line.x = multiplies_x ? p.x.data + row * p.x.row + t * p.x.time : at(p.wx);
+        line.i = i;
+        line.x = multiplies_x ? p.x.data + row * p.x.row + t * p.x.time : at(p.wx);
         for_each_place(line, [&](auto*& to, const auto& all, int) { to = at(all); });
         return line;
     }
@@ -209,7 +213,7 @@ template <class S, class C> struct Forward {
 
     // Maximum vectors of units of one row in a tile, and addresses that the tile prefetches
     static constexpr int kVectors = kOneRow * U, kAddresses = kVectors * (G + states + C::saved);
-    typedef Addresses<R, kAddresses> TileAddresses;
+    using TileAddresses = Addresses<R, kAddresses>;
     static constexpr int64_t kOfLine = max_of(1, 64 / (W * int64_t(sizeof(S)))); // vectors per cache line of wx or h
 
     // Prefetches wx of the next step. The panels' shares of a row are contiguous, although a panel needs a piece of
@@ -346,11 +350,11 @@ template <class S, class C> struct Forward {
 // AMX tiles are available, the batch has enough rows, and both matrices of a head fit the second-level cache. Tiles
 // read rows of x unpacked.
 template <class S> bool multiplies_x(const RnnShape& s, int64_t I) {
-    constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // the sum must be one block of block_of_sum
+    constexpr int64_t kMinRows = 8, kMaxBytes = 3 << 19, kOneBlock = 768; // the sum must be one block of block_of_sum
     const int64_t G = cell_size(s.cell).gates;
     const bool is_plain = !s.lengths && !s.offsets && !s.starts;
-    return on_tiles<S> && is_plain && s.B >= kFewestRows && I == panel_depth<S>(I) && I <= kOneBlock &&
-           (s.D + I) * G * s.D * int64_t(sizeof(S)) <= kMost;
+    return on_tiles<S> && is_plain && s.B >= kMinRows && I == panel_depth<S>(I) && I <= kOneBlock &&
+           (s.D + I) * G * s.D * int64_t(sizeof(S)) <= kMaxBytes;
 }
 
 template <class S, class C> size_t forward_workspace(const RnnShape& shape, const RnnPlan& plan, int64_t I) {
@@ -391,11 +395,14 @@ template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int th
         return ceil_div(shape.N, heads) * step * shape.T + (heads * row_groups * panel_groups > 1 ? kStart : 0);
     };
     RnnPlan best;
-    double least = cycles(1, 1, 1);
+    double smallest = cycles(1, 1, 1);
     for (int h = int(min_of(threads, shape.N)); h >= 1; --h)
         for (int r = 1; r * h <= threads && r <= shape.B; ++r)
             for (int c = 1; c * r * h <= threads && c <= panels; ++c)
-                if (cycles(h, r, c) < least) least = cycles(h, r, c), best = {h, r, c};
+                if (const double cost = cycles(h, r, c); cost < smallest) {
+                    smallest = cost;
+                    best = {h, r, c};
+                }
     return best;
 }
 

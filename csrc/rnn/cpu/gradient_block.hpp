@@ -9,7 +9,7 @@ namespace fastiter::rnn::FASTITER_LEVEL {
 inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of(1, s.B)); }
 
 template <class S> struct GradientBlock {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     static constexpr int W = lanes<T>, U = 4, R = tile_rows<U>; // U: vectors of units per panel
     static constexpr int64_t kPanelUnits = U * W;
 
@@ -45,7 +45,10 @@ template <class S> struct GradientBlock {
     void lay_out(Arena& arena, bool is_mine) {
         S* dp_of_group = arena.take<S>(kept * lines * dp_stride);
         S* h_of_group = arena.take<S>(adds_r ? parts.groups * size_of_part() : 0);
-        if (is_mine) dp = dp_of_group, h = h_of_group;
+        if (is_mine) {
+            dp = dp_of_group;
+            h = h_of_group;
+        }
     }
 
     // The parts of h are separated by padding rows, like the groups of rows: see Rows::kGap.
@@ -107,7 +110,10 @@ template <class S> struct GradientBlock {
         int64_t at[ROWS], gate = first / D, unit = first % D; // rows may span several gates
         for (int i = 0; i < ROWS; ++i) {
             at[i] = row_of_dr(part, n, gate, unit) + column;
-            if (++unit == D) ++gate, unit = 0;
+            if (++unit == D) {
+                ++gate;
+                unit = 0;
+            }
         }
         for (int i = 0; i < ROWS && goes_on; ++i)
             for (int v = 0; v < NV; ++v) acc[i][v] = load_up_to(p.dr_block + at[i] + v * W, count - v * W);

@@ -14,20 +14,11 @@ enum class Cell { elman_tanh, elman_relu, lstm, gru, slstm };
 struct CellSize {
     int64_t gates;
     int states;
-    int64_t saved; // values per step that the backward pass needs besides the states
+    int64_t saved;  // values per step that the backward pass needs besides the states
+    bool separates; // whether the gradients of W x and of R h' + b differ, so that their biases cannot be added
 };
-__attribute__((always_inline)) inline constexpr CellSize cell_size(Cell cell) {
-    switch (cell) {
-    case Cell::lstm:
-        return {4, 2, 4};
-    case Cell::gru:
-        return {3, 1, 4};
-    case Cell::slstm:
-        return {4, 4, 4};
-    default:
-        return {1, 1, 0};
-    }
-}
+constexpr CellSize kCells[] = {{1, 1, 0, false}, {1, 1, 0, false}, {4, 2, 4, false}, {3, 1, 4, true}, {4, 4, 4, false}};
+__attribute__((always_inline)) inline constexpr CellSize cell_size(Cell cell) { return kCells[int(cell)]; }
 
 // Partition of a recurrence into heads x rows x panels threads. Threads that share the units of one head (panels > 1)
 // synchronise every time step, the others only before and after all steps. Results do not depend on it.
@@ -82,7 +73,7 @@ template <class H, class Other> struct PerState {
 // Writes every state whose array is present, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r,
 // z, n and R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
 template <class S> struct RnnForward {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     RnnShape shape;
     RnnPlan plan;
     Steps<const S> wx;
@@ -112,7 +103,7 @@ constexpr int64_t kFreeAfterDb = 128;
 // and db (G, N, D) if requested. The gradient of r is a matrix product of these with h: csrc/rnn/weight_gradient.hpp
 // decides whether the kernel accumulates it in dr while both are in cache.
 template <class S> struct RnnBackward {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     RnnShape shape;
     RnnPlan plan;
     const S* r = nullptr;

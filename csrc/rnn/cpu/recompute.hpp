@@ -6,8 +6,8 @@
 
 namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Recompute : Forward<S, C> {
-    typedef Forward<S, C> Base;
-    typedef accumulate_t<S> T;
+    using Base = Forward<S, C>;
+    using T = accumulate_t<S>;
     using Base::D, Base::G, Base::kPanelUnits, Base::mine, Base::p, Base::rows, Base::shape, Base::states, Base::U,
         Base::W;
     static constexpr int R = rows_of_tile<S, G * U>;
@@ -34,7 +34,11 @@ template <class S, class C> struct Recompute : Forward<S, C> {
             Step* steps_of_thread = arena.take<Step>(capacity);
             auto* lines_of_thread = arena.take<typename Base::StepPointers>(capacity);
             S* h_of_thread = arena.take<S>(capacity * stride);
-            if (i == thread) steps = steps_of_thread, lines_of_steps = lines_of_thread, h_before = h_of_thread;
+            if (i == thread) {
+                steps = steps_of_thread;
+                lines_of_steps = lines_of_thread;
+                h_before = h_of_thread;
+            }
         }
     }
 

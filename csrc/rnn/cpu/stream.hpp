@@ -122,7 +122,7 @@ template <class T, class C> struct StepOfLayer {
     }
 
     void run(Team team) const {
-        const Range mine = share(N * panels, team.id, team.size);
+        const Range mine = share(N * panels, team);
         zigzag({mine.begin / panels, ceil_div(mine.end, panels)}, p.turn, [&](int64_t n) {
             head(n, {max_of(0, mine.begin - n * panels), min_of(panels, mine.end - n * panels)});
         });
@@ -161,7 +161,7 @@ template <class T> struct Projection {
     }
 
     void run(const T* h, int64_t B, T* y, Team team) const {
-        const Range mine = share(panels, team.id, team.size);
+        const Range mine = share(panels, team);
         for (int64_t j = mine.begin; j < mine.end; ++j)
             for_each_tile<R>(B, [&](int64_t first, int count) {
                 with_count<kVectors>(vectors_of(j), [&]<int NV>() {

@@ -5,23 +5,6 @@
 
 namespace fastiter::rnn::FASTITER_LEVEL {
 
-// Calls f<Cell type>() for the cell's tag.
-template <class S, class F> auto with_cell(Cell cell, F f) {
-    typedef accumulate_t<S> T;
-    switch (cell) {
-    case Cell::elman_tanh:
-        return f.template operator()<Elman<T, false>>();
-    case Cell::elman_relu:
-        return f.template operator()<Elman<T, true>>();
-    case Cell::lstm:
-        return f.template operator()<Lstm<T>>();
-    case Cell::gru:
-        return f.template operator()<Gru<T>>();
-    default:
-        return f.template operator()<Slstm<T>>();
-    }
-}
-
 template <class S> size_t rnn_fwd_workspace(const RnnShape& shape, const RnnPlan& plan, int64_t I) {
     return with_cell<S>(shape.cell, [&]<class C>() { return forward_workspace<S, C>(shape, plan, I); });
 }

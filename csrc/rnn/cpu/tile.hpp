@@ -32,7 +32,7 @@ template <int ROWS, int COUNT> struct Addresses {
 // Product of rows of x and consecutive panels of r with `nv` vectors each: out[row][panel][vector]. The sums of every
 // row start from `start`, or from 0.
 template <class S> struct Product {
-    typedef vec<accumulate_t<S>> V;
+    using V = vec<accumulate_t<S>>;
     const S* x;
     int64_t x_row;
     const S* panel;
@@ -45,7 +45,7 @@ template <class S> struct Product {
 // Splits k into ROWS parts and prefetches one row's addresses before each part: prefetching all at once would delay the
 // loads of the panel, while a few at a time arrive as the product runs.
 template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void multiply_tile(const Product<S>& p) {
-    typedef vec<accumulate_t<S>> V;
+    using V = vec<accumulate_t<S>>;
     V acc[ROWS][PANELS * NV];
 #pragma GCC unroll 16
     for (int v = 0; v < PANELS * NV; ++v) {
@@ -66,11 +66,11 @@ template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void 
         for (int v = 0; v < PANELS * NV; ++v) p.out[i * PANELS * NV + v] = acc[i][v];
 }
 
-// Rows per tile, at most `most`. Twice the rows of a register tile halve the loads of the panel; if the panel is short,
-// it matters more that the sums between product and cells stay in the first-level cache.
-template <class S> int tile_rows_of(int most, int64_t K) {
+// Rows per tile, at most `largest`. Twice the rows of a register tile halve the loads of the panel; if the panel is
+// short, it matters more that the sums between product and cells stay in the first-level cache.
+template <class S> int tile_rows_of(int largest, int64_t K) {
     constexpr int64_t kLongPanel = 128;
-    return on_tiles<S> && K <= kLongPanel ? kTileRows : most;
+    return on_tiles<S> && K <= kLongPanel ? kTileRows : largest;
 }
 
 // Number of panels that a single row processes at once: enough independent sums, or cells, to hide the latency of one

@@ -64,9 +64,10 @@ class Stream_f32:
     def states(self, out: Addresses, /) -> None: ...
 
 Stream_f64 = Stream_f32
-CellLayout = tuple[int, int, int, int]
+#: Gates, states, saved values, and whether the gradients of W x and of R h differ, for each cell by its number
+cell_sizes: list[tuple[int, int, int, bool]]
 
-def fits_tensors(cell: CellLayout, wx: object, r: object, b: object, state: object, /) -> bool: ...
+def fits_tensors(cell: int, wx: object, r: object, b: object, state: object, /) -> bool: ...
 
 # A layer's w_ih, b_ih, heads
 LayerWeights = tuple[object, object, int]
@@ -74,19 +75,20 @@ LayerWeights = tuple[object, object, int]
 LayerSaved = tuple[object, object, int, bool, bool, bool]
 
 def forward_tensors(
-    cell: CellLayout,
+    cell: int,
     x: object,
     layer: LayerWeights | None,
     r: object,
     b: object,
     first: object,
+    lengths: object,
     reverse: bool,
     all_states: bool,
     save: bool,
     /,
 ) -> Any: ...
 def backward_tensors(
-    cell: CellLayout,
+    cell: int,
     layer: LayerSaved | None,
     r: object,
     first: object,
@@ -94,6 +96,7 @@ def backward_tensors(
     saved: object,
     dstates: object,
     dlast: object,
+    lengths: object,
     reverse: bool,
     needs: tuple[bool, bool, bool],
     /,

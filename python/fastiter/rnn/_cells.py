@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+from .. import _core
 from .._check import check_choice, fits_float, type_name
 from .._layouts import torch_features_hint, torch_state_hint, torch_weight_hint
 
@@ -22,18 +22,45 @@ _ROUNDS_STATES, _ROUNDS_PRODUCTS = 8, 16
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its number in the kernels, gates, states, and the number of values saved per unit for backward."""
+    """A cell: its name, its number in the kernels, and the parts of its state.
+
+    Attributes
+    ----------
+    name : str
+        The name, with a suffix for each rounding.
+    code : int
+        The number in the kernels, plus the flags of the roundings.
+    states : tuple of str
+        The parts of the state.
+    mixes_h : bool
+        Whether the new h is a mean of the previous one and another value. torch.nn then keeps the dtype of the given h
+        under autocast.
+    """
 
     name: str
     code: int
-    gates: int
     states: tuple[str, ...]
-    saved: int
+    mixes_h: bool = False
+    #: The number of gates, the number of values that are saved per unit for the backward pass, and whether the
+    #: gradients of W x and R h differ, so that the biases beside them cannot be added: csrc/rnn/cpu/kernels.hpp
+    gates: int = field(init=False)
+    saved: int = field(init=False)
+    separates: bool = field(init=False)
+    #: The name of the public function, and the names of the parts of the state in messages
+    function: str = field(init=False)
+    state_names: tuple[str, ...] = field(init=False)
 
-    @cached_property
-    def layout(self) -> tuple[int, int, int, int]:
-        """The cell's description for the kernels: number, gates, states, saved values."""
-        return self.code, self.gates, len(self.states), self.saved
+    def __post_init__(self) -> None:
+        gates, _, saved, separates = _core.rnn.cell_sizes[self.code % _ROUNDS_STATES]
+        derived = {"gates": gates, "saved": saved, "separates": separates, "function": self.name.partition("_")[0]}
+        derived["state_names"] = tuple([f"state {name}" for name in self.states])
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether a part of the state counts steps: the states other than h are then always float32."""
+        return "n" in self.states
 
     @property
     def rounds_states(self) -> bool:
@@ -50,36 +77,26 @@ class Cell:
         """The name of the cell without the rounding suffixes."""
         return self.name.partition("_rounding")[0]
 
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """The names of the parts of the state in messages."""
-        return tuple(f"state {name}" for name in self.states)
-
 
 CELLS = {
     cell.name: cell
     for cell in (
-        Cell("elman_tanh", 0, 1, ("h",), 0),
-        Cell("elman_relu", 1, 1, ("h",), 0),
-        Cell("lstm", 2, 4, ("h", "c"), 4),
-        Cell("gru", 3, 3, ("h",), 4),
-        Cell("slstm", 4, 4, ("h", "c", "n", "m"), 4),
+        Cell("elman_tanh", 0, ("h",)),
+        Cell("elman_relu", 1, ("h",)),
+        Cell("lstm", 2, ("h", "c")),
+        Cell("gru", 3, ("h",), mixes_h=True),
+        Cell("slstm", 4, ("h", "c", "n", "m")),
         # Variants that round c, n and m to the dtype of h after each step, as FlashRNN does
-        Cell("lstm_rounding", _ROUNDS_STATES + 2, 4, ("h", "c"), 4),
-        Cell("slstm_rounding", _ROUNDS_STATES + 4, 4, ("h", "c", "n", "m"), 4),
+        Cell("lstm_rounding", _ROUNDS_STATES + 2, ("h", "c")),
+        Cell("slstm_rounding", _ROUNDS_STATES + 4, ("h", "c", "n", "m")),
         # A variant that also rounds the product r h, as TiRex does
-        Cell("slstm_rounding_products", _ROUNDS_PRODUCTS + _ROUNDS_STATES + 4, 4, ("h", "c", "n", "m"), 4),
+        Cell("slstm_rounding_products", _ROUNDS_PRODUCTS + _ROUNDS_STATES + 4, ("h", "c", "n", "m")),
     )
 }
 
 #: The allowed dtypes in messages, with the reason why float16 is not allowed
 NOT_IN_FLOAT16 = "as float16 cannot hold what gates and their gradients range over"
 FLOAT16_REFUSED = f"float32, float64 or bfloat16, {NOT_IN_FLOAT16}"
-
-
-def is_half(x: Any) -> bool:
-    """Return whether an array or tensor is bfloat16; its states other than h are then float32."""
-    return bool(x.dtype.itemsize == 2)
 
 
 def elman_cell(activation: object) -> str:
@@ -131,7 +148,8 @@ def check_shapes(
     batch, time, gates, heads, width = wx
     if heads < 1 or width < 1:
         raise ValueError(f"{function}: wx must have at least one head and one unit, got shape {tuple(wx)}")
-    _check_shape(function, "r", r, (gates, heads, width, width), "(G, N, D, D)")
+    if r != (gates, heads, width, width):
+        _check_shape(function, "r", r, (gates, heads, width, width), "(G, N, D, D)")
     if b is not None:
         _check_shape(function, "b", b, (gates, heads, width), "(G, N, D)")
     rows, letters = (batch, "(B, N, D)") if sequences is None else (sequences, "(S, N, D)")

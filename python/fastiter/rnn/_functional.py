@@ -14,34 +14,37 @@ from .._array_like import as_array, as_arrays
 from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
 from .._sequences import as_parts, check_packing, checked_sequences
-from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell, is_half
+from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell
 from ._docs import documented_cell
 from ._results import Array, RnnResult, RnnStates, States, typed
 
 Result: TypeAlias = RnnResult | RnnStates
 
 
-class _Asked(NamedTuple):
-    """The sequence options and the bound of |h|, unchecked."""
+class _Requested(NamedTuple):
+    """The options of a function, unchecked."""
 
     reverse: bool
     lengths: npt.ArrayLike | None
+    return_all_states: bool
     cu_seqlens: npt.ArrayLike | None
     reset: Array | None
     clip_state: float | None
+    out: Array | None
 
 
-class _How(NamedTuple):
+class _Options(NamedTuple):
     """The checked options: rows is B, or S if ``cu_seqlens`` divides one row into S sequences."""
 
     rows: int
     reverse: bool
-    lengths: Array | None
-    cu_seqlens: Array | None
-    reset: Array | None
-    clip_state: float | None
+    lengths: Array | None = None
+    cu_seqlens: Array | None = None
+    reset: Array | None = None
+    clip_state: float | None = None
 
 
+_FLOAT32 = np.dtype(np.float32)
 _DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -86,8 +89,8 @@ def lstm(
     >>> h.shape, bool((h[:, -1] == last_h).all())
     ((2, 5, 1, 3), True)
     """
-    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
-    return _run("lstm", "lstm", wx, r, b, state, how, return_all_states, out, backend)
+    requested = _Requested(reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, out)
+    return _run("lstm", wx, r, b, state, requested, backend)
 
 
 @typed
@@ -131,8 +134,8 @@ def gru(
     >>> bool((h[1, 1] == last[1]).all()), float(abs(h[1, 2:]).sum())
     (True, 0.0)
     """
-    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
-    return _run("gru", "gru", wx, r, b, state, how, return_all_states, out, backend)
+    requested = _Requested(reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, out)
+    return _run("gru", wx, r, b, state, requested, backend)
 
 
 @typed
@@ -175,8 +178,8 @@ def elman(
     >>> h.ravel().tolist()
     [1.0, 2.0, 3.0]
     """
-    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
-    return _run("elman", elman_cell(activation), wx, r, b, state, how, return_all_states, out, backend)
+    requested = _Requested(reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, out)
+    return _run(elman_cell(activation), wx, r, b, state, requested, backend)
 
 
 @typed
@@ -222,111 +225,116 @@ def slstm(
     >>> bool((n >= 1).all())
     True
     """
-    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
-    return _run("slstm", "slstm", wx, r, b, state, how, return_all_states, out, backend)
+    requested = _Requested(reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, out)
+    return _run("slstm", wx, r, b, state, requested, backend)
 
 
 def _run(
-    function: str,
     cell_name: str,
     wx: Array,
     r: Array,
     b: Array | None,
     state: Any,
-    asked: _Asked,
-    return_all_states: bool,
-    out: Array | None,
+    requested: _Requested,
     backend: str | None,
 ) -> Result:
-    cell = CELLS[cell_name]
+    cell, all_states, out = CELLS[cell_name], requested.return_all_states, requested.out
+    function = cell.function
     run = choose(function, _BACKENDS[function], backend, wx)
     if is_cuda(run):
-        options = {**asked._asdict(), "return_all_states": return_all_states, "out": out}
-        found: Result = run(wx, r, b, state, **options, **_activation(cell))
+        found: Result = run(wx, r, b, state, **requested._asdict(), **_activation(cell))
         return found
-    state = as_parts(cell.states, state)
-    check_flag(function, "reverse", asked.reverse)
-    check_flag(function, "return_all_states", return_all_states)
+    check_flag(function, "reverse", requested.reverse)
+    check_flag(function, "return_all_states", all_states)
     names, arrays = ["wx", "r"], [wx, r]
     if b is not None:
         names.append("b")
         arrays.append(b)
     if state is not None:
+        state = as_parts(cell.states, state)
         check_state(function, cell, state)
         names += cell.state_names
         arrays += state
-    read = _as_arrays(function, cell, names, arrays)
+    read = _checked_arrays(function, cell, names, arrays)
     if read is not arrays:
         arrays = read
         wx, r, *rest = read
         b = None if b is None else rest.pop(0)
         state = None if state is None else tuple(rest)
-    _check_arrays(function, cell, names, arrays)
-    shapes = None if state is None else [part.shape for part in state]
-    bounds = None if asked.cu_seqlens is None else integers(function, "cu_seqlens", asked.cu_seqlens)
-    if bounds is not None and wx.ndim == 5:
-        check_packing(function, wx.shape[0], asked.lengths, "wx")
-    sequences = None if bounds is None else max(bounds.size - 1, 0)
-    b_shape = None if b is None else b.shape
-    batch, time, heads, width = check_shapes(function, cell, wx.shape, r.shape, b_shape, shapes, sequences)
-    how = _checked(function, asked, bounds, batch, time)
+    options = _checked(cell, wx, r, b, state, requested)
     if out is not None:
-        reset = () if how.reset is None else (how.reset,)
+        reset = () if options.reset is None else (options.reset,)
         given = (*names, *("reset" for _ in reset)), (*arrays, *reset)
-        check_out(function, out, (batch, time, heads, width), *given, _DTYPES)
-    h, last, states = run(cell, wx, r, b, state, how, return_all_states, out)
-    return RnnStates(h, last, states) if return_all_states else RnnResult(h, last)
+        check_out(function, out, (*wx.shape[:2], *wx.shape[3:]), *given, _DTYPES)
+    h, last, states = run(cell, wx, r, b, state, options, all_states, out)
+    return RnnStates(h, last, states) if all_states else RnnResult(h, last)
 
 
-def _as_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> Any:
-    """Convert array-likes among the arguments to arrays; return ``arrays`` itself if there are none."""
-    found = as_arrays(function, names, arrays)
-    if found is arrays or not isinstance(found[0], np.ndarray) or not is_half(found[0]):
-        return found
-    exact = np.dtype(np.float32)  # the dtype of the states other than h
-    others = [name in cell.state_names[1:] for name in names]
-    given = zip(names, arrays, found, others, strict=True)
-    return [as_array(function, name, x, exact) if other else y for name, x, y, other in given]
+def _checked_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> Any:
+    """Convert array-likes among the arguments to arrays, and check the dtypes; return ``arrays`` itself if it can be.
 
-
-def _check_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> None:
-    """Check that all dtypes equal that of wx, except that the states other than h are float32 if wx is bfloat16."""
-    if getattr(getattr(arrays[0], "dtype", None), "name", "") == "float16":
+    All dtypes equal that of wx, except that the states other than h are float32 if wx is bfloat16.
+    """
+    read = as_arrays(function, names, arrays)
+    dtype = getattr(read[0], "dtype", None)
+    if getattr(dtype, "name", "") == "float16":
         raise TypeError(f"{function}: wx must be a NumPy array of {FLOAT16_REFUSED}, got dtype float16")
-    half = isinstance(arrays[0], np.ndarray) and is_half(arrays[0])
-    exact = [half and name in cell.state_names[1:] for name in names]
-    same = [(name, x) for name, x, is_exact in zip(names, arrays, exact, strict=True) if not is_exact]
+    if isinstance(read[0], np.ndarray) and read[0].itemsize == 2:
+        return _checked_half(function, cell, names, arrays, read)
+    check_arrays(function, names, read, _DTYPES)
+    return read
+
+
+def _checked_half(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any], read: Sequence[Any]) -> Any:
+    """Do the same for a wx of 16 bits; ``read`` are the arguments as arrays."""
+    wide = [name in cell.state_names[1:] for name in names]
+    if read is not arrays:
+        given = zip(names, arrays, read, wide, strict=True)
+        read = [as_array(function, name, x, _FLOAT32) if is_wide else y for name, x, y, is_wide in given]
+    same = [(name, x) for name, x, is_wide in zip(names, read, wide, strict=True) if not is_wide]
     check_arrays(function, [name for name, _ in same], [x for _, x in same], _DTYPES)
-    for name, x, is_exact in zip(names, arrays, exact, strict=True):
-        if is_exact and getattr(x, "dtype", None) != np.float32:
+    for name, x, is_wide in zip(names, read, wide, strict=True):
+        if is_wide and getattr(x, "dtype", None) != np.float32:
             got = type_name(x) if not isinstance(x, np.ndarray) else f"dtype {x.dtype}"
             raise TypeError(f"{function}: {name} must have dtype float32 to go with bfloat16 wx, got {got}")
+    return read
 
 
-def _carried(wx: Array) -> np.dtype[Any]:
-    """Return the dtype of the states other than h."""
-    return np.dtype(np.float32) if is_half(wx) else wx.dtype
+def _checked(
+    cell: Cell, wx: Array, r: Array, b: Array | None, state: Sequence[Array] | None, requested: _Requested
+) -> _Options:
+    """Check the shapes and the options."""
+    function, bounds = cell.function, None
+    reverse, lengths, _, cu_seqlens, reset, clip_state, _ = requested
+    if cu_seqlens is not None:
+        bounds = integers(function, "cu_seqlens", cu_seqlens)
+        if wx.ndim == 5:
+            check_packing(function, wx.shape[0], lengths, "wx")
+    sequences = None if bounds is None else max(bounds.size - 1, 0)
+    shapes = None if state is None else [part.shape for part in state]
+    b_shape = None if b is None else b.shape
+    batch, time, _, _ = check_shapes(function, cell, wx.shape, r.shape, b_shape, shapes, sequences)
+    if bounds is None and lengths is None and reset is None and clip_state is None:
+        return _Options(batch, reverse)
+    cut = checked_sequences(function, batch, time, reset, lengths, bounds, "wx")
+    clip_state = checked_bound(function, "clip_state", clip_state)
+    return _Options(cut.count(batch), reverse, cut.lengths, cut.cu_seqlens, cut.reset, clip_state)
 
 
-def _checked(function: str, asked: _Asked, bounds: Array | None, batch: int, time: int) -> _How:
-    reverse, lengths, _, reset, _ = asked
-    sequences = checked_sequences(function, batch, time, reset, lengths, bounds, "wx")
-    clip_state = checked_bound(function, "clip_state", asked.clip_state)
-    return _How(sequences.count(batch), reverse, sequences.lengths, sequences.cu_seqlens, reset, clip_state)
-
-
-def _shape(cell: Cell, wx: Array, how: _How) -> tuple[Any, ...]:
+def _shape(cell: Cell, wx: Array, options: _Options) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
     batch, time, _, heads, width = wx.shape
-    bounds, lengths, packed, starts = how.cu_seqlens, how.lengths, 0, None
+    bounds, lengths, packed, starts = options.cu_seqlens, options.lengths, 0, None
     if bounds is not None:
         lengths, starts, packed = np.diff(bounds), bounds, time
         time = int(lengths.max(initial=0))
-    rows = (cell.code, how.rows, time, heads, width, how.reverse, lengths, None, packed)
-    if bounds is None and how.reset is None and how.clip_state is None:
+    rows = (cell.code, options.rows, time, heads, width, options.reverse, lengths, None, packed)
+    if bounds is None and options.reset is None and options.clip_state is None:
         return rows
-    reset = None if how.reset is None else np.ascontiguousarray(np.broadcast_to(how.reset, (batch, wx.shape[1])))
-    clip_state = math.inf if how.clip_state is None else how.clip_state
+    reset = (
+        None if options.reset is None else np.ascontiguousarray(np.broadcast_to(options.reset, (batch, wx.shape[1])))
+    )
+    clip_state = math.inf if options.clip_state is None else options.clip_state
     return (*rows, starts, reset, clip_state, math.inf)
 
 
@@ -336,19 +344,20 @@ def _cpu(
     r: Array,
     b: Array | None,
     state: Sequence[Array] | None,
-    how: _How,
+    options: _Options,
     all_states: bool,
     out: Array | None,
 ) -> tuple[Array, States, States]:
     heads, width = wx.shape[3:]
     wx, r = unit_stride(wx), np.ascontiguousarray(r)
-    b = None if b is None else np.ascontiguousarray(b, _carried(wx))  # in the dtype of the sums
+    carried = _FLOAT32 if wx.itemsize == 2 else wx.dtype  # the dtype of the sums, and of the states other than h
+    b = None if b is None else np.ascontiguousarray(b, carried)
     first = () if state is None else tuple([np.ascontiguousarray(part) for part in state])
-    carried = _carried(wx)
-    last = tuple([np.empty((how.rows, heads, width), carried if k else wx.dtype) for k in range(len(cell.states))])
+    dtypes = (wx.dtype, *(carried,) * (len(cell.states) - 1))
+    last = tuple(map(np.empty, ((options.rows, heads, width),) * len(dtypes), dtypes))
     h = unit_stride(out) if out is not None else empty_steps(wx, (heads, width))
     states = (h, *[empty_steps(wx, (heads, width), carried) for _ in cell.states[1:]]) if all_states else (h,)
-    _core.rnn.forward(_shape(cell, wx, how), wx, r, b, first, last, states, None, 0, ())
+    _core.rnn.forward(_shape(cell, wx, options), wx, r, b, first, last, states, None, 0, ())
     if out is not None and h is not out:
         out[...] = h
         states = (out, *states[1:])
@@ -361,16 +370,16 @@ def _reference(
     r: Array,
     b: Array | None,
     state: Sequence[Array] | None,
-    how: _How,
+    options: _Options,
     all_states: bool,
     out: Array | None,
 ) -> tuple[Array, States, States]:
     from . import reference
 
-    asked = how._asdict()
-    del asked["rows"]
-    run = getattr(reference, cell.name.partition("_")[0])
-    h, last, states = run(wx, r, b, state, **asked, **_activation(cell))
+    given = options._asdict()
+    del given["rows"]
+    run = getattr(reference, cell.function)
+    h, last, states = run(wx, r, b, state, **given, **_activation(cell))
     if out is not None:
         out[...] = h
         h, states = out, (out, *states[1:])
@@ -384,8 +393,6 @@ def _activation(cell: Cell) -> dict[str, str]:
 
 
 _BACKENDS: dict[str, Backends[Any]] = {
-    "lstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "lstm"), "reference": _reference},
-    "gru": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "gru"), "reference": _reference},
-    "elman": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "elman"), "reference": _reference},
-    "slstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "slstm"), "reference": _reference},
+    cell.function: {"cpu": _cpu, "cuda": Cuda("fastiter.torch", cell.function), "reference": _reference}
+    for cell in CELLS.values()
 }

@@ -196,7 +196,7 @@ def _rounded(x: Array, stored: Array) -> Array:
     return _value(x.astype(stored.dtype))
 
 
-class _How(NamedTuple):
+class _Options(NamedTuple):
     """Direction, valid steps of each row, the steps that reset the state, and the bound of |h|."""
 
     reverse: bool
@@ -206,20 +206,20 @@ class _How(NamedTuple):
 
 
 def _steps(
-    cell: _Cell, wx: Array, r: Array, b: Array | None, now: list[Array], how: _How
+    cell: _Cell, wx: Array, r: Array, b: Array | None, now: list[Array], options: _Options
 ) -> Iterator[tuple[int, Array, State, State]]:
     """Yield (t, the sequences that compute step t, their states before and after it); updates the states in `now`."""
     B, T = wx.shape[:2]
-    length = np.full(B, T) if how.lengths is None else np.asarray(how.lengths)
-    for t in reversed(range(T)) if how.reverse else range(T):
+    length = np.full(B, T) if options.lengths is None else np.asarray(options.lengths)
+    for t in reversed(range(T)) if options.reverse else range(T):
         valid = t < length
         prev = tuple(s[valid] for s in now)
-        if how.reset is not None:
-            dropped = np.broadcast_to(how.reset, (B, T))[valid, t, None, None]
+        if options.reset is not None:
+            dropped = np.broadcast_to(options.reset, (B, T))[valid, t, None, None]
             prev = tuple(np.where(dropped, s.dtype.type(0), s) for s in prev)
         h, *others = cell.step(_value(wx[valid, t]), _recurrent(r, b, prev[0]), prev)
-        if how.clip_state is not None:
-            h = np.clip(h, -how.clip_state, how.clip_state)
+        if options.clip_state is not None:
+            h = np.clip(h, -options.clip_state, options.clip_state)
         new = (_rounded(h, wx), *others)
         for s, s_new in zip(now, new, strict=True):
             s[valid] = s_new
@@ -232,24 +232,24 @@ def _forward(
     r: Array,
     b: Array | None,
     state: Sequence[Array] | None,
-    how: _How,
+    options: _Options,
     cu_seqlens: npt.ArrayLike | None,
 ) -> Output:
     """Return (h, final state, states of every step); h is states[0]."""
     if cu_seqlens is not None:
         bounds = np.asarray(cu_seqlens)
-        lengths, padded = _padded(bounds, wx, how.reset)
-        how = how._replace(lengths=lengths, reset=None if how.reset is None else padded[1])
-        _, last, states = _forward(name, padded[0], r, b, state, how, None)
+        lengths, padded = _padded(bounds, wx, options.reset)
+        options = options._replace(lengths=lengths, reset=None if options.reset is None else padded[1])
+        _, last, states = _forward(name, padded[0], r, b, state, options, None)
         states = tuple(_packed(bounds, s) for s in states)
         return states[0], last, states
-    if how.clip_state is not None:
-        how = how._replace(clip_state=float(np.array(how.clip_state, wx.dtype)))
+    if options.clip_state is not None:
+        options = options._replace(clip_state=float(np.array(options.clip_state, wx.dtype)))
     cell = _CELLS[name]
     B, T, _, N, D = wx.shape
     now = _initial(cell.states, wx, state)
     states = tuple(np.zeros((B, T, N, D), s.dtype if k else wx.dtype) for k, s in enumerate(now))
-    for t, valid, _, new in _steps(cell, wx, r, b, now, how):
+    for t, valid, _, new in _steps(cell, wx, r, b, now, options):
         for s, s_new in zip(states, new, strict=True):
             s[valid, t] = s_new
     return states[0], (now[0].astype(wx.dtype), *now[1:]), states
@@ -299,7 +299,7 @@ def elman(
     `reset` (B, T) or (T,) is true, the state before the step is replaced by 0. With `clip_state` = v, h is clipped to
     [-v, v] after each step. The same holds for every cell here.
     """
-    return _forward(f"elman_{activation}", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
+    return _forward(f"elman_{activation}", wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
 
 
 def lstm(
@@ -315,7 +315,7 @@ def lstm(
     clip_state: float | None = None,
 ) -> Output:
     """c = f c' + i g; h = o tanh(c), with i, f, o = sigmoid(a), g = tanh(a), a = wx + R h' + b; state (h, c)."""
-    return _forward("lstm", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
+    return _forward("lstm", wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
 
 
 def gru(
@@ -331,7 +331,7 @@ def gru(
     clip_state: float | None = None,
 ) -> Output:
     """h = (1 - z) n + z h', with r, z = sigmoid(wx + R h' + b), n = tanh(wx_n + r (R_n h' + b_n)); state (h,)."""
-    return _forward("gru", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
+    return _forward("gru", wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
 
 
 def slstm(
@@ -351,7 +351,7 @@ def slstm(
     ell = logsigmoid(a_f) + m'; m = a_i where n' = 0 (element by element), else max(a_i, ell); both exponents are
     clamped to <= 0; z = tanh(a_z), o = sigmoid(a_o), a = wx + R h' + b; state (h, c, n, m).
     """
-    return _forward("slstm", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
+    return _forward("slstm", wx, r, b, state, _Options(reverse, lengths, reset, clip_state), cu_seqlens)
 
 
 def backward(
@@ -389,9 +389,9 @@ def backward(
         reset = None if reset is None else others.pop(0)
     if clip_state is not None:
         clip_state = float(np.array(clip_state, wx.dtype))
-    how = _How(reverse, lengths, reset, clip_state)
+    options = _Options(reverse, lengths, reset, clip_state)
     c = _CELLS[f"elman_{activation}" if cell == "elman" else cell]
-    tape = list(_steps(c, wx, r, b, _initial(c.states, wx, state), how))
+    tape = list(_steps(c, wx, r, b, _initial(c.states, wx, state), options))
     carry = _initial(c.states, wx, dstate)
     dwx, dr, db = np.zeros_like(wx), np.zeros_like(_value(r)), np.zeros(r.shape[:3], _value(r).dtype)
     for t, valid, prev, new in reversed(tape):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fastiter import _nvrtc
 from fastiter.rnn._cells import CELLS
-from fastiter.rnn._torch.launch_plan import Plan, Problem, plan
+from fastiter.rnn._torch._gpu.launch_plan import Plan, Problem, plan
 from fastiter.tune import DEVICES
 
 from .latencies import Latencies

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,15 +54,6 @@ def _slstm(x: Tensor, y: Tensor, prev: State) -> State:
     return torch.sigmoid(a_o) * c / n, c, n, m
 
 
-_STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
-    "elman_tanh": _elman_tanh,
-    "elman_relu": _elman_relu,
-    "lstm": _lstm,
-    "gru": _gru,
-    "slstm": _slstm,
-}
-
-
 # ---- wx from the kernels' saved values, in the shape of wx: the gates, or h for an Elman cell ------------------------
 
 
@@ -90,12 +81,19 @@ def _x_of_slstm(saved: Tensor, y: Tensor) -> Tensor:
     return torch.stack([a_i, a_f, torch.atanh(z), torch.logit(o)], 1) - y
 
 
-_X_OF_SAVED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "elman_tanh": _x_of_elman_tanh,
-    "elman_relu": _x_of_elman_relu,
-    "lstm": _x_of_lstm,
-    "gru": _x_of_gru,
-    "slstm": _x_of_slstm,
+class Equations(NamedTuple):
+    """One step of a cell, and wx from its saved values."""
+
+    step: Callable[[Tensor, Tensor, State], State]
+    x_of_saved: Callable[[Tensor, Tensor], Tensor]
+
+
+EQUATIONS = {
+    "elman_tanh": Equations(_elman_tanh, _x_of_elman_tanh),
+    "elman_relu": Equations(_elman_relu, _x_of_elman_relu),
+    "lstm": Equations(_lstm, _x_of_lstm),
+    "gru": Equations(_gru, _x_of_gru),
+    "slstm": Equations(_slstm, _x_of_slstm),
 }
 
 
@@ -175,10 +173,10 @@ class _Step:
         y = y if self.b is None else y + self.b
         if self.call.from_saved:
             saved = x.detach()
-            x = Valued.apply(x, _X_OF_SAVED[cell.kind](saved, y.detach()))
+            x = Valued.apply(x, EQUATIONS[cell.kind].x_of_saved(saved, y.detach()))
         if valid is not None:  # a NaN in the padding times 0 would be NaN
             x = torch.where(valid.unsqueeze(1), x, 0)
-        h, *others = _STEPS[cell.kind](x, y, tuple(prev))
+        h, *others = EQUATIONS[cell.kind].step(x, y, tuple(prev))
         if self.call.from_saved and not cell.saved:
             h = Valued.apply(h, saved[:, 0])  # the saved h, which is already clamped
         if self.clip_state is not None:

@@ -25,14 +25,12 @@ from ..._torch.ops import (
 )
 from ..._torch.overrides import dispatched
 from .._cells import FLOAT16_REFUSED
-from .flashrnn_config import ANYWHERE, DTYPES, FUNCTIONS, ON_CPU, ON_GPU, Dtype, FlashRNNConfig, Name, checked
-from .functional import elman, gru, lstm, slstm
+from .flashrnn_config import ANYWHERE, CELL_OF, COUNTS, DTYPES, ON_CPU, ON_GPU, Dtype, FlashRNNConfig, Name, checked
+from .functional import FUNCTIONS
 from .ops import carried, goes_together
 from .run import rounding, together
 
 __all__ = ["FlashRNNConfig", "flashrnn"]
-
-_CELLS = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm}
 
 
 def flashrnn(
@@ -125,15 +123,16 @@ def _run(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tens
     _check_arguments(options, Wx, R, b, states)
     wx, r, bias = (_as(x, given, ours) for x, given, ours in _inputs(options, Wx, R, b))
     dtype, first = _state_dtype(options, wx), _initial(options, wx, states)
-    if options.function == "gru":
+    cell = CELL_OF[options.function]
+    if cell.separates:
         wx, r, bias = _in_our_order(wx, r, bias)
-    if options.function in ("lstm", "slstm") and dtype == torch.bfloat16 and not wx.is_cuda:
-        result = rounding(options.function, wx, r, bias, first, **_clips(options))
-    elif options.function in ("lstm", "slstm") and dtype == wx.dtype and goes_together(wx, r, bias, first):
+    if len(cell.states) > 1 and dtype == torch.bfloat16 and not wx.is_cuda:
+        result = rounding(FUNCTIONS[options.function], wx, r, bias, first, **_clips(options))
+    elif len(cell.states) > 1 and dtype == wx.dtype and goes_together(wx, r, bias, first):
         every, last = together(options.function, wx, r, bias, first, **_clips(options))
         return _as(every, "SBTHD", options.output_shape), _out(options, [x.unsqueeze(1) for x in last], dtype)
     else:
-        result = _CELLS[options.function](wx, r, bias, first, return_all_states=True, **_clips(options))
+        result = FUNCTIONS[options.function](wx, r, bias, first, return_all_states=True, **_clips(options))
     return _out(options, result[-1], dtype), _out(options, [x.unsqueeze(1) for x in result[1]], dtype)
 
 
@@ -256,7 +255,7 @@ def _check_arguments(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, 
     if options.backend in (ON_CPU if on_gpu else ON_GPU):
         right = ", ".join([*ANYWHERE, *(ON_GPU if on_gpu else ON_CPU)])
         raise BackendError(f"flashrnn: backend must be {right} or None on {Wx.device}, got {options.backend!r}")
-    counts = FUNCTIONS[options.function]
+    counts = COUNTS[options.function]
     shape = _sizes("Wx", Wx, options.input_shape, {"G": counts.gates_w})
     batch, heads, width = (shape[letter] for letter in "BHD")
     for letter, name, size in (("H", "num_heads", heads), ("D", "head_dim", width), ("", "hidden_dim", heads * width)):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 
 from ..._check import check_choice, fits_float, type_name
+from .._cells import CELLS, Cell
 
 Name: TypeAlias = Literal["lstm", "gru", "elman", "slstm"]
 Dtype: TypeAlias = Literal["float32", "float64", "bfloat16", "float16"]
@@ -20,7 +21,7 @@ DTYPES = {
 }
 
 
-class Function(NamedTuple):
+class Counts(NamedTuple):
     """Numbers of gates of R, of Wx, of the cell's input (R and Wx combined) and of b, and the number of states."""
 
     gates_r: int
@@ -30,11 +31,11 @@ class Function(NamedTuple):
     states: int
 
 
-FUNCTIONS = {
-    "lstm": Function(4, 4, 4, 4, 2),
-    "slstm": Function(4, 4, 4, 4, 4),
-    "gru": Function(3, 3, 4, 4, 1),
-    "elman": Function(1, 1, 1, 1, 1),
+#: The cells by FlashRNN's names, and their counts. Where the parts of a gate are not added, each counts.
+CELL_OF: dict[str, Cell] = {name: CELLS["elman_tanh" if name == "elman" else name] for name in get_args(Name)}
+COUNTS = {
+    name: Counts(cell.gates, cell.gates, cell.gates + cell.separates, cell.gates + cell.separates, len(cell.states))
+    for name, cell in CELL_OF.items()
 }
 ANYWHERE, ON_CPU, ON_GPU = ("vanilla", "vanilla_fwbw"), ("cpu",), ("cuda", "cuda_fused", "triton_fused")
 
@@ -145,7 +146,7 @@ class FlashRNNConfig:
 
     def check(self) -> None:
         """Check all options, which may have changed since construction, and derive those not given."""
-        _choice("function", self.function, tuple(FUNCTIONS))
+        _choice("function", self.function, get_args(Name))
         if self.backend is not None:
             _choice("backend", self.backend, (*ANYWHERE, *ON_CPU, *ON_GPU))
         self._check_gradients()
@@ -167,7 +168,7 @@ class FlashRNNConfig:
             _check_fits(name, value)
             if not (_is_number(value) and value > 0):
                 raise ValueError(f"flashrnn: {name} must be None or a positive number, got {value!r}")
-        if self.gradient_recurrent_cut and self.function == "gru":
+        if self.gradient_recurrent_cut and CELL_OF[self.function].separates:
             raise ValueError("flashrnn: gradient_recurrent_cut must be False for the function gru, got True")
         if self.constants:
             raise ValueError(f"flashrnn: constants must be None or empty, as the cells have none, got {self.constants}")
@@ -182,8 +183,8 @@ class FlashRNNConfig:
 
     def _set_counts(self) -> None:
         """Set the function's numbers of gates and states and ``simple_agg``; refuse given values that differ."""
-        counts = FUNCTIONS[self.function]
-        known: dict[str, Any] = {"simple_agg": self.function != "gru", "num_states": counts.states}
+        counts = COUNTS[self.function]
+        known: dict[str, Any] = {"simple_agg": not CELL_OF[self.function].separates, "num_states": counts.states}
         known |= {f"num_{name}": count for name, count in counts._asdict().items() if name.startswith("gates")}
         for name, right in known.items():
             given = getattr(self, name)
@@ -231,7 +232,7 @@ class FlashRNNConfig:
             raise ValueError(f"flashrnn: {name} must be {expected}, got {value!r}")
 
     def _check_initial(self) -> None:
-        value, states = self.initial_val, FUNCTIONS[self.function].states
+        value, states = self.initial_val, COUNTS[self.function].states
         _check_fits("initial_val", value)
         if _is_number(value):
             return
@@ -249,7 +250,7 @@ class FlashRNNConfig:
             One number for each state of the function.
         """
         value = self.initial_val
-        return (float(value),) * FUNCTIONS[self.function].states if isinstance(value, (int, float)) else tuple(value)
+        return (float(value),) * COUNTS[self.function].states if isinstance(value, (int, float)) else tuple(value)
 
 
 def checked(config: object, function: Name, backend: str | None, dtype: Dtype | None) -> FlashRNNConfig:

@@ -11,7 +11,7 @@ from ..._docs import documented_like
 from .. import _functional as arrays
 from .._cells import elman_cell
 from .results import typed
-from .run import Integers, Result, run
+from .run import Integers, Requested, Result, run
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,8 +73,8 @@ def lstm(
     >>> torch.allclose(h.squeeze(2).transpose(0, 1), layer(x)[0], atol=1e-6)
     True
     """
-    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
-    return run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, requested)
+    options = (reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
+    return run(lstm, "lstm", wx, r, b, state, Requested(*options))
 
 
 @typed
@@ -113,8 +113,8 @@ def gru(
     >>> torch.autograd.grad(last.sum(), r)[0].shape
     torch.Size([3, 1, 5, 5])
     """
-    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
-    return run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, requested)
+    options = (reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
+    return run(gru, "gru", wx, r, b, state, Requested(*options))
 
 
 @typed
@@ -153,8 +153,8 @@ def elman(
     >>> h.flatten().tolist()
     [1.0, 2.0, 3.0]
     """
-    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
-    return run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, requested)
+    options = (reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
+    return run(elman, elman_cell(activation), wx, r, b, state, Requested(*options))
 
 
 @typed
@@ -196,5 +196,9 @@ def slstm(
     >>> bool((n >= 1).all())
     True
     """
-    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
-    return run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, requested)
+    options = (reverse, lengths, return_all_states, cu_seqlens, reset, clip_state, clip_grad, checkpoint, out)
+    return run(slstm, "slstm", wx, r, b, state, Requested(*options))
+
+
+#: The functions by the names of their cells
+FUNCTIONS = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm}

@@ -34,7 +34,7 @@ _OPERATORS = {
 _TYPES = {torch.float32: "FLOAT", torch.float64: "DOUBLE"}
 
 
-def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, initial_state: bool = False) -> Any:
+def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, with_state: bool = False) -> Any:
     """Export output, states = module(input), for an LSTM, GRU or RNN, with ONNX's operators.
 
     Each layer is one node for both directions. Inputs and outputs have the module's names and layouts: ``input`` (T, B,
@@ -49,7 +49,7 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
         exported with float32 weights and arithmetic, as runtimes do not support these operators in bfloat16.
     path : str or path, optional
         Path of the file to write.
-    initial_state : bool
+    with_state : bool
         Whether the initial state is an input, ``h_0`` (layers * directions, B, H) and, for an LSTM, ``c_0``. Otherwise
         it is zero. Not with proj_size.
 
@@ -82,10 +82,10 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     check_forward("onnx.export", module)
     if module._forward_pre_hooks:
         check_weights("onnx.export", module)
-    if not isinstance(initial_state, bool):
-        raise TypeError(f"onnx.export: initial_state must be a bool, got {type_name(initial_state)}")
-    if initial_state and module.proj_size > 0:
-        raise ValueError(f"onnx.export: initial_state must be False with proj_size = {module.proj_size}, got True")
+    if not isinstance(with_state, bool):
+        raise TypeError(f"onnx.export: with_state must be a bool, got {type_name(with_state)}")
+    if with_state and module.proj_size > 0:
+        raise ValueError(f"onnx.export: with_state must be False with proj_size = {module.proj_size}, got True")
     bound = getattr(module, "clip_state", None)
     if bound is not None:
         raise ValueError(f"onnx.export: clip_state must be None, as ONNX's operators clip the gates, got {bound}")
@@ -99,7 +99,7 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     import onnx
 
     with torch.no_grad():
-        graph = _Graph(onnx, module, layers, initial_state).build()
+        graph = _Graph(onnx, module, layers, with_state).build()
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], producer_name="fastiter")
     model.ir_version = IR
     onnx.checker.check_model(model, full_check=True)
@@ -161,8 +161,8 @@ def _float(weight: Any) -> Any:
 class _Graph:
     """Builder of the ONNX graph. Inside the graph everything is time-major."""
 
-    def __init__(self, onnx: Any, module: nn.RNNBase, layers: list[Layer], initial_state: bool) -> None:
-        self.onnx, self.module, self.layers, self.initial_state = onnx, module, layers, initial_state
+    def __init__(self, onnx: Any, module: nn.RNNBase, layers: list[Layer], with_state: bool) -> None:
+        self.onnx, self.module, self.layers, self.with_state = onnx, module, layers, with_state
         self.type = getattr(onnx.TensorProto, _TYPES[layers[0].parameters.w_ih.dtype])
         self.operator = _OPERATORS[module.mode]
         self.directions = 2 if module.bidirectional else 1
@@ -173,7 +173,7 @@ class _Graph:
     def build(self) -> Any:
         module = self.module
         x = self.node("Transpose", ["input"], perm=[1, 0, 2]) if module.batch_first else "input"
-        firsts = [self.split(f"{name}_0") if self.initial_state else None for name in self.states]
+        firsts = [self.split(f"{name}_0") if self.with_state else None for name in self.states]
         lasts: list[list[str]] = [[] for _ in self.states]
         for k in range(module.num_layers):
             both = self.layers[k * self.directions : (k + 1) * self.directions]
@@ -253,7 +253,7 @@ class _Graph:
 
     def inputs(self) -> list[Any]:
         rows, width = self.module.num_layers * self.directions, self.module.hidden_size
-        states = [self.value(f"{name}_0", [rows, "B", width]) for name in self.states] if self.initial_state else []
+        states = [self.value(f"{name}_0", [rows, "B", width]) for name in self.states] if self.with_state else []
         return [self.steps("input", self.module.input_size), *states]
 
     def outputs(self) -> list[Any]:

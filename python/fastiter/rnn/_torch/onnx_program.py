@@ -10,7 +10,7 @@ import torch._dynamo.config
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
-from .double_backward import _STEPS
+from .double_backward import EQUATIONS
 from .ops import RnnForward
 
 State = tuple[Tensor, ...]
@@ -69,7 +69,7 @@ def _step(
             a = (x + y).unbind(1)[0]
             h, *others = (torch.relu(a) if cell_name == "elman_relu" else torch.tanh(a),)
         else:
-            h, *others = _STEPS[cell_name](x, y, tuple(prev))
+            h, *others = EQUATIONS[cell_name].step(x, y, tuple(prev))
         return (h if clip_state is None else h.clamp(-clip_state, clip_state), *others)
 
     return step

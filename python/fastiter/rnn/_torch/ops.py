@@ -238,8 +238,8 @@ def rnn_fwd(
     options: Options = PLAIN,
 ) -> list[Tensor]:
     """Run the op; plain dense tensors outside of tracing take one C++ call, in a fraction of the time."""
-    if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
-        outputs = _core.rnn.forward_tensors(cell.layout, wx, None, r, b, state, reverse, all_states, False)
+    if options is PLAIN and batch_sizes is None and unwatched():
+        outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, lengths, reverse, all_states, False)
         if outputs is not None:
             return outputs
     given = (wx, r, b, state, reverse, lengths, batch_sizes)
@@ -264,8 +264,8 @@ def rnn_fwd_saved(
     """
     count = len(cell.states)
     seen = 2 * count if all_states else 1 + count
-    if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
-        outputs = _core.rnn.forward_tensors(cell.layout, wx, None, r, b, state, reverse, all_states, True)
+    if options is PLAIN and batch_sizes is None and unwatched():
+        outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, lengths, reverse, all_states, True)
         if outputs is not None:
             return outputs[:seen], outputs[seen:]
     given = (wx, r, b, state, reverse, lengths, batch_sizes)
@@ -291,7 +291,7 @@ def rnn_fwd_together(
 
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
     """Return whether these are dense tensors of matching shapes, which need no further checks."""
-    return unwatched() and _core.rnn.fits_tensors(cell.layout, wx, r, b, state)
+    return unwatched() and _core.rnn.fits_tensors(cell.code, wx, r, b, state)
 
 
 def rnn_bwd(
@@ -313,10 +313,10 @@ def rnn_bwd(
     b: Tensor | None = None,
 ) -> list[Tensor]:
     """Run the op, in one C++ call under the conditions of :func:`rnn_fwd`; wx and b are needed with a checkpoint."""
-    if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
+    if options is PLAIN and batch_sizes is None and unwatched():
         needs = (need_r, need_b, need_state)
         kept = (states, saved, dstates, dlast)
-        gradients = _core.rnn.backward_tensors(cell.layout, None, r, state, *kept, reverse, needs)
+        gradients = _core.rnn.backward_tensors(cell.code, None, r, state, *kept, lengths, reverse, needs)
         if gradients is not None:
             return gradients
     given = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .functional import lstm, slstm
+from .functional import FUNCTIONS
 from .nn.slstm_layouts import recurrence_of
 from .run import rounding_products
 
 _KERNEL, _BIAS = "_recurrent_kernel_", "_bias_"  # the names in all of their checkpoints
-_CELLS = {"slstm": slstm, "lstm": lstm}
+_CELLS = ("slstm", "lstm")
 _CLIPS = ("gradient_recurrent_cut", "gradient_recurrent_clipval", "forward_clipval", "constants")
 
 
@@ -46,7 +46,7 @@ def forward_of_cell(
     if is_tirex and wx.device.type == "cpu":
         h, last = rounding_products(wx, r, b, first)
     else:
-        h, last = _CELLS[_function(config)](wx, r, b.to(kernel.dtype), first)[:2]
+        h, last = FUNCTIONS[_function(config)](wx, r, b.to(kernel.dtype), first)[:2]
     return _laid_out(config, h).to(input.dtype), torch.stack([s.flatten(1).to(input.dtype) for s in last])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,11 +20,13 @@ from ..._torch.ops import (
     autocast_dtype,
     autocast_to,
     check_tensors,
+    checked_lengths,
     empty_steps,
     grad_enabled,
     transformed,
 )
-from ..._torch.out import check_out, is_written_by_kernels, named, written
+from ..._torch.out import check_out, is_written_by_kernels, written
+from ..._torch.out import named as named_tensors
 from ..._torch.overrides import dispatched, overridden
 from ..._torch.sequences import Sequences, checked_sequences
 from .._cells import (
@@ -36,7 +38,7 @@ from .._cells import (
     checked_bound,
     checked_checkpoint,
 )
-from . import gpu as gpu  # the ops of CUDA tensors
+from ._gpu import kernels as kernels  # the ops of CUDA tensors
 from .autograd import Recurrence, Together, Transformed
 from .ops import RnnForward, carried, fits, rnn_fwd, rnn_fwd_together
 from .ops import forward as rnn_forward
@@ -48,8 +50,22 @@ Result: TypeAlias = RnnResult | RnnStates
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
+class Requested(NamedTuple):
+    """The options of a public function, unchecked."""
+
+    reverse: bool = False
+    lengths: Integers | None = None
+    return_all_states: bool = False
+    cu_seqlens: Integers | None = None
+    reset: Tensor | None = None
+    clip_state: float | None = None
+    clip_grad: float | None = None
+    checkpoint: int | None = None
+    out: Tensor | None = None
+
+
 def rounding(
-    cell: str,
+    public: Callable[..., Any],
     wx: Tensor,
     r: Tensor,
     b: Tensor | None,
@@ -62,8 +78,8 @@ def rounding(
 
     The states other than h are still float32 tensors.
     """
-    requested = (None, None, clip_state, clip_grad, None, None)
-    return run(cell, f"{cell}_rounding", wx, r, b, state, False, None, True, requested)
+    requested = Requested(return_all_states=True, clip_state=clip_state, clip_grad=clip_grad)
+    return run(public, f"{public.__name__}_rounding", wx, r, b, state, requested)
 
 
 def rounding_products(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | None) -> tuple[Tensor, States]:
@@ -90,7 +106,7 @@ def together(
     """Run a cell that writes all states to one tensor (S, B, T, N, D), for tensors accepted by `goes_together`."""
     spec = CELLS[cell]
     _check_tensors(cell, spec, wx, r, b, state)
-    options, _ = _checked_options(cell, wx, None, None, None, clip_state, clip_grad, None)
+    options, _ = _checked_options(cell, wx, Requested(clip_state=clip_state, clip_grad=clip_grad))
     _check_shapes(cell, spec, wx.shape, r, b, state)
     first = () if state is None else tuple(state)
     if _needs_grad(wx, r, b, first):
@@ -164,54 +180,49 @@ def _check_shapes(
 
 
 def run(
-    function: str,
+    public: Callable[..., Any],
     cell_name: str,
     wx: Tensor,
     r: Tensor,
     b: Tensor | None,
     state: Any,
-    reverse: bool,
-    lengths: Integers | None,
-    return_all_states: bool,
-    requested: tuple[Any, ...],
+    requested: Requested,
 ) -> Result:
-    """Check the arguments of a public function and run it; ``requested`` contains the options of `_REQUESTED`."""
-    state = as_parts(CELLS[cell_name].states, state)
+    """Check the arguments of a public function and run its cell."""
+    function, cell, options, lengths = public.__name__, CELLS[cell_name], PLAIN, None
+    reverse, given_lengths, return_all_states, cu_seqlens, reset, clip_state, clip_grad, checkpoint, out = requested
+    state = as_parts(cell.states, state)
     redefined = state is not None and overridden(state, parts=state)
-    if redefined or has_torch_function_variadic(wx, r, b, lengths, *requested[:2], requested[-1]):
-        called, how = _named(function, cell_name, reverse, lengths, return_all_states, requested)
-        return dispatched(called, wx, r, b, state, **how)
+    if redefined or has_torch_function_variadic(wx, r, b, given_lengths, cu_seqlens, reset, out):
+        return dispatched(public, wx, r, b, state, **_by_name(cell, requested))
     if type(wx) is not Tensor and is_dtensor(wx):
-        called, how = _named(function, cell_name, reverse, lengths, return_all_states, requested)
-        return on_shards(called, {"wx": wx, "r": r, "b": b, "state": state, **how}, _AXES, ("BTND", "BND", "BTND"))
-    cell, options = CELLS[cell_name], PLAIN
+        named = {"wx": wx, "r": r, "b": b, "state": state, **_by_name(cell, requested)}
+        return on_shards(public, named, _AXES, ("BTND", "BND", "BTND"))
     low = autocast_dtype(wx)
     if low is not None:
         wx, r, b, state = _autocast(low, wx, r, b, state)
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_all_states", return_all_states)
-    whole = None
-    cu_seqlens, reset, clip_state, clip_grad, checkpoint, out = requested
     is_plain = cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and checkpoint is None
-    if not (is_plain and lengths is None and fits(cell, wx, r, b, state)):
+    if is_plain and fits(cell, wx, r, b, state):
+        if given_lengths is not None:
+            lengths = checked_lengths(function, given_lengths, wx.shape[0], wx.shape[1], wx.device)
+    else:
         _check_tensors(function, cell, wx, r, b, state)
         if wx.dim() != 5:
             _check_shapes(function, cell, wx.shape, r, b, state)
-        options, sequences = _checked_options(function, wx, lengths, *requested[:-1])
+        options, sequences = _checked_options(function, wx, requested)
         count = None if cu_seqlens is None else sequences.count(1)
         _check_shapes(function, cell, wx.shape, r, b, state, count)
-        whole = sequences.lengths
-    given = (wx, r, b, state, reverse, whole)
+        lengths = sequences.lengths
+    given = (wx, r, b, state, reverse, lengths)
     if out is None:
         h, last, states = _apply(cell, *given, None, return_all_states, options)
     else:
-        tensors = named(("wx", "r", "b", *cell.state_names, "reset"), (wx, r, b, *_parts(cell, state), reset))
+        tensors = named_tensors(("wx", "r", "b", *cell.state_names, "reset"), (wx, r, b, *_parts(cell, state), reset))
         check_out(function, out, (*wx.shape[:2], *wx.shape[3:]), tensors, GPU_FLOATS if wx.is_cuda else _DTYPES)
         h, last, states = _apply_into(out, cell, *given, return_all_states, options)
     return RnnStates(h, last, states) if return_all_states else RnnResult(h, last)
-
-
-_REQUESTED = ("cu_seqlens", "reset", "clip_state", "clip_grad", "checkpoint", "out")
 
 
 def _parts(cell: Cell, state: Sequence[Tensor] | None) -> Sequence[Tensor | None]:
@@ -223,17 +234,12 @@ def _parts(cell: Cell, state: Sequence[Tensor] | None) -> Sequence[Tensor | None
 _AXES: Axes = {"wx": ("BTGND",), "r": ("GNDE",), "b": ("GND",), "state": ("BND",), **CUTS}
 
 
-def _named(
-    function: str, cell_name: str, reverse: bool, lengths: Any, return_all_states: bool, requested: tuple[Any, ...]
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return the public function and its options."""
-    from . import functional  # imported here, as its functions call this module's
-
-    how = dict(zip(_REQUESTED, requested, strict=True))
-    if function == "elman":
-        how["activation"] = cell_name.removeprefix("elman_")
-    how |= {"reverse": reverse, "lengths": lengths, "return_all_states": return_all_states}
-    return getattr(functional, function), how
+def _by_name(cell: Cell, requested: Requested) -> dict[str, Any]:
+    """Return the options of the public function by name."""
+    options = requested._asdict()
+    if cell.function == "elman":
+        options["activation"] = cell.name.removeprefix("elman_")
+    return options
 
 
 def _autocast(
@@ -246,17 +252,9 @@ def _autocast(
     return autocast_to(wx, dtype), autocast_to(r, dtype), autocast_to(b, dtype), state
 
 
-def _checked_options(
-    function: str,
-    wx: Tensor,
-    lengths: Integers | None,
-    cu_seqlens: Integers | None,
-    reset: Tensor | None,
-    clip_state: float | None,
-    clip_grad: float | None,
-    checkpoint: int | None,
-) -> tuple[Options, Sequences]:
+def _checked_options(function: str, wx: Tensor, requested: Requested) -> tuple[Options, Sequences]:
     """Return the options, and the division of steps into sequences."""
+    _, lengths, _, cu_seqlens, reset, clip_state, clip_grad, checkpoint, _ = requested
     sequences = checked_sequences(function, wx, reset, lengths, cu_seqlens, "wx")
     every = checked_checkpoint(function, checkpoint)
     if cu_seqlens is not None and every:

@@ -127,7 +127,7 @@ def _autocast(
     """Cast weights, input and states to the autocast dtype, as torch.nn does; float64 is not cast.
 
     The fourth result is the dtype that a GRU's results are cast to: torch's GRU returns the states in their input
-    dtype, as they are not the direct result of a product. Weights are cast before they are checked, as autocast may
+    dtype. Weights are cast before they are checked, as autocast may
     have changed the dtype of a parametrized weight.
     """
     dtype, x = autocast_dtype(weights[0][0]), input.data if isinstance(input, PackedSequence) else input
@@ -138,9 +138,9 @@ def _autocast(
         raise TypeError(f"{module_name(module)}: the dtype of torch.autocast must be {expected}, got float16")
     first, result = autocast_to(hx, dtype), None
     if isinstance(hx, (tuple, list)):
-        rest = torch.float32 if cell.name == "slstm" else dtype
+        rest = torch.float32 if cell.counts_steps else dtype
         first = tuple([autocast_to(s, rest if k else dtype) for k, s in enumerate(hx)])
-    if cell.name == "gru":
+    if cell.mixes_h:
         result = hx.dtype if isinstance(hx, Tensor) else x.dtype
     lower = autocast_to(x, dtype)
     lower = input._replace(data=lower) if isinstance(input, PackedSequence) else lower

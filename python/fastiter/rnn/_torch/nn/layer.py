@@ -179,7 +179,7 @@ def _gradients(
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad[4:]
     # Either the biases are separate, or they are summed and share one gradient.
-    separate = _separate_bias(direction.cell)
+    separate = direction.cell.separates
     needs = (need_x, need_ih, need_hh, need_b_ih, need_b_hh, any(need_first))
     gradients, dto_first = None if need_to_first else _short_gradients(ctx, tensors, dh, dlast, needs), None
     if gradients is None:
@@ -200,15 +200,20 @@ def _short_gradients(
 ) -> list[Tensor] | None:
     """Compute dx, dw_ih, dw_hh, db_hh, db_ih and dfirst, as needed, in one C++ call; None if that is not possible."""
     direction: Direction = ctx.direction
-    if not ctx.is_plain or direction.batch_sizes is not None or direction[4:] != NO_OPTIONS or not unwatched():
+    if direction.batch_sizes is not None or direction[4:] != NO_OPTIONS or not unwatched():
         return None
     x, w_ih, w_hh, h, _, _, _, *rest = tensors
+    lengths = None
+    if not ctx.is_plain:
+        lengths, cu_seqlens, reset, *rest = rest
+        if cu_seqlens is not None or reset is not None:
+            return None
     saved, first, others = rest[: ctx.saved_count], rest[ctx.saved_count :], len(direction.cell.states) - 1
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
     gradients: list[Tensor] | None = _core.rnn.backward_tensors(
-        direction.cell.layout,
+        direction.cell.code,
         (x, w_ih, direction.heads, need_x, need_ih, need_b_ih),
-        *(w_hh, first, [h, *saved[:others]], saved[others:], [dh], dlast),
+        *(w_hh, first, [h, *saved[:others]], saved[others:], [dh], dlast, lengths),
         direction.reverse,
         (need_hh, need_b_hh, need_first),
     )
@@ -234,7 +239,7 @@ def _longer_gradients(
         if direction.checkpoint:
             wx, b = _gates(direction, sequences, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
     saved, first = rest[: ctx.saved_count], rest[ctx.saved_count :]
-    separate = _separate_bias(direction.cell)
+    separate = direction.cell.separates
     wanted = (need_hh, need_b_hh or (need_b_ih and not separate), need_first)
     dwx, *found = _recurrence_backward(direction, sequences, w_hh, h, saved, first, dh, dlast, wanted, wx, b)
     biases = int(need_hh) + int(wanted[1])
@@ -257,7 +262,7 @@ def _gates(
     """Return W x + b_ih in the shape of the recurrence's wx, and its b."""
     w_ih, w_hh, b_ih, b_hh = parameters
     outer, inner = b_ih, b_hh
-    if b_ih is not None and b_hh is not None and not _separate_bias(direction.cell):
+    if b_ih is not None and b_hh is not None and not direction.cell.separates:
         outer, inner = _sum_of_biases(x, b_ih, b_hh)
     call = LinearForward(x, w_ih, outer)
     wx = product(*call) if product else linear_fwd(call)
@@ -282,10 +287,10 @@ def _run(
     If nothing observes the call, one C++ call runs a layer over all steps, in a fraction of the time.
     """
     lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
-    no_cuts = lengths is None and cu_seqlens is None and reset is None and to_first is None
-    if plain and no_cuts and direction.batch_sizes is None and direction[4:] == NO_OPTIONS:
-        arrays = (x, (w_ih, b_ih, direction.heads), w_hh, b_hh, first)
-        results = _core.rnn.forward_tensors(direction.cell.layout, *arrays, direction.reverse, False, save)
+    is_short = cu_seqlens is None and reset is None and to_first is None
+    if plain and is_short and direction.batch_sizes is None and direction[4:] == NO_OPTIONS:
+        arrays = (x, (w_ih, b_ih, direction.heads), w_hh, b_hh, first, lengths)
+        results = _core.rnn.forward_tensors(direction.cell.code, *arrays, direction.reverse, False, save)
         if results is not None:
             count = 1 + len(direction.cell.states)
             return results[0], results[1:count], results[count:]
@@ -340,11 +345,6 @@ def _recurrence_backward(
     given = (first, states, rest, dstates, last, reverse, sequences.lengths, sizes, *needs)
     dwx, *gradients = ops.rnn_bwd(cell, r, *given, options, wx, b)
     return [_lines(direction, dwx), *gradients]
-
-
-def _separate_bias(cell: Cell) -> bool:
-    # b_hn is inside r * (R_n h + b_hn), so it cannot be added to b_in.
-    return cell.name == "gru"
 
 
 def _blocks(direction: Direction, w_hh: Tensor) -> Tensor:

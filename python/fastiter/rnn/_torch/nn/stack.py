@@ -195,7 +195,7 @@ def _widened(cell: Cell, states: State | None, dtype: torch.dtype) -> tuple[Stat
     An LSTM's c has 16 bits unless it was given as float32, as in torch. The sLSTM's states other than h are float32, as
     n counts steps, and in bfloat16 the count would stop at 256.
     """
-    rest = torch.float32 if cell.name == "slstm" or (states and states[1].dtype == torch.float32) else dtype
+    rest = torch.float32 if cell.counts_steps or (states and states[1].dtype == torch.float32) else dtype
     wide = None if states is None else (states[0], *[s.float() for s in states[1:]])
     return wide, [dtype, *[rest] * (len(cell.states) - 1)]
 

@@ -78,7 +78,7 @@ def packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first
     entries = [layer.entry for layer in ready]
     bound = checked_options(module)[0]
     clip = inf if bound is None else bound
-    return make(cell.layout[0], rows, heads_of(module), clip, entries, addresses, _watched(module))
+    return make(cell.code, rows, heads_of(module), clip, entries, addresses, _watched(module))
 
 
 def _watched(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor, bool, Tensor, int]]:
@@ -106,7 +106,7 @@ class _Ready:
             projected = len(w_hr)
             to_first = None if first is None else linear(first[0][index].detach(), r)
             r = linear(r, w_hr.t())
-        separate = cell.name == "gru"  # b_hn is multiplied by r
+        separate = cell.separates
         b_h = b_hh if separate or b_ih is None or b_hh is None else b_ih + b_hh
         sizes = (w_ih.shape[1], len(w_ih) // cell.gates // heads, projected)
         self.held = (w_ih, r, b_ih if separate else None, b_h, w_hr, to_first)

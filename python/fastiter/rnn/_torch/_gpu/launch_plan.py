@@ -1,0 +1,148 @@
+"""Launches of the fused CUDA recurrence: from `fastiter.tune`, adapted to the kernels' registers, or with clusters."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+from ....tune import Device, rnn_constraints, rnn_plan, solve
+from ....tune._rnn_plan import RESERVED
+from .launch_cluster import clustered, cycles
+from .launch_shape import (
+    MOST_SUMS,
+    MOST_THREADS,
+    Plan,
+    Problem,
+    card,
+    each_element,
+    each_sum,
+    exchange_of,
+    other_registers,
+    room,
+    shape,
+    sums_of,
+)
+
+__all__ = ["Plan", "Problem", "card", "plan", "room", "shape"]
+
+#: Preferred threads per block for copying exchanged vectors, if the registers allow them
+_COPYING_THREADS = 256
+
+
+@lru_cache(maxsize=4096)
+def plan(problem: Problem, device: Device) -> Plan | None:
+    """Return the fused launch, or None if r does not fit on the GPU or one step at a time is faster."""
+    asked = _asked(problem)
+    found, alone, several = rnn_plan(device, **asked), _alone(problem, device), clustered(problem, device)
+    other = cycles(problem, alone, device) if alone is not None else found.cycles
+    if several is not None and several[1] < other:
+        return several[0]
+    if alone is not None or found.variant != "fused":
+        return alone
+    numbers = (found.units, found.row_warps, found.depth_warps, found.batch_tile // 8)
+    rest = (found.fragments_registers, found.blocks_per_sm)
+    return (
+        _adapted(problem, device, *numbers, *rest)
+        or _constrained(problem, device, asked)
+        or _adapted(problem, device, *numbers, *rest, spills=True)
+    )
+
+
+def _asked(problem: Problem) -> dict[str, Any]:
+    """Return the problem as arguments of the tuner."""
+    dtype = "bfloat16" if problem.itemsize == 2 else "float32"
+    sizes = {"heads": problem.heads, "width": problem.width, "batch": problem.batch}
+    return {"cell": problem.cell.split("_")[0], **sizes, "dtype": dtype, "backward": problem.backward}
+
+
+def _alone(problem: Problem, device: Device) -> Plan | None:
+    """Return a launch of one block per head and 8 rows if all are resident and threads have at most two elements.
+
+    By the simulation of the machine code, the cells of two elements take about 2000 cycles per step, and a barrier
+    between blocks alone takes longer. The kernel is faster than the tuner's model predicts.
+    """
+    if problem.heads * math.ceil(problem.batch / 8) > device.sms:
+        return None
+    units = math.ceil(problem.width / 16) * 16
+    found = _adapted(problem, device, units, 1, 1, 1, problem.terms, 1)
+    return found if found is not None and units * found.rows <= 2 * found.threads else None
+
+
+def _adapted(
+    problem: Problem,
+    device: Device,
+    units: int,
+    row_warps: int,
+    split: int,
+    columns: int,
+    held: int,
+    resident: int,
+    spills: bool = False,
+) -> Plan | None:
+    """Return the launch with more warps, and with fewer rows or resident blocks if necessary; None if it does not fit.
+
+    The tuner counts fewer registers per thread, and none for elements or for 8-byte numbers. With ``spills``, the
+    division of the warps that lacks the fewest registers is accepted.
+    """
+    while columns > 1 and sums_of(problem, units, row_warps, columns) > MOST_SUMS:
+        columns //= 2
+    for at_once in range(resident, 0, -1):
+        for rows, terms in _warps(problem, units, row_warps, split, columns, at_once, spills):
+            its = shape(problem, units, rows, terms, columns, held, at_once)
+            fits = at_once * (its.shared + RESERVED) <= device.shared and its.shared <= device.block_shared
+            if fits and (its.blocks == 1 or its.blocks <= device.sms * at_once):
+                return its
+    return None
+
+
+def _warps(
+    problem: Problem, units: int, row_warps: int, split: int, columns: int, resident: int, spills: bool
+) -> list[tuple[int, int]]:
+    """Return divisions of the warps by rows of r and by terms, the best first, from the given one up to 16 warps.
+
+    A thread computes the cells of its elements one after the other, so more warps are faster as long as a thread has
+    more than one element and enough registers. Blocks that exchange vectors also copy them faster with more warps.
+    """
+    found = [(row_warps, split)]
+    tiles, wanted, exchange = problem.outs * units // 16, units * 8 * columns, exchange_of(problem, units)
+    if exchange == "memory":
+        wanted = max(wanted, _COPYING_THREADS)
+    while 2 * 32 * row_warps * split <= MOST_THREADS and 8 * split <= problem.terms:
+        if (
+            32 * row_warps * split >= wanted
+            and room(problem, units, row_warps, split, columns, resident, exchange) >= 0
+        ):
+            break
+        row_warps, split = (2 * row_warps, split) if tiles % (2 * row_warps) == 0 else (row_warps, 2 * split)
+        found.append((row_warps, split))
+    left = {each: room(problem, units, *each, columns, resident, exchange) for each in found}
+    if spills:
+        return sorted(found, key=lambda each: -left[each])
+    return [each for each in reversed(found) if left[each] >= 0]
+
+
+def _constrained(problem: Problem, device: Device, asked: dict[str, Any]) -> Plan | None:
+    """Return the launch of minimum cost by the tuner's model among those that fit by the kernel's resource counts."""
+    text, cost = rnn_constraints(device, **asked)
+    size, parts = problem.itemsize, 1 if problem.tensor_cores else 2
+    alone, joined = other_registers(problem, "none"), other_registers(problem, "memory")
+    own = f"""
+elements >= 1; threads == {device.warp} * warps
+threads * elements >= units * batch_tile; threads * (elements - 1) < units * batch_tile
+sums_held == {each_sum(problem)} * rows_per_warp * columns; sums_held <= {MOST_SUMS}
+needed == others + sums_held + {each_element(problem)} * elements + r_held
+r_held == {2 * size} * fragments_registers
+others == {alone} + {joined - alone} * several
+needed <= {device.thread_registers}; threads * blocks_per_sm * needed <= {device.registers}
+64 * lines >= 16 * depth_warps * depth_per_warp; 64 * (lines - 1) < 16 * depth_warps * depth_per_warp
+partial == {parts * max(size, 4)} * depth_warps * batch_tile * ({problem.outs} * units + 4)
+own == {256 * size} * warps * fragments_shared + {size} * batch_tile * (64 * lines + 16) + partial
+own <= {device.block_shared}; blocks_per_sm * (own + {RESERVED}) <= {device.shared}
+blocks <= 1 or blocks <= {device.sms} * blocks_per_sm
+"""
+    for found in solve(f"{text}\n{own}", minimize=cost):
+        numbers = (found["units"], found["row_warps"], found["depth_warps"], found["columns"])
+        rest = (found["fragments_registers"], found["blocks_per_sm"])
+        return _adapted(problem, device, *numbers, *rest) or _adapted(problem, device, *numbers, *rest, spills=True)
+    return None
