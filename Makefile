@@ -67,7 +67,7 @@ lint: $(VENV)/.lint
 	$(python) -m ruff format --check
 	$(VENV)/bin/clang-format --dry-run --Werror $(cxx.sources)
 	$(python) -m mypy
-	$(python) tests/core/typed_blocks.py
+	$(python) tests/core/text/typed_blocks.py
 
 format: $(VENV)/.lint
 	$(python) -m ruff check --fix
@@ -78,7 +78,7 @@ docs: $(VENV)/.docs
 	$(python) -m sphinx -W -E docs build/docs
 
 check-site: docs $(VENV)/.site
-	$(python) tests/core/check_site.py $(ARGS)
+	$(python) tests/core/text/check_site.py $(ARGS)
 
 # torch is left out: it allocates more than the sanitizers can track quickly, and calls the same kernels.
 sanitize: sanitize-$(or $(SANITIZE),address)

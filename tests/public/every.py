@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.public import (
+from tests.public.calls import (
     descent,
     fixed_points,
     fixed_points_prox,

@@ -22,7 +22,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import IO
 
-from tests.public import entries, texts
+from tests.public import texts
+from tests.public.calls import entries
 from tests.public.pick import Pick, seeded
 
 BATCH = 250

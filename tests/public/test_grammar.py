@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastiter.quant import parse
-from tests.public import entries, fuzz, texts
+from tests.public import fuzz, texts
+from tests.public.calls import entries
 from tests.public.pick import Pick, seeded
 from tests.public.texts import Accepted
 

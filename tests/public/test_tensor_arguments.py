@@ -13,10 +13,10 @@ pytest.importorskip("torch")
 
 import fastiter.torch
 from fastiter import BackendError, ConvergenceError
+from tests.public.calls.tensors import TENSORS
 from tests.public.mutations import contiguous, laid_out, with_one_changed
 from tests.public.pick import Pick
 from tests.public.results import assert_equal, called, parts
-from tests.public.tensors import TENSORS
 
 
 def test_the_table_has_every_name() -> None:

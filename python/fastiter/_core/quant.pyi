@@ -105,6 +105,7 @@ def matmul(
     sums: int,
     /,
 ) -> None: ...
+
 class Format:
     in_double: bool
     def __init__(self, plan: object, codes: bool, /) -> None: ...

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 import fastiter
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def tracked(*patterns: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""python tests/core/check_site.py [FOLDER]: opens every page of the built site in Chromium, wide and on a phone.
+"""python tests/core/text/check_site.py [FOLDER]: opens every page of the built site in Chromium, wide and on a phone.
 
 Not a test module: `make check-site` runs it on what `make docs` has built. It reports errors in the console, broken
 links and anchors within the site, and tables, formulas, code and pictures that overflow the window without their own
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WIDTHS = {"wide": 1280, "phone": 390}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: Pages that Sphinx generates for itself

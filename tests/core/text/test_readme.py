@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
 SOURCES, SITE = "https://github.com/fastiter/fastiter/", "https://fastiter.readthedocs.io/en/latest/"
 

@@ -1,4 +1,4 @@
-"""python tests/core/typed_blocks.py: mypy --strict on the Python blocks of README and the documentation.
+"""python tests/core/text/typed_blocks.py: mypy --strict on the Python blocks of README and the documentation.
 
 Not a test module: `make lint` runs it, where mypy is installed. Packages that are not installed there have no types.
 """
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 #: torch and transformers have functions without annotations.
 OPTIONS = ("--strict", "--allow-untyped-calls", "--ignore-missing-imports")
 

@@ -13,9 +13,9 @@ import torch
 import fastiter.torch
 from fastiter import Solution
 from tests.public import every
-from tests.public.hopfield import network
+from tests.public.calls.hopfield import network
+from tests.public.calls.systems import dense
 from tests.public.pick import Pick, subset
-from tests.public.systems import dense
 from tests.public.table import Entry, Make
 from tests.scan.calls import REAL
 
