@@ -175,7 +175,7 @@ py::object new_tensor(const Array& like) {
 }
 
 py::object new_tensor_of_width(const Array& like, int64_t width) {
-    int64_t shape[kMostAxes];
+    int64_t shape[kMaxAxes];
     std::copy(like.dl().shape, like.dl().shape + like.ndim(), shape);
     shape[like.ndim() - 1] = width;
     return new_tensor(like, Places(shape, like.ndim()), like.bits());

@@ -29,7 +29,7 @@ template <class T> void column_sums(py::handle x, int64_t M, int64_t N, py::hand
 struct Lines {
     Array x;
     bool is_read;
-    explicit Lines(py::handle from) : is_read(x.read(from.ptr()) && x.ndim() <= kMostAxes && x.is_contiguous()) {}
+    explicit Lines(py::handle from) : is_read(x.read(from.ptr()) && x.ndim() <= kMaxAxes && x.is_contiguous()) {}
     int64_t width() const { return x.size(-1); }
     int64_t rows() const {
         int64_t count = 1;
