@@ -97,12 +97,12 @@ NUMBERS = {
     ],
     "formats": [
         *(
-            f"tests/quant/test_arrays.py::test_{name}"
+            f"tests/quant/formats/test_arrays.py::test_{name}"
             for name in ("random_fixed", "random_floats", "fixed_at_the_limits", "posits", "other_formats", "any_size")
         ),
-        "tests/quant/test_codes.py::test_every_code",
+        "tests/quant/formats/test_codes.py::test_every_code",
         *(
-            f"tests/quant/test_blocks.py::test_{name}"
+            f"tests/quant/formats/test_blocks.py::test_{name}"
             for name in (
                 "blocks_of_any_size",
                 "microscaling_with_every_rounding",
@@ -110,16 +110,16 @@ NUMBERS = {
                 "block_floating_point",
             )
         ),
-        "tests/quant/test_random.py::test_random_words_are_those_of_philox",
-        "tests/quant/test_random.py::test_stochastic_rounding_has_the_specified_bits",
-        "tests/quant/test_torch_gradients.py::test_sizes",
+        "tests/quant/formats/test_random.py::test_random_words_are_those_of_philox",
+        "tests/quant/formats/test_random.py::test_stochastic_rounding_has_the_specified_bits",
+        "tests/quant/torch/test_torch_gradients.py::test_sizes",
     ],
     "fixed": [
-        "tests/quant/test_matmul.py",
-        "tests/quant/test_matmul_shapes.py",
-        "tests/quant/test_fixed_conv.py::test_modes_and_formats",
-        "tests/quant/test_fixed_matmul.py::test_paths_agree",
-        "tests/quant/test_fixed_matmul.py::test_the_lowest_codes_of_all",
+        "tests/quant/products/test_matmul.py",
+        "tests/quant/products/test_matmul_shapes.py",
+        "tests/quant/fixed/test_fixed_conv.py::test_modes_and_formats",
+        "tests/quant/fixed/test_fixed_matmul.py::test_paths_agree",
+        "tests/quant/fixed/test_fixed_matmul.py::test_the_lowest_codes_of_all",
     ],
 }
 
@@ -161,7 +161,7 @@ def test_bfloat16_touches_nothing_beyond_the_arrays(isa: str) -> None:
 GUARDED = """
 import sys
 from tests.delta import guarded as delta
-from tests.quant import guarded_fixed as fixed
+from tests.quant.fixed import guarded_fixed as fixed
 from tests.scan import guarded as scan
 from tests.ssm import guarded as ssm, guarded_attention as attention, guarded_conv as conv
 from tests.support import guarded as support

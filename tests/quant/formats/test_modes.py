@@ -13,7 +13,7 @@ from fastiter.quant import Fixed
 from fastiter.quant._fixed import growth
 from fastiter.quant._formats import fixed, floating, modes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXPORTED = {
     "Kind": _core.quant.kind,
     "Rounding": _core.quant.rounding,

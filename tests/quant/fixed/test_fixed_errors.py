@@ -11,7 +11,7 @@ import pytest
 
 import fastiter
 from fastiter.quant import Fixed, FixedArray, Float, fixed_conv2d, fixed_matmul
-from tests.quant.fixed_cases import fixed
+from tests.quant.fixed.fixed_cases import fixed
 from tests.support.error_cases import TYPE, VALUE, Wrong, assert_all_refused
 
 RNG = np.random.default_rng(0)

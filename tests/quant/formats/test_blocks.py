@@ -12,7 +12,7 @@ import pytest
 from fastiter import quant
 from fastiter.quant import MX, NVFP4, BlockFloat, encode, parse, quantize
 from tests.quant.cases import FLOAT_ROUNDINGS, ROUNDINGS, assert_equal
-from tests.quant.test_arrays import DTYPES, check, check_codes, shares
+from tests.quant.formats.test_arrays import DTYPES, check, check_codes, shares
 from tests.support.cases import Array
 
 ELEMENTS = ("e4m3fn", "e5m2", "e3m2", "e2m3", "e2m1", "e4m3fnuz", "float<1,3,none>", "float<3,2,none,RNE,SAT,9>")

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 import fastiter.torch  # noqa: E402
 from fastiter import quant as formats  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
-from tests.quant.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
+from tests.quant.torch.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
 from tests.rnn.calls import assert_runs  # noqa: E402
 from tests.rnn.test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
 

@@ -1,6 +1,6 @@
 """Products of codes and of small floats with every array between two inaccessible guard pages.
 
-python -m tests.quant.guarded_fixed: run by test_isa.py for every instruction set.
+python -m tests.quant.fixed.guarded_fixed: run by test_isa.py for every instruction set.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from fastiter.quant import Fixed, FixedArray, fixed_conv2d, quant_matmul
 from fastiter.quant._fixed.kernels import PATHS
-from tests.quant.fixed_cases import codes, run_path
+from tests.quant.fixed.fixed_cases import codes, run_path
 from tests.support.cases import Array
 from tests.support.guarded import copies, guarded
 

@@ -10,7 +10,7 @@ import pytest
 
 import fastiter
 from fastiter.quant import Fixed, FixedArray, fixed_conv2d, fixed_matmul
-from tests.quant.fixed_cases import fixed, modes, random_format
+from tests.quant.fixed.fixed_cases import fixed, modes, random_format
 from tests.support.cases import assert_same_bits
 
 X, W = Fixed(8, 4), Fixed(6, 2)

@@ -10,7 +10,7 @@ import pytest
 import fastiter
 from fastiter.quant import Fixed, FixedArray, fixed_matmul
 from fastiter.quant._fixed.kernels import PATHS
-from tests.quant.fixed_cases import OVERFLOWS, ROUNDINGS, codes, fixed, modes, random_format, run_path
+from tests.quant.fixed.fixed_cases import OVERFLOWS, ROUNDINGS, codes, fixed, modes, random_format, run_path
 from tests.support.cases import Array, assert_same_bits
 
 FAST = [name for name in PATHS if name not in ("choose", "wide")]

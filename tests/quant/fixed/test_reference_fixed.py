@@ -14,7 +14,7 @@ from fastiter.quant._fixed import growth
 from fastiter.quant._fixed.growth import Grown
 from fastiter.quant.reference.formats import fixed_code
 from fastiter.reference import fixed as reference
-from tests.quant.fixed_cases import INVARIANT, OVERFLOWS, ROUNDINGS, codes, random_format
+from tests.quant.fixed.fixed_cases import INVARIANT, OVERFLOWS, ROUNDINGS, codes, random_format
 from tests.support.cases import Array
 
 A, B = Fixed(8, 4), Fixed(8, 2)

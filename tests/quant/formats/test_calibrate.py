@@ -11,7 +11,7 @@ import pytest
 from fastiter import quant
 from fastiter.quant import Fixed, Float, Int
 from tests.quant.cases import FLOAT_ROUNDINGS, overflows
-from tests.quant.test_arrays import DTYPES, shares
+from tests.quant.formats.test_arrays import DTYPES, shares
 
 ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV", "STOCHASTIC")
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from fastiter import quant  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
-from tests.quant.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
+from tests.quant.torch.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
 
 every_format = pytest.mark.parametrize("fmt", FORMATS)
 

@@ -12,7 +12,7 @@ import pytest
 
 from fastiter import quant
 from fastiter.quant import Table
-from tests.quant.test_arrays import check, check_codes
+from tests.quant.formats.test_arrays import check, check_codes
 
 FINE = 2.0**-52
 VALUES = {

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import fastiter  # noqa: E402
 from fastiter import quant  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
-from tests.quant.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
+from tests.quant.torch.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
 
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 

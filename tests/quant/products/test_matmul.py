@@ -27,7 +27,7 @@ from fastiter.quant._operands import span
 from fastiter.quant.reference.formats import float_value
 from fastiter.reference import quant_matmul as reference
 from tests.quant.cases import FLOAT_ROUNDINGS, KINDS, numbers, random_fixed, random_float
-from tests.quant.matmul_cases import F32, F64, both, operand, same
+from tests.quant.products.matmul_cases import F32, F64, both, operand, same
 from tests.support.cases import assert_same_bits
 
 # --- the specification -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from fastiter import _core, quant
 from fastiter.quant import encode, parse, quantize
 from fastiter.reference import quant as reference
 from tests.quant.cases import assert_equal, numbers
-from tests.quant.test_arrays import DTYPES, check, check_codes
+from tests.quant.formats.test_arrays import DTYPES, check, check_codes
 
 STOCHASTIC = (
     *(

@@ -18,7 +18,7 @@ import fastiter
 from fastiter.quant import Fixed, FixedArray
 from fastiter.quant.reference.formats import fixed_code
 from fastiter.reference import fixed as reference
-from tests.quant.fixed_cases import OVERFLOWS, ROUNDINGS, codes, fixed, modes, random_format
+from tests.quant.fixed.fixed_cases import OVERFLOWS, ROUNDINGS, codes, fixed, modes, random_format
 from tests.support.cases import Array, assert_same_bits
 
 OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[..., int], Callable[..., reference.Grown]]] = {

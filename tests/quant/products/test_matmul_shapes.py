@@ -8,7 +8,7 @@ import pytest
 import fastiter
 from fastiter.quant import quant_matmul
 from tests.quant.cases import assert_equal
-from tests.quant.matmul_cases import both, operand
+from tests.quant.products.matmul_cases import both, operand
 from tests.support.cases import assert_same_bits
 
 ACCUMULATORS = ("float32", "fp16", "fixed<12,8,RND,SAT>")

@@ -15,7 +15,7 @@ from fastiter import quant  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
 from tests.quant.cases import FLOAT_ROUNDINGS, KINDS, NAMED_FLOATS, ROUNDINGS, numbers, overflows, random_float  # noqa: E402
 from tests.quant.gpu import Gpu, same  # noqa: E402
-from tests.quant.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
+from tests.quant.torch.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
 
 every_format = pytest.mark.parametrize("fmt", FORMATS)
 STOCHASTIC = ("fixed<8,4,STOCHASTIC,SAT>", "int8<STOCHASTIC>", "e4m3fn<STOCHASTIC>", "bf16<STOCHASTIC>")

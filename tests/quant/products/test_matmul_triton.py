@@ -17,7 +17,7 @@ from fastiter.torch import nn as layers  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
 from tests.quant.cases import FLOAT_ROUNDINGS, ROUNDINGS, numbers, overflows, random_fixed, random_float  # noqa: E402
 from tests.quant.gpu import Gpu, same  # noqa: E402
-from tests.quant.torch_cases import LAYOUTS  # noqa: E402
+from tests.quant.torch.torch_cases import LAYOUTS  # noqa: E402
 
 SMALL = ("fp16", "bf16", "e5m2", "e4m3fn", "e4m3fnuz", "fp32", "e3m2", "float<5,0,none>")
 SMALL += ("float<9,20>", "float<9,50,none>")

@@ -22,7 +22,7 @@ from fastiter.torch import nn  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
 from tests.quant.cases import numbers  # noqa: E402
 from tests.quant.gpu import Gpu, same  # noqa: E402
-from tests.quant.torch_cases import FORMATS, some_numbers  # noqa: E402
+from tests.quant.torch.torch_cases import FORMATS, some_numbers  # noqa: E402
 
 every_format = pytest.mark.parametrize("fmt", FORMATS)
 #: Formats whose codes have too many bits for a lookup table

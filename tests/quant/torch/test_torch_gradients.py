@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from fastiter import quant  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
-from tests.quant.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
+from tests.quant.torch.torch_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
 from tests.support.torch_bounds import held  # noqa: E402
 
 ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV")
