@@ -12,7 +12,8 @@ import pytest
 import scipy.sparse as sp
 
 from fastiter import fixedpoint, mdp, quant, relax
-from fastiter.relax import _vectors, compat
+from fastiter.relax import compat
+from fastiter.relax._sweeps import vectors
 from fastiter.relax.compat import _cache as compat_cache
 from tests.support.layouts import unaligned
 
@@ -161,7 +162,7 @@ def test_a_scale_for_each_of_no_rows(fmt: str) -> None:
 def test_kernels_of_relaxations_get_aligned_vectors() -> None:
     """Loops may be compiled for elements at multiples of their size."""
     system = relax.Relaxation(A, "sor", omega=1.0)._system
-    assert _vectors.inside(system, unaligned(np.ones(3))).flags.aligned
+    assert vectors.inside(system, unaligned(np.ones(3))).flags.aligned
     seen: list[bool] = []
     x, b = unaligned(np.ones(3)), unaligned(np.ones(3))
     compat_cache.in_place("jacobi", x, b, lambda *both: seen.extend(part.flags.aligned for part in both))

@@ -11,7 +11,8 @@ import pytest
 sparse = pytest.importorskip("scipy.sparse")
 
 from fastiter import relax  # noqa: E402
-from fastiter.relax import Chebyshev, Relaxation, _auto, _spectrum  # noqa: E402
+from fastiter.relax import Chebyshev, Relaxation  # noqa: E402
+from fastiter.relax._omega import auto, spectrum  # noqa: E402
 from tests.relax.cases import attempt, poisson  # noqa: E402
 from tests.support.cases import Array  # noqa: E402
 
@@ -139,7 +140,7 @@ def test_singular_systems_converge_faster(name: str) -> None:
     assert relax.sor(A, b, omega="auto").steps < relax.gauss_seidel(A, b).steps / 2
     d = 1 / np.sqrt(A.diagonal())
     exact = np.linalg.eigvalsh(d[:, None] * A.toarray() * d)
-    found = _spectrum.jacobi_spectrum(_auto.jacobi_of("test", Relaxation(A)._system))
+    found = spectrum.jacobi_spectrum(auto.jacobi_of("test", Relaxation(A)._system))
     assert found.is_real
     assert found.high == pytest.approx(1 - exact[1], abs=1e-4)
     ssor = Relaxation(A, "ssor", omega=1.5)

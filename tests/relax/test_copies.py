@@ -22,8 +22,8 @@ from fastiter.relax import (  # noqa: E402
     Relaxation,
     Stencil,
     TsallisINF,
-    _pieces,
 )
+from fastiter.relax._sweeps import pieces  # noqa: E402
 from tests.relax.cases import attempt, csr, poisson, random_matrix, vectors  # noqa: E402
 
 COPIES: dict[str, Callable[[Any], Any]] = {
@@ -165,14 +165,14 @@ def test_long_sweeps_in_pieces_have_the_same_bits(order: str, monkeypatch: pytes
         relaxation = Relaxation(A, method, order="natural" if method in ("jacobi", "kaczmarz") else order)
         found = []
         for entries in (2**23, 1):
-            monkeypatch.setattr(_pieces, "ENTRIES", entries)
+            monkeypatch.setattr(pieces, "ENTRIES", entries)
             x = np.zeros(72)
             relaxation.sweep(x, b, 57)
             found.append(x)
         assert found[0].tobytes() == found[1].tobytes()
     monkeypatch.undo()
-    assert list(_pieces.pieces(5, 10)) == [5]
-    assert sum(_pieces.pieces(1000, 10**9)) == 1000
+    assert list(pieces.pieces(5, 10)) == [5]
+    assert sum(pieces.pieces(1000, 10**9)) == 1000
 
 
 @pytest.mark.parametrize("factor", [1e-300, 1e-200, 1e-160, 1e155, 1e160, 1e280])

@@ -17,8 +17,8 @@ pytest.importorskip("scipy.sparse")
 import fastiter  # noqa: E402
 from fastiter import BackendError  # noqa: E402
 from fastiter.relax import Relaxation, Stencil  # noqa: E402
-from fastiter.relax._order import Arrangement, arrange  # noqa: E402
-from fastiter.relax._prepare import read_csr  # noqa: E402
+from fastiter.relax._sweeps.order import Arrangement, arrange  # noqa: E402
+from fastiter.relax._sweeps.prepare import read_csr  # noqa: E402
 from fastiter.relax._torch import cuda, ops, ops_cuda, solvers, sweeps  # noqa: E402
 from fastiter.relax._torch.layouts import slices_of  # noqa: E402
 from tests.relax.cases import attempt, bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402

@@ -15,9 +15,10 @@ pytest.importorskip("scipy.sparse")
 
 import fastiter  # noqa: E402
 from fastiter import BackendError, relax  # noqa: E402
-from fastiter.relax import Stencil, _spectrum  # noqa: E402
-from fastiter.relax._matrix import read_csr  # noqa: E402
-from fastiter.relax._order import arrange_disjoint  # noqa: E402
+from fastiter.relax import Stencil  # noqa: E402
+from fastiter.relax._omega import spectrum  # noqa: E402
+from fastiter.relax._sweeps.matrix import read_csr  # noqa: E402
+from fastiter.relax._sweeps.order import arrange_disjoint  # noqa: E402
 from fastiter.relax._torch import cuda  # noqa: E402
 from tests.relax.cases import attempt, batch_of, csr, poisson, random_matrix, tolerance, vectors  # noqa: E402
 from tests.relax.gpu import APART, TOGETHER, Gpu, folder_of, solve_by, stand_in  # noqa: E402
@@ -79,7 +80,7 @@ def test_chebyshev(
 ) -> None:
     b, x0 = vectors(shape, dtype, 1), vectors(shape, dtype, 2)
     options: dict[str, Any] = {"rtol": 1e-3, "check_every": 5}
-    monkeypatch.setattr(_spectrum, "MOST", 8)
+    monkeypatch.setattr(spectrum, "MOST", 8)
     cpu, ours = relax.Relaxation(A, method, **how), gpu.relaxation(A, method, **how)
     for bounds in (None, (0.2, 1.9)) if shape == (30,) else (None,):
         theirs, found = relax.Chebyshev(cpu, bounds), fastiter.torch.relax.Chebyshev(ours, bounds)
@@ -196,7 +197,7 @@ def test_kaczmarz_with_empty_systems_refusals_and_other_sweeps(gpu: Gpu, monkeyp
         with pytest.raises(BackendError, match="Relaxation: order must be 'color' for kaczmarz on a GPU, got"):
             gpu.relaxation(A, "kaczmarz", order=order)
     both = gpu.relaxation(A, "kaczmarz", order="color", symmetric=True)
-    monkeypatch.setattr(_spectrum, "MOST", 6)
+    monkeypatch.setattr(spectrum, "MOST", 6)
     accelerated = fastiter.torch.relax.Chebyshev(both)
     attempt(accelerated.solve, gpu.tensor(np.ones(9)), max_steps=1)
     rows, _ = in_colours(A)
@@ -265,7 +266,7 @@ ESTIMATED = [
 
 @pytest.mark.parametrize(("kind", "method", "order"), ESTIMATED)
 def test_estimated_omega(kind: str, method: str, order: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_spectrum, "MOST", 21)
+    monkeypatch.setattr(spectrum, "MOST", 21)
     matrices = {
         "poisson": lambda: poisson(5, 6),
         "complex": lambda: hermitian(12, "complex128"),

@@ -11,7 +11,8 @@ import pytest
 scipy_sparse = pytest.importorskip("scipy.sparse")
 
 from fastiter import relax  # noqa: E402
-from fastiter.relax import Batch, Chebyshev, Relaxation, Stencil, _auto, _spectrum  # noqa: E402
+from fastiter.relax import Batch, Chebyshev, Relaxation, Stencil  # noqa: E402
+from fastiter.relax._omega import auto, spectrum  # noqa: E402
 from tests.relax.cases import attempt, csr, poisson, random_matrix, vectors  # noqa: E402
 from tests.support.cases import Array  # noqa: E402
 
@@ -70,12 +71,12 @@ def test_omega_adapts_to_the_factor_it_observes() -> None:
     m = 31
     A, b = poisson(m, m), np.ones(m * m)
     relaxation = Relaxation(A, "sor", omega="auto")
-    relaxation._found = _auto.Choice(1.0, True)  # as if the estimate had failed
+    relaxation._estimate = auto.Choice(1.0, True)  # as if the estimate had failed
     adapted = relaxation.solve(b)
     best = 2 / (1 + math.sin(math.pi / (m + 1)))
     assert adapted.omega == pytest.approx(best, abs=0.02)
     assert adapted.steps < relax.sor(A, b, omega=1.0).steps / 5
-    assert _spectrum.young(math.cos(math.pi / (m + 1))) == pytest.approx(best)
+    assert spectrum.young(math.cos(math.pi / (m + 1))) == pytest.approx(best)
 
 
 # --- blocks, batches, stencils ---------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def eigenvalues(A: Array, size: int = 1) -> Array:
 
 
 def estimate(A: Any, method: str = "sor", **how: Any) -> tuple[float, float]:
-    found = _spectrum.jacobi_spectrum(_auto.jacobi_of("test", Relaxation(A, method, **how)._system))
+    found = spectrum.jacobi_spectrum(auto.jacobi_of("test", Relaxation(A, method, **how)._system))
     return found.low, found.high
 
 
@@ -109,13 +110,13 @@ def test_eigenvalues_of_tridiagonal_matrices_are_lapacks() -> None:
             d, e = rng.standard_normal(n), rng.standard_normal(n - 1) * (rng.random(n - 1) <= share)
             for diagonal, off in ((d, e), (np.full(n, 2.0), np.full(n - 1, -1.0)), (1e9 * d, e), (d * 0, e)):
                 expected, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
-                values, first = _spectrum.eigenvalues(diagonal.tolist(), off.tolist())
+                values, first = spectrum.eigenvalues(diagonal.tolist(), off.tolist())
                 np.testing.assert_allclose(values, expected, rtol=0, atol=1e-14 * n * max(1, np.abs(expected).max()))
                 for power in range(4):  # moments are unique even where vectors are not
                     actual, moment = first**2 @ values**power, vectors[0] ** 2 @ expected**power
                     assert actual == pytest.approx(moment, rel=1e-11, abs=1e-11 * np.abs(expected).max() ** power)
     with pytest.raises(np.linalg.LinAlgError, match="numbers that are not finite"):
-        _spectrum.eigenvalues([1.0, np.nan, 2.0], [1.0, 1.0])
+        spectrum.eigenvalues([1.0, np.nan, 2.0], [1.0, 1.0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
@@ -160,9 +161,9 @@ def test_indefinite_matrices_have_no_lanczos_estimates() -> None:
     turned = A.copy()
     turned[3] *= -1
     for given, how in ((-A, {}), (turned, {}), (-A, {"block_size": 3}), (turned, {"block_size": 3})):
-        jacobi = _auto.jacobi_of("test", Relaxation(csr(given), "sor", **how)._system)
-        assert not _spectrum.is_definite(jacobi)
-        found = _spectrum.jacobi_spectrum(jacobi)
+        jacobi = auto.jacobi_of("test", Relaxation(csr(given), "sor", **how)._system)
+        assert not spectrum.is_definite(jacobi)
+        found = spectrum.jacobi_spectrum(jacobi)
         assert found.low == -found.high and not found.is_real
     # Symmetric with a positive diagonal, but indefinite: Jacobi does not converge, and omega stays at 1.
     assert Relaxation(np.array([[1.0, 3.0], [3.0, 1.0]]), "sor", omega="auto").omega == 1

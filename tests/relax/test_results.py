@@ -17,7 +17,8 @@ pytest.importorskip("scipy.sparse")
 
 import fastiter
 from fastiter import relax
-from fastiter.relax import Anderson, Chebyshev, Relaxation, Stencil, _relaxation
+from fastiter.relax import Anderson, Chebyshev, Relaxation, Stencil
+from fastiter.relax._solvers import relaxation
 from tests.relax.cases import attempt, poisson
 
 A = poisson(8, 8)
@@ -126,8 +127,8 @@ def test_solutions_are_one_line_and_compare_by_identity() -> None:
 
 def test_omega_is_estimated_only_where_it_can_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     estimates: list[str] = []
-    choose = _relaxation.choice_of
-    monkeypatch.setattr(_relaxation, "choice_of", lambda *args: estimates.append(args[1]) or choose(*args))
+    choose = relaxation.choice_of
+    monkeypatch.setattr(relaxation, "choice_of", lambda *args: estimates.append(args[1]) or choose(*args))
     easy = poisson(30, 30) + 8 * np.eye(900)
     for solve in (relax.sor, relax.ssor):
         assert solve(np.asarray(easy), np.ones(900)).steps == solve(np.asarray(easy), np.ones(900), omega=1.0).steps

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from .._public import publish
 from . import compat
-from ._matrix import Batch
-from ._relaxation import Relaxation
-from ._result import LinearSolution
-from .accelerate import Anderson, Chebyshev, chebyshev
-from .eisenstat import ssor_cg
-from .flexible import flexible_cg
-from .sequence import SequenceSolution, solve_sequence
-from .solvers import block_jacobi, gauss_seidel, jacobi, kaczmarz, sor, ssor
-from .stencil import Stencil
-from .tuners import ChebCB, ContextualTsallisINF, TsallisINF
+from ._solvers.accelerate import Anderson, Chebyshev, chebyshev
+from ._solvers.eisenstat import ssor_cg
+from ._solvers.flexible import flexible_cg
+from ._solvers.functions import block_jacobi, gauss_seidel, jacobi, kaczmarz, sor, ssor
+from ._solvers.relaxation import Relaxation
+from ._solvers.result import LinearSolution
+from ._sweeps.matrix import Batch
+from ._sweeps.stencil import Stencil
+from ._tuners.bandits import ChebCB, ContextualTsallisINF, TsallisINF
+from ._tuners.sequence import SequenceSolution, solve_sequence
 
 __all__ = [
     "Anderson",

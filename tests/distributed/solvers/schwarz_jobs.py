@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 
 from fastiter.reference import relax_partitioned as reference
-from fastiter.relax._matrix import read_csr
-from fastiter.relax._order import Arrangement
-from fastiter.relax._prepare import BACKWARD, FORWARD, Scalar
+from fastiter.relax._sweeps.matrix import read_csr
+from fastiter.relax._sweeps.order import Arrangement
+from fastiter.relax._sweeps.prepare import BACKWARD, FORWARD, Scalar
 from fastiter.relax._torch.distributed.coloured import Coloured, ColouredSsor
 from fastiter.relax._torch.distributed.partition import even
 from fastiter.torch import distributed

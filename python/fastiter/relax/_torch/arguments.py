@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._check import check_choice
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_integers
-from .._matrix import check_pattern
+from .._sweeps.matrix import check_pattern
 from .ops import _Csr, rows
 from .tensors import check_matrix, rows_of
 

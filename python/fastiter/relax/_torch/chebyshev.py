@@ -11,11 +11,11 @@ from ..._check import type_name
 from ..._solution import judged
 from ..._torch.ops import contiguous
 from .._docs import SOLVER
-from .._methods import METHODS
-from .._prepare import FORWARD, JACOBI
-from .._result import LinearSolution
-from .._solve import Run
-from ..accelerate import Recurrence, bounds_of, checked_bounds
+from .._solvers.accelerate import Recurrence, bounds_of, checked_bounds
+from .._solvers.iteration import Run
+from .._solvers.methods import METHODS
+from .._solvers.result import LinearSolution
+from .._sweeps.prepare import FORWARD, JACOBI
 from .cuda import _Matrix
 from .ops_cuda import iterate
 from .relaxation import Relaxation

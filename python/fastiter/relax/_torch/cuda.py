@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..._torch import launch as gpu
 from ..._torch.ops import contiguous
-from .._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
-from ..stencil import Stencil
+from .._sweeps.prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
+from .._sweeps.stencil import Stencil
 from .layouts import BlockRows, Slices
 
 __all__ = ["BACKWARD", "FORWARD", "JACOBI", "SYMMETRIC", "OfBlocks", "OfRows", "OfStencil", "norms_of"]
@@ -135,7 +135,7 @@ class _Matrix:
         return torch.zeros_like(x)
 
     def random(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
-        """Return the x of relax._prepare.System.random as an own vector."""
+        """Return the x of relax._sweeps.prepare.System.random as an own vector."""
         shape = (self.rows, self.batch) if self.batch else (self.rows,)
         x = torch.from_numpy(np.random.default_rng([seed, self.rows]).standard_normal(shape))
         return self.without_given(self.inside(self.as_columns(x).to(device, dtype)))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..._torch import launch
-from .._matrix import Csr
-from .._order import Arrangement
-from .._scaled import scaled
+from .._sweeps.matrix import Csr
+from .._sweeps.order import Arrangement
+from .._sweeps.scaled import scaled
 from .cuda import _NAMES, FORWARD, THREADS, _Matrix, columns, launch_phases, tiles_of
 from .layouts import projections_of
 

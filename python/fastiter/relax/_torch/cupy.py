@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..._call.iterate import Limits
-from .._result import LinearSolution
-from ..stencil import Stencil
+from .._solvers.result import LinearSolution
+from .._sweeps.stencil import Stencil
 from .chebyshev import Chebyshev
 from .relaxation import Relaxation
 

@@ -15,12 +15,12 @@ from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import differentiable_once
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import check_tensors, refuse_tangents, refuse_transforms
-from .. import _vectors
 from .._docs import SOLVER
-from .._result import LinearSolution
-from .._solve import Run
-from ..accelerate import MAX_MEMORY
-from ..flexible import Directions
+from .._solvers.accelerate import MAX_MEMORY
+from .._solvers.flexible import Directions
+from .._solvers.iteration import Run
+from .._solvers.result import LinearSolution
+from .._sweeps import vectors
 from .arguments import Matrix, entries_of
 from .cuda import _Matrix, norm_of
 from .ops_cuda import iterate, view_of
@@ -110,11 +110,11 @@ def flexible_cg(
 def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, limits: Limits) -> LinearSolution:
     """Check the tensors, solve, and give the solution its gradient."""
     function = "flexible_cg"
-    kept = _vectors.count(function, "memory", memory, 0, MAX_MEMORY)
-    vectors = ("b",) if x0 is None else ("b", "x0")
-    check_tensors(function, vectors, (b,) if x0 is None else (b, x0), tuple(DTYPES), ("cpu", "cuda"))
+    size = vectors.count(function, "memory", memory, 0, MAX_MEMORY)
+    tensors = {"b": b} if x0 is None else {"b": b, "x0": x0}
+    check_tensors(function, tuple(tensors), tuple(tensors.values()), tuple(DTYPES), ("cpu", "cuda"))
     refuse_tangents(function, (b, *(A if isinstance(A, (tuple, list)) else (A,))))
-    system = _System(function, A, b, precond, kept)
+    system = _System(function, A, b, precond, size)
     if x0 is not None and x0.shape != b.shape:
         raise ValueError(f"{function}: x0 must have shape {tuple(b.shape)} like b, got {tuple(x0.shape)}")
     for name, x in (("b", b), ("x0", x0)):

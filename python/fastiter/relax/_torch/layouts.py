@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._matrix import Blocks, Csr
-from .._order import Arrangement
+from .._sweeps.matrix import Blocks, Csr
+from .._sweeps.order import Arrangement
 
 Array = npt.NDArray[Any]
 

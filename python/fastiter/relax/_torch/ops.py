@@ -21,9 +21,9 @@ from torch import Tensor
 from ..._call.iterate import Callback, Limits
 from ..._torch.op import Op
 from ..._torch.ops import contiguous
-from .._order import Arrangement
-from .._relaxation import Relaxation
-from .._result import LinearSolution
+from .._solvers.relaxation import Relaxation
+from .._solvers.result import LinearSolution
+from .._sweeps.order import Arrangement
 from .tensors import limits_on_tensors, on_tensors
 
 #: Value of omega that stands for omega="auto" in _relax_solve

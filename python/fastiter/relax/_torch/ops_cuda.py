@@ -18,13 +18,13 @@ from torch import Tensor
 from ..._backend import BackendError
 from ..._call.iterate import Callback, Limits
 from ..._torch.ops import contiguous
-from .. import _vectors
-from .._adaptive import Adaptive
-from .._matrix import read_csr
-from .._methods import adaptive_of
-from .._order import Arrangement, arrange
-from .._result import LinearSolution
-from .._solve import Iteration, Run, View
+from .._omega.adaptive import Adaptive
+from .._solvers.iteration import Iteration, Run, View
+from .._solvers.methods import adaptive_of
+from .._solvers.result import LinearSolution
+from .._sweeps import vectors
+from .._sweeps.matrix import read_csr
+from .._sweeps.order import Arrangement, arrange
 from .cuda import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
 from .layouts import Slices, slices_of
 from .ops import (
@@ -143,7 +143,7 @@ def as_omega(function: str, method: str, omega: Tensor | float, device: torch.de
     """Return omega as a tensor on the device; one that is already on a GPU is not checked."""
     if isinstance(omega, Tensor) and omega.is_cuda:
         return omega.detach().to(torch.float64).reshape(1)
-    value = _vectors.positive(function, "omega", float(omega), zero=False)
+    value = vectors.positive(function, "omega", float(omega), zero=False)
     if method != "jacobi" and value >= 2:
         raise ValueError(f"{function}: omega must be in (0, 2), where {method} can converge, got {value}")
     return torch.full((1,), value, dtype=torch.float64, device=device)

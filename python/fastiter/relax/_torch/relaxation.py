@@ -14,16 +14,16 @@ from ..._check import check_flag, type_name
 from ..._solution import judged
 from ..._torch import launch
 from ..._torch.ops import contiguous
-from .. import _vectors
 from .._docs import SOLVER
-from .._matrix import read_csr, without_zeros
-from .._methods import METHODS, Method
-from .._order import Arrangement, Order, arrange_disjoint
-from .._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
-from .._prepare import OfBlocks as HostBlocks
-from .._result import LinearSolution
-from .._solve import View
-from ..stencil import Stencil
+from .._solvers.iteration import View
+from .._solvers.methods import METHODS, Method
+from .._solvers.result import LinearSolution
+from .._sweeps import vectors
+from .._sweeps.matrix import read_csr, without_zeros
+from .._sweeps.order import Arrangement, Order, arrange_disjoint
+from .._sweeps.prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
+from .._sweeps.prepare import OfBlocks as HostBlocks
+from .._sweeps.stencil import Stencil
 from .cuda import OfBlocks, OfRows, OfStencil, _Matrix
 from .cuda_kaczmarz import OfProjections
 from .layouts import block_rows_of, slices_of
@@ -147,7 +147,7 @@ class Relaxation:
             Whether to relax from the last colour to the first.
         """
         function = "Relaxation.sweep"
-        times = _vectors.count(function, "sweeps", sweeps)
+        times = vectors.count(function, "sweeps", sweeps)
         check_flag(function, "backward", backward)
         self._check(function, b, x, "x")
         if x.requires_grad:

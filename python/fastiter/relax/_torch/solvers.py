@@ -12,8 +12,8 @@ from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import one_by_one
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, refuse_transforms
 from .._docs import TENSOR_SOLVER
-from .._methods import check_omega
-from .._result import LinearSolution
+from .._solvers.methods import check_omega
+from .._solvers.result import LinearSolution
 from . import ops, ops_cuda
 from .arguments import DTYPES, Matrix, check_options, check_shapes, checked_parts
 from .ops import AUTO, REASONS, Solve, rows, transposed

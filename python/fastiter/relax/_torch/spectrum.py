@@ -1,4 +1,4 @@
-"""The spectral radius of Jacobi's iteration matrix on a device: as relax._spectrum, with the same start vectors.
+"""The spectral radius of Jacobi's iteration matrix on a device: as relax._omega.spectrum, with the same start vectors.
 
 Inner products stay on the device; the host reads them once every ten steps.
 """
@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _spectrum
-from .._auto import Choice, by_formula
-from .._spectrum import EVERY, Spectrum, mean_growth, of_radius, spectrum_of
+from .._omega import spectrum
+from .._omega.auto import Choice, by_formula
+from .._omega.spectrum import EVERY, Spectrum, mean_growth, of_radius, spectrum_of
 from .cuda import OfRows
 from .tensors import DTYPES
 
 
 def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:
     """Return the mean growth of x over the last half of the power iterations; synchronizes once."""
-    norms, most = [torch.linalg.vector_norm(x).to(torch.float64)], _spectrum.MOST
+    norms, most = [torch.linalg.vector_norm(x).to(torch.float64)], spectrum.MOST
     for _ in range(most):
         x = apply(x / norms[-1].to(x.real.dtype))
         norms.append(torch.linalg.vector_norm(x).to(torch.float64))
@@ -76,12 +76,12 @@ def _is_definite(matrix: OfRows, dtype: torch.dtype) -> bool:
 
 
 def _lanczos(matrix: OfRows, dtype: torch.dtype) -> Spectrum | None:
-    """Return the spectrum by the recurrence of relax._spectrum.lanczos, which also keeps q = D v for each v."""
+    """Return the spectrum by the recurrence of relax._omega.spectrum.lanczos, which also keeps q = D v for each v."""
     inverse = matrix.inverse.to(dtype)
     positive = inverse.real > 0
     q = matrix.random(dtype, inverse.device) * torch.where(positive, inverse.real, 1).rsqrt()
     v, before = inverse * q, torch.zeros_like(q)
-    most, nothing = min(_spectrum.MOST, matrix.rows), (10 * torch.finfo(dtype).eps) ** 2
+    most, nothing = min(spectrum.MOST, matrix.rows), (10 * torch.finfo(dtype).eps) ** 2
     alphas: list[Tensor] = []
     squares, beta = [_dot(v, q)], torch.zeros((), dtype=torch.float64, device=q.device)
     found, real = Spectrum(0.0, 0.0, 0.0, True), v.real.dtype

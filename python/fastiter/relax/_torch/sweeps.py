@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._torch.autograd import differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, refuse_transforms
-from .. import _vectors
+from .._sweeps import vectors
 from .arguments import DTYPES, Matrix, check_options, check_shapes, checked_parts
 from .ops import Sweeps, SweepsBackward, relax_sweeps, relax_sweeps_bwd
 
@@ -74,10 +74,10 @@ def sweeps(
     crow, col, values = checked_parts(function, A)
     check_tensors(function, ("b", "x", "A"), (b, x, values), DTYPES, CPU_AND_CUDA)
     check_shapes(function, crow, b, x, "x")
-    count = _vectors.count(function, "sweeps", sweeps)
+    count = vectors.count(function, "sweeps", sweeps)
     _check_factor(function, method, omega)
     if not isinstance(omega, Tensor):
-        omega = torch.tensor(_vectors.positive(function, "omega", omega, zero=False), dtype=torch.float64, device="cpu")
+        omega = torch.tensor(vectors.positive(function, "omega", omega, zero=False), dtype=torch.float64, device="cpu")
     if omega.numel() != 1 or omega.is_complex() or not omega.is_floating_point():
         raise ValueError(f"{function}: omega must be a number or a real tensor of one, got {tuple(omega.shape)}")
     return _Sweeps.apply(values, crow, col, x, b, omega, count, method, order)  # type: ignore[no-any-return]

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..._call.iterate import Limits
 from ..._check import type_name
 from ..._torch.ops import check_entries
-from .._matrix import Batch, Csr
-from .._result import LinearSolution
+from .._solvers.result import LinearSolution
+from .._sweeps.matrix import Batch, Csr
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
 

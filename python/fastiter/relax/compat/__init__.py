@@ -11,7 +11,16 @@ unchanged.
 from __future__ import annotations
 
 from ..._public import publish
-from ._lists import (
+from ._all_rows import (
+    gauss_seidel,
+    gauss_seidel_ne,
+    gauss_seidel_nr,
+    jacobi,
+    jacobi_ne,
+    polynomial,
+    sor,
+)
+from ._indexed import (
     block_gauss_seidel,
     block_jacobi,
     cf_block_jacobi,
@@ -20,15 +29,6 @@ from ._lists import (
     fc_jacobi,
     gauss_seidel_indexed,
     jacobi_indexed,
-)
-from ._points import (
-    gauss_seidel,
-    gauss_seidel_ne,
-    gauss_seidel_nr,
-    jacobi,
-    jacobi_ne,
-    polynomial,
-    sor,
 )
 from ._schwarz import schwarz, schwarz_parameters
 

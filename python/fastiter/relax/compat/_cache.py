@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ... import _core
 from ..._check import check_array, refuse_mask, type_name
-from .. import _vectors
-from .._matrix import VECTORS, Batch, Csr, check_pattern, read_csr, refuse, square
+from .._sweeps import vectors
+from .._sweeps.matrix import VECTORS, Batch, Csr, check_pattern, read_csr, refuse, square
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
         )
     if x.dtype != b.dtype:
         raise TypeError(f"{function}: b must have dtype {x.dtype} like x, got {b.dtype}")
-    _vectors.check_writable(function, x, b)
+    vectors.check_writable(function, x, b)
     if x.ndim and b.ndim and b.size == len(b) and x.size == len(x):
         b = b.reshape(b.shape[0], *x.shape[1:])
     own = np.require(wide(x), requirements=("C", "A"))  # contiguous and aligned

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._matrix import Csr, read_csr
-from .._relaxation import Relaxation
-from .._scaled import powers_of_two
+from .._solvers.relaxation import Relaxation
+from .._sweeps.matrix import Csr, read_csr
+from .._sweeps.scaled import powers_of_two
 from ._cache import Seen
 from ._schwarz import diagonal_of
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import _core
-from .. import _vectors
 from .._docs import SWEEPS
-from .._matrix import NUMBERS, Csr
+from .._sweeps import vectors
+from .._sweeps.matrix import NUMBERS, Csr
 from ._cache import Seen, check_shapes, check_sweep, fingerprint, in_place, whole_numbers
 
 Array = npt.NDArray[Any]
@@ -65,7 +65,7 @@ def relax_lists(
     if len(lists.row) == len(lists.inverse) == count:  # each list is one row
         pointers = (0, 0)
     parts = (pointers[0], lists.row, pointers[1], lists.inverse)
-    k = _vectors.width(x)
+    k = vectors.width(x)
     _core.relax.schwarz(numbers, A.start, A.column, A.value, count, *parts, given, x, b, k, keep, omega, backward)
 
 
@@ -200,7 +200,7 @@ def schwarz(
     >>> x
     array([1., 1., 1.])
     """
-    halves, count = check_sweep("schwarz", sweep), _vectors.count("schwarz", "iterations", iterations)
+    halves, count = check_sweep("schwarz", sweep), vectors.count("schwarz", "iterations", iterations)
     given = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
     seen = Seen("schwarz", A)
 

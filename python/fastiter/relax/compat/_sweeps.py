@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._check import type_name
-from .. import _vectors
+from .._sweeps import vectors
 from ._cache import Seen, check_dtype, check_shapes, check_sweep, in_place, whole_numbers
 from ._rows import relaxation_of, with_rows_left_out
 from ._schwarz import Lists, in_blocks, is_inverse, points, relax_lists
@@ -21,7 +21,7 @@ Sweep = Literal["forward", "backward", "symmetric"]
 
 def sweep_over(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, method: str, **how: Any) -> None:
     """Sweep over all rows or blocks by a method of :class:`fastiter.relax.Relaxation`."""
-    halves, count = check_sweep(seen.function, sweep), _vectors.count(seen.function, "iterations", iterations)
+    halves, count = check_sweep(seen.function, sweep), vectors.count(seen.function, "iterations", iterations)
     factor = factor_of(seen, how.get("omega", 1.0))
     if isinstance(factor, complex):
         return _complex_sweep(seen, x, b, count, sweep, factor, method=method, **how)
@@ -72,7 +72,7 @@ def wanted_inverse(seen: Seen, size: int, Dinv: Array | None) -> Array | None:
 
 def one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, sweep: str) -> None:
     """Relax the listed rows or blocks one after the other, in the directions that ``sweep`` names."""
-    halves = check_sweep(seen.function, sweep) * _vectors.count(seen.function, "iterations", iterations)
+    halves = check_sweep(seen.function, sweep) * vectors.count(seen.function, "iterations", iterations)
 
     def relax(x: Array, b: Array) -> None:
         for backward in halves:
@@ -83,7 +83,7 @@ def one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, sw
 
 def in_turn(seen: Seen, x: Array, b: Array, iterations: int, omega: Factor, *parts: tuple[Lists, int]) -> None:
     """Apply Jacobi to each set of lists in turn, the given number of times; repeat all of this ``iterations`` times."""
-    count, factor = _vectors.count(seen.function, "iterations", iterations), factor_of(seen, omega)
+    count, factor = vectors.count(seen.function, "iterations", iterations), factor_of(seen, omega)
 
     def relax(x: Array, b: Array) -> None:
         for lists in [lists for lists, times in parts for _ in range(times)] * count:
@@ -101,7 +101,7 @@ def factor_of(seen: Seen, omega: Factor) -> Factor:
     """Return omega, checked: a positive number, or for a complex A any finite complex one."""
     if not isinstance(omega, (complex, np.complexfloating)) or omega.imag == 0:
         real: Any = omega.real if isinstance(omega, (complex, np.complexfloating)) else omega
-        return _vectors.positive(seen.function, "omega", real, zero=False)
+        return vectors.positive(seen.function, "omega", real, zero=False)
     if seen.A.dtype.kind != "c":
         raise TypeError(f"{seen.function}: omega must be a real number if A is real, got {type_name(omega)}")
     if not np.isfinite(omega):
@@ -135,7 +135,7 @@ def _block_size_of(seen: Seen) -> int:
 
 def with_block_size(function: str, A: Any, size: int) -> tuple[Seen, int]:
     """Return A with its cached objects, and the block size, checked."""
-    seen, found = Seen(function, A), _vectors.count(function, "blocksize", size, 1)
+    seen, found = Seen(function, A), vectors.count(function, "blocksize", size, 1)
     if found > 64:
         raise ValueError(f"{function}: blocksize must be at most 64, got {found}")
     return seen, found

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...._check import check_choice, check_flag, count, positive, type_name
-from ....relax._result import LinearSolution
+from ....relax._solvers.result import LinearSolution
 from .graph import Pattern
 from .precision import without_autocast
 

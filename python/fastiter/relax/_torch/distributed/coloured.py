@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from .... import _core
-from ..._matrix import NUMBERS
+from ..._sweeps.matrix import NUMBERS
 from .matrix import RowMatrix
 from .overlap import places
 from .parts import Part, csr_of

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...._check import count, integers, type_name
 from ...._torch.ops import check_tensors
-from ..._matrix import MAX_ROWS, is_sparse, read_csr
+from ..._sweeps.matrix import MAX_ROWS, is_sparse, read_csr
 from ..arguments import checked_parts
 from ..tensors import check_finite, check_matrix, rows_of
 

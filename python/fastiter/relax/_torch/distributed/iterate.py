@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...._call.iterate import Columns, Limits, Progress, Step, iterate
-from ..._result import LinearSolution
-from ..._solve import GROWTH, EndedColumns, Flatness, View, largest_ratio
+from ..._solvers.iteration import GROWTH, EndedColumns, Flatness, View, largest_ratio
+from ..._solvers.result import LinearSolution
 from ..tensors import on_tensors
 from .matrix import RowMatrix
 from .methods import Method

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...._backend import BackendError
-from ..._auto import ssor_omega
-from ..._matrix import Csr
-from ..._order import Arrangement
-from ..._prepare import Scalar
-from ..._spectrum import jacobi_spectrum
+from ..._omega.auto import ssor_omega
+from ..._omega.spectrum import jacobi_spectrum
+from ..._sweeps.matrix import Csr
+from ..._sweeps.order import Arrangement
+from ..._sweeps.prepare import Scalar
 from .preconditioners import SymmetricSweep
 
 Array = npt.NDArray[Any]

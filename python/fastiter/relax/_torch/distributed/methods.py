@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..._auto import MARGIN
-from ..._spectrum import EVERY, MOST, eigenvalues
-from ...accelerate import Recurrence
+from ..._omega.auto import MARGIN
+from ..._omega.spectrum import EVERY, MOST, eigenvalues
+from ..._solvers.accelerate import Recurrence
 from .matrix import CHUNK, RowMatrix, flat
 from .preconditioners import Identity
 

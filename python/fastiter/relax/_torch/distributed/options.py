@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...._check import check_choice, check_flag, count, type_name
-from ..._methods import check_omega
+from ..._solvers.methods import check_omega
 from .coloured import ColouredSsor
 from .local import LOCAL
 from .matrix import RowMatrix

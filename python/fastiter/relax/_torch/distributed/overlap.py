@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ...._torch.distributed.halo import Halo, exchange
-from ..._matrix import Csr
+from ..._sweeps.matrix import Csr
 from .matrix import RowMatrix
 from .parts import Part, csr_of
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .... import _core
-from ..._matrix import NUMBERS, Csr
-from ..._prepare import FULL
+from ..._sweeps.matrix import NUMBERS, Csr
+from ..._sweeps.prepare import FULL
 from .entries import Entries, Ownership
 
 Array = npt.NDArray[Any]

@@ -16,9 +16,9 @@ from ...._solution import ConvergenceError, judged
 from ...._torch.autograd import differentiable_once
 from ...._torch.ops import check_tensors, refuse_transforms
 from ..._docs import SOLVER
-from ..._methods import check_omega
-from ..._result import LinearSolution
-from ...accelerate import Recurrence, checked_bounds
+from ..._solvers.accelerate import Recurrence, checked_bounds
+from ..._solvers.methods import check_omega
+from ..._solvers.result import LinearSolution
 from ..tensors import check_finite
 from .coloured import Coloured
 from .entries import DTYPES

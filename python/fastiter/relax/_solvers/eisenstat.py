@@ -8,20 +8,21 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .._call.iterate import Callback, Limits
-from .._solution import judged
-from . import _spectrum, _vectors
-from ._auto import jacobi_of, ssor_omega
-from ._cupy import refuse_cupy
-from ._docs import SOLVER
-from ._matrix import read_csr, square
-from ._methods import check_omega
-from ._order import Arrangement, Order, arrange
-from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System, by_values
-from ._result import LinearSolution
-from ._solve import Run
-from ._solve import solve as iterated
-from .stencil import OfStencil, Stencil
+from ..._call.iterate import Callback, Limits
+from ..._solution import judged
+from .._cupy import refuse_cupy
+from .._docs import SOLVER
+from .._omega import spectrum
+from .._omega.auto import jacobi_of, ssor_omega
+from .._sweeps import vectors
+from .._sweeps.matrix import read_csr, square
+from .._sweeps.order import Arrangement, Order, arrange
+from .._sweeps.prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System, by_values
+from .._sweeps.stencil import OfStencil, Stencil
+from .iteration import Run
+from .iteration import solve as iterated
+from .methods import check_omega
+from .result import LinearSolution
 
 Array = npt.NDArray[Any]
 
@@ -133,7 +134,7 @@ OF_CG = 0.75
 def _auto(function: str, split: _Split, order: object) -> float:
     if split.is_coloured or not _has_theory(split, order):
         return 1.0  # the optimum: SSOR gains nothing from an omega there
-    found = _spectrum.jacobi_spectrum(jacobi_of(function, split.system))
+    found = spectrum.jacobi_spectrum(jacobi_of(function, split.system))
     if found.is_nearly_singular:
         return 1.0  # its effect depends on b
     best = ssor_omega(found.high)
@@ -153,7 +154,7 @@ def _has_theory(split: _Split, order: object) -> bool:
 
     if not d.all():
         return False
-    return _spectrum.power(apply, split.system.random(), POWERS) <= MOST_RADIUS
+    return spectrum.power(apply, split.system.random(), POWERS) <= MOST_RADIUS
 
 
 class _Cg:
@@ -175,12 +176,12 @@ class _Cg:
         """(E + L)^-1 r or (E + U)^-1 r: a sweep from 0 over a triangle."""
         x = np.zeros_like(r)
         omega = np.array([self.omega])
-        triangle.of(r.dtype).sweep(x, np.ascontiguousarray(r), 0, _vectors.width(r), omega, 0, 1, kind)
+        triangle.of(r.dtype).sweep(x, np.ascontiguousarray(r), 0, vectors.width(r), omega, 0, 1, kind)
         return x
 
     def _begin(self, x: Array) -> None:
         r = np.empty_like(self.b)
-        _vectors.residual(self.split.system, x, self.b, r)
+        vectors.residual(self.split.system, x, self.b, r)
         self.r = self._lower(r)
         self.p = self.d / self.omega * self.r
         self.energy = self._dot(self.r, self.p)

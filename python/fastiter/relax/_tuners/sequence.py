@@ -10,14 +10,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .._call.iterate import Callback, Limits, Progress
-from .._check import check_flag, type_name
-from .._solution import ConvergenceError, Solution, judged
-from . import eisenstat, solvers
-from ._matrix import Batch
-from ._order import Order
-from ._result import LinearSolution
-from .stencil import Stencil
+from ..._call.iterate import Callback, Limits, Progress
+from ..._check import check_flag, type_name
+from ..._solution import ConvergenceError, Solution, judged
+from .._solvers import eisenstat, functions
+from .._solvers.result import LinearSolution
+from .._sweeps.matrix import Batch
+from .._sweeps.order import Order
+from .._sweeps.stencil import Stencil
 
 Array = npt.NDArray[Any]
 
@@ -217,7 +217,7 @@ def _solution(method: str, solutions: list[LinearSolution], omegas: list[float],
 
 def _solve(method: str, system: tuple[Any, Array, Array | None], limits: Limits, omega: float, order: Any) -> Any:
     if method == "sor":
-        return solvers.solve(method, *system, limits, omega=omega, order=order)
+        return functions.solve(method, *system, limits, omega=omega, order=order)
     return eisenstat.solve(*system, limits, omega, order)
 
 

@@ -8,21 +8,22 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .._call.iterate import Callback, Limits
-from .._check import check_flag, type_name
-from .._solution import judged
-from . import _spectrum, _vectors
-from ._adaptive import Adaptive
-from ._auto import Choice, choice_of, is_measured
-from ._cupy import refuse_cupy
-from ._docs import SOLVER
-from ._methods import METHODS, Method, adaptive_of, check_omega, checked_block_size, own_block_size
-from ._order import Order
-from ._pieces import pieces
-from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
-from ._result import LinearSolution
-from ._solve import Run, solve
-from .stencil import OfStencil, Stencil
+from ..._call.iterate import Callback, Limits
+from ..._check import check_flag, type_name
+from ..._solution import judged
+from .._cupy import refuse_cupy
+from .._docs import SOLVER
+from .._omega import spectrum
+from .._omega.adaptive import Adaptive
+from .._omega.auto import Choice, choice_of, is_measured
+from .._sweeps import vectors
+from .._sweeps.order import Order
+from .._sweeps.pieces import pieces
+from .._sweeps.prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
+from .._sweeps.stencil import Stencil, prepare_stencil
+from .iteration import Run, solve
+from .methods import METHODS, Method, adaptive_of, check_omega, checked_block_size, own_block_size
+from .result import LinearSolution
 
 Array = npt.NDArray[Any]
 
@@ -133,26 +134,14 @@ class Relaxation:
         if omega is not None:
             check_omega(function, method, omega)
         if isinstance(A, Stencil):
-            self._system: System = self._of_stencil(A, sweep, order, block_size)
+            self._system: System = prepare_stencil(function, A, sweep, order, block_size)
         else:
             self._system = prepare(function, A, sweep, order, block_size)
         if omega is None:
             has_theory = method == "sor" or (method == "ssor" and block_size is None)
             omega = "auto" if has_theory else 1.0
         self._given: float | None = None if isinstance(omega, str) else float(omega)
-        self._found: Choice | None = None
-
-    def _of_stencil(self, A: Stencil, sweep: str, order: Any, block_size: int | None) -> OfStencil:
-        name = self._function
-        if block_size is not None:
-            raise ValueError(
-                f"{name}: block_size must be None for a Stencil, whose points are single, got {block_size}"
-            )
-        if sweep == "kaczmarz" and isinstance(order, str) and order != "natural":
-            raise ValueError(f"{name}: order must be 'natural' or an array of row numbers, got {order!r}")
-        if sweep == "jacobi" and not (isinstance(order, str) and order == "natural"):
-            raise ValueError(f"{name}: order must be 'natural' if all rows go at the same time, got {order!r}")
-        return OfStencil(name, A, order, projections=sweep == "kaczmarz")
+        self._estimate: Choice | None = None
 
     @classmethod
     def _of(
@@ -191,10 +180,10 @@ class Relaxation:
 
     def _choice(self) -> Choice:
         """Return the estimate of "auto"."""
-        if self._found is None:
+        if self._estimate is None:
             sweep = METHODS[self.method][0]
-            self._found = choice_of(self._function, sweep, self.symmetric, self._system, self._homogeneous)
-        return self._found
+            self._estimate = choice_of(self._function, sweep, self.symmetric, self._system, self._homogeneous)
+        return self._estimate
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -231,16 +220,16 @@ class Relaxation:
             If an argument is not as described, or x and b share memory.
         """
         function = self._name("sweep")
-        times = _vectors.count(function, "sweeps", sweeps)
+        times = vectors.count(function, "sweeps", sweeps)
         check_flag(function, "backward", backward)
-        b, _ = _vectors.check_vectors(function, self._system, b, x, "x", in_place=True)
-        _vectors.check_writable(function, x, b)
-        own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
+        b, _ = vectors.check_vectors(function, self._system, b, x, "x", in_place=True)
+        vectors.check_writable(function, x, b)
+        own_x, own_b = vectors.inside(self._system, x), vectors.inside(self._system, b)
         try:
             self._sweep(own_x, times, own_b, backward)
         finally:
             if not np.may_share_memory(own_x, x):
-                x[...] = _vectors.outside(self._system, own_x)
+                x[...] = vectors.outside(self._system, own_x)
 
     def _sweep(self, x: Array, times: int, b: Array, backward: bool = False, omega: float | None = None) -> Array:
         """Relax x, in the layout of the kernels, in place, and return it."""
@@ -272,12 +261,12 @@ class Relaxation:
         TypeError, ValueError
             If a vector is not as described.
         """
-        b, given = _vectors.check_vectors(self._name("residual"), self._system, b, x, "x")
+        b, given = vectors.check_vectors(self._name("residual"), self._system, b, x, "x")
         assert given is not None  # for the type checker, as x is not
-        own_x, own_b = _vectors.inside(self._system, given), _vectors.inside(self._system, b)
+        own_x, own_b = vectors.inside(self._system, given), vectors.inside(self._system, b)
         r = np.empty_like(own_b)
-        _vectors.residual(self._system, own_x, own_b, r)
-        return _vectors.outside(self._system, r)
+        vectors.residual(self._system, own_x, own_b, r)
+        return vectors.outside(self._system, r)
 
     @SOLVER
     def solve(
@@ -321,12 +310,11 @@ class Relaxation:
         adaptive = self._adaptive()
         if adaptive is None:
             return Run(partial(self._sweep, b=b), self.method, lambda: self.omega)
-        current = adaptive  # for the type checker
 
         def step(x: Array, count: int) -> Array:
-            return self._sweep(x, count, b, omega=current.omega)
+            return self._sweep(x, count, b, omega=adaptive.omega)
 
-        return Run(step, self.method, lambda: current.omega, current.observe)
+        return Run(step, self.method, lambda: adaptive.omega, adaptive.observe)
 
     def _adaptive(self) -> Adaptive | None:
         """Return the object that chooses omega during a solution; None if omega stays fixed."""
@@ -362,7 +350,7 @@ class Relaxation:
         TypeError, ValueError
             If r does not have numbers; if it has another shape.
         """
-        r, own = _vectors.numbers_of("Relaxation.matvec", "r", r), self.dtype
+        r, own = vectors.numbers_of("Relaxation.matvec", "r", r), self.dtype
         if r.dtype.kind == "c" and own.kind != "c":
             both: Array = self.matvec(r.real) + 1j * self.matvec(r.imag)
             return both
@@ -399,7 +387,7 @@ class Relaxation:
         """
         if not self.symmetric and METHODS[self.method][0] != "jacobi":
             raise ValueError(f"Relaxation.rmatvec: method must have a symmetric sweep, got {self.method!r}")
-        if not _spectrum.is_hermitian(self._system):
+        if not spectrum.is_hermitian(self._system):
             raise ValueError("Relaxation.rmatvec: A must be Hermitian, got one that is not")
         return self.matvec(r)
 
@@ -422,7 +410,7 @@ class Relaxation:
 
     def __repr__(self) -> str:
         """Return one line: the method, its options, and the size of A."""
-        found = "" if self._found is None else f" ({self._found.omega:.4g})"
+        found = "" if self._estimate is None else f" ({self._estimate.omega:.4g})"
         parts = [self.method, f"omega='auto'{found}" if self._given is None else f"omega={self._given:.4g}"]
         parts += ["symmetric"] if self.symmetric and self.method != "ssor" else []
         parts += [f"order={self._order!r}"] if self._order != "natural" else []

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import fits_float, type_name
-from ._vectors import count
+from ..._check import fits_float, type_name
+from .._sweeps.vectors import count
 
 Array = npt.NDArray[Any]
 Rng = int | np.random.Generator | None

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._array_like import as_array
-from .._call.iterate import Callback, Limits
-from .._check import check_array, type_name
-from .._solution import judged
-from . import _vectors
-from ._cupy import refuse_cupy
-from ._docs import SOLVER
-from ._matrix import DTYPES, Batch, as_matrix, is_sparse, refuse
-from ._prepare import System, prepare
-from ._result import LinearSolution
-from ._solve import Run, solve
+from ..._array_like import as_array
+from ..._call.iterate import Callback, Limits
+from ..._check import check_array, type_name
+from ..._solution import judged
+from .._cupy import refuse_cupy
+from .._docs import SOLVER
+from .._sweeps import vectors
+from .._sweeps.matrix import DTYPES, Batch, as_matrix, is_sparse, refuse
+from .._sweeps.prepare import System, prepare
+from .._sweeps.stencil import OfStencil, Stencil
 from .accelerate import MAX_MEMORY
-from .stencil import OfStencil, Stencil
+from .iteration import Run, solve
+from .result import LinearSolution
 
 Array = npt.NDArray[Any]
 
@@ -92,7 +92,7 @@ def flexible_cg(
     """
     function = "flexible_cg"
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    size = _vectors.count(function, "memory", memory, 0, MAX_MEMORY)
+    size = vectors.count(function, "memory", memory, 0, MAX_MEMORY)
     system = _system(function, A, b)
     own_precond = _checked_precond(function, precond, system)
 
@@ -108,15 +108,15 @@ def _directions(function: str, system: System, own_precond: Any, own_b: Array, m
     def residual(x: Array) -> tuple[Array, Array]:
         if isinstance(system, OfOperator):
             r = own_b - system.product(x)
-            return r, _vectors.norm(r)
+            return r, vectors.norm(r)
         r = np.empty_like(own_b)
-        return r, _vectors.residual(system, x, own_b, r)
+        return r, vectors.residual(system, x, own_b, r)
 
     def product(d: Array) -> Array:
         if isinstance(system, OfOperator):
             return system.product(d)
         image = np.empty_like(d)
-        _vectors.residual(system, np.ascontiguousarray(d), np.zeros_like(d), image)
+        vectors.residual(system, np.ascontiguousarray(d), np.zeros_like(d), image)
         return np.negative(image, out=image)
 
     def apply(r: Array) -> Array:
@@ -277,7 +277,7 @@ def check_operator(function: str, name: str, A: Any, rows: int | None) -> int:
 
 def applied(function: str, name: str, operator: Any, system: System, x: Array) -> Array:
     """Apply an operator to vectors in the kernels' layout; the result has the same layout and dtype."""
-    given = np.array(_vectors.outside(system, x), order="C")
+    given = np.array(vectors.outside(system, x), order="C")
     if not is_operator(operator):
         found = operator(given)
     else:
@@ -287,4 +287,4 @@ def applied(function: str, name: str, operator: Any, system: System, x: Array) -
         raise ValueError(f"{function}: {name} must return floating-point numbers of shape {given.shape}, got {got}")
     if found.dtype.kind == "c" and x.dtype.kind != "c":
         raise TypeError(f"{function}: {name} must return real numbers like b, got {found.dtype}")
-    return _vectors.inside(system, system.unknowns(found.astype(x.dtype)))
+    return vectors.inside(system, system.unknowns(found.astype(x.dtype)))

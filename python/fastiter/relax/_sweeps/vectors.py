@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._array_like import as_array
-from .._check import check_array, refuse_mask
-from .._check import check_finite as check_finite
-from .._check import count as count
-from .._check import positive as positive
-from ._matrix import DTYPES, VECTORS
-from ._prepare import System
+from ..._array_like import as_array
+from ..._check import check_array, refuse_mask
+from ..._check import check_finite as check_finite
+from ..._check import count as count
+from ..._check import positive as positive
+from .matrix import DTYPES, VECTORS
+from .prepare import System
 
 Array = npt.NDArray[Any]
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import _spectrum
-from ._matrix import read_csr
-from ._order import Arrangement
-from ._prepare import OfBlocks, Projections, Scalar, System
-from .stencil import OfStencil
+from .._sweeps.matrix import read_csr
+from .._sweeps.order import Arrangement
+from .._sweeps.prepare import OfBlocks, Projections, Scalar, System
+from .._sweeps.stencil import OfStencil
+from . import spectrum
 
 Array = npt.NDArray[Any]
 
@@ -45,19 +45,19 @@ def choice_of(
         return Choice(1.0, True)  # the optimum: in such an order SSOR gains nothing from an omega
     if is_measured(sweep, symmetric, system):
         return Choice(_of_least_growth(system, apply), True)
-    found = _spectrum.jacobi_spectrum(jacobi_of(function, system))
+    found = spectrum.jacobi_spectrum(jacobi_of(function, system))
     if symmetric and sweep == "sor" and found.low <= -1:
         return Choice(_of_least_growth(system, apply), False)
     return by_formula(found, sweep, symmetric)
 
 
-def by_formula(found: _spectrum.Spectrum, sweep: str, symmetric: bool) -> Choice:
+def by_formula(found: spectrum.Spectrum, sweep: str, symmetric: bool) -> Choice:
     """Return omega for a sweep, "jacobi" or "sor", from the spectrum of I - D^-1 A."""
     if sweep == "jacobi":
         return Choice(jacobi_omega(found.low, found.high), found.is_real)
     if symmetric:
         return Choice(ssor_omega(found.high), found.is_real)
-    return Choice(_spectrum.young(found.beta), found.is_real and found.low > -1.01)
+    return Choice(spectrum.young(found.beta), found.is_real and found.low > -1.01)
 
 
 def jacobi_omega(low: float, high: float) -> float:
@@ -105,7 +105,7 @@ def _of_least_growth(system: System, apply: Callable[[Array, float], Array]) -> 
         slow = swept
 
     def growth(omega: float) -> float:
-        return _spectrum.power(lambda x: apply(x, omega), slow, TRIAL_SWEEPS)
+        return spectrum.power(lambda x: apply(x, omega), slow, TRIAL_SWEEPS)
 
     found = {omega: growth(omega) for omega in CANDIDATES}
     least = min(found, key=lambda omega: found[omega])

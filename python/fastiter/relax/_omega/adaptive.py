@@ -7,8 +7,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ._auto import Choice
-from ._spectrum import young
+from .auto import Choice
+from .spectrum import young
 
 #: The solver's action after a check: go on; keep a copy of x; restore that copy
 GO_ON, KEEP, RESTORE = 0, 1, 2

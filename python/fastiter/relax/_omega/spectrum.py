@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from ._prepare import System
+from ... import _core
+from .._sweeps.prepare import System
 
 Array = npt.NDArray[Any]
 

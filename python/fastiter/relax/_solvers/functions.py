@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from .._backend import Backends, Cuda, choose
-from .._call.iterate import Callback, Limits
-from .._solution import judged
-from ._cupy import parts_of
-from ._docs import SOLVER
-from ._order import Order
-from ._relaxation import Relaxation
-from ._result import LinearSolution
+from ..._backend import Backends, Cuda, choose
+from ..._call.iterate import Callback, Limits
+from ..._solution import judged
+from .._cupy import parts_of
+from .._docs import SOLVER
+from .._sweeps.order import Order
+from .relaxation import Relaxation
+from .result import LinearSolution
 
 Array = npt.NDArray[Any]
 

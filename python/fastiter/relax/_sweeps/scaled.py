@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ._matrix import Csr
+from .matrix import Csr
 
 Array = npt.NDArray[Any]
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._check import integers, type_name
-from ._matrix import Blocks, Csr
+from ... import _core
+from ..._check import integers, type_name
+from .matrix import Blocks, Csr
 
 Array = npt.NDArray[Any]
 Order = Literal["natural", "red-black", "color", "cluster"] | Array | list[int] | tuple[int, ...]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._check import check_array
-from ._matrix import (
+from ... import _core
+from ..._check import check_array
+from .matrix import (
     DTYPES,
     NUMBERS,
     Batch,
@@ -25,8 +25,8 @@ from ._matrix import (
     square,
     without_zeros,
 )
-from ._order import Arrangement, arrange, permutation
-from ._scaled import ByRows, Prepared, scaled, scales_of
+from .order import Arrangement, arrange, permutation
+from .scaled import ByRows, Prepared, scaled, scales_of
 
 Array = npt.NDArray[Any]
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from ._tuner import MOST_BINS, Rng, Tuner, checked_bounds, share
-from ._vectors import count
+from ... import _core
+from .._sweeps.vectors import count
+from .base import MOST_BINS, Rng, Tuner, checked_bounds, share
 
 
 class TsallisINF(Tuner):

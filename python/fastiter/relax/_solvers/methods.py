@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from . import _vectors
-from ._adaptive import Adaptive
-from ._auto import Choice
+from .._omega.adaptive import Adaptive
+from .._omega.auto import Choice
+from .._sweeps import vectors
 
 Method = Literal["jacobi", "block_jacobi", "gauss_seidel", "block_gauss_seidel", "sor", "ssor", "kaczmarz"]
 #: The sweep of each method, and whether it goes forward and backward
@@ -33,7 +33,7 @@ def checked_block_size(function: str, method: str, size: object) -> int:
     """Return a block size from 1 to 64."""
     if method == "kaczmarz":
         raise ValueError(f"{function}: block_size must be None for kaczmarz, got {size}")
-    found = _vectors.count(function, "block_size", size, 1)
+    found = vectors.count(function, "block_size", size, 1)
     if found > 64:
         raise ValueError(f"{function}: block_size must be at most 64, got {found}")
     return found
@@ -55,7 +55,7 @@ def check_omega(function: str, method: str, omega: object) -> None:
         if method in _WITHOUT_OMEGA:
             raise ValueError(f"{function}: omega must be 1 for {method} (see sor), got 'auto'")
         return
-    value = _vectors.positive(function, "omega", omega, zero=False)
+    value = vectors.positive(function, "omega", omega, zero=False)
     if method in _WITHOUT_OMEGA and value != 1:
         raise ValueError(f"{function}: omega must be 1 for {method} (see sor), got {omega}")
     if METHODS[method][0] != "jacobi" and value >= 2:

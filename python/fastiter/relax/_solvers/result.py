@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._solution import Solution, plural, worst_failure
+from ..._solution import Solution, plural, worst_failure
 
 #: Suggestions for each reason of a failure
 _REMEDIES = {

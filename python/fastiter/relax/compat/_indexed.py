@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .. import _vectors
 from .._docs import SWEEPS
+from .._sweeps import vectors
 from ._cache import Seen, whole_numbers
 from ._schwarz import Lists, points
 from ._sweeps import (
@@ -194,7 +194,7 @@ def _c_and_f(
         )
         sets.append(rows)
     names = ("c_iterations", "f_iterations")
-    counts = [_vectors.count(seen.function, name, x) for name, x in zip(names, iterations, strict=True)]
+    counts = [vectors.count(seen.function, name, x) for name, x in zip(names, iterations, strict=True)]
     return list(zip(sets, counts, strict=True))
 
 
@@ -242,8 +242,8 @@ def cf_jacobi(
     seen = Seen("cf_jacobi", A)
     c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
     counts = (
-        _vectors.count(seen.function, "c_iterations", c_iterations),
-        _vectors.count(seen.function, "f_iterations", f_iterations),
+        vectors.count(seen.function, "c_iterations", c_iterations),
+        vectors.count(seen.function, "f_iterations", f_iterations),
     )
     in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
 
@@ -290,8 +290,8 @@ def fc_jacobi(
     seen = Seen("fc_jacobi", A)
     c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
     counts = (
-        _vectors.count(seen.function, "c_iterations", c_iterations),
-        _vectors.count(seen.function, "f_iterations", f_iterations),
+        vectors.count(seen.function, "c_iterations", c_iterations),
+        vectors.count(seen.function, "f_iterations", f_iterations),
     )
     in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
 
@@ -342,8 +342,8 @@ def cf_block_jacobi(
     seen, size = with_block_size("cf_block_jacobi", A, blocksize)
     c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
     counts = (
-        _vectors.count(seen.function, "c_iterations", c_iterations),
-        _vectors.count(seen.function, "f_iterations", f_iterations),
+        vectors.count(seen.function, "c_iterations", c_iterations),
+        vectors.count(seen.function, "f_iterations", f_iterations),
     )
     in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
 
@@ -394,7 +394,7 @@ def fc_block_jacobi(
     seen, size = with_block_size("fc_block_jacobi", A, blocksize)
     c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
     counts = (
-        _vectors.count(seen.function, "c_iterations", c_iterations),
-        _vectors.count(seen.function, "f_iterations", f_iterations),
+        vectors.count(seen.function, "c_iterations", c_iterations),
+        vectors.count(seen.function, "f_iterations", f_iterations),
     )
     in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))

@@ -8,9 +8,9 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._array_like import as_array
-from .._check import check_array, type_name
+from ... import _core
+from ..._array_like import as_array
+from ..._check import check_array, type_name
 
 Array = npt.NDArray[Any]
 DTYPES = ("float32", "float64", "complex128")

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._check import type_name
-from .. import _vectors
 from .._docs import SWEEPS
+from .._sweeps import vectors
 from ._cache import Seen, check_shapes, check_sweep, in_place
 from ._rows import check_close, in_range, relaxation_of, squares_of, with_rows_left_out
 from ._sweeps import (
@@ -208,7 +208,7 @@ def gauss_seidel_nr(
     array([0.93333333, 1.73333333])
     """
     seen = Seen("gauss_seidel_nr", A)
-    halves, count = check_sweep(seen.function, sweep), _vectors.count(seen.function, "iterations", iterations)
+    halves, count = check_sweep(seen.function, sweep), vectors.count(seen.function, "iterations", iterations)
     seen.csr()  # checks A before products with it
     if Dinv is not None:
         check_close(seen, Dinv, squares_of(A, 0))
@@ -260,7 +260,7 @@ def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1
     array([0.93269489, 1.73269489])
     """
     seen = Seen("jacobi_ne", A)
-    count, factor = _vectors.count(seen.function, "iterations", iterations), factor_of(seen, omega)
+    count, factor = vectors.count(seen.function, "iterations", iterations), factor_of(seen, omega)
     seen.csr()  # checks A before products with it
     rows, scale = seen.get(("scaled", 1), lambda: in_range(A, 1))
     squares, adjoint = squares_of(rows, 1), rows.conj().T
@@ -304,7 +304,7 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
     array([1., 2.])
     """
     seen = Seen("polynomial", A)
-    count = _vectors.count(seen.function, "iterations", iterations)
+    count = vectors.count(seen.function, "iterations", iterations)
     seen.csr()  # checks A before products with it
     try:
         listed = np.asarray(coefficients)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._call.iterate import Columns, Limits, Record, Step, iterate
-from . import _vectors
-from ._adaptive import KEEP, RESTORE
-from ._prepare import System
-from ._result import LinearSolution
+from ..._call.iterate import Columns, Limits, Record, Step, iterate
+from .._omega.adaptive import KEEP, RESTORE
+from .._sweeps import vectors
+from .._sweeps.prepare import System
+from .result import LinearSolution
 
 Array = npt.NDArray[Any]
 
@@ -179,13 +179,13 @@ def solve(
     function: str, system: System, make: Callable[[Array], Run], b: object, x0: object, limits: Limits
 ) -> LinearSolution:
     """Check the arguments and iterate from x0, or from 0, by the steps that ``make`` returns for b."""
-    own_b, x, single = _vectors.checked(function, system, b, x0)
+    own_b, x, single = vectors.checked(function, system, b, x0)
     limits = limits.checked(function, own_b.dtype)
     run = make(own_b)
     assert limits.rtol is not None  # set by `checked`
-    target = limits.rtol * _vectors.norm(own_b) + limits.atol
-    norms = run.residual or partial(_vectors.residual, system, b=own_b)
-    view = View(single, partial(_vectors.outside, system), _copy, _same, np.asarray)
+    target = limits.rtol * vectors.norm(own_b) + limits.atol
+    norms = run.residual or partial(vectors.residual, system, b=own_b)
+    view = View(single, partial(vectors.outside, system), _copy, _same, np.asarray)
     return Iteration(run, x, norms, target, limits, view).solution()
 
 

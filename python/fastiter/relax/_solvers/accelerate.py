@@ -9,23 +9,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._backend import Backends, Cuda, choose, is_cuda
-from .._call.iterate import Callback, Limits
-from .._check import type_name
-from .._solution import judged
-from . import _spectrum, _vectors
-from ._adaptive import GO_ON, factor
-from ._auto import MARGIN, jacobi_of
-from ._cupy import parts_of
-from ._docs import SOLVER
-from ._methods import METHODS
-from ._mixture import Mixture
-from ._pieces import pieces
-from ._prepare import JACOBI, System, prepare
-from ._relaxation import Relaxation
-from ._result import LinearSolution
-from ._solve import Run, solve
-from .stencil import OfStencil, Stencil
+from ..._backend import Backends, Cuda, choose, is_cuda
+from ..._call.iterate import Callback, Limits
+from ..._check import type_name
+from ..._solution import judged
+from .._cupy import parts_of
+from .._docs import SOLVER
+from .._omega import spectrum
+from .._omega.adaptive import GO_ON, factor
+from .._omega.auto import MARGIN, jacobi_of
+from .._sweeps import vectors
+from .._sweeps.pieces import pieces
+from .._sweeps.prepare import JACOBI, System, prepare
+from .._sweeps.stencil import OfStencil, Stencil
+from .iteration import Run, solve
+from .methods import METHODS
+from .mixture import Mixture
+from .relaxation import Relaxation
+from .result import LinearSolution
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +84,7 @@ def checked_bounds(function: str, bounds: object) -> tuple[float, float]:
     """Return bounds as two positive numbers."""
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise TypeError(f"{function}: bounds must be (low, high) or None, got {type_name(bounds)}")
-    low, high = (_vectors.positive(function, "bounds", bound, zero=False) for bound in bounds)
+    low, high = (vectors.positive(function, "bounds", bound, zero=False) for bound in bounds)
     if low > high:
         raise ValueError(f"{function}: bounds must be (low, high) with low <= high, got {(low, high)}")
     return low, high
@@ -153,7 +154,7 @@ def _chebyshev(
         def step(x: Array, count: int) -> Array:
             if directions[0].shape != x.shape:
                 directions[0] = np.zeros_like(x)
-            k = _vectors.width(x)
+            k = vectors.width(x)
             for piece in pieces(count if x.size else 0, k * system.entries):
                 omega, momentum = np.array([recurrence.next() for _ in range(piece)]).T.copy()
                 system.of(x.dtype).sweep(x, own_b, directions[0], k, omega, momentum, piece, JACOBI)
@@ -169,7 +170,7 @@ _BACKENDS: Backends[LinearSolution] = {"cpu": _chebyshev, "cuda": Cuda("fastiter
 
 def _estimated(function: str, system: System) -> tuple[float, float]:
     jacobi = jacobi_of(function, system)
-    found = _spectrum.lanczos(jacobi) if _spectrum.is_definite(jacobi) else None
+    found = spectrum.lanczos(jacobi) if spectrum.is_definite(jacobi) else None
     if found is None:
         raise ValueError(f"{function}: bounds must be given if A is not Hermitian and positive definite, got None")
     least, largest = found.low, found.high
@@ -224,7 +225,7 @@ class Chebyshev:
         if bounds is None:
             apply, start = relaxation._homogeneous, relaxation._system.random()
             # For a singular A, the difference has no component that sweeps leave unchanged.
-            rho = _spectrum.power(apply, start - apply(start))
+            rho = spectrum.power(apply, start - apply(start))
             bounds = bounds_of("Chebyshev", rho, is_jacobi)
         self.relaxation, self.bounds = relaxation, checked_bounds("Chebyshev", bounds)
 
@@ -306,7 +307,7 @@ class Anderson:
 
     def __init__(self, relaxation: Relaxation, memory: int = 5) -> None:
         _check_relaxation("Anderson", relaxation)
-        self.relaxation, self.memory = relaxation, _vectors.count("Anderson", "memory", memory, 1, MAX_MEMORY)
+        self.relaxation, self.memory = relaxation, vectors.count("Anderson", "memory", memory, 1, MAX_MEMORY)
 
     def __repr__(self) -> str:
         """Return one line."""

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._array_like import as_array, as_flags
-from .._check import check_array, type_name
-from ._matrix import DTYPES, NUMBERS, Csr
-from ._order import Arrangement, arrange
-from ._prepare import System
-from ._scaled import ByRows, Prepared, scales_of_points
+from ... import _core
+from ..._array_like import as_array, as_flags
+from ..._check import check_array, type_name
+from .matrix import DTYPES, NUMBERS, Csr
+from .order import Arrangement, arrange
+from .prepare import System
+from .scaled import ByRows, Prepared, scales_of_points
 
 Array = npt.NDArray[Any]
 
@@ -237,6 +237,19 @@ class OfStencil(System):
     def _singular(self, row: int) -> str:
         point = tuple(map(int, np.unravel_index(row, self.points))) if np.prod(self.points) else ()
         return f"A must have no zero on the diagonal, got 0 at point {point}"
+
+
+def prepare_stencil(function: str, A: Stencil, sweep: str, order: object, block_size: int | None) -> OfStencil:
+    """Return the system of a stencil for a sweep: "jacobi", "kaczmarz" or "sor"."""
+    if block_size is not None:
+        raise ValueError(
+            f"{function}: block_size must be None for a Stencil, whose points are single, got {block_size}"
+        )
+    if sweep == "kaczmarz" and isinstance(order, str) and order != "natural":
+        raise ValueError(f"{function}: order must be 'natural' or an array of row numbers, got {order!r}")
+    if sweep == "jacobi" and not (isinstance(order, str) and order == "natural"):
+        raise ValueError(f"{function}: order must be 'natural' if all rows go at the same time, got {order!r}")
+    return OfStencil(function, A, order, projections=sweep == "kaczmarz")
 
 
 def _pattern(grid: tuple[int, ...], order: object) -> Csr:

@@ -1,0 +1,1 @@
+"""Iterations until the residual is small."""

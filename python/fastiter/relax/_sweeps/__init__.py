@@ -1,0 +1,1 @@
+"""Matrices and vectors in the layout of the kernels, and their sweeps."""

@@ -1,0 +1,1 @@
+"""Tuners of the relaxation factor for sequences of systems."""
