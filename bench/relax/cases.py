@@ -71,7 +71,7 @@ class Case:
 
 def order_of(relaxation: Relaxation) -> Array:
     """The permutation of an order; 0 for the natural one."""
-    return relaxation._system.how.order  # type: ignore[attr-defined]
+    return relaxation._system.arrangement.order  # type: ignore[attr-defined]
 
 
 def scalar_contests(case: Case, grid: str, goals: Mapping[str, Mapping[int, float]]) -> Iterator[Contest]:

@@ -18,7 +18,7 @@ from pyamg.relaxation import relaxation as theirs  # noqa: E402
 
 from fastiter.relax import Relaxation  # noqa: E402
 from fastiter.relax import compat as ours  # noqa: E402
-from fastiter.relax.compat._cache import KEPT, fingerprint  # noqa: E402
+from fastiter.relax.compat._cache import SAVED, fingerprint  # noqa: E402
 from tests.relax.cases import csr, random_matrix, tolerance, vectors  # noqa: E402
 from tests.support.cases import Array  # noqa: E402
 
@@ -245,7 +245,7 @@ def test_the_inverses_of_projections() -> None:
 def test_the_cache_follows_changes_and_drops_dead_matrices() -> None:
     A, b = csr(random_matrix(70, "float64")), vectors(70, "float64", 1)
     gc.collect()
-    before = len(KEPT)
+    before = len(SAVED)
 
     def check() -> None:
         x, y = np.zeros(70), np.zeros(70)
@@ -255,23 +255,23 @@ def test_the_cache_follows_changes_and_drops_dead_matrices() -> None:
 
     check()
     check()
-    assert len(KEPT) == before + 1
+    assert len(SAVED) == before + 1
     for place in (0, len(A.data) // 2, -1):
         A.data[place] *= 1.5
         check()
     A.data[[3, 4]] = A.data[[4, 3]]
     check()
-    assert len(KEPT) == before + 1
+    assert len(SAVED) == before + 1
     for _ in range(40):
         ours.jacobi(csr(random_matrix(5, "float64")), np.zeros(5), np.ones(5))
-    assert len(KEPT) <= 16
+    assert len(SAVED) <= 16
     other = csr(random_matrix(6, "float64"))
     ours.jacobi(other, np.zeros(6), np.ones(6))
-    kept = len(KEPT)
+    kept = len(SAVED)
     del other
     gc.collect()
-    assert len(KEPT) < kept
-    assert all(entry[0]() is not None for entry in KEPT)
+    assert len(SAVED) < kept
+    assert all(entry[0]() is not None for entry in SAVED)
 
 
 CHANGES: dict[str, Callable[[Array], None]] = {

@@ -80,7 +80,7 @@ def test_chebyshev(
 ) -> None:
     b, x0 = vectors(shape, dtype, 1), vectors(shape, dtype, 2)
     options: dict[str, Any] = {"rtol": 1e-3, "check_every": 5}
-    monkeypatch.setattr(spectrum, "MOST", 8)
+    monkeypatch.setattr(spectrum, "MAX_PRODUCTS", 8)
     cpu, ours = relax.Relaxation(A, method, **how), gpu.relaxation(A, method, **how)
     for bounds in (None, (0.2, 1.9)) if shape == (30,) else (None,):
         theirs, found = relax.Chebyshev(cpu, bounds), fastiter.torch.relax.Chebyshev(ours, bounds)
@@ -197,7 +197,7 @@ def test_kaczmarz_with_empty_systems_refusals_and_other_sweeps(gpu: Gpu, monkeyp
         with pytest.raises(BackendError, match="Relaxation: order must be 'color' for kaczmarz on a GPU, got"):
             gpu.relaxation(A, "kaczmarz", order=order)
     both = gpu.relaxation(A, "kaczmarz", order="color", symmetric=True)
-    monkeypatch.setattr(spectrum, "MOST", 6)
+    monkeypatch.setattr(spectrum, "MAX_PRODUCTS", 6)
     accelerated = fastiter.torch.relax.Chebyshev(both)
     attempt(accelerated.solve, gpu.tensor(np.ones(9)), max_steps=1)
     rows, _ = in_colours(A)
@@ -266,7 +266,7 @@ ESTIMATED = [
 
 @pytest.mark.parametrize(("kind", "method", "order"), ESTIMATED)
 def test_estimated_omega(kind: str, method: str, order: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spectrum, "MOST", 21)
+    monkeypatch.setattr(spectrum, "MAX_PRODUCTS", 21)
     matrices = {
         "poisson": lambda: poisson(5, 6),
         "complex": lambda: hermitian(12, "complex128"),

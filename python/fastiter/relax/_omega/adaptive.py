@@ -36,7 +36,7 @@ HOPELESS, ADOPTED_HOPELESS = 1e3, 10.0
 class Trial(NamedTuple):
     """An omega on trial: its first step, the residual and its factor per step there, the previous omega, the length."""
 
-    since: int
+    begin: int
     ratio: float
     factor: float
     omega: float
@@ -77,11 +77,15 @@ class Adaptive:
         every, self._last = steps - self._last, steps
         if self._trial is not None:
             return self._judge(self._trial, steps, ratio)
-        kept = self._adopted
-        if kept is not None and not ratio < ADOPTED_HOPELESS * kept.ratio:
-            return self._take_back(kept, steps)
-        if kept is not None and not self._is_sure and ratio > kept.ratio * kept.factor ** (steps - kept.since):
-            self._go_back(kept, steps, ratio)
+        adopted = self._adopted
+        if adopted is not None and not ratio < ADOPTED_HOPELESS * adopted.ratio:
+            return self._take_back(adopted, steps)
+        if (
+            adopted is not None
+            and not self._is_sure
+            and ratio > adopted.ratio * adopted.factor ** (steps - adopted.begin)
+        ):
+            self._go_back(adopted, steps, ratio)
         self._steps.append(steps)
         self._ratios.append(ratio)
         if not 1 < ratio < math.inf or steps < self._wait:
@@ -94,7 +98,7 @@ class Adaptive:
         if challenger is None:
             return GO_ON
         length = every * math.ceil(self._length(challenger) / every)
-        share = SHARE_OF_ADOPTED if kept is not None and self._is_sure else SHARE
+        share = SHARE_OF_ADOPTED if adopted is not None and self._is_sure else SHARE
         if length > share * self._needed(steps, ratio, factor) - self._spent:
             return GO_ON
         self._trial = Trial(steps, ratio, min(factor, 1.0), self.omega, length)
@@ -135,9 +139,9 @@ class Adaptive:
             omega = young((lam + self.omega - 1) / (self.omega * math.sqrt(lam)))
             if omega > self.omega + 0.01 * (2 - self.omega):
                 return omega
-        kept = self._adopted
+        adopted = self._adopted
         is_doubtful = self._is_sure and self._method != "jacobi"  # Jacobi's theory is exact
-        if is_doubtful and kept is not None and before is not None and min(lam, before) > kept.factor:
+        if is_doubtful and adopted is not None and before is not None and min(lam, before) > adopted.factor:
             return self._plain
         return None
 
@@ -154,7 +158,7 @@ class Adaptive:
         return min(promised, AHEAD[self._is_sure] * taken)
 
     def _judge(self, trial: Trial, steps: int, ratio: float) -> int:
-        taken = steps - trial.since
+        taken = steps - trial.begin
         if not ratio < HOPELESS * trial.ratio:
             return self._take_back(trial, steps)
         if taken < trial.length:
@@ -166,7 +170,7 @@ class Adaptive:
         return GO_ON
 
     def _take_back(self, trial: Trial, steps: int) -> int:
-        self._spent += steps - trial.since
+        self._spent += steps - trial.begin
         self._go_back(trial, steps, trial.ratio)
         return RESTORE
 

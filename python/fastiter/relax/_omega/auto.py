@@ -44,20 +44,20 @@ def choice_of(
     if symmetric and system.is_coloured:
         return Choice(1.0, True)  # the optimum: in such an order SSOR gains nothing from an omega
     if is_measured(sweep, symmetric, system):
-        return Choice(_of_least_growth(system, apply), True)
-    found = spectrum.jacobi_spectrum(jacobi_of(function, system))
-    if symmetric and sweep == "sor" and found.low <= -1:
-        return Choice(_of_least_growth(system, apply), False)
-    return by_formula(found, sweep, symmetric)
+        return Choice(_of_smallest_growth(system, apply), True)
+    result = spectrum.jacobi_spectrum(jacobi_of(function, system))
+    if symmetric and sweep == "sor" and result.low <= -1:
+        return Choice(_of_smallest_growth(system, apply), False)
+    return by_formula(result, sweep, symmetric)
 
 
-def by_formula(found: spectrum.Spectrum, sweep: str, symmetric: bool) -> Choice:
+def by_formula(result: spectrum.Spectrum, sweep: str, symmetric: bool) -> Choice:
     """Return omega for a sweep, "jacobi" or "sor", from the spectrum of I - D^-1 A."""
     if sweep == "jacobi":
-        return Choice(jacobi_omega(found.low, found.high), found.is_real)
+        return Choice(jacobi_omega(result.low, result.high), result.is_real)
     if symmetric:
-        return Choice(ssor_omega(found.high), found.is_real)
-    return Choice(spectrum.young(found.beta), found.is_real and found.low > -1.01)
+        return Choice(ssor_omega(result.high), result.is_real)
+    return Choice(spectrum.young(result.beta), result.is_real and result.low > -1.01)
 
 
 def jacobi_omega(low: float, high: float) -> float:
@@ -92,21 +92,21 @@ def jacobi_of(function: str, system: Any) -> System:
     return Scalar(function, csr, Arrangement(), jacobi=True)
 
 
-def _of_least_growth(system: System, apply: Callable[[Array, float], Array]) -> float:
+def _of_smallest_growth(system: System, apply: Callable[[Array, float], Array]) -> float:
     """Return the omega with the smallest asymptotic error reduction factor, measured on a vector of slow modes."""
     slow, middle = system.random(), CANDIDATES[2]
     if not isinstance(system, Projections):  # projections' random vectors have no component that sweeps do not change
         slow = slow - apply(slow, middle)
-    least = float(np.linalg.norm(slow)) * float(np.finfo(slow.dtype).eps) ** 0.5  # below: rounding error
+    smallest = float(np.linalg.norm(slow)) * float(np.finfo(slow.dtype).eps) ** 0.5  # below: rounding error
     for _ in range(FIRST_SWEEPS):
         swept = apply(slow, middle)
-        if not np.linalg.norm(swept) > least:
+        if not np.linalg.norm(swept) > smallest:
             break
         slow = swept
 
     def growth(omega: float) -> float:
         return spectrum.power(lambda x: apply(x, omega), slow, TRIAL_SWEEPS)
 
-    found = {omega: growth(omega) for omega in CANDIDATES}
-    least = min(found, key=lambda omega: found[omega])
-    return least if found[least] < 0.99 * found[1.0] else 1.0
+    result = {omega: growth(omega) for omega in CANDIDATES}
+    smallest = min(result, key=lambda omega: result[omega])
+    return smallest if result[smallest] < 0.99 * result[1.0] else 1.0

@@ -15,7 +15,7 @@ from .._sweeps.prepare import System
 Array = npt.NDArray[Any]
 
 #: Maximum number of products for an estimate, and the number of products between two checks of its convergence
-MOST, EVERY = 120, 10
+MAX_PRODUCTS, EVERY = 120, 10
 
 #: An eigenvalue of D^-1 A below this fraction of the next one is isolated: see :func:`spectrum_of`.
 ALONE = 0.01
@@ -38,9 +38,9 @@ class Spectrum(NamedTuple):
 
 def jacobi_spectrum(jacobi: System) -> Spectrum:
     """Estimate the spectrum of Jacobi's iteration matrix. A batch is one block diagonal matrix."""
-    found = lanczos(jacobi) if is_definite(jacobi) else None
-    if found is not None:
-        return found
+    result = lanczos(jacobi) if is_definite(jacobi) else None
+    if result is not None:
+        return result
     rho = power(lambda x: x - jacobi.divided(jacobi.times(x)), jacobi.random())
     return of_radius(rho, jacobi.dtype)
 
@@ -71,10 +71,10 @@ def is_hermitian(system: System) -> bool:
     return bool(abs(complex(np.vdot(u, Av)) - complex(np.vdot(Au, v))) <= 10 * scale)
 
 
-def power(apply: Callable[[Array], Array], x: Array, most: int | None = None) -> float:
+def power(apply: Callable[[Array], Array], x: Array, steps: int | None = None) -> float:
     """Return the mean growth factor of x over the last half of the power iterations."""
     growth: list[float] = []
-    for _ in range(MOST if most is None else most):
+    for _ in range(MAX_PRODUCTS if steps is None else steps):
         norm = float(np.linalg.norm(x))
         if norm == 0 or not math.isfinite(norm):
             break
@@ -102,9 +102,13 @@ def lanczos(jacobi: System) -> Spectrum | None:
     v, before = jacobi.divided(q), np.zeros_like(q)
     alphas: list[float] = []
     betas = [0.0]
-    found, most, nothing = Spectrum(0.0, 0.0, 0.0, True), min(MOST, v.size), (10 * float(np.finfo(q.dtype).eps)) ** 2
+    result, steps, nothing = (
+        Spectrum(0.0, 0.0, 0.0, True),
+        min(MAX_PRODUCTS, v.size),
+        (10 * float(np.finfo(q.dtype).eps)) ** 2,
+    )
     square = _dot(v, q)
-    for step in range(1, most + 1):
+    for step in range(1, steps + 1):
         if not square > 0:
             return None
         scale = v.real.dtype.type(1 / math.sqrt(square))
@@ -114,13 +118,13 @@ def lanczos(jacobi: System) -> Spectrum | None:
         p -= q.real.dtype.type(alphas[-1]) * q + q.real.dtype.type(betas[-1]) * before
         v, q, before = jacobi.divided(p), p, q
         square = _dot(v, q)
-        is_done = abs(square) < nothing or step == most
+        is_done = abs(square) < nothing or step == steps
         if step % EVERY == 0 or is_done:
-            last, found = found, spectrum_of(alphas, betas[1:], q.dtype)
-            if is_done or abs(found.high - last.high) <= 0.02 * abs(1 - found.high):
+            last, result = result, spectrum_of(alphas, betas[1:], q.dtype)
+            if is_done or abs(result.high - last.high) <= 0.02 * abs(1 - result.high):
                 break
         betas.append(math.sqrt(max(square, 0.0)))
-    return found
+    return result
 
 
 def _dot(u: Array, v: Array) -> float:

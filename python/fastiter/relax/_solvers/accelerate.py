@@ -135,8 +135,8 @@ def chebyshev(
     """
     run = choose("chebyshev", _BACKENDS, None, A, b, x0)
     limits = Limits(rtol, atol, max_steps, callback, throw, check_every)
-    found = run("chebyshev", parts_of(A) if is_cuda(run) else A, b, x0, limits, bounds=bounds)
-    return judged("chebyshev", found, throw)
+    result = run("chebyshev", parts_of(A) if is_cuda(run) else A, b, x0, limits, bounds=bounds)
+    return judged("chebyshev", result, throw)
 
 
 def _chebyshev(
@@ -170,15 +170,15 @@ _BACKENDS: Backends[LinearSolution] = {"cpu": _chebyshev, "cuda": Cuda("fastiter
 
 def _estimated(function: str, system: System) -> tuple[float, float]:
     jacobi = jacobi_of(function, system)
-    found = spectrum.lanczos(jacobi) if spectrum.is_definite(jacobi) else None
-    if found is None:
+    result = spectrum.lanczos(jacobi) if spectrum.is_definite(jacobi) else None
+    if result is None:
         raise ValueError(f"{function}: bounds must be given if A is not Hermitian and positive definite, got None")
-    least, largest = found.low, found.high
+    smallest, largest = result.low, result.high
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given if A is not positive definite, got None")
     # The estimates lie inside the spectrum: a larger high costs little, but the mode of an eigenvalue beyond it would
     # grow.
-    return 0.95 * (1 - largest), MARGIN * (1 - least)
+    return 0.95 * (1 - largest), MARGIN * (1 - smallest)
 
 
 def bounds_of(function: str, rho: float, is_jacobi: bool) -> tuple[float, float]:

@@ -111,10 +111,10 @@ class _Split:
 def _split_rows(function: str, A: Any, order: Any) -> _Split:
     A = square(function, A)
     csr = by_values(A, read_csr(function, A), order)
-    system, how = Scalar(function, csr, Arrangement()), arrange(function, csr, order)
-    lower, upper = (Scalar(function, csr, how, part=part) for part in (LOWER, UPPER))
+    system, arrangement = Scalar(function, csr, Arrangement()), arrange(function, csr, order)
+    lower, upper = (Scalar(function, csr, arrangement, part=part) for part in (LOWER, UPPER))
     row = np.repeat(np.arange(csr.n), np.diff(csr.start))
-    return _Split(system, lower, upper, csr.value[..., row == csr.column].T, how.is_coloured)
+    return _Split(system, lower, upper, csr.value[..., row == csr.column].T, arrangement.is_coloured)
 
 
 def _split_stencil(function: str, A: Stencil, order: Any) -> _Split:
@@ -125,7 +125,7 @@ def _split_stencil(function: str, A: Stencil, order: Any) -> _Split:
 
 #: SSOR's theoretical bound 1/4 roughly holds if the spectral radius of D^-1 L D^-1 U, by this many powers, is below
 #: this.
-MOST_RADIUS, POWERS = 0.4, 20
+MAX_RADIUS, POWERS = 0.4, 20
 
 #: CG needs less over-relaxation than SSOR alone: this fraction of omega - 1 is as good or better.
 OF_CG = 0.75
@@ -134,10 +134,10 @@ OF_CG = 0.75
 def _auto(function: str, split: _Split, order: object) -> float:
     if split.is_coloured or not _has_theory(split, order):
         return 1.0  # the optimum: SSOR gains nothing from an omega there
-    found = spectrum.jacobi_spectrum(jacobi_of(function, split.system))
-    if found.is_nearly_singular:
+    result = spectrum.jacobi_spectrum(jacobi_of(function, split.system))
+    if result.is_nearly_singular:
         return 1.0  # its effect depends on b
-    best = ssor_omega(found.high)
+    best = ssor_omega(result.high)
     return 1 + OF_CG * max(best - 1, 0.0)
 
 
@@ -154,7 +154,7 @@ def _has_theory(split: _Split, order: object) -> bool:
 
     if not d.all():
         return False
-    return spectrum.power(apply, split.system.random(), POWERS) <= MOST_RADIUS
+    return spectrum.power(apply, split.system.random(), POWERS) <= MAX_RADIUS
 
 
 class _Cg:

@@ -277,14 +277,14 @@ def check_operator(function: str, name: str, A: Any, rows: int | None) -> int:
 
 def applied(function: str, name: str, operator: Any, system: System, x: Array) -> Array:
     """Apply an operator to vectors in the kernels' layout; the result has the same layout and dtype."""
-    given = np.array(vectors.outside(system, x), order="C")
+    outer = np.array(vectors.outside(system, x), order="C")
     if not is_operator(operator):
-        found = operator(given)
+        result = operator(outer)
     else:
-        found = operator @ given if hasattr(operator, "__matmul__") else operator.matvec(given)
-    if not isinstance(found, np.ndarray) or found.shape != given.shape or found.dtype.kind not in "fc":
-        got = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type_name(found)
-        raise ValueError(f"{function}: {name} must return floating-point numbers of shape {given.shape}, got {got}")
-    if found.dtype.kind == "c" and x.dtype.kind != "c":
-        raise TypeError(f"{function}: {name} must return real numbers like b, got {found.dtype}")
-    return vectors.inside(system, system.unknowns(found.astype(x.dtype)))
+        result = operator @ outer if hasattr(operator, "__matmul__") else operator.matvec(outer)
+    if not isinstance(result, np.ndarray) or result.shape != outer.shape or result.dtype.kind not in "fc":
+        got = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type_name(result)
+        raise ValueError(f"{function}: {name} must return floating-point numbers of shape {outer.shape}, got {got}")
+    if result.dtype.kind == "c" and x.dtype.kind != "c":
+        raise TypeError(f"{function}: {name} must return real numbers like b, got {result.dtype}")
+    return vectors.inside(system, system.unknowns(result.astype(x.dtype)))

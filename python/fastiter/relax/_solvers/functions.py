@@ -315,5 +315,5 @@ def solve(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **opt
     return run(method, A, b, x0, limits, **options)
 
 
-_on_cpu = Relaxation._solve_once
+_on_cpu = Relaxation._solved
 _BACKENDS: Backends[LinearSolution] = {"cpu": _on_cpu, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}

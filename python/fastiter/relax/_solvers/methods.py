@@ -33,10 +33,10 @@ def checked_block_size(function: str, method: str, size: object) -> int:
     """Return a block size from 1 to 64."""
     if method == "kaczmarz":
         raise ValueError(f"{function}: block_size must be None for kaczmarz, got {size}")
-    found = vectors.count(function, "block_size", size, 1)
-    if found > 64:
-        raise ValueError(f"{function}: block_size must be at most 64, got {found}")
-    return found
+    result = vectors.count(function, "block_size", size, 1)
+    if result > 64:
+        raise ValueError(f"{function}: block_size must be at most 64, got {result}")
+    return result
 
 
 def own_block_size(function: str, A: Any) -> int:

@@ -48,7 +48,7 @@ class Mixture:
 
     def _take(self, x: Array, swept: Array, place: int) -> Array:
         """Store the difference from the previous step; return the inner products of all differences with the change."""
-        kept = range(self.filled)
+        indices = range(self.filled)
         with_new, target = (np.zeros(self.products.shape[::2], self.products.dtype) for _ in range(2))
         for first in range(0, len(x), ROWS):
             rows = slice(first, first + ROWS)
@@ -58,7 +58,7 @@ class Mixture:
             self.change[rows] = step
             np.subtract(swept[rows], self.swept[rows], out=step)
             self.swept[rows] = swept[rows]
-            for j in kept:
+            for j in indices:
                 with_new[:, j] += _dots(self.changes[j, rows], change)
                 target[:, j] += _dots(self.changes[j, rows], self.change[rows])
         self.products[:, :, place] = with_new

@@ -140,7 +140,7 @@ class Relaxation:
         if omega is None:
             has_theory = method == "sor" or (method == "ssor" and block_size is None)
             omega = "auto" if has_theory else 1.0
-        self._given: float | None = None if isinstance(omega, str) else float(omega)
+        self._fixed_omega: float | None = None if isinstance(omega, str) else float(omega)
         self._estimate: Choice | None = None
 
     @classmethod
@@ -156,14 +156,12 @@ class Relaxation:
         symmetric: bool = False,
     ) -> Relaxation:
         """Return a Relaxation whose error messages name the calling function."""
-        made = cls.__new__(cls)
-        made._build(function, A, method, omega, order, block_size, symmetric)
-        return made
+        built = cls.__new__(cls)
+        built._build(function, A, method, omega, order, block_size, symmetric)
+        return built
 
     @classmethod
-    def _solve_once(
-        cls, method: Method, A: Any, b: object, x0: object, limits: Limits, **options: Any
-    ) -> LinearSolution:
+    def _solved(cls, method: Method, A: Any, b: object, x0: object, limits: Limits, **options: Any) -> LinearSolution:
         """Return the solution by the function of a method's name."""
         return cls._of(method, A, method, **options)._solve(method, b, x0, limits)
 
@@ -173,8 +171,8 @@ class Relaxation:
 
         With ``"auto"`` it is 1 unless the theory behind the estimate holds, as :meth:`sweep` has no trials.
         """
-        if self._given is not None:
-            return self._given
+        if self._fixed_omega is not None:
+            return self._fixed_omega
         choice = self._choice()
         return choice.omega if choice.is_sure else 1.0
 
@@ -261,9 +259,9 @@ class Relaxation:
         TypeError, ValueError
             If a vector is not as described.
         """
-        b, given = vectors.check_vectors(self._name("residual"), self._system, b, x, "x")
-        assert given is not None  # for the type checker, as x is not
-        own_x, own_b = vectors.inside(self._system, given), vectors.inside(self._system, b)
+        b, own_start = vectors.check_vectors(self._name("residual"), self._system, b, x, "x")
+        assert own_start is not None  # for the type checker, as x is not
+        own_x, own_b = vectors.inside(self._system, own_start), vectors.inside(self._system, b)
         r = np.empty_like(own_b)
         vectors.residual(self._system, own_x, own_b, r)
         return vectors.outside(self._system, r)
@@ -307,18 +305,18 @@ class Relaxation:
 
     def _run(self, b: Array) -> Run:
         """Return the sweeps of a solution."""
-        adaptive = self._adaptive()
+        adaptive, sweep = self._adaptive(), partial(self._sweep, b=b)
         if adaptive is None:
-            return Run(partial(self._sweep, b=b), self.method, lambda: self.omega)
+            return Run(sweep, self.method, lambda: self.omega)
 
         def step(x: Array, count: int) -> Array:
-            return self._sweep(x, count, b, omega=adaptive.omega)
+            return sweep(x, count, omega=adaptive.omega)
 
         return Run(step, self.method, lambda: adaptive.omega, adaptive.observe)
 
     def _adaptive(self) -> Adaptive | None:
         """Return the object that chooses omega during a solution; None if omega stays fixed."""
-        if self._given is not None or is_measured(METHODS[self.method][0], self.symmetric, self._system):
+        if self._fixed_omega is not None or is_measured(METHODS[self.method][0], self.symmetric, self._system):
             return None
         return adaptive_of(self.method, self.symmetric, self._choice)
 
@@ -410,8 +408,9 @@ class Relaxation:
 
     def __repr__(self) -> str:
         """Return one line: the method, its options, and the size of A."""
-        found = "" if self._estimate is None else f" ({self._estimate.omega:.4g})"
-        parts = [self.method, f"omega='auto'{found}" if self._given is None else f"omega={self._given:.4g}"]
+        omega = "" if self._estimate is None else f" ({self._estimate.omega:.4g})"
+        omega = f"'auto'{omega}" if self._fixed_omega is None else f"{self._fixed_omega:.4g}"
+        parts = [self.method, f"omega={omega}"]
         parts += ["symmetric"] if self.symmetric and self.method != "ssor" else []
         parts += [f"order={self._order!r}"] if self._order != "natural" else []
         parts += [f"{self.colors} colours"] if self.colors > 1 else []

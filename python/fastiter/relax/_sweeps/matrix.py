@@ -186,17 +186,17 @@ def square(function: str, A: Any) -> Any:
 def read_csr(function: str, A: Any) -> Csr:
     """Return ``A`` in CSR with increasing columns and finite values; only arrays that change are copied."""
     if isinstance(A, Batch):
-        found = Csr(A.shape[1], A.start, A.column, np.ascontiguousarray(A.values))
+        result = Csr(A.shape[1], A.start, A.column, np.ascontiguousarray(A.values))
     elif is_sparse(A):
         A = A if A.format == "csr" else to_rows(function, "A", A)
-        found = Csr(A.shape[1], *_indices(function, "A", A), np.ascontiguousarray(A.data))
+        result = Csr(A.shape[1], *_indices(function, "A", A), np.ascontiguousarray(A.data))
     else:
         check_array(function, "A", A, DTYPES)
         row, column = np.nonzero(A)
         counts = np.bincount(row, minlength=len(A))
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        found = Csr(A.shape[1], start, column.astype(np.int32), np.ascontiguousarray(A[row, column]))
-    return _checked(function, found)
+        result = Csr(A.shape[1], start, column.astype(np.int32), np.ascontiguousarray(A[row, column]))
+    return _checked(function, result)
 
 
 def to_rows(function: str, name: str, A: Any) -> Any:

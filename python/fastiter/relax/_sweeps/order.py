@@ -70,12 +70,12 @@ def permutation(function: str, order: Any, n: int) -> Array:
     rows = integers(function, "order", order)
     if rows.shape != (n,):
         raise ValueError(f"{function}: order must have shape {(n,)}, got {rows.shape}")
-    seen = np.zeros(n, np.int64)
-    np.add.at(seen, rows[(rows >= 0) & (rows < n)], 1)
-    if not (seen == 1).all():
-        row = int(np.argmax(seen != 1))
+    cached = np.zeros(n, np.int64)
+    np.add.at(cached, rows[(rows >= 0) & (rows < n)], 1)
+    if not (cached == 1).all():
+        row = int(np.argmax(cached != 1))
         raise ValueError(
-            f"{function}: order must name every row from 0 to {n - 1} once, got row {row} {seen[row]} times"
+            f"{function}: order must name every row from 0 to {n - 1} once, got row {row} {cached[row]} times"
         )
     return rows.astype(np.int32)
 

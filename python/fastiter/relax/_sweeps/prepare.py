@@ -59,15 +59,15 @@ class System:
 
     def of(self, dtype: np.dtype[Any]) -> Prepared:
         """Return the copy for vectors of this dtype."""
-        found = self._copies.get(dtype)
-        if found is None:
+        result = self._copies.get(dtype)
+        if result is None:
             try:
-                found = self._copies[dtype] = self._prepare(self._numbers(dtype))
+                result = self._copies[dtype] = self._prepare(self._numbers(dtype))
             except ZeroDivisionError as singular:
                 row, system = singular.args
                 of = f" of system {system}" if self.batch else ""
                 raise ValueError(f"{self.function}: {self._singular(row)}{of}") from None
-        return found
+        return result
 
     def _numbers(self, dtype: np.dtype[Any]) -> int:
         return NUMBERS[self.dtype.name, dtype.name]
@@ -115,22 +115,24 @@ class Scalar(System):
         self, function: str, A: Csr, arrangement: Arrangement, *, jacobi: bool = False, part: int = FULL
     ) -> None:
         super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
-        self.A, self.how, self.jacobi, self.part = _own(A), arrangement, jacobi, part
+        self.A, self.arrangement, self.jacobi, self.part = _own(A), arrangement, jacobi, part
         self.entries = len(A.column)
         self.colours, self.is_coloured = arrangement.number_of_colours, arrangement.is_coloured
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
-        A, how = self.A, self.how
+        A, arrangement = self.A, self.arrangement
         if A.batch:
-            single = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if self.jacobi else how
+            single = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if self.jacobi else arrangement
             arrays = (A.start, A.column, A.value, single.order, single.clusters, single.colours)
             return _core.relax.csr(numbers, A.n, *arrays, self.part, A.batch)
         if self.jacobi:
             return _core.relax.sell(numbers, A.n, A.start, A.column, A.value, 0, 0, self.part)
-        if how.is_coloured:
-            return _core.relax.sell(numbers, A.n, A.start, A.column, A.value, how.order, how.colours, self.part)
-        arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
+        if arrangement.is_coloured:
+            return _core.relax.sell(
+                numbers, A.n, A.start, A.column, A.value, arrangement.order, arrangement.colours, self.part
+            )
+        arrays = (A.start, A.column, A.value, arrangement.order, arrangement.clusters, arrangement.colours)
         return _core.relax.csr(numbers, A.n, *arrays, self.part, 0)
 
 
@@ -154,12 +156,12 @@ class OfBlocks(System):
         self.A, self.colours, self.is_coloured = _own(A), arrangement.number_of_colours, arrangement.is_coloured
         self.entries = len(A.column) * A.size**2
         # In Jacobi's method blocks are independent: each is its own cluster.
-        self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
+        self.arrangement = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
-        A, how = self.A, self.how
-        arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
+        A, arrangement = self.A, self.arrangement
+        arrays = (A.start, A.column, A.value, arrangement.order, arrangement.clusters, arrangement.colours)
         return _core.relax.bsr(numbers, A.n, A.size, A.rows, *arrays, A.batch)
 
     def has_positive_diagonal(self) -> bool:
@@ -186,8 +188,8 @@ class Projections(System):
 
     def _prepare(self, numbers: int) -> Prepared:
         A = self.A if self.scale is None else scaled(self.A, self.scale)
-        made = _core.relax.kaczmarz(numbers, A.n, A.columns, A.start, A.column, A.value, self.order, A.batch)
-        return made if self.scale is None else ByRows(made, self.scale)
+        built = _core.relax.kaczmarz(numbers, A.n, A.columns, A.start, A.column, A.value, self.order, A.batch)
+        return built if self.scale is None else ByRows(built, self.scale)
 
     def random(self, seed: int = 0) -> Array:
         """Return a combination of the rows: no sweep acts on vectors orthogonal to all of them."""

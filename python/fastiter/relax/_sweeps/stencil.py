@@ -92,8 +92,8 @@ class Stencil:
     def __repr__(self) -> str:
         """Return one line, without the arrays."""
         kind = "constant" if self.coefficients.ndim == 1 else "variable"
-        given = "" if self.mask is None else f", {int((~self.mask).sum())} given points"
-        return f"Stencil({self.grid}, {len(self.coefficients)} {kind} coefficients, {self.dtype}{given})"
+        fixed = "" if self.mask is None else f", {int((~self.mask).sum())} given points"
+        return f"Stencil({self.grid}, {len(self.coefficients)} {kind} coefficients, {self.dtype}{fixed})"
 
     def _entries(self) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
         """Yield the index of each coefficient, the points that have it, and the points that it multiplies."""
@@ -192,8 +192,10 @@ class OfStencil(System):
         self.entries = self.rows * (2 * len(stencil.grid) + 1)
         self.grid = stencil.grid
         self.is_coloured = isinstance(order, str) and order in ("red-black", "color")
-        self.how = Arrangement() if self.is_coloured else arrange(function, _pattern(stencil.grid, order), order)
-        self.colours = 2 if self.is_coloured else self.how.number_of_colours
+        self.arrangement = (
+            Arrangement() if self.is_coloured else arrange(function, _pattern(stencil.grid, order), order)
+        )
+        self.colours = 2 if self.is_coloured else self.arrangement.number_of_colours
         self.of(self.dtype)
 
     def _numbers(self, dtype: np.dtype[Any]) -> int:
@@ -208,10 +210,10 @@ class OfStencil(System):
             c = np.ascontiguousarray(np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]]))
         scale = scales_of_points(c, own) if self.projections else None
         c = c if scale is None else np.ascontiguousarray(c * scale, own)
-        given = 0 if s.mask is None else np.ascontiguousarray(~s.mask).view(np.uint8)
-        order = (self.how.order, self.how.clusters, self.how.colours)
+        fixed = 0 if s.mask is None else np.ascontiguousarray(~s.mask).view(np.uint8)
+        order = (self.arrangement.order, self.arrangement.clusters, self.arrangement.colours)
         one: Prepared = _core.relax.stencil(
-            numbers, n0, n1, n2, c, c.ndim == 1, given, self.is_coloured, self.projections, *order
+            numbers, n0, n1, n2, c, c.ndim == 1, fixed, self.is_coloured, self.projections, *order
         )
         if scale is not None:
             one = ByRows(one, np.broadcast_to(scale.ravel(), self.rows))

@@ -55,12 +55,12 @@ def numbers_of(function: str, name: str, x: object) -> Array:
     """Return ``x`` as an array; refuse anything but real or complex numbers, which SciPy passes in any dtype."""
     refuse_mask(function, name, x)
     try:
-        found = np.asarray(x)
+        result = np.asarray(x)
     except ValueError:
         raise TypeError(f"{function}: {name} must be numbers of one shape, got a ragged sequence") from None
-    if found.dtype.kind not in "biufc":
-        raise TypeError(f"{function}: {name} must be numbers, got dtype {found.dtype}")
-    return found
+    if result.dtype.kind not in "biufc":
+        raise TypeError(f"{function}: {name} must be numbers, got dtype {result.dtype}")
+    return result
 
 
 def check_writable(function: str, x: Array, b: Array) -> None:
@@ -90,16 +90,16 @@ class Vectors(NamedTuple):
 
 def checked(function: str, system: System, b: object, x0: object) -> Vectors:
     """Return b and a copy of x0, or 0; refuse infinities and NaN, except at points without an equation."""
-    given, start = check_vectors(function, system, b, x0)
-    given = system.unknowns(given)
-    check_finite(function, "b", given)
-    own = inside(system, given)
+    values, start = check_vectors(function, system, b, x0)
+    values = system.unknowns(values)
+    check_finite(function, "b", values)
+    own = inside(system, values)
     if start is None:
         x = np.zeros((system.columns, *own.shape[1:]), own.dtype)
     else:
         check_finite(function, "x0", start)
         x = np.array(inside(system, start))
-    return Vectors(own, x, given.ndim == len(system.grid or (1,)))
+    return Vectors(own, x, values.ndim == len(system.grid or (1,)))
 
 
 def outside(system: System, x: Array) -> Array:
@@ -134,5 +134,5 @@ def norm(r: Array) -> Array:
     largest = np.abs(r).max(axis=0, initial=0).astype(np.float64)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
     with np.errstate(invalid="ignore", over="ignore"):
-        found: Array = scale * np.sqrt((np.abs(r / scale).astype(np.float64) ** 2).sum(axis=0))
-    return np.where(np.isnan(r).any(axis=0), np.nan, found)
+        result: Array = scale * np.sqrt((np.abs(r / scale).astype(np.float64) ** 2).sum(axis=0))
+    return np.where(np.isnan(r).any(axis=0), np.nan, result)

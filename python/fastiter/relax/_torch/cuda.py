@@ -86,8 +86,8 @@ def norm_of(r: Tensor) -> np.ndarray[Any, Any]:
         return np.zeros(size.shape[1])
     largest = size.amax(dim=0)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    found: np.ndarray[Any, Any] = (scale * (size / scale).square().sum(dim=0).sqrt()).cpu().numpy()
-    return found
+    result: np.ndarray[Any, Any] = (scale * (size / scale).square().sum(dim=0).sqrt()).cpu().numpy()
+    return result
 
 
 def columns(x: Tensor) -> int:
@@ -284,13 +284,13 @@ class OfStencil(_Matrix):
         c = stencil.coefficients
         if len(stencil.grid) == 2:  # a 2D grid has size 1 along the middle axis
             c = np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]])
-        given = None if stencil.mask is None else torch.from_numpy(~stencil.mask).to(device)
+        fixed = None if stencil.mask is None else torch.from_numpy(~stencil.mask).to(device)
         self.coefficients = torch.from_numpy(c if c.ndim == 1 else c.reshape(7, -1)).to(device)
-        self.inverse, self.given = None, given
+        self.inverse, self.fixed = None, fixed
         if c.ndim > 1:
             self.inverse = self.coefficients[0].reciprocal()
-            if given is not None:
-                self.inverse.masked_fill_(given.reshape(-1), 0)
+            if fixed is not None:
+                self.inverse.masked_fill_(fixed.reshape(-1), 0)
         self._area = points[1] * points[2]
         # The summation order of norms depends on these two, so they must not depend on the GPU.
         self._threads = min(THREADS, 32 * math.ceil(self._area / 32)) if self._area else THREADS
@@ -298,12 +298,12 @@ class OfStencil(_Matrix):
 
     def without_given(self, x: Tensor) -> Tensor:
         """Return own vectors with 0 at given points."""
-        return x if self.given is None else x.masked_fill(self.given.reshape(-1), 0)
+        return x if self.fixed is None else x.masked_fill(self.fixed.reshape(-1), 0)
 
     def _arguments(self, b: Tensor, x: Tensor, y: Tensor | None) -> tuple[gpu.Argument, ...]:
         n0, n1, n2 = self.points
         sizes = (np.int64(n0), np.int32(n1), np.int32(n2))
-        return (*sizes, self.coefficients, self.inverse, self.given, b, x, y)
+        return (*sizes, self.coefficients, self.inverse, self.fixed, b, x, y)
 
     def _items(self) -> int:
         return math.ceil(self._area / self._threads) * math.ceil(self.points[0] / self._depth)

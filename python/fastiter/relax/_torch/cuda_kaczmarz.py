@@ -20,8 +20,10 @@ from .layouts import projections_of
 class OfProjections(_Matrix):
     """A sparse matrix of any shape; x (columns, ...) and b (rows, ...) are in the caller's order."""
 
-    def __init__(self, A: Csr, how: Arrangement, device: torch.device, scale: np.ndarray[Any, Any] | None) -> None:
-        layout = projections_of(A if scale is None else scaled(A, scale), how)
+    def __init__(
+        self, A: Csr, arrangement: Arrangement, device: torch.device, scale: np.ndarray[Any, Any] | None
+    ) -> None:
+        layout = projections_of(A if scale is None else scaled(A, scale), arrangement)
         self._scale = None if scale is None else torch.from_numpy(scale).to(device)
         self.rows = self.own_rows = A.n
         self.unknowns = A.columns

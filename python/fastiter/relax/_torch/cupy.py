@@ -22,11 +22,11 @@ def solve(method: Any, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, **o
     limits = _with_arrays(limits)
     if method == "chebyshev":
         bounds = options.pop("bounds", None)
-        found = Chebyshev(Relaxation(_matrix(A), "jacobi", **options), bounds=bounds)._solve(method, b, x0, limits)
+        result = Chebyshev(Relaxation(_matrix(A), "jacobi", **options), bounds=bounds)._solve(method, b, x0, limits)
     else:
-        found = Relaxation(_matrix(A), method, **options)._solve(method, b, x0, limits)
+        result = Relaxation(_matrix(A), method, **options)._solve(method, b, x0, limits)
     names = ("converged", "steps", "residual", "tolerance", "history")
-    return dataclasses.replace(found, **{name: _array(getattr(found, name)) for name in names})
+    return dataclasses.replace(result, **{name: _array(getattr(result, name)) for name in names})
 
 
 def _array(x: Any) -> Any:

@@ -121,18 +121,18 @@ def _solved(A: Any, b: Tensor, x0: Tensor | None, precond: Any, memory: Any, lim
         if x is not None:
             check_finite(function, name, x.detach())
     with torch.no_grad():
-        found = system.solve(b.detach(), None if x0 is None else x0.detach(), limits)
+        result = system.solve(b.detach(), None if x0 is None else x0.detach(), limits)
     if torch.is_grad_enabled():
-        remainder = b - system.product(found.value, tracked=True)
+        remainder = b - system.product(result.value, tracked=True)
         refuse_tangents(function, (remainder,))  # for the tensors that a function A depends on
         if remainder.requires_grad:
             own = limits._replace(callback=None, throw=False)
-            found = _with_value(found, _Adjoint.apply(remainder, found.value, lambda g: system.solve(g, None, own)))
-    return judged(function, found, limits.throw)
+            result = _with_value(result, _Adjoint.apply(remainder, result.value, lambda g: system.solve(g, None, own)))
+    return judged(function, result, limits.throw)
 
 
-def _with_value(found: LinearSolution, value: Tensor) -> LinearSolution:
-    return LinearSolution(**{**vars(found), "value": value})
+def _with_value(result: LinearSolution, value: Tensor) -> LinearSolution:
+    return LinearSolution(**{**vars(result), "value": value})
 
 
 class _Adjoint(torch.autograd.Function):
@@ -148,11 +148,11 @@ class _Adjoint(torch.autograd.Function):
     @differentiable_once("flexible_cg")
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None]:
         check_finite("flexible_cg", "the gradient of x", g)
-        found = ctx.solve(g)
-        failure = found._failure()
+        result = ctx.solve(g)
+        failure = result._failure()
         if failure is not None:
             raise ConvergenceError(f"flexible_cg: for the gradient, {failure}")
-        return found.value, None, None
+        return result.value, None, None
 
 
 class _System:
@@ -205,15 +205,15 @@ class _System:
             values = values if tracked else values.detach()
             entries = values.reshape(-1, *(1,) * (x.dim() - 1)) * x[column]
             return torch.zeros_like(x).index_add(0, row, entries)
-        found = operator(x.clone())  # the function may modify its argument in place
-        if not isinstance(found, Tensor):
-            raise TypeError(f"{self.function}: {name} must return a torch.Tensor, got {type_name(found)}")
-        is_number = found.dtype.is_floating_point or (found.dtype.is_complex and x.dtype.is_complex)
-        if found.shape != x.shape or not is_number or found.device != x.device:
+        result = operator(x.clone())  # the function may modify its argument in place
+        if not isinstance(result, Tensor):
+            raise TypeError(f"{self.function}: {name} must return a torch.Tensor, got {type_name(result)}")
+        is_number = result.dtype.is_floating_point or (result.dtype.is_complex and x.dtype.is_complex)
+        if result.shape != x.shape or not is_number or result.device != x.device:
             expected = f"numbers like b, shape {tuple(x.shape)} on {x.device}"
-            got = f"{found.dtype}, shape {tuple(found.shape)} on {found.device}"
+            got = f"{result.dtype}, shape {tuple(result.shape)} on {result.device}"
             raise ValueError(f"{self.function}: {name} must return {expected}, got {got}")
-        return found.to(x.dtype)
+        return result.to(x.dtype)
 
     def solve(self, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:
         """Return the solution, without its gradient."""
@@ -226,10 +226,10 @@ class _System:
         def apply(r: Tensor) -> Tensor:
             if self.precond is None:
                 return r
-            found = self._apply("precond", self.precond, self._outside(r))
-            if not bool(found.isfinite().all()) and bool(r.isfinite().all()):
+            result = self._apply("precond", self.precond, self._outside(r))
+            if not bool(result.isfinite().all()) and bool(r.isfinite().all()):
                 raise ValueError(f"{self.function}: precond must return finite numbers, got infinite ones or NaN")
-            return self._inside(found)
+            return self._inside(result)
 
         def product(d: Tensor) -> Tensor:
             return self._inside(self.product(self._outside(d)))

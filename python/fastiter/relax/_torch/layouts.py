@@ -40,15 +40,15 @@ class Slices:
     colours: Array
 
 
-def slices_of(start: Array, column: Array, how: Arrangement, *, jacobi: bool) -> Slices:
+def slices_of(start: Array, column: Array, arrangement: Arrangement, *, jacobi: bool) -> Slices:
     """Lay out a pattern of entries; within a colour, rows are in the CPU's order unless sorted by length."""
     n = len(start) - 1
     row = np.repeat(np.arange(n), np.diff(start))
     off = np.flatnonzero(row != column)
     length = np.bincount(row[off], minlength=n)
-    is_natural = jacobi or isinstance(how.order, int)
-    order = np.arange(n) if is_natural else np.asarray(how.order, np.int64)
-    bounds = np.array([0, n]) if is_natural else np.asarray(how.colours, np.int64)
+    is_natural = jacobi or isinstance(arrangement.order, int)
+    order = np.arange(n) if is_natural else np.asarray(arrangement.order, np.int64)
+    bounds = np.array([0, n]) if is_natural else np.asarray(arrangement.colours, np.int64)
     order, slice_row, colours = _cut(order, length, bounds)
     place = np.empty(n, np.int64)
     place[order] = np.arange(n)
@@ -83,8 +83,8 @@ def _cut(order: Array, length: Array, bounds: Array) -> tuple[Array, Array, Arra
 def _lanes(length: Array) -> Array:
     """Return the number of lanes that share a row of this length: 1, 2, 4, ... 32."""
     wanted = np.maximum(1, -(-length // _ENTRIES))
-    found: Array = np.minimum(WARP, 2 ** np.ceil(np.log2(wanted)).astype(np.int64))
-    return found
+    result: Array = np.minimum(WARP, 2 ** np.ceil(np.log2(wanted)).astype(np.int64))
+    return result
 
 
 def _padded(length: Array) -> int:
@@ -122,10 +122,10 @@ def _diagonal(place: Array, row: Array, column: Array, n: int) -> Array:
     by_row = np.argsort(at, kind="stable")
     number, at = number[by_row], at[by_row]
     count = np.bincount(at, minlength=n)
-    found = np.full((n, max(1, int(count.max(initial=0)))), -1, np.int64)
+    result = np.full((n, max(1, int(count.max(initial=0)))), -1, np.int64)
     first = np.cumsum(count) - count
-    found[at, np.arange(len(at)) - first[at]] = number
-    return found
+    result[at, np.arange(len(at)) - first[at]] = number
+    return result
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,11 @@ class BlockRows:
     colours: Array
 
 
-def block_rows_of(A: Blocks, how: Arrangement) -> BlockRows:
+def block_rows_of(A: Blocks, arrangement: Arrangement) -> BlockRows:
     """Lay out a block sparse matrix whose diagonal blocks are known to be invertible."""
     n, size = A.n, A.size
-    order = np.arange(n) if isinstance(how.order, int) else np.asarray(how.order, np.int64)
-    colours = np.array([0, n]) if isinstance(how.order, int) else np.asarray(how.colours, np.int64)
+    order = np.arange(n) if isinstance(arrangement.order, int) else np.asarray(arrangement.order, np.int64)
+    colours = np.array([0, n]) if isinstance(arrangement.order, int) else np.asarray(arrangement.colours, np.int64)
     place = np.empty(n, np.int64)
     place[order] = np.arange(n)
     row = place[np.repeat(np.arange(n), np.diff(A.start))]
@@ -183,10 +183,12 @@ class ProjectionRows:
     colours: Array
 
 
-def projections_of(A: Csr, how: Arrangement) -> ProjectionRows:
+def projections_of(A: Csr, arrangement: Arrangement) -> ProjectionRows:
     """Lay out the rows of a matrix by colours; an empty or zero row has the inverse 0."""
     length, row = np.diff(A.start), np.repeat(np.arange(A.n), np.diff(A.start))
-    order, slice_row, colours = _cut(np.asarray(how.order, np.int64), length, np.asarray(how.colours, np.int64))
+    order, slice_row, colours = _cut(
+        np.asarray(arrangement.order, np.int64), length, np.asarray(arrangement.colours, np.int64)
+    )
     place = np.empty(A.n, np.int64)
     place[order] = np.arange(A.n)
     slice_entry, column, number = _entries(place[row], A.column, np.arange(len(row)), slice_row)

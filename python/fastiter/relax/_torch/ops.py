@@ -119,16 +119,20 @@ def solve(call: Solve, callback: Callback | None = None) -> list[Tensor]:
     return results_of(on_tensors(relaxation._solve(method, *arrays, limits)))
 
 
-def results_of(found: LinearSolution) -> list[Tensor]:
+def results_of(result: LinearSolution) -> list[Tensor]:
     """Return the results of the op; all but x are on the CPU, and have one number for each column."""
-    reasons = [found.reason] if isinstance(found.reason, str) else found.reason
+    reasons = [result.reason] if isinstance(result.reason, str) else result.reason
     codes = torch.tensor([REASONS.index(reason) for reason in reasons], dtype=torch.int64, device="cpu")
     numbers = [
         torch.as_tensor(x, dtype=dtype, device="cpu").reshape(-1)
-        for x, dtype in ((found.residual, torch.float64), (found.tolerance, torch.float64), (found.steps, torch.int64))
+        for x, dtype in (
+            (result.residual, torch.float64),
+            (result.tolerance, torch.float64),
+            (result.steps, torch.int64),
+        )
     ]
-    omega = torch.tensor([found.omega], dtype=torch.float64, device="cpu")
-    return [found.value, *numbers, codes, omega]
+    omega = torch.tensor([result.omega], dtype=torch.float64, device="cpu")
+    return [result.value, *numbers, codes, omega]
 
 
 def _solve_fake(call: Solve) -> list[Tensor]:
@@ -211,10 +215,10 @@ def _sweeps_bwd(call: SweepsBackward) -> list[Tensor]:
 
 def _places(relaxation: Relaxation, n: int) -> Tensor:
     """Return each row's position in the order."""
-    how = getattr(relaxation._system, "how", Arrangement())
+    arrangement = getattr(relaxation._system, "arrangement", Arrangement())
     place = torch.arange(n, device="cpu")
-    if not isinstance(how.order, int):
-        place[torch.from_numpy(how.order.astype(np.int64))] = torch.arange(n, device="cpu")
+    if not isinstance(arrangement.order, int):
+        place[torch.from_numpy(arrangement.order.astype(np.int64))] = torch.arange(n, device="cpu")
     return place
 
 

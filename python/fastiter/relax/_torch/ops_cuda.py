@@ -58,10 +58,10 @@ def check_order(function: str, order: object, jacobi: bool) -> None:
 def tensors_of(layout: Slices, device: torch.device) -> dict[str, Tensor]:
     """Return the arrays of a layout on a device."""
     names = ("slice_row", "slice_entry", "column", "entry", "diagonal", "colours")
-    found = {name: torch.from_numpy(getattr(layout, name)) for name in names}
+    result = {name: torch.from_numpy(getattr(layout, name)) for name in names}
     if layout.order is not None:
-        found |= {"order": torch.from_numpy(layout.order), "place": torch.from_numpy(np.argsort(layout.order))}
-    return {name: x.to(device) for name, x in found.items()}
+        result |= {"order": torch.from_numpy(layout.order), "place": torch.from_numpy(np.argsort(layout.order))}
+    return {name: x.to(device) for name, x in result.items()}
 
 
 @dataclass
@@ -98,28 +98,28 @@ class Plan:
         return _plan("sweeps", start, rows(self.crow, self.col)[by_column], self.order), by_column
 
 
-_KEPT = 8
+_MAX_PLANS = 8
 _plans: list[Plan] = []
 
 
 def plan_of(function: str, crow: Tensor, col: Tensor, method: str, order: str) -> Plan:
     """Return the plan of a pattern, from the cache if it is one of the last few."""
     check_order(function, order, method == "jacobi")
-    how = "jacobi" if method == "jacobi" else order
+    options = "jacobi" if method == "jacobi" else order
     for plan in _plans:
-        if plan.order == how and torch.equal(plan.crow, crow) and torch.equal(plan.col, col):
+        if plan.order == options and torch.equal(plan.crow, crow) and torch.equal(plan.col, col):
             return plan
-    plan = _plan(function, crow, col, how)
+    plan = _plan(function, crow, col, options)
     _plans.insert(0, plan)
-    del _plans[_KEPT:]
+    del _plans[_MAX_PLANS:]
     return plan
 
 
 def _plan(function: str, crow: Tensor, col: Tensor, order: str) -> Plan:
     checked = read_csr(function, _Csr(torch.ones(col.shape, dtype=torch.float32, device=col.device), crow, col))
     jacobi = order == "jacobi"
-    how = Arrangement() if jacobi else arrange(function, checked, order)
-    return Plan(crow, col, order, slices_of(crow.numpy(), col.numpy(), how, jacobi=jacobi))
+    options = Arrangement() if jacobi else arrange(function, checked, order)
+    return Plan(crow, col, order, slices_of(crow.numpy(), col.numpy(), options, jacobi=jacobi))
 
 
 def _matrix(plan: Plan, values: Tensor) -> OfRows:

@@ -160,14 +160,14 @@ class Relaxation:
         if self._host is not None:
             own = contiguous(x)
             self._host.sweep(own.numpy(), contiguous(b).numpy(), times, backward=backward)
-            found = own
+            result = own
         else:
             matrix = self._on(b.device)
             turn = BACKWARD if backward else FORWARD
             own, own_b = self._inside(x), self._inside(b)
-            found = matrix.outside(matrix.sweep(own, own_b, self._omega_on(b.device), times, self._kind_of(turn)))
-        if found.data_ptr() != x.data_ptr():
-            x.copy_(found.reshape(x.shape))
+            result = matrix.outside(matrix.sweep(own, own_b, self._omega_on(b.device), times, self._kind_of(turn)))
+        if result.data_ptr() != x.data_ptr():
+            x.copy_(result.reshape(x.shape))
 
     def residual(self, x: Tensor, b: Tensor) -> Tensor:
         """Return b - A x.
@@ -345,8 +345,8 @@ def _on_device(host: relax.Relaxation, device: torch.device | None, together: Ar
     if isinstance(system, HostBlocks):
         if system.A.value.ndim == 4:
             raise BackendError("Relaxation: A must be one matrix on a GPU if there is a block_size, got a batch")
-        return OfBlocks(block_rows_of(system.A, system.how), device)
-    layout = slices_of(system.A.start, system.A.column, system.how, jacobi=system.jacobi)
+        return OfBlocks(block_rows_of(system.A, system.arrangement), device)
+    layout = slices_of(system.A.start, system.A.column, system.arrangement, jacobi=system.jacobi)
     return OfRows(layout, tensors_of(layout, device), torch.from_numpy(system.A.value).to(device))
 
 
@@ -355,7 +355,7 @@ def _triton_jacobi() -> Any:
 
     def jacobi(matrix: OfStencil, b: Tensor, x: Tensor, y: Tensor, omega: Tensor) -> None:
         n0, n1, n2 = matrix.points
-        has = [matrix.inverse, matrix.given]
+        has = [matrix.inverse, matrix.fixed]
         tile = 256
         grid = (n0 * n1 * -(-n2 // tile),)
         with launch.on(x):

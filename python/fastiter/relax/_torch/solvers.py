@@ -230,14 +230,14 @@ def _solved(
         raise ValueError(f"{method}: callback must be None and throw False under torch.compile, got others")
     ends = (limits.rtol, limits.atol, limits.max_steps, limits.check_every)
     start = None if x0 is None else x0.detach()
-    found = _Solve.apply(values, crow, col, b, start, (method, factor, order, *ends), limits.callback)
-    solution = _solution(found, b.dim() == 1, method)
+    result = _Solve.apply(values, crow, col, b, start, (method, factor, order, *ends), limits.callback)
+    solution = _solution(result, b.dim() == 1, method)
     return solution if torch.compiler.is_compiling() else judged(method, solution, limits.throw)
 
 
-def _solution(found: tuple[Tensor, ...], single: bool, method: str) -> LinearSolution:
+def _solution(result: tuple[Tensor, ...], single: bool, method: str) -> LinearSolution:
     """Return the solution of the op's results; while tracing, all numbers are tensors, and reasons are codes."""
-    x, residual, tolerance, steps, codes, omega = found
+    x, residual, tolerance, steps, codes, omega = result
     numbers: dict[str, Any] = {
         "converged": codes == 0,
         "steps": steps,
@@ -267,11 +267,11 @@ class _Solve(torch.autograd.Function):
         callback: Callback | None,
     ) -> tuple[Tensor, ...]:
         call = Solve(values, crow, col, b, x0, *options)
-        found = tuple(_relax_solve(call) if callback is None else _with_callback(call, callback))
-        ctx.save_for_backward(values, crow, col, found[0])
+        result = tuple(_relax_solve(call) if callback is None else _with_callback(call, callback))
+        ctx.save_for_backward(values, crow, col, result[0])
         ctx.options = options
-        ctx.mark_non_differentiable(*found[1:])
-        return found
+        ctx.mark_non_differentiable(*result[1:])
+        return result
 
     @staticmethod
     @one_by_one
@@ -280,10 +280,10 @@ class _Solve(torch.autograd.Function):
         adjoint = transposed(values, crow, col)
         if not torch.compiler.is_compiling():
             check_finite(ctx.options[0], "the gradient of x", g)
-        found = _Solve.apply(*adjoint, g, None, ctx.options, None)
-        l = found[0]
+        result = _Solve.apply(*adjoint, g, None, ctx.options, None)
+        l = result[0]
         if not torch.compiler.is_compiling():
-            failure = _solution(found, g.dim() == 1, ctx.options[0])._failure()
+            failure = _solution(result, g.dim() == 1, ctx.options[0])._failure()
             if failure is not None:
                 raise ConvergenceError(f"{ctx.options[0]}: for the gradient, with A^H for A, {failure}")
         dvalues = None

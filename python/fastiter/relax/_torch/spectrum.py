@@ -22,13 +22,13 @@ from .tensors import DTYPES
 
 def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:
     """Return the mean growth of x over the last half of the power iterations; synchronizes once."""
-    norms, most = [torch.linalg.vector_norm(x).to(torch.float64)], spectrum.MOST
-    for _ in range(most):
+    norms, limit = [torch.linalg.vector_norm(x).to(torch.float64)], spectrum.MAX_PRODUCTS
+    for _ in range(limit):
         x = apply(x / norms[-1].to(x.real.dtype))
         norms.append(torch.linalg.vector_norm(x).to(torch.float64))
-    found = torch.stack(norms).tolist()
-    ends = (k for k, norm in enumerate(found) if norm == 0 or not math.isfinite(norm))
-    return mean_growth(found[1 : next(ends, most) + 1])
+    result = torch.stack(norms).tolist()
+    ends = (k for k, norm in enumerate(result) if norm == 0 or not math.isfinite(norm))
+    return mean_growth(result[1 : next(ends, limit) + 1])
 
 
 def auto_choice(matrix: OfRows, dtype: torch.dtype, method: str) -> Choice:
@@ -40,9 +40,9 @@ def auto_choice(matrix: OfRows, dtype: torch.dtype, method: str) -> Choice:
 
 def _spectrum_of_jacobi(matrix: OfRows, dtype: torch.dtype) -> Spectrum:
     """Return the spectrum of I - D^-1 A, as relax._spectrum.jacobi_spectrum."""
-    found = _lanczos(matrix, dtype) if _is_definite(matrix, dtype) else None
-    if found is not None:
-        return found
+    result = _lanczos(matrix, dtype) if _is_definite(matrix, dtype) else None
+    if result is not None:
+        return result
     inverse = matrix.inverse.to(dtype)
     rho = power(lambda x: x - inverse * _times(matrix, x), matrix.random(dtype, inverse.device))
     return of_radius(rho, _numpy_dtype(dtype))
@@ -81,11 +81,11 @@ def _lanczos(matrix: OfRows, dtype: torch.dtype) -> Spectrum | None:
     positive = inverse.real > 0
     q = matrix.random(dtype, inverse.device) * torch.where(positive, inverse.real, 1).rsqrt()
     v, before = inverse * q, torch.zeros_like(q)
-    most, nothing = min(spectrum.MOST, matrix.rows), (10 * torch.finfo(dtype).eps) ** 2
+    limit, nothing = min(spectrum.MAX_PRODUCTS, matrix.rows), (10 * torch.finfo(dtype).eps) ** 2
     alphas: list[Tensor] = []
     squares, beta = [_dot(v, q)], torch.zeros((), dtype=torch.float64, device=q.device)
-    found, real = Spectrum(0.0, 0.0, 0.0, True), v.real.dtype
-    for step in range(1, most + 1):
+    result, real = Spectrum(0.0, 0.0, 0.0, True), v.real.dtype
+    for step in range(1, limit + 1):
         scale = squares[-1].rsqrt().to(real)
         v, q = scale * v, scale * q
         p = _times(matrix, v)
@@ -94,18 +94,18 @@ def _lanczos(matrix: OfRows, dtype: torch.dtype) -> Spectrum | None:
         v, q, before = inverse * p, p, q
         squares.append(_dot(v, q))
         beta = squares[-1].clamp(min=0).sqrt()
-        if step % EVERY and step != most:
+        if step % EVERY and step != limit:
             continue
         known, of_step = torch.stack(alphas).tolist(), torch.stack(squares).tolist()
         for k in range((step - 1) // EVERY * EVERY + 1, step + 1):
             if not of_step[k - 1] > 0:
                 return None
-            is_done = abs(of_step[k]) < nothing or k == most
+            is_done = abs(of_step[k]) < nothing or k == limit
             if k % EVERY == 0 or is_done:
-                last, found = found, _of_steps(known[:k], of_step[1:k], dtype)
-            if is_done or (k % EVERY == 0 and abs(found.high - last.high) <= 0.02 * abs(1 - found.high)):
-                return found
-    return found
+                last, result = result, _of_steps(known[:k], of_step[1:k], dtype)
+            if is_done or (k % EVERY == 0 and abs(result.high - last.high) <= 0.02 * abs(1 - result.high)):
+                return result
+    return result
 
 
 def _of_steps(alphas: list[float], squares: list[float], dtype: torch.dtype) -> Spectrum:

@@ -48,10 +48,10 @@ class Sparse:
     @classmethod
     def of_rows(cls, A: Csr) -> Sparse:
         """Make a matrix from compressed rows."""
-        found = object.__new__(cls)
-        found.format, found.shape, found.dtype, found.blocksize = "csr", (A.n, A.columns), A.value.dtype, None
-        found.indptr, found.indices, found.data = A.start, A.column, A.value
-        return found
+        result = object.__new__(cls)
+        result.format, result.shape, result.dtype, result.blocksize = "csr", (A.n, A.columns), A.value.dtype, None
+        result.indptr, result.indices, result.data = A.start, A.column, A.value
+        return result
 
 
 _LAYOUTS = {
@@ -100,8 +100,8 @@ def rows_of(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _values(A: Tensor) -> Tensor:
     """Return the values of a compressed sparse tensor, differentiable to any order."""
-    found: Tensor = _Values.apply(A) if torch.is_grad_enabled() and A.requires_grad else A.values()
-    return found
+    result: Tensor = _Values.apply(A) if torch.is_grad_enabled() and A.requires_grad else A.values()
+    return result
 
 
 def _pattern(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,13 +191,13 @@ def check_finite(function: str, name: str, x: Tensor) -> None:
     check_entries(function, name, x, x.isfinite(), "be finite")
 
 
-def on_tensors(found: LinearSolution) -> LinearSolution:
+def on_tensors(result: LinearSolution) -> LinearSolution:
     """Return the solution with its arrays as tensors."""
 
     def tensor(x: Any) -> Any:
         return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
-    return replace(found, **{of.name: tensor(getattr(found, of.name)) for of in fields(found)})
+    return replace(result, **{of.name: tensor(getattr(result, of.name)) for of in fields(result)})
 
 
 def limits_on_tensors(limits: Limits) -> Limits:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ... import _core
 from .._sweeps.vectors import count
-from .base import MOST_BINS, Rng, Tuner, checked_bounds, share
+from .base import MAX_BINS, Rng, Tuner, checked_bounds, share
 
 
 class TsallisINF(Tuner):
@@ -119,7 +119,7 @@ class ContextualTsallisINF(TsallisINF):
         Tuner.__init__(self, arms, rng)
         self._arrays["bounds"] = checked_bounds(self._name, bounds)
         self._low, self._high = self._arrays["bounds"].tolist()
-        self._bins = count(self._name, "bins", bins, 1, MOST_BINS)
+        self._bins = count(self._name, "bins", bins, 1, MAX_BINS)
         self._begin(self._bins)
 
     def _position(self, function: str, context: object) -> int:

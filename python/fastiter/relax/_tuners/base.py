@@ -16,9 +16,9 @@ Array = npt.NDArray[Any]
 Rng = int | np.random.Generator | None
 
 #: Maximum number of iterations in an update; the learners sum these, divided by probabilities
-MOST_ITERATIONS = 1e300
+MAX_ITERATIONS = 1e300
 #: Maximum number of bins of the contexts: each has an estimate for every arm.
-MOST_BINS = 1_000_000
+MAX_BINS = 1_000_000
 
 _MASK = 2**64 - 1
 
@@ -112,7 +112,7 @@ class Tuner:
         if isinstance(iterations, bool) or not isinstance(iterations, numbers.Real):
             raise TypeError(f"{self._name}.update: iterations must be a number, got {type_name(iterations)}")
         taken = float(iterations) if fits_float(iterations) else math.inf
-        if not 0 <= taken <= MOST_ITERATIONS:
+        if not 0 <= taken <= MAX_ITERATIONS:
             raise ValueError(f"{self._name}.update: iterations must be from 0 to 1e300, got {iterations}")
         self._learner.update(max(taken - 1, 0.0))
 
@@ -167,11 +167,11 @@ class Tuner:
         if state.keys() != expected.keys():
             raise ValueError(f"{function}: state must have the arrays {', '.join(expected)}, got {', '.join(state)}")
         for name, array in expected.items():
-            given = state[name]
-            if not isinstance(given, np.ndarray) or given.dtype != array.dtype:
-                raise TypeError(f"{function}: {name} must be an array of {array.dtype}, got {_dtype(given)}")
-            if given.shape != array.shape:
-                raise ValueError(f"{function}: {name} must have shape {array.shape}, got {given.shape}")
+            value = state[name]
+            if not isinstance(value, np.ndarray) or value.dtype != array.dtype:
+                raise TypeError(f"{function}: {name} must be an array of {array.dtype}, got {_dtype(value)}")
+            if value.shape != array.shape:
+                raise ValueError(f"{function}: {name} must have shape {array.shape}, got {value.shape}")
         if not np.array_equal(state["arms"], self.arms):
             raise ValueError(f"{function}: arms must be those of this tuner, got others")
         self._check_state(function, state)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..._check import type_name
 from .._docs import SWEEPS
 from .._sweeps import vectors
-from ._cache import Seen, check_shapes, check_sweep, in_place
+from ._cache import CachedMatrix, check_shapes, check_sweep, in_place
 from ._rows import check_close, in_range, relaxation_of, squares_of, with_rows_left_out
 from ._sweeps import (
     Factor,
@@ -50,7 +50,7 @@ def jacobi(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1.0)
     >>> x  # the solution is 0.9333, 1.7333
     array([0.93333244, 1.73333168])
     """
-    sweep_over(Seen("jacobi", A), x, b, iterations, "forward", method="jacobi", omega=omega)
+    sweep_over(CachedMatrix("jacobi", A), x, b, iterations, "forward", method="jacobi", omega=omega)
 
 
 @SWEEPS
@@ -83,7 +83,7 @@ def gauss_seidel(
     >>> x  # the solution is 0.9333, 1.7333
     array([0.93332672, 1.73333168])
     """
-    sweep_over(Seen("gauss_seidel", A), x, b, iterations, sweep, method="sor", omega=omega)
+    sweep_over(CachedMatrix("gauss_seidel", A), x, b, iterations, sweep, method="sor", omega=omega)
 
 
 @SWEEPS
@@ -114,7 +114,7 @@ def sor(A: Any, x: Array, b: Array, omega: Factor, iterations: int = 1, sweep: S
     >>> x  # the solution is 0.9333, 1.7333
     array([0.93333365, 1.73333388])
     """
-    sweep_over(Seen("sor", A), x, b, iterations, sweep, method="sor", omega=omega)
+    sweep_over(CachedMatrix("sor", A), x, b, iterations, sweep, method="sor", omega=omega)
 
 
 @SWEEPS
@@ -155,11 +155,11 @@ def gauss_seidel_ne(
     >>> x  # the solution is 0.9333, 1.7333
     array([0.93333222, 1.73333305])
     """
-    seen = Seen("gauss_seidel_ne", A)
-    seen.csr()  # checks A before products with it
+    cached = CachedMatrix("gauss_seidel_ne", A)
+    cached.csr()  # checks A before products with it
     if Dinv is not None:
-        check_close(seen, Dinv, squares_of(A, 1))
-    sweep_over(seen, x, b, iterations, sweep, method="kaczmarz", omega=omega)
+        check_close(cached, Dinv, squares_of(A, 1))
+    sweep_over(cached, x, b, iterations, sweep, method="kaczmarz", omega=omega)
 
 
 def _check_holds(function: str, x: Array, **dtypes: np.dtype[Any]) -> None:
@@ -207,29 +207,31 @@ def gauss_seidel_nr(
     >>> x  # the solution is 0.9333, 1.7333
     array([0.93333333, 1.73333333])
     """
-    seen = Seen("gauss_seidel_nr", A)
-    halves, count = check_sweep(seen.function, sweep), vectors.count(seen.function, "iterations", iterations)
-    seen.csr()  # checks A before products with it
+    cached = CachedMatrix("gauss_seidel_nr", A)
+    halves, count = check_sweep(cached.function, sweep), vectors.count(cached.function, "iterations", iterations)
+    cached.csr()  # checks A before products with it
     if Dinv is not None:
-        check_close(seen, Dinv, squares_of(A, 0))
-    how = {"omega": real_factor_of(seen, omega), "symmetric": sweep == "symmetric"}
+        check_close(cached, Dinv, squares_of(A, 0))
+    options = {"omega": real_factor_of(cached, omega), "symmetric": sweep == "symmetric"}
     is_complex = "c" in (A.dtype.kind, getattr(getattr(x, "dtype", None), "kind", ""))
     dtype = np.complex128 if is_complex else np.float64
-    wide, scale = seen.get(("scaled", 0, dtype), lambda: in_range(A.astype(dtype), 0))  # x is in units of the scale
+    wide, scale = cached.get(("scaled", 0, dtype), lambda: in_range(A.astype(dtype), 0))  # x is in units of the scale
     adjoint = wide.conj().T
-    found = seen.get(("normal", dtype, *how.items()), lambda: relaxation_of(seen, "sor", how, adjoint @ wide))
-    assert found is not None  # there are no blocks
-    relaxation, left_out = found
+    result = cached.get(
+        ("normal", dtype, *options.items()), lambda: relaxation_of(cached, "sor", options, adjoint @ wide)
+    )
+    assert result is not None  # there are no blocks
+    relaxation, left_out = result
 
     def relax(x: Array, b: Array) -> None:
-        check_shapes(seen.function, A.shape[0], x, b)
-        _check_holds(seen.function, x, A=A.dtype)
+        check_shapes(cached.function, A.shape[0], x, b)
+        _check_holds(cached.function, x, A=A.dtype)
         units = scale.reshape(-1, *(1,) * (x.ndim - 1))
         own = x.astype(dtype) / units
         with_rows_left_out(relaxation, left_out, own, adjoint @ b.astype(dtype), count, backward=halves[0])
         x[...] = own * units
 
-    in_place(seen.function, x, b, relax)
+    in_place(cached.function, x, b, relax)
 
 
 @SWEEPS
@@ -259,21 +261,21 @@ def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1
     >>> x  # the solution is 0.9333, 1.7333
     array([0.93269489, 1.73269489])
     """
-    seen = Seen("jacobi_ne", A)
-    count, factor = vectors.count(seen.function, "iterations", iterations), factor_of(seen, omega)
-    seen.csr()  # checks A before products with it
-    rows, scale = seen.get(("scaled", 1), lambda: in_range(A, 1))
+    cached = CachedMatrix("jacobi_ne", A)
+    count, factor = vectors.count(cached.function, "iterations", iterations), factor_of(cached, omega)
+    cached.csr()  # checks A before products with it
+    rows, scale = cached.get(("scaled", 1), lambda: in_range(A, 1))
     squares, adjoint = squares_of(rows, 1), rows.conj().T
     inverse = np.where(squares > 0, 1 / np.where(squares > 0, squares, 1), 0).astype(squares.dtype)
 
     def relax(x: Array, b: Array) -> None:
-        check_shapes(seen.function, A.shape[0], x, b)
-        _check_holds(seen.function, x, A=A.dtype)
+        check_shapes(cached.function, A.shape[0], x, b)
+        _check_holds(cached.function, x, A=A.dtype)
         of_each, own = (v.reshape(-1, *(1,) * (x.ndim - 1)) for v in (inverse, scale))
         for _ in range(count):
             x += factor * (adjoint @ (of_each * (own * b - rows @ x)))
 
-    in_place(seen.function, x, b, relax)
+    in_place(cached.function, x, b, relax)
 
 
 @SWEEPS
@@ -303,9 +305,9 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
     >>> x
     array([1., 2.])
     """
-    seen = Seen("polynomial", A)
-    count = vectors.count(seen.function, "iterations", iterations)
-    seen.csr()  # checks A before products with it
+    cached = CachedMatrix("polynomial", A)
+    count = vectors.count(cached.function, "iterations", iterations)
+    cached.csr()  # checks A before products with it
     try:
         listed = np.asarray(coefficients)
     except ValueError:  # a ragged sequence
@@ -316,8 +318,8 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
         raise ValueError("polynomial: coefficients must not be empty, got none")
 
     def relax(x: Array, b: Array) -> None:
-        check_shapes(seen.function, A.shape[0], x, b)
-        _check_holds(seen.function, x, A=A.dtype, coefficients=listed.dtype)
+        check_shapes(cached.function, A.shape[0], x, b)
+        _check_holds(cached.function, x, A=A.dtype, coefficients=listed.dtype)
         for _ in range(count):
             residual = b - A @ x
             step = coefficients[0] * residual
@@ -325,4 +327,4 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
                 step = c * residual + A @ step
             x += step
 
-    in_place(seen.function, x, b, relax)
+    in_place(cached.function, x, b, relax)

@@ -19,13 +19,13 @@ Array = npt.NDArray[Any]
 T = TypeVar("T")
 
 #: The most recent matrices: A itself, the fingerprint of its values, and the objects computed from them
-KEPT: list[tuple[Any, Any, dict[Any, Any]]] = []
-_MOST = 16
+SAVED: list[tuple[Any, Any, dict[Any, Any]]] = []
+_MAX_SAVED = 16
 #: Threads may share a matrix, so one thread at a time looks up and fills the cache.
 _LOCK = threading.RLock()
 
 
-class Seen:
+class CachedMatrix:
     """A matrix in one call, with the objects computed from it in this and earlier calls with the same values."""
 
     def __init__(self, function: str, A: Any) -> None:
@@ -34,17 +34,17 @@ class Seen:
         if isinstance(A, (list, tuple)):
             refuse(function, A)
         square(function, A)
-        self.function, self.A, self._made = function, A, _made_of(A)
+        self.function, self.A, self._cache = function, A, _cache_of(A)
 
     def get(self, key: Any, make: Callable[[], T]) -> T:
         """Return the object cached under this key, computing it if it is missing."""
         with _LOCK:
-            if key not in self._made:
-                self._made[key] = make()
-            found: T = self._made[key]
-            if len(self._made) > _MOST:
-                del self._made[next(iter(self._made))]
-            return found
+            if key not in self._cache:
+                self._cache[key] = make()
+            result: T = self._cache[key]
+            if len(self._cache) > _MAX_SAVED:
+                del self._cache[next(iter(self._cache))]
+            return result
 
     def csr(self) -> Csr:
         """Return A in compressed rows."""
@@ -57,37 +57,37 @@ class Seen:
         return wide(self.A.sorted_indices() if getattr(self.A, "format", "") == "bsr" else self.A)
 
 
-def _made_of(A: Any) -> dict[Any, Any]:
+def _cache_of(A: Any) -> dict[Any, Any]:
     values = fingerprint(A)
     with _LOCK:
-        for k, (of, had, made) in enumerate(KEPT):
+        for k, (of, had, built) in enumerate(SAVED):
             if of() is A:
-                del KEPT[k]
+                del SAVED[k]
                 if had == values:
-                    KEPT.append((of, had, made))
-                    return made
+                    SAVED.append((of, had, built))
+                    return built
                 break
-        KEPT.append((weakref.ref(A, _forget), values, {}))
-        del KEPT[:-_MOST]
-        return KEPT[-1][2]
+        SAVED.append((weakref.ref(A, _forget), values, {}))
+        del SAVED[:-_MAX_SAVED]
+        return SAVED[-1][2]
 
 
-def _forget(dead: Any, lock: Any = _LOCK, kept: Any = KEPT) -> None:
+def _forget(dead: Any, lock: Any = _LOCK, saved: Any = SAVED) -> None:
     """Forget a matrix; the defaults outlive the module's globals, because matrices may do so when Python exits."""
     with lock:
-        kept[:] = [entry for entry in kept if entry[0] is not dead]
+        saved[:] = [entry for entry in saved if entry[0] is not dead]
 
 
 def fingerprint(A: Any) -> tuple[Any, ...]:
     """Return a key that changes with any entry of A."""
-    found: list[Any] = []
+    result: list[Any] = []
     for name in ("data",) if isinstance(A, np.ndarray) else ("data", "indices", "indptr"):
         x = A if isinstance(A, np.ndarray) else getattr(A, name, None)
         if not isinstance(x, np.ndarray) or x.dtype == object:
             return (object(),)  # an unknown format: never equal
         memory = np.ascontiguousarray(x)
-        found += [x.shape, x.dtype, _core.relax.fingerprint(memory, memory.nbytes)]
-    return tuple(found)
+        result += [x.shape, x.dtype, _core.relax.fingerprint(memory, memory.nbytes)]
+    return tuple(result)
 
 
 def wide(A: Any) -> Any:
@@ -144,15 +144,15 @@ def check_sweep(function: str, sweep: str) -> list[bool]:
 def whole_numbers(function: str, name: str, x: object, end: int) -> Array:
     """Return ``x`` as integers (m,) from 0 to ``end`` - 1."""
     try:
-        found = np.asarray(x)
+        result = np.asarray(x)
     except ValueError:
         raise TypeError(f"{function}: {name} must be a list of ints, got a ragged sequence") from None
-    if found.ndim != 1 or (found.dtype.kind not in "iu" and found.size):
-        raise TypeError(f"{function}: {name} must be a list of ints, got {_described(x, found)}")
-    if found.size and not (found.min() >= 0 and found.max() < end):
-        raise ValueError(f"{function}: {name} must be from 0 to {end - 1}, got {found.min()} to {found.max()}")
-    return np.ascontiguousarray(found, np.int64)
+    if result.ndim != 1 or (result.dtype.kind not in "iu" and result.size):
+        raise TypeError(f"{function}: {name} must be a list of ints, got {_described(x, result)}")
+    if result.size and not (result.min() >= 0 and result.max() < end):
+        raise ValueError(f"{function}: {name} must be from 0 to {end - 1}, got {result.min()} to {result.max()}")
+    return np.ascontiguousarray(result, np.int64)
 
 
-def _described(x: object, found: Array) -> str:
-    return f"{type_name(x)} of dtype {found.dtype} and shape {found.shape}"
+def _described(x: object, result: Array) -> str:
+    return f"{type_name(x)} of dtype {result.dtype} and shape {result.shape}"

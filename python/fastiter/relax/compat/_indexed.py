@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from .._docs import SWEEPS
 from .._sweeps import vectors
-from ._cache import Seen, whole_numbers
+from ._cache import CachedMatrix, whole_numbers
 from ._schwarz import Lists, points
 from ._sweeps import (
     Factor,
@@ -63,12 +63,12 @@ def block_jacobi(
     >>> x  # the solution is 1
     array([0.9999101 , 0.99964041, 0.99964041, 0.9999101 ])
     """
-    seen, size = with_block_size("block_jacobi", A, blocksize)
-    Dinv = wanted_inverse(seen, size, Dinv)
+    cached, size = with_block_size("block_jacobi", A, blocksize)
+    Dinv = wanted_inverse(cached, size, Dinv)
     if Dinv is not None:
-        in_turn(seen, x, b, iterations, omega, (all_blocks(seen, size, Dinv), 1))
+        in_turn(cached, x, b, iterations, omega, (all_blocks(cached, size, Dinv), 1))
     else:
-        sweep_over(seen, x, b, iterations, "forward", method="block_jacobi", omega=omega, block_size=size)
+        sweep_over(cached, x, b, iterations, "forward", method="block_jacobi", omega=omega, block_size=size)
 
 
 @SWEEPS
@@ -108,12 +108,12 @@ def block_gauss_seidel(
     >>> x  # the solution is 1
     array([0.99966288, 0.99865152, 0.99964041, 0.9999101 ])
     """
-    seen, size = with_block_size("block_gauss_seidel", A, blocksize)
-    Dinv = wanted_inverse(seen, size, Dinv)
+    cached, size = with_block_size("block_gauss_seidel", A, blocksize)
+    Dinv = wanted_inverse(cached, size, Dinv)
     if Dinv is not None:
-        one_by_one(seen, x, b, all_blocks(seen, size, Dinv), iterations, sweep)
+        one_by_one(cached, x, b, all_blocks(cached, size, Dinv), iterations, sweep)
     else:
-        sweep_over(seen, x, b, iterations, sweep, method="block_gauss_seidel", block_size=size)
+        sweep_over(cached, x, b, iterations, sweep, method="block_gauss_seidel", block_size=size)
 
 
 @SWEEPS
@@ -146,9 +146,9 @@ def gauss_seidel_indexed(
     >>> x  # the second row is unchanged
     array([0.75, 0.  , 0.75])
     """
-    seen = Seen("gauss_seidel_indexed", A)
-    rows = whole_numbers(seen.function, "indices", indices, A.shape[0])
-    one_by_one(seen, x, b, points(seen, rows), iterations, sweep)
+    cached = CachedMatrix("gauss_seidel_indexed", A)
+    rows = whole_numbers(cached.function, "indices", indices, A.shape[0])
+    one_by_one(cached, x, b, points(cached, rows), iterations, sweep)
 
 
 @SWEEPS
@@ -179,22 +179,24 @@ def jacobi_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1
     >>> x  # only the second row has changed
     array([0. , 0.5, 0. ])
     """
-    seen = Seen("jacobi_indexed", A)
-    in_turn(seen, x, b, iterations, omega, (listed(seen, "indices", indices), 1))
+    cached = CachedMatrix("jacobi_indexed", A)
+    in_turn(cached, x, b, iterations, omega, (listed(cached, "indices", indices), 1))
 
 
 def _c_and_f(
-    seen: Seen, c: Any, f: Any, iterations: tuple[int, int], blocks: tuple[int, Array | None] | None = None
+    cached: CachedMatrix, c: Any, f: Any, iterations: tuple[int, int], blocks: tuple[int, Array | None] | None = None
 ) -> list[tuple[Lists, int]]:
     """Return the C points and the F points, or blocks of a size with their inverses, and their numbers of sweeps."""
     sets = []
     for name, points_of_set in (("Cpts", c), ("Fpts", f)):
         rows = (
-            listed(seen, name, points_of_set) if blocks is None else listed_blocks(seen, name, points_of_set, *blocks)
+            listed(cached, name, points_of_set)
+            if blocks is None
+            else listed_blocks(cached, name, points_of_set, *blocks)
         )
         sets.append(rows)
     names = ("c_iterations", "f_iterations")
-    counts = [vectors.count(seen.function, name, x) for name, x in zip(names, iterations, strict=True)]
+    counts = [vectors.count(cached.function, name, x) for name, x in zip(names, iterations, strict=True)]
     return list(zip(sets, counts, strict=True))
 
 
@@ -239,13 +241,13 @@ def cf_jacobi(
     >>> x  # the solution is 1
     array([0.99975586, 0.99902344, 0.99975586])
     """
-    seen = Seen("cf_jacobi", A)
-    c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
+    cached = CachedMatrix("cf_jacobi", A)
+    c, f = listed(cached, "Cpts", Cpts), listed(cached, "Fpts", Fpts)
     counts = (
-        vectors.count(seen.function, "c_iterations", c_iterations),
-        vectors.count(seen.function, "f_iterations", f_iterations),
+        vectors.count(cached.function, "c_iterations", c_iterations),
+        vectors.count(cached.function, "f_iterations", f_iterations),
     )
-    in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
+    in_turn(cached, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
 
 
 @SWEEPS
@@ -287,13 +289,13 @@ def fc_jacobi(
     >>> x  # the solution is 1
     array([0.99951172, 0.99975586, 0.99951172])
     """
-    seen = Seen("fc_jacobi", A)
-    c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
+    cached = CachedMatrix("fc_jacobi", A)
+    c, f = listed(cached, "Cpts", Cpts), listed(cached, "Fpts", Fpts)
     counts = (
-        vectors.count(seen.function, "c_iterations", c_iterations),
-        vectors.count(seen.function, "f_iterations", f_iterations),
+        vectors.count(cached.function, "c_iterations", c_iterations),
+        vectors.count(cached.function, "f_iterations", f_iterations),
     )
-    in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
+    in_turn(cached, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
 
 
 @SWEEPS
@@ -339,13 +341,13 @@ def cf_block_jacobi(
     >>> x  # the solution is 1
     array([0.99966288, 0.99865152, 0.99964041, 0.9999101 ])
     """
-    seen, size = with_block_size("cf_block_jacobi", A, blocksize)
-    c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
+    cached, size = with_block_size("cf_block_jacobi", A, blocksize)
+    c, f = (listed_blocks(cached, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
     counts = (
-        vectors.count(seen.function, "c_iterations", c_iterations),
-        vectors.count(seen.function, "f_iterations", f_iterations),
+        vectors.count(cached.function, "c_iterations", c_iterations),
+        vectors.count(cached.function, "f_iterations", f_iterations),
     )
-    in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
+    in_turn(cached, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
 
 
 @SWEEPS
@@ -391,10 +393,10 @@ def fc_block_jacobi(
     >>> x  # the solution is 1
     array([0.9999101 , 0.99964041, 0.99865152, 0.99966288])
     """
-    seen, size = with_block_size("fc_block_jacobi", A, blocksize)
-    c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
+    cached, size = with_block_size("fc_block_jacobi", A, blocksize)
+    c, f = (listed_blocks(cached, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
     counts = (
-        vectors.count(seen.function, "c_iterations", c_iterations),
-        vectors.count(seen.function, "f_iterations", f_iterations),
+        vectors.count(cached.function, "c_iterations", c_iterations),
+        vectors.count(cached.function, "f_iterations", f_iterations),
     )
-    in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
+    in_turn(cached, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .._solvers.relaxation import Relaxation
 from .._sweeps.matrix import Csr, read_csr
 from .._sweeps.scaled import powers_of_two
-from ._cache import Seen
+from ._cache import CachedMatrix
 from ._schwarz import diagonal_of
 
 Array = npt.NDArray[Any]
@@ -30,19 +30,21 @@ class _Rows:
         return self
 
 
-def relaxation_of(seen: Seen, method: str, how: dict[str, Any], other: Any = None) -> tuple[Relaxation, Array] | None:
+def relaxation_of(
+    cached: CachedMatrix, method: str, options: dict[str, Any], other: Any = None
+) -> tuple[Relaxation, Array] | None:
     """Return a relaxation of A, or of another matrix, and the skipped rows; None if a diagonal block is singular."""
-    A = seen.wide() if other is None else other
+    A = cached.wide() if other is None else other
     try:
-        return Relaxation._of(seen.function, A, method, **how), np.empty(0, np.int64)
+        return Relaxation._of(cached.function, A, method, **options), np.empty(0, np.int64)
     except ValueError as error:
         if not isinstance(error.__context__, ZeroDivisionError):
             raise
-    if "block_size" in how:
+    if "block_size" in options:
         return None
-    csr = read_csr(seen.function, A)
+    csr = read_csr(cached.function, A)
     left_out = np.flatnonzero(diagonal_of(csr) == 0)
-    return Relaxation._of(seen.function, _Rows(_without(csr, left_out)), method, **how), left_out
+    return Relaxation._of(cached.function, _Rows(_without(csr, left_out)), method, **options), left_out
 
 
 def _without(A: Csr, rows: Array) -> Csr:
@@ -98,7 +100,7 @@ def in_range(A: Any, axis: int) -> tuple[Any, Array]:
     return (A * factor if isinstance(A, np.ndarray) else A.multiply(factor).tocsr()), scale
 
 
-def check_close(seen: Seen, Dinv: Array, squares: Array) -> None:
+def check_close(cached: CachedMatrix, Dinv: Array, squares: Array) -> None:
     """Refuse a Dinv that differs from 1 / squares."""
     if np.size(Dinv) != len(squares) or not np.allclose(np.ravel(Dinv) * squares, 1, rtol=1e-5, atol=1e-5):
-        raise ValueError(f"{seen.function}: Dinv must be the inverse of the diagonal, got another")
+        raise ValueError(f"{cached.function}: Dinv must be the inverse of the diagonal, got another")

@@ -17,7 +17,7 @@ from ... import _core
 from .._docs import SWEEPS
 from .._sweeps import vectors
 from .._sweeps.matrix import NUMBERS, Csr
-from ._cache import Seen, check_shapes, check_sweep, fingerprint, in_place, whole_numbers
+from ._cache import CachedMatrix, check_shapes, check_sweep, fingerprint, in_place, whole_numbers
 
 Array = npt.NDArray[Any]
 
@@ -60,61 +60,63 @@ def relax_lists(
     check_shapes(function, A.n, x, b)
     if x.size == 0:
         return
-    given, count, keep = x.copy() if jacobi else x, len(lists.first) - 1, 1 - omega if lists.is_apart else 1.0
+    parameters, count, weight = x.copy() if jacobi else x, len(lists.first) - 1, 1 - omega if lists.is_apart else 1.0
     pointers: tuple[Array | int, Array | int] = (lists.first, lists.first_inverse)
     if len(lists.row) == len(lists.inverse) == count:  # each list is one row
         pointers = (0, 0)
     parts = (pointers[0], lists.row, pointers[1], lists.inverse)
     k = vectors.width(x)
-    _core.relax.schwarz(numbers, A.start, A.column, A.value, count, *parts, given, x, b, k, keep, omega, backward)
+    _core.relax.schwarz(
+        numbers, A.start, A.column, A.value, count, *parts, parameters, x, b, k, weight, omega, backward
+    )
 
 
-def points(seen: Seen, rows: Array) -> Lists:
+def points(cached: CachedMatrix, rows: Array) -> Lists:
     """Return each row as a separate list, with 1 / a_ii, or with 0 if a_ii is 0: such a row is skipped."""
 
     def make() -> Lists:
-        diagonal = in_sums(seen.get("diagonal", lambda: diagonal_of(seen.csr()))[rows])
+        diagonal = in_sums(cached.get("diagonal", lambda: diagonal_of(cached.csr()))[rows])
         inverse = np.divide(1, diagonal, out=np.zeros_like(diagonal), where=diagonal != 0)
-        return Lists.of(seen.csr(), np.arange(len(rows) + 1), rows, inverse)
+        return Lists.of(cached.csr(), np.arange(len(rows) + 1), rows, inverse)
 
-    return seen.get(("points", fingerprint(rows)), make)
+    return cached.get(("points", fingerprint(rows)), make)
 
 
 def diagonal_of(A: Csr) -> Array:
-    row, found = np.repeat(np.arange(A.n), np.diff(A.start)), np.zeros(A.n, A.value.dtype)
+    row, result = np.repeat(np.arange(A.n), np.diff(A.start)), np.zeros(A.n, A.value.dtype)
     on = row == A.column
-    found[row[on]] = A.value[on]
-    return found
+    result[row[on]] = A.value[on]
+    return result
 
 
-def diagonal_blocks(seen: Seen, size: int) -> Array:
+def diagonal_blocks(cached: CachedMatrix, size: int) -> Array:
     """Return the diagonal blocks of A, (n / size, size, size); the last may be padded with the identity."""
 
     def make() -> Array:
-        A, count = seen.csr(), -(-seen.A.shape[0] // size)
+        A, count = cached.csr(), -(-cached.A.shape[0] // size)
         row = np.repeat(np.arange(A.n), np.diff(A.start))
         inside = row // size == A.column // size
-        found, padding = np.zeros((count, size, size), A.value.dtype), np.arange(A.n, count * size) % size
-        found[row[inside] // size, row[inside] % size, A.column[inside] % size] = A.value[inside]
-        found[-1:, padding, padding] = 1
-        return found
+        result, padding = np.zeros((count, size, size), A.value.dtype), np.arange(A.n, count * size) % size
+        result[row[inside] // size, row[inside] % size, A.column[inside] % size] = A.value[inside]
+        result[-1:, padding, padding] = 1
+        return result
 
-    return seen.get(("diagonal blocks", size), make)
+    return cached.get(("diagonal blocks", size), make)
 
 
-def inverse_blocks(seen: Seen, size: int, Dinv: Array | None) -> Array:
+def inverse_blocks(cached: CachedMatrix, size: int, Dinv: Array | None) -> Array:
     """Return ``Dinv``, checked, or the inverses of the diagonal blocks, pseudo-inverses of the singular ones."""
-    blocks = diagonal_blocks(seen, size)
+    blocks = diagonal_blocks(cached, size)
     if Dinv is not None:
         if np.shape(Dinv) != blocks.shape:
-            raise ValueError(f"{seen.function}: Dinv must have shape {blocks.shape}, got {np.shape(Dinv)}")
+            raise ValueError(f"{cached.function}: Dinv must have shape {blocks.shape}, got {np.shape(Dinv)}")
         return np.asarray(Dinv)
     values = np.linalg.svd(in_sums(blocks), compute_uv=False)
     singular = values.min(axis=1, initial=np.inf) <= values.max(axis=1, initial=0) * size * 2.0**-52
-    found = np.empty_like(in_sums(blocks))
-    found[~singular] = np.linalg.inv(in_sums(blocks[~singular]))
-    found[singular] = np.linalg.pinv(in_sums(blocks[singular]), rcond=pseudo_inverse_cut(blocks.dtype))
-    return found
+    result = np.empty_like(in_sums(blocks))
+    result[~singular] = np.linalg.inv(in_sums(blocks[~singular]))
+    result[singular] = np.linalg.pinv(in_sums(blocks[singular]), rcond=pseudo_inverse_cut(blocks.dtype))
+    return result
 
 
 def pseudo_inverse_cut(dtype: np.dtype[Any]) -> float:
@@ -122,39 +124,39 @@ def pseudo_inverse_cut(dtype: np.dtype[Any]) -> float:
     return float(1e3 * np.finfo(np.float32).eps if dtype.char in "fF" else 1e6 * np.finfo(np.float64).eps)
 
 
-def is_inverse(seen: Seen, size: int, Dinv: Array) -> bool:
+def is_inverse(cached: CachedMatrix, size: int, Dinv: Array) -> bool:
     """Return whether ``Dinv`` holds the inverses of the diagonal blocks of A, up to rounding."""
-    blocks = diagonal_blocks(seen, size)
-    inverse = inverse_blocks(seen, size, Dinv)
+    blocks = diagonal_blocks(cached, size)
+    inverse = inverse_blocks(cached, size, Dinv)
     near = 1e3 * size * float(np.finfo(blocks.dtype).eps)
 
     def make() -> bool:
         product = in_sums(inverse) @ in_sums(blocks)
         return bool((np.abs(product - np.eye(size)) <= near).all())
 
-    return seen.get(("is inverse", size, fingerprint(inverse)), make)
+    return cached.get(("is inverse", size, fingerprint(inverse)), make)
 
 
-def in_blocks(seen: Seen, size: int, blocks: Array, Dinv: Array | None) -> Lists:
+def in_blocks(cached: CachedMatrix, size: int, blocks: Array, Dinv: Array | None) -> Lists:
     """Return the rows of each of ``blocks``, with its block of ``Dinv`` or the inverse of its diagonal block."""
 
     def make() -> Lists:
-        inverse = inverse_blocks(seen, size, Dinv)
+        inverse = inverse_blocks(cached, size, Dinv)
         rows = blocks[:, None] * size + np.arange(size)
-        is_there = rows < seen.A.shape[0]  # the last block may have fewer rows
+        is_there = rows < cached.A.shape[0]  # the last block may have fewer rows
         first = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_there.sum(axis=1))])
         own = inverse[blocks][is_there[:, :, None] & is_there[:, None, :]]
-        return Lists.of(seen.get(("apart", size), apart), first, rows[is_there], own, is_apart=True)
+        return Lists.of(cached.get(("apart", size), apart), first, rows[is_there], own, is_apart=True)
 
     def apart() -> Csr:
-        A = seen.csr()
+        A = cached.csr()
         row = np.repeat(np.arange(A.n), np.diff(A.start))
         outside = row // size != A.column // size
         start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(row[outside], minlength=A.n))])
         return Csr(A.columns, start, A.column[outside], A.value[outside])
 
-    given = None if Dinv is None else fingerprint(inverse_blocks(seen, size, Dinv))
-    return seen.get(("blocks", size, fingerprint(blocks), given), make)
+    parameters = None if Dinv is None else fingerprint(inverse_blocks(cached, size, Dinv))
+    return cached.get(("blocks", size, fingerprint(blocks), parameters), make)
 
 
 @SWEEPS
@@ -201,15 +203,15 @@ def schwarz(
     array([1., 1., 1.])
     """
     halves, count = check_sweep("schwarz", sweep), vectors.count("schwarz", "iterations", iterations)
-    given = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
-    seen = Seen("schwarz", A)
+    parameters = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
+    cached = CachedMatrix("schwarz", A)
 
     def make() -> Lists:
-        rows, first, inverse, first_inverse = _parameters(seen, *given)
+        rows, first, inverse, first_inverse = _parameters(cached, *parameters)
         pointers = np.ascontiguousarray(first, np.int64), np.ascontiguousarray(first_inverse, np.int64)
-        return Lists(seen.csr(), pointers[0], np.ascontiguousarray(rows, np.int32), pointers[1], in_sums(inverse))
+        return Lists(cached.csr(), pointers[0], np.ascontiguousarray(rows, np.int32), pointers[1], in_sums(inverse))
 
-    lists = seen.get(("schwarz", *(None if x is None else fingerprint(np.asarray(x)) for x in given)), make)
+    lists = cached.get(("schwarz", *(None if x is None else fingerprint(np.asarray(x)) for x in parameters)), make)
 
     def relax(x: Array, b: Array) -> None:
         for backward in halves * count:
@@ -257,17 +259,17 @@ def schwarz_parameters(
     >>> subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr
     (array([0, 1], dtype=int32), array([0, 1, 2], dtype=int32), array([0.5 , 0.25]), array([0, 1, 2], dtype=int32))
     """
-    given = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
-    found = _parameters(Seen("schwarz_parameters", A), *given)
+    parameters = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
+    result = _parameters(CachedMatrix("schwarz_parameters", A), *parameters)
     if not isinstance(A, np.ndarray):
-        A.schwarz_parameters = found
-    return found
+        A.schwarz_parameters = result
+    return result
 
 
 def _parameters(
-    seen: Seen, rows: Array | None, first: Array | None, inverse: Array | None, first_inverse: Array | None
+    cached: CachedMatrix, rows: Array | None, first: Array | None, inverse: Array | None, first_inverse: Array | None
 ) -> tuple[Array, Array, Array, Array]:
-    function, A, csr = seen.function, seen.A, seen.csr()
+    function, A, csr = cached.function, cached.A, cached.csr()
     if (rows is None) != (first is None):
         raise ValueError(f"{function}: subdomain and subdomain_ptr must both be given or both be None, got one of them")
     if (inverse is None) != (first_inverse is None):
@@ -286,7 +288,7 @@ def _parameters(
     if inverse is None or first_inverse is None:
         offsets = np.asarray(first, np.int64)
         dtype = np.dtype(A.dtype)
-        inverse = seen.get(("subblocks", own), lambda: _inverses(csr, np.asarray(rows), offsets, dtype))
+        inverse = cached.get(("subblocks", own), lambda: _inverses(csr, np.asarray(rows), offsets, dtype))
         first_inverse = squares_before(offsets).astype(index)
     else:
         inverse, first_inverse = np.asarray(inverse).ravel(), np.asarray(first_inverse)
@@ -316,7 +318,7 @@ def _inverses(A: Csr, rows: Array, first: Array, dtype: np.dtype[Any]) -> Array:
     """Return the pseudo-inverses of all A_SS, by rows, in one array of ``dtype``, with PyAMG's singular value limit."""
     key = np.repeat(np.arange(A.n), np.diff(A.start)) * A.n + A.column  # increasing, as columns are sorted
     sizes, to = np.diff(first), squares_before(first)
-    found = np.zeros(to[-1], dtype)
+    result = np.zeros(to[-1], dtype)
     cut = pseudo_inverse_cut(dtype)
     for size in np.unique(sizes[sizes > 0]).tolist():
         which = np.flatnonzero(sizes == size)
@@ -325,5 +327,5 @@ def _inverses(A: Csr, rows: Array, first: Array, dtype: np.dtype[Any]) -> Array:
         at = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
         blocks = np.where(key[at] == wanted, A.value[at], 0)
         inverse = np.linalg.pinv(in_sums(blocks), rcond=cut)
-        found[to[which][:, None] + np.arange(size * size)] = inverse.reshape(len(which), -1)
-    return found
+        result[to[which][:, None] + np.arange(size * size)] = inverse.reshape(len(which), -1)
+    return result

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..._check import type_name
 from .._sweeps import vectors
-from ._cache import Seen, check_dtype, check_shapes, check_sweep, in_place, whole_numbers
+from ._cache import CachedMatrix, check_dtype, check_shapes, check_sweep, in_place, whole_numbers
 from ._rows import relaxation_of, with_rows_left_out
 from ._schwarz import Lists, in_blocks, is_inverse, points, relax_lists
 
@@ -19,133 +19,137 @@ Factor = float | complex
 Sweep = Literal["forward", "backward", "symmetric"]
 
 
-def sweep_over(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, method: str, **how: Any) -> None:
+def sweep_over(
+    cached: CachedMatrix, x: Array, b: Array, iterations: int, sweep: str, *, method: str, **options: Any
+) -> None:
     """Sweep over all rows or blocks by a method of :class:`fastiter.relax.Relaxation`."""
-    halves, count = check_sweep(seen.function, sweep), vectors.count(seen.function, "iterations", iterations)
-    factor = factor_of(seen, how.get("omega", 1.0))
+    halves, count = check_sweep(cached.function, sweep), vectors.count(cached.function, "iterations", iterations)
+    factor = factor_of(cached, options.get("omega", 1.0))
     if isinstance(factor, complex):
-        return _complex_sweep(seen, x, b, count, sweep, factor, method=method, **how)
-    how |= {"symmetric": sweep == "symmetric", **({"omega": factor} if "omega" in how else {})}
-    found = seen.get((method, *how.items()), lambda: relaxation_of(seen, method, how))
-    if found is None:
-        blocks = all_blocks(seen, how["block_size"], None)
+        return _complex_sweep(cached, x, b, count, sweep, factor, method=method, **options)
+    options |= {"symmetric": sweep == "symmetric", **({"omega": factor} if "omega" in options else {})}
+    result = cached.get((method, *options.items()), lambda: relaxation_of(cached, method, options))
+    if result is None:
+        blocks = all_blocks(cached, options["block_size"], None)
         if method == "block_jacobi":
-            return in_turn(seen, x, b, count, factor, (blocks, 1))
-        return one_by_one(seen, x, b, blocks, count, sweep)
-    relaxation, left_out = found
+            return in_turn(cached, x, b, count, factor, (blocks, 1))
+        return one_by_one(cached, x, b, blocks, count, sweep)
+    relaxation, left_out = result
 
     def relax(x: Array, b: Array) -> None:
-        check_shapes(seen.function, seen.A.shape[0], x, b)
-        check_dtype(seen.function, x, relaxation.dtype)
+        check_shapes(cached.function, cached.A.shape[0], x, b)
+        check_dtype(cached.function, x, relaxation.dtype)
         if len(left_out):
             with_rows_left_out(relaxation, left_out, x, b, count, backward=halves[0])
         else:
             relaxation._sweep(x, count, b, halves[0])
 
-    in_place(seen.function, x, b, relax)
+    in_place(cached.function, x, b, relax)
 
 
 def _complex_sweep(
-    seen: Seen, x: Array, b: Array, count: int, sweep: str, factor: complex, *, method: str, **how: Any
+    cached: CachedMatrix, x: Array, b: Array, count: int, sweep: str, factor: complex, *, method: str, **options: Any
 ) -> None:
     """Sweep with a complex omega: for Jacobi by x + omega (swept - x), for SOR as lists of rows with omega / a_ii."""
     if method == "kaczmarz":
-        real_factor_of(seen, factor)
+        real_factor_of(cached, factor)
     if method == "sor":
-        rows = points(seen, np.arange(seen.A.shape[0]))
+        rows = points(cached, np.arange(cached.A.shape[0]))
         scaled = replace(rows, inverse=rows.inverse * factor)
-        return one_by_one(seen, x, b, scaled, count, sweep)
+        return one_by_one(cached, x, b, scaled, count, sweep)
 
     def relax(x: Array, b: Array) -> None:
         for _ in range(count):
             swept = x.copy()
-            sweep_over(seen, swept, b, 1, sweep, method=method, **{**how, "omega": 1.0})
+            sweep_over(cached, swept, b, 1, sweep, method=method, **{**options, "omega": 1.0})
             x += factor * (swept - x)
 
-    return in_place(seen.function, x, b, relax)
+    return in_place(cached.function, x, b, relax)
 
 
-def wanted_inverse(seen: Seen, size: int, Dinv: Array | None) -> Array | None:
+def wanted_inverse(cached: CachedMatrix, size: int, Dinv: Array | None) -> Array | None:
     """Return ``Dinv`` unless it holds the inverses of the diagonal blocks."""
-    return None if Dinv is None or is_inverse(seen, size, Dinv) else Dinv
+    return None if Dinv is None or is_inverse(cached, size, Dinv) else Dinv
 
 
-def one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, sweep: str) -> None:
+def one_by_one(cached: CachedMatrix, x: Array, b: Array, lists: Lists, iterations: int, sweep: str) -> None:
     """Relax the listed rows or blocks one after the other, in the directions that ``sweep`` names."""
-    halves = check_sweep(seen.function, sweep) * vectors.count(seen.function, "iterations", iterations)
+    halves = check_sweep(cached.function, sweep) * vectors.count(cached.function, "iterations", iterations)
 
     def relax(x: Array, b: Array) -> None:
         for backward in halves:
-            relax_lists(seen.function, lists, x, b, backward=backward)
+            relax_lists(cached.function, lists, x, b, backward=backward)
 
-    in_place(seen.function, x, b, relax)
+    in_place(cached.function, x, b, relax)
 
 
-def in_turn(seen: Seen, x: Array, b: Array, iterations: int, omega: Factor, *parts: tuple[Lists, int]) -> None:
+def in_turn(
+    cached: CachedMatrix, x: Array, b: Array, iterations: int, omega: Factor, *parts: tuple[Lists, int]
+) -> None:
     """Apply Jacobi to each set of lists in turn, the given number of times; repeat all of this ``iterations`` times."""
-    count, factor = vectors.count(seen.function, "iterations", iterations), factor_of(seen, omega)
+    count, factor = vectors.count(cached.function, "iterations", iterations), factor_of(cached, omega)
 
     def relax(x: Array, b: Array) -> None:
         for lists in [lists for lists, times in parts for _ in range(times)] * count:
             if isinstance(factor, complex):
                 swept = x.copy()
-                relax_lists(seen.function, lists, swept, b, jacobi=True)
+                relax_lists(cached.function, lists, swept, b, jacobi=True)
                 x += factor * (swept - x)
             else:
-                relax_lists(seen.function, lists, x, b, factor, jacobi=True)
+                relax_lists(cached.function, lists, x, b, factor, jacobi=True)
 
-    in_place(seen.function, x, b, relax)
+    in_place(cached.function, x, b, relax)
 
 
-def factor_of(seen: Seen, omega: Factor) -> Factor:
+def factor_of(cached: CachedMatrix, omega: Factor) -> Factor:
     """Return omega, checked: a positive number, or for a complex A any finite complex one."""
     if not isinstance(omega, (complex, np.complexfloating)) or omega.imag == 0:
         real: Any = omega.real if isinstance(omega, (complex, np.complexfloating)) else omega
-        return vectors.positive(seen.function, "omega", real, zero=False)
-    if seen.A.dtype.kind != "c":
-        raise TypeError(f"{seen.function}: omega must be a real number if A is real, got {type_name(omega)}")
+        return vectors.positive(cached.function, "omega", real, zero=False)
+    if cached.A.dtype.kind != "c":
+        raise TypeError(f"{cached.function}: omega must be a real number if A is real, got {type_name(omega)}")
     if not np.isfinite(omega):
-        raise ValueError(f"{seen.function}: omega must be finite, got {omega}")
+        raise ValueError(f"{cached.function}: omega must be finite, got {omega}")
     return complex(omega)
 
 
-def real_factor_of(seen: Seen, omega: Factor) -> float:
+def real_factor_of(cached: CachedMatrix, omega: Factor) -> float:
     """Return omega, checked: a positive number."""
-    factor = factor_of(seen, omega)
+    factor = factor_of(cached, omega)
     if isinstance(factor, complex):
-        raise TypeError(f"{seen.function}: omega must be a real number, got {type_name(omega)}")
+        raise TypeError(f"{cached.function}: omega must be a real number, got {type_name(omega)}")
     return factor
 
 
-def listed(seen: Seen, name: str, rows: Any) -> Lists:
+def listed(cached: CachedMatrix, name: str, rows: Any) -> Lists:
     """Return the listed C or F points: rows, or for a BSR matrix block rows."""
-    size = _block_size_of(seen)
-    found = whole_numbers(seen.function, name, rows, seen.A.shape[0] // size)
-    return points(seen, (found[:, None] * size + np.arange(size)).ravel())
+    size = _block_size_of(cached)
+    result = whole_numbers(cached.function, name, rows, cached.A.shape[0] // size)
+    return points(cached, (result[:, None] * size + np.arange(size)).ravel())
 
 
-def _block_size_of(seen: Seen) -> int:
-    if getattr(seen.A, "format", "") != "bsr":
+def _block_size_of(cached: CachedMatrix) -> int:
+    if getattr(cached.A, "format", "") != "bsr":
         return 1
-    rows, columns = seen.A.blocksize
+    rows, columns = cached.A.blocksize
     if rows != columns:
-        raise ValueError(f"{seen.function}: A must have square blocks, got blocks of shape {(rows, columns)}")
+        raise ValueError(f"{cached.function}: A must have square blocks, got blocks of shape {(rows, columns)}")
     return int(rows)
 
 
-def with_block_size(function: str, A: Any, size: int) -> tuple[Seen, int]:
+def with_block_size(function: str, A: Any, size: int) -> tuple[CachedMatrix, int]:
     """Return A with its cached objects, and the block size, checked."""
-    seen, found = Seen(function, A), vectors.count(function, "blocksize", size, 1)
-    if found > 64:
-        raise ValueError(f"{function}: blocksize must be at most 64, got {found}")
-    return seen, found
+    cached, result = CachedMatrix(function, A), vectors.count(function, "blocksize", size, 1)
+    if result > 64:
+        raise ValueError(f"{function}: blocksize must be at most 64, got {result}")
+    return cached, result
 
 
-def listed_blocks(seen: Seen, name: str, blocks: Any, size: int, Dinv: Array | None) -> Lists:
+def listed_blocks(cached: CachedMatrix, name: str, blocks: Any, size: int, Dinv: Array | None) -> Lists:
     """Return the listed blocks, with their inverses."""
-    return in_blocks(seen, size, whole_numbers(seen.function, name, blocks, -(-seen.A.shape[0] // size)), Dinv)
+    return in_blocks(cached, size, whole_numbers(cached.function, name, blocks, -(-cached.A.shape[0] // size)), Dinv)
 
 
-def all_blocks(seen: Seen, size: int, Dinv: Array | None) -> Lists:
+def all_blocks(cached: CachedMatrix, size: int, Dinv: Array | None) -> Lists:
     """Return all blocks, with their inverses."""
-    return in_blocks(seen, size, np.arange(-(-seen.A.shape[0] // size)), Dinv)
+    return in_blocks(cached, size, np.arange(-(-cached.A.shape[0] // size)), Dinv)

@@ -86,8 +86,8 @@ def schwarz(
         for rows, S in every:
             correction = np.zeros_like(r)
             correction[S] = local(A[np.ix_(S, S)], r[S])
-            kept = rows if restricted else S
-            z[kept] += correction[kept]
+            written = rows if restricted else S
+            z[written] += correction[written]
         return z + Z @ inverse @ Z.T @ r if coarse else z
 
     return apply
@@ -149,17 +149,17 @@ def coloured_ssor(A: Array, owner: Array, omega: float = 1.0) -> Precond:
 
 def richardson(A: Array, b: Array, x0: Array, precond: Precond, steps: int, damping: float = 1.0) -> list[Array]:
     """x <- x + damping P(b - A x)."""
-    found, x = [], np.array(x0)
+    result, x = [], np.array(x0)
     for _ in range(steps):
         x = x + damping * precond(b - A @ x)
-        found.append(x)
-    return found
+        result.append(x)
+    return result
 
 
 def chebyshev(A: Array, b: Array, x0: Array, precond: Precond, low: float, high: float, steps: int) -> list[Array]:
     """Chebyshev's semi-iteration on P A, whose eigenvalues lie in [low, high]: see :func:`reference.chebyshev`."""
     centre, half = (high + low) / 2, (high - low) / 2
-    found, x, step, rho = [], np.array(x0), np.zeros_like(x0), 0.0
+    result, x, step, rho = [], np.array(x0), np.zeros_like(x0), 0.0
     for k in range(steps):
         z = precond(b - A @ x)
         if k == 0:
@@ -168,13 +168,13 @@ def chebyshev(A: Array, b: Array, x0: Array, precond: Precond, low: float, high:
             before, rho = rho, 1 / (2 * centre / half - rho)
             step = rho * before * step + 2 * rho / half * z
         x = x + step
-        found.append(x)
-    return found
+        result.append(x)
+    return result
 
 
 def cg(A: Array, b: Array, x0: Array, precond: Precond, steps: int) -> list[Array]:
     """Preconditioned conjugate gradients; P is symmetric and positive definite."""
-    found, x = [], np.array(x0)
+    result, x = [], np.array(x0)
     r = b - A @ x
     z = precond(r)
     p, energy = z, r @ z
@@ -185,8 +185,8 @@ def cg(A: Array, b: Array, x0: Array, precond: Precond, steps: int) -> list[Arra
         z = precond(r)
         energy, before = r @ z, energy
         p = z + energy / before * p
-        found.append(x)
-    return found
+        result.append(x)
+    return result
 
 
 def flexible_cg(A: Array, b: Array, x0: Array, precond: Precond, steps: int, memory: int = 2) -> list[Array]:

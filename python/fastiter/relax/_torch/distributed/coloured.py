@@ -119,9 +119,9 @@ class _ColouredPart:
         self.part = part
         offsets = A._ownership.offsets
         numbers = _numbers_read(A, part)
-        found = colour[np.searchsorted(offsets, numbers, side="right") - 1]
-        order = np.lexsort((numbers, found))
-        self._numbers, self._colours = numbers[order], found[order]
+        result = colour[np.searchsorted(offsets, numbers, side="right") - 1]
+        order = np.lexsort((numbers, result))
+        self._numbers, self._colours = numbers[order], result[order]
         mine = (int(colour[part.number]), int(offsets[part.number]))
         before = int(((self._colours < mine[0]) | ((self._colours == mine[0]) & (self._numbers < mine[1]))).sum())
         rows = part.own.n
@@ -161,6 +161,6 @@ def _numbers_read(A: RowMatrix, part: Part) -> Array:
     first = int(A._ownership.offsets[A._mine.start])
     rows = len(A.rows)
     far = part.reads >= rows
-    found = np.where(far, 0, part.reads + first)
-    found[far] = A._ghosts[part.reads[far] - rows]
-    return found
+    result = np.where(far, 0, part.reads + first)
+    result[far] = A._ghosts[part.reads[far] - rows]
+    return result

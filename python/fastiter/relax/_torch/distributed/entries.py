@@ -66,9 +66,9 @@ def read_entries(function: str, A: Any) -> Entries:
     if start[0] != 0 or start[-1] != len(column) or (np.diff(start) < 0).any():
         raise ValueError(f"{function}: A must have pointers that increase from 0 to {len(column)}, got others")
     check_finite(function, "A", values.detach())
-    found = Entries(columns, start, column.astype(np.int64, copy=False), values, None if is_sparse(A) else values)
-    check_columns(function, found, MAX_ROWS if columns is None else columns)
-    return found
+    result = Entries(columns, start, column.astype(np.int64, copy=False), values, None if is_sparse(A) else values)
+    check_columns(function, result, MAX_ROWS if columns is None else columns)
+    return result
 
 
 def version_of(A: Entries) -> int:
@@ -111,14 +111,14 @@ class Ownership:
     @staticmethod
     def of_offsets(function: str, offsets: Any) -> Ownership:
         """Return parts of consecutive rows."""
-        found = integers(function, "offsets", offsets)
-        if found.ndim != 1 or len(found) < 2:
-            raise ValueError(f"{function}: offsets must have shape (parts + 1,) with a part, got {found.shape}")
-        if found[0] != 0 or (np.diff(found) < 0).any():
+        result = integers(function, "offsets", offsets)
+        if result.ndim != 1 or len(result) < 2:
+            raise ValueError(f"{function}: offsets must have shape (parts + 1,) with a part, got {result.shape}")
+        if result[0] != 0 or (np.diff(result) < 0).any():
             raise ValueError(f"{function}: offsets must increase from 0 to the number of rows, got others")
-        if found[-1] > MAX_ROWS:
-            raise ValueError(f"{function}: A must have at most {MAX_ROWS} rows, got {found[-1]}")
-        return Ownership(len(found) - 1, found)
+        if result[-1] > MAX_ROWS:
+            raise ValueError(f"{function}: A must have at most {MAX_ROWS} rows, got {result[-1]}")
+        return Ownership(len(result) - 1, result)
 
     @staticmethod
     def of_owner(function: str, owner: Any, parts: object) -> Ownership:
@@ -126,10 +126,10 @@ class Ownership:
         owner = integers(function, "owner", owner.numpy() if isinstance(owner, Tensor) else owner)
         if owner.ndim != 1 or len(owner) > MAX_ROWS:
             raise ValueError(f"{function}: owner must have shape (n,), got {owner.shape}")
-        most = int(owner.max(initial=0)) + 1
-        number = most if parts is None else count(function, "parts", parts, 1)
-        if len(owner) and (most > number or owner.min() < 0):
-            wrong = most - 1 if most > number else int(owner.min())
+        highest = int(owner.max(initial=0)) + 1
+        number = highest if parts is None else count(function, "parts", parts, 1)
+        if len(owner) and (highest > number or owner.min() < 0):
+            wrong = highest - 1 if highest > number else int(owner.min())
             raise ValueError(f"{function}: owner must have parts from 0 to {number - 1}, got {wrong}")
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(owner, minlength=number))])
         if (np.diff(owner) >= 0).all():

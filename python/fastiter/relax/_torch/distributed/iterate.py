@@ -70,8 +70,8 @@ class _Iteration:
         if self._is_single:
             results = {name: value[0].item() if name != "reason" else value[0] for name, value in results.items()}
             history = np.ascontiguousarray(history[:, 0])
-        found = LinearSolution(value=self._value(x), method=self.problem.method, history=history, **results)
-        return on_tensors(found)
+        result = LinearSolution(value=self._value(x), method=self.problem.method, history=history, **results)
+        return on_tensors(result)
 
     def _steps(self, x: Array) -> Iterator[Step]:
         method, record, limits, flatness = self.method, self.record, self.limits, Flatness(self.limits.check_every)

@@ -56,8 +56,8 @@ class Exact:
 
 def best_omega(function: str, A: Csr) -> float:
     """Return SSOR's omega from an estimate of the largest eigenvalue of I - D^-1 A; 1 if A is not definite."""
-    found = jacobi_spectrum(Scalar(function, A, Arrangement(), jacobi=True))
-    return 1.0 if found.is_nearly_singular or not found.is_real else max(1.0, ssor_omega(found.high))
+    result = jacobi_spectrum(Scalar(function, A, Arrangement(), jacobi=True))
+    return 1.0 if result.is_nearly_singular or not result.is_real else max(1.0, ssor_omega(result.high))
 
 
 #: The local solvers by name

@@ -112,10 +112,10 @@ class RowMatrix:
         RowMatrix
             The matrix.
         """
-        found = object.__new__(cls)
+        result = object.__new__(cls)
         function = "RowMatrix.from_global"
-        found._build(function, group, lambda ranks: _rows_of_all(function, ranks, A, owner, parts))
-        return found
+        result._build(function, group, lambda ranks: _rows_of_all(function, ranks, A, owner, parts))
+        return result
 
     def _build(
         self, function: str, group: Any, read: Callable[[Ranks], tuple[Entries, Ownership | None, dict[str, str]]]
@@ -164,7 +164,7 @@ class RowMatrix:
         self._numpy_dtype = self.values.detach().numpy().dtype
         self._product = Product(local.parts, self._numpy_dtype)
         self._pieces: dict[int, list[tuple[int, slice]]] = {}
-        self._made: dict[Any, Any] = {}  # objects that solvers prepare once: preconditioners, the transposed matrix
+        self._cache: dict[Any, Any] = {}  # objects that solvers prepare once: preconditioners, the transposed matrix
         self._ghosts = local.ghosts
         firsts = [int(ownership.offsets[ownership.parts_of(rank, ranks.size).start]) for rank in range(ranks.size)]
         ends = np.searchsorted(local.ghosts, [*firsts, ownership.n])
@@ -262,15 +262,15 @@ class RowMatrix:
     def _partial(self, pairs: Sequence[tuple[Array, Array]]) -> Array:
         """Return the sums (parts, pairs, k) of u v over the rows of each part of this rank, in float64."""
         k = pairs[0][0].shape[1]
-        found = np.zeros((len(self._parts), len(pairs), k))
+        result = np.zeros((len(self._parts), len(pairs), k))
         buffer = flat(np.empty((CHUNK // k + 1, k)))
         every = [(flat(u), flat(v)) for u, v in pairs]
         for index, rows in self._chunks(k):
             product = buffer[: rows.stop - rows.start]
             for at, (u, v) in enumerate(every):
                 np.multiply(u[rows], v[rows], out=product)
-                found[index, at] += product.sum(axis=0)
-        return found
+                result[index, at] += product.sum(axis=0)
+        return result
 
     def _summed(self, partial: Array) -> Array:
         """Return the sum of each rank's partial results (parts, ...) over all parts, in the order of the parts."""
@@ -297,13 +297,15 @@ def columns(x: Tensor) -> Tensor:
 
 
 def _own_rows(
-    function: str, ranks: Ranks, A: Any, how: tuple[Any, Any, Any]
+    function: str, ranks: Ranks, A: Any, division: tuple[Any, Any, Any]
 ) -> tuple[Entries, Ownership | None, dict[str, str]]:
     """Read the rows of this rank, the ownership, and the values that must agree on all ranks."""
-    ownership = checked_ownership(function, *how)
+    ownership = checked_ownership(function, *division)
     entries = read_entries(function, A)
-    given = "owner" if how[0] is not None else "offsets" if how[1] is not None else "neither owner nor offsets"
-    shared = {"the dtype of A": str(entries.values.dtype), "the kind of ownership": given}
+    received = (
+        "owner" if division[0] is not None else "offsets" if division[1] is not None else "neither owner nor offsets"
+    )
+    shared = {"the dtype of A": str(entries.values.dtype), "the kind of ownership": received}
     if entries.columns is not None:
         shared["the number of columns of A"] = str(entries.columns)
     return entries, ownership, shared | _described(ownership)
@@ -312,8 +314,8 @@ def _own_rows(
 def _described(ownership: Ownership | None) -> dict[str, str]:
     if ownership is None:
         return {}
-    found = {"the number of parts": str(ownership.parts), "offsets": _digest(ownership.offsets)}
-    return found if ownership.place is None else found | {"owner": _digest(ownership.place)}
+    result = {"the number of parts": str(ownership.parts), "offsets": _digest(ownership.offsets)}
+    return result if ownership.place is None else result | {"owner": _digest(ownership.place)}
 
 
 def _digest(x: Array) -> str:
@@ -331,9 +333,9 @@ def _rows_of_all(
             raise ValueError(f"{function}: parts must be an int of at least 1 or None, got {type_name(parts)} {parts}")
         ownership = Ownership.of_offsets(function, even(every.rows, ranks.size if parts is None else parts))
     else:
-        found = checked_ownership(function, owner, None, parts)
-        assert found is not None
-        ownership = found
+        result = checked_ownership(function, owner, None, parts)
+        assert result is not None
+        ownership = result
     if ownership.n != every.rows:
         raise ValueError(f"{function}: owner must have shape ({every.rows},) to go with A, got ({ownership.n},)")
     value = np.ascontiguousarray(every.values.detach().numpy())

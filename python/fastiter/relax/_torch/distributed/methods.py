@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ..._omega.auto import MARGIN
-from ..._omega.spectrum import EVERY, MOST, eigenvalues
+from ..._omega.spectrum import EVERY, MAX_PRODUCTS, eigenvalues
 from ..._solvers.accelerate import Recurrence
 from .matrix import CHUNK, RowMatrix, flat
 from .preconditioners import Identity
@@ -50,8 +50,8 @@ class Method:
         return out
 
     def _norms(self) -> Array:
-        found: Array = np.sqrt(self.A._dots([(self.r, self.r)])[0])
-        return found
+        result: Array = np.sqrt(self.A._dots([(self.r, self.r)])[0])
+        return result
 
 
 class Corrections(Method):
@@ -101,23 +101,23 @@ class Cg(Method):
         self.alphas: list[float] = []
         self.betas: list[float] = []
         self._reduce()
-        found: Array = np.sqrt(self._square)
-        return found
+        result: Array = np.sqrt(self._square)
+        return result
 
     def advance(self, count: int) -> Array:
         """Take some steps; each takes one round for the product and one for all inner products."""
         for _ in range(count):
             self._step()
-        found: Array = np.sqrt(self._square)
-        return found
+        result: Array = np.sqrt(self._square)
+        return result
 
     def renew(self, which: Array) -> Array:
         """Return the norms of b - A x; the columns ``which`` restart from there, along their residuals."""
         r = self._residual(np.empty_like(self.r))
-        found: Array = np.sqrt(self.A._dots([(r, r)])[0])
+        result: Array = np.sqrt(self.A._dots([(r, r)])[0])
         if which.any():
             self._restart(which, r)
-        return found
+        return result
 
     def _restart(self, which: Array, r: Array) -> None:
         self.r[:, which] = r[:, which]
@@ -172,8 +172,8 @@ class Cg(Method):
 
 def over(u: Array, v: Array) -> Array:
     """Return u / v, and 0 where v is 0."""
-    found: Array = np.where(v != 0, u / np.where(v != 0, v, 1), 0)
-    return found
+    result: Array = np.where(v != 0, u / np.where(v != 0, v, 1), 0)
+    return result
 
 
 def bounds_of(function: str, A: RowMatrix, precond: Identity) -> tuple[float, float]:
@@ -185,7 +185,7 @@ def bounds_of(function: str, A: RowMatrix, precond: Identity) -> tuple[float, fl
     method = Cg(A, precond, start)
     method.begin(np.zeros_like(start))
     first, low, high = float(method._square[0]), 0.0, 0.0
-    for steps in range(EVERY, MOST + 1, EVERY):
+    for steps in range(EVERY, MAX_PRODUCTS + 1, EVERY):
         method.advance(EVERY)
         alphas, betas = method.alphas, method.betas
         while alphas and alphas[-1] == 0:

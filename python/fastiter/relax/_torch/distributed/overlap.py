@@ -119,26 +119,26 @@ class _Links:
     def fetch(self, numbers: Array, known: _Triples) -> _Triples:
         """Fetch the entries of rows that are not known yet from the ranks that own them."""
         wanted = np.setdiff1d(numbers, known.row)
-        asked = exchange(self.ranks, [torch.from_numpy(x) for x in self._by_rank(wanted, wanted)])
-        found = [self._rows(x.numpy()) for x in asked]
-        places = [np.stack([x.row, x.column], axis=1) for x in found]
+        requested = exchange(self.ranks, [torch.from_numpy(x) for x in self._by_rank(wanted, wanted)])
+        result = [self._rows(x.numpy()) for x in requested]
+        places = [np.stack([x.row, x.column], axis=1) for x in result]
         pairs = [x.numpy() for x in exchange(self.ranks, [torch.from_numpy(x) for x in places])]
-        values = [x.numpy() for x in exchange(self.ranks, [torch.from_numpy(x.value) for x in found])]
+        values = [x.numpy() for x in exchange(self.ranks, [torch.from_numpy(x.value) for x in result])]
         both = np.concatenate(pairs)
         return _Triples(both[:, 0], both[:, 1], np.concatenate(values))
 
     def _rows(self, numbers: Array) -> _Triples:
         """Return the entries of some of this rank's rows, and zeros where only a reverse entry exists."""
-        asked = np.zeros(self.last - self.first, bool)
-        asked[numbers - self.first] = True
+        requested = np.zeros(self.last - self.first, bool)
+        requested[numbers - self.first] = True
         own, reverse = self.own, self.reverse
-        found = own.of(asked[own.row - self.first])
+        result = own.of(requested[own.row - self.first])
         near = np.flatnonzero((own.column >= self.first) & (own.column < self.last))
-        near = near[asked[own.column[near] - self.first]]
-        far = asked[reverse[:, 0] - self.first]
+        near = near[requested[own.column[near] - self.first]]
+        far = requested[reverse[:, 0] - self.first]
         row = np.concatenate([own.column[near], reverse[far, 0]])
         column = np.concatenate([own.row[near], reverse[far, 1]])
-        return found.joined(_Triples(row, column, np.zeros(len(row), own.value.dtype)))
+        return result.joined(_Triples(row, column, np.zeros(len(row), own.value.dtype)))
 
 
 def _beyond(links: _Links, part: Part, known: Array, ring: Array, entries: _Triples) -> Array:
@@ -156,10 +156,10 @@ def _with_overlap(links: _Links, part: Part, outside: Array, entries: _Triples) 
     own = slice(before, before + last - first)
     if not len(outside):
         return Overlapped(part, numbers, own, part.own)
-    kept = entries.of((entries.value != 0) & np.isin(entries.row, outside) & np.isin(entries.column, numbers))
-    row, column = (np.searchsorted(numbers, x) for x in (kept.row, kept.column))
+    saved = entries.of((entries.value != 0) & np.isin(entries.row, outside) & np.isin(entries.column, numbers))
+    row, column = (np.searchsorted(numbers, x) for x in (saved.row, saved.column))
     rows, columns, values = _own_entries(links, part, numbers, before)
-    pieces = ((row, column, kept.value), (rows, columns, values))
+    pieces = ((row, column, saved.value), (rows, columns, values))
     row, column, value = (np.concatenate(x) for x in zip(*pieces, strict=True))
     order = np.argsort(row * len(numbers) + column, kind="stable")
     return Overlapped(part, numbers, own, csr_of(len(numbers), len(numbers), row[order], column[order], value[order]))
@@ -209,7 +209,7 @@ def places(A: RowMatrix, every: Sequence[tuple[Array, Array]]) -> tuple[list[Pla
     ownership, ranks = A._ownership, A._ranks
     ends = [int(ownership.offsets[ownership.parts_of(rank, ranks.size).start]) for rank in range(ranks.size)] + [A.n]
     pieces: list[list[tuple[Array, Array]]] = [[] for _ in every]
-    found, needed, ghost = [], [], 0
+    result, needed, ghost = [], [], 0
     for rank, (first, last) in enumerate(pairwise(ends)):
         taken = [np.zeros(0, np.int64)]
         for one, (numbers, positions) in zip(pieces, every, strict=True):
@@ -224,5 +224,5 @@ def places(A: RowMatrix, every: Sequence[tuple[Array, Array]]) -> tuple[list[Pla
         chosen = (numbers >= ends[ranks.rank]) & (numbers < ends[ranks.rank + 1])
         one.append((np.zeros(0, np.int64), np.zeros(0, np.int64)))
         far, ghosts = (np.concatenate(x) for x in zip(*one, strict=True))
-        found.append(Places(positions[chosen], numbers[chosen] - ends[ranks.rank], far, ghosts))
-    return found, Halo(ranks, needed)
+        result.append(Places(positions[chosen], numbers[chosen] - ends[ranks.rank], far, ghosts))
+    return result, Halo(ranks, needed)

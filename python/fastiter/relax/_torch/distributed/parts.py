@@ -155,8 +155,8 @@ def read_by(part: Part, x: Array, ghosts: Array) -> Array:
     near, reads = part.near, part.reads
     if near.start == near.stop and len(reads) == len(ghosts):
         return ghosts  # the rank has a single part
-    found = np.empty((len(reads), x.shape[1]), x.dtype)
-    found[near] = x[reads[near]]
+    result = np.empty((len(reads), x.shape[1]), x.dtype)
+    result[near] = x[reads[near]]
     for far in (slice(0, near.start), slice(near.stop, len(reads))):
-        found[far] = ghosts[reads[far] - len(x)]
-    return found
+        result[far] = ghosts[reads[far] - len(x)]
+    return result

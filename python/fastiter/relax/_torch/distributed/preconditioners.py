@@ -93,8 +93,8 @@ def triangles(A: Csr, omega: float) -> tuple[Any, Any, Array]:
 def diagonal_of(A: Csr) -> Array:
     """Return the diagonal of a block whose rows all have one."""
     row = np.repeat(np.arange(A.n), np.diff(A.start))
-    found: Array = A.value[row == A.column]
-    return found
+    result: Array = A.value[row == A.column]
+    return result
 
 
 #: The preconditioners by name, as functions of a matrix and omega
@@ -109,7 +109,7 @@ def preconditioner_of(A: RowMatrix, which: Any, omega: float) -> Identity:
     if which is None:
         return Identity()
     key = (which, omega if isinstance(which, str) else None)
-    if key not in A._made:
-        A._made[key] = PRECONDITIONERS[which](A, omega) if isinstance(which, str) else which._prepared(A)
-    found: Identity = A._made[key]
-    return found
+    if key not in A._cache:
+        A._cache[key] = PRECONDITIONERS[which](A, omega) if isinstance(which, str) else which._prepared(A)
+    result: Identity = A._cache[key]
+    return result

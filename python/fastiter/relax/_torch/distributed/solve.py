@@ -36,7 +36,7 @@ STATIONARY = ("jacobi", "block_jacobi")
 METHODS = ("cg", "flexible_cg", "chebyshev", "richardson", *STATIONARY, "sor")
 
 
-class How(NamedTuple):
+class MethodOptions(NamedTuple):
     """The method of a solution: a name in METHODS but not in STATIONARY, a preconditioner, and their parameters."""
 
     method: str
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
     A: RowMatrix
     x0: Tensor | None
-    how: How
+    options: MethodOptions
     limits: Limits
     calls_back: bool
 
@@ -149,21 +149,21 @@ def solve(
     if not isinstance(A, RowMatrix):
         raise TypeError(f"{function}: A must be a fastiter.torch.distributed.RowMatrix, got {type_name(A)}")
     ranks = A._ranks_for(function)
-    how, limits, failure = None, Limits(rtol, atol, max_steps, callback, throw, check_every), None
+    options, limits, failure = None, Limits(rtol, atol, max_steps, callback, throw, check_every), None
     described: dict[str, str] = {}
     needs_grad = False
     try:
         limits = limits.checked(function)
-        how = _checked_how(function, method, preconditioner, omega, bounds)
+        options = _checked_options(function, method, preconditioner, omega, bounds)
         _check_vectors(function, A, b, x0)
         needs_grad = torch.is_grad_enabled() and (b.requires_grad or A.values.requires_grad)
-        described = _described(b, x0, how, limits)
+        described = _described(b, x0, options, limits)
     except (TypeError, ValueError, RuntimeError) as error:
         failure = error
     agreed = ranks.agree(described, int(callback is not None), needs_grad, failure)
-    assert how is not None  # for the type checker: agree has raised
-    _check_symmetric(function, A, how)
-    call = Call(A, None if x0 is None else x0.detach(), how, limits, any(agreed.steps))
+    assert options is not None  # for the type checker: agree has raised
+    _check_symmetric(function, A, options)
+    call = Call(A, None if x0 is None else x0.detach(), options, limits, any(agreed.steps))
     if not agreed.needs_grad:
         return judged(function, _solved(call, b.detach()), throw)
     anchor = torch.empty(0, requires_grad=True)  # this rank may have nothing that requires a gradient
@@ -172,7 +172,7 @@ def solve(
     return judged(function, replace(record[0], value=x), throw)
 
 
-def _checked_how(function: str, method: str, preconditioner: Any, omega: float, bounds: object) -> How:
+def _checked_options(function: str, method: str, preconditioner: Any, omega: float, bounds: object) -> MethodOptions:
     check_choice(function, "method", method, METHODS)
     has_options = isinstance(preconditioner, AdditiveSchwarz | ColouredSSOR)
     if preconditioner is not None and not has_options:
@@ -190,7 +190,7 @@ def _checked_how(function: str, method: str, preconditioner: Any, omega: float, 
         if steps != "chebyshev":
             raise ValueError(f"{function}: bounds must be None for method {method!r}, got {bounds}")
         bounds = checked_bounds(function, bounds)
-    return How(steps, own, float(omega), bounds, method)
+    return MethodOptions(steps, own, float(omega), bounds, method)
 
 
 def _check_omega(function: str, method: str, preconditioner: Any, omega: float) -> None:
@@ -215,45 +215,45 @@ def _check_vectors(function: str, A: RowMatrix, b: Tensor, x0: Tensor | None) ->
         check_finite(function, "x0", x0.detach())
 
 
-def _described(b: Tensor, x0: Tensor | None, how: How, limits: Limits) -> dict[str, str]:
+def _described(b: Tensor, x0: Tensor | None, options: MethodOptions, limits: Limits) -> dict[str, str]:
     """Return the values that must agree on all ranks, as text."""
-    found = {"function": "solve", "the dtype of b": str(b.dtype)}
-    found["the shape of b"] = f"(n_local, {b.shape[1]})" if b.dim() == 2 else "(n_local,)"
-    found["x0"] = "None" if x0 is None else "a tensor"
-    found["method"] = how.name
-    found |= {name: repr(getattr(how, name)) for name in ("preconditioner", "omega", "bounds")}
+    result = {"function": "solve", "the dtype of b": str(b.dtype)}
+    result["the shape of b"] = f"(n_local, {b.shape[1]})" if b.dim() == 2 else "(n_local,)"
+    result["x0"] = "None" if x0 is None else "a tensor"
+    result["method"] = options.name
+    result |= {name: repr(getattr(options, name)) for name in ("preconditioner", "omega", "bounds")}
     names = ("rtol", "atol", "max_steps", "check_every", "throw")
-    found |= {name: repr(getattr(limits, name)) for name in names}
-    return found | {"grad mode": str(torch.is_grad_enabled())}
+    result |= {name: repr(getattr(limits, name)) for name in names}
+    return result | {"grad mode": str(torch.is_grad_enabled())}
 
 
-def _check_symmetric(function: str, A: RowMatrix, how: How) -> None:
-    needs = how.method in ("cg", "flexible_cg") or (how.method == "chebyshev" and how.bounds is None)
+def _check_symmetric(function: str, A: RowMatrix, options: MethodOptions) -> None:
+    needs = options.method in ("cg", "flexible_cg") or (options.method == "chebyshev" and options.bounds is None)
     if needs and not is_symmetric(A):
-        what = "where bounds is None" if how.method == "chebyshev" else f"for method {how.method!r}"
+        what = "where bounds is None" if options.method == "chebyshev" else f"for method {options.method!r}"
         raise ValueError(f"{function}: A must be symmetric {what}, got one with v^T A u unequal to u^T A v")
 
 
 def _solved(call: Call, b: Tensor) -> LinearSolution:
     """Solve for this rank's rows of b."""
-    A, how = call.A, call.how
-    precond = preconditioner_of(A, how.preconditioner, how.omega)
-    factor = 1.0 if how.preconditioner == "block_jacobi" else how.omega
+    A, options = call.A, call.options
+    precond = preconditioner_of(A, options.preconditioner, options.omega)
+    factor = 1.0 if options.preconditioner == "block_jacobi" else options.omega
     factors: float | Recurrence = factor
-    if how.method == "chebyshev":
-        adapts = how.bounds is None
-        bounds = bounds_of("solve", A, precond) if how.bounds is None else how.bounds
+    if options.method == "chebyshev":
+        adapts = options.bounds is None
+        bounds = bounds_of("solve", A, precond) if options.bounds is None else options.bounds
         factors = Recurrence(*bounds, adapts=adapts)
 
     def make(own: Array) -> Method:
-        if how.method == "sor":
-            return Sweeps(A, own, Coloured(A, how.omega))
-        if how.method == "flexible_cg":
+        if options.method == "sor":
+            return Sweeps(A, own, Coloured(A, options.omega))
+        if options.method == "flexible_cg":
             return FlexibleCg(A, precond, own)
-        return Cg(A, precond, own) if how.method == "cg" else Corrections(A, precond, own, factors)
+        return Cg(A, precond, own) if options.method == "cg" else Corrections(A, precond, own, factors)
 
     x0 = None if call.x0 is None else columns(call.x0).numpy()
-    problem = Problem(A, columns(b).numpy(), x0, how.name, b.shape, call.calls_back)
+    problem = Problem(A, columns(b).numpy(), x0, options.name, b.shape, call.calls_back)
     return solve_by(problem, make, call.limits)
 
 
@@ -281,14 +281,14 @@ class _Solve(torch.autograd.Function):
             failure = error
         wanted = [ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
         agreed = call.A._ranks_for("solve").agree({"function": "the gradient of solve"}, int(wanted[0]), False, failure)
-        is_same = call.A._made.get("is_symmetric", False)
+        is_same = call.A._cache.get("is_symmetric", False)
         adjoint = call.A if is_same else transposed(call.A)
         limits = call.limits._replace(callback=None)
-        found = _solved(Call(adjoint, None, call.how, limits, False), g)
-        failed = found._failure()
+        result = _solved(Call(adjoint, None, call.options, limits, False), g)
+        failed = result._failure()
         if failed is not None:
-            raise ConvergenceError(f"solve: for the gradient, with A^T for A, {failed}", found)
-        l = found.value
+            raise ConvergenceError(f"solve: for the gradient, with A^T for A, {failed}", result)
+        l = result.value
         dvalues = _values_gradient(call.A, l, x) if any(agreed.steps) else None
         return None, dvalues if wanted[0] else None, l if wanted[1] else None, None, None
 
