@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
 import subprocess
@@ -101,6 +102,18 @@ def test_callbacks_see_each_check_and_may_stop(name: str) -> None:
     assert solve(B, callback=lambda progress: "text").converged  # only True ends a solution
     with pytest.raises(TypeError, match=f"^{name}: callback must be callable or None, got int$"):
         solve(B, callback=3)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solution_leaves_no_cycles(name: str) -> None:
+    """Arrays are freed at once, not when Python next looks for cycles."""
+    solve, two = SOLVERS[name], np.stack([B, 2 * B], axis=1)
+    for b in (B, two):
+        for options in ({}, {"callback": lambda progress: progress.value is None}):
+            solve(b, **options)
+            gc.collect()
+            solve(b, **options)
+            assert gc.collect() == 0
 
 
 def test_sequences_have_callbacks() -> None:

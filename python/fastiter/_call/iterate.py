@@ -2,7 +2,9 @@
 
 A solver writes its method as a generator that yields a :class:`Step` at each check, and passes it to :func:`iterate`,
 which alone decides when it ends. :class:`Record` follows one problem, :class:`Columns` several, such as the columns of
-a right-hand side or the samples of a batch; the generator may read it to omit or save those that have ended.
+a right-hand side or the samples of a batch; the generator may read it to omit or save those that have ended. It should
+get the record as an argument: the record has the last step, so that an object whose methods are in steps and that has
+the record as an attribute is part of a cycle, and its arrays stay in memory until Python looks for cycles.
 """
 
 from __future__ import annotations

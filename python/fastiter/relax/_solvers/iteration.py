@@ -104,21 +104,21 @@ class Iteration:
 
     def __init__(self, run: Run, x: Any, norms: Callable[[Any], Any], target: Any, limits: Limits, view: View) -> None:
         self.run, self.x, self.target, self.limits, self.view = run, x, target, limits, view
-        self._norms = norms
+        self._norms, self._ended = norms, EndedColumns()
         if view.single:
             self.target = float(target[0])
-            self.record = Record(GROWTH, from_first=True, overflows=run.overflows)
-        else:
-            self.record = Columns(len(target), GROWTH, from_first=True, overflows=run.overflows)
-            self._ended = EndedColumns()
 
     def solution(self) -> LinearSolution:
         """Take all steps."""
-        limits = self.limits
+        limits, overflows = self.limits, self.run.overflows
         if limits.callback is not None:
             limits = limits.with_callback(lambda progress: progress._converted(self.view.array, lambda value: value))
+        if self.view.single:  # the record is no attribute: its last step refers to this object
+            record = Record(GROWTH, from_first=True, overflows=overflows)
+        else:
+            record = Columns(len(self.target), GROWTH, from_first=True, overflows=overflows)
         with np.errstate(all="ignore"):
-            record = iterate(self._steps(), limits, self.record)
+            iterate(self._steps(record), limits, record)
         results, history = record.results(), np.array(record.history)
         if not self.view.single:
             self._ended.restore(self.x, self.view)
@@ -132,8 +132,8 @@ class Iteration:
             **results,
         )
 
-    def _steps(self) -> Iterator[Step]:
-        run, limits, record, flatness = self.run, self.limits, self.record, Flatness(self.limits.check_every)
+    def _steps(self, record: Record) -> Iterator[Step]:
+        run, limits, flatness = self.run, self.limits, Flatness(self.limits.check_every)
         done, norms, is_flat, saved = 0, self._residual(), False, None
         while True:
             yield Step(done, norms, self.target, self._value, self._numbers, stagnated=is_flat)

@@ -53,15 +53,14 @@ def solve_by(problem: Problem, make: Callable[[Array], Method], limits: Limits) 
 class _Iteration:
     def __init__(self, problem: Problem, method: Method, target: Array, limits: Limits, scale: Array) -> None:
         self.problem, self.method, self.target, self.limits, self.scale = problem, method, target, limits, scale
-        self.record = Columns(len(target), GROWTH, from_first=True, overflows=True)
         self._ended, self._view = EndedColumns(), View(False, np.array, np.array, lambda x: x, torch.from_numpy)
 
     def solution(self, x: Array) -> LinearSolution:
         """Take all steps from x (n_local, k), which they update in place."""
-        record = self.record
+        record = Columns(len(self.target), GROWTH, from_first=True, overflows=True)
         limits = self.limits._replace(callback=self._is_stopped if self.problem.calls_back else None)
-        iterate(self._steps(x), limits, record)
-        self._renew(record.closed & ~record.converged)
+        iterate(self._steps(x, record), limits, record)
+        self._renew(record)
         self._ended.restore(x, self._view)
         results: dict[str, Any] = record.results()
         for name in ("residual", "tolerance"):
@@ -73,23 +72,23 @@ class _Iteration:
         result = LinearSolution(value=self._value(x), method=self.problem.method, history=history, **results)
         return on_tensors(result)
 
-    def _steps(self, x: Array) -> Iterator[Step]:
-        method, record, limits, flatness = self.method, self.record, self.limits, Flatness(self.limits.check_every)
+    def _steps(self, x: Array, record: Columns) -> Iterator[Step]:
+        method, limits, flatness = self.method, self.limits, Flatness(self.limits.check_every)
         done, norms, is_flat = 0, method.begin(x), np.zeros(len(self.target), bool)
         while True:
             yield Step(done, norms, self.target, self._copy, stagnated=is_flat | method.indefinite)
-            self._renew(record.closed & ~record.converged)
+            self._renew(record)
             self._ended.save(method.x, self._view, record)
             count = min(limits.check_every, limits.max_steps - done)
             norms, done = method.advance(count), done + count
             if not method.is_exact:
-                norms = self._true(norms)
+                norms = self._true(norms, record.active)
             method.observe(done, largest_ratio(record, norms, self.target))
             is_flat = flatness.check(norms)
 
-    def _true(self, norms: Array) -> Array:
+    def _true(self, norms: Array, active: Array) -> Array:
         """Return the norms with those of the true residuals, which are decisive, where the recurrence's are small."""
-        small = self.record.active & (norms <= self.target)
+        small = active & (norms <= self.target)
         if not small.any():
             return norms
         true = self.method.renew(np.zeros(len(small), bool))
@@ -98,10 +97,11 @@ class _Iteration:
             self.method.renew(late)
         return np.where(small, true, norms)
 
-    def _renew(self, columns: Array) -> None:
-        """Replace the residuals of columns that have ended by the true ones."""
+    def _renew(self, record: Columns) -> None:
+        """Replace the residuals of the columns that have ended at the last check without convergence by true ones."""
+        columns = record.closed & ~record.converged
         if columns.any() and not self.method.is_exact:
-            self.record.residual[columns] = self.method.renew(np.zeros(len(columns), bool))[columns]
+            record.residual[columns] = self.method.renew(np.zeros(len(columns), bool))[columns]
 
     def _is_stopped(self, progress: Progress) -> bool:
         """Return whether the callback of any rank ends the solution: one round."""

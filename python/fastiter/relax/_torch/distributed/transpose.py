@@ -48,8 +48,8 @@ def _transposed(A: RowMatrix) -> RowMatrix:
     pairs = np.stack([number, row], axis=1)
     values = own.values.detach()
     sent = exchange(ranks, [torch.from_numpy(pairs[piece]) for piece in pieces])
-    own = exchange(ranks, [values[torch.from_numpy(piece)] for piece in pieces])
-    received, value = torch.cat(sent).numpy(), torch.cat(own)
+    moved = exchange(ranks, [values[torch.from_numpy(piece)] for piece in pieces])
+    received, value = torch.cat(sent).numpy(), torch.cat(moved)
     place = np.lexsort((received[:, 1], received[:, 0]))
     local = received[place, 0] - firsts[ranks.rank]
     counts = np.bincount(local, minlength=len(A.rows))
