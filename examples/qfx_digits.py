@@ -38,8 +38,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastiter.torch import export_hls
 from fastiter.torch.nn import FixedQuantizer, QuantAffine, QuantPlan, quantize_model
+from fastiter.torch.quant import export_hls
 
 TRAINED_ON = 1300  # out of 1797 images
 BATCH = 64

@@ -33,7 +33,7 @@ FILES = (
 NOT_CALLED = {
     *(f"fastiter.{name}" for name in ("BackendError", "ConvergenceError", "ConvergenceWarning")),
     *(f"fastiter.{name}" for name in ("Progress", "RnnResult", "RnnStates", "Solution")),
-    *(f"fastiter.quant.{name}" for name in ("Blocks", "Calibration", "Counts", "ErrorStatistics", "Format")),
+    *(f"fastiter.quant.{name}" for name in ("BlockCodes", "Calibration", "Counts", "ErrorStatistics", "Format")),
     *(f"fastiter.quant.{name}" for name in ("FormatRow", "FormatTable", "Range", "Scaled")),
     *(f"fastiter.relax.{name}" for name in ("LinearSolution", "SequenceSolution")),
     "fastiter.fixedpoint.HopfieldSolution",

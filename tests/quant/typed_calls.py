@@ -20,7 +20,7 @@ def arrays(x: Array) -> list[Array]:
     """Call the functions on arrays: mypy refuses the assignment of a result whose type is not the annotated one."""
     codes: Array = quant.encode(x, "int8")
     fixed: Array = quant.encode(x, quant.Fixed(8, 4, rounding="RNE"), rng=np.random.default_rng(0), nan=0.0)
-    blocks: quant.Blocks = quant.encode(x, quant.NVFP4(), scale=0.5)
+    blocks: quant.BlockCodes = quant.encode(x, quant.NVFP4(), scale=0.5)
     fitted: quant.Scaled = quant.encode(x, np.int8, scale="amax", scale_axis=0)
     rounded: Array = quant.quantize(x, np.float16, scale="amax")
     counted, counts = quant.quantize(x, "fp8", counts=True, nan="keep", backend="cpu")
@@ -37,7 +37,7 @@ def on_tensors(x: Tensor) -> list[Tensor]:
     """Call the functions on tensors."""
     codes: Tensor = tensors.encode(x, torch.int8)
     single: Tensor = tensors.encode(x, quant.Float(4, 3, "fn"))
-    blocks: tensors.Blocks = tensors.encode(x, quant.MX(quant.Float(2, 1, "none")))
+    blocks: tensors.BlockCodes = tensors.encode(x, quant.MX(quant.Float(2, 1, "none")))
     fitted: tensors.Scaled = tensors.encode(x, "int4", scale="amax", scale_axis=1)
     rounded: Tensor = tensors.quantize(x, torch.float8_e5m2, scale="amax", ste="pass", rng=torch.Generator())
     product: Tensor = tensors.linear(x, x, accumulator=np.float32, accumulate_every=2)

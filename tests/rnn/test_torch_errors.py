@@ -59,7 +59,6 @@ def test_every_public_function_is_covered() -> None:
         "compat",
         "distributed",
         "experimental",
-        "export_hls",
         "fixed_point",
         "fixedpoint",
         "flashrnn",

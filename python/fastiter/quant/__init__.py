@@ -26,13 +26,13 @@ from ._formats.text import parse
 from ._matmul import quant_matmul
 from ._quantize import decode, encode, quantize
 from ._range import range_of
-from ._rounding import Blocks, Counts, Scaled
+from ._rounding import BlockCodes, Counts, Scaled
 
 __all__ = [
     "MX",
     "NVFP4",
+    "BlockCodes",
     "BlockFloat",
-    "Blocks",
     "Calibration",
     "Counts",
     "ErrorStatistics",

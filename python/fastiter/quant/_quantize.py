@@ -10,7 +10,7 @@ from .._backend import Backend, Backends, Cuda, choose, is_cuda
 from ._check import FormatLike, Rng, check_apart_or_same, check_floats, check_format, check_out
 from ._codes import code_dtype, decode_blocks, decode_elements
 from ._formats.base import BlockFormat, ElementFormat
-from ._rounding import ENCODE, QUANTIZE, Blocks, Counts, Options, Scaled, ScaleLike, checked
+from ._rounding import ENCODE, QUANTIZE, BlockCodes, Counts, Options, Scaled, ScaleLike, checked
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -182,7 +182,7 @@ def encode(
     rng: Rng = None,
     nan: Literal["raise"] | float = "raise",
     backend: Backend | None = None,
-) -> Blocks: ...
+) -> BlockCodes: ...
 @overload
 def encode(
     x: Array,
@@ -220,7 +220,7 @@ def encode(
     rng: Rng = None,
     nan: Literal["raise"] | float = "raise",
     backend: Backend | None = None,
-) -> Array | Blocks | Scaled:
+) -> Array | BlockCodes | Scaled:
     """codes = the codes of the numbers to which :func:`quantize` rounds.
 
     The scale is 1 unless it is given.
@@ -251,7 +251,7 @@ def encode(
     codes : ndarray
         The codes, in the narrowest integer dtype that holds them all: signed for signed fixed point and integers, else
         unsigned.
-    codes, scales : Blocks
+    codes, scales : BlockCodes
         For formats with blocks, which then run along the last axis.
     codes, scale : Scaled
         With ``scale="amax"``.
@@ -280,13 +280,13 @@ def encode(
     run = choose("encode", ENCODE, backend, x)
     options = Options(scale, scale_axis, zero_point, axis, rng, nan)
     if is_cuda(run):
-        on_card: Array | Blocks | Scaled = run(x, fmt, **options._asdict())
+        on_card: Array | BlockCodes | Scaled = run(x, fmt, **options._asdict())
         return on_card
     fmt = check_format("encode", fmt)
     x = check_floats("encode", "x", x)
     call = checked("encode", x, fmt, options, can_keep=fmt.has_nan)
     codes, scales, _ = run(call, False, code_dtype(fmt), None)
-    found = codes if scales is None else Blocks(codes, scales)
+    found = codes if scales is None else BlockCodes(codes, scales)
     fitted = call.scale.scale
     if not isinstance(scale, str) or fitted is None:
         return found
@@ -294,7 +294,7 @@ def encode(
 
 
 def decode(
-    codes: Array | Blocks | Scaled,
+    codes: Array | BlockCodes | Scaled,
     fmt: FormatLike,
     *,
     scale: npt.ArrayLike | None = None,
@@ -305,7 +305,7 @@ def decode(
 
     Parameters
     ----------
-    codes : ndarray of integers, Blocks or Scaled
+    codes : ndarray of integers, BlockCodes or Scaled
         As :func:`encode` returns them; blocks run along the last axis.
     fmt : Format, str or dtype
         As for :func:`encode`; rounding and overflow have no effect.
@@ -343,7 +343,7 @@ def decode(
 
 
 def _decode(
-    codes: Array | Blocks | Scaled,
+    codes: Array | BlockCodes | Scaled,
     fmt: FormatLike,
     *,
     scale: npt.ArrayLike | None,

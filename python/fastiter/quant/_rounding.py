@@ -46,7 +46,7 @@ class Counts(NamedTuple):
     underflow: int
 
 
-class Blocks(NamedTuple):
+class BlockCodes(NamedTuple):
     """The codes of a block format: those of the elements, and those of the blocks' scales along the last axis.
 
     Attributes
@@ -83,7 +83,7 @@ class Scaled(NamedTuple):
 
     Attributes
     ----------
-    codes : ndarray of integers, or Blocks
+    codes : ndarray of integers, or BlockCodes
         The codes of x / scale.
     scale : ndarray, float64
         One number, or one for each index of the axis, with as many axes as the codes.
@@ -104,7 +104,7 @@ class Scaled(NamedTuple):
     array([-0.5 ,  0.25,  1.27], dtype=float32)
     """
 
-    codes: Array | Blocks
+    codes: Array | BlockCodes
     scale: npt.NDArray[np.float64]
 
 

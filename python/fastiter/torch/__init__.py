@@ -18,7 +18,6 @@ from ..mdp._torch.solve import mdp_solve
 from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
 from ..newton._torch.solve.result import RecurrenceProgress, RecurrenceSolution
-from ..quant._torch.hls.export import export_hls
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
@@ -49,7 +48,6 @@ __all__ = [
     "distributed",
     "elman",
     "experimental",
-    "export_hls",
     "fixed_point",
     "fixedpoint",
     "flashrnn",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from .._public import publish
 from ..quant import ErrorStatistics, formats, range_of
 from ..quant._torch.analysis import Calibration, calibrate, measure_error, pack, unpack
-from ..quant._torch.functional import Blocks, Scaled, decode, encode, quantize, quantize_gradient
+from ..quant._torch.functional import BlockCodes, Scaled, decode, encode, quantize, quantize_gradient
 from ..quant._torch.hls.export import export_hls
-from ..quant._torch.learned import fixed_point, lsq, pact
+from ..quant._torch.learned import lsq, pact, round_fixed
 from ..quant._torch.linear import linear
 
 __all__ = [
-    "Blocks",
+    "BlockCodes",
     "Calibration",
     "ErrorStatistics",
     "Scaled",
@@ -19,7 +19,6 @@ __all__ = [
     "decode",
     "encode",
     "export_hls",
-    "fixed_point",
     "formats",
     "linear",
     "lsq",
@@ -29,6 +28,7 @@ __all__ = [
     "quantize",
     "quantize_gradient",
     "range_of",
+    "round_fixed",
     "unpack",
 ]
 

@@ -166,6 +166,6 @@ def test_scales_of_nvfp4_are_unsigned() -> None:
     x[20], x[40] = math.nan, -math.inf
     codes, scales = quant.encode(x, "nvfp4")
     assert scales.tolist()[1:] == [0x7F, 0x7E] and not codes[16:32].any()
-    y = quant.decode(quant.Blocks(codes, scales), "nvfp4")
+    y = quant.decode(quant.BlockCodes(codes, scales), "nvfp4")
     assert np.isnan(y[16:32]).all() and y[40] == -6 * 448
-    assert np.isnan(quant.decode(quant.Blocks(codes, scales | np.uint8(128)), "nvfp4")[16:32]).all()
+    assert np.isnan(quant.decode(quant.BlockCodes(codes, scales | np.uint8(128)), "nvfp4")[16:32]).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastiter import quant
-from fastiter.quant import Blocks, Fixed, Float, Int, decode, encode, pack, parse, quantize, range_of, unpack
+from fastiter.quant import BlockCodes, Fixed, Float, Int, decode, encode, pack, parse, quantize, range_of, unpack
 from fastiter.reference import quant as reference
 from tests.quant.cases import KINDS, NAMED_FLOATS, assert_equal, numbers
 
@@ -79,7 +79,7 @@ def test_decoding_equals_quantize(text: str) -> None:
         x = numbers(dtype, *KINDS[text], 300)[:960].reshape(4, 240)
         options: dict[str, Any] = {"scale": 0.3} if text in ("int8", "e4m3fn", "nvfp4", "posit<16,1>") else {}
         codes = encode(x, text, **options)
-        shape = codes.codes.shape if isinstance(codes, Blocks) else codes.shape
+        shape = codes.codes.shape if isinstance(codes, BlockCodes) else codes.shape
         assert shape == x.shape
         with np.errstate(over="ignore"):
             values = decode(codes, text, dtype=dtype, **options)
@@ -167,7 +167,7 @@ def test_integer_codes_with_channels() -> None:
 )
 def test_codes_have_the_narrowest_dtype(text: str, dtype: str) -> None:
     codes = encode(np.linspace(-1, 1, 12, dtype=np.float32), text)
-    assert (codes.codes if isinstance(codes, Blocks) else codes).dtype == dtype
+    assert (codes.codes if isinstance(codes, BlockCodes) else codes).dtype == dtype
 
 
 @pytest.mark.parametrize("bits", range(1, 65))

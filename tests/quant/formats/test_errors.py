@@ -190,11 +190,11 @@ def test_decode() -> None:
         (np.array([300]), ValueError, "decode: scales must be codes from 0 to 255 for mxfp4_e2m1, got 300"),
         (np.array([-5]), ValueError, "decode: scales must be codes from 0 to 255 for mxfp4_e2m1, got -5"),
     ):
-        refused(error, message, lambda s=scales: decode(quant.Blocks(four, s), "mxfp4_e2m1"))  # type: ignore[misc]
+        refused(error, message, lambda s=scales: decode(quant.BlockCodes(four, s), "mxfp4_e2m1"))  # type: ignore[misc]
     wrong = "decode: scales must be codes from 0 to 255 for nvfp4, got 256"
-    refused(ValueError, wrong, lambda: decode(quant.Blocks(four, np.array([256])), "nvfp4"))
+    refused(ValueError, wrong, lambda: decode(quant.BlockCodes(four, np.array([256])), "nvfp4"))
     wrong = "decode: scales must be floats for nf4, got dtype int64"
-    refused(TypeError, wrong, lambda: decode(quant.Blocks(four, np.array([2])), "nf4"))
+    refused(TypeError, wrong, lambda: decode(quant.BlockCodes(four, np.array([2])), "nf4"))
     refused(ValueError, "decode: scale must have .*, got .*", lambda: decode(codes, E, scale=[1, 2, 3]))
     both = encode(X, "mxfp4_e2m1")
     refused(

@@ -19,8 +19,8 @@ from torch import nn  # noqa: E402
 
 from fastiter.quant import Fixed, parse  # noqa: E402
 from fastiter.quant.reference.formats import fixed_code, fixed_value  # noqa: E402
-from fastiter.torch import export_hls  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
+from fastiter.torch.quant import export_hls  # noqa: E402
 
 Q, Plan = ours.FixedQuantizer, ours.QuantPlan
 COMPILER = shutil.which("g++") or shutil.which("c++") or "c++"

@@ -149,8 +149,8 @@ def test_headers_abort_where_an_assignment_drops_more_bits_than_a_number_has(tmp
 
 def test_exported_networks(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from fastiter.torch import export_hls
     from fastiter.torch import nn as ours
+    from fastiter.torch.quant import export_hls
 
     torch.manual_seed(3)
     fmt, other = "fixed<9,3,RND,SAT>", "fixed<8,3,TRN,WRAP>"

@@ -46,7 +46,7 @@ CALLS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         "lsq: step must be on cuda:0 like x to be learned, got cpu",
     ),
     "scales of blocks": (
-        lambda x, cpu: q.decode(q.Blocks(x.to(torch.uint8), cpu.to(torch.uint8)), "mxfp4_e2m1<1>"),
+        lambda x, cpu: q.decode(q.BlockCodes(x.to(torch.uint8), cpu.to(torch.uint8)), "mxfp4_e2m1<1>"),
         "decode: scales must be on cuda:0 like codes, got device cpu",
     ),
 }

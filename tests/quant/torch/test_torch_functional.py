@@ -198,9 +198,9 @@ def test_fixed_point_is_fixed(dtype: Any) -> None:
             f = round(point)
             fmt = quant.Fixed(7, 7 - f, rounding=rounding, overflow=overflow)
             how: dict[str, Any] = {"rounding": rounding, "overflow": overflow, "rng": 3}
-            y = ours.fixed_point(x, 7, torch.tensor(point), **how)
+            y = ours.round_fixed(x, 7, torch.tensor(point), **how)
             assert torch.equal(y, ours.quantize(x, fmt, rng=3))
-    hot = ours.fixed_point(x, 8, torch.tensor(4.0), terms=2)
+    hot = ours.round_fixed(x, 8, torch.tensor(4.0), terms=2)
     assert torch.equal(hot, ours.quantize(x, quant.SumOfPowers(2, 8, 4)))
 
 
@@ -208,9 +208,9 @@ def test_fixed_point_is_fixed(dtype: Any) -> None:
 def test_points_of_channels_are_those_of_each(terms: int | None) -> None:
     x = torch.from_numpy(np.concatenate([some_numbers(4, 3, 50), np.full((4, 3, 1), -1e-44, np.float32)], -1))
     point = torch.tensor([3.0, -20.4, 120.0]).view(1, 3, 1)
-    y = ours.fixed_point(x, 6, point, rounding="TRN", terms=terms)
+    y = ours.round_fixed(x, 6, point, rounding="TRN", terms=terms)
     for k in range(3):
-        alone = ours.fixed_point(x[:, k], 6, point[0, k, 0], rounding="TRN", terms=terms)
+        alone = ours.round_fixed(x[:, k], 6, point[0, k, 0], rounding="TRN", terms=terms)
         assert torch.equal(y[:, k], alone)
     assert y[0, 1, -1] == -(2.0**20)  # the largest negative number of the lowest exponents is not lost
 

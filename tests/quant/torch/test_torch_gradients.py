@@ -50,7 +50,7 @@ def test_gradients_of_fixed_point_pass_in_range(rounding: str, overflow: str, dt
         np.testing.assert_array_equal(dx_of(ours.quantize(given, fmt, ste="pass"), given), 1.0)
         point = torch.tensor(2.3, requires_grad=True)
         how: dict[str, Any] = {"signed": signed, "rounding": rounding, "overflow": overflow}
-        np.testing.assert_array_equal(dx_of(ours.fixed_point(given, 4, point, **how), given), inside)
+        np.testing.assert_array_equal(dx_of(ours.round_fixed(given, 4, point, **how), given), inside)
 
 
 FLOATS = ("e4m3fn", "e4m3fn<RZ,NAN>", "e5m2<RU,SAT>", "e2m1", "e3m2<RD>", "posit<6,1>", "pow2<-3,2>", "log2<-3,2,1>")
@@ -144,7 +144,7 @@ def test_fixed_point_is_the_expression(signed: bool, rounding: str, shape: tuple
     x = torch.from_numpy(some_numbers(4, 6, 35, dtype=np.float64)).requires_grad_()
     point = (torch.rand(shape, dtype=torch.float64) * 6 - 1).requires_grad_()
     dy = torch.from_numpy(some_numbers(4, 6, 35, dtype=np.float64, seed=2))
-    y = ours.fixed_point(x, 5, point, signed=signed, rounding=rounding)
+    y = ours.round_fixed(x, 5, point, signed=signed, rounding=rounding)
     expected = qfx(x, spread(point, x.shape), 5, signed, ROUNDED[rounding])
     assert torch.equal(y, expected)
     dx, dpoint = torch.autograd.grad(y, (x, point), dy)
@@ -152,7 +152,7 @@ def test_fixed_point_is_the_expression(signed: bool, rounding: str, shape: tuple
     assert torch.equal(dx, wanted)
     torch.testing.assert_close(dpoint, wanted_point, rtol=1e-12, atol=1e-12 * float(dy.abs().sum()))
     (scaled,) = torch.autograd.grad(
-        ours.fixed_point(x, 5, point, signed=signed, rounding=rounding, gradient_scale=0.25), point, dy
+        ours.round_fixed(x, 5, point, signed=signed, rounding=rounding, gradient_scale=0.25), point, dy
     )
     torch.testing.assert_close(scaled, dpoint / 4)
 
@@ -162,7 +162,7 @@ def test_the_gradient_of_the_point_is_the_slope_of_its_surrogate() -> None:
     x = torch.from_numpy(some_numbers(300, dtype=np.float64))
     for f in (-1, 0, 3):
         point = torch.tensor(float(f), dtype=torch.float64, requires_grad=True)
-        y = ours.fixed_point(x, 6, point)
+        y = ours.round_fixed(x, 6, point)
         error, cut = torch.round(x * 2.0**f) - x * 2.0**f, (x * 2.0**f).round().clamp(-32, 31)
         inside = cut == (x * 2.0**f).round()
 
@@ -178,7 +178,7 @@ def test_wrapped_codes() -> None:
     x = torch.tensor([0.3, 9.0], dtype=torch.float64)  # 9 = 144 / 16 wraps to -112 / 16 = -7
     for ste, expected in (("clip", math.log(2) * 7), ("pass", math.log(2) * (9 + 7))):
         point = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
-        y = ours.fixed_point(x, 8, point, overflow="WRAP", ste=ste)
+        y = ours.round_fixed(x, 8, point, overflow="WRAP", ste=ste)
         assert y.tolist() == [0.3125, -7.0]
         (dpoint,) = torch.autograd.grad(y.sum(), point)
         assert dpoint.item() == pytest.approx(math.log(2) * (0.3 - 0.3125) + expected, rel=1e-12)
@@ -217,7 +217,7 @@ def test_the_references_check_value() -> None:
     y = ours.lsq(torch.tensor([0.3, 9.0, -9.0], dtype=torch.float64), step, 8)
     assert torch.autograd.grad(y.sum(), step)[0].item() == pytest.approx(-0.8, rel=1e-12)
     point = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
-    z = ours.fixed_point(torch.tensor([0.3, 9.0, -9.0], dtype=torch.float64), 8, point)
+    z = ours.round_fixed(torch.tensor([0.3, 9.0, -9.0], dtype=torch.float64), 8, point)
     chained = -0.8 * -math.log(2) / 16  # ds/df = -ln2 s
     assert torch.autograd.grad(z.sum(), point)[0].item() == pytest.approx(chained, rel=1e-12)
 
@@ -258,7 +258,7 @@ def test_sizes(size: int, dtype: Any) -> None:
     point, scale = torch.tensor(2.0, requires_grad=True), torch.tensor(0.3, requires_grad=True)
     dy = torch.from_numpy(some_numbers(size, dtype=np.float64, seed=1)).to(dtype)
     for parameter, step in ((point, 0.25), (scale, scale.item())):
-        y = ours.fixed_point(x, 4, point) if parameter is point else ours.lsq(x, scale, 4)
+        y = ours.round_fixed(x, 4, point) if parameter is point else ours.lsq(x, scale, 4)
         dx, dparameter = torch.autograd.grad(y, (x, parameter), dy)
         v = (x.detach().float() if dtype == torch.float32 else x.detach()) / step
         inside = (v.round() >= -8) & (v.round() <= 7)
@@ -276,7 +276,7 @@ def test_sizes(size: int, dtype: Any) -> None:
 def test_half_precision_sums_in_float32(dtype: Any) -> None:
     x = torch.full((5000,), 0.3, dtype=dtype).requires_grad_()
     point = torch.tensor(1.0, requires_grad=True)
-    y = ours.fixed_point(x, 8, point)
+    y = ours.round_fixed(x, 8, point)
     dx, dpoint = torch.autograd.grad(y.sum(), (x, point))
     assert dx.dtype == dtype and dpoint.dtype == torch.float32
     error = 5000 * (x[0].item() - 0.5)
@@ -288,9 +288,9 @@ def test_layouts(layout: str) -> None:
     x = LAYOUTS[layout](torch.from_numpy(some_numbers(6, 5, 40))).detach().requires_grad_()
     dy = LAYOUTS[layout](torch.from_numpy(some_numbers(6, 5, 40, seed=5)))
     point = torch.tensor(2.0, requires_grad=True)
-    dx, dpoint = torch.autograd.grad(ours.fixed_point(x, 6, point), (x, point), dy)
+    dx, dpoint = torch.autograd.grad(ours.round_fixed(x, 6, point), (x, point), dy)
     plain = x.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
-    other = torch.autograd.grad(ours.fixed_point(plain, 6, point), (plain, point), dy.contiguous())
+    other = torch.autograd.grad(ours.round_fixed(plain, 6, point), (plain, point), dy.contiguous())
     assert torch.equal(dx, other[0]) and torch.equal(dpoint, other[1])
 
 
@@ -301,13 +301,13 @@ def test_empty_tensors(fmt: str) -> None:
     assert torch.autograd.grad(y.sum(), x)[0].shape == (3, 0)
 
 
-@pytest.mark.parametrize("name", ["quantize", "fixed_point", "lsq", "pact", "quantize_gradient"])
+@pytest.mark.parametrize("name", ["quantize", "round_fixed", "lsq", "pact", "quantize_gradient"])
 def test_differentiating_twice_is_refused(name: str) -> None:
     x = torch.rand(5, requires_grad=True)
     number = torch.tensor(1.0, requires_grad=True)
     y = {
         "quantize": lambda: ours.quantize(x, "int8", scale=number),
-        "fixed_point": lambda: ours.fixed_point(x, 8, number),
+        "round_fixed": lambda: ours.round_fixed(x, 8, number),
         "lsq": lambda: ours.lsq(x, number, 8),
         "pact": lambda: ours.pact(x, number, 8),
         "quantize_gradient": lambda: ours.quantize_gradient(x, "e5m2"),
@@ -319,7 +319,7 @@ def test_differentiating_twice_is_refused(name: str) -> None:
 
 def test_gradients_do_not_depend_on_which_others_are_required() -> None:
     x, point = torch.rand(50, requires_grad=True), torch.tensor(3.0, requires_grad=True)
-    both = torch.autograd.grad(ours.fixed_point(x, 4, point).sum(), (x, point))
-    (dx,) = torch.autograd.grad(ours.fixed_point(x, 4, point.detach()).sum(), x)
-    (dpoint,) = torch.autograd.grad(ours.fixed_point(x.detach(), 4, point).sum(), point)
+    both = torch.autograd.grad(ours.round_fixed(x, 4, point).sum(), (x, point))
+    (dx,) = torch.autograd.grad(ours.round_fixed(x, 4, point.detach()).sum(), x)
+    (dpoint,) = torch.autograd.grad(ours.round_fixed(x.detach(), 4, point).sum(), point)
     assert torch.equal(dx, both[0]) and torch.equal(dpoint, both[1])

@@ -282,8 +282,8 @@ def test_a_linear_layer_by_hand() -> None:
     layer(x)
     layer.gradient_quantizer.counter.zero_()
     leaves = [t.detach().clone().requires_grad_() for t in (x, layer.weight, layer.bias)]
-    weight = quant.fixed_point(leaves[1], 4, layer.weight_quantizer.point.detach().view(5, 1))
-    bias = quant.fixed_point(leaves[2], 6, layer.bias_quantizer.point.detach())
+    weight = quant.round_fixed(leaves[1], 4, layer.weight_quantizer.point.detach().view(5, 1))
+    bias = quant.round_fixed(leaves[2], 6, layer.bias_quantizer.point.detach())
     product = quant.quantize(leaves[0], "e4m3fn") @ weight.t() + bias
     expected = quant.quantize(product, FIXED)
     dy = numbers(7, 5, seed=3)

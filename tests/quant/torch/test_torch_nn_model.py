@@ -56,7 +56,7 @@ def test_every_layer_becomes_one_that_rounds() -> None:
     x = numbers(3, 2, 6, 6)
     y = rounded(x)
     assert torch.equal(y * 16, (y * 16).round())
-    weight = quant.fixed_point(model.first.weight, 4, rounded.first.weight_quantizer.point)
+    weight = quant.round_fixed(model.first.weight, 4, rounded.first.weight_quantizer.point)
     torch.testing.assert_close(
         rounded.first(x),
         quant.quantize(

@@ -86,7 +86,7 @@ def test_an_lstm_by_hand() -> None:
     y, (h_n, c_n) = layer(x)
     weights = [getattr(layer, f"weight_{k}_l0") for k in ("ih", "hh")]
     points = [getattr(layer, f"weight_{k}_l0_quantizer").point.detach().view(-1, 1) for k in ("ih", "hh")]
-    w, r = (quant.fixed_point(a, 6, p) for a, p in zip(weights, points, strict=True))
+    w, r = (quant.round_fixed(a, 6, p) for a, p in zip(weights, points, strict=True))
     biases = sum(quant.quantize(getattr(layer, f"bias_{k}_l0"), COARSE.bias) for k in ("ih", "hh"))
     h = c = torch.zeros(B, H, dtype=torch.float64)
     for t in range(2):

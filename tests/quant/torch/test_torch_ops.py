@@ -47,7 +47,7 @@ def test_opcheck_of_zero_points_codes_and_points() -> None:
         made = ours.encode(x, fmt)
         codes, scales = made if isinstance(made, tuple) else (made, None)
         opcheck(OPS._quant_decode, codes, scales, fmt, None, None, torch.float32)
-    opcheck(OPS._quant_step, torch.rand(3, 1), "fixed_point")
+    opcheck(OPS._quant_step, torch.rand(3, 1), "round_fixed")
     opcheck(OPS._quant_seed, torch.tensor(4), 3, True)
 
 
@@ -66,7 +66,7 @@ FUNCTIONS: dict[str, Any] = {
     "quantize by amax": lambda x, s: ours.quantize(x * s, "int8", scale="amax"),
     "quantize blocks": lambda x, s: ours.quantize(x * s, "mxfp4_e2m1", axis=0),
     "quantize at random": lambda x, s: ours.quantize(x * s, "int8<STOCHASTIC>", scale=0.1, rng=3),
-    "fixed_point": lambda x, s: ours.fixed_point(x + 1, 5, s + 2, rounding="TRN"),
+    "round_fixed": lambda x, s: ours.round_fixed(x + 1, 5, s + 2, rounding="TRN"),
     "lsq": lambda x, s: ours.lsq(x * 2, s, 4, gradient_scale=0.5),
     "pact": lambda x, s: ours.pact(x * 2, s, 4),
     "quantize_gradient": lambda x, s: ours.quantize_gradient(x * s, "e5m2<STOCHASTIC>", rng=4) * 3,
@@ -85,7 +85,7 @@ def test_compile(name: str) -> None:
 
 def test_compile_with_any_sizes() -> None:
     def layer(x: Any, point: Any) -> Any:
-        return ours.quantize(ours.fixed_point(x * 2, 6, point), "mxfp8_e4m3").sum(0)
+        return ours.quantize(ours.round_fixed(x * 2, 6, point), "mxfp8_e4m3").sum(0)
 
     fast = compiled(layer, dynamic=True)
     for shape in ((3, 5), (4, 70), (2, 33)):
@@ -104,9 +104,9 @@ def test_compile_of_codes() -> None:
 
 
 def test_values_are_checked_at_run_time() -> None:
-    fast = compiled(lambda x, point: ours.fixed_point(x, 5, point))
+    fast = compiled(lambda x, point: ours.round_fixed(x, 5, point))
     fast(numbers(3), torch.tensor(2.0))
-    with pytest.raises(ValueError, match="fixed_point: point must be from -126 to 126, got nan"):
+    with pytest.raises(ValueError, match="round_fixed: point must be from -126 to 126, got nan"):
         fast(numbers(3), torch.tensor(float("nan")))
     other = compiled(lambda x: ours.quantize(x, "int8"))
     with pytest.raises(ValueError, match="quantize: x contains NaN, which int8 cannot represent; pass nan="):
@@ -115,7 +115,7 @@ def test_values_are_checked_at_run_time() -> None:
 
 class Layer(torch.nn.Module):
     def forward(self, x: Any, point: Any) -> Any:
-        y = ours.quantize(ours.fixed_point(x, 6, point), "mxfp8_e4m3")
+        y = ours.quantize(ours.round_fixed(x, 6, point), "mxfp8_e4m3")
         return y, ours.encode(y, "int8", scale=0.25), ours.quantize(y, "int8<STOCHASTIC>", rng=5)
 
 
@@ -144,7 +144,7 @@ def check(make, device):
         codes = quant.encode(x, fmt, **how)
         quant.decode(codes, fmt)
     point = make().requires_grad_()
-    quant.fixed_point(make(3, 70), 5, point).sum().backward()
+    quant.round_fixed(make(3, 70), 5, point).sum().backward()
     assert point.grad.shape == ()
 
 check(lambda *shape: torch.empty(shape, device="meta"), "meta")
@@ -168,6 +168,6 @@ def test_results_do_not_depend_on_threads(fmt: str) -> None:
         y = ours.quantize(x, fmt, **FORMATS[fmt])
         results.append([y, *torch.autograd.grad(y.square().sum(), x)])
         point = torch.tensor(2.0, requires_grad=True)
-        results[-1] += torch.autograd.grad(ours.fixed_point(x, 4, point).sum(), point)
+        results[-1] += torch.autograd.grad(ours.round_fixed(x, 4, point).sum(), point)
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)

@@ -162,7 +162,7 @@ def test_binary_points(run: Run, overflow: str, ste: str) -> None:
         point = (torch.arange(math.prod(shape), dtype=torch.float64).view(shape) * 1.3 - 1.2).requires_grad_()
         x = numbers(fmt, spread_over(torch.exp2(-point.detach().round()), (3, 20))).requires_grad_()
         how: dict[str, Any] = {"signed": signed, "rounding": rounding, "overflow": overflow, "rng": k}
-        y = run(lambda: ours.fixed_point(x, 5, point, ste=ste, gradient_scale=0.3, **how))  # noqa: B023
+        y = run(lambda: ours.round_fixed(x, 5, point, ste=ste, gradient_scale=0.3, **how))  # noqa: B023
         check(y, x, point, fmt, ste, is_point=True, factor=0.3)
 
 
@@ -174,7 +174,7 @@ def test_binary_points_of_sums_of_powers(run: Run, method: str, ste: str) -> Non
         point = torch.tensor(2.2, dtype=torch.float64, requires_grad=True)
         x = numbers(fmt, 0.25).requires_grad_()
         how: dict[str, Any] = {"signed": signed, "terms": terms, "method": method, "ste": ste}
-        check(run(lambda: ours.fixed_point(x, 6, point, **how)), x, point, fmt, ste, is_point=True)  # noqa: B023
+        check(run(lambda: ours.round_fixed(x, 6, point, **how)), x, point, fmt, ste, is_point=True)  # noqa: B023
 
 
 @pytest.mark.parametrize("overflow", ["SAT", "SAT_SYM"])

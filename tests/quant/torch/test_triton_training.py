@@ -118,7 +118,7 @@ def test_elements_beyond_float32_are_scaled_in_float64(gpu: Gpu) -> None:
     x = torch.tensor([1.0, 2.0, 3.0, -7.5, 1e30, 2e-3, 3.0, -7.5e30])
     for fmt in ("mx<float<8,3,none>,4>", "mx<float<9,3>,4>"):
         codes = ours.encode(x, fmt)
-        y = gpu.run(lambda fmt=fmt, codes=codes: ours.decode(ours.Blocks(*map(gpu.put, codes)), fmt))
+        y = gpu.run(lambda fmt=fmt, codes=codes: ours.decode(ours.BlockCodes(*map(gpu.put, codes)), fmt))
         same(y, ours.quantize(x, fmt), fmt)
 
 
@@ -216,19 +216,19 @@ def test_learned_binary_points(gpu: Gpu, dtype: Any) -> None:
             {"rounding": "STOCHASTIC", "rng": 3},
             {"terms": 2},
         ):
-            check_gradients(gpu, lambda x, p, how=how: ours.fixed_point(x, 7, p, **how), x, point)
-    check_gradients(gpu, lambda x, p: ours.fixed_point(x, 30, p), x, torch.tensor(11.0))
+            check_gradients(gpu, lambda x, p, how=how: ours.round_fixed(x, 7, p, **how), x, point)
+    check_gradients(gpu, lambda x, p: ours.round_fixed(x, 30, p), x, torch.tensor(11.0))
 
 
 def test_points_outside_the_range_of_steps(gpu: Gpu) -> None:
     points = gpu.put(torch.tensor([200.0, -200.0, float("nan"), 2.5, -0.5]))
-    assert gpu.run(lambda: bwd.step(Step(points, "fixed_point")))[[0, 1, 3, 4]].tolist() == [
+    assert gpu.run(lambda: bwd.step(Step(points, "round_fixed")))[[0, 1, 3, 4]].tolist() == [
         2.0**-126,
         2.0**126,
         0.25,
         1.0,
     ]
-    assert gpu.run(lambda: bwd.step(Step(points, "fixed_point")))[2].isnan()
+    assert gpu.run(lambda: bwd.step(Step(points, "round_fixed")))[2].isnan()
 
 
 def test_other_learned_parameters(gpu: Gpu) -> None:

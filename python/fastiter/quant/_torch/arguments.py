@@ -86,12 +86,12 @@ def fixed_text(
 ) -> str:
     """Return the string of a fixed-point or sum-of-powers format whose values are integers, equal to the codes."""
     if isinstance(width, int) and not 1 <= width <= 53:
-        raise ValueError(f"fixed_point: width must be from 1 to 53, got {width}")
+        raise ValueError(f"round_fixed: width must be from 1 to 53, got {width}")
     code = Fixed(width, width, signed, rounding, overflow)
     if terms is None:
         return str(code)
     if code.overflow != "SAT":
-        raise ValueError(f"fixed_point: overflow must be 'SAT' with terms, got {overflow!r}")
+        raise ValueError(f"round_fixed: overflow must be 'SAT' with terms, got {overflow!r}")
     return str(SumOfPowers(terms, width, width, signed, method, rounding))
 
 

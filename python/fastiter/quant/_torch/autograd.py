@@ -51,7 +51,8 @@ def how_to(
         raise TypeError(f"{function}: ste must be a str, got {type_name(ste)}")
     if ste not in ("clip", "pass"):
         raise ValueError(f"{function}: ste must be 'clip' or 'pass', got {ste!r}")
-    seed = checked_seed(function, rng, x, facts(text).stochastic)
+    needs_seed = facts(text).stochastic
+    seed = checked_seed(function, rng, x, needs_seed) if needs_seed or rng is not None else None
     missing = isinstance(stands_for, float) and math.isnan(stands_for)
     return How(function, text, zero, axis, seed, refuse, None if missing else stands_for, ste == "clip")
 

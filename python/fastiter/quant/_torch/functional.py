@@ -33,8 +33,8 @@ from .autograd import RoundedGradient, apply, how_to
 from .ops import Decode, Encode, decode_op, encode_op
 
 
-class Blocks(NamedTuple):
-    """The codes of a format with blocks, like :class:`fastiter.quant.Blocks`.
+class BlockCodes(NamedTuple):
+    """The codes of a format with blocks, like :class:`fastiter.quant.BlockCodes`.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Scaled(NamedTuple):
 
     Attributes
     ----------
-    codes : Tensor of integers, or Blocks
+    codes : Tensor of integers, or BlockCodes
         The codes of x / scale.
     scale : Tensor, float64
         One number, or one for each index of the axis.
@@ -84,7 +84,7 @@ class Scaled(NamedTuple):
     (tensor([-50,  25, 127], dtype=torch.int8), tensor([-0.5000,  0.2500,  1.2700]))
     """
 
-    codes: Tensor | Blocks
+    codes: Tensor | BlockCodes
     scale: Tensor
 
 
@@ -148,7 +148,7 @@ def quantize(
     See Also
     --------
     encode : The codes instead of the numbers.
-    lsq, fixed_point : Rounding with a learned scale or binary point.
+    lsq, round_fixed : Rounding with a learned scale or binary point.
     quantize_gradient : Rounding of the gradient alone.
 
     Examples
@@ -190,7 +190,7 @@ def encode(
     axis: int = -1,
     rng: Rng = None,
     nan: Nan = "raise",
-) -> Blocks: ...
+) -> BlockCodes: ...
 @overload
 def encode(
     x: Tensor,
@@ -225,7 +225,7 @@ def encode(
     axis: int = -1,
     rng: Rng = None,
     nan: Nan = "raise",
-) -> Tensor | Blocks | Scaled:
+) -> Tensor | BlockCodes | Scaled:
     """Return the codes of the numbers to which :func:`quantize` rounds: :func:`fastiter.quant.encode` on tensors.
 
     There is no gradient. The scale is 1 unless it is given.
@@ -253,7 +253,7 @@ def encode(
     -------
     codes : Tensor
         The codes, in the narrowest integer dtype that holds them all.
-    codes, scales : Blocks
+    codes, scales : BlockCodes
         For formats with blocks, which then run along the last axis.
     codes, scale : Scaled
         With ``scale="amax"``.
@@ -283,12 +283,12 @@ def encode(
     with torch.no_grad():
         own = (how.zero_point, axis, how.seed, how.refuse_nan, how.nan)
         codes = encode_op(Encode(x.detach(), text, factor, *own))
-    found = codes[0] if len(codes) == 1 else Blocks(*codes)
+    found = codes[0] if len(codes) == 1 else BlockCodes(*codes)
     return Scaled(found, factor) if isinstance(scale, str) and factor is not None else found
 
 
 def decode(
-    codes: Tensor | Blocks | Scaled,
+    codes: Tensor | BlockCodes | Scaled,
     fmt: FormatLike,
     *,
     scale: float | Tensor | None = None,
@@ -299,7 +299,7 @@ def decode(
 
     Parameters
     ----------
-    codes : Tensor of integers, Blocks or Scaled
+    codes : Tensor of integers, BlockCodes or Scaled
         As :func:`encode` returns them; blocks run along the last axis.
     fmt : Format, str or dtype
         As for :func:`encode`; rounding and overflow have no effect.

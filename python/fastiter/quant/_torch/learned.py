@@ -21,7 +21,7 @@ from .arguments import (
 from .autograd import Pact, apply, how_to
 
 
-def fixed_point(
+def round_fixed(
     x: Tensor,
     width: int,
     point: Tensor,
@@ -88,15 +88,15 @@ def fixed_point(
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch.quant import fixed_point
+    >>> from fastiter.torch.quant import round_fixed
     >>> point = torch.tensor(4.2, requires_grad=True)
-    >>> y = fixed_point(torch.tensor([0.3, 9.0]), 8, point)
+    >>> y = round_fixed(torch.tensor([0.3, 9.0]), 8, point)
     >>> y.tolist(), torch.autograd.grad(y.sum(), point)[0].item()  # ln2 (0.3 - 0.3125 - 7.9375)
     ([0.3125, 7.9375], -5.5105)
     """
     text = fixed_text(width, signed, rounding, overflow, terms, method)
-    checked_with_parameter("fixed_point", x, "point", point, gradient_scale)
-    how = how_to("fixed_point", x, text, None, -1, rng, nan, ste)
+    checked_with_parameter("round_fixed", x, "point", point, gradient_scale)
+    how = how_to("round_fixed", x, text, None, -1, rng, nan, ste)
     return apply(x, point, how._replace(is_point=True, factor=float(gradient_scale)))
 
 

@@ -21,7 +21,7 @@ from .._codes import code_dtype
 from .._formats.base import Format
 from .._formats.text import parse
 from .._launch import block_scales_shape, count_from_zero_point, launch, refuse_nans
-from .._rounding import Blocks
+from .._rounding import BlockCodes
 from .._scale import UNSCALED, check_scale
 
 _FLOATS = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -197,7 +197,7 @@ def _encode_fake(call: Encode) -> list[Tensor]:
 def _decode(call: Decode) -> Tensor:
     codes, scales, fmt, scale, zero_point, dtype = call
     array = codes.contiguous().numpy()
-    given = array if scales is None else Blocks(array, scales.contiguous().numpy())
+    given = array if scales is None else BlockCodes(array, scales.contiguous().numpy())
     factor, zero = as_array(scale), as_array(zero_point)
     decoded = decode_arrays(given, read(fmt), scale=factor, zero_point=zero, dtype=NAMES[dtype])
     return torch.from_numpy(np.ascontiguousarray(decoded))

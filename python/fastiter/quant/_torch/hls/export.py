@@ -65,7 +65,7 @@ def export_hls(
     --------
     >>> import tempfile
     >>> import torch
-    >>> from fastiter.torch import export_hls
+    >>> from fastiter.torch.quant import export_hls
     >>> from fastiter.torch.nn import QuantLinear, QuantPlan
     >>> _ = torch.manual_seed(0)
     >>> plan = QuantPlan(*["fixed<8,2,RND_CONV,SAT>"] * 4)

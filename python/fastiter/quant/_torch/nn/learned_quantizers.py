@@ -13,7 +13,7 @@ from ... import Fixed, Int, SumOfPowers
 from ..._calibration.limits import limits
 from ..._formats.base import Format
 from ..arguments import Ste, fixed_text
-from ..learned import fixed_point, lsq, pact
+from ..learned import lsq, pact, round_fixed
 from ..ops import read
 from .quantizer import LearnedQuantizer, Quantizer, Rng
 
@@ -57,7 +57,7 @@ class FixedQuantizer(LearnedQuantizer):
     --------
     LSQQuantizer : A step that need not be a power of two.
     FormatQuantizer : Any format, with nothing learned.
-    fastiter.torch.quant.fixed_point : The same as a function.
+    fastiter.torch.quant.round_fixed : The same as a function.
 
     References
     ----------
@@ -148,7 +148,7 @@ class FixedQuantizer(LearnedQuantizer):
         return best
 
     def _rounded(self, x: Tensor, point: Tensor, seed: int | Tensor | None) -> Tensor:
-        return fixed_point(
+        return round_fixed(
             x,
             self.width,
             point,
