@@ -41,7 +41,7 @@ def check_choice(function: str, name: str, value: object, choices: Sequence[str]
 
 def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:
     """Return ``x`` as a float; refuse anything but a finite number >= 0 (or > 0)."""
-    if type(x) is float and 0 < x < math.inf:
+    if type(x) is float and (0 < x < math.inf or (x == 0 and zero)):
         return x
     if type(x) is not float and (isinstance(x, bool) or not isinstance(x, numbers.Real)):
         raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")

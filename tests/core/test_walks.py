@@ -17,7 +17,7 @@ LIMITS = {
     "quant.quantize": (12, 7, 8),
     "MDP.solve": (46, 11, 40),
     "fixed_point, one step": (50, 11, 44),
-    "relax.sor, one step": (61, 14, 50),
+    "relax.sor, one step": (57, 13, 44),
     "relax.compat.gauss_seidel": (23, 9, 18),
     "bcd.Lasso.fit": (30, 7, 13),
     "torch.nn.LSTM": (15, 5, 7),

@@ -104,7 +104,7 @@ class Iteration:
 
     def __init__(self, run: Run, x: Any, norms: Callable[[Any], Any], target: Any, limits: Limits, view: View) -> None:
         self.run, self.x, self.target, self.limits, self.view = run, x, target, limits, view
-        self._norms, self._ended = norms, EndedColumns()
+        self._norms, self._ended = norms, None if view.single else EndedColumns()
         if view.single:
             self.target = float(target[0])
 
@@ -120,7 +120,7 @@ class Iteration:
         with np.errstate(all="ignore"):
             iterate(self._steps(record), limits, record)
         results, history = record.results(), np.array(record.history)
-        if not self.view.single:
+        if self._ended is not None:
             self._ended.restore(self.x, self.view)
             names = ("converged", "steps", "residual", "tolerance")
             results |= {name: self.view.array(results[name]) for name in names}
@@ -137,7 +137,7 @@ class Iteration:
         done, norms, is_flat, saved = 0, self._residual(), False, None
         while True:
             yield Step(done, norms, self.target, self._value, self._numbers, stagnated=is_flat)
-            if isinstance(record, Columns):
+            if self._ended is not None and isinstance(record, Columns):
                 self._ended.save(self.x, self.view, record)
             count = min(limits.check_every, limits.max_steps - done)
             self.x, done = run.step(self.x, count), done + count

@@ -232,18 +232,18 @@ def _refuse(function: str, name: str, fault: int, where: str, what: str, end: in
         raise ValueError(f"{function}: {name} must have {what} from 0 to {end - 1}, got another in {where}")
 
 
-def _check_dtype(function: str, dtype: np.dtype[Any]) -> None:
-    if dtype.name not in DTYPES or not dtype.isnative:
-        kind = np.dtype(dtype).kind
-        remedy = {"i": " (A.astype(float) is)", "u": " (A.astype(float) is)", "c": " (A.astype(complex) is)"}.get(
-            kind, ""
-        )
-        raise TypeError(f"{function}: A must be float32, float64 or complex128{remedy}, got dtype {dtype}")
+def _wrong_dtype(function: str, dtype: np.dtype[Any]) -> TypeError:
+    """Return the error for a matrix of a dtype without kernels."""
+    remedies = {"i": " (A.astype(float) is)", "u": " (A.astype(float) is)", "c": " (A.astype(complex) is)"}
+    expected = f"float32, float64 or complex128{remedies.get(dtype.kind, '')}"
+    return TypeError(f"{function}: A must be {expected}, got dtype {dtype}")
 
 
 def _checked(function: str, A: Csr) -> Csr:
-    _check_dtype(function, A.value.dtype)
-    numbers, batch, n = NUMBERS[(A.value.dtype.name,) * 2], A.batch, A.n
+    dtype, batch, n = A.value.dtype, A.batch, A.n
+    numbers = NUMBERS.get((dtype.name, dtype.name))
+    if numbers is None or not dtype.isnative:
+        raise _wrong_dtype(function, dtype)
     fault, row, system = 0, 0, 0
     for one, value in enumerate(A.value.reshape(max(batch, 1), -1)):
         worst, where = _core.relax.check(numbers, n, A.columns, len(A.column), A.start, A.column, value)
@@ -275,7 +275,8 @@ def _sorted(A: Csr) -> Csr:
 def read_blocks(function: str, A: Any, size: int | None) -> Blocks:
     """Return ``A`` in blocks of ``size`` rows; None: that of a BSR matrix. The last block may be padded."""
     if is_sparse(A) and A.format == "bsr" and A.blocksize[0] == A.blocksize[1] and size in (None, A.blocksize[0]):
-        _check_dtype(function, A.dtype)
+        if A.dtype.name not in DTYPES or not A.dtype.isnative:
+            raise _wrong_dtype(function, A.dtype)
         start, column = _indices(function, "A", A)
         value = np.ascontiguousarray(A.data)
         if not np.isfinite(value).all():

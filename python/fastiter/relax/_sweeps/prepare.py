@@ -121,19 +121,19 @@ class Scalar(System):
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
-        A, arrangement = self.A, self.arrangement
-        if A.batch:
-            single = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if self.jacobi else arrangement
+        A, arrangement, n = self.A, self.arrangement, self.rows
+        if self.batch:
+            single = Arrangement(0, np.arange(n + 1), np.array([0, n])) if self.jacobi else arrangement
             arrays = (A.start, A.column, A.value, single.order, single.clusters, single.colours)
-            return _core.relax.csr(numbers, A.n, *arrays, self.part, A.batch)
+            return _core.relax.csr(numbers, n, *arrays, self.part, self.batch)
         if self.jacobi:
-            return _core.relax.sell(numbers, A.n, A.start, A.column, A.value, 0, 0, self.part)
+            return _core.relax.sell(numbers, n, A.start, A.column, A.value, 0, 0, self.part)
         if arrangement.is_coloured:
             return _core.relax.sell(
-                numbers, A.n, A.start, A.column, A.value, arrangement.order, arrangement.colours, self.part
+                numbers, n, A.start, A.column, A.value, arrangement.order, arrangement.colours, self.part
             )
         arrays = (A.start, A.column, A.value, arrangement.order, arrangement.clusters, arrangement.colours)
-        return _core.relax.csr(numbers, A.n, *arrays, self.part, 0)
+        return _core.relax.csr(numbers, n, *arrays, self.part, 0)
 
 
 class Dense(System):

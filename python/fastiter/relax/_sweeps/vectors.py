@@ -28,7 +28,7 @@ def check_vectors(
     dtypes = VECTORS[system.dtype.name]
     if system.grid is not None:
         dtypes = [name for name in DTYPES if np.dtype(name) >= system.dtype]
-    b = as_array(function, "b", b, system.dtype)
+    b = b if type(b) is np.ndarray else as_array(function, "b", b, system.dtype)
     check_array(function, "b", b, dtypes)
     assert isinstance(b, np.ndarray)  # for the type checker: check_array has checked it
     batch, expected = system.batch, f"({system.rows},) or ({system.rows}, k)"
@@ -91,7 +91,8 @@ class Vectors(NamedTuple):
 def checked(function: str, system: System, b: object, x0: object) -> Vectors:
     """Return b and a copy of x0, or 0; refuse infinities and NaN, except at points without an equation."""
     values, start = check_vectors(function, system, b, x0)
-    values = system.unknowns(values)
+    if system.grid is not None:  # a stencil may have points without an equation
+        values = system.unknowns(values)
     check_finite(function, "b", values)
     own = inside(system, values)
     if start is None:
