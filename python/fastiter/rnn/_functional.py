@@ -242,8 +242,8 @@ def _run(
     function = cell.function
     run = choose(function, _BACKENDS[function], backend, wx)
     if is_cuda(run):
-        found: Result = run(wx, r, b, state, **requested._asdict(), **_activation(cell))
-        return found
+        result: Result = run(wx, r, b, state, **requested._asdict(), **_activation(cell))
+        return result
     check_flag(function, "reverse", requested.reverse)
     check_flag(function, "return_all_states", all_states)
     names, arrays = ["wx", "r"], [wx, r]

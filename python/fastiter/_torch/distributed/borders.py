@@ -85,15 +85,15 @@ class Border:
         self, own: Sequence[Tensor | None], received: Sequence[Tensor] | None, like: Sequence[Tensor]
     ) -> list[Tensor]:
         """Return the gradient of the states after this rank's last step, from the results and from the next rank."""
-        found = [
+        result = [
             x.new_zeros(x.shape) if y is None else self._where(self.ends, y) for x, y in zip(like, own, strict=True)
         ]
         if received is not None and not self.packed:
             return list(received)
         if received is not None and self.leaves is not None:
-            for x, y in zip(found, received, strict=True):
+            for x, y in zip(result, received, strict=True):
                 x[self.leaves] = y[0]
-        return found
+        return result
 
     def _rows(self, states: Sequence[Tensor], row: int | None) -> list[Tensor]:
         if not self.packed:

@@ -27,8 +27,8 @@ class Chunk:
 
     def gradients(self, d_results: Optional, d_last: Sequence[Tensor], into: Optional) -> tuple[Optional, list[Tensor]]:
         """Return the gradients of the chunk's tensors, None for those that have none, and of its initial states."""
-        found = self._gradients([*self.tensors, *(self.entry or ())], d_results, d_last)
-        return found[: len(self.tensors)], self._of_entry(found[len(self.tensors) :])
+        result = self._gradients([*self.tensors, *(self.entry or ())], d_results, d_last)
+        return result[: len(self.tensors)], self._of_entry(result[len(self.tensors) :])
 
     def entry_gradients(self, d_results: Optional, d_last: Sequence[Tensor]) -> list[Tensor]:
         """Return the gradients of the initial states."""
@@ -37,16 +37,16 @@ class Chunk:
     def _gradients(self, of: Optional, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
         pairs = zip((*self.results, *self.last), (*d_results, *d_last), strict=True)
         given = [(y, g) for y, g in pairs if g is not None and y.requires_grad]
-        wanted = [x for x in of if x is not None and x.requires_grad]
-        if not given or not wanted:
+        needed = [x for x in of if x is not None and x.requires_grad]
+        if not given or not needed:
             return [None] * len(of)
         outputs, cotangents = zip(*given, strict=True)
-        found = iter(torch.autograd.grad(outputs, wanted, cotangents, retain_graph=True, allow_unused=True))
-        return [next(found) if x is not None and x.requires_grad else None for x in of]
+        result = iter(torch.autograd.grad(outputs, needed, cotangents, retain_graph=True, allow_unused=True))
+        return [next(result) if x is not None and x.requires_grad else None for x in of]
 
-    def _of_entry(self, found: Optional) -> list[Tensor]:
+    def _of_entry(self, result: Optional) -> list[Tensor]:
         """Return the gradients of the initial states, zeros for those that have none."""
-        every = found or [None] * len(self.last)
+        every = result or [None] * len(self.last)
         return [torch.zeros_like(x) if g is None else g for g, x in zip(every, self.last, strict=True)]
 
 

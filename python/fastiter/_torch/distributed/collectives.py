@@ -139,11 +139,11 @@ class Layout(NamedTuple):
 
     def parts(self, message: Tensor) -> list[Tensor]:
         """Return the tensors of a message, which share its memory."""
-        found = []
+        result = []
         for shape, dtype, start in zip(self.shapes, self.dtypes, self.offsets, strict=False):
             stop = start + math.prod(shape) * dtype.itemsize
-            found.append(message[start:stop].view(dtype).view(shape))
-        return found
+            result.append(message[start:stop].view(dtype).view(shape))
+        return result
 
 
 class Agreement(NamedTuple):

@@ -47,8 +47,8 @@ def on_shards(function: Callable[..., Any], arguments: Mapping[str, Any], axes: 
         _compare_ranks(name, mesh, arguments)
     whole = _whole(function, arguments)
     cut = Cut.of(name, mesh, arguments, axes)
-    found = function(**{key: cut.local(key, x) for key, x in arguments.items()})
-    return cut.wrapped(found, whole, results)
+    result = function(**{key: cut.local(key, x) for key, x in arguments.items()})
+    return cut.wrapped(result, whole, results)
 
 
 #: Cache of the results without memory of successful calls, by function and arguments, as a call takes milliseconds
@@ -68,15 +68,15 @@ def _whole(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         key = None
     if arguments.get("cu_seqlens") is not None or not unwatched():
         key = None  # bounds are checked by value, and a mode's tensors must not be kept alive
-    found = None if key is None else _RESULTS.get(key)
-    if found is None:
+    result = None if key is None else _RESULTS.get(key)
+    if result is None:
         with torch.no_grad():
-            found = function(**{name: _mapped(name, x, _without_memory) for name, x in arguments.items()})
+            result = function(**{name: _mapped(name, x, _without_memory) for name, x in arguments.items()})
         if key is not None:
             if len(_RESULTS) >= _MOST_RESULTS:
                 _RESULTS.clear()
-            _RESULTS[key] = found
-    return found
+            _RESULTS[key] = result
+    return result
 
 
 def _compare_ranks(function: str, mesh: Any, arguments: Mapping[str, Any]) -> None:
@@ -143,11 +143,11 @@ class _Move(NamedTuple):
     wanted: Sequence[Any]
     gradient: Sequence[Any]
 
-    def run(self, local: Tensor, given: Sequence[Any], wanted: Sequence[Any]) -> Tensor:
+    def run(self, local: Tensor, given: Sequence[Any], needed: Sequence[Any]) -> Tensor:
         from torch.distributed.tensor import DTensor
 
         x = DTensor.from_local(local, self.mesh, given, shape=self.shape, stride=self.stride)
-        return _local(x.redistribute(self.mesh, wanted))
+        return _local(x.redistribute(self.mesh, needed))
 
     def reduced(self) -> list[Any]:
         """Return the placements of the gradient for the caller, none of which is Partial."""
@@ -166,8 +166,8 @@ class _Moved(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, move: _Move) -> Tensor:
         ctx.move = move
-        found = move.run(local.detach(), move.given, move.wanted)
-        return found.view_as(found)
+        result = move.run(local.detach(), move.given, move.wanted)
+        return result.view_as(result)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -179,13 +179,13 @@ class _Moved(torch.autograd.Function):
         return move.run(gradient, move.gradient, move.reduced()), None
 
 
-def moved(function: str, x: Any, wanted: Sequence[Any], gradient: Sequence[Any]) -> Tensor:
+def moved(function: str, x: Any, needed: Sequence[Any], gradient: Sequence[Any]) -> Tensor:
     """Return this rank's shard of a DTensor with other placements; ``gradient`` has the placements of its gradient."""
-    move = _Move(function, x.device_mesh, x.shape, x.stride(), x.placements, wanted, gradient)
-    if _TWICE and list(x.placements) == list(wanted) == list(gradient):
+    move = _Move(function, x.device_mesh, x.shape, x.stride(), x.placements, needed, gradient)
+    if _TWICE and list(x.placements) == list(needed) == list(gradient):
         return _local(x)
-    found: Tensor = _Moved.apply(_local(x, move.reduced()), move)  # type: ignore[no-untyped-call]
-    return found
+    result: Tensor = _Moved.apply(_local(x, move.reduced()), move)  # type: ignore[no-untyped-call]
+    return result
 
 
 class Cut(NamedTuple):
@@ -213,7 +213,7 @@ class Cut(NamedTuple):
         return cut
 
     def _axes(self, kind: Kind) -> list[int]:
-        return [at for at, found in enumerate(self.kinds) if found == kind]
+        return [at for at, other in enumerate(self.kinds) if other == kind]
 
     def _check_groups(self, arguments: Mapping[str, Any]) -> None:
         """Refuse a sharding that would separate heads that share a head between ranks."""
@@ -281,19 +281,19 @@ class Cut(NamedTuple):
                 local = torch.cat((local, local.new_zeros(one)), at)
         return local
 
-    def wrapped(self, found: Any, whole: Any, results: Results) -> Any:
+    def wrapped(self, result: Any, whole: Any, results: Results) -> Any:
         """Return results as DTensors with the shapes of ``whole``."""
         from torch.distributed.tensor import DTensor
 
-        if isinstance(found, Tensor):
+        if isinstance(result, Tensor):
             assert isinstance(results, str)
             if self._empty():
-                found = found.narrow(results.index("N"), 0, 0)
+                result = result.narrow(results.index("N"), 0, 0)
             sharded = self._sharded(results)
-            return DTensor.from_local(found, self.mesh, sharded, shape=whole.shape, stride=whole.stride())
-        each = (results,) * len(found) if isinstance(results, str) else results[: len(found)]
-        parts = [self.wrapped(x, y, axes) for x, y, axes in zip(found, whole, each, strict=True)]
-        return type(found)(*parts) if hasattr(found, "_fields") else tuple(parts)
+            return DTensor.from_local(result, self.mesh, sharded, shape=whole.shape, stride=whole.stride())
+        each = (results,) * len(result) if isinstance(results, str) else results[: len(result)]
+        parts = [self.wrapped(x, y, axes) for x, y, axes in zip(result, whole, each, strict=True)]
+        return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
 
 
 def _letters(axes: Axes, name: str, x: Tensor) -> str:
@@ -304,7 +304,7 @@ def _kind(function: str, mesh: Any, at: int, arguments: Mapping[str, Any], axes:
     """Return the kind of axis that an axis of the mesh shards."""
     from torch.distributed.tensor import Partial, Replicate, Shard
 
-    found: dict[Kind, tuple[str, Any]] = {}
+    result: dict[Kind, tuple[str, Any]] = {}
     label = repr(mesh.mesh_dim_names[at]) if mesh.mesh_dim_names else str(at)
     for name, x in _tensors(arguments):
         p, letters = x.placements[at], _letters(axes, name, x)
@@ -316,11 +316,11 @@ def _kind(function: str, mesh: Any, at: int, arguments: Mapping[str, Any], axes:
             ways = [f"sharded by {kind} (Shard({dim}))" for kind, dim in by.items() if dim >= 0]
             expected = ", ".join([*ways, "replicated or partial" if ways else "replicated"])
             raise ValueError(f"{function}: {name} must be {expected} on axis {label} of the mesh, got {p!r}")
-        found.setdefault("rows" if letter == "B" else "heads", (name, p))
-    if len(found) == 2:
-        (first, p), (second, q) = found.values()
+        result.setdefault("rows" if letter == "B" else "heads", (name, p))
+    if len(result) == 2:
+        (first, p), (second, q) = result.values()
         raise ValueError(
-            f"{function}: {second} must be sharded by {next(iter(found))} or replicated on axis {label} of the mesh "
+            f"{function}: {second} must be sharded by {next(iter(result))} or replicated on axis {label} of the mesh "
             f"like {first}, which is {p!r}, got {q!r}: redistribute one of them"
         )
-    return next(iter(found), "none")
+    return next(iter(result), "none")

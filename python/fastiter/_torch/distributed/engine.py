@@ -37,7 +37,7 @@ class Split(NamedTuple):
         The axis in each tensor; None for one that all chunks share.
     results, state : int
         The axis in the results and in the states.
-    least : int
+    smallest : int
         The minimum size of chunks that are worthwhile, used if the number of chunks is not specified.
     """
 
@@ -46,11 +46,11 @@ class Split(NamedTuple):
     tensors: tuple[int | None, ...]
     results: int
     state: int
-    least: int = 1
+    smallest: int = 1
 
     def paying(self, chunks: int) -> int:
         """Return the number of worthwhile chunks, at most ``chunks``."""
-        return max(1, min(chunks, self.size // self.least))
+        return max(1, min(chunks, self.size // self.smallest))
 
     def sizes(self, chunks: int) -> list[int]:
         """Return the sizes of at most ``chunks`` chunks."""
@@ -203,14 +203,14 @@ class _Sharded(torch.autograd.Function):
         inputs, ctx.tape.saved.tensors = every[: ctx.count], list(every[ctx.count :])
         count = len(gradients) - len(ctx.call.states)
         try:
-            found = _backward(ctx.call, ctx.tape, gradients[:count], gradients[count:])[: ctx.count]
+            result = _backward(ctx.call, ctx.tape, gradients[:count], gradients[count:])[: ctx.count]
         finally:
             ctx.tape.saved.tensors = []
         # A tensor that did not influence this rank's results gets zeros, as DistributedDataParallel waits for all.
         needs = ctx.needs_input_grad[2:]
         filled = (
             torch.zeros_like(x) if g is None and need and x is not None else g
-            for x, g, need in zip(inputs, found, needs, strict=True)
+            for x, g, need in zip(inputs, result, needs, strict=True)
         )
         return None, None, *(g if need else None for g, need in zip(filled, needs, strict=True))
 
@@ -291,10 +291,10 @@ def _whole(parts: Sequence[Tensor], axis: int) -> Tensor:
     sizes = [x.shape[axis] for x in parts]
     shape = list(parts[0].shape)
     shape[axis] = sum(sizes)
-    found = empty(parts[0], shape)
-    for x, to in zip(parts, found.split(sizes, axis), strict=True):
+    result = empty(parts[0], shape)
+    for x, to in zip(parts, result.split(sizes, axis), strict=True):
         to.copy_(x)
-    return found
+    return result
 
 
 def _entering(
@@ -326,7 +326,7 @@ def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> 
     split, border, back = call.split, call.border, call.line.turned()
     results = [_pieces(g, split.results, call.chunks) for g in d_results]
     finals = [_pieces(g, split.state, call.chunks) for g in d_last]
-    found: list[list[Tensor | None]] = []
+    result: list[list[Tensor | None]] = []
     whole, into = _gradients_in_place(call, tape)
     waits, expected = [], []
     if call.affine is None and not back.is_first:
@@ -343,12 +343,12 @@ def _backward(call: Call, tape: Tape, d_results: Optional, d_last: Optional) -> 
             waits.append(back.send(border.entering(entry)))
         elif call.affine is not None and back.is_first:
             _exchange(back, call.affine, _constant(call.affine, border.entering(entry)))
-        found.append([*gradients, *[None] * (len(split.tensors) - len(gradients)), *border.started(entry)])
+        result.append([*gradients, *[None] * (len(split.tensors) - len(gradients)), *border.started(entry)])
     for wait in waits:
         wait()
     axes = (*split.tensors, *(split.state for _ in call.states))
     whole += [None] * (len(axes) - len(whole))
-    every = zip(whole, zip(*found, strict=True), axes, strict=True)
+    every = zip(whole, zip(*result, strict=True), axes, strict=True)
     return [_joined(parts, axis) if x is None else x for x, parts, axis in every]
 
 

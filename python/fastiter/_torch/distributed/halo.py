@@ -63,12 +63,12 @@ class Halo:
 
         The returned function waits, and returns for each rank the values (m, ...) for the indices ``given``.
         """
-        found = [ghosts.new_empty((len(index), *ghosts.shape[1:])) for index in self.given]
-        wait = self._started([part.contiguous() for part in ghosts.split(self.counts)], found)
+        result = [ghosts.new_empty((len(index), *ghosts.shape[1:])) for index in self.given]
+        wait = self._started([part.contiguous() for part in ghosts.split(self.counts)], result)
 
         def received() -> list[Tensor]:
             wait()
-            return found
+            return result
 
         return received
 

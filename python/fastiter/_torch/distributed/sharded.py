@@ -153,18 +153,18 @@ def _memory(request: Request, checked: Checked, kernels: Kernels | None) -> floa
 def _described(request: Request, checked: Checked) -> dict[str, str]:
     """Return as text the properties that must be the same on every rank."""
     grad = str(torch.is_grad_enabled())
-    found = {"function": request.function.name, "batch": f"{request.rows} rows", "grad mode": grad}
+    result = {"function": request.function.name, "batch": f"{request.rows} rows", "grad mode": grad}
     timed = request.function.timed(checked.tensors)
     for name, x in checked.tensors.items():
-        found[name] = "None" if x is None else _shape(x, timed.get(name))
-    found["state"] = " and ".join(_shape(x, None) for x in checked.state or ()) or "None"
-    found |= {"exchange": repr(request.exchange), "chunks": repr(request.chunks)}
-    found |= {name: repr(value) for name, value in request.options.items()}
+        result[name] = "None" if x is None else _shape(x, timed.get(name))
+    result["state"] = " and ".join(_shape(x, None) for x in checked.state or ()) or "None"
+    result |= {"exchange": repr(request.exchange), "chunks": repr(request.chunks)}
+    result |= {name: repr(value) for name, value in request.options.items()}
     reset, *divided = request.sequences
-    found["reset"] = "None" if reset is None else f"flags with {reset.dim()} axes"
+    result["reset"] = "None" if reset is None else f"flags with {reset.dim()} axes"
     for name, values in zip(("lengths", "cu_seqlens"), divided, strict=True):
-        found[name] = "None" if values is None else _integers(values.tolist())
-    return found
+        result[name] = "None" if values is None else _integers(values.tolist())
+    return result
 
 
 def _shape(x: Tensor, time: int | None) -> str:

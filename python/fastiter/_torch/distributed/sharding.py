@@ -71,7 +71,7 @@ class Sharding(Generic[R]):
         The axes of the results; the states have the axes B and N first.
     pack : callable
         Returns the result of the public function from the results and the parts of the final state.
-    unit, least : int
+    unit, smallest : int
         The granularity of chunks along N, and the minimum size of those that are worthwhile.
     state_name : str
         The name of the initial state.
@@ -92,7 +92,7 @@ class Sharding(Generic[R]):
     result: str
     pack: Callable[[Tensor, tuple[Tensor, ...]], R]
     unit: int = 1
-    least: int = 1
+    smallest: int = 1
     state_name: str = "state"
     maps: Maps | None = None
     kernels: Callable[[Mapping[str, Any]], Kernels | None] | None = None
@@ -119,9 +119,9 @@ class Sharding(Generic[R]):
 
     def splits(self, tensors: Tensors) -> list[Split]:
         """Return the axes that can be divided into chunks; rows come first, as they share the weights."""
-        return [*self._split("B", 1, 1, tensors), *self._split("N", self.unit, self.least, tensors)]
+        return [*self._split("B", 1, 1, tensors), *self._split("N", self.unit, self.smallest, tensors)]
 
-    def _split(self, letter: str, unit: int, least: int, tensors: Tensors) -> list[Split]:
+    def _split(self, letter: str, unit: int, smallest: int, tensors: Tensors) -> list[Split]:
         axes = [self.axis(name, x, letter) for name, x in tensors.items()]
         each = [None if x is None or a is None else x.shape[a] for x, a in zip(tensors.values(), axes, strict=True)]
         sizes = {n for n in each if n is not None} - {1}
@@ -129,7 +129,7 @@ class Sharding(Generic[R]):
             return []
         size = sizes.pop() if sizes else 1
         divided = tuple(axis if n == size else None for axis, n in zip(axes, each, strict=True))
-        return [Split(size, unit, divided, self.result.index(letter), "BN".index(letter), least)]
+        return [Split(size, unit, divided, self.result.index(letter), "BN".index(letter), smallest)]
 
     def run(
         self, tensors: Mapping[str, Any], state: Any, cut: Sequences, options: Mapping[str, object]

@@ -74,13 +74,13 @@ class Shard:
         count, parts = len(self._timed) + 1, [None] * len(self._segments)
         whole = self._kernels.results(inputs[: count - 2])
         own = [x for x in inputs[count:] if x is not None] or None
-        found: dict[int, Part] = {}
+        result: dict[int, Part] = {}
 
         def compute(at: int, entry: States | None) -> States:
             pieces = [*(self._cut(x, axis, at) for x, axis in zip(inputs, self._timed, strict=False)), None]
             into = [self._cut(x, 1, at) for x in whole]
-            found[at] = computed_in_place(self._kernels, None, pieces, entry, needs, Saved(), into)
-            return found[at].last
+            result[at] = computed_in_place(self._kernels, None, pieces, entry, needs, Saved(), into)
+            return result[at].last
 
         expected = None if self._line.is_first else self._line.expect(self._border.message(self._states))
 
@@ -92,7 +92,7 @@ class Shard:
         last = _speculate(len(parts), compute, start, None if self._line.is_first else entering)
         if not self._line.is_last:
             self._line.send(self._border.leaving(last))()
-        return whole, self._border.final(last), _tape([found[at] for at in range(len(parts))])
+        return whole, self._border.final(last), _tape([result[at] for at in range(len(parts))])
 
     def backward(self, tape: Tape, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
         """Return the gradients of the tensors, None for flags and lengths, and those of the initial states."""

@@ -52,16 +52,16 @@ class Recurrence(torch.autograd.Function):
     @one_by_one
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         dlink = None if ctx.options.checkpoint else gradients[-1]
-        flows, tensors = gradients[: ctx.seen], ctx.saved_tensors
-        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad[10:])
-        if flows[0] is not None or any(flow is not None for flow in flows):
+        d_outputs, tensors = gradients[: ctx.seen], ctx.saved_tensors
+        result: list[Tensor | None] = [None] * len(ctx.needs_input_grad[10:])
+        if d_outputs[0] is not None or any(d_output is not None for d_output in d_outputs):
             with torch.no_grad():
-                found = _gradients(ctx, tensors, flows)
+                result = _gradients(ctx, tensors, d_outputs)
             if torch.is_grad_enabled():
-                found = _twice(ctx, tensors, found, flows)
+                result = _twice(ctx, tensors, result, d_outputs)
         if dlink is not None:
-            found[0] = _with_link(ctx.cell, found[0], dlink)
-        return (*[None] * 10, *found)
+            result[0] = _with_link(ctx.cell, result[0], dlink)
+        return (*[None] * 10, *result)
 
 
 def _save(
@@ -87,7 +87,7 @@ def _save(
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, tensors: Sequence[Tensor], flows: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _gradients(ctx: Any, tensors: Sequence[Tensor], d_outputs: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Return the gradients of wx, r, b and the initial states, None for those not needed."""
     r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = tensors
     cell, count, options = ctx.cell, len(ctx.cell.states), ctx.options
@@ -96,13 +96,13 @@ def _gradients(ctx: Any, tensors: Sequence[Tensor], flows: Sequence[Tensor | Non
     first, saved = others[: len(others) - ctx.saved_count], others[len(others) - ctx.saved_count :]
     needs = ctx.needs_input_grad[10:]
     states, rest = (saved[:1], saved[1:]) if options.checkpoint else (saved[:count], saved[count:])
-    given = (first, states, rest, [flows[0], *flows[1 + count :]], flows[1 : 1 + count], ctx.reverse)
-    if len(flows) == 1 + count:
+    given = (first, states, rest, [d_outputs[0], *d_outputs[1 + count :]], d_outputs[1 : 1 + count], ctx.reverse)
+    if len(d_outputs) == 1 + count:
         given[3].extend([None] * (count - 1))
-    wanted = (needs[1], needs[2], any(needs[3:]))
+    needed = (needs[1], needs[2], any(needs[3:]))
     again = (wx, b) if options.checkpoint else (None, None)
-    dwx, *gradients = rnn_bwd(cell, r, *given, lengths, batch_sizes, *wanted, options, *again)
-    return [dwx, *_placed(gradients, *wanted[:2], len(first))]
+    dwx, *gradients = rnn_bwd(cell, r, *given, lengths, batch_sizes, *needed, options, *again)
+    return [dwx, *_placed(gradients, *needed[:2], len(first))]
 
 
 def _placed(gradients: Sequence[Tensor], need_r: bool, need_b: bool, count: int) -> list[Tensor | None]:
@@ -115,14 +115,14 @@ def _placed(gradients: Sequence[Tensor], need_r: bool, need_b: bool, count: int)
 
 
 def _twice(
-    ctx: Any, tensors: Sequence[Tensor], found: Sequence[Tensor | None], flows: Sequence[Tensor | None]
+    ctx: Any, tensors: Sequence[Tensor], result: Sequence[Tensor | None], d_outputs: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Return the gradients, made differentiable."""
     r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = tensors
     first, options = others[: len(others) - ctx.saved_count], ctx.options
     of_gates = wx if options.checkpoint else _as_gates(ctx.cell, others[-1])
     call = Call(ctx.cell, ctx.reverse, ctx.all_states, options.clip_state, options.clip_grad, not options.checkpoint)
-    return differentiable(call, found, (of_gates, r, b, *first), (lengths, batch_sizes, cu_seqlens, reset), flows)
+    return differentiable(call, result, (of_gates, r, b, *first), (lengths, batch_sizes, cu_seqlens, reset), d_outputs)
 
 
 def _as_gates(cell: Cell, link: Tensor) -> Tensor:
@@ -155,21 +155,21 @@ class Together(torch.autograd.Function):
         cell, options, (r, b, states, gates, *first) = ctx.cell, ctx.options, ctx.saved_tensors
         *dlast, dlink = dothers
         needs = ctx.needs_input_grad[2:]
-        found: list[Tensor | None] = [None] * len(needs)
+        result: list[Tensor | None] = [None] * len(needs)
         if dstates is not None or any(d is not None for d in dlast):
             each: list[Tensor | None] = [None] * len(states) if dstates is None else [*dstates.unbind(0)]
             needed = (needs[1], needs[2], any(needs[3:]))
             with torch.no_grad():
                 given = (first, [*states.unbind(0)], [gates], each, dlast)
                 dwx, *gradients = rnn_bwd(cell, r, *given, False, None, None, *needed, options)
-            found = [dwx, *_placed(gradients, *needed[:2], len(first))]
+            result = [dwx, *_placed(gradients, *needed[:2], len(first))]
             if torch.is_grad_enabled():
                 call = Call(cell, False, True, options.clip_state, options.clip_grad, True)
-                inputs, flows = (_as_gates(cell, gates), r, b, *first), (each[0], *dlast, *each[1:])
-                found = differentiable(call, found, inputs, (None,) * 4, flows)
+                inputs, d_outputs = (_as_gates(cell, gates), r, b, *first), (each[0], *dlast, *each[1:])
+                result = differentiable(call, result, inputs, (None,) * 4, d_outputs)
         if dlink is not None:
-            found[0] = _with_link(cell, found[0], dlink)
-        return None, None, *found
+            result[0] = _with_link(cell, result[0], dlink)
+        return None, None, *result
 
 
 class Transformed(torch.autograd.Function):

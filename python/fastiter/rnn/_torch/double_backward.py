@@ -142,9 +142,9 @@ class Call:
         for t in range(x.shape[1])[:: -1 if self.reverse else 1]:
             valid = None if rows.valid is None else rows.valid[:, t, None, None]
             drops = None if flags is None else flags[:, t, None, None]
-            made = step(x[:, t], valid, drops, now)
-            now = list(made) if valid is None else [torch.where(valid, n, s) for n, s in zip(made, now, strict=True)]
-            every.append(made if valid is None else tuple([torch.where(valid, n, 0) for n in made]))
+            new = step(x[:, t], valid, drops, now)
+            now = list(new) if valid is None else [torch.where(valid, n, s) for n, s in zip(new, now, strict=True)]
+            every.append(new if valid is None else tuple([torch.where(valid, n, 0) for n in new]))
         every = every[::-1] if self.reverse else every
         nothing = x.new_zeros(x.shape[0], 0, *x.shape[3:])
         states = [torch.stack(s, 1) for s in zip(*every, strict=True)] if every else [nothing] * count

@@ -157,9 +157,9 @@ def _inputs(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor) -> tuple[
     )
 
 
-def _as(x: Tensor, given: str, wanted: str) -> Tensor:
+def _as(x: Tensor, given: str, needed: str) -> Tensor:
     """Permute the axes of x from the layout `given` to the layout `wanted`."""
-    return x if given == wanted else x.permute([given.index(letter) for letter in wanted])
+    return x if given == needed else x.permute([given.index(letter) for letter in needed])
 
 
 def _initial(options: FlashRNNConfig, wx: Tensor, states: Tensor | None) -> list[Tensor] | None:
@@ -259,9 +259,9 @@ def _check_arguments(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, 
     shape = _sizes("Wx", Wx, options.input_shape, {"G": counts.gates_w})
     batch, heads, width = (shape[letter] for letter in "BHD")
     for letter, name, size in (("H", "num_heads", heads), ("D", "head_dim", width), ("", "hidden_dim", heads * width)):
-        wanted = getattr(options, name)
-        if wanted > 0 and wanted != size:
-            raise ValueError(f"flashrnn: Wx must have {name} = {wanted} {letter}".rstrip() + f", got {size}")
+        needed = getattr(options, name)
+        if needed > 0 and needed != size:
+            raise ValueError(f"flashrnn: Wx must have {name} = {needed} {letter}".rstrip() + f", got {size}")
     inside = {"H": heads, "D": width}
     _sizes("R", R, options.recurrent_shape, {"G": counts.gates_r, "P": width, **inside})
     _sizes("b", b, options.bias_shape, {"G": counts.gates_t, **inside})

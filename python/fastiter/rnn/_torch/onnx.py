@@ -191,15 +191,15 @@ class _Graph:
         """Add both directions of a layer; return its output (T, B, .) and final states (directions, B, .)."""
         weights = [self.constant(f"{name}_{k}", value) for name, value in self.weights(both).items()]
         inputs = [x, *weights, *[""] * (3 - len(weights)), "", *(first or "" for first in firsts)]
-        made = [f"Y_{k}", *(f"Y_{name}_{k}" for name in self.states)]
+        created = [f"Y_{k}", *(f"Y_{name}_{k}" for name in self.states)]
         attributes = dict(self.operator.attributes)
         activation = attributes.pop("activation", None)
         if activation is not None:
             attributes["activations"] = [activation] * self.directions
         direction = "bidirectional" if self.directions == 2 else "forward"
         width = self.module.hidden_size
-        self.node(self.operator.name, inputs, made, hidden_size=width, direction=direction, **attributes)
-        y, *last = made
+        self.node(self.operator.name, inputs, created, hidden_size=width, direction=direction, **attributes)
+        y, *last = created
         if self.module.proj_size > 0:
             w_hr = torch.stack([one.w_hr.t() for one in both if one.w_hr is not None])  # (directions, H, P)
             per_step = self.constant(f"P_{k}", w_hr)
@@ -211,13 +211,13 @@ class _Graph:
     def weights(self, both: list[Layer]) -> dict[str, Tensor]:
         """Return W (directions, G H, I), R (directions, G H, H) and, if there are biases, B (directions, 2 G H)."""
         parameters = [one.parameters for one in both]
-        found = {"W": torch.stack([self.ordered(p.w_ih) for p in parameters])}
+        result = {"W": torch.stack([self.ordered(p.w_ih) for p in parameters])}
         recurrent = [p.w_hh if one.w_hr is None else p.w_hh @ one.w_hr for p, one in zip(parameters, both, strict=True)]
-        found["R"] = torch.stack([self.ordered(self.dense(r)) for r in recurrent])
+        result["R"] = torch.stack([self.ordered(self.dense(r)) for r in recurrent])
         biases = [(p.b_ih, p.b_hh) for p in parameters if p.b_ih is not None and p.b_hh is not None]
         if biases:
-            found["B"] = torch.stack([torch.cat([self.ordered(b) for b in pair]) for pair in biases])
-        return found
+            result["B"] = torch.stack([torch.cat([self.ordered(b) for b in pair]) for pair in biases])
+        return result
 
     def ordered(self, weight: Tensor) -> Tensor:
         """Put the gates along the first axis into the operator's order."""
@@ -235,10 +235,10 @@ class _Graph:
         self.node("Split", [name], parts, axis=0, num_outputs=len(parts))
         return parts
 
-    def node(self, kind: str, inputs: list[str], made: list[str] | None = None, **attributes: Any) -> str:
-        made = made or [f"{kind}_{len(self.nodes)}"]
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, made, **attributes))
-        return made[0]
+    def node(self, kind: str, inputs: list[str], created: list[str] | None = None, **attributes: Any) -> str:
+        created = created or [f"{kind}_{len(self.nodes)}"]
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, created, **attributes))
+        return created[0]
 
     def constant(self, name: str, value: Tensor) -> str:
         array = value.detach().cpu().contiguous().numpy()

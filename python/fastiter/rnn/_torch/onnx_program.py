@@ -41,11 +41,11 @@ def _rnn(*arguments: Any) -> list[Tensor]:
         x, *flags = inputs
         drops = flags.pop() if options.reset is not None else None
         prev = now if drops is None else [torch.where(drops, 0, s) for s in now]
-        made = step(x, prev)
+        created = step(x, prev)
         if not flags:
-            return list(made), [s.clone() for s in made]
-        after = [torch.where(flags[0], n, s) for n, s in zip(made, now, strict=True)]
-        return after, [torch.where(flags[0], n, 0) for n in made]
+            return list(created), [s.clone() for s in created]
+        after = [torch.where(flags[0], n, s) for n, s in zip(created, now, strict=True)]
+        return after, [torch.where(flags[0], n, 0) for n in created]
 
     last, every = scan(body, now, inputs, reverse=call.reverse)
     h, *others = (s.transpose(0, 1) for s in every)

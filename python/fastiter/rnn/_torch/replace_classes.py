@@ -25,13 +25,13 @@ def derived(of: type[nn.Module]) -> type[nn.Module]:
 
     `of` is its first base, as Python allows the class of an object to change only to one with the same layout.
     """
-    made = _MADE.get(of)
-    if made is not None:
-        return made
+    created = _MADE.get(of)
+    if created is not None:
+        return created
     ours = next((OURS[base] for base in of.__mro__ if base in OURS), None)
-    made = derive(of, () if ours is None else (ours,), {"forward": forward_of_cell} if ours is None else {}, derived)
-    _MADE[of] = made
-    return made
+    created = derive(of, () if ours is None else (ours,), {"forward": forward_of_cell} if ours is None else {}, derived)
+    _MADE[of] = created
+    return created
 
 
 def replaced_by(plain: type[nn.Module]) -> type[nn.Module] | None:
@@ -80,14 +80,14 @@ def reason_against_class(module: nn.Module, plain: type[nn.Module]) -> str | Non
 def _steps_of_forward(theirs: type[nn.Module]) -> set[str]:
     """Return the methods that the forward of torch's layer calls, except flatten_parameters."""
     methods: dict[str, Any] = {**vars(nn.RNNBase), **vars(theirs)}
-    found: set[str] = set()
+    result: set[str] = set()
     left = ["forward"]
     while left:
         for name in methods[left.pop()].__code__.co_names:
-            if isinstance(methods.get(name), types.FunctionType) and name not in {*found, "flatten_parameters"}:
-                found.add(name)
+            if isinstance(methods.get(name), types.FunctionType) and name not in {*result, "flatten_parameters"}:
+                result.add(name)
                 left.append(name)
-    return found
+    return result
 
 
 def _functions(classes: list[type]) -> Iterator[types.CodeType]:

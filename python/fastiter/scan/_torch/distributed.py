@@ -24,7 +24,7 @@ from .ops import BLOCK, LINEAR, Scan, carried
 
 #: Channels of linear_scan per chunk: the minimum, two cache lines of float32, and the number from which several ranks
 #: are faster than one; with fewer channels the kernel reads only a small part of each row.
-_UNIT, _LEAST = 32, 128
+_UNIT, _SMALLEST = 32, 128
 
 
 def _check(scan: Scan, request: Request) -> Checked:
@@ -67,7 +67,7 @@ _LINEAR = Sharding(
     "BTN",
     pair,
     _UNIT,
-    _LEAST,
+    _SMALLEST,
     maps=Maps(partial(_product, LINEAR), "numbers"),
     kernels=partial(_kernels, LINEAR),
     check=partial(_check, LINEAR),

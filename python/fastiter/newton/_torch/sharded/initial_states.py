@@ -82,8 +82,8 @@ class Solver(NamedTuple):
         """Return the checked tolerances and the maximum number of iterations over the ranks."""
         eps = torch.finfo(wx.dtype).eps if isinstance(wx, Tensor) and wx.is_floating_point() else 1.0
         options = newton_options(name, "newton", None, self.rtol, self.atol, self.max_steps, eps=eps)
-        _, most, rtol, atol = options or (0, 0, 0.0, 0.0)
-        return Options(rtol, atol, _MAX_STEPS if self.max_steps is None else most)
+        _, largest, rtol, atol = options or (0, 0, 0.0, 0.0)
+        return Options(rtol, atol, _MAX_STEPS if self.max_steps is None else largest)
 
 
 def solved(function: Sharding[ParaResult], arguments: Mapping[str, Any]) -> ParaResult | ParaResultInfo:
@@ -108,14 +108,14 @@ def solved(function: Sharding[ParaResult], arguments: Mapping[str, Any]) -> Para
 def _entered(request: Request, options: Options, met: Meeting, info: list[NewtonInfo]) -> Entered | None:
     steps = Steps(met.line, met.steps, met.is_open)
     local = _local(request, met)
-    found = newton(local, steps, options)
-    info.append(NewtonInfo("newton", found.steps, (~found.converged).long()))
-    if not bool(found.converged.all()):
+    result = newton(local, steps, options)
+    info.append(NewtonInfo("newton", result.steps, (~result.converged).long()))
+    if not bool(result.converged.all()):
         return None
-    before = steps.before(local.first, found.y)
+    before = steps.before(local.first, result.y)
     transition = None
     if met.needs_grad and not (met.line.is_first or met.line.is_last):
-        transition = steps.product(local.linearised(found.y, before)[1])
+        transition = steps.product(local.linearised(result.y, before)[1])
     return Entered(None if met.line.is_first else [x.contiguous() for x in before.unbind(-1)], transition)
 
 

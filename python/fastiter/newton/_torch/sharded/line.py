@@ -44,11 +44,11 @@ class Steps:
         """Return the states (B, D, K) before this rank's steps, ``first`` if there are no earlier steps: one round."""
         ranks = self.line.ranks
         last = y[:, -1].contiguous() if self._readers else first
-        found = first.clone() if self.source is None else torch.empty_like(first)
-        works = [] if self.source is None else [(ranks.start_receive(self.source, found), self.source)]
+        result = first.clone() if self.source is None else torch.empty_like(first)
+        works = [] if self.source is None else [(ranks.start_receive(self.source, result), self.source)]
         works += [(ranks.start(rank, last), rank) for rank in self._readers]
         ranks.wait_all(works)
-        return found
+        return result
 
     def gathered(self, *numbers: Tensor) -> Tensor:
         """Return values (B,) of all ranks in order of time, as (P, n, B): one round."""

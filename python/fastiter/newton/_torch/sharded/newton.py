@@ -95,21 +95,21 @@ def newton(local: Local, steps: Steps, options: Options) -> Found:
     """Iterate until each row converges or is given up, on all ranks at the same iteration."""
     proposed = local.proposed()
     batch, device = proposed.shape[0], proposed.device
-    found = Found(proposed.clone(), torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.bool))
+    result = Found(proposed.clone(), torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.bool))
     active, since = torch.ones(batch, dtype=torch.bool), torch.zeros(batch, dtype=torch.int64)
     milestone = torch.full((batch,), torch.inf, dtype=torch.float64)
     index = torch.arange(steps.start, steps.start + steps.count, device=device)
     for step in range(1, options.max_steps + 1):
         if not bool(active.any()):
             break
-        found.steps[active] = step
+        result.steps[active] = step
         y = proposed
         f, jacobian = local.linearised(y, steps.before(local.first, y))
         r = f - y
         merit, frozen = _reduced(steps, r, y, options)
         right = (frozen == steps.total) & merit.isfinite()
-        kept = index < torch.where(right, 0, frozen).to(device).unsqueeze(1)
-        correction = steps.scan(jacobian, r.masked_fill(kept[:, :, None, None], 0))
+        unchanged = index < torch.where(right, 0, frozen).to(device).unsqueeze(1)
+        correction = steps.scan(jacobian, r.masked_fill(unchanged[:, :, None, None], 0))
         proposed = y + correction
         done = lost = torch.zeros(batch, dtype=torch.bool)
         if bool((right & active).any()):
@@ -121,10 +121,10 @@ def newton(local: Local, steps: Steps, options: Options) -> Found:
         milestone, since = torch.where(fell, merit, milestone), torch.where(fell, 0, since + 1)
         lost = lost | (((since >= _PATIENCE) | ~merit.isfinite()) & ~done)
         done = done & active
-        found.y[done.to(device)] = proposed[done.to(device)]
-        found.converged[done] = True
+        result.y[done.to(device)] = proposed[done.to(device)]
+        result.converged[done] = True
         active = active & ~done & ~lost
-    return found
+    return result
 
 
 def _reduced(steps: Steps, r: Tensor, y: Tensor, options: Options) -> tuple[Tensor, Tensor]:

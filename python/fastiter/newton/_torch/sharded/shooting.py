@@ -65,11 +65,11 @@ class Shard:
             leaving = border.leaving(self._run(leaves))
         rows = []
         for part in leaving:
-            found: Sequence[Tensor | None] = [None] * len(leaves)
+            result: Sequence[Tensor | None] = [None] * len(leaves)
             if part.requires_grad:  # otherwise no packed sequence continues on the next rank
                 ones = torch.ones_like(part)
-                found = torch.autograd.grad(part, leaves, ones, retain_graph=True, allow_unused=True)
-            filled = [torch.zeros_like(x) if g is None else g for g, x in zip(found, leaves, strict=True)]
+                result = torch.autograd.grad(part, leaves, ones, retain_graph=True, allow_unused=True)
+            filled = [torch.zeros_like(x) if g is None else g for g, x in zip(result, leaves, strict=True)]
             rows.append(torch.stack(border.entering(filled), -1))
         return torch.stack([x.detach() for x in leaving], -1), torch.stack(rows, -2)
 

@@ -171,13 +171,13 @@ def _backward(
 ) -> _Back:
     states, r = [_dense(x, time_major) for x in states], contiguous(r)
     gates = _dense(saved[0], time_major) if saved else None
-    flows = [None if x is None else _dense(x, time_major) for x in dstates]
+    d_outputs = [None if x is None else _dense(x, time_major) for x in dstates]
     final = [None if x is None else contiguous(x) for x in final]
     first = [contiguous(x) for x in state]
     back = _empty_back(work, states[0], len(work.cell.states) if need_first else 0)
     if work.batch == 0:
         return back
-    given = (work, r, first, states, gates, flows, final, *back)
+    given = (work, r, first, states, gates, d_outputs, final, *back)
     backend = backend or ("cuda" if plan else choose(work.cell, r.dtype, work.width))
     if backend == "triton":
         triton.backward(*given)
@@ -245,16 +245,16 @@ def _backward_by_chunks(work: Work, call: RnnBackward, final: Sequence[Tensor | 
         given = (wx[:, steps], r, call.b, first, reverse, lengths, None)
         h, *rest = _forward(RnnForward(call.cell_name, *given, True, True, *options), backend)
         states, saved = [h, *rest[count : 2 * count - 1]], rest[2 * count - 1 :]
-        flows = [None if x is None else x[:, steps] for x in call.dstates]
+        d_outputs = [None if x is None else x[:, steps] for x in call.dstates]
         time_major = _is_time_major(h, None, options)
         part = _work(call.cell, h.shape[:2], time_major, h, reverse, lengths, None, options)
-        around = (first, states, saved, flows, final, call.need_state or not begins)
-        found = _backward(part, time_major, r, *around, backend)
-        back.dwx[:, steps] = found.dwx
-        if back.dq is not None and found.dq is not None:
-            back.dq[:, steps] = found.dq
-        final = found.dfirst
-    return back._replace(dfirst=found.dfirst)
+        around = (first, states, saved, d_outputs, final, call.need_state or not begins)
+        result = _backward(part, time_major, r, *around, backend)
+        back.dwx[:, steps] = result.dwx
+        if back.dq is not None and result.dq is not None:
+            back.dq[:, steps] = result.dq
+        final = result.dfirst
+    return back._replace(dfirst=result.dfirst)
 
 
 # ---- the gradients of r and b, from those of wx ----------------------------------------------------------------------

@@ -33,18 +33,18 @@ _COPYING_THREADS = 256
 @lru_cache(maxsize=4096)
 def plan(problem: Problem, device: Device) -> Plan | None:
     """Return the fused launch, or None if r does not fit on the GPU or one step at a time is faster."""
-    asked = _asked(problem)
-    found, alone, several = rnn_plan(device, **asked), _alone(problem, device), clustered(problem, device)
-    other = cycles(problem, alone, device) if alone is not None else found.cycles
+    requested = _asked(problem)
+    result, alone, several = rnn_plan(device, **requested), _alone(problem, device), clustered(problem, device)
+    other = cycles(problem, alone, device) if alone is not None else result.cycles
     if several is not None and several[1] < other:
         return several[0]
-    if alone is not None or found.variant != "fused":
+    if alone is not None or result.variant != "fused":
         return alone
-    numbers = (found.units, found.row_warps, found.depth_warps, found.batch_tile // 8)
-    rest = (found.fragments_registers, found.blocks_per_sm)
+    numbers = (result.units, result.row_warps, result.depth_warps, result.batch_tile // 8)
+    rest = (result.fragments_registers, result.blocks_per_sm)
     return (
         _adapted(problem, device, *numbers, *rest)
-        or _constrained(problem, device, asked)
+        or _constrained(problem, device, requested)
         or _adapted(problem, device, *numbers, *rest, spills=True)
     )
 
@@ -65,8 +65,8 @@ def _alone(problem: Problem, device: Device) -> Plan | None:
     if problem.heads * math.ceil(problem.batch / 8) > device.sms:
         return None
     units = math.ceil(problem.width / 16) * 16
-    found = _adapted(problem, device, units, 1, 1, 1, problem.terms, 1)
-    return found if found is not None and units * found.rows <= 2 * found.threads else None
+    result = _adapted(problem, device, units, 1, 1, 1, problem.terms, 1)
+    return result if result is not None and units * result.rows <= 2 * result.threads else None
 
 
 def _adapted(
@@ -104,27 +104,27 @@ def _warps(
     A thread computes the cells of its elements one after the other, so more warps are faster as long as a thread has
     more than one element and enough registers. Blocks that exchange vectors also copy them faster with more warps.
     """
-    found = [(row_warps, split)]
-    tiles, wanted, exchange = problem.outs * units // 16, units * 8 * columns, exchange_of(problem, units)
+    result = [(row_warps, split)]
+    tiles, needed, exchange = problem.outs * units // 16, units * 8 * columns, exchange_of(problem, units)
     if exchange == "memory":
-        wanted = max(wanted, _COPYING_THREADS)
+        needed = max(needed, _COPYING_THREADS)
     while 2 * 32 * row_warps * split <= MOST_THREADS and 8 * split <= problem.terms:
         if (
-            32 * row_warps * split >= wanted
+            32 * row_warps * split >= needed
             and room(problem, units, row_warps, split, columns, resident, exchange) >= 0
         ):
             break
         row_warps, split = (2 * row_warps, split) if tiles % (2 * row_warps) == 0 else (row_warps, 2 * split)
-        found.append((row_warps, split))
-    left = {each: room(problem, units, *each, columns, resident, exchange) for each in found}
+        result.append((row_warps, split))
+    left = {each: room(problem, units, *each, columns, resident, exchange) for each in result}
     if spills:
-        return sorted(found, key=lambda each: -left[each])
-    return [each for each in reversed(found) if left[each] >= 0]
+        return sorted(result, key=lambda each: -left[each])
+    return [each for each in reversed(result) if left[each] >= 0]
 
 
-def _constrained(problem: Problem, device: Device, asked: dict[str, Any]) -> Plan | None:
+def _constrained(problem: Problem, device: Device, requested: dict[str, Any]) -> Plan | None:
     """Return the launch of minimum cost by the tuner's model among those that fit by the kernel's resource counts."""
-    text, cost = rnn_constraints(device, **asked)
+    text, cost = rnn_constraints(device, **requested)
     size, parts = problem.itemsize, 1 if problem.tensor_cores else 2
     alone, joined = other_registers(problem, "none"), other_registers(problem, "memory")
     own = f"""
@@ -141,8 +141,8 @@ own == {256 * size} * warps * fragments_shared + {size} * batch_tile * (64 * lin
 own <= {device.block_shared}; blocks_per_sm * (own + {RESERVED}) <= {device.shared}
 blocks <= 1 or blocks <= {device.sms} * blocks_per_sm
 """
-    for found in solve(f"{text}\n{own}", minimize=cost):
-        numbers = (found["units"], found["row_warps"], found["depth_warps"], found["columns"])
-        rest = (found["fragments_registers"], found["blocks_per_sm"])
+    for result in solve(f"{text}\n{own}", minimize=cost):
+        numbers = (result["units"], result["row_warps"], result["depth_warps"], result["columns"])
+        rest = (result["fragments_registers"], result["blocks_per_sm"])
         return _adapted(problem, device, *numbers, *rest) or _adapted(problem, device, *numbers, *rest, spills=True)
     return None

@@ -137,10 +137,10 @@ def _check(module: nn.Module, ranks: int) -> None:
 
 def _description(module: Any, style: HeadParallel) -> dict[str, str]:
     """Return the properties that must be the same on every rank."""
-    found = {"module": f"{module_name(module)}({module.extra_repr()})"}
-    found |= {name: f"{tuple(x.shape)} {x.dtype}" for name, x in module.named_parameters(recurse=False)}
-    found |= {name: str(getattr(style, name)) for name in ("input_layouts", "output_layouts", "use_local_output")}
-    return found
+    result = {"module": f"{module_name(module)}({module.extra_repr()})"}
+    result |= {name: f"{tuple(x.shape)} {x.dtype}" for name, x in module.named_parameters(recurse=False)}
+    result |= {name: str(getattr(style, name)) for name in ("input_layouts", "output_layouts", "use_local_output")}
+    return result
 
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}

@@ -107,19 +107,19 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     @one_by_one
-    def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         count = len(ctx.needs_input_grad) - 4
-        if flows[0] is None and all(flow is None for flow in flows):
+        if d_outputs[0] is None and all(d_output is None for d_output in d_outputs):
             return (None,) * (4 + count)
         tensors = ctx.saved_tensors  # read only once, as torch.utils.checkpoint requires
         with torch.no_grad():
-            found = _gradients(ctx, tensors, flows[0], flows[1:])
+            result = _gradients(ctx, tensors, d_outputs[0], d_outputs[1:])
         if torch.is_grad_enabled():
             x, w_ih, w_hh, _, b_ih, b_hh, to_first, *rest = tensors
             sequences = ALL_STEPS if ctx.is_plain else Steps(*rest[:3])
             inputs = (x, w_ih, w_hh, b_ih, b_hh, to_first, *rest[len(rest) - count + 6 :])
-            found = differentiable(_Again(ctx.direction), found, inputs, sequences, flows)
-        return (None, None, None, None, *found)
+            result = differentiable(_Again(ctx.direction), result, inputs, sequences, d_outputs)
+        return (None, None, None, None, *result)
 
 
 class _Transformed(torch.autograd.Function):
@@ -140,8 +140,8 @@ class _Transformed(torch.autograd.Function):
         ctx.mark_non_differentiable(*saved)
 
     @staticmethod
-    def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _Layer.backward(ctx, *flows[: 1 + len(ctx.direction.cell.states)])
+    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _Layer.backward(ctx, *d_outputs[: 1 + len(ctx.direction.cell.states)])
 
 
 @dataclass(frozen=True)
@@ -240,11 +240,11 @@ def _longer_gradients(
             wx, b = _gates(direction, sequences, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
     saved, first = rest[: ctx.saved_count], rest[ctx.saved_count :]
     separate = direction.cell.separates
-    wanted = (need_hh, need_b_hh or (need_b_ih and not separate), need_first)
-    dwx, *found = _recurrence_backward(direction, sequences, w_hh, h, saved, first, dh, dlast, wanted, wx, b)
-    biases = int(need_hh) + int(wanted[1])
-    of_hh = [found[0].view(w_hh.shape)] if need_hh else []
-    of_recurrence = [*of_hh, *(x.flatten() for x in found[len(of_hh) : biases]), *found[biases:]]
+    needed = (need_hh, need_b_hh or (need_b_ih and not separate), need_first)
+    dwx, *result = _recurrence_backward(direction, sequences, w_hh, h, saved, first, dh, dlast, needed, wx, b)
+    biases = int(need_hh) + int(needed[1])
+    of_hh = [result[0].view(w_hh.shape)] if need_hh else []
+    of_recurrence = [*of_hh, *(x.flatten() for x in result[len(of_hh) : biases]), *result[biases:]]
     of_product = linear_bwd(LinearBackward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate]))
     weights = int(need_x) + int(need_ih)
     gradients = [*of_product[:weights], *of_recurrence[:biases], *of_product[weights:], *of_recurrence[biases:]]

@@ -160,9 +160,9 @@ class sLSTMBlock(SequenceLayer):
             If it is not such a block, or has an option that this class does not support.
         """
         options, weights = options_of_xlstm(block)
-        made = cls(**options, device="meta", stacked=True)
-        made.load_state_dict(weights, assign=True)
-        return made.train(block.training)
+        created = cls(**options, device="meta", stacked=True)
+        created.load_state_dict(weights, assign=True)
+        return created.train(block.training)
 
     def forward(
         self,
@@ -308,12 +308,12 @@ class sLSTMBlock(SequenceLayer):
         return u + self._cast(F.dropout(added, self.dropout, self.training))
 
 
-def _check_number(module: nn.Module, label: str, value: Any, most: float) -> float:
+def _check_number(module: nn.Module, label: str, value: Any, largest: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name_of(module)}: {label} must be a number, got {type(value).__name__}")
-    if not 0 <= value <= most:
+    if not 0 <= value <= largest:
         got = value if fits_float(value) else "a larger number"
-        raise ValueError(f"{name_of(module)}: {label} must be from 0 to {most:g}, got {got}")
+        raise ValueError(f"{name_of(module)}: {label} must be from 0 to {largest:g}, got {got}")
     return float(value)
 
 

@@ -39,9 +39,9 @@ def step(module: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
     if known is not None and not _drops(module) and known[2] == getattr(module, "clip_state", None):
         given = () if hx is None else (hx,) if isinstance(hx, Tensor) else hx
         is_usual = hx is None or (isinstance(given, tuple) and len(given) > 0)
-        made = known[0].step_from(input, given) if is_usual else None
-        if made is not None:
-            return made[0], tuple(made[1:])
+        created = known[0].step_from(input, given) if is_usual else None
+        if created is not None:
+            return created[0], tuple(created[1:])
     output, last = stack.step(module, input, hx)
     rows = 1 if input.dim() == 1 else len(input)
     _keep_packed(module, rows, output)
