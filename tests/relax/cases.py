@@ -101,10 +101,10 @@ def tolerance(dtype: Any, n: int) -> float:
 
 def attempt(solve: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Call a solver that may end without convergence, and check that it warns exactly if it does."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = solve(*args, **options)
     ended = found.reason if isinstance(found.reason, tuple) else (found.reason,)
     expected = [] if {*ended} <= {"converged", "callback"} else [fastiter.ConvergenceWarning]
-    assert [warning.category for warning in told] == expected, list(map(str, told))
+    assert [warning.category for warning in caught] == expected, list(map(str, caught))
     return found

@@ -56,9 +56,9 @@ def test_infinities_and_nan_are_refused_by_index(name: str) -> None:
 def test_failures_to_converge_warn_or_raise(name: str) -> None:
     solve = SOLVERS[name]
     match = rf"^{name}: \|\|b - A x\|\| must fall to 8e-08, got [\d.]+ after 2 steps \('max_steps'\); try a larger"
-    with pytest.warns(fastiter.ConvergenceWarning, match=match) as told:
+    with pytest.warns(fastiter.ConvergenceWarning, match=match) as caught:
         found = solve(B, max_steps=2)
-    assert told[0].filename == __file__
+    assert caught[0].filename == __file__
     assert (found.steps, found.converged, found.reason) == (2, False, "max_steps")
     assert found.tolerance == pytest.approx(8e-8)
     assert found.residual == pytest.approx(np.linalg.norm(B - A @ found.value))

@@ -162,9 +162,9 @@ def test_reports_of_tensors() -> None:
         with pytest.raises(ValueError, match=rf"^{name}: x0 must be finite, got nan at index \(0, 1\)$"):
             solve(torch.ones(81, 2, dtype=torch.float64), torch.tensor([0.0, torch.nan]).double().expand(81, 2))
         match = rf"^{name}: \|\|b - A x\|\| must fall to 9e-08, got [\d.]+ after 2 steps \('max_steps'\)"
-        with pytest.warns(fastiter.ConvergenceWarning, match=match) as told:
+        with pytest.warns(fastiter.ConvergenceWarning, match=match) as caught:
             found = solve(b, max_steps=2)
-        assert told[0].filename == __file__
+        assert caught[0].filename == __file__
         assert isinstance(found, LinearSolution) and not found.converged
         with pytest.raises(fastiter.ConvergenceError, match=match) as raised:
             solve(b, max_steps=2, throw=True)
