@@ -12,7 +12,7 @@ double steps_left(const double* history, int64_t count, double tol);
 // When steps are judged, and left to other methods
 struct Judgement {
     int64_t first = 0;   // the number of steps after which they are judged; 0: never
-    double overhead = 0; // what all steps together cost beside themselves, in steps
+    double overhead = 0; // the fixed cost of all steps together, in steps
     double needed = 0;   // they are left if the remaining ones exceed this multiple of those so far
     double rate = 0;     // the least decrease of the logarithm of the residual in a step
 };
