@@ -187,11 +187,11 @@ def test_opcheck() -> None:
         tensors = [x.detach() for x in leaves(*size, dtype=np.float32, **options)]
         tensors += [None] * (8 - len(tensors))
         for save in (False, True):
-            opcheck(OPS._mlstm_fwd, *tensors, 0.5, 0.1, *cut, save)
-        h, C, n, m, *saved = OPS._mlstm_fwd(*tensors, 0.5, 0.1, *cut, True)
+            opcheck(OPS._mlstm_fwd, *tensors, 0.5, 0.1, True, *cut, save)
+        h, C, n, m, *saved = OPS._mlstm_fwd(*tensors, 0.5, 0.1, True, *cut, True)
         for gradients, requested in (((h, C, n, m), 255), ((None, C, None, None), 5), ((h, None, None, m), 24)):
             requested &= sum(1 << i for i, x in enumerate(tensors) if x is not None)
-            opcheck(OPS._mlstm_bwd, *tensors, C, n, *saved, *gradients, 0.5, 0.1, *cut, True, requested)
+            opcheck(OPS._mlstm_bwd, *tensors, C, n, *saved, *gradients, 0.5, 0.1, True, *cut, requested)
 
 
 def test_compile_and_export_with_any_sizes() -> None:

@@ -281,14 +281,14 @@ def _route_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     from fastiter.ssm._torch import triton_attention, triton_conv, triton_low_rank, triton_mlstm, triton_selective
 
-    routes = {
-        "selective": (functional, triton_selective),
-        "conv": (causal_conv, triton_conv),
-        "attention": (attention, triton_attention),
-        "low_rank": (low_rank, triton_low_rank),
-        "mlstm": (mlstm, triton_mlstm),
-    }
-    for name, (functions, triton) in routes.items():
-        monkeypatch.setattr(functions, f"{name}_fwd", triton.forward)
-        monkeypatch.setattr(functions, f"{name}_bwd", triton.backward)
+    routes = (
+        (functional.selective, triton_selective),
+        (causal_conv.conv, triton_conv),
+        (attention.attention, triton_attention),
+        (low_rank.low_rank, triton_low_rank),
+        (mlstm.mlstm_op, triton_mlstm),
+    )
+    for function, triton in routes:
+        monkeypatch.setattr(function, "forward", triton.forward)
+        monkeypatch.setattr(function, "backward", triton.backward)
     fill_new_tensors(monkeypatch)

@@ -27,8 +27,8 @@ attend = fastiter.torch.ssm.linear_attention
 @pytest.fixture
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
-    monkeypatch.setattr(functions, "attention_fwd", triton.forward)
-    monkeypatch.setattr(functions, "attention_bwd", triton.backward)
+    monkeypatch.setattr(functions.attention, "forward", triton.forward)
+    monkeypatch.setattr(functions.attention, "backward", triton.backward)
     fill_new_tensors(monkeypatch)
     return monkeypatch
 

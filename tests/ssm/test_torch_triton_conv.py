@@ -27,8 +27,8 @@ conv, update = fastiter.torch.ssm.causal_conv1d, fastiter.torch.ssm.causal_conv1
 @pytest.fixture(autouse=True)
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
-    monkeypatch.setattr(functions, "conv_fwd", triton.forward)
-    monkeypatch.setattr(functions, "conv_bwd", triton.backward)
+    monkeypatch.setattr(functions.conv, "forward", triton.forward)
+    monkeypatch.setattr(functions.conv, "backward", triton.backward)
     monkeypatch.setattr(functions, "conv_update", triton.update)
     fill_new_tensors(monkeypatch)
 

@@ -26,8 +26,8 @@ dplr = fastiter.torch.ssm.dplr_delta_rule
 @pytest.fixture
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
-    monkeypatch.setattr(functions, "low_rank_fwd", triton.forward)
-    monkeypatch.setattr(functions, "low_rank_bwd", triton.backward)
+    monkeypatch.setattr(functions.low_rank, "forward", triton.forward)
+    monkeypatch.setattr(functions.low_rank, "backward", triton.backward)
     fill_new_tensors(monkeypatch)
     return monkeypatch
 
@@ -106,8 +106,8 @@ def test_the_delta_rule_with_a_decay_for_each_key() -> None:
     q, k, v, g, beta = (torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in shapes)
     given = functions.DeltaTensors(q, k, v, -g.abs(), beta, None)
     rest = (True, 0.7, None, None, None)
-    ours = functions._low_rank((*given[:4], None, None, beta, None), rest)
-    apart = functions._low_rank((*functions._corrections(given), None, None), rest)
+    ours = functions.low_rank(*given[:4], None, None, beta, None, *rest)[:2]
+    apart = functions.low_rank(*functions._corrections(given), None, None, *rest)[:2]
     torch.testing.assert_close(ours, apart)
     inputs = (q, k, v, g, beta)
     torch.testing.assert_close(

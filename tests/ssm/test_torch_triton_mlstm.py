@@ -25,8 +25,8 @@ mlstm = fastiter.torch.ssm.mlstm
 @pytest.fixture
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
-    monkeypatch.setattr(functions, "mlstm_fwd", triton.forward)
-    monkeypatch.setattr(functions, "mlstm_bwd", triton.backward)
+    monkeypatch.setattr(functions.mlstm_op, "forward", triton.forward)
+    monkeypatch.setattr(functions.mlstm_op, "backward", triton.backward)
     fill_new_tensors(monkeypatch)
     return monkeypatch
 
@@ -106,4 +106,7 @@ def test_the_path_to_a_card() -> None:
         q, v, i = (torch.empty(2, 70, 2, *width, device="cuda") for width in ((8,), (16,), ()))
         h, (C, n, m) = mlstm(q, q, v, i, i)
         assert h.is_cuda and (C.shape, n.shape, m.shape) == ((2, 2, 8, 16), (2, 2, 8), (2, 2))
-        assert torch.ops.fastiter._mlstm_fwd(q, q, v, i, i, *[None] * 3, 1.0, 0.0, *[None] * 3, True)[4].shape[0] == 4
+        assert (
+            torch.ops.fastiter._mlstm_fwd(q, q, v, i, i, *[None] * 3, 1.0, 0.0, True, *[None] * 3, True)[4].shape[0]
+            == 4
+        )

@@ -37,8 +37,8 @@ scan, update = fastiter.torch.ssm.selective_scan, fastiter.torch.ssm.selective_s
 @pytest.fixture(autouse=True)
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Route CPU tensors to the GPU implementation, with short chunks; fill uninitialised memory with NaN."""
-    monkeypatch.setattr(functions, "selective_fwd", triton.forward)
-    monkeypatch.setattr(functions, "selective_bwd", triton.backward)
+    monkeypatch.setattr(functions.selective, "forward", triton.forward)
+    monkeypatch.setattr(functions.selective, "backward", triton.backward)
     monkeypatch.setattr(functions, "selective_step", triton.step)
     monkeypatch.setattr(triton, "_LANES", 4)
     fill_new_tensors(monkeypatch)

@@ -98,10 +98,12 @@ def one_by_one(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def call(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if is_compiling() or not any(g is not None and _is_batch(g) for g in gradients):
-            results: tuple[Tensor | None, ...] = backward(ctx, *gradients)
-            return results
-        return _of_a_batch(functools.partial(backward, ctx), gradients, _DEEPEST)
+        if not is_compiling():
+            for g in gradients:
+                if g is not None and _is_batch(g):
+                    return _of_a_batch(functools.partial(backward, ctx), gradients, _DEEPEST)
+        results: tuple[Tensor | None, ...] = backward(ctx, *gradients)
+        return results
 
     return call
 
@@ -155,9 +157,13 @@ def differentiable_once(function: str | Callable[[Any], str]) -> Callable[[Calla
 
         @functools.wraps(backward)
         def call(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            results: tuple[Tensor | None, ...]
+            if not torch.is_grad_enabled():
+                results = batched(ctx, *gradients)
+                return results
             with torch.no_grad():
-                results: tuple[Tensor | None, ...] = batched(ctx, *gradients)
-            if not torch.is_grad_enabled() or is_compiling():
+                results = batched(ctx, *gradients)
+            if is_compiling():
                 return results
             depends_on = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
             given = [x for x in results if x is not None]

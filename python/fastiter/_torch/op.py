@@ -80,7 +80,7 @@ class Op(Generic[Call, Found]):
     def __init__(
         self, name: str, call: type[Call], cpu: Implementation[Call, Found], fake: Implementation[Call, Found]
     ) -> None:
-        self._name, self._call, self._cpu = name, call, cpu
+        self._name, self.call, self._cpu = name, call, cpu
         schema = schema_of(name, call, fake)
         LIBRARY.define(schema)
         LIBRARY.impl(name, self._taking_arguments(lambda call: self._cpu(call)), "CPU")
@@ -94,7 +94,7 @@ class Op(Generic[Call, Found]):
         Op.every.append(self)
 
     def _taking_arguments(self, implementation: Implementation[Call, Found]) -> Callable[..., Found]:
-        call = self._call
+        call = self.call
 
         def from_arguments(*args: Any) -> Found:
             return implementation(call(*args))  # torch omits trailing arguments that equal their defaults

@@ -9,16 +9,15 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._docs import documented_like
-from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _attention as arrays
 from .._attention_shapes import check_attention_shapes, check_attention_state, check_one_decay, checked_scale
 from . import triton_attention  # noqa: F401 (the ops of CUDA tensors)
-from .checks import Integers, check_tensors, checked_cut, needs_autograd
+from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
-from .ops_attention import AttentionBackward, AttentionForward, attention_bwd, attention_fwd
+from .ops_attention import attention
 
 #: The axes of the arguments, in the letters of `Axes`
 AXES: Axes = {
@@ -100,51 +99,5 @@ def linear_attention(
     dtype = computed(q.dtype)
     exact = (None if x is None else x.to(dtype) for x in (bonus, initial_state))
     every = (q, k, v, found, *exact)
-    rest = (log_decay is not None, factor, *cut)
-    if needs_autograd(every):
-        o, last = applied(_LinearAttention, *every, *rest)[:2]
-    else:
-        arguments: tuple[Any, ...] = (*every, *rest, False)
-        o, last = attention_fwd(AttentionForward(*arguments))
+    o, last = attention(*every, log_decay is not None, factor, *cut)[:2]
     return o, last
-
-
-class _LinearAttention(torch.autograd.Function):
-    """Map the arguments to (o, last state, saved states); the backward pass reads the last one."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        decay: Tensor | None,
-        bonus: Tensor | None,
-        initial_state: Tensor | None,
-        is_log: bool,
-        scale: float,
-        *cut: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        arguments: tuple[Any, ...] = (q, k, v, decay, bonus, initial_state, is_log, scale, *cut, True)
-        return tuple(attention_fwd(AttentionForward(*arguments)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.is_log, ctx.scale = inputs[6:8]
-        ctx.called = called()
-        ctx.save_for_backward(*inputs[:5], output[2], *inputs[8:])
-        ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @differentiable_once("linear_attention")
-    def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if d_o is None and dlast is None:
-            return (None,) * 11
-        saved: tuple[Any, ...] = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:6]
-        requested = sum(1 << i for i, need in enumerate(needs) if need)
-        arguments = (*saved[:6], d_o, dlast, ctx.is_log, ctx.scale, *saved[6:], requested)
-        found = iter(attention_bwd(AttentionBackward(*arguments)))
-        return (*[next(found) if need else None for need in needs], None, None, None, None, None)

@@ -11,7 +11,6 @@ from torch.overrides import has_torch_function
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._torch import launch
-from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, cast, checked_bounds, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .. import _causal_conv as arrays
@@ -26,9 +25,9 @@ from .._conv_shapes import (
     check_update_shapes,
 )
 from . import triton_conv  # noqa: F401 (the ops of CUDA tensors)
-from .checks import Integers, check_tensors, checked_cut, needs_autograd
+from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
-from .ops_conv import ConvBackward, ConvForward, ConvUpdate, conv_bwd, conv_fwd, conv_update, plain_conv_update
+from .ops_conv import ConvUpdate, conv, conv_update, plain_conv_update
 
 
 @documented_like(arrays.causal_conv1d)
@@ -91,48 +90,8 @@ def causal_conv1d(
         initial_states = cast(initial_states, x.dtype)
     dtype = computed(x.dtype)
     given = (x, cast(weight, dtype), None if bias is None else cast(bias, dtype), initial_states)
-    arguments: tuple[Any, ...] = (*given, silu, labels, whole, bounds, return_final_states)
-    outputs = applied(_CausalConv, *arguments) if needs_autograd(given) else conv_fwd(ConvForward(*arguments))
+    outputs = conv(*given, silu, labels, whole, bounds, return_final_states)
     return (outputs[0], outputs[1]) if return_final_states else outputs[0]
-
-
-class _CausalConv(torch.autograd.Function):
-    """Map the arguments to (out,) or (out, last inputs)."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        initial_states: Tensor | None,
-        silu: bool,
-        seq_idx: Tensor | None,
-        lengths: Tensor | None,
-        cu_seqlens: Tensor | None,
-        keep: bool,
-    ) -> tuple[Tensor, ...]:
-        tensors = (x, weight, bias, initial_states)
-        return tuple(conv_fwd(ConvForward(*tensors, silu, seq_idx, lengths, cu_seqlens, keep)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.silu, ctx.called = inputs[4], called()
-        ctx.save_for_backward(*inputs[:4], *inputs[5:8])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @differentiable_once("causal_conv1d")
-    def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        if dout is None and dlast is None:
-            return (None,) * 9
-        saved: tuple[Any, ...] = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:4]
-        requested = sum(1 << i for i, need in enumerate(needs) if need)
-        arguments = (*saved[:4], dout, dlast, ctx.silu, *saved[4:], requested)
-        found = iter(conv_bwd(ConvBackward(*arguments)))
-        return (*[next(found) if need else None for need in needs], None, None, None, None, None)
 
 
 @documented_like(arrays.causal_conv1d_update)

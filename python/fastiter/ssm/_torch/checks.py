@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..._backend import BackendError
 from ..._sequences import check_packing
@@ -18,8 +17,6 @@ from ..._torch.ops import (
     check_reset,
     checked_bounds,
     checked_lengths,
-    grad_enabled,
-    transformed,
 )
 from .ops import computed
 
@@ -78,9 +75,3 @@ def checked_cut(
     elif lengths is not None:
         whole = checked_lengths(function, lengths, batch, time, x.device)
     return reset, whole, bounds
-
-
-def needs_autograd(tensors: Sequence[Tensor | None]) -> bool:
-    """Return whether to call the autograd function: for gradients, and under forward mode, where it raises."""
-    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    return needs_grad or transformed() or forward_ad._current_level >= 0

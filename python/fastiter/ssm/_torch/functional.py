@@ -10,15 +10,14 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._docs import documented_like
-from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.ops import CPU_AND_CUDA, cast, check_dense, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .. import _functional as arrays
 from .._functional import given_of
 from .._shapes import check_shapes, check_state, check_step_shapes, may_be_complex
 from . import triton_selective  # noqa: F401 (the ops of CUDA tensors)
-from .checks import Integers, check_tensors, checked_cut, needs_autograd
-from .ops import SelectiveBackward, SelectiveForward, computed, of_state, selective_bwd, selective_fwd
+from .checks import Integers, check_tensors, checked_cut
+from .ops import computed, of_state, selective
 from .step import SelectiveStep, plain_step, selective_step
 
 
@@ -83,11 +82,7 @@ def selective_scan(
         sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
         check_state(function, initial_state.shape, sequences, sizes, bounds is not None)
     every = _converted(*given, initial_state)
-    if needs_autograd(every):
-        out, last = applied(_SelectiveScan, *every, delta_softplus, *cut)[:2]
-    else:
-        arguments = (*every, delta_softplus, *cut, False)
-        out, last = selective_fwd(SelectiveForward(*arguments))
+    out, last = selective(*every, delta_softplus, *cut)[:2]
     return (out, last) if return_last_state else out
 
 
@@ -130,51 +125,6 @@ def _converted(
     initial_state = None if initial_state is None else cast(initial_state, state)
     B, C = (cast(x, state) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
     return u, delta, cast(A, state), B, C, D, z, delta_bias, initial_state
-
-
-class _SelectiveScan(torch.autograd.Function):
-    """Map the arguments to (out, last state, saved states); the backward pass reads the last one."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        initial_state: Tensor | None,
-        softplus: bool,
-        reset: Tensor | None,
-        lengths: Tensor | None,
-        cu_seqlens: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-        return tuple(selective_fwd(SelectiveForward(*tensors, softplus, reset, lengths, cu_seqlens, True)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.softplus, ctx.called = inputs[9], called()
-        ctx.save_for_backward(*inputs[:8], output[2], *inputs[10:])
-        ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @differentiable_once("selective_scan")
-    def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if dout is None and dlast is None:
-            return (None,) * 13
-        saved: tuple[Any, ...] = ctx.saved_tensors
-        inputs, cut = saved[:9], saved[9:]  # the last input is the saved states
-        needs = ctx.needs_input_grad[:9]
-        requested = sum(1 << i for i, need in enumerate(needs) if need)
-        arguments = (*inputs, dout, dlast, ctx.softplus, *cut, requested)
-        found = iter(selective_bwd(SelectiveBackward(*arguments)))
-        return (*[next(found) if need else None for need in needs], None, None, None, None)
 
 
 @documented_like(arrays.selective_state_update)

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._docs import documented_like
-from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.distributed.dtensors import is_dtensor, on_shards
 from ..._torch.elementwise import exp
 from ..._torch.ops import CPU_AND_CUDA
@@ -25,9 +24,9 @@ from .._attention_shapes import (
 )
 from . import triton_low_rank  # noqa: F401 (the ops of CUDA tensors)
 from .attention import AXES
-from .checks import Cut, Integers, check_tensors, checked_cut, needs_autograd
+from .checks import Cut, Integers, check_tensors, checked_cut
 from .ops import computed
-from .ops_low_rank import LowRankBackward, LowRankForward, low_rank_bwd, low_rank_fwd
+from .ops_low_rank import low_rank
 
 _AXES = {**AXES, "a": ("BTNK",), "b": ("BTNK",)}
 
@@ -98,7 +97,8 @@ def dplr_delta_rule(
     found = decay if log_decay is None else log_decay
     if found is not None and found.dim() == 1:
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
-    return _low_rank((q, k, v, found, a, b, None, first), (log_decay is not None, factor, *cut))
+    o, last = low_rank(q, k, v, found, a, b, None, first, log_decay is not None, factor, *cut)[:2]
+    return o, last
 
 
 class DeltaTensors(NamedTuple):
@@ -133,9 +133,9 @@ def key_decay_delta_rule(
     cut = checked_cut(function, q, steps[:2], None, None, cu_seqlens)
     first = _checked_state(function, initial_state, q, sizes, cut)
     rest = (True, checked_scale(function, scale, q.dtype == torch.float64), *cut)
-    if q.is_cuda:
-        return _low_rank((*_corrections(given), None, first), rest)
-    return _low_rank((q, k, v, g, None, None, beta, first), rest)
+    tensors = (*_corrections(given), None) if q.is_cuda else (q, k, v, g, None, None, beta)
+    o, last = low_rank(*tensors, first, *rest)[:2]
+    return o, last
 
 
 def _corrections(given: DeltaTensors) -> tuple[Tensor, ...]:
@@ -156,56 +156,3 @@ def _checked_state(function: str, state: Tensor | None, q: Tensor, sizes: Attent
     sequences = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
     check_attention_state(function, state.shape, sequences, sizes, cut[2] is not None)
     return state.to(computed(q.dtype))
-
-
-def _low_rank(every: tuple[Tensor | None, ...], rest: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """o and the last state, from the tensors of the op and its other arguments."""
-    if needs_autograd(every):
-        o, last = applied(_DplrDeltaRule, *every, *rest)[:2]
-    else:
-        arguments: tuple[Any, ...] = (*every, *rest, False)
-        o, last = low_rank_fwd(LowRankForward(*arguments))
-    return o, last
-
-
-class _DplrDeltaRule(torch.autograd.Function):
-    """Map the arguments to (o, last state, w, saved states); the backward pass reads the last two."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        decay: Tensor | None,
-        a: Tensor | None,
-        b: Tensor | None,
-        beta: Tensor | None,
-        initial_state: Tensor | None,
-        is_log: bool,
-        scale: float,
-        *cut: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        arguments: tuple[Any, ...] = (q, k, v, decay, a, b, beta, initial_state, is_log, scale, *cut, True)
-        return tuple(low_rank_fwd(LowRankForward(*arguments)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.is_log, ctx.scale = inputs[8:10]
-        ctx.called = called()
-        ctx.save_for_backward(*inputs[:7], *output[2:], *inputs[10:])
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @differentiable_once("dplr_delta_rule")
-    def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if d_o is None and dlast is None:
-            return (None,) * 13
-        saved: tuple[Any, ...] = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:8]
-        requested = sum(1 << i for i, need in enumerate(needs) if need)
-        arguments = (*saved[:9], d_o, dlast, ctx.is_log, ctx.scale, *saved[9:], requested)
-        found = iter(low_rank_bwd(LowRankBackward(*arguments)))
-        return (*[next(found) if need else None for need in needs], None, None, None, None, None)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._docs import documented_like
-from ..._torch.autograd import applied, called, differentiable_once
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
 from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _mlstm as arrays
 from .._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
 from . import triton_mlstm  # noqa: F401 (the ops of CUDA tensors)
-from .checks import Integers, check_tensors, checked_cut, needs_autograd
+from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
-from .ops_mlstm import MlstmBackward, MlstmForward, mlstm_bwd, mlstm_fwd
+from .ops_mlstm import mlstm as mlstm_op
 
 State = tuple[Tensor, Tensor, Tensor]
 
@@ -109,54 +106,5 @@ def mlstm(
         check_mlstm_state(function, {name: x.shape for name, x in state.items()}, count, sizes)
     dtype = computed(q.dtype)
     every = (*given, *(None if x is None else x.to(dtype) for x in parts))
-    if needs_autograd(every):
-        h, C, n, m = applied(_Mlstm, *every, factor, divisor, *cut, normalizer_gradient)[:4]
-    else:
-        arguments: tuple[Any, ...] = (*every, factor, divisor, *cut, False)
-        h, C, n, m = mlstm_fwd(MlstmForward(*arguments))
+    h, C, n, m = mlstm_op(*every, factor, divisor, normalizer_gradient, *cut)[:4]
     return h, (C, n, m)
-
-
-class _Mlstm(torch.autograd.Function):
-    """Map the arguments to (h, last C, n, m, saved C, n, m); the backward pass reads the last three of these."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        i: Tensor,
-        f: Tensor,
-        C: Tensor | None,
-        n: Tensor | None,
-        m: Tensor | None,
-        scale: float,
-        eps: float,
-        reset: Tensor | None,
-        lengths: Tensor | None,
-        cu_seqlens: Tensor | None,
-        through_normalizer: bool,
-    ) -> tuple[Tensor, ...]:
-        arguments: tuple[Any, ...] = (q, k, v, i, f, C, n, m, scale, eps, reset, lengths, cu_seqlens, True)
-        return tuple(mlstm_fwd(MlstmForward(*arguments)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.numbers, ctx.through_normalizer, ctx.called = inputs[8:10], inputs[13], called()
-        ctx.save_for_backward(*inputs[:8], *output[1:3], *output[4:], *inputs[10:13])
-        ctx.mark_non_differentiable(*output[4:])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @differentiable_once("mlstm")
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if all(x is None for x in gradients[:4]):
-            return (None,) * 14
-        saved: tuple[Any, ...] = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:8]
-        requested = sum(1 << place for place, need in enumerate(needs) if need)
-        arguments = (*saved[:13], *gradients[:4], *ctx.numbers, *saved[13:], ctx.through_normalizer, requested)
-        found = iter(mlstm_bwd(MlstmBackward(*arguments)))
-        return (*[next(found) if need else None for need in needs], None, None, None, None, None, None)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ... import _core
 from ..._sequences import check_bounds, check_lengths
+from ..._torch.differentiable import Differentiable
 from ..._torch.linear import linear
 from ..._torch.op import Op
 from ..._torch.ops import autocast_dtype, autocast_to, contiguous, empty
@@ -235,3 +236,4 @@ def _backward(call: SelectiveBackward) -> list[Tensor]:
 
 selective_fwd = Op("_selective_fwd", SelectiveForward, _forward, _fake_outputs)
 selective_bwd = Op("_selective_bwd", SelectiveBackward, _backward, _backward_outputs)
+selective = Differentiable("selective_scan", selective_fwd, selective_bwd, "out last states")

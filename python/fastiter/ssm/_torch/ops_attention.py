@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import _core
+from ..._torch.differentiable import Differentiable
 from ..._torch.op import Op
 from ..._torch.ops import empty
 from .._shapes import saved_tiles
@@ -46,7 +47,7 @@ class AttentionBackward(NamedTuple):
     decay: Tensor | None
     bonus: Tensor | None
     states: Tensor
-    d_o: Tensor | None
+    dout: Tensor | None
     dlast: Tensor | None
     is_log: bool
     scale: float
@@ -132,9 +133,10 @@ def _backward(call: AttentionBackward) -> list[Tensor]:
     found = empty_gradients(call)
     signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay), contiguous_or_none(call.bonus))
     states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
-    _core.ssm.attention_backward(_shape(call), signals, None, states, plain(call.d_o), dlast, tuple(found), None)
+    _core.ssm.attention_backward(_shape(call), signals, None, states, plain(call.dout), dlast, tuple(found), None)
     return as_arguments(call, found)
 
 
 attention_fwd = Op("_attention_fwd", AttentionForward, _forward, _outputs)
 attention_bwd = Op("_attention_bwd", AttentionBackward, _backward, _backward_outputs)
+attention = Differentiable("linear_attention", attention_fwd, attention_bwd, "out last states")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ... import _core
 from ..._check import overlaps_itself
+from ..._torch.differentiable import Differentiable
 from ..._torch.op import Changed, Op, count_change
 from ..._torch.ops import contiguous, unwatched
 from .._conv_shapes import check_label_range
@@ -117,6 +118,7 @@ def _backward(call: ConvBackward) -> list[Tensor]:
 
 conv_fwd = Op("_causal_conv_fwd", ConvForward, _forward, forward_outputs)
 conv_bwd = Op("_causal_conv_bwd", ConvBackward, _backward, _backward_outputs)
+conv = Differentiable("causal_conv1d", conv_fwd, conv_bwd, "out last")
 
 
 class ConvUpdate(NamedTuple):

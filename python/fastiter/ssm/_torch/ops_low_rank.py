@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ... import _core
+from ..._torch.differentiable import Differentiable
 from ..._torch.op import Op
 from ..._torch.ops import empty
 from .._shapes import saved_tiles
@@ -51,7 +52,7 @@ class LowRankBackward(NamedTuple):
     beta: Tensor | None
     w: Tensor
     states: Tensor
-    d_o: Tensor | None
+    dout: Tensor | None
     dlast: Tensor | None
     is_log: bool
     scale: float
@@ -125,10 +126,11 @@ def _backward(call: LowRankBackward) -> list[Tensor]:
     found = empty_gradients(call)
     signals = tuple([plain(x) for x in call[:7]])
     states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
-    saved = (states, plain(call.w), plain(call.d_o), dlast)
+    saved = (states, plain(call.w), plain(call.dout), dlast)
     _core.ssm.low_rank_backward(_shape(call), signals, *saved, tuple(found))
     return as_arguments(call, found)
 
 
 low_rank_fwd = Op("_low_rank_fwd", LowRankForward, _forward, _outputs)
 low_rank_bwd = Op("_low_rank_bwd", LowRankBackward, _backward, _backward_outputs)
+low_rank = Differentiable("dplr_delta_rule", low_rank_fwd, low_rank_bwd, "out last w states")

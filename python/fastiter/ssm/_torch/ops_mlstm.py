@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ... import _core
+from ..._torch.differentiable import Differentiable
 from ..._torch.op import Op
 from ..._torch.ops import empty
 from .._shapes import saved_tiles
@@ -16,7 +17,7 @@ from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, coun
 class MlstmForward(NamedTuple):
     """The arguments of the forward op, which returns h, the last C, n and m and, with ``save``, those before tiles.
 
-    The states have the dtype of the arithmetic.
+    The states have the dtype of the arithmetic. Only the backward op reads ``through_normalizer``.
     """
 
     q: Tensor
@@ -29,6 +30,7 @@ class MlstmForward(NamedTuple):
     m: Tensor | None
     scale: float
     eps: float
+    through_normalizer: bool
     reset: Tensor | None
     lengths: Tensor | None
     cu_seqlens: Tensor | None
@@ -56,15 +58,15 @@ class MlstmBackward(NamedTuple):
     saved_n: Tensor
     saved_m: Tensor
     dh: Tensor | None
-    dC: Tensor | None
-    dn: Tensor | None
-    dm: Tensor | None
+    dlast_C: Tensor | None
+    dlast_n: Tensor | None
+    dlast_m: Tensor | None
     scale: float
     eps: float
+    through_normalizer: bool
     reset: Tensor | None
     lengths: Tensor | None
     cu_seqlens: Tensor | None
-    through_normalizer: bool
     requested: int
 
 
@@ -141,9 +143,9 @@ def _backward(call: MlstmBackward) -> list[Tensor]:
     dq, dk, dv, di, df, dC, dn, dm = found
     assert dm is not None  # for the type checker
     # The last C and n are relative to m, so a larger m makes them smaller.
-    dm.zero_().sub_(along_m(call.last_C, call.dC)).sub_(along_m(call.last_n, call.dn))
-    if call.dm is not None:
-        dm += call.dm
+    dm.zero_().sub_(along_m(call.last_C, call.dlast_C)).sub_(along_m(call.last_n, call.dlast_n))
+    if call.dlast_m is not None:
+        dm += call.dlast_m
     needs_m = bool(call.requested >> 7 & 1)
     if needs_m:
         states = _states(call, dm.shape[0])
@@ -151,7 +153,7 @@ def _backward(call: MlstmBackward) -> list[Tensor]:
     inputs = (plain(call.q), plain(call.k), plain(call.v), None, None)
     saved, saved_n, saved_m = (contiguous_or_none(x) for x in (call.saved_C, call.saved_n, call.saved_m))
     gates = (plain(call.i), plain(call.f), float(call.eps), None, None, None, None, saved_n, saved_m)
-    dlast, dlast_n = contiguous_or_none(call.dC), contiguous_or_none(call.dn)
+    dlast, dlast_n = contiguous_or_none(call.dlast_C), contiguous_or_none(call.dlast_n)
     of_gates = (dlast_n, call.through_normalizer, di, df, dn, dm)
     gradients = (dq, dk, dv, None, None, dC)
     _core.ssm.attention_backward(_shape(call), inputs, gates, saved, plain(call.dh), dlast, gradients, of_gates)
@@ -163,3 +165,4 @@ def _backward(call: MlstmBackward) -> list[Tensor]:
 
 mlstm_fwd = Op("_mlstm_fwd", MlstmForward, _forward, _outputs)
 mlstm_bwd = Op("_mlstm_bwd", MlstmBackward, _backward, _backward_outputs)
+mlstm = Differentiable("mlstm", mlstm_fwd, mlstm_bwd, "h last_C last_n last_m saved_C saved_n saved_m")

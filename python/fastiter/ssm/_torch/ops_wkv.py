@@ -43,9 +43,9 @@ class WkvBackward(NamedTuple):
     m: Tensor | None
     states: Tensor
     dout: Tensor | None
-    dnumerator: Tensor | None
-    ddenominator: Tensor | None
-    dm: Tensor | None
+    dlast_numerator: Tensor | None
+    dlast_denominator: Tensor | None
+    dlast_m: Tensor | None
     requested: int
 
 

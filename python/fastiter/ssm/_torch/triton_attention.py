@@ -164,7 +164,7 @@ def backward(call: AttentionBackward) -> list[Tensor]:
     """Implement the backward op on a GPU."""
     found = empty_gradients(call)
     problem = problem_of("linear_attention", call)
-    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    d_o = None if call.dout is None else unit_stride(call.dout)
     dlast, saved = contiguous_or_none(call.dlast), contiguous(call.states)
     dv, dfirst = found[2], found[5]
     if found[4] is not None:

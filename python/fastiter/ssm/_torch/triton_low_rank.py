@@ -162,7 +162,7 @@ def backward(call: LowRankBackward) -> list[Tensor]:
     found = empty_gradients(call)
     pairs = _pairs_of(call)
     per_key = call.v.shape[2] // call.q.shape[2]
-    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    d_o = None if call.dout is None else unit_stride(call.dout)
     w, saved, dlast = contiguous(call.w), contiguous(call.states), contiguous_or_none(call.dlast)
     dstate = pairs.q_k.new(pairs.q_k.cut.sequences, *saved.shape[1:]) if found[7] is None else found[7]
     if dlast is None:

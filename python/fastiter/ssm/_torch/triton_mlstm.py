@@ -135,7 +135,7 @@ def _through_output(call: MlstmBackward, gates: _Gates, values: Tensor) -> _Outp
 
 def _through_attention(call: MlstmBackward, gates: _Gates, values: Tensor, d_o: Tensor | None) -> list[Tensor]:
     """Return dq, dk, and the gradients of the values, of the decay and of the first states."""
-    states, dlast = _with_n(call.saved_C, call.saved_n), _with_n(call.dC, call.dn, call.last_C)
+    states, dlast = _with_n(call.saved_C, call.saved_n), _with_n(call.dlast_C, call.dlast_n, call.last_C)
     assert states is not None  # for the type checker
     arguments = (call.q, call.k, values, gates.decay, None, states, d_o, dlast, False, call.scale)
     return attention_backward(
@@ -155,9 +155,9 @@ def backward(call: MlstmBackward) -> list[Tensor]:
     q, k, d_values, d_decay, d_first = _through_attention(call, gates, values, output.d_o)
     weighted = d_values * gates.enter.unsqueeze(3)
     # The last C and n are relative to m, so a larger m makes them smaller.
-    dm.zero_().sub_(along_m(call.last_C, call.dC)).sub_(along_m(call.last_n, call.dn))
-    if call.dm is not None:
-        dm += call.dm
+    dm.zero_().sub_(along_m(call.last_C, call.dlast_C)).sub_(along_m(call.last_n, call.dlast_n))
+    if call.dlast_m is not None:
+        dm += call.dlast_m
     kept = {"m": gates.m, "first": contiguous_or_none(call.m), "dm": dm}
     d_enter = (weighted[..., :-1] * call.v).sum(3) + weighted[..., -1]
     to = {"di": torch.zeros_like(gates.m), "df": torch.zeros_like(gates.m), "d_enter": d_enter}

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._torch.autograd import one_by_one
-from ..._torch.autograd_twice import differentiable
-from .checks import needs_autograd
-from .ops_wkv import WkvBackward, WkvForward, wkv_bwd, wkv_fwd
+from ..._torch.differentiable import Differentiable
+from .ops_wkv import wkv_bwd, wkv_fwd
 
 State = tuple[Tensor, Tensor, Tensor]
 _NO_MAXIMUM = -1e38  # the scale of a state without steps
@@ -23,44 +21,8 @@ def wkv(w: Tensor, bonus: Tensor, k: Tensor, v: Tensor, first: State | None = No
     ``fastiter.ssm.reference_wkv`` has the equations. The arguments are trusted: all are of one dtype, float32 or
     float64, and on the CPU; w and bonus are (D,), k and v (B, T, D). The gradient includes that through m.
     """
-    inputs: tuple[Any, ...] = (w, bonus, k, v, *((None, None, None) if first is None else first))
-    if needs_autograd(inputs):
-        out, *last = _Wkv.apply(*inputs)[:4]
-    else:
-        call: tuple[Any, ...] = (*inputs, False)
-        out, *last = wkv_fwd(WkvForward(*call))
+    out, *last = _wkv(w, bonus, k, v, *((None, None, None) if first is None else first))[:4]
     return out, (last[0], last[1], last[2])
-
-
-class _Wkv(torch.autograd.Function):
-    """Map the arguments to (out, *last state, saved states); the backward pass reads the latter."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        call: tuple[Any, ...] = (*inputs, True)
-        return tuple(wkv_fwd(WkvForward(*call)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, output[4])
-        ctx.mark_non_differentiable(output[4])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @one_by_one
-    def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad
-        if all(flow is None for flow in flows[:4]):
-            return (None,) * 7
-        saved: tuple[Any, ...] = ctx.saved_tensors
-        requested = sum(1 << i for i, need in enumerate(needs) if need)
-        call: tuple[Any, ...] = (*saved, *flows[:4], requested)
-        with torch.no_grad():
-            found = iter(wkv_bwd(WkvBackward(*call)))
-        gradients = [next(found) if need else None for need in needs]
-        return tuple(differentiable(_steps, gradients, saved[:7], (), flows[:4]))
 
 
 def _steps(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
@@ -78,3 +40,6 @@ def _steps(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
         kept, added = torch.exp(m + w - top), torch.exp(key - top)
         p, q, m = kept * p + added * value, kept * q + added, top
     return [torch.stack(outputs, 1) if outputs else torch.zeros_like(v), p, q, m]
+
+
+_wkv = Differentiable("wkv", wkv_fwd, wkv_bwd, "out last_numerator last_denominator last_m states", replay=_steps)
