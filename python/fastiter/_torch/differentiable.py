@@ -31,7 +31,7 @@ class _Layout(NamedTuple):
 
     Attributes
     ----------
-    count : int
+    leading : int
         The number of differentiated arguments, which come first.
     nothing, others : tuple
         None for each differentiated argument, and for each other one.
@@ -52,7 +52,7 @@ class _Layout(NamedTuple):
         Outputs and the arguments for which they stand in.
     """
 
-    count: int
+    leading: int
     nothing: tuple[None, ...]
     others: tuple[None, ...]
     options: slice
@@ -141,7 +141,7 @@ class Differentiable:
 
     def __call__(self, *arguments: Any) -> Sequence[Tensor]:
         """Return the outputs, with a graph if a gradient may be needed."""
-        if needs_autograd(arguments[: self.layout.count]):
+        if needs_autograd(arguments[: self.layout.leading]):
             outputs: Sequence[Tensor] = applied(self.function, self.name, *arguments)
             return outputs
         return self.forward(self.calls[0](*arguments, *self.discarding))
@@ -153,7 +153,7 @@ class Differentiable:
         found: Gradients = layout.nothing
         for g in varying:
             if g is not None:
-                found = self._gradients(ctx, varying, needs[1 : layout.count + 1])
+                found = self._gradients(ctx, varying, needs[1 : layout.leading + 1])
                 break
         for output, argument in layout.stand_ins:
             found = _with_sum(found, argument, cotangents[output])
