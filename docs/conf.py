@@ -126,7 +126,7 @@ def answers(url: str) -> bool:
 
 def write_benchmark_tables(app: object) -> None:
     """Write the tables that benchmarks.md includes, from the results of all runs."""
-    results = sorted((HERE.parent / "bench" / "results").glob("*.json"))
+    results = sorted((HERE.parent / "bench" / "results").rglob("*.json"))
     command = [sys.executable, "-m", "bench", "report", *map(str, results)]
     done = subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True, text=True)
     (HERE / "benchmark_tables.md").write_text(done.stdout)

@@ -100,7 +100,7 @@ def test_the_file_of_a_card_is_named_after_it() -> None:
 
 def test_the_page_has_the_records_of_all_cards() -> None:
     text = (ROOT / "docs" / "gpu.md").read_text()
-    every = [json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").glob("*.json"))]
+    every = [json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").rglob("*.json"))]
     assert table.page(text, [told for told in every if told["family"] == "card"]) == text
     record = {"card": {"name": "a card", "cuda": "13.0"}, "latencies": [{"name": "l2", "cycles": 273.4}]}
     assert "### a card, CUDA 13.0" in table.page(text, [record]) and "| l2 | 273 |" in table.page(text, [record])
