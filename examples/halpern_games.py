@@ -23,7 +23,7 @@ from matplotlib import pyplot
 from scipy.special import expit
 from sklearn.datasets import load_digits
 
-from fastiter import experimental
+from fastiter import Progress, experimental
 from fastiter.fixedpoint import monotone, prox
 
 Array = npt.NDArray[Any]
@@ -130,7 +130,7 @@ class Trace:
         self.residuals.append(residual_of(self.problem, x))
         return self.residuals[-1] <= self.most
 
-    def __call__(self, progress: monotone.InclusionProgress) -> bool:
+    def __call__(self, progress: Progress) -> bool:
         """Record a point of a method that evaluates components, if it is a new one."""
         if progress.residual == self.last:
             return False

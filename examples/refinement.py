@@ -17,7 +17,8 @@ from _script import command_line, figure_option, option, save
 from matplotlib import pyplot
 from scipy.fft import dstn
 
-from fastiter.fixedpoint import FixedPointProgress, refine
+from fastiter import Progress
+from fastiter.fixedpoint import refine
 
 Array = Any
 
@@ -63,7 +64,7 @@ def errors(n: int, exact: Array) -> list[float]:
     """Return the relative errors of S b and of up to seven refinements of it."""
     found: list[Array] = []
 
-    def record(progress: FixedPointProgress) -> bool:
+    def record(progress: Progress) -> bool:
         found.append(progress.value)
         return len(found) > 8
 

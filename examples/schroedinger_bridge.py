@@ -68,7 +68,7 @@ def targets(theta: Array, pairs: list[tuple[Array, Array]], width: float) -> lis
     time = 2 * SPACING
     carried = [moved(theta, x, time, step=time / 20) for x, _ in pairs]
     costs = np.stack([cdist(m, y, "sqeuclidean") for m, (_, y) in zip(carried, pairs, strict=True)])
-    plans = sinkhorn(costs / (2 * width**2 * time), tol=1e-4).plan
+    plans = sinkhorn(costs / (2 * width**2 * time), rtol=1e-4).plan
     return [plan @ y / plan.sum(axis=1, keepdims=True) for plan, (_, y) in zip(plans, pairs, strict=True)]
 
 

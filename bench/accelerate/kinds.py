@@ -90,11 +90,11 @@ def of_transformers() -> Iterator[Kind]:
 
 def of_older_transformers() -> Iterator[Kind]:
     """Mixers with the shape of those before 5.15."""
-    from tests.accelerate import older_models
+    from tests.accelerate import gpu_path_models
 
     def make(name: str) -> Any:
         torch.manual_seed(0)
-        return getattr(older_models, name)().eval()
+        return getattr(gpu_path_models, name)().eval()
 
     for name in ("MambaMixer",):
         yield Kind(f"older {name}", partial(make, name), lambda B, T: _normal(B, T, 8), _first)

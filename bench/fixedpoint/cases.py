@@ -13,8 +13,9 @@ import torch
 
 from bench.harness.peers import load
 from fastiter import ConvergenceWarning
+from fastiter._call.iterate import Limits
 from fastiter.fixedpoint import fixed_point
-from fastiter.fixedpoint._result import Limits
+from fastiter.fixedpoint._result import Stopping
 from fastiter.fixedpoint._torch.space import solve_tensors
 
 Array = Any
@@ -95,12 +96,12 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def ours(case: Case) -> Iterator[Solver]:
     f, zeros, count = on_tensors(case)
-    limits = Limits(case.rtol).checked("fixed_point")
+    stopping = Stopping(Limits(case.rtol)).checked("fixed_point")
     for name, (method, options) in OURS.items():
 
         def solve(method: str = method, options: dict[str, Any] = options) -> tuple[Array, int]:
             count[0] = 0
-            found = solve_tensors("fixed_point", f, zeros, limits, method, options, args=(tensors(case)[1],))
+            found = solve_tensors("fixed_point", f, zeros, stopping, method, options, args=(tensors(case)[1],))
             return found.value.numpy(), count[0]
 
         yield Solver(name, solve)

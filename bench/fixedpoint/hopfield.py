@@ -22,7 +22,7 @@ from bench.harness import gate, session
 from bench.harness.contest import BOTH, FORWARD, MODES, Call, Record
 from bench.harness.session import Options
 from bench.harness.timing import Competitor, interleave, load_average, use_threads
-from fastiter.torch import hopfield_update
+from fastiter.torch.fixedpoint import hopfield_update
 
 SECTIONS = ("updates", "stops")
 #: Milliseconds per further update of hopfield-layers at the full size: from the times of 2 and 4 associations

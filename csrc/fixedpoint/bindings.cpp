@@ -12,10 +12,13 @@ PyObject* at(const py::tuple& t, int i) { return PyTuple_GET_ITEM(t.ptr(), i); }
 
 // sizes: (rows, n, m). vectors: (slot, x, f, next).
 template <class Step> void set_step(Step& p, const py::tuple& sizes, const py::tuple& vectors, py::handle restart) {
-    p.rows = integer(at(sizes, 0)), p.n = integer(at(sizes, 1)), p.m = integer(at(sizes, 2));
+    p.rows = integer(at(sizes, 0));
+    p.n = integer(at(sizes, 1));
+    p.m = integer(at(sizes, 2));
     p.slot = address<const int64_t>(at(vectors, 0));
     using T = std::remove_reference_t<decltype(*p.next)>;
-    p.x = address<const T>(at(vectors, 1)), p.f = address<const T>(at(vectors, 2));
+    p.x = address<const T>(at(vectors, 1));
+    p.f = address<const T>(at(vectors, 2));
     p.next = address<T>(at(vectors, 3));
     p.restart = address<const uint8_t>(restart);
 }
@@ -34,10 +37,15 @@ template <class F>
 auto with_anderson(int bits, const py::tuple& history, double beta, double ridge, py::handle how, F f) {
     auto with = [&]<class T, class H>() {
         AndersonStep<T, H> p;
-        p.last_r = address<T>(at(history, 0)), p.last_g = address<T>(at(history, 1));
-        p.dr = address<H>(at(history, 2)), p.dg = address<H>(at(history, 3));
-        p.gram = address<double>(at(history, 4)), p.pushed = address<int64_t>(at(history, 5));
-        p.beta = beta, p.ridge = ridge, p.type_one = PyTuple_GET_ITEM(how.ptr(), 0) == Py_True;
+        p.last_r = address<T>(at(history, 0));
+        p.last_g = address<T>(at(history, 1));
+        p.dr = address<H>(at(history, 2));
+        p.dg = address<H>(at(history, 3));
+        p.gram = address<double>(at(history, 4));
+        p.pushed = address<int64_t>(at(history, 5));
+        p.beta = beta;
+        p.ridge = ridge;
+        p.type_one = PyTuple_GET_ITEM(how.ptr(), 0) == Py_True;
         return f(p);
     };
     if (PyTuple_GET_ITEM(how.ptr(), 1) == Py_True)
@@ -63,8 +71,10 @@ void broyden(int bits, const py::tuple& sizes, const py::tuple& vectors, const p
     with_float(bits, [&]<class T>() {
         BroydenStep<T> p;
         set_step(p, sizes, vectors, restart);
-        p.last_x = address<T>(at(history, 0)), p.last_r = address<T>(at(history, 1));
-        p.u = address<T>(at(history, 2)), p.v = address<T>(at(history, 3));
+        p.last_x = address<T>(at(history, 0));
+        p.last_r = address<T>(at(history, 1));
+        p.u = address<T>(at(history, 2));
+        p.v = address<T>(at(history, 3));
         p.pushed = address<int64_t>(at(history, 4));
         p.beta = beta;
         run(broyden_steps().of<BroydenOf<T>>().step, p, 3 * p.m + 4);
@@ -75,13 +85,19 @@ void broyden(int bits, const py::tuple& sizes, const py::tuple& vectors, const p
 // growth, patience, eps)
 Judge judge_of(int64_t rows, py::handle slot, const py::tuple& state, const py::tuple& found, const py::tuple& limits) {
     Judge p;
-    p.rows = rows, p.slot = address<const int64_t>(slot);
-    p.residual = address<double>(at(state, 0)), p.scale = address<double>(at(state, 1));
-    p.best = address<double>(at(state, 2)), p.best_scale = address<double>(at(state, 3));
+    p.rows = rows;
+    p.slot = address<const int64_t>(slot);
+    p.residual = address<double>(at(state, 0));
+    p.scale = address<double>(at(state, 1));
+    p.best = address<double>(at(state, 2));
+    p.best_scale = address<double>(at(state, 3));
     p.track = reinterpret_cast<Track*>(address<double>(at(state, 4)));
-    p.verdict = address<Verdict>(at(found, 0)), p.is_best = address<uint8_t>(at(found, 1));
-    p.rtol = PyFloat_AsDouble(at(limits, 0)), p.atol = PyFloat_AsDouble(at(limits, 1));
-    p.growth = PyFloat_AsDouble(at(limits, 2)), p.patience = integer(at(limits, 3));
+    p.verdict = address<Verdict>(at(found, 0));
+    p.is_best = address<uint8_t>(at(found, 1));
+    p.rtol = PyFloat_AsDouble(at(limits, 0));
+    p.atol = PyFloat_AsDouble(at(limits, 1));
+    p.growth = PyFloat_AsDouble(at(limits, 2));
+    p.patience = integer(at(limits, 3));
     p.eps = PyFloat_AsDouble(at(limits, 4));
     return p;
 }
@@ -110,7 +126,8 @@ int64_t measure(int bits, const py::tuple& sizes, const py::tuple& vectors, cons
         Measure<T> p;
         p.judge = judge_of(integer(at(sizes, 0)), at(vectors, 0), state, found, limits);
         p.n = integer(at(sizes, 1));
-        p.x = address<const T>(at(vectors, 1)), p.f = address<const T>(at(vectors, 2));
+        p.x = address<const T>(at(vectors, 1));
+        p.f = address<const T>(at(vectors, 2));
         p.best_x = address<T>(at(vectors, 3));
         p.norm = Norm(norm);
         return run(p);
@@ -126,50 +143,77 @@ bool is_like(const py::object& value, const py::array& x) {
            std::equal(found.shape(), found.shape() + found.ndim(), x.shape());
 }
 
-// The results of a loop: x, f(x), the number of verdicts, or None if f(x) has not been read, and the residuals of the
-// previous x
-py::tuple results(py::object x, py::object value, py::object count, const std::vector<double>& before,
-                  int64_t samples) {
-    const py::ssize_t checks = samples ? py::ssize_t(before.size()) / samples : 0;
-    return py::make_tuple(std::move(x), std::move(value), std::move(count),
-                          py::array_t<double>({checks, py::ssize_t(samples)}, before.data()));
-}
+// The residuals of all samples at successive steps, in blocks of many steps: one block that grows would be copied again
+// and again, and new memory for each step takes longer than the step.
+class History {
+public:
+    explicit History(int64_t samples)
+        : samples_(samples),
+          room_(std::max<int64_t>(1, (samples > kFew ? kMany : kFew) / std::max<int64_t>(1, samples))) {}
+
+    void append(const double* residual) {
+        if (steps_ % room_ == 0) blocks_.emplace_back(room_ * samples_);
+        std::copy_n(residual, samples_, blocks_.back().data() + steps_ % room_ * samples_);
+        ++steps_;
+    }
+
+    // Copies them to contiguous memory for steps_ * samples_ numbers.
+    void copy_to(double* to) const {
+        for (size_t k = 0; k < blocks_.size(); ++k) {
+            const int64_t first = int64_t(k) * room_;
+            std::copy_n(blocks_[k].data(), std::min(room_, steps_ - first) * samples_, to + first * samples_);
+        }
+    }
+
+    int64_t steps() const { return steps_; }
+
+private:
+    // Numbers in a block of few samples, and in one of many: a large page
+    static constexpr int64_t kFew = 512, kMany = 1 << 18;
+    int64_t samples_;
+    int64_t room_;
+    int64_t steps_ = 0;
+    std::vector<Block<double>> blocks_;
+};
 
 // Evaluates f(x, *args), judges the rows and steps by Anderson's method, until a row has a verdict, `most` steps are
 // done, or f returns something else than a plain array: the loop for small problems, on which Python would spend more
 // time than f. judging: (bits, (rows, n), slot, best_x, state, found, limits, norm); stepping: (m, history, beta,
-// ridge, how).
+// ridge, how). Adds the residuals of the previous x to a history; returns x, f(x), the number of verdicts, or None if
+// f(x) has not been read, and the number of steps.
 py::tuple anderson_loop(const py::object& f, py::array x, const py::tuple& args, int64_t most, const py::tuple& judging,
-                        const py::tuple& stepping) {
+                        const py::tuple& stepping, History& history) {
     const auto item = [](const py::tuple& t, int i) { return py::reinterpret_borrow<py::object>(at(t, i)); };
-    const py::tuple rows_n = item(judging, 1), history = item(stepping, 1);
-    const int64_t samples = py::array(item(item(judging, 4), 0)).size();
+    const py::tuple rows_n = item(judging, 1), differences = item(stepping, 1);
     const double beta = PyFloat_AsDouble(at(stepping, 2)), ridge = PyFloat_AsDouble(at(stepping, 3));
     const int bits = int(integer(at(judging, 0)));
     const std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
     const py::dtype dtype = x.dtype();
-    return with_anderson(bits, history, beta, ridge, at(stepping, 4), [&]<class T, class H>(AndersonStep<T, H>& s) {
-        Measure<T> p;
-        s.rows = integer(at(rows_n, 0)), s.n = p.n = integer(at(rows_n, 1)), s.m = integer(at(stepping, 0));
-        p.judge = judge_of(s.rows, at(judging, 2), item(judging, 4), item(judging, 5), item(judging, 6));
-        s.slot = p.judge.slot;
-        p.best_x = address<T>(at(judging, 3)), p.norm = Norm(integer(at(judging, 7)));
-        std::vector<double> before;
-        for (int64_t step = 0;; ++step) {
-            py::object value = f(x, *args);
-            if (!is_like(value, x)) return results(x, value, py::none(), before, samples);
-            s.x = p.x = static_cast<const T*>(x.data());
-            s.f = p.f = static_cast<const T*>(py::reinterpret_borrow<py::array>(value).data());
-            const int64_t count = run(p);
-            if (count || step == most) return results(x, value, py::int_(count), before, samples);
-            before.insert(before.end(), p.judge.residual, p.judge.residual + samples);
-            py::array next(dtype, shape);
-            s.next = static_cast<T*>(next.mutable_data());
-            run(s);
-            py::detail::array_proxy(next.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-            x = std::move(next);
-        }
-    });
+    return with_anderson(
+        bits, differences, beta, ridge, at(stepping, 4), [&]<class T, class H>(AndersonStep<T, H>& s) -> py::tuple {
+            Measure<T> p;
+            s.rows = integer(at(rows_n, 0));
+            s.n = p.n = integer(at(rows_n, 1));
+            s.m = integer(at(stepping, 0));
+            p.judge = judge_of(s.rows, at(judging, 2), item(judging, 4), item(judging, 5), item(judging, 6));
+            s.slot = p.judge.slot;
+            p.best_x = address<T>(at(judging, 3));
+            p.norm = Norm(integer(at(judging, 7)));
+            for (int64_t step = 0;; ++step) {
+                py::object value = f(x, *args);
+                if (!is_like(value, x)) return py::make_tuple(x, value, py::none(), step);
+                s.x = p.x = static_cast<const T*>(x.data());
+                s.f = p.f = static_cast<const T*>(py::reinterpret_borrow<py::array>(value).data());
+                const int64_t count = run(p);
+                if (count || step == most) return py::make_tuple(x, value, count, step);
+                history.append(p.judge.residual);
+                py::array next(dtype, shape);
+                s.next = static_cast<T*>(next.mutable_data());
+                run(s);
+                py::detail::array_proxy(next.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+                x = std::move(next);
+            }
+        });
 }
 
 } // namespace
@@ -186,6 +230,11 @@ void bind(py::module_& m) {
     m.def("broyden", broyden);
     m.def("judge", judge);
     m.def("measure", measure);
+    py::class_<History>(m, "History")
+        .def(py::init<int64_t>())
+        .def("append", [](History& h, py::handle residual) { h.append(address<const double>(residual)); })
+        .def("copy_to", [](const History& h, py::handle to) { h.copy_to(address<double>(to)); })
+        .def_property_readonly("steps", &History::steps);
     // One call for each additional file: bind_<topic>(m);
     bind_hopfield(m);
     bind_prox(m);

@@ -44,11 +44,14 @@ void update(int bits, const py::tuple& shape, const py::tuple& arrays, py::handl
         p.problem = problem_of<T>(shape, arrays);
         p.state = vectors<const T>(state.ptr());
         p.stops = item(limits, 0) == Py_True;
-        p.rtol = PyFloat_AsDouble(item(limits, 1)), p.atol = PyFloat_AsDouble(item(limits, 2));
+        p.rtol = PyFloat_AsDouble(item(limits, 1));
+        p.atol = PyFloat_AsDouble(item(limits, 2));
         p.max_steps = integer(item(limits, 3));
         p.value = vectors<T>(item(results, 0));
-        p.converged = address<uint8_t>(item(results, 1)), p.steps = address<int64_t>(item(results, 2));
-        p.residual = address<T>(item(results, 3)), p.states = address<T>(item(kept, 0));
+        p.converged = address<uint8_t>(item(results, 1));
+        p.steps = address<int64_t>(item(results, 2));
+        p.residual = address<T>(item(results, 3));
+        p.states = address<T>(item(kept, 0));
         p.softmax = {address<T>(item(kept, 1)), address<T>(item(kept, 2))};
         py::gil_scoped_release release;
         const HopfieldShape& q = p.problem.shape;
@@ -75,7 +78,8 @@ void gradient(int bits, const py::tuple& shape, const py::tuple& arrays, const p
         p.states = address<const T>(item(kept, 0));
         p.softmax = {address<T>(item(kept, 1)), address<T>(item(kept, 2))};
         p.steps = address<const int64_t>(item(kept, 3));
-        p.gradient = address<T>(item(gradients, 0)), p.dstored = address<T>(item(gradients, 1));
+        p.gradient = address<T>(item(gradients, 0));
+        p.dstored = address<T>(item(gradients, 1));
         p.dbeta = address<T>(item(gradients, 2));
         py::gil_scoped_release release;
         const auto& table = hopfield_gradient_kernels().of<HopfieldGradientTable<T>>();
@@ -93,9 +97,12 @@ void adjoint(int bits, const py::tuple& shape, const py::tuple& arrays, py::hand
     with_float(bits, [&]<class T>() {
         HopfieldAdjoint<T> p;
         p.problem = problem_of<T>(shape, arrays);
-        p.states = address<const T>(states), p.gradient = address<const T>(gradient);
-        p.rtol = rtol, p.max_steps = max_steps;
-        p.dstored = address<T>(item(results, 0)), p.dbeta = address<T>(item(results, 1));
+        p.states = address<const T>(states);
+        p.gradient = address<const T>(gradient);
+        p.rtol = rtol;
+        p.max_steps = max_steps;
+        p.dstored = address<T>(item(results, 0));
+        p.dbeta = address<T>(item(results, 1));
         p.residual = address<T>(item(results, 2));
         py::gil_scoped_release release;
         const auto& table = hopfield_gradient_kernels().of<HopfieldGradientTable<T>>();

@@ -11,10 +11,12 @@ void prox(int kind, int bits, const py::tuple& shape, double parameter, py::hand
     with_float(bits, [&]<class T>() {
         const ProxOf<T>& kernels = prox_kernels().of<ProxOf<T>>();
         Groups<T> g;
-        g.outer = integer(PyTuple_GET_ITEM(shape.ptr(), 0)), g.size = integer(PyTuple_GET_ITEM(shape.ptr(), 1));
+        g.outer = integer(PyTuple_GET_ITEM(shape.ptr(), 0));
+        g.size = integer(PyTuple_GET_ITEM(shape.ptr(), 1));
         g.inner = integer(PyTuple_GET_ITEM(shape.ptr(), 2));
         g.parameter = parameter;
-        g.y = address<const T>(y), g.out = address<T>(out);
+        g.y = address<const T>(y);
+        g.out = address<T>(out);
         if (g.outer * g.size * g.inner == 0) return;
         py::gil_scoped_release release;
         constexpr int64_t kLeast = 1 << 12; // elements per thread

@@ -11,12 +11,18 @@ void transport(int bits, const py::tuple& sizes, const py::tuple& arrays) {
     auto at = [](const py::tuple& t, int i) { return PyTuple_GET_ITEM(t.ptr(), i); };
     with_float(bits, [&]<class T>() {
         Transport<T> p;
-        p.batch = integer(at(sizes, 0)), p.cells = integer(at(sizes, 1));
-        p.directions = integer(at(sizes, 2)), p.forward = integer(at(sizes, 3));
-        p.source = address<const T>(at(arrays, 0)), p.sigma = address<const T>(at(arrays, 1));
-        p.width = address<const T>(at(arrays, 2)), p.cosine = address<const T>(at(arrays, 3));
-        p.weight = address<const T>(at(arrays, 4)), p.incoming = address<const T>(at(arrays, 5));
-        p.phi = address<T>(at(arrays, 6)), p.outgoing = address<T>(at(arrays, 7));
+        p.batch = integer(at(sizes, 0));
+        p.cells = integer(at(sizes, 1));
+        p.directions = integer(at(sizes, 2));
+        p.forward = integer(at(sizes, 3));
+        p.source = address<const T>(at(arrays, 0));
+        p.sigma = address<const T>(at(arrays, 1));
+        p.width = address<const T>(at(arrays, 2));
+        p.cosine = address<const T>(at(arrays, 3));
+        p.weight = address<const T>(at(arrays, 4));
+        p.incoming = address<const T>(at(arrays, 5));
+        p.phi = address<T>(at(arrays, 6));
+        p.outgoing = address<T>(at(arrays, 7));
         py::gil_scoped_release release;
         constexpr int64_t kLeast = 1 << 14; // cells times directions
         launch(transports().of<TransportOf<T>>().sweep, p, [&](int threads) {

@@ -34,7 +34,9 @@ ParaShape shape_of(const py::tuple& x) {
     auto at = [&](int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); };
     ParaShape s;
     s.cell = ParaCell(at(0));
-    s.B = at(1), s.T = at(2), s.D = at(3);
+    s.B = at(1);
+    s.T = at(2);
+    s.D = at(3);
     s.reverse = at(4) != 0;
     s.lengths = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 5));
     s.lines = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 6));

@@ -36,7 +36,8 @@ template <class T> void run_newton(ParaForward<T>& p, int64_t* steps) {
             }
             given_up += gave_up;
         }
-        steps[row] = most, steps[p.shape.B + row] = given_up;
+        steps[row] = most;
+        steps[p.shape.B + row] = given_up;
     }
 }
 

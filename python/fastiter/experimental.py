@@ -6,7 +6,7 @@ They are tested like all others. A name leaves this module when somebody's progr
 from __future__ import annotations
 
 from ._public import publish
-from .fixedpoint._halpern_vr import halpern_vr
+from .fixedpoint._inclusion.halpern_vr import halpern_vr
 from .fixedpoint._problems.transport import TransportSweep, transport_sweep
 from .mdp._iwocs import RobustPolicy, iwocs
 from .mdp._latent import LatentMDP, alpha_vectors, belief_tree

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fastiter.torch import accelerate, restore
-from tests.accelerate.mamba_ssm_functions import EQUATIONS
+from tests.accelerate.mamba.mamba_ssm_functions import EQUATIONS
 from tests.ssm.originals import fetch, report
 
 _MAMBA = {"layer": "Mamba1", "d_state": 8}

@@ -98,8 +98,7 @@ def tensor_calls() -> dict[str, Call]:
     """Return calls on tensors."""
     import torch
 
-    import fastiter.torch
-    from fastiter.torch import nn, quant, ssm
+    from fastiter.torch import fixedpoint, nn, quant, ssm
 
     layer, x, lengths = nn.LSTM(8, 8), torch.randn(5, 2, 8), torch.tensor([5, 3])
     numbers = torch.randn(100)
@@ -114,7 +113,7 @@ def tensor_calls() -> dict[str, Call]:
         "torch.nn.LSTM": forward,
         "torch.nn.LSTM with lengths": lambda: forward(lengths=lengths),
         "torch.quant.quantize": lambda: quant.quantize(numbers, "fixed<8,3>"),
-        "torch fixed_point, one step": lambda: fastiter.torch.fixed_point(lambda x: 0 * x + 1, torch.ones(1, 3)),
+        "torch fixed_point, one step": lambda: fixedpoint.fixed_point(lambda x: 0 * x + 1, torch.ones(1, 3)),
         "torch.ssm.selective_scan with its gradient": lambda: ssm.selective_scan(u, delta, A, B, C).sum().backward(),
     }
 

@@ -11,7 +11,7 @@ import pytest
 import fastiter
 from fastiter.fixedpoint import reference
 from fastiter.fixedpoint._methods.anderson import Anderson
-from fastiter.fixedpoint._solve import Active
+from fastiter.fixedpoint._methods.protocol import Active
 from fastiter.fixedpoint._space import NumPySpace
 
 Array = npt.NDArray[Any]

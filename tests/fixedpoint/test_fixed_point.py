@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize
 
 import fastiter
-from fastiter.fixedpoint import FixedPointProgress, FixedPointSolution, fixed_point
+from fastiter.fixedpoint import FixedPointSolution, fixed_point
 from fastiter.fixedpoint._space import NORMS, NumPySpace
 
 Array = npt.NDArray[Any]
@@ -333,9 +333,9 @@ def test_chebyshev_estimates_its_bounds_and_refuses_other_maps() -> None:
 
 
 def test_callbacks_observe_and_stop() -> None:
-    seen: list[FixedPointProgress] = []
+    seen: list[fastiter.Progress] = []
 
-    def callback(progress: FixedPointProgress) -> bool:
+    def callback(progress: fastiter.Progress) -> bool:
         seen.append(progress)
         return progress.steps == 3
 

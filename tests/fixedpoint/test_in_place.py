@@ -45,7 +45,7 @@ def test_a_map_that_changes_its_argument_is_refused() -> None:
 
 def test_a_map_that_changes_its_tensor_is_refused() -> None:
     torch = pytest.importorskip("torch")
-    from fastiter.torch import fixed_point as of_tensors
+    from fastiter.torch.fixedpoint import fixed_point as of_tensors
 
     for x0 in (torch.ones(2, 3), (torch.ones(2, 3), torch.ones(2, 1))):
         with pytest.raises(ValueError, match=r"^fixed_point: f\(x\) must leave x as it is, got one that is changed in"):

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from fastiter import ConvergenceError, ConvergenceWarning  # noqa: E402
 from fastiter.fixedpoint import reference_prox  # noqa: E402
-from fastiter.fixedpoint._prox_groups import KINDS  # noqa: E402
+from fastiter.fixedpoint._prox.groups import KINDS  # noqa: E402
 from fastiter.fixedpoint._torch import hopfield_ops, hopfield_plain, prox_plain  # noqa: E402
 from fastiter.fixedpoint._torch.hopfield_ops import (  # noqa: E402
     HopfieldAdjoint,

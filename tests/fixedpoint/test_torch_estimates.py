@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastiter.torch import fixed_point, fixedpoint  # noqa: E402
+from fastiter.torch import fixedpoint  # noqa: E402
+from fastiter.torch.fixedpoint import fixed_point  # noqa: E402
 
 B, N = 3, 6
 

@@ -1,4 +1,4 @@
-"""fastiter.torch.fixed_point: values, and first and second derivatives of all modes."""
+"""fastiter.torch.fixedpoint.fixed_point: values, and first and second derivatives of all modes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
-from fastiter.torch import fixed_point  # noqa: E402
+from fastiter.torch.fixedpoint import fixed_point  # noqa: E402
 
 B, N = 3, 4
 METHODS = ["picard", "anderson", "broyden", "newton_krylov", "squarem", "aitken"]

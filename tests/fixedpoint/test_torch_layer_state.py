@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastiter.torch import experimental, fixed_point, nn  # noqa: E402
+from fastiter.torch import experimental, nn  # noqa: E402
+from fastiter.torch.fixedpoint import fixed_point  # noqa: E402
 
 EDGES = torch.tensor([[0, 1, 2], [1, 2, 3]])
 

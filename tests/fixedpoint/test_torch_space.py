@@ -9,8 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fastiter._call.iterate import Limits  # noqa: E402
 from fastiter.fixedpoint import fixed_point  # noqa: E402
-from fastiter.fixedpoint._result import Limits  # noqa: E402
+from fastiter.fixedpoint._result import Stopping  # noqa: E402
 from fastiter.fixedpoint._torch.space import TorchSpace, solve_tensors  # noqa: E402
 
 METHODS = ("anderson", "picard", "broyden", "newton_krylov", "halpern", "krasnoselskii_mann", "squarem", "aitken")
@@ -43,7 +44,12 @@ def test_tensors_give_the_numbers_of_arrays(
         monkeypatch.setattr(TorchSpace, "check_leaf", checked)
     W, c = torch.from_numpy(M), torch.from_numpy(b).requires_grad_(not dtype.startswith("complex"))
     found = solve_tensors(
-        "fixed_point", lambda x, c: x @ W + c, torch.zeros_like(c), Limits(**how).checked("f"), method, args=(c,)
+        "fixed_point",
+        lambda x, c: x @ W + c,
+        torch.zeros_like(c),
+        Stopping(Limits(**how)).checked("f"),
+        method,
+        args=(c,),
     )
     assert not found.value.requires_grad and found.value.dtype == W.dtype and isinstance(found.steps, torch.Tensor)
     # Both end within the tolerance; the products of torch and of NumPy round differently.
@@ -58,10 +64,10 @@ def test_states_layouts_and_refusals() -> None:
         return {"a": 0.5 * torch.cos(state["a"]), "b": (0.3 * state["b"].mT + 1).mT}
 
     x0 = {"a": torch.ones(3, 4).T.contiguous().T, "b": torch.ones(3, 2, 5).mT.contiguous().mT}
-    found = solve_tensors("fixed_point", f, x0, Limits().checked("f"))
+    found = solve_tensors("fixed_point", f, x0, Stopping().checked("f"))
     assert torch.allclose(found.value["b"], torch.full((3, 2, 5), 1 / 0.7)) and found.value["a"].shape == (3, 4)
     norm = solve_tensors(
-        "fixed_point", torch.cos, torch.ones(3, 4), Limits(norm=lambda x: x.abs().amax(dim=1)).checked("f")
+        "fixed_point", torch.cos, torch.ones(3, 4), Stopping(norm=lambda x: x.abs().amax(dim=1)).checked("f")
     )
     assert torch.allclose(norm.value, torch.full((3, 4), 0.7390851), atol=1e-4)
     for wrong, message in (
@@ -70,6 +76,6 @@ def test_states_layouts_and_refusals() -> None:
         (torch.ones(2, 2).to_sparse(), "x0 must be dense, got layout torch.sparse_coo"),
     ):
         with pytest.raises(TypeError, match=f"^fixed_point: {message}"):
-            solve_tensors("fixed_point", torch.cos, wrong, Limits().checked("f"))
+            solve_tensors("fixed_point", torch.cos, wrong, Stopping().checked("f"))
     with pytest.raises(TypeError, match=r"f\(x\) must be a tensor of float32 like x0, got float64"):
-        solve_tensors("fixed_point", lambda x: x.double(), torch.ones(2, 2), Limits().checked("f"))
+        solve_tensors("fixed_point", lambda x: x.double(), torch.ones(2, 2), Stopping().checked("f"))

@@ -47,7 +47,6 @@ def test_every_public_function_is_covered() -> None:
         "MDPValues",
         "Objective",
         "Quadratic",
-        "RecurrenceProgress",
         "RecurrenceSolution",
         "Replaced",
         "Restored",

@@ -59,18 +59,23 @@ void push(const AndersonStep<T, H>& p, int64_t row, int64_t chunk, int64_t first
         store_up_to(g + j, mixed, count - j);
     }
     const T *new_r = residual, *new_g = nullptr; // the newest differences, in T
-    if constexpr (kRounded)
-        new_r = dr ? rounded_r : residual, new_g = rounded_g;
-    else
-        new_r = dr ? dr : residual, new_g = dg;
+    if constexpr (kRounded) {
+        new_r = dr ? rounded_r : residual;
+        new_g = rounded_g;
+    } else {
+        new_r = dr ? dr : residual;
+        new_g = dg;
+    }
     double* sums = p.workspace + (row * (chunks_of(p.n) + 1) + chunk) * kSums * p.m;
     for (int64_t i = 0; i < to.held; ++i, sums += kSums) {
         const H* other = history(p.dr, p, to.slot, i) + first;
         const Pair found = products<T>(other, new_r, residual, count);
-        sums[0] = found.first, sums[1] = found.second;
+        sums[0] = found.first;
+        sums[1] = found.second;
         if (!p.type_one) continue;
         const Pair mixed = products<T>(history(p.dg, p, to.slot, i) + first, new_r, residual, count);
-        sums[2] = mixed.first, sums[3] = mixed.second;
+        sums[2] = mixed.first;
+        sums[3] = mixed.second;
         sums[4] = dg ? product<T>(other, new_g, count) : 0;
     }
 }

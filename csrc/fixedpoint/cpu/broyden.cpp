@@ -52,7 +52,8 @@ void old_products(const BroydenStep<T>& p, int64_t row, int64_t chunk, int64_t f
         if (i == to.at) continue;
         out[0] = product<T>(history(p.u, p, to.slot, i) + first, now.s, count);
         const Pair with_v = products<T>(history(p.v, p, to.slot, i) + first, now.y, now.r, count);
-        out[1] = with_v.first, out[2] = with_v.second;
+        out[1] = with_v.first;
+        out[2] = with_v.second;
     }
 }
 
@@ -85,8 +86,10 @@ template <class T> void new_update(const BroydenStep<T>& p, int64_t row, int64_t
     }
     const Pair found = products<T>(v + to.at * p.n, now.y, now.r, count);
     double* out = sums(p, row, chunk) + 3 * p.m;
-    out[0] = found.first, out[1] = found.second;
-    out[2] = product<T>(now.y, now.y, count), out[3] = product<T>(v + to.at * p.n, v + to.at * p.n, count);
+    out[0] = found.first;
+    out[1] = found.second;
+    out[2] = product<T>(now.y, now.y, count);
+    out[3] = product<T>(v + to.at * p.n, v + to.at * p.n, count);
 }
 
 // The factor of the new u; 0: the update is skipped

@@ -92,7 +92,8 @@ public:
     Problem(const HopfieldProblem<T>& p, int64_t number)
         : S(p.shape.S), D(p.shape.D), beta(p.beta[number]), bias_(p.bias) {
         const int64_t b = number / p.shape.heads, h = number % p.shape.heads;
-        stored_ = p.stored.data + b * p.stored.batch + h * p.stored.head, row_ = p.stored.row;
+        stored_ = p.stored.data + b * p.stored.batch + h * p.stored.head;
+        row_ = p.stored.row;
         if (bias_.data) bias_.data += b * bias_.batch + h * bias_.head;
     }
 
@@ -152,7 +153,10 @@ public:
                    Lanes<T>& inverse) const {
         constexpr T kLowest = -T(__builtin_inf());
         vec<T> top[NV], sum[NV];
-        for (int v = 0; v < NV; ++v) top[v] = broadcast(kLowest), sum[v] = vec<T>{};
+        for (int v = 0; v < NV; ++v) {
+            top[v] = broadcast(kLowest);
+            sum[v] = vec<T>{};
+        }
         __builtin_memset(out, 0, size_t(D * NV * W) * sizeof(T));
         for (int64_t s0 = 0; s0 < S; s0 += kPatterns) {
             const int64_t n = min_of(kPatterns, S - s0);
@@ -168,7 +172,8 @@ public:
             for (int v = 0; v < NV; ++v) {
                 const vec<T> shift = finite_or_zero(higher[v]);
                 keep[v] = exp_of_nonpositive<T>(top[v] - shift);
-                top[v] = higher[v], largest.of[v] = shift;
+                top[v] = higher[v];
+                largest.of[v] = shift;
             }
             exponentials<NV>(block, n, largest, keep, sum);
             add_weighted<NV>(block, s0, n, keep, out);

@@ -26,7 +26,9 @@ public:
         const int64_t number = unit / sums_.chunks(), first = unit % sums_.chunks() * kHopfieldChunk;
         const int64_t end = min_of(first + kHopfieldChunk, q_.L);
         const Problem<T> problem(p_.problem, number);
-        at_ = number * q_.L, dstored_ = sums_.dstored(unit), dbeta_ = 0;
+        at_ = number * q_.L;
+        dstored_ = sums_.dstored(unit);
+        dbeta_ = 0;
         __builtin_memset(dstored_, 0, size_t(q_.S * q_.D) * sizeof(T));
         int64_t most = 0;
         for (int64_t i = first; i < end; ++i) most = max_of(most, p_.steps[at_ + i]);
@@ -88,7 +90,9 @@ public:
         const int64_t number = unit / sums_.chunks(), first = unit % sums_.chunks() * kHopfieldChunk;
         const int64_t end = min_of(first + kHopfieldChunk, q_.L);
         const Problem<T> problem(p_.problem, number);
-        at_ = number * q_.L, dstored_ = sums_.dstored(unit), dbeta_ = 0;
+        at_ = number * q_.L;
+        dstored_ = sums_.dstored(unit);
+        dbeta_ = 0;
         __builtin_memset(dstored_, 0, size_t(q_.S * q_.D) * sizeof(T));
         for (int64_t i = first; i < end; i += kTileQueries<T>) {
             const int64_t some = min_of(kTileQueries<T>, end - i);

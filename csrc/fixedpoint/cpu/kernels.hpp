@@ -149,7 +149,8 @@ constexpr double kSlow = 10;
 __attribute__((always_inline)) inline bool is_stuck(Track& t, double residual, double scale, double best,
                                                     double patience) {
     const bool is_first = t.checks == 0;
-    t.checks += 1, t.since += 1;
+    t.checks += 1;
+    t.since += 1;
     if (!(residual < __builtin_inf() && scale < __builtin_inf())) return false;
     const double last = t.last < 0 ? -t.last : t.last, widest = scale > t.scale ? scale : t.scale;
     const bool rises = residual > last;
@@ -157,8 +158,15 @@ __attribute__((always_inline)) inline bool is_stuck(Track& t, double residual, d
     t.turns += rises != (t.last > 0) || residual == last;
     t.last = rises ? residual : -residual;
     const bool gains = is_first || residual / widest < (1 - kGain) * t.ratio;
-    if (gains) t.ratio = residual / widest, t.scale = widest;
-    if (gains || residual < (1 - kLess) * best) t.since = t.turns = 0, t.reached = t.checks, t.from = residual;
+    if (gains) {
+        t.ratio = residual / widest;
+        t.scale = widest;
+    }
+    if (gains || residual < (1 - kLess) * best) {
+        t.since = t.turns = 0;
+        t.reached = t.checks;
+        t.from = residual;
+    }
     const bool oscillates = t.turns * kTurns >= t.since;
     return t.since >= patience && t.since >= 2 * t.reached && (oscillates || t.since >= kSlow * patience);
 }
@@ -182,9 +190,10 @@ __attribute__((always_inline)) inline int64_t judge_rows(const Judge& p) {
             verdict = Verdict::nan;
         else if (residual == __builtin_inf() || scale == __builtin_inf())
             verdict = Verdict::overflow;
-        else if (t.checks > 1 && scale < least * t.first)
-            verdict = Verdict::vanishing, t.first = 0;
-        else if (residual > p.growth * t.from)
+        else if (t.checks > 1 && scale < least * t.first) {
+            verdict = Verdict::vanishing;
+            t.first = 0;
+        } else if (residual > p.growth * t.from)
             verdict = Verdict::grown;
         else if (rounded || stuck)
             verdict = rounded ? Verdict::rounded : Verdict::stale;

@@ -55,7 +55,10 @@ inline void solve_positive(Together& s, double ridge, double least) {
     }
     for (int64_t j = 0; j < n; ++j) {
         vec<double> d = s.a[j * n + j] + ridge, scaled[kMemory];
-        for (int64_t k = 0; k < j; ++k) scaled[k] = s.a[j * n + k] * s.pivot[k], d -= s.a[j * n + k] * scaled[k];
+        for (int64_t k = 0; k < j; ++k) {
+            scaled[k] = s.a[j * n + k] * s.pivot[k];
+            d -= s.a[j * n + k] * scaled[k];
+        }
         const mask<double> keeps = (s.scale[j] > none) & (d > broadcast(least));
         const vec<double> inverse = select<double>(keeps, one / d, none);
         s.pivot[j] = select<double>(keeps, d, none);
@@ -95,10 +98,12 @@ inline void solve_general(Small& s, double ridge, double least) {
         }
         for (int64_t k = 0; k < n && best != j; ++k) {
             const double t = s.a[j][k];
-            s.a[j][k] = s.a[best][k], s.a[best][k] = t;
+            s.a[j][k] = s.a[best][k];
+            s.a[best][k] = t;
         }
         const double t = s.b[j];
-        s.b[j] = s.b[best], s.b[best] = t;
+        s.b[j] = s.b[best];
+        s.b[best] = t;
         for (int64_t i = j + 1; i < n; ++i) {
             const double factor = s.a[i][j] / s.a[j][j];
             for (int64_t k = j + 1; k < n; ++k) s.a[i][k] -= factor * s.a[j][k];

@@ -8,7 +8,7 @@ constexpr double kInfinity = __builtin_inf();
 constexpr int kParts = 4; // for r, then f: the sum of squares; or the largest element and minus the smallest
 
 // Loads as many numbers as a vector has doubles; lanes past the end repeat the first number of the row.
-typedef float halves __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
+using halves __attribute__((vector_size(kVectorBytes / 2), aligned(4))) = float;
 FASTITER_INLINE vec<double> as_double(const double* p) { return load(p); }
 FASTITER_INLINE vec<double> as_double(const float* p) {
     return __builtin_convertvector(*reinterpret_cast<const halves*>(p), vec<double>);
@@ -37,12 +37,15 @@ FASTITER_INLINE void squares(const T* x, const T* f, int64_t n, double r_unit, d
     const int64_t whole = n / W * W;
     for (int64_t j = 0; j < whole; j += W) {
         const vec<double> value = as_double(f + j), r = (value - as_double(x + j)) * r_unit, v = value * f_unit;
-        of_r = fma(r, r, of_r), of_f = fma(v, v, of_f);
+        of_r = fma(r, r, of_r);
+        of_f = fma(v, v, of_f);
     }
-    out[0] = sum_of<double>(of_r), out[2] = sum_of<double>(of_f);
+    out[0] = sum_of<double>(of_r);
+    out[2] = sum_of<double>(of_f);
     for (int64_t j = whole; j < n; ++j) {
         const double value = double(f[j]), r = (value - double(x[j])) * r_unit, v = value * f_unit;
-        out[0] += r * r, out[2] += v * v;
+        out[0] += r * r;
+        out[2] += v * v;
     }
 }
 
@@ -55,7 +58,10 @@ template <class T, bool Span> FASTITER_INLINE void extremes(const T* x, const T*
         f_high = larger(f_high, Span ? value : magnitude<double>(value));
         if constexpr (Span) r_low = larger(r_low, -r), f_low = larger(f_low, -value);
     }
-    out[0] = largest_of(r_high), out[1] = largest_of(r_low), out[2] = largest_of(f_high), out[3] = largest_of(f_low);
+    out[0] = largest_of(r_high);
+    out[1] = largest_of(r_low);
+    out[2] = largest_of(f_high);
+    out[3] = largest_of(f_low);
 }
 
 template <class T> void parts_of(const Measure<T>& p, int64_t row, int64_t chunk, int64_t first, int64_t count) {
@@ -83,18 +89,22 @@ template <class T> void roots_of(const Measure<T>& p, int64_t row, double* total
         extremes<T, false>(x, f, p.n, most);
         const double r_most = most[0] > 0 ? most[0] : 1, f_most = most[2] > 0 ? most[2] : 1;
         if (r_most == kInfinity || f_most == kInfinity || r_most != r_most || f_most != f_most) {
-            total[0] = most[0], total[2] = most[2];
+            total[0] = most[0];
+            total[2] = most[2];
             return;
         }
         double r = 0, v = 0;
         for (int64_t j = 0; j < p.n; ++j) {
             const double value = double(f[j]), a = (value - double(x[j])) / r_most, b = value / f_most;
-            r += a * a, v += b * b;
+            r += a * a;
+            v += b * b;
         }
-        total[0] = r_most * __builtin_sqrt(r), total[2] = f_most * __builtin_sqrt(v);
+        total[0] = r_most * __builtin_sqrt(r);
+        total[2] = f_most * __builtin_sqrt(v);
         return;
     }
-    total[0] = __builtin_sqrt(total[0]), total[2] = __builtin_sqrt(total[2]);
+    total[0] = __builtin_sqrt(total[0]);
+    total[2] = __builtin_sqrt(total[2]);
 }
 
 template <class T> void norms_of(const Measure<T>& p, int64_t row) {
@@ -109,12 +119,17 @@ template <class T> void norms_of(const Measure<T>& p, int64_t row) {
     if (p.n == 0) {
         total[0] = total[1] = total[2] = total[3] = 0;
     } else if (p.norm == Norm::span) {
-        total[0] += total[1], total[2] += total[3];
+        total[0] += total[1];
+        total[2] += total[3];
     } else if (adds) {
         roots_of(p, row, total);
-        if (p.norm == Norm::rms) total[0] /= __builtin_sqrt(double(p.n)), total[2] /= __builtin_sqrt(double(p.n));
+        if (p.norm == Norm::rms) {
+            total[0] /= __builtin_sqrt(double(p.n));
+            total[2] /= __builtin_sqrt(double(p.n));
+        }
     }
-    p.judge.residual[slot] = total[0], p.judge.scale[slot] = total[2];
+    p.judge.residual[slot] = total[0];
+    p.judge.scale[slot] = total[2];
 }
 
 template <class T> FASTITER_INLINE void keep_best(const Measure<T>& p, int64_t row, int64_t first, int64_t count) {
@@ -126,7 +141,10 @@ template <class T> FASTITER_INLINE void keep_best(const Measure<T>& p, int64_t r
 
 template <class T> Judge alone(const Measure<T>& p, int64_t row) {
     Judge one = p.judge;
-    one.rows = 1, one.slot += row, one.verdict += row, one.is_best += row;
+    one.rows = 1;
+    one.slot += row;
+    one.verdict += row;
+    one.is_best += row;
     return one;
 }
 

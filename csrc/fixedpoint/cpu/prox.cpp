@@ -25,7 +25,8 @@ template <class T, class Tile> FASTITER_INLINE vec<T> threshold(const Tile& t, v
             sum += select<T>(is_above, above, vec<T>{});
             count += select<T>(is_above, broadcast(T(1)), vec<T>{});
         }
-        sum = t.sum(sum), count = t.sum(count);
+        sum = t.sum(sum);
+        count = t.sum(count);
         const vec<T> next = at + (sum - r) / count;
         active &= (next > at);
         at = select<T>(active, next, at);
@@ -37,7 +38,10 @@ template <class T, class Tile> FASTITER_INLINE vec<T> threshold(const Tile& t, v
 template <class T, class Tile> FASTITER_INLINE mask<T> subtract_largest(const Tile& t) {
     vec<T> top = broadcast(-T(__builtin_inf()));
     mask<T> wrong{};
-    for (int64_t k = 0; k < t.steps; ++k) wrong |= (t.tile[k] != t.tile[k]), top = larger<T>(t.tile[k], top);
+    for (int64_t k = 0; k < t.steps; ++k) {
+        wrong |= (t.tile[k] != t.tile[k]);
+        top = larger<T>(t.tile[k], top);
+    }
     top = t.largest(top);
     wrong = t.any_of(wrong | (magnitude<T>(top) > kLargest<T>));
     for (int64_t k = 0; k < t.steps; ++k) t.tile[k] = select<T>(wrong, vec<T>{}, t.tile[k] - top);
@@ -64,9 +68,12 @@ template <class T, class Tile> FASTITER_INLINE void l1_ball(const Tile& t, vec<T
     vec<T> top{}, sum{};
     for (int64_t k = 0; k < t.steps; ++k) {
         const vec<T> a = magnitude<T>(t.tile[k]);
-        top = larger<T>(a, top), sum += a, y[k] = t.tile[k];
+        top = larger<T>(a, top);
+        sum += a;
+        y[k] = t.tile[k];
     }
-    top = t.largest(top), sum = t.sum(sum);
+    top = t.largest(top);
+    sum = t.sum(sum);
     const mask<T> wrong = ~(sum <= kLargest<T>), inside = sum <= r;
     for (int64_t k = 0; k < t.steps; ++k) t.tile[k] = magnitude<T>(t.tile[k]) - top;
     const vec<T> tau = threshold<T>(t, r, larger<T>(-r, -top), ~(inside | wrong));
@@ -97,7 +104,8 @@ template <class T> struct Inverse {
         const double last = a < 0.36 ? logarithm(a) - 1 : -2;
         for (int j = 0; j < kLines; ++j) {
             const double at = last * j / (kLines - 1), e = exponential(at), d = a + b * e;
-            slope[j] = T(1 / d), offset[j] = T(at - (a * at + b * e) / d);
+            slope[j] = T(1 / d);
+            offset[j] = T(at - (a * at + b * e) / d);
         }
     }
 };
@@ -141,7 +149,9 @@ template <class T> struct SoftmaxEntropy {
             e[k] = exp_of_nonpositive<T>(w[k]);
             inverse_slope[k] = T(1) / fma(e[k], b, broadcast(a));
             change[k] = (t.tile[k] + (nu - a) - w[k] * a - e[k] * b) * inverse_slope[k];
-            sum += e[k], flow = fma(e[k], change[k], flow), gain = fma(e[k], inverse_slope[k], gain);
+            sum += e[k];
+            flow = fma(e[k], change[k], flow);
+            gain = fma(e[k], inverse_slope[k], gain);
         }
         const vec<T> next = nu + (T(1) - t.sum(sum) - t.sum(flow)) / t.sum(gain);
         const vec<T> to = at_least<T>(at_most<T>(next, high), low), rise = to - nu;
@@ -194,7 +204,9 @@ template <class T> FASTITER_INLINE void entropy(vec<T> (&y)[kSide], T a, T log_a
 #pragma GCC unroll 4
     for (int i = 0; i < kSide; ++i) {
         c[i] = at_least<T>(at_most<T>(y[i] / a - (T(1) + log_a), kLargest<T>), kLow);
-        z[i] = log_of_prox<T>(c[i]), active[i] = (c[i] == c[i]), left |= active[i];
+        z[i] = log_of_prox<T>(c[i]);
+        active[i] = (c[i] == c[i]);
+        left |= active[i];
     }
     for (int step = 0; step < kMostSteps && any<T>(left); ++step) {
         left = mask<T>{};

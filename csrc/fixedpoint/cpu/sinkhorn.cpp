@@ -27,11 +27,11 @@ template <class T> FASTITER_INLINE vec<T> log_of(vec<T> x) {
     return fma(exponent, broadcast(kLn2High), small);
 }
 
-template <class T> FASTITER_INLINE vec<T> least() { return broadcast(T(-__builtin_inf())); }
+template <class T> FASTITER_INLINE vec<T> minus_infinity() { return broadcast(T(-__builtin_inf())); }
 
-template <class T> FASTITER_INLINE vec<T> load_or_least(const T* p, int64_t n) {
+template <class T> FASTITER_INLINE vec<T> load_or_minus_infinity(const T* p, int64_t n) {
     if (n >= lanes<T>) return load(p);
-    vec<T> v = least<T>();
+    vec<T> v = minus_infinity<T>();
     for (int64_t i = 0; i < n; ++i) v[i] = p[i];
     return v;
 }
@@ -39,24 +39,24 @@ template <class T> FASTITER_INLINE vec<T> load_or_least(const T* p, int64_t n) {
 // The logarithm of the sum of exp((g - cost) / epsilon) over a row
 template <class T> FASTITER_INLINE T log_sum(const T* g, const T* cost, int64_t m, T inverse) {
     constexpr int W = lanes<T>;
-    vec<T> high = least<T>();
+    vec<T> high = minus_infinity<T>();
     for (int64_t j = 0; j < m; j += W) {
-        const vec<T> t = (load_or_least(g + j, m - j) - load_up_to(cost + j, m - j)) * inverse;
+        const vec<T> t = (load_or_minus_infinity(g + j, m - j) - load_up_to(cost + j, m - j)) * inverse;
         high = select<T>(t > high, t, high);
     }
-    T most = high[0];
-    for (int i = 1; i < W; ++i) most = high[i] > most ? high[i] : most;
+    T largest = high[0];
+    for (int i = 1; i < W; ++i) largest = high[i] > largest ? high[i] : largest;
     double total = 0;
     for (int64_t from = 0; from < m; from += kSummed) {
         vec<T> sum{};
         for (int64_t j = from; j < min_of(m, from + kSummed); j += W) {
-            const vec<T> t = (load_or_least(g + j, m - j) - load_up_to(cost + j, m - j)) * inverse - most;
+            const vec<T> t = (load_or_minus_infinity(g + j, m - j) - load_up_to(cost + j, m - j)) * inverse - largest;
             const vec<T> e = exp_of_nonpositive<T>(t);
-            sum += m - j >= W ? e : select<T>(t > least<T>(), e, vec<T>{});
+            sum += m - j >= W ? e : select<T>(t > minus_infinity<T>(), e, vec<T>{});
         }
         total += double(sum_of<T>(sum));
     }
-    return most + log_of<T>(broadcast(T(total)))[0];
+    return largest + log_of<T>(broadcast(T(total)))[0];
 }
 
 // Rows [first, last): the next f, and how far each row sum of the plan of f and g is from its target
@@ -82,7 +82,7 @@ template <class T> void columns_of(const Sinkhorn<T>& p, int64_t item, int64_t f
     for (int64_t j = first; j < last; j += kPanel * W) {
         const int count = int(min_of(kPanel, ceil_div(last - j, W)));
         vec<T> high[kPanel], sum[kPanel] = {};
-        for (int k = 0; k < kPanel; ++k) high[k] = least<T>();
+        for (int k = 0; k < kPanel; ++k) high[k] = minus_infinity<T>();
         for (int64_t i = 0; i < p.n; ++i)
             for (int k = 0; k < count; ++k) {
                 const vec<T> c = load_up_to(cost + i * p.m + j + k * W, last - j - k * W);
@@ -118,9 +118,13 @@ void solve_item(const Sinkhorn<T>& p, int64_t item, int id, int size, const Team
         meet();
         double residual = 0;
         for (int64_t i = 0; i < n; ++i) residual += p.workspace[item * n + i];
-        const bool has_ended = residual <= p.tolerance;
-        if (has_ended || step >= p.most || residual != residual) {
-            if (id == 0) p.residual[item] = residual, p.steps[item] = step, p.ended[item] = has_ended;
+        const bool has_ended = residual <= p.tolerance[item];
+        if (has_ended || step >= p.max_steps || residual != residual) {
+            if (id == 0) {
+                p.residual[item] = residual;
+                p.steps[item] = step;
+                p.ended[item] = has_ended;
+            }
             return;
         }
         if (has_to_stop(team, 16 * n * p.m)) return;

@@ -20,12 +20,13 @@ template <class T> struct Sinkhorn {
     const T* log_b = nullptr; // (batch, m)
     T* f = nullptr;           // (batch, n): the initial values, overwritten by the result
     T* g = nullptr;           // (batch, m)
-    double epsilon = 1, tolerance = 0;
-    int64_t most = 0;            // maximum number of updates of f
-    int64_t* steps = nullptr;    // (batch)
-    double* residual = nullptr;  // (batch)
-    uint8_t* ended = nullptr;    // (batch): whether the residual is within the tolerance
-    double* workspace = nullptr; // (batch, n) residuals of the rows, then (batch, n) of T for the next f
+    double epsilon = 1;
+    const double* tolerance = nullptr; // (batch)
+    int64_t max_steps = 0;             // of updates of f
+    int64_t* steps = nullptr;          // (batch)
+    double* residual = nullptr;        // (batch)
+    uint8_t* ended = nullptr;          // (batch): whether the residual is within the tolerance
+    double* workspace = nullptr;       // (batch, n) residuals of the rows, then (batch, n) of T for the next f
 };
 
 template <class T> struct SinkhornOf {

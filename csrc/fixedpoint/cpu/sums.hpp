@@ -21,7 +21,7 @@ template <class T, size_t Distance = size_t(lanes<T>) / 2> FASTITER_INLINE T sum
 // Loads the first n numbers of a history as type T, and stores them.
 template <class T, class H> FASTITER_INLINE vec<T> widened(const H* p, int64_t n) {
     if constexpr (sizeof(T) == 8 && sizeof(H) == 4) {
-        typedef H narrow_vector __attribute__((vector_size(kVectorBytes / 2), aligned(sizeof(H))));
+        using narrow_vector __attribute__((vector_size(kVectorBytes / 2), aligned(sizeof(H)))) = H;
         if (n >= lanes<T>) return __builtin_convertvector(*reinterpret_cast<const narrow_vector*>(p), vec<T>);
         vec<T> v{};
         for (int64_t i = 0; i < n; ++i) v[i] = T(p[i]);

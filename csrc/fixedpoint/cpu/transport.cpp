@@ -11,7 +11,10 @@ namespace {
 template <class T>
 void directions_of(const Transport<T>& p, int64_t item, int64_t first, int64_t count, int64_t begin, int64_t step) {
     vec<T> cosines = broadcast(T(2)), used{}; // unused lanes must not divide by 0
-    for (int64_t k = 0; k < min_of(count, lanes<T>); ++k) cosines[k] = 2 * p.cosine[first + k], used[k] = T(1);
+    for (int64_t k = 0; k < min_of(count, lanes<T>); ++k) {
+        cosines[k] = 2 * p.cosine[first + k];
+        used[k] = T(1);
+    }
     const mask<T> is_used = used > vec<T>{};
     const vec<T> weights = T(0.5) * load_up_to(p.weight + first, count);
     const T *source = p.source + item * p.cells, *sigma = p.sigma + item * p.cells;

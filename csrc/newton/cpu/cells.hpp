@@ -54,7 +54,9 @@ template <class T> struct ParaGru {
         V dz = dh * (q - h) * slope_of_sigmoid<T>(z);
         V dq = dh * z * slope_of_tanh<T>(q), da_h = dq * a[2];
         V dr = da_h * h * slope_of_sigmoid<T>(r);
-        dx[0] = dz, dx[1] = dr, dx[2] = dq;
+        dx[0] = dz;
+        dx[1] = dr;
+        dx[2] = dq;
         sums[0] = fma(dz, h, sums[0]);
         sums[1] = fma(dr, h, sums[1]);
         sums[2] = fma(dq * r, h, sums[2]);
@@ -83,7 +85,9 @@ template <class T> struct ParaLstm {
         V h = s[0], c = s[1];
         V f = sigmoid<T>(fma(a[0], h, fma(p[0], c, x[0]))), q = tanh<T>(fma(a[2], h, x[2]));
         s[1] = fma(f, c - q, q);
-        keep[0] = f, keep[1] = fma(a[1], h, fma(p[1], s[1], x[1])), keep[2] = q;
+        keep[0] = f;
+        keep[1] = fma(a[1], h, fma(p[1], s[1], x[1]));
+        keep[2] = q;
     }
     FASTITER_INLINE static void finish(V* s, V* keep) {
         keep[1] = sigmoid<T>(keep[1]);
@@ -99,7 +103,9 @@ template <class T> struct ParaLstm {
         V dc = fma(dh * o, slope_of_tanh<T>(tanh_c), fma(d_o, p[1], ds[1]));
         V df = dc * (c - q) * slope_of_sigmoid<T>(f);
         V dq = (dc - dc * f) * slope_of_tanh<T>(q);
-        dx[0] = df, dx[1] = d_o, dx[2] = dq;
+        dx[0] = df;
+        dx[1] = d_o;
+        dx[2] = dq;
         sums[0] = fma(df, h, sums[0]);
         sums[1] = fma(d_o, h, sums[1]);
         sums[2] = fma(dq, h, sums[2]);
@@ -177,7 +183,9 @@ template <class T> struct ParaSlstm {
         j[1] = fma(before[1], f_by_m, z * i_by_m);                                     // c+ by m
         j[2] = fma(before[2], f_by_h, i_by_h);                                         // n+ by h
         j[3] = fma(before[2], f_by_m, i_by_m);                                         // n+ by m
-        j[4] = f, j[5] = m_by_h, j[6] = m_by_m;
+        j[4] = f;
+        j[5] = m_by_h;
+        j[6] = m_by_m;
         j[7] = c * slope_of_sigmoid<T>(o) * a[3] / n, j[8] = o / n, j[9] = h / n; // h+ by h, c+, -n+
     }
     FASTITER_INLINE static void times(const V* j, V* d) {

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -326,7 +326,15 @@ class Columns(Record):
         }
 
 
-AnyRecord = TypeVar("AnyRecord", bound=Record)
+class Recording(Protocol):
+    """The part of a :class:`Record` that the loop needs, for a solver with a record of its own."""
+
+    def check(self, step: Step) -> bool: ...
+    def stop(self, reason: Reason) -> None: ...
+    def progress(self, step: Step) -> Progress: ...
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Recording)
 
 
 def iterate(steps: Iterable[Step], limits: Limits, record: AnyRecord) -> AnyRecord:
@@ -347,3 +355,14 @@ def iterate(steps: Iterable[Step], limits: Limits, record: AnyRecord) -> AnyReco
     else:
         record.stop("max_steps")
     return record
+
+
+def last_step(steps: Iterable[Step], limits: Limits, record: Record) -> int | None:
+    """Return the step after which the callback stops; None if it does not.
+
+    A solver whose loop is compiled makes its steps twice if there is a callback: one by one here, then at once.
+    """
+    if limits.callback is None:
+        return None
+    iterate(steps, limits, record)
+    return record.last.steps if "callback" in record.reason else None

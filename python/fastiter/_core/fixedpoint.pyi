@@ -28,9 +28,23 @@ Judging = tuple[int, tuple[int, int], Address, Address, State, tuple[Address, Ad
 #: m, history, beta, ridge, how
 Stepping = tuple[int, tuple[Address, ...], float, float, tuple[bool, bool]]
 
+class History:
+    steps: int
+
+    def __init__(self, samples: int, /) -> None: ...
+    def append(self, residual: Address, /) -> None: ...
+    def copy_to(self, to: Address, /) -> None: ...
+
 def anderson_loop(
-    f: Callable[..., Any], x: Any, args: tuple[Any, ...], most: int, judging: Judging, stepping: Stepping, /
-) -> tuple[Any, Any, int | None, Any]: ...
+    f: Callable[..., Any],
+    x: Any,
+    args: tuple[Any, ...],
+    most: int,
+    judging: Judging,
+    stepping: Stepping,
+    history: History,
+    /,
+) -> tuple[Any, Any, int | None, int]: ...
 
 #: stored, beta, bias
 HopfieldArrays = tuple[Address, Address, Address]
@@ -95,7 +109,7 @@ def sinkhorn(
     bits: int,
     sizes: tuple[int, int, int],
     arrays: SinkhornArrays,
-    limits: tuple[float, float, int],
+    limits: tuple[float, Address, int],
     results: tuple[Address, Address, Address],
     /,
 ) -> None: ...

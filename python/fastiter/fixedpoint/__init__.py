@@ -9,10 +9,9 @@ from ._hopfield import hopfield_energy, hopfield_update
 from ._hopfield_shapes import HopfieldSolution
 from ._problems.refine import refine, shift
 from ._problems.sinkhorn import SinkhornSolution, sinkhorn
-from ._result import FixedPointProgress, FixedPointSolution
+from ._result import FixedPointSolution
 
 __all__ = [
-    "FixedPointProgress",
     "FixedPointSolution",
     "HopfieldSolution",
     "SinkhornSolution",

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
+
 from .._array_like import as_array, as_arrays
+from .._call.iterate import Callback, Limits
 from .._check import check_choice, check_flag, type_name
 from ._methods import METHODS
-from ._problem import Problem
-from ._result import FixedPointProgress, FixedPointSolution, Limits
+from ._problem import Layout, Problem
+from ._result import FixedPointSolution, Stopping
 from ._solve import solve
 from ._space import NumPySpace, Space
-from ._state import Layout
 
 Method = Literal[
     "picard",
@@ -32,16 +34,16 @@ def fixed_point(
     x0: Any,
     *,
     method: Method = "anderson",
-    rtol: float | None = None,
-    atol: float = 0.0,
-    max_steps: int = 1000,
     norm: Literal["l2", "inf", "rms", "span"] | Callable[[Any], Any] = "l2",
     batched: bool = True,
     args: tuple[Any, ...] = (),
     compact: bool = True,
     jvp: Callable[..., Any] | None = None,
     patience: int = 100,
-    callback: Callable[[FixedPointProgress], Any] | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 1000,
+    callback: Callback | None = None,
     throw: bool = False,
     **options: Any,
 ) -> FixedPointSolution:
@@ -59,12 +61,6 @@ def fixed_point(
         its history if it comes from the same method with the same options.
     method : str
         The name of the iteration, one of those in Notes.
-    rtol : float, optional
-        Relative tolerance: by default 1e-5 in 32 bits and 1e-8 in 64.
-    atol : float
-        Absolute tolerance: a sample has converged when ``||f(x) - x|| <= rtol ||f(x)|| + atol``.
-    max_steps : int
-        The maximum number of steps.
     norm : {"l2", "inf", "rms", "span"} or callable
         ``"span"`` is the largest minus the smallest element, for maps whose fixed points are unique up to a constant. A
         callable receives a state, f(x) - x or f(x), and returns one number for each sample.
@@ -80,8 +76,14 @@ def fixed_point(
         A sample has stagnated after this many steps without progress, a new smallest residual or ratio of residual to
         ``||f(x)||``, if its residual is at the level of rounding errors; otherwise only after twice the steps that it
         took to get there, too, and after ten times as many as ``patience`` if it rises and falls slowly.
+    rtol : float, optional
+        Relative tolerance: by default 1e-5 in 32 bits and 1e-8 in 64.
+    atol : float
+        Absolute tolerance: a sample has converged when ``||f(x) - x|| <= rtol ||f(x)|| + atol``.
+    max_steps : int
+        The maximum number of steps.
     callback : callable, optional
-        Called with a :class:`FixedPointProgress` after each evaluation; the solver ends if it returns True.
+        Called with a :class:`fastiter.Progress` after each evaluation; the solver ends if it returns True.
     throw : bool
         Whether to raise :class:`fastiter.ConvergenceError` if a sample has not converged.
     **options : object
@@ -162,10 +164,10 @@ def fixed_point(
     (True, True)
     """
     function = "fixed_point"
-    limits = Limits(rtol, atol, max_steps, norm, patience, callback, throw).checked(function)
-    return run(
-        function, f, _with_arrays(function, x0), NumPySpace(), limits, method, options, batched, args, compact, jvp
-    )
+    limits = Limits(rtol, atol, max_steps, callback, throw)
+    stopping = Stopping(limits, norm, patience).checked(function)
+    start = x0 if type(x0) is np.ndarray else _with_arrays(function, x0)
+    return run(function, f, start, NumPySpace(), stopping, method, options, batched, args, compact, jvp)
 
 
 def _with_arrays(function: str, x0: Any) -> Any:
@@ -183,7 +185,7 @@ def run(
     f: Callable[..., Any],
     x0: Any,
     space: Space,
-    limits: Limits,
+    stopping: Stopping,
     method: str,
     options: dict[str, Any],
     batched: bool = True,
@@ -206,14 +208,7 @@ def run(
     chosen = METHODS[method].of(function, options)
     start, memory = (x0.value, x0._memory) if isinstance(x0, FixedPointSolution) else (x0, None)
     layout = Layout(function, space, start, batched)
-
-    def make(space: Space, samples: int, n: int) -> Any:
-        made = chosen.begun(space, samples, n)
-        if memory is None or memory[0] != chosen or memory[1:] != ((samples, n), space.noun, space.dtype_name):
-            return made
-        return made.resumed(memory[0])
-
     problem = Problem(function, f, space, layout, args if batched else (), compact, jvp, judged)
     if not batched and args:
         problem.taken = args
-    return solve(problem, start, limits, make)
+    return solve(problem, start, stopping, chosen, memory)

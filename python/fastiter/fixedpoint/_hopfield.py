@@ -11,16 +11,17 @@ import numpy.typing as npt
 from .. import _core
 from .._array_like import as_array, as_arrays
 from .._backend import Backend, Backends, choose
-from .._check import check_array, check_arrays, check_flag, empty, positive, refuse_mask, unit_stride
+from .._call.iterate import Callback, Limits
+from .._check import check_array, check_arrays, empty, positive, refuse_mask, unit_stride
 from .._solution import judged
 from ._hopfield_shapes import (
     HopfieldSolution,
-    Limits,
+    Stopping,
     check_spread,
-    checked_limits,
     folded_axes,
     joined,
     reasons_of,
+    stopped,
 )
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -35,7 +36,7 @@ class _Problem(NamedTuple):
     bias: Array | None
 
 
-class _Found(NamedTuple):
+class _Result(NamedTuple):
     """Results with the same axes."""
 
     value: Array
@@ -50,10 +51,11 @@ def hopfield_update(
     *,
     beta: npt.ArrayLike = 1.0,
     steps: int | None = None,
+    mask: npt.ArrayLike | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-8,
     max_steps: int = 1000,
-    mask: npt.ArrayLike | None = None,
+    callback: Callback | None = None,
     throw: bool = False,
     backend: Backend | None = None,
 ) -> HopfieldSolution:
@@ -73,13 +75,16 @@ def hopfield_update(
         to the leading axes, so that (H,) is one for each head of (B, H, L, D).
     steps : int, optional
         Make exactly this number of updates; by default each query is updated until it converges.
+    mask : bool or float ndarray, optional
+        It broadcasts to (..., L, S). A bool is True where a query may retrieve a pattern; a float is added to
+        ``beta X^T x``. A query that may retrieve no pattern becomes 0.
     rtol, atol : float
         A query has converged when ``||x+ - x|| <= atol + rtol ||x+||``.
     max_steps : int
         The maximum number of updates of a query, unless ``steps`` is given.
-    mask : bool or float ndarray, optional
-        It broadcasts to (..., L, S). A bool is True where a query may retrieve a pattern; a float is added to
-        ``beta X^T x``. A query that may retrieve no pattern becomes 0.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` of all queries after each update; the updates end if it returns True.
+        With a callback they are made twice.
     throw : bool
         Raise ConvergenceError if a query does not converge, instead of a warning.
     backend : {"cpu", "reference"}, optional
@@ -105,7 +110,7 @@ def hopfield_update(
     See Also
     --------
     hopfield_energy : The energy that no update increases.
-    fastiter.torch.hopfield_update : The same on tensors, with gradients.
+    fastiter.torch.fixedpoint.hopfield_update : The same on tensors, with gradients.
 
     References
     ----------
@@ -124,14 +129,19 @@ def hopfield_update(
     """
     function = "hopfield_update"
     run = choose(function, _BACKENDS, backend)
-    limits = checked_limits(function, steps, rtol, atol, max_steps)
-    check_flag(function, "throw", throw)
+    stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw), steps).checked(function)
     problem, lead = _problem(function, state, stored, beta, mask)
-    found = run(problem, limits)
     L, D = problem.state.shape[-2:]
+
+    def update(x: Array) -> tuple[Array, Array, Array]:
+        found = run(problem._replace(state=x.reshape(problem.state.shape)), stopping._replace(steps=1))
+        return found.value.reshape(*lead, L, D), found.residual.ravel(), np.linalg.norm(found.value, axis=-1).ravel()
+
+    last = stopped(stopping, problem.state.reshape(*lead, L, D), update) if callback is not None else None
+    found = run(problem, stopping if last is None else stopping.ended_at(last))
     value = found.value.reshape(*lead, L, D)
     converged, count, residual = (x.reshape(*lead, L) for x in found[1:])
-    reason = reasons_of(limits, converged, residual)
+    reason = reasons_of(stopping, last, converged, residual)
     solution = HopfieldSolution(
         value=value, converged=converged, steps=count, residual=residual, method="hopfield", reason=reason
     )
@@ -173,7 +183,7 @@ def hopfield_energy(
     See Also
     --------
     hopfield_update : The updates.
-    fastiter.torch.hopfield_energy : The same on tensors.
+    fastiter.torch.fixedpoint.hopfield_energy : The same on tensors.
 
     References
     ----------
@@ -254,7 +264,7 @@ def _bias(function: str, mask: Any, dtype: Any, whole: tuple[int, ...]) -> Array
     )
 
 
-def _cpu(problem: _Problem, limits: Limits) -> _Found:
+def _cpu(problem: _Problem, stopping: Stopping) -> _Result:
     state, stored, beta, bias = problem
     dtype, shape = state.dtype, state.shape
     value, queries = empty(shape, dtype), shape[:-1]
@@ -262,21 +272,20 @@ def _cpu(problem: _Problem, limits: Limits) -> _Found:
     residual = np.full(queries, np.inf, dtype)
     sizes = (*queries, stored.shape[2], shape[3])
     arrays = (unit_stride(stored), np.ascontiguousarray(beta), bias)
-    given = (limits.steps is None, limits.rtol, limits.atol, limits.most)
-    results, kept = (value, converged, count, residual), (None, None, None)
-    _core.fixedpoint.hopfield_update(8 * dtype.itemsize, sizes, arrays, unit_stride(state), given, results, kept)
-    return _Found(value, converged, count, residual)
+    results, saved = (value, converged, count, residual), (None, None, None)
+    bits = 8 * dtype.itemsize
+    _core.fixedpoint.hopfield_update(bits, sizes, arrays, unit_stride(state), stopping.kernels, results, saved)
+    return _Result(value, converged, count, residual)
 
 
-def _reference(problem: _Problem, limits: Limits) -> _Found:
+def _reference(problem: _Problem, stopping: Stopping) -> _Result:
     from . import reference_hopfield as reference
 
     state, stored, beta, bias = problem
     whole = (*state.shape[:-1], stored.shape[-2])
     added = np.broadcast_to(state.dtype.type(0) if bias is None else bias, whole)
-    how: dict[str, Any] = {"rtol": limits.rtol, "atol": limits.atol, "max_steps": limits.most}
-    stops = limits.steps is None
-    return _Found(*reference.hopfield_update(state, stored, beta, added, **how, stops=stops))
+    numbers: dict[str, Any] = dict(zip(("stops", "rtol", "atol", "max_steps"), stopping.kernels, strict=True))
+    return _Result(*reference.hopfield_update(state, stored, beta, added, **numbers))
 
 
-_BACKENDS: Backends[_Found] = {"cpu": _cpu, "reference": _reference}
+_BACKENDS: Backends[_Result] = {"cpu": _cpu, "reference": _reference}

@@ -3,40 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._check import count, positive
+from .._call.iterate import Columns, Limits, Step, last_step
+from .._check import count
 from .._solution import Solution, span
 
 Shape = tuple[int, ...]
 
 
-class Limits(NamedTuple):
-    """The stopping test of a query: after exactly ``steps`` updates, or when an update changes it little."""
+#: The largest number of updates that the kernel counts
+_LARGEST = 2**31 - 1
 
-    steps: int | None
-    rtol: float
-    atol: float
-    max_steps: int
+
+class Stopping(NamedTuple):
+    """When the updates of a query end: after exactly ``steps``, or by the limits."""
+
+    limits: Limits
+    steps: int | None = None
+
+    def checked(self, function: str) -> Stopping:
+        """Return the numbers as Python's; refuse other types and values."""
+        steps = None if self.steps is None else count(function, "steps", self.steps, most=_LARGEST)
+        count(function, "max_steps", self.limits.max_steps, 1, _LARGEST)
+        return Stopping(self.limits.checked(function), steps)
 
     @property
-    def most(self) -> int:
-        """The maximum number of updates of a query."""
-        return self.max_steps if self.steps is None else self.steps
+    def kernels(self) -> tuple[bool, float, float, int]:
+        """Whether a query that converges ends, the tolerances, and the maximum number of updates, for the kernels."""
+        rtol, atol, max_steps = self.limits[:3]
+        assert rtol is not None  # by default it is a number
+        return self.steps is None, rtol, atol, max_steps if self.steps is None else self.steps
+
+    def ended_at(self, last: int) -> Stopping:
+        """Return updates that end after ``last`` ones."""
+        return Stopping(self.limits._replace(max_steps=last), None if self.steps is None else last)
 
 
-def checked_limits(function: str, steps: object, rtol: object, atol: object, max_steps: object) -> Limits:
-    """Return the limits, checked."""
-    return Limits(
-        None if steps is None else count(function, "steps", steps, most=2**31 - 1),
-        positive(function, "rtol", rtol),
-        positive(function, "atol", atol),
-        count(function, "max_steps", max_steps, 1, 2**31 - 1),
-    )
+def stopped(stopping: Stopping, state: Any, update: Callable[[Any], tuple[Any, Any, Any]]) -> int | None:
+    """Return the number of updates after which the callback stops.
+
+    ``update(x)`` returns the next state, and the norms of its change and of itself, as flat arrays.
+    """
+    stops, rtol, atol, max_steps = stopping.kernels
+
+    def checks() -> Iterator[Step]:
+        x = state
+        for step in range(1, max_steps + 1):
+            x, residual, norm = update(x)
+            yield Step(step, residual, rtol * norm + atol, partial(_plus_zero, x), can_converge=stops)
+
+    return last_step(checks(), stopping.limits, Columns(math.prod(state.shape[:-1])))
+
+
+def _plus_zero(x: Any) -> Any:
+    return x + 0
 
 
 def joined(function: str, state: Shape, stored: Shape) -> Shape:
@@ -87,7 +113,7 @@ class HopfieldSolution(Solution):
         ``"hopfield"``.
     reason : str or tuple of str
         ``"converged"`` or, with ``steps`` given, ``"steps"``. If not all queries converged, a tuple with one for each
-        query, which may also be ``"max_steps"`` or ``"not finite"``.
+        query, which may also be ``"max_steps"``, ``"callback"``, ``"nan"`` or ``"diverged"``: its change is infinite.
 
     See Also
     --------
@@ -106,7 +132,7 @@ class HopfieldSolution(Solution):
 
     def _failure(self) -> str | None:
         reasons = (self.reason,) if isinstance(self.reason, str) else self.reason
-        lost = sum(reason not in ("converged", "steps") for reason in reasons)
+        lost = sum(reason not in ("converged", "steps", "callback") for reason in reasons)
         if lost == 0:
             return None
         took = f"{span(self.steps.reshape(-1))} updates"
@@ -120,13 +146,18 @@ class HopfieldSolution(Solution):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def reasons_of(limits: Limits, converged: Any, residual: Any) -> str | tuple[str, ...]:
-    """Return the reason for ending, or that of each query if not all are the same; arguments are on the CPU."""
-    if limits.steps is not None:
+def reasons_of(stopping: Stopping, last: int | None, converged: Any, residual: Any) -> str | tuple[str, ...]:
+    """Return the reason for ending, or that of each query if not all are the same; arguments are on the CPU.
+
+    last: the number of updates after which the callback stopped, or None.
+    """
+    if last is None and stopping.steps is not None:
         return "steps"
     if bool(converged.all()):
         return "converged"
+    other = "max_steps" if last is None else "callback"
     flat = zip(converged.reshape(-1).tolist(), residual.reshape(-1).tolist(), strict=True)
     return tuple(
-        "converged" if done else "max_steps" if math.isfinite(change) else "not finite" for done, change in flat
+        "converged" if done else "nan" if change != change else other if math.isfinite(change) else "diverged"
+        for done, change in flat
     )

@@ -1,13 +1,13 @@
-"""The result of a fixed-point solver, its progress, and the arguments that determine when it ends."""
+"""The result of a fixed-point solver, and the arguments that determine when it ends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-from .._check import check_choice, check_flag, count, positive, type_name
-from .._solution import Solution, all_of, is_true, plural
+from .._call.iterate import Limits
+from .._check import check_choice, count
+from .._solution import Solution, plural, worst_failure
 from ._space import NORMS
 
 _REMEDIES = {
@@ -80,92 +80,30 @@ class FixedPointSolution(Solution):
         return made if self._memory is None else made._remembering(self._judged, *self._memory)
 
     def _failure(self) -> str | None:
-        if bool(all_of(self.converged)):
+        failure = worst_failure(self, "sample")
+        if failure is None:
             return None
-        single = isinstance(self.reason, str)
-        reasons, steps, residual, tolerance = (
-            [x] if single else list(x) for x in (self.reason, self.steps, self.residual, self.tolerance)
-        )
-        failed = [k for k, reason in enumerate(reasons) if reason not in ("converged", "callback")]
-        if not failed:
-            return None
-        k = max(failed, key=lambda k: _excess(float(residual[k]), float(tolerance[k])))
-        which = "" if single else f" in sample {k}, the worst of {len(failed)} out of {len(reasons)} that failed"
         return (
-            f"{self._judged} must fall to {float(tolerance[k]):.2g}, got {float(residual[k]):.2g} after "
-            f"{plural(int(steps[k]))} ({reasons[k]!r}){which}; {_REMEDIES[reasons[k]]}"
+            f"{self._judged} must fall to {failure.tolerance:.2g}, got {failure.residual:.2g} after "
+            f"{plural(failure.steps)} ({failure.reason!r}){failure.where}; {_REMEDIES[failure.reason]}"
         )
 
 
-def _excess(residual: float, tolerance: float) -> float:
-    return float("inf") if residual != residual else residual / max(tolerance, 1e-300)
+class Stopping(NamedTuple):
+    """The arguments that determine when a solver ends."""
 
-
-@dataclass(frozen=True, eq=False)
-class FixedPointProgress:
-    """The state of a solver after an evaluation, the argument of ``callback``.
-
-    Attributes
-    ----------
-    steps : int
-        The steps so far.
-    residual : (B,)
-        ``||f(x) - x||`` of each sample; for a sample that has ended, at its end.
-    active : (active,)
-        The indices of the samples that have not ended.
-
-    See Also
-    --------
-    fixed_point : Takes a ``callback``.
-    FixedPointSolution : The result at the end.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastiter.fixedpoint import fixed_point
-    >>> fixed_point(np.cos, np.ones((2, 1)), callback=lambda progress: progress.steps == 2).reason
-    ('callback', 'callback')
-    """
-
-    steps: int
-    residual: Any
-    active: Any
-    _value: Callable[[], Any] = field(repr=False)
-
-    @property
-    def value(self) -> Any:
-        """A copy of x in the structure of x0, made on access."""
-        return self._value()
-
-
-class Limits(NamedTuple):
-    """The arguments that determine when a solver ends, and whether it then raises an error."""
-
-    rtol: float | None = None
-    atol: float = 0.0
-    max_steps: int = 1000
+    limits: Limits = Limits()
     norm: Any = "l2"
     patience: int = 100
-    callback: Callable[[FixedPointProgress], Any] | None = None
-    throw: bool = False
 
-    def checked(self, function: str) -> Limits:
-        """Return the limits as numbers; refuse other types and values."""
+    def checked(self, function: str) -> Stopping:
+        """Return the numbers as Python's; refuse other types and values."""
         if not callable(self.norm):
             check_choice(function, "norm", self.norm, NORMS)
-        if self.callback is not None and not callable(self.callback):
-            raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
-        check_flag(function, "throw", self.throw)
-        return Limits(
-            None if self.rtol is None else positive(function, "rtol", self.rtol),
-            positive(function, "atol", self.atol),
-            count(function, "max_steps", self.max_steps),
-            self.norm,
-            count(function, "patience", self.patience, 1),
-            self.callback,
-            self.throw,
-        )
+        return Stopping(self.limits.checked(function), self.norm, count(function, "patience", self.patience, 1))
 
-    def ends(self, progress: Callable[[], FixedPointProgress]) -> bool:
-        """Call the callback, if there is one, and return whether it ends the solution."""
-        return self.callback is not None and is_true(self.callback(progress()))
+    def changed(self, options: dict[str, Any]) -> Stopping:
+        """Return them with the options that are theirs, which are removed from a solver's other options."""
+        limits = {name: options.pop(name) for name in ("rtol", "atol", "max_steps", "throw") if name in options}
+        own = {name: options.pop(name) for name in ("norm", "patience") if name in options}
+        return self._replace(limits=self.limits._replace(**limits), **own)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from .. import _core
+from .._call.iterate import Progress, Reason, Step, default_rtol, iterate
 from .._check import empty, type_name
 from .._solution import judged
+from ._methods.protocol import CONVERGED, ROUNDED, VANISHING, Active, Method
 from ._problem import Problem
-from ._result import FixedPointProgress, FixedPointSolution, Limits
-from ._space import NORMS, Numbers, Rows, Space
+from ._result import FixedPointSolution, Stopping
+from ._space import NORMS, Numbers, Rows
 
-#: The kernel's verdicts, by their numbers
-CONVERGED, NAN, OVERFLOW, GROWN, STALE, ROUNDED, VANISHING = 1, 2, 3, 4, 5, 6, 7
 #: The reasons for ending, by the verdicts; then those that are no verdicts
 _NAMES = ("max_steps", "converged", "nan", "diverged", "diverged", "stagnated", "stagnated", "max_steps", "callback")
 _REASONS = np.array(_NAMES, object)
-_CALLBACK = 8
+_OTHERS = {"max_steps": 0, "callback": 8}
 #: The numbers that the kernel keeps of each sample's residuals, `Track`
 _TRACK = 9
 #: The most numbers of an x that compiled code steps; larger arrays reuse memory
@@ -33,62 +32,6 @@ _SMALL = 1 << 16
 RESCUES = 6
 
 
-@dataclass
-class Active:
-    """The samples that have not ended, at a step: rows of buffers."""
-
-    #: The sample of each row
-    slots: Rows
-    x: Any
-    #: f(x)
-    f: Any
-    #: ||f(x) - x|| of all samples
-    residuals: Numbers
-    #: Mask, as bytes, of the rows whose history must be discarded; None: no row
-    restart: Any
-    #: The steps before this one
-    steps: int
-    #: Evaluates f at other points for the same rows
-    evaluate: Callable[[Any], Any]
-    #: (x, v) -> f'(x) v for the same rows; None if f has no derivatives
-    jvp: Callable[[Any, Any], Any] | None
-
-    @property
-    def residual(self) -> Numbers:
-        """||f(x) - x|| of the rows."""
-        return self.residuals[self.slots]
-
-    def rows(self, chosen: Rows) -> tuple[Any, ...]:
-        """Return slots and restart of some rows."""
-        return self.slots[chosen], None if self.restart is None else self.restart[chosen]
-
-
-class Method(Protocol):
-    """A method, with the history of all samples."""
-
-    name: str
-    #: The residual, relative to the best one, at which a sample has diverged
-    growth: float
-    #: Whether a sample that fails restarts from its best iterate
-    rescues: bool
-    #: The verdicts on an extrapolated x in whose place the method returns to a plain step
-    guarded: tuple[int, ...]
-    #: domain(x, *args) -> whether each x is admissible; None: every x is
-    domain: Callable[..., Any] | None
-
-    def loop(self) -> tuple[Any, ...] | None:
-        """Return the numbers and arrays with which compiled code steps; None if it cannot."""
-
-    def step(self, at: Active) -> Any:
-        """Return the next x of each row, in new memory."""
-
-    def extrapolated(self, slots: Rows) -> Any:
-        """Return the mask of the samples whose last step was not a plain one."""
-
-    def fallback(self, slots: Rows) -> Any:
-        """Return plain steps from the last x of samples with a usable value, in place of their last steps."""
-
-
 @cache
 def _mask_of(verdicts: tuple[int, ...]) -> Any:
     """Return a mask of all verdicts, True for some."""
@@ -96,10 +39,11 @@ def _mask_of(verdicts: tuple[int, ...]) -> Any:
 
 
 class Run:
-    """One call of a solver."""
+    """One call of a solver, and its record: the kernel judges each sample, and a check asks whether all have ended."""
 
-    def __init__(self, problem: Problem, limits: Limits, method: Method, x: Any) -> None:
-        self.problem, self.space, self.limits, self.method = problem, problem.space, limits, method
+    def __init__(self, problem: Problem, stopping: Stopping, method: Method, x: Any) -> None:
+        self.problem, self.space, self.method = problem, problem.space, method
+        self.limits, self.stopping = stopping.limits, stopping
         samples, n = x.shape
         self.slots: Rows = np.arange(samples)
         # One block, as each array takes as long to allocate as a step of a small problem
@@ -115,13 +59,14 @@ class Run:
         self.guards = _mask_of(method.guarded)
         #: Whether the last step of a sample has been replaced by a plain one
         self.replaced, self.has_replaced = np.zeros(samples, bool), False
-        #: The residuals of all samples, in blocks of successive steps
-        self.history: list[Numbers] = []
-        self.calls, self.n = 0, n
-        self.rtol = rtol = limits.rtol if limits.rtol is not None else (1e-5 if self.space.eps > 1e-10 else 1e-8)
-        self.judging = (rtol, limits.atol, float(method.growth), limits.patience, float(self.space.eps))
-        self.norm = NORMS.index(limits.norm) if self.space.bits and isinstance(limits.norm, str) else None
-
+        #: The residuals of all samples at successive steps
+        self.history: Any = _core.fixedpoint.History(samples)
+        self.calls, self.last_steps, self.n = 0, 0, n
+        norm, rtol = stopping.norm, stopping.limits.rtol
+        self.rtol = default_rtol(self.space.dtype_name) if rtol is None else rtol
+        growth, eps = float(method.growth), float(self.space.eps)
+        self.judging = (self.rtol, stopping.limits.atol, growth, stopping.patience, eps)
+        self.norm = NORMS.index(norm) if self.space.bits and isinstance(norm, str) else None
         self.loop = method.loop() if self._is_small() else None
 
     def _is_small(self) -> bool:
@@ -169,7 +114,7 @@ class Run:
         return flagged
 
     def norms(self, x: Any, f: Any) -> tuple[Numbers, Numbers]:
-        norm, layout, space = self.limits.norm, self.problem.layout, self.space
+        norm, layout, space = self.stopping.norm, self.problem.layout, self.space
         if isinstance(norm, str):
             return space.norms(x, f, norm)
         found = []
@@ -273,15 +218,33 @@ class Run:
         factor = np.where(at.restart, 0.5 ** (self.rescued[at.slots] - 1.0), 1)
         return at.x + self.space.column(factor) * (x - at.x)
 
-    def progress(self, x: Any, steps: int) -> FixedPointProgress:
-        slots = self.slots
+    @property
+    def tolerance(self) -> Numbers:
+        """The residual at which each sample converges."""
+        return self.limits.atol + self.rtol * self.scale
 
-        def value() -> Any:
-            full = self.space.copy(self.value)
-            self.space.put(full, slots, x)
-            return self.problem.layout.unpack(full)
+    def check(self, step: Step) -> bool:
+        self.last_steps = step.steps  # not the step, whose value refers to this object: a cycle would keep the arrays
+        return not len(self.slots)
 
-        return FixedPointProgress(steps, self.residual.copy(), slots.copy(), value)
+    def stop(self, reason: Reason) -> None:
+        if len(self.slots):
+            self.reason[self.slots] = _OTHERS[reason]
+            self.end(np.arange(len(self.slots)), self.last_steps)
+
+    def progress(self, step: Step) -> Progress:
+        numbers = self.residual.copy(), self.tolerance
+        others = {"evaluations": self.calls}
+        if self.problem.layout.batched:
+            arrays = map(self.space.numbers, (*numbers, self.slots.copy()))
+            return Progress(step.steps, *arrays, others, step.value)
+        return Progress(step.steps, *(each.item() for each in numbers), None, others, step.value)
+
+    def current(self, slots: Rows, x: Any) -> Any:
+        """Return a state: x for the given samples, and for others their values."""
+        full = self.space.copy(self.value)
+        self.space.put(full, slots, x)
+        return self.problem.layout.unpack(full)
 
     def ahead(self, x: Any, steps: int) -> tuple[Any, Any, int, int]:
         """Step until a sample has a verdict; return x, f(x), the number of verdicts and the steps so far."""
@@ -290,18 +253,17 @@ class Run:
         judging = (bits, (rows, self.n), self.slots, self.best_x, self.state, self.found, self.judging, self.norm)
         first = problem.layout.unpack(self.space.protected(x))
         most = self.limits.max_steps - steps
-        x, value, flagged, before = _core.fixedpoint.anderson_loop(
-            problem.f, first, problem.taken, most, judging, self.loop
+        x, value, flagged, taken = _core.fixedpoint.anderson_loop(
+            problem.f, first, problem.taken, most, judging, self.loop, self.history
         )
-        self.calls += len(before) + 1
-        if len(before):
-            self.history.append(before)
+        self.calls += taken + 1
+        if taken:
             self.replaced[self.slots] = False
         x, f = x.reshape(rows, self.n), problem.layout.read(value, rows)
         if flagged is None:
             self.loop = None  # f returns views or other types, which Python reads
             flagged = self.measure(x, f)
-        return x, f, flagged, steps + len(before)
+        return x, f, flagged, steps + taken
 
     def stepped(self, x: Any, f: Any, again: Rows, restart: Any, steps: int) -> Any:
         """Return the next x of each row; of the rows ``again``, whose last x has no usable value, by plain steps."""
@@ -338,7 +300,7 @@ class Run:
             self.space.put(x, rows, self.method.fallback(self.slots[rows]))
             self.replaced[self.slots[rows]] = True
 
-    def go(self, x: Any) -> None:
+    def checks(self, x: Any) -> Iterator[Step]:
         """Step until all samples have ended."""
         space = self.space
         waiting: Any = None  # mask of all samples, as bytes: those whose history must be discarded
@@ -351,22 +313,11 @@ class Run:
                 flagged = self.measure(x, f)
             back = again = self.slots[:0]
             if flagged:
-                if np.count_nonzero(self.verdict[: len(self.slots)] == VANISHING):
-                    x, f = self.try_zero(x, f)
-                keep, back, again = self.settle(x, steps)
-                self.history.append(self.residual[None].copy())
-                if not len(keep):
-                    break
-                if len(keep) < len(self.slots):
-                    position = np.full(len(self.slots), -1)
-                    position[keep] = np.arange(len(keep))
-                    back, again = position[back], position[again]
-                    self.slots, x, f = self.slots[keep], space.take(x, keep), space.take(f, keep)
-                    self.problem.choose(self.slots)
-            else:
-                self.history.append(self.residual[None].copy())
-            if self.is_over(x, steps):
+                x, f, back, again = self.without_ended(x, f, steps)
+            self.history.append(self.residual)
+            if not len(self.slots):
                 break
+            yield Step(steps, self.residual, None, partial(self.current, self.slots, x))
             restart = None if waiting is None else waiting[self.slots]
             waiting = None
             x = self.stepped(x, f, again, restart, steps)
@@ -377,44 +328,54 @@ class Run:
             self.guard(x, again, back)
             steps += 1
 
-    def is_over(self, x: Any, steps: int) -> bool:
-        """Return whether the callback or the maximum number of steps ends all samples."""
-        is_stopped = self.limits.callback is not None and self.limits.ends(partial(self.progress, x, steps))
-        if is_stopped or steps >= self.limits.max_steps:
-            self.reason[self.slots] = _CALLBACK if is_stopped else 0
-            self.end(np.arange(len(self.slots)), steps)
-            return True
-        return False
+    def without_ended(self, x: Any, f: Any, steps: int) -> tuple[Any, Any, Rows, Rows]:
+        """Drop the samples that end; return the rows of x and f of the others, and of those the ones of `settle`."""
+        if np.count_nonzero(self.verdict[: len(self.slots)] == VANISHING):
+            x, f = self.try_zero(x, f)
+        remaining, back, again = self.settle(x, steps)
+        if len(remaining) < len(self.slots):
+            position = np.full(len(self.slots), -1)
+            position[remaining] = np.arange(len(remaining))
+            back, again = position[back], position[again]
+            self.slots = self.slots[remaining]
+            if len(remaining):
+                x, f = self.space.take(x, remaining), self.space.take(f, remaining)
+                self.problem.choose(self.slots)
+        return x, f, back, again
 
     def solution(self) -> FixedPointSolution:
         layout, space = self.problem.layout, self.space
-        tolerance = self.limits.atol + self.rtol * self.scale
         converged = self.reason == CONVERGED
-        history = empty((sum(map(len, self.history)), len(converged)), np.dtype(np.float64))
-        np.concatenate([history[:0], *self.history], out=history)
-        numbers = [converged, self.steps, self.residual, tolerance, self.evaluations]
+        history = empty((self.history.steps, len(converged)), np.dtype(np.float64))
+        self.history.copy_to(history)
+        tolerance, reasons = self.tolerance, _REASONS[self.reason]
+        arrays = converged, self.steps, self.residual, tolerance, self.evaluations
         if layout.batched:
-            reasons = tuple(_REASONS[self.reason].tolist())
-            given = [space.numbers(each.copy()) for each in numbers] + [space.numbers(history)]
+            numbers, reason = map(space.numbers, arrays), tuple(reasons.tolist())
         else:
-            reasons = _REASONS[self.reason[0]]
-            given = [*[each.item() for each in numbers], space.numbers(history[:, 0])]
+            numbers, reason, history = map(np.ndarray.item, arrays), reasons[0], history[:, 0]
+        converged, steps, residual, tolerance, evaluations = numbers
         return FixedPointSolution(
             value=layout.unpack(self.value),
-            converged=given[0],
-            steps=given[1],
-            residual=given[2],
+            converged=converged,
+            steps=steps,
+            residual=residual,
             method=self.method.name,
-            reason=reasons,
-            tolerance=given[3],
-            evaluations=given[4],
-            history=given[5],
+            reason=reason,
+            tolerance=tolerance,
+            evaluations=evaluations,
+            history=space.numbers(history),
         )._remembering(self.problem.judged, self.method, tuple(self.value.shape), space.noun, space.dtype_name)
 
 
-def solve(problem: Problem, x0: Any, limits: Limits, make: Callable[[Space, int, int], Method]) -> FixedPointSolution:
-    """Return the fixed points of a problem by the method that ``make(space, samples, n)`` returns."""
-    x = problem.layout.pack(x0)
-    run = Run(problem, limits, make(problem.space, *x.shape), x)
-    run.go(x)
-    return judged(problem.function, run.solution(), limits.throw)
+def solve(problem: Problem, x0: Any, stopping: Stopping, method: Any, memory: Any = None) -> FixedPointSolution:
+    """Return the fixed points of a problem; memory: that of a solution, from whose history the method continues."""
+    x, space = problem.layout.pack(x0), problem.space
+    begun = method.begun(space, *x.shape)
+    if memory is not None and memory[0] == method and memory[1:] == (x.shape, space.noun, space.dtype_name):
+        begun = begun.resumed(memory[0])
+    run = Run(problem, stopping, begun, x)
+    iterate(run.checks(x), stopping.limits, run)
+    found = run.solution()
+    has_converged = np.count_nonzero(run.reason == CONVERGED) == len(run.reason)
+    return found if has_converged else judged(problem.function, found, stopping.limits.throw)

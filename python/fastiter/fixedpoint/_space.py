@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,24 +43,19 @@ class Space(Protocol):
     def versions(self, buffers: tuple[Any, ...]) -> Any:
         """Return version numbers that change when a buffer is modified in place, if the library has them."""
 
-    def read(self, x: Any) -> Any:
-        """Return the result of a function, with numbers converted to arrays if the library has both."""
-
-    def same(self, x: Any) -> bool:
-        """Return whether ``x`` is an array with the dtype and device of the first."""
+    def is_like_first(self, x: Any) -> bool:
+        """Return whether ``x`` is an array, or a number of its library, with the dtype and device of the first."""
 
     def describe(self, x: Any) -> str:
         """Return type, dtype and device for messages."""
 
-    def as_real(self, x: Any) -> Any:
-        """Return (rows, n) numbers as real ones: complex numbers become pairs."""
+    def buffer(self, x: Any) -> Any:
+        """Return numbers (rows, n) as a buffer: complex numbers become pairs."""
 
-    def as_given(self, x: Any) -> Any:
-        """Return real numbers in the caller's dtype, the inverse of :meth:`as_real`."""
+    def unbuffered(self, x: Any) -> Any:
+        """Return a buffer as numbers of the caller's dtype, the inverse of :meth:`buffer`."""
 
-    def contiguous(self, x: Any) -> Any: ...
-    def copy(self, x: Any) -> Any: ...
-    def copy_any(self, x: Any) -> Any:
+    def copy(self, x: Any) -> Any:
         """Return a copy of a buffer, or of a NumPy array."""
 
     def empty(self, *shape: int) -> Any: ...
@@ -83,10 +79,11 @@ class Space(Protocol):
     def host(self, x: Any) -> Numbers:
         """Return an array as a NumPy array of float64."""
 
-    def numbers(self, x: Any) -> Any:
-        """Return a NumPy array as an array of this library on the CPU."""
+    #: Returns a NumPy array as an array of this library on the CPU.
+    numbers: Callable[[Any], Any]
+    #: numpy.where or torch.where
+    where: Callable[[Any, Any, Any], Any]
 
-    def where(self, condition: Any, a: Any, b: Any) -> Any: ...
     def norms(self, x: Any, f: Any, norm: str) -> tuple[Numbers, Numbers]:
         """Return norms of f - x and of f, one for each row."""
 
@@ -96,6 +93,7 @@ class NumPySpace:
 
     noun = "a NumPy array"
     has_loop = True
+    numbers, where = staticmethod(np.asarray), staticmethod(np.where)
 
     def __init__(self) -> None:
         self.dtype: Any = None
@@ -117,29 +115,21 @@ class NumPySpace:
     def versions(self, buffers: tuple[Any, ...]) -> Any:
         return None  # a write to a read-only array has raised an error
 
-    def read(self, x: Any) -> Any:
-        return np.asarray(x) if isinstance(x, np.generic) else x
-
-    def same(self, x: Any) -> bool:
-        return isinstance(x, np.ndarray) and (x.dtype is self.dtype or x.dtype == self.dtype)
+    def is_like_first(self, x: Any) -> bool:
+        return isinstance(x, (np.ndarray, np.generic)) and (x.dtype is self.dtype or x.dtype == self.dtype)
 
     def describe(self, x: Any) -> str:
-        return f"{x.dtype}" if isinstance(x, np.ndarray) else type_name(x)
+        return f"{x.dtype}" if isinstance(x, (np.ndarray, np.generic)) else type_name(x)
 
-    def as_real(self, x: Any) -> Any:
-        return x if self.dtype.kind == "f" else np.ascontiguousarray(x).view(self.real)
+    def buffer(self, x: Any) -> Any:
+        x = x if x.flags.c_contiguous and x.flags.aligned else np.ascontiguousarray(x)
+        return x if self.dtype.kind == "f" else x.view(self.real)
 
-    def as_given(self, x: Any) -> Any:
+    def unbuffered(self, x: Any) -> Any:
         return x if self.dtype.kind == "f" else x.view(self.dtype)
-
-    def contiguous(self, x: Any) -> Any:
-        return x if x.flags.c_contiguous and x.flags.aligned else np.ascontiguousarray(x)
 
     def copy(self, x: Any) -> Any:
         return np.array(x, order="C")
-
-    def copy_any(self, x: Any) -> Any:
-        return x.copy()
 
     def normal(self, n: int) -> Any:
         return np.random.default_rng(0).standard_normal(n).astype(self.real)
@@ -169,12 +159,6 @@ class NumPySpace:
 
     def host(self, x: Any) -> Numbers:
         return np.asarray(x, np.float64)
-
-    def numbers(self, x: Any) -> Any:
-        return x
-
-    def where(self, condition: Any, a: Any, b: Any) -> Any:
-        return np.where(condition, a, b)
 
     def norms(self, x: Any, f: Any, norm: str) -> tuple[Numbers, Numbers]:
         def of(r: Any) -> Numbers:

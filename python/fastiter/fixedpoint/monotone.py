@@ -8,13 +8,12 @@ function, x is a saddle point or an equilibrium.
 from __future__ import annotations
 
 from .._public import publish
-from ._forward import extragradient, forward_backward, forward_backward_forward
-from ._inclusion import InclusionProgress, InclusionSolution
-from ._mirror import mirror_prox
-from ._splitting import davis_yin, douglas_rachford, peaceman_rachford, primal_dual
+from ._inclusion.forward import extragradient, forward_backward, forward_backward_forward
+from ._inclusion.mirror import mirror_prox
+from ._inclusion.solve import InclusionSolution
+from ._inclusion.splitting import davis_yin, douglas_rachford, peaceman_rachford, primal_dual
 
 __all__ = [
-    "InclusionProgress",
     "InclusionSolution",
     "davis_yin",
     "douglas_rachford",

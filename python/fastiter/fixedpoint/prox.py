@@ -2,15 +2,15 @@
 
 With f the indicator of a set, x is the projection of y onto it. ``t`` and ``alpha`` multiply f, so that a function's
 operator with weight t is the resolvent of t times its subdifferential. A NaN, or an infinity for which x is undefined,
-makes its group NaN. :mod:`fastiter.torch.prox` has the same operators on tensors, with gradients.
+makes its group NaN. :mod:`fastiter.torch.fixedpoint.prox` has the same operators on tensors, with gradients.
 """
 
 from __future__ import annotations
 
 from .._public import publish
-from ._prox_norms import prox_group, prox_l1, prox_l2, prox_linf, prox_squared_l2
-from ._prox_scalar import prox_entropy, prox_huber, prox_leaky_relu, prox_log_barrier
-from ._prox_sets import (
+from ._prox.norms import prox_group, prox_l1, prox_l2, prox_linf, prox_squared_l2
+from ._prox.scalar import prox_entropy, prox_huber, prox_leaky_relu, prox_log_barrier
+from ._prox.sets import (
     project_affine,
     project_box,
     project_halfspace,
@@ -19,7 +19,7 @@ from ._prox_sets import (
     project_nonnegative,
     project_simplex,
 )
-from ._prox_softmax import prox_softmax_entropy
+from ._prox.softmax import prox_softmax_entropy
 
 __all__ = [
     "project_affine",

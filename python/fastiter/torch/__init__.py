@@ -11,17 +11,15 @@ from ..bcd._torch.objective import Objective
 from ..bcd._torch.problem import LeastSquares, Logistic, Quadratic, Softmax
 from ..bcd._torch.squares import lasso_path, nnls, sketch_solve
 from ..delta._torch.functional import delta_scan
-from ..fixedpoint._torch.functional import fixed_point
-from ..fixedpoint._torch.hopfield import hopfield_energy, hopfield_update
 from ..mdp._torch.functional import MDPValues, mdp_values
 from ..mdp._torch.solve import mdp_solve
 from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
-from ..newton._torch.solve.result import RecurrenceProgress, RecurrenceSolution
+from ..newton._torch.solve.result import RecurrenceSolution
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
-from . import compat, distributed, experimental, fixedpoint, nn, onnx, prox, quant, relax, ssm
+from . import compat, distributed, experimental, fixedpoint, nn, onnx, quant, relax, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace
 
@@ -33,7 +31,6 @@ __all__ = [
     "MDPValues",
     "Objective",
     "Quadratic",
-    "RecurrenceProgress",
     "RecurrenceSolution",
     "Replaced",
     "Restored",
@@ -48,12 +45,9 @@ __all__ = [
     "distributed",
     "elman",
     "experimental",
-    "fixed_point",
     "fixedpoint",
     "flashrnn",
     "gru",
-    "hopfield_energy",
-    "hopfield_update",
     "lasso_path",
     "linear_scan",
     "lstm",
@@ -65,7 +59,6 @@ __all__ = [
     "paragru",
     "paralstm",
     "paraslstm",
-    "prox",
     "quant",
     "relax",
     "replace",

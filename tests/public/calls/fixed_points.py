@@ -38,7 +38,7 @@ def shift(pick: Pick) -> dict[str, Any]:
 def sinkhorn(pick: Pick) -> dict[str, Any]:
     n, m, dtype = pick.integer(1, 3), pick.integer(1, 4), pick.one_of(REAL)
     masses = {"a": np.full(n, 1 / n, dtype), "b": np.full(m, 1 / m, dtype)}
-    more = {"epsilon": 0.5, "tol": 1e-3, "throw": False}
+    more = {"epsilon": 0.5, "rtol": 1e-3, "throw": False}
     return {"C": pick.normal(n, m, dtype=dtype), "max_steps": 20, **subset(pick, masses), **subset(pick, more)}
 
 

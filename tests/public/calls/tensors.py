@@ -99,15 +99,19 @@ def of_one_dtype(name: str) -> Make:
     return make
 
 
-prox, more = fastiter.torch.prox, fastiter.torch.fixedpoint
+prox, more = fastiter.torch.fixedpoint.prox, fastiter.torch.fixedpoint
 for _name in prox.__all__:
     enter(_name, getattr(prox, _name), every.TABLE[f"fastiter.fixedpoint.prox.{_name}"].make)
 for _name in ("refine", "sinkhorn"):
     enter(_name, getattr(more, _name), every.TABLE[f"fastiter.fixedpoint.{_name}"].make)
 enter("sketch_solve", fastiter.torch.sketch_solve, of_one_dtype("fastiter.bcd.sketch_solve"))
-enter("fixed_point", fastiter.torch.fixed_point, fixed_point)
-enter("hopfield_energy", fastiter.torch.hopfield_energy, network)
-enter("hopfield_update", fastiter.torch.hopfield_update, lambda pick: {**network(pick), "steps": pick.integer(0, 3)})
+enter("fixed_point", more.fixed_point, fixed_point)
+enter("hopfield_energy", more.hopfield_energy, network)
+enter(
+    "hopfield_update",
+    more.hopfield_update,
+    lambda pick: {**network(pick), "steps": pick.integer(0, 3)},
+)
 enter("jacobian_penalty", lambda **given: more.jacobian_penalty(**given, generator=torch.manual_seed(0)), of_a_map)
 enter("spectral_radius", lambda **given: more.spectral_radius(**given, generator=torch.manual_seed(0)), of_a_map)
 enter("monotonicity", lambda **given: more.monotonicity(**given, generator=torch.manual_seed(0)), of_a_map)

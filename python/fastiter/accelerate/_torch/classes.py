@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from ..._torch.derived_class import derive
-from . import lookup, older, rules
+from . import gpu_paths, lookup, rules
 from .functions import on_cpus
 from .layers import linear_forward
 from .mixers import whole_mixer
@@ -47,9 +47,9 @@ def plan_for(of: Class) -> Plan | None:
     if of is nn.Linear:
         return Plan({"forward": linear_forward}, {"forward": "fastiter's matrix product"}, None)
     methods = lookup.methods_mixed_in(of) | methods_of(of)
-    paths = older.paths_of(methods)
+    paths = gpu_paths.paths_of(methods)
     if paths is not None:
-        return _plan_for_older(paths, _attributes_of(of, methods))
+        return _plan_for_gpu_path(paths, _attributes_of(of, methods))
     overrides: dict[str, Any] = {}
     swapped: dict[str, str] = {}
     for name, method in methods.items():
@@ -78,11 +78,11 @@ def _named(by: str) -> str:
     return by if by == rules.KERNEL else f"fastiter.torch.{by}"
 
 
-def _plan_for_older(paths: older.Paths, attributes: dict[str, Any]) -> Plan:
-    why = older.reason_against(paths)
+def _plan_for_gpu_path(paths: gpu_paths.Paths, attributes: dict[str, Any]) -> Plan:
+    why = gpu_paths.reason_against(paths)
     if why is not None:
         return Plan({}, {}, why)
-    overrides = {paths.name: older.forward_of(paths), **attributes}
+    overrides = {paths.name: gpu_paths.forward_of(paths), **attributes}
     return Plan(overrides, {paths.name: f"fastiter.torch.{paths.by}"}, None)
 
 
@@ -192,7 +192,7 @@ def reason_against_instance(module: nn.Module, plain: Class) -> str | None:
     if "forward" in own and not any(_is_forward_of(own.get(name), plain) for name in ("forward", "_old_forward")):
         return "its forward was replaced"
     methods = methods_of(plain)
-    if older.paths_of(methods) is not None and (why := older.reason_against_module(module)) is not None:
+    if gpu_paths.paths_of(methods) is not None and (why := gpu_paths.reason_against_module(module)) is not None:
         return why
     for name, method in methods.items():
         rule = lookup.rule_of(plain, name)

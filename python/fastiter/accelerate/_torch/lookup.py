@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from . import fla, fla_losses, fla_parts, mamba_ssm
+from .fla import functions as fla
+from .fla import losses as fla_losses
+from .fla import parts as fla_parts
 from .functions import Function, on_cpus
+from .mamba import ssm as mamba_ssm
 from .rebind import globals_of, owner_of
 from .rules import CLASSES, GLOBALS, IN_TORCH, METHODS, Rule
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from .delta_mixer import delta_mixer
 from .functions import Function
-from .mamba2_mixer import mamba2_mixer
-from .mamba_mixer import mamba_mixer
+from .mamba.mamba2_mixer import mamba2_mixer
+from .mamba.mamba_mixer import mamba_mixer
 from .rebind import digest_of, parameters_of, unwrapped
 
 #: The replacements by the digest of the original forward, in transformers 5.24 and in 5.15 to 5.20

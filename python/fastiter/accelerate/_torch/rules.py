@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import attention, conv, functions, mamba2, rwkv
+from . import attention, conv, functions, rwkv
+from .mamba import mamba2
 from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from .aitken import Aitken
 from .anderson import Anderson
+from .averaged import Halpern, KrasnoselskiiMann, Picard
 from .broyden import Broyden
 from .chebyshev import Chebyshev
 from .newton_krylov import NewtonKrylov
-from .simple import Aitken, Halpern, KrasnoselskiiMann, Picard
 from .squarem import Squarem
 
 METHODS = {

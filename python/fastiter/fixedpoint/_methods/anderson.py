@@ -9,8 +9,8 @@ import numpy as np
 
 from ... import _core
 from ..._check import check_choice, count, positive
-from .._solve import Active
 from .base import Accelerated
+from .protocol import Active
 
 #: Maximum number of differences in the kernel's least squares
 MOST_MEMORY = 32
@@ -69,7 +69,7 @@ class Anderson(Accelerated):
         self.used_ridge = self.ridge if self.ridge is not None else max(space.eps, rounding**2)
 
     def resumed(self, other: Any) -> Anderson:
-        self.history = tuple(map(self.space.copy_any, other.history))
+        self.history = tuple(map(self.space.copy, other.history))
         pushed = self.history[5]
         pushed[pushed >= 0] = -1 - pushed[pushed >= 0]
         return self

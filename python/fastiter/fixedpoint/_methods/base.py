@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from ..._check import type_name
-from .._solve import NAN, OVERFLOW, Active
 from .._space import Space
+from .protocol import NAN, OVERFLOW, Active
 
 AnyMethod = TypeVar("AnyMethod", bound="Base")
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ... import _core
 from ..._check import count, positive
-from .._solve import Active
 from .base import Accelerated
+from .protocol import Active
 
 #: Initial capacity of a history, in updates
 FIRST_ROOM = 16
@@ -58,7 +58,7 @@ class Broyden(Accelerated):
 
     def resumed(self, other: Any) -> Broyden:
         self.room = other.room
-        self.history = tuple(map(self.space.copy_any, other.history))
+        self.history = tuple(map(self.space.copy, other.history))
         pushed = self.history[4]
         pushed[pushed >= 0] = -1 - pushed[pushed >= 0]
         return self

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..._check import count, type_name
-from .._solve import Active
 from .base import Base
 from .newton_krylov import inverse
+from .protocol import Active
 
 
 @dataclass

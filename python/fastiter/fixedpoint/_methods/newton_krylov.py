@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..._check import count, positive
-from .._solve import Active
 from .base import Accelerated
+from .protocol import Active
 
 
 @dataclass

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..._check import positive
-from .._solve import GROWN, NAN, OVERFLOW, Active
 from .base import Accelerated
+from .protocol import GROWN, NAN, OVERFLOW, Active
 
 #: A step this little longer than 1 is not worth the evaluation that follows an extrapolation.
 _NEARLY_ONE = 1.01

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from ..._array_like import as_arrays
+from ..._call.iterate import Callback, Limits
 from ..._check import check_array, check_choice, count, type_name
 from .._functional import run
-from .._result import FixedPointProgress, FixedPointSolution, Limits
+from .._result import FixedPointSolution, Stopping
 from .._space import DTYPES, NumPySpace
 
 METHODS = ("picard", "anderson", "broyden", "aitken")
@@ -57,7 +57,7 @@ def refine(
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 1000,
-    callback: Callable[[FixedPointProgress], Any] | None = None,
+    callback: Callback | None = None,
     throw: bool = False,
     **options: Any,
 ) -> FixedPointSolution:
@@ -86,7 +86,7 @@ def refine(
     max_steps : int
         The maximum number of corrections.
     callback : callable, optional
-        Called with a :class:`FixedPointProgress` after each residual; the solver ends if it returns True.
+        Called with a :class:`fastiter.Progress` after each residual; the solver ends if it returns True.
     throw : bool
         Whether to raise :class:`fastiter.ConvergenceError` if it has not converged.
     **options : object
@@ -127,7 +127,7 @@ def refine(
     >>> found.steps <= 5, bool(np.allclose(found.value, [1 / 11, 7 / 11], rtol=1e-14))
     (True, True)
     """
-    limits = Limits(rtol, atol, max_steps, "l2", 100, callback, throw).checked("refine")
+    stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw)).checked("refine")
     check_choice("refine", "method", method, METHODS)
     b, x0 = as_arrays("refine", ("b", "x0"), (b, x0))
     check_array("refine", "b", b, DTYPES)
@@ -144,8 +144,8 @@ def refine(
             got = f"{tuple(shape)} and {b.shape}"
             raise ValueError(f"refine: {name} must have shape (n, n), and b the shape (n,) or (n, k), got {got}")
     step = _Correction(A, S, b)
-    limits = limits._replace(norm=step.norm)
-    return run("refine", step, start, NumPySpace(), limits, method, options, batched=False, judged="||b - A x||")
+    stopping = stopping._replace(norm=step.norm)
+    return run("refine", step, start, NumPySpace(), stopping, method, options, batched=False, judged="||b - A x||")
 
 
 def shift(x: Any, steps: int = 1, *, axis: int = 1) -> Any:

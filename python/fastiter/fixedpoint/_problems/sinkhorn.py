@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +12,9 @@ import numpy.typing as npt
 
 from ... import _core
 from ..._array_like import as_arrays
-from ..._check import check_arrays, check_flag, count, positive
-from ..._solution import Solution, all_of, judged, plural
+from ..._call.iterate import Callback, Columns, Limits, Record, Step, last_step
+from ..._check import check_arrays, positive
+from ..._solution import Solution, judged, plural, worst_failure
 
 Array = npt.NDArray[Any]
 
@@ -25,15 +28,18 @@ class SinkhornSolution(Solution):
     value : tuple of (n,) and (m,), or of (B, n) and (B, m)
         The potentials f and g, in the dtype and units of the costs; -inf where there is no mass.
     converged : bool or (B,)
-        True where the residual is within ``tol``.
+        True where the residual is within the tolerance.
     steps : int or (B,)
         The updates of f.
     residual : float or (B,)
         ``sum_i |sum_j P_ij - a_i|`` of the plan; its sums over i equal b_j up to rounding.
     method, reason : str
-        "sinkhorn", and the reason for ending, for a batch one for each problem: "converged", "max_steps" or "nan".
-    epsilon, tolerance : float
-        The strength of the entropy, in units of the costs, and the residual at which it converges.
+        "sinkhorn", and the reason for ending, for a batch one for each problem: "converged", "max_steps", "nan" or
+        "callback".
+    epsilon : float
+        The strength of the entropy, in units of the costs.
+    tolerance : float or (B,)
+        The residual at which it converges.
 
     See Also
     --------
@@ -51,7 +57,7 @@ class SinkhornSolution(Solution):
     """
 
     epsilon: float
-    tolerance: float
+    tolerance: Any
     #: C, a and b
     _problem: Any
 
@@ -74,15 +80,12 @@ class SinkhornSolution(Solution):
         return _products(f, a).sum(-1) + _products(g, b).sum(-1)
 
     def _failure(self) -> str | None:
-        if bool(all_of(self.converged)):
+        failure = worst_failure(self, "problem")
+        if failure is None:
             return None
-        single = isinstance(self.reason, str)
-        residual, steps = ([x] if single else x.tolist() for x in (self.residual, self.steps))
-        k = max(range(len(residual)), key=lambda k: np.inf if residual[k] != residual[k] else residual[k])
-        which = "" if single else f" in problem {k}"
         return (
-            f"the sums of the plan must come within {self.tolerance:.2g} of a, got {residual[k]:.2g} after "
-            f"{plural(int(steps[k]))}{which}; try a larger max_steps or epsilon"
+            f"the sums of the plan must come within {failure.tolerance:.2g} of a, got {failure.residual:.2g} after "
+            f"{plural(failure.steps)}{failure.where}; try a larger max_steps or epsilon"
         )
 
 
@@ -99,9 +102,11 @@ def sinkhorn(
     b: Array | None = None,
     *,
     epsilon: float = 1.0,
-    tol: float | None = None,
-    max_steps: int = 10_000,
     x0: tuple[Array, Array] | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    callback: Callback | None = None,
     throw: bool = False,
 ) -> SinkhornSolution:
     """f <- epsilon (log a - log sum_j exp((g - C) / epsilon)), and g likewise: entropic optimal transport.
@@ -120,14 +125,17 @@ def sinkhorn(
         The masses of the columns, likewise, with the sum of a; by default ``sum(a) / m``.
     epsilon : float
         The strength of the entropy, in units of the costs.
-    tol : float, optional
-        A problem has converged when ``sum_i |sum_j P_ij - a_i| <= tol``: by default 1e-4 of the mass in float32,
-        1e-9 in float64.
-    max_steps : int
-        The maximum number of updates of f.
     x0 : tuple of two arrays, optional
         The first f and g, such as the value of an earlier solution; by default 0; entries without mass are always set
         to -inf. The first update is that of g.
+    rtol, atol : float, optional
+        A problem has converged when ``sum_i |sum_j P_ij - a_i| <= rtol sum_i a_i + atol``; rtol is 1e-4 by default in
+        float32 and 1e-9 in float64.
+    max_steps : int
+        The maximum number of updates of f.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` after each update of g; the solver ends if it returns True. With a
+        callback it takes three times as long.
     throw : bool
         Whether to raise :class:`fastiter.ConvergenceError` if it has not converged.
 
@@ -175,16 +183,37 @@ def sinkhorn(
     even = np.repeat((total[..., None] / m).astype(C.dtype), m, axis=-1)
     b = even if b is None else _masses("b", b, C, (*batch, m))
     check_sums(total, b.sum(axis=-1, dtype=np.float64), float(np.finfo(C.dtype).eps))
-    limits = limits_of(C.dtype.itemsize, float(total.max(initial=0)), epsilon, tol, max_steps, throw)
+    limits = Limits(rtol, atol, max_steps, callback, throw).checked("sinkhorn")
+    epsilon, tolerance = positive("sinkhorn", "epsilon", epsilon, zero=False), tolerances(limits, total, C.dtype)
     f, g = _start(C, x0, (*batch, n), (*batch, m))
     f[a == 0] = -np.inf
-    samples = batch[0] if batch else 1
-    steps, residual, ended = np.zeros(samples, np.int64), np.zeros(samples), np.zeros(samples, np.uint8)
     with np.errstate(divide="ignore"):
-        arrays = (np.ascontiguousarray(C), np.log(a), np.log(b), f, g)
-    _core.fixedpoint.sinkhorn(8 * C.dtype.itemsize, (samples, n, m), arrays, limits, (steps, residual, ended))
-    numbers = (ended.astype(bool), steps, residual)
-    return judged("sinkhorn", solution_of((f, g), numbers, bool(batch), limits, (C, a, b)), throw)
+        problem = (np.ascontiguousarray(C), np.log(a), np.log(b))
+
+    def update(f: Array, g: Array, most: int) -> tuple[Any, ...]:
+        samples = len(tolerance)
+        steps, residual, ended = np.zeros(samples, np.int64), np.zeros(samples), np.zeros(samples, np.uint8)
+        bits, sizes = 8 * C.dtype.itemsize, (samples, n, m)
+        _core.fixedpoint.sinkhorn(bits, sizes, (*problem, f, g), (epsilon, tolerance, most), (steps, residual, ended))
+        return ended.astype(bool), steps, residual
+
+    last = stopped(limits, tolerance if batch else tolerance[0], update, (f.copy(), g.copy()))
+    numbers = update(f, g, limits.max_steps if last is None else last)
+    found = solution_of((f, g), numbers, bool(batch), (epsilon, tolerance, last), (C, a, b))
+    return judged("sinkhorn", found, limits.throw)
+
+
+def stopped(limits: Limits, tolerance: Any, update: Callable[..., Any], potentials: tuple[Any, Any]) -> int | None:
+    """Return the number of steps after which the callback stops; ``update(f, g, k)`` makes up to k, in place."""
+
+    def checks() -> Iterator[Step]:
+        for step in itertools.count():
+            residual = np.asarray(update(*potentials, min(step, 1))[2])
+            numbers = (residual, tolerance) if is_batch else (float(residual[0]), float(tolerance))
+            yield Step(step, *numbers, lambda: tuple(x + 0 for x in potentials))
+
+    is_batch = np.ndim(tolerance) > 0
+    return last_step(checks(), limits, Columns(len(tolerance)) if is_batch else Record())
 
 
 def check_costs(shape: tuple[int, ...], is_finite: bool) -> None:
@@ -206,29 +235,30 @@ def check_sums(total: Any, other: Any, eps: float) -> None:
         raise ValueError(f"sinkhorn: b must have the sum of a, {np.ravel(total)[k]:g}, got {np.ravel(other)[k]:g}")
 
 
-def limits_of(
-    itemsize: int, largest: float, epsilon: Any, tol: Any, max_steps: Any, throw: Any
-) -> tuple[float, float, int]:
-    """Return epsilon, the tolerance for masses of at most ``largest``, and the maximum number of steps, checked."""
-    epsilon = positive("sinkhorn", "epsilon", epsilon, zero=False)
-    default = largest * (1e-4 if itemsize == 4 else 1e-9)
-    tolerance = default if tol is None else positive("sinkhorn", "tol", tol)
-    max_steps = count("sinkhorn", "max_steps", max_steps)
-    check_flag("sinkhorn", "throw", throw)
-    return epsilon, tolerance, max_steps
+def tolerances(limits: Limits, total: Any, dtype: object) -> Array:
+    """Return the residual at which each problem converges; total: its mass."""
+    rtol = limits.rtol if limits.rtol is not None else 1e-4 if str(dtype).endswith("float32") else 1e-9
+    return np.asarray(rtol * np.reshape(total, -1) + limits.atol, np.float64)
 
 
 def solution_of(
     value: tuple[Any, Any],
     numbers: tuple[Any, Any, Any],
     is_batch: bool,
-    limits: tuple[float, float, int],
+    limits: tuple[float, Any, int | None],
     problem: tuple[Any, Any, Any],
 ) -> SinkhornSolution:
-    """Return the solution; numbers: whether each problem converged, its steps and its residual."""
+    """Return the solution.
+
+    numbers: whether each problem converged, its steps and its residual; limits: epsilon, the tolerances, and the steps
+    after which the callback stopped, or None.
+    """
+    epsilon, tolerance, last = limits
+    other = "max_steps" if last is None else "callback"
     rows = zip(numbers[0].tolist(), numbers[2].tolist(), strict=True)
-    reasons = ["converged" if end else "nan" if r != r else "max_steps" for end, r in rows]
-    converged, steps, residual = numbers if is_batch else (each[0].item() for each in numbers)
+    reasons = ["converged" if end else "nan" if r != r else other for end, r in rows]
+    each = (*numbers, tolerance)
+    converged, steps, residual, tolerance = each if is_batch else (x[0].item() for x in each)
     return SinkhornSolution(
         value=value,
         converged=converged,
@@ -236,8 +266,8 @@ def solution_of(
         residual=residual,
         method="sinkhorn",
         reason=tuple(reasons) if is_batch else reasons[0],
-        epsilon=limits[0],
-        tolerance=limits[1],
+        epsilon=epsilon,
+        tolerance=tolerance,
         _problem=problem,
     )
 

@@ -24,7 +24,7 @@ def jacobian_penalty(
     Parameters
     ----------
     f : callable
-        The map ``f(x, *params) -> x``, as in :func:`fastiter.torch.fixed_point`.
+        The map ``f(x, *params) -> x``, as in :func:`fastiter.torch.fixedpoint.fixed_point`.
     x : Tensor (B, ...), or a tuple, list or dict of these
         The state at which the Jacobian is taken, usually the solution. Real.
     *params : object
@@ -47,7 +47,7 @@ def jacobian_penalty(
     See Also
     --------
     spectral_radius : The rate of convergence itself, without a gradient.
-    fastiter.torch.fixed_point : The solver.
+    fastiter.torch.fixedpoint.fixed_point : The solver.
 
     References
     ----------
@@ -91,7 +91,8 @@ def spectral_radius(
     Parameters
     ----------
     f : callable
-        The map ``f(x, *params) -> x``, as in :func:`fastiter.torch.fixed_point`; rows must not depend on each other.
+        The map ``f(x, *params) -> x``, as in :func:`fastiter.torch.fixedpoint.fixed_point`; rows must not depend on
+        each other.
     x : Tensor (B, ...), or a tuple, list or dict of these
         The state at which the Jacobian is taken, usually the solution. Real.
     *params : object
@@ -148,8 +149,9 @@ def monotonicity(
     Parameters
     ----------
     f : callable
-        The map ``f(x, *params) -> x``, as in :func:`fastiter.torch.fixed_point`; rows must not depend on each other,
-        and f must be twice differentiable by torch, as products with J are derivatives of those with J^T.
+        The map ``f(x, *params) -> x``, as in :func:`fastiter.torch.fixedpoint.fixed_point`; rows must not depend on
+        each other, and f must be twice differentiable by torch, as products with J are derivatives of those with
+        J^T.
     x : Tensor (B, ...), or a tuple, list or dict of these
         The state at which the Jacobian is taken, usually the solution. Real.
     *params : object

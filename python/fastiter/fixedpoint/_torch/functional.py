@@ -13,11 +13,12 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
+from ..._call.iterate import Callback, Limits
 from ..._check import check_choice, check_flag, count, positive, type_name
 from ..._torch.ops import refuse_tangents, refuse_transforms
 from .._functional import Method
 from .._methods import METHODS
-from .._result import FixedPointProgress, FixedPointSolution, Limits
+from .._result import FixedPointSolution, Stopping
 from .implicit import Problem, attach, differentiable_once
 from .layout import Map, checked_state
 from .noise import FixedNoise
@@ -29,34 +30,29 @@ _TRUNCATED = (
     f"{_NAME}: the gradient has no derivative with grad='one-step' or 'phantom', which neglect how the solution "
     "depends on the parameters (grad='implicit' has one)"
 )
-#: The options of the adjoint equation's solver that do not belong to the method
-_OF_LIMITS = ("rtol", "atol", "max_steps", "norm", "patience", "throw")
 
 
 @dataclass(frozen=True)
 class Solver:
     """A method with its options, and when it ends."""
 
-    limits: Limits
+    stopping: Stopping
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def changed(self, function: str, given: Mapping[str, Any] | None) -> Solver:
         """Return the solver of the adjoint equation: this one, without its callback and with other options."""
         options = dict(given or {})
-        limits = self.limits._replace(
-            callback=None, norm=self.limits.norm if isinstance(self.limits.norm, str) else "l2"
-        )
-        limits = limits._replace(**{name: options.pop(name) for name in _OF_LIMITS if name in options}).checked(
-            function
-        )
+        norm = self.stopping.norm if isinstance(self.stopping.norm, str) else "l2"
+        stopping = self.stopping._replace(limits=self.stopping.limits._replace(callback=None), norm=norm)
+        stopping = stopping.changed(options).checked(function)
         method = options.pop("method", self.method)
         own = {name: value for name, value in self.options.items() if name != "domain"}  # u has no domain, unlike x
         own = own if method == self.method else {}
         if given:
             check_choice(f"{function}, adjoint", "method", method, tuple(METHODS))
             METHODS[method].of(f"{function}, adjoint", {**own, **options})  # raises now, not in the backward pass
-        return Solver(limits, method, {**own, **options})
+        return Solver(stopping, method, {**own, **options})
 
     def adjoint(self, function: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
         """Return u = function(u) = g + J^T u, starting from g."""
@@ -67,7 +63,7 @@ class Solver:
         how: dict[str, Any] = {"jvp": product} if self.method == "newton_krylov" else {}
         name = f"{_NAME}, backward"
         found: Tensor = solve_tensors(
-            name, function, right, self.limits, self.method, dict(self.options), compact=False, **how
+            name, function, right, self.stopping, self.method, dict(self.options), compact=False, **how
         ).value
         return found
 
@@ -77,7 +73,8 @@ class _Gradient:
     """The options for the gradient of a solution."""
 
     kind: str
-    adjoint: Solver
+    #: Returns the solver of the adjoint equation.
+    adjoint: Callable[[], Solver]
     steps: int
     damping: float
 
@@ -87,9 +84,6 @@ def fixed_point(
     x0: Any,
     *params: Any,
     method: Method = "anderson",
-    rtol: float | None = None,
-    atol: float = 0.0,
-    max_steps: int = 1000,
     norm: Literal["l2", "inf", "rms", "span"] | Callable[[Any], Any] = "l2",
     batched: bool = True,
     args: tuple[Any, ...] = (),
@@ -100,7 +94,10 @@ def fixed_point(
     adjoint: Mapping[str, Any] | None = None,
     grad_steps: int = 5,
     grad_damping: float = 1.0,
-    callback: Callable[[FixedPointProgress], Any] | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 1000,
+    callback: Callback | None = None,
     throw: bool = False,
     **options: Any,
 ) -> FixedPointSolution:
@@ -126,11 +123,6 @@ def fixed_point(
         Further arguments of f, unchanged: tensors, tuples, lists and dicts of tensors, and other values.
     method : {"anderson", "picard", "broyden", "newton_krylov", "halpern", ...}
         The iteration, with the options of :func:`fastiter.fixedpoint.fixed_point`.
-    rtol, atol : float, optional
-        A sample has converged when ``||f(x) - x|| <= rtol ||f(x)|| + atol``; rtol is 1e-5 by default in 32 bits, 1e-8
-        in 64.
-    max_steps : int
-        The maximum number of steps.
     norm : {"l2", "inf", "rms", "span"} or callable
         The norm, as in :func:`fastiter.fixedpoint.fixed_point`. Adjoint equations use "l2" in place of a callable.
     batched : bool
@@ -157,8 +149,13 @@ def fixed_point(
         The steps of ``"phantom"``, the terms of ``"neumann"``.
     grad_damping : float
         The factor t of a step x <- x + t (f(x) - x) of ``"phantom"``.
+    rtol, atol : float, optional
+        A sample has converged when ``||f(x) - x|| <= rtol ||f(x)|| + atol``; rtol is 1e-5 by default in 32 bits, 1e-8
+        in 64.
+    max_steps : int
+        The maximum number of steps.
     callback : callable, optional
-        Called with a :class:`fastiter.fixedpoint.FixedPointProgress` after each evaluation; the solver ends where it
+        Called with a :class:`fastiter.Progress` after each evaluation; the solver ends where it
         returns True.
     throw : bool
         Whether to raise :class:`fastiter.ConvergenceError` if a sample, or its adjoint equation, has not converged.
@@ -201,7 +198,7 @@ def fixed_point(
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import fixed_point
+    >>> from fastiter.torch.fixedpoint import fixed_point
     >>> _ = torch.manual_seed(0)
     >>> W = (0.1 * torch.randn(8, 8, dtype=torch.float64)).requires_grad_()
     >>> b = torch.randn(4, 8, dtype=torch.float64)
@@ -225,14 +222,19 @@ def fixed_point(
         raise TypeError(f"{_NAME}: adjoint must be a mapping of options or None, got {type_name(adjoint)}")
     if grad == "unrolled" and method != "picard":
         raise ValueError(f"{_NAME}: method must be 'picard' with grad='unrolled', got {method!r}")
-    solver = Solver(Limits(rtol, atol, max_steps, norm, patience, callback, throw).checked(_NAME), method, options)
+    stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw), norm, patience).checked(_NAME)
+    solver = Solver(stopping, method, options)
     terms, damping = (
         count(_NAME, "grad_steps", grad_steps, 1),
         positive(_NAME, "grad_damping", grad_damping, zero=False),
     )
-    how = _Gradient(grad, solver.changed(_NAME, adjoint), terms, damping)
+    # Options are checked now, not in the backward pass.
+    changed = (
+        partial(solver.changed, _NAME, None) if adjoint is None else partial(_same, solver.changed(_NAME, adjoint))
+    )
+    gradient = _Gradient(grad, changed, terms, damping)
     shape = {"batched": batched, "args": args, "compact": bool(args) if compact is None else compact, "jvp": jvp}
-    call = partial(_solve, f, x0, params, solver, how, shape)
+    call = partial(_solve, f, x0, params, solver, gradient, shape)
     if is_compiling():
         # A data-dependent iteration cannot be part of a graph: the call is a graph break.
         found: FixedPointSolution = torch._dynamo.disable(call)()
@@ -244,12 +246,16 @@ def fixed_point(
     return call()
 
 
+def _same(solver: Solver) -> Solver:
+    return solver
+
+
 def _solve(
     f: Callable[..., Any],
     x0: Any,
     params: tuple[Any, ...],
     solver: Solver,
-    how: _Gradient,
+    gradient: _Gradient,
     shape: dict[str, Any],
 ) -> FixedPointSolution:
     fixed = FixedNoise(shape["compact"])
@@ -257,47 +263,50 @@ def _solve(
     def plain(x: Any, *args: Any) -> Any:
         return fixed(_NAME, x, partial(f, x, *args, *params))
 
-    found = solve_tensors(_NAME, plain, x0, solver.limits, solver.method, dict(solver.options), **shape)
+    found = solve_tensors(_NAME, plain, x0, solver.stopping, solver.method, dict(solver.options), **shape)
     start = x0.value if isinstance(x0, FixedPointSolution) else x0
-    wrapped = _wrapped(f, found.value, (*shape["args"], *params), shape["batched"])
-    value = _differentiable(wrapped, fixed, found, start, how, solver.options.get("damping", 1.0))
-    return found if value is None else found._with_value(wrapped.layout.unpack(value))
-
-
-def _wrapped(f: Callable[..., Any], value: Any, params: tuple[Any, ...], batched: bool = True) -> Map:
-    return Map(_NAME, f, checked_state(_NAME, value, batched)[1], params)
+    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+        return found
+    flat, layout = checked_state(_NAME, found.value, shape["batched"])
+    wrapped = Map(_NAME, f, layout, (*shape["args"], *params))
+    value = _differentiable(wrapped, flat, fixed, found, start, gradient, solver.options.get("damping", 1.0))
+    return found if value is None else found._with_value(layout.unpack(value))
 
 
 def _differentiable(
-    wrapped: Map, fixed: FixedNoise, found: FixedPointSolution, start: Any, how: _Gradient, damping: float
+    wrapped: Map,
+    value: Tensor,
+    fixed: FixedNoise,
+    found: FixedPointSolution,
+    start: Any,
+    gradient: _Gradient,
+    damping: float,
 ) -> Tensor | None:
     """Return the solution's value (B, n) with its gradient; None if it has none."""
-    batched = wrapped.layout.batched
-    value = checked_state(_NAME, found.value, batched)[0]
-    if (not torch.is_grad_enabled() and forward_ad._current_level < 0) or value.numel() == 0:
+    if value.numel() == 0:
         return None
 
     def plain(x: Tensor) -> Tensor:
         return fixed(_NAME, x, partial(wrapped.plain, x))  # type: ignore[no-any-return]
 
-    if how.kind == "unrolled":
-        first = checked_state(_NAME, start, batched)[0]
+    if gradient.kind == "unrolled":
+        first = checked_state(_NAME, start, wrapped.layout.batched)[0]
         return _unrolled(plain, first, _steps_of_value(found), damping)
-    if how.kind in ("one-step", "phantom"):
-        for _ in range(how.steps if how.kind == "phantom" else 1):
-            value = value + (how.damping if how.kind == "phantom" else 1.0) * (plain(value) - value)
+    if gradient.kind in ("one-step", "phantom"):
+        for _ in range(gradient.steps if gradient.kind == "phantom" else 1):
+            value = value + (gradient.damping if gradient.kind == "phantom" else 1.0) * (plain(value) - value)
         refuse_tangents(_NAME, (value,))
         return differentiable_once(_TRUNCATED, value)
 
     def function(x: Tensor, tensors: Any) -> Tensor:
         return fixed(_NAME, x, partial(wrapped, x, tensors))  # type: ignore[no-any-return]
 
-    anchor = function(value, [tensor.detach() for tensor in wrapped.tensors])
-    varies = anchor.requires_grad or any(tensor.requires_grad for tensor in wrapped.tensors)
+    anchor = function(value, list(map(Tensor.detach, wrapped.tensors)))
+    varies = anchor.requires_grad or any(map(Tensor.requires_grad.__get__, wrapped.tensors))
     if not varies and forward_ad._current_level < 0:
         return None
-    exact = how.kind == "implicit"
-    solve = how.adjoint.adjoint if exact else partial(_neumann, how.steps)
+    exact = gradient.kind == "implicit"
+    solve = gradient.adjoint().adjoint if exact else partial(_neumann, gradient.steps)
     return attach(Problem(function, solve, _NAME, exact), value, wrapped.tensors, anchor)
 
 
@@ -342,9 +351,13 @@ def with_gradient(
     adjoint : Solver
         The solver of the adjoint equation.
     """
-    wrapped, known = _wrapped(f, value, params), replace(found, value=value)
-    made = _differentiable(wrapped, FixedNoise(False), known, value, _Gradient("implicit", adjoint, 1, 1.0), 1.0)
-    return known if made is None else replace(known, value=wrapped.layout.unpack(made))
+    known = replace(found, value=value)
+    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+        return known
+    flat, layout = checked_state(_NAME, value)
+    gradient = _Gradient("implicit", partial(_same, adjoint), 1, 1.0)
+    result = _differentiable(Map(_NAME, f, layout, params), flat, FixedNoise(False), known, value, gradient, 1.0)
+    return known if result is None else replace(known, value=layout.unpack(result))
 
 
 def detached(found: FixedPointSolution) -> FixedPointSolution:

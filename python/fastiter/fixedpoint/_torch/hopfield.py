@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function_variadic
 
-from ..._check import check_choice, check_flag, positive
+from ..._call.iterate import Callback, Limits, Progress
+from ..._check import check_choice, positive
 from ..._docs import documented_like
 from ..._solution import judged
 from ..._torch.autograd import one_by_one
@@ -22,12 +23,12 @@ from ..._torch.overrides import dispatched
 from .. import _hopfield as arrays
 from .._hopfield_shapes import (
     HopfieldSolution,
-    Limits,
+    Stopping,
     check_spread,
-    checked_limits,
     folded_axes,
     joined,
     reasons_of,
+    stopped,
 )
 from . import hopfield_plain as hopfield_plain  # registers the ops for GPUs
 from .hopfield_ops import (
@@ -63,11 +64,12 @@ def hopfield_update(
     *,
     beta: Tensor | float = 1.0,
     steps: int | None = None,
+    mask: Tensor | None = None,
+    grad: Literal["implicit", "unrolled"] = "implicit",
     rtol: float = 1e-5,
     atol: float = 1e-8,
     max_steps: int = 1000,
-    mask: Tensor | None = None,
-    grad: Literal["implicit", "unrolled"] = "implicit",
+    callback: Callback | None = None,
     throw: bool = False,
 ) -> HopfieldSolution:
     """x <- X softmax(beta X^T x): :func:`fastiter.fixedpoint.hopfield_update` on tensors.
@@ -90,7 +92,7 @@ def hopfield_update(
     --------
     >>> import torch, fastiter.torch
     >>> patterns = torch.eye(3, 8).mul(4).requires_grad_()
-    >>> found = fastiter.torch.hopfield_update(torch.randn(5, 8), patterns, beta=0.5)
+    >>> found = fastiter.torch.fixedpoint.hopfield_update(torch.randn(5, 8), patterns, beta=0.5)
     >>> found.value.shape, bool(found.converged.all())
     (torch.Size([5, 8]), True)
     >>> found.value.sum().backward()
@@ -99,19 +101,24 @@ def hopfield_update(
     """
     function = "hopfield_update"
     if has_torch_function_variadic(state, stored, beta, mask):
-        how = {"beta": beta, "steps": steps, "rtol": rtol, "atol": atol, "max_steps": max_steps, "mask": mask}
-        found: HopfieldSolution = dispatched(hopfield_update, state, stored, **how, grad=grad, throw=throw)
+        options = {"beta": beta, "steps": steps, "mask": mask, "grad": grad, "rtol": rtol, "atol": atol}
+        ends = {"max_steps": max_steps, "callback": callback, "throw": throw}
+        found: HopfieldSolution = dispatched(hopfield_update, state, stored, **options, **ends)
         return found
-    limits = checked_limits(function, steps, rtol, atol, max_steps)
+    stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw), steps).checked(function)
     check_choice(function, "grad", grad, ("implicit", "unrolled"))
-    check_flag(function, "throw", throw)
     problem, lead = problem_of(function, state, stored, beta, mask)
-    is_read = unwatched()
-    how_told = "" if is_read or steps is not None else "throw" if throw else "warn"
-    value, *rest = solved(problem, limits, grad == "unrolled", throw, how_told)
+    is_read, last = unwatched(), None
+    if callback is not None:
+        if not is_read:
+            raise ValueError(f"{function}: callback must be None under torch.compile and torch.func, got a function")
+        last = _stopped(problem, stopping, lead)
+        stopping = stopping if last is None else stopping.ended_at(last)
+    report = "" if is_read or steps is not None else "throw" if throw else "warn"
+    value, *rest = solved(problem, stopping, grad == "unrolled", report)
     value = value.reshape(*lead, *value.shape[-2:]).to(state.dtype)
     converged, count, residual = (x.reshape(*lead, x.shape[-1]) for x in rest)
-    reason = reasons_of(limits, converged, residual) if is_read else "unread" if steps is None else "steps"
+    reason = reasons_of(stopping, last, converged, residual) if is_read else "unread" if steps is None else "steps"
     solution = HopfieldSolution(
         value=value, converged=converged, steps=count, residual=residual, method="hopfield", reason=reason
     )
@@ -136,7 +143,7 @@ def hopfield_energy(state: Tensor, stored: Tensor, *, beta: Tensor | float = 1.0
     --------
     >>> import torch, fastiter.torch
     >>> x, patterns = torch.tensor([[0.6, 0.1]]), torch.eye(2)
-    >>> fastiter.torch.hopfield_energy(x, patterns, beta=4.0)
+    >>> fastiter.torch.fixedpoint.hopfield_energy(x, patterns, beta=4.0)
     tensor([0.2265])
     """
     function = "hopfield_energy"
@@ -204,16 +211,32 @@ def _bias(function: str, mask: Any, state: Tensor, whole: tuple[int, ...], const
     return bias.expand(*bias.shape[:-2], *whole[-2:])
 
 
-def solved(problem: Problem, limits: Limits, unrolled: bool, throw: bool, told: str = "") -> Sequence[Tensor]:
+def _stopped(problem: Problem, stopping: Stopping, lead: tuple[int, ...]) -> int | None:
+    """Return the number of updates after which the callback stops."""
+    fixed = [None if x is None else x.detach() for x in problem[1:]]
+    inner = problem.state.shape[-2:]
+
+    def update(x: Tensor) -> tuple[Tensor, Any, Any]:
+        call = HopfieldForward(x, *fixed, *stopping._replace(steps=1).kernels, False, "")
+        value, _, _, residual = hopfield_fwd(call)
+        return value, *(each.double().cpu().numpy().ravel() for each in (residual, value.norm(dim=-1)))
+
+    def convert(progress: Progress) -> Progress:
+        return progress.converted(torch.from_numpy, lambda value: value.reshape(*lead, *inner))
+
+    return stopped(stopping._replace(limits=stopping.limits.with_callback(convert)), problem.state.detach(), update)
+
+
+def solved(problem: Problem, stopping: Stopping, unrolled: bool, report: str = "") -> Sequence[Tensor]:
     """Return the states, and for each query whether it converged, its updates and its last change."""
-    stops, how = limits.steps is None, (limits.rtol, limits.atol, limits.most)
+    stops, *tolerances = stopping.kernels
     needs = grad_enabled() and any(x.requires_grad for x in problem[:3])
     if not needs and not transformed() and forward_ad._current_level < 0:  # else the autograd function is called
-        return hopfield_fwd(HopfieldForward(*problem, stops, *how, False, told))
+        return hopfield_fwd(HopfieldForward(*problem, stops, *tolerances, False, report))
     if unrolled or not stops:
-        found: Sequence[Tensor] = _Unrolled.apply(*problem, stops, *how, told)
+        found: Sequence[Tensor] = _Unrolled.apply(*problem, stops, *tolerances, report)
         return found[:4]
-    found = _Implicit.apply(*problem, *how, throw, told)
+    found = _Implicit.apply(*problem, *tolerances, stopping.limits.throw, report)
     return found[:4]
 
 
@@ -232,9 +255,9 @@ class _Unrolled(torch.autograd.Function):
         rtol: float,
         atol: float,
         most: int,
-        told: str,
+        report: str,
     ) -> tuple[Tensor, ...]:
-        return tuple(hopfield_fwd(HopfieldForward(state, stored, beta, bias, stops, rtol, atol, most, True, told)))
+        return tuple(hopfield_fwd(HopfieldForward(state, stored, beta, bias, stops, rtol, atol, most, True, report)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -274,9 +297,9 @@ class _Implicit(torch.autograd.Function):
         atol: float,
         most: int,
         throw: bool,
-        told: str,
+        report: str,
     ) -> tuple[Tensor, ...]:
-        found = hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, most, False, told))
+        found = hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, most, False, report))
         return (*found, own_copy(found[0]))
 
     @staticmethod

@@ -37,19 +37,19 @@ class Layout:
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
         """Return (B, n) from the parts, (1, n) if they are not a batch."""
         rows = len(parts[0]) if self.batched else 1
-        flat = [part.reshape(rows, width) for part, width in zip(parts, self.widths, strict=True)]
-        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+        if len(parts) == 1:
+            return parts[0].reshape(rows, math.prod(self.shapes[0]))
+        return torch.cat([part.reshape(rows, width) for part, width in zip(parts, self.widths, strict=True)], 1)
 
     def unpack(self, flat: Tensor) -> Any:
         """Return the state in its form from (B, n)."""
         rows = (len(flat),) if self.batched else ()
         parts = (flat,) if len(self.shapes) == 1 else flat.split(self.widths, 1)
-        # A tensor of the right shape is returned itself, as torch.compile warns about views of leaves.
-        shapes = [(*rows, *shape) for shape in self.shapes]
-        shaped = [
-            part if tuple(part.shape) == shape else part.reshape(shape)
-            for part, shape in zip(parts, shapes, strict=True)
-        ]
+        shaped = []
+        for part, inner in zip(parts, self.shapes, strict=True):
+            shape = (*rows, *inner)
+            # A tensor of the right shape is returned itself, as torch.compile warns about views of leaves.
+            shaped.append(part if tuple(part.shape) == shape else part.reshape(shape))
         return pytree.tree_unflatten(shaped, self.spec)
 
 
@@ -60,6 +60,7 @@ def checked_state(function: str, state: Any, batched: bool = True, argument: str
         raise ValueError(
             f"{function}: {argument} must be a tensor or hold at least one, got an empty {type_name(state)}"
         )
+    shapes: tuple[tuple[int, ...], ...] = ()
     for i, part in enumerate(parts):
         name = argument if len(parts) == 1 else f"part {i} of {argument}"
         if not isinstance(part, Tensor):
@@ -75,7 +76,7 @@ def checked_state(function: str, state: Any, batched: bool = True, argument: str
         if batched and (part.dim() < 1 or part.shape[0] != parts[0].shape[0]):
             rows = f"{parts[0].shape[0]}" if i else "B"
             raise ValueError(f"{function}: {name} must have shape ({rows}, ...), got {tuple(part.shape)}")
-    shapes = tuple([tuple(part.shape[1:] if batched else part.shape) for part in parts])
+        shapes = (*shapes, tuple(part.shape[1:] if batched else part.shape))
     layout = Layout(spec, shapes, parts[0].dtype, parts[0].device, batched)
     return layout.pack(parts), layout
 
@@ -95,16 +96,19 @@ class Map:
 
     def __post_init__(self) -> None:
         self._leaves, self._spec = pytree.tree_flatten(self.params)
-        self.tensors = [leaf for leaf in self._leaves if isinstance(leaf, Tensor)]
-        self._count = len(self.tensors)
-        own = _parameters(self.f) if isinstance(self.f, nn.Module) and _is_plain_module(self.f) else []
-        self._names = [names for _, names in own]
-        self.tensors += [parameter for parameter, _ in own]
+        self.tensors = list(filter(torch.is_tensor, self._leaves))
+        #: The names of each parameter of a module
+        self._names: list[list[str]] = []
+        if isinstance(self.f, nn.Module) and _is_plain_module(self.f):
+            for parameter, names in _parameters(self.f):
+                self.tensors.append(parameter)
+                self._names.append(names)
 
     def __call__(self, flat: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """Return f (B, n) with these tensors in the place of its own."""
-        left = iter(tensors)
-        leaves = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        left, leaves = iter(tensors), []
+        for leaf in self._leaves:
+            leaves.append(next(left) if isinstance(leaf, Tensor) else leaf)
         params, state = pytree.tree_unflatten(leaves, self._spec), self.layout.unpack(flat)
         if not self._names:
             return self._packed(self.f(state, *params), len(flat))

@@ -26,12 +26,15 @@ class FixedNoise:
         self._compact = compact
         self._first: list[Any] | None = None
         self._draws = False
+        self._device: torch.device | None = None
 
     def __call__(self, name: str, x: Any, function: Callable[[], Any]) -> Any:
         """Return the function's value at the state x."""
         if self._first is None:
-            parts = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
-            self._device = next((part.device for part in parts if part.is_cuda), None)
+            for leaf in pytree.tree_leaves(x):
+                if isinstance(leaf, Tensor) and leaf.is_cuda:
+                    self._device = leaf.device
+                    break
             self._first = self._states()
             result = function()
             self._draws = not all(map(torch.equal, self._first, self._states()))
@@ -43,12 +46,12 @@ class FixedNoise:
             return result
         if not self._draws:
             return function()
-        kept = self._states()
+        now = self._states()
         self._set(self._first)
         try:
             return function()
         finally:
-            self._set(kept)
+            self._set(now)
 
     def _states(self) -> list[Any]:
         states = [torch.get_rng_state()]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._check import fits_float, type_name
 from ..._torch.ops import CPU_AND_CUDA, check_tensors
-from .._prox_groups import check_broadcast
+from .._prox.groups import check_broadcast
 
 
 def check_points(function: str, y: Any, **others: Any) -> None:

@@ -22,7 +22,7 @@ from ... import _core
 from ..._torch.autograd import one_by_one
 from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty
-from .._prox_groups import KINDS, layout
+from .._prox.groups import KINDS, layout
 from . import prox_plain
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..._check import positive
 from ..._docs import documented_like
 from ..._torch.ops import check_entries
-from .. import _prox_formulas as formulas
 from .. import prox as arrays
-from .._prox_groups import check_groups, check_not_empty, check_sizes, check_weight
-from .._prox_scalar import LARGEST, check_slope
+from .._prox import formulas as formulas
+from .._prox.groups import check_groups, check_not_empty, check_sizes, check_weight
+from .._prox.scalar import LARGEST, check_slope
 from .prox_checks import bound_of, check_points, tensor
 from .prox_groups import run
 
@@ -33,7 +33,7 @@ def prox_l1(y: Tensor, t: Any = 1.0) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_l1(torch.tensor([-3.0, 0.5, 2.0]))
     tensor([-2.,  0.,  1.])
     """
@@ -58,7 +58,7 @@ def prox_l2(y: Tensor, t: float = 1.0, *, axis: int = -1) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_l2(torch.tensor([3.0, -4.0]))
     tensor([ 2.4000, -3.2000])
     """
@@ -82,7 +82,7 @@ def prox_group(y: Tensor, sizes: Sequence[int], t: float = 1.0, *, axis: int = -
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_group(torch.tensor([3.0, -4.0, 0.5]), (2, 1))
     tensor([ 2.4000, -3.2000,  0.0000])
     """
@@ -107,7 +107,7 @@ def prox_squared_l2(y: Tensor, t: float = 1.0) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_squared_l2(torch.tensor([2.0, -4.0]))
     tensor([ 1., -2.])
     """
@@ -130,7 +130,7 @@ def prox_linf(y: Tensor, t: float = 1.0, *, axis: int = -1) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_linf(torch.tensor([3.0, -2.5, 1.0]))
     tensor([ 2.2500, -2.2500,  1.0000])
     """
@@ -154,7 +154,7 @@ def prox_entropy(y: Tensor, t: float = 1.0) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_entropy(torch.tensor([2.0, 1.0]))
     tensor([1.0000, 0.5671])
     """
@@ -178,7 +178,7 @@ def prox_log_barrier(y: Tensor, t: float = 1.0) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_log_barrier(torch.tensor([0.0, 1.5]))
     tensor([1., 2.])
     """
@@ -201,7 +201,7 @@ def prox_huber(y: Tensor, t: float = 1.0, *, delta: float = 1.0) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_huber(torch.tensor([1.0, -4.0]))
     tensor([ 0.5000, -3.0000])
     """
@@ -225,7 +225,7 @@ def prox_leaky_relu(y: Tensor, alpha: float = 1.0, *, slope: float = 0.01) -> Te
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_leaky_relu(torch.tensor([-1.0, 2.0]), slope=0.25)
     tensor([-0.2500,  2.0000])
     """
@@ -249,7 +249,7 @@ def prox_softmax_entropy(y: Tensor, alpha: float = 1.0, *, axis: int = -1) -> Te
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.prox_softmax_entropy(torch.tensor([0.0, 1.0, 2.0])).round(decimals=4)
     tensor([0.0900, 0.2447, 0.6652])
     """

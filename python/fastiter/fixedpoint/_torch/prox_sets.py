@@ -10,10 +10,10 @@ from torch import Tensor
 from ..._check import positive
 from ..._docs import documented_like
 from ..._torch.ops import CPU_AND_CUDA, check_entries, check_tensors
-from .. import _prox_formulas as formulas
 from .. import prox as arrays
-from .._prox_groups import check_groups, check_not_empty
-from .._prox_sets import check_affine, check_halfspace
+from .._prox import formulas as formulas
+from .._prox.groups import check_groups, check_not_empty
+from .._prox.sets import check_affine, check_halfspace
 from .prox_checks import bound_of, check_points, tensor
 from .prox_groups import run
 
@@ -32,7 +32,7 @@ def project_simplex(y: Tensor, radius: float = 1.0, *, axis: int = -1) -> Tensor
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.project_simplex(torch.tensor([0.5, 1.0, -1.0]))
     tensor([0.2500, 0.7500, 0.0000])
     """
@@ -57,7 +57,7 @@ def project_l1_ball(y: Tensor, radius: float = 1.0, *, axis: int = -1) -> Tensor
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.project_l1_ball(torch.tensor([1.5, -1.0, 0.25]))
     tensor([ 0.7500, -0.2500,  0.0000])
     """
@@ -81,7 +81,7 @@ def project_l2_ball(y: Tensor, radius: float = 1.0, *, axis: int = -1) -> Tensor
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.project_l2_ball(torch.tensor([3.0, -4.0]))
     tensor([ 0.6000, -0.8000])
     """
@@ -105,7 +105,7 @@ def project_box(y: Tensor, low: Any, high: Any) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.project_box(torch.tensor([-2.0, 0.5, 2.0]), -1.0, 1.0)
     tensor([-1.0000,  0.5000,  1.0000])
     """
@@ -131,7 +131,7 @@ def project_nonnegative(y: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.project_nonnegative(torch.tensor([-1.0, 2.0]))
     tensor([0., 2.])
     """
@@ -154,7 +154,7 @@ def project_halfspace(y: Tensor, a: Tensor, b: float) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.project_halfspace(torch.tensor([2.0, 1.0]), torch.ones(2), 1.0)
     tensor([1., 0.])
     """
@@ -181,7 +181,7 @@ def project_affine(y: Tensor, A: Tensor, b: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import prox
+    >>> from fastiter.torch.fixedpoint import prox
     >>> prox.project_affine(torch.zeros(2), torch.ones(1, 2), torch.ones(1)).round(decimals=6)
     tensor([0.5000, 0.5000])
     """

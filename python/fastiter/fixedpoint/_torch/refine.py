@@ -10,12 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..._call.iterate import Callback, Limits
 from ..._check import check_choice, type_name
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import refuse_tangents, refuse_transforms
 from ...relax._torch.arguments import entries_of
 from .._problems.refine import METHODS
-from .._result import FixedPointProgress, FixedPointSolution, Limits
+from .._result import FixedPointSolution, Stopping
 from .functional import Solver
 from .implicit import Problem, attach
 from .layout import Layout, Map, checked_state
@@ -33,11 +34,11 @@ def refine(
     x0: Tensor | None = None,
     *,
     method: Literal["picard", "anderson", "broyden", "aitken"] = "picard",
+    adjoint: Mapping[str, Any] | None = None,
     rtol: float | None = None,
     atol: float = 0.0,
     max_steps: int = 1000,
-    adjoint: Mapping[str, Any] | None = None,
-    callback: Callable[[FixedPointProgress], Any] | None = None,
+    callback: Callback | None = None,
     throw: bool = False,
     **options: Any,
 ) -> FixedPointSolution:
@@ -62,16 +63,16 @@ def refine(
         The first x; by default 0, so that the next x is S(b). It has no gradient.
     method : {"picard", "anderson", "broyden", "aitken"}
         How successive corrections are combined: ``"picard"`` adds them.
+    adjoint : mapping, optional
+        Options of the adjoint equation's solver, as in :func:`fastiter.torch.fixedpoint.fixed_point`.
     rtol : float, optional
         Relative tolerance: by default 1e-5 in 32 bits and 1e-8 in 64.
     atol : float
         Absolute tolerance: it has converged when ``||b - A x|| <= rtol ||b|| + atol``.
     max_steps : int
         The maximum number of corrections.
-    adjoint : mapping, optional
-        Options of the adjoint equation's solver, as in :func:`fastiter.torch.fixed_point`.
     callback : callable, optional
-        Called with a :class:`fastiter.fixedpoint.FixedPointProgress` after each residual; the solver ends where it
+        Called with a :class:`fastiter.Progress` after each residual; the solver ends where it
         returns True.
     throw : bool
         Whether to raise :class:`fastiter.ConvergenceError` if it, or its adjoint equation, has not converged.
@@ -113,11 +114,11 @@ def refine(
             [-0.0248, -0.1736]], dtype=torch.float64))
     """
     refuse_transforms(_NAME, "because the number of iterations depends on the values")
-    limits = Limits(rtol, atol, max_steps, "l2", 100, callback, throw).checked(_NAME)
+    stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw)).checked(_NAME)
     check_choice(_NAME, "method", method, METHODS)
     if adjoint is not None and not isinstance(adjoint, Mapping):
         raise TypeError(f"{_NAME}: adjoint must be a mapping of options or None, got {type_name(adjoint)}")
-    solver = Solver(limits, method, options)
+    solver = Solver(stopping, method, options)
     return graph_break(_refined, A, S, b, x0, solver, adjoint)
 
 
@@ -136,7 +137,7 @@ def _refined(
     params, solve = (b, *tensors), partial(_returned, "S", of_S, *[x.detach() for x in values])
     known = [x.detach().contiguous() for x in params]
     residual = _Residual(of_A)
-    how = (solver.limits, solver.method, dict(solver.options))
+    how = (solver.stopping, solver.method, dict(solver.options))
     found = _solved(_NAME, lambda x: residual(x, *known), solve, known[0], start.detach().contiguous(), *how)
     if not torch.is_grad_enabled() or b.numel() == 0:
         return found
@@ -194,13 +195,13 @@ def _solved(
     solve: Product,
     b: Tensor,
     start: Tensor,
-    limits: Limits,
+    stopping: Stopping,
     method: str,
     options: Mapping[str, Any],
 ) -> FixedPointSolution:
     """Return the x with residual(x) = 0, by corrections S(residual(x))."""
     measured = _Measured(residual, solve, b)
-    own, judged = limits._replace(norm=measured.norm), "||b - A x||"
+    own, judged = stopping._replace(norm=measured.norm), "||b - A x||"
     return solve_tensors(function, measured, start, own, method, dict(options), batched=False, judged=judged)
 
 
@@ -218,7 +219,7 @@ class _Backward:
         def solve(r: Tensor) -> Tensor:
             return layout.pack([correct(layout.unpack(r))])
 
-        how = (solver.limits, solver.method, solver.options)
+        how = (solver.stopping, solver.method, solver.options)
         found: Tensor = _solved(f"{_NAME}, backward", adjoint, solve, right, torch.zeros_like(right), *how).value
         return found
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ... import _core
+from ..._call.iterate import Callback, Limits
+from ..._check import positive
 from ..._docs import documented_like
 from ..._solution import judged
 from ..._torch.autograd import one_by_one
 from ..._torch.op import Op
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, refuse_transforms
 from .._problems import sinkhorn as arrays
-from .._problems.sinkhorn import SinkhornSolution, check_costs, check_sums, limits_of, solution_of
+from .._problems.sinkhorn import SinkhornSolution, check_costs, check_sums, solution_of, stopped, tolerances
 
 
 class Transport(NamedTuple):
@@ -26,8 +27,8 @@ class Transport(NamedTuple):
     log_b: Tensor
     start: Tensor
     epsilon: float
-    tolerance: float
-    most: int
+    tolerance: Tensor
+    max_steps: int
 
 
 def _cpu(call: Transport) -> list[Tensor]:
@@ -36,7 +37,7 @@ def _cpu(call: Transport) -> list[Tensor]:
     found = _allocated(call)
     bits = 8 * cost.element_size()
     ended = torch.zeros(cost.shape[0], dtype=torch.uint8)
-    limits = (call.epsilon, call.tolerance, call.most)
+    limits = (call.epsilon, call.tolerance, call.max_steps)
     problem = (cost, log_a, log_b, found[0].copy_(call.start), found[1].zero_())
     batch, n, m = cost.shape
     _core.fixedpoint.sinkhorn(bits, (batch, n, m), problem, limits, (found[2], found[3], ended))
@@ -55,20 +56,21 @@ def _allocated(call: Transport) -> list[Tensor]:
 
 def _plain(call: Transport) -> list[Tensor]:
     """Do the same by torch operations, where the kernel does not run; problems that have ended are frozen."""
-    cost, log_a, log_b, start, epsilon, tolerance, most = call
+    cost, log_a, log_b, start, epsilon, tolerance, max_steps = call
+    tolerance = tolerance.to(cost.device)
     f, g, steps, residual, ended = _allocated(call)
     f.copy_(start)
     for each in (g, steps, residual, ended):
         each.zero_()
     mass = log_a.double().exp()
-    for step in range(most + 1):
+    for step in range(max_steps + 1):
         following = epsilon * (log_b - torch.logsumexp((f[:, :, None] - cost) / epsilon, dim=1))
         g = torch.where(ended[:, None], g, following)
         total = torch.logsumexp((g[:, None] - cost) / epsilon, dim=2)
         now = (torch.exp(f.double() / epsilon + total.double()) - mass).abs().sum(dim=1)
         residual, steps = torch.where(ended, residual, now), torch.where(ended, steps, step)
         ended = ended | (now <= tolerance)
-        if step == most or bool((ended | now.isnan()).all()):
+        if step == max_steps or bool((ended | now.isnan()).all()):
             break
         f = torch.where(ended[:, None], f, epsilon * (log_a - total))
     return [f, g, steps, residual, ended]
@@ -137,15 +139,17 @@ def sinkhorn(
     b: Tensor | None = None,
     *,
     epsilon: float = 1.0,
-    tol: float | None = None,
-    max_steps: int = 10_000,
     x0: tuple[Tensor, Tensor] | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    callback: Callback | None = None,
     throw: bool = False,
 ) -> SinkhornSolution:
     """f <- epsilon (log a - log sum_j exp((g - C) / epsilon)), and g likewise, on tensors: entropic optimal transport.
 
     f and g are shifted to the same mean. They and the plan, cost and dual value are differentiable in C, a and b to any
-    order, through the optimality conditions: to the accuracy of ``tol``, by one linear system of n unknowns. The
+    order, through the optimality conditions: to the accuracy of the tolerance, by one linear system of n unknowns. The
     gradient of a mass that is 0 is 0, although the dual value has an infinite slope there.
 
     %(sections)s
@@ -174,14 +178,29 @@ def sinkhorn(
     b = total.expand(*batch, m) / m if b is None else _masses("b", b, C, (*batch, m))
     rows, columns = (x.detach().double().sum(dim=-1).cpu().numpy() for x in (a, b))
     check_sums(rows, columns, torch.finfo(C.dtype).eps)
-    limits = limits_of(C.element_size(), float(np.max(rows, initial=0)), epsilon, tol, max_steps, throw)
-    lead, start = batch or [1], torch.where(a.detach() > 0, _start(x0, C, (*batch, n), (*batch, m)), -torch.inf)
-    f, g, steps, residual, converged = _Potentials.apply(
-        C.reshape(*lead, n, m), _log(a).reshape(*lead, n), _log(b).reshape(*lead, m), start.reshape(*lead, n), *limits
+    limits = Limits(rtol, atol, max_steps, callback, throw).checked(function)
+    epsilon, tolerance = positive(function, "epsilon", epsilon, zero=False), tolerances(limits, rows, C.dtype)
+    lead, first = batch or [1], torch.where(a.detach() > 0, _start(x0, C, (*batch, n), (*batch, m)), -torch.inf)
+    given = C.reshape(*lead, n, m), _log(a).reshape(*lead, n), _log(b).reshape(*lead, m), first.reshape(*lead, n)
+    limit = epsilon, torch.from_numpy(tolerance)
+
+    def update(f: Tensor, g: Tensor, most: int) -> tuple[Any, ...]:
+        found = _sinkhorn(Transport(*(x.detach() for x in given[:3]), f, *limit, most))
+        f.copy_(found[0])
+        g.copy_(found[1])
+        return found[4], found[2], found[3].cpu()
+
+    def reshaped(potentials: Any) -> tuple[Tensor, Tensor]:
+        return potentials[0].reshape(*batch, n), potentials[1].reshape(*batch, m)
+
+    convert = limits.with_callback(lambda progress: progress.converted(torch.from_numpy, reshaped))
+    last = stopped(
+        convert, tolerance if batch else tolerance[0], update, (given[3].clone(), torch.zeros_like(given[2]).detach())
     )
+    f, g, steps, residual, converged = _Potentials.apply(*given, *limit, limits.max_steps if last is None else last)
     numbers = tuple(x.cpu() for x in (converged, steps, residual))
-    value = (f.reshape(*batch, n), g.reshape(*batch, m))
-    return judged(function, solution_of(value, numbers, bool(batch), limits, (C, a, b)), throw)
+    found = solution_of(reshaped((f, g)), numbers, bool(batch), (*limit, last), (C, a, b))
+    return judged(function, found, limits.throw)
 
 
 def _masses(name: str, x: Any, C: Tensor, shape: tuple[int, ...]) -> Tensor:

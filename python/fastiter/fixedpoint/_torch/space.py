@@ -11,7 +11,7 @@ import torch
 from ..._check import type_name
 from ..._torch import ops as ops  # lets the kernels read tensors
 from .._functional import run
-from .._result import FixedPointSolution, Limits
+from .._result import FixedPointSolution, Stopping
 from .._space import DTYPES, Numbers, Rows
 
 _NAMES = {getattr(torch, name): name for name in DTYPES}
@@ -22,6 +22,7 @@ class TorchSpace:
 
     noun = "a tensor"
     has_loop = False
+    numbers, where = staticmethod(torch.from_numpy), staticmethod(torch.where)
 
     def __init__(self) -> None:
         self.dtype: Any = None
@@ -46,12 +47,9 @@ class TorchSpace:
         return x  # tensors cannot be read-only: their versions are compared
 
     def versions(self, buffers: tuple[Any, ...]) -> Any:
-        return [0 if x.is_inference() else x._version for x in buffers]
+        return list(map(_version, buffers))
 
-    def read(self, x: Any) -> Any:
-        return x
-
-    def same(self, x: Any) -> bool:
+    def is_like_first(self, x: Any) -> bool:
         return isinstance(x, torch.Tensor) and x.dtype == self.dtype and x.device == self.device
 
     def describe(self, x: Any) -> str:
@@ -62,20 +60,15 @@ class TorchSpace:
             return f"{name}, as autocast has it; .to(x.dtype) is as x0"
         return name if self.dtype is None or x.device == self.device else f"{name} on {x.device}"
 
-    def as_real(self, x: Any) -> Any:
-        return torch.view_as_real(x.resolve_conj()).reshape(x.shape[0], -1) if x.is_complex() else x
-
-    def as_given(self, x: Any) -> Any:
-        return torch.view_as_complex(x.reshape(x.shape[0], -1, 2)) if self.dtype.is_complex else x
-
-    def contiguous(self, x: Any) -> Any:
+    def buffer(self, x: Any) -> Any:
+        x = torch.view_as_real(x.resolve_conj()).reshape(x.shape[0], -1) if x.is_complex() else x
         return x.detach().resolve_neg().contiguous()
 
-    def copy(self, x: Any) -> Any:
-        return x.detach().resolve_neg().clone(memory_format=torch.contiguous_format)
+    def unbuffered(self, x: Any) -> Any:
+        return torch.view_as_complex(x.reshape(x.shape[0], -1, 2)) if self.dtype.is_complex else x
 
-    def copy_any(self, x: Any) -> Any:
-        return x.copy() if isinstance(x, np.ndarray) else x.clone()
+    def copy(self, x: Any) -> Any:
+        return x.copy() if isinstance(x, np.ndarray) else x.clone(memory_format=torch.contiguous_format)
 
     def normal(self, n: int) -> Any:
         return torch.from_numpy(np.random.default_rng(0).standard_normal(n)).to(self.device, self.real)
@@ -104,12 +97,6 @@ class TorchSpace:
     def host(self, x: Any) -> Numbers:
         return np.asarray(x.detach().to("cpu", torch.float64).numpy())
 
-    def numbers(self, x: Any) -> Any:
-        return torch.from_numpy(x)
-
-    def where(self, condition: Any, a: Any, b: Any) -> Any:
-        return torch.where(condition, a, b)
-
     def norms(self, x: Any, f: Any, norm: str) -> tuple[Numbers, Numbers]:
         def of(r: Any) -> Any:
             wide = r.double()
@@ -124,19 +111,23 @@ class TorchSpace:
         return both[0], both[1]
 
 
+def _version(x: torch.Tensor) -> int:
+    return 0 if x.is_inference() else x._version
+
+
 @torch.no_grad()
 def solve_tensors(
     function: str,
     f: Callable[..., Any],
     x0: Any,
-    limits: Limits,
+    stopping: Stopping,
     method: str = "anderson",
     options: dict[str, Any] | None = None,
     **how: Any,
 ) -> FixedPointSolution:
     """Return the fixed points of a map on tensors, without gradients.
 
-    limits: checked (:meth:`Limits.checked`). how: ``batched``, ``args``, ``compact`` and ``jvp`` of ``fixed_point``.
-    Without a ``jvp``, ``"newton_krylov"`` takes differences of two values.
+    stopping: checked (:meth:`Stopping.checked`). how: ``batched``, ``args``, ``compact`` and ``jvp`` of
+    ``fixed_point``. Without a ``jvp``, ``"newton_krylov"`` takes differences of two values.
     """
-    return run(function, f, x0, TorchSpace(), limits, method, options or {}, **how)
+    return run(function, f, x0, TorchSpace(), stopping, method, options or {}, **how)

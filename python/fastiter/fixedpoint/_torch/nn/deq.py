@@ -16,8 +16,8 @@ from ..functional import detached, fixed_point
 class DEQ(nn.Module):
     """z = f(z, x): a deep equilibrium layer, the output of infinitely many layers f with the same weights.
 
-    Memory and gradient do not depend on the number of steps, see :func:`fastiter.torch.fixed_point`. In training mode,
-    dropout inside f uses one mask for all steps of a call, as there would be no fixed point otherwise.
+    Memory and gradient do not depend on the number of steps, see :func:`fastiter.torch.fixedpoint.fixed_point`. In
+    training mode, dropout inside f uses one mask for all steps of a call, as there would be no fixed point otherwise.
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ class DEQ(nn.Module):
         those of the layer; second derivatives need a module, or all tensors with a gradient among the inputs. Under
         autocast, f must end with ``.to(z.dtype)``.
     **solver : object
-        Options of :func:`fastiter.torch.fixed_point`: method, rtol, atol, max_steps, grad, adjoint and others.
+        Options of :func:`fastiter.torch.fixedpoint.fixed_point`: method, rtol, atol, max_steps, grad, adjoint and
+        others.
 
     Attributes
     ----------
@@ -40,7 +41,7 @@ class DEQ(nn.Module):
 
     See Also
     --------
-    fastiter.torch.fixed_point : The function.
+    fastiter.torch.fixedpoint.fixed_point : The function.
     fastiter.torch.fixedpoint.jacobian_penalty : A regularisation that keeps f contracting.
     MonotoneDEQ : A layer that has a fixed point for all values of its parameters.
 

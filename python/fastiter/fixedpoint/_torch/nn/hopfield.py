@@ -19,8 +19,8 @@ class Hopfield(Association, nn.Module):
     """Z = softmax(beta R W_Q (Y W_K)^T) Y W_V: retrieve from stored patterns Y by states R, after updates of R W_Q.
 
     The constructor's arguments, the shapes and the state_dict are those of hopfield-layers, whose checkpoints load.
-    Updates of the states are those of :func:`fastiter.torch.hopfield_update`, before the values are retrieved. The
-    results follow the equations, also where that package deviates from them:
+    Updates of the states are those of :func:`fastiter.torch.fixedpoint.hopfield_update`, before the values are
+    retrieved. The results follow the equations, also where that package deviates from them:
 
     - a tensor `scaling` is the beta of each head, not of every num_heads-th feature;
     - a query stops separately, once an update changes it by no more than update_steps_eps in norm; there, all queries
@@ -94,7 +94,7 @@ class Hopfield(Association, nn.Module):
     --------
     HopfieldPooling : With learned state patterns.
     HopfieldLayer : With learned stored patterns.
-    fastiter.torch.hopfield_update : The updates as a function.
+    fastiter.torch.fixedpoint.hopfield_update : The updates as a function.
 
     References
     ----------

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..._hopfield_shapes import Limits
+from ...._call.iterate import Limits
+from ..._hopfield_shapes import Stopping
 from ..hopfield import Problem, association, solved
 
 #: The maximum number of updates if ``update_steps_max`` is None
-MOST = 1000
+MAX_STEPS = 1000
 
 
 class Sizes(NamedTuple):
@@ -195,8 +196,8 @@ class HopfieldCore(nn.Module):
         whole = None if bias is None else bias.expand(*axes, q.shape[2], k.shape[2])
         problem = Problem(q, k.expand(*axes, -1, -1), beta.expand(axes), whole)
         # A query stops when an update changes it by no more than eps.
-        limits = Limits(None, 0.0, eps, MOST if most is None else most)
-        return solved(problem, limits, most is not None, False, "warn" if most is None else "")[0]
+        stopping = Stopping(Limits(0.0, eps, MAX_STEPS if most is None else most))
+        return solved(problem, stopping, most is not None, "warn" if most is None else "")[0]
 
     def forward(
         self,

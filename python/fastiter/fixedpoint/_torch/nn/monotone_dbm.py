@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...._call.iterate import Limits
 from ...._check import check_choice
-from ..._result import FixedPointSolution, Limits
+from ..._result import FixedPointSolution, Stopping
 from ..functional import Solver, detached, fixed_point, with_gradient
 from ..layout import Layout, checked_state
 from ..prox_norms import prox_softmax_entropy
@@ -62,8 +63,8 @@ class MonotoneDBM(nn.Module):
     device, dtype : object, optional
         The device and dtype of the parameters.
     **solver : object
-        Options of :func:`fastiter.torch.fixed_point`: method, rtol, atol, max_steps, adjoint and others. The method is
-        that of forward-backward steps and of adjoint equations.
+        Options of :func:`fastiter.torch.fixedpoint.fixed_point`: method, rtol, atol, max_steps, adjoint and others. The
+        method is that of forward-backward steps and of adjoint equations.
 
     Attributes
     ----------
@@ -78,7 +79,7 @@ class MonotoneDBM(nn.Module):
     See Also
     --------
     MonotoneDEQ : A monotone layer of real numbers.
-    fastiter.torch.fixed_point : The solver.
+    fastiter.torch.fixedpoint.fixed_point : The solver.
 
     References
     ----------
@@ -228,8 +229,9 @@ class MonotoneDBM(nn.Module):
     def _solver(self, method: str) -> Solver:
         """Return the solver of a method with this module's tolerances, and with its options if it is its own method."""
         options = {name: x for name, x in self.solver.items() if name not in ("adjoint", "method")}
-        limits = Limits(**{name: options.pop(name) for name in Limits._fields if name in options})
-        return Solver(limits.checked(_NAME), method, options if self.solver.get("method", "anderson") == method else {})
+        limits = Limits(callback=options.pop("callback", None))
+        stopping = Stopping(limits).changed(options).checked(_NAME)
+        return Solver(stopping, method, options if self.solver.get("method", "anderson") == method else {})
 
     @torch.no_grad()
     def _norm(self, weights: dict[str, Any]) -> float:
@@ -268,7 +270,7 @@ class MonotoneDBM(nn.Module):
             return torch.where(free, 2 * near[0] - half, flat)
 
         picard = self._solver("picard")
-        found = solve_tensors(_NAME, step, flat, picard.limits, picard.method, compact=False)
+        found = solve_tensors(_NAME, step, flat, picard.stopping, picard.method, compact=False)
         return tuple(system.prox(layout.unpack(found.value))), found
 
 

@@ -49,7 +49,7 @@ class MonotoneDEQ(nn.Module):
     device, dtype : object, optional
         The device and dtype of the parameters.
     **solver : object
-        Options of :func:`fastiter.torch.fixed_point`: method, rtol, atol, max_steps, adjoint and others.
+        Options of :func:`fastiter.torch.fixedpoint.fixed_point`: method, rtol, atol, max_steps, adjoint and others.
 
     Attributes
     ----------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...._backend import BackendError
-from ...._check import check_choice, check_flag, type_name
+from ...._call.iterate import Limits
+from ...._check import check_choice, type_name
 from ...._torch.ops import FLOATS
 from .cell import WIDEST, Layout
 
@@ -26,29 +26,21 @@ class Request:
 
     method: str
     jacobian: Any
-    rtol: float | None
-    atol: float | None
-    max_steps: int | None
     window: int | None
     damping: float | str
-    callback: Callable[[Any], Any] | None
-    throw: bool
+    limits: Limits
+    #: Whether atol is that of the limits, not the default
+    has_atol: bool
 
     def check(self) -> None:
         check_choice(_NAME, "method", self.method, METHODS)
         if not callable(self.jacobian):
             _check_jacobian(self.jacobian)
-        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
-            if value is not None and not 0 <= _number(name, value, "a number or None") < math.inf:
-                raise ValueError(f"{_NAME}: {name} must be finite and not negative, got {value}")
-        for name, count in (("max_steps", self.max_steps), ("window", self.window)):
-            if count is not None:
-                _check_count(name, count)
+        if self.window is not None:
+            _check_count("window", self.window)
         if self.damping != "auto" and not 0 <= _number("damping", self.damping, "'auto' or a number") < 1:
             raise ValueError(f"{_NAME}: damping must be 'auto' or a gain from 0 to below 1, got {self.damping}")
-        if self.callback is not None and not callable(self.callback):
-            raise TypeError(f"{_NAME}: callback must be callable or None, got {type_name(self.callback)}")
-        check_flag(_NAME, "throw", self.throw)
+        self.limits.checked(_NAME, smallest_max=1)
 
 
 def check_cell_is_function(cell: Any) -> None:

@@ -12,14 +12,15 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
-from ...._solution import is_true, judged, warn
+from ...._call.iterate import Callback, Limits, Progress
+from ...._solution import judged, warn
 from ...._torch.ops import refuse_transforms
 from .backward import Problem, with_gradient
 from .cell import Cell, Structure
 from .check import Request, check_cell_is_function, check_device, check_params, checked_state, checked_x, found_state
 from .newton import Options, Outcome
 from .probe import check_cell, named_structure
-from .result import RecurrenceProgress, RecurrenceSolution
+from .result import RecurrenceSolution
 from .windows import Answer, Report, loop, solve_windows, window_for
 
 #: Maximum elements per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
@@ -40,12 +41,12 @@ def solve_recurrence(
     *,
     method: Literal["auto", "sequential", "newton", "quasi", "elk"] = "auto",
     jacobian: Any = "auto",
-    rtol: float | None = None,
-    atol: float | None = None,
-    max_steps: int | None = None,
     window: int | None = None,
     damping: float | Literal["auto"] = "auto",
-    callback: Callable[[RecurrenceProgress], Any] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int = 100,
+    callback: Callback | None = None,
     throw: bool = False,
 ) -> RecurrenceSolution:
     """h[t] = cell(h[t-1], x[t], params) for all t at once, by Newton's method, with the loop's result and gradient.
@@ -84,22 +85,24 @@ def solve_recurrence(
         (M, n, n). Without a function, the Jacobian costs one vector-Jacobian product of all steps for each of K
         columns, or for each of n if dense or quasi. A wrong structure costs time, but result and gradient are checked
         and remain correct.
-    rtol, atol : float, optional
-        A sequence has converged when ``|h[t] - cell(h[t-1], x[t])| <= atol + rtol |h[t]|`` for each unit of each step
-        before a last correction, that correction is small, and rounding errors would not grow along the sequence. By
-        default 64 eps of the state's dtype, 7.6e-6 and 1.4e-14.
-    max_steps : int, optional
-        The maximum number of iterations on a window, by default 100; a window falls back to the loop as soon as twelve
-        iterations have not reduced its residual to a quarter.
     window : int, optional
         Number of steps that are solved at once; each window starts from the last state of the previous one. By default
         as many as fit in the caches.
     damping : float or "auto"
         A gain k, 0 <= k < 1: corrections and Jacobians are multiplied by 1 - k, which keeps products of large
         Jacobians from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and adapts to the residual.
+    rtol, atol : float, optional
+        A sequence has converged when ``|h[t] - cell(h[t-1], x[t])| <= atol + rtol |h[t]|`` for each unit of each step
+        before a last correction, that correction is small, and rounding errors would not grow along the sequence. By
+        default 64 eps of the state's dtype, 7.6e-6 and 1.4e-14.
+    max_steps : int
+        The maximum number of iterations on a window; a window falls back to the loop as soon as twelve iterations have
+        not reduced its residual to a quarter.
     callback : callable, optional
-        Called after each window with a :class:`fastiter.torch.RecurrenceProgress`, but not if a loop computes
-        everything. If it returns True, the solver stops: the solution has the states so far and the reason "callback".
+        Called after each window with a :class:`fastiter.Progress`, but not if a loop computes everything. Its value
+        has the states so far, its further attributes are ``time``, their number, ``total``, T, and ``sequential`` (B,),
+        True where this window was run as a loop. If it returns True, the solver stops: the solution has the states so
+        far and the reason "callback".
     throw : bool
         Raise a ConvergenceError, instead of issuing a warning and running the loop, if the given method, other than
         ``"auto"``, does not converge on some window; and, instead of a warning, if a state of the result is infinite or
@@ -159,7 +162,8 @@ def solve_recurrence(
     True
     """
     refuse_transforms(_NAME, "because the number of iterations depends on the values")
-    request = Request(method, jacobian, rtol, atol, max_steps, window, damping, callback, throw)
+    limits = Limits(rtol, 0.0 if atol is None else atol, max_steps, callback, throw)
+    request = Request(method, jacobian, window, damping, limits, atol is not None)
     if is_compiling():
         # The data-dependent iteration cannot be in a graph: the call is a graph break.
         return torch._dynamo.disable(_solve)(cell, x, params, state, request)
@@ -206,8 +210,9 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
         if structure is None:
             answer = Answer.of_loop(loop(cell, start, inputs))
         else:
-            options, ends = _options(request, method, start.dtype), _report(request.callback, time)
-            answer = solve_windows(cell, structure, start, inputs, window, options, ends)
+            options = _options(request, method, start.dtype)
+            report = _report(request, options, cell, time)
+            answer = solve_windows(cell, structure, start, inputs, window, options, report)
         values = cell.layout.unpack_steps(answer.value)
     done = answer.value.shape[1]
     if recorded:
@@ -221,18 +226,28 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
     found = _solution(cell, values, last, answer, method, structure, min(window, time))
     if done < time:
         found = replace(found, reason=tuple("callback" if why == "converged" else why for why in found.reason))
-    _warn_of_loops(judged(_NAME, found, request.throw), request)
+    _warn_of_loops(judged(_NAME, found, request.limits.throw), request)
     return found
 
 
-def _report(callback: Callable[[RecurrenceProgress], Any] | None, total: int) -> Report | None:
+def _report(request: Request, options: Options, cell: Cell, total: int) -> Report | None:
     """Return the function that reports each window to the callback and returns whether to stop."""
-    if callback is None:
+    if request.limits.callback is None:
         return None
 
-    def ends(time: int, outcome: Outcome, sequential: Tensor) -> bool:
-        numbers = {"steps": outcome.steps, "residual": outcome.residual, "sequential": sequential.clone()}
-        return is_true(callback(RecurrenceProgress(time=time, total=total, **numbers)))
+    def ends(values: list[Tensor], outcomes: list[Outcome], sequential: Tensor) -> bool:
+        last, time = outcomes[-1], sum(part.shape[1] for part in values)
+        steps = int(sum(outcome.steps for outcome in outcomes).max())
+        size = last.value.abs().flatten(1).amax(1)
+        numbers = {"time": time, "total": total, "sequential": sequential.clone()}
+        rows = torch.arange(len(size), device=size.device)
+
+        def value() -> Any:
+            parts = cell.layout.unpack_steps(torch.cat(values, 1).clone())
+            return parts[0] if cell.layout.single else tuple(parts)
+
+        tolerance = options.atol + options.rtol * size
+        return request.limits.stops(lambda: Progress(steps, last.residual.clone(), tolerance, rows, numbers, value))
 
     return ends
 
@@ -300,13 +315,13 @@ def _options(request: Request, method: str, dtype: torch.dtype) -> Options:
     tolerance = _TOLERANCE * torch.finfo(dtype).eps
     gain = {"elk": 0.5}.get(method, 0.0) if request.damping == "auto" else float(request.damping)
     return Options(
-        rtol=tolerance if request.rtol is None else request.rtol,
-        atol=tolerance if request.atol is None else request.atol,
-        max_steps=100 if request.max_steps is None else request.max_steps,
+        rtol=tolerance if request.limits.rtol is None else request.limits.rtol,
+        atol=request.limits.atol if request.has_atol else tolerance,
+        max_steps=request.limits.max_steps,
         gain=gain,
         adapt=request.damping == "auto",
         contracting=request.method == "auto",
-        throw=request.throw and request.method != "auto",
+        throw=request.limits.throw and request.method != "auto",
     )
 
 
@@ -318,6 +333,11 @@ def _nothing(given: _Arguments, cell: Cell) -> RecurrenceSolution:
     return _solution(cell, values, last, answer, "sequential", None, time)
 
 
+def _failure(states: Tensor) -> str:
+    """Return the reason for which states are not finite."""
+    return "nan" if bool(states.isnan().any()) else "diverged"
+
+
 def _solution(
     cell: Cell,
     values: Sequence[Tensor],
@@ -327,9 +347,9 @@ def _solution(
     structure: Structure | None,
     window: int,
 ) -> RecurrenceSolution:
-    single = cell.layout.single
+    single, finite = cell.layout.single, answer.converged.tolist()
     return RecurrenceSolution(
-        reason=tuple("converged" if fine else "not finite" for fine in answer.converged.tolist()),
+        reason=tuple("converged" if fine else _failure(answer.value[k]) for k, fine in enumerate(finite)),
         value=values[0] if single else tuple(values),
         last=last[0] if single else tuple(last),
         converged=answer.converged,

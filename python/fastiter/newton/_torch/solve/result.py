@@ -8,48 +8,6 @@ from typing import Any
 from ...._solution import Solution
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RecurrenceProgress:
-    """The state of :func:`fastiter.torch.solve_recurrence` after a window, the argument of ``callback``.
-
-    Attributes
-    ----------
-    time : int
-        The number of steps whose states are known.
-    total : int
-        The number of all steps, T.
-    steps : (B,) int64
-        The number of evaluations of all steps of this window at once.
-    residual : (B,)
-        The maximum of ``|h[t] - f(h[t-1], x[t])|`` in this window.
-    sequential : (B,) bool
-        True where this window was run as a loop.
-
-    See Also
-    --------
-    solve_recurrence : The function that takes the callback.
-    RecurrenceSolution : The final result.
-
-    Examples
-    --------
-    >>> import torch, fastiter.torch
-    >>> def cell(h, x, a):
-    ...     return torch.tanh(a * h + x)
-    >>> seen = []
-    >>> _ = fastiter.torch.solve_recurrence(
-    ...     cell, torch.randn(1, 600, 4), torch.tensor(0.5), method="newton", window=300, callback=seen.append
-    ... )
-    >>> [(progress.time, progress.total) for progress in seen]
-    [(300, 600), (600, 600)]
-    """
-
-    time: int
-    total: int
-    steps: Any
-    residual: Any
-    sequential: Any
-
-
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RecurrenceSolution(Solution):
     """All states of a recurrence h[t] = f(h[t-1], x[t]), and how they were found; B is the batch.
@@ -71,7 +29,8 @@ class RecurrenceSolution(Solution):
     method : str
         ``"sequential"``, ``"newton"``, ``"quasi"`` or ``"elk"``: the method that ran, also if ``"auto"`` chose it.
     reason : tuple of str
-        ``"converged"``, ``"not finite"`` or, if ``callback`` stopped the solver, ``"callback"``; one for each sequence.
+        ``"converged"``, ``"nan"`` or ``"diverged"`` if the loop has NaN or infinities, too, and ``"callback"`` if the
+        callback stopped the solver; one for each sequence.
     last : (B, ...) or tuple of these
         The states after the last step: the initial state for the steps that follow.
     jacobian : str or None

@@ -71,7 +71,8 @@ def _is_finite(value: Tensor) -> Tensor:
     return least.isfinite() & most.isfinite()
 
 
-Report = Callable[[int, Outcome, Tensor], bool]
+#: (states and outcomes of the windows so far, mask of the last one's rows that were run as a loop) -> whether to stop
+Report = Callable[[list[Tensor], list[Outcome], Tensor], bool]
 
 
 def solve_windows(
@@ -85,8 +86,7 @@ def solve_windows(
 ) -> Answer:
     """Solve window by window; a row that does not converge in a window is run as a loop from the state before it.
 
-    ``ends`` receives the number of steps solved, the outcome of each window and a mask of its rows that were run as a
-    loop, and returns whether to omit the remaining windows.
+    ``ends`` returns after each window whether to omit the remaining ones.
     """
     batch, time = x[0].shape[:2]
     starts = range(0, time, window)
@@ -109,7 +109,7 @@ def solve_windows(
         outcomes.append(outcome)
         values.append(outcome.value)
         first = outcome.value[:, -1]
-        if ends is not None and ends(min(start + window, time), outcome, sequential[:, i]):
+        if ends is not None and ends(values, outcomes, sequential[:, i]):
             sequential = sequential[:, : i + 1]
             break
     stretching = torch.stack([outcome.lyapunov for outcome in outcomes])
