@@ -8,7 +8,7 @@ from typing import Literal, overload
 from torch import nn
 
 from ..._check import type_name
-from ..._torch.model_report import Model, check_model, finish, text_of
+from ..._torch.modules.model_report import Model, check_model, finish, text_of
 from ...rnn._torch.nn.torch_layer import plain_class, set_class
 from ...rnn._torch.replace import Restored, replace_layers, restore_layers
 from ...rnn._torch.replace_classes import name_of_ours

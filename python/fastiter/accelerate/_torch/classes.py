@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
-from ..._torch.derived_class import derive
+from ..._torch.modules.derived_class import derive
 from . import gpu_paths, lookup, rules
 from .functions import on_cpus
 from .layers import linear_forward

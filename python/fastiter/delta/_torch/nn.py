@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_count, check_heads
+from ..._torch.modules.sequence_layer import (
+    Part,
+    SequenceLayer,
+    State,
+    check_bool,
+    check_choice,
+    check_count,
+    check_heads,
+)
 from .functional import delta_scan
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ..._torch.layer_docs import documented_layer
 from ..._torch.linear import linear
-from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_heads, name_of
+from ..._torch.modules.layer_docs import documented_layer
+from ..._torch.modules.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_heads, name_of
 from .._cells import METHODS
 from .._results import Method
 from .cuda import check_cut

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..._check import type_name
-from ..._torch.model_report import Model, check_model, finish, text_of
+from ..._torch.modules.model_report import Model, check_model, finish, text_of
 from .nn.base import Recurrent
 from .nn.checks import CPU_FLOATS
 from .nn.torch_layer import plain_class, reason_against_torch, set_class

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
-from ..._torch.derived_class import derive
+from ..._torch.modules.derived_class import derive
 from .nn.checks import OPTIONS
 from .nn.modules import GRU, LSTM, RNN
 from .replace_slstm import forward_of_cell, name_of_function

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice
+from ..._torch.modules.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice
 from .functional import linear_scan
 
 EIGENVALUES = ("signed", "positive", "complex")

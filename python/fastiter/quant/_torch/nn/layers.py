@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...._torch.layer_docs import documented_layer
+from ...._torch.modules.layer_docs import documented_layer
 from ..arguments import text_of
 from ..matmul import conv2d
 from .format_quantizers import GradientQuantizer

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...._backend import BackendError
 from ...._check import type_name
-from ...._torch.layer_docs import documented_layer
+from ...._torch.modules.layer_docs import documented_layer
 from ...._torch.ops import autocast_dtype, autocast_to, check_dense, unwatched
 from ....rnn._cells import CELLS
 from ....rnn._torch.nn.checks import check_place, layers_of

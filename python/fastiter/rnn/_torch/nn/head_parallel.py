@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ...._check import check_flag
-from ...._torch.derived_class import derive
 from ...._torch.distributed.collectives import Ranks
 from ...._torch.distributed.dtensors import moved
+from ...._torch.modules.derived_class import derive
 from .base import Recurrent
 from .checks import CELLS, OPTIONS, as_torch_takes_it, check_forward, check_weights, checked_options, module_name
 from .modules import GRU, LSTM, RNN, sLSTM

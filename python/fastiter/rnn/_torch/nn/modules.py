@@ -22,7 +22,7 @@ from torch.nn import RNN as _RNN
 from torch.nn.utils.rnn import PackedSequence
 
 from ...._docs import documented
-from ...._torch.layer_docs import FORWARD, ONE_STATE, documented_layer
+from ...._torch.modules.layer_docs import FORWARD, ONE_STATE, documented_layer
 from ..run import Integers
 from .base import Recurrent, refuse_projection
 from .stack import forward

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ...._check import fits_float
-from ...._torch.sequence_layer import (
+from ...._torch.modules.sequence_layer import (
     Part,
     SequenceLayer,
     State,

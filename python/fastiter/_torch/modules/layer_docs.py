@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .._docs import documented_by
+from ..._docs import documented_by
 
 F = TypeVar("F", bound=Callable[..., Any])
 

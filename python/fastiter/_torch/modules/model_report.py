@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from .._check import check_flag, type_name
+from ..._check import check_flag, type_name
 
 Model = TypeVar("Model", bound=nn.Module)
 Report = TypeVar("Report")

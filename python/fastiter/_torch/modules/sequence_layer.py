@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .. import _check
-from .._backend import BackendError
-from .._sequences import as_parts, check_absent, check_packing
-from .launch import held_lengths
-from .ops import CPU_AND_CUDA, autocast_dtype, check_dense, check_reset, checked_bounds, checked_lengths
-from .packed import checked_sizes
+from ... import _check
+from ..._backend import BackendError
+from ..._sequences import as_parts, check_absent, check_packing
+from ..launch import held_lengths
+from ..ops import CPU_AND_CUDA, autocast_dtype, check_dense, check_reset, checked_bounds, checked_lengths
+from ..packed import checked_sizes
 
 State = tuple[Tensor, ...]
 
