@@ -27,7 +27,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "encode": lambda: quant.encode(M, "e4m3fn"),
     "decode": lambda: quant.decode(masked(np.zeros(3, np.uint8)), "e4m3fn"),
     "decode, scales": lambda: quant.decode(
-        quant.Blocks(np.zeros(32, np.uint8), masked(np.zeros(1, np.uint8))), "mxfp4_e2m1"
+        quant.BlockCodes(np.zeros(32, np.uint8), masked(np.zeros(1, np.uint8))), "mxfp4_e2m1"
     ),
     "pack": lambda: quant.pack(masked(np.zeros(3, np.uint8)), "e2m1"),
     "unpack": lambda: quant.unpack(masked(np.zeros(2, np.uint8)), "e2m1", 3),

@@ -110,7 +110,7 @@ def test_decision_processes() -> None:
 
 def test_quantisation() -> None:
     x, point = randn(3, 8, dtype=F32), torch.tensor(4.2)
-    check_same(lambda: quant.fixed_point(x, 8, point))
+    check_same(lambda: quant.round_fixed(x, 8, point))
     check_same(lambda: quant.quantize(x, "fixed<8,4,RND,SAT>", rng=5))
     check_same(lambda: quant.quantize(x, "int8", scale=0.1))
     rounded = ours.GradientQuantizer("e5m2")

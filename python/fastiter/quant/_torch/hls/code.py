@@ -15,7 +15,7 @@ from .bodies import BODIES
 from .formats import Constant, Step, Value
 from .graph import Network
 
-_HEADER = "// Written by fastiter.torch.export_hls.\n"
+_HEADER = "// Written by fastiter.torch.quant.export_hls.\n"
 _TESTBENCH = """
 // Runs the network on codes, a sample a line, and compares with the codes that it should return.
 //
