@@ -16,14 +16,14 @@ LIMITS = {
     "fastiter.lstm": (16, 5, 10),
     "quant.quantize": (12, 7, 8),
     "MDP.solve": (46, 11, 40),
-    "fixed_point, one step": (50, 11, 44),
+    "fixed_point, one step": (40, 9, 41),
     "relax.sor, one step": (57, 13, 44),
     "relax.compat.gauss_seidel": (23, 9, 18),
     "bcd.Lasso.fit": (30, 7, 13),
     "torch.nn.LSTM": (15, 5, 7),
     "torch.nn.LSTM with lengths": (23, 8, 13),
     "torch.quant.quantize": (22, 9, 15),
-    "torch fixed_point, one step": (89, 14, 61),
+    "torch fixed_point, one step": (63, 13, 52),
     "torch.ssm.selective_scan with its gradient": (58, 9, 40),
 }
 

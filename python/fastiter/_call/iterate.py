@@ -365,4 +365,4 @@ def last_step(steps: Iterable[Step], limits: Limits, record: Record) -> int | No
     if limits.callback is None:
         return None
     iterate(steps, limits, record)
-    return record.last.steps if "callback" in record.reason else None
+    return record.last.steps if "callback" in record.results()["reason"] else None

@@ -134,13 +134,13 @@ def hopfield_update(
     L, D = problem.state.shape[-2:]
 
     def update(x: Array) -> tuple[Array, Array, Array]:
-        found = run(problem._replace(state=x.reshape(problem.state.shape)), stopping._replace(steps=1))
-        return found.value.reshape(*lead, L, D), found.residual.ravel(), np.linalg.norm(found.value, axis=-1).ravel()
+        result = run(problem._replace(state=x.reshape(problem.state.shape)), stopping._replace(steps=1))
+        return result.value.reshape(*lead, L, D), result.residual.ravel(), np.linalg.norm(result.value, axis=-1).ravel()
 
     last = stopped(stopping, problem.state.reshape(*lead, L, D), update) if callback is not None else None
-    found = run(problem, stopping if last is None else stopping.ended_at(last))
-    value = found.value.reshape(*lead, L, D)
-    converged, count, residual = (x.reshape(*lead, L) for x in found[1:])
+    result = run(problem, stopping if last is None else stopping.ended_at(last))
+    value = result.value.reshape(*lead, L, D)
+    converged, count, residual = (x.reshape(*lead, L) for x in result[1:])
     reason = reasons_of(stopping, last, converged, residual)
     solution = HopfieldSolution(
         value=value, converged=converged, steps=count, residual=residual, method="hopfield", reason=reason

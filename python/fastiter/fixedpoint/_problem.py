@@ -135,8 +135,8 @@ class Problem:
                     f"{layout.samples} (arrays of one row for each sample can be args; or compact=False): {error}"
                 ) from error
         full = tuple(self._spread(slots, buffer) for buffer in buffers)
-        found = layout.read(self._called(f, full, name), layout.samples, name)
-        return space.take(found, slots)
+        result = layout.read(self._called(f, full, name), layout.samples, name)
+        return space.take(result, slots)
 
     def admits(self, domain: Callable[..., Any], slots: Rows, x: Any) -> Any:
         """Return the mask of the rows whose x is in the domain."""

@@ -76,8 +76,8 @@ class FixedPointSolution(Solution):
 
     def _with_value(self, value: Any) -> FixedPointSolution:
         """Return this solution with another form of its value, and with the state for a warm start."""
-        made = replace(self, value=value)
-        return made if self._memory is None else made._remembering(self._judged, *self._memory)
+        result = replace(self, value=value)
+        return result if self._memory is None else result._remembering(self._judged, *self._memory)
 
     def _failure(self) -> str | None:
         failure = worst_failure(self, "sample")

@@ -55,7 +55,7 @@ class Run:
         self.steps, self.evaluations, self.rescued, self.extra, self.reason = block[5:10].view(np.int64)
         self.value, self.best_x = self.space.copy(x), self.space.empty(samples, n)
         self.state = (self.residual, self.scale, self.best, self.best_scale, self.track)
-        self.found = self.verdict, self.is_best = tuple(np.zeros((2, samples), np.uint8))
+        self.judgement = self.verdict, self.is_best = tuple(np.zeros((2, samples), np.uint8))
         self.guards = _mask_of(method.guarded)
         #: Whether the last step of a sample has been replaced by a plain one
         self.replaced, self.has_replaced = np.zeros(samples, bool), False
@@ -101,13 +101,13 @@ class Run:
 
     def measure(self, x: Any, f: Any) -> int:
         """Judge each row; return the number of verdicts."""
-        rows, state, found = len(self.slots), self.state, self.found
+        rows, state, result = len(self.slots), self.state, self.judgement
         if self.norm is not None:
             sizes, vectors = (rows, self.n), (self.slots, x, f, self.best_x)
             bits = self.space.bits
-            return _core.fixedpoint.measure(bits, sizes, vectors, state, found, self.judging, self.norm)
+            return _core.fixedpoint.measure(bits, sizes, vectors, state, result, self.judging, self.norm)
         self.residual[self.slots], self.scale[self.slots] = self.norms(x, f)
-        flagged = _core.fixedpoint.judge(rows, self.slots, state, found, self.judging)
+        flagged = _core.fixedpoint.judge(rows, self.slots, state, result, self.judging)
         better = np.flatnonzero(self.is_best[:rows])
         if len(better):
             self.space.put(self.best_x, self.slots[better], self.space.take(x, better))
@@ -117,7 +117,7 @@ class Run:
         norm, layout, space = self.stopping.norm, self.problem.layout, self.space
         if isinstance(norm, str):
             return space.norms(x, f, norm)
-        found = []
+        result = []
         for each in (f - x, f):
             got = norm(layout.unpack(each))
             numbers = space.host(got).reshape(-1) if hasattr(got, "shape") or not layout.batched else None
@@ -131,8 +131,8 @@ class Run:
                 raise ValueError(
                     f"{self.problem.function}: norm(state) must return numbers of at least 0, got {numbers.min():g}"
                 )
-            found.append(numbers)
-        return found[0], found[1]
+            result.append(numbers)
+        return result[0], result[1]
 
     def try_zero(self, x: Any, f: Any) -> tuple[Any, Any]:
         """Return x and f(x) with 0 and f(0) for the rows that tend to 0 if 0 solves them.
@@ -250,7 +250,7 @@ class Run:
         """Step until a sample has a verdict; return x, f(x), the number of verdicts and the steps so far."""
         assert self.loop is not None and self.norm is not None  # for the type checker
         bits, rows, problem = self.space.bits, len(self.slots), self.problem
-        judging = (bits, (rows, self.n), self.slots, self.best_x, self.state, self.found, self.judging, self.norm)
+        judging = (bits, (rows, self.n), self.slots, self.best_x, self.state, self.judgement, self.judging, self.norm)
         first = problem.layout.unpack(self.space.protected(x))
         most = self.limits.max_steps - steps
         x, value, flagged, taken = _core.fixedpoint.anderson_loop(
@@ -376,6 +376,6 @@ def solve(problem: Problem, x0: Any, stopping: Stopping, method: Any, memory: An
         begun = begun.resumed(memory[0])
     run = Run(problem, stopping, begun, x)
     iterate(run.checks(x), stopping.limits, run)
-    found = run.solution()
+    result = run.solution()
     has_converged = np.count_nonzero(run.reason == CONVERGED) == len(run.reason)
-    return found if has_converged else judged(problem.function, found, stopping.limits.throw)
+    return result if has_converged else judged(problem.function, result, stopping.limits.throw)

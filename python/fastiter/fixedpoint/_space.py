@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,9 +79,9 @@ class Space(Protocol):
         """Return an array as a NumPy array of float64."""
 
     #: Returns a NumPy array as an array of this library on the CPU.
-    numbers: Callable[[Any], Any]
+    numbers: Any
     #: numpy.where or torch.where
-    where: Callable[[Any, Any, Any], Any]
+    where: Any
 
     def norms(self, x: Any, f: Any, norm: str) -> tuple[Numbers, Numbers]:
         """Return norms of f - x and of f, one for each row."""
@@ -93,7 +92,8 @@ class NumPySpace:
 
     noun = "a NumPy array"
     has_loop = True
-    numbers, where = staticmethod(np.asarray), staticmethod(np.where)
+    numbers: Any = staticmethod(np.asarray)
+    where: Any = staticmethod(np.where)
 
     def __init__(self) -> None:
         self.dtype: Any = None

@@ -29,11 +29,11 @@ def anderson_step(
     left = dr if kind == 2 else dx
     matrix, right = left @ dr.T, left @ r[-1]
     diagonal = np.diag(matrix)
-    kept = np.flatnonzero(diagonal)
-    scale = 1 / np.sqrt(np.abs(diagonal[kept]))
-    matrix = matrix[np.ix_(kept, kept)] * np.outer(scale, scale) + ridge * np.diag(np.sign(diagonal[kept]))
-    c = scale * np.linalg.solve(matrix, scale * right[kept])
-    return np.asarray(g[-1] - c @ dg[kept])
+    saved = np.flatnonzero(diagonal)
+    scale = 1 / np.sqrt(np.abs(diagonal[saved]))
+    matrix = matrix[np.ix_(saved, saved)] * np.outer(scale, scale) + ridge * np.diag(np.sign(diagonal[saved]))
+    c = scale * np.linalg.solve(matrix, scale * right[saved])
+    return np.asarray(g[-1] - c @ dg[saved])
 
 
 def sinkhorn(C: Array, a: Array, b: Array, epsilon: float, steps: int) -> tuple[Array, Array]:

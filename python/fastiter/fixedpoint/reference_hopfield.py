@@ -28,8 +28,8 @@ def associate(x: Array, stored: Array, beta: Any, bias: Array) -> Array:
     if not z.size or np.all(z == -np.inf):
         return np.zeros_like(z)
     weights = np.exp(z - z.max())
-    found: Array = weights / weights.sum()
-    return found
+    result: Array = weights / weights.sum()
+    return result
 
 
 def hopfield_update(

@@ -83,8 +83,8 @@ def softmax_entropy(y: Array, a: float) -> Array:
         return np.exp(_root(lambda w: side(w) - z - nu, np.full_like(z, -_HALVINGS), np.zeros_like(z)))
 
     low, high = side(np.array(-np.log(len(y)))), np.array(1.0)
-    found = of(float(_root(lambda nu: np.array(of(float(nu)).sum() - 1), low, high, 56)))
-    return np.asarray(found / found.sum())
+    result = of(float(_root(lambda nu: np.array(of(float(nu)).sum() - 1), low, high, 56)))
+    return np.asarray(result / result.sum())
 
 
 def entropy(y: Array, a: float) -> Array:
@@ -101,9 +101,9 @@ def entropy(y: Array, a: float) -> Array:
         top = np.maximum(np.log(np.maximum(y, a)), 0) + 1
         low = np.minimum(y / a - 2, np.log(a) - 800)
         w = _root(lambda w: a * (1 + w) + np.exp(w) - y, np.maximum(low, -1e6), top, 200)
-        found = np.exp(w)
-        found = np.where(found > a, y - a * (1 + w), found)
-    return np.where(y == np.inf, y, np.where(np.isnan(y), y, found))
+        result = np.exp(w)
+        result = np.where(result > a, y - a * (1 + w), result)
+    return np.where(y == np.inf, y, np.where(np.isnan(y), y, result))
 
 
 def _root(rising: Callable[[Array], Array], low: Array, high: Array, halvings: int = 64) -> Array:

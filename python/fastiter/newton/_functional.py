@@ -210,8 +210,8 @@ def _run(
     run = choose(function, _BACKENDS[function], backend, wx)
     if is_cuda(run):
         options = {**solver._asdict(), **cut._asdict(), "return_info": return_info, "out": out}
-        found: Result = run(wx, a, *((p,) if cell.peepholes else ()), state, **options)
-        return found
+        result: Result = run(wx, a, *((p,) if cell.peepholes else ()), state, **options)
+        return result
     check_flag(function, "reverse", cut.reverse)
     check_flag(function, "return_info", return_info)
     first = () if state is None else state_parts(function, cell, state)
@@ -247,33 +247,33 @@ def _cpu(
     out: Array | None,
 ) -> tuple[Array, States, Any]:
     batch, time, _, width = wx.shape
-    wx, found = unit_stride(wx), segments(batch, time, *cut)
-    rows = batch if found is None else len(found.lines)
+    wx, result = unit_stride(wx), segments(batch, time, *cut)
+    rows = batch if result is None else len(result.lines)
     last = tuple([np.empty((rows, width), wx.dtype) for _ in cell.states])
     h = unit_stride(out) if out is not None else empty_steps(wx, (width,))
     counts = np.zeros((2, rows), np.int64) if newton else None
     shape: tuple[Any, ...] = (cell.code, batch, time, width, cut.reverse, cut.lengths, None, None)
     weights = (np.ascontiguousarray(a), None if p is None else np.ascontiguousarray(p))
     initial = tuple([np.ascontiguousarray(part) for part in first])
-    if found is not None:
-        shape = (cell.code, rows, found.longest, width, cut.reverse, found.lengths, found.lines, found.starts)
-        initial = tuple([_spread(part, found) for part in initial])
+    if result is not None:
+        shape = (cell.code, rows, result.longest, width, cut.reverse, result.lengths, result.lines, result.starts)
+        initial = tuple([_spread(part, result) for part in initial])
     _core.newton.forward(shape, wx, *weights, initial, last, (h,), newton, counts)
-    if found is not None:
-        last = tuple([part[found.lasts] for part in last])
+    if result is not None:
+        last = tuple([part[result.lasts] for part in last])
         for row, length in enumerate([] if cut.lengths is None else cut.lengths):
             h[row, length:] = 0
-        counts = None if counts is None else found.counts(counts)
+        counts = None if counts is None else result.counts(counts)
     if out is not None and h is not out:
         out[...] = h
         h = out
     return h, last, counts
 
 
-def _spread(state: Array, found: Segments) -> Array:
+def _spread(state: Array, result: Segments) -> Array:
     """Return the state before each segment: its sequence's state before the first segment, zero before the others."""
-    every = np.zeros((len(found.lines), state.shape[1]), state.dtype)
-    every[found.firsts] = state
+    every = np.zeros((len(result.lines), state.shape[1]), state.dtype)
+    every[result.firsts] = state
     return every
 
 

@@ -41,10 +41,10 @@ def kimi_delta_attention(theirs: Function) -> Function:
             "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel,
         }
         if rest or options.get("cu_seqlens") is not None or not on_cpu(query):
-            found: tuple[Tensor, Tensor | None] = theirs(
+            result: tuple[Tensor, Tensor | None] = theirs(
                 query, key, value, g, beta, *rest, initial_state=initial_state, **how, **options
             )
-            return found
+            return result
         dtype = computed(query.dtype)
         # The output of a convolution has time contiguous: one transposition here is faster than strided passes below.
         q, k, v, decay, b = (x.to(dtype).contiguous() for x in (query, key, value, g, beta))
@@ -69,10 +69,10 @@ def lightning_attention(theirs: Function) -> Function:
     ) -> tuple[Tensor, Tensor]:
         is_former = of_cache != _FORMER_CACHE and _FORMER_CACHE in options
         if is_former or len(rest) > 1 or not on_cpu(hidden_states) or has_few_steps_with_gradients(hidden_states):
-            found: tuple[Tensor, Tensor] = theirs(
+            result: tuple[Tensor, Tensor] = theirs(
                 self, hidden_states, position_embeddings, attention_mask, *rest, **options
             )
-            return found
+            return result
         cache = rest[0] if rest else options.get(of_cache)
         qkv = self.act_fn(self.qkv_proj(hidden_states))
         if attention_mask is not None:
@@ -115,10 +115,10 @@ def mlstm_backend(theirs: Function) -> Function:
         is_inference = mode == "inference"
         named["return_last_states"] = is_inference or (config.return_last_states if wants is None else wants)
         named["normalizer_gradient"] = "autograd" in self.chunkwise_kernel_fn.__name__
-        found = mlstm_chunkwise(q, k, v, i, f, eps=config.eps, **named)
+        result = mlstm_chunkwise(q, k, v, i, f, eps=config.eps, **named)
         if not is_inference:
-            return found
-        h, last = found
+            return result
+        h, last = result
         of_state = getattr(torch, config.inference_state_dtype)
         return h, tuple(x.to(of_state) for x in last)
 
@@ -170,8 +170,8 @@ def mlstm_step(theirs: Function) -> Function:
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         states, given = (c_state, n_state, m_state), (q, k, v, igate_preact, fgate_preact)
         if not on_cpu(q):
-            found: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] = theirs(*states, *given, eps, **options)
-            return found
+            result: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] = theirs(*states, *given, eps, **options)
+            return result
         q, k, v, i, f = (x.transpose(1, 2) for x in given)
         first = (c_state, n_state[..., 0], m_state[..., 0, 0])
         h, last = mlstm(q, k * k.shape[-1] ** -0.5, v, i[..., 0], f[..., 0], initial_state=first, scale=1.0, eps=eps)

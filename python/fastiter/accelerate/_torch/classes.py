@@ -53,15 +53,15 @@ def plan_for(of: Class) -> Plan | None:
     overrides: dict[str, Any] = {}
     swapped: dict[str, str] = {}
     for name, method in methods.items():
-        found = _exchanges(of, name, method)
-        why = next(filter(None, (rules.reason_against(rule, key, theirs) for key, rule, theirs in found)), None)
+        exchanges = _exchanges(of, name, method)
+        why = next(filter(None, (rules.reason_against(rule, key, theirs) for key, rule, theirs in exchanges)), None)
         if why is not None:
             return Plan({}, {}, why)
         try:
-            overrides |= _overrides(of, name, method, found)
+            overrides |= _overrides(of, name, method, exchanges)
         except TypeError as error:
             return Plan({}, {}, str(error))
-        swapped |= {key: _named(rule.by) for key, rule, _ in found if rule.by is not None}
+        swapped |= {key: _named(rule.by) for key, rule, _ in exchanges if rule.by is not None}
     missing = lookup.missing_in(of, methods, swapped)
     if missing is not None:
         return Plan({}, {}, f"there is nothing for its {missing} yet")
@@ -99,30 +99,30 @@ def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchan
         return [_Exchange(name, rule, method)]
     used = globals_of(method)
     if name != "__init__":
-        found = ((key, lookup.rule_for_global(method, key, theirs), theirs) for key, theirs in used.items())
-        return [_Exchange(key, rule, theirs) for key, rule, theirs in found if rule is not None]
+        result = ((key, lookup.rule_for_global(method, key, theirs), theirs) for key, theirs in used.items())
+        return [_Exchange(key, rule, theirs) for key, rule, theirs in result if rule is not None]
     names = names_of(method)
-    kept = {key: name for key, name in rules.ATTRIBUTES.items() if key in names and name in used}
-    exchanges = [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in kept.items()]
+    replaced = {key: name for key, name in rules.ATTRIBUTES.items() if key in names and name in used}
+    exchanges = [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in replaced.items()]
     if lookup.keeps_activations(used):
         table = used["ACT2FN"].get
         exchanges += [_Exchange(key, lookup.OF_ACTIVATIONS, table) for key in lookup.ACTIVATIONS if key in names]
     return exchanges
 
 
-def _overrides(of: Class, name: str, method: types.FunctionType, found: list[_Exchange]) -> dict[str, Any]:
+def _overrides(of: Class, name: str, method: types.FunctionType, exchanges: list[_Exchange]) -> dict[str, Any]:
     """Return the attributes of the derived class that install the replacements."""
-    if not found:
+    if not exchanges:
         return {}
     if name == "__init__":
-        return {key: _attribute(key, rule) for key, rule, _ in found}
-    ours = {key: rule.make(theirs) for key, rule, theirs in found}
+        return {key: _attribute(key, rule) for key, rule, _ in exchanges}
+    ours = {key: rule.make(theirs) for key, rule, theirs in exchanges}
     if lookup.rule_of(of, name) is not None:
         return {name: ours[name]}
-    made = rebound(method, ours)
+    built = rebound(method, ours)
     # A name that is None makes the method take another path, which must not change on other devices.
-    is_another_path = any(theirs is None for _, _, theirs in found)
-    return {name: update_wrapper(on_cpus(made)(method), method) if is_another_path else made}
+    is_another_path = any(theirs is None for _, _, theirs in exchanges)
+    return {name: update_wrapper(on_cpus(built)(method), method) if is_another_path else built}
 
 
 def _attribute(name: str, rule: rules.Rule) -> property:
@@ -141,11 +141,11 @@ def _attribute(name: str, rule: rules.Rule) -> property:
 
 def derived(of: Class, plan: Plan) -> Class:
     """Return the derived class, in which the model's functions are replaced."""
-    made = _MADE.get(of)
-    if made is None:
-        made = derive(of, (), {**plan.overrides, _SWAPPED: plan.swapped}, derived_again)
-        _MADE[of] = made
-    return made
+    result = _MADE.get(of)
+    if result is None:
+        result = derive(of, (), {**plan.overrides, _SWAPPED: plan.swapped}, derived_again)
+        _MADE[of] = result
+    return result
 
 
 def derived_again(of: Class) -> Class:

@@ -188,10 +188,10 @@ def gated_delta_rule(theirs: Function) -> Function:
     ) -> tuple[Tensor, Tensor | None]:
         if rest or options.get("cu_seqlens") is not None or not on_cpu(query):
             how = {"output_final_state": output_final_state, "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel}
-            found: tuple[Tensor, Tensor | None] = theirs(
+            result: tuple[Tensor, Tensor | None] = theirs(
                 query, key, value, g, beta, *rest, initial_state=initial_state, **how, **options
             )
-            return found
+            return result
         o, last = delta_rule(query, key, value, g, beta, initial_state, use_qk_l2norm_in_kernel)
         return o, last if output_final_state else None
 
@@ -210,10 +210,10 @@ def rnn_scan(theirs: Function) -> Function:
         acc_dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
         if hidden_states.shape[1] == 1 or not on_cpu(hidden_states):
-            found: tuple[Tensor, Tensor] = theirs(
+            result: tuple[Tensor, Tensor] = theirs(
                 self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype
             )
-            return found
+            return result
         a, x = (y.to(acc_dtype) for y in (recurrent_gate, hidden_states))
         h0 = None if recurrent_states is None else recurrent_states.to(acc_dtype)
         h, last = linear_scan(a, x, h0, reset=reset[..., 0].expand(x.shape[:2]))

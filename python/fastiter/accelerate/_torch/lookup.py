@@ -92,8 +92,8 @@ def _is_recurrence_of_fla(f: Any) -> bool:
 def methods_mixed_in(of: type[nn.Module]) -> dict[str, Any]:
     """Return the functions of a class's non-module bases, in packages whose functions are known."""
     bases = [base for base in reversed(of.__mro__) if not issubclass(base, nn.Module)]
-    found = (vars(base).items() for base in bases if _package_of(base) in _OF_PACKAGES)
-    return {name: value for items in found for name, value in items if isinstance(value, FunctionType)}
+    result = (vars(base).items() for base in bases if _package_of(base) in _OF_PACKAGES)
+    return {name: value for items in result for name, value in items if isinstance(value, FunctionType)}
 
 
 def _package_of(x: Any) -> str:

@@ -41,13 +41,13 @@ def rebound(function: types.FunctionType, names: Mapping[str, Any]) -> types.Fun
     else:
         inner, closure = _decorated(function, inner, names)
         scope = function.__globals__
-    made = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
-    made.__kwdefaults__ = function.__kwdefaults__
-    update_wrapper(made, function)
-    del vars(made)["__wrapped__"]
+    result = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
+    result.__kwdefaults__ = function.__kwdefaults__
+    update_wrapper(result, function)
+    del vars(result)["__wrapped__"]
     if "__wrapped__" in vars(function):
-        vars(made)["__wrapped__"] = inner
-    return made
+        vars(result)["__wrapped__"] = inner
+    return result
 
 
 def _inner_of(function: types.FunctionType) -> Any:
@@ -57,8 +57,8 @@ def _inner_of(function: types.FunctionType) -> Any:
     """
     if "__wrapped__" in vars(function):
         return vars(function)["__wrapped__"]
-    found = [_content(cell) for cell in function.__closure__ or ()]
-    methods = [x for x in found if isinstance(x, types.FunctionType) and x.__code__.co_varnames[:1] == ("self",)]
+    result = [_content(cell) for cell in function.__closure__ or ()]
+    methods = [x for x in result if isinstance(x, types.FunctionType) and x.__code__.co_varnames[:1] == ("self",)]
     return methods[0] if len(methods) == 1 else None
 
 
@@ -75,12 +75,12 @@ def unwrapped(function: Any) -> Any:
 def _decorated(function: types.FunctionType, inner: Any, names: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
     """Return the rebound copy of the decorated function, and the decorator's closure with that copy."""
     cells = function.__closure__ or ()
-    found = [cell for cell in cells if _content(cell) is inner]
-    if not found or not isinstance(inner, types.FunctionType):
+    result = [cell for cell in cells if _content(cell) is inner]
+    if not result or not isinstance(inner, types.FunctionType):
         raise TypeError(f"a decorator hides the function {function.__qualname__}")
     wrapped = rebound(inner, names)
     new = types.CellType(wrapped)
-    return wrapped, tuple(new if cell in found else cell for cell in cells)
+    return wrapped, tuple(new if cell in result else cell for cell in cells)
 
 
 def _content(cell: types.CellType) -> Any:
@@ -92,10 +92,10 @@ def _content(cell: types.CellType) -> Any:
 
 def methods_of(of: type[nn.Module]) -> dict[str, types.FunctionType]:
     """Return the functions that a class and its bases define, except those of torch.nn.Module, by name."""
-    found: dict[str, types.FunctionType] = {}
+    result: dict[str, types.FunctionType] = {}
     for base in reversed(of.__mro__[: of.__mro__.index(nn.Module)]):
-        found |= {name: value for name, value in vars(base).items() if isinstance(value, types.FunctionType)}
-    return found
+        result |= {name: value for name, value in vars(base).items() if isinstance(value, types.FunctionType)}
+    return result
 
 
 def globals_of(function: types.FunctionType) -> dict[str, Any]:
@@ -111,11 +111,11 @@ def globals_of(function: types.FunctionType) -> dict[str, Any]:
 
 def _loaded(code: types.CodeType) -> dict[str, None]:
     """Return the names of globals in the order in which the code uses them, without attributes of the same names."""
-    found = {str(x.argval): None for x in dis.get_instructions(code) if x.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    result = {str(x.argval): None for x in dis.get_instructions(code) if x.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            found |= _loaded(inner)
-    return found
+            result |= _loaded(inner)
+    return result
 
 
 def names_of(function: types.FunctionType) -> set[str]:
@@ -156,5 +156,5 @@ def digest_of(function: Any) -> str:
     except (OSError, TypeError):  # there is no source file
         return ""
     source = source[source.index("def ") :]
-    found = [x.string for x in tokenize.generate_tokens(io.StringIO(source).readline) if x.type != tokenize.COMMENT]
-    return hashlib.sha256("".join("".join(found).split()).encode()).hexdigest()[:16]
+    result = [x.string for x in tokenize.generate_tokens(io.StringIO(source).readline) if x.type != tokenize.COMMENT]
+    return hashlib.sha256("".join("".join(result).split()).encode()).hexdigest()[:16]

@@ -309,12 +309,12 @@ def _takes(theirs: functions.Function, call: Call) -> bool:
 
 def _gives_the_same(theirs: functions.Function, ours: functions.Function, call: Call) -> bool:
     """Compare the results, and the elements of the arguments, which may be updated in place."""
-    found = []
+    solution = []
     for function in (theirs, ours):
         arguments = tuple(x.clone() if isinstance(x, Tensor) else x for x in call[0])
         result = function(*arguments, **call[1])
-        found.append((result, tuple(x.flatten() if isinstance(x, Tensor) else x for x in arguments)))
-    return all(_is_close(x, y) for x, y in zip(_leaves(found[0]), _leaves(found[1]), strict=True))
+        solution.append((result, tuple(x.flatten() if isinstance(x, Tensor) else x for x in arguments)))
+    return all(_is_close(x, y) for x, y in zip(_leaves(solution[0]), _leaves(solution[1]), strict=True))
 
 
 def _leaves(x: Any) -> list[Any]:

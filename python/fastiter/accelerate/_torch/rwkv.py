@@ -24,8 +24,8 @@ def linear_attention(theirs: Function) -> Function:
         return_state: bool = False,
     ) -> tuple[Tensor, Any]:
         if not on_cpu(key) or is_single_step_with_gradients(key):
-            found: tuple[Tensor, Any] = theirs(time_decay, time_first, key, value, state, return_state)
-            return found
+            result: tuple[Tensor, Any] = theirs(time_decay, time_first, key, value, state, return_state)
+            return result
         dtype = computed(key.dtype)
         k, v, bonus, w = (x.to(dtype) for x in (key, value, time_first, -torch.exp(time_decay)))
         first = None if state is None else tuple([x.to(dtype) for x in state])

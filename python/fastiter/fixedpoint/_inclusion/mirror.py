@@ -115,12 +115,12 @@ def _steps(x: tuple[Any, ...], operator: Operator, t: float, average: bool) -> I
 
 def _moved(x: tuple[Any, ...], direction: tuple[Any, ...], t: float) -> tuple[Any, ...]:
     """Return the blocks proportional to x exp(-t direction) that sum to 1."""
-    found = []
+    result = []
     for block, d in zip(x, direction, strict=True):
         shifted = d - _minimum(d)
         scaled = block * _exp(-t * shifted)
-        found.append(scaled / scaled.sum(-1)[..., None])
-    return tuple(found)
+        result.append(scaled / scaled.sum(-1)[..., None])
+    return tuple(result)
 
 
 def _exp(x: Any) -> Any:

@@ -106,10 +106,10 @@ def solved(function: str, iterates: Iterator[Iterate], limits: Limits, dtype: ob
     limits = limits.checked(function, dtype, smallest_max=1)
     record = iterate(_checks(iterates, limits), limits, Record(_GROWTH))
     last, history = record.last, np.array(record.history)
-    found = InclusionSolution(
+    result = InclusionSolution(
         value=last.value(), method=function, history=history, **last.numbers(), **record.results()
     )
-    return judged(function, found, limits.throw)
+    return judged(function, result, limits.throw)
 
 
 def _checks(iterates: Iterator[Iterate], limits: Limits) -> Iterator[Step]:
@@ -159,12 +159,12 @@ def checked_call(function: str, name: str, f: Any, like: Any) -> Callable[..., A
 
     def call(*args: Any) -> Any:
         before = [_version(x) for x in args]
-        found = f(*map(_protected, args))
+        result = f(*map(_protected, args))
         if [_version(x) for x in args] != before:
             raise ValueError(
                 f"{function}: {name} must leave its arguments as they are, got one that is changed in place"
             )
-        return _result(function, name, found, like)
+        return _result(function, name, result, like)
 
     return call
 

@@ -50,17 +50,17 @@ class Aitken(Accelerated):
         change = r - last
         above, below = (last * change, change * change) if self.componentwise else self._dots(last, change)
         usable = below > 0
-        found = -omega * above / space.where(usable, below, below * 0 + 1)
-        size = abs(found)
-        found = space.where(
-            size > self.largest, found * (self.largest / space.where(size > 0, size, size * 0 + 1)), found
+        result = -omega * above / space.where(usable, below, below * 0 + 1)
+        size = abs(result)
+        result = space.where(
+            size > self.largest, result * (self.largest / space.where(size > 0, size, size * 0 + 1)), result
         )
-        found = space.where((size < math.inf) & usable, found, omega * 0 + self.relaxation)
+        result = space.where((size < math.inf) & usable, result, omega * 0 + self.relaxation)
         known = self.has_last[at.slots]
         if at.restart is not None:
             known = known & (at.restart == 0)
         mask = space.column(known.astype(np.float64)) > 0
-        omega = space.where(mask, found, omega * 0 + self.relaxation)
+        omega = space.where(mask, result, omega * 0 + self.relaxation)
         space.put(self.omega, at.slots, omega)
         space.put(self.last, at.slots, r)
         space.put(self.x, at.slots, at.x)

@@ -113,22 +113,22 @@ class Anderson(Accelerated):
         space.put(last_r, slots, r)
         space.put(last_g, slots, g)
         pushed[slots] = after = np.where(before < 0, -1 - before, before + 1)
-        held = np.minimum(after, m)
-        most = int(held.max(initial=0))
+        used = np.minimum(after, m)
+        most = int(used.max(initial=0))
         if most == 0:
             return g
         some_r, some_g = dr[slots][:, :most], dg[slots][:, :most]
         left = some_r if self.kind == 2 else some_g - self.damping * some_r
         matrix, right = space.host(left @ some_r.swapaxes(1, 2)), space.host(left @ r[:, :, None])[:, :, 0]
-        c = coefficients(matrix, right, held, self.used_ridge)
+        c = coefficients(matrix, right, used, self.used_ridge)
         return g - (space.column(c.reshape(-1)).reshape(len(slots), 1, most) @ some_g)[:, 0]
 
 
-def coefficients(matrix: Any, right: Any, held: Any, ridge: float) -> Any:
+def coefficients(matrix: Any, right: Any, filled: Any, ridge: float) -> Any:
     """Return c (rows, m) of (matrix + ridge) c = right, scaled to a unit diagonal; entries past ``held`` are 0."""
     rows, m = right.shape
     diagonal = np.diagonal(matrix, axis1=1, axis2=2)
-    used = (np.arange(m) < held[:, None]) & (diagonal != 0) & np.isfinite(diagonal)
+    used = (np.arange(m) < filled[:, None]) & (diagonal != 0) & np.isfinite(diagonal)
     scale = np.where(used, 1 / np.sqrt(np.where(used, np.abs(diagonal), 1)), 0)
     scaled = np.where(used[:, :, None] & used[:, None, :], matrix, 0) * scale[:, :, None] * scale[:, None, :]
     scaled += np.where(used, ridge * np.sign(np.where(used, diagonal, 1)), 1)[:, :, None] * np.eye(m)

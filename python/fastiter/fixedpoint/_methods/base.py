@@ -34,8 +34,8 @@ class Base:
     @classmethod
     def of(cls: type[AnyMethod], function: str, options: dict[str, Any]) -> AnyMethod:
         """Return the method with these options, checked."""
-        made: AnyMethod = cls._checked(function, options) if options else cls._default(function)
-        return made
+        result: AnyMethod = cls._checked(function, options) if options else cls._default(function)
+        return result
 
     @classmethod
     @cache

@@ -106,10 +106,10 @@ class Broyden(Accelerated):
         space.put(last_x, slots, x)
         space.put(last_r, slots, r)
         has_last = before >= 0
-        held = np.minimum(np.where(has_last, before + 1, -1 - before), m)
+        filled = np.minimum(np.where(has_last, before + 1, -1 - before), m)
         at = np.where(has_last, before % m, -1)
         index = np.arange(m)
-        used = (index < held[:, None]) & (index != at[:, None])
+        used = (index < filled[:, None]) & (index != at[:, None])
         mask = space.column(used.reshape(-1).astype(np.float64)).reshape(len(slots), m, 1)
         u, v = mask * all_u[slots], mask * all_v[slots]
         new_v = self._combined(v, u, s) - self.damping * s

@@ -199,8 +199,8 @@ def sinkhorn(
 
     last = stopped(limits, tolerance if batch else tolerance[0], update, (f.copy(), g.copy()))
     numbers = update(f, g, limits.max_steps if last is None else last)
-    found = solution_of((f, g), numbers, bool(batch), (epsilon, tolerance, last), (C, a, b))
-    return judged("sinkhorn", found, limits.throw)
+    result = solution_of((f, g), numbers, bool(batch), (epsilon, tolerance, last), (C, a, b))
+    return judged("sinkhorn", result, limits.throw)
 
 
 def stopped(limits: Limits, tolerance: Any, update: Callable[..., Any], potentials: tuple[Any, Any]) -> int | None:

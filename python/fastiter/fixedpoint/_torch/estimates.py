@@ -300,21 +300,21 @@ class _Products:
         """Return J^T v."""
         if not self.y.requires_grad:
             return torch.zeros_like(v)
-        (made,) = torch.autograd.grad(self.y, self._x, v, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(v) if made is None else made.detach()
+        (result,) = torch.autograd.grad(self.y, self._x, v, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(v) if result is None else result.detach()
 
     def forward(self, v: Tensor) -> Tensor:
         """Return J v, the derivative of u -> J^T u in the direction v."""
         if self._pulled is None:
             with torch.enable_grad():
                 u = torch.zeros_like(v).requires_grad_()
-                made = u * 0
+                result = u * 0
                 if self.y.requires_grad:
-                    found = torch.autograd.grad(self.y, self._x, u, create_graph=True, allow_unused=True)[0]
-                    made = made if found is None else found
-                self._pulled = (u, made)
-        u, made = self._pulled
-        (product,) = torch.autograd.grad(made, u, v, retain_graph=True, allow_unused=True)
+                    solution = torch.autograd.grad(self.y, self._x, u, create_graph=True, allow_unused=True)[0]
+                    result = result if solution is None else solution
+                self._pulled = (u, result)
+        u, result = self._pulled
+        (product,) = torch.autograd.grad(result, u, v, retain_graph=True, allow_unused=True)
         return torch.zeros_like(v) if product is None else product.detach()
 
 

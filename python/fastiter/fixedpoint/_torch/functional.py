@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -62,10 +63,10 @@ class Solver:
 
         how: dict[str, Any] = {"jvp": product} if self.method == "newton_krylov" else {}
         name = f"{_NAME}, backward"
-        found: Tensor = solve_tensors(
+        result: Tensor = solve_tensors(
             name, function, right, self.stopping, self.method, dict(self.options), compact=False, **how
         ).value
-        return found
+        return result
 
 
 @dataclass(frozen=True)
@@ -237,8 +238,8 @@ def fixed_point(
     call = partial(_solve, f, x0, params, solver, gradient, shape)
     if is_compiling():
         # A data-dependent iteration cannot be part of a graph: the call is a graph break.
-        found: FixedPointSolution = torch._dynamo.disable(call)()
-        return found
+        result: FixedPointSolution = torch._dynamo.disable(call)()
+        return result
     if torch.is_inference_mode_enabled():
         # Products with J need autograd graphs, which do not support inference tensors.
         with torch.inference_mode(False), torch.no_grad():
@@ -263,21 +264,21 @@ def _solve(
     def plain(x: Any, *args: Any) -> Any:
         return fixed(_NAME, x, partial(f, x, *args, *params))
 
-    found = solve_tensors(_NAME, plain, x0, solver.stopping, solver.method, dict(solver.options), **shape)
+    result = solve_tensors(_NAME, plain, x0, solver.stopping, solver.method, dict(solver.options), **shape)
     start = x0.value if isinstance(x0, FixedPointSolution) else x0
     if not torch.is_grad_enabled() and forward_ad._current_level < 0:
-        return found
-    flat, layout = checked_state(_NAME, found.value, shape["batched"])
+        return result
+    flat, layout = checked_state(_NAME, result.value, shape["batched"])
     wrapped = Map(_NAME, f, layout, (*shape["args"], *params))
-    value = _differentiable(wrapped, flat, fixed, found, start, gradient, solver.options.get("damping", 1.0))
-    return found if value is None else found._with_value(layout.unpack(value))
+    value = _differentiable(wrapped, flat, fixed, result, start, gradient, solver.options.get("damping", 1.0))
+    return result if value is None else result._with_value(layout.unpack(value))
 
 
 def _differentiable(
     wrapped: Map,
     value: Tensor,
     fixed: FixedNoise,
-    found: FixedPointSolution,
+    result: FixedPointSolution,
     start: Any,
     gradient: _Gradient,
     damping: float,
@@ -291,7 +292,7 @@ def _differentiable(
 
     if gradient.kind == "unrolled":
         first = checked_state(_NAME, start, wrapped.layout.batched)[0]
-        return _unrolled(plain, first, _steps_of_value(found), damping)
+        return _unrolled(plain, first, _steps_of_value(result), damping)
     if gradient.kind in ("one-step", "phantom"):
         for _ in range(gradient.steps if gradient.kind == "phantom" else 1):
             value = value + (gradient.damping if gradient.kind == "phantom" else 1.0) * (plain(value) - value)
@@ -302,7 +303,7 @@ def _differentiable(
         return fixed(_NAME, x, partial(wrapped, x, tensors))  # type: ignore[no-any-return]
 
     anchor = function(value, list(map(Tensor.detach, wrapped.tensors)))
-    varies = anchor.requires_grad or any(map(Tensor.requires_grad.__get__, wrapped.tensors))
+    varies = anchor.requires_grad or any(map(attrgetter("requires_grad"), wrapped.tensors))
     if not varies and forward_ad._current_level < 0:
         return None
     exact = gradient.kind == "implicit"
@@ -310,10 +311,10 @@ def _differentiable(
     return attach(Problem(function, solve, _NAME, exact), value, wrapped.tensors, anchor)
 
 
-def _steps_of_value(found: FixedPointSolution) -> Tensor:
+def _steps_of_value(result: FixedPointSolution) -> Tensor:
     """Return the steps (B, 1) after which Picard's method reached each row's value, that of the smallest residual."""
-    residuals = found.history.reshape(len(found.history), -1).nan_to_num(torch.inf, torch.inf)
-    steps, converged = (torch.as_tensor(x).reshape(-1) for x in (found.steps, found.converged))
+    residuals = result.history.reshape(len(result.history), -1).nan_to_num(torch.inf, torch.inf)
+    steps, converged = (torch.as_tensor(x).reshape(-1) for x in (result.steps, result.converged))
     return torch.where(converged, steps, residuals.argmin(0)).unsqueeze(1)
 
 
@@ -334,7 +335,7 @@ def _neumann(terms: int, function: Callable[[Tensor], Tensor], right: Tensor) ->
 
 
 def with_gradient(
-    f: Callable[..., Any], found: FixedPointSolution, value: Any, params: tuple[Any, ...], adjoint: Solver
+    f: Callable[..., Any], solution: FixedPointSolution, value: Any, params: tuple[Any, ...], adjoint: Solver
 ) -> FixedPointSolution:
     """Return a solution whose value is an already known fixed point of f(x, *params), with its gradient.
 
@@ -351,7 +352,7 @@ def with_gradient(
     adjoint : Solver
         The solver of the adjoint equation.
     """
-    known = replace(found, value=value)
+    known = replace(solution, value=value)
     if not torch.is_grad_enabled() and forward_ad._current_level < 0:
         return known
     flat, layout = checked_state(_NAME, value)
@@ -360,6 +361,6 @@ def with_gradient(
     return known if result is None else replace(known, value=layout.unpack(result))
 
 
-def detached(found: FixedPointSolution) -> FixedPointSolution:
+def detached(result: FixedPointSolution) -> FixedPointSolution:
     """Return a solution without the gradient of its value."""
-    return replace(found, value=pytree.tree_map_only(Tensor, Tensor.detach, found.value))
+    return replace(result, value=pytree.tree_map_only(Tensor, Tensor.detach, result.value))

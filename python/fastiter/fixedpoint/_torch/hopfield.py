@@ -103,8 +103,8 @@ def hopfield_update(
     if has_torch_function_variadic(state, stored, beta, mask):
         options = {"beta": beta, "steps": steps, "mask": mask, "grad": grad, "rtol": rtol, "atol": atol}
         ends = {"max_steps": max_steps, "callback": callback, "throw": throw}
-        found: HopfieldSolution = dispatched(hopfield_update, state, stored, **options, **ends)
-        return found
+        result: HopfieldSolution = dispatched(hopfield_update, state, stored, **options, **ends)
+        return result
     stopping = Stopping(Limits(rtol, atol, max_steps, callback, throw), steps).checked(function)
     check_choice(function, "grad", grad, ("implicit", "unrolled"))
     problem, lead = problem_of(function, state, stored, beta, mask)
@@ -213,13 +213,13 @@ def _bias(function: str, mask: Any, state: Tensor, whole: tuple[int, ...], const
 
 def _stopped(problem: Problem, stopping: Stopping, lead: tuple[int, ...]) -> int | None:
     """Return the number of updates after which the callback stops."""
-    fixed = [None if x is None else x.detach() for x in problem[1:]]
-    inner = problem.state.shape[-2:]
+    stored, beta, bias = problem.stored.detach(), problem.beta.detach(), problem.bias
+    inner, kernels = problem.state.shape[-2:], stopping._replace(steps=1).kernels
 
     def update(x: Tensor) -> tuple[Tensor, Any, Any]:
-        call = HopfieldForward(x, *fixed, *stopping._replace(steps=1).kernels, False, "")
-        value, _, _, residual = hopfield_fwd(call)
-        return value, *(each.double().cpu().numpy().ravel() for each in (residual, value.norm(dim=-1)))
+        value, _, _, residual = hopfield_fwd(HopfieldForward(x, stored, beta, bias, *kernels, False, ""))
+        change, size = (each.double().cpu().flatten().numpy() for each in (residual, value.norm(dim=-1)))
+        return value, change, size
 
     def convert(progress: Progress) -> Progress:
         return progress.converted(torch.from_numpy, lambda value: value.reshape(*lead, *inner))
@@ -229,15 +229,15 @@ def _stopped(problem: Problem, stopping: Stopping, lead: tuple[int, ...]) -> int
 
 def solved(problem: Problem, stopping: Stopping, unrolled: bool, report: str = "") -> Sequence[Tensor]:
     """Return the states, and for each query whether it converged, its updates and its last change."""
-    stops, *tolerances = stopping.kernels
+    ends = stopping.kernels
     needs = grad_enabled() and any(x.requires_grad for x in problem[:3])
     if not needs and not transformed() and forward_ad._current_level < 0:  # else the autograd function is called
-        return hopfield_fwd(HopfieldForward(*problem, stops, *tolerances, False, report))
-    if unrolled or not stops:
-        found: Sequence[Tensor] = _Unrolled.apply(*problem, stops, *tolerances, report)
-        return found[:4]
-    found = _Implicit.apply(*problem, *tolerances, stopping.limits.throw, report)
-    return found[:4]
+        return hopfield_fwd(HopfieldForward(*problem, *ends, False, report))
+    if unrolled or not ends[0]:
+        result: Sequence[Tensor] = _Unrolled.apply(*problem, *ends, report)
+        return result[:4]
+    result = _Implicit.apply(*problem, *ends[1:], stopping.limits.throw, report)
+    return result[:4]
 
 
 class _Unrolled(torch.autograd.Function):
@@ -277,9 +277,9 @@ class _Unrolled(torch.autograd.Function):
         with torch.no_grad():
             call = HopfieldBackward(stored, beta, bias, steps, states, largest, inverse, dvalue)
             every = hopfield_bwd(call)
-        found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:3], strict=True)]
+        result = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:3], strict=True)]
         again = functools.partial(_replay_updates, ctx.most)
-        return (*differentiable(again, found, (state, stored, beta), (bias, steps), (dvalue,)), *[None] * 6)
+        return (*differentiable(again, result, (state, stored, beta), (bias, steps), (dvalue,)), *[None] * 6)
 
 
 class _Implicit(torch.autograd.Function):
@@ -299,8 +299,8 @@ class _Implicit(torch.autograd.Function):
         throw: bool,
         report: str,
     ) -> tuple[Tensor, ...]:
-        found = hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, most, False, report))
-        return (*found, own_copy(found[0]))
+        result = hopfield_fwd(HopfieldForward(state, stored, beta, bias, True, rtol, atol, most, False, report))
+        return (*result, own_copy(result[0]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -319,8 +319,8 @@ class _Implicit(torch.autograd.Function):
             return (None,) * 9
         with torch.no_grad():
             every = hopfield_adjoint(HopfieldAdjoint(fixed, stored, beta, bias, dvalue, ctx.rtol, ctx.throw))[:2]
-        found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[1:3], strict=True)]
-        both = differentiable(_replay_fixed_points, found, (stored, beta), (bias, fixed), (dvalue,))
+        result = [g if need else None for g, need in zip(every, ctx.needs_input_grad[1:3], strict=True)]
+        both = differentiable(_replay_fixed_points, result, (stored, beta), (bias, fixed), (dvalue,))
         dstate = torch.zeros_like(dvalue) if ctx.needs_input_grad[0] else None
         return (dstate, *both, *[None] * 6)
 

@@ -80,15 +80,15 @@ def forward_outputs(call: HopfieldForward) -> list[Tensor]:
     outputs = [empty(x, x.shape), x.new_empty(queries, dtype=torch.bool), x.new_empty(queries, dtype=torch.int64)]
     outputs.append(x.new_empty(queries))
     if call.save:
-        kept = (empty(x, (call.most, *queries)) for _ in range(2))
-        outputs += [empty(x, (call.most + 1, *x.shape)), *kept]
+        saved = (empty(x, (call.most, *queries)) for _ in range(2))
+        outputs += [empty(x, (call.most + 1, *x.shape)), *saved]
     return outputs
 
 
 def _forward(call: HopfieldForward) -> list[Tensor]:
     outputs = forward_outputs(call)
     limits = (call.stops, call.rtol, call.atol, call.most)
-    kept = (outputs[4], outputs[5], outputs[6]) if call.save else (None, None, None)
+    saved = (outputs[4], outputs[5], outputs[6]) if call.save else (None, None, None)
     _core.fixedpoint.hopfield_update(
         _bits(call.state),
         _shape(call.state, call.stored),
@@ -96,7 +96,7 @@ def _forward(call: HopfieldForward) -> list[Tensor]:
         unit_stride(call.state),
         limits,
         (outputs[0], outputs[1], outputs[2], outputs[3]),
-        kept,
+        saved,
     )
     report_forward(call, outputs)
     return outputs
@@ -124,12 +124,12 @@ def _gradients(call: HopfieldBackward) -> list[Tensor]:
 def _backward(call: HopfieldBackward) -> list[Tensor]:
     gradients = _gradients(call)
     gradients[0].copy_(call.dvalue)  # the kernel updates it in place to the gradient of the state
-    kept = (contiguous(call.states), contiguous(call.largest), contiguous(call.inverse), contiguous(call.steps))
+    saved = (contiguous(call.states), contiguous(call.largest), contiguous(call.inverse), contiguous(call.steps))
     _core.fixedpoint.hopfield_gradient(
         _bits(call.stored),
         _shape(call.dvalue, call.stored),
         _arrays(call.stored, call.beta, call.bias),
-        kept,
+        saved,
         call.largest.shape[0],
         (gradients[0], gradients[1], gradients[2]),
     )
@@ -137,8 +137,8 @@ def _backward(call: HopfieldBackward) -> list[Tensor]:
 
 
 def _adjoint_outputs(call: HopfieldAdjoint) -> list[Tensor]:
-    found = [empty(call.stored, x.shape) for x in (call.stored, call.beta)]
-    return [*found, call.value.new_empty(call.value.shape[:3])]
+    result = [empty(call.stored, x.shape) for x in (call.stored, call.beta)]
+    return [*result, call.value.new_empty(call.value.shape[:3])]
 
 
 def _adjoint(call: HopfieldAdjoint) -> list[Tensor]:

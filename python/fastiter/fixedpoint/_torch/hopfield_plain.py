@@ -37,13 +37,13 @@ def _softmax(x: Tensor, stored: Tensor, beta: Tensor, bias: Tensor | None) -> tu
 def forward(call: HopfieldForward) -> list[Tensor]:
     """Implement fastiter::_hopfield_fwd: queries that have stopped keep their state; each update synchronizes once."""
     outputs = forward_outputs(call)
-    value, converged, steps, residual, *kept = outputs
+    value, converged, steps, residual, *saved = outputs
     value.copy_(call.state)
     converged.fill_(False)
     steps.zero_()
     residual.fill_(math.inf)
     if call.save:
-        kept[0][0] = value
+        saved[0][0] = value
     is_open = torch.ones_like(converged)
     for step in range(call.most):
         weights, largest, inverse = _softmax(value, call.stored, call.beta, call.bias)
@@ -55,8 +55,8 @@ def forward(call: HopfieldForward) -> list[Tensor]:
         converged.copy_(torch.where(is_open, near, converged))
         steps += is_open
         if call.save:
-            kept[0][step + 1] = value
-            kept[1][step], kept[2][step] = largest, inverse
+            saved[0][step + 1] = value
+            saved[1][step], saved[2][step] = largest, inverse
         if call.stops:
             is_open = is_open & ~near
             if not bool(is_open.any()):
@@ -82,8 +82,8 @@ def backward(call: HopfieldBackward) -> list[Tensor]:
         z = call.beta[..., None, None] * (x @ call.stored.mT)
         z = z if call.bias is None else z + call.bias
         weights = (z - call.largest[step][..., None]).exp() * call.inverse[step][..., None]
-        made = _through(torch.where(runs, g, 0), torch.where(runs, weights, 0), x, call.stored, call.beta)
-        g, dstored, dbeta = torch.where(runs, made[0], g), dstored + made[1], dbeta + made[2]
+        result = _through(torch.where(runs, g, 0), torch.where(runs, weights, 0), x, call.stored, call.beta)
+        g, dstored, dbeta = torch.where(runs, result[0], g), dstored + result[1], dbeta + result[2]
     return [g.contiguous(), dstored.contiguous(), dbeta.contiguous()]
 
 

@@ -54,8 +54,8 @@ def attach(problem: Problem, value: Tensor, tensors: Sequence[Tensor], anchor: T
     """
     if not torch.is_grad_enabled():
         return value.clone()
-    made: Tensor = _Implicit.apply(problem, value, anchor, *tensors)
-    return made.clone()  # users may write to it, which must not change the tensor saved by the node
+    result: Tensor = _Implicit.apply(problem, value, anchor, *tensors)
+    return result.clone()  # users may write to it, which must not change the tensor saved by the node
 
 
 class _Implicit(torch.autograd.Function):
@@ -78,13 +78,13 @@ class _Implicit(torch.autograd.Function):
         refused = twice and (ctx.foreign is not None or not problem.exact)
         recorded = twice and not refused
         with torch.autocast(autocast_device(value), ctx.autocast, ctx.autocast is not None):
-            u, found = _gradients(problem, value, tensors, g, recorded, ctx.anchor)
+            u, result = _gradients(problem, value, tensors, g, recorded, ctx.anchor)
         if refused:
             sources = [x for x in (ctx.foreign, g, *tensors) if x is not None and x.requires_grad]
-            made = refusing(_sentence(problem), [u, *found], sources)
+            built = refusing(_sentence(problem), [u, *result], sources)
         else:
-            made = [u, *found]
-        return (None, None, made[0] if ctx.needs_input_grad[2] else None, *made[1:])
+            built = [u, *result]
+        return (None, None, built[0] if ctx.needs_input_grad[2] else None, *built[1:])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -120,8 +120,8 @@ def _gradients(
     wanted = [t for t in given if t.requires_grad]
     if not wanted or not y.requires_grad:
         return u, [None] * len(given)
-    made = iter(torch.autograd.grad(y, wanted, u, create_graph=recorded, allow_unused=True))
-    return u, [next(made) if t.requires_grad else None for t in given]
+    result = iter(torch.autograd.grad(y, wanted, u, create_graph=recorded, allow_unused=True))
+    return u, [next(result) if t.requires_grad else None for t in given]
 
 
 def _independent(x: Tensor, recorded: bool, varies: bool = True) -> Tensor:
@@ -133,8 +133,8 @@ def _product(y: Tensor, x: Tensor, u: Tensor, recorded: bool = False) -> Tensor:
     """Return J^T u for y = f(x)."""
     if not y.requires_grad:
         return torch.zeros_like(u)
-    (made,) = torch.autograd.grad(y, x, u, retain_graph=True, create_graph=recorded, allow_unused=True)
-    return torch.zeros_like(u) if made is None else made
+    (result,) = torch.autograd.grad(y, x, u, retain_graph=True, create_graph=recorded, allow_unused=True)
+    return torch.zeros_like(u) if result is None else result
 
 
 def _adjoint_of(problem: Problem) -> Problem:
@@ -176,8 +176,8 @@ class _Refusing(torch.autograd.Function):
 def refusing(message: str, tensors: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the tensors; differentiating them in the sources raises an error with the message."""
     given = [x for x in tensors if x is not None]
-    made = iter(_Refusing.apply(message, len(given), *given, *sources))
-    return [None if x is None else next(made) for x in tensors]
+    result = iter(_Refusing.apply(message, len(given), *given, *sources))
+    return [None if x is None else next(result) for x in tensors]
 
 
 class _Once(torch.autograd.Function):
@@ -203,5 +203,5 @@ def differentiable_once(message: str, y: Tensor) -> Tensor:
     """Return y; differentiating its gradient raises an error with the message."""
     if not (torch.is_grad_enabled() and y.requires_grad):
         return y.detach().clone()
-    made: Tensor = _Once.apply(message, y)
-    return made
+    result: Tensor = _Once.apply(message, y)
+    return result

@@ -114,8 +114,8 @@ class Map:
             return self._packed(self.f(state, *params), len(flat))
         given = {name: tensor for names, tensor in zip(self._names, left, strict=True) for name in names}
         # torch's own tying would leave these tensors in modules with several names.
-        made = torch.func.functional_call(self.f, given, (state, *params), tie_weights=False)  # type: ignore[arg-type]
-        return self._packed(made, len(flat))
+        result = torch.func.functional_call(self.f, given, (state, *params), tie_weights=False)  # type: ignore[arg-type]
+        return self._packed(result, len(flat))
 
     def plain(self, flat: Tensor) -> Tensor:
         """Return f (B, n) with its own tensors."""
@@ -151,10 +151,10 @@ def _is_plain_module(f: object) -> bool:
 
 def _parameters(module: nn.Module) -> list[tuple[Tensor, list[str]]]:
     """Return each parameter with a gradient, and one name for each place in a module that holds it."""
-    found: dict[int, tuple[Tensor, list[str]]] = {}
+    result: dict[int, tuple[Tensor, list[str]]] = {}
     for prefix, part in module.named_modules():
         for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
             if parameter.requires_grad:
-                names = found.setdefault(id(parameter), (parameter, []))[1]
+                names = result.setdefault(id(parameter), (parameter, []))[1]
                 names.append(f"{prefix}.{name}" if prefix else name)
-    return list(found.values())
+    return list(result.values())

@@ -86,5 +86,5 @@ OPERATORS: tuple[Callable[[Tensor, float], Tensor], ...] = (simplex, l1_ball, so
 def along(y: Tensor, kind: int, parameter: float, axis: int) -> Tensor:
     """Return the operator with the number ``kind`` of each group along an axis, in the dtype of y."""
     moved = y.detach().double().movedim(axis, -1)
-    found = moved.clone() if moved.numel() == 0 else OPERATORS[kind](moved, parameter)
-    return found.movedim(-1, axis).to(y.dtype).contiguous()
+    result = moved.clone() if moved.numel() == 0 else OPERATORS[kind](moved, parameter)
+    return result.movedim(-1, axis).to(y.dtype).contiguous()

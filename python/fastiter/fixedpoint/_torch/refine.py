@@ -138,13 +138,13 @@ def _refined(
     known = [x.detach().contiguous() for x in params]
     residual = _Residual(of_A)
     how = (solver.stopping, solver.method, dict(solver.options))
-    found = _solved(_NAME, lambda x: residual(x, *known), solve, known[0], start.detach().contiguous(), *how)
+    result = _solved(_NAME, lambda x: residual(x, *known), solve, known[0], start.detach().contiguous(), *how)
     if not torch.is_grad_enabled() or b.numel() == 0:
-        return found
-    value, wrapped = found.value.reshape(1, -1), Map(_NAME, residual, layout, params)
+        return result
+    value, wrapped = result.value.reshape(1, -1), Map(_NAME, residual, layout, params)
     anchor = wrapped(value, [x.detach() for x in wrapped.tensors])
     if not (anchor.requires_grad or any(x.requires_grad for x in wrapped.tensors)):
-        return found
+        return result
     solver = solver.changed(_NAME, adjoint)
     back, forth = (
         _Backward(solver, layout, partial(_transposed, solve, known[0])),
@@ -152,7 +152,7 @@ def _refined(
     )
     closed = ("A closes", "pass a tensor or a module")
     problem = Problem(wrapped, back, _NAME, closed=closed, dual=forth)
-    return found._with_value(layout.unpack(attach(problem, value, wrapped.tensors, anchor)))
+    return result._with_value(layout.unpack(attach(problem, value, wrapped.tensors, anchor)))
 
 
 class _Residual(nn.Module):
@@ -220,8 +220,8 @@ class _Backward:
             return layout.pack([correct(layout.unpack(r))])
 
         how = (solver.stopping, solver.method, solver.options)
-        found: Tensor = _solved(f"{_NAME}, backward", adjoint, solve, right, torch.zeros_like(right), *how).value
-        return found
+        result: Tensor = _solved(f"{_NAME}, backward", adjoint, solve, right, torch.zeros_like(right), *how).value
+        return result
 
 
 def _transposed(S: Product, b: Tensor) -> Product:

@@ -34,14 +34,14 @@ class Transport(NamedTuple):
 def _cpu(call: Transport) -> list[Tensor]:
     """Return f, g, the steps, the residual, and whether each problem converged."""
     cost, log_a, log_b = call.cost.contiguous(), call.log_a.contiguous(), call.log_b.contiguous()
-    found = _allocated(call)
+    result = _allocated(call)
     bits = 8 * cost.element_size()
     ended = torch.zeros(cost.shape[0], dtype=torch.uint8)
     limits = (call.epsilon, call.tolerance, call.max_steps)
-    problem = (cost, log_a, log_b, found[0].copy_(call.start), found[1].zero_())
+    problem = (cost, log_a, log_b, result[0].copy_(call.start), result[1].zero_())
     batch, n, m = cost.shape
-    _core.fixedpoint.sinkhorn(bits, (batch, n, m), problem, limits, (found[2], found[3], ended))
-    return [*found[:4], ended.bool()]
+    _core.fixedpoint.sinkhorn(bits, (batch, n, m), problem, limits, (result[2], result[3], ended))
+    return [*result[:4], ended.bool()]
 
 
 def _allocated(call: Transport) -> list[Tensor]:
@@ -185,10 +185,10 @@ def sinkhorn(
     limit = epsilon, torch.from_numpy(tolerance)
 
     def update(f: Tensor, g: Tensor, most: int) -> tuple[Any, ...]:
-        found = _sinkhorn(Transport(*(x.detach() for x in given[:3]), f, *limit, most))
-        f.copy_(found[0])
-        g.copy_(found[1])
-        return found[4], found[2], found[3].cpu()
+        result = _sinkhorn(Transport(given[0].detach(), given[1].detach(), given[2].detach(), f, *limit, most))
+        f.copy_(result[0])
+        g.copy_(result[1])
+        return result[4], result[2], result[3].cpu()
 
     def reshaped(potentials: Any) -> tuple[Tensor, Tensor]:
         return potentials[0].reshape(*batch, n), potentials[1].reshape(*batch, m)
@@ -199,8 +199,8 @@ def sinkhorn(
     )
     f, g, steps, residual, converged = _Potentials.apply(*given, *limit, limits.max_steps if last is None else last)
     numbers = tuple(x.cpu() for x in (converged, steps, residual))
-    found = solution_of(reshaped((f, g)), numbers, bool(batch), (*limit, last), (C, a, b))
-    return judged(function, found, limits.throw)
+    result = solution_of(reshaped((f, g)), numbers, bool(batch), (*limit, last), (C, a, b))
+    return judged(function, result, limits.throw)
 
 
 def _masses(name: str, x: Any, C: Tensor, shape: tuple[int, ...]) -> Tensor:

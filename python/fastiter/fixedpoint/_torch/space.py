@@ -22,7 +22,8 @@ class TorchSpace:
 
     noun = "a tensor"
     has_loop = False
-    numbers, where = staticmethod(torch.from_numpy), staticmethod(torch.where)
+    numbers: Any = staticmethod(torch.from_numpy)
+    where: Any = staticmethod(torch.where)
 
     def __init__(self) -> None:
         self.dtype: Any = None

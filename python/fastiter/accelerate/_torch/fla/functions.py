@@ -76,8 +76,8 @@ def short_convolution(theirs: Function) -> Function:
         **options: Any,
     ) -> Result:
         if not on_cpu(x):
-            found: Result = theirs(self, x, residual, mask, cache, output_final_state, cu_seqlens, *rest, **options)
-            return found
+            result: Result = theirs(self, x, residual, mask, cache, output_final_state, cu_seqlens, *rest, **options)
+            return result
         if mask is not None:
             if cu_seqlens is not None:
                 raise ValueError("ShortConvolution: mask must be None with cu_seqlens, got both")

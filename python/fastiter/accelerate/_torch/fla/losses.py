@@ -57,8 +57,8 @@ def _linear_cross_entropy_loss(theirs: Function) -> Function:
 
     def forward(self: Any, x: Tensor, target: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if not on_cpu(x):
-            found: Tensor = theirs(self, x, target, weight, bias)
-            return found
+            result: Tensor = theirs(self, x, target, weight, bias)
+            return result
         target = target.flatten()
         logits = linear(x.flatten(0, -2), weight, bias)
         total = _reduced(self, _terms(self, logits, target), target)

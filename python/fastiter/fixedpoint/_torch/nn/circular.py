@@ -50,5 +50,5 @@ class Frequencies:
 
     def apply(self, x: Tensor) -> Tensor:
         """Apply the map to x."""
-        made = torch.einsum("hwij,bjhw->bihw", self.matrices, torch.fft.rfft2(x))
-        return torch.fft.irfft2(made, s=self.size)
+        result = torch.einsum("hwij,bjhw->bihw", self.matrices, torch.fft.rfft2(x))
+        return torch.fft.irfft2(result, s=self.size)

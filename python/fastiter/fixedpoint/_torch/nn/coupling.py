@@ -60,8 +60,8 @@ class Map:
 
     def transposed(self, weight: Tensor, h: Tensor) -> Tensor:
         """Return the product of the transpose with features."""
-        made = circular_conv_transposed(h, weight, self.stride) if self.stride else h @ weight
-        return made.unflatten(1, self.tier.shape[:2]) if self.stride else made.unflatten(1, self.tier.shape)
+        result = circular_conv_transposed(h, weight, self.stride) if self.stride else h @ weight
+        return result.unflatten(1, self.tier.shape[:2]) if self.stride else result.unflatten(1, self.tier.shape)
 
     def blocks(self, weight: Tensor) -> Tensor:
         """Return the diagonal blocks of the weight's Gram matrix, (groups, h, w, states, states).
@@ -108,18 +108,18 @@ class Coupling:
         for i, tier in enumerate(self.tiers):
             parts = [self.lower[i].blocks(lower[i])] if i < len(lower) else []
             parts += [self.upper[i - 1].blocks(upper[i - 1])] if 0 < i <= len(upper) else []
-            found = parts[0] if len(parts) == 1 else add_blocks(*parts)
-            norm = torch.linalg.eigvalsh(found)[..., -1]
+            result = parts[0] if len(parts) == 1 else add_blocks(*parts)
+            norm = torch.linalg.eigvalsh(result)[..., -1]
             # Clamped at 1 - m, so that a small norm has the gradient 0 of s = 1; with m = 1 there is no coupling.
             s = ((1 - m) / norm.clamp_min(1 - m)).sqrt() if m < 1 else torch.zeros_like(norm)
-            found = found * s[..., None, None] ** 2
+            result = result * s[..., None, None] ** 2
             if tier.size is None:
                 scales.append(s.view(tier.groups, 1))
-                blocks.append(found)
+                blocks.append(result)
                 continue
             repeats = (tier.size[0] // s.shape[1], tier.size[1] // s.shape[2])
             scales.append(s.tile(1, *repeats).unsqueeze(1))
-            blocks.append(found.tile(1, *repeats, 1, 1))
+            blocks.append(result.tile(1, *repeats, 1, 1))
         return scales, blocks
 
     def apply(self, weights: dict[str, Any], z: Sequence[Tensor]) -> list[Tensor]:
@@ -134,8 +134,8 @@ class Coupling:
                 gram[i + 1] = self.upper[i].transposed(upper[i], h)
             back = self.lower[i].transposed(weight, h)
             gram[i] = back if gram[i] is None else gram[i] + back
-        made = []
-        for tier, x, s, block, found in zip(self.tiers, z, scales, blocks, gram, strict=True):
+        result = []
+        for tier, x, s, block, solution in zip(self.tiers, z, scales, blocks, gram, strict=True):
             own = torch.einsum("ghwab,ngbhw->ngahw", block, x if tier.size else x[..., None, None])
-            made.append((own if tier.size else own[..., 0, 0]) - s * found)
-        return made
+            result.append((own if tier.size else own[..., 0, 0]) - s * solution)
+        return result

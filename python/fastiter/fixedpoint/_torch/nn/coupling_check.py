@@ -19,13 +19,13 @@ def checked_tiers(name: str, tiers: Any, kernel: int) -> tuple[Tier, ...]:
         raise TypeError(f"{name}: tiers must be a sequence of (groups, states, ...), got {type_name(tiers)}")
     if not tiers:
         raise ValueError(f"{name}: tiers must hold at least one, got none")
-    made = []
+    result = []
     for i, given in enumerate(tiers):
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 4):
             raise ValueError(f"{name}: tiers[{i}] must be (groups, states) or (groups, states, H, W), got {given!r}")
         groups, states, *size = (count(name, f"tiers[{i}][{at}]", x, 1) for at, x in enumerate(given))
-        made.append(Tier(groups, states, (size[0], size[1]) if size else None))
-    for i, (one, other) in enumerate(pairwise(made)):
+        result.append(Tier(groups, states, (size[0], size[1]) if size else None))
+    for i, (one, other) in enumerate(pairwise(result)):
         if one.size is None or other.size is None:
             if other.size is not None:
                 raise ValueError(f"{name}: tiers must have images before the others, got an image at {i + 1}")
@@ -35,7 +35,7 @@ def checked_tiers(name: str, tiers: Any, kernel: int) -> tuple[Tier, ...]:
             raise ValueError(f"{name}: tiers[{i + 1}] must have the size {one.size} by a divisor, got {other.size}")
         if min(other.size) < kernel:
             raise ValueError(f"{name}: tiers[{i + 1}] must be as large as the kernel, {kernel}, got {other.size}")
-    return tuple(made)
+    return tuple(result)
 
 
 def checked_features(name: str, features: Any, tiers: Sequence[Tier]) -> list[int]:
@@ -77,7 +77,7 @@ def checked_observed(
     first = next((x for x in observed if isinstance(x, Tensor)), None)
     if first is None or first.dim() == 0:
         raise ValueError(f"{name}: observed must hold at least one tensor (B, ...), which sets the batch, got none")
-    made = []
+    result = []
     for i, (tier, x, known) in enumerate(zip(tiers, observed, masks, strict=True)):
         shape = (len(first), *tier.shape)
         if x is None:
@@ -90,8 +90,8 @@ def checked_observed(
         if isinstance(known, Tensor) and known.dim() == 0:
             known = known.expand(shape[:2] + shape[3:])
         _check_part(name, f"mask[{i}]", known, shape[:2] + shape[3:], torch.bool, like)
-        made.append((x, known.unsqueeze(2)))
-    return made
+        result.append((x, known.unsqueeze(2)))
+    return result
 
 
 def _check_part(name: str, argument: str, x: Any, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> None:

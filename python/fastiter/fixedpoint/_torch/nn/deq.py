@@ -102,6 +102,6 @@ class DEQ(nn.Module):
             if not inputs:
                 raise TypeError("DEQ: z0 must be given if f has no inputs, got None")
             z0 = pytree.tree_map_only(Tensor, torch.zeros_like, inputs[0])
-        found = fixed_point(self.f, z0, *inputs, **self.solver)
-        self.solution = detached(found)
-        return found.value
+        result = fixed_point(self.f, z0, *inputs, **self.solver)
+        self.solution = detached(result)
+        return result.value

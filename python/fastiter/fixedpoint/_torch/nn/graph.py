@@ -46,5 +46,5 @@ class Pattern:
         values = weight.new_zeros((entries, self.heads)).index_add(0, self.slot, -gamma * weight)
         values = values.index_add(0, self.diagonal, weight.new_ones((self.nodes, self.heads)))
         right = b.mT.reshape(-1)
-        found = gauss_seidel((self.crow, self.col, values.mT.reshape(-1)), right, **how)
-        return found.value.view(self.heads, self.nodes).mT, found
+        result = gauss_seidel((self.crow, self.col, values.mT.reshape(-1)), right, **how)
+        return result.value.view(self.heads, self.nodes).mT, result

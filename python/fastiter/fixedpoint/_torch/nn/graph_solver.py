@@ -168,8 +168,8 @@ class ConvergentGraphSolver(nn.Module):
         logits = self.edge_out(_joined(h, source, target, edge_attr))
         weight = self._normalized(logits, source, degree)
         pattern = Pattern.of(edges, nodes, self.heads)
-        z, found = pattern.solve(weight, self.node_out(h), self.gamma, throw=self.throw, **self.solver)
-        self.solution = replace(found, value=found.value.detach())
+        z, result = pattern.solve(weight, self.node_out(h), self.gamma, throw=self.throw, **self.solver)
+        self.solution = replace(result, value=result.value.detach())
         out: Tensor = self.decoder(z)
         return out
 

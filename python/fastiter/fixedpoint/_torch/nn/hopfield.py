@@ -356,10 +356,10 @@ def _norm(name: str, normalize: bool, affine: bool, eps: float, width: int | Non
 
 
 def _activation(name: str | None) -> Any:
-    found = None if name is None else getattr(torch, name, None) if isinstance(name, str) else name
-    if name is not None and (not isinstance(name, str) or not callable(found)):
+    result = None if name is None else getattr(torch, name, None) if isinstance(name, str) else name
+    if name is not None and (not isinstance(name, str) or not callable(result)):
         raise ValueError(f"Hopfield: association_activation must be the name of a function of torch, got {name!r}")
-    return found
+    return result
 
 
 def _per_head(name: str, x: Any, heads: int) -> Any:

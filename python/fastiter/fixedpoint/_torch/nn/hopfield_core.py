@@ -142,7 +142,7 @@ class HopfieldCore(nn.Module):
 
     def bias_of(self, like: Tensor, padding: Tensor | None, mask: Tensor | None, patterns: int) -> Tensor | None:
         """Return the bias for masks, (B or 1, H or 1, L or 1, S); True in a mask: not retrieved."""
-        found = None
+        result = None
         for x in (padding, mask):
             if x is None:
                 continue
@@ -157,11 +157,11 @@ class HopfieldCore(nn.Module):
                 bias = bias.unflatten(0, (-1, self.num_heads))
             else:
                 bias = bias[None, None]
-            found = bias if found is None else found + bias
-        if found is None:
+            result = bias if result is None else result + bias
+        if result is None:
             return None
         return F.pad(
-            found.to(like.dtype), (0, patterns - found.shape[-1])
+            result.to(like.dtype), (0, patterns - result.shape[-1])
         )  # patterns that the layer adds are never masked
 
     def updated(self, q: Tensor, k: Tensor, beta: Tensor, bias: Tensor | None, updates: Updates) -> Tensor:
@@ -178,10 +178,10 @@ class HopfieldCore(nn.Module):
             which = [i for i, each in enumerate(limits) if each == kind]
             of_heads = slice(None) if len(kinds) == 1 else which
             own = bias if bias is None or bias.shape[1] == 1 else bias[:, of_heads]
-            found = self._one_kind(q[:, of_heads], k[:, of_heads], beta[of_heads], own, kind)
+            result = self._one_kind(q[:, of_heads], k[:, of_heads], beta[of_heads], own, kind)
             if len(kinds) == 1:
-                return found
-            parts |= dict(zip(which, found.unbind(1), strict=True))
+                return result
+            parts |= dict(zip(which, result.unbind(1), strict=True))
         return torch.stack([parts[i] for i in range(heads)], 1)
 
     def _one_kind(

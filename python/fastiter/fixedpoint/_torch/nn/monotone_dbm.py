@@ -214,17 +214,17 @@ class MonotoneDBM(nn.Module):
             step = min(1.0, 1.8 / (self._norm(weights) + self.m))
         if self.splitting == "forward-backward":
             step = step if self.alpha is None else self.alpha
-            found = fixed_point(
+            result = fixed_point(
                 partial(_forward_backward, self.coupling, step), start, weights, bias, seen, known, **self.solver
             )
         else:
             alpha = 0.5 if self.alpha is None else self.alpha
             rule = partial(_forward_backward, self.coupling, step)
-            value, found = self._peaceman_rachford(start, weights, bias, (seen, known), alpha)
+            value, result = self._peaceman_rachford(start, weights, bias, (seen, known), alpha)
             adjoint = self._solver("anderson").changed(_NAME, self.solver.get("adjoint"))
-            found = with_gradient(rule, found, value, (weights, bias, seen, known), adjoint)
-        self.solution = detached(found)
-        return tuple(found.value)
+            result = with_gradient(rule, result, value, (weights, bias, seen, known), adjoint)
+        self.solution = detached(result)
+        return tuple(result.value)
 
     def _solver(self, method: str) -> Solver:
         """Return the solver of a method with this module's tolerances, and with its options if it is its own method."""
@@ -270,8 +270,8 @@ class MonotoneDBM(nn.Module):
             return torch.where(free, 2 * near[0] - half, flat)
 
         picard = self._solver("picard")
-        found = solve_tensors(_NAME, step, flat, picard.stopping, picard.method, compact=False)
-        return tuple(system.prox(layout.unpack(found.value))), found
+        result = solve_tensors(_NAME, step, flat, picard.stopping, picard.method, compact=False)
+        return tuple(system.prox(layout.unpack(result.value))), result
 
 
 def _forward_backward(
@@ -283,11 +283,11 @@ def _forward_backward(
     seen: Sequence[Tensor],
     known: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    made = []
+    result = []
     for x, w, b, fixed, mask in zip(q, coupling.apply(weights, q), bias, seen, known, strict=True):
         p = prox_softmax_entropy((1 - alpha) * x + alpha * (w + b), alpha, axis=2)
-        made.append(torch.where(mask, fixed, p))
-    return tuple(made)
+        result.append(torch.where(mask, fixed, p))
+    return tuple(result)
 
 
 class _System:
@@ -301,8 +301,8 @@ class _System:
 
     def prox(self, u: Sequence[Tensor]) -> list[Tensor]:
         """Return the resolvent of the entropy, which keeps observed variables."""
-        made = (prox_softmax_entropy(x, self._alpha, axis=2) for x in u)
-        return [torch.where(k, s, p) for k, s, p in zip(self._known, self._seen, made, strict=True)]
+        result = (prox_softmax_entropy(x, self._alpha, axis=2) for x in u)
+        return [torch.where(k, s, p) for k, s, p in zip(self._known, self._seen, result, strict=True)]
 
     def free(self, layout: Layout) -> Tensor:
         """Return the mask of the entries of a flat state that are not observed."""

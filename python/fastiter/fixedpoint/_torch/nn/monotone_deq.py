@@ -191,14 +191,14 @@ class MonotoneDEQ(nn.Module):
         start = torch.zeros_like(right) if z0 is None else z0
         matrix, alpha = self.W(size), self.alpha
         if self.splitting == "forward-backward":
-            found = fixed_point(_forward_backward, start, matrix, right, alpha, size, **self.solver)
-            z = found.value
+            result = fixed_point(_forward_backward, start, matrix, right, alpha, size, **self.solver)
+            z = result.value
         else:
             eye = torch.eye(self.hidden_size, dtype=matrix.dtype, device=matrix.device)
             inverse = torch.linalg.inv(eye + alpha * (eye - matrix))
-            found = fixed_point(_peaceman_rachford, start, inverse, right, alpha, size, **self.solver)
-            z = torch.relu(found.value)
-        self.solution = detached(found)
+            result = fixed_point(_peaceman_rachford, start, inverse, right, alpha, size, **self.solver)
+            z = torch.relu(result.value)
+        self.solution = detached(result)
         return z
 
     def _check(self, x: Any) -> None:

@@ -223,11 +223,11 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
         used = given.x if done == time else [part[:, :done] for part in given.x]
         values = with_gradient(problem, values, given.first, used, given.params)
     last = [part[:, -1].clone() for part in values]
-    found = _solution(cell, values, last, answer, method, structure, min(window, time))
+    result = _solution(cell, values, last, answer, method, structure, min(window, time))
     if done < time:
-        found = replace(found, reason=tuple("callback" if why == "converged" else why for why in found.reason))
-    _warn_of_loops(judged(_NAME, found, request.limits.throw), request)
-    return found
+        result = replace(result, reason=tuple("callback" if why == "converged" else why for why in result.reason))
+    _warn_of_loops(judged(_NAME, result, request.limits.throw), request)
+    return result
 
 
 def _report(request: Request, options: Options, cell: Cell, total: int) -> Report | None:
@@ -237,7 +237,7 @@ def _report(request: Request, options: Options, cell: Cell, total: int) -> Repor
 
     def ends(values: list[Tensor], outcomes: list[Outcome], sequential: Tensor) -> bool:
         last, time = outcomes[-1], sum(part.shape[1] for part in values)
-        steps = int(sum(outcome.steps for outcome in outcomes).max())
+        steps = int(torch.stack([outcome.steps for outcome in outcomes]).sum(0).max())
         size = last.value.abs().flatten(1).amax(1)
         numbers = {"time": time, "total": total, "sequential": sequential.clone()}
         rows = torch.arange(len(size), device=size.device)

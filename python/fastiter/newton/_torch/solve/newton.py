@@ -67,12 +67,12 @@ class _Iterate:
     milestone: Tensor  # (A,) the merit when it last fell to a quarter
     since: Tensor  # (A,) iterations since then
 
-    def keep(self, kept: Tensor) -> None:
+    def keep(self, saved: Tensor) -> None:
         """Drop the other rows."""
-        self.x = [part[kept] for part in self.x]
+        self.x = [part[saved] for part in self.x]
         for field in fields(self):
             if field.name != "x":
-                setattr(self, field.name, getattr(self, field.name)[kept])
+                setattr(self, field.name, getattr(self, field.name)[saved])
 
 
 def scan(jacobian: Tensor, x: Tensor, *, reverse: bool = False) -> Tensor:
