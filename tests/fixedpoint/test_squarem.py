@@ -150,7 +150,7 @@ def test_tensors_and_layers_have_domains() -> None:
 
     start = torch.from_numpy(em.start)[None]
     how: dict[str, Any] = {"method": "squarem", "rtol": em.rtol, "max_steps": 9999, "domain": domain}
-    found = ours.fixed_point(f, start, scale, grad="one-step", **how)
+    found = ours.fixedpoint.fixed_point(f, start, scale, grad="one-step", **how)
     assert int(found.evaluations) == expected.evaluations and bool(found.converged.all())
     layer = ours.nn.DEQ(lambda z, x: 0.5 * torch.cos(z) + x, method="anderson", domain=lambda z: (z > -1).all(dim=1))
     x = torch.full((2, 3), 0.3, requires_grad=True)

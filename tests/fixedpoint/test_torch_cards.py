@@ -32,7 +32,7 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_proximal_operators_are_those_of_the_specification(name: str, dtype: str) -> None:
     rng = np.random.default_rng(1)
-    for shape, axis in (((7, 33), -1), ((5, 4, 3), 1), ((1, 1), 0), ((300,), 0), ((3, 20), 0)):
+    for shape, axis in (((3, 33), -1), ((2, 4, 3), 1), ((1, 1), 0), ((300,), 0), ((3, 5), 0)):
         for scale in (1.0, 30.0, 1e-3):
             y = (scale * rng.standard_normal(shape)).astype(dtype)
             for parameter in PARAMETERS[name]:

@@ -28,7 +28,7 @@ def dominant() -> Any:
 
 
 CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-    "fixed_point": (lambda b: ours.fixed_point(torch.cos, b).value, (numbers(2, 5),)),
+    "fixed_point": (lambda b: fixedpoint.fixed_point(torch.cos, b).value, (numbers(2, 5),)),
     "refine": (lambda A, b: fixedpoint.refine(A, torch.linalg.inv(A).float(), b).value, (dominant(), numbers(5))),
     "sinkhorn": (lambda C: fixedpoint.sinkhorn(C, epsilon=0.5).plan, (numbers(4, 5),)),
     "solve_recurrence": (
@@ -86,7 +86,7 @@ FORWARD: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         (torch.ones((), dtype=torch.float64),),
     ),
     "fixed_point": (
-        lambda x: ours.fixed_point(lambda z, x: torch.cos(z) * x, torch.zeros_like(x), x, grad="one-step").value,
+        lambda x: fixedpoint.fixed_point(lambda z, x: torch.cos(z) * x, torch.zeros_like(x), x, grad="one-step").value,
         (numbers(2, 5),),
     ),
     "jacobian_penalty": (lambda x: fixedpoint.jacobian_penalty(torch.tanh, x), (numbers(2, 5),)),

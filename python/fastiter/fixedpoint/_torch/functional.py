@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
 from ..._call.iterate import Callback, Limits
 from ..._check import check_choice, check_flag, count, positive, type_name
+from ..._torch.graph_break import graph_break
 from ..._torch.ops import refuse_tangents, refuse_transforms
 from .._functional import Method
 from .._methods import METHODS
@@ -229,22 +229,8 @@ def fixed_point(
         count(_NAME, "grad_steps", grad_steps, 1),
         positive(_NAME, "grad_damping", grad_damping, zero=False),
     )
-    # Options are checked now, not in the backward pass.
-    changed = (
-        partial(solver.changed, _NAME, None) if adjoint is None else partial(_same, solver.changed(_NAME, adjoint))
-    )
-    gradient = _Gradient(grad, changed, terms, damping)
     shape = {"batched": batched, "args": args, "compact": bool(args) if compact is None else compact, "jvp": jvp}
-    call = partial(_solve, f, x0, params, solver, gradient, shape)
-    if is_compiling():
-        # A data-dependent iteration cannot be part of a graph: the call is a graph break.
-        result: FixedPointSolution = torch._dynamo.disable(call)()
-        return result
-    if torch.is_inference_mode_enabled():
-        # Products with J need autograd graphs, which do not support inference tensors.
-        with torch.inference_mode(False), torch.no_grad():
-            return call()
-    return call()
+    return graph_break(_solve, f, x0, params, solver, (grad, adjoint, terms, damping), shape)
 
 
 def _same(solver: Solver) -> Solver:
@@ -252,6 +238,26 @@ def _same(solver: Solver) -> Solver:
 
 
 def _solve(
+    f: Callable[..., Any],
+    x0: Any,
+    params: tuple[Any, ...],
+    solver: Solver,
+    requested: tuple[str, Mapping[str, Any] | None, int, float],
+    shape: dict[str, Any],
+) -> FixedPointSolution:
+    grad, adjoint, terms, damping = requested
+    other: Callable[[], Solver] = partial(solver.changed, _NAME, None)
+    if adjoint is not None:  # options are checked now, not in the backward pass
+        other = partial(_same, solver.changed(_NAME, adjoint))
+    gradient = _Gradient(grad, other, terms, damping)
+    if torch.is_inference_mode_enabled():
+        # Products with J need autograd graphs, which do not support inference tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            return _solved(f, x0, params, solver, gradient, shape)
+    return _solved(f, x0, params, solver, gradient, shape)
+
+
+def _solved(
     f: Callable[..., Any],
     x0: Any,
     params: tuple[Any, ...],
