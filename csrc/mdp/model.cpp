@@ -2,6 +2,7 @@
 #include "mdp/model.hpp"
 #include "core/dispatch.hpp"
 #include "core/launch.hpp"
+#include "core/rows.hpp"
 #include <algorithm>
 #include <limits>
 #include <vector>
@@ -178,21 +179,10 @@ private:
 
     // The first state of a part; parts have nearly equal numbers of entries and rows.
     int64_t bound(int part, int parts) const {
-        auto work = [&](int64_t s) {
+        return first_of_part(0, p_.states, part, parts, [&](int64_t s) {
             const int64_t j = p_.row ? p_.row[s] : s;
             return p_.entry[j] + j;
-        };
-        const int64_t target = work(p_.states) * part / parts;
-        int64_t low = 0, high = p_.states;
-        if (part == parts) return high;
-        while (low < high) {
-            const int64_t middle = low + (high - low) / 2;
-            if (work(middle) < target)
-                low = middle + 1;
-            else
-                high = middle;
-        }
-        return low;
+        });
     }
 
     Process<T> p_;

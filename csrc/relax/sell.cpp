@@ -1,4 +1,5 @@
 // SELL matrices, relaxed eight rows at a time, and the rows of Kaczmarz projections.
+#include "core/rows.hpp"
 #include "relax/read.hpp"
 #include "relax/sweeps.hpp"
 
@@ -21,17 +22,7 @@ template <class A, class V> struct SellLayout {
     void sweep(const RelaxStep<V>& step, int64_t c, Team team) const {
         const int64_t first = colour[size_t(c)], last = colour[size_t(c) + 1];
         auto boundary = [&](int id) {
-            if (id == 0 || id == team.size) return id ? last : first;
-            const int64_t base = start[size_t(first)] + first, total = start[size_t(last)] + last - base;
-            int64_t low = first, high = last;
-            while (low < high) {
-                const int64_t middle = (low + high) / 2;
-                if (start[size_t(middle)] + middle - base < total * id / team.size)
-                    low = middle + 1;
-                else
-                    high = middle;
-            }
-            return low;
+            return first_of_part(first, last, id, team.size, [&](int64_t k) { return start[size_t(k)] + k; });
         };
         kernels().of<KernelsOf<A, V>>().sell(m, step, boundary(team.id), boundary(team.id + 1));
     }
