@@ -45,10 +45,16 @@ void delta_fwd(const py::tuple& shape, py::handle q, py::handle k, py::handle v,
     with_float(Array(q.ptr()).bits(), [&]<class T>() {
         DeltaForward<T> p;
         p.shape = shape_of(shape);
-        p.q = steps<const T>(q), p.k = steps<const T>(k), p.v = steps<const T>(v);
-        p.beta = address<const T>(beta), p.decay = address<const T>(decay), p.h0 = address<const T>(h0);
+        p.q = steps<const T>(q);
+        p.k = steps<const T>(k);
+        p.v = steps<const T>(v);
+        p.beta = address<const T>(beta);
+        p.decay = address<const T>(decay);
+        p.h0 = address<const T>(h0);
         p.o = steps<T>(o);
-        p.last = address<T>(last), p.e = address<T>(e), p.states = address<T>(states);
+        p.last = address<T>(last);
+        p.e = address<T>(e);
+        p.states = address<T>(states);
         py::gil_scoped_release release;
         const KernelsOf<T>& kernel = kernels().of<KernelsOf<T>>();
         launch(kernel.fwd, p, [&](int threads) {
@@ -65,12 +71,20 @@ void delta_bwd(const py::tuple& shape, py::handle q, py::handle k, py::handle be
     with_float(Array(q.ptr()).bits(), [&]<class T>() {
         DeltaBackward<T> p;
         p.shape = shape_of(shape);
-        p.q = steps<const T>(q), p.k = steps<const T>(k);
-        p.beta = address<const T>(beta), p.decay = address<const T>(decay);
-        p.e = address<const T>(e), p.states = address<const T>(states);
-        p.d_o = steps<const T>(d_o), p.dlast = address<const T>(dlast);
-        p.dq = steps<T>(dq), p.dk = steps<T>(dk), p.dv = steps<T>(dv);
-        p.dbeta = address<T>(dbeta), p.ddecay = address<T>(ddecay), p.dh0 = address<T>(dh0);
+        p.q = steps<const T>(q);
+        p.k = steps<const T>(k);
+        p.beta = address<const T>(beta);
+        p.decay = address<const T>(decay);
+        p.e = address<const T>(e);
+        p.states = address<const T>(states);
+        p.d_o = steps<const T>(d_o);
+        p.dlast = address<const T>(dlast);
+        p.dq = steps<T>(dq);
+        p.dk = steps<T>(dk);
+        p.dv = steps<T>(dv);
+        p.dbeta = address<T>(dbeta);
+        p.ddecay = address<T>(ddecay);
+        p.dh0 = address<T>(dh0);
         py::gil_scoped_release release;
         const KernelsOf<T>& kernel = kernels().of<KernelsOf<T>>();
         launch(kernel.bwd, p, [&](int threads) {

@@ -21,8 +21,11 @@ template <class S> Lines<S> lines(py::handle x) { return lines<S>(x.ptr()); }
 ScanShape shape_of(const py::tuple& shape, const Array& x) {
     auto at = [&](int i) { return PyTuple_GET_ITEM(shape.ptr(), i); };
     ScanShape s;
-    s.B = integer(at(0)), s.T = integer(at(1)), s.D = integer(at(2));
-    s.complex = x.is_complex(), s.reverse = integer(at(3)) != 0;
+    s.B = integer(at(0));
+    s.T = integer(at(1));
+    s.D = integer(at(2));
+    s.complex = x.is_complex();
+    s.reverse = integer(at(3)) != 0;
     s.lengths = address<const int64_t>(at(4));
     s.starts = address<const int64_t>(at(5));
     s.reset = lines<const uint8_t>(at(6), true);
@@ -52,7 +55,8 @@ void linear_scan_fwd_twice(const py::tuple& shape, py::handle a, py::handle x, p
         using T = accumulate_t<S>;
         LinearScan<S> p;
         p.shape = shape_of(shape, like);
-        p.a = lines<const S>(a), p.x = lines<const S>(x);
+        p.a = lines<const S>(a);
+        p.x = lines<const S>(x);
         p.first = address<const T>(first);
         p.h = lines<S>(h);
         p.last = address<T>(last);
@@ -73,10 +77,13 @@ void linear_scan_bwd(const py::tuple& shape, py::handle a, py::handle h, py::han
         using T = accumulate_t<S>;
         LinearScanGradient<S> p;
         p.shape = shape_of(shape, like);
-        p.a = lines<const S>(a), p.h = lines<const S>(h), p.dh = lines<const S>(dh);
+        p.a = lines<const S>(a);
+        p.h = lines<const S>(h);
+        p.dh = lines<const S>(dh);
         p.first = address<const T>(first);
         p.dlast = address<const T>(dlast);
-        p.dx = lines<S>(dx), p.da = lines<S>(da);
+        p.dx = lines<S>(dx);
+        p.da = lines<S>(da);
         p.da_sum = lines<T>(da_sum);
         p.dfirst = address<T>(dfirst);
         launch_gradient(kernels().of<LinearScanKernels<S>>(), p, 2);
@@ -90,7 +97,8 @@ void block_scan_fwd(const py::tuple& shape, int64_t K, py::handle A, py::handle 
         BlockScan<T> p;
         p.shape = shape_of(shape, like);
         p.K = K;
-        p.A = lines<const T>(A), p.x = lines<const T>(x);
+        p.A = lines<const T>(A);
+        p.x = lines<const T>(x);
         p.first = address<const T>(first);
         p.h = lines<T>(h);
         p.last = address<T>(last);
@@ -105,10 +113,14 @@ void block_scan_bwd(const py::tuple& shape, int64_t K, py::handle A, py::handle 
         BlockScanGradient<T> p;
         p.shape = shape_of(shape, like);
         p.K = K;
-        p.A = lines<const T>(A), p.h = lines<const T>(h), p.dh = lines<const T>(dh);
+        p.A = lines<const T>(A);
+        p.h = lines<const T>(h);
+        p.dh = lines<const T>(dh);
         p.first = address<const T>(first);
         p.dlast = address<const T>(dlast);
-        p.dx = lines<T>(dx), p.dA = lines<T>(dA), p.dA_sum = lines<T>(dA_sum);
+        p.dx = lines<T>(dx);
+        p.dA = lines<T>(dA);
+        p.dA_sum = lines<T>(dA_sum);
         p.dfirst = address<T>(dfirst);
         launch_gradient(kernels().of<BlockScanKernels<T>>(), p, 2 * K);
     });

@@ -22,7 +22,8 @@ inline Signal signal(py::handle x) {
 inline Sequences sequences(PyObject* x) {
     auto at = [&](int i) { return PyTuple_GET_ITEM(x, i); };
     Sequences s;
-    s.count = integer(at(0)), s.T = integer(at(1));
+    s.count = integer(at(0));
+    s.T = integer(at(1));
     s.lengths = address<const int64_t>(at(2));
     s.starts = address<const int64_t>(at(3));
     if (at(4) != Py_None) {

@@ -22,8 +22,11 @@ SelectiveShape selective_shape(const py::tuple& x) {
     auto at = [&](int i) { return PyTuple_GET_ITEM(x.ptr(), i); };
     SelectiveShape s;
     s.sequences = sequences(at(0));
-    s.D = integer(at(1)), s.G = integer(at(2)), s.N = integer(at(3));
-    s.softplus = at(4) == Py_True, s.is_complex = at(5) == Py_True;
+    s.D = integer(at(1));
+    s.G = integer(at(2));
+    s.N = integer(at(3));
+    s.softplus = at(4) == Py_True;
+    s.is_complex = at(5) == Py_True;
     return s;
 }
 
@@ -41,10 +44,18 @@ void selective_forward(const py::tuple& shape, py::handle u, py::handle delta, p
     with_float(Array(A.ptr()).real_bits(), [&]<class T>() {
         SelectiveScan<T> p;
         p.shape = selective_shape(shape);
-        p.u = signal(u), p.delta = signal(delta), p.z = signal(z), p.out = signal(out);
-        p.A = address<const T>(A), p.B = projection(B), p.C = projection(C);
-        p.D = address<const T>(D), p.delta_bias = address<const T>(delta_bias);
-        p.first = address<const T>(first), p.last = address<T>(last), p.states = address<T>(states);
+        p.u = signal(u);
+        p.delta = signal(delta);
+        p.z = signal(z);
+        p.out = signal(out);
+        p.A = address<const T>(A);
+        p.B = projection(B);
+        p.C = projection(C);
+        p.D = address<const T>(D);
+        p.delta_bias = address<const T>(delta_bias);
+        p.first = address<const T>(first);
+        p.last = address<T>(last);
+        p.states = address<T>(states);
         py::gil_scoped_release release;
         launch(kernels().of<SelectiveKernels<T>>().forward, p, [&](int threads) {
             threads = useful<T>(threads, p.shape, false);
@@ -62,14 +73,26 @@ void selective_backward(const py::tuple& shape, const py::tuple& inputs, py::han
         SelectiveGradient<T> p;
         SelectiveScan<T>& f = p.forward;
         f.shape = selective_shape(shape);
-        f.u = signal(in(0)), f.delta = signal(in(1)), f.z = signal(in(2));
-        f.A = address<const T>(in(3)), f.B = projection(in(4)), f.C = projection(in(5));
-        f.D = address<const T>(in(6)), f.delta_bias = address<const T>(in(7));
+        f.u = signal(in(0));
+        f.delta = signal(in(1));
+        f.z = signal(in(2));
+        f.A = address<const T>(in(3));
+        f.B = projection(in(4));
+        f.C = projection(in(5));
+        f.D = address<const T>(in(6));
+        f.delta_bias = address<const T>(in(7));
         f.states = address<T>(in(8));
-        p.d_out = signal(d_out), p.dlast = address<const T>(dlast);
-        p.du = signal(out(0)), p.ddelta = signal(out(1)), p.dz = signal(out(2));
-        p.dA = address<T>(out(3)), p.dB = address<T>(out(4)), p.dC = address<T>(out(5));
-        p.dD = address<T>(out(6)), p.dbias = address<T>(out(7)), p.dfirst = address<T>(out(8));
+        p.d_out = signal(d_out);
+        p.dlast = address<const T>(dlast);
+        p.du = signal(out(0));
+        p.ddelta = signal(out(1));
+        p.dz = signal(out(2));
+        p.dA = address<T>(out(3));
+        p.dB = address<T>(out(4));
+        p.dC = address<T>(out(5));
+        p.dD = address<T>(out(6));
+        p.dbias = address<T>(out(7));
+        p.dfirst = address<T>(out(8));
         py::gil_scoped_release release;
         launch(kernels().of<SelectiveKernels<T>>().gradient, p, [&](int threads) {
             threads = useful<T>(threads, f.shape, true);
@@ -101,17 +124,30 @@ struct Step {
         with_float(A.bits(), [&]<class T>() {
             StateUpdate<T> p;
             const bool heads = x.ndim() == 3;
-            p.B = x.size(0), p.H = heads ? x.size(1) : 1, p.P = x.size(-1), p.N = state.size(-1);
+            p.B = x.size(0);
+            p.H = heads ? x.size(1) : 1;
+            p.P = x.size(-1);
+            p.N = state.size(-1);
             p.per_group = p.H / (B.ndim() == 3 ? B.size(1) : 1);
             p.softplus = softplus;
-            p.state = state.data<void>(), p.state_storage = storage_of(state);
-            p.state_row = state.stride(0), p.state_head = heads ? state.stride(1) : 0;
+            p.state = state.data<void>();
+            p.state_storage = storage_of(state);
+            p.state_row = state.stride(0);
+            p.state_head = heads ? state.stride(1) : 0;
             p.state_channel = state.stride(-2);
             p.rows = rows;
-            p.A = A.data<const T>(), p.A_head = heads ? A.stride(0) : 0, p.A_channel = A.stride(-2);
+            p.A = A.data<const T>();
+            p.A_head = heads ? A.stride(0) : 0;
+            p.A_channel = A.stride(-2);
             p.A_state = A.stride(-1);
-            p.x = step_signal(x, true), p.dt = dt, p.z = z, p.out = step_signal(out, true);
-            p.inputs = step_signal(B, true), p.outputs = C, p.D = D, p.dt_bias = dt_bias;
+            p.x = step_signal(x, true);
+            p.dt = dt;
+            p.z = z;
+            p.out = step_signal(out, true);
+            p.inputs = step_signal(B, true);
+            p.outputs = C;
+            p.D = D;
+            p.dt_bias = dt_bias;
             py::gil_scoped_release release;
             launch(kernels().of<SelectiveKernels<T>>().state_update, p, [&](int threads) {
                 constexpr double kSmall = 2e5; // states
@@ -127,9 +163,13 @@ struct Step {
 void state_update(const py::tuple& inputs, py::handle state, py::handle rows, bool softplus, py::handle out) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     Step p{Array(state.ptr()), Array(in(0).ptr()), Array(in(2).ptr()), Array(in(3).ptr())};
-    p.dt = step_signal(in(1), true), p.z = step_signal(in(6), true), p.C = step_signal(in(4), true);
-    p.D = step_signal(in(5), false), p.dt_bias = step_signal(in(7), false);
-    p.rows = address<const int64_t>(rows), p.softplus = softplus;
+    p.dt = step_signal(in(1), true);
+    p.z = step_signal(in(6), true);
+    p.C = step_signal(in(4), true);
+    p.D = step_signal(in(5), false);
+    p.dt_bias = step_signal(in(7), false);
+    p.rows = address<const int64_t>(rows);
+    p.softplus = softplus;
     p.run(Array(out.ptr()));
 }
 

@@ -2,7 +2,7 @@
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
 #include "ssm/arguments.hpp"
-#include "ssm/cpu/attention_kernels.hpp"
+#include "ssm/cpu/attention/kernels.hpp"
 #include <algorithm>
 
 namespace fastiter::ssm {
@@ -21,7 +21,10 @@ AttentionShape attention_shape(const py::tuple& x, py::handle decay) {
     auto at = [&](int i) { return PyTuple_GET_ITEM(x.ptr(), i); };
     AttentionShape s;
     s.sequences = sequences(at(0));
-    s.heads = integer(at(1)), s.per_key = integer(at(2)), s.K = integer(at(3)), s.V = integer(at(4));
+    s.heads = integer(at(1));
+    s.per_key = integer(at(2));
+    s.K = integer(at(3));
+    s.V = integer(at(4));
     s.scale = PyFloat_AsDouble(at(5));
     s.log_decay = at(6) == Py_True;
     if (!decay.is_none()) s.decay = Array(decay.ptr()).ndim() == 4 ? Decay::vector : Decay::scalar;
@@ -58,11 +61,17 @@ void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::hand
     with_float(Array(last.ptr()).bits(), [&]<class T>() {
         Attention<T> p;
         p.shape = attention_shape(shape, in(3));
-        p.q = heads(in(0)), p.k = heads(in(1)), p.v = heads(in(2)), p.decay = heads(in(3));
-        p.bonus = address<const T>(in(4)), p.first = address<const T>(in(5));
+        p.q = heads(in(0));
+        p.k = heads(in(1));
+        p.v = heads(in(2));
+        p.decay = heads(in(3));
+        p.bonus = address<const T>(in(4));
+        p.first = address<const T>(in(5));
         p.gates = gates<T>(gate);
         if (p.gates.given) p.shape.decay = Decay::scalar;
-        p.o = heads(o), p.last = address<T>(last), p.states = address<T>(states);
+        p.o = heads(o);
+        p.last = address<T>(last);
+        p.states = address<T>(states);
         py::gil_scoped_release release;
         launch(attention_kernels().of<AttentionTable<T>>().forward, p, [&](int threads) {
             threads = useful(threads, p.shape, p.shape.sequences.count * p.shape.heads);
@@ -82,18 +91,30 @@ void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::han
         AttentionGradient<T> p;
         Attention<T>& f = p.forward;
         f.shape = attention_shape(shape, in(3));
-        f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
-        f.bonus = address<const T>(in(4)), f.states = address<T>(states);
-        p.d_o = heads(d_o), p.dlast = address<const T>(dlast);
-        p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
-        p.dbonus = address<T>(out(4)), p.dfirst = address<T>(out(5));
+        f.q = heads(in(0));
+        f.k = heads(in(1));
+        f.v = heads(in(2));
+        f.decay = heads(in(3));
+        f.bonus = address<const T>(in(4));
+        f.states = address<T>(states);
+        p.d_o = heads(d_o);
+        p.dlast = address<const T>(dlast);
+        p.dq = heads(out(0));
+        p.dk = heads(out(1));
+        p.dv = heads(out(2));
+        p.ddecay = heads(out(3));
+        p.dbonus = address<T>(out(4));
+        p.dfirst = address<T>(out(5));
         f.gates = gates<T>(gate);
         if (f.gates.given) {
             auto of = [&](int i) { return py::handle(PyTuple_GET_ITEM(of_gates.ptr(), i)); };
             f.shape.decay = Decay::scalar;
-            p.dlast_n = address<const T>(of(0)), p.through_normalizer = of(1).ptr() == Py_True;
-            p.d_i = heads(of(2)), p.d_f = heads(of(3));
-            p.dfirst_n = address<T>(of(4)), p.dm = address<T>(of(5));
+            p.dlast_n = address<const T>(of(0));
+            p.through_normalizer = of(1).ptr() == Py_True;
+            p.d_i = heads(of(2));
+            p.d_f = heads(of(3));
+            p.dfirst_n = address<T>(of(4));
+            p.dm = address<T>(of(5));
         }
         py::gil_scoped_release release;
         launch(attention_kernels().of<AttentionTable<T>>().gradient, p, [&](int threads) {
@@ -112,10 +133,18 @@ void low_rank_forward(const py::tuple& shape, const py::tuple& inputs, py::handl
         LowRank<T> p;
         Attention<T>& f = p.attention;
         f.shape = attention_shape(shape, in(3));
-        f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
-        p.a = heads(in(4)), p.b = heads(in(5)), p.beta = heads(in(6)), p.w = heads(w);
+        f.q = heads(in(0));
+        f.k = heads(in(1));
+        f.v = heads(in(2));
+        f.decay = heads(in(3));
+        p.a = heads(in(4));
+        p.b = heads(in(5));
+        p.beta = heads(in(6));
+        p.w = heads(w);
         f.first = address<const T>(in(7));
-        f.o = heads(o), f.last = address<T>(last), f.states = address<T>(states);
+        f.o = heads(o);
+        f.last = address<T>(last);
+        f.states = address<T>(states);
         py::gil_scoped_release release;
         launch(low_rank_kernels().of<LowRankTable<T>>().forward, p, [&](int threads) {
             threads = useful(threads, f.shape, f.shape.sequences.count * f.shape.heads);
@@ -135,12 +164,24 @@ void low_rank_backward(const py::tuple& shape, const py::tuple& inputs, py::hand
         AttentionGradient<T>& p = own.attention;
         Attention<T>& f = p.forward;
         f.shape = attention_shape(shape, in(3));
-        f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
-        own.a = heads(in(4)), own.b = heads(in(5)), own.beta = heads(in(6)), own.w = heads(w);
+        f.q = heads(in(0));
+        f.k = heads(in(1));
+        f.v = heads(in(2));
+        f.decay = heads(in(3));
+        own.a = heads(in(4));
+        own.b = heads(in(5));
+        own.beta = heads(in(6));
+        own.w = heads(w);
         f.states = address<T>(states);
-        p.d_o = heads(d_o), p.dlast = address<const T>(dlast);
-        p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
-        own.da = heads(out(4)), own.db = heads(out(5)), own.dbeta = heads(out(6));
+        p.d_o = heads(d_o);
+        p.dlast = address<const T>(dlast);
+        p.dq = heads(out(0));
+        p.dk = heads(out(1));
+        p.dv = heads(out(2));
+        p.ddecay = heads(out(3));
+        own.da = heads(out(4));
+        own.db = heads(out(5));
+        own.dbeta = heads(out(6));
         p.dfirst = address<T>(out(7));
         py::gil_scoped_release release;
         launch(low_rank_kernels().of<LowRankTable<T>>().gradient, own, [&](int threads) {

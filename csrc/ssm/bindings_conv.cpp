@@ -1,7 +1,7 @@
 // The causal convolution in fastiter._core.ssm. Arguments are in the order of the parameter structs' fields.
 #include "core/launch.hpp"
 #include "ssm/arguments.hpp"
-#include "ssm/cpu/conv_kernels.hpp"
+#include "ssm/cpu/conv/kernels.hpp"
 #include <algorithm>
 
 namespace fastiter::ssm {
@@ -13,7 +13,8 @@ ConvShape conv_shape(const py::tuple& x) {
     auto at = [&](int i) { return PyTuple_GET_ITEM(x.ptr(), i); };
     ConvShape s;
     s.sequences = sequences(at(0));
-    s.D = integer(at(1)), s.W = integer(at(2));
+    s.D = integer(at(1));
+    s.W = integer(at(2));
     s.silu = at(3) == Py_True;
     s.seq_idx = address<const int32_t>(at(4));
     return s;
@@ -35,9 +36,12 @@ void conv_forward(const py::tuple& shape, py::handle x, py::handle out, py::hand
     with_arithmetic(signal(x), [&]<class T>() {
         CausalConv<T> p;
         p.shape = conv_shape(shape);
-        p.x = signal(x), p.out = signal(out);
-        p.weight = address<const T>(weight), p.bias = address<const T>(bias);
-        p.first = signal(first), p.last = signal(last);
+        p.x = signal(x);
+        p.out = signal(out);
+        p.weight = address<const T>(weight);
+        p.bias = address<const T>(bias);
+        p.first = signal(first);
+        p.last = signal(last);
         py::gil_scoped_release release;
         launch(conv_kernels().of<ConvKernels<T>>().forward, p, [&](int threads) {
             threads = useful(threads, p.shape, conv_kernels().of<ConvKernels<T>>().units(p));
@@ -56,11 +60,16 @@ void conv_backward(const py::tuple& shape, const py::tuple& inputs, py::handle d
         CausalConvGradient<T> p;
         CausalConv<T>& f = p.forward;
         f.shape = conv_shape(shape);
-        f.x = signal(in(0)), f.first = signal(in(3));
-        f.weight = address<const T>(in(1)), f.bias = address<const T>(in(2));
-        p.d_out = signal(d_out), p.dlast = signal(dlast);
-        p.dx = signal(out(0)), p.dfirst = signal(out(3));
-        p.dweight = address<T>(out(1)), p.dbias = address<T>(out(2));
+        f.x = signal(in(0));
+        f.first = signal(in(3));
+        f.weight = address<const T>(in(1));
+        f.bias = address<const T>(in(2));
+        p.d_out = signal(d_out);
+        p.dlast = signal(dlast);
+        p.dx = signal(out(0));
+        p.dfirst = signal(out(3));
+        p.dweight = address<T>(out(1));
+        p.dbias = address<T>(out(2));
         py::gil_scoped_release release;
         launch(conv_kernels().of<ConvKernels<T>>().gradient, p, [&](int threads) {
             threads = useful(threads, f.shape, conv_kernels().of<ConvKernels<T>>().gradient_units(p));
@@ -84,13 +93,19 @@ struct Update {
     void run(const Array& out) const {
         with_arithmetic(steps_of(x), [&]<class T>() {
             ConvUpdate<T> p;
-            p.B = x.size(0), p.D = x.size(1), p.L = x.ndim() == 3 ? x.size(2) : 1;
-            p.W = weight.size(1), p.N = state.size(2);
+            p.B = x.size(0);
+            p.D = x.size(1);
+            p.L = x.ndim() == 3 ? x.size(2) : 1;
+            p.W = weight.size(1);
+            p.N = state.size(2);
             p.silu = silu;
-            p.x = steps_of(x), p.out = steps_of(out), p.state = steps_of(state);
+            p.x = steps_of(x);
+            p.out = steps_of(out);
+            p.state = steps_of(state);
             p.weight = {weight.data<void>(), 0, weight.stride(0), weight.stride(1), storage_of(weight)};
             if (has_bias) p.bias = {bias.data<void>(), 0, bias.stride(0), 1, storage_of(bias)};
-            p.positions = positions, p.rows = rows;
+            p.positions = positions;
+            p.rows = rows;
             py::gil_scoped_release release;
             launch(conv_kernels().of<ConvKernels<T>>().update, p, [&](int threads) {
                 constexpr double kSmall = 5e4; // inputs and elements of the states
@@ -106,7 +121,8 @@ void conv_update(py::handle x, py::handle state, py::handle weight, py::handle b
                  py::handle rows, py::handle out) {
     Update p{Array(x.ptr()), Array(state.ptr()), Array(weight.ptr()), {}, !bias.is_none(), silu};
     if (p.has_bias) p.bias = Array(bias.ptr());
-    p.positions = address<const int64_t>(positions), p.rows = address<const int64_t>(rows);
+    p.positions = address<const int64_t>(positions);
+    p.rows = address<const int64_t>(rows);
     p.run(Array(out.ptr()));
 }
 

@@ -1,7 +1,7 @@
 // One step of a whole mixer in fastiter._core.ssm: all of its products and updates in one call, on plain tensors.
 #include "core/launch.hpp"
 #include "ssm/arguments.hpp"
-#include "ssm/cpu/conv_kernels.hpp"
+#include "ssm/cpu/conv/kernels.hpp"
 #include "ssm/cpu/mixer/kernels.hpp"
 #include <utility>
 
@@ -40,7 +40,8 @@ struct Mixer {
 
     bool read_rows(py::handle from) {
         if (!x.read(from.ptr()) || x.ndim() != 3 || x.size(1) != 1 || x.bits() > 32 || x.is_empty()) return false;
-        B = x.size(0), I = x.size(2);
+        B = x.size(0);
+        I = x.size(2);
         return B <= kMostRows && x.is_contiguous();
     }
     // P: rows of the first product, D: channels of the convolution, Y: elements per row before the last product
@@ -82,8 +83,16 @@ private:
 
 void multiply(const Mixer& m, const Weights& w, const Weights& bias, const void* x, int64_t x_row, void* out) {
     RowsProduct p;
-    p.B = m.B, p.N = w.x.size(0), p.K = w.x.size(1), p.storage = m.storage();
-    p.x = x, p.x_row = x_row, p.w = w.data(), p.bias = bias.data(), p.out = out, p.out_row = p.N;
+    p.B = m.B;
+    p.N = w.x.size(0);
+    p.K = w.x.size(1);
+    p.storage = m.storage();
+    p.x = x;
+    p.x_row = x_row;
+    p.w = w.data();
+    p.bias = bias.data();
+    p.out = out;
+    p.out_row = p.N;
     constexpr int64_t kLeast = 1 << 18; // weights
     launch(mixer_kernels().product, p, [&](int threads) { return threads_for(p.N * p.K, kLeast, threads); });
 }
@@ -92,8 +101,13 @@ void multiply(const Mixer& m, const Weights& w, const Weights& bias, const void*
 void convolve(const Mixer& m, void* x, int64_t x_row, void* out) {
     const int64_t D = m.conv_state.size(1), N = m.conv_state.size(2);
     ConvUpdate<float> p;
-    p.B = m.B, p.D = D, p.W = N, p.N = N, p.silu = true;
-    p.x = {x, x_row, 1, 1, m.storage()}, p.out = {out, D, 1, 1, m.storage()};
+    p.B = m.B;
+    p.D = D;
+    p.W = N;
+    p.N = N;
+    p.silu = true;
+    p.x = {x, x_row, 1, 1, m.storage()};
+    p.out = {out, D, 1, 1, m.storage()};
     p.state = {m.conv_state.data<void>(), D * N, N, 1, storage_of(m.conv_state)};
     p.weight = {m.conv.x.data<void>(), 0, N, 1, storage_of(m.conv.x)};
     p.bias = m.conv_bias.signal();
@@ -151,12 +165,24 @@ py::object mamba_step(py::handle x, const py::tuple& layers, const py::tuple& we
     mixer_kernels().rates(A_log.signal(), D * N, A);
     StateUpdate<float> p;
     const Storage s = m.storage();
-    p.B = m.B, p.P = D, p.N = N, p.softplus = true;
-    p.state = m.state.data<void>(), p.state_storage = storage_of(m.state), p.state_row = D * N, p.state_channel = N;
-    p.A = A, p.A_channel = N;
-    p.x = {u, D, 1, 0, s}, p.dt = {dt, D, 1, 0, s}, p.z = {after(xz, D, m), 2 * D, 1, 0, s}, p.out = {y, D, 1, 0, s};
-    p.inputs = {after(projected, R, m), all, 1, 0, s}, p.outputs = {after(projected, R + N, m), all, 1, 0, s};
-    p.D = skip.signal(), p.dt_bias = dt_bias.signal();
+    p.B = m.B;
+    p.P = D;
+    p.N = N;
+    p.softplus = true;
+    p.state = m.state.data<void>();
+    p.state_storage = storage_of(m.state);
+    p.state_row = D * N;
+    p.state_channel = N;
+    p.A = A;
+    p.A_channel = N;
+    p.x = {u, D, 1, 0, s};
+    p.dt = {dt, D, 1, 0, s};
+    p.z = {after(xz, D, m), 2 * D, 1, 0, s};
+    p.out = {y, D, 1, 0, s};
+    p.inputs = {after(projected, R, m), all, 1, 0, s};
+    p.outputs = {after(projected, R + N, m), all, 1, 0, s};
+    p.D = skip.signal();
+    p.dt_bias = dt_bias.signal();
     advance(p);
     multiply(m, m.out, m.out_bias, y, D, result.data<void>());
     return out;
@@ -192,17 +218,40 @@ py::object mamba2_step(py::handle x, const py::tuple& layers, const py::tuple& w
     mixer_kernels().rates(A_log.signal(), H, A);
     StateUpdate<float> p;
     const Storage s = m.storage();
-    p.B = m.B, p.H = H, p.P = P, p.N = N, p.per_group = H / G, p.softplus = true;
-    p.state = m.state.data<void>(), p.state_storage = storage_of(m.state);
-    p.state_row = D * N, p.state_head = P * N, p.state_channel = N;
-    p.A = A, p.A_head = 1, p.A_channel = 0, p.A_state = 0;
-    p.x = {u, C, 1, P, s}, p.out = {y, D, 1, P, s}, p.dt = {after(projected, D + C, m), all, 0, 1, s};
-    p.inputs = {after(u, D, m), C, 1, N, s}, p.outputs = {after(u, D + G * N, m), C, 1, N, s};
-    p.D = skip.signal(true), p.dt_bias = dt_bias.signal(true);
+    p.B = m.B;
+    p.H = H;
+    p.P = P;
+    p.N = N;
+    p.per_group = H / G;
+    p.softplus = true;
+    p.state = m.state.data<void>();
+    p.state_storage = storage_of(m.state);
+    p.state_row = D * N;
+    p.state_head = P * N;
+    p.state_channel = N;
+    p.A = A;
+    p.A_head = 1;
+    p.A_channel = 0;
+    p.A_state = 0;
+    p.x = {u, C, 1, P, s};
+    p.out = {y, D, 1, P, s};
+    p.dt = {after(projected, D + C, m), all, 0, 1, s};
+    p.inputs = {after(u, D, m), C, 1, N, s};
+    p.outputs = {after(u, D + G * N, m), C, 1, N, s};
+    p.D = skip.signal(true);
+    p.dt_bias = dt_bias.signal(true);
     advance(p);
     GatedNorm n;
-    n.B = m.B, n.D = D, n.group = group, n.eps = eps, n.storage = s;
-    n.x = y, n.gate = projected, n.gate_row = all, n.weight = weight.data(), n.out = normed;
+    n.B = m.B;
+    n.D = D;
+    n.group = group;
+    n.eps = eps;
+    n.storage = s;
+    n.x = y;
+    n.gate = projected;
+    n.gate_row = all;
+    n.weight = weight.data();
+    n.out = normed;
     n.workspace = reinterpret_cast<float*>(memory + to_norm);
     mixer_kernels().norm(n);
     multiply(m, m.out, m.out_bias, normed, D, result.data<void>());

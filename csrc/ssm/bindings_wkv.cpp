@@ -24,9 +24,13 @@ template <class T> Wkv<T> wkv_of(const py::tuple& inputs, const py::tuple& first
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     Wkv<T> p;
     const Array k(in(2).ptr());
-    p.B = k.size(0), p.time = k.size(1), p.D = k.size(2);
-    p.w = address<const T>(in(0)), p.bonus = address<const T>(in(1));
-    p.k = steps<const T>(in(2)), p.v = steps<const T>(in(3));
+    p.B = k.size(0);
+    p.time = k.size(1);
+    p.D = k.size(2);
+    p.w = address<const T>(in(0));
+    p.bonus = address<const T>(in(1));
+    p.k = steps<const T>(in(2));
+    p.v = steps<const T>(in(3));
     p.first = state<const T>(first);
     p.states = address<T>(states);
     return p;
@@ -44,7 +48,8 @@ void wkv_forward(const py::tuple& inputs, const py::tuple& first, py::handle out
                  py::handle states) {
     with_float(bits_of(inputs), [&]<class T>() {
         Wkv<T> p = wkv_of<T>(inputs, first, states);
-        p.out = steps<T>(out), p.last = state<T>(last);
+        p.out = steps<T>(out);
+        p.last = state<T>(last);
         py::gil_scoped_release release;
         launch(wkv_kernels().of<WkvKernelsOf<T>>().forward, p, [&](int threads) { return useful(threads, p); });
     });
@@ -57,9 +62,12 @@ void wkv_backward(const py::tuple& inputs, const py::tuple& first, py::handle st
     with_float(bits_of(inputs), [&]<class T>() {
         WkvGradient<T> g;
         g.forward = wkv_of<T>(inputs, first, states);
-        g.d_out = steps<const T>(d_out), g.dlast = state<const T>(dlast);
-        g.dw = address<T>(out(0)), g.dbonus = address<T>(out(1));
-        g.dk = steps<T>(out(2)), g.dv = steps<T>(out(3));
+        g.d_out = steps<const T>(d_out);
+        g.dlast = state<const T>(dlast);
+        g.dw = address<T>(out(0));
+        g.dbonus = address<T>(out(1));
+        g.dk = steps<T>(out(2));
+        g.dv = steps<T>(out(3));
         g.dfirst = state<T>(dfirst);
         py::gil_scoped_release release;
         g.workspace = static_cast<T*>(workspace.of(size_t(g.forward.B * 2 * g.forward.D + 1) * sizeof(T)));

@@ -81,7 +81,9 @@ template <class T> struct Keys {
 
     // Loads k, beta and the decays: each factor's own, and the product of the decays after it in the chunk.
     void load_keys(const Steps<const T>& keys, const T* betas, const T* decay, const Sequence& at, const Span& span) {
-        steps = span.steps, n = steps * s.M, gated = decay;
+        steps = span.steps;
+        n = steps * s.M;
+        gated = decay;
         k = q + steps * width; // so that q and k are one matrix
         copy_lines(keys, at, span, s.M, k);
         const int64_t begin = at.step(s, span.first);
@@ -97,7 +99,8 @@ template <class T> struct Keys {
 
     // Loads the queries and computes all products of keys with queries and keys, and the decays between them.
     void load_queries(const Steps<const T>& queries, const Sequence& at, const Span& span) {
-        outputs = round_up(steps, lanes<T>), wide = outputs + round_up(n, lanes<T>);
+        outputs = round_up(steps, lanes<T>);
+        wide = outputs + round_up(n, lanes<T>);
         copy_lines(queries, at, span, 1, q);
         transpose_lines(q, width, steps, s.K, across, wide);
         transpose_lines(k, width, n, s.K, across + outputs, wide);

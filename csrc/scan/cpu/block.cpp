@@ -33,7 +33,11 @@ template <class T, bool Complex, int K> struct VectorBlock {
     static void step(int64_t, const T* A, const T* x, T* h, T* state, int64_t width, bool backwards, bool stream) {
         if (const int64_t before = stream ? numbers_before_line<T>(h, width, K * B::E) : 0) {
             some(A, x, h, state, before, stream);
-            A += before * K, x += before, h += before, state += before, width -= before;
+            A += before * K;
+            x += before;
+            h += before;
+            state += before;
+            width -= before;
         }
         const int64_t whole = width / size;
         backwards = backwards && !B::large;

@@ -16,7 +16,8 @@ template <class T> struct Step {
 
     Step at(int64_t c, int64_t K) const {
         Step s = *this;
-        s.A += c * K, s.carry += c;
+        s.A += c * K;
+        s.carry += c;
         if (before) s.before += c;
         if (dh) s.dh += c;
         if (dx) s.dx += c;

@@ -34,7 +34,7 @@ struct ScanShape {
 // of h is 0. a may be broadcast by strides of 0. h may alias x or a (in place). `copy` gets a copy of h, if it is not
 // null.
 template <class S> struct LinearScan {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     ScanShape shape;
     Lines<const S> a, x;
     const T* first = nullptr;
@@ -48,7 +48,7 @@ template <class S> struct LinearScan {
 // summed: over time and rows into da_sum, or over one of the two, whose stride in da_sum is then 0; each in a fixed
 // order, whatever the number of threads. At most one of da and da_sum is requested.
 template <class S> struct LinearScanGradient {
-    typedef accumulate_t<S> T;
+    using T = accumulate_t<S>;
     ScanShape shape;
     Lines<const S> a, h, dh;
     const T* first = nullptr;

@@ -80,7 +80,9 @@ template <class S, bool Complex> struct Forward {
         auto size = [&](int v) { return v < V - 1 ? int64_t(W) : columns - (V - 1) * W; };
         for (int r = 0; r < R; ++r) {
             const int64_t t = time(q[r], from);
-            a[r] = at(p.a, q[r], t, 0), x[r] = at(p.x, q[r], t, 0), h[r] = at(p.h, q[r], t, 0);
+            a[r] = at(p.a, q[r], t, 0);
+            x[r] = at(p.x, q[r], t, 0);
+            h[r] = at(p.h, q[r], t, 0);
             copy[r] = at(p.copy, q[r], t, 0);
             reset[r] = at(p.shape.reset, q[r], t, 0);
             for (int v = 0; v < V; ++v) state[r][v] = load_up_to(p.last + q[r].index * columns + v * W, size(v));

@@ -121,8 +121,12 @@ template <class S, bool Complex, Da kind> struct Backward {
         vec<T> carry[R][V], together[R][V] = {};
         for (int r = 0; r < R; ++r) {
             const int64_t t = time(q[r], from);
-            a[r] = at(p.a, q[r], t, 0), h[r] = at(p.h, q[r], t + way, 0), dh[r] = at(p.dh, q[r], t, 0);
-            dx[r] = at(p.dx, q[r], t, 0), da[r] = at(p.da, q[r], t, 0), reset[r] = at(p.shape.reset, q[r], t, 0);
+            a[r] = at(p.a, q[r], t, 0);
+            h[r] = at(p.h, q[r], t + way, 0);
+            dh[r] = at(p.dh, q[r], t, 0);
+            dx[r] = at(p.dx, q[r], t, 0);
+            da[r] = at(p.da, q[r], t, 0);
+            reset[r] = at(p.shape.reset, q[r], t, 0);
             for (int v = 0; v < V; ++v) carry[r][v] = load_up_to(p.dfirst + q[r].index * columns() + v * W, size(v));
         }
         for (int64_t turn = from; turn < to; turn += kTurn) {

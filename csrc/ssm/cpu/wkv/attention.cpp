@@ -45,8 +45,10 @@ template <class T, int Count> struct Block {
 
     Block(const Wkv<T>& wkv, int64_t r, int64_t c, int64_t n) : p(wkv), row(r), channel(c), width(n) {
         for (int i = 0; i < Count; ++i) {
-            at[i].w = get(p.w + channel, i), at[i].bonus = get(p.bonus + channel, i);
-            at[i].p = first(p.first.numerator, i, T(0)), at[i].q = first(p.first.denominator, i, T(0));
+            at[i].w = get(p.w + channel, i);
+            at[i].bonus = get(p.bonus + channel, i);
+            at[i].p = first(p.first.numerator, i, T(0));
+            at[i].q = first(p.first.denominator, i, T(0));
             at[i].m = first(p.first.m, i, T(kNoMaximum));
         }
     }
@@ -66,7 +68,9 @@ template <class T, int Count> struct Block {
     }
     void restore(int64_t tile) {
         for (int i = 0; i < Count; ++i) {
-            at[i].p = get(saved(tile), i), at[i].q = get(saved(tile) + p.D, i), at[i].m = get(saved(tile) + 2 * p.D, i);
+            at[i].p = get(saved(tile), i);
+            at[i].q = get(saved(tile) + p.D, i);
+            at[i].m = get(saved(tile) + 2 * p.D, i);
         }
     }
     // Writes a state of the row, the parts of which may be null
@@ -127,7 +131,9 @@ template <class T, int Count> struct Gradients {
             for (int i = 0; i < Count; ++i) {
                 Channels<T>& c = block.at[i];
                 Step& step = steps[t - from][i];
-                step.p = c.p, step.q = c.q, step.m = c.m;
+                step.p = c.p;
+                step.q = c.q;
+                step.m = c.m;
                 const Factors<T> f = c.advance(block.get(k, i), block.get(v, i));
                 step.e = select<T>(f.kept < T(1), f.kept, f.added);
             }
@@ -139,7 +145,8 @@ template <class T, int Count> struct Gradients {
         for (int i = 0; i < Count; ++i) {
             const Channels<T>& c = block.at[i];
             Lane& d = at[i];
-            d.p = block.first(dlast.numerator, i, T(0)), d.q = block.first(dlast.denominator, i, T(0));
+            d.p = block.first(dlast.numerator, i, T(0));
+            d.q = block.first(dlast.denominator, i, T(0));
             d.m = block.first(dlast.m, i, T(0)) - fma(d.p, c.p, d.q * c.q);
             d.w = d.bonus = vec<T>{};
         }
@@ -154,7 +161,9 @@ template <class T, int Count> struct Gradients {
             for (int i = 0; i < Count; ++i) {
                 const Step& step = steps[t - from][i];
                 Channels<T> c = block.at[i];
-                c.p = step.p, c.q = step.q, c.m = step.m;
+                c.p = step.p;
+                c.q = step.q;
+                c.m = step.m;
                 const vec<T> key = block.get(k, i), value = block.get(v, i);
                 const vec<T> apart = c.m + c.w - key;
                 const Factors<T> f(apart, step.e), o = c.of_output(key);
@@ -236,7 +245,8 @@ template <class T> void gradient(const WkvGradient<T>& g, Team team) {
         vec<T> dw{}, dbonus{};
         for (int64_t row = 0; row < p.B; ++row) {
             const T* sums = g.workspace + row * 2 * p.D + c;
-            dw += load_up_to(sums, to - c), dbonus += load_up_to(sums + p.D, to - c);
+            dw += load_up_to(sums, to - c);
+            dbonus += load_up_to(sums + p.D, to - c);
         }
         if (g.dw) store_up_to(g.dw + c, dw, to - c);
         if (g.dbonus) store_up_to(g.dbonus + c, dbonus, to - c);

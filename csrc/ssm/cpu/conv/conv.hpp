@@ -4,7 +4,7 @@
 // both, tap j of vector i is the vector at data + i * lanes + j * tap, where `tap` is 1 for rows and `lanes` for lanes.
 #pragma once
 #include "core/cpu/vmath.hpp"
-#include "ssm/cpu/conv_kernels.hpp"
+#include "ssm/cpu/conv/kernels.hpp"
 #include "ssm/cpu/sequences.hpp"
 #include "ssm/cpu/sums.hpp"
 

@@ -1,6 +1,6 @@
 // Linear attention, forward: one pass over the rows of the state performs several steps, whose inputs v and outputs o
 // stay in registers; every element goes through the same operations in the same order as in the loop over the steps.
-#include "ssm/cpu/attention_gates.hpp"
+#include "ssm/cpu/attention/gates.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 

@@ -1,7 +1,7 @@
 // Linear attention, backward.
-#include "ssm/cpu/attention_backward.hpp"
-#include "ssm/cpu/attention_gates.hpp"
-#include "ssm/cpu/attention_visit.hpp"
+#include "ssm/cpu/attention/backward.hpp"
+#include "ssm/cpu/attention/gates.hpp"
+#include "ssm/cpu/attention/visit.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {

@@ -2,7 +2,7 @@
 // state S' before the step. A step reads w before it writes, so that a pass over the state performs one step and
 // accumulates the next w.
 #pragma once
-#include "ssm/cpu/attention.hpp"
+#include "ssm/cpu/attention/attention.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
@@ -59,7 +59,9 @@ FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcomin
     vec<T> v[N], w[N], o[N], next[N];
 #pragma GCC unroll 4
     for (int c = 0; c < N; ++c) {
-        v[c] = load(p.v + c * W), w[c] = load(p.w + c * W), o[c] = next[c] = vec<T>{};
+        v[c] = load(p.v + c * W);
+        w[c] = load(p.w + c * W);
+        o[c] = next[c] = vec<T>{};
         if (Delta) v[c] = fma(v[c], p.beta, w[c]);
     }
     each_panel(p.K, [&](int64_t panel, int64_t rows) {
@@ -105,7 +107,8 @@ FASTITER_NOINLINE void visit_corrected(const StepGradient<T>& p, T* P, Upcoming&
     vec<T> d_o[N], dv[N], dw[N], next[N];
 #pragma GCC unroll 4
     for (int c = 0; c < N; ++c) {
-        d_o[c] = load(p.d_o + c * W), dv[c] = next[c] = vec<T>{};
+        d_o[c] = load(p.d_o + c * W);
+        dv[c] = next[c] = vec<T>{};
         if (Later) dw[c] = load(p.later_dw + c * W);
     }
     each_panel(p.K, [&](int64_t panel, int64_t rows) {

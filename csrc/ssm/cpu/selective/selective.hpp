@@ -1,7 +1,7 @@
 // Shared by the forward and the backward pass of the selective scan: the division of the work, and the data of a tile.
 // Complex numbers are pairs of real ones in memory, so that a channel has 2 N numbers for N states.
 #pragma once
-#include "ssm/cpu/selective_decay.hpp"
+#include "ssm/cpu/selective/decay.hpp"
 #include "ssm/cpu/sequences.hpp"
 #include "ssm/cpu/tiles.hpp"
 

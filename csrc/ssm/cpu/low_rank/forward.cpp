@@ -1,5 +1,5 @@
 // Linear attention with a correction of rank one, forward: the delta rule with any decay, RWKV-7.
-#include "ssm/cpu/low_rank.hpp"
+#include "ssm/cpu/low_rank/low_rank.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 

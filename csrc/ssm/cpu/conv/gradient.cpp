@@ -1,7 +1,7 @@
 // The causal convolution, backward. The sums pre are recomputed; then, with dpre = d_out act'(pre),
 //     dweight[j] = sum of dpre[t] x[t - W + 1 + j],   dbias = sum of dpre,   dx[t] = sum of weight[j] dpre[t + W - 1 - j].
 // The gradients of the weights are summed per sequence and chunk of steps, and these sums are added in order.
-#include "ssm/cpu/conv_direct.hpp"
+#include "ssm/cpu/conv/direct.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {
@@ -180,7 +180,10 @@ private:
         if (!unit.from) Base::steps_before(unit, x_, start);
         fill_zero(dpre_before_, (W - 1) * d_.panel);
         StepsGradient<S, W, kTogether> p;
-        p.filters = filters_, p.dpre = dpre_before_, p.line = d_.panel, p.channels = unit.channels;
+        p.filters = filters_;
+        p.dpre = dpre_before_;
+        p.line = d_.panel;
+        p.channels = unit.channels;
         for (int64_t t = unit.from; t <= to; t += kTogether) {
             for (int64_t k = 0; k < W - 1 + kTogether; ++k) p.rows[k] = Base::row(unit, t + k - (W - 1), start);
             for (int64_t r = 0; r < kTogether; ++r) {

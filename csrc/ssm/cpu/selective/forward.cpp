@@ -1,6 +1,6 @@
 // The selective scan, forward: the loop over tiles of time is outermost, so that B and C are transposed once for all
 // channels of a panel; within a tile the states of a vector of channels stay in registers.
-#include "ssm/cpu/selective.hpp"
+#include "ssm/cpu/selective/selective.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
@@ -66,6 +66,13 @@ void advance_all(const Tile<T>& w, int64_t N, const T* rates, T* h) {
     for (; n < N; ++n) advance<T, Complex, 1, Small, Lanes>(w, n, rates, h);
 }
 
+// The instances by whether the states are in lanes and whether all exponents are small.
+template <class T, bool Complex>
+constexpr void (*kAdvance[2][2])(const Tile<T>&, int64_t, const T*, T*) = {
+    {advance_all<T, Complex, false, false>, advance_all<T, Complex, true, false>},
+    {advance_all<T, Complex, false, true>, advance_all<T, Complex, true, true>},
+};
+
 template <class T, bool Complex> class Forward {
     static constexpr int W = lanes<T>, P = kParts<Complex>;
 
@@ -126,9 +133,7 @@ private:
             const Tile<T> w = {d_,    du_,   y_,     B_.weights(p_.B, s_.N, b), C_.weights(p_.C, s_.N, b),
                                reset, steps, &lines_};
             const bool small = rates_.are_small(b, most);
-            (lanes_  ? small ? advance_all<T, Complex, true, true> : advance_all<T, Complex, false, true>
-             : small ? advance_all<T, Complex, true, false>
-                     : advance_all<T, Complex, false, false>)(w, s_.N, rates_.of(b, s_.N), h);
+            kAdvance<T, Complex>[lanes_][small](w, s_.N, rates_.of(b, s_.N), h);
             write(at);
         }
     }

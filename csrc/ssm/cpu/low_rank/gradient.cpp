@@ -3,8 +3,8 @@
 //     P = decay P + a dw^T.
 // dw and dv are computed step by step with columns in the lanes; the others, given dw, in passes of several steps with
 // rows in the lanes.
-#include "ssm/cpu/attention_backward.hpp"
-#include "ssm/cpu/low_rank.hpp"
+#include "ssm/cpu/attention/backward.hpp"
+#include "ssm/cpu/low_rank/low_rank.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {

@@ -1,5 +1,5 @@
 // The causal convolution, forward.
-#include "ssm/cpu/conv_direct.hpp"
+#include "ssm/cpu/conv/direct.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 

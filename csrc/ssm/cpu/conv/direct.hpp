@@ -1,7 +1,7 @@
 // Loops of the causal convolution that read and write signals in place, for 2 to 4 taps; S is their storage type.
 // Additions are in the same order as for the blocks in conv.hpp, so that results are bitwise the same.
 #pragma once
-#include "ssm/cpu/conv.hpp"
+#include "ssm/cpu/conv/conv.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
@@ -164,7 +164,8 @@ template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(co
 #pragma GCC unroll 8
             for (int r = 1; r < R; ++r) write(t + (r - 1) * L, d[r - 1], d[r]);
         }
-        before = now[R - 1], last = d[R - 1];
+        before = now[R - 1];
+        last = d[R - 1];
     };
     const int64_t end = p.vectors * L;
     int64_t t = 0;

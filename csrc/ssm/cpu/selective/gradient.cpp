@@ -4,7 +4,7 @@
 //     dA = sum of w d,   dd = u dx + sum of w A,   du = d dx + D dy.
 // For complex states dy is twice the gradient of y; factors of l, dy and w are conjugated; and sums with a real result
 // are sums of real parts.
-#include "ssm/cpu/selective_visit.hpp"
+#include "ssm/cpu/selective/visit.hpp"
 #include "ssm/cpu/sums.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {

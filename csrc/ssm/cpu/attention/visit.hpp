@@ -5,7 +5,7 @@
 // dv has the columns of P in the lanes, as the forward pass has those of S; dq, dk and ddecay have rows in the lanes,
 // so that no sum runs across lanes.
 #pragma once
-#include "ssm/cpu/attention.hpp"
+#include "ssm/cpu/attention/attention.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 

@@ -1,7 +1,7 @@
 // A tile of the selective scan, backward, for one vector of channels: recomputes the states, then visits the steps in
 // reverse.
 #pragma once
-#include "ssm/cpu/selective.hpp"
+#include "ssm/cpu/selective/selective.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 

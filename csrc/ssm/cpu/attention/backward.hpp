@@ -1,7 +1,7 @@
 // The backward passes of linear attention, with and without a correction: the inputs and outputs of a head, and its
 // tiles of time from the last to the first; the states of a tile are recomputed pass by pass from the saved one.
 #pragma once
-#include "ssm/cpu/attention.hpp"
+#include "ssm/cpu/attention/attention.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 

@@ -1,7 +1,7 @@
 // The gates and the normaliser of mLSTM, one head at a time: exponential input gates with a running maximum m, and the
 // vector n, which accumulates the gated keys as the state accumulates their products with v.
 #pragma once
-#include "ssm/cpu/attention.hpp"
+#include "ssm/cpu/attention/attention.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 

@@ -1,5 +1,5 @@
 // Steps of a causal convolution with a state that holds the inputs before them: vectors of channels.
-#include "ssm/cpu/conv.hpp"
+#include "ssm/cpu/conv/conv.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {

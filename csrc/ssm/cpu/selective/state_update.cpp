@@ -1,5 +1,5 @@
 // One step of a selective scan: vectors are along the N states of a channel, which are contiguous.
-#include "ssm/cpu/selective.hpp"
+#include "ssm/cpu/selective/selective.hpp"
 #include "ssm/cpu/sums.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
@@ -167,7 +167,8 @@ private:
     void read_group(int64_t b, int64_t h) {
         const int64_t group = h / p_.per_group;
         const bool same = b == b_ && h_ >= 0 && group == h_ / p_.per_group;
-        b_ = b, h_ = h;
+        b_ = b;
+        h_ = h;
         if (same) return;
         for (int64_t n = 0; n < p_.N; n += W) {
             store(B_ + n, read_states(p_.inputs, b, group, n));

@@ -2,7 +2,7 @@
 // memory.
 #pragma once
 #include "core/cpu/vmath.hpp"
-#include "ssm/cpu/attention_kernels.hpp"
+#include "ssm/cpu/attention/kernels.hpp"
 #include "ssm/cpu/sequences.hpp"
 #include "ssm/cpu/tiles.hpp"
 
@@ -270,7 +270,8 @@ template <class T> struct ColumnStates {
     int64_t K = 0, V = 0;
 
     void take(Cutter& memory, int64_t rows, int64_t columns) {
-        K = rows, V = columns;
+        K = rows;
+        V = columns;
         data = memory.take<T>(blocks() * K * kColumns<T>);
     }
     int64_t blocks() const { return ceil_div(V, kColumns<T>); }
