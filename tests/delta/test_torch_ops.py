@@ -39,22 +39,22 @@ def test_opcheck(M: int | None, gated: bool, layout: str) -> None:
         q, k, v, beta, decay, h0 = tensors(B, T, 2, 5, 3, M=M, gated=gated)
         q, k, v = (LAYOUTS[layout](x).detach() for x in (q, k, v))
         lengths, flags = torch.tensor(some_lengths(B, T)), tensor(some_resets(B, T))
-        forward = (q, k, v, beta, decay, h0 if save else None, flags, lengths, None, method, 8)
+        forward = (q, k, v, beta, decay, h0 if save else None, method, 8, flags, lengths, None)
         opcheck(OPS._delta_fwd, *forward, save)
         o, last, e, states = OPS._delta_fwd(*forward, True)
-        saved = (q, k, beta, decay, e, states)
-        opcheck(OPS._delta_bwd, *saved, LAYOUTS[layout](o), last, flags, lengths, None, method, 8, save)
-        opcheck(OPS._delta_bwd, *saved, None, last, flags, lengths, None, method, 8, True)
-        opcheck(OPS._delta_bwd, *saved, o, None, None, lengths, None, method, 8, False)
+        saved, every = (q, k, beta, decay, None, e, states), 0b11111 if gated else 0b01111
+        opcheck(OPS._delta_bwd, *saved, LAYOUTS[layout](o), last, method, 8, flags, lengths, None, every | save << 5)
+        opcheck(OPS._delta_bwd, *saved, None, last, method, 8, flags, lengths, None, every | 1 << 5)
+        opcheck(OPS._delta_bwd, *saved, o, None, method, 8, None, lengths, None, every)
 
 
 def test_opcheck_of_packed_rows() -> None:
     q, k, v, beta, decay, h0 = tensors(1, 90, 2, 5, 3, rows=4)
     bounds = torch.tensor(some_bounds(4, 90))
-    forward = (q, k, v, beta, decay, h0, None, None, bounds, "auto", 64)
+    forward = (q, k, v, beta, decay, h0, "auto", 64, None, None, bounds)
     opcheck(OPS._delta_fwd, *forward, True)
     o, last, e, states = OPS._delta_fwd(*forward, True)
-    opcheck(OPS._delta_bwd, q, k, beta, decay, e, states, o, last, None, None, bounds, "auto", 64, True)
+    opcheck(OPS._delta_bwd, q, k, beta, decay, h0, e, states, o, last, "auto", 64, None, None, bounds, 0b100101)
 
 
 # --- gradients in parts of tensors -----------------------------------------------------------------------------------
@@ -66,9 +66,9 @@ def test_gradients_in_parts_of_tensors(M: int | None) -> None:
     B, T, N = 2, 40, 2
     q, k, v, beta, decay, h0 = tensors(B, T, N, 9, 150, M=M)
     lengths = torch.tensor([T, T - 3])
-    _, last, e, states = OPS._delta_fwd(q, k, v, beta, decay, h0, None, lengths, None, "auto", 64, True)
+    _, last, e, states = OPS._delta_fwd(q, k, v, beta, decay, h0, "auto", 64, None, lengths, None, True)
     d_o = torch.randn(B, T, N, 150, generator=torch.Generator().manual_seed(0))
-    call = DeltaBackward(q, k, beta, decay, e, states, d_o, last, None, lengths, None, "auto", 64, True)
+    call = DeltaBackward(q, k, beta, decay, h0, e, states, d_o, last, "auto", 64, None, lengths, None, 0b111111)
     for threads in (1, 2, 5):
         fastiter.set_num_threads(threads)
         expected = backward(call)

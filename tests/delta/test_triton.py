@@ -15,6 +15,7 @@ from fastiter import BackendError  # noqa: E402
 from fastiter.delta._plan import Sizes  # noqa: E402
 from fastiter.delta._torch import functional as functions  # noqa: E402
 from fastiter.delta._torch import triton  # noqa: E402
+from fastiter.delta._torch.ops import requested  # noqa: E402
 from tests.delta.calls import delta_inputs, some_bounds, some_resets, specified  # noqa: E402
 from tests.delta.torch_calls import specified as specified_gradients  # noqa: E402
 from tests.support.cases import assert_close  # noqa: E402
@@ -29,8 +30,8 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         method, chunk = triton.checked_method(call.method, call.q.dtype, call.sizes)
         return call._replace(method=method, chunk=chunk)
 
-    monkeypatch.setattr(functions, "delta_fwd", lambda call: triton.forward(chosen(call)))
-    monkeypatch.setattr(functions, "delta_bwd", lambda call: triton.backward(chosen(call)))
+    monkeypatch.setattr(functions.delta, "forward", lambda call: triton.forward(chosen(call)))
+    monkeypatch.setattr(functions.delta, "backward", lambda call: requested(call, triton.backward(chosen(call))))
     monkeypatch.setattr(triton.chunks, "precision", lambda: "ieee")
     real = torch.Tensor.new_empty
 

@@ -71,10 +71,10 @@ def halves(device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
         wide = DeltaInputs(*(None if x is None else x.float().numpy() for x in (q, k, v, beta, state, decay)))
         q, k, v, beta, state, decay = (None if x is None else x.to(device) for x in (q, k, v, beta, state, decay))
         by = triton.checked_method("auto", dtype, sizes_of(q, k, V))
-        cut = (None, None, None, *by)
+        cut = (*by, None, None, None)
         o, last, e, states = triton.forward(DeltaForward(q, k, v, beta, decay, state, *cut, True))
         d_o, dlast = torch.ones_like(o), torch.ones_like(last)
-        gradients = triton.backward(DeltaBackward(q, k, beta, decay, e, states, d_o, dlast, *cut, True))
+        gradients = triton.backward(DeltaBackward(q, k, beta, decay, state, e, states, d_o, dlast, *cut, 0b111111))
         if gated:
             gradients = [*gradients[:4], gradients[5], gradients[4]]
         ones = (d_o.float().cpu().numpy(), dlast.cpu().numpy())
@@ -125,13 +125,14 @@ def test_heads_in_parts_and_every_run_have_the_same_bits(
     arrays = delta_inputs(1, 65, 3, 4, 3, np.float32)
     q, k, v, beta, state, decay = (None if x is None else torch.from_numpy(np.array(x)).to(device) for x in arrays)
     q, k, v, beta, decay = (None if x is None else x.to(dtype) for x in (q, k, v, beta, decay))
-    how = (None, None, None, *triton.checked_method("auto", dtype, sizes_of(q, k, 3)))
+    how = (*triton.checked_method("auto", dtype, sizes_of(q, k, 3)), None, None, None)
 
     def call() -> list[Any]:
         alone = triton.forward(DeltaForward(q, k, v, beta, decay, state, *how, False))[:2]
         o, last, e, states = triton.forward(DeltaForward(q, k, v, beta, decay, state, *how, True))
         d_o, dlast = torch.ones_like(o), torch.ones_like(last)
-        return [*alone, o, last, *triton.backward(DeltaBackward(q, k, beta, decay, e, states, d_o, dlast, *how, True))]
+        backward = DeltaBackward(q, k, beta, decay, state, e, states, d_o, dlast, *how, 0b111111)
+        return [*alone, o, last, *triton.backward(backward)]
 
     first = call()
     monkeypatch.setattr(triton_chunks, "SCRATCH", 2 * 2 * 4 * 4 * 3)  # 2 heads of 2 chunks, or 1 head with a copy

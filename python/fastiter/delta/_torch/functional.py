@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import has_torch_function_variadic
 
 from ..._backend import BackendError
 from ..._check import check_flag
 from ..._docs import documented_like
 from ..._sequences import as_part
-from ..._torch.autograd import applied, one_by_one
-from ..._torch.autograd_twice import differentiable
+from ..._torch.differentiable import needs_autograd
 from ..._torch.distributed.dtensors import CUTS, Axes, is_dtensor, on_shards
-from ..._torch.ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, transformed
+from ..._torch.ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors
 from ..._torch.out import check_out, is_written_by_kernels, named, written
 from ..._torch.overrides import dispatched
 from ..._torch.sequences import checked_sequences, in_reverse
 from .. import _functional as arrays
 from .._plan import check_shapes, check_state, plan
-from .double_backward import replay
-from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd
+from .ops import DeltaForward, delta
 from .ops import forward as delta_forward
 from .triton import checked_method
 
@@ -114,19 +111,17 @@ def delta_scan(
     if out is not None:
         all_given = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
         check_out(function, out, (*q.shape[:3], sizes.values), all_given, GPU_FLOATS if q.is_cuda else FLOATS)
-    # Under forward-mode differentiation the autograd function is called, which raises the error.
-    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     ordered = rows
     if reverse:
         flags = None if reset is None else reset.expand(q.shape[:2])
         q, k, v, beta, decay, flags = in_reverse(function, rows, q, k, v, beta, decay, flags)
         ordered = rows._replace(reset=flags)
-    if needs_grad or transformed() or forward_ad._current_level >= 0:
-        o, last = applied(_DeltaScan, q, k, v, beta, decay, state, *ordered, *by)[:2]
+    call = (q, k, v, beta, decay, state, *by, *ordered)
+    written_by_kernel = out is not None and not reverse and is_written_by_kernels(out, *tensors, *rows)
+    if written_by_kernel and not needs_autograd(tensors):
+        o, last = delta_forward(DeltaForward(*call, False), out)
     else:
-        call = DeltaForward(q, k, v, beta, decay, state, *ordered, *by, False)
-        direct = out is not None and not reverse and is_written_by_kernels(out, *tensors, *rows)
-        o, last = delta_forward(call, out) if direct else delta_fwd(call)
+        o, last = delta(*call)[:2]
     o = in_reverse(function, rows, o)[0] if reverse else o
     if out is not None:
         o = written(out) if o is out else out.copy_(o)
@@ -145,59 +140,3 @@ def _check_halves(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
                 raise TypeError(f"delta_scan: state must have dtype {expected}, got {x.dtype}")
             if x.device != tensors[0].device:
                 raise BackendError(f"delta_scan: state must be on {tensors[0].device} like q, got {x.device}")
-
-
-class _DeltaScan(torch.autograd.Function):
-    """Map (q, k, v, beta, decay, state) to (o, final states, e, states); the backward pass reads the last two.
-
-    The gradient of e = v - S^T k equals that of v, so second derivatives need no v. The states are saved at some of the
-    steps.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        beta: Tensor,
-        decay: Tensor | None,
-        state: Tensor | None,
-        reset: Tensor | None,
-        lengths: Tensor | None,
-        cu_seqlens: Tensor | None,
-        method: str,
-        chunk: int,
-    ) -> tuple[Tensor, ...]:
-        return tuple(
-            delta_fwd(DeltaForward(q, k, v, beta, decay, state, reset, lengths, cu_seqlens, method, chunk, True))
-        )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        q, k, _, beta, decay, state, reset, lengths, cu_seqlens, method, chunk = inputs
-        _, _, e, states = output
-        ctx.save_for_backward(q, k, e, beta, decay, state, states, reset, lengths, cu_seqlens)
-        ctx.mark_non_differentiable(states)
-        ctx.method, ctx.chunk = method, chunk
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @one_by_one
-    def backward(
-        ctx: Any, d_o: Tensor | None, dlast: Tensor | None, de: Tensor | None, _: None
-    ) -> tuple[Tensor | None, ...]:
-        q, k, e, beta, decay, state, states, *cut = ctx.saved_tensors
-        found: list[Tensor | None] = [None] * 6
-        if d_o is not None or dlast is not None:
-            need_h0 = ctx.needs_input_grad[5]
-            with torch.no_grad():
-                read: tuple[Any, ...] = (q, k, beta, decay, e, states, d_o, dlast, *cut, ctx.method, ctx.chunk, need_h0)
-                dq, dk, dv, dbeta, *rest = delta_bwd(DeltaBackward(*read))
-            every = (dq, dk, dv, dbeta, None if decay is None else rest[0], rest[-1] if need_h0 else None)
-            found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:6], strict=True)]
-            found = differentiable(replay, found, (q, k, e, beta, decay, state), cut, (d_o, dlast))
-        if de is not None:
-            found[2] = de if found[2] is None else found[2] + de
-        return (*found, None, None, None, None, None)

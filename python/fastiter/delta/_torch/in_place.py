@@ -11,6 +11,9 @@ from ..._torch.distributed.in_place import Backward, Forward, Kernels, Optional
 from ..._torch.ops import empty
 from .ops import DeltaBackward, DeltaForward, backward, forward, gradients_of
 
+#: All gradients are requested
+_ALL = 0b111111
+
 
 def kernels(method: str, chunk: int) -> Kernels:
     """Return the kernels of the delta rule; their tensors are q, k, v, beta and decay."""
@@ -25,7 +28,7 @@ def _results(tensors: Optional) -> list[Tensor]:
 
 def _forward(how: tuple[str, int], call: Forward) -> tuple[list[Tensor], list[Tensor]]:
     state = None if call.state is None else call.state[0]
-    given: tuple[Any, ...] = (*call.tensors, state, *call.cut, *how, call.saves)
+    given: tuple[Any, ...] = (*call.tensors, state, *how, *call.cut, call.saves)
     _, last, *saved = forward(DeltaForward(*given), call.results[0])
     return [last], saved
 
@@ -34,7 +37,7 @@ def _backward(how: tuple[str, int], call: Backward) -> list[Tensor]:
     q, k, _, beta, decay = call.tensors
     e, states = call.saved
     (d_o,), (dlast,) = call.d_results, call.d_last
-    given: tuple[Any, ...] = (q, k, beta, decay, e, states, d_o, dlast, *call.cut, *how, True)
+    given: tuple[Any, ...] = (q, k, beta, decay, None, e, states, d_o, dlast, *how, *call.cut, _ALL)
     backwards = DeltaBackward(*given)
     found = gradients_of(backwards)
     wanted = [*call.gradients[:4], *([] if decay is None else call.gradients[4:]), None]

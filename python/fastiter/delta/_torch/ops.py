@@ -1,7 +1,8 @@
 """The private ops of the delta rule: their argument tuples, and their CPU implementations, which call the kernels.
 
 Forward returns o and the final states; with ``save``, it also returns e = v - S^T k of every factor and the state
-before each period, for the backward pass. Backward returns dq, dk, dv, dbeta, then ddecay and dstate if requested.
+before each period, for the backward pass. Backward returns the requested gradients in the order of the arguments; the
+kernels write those of q, k, v, beta and, if it is given, decay in any case.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from ... import _core
+from ..._torch.differentiable import Differentiable
 from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty, unit_stride
 from ..._torch.sequences import check_values
 from .._plan import Plan, Sizes, plan
+from .double_backward import replay
 
 
 class DeltaForward(NamedTuple):
@@ -27,11 +30,11 @@ class DeltaForward(NamedTuple):
     beta: Tensor
     decay: Tensor | None
     state: Tensor | None
+    method: str
+    chunk: int
     reset: Tensor | None
     lengths: Tensor | None
     cu_seqlens: Tensor | None
-    method: str
-    chunk: int
     save: bool
 
     @property
@@ -41,22 +44,31 @@ class DeltaForward(NamedTuple):
 
 
 class DeltaBackward(NamedTuple):
-    """The arguments of the backward op: inputs, tensors saved by the forward op, and the gradients of its outputs."""
+    """The arguments of the backward op: inputs, tensors saved by the forward op, and the gradients of its outputs.
+
+    Bit i of ``requested`` refers to argument i of the forward op, from q to state.
+    """
 
     q: Tensor
     k: Tensor
     beta: Tensor
     decay: Tensor | None
+    state: Tensor | None
     e: Tensor
     states: Tensor
-    d_o: Tensor | None
+    dout: Tensor | None
     dlast: Tensor | None
+    method: str
+    chunk: int
     reset: Tensor | None
     lengths: Tensor | None
     cu_seqlens: Tensor | None
-    method: str
-    chunk: int
-    need_h0: bool
+    requested: int
+
+    @property
+    def needs_state(self) -> bool:
+        """Whether the gradient of the initial state is requested."""
+        return bool(self.requested >> 5 & 1)
 
     @property
     def sizes(self) -> Sizes:
@@ -122,7 +134,7 @@ def gradients_of(call: DeltaBackward) -> list[Tensor]:
     gradients = [empty(q, x.shape) for x in (q, call.k, call.e, call.beta)]
     if call.decay is not None:
         gradients.append(empty(q, call.decay.shape))
-    if call.need_h0:
+    if call.needs_state:
         shape = (rows_of(call.sizes, call.cu_seqlens), *call.states.shape[1:])
         gradients.append(empty(q, shape, dtype=call.states.dtype))
     return gradients
@@ -138,13 +150,29 @@ def backward(call: DeltaBackward, into: list[Tensor] | None = None) -> list[Tens
     q, k, beta = unit_stride(call.q), unit_stride(call.k), contiguous(call.beta)
     e, states = contiguous(call.e), contiguous(call.states)
     decay, dlast = (None if x is None else contiguous(x) for x in (call.decay, call.dlast))
-    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    d_o = None if call.dout is None else unit_stride(call.dout)
     work = _work(sizes, how, how.backward, call.reset, call.lengths, call.cu_seqlens)
     dq, dk, dv, dbeta, *rest = gradients
-    ddecay, dstate = None if decay is None else rest[0], rest[-1] if call.need_h0 else None
+    ddecay, dstate = None if decay is None else rest[0], rest[-1] if call.needs_state else None
     _core.delta.backward(work, q, k, beta, decay, e, states, d_o, dlast, dq, dk, dv, dbeta, ddecay, dstate)
     return gradients
 
 
+def requested(call: DeltaBackward, gradients: list[Tensor]) -> list[Tensor]:
+    """Return those of the gradients that are requested."""
+    places = [0, 1, 2, 3, *([] if call.decay is None else [4]), *([5] if call.needs_state else [])]
+    return [x for place, x in zip(places, gradients, strict=True) if call.requested >> place & 1]
+
+
+def _backward(call: DeltaBackward) -> list[Tensor]:
+    return requested(call, backward(call))
+
+
+def _backward_outputs(call: DeltaBackward) -> list[Tensor]:
+    return requested(call, gradients_of(call))
+
+
 delta_fwd = Op("_delta_fwd", DeltaForward, forward, forward_outputs)
-delta_bwd = Op("_delta_bwd", DeltaBackward, backward, gradients_of)
+delta_bwd = Op("_delta_bwd", DeltaBackward, _backward, _backward_outputs)
+#: The gradient of e = v - S^T k equals that of v, so second derivatives need no v.
+delta = Differentiable("delta_scan", delta_fwd, delta_bwd, "out last e states", replay, {"e": "v"})

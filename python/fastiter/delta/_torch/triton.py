@@ -16,7 +16,7 @@ from ..._torch import launch
 from ..._torch.ops import contiguous, unit_stride
 from .._plan import Sizes
 from . import triton_chunks as chunks
-from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd, forward_outputs, gradients_of
+from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd, forward_outputs, gradients_of, requested
 from .work import Work, factor_strides, strides, work_of
 
 
@@ -137,14 +137,14 @@ def forward(call: DeltaForward) -> list[Tensor]:
 
 
 def backward(call: DeltaBackward) -> list[Tensor]:
-    """Implement the backward op on a GPU."""
+    """Return the gradients that the kernels write, computed on a GPU."""
     if call.chunk in chunks.SIZES:
         return chunks.backward(call)
     sizes, gradients, work = call.sizes, gradients_of(call), work_of(call, call.chunk)
     q, k, beta = unit_stride(call.q), unit_stride(call.k), contiguous(call.beta)
     e, states = contiguous(call.e), contiguous(call.states)
     decay = None if call.decay is None else contiguous(call.decay)
-    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    d_o = None if call.dout is None else unit_stride(call.dout)
     columns = _columns(work, _TILES[q.dtype].backward_columns)
     blocks = -(-sizes.values // columns)
     # dq, dk, dbeta and ddecay are sums over V, of which each block of columns writes a partial sum.
@@ -154,7 +154,7 @@ def backward(call: DeltaBackward) -> list[Tensor]:
         for x in (gradients[2], *parts.values()):
             x.zero_()
     state = states.new_empty((work.sequences, *states.shape[1:]))
-    dstate = gradients[-1] if call.need_h0 else torch.empty_like(state)
+    dstate = gradients[-1] if call.needs_state else torch.empty_like(state)
     if call.dlast is None:
         dstate.zero_()
     else:
@@ -172,4 +172,4 @@ def backward(call: DeltaBackward) -> list[Tensor]:
 
 
 delta_fwd.on_cuda(forward)
-delta_bwd.on_cuda(backward)
+delta_bwd.on_cuda(lambda call: requested(call, backward(call)))

@@ -219,7 +219,7 @@ def backward(call: DeltaBackward) -> list[Tensor]:
     dq, dk, dv, dbeta = gradients[:4]
     ddecay = None if call.decay is None else gradients[4]
     shape = (work.sequences, *call.states.shape[1:])
-    dlast = gradients[-1] if call.need_h0 else call.states.new_empty(shape)
+    dlast = gradients[-1] if call.needs_state else call.states.new_empty(shape)
     if call.lengths is not None:
         for x in (dq, dk, dv, dbeta, *([] if ddecay is None else [ddecay])):
             x.zero_()
@@ -229,7 +229,7 @@ def backward(call: DeltaBackward) -> list[Tensor]:
         dlast.copy_(call.dlast)
     if not sizes.time:
         return gradients
-    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    d_o = None if call.dout is None else unit_stride(call.dout)
     every = _strided(q=unit_stride(call.q), k=unit_stride(call.k), d_o=d_o)
     decay = None if call.decay is None else contiguous(call.decay)
     every |= {"beta": contiguous(call.beta), "decay": decay, "reset_row": work.reset_row, "e": contiguous(call.e)}
