@@ -15,6 +15,10 @@ from ..relax import reference_tuners as relax_tuners
 from ..relax.partitioned import reference as relax_partitioned
 from ..rnn import reference as rnn
 from ..scan import reference as scan
+from ..ssm import reference as ssm
+from ..ssm import reference_attention as ssm_attention
+from ..ssm import reference_conv as ssm_conv
+from ..ssm import reference_wkv as ssm_wkv
 
 __all__ = [
     "delta",
@@ -30,4 +34,8 @@ __all__ = [
     "relax_tuners",
     "rnn",
     "scan",
+    "ssm",
+    "ssm_attention",
+    "ssm_conv",
+    "ssm_wkv",
 ]
