@@ -74,12 +74,15 @@ NUMBERS = {
     ],
     "ssm": [
         *(f"tests/ssm/test_arrays.py::test_{name}" for name in ("sizes", "storage_types", "extreme_values", "a_step")),
-        "tests/ssm/test_torch_selective.py::test_gradients_of_the_specification",
+        "tests/ssm/tensors/test_torch_selective.py::test_gradients_of_the_specification",
         *(f"tests/ssm/test_{name}.py::test_sizes" for name in ("attention", "mlstm", "low_rank")),
-        *(f"tests/ssm/test_torch_{name}.py::test_gradients_of_the_loop" for name in ("attention", "mlstm", "low_rank")),
+        *(
+            f"tests/ssm/tensors/test_torch_{name}.py::test_gradients_of_the_loop"
+            for name in ("attention", "mlstm", "low_rank")
+        ),
         *(f"tests/ssm/test_causal_conv.py::test_{name}" for name in ("sizes", "numbered_sequences", "steps")),
-        "tests/ssm/test_torch_causal_conv.py::test_gradients_of_the_specification",
-        "tests/ssm/test_torch_mixer_step.py::test_sizes",
+        "tests/ssm/tensors/test_torch_causal_conv.py::test_gradients_of_the_specification",
+        "tests/ssm/tensors/test_torch_mixer_step.py::test_sizes",
     ],
     # The gradients of the scans have the same bits on every instruction set: tests/scan/test_torch_gradients.py.
     "scan, delta": [

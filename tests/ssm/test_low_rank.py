@@ -14,7 +14,7 @@ from fastiter import ssm
 from fastiter.ssm import reference, reference_attention
 from tests.ssm.attention_calls import DECAYS, assert_attention_near, attention_inputs
 from tests.ssm.calls import assert_near, both_dtypes, some_bounds, some_lengths, some_resets
-from tests.ssm.test_errors import refused, shape, wrong_cuts
+from tests.ssm.errors.test_errors import refused, shape, wrong_cuts
 from tests.support.cases import assert_same_bits
 from tests.support.error_cases import TYPE, VALUE, Convert, Wrong
 

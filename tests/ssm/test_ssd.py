@@ -11,7 +11,7 @@ import pytest
 
 from fastiter import ssm
 from tests.ssm.calls import assert_near, both_dtypes, some_bounds, some_lengths, some_resets
-from tests.ssm.test_errors import refused, shape, wrong_cuts
+from tests.ssm.errors.test_errors import refused, shape, wrong_cuts
 from tests.support.error_cases import TYPE, VALUE, Convert, Wrong
 
 Size = tuple[int, int, int, int, int, int]  # (B, T, H, P, G, N)

@@ -14,7 +14,7 @@ from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _attention as arrays
 from .._attention_shapes import check_attention_shapes, check_attention_state, check_one_decay, checked_scale
-from . import triton_attention  # noqa: F401 (the ops of CUDA tensors)
+from ._gpu import triton_attention  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
 from .ops_attention import attention

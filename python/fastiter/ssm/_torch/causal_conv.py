@@ -24,7 +24,7 @@ from .._conv_shapes import (
     check_state_len,
     check_update_shapes,
 )
-from . import triton_conv  # noqa: F401 (the ops of CUDA tensors)
+from ._gpu import triton_conv  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
 from .ops_conv import ConvUpdate, conv, conv_update, plain_conv_update

@@ -22,7 +22,7 @@ from .._attention_shapes import (
     check_one_decay,
     checked_scale,
 )
-from . import triton_low_rank  # noqa: F401 (the ops of CUDA tensors)
+from ._gpu import triton_low_rank  # noqa: F401 (the ops of CUDA tensors)
 from .attention import AXES
 from .checks import Cut, Integers, check_tensors, checked_cut
 from .ops import computed

@@ -13,7 +13,7 @@ from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .. import _mlstm as arrays
 from .._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
-from . import triton_mlstm  # noqa: F401 (the ops of CUDA tensors)
+from ._gpu import triton_mlstm  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
 from .ops_mlstm import mlstm as mlstm_op

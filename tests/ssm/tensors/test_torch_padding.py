@@ -279,7 +279,7 @@ def test_gradients_of_references(name: str) -> None:
 def _route_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """Route CPU tensors to Triton's kernels, interpreted."""
     pytest.importorskip("triton")
-    from fastiter.ssm._torch import triton_attention, triton_conv, triton_low_rank, triton_mlstm, triton_selective
+    from fastiter.ssm._torch._gpu import triton_attention, triton_conv, triton_low_rank, triton_mlstm, triton_selective
 
     routes = (
         (functional.selective, triton_selective),

@@ -11,7 +11,7 @@ import pytest
 
 from fastiter import BackendError, ssm
 from tests.ssm.attention_calls import attention_inputs
-from tests.ssm.test_errors import refused, shape, wrong_cuts
+from tests.ssm.errors.test_errors import refused, shape, wrong_cuts
 from tests.support.error_cases import TYPE, VALUE, Convert, Wrong
 
 B, T, N, K, V = SIZE = 2, 5, 4, 3, 6

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..._torch.ops import contiguous, unit_stride
-from .ops import GPU_TILE, contiguous_or_none
-from .ops_attention import (
+from ...._torch.ops import contiguous, unit_stride
+from ..ops import GPU_TILE, contiguous_or_none
+from ..ops_attention import (
     AttentionBackward,
     AttentionForward,
     as_arguments,

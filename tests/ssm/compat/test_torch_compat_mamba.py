@@ -15,7 +15,7 @@ import fastiter.torch  # noqa: E402
 from fastiter.torch.compat import causal_conv1d, mamba_ssm  # noqa: E402
 from tests.ssm import mixer_reference as reference  # noqa: E402
 from tests.ssm.mixer_calls import B, D, H, N, P, T, chunk_inputs, inner_inputs, scan_inputs, split_inputs  # noqa: E402
-from tests.ssm.test_torch_mixers import DOUBLE, assert_equal_results, labels, results  # noqa: E402
+from tests.ssm.tensors.test_torch_mixers import DOUBLE, assert_equal_results, labels, results  # noqa: E402
 
 ssm = fastiter.torch.ssm
 

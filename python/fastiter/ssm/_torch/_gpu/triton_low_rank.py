@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..._torch.ops import contiguous, unit_stride
-from .ops import GPU_TILE, contiguous_or_none, plain
-from .ops_low_rank import (
+from ...._torch.ops import contiguous, unit_stride
+from ..ops import GPU_TILE, contiguous_or_none, plain
+from ..ops_low_rank import (
     LowRankBackward,
     LowRankForward,
     as_arguments,

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 import fastiter.torch  # noqa: E402
 from fastiter.ssm import reference_conv  # noqa: E402
 from fastiter.ssm._torch import causal_conv as functions  # noqa: E402
-from fastiter.ssm._torch import triton_conv as triton  # noqa: E402
+from fastiter.ssm._torch._gpu import triton_conv as triton  # noqa: E402
 from tests.ssm.calls import assert_near, some_bounds  # noqa: E402
 from tests.ssm.conv_calls import conv_inputs, some_labels, specified, specified_gradients  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402

@@ -19,7 +19,7 @@ import fastiter.torch  # noqa: E402
 from fastiter._torch import launch  # noqa: E402
 from fastiter.ssm._torch import functional as functions  # noqa: E402
 from fastiter.ssm._torch import ops  # noqa: E402
-from fastiter.ssm._torch import triton_selective as triton  # noqa: E402
+from fastiter.ssm._torch._gpu import triton_selective as triton  # noqa: E402
 from tests.ssm.calls import (  # noqa: E402
     assert_near,
     scan_inputs,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..._check import overlaps_itself
-from ..._torch import launch
-from ..._torch.ops import contiguous
-from ..._torch.sequences import check_values
-from .ops import (
+from ...._check import overlaps_itself
+from ...._torch import launch
+from ...._torch.ops import contiguous
+from ...._torch.sequences import check_values
+from ..ops import (
     SELECTIVE_GPU_TILE,
     SelectiveBackward,
     SelectiveForward,
@@ -27,7 +27,7 @@ from .ops import (
     selective_bwd,
     selective_fwd,
 )
-from .step import SelectiveStep, check_rows, selective_step
+from ..step import SelectiveStep, check_rows, selective_step
 from .triton_conv import strides_of
 
 #: Threads along time, and consecutive steps per thread: forward, backward

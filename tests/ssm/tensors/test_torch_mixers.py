@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode  # noqa: E402
 
 import fastiter.torch  # noqa: E402
 from tests.ssm import mixer_reference as reference  # noqa: E402
+from tests.ssm.errors.test_errors import refused, shape  # noqa: E402
 from tests.ssm.mixer_calls import B, D, H, N, P, T, inner_inputs, split_inputs  # noqa: E402
-from tests.ssm.test_errors import refused, shape  # noqa: E402
 from tests.support.error_cases import TYPE, VALUE, Wrong  # noqa: E402
 
 ssm = fastiter.torch.ssm

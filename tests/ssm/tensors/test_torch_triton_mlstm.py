@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 import fastiter.torch  # noqa: E402
 from fastiter.ssm._torch import mlstm as functions  # noqa: E402
-from fastiter.ssm._torch import triton_mlstm as triton  # noqa: E402
+from fastiter.ssm._torch._gpu import triton_mlstm as triton  # noqa: E402
 from tests.ssm.calls import some_bounds, some_resets  # noqa: E402
 from tests.ssm.mlstm_calls import NAMES, mlstm_inputs  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402

@@ -13,7 +13,7 @@ import fastiter.torch  # noqa: E402
 from fastiter import ssm  # noqa: E402
 from tests.rnn.test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
 from tests.ssm.conv_calls import conv_inputs  # noqa: E402
-from tests.ssm.test_torch_causal_conv import OPS, leaves  # noqa: E402
+from tests.ssm.tensors.test_torch_causal_conv import OPS, leaves  # noqa: E402
 from tests.support.cases import assert_same_bits  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.*torch.jit.script")

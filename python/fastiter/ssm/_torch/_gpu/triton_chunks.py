@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._torch import launch
-from ..._torch.ops import unit_stride
-from ..._torch.sequences import check_values
-from .ops import GPU_TILE, computed, contiguous_or_none, count_of, plain
+from ...._torch import launch
+from ...._torch.ops import unit_stride
+from ...._torch.sequences import check_values
+from ..ops import GPU_TILE, computed, contiguous_or_none, count_of, plain
 
 #: Bytes of scratch memory for the states before the chunks; calls that need more process the heads in several parts.
 SCRATCH = 1 << 29

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 import fastiter.torch  # noqa: E402
 from fastiter.ssm._torch import attention as functions  # noqa: E402
-from fastiter.ssm._torch import triton_attention as triton  # noqa: E402
-from fastiter.ssm._torch import triton_chunks as chunks  # noqa: E402
+from fastiter.ssm._torch._gpu import triton_attention as triton  # noqa: E402
+from fastiter.ssm._torch._gpu import triton_chunks as chunks  # noqa: E402
 from tests.ssm.attention_calls import attention_inputs  # noqa: E402
 from tests.ssm.calls import assert_near, some_bounds, some_resets  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402

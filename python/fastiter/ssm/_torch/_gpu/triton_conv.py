@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._check import overlaps_itself
-from ..._torch import launch
-from ..._torch.ops import contiguous
-from ..._torch.sequences import check_values
-from .ops import computed, contiguous_or_none, plain
-from .ops_conv import (
+from ...._check import overlaps_itself
+from ...._torch import launch
+from ...._torch.ops import contiguous
+from ...._torch.sequences import check_values
+from ..ops import computed, contiguous_or_none, plain
+from ..ops_conv import (
     ConvBackward,
     ConvForward,
     ConvUpdate,
@@ -23,7 +23,7 @@ from .ops_conv import (
     empty_gradients,
     forward_outputs,
 )
-from .step import check_rows
+from ..step import check_rows
 
 #: Channels and steps per tile, by whether steps are contiguous
 _FORWARD = {True: (4, 256), False: (64, 16)}

@@ -11,7 +11,7 @@ import pytest
 
 from fastiter import BackendError, ssm
 from tests.ssm.conv_calls import conv_inputs
-from tests.ssm.test_errors import refused, shape
+from tests.ssm.errors.test_errors import refused, shape
 from tests.support.error_cases import TYPE, VALUE, Convert, Wrong
 
 B, D, T, W = 2, 4, 5, 3

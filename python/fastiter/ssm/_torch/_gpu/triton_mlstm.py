@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._torch import launch
-from .ops import GPU_TILE, contiguous_or_none, plain
-from .ops_attention import AttentionBackward, AttentionForward
-from .ops_mlstm import (
+from ...._torch import launch
+from ..ops import GPU_TILE, contiguous_or_none, plain
+from ..ops_attention import AttentionBackward, AttentionForward
+from ..ops_mlstm import (
     MlstmBackward,
     MlstmForward,
     along_m,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fastiter import ssm
+from tests.ssm.errors.test_errors import refused, shape, wrong_cuts
 from tests.ssm.mlstm_calls import mlstm_inputs
-from tests.ssm.test_errors import refused, shape, wrong_cuts
 from tests.support.error_cases import TYPE, VALUE, Convert, Wrong
 
 SIZE = 2, 5, 4, 3, 6  # (B, T, N, K, V)
