@@ -101,6 +101,7 @@ NAMESPACES = {
     "fastiter.torch.ssm": "Tensors: state-space models, matrix memories, short convolutions",
     "fastiter.torch.distributed": "Tensors: sequences, heads and systems divided among ranks",
     "fastiter.torch.relax": "Tensors: linear systems",
+    "fastiter.torch.bcd": "Tensors: block coordinate descent",
     "fastiter.torch.fixedpoint.prox": "Tensors: proximal operators and projections",
     "fastiter.torch.fixedpoint": "Tensors: fixed points",
     "fastiter.torch.quant": "Tensors: number formats",

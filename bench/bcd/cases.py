@@ -15,7 +15,7 @@ from fastiter.bcd import LeastSquares, Logistic, LogisticRegression, bcd, lasso_
 from fastiter.bcd._data import Data
 from fastiter.bcd._forest import _Blocks
 from fastiter.bcd._problem import Quadratic
-from fastiter.bcd._sketch import _Kaczmarz
+from fastiter.bcd._sketch import Sketches, _Kaczmarz
 
 #: By how much an objective may exceed the lowest one, relative to the objective at 0
 TOLERANCE = 1e-5
@@ -192,7 +192,7 @@ def kaczmarz(m: int, n: int, dtype: str) -> Steps:
     rng = np.random.default_rng(0)
     A = rng.standard_normal((m, n)).astype(dtype)
     b = A.astype(np.float64) @ np.ones(n)
-    steps = _Kaczmarz(Data("bench", "A", A), b, rng)
+    steps = _Kaczmarz(Data("bench", "A", A), b, Sketches("kaczmarz", 1, rng))
     squares = (A.astype(np.float64) ** 2).sum(axis=1)
     p, x, count, loops = squares / squares.sum(), np.zeros(n), 20_000, 500
     if not np.allclose(_after(steps, 100 * m, n), 1, atol=1e-2) and m >= 2 * n:

@@ -1,7 +1,7 @@
 // The bindings of fastiter.bcd.
+#include "bcd/fields.hpp"
 #include "bcd/lasso.hpp"
 #include "bcd/solver.hpp"
-#include "core/arguments.hpp"
 #include "core/launch.hpp"
 
 namespace fastiter::bcd {
@@ -13,36 +13,51 @@ void bind_quasi_newton(py::module_& m);
 
 namespace {
 
-// columns: (start, row, value); rows: (start, column, value). start is None for dense columns, which have no rows.
-std::unique_ptr<Matrix> matrix(int bits, int64_t n, int64_t m, const py::tuple& columns, const py::tuple& rows) {
+// columns and rows have the fields starts, indices and values; starts is None for dense columns, which have no rows.
+std::unique_ptr<Matrix> matrix(int bits, int64_t n, int64_t m, const py::object& columns, const py::object& rows) {
     return with_float(bits, [&]<class T>() {
-        const Columns<T> a{n, m, address<const int64_t>(py::handle(columns[0])),
-                           address<const int32_t>(py::handle(columns[1])), address<const T>(py::handle(columns[2]))};
-        const Rows<T> by_row{address<const int64_t>(py::handle(rows[0])), address<const int32_t>(py::handle(rows[1])),
-                             address<const T>(py::handle(rows[2]))};
+        const Columns<T> a{n, m, field<int64_t>(columns, "starts"), field<int32_t>(columns, "indices"),
+                           field<T>(columns, "values")};
+        const Rows<T> by_row{field<int64_t>(rows, "starts"), field<int32_t>(rows, "indices"), field<T>(rows, "values")};
         return matrix_of<T>(a, by_row);
     });
 }
 
-// data: b, weight; separable: l1, l2, lower, upper, curvature; blocks: start, member, bound, sums
-std::unique_ptr<Solver> solver(const Matrix& a, py::tuple kinds, py::tuple data, py::tuple separable, py::tuple blocks,
-                               int64_t count, py::handle x) {
-    const auto numbers = [](const py::tuple& t, size_t i) { return address<const double>(py::handle(t[i])); };
+Problem problem_of(const Matrix& a, const py::object& losses, const py::object& separable) {
     Problem p;
     p.a = &a;
-    p.loss = Loss(kinds[0].cast<int>()), p.classes = kinds[1].cast<int64_t>(), p.is_smooth = kinds[2].cast<bool>();
-    p.b = numbers(data, 0), p.weight = numbers(data, 1);
-    p.s = {numbers(separable, 0), numbers(separable, 1), numbers(separable, 2), numbers(separable, 3),
-           numbers(separable, 4)};
+    p.loss = Loss(losses.attr("loss").cast<int>());
+    p.classes = losses.attr("classes").cast<int64_t>();
+    p.b = field<double>(losses, "b");
+    p.weight = field<double>(losses, "weights");
+    p.is_smooth = losses.attr("is_smooth").cast<bool>();
+    p.s.l1 = field<double>(separable, "l1");
+    p.s.l2 = field<double>(separable, "l2");
+    p.s.lower = field<double>(separable, "lower");
+    p.s.upper = field<double>(separable, "upper");
+    p.s.curvature = field<double>(losses, "curvature");
+    return p;
+}
+
+Blocks blocks_of(const py::object& blocks) {
     Blocks b;
-    b.start = address<const int64_t>(py::handle(blocks[0])), b.member = address<const int32_t>(py::handle(blocks[1]));
-    b.bound = numbers(blocks, 2), b.sums = numbers(blocks, 3);
-    b.count = b.start ? count : 0, b.size = count;
-    const Rule rule = Rule(kinds[3].cast<int>());
-    const Update update = Update(kinds[4].cast<int>());
+    b.start = field<int64_t>(blocks, "start");
+    b.member = field<int32_t>(blocks, "member");
+    b.bound = field<double>(blocks, "bounds");
+    b.sums = field<double>(blocks, "sums");
+    b.size = blocks.attr("size").cast<int64_t>();
+    b.count = b.start ? blocks.attr("number").cast<int64_t>() : 0;
+    return b;
+}
+
+// The fields are those of NamedTuples in _problem.py and _blocks.py.
+std::unique_ptr<Solver> solver(const Matrix& a, const py::object& losses, const py::object& separable,
+                               const py::object& blocks, int rule, int update, py::handle x) {
+    const Problem p = problem_of(a, losses, separable);
+    const Blocks b = blocks_of(blocks);
     double* at = address<double>(x);
     py::gil_scoped_release release;
-    return std::make_unique<Solver>(p, b, rule, update, at);
+    return std::make_unique<Solver>(p, b, Rule(rule), Update(update), at);
 }
 
 int64_t run(Solver& s, py::handle sequence, int64_t count) {
@@ -78,25 +93,28 @@ bool reduced(const Matrix& a, py::handle b, py::handle out) {
     return is_done;
 }
 
-// data: b, ones or None, the squares of the columns
-std::unique_ptr<Lasso> lasso(const Matrix& a, const py::tuple& data, double l2, bool nonnegative, py::handle x) {
-    LassoProblem p{&a,
-                   address<const double>(py::handle(data[0])),
-                   address<const double>(py::handle(data[1])),
-                   address<const double>(py::handle(data[2])),
-                   l2,
-                   nonnegative};
+// ones may be None; squares: those of the columns
+std::unique_ptr<Lasso> lasso(const Matrix& a, py::handle b, py::handle ones, py::handle squares, double l2,
+                             bool nonnegative, py::handle x) {
+    LassoProblem p;
+    p.a = &a;
+    p.b = address<const double>(b);
+    p.ones = address<const double>(ones);
+    p.squares = address<const double>(squares);
+    p.l2 = l2;
+    p.nonnegative = nonnegative;
     double* at = address<double>(x);
     py::gil_scoped_release release;
     return std::make_unique<Lasso>(p, at);
 }
 
 // Returns the gap, the objective and the number of working sets.
-py::tuple solve(Lasso& s, double l1, double tolerance, int64_t most) {
+py::tuple solve(Lasso& s, double l1, double tolerance, int64_t max_steps) {
     LassoEnd end;
     {
         py::gil_scoped_release release;
-        launch([&](Team team) { end = s.solve(l1, tolerance, most, team); }, [](int) { return 1; }, Stops::on_request);
+        launch([&](Team team) { end = s.solve(l1, tolerance, max_steps, team); }, [](int) { return 1; },
+               Stops::on_request);
     }
     return py::make_tuple(end.gap, end.objective, end.steps);
 }
@@ -134,9 +152,10 @@ void bind(py::module_& m) {
     bind_sketch(m);
     bind_quasi_newton(m);
     m.def("matrix", matrix, py::keep_alive<0, 4>(), py::keep_alive<0, 5>()); // keep the arrays alive
-    m.def("lasso", lasso, py::keep_alive<0, 1>(), py::keep_alive<0, 2>(), py::keep_alive<0, 5>());
-    m.def("solver", solver, py::keep_alive<0, 1>(), py::keep_alive<0, 3>(), py::keep_alive<0, 4>(),
-          py::keep_alive<0, 5>(), py::keep_alive<0, 7>());
+    m.def("lasso", lasso, py::keep_alive<0, 1>(), py::keep_alive<0, 2>(), py::keep_alive<0, 3>(),
+          py::keep_alive<0, 7>());
+    m.def("solver", solver, py::keep_alive<0, 1>(), py::keep_alive<0, 2>(), py::keep_alive<0, 3>(),
+          py::keep_alive<0, 4>(), py::keep_alive<0, 7>());
 }
 
 } // namespace fastiter::bcd

@@ -1,29 +1,31 @@
 // The bindings of fastiter.bcd: blocks that are forests.
+#include "bcd/fields.hpp"
 #include "bcd/forest.hpp"
-#include "core/arguments.hpp"
 #include "core/launch.hpp"
 
 namespace fastiter::bcd {
 namespace {
 
-Graph graph_of(int64_t n, const py::tuple& rows) {
-    return {n, address<const int64_t>(py::handle(rows[0])), address<const int32_t>(py::handle(rows[1])),
-            address<const double>(py::handle(rows[2]))};
+Graph graph_of(int64_t n, const py::object& rows) {
+    return {n, field<int64_t>(rows, "starts"), field<int32_t>(rows, "indices"), field<double>(rows, "values")};
 }
 
 // Writes the block of each node; returns the number of blocks.
-int64_t partition(int64_t n, const py::tuple& rows, py::handle order, bool edges, py::handle out) {
+int64_t partition(int64_t n, const py::object& rows, py::handle order, bool edges, py::handle out) {
     const Graph graph = graph_of(n, rows);
     const int32_t* first = address<const int32_t>(order);
     int32_t* to = address<int32_t>(out);
     py::gil_scoped_release release;
     const std::vector<int32_t> block = forest_partition(graph, first, edges);
     int32_t largest = -1;
-    for (int64_t i = 0; i < n; ++i) to[i] = block[size_t(i)], largest = std::max(largest, to[i]);
+    for (int64_t i = 0; i < n; ++i) {
+        to[i] = block[size_t(i)];
+        largest = std::max(largest, to[i]);
+    }
     return largest + 1;
 }
 
-std::unique_ptr<Forests> forests(int64_t n, py::tuple rows, py::handle block, int64_t count) {
+std::unique_ptr<Forests> forests(int64_t n, const py::object& rows, py::handle block, int64_t count) {
     const Graph graph = graph_of(n, rows);
     const int32_t* of = address<const int32_t>(block);
     py::gil_scoped_release release;

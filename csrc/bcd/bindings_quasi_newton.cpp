@@ -1,28 +1,30 @@
 // The bindings of fastiter.bcd: quasi-Newton steps.
+#include "bcd/fields.hpp"
 #include "bcd/quasi_newton.hpp"
-#include "core/arguments.hpp"
 
 namespace fastiter::bcd {
 namespace {
 
-// entries: (start, index, value, by_rows), start None for a dense matrix in column-major order; data: b, weight, (means
-// of the columns, whether products subtract them); x: (m + 1, classes) with intercepts, otherwise (m, classes)
-std::unique_ptr<QuasiNewton> quasi_newton(int bits, std::tuple<int64_t, int64_t, int64_t> shape,
-                                          const py::tuple& entries, const py::tuple& data,
-                                          std::pair<double, double> penalties, bool has_intercept, py::handle x) {
-    const auto numbers = [](const py::tuple& t, size_t i) { return address<const double>(py::handle(t[i])); };
+// The fields are those of NamedTuples in _data.py and _quasi_newton.py. starts is None for a dense matrix in column-major
+// order; x: (m + 1, classes) with intercepts, otherwise (m, classes).
+std::unique_ptr<QuasiNewton> quasi_newton(int bits, const py::object& entries, bool by_rows, const py::object& samples,
+                                          py::handle x) {
     Samples p;
-    std::tie(p.n, p.m, p.classes) = shape;
-    const auto means = data[2].cast<py::tuple>();
-    p.b = numbers(data, 0), p.weight = numbers(data, 1), p.mean = numbers(means, 0),
-    p.subtracts = means[1].cast<bool>();
-    p.has_intercept = has_intercept, std::tie(p.l1, p.l2) = penalties;
-    const auto start = address<const int64_t>(py::handle(entries[0]));
-    const auto index = address<const int32_t>(py::handle(entries[1]));
-    const bool by_rows = entries[3].cast<bool>();
+    p.n = samples.attr("n").cast<int64_t>();
+    p.m = samples.attr("m").cast<int64_t>();
+    p.classes = samples.attr("classes").cast<int64_t>();
+    p.has_intercept = samples.attr("has_intercept").cast<bool>();
+    p.b = field<double>(samples, "labels");
+    p.weight = field<double>(samples, "weights");
+    p.mean = field<double>(samples, "means");
+    p.subtracts = samples.attr("subtracts").cast<bool>();
+    p.l1 = samples.attr("l1").cast<double>();
+    p.l2 = samples.attr("l2").cast<double>();
+    const auto start = field<int64_t>(entries, "starts");
+    const auto index = field<int32_t>(entries, "indices");
     double* at = address<double>(x);
     return with_float(bits, [&]<class T>() {
-        const auto value = address<const T>(py::handle(entries[2]));
+        const auto value = field<T>(entries, "values");
         py::gil_scoped_release release;
         return std::make_unique<QuasiNewton>(
             factor_of(Product<T>{p.n, p.m, p.classes, start, index, value, by_rows, nullptr, nullptr, nullptr}), p, at);
@@ -36,7 +38,7 @@ void bind_quasi_newton(py::module_& m) {
         .def("run", &QuasiNewton::run, py::call_guard<py::gil_scoped_release>())
         .def("objective", &QuasiNewton::objective)
         .def("residual", &QuasiNewton::residual);
-    m.def("quasi_newton", quasi_newton, py::keep_alive<0, 3>(), py::keep_alive<0, 4>(), py::keep_alive<0, 7>());
+    m.def("quasi_newton", quasi_newton, py::keep_alive<0, 2>(), py::keep_alive<0, 4>(), py::keep_alive<0, 5>());
 }
 
 } // namespace fastiter::bcd

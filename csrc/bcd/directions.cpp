@@ -137,7 +137,8 @@ void Solver::solve_model(const List& block, const Vector& h, const Vector& g, Ve
                 nearest(x_[c] + d[s] - v[s] / curvature, p_.s.l1[c] / curvature, p_.s.lower[c], p_.s.upper[c]);
             const double by = now - (x_[c] + d[s]);
             if (by == 0) continue;
-            d[s] += by, moved = std::max(moved, curvature * std::abs(by));
+            d[s] += by;
+            moved = std::max(moved, curvature * std::abs(by));
             for (size_t t = 0; t < n; ++t) v[t] += by * h[t * n + s];
         }
         if (!(moved > 1e-13 * largest)) break;
@@ -149,10 +150,13 @@ void Solver::solve_model(const List& block, const Vector& h, const Vector& g, Ve
 void Solver::sweep_model(const List& block, const Vector& g, Vector& d) {
     const Matrix& a = *p_.a;
     const size_t n = size_t(a.n), m = size_t(p_.coordinates());
-    weight_.resize(n), curvature_.resize(m), target_.assign(x_, x_ + m), r_ = u_;
+    weight_.resize(n);
+    curvature_.resize(m);
+    target_.assign(x_, x_ + m);
+    r_ = u_;
     for (size_t i = 0; i < n; ++i) { // p (1 - p) = |p - b| (1 - |p - b|)
-        const double most = p_.weight ? p_.weight[i] : 1, size = std::abs(u_[i]);
-        weight_[i] = most > 0 ? size * std::max(1 - size / most, 0.0) : 0;
+        const double weight_i = p_.weight ? p_.weight[i] : 1, size = std::abs(u_[i]);
+        weight_[i] = weight_i > 0 ? size * std::max(1 - size / weight_i, 0.0) : 0;
     }
     List working, support;
     double largest = 0;
@@ -160,14 +164,16 @@ void Solver::sweep_model(const List& block, const Vector& g, Vector& d) {
         const int32_t c = block[s];
         const double steepness = std::abs(slope(c, g[s] - p_.s.l2[c] * x_[c]));
         if (steepness == 0 && x_[c] == 0) continue;
-        working.push_back(c), largest = std::max(largest, steepness);
+        working.push_back(c);
+        largest = std::max(largest, steepness);
         curvature_[size_t(c)] = a.squares(c, weight_.data()) + p_.s.l2[c] + kRidge * p_.s.curvature[c];
     }
     ModelState model{p_.s, target_.data(), r_.data(), weight_.data(), nullptr, 0};
     model.s.curvature = curvature_.data();
     const int64_t each = a.start ? a.start[a.m] / std::max<int64_t>(a.m, 1) : a.n;
     const auto sweep = [&](const List& list) {
-        model.order = list.data(), model.count = int64_t(list.size());
+        model.order = list.data();
+        model.count = int64_t(list.size());
         const double moved = a.sweep(model);
         return moved > kInner * largest && !has_to_stop(*team_, model.count * each);
     };
@@ -202,7 +208,8 @@ double Solver::change_along(const List& block, const Vector& d, double t) {
             by = 0;
         }
         const double before = loss_of_row(i, z_.data() + i, a.n);
-        change += loss_of_row(i, ahead_.data(), 1) - before, size += before;
+        change += loss_of_row(i, ahead_.data(), 1) - before;
+        size += before;
     }
     return change - 0x1p-50 * size;
 }
@@ -217,7 +224,10 @@ void Solver::search(const List& block, const Vector& g, Vector& d) {
     }
     double t = 1;
     int halvings = 0;
-    while (halvings < kHalvings && !(change_along(block, d, t) <= kDecrease * t * expected)) t /= 2, ++halvings;
+    while (halvings < kHalvings && !(change_along(block, d, t) <= kDecrease * t * expected)) {
+        t /= 2;
+        ++halvings;
+    }
     for (double& by : d) by *= halvings < kHalvings ? t : 0;
 }
 

@@ -44,8 +44,10 @@ std::vector<int32_t> breadth_first(const Graph& g) {
         is_known[size_t(root)] = 1;
         for (order.push_back(root); at < order.size(); ++at)
             for (int64_t e = g.start[order[at]]; e < g.start[order[at] + 1]; ++e)
-                if (const int32_t j = g.column[e]; !is_known[size_t(j)] && g.value[e] != 0)
-                    is_known[size_t(j)] = 1, order.push_back(j);
+                if (const int32_t j = g.column[e]; !is_known[size_t(j)] && g.value[e] != 0) {
+                    is_known[size_t(j)] = 1;
+                    order.push_back(j);
+                }
     }
     return order;
 }
@@ -126,13 +128,16 @@ bool Forests::eliminate(Block& block, std::vector<int32_t>& place, bool with_ent
     std::vector<int32_t> position(nodes.size());
     for (size_t p = 0; p < order.size(); ++p) position[size_t(order[p])] = int32_t(p);
     const size_t size = nodes.size();
-    block.parent.resize(size), block.inverse.assign(size, 0), block.ratio.assign(size, 0);
+    block.parent.resize(size);
+    block.inverse.assign(size, 0);
+    block.ratio.assign(size, 0);
     block.start.assign(1, 0);
     std::vector<double> pivot(size, 0);
     bool is_positive = true;
     for (size_t p = 0; p < size; ++p) {
         const int32_t i = nodes[size_t(order[p])], parent = up[size_t(order[p])];
-        block.node[p] = i, block.parent[p] = parent < 0 ? -1 : position[size_t(parent)];
+        block.node[p] = i;
+        block.parent[p] = parent < 0 ? -1 : position[size_t(parent)];
         double link = 0;
         for (int64_t e = g_.start[i]; e < g_.start[i + 1]; ++e) {
             const int32_t j = g_.column[e];
@@ -140,11 +145,14 @@ bool Forests::eliminate(Block& block, std::vector<int32_t>& place, bool with_ent
                 pivot[p] += g_.value[e];
             else if (parent >= 0 && j == nodes[size_t(parent)])
                 link = g_.value[e];
-            else if (with_entries && place[size_t(j)] < 0)
-                block.column.push_back(j), block.value.push_back(g_.value[e]);
+            else if (with_entries && place[size_t(j)] < 0) {
+                block.column.push_back(j);
+                block.value.push_back(g_.value[e]);
+            }
         }
         is_positive = is_positive && pivot[p] > 0;
-        block.inverse[p] = 1 / pivot[p], block.ratio[p] = link / pivot[p];
+        block.inverse[p] = 1 / pivot[p];
+        block.ratio[p] = link / pivot[p];
         if (parent >= 0) pivot[size_t(block.parent[p])] -= link * block.ratio[p];
         block.start.push_back(int64_t(block.column.size()));
     }
@@ -182,8 +190,10 @@ int64_t Forests::run_greedy(double* x, double* gradient, int64_t count, int64_t*
         for (size_t i = 0; i < n; ++i) trees.reset(int32_t(i));
         Block block;
         for (int32_t i : order)
-            if (joins(g_, trees, i, roots, [&](int32_t j) { return in_block[size_t(j)] != 0; }))
-                in_block[size_t(i)] = 1, block.node.push_back(i);
+            if (joins(g_, trees, i, roots, [&](int32_t j) { return in_block[size_t(j)] != 0; })) {
+                in_block[size_t(i)] = 1;
+                block.node.push_back(i);
+            }
         if (!eliminate(block, place, false)) return -1 - step;
         const int64_t size = sizes[step] = int64_t(block.node.size());
         work.resize(size_t(size));

@@ -36,12 +36,14 @@ Lasso::Lasso(const LassoProblem& problem, double* x)
     for (size_t j = 0; j < squares_.size(); ++j) { // the inverse of a subnormal curvature may overflow
         const double whole = squares_[j] + p_.l2;
         const bool is_used = squares_[j] > 0 && !(whole < std::numeric_limits<double>::min());
-        curvature_[j] = is_used ? whole : 0, inverse_[j] = is_used ? 1 / whole : 0;
+        curvature_[j] = is_used ? whole : 0;
+        inverse_[j] = is_used ? 1 / whole : 0;
     }
     for (int64_t j = 0; j < a.m; ++j)
         if (inverse_[size_t(j)] > 0) used_.push_back(int32_t(j));
     norm_ = dot(p_.b, p_.b, a.n);
-    g_.assign(size_t(a.m), 0), seen_.assign(size_t(a.m), -HUGE_VAL);
+    g_.assign(size_t(a.m), 0);
+    computed_at_.assign(size_t(a.m), -HUGE_VAL);
     start();
 }
 
@@ -56,7 +58,7 @@ void Lasso::start() {
     }
     centre();
     before_ = v_;
-    std::fill(seen_.begin(), seen_.end(), -HUGE_VAL);
+    std::fill(computed_at_.begin(), computed_at_.end(), -HUGE_VAL);
 }
 
 void Lasso::add_column(int64_t j, double d, Vector& v, double& sum) const {
@@ -97,9 +99,10 @@ void Lasso::refresh(double l1) {
     for (int64_t j = 0; j < p_.a->m; ++j) {
         const size_t k = size_t(j);
         if (curvature_[k] <= 0) continue;
-        const double drift = moved_ - seen_[k];
+        const double drift = moved_ - computed_at_[k];
         if (x_[j] == 0 && (drift == 0 || rising(j) + std::sqrt(squares_[k]) * drift <= l1)) continue;
-        stale_.push_back(int32_t(j)), seen_[k] = moved_;
+        stale_.push_back(int32_t(j));
+        computed_at_[k] = moved_;
     }
     products(stale_, fresh_);
     for (size_t k = 0; k < stale_.size(); ++k) g_[size_t(stale_[k])] = fresh_[k];
@@ -123,8 +126,14 @@ double Lasso::gap(double l1, double& objective) const {
     double size = 0, norm = 0, largest = 0, over = 0;
     for (int64_t j = 0; j < p_.a->m; ++j) {
         const double x = x_[j], excess = rising(j) - l1;
-        if (x != 0) size += std::abs(x), norm += x * x;
-        if (excess > 0) over += excess * excess, largest = std::max(largest, excess);
+        if (x != 0) {
+            size += std::abs(x);
+            norm += x * x;
+        }
+        if (excess > 0) {
+            over += excess * excess;
+            largest = std::max(largest, excess);
+        }
     }
     objective = squares / 2 + l1 * size + p_.l2 / 2 * norm;
     if (p_.l2 > 0) return objective + squares / 2 + against + over / (2 * p_.l2);
@@ -134,29 +143,37 @@ double Lasso::gap(double l1, double& objective) const {
 
 double Lasso::value(double l1, const List& columns, const double* x, const Vector& v, double sum) const {
     double size = 0, norm = 0;
-    for (size_t k = 0; k < columns.size(); ++k) size += std::abs(x[k]), norm += x[k] * x[k];
+    for (size_t k = 0; k < columns.size(); ++k) {
+        size += std::abs(x[k]);
+        norm += x[k] * x[k];
+    }
     return squares_of_residual(v, sum) / 2 + l1 * size + p_.l2 / 2 * norm;
 }
 
 List Lasso::violators(double l1) const {
-    List found;
+    List columns;
     for (int64_t j = 0; j < p_.a->m; ++j)
-        if (x_[j] == 0 && curvature_[size_t(j)] > 0 && rising(j) > l1) found.push_back(int32_t(j));
-    return found;
+        if (x_[j] == 0 && curvature_[size_t(j)] > 0 && rising(j) > l1) columns.push_back(int32_t(j));
+    return columns;
 }
 
 // A slope that all coordinates in the support may have for a gap of about `gap`
 double Lasso::slope_for(double l1, double gap) const {
     double size = 0, count = 1;
     for (int64_t j = 0; j < p_.a->m; ++j)
-        if (x_[j] != 0) size += std::abs(x_[j]), ++count;
+        if (x_[j] != 0) {
+            size += std::abs(x_[j]);
+            ++count;
+        }
     return std::max(gap / (size + gap / l1 + kTiny), std::sqrt(p_.l2 * gap / count));
 }
 
-LassoEnd Lasso::solve(double l1, double tolerance, int64_t most, const Team& team) {
-    team_ = &team, is_stopped_ = false, spent_ = 0;
+LassoEnd Lasso::solve(double l1, double tolerance, int64_t max_steps, const Team& team) {
+    team_ = &team;
+    is_stopped_ = false;
+    spent_ = 0;
     double gap = HUGE_VAL, objective = HUGE_VAL, inner = 1, largest = HUGE_VAL;
-    for (int64_t step = 1; step <= most && !is_stopped_; ++step) {
+    for (int64_t step = 1; step <= max_steps && !is_stopped_; ++step) {
         refresh(l1);
         const double before = gap;
         gap = this->gap(l1, objective);
@@ -172,31 +189,42 @@ LassoEnd Lasso::solve(double l1, double tolerance, int64_t most, const Team& tea
         double target = inner * slope_for(l1, scale);
         if (entrants.empty() && largest > 0 && std::isfinite(largest))
             target = std::max(target, inner * largest * scale / gap);
-        round_ = 0, budget_ = 4 * double(step) * refreshed_;
+        round_ = 0;
+        budget_ = 4 * double(step) * refreshed_;
         last_gap_ = std::max(tolerance, kLeast * norm_);
         largest = descend(l1, target, inner, step, std::move(entrants));
     }
     refresh(l1);
     gap = this->gap(l1, objective);
-    return {gap, objective, most};
+    return {gap, objective, max_steps};
 }
 
 double Lasso::sweep(double l1, const List& columns) {
     LassoState state;
-    state.curvature = curvature_.data(), state.inverse = inverse_.data();
-    state.mean = p_.ones ? mean_.data() : nullptr, state.total = total_;
-    state.l1 = l1, state.l2 = p_.l2, state.lower = p_.nonnegative ? 0 : -HUGE_VAL;
-    state.x = x_, state.v = v_.data(), state.sum = sum_;
+    state.curvature = curvature_.data();
+    state.inverse = inverse_.data();
+    state.mean = p_.ones ? mean_.data() : nullptr;
+    state.total = total_;
+    state.l1 = l1;
+    state.l2 = p_.l2;
+    state.lower = p_.nonnegative ? 0 : -HUGE_VAL;
+    state.x = x_;
+    state.v = v_.data();
+    state.sum = sum_;
     double largest = 0;
     changes_ = 0;
     for (size_t done = 0; done < columns.size() && !is_stopped_;) { // in pieces, between which it may be stopped
         double some = 0;
         size_t end = done;
         for (; end < columns.size() && some < 0x1p22; ++end) some += work(columns[end]);
-        state.order = columns.data() + done, state.count = int64_t(end - done);
+        state.order = columns.data() + done;
+        state.count = int64_t(end - done);
         p_.a->sweep(state);
         largest = state.largest > largest || std::isnan(state.largest) ? state.largest : largest;
-        changes_ += state.status_changes, spent_ += some, round_ += some, done = end;
+        changes_ += state.status_changes;
+        spent_ += some;
+        round_ += some;
+        done = end;
         is_stopped_ = has_to_stop(*team_, int64_t(some));
     }
     sum_ = state.sum;
@@ -214,11 +242,11 @@ bool Lasso::enter(double l1, List entrants) {
     const double affordable = (refreshed_ + double(p_.a->n + p_.a->m)) / 8 / mean;
     size_t limit = std::max({size_t(kEntrants), 2 * support_.size(), size_t(affordable)});
     // as many columns as rows explain anything, and usually no more stay
-    const size_t rows = size_t(p_.a->n), most = rows - std::min(rows, support_.size()) + kEntrants;
+    const size_t rows = size_t(p_.a->n), max_entries = rows - std::min(rows, support_.size()) + kEntrants;
     size_t entered = 0;
     while (!entrants.empty() && !is_stopped_) {
         List some, rest;
-        limit = std::min(limit, most - entered);
+        limit = std::min(limit, max_entries - entered);
         if (limit < entrants.size()) {
             Vector scores;
             for (int32_t j : entrants) scores.push_back(score(j));
@@ -232,7 +260,7 @@ bool Lasso::enter(double l1, List entrants) {
         working_.insert(working_.end(), some.begin(), some.end());
         entered += some.size();
         const size_t stay = size_t(std::count_if(some.begin(), some.end(), [&](int32_t j) { return x_[j] != 0; }));
-        if (2 * stay < some.size() || entered >= most) return false;
+        if (2 * stay < some.size() || entered >= max_entries) return false;
         limit = 8 * stay < 7 * some.size() ? 2 * working_.size() : rest.size();
         entrants.swap(rest);
         if (entrants.empty()) return 8 * stay >= 7 * some.size() && is_solved(l1, some);
@@ -262,11 +290,12 @@ double Lasso::descend(double l1, double target, double last, int64_t step, List 
     if (!entrants.empty()) {
         if (enter(l1, std::move(entrants)) && step == 1) return 0;
         largest = HUGE_VAL;
-        List found;
+        List nonzero;
         for (int64_t j = 0; j < p_.a->m; ++j)
-            if (x_[j] != 0) found.push_back(int32_t(j));
-        if (2 * work(found) >= work(used_)) { // sweeps over all columns need no other working set
-            working_ = used_, is_last_ = true;
+            if (x_[j] != 0) nonzero.push_back(int32_t(j));
+        if (2 * work(nonzero) >= work(used_)) { // sweeps over all columns need no other working set
+            working_ = used_;
+            is_last_ = true;
             target = last * slope_for(l1, last_gap_);
         }
     }
@@ -281,10 +310,10 @@ double Lasso::descend(double l1, double target, double last, int64_t step, List 
 
 // Sweeps over the coordinates of the working set that are nonzero, with extrapolations and Newton steps; returns the
 // largest change of the gradient in the last sweep.
-double Lasso::descend_support(double l1, double target, int64_t most) {
+double Lasso::descend_support(double l1, double target, int64_t max_sweeps) {
     double largest = HUGE_VAL, first = 0, previous = HUGE_VAL;
     points_.clear();
-    for (int64_t k = 0; k < most && !is_stopped_; ++k) {
+    for (int64_t k = 0; k < max_sweeps && !is_stopped_; ++k) {
         if (points_.empty()) {
             support_.clear();
             for (int32_t j : working_)
@@ -302,7 +331,8 @@ double Lasso::descend_support(double l1, double target, int64_t most) {
         if (spent_ >= reluctance_ * newton_work(support_)) {
             spent_ = 0;
             reluctance_ = newton(l1, support_) ? 1 : 4 * reluctance_;
-            points_.clear(), previous = HUGE_VAL;
+            points_.clear();
+            previous = HUGE_VAL;
         } else {
             remember(support_);
             extrapolate(l1, support_);

@@ -49,8 +49,8 @@ public:
 
     // Starts from the present x (m).
     void start();
-    // Minimises for one l1 with at most `most` working sets, until the duality gap is at most the tolerance.
-    LassoEnd solve(double l1, double tolerance, int64_t most, const Team& team);
+    // Minimises for one l1 with at most `max_steps` working sets, until the duality gap is at most the tolerance.
+    LassoEnd solve(double l1, double tolerance, int64_t max_steps, const Team& team);
     double largest_slope(); // the smallest l1 for which 0 is the solution, if x is 0
 
 private:
@@ -71,7 +71,7 @@ private:
     bool enter(double l1, List entrants);
     bool is_solved(double l1, const List& columns);
     double sweep(double l1, const List& columns);
-    double descend_support(double l1, double target, int64_t most);
+    double descend_support(double l1, double target, int64_t max_sweeps);
     void add_column(int64_t j, double d, Vector& v, double& sum) const;
     // acceleration, lasso_steps.cpp
     void remember(const List& support);
@@ -86,7 +86,7 @@ private:
     double total_ = 0, norm_ = 0;                 // ones . ones, b . b
     Vector v_, before_;             // the residual plus a multiple of `ones`; the residual at the last check
     double sum_ = 0;                // ones . v
-    Vector g_, seen_;               // products with the residual, and the value of `moved_` when they were computed
+    Vector g_, computed_at_;        // products with the residual, and the value of `moved_` when they were computed
     double moved_ = 0;              // length of the path of the residual
     double refreshed_ = 0;          // operations of the last refresh
     double round_ = 0, budget_ = 0; // operations of sweeps over the support of this working set, and their limit

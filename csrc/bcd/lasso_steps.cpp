@@ -22,7 +22,10 @@ Grams::Grams(const Matrix& a, const double* mean, double total)
 double Grams::work(const List& columns) const {
     double fresh = 0, entries = entries_;
     for (int32_t j : columns)
-        if (place_.empty() || place_[size_t(j)] < 0) ++fresh, entries += double(a_.entries(j));
+        if (place_.empty() || place_[size_t(j)] < 0) {
+            ++fresh;
+            entries += double(a_.entries(j));
+        }
     return fresh * entries * (a_.start ? kScattered : kBlocked);
 }
 
@@ -36,7 +39,9 @@ void Grams::add(const List& columns, Vector& buffer) {
     const double size = double(members_.size() + fresh.size());
     if (size * size / 2 + double(columns.size()) * double(columns.size()) > limit_) { // keeps these columns only
         for (int32_t j : members_) place_[size_t(j)] = -1;
-        members_.clear(), rows_.clear(), entries_ = 0;
+        members_.clear();
+        rows_.clear();
+        entries_ = 0;
         fresh = columns;
     }
     Vector work(a_.start ? size_t(a_.n) : 0);
@@ -44,7 +49,8 @@ void Grams::add(const List& columns, Vector& buffer) {
         const size_t rows = std::min(kRows, fresh.size() - begin), old = members_.size();
         for (size_t r = 0; r < rows; ++r) {
             const int32_t j = fresh[begin + r];
-            place_[size_t(j)] = int32_t(members_.size()), entries_ += double(a_.entries(j));
+            place_[size_t(j)] = int32_t(members_.size());
+            entries_ += double(a_.entries(j));
             members_.push_back(j);
         }
         buffer.resize(rows * members_.size());
@@ -98,9 +104,13 @@ void Lasso::remember(const List& support) {
     const size_t k = points_.size();
     if (k >= kPoints) return;
     points_.emplace_back();
-    if (residuals_.size() <= k) residuals_.emplace_back(), sums_.push_back(0);
+    if (residuals_.size() <= k) {
+        residuals_.emplace_back();
+        sums_.push_back(0);
+    }
     for (int32_t j : support) points_[k].push_back(x_[j]);
-    residuals_[k] = v_, sums_[k] = sum_;
+    residuals_[k] = v_;
+    sums_[k] = sum_;
 }
 
 // Anderson's extrapolation: the affine combination of the last points whose differences nearly cancel, if its objective
@@ -136,7 +146,8 @@ void Lasso::extrapolate(double l1, const List& support) {
                                        value(l1, support, points_[last].data(), v_, sum_);
         if (is_better) {
             for (size_t k = 0; k < n; ++k) x_[support[k]] = point[k];
-            v_.swap(residual), sum_ = sum;
+            v_.swap(residual);
+            sum_ = sum;
         }
     }
     points_.clear();
@@ -187,7 +198,8 @@ bool Lasso::try_step(double l1, const List& support, const Vector& d, double sha
     }
     if (!(value(l1, support, point.data(), residual, sum) < value(l1, support, x.data(), v_, sum_))) return false;
     for (size_t k = 0; k < n; ++k) x_[support[k]] = point[k];
-    v_.swap(residual), sum_ = sum;
+    v_.swap(residual);
+    sum_ = sum;
     return true;
 }
 

@@ -6,7 +6,10 @@ namespace {
 template <class T> class MatrixOf : public Matrix {
 public:
     MatrixOf(const Columns<T>& a, const Rows<T>& rows) : a_(a), rows_(rows), k_(kernels().of<KernelsOf<T>>()) {
-        n = a.n, m = a.m, start = a.start, row = a.row;
+        n = a.n;
+        m = a.m;
+        start = a.start;
+        row = a.row;
     }
 
     double dot(int64_t j, const double* u) const override { return k_.dot(a_, j, u); }

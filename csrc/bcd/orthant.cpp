@@ -29,7 +29,8 @@ double QuasiNewton::project(double t, Vector& to) const {
             const double side = x_[c] != 0 ? x_[c] : -slopes_[size_t(c)];
             if (!(side > 0 ? at > 0 : side < 0 && at < 0)) at = 0;
         }
-        expected += slopes_[size_t(c)] * (at - x_[c]), to[size_t(c)] = at;
+        expected += slopes_[size_t(c)] * (at - x_[c]);
+        to[size_t(c)] = at;
     }
     return expected;
 }
@@ -42,7 +43,10 @@ void QuasiNewton::shift_classes(Vector& x) const {
     for (int64_t j = 0; j < p_.m && K > 1; ++j) {
         double* own = x.data() + j * K;
         int64_t above = 0, below = 0;
-        for (int64_t k = 0; k < K; ++k) above += own[k] > 0, below += own[k] < 0;
+        for (int64_t k = 0; k < K; ++k) {
+            above += own[k] > 0;
+            below += own[k] < 0;
+        }
         if (above <= K / 2 && below <= K / 2) continue; // 0 is a median
         sorted.assign(own, own + K);
         std::sort(sorted.begin(), sorted.end());
@@ -69,7 +73,8 @@ bool QuasiNewton::move_in_orthant() {
         return true;
     }
     std::copy(x_, x_ + size_, trial.begin());
-    product(trial, z_), along(0);
+    product(trial, z_);
+    along(0);
     return false;
 }
 

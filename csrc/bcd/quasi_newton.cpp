@@ -34,7 +34,8 @@ QuasiNewton::QuasiNewton(std::unique_ptr<Factor> a, const Samples& problem, doub
     for (Vector* each : {&z_, &ahead_, &u_}) each->assign(rows, 0);
     for (Vector* each : {&g_, &d_, &scale_}) each->assign(size, 0);
     sums_.assign(size_t(3 * ((p_.n + kLossRows - 1) / kLossRows)), 0);
-    rho_.assign(kPairs, 0), share_.assign(kPairs, 0);
+    rho_.assign(kPairs, 0);
+    share_.assign(kPairs, 0);
     renew();
     if (set_scale()) renew();
 }
@@ -55,10 +56,12 @@ void QuasiNewton::renew() {
     std::copy(x_, x_ + size_, d_.begin());
     product(d_, z_);
     std::fill(ahead_.begin(), ahead_.end(), 0.0);
-    linear_ = square_ = 0, penalty_ = penalty(x_);
+    linear_ = square_ = 0;
+    penalty_ = penalty(x_);
     objective_ = along(0).value + penalty_;
     renew_gradient();
-    known_ = next_ = 0, is_fresh_ = true;
+    known_ = next_ = 0;
+    is_fresh_ = true;
 }
 
 void QuasiNewton::renew_gradient() {
@@ -90,8 +93,8 @@ bool QuasiNewton::set_scale() {
     for (int64_t k = 0; k < p_.classes; ++k) {
         double curvature = 0;
         for (int64_t i = 0; i < p_.n; ++i) {
-            const double most = weight[size_t(i)], size = std::abs(u_[size_t(k * p_.n + i)]);
-            curvature += most > 0 ? size * std::max(1 - size / most, 0.0) : 0;
+            const double weight_i = weight[size_t(i)], size = std::abs(u_[size_t(k * p_.n + i)]);
+            curvature += weight_i > 0 ? size * std::max(1 - size / weight_i, 0.0) : 0;
         }
         curvature = std::max(curvature / (total > 0 ? total : 1), kLeastCurvature);
         for (int64_t j = 0; j < p_.m; ++j) {
@@ -100,7 +103,8 @@ bool QuasiNewton::set_scale() {
             const bool is_free = own > total * rounding * rounding && whole > 0;
             scale_[size_t(j * p_.classes + k)] = is_free ? 1 / whole : 0;
             if (is_free || x_[j * p_.classes + k] == 0) continue;
-            x_[j * p_.classes + k] = 0, changes = true;
+            x_[j * p_.classes + k] = 0;
+            changes = true;
         }
         if (p_.has_intercept) scale_[size_t(p_.m * p_.classes + k)] = total > 0 ? 1 / (curvature * total) : 1;
     }
@@ -112,10 +116,13 @@ QuasiNewton::Point QuasiNewton::along(double t) {
     Losses losses{p_.n, p_.classes, p_.b, p_.weight, z_.data(), ahead_.data(), t, u_.data(), sums_.data()};
     launch(kernels().losses, losses,
            [&](int threads) { return threads_for(p_.n * p_.classes, kExponentials, threads); });
-    Point found{t * linear_ + t * t * square_ / 2, linear_ + t * square_, square_};
-    for (size_t c = 0; c < sums_.size(); c += 3)
-        found.value += sums_[c], found.slope += sums_[c + 1], found.curvature += sums_[c + 2];
-    return found;
+    Point point{t * linear_ + t * t * square_ / 2, linear_ + t * square_, square_};
+    for (size_t c = 0; c < sums_.size(); c += 3) {
+        point.value += sums_[c];
+        point.slope += sums_[c + 1];
+        point.curvature += sums_[c + 2];
+    }
+    return point;
 }
 
 // Sets d to the direction of descent; returns the slope in it.
@@ -174,22 +181,30 @@ bool QuasiNewton::search(double slope, double& t) {
 
 double QuasiNewton::penalty(const double* x) const {
     double squares = 0, magnitudes = 0;
-    for (int64_t c = 0; c < p_.m * p_.classes; ++c) squares += x[c] * x[c], magnitudes += std::abs(x[c]);
+    for (int64_t c = 0; c < p_.m * p_.classes; ++c) {
+        squares += x[c] * x[c];
+        magnitudes += std::abs(x[c]);
+    }
     return p_.l2 * squares / 2 + p_.l1 * magnitudes;
 }
 
 // Stores a step and the change of the gradient from `before`, unless rounding hides the curvature.
 void QuasiNewton::remember(const Vector& move, const Vector& before) {
-    moves_.resize(size_t(kPairs * size_)), changes_.resize(size_t(kPairs * size_));
+    moves_.resize(size_t(kPairs * size_));
+    changes_.resize(size_t(kPairs * size_));
     double *to = moves_.data() + next_ * size_, *change = changes_.data() + next_ * size_;
     double both = 0, own = 0, other = 0;
     for (int64_t c = 0; c < size_; ++c) {
-        to[c] = move[size_t(c)], change[c] = g_[size_t(c)] - before[size_t(c)];
-        both += to[c] * change[c], own += to[c] * to[c], other += change[c] * change[c];
+        to[c] = move[size_t(c)];
+        change[c] = g_[size_t(c)] - before[size_t(c)];
+        both += to[c] * change[c];
+        own += to[c] * to[c];
+        other += change[c] * change[c];
     }
     if (!(both > 0x1p-52 * std::sqrt(own) * std::sqrt(other))) return;
     rho_[size_t(next_)] = 1 / both;
-    next_ = (next_ + 1) % kPairs, known_ = std::min(known_ + 1, kPairs);
+    next_ = (next_ + 1) % kPairs;
+    known_ = std::min(known_ + 1, kPairs);
 }
 
 bool QuasiNewton::step() {
@@ -204,8 +219,10 @@ bool QuasiNewton::step() {
 bool QuasiNewton::move_along(double slope) {
     product(d_, ahead_);
     linear_ = square_ = 0;
-    for (int64_t c = 0; c < p_.m * p_.classes; ++c)
-        linear_ += p_.l2 * x_[c] * d_[size_t(c)], square_ += p_.l2 * d_[size_t(c)] * d_[size_t(c)];
+    for (int64_t c = 0; c < p_.m * p_.classes; ++c) {
+        linear_ += p_.l2 * x_[c] * d_[size_t(c)];
+        square_ += p_.l2 * d_[size_t(c)] * d_[size_t(c)];
+    }
     double t = 0;
     if (!search(slope, t)) return false;
     for (double& d : d_) d *= t;

@@ -28,7 +28,7 @@ public:
     double residual() const { return residual_; }
 
 private:
-    typedef std::vector<double> Vector;
+    using Vector = std::vector<double>;
     struct Point {
         double value, slope, curvature; // the objective along a direction
     };

@@ -51,7 +51,10 @@ int64_t Solver::choose_fixed() {
         }
         if (rule_ == Rule::gsl) score /= blocks_.bound[id];
         if (!g.empty()) score = cached_quadratic_form(id, g);
-        if (score > largest) largest = score, best = id;
+        if (score > largest) {
+            largest = score;
+            best = id;
+        }
     }
     return best;
 }
@@ -96,7 +99,10 @@ void Solver::hard_thresholded(Vector& scores) {
             for (double& value : d) value /= norm;
             hessian_product(d, product);
             norm = 0;
-            for (size_t c = 0; c < m; ++c) d[c] = product[c] / curvature[c], norm += product[c] * d[c];
+            for (size_t c = 0; c < m; ++c) {
+                d[c] = product[c] / curvature[c];
+                norm += product[c] * d[c];
+            }
             norm = std::sqrt(norm);
             if (!(norm > 0)) break;
         }

@@ -14,10 +14,15 @@ Solver::Solver(const Problem& problem, const Blocks& blocks, Rule rule, Update u
 void Solver::begin() {
     const Matrix& a = *p_.a;
     const size_t rows = size_t(a.n) * size_t(p_.classes);
-    u_.assign(rows, 0), delta_.assign(rows, 0), buffer_.assign(size_t(a.n), 0);
+    u_.assign(rows, 0);
+    delta_.assign(rows, 0);
+    buffer_.assign(size_t(a.n), 0);
     stamp_.assign(size_t(a.n), 0);
     const bool own_z = p_.loss == Loss::logistic || p_.loss == Loss::softmax;
-    if (own_z) z_.assign(rows, 0), ahead_.assign(size_t(p_.classes), 0);
+    if (own_z) {
+        z_.assign(rows, 0);
+        ahead_.assign(size_t(p_.classes), 0);
+    }
     Vector& image = own_z ? z_ : u_;
     for (int64_t c = 0; c < p_.coordinates(); ++c)
         if (x_[c] != 0) a.add(c / p_.classes, x_[c], image.data() + (c % p_.classes) * a.n);
@@ -91,7 +96,9 @@ double Solver::slope(int64_t c, double g) const {
     double low = x > 0 ? g + l1 : g - l1, high = x < 0 ? g - l1 : g + l1;
     if (x <= p_.s.lower[c]) low = -HUGE_VAL;
     if (x >= p_.s.upper[c]) high = HUGE_VAL;
-    return low > 0 ? low : (high < 0 ? high : g - g);
+    if (low > 0) return low;
+    if (high < 0) return high;
+    return std::isnan(g) ? g : 0;
 }
 
 // Adds the rows in which column j has entries to the touched rows.
@@ -108,7 +115,10 @@ void Solver::touch(int32_t j) {
 
 // Starts a new set of touched rows: none for a sparse matrix, all for a dense one
 void Solver::clear_touched() {
-    if (++now_ == INT32_MAX) std::fill(stamp_.begin(), stamp_.end(), 0), now_ = 1;
+    if (++now_ == INT32_MAX) {
+        std::fill(stamp_.begin(), stamp_.end(), 0);
+        now_ = 1;
+    }
     const Matrix& a = *p_.a;
     if (a.start) {
         touched_.clear();
@@ -168,7 +178,8 @@ void Solver::renew_derivatives() {
         kernels().logistic(n, z_.data(), p_.b, p_.weight, delta_.data());
         for (int64_t i = 0; i < n; ++i) {
             const double before = u_[size_t(i)];
-            u_[size_t(i)] = delta_[size_t(i)], delta_[size_t(i)] -= before;
+            u_[size_t(i)] = delta_[size_t(i)];
+            delta_[size_t(i)] -= before;
         }
         return;
     }
@@ -197,7 +208,8 @@ int64_t Solver::run(const int32_t* sequence, int64_t count, const Team& team) {
             SweepState sweep{p_.s, x_, u_.data(), sequence + done, some, p_.loss == Loss::quadratic, 0};
             is_known_ = false;
             p_.a->sweep(sweep);
-            steps_ += some, done += some;
+            steps_ += some;
+            done += some;
             if (sweep.status_changes) last_change_ = steps_;
             if (has_to_stop(team, some * work)) return done;
             continue;
@@ -207,7 +219,8 @@ int64_t Solver::run(const int32_t* sequence, int64_t count, const Team& team) {
             choose_variable(block);
         else
             block.assign(blocks_.member + blocks_.start[id], blocks_.member + blocks_.start[id + 1]);
-        ++steps_, ++done;
+        ++steps_;
+        ++done;
         update_block(block, id);
         if (has_to_stop(team, int64_t(block.size()) * work + (maintains_ ? p_.coordinates() : 0))) return done;
     }

@@ -26,6 +26,7 @@ from fastiter.bcd import (
     nnls,
     reference,
 )
+from fastiter.bcd._gap import duality_gap
 from tests.bcd.cases import LOSSES, PARTS, data, make, specified
 
 RULES = ("cyclic", "random", "lipschitz", "gs", "gsl", "gsd", "gsq")
@@ -121,6 +122,17 @@ def test_the_gap_bounds_the_error_and_ends_the_solution(kind: str) -> None:
         assert found.objective - best <= found.gap + 1e-12 * abs(best)
 
 
+def test_gaps_are_finite_wherever_the_dual_point_is_rounded() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):  # the dual point is scaled so that one product is l1, which rounding may exceed
+        A, x, l1 = rng.standard_normal((4, 3)), rng.standard_normal(3), float(rng.random())
+        u = A @ x - rng.standard_normal(4)
+        b, g = A @ x - u, A.T @ u
+        objective, scale = u @ u / 2 + l1 * abs(x).sum(), min(1.0, l1 / abs(g).max())
+        exact = objective + scale**2 * (u @ u) / 2 + scale * (u @ b)
+        assert np.isclose(duality_gap(LeastSquares(A, b, l1=l1), objective, u[None], g), exact, rtol=1e-12, atol=1e-12)
+
+
 def test_weights_count_samples() -> None:
     A, b = data(12, 4)
     weights = np.arange(12.0) % 4
@@ -185,13 +197,13 @@ def test_the_active_set_is_identified_before_the_end() -> None:
 def test_a_fresh_gradient_at_the_end_keeps_the_identification(monkeypatch: pytest.MonkeyPatch) -> None:
     A, b = data(60, 40, seed=3)
     how: dict[str, Any] = {"rule": "gs", "update": "matrix", "blocks": 8, "rtol": 1e-10}
-    plain, own, seen = bcd(LeastSquares(A, b, l1=8.0), **how), _bcd._Run._is_true, []
+    plain, own, seen = bcd(LeastSquares(A, b, l1=8.0), **how), _bcd.Descent._is_true, []
 
-    def first_refused(run: Any, g: Any, slopes: Any, tolerance: float, steps: int) -> bool:
+    def first_refused(descent: Any, tolerance: float, steps: int) -> bool:
         seen.append(steps)
-        return own(run, g, slopes, -1.0 if len(seen) == 1 else tolerance, steps)
+        return own(descent, -1.0 if len(seen) == 1 else tolerance, steps)
 
-    monkeypatch.setattr(_bcd._Run, "_is_true", first_refused)
+    monkeypatch.setattr(_bcd.Descent, "_is_true", first_refused)
     found = bcd(LeastSquares(A, b, l1=8.0), **how)
     assert found.converged and len(seen) >= 2 and 0 < plain.identified < seen[0]
     assert found.identified == plain.identified and np.array_equal(found.active, plain.active)
@@ -220,7 +232,7 @@ def test_failures_to_converge_are_reported() -> None:
     A, b = data(20, 6)
     with pytest.warns(fastiter.ConvergenceWarning, match="max_steps"):
         assert not bcd(LeastSquares(A, b), max_steps=1).converged
-    with pytest.raises(fastiter.ConvergenceError, match="bcd: the residual must come to"):
+    with pytest.raises(fastiter.ConvergenceError, match="bcd: the residual must fall to"):
         bcd(LeastSquares(A, b), max_steps=1, throw=True)
     with pytest.warns(fastiter.ConvergenceWarning, match="stagnated"):
         bcd(LeastSquares(A, b), rtol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
 import sys
 import warnings
 from typing import Any
@@ -9,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from sklearn import linear_model, utils
-from sklearn.base import clone
+from sklearn import config_context, linear_model, utils
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import fastiter
@@ -25,7 +30,7 @@ SKIPPED = {"check_array_api_input"}
 @pytest.mark.parametrize("model", [Lasso(), ElasticNet(), NNLS(), LogisticRegression()], ids=repr)
 def test_scikit_learns_estimator_checks(model: Any) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the missing base class BaseEstimator, and about the skipped test
+        warnings.simplefilter("ignore")  # about the skipped test
         found = check_estimator(model, on_fail=None)
     assert len(found) > 50
     assert {each["check_name"]: str(each["exception"]) for each in found if each["status"] == "failed"} == {}
@@ -120,7 +125,7 @@ def test_warm_starts_end_at_once_and_parameters_survive_a_copy() -> None:
     classifier = LogisticRegression(C=2.0, warm_start=True).fit(X, y > 0)
     assert classifier.fit(X, y > 0).n_iter_ == 1
     assert repr(Lasso(0.5, positive=True)) == "Lasso(alpha=0.5, positive=True)"
-    with pytest.raises(ValueError, match="Lasso: parameters must be among alpha"):
+    with pytest.raises(ValueError, match="Invalid parameter 'beta' for estimator Lasso"):
         Lasso().set_params(beta=1)
     assert Lasso(0.1).fit(X.astype(np.float32), y).coef_.dtype == np.float32
     assert utils.get_tags(LogisticRegression()).estimator_type == "classifier"
@@ -166,25 +171,58 @@ def test_wrong_parameters_and_ends_without_convergence() -> None:
         LogisticRegression(C=0).fit(X, y > 0)
     with pytest.raises(ValueError, match="LogisticRegression: y must have at least two classes"):
         LogisticRegression().fit(X, np.ones(40, int))
-    remedy = r"the residual must come to .*; try a larger max_iter or tol"
+    remedy = r"the residual must fall to .*; try a larger max_iter or tol"
     for tight in (NNLS(max_iter=1, tol=1e-12), Lasso(0.0, max_iter=1, tol=0.0), LogisticRegression(max_iter=1)):
         with pytest.warns(fastiter.ConvergenceWarning, match=rf"^{type(tight).__name__}: {remedy}$") as told:
             tight.fit(X, y > 0 if isinstance(tight, LogisticRegression) else y)
         assert [each.filename for each in told] == [__file__]
-    with pytest.warns(fastiter.ConvergenceWarning, match="Lasso: the duality gap must come to"):
+    with pytest.warns(fastiter.ConvergenceWarning, match="Lasso: the duality gap must fall to"):
         Lasso(1e-3, max_iter=1).fit(*data(20, 300))
 
 
 def test_numbers_beyond_the_range_of_the_dtype_give_a_warning() -> None:
     X, y = data(20, 4)
     for samples, targets in ((X, 1e200 * y), (X.astype(np.float32) * np.float32(1e-15), 1e30 * y)):
-        with pytest.warns(fastiter.ConvergenceWarning, match="Lasso: the duality gap must come to"):
+        with pytest.warns(fastiter.ConvergenceWarning, match="Lasso: the duality gap must fall to"):
             Lasso(1e-6, fit_intercept=False).fit(samples, targets)
 
 
-def test_without_scikit_learn_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"Lasso needs scikit-learn, .*: pip install fastiter-kernels\[sklearn\]"
-    ):
-        Lasso().fit(np.ones((2, 1)), np.ones(2))
+@pytest.mark.parametrize("model", [Lasso(0.1), ElasticNet(0.1), NNLS(), LogisticRegression(C=2.0)], ids=repr)
+def test_estimators_are_those_of_scikit_learn(model: Any) -> None:
+    X, y = data(40, 10)
+    y = y > 0 if is_classifier(model) else y
+    assert isinstance(model, BaseEstimator) and is_classifier(model) != is_regressor(model)
+    pipeline = make_pipeline(StandardScaler(), model)
+    step = list(pipeline.named_steps)[1]
+    search = GridSearchCV(pipeline, {f"{step}__tol": [1e-6, 1e-3]}, cv=2).fit(X, y)
+    assert (
+        isinstance(search.best_estimator_.named_steps[step], type(model)) and "sk-top-container" in search._repr_html_()
+    )
+    again = pickle.loads(pickle.dumps(clone(model).fit(X, y)))
+    assert type(again) is type(model) and np.array_equal(again.coef_, clone(model).fit(X, y).coef_)
+    with config_context(enable_metadata_routing=True):
+        weights = 1 + np.arange(40.0) % 3
+        asks = clone(model).set_fit_request(sample_weight=True)
+        routed = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), asks).fit(
+            X, y, sample_weight=weights
+        )
+    expected = clone(model).fit(StandardScaler().fit_transform(X), y, weights)
+    assert np.array_equal(routed[1].coef_, expected.coef_)
+
+
+def test_without_scikit_learn_the_error_names_the_package() -> None:
+    program = (
+        "import sys; sys.modules['sklearn'] = None; from fastiter.bcd import *; print(lasso_path.__name__); Lasso()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    expected = "Lasso needs scikit-learn, which is not installed: pip install fastiter-kernels[sklearn]"
+    assert done.stdout == "lasso_path\n"
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {expected}"
+
+
+def test_scikit_learn_is_imported_on_first_access() -> None:
+    program = (
+        "import sys, fastiter.bcd as bcd; print('sklearn' in sys.modules); bcd.Lasso; print('sklearn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\nTrue\n"

@@ -155,7 +155,7 @@ def test_a_tree_that_is_not_positive_definite_is_refused() -> None:
         (TypeError, "forest_bcd: A must be a sparse matrix", {"A": np.eye(3)}),
         (ValueError, "forest_bcd: A must be symmetric", {"A": sp.csr_array(np.triu(np.ones((3, 3))))}),
         (ValueError, "forest_bcd: A must be positive definite", {"A": sp.csr_array(np.diag([1.0, 0, 1]))}),
-        (ValueError, r"forest_bcd: x0 must be finite and have shape \(3,\)", {"x0": np.ones(2)}),
+        (ValueError, r"forest_bcd: x0 must have shape \(3,\)", {"x0": np.ones(2)}),
         (ValueError, r"forest_bcd: b must have shape \(3,\)", {"b": np.ones(2)}),
     ],
 )

@@ -84,7 +84,7 @@ def test_wrong_arguments_and_failures_to_converge() -> None:
         lasso_path(A, b[1:])
     with pytest.raises(TypeError, match="lasso_path: nonnegative must be a bool"):
         lasso_path(A, b, nonnegative=1)  # type: ignore[arg-type]
-    with pytest.warns(fastiter.ConvergenceWarning, match="lasso_path: the duality gaps must come to"):
+    with pytest.warns(fastiter.ConvergenceWarning, match="lasso_path: the duality gaps must fall to"):
         assert lasso_path(*data(20, 300), [0.1], max_steps=1).reason == ("max_steps",)
     with pytest.raises(fastiter.ConvergenceError):
         lasso_path(*data(20, 300), [0.1], max_steps=1, throw=True)

@@ -12,7 +12,7 @@ from sklearn import linear_model
 import fastiter
 from fastiter import _core
 from fastiter.bcd import LogisticRegression, reference
-from fastiter.bcd._quasi_newton import Classes, centre, minimise
+from fastiter.bcd._quasi_newton import Classes, Samples, centre, minimise
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LAYOUTS: tuple[Any, ...] = (np.ascontiguousarray, np.asfortranarray, sp.csr_array, sp.csc_array)
@@ -61,10 +61,9 @@ def test_values_and_gradients_are_those_of_the_specification(classes: int, layou
         if not sp.issparse(A.matrix):  # centred columns are rounded to the dtype
             exact = exact._replace(A=A.matrix.astype(np.float64))
         x = np.random.default_rng(1).standard_normal((m + 1, exact.classes))
-        data = y.astype(float), None, (A.middle, A.subtracts)
-        solver = _core.bcd.quasi_newton(
-            A.dtype.itemsize * 8, (n, m, exact.classes), A.entries, data, (0.0, 0.3), True, x
-        )
+        parts = Samples(n, m, exact.classes, True, y.astype(float), None, A.middle, A.subtracts, 0.0, 0.3)
+        by_rows = layout is sp.csr_array
+        solver = _core.bcd.quasi_newton(A.dtype.itemsize * 8, A.entries, by_rows, parts, x)
         slopes, eps = abs(reference.gradient(exact, x.ravel())), np.finfo(dtype if sp.issparse(A.matrix) else float).eps
         size = abs(exact.A).sum() + 0.3 * abs(x).sum()
         assert abs(solver.objective() - reference.objective(exact, x.ravel())) <= 8 * eps * size * abs(x).max()
@@ -197,8 +196,8 @@ def test_ends_without_convergence_say_so() -> None:
     assert set(reasons) == {"max_steps", "stagnated"} and reasons["max_steps"].steps == 2
     assert reasons["stagnated"].residual <= 1e-11
     with pytest.warns(
-        fastiter.ConvergenceWarning, match=r"^LogisticRegression: the residual must come to .*larger max_iter"
+        fastiter.ConvergenceWarning, match=r"^LogisticRegression: the residual must fall to .*larger max_iter"
     ):
         LogisticRegression("l2", max_iter=2, tol=1e-9).fit(X, y)
-    with pytest.warns(fastiter.ConvergenceWarning, match=r"^LogisticRegression: the residual must come to"):
+    with pytest.warns(fastiter.ConvergenceWarning, match=r"^LogisticRegression: the residual must fall to"):
         LogisticRegression("l2", fit_intercept=False).fit(1e200 * X, y)

@@ -113,7 +113,7 @@ def test_inconsistent_systems_are_reported_and_empty_ones_end() -> None:
         (ValueError, "sketch_solve: sketch must be one of", {"sketch": "rows"}),
         (ValueError, "sketch_solve: size must be at least 1", {"size": 0}),
         (ValueError, r"sketch_solve: b must have shape \(3,\)", {"b": np.ones(2)}),
-        (ValueError, r"sketch_solve: x0 must be finite and have shape \(2,\)", {"x0": np.ones(3)}),
+        (ValueError, r"sketch_solve: x0 must have shape \(2,\)", {"x0": np.ones(3)}),
         (TypeError, "sketch_solve: rng must be", {"rng": 1.5}),
         (ValueError, "sketch_solve: rng must be at least 0", {"rng": -1}),
         (ValueError, "sketch_solve: A must be finite", {"A": np.full((3, 2), np.nan)}),
@@ -225,8 +225,8 @@ def test_control_of_an_equation_and_failures() -> None:
     def twice(x: Any, lam: Any) -> Any:
         return np.zeros(2), np.ones((2, 18)), np.zeros((18, 18))
 
-    with pytest.warns(fastiter.ConvergenceWarning, match="singular"):
-        assert sketched_newton(f, twice, np.ones(18)).reason == "singular"
+    with pytest.warns(fastiter.ConvergenceWarning, match=r"\('stagnated': the constraints are linearly dependent\)$"):
+        assert sketched_newton(f, twice, np.ones(18)).reason == "stagnated"
     with pytest.raises(fastiter.ConvergenceError):
         sketched_newton(f, c, np.ones(18), max_steps=0, throw=True)
     with pytest.raises(ValueError, match=r"sketched_newton: the Jacobian must have shape \(9, 18\), got \(9, 17\)"):
@@ -235,8 +235,8 @@ def test_control_of_an_equation_and_failures() -> None:
         sketched_newton(1, c, np.ones(18))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sketched_newton: x0 must be a finite vector"):
         sketched_newton(f, c, np.ones((3, 6)))
-    with pytest.raises(ValueError, match="sketched_newton: tol must be finite and above 0"):
-        sketched_newton(f, c, np.ones(18), tol=0)
+    with pytest.raises(ValueError, match="sketched_newton: atol must be finite and above 0"):
+        sketched_newton(f, c, np.ones(18), atol=0)
 
 
 def plane(scale: float = 1.0, **replaced: Any) -> Any:
@@ -262,9 +262,10 @@ def test_the_unit_of_constraints_and_functions_that_are_not_finite() -> None:
     for scale in (0.03, 1.0, 100.0):
         found = on_plane(scale=scale)
         assert found.converged and np.allclose(found.value, 1, atol=1e-2)
-    for replaced in ({"H": np.full((2, 2), np.nan)}, {"f": np.nan}, {"H": np.full((2, 2), np.inf)}):
-        with pytest.warns(fastiter.ConvergenceWarning, match="diverged"):
-            assert on_plane(**replaced).reason == "diverged"
+    for bad, reason in ((np.nan, "nan"), (np.inf, "diverged")):
+        for replaced in ({"H": np.full((2, 2), bad)}, {"f": bad}):
+            with pytest.warns(fastiter.ConvergenceWarning, match=f"'{reason}'"):
+                assert on_plane(**replaced).reason == reason
     f, c = plane()
     with pytest.raises(ValueError, match=r"sketched_newton: the constraints must have shape \(k,\), got \(\)"):
         on_plane(c=1.0)

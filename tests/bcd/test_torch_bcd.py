@@ -22,7 +22,7 @@ from fastiter.bcd import reference  # noqa: E402
 from fastiter.bcd import sketch_solve as sketch_of_arrays  # noqa: E402
 from fastiter.bcd._torch import implicit  # noqa: E402
 from fastiter.bcd._torch.equations import Equations  # noqa: E402
-from fastiter.torch import LeastSquares, Logistic, Quadratic, Softmax, bcd, lasso_path, nnls, sketch_solve  # noqa: E402
+from fastiter.torch.bcd import LeastSquares, Logistic, Quadratic, Softmax, bcd, lasso_path, nnls, sketch_solve  # noqa: E402
 from tests.bcd import cases  # noqa: E402
 from tests.bcd.cases import LOSSES, PARTS, data, specified  # noqa: E402
 
@@ -200,7 +200,7 @@ def test_conjugate_gradients_that_fail_raise(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(implicit, "LARGEST", 0)
     A = torch.diag(torch.tensor([1.0, 0.0], dtype=F64)).requires_grad_()
     value = bcd(Quadratic(A, torch.tensor([1.0, 0.0], dtype=F64))).value
-    with pytest.raises(fastiter.ConvergenceError, match=r"^bcd: the residual of the gradient's system must come to"):
+    with pytest.raises(fastiter.ConvergenceError, match=r"^bcd: the residual of the gradient's system must fall to"):
         value.sum().backward()
 
 
@@ -361,7 +361,7 @@ def test_callbacks_and_errors_have_tensors() -> None:
 
     found = bcd(LeastSquares(A, b), callback=second)
     assert found.reason == "callback" and all(isinstance(x, torch.Tensor) for x in seen)
-    with pytest.raises(fastiter.ConvergenceError, match=r"^bcd: the residual must come to") as raised:
+    with pytest.raises(fastiter.ConvergenceError, match=r"^bcd: the residual must fall to") as raised:
         bcd(LeastSquares(A, b), max_steps=1, throw=True)
     solution: Any = raised.value.solution
     assert isinstance(solution.value, torch.Tensor) and raised.value.__suppress_context__

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy.sparse")
 from torch import Tensor  # noqa: E402
 
-from fastiter.torch import LeastSquares, Logistic, Softmax, bcd  # noqa: E402
+from fastiter.torch.bcd import LeastSquares, Logistic, Softmax, bcd  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta state")
 PLACES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter.torch  # noqa: E402
-from fastiter.torch import sketched_newton  # noqa: E402
+from fastiter.torch.bcd import sketched_newton  # noqa: E402
 from tests.bcd.test_sketch import PUBLISHED  # noqa: E402
 from tests.bcd.test_torch_bcd import check_derivatives  # noqa: E402
 
@@ -46,7 +46,7 @@ START = torch.tensor([0.3, -1.0, -1.0, 0.2], dtype=F64)
 
 def test_derivatives() -> None:
     def solved(a: Any, r: Any) -> Any:
-        found = sketched_newton(on_sphere, sphere, START, args=(a, r), tol=1e-11)
+        found = sketched_newton(on_sphere, sphere, START, args=(a, r), atol=1e-11)
         return found.value, found.multipliers
 
     check_derivatives(solved, np.array([0.1, 1.0, 1.5, -0.4]), 1.2)
@@ -56,9 +56,9 @@ def test_closures() -> None:
     a, r = torch.tensor([0.1, 1.0, 1.5, -0.4], dtype=F64), torch.tensor(1.2, dtype=F64)
     leaf, closed = r.clone().requires_grad_(), r.clone().requires_grad_()
     expected = torch.autograd.grad(
-        sketched_newton(on_sphere, sphere, START, args=(a, leaf), tol=1e-10).value.sum(), leaf
+        sketched_newton(on_sphere, sphere, START, args=(a, leaf), atol=1e-10).value.sum(), leaf
     )
-    value = sketched_newton(lambda x: on_sphere(x, a, None), lambda x: sphere(x, a, closed), START, tol=1e-10).value
+    value = sketched_newton(lambda x: on_sphere(x, a, None), lambda x: sphere(x, a, closed), START, atol=1e-10).value
     found = torch.autograd.grad(value.sum(), closed, create_graph=True)
     assert torch.allclose(found[0], expected[0], rtol=1e-6)
     with pytest.raises(RuntimeError, match=r"^sketched_newton: the gradient has no derivative where f closes over"):
@@ -66,7 +66,7 @@ def test_closures() -> None:
 
 
 def test_edges() -> None:
-    free = sketched_newton(lambda x: (x - 1).square().sum(), lambda x: x[:0], torch.zeros(2, dtype=F64), tol=1e-8)
+    free = sketched_newton(lambda x: (x - 1).square().sum(), lambda x: x[:0], torch.zeros(2, dtype=F64), atol=1e-8)
     assert torch.allclose(free.value, torch.ones(2, dtype=F64)) and free.multipliers.shape == (0,)
     flat = torch.tensor(1.0, dtype=F64, requires_grad=True)
     value = sketched_newton(
@@ -80,7 +80,7 @@ def test_edges() -> None:
         sketched_newton(*FUNCTIONS["hs7"], torch.ones(2, dtype=F64), max_steps=0, throw=True)
     solution: Any = raised.value.solution
     assert isinstance(solution.value, torch.Tensor)
-    with pytest.warns(fastiter.ConvergenceWarning, match="'diverged'"):
+    with pytest.warns(fastiter.ConvergenceWarning, match="'nan'"):
         sketched_newton(lambda x: (x - 2).log().sum(), lambda x: x[:0], torch.ones(2, dtype=F64))
     with torch.inference_mode():
         assert sketched_newton(*FUNCTIONS["hs28"], torch.ones(3, dtype=F64)).converged

@@ -19,7 +19,7 @@ LIMITS = {
     "fixed_point, one step": (40, 9, 41),
     "relax.sor, one step": (57, 13, 44),
     "relax.compat.gauss_seidel": (23, 9, 18),
-    "bcd.Lasso.fit": (30, 7, 13),
+    "bcd.Lasso.fit": (27, 7, 13),
     "torch.nn.LSTM": (15, 5, 7),
     "torch.nn.LSTM with lengths": (23, 8, 13),
     "torch.quant.quantize": (22, 9, 15),

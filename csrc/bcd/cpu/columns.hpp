@@ -6,7 +6,7 @@
 namespace fastiter::bcd::FASTITER_LEVEL {
 
 // Elements of A, converted to double when loaded
-typedef float half_floats __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
+using half_floats __attribute__((vector_size(kVectorBytes / 2), aligned(4))) = float;
 FASTITER_INLINE vec<double> wide(const double* p) { return load(p); }
 FASTITER_INLINE vec<double> wide(const float* p) {
     return __builtin_convertvector(*reinterpret_cast<const half_floats*>(p), vec<double>);
@@ -23,8 +23,10 @@ template <class T> FASTITER_INLINE double dense_dot(const T* a, const double* u,
     vec<double> s0{}, s1{}, s2{}, s3{};
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
-        s0 = fma(wide(a + i), load(u + i), s0), s1 = fma(wide(a + i + W), load(u + i + W), s1);
-        s2 = fma(wide(a + i + 2 * W), load(u + i + 2 * W), s2), s3 = fma(wide(a + i + 3 * W), load(u + i + 3 * W), s3);
+        s0 = fma(wide(a + i), load(u + i), s0);
+        s1 = fma(wide(a + i + W), load(u + i + W), s1);
+        s2 = fma(wide(a + i + 2 * W), load(u + i + 2 * W), s2);
+        s3 = fma(wide(a + i + 3 * W), load(u + i + 3 * W), s3);
     }
     for (; i + W <= n; i += W) s0 = fma(wide(a + i), load(u + i), s0);
     double sum = sum_of((s0 + s1) + (s2 + s3));
@@ -50,14 +52,20 @@ FASTITER_INLINE double move_and_dot(const T* a, double d, double* z, const T* ne
     const vec<double> by = broadcast(d);
     const auto product = [&](int64_t i, vec<double> sum) {
         vec<double> v = load(z + i);
-        if constexpr (moves) v = fma(wide(a + i), by, v), store(z + i, v);
+        if constexpr (moves) {
+            v = fma(wide(a + i), by, v);
+            store(z + i, v);
+        }
         return fma(wide(next + i), v, sum);
     };
     vec<double> s0{}, s1{}, s2{}, s3{};
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
         for (int k = 0; k < 4 * W; k += kLine) __builtin_prefetch(later + i + k);
-        s0 = product(i, s0), s1 = product(i + W, s1), s2 = product(i + 2 * W, s2), s3 = product(i + 3 * W, s3);
+        s0 = product(i, s0);
+        s1 = product(i + W, s1);
+        s2 = product(i + 2 * W, s2);
+        s3 = product(i + 3 * W, s3);
     }
     for (; i + W <= n; i += W) s0 = product(i, s0);
     double sum = sum_of((s0 + s1) + (s2 + s3));
@@ -74,8 +82,10 @@ template <class T> FASTITER_INLINE double column_dot(const Columns<T>& a, int64_
     int64_t e = a.start[j];
     const int64_t end = a.start[j + 1];
     for (; e + 4 <= end; e += 4) {
-        s0 += double(a.value[e]) * u[a.row[e]], s1 += double(a.value[e + 1]) * u[a.row[e + 1]];
-        s2 += double(a.value[e + 2]) * u[a.row[e + 2]], s3 += double(a.value[e + 3]) * u[a.row[e + 3]];
+        s0 += double(a.value[e]) * u[a.row[e]];
+        s1 += double(a.value[e + 1]) * u[a.row[e + 1]];
+        s2 += double(a.value[e + 2]) * u[a.row[e + 2]];
+        s3 += double(a.value[e + 3]) * u[a.row[e + 3]];
     }
     for (; e < end; ++e) s0 += double(a.value[e]) * u[a.row[e]];
     return (s0 + s1) + (s2 + s3);
@@ -117,14 +127,15 @@ template <class T> FASTITER_INLINE double column_squares(const Columns<T>& a, in
     int64_t i = 0;
     for (; i + 2 * W <= a.n; i += 2 * W) {
         const vec<double> v0 = wide(value + i), v1 = wide(value + i + W);
-        s0 = fma(v0 * v0, load(weight + i), s0), s1 = fma(v1 * v1, load(weight + i + W), s1);
+        s0 = fma(v0 * v0, load(weight + i), s0);
+        s1 = fma(v1 * v1, load(weight + i + W), s1);
     }
     sum = sum_of(s0 + s1);
     for (; i < a.n; ++i) sum += double(value[i]) * double(value[i]) * weight[i];
     return sum;
 }
 
-// The minimiser of curvature (y - v)^2 / 2 + l1 |y| over lower <= y <= upper
+// The minimiser of curvature (y - v)^2 / 2 + l1 |y| over lower <= y <= upper; v - v is 0, but NaN for a v of NaN.
 FASTITER_INLINE double nearest(double v, double threshold, double lower, double upper) {
     double y = v > threshold ? v - threshold : (v < -threshold ? v + threshold : v - v);
     y = y < lower ? lower : y;

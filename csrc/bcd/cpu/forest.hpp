@@ -24,7 +24,8 @@ inline void forest(const ForestState& p) {
         p.work[k] = r;
         const int32_t parent = p.parent[k];
         is_next = parent == k + 1;
-        before = r, share = p.ratio[k];
+        before = r;
+        share = p.ratio[k];
         if (parent >= 0 && !is_next) p.work[parent] -= share * r;
     }
     double above = 0; // x of the next node

@@ -4,9 +4,9 @@
 
 namespace fastiter::bcd::FASTITER_LEVEL {
 
-template <class T> void kaczmarz(const Kaczmarz<T>& given) {
-    const Columns<T>& a = given.rows;
-    const KaczmarzState& p = given.to;
+template <class T> void kaczmarz(const Kaczmarz<T>& arguments) {
+    const Columns<T>& a = arguments.rows;
+    const KaczmarzState& p = arguments.to;
     if (a.start) {
         for (int64_t k = 0; k < p.count; ++k) {
             const int32_t i = p.order[k];

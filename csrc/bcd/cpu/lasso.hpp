@@ -37,7 +37,9 @@ template <bool IS_CENTRED, class T> FASTITER_INLINE void lasso_columns(const Col
         const double moved = p.curvature[j] * __builtin_fabs(d);
         largest = moved > largest || moved != moved ? moved : largest;
     }
-    p.sum = sum, p.largest = largest, p.status_changes = changes;
+    p.sum = sum;
+    p.largest = largest;
+    p.status_changes = changes;
 }
 
 template <class T>
@@ -45,11 +47,11 @@ void products_of(const Columns<T>& a, const int32_t* columns, int64_t count, con
     for (int64_t k = 0; k < count; ++k) g[k] = column_dot(a, columns[k], u);
 }
 
-template <class T> void lasso_sweep(const LassoSweep<T>& given) {
-    if (given.to.mean)
-        lasso_columns<true>(given.a, given.to);
+template <class T> void lasso_sweep(const LassoSweep<T>& arguments) {
+    if (arguments.to.mean)
+        lasso_columns<true>(arguments.a, arguments.to);
     else
-        lasso_columns<false>(given.a, given.to);
+        lasso_columns<false>(arguments.a, arguments.to);
 }
 
 template <class T>
@@ -58,7 +60,8 @@ double centred_squares(const Columns<T>& a, int64_t j, double mean, const double
     const int64_t begin = a.start ? a.start[j] : j * a.n, end = a.start ? a.start[j + 1] : begin + a.n;
     for (int64_t e = begin; e < end; ++e) {
         const double one = ones[a.start ? a.row[e] : e - begin], d = double(a.value[e]) - mean * one;
-        sum += d * d, rest -= one * one;
+        sum += d * d;
+        rest -= one * one;
     }
     return sum + mean * mean * (rest > 0 ? rest : 0);
 }
@@ -87,20 +90,20 @@ template <class T> FASTITER_INLINE void tile(const T* const* a, const T* const* 
 }
 
 // Dense columns in pieces of rows, of which a tile's columns fit the first-level cache
-template <class T> void dense_gram(const Gram<T>& given) {
-    const GramState& p = given.to;
+template <class T> void dense_gram(const Gram<T>& arguments) {
+    const GramState& p = arguments.to;
     constexpr int64_t kRows = 512;
     const T *a[kTile], *b[kTile];
     double sums[kTile * kTile];
     for (int64_t i = 0; i < p.rows * p.columns; ++i) p.products[i] = 0;
-    for (int64_t begin = 0; begin < given.a.n; begin += kRows) {
-        const int64_t n = min_of(kRows, given.a.n - begin);
+    for (int64_t begin = 0; begin < arguments.a.n; begin += kRows) {
+        const int64_t n = min_of(kRows, arguments.a.n - begin);
         for (int64_t c0 = 0; c0 < p.columns; c0 += kTile) {
             for (int64_t c = 0; c < kTile; ++c)
-                b[c] = given.a.value + p.column[min_of(c0 + c, p.columns - 1)] * given.a.n + begin;
+                b[c] = arguments.a.value + p.column[min_of(c0 + c, p.columns - 1)] * arguments.a.n + begin;
             for (int64_t r0 = 0; r0 < p.rows; r0 += kTile) {
                 for (int64_t r = 0; r < kTile; ++r)
-                    a[r] = given.a.value + p.row[min_of(r0 + r, p.rows - 1)] * given.a.n + begin;
+                    a[r] = arguments.a.value + p.row[min_of(r0 + r, p.rows - 1)] * arguments.a.n + begin;
                 tile(a, b, n, sums);
                 for (int64_t r = r0; r < min_of(r0 + kTile, p.rows); ++r)
                     for (int64_t c = c0; c < min_of(c0 + kTile, p.columns); ++c)
@@ -110,10 +113,10 @@ template <class T> void dense_gram(const Gram<T>& given) {
     }
 }
 
-template <class T> void gram(const Gram<T>& given) {
-    const Columns<T>& a = given.a;
-    const GramState& p = given.to;
-    if (!a.start) return dense_gram(given);
+template <class T> void gram(const Gram<T>& arguments) {
+    const Columns<T>& a = arguments.a;
+    const GramState& p = arguments.to;
+    if (!a.start) return dense_gram(arguments);
     for (int64_t r = 0; r < p.rows; ++r) {
         const int64_t begin = a.start[p.row[r]], end = a.start[p.row[r] + 1];
         for (int64_t e = begin; e < end; ++e) p.work[a.row[e]] = double(a.value[e]);

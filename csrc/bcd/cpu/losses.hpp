@@ -67,7 +67,8 @@ FASTITER_INLINE void softmax_losses(const Losses& p, int64_t i, int64_t count, v
         const int64_t at = k * p.n + i;
         const vec<double> share = load_up_to(p.u + at, count) * inverse, d = load_up_to(p.d + at, count);
         const vec<double> u = weight * (share - select<double>(label == double(k), broadcast(1.0), vec<double>{}));
-        mean = fma(share, d, mean), squares = fma(share * d, d, squares);
+        mean = fma(share, d, mean);
+        squares = fma(share * d, d, squares);
         sums.slope = fma(u, d, sums.slope);
         store_up_to(p.u + at, u, count);
     }
@@ -88,7 +89,9 @@ template <class Each> FASTITER_INLINE void for_chunks(const Losses& p, Team team
             each(i, count, load_up_to(p.weight ? p.weight + i : kOnes, count), sums);
         }
         double* out = p.sums + 3 * c;
-        out[0] = sum_of(sums.loss), out[1] = sum_of(sums.slope), out[2] = sum_of(sums.curvature);
+        out[0] = sum_of(sums.loss);
+        out[1] = sum_of(sums.slope);
+        out[2] = sum_of(sums.curvature);
     }
 }
 

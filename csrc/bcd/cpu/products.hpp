@@ -128,7 +128,10 @@ FASTITER_INLINE void gather(const Product<T>& p, int64_t lines, int64_t c, const
             const double a = double(p.value[e]), b = double(p.value[e + 1]);
             const double *x = in + p.index[e] * p.classes + c, *y = in + p.index[e + 1] * p.classes + c;
 #pragma GCC unroll 4
-            for (int k = 0; k < C; ++k) even[k] += a * x[k], odd[k] += b * y[k];
+            for (int k = 0; k < C; ++k) {
+                even[k] += a * x[k];
+                odd[k] += b * y[k];
+            }
         }
         if (e < end)
 #pragma GCC unroll 4

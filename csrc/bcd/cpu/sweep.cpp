@@ -17,9 +17,9 @@ template <class T> void products(const Columns<T>& a, const double* u, double* g
     for (int64_t j = 0; j < a.m; ++j) g[j * stride] += column_dot(a, j, u);
 }
 
-template <class T> double sweep(const Sweep<T>& given) {
-    const Columns<T>& a = given.a;
-    const SweepState& p = given.to;
+template <class T> double sweep(const Sweep<T>& arguments) {
+    const Columns<T>& a = arguments.a;
+    const SweepState& p = arguments.to;
     double largest = 0;
     int64_t changes = 0;
     const auto at_corner = [&](int64_t j, double x) {
@@ -39,7 +39,7 @@ template <class T> double sweep(const Sweep<T>& given) {
         const double moved = curvature * __builtin_fabs(d);
         largest = moved > largest || moved != moved ? moved : largest;
     }
-    given.to.status_changes += changes;
+    arguments.to.status_changes += changes;
     return largest;
 }
 
@@ -47,9 +47,9 @@ template <class T> double squares(const Columns<T>& a, int64_t j, const double* 
     return column_squares(a, j, weight);
 }
 
-template <class T> double model_sweep(const ModelSweep<T>& given) {
-    const Columns<T>& a = given.a;
-    const ModelState& p = given.to;
+template <class T> double model_sweep(const ModelSweep<T>& arguments) {
+    const Columns<T>& a = arguments.a;
+    const ModelState& p = arguments.to;
     double largest = 0;
     for (int64_t k = 0; k < p.count; ++k) {
         const int64_t j = p.order[k];

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .._check import check_choice, count, integers, type_name
-from ._problem import Partition, Problem
+from ._problem import Problem
 
 Array = npt.NDArray[Any]
+Partition = Literal["order", "sort", "average", "variable"]
 PARTITIONS = ("order", "sort", "average", "variable")
 
 
@@ -47,6 +48,21 @@ class Blocks:
 
     def __repr__(self) -> str:
         return f"Blocks({self.size}, {self.partition!r})"
+
+
+class BlockArrays(NamedTuple):
+    """The blocks for the kernels.
+
+    ``start`` (number + 1) indexes ``member``; both are None for variable blocks of ``size`` coordinates. ``bounds``:
+    L_b of each block; ``sums``: upper bounds of the row sums of |H|, for the rule "gsl".
+    """
+
+    start: Array | None
+    member: Array | None
+    bounds: Array | None
+    sums: Array | None
+    number: int
+    size: int
 
 
 class Partitioned:
@@ -120,8 +136,8 @@ class Partitioned:
         else:
             factor = {"squares": 1.0, "logistic": 0.25, "softmax": 1.0}[problem._loss]
             own = factor * problem._data.magnitude_sums(problem._weights)
-        found = np.repeat(own, problem._classes) + problem._separable[1]
-        return np.where(found > 0, found, 1.0)
+        bounds = np.repeat(own, problem._classes) + problem._separable[1]
+        return np.where(bounds > 0, bounds, 1.0)
 
 
 def _order(curvature: Array, partition: str) -> Array:

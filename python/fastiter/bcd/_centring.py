@@ -27,12 +27,12 @@ def centred(X: Any, weights: Array | None) -> tuple[Any, Array]:
             for j in constant:
                 X.data[X.indptr[j] : X.indptr[j + 1]] = 0
         return X, means
-    found = np.empty(X.shape, X.dtype, order="F")
+    columns = np.empty(X.shape, X.dtype, order="F")
     step = len(X) if X.flags.f_contiguous else _ROWS
     for rows in range(0, len(X), step):  # blocks that fit the cache: another memory order makes long strides
-        np.subtract(X[rows : rows + step], means, out=found[rows : rows + step], casting="same_kind")
-    found[:, constant] = 0
-    return found, means
+        np.subtract(X[rows : rows + step], means, out=columns[rows : rows + step], casting="same_kind")
+    columns[:, constant] = 0
+    return columns, means
 
 
 def _constant(X: Any, means: Array, weights: Array | None) -> Array:

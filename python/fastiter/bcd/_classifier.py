@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._estimators import Estimator, scikit_learn, without_last
+from ._estimators import Estimator, without_last
 from ._problem import Logistic
 from ._quasi_newton import Centred, Classes, centre, minimise
 from ._result import BCDSolution
+from ._scikit_learn import ClassifierMixin, check_classification_targets
 
 Array = npt.NDArray[Any]
 #: Newton steps with l1 store the matrix of up to this number of columns
 _MANY = 256
 
 
-class LogisticRegression(Estimator):
+class LogisticRegression(ClassifierMixin, Estimator):  # type: ignore[misc]
     """C times the sum of the losses of X w + c, plus ||w||_1 or ||w||^2 / 2, with scikit-learn's interface.
 
     Parameters
@@ -62,7 +63,6 @@ class LogisticRegression(Estimator):
     array(['no', 'no', 'yes', 'yes'], dtype='<U3')
     """
 
-    _type = "classifier"
     coef_: Array
     intercept_: Array
 
@@ -97,8 +97,6 @@ class LogisticRegression(Estimator):
             The estimator itself.
         """
         X, y = self._read(X, y, formats=["csr", "csc"])
-        from sklearn.utils.multiclass import check_classification_targets
-
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if self.penalty not in ("l1", "l2"):
@@ -114,16 +112,16 @@ class LogisticRegression(Estimator):
         A = centre(X, weights, has_intercept, implicit=not is_wide)
         x = self._start(A, columns)
         if is_wide:
-            found = self._by_newton(A, classes, x)
+            solution = self._by_newton(A, classes, x)
         else:
-            found = self._warned(minimise(A, classes, x, self.tol, self.max_iter))
-        x = np.asarray(found.value, np.float64).reshape(x.shape)
+            solution = self._warned(minimise(A, classes, x, self.tol, self.max_iter))
+        x = np.asarray(solution.value, np.float64).reshape(x.shape)
         self.coef_ = np.ascontiguousarray(x[:m].T, X.dtype)
         intercepts = A.intercepts(x) if has_intercept else np.zeros(columns)
         if count > 2:
             intercepts -= intercepts.mean()  # a constant added to all changes no probability
         self.intercept_ = intercepts.astype(X.dtype)
-        self.n_iter_ = np.array([max(found.steps, 1)], np.int32)
+        self.n_iter_ = np.array([max(solution.steps, 1)], np.int32)
         return self
 
     def _start(self, A: Centred, columns: int) -> Array:
@@ -214,25 +212,3 @@ class LogisticRegression(Estimator):
         scores = self.decision_function(X)
         chosen = (scores > 0).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)
         return np.asarray(self.classes_[chosen])
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the fraction of correct predictions.
-
-        Parameters
-        ----------
-        X : array or sparse matrix (n, features)
-            The samples.
-        y : (n,)
-            The class of each sample.
-        sample_weight : (n,), optional
-            A weight for each sample, ones by default.
-
-        Returns
-        -------
-        float
-            From 0 to 1.
-        """
-        scikit_learn(self)
-        from sklearn.metrics import accuracy_score
-
-        return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,14 @@ from .._check import FLOATS, check_array, type_name
 
 Array = npt.NDArray[Any]
 MAX_SIZE = 2**31 - 1
+
+
+class Entries(NamedTuple):
+    """Compressed columns or rows for the kernels; ``starts`` is None for a dense matrix, which is stored by columns."""
+
+    starts: Array | None = None
+    indices: Array | None = None
+    values: Array | None = None
 
 
 class Data:
@@ -39,12 +47,12 @@ class Data:
             if scale is not None:
                 dense = dense * scale[:, None].astype(dense.dtype)
             self.dense: Array | None = np.asfortranarray(dense)
-            self._columns: tuple[Any, ...] = (None, None, self.dense)
+            self._columns = Entries(values=self.dense)
         else:
             self.dense = None
             if scale is not None:
                 self.sparse.data *= scale.astype(self.dtype)[self.sparse.indices]
-            self._columns = _arrays(self.sparse)
+            self._columns = entries_of(self.sparse)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy: the arrays, from which it creates its own matrix."""
@@ -53,19 +61,19 @@ class Data:
     @cached_property
     def matrix(self) -> Any:
         """The matrix of the compiled module, which borrows the arrays stored here."""
-        return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, (None, None, None))
+        return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, Entries())
 
     @cached_property
     def matrix_with_rows(self) -> Any:
         """The same, with the rows of sparse data, which are needed to maintain a gradient."""
         if self.sparse is None:
             return self.matrix
-        return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, _arrays(self.sparse.tocsr()))
+        return _core.bcd.matrix(self.dtype.itemsize * 8, *self.shape, self._columns, entries_of(self.sparse.tocsr()))
 
     def check_scale(self, function: str) -> None:
         """Refuse a nonzero matrix the squares of whose columns all underflow to 0, as gradients would, too."""
-        most = float(self.own_squares.max(initial=0.0))
-        if most >= np.finfo(np.float64).tiny:
+        largest_square = float(self.own_squares.max(initial=0.0))
+        if largest_square >= np.finfo(np.float64).tiny:
             return
         entries: Any = self.dense if self.sparse is None else self.sparse.data
         largest = float(np.abs(entries).max(initial=0.0))
@@ -103,10 +111,10 @@ class Data:
         return out
 
 
-def _arrays(A: Any) -> tuple[Array, Array, Array]:
+def entries_of(A: Any) -> Entries:
     """Return the arrays of a compressed matrix in the kernels' form."""
     start, index = A.indptr.astype(np.int64, copy=False), A.indices.astype(np.int32, copy=False)
-    return np.ascontiguousarray(start), np.ascontiguousarray(index), np.ascontiguousarray(A.data)
+    return Entries(np.ascontiguousarray(start), np.ascontiguousarray(index), np.ascontiguousarray(A.data))
 
 
 def is_sparse(A: object) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._array_like import as_array
-from .._check import check_array, check_choice, integers
+from .._call.iterate import Callback, Limits, Step, iterate
+from .._check import check_choice, integers
 from .._solution import judged
+from ._arguments import start
+from ._data import Entries
 from ._problem import Quadratic
-from ._result import PATIENCE, BCDProgress, BCDSolution, Limits, Progress, reached
+from ._result import PATIENCE, BCDSolution, Checks, Stalled, step_of
 
 Array = npt.NDArray[Any]
 KINDS = ("red-black", "trees", "greedy trees")
@@ -27,10 +29,11 @@ def forest_bcd(
     blocks: Any = "trees",
     order: Any = None,
     rtol: float = 1e-6,
+    atol: float = 0.0,
     max_steps: int = 100_000,
-    check_every: int | None = None,
+    callback: Callback | None = None,
     throw: bool = False,
-    callback: Callable[[BCDProgress], Any] | None = None,
+    check_every: int | None = None,
 ) -> BCDSolution:
     """Minimise x' A x / 2 - b' x by blocks whose graphs are forests, each block exactly in time O(|b|).
 
@@ -50,15 +53,17 @@ def forest_bcd(
     order : (n,) array of int, optional
         The order of nodes in which "trees" builds its blocks, 0, 1, ... by default.
     rtol : float
-        Converged if the largest entry of the gradient is at most ``rtol`` times that of b.
+        Converged if the largest entry of the gradient is at most ``rtol`` times that of b, plus ``atol``.
+    atol : float
+        A tolerance in the units of the gradient.
     max_steps : int
         The maximum number of updates of a block.
-    check_every : int, optional
-        The number of updates between two checks: by default, ten of each block, or one with "greedy trees".
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` at each check, which has the ``objective``; True ends the solution.
     throw : bool
         Raise if it does not converge, instead of a warning.
-    callback : callable, optional
-        Called with a :class:`BCDProgress` at each check; True ends the solution.
+    check_every : int, optional
+        The number of updates between two checks: by default, ten of each block, or one with "greedy trees".
 
     Returns
     -------
@@ -91,24 +96,20 @@ def forest_bcd(
     (array([1., 1., 1., 1.]), 1)
     """
     function = "forest_bcd"
-    limits = Limits(rtol, "slope", max_steps, check_every, callback, throw).checked(function)
+    every = 1 if check_every is None else check_every
+    limits = Limits(rtol, atol, max_steps, callback, throw, every).checked(function)
     try:
         problem = Quadratic(A, b)
     except (TypeError, ValueError) as error:
         raise type(error)(str(error).replace("Quadratic:", f"{function}:", 1)) from None
     if problem._data.sparse is None:
         raise TypeError(f"{function}: A must be a sparse matrix in CSR or CSC, got a dense array")
-    x = np.zeros(len(problem._b))
-    if x0 is not None:
-        x0 = as_array(function, "x0", x0, problem.dtype)
-        check_array(function, "x0", x0)
-        if x0.shape != x.shape or x0.dtype != problem.dtype or not np.isfinite(x0).all():
-            expected = f"be finite and have shape {x.shape} and dtype {problem.dtype}"
-            raise ValueError(f"{function}: x0 must {expected}, got {x0.shape} and {x0.dtype}")
-        x = x0.astype(np.float64)
+    x = start(function, x0, problem.shape, problem.dtype)
     sweeps = _Blocks(function, problem, blocks, order)
+    if check_every is None:
+        limits = limits._replace(check_every=10 * sweeps.count or 1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return judged(function, _iterate(sweeps, x, limits), throw)
+        return judged(function, _solution(sweeps, x, limits), throw)
 
 
 class _Blocks:
@@ -120,7 +121,7 @@ class _Blocks:
         n = len(self.b)
         self._unit = _unit(self.A.data, problem._diagonal)
         self._scaled_b = self.b * self._unit
-        self.rows = (rows.indptr.astype(np.int64), rows.indices.astype(np.int32), self.A.data * self._unit)
+        self.rows = Entries(rows.indptr.astype(np.int64), rows.indices.astype(np.int32), self.A.data * self._unit)
         self.kind, member = blocks, None
         if isinstance(blocks, str):
             check_choice(function, "blocks", blocks, KINDS)
@@ -166,8 +167,8 @@ class _Blocks:
 
 def _unit(entries: Array, diagonal: Array) -> float:
     """Return a power of 2 for A and b, 1 unless the inverse of a subnormal number on the diagonal would overflow."""
-    least = float(diagonal.min(initial=1.0))
-    if not 0 < least < np.finfo(np.float64).tiny:
+    smallest = float(diagonal.min(initial=1.0))
+    if not 0 < smallest < np.finfo(np.float64).tiny:
         return 1.0
     return 2.0 ** min(-int(np.floor(np.log2(float(np.abs(entries).max())))), 1000)
 
@@ -177,43 +178,31 @@ def _symmetric(A: Any) -> Any:
     return A if (A != A.T).nnz == 0 else ((A + A.T) / 2).tocsc()
 
 
-def _iterate(blocks: _Blocks, x: Array, limits: Limits) -> BCDSolution:
-    every = limits.check_every or (10 * blocks.count if blocks.count else 1)
-    tolerance = limits.rtol * float(np.abs(blocks.b).max(initial=0.0))
-    history: list[float] = []
-    objectives: list[float] = []
-    steps, seen, reason = 0, Progress(PATIENCE * blocks.count), "max_steps"
-    while True:
-        gradient = blocks.gradient(x)
-        residual, objective = float(np.abs(gradient).max(initial=0.0)), float(x @ (gradient - blocks.b) / 2)
-        history.append(residual)
-        objectives.append(objective)
-        is_rounding = seen.has_ended(objective, steps)
-        progress = BCDProgress(steps, residual, tolerance, objective, lambda: x.astype(blocks.dtype))
-        if residual <= tolerance:
-            reason = reached(residual, progress.value)
-        elif not np.isfinite(objective):
-            reason = "diverged"
-        elif is_rounding:
-            reason = "stagnated"
-        elif limits.ends(progress):
-            reason = "callback"
-        elif steps < limits.max_steps:
-            steps += blocks.step(x, gradient, min(every, limits.max_steps - steps))
-            continue
-        break
+def _solution(blocks: _Blocks, x: Array, limits: Limits) -> BCDSolution:
+    """Take all steps from x, which they update in place."""
+    record = iterate(_steps(blocks, x, limits), limits, Checks())
     return BCDSolution(
         value=x.astype(blocks.dtype),
-        converged=reason == "converged",
-        steps=steps,
-        residual=residual,
         method=f"forest_bcd, {blocks.kind}",
-        reason=reason,
-        objective=objective,
+        objective=record.objectives[-1],
         gap=np.inf,
         active=np.zeros(len(x), bool),
         identified=0,
-        tolerance=tolerance,
-        history=np.array(history),
-        objectives=np.array(objectives),
+        **record.results(),
     )
+
+
+def _steps(blocks: _Blocks, x: Array, limits: Limits) -> Iterator[Step]:
+    assert limits.rtol is not None  # as forest_bcd has a default
+    tolerance = limits.rtol * float(np.abs(blocks.b).max(initial=0.0)) + limits.atol
+    stalled, done = Stalled(PATIENCE * blocks.count), 0
+
+    def value() -> Array:
+        return x.astype(blocks.dtype)
+
+    while True:
+        gradient = blocks.gradient(x)
+        residual, objective = float(np.abs(gradient).max(initial=0.0)), float(x @ (gradient - blocks.b) / 2)
+        is_stalled = stalled.check(objective, done)
+        yield step_of(done, (residual, tolerance, objective), value, np.isfinite(objective), stagnated=is_stalled)
+        done += blocks.step(x, gradient, min(limits.check_every, limits.max_steps - done))

@@ -15,8 +15,8 @@ Array = npt.NDArray[Any]
 def has_gap(problem: Problem) -> bool:
     """Return whether the gap tends to 0, which requires l1, l2 or both bounds for each coordinate."""
     l1, l2, lower, upper = problem._separable
-    held = (l1 > 0) | (l2 > 0) | (np.isfinite(lower) & np.isfinite(upper))
-    return problem._loss != "quadratic" and bool(held.all())
+    bounded = (l1 > 0) | (l2 > 0) | (np.isfinite(lower) & np.isfinite(upper))
+    return problem._loss != "quadratic" and bool(bounded.all())
 
 
 def duality_gap(problem: Problem, objective: float, u: Array, g: Array) -> float:
@@ -35,7 +35,7 @@ def duality_gap(problem: Problem, objective: float, u: Array, g: Array) -> float
         v = -scale * g
         excess = np.sign(v) * np.maximum(np.abs(v) - l1, 0.0)
         x = np.where(l2 > 0, excess / np.where(l2 > 0, l2, 1.0), np.where(excess > 0, upper, lower))
-        x = np.where(excess == 0, 0.0, x)
+        x = np.where((excess == 0) | np.isinf(x), 0.0, x)  # infinite where rounding makes |v| larger than l1
     x = np.clip(x, lower, upper)
     conjugates = v * x - l1 * np.abs(x) - l2 * x * x / 2
     return float(objective + _conjugates_of_losses(problem, scale * u) + conjugates.sum())

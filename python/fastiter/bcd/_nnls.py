@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._call.iterate import Callback
 from ._bcd import bcd
 from ._problem import LeastSquares
 from ._result import BCDSolution
@@ -16,7 +17,15 @@ class NonNegative(LeastSquares):
 
 
 def nnls(
-    A: Any, b: Any, x0: Any = None, *, rtol: float = 1e-8, max_steps: int = 10_000_000, throw: bool = False
+    A: Any,
+    b: Any,
+    x0: Any = None,
+    *,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000_000,
+    callback: Callback | None = None,
+    throw: bool = False,
 ) -> BCDSolution:
     """Minimise ||A x - b|| over x >= 0.
 
@@ -29,9 +38,14 @@ def nnls(
     x0 : (m,) array, optional
         The starting point, 0 by default, in the dtype of A.
     rtol : float
-        Converged if the largest entry of the minimum-norm subgradient is at most ``rtol`` times that of A' b.
+        Converged if the largest entry of the minimum-norm subgradient is at most ``rtol`` times that of A' b, plus
+        ``atol``.
+    atol : float
+        A tolerance in the units of A' b.
     max_steps : int
         The maximum number of updates of a coordinate.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` at each check, which has the ``objective``; True ends the solution.
     throw : bool
         Raise if it does not converge, instead of a warning.
 
@@ -60,4 +74,5 @@ def nnls(
     >>> found.value, round((2 * found.objective) ** 0.5, 4)
     (array([1.5, 0. ]), 1.2247)
     """
-    return bcd(NonNegative(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)
+    limits: Any = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "callback": callback, "throw": throw}
+    return bcd(NonNegative(A, b, lower=0.0), x0, **limits)

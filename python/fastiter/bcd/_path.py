@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from .. import _core
 from .._array_like import as_array
-from .._check import check_array, check_flag, count, positive
+from .._call.iterate import Callback, Limits, Progress
+from .._check import check_array, check_flag, positive
 from .._solution import Solution, judged
+from ._arguments import vector
 from ._data import Data
-from ._problem import _vector
-from ._result import reached
+from ._result import is_in_range
 
 Array = npt.NDArray[Any]
 _POINTS, _SHORTEST = 50, 1e-2
@@ -37,7 +38,7 @@ class LassoPath(Solution):
     method : str
         "lasso_path".
     reason : tuple of str
-        For each weight "converged", "stagnated", "max_steps" or, beyond the range of the dtype, "diverged".
+        For each weight "converged", "stagnated", "max_steps", "callback" or, beyond the range of the dtype, "diverged".
     l1 : (k,)
         The weights.
     objective : (k,)
@@ -64,10 +65,11 @@ class LassoPath(Solution):
     tolerance: float
 
     def _failure(self) -> str | None:
-        if bool(self.converged.all()):
+        failed = [reason not in ("converged", "callback") for reason in self.reason]
+        if not any(failed):
             return None
-        worst = float(self.residual[~self.converged].max())
-        return f"the duality gaps must come to {self.tolerance:.2g}, got {worst:.2g}; try a larger max_steps or rtol"
+        worst = float(self.residual[failed].max())
+        return f"the duality gaps must fall to {self.tolerance:.2g}, got {worst:.2g}; try a larger max_steps or rtol"
 
 
 def lasso_path(
@@ -78,7 +80,9 @@ def lasso_path(
     l2: float = 0.0,
     nonnegative: bool = False,
     rtol: float = 1e-6,
+    atol: float = 0.0,
     max_steps: int = 100,
+    callback: Callback | None = None,
     throw: bool = False,
 ) -> LassoPath:
     """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, each started from the last solution.
@@ -97,9 +101,15 @@ def lasso_path(
     nonnegative : bool
         Whether x is constrained to be non-negative.
     rtol : float
-        Converged if the duality gap is at most ``rtol`` ||b||^2 / 2.
+        Converged if the duality gap is at most ``rtol`` ||b||^2 / 2 + ``atol``.
+    atol : float
+        A tolerance in the units of the objective.
     max_steps : int
         The maximum number of working sets for each weight.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` after each weight but the last; its ``residual`` and ``objective`` are
+        those of the weights so far, infinite for the ``active`` ones after it. True ends the path: each of these gets
+        the last solution, the reason "callback", and the duality gap there.
     throw : bool
         Raise if one does not converge, instead of a warning.
 
@@ -135,41 +145,54 @@ def lasso_path(
     """
     function = "lasso_path"
     data = Data(function, "A", A)
-    b = _vector(function, "b", b, data.shape[0])
+    b = vector(function, "b", b, data.shape[0])
     check_flag(function, "nonnegative", nonnegative)
-    check_flag(function, "throw", throw)
-    l2, rtol = positive(function, "l2", l2), positive(function, "rtol", rtol)
-    most = count(function, "max_steps", max_steps, 1)
+    l2 = positive(function, "l2", l2)
+    limits = Limits(rtol, atol, max_steps, callback, throw).checked(function, smallest_max=1)
     data.check_scale(function)
     points = _POINTS if l1 is None else len(weights := _weights(function, l1))
     sets = WorkingSets(*_shortened(data, b, points), l2, nonnegative)
     weights = _grid(sets) if l1 is None else weights
+    assert limits.rtol is not None  # as there is a default
     with np.errstate(over="ignore"):
-        tolerance = rtol * float(b @ b) / 2
-    rows = np.zeros((len(weights), data.shape[1]), data.dtype)
-    gaps, objectives, steps = np.zeros(len(weights)), np.zeros(len(weights)), np.zeros(len(weights), np.int64)
-    for k, weight in enumerate(weights):
-        gaps[k], objectives[k], steps[k] = sets.solve(float(weight), tolerance, most)
-        with np.errstate(over="ignore"):
-            rows[k] = sets.solution()
-    ends = zip(gaps, steps, rows, strict=True)
-    reasons = [reached(gap, x) if gap <= tolerance else _reason(int(used) < most) for gap, used, x in ends]
-    found = LassoPath(
+        tolerance = limits.rtol * float(b @ b) / 2 + limits.atol
+        return judged(function, _path(sets, weights, tolerance, limits, data.dtype), throw)
+
+
+def _path(sets: WorkingSets, weights: Array, tolerance: float, limits: Limits, dtype: np.dtype[Any]) -> LassoPath:
+    """Solve for one weight after the other."""
+    k = len(weights)
+    rows, steps = np.zeros((k, len(sets.x)), dtype), np.zeros(k, np.int64)
+    gaps, objectives = np.full((2, k), np.inf)
+    reasons: list[str] = []
+    max_steps = limits.max_steps
+
+    def progress() -> Progress:
+        i, numbers = len(reasons), {"objective": objectives.copy(), "l1": float(weight)}
+        return Progress(int(steps.sum()), gaps.copy(), tolerance, np.arange(i, k), numbers, rows.copy)
+
+    for i, weight in enumerate(weights):
+        gaps[i], objectives[i], steps[i] = sets.solve(float(weight), tolerance, max_steps)
+        rows[i] = sets.solution()
+        if gaps[i] <= tolerance:
+            reasons.append("converged" if is_in_range(gaps[i], rows[i]) else "diverged")
+        elif max_steps == 0:
+            reasons.append("callback")
+        else:
+            reasons.append("stagnated" if steps[i] < max_steps else "max_steps")
+        if max_steps and i + 1 < k and limits.stops(progress):
+            max_steps = 0  # the other weights only get their duality gaps
+    return LassoPath(
         value=rows,
         converged=np.array([reason == "converged" for reason in reasons], np.bool_),
         steps=steps,
         residual=gaps,
-        method=function,
+        method="lasso_path",
         reason=tuple(reasons),
         l1=weights,
         objective=objectives,
         tolerance=tolerance,
     )
-    return judged(function, found, throw)
-
-
-def _reason(ended: bool) -> str:
-    return "stagnated" if ended else "max_steps"
 
 
 def _weights(function: str, l1: Any) -> Array:
@@ -211,8 +234,8 @@ class WorkingSets:
     def __init__(self, data: Data, b: Array, l2: float, nonnegative: bool, ones: Array | None = None) -> None:
         self.dtype, self.nonnegative = data.dtype, nonnegative
         self.x = np.zeros(data.shape[1])
-        parts = (np.ascontiguousarray(b), ones, data.own_squares)
-        self._solver = _core.bcd.lasso(data.matrix, parts, l2, nonnegative, self.x)
+        b = np.ascontiguousarray(b)
+        self._solver = _core.bcd.lasso(data.matrix, b, ones, data.own_squares, l2, nonnegative, self.x)
 
     def largest_slope(self) -> float:
         return self._solver.largest_slope()
@@ -222,9 +245,9 @@ class WorkingSets:
         self.x[:] = np.maximum(x, 0) if self.nonnegative else x
         self._solver.start()
 
-    def solve(self, l1: float, tolerance: float, most: int) -> tuple[float, float, int]:
+    def solve(self, l1: float, tolerance: float, max_steps: int) -> tuple[float, float, int]:
         """Solve for one weight; return the duality gap, the objective and the number of working sets."""
-        return self._solver.solve(l1, tolerance, most)
+        return self._solver.solve(l1, tolerance, max_steps)
 
     def solution(self) -> Array:
         """Return x, in the dtype of the data."""

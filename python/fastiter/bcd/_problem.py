@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from .._array_like import as_array
-from .._check import check_array, count, integers, positive, type_name
+from .._check import count, integers
 from .._docs import documented_by
+from ._arguments import penalty, row_count, sample_weights, spread, vector
 from ._data import Data
 
 Array = npt.NDArray[Any]
 LOSSES = ("squares", "logistic", "softmax", "quadratic")
 
-_PARTS = {
+PARTS = {
     "A": """
         A : (n, m) array or sparse matrix
             The data, float32 or float64: an array in any order, or CSR or CSC. Its columns belong to the unknowns. An
@@ -42,6 +43,74 @@ _PARTS = {
             Weights >= 0 of the samples, 1 by default.
         """,
 }
+TARGETS = {
+    **PARTS,
+    "b": """
+        b : (n,) array
+            The targets.
+        """,
+    "y": """
+        y : (n,) array
+            The labels: 0 and 1, or -1 and 1.
+        """,
+}
+CLASSES = {
+    **PARTS,
+    "y": """
+        y : (n,) array of int
+            The classes, from 0.
+        """,
+    "classes": """
+        classes : int, optional
+            The number of classes, by default one more than the largest.
+        """,
+}
+SYMMETRIC = {
+    **PARTS,
+    "A": """
+        A : (m, m) array or sparse matrix
+            The symmetric matrix, float32 or float64: an array, or CSR or CSC.
+        """,
+    "b": """
+        b : (m,) array
+            The linear part.
+        """,
+}
+
+AnyClass = TypeVar("AnyClass", bound=type[Any])
+
+
+def described(parts: Mapping[str, str]) -> Callable[[AnyClass], AnyClass]:
+    """Return a decorator that fills ``%(parameters)s`` of a problem's docstring from its constructor's signature."""
+
+    def decorate(problem: AnyClass) -> AnyClass:
+        make: Any = problem.__init__
+        make.__doc__ = problem.__doc__
+        problem.__doc__ = documented_by({"self": "", **parts})(make).__doc__
+        make.__doc__ = None
+        return problem
+
+    return decorate
+
+
+class Separable(NamedTuple):
+    """The penalties and bounds of each coordinate."""
+
+    l1: Array
+    l2: Array
+    lower: Array
+    upper: Array
+
+
+class Losses(NamedTuple):
+    """The other parts of a problem, for the kernels."""
+
+    loss: int
+    classes: int
+    b: Array
+    weights: Array | None
+    curvature: Array
+    is_smooth: bool
 
 
 class Problem:
@@ -51,34 +120,33 @@ class Problem:
     #: The solver that error messages name; unless it is bcd, those about the problem's own arguments name it, too
     _solver = "bcd"
     _classes = 1
-    _separable: tuple[Array, Array, Array, Array]
+    _separable: Separable
     _curvature: Array
 
-    @property
-    def _function(self) -> str:
-        """The name in errors about the arguments."""
-        return type(self).__name__ if self._solver == "bcd" else self._solver
+    @classmethod
+    def _function(cls) -> str:
+        """Return the name in errors about the arguments."""
+        return cls.__name__ if cls._solver == "bcd" else cls._solver
 
     def _begin(self, data: Data, b: Array, weights: Array | None, own: tuple[Any, Any, Any, Any]) -> None:
-        function = self._function
+        function = self._function()
         self._data, self._b, self._weights = data, b, weights
         columns = data.shape[1]
         lower, upper = (-np.inf if own[2] is None else own[2]), (np.inf if own[3] is None else own[3])
         parts = [
-            _weights_of(function, "l1", own[0], columns),
-            _weights_of(function, "l2", own[1], columns),
-            _spread(function, "lower", lower, columns),
-            _spread(function, "upper", upper, columns),
+            penalty(function, "l1", own[0], columns),
+            penalty(function, "l2", own[1], columns),
+            spread(function, "lower", lower, columns),
+            spread(function, "upper", upper, columns),
         ]
         wrong = np.flatnonzero(~(parts[2] <= parts[3]) | (parts[2] == np.inf) | (parts[3] == -np.inf))
         if len(wrong):
             got = f"{parts[2][wrong[0]]:g} and {parts[3][wrong[0]]:g} at {wrong[0]}"
             raise ValueError(f"{function}: lower must be at most upper, and neither NaN, got {got}")
-        l1, l2, lower, upper = (np.repeat(part, self._classes) for part in parts)
-        self._separable = l1, l2, lower, upper
+        self._separable = Separable(*(np.repeat(part, self._classes) for part in parts))
         if self._loss != "quadratic":
             data.check_scale(function)
-        curvature = np.repeat(self._own_curvature(), self._classes) + l2
+        curvature = np.repeat(self._own_curvature(), self._classes) + self._separable.l2
         self._curvature = np.where(curvature > 0, curvature, 1.0)
 
     def _own_curvature(self) -> Array:
@@ -89,6 +157,11 @@ class Problem:
     def _is_smooth(self) -> bool:
         l1, _, lower, upper = self._separable
         return not l1.any() and not np.isfinite(lower).any() and not np.isfinite(upper).any()
+
+    @property
+    def _losses(self) -> Losses:
+        loss = LOSSES.index(self._loss)
+        return Losses(loss, self._classes, self._b, self._weights, self._curvature, self._is_smooth)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,6 +181,7 @@ class Problem:
         return f"{type(self).__name__}({n} x {m} {kind} {self.dtype})"
 
 
+@described(TARGETS)
 class LeastSquares(Problem):
     """||A x - b||^2 / 2 + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper.
 
@@ -134,15 +208,16 @@ class LeastSquares(Problem):
     def __init__(
         self, A: Any, b: Any, *, l1: Any = 0.0, l2: Any = 0.0, lower: Any = None, upper: Any = None, weights: Any = None
     ) -> None:
-        function = self._function
-        n = _rows(A)
-        weights = _sample_weights(function, weights, n) if n >= 0 else None  # anything but a matrix is refused below
+        function = self._function()
+        n = row_count(A)
+        weights = sample_weights(function, weights, n) if n >= 0 else None  # anything but a matrix is refused below
         root = None if weights is None else np.sqrt(weights)
         data = Data(function, "A", A, root)
-        b = _vector(function, "b", b, data.shape[0])
+        b = vector(function, "b", b, data.shape[0])
         self._begin(data, b if root is None else root * b, None, (l1, l2, lower, upper))
 
 
+@described(TARGETS)
 class Logistic(Problem):
     """The sum of log(1 + exp(z_i)) - y_i z_i, z = A x, + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper.
 
@@ -171,8 +246,8 @@ class Logistic(Problem):
     ) -> None:
         function = "Logistic"
         data = Data(function, "A", A)
-        weights = _sample_weights(function, weights, data.shape[0])
-        y = _vector(function, "y", y, data.shape[0])
+        weights = sample_weights(function, weights, data.shape[0])
+        y = vector(function, "y", y, data.shape[0])
         if not (np.isin(y, (0, 1)).all() or np.isin(y, (-1, 1)).all()):
             wrong = y[~np.isin(y, (-1, 0, 1))]
             got = f"{wrong[0]:g}" if len(wrong) else "both -1 and 0"
@@ -180,6 +255,7 @@ class Logistic(Problem):
         self._begin(data, (y > 0).astype(np.float64), weights, (l1, l2, lower, upper))
 
 
+@described(CLASSES)
 class Softmax(Problem):
     """The sum of log(sum_k exp z_ik) - z_iy, z = A x, + sum l1_j |x_jk| + l2_j x_jk^2 / 2; x is (m, classes).
 
@@ -218,18 +294,19 @@ class Softmax(Problem):
     ) -> None:
         function = "Softmax"
         data = Data(function, "A", A)
-        weights = _sample_weights(function, weights, data.shape[0])
+        weights = sample_weights(function, weights, data.shape[0])
         y = integers(function, "y", y)
         if y.shape != (data.shape[0],):
             raise ValueError(f"{function}: y must have shape (n,) = ({data.shape[0]},), got {y.shape}")
-        found = int(y.max(initial=0)) + 1
-        self._classes = max(found, 2) if classes is None else count(function, "classes", classes, 2)
-        if y.min(initial=0) < 0 or found > self._classes:
-            wrong = int(y.min(initial=0)) if y.min(initial=0) < 0 else found - 1
+        needed = int(y.max(initial=0)) + 1
+        self._classes = max(needed, 2) if classes is None else count(function, "classes", classes, 2)
+        if y.min(initial=0) < 0 or needed > self._classes:
+            wrong = int(y.min(initial=0)) if y.min(initial=0) < 0 else needed - 1
             raise ValueError(f"{function}: y must be from 0 to classes - 1 = {self._classes - 1}, got {wrong}")
         self._begin(data, y.astype(np.float64), weights, (l1, l2, lower, upper))
 
 
+@described(SYMMETRIC)
 class Quadratic(Problem):
     """x' A x / 2 - b' x + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper; A is positive semidefinite.
 
@@ -269,7 +346,7 @@ class Quadratic(Problem):
                 f"{function}: A must be positive semidefinite, got {self._diagonal.min():g} on its diagonal"
             )
         _check_pairs(function, whole, self._diagonal)
-        self._begin(data, _vector(function, "b", b, n), None, (l1, l2, lower, upper))
+        self._begin(data, vector(function, "b", b, n), None, (l1, l2, lower, upper))
 
     def _own_curvature(self) -> Array:
         return self._diagonal
@@ -288,105 +365,3 @@ def _check_pairs(function: str, A: Any, diagonal: Array) -> None:
     if len(value):
         got = f"{value[0]:g} beside {diagonal[row[0]]:g} and {diagonal[column[0]]:g} on its diagonal"
         raise ValueError(f"{function}: A must be positive semidefinite, got {got}")
-
-
-_TARGETS = {
-    "self": "",
-    "b": """
-        b : (n,) array
-            The targets.
-        """,
-    "y": """
-        y : (n,) array
-            The labels: 0 and 1, or -1 and 1.
-        """,
-}
-_CLASSES = {
-    "self": "",
-    "y": """
-        y : (n,) array of int
-            The classes, from 0.
-        """,
-    "classes": """
-        classes : int, optional
-            The number of classes, by default one more than the largest.
-        """,
-}
-_SYMMETRIC = {
-    "self": "",
-    "A": """
-        A : (m, m) array or sparse matrix
-            The symmetric matrix, float32 or float64: an array, or CSR or CSC.
-        """,
-    "b": """
-        b : (m,) array
-            The linear part.
-        """,
-}
-
-
-def _document() -> None:
-    """Fill in the parameters of each problem."""
-    own = ((LeastSquares, _TARGETS), (Logistic, _TARGETS), (Softmax, _CLASSES), (Quadratic, _SYMMETRIC))
-    for problem, parts in own:
-        make: Any = problem.__init__
-        make.__doc__ = problem.__doc__
-        problem.__doc__ = documented_by({**_PARTS, **parts})(make).__doc__
-        make.__doc__ = None
-
-
-def _rows(A: Any) -> int:
-    shape = np.shape(A) if not hasattr(A, "shape") else A.shape
-    return int(shape[0]) if len(shape) == 2 else -1
-
-
-def _vector(function: str, name: str, b: Any, n: int) -> Array:
-    """Return a vector of float64."""
-    b = as_array(function, name, b)
-    if name == "y" and type(b) is np.ndarray and b.dtype.kind in "iub":  # labels
-        b = b.astype(np.float64)
-    check_array(function, name, b)
-    if b.shape != (n,):
-        raise ValueError(f"{function}: {name} must have shape ({n},) to go with A, got {b.shape}")
-    if not np.isfinite(b).all():
-        raise ValueError(f"{function}: {name} must be finite, got NaN or infinity")
-    return np.array(b, np.float64)
-
-
-def _spread(function: str, name: str, x: Any, m: int) -> Array:
-    """Return a number, or one for each column, as a vector of float64."""
-    is_number = isinstance(x, (int, float, np.integer)) and not isinstance(x, bool)
-    x = np.float64(x) if is_number else as_array(function, name, x)
-    if type(x) is np.ndarray and x.dtype.kind in "iu":
-        x = x.astype(np.float64)
-    if not isinstance(x, (np.ndarray, np.floating)) or x.dtype.name not in ("float32", "float64"):
-        got = f"dtype {x.dtype}" if isinstance(x, np.ndarray) else type_name(x)
-        raise TypeError(f"{function}: {name} must be a number or an array of shape ({m},), got {got}")
-    if x.shape not in ((), (m,)):
-        raise ValueError(f"{function}: {name} must be a number or have shape ({m},), got {x.shape}")
-    return np.array(np.broadcast_to(x, (m,)), np.float64)
-
-
-def _weights_of(function: str, name: str, x: Any, m: int) -> Array:
-    if isinstance(x, (int, float)):
-        positive(function, name, x)
-    found = _spread(function, name, x, m)
-    wrong = found[~(np.isfinite(found) & (found >= 0))]
-    if len(wrong):
-        raise ValueError(f"{function}: {name} must be finite and at least 0, got {wrong[0]:g}")
-    return found
-
-
-def _sample_weights(function: str, weights: Any, n: int) -> Array | None:
-    if weights is None:
-        return None
-    found = _vector(function, "weights", weights, n)
-    if (found < 0).any():
-        raise ValueError(f"{function}: weights must be at least 0, got {found.min():g}")
-    return found
-
-
-_document()
-
-#: The partitions of blocks
-Partition = Literal["order", "sort", "average", "variable"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ._data import _arrays, is_sparse
+from .._call.iterate import Limits, Step, iterate
+from ._data import Entries, entries_of, is_sparse
 from ._estimators import with_ones
-from ._result import PATIENCE, BCDSolution, reached
+from ._result import PATIENCE, BCDSolution, Checks, step_of
 
 Array = npt.NDArray[Any]
 #: Steps between two checks
@@ -32,11 +34,9 @@ class Centred(NamedTuple):
     subtracts: bool
 
     @property
-    def entries(self) -> tuple[Any, Any, Any, bool]:
-        """The arrays of the matrix, and whether it is stored by rows."""
-        if is_sparse(self.matrix):
-            return (*_arrays(self.matrix), self.matrix.format == "csr")
-        return None, None, self.matrix, False
+    def entries(self) -> Entries:
+        """The arrays of the matrix."""
+        return entries_of(self.matrix) if is_sparse(self.matrix) else Entries(values=self.matrix)
 
     def intercepts(self, x: Array) -> Array:
         """Return the intercepts of the given columns, for coefficients and intercepts of centred ones."""
@@ -66,8 +66,23 @@ def means(X: Any, weights: Array | None) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         total = float(X.shape[0] if weights is None else weights.sum())
         sums = X.sum(axis=0, dtype=np.float64) if weights is None else X.T @ weights
-        found = (np.asarray(sums, np.float64).ravel() / (total or 1.0)).astype(X.dtype).astype(np.float64)
-    return np.where(np.isfinite(found), found, 0.0)
+        averages = (np.asarray(sums, np.float64).ravel() / (total or 1.0)).astype(X.dtype).astype(np.float64)
+    return np.where(np.isfinite(averages), averages, 0.0)
+
+
+class Samples(NamedTuple):
+    """A problem for the kernels, except its matrix."""
+
+    n: int
+    m: int
+    classes: int
+    has_intercept: bool
+    labels: Array
+    weights: Array | None
+    means: Array
+    subtracts: bool
+    l1: float
+    l2: float
 
 
 class Classes(NamedTuple):
@@ -88,51 +103,38 @@ def minimise(A: Centred, classes: Classes, x: Array, rtol: float, max_steps: int
     """
 
     def begun(at: Array) -> Any:
-        data = np.ascontiguousarray(classes.labels, np.float64), classes.weights, (A.middle, A.subtracts)
-        shape = (*A.shape, x.shape[1])
-        return _core.bcd.quasi_newton(
-            A.dtype.itemsize * 8, shape, A.entries, data, (classes.l1, classes.l2), len(x) > A.shape[1], at
-        )
+        return _core.bcd.quasi_newton(A.dtype.itemsize * 8, A.entries, by_rows, samples, at)
 
+    by_rows = is_sparse(A.matrix) and A.matrix.format == "csr"
+    samples = Samples(
+        *(*A.shape, x.shape[1], len(x) > A.shape[1]),
+        *(np.ascontiguousarray(classes.labels, np.float64), classes.weights, A.middle, A.subtracts),
+        *(classes.l1, classes.l2),
+    )
     solver = begun(x)
     scale = solver.residual() if not x.any() else begun(np.zeros_like(x)).residual()
     tolerance = rtol * (scale or solver.residual())
-    reason, steps, history, objectives = _iterate(solver, x, tolerance, max_steps)
+    record = iterate(_steps(solver, x, tolerance, max_steps), Limits(max_steps=max_steps), Checks())
     return BCDSolution(
         value=x,
-        converged=reason == "converged",
-        steps=steps,
-        residual=solver.residual(),
         method="quasi-Newton",
-        reason=reason,
         objective=solver.objective(),
         gap=np.inf,
         active=np.zeros(x.shape, bool),
         identified=0,
-        tolerance=tolerance,
-        history=np.array(history),
-        objectives=np.array(objectives),
+        **record.results(),
     )
 
 
-def _iterate(solver: Any, x: Array, tolerance: float, max_steps: int) -> tuple[str, int, list[float], list[float]]:
-    """Take steps until the residual is small or does not fall any more; return the reason and the history."""
-    history: list[float] = []
-    objectives: list[float] = []
-    steps, best, improved, taken = 0, (np.inf, np.inf), 0, _EVERY
+def _steps(solver: Any, x: Array, tolerance: float, max_steps: int) -> Iterator[Step]:
+    """Take steps; they stagnate if neither the residual nor the objective falls any more."""
+    done, best, improved, taken = 0, (np.inf, np.inf), 0, _EVERY
     while True:
         residual, objective = solver.residual(), solver.objective()
-        history.append(residual)
-        objectives.append(objective)
         if residual < best[0] or objective < best[1]:
-            best, improved = (min(residual, best[0]), min(objective, best[1])), steps
-        if residual <= tolerance:
-            return reached(residual, x), steps, history, objectives
-        if not (np.isfinite(objective) and np.isfinite(residual) and np.isfinite(x).all()):
-            return "diverged", steps, history, objectives
-        if taken == 0 or steps - improved > PATIENCE:
-            return "stagnated", steps, history, objectives
-        if steps >= max_steps:
-            return "max_steps", steps, history, objectives
-        taken = solver.run(min(_EVERY, max_steps - steps), tolerance)
-        steps += taken
+            best, improved = (min(residual, best[0]), min(objective, best[1])), done
+        is_finite = bool(np.isfinite(objective) and np.isfinite(x).all())
+        numbers = residual, tolerance, objective
+        yield step_of(done, numbers, lambda: x, is_finite, stagnated=taken == 0 or done - improved > PATIENCE)
+        taken = solver.run(min(_EVERY, max_steps - done), tolerance)
+        done += taken

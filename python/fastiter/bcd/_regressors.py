@@ -11,11 +11,12 @@ from .._docs import documented
 from .._solution import warn
 from ._centring import centred
 from ._data import Data
-from ._estimators import Estimator, scikit_learn, with_ones, without_last
+from ._estimators import Estimator, with_ones, without_last
 from ._gap import has_gap
 from ._path import WorkingSets
 from ._problem import LeastSquares, Problem
-from ._result import reached
+from ._result import is_in_range
+from ._scikit_learn import RegressorMixin, check_is_fitted
 
 Array = npt.NDArray[Any]
 
@@ -52,7 +53,7 @@ _PARTS = {
 }
 
 
-class _Regressor(Estimator):
+class _Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
     """Least squares with l1, l2 and bounds, on centred columns if there is an intercept."""
 
     coef_: Array
@@ -135,18 +136,18 @@ class _Regressor(Estimator):
             tolerance = self.tol * float(b @ b) / 2
         self.gap_, _, self.n_iter_ = sets.solve(weights[0], tolerance, self.max_iter)
         x = sets.solution()
-        if not (self.gap_ <= tolerance and reached(self.gap_, x) == "converged"):
+        if not (self.gap_ <= tolerance and is_in_range(self.gap_, x)):
             expected = f"{tolerance:.2g}, got {self.gap_:.2g}"
-            warn(f"{name}: the duality gap must come to {expected}; try a larger max_iter or tol")
+            warn(f"{name}: the duality gap must fall to {expected}; try a larger max_iter or tol")
         return x
 
     def _by_sweeps(self, problem: Problem, start: Array | None) -> Array:
         m = problem.shape[0]
         stop: Any = "gap" if has_gap(problem) else "slope"
         start = None if start is None else start.astype(problem.dtype)
-        found = self._minimised(problem, start, stop=stop, max_steps=self.max_iter * max(m, 1))
-        self.n_iter_, self.gap_ = -(-found.steps // max(m, 1)) or 1, found.gap
-        return np.asarray(found.value)
+        solution = self._minimised(problem, start, stop=stop, max_steps=self.max_iter * max(m, 1))
+        self.n_iter_, self.gap_ = -(-solution.steps // max(m, 1)) or 1, solution.gap
+        return np.asarray(solution.value)
 
     def predict(self, X: Any) -> Array:
         """Return the predictions for the rows of X.
@@ -163,28 +164,6 @@ class _Regressor(Estimator):
         """
         return self._scores(X)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the coefficient of determination R^2 of the predictions.
-
-        Parameters
-        ----------
-        X : array or sparse matrix (n, features)
-            The samples.
-        y : (n,)
-            The targets.
-        sample_weight : (n,), optional
-            A weight for each sample, ones by default.
-
-        Returns
-        -------
-        float
-            1 for exact predictions, 0 for predictions by the mean.
-        """
-        scikit_learn(self)
-        from sklearn.metrics import r2_score
-
-        return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
-
 
 class _Penalised(_Regressor):
     """The two estimators whose penalty has a weight and an l1 ratio."""
@@ -195,18 +174,13 @@ class _Penalised(_Regressor):
     @property
     def dual_gap_(self) -> float:
         """The duality gap in units of the objective: ``gap_`` divided by n, or by the sum of the samples' weights."""
-        scikit_learn(self)
-        from sklearn.utils.validation import check_is_fitted
-
         check_is_fitted(self)
         return self.gap_ / self._total
 
     @property
     def sparse_coef_(self) -> Any:
         """The coefficients as a sparse array in CSR, (1, m)."""
-        scikit_learn(self)
         import scipy.sparse as sp
-        from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(self)
         return sp.csr_array(self.coef_[None])

@@ -1,30 +1,64 @@
-"""The result of block coordinate descent, its progress, and the arguments that determine when it ends."""
+"""The result of block coordinate descent, and the test whether only rounding errors are left."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from .._check import check_choice, check_flag, count, positive, type_name
-from .._solution import Solution, is_true, plural
+from .._call.iterate import Record, Step
+from .._solution import Solution, plural
 
-STOPS = ("slope", "gap")
 #: Minimum number of checks without progress after which the limit of rounding is reached
 PATIENCE = 100
 _REMEDIES = {
     "max_steps": "try a larger max_steps or larger blocks",
     "stagnated": "try a larger rtol: rounding errors hide the remaining residual",
     "diverged": "the objective is not bounded below, or it or the value is beyond the range of its dtype",
+    "nan": "the function has returned NaN",
 }
 
 
-def reached(residual: float, value: Any) -> str:
-    """Return the reason when the tolerance is reached: both may be infinite, and so may a value in its own dtype."""
-    return "converged" if np.isfinite(residual) and np.isfinite(value).all() else "diverged"
+class Checks(Record):
+    """The residuals and objectives at the checks; ``overflows``: a NaN has diverged, as the data is finite."""
+
+    def __init__(self, *, overflows: bool = True) -> None:
+        super().__init__(overflows=overflows)
+        self.objectives: list[float] = []
+
+    def check(self, step: Step) -> bool:
+        """Record a check; return whether it is the last one."""
+        self.objectives.append(step.numbers()["objective"])
+        return super().check(step)
+
+    def results(self) -> dict[str, Any]:
+        """Return the fields of a BCDSolution that follow from the checks."""
+        objectives = np.array(self.objectives)
+        return super().results() | {"history": np.array(self.history), "objectives": objectives}
+
+
+def is_in_range(residual: float, value: Any) -> bool:
+    """Return whether a residual within the tolerance means convergence: both may be infinite, and so may the value."""
+    return bool(np.isfinite(residual) and np.isfinite(value).all())
+
+
+def step_of(
+    steps: int, numbers: tuple[float, float, float], value: Callable[[], Any], is_finite: bool, **verdicts: bool
+) -> Step:
+    """Return the step of a check with a residual, its tolerance and the objective.
+
+    It diverges where the objective or the iterate is not finite, unless it converges; a converged value must be finite
+    in its own dtype.
+    """
+    residual, tolerance, objective = numbers
+    step = Step(steps, residual, tolerance, value, partial(dict, objective=objective), **verdicts)
+    if residual <= tolerance and step.can_converge:
+        return step if is_in_range(residual, value()) else step._replace(can_converge=False, diverged=True)
+    return step if is_finite else step._replace(diverged=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -43,7 +77,8 @@ class BCDSolution(Solution):
         With ``stop="slope"`` the largest entry of the minimum-norm subgradient of the objective, with "gap" the duality
         gap.
     method, reason : str
-        The rule and the update; "converged", "max_steps", "stagnated", "diverged" or "callback".
+        The rule and the update; "converged", "max_steps", "stagnated", "diverged", "callback", or "nan"
+        if a function has returned NaN.
     objective : float
         The value of the objective.
     gap : float
@@ -86,7 +121,7 @@ class BCDSolution(Solution):
         is_newton = not self.method.startswith("bcd") or self.method.endswith("newton")
         more = "" if is_newton or self.reason != "max_steps" else ", or update='newton'"
         return (
-            f"the residual must come to {self.tolerance:.2g}, got {self.residual:.2g} after "
+            f"the residual must fall to {self.tolerance:.2g}, got {self.residual:.2g} after "
             f"{plural(self.steps)} ({self.reason!r}); {_REMEDIES[self.reason]}{more}"
         )
 
@@ -94,44 +129,7 @@ class BCDSolution(Solution):
         return [f"objective {self.objective:.6g}"]
 
 
-@dataclass(frozen=True, eq=False)
-class BCDProgress:
-    """The state of a solver at a check, the argument of ``callback``.
-
-    Attributes
-    ----------
-    steps : int
-        The updates so far.
-    residual, tolerance, objective : float
-        As in :class:`BCDSolution`.
-
-    See Also
-    --------
-    bcd : Takes a ``callback``.
-    BCDSolution : The result at the end.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastiter.bcd import LeastSquares, bcd
-    >>> problem = LeastSquares(np.ones((2, 2)) + np.eye(2), np.array([1.0, 2.0]))
-    >>> bcd(problem, check_every=1, callback=lambda progress: progress.steps == 3).reason
-    'callback'
-    """
-
-    steps: int
-    residual: float
-    tolerance: float
-    objective: float
-    _value: Callable[[], Any] = field(repr=False)
-
-    @property
-    def value(self) -> Any:
-        """A copy of the iterate, made on access."""
-        return self._value()
-
-
-class Progress:
+class Stalled:
     """Counts the checks and updates since the objective was lowest; after enough of both only rounding is left.
 
     Parameters
@@ -143,35 +141,10 @@ class Progress:
     def __init__(self, patience: float) -> None:
         self._patience, self._best, self._checks, self._steps = patience, math.inf, 0, 0
 
-    def has_ended(self, objective: float, steps: int) -> bool:
+    def check(self, objective: float, steps: int) -> bool:
         """Return whether only rounding is left."""
         if objective < self._best:
             self._best, self._checks, self._steps = objective, 0, steps
             return False
         self._checks += 1
         return self._checks > PATIENCE and steps - self._steps > self._patience
-
-
-class Limits(NamedTuple):
-    """The arguments that determine when a solver ends, and whether it then raises an error."""
-
-    rtol: float
-    stop: str
-    max_steps: int
-    check_every: int | None
-    callback: Callable[[BCDProgress], Any] | None
-    throw: bool
-
-    def checked(self, function: str) -> Limits:
-        """Return the limits as numbers; refuse other types and values."""
-        check_choice(function, "stop", self.stop, STOPS)
-        if self.callback is not None and not callable(self.callback):
-            raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
-        check_flag(function, "throw", self.throw)
-        every = None if self.check_every is None else count(function, "check_every", self.check_every, 1)
-        most = count(function, "max_steps", self.max_steps, 0)
-        return Limits(positive(function, "rtol", self.rtol), self.stop, most, every, self.callback, self.throw)
-
-    def ends(self, progress: BCDProgress) -> bool:
-        """Call the callback, if there is one, and return whether it ends the solution."""
-        return self.callback is not None and is_true(self.callback(progress))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._array_like import as_array
-from .._check import check_array, check_choice, check_flag, count, positive, type_name
+from .._call.iterate import Callback, Limits, Progress, Record, Step, iterate
+from .._check import check_choice, count
 from .._solution import Solution, judged, plural
+from ._arguments import generator_of, start, vector
 from ._data import Data
-from ._problem import _vector
-from ._result import reached
+from ._result import is_in_range
 
 Array = npt.NDArray[Any]
 SKETCHES = ("kaczmarz", "block", "gaussian", "count")
@@ -22,6 +24,7 @@ _PATIENCE = 200
 _EXTREME = 300
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SketchSolution(Solution):
     """The result of :func:`sketch_solve`.
 
@@ -36,8 +39,10 @@ class SketchSolution(Solution):
     residual : float
         ||b - A x||.
     method, reason : str
-        "sketch_solve" with the sketch; "converged", "max_steps", "stagnated" or "diverged", if numbers of the system or
-        of the solution are out of the range of their dtype.
+        "sketch_solve" with the sketch; "converged", "max_steps", "stagnated", "callback" or "diverged", if numbers of
+        the system or of the solution are out of the range of their dtype.
+    tolerance : float
+        The residual at which it converges.
 
     See Also
     --------
@@ -52,13 +57,16 @@ class SketchSolution(Solution):
     True
     """
 
+    tolerance: float
+
     def _failure(self) -> str | None:
-        if self.converged:
+        if self.converged or self.reason == "callback":
             return None
         after = f"got {self.residual:.2g} after {plural(self.steps)} ({self.reason!r})"
         if self.reason == "diverged":
             return f"the solution must be within the range of {self.value.dtype}, {after}"
-        return f"the residual must come to rtol ||b||, {after}; is b in the range of A? Try a larger max_steps or size"
+        remedy = "is b in the range of A? Try a larger max_steps or size"
+        return f"the residual must fall to {self.tolerance:.2g}, {after}; {remedy}"
 
 
 def sketch_solve(
@@ -69,9 +77,11 @@ def sketch_solve(
     sketch: Literal["kaczmarz", "block", "gaussian", "count"] = "kaczmarz",
     size: int = 16,
     rtol: float = 1e-6,
+    atol: float = 0.0,
     max_steps: int = 1_000_000,
-    rng: Any = None,
+    callback: Callback | None = None,
     throw: bool = False,
+    rng: Any = None,
 ) -> SketchSolution:
     """Solve A x = b by projections x <- x + A' S (S' A A' S)^+ S' (b - A x) with random S.
 
@@ -90,13 +100,18 @@ def sketch_solve(
     size : int
         The number of columns of S, except for "kaczmarz".
     rtol : float
-        Converged if ||b - A x|| <= ``rtol`` ||b||.
+        Converged if ||b - A x|| <= ``rtol`` ||b|| + ``atol``.
+    atol : float
+        A tolerance in the units of b.
     max_steps : int
         The maximum number of projections.
-    rng : numpy.random.Generator or int, optional
-        The source of S; an int is a seed, and None is 0.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` at each check, about once for each pass over the rows of A; True ends
+        the solution.
     throw : bool
         Raise if it does not converge, instead of a warning.
+    rng : numpy.random.Generator or int, optional
+        The source of S; an int is a seed, and None is 0.
 
     Returns
     -------
@@ -129,58 +144,64 @@ def sketch_solve(
     """
     function = "sketch_solve"
     check_choice(function, "sketch", sketch, SKETCHES)
-    check_flag(function, "throw", throw)
-    rtol, most = positive(function, "rtol", rtol), count(function, "max_steps", max_steps, 0)
+    limits = Limits(rtol, atol, max_steps, callback, throw).checked(function)
     size = count(function, "size", size, 1)
     data = Data(function, "A", A)
     m, n = data.shape
-    b = _vector(function, "b", b, m)
-    x = np.zeros(n)
-    if x0 is not None:
-        x0 = as_array(function, "x0", x0, data.dtype)
-        check_array(function, "x0", x0)
-        if x0.shape != (n,) or x0.dtype != data.dtype or not np.isfinite(x0).all():
-            expected = f"be finite and have shape ({n},) and dtype {data.dtype}"
-            raise ValueError(f"{function}: x0 must {expected}, got {x0.shape} and {x0.dtype}")
-        x = x0.astype(np.float64)
-    generator = generator_of(function, rng)
+    b = vector(function, "b", b, m)
+    x = start(function, x0, (n,), data.dtype)
+    sketches = Sketches(sketch, size, generator_of(function, rng))
     with np.errstate(over="ignore", invalid="ignore"):
-        found = _solution((data, b), x, (sketch, size, generator), (rtol, most))
-    return judged(function, found, throw)
+        return judged(function, _solution(data, b, x, sketches, limits), throw)
 
 
-def _solution(
-    system: tuple[Data, Array], x: Array, how: tuple[str, int, np.random.Generator], limits: tuple[float, int]
-) -> SketchSolution:
-    """Take steps until convergence or failure."""
-    function, (sketch, size, generator), (rtol, most) = "sketch_solve", how, limits
-    (m, n), dtype = system[0].shape, system[0].dtype
-    data, b, unit = _scaled(function, *system)
-    steps_of = _Kaczmarz(data, b, generator) if sketch == "kaczmarz" else _Sketched(data, b, generator, (sketch, size))
-    tolerance, steps, best, since, reason = rtol * _norm(b), 0, np.inf, 0, "max_steps"
+class Sketches(NamedTuple):
+    """The distribution of S, its number of columns, and its source."""
+
+    kind: str
+    size: int
+    rng: np.random.Generator
+
+
+def _solution(data: Data, b: Array, x: Array, sketches: Sketches, limits: Limits) -> SketchSolution:
+    """Take all steps from x, which they update in place."""
+    system, unit = _scaled(data)
+    if unit != 1:
+
+        def unscaled(progress: Progress) -> Progress:
+            return replace(progress, residual=progress.residual / unit, tolerance=progress.tolerance / unit)
+
+        limits = limits._replace(atol=limits.atol * unit).with_callback(unscaled)
+    projections = (_Kaczmarz if sketches.kind == "kaczmarz" else _Sketched)(system, b * unit, sketches)
+    results = iterate(_steps(projections, x, data.dtype, limits), limits, Record(overflows=True)).results()
+    results |= {name: results[name] / unit for name in ("residual", "tolerance")}
+    return SketchSolution(value=x.astype(data.dtype), method=f"sketch_solve, {sketches.kind}", **results)
+
+
+def _steps(projections: _Kaczmarz | _Sketched, x: Array, dtype: np.dtype[Any], limits: Limits) -> Iterator[Step]:
+    """Take steps; they stagnate if the residual does not fall any more."""
+    assert limits.rtol is not None  # as sketch_solve has a default
+    tolerance = limits.rtol * _norm(projections.b) + limits.atol
+    done, smallest, checks = 0, np.inf, 0
+
+    def value() -> Array:
+        return x.astype(dtype)
+
     while True:
-        residual = _norm(steps_of.residual(x))
-        best, since = (residual, 0) if residual < best * (1 - 1e-6) else (best, since + 1)
-        if not np.isfinite(residual):
-            reason = "diverged"
-        elif residual <= tolerance:
-            reason = reached(residual, x.astype(dtype))
-        elif since > _PATIENCE:
-            reason = "stagnated"
-        elif steps < most and m and n:
-            some = min(steps_of.every, most - steps)
-            steps_of.run(x, some)
-            steps += some
-            continue
-        break
-    return SketchSolution(
-        value=x.astype(dtype),
-        converged=reason == "converged",
-        steps=steps,
-        residual=residual / unit,
-        method=f"{function}, {sketch}",
-        reason=reason,
-    )
+        residual = _norm(projections.residual(x))
+        smallest, checks = (residual, 0) if residual < smallest * (1 - 1e-6) else (smallest, checks + 1)
+        is_lost = residual <= tolerance and not is_in_range(residual, value())
+        yield Step(
+            *(done, residual, tolerance, value),
+            can_converge=not is_lost,
+            diverged=is_lost,
+            stagnated=checks > _PATIENCE,
+        )
+        if not (len(projections.b) and len(x)):
+            return
+        count = min(projections.every, limits.max_steps - done)
+        projections.run(x, count)
+        done += count
 
 
 def _norm(x: Array) -> float:
@@ -189,32 +210,23 @@ def _norm(x: Array) -> float:
     return largest * float(np.linalg.norm(x / largest)) if 0 < largest < np.inf else largest
 
 
-def _scaled(function: str, data: Data, b: Array) -> tuple[Data, Array, float]:
-    """Return the system times a power of 2, and this power: 1 unless squares of A would overflow or underflow."""
+def _scaled(data: Data) -> tuple[Data, float]:
+    """Return the matrix times a power of 2, and this power: 1 unless squares of A would overflow or underflow."""
     whole: Any = data.dense if data.sparse is None else data.sparse
     exponent = int(np.frexp(float(abs(whole).max()) if min(whole.shape) else 1.0)[1])
     if abs(exponent) < _EXTREME:
-        return data, b, 1.0
+        return data, 1.0
     unit = 2.0 ** -max(exponent, -1000)
-    return Data(function, "A", whole * unit), b * unit, unit
-
-
-def generator_of(function: str, rng: Any) -> np.random.Generator:
-    """Return the generator, or a new one with the given seed."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
-        raise TypeError(f"{function}: rng must be a numpy.random.Generator, an int or None, got {type_name(rng)}")
-    return np.random.default_rng(0 if rng is None else count(function, "rng", rng))
+    return Data("sketch_solve", "A", whole * unit), unit
 
 
 class _Kaczmarz:
     """Steps with single rows, which are columns of A'."""
 
-    def __init__(self, data: Data, b: Array, rng: np.random.Generator) -> None:
+    def __init__(self, data: Data, b: Array, sketches: Sketches) -> None:
         whole: Any = data.dense if data.sparse is None else data.sparse
         self._rows = Data("sketch_solve", "A", whole.T)
-        self._whole, self.b, self._rng = whole, b, rng
+        self._whole, self.b, self._rng = whole, b, sketches.rng
         squares = self._rows.squares()
         self._ends = np.cumsum(squares)
         self._inverse = np.divide(1.0, squares, out=np.zeros_like(squares), where=squares > 0)
@@ -234,10 +246,10 @@ class _Kaczmarz:
 class _Sketched:
     """Steps with several combinations of rows."""
 
-    def __init__(self, data: Data, b: Array, rng: np.random.Generator, how: tuple[str, int]) -> None:
+    def __init__(self, data: Data, b: Array, sketches: Sketches) -> None:
         whole: Any = data.dense if data.sparse is None else data.sparse.tocsr()
-        self._A, self.b, self._rng = whole.astype(np.float64), b, rng
-        self._sketch, self._size = how[0], min(how[1], max(len(b), 1))
+        self._A, self.b, self._rng = whole.astype(np.float64), b, sketches.rng
+        self._sketch, self._size = sketches.kind, min(sketches.size, max(len(b), 1))
         self.every = max(len(b) // self._size, 1) if self._sketch == "block" else 1
 
     def residual(self, x: Array) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,14 +13,19 @@ import numpy.typing as npt
 
 from .. import _core
 from .._array_like import as_array
-from .._check import check_array, check_choice, check_flag, count, positive, type_name
+from .._call.iterate import Callback, Limits, Record, Step, iterate
+from .._check import check_array, check_choice, positive, type_name
 from .._solution import Solution, judged, plural
-from ._sketch import generator_of
+from ._arguments import generator_of
 
 Array = npt.NDArray[Any]
 #: Constants of the method: the merit function, the accuracy of steps, the required decrease, and the factor of changes
 _ETA, _DELTA, _XI, _BETA, _NU, _THETA = (1.0, 0.1), 0.1, 0.1, 0.1, 1.5, 1.0
-_SINGULAR, _LEAST_DELTA, _MOST_INNER, _CHUNK = 1e-2, 1e-6, 100_000, 4096
+_SINGULAR, _MIN_DELTA, _MAX_INNER, _CHUNK = 1e-2, 1e-6, 100_000, 4096
+#: The causes for which no further step helps
+_SINGULAR_CONSTRAINTS = "the constraints are linearly dependent"
+_INACCURATE = "the linear system was not solved accurately enough"
+_NO_DECREASE = "no step along the direction decreases the merit function"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -36,8 +43,12 @@ class ConstrainedSolution(Solution):
     residual : float
         The norm of (f' + c'^T multipliers, c).
     method, reason : str
-        "sketched_newton" with the sketch; "converged", "max_steps", "singular" (dependent constraints), "inner" (a step
-        that was not accurate enough), "line search", or "diverged" (a function or a derivative that is not finite).
+        "sketched_newton" with the sketch; "converged", "max_steps", "stagnated", "callback", or where a function or a
+        derivative is not finite "diverged" or "nan".
+    tolerance : float
+        The residual at which it converges.
+    cause : str
+        A sentence about why it has stagnated, as by linearly dependent constraints; else empty.
     multipliers : (k,)
         The multipliers of the constraints.
     objective : float
@@ -62,14 +73,18 @@ class ConstrainedSolution(Solution):
     array([-1.])
     """
 
+    tolerance: float
+    cause: str
     multipliers: Any
     objective: float
     projections: int
 
     def _failure(self) -> str | None:
-        if self.converged:
+        if self.converged or self.reason == "callback":
             return None
-        return f"the residual must come to tol, got {self.residual:.2g} after {plural(self.steps)} ({self.reason!r})"
+        why = f": {self.cause}" if self.cause else ""
+        got = f"got {self.residual:.2g} after {plural(self.steps)} ({self.reason!r}{why})"
+        return f"the residual must fall to {self.tolerance:.2g}, {got}"
 
 
 class _Point(NamedTuple):
@@ -100,10 +115,11 @@ def sketched_newton(
     multipliers0: Any = None,
     *,
     sketch: Literal["kaczmarz", "gaussian"] = "kaczmarz",
-    tol: float = 1e-4,
+    atol: float = 1e-4,
     max_steps: int = 1000,
-    rng: Any = None,
+    callback: Callback | None = None,
     throw: bool = False,
+    rng: Any = None,
 ) -> ConstrainedSolution:
     """Minimise f(x) with c(x) = 0 by inexact Newton steps on the first-order conditions.
 
@@ -120,14 +136,17 @@ def sketched_newton(
         The first multipliers, 0 by default.
     sketch : {"kaczmarz", "gaussian"}
         The method for the linear systems: projections onto single rows, or onto random normal combinations of them.
-    tol : float
-        Converged if the norm of (f' + c'^T multipliers, c) is at most this.
+    atol : float
+        Converged if the norm of (f' + c'^T multipliers, c) is at most this; above 0.
     max_steps : int
         The maximum number of Newton steps.
-    rng : numpy.random.Generator or int, optional
-        The source of sketches; an int is a seed, and None is 0.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` before each step, which has the ``objective`` and the ``multipliers``;
+        True ends the solution.
     throw : bool
         Raise if it does not converge, instead of a warning.
+    rng : numpy.random.Generator or int, optional
+        The source of sketches; an int is a seed, and None is 0.
 
     Returns
     -------
@@ -163,12 +182,12 @@ def sketched_newton(
     array([1., 2., 2.])
     """
     function = "sketched_newton"
-    for name, given in (("objective", objective), ("constraints", constraints)):
-        if not callable(given):
-            raise TypeError(f"{function}: {name} must be callable, got {type_name(given)}")
+    for name, f in (("objective", objective), ("constraints", constraints)):
+        if not callable(f):
+            raise TypeError(f"{function}: {name} must be callable, got {type_name(f)}")
     check_choice(function, "sketch", sketch, ("kaczmarz", "gaussian"))
-    check_flag(function, "throw", throw)
-    tol, most = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 0)
+    positive(function, "atol", atol, zero=False)
+    limits = Limits(0.0, atol, max_steps, callback, throw).checked(function)
     x = _start(function, "x0", x0)
     if multipliers0 is None:
         values = _three(function, "constraints", constraints(x.copy(), np.zeros(0)))[0]
@@ -179,7 +198,7 @@ def sketched_newton(
         lam = _start(function, "multipliers0", multipliers0)
     run = _Run(function, objective, constraints, generator_of(function, rng), sketch)
     with np.errstate(over="ignore", invalid="ignore"):
-        return judged(function, run.solve(x, lam, tol, most), throw)
+        return judged(function, run.solution(run.at(x, lam), limits), throw)
 
 
 def _start(function: str, name: str, x: Any) -> Array:
@@ -198,11 +217,22 @@ def _three(function: str, name: str, returned: Any) -> tuple[Any, Any, Any]:
     return returned[0], returned[1], returned[2]
 
 
+def _verdict(p: _Point) -> dict[str, Any]:
+    """Return the fields of a step at a point where the functions and their derivatives may not be finite."""
+    numbers = (np.asarray(p.f), p.G, p.H)
+    if any(np.isnan(x).any() for x in numbers):
+        return {"residual": math.nan}
+    return {"diverged": any(np.isinf(x).any() for x in numbers)}
+
+
 class _Run:
+    """The steps of one call, and the parameters of the merit function and of the accuracy that they change."""
+
     def __init__(self, function: str, objective: Any, constraints: Any, rng: np.random.Generator, sketch: str) -> None:
         self._function, self._objective, self._constraints = function, objective, constraints
         self._rng, self._sketch, self.projections = rng, sketch, 0
-        self.eta, self.delta = _ETA, _DELTA
+        self.eta, self.delta, self._cause = _ETA, _DELTA, ""
+        self._p: _Point
 
     def at(self, x: Array, lam: Array) -> _Point:
         """Evaluate the functions at a point, and check their shapes."""
@@ -228,41 +258,43 @@ class _Run:
         in_x = slope + two * (p.H_f @ slope) + one * (p.G.T @ p.c)
         return np.concatenate([in_x, p.c + two * (p.G @ slope)])
 
-    def solve(self, x: Array, lam: Array, tol: float, most: int) -> ConstrainedSolution:
-        p, steps, reason = self.at(x, lam), 0, "max_steps"
-        while True:
-            residual = float(np.linalg.norm(p.residual))
-            if residual <= tol:
-                reason = "converged"
-            elif not (np.isfinite(residual) and np.isfinite(p.f) and np.isfinite(p.G).all() and np.isfinite(p.H).all()):
-                reason = "diverged"
-            elif steps < most:
-                z, failure = self._direction(p)
-                if not failure:
-                    p, failure = self._search(p, z)
-                    steps += not failure
-                if not failure:
-                    continue
-                reason = failure
-            break
+    def solution(self, p: _Point, limits: Limits) -> ConstrainedSolution:
+        """Take all steps from a point."""
+        self._p = p
+        results = iterate(self._steps(limits), limits, Record()).results()
         return ConstrainedSolution(
-            value=p.x,
-            converged=reason == "converged",
-            steps=steps,
-            residual=residual,
+            value=self._p.x,
             method=f"{self._function}, {self._sketch}",
-            reason=reason,
-            multipliers=p.lam,
-            objective=p.f,
+            cause=self._cause,
+            multipliers=self._p.lam,
+            objective=self._p.f,
             projections=self.projections,
+            **results,
         )
 
+    def _steps(self, limits: Limits) -> Iterator[Step]:
+        done = 0
+        while True:
+            p = self._p
+            residual = float(np.linalg.norm(p.residual))
+            numbers = {"objective": p.f, "multipliers": p.lam}
+            step = Step(done, residual, limits.atol, partial(np.copy, p.x), partial(dict, numbers))
+            if residual > limits.atol:
+                step = step._replace(**_verdict(p))
+            yield step
+            z, self._cause = self._direction(p)
+            if not self._cause:
+                self._p, self._cause = self._search(p, z)
+            if self._cause:
+                yield step._replace(stagnated=True)
+            done += 1
+
     def _direction(self, p: _Point) -> tuple[Array, str]:
-        """Return a step that the merit function accepts, or the reason why there is none."""
+        """Return a step that the merit function accepts, and why there is none."""
         n, k = len(p.x), len(p.lam)
-        xi, most = (float(x) for x in np.linalg.eigvalsh(p.G @ p.G.T)[[0, -1]]) if k else (np.inf, np.inf)
-        if not (most > 0 and xi >= _SINGULAR * min(most, 1.0)):  # whatever the units of the constraints
-            return np.zeros(0), "singular"
+        xi, largest = (float(x) for x in np.linalg.eigvalsh(p.G @ p.G.T)[[0, -1]]) if k else (np.inf, np.inf)
+        if not (largest > 0 and xi >= _SINGULAR * min(largest, 1.0)):  # whatever the units of the constraints
+            return np.zeros(0), _SINGULAR_CONSTRAINTS
         size = float(np.linalg.norm(p.H, 2))
         null = np.linalg.svd(p.G)[2][k:].T if k else np.eye(n)
         reduced = null.T @ p.H @ null
@@ -283,13 +315,13 @@ class _Run:
                 return z, ""
             if self.eta[0] > 1e8 or self.eta[1] < 1e-8:
                 is_exact = float(np.linalg.norm(K @ z + target)) <= 2 * bound + 1e-13 * norm * float(np.linalg.norm(z))
-                return z, "" if is_exact else "inner"
+                return z, "" if is_exact else _INACCURATE
             self.eta = self.eta[0] * _NU**2, self.eta[1] / _NU
             self._lower_delta(self.delta / _NU**4, upsilon * psi)
 
     def _lower_delta(self, delta: float, scale: float) -> None:
         trial = (0.5 - _BETA) * self.eta[1] / ((1 + sum(self.eta)) * scale * scale)
-        self.delta = max(min(delta, trial), _LEAST_DELTA)
+        self.delta = max(min(delta, trial), _MIN_DELTA)
 
     def _search(self, p: _Point, z: Array) -> tuple[_Point, str]:
         """Halve the step until the merit function falls by enough."""
@@ -300,7 +332,7 @@ class _Run:
             if self.merit(ahead) <= before + _BETA * alpha * slope + rounding:
                 return ahead, ""
             alpha /= 2
-        return p, "line search"
+        return p, _NO_DECREASE
 
 
 class _System:
@@ -316,7 +348,7 @@ class _System:
     def reduce(self, bound: float, sketch: str, rng: np.random.Generator) -> int:
         """Take steps until |r| <= bound; return their number."""
         n, done = len(self.r), 0
-        while done < _MOST_INNER:
+        while done < _MAX_INNER:
             if sketch == "kaczmarz":
                 order = rng.integers(0, n, _CHUNK).astype(np.int32)
                 some = _core.bcd.kaczmarz_residual(n, self.gram, self.r, self.y, order, _CHUNK, bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..bcd import reference as bcd
 from ..delta import reference as delta
 from ..fixedpoint import reference as fixedpoint
 from ..mdp import reference as mdp
@@ -21,6 +22,7 @@ from ..ssm import reference_conv as ssm_conv
 from ..ssm import reference_wkv as ssm_wkv
 
 __all__ = [
+    "bcd",
     "delta",
     "fixed",
     "fixedpoint",

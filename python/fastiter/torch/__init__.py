@@ -5,11 +5,6 @@ from __future__ import annotations
 from .. import _torch as _torch  # raises with installation advice if PyTorch is missing
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
-from ..bcd._torch.constrained import sketched_newton
-from ..bcd._torch.functional import bcd
-from ..bcd._torch.objective import Objective
-from ..bcd._torch.problem import LeastSquares, Logistic, Quadratic, Softmax
-from ..bcd._torch.squares import lasso_path, nnls, sketch_solve
 from ..delta._torch.functional import delta_scan
 from ..mdp._torch.functional import MDPValues, mdp_values
 from ..mdp._torch.solve import mdp_solve
@@ -19,24 +14,19 @@ from ..newton._torch.solve.result import RecurrenceSolution
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
-from . import compat, distributed, experimental, fixedpoint, nn, onnx, quant, relax, ssm
+from . import bcd, compat, distributed, experimental, fixedpoint, nn, onnx, quant, relax, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace
 
 __all__ = [
     "Accelerated",
     "FlashRNNConfig",
-    "LeastSquares",
-    "Logistic",
     "MDPValues",
-    "Objective",
-    "Quadratic",
     "RecurrenceSolution",
     "Replaced",
     "Restored",
     "RnnResult",
     "RnnStates",
-    "Softmax",
     "accelerate",
     "bcd",
     "block_scan",
@@ -48,13 +38,11 @@ __all__ = [
     "fixedpoint",
     "flashrnn",
     "gru",
-    "lasso_path",
     "linear_scan",
     "lstm",
     "mdp_solve",
     "mdp_values",
     "nn",
-    "nnls",
     "onnx",
     "paragru",
     "paralstm",
@@ -63,8 +51,6 @@ __all__ = [
     "relax",
     "replace",
     "restore",
-    "sketch_solve",
-    "sketched_newton",
     "slstm",
     "solve_recurrence",
     "ssm",

@@ -35,13 +35,13 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         lambda x: ours.solve_recurrence(lambda h, x, p: torch.tanh(h * p + x), x, numbers(5)).value,
         (numbers(2, 9, 5),),
     ),
-    "LeastSquares": (lambda A, b: ours.bcd(ours.LeastSquares(A, b, l1=0.1)).value, (numbers(9, 5), numbers(9))),
-    "bcd": (lambda b: ours.bcd(lambda x: (x - b).square().sum(), torch.zeros_like(b)).value, (numbers(5),)),
-    "nnls": (lambda A, b: ours.nnls(A, b).value, (numbers(9, 5), numbers(9))),
-    "lasso_path": (lambda A, b: ours.lasso_path(A, b).value, (numbers(9, 5), numbers(9))),
-    "sketch_solve": (lambda A, b: ours.sketch_solve(A, b, rng=0).value, (dominant(), numbers(5))),
+    "LeastSquares": (lambda A, b: ours.bcd.bcd(ours.bcd.LeastSquares(A, b, l1=0.1)).value, (numbers(9, 5), numbers(9))),
+    "bcd": (lambda b: ours.bcd.bcd(lambda x: (x - b).square().sum(), torch.zeros_like(b)).value, (numbers(5),)),
+    "nnls": (lambda A, b: ours.bcd.nnls(A, b).value, (numbers(9, 5), numbers(9))),
+    "lasso_path": (lambda A, b: ours.bcd.lasso_path(A, b).value, (numbers(9, 5), numbers(9))),
+    "sketch_solve": (lambda A, b: ours.bcd.sketch_solve(A, b, rng=0).value, (dominant(), numbers(5))),
     "sketched_newton": (
-        lambda x: ours.sketched_newton(lambda x: x @ x, lambda x: (x.sum() - 1).reshape(1), x).value,
+        lambda x: ours.bcd.sketched_newton(lambda x: x @ x, lambda x: (x.sum() - 1).reshape(1), x).value,
         (numbers(5),),
     ),
     "mdp_solve": (lambda P, R: ours.mdp_solve(P.softmax(-1), R, 0.9).value, (numbers(4, 2, 4), numbers(4, 2))),
@@ -79,7 +79,7 @@ FORWARD: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     **{name: CALLS[name] for name in ("refine", "LeastSquares", "nnls", "lasso_path", "sketch_solve", "flexible_cg")},
     "sketched_newton": (
         lambda total: (
-            ours.sketched_newton(
+            ours.bcd.sketched_newton(
                 lambda x, total: x @ x, lambda x, total: (x.sum() - total).reshape(1), numbers(5), args=(total,)
             ).value
         ),

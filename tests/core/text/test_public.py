@@ -18,6 +18,7 @@ PACKAGES = tuple(
 )
 WITH_TORCH = (
     "fastiter.torch",
+    "fastiter.torch.bcd",
     "fastiter.torch.distributed",
     "fastiter.torch.experimental",
     "fastiter.torch.nn",

@@ -14,7 +14,7 @@ from torch.autograd.functional import hessian, jacobian  # noqa: E402
 
 import fastiter  # noqa: E402
 from fastiter.fixedpoint import refine as on_arrays  # noqa: E402
-from fastiter.torch import LeastSquares, bcd  # noqa: E402
+from fastiter.torch.bcd import LeastSquares, bcd  # noqa: E402
 from fastiter.torch.fixedpoint import fixed_point, refine  # noqa: E402
 
 DTYPES = ("float32", "float64", "complex64", "complex128")

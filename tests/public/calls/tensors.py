@@ -104,7 +104,7 @@ for _name in prox.__all__:
     enter(_name, getattr(prox, _name), every.TABLE[f"fastiter.fixedpoint.prox.{_name}"].make)
 for _name in ("refine", "sinkhorn"):
     enter(_name, getattr(more, _name), every.TABLE[f"fastiter.fixedpoint.{_name}"].make)
-enter("sketch_solve", fastiter.torch.sketch_solve, of_one_dtype("fastiter.bcd.sketch_solve"))
+enter("sketch_solve", fastiter.torch.bcd.sketch_solve, of_one_dtype("fastiter.bcd.sketch_solve"))
 enter("fixed_point", more.fixed_point, fixed_point)
 enter("hopfield_energy", more.hopfield_energy, network)
 enter(

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev
 
+from ..._call.iterate import Callback
 from ..._check import type_name
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import check_tensors, refuse_tangents, refuse_transforms
 from .. import _sketched_newton
 from .._sketched_newton import ConstrainedSolution
 from . import implicit
-from .functional import on_tensors
+from .functional import on_tensors, with_tensors
 from .matrix import DEVICES, array_of
 
 _NAME = "sketched_newton"
@@ -31,10 +32,11 @@ def sketched_newton(
     *,
     args: tuple[Any, ...] = (),
     sketch: Literal["kaczmarz", "gaussian"] = "kaczmarz",
-    tol: float = 1e-4,
+    atol: float = 1e-4,
     max_steps: int = 1000,
-    rng: Any = None,
+    callback: Callback | None = None,
     throw: bool = False,
+    rng: Any = None,
 ) -> ConstrainedSolution:
     """Minimise f(x) with c(x) = 0 by inexact Newton steps on the first-order conditions; derivatives are automatic.
 
@@ -52,20 +54,23 @@ def sketched_newton(
         Further arguments of both functions; the solution is differentiable in those that are tensors.
     sketch : {"kaczmarz", "gaussian"}
         The method for the linear systems: projections onto single rows, or onto random normal combinations of them.
-    tol : float
-        Converged if the norm of (f' + c'^T multipliers, c) is at most this.
+    atol : float
+        Converged if the norm of (f' + c'^T multipliers, c) is at most this; above 0.
     max_steps : int
         The maximum number of Newton steps.
-    rng : numpy.random.Generator or int, optional
-        The source of sketches; an int is a seed, and None is 0.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` before each step, which has the ``objective`` and the ``multipliers``;
+        True ends the solution.
     throw : bool
         Raise if it does not converge, instead of a warning.
+    rng : numpy.random.Generator or int, optional
+        The source of sketches; an int is a seed, and None is 0.
 
     Returns
     -------
     ConstrainedSolution
         The point and its multipliers, tensors, both differentiable to any order in ``args``, and once in other tensors
-        that the functions read. The error of the derivatives is about that of the point; a smaller ``tol`` makes them
+        that the functions read. The error of the derivatives is about that of the point; a smaller ``atol`` makes them
         more accurate.
 
     Raises
@@ -87,21 +92,21 @@ def sketched_newton(
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import sketched_newton
+    >>> from fastiter.torch.bcd import sketched_newton
     >>> def f(x, radius):
     ...     return x.sum()
     >>> def c(x, radius):
     ...     return (x @ x - radius**2).reshape(1)
     >>> radius = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    >>> x = sketched_newton(f, c, -torch.ones(2, dtype=torch.float64), args=(radius,), tol=1e-9).value
+    >>> x = sketched_newton(f, c, -torch.ones(2, dtype=torch.float64), args=(radius,), atol=1e-9).value
     >>> x.sum().backward()
     >>> x.detach().round(decimals=4), radius.grad.round(decimals=4)
     (tensor([-1.4142, -1.4142], dtype=torch.float64), tensor(-1.4142, dtype=torch.float64))
     """
     refuse_transforms(_NAME, "because the number of steps depends on the values")
-    for name, given in (("objective", objective), ("constraints", constraints)):
-        if not callable(given):
-            raise TypeError(f"{_NAME}: {name} must be callable, got {type_name(given)}")
+    for name, f in (("objective", objective), ("constraints", constraints)):
+        if not callable(f):
+            raise TypeError(f"{_NAME}: {name} must be callable, got {type_name(f)}")
     if not isinstance(args, tuple):
         raise TypeError(f"{_NAME}: args must be a tuple, got {type_name(args)}")
     named = {"x0": x0} | ({} if multipliers0 is None else {"multipliers0": multipliers0})
@@ -109,13 +114,13 @@ def sketched_newton(
     refuse_tangents(_NAME, args)
     first = None if multipliers0 is None else array_of(multipliers0)
     problem = _Problem(objective, constraints, args)
-    how: dict[str, Any] = {"sketch": sketch, "tol": tol, "max_steps": max_steps, "rng": rng, "throw": throw}
+    limits: Any = {"atol": atol, "max_steps": max_steps, "callback": with_tensors(callback), "throw": throw}
 
     def call() -> ConstrainedSolution:
         with torch.inference_mode(False), torch.no_grad():
             arrays = problem.objective, problem.constraints, array_of(x0), first
-            found = on_tensors(lambda: _sketched_newton.sketched_newton(*arrays, **how))
-        return problem.with_gradient(found)
+            solution = on_tensors(lambda: _sketched_newton.sketched_newton(*arrays, sketch=sketch, rng=rng, **limits))
+        return problem.with_gradient(solution)
 
     return graph_break(call)
 
@@ -146,28 +151,28 @@ class _Problem:
 
         return c.numpy(), jacrev(self._c)(at).numpy(), jacrev(grad(product))(at).numpy()
 
-    def _given(self, tensors: Sequence[Tensor]) -> list[Any]:
+    def _arguments(self, tensors: Sequence[Tensor]) -> list[Any]:
         args = list(self._args)
         for i, x in zip(self._places, tensors, strict=True):
             args[i] = x
         return args
 
     def _f(self, x: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
-        found = self._objective(x, *self._given(self._tensors if tensors is None else tensors))
-        return _checked("objective", found, 0, "of one number")
+        result = self._objective(x, *self._arguments(self._tensors if tensors is None else tensors))
+        return _checked("objective", result, 0, "of one number")
 
     def _c(self, x: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
-        found = self._constraints(x, *self._given(self._tensors if tensors is None else tensors))
-        return _checked("constraints", found, 1, "of shape (k,)")
+        result = self._constraints(x, *self._arguments(self._tensors if tensors is None else tensors))
+        return _checked("constraints", result, 1, "of shape (k,)")
 
-    def with_gradient(self, found: ConstrainedSolution) -> ConstrainedSolution:
+    def with_gradient(self, solution: ConstrainedSolution) -> ConstrainedSolution:
         """Return the solution with its value and multipliers differentiable."""
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-            return found
-        x, detached, n = found.value, [t.detach() for t in self._tensors], len(found.value)
+            return solution
+        x, detached, n = solution.value, [t.detach() for t in self._tensors], len(solution.value)
         closes_over = self._f(x, detached).requires_grad or self._c(x, detached).requires_grad
         if not closes_over and not any(t.requires_grad for t in self._tensors):
-            return found
+            return solution
 
         def conditions(both: Tensor, tensors: Sequence[Tensor]) -> Tensor:
             with torch.enable_grad():
@@ -178,14 +183,14 @@ class _Problem:
                 (slope,) = torch.autograd.grad(lagrangian, x, create_graph=True, materialize_grads=True)
                 return torch.cat([slope, c])
 
-        both = torch.cat([x, found.multipliers])
+        both = torch.cat([x, solution.multipliers])
         equations = implicit.Problem(_NAME, conditions, len(both), exact=False, definite=False)
-        made = implicit.attach(equations, both, self._tensors, closes_over)
-        return replace(found, value=made[:n], multipliers=made[n:])
+        attached = implicit.attach(equations, both, self._tensors, closes_over)
+        return replace(solution, value=attached[:n], multipliers=attached[n:])
 
 
-def _checked(name: str, found: Any, dim: int, expected: str) -> Tensor:
-    if not isinstance(found, Tensor) or found.dim() != dim or found.dtype != torch.float64:
-        got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type_name(found)
+def _checked(name: str, result: Any, dim: int, expected: str) -> Tensor:
+    if not isinstance(result, Tensor) or result.dim() != dim or result.dtype != torch.float64:
+        got = f"{result.dtype} of shape {tuple(result.shape)}" if isinstance(result, Tensor) else type_name(result)
         raise TypeError(f"{_NAME}: {name} must return a float64 tensor {expected}, got {got}")
-    return found
+    return result

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterator
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..._check import check_choice
-from .._bcd import RULES, UPDATES, _Run, _Sequence
+from ..._call.iterate import Limits, Step, iterate
+from .. import _bcd
+from .._bcd import Method, Sequence, default_interval
 from .._blocks import Blocks, Partitioned
 from .._problem import Quadratic
-from .._result import BCDProgress, BCDSolution, Limits, Progress
+from .._result import BCDSolution, Checks, Stalled
 from .objective import Closure
 
 _RULES, _UPDATES = ("cyclic", "random", "gs"), ("gradient", "newton")
@@ -66,79 +68,67 @@ class _Point:
 class Descent:
     """The updates of one call."""
 
-    def __init__(
-        self, function: str, closure: Closure, x0: Tensor, blocks: Any, how: tuple[str, str], rng: Any, limits: Limits
-    ) -> None:
-        rule, update = how
-        _check_choices(function, blocks, rule, update, limits)
-        self._closure, self._how, self._limits = closure, how, limits
+    def __init__(self, function: str, closure: Closure, x0: Tensor, blocks: Any, method: Method, rng: Any) -> None:
+        _check_choices(function, blocks, method)
+        self._closure, self._method = closure, method
         flat = x0.detach().reshape(-1).clone()
         self._is_smooth = closure.is_smooth
         self._now = self._at(torch.minimum(torch.maximum(flat, closure.lower), closure.upper))
-        self._held, n = self._active(slice(None)), len(flat)
+        self._active_mask, n = self._active(slice(None)), len(flat)
         problem: Any = SimpleNamespace(_curvature=np.ones(n))
         parts = Partitioned(function, problem, max(n, 1) if blocks is None else blocks)
-        self._sequence = _Sequence(function, parts, rule, rng)
+        self._sequence = Sequence(function, parts, method.rule, rng)
         self._variable, self._blocks = parts.variable, []
         if parts.start is not None and parts.member is not None:
             member = torch.from_numpy(parts.member.astype(np.int64))
             self._blocks = [member[a:b] for a, b in zip(parts.start, parts.start[1:], strict=False) if b > a]
         self._bounds = torch.ones(max(len(self._blocks), 1), dtype=torch.float64, device=flat.device)
-        sweep = max(len(self._blocks), 1)
-        self._every = limits.check_every or (_EVERY if self._variable or (rule == "gs" and sweep > 1) else sweep)
         self._changed = 0
 
-    def solution(self) -> BCDSolution:
+    def default_interval(self) -> int:
+        """Return the number of updates between two checks."""
+        sweep = max(len(self._blocks), 1)
+        return _EVERY if self._variable or (self._method.is_greedy and sweep > 1) else sweep
+
+    def solution(self, limits: Limits) -> BCDSolution:
         """Take steps until the residual is small, or until a limit."""
-        limits, closure = self._limits, self._closure
-        at_zero = self._now if not bool(self.x.any()) else self._at(torch.zeros_like(self.x))
-        scale = _largest(at_zero.gradient)
-        tolerance = limits.rtol * ((scale if np.isfinite(scale) else 0.0) or _largest(self._now.gradient))
-        history: list[float] = []
-        objectives: list[float] = []
-        patience, steps, reason = self._sequence.patience, 0, "max_steps"
-        seen = Progress(patience), Progress(patience)
-        largest = torch.finfo(self.x.dtype).max ** 0.5  # the squares of larger steps overflow
-        while True:
-            g = self._now.gradient
-            residual = _largest(self._slopes(g))
-            objective = float(self._now.value + closure.rest(self.x))
-            history.append(residual)
-            objectives.append(objective)
-            ended = [one.has_ended(x, steps) for one, x in zip(seen, (objective, residual), strict=True)]
-            if residual <= tolerance:
-                reason = "converged"
-            elif not (np.isfinite(objective) and np.isfinite(residual) and bool((self.x.abs() < largest).all())):
-                reason = "diverged"
-            elif all(ended):
-                reason = "stagnated"
-            elif limits.ends(BCDProgress(steps, residual, tolerance, objective, self._value)):
-                reason = "callback"
-            elif steps < limits.max_steps:
-                steps = self._steps(steps, min(self._every, limits.max_steps - steps))
-                continue
-            break
+        closure = self._closure
+        record = iterate(self._checks(limits), limits, Checks(overflows=False))
+        results = record.results()
+        for name in ("history", "objectives"):
+            results[name] = torch.tensor(results[name], dtype=torch.float64, device=self.x.device)
         return BCDSolution(
-            value=closure.solution("bcd", self.x, g, tolerance),
-            converged=reason == "converged",
-            steps=steps,
-            residual=residual,
-            method=f"bcd, {self._how[0]}, {self._how[1]}",
-            reason=reason,
-            objective=objective,
+            value=closure.solution("bcd", self.x, self._now.gradient, results["tolerance"]),
+            method=str(self._method),
+            objective=record.objectives[-1],
             gap=float("inf"),
             active=self._active(slice(None)).reshape(closure.shape),
             identified=self._changed,
-            tolerance=tolerance,
-            history=torch.tensor(history, dtype=torch.float64, device=self.x.device),
-            objectives=torch.tensor(objectives, dtype=torch.float64, device=self.x.device),
+            **results,
         )
+
+    def _checks(self, limits: Limits) -> Iterator[Step]:
+        at_zero = self._now if not bool(self.x.any()) else self._at(torch.zeros_like(self.x))
+        scale = _largest(at_zero.gradient)
+        assert limits.rtol is not None  # as bcd has a default
+        tolerance = limits.rtol * ((scale if np.isfinite(scale) else 0.0) or _largest(self._now.gradient))
+        tolerance, done = tolerance + limits.atol, 0
+        stalled = Stalled(self._sequence.patience), Stalled(self._sequence.patience)
+        largest = torch.finfo(self.x.dtype).max ** 0.5  # the squares of larger steps overflow
+        while True:
+            objective = float(self._now.value + self._closure.rest(self.x))
+            residual = _largest(self._slopes(self._now.gradient)) if objective == objective else objective
+            is_stalled = [each.check(x, done) for each, x in zip(stalled, (objective, residual), strict=True)]
+            is_finite = np.isfinite(objective) and bool((self.x.abs() < largest).all())
+            step = Step(done, residual, tolerance, self._value, partial(dict, objective=objective))
+            yield step._replace(diverged=not is_finite, stagnated=all(is_stalled))
+            done = self._steps(done, min(limits.check_every, limits.max_steps - done))
 
     def _value(self) -> Tensor:
         return self.x.reshape(self._closure.shape).clone()
 
     def _at(self, x: Tensor) -> _Point:
-        return _Point(self._closure, x, self._how[1] == "newton")
+        return _Point(self._closure, x, self._method.update == "newton")
 
     @property
     def x(self) -> Tensor:
@@ -167,10 +157,10 @@ class Descent:
             number, block = self._greedy(self._now.gradient) if named is None else self._named(int(named[k]))
             steps += 1
             with torch.no_grad():
-                self._now = self._newton(block) if self._how[1] == "newton" else self._proximal(number, block)
-            active = self._held[block] if self._is_smooth else self._active(block)
-            if not torch.equal(active, self._held[block]):
-                self._held, self._changed = self._held.index_copy(0, block, active), steps
+                self._now = self._newton(block) if self._method.update == "newton" else self._proximal(number, block)
+            active = self._active_mask[block] if self._is_smooth else self._active(block)
+            if not torch.equal(active, self._active_mask[block]):
+                self._active_mask, self._changed = self._active_mask.index_copy(0, block, active), steps
         return steps
 
     def _named(self, number: int) -> tuple[int, Tensor]:
@@ -241,11 +231,11 @@ class Descent:
             return start - torch.linalg.solve(H, g)
         parts = {name: getattr(c, name)[block].double().numpy() for name in ("l1", "lower", "upper")}
         model = Quadratic(H.numpy(), (H @ start - g).numpy(), **parts)
-        own, limits = Partitioned("bcd", model, 1), Limits(_INNER, "slope", _SWEEPS * len(H), None, None, False)
-        run = _Run(
-            model, own, start.numpy().copy(), ("cyclic", "gradient"), _Sequence("bcd", own, "cyclic", None), limits
-        )
-        return torch.from_numpy(run.solution().value)
+        own, method = Partitioned("bcd", model, 1), Method()
+        limits = Limits(_INNER, max_steps=_SWEEPS * len(H), check_every=default_interval(own, method))
+        sequence = Sequence("bcd", own, method.rule, None)
+        descent = _bcd.Descent(model, own, start.numpy().copy(), method, sequence, limits)
+        return torch.from_numpy(descent.solution().value)
 
 
 def _largest(x: Tensor) -> float:
@@ -253,18 +243,17 @@ def _largest(x: Tensor) -> float:
     return float(x.abs().amax()) if len(x) else 0.0
 
 
-def _check_choices(function: str, blocks: Any, rule: str, update: str, limits: Limits) -> None:
-    check_choice(function, "rule", rule, RULES)
-    check_choice(function, "update", update, UPDATES)
-    for name, given, known in (("rule", rule, _RULES), ("update", update, _UPDATES)):
-        if given not in known:
+def _check_choices(function: str, blocks: Any, method: Method) -> None:
+    method.check(function)
+    for name, choice, known in (("rule", method.rule, _RULES), ("update", method.update, _UPDATES)):
+        if choice not in known:
             expected = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
             why = "for a function, whose curvature has no known bound"
-            raise ValueError(f"{function}: {name} must be {expected} {why}, got {given!r}")
-    if limits.stop == "gap":
+            raise ValueError(f"{function}: {name} must be {expected} {why}, got {choice!r}")
+    if method.stop == "gap":
         raise ValueError(f"{function}: stop must be 'slope' for a function, whose dual is not known, got 'gap'")
     if isinstance(blocks, Blocks) and blocks.partition in ("sort", "average"):
         why = "for a function, whose curvature has no known bound"
         raise ValueError(f"{function}: the partition must be 'order' or 'variable' {why}, got {blocks.partition!r}")
-    if isinstance(blocks, Blocks) and blocks.partition == "variable" and rule != "gs":
-        raise ValueError(f"{function}: rule must be 'gs' for variable blocks, got {rule!r}")
+    if isinstance(blocks, Blocks) and blocks.partition == "variable" and method.rule != "gs":
+        raise ValueError(f"{function}: rule must be 'gs' for variable blocks, got {method.rule!r}")

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._call.iterate import Callback, Limits
 from ..._check import type_name
 from ..._solution import ConvergenceError, Solution, judged
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import FLOATS, check_tensors, refuse_transforms
 from .. import _bcd
-from .._bcd import Rule
-from .._result import BCDProgress, BCDSolution, Limits
+from .._bcd import Method, Rule, Update
+from .._result import BCDSolution
 from .descent import Descent
 from .equations import Equations
 from .matrix import DEVICES, array_of
@@ -32,14 +33,15 @@ def bcd(
     *,
     blocks: Any = None,
     rule: Rule = "cyclic",
-    update: Literal["gradient", "matrix", "newton", "two-metric"] = "gradient",
-    rtol: float = 1e-6,
+    update: Update = "gradient",
     stop: Literal["slope", "gap"] = "slope",
+    rtol: float = 1e-6,
+    atol: float = 0.0,
     max_steps: int = 10_000_000,
+    callback: Callback | None = None,
+    throw: bool = False,
     check_every: int | None = None,
     rng: Any = None,
-    throw: bool = False,
-    callback: Callable[[BCDProgress], Any] | None = None,
 ) -> BCDSolution:
     """Minimise f(x) + sum_j h_j(x_j) on tensors; the minimiser is differentiable while its active set is fixed.
 
@@ -63,21 +65,23 @@ def bcd(
     update : {"gradient", "matrix", "newton", "two-metric"}
         The step of a block, as in :func:`fastiter.bcd.bcd`; for a function "gradient", with an L_b that doubles until
         it is an upper bound, or "newton".
-    rtol : float
-        Converged if the residual is at most ``rtol`` times that of 0.
     stop : {"slope", "gap"}
         The residual: the largest entry of the minimum-norm subgradient, or the duality gap.
+    rtol : float
+        Converged if the residual is at most ``rtol`` times that of 0 plus ``atol``.
+    atol : float
+        A tolerance in the units of the residual.
     max_steps : int
         The maximum number of updates.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` at each check, which has the ``objective``; True ends the solution.
+    throw : bool
+        Raise if it does not converge, instead of a warning.
     check_every : int, optional
         The number of updates between two checks: five sweeps, or ten updates of a greedy rule, by default; one sweep
         for a function.
     rng : numpy.random.Generator or int, optional
         The source of the rules "random" and "lipschitz"; an int is a seed, and None is 0.
-    throw : bool
-        Raise if it does not converge, instead of a warning.
-    callback : callable, optional
-        Called with a :class:`fastiter.bcd.BCDProgress` at each check; True ends the solution.
 
     Returns
     -------
@@ -119,7 +123,7 @@ def bcd(
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import LeastSquares, bcd
+    >>> from fastiter.torch.bcd import LeastSquares, bcd
     >>> A = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     >>> l1 = torch.tensor(3.5, dtype=torch.float64, requires_grad=True)
     >>> found = bcd(LeastSquares(A, torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64), l1=l1))
@@ -127,14 +131,15 @@ def bcd(
     >>> found.value.detach(), l1.grad
     (tensor([0.0000, 1.1250, 0.0000], dtype=torch.float64), tensor(-0.2500, dtype=torch.float64))
     """
-    function = problem._solver if isinstance(problem, Problem) else "bcd"
+    function = problem._twin._solver if isinstance(problem, Problem) else "bcd"
     refuse_transforms(function, "because the number of steps depends on the values")
     if callable(problem) and not isinstance(problem, (Problem, Objective)):
         problem = Objective(problem)
     if isinstance(problem, Objective):
-        limits = Limits(rtol, stop, max_steps, check_every, callback, throw).checked(function)
-        objective = problem
-        return graph_break(lambda: _of_a_function(function, objective, x0, blocks, (rule, update), rng, limits))
+        every = 1 if check_every is None else check_every
+        limits = Limits(rtol, atol, max_steps, callback, throw, every).checked(function)
+        arguments = problem, x0, blocks, Method(rule, update, stop), rng, limits, check_every is None
+        return graph_break(_minimised, *arguments)
     if not isinstance(problem, Problem):
         remedy = "; fastiter.bcd.bcd solves those of arrays" if type(problem).__module__ == "fastiter.bcd" else ""
         expected = "a LeastSquares, Logistic, Softmax, Quadratic or Objective of tensors"
@@ -144,61 +149,53 @@ def bcd(
         check_tensors(function, ("A", "x0"), (problem._tensors["A"], x0), FLOATS, DEVICES)
 
     def call() -> BCDSolution:
-        found = on_tensors(
-            lambda: _bcd.bcd(
-                problem._arrays,
-                None if x0 is None else array_of(x0),
-                blocks=1 if blocks is None else blocks,
-                rule=rule,
-                update=update,
-                rtol=rtol,
-                stop=stop,
-                max_steps=max_steps,
-                check_every=check_every,
-                rng=rng,
-                throw=throw,
-                callback=_with_tensors(callback),
-            )
-        )
-        tolerance = found.tolerance if stop == "slope" else None
-        return replace(found, value=Equations(problem, found.value).solution(function, found.value, tolerance))
+        first = None if x0 is None else array_of(x0)
+        choices: Any = {"blocks": 1 if blocks is None else blocks, "rule": rule, "update": update, "stop": stop}
+        limits: Any = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "throw": throw, "check_every": check_every}
+        options = {**choices, **limits, "callback": with_tensors(callback), "rng": rng}
+        solution = on_tensors(lambda: _bcd.bcd(problem._arrays, first, **options))
+        tolerance = solution.tolerance if stop == "slope" else None
+        return replace(solution, value=Equations(problem, solution.value).solution(function, solution.value, tolerance))
 
     return graph_break(call)
 
 
-def _of_a_function(
-    function: str, problem: Objective, x0: Any, blocks: Any, how: tuple[str, str], rng: Any, limits: Limits
+def _minimised(
+    problem: Objective, x0: Any, blocks: Any, method: Method, rng: Any, limits: Limits, has_default_interval: bool
 ) -> BCDSolution:
+    """Return the minimiser of a function."""
     if x0 is None:
-        raise TypeError(f"{function}: x0 must be a tensor in the shape of x for a function, got None")
+        raise TypeError("bcd: x0 must be a tensor in the shape of x for a function, got None")
     check_tensors("Objective", ("x0",), (x0,), FLOATS, DEVICES)
     if not bool(x0.isfinite().all()):
-        raise ValueError(f"{function}: x0 must be finite, got NaN or infinity")
+        raise ValueError("bcd: x0 must be finite, got NaN or infinity")
     wants_gradient = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(wants_gradient):  # inference tensors have no gradients
-        descent = Descent(function, Closure(problem, x0), x0, blocks, how, rng, limits)
-        return judged(function, descent.solution(), limits.throw)
+        descent = Descent("bcd", Closure(problem, x0), x0, blocks, method, rng)
+        if has_default_interval:
+            limits = limits._replace(check_every=descent.default_interval())
+        return judged("bcd", descent.solution(limits), limits.throw)
 
 
-def _with_tensors(callback: Any) -> Any:
+def with_tensors(callback: Any) -> Any:
     """Return a callback that receives a progress with tensors."""
     if not callable(callback):
-        return callback
-    return lambda progress: callback(replace(progress, _value=lambda: torch.from_numpy(progress.value)))
+        return callback  # refused by the solver, unless it is None
+    return lambda progress: callback(progress._converted(torch.from_numpy, torch.from_numpy))
 
 
 def on_tensors(solve: Callable[[], AnySolution]) -> AnySolution:
     """Return a solution with its arrays as tensors, also in the attribute of an error."""
     try:
-        found = solve()
+        solution = solve()
     except ConvergenceError as error:
         if error.solution is None:
             raise
         raise ConvergenceError(str(error), _converted(error.solution)) from None
-    return _converted(found)
+    return _converted(solution)
 
 
-def _converted(found: AnySolution) -> AnySolution:
-    named = {each.name: getattr(found, each.name) for each in fields(found)}
+def _converted(solution: AnySolution) -> AnySolution:
+    named = {each.name: getattr(solution, each.name) for each in fields(solution)}
     tensors: dict[str, Any] = {n: torch.from_numpy(x) for n, x in named.items() if isinstance(x, np.ndarray)}
-    return replace(found, **tensors)
+    return replace(solution, **tensors)

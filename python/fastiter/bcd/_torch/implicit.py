@@ -25,7 +25,7 @@ _BATCH = 1 << 22
 Slope = Callable[[Tensor, Sequence[Tensor]], Tensor]
 
 
-class Held(NamedTuple):
+class ActiveSet(NamedTuple):
     """The coordinates of a solution, flat: free ones with their signs, and those at a bound; the others are 0 by l1."""
 
     free: Tensor
@@ -34,13 +34,13 @@ class Held(NamedTuple):
     at_upper: Tensor
 
 
-def held(value: Tensor, l1: Tensor, lower: Tensor, upper: Tensor) -> Held:
+def active_set(value: Tensor, l1: Tensor, lower: Tensor, upper: Tensor) -> ActiveSet:
     """Classify the coordinates of a solution (m,), in the precision of the solver."""
     is_zero = (value == 0) & (l1 > 0)
     at_lower = (value <= lower) & ~is_zero
     at_upper = (value >= upper) & ~is_zero & ~at_lower
     free = _places(~(is_zero | at_lower | at_upper))
-    return Held(free, value[free].sign(), _places(at_lower), _places(at_upper))
+    return ActiveSet(free, value[free].sign(), _places(at_lower), _places(at_upper))
 
 
 def _places(chosen: Tensor) -> Tensor:
@@ -78,14 +78,14 @@ def attach(problem: Problem, value: Tensor, tensors: Sequence[Tensor], anchored:
         Whether the equations close over other tensors that require a gradient.
     """
 
-    def function(x: Tensor, given: Sequence[Tensor]) -> Tensor:
+    def function(x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         own = x.squeeze(0)
-        return (own - problem.slope(own, given)).unsqueeze(0)
+        return (own - problem.slope(own, tensors)).unsqueeze(0)
 
     solver = _Systems(problem, value.detach(), [x.detach() for x in tensors])
     anchor = function(value.detach().unsqueeze(0), [x.detach() for x in tensors]) if anchored else None
-    made = implicit.Problem(function, solver.solve, problem.name)
-    return implicit.attach(made, value.detach().unsqueeze(0), tensors, anchor).squeeze(0)
+    fixed_point = implicit.Problem(function, solver.solve, problem.name)
+    return implicit.attach(fixed_point, value.detach().unsqueeze(0), tensors, anchor).squeeze(0)
 
 
 class _Systems:
@@ -164,7 +164,7 @@ class _Systems:
             before, rho = rho, r.square().sum()
             p = r + rho / before * p
         raise ConvergenceError(
-            f"{self._problem.name}: the residual of the gradient's system must come to {float(target) ** 0.5:.2g}, got "
+            f"{self._problem.name}: the residual of the gradient's system must fall to {float(target) ** 0.5:.2g}, got "
             f"{float(rho) ** 0.5:.2g}; are the second derivatives positive definite?"
         )
 

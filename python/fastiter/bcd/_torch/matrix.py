@@ -74,7 +74,7 @@ class Part:
         return out.index_add(0, self._col, own.unsqueeze(1) * U.index_select(0, self._row))
 
 
-class Given(NamedTuple):
+class TensorMatrix(NamedTuple):
     """A matrix in the caller's form: dense, or in lines, the rows of a CSR or the columns of a CSC matrix."""
 
     values: Tensor
@@ -104,7 +104,7 @@ class Given(NamedTuple):
         return kind(tuple(array_of(x) for x in (self.values, self.minor, self.starts)), shape=self.shape)
 
 
-def read_matrix(function: str, name: str, A: object) -> Given:
+def read_matrix(function: str, name: str, A: object) -> TensorMatrix:
     """Return a matrix on the CPU of float32 or float64, whose values are differentiable; refuse anything else."""
     if isinstance(A, tuple):
         return _of_parts(function, name, A)
@@ -119,12 +119,12 @@ def read_matrix(function: str, name: str, A: object) -> Given:
         raise ValueError(f"{function}: {name} must have shape (n, m), got {tuple(A.shape)}")
     shape = A.shape[0], A.shape[1]
     if A.layout is torch.strided:
-        return Given(A, shape)
+        return TensorMatrix(A, shape)
     kind = _SPARSE[A.layout]
     by_rows = kind == "csr"
     starts, minor = (A.crow_indices(), A.col_indices()) if by_rows else (A.ccol_indices(), A.row_indices())
-    made: Tensor = _Values.apply(f"{function}: {name}", values) if values.requires_grad else values
-    return _checked(function, name, Given(made, shape, kind, starts.long(), minor.long()))
+    attached: Tensor = _Values.apply(f"{function}: {name}", values) if values.requires_grad else values
+    return _checked(function, name, TensorMatrix(attached, shape, kind, starts.long(), minor.long()))
 
 
 class _Values(torch.autograd.Function):
@@ -143,7 +143,7 @@ class _Values(torch.autograd.Function):
         return None, g
 
 
-def _of_parts(function: str, name: str, A: tuple[Any, ...]) -> Given:
+def _of_parts(function: str, name: str, A: tuple[Any, ...]) -> TensorMatrix:
     if len(A) != 4:
         raise TypeError(f"{function}: {name} must be a tensor or (crow, col, values, (n, m)), got {len(A)} parts")
     crow, col = (checked_integers(function, part, x) for part, x in zip(("crow", "col"), A[:2], strict=True))
@@ -152,14 +152,14 @@ def _of_parts(function: str, name: str, A: tuple[Any, ...]) -> Given:
     if not isinstance(shape, (tuple, list)) or len(shape) != 2:
         raise TypeError(f"{function}: the shape of {name} must be (n, m), got {type_name(shape)}")
     n, m = (count(function, "the shape", size) for size in shape)
-    return _checked(function, name, Given(A[2], (n, m), "csr", crow, col))
+    return _checked(function, name, TensorMatrix(A[2], (n, m), "csr", crow, col))
 
 
-def _checked(function: str, name: str, given: Given) -> Given:
+def _checked(function: str, name: str, matrix: TensorMatrix) -> TensorMatrix:
     """Refuse a pattern that is out of the bounds of its tensors and shape, which torch does not always check."""
-    starts, minor, (values, shape) = given.starts, given.minor, given[:2]
+    starts, minor, (values, shape) = matrix.starts, matrix.minor, matrix[:2]
     assert starts is not None and minor is not None
-    lines, ends = shape if given.kind == "csr" else shape[::-1]
+    lines, ends = shape if matrix.kind == "csr" else shape[::-1]
     fits = values.dim() == 1 and minor.shape == values.shape and starts.shape == (lines + 1,)
     if fits:
         fits = bool(starts[0] == 0 and starts[-1] == len(minor) and (starts.diff() >= 0).all())
@@ -169,7 +169,7 @@ def _checked(function: str, name: str, given: Given) -> Given:
         raise ValueError(
             f"{function}: {name} must have a pattern inside its tensors and its shape, got one that is not"
         )
-    return given
+    return matrix
 
 
 def array_of(x: Tensor) -> Any:

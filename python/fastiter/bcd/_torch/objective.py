@@ -12,7 +12,7 @@ from torch.func import functional_call
 from ..._check import positive, type_name
 from ..._torch.ops import FLOATS, check_tensors
 from . import implicit
-from .implicit import held
+from .implicit import active_set
 from .matrix import DEVICES
 
 _NAME = "Objective"
@@ -46,7 +46,7 @@ class Objective:
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import Objective, bcd
+    >>> from fastiter.torch.bcd import Objective, bcd
     >>> b = torch.tensor([3.0, -0.5], dtype=torch.float64)
     >>> def huber(x, b):
     ...     return torch.nn.functional.huber_loss(x, b, reduction="sum")
@@ -84,8 +84,8 @@ class Closure:
             self._module = {name: x for name, x in self._f.named_parameters() if x.is_floating_point()}
         self._places = [i for i, x in enumerate(self._params) if isinstance(x, Tensor) and x.is_floating_point()]
         self.tensors = [*self._module.values(), *(self._params[i] for i in self._places)]
-        self._given = {name: x for name, x in objective._parts.items() if isinstance(x, Tensor)}
-        self.tensors += [self._checked(name, x, x0) for name, x in self._given.items()]
+        self._tensor_parts = {name: x for name, x in objective._parts.items() if isinstance(x, Tensor)}
+        self.tensors += [self._checked(name, x, x0) for name, x in self._tensor_parts.items()]
         defaults = {"lower": -torch.inf, "upper": torch.inf}
         for name, x in objective._parts.items():
             value = defaults[name] if x is None else x
@@ -141,11 +141,11 @@ class Closure:
         for i, tensor in zip(self._places, tensors[len(own) :], strict=False):
             params[i] = tensor
         args = (x.reshape(self.shape), *params)
-        found = functional_call(self._f, own, args) if isinstance(self._f, torch.nn.Module) else self._f(*args)
-        if not isinstance(found, Tensor) or found.dim() != 0 or found.dtype != self.dtype:
-            got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type_name(found)
+        value = functional_call(self._f, own, args) if isinstance(self._f, torch.nn.Module) else self._f(*args)
+        if not isinstance(value, Tensor) or value.dim() != 0 or value.dtype != self.dtype:
+            got = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type_name(value)
             raise TypeError(f"{_NAME}: f must return a tensor of one number, {self.dtype} of shape (), got {got}")
-        return found
+        return value
 
     def solution(self, name: str, flat: Tensor, gradient: Tensor, tolerance: float) -> Tensor:
         """Return the solution, differentiable in the tensors, after a warning about ties."""
@@ -154,15 +154,15 @@ class Closure:
         probe = self._value(flat.detach(), [x.detach() for x in self.tensors])
         if not probe.requires_grad and not any(x.requires_grad for x in self.tensors):
             return flat.reshape(self.shape)
-        sides = held(flat, self.l1, self.lower, self.upper)
+        sides = active_set(flat, self.l1, self.lower, self.upper)
         margin = implicit.margins(flat, gradient, (self.l1, self.lower, self.upper), sides.free, 1.0)
         implicit.warn_of_ties(name, (margin <= tolerance).reshape(self.shape))
         at = torch.cat([sides.at_lower, sides.at_upper])
 
         def part(which: str, places: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-            if which not in self._given:
+            if which not in self._tensor_parts:
                 return getattr(self, which)[places]  # type: ignore[no-any-return]
-            x = tensors[len(tensors) - len(self._given) + list(self._given).index(which)]
+            x = tensors[len(tensors) - len(self._tensor_parts) + list(self._tensor_parts).index(which)]
             return x.expand(self.shape).reshape(-1).index_select(0, places)
 
         def bounds(tensors: Sequence[Tensor]) -> Tensor:
@@ -180,5 +180,5 @@ class Closure:
 
         equations = implicit.Problem(name, slope, len(flat), exact=False)
         x = implicit.attach(equations, flat[sides.free], self.tensors, probe.requires_grad)
-        made = torch.zeros_like(flat).index_copy(0, sides.free, x)
-        return made.index_copy(0, at, bounds(self.tensors)).reshape(self.shape)
+        attached = torch.zeros_like(flat).index_copy(0, sides.free, x)
+        return attached.index_copy(0, at, bounds(self.tensors)).reshape(self.shape)

@@ -2,49 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._backend import BackendError
 from ..._check import type_name
-from ..._docs import documented_by
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import FLOATS, check_dense, check_tensors, refuse_tangents, refuse_transforms
 from .. import _problem
 from .matrix import DEVICES, Pattern, array_of, read_matrix
 
-#: The penalties and bounds of all problems
-PARTS = ("l1", "l2", "lower", "upper")
-
 
 class Problem:
     """A convex problem on tensors."""
 
-    _loss: str
-    #: The solver that error messages name; unless it is bcd, those about the problem's own arguments name it, too
-    _solver = "bcd"
-    #: The class of the problem on arrays, by default that of the same name
-    _twin: type[_problem.Problem] | None = None
+    #: The class of the problem on arrays
+    _twin: type[_problem.Problem]
     _arrays: _problem.Problem
     #: The tensors that a solution depends on, by name; for A, its values
     _tensors: dict[str, Tensor]
     _pattern: Pattern
     _labels: Tensor | None = None
     #: All tensors by name, and their versions when the problem was created
-    _seen: list[tuple[str, Tensor, int]]
+    _versions: list[tuple[str, Tensor, int]]
 
     def _read(self, A: Any, others: dict[str, Any], **more: Any) -> None:
         """Check the arguments, and create the problem on arrays from them."""
         graph_break(self._reading, A, others, more)
 
     def _reading(self, A: Any, others: dict[str, Any], more: dict[str, Any]) -> None:
-        function = type(self).__name__ if self._solver == "bcd" else self._solver
+        function = self._twin._function()
         refuse_transforms(function, "because the number of steps depends on the values")
-        given = read_matrix(function, "A", A)
-        self._pattern = given.pattern
-        self._tensors = {"A": given.values} | {name: x for name, x in others.items() if isinstance(x, Tensor)}
+        matrix = read_matrix(function, "A", A)
+        self._pattern = matrix.pattern
+        self._tensors = {"A": matrix.values} | {name: x for name, x in others.items() if isinstance(x, Tensor)}
         check_tensors(function, tuple(self._tensors), tuple(self._tensors.values()), FLOATS, DEVICES)
         refuse_tangents(function, self._tensors.values())
         for name, x in others.items():
@@ -53,17 +46,17 @@ class Problem:
         if "y" in more:
             self._labels = _labels(function, more["y"])
             more = more | {"y": array_of(self._labels)}
-        seen = self._tensors if self._labels is None else self._tensors | {"y": self._labels}
-        self._seen = [(name, x, x._version) for name, x in seen.items() if not x.is_inference()]
-        make: Any = self._twin or getattr(_problem, type(self).__name__)
-        self._arrays = make(given.array(function), **arrays, **more)
+        named = self._tensors if self._labels is None else self._tensors | {"y": self._labels}
+        self._versions = [(name, x, x._version) for name, x in named.items() if not x.is_inference()]
+        make: Any = self._twin
+        self._arrays = make(matrix.array(function), **arrays, **more)
         self._classes = self._arrays._classes
         if self._loss == "logistic" and self._labels is not None:
             self._labels = self._labels > 0
 
     def _check_unchanged(self, function: str) -> None:
         """Refuse tensors that have been modified in place, of which the problem on arrays has copies and sums."""
-        for name, x, version in self._seen:
+        for name, x, version in self._versions:
             if x._version != version:
                 raise ValueError(
                     f"{function}: {name} must not change after the problem was made, got changes; make it again"
@@ -72,7 +65,11 @@ class Problem:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state from a copy or a file, whose tensors start with new versions."""
         self.__dict__.update(state)
-        self._seen = [(name, x, x._version) for name, x, _ in self._seen]
+        self._versions = [(name, x, x._version) for name, x, _ in self._versions]
+
+    @property
+    def _loss(self) -> str:
+        return self._twin._loss
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,27 +115,14 @@ _SYMMETRIC = """
     A : Tensor (m, m), or (crow, col, values, (m, m))
         The symmetric matrix, float32 or float64 on the CPU: dense, CSR or CSC, or the parts of a CSR matrix.
     """
-Class = TypeVar("Class", bound=type[Problem])
 
 
-def _of_tensors(own: Class) -> Class:
-    """Fill in the parameters of a problem from its counterpart on arrays."""
-    twin = {
-        "squares": _problem._TARGETS,
-        "logistic": _problem._TARGETS,
-        "softmax": _problem._CLASSES,
-        "quadratic": _problem._SYMMETRIC,
-    }[own._loss]
-    parts = {**_problem._PARTS, **twin, "A": _SYMMETRIC if own._loss == "quadratic" else _MATRIX}
-    make: Any = own.__init__
-    make.__doc__ = own.__doc__
-    parts = {name: text.replace("array", "tensor") for name, text in parts.items()}
-    own.__doc__ = documented_by(parts)(make).__doc__
-    make.__doc__ = None
-    return own
+def _tensors(parts: dict[str, str], matrix: str = _MATRIX) -> dict[str, str]:
+    """Return the descriptions of parameters for tensors."""
+    return {name: text.replace("array", "tensor") for name, text in parts.items()} | {"A": matrix}
 
 
-@_of_tensors
+@_problem.described(_tensors(_problem.TARGETS))
 class LeastSquares(Problem):
     """||A x - b||^2 / 2 + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper.
 
@@ -154,13 +138,13 @@ class LeastSquares(Problem):
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import LeastSquares, bcd
+    >>> from fastiter.torch.bcd import LeastSquares, bcd
     >>> A, b = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), torch.tensor([3.0, 1.0, 1.0])
     >>> bcd(LeastSquares(A, b, l1=1.0)).value
     tensor([2.0000, 0.2500])
     """
 
-    _loss = "squares"
+    _twin = _problem.LeastSquares
 
     def __init__(
         self, A: Any, b: Any, *, l1: Any = 0.0, l2: Any = 0.0, lower: Any = None, upper: Any = None, weights: Any = None
@@ -168,7 +152,7 @@ class LeastSquares(Problem):
         self._read(A, {"b": b, "weights": weights, "l1": l1, "l2": l2, "lower": lower, "upper": upper})
 
 
-@_of_tensors
+@_problem.described(_tensors(_problem.TARGETS))
 class Logistic(Problem):
     """The sum of log(1 + exp(z_i)) - y_i z_i, z = A x, + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper.
 
@@ -184,12 +168,12 @@ class Logistic(Problem):
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import Logistic, bcd
+    >>> from fastiter.torch.bcd import Logistic, bcd
     >>> bcd(Logistic(torch.ones(4, 1), torch.tensor([1, 1, 1, 0]))).value
     tensor([1.0986])
     """
 
-    _loss = "logistic"
+    _twin = _problem.Logistic
 
     def __init__(
         self, A: Any, y: Any, *, l1: Any = 0.0, l2: Any = 0.0, lower: Any = None, upper: Any = None, weights: Any = None
@@ -197,7 +181,7 @@ class Logistic(Problem):
         self._read(A, {"weights": weights, "l1": l1, "l2": l2, "lower": lower, "upper": upper}, y=y)
 
 
-@_of_tensors
+@_problem.described(_tensors(_problem.CLASSES))
 class Softmax(Problem):
     """The sum of log(sum_k exp z_ik) - z_iy, z = A x, + sum l1_j |x_jk| + l2_j x_jk^2 / 2; x is (m, classes).
 
@@ -213,13 +197,13 @@ class Softmax(Problem):
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import Softmax, bcd
+    >>> from fastiter.torch.bcd import Softmax, bcd
     >>> problem = Softmax(torch.ones(4, 1, dtype=torch.float64), torch.tensor([0, 1, 1, 2]), 3, l2=1e-6)
     >>> bcd(problem, max_steps=10_000).value.softmax(dim=1).round(decimals=3)
     tensor([[0.2500, 0.5000, 0.2500]], dtype=torch.float64)
     """
 
-    _loss = "softmax"
+    _twin = _problem.Softmax
 
     def __init__(
         self,
@@ -237,7 +221,7 @@ class Softmax(Problem):
         self._read(A, own, y=y, classes=classes)
 
 
-@_of_tensors
+@_problem.described(_tensors(_problem.SYMMETRIC, _SYMMETRIC))
 class Quadratic(Problem):
     """x' A x / 2 - b' x + sum_j l1_j |x_j| + l2_j x_j^2 / 2 with lower <= x <= upper; A is positive semidefinite.
 
@@ -257,13 +241,13 @@ class Quadratic(Problem):
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import Quadratic, bcd
+    >>> from fastiter.torch.bcd import Quadratic, bcd
     >>> A, b = torch.tensor([[2.0, -1.0], [-1.0, 2.0]]), torch.tensor([1.0, -3.0])
     >>> bcd(Quadratic(A, b, lower=0)).value
     tensor([0.5000, 0.0000])
     """
 
-    _loss = "quadratic"
+    _twin = _problem.Quadratic
 
     def __init__(self, A: Any, b: Any, *, l1: Any = 0.0, l2: Any = 0.0, lower: Any = None, upper: Any = None) -> None:
         self._read(A, {"b": b, "l1": l1, "l2": l2, "lower": lower, "upper": upper})

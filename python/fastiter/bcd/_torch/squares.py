@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..._call.iterate import Callback
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import FLOATS, check_tensors, refuse_tangents, refuse_transforms
 from .. import _nnls, _path, _sketch
@@ -15,7 +16,7 @@ from .._path import LassoPath
 from .._result import BCDSolution
 from .._sketch import SketchSolution
 from .equations import Equations
-from .functional import bcd, on_tensors
+from .functional import bcd, on_tensors, with_tensors
 from .matrix import DEVICES, array_of, read_matrix
 from .problem import LeastSquares
 
@@ -30,7 +31,9 @@ def lasso_path(
     l2: Tensor | float = 0.0,
     nonnegative: bool = False,
     rtol: float = 1e-6,
+    atol: float = 0.0,
     max_steps: int = 100,
+    callback: Callback | None = None,
     throw: bool = False,
 ) -> LassoPath:
     """Minimise ||A x - b||^2 / 2 + l1 ||x||_1 + l2 ||x||^2 / 2 for several l1, differentiably, with warm starts.
@@ -49,9 +52,14 @@ def lasso_path(
     nonnegative : bool
         Whether x is constrained to be non-negative.
     rtol : float
-        Converged if the duality gap is at most ``rtol`` ||b||^2 / 2.
+        Converged if the duality gap is at most ``rtol`` ||b||^2 / 2 + ``atol``.
+    atol : float
+        A tolerance in the units of the objective.
     max_steps : int
         The maximum number of working sets for each weight.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` after each weight but the last, as in :func:`fastiter.bcd.lasso_path`;
+        True ends the path.
     throw : bool
         Raise if one does not converge, instead of a warning.
 
@@ -80,7 +88,7 @@ def lasso_path(
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import lasso_path
+    >>> from fastiter.torch.bcd import lasso_path
     >>> l1 = torch.tensor([2.0, 0.5], requires_grad=True)
     >>> path = lasso_path(torch.eye(2), torch.tensor([3.0, 1.0]), l1)
     >>> path.value.sum().backward()
@@ -91,16 +99,16 @@ def lasso_path(
     function = "lasso_path"
     refuse_transforms(function, "because the number of steps depends on the values")
     matrix = read_matrix(function, "A", A)
-    given: dict[str, Tensor] = {"b": b} | ({} if l1 is None else {"l1": l1})
+    named: dict[str, Tensor] = {"b": b} | ({} if l1 is None else {"l1": l1})
     if isinstance(l2, Tensor):
-        given["l2"] = l2
-    check_tensors(function, ("A", *given), (matrix.values, *given.values()), FLOATS, DEVICES)
-    refuse_tangents(function, (matrix.values, *given.values()))
+        named["l2"] = l2
+    check_tensors(function, ("A", *named), (matrix.values, *named.values()), FLOATS, DEVICES)
+    refuse_tangents(function, (matrix.values, *named.values()))
     if isinstance(l2, Tensor) and l2.numel() != 1:
         raise ValueError(f"{function}: l2 must be a number or a tensor of one, got shape {tuple(l2.shape)}")
 
     def call() -> LassoPath:
-        found = on_tensors(
+        path = on_tensors(
             lambda: _path.lasso_path(
                 matrix.array(function),
                 array_of(b),
@@ -108,21 +116,23 @@ def lasso_path(
                 l2=float(l2.detach()) if isinstance(l2, Tensor) else l2,
                 nonnegative=nonnegative,
                 rtol=rtol,
+                atol=atol,
                 max_steps=max_steps,
+                callback=with_tensors(callback),
                 throw=throw,
             )
         )
-        if not torch.is_grad_enabled() or not any(x.requires_grad for x in (matrix.values, *given.values())):
-            return found
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in (matrix.values, *named.values())):
+            return path
         lower = 0.0 if nonnegative else None
-        weights = found.l1 if l1 is None else l1
+        weights = path.l1 if l1 is None else l1
         one = LeastSquares(A, b, l1=1.0, l2=l2.reshape(()) if isinstance(l2, Tensor) else l2, lower=lower)
         rows = []
-        for k, (x, weight) in enumerate(zip(found.value, weights, strict=True)):
+        for k, (x, weight) in enumerate(zip(path.value, weights, strict=True)):
             equations = Equations(one, x, one._tensors | {"l1": weight.to(x.dtype)})
             at_start = l1 is None and k == 0  # where x starts to differ from 0
             rows.append(equations.solution(function, x, None, warns=not at_start))
-        return replace(found, value=torch.stack(rows) if rows else found.value)
+        return replace(path, value=torch.stack(rows) if rows else path.value)
 
     return graph_break(call)
 
@@ -130,7 +140,6 @@ def lasso_path(
 class NonNegative(LeastSquares):
     """The problem of nnls, which its error messages name."""
 
-    _solver = "nnls"
     _twin = _nnls.NonNegative
 
 
@@ -140,7 +149,9 @@ def nnls(
     x0: Tensor | None = None,
     *,
     rtol: float = 1e-8,
+    atol: float = 0.0,
     max_steps: int = 10_000_000,
+    callback: Callback | None = None,
     throw: bool = False,
 ) -> BCDSolution:
     """Minimise ||A x - b|| over x >= 0, differentiably.
@@ -154,9 +165,14 @@ def nnls(
     x0 : Tensor (m,), optional
         The starting point, 0 by default, in the dtype of A.
     rtol : float
-        Converged if the largest entry of the minimum-norm subgradient is at most ``rtol`` times that of A' b.
+        Converged if the largest entry of the minimum-norm subgradient is at most ``rtol`` times that of A' b, plus
+        ``atol``.
+    atol : float
+        A tolerance in the units of A' b.
     max_steps : int
         The maximum number of updates of a coordinate.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` at each check, which has the ``objective``; True ends the solution.
     throw : bool
         Raise if it does not converge, instead of a warning.
 
@@ -184,14 +200,15 @@ def nnls(
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import nnls
+    >>> from fastiter.torch.bcd import nnls
     >>> b = torch.tensor([2.0, 1.0, -1.0], requires_grad=True)
     >>> x = nnls(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), b).value
     >>> x.sum().backward()
     >>> x.detach(), b.grad
     (tensor([1.5000, 0.0000]), tensor([0.5000, 0.5000, 0.0000]))
     """
-    return bcd(NonNegative(A, b, lower=0.0), x0, rtol=rtol, max_steps=max_steps, throw=throw)
+    limits: Any = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "callback": callback, "throw": throw}
+    return bcd(NonNegative(A, b, lower=0.0), x0, **limits)
 
 
 def sketch_solve(
@@ -202,9 +219,11 @@ def sketch_solve(
     sketch: Literal["kaczmarz", "block", "gaussian", "count"] = "kaczmarz",
     size: int = 16,
     rtol: float = 1e-6,
+    atol: float = 0.0,
     max_steps: int = 1_000_000,
-    rng: Any = None,
+    callback: Callback | None = None,
     throw: bool = False,
+    rng: Any = None,
 ) -> SketchSolution:
     """Solve A x = b by projections x <- x + A' S (S' A A' S)^+ S' (b - A x) with random S; it has no gradient.
 
@@ -222,13 +241,17 @@ def sketch_solve(
     size : int
         The number of columns of S, except for "kaczmarz".
     rtol : float
-        Converged if ||b - A x|| <= ``rtol`` ||b||.
+        Converged if ||b - A x|| <= ``rtol`` ||b|| + ``atol``.
+    atol : float
+        A tolerance in the units of b.
     max_steps : int
         The maximum number of projections.
-    rng : numpy.random.Generator or int, optional
-        The source of S; an int is a seed, and None is 0.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` at each check; True ends the solution.
     throw : bool
         Raise if it does not converge, instead of a warning.
+    rng : numpy.random.Generator or int, optional
+        The source of S; an int is a seed, and None is 0.
 
     Returns
     -------
@@ -252,7 +275,7 @@ def sketch_solve(
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import sketch_solve
+    >>> from fastiter.torch.bcd import sketch_solve
     >>> A, b = torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.tensor([3.0, 4.0])
     >>> sketch_solve(A, b).value.round(decimals=3)
     tensor([1., 1.])
@@ -270,9 +293,8 @@ def sketch_solve(
 
     def call() -> SketchSolution:
         first = None if x0 is None else array_of(x0)
-        how = {"sketch": sketch, "size": size, "rtol": rtol, "max_steps": max_steps, "rng": rng, "throw": throw}
-        return on_tensors(
-            lambda: _sketch.sketch_solve(matrix.array(function), array_of(b), first, **how)  # type: ignore[arg-type]
-        )
+        limits: Any = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "throw": throw}
+        options: Any = {"sketch": sketch, "size": size, "callback": with_tensors(callback), "rng": rng}
+        return on_tensors(lambda: _sketch.sketch_solve(matrix.array(function), array_of(b), first, **limits, **options))
 
     return graph_break(call)
