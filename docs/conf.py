@@ -100,6 +100,7 @@ NAMESPACES = {
     "fastiter.torch.nn": "Tensors: modules",
     "fastiter.torch.ssm": "Tensors: state-space models, matrix memories, short convolutions",
     "fastiter.torch.distributed": "Tensors: sequences, heads and systems divided among ranks",
+    "fastiter.torch.mdp": "Tensors: Markov decision processes",
     "fastiter.torch.relax": "Tensors: linear systems",
     "fastiter.torch.bcd": "Tensors: block coordinate descent",
     "fastiter.torch.fixedpoint.prox": "Tensors: proximal operators and projections",

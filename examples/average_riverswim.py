@@ -47,7 +47,7 @@ def plan(counts: Any, rewards: Any, t: int, scale: float) -> Any:
     taken = np.maximum(counts.sum(axis=2), 1).reshape(-1)
     wide = scale * np.sqrt(14 * S * np.log(2 * A * t / DELTA) / taken)
     bonus = scale * np.sqrt(7 * np.log(2 * S * A * t / DELTA) / (2 * taken))
-    return mdp.extended_value_iteration(estimate(counts, rewards), wide, bonus, tol=1 / np.sqrt(t)).policy
+    return mdp.extended_value_iteration(estimate(counts, rewards), wide, bonus, atol=1 / np.sqrt(t)).policy
 
 
 def learn(seed: int, steps: int, scale: float | None) -> tuple[Any, int]:
@@ -58,7 +58,7 @@ def learn(seed: int, steps: int, scale: float | None) -> tuple[Any, int]:
     while t < steps:
         before = np.maximum(counts.sum(axis=2), 1)
         if scale is None:
-            policy = mdp.average(estimate(counts, rewards), tau=0.9, tol=1e-3).policy
+            policy = mdp.average(estimate(counts, rewards), tau=0.9, atol=1e-3).policy
         else:
             policy = plan(counts, rewards, t + 1, scale)
         episodes += 1
@@ -83,7 +83,7 @@ def learn(seed: int, steps: int, scale: float | None) -> tuple[Any, int]:
 def main() -> None:
     options = command_line(Options, __doc__)
     steps = options.steps
-    gain = mdp.average(RIVER, tol=1e-10).gain
+    gain = mdp.average(RIVER, atol=1e-10).gain
     assert abs(gain - 0.428622434) < 1e-8
     print(
         f"the best average reward is {gain:.6f}\n{'regret after':24}"

@@ -32,11 +32,11 @@ class Options:
 def compare(n: int) -> dict[str, mdp.MDPSolution]:
     """Solve the grid by each method, and print what it took."""
     problem, found = mdp.examples.gridworld(n, GAMMA), {}
-    exact = problem.solve(tol=1e-9).value
+    exact = problem.solve(atol=1e-9).value
     print(f"{n} x {n} cells, gamma {GAMMA}, bounds within {TOL}\n{'':26}{'sweeps':>8}{'seconds':>9}{'error':>10}")
     for name, (method, options) in METHODS.items():
         began = time.perf_counter()
-        found[name] = problem.solve(method, tol=TOL, **options)  # type: ignore[arg-type]
+        found[name] = problem.solve(method, atol=TOL, **options)  # type: ignore[arg-type]
         seconds, error = time.perf_counter() - began, float(np.abs(found[name].value - exact).max())
         assert error <= TOL / 2
         print(f"{name:26}{found[name].steps:8}{seconds:9.2f}{error:10.1e}")

@@ -23,14 +23,14 @@ class Options:
 def main() -> None:
     options = command_line(Options, __doc__)
     models = [mdp.examples.windy_walk(float(wind)) for wind in WINDS]
-    found = experimental.iwocs(models, START, tol=1e-8)
+    found = experimental.iwocs(models, START, atol=1e-8)
     print(f"winds that were solved for: {', '.join(f'{WINDS[k]:.2f}' for k in found.worst[:-1, 0])}")
     policies = {
         "for no wind": models[0].solve().policy,
         "for the strongest wind": models[-1].solve().policy,
         "against all winds": found.policy,
     }
-    best = [float(model.solve(tol=1e-8).value[START]) for model in models]
+    best = [float(model.solve(atol=1e-8).value[START]) for model in models]
     curves = {name: [float(model.evaluate(p)[START]) for model in models] for name, p in policies.items()}
     for name, curve in curves.items():
         print(f"policy {name:24}{min(curve):9.4f} in its worst wind")

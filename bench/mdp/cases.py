@@ -64,8 +64,8 @@ def exact(problem: MDP) -> Any:
     from scipy.sparse import linalg
 
     if problem.gamma == 1:  # the tolerance limits the change of a sweep, which does not bound errors here
-        return problem.solve(tol=1e-11).value, 1e-5
-    found = problem.solve(tol=1e-9)
+        return problem.solve(atol=1e-11).value, 1e-5
+    found = problem.solve(atol=1e-9)
     matrix, _, _ = peers.rows_of(problem)
     chosen = problem.row_starts[:-1] + found.policy
     if problem.S > 2000:  # the factors fill in: our bounds are checked instead

@@ -19,7 +19,7 @@ from bench.mdp.peers import ours, rows_of
 from bench.mdp.shapes import Shape
 from fastiter import _core
 from fastiter.mdp import MDP
-from fastiter.mdp._choice import METHODS
+from fastiter.mdp._solvers.options import METHODS
 
 #: Methods may take this many times as long as the automatic one, or so many seconds; otherwise they are capped.
 TIMES, SECONDS = 3.0, 0.1
@@ -51,7 +51,7 @@ def single(shape: Shape, problem: MDP, method: str, cap: float) -> Any | None:
         found = quietly(
             lambda: problem.solve(
                 method,  # type: ignore[arg-type]
-                tol=shape.tol,
+                atol=shape.tol,
                 max_steps=most if method == "ps" else 10**9,
                 callback=lambda _: time.perf_counter() - began > cap,
             )
@@ -97,7 +97,7 @@ def check(shape: Shape, name: str, value: Any, found: Any, allowed: float) -> No
 def record_of(shape: Shape, budget: float) -> Record:
     problem = shape.make()
     auto = ours(problem, shape.tol, (1,))
-    found = problem.solve(tol=shape.tol)
+    found = problem.solve(atol=shape.tol)
     if not found.converged:
         raise GateError(f"{shape.name}: the automatic method has not converged")
     cap = max(SECONDS, TIMES * seconds(auto.prepare, auto.solve))
@@ -109,7 +109,7 @@ def record_of(shape: Shape, budget: float) -> Record:
             capped.append(method)
             continue
         check(shape, method, other.value, found, shape.tol)
-        entrants[method] = (auto.prepare, lambda made, m=method: made.solve(m, tol=shape.tol))
+        entrants[method] = (auto.prepare, lambda made, m=method: made.solve(m, atol=shape.tol))
     theirs = list(quantecon(shape, problem, found.policy, cap))
     for name, prepare, (solve, solution) in theirs:
         # A residual of rounding size in each row may be an error of that size over 1 - gamma.

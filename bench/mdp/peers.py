@@ -31,7 +31,7 @@ def ours(problem: MDP, tol: float, threads: tuple[int, ...]) -> Solver:
         rows = problem._process.rows
         return MDP._of(rows, problem._process.discount, np.diff(rows.row) == 0)
 
-    return Solver("fastiter", prepare, lambda made: made.solve(tol=tol).value, threads)
+    return Solver("fastiter", prepare, lambda made: made.solve(atol=tol).value, threads)
 
 
 def rows_of(problem: MDP) -> tuple[Any, Array, Array]:

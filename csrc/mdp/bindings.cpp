@@ -1,31 +1,36 @@
 // The bindings of fastiter.mdp.
 #include "core/arguments.hpp"
 #include "mdp/bounds.hpp"
-#include "mdp/corrections.hpp"
+#include "mdp/loops.hpp"
 #include "mdp/model.hpp"
 #include "mdp/pattern.hpp"
 #include "mdp/project.hpp"
 #include "mdp/robust.hpp"
-#include "mdp/several.hpp"
 #include <limits>
+#include <string>
 
 namespace fastiter::mdp {
 namespace {
+
+using namespace py::literals;
 
 // bits: 32 or 64, for weights, rewards and values
 template <class F> auto with_process(int bits, int64_t states, const py::tuple& arrays, F f) {
     return with_float(bits, [&]<class T>() {
         Process<T> p;
         p.states = states;
-        p.row = address<const int64_t>(py::handle(arrays[0])), p.entry = address<const int64_t>(py::handle(arrays[1]));
+        p.row = address<const int64_t>(py::handle(arrays[0]));
+        p.entry = address<const int64_t>(py::handle(arrays[1]));
         p.next = address<const int32_t>(py::handle(arrays[2]));
-        p.weight = address<const T>(py::handle(arrays[3])), p.reward = address<const T>(py::handle(arrays[4]));
+        p.weight = address<const T>(py::handle(arrays[3]));
+        p.reward = address<const T>(py::handle(arrays[4]));
         return f(p);
     });
 }
 
-std::unique_ptr<Model> model(int bits, int64_t states, const py::tuple& arrays) {
-    return with_process(bits, states, arrays, [](const auto& p) { return model_of(p); });
+py::object model(int bits, int64_t states, const py::tuple& arrays) {
+    return with_process(bits, states, arrays,
+                        []<class T>(const Process<T>& p) { return py::cast(std::make_unique<Model<T>>(p)); });
 }
 
 py::tuple check(int bits, int64_t states, const py::tuple& arrays, int64_t rows, int64_t entries, double tolerance) {
@@ -59,118 +64,140 @@ int64_t order(int64_t states, py::handle start, py::handle before, py::handle go
                       address<const uint8_t>(goals), address<int32_t>(out));
 }
 
-std::pair<double, double> backup(Model& m, py::handle v, py::handle w, py::handle action, int64_t count,
+template <class T>
+std::pair<double, double> backup(const Model<T>& m, py::handle v, py::handle w, py::handle action, int64_t count,
                                  double discount, py::handle reward) {
-    void *from = address<void>(v), *to = address<void>(w);
-    int32_t* chosen = address<int32_t>(action);
-    const void* own = address<const void>(reward);
+    const Vectors<T> x{address<T>(v), address<T>(w), address<int32_t>(action)};
+    const T* own = address<const T>(reward);
     py::gil_scoped_release release;
-    const Span span = m.backup(from, to, chosen, count, discount, own);
+    const Span span = m.backup(x, count, discount, own);
     return {span.low, span.high};
 }
 
-double sweep(Model& m, py::handle v, py::handle order, int64_t count, double discount, double omega, bool exact) {
-    void* values = address<void>(v);
+template <class T>
+double sweep(const Model<T>& m, py::handle v, py::handle order, int64_t count, double discount, double omega,
+             bool exact) {
+    T* values = address<T>(v);
     const int32_t* states = address<const int32_t>(order);
     py::gil_scoped_release release;
     return m.sweep(values, states, count, discount, omega, exact);
 }
 
-void action_values(Model& m, py::handle v, py::handle q, double discount) {
-    const void* from = address<const void>(v);
-    void* to = address<void>(q);
+template <class T> void action_values(const Model<T>& m, py::handle v, py::handle q, double discount) {
+    const T* from = address<const T>(v);
+    T* to = address<T>(q);
     py::gil_scoped_release release;
     m.action_values(from, to, discount);
 }
 
-std::unique_ptr<Model> chain(Model& m, py::handle action) { return m.chain(address<const int32_t>(action)); }
-
-std::unique_ptr<Model> permuted(Model& m, py::handle order) { return m.permuted(address<const int32_t>(order)); }
-
-std::unique_ptr<Prioritized> heap(Model& m, int bits, py::handle start, py::handle before, double discount,
-                                  double tolerance) {
-    return prioritized(m, bits == 64, address<const int64_t>(start), address<const int32_t>(before), discount,
-                       tolerance);
+template <class T> std::unique_ptr<Model<T>> chain(const Model<T>& m, py::handle action) {
+    return m.chain(address<const int32_t>(action));
 }
 
-std::pair<int64_t, int64_t> run(Prioritized& p, py::handle v, int64_t enough, int64_t most) {
-    void* values = address<void>(v);
+template <class T> std::unique_ptr<Model<T>> permuted(const Model<T>& m, py::handle order) {
+    return m.permuted(address<const int32_t>(order));
+}
+
+template <class T>
+std::unique_ptr<Prioritized<T>> prioritized(const Model<T>& m, py::handle start, py::handle before, double discount,
+                                            double tolerance) {
+    return std::make_unique<Prioritized<T>>(m, address<const int64_t>(start), address<const int32_t>(before), discount,
+                                            tolerance);
+}
+
+template <class T> std::pair<int64_t, int64_t> run(Prioritized<T>& p, py::handle v, int64_t enough, int64_t most) {
+    T* values = address<T>(v);
     py::gil_scoped_release release;
-    return p.run(values, enough, most);
+    const Popped all = p.run(values, enough, most);
+    return {all.states, all.backups};
 }
 
-bool eliminate(Elimination& e, const Model& chain, double discount, py::handle reward, py::handle v, int64_t most) {
-    const void* own = address<const void>(reward);
-    void* values = address<void>(v);
+// reward: None for the chain's own
+template <class T>
+bool eliminate(Elimination& e, const Model<T>& chain, double discount, py::handle reward, py::handle v, int64_t most) {
+    const T* own = address<const T>(reward);
+    T* values = address<T>(v);
     py::gil_scoped_release release;
-    return e.solve(chain.links(), discount, own, values, most);
+    const Links<T> links = chain.links();
+    return e.solve(links, discount, own ? own : links.reward, values, most);
 }
 
-int64_t checks(const Several& each) {
-    size_t most = 0;
-    for (const Found& one : each.found()) most = std::max(most, one.history.size());
-    return int64_t(most);
+template <class T> int64_t checks(const Loops<T>& loops) {
+    size_t largest = 0;
+    for (const Result& one : loops.results()) largest = std::max(largest, one.history.size());
+    return int64_t(largest);
 }
 
-// numbers (models, 5): the two changes, and the bounds without and with rounding; counts (models, 2): steps and reason;
-// history (models, checks), NaN after the end of a model
-void copy_found(const Several& each, py::handle numbers, py::handle counts, py::handle history) {
-    double *to = address<double>(numbers), *table = address<double>(history);
-    int64_t* whole = address<int64_t>(counts);
-    const int64_t most = checks(each);
-    for (const Found& one : each.found()) {
-        *to++ = one.change.low, *to++ = one.change.high;
-        *to++ = one.bounds.low, *to++ = one.bounds.high, *to++ = one.bounds.rounding;
-        *whole++ = one.steps, *whole++ = int64_t(one.reason);
+// The rows of arrays that results are copied to
+struct Numbers {
+    double low, high;                                // the changes
+    double bound_below, bound_above, bound_rounding; // the bounds
+};
+struct Counts {
+    int64_t steps, reason;
+};
+
+// numbers (models, 5), counts (models, 2); history (models, checks), NaN after the end of a model
+template <class T> void copy_results(const Loops<T>& loops, py::handle numbers, py::handle counts, py::handle history) {
+    Numbers* number = address<Numbers>(numbers);
+    Counts* count = address<Counts>(counts);
+    double* table = address<double>(history);
+    const int64_t width = checks(loops);
+    for (const Result& one : loops.results()) {
+        *number++ = {one.change.low, one.change.high, one.bounds.low, one.bounds.high, one.bounds.rounding};
+        *count++ = {one.steps, int64_t(one.reason)};
         std::copy(one.history.begin(), one.history.end(), table);
-        std::fill(table + one.history.size(), table + most, std::numeric_limits<double>::quiet_NaN());
-        table += most;
+        std::fill(table + one.history.size(), table + width, std::numeric_limits<double>::quiet_NaN());
+        table += width;
     }
 }
 
-Judgement judgement_of(const py::tuple& x) {
-    return {x[0].cast<int64_t>(), x[1].cast<double>(), x[2].cast<double>(), x[3].cast<double>()};
-}
-
-// judgement: None, or the members of Judgement
-double left_of(const py::object& judgement, py::handle history, int64_t count, double tol) {
+// judgement: null for the residuals alone
+double left_of(const Judgement* judgement, py::handle history, int64_t count, double atol) {
     const double* residuals = address<const double>(history);
-    if (judgement.is_none()) return steps_left(residuals, count, tol);
-    return steps_left(judgement_of(judgement), residuals, count, tol);
+    return judgement ? steps_left(*judgement, residuals, count, atol) : steps_left(residuals, count, atol);
 }
 
-int64_t judged(const py::tuple& judgement, py::handle history, int64_t count, double tol) {
-    return next_judgement(judgement_of(judgement), address<const double>(history), count, tol);
+int64_t judged(const Judgement& judgement, py::handle history, int64_t count, double atol) {
+    return next_judgement(judgement, address<const double>(history), count, atol);
 }
 
-// vectors: v, w, action and order, each (models, states), order possibly None; numbers (models, 5): the smallest and
-// the largest row sum, the largest reward, its doubt, and the largest |base|; how (models) bytes
-std::unique_ptr<Several> several_of(int bits, const py::list& models, const py::tuple& vectors, py::handle numbers,
-                                    py::handle how, const py::tuple& rule, bool are_small) {
-    Rule all;
-    all.discount = rule[0].cast<double>(), all.tol = rule[1].cast<double>(), all.sup = rule[2].cast<bool>();
-    all.max_steps = rule[3].cast<int64_t>(), all.patience = rule[4].cast<int64_t>();
-    all.policy_sweeps = rule[5].cast<int64_t>(), all.omega = rule[6].cast<double>(), all.exact = rule[7].cast<bool>();
-    all.order = Order(rule[8].cast<int>());
-    const int64_t longest = rule[9].cast<int64_t>();
-    if (!rule[10].is_none()) all.judgement = judgement_of(rule[10]);
-    const double* number = address<const double>(numbers);
-    std::byte *v = address<std::byte>(py::handle(vectors[0])), *w = address<std::byte>(py::handle(vectors[1]));
-    int32_t* action = address<int32_t>(py::handle(vectors[2]));
-    const int32_t* order = address<const int32_t>(py::handle(vectors[3]));
-    const uint8_t* chosen = address<const uint8_t>(how);
-    std::vector<Item> items;
+// A model's row of an array
+struct Extremes {
+    double low, high;           // the smallest and the largest row sum
+    double reward, doubt, base; // the largest reward, its doubt, and the largest |base|
+};
+
+// v, w, action, order: (models, states), order possibly None; extremes (models, 5); kinds (models) bytes
+template <class T>
+std::unique_ptr<Loops<T>> loops_of(const py::list& models, py::handle v, py::handle w, py::handle action,
+                                   py::handle order, py::handle extremes, py::handle kinds, const Options& options) {
+    Vectors<T> x{address<T>(v), address<T>(w), address<int32_t>(action)};
+    const int32_t* own_order = address<const int32_t>(order);
+    const Extremes* own = address<const Extremes>(extremes);
+    const Kind* kind = address<const Kind>(kinds);
+    std::vector<Input<T>> inputs;
     for (py::handle model : models) {
-        Accuracy accuracy(bits == 64, all.discount, number[0], number[1], number[2], longest);
-        accuracy.doubt = number[3], accuracy.base = number[4], number += 5;
-        Item item{model.cast<Model*>(), How(*chosen++), v, w, action, order, accuracy};
-        const int64_t n = item.model->states();
-        v += n * bits / 8, w += n * bits / 8, action += n;
-        if (order) order += n;
-        if (all.order != Order::given || item.how != How::gs) item.order = nullptr;
-        items.push_back(item);
+        Accuracy accuracy(sizeof(T) == sizeof(double), options.discount, own->low, own->high, own->reward,
+                          options.longest);
+        accuracy.doubt = own->doubt;
+        accuracy.base = own->base;
+        const bool is_ordered = options.order == Order::own && *kind == Kind::gs;
+        inputs.push_back({model.cast<const Model<T>*>(), *kind, x, is_ordered ? own_order : nullptr, accuracy});
+        const int64_t n = inputs.back().model->states();
+        x = {x.v + n, x.w + n, x.action + n};
+        if (own_order) own_order += n;
+        ++own;
+        ++kind;
     }
-    return with_float(bits, [&]<class T>() { return several<T>(std::move(items), all, are_small); });
+    return std::make_unique<Loops<T>>(std::move(inputs), options);
+}
+
+py::object loops(const py::list& models, py::handle v, py::handle w, py::handle action, py::handle order,
+                 py::handle extremes, py::handle kinds, const Options& options) {
+    if (py::isinstance<Model<double>>(models[0]))
+        return py::cast(loops_of<double>(models, v, w, action, order, extremes, kinds, options));
+    return py::cast(loops_of<float>(models, v, w, action, order, extremes, kinds, options));
 }
 
 // The bounds on V* from the least and the largest change of a sweep, and the largest |value|
@@ -198,9 +225,12 @@ std::pair<double, double> robust(int bits, int64_t states, const py::tuple& arra
         p.discount = discount;
         RobustBackup<T> b{address<const T>(py::handle(vectors[0])), address<T>(py::handle(vectors[1]))};
         b.action = address<int32_t>(py::handle(vectors[2]));
-        b.set = Set(set), b.radius = address<const double>(py::handle(shape[0]));
-        b.low = address<const T>(py::handle(shape[1])), b.high = address<const T>(py::handle(shape[2]));
-        b.sign = best ? -1 : 1, b.anywhere = anywhere;
+        b.set = Set(set);
+        b.radius = address<const double>(py::handle(shape[0]));
+        b.low = address<const T>(py::handle(shape[1]));
+        b.high = address<const T>(py::handle(shape[2]));
+        b.sign = best ? -1 : 1;
+        b.anywhere = anywhere;
         py::gil_scoped_release release;
         return robust_backup(p, b);
     });
@@ -232,17 +262,54 @@ void project(int64_t n, int64_t k, py::handle p, py::handle x, int64_t m, py::ha
         project_quantile(n, k, mass, at, m, to);
 }
 
+template <class T> void bind_type(py::module_& m, const std::string& bits) {
+    py::class_<Model<T>>(m, ("Model" + bits).c_str())
+        .def("backup", backup<T>)
+        .def("sweep", sweep<T>)
+        .def("action_values", action_values<T>)
+        .def("chain", chain<T>)
+        .def("entries", &Model<T>::entries)
+        .def("permuted", permuted<T>)
+        .def("prioritized", prioritized<T>, py::keep_alive<0, 1>(), py::keep_alive<0, 2>(), py::keep_alive<0, 3>())
+        .def("transposed", &Model<T>::transposed);
+    py::class_<Prioritized<T>>(m, ("Prioritized" + bits).c_str()).def("run", run<T>);
+    py::class_<Loops<T>>(m, ("Loops" + bits).c_str())
+        .def("run", &Loops<T>::run, py::call_guard<py::gil_scoped_release>())
+        .def("checks", checks<T>)
+        .def("copy", copy_results<T>);
+}
+
+void bind_options(py::module_& m) {
+    py::class_<Judgement>(m, "Judgement")
+        .def(py::init<int64_t, double, double, double>(), "first"_a, "overhead"_a, "needed"_a, "rate"_a)
+        .def_readwrite("first", &Judgement::first)
+        .def_readwrite("overhead", &Judgement::overhead)
+        .def_readwrite("needed", &Judgement::needed)
+        .def_readwrite("rate", &Judgement::rate);
+    py::class_<Options>(m, "Options")
+        .def(py::init<>())
+        .def_readwrite("discount", &Options::discount)
+        .def_readwrite("atol", &Options::atol)
+        .def_readwrite("sup", &Options::sup)
+        .def_readwrite("max_steps", &Options::max_steps)
+        .def_readwrite("patience", &Options::patience)
+        .def_readwrite("policy_sweeps", &Options::policy_sweeps)
+        .def_readwrite("omega", &Options::omega)
+        .def_readwrite("exact", &Options::exact)
+        .def_property(
+            "order", [](const Options& o) { return int(o.order); },
+            [](Options& o, int order) { o.order = Order(order); })
+        .def_readwrite("longest", &Options::longest)
+        .def_readwrite("is_many", &Options::is_many)
+        .def_readwrite("judgement", &Options::judgement);
+}
+
 } // namespace
 
 void bind(py::module_& m) {
-    py::class_<Model>(m, "Model")
-        .def("backup", backup)
-        .def("sweep", sweep)
-        .def("action_values", action_values)
-        .def("chain", chain)
-        .def("entries", &Model::entries)
-        .def("permuted", permuted)
-        .def("transposed", &Model::transposed);
+    bind_type<float>(m, "32");
+    bind_type<double>(m, "64");
+    bind_options(m);
     py::class_<Accuracy>(m, "Accuracy")
         .def(py::init<bool, double, double, double, double, int64_t>())
         .def_readwrite("inexact", &Accuracy::inexact)
@@ -252,18 +319,13 @@ void bind(py::module_& m) {
         .def("symmetric", &Accuracy::symmetric)
         .def("sweep_error", &Accuracy::sweep_error)
         .def("reachable", &Accuracy::reachable);
-    py::class_<Prioritized>(m, "Prioritized").def("run", run);
     py::class_<Elimination>(m, "Elimination")
-        .def(py::init([] { return elimination(); }))
-        .def("solve", eliminate)
+        .def(py::init<>())
+        .def("solve", eliminate<float>)
+        .def("solve", eliminate<double>)
         .def("operations", &Elimination::operations);
-    py::class_<Several>(m, "Several")
-        .def("run", &Several::run, py::call_guard<py::gil_scoped_release>())
-        .def("checks", checks)
-        .def("copy", copy_found);
-    m.def("model", model);
-    m.def("several", several_of);
-    m.def("prioritized", heap, py::keep_alive<0, 1>());
+    m.def("model", model, py::keep_alive<0, 3>());
+    m.def("loops", loops);
     m.def("check", check);
     m.def("corrections", correct);
     m.def("is_rounding", is_rounding);

@@ -48,4 +48,11 @@ private:
 // Whether only rounding errors remain of a width, after `since` steps without a smaller one
 bool is_rounding(double width, double floor, int64_t since);
 
+// The rewards of corrections to given values: V* = base + E*, where E* are the optimal values of the same process with
+// the rewards r + discount P base - base(s). Writes these rewards, computed with about twice the precision of double,
+// and -most in place of smaller ones; returns a bound on the error of the others. base (states) is 0 in terminal
+// states. For |E*| <= most / 4, rows with smaller rewards are never the best of their states, so that E* stays the
+// same.
+template <class T> double corrections(const Process<T>&, const double* base, T most, T* reward);
+
 } // namespace fastiter::mdp

@@ -1,5 +1,6 @@
-#include "mdp/corrections.hpp"
+// The rewards of corrections, with about twice the precision of double.
 #include "core/launch.hpp"
+#include "mdp/bounds.hpp"
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -18,11 +19,13 @@ struct Pair {
 
     void add(double x) {
         const double sum = high + x, share = sum - high;
-        low += (high - (sum - share)) + (x - share), high = sum;
+        low += (high - (sum - share)) + (x - share);
+        high = sum;
     }
     void add_product(double a, double b) {
         const double product = a * b;
-        add(product), low += std::fma(a, b, -product);
+        add(product);
+        low += std::fma(a, b, -product);
     }
 };
 
@@ -35,7 +38,8 @@ template <class T> Correction correction(const Process<T>& p, const double* base
     double size = 0;
     for (int64_t e = p.entry[j]; e < p.entry[j + 1]; ++e) {
         const double weight = double(p.weight[e]), value = base[p.next[e]];
-        sum.add_product(weight, value), size += weight * std::abs(value);
+        sum.add_product(weight, value);
+        size += weight * std::abs(value);
     }
     const double reward = double(p.reward[j]), count = double(p.entry[j + 1] - p.entry[j]) + 4;
     size = p.discount * size + std::abs(base[s]) + std::abs(reward);

@@ -54,10 +54,10 @@ struct Row {
 
 template <class T> class Reduction {
 public:
-    Reduction(const Links& chain, double discount, const T* reward, const std::vector<int32_t>& order)
-        : chain_(chain), weight_(static_cast<const T*>(chain.weight)), reward_(reward), discount_(discount),
-          order_(order), place_(size_t(chain.states), -1), rows_(order.size()),
-          work_(order.size() / kWidth + 1, Block8{}), mask_(work_.size() / kWord + 1) {
+    Reduction(const Links<T>& chain, double discount, const T* reward, const std::vector<int32_t>& order)
+        : chain_(chain), weight_(chain.weight), reward_(reward), discount_(discount), order_(order),
+          place_(size_t(chain.states), -1), rows_(order.size()), work_(order.size() / kWidth + 1, Block8{}),
+          mask_(work_.size() / kWord + 1) {
         for (size_t i = 0; i < order.size(); ++i) place_[size_t(order[i])] = int32_t(i);
     }
 
@@ -101,12 +101,16 @@ private:
             const double weight = double(weight_[e]);
             leak.take(weight, discount_);
             const int32_t j = place_[size_t(chain_.next[e])];
-            if (j < 0) ended += discount_ * weight, reward += discount_ * weight * double(reward_[chain_.next[e]]);
+            if (j < 0) {
+                ended += discount_ * weight;
+                reward += discount_ * weight * double(reward_[chain_.next[e]]);
+            }
             if (j < 0 || j == i || weight == 0) continue;
             const int64_t block = j / kWidth;
             work_[size_t(block)].x[j % kWidth] += discount_ * weight;
             mark(block);
-            low_ = std::min(low_, block), high_ = std::max(high_, block);
+            low_ = std::min(low_, block);
+            high_ = std::max(high_, block);
         }
         rows_[size_t(i)].leak = leak.value() + ended;
         rows_[size_t(i)].reward = reward;
@@ -137,7 +141,8 @@ private:
                 const Row& from = rows_[size_t(kWidth * block + k)];
                 const double factor = own.x[k] / from.diagonal;
                 own.x[k] = 0;
-                row.leak += factor * from.leak, row.reward += factor * from.reward;
+                row.leak += factor * from.leak;
+                row.reward += factor * from.reward;
                 for (size_t b = from.begin; b < from.end; ++b) {
                     const int64_t column = columns_[b];
                     add(work_[size_t(column)], factor, values_[b]);
@@ -162,18 +167,20 @@ private:
             for (int64_t k = 0; k < kWidth; ++k) part += own.x[k];
             if (part == 0) return true;
             sum += part;
-            columns_.push_back(int32_t(block)), values_.push_back(own);
+            columns_.push_back(int32_t(block));
+            values_.push_back(own);
             own = Block8{};
             return true;
         });
-        row.end = columns_.size(), row.diagonal = sum;
+        row.end = columns_.size();
+        row.diagonal = sum;
         if (low_ <= high_)
             std::memset(&mask_[size_t(low_ / kWord)], 0, size_t(high_ / kWord - low_ / kWord + 1) * sizeof(uint64_t));
         high_ = -1;
         return row.leak >= 0 && sum > 0;
     }
 
-    const Links& chain_;
+    const Links<T>& chain_;
     const T *weight_, *reward_;
     double discount_;
     const std::vector<int32_t>& order_;
@@ -187,9 +194,9 @@ private:
 };
 
 // Nothing after a request to stop
-template <class T> std::optional<Graph> graph_of(const Links& chain, const Team& team) {
+template <class T> std::optional<Graph> graph_of(const Links<T>& chain, const Team& team) {
     const int64_t n = chain.states;
-    const T* weight = static_cast<const T*>(chain.weight);
+    const T* weight = chain.weight;
     std::vector<int64_t> start(size_t(n + 1), 0);
     auto for_pairs = [&](auto f) {
         for (int64_t s = 0; s < n; ++s) {
@@ -199,12 +206,16 @@ template <class T> std::optional<Graph> graph_of(const Links& chain, const Team&
         }
         return true;
     };
-    bool is_done = for_pairs([&](int64_t s, int64_t to) { ++start[size_t(s + 1)], ++start[size_t(to + 1)]; });
+    bool is_done = for_pairs([&](int64_t s, int64_t to) {
+        ++start[size_t(s + 1)];
+        ++start[size_t(to + 1)];
+    });
     for (int64_t s = 0; s < n; ++s) start[size_t(s + 1)] += start[size_t(s)];
     std::vector<int32_t> all(static_cast<size_t>(start.back())), last(static_cast<size_t>(n), -1);
     std::vector<int64_t> at(start.begin(), start.end() - 1);
     is_done = is_done && for_pairs([&](int64_t s, int64_t to) {
-                  all[size_t(at[size_t(s)]++)] = int32_t(to), all[size_t(at[size_t(to)]++)] = int32_t(s);
+                  all[size_t(at[size_t(s)]++)] = int32_t(to);
+                  all[size_t(at[size_t(to)]++)] = int32_t(s);
               });
     if (!is_done) return std::nullopt;
     Graph graph{std::vector<int64_t>(size_t(n + 1), 0), std::move(all)};
@@ -221,70 +232,57 @@ template <class T> std::optional<Graph> graph_of(const Links& chain, const Team&
     return graph;
 }
 
-class EliminationOf : public Elimination {
-public:
-    bool solve(const Links& chain, double discount, const void* reward, void* v, int64_t most) override {
-        bool found = false;
-        launch(
-            [&](Team team) {
-                if (chain.is_double)
-                    found = solve_as<double>(chain, discount, reward, v, most, team);
-                else
-                    found = solve_as<float>(chain, discount, reward, v, most, team);
-            },
-            [](int) { return 1; }, Stops::on_request);
-        return found;
-    }
-
-private:
-    template <class T>
-    bool solve_as(const Links& chain, double discount, const void* reward, void* v, int64_t most, const Team& team) {
-        if (most <= hopeless_) return false;
-        const T* rewards = static_cast<const T*>(reward ? reward : chain.reward);
-        auto is_solved_within = [&](int64_t limit) {
-            Budget budget{limit, 0};
-            Reduction<T> reduction(chain, discount, rewards, order_);
-            const bool is_reduced = reduction.run(budget, team);
-            operations_ += budget.used;
-            if (is_reduced) reduction.substitute(static_cast<T*>(v));
-            return is_reduced;
-        };
-        if (fits(chain) && is_solved_within(std::min(most, kLoss * first_))) return true;
-        const int64_t before = operations_;
-        Budget budget{most, kPerEntry * chain.entry[chain.states]};
-        first_ = 0;
-        auto has_failed = [&] {
-            hopeless_ = has_to_stop(team, 0) ? 0 : most;
-            return false;
-        };
-        if (budget.is_spent()) return has_failed();
-        std::optional<Graph> graph = graph_of<T>(chain, team);
-        if (!graph) return has_failed();
-        is_included_.resize(size_t(chain.states));
-        for (int64_t s = 0; s < chain.states; ++s) is_included_[size_t(s)] = chain.entry[s + 1] > chain.entry[s];
-        order_ = elimination_order(std::move(*graph), is_included_, budget, team);
-        operations_ += budget.used;
-        if (has_to_stop(team, 0) || budget.is_spent() || !is_solved_within(most)) return has_failed();
-        first_ = operations_ - before - budget.used, hopeless_ = 0;
-        return true;
-    }
-
-    // Whether the kept order has the states of the chain that have successors.
-    bool fits(const Links& chain) const {
-        if (first_ == 0 || int64_t(is_included_.size()) != chain.states) return false;
-        for (int64_t s = 0; s < chain.states; ++s)
-            if (is_included_[size_t(s)] != (chain.entry[s + 1] > chain.entry[s])) return false;
-        return true;
-    }
-
-    std::vector<int32_t> order_;
-    std::vector<uint8_t> is_included_;
-    int64_t hopeless_ = 0; // a number of operations that was not enough for the last order
-    int64_t first_ = 0;    // operations of the first elimination in this order; 0: there is no order
-};
-
 } // namespace
 
-std::unique_ptr<Elimination> elimination() { return std::make_unique<EliminationOf>(); }
+template <class T>
+bool Elimination::solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t most) {
+    bool is_solved = false;
+    launch([&](Team team) { is_solved = solve(chain, discount, reward, v, most, team); }, [](int) { return 1; },
+           Stops::on_request);
+    return is_solved;
+}
+
+template <class T>
+bool Elimination::solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t most, const Team& team) {
+    if (most <= hopeless_) return false;
+    auto is_solved_within = [&](int64_t limit) {
+        Budget budget{limit, 0};
+        Reduction<T> reduction(chain, discount, reward, order_);
+        const bool is_reduced = reduction.run(budget, team);
+        operations_ += budget.used;
+        if (is_reduced) reduction.substitute(v);
+        return is_reduced;
+    };
+    if (fits(chain) && is_solved_within(std::min(most, kLoss * first_))) return true;
+    const int64_t before = operations_;
+    Budget budget{most, kPerEntry * chain.entry[chain.states]};
+    first_ = 0;
+    auto has_failed = [&] {
+        hopeless_ = has_to_stop(team, 0) ? 0 : most;
+        return false;
+    };
+    if (budget.is_spent()) return has_failed();
+    std::optional<Graph> graph = graph_of(chain, team);
+    if (!graph) return has_failed();
+    is_included_.resize(size_t(chain.states));
+    for (int64_t s = 0; s < chain.states; ++s) is_included_[size_t(s)] = chain.entry[s + 1] > chain.entry[s];
+    order_ = elimination_order(std::move(*graph), is_included_, budget, team);
+    operations_ += budget.used;
+    if (has_to_stop(team, 0) || budget.is_spent() || !is_solved_within(most)) return has_failed();
+    first_ = operations_ - before - budget.used;
+    hopeless_ = 0;
+    return true;
+}
+
+// Whether the kept order has the states of the chain that have successors.
+template <class T> bool Elimination::fits(const Links<T>& chain) const {
+    if (first_ == 0 || int64_t(is_included_.size()) != chain.states) return false;
+    for (int64_t s = 0; s < chain.states; ++s)
+        if (is_included_[size_t(s)] != (chain.entry[s + 1] > chain.entry[s])) return false;
+    return true;
+}
+
+template bool Elimination::solve(const Links<float>&, double, const float*, float*, int64_t);
+template bool Elimination::solve(const Links<double>&, double, const double*, double*, int64_t);
 
 } // namespace fastiter::mdp

@@ -2,18 +2,16 @@
 #pragma once
 #include "core/cpu/team.hpp"
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 namespace fastiter::mdp {
 
 // The arrays of a chain, borrowed: state s has the entries entry[s] .. entry[s + 1], none if it has no successor.
-struct Links {
+template <class T> struct Links {
     int64_t states = 0;
     const int64_t* entry = nullptr;
     const int32_t* next = nullptr;
-    const void *weight = nullptr, *reward = nullptr; // double if is_double, else float
-    bool is_double = true;
+    const T *weight = nullptr, *reward = nullptr;
 };
 
 constexpr int64_t kPerBlock = 4; // operations of reducing eight columns of a row by those of another row
@@ -38,16 +36,22 @@ std::vector<int32_t> elimination_order(Graph graph, const std::vector<uint8_t>& 
 // Solves (1 - discount P) v = r.
 class Elimination {
 public:
-    virtual ~Elimination() = default;
-    // Sets v (states), and returns true; or returns false if this would take more than `most` operations. reward null:
-    // the chain's own. The order of elimination is kept for the next chain, as long as it suits it about as well.
-    virtual bool solve(const Links& chain, double discount, const void* reward, void* v, int64_t most) = 0;
+    // Sets v (states), and returns true; or returns false if this would take more than `most` operations. The order of
+    // elimination is kept for the next chain, as long as it suits it about as well.
+    template <class T> bool solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t most);
     // Operations, about a nanosecond each, of all calls
     int64_t operations() const { return operations_; }
 
-protected:
+private:
+    template <class T>
+    bool solve(const Links<T>& chain, double discount, const T* reward, T* v, int64_t most, const Team& team);
+    template <class T> bool fits(const Links<T>& chain) const;
+
     int64_t operations_ = 0;
+    std::vector<int32_t> order_;
+    std::vector<uint8_t> is_included_;
+    int64_t hopeless_ = 0; // a number of operations that was not enough for the last order
+    int64_t first_ = 0;    // operations of the first elimination in this order; 0: there is no order
 };
-std::unique_ptr<Elimination> elimination();
 
 } // namespace fastiter::mdp

@@ -143,7 +143,8 @@ private:
                 continue;
             }
             // Its neighbours are those of p: it is eliminated with p.
-            joined_[size_t(tail)] = i, tail = i;
+            joined_[size_t(tail)] = i;
+            tail = i;
             is_in_[size_t(i)] = 0;
             --remaining_;
             budget_.ahead += cost(size);

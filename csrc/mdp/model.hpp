@@ -4,47 +4,87 @@
 #include "mdp/cpu/kernels.hpp"
 #include "mdp/elimination.hpp"
 #include <memory>
+#include <queue>
+#include <utility>
+#include <vector>
 
 namespace fastiter::mdp {
 
-class Model {
-public:
-    virtual ~Model() = default;
-    // Applies v <- T v `count` times, alternating between the buffers v and w; the result is in w if count is odd, else
-    // in v. Returns the changes of the last application. action (states) receives its actions. reward null: the
-    // process's own rewards.
-    virtual Span backup(void* v, void* w, int32_t* action, int64_t count, double discount, const void* reward) = 0;
-    // The same on the calling thread only, with the process's own rewards
-    virtual Span alone(void* v, void* w, int32_t* action, int64_t count, double discount) = 0;
-    virtual double sweep(void* v, const int32_t* order, int64_t count, double discount, double omega, bool exact) = 0;
-    virtual void backups(const void* v, const int32_t* states, int64_t count, double discount, double* w) = 0;
-    virtual void action_values(const void* v, void* q, double discount) = 0;
-    // The Markov chain of a policy, action (states): one row for each state, empty where the action is -1
-    virtual std::unique_ptr<Model> chain(const int32_t* action) = 0;
-    // A copy whose state t is state order[t]
-    virtual std::unique_ptr<Model> permuted(const int32_t* order) = 0;
-    // The transpose of a chain, with rewards of 0
-    virtual std::unique_ptr<Model> transposed() = 0;
-    // The arrays of a chain
-    virtual Links links() const = 0;
-    virtual int64_t states() const = 0;
-    virtual int64_t entries() const = 0;
+// The arrays of a model that owns them
+template <class T> struct Arrays {
+    Block<int64_t> row, entry;
+    Block<int32_t> next;
+    Block<T> weight, reward;
 };
 
-// Borrows the arrays of the process.
-template <class T> std::unique_ptr<Model> model_of(const Process<T>& process);
+// The vectors of repeated backups, (states): action receives those of the last one; null: not needed
+template <class T> struct Vectors {
+    T* v = nullptr;
+    T* w = nullptr;
+    int32_t* action = nullptr;
+};
+
+template <class T> class Model {
+public:
+    // Borrows the arrays of the process, except for its own.
+    explicit Model(const Process<T>&, Arrays<T> own = {});
+
+    // Applies v <- T v `count` times, alternating between the buffers v and w; the result is in w if count is odd, else
+    // in v. Returns the changes of the last application. reward null: the process's own rewards.
+    Span backup(Vectors<T>, int64_t count, double discount, const T* reward = nullptr) const;
+    // The same on the calling thread only
+    Span backup_alone(Vectors<T>, int64_t count, double discount) const;
+    double sweep(T* v, const int32_t* order, int64_t count, double discount, double omega, bool exact) const;
+    // w[i] = the backup of states[i]
+    void backups(const T* v, const int32_t* states, int64_t count, double discount, double* w) const;
+    void action_values(const T* v, T* q, double discount) const;
+    // The Markov chain of a policy, action (states): one row for each state, empty where the action is -1
+    std::unique_ptr<Model> chain(const int32_t* action) const;
+    // A copy whose state t is state order[t]
+    std::unique_ptr<Model> permuted(const int32_t* order) const;
+    // The transpose of a chain, with rewards of 0
+    std::unique_ptr<Model> transposed() const;
+    // The arrays of a chain
+    Links<T> links() const { return {p_.states, p_.entry, p_.next, p_.weight, p_.reward}; }
+    int64_t states() const { return p_.states; }
+    int64_t entries() const { return p_.entry[rows()]; }
+
+private:
+    int64_t rows() const { return p_.row ? p_.row[p_.states] : p_.states; }
+    Process<T> with(double discount, const T* reward = nullptr) const;
+    std::unique_ptr<Model> owning(Arrays<T> own, const int64_t* row = nullptr) const;
+    int64_t bound(int part, int parts) const;
+
+    Process<T> p_;
+    Arrays<T> own_;
+};
+
+// What a call of prioritized sweeping has done
+struct Popped {
+    int64_t states = 0, backups = 0;
+};
 
 // Prioritized sweeping, in instalments: a heap of the states by |T v - v|, largest first.
-class Prioritized {
+template <class T> class Prioritized {
 public:
-    virtual ~Prioritized() = default;
+    // start (states + 1), before: the predecessors of each state, concatenated
+    Prioritized(const Model<T>&, const int64_t* start, const int32_t* before, double discount, double tolerance);
+
     // Pops states from the heap until at least `enough` backups, of these states and their predecessors, have been
-    // made, but never more than `most`. Returns the numbers of states and of backups. With fewer than `enough` backups,
-    // the heap is empty and |T v - v| <= tolerance in all states, unless the next state would have exceeded `most`.
-    virtual std::pair<int64_t, int64_t> run(void* v, int64_t enough, int64_t most) = 0;
+    // made, but never more than `most`. With fewer than `enough` backups, the heap is empty and |T v - v| <= tolerance
+    // in all states, unless the next state would have exceeded `most`.
+    Popped run(T* v, int64_t enough, int64_t most);
+
+private:
+    void begin(const T* v);
+    void update(const T* v, int32_t s, double target);
+
+    const Model<T>& model_;
+    const int64_t* start_;
+    const int32_t* before_;
+    double discount_, tolerance_;
+    std::vector<double> target_, priority_;
+    std::priority_queue<std::pair<double, int32_t>> heap_;
 };
-// start (states + 1), before: the predecessors of each state, concatenated
-std::unique_ptr<Prioritized> prioritized(Model&, bool is_double, const int64_t* start, const int32_t* before,
-                                         double discount, double tolerance);
 
 } // namespace fastiter::mdp

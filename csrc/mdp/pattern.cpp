@@ -22,7 +22,9 @@ class ExactSum {
 public:
     void add(double x) {
         const double sum = sum_ + x, share = sum - sum_, error = (sum_ - (sum - share)) + (x - share);
-        sum_ = sum, error_ += error, size_ += std::abs(error);
+        sum_ = sum;
+        error_ += error;
+        size_ += std::abs(error);
     }
     double nearest() const { return sum_ + error_; }
     double below() const { return size_ == 0 ? sum_ : std::nextafter(sum_ + error_, 0.0); }

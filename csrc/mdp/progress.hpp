@@ -7,7 +7,7 @@ namespace fastiter::mdp {
 // Returns how many more steps of the same kind are needed, judged by the later half of the residuals so far; infinity
 // if they do not fall. They fall either by the same factor in each step or, while changes spread from state to state, by
 // the same amount; in that case as many steps again are added for the end.
-double steps_left(const double* history, int64_t count, double tol);
+double steps_left(const double* history, int64_t count, double atol);
 
 // When steps are judged, and left to other methods
 struct Judgement {
@@ -18,9 +18,9 @@ struct Judgement {
 };
 
 // Returns the number of steps after which to judge again, 0 to leave.
-int64_t next_judgement(const Judgement&, const double* history, int64_t count, double tol);
+int64_t next_judgement(const Judgement&, const double* history, int64_t count, double atol);
 
 // The smaller of `steps_left` and the number of steps that the least decrease takes
-double steps_left(const Judgement&, const double* history, int64_t count, double tol);
+double steps_left(const Judgement&, const double* history, int64_t count, double atol);
 
 } // namespace fastiter::mdp

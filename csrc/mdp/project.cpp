@@ -54,7 +54,10 @@ void project_quantile(int64_t n, int64_t k, const double* p, const double* x, in
             while (wanted > 0 && at < order.size()) {
                 const double now = std::min(left, wanted);
                 if (now > 0) top = x[order[at]];
-                sum += now * x[order[at]], taken += now, wanted -= now, left -= now;
+                sum += now * x[order[at]];
+                taken += now;
+                wanted -= now;
+                left -= now;
                 if (left <= 0 && ++at < order.size()) left = p[order[at]];
             }
             out[i * m + part] = taken > 0 ? sum / taken : top;

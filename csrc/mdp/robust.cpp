@@ -63,7 +63,8 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
         for (const Outcome& o : outcomes) {
             const double share = o.weight / all, away = o.value - least;
             const double term = is_small ? std::expm1(-x * away) : std::exp(-x * away);
-            sum += share * term, first += share * (is_small ? 1 + term : term) * away;
+            sum += share * term;
+            first += share * (is_small ? 1 + term : term) * away;
         }
         log_z = is_small ? std::log1p(sum) : std::log(sum);
         return -x * first / (is_small ? 1 + sum : sum) - log_z;
@@ -86,13 +87,17 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
 double worst_chi2(std::vector<Outcome>& outcomes, double radius) {
     const double all = mass(outcomes), origin = outcomes.front().value;
     double above = 0;
-    for (size_t k = outcomes.size(); k-- > 0;) outcomes[k].low = above, above += outcomes[k].weight / all;
+    for (size_t k = outcomes.size(); k-- > 0;) {
+        outcomes[k].low = above;
+        above += outcomes[k].weight / all;
+    }
     double below = 0, inner = 0, squares = 0;
     for (size_t k = 0; k < outcomes.size(); ++k) {
         const double p = outcomes[k].weight / all, x = outcomes[k].value - origin, step = x - inner, before = below;
         below += p;
         if (below == 0) continue;
-        inner += p / below * step, squares += p * (before / below) * step * step;
+        inner += p / below * step;
+        squares += p * (before / below) * step * step;
         const bool last = k + 1 == outcomes.size();
         const double rest = outcomes[k].low, curve = radius * below - rest;
         const double next = last ? x : outcomes[k + 1].value - origin;
@@ -171,7 +176,10 @@ void fill(Curve& curve, const std::vector<Outcome>& outcomes, double reward, dou
 // The smallest u that all actions can reach with the budget they share
 double shared_value(const std::vector<Curve>& curves, double radius) {
     double low = -kInfinity, high = -kInfinity;
-    for (const Curve& c : curves) low = std::max(low, c.value.back()), high = std::max(high, c.value.front());
+    for (const Curve& c : curves) {
+        low = std::max(low, c.value.back());
+        high = std::max(high, c.value.front());
+    }
     for (int k = 0; k < 200 && high - low > 1e-16 * std::max(std::abs(low), std::abs(high)); ++k) {
         const double middle = low + (high - low) / 2;
         double sum = 0;
@@ -196,7 +204,8 @@ void fill_mixture(const std::vector<Curve>& curves, double u, double* mixture) {
     }
     for (size_t a = 0; a < curves.size(); ++a) {
         const bool pays = curves[a].value.front() > u && curves[a].value.back() <= u;
-        mixture[a] = pays ? 1 / curves[a].slope(u) : 0, total += mixture[a];
+        mixture[a] = pays ? 1 / curves[a].slope(u) : 0;
+        total += mixture[a];
         if (curves[a].value.front() > curves[best].value.front()) best = a;
     }
     if (total == 0) mixture[best] = total = 1;
@@ -236,7 +245,10 @@ template <class T> Span robust_backup(const Process<T>& p, const RobustBackup<T>
             for (int64_t j = begin; j < end; ++j) {
                 gather(p, b, j, outcomes);
                 const double q = double(p.reward[j]) + p.discount * b.sign * worst(b.set, outcomes, b.radius[j], least);
-                if (q > best) best = q, action = int32_t(j - begin);
+                if (q > best) {
+                    best = q;
+                    action = int32_t(j - begin);
+                }
             }
             b.w[s] = T(best);
             if (b.action) b.action[s] = action;

@@ -8,10 +8,10 @@ from __future__ import annotations
 from ._public import publish
 from .fixedpoint._inclusion.halpern_vr import halpern_vr
 from .fixedpoint._problems.transport import TransportSweep, transport_sweep
-from .mdp._iwocs import RobustPolicy, iwocs
-from .mdp._latent import LatentMDP, alpha_vectors, belief_tree
-from .mdp._linear_mixture import LinearMixture
-from .mdp._optimism import LOOP
+from .mdp._experimental.iwocs import RobustPolicy, iwocs
+from .mdp._experimental.latent import LatentMDP, alpha_vectors, belief_tree
+from .mdp._experimental.linear_mixture import LinearMixture
+from .mdp._experimental.optimism import LOOP
 
 __all__ = [
     "LOOP",

@@ -54,7 +54,7 @@ def delta_scan():
 def robust_of(kind, states):
     problem = fastiter.mdp.examples.garnet(states, 4, 12, 0.9)
     start = np.random.default_rng(0).random(states)
-    return lambda: fastiter.mdp.robust(problem, kind, 0.1, value0=start, tol=1e-300, max_steps=2)
+    return lambda: fastiter.mdp.robust(problem, kind, 0.1, value0=start, atol=1e-300, max_steps=2)
 
 def robust_kl():
     return robust_of("kl", 100_000)

@@ -15,7 +15,7 @@ from tests.core import walks
 LIMITS = {
     "fastiter.lstm": (16, 5, 10),
     "quant.quantize": (12, 7, 8),
-    "MDP.solve": (46, 11, 40),
+    "MDP.solve": (28, 11, 16),
     "fixed_point, one step": (40, 9, 41),
     "relax.sor, one step": (57, 13, 44),
     "relax.compat.gauss_seidel": (23, 9, 18),

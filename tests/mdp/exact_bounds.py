@@ -212,7 +212,7 @@ def _options(
     tol = 1e-6 * (max(size, 1e-300) if rng.random() < 0.5 else 1.0)
     options = {
         "method": method,
-        "tol": tol,
+        "atol": tol,
         "stop": str(rng.choice(["span", "sup"])),
         "max_steps": int(rng.choice([1, 3, STEPS[method]], p=[0.05, 0.05, 0.9])),
         "value0": value0,
@@ -231,7 +231,7 @@ def check(problem: Problem, batch: bool) -> tuple[list[str], Any]:
         try:
             if not batch:
                 found = process.solve(**options)
-                return faults(process, found, options["tol"], value), found
+                return faults(process, found, options["atol"], value), found
             several = MDPBatch(process, R=np.stack([process.rewards, process.rewards / 2]))
             found = several.solve(**options)
         except ValueError as error:
@@ -241,7 +241,7 @@ def check(problem: Problem, batch: bool) -> tuple[list[str], Any]:
     wrong = []
     for m, each in enumerate((value, exact(several[1]))):
         one = fastiter.mdp._result.alone(found, m)
-        wrong += faults(several[m], one, options["tol"], each)
+        wrong += faults(several[m], one, options["atol"], each)
     return sorted(set(wrong)), one
 
 

@@ -40,12 +40,12 @@ NOT_CALLED = {
     *(f"fastiter.fixedpoint.monotone.{name}" for name in ("InclusionSolution",)),
     *(f"fastiter.fixedpoint.{name}" for name in ("FixedPointSolution", "SinkhornSolution")),
     *(f"fastiter.mdp.{name}" for name in ("AverageSolution", "FiniteHorizon")),
-    *(f"fastiter.mdp.{name}" for name in ("MDPProgress", "MDPSolution")),
+    "fastiter.mdp.MDPSolution",
     *(f"fastiter.experimental.{name}" for name in ("RobustPolicy", "TransportSweep")),
     *(f"fastiter.mdp.distributional.{name}" for name in ("StockValues", "TailValues")),
     *(f"fastiter.mdp.compat.error.{name}" for name in ("Error", "InvalidError", "NonNegativeError")),
     *(f"fastiter.mdp.compat.error.{name}" for name in ("SquareError", "StochasticError")),
-    # with arguments of other packages' kinds, in tests/mdp/test_compat.py and tests/mdp/test_compat_quantecon.py
+    # with arguments of other packages' kinds, in tests/mdp/compat
     *(f"fastiter.mdp.compat.util.{name}" for name in ("check", "checkSquareStochastic", "getSpan")),
     *(f"fastiter.mdp.compat.util.{name}" for name in ("isNonNegative", "isSquare", "isStochastic")),
     *(f"fastiter.mdp.compat.quantecon.{name}" for name in ("ControlledChain", "DPSolveResult", "DiscreteDP")),

@@ -113,9 +113,10 @@ class Limits(NamedTuple):
     #: The number of steps between two checks, for the solvers with such an argument
     check_every: int = 1
 
-    def checked(self, function: str, dtype: object = None, *, smallest_max: int = 0) -> Limits:
+    def checked(self, function: str, dtype: object = None, *, smallest_max: int = 0, zero: bool = True) -> Limits:
         """Return the limits as numbers; refuse other types and values, and a max_steps below ``smallest_max``.
 
+        ``zero``: whether atol may be 0.
         Without rtol, it becomes that of the dtype, if one is passed.
         """
         if self.callback is not None and not callable(self.callback):
@@ -124,7 +125,7 @@ class Limits(NamedTuple):
         rtol = None if self.rtol is None else positive(function, "rtol", self.rtol)
         return Limits(
             default_rtol(dtype) if rtol is None and dtype is not None else rtol,
-            positive(function, "atol", self.atol),
+            positive(function, "atol", self.atol, zero=zero),
             count(function, "max_steps", self.max_steps, smallest_max),
             self.callback,
             self.throw,

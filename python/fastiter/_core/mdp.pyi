@@ -4,8 +4,31 @@ from . import Address
 
 #: row, entry, next, weight, reward
 Arrays = tuple[Address, Address, Address, Address, Address]
-#: The number of steps after which progress is judged, their overhead, the multiple that may be left, the least rate
-Judgement = tuple[int, float, float, float]
+
+class Judgement:
+    """When steps are judged, their overhead in steps, the multiple that may be left, and the least rate."""
+
+    first: int
+    overhead: float
+    needed: float
+    rate: float
+    def __init__(self, first: int, overhead: float, needed: float, rate: float) -> None: ...
+
+class Options:
+    """Those of a solve, the same for all models."""
+
+    discount: float
+    atol: float
+    sup: bool
+    max_steps: int
+    patience: int
+    policy_sweeps: int
+    omega: float
+    exact: bool
+    order: int
+    longest: int
+    is_many: bool
+    judgement: Judgement
 
 class Model:
     def backup(
@@ -16,6 +39,7 @@ class Model:
     def chain(self, action: Address, /) -> Model: ...
     def entries(self) -> int: ...
     def permuted(self, order: Address, /) -> Model: ...
+    def prioritized(self, start: Address, before: Address, discount: float, tolerance: float, /) -> Prioritized: ...
     def transposed(self) -> Model: ...
 
 class Accuracy:
@@ -37,28 +61,26 @@ class Elimination:
     def solve(self, chain: Model, discount: float, reward: Address | None, v: Address, most: int, /) -> bool: ...
     def operations(self) -> int: ...
 
-class Several:
+class Loops:
     def run(self) -> bool: ...
     def checks(self) -> int: ...
     def copy(self, numbers: Address, counts: Address, history: Address, /) -> None: ...
 
-def several(
-    bits: int,
+def loops(
     models: list[Model],
-    vectors: tuple[Address, Address, Address, Address | None],
-    numbers: Address,
-    how: Address,
-    rule: tuple[float, float, bool, int, int, int, float, bool, int, int, Judgement | None],
-    are_small: bool,
+    v: Address,
+    w: Address,
+    action: Address,
+    order: Address | None,
+    extremes: Address,
+    kinds: Address,
+    options: Options,
     /,
-) -> Several: ...
+) -> Loops: ...
 def model(bits: int, states: int, arrays: Arrays, /) -> Model: ...
-def prioritized(
-    model: Model, bits: int, start: Address, before: Address, discount: float, tolerance: float, /
-) -> Prioritized: ...
 def is_rounding(width: float, floor: float, since: int, /) -> bool: ...
-def steps_left(judgement: Judgement | None, history: Address, count: int, tol: float, /) -> float: ...
-def next_judgement(judgement: Judgement, history: Address, count: int, tol: float, /) -> int: ...
+def steps_left(judgement: Judgement | None, history: Address, count: int, atol: float, /) -> float: ...
+def next_judgement(judgement: Judgement, history: Address, count: int, atol: float, /) -> int: ...
 def is_banded(bits: int, states: int, arrays: Arrays, width: int, /) -> bool: ...
 def corrections(
     bits: int, states: int, arrays: Arrays, discount: float, base: Address, most: float, reward: Address, /

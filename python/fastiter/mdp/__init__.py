@@ -8,7 +8,7 @@ from ._average import average, extended_value_iteration
 from ._batch import MDPBatch
 from ._finite import FiniteHorizon, finite_horizon
 from ._mdp import MDP
-from ._result import AverageSolution, MDPProgress, MDPSolution
+from ._result import AverageSolution, MDPSolution
 from ._robust import robust
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "AverageSolution",
     "FiniteHorizon",
     "MDPBatch",
-    "MDPProgress",
     "MDPSolution",
     "average",
     "compat",

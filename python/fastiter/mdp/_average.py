@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .._array_like import as_array
-from .._check import check_array, check_choice, check_entries, check_flag, count, positive, type_name
+from .._call.iterate import Limits, Progress, Record, Step, iterate
+from .._check import check_array, check_choice, check_entries, positive, type_name
 from .._solution import judged
-from ._krylov import Chain, bicgstab, norm
 from ._layouts import Rows
 from ._mdp import MDP
 from ._process import Process, finite_number, has_one_class
 from ._result import AverageSolution
 from ._robust import Ambiguity, inexact, operator
-from ._work import Operator, largest_of
+from ._solvers.krylov import Chain, bicgstab, norm
+from ._solvers.state import Operator, largest_of
 
 Array = npt.NDArray[Any]
 
@@ -35,9 +37,10 @@ def average(
     *,
     tau: float = 1.0,
     sojourn: Array | None = None,
-    tol: float = 1e-6,
-    max_steps: int = 100_000,
     value0: Array | None = None,
+    atol: float = 1e-6,
+    max_steps: int = 100_000,
+    callback: Callable[[Progress], Any] | None = None,
     throw: bool = False,
 ) -> AverageSolution:
     """Return the largest average reward g and the bias h, g + h(s) = max_a r(s, a) + P(s, a) h.
@@ -54,12 +57,16 @@ def average(
         In (0, 1]: the damping factor of each step. Below 1 it also converges for periodic chains.
     sojourn : (rows,)
         The mean time that each action takes, positive, for semi-Markov processes: the gain is then per unit of time.
-    tol : float
+    value0 : (S,)
+        The initial h, 0 by default, in the dtype of P.
+    atol : float
         The width of the bounds on the gain at which it has converged.
     max_steps : int
         The maximum number of sweeps or policies.
-    value0 : (S,)
-        The initial h, 0 by default, in the dtype of P.
+    callback : callable, optional
+        Called with a :class:`fastiter.Progress` after each policy, and after sweeps when the bounds have been computed,
+        every 16 sweeps or once they may be close; ``gain_bounds`` is one of its numbers. If it returns True, the
+        iteration ends.
     throw : bool
         Raise an error if it does not converge, instead of a warning.
 
@@ -83,17 +90,16 @@ def average(
     Examples
     --------
     >>> from fastiter import mdp
-    >>> round(mdp.average(mdp.examples.forest(3, None), tol=1e-9).gain, 9)
+    >>> round(mdp.average(mdp.examples.forest(3, None), atol=1e-9).gain, 9)
     3.24
     """
     function = "average"
     check_choice(function, "method", method, METHODS)
-    check_flag(function, "throw", throw)
+    limits = Limits(None, atol, max_steps, callback, throw).checked(function, smallest_max=1, zero=False)
     process = _unending(function, problem)
     tau = positive(function, "tau", tau, zero=False)
     if tau > 1:
         raise ValueError(f"{function}: tau must be at most 1, got {tau:g}")
-    tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
     h = np.zeros(process.states, process.dtype) if value0 is None else problem._values(function, "value0", value0)
     scale = 1.0
     if sojourn is not None:
@@ -103,96 +109,113 @@ def average(
     def backup(v: Array, w: Array, action: Array) -> tuple[float, float]:
         return process.model.backup(v, w, action, 1, 1.0, None)
 
-    run = _Run(process, backup, tol, max_steps)
-    found = run.relative(h, tau) if method == "rvi" else run.howard(h)
-    if found.reason == "max_steps" and not has_one_class(process.rows, found.action):
-        found.reason = "multichain"
-    return judged(function, found.solution(method, scale, problem._negated), throw)
+    run = _Run(process, backup, limits, scale, problem._negated)
+    record = run.relative(h, tau) if method == "rvi" else run.howard(h)
+    if record.reason == "max_steps" and not has_one_class(process.rows, run.action):
+        run.is_multichain, record.reason = True, "stagnated"  # more steps do not help
+    return judged(function, run.solution(method, record), throw)
 
 
 class _Run:
-    """The iteration: the last h, T h, actions and bounds on the gain."""
+    """The iteration: the last bias h, up to a constant, actions and bounds on the gain.
 
-    def __init__(self, process: Process, backup: Operator, tol: float, max_steps: int) -> None:
-        self.process, self._operator, self.tol, self._most = process, backup, tol, max_steps
+    ``scale`` is the factor for the bias of a transformed process, ``negated`` whether its rewards are costs.
+    """
+
+    def __init__(
+        self, process: Process, backup: Operator, limits: Limits, scale: float = 1.0, negated: bool = False
+    ) -> None:
+        self.process, self._operator, self._limits = process, backup, limits
+        self._scale, self._negated = scale, negated
         self._accuracy = process.accuracy(1.0)
         self._defect = max(abs(total - 1) for total in process.sums)
         self.h = np.zeros(0)
         self.action = np.empty(process.states, np.int32)
-        self.bounds, self.steps, self.reason = (-np.inf, np.inf), 0, "max_steps"
+        self.bounds, self.is_multichain = (-np.inf, np.inf), False
 
-    def _backup(self, h: Array, w: Array, period: int = 1) -> None:
-        """Set w to T h, every ``period`` steps or once they may be close the bounds, and the reason for ending."""
+    def _backup(self, h: Array, w: Array, steps: int, period: int = 1) -> Step | None:
+        """Set w to T h; every ``period`` steps or once they may be close, set the bounds and return a step to check."""
         low, high = self._operator(h, w, self.action)
-        self.steps += 1
-        if high - low > self.tol and self.steps % period and self.steps < self._most:
-            return
+        if high - low > self._limits.atol and steps % period and steps < self._limits.max_steps:
+            return None
         # The errors of rows that do not sum to 1 exactly, of the sweep, and of the changes and bounds
         size = largest_of(h)
         rounding = self._defect * size + self._accuracy.sweep_error(size, largest_of(w))
         rounding += 2.0**-51 * max(abs(low), abs(high))
         self.bounds = low - rounding, high + rounding
-        if self.bounds[1] - self.bounds[0] <= self.tol:
-            self.reason = "converged"
-        elif high - low <= 2 * rounding:
-            self.reason = "stagnated"
+        width = self.bounds[1] - self.bounds[0]
+        return Step(steps, width, self._limits.atol, self._bias, self._numbers, stagnated=high - low <= 2 * rounding)
 
-    @property
-    def _has_ended(self) -> bool:
-        return self.reason != "max_steps" or self.steps >= self._most
+    def _bias(self) -> Array:
+        sign = -1 if self._negated else 1
+        return sign * (self.h - self.h[0]) * self.h.dtype.type(self._scale)
 
-    def relative(self, h: Array, tau: float) -> _Run:
+    def _numbers(self) -> dict[str, tuple[float, float]]:
+        low, high = self.bounds
+        return {"gain_bounds": (-high, -low) if self._negated else (low, high)}
+
+    def relative(self, h: Array, tau: float) -> Record:
         """Iterate h <- h + tau (T h - h) minus its value in state 0."""
-        w = np.empty_like(h)
+        return iterate(self._relative_steps(h, tau), self._limits, Record(overflows=True))
+
+    def _relative_steps(self, h: Array, tau: float) -> Iterator[Step]:
+        w, steps = np.empty_like(h), 0
         while True:
-            self._backup(h, w, _PERIOD)
-            if tau != 1 and not self._has_ended:
+            steps += 1
+            step = self._backup(h, w, steps, _PERIOD)
+            if step is not None:
+                self.h = w
+                yield step
+            if tau != 1:
                 w *= w.dtype.type(tau)
                 w += w.dtype.type(1 - tau) * h
             h, w = w, h
             h -= h[0]
-            if self._has_ended:
-                self.h = h
-                return self
 
-    def howard(self, h: Array) -> _Run:
+    def howard(self, h: Array) -> Record:
         """Iterate h <- the bias of the policy, then replace actions by better ones."""
-        w = np.empty_like(h)
-        self._backup(h, w)
-        self.h, self.steps, self.reason = h, 0, "max_steps"  # it only finds the initial policy
-        policy = self.action.copy()
+        return iterate(self._policy_steps(h), self._limits, Record(overflows=True))
+
+    def _policy_steps(self, h: Array) -> Iterator[Step]:
+        w, steps = np.empty_like(h), 0
+        self._backup(h, w, steps)  # it only finds the initial policy
+        self.h, policy = h, self.action.copy()
         while True:
             chain = Chain(self.process.model.chain(policy), 1.0, h)
             h, noise, is_solved = _bias(chain, h)
             if not is_solved and not has_one_class(self.process.rows, policy):
-                self.reason = "multichain"  # the bias and the bounds stay those of the last policy
-                return self
-            self.h = h
-            self._backup(h, w)
+                self.is_multichain = True  # the bias and the bounds stay those of the last policy
+                yield self._at(steps)
+                return
+            steps, self.h = steps + 1, h
+            step = self._backup(h, w, steps)
+            assert step is not None  # for the type checker: each step is checked
             gain = -chain.residual(h)  # the old policy's gain, up to rounding
             least = _BETTER * np.maximum(np.abs(w), self.process.largest_reward)
             better = (w - h) + gain > np.maximum(least, 2 * noise)
             policy = np.where(better, self.action, policy)
-            if not self._has_ended and not better.any():
-                self.reason = "stagnated"
-            if self._has_ended:
-                return self
+            yield step._replace(stagnated=step.stagnated or not better.any())
 
-    def solution(self, method: str, scale: float, negated: bool) -> AverageSolution:
-        """Return the result; ``scale`` is the factor for the bias of a transformed process."""
-        (low, high), sign = self.bounds, -1 if negated else 1
-        bounds = (-high, -low) if negated else (low, high)
+    def _at(self, steps: int) -> Step:
+        """Return a step to end at, without another backup."""
+        width = self.bounds[1] - self.bounds[0]
+        return Step(steps, width, self._limits.atol, self._bias, self._numbers, can_converge=False, stagnated=True)
+
+    def solution(self, method: str, record: Record) -> AverageSolution:
+        """Return the result."""
+        low, high = bounds = self._numbers()["gain_bounds"]
         return AverageSolution(
-            value=sign * self.h * self.h.dtype.type(scale),
-            converged=self.reason == "converged",
-            steps=self.steps,
+            value=self._bias(),
+            converged=record.reason == "converged",
+            steps=record.last.steps,
             residual=high - low,
             method=method,
-            reason=self.reason,
-            gain=bounds[0] / 2 + bounds[1] / 2,
+            reason=record.reason,
+            gain=low / 2 + high / 2,
             gain_bounds=bounds,
             policy=self.process.label(self.action),
-            tolerance=self.tol,
+            tolerance=self._limits.atol,
+            multichain=self.is_multichain,
         )
 
 
@@ -257,9 +280,9 @@ def _unending(function: str, problem: Any) -> Process:
     if problem._has_ends:
         raise ValueError(f"{function}: P must have no transitions with done, got some")
     process = problem._process
-    ends = np.diff(process.rows.row) == 0
-    if ends.any():
-        raise ValueError(f"{function}: problem must have no terminal states, got state {int(np.argmax(ends))}")
+    if process.has_terminal:
+        got = f"state {int(process.is_terminal.argmax())}"
+        raise ValueError(f"{function}: problem must have no terminal states, got {got}")
     return process
 
 
@@ -295,10 +318,11 @@ def extended_value_iteration(
     probability_radius: Array | float,
     reward_radius: Array | float = 0.0,
     *,
-    most: float = 1.0,
-    tol: float = 1e-6,
-    max_steps: int = 100_000,
+    largest_reward: float = 1.0,
     value0: Array | None = None,
+    atol: float = 1e-6,
+    max_steps: int = 100_000,
+    callback: Callable[[Progress], Any] | None = None,
     throw: bool = False,
 ) -> AverageSolution:
     """Return the largest average reward of all processes near a given one: UCRL2's optimistic policy.
@@ -309,10 +333,10 @@ def extended_value_iteration(
         The estimated process, without terminal states; its discount is ignored.
     probability_radius, reward_radius : float or (rows,)
         |q - P|_1 <= ``probability_radius``, with mass on any state; |rewards - R| <= ``reward_radius``.
-    most : float
+    largest_reward : float
         The largest possible reward, which limits optimism; no reward may exceed it.
-    tol, max_steps, value0, throw : float, int, (S,), bool
-        As for :func:`average`; UCRL2 stops at tol = 1 / sqrt(t).
+    value0, atol, max_steps, callback, throw : (S,), float, int, callable, bool
+        As for :func:`average`; UCRL2 stops at atol = 1 / sqrt(t).
 
     Returns
     -------
@@ -345,23 +369,22 @@ def extended_value_iteration(
     process = _unending(function, problem)
     if problem._negated:
         raise ValueError(f"{function}: problem must have sense 'max', got 'min'")
-    check_flag(function, "throw", throw)
-    most = finite_number(function, "most", most)
+    limits = Limits(None, atol, max_steps, callback, throw).checked(function, smallest_max=1, zero=False)
+    largest_reward = finite_number(function, "largest_reward", largest_reward)
     rows = process.rows
     wide = _radius(function, "probability_radius", probability_radius, len(rows.reward))
     bonus = _radius(function, "reward_radius", reward_radius, len(rows.reward))
-    if rows.reward.max(initial=-np.inf) > most + 1e-6 * max(1.0, abs(most)):  # means of rewards may round up
-        got = f"{rows.reward.max():g}"
-        raise ValueError(f"{function}: most must be at least the largest reward, got {most:g} and a reward of {got}")
-    reward = np.minimum(rows.reward + bonus, most).astype(rows.reward.dtype)
+    best = float(rows.reward.max(initial=-np.inf))
+    if best > largest_reward + 1e-6 * max(1.0, abs(largest_reward)):  # means of rewards may round up
+        expected = "largest_reward must be at least the largest reward"
+        raise ValueError(f"{function}: {expected}, got {largest_reward:g} and a reward of {best:g}")
+    reward = np.minimum(rows.reward + bonus, largest_reward).astype(rows.reward.dtype)
     optimistic = Process(rows._replace(reward=reward), 1.0, process.sums)
-    tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
     h = np.zeros(process.states, process.dtype) if value0 is None else problem._values(function, "value0", value0)
     around = Ambiguity("l1", wide, anywhere=True, best=True)
     optimistic.inexact = inexact(optimistic, around) + float(np.finfo(optimistic.dtype).eps)  # that of the rewards
-    backup = operator(optimistic, around)
-    found = _Run(optimistic, backup, tol, max_steps).relative(h, 1.0)
-    return judged(function, found.solution("evi", 1.0, False), throw)
+    run = _Run(optimistic, operator(optimistic, around), limits)
+    return judged(function, run.solution("evi", run.relative(h, 1.0)), throw)
 
 
 def _radius(function: str, name: str, x: Any, rows: int) -> Array:

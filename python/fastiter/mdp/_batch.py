@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .._array_like import as_array
-from .._check import check_array, integers, type_name
+from .._call.iterate import Limits, Progress
+from .._check import check_array, check_choice, integers, type_name
 from .._solution import judged
-from ._auto import automatic, judgement
-from ._choice import Choice
 from ._mdp import MDP
 from ._process import like
-from ._result import Limits, MDPProgress, MDPSolution, alone, together
-from ._several import loops_of_each, solve_each
+from ._result import MDPSolution, alone, together
+from ._solvers.auto import automatic, opening_of
+from ._solvers.compiled import loops_of_each, solve_each
+from ._solvers.options import Choice
+from ._solvers.state import STOPS
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +46,7 @@ class MDPBatch:
     See Also
     --------
     MDP : A single process, in any layout.
-    fastiter.torch.mdp_solve : The same on tensors, and on GPUs for all models at once.
+    fastiter.torch.mdp.solve : The same on tensors, and on GPUs for all models at once.
 
     Examples
     --------
@@ -99,11 +101,11 @@ class MDPBatch:
         self,
         method: Literal["auto", "vi", "gs", "ps", "pi", "mpi", "ipi", "anderson", "anchored", "deflated"] = "auto",
         *,
-        tol: float = 1e-6,
-        stop: Literal["span", "sup"] = "span",
-        max_steps: int = 100_000,
         value0: Array | None = None,
-        callback: Callable[[MDPProgress], Any] | None = None,
+        stop: Literal["span", "sup"] = "span",
+        atol: float = 1e-6,
+        max_steps: int = 100_000,
+        callback: Callable[[Progress], Any] | None = None,
         throw: bool = False,
         **options: Any,
     ) -> MDPSolution:
@@ -113,14 +115,14 @@ class MDPBatch:
         ----------
         method : str
             As for :meth:`MDP.solve`.
-        tol : float
-            As for :meth:`MDP.solve`, for each model.
-        stop : str
-            Likewise.
-        max_steps : int
-            Likewise.
         value0 : (S,) or (B, S)
             The initial values, for all models or for each.
+        stop : str
+            As for :meth:`MDP.solve`.
+        atol : float
+            As for :meth:`MDP.solve`, for each model.
+        max_steps : int
+            Likewise.
         callback : callable, optional
             Called at each check of each model, one model after the other; if it returns True, this model's iteration
             ends.
@@ -142,33 +144,34 @@ class MDPBatch:
         ConvergenceError
             If ``throw`` is True and a model does not converge.
         """
-        limits = Limits(tol, stop, max_steps, callback, throw).checked("solve")
+        limits = Limits(None, atol, max_steps, callback, throw).checked("solve", smallest_max=1, zero=False)
         unknown = sorted(set(options) - set(Choice._fields))
         if unknown:
             raise TypeError(f"solve: options must be those of MDP.solve, got {unknown[0]!r}")
-        how = Choice(method, **options)
+        check_choice("solve", "stop", stop, STOPS)
+        choice = Choice(method, stop, **options)
         problem = self._problem
         problem._discount("solve")
-        how.made("solve", problem._process, limits)
-        starts, several = self._starts(value0), None
+        choice.made("solve", problem._process, limits)
+        starts, solution = self._starts(value0), None
         if callback is None and self._models:
-            several = self._several(how, None if value0 is None else np.stack(self._firsts(starts)), limits)
-        if several is None:
+            solution = self._by_kernels(choice, None if value0 is None else np.stack(self._firsts(starts)), limits)
+        if solution is None:
             pairs = zip(self._models, self._firsts(starts), strict=True)
-            found = [model._found("solve", how, v, limits) for model, v in pairs]
-            several = together(found, problem.S, problem.dtype, limits)
-        return judged("solve", several, limits.throw)
+            found = [model._found("solve", choice, v, limits) for model, v in pairs]
+            solution = together(found, problem.S, problem.dtype, limits)
+        return judged("solve", solution, limits.throw)
 
-    def _several(self, how: Choice, starts: Array | None, limits: Limits) -> MDPSolution | None:
+    def _by_kernels(self, choice: Choice, starts: Array | None, limits: Limits) -> MDPSolution | None:
         """Return all solutions by one call of the kernels, as far as it goes; None if it does not apply."""
         problem, processes = self._problem, [model._process for model in self._models]
-        free = [how.is_free(each) for each in processes]
+        free = [choice.is_free(each) for each in processes]
         if not any(free):
-            return solve_each("solve", processes, how, starts, limits, problem._negated)
+            return solve_each("solve", processes, choice, starts, limits, problem._negated)
         if not all(free):
             return None
         begins = [model._start("solve", None) for model in self._models] if starts is None else list(starts.copy())
-        opening, when = how._replace(method="mpi"), judgement(processes[0])
+        opening, when = choice._replace(method="mpi"), opening_of(processes[0]).judgement
         first = loops_of_each("solve", processes, opening, starts, limits, problem._negated, when)
         if first is None:
             return None
@@ -176,7 +179,7 @@ class MDPBatch:
         found = [replace(each, history=each.history[: each.steps]) for each in found]  # without the NaN at the end
         for m, each in enumerate(found):
             if each.reason != "converged":
-                found[m] = automatic(processes[m], how, begins[m], limits, problem._negated, each)
+                found[m] = automatic(processes[m], choice, begins[m], limits, problem._negated, each)
         return together(found, problem.S, problem.dtype, limits)
 
     def _firsts(self, starts: Sequence[Array | None]) -> list[Array]:

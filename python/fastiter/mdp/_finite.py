@@ -17,6 +17,8 @@ Array = npt.NDArray[Any]
 class FiniteHorizon(NamedTuple):
     """Optimal values and policies of each step.
 
+    It is no :class:`fastiter.Solution`: it takes exactly H backups, so that nothing has to converge.
+
     Attributes
     ----------
     value : (H + 1, S)

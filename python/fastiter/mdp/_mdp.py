@@ -10,16 +10,18 @@ import numpy.typing as npt
 
 from .. import _core
 from .._array_like import as_array
+from .._call.iterate import Limits, Progress
 from .._check import check_array, check_choice, check_flag, count
 from .._solution import judged
-from ._auto import automatic
-from ._choice import Choice
 from ._inputs import read
-from ._krylov import Chain, deflated, solved
 from ._layouts import Rows
 from ._process import Process, checked
-from ._result import Limits, MDPProgress, MDPSolution
-from ._several import solve_one
+from ._result import MDPSolution
+from ._solvers.auto import automatic
+from ._solvers.compiled import solve_one
+from ._solvers.krylov import Chain, deflated, solved
+from ._solvers.options import Choice
+from ._solvers.state import STOPS
 
 Array = npt.NDArray[Any]
 
@@ -148,20 +150,20 @@ class MDP:
         self,
         method: Literal["auto", "vi", "gs", "ps", "pi", "mpi", "ipi", "anderson", "anchored", "deflated"] = "auto",
         *,
-        tol: float = 1e-6,
-        stop: Literal["span", "sup"] = "span",
-        max_steps: int = 100_000,
         value0: Array | None = None,
+        stop: Literal["span", "sup"] = "span",
         order: Literal["ascending", "descending", "symmetric", "bfs"] | Array | None = None,
         exact_diag: bool | None = None,
         omega: float | None = None,
         policy_sweeps: int | None = None,
         alpha: float | None = None,
         window: int | None = None,
-        callback: Callable[[MDPProgress], Any] | None = None,
+        atol: float = 1e-6,
+        max_steps: int = 100_000,
+        callback: Callable[[Progress], Any] | None = None,
         throw: bool = False,
     ) -> MDPSolution:
-        """Return V* = T V* within tol / 2, an optimal policy, and bounds.
+        """Return V* = T V* within atol / 2, an optimal policy, and bounds.
 
         Parameters
         ----------
@@ -170,20 +172,13 @@ class MDP:
             sweeping; "pi", policy iteration; "mpi", modified policy iteration; "ipi", inexact policy iteration;
             "anderson", "anchored" and "deflated", variants of value iteration. "auto": steps of "mpi", then others if
             they promise less work; the result names the one that ended. ``docs/mdp`` compares them.
-        tol : float
-            The width of the bounds at which it has converged; if gamma is 1, the largest change of a sweep. Rounding of
-            the values and bounds alone makes these about 2e-15 max(abs(V)) wide, in float32 4e-7 max(abs(V)), so that
-            float32 usually needs a larger value than the default; with a smaller one it ends as "stagnated".
-        stop : str
-            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from only the
-            largest absolute change, which take many more sweeps.
-        max_steps : int
-            The maximum number of sweeps over all states. Backups of single states count as fractions of a sweep; sweeps
-            of a policy's own chain do not count.
         value0 : (S,)
             The initial values, in the dtype of P; those of a similar process save sweeps. By default a lower bound on
             V*, the value of earning the minimum over states of the best reward forever; 0 if gamma is 1. In that case
             other values raise an error if a cycle earns nothing, as V = T V then has many solutions.
+        stop : str
+            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from only the
+            largest absolute change, which take many more sweeps.
         order : str or (S,) of integers
             For "gs" only; other methods raise an error for options that they do not take. "bfs", the default, is by
             distance to the absorbing states (ascending if there are none); "symmetric" alternates between ascending
@@ -198,8 +193,15 @@ class MDP:
             For "ipi": the factor by which the residual of a policy's values has to fall, in (0, 1); by default 0.01.
         window : int
             For "anderson": the number of differences of iterates that are combined; by default 5.
+        atol : float
+            The width of the bounds at which it has converged; if gamma is 1, the largest change of a sweep. Rounding of
+            the values and bounds alone makes these about 2e-15 max(abs(V)) wide, in float32 4e-7 max(abs(V)), so that
+            float32 usually needs a larger value than the default; with a smaller one it ends as "stagnated".
+        max_steps : int
+            The maximum number of sweeps over all states. Backups of single states count as fractions of a sweep; sweeps
+            of a policy's own chain do not count.
         callback : callable, optional
-            Called at each check with a :class:`MDPProgress`; if it returns True, the iteration ends.
+            Called at each check with a :class:`fastiter.Progress`; if it returns True, the iteration ends.
         throw : bool
             Raise an error if it does not converge, instead of a warning.
 
@@ -215,16 +217,17 @@ class MDP:
         ConvergenceError
             If ``throw`` is True and it does not converge.
         """
-        limits = Limits(tol, stop, max_steps, callback, throw).checked("solve")
-        how = Choice(method, order, exact_diag, omega, policy_sweeps, alpha, window)
-        return judged("solve", self._found("solve", how, self._start("solve", value0), limits), limits.throw)
+        limits = Limits(None, atol, max_steps, callback, throw).checked("solve", smallest_max=1, zero=False)
+        check_choice("solve", "stop", stop, STOPS)
+        choice = Choice(method, stop, order, exact_diag, omega, policy_sweeps, alpha, window)
+        return judged("solve", self._found("solve", choice, self._start("solve", value0), limits), limits.throw)
 
-    def _found(self, function: str, how: Choice, start: Array, limits: Limits) -> MDPSolution:
+    def _found(self, function: str, choice: Choice, start: Array, limits: Limits) -> MDPSolution:
         """Return a solution, whether converged or not."""
         self._discount(function)
-        if how.is_free(self._process):
-            return automatic(self._process, how, start, limits, self._negated)
-        return solve_one(function, self._process, how, start, limits, self._negated)
+        if choice.is_free(self._process):
+            return automatic(self._process, choice, start, limits, self._negated)
+        return solve_one(function, self._process, choice, start, limits, self._negated)
 
     def evaluate(self, policy: Any, *, rank: int | None = None) -> Array:
         """Return the values (S,) of a policy (S,) of one action for each state, to rounding.
@@ -337,9 +340,10 @@ class MDP:
                 expected = "0 if gamma is 1 and a cycle earns nothing, as V = T V has many solutions"
                 raise ValueError(f"{function}: value0 must be {expected}, got others")
             return given
-        start, least = np.zeros(self.S, self.dtype), self._process.least_best
+        process = self._process
+        start, least = np.zeros(process.states, process.dtype), process.least_best
         if high < 1 and least < np.inf:
             with np.errstate(over="ignore"):
-                bound = self.dtype.type(least / (1 - (high if least < 0 else low)))
-            start[~self._process.is_terminal] = bound if np.isfinite(bound) else 0
+                bound = process.dtype.type(least / (1 - (high if least < 0 else low)))
+            start[~process.is_terminal] = bound if np.isfinite(bound) else 0
         return start

@@ -47,21 +47,15 @@ class Process:
 
     def __init__(self, rows: Rows, discount: float | None, sums: tuple[float, float]) -> None:
         self.rows, self.discount, self.sums = rows, discount, sums
-        self.bits = rows.weight.itemsize * 8
+        self.bits, self.dtype, self.states = rows.weight.itemsize * 8, rows.weight.dtype, len(rows.row) - 1
+        #: How the automatic choice begins, made when it is first needed
+        self.opening: Any = None
         self.arrays = (rows.row, rows.entry, rows.next, rows.weight, rows.reward)
-        self.model = _core.mdp.model(self.bits, rows.states, self.arrays)
+        self.model = _core.mdp.model(self.bits, self.states, self.arrays)
 
     def __reduce__(self) -> tuple[type[Process], tuple[Rows, float | None, tuple[float, float]]]:
         """Copy and pickle the rows; the compiled model is rebuilt."""
         return Process, (self.rows, self.discount, self.sums)
-
-    @property
-    def states(self) -> int:
-        return self.rows.states
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.rows.weight.dtype
 
     def modulus(self, discount: float) -> tuple[float, float]:
         """Return the smallest and the largest factor by which T multiplies a constant added to all values."""
@@ -80,6 +74,11 @@ class Process:
         """Whether each state has no actions."""
         found: npt.NDArray[np.bool_] = np.diff(self.rows.row) == 0
         return found
+
+    @cached_property
+    def has_terminal(self) -> bool:
+        """Whether any state has no actions."""
+        return bool(self.is_terminal.any())
 
     @cached_property
     def longest(self) -> int:

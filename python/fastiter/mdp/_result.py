@@ -1,22 +1,22 @@
-"""Results of solvers of decision processes, their progress, and the arguments of the stopping test."""
+"""Results of solvers of decision processes, and bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._check import check_choice, check_flag, count, positive, type_name
-from .._solution import Solution, is_true, plural
+from .._call.iterate import Limits
+from .._solution import Solution, plural
 
-STOPS = ("span", "sup")
 _REMEDIES = {
     "max_steps": "try a larger max_steps, or method='auto'",
-    "stagnated": "try a larger tol or float64: rounding errors hide the remaining residual",
+    "stagnated": "try a larger atol or float64: rounding errors hide the remaining residual",
     "diverged": "rewards or values have overflowed",
 }
+_GAIN_REMEDY = "try tau=0.5 (periodic chains need it) or a larger max_steps"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -58,7 +58,7 @@ class MDPSolution(Solution):
     Examples
     --------
     >>> from fastiter import mdp
-    >>> found = mdp.examples.forest(3, 0.9).solve(tol=1e-9)
+    >>> found = mdp.examples.forest(3, 0.9).solve(atol=1e-9)
     >>> bool((found.lower <= found.value).all()), found.policy
     (True, array([0, 0, 0]))
     """
@@ -92,14 +92,14 @@ class AverageSolution(Solution):
     value : (S,)
         The bias h, with g + h = max_a r + P h and h = 0 in state 0.
     converged : bool
-        True if the bounds came within ``tol``.
+        True if the bounds came within ``atol``.
     steps : int
         Sweeps over all states, or policies for "howard".
     residual : float
         The width of the bounds.
     method, reason : str
-        The method; "converged", "stagnated" (rounding errors, or the policy, prevent a smaller residual), "max_steps",
-        or "multichain": a policy's chain has several recurrent classes, whose gains may differ.
+        The method, and the reason for ending: "converged", "max_steps", "stagnated" (rounding errors, the policy, or
+        several recurrent classes prevent a smaller residual), "diverged" or "callback".
     gain : float
         The long-run average reward per step: the midpoint of its bounds.
     gain_bounds : (float, float)
@@ -109,6 +109,8 @@ class AverageSolution(Solution):
         A policy whose gain is at least the lower bound.
     tolerance : float
         The width of the bounds at which it converges.
+    multichain : bool
+        Whether it ended at a policy whose chain has several recurrent classes, whose gains may differ.
 
     See Also
     --------
@@ -118,7 +120,7 @@ class AverageSolution(Solution):
     Examples
     --------
     >>> from fastiter import mdp
-    >>> found = mdp.average(mdp.examples.riverswim(6), tol=1e-9)
+    >>> found = mdp.average(mdp.examples.riverswim(6), atol=1e-9)
     >>> round(found.gain, 4), found.policy
     (0.4286, array([1, 1, 1, 1, 1, 1]))
     """
@@ -127,18 +129,17 @@ class AverageSolution(Solution):
     gain_bounds: tuple[float, float]
     policy: Any
     tolerance: float
+    multichain: bool = False
 
     def _failure(self) -> str | None:
-        if self.converged:
+        if self.reason in ("converged", "callback"):
             return None
-        if self.reason == "multichain":
+        if self.multichain:
             remedy = "; method='rvi' only needs one gain for all states" if self.method == "howard" else ""
             return f"each policy must have one recurrent class, got several after {plural(self.steps)}{remedy}"
-        after = f"{self.residual:.2g} after {plural(self.steps)}"
-        return (
-            f"the bounds of the gain must come within {self.tolerance:.2g}, got {after}; "
-            "try tau=0.5 (periodic chains need it) or a larger max_steps"
-        )
+        after = f"{self.residual:.2g} after {plural(self.steps)} ({self.reason!r})"
+        remedy = _REMEDIES["diverged"] if self.reason == "diverged" else _GAIN_REMEDY
+        return f"the bounds of the gain must come within {self.tolerance:.2g}, got {after}; {remedy}"
 
     def _details(self) -> list[str]:
         return [f"gain {self.gain:.6g}"]
@@ -146,10 +147,19 @@ class AverageSolution(Solution):
 
 def alone(found: MDPSolution, m: int = 0) -> MDPSolution:
     """Return the solution of one of several models."""
-    names = ("value", "policy", "lower", "upper", "history", "reason")
-    own: dict[str, Any] = {name: getattr(found, name)[m] for name in names}
-    own |= {"converged": bool(found.converged[m]), "steps": int(found.steps[m])}
-    return replace(found, **own, residual=float(found.residual[m]))
+    return MDPSolution(
+        value=found.value[m],
+        policy=found.policy[m],
+        lower=found.lower[m],
+        upper=found.upper[m],
+        converged=bool(found.converged[m]),
+        steps=int(found.steps[m]),
+        residual=float(found.residual[m]),
+        tolerance=found.tolerance,
+        history=found.history[m],
+        method=found.method,
+        reason=found.reason[m],
+    )
 
 
 def together(found: Sequence[MDPSolution], S: int, dtype: np.dtype[Any], limits: Limits) -> MDPSolution:
@@ -170,69 +180,11 @@ def together(found: Sequence[MDPSolution], S: int, dtype: np.dtype[Any], limits:
         converged=np.array([one.converged for one in found], np.bool_),
         steps=np.array([one.steps for one in found], np.int64),
         residual=np.array([one.residual for one in found], np.float64),
-        tolerance=limits.tol,
+        tolerance=limits.atol,
         history=history,
         method=found[0].method if found else "none",
         reason=tuple(one.reason for one in found),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class MDPProgress:
-    """The state of a solver at a check, the argument of ``callback``.
-
-    Attributes
-    ----------
-    steps : int
-        The sweeps so far.
-    residual, tolerance : float
-        As in :class:`MDPSolution`.
-
-    See Also
-    --------
-    MDP.solve : Takes a ``callback``.
-    MDPSolution : The result at the end.
-
-    Examples
-    --------
-    >>> from fastiter import mdp
-    >>> found = mdp.examples.forest(3, 0.9).solve(callback=lambda progress: progress.steps >= 2)
-    >>> found.reason
-    'callback'
-    """
-
-    steps: int
-    residual: float
-    tolerance: float
-    _value: Callable[[], Any] = field(repr=False)
-
-    @property
-    def value(self) -> Any:
-        """A copy of the values, made on access."""
-        return self._value()
-
-
-class Limits(NamedTuple):
-    """The stopping test of a solver, its callback, and whether it raises without convergence."""
-
-    tol: float = 1e-6
-    stop: str = "span"
-    max_steps: int = 100_000
-    callback: Callable[[MDPProgress], Any] | None = None
-    throw: bool = False
-
-    def checked(self, function: str) -> Limits:
-        """Return the limits as numbers; raise for other types and values."""
-        check_choice(function, "stop", self.stop, STOPS)
-        if self.callback is not None and not callable(self.callback):
-            raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
-        check_flag(function, "throw", self.throw)
-        tol = positive(function, "tol", self.tol, zero=False)
-        return Limits(tol, self.stop, count(function, "max_steps", self.max_steps, 1), self.callback, self.throw)
-
-    def ends(self, progress: MDPProgress) -> bool:
-        """Call the callback, if there is one, and return whether it ends the solution."""
-        return self.callback is not None and is_true(self.callback(progress))
 
 
 class Bounds(NamedTuple):

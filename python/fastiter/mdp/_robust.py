@@ -11,16 +11,17 @@ import numpy.typing as npt
 
 from .. import _core
 from .._array_like import as_array
+from .._call.iterate import Limits, Progress
 from .._check import check_array, check_choice, check_flag, fits_float
 from .._solution import judged
-from ._certificate import refined
 from ._layouts import Rows, Sparse, keep_rows
 from ._mdp import MDP
-from ._methods import ValueIteration
 from ._process import Process, sums_of
-from ._result import Limits, MDPProgress, MDPSolution
-from ._solve import quietly
-from ._work import Operator, Work
+from ._result import MDPSolution
+from ._solvers.certificate import refined
+from ._solvers.methods import ValueIteration
+from ._solvers.state import Operator, Work
+from ._solvers.steps import quietly
 
 Array = npt.NDArray[Any]
 SetName = Literal["l1", "linf", "interval", "kl", "chi2", "contamination", "s-l1"]
@@ -51,10 +52,10 @@ def robust(
     support: bool = True,
     optimistic: bool = False,
     policy: Any = None,
-    tol: float = 1e-6,
-    max_steps: int = 100_000,
     value0: Array | None = None,
-    callback: Callable[[MDPProgress], Any] | None = None,
+    atol: float = 1e-6,
+    max_steps: int = 100_000,
+    callback: Callable[[Progress], Any] | None = None,
     throw: bool = False,
 ) -> MDPSolution:
     """Return V = max_a min over q near P of r + gamma q V, by value iteration with bounds.
@@ -85,7 +86,7 @@ def robust(
         Use the best q instead of the worst; not for "s-l1".
     policy : (S,) integers
         Return the worst-case values of this policy instead of the best policy's.
-    tol, max_steps, value0, callback, throw : float, int, (S,), callable, bool
+    value0, atol, max_steps, callback, throw : (S,), float, int, callable, bool
         As for :meth:`MDP.solve`.
 
     Returns
@@ -110,14 +111,14 @@ def robust(
     Examples
     --------
     >>> from fastiter import mdp
-    >>> mdp.robust(mdp.examples.forest(3, 0.9), "l1", 0.2, tol=1e-9).value.round(3)
+    >>> mdp.robust(mdp.examples.forest(3, 0.9), "l1", 0.2, atol=1e-9).value.round(3)
     array([20.736, 23.616, 27.616])
     """
     _check_kind(kind)
     process, negated = checked_problem("robust", problem)
     if kind == "linf" and support is False:
         process = _everywhere(process)
-    given = Limits(tol, "span", max_steps, callback, throw).checked("robust")
+    given = Limits(None, atol, max_steps, callback, throw).checked("robust", smallest_max=1, zero=False)
     start = problem._start("robust", value0)
     found = ambiguity("robust", process, kind, radius, limits, support, optimistic)
     process = _with_free_mass(process)

@@ -49,7 +49,7 @@ def forest(
     Examples
     --------
     >>> from fastiter import mdp
-    >>> mdp.examples.forest(3, 0.9).solve(tol=1e-9).value.round(3)
+    >>> mdp.examples.forest(3, 0.9).solve(atol=1e-9).value.round(3)
     array([26.244, 29.484, 33.484])
     """
     S = count("forest", "S", S, 2)

@@ -6,22 +6,19 @@ from .. import _torch as _torch  # raises with installation advice if PyTorch is
 from .._public import publish
 from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..delta._torch.functional import delta_scan
-from ..mdp._torch.functional import MDPValues, mdp_values
-from ..mdp._torch.solve import mdp_solve
 from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
 from ..newton._torch.solve.result import RecurrenceSolution
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
-from . import bcd, compat, distributed, experimental, fixedpoint, nn, onnx, quant, relax, ssm
+from . import bcd, compat, distributed, experimental, fixedpoint, mdp, nn, onnx, quant, relax, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace
 
 __all__ = [
     "Accelerated",
     "FlashRNNConfig",
-    "MDPValues",
     "RecurrenceSolution",
     "Replaced",
     "Restored",
@@ -40,8 +37,7 @@ __all__ = [
     "gru",
     "linear_scan",
     "lstm",
-    "mdp_solve",
-    "mdp_values",
+    "mdp",
     "nn",
     "onnx",
     "paragru",

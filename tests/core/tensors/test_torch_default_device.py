@@ -13,9 +13,8 @@ torch = pytest.importorskip("torch")
 from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 
 import fastiter.torch as ft  # noqa: E402
-from fastiter.mdp._torch.functional import mdp_values  # noqa: E402
+from fastiter.torch import mdp, quant  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
-from fastiter.torch import quant  # noqa: E402
 from fastiter.torch.relax import sor, sweeps  # noqa: E402
 from tests.rnn.nn.cases_nn import F32, H, I, make, make_states, no_onednn_projection, one_thread, randn  # noqa: E402, F401
 
@@ -104,8 +103,8 @@ def test_decision_processes() -> None:
     P, R = torch.eye(2, dtype=torch.float64).reshape(2, 1, 2), torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
     rows, rewards = (torch.tensor([0, 1, 2]), torch.tensor([0, 1]), torch.ones(2, dtype=torch.float64)), R.reshape(2)
     states = torch.tensor([0, 1])
-    check_same(lambda: mdp_values(P, R, 0.9).value, R)
-    check_same(lambda: mdp_values(rows, rewards, 0.9, states=states).action_values, R)
+    check_same(lambda: mdp.values(P, R, 0.9).value, R)
+    check_same(lambda: mdp.values(rows, rewards, 0.9, states=states).action_values, R)
 
 
 def test_quantisation() -> None:

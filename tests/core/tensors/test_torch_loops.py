@@ -44,7 +44,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         lambda x: ours.bcd.sketched_newton(lambda x: x @ x, lambda x: (x.sum() - 1).reshape(1), x).value,
         (numbers(5),),
     ),
-    "mdp_solve": (lambda P, R: ours.mdp_solve(P.softmax(-1), R, 0.9).value, (numbers(4, 2, 4), numbers(4, 2))),
+    "mdp.solve": (lambda P, R: ours.mdp.solve(P.softmax(-1), R, 0.9).value, (numbers(4, 2, 4), numbers(4, 2))),
     "flexible_cg": (lambda A, b: ours.flexible_cg(A, b).value, (dominant(), numbers(5))),
 }
 

@@ -24,6 +24,7 @@ WITH_TORCH = (
     "fastiter.torch.nn",
     "fastiter.torch.fixedpoint",
     "fastiter.torch.fixedpoint.prox",
+    "fastiter.torch.mdp",
     "fastiter.torch.relax",
     "fastiter.torch.quant",
     "fastiter.torch.ssm",

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from scipy import sparse
 
-from fastiter import ConvergenceError, ConvergenceWarning, mdp
+from fastiter import ConvergenceError, ConvergenceWarning, Progress, mdp
 from fastiter.torch import distributed
 from tests.mdp import exact_bounds
 
@@ -118,19 +118,19 @@ def equal_one_process(dtype: str, exchange: str) -> int:
         sup = {"policy_sweeps": 0, "stop": "sup"}
         calls: list[tuple[Any, dict[str, Any]]] = [("vi", {}), ("mpi", {}), ("mpi", sup)]
         for method, how in calls:
-            whole, local = one.solve(method, tol=TOL, **how), found.solve(method, tol=TOL, **how)
+            whole, local = one.solve(method, atol=TOL, **how), found.solve(method, atol=TOL, **how)
             _compare(local, whole, own, f"{name}, {method}, {how}")
-        begun = found.solve("vi", tol=TOL, value0=start[own])
-        _compare(begun, one.solve("vi", tol=TOL, value0=start), own, f"{name}, value0")
-        exact = one.solve("vi", tol=1e-5)
+        begun = found.solve("vi", atol=TOL, value0=start[own])
+        _compare(begun, one.solve("vi", atol=TOL, value0=start), own, f"{name}, value0")
+        exact = one.solve("vi", atol=1e-5)
         for stop in ("span", "sup"):
-            by_policies = found.solve("pi", tol=TOL, stop=stop)
+            by_policies = found.solve("pi", atol=TOL, stop=stop)
             assert by_policies.converged and (by_policies.lower <= exact.upper[own]).all(), name
             assert (by_policies.upper >= exact.lower[own]).all(), name
         if name.startswith("table"):
             P, R = table(dtype, name == "table True")
-            alone = distributed.MDP(P, R, GAMMA, terminal=np.arange(S) % 9 == 4, group=solo).solve("pi", tol=TOL)
-            _compare(found.solve("pi", tol=TOL), alone, own, f"{name}, pi")
+            alone = distributed.MDP(P, R, GAMMA, terminal=np.arange(S) % 9 == 4, group=solo).solve("pi", atol=TOL)
+            _compare(found.solve("pi", atol=TOL), alone, own, f"{name}, pi")
             _evaluate(found, one, own, (P, R), exact.policy)
         done += 1
     return done
@@ -161,8 +161,8 @@ def _evaluate(found: distributed.MDP, one: mdp.MDP, own: Array, given: tuple[Arr
     has = np.flatnonzero(policy >= 0)
     of_policy = P[has, policy[has]], R[has, policy[has]], GAMMA
     chain = mdp.MDP(*of_policy, states=has, actions=policy[has], terminal=policy < 0)
-    values = found.evaluate(policy[own], tol=TOL)
-    _compare(values, chain.solve("vi", tol=TOL), own, "evaluate")
+    values = found.evaluate(policy[own], atol=TOL)
+    _compare(values, chain.solve("vi", atol=TOL), own, "evaluate")
     exact = one.evaluate(policy)[own]
     slack = 16 * np.finfo(exact.dtype).eps * (1 + np.abs(exact).max(initial=0))  # the rounding of BiCGSTAB's solution
     assert (values.lower <= exact + slack).all() and (values.upper >= exact - slack).all()
@@ -198,7 +198,7 @@ def traffic(exchange: Literal["halo", "gather"]) -> tuple[int, int, int, int]:
     for steps, sweeps in ((3, 4), (3, 5), (4, 4)):
         with distributed.record_traffic() as sent, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            process.solve("mpi", policy_sweeps=sweeps, max_steps=steps, tol=1e-12)
+            process.solve("mpi", policy_sweeps=sweeps, max_steps=steps, atol=1e-12)
         counts.append((sent.rounds, sent.bytes))
     first, more, longer = counts
     # Two of the three backups are preceded by policy sweeps; a check is a backup after four more
@@ -256,7 +256,7 @@ def dies(rank: int) -> str:
     P, R = table("float64")
     own = parts("pieces")[dist.get_rank()]
 
-    def callback(progress: mdp.MDPProgress) -> None:
+    def callback(progress: Progress) -> None:
         if dist.get_rank() == rank and progress.steps == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 

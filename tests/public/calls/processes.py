@@ -11,7 +11,7 @@ from tests.public.pick import Pick, subset
 from tests.public.table import calls
 from tests.scan.calls import REAL
 
-LIMITS = {"tol": 1e-3, "max_steps": 50}
+LIMITS = {"atol": 1e-3, "max_steps": 50}
 
 
 def process(P: Any, R: Any, gamma: Any, method: Any, policy: Any, value: Any, **limits: Any) -> Any:
@@ -51,7 +51,7 @@ def robust(pick: Pick) -> dict[str, Any]:
 def iwocs(pick: Pick) -> dict[str, Any]:
     S, A = pick.integer(1, 5), pick.integer(1, 3)
     models = [mdp.examples.garnet(S, A, 2, seed=seed) for seed in range(pick.integer(1, 3))]
-    return {"models": models, "start": 0, "tol": 1e-2, "max_steps": 2, **subset(pick, {"rectangular": True})}
+    return {"models": models, "start": 0, "atol": 1e-2, "max_steps": 2, **subset(pick, {"rectangular": True})}
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {

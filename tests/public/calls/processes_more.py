@@ -29,15 +29,15 @@ def average(pick: Pick) -> dict[str, Any]:
     given = {"tau": 0.5, "sojourn": pick.generator().uniform(1, 2, 2 * S).astype(dtype)}
     given["value0"] = pick.normal(S, dtype=dtype)
     given |= {"problem": mdp.examples.forest(S, None, dtype=dtype), "method": pick.one_of(("rvi", "howard"))}
-    return {**given, "tol": 1e-2, "max_steps": 20, "throw": False}
+    return {**given, "atol": 1e-2, "max_steps": 20, "throw": False}
 
 
 @calls("fastiter.mdp.extended_value_iteration")
 def optimistic(pick: Pick) -> dict[str, Any]:
     S = pick.integer(2, 5)
     radius = pick.one_of((0.1, pick.generator().uniform(0, 1, 2 * S)))
-    given = {"probability_radius": radius, "reward_radius": 0.1, "most": 4.0, "value0": pick.normal(S)}
-    return {**given, "problem": mdp.examples.forest(S, None), "tol": 1e-2, "max_steps": 20, "throw": False}
+    given = {"probability_radius": radius, "reward_radius": 0.1, "largest_reward": 4.0, "value0": pick.normal(S)}
+    return {**given, "problem": mdp.examples.forest(S, None), "atol": 1e-2, "max_steps": 20, "throw": False}
 
 
 @calls("fastiter.mdp.finite_horizon")
@@ -161,15 +161,15 @@ def hypotheses(pick: Pick) -> dict[str, Any]:
     return {"Q": pick.normal(F, S, A), "J": pick.normal(F), "beta": 0.5, **step}
 
 
-def optimist_of(models: Any, beta: Any, tol: Any = 1e-9) -> Any:
-    return experimental.LOOP.of(models, beta, tol=tol).policy
+def optimist_of(models: Any, beta: Any, atol: Any = 1e-9) -> Any:
+    return experimental.LOOP.of(models, beta, atol=atol).policy
 
 
 @calls("fastiter.experimental.LOOP", at=".of", run=optimist_of)
 def hypotheses_of(pick: Pick) -> dict[str, Any]:
     S, dtype = pick.integer(2, 4), pick.one_of(REAL)
     models = [mdp.examples.forest(S, None, p=p, dtype=dtype) for p in (0.1, 0.2)]
-    return {"models": models, "beta": 0.5, **subset(pick, {"tol": 1e-3})}
+    return {"models": models, "beta": 0.5, **subset(pick, {"atol": 1e-3})}
 
 
 # ---- pymdptoolbox's names -------------------------------------------------------------------------------------------

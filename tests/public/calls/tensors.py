@@ -86,7 +86,7 @@ def decisions(pick: Pick) -> dict[str, Any]:
     S, A, dtype = pick.integer(1, 4), pick.integer(1, 3), pick.one_of(REAL)
     P = pick.generator().random((S, A, S)) + 0.1
     P = (P / P.sum(axis=-1, keepdims=True)).astype(dtype)
-    return {"P": P, "R": pick.normal(S, A, dtype=dtype), "gamma": 0.5, **subset(pick, {"tol": 1e-3, "max_steps": 50})}
+    return {"P": P, "R": pick.normal(S, A, dtype=dtype), "gamma": 0.5, **subset(pick, {"atol": 1e-3, "max_steps": 50})}
 
 
 def of_one_dtype(name: str) -> Make:
@@ -117,5 +117,5 @@ enter("spectral_radius", lambda **given: more.spectral_radius(**given, generator
 enter("monotonicity", lambda **given: more.monotonicity(**given, generator=torch.manual_seed(0)), of_a_map)
 enter("error_bound", more.error_bound, bound)
 enter("flexible_cg", fastiter.torch.relax.flexible_cg, conjugate)
-enter("mdp_values", fastiter.torch.mdp_values, decisions)
-enter("mdp_solve", fastiter.torch.mdp_solve, decisions)
+enter("mdp.values", fastiter.torch.mdp.values, decisions)
+enter("mdp.solve", fastiter.torch.mdp.solve, decisions)

@@ -8,15 +8,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..._call.iterate import Limits, Progress
 from ..._check import check_array
 from ..._solution import judged
 from ..._torch.distributed.collectives import Ranks
 from .._layouts import Rows
-from .._methods import ValueIteration
-from .._result import Limits, MDPProgress, MDPSolution
-from .._solve import quietly
-from .._work import Method
-from .given import agreed, chain_rows, described, method_of, read, shard_of
+from .._result import MDPSolution
+from .._solvers.state import Method
+from .._solvers.steps import quietly
+from .arguments import agreed, chain_rows, described, method_of, read, shard_of
 from .shards import Shard, ShardWork, with_every_callback
 
 Array = npt.NDArray[Any]
@@ -75,7 +75,7 @@ class MDP:
     --------
     >>> import numpy as np, fastiter.torch
     >>> def solve(P, R):  # on each rank, with its states, after torch.distributed.init_process_group
-    ...     return fastiter.torch.distributed.MDP(P, R, 0.9).solve(tol=1e-9)
+    ...     return fastiter.torch.distributed.MDP(P, R, 0.9).solve(atol=1e-9)
     """
 
     def __init__(
@@ -128,16 +128,16 @@ class MDP:
         self,
         method: Literal["mpi", "vi", "pi"] = "mpi",
         *,
-        tol: float = 1e-6,
-        stop: Literal["span", "sup"] = "span",
-        max_steps: int = 100_000,
         value0: Array | None = None,
+        stop: Literal["span", "sup"] = "span",
         policy_sweeps: int | None = None,
         alpha: float | None = None,
-        callback: Callable[[MDPProgress], Any] | None = None,
+        atol: float = 1e-6,
+        max_steps: int = 100_000,
+        callback: Callable[[Progress], Any] | None = None,
         throw: bool = False,
     ) -> MDPSolution:
-        """Return V* = T V* within tol / 2 at this rank's states, an optimal policy, and bounds.
+        """Return V* = T V* within atol / 2 at this rank's states, an optimal policy, and bounds.
 
         Parameters
         ----------
@@ -145,23 +145,23 @@ class MDP:
             "vi", value iteration, and "mpi", modified policy iteration, have the same bits and sweeps as
             :meth:`fastiter.mdp.MDP.solve`. "pi", policy iteration: each policy's values are computed by sweeps until
             the bounds on them are ``alpha`` times as wide as those on V*.
-        tol : float
-            The width of the bounds at which it has converged.
-        stop : {"span", "sup"}
-            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from only the
-            largest absolute change, which take many more sweeps.
-        max_steps : int
-            The maximum number of sweeps over all states; sweeps of a policy's own chain do not count.
         value0 : (n,)
             The initial values of this rank's states, in the dtype of P; given on all ranks or on none. By default a
             lower bound on V*.
+        stop : {"span", "sup"}
+            "span": MacQueen's bounds, from the least and the largest change of a sweep. "sup": bounds from only the
+            largest absolute change, which take many more sweeps.
         policy_sweeps : int
             For "mpi": sweeps of each policy's operator; by default 5. For "pi": sweeps between two checks of the
             bounds.
         alpha : float
             For "pi": in (0, 1); by default 0.01.
+        atol : float
+            The width of the bounds at which it has converged.
+        max_steps : int
+            The maximum number of sweeps over all states; sweeps of a policy's own chain do not count.
         callback : callable, optional
-            Called at each check with a :class:`fastiter.mdp.MDPProgress`, on all ranks or on none; the iteration ends
+            Called at each check with a :class:`fastiter.Progress`, on all ranks or on none; the iteration ends
             if it returns True on any rank.
         throw : bool
             Raise an error if it does not converge, instead of a warning.
@@ -182,11 +182,12 @@ class MDP:
         """
 
         def prepare() -> tuple[Method, Limits, Array | None]:
-            limits = Limits(tol, stop, max_steps, callback, throw).checked("solve")
-            return method_of("solve", method, policy_sweeps, alpha, limits), limits, self._start("solve", value0)
+            limits = Limits(None, atol, max_steps, callback, throw).checked("solve", smallest_max=1, zero=False)
+            how = method_of("solve", method, stop, (policy_sweeps, alpha), limits)
+            return how, limits, self._start("solve", value0)
 
         options: dict[str, object] = {"method": method, "policy_sweeps": policy_sweeps, "alpha": alpha}
-        options |= {"tol": tol, "stop": stop, "max_steps": max_steps, "throw": throw}
+        options |= {"atol": atol, "stop": stop, "max_steps": max_steps, "throw": throw}
         said = described(options, {"value0": value0, "callback": callback})
         how, limits, start = agreed(self._named("solve"), prepare, said)
         return self._run("solve", self._shard, start, how, limits)
@@ -195,27 +196,27 @@ class MDP:
         self,
         policy: Any,
         *,
-        tol: float = 1e-6,
-        stop: Literal["span", "sup"] = "span",
-        max_steps: int = 100_000,
         value0: Array | None = None,
-        callback: Callable[[MDPProgress], Any] | None = None,
+        stop: Literal["span", "sup"] = "span",
+        atol: float = 1e-6,
+        max_steps: int = 100_000,
+        callback: Callable[[Progress], Any] | None = None,
         throw: bool = False,
     ) -> MDPSolution:
-        """Return the values of a policy within tol / 2 at this rank's states, by sweeps of its operator, and bounds.
+        """Return the values of a policy within atol / 2 at this rank's states, by sweeps of its operator, and bounds.
 
         Parameters
         ----------
         policy : (n,) integers
             One action for each of this rank's states, as in ``MDPSolution.policy``; ignored in terminal states.
-        tol : float
-            The width of the bounds at which it has converged.
-        stop : {"span", "sup"}
-            The bounds, as in :meth:`solve`.
-        max_steps : int
-            The maximum number of sweeps.
         value0 : (n,)
             The initial values, as in :meth:`solve`.
+        stop : {"span", "sup"}
+            The bounds, as in :meth:`solve`.
+        atol : float
+            The width of the bounds at which it has converged.
+        max_steps : int
+            The maximum number of sweeps.
         callback : callable, optional
             As in :meth:`solve`.
         throw : bool
@@ -237,15 +238,16 @@ class MDP:
         """
         process = self._shard.process
 
-        def prepare() -> tuple[Rows, Limits, Array | None]:
-            limits = Limits(tol, stop, max_steps, callback, throw).checked("evaluate")
+        def prepare() -> tuple[Rows, Method, Limits, Array | None]:
+            limits = Limits(None, atol, max_steps, callback, throw).checked("evaluate", smallest_max=1, zero=False)
+            how = method_of("evaluate", "vi", stop, (None, None), limits)
             rows = chain_rows(process.rows, process.place("evaluate", policy))
-            return rows, limits, self._start("evaluate", value0)
+            return rows, how, limits, self._start("evaluate", value0)
 
-        options = {"tol": tol, "stop": stop, "max_steps": max_steps, "throw": throw}
+        options = {"atol": atol, "stop": stop, "max_steps": max_steps, "throw": throw}
         said = described(options, {"value0": value0, "callback": callback})
-        rows, limits, start = agreed(self._named("evaluate"), prepare, said)
-        return self._run("evaluate", self._shard.with_rows(rows), start, ValueIteration(), limits)
+        rows, how, limits, start = agreed(self._named("evaluate"), prepare, said)
+        return self._run("evaluate", self._shard.with_rows(rows), start, how, limits)
 
     def _named(self, function: str) -> Ranks:
         """Return the ranks, after setting the function that their error messages name."""

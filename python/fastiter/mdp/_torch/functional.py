@@ -29,14 +29,14 @@ class MDPValues(NamedTuple):
 
     See Also
     --------
-    mdp_values : The function that returns it.
+    values : The function that returns it.
 
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import mdp_values
+    >>> from fastiter.torch import mdp
     >>> P, R = torch.ones(1, 2, 1), torch.tensor([[1.0, 2.0]])
-    >>> mdp_values(P, R, 0.5).policy
+    >>> mdp.values(P, R, 0.5).policy
     tensor([1])
     """
 
@@ -45,13 +45,13 @@ class MDPValues(NamedTuple):
     policy: Tensor
 
 
-def mdp_values(
+def values(
     P: Tensor | tuple[Any, Any, Tensor],
     R: Tensor,
     gamma: Tensor | float,
     *,
     states: Any = None,
-    tol: float = 1e-9,
+    atol: float = 1e-9,
     max_steps: int = 100_000,
 ) -> MDPValues:
     """Return V* = max_a R + gamma P V*, differentiable by one solution with the transpose of the policy's chain.
@@ -71,7 +71,7 @@ def mdp_values(
         The discount, at least 0 and below 1.
     states : (rows,) integers
         The state of each row of a CSR matrix, in increasing order.
-    tol : float
+    atol : float
         The policy is optimal within this width of the bounds, or within the rounding error if that is larger. The
         values are those of the policy, to rounding.
     max_steps : int
@@ -89,26 +89,27 @@ def mdp_values(
 
     See Also
     --------
+    solve : Without gradients, with bounds.
     fastiter.mdp.MDP : All methods, with bounds and without gradients.
 
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import mdp_values
+    >>> from fastiter.torch import mdp
     >>> P = torch.eye(2, dtype=torch.float64).reshape(2, 1, 2)
     >>> R = torch.tensor([[1.0], [2.0]], dtype=torch.float64, requires_grad=True)
-    >>> value, _, _ = mdp_values(P, R, 0.9)
+    >>> value, _, _ = mdp.values(P, R, 0.9)
     >>> value.sum().backward()
     >>> value.detach().round(decimals=6), R.grad.round(decimals=6)
     (tensor([10., 20.], dtype=torch.float64), tensor([[10.],
             [10.]], dtype=torch.float64))
     """
-    function = "mdp_values"
+    function = "values"
     refuse_transforms(function)
-    tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
+    atol, max_steps = positive(function, "atol", atol, zero=False), count(function, "max_steps", max_steps, 1)
     rows = read(function, P, R, states)  # first, as it checks P
     discount = discount_of(function, rows.values, gamma)
-    best = mdp_policy(Policy(*rows.detached(), discount.detach(), tol, max_steps))
+    best = mdp_policy(Policy(*rows.detached(), discount.detach(), atol, max_steps))
     one = _sparse if isinstance(P, tuple) else _dense
     if rows.models is None:
         return MDPValues(*one(rows, discount, best))

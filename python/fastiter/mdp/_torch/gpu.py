@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ... import _core
+from ..._call.iterate import Columns, Limits, Step, iterate
 from ..._solution import judged
 from ..._torch import launch
 from ..._torch.ops import contiguous
-from .._krylov import Chain, solved
 from .._process import SUM_TOLERANCE, checked
 from .._result import MDPSolution, alone
+from .._solvers.krylov import Chain, solved
 from .ops import ChainValues, Policy, possible_rows
 
 Array = npt.NDArray[Any]
@@ -92,15 +95,24 @@ class CardModel:
         return CardModel(None, entry, owner[order], self.weight[order], torch.zeros_like(self.reward))
 
 
-class Found(NamedTuple):
-    """The last sweep of each of B models: w and actions (B, S), and numbers (B,)."""
+class LastSweeps:
+    """The last sweep of each of B models: w and actions (B, S), and the :class:`Bounds` as an array (4, B)."""
 
-    w: Tensor
-    action: Tensor
-    bounds: Array  # (4, B): those of `Bounds`
-    steps: Array
-    reason: tuple[str, ...]
-    history: Array  # (B, checks), NaN after the last check of a model
+    def __init__(self, v: Tensor) -> None:
+        self.w, self.current = torch.empty_like(v), torch.empty_like(v)
+        self.action = torch.full(v.shape, -1, dtype=torch.int32, device=v.device)
+        self.bounds = np.zeros((4, len(v)))
+
+    def save(self, models: Array) -> None:
+        """Copy the current values of some models, a mask (B,)."""
+        if models.any():
+            chosen = torch.from_numpy(np.flatnonzero(models))
+            self.w[chosen] = self.current[chosen]
+
+    def value(self, active: Array) -> Tensor:
+        """Return a copy of the values, current ones of the active models."""
+        mask = torch.from_numpy(active).to(self.w.device)[:, None]
+        return torch.where(mask, self.current, self.w)
 
 
 class CardProcess:
@@ -176,80 +188,82 @@ class CardProcess:
         """Return the widths that bounds can reach, for the largest values that rewards allow."""
         return np.array([2 * each.reachable() for each in self._accuracies])
 
-    def iterate(self, v: Tensor, tol: Array, max_steps: int) -> Found:
+    def iterate(self, v: Tensor, tolerance: Array, limits: Limits) -> tuple[LastSweeps, Columns]:
         """Sweep from v (B, S) until the bounds of each model are within its tolerance; v is overwritten.
 
         A model that has ended is not swept any more, so that it has the same bits as when solved alone.
         """
-        models, w = self.models, torch.empty_like(v)
-        last, action = torch.empty_like(v), torch.full(v.shape, -1, dtype=torch.int32, device=v.device)
-        bounds = np.zeros((4, models))
-        least, since, steps = np.full(models, np.inf), np.zeros(models, np.int64), np.zeros(models, np.int64)
-        reason, history, running = np.full(models, "max_steps", object), [], np.arange(models)
-        while len(running):
-            chosen = None if len(running) == models else torch.from_numpy(running).to(v.device)
-            changes = self.model.sweep(v, w, action, self.discount, None, chosen)
+        last, record = LastSweeps(v), Columns(self.models, overflows=True)
+        if self.models:
+            iterate(self._sweeps(v, tolerance, last, record), limits, record)
+            last.save(record.closed)
+        return last, record
+
+    def _sweeps(self, v: Tensor, tolerance: Array, last: LastSweeps, record: Columns) -> Iterator[Step]:
+        shape = (self.models,)
+        smallest, without_progress, steps = np.full(shape, np.inf), np.zeros(shape, np.int64), 0
+        while True:
+            steps += 1
+            running = np.flatnonzero(record.active)
+            chosen = None if len(running) == self.models else torch.from_numpy(running).to(v.device)
+            w = last.current
+            changes = self.model.sweep(v, w, last.action, self.discount, None, chosen)
             size = (w if chosen is None else w[chosen]).abs().amax(1).double()
             numbers = torch.stack([changes[0].amin(1), changes[1].amax(1), size]).cpu().numpy()
-            now, sizes = running, numbers[2]
-            bounds[:, now] = self.bounds(numbers[:2], sizes, now)
-            low, high, rounding, floor = bounds[:, now]
-            width = high - low + 2 * rounding
-            history.append(np.full(models, np.nan))
-            history[-1][now] = width
-            since[now] = np.where(width < least[now], 0, since[now] + 1)
-            least[now] = np.fmin(width, least[now])
-            steps[now] += 1
-            ends = map(_core.mdp.is_rounding, (high - low).tolist(), floor.tolist(), since[now].tolist())
-            is_stuck = np.array(list(ends)) | (since[now] > _PATIENCE)
-            is_finite = np.isfinite(width) & np.isfinite(sizes)
-            why = np.select(
-                [~is_finite, width <= tol[now], is_stuck, steps[now] >= max_steps],
-                ["diverged", "converged", "stagnated", "max_steps"],
-                "",
+            last.bounds[:, running] = self.bounds(numbers[:2], numbers[2], running)
+            low, high, rounding, floor = last.bounds
+            residual = np.where(record.active, high - low + 2 * rounding, np.nan)
+            without_progress = np.where(residual < smallest, 0, without_progress + 1)
+            smallest = np.fmin(residual, smallest)
+            is_stuck, is_finite = without_progress > _PATIENCE, np.ones(shape, np.bool_)
+            widths = (high - low)[running].tolist(), floor[running].tolist(), without_progress[running].tolist()
+            is_stuck[running] |= np.array(list(map(_core.mdp.is_rounding, *widths)))
+            is_finite[running] = np.isfinite(numbers[2])
+            active = record.active.copy()
+            yield Step(
+                *(steps, residual, tolerance, partial(last.value, active)),
+                can_converge=is_finite,
+                stagnated=is_stuck,
+                diverged=~is_finite,
             )
-            ended = now[why != ""]
-            reason[ended] = why[why != ""]
-            last[torch.from_numpy(ended)] = w[torch.from_numpy(ended)]
-            running = now[why == ""]
-            v, w = w, v
-        table = np.stack(history, 1) if history else np.zeros((models, 0))
-        return Found(last, action, bounds, steps, tuple(reason.tolist()), table)
+            last.save(record.closed)
+            v, last.current = w, v
 
 
-def solve(function: str, call: Policy, v: Tensor | None = None, *, rounded: bool = False) -> MDPSolution:
+def solve(
+    function: str, call: Policy, limits: Limits, v: Tensor | None = None, *, rounded: bool = False
+) -> MDPSolution:
     """Return the solutions by value iteration from v (B, S): tensors, and the best rows as the policy.
 
     ``rounded``: a tolerance below the rounding error is replaced by the rounding error.
     """
     process = CardProcess(function, call)
     reachable = process.reachable() if rounded else 0.0
-    tol = np.maximum(call.tol, reachable) + np.zeros(process.models)
-    found = process.iterate(process.start() if v is None else v, tol, call.max_steps)
-    wide = found.w.double()
-    low, high, rounding = (torch.from_numpy(x).to(wide.device)[:, None] for x in found.bounds[:3])
+    tolerance = np.maximum(limits.atol, reachable) + np.zeros(process.models)
+    last, record = process.iterate(process.start() if v is None else v, tolerance, limits)
+    wide, numbers = last.w.double(), record.results()
+    low, high, rounding = (torch.from_numpy(x).to(wide.device)[:, None] for x in last.bounds[:3])
     middle = torch.where((high - low).isfinite(), wide + (low + high) / 2, wide)
     lower, upper = wide + (low - rounding), wide + (high + rounding)
+    numbers["residual"] = (upper - lower).amax(1).cpu().numpy() if process.models else np.zeros(0)
+    numbers["tolerance"] = limits.atol
     return MDPSolution(
-        value=middle.to(found.w.dtype),
-        policy=call.row[:-1] + found.action,
+        value=middle.to(last.w.dtype),
+        policy=call.row[:-1] + last.action,
         lower=torch.where(lower.isnan(), -torch.inf, lower),
         upper=torch.where(upper.isnan(), torch.inf, upper),
-        converged=np.array(found.reason) == "converged",
-        steps=found.steps,
-        residual=(upper - lower).amax(1).cpu().numpy() if process.models else np.zeros(0),
-        tolerance=call.tol,
-        history=found.history,
+        history=np.stack(record.history, 1) if record.history else np.zeros((process.models, 0)),
         method="vi",
-        reason=found.reason,
+        **numbers,
     )
 
 
 def policy(call: Policy) -> Tensor:
     """Implement the op on a GPU, by value iteration."""
-    found = solve("mdp_values", call, rounded=True)
+    limits = Limits(atol=call.atol, max_steps=call.max_steps)
+    found = solve("values", call, limits, rounded=True)
     is_batch = call.values.dim() == 2 or call.rewards.dim() == 2
-    best: Tensor = judged("mdp_values", found if is_batch else alone(found), False).policy
+    best: Tensor = judged("values", found if is_batch else alone(found), False).policy
     return best
 
 
@@ -260,5 +274,5 @@ def chain_values(call: ChainValues) -> Tensor:
     ones: Any = torch.ones_like(b)
     sums = 1 - Chain(model, 1.0, ones).multiply(ones)
     chain = Chain(model.transposed() if call.transpose else model, 1.0, b, b, float(sums.max()) if len(b) else 0.0)
-    x: Any = solved("mdp_values", chain, b)
+    x: Any = solved("values", chain, b)
     return x

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from ... import _core
+from ..._call.iterate import Limits
 from ..._solution import judged
 from ..._torch.op import Op
 from ..._torch.ops import contiguous
-from .._choice import Choice
-from .._krylov import Chain, solved
 from .._layouts import Rows, Sparse, keep_rows
 from .._mdp import MDP
-from .._result import Limits
+from .._solvers.krylov import Chain, solved
+from .._solvers.options import Choice
 
 
 class Policy(NamedTuple):
@@ -35,7 +35,7 @@ class Policy(NamedTuple):
     values: Tensor
     rewards: Tensor
     gamma: Tensor
-    tol: float
+    atol: float
     max_steps: int
 
 
@@ -68,11 +68,11 @@ def _policy(call: Policy) -> Tensor:
     best = torch.empty((1 if models is None else models, len(row) - 1), dtype=torch.int64, device="cpu")
     for m in range(len(best)):
         values, rewards = (_array(x[m] if x.dim() == 2 else x) for x in (call.values, call.rewards))
-        problem = MDP._of(possible_rows(row, crow, col, values, rewards), gamma, function="mdp_values")
+        problem = MDP._of(possible_rows(row, crow, col, values, rewards), gamma, function="values")
         reachable = 2 * problem._process.accuracy(gamma).reachable()
-        limits = Limits(max(call.tol, reachable), max_steps=call.max_steps)
-        found = problem._found("mdp_values", Choice(), problem._start("mdp_values", None), limits)
-        best[m] = torch.from_numpy(row[:-1] + judged("mdp_values", found, False).policy)
+        limits = Limits(atol=max(call.atol, reachable), max_steps=call.max_steps)
+        found = problem._found("values", Choice(), problem._start("values", None), limits)
+        best[m] = torch.from_numpy(row[:-1] + judged("values", found, False).policy)
     return best[0] if models is None else best
 
 
@@ -93,7 +93,7 @@ def _chain_values(call: ChainValues) -> Tensor:
     sums = 1 - Chain(model, 1.0, b).multiply(np.ones_like(b))
     transposed = model.transposed() if call.transpose else model
     chain = Chain(transposed, 1.0, b, b, float(sums.max(initial=0)))
-    return torch.from_numpy(solved("mdp_values", chain, b))
+    return torch.from_numpy(solved("values", chain, b))
 
 
 def _chain_values_fake(call: ChainValues) -> Tensor:

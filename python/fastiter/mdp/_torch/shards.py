@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..._call.iterate import Limits, Progress
 from ..._torch.distributed.collectives import Ranks
 from .._layouts import Rows
 from .._process import Process, sums_of
-from .._result import Limits, MDPProgress
-from .._work import Method, Work
-from .values import Exchange
+from .._solvers.state import Method, Work
+from .exchange import Exchange
 
 Array = npt.NDArray[Any]
 
@@ -137,13 +137,13 @@ class PolicyIteration(Method):
     name = "pi"
 
     def __init__(self, alpha: float, sweeps: int, limits: Limits) -> None:
-        self._alpha, self._sweeps, self._limits = alpha, sweeps, limits
+        self._alpha, self._sweeps, self._atol = alpha, sweeps, limits.atol
 
     def step(self, work: Work) -> bool:
         assert isinstance(work, ShardWork)
         if work.steps:
             chain, least = work.chain(), math.inf
-            target = max(self._alpha * self._width(work, work.change), self._limits.tol / 4)
+            target = max(self._alpha * self._width(work, work.change), self._atol / 4)
             while True:
                 width = self._width(work, work.evaluate(chain, self._sweeps))
                 if width <= target or not width < least:
@@ -154,7 +154,7 @@ class PolicyIteration(Method):
         return True
 
     def _width(self, work: Work, change: tuple[float, float]) -> float:
-        if self._limits.stop == "sup":
+        if self.stop == "sup":
             return float(work.accuracy.symmetric(max(abs(change[0]), abs(change[1]))))
         low, high, *_ = work.accuracy.bounds(*change, 0.0)
         return float(high - low)
@@ -165,7 +165,7 @@ def with_every_callback(ranks: Ranks, limits: Limits) -> Limits:
     if limits.callback is None:
         return limits
 
-    def callback(progress: MDPProgress) -> bool:
-        return any(row[0] for row in gathered(ranks, [float(limits.ends(progress))]))
+    def callback(progress: Progress) -> bool:
+        return any(row[0] for row in gathered(ranks, [float(limits.stops(lambda: progress))]))
 
     return limits._replace(callback=callback)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..._check import check_flag, count, positive
+from ..._call.iterate import Limits, Progress
 from ..._solution import judged
 from ..._torch.graph_break import graph_break
 from ..._torch.ops import check_tensors, refuse_transforms
-from .._choice import Choice
 from .._mdp import MDP
-from .._result import Limits, MDPSolution, alone, together
+from .._result import MDPSolution, alone, together
+from .._solvers.options import Choice
 from . import gpu
 from .ops import Policy, possible_rows
 from .rows import DTYPES, Rows, discount_of, read
@@ -24,18 +25,19 @@ from .rows import DTYPES, Rows, discount_of, read
 _CARDS = ("cuda",)
 
 
-def mdp_solve(
+def solve(
     P: Tensor | tuple[Any, Any, Tensor],
     R: Tensor,
     gamma: Tensor | float,
     *,
     states: Any = None,
-    tol: float = 1e-6,
-    max_steps: int = 100_000,
     value0: Tensor | None = None,
+    atol: float = 1e-6,
+    max_steps: int = 100_000,
+    callback: Callable[[Progress], Any] | None = None,
     throw: bool = False,
 ) -> MDPSolution:
-    """Return V* = max_a R + gamma P V* within tol / 2, an optimal policy and bounds, computed where the tensors are.
+    """Return V* = max_a R + gamma P V* within atol / 2, an optimal policy and bounds, computed where the tensors are.
 
     On a GPU by value iteration with MacQueen's bounds, on the CPU by the automatic method of
     ``fastiter.mdp.MDP.solve``. The results have no gradients.
@@ -52,13 +54,16 @@ def mdp_solve(
         The discount, at least 0 and below 1.
     states : (rows,) integers
         The state of each row of a CSR matrix, in increasing order.
-    tol : float
+    value0 : (S,), or (B, S)
+        The initial values, in the dtype of P; by default a lower bound on V*.
+    atol : float
         The width of the bounds at which it has converged. float32 usually needs a larger value than the default, see
         ``fastiter.mdp.MDP.solve``; on a GPU rounding makes the bounds about 1e-7 max(abs(V)) / (1 - gamma) wide.
     max_steps : int
         The maximum number of sweeps over all states.
-    value0 : (S,), or (B, S)
-        The initial values, in the dtype of P; by default a lower bound on V*.
+    callback : callable, optional
+        Called at each check with a :class:`fastiter.Progress`; if it returns True, the iteration ends. For B models on
+        the CPU as in ``fastiter.mdp.MDPBatch``; on a GPU once for all models, ``active`` has those that have not ended.
     throw : bool
         Raise an error if it does not converge, instead of a warning.
 
@@ -77,37 +82,36 @@ def mdp_solve(
 
     See Also
     --------
-    mdp_values : Values with gradients.
+    values : Values with gradients.
     fastiter.mdp.MDP : All methods, on the CPU.
 
     Examples
     --------
     >>> import torch
-    >>> from fastiter.torch import mdp_solve
-    >>> found = mdp_solve(torch.ones(1, 2, 1), torch.tensor([[1.0, 2.0]]), 0.5, tol=1e-5)
+    >>> from fastiter.torch import mdp
+    >>> found = mdp.solve(torch.ones(1, 2, 1), torch.tensor([[1.0, 2.0]]), 0.5, atol=1e-5)
     >>> found.value, found.policy
     (tensor([4.]), tensor([1]))
     """
-    function = "mdp_solve"
+    function = "solve"
     refuse_transforms(function, "because the number of iterations depends on the values")
-    check_flag(function, "throw", throw)
-    tol, max_steps = positive(function, "tol", tol, zero=False), count(function, "max_steps", max_steps, 1)
-    return graph_break(_solved, P, R, gamma, states, (tol, max_steps), value0, throw)
+    limits = Limits(None, atol, max_steps, callback, throw).checked(function, smallest_max=1, zero=False)
+    return graph_break(_solved, P, R, gamma, states, limits, value0)
 
 
-def _solved(P: Any, R: Any, gamma: Any, states: Any, ends: tuple[float, int], value0: Any, throw: bool) -> MDPSolution:
+def _solved(P: Any, R: Any, gamma: Any, states: Any, limits: Limits, value0: Any) -> MDPSolution:
     """Check the tensors and solve."""
-    function = "mdp_solve"
+    function = "solve"
     values = P[2] if isinstance(P, tuple) and len(P) == 3 else P
     rows = read(function, P, R, states).detached()
     discount = discount_of(function, rows.values, gamma).detach()
     first = None if value0 is None else _first(function, values, value0, len(rows.row) - 1, rows.models)
-    call = Policy(*rows, discount, *ends)
+    call = Policy(*rows, discount, limits.atol, limits.max_steps)
     if rows.values.device.type in _CARDS:
-        both = gpu.solve(function, call, first)
-        found = judged(function, alone(both) if rows.models is None else both, throw)
+        both = gpu.solve(function, call, limits if rows.models is not None else limits.with_callback(_alone), first)
+        found = judged(function, alone(both) if rows.models is None else both, limits.throw)
     else:
-        found = _on_the_cpu(function, rows, call, first, throw)
+        found = _on_the_cpu(function, rows, call, first, limits)
     return found if isinstance(P, tuple) else replace(found, policy=found.policy - rows.row[:-1])
 
 
@@ -125,9 +129,18 @@ def _first(function: str, values: Any, value0: Any, S: int, models: int | None) 
     return value0.detach().expand(whole).clone(memory_format=torch.contiguous_format)
 
 
-def _on_the_cpu(function: str, rows: Rows, call: Policy, first: Tensor | None, throw: bool) -> MDPSolution:
-    limits = Limits(call.tol, max_steps=call.max_steps, throw=throw)
-    found = []
+def _alone(progress: Progress) -> Progress:
+    """Return the progress of the only model of several."""
+    residual, tolerance = float(progress.residual[0]), float(progress.tolerance[0])
+    return Progress(progress.steps, residual, tolerance, _value=lambda: progress.value[0])
+
+
+def _on_tensors(progress: Progress) -> Progress:
+    return replace(progress, _value=lambda: torch.from_numpy(progress.value))
+
+
+def _on_the_cpu(function: str, rows: Rows, call: Policy, first: Tensor | None, limits: Limits) -> MDPSolution:
+    found, limits = [], limits.with_callback(_on_tensors)
     for m in range(1 if rows.models is None else rows.models):
         arrays = [x.resolve_neg().numpy() for x in rows.model(m)]
         problem = MDP._of(possible_rows(*arrays), float(call.gamma), function=function)
@@ -135,7 +148,7 @@ def _on_the_cpu(function: str, rows: Rows, call: Policy, first: Tensor | None, t
         found.append(problem._found(function, Choice(), start, limits))
     dtype = arrays[3].dtype if found else np.dtype(str(rows.values.dtype).removeprefix("torch."))
     all_of_them = together(found, len(rows.row) - 1, dtype, limits)
-    solution = judged(function, alone(all_of_them) if rows.models is None else all_of_them, throw)
+    solution = judged(function, alone(all_of_them) if rows.models is None else all_of_them, limits.throw)
     names = ("value", "policy", "lower", "upper")
     tensors: dict[str, Any] = {name: torch.from_numpy(getattr(solution, name)) for name in names}
     return replace(solution, **tensors | {"policy": call.row[:-1] + tensors["policy"]})

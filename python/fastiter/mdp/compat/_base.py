@@ -228,7 +228,7 @@ class MDP:
 
     def _found(self, solve: Any, max_steps: int) -> Any:
         """Return a solution; without convergence, warn with this module's names."""
-        found: Any = attempted(solve, tol=self.epsilon, max_steps=max_steps)
+        found: Any = attempted(solve, atol=self.epsilon, max_steps=max_steps)
         self._judge(found)
         return found
 

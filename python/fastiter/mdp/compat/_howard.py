@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._krylov import Chain
 from .._mdp import MDP
+from .._solvers.krylov import Chain
 
 Array = npt.NDArray[Any]
 

@@ -285,7 +285,7 @@ class DiscreteDP(Program):
         tol = positive("solve", "epsilon", self.epsilon if epsilon is None else epsilon, zero=False)
         problem, method = self._process(), "mpi" if "policy_sweeps" in options else "vi"
         start = self._initial(v_init).astype(problem.dtype)
-        found: Any = attempted(problem.solve, method, value0=start, tol=tol, max_steps=most, **options)
+        found: Any = attempted(problem.solve, method, value0=start, atol=tol, max_steps=most, **options)
         if not found.converged:
             got = f"{found.residual:.2g} after {plural(found.steps)}"
             warn(f"{name}: the bounds must come within {tol:g}, got {got}; try a larger max_iter or epsilon")

@@ -1,0 +1,1 @@
+"""Solvers and learners without a stable interface, which fastiter.experimental exports."""
