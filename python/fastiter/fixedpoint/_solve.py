@@ -221,7 +221,8 @@ class Run:
     @property
     def tolerance(self) -> Numbers:
         """The residual at which each sample converges."""
-        return self.limits.atol + self.rtol * self.scale
+        tolerance: Numbers = self.limits.atol + self.rtol * self.scale
+        return tolerance
 
     def check(self, step: Step) -> bool:
         self.last_steps = step.steps  # not the step, whose value refers to this object: a cycle would keep the arrays
@@ -233,12 +234,12 @@ class Run:
             self.end(np.arange(len(self.slots)), self.last_steps)
 
     def progress(self, step: Step) -> Progress:
-        numbers = self.residual.copy(), self.tolerance
-        others = {"evaluations": self.calls}
-        if self.problem.layout.batched:
-            arrays = map(self.space.numbers, (*numbers, self.slots.copy()))
-            return Progress(step.steps, *arrays, others, step.value)
-        return Progress(step.steps, *(each.item() for each in numbers), None, others, step.value)
+        residual, tolerance, evaluations = self.residual, self.tolerance, {"evaluations": self.calls}
+        if not self.problem.layout.batched:
+            return Progress(step.steps, residual.item(), tolerance.item(), None, evaluations, step.value)
+        arrays = map(self.space.numbers, (residual.copy(), tolerance, self.slots.copy()))
+        residual, tolerance, active = arrays
+        return Progress(step.steps, residual, tolerance, active, evaluations, step.value)
 
     def current(self, slots: Rows, x: Any) -> Any:
         """Return a state: x for the given samples, and for others their values."""

@@ -115,7 +115,7 @@ def solved(function: str, iterates: Iterator[Iterate], limits: Limits, dtype: ob
 def _checks(iterates: Iterator[Iterate], limits: Limits) -> Iterator[Step]:
     assert limits.rtol is not None  # set by `checked`
     for steps, at in enumerate(iterates, 1):
-        numbers = partial(dict, evaluations=at.evaluations, step=at.step)
+        numbers: partial[dict[str, Any]] = partial(dict, evaluations=at.evaluations, step=at.step)
         tolerance = limits.rtol * at.scale + limits.atol
         yield Step(steps, at.residual, tolerance, partial(copied, at.value), numbers, stagnated=at.stagnated)
 

@@ -197,7 +197,7 @@ def sinkhorn(
         _core.fixedpoint.sinkhorn(bits, sizes, (*problem, f, g), (epsilon, tolerance, most), (steps, residual, ended))
         return ended.astype(bool), steps, residual
 
-    last = stopped(limits, tolerance if batch else tolerance[0], update, (f.copy(), g.copy()))
+    last = stopped(limits, tolerance if batch else tolerance.item(), update, (f.copy(), g.copy()))
     numbers = update(f, g, limits.max_steps if last is None else last)
     result = solution_of((f, g), numbers, bool(batch), (epsilon, tolerance, last), (C, a, b))
     return judged("sinkhorn", result, limits.throw)
@@ -208,9 +208,9 @@ def stopped(limits: Limits, tolerance: Any, update: Callable[..., Any], potentia
 
     def checks() -> Iterator[Step]:
         for step in itertools.count():
-            residual = np.asarray(update(*potentials, min(step, 1))[2])
-            numbers = (residual, tolerance) if is_batch else (float(residual[0]), float(tolerance))
-            yield Step(step, *numbers, lambda: tuple(x + 0 for x in potentials))
+            residual: Any = np.asarray(update(*potentials, min(step, 1))[2])
+            residual = residual if is_batch else float(residual[0])
+            yield Step(step, residual, tolerance, lambda: tuple(x + 0 for x in potentials))
 
     is_batch = np.ndim(tolerance) > 0
     return last_step(checks(), limits, Columns(len(tolerance)) if is_batch else Record())

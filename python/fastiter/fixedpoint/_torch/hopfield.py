@@ -222,7 +222,7 @@ def _stopped(problem: Problem, stopping: Stopping, lead: tuple[int, ...]) -> int
         return value, change, size
 
     def convert(progress: Progress) -> Progress:
-        return progress.converted(torch.from_numpy, lambda value: value.reshape(*lead, *inner))
+        return progress._converted(torch.from_numpy, lambda value: value.reshape(*lead, *inner))
 
     return stopped(stopping._replace(limits=stopping.limits.with_callback(convert)), problem.state.detach(), update)
 

@@ -193,9 +193,12 @@ def sinkhorn(
     def reshaped(potentials: Any) -> tuple[Tensor, Tensor]:
         return potentials[0].reshape(*batch, n), potentials[1].reshape(*batch, m)
 
-    convert = limits.with_callback(lambda progress: progress.converted(torch.from_numpy, reshaped))
+    convert = limits.with_callback(lambda progress: progress._converted(torch.from_numpy, reshaped))
     last = stopped(
-        convert, tolerance if batch else tolerance[0], update, (given[3].clone(), torch.zeros_like(given[2]).detach())
+        convert,
+        tolerance if batch else tolerance.item(),
+        update,
+        (given[3].clone(), torch.zeros_like(given[2]).detach()),
     )
     f, g, steps, residual, converged = _Potentials.apply(*given, *limit, limits.max_steps if last is None else last)
     numbers = tuple(x.cpu() for x in (converged, steps, residual))
