@@ -173,6 +173,8 @@ def statements(source: str) -> set[str]:
                 pass
             case ast.Expr(value=ast.Call(func=ast.Name(id="publish" | "_publish"))):
                 pass
+            case ast.FunctionDef(name="__getattr__"):  # imports slow modules on first access
+                pass
             case _:
                 kinds.add(ast.unparse(node))
     return kinds

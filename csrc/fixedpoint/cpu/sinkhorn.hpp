@@ -22,7 +22,7 @@ template <class T> struct Sinkhorn {
     T* g = nullptr;           // (batch, m)
     double epsilon = 1;
     const double* tolerance = nullptr; // (batch)
-    int64_t max_steps = 0;             // of updates of f
+    int64_t max_steps = 0;             // updates of f
     int64_t* steps = nullptr;          // (batch)
     double* residual = nullptr;        // (batch)
     uint8_t* ended = nullptr;          // (batch): whether the residual is within the tolerance

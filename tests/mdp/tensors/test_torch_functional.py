@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-import fastiter.torch  # noqa: E402
 from fastiter.mdp import reference  # noqa: E402
 from fastiter.mdp._torch import ops  # noqa: E402
 from fastiter.torch import mdp as tensor_mdp  # noqa: E402
@@ -176,4 +175,4 @@ def test_wrong_arguments(case: int) -> None:
         call()
     assert str(raised.value).startswith(f"values: {message}") and "\n" not in str(raised.value)
     with pytest.raises(ValueError, match=r"^values: P must sum to 1 .* in state 0, action 0 \(row 0\)$"):
-        fastiter.torch.tensor_mdp.values(2 * tensors()[0], torch.zeros(7, 3, dtype=torch.float64), 0.9)
+        tensor_mdp.values(2 * tensors()[0], torch.zeros(7, 3, dtype=torch.float64), 0.9)
