@@ -25,7 +25,7 @@ from ._formats.integer import Int
 from ._formats.modes import ROUNDINGS
 from ._formats.properties import Span, product
 from ._formats.text import dtype_name
-from ._operands import given_codes, given_floats, numbers, span
+from ._operands import numbers, operand_codes, operand_floats, span
 from ._quantize import encode
 
 Array = npt.NDArray[Any]
@@ -38,7 +38,7 @@ _BETWEEN = {_F32: Float(8, 23), _F64: Float(11, 52)}
 _GEMM = {_F32: _core.dense.gemm_f32, _F64: _core.dense.gemm_f64}
 #: The span of products that are exact in float64 and leave room for sums
 _DOUBLE = Span(53, -1000, 980)
-_MOST = 2**62
+_MAX_EVERY = 2**62
 #: The longest part of K that is summed separately: kDeepestSum of csrc/dense/cpu/gemm.hpp
 _LONGEST_PART = 384
 _SUMS = _core.quant.float_sums
@@ -160,7 +160,7 @@ def _every(every: object, accumulator: object) -> int:
     native = _native(accumulator)
     if every > 1 and native is not None:
         raise ValueError(f"quant_matmul: accumulate_every must be 1 for the dtype {native} as accumulator, got {every}")
-    return min(int(every), _MOST)
+    return min(int(every), _MAX_EVERY)
 
 
 class Products(NamedTuple):
@@ -196,12 +196,12 @@ def _accumulator(accumulator: FormatLike, formats: Formats, every: int, products
 
 def _check_float(acc: Float) -> None:
     """Check that the kernel's arithmetic, in doubles, holds sums to be rounded to the format."""
-    least = acc.min_exponent - acc.mantissa
+    smallest = acc.min_exponent - acc.mantissa
     if acc.stochastic:
         raise ValueError(f"quant_matmul: accumulator must round without random numbers, got {acc}")
     if not acc.signed:
         raise ValueError(f"quant_matmul: accumulator must have a sign, got {acc}")
-    if acc.mantissa > 50 or least < -1000 or acc.max_exponent > 900 or acc.min_exponent > acc.mantissa:
+    if acc.mantissa > 50 or smallest < -1000 or acc.max_exponent > 900 or acc.min_exponent > acc.mantissa:
         raise ValueError(
             "quant_matmul: accumulator must have at most 50 bits of mantissa and numbers from 2**-1000 to 2**900, "
             f"got {acc}"
@@ -365,8 +365,8 @@ def _codes(name: str, x: Array, fmt: Format, along: int, source: Fixed) -> Array
     dtype = code_dtype(source.width, source.signed)
     if isinstance(fmt, (Fixed, Int)):
         if x.dtype.kind in "iu":
-            return given_codes(name, x, fmt).astype(dtype, copy=False)
-        codes = encode(given_floats(name, x, fmt), fmt)
+            return operand_codes(name, x, fmt).astype(dtype, copy=False)
+        codes = encode(operand_floats(name, x, fmt), fmt)
         assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks return more
         return codes
     values = numbers(name, x, fmt, along)

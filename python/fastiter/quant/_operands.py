@@ -31,16 +31,16 @@ def numbers(name: str, x: Array, fmt: Format, along: int) -> Array:
     if x.dtype.kind in "iu":
         if in_blocks:
             raise TypeError(f"quant_matmul: {name} must be floats for a block format, got dtype {x.dtype}")
-        return values_of(given_codes(name, x, fmt), fmt, dtype)
-    given = given_floats(name, x, fmt)
+        return values_of(operand_codes(name, x, fmt), fmt, dtype)
+    floats = operand_floats(name, x, fmt)
     if dtype == _F64 or x.dtype.itemsize == 2:
-        given = given.astype(dtype, copy=False)
-    rounded = quantize(given, fmt, axis=along if in_blocks and x.ndim > 1 else -1)
+        floats = floats.astype(dtype, copy=False)
+    rounded = quantize(floats, fmt, axis=along if in_blocks and x.ndim > 1 else -1)
     with np.errstate(over="ignore", under="ignore"):
         return rounded.astype(dtype, copy=False)
 
 
-def given_codes(name: str, x: Array, fmt: Format) -> Array:
+def operand_codes(name: str, x: Array, fmt: Format) -> Array:
     """Check that x are codes of the format."""
     try:
         return check_codes("quant_matmul", x, fmt)
@@ -49,7 +49,7 @@ def given_codes(name: str, x: Array, fmt: Format) -> Array:
         raise ValueError(f"quant_matmul: {name} must be codes of {fmt}, got {worst}") from None
 
 
-def given_floats(name: str, x: Array, fmt: Format) -> Array:
+def operand_floats(name: str, x: Array, fmt: Format) -> Array:
     """Check that x are floats that the format can represent."""
     x = check_floats("quant_matmul", name, x)
     if not fmt.has_nan and np.isnan(x).any():

@@ -153,8 +153,8 @@ def quantize(
         raise TypeError(f"quantize: counts must be a bool, got {type(counts).__name__}")
     if out is not None:
         check_apart_or_same("quantize", check_out("quantize", out, x.shape, x.dtype), x)
-    y, _, found = run(checked("quantize", x, fmt, options), counts, None, out)
-    return (y, found) if counts else y
+    y, _, encoded = run(checked("quantize", x, fmt, options), counts, None, out)
+    return (y, encoded) if counts else y
 
 
 @overload
@@ -286,11 +286,11 @@ def encode(
     x = check_floats("encode", "x", x)
     call = checked("encode", x, fmt, options, can_keep=fmt.has_nan)
     codes, scales, _ = run(call, False, code_dtype(fmt), None)
-    found = codes if scales is None else BlockCodes(codes, scales)
+    encoded = codes if scales is None else BlockCodes(codes, scales)
     fitted = call.scale.scale
     if not isinstance(scale, str) or fitted is None:
-        return found
-    return Scaled(found, fitted.reshape(()) if scale_axis is None else fitted)
+        return encoded
+    return Scaled(encoded, fitted.reshape(()) if scale_axis is None else fitted)
 
 
 def decode(

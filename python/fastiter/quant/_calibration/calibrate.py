@@ -214,15 +214,15 @@ def _least_error(
     x: Array, fmt: Format, shape: tuple[int, ...], choices: Sequence[tuple[Array, Array | None]]
 ) -> tuple[Array, Array | None]:
     """Return the scales (and zero points) with the least squared error, block by block."""
-    (scale, zero), least = choices[0], None
+    (scale, zero), lowest = choices[0], None
     for each, point in choices:
         y = quantize(x, fmt, scale=each, zero_point=point)
         noise = _over_blocks((y.astype(np.float64) - x) ** 2, shape, lambda a: a.sum(-1))
-        if least is None:
-            least = noise
+        if lowest is None:
+            lowest = noise
             continue
-        better = noise < least
-        scale, least = np.where(better, each, scale), np.where(better, noise, least)
+        better = noise < lowest
+        scale, lowest = np.where(better, each, scale), np.where(better, noise, lowest)
         zero = None if zero is None or point is None else np.where(better, point, zero)
     return scale, zero
 
@@ -263,14 +263,14 @@ def _holding_both(low: Array, high: Array, fmt: Int, dtype: type[np.floating[Any
     stretched = [scale * one_more]
     if fmt.max_code > 1:
         stretched.append(scale * (fmt.max_code / (fmt.max_code - 1)) * one_more)
-    least, most = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
+    lowest, most = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
     for coarser in stretched:
-        wide = (most - least > fmt.max_code) & _fits(coarser, dtype)
+        wide = (most - lowest > fmt.max_code) & _fits(coarser, dtype)
         if not wide.any():
             break
         scale = np.where(wide, coarser, scale)
-        least, most = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
-    return scale, np.clip(-least, fmt.min_code, fmt.max_code).astype(np.int64)
+        lowest, most = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
+    return scale, np.clip(-lowest, fmt.min_code, fmt.max_code).astype(np.int64)
 
 
 def _extreme_codes(x: Array, scale: Array, fmt: Int, dtype: type[np.floating[Any]]) -> Array:

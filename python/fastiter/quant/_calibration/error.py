@@ -120,7 +120,7 @@ def measure_error(
     wide, near = x.astype(np.float64), y.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(near)
     with np.errstate(over="ignore"):
-        wide, difference = wide[finite], np.clip(near[finite] - wide[finite], -_MOST, _MOST)
+        wide, difference = wide[finite], np.clip(near[finite] - wide[finite], -_LARGEST, _LARGEST)
     if not wide.size:
         return ErrorStatistics(math.nan, 0.0, 0.0, 0.0, np.zeros(64, np.int64), np.linspace(0.0, 1.0, 65), counts)
     largest, power = float(np.abs(difference).max()), _root_mean_square(wide)
@@ -130,7 +130,7 @@ def measure_error(
     return ErrorStatistics(sqnr, largest, _mean(difference), noise, histogram, edges, counts)
 
 
-_MOST = float(np.finfo(np.float64).max)
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def _power_of_two_for(x: Array) -> float:
@@ -150,7 +150,7 @@ def _root_mean_square(x: Array) -> float:
 
 def _histogram(x: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Count numbers in 64 bins from lowest to highest; the range is widened if float64 has too few numbers in it."""
-    part = 0.125 if np.abs(x).max() > _MOST / 16 else 1.0  # keeps the width of the range within float64
+    part = 0.125 if np.abs(x).max() > _LARGEST / 16 else 1.0  # keeps the width of the range within float64
     low, high = part * float(x.min()), part * float(x.max())
     place = float(np.spacing(max(abs(low), abs(high))))
     if high - low < 128 * place:

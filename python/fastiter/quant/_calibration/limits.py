@@ -33,18 +33,18 @@ def limits(fmt: Format, dtype: str, zero_point: int) -> tuple[float, float]:
         y, counts = quantize(np.array([x], dtype), fmt, zero_point=zero, nan="keep", counts=True)
         return counts.overflow == 0 and bool(np.isfinite(y[0]))
 
-    most = np.finfo(dtype).max
-    middle = kind(np.clip(low, -most, most) / 2 + np.clip(high, -most, most) / 2)
-    return _last(fits, middle, -most), _last(fits, middle, most)
+    largest = np.finfo(dtype).max
+    middle = kind(np.clip(low, -largest, largest) / 2 + np.clip(high, -largest, largest) / 2)
+    return _last(fits, middle, -largest), _last(fits, middle, largest)
 
 
 def _not_beyond(near: float, end: Fraction | float, kind: Any) -> float:
     """Return the number of a dtype nearest to the end of a range and not beyond it."""
     with np.errstate(over="ignore", under="ignore"):
-        found = float(kind(near))
-    if math.isinf(found) or abs(Fraction(found)) > abs(Fraction(end)):
-        found = float(np.nextafter(kind(found), kind(0)))
-    return found
+        number = float(kind(near))
+    if math.isinf(number) or abs(Fraction(number)) > abs(Fraction(end)):
+        number = float(np.nextafter(kind(number), kind(0)))
+    return number
 
 
 def is_limited(fmt: Format, clip: bool, has_scale: bool) -> bool:

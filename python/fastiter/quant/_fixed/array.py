@@ -100,12 +100,12 @@ class FixedArray(Comparable):
         if array.dtype.kind not in "iu":
             raise TypeError(f"from_codes: codes must be integers, got dtype {array.dtype}")
         if array.size:
-            least, most = int(array.min()), int(array.max())
-            if least < checked.min_code or most > checked.max_code:
-                worst = least if least < checked.min_code else most
+            lowest, highest = int(array.min()), int(array.max())
+            if lowest < checked.min_code or highest > checked.max_code:
+                worst = lowest if lowest < checked.min_code else highest
                 limits = f"from {checked.min_code} to {checked.max_code}"
                 raise ValueError(f"from_codes: codes must be {limits} for {checked}, got {worst}")
-        return made(array.astype(code_dtype(checked.width, checked.signed), copy=False), checked)
+        return from_valid_codes(array.astype(code_dtype(checked.width, checked.signed), copy=False), checked)
 
     # ---- conversion -------------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class FixedArray(Comparable):
             The numbers in the new format.
         """
         checked = check_fixed("astype", "fmt", fmt)
-        return made(_assigned("astype", self, checked), checked)
+        return from_valid_codes(_assigned("astype", self, checked), checked)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -157,7 +157,7 @@ class FixedArray(Comparable):
     @property
     def T(self) -> FixedArray:
         """The array with its axes in reverse, a view."""
-        return made(self.codes.T, self.fmt)
+        return from_valid_codes(self.codes.T, self.fmt)
 
     def reshape(self, *shape: Any) -> FixedArray:
         """Return the same numbers in another shape.
@@ -172,7 +172,7 @@ class FixedArray(Comparable):
         FixedArray
             A view if NumPy makes one.
         """
-        return made(self.codes.reshape(*shape), self.fmt)
+        return from_valid_codes(self.codes.reshape(*shape), self.fmt)
 
     def transpose(self, *axes: Any) -> FixedArray:
         """Return a view with its axes in another order.
@@ -187,7 +187,7 @@ class FixedArray(Comparable):
         FixedArray
             The view.
         """
-        return made(self.codes.transpose(*axes), self.fmt)
+        return from_valid_codes(self.codes.transpose(*axes), self.fmt)
 
     def copy(self) -> FixedArray:
         """Return a copy.
@@ -197,7 +197,7 @@ class FixedArray(Comparable):
         FixedArray
             The same numbers in new memory.
         """
-        return made(self.codes.copy(), self.fmt)
+        return from_valid_codes(self.codes.copy(), self.fmt)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -219,7 +219,7 @@ class FixedArray(Comparable):
         return bool(self.codes.item())
 
     def __getitem__(self, index: Any) -> FixedArray:
-        return made(np.asarray(self.codes[index]), self.fmt)
+        return from_valid_codes(np.asarray(self.codes[index]), self.fmt)
 
     def __setitem__(self, index: Any, x: Any) -> None:
         if not self.codes.flags.writeable:
@@ -278,10 +278,10 @@ class FixedArray(Comparable):
         return self.copy()
 
     def __lshift__(self, places: int) -> FixedArray:
-        return made(shifted(self.codes, self.fmt, places_of("a << n", places)), self.fmt)
+        return from_valid_codes(shifted(self.codes, self.fmt, places_of("a << n", places)), self.fmt)
 
     def __rshift__(self, places: int) -> FixedArray:
-        return made(shifted(self.codes, self.fmt, -places_of("a >> n", places)), self.fmt)
+        return from_valid_codes(shifted(self.codes, self.fmt, -places_of("a >> n", places)), self.fmt)
 
     def __matmul__(self, other: Any) -> FixedArray:
         if not isinstance(other, FixedArray):
@@ -290,7 +290,7 @@ class FixedArray(Comparable):
         fmt = grown("FixedArray", "a @ b", growth.dot_format(self.fmt, other.fmt, self.shape[-1]))
         x, y = as_matrices(self.codes, other.codes)
         codes, _ = matmul_codes(x, self.fmt, y, other.fmt, (fmt, None), None)
-        return made(codes.reshape(shape), fmt)
+        return from_valid_codes(codes.reshape(shape), fmt)
 
     def _assign(self, result: Any) -> FixedArray:
         if result is NotImplemented:
@@ -324,11 +324,11 @@ def check_fixed(function: str, name: str, fmt: FormatLike) -> Fixed:
     return checked
 
 
-def made(codes: Array, fmt: Fixed) -> FixedArray:
+def from_valid_codes(codes: Array, fmt: Fixed) -> FixedArray:
     """Return an array that holds these codes."""
-    made = FixedArray.__new__(FixedArray)
-    made.codes, made.fmt = codes, fmt
-    return made
+    from_valid_codes = FixedArray.__new__(FixedArray)
+    from_valid_codes.codes, from_valid_codes.fmt = codes, fmt
+    return from_valid_codes
 
 
 def _of_int(x: int) -> FixedArray:
@@ -337,7 +337,7 @@ def _of_int(x: int) -> FixedArray:
     width = max(1, (~x if signed else x).bit_length() + signed)
     if width > 64:
         raise ValueError(f"FixedArray: an int must have at most 64 bits, got {x}")
-    return made(np.array(x, code_dtype(width, signed)), Fixed(width, width, signed))
+    return from_valid_codes(np.array(x, code_dtype(width, signed)), Fixed(width, width, signed))
 
 
 def _operand(x: object) -> FixedArray | None:
@@ -375,7 +375,7 @@ def _result(op: Callable[..., Array], codes: tuple[Array, ...], left: tuple[int,
     dtype = code_dtype(fmt.width, fmt.signed)
     with np.errstate(over="ignore"):  # NumPy warns where a single number wraps
         moved = [c.astype(dtype) << dtype.type(n) if n else c.astype(dtype) for c, n in zip(codes, left, strict=True)]
-        return made(wrapped(np.asarray(op(*moved)), fmt), fmt)
+        return from_valid_codes(wrapped(np.asarray(op(*moved)), fmt), fmt)
 
 
 def _aligned(x: object, y: object, what: str, grow: _Growth, op: Callable[..., Array]) -> FixedArray:
@@ -406,4 +406,4 @@ def _quotient(x: object, y: object) -> FixedArray:
     with np.errstate(over="ignore"):
         whole = (magnitude(a.codes) << np.uint64(max(b.fmt.fraction, 0))) // magnitude(b.codes)
         signed = np.asarray(np.where((a.codes < 0) != (b.codes < 0), -whole, whole))
-    return made(signed.astype(code_dtype(fmt.width, fmt.signed)), fmt)
+    return from_valid_codes(signed.astype(code_dtype(fmt.width, fmt.signed)), fmt)

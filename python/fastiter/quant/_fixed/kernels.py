@@ -34,8 +34,8 @@ class Window(NamedTuple):
         """Return the rows and columns of the output."""
         sizes = []
         for axis in range(2):
-            seen = self.dilation[axis] * (w[2 + axis] - 1) + 1
-            room = x[2 + axis] + 2 * self.padding[axis] - seen
+            extent = self.dilation[axis] * (w[2 + axis] - 1) + 1
+            room = x[2 + axis] + 2 * self.padding[axis] - extent
             if w[2 + axis] < 1 or room < 0:
                 raise ValueError(f"{function}: w must fit into x {x} with its padding {self.padding}, got shape {w}")
             sizes.append(room // self.stride[axis] + 1)
@@ -63,7 +63,7 @@ def read_window(
     )
 
 
-def _pair(function: str, name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
+def _pair(function: str, name: str, value: int | Sequence[int], lowest: int) -> tuple[int, int]:
     values = (value, value) if isinstance(value, (int, np.integer)) else value
     if isinstance(value, bool) or not isinstance(values, (tuple, list)):
         raise TypeError(f"{function}: {name} must be an int or two, got {type_name(value)}")
@@ -72,8 +72,8 @@ def _pair(function: str, name: str, value: int | Sequence[int], least: int) -> t
             raise TypeError(f"{function}: {name} must be an int or two, got {type_name(v)}")
     if len(values) != 2:
         raise ValueError(f"{function}: {name} must be an int or two, got {len(values)}")
-    if min(values) < least:
-        raise ValueError(f"{function}: {name} must be at least {least}, got {min(values)}")
+    if min(values) < lowest:
+        raise ValueError(f"{function}: {name} must be at least {lowest}, got {min(values)}")
     if max(values) >= 2**31:
         raise ValueError(f"{function}: {name} must be below 2**31, got {max(values)}")
     return int(values[0]), int(values[1])

@@ -12,7 +12,7 @@ from ..._backend import Backend, Backends, choose
 from ..._check import type_name
 from .._check import FormatLike
 from .._formats.fixed import Fixed
-from .array import FixedArray, check_fixed, made
+from .array import FixedArray, check_fixed, from_valid_codes
 from .growth import code_dtype
 from .kernels import Window, as_matrices, conv2d_codes, matmul_codes, product_shape, read_window
 
@@ -79,7 +79,7 @@ def fixed_matmul(
     shape = product_shape("fixed_matmul", a.shape, b.shape)
     x, y = as_matrices(a.codes, b.codes)
     start = _start("fixed_matmul", bias, formats[0], (x.shape[-2], y.shape[-1]), "(M, N)")
-    return made(run(x, a.fmt, y, b.fmt, formats, start).reshape(shape), formats[0])
+    return from_valid_codes(run(x, a.fmt, y, b.fmt, formats, start).reshape(shape), formats[0])
 
 
 def fixed_conv2d(
@@ -152,7 +152,7 @@ def fixed_conv2d(
     window = read_window("fixed_conv2d", stride, padding, dilation, groups, x.shape, w.shape)
     size = window.output("fixed_conv2d", x.shape, w.shape)
     start = _start("fixed_conv2d", bias, formats[0], (w.shape[0],), "(O,)")
-    return made(run(x.codes, x.fmt, w.codes, w.fmt, formats, start, window, size), formats[0])
+    return from_valid_codes(run(x.codes, x.fmt, w.codes, w.fmt, formats, start, window, size), formats[0])
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------

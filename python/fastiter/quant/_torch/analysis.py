@@ -161,7 +161,7 @@ def calibrate(
     >>> bool((quantize(x, fmt, scale=scale) - x).abs().max() < 0.5 * scale.max())
     True
     """
-    found = quant.calibrate(
+    calibration = quant.calibrate(
         _floats("calibrate", x),
         text_of("calibrate", fmt),
         method=method,
@@ -169,8 +169,8 @@ def calibrate(
         axis=axis,
         group=group,
     )
-    scale, zero_point = (None if part is None else torch.from_numpy(np.asarray(part)) for part in found[1:])
-    return Calibration(found.fmt, scale, zero_point)
+    scale, zero_point = (None if part is None else torch.from_numpy(np.asarray(part)) for part in calibration[1:])
+    return Calibration(calibration.fmt, scale, zero_point)
 
 
 def pack(codes: Tensor, fmt: FormatLike) -> Tensor:

@@ -75,7 +75,7 @@ def text_of(function: str, fmt: FormatLike, name: str = "fmt") -> str:
 
 
 @constant
-def made(width: int, signed: bool, rounding: str, overflow: str) -> str:
+def integer_text(width: int, signed: bool, rounding: str, overflow: str) -> str:
     """Return the string of an integer format."""
     return str(Int(width, signed, rounding, overflow))
 

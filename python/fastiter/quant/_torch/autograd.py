@@ -18,7 +18,7 @@ from .ops import Quantize, Step, quantize_op, step_op
 from .ops_backward import QuantizeBackward, quantize_bwd
 
 
-class How(NamedTuple):
+class Options(NamedTuple):
     """Options of rounding. is_point: the scale is 2^-point; factor: multiplies the gradient of scale or point."""
 
     function: str
@@ -33,7 +33,7 @@ class How(NamedTuple):
     factor: float = 1.0
 
 
-def how_to(
+def checked_options(
     function: str,
     x: Tensor,
     text: str,
@@ -43,7 +43,7 @@ def how_to(
     nan: str | float,
     ste: str,
     can_keep: bool = True,
-) -> How:
+) -> Options:
     """Check the arguments common to all functions and return them."""
     refuse, stands_for = check_nan(function, nan, can_keep)
     zero = None if zero_point is None else number_or_tensor(function, "zero_point", zero_point, x, floats=False)
@@ -54,39 +54,45 @@ def how_to(
     needs_seed = facts(text).stochastic
     seed = checked_seed(function, rng, x, needs_seed) if needs_seed or rng is not None else None
     missing = isinstance(stands_for, float) and math.isnan(stands_for)
-    return How(function, text, zero, axis, seed, refuse, None if missing else stands_for, ste == "clip")
+    return Options(function, text, zero, axis, seed, refuse, None if missing else stands_for, ste == "clip")
 
 
-def apply(x: Tensor, parameter: Tensor | None, how: How) -> Tensor:
+def apply(x: Tensor, parameter: Tensor | None, options: Options) -> Tensor:
     """Return x rounded; ``parameter``: the scale or the binary point, or None."""
-    refuse_transforms(how.function)
+    refuse_transforms(options.function)
     if torch.is_grad_enabled() and (x.requires_grad or (parameter is not None and parameter.requires_grad)):
-        result: Tensor = Rounded.apply(x, parameter, *how)
+        result: Tensor = Rounded.apply(x, parameter, *options)
         return result
     if forward_ad._current_level >= 0:  # Rounded refuses forward-mode gradients
-        return Rounded.apply(x, parameter, *how)
-    return _forward(x, parameter, how)[0]
+        return Rounded.apply(x, parameter, *options)
+    return _forward(x, parameter, options)[0]
 
 
-def _forward(x: Tensor, parameter: Tensor | None, how: How) -> tuple[Tensor, Tensor | None]:
+def _forward(x: Tensor, parameter: Tensor | None, options: Options) -> tuple[Tensor, Tensor | None]:
     """Return y, and the scale."""
-    scale = step_op(Step(parameter, how.function)) if how.is_point and parameter is not None else parameter
-    own = (how.zero_point, how.axis, how.seed, how.function, how.refuse_nan, how.nan)
-    return quantize_op(Quantize(x, how.text, scale, *own)), scale
+    scale = step_op(Step(parameter, options.function)) if options.is_point and parameter is not None else parameter
+    own = (options.zero_point, options.axis, options.seed, options.function, options.refuse_nan, options.nan)
+    return quantize_op(Quantize(x, options.text, scale, *own)), scale
 
 
 class Rounded(torch.autograd.Function):
-    """Map (x, scale or point, fields of How) to y, with straight-through gradients."""
+    """Map (x, scale or point, fields of Options) to y, with straight-through gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, parameter: Tensor | None, *fields: Any) -> Tensor:
-        how = How(*fields)
-        y, scale = _forward(x, parameter, how)
+        options = Options(*fields)
+        y, scale = _forward(x, parameter, options)
         learns = parameter is not None and parameter.requires_grad
-        ctx.save_for_backward(x, y if learns else None, scale, how.zero_point)
-        ctx.text, ctx.clip, ctx.learns, ctx.is_point, ctx.factor = how.text, how.clip, learns, how.is_point, how.factor
+        ctx.save_for_backward(x, y if learns else None, scale, options.zero_point)
+        ctx.text, ctx.clip, ctx.learns, ctx.is_point, ctx.factor = (
+            options.text,
+            options.clip,
+            learns,
+            options.is_point,
+            options.factor,
+        )
         ctx.dtype = None if parameter is None else parameter.dtype
-        ctx.function = how.function
+        ctx.function = options.function
         return y
 
     @staticmethod

@@ -29,7 +29,7 @@ from .arguments import (
     number_or_tensor,
     text_of,
 )
-from .autograd import RoundedGradient, apply, how_to
+from .autograd import RoundedGradient, apply, checked_options
 from .ops import Decode, Encode, decode_op, encode_op
 
 
@@ -163,8 +163,8 @@ def quantize(
     text = text_of("quantize", fmt)
     check_floats("quantize", x)
     factor = checked_scale("quantize", x, text, scale, axis, scale_axis)
-    how = how_to("quantize", x, text, zero_point, axis, rng, nan, ste)
-    return apply(x, factor, how)
+    options = checked_options("quantize", x, text, zero_point, axis, rng, nan, ste)
+    return apply(x, factor, options)
 
 
 @overload
@@ -279,12 +279,12 @@ def encode(
     text = text_of("encode", fmt)
     check_floats("encode", x)
     factor = checked_scale("encode", x, text, scale, axis, scale_axis)
-    how = how_to("encode", x, text, zero_point, axis, rng, nan, "clip", can_keep=facts(text).has_nan)
+    options = checked_options("encode", x, text, zero_point, axis, rng, nan, "clip", can_keep=facts(text).has_nan)
     with torch.no_grad():
-        own = (how.zero_point, axis, how.seed, how.refuse_nan, how.nan)
+        own = (options.zero_point, axis, options.seed, options.refuse_nan, options.nan)
         codes = encode_op(Encode(x.detach(), text, factor, *own))
-    found = codes[0] if len(codes) == 1 else BlockCodes(*codes)
-    return Scaled(found, factor) if isinstance(scale, str) and factor is not None else found
+    encoded = codes[0] if len(codes) == 1 else BlockCodes(*codes)
+    return Scaled(encoded, factor) if isinstance(scale, str) and factor is not None else encoded
 
 
 def decode(

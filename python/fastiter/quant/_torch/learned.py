@@ -16,9 +16,9 @@ from .arguments import (
     checked_with_parameter,
     facts,
     fixed_text,
-    made,
+    integer_text,
 )
-from .autograd import Pact, apply, how_to
+from .autograd import Pact, apply, checked_options
 
 
 def round_fixed(
@@ -96,8 +96,8 @@ def round_fixed(
     """
     text = fixed_text(width, signed, rounding, overflow, terms, method)
     checked_with_parameter("round_fixed", x, "point", point, gradient_scale)
-    how = how_to("round_fixed", x, text, None, -1, rng, nan, ste)
-    return apply(x, point, how._replace(is_point=True, factor=float(gradient_scale)))
+    options = checked_options("round_fixed", x, text, None, -1, rng, nan, ste)
+    return apply(x, point, options._replace(is_point=True, factor=float(gradient_scale)))
 
 
 def lsq(
@@ -166,10 +166,10 @@ def lsq(
     >>> torch.autograd.grad(y.sum(), step)[0].item()  # 5 - 4.8 + 127 - 128
     -0.8000
     """
-    text = made(width, signed, rounding, overflow)
+    text = integer_text(width, signed, rounding, overflow)
     checked_with_parameter("lsq", x, "step", step, gradient_scale)
-    how = how_to("lsq", x, text, zero_point, -1, rng, nan, "clip")
-    return apply(x, step, how._replace(factor=float(gradient_scale)))
+    options = checked_options("lsq", x, text, zero_point, -1, rng, nan, "clip")
+    return apply(x, step, options._replace(factor=float(gradient_scale)))
 
 
 def pact(x: Tensor, alpha: Tensor, width: int, *, rounding: str = "RND_CONV", rng: Rng = None) -> Tensor:
@@ -216,7 +216,7 @@ def pact(x: Tensor, alpha: Tensor, width: int, *, rounding: str = "RND_CONV", rn
     [0.0, 1.0, 3.0]
     """
     refuse_transforms("pact")
-    text = made(width, False, rounding, "SAT")
+    text = integer_text(width, False, rounding, "SAT")
     checked_with_parameter("pact", x, "alpha", alpha, 1.0)
     if alpha.numel() != 1:
         raise ValueError(f"pact: alpha must be one number, got shape {tuple(alpha.shape)}")

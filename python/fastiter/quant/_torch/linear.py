@@ -63,8 +63,8 @@ def linear(
     31.0
     """
     text = checked_accumulator("linear", accumulator, accumulate_every)
-    given = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
-    check_tensors("linear", [name for name, _ in given], [tensor for _, tensor in given], FLOATS, CPU_AND_CUDA)
+    tensors = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
+    check_tensors("linear", [name for name, _ in tensors], [tensor for _, tensor in tensors], FLOATS, CPU_AND_CUDA)
     if weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
         got = f"{tuple(x.shape)} and {tuple(weight.shape)}"
         raise ValueError(f"linear: x and weight must have shapes (..., K) and (N, K), got {got}")

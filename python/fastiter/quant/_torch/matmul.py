@@ -19,7 +19,7 @@ from .ops import read
 Array = npt.NDArray[Any]
 
 #: Maximum bits of both factors together, the width of a product
-_MOST_BITS = 64
+_MAX_BITS = 64
 
 
 class QuantLinear(NamedTuple):
@@ -40,16 +40,16 @@ def check_finite(name: str, is_finite: bool) -> None:
 
 def check_bits(name: str, bits: int) -> int:
     """Check that a factor's integers leave bits for the other factor."""
-    if bits >= _MOST_BITS:
-        raise ValueError(f"linear: {name} must be rounded to at most {_MOST_BITS} bits with weights, got {bits} bits")
+    if bits >= _MAX_BITS:
+        raise ValueError(f"linear: {name} must be rounded to at most {_MAX_BITS} bits with weights, got {bits} bits")
     return bits
 
 
 def check_together(of_x: int, of_weight: int) -> None:
     """Check that the products of integers of these widths fit into _MOST_BITS bits."""
-    if of_x + of_weight > _MOST_BITS:
+    if of_x + of_weight > _MAX_BITS:
         got = f"{of_x} and {of_weight} bits"
-        raise ValueError(f"linear: x and weight must be rounded to at most {_MOST_BITS} bits together, got {got}")
+        raise ValueError(f"linear: x and weight must be rounded to at most {_MAX_BITS} bits together, got {got}")
 
 
 def check_float32(name: str, is_held: bool) -> None:

@@ -100,7 +100,7 @@ def read(text: str) -> Format:
     return fmt
 
 
-class _Found(NamedTuple):
+class _Rounded(NamedTuple):
     """Outputs of a kernel."""
 
     y: Tensor
@@ -131,7 +131,7 @@ def absorbed_by(fmt: Format, scale: float) -> Format | None:
     return absorbed
 
 
-def _made_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
+def empty_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
     """Allocate the codes, and the block scales' codes if the format has blocks."""
     codes = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name])
     if not fmt.block:
@@ -140,7 +140,7 @@ def _made_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
     return codes, lines.new_empty(block_scales_shape(lines.shape, fmt.block), dtype=kind)
 
 
-def _run(call: Quantize, codes: bool) -> _Found:
+def _run(call: Quantize, codes: bool) -> _Rounded:
     x, text, scale, zero_point, axis, seed, function, refuse_nan, nan = call
     fmt = read(text)
     name, block = NAMES[x.dtype], fmt.block
@@ -155,7 +155,7 @@ def _run(call: Quantize, codes: bool) -> _Found:
         word = "step" if function == "lsq" else "scale"
         scales = check_scale(function, tuple(x.shape), name, fmt, as_array(scale), as_array(zero_point), word)
     lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)
-    y, shared = _made_codes(lines, fmt) if codes else (empty(lines, lines.shape), None)
+    y, shared = empty_codes(lines, fmt) if codes else (empty(lines, lines.shape), None)
     n = lines.shape[-1] if block and lines.dim() else lines.numel()
     counts = launch(
         *(fmt, scales, (lines.data_ptr(), name), (y.data_ptr(), NAMES[y.dtype]), n, lines.numel() // n if n else 0),
@@ -170,7 +170,7 @@ def _run(call: Quantize, codes: bool) -> _Found:
         refuse_nans(function, whole)
     if codes:
         count_from_zero_point(y.numpy(), fmt, scales)
-    return _Found(y, shared)
+    return _Rounded(y, shared)
 
 
 def _quantize(call: Quantize) -> Tensor:
@@ -183,23 +183,23 @@ def _quantize_fake(call: Quantize) -> Tensor:
 
 
 def _encode(call: Encode) -> list[Tensor]:
-    found = _run(call.quantize, True)
-    return [found.y] if found.scales is None else [found.y, found.scales]
+    result = _run(call.quantize, True)
+    return [result.y] if result.scales is None else [result.y, result.scales]
 
 
 def _encode_fake(call: Encode) -> list[Tensor]:
     x, form = call.x, read(call.fmt)
     lines = x.movedim(call.axis, -1) if form.block and x.dim() > 1 else x
-    codes, scales = _made_codes(lines, form)
+    codes, scales = empty_codes(lines, form)
     return [codes] if scales is None else [codes, scales]
 
 
 def _decode(call: Decode) -> Tensor:
     codes, scales, fmt, scale, zero_point, dtype = call
     array = codes.contiguous().numpy()
-    given = array if scales is None else BlockCodes(array, scales.contiguous().numpy())
+    encoded = array if scales is None else BlockCodes(array, scales.contiguous().numpy())
     factor, zero = as_array(scale), as_array(zero_point)
-    decoded = decode_arrays(given, read(fmt), scale=factor, zero_point=zero, dtype=NAMES[dtype])
+    decoded = decode_arrays(encoded, read(fmt), scale=factor, zero_point=zero, dtype=NAMES[dtype])
     return torch.from_numpy(np.ascontiguousarray(decoded))
 
 
@@ -208,20 +208,20 @@ def _decode_fake(call: Decode) -> Tensor:
 
 
 #: Largest magnitude of a binary point: steps and their reciprocals are then normal float32 numbers.
-MOST_POINT = 126
+MAX_POINT = 126
 
 
 def _step(call: Step) -> Tensor:
     point, function = call
     if point.dim() == 0:
         value = point.item()
-        if abs(value) <= MOST_POINT:  # a scalar needs no array
+        if abs(value) <= MAX_POINT:  # a scalar needs no array
             return torch.tensor(2.0 ** -round(value), dtype=torch.float64, device="cpu")
     points = np.rint(as_array(point))
-    fine = np.abs(points) <= MOST_POINT
+    fine = np.abs(points) <= MAX_POINT
     if not fine.all():
         wrong = points[~fine].flat[0]
-        raise ValueError(f"{function}: point must be from -{MOST_POINT} to {MOST_POINT}, got {wrong:g}")
+        raise ValueError(f"{function}: point must be from -{MAX_POINT} to {MAX_POINT}, got {wrong:g}")
     return torch.from_numpy(np.asarray(np.ldexp(1.0, -points.astype(np.int64))))
 
 
@@ -232,10 +232,10 @@ def _step_fake(call: Step) -> Tensor:
 def next_seed(call: Seed) -> Tensor:
     """Implement the op on every device."""
     counter, seed, advance = call
-    made = counter + (seed << 32)
+    next_value = counter + (seed << 32)
     if advance:
         counter.add_(1)
-    return made
+    return next_value
 
 
 def _seed_fake(call: Seed) -> Tensor:

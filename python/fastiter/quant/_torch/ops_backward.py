@@ -95,8 +95,8 @@ def _bwd(call: QuantizeBackward) -> list[Tensor]:
     if not need_scale:
         return [dx]
     wide = torch.promote_types(x.dtype, torch.float32)
-    kept = x if inside is None else torch.where(inside, x, 0)
-    parts, _ = _side_by_side(dy.to(wide) * (y.to(wide) - kept.to(wide)), scale)
+    inner = x if inside is None else torch.where(inside, x, 0)
+    parts, _ = _side_by_side(dy.to(wide) * (y.to(wide) - inner.to(wide)), scale)
     return [dx, parts.sum(list(range(1, parts.dim(), 2))).reshape(scale.shape)]
 
 
@@ -105,9 +105,9 @@ def _gradient(
 ) -> tuple[Tensor, float]:
     """Return dx and the sum for the scale, computed by the kernel (in float32 for 16-bit inputs)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    given = [t if t.dtype == wide else t.to(wide) for t in (dy, x, y)]
-    dx = empty(given[0], x.shape)
-    g, v, w, out = (t.data_ptr() for t in (*given, dx))
+    inputs = [t if t.dtype == wide else t.to(wide) for t in (dy, x, y)]
+    dx = empty(inputs[0], x.shape)
+    g, v, w, out = (t.data_ptr() for t in (*inputs, dx))
     total = _core.quant.gradient(wide == torch.float64, ends, clip, g, v, w, out, x.numel(), sums)
     return dx if dx.dtype == x.dtype else dx.to(x.dtype), total
 

@@ -31,16 +31,22 @@ def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
 
 
 def _launch(
-    given: list[Tensor], dx: Tensor, sums: Tensor | None, fmt: Format, scales: Scales, rule: tuple[bool, bool], how: int
+    arrays: list[Tensor],
+    dx: Tensor,
+    sums: Tensor | None,
+    fmt: Format,
+    scales: Scales,
+    rule: tuple[bool, bool],
+    mode: int,
 ) -> None:
-    x, (limited, clips) = given[1], rule
+    x, (limited, clips) = arrays[1], rule
     kernels = launch.triton_kernels("quantize", "quant/triton_gradient")
     tl = kernels.tl
     name = NAMES[torch.promote_types(x.dtype, torch.float32)]
     plan = plan_of(fmt, name, False)
     with launch.on(x):
         kernels.quantize_bwd_kernel[(-(-x.numel() // BLOCK),)](
-            *(*given, dx, sums, scales.scale, scales.zero_point, scales.powers),
+            *(*arrays, dx, sums, scales.scale, scales.zero_point, scales.powers),
             _limits(fmt, name, x.device) if limited else None,
             *(x.numel(), scales.run, scales.size),
             ROUNDING=plan.rounding,
@@ -49,7 +55,7 @@ def _launch(
             CLIPS=limited and clips,
             INTEGERS=fmt._is_affine,
             MAY_BE_EXACT=fmt._point is not None,
-            SUMS=how,
+            SUMS=mode,
             HAS_SCALE=scales.scale is not None,
             HAS_ZERO_POINT=scales.zero_point is not None,
             SHARING=scales.sharing(x.numel()),
@@ -74,15 +80,15 @@ def backward(call: QuantizeBackward) -> list[Tensor]:
     limited = is_limited(form, clip, need_scale)
     uniform = scale is None or scale.numel() == 1
     scales = scales_of("quantize", x, form, scale, zero_point) if limited else Scales()
-    given = [contiguous(t.detach()) for t in (dy, x, y)]
-    dx = torch.empty_like(given[1])
-    how, sums = _NOTHING, None
+    arrays = [contiguous(t.detach()) for t in (dy, x, y)]
+    dx = torch.empty_like(arrays[1])
+    mode, sums = _NOTHING, None
     if need_scale:
-        how = _ONE_SUM if uniform else _PRODUCTS
+        mode = _ONE_SUM if uniform else _PRODUCTS
         programs = -(-x.numel() // BLOCK)
         sums = x.new_empty(programs, dtype=torch.float64) if uniform else x.new_empty(x.shape, dtype=wide)
     if x.numel():
-        _launch(given, dx, sums, form, scales, (limited, clip), how)
+        _launch(arrays, dx, sums, form, scales, (limited, clip), mode)
     if scale is None or sums is None:
         return [dx]
     total = sums.sum() if uniform else _of_each_scale(sums, scale)
@@ -92,13 +98,13 @@ def backward(call: QuantizeBackward) -> list[Tensor]:
 def step(call: Step) -> Tensor:
     """Return 2^-round(point), with the point clamped to -126 .. 126, as its value cannot be checked on the GPU."""
     point, function = call
-    given = contiguous(point.detach())
-    made = torch.empty_like(given, dtype=torch.float64)
-    block = max(min(1 << (math.prod(given.shape) - 1).bit_length(), 256), 1)
-    if given.numel():
+    arrays = contiguous(point.detach())
+    steps = torch.empty_like(arrays, dtype=torch.float64)
+    block = max(min(1 << (math.prod(arrays.shape) - 1).bit_length(), 256), 1)
+    if arrays.numel():
         kernels = launch.triton_kernels(function, "quant/triton_gradient")
-        with launch.on(given):
-            kernels.step_fwd_kernel[(-(-given.numel() // block),)](
-                given, made, given.numel(), BLOCK=block, enable_fp_fusion=False
+        with launch.on(arrays):
+            kernels.step_fwd_kernel[(-(-arrays.numel() // block),)](
+                arrays, steps, arrays.numel(), BLOCK=block, enable_fp_fusion=False
             )
-    return made
+    return steps

@@ -21,7 +21,7 @@ from .._formats.base import Format
 from .._formats.plan import Blocks, Plan
 from .._launch import plan_of, refuse_nans
 from .._scale import check_scale
-from .ops import NAMES, Encode, Quantize, _made_codes, as_array, read
+from .ops import NAMES, Encode, Quantize, as_array, empty_codes, read
 
 #: Elements per program: elementwise; counters of 4 elements each with stochastic rounding; for formats with blocks
 BLOCK, COUNTERS, TILE = 1024, 256, 2048
@@ -301,7 +301,7 @@ def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
     block = fmt.block
     scales = scales_of(function, x, fmt, scale, zero_point)
     lines = contiguous(x.detach().movedim(axis, -1) if block and x.dim() > 1 else x.detach())
-    y, shared = _made_codes(lines, fmt) if codes else (torch.empty_like(lines), None)
+    y, shared = empty_codes(lines, fmt) if codes else (torch.empty_like(lines), None)
     if not lines.numel():
         return y, shared
     missing = torch.zeros(1, dtype=torch.int32, device=x.device) if refuse_nan and not fmt.has_nan else None

@@ -108,8 +108,8 @@ def _fixed(a: Tensor, w: Tensor, y: Tensor, acc: Fixed, every: int) -> None:
 
 def _all_measured(*factors: Tensor) -> list[list[int]]:
     """Return :func:`_measured` of each factor, with one synchronization for all."""
-    found: list[list[int]] = torch.stack([_measured(x) for x in factors]).tolist()
-    return found
+    measurements: list[list[int]] = torch.stack([_measured(x) for x in factors]).tolist()
+    return measurements
 
 
 # ---- floating point -------------------------------------------------------------------------------------------------

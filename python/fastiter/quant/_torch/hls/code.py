@@ -67,8 +67,8 @@ def write(network: Network, description: dict[str, Any], directory: Path) -> Non
     (directory / "model.cpp").write_text(_model(network))
     (directory / "testbench.cpp").write_text(_HEADER + _TESTBENCH.lstrip("\n"))
     (directory / "model.json").write_text(json.dumps(description, indent=2) + "\n")
-    _write_codes(directory / "inputs.txt", network.given, network.input)
-    _write_codes(directory / "expected.txt", network.returned, network.output)
+    _write_codes(directory / "inputs.txt", network.example, network.input)
+    _write_codes(directory / "expected.txt", network.result, network.output)
 
 
 def _write_codes(path: Path, x: Tensor, value: Value) -> None:
@@ -97,21 +97,21 @@ def _parameters(network: Network) -> str:
         if step.total is not None:
             lines.append(f"typedef {ap_fixed(step.total)} {step.name}_sum_t;")
     lines += [f"typedef {network.output.name}_t network_output_t;", ""]
-    for held in _constants(network):
-        lines += [f"typedef {ap_fixed(held.fmt)} {held.name}_t;", *_array(held), ""]
+    for constant in _constants(network):
+        lines += [f"typedef {ap_fixed(constant.fmt)} {constant.name}_t;", *_array(constant), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _constants(network: Network) -> list[Constant]:
-    return list({held.name: held for step in network.steps for held in step.constants.values()}.values())
+    return list({constant.name: constant for step in network.steps for constant in step.constants.values()}.values())
 
 
-def _array(held: Constant) -> Iterable[str]:
-    codes = held.codes.flatten()
+def _array(constant: Constant) -> Iterable[str]:
+    codes = constant.codes.flatten()
     lowest, highest = int(codes.min(initial=0)), int(codes.max(initial=0))
     types = (("signed char", 8), ("short", 16), ("int", 32), ("long long", 64))
     name = next(name for name, bits in types if -(1 << (bits - 1)) <= lowest and highest < 1 << (bits - 1))
-    yield f"static const {name} {held.name}[{codes.size}] = {{"
+    yield f"static const {name} {constant.name}[{codes.size}] = {{"
     line = "   "
     for code in codes.tolist():
         if len(line) + len(str(code)) > 117:
@@ -146,8 +146,8 @@ def _model(network: Network) -> str:
         body = "\n".join("    " * bool(line) + line for line in BODIES[step.kind](step))
         parts.append(f"// {step.layer}: {step.kind}\n{head}\n{body}\n}}\n")
         arrays.append(f"    static {step.name}_t {step.name}_y[{_count(step.output)}];")
-        given = ["x" if value.name == network.input.name else f"{value.name}_y" for value in step.inputs]
-        calls.append(f"    {step.name}({', '.join(given)}, {step.name}_y);")
+        arguments = ["x" if value.name == network.input.name else f"{value.name}_y" for value in step.inputs]
+        calls.append(f"    {step.name}({', '.join(arguments)}, {step.name}_y);")
     last = f"    for (int i = 0; i < OUTPUTS; ++i) y[i] = {network.output.name}_y[i];"
     head = "void network(const network_input_t x[INPUTS], network_output_t y[OUTPUTS]) {"
     parts.append("\n".join([head, *arrays, "", *calls, last, "}", ""]))
@@ -164,8 +164,8 @@ def describe(network: Network) -> dict[str, Any]:
         text: dict[str, Any] = {"layer": of.layer, "kind": of.kind, "inputs": [value.name for value in of.inputs]}
         text |= {"output": array(of.output)}
         text |= {
-            what: {"name": held.name, "format": str(held.fmt), "shape": list(held.codes.shape)}
-            for what, held in of.constants.items()
+            what: {"name": constant.name, "format": str(constant.fmt), "shape": list(constant.codes.shape)}
+            for what, constant in of.constants.items()
         }
         if of.total is not None:
             text |= {"sum": str(of.total)} | ({"every": of.every} if of.every > 1 else {})

@@ -19,7 +19,7 @@ from ..nn.learned_quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 from ..nn.quantizer import LearnedQuantizer, Quantizer
 
 #: Maximum width of a number in the exported network, which computes with 64-bit integers
-MOST_BITS = 60
+MAX_BITS = 60
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,16 @@ def _fixed(name: str, fmt: Format, scale: float) -> Fixed:
     fixed = fmt._as_fixed()
     if fixed is None:
         refuse(name, "round to fixed point", str(fmt))
-    if fixed.width > MOST_BITS:
-        refuse(name, f"round to at most {MOST_BITS} bits", str(fmt))
+    if fixed.width > MAX_BITS:
+        refuse(name, f"round to at most {MAX_BITS} bits", str(fmt))
     return replace(fixed, integer=fixed.integer + power)
 
 
 def activation_format(name: str, quantizer: Quantizer) -> Fixed:
     """Return the one format that a quantizer of inputs or outputs rounds to."""
-    given = quantizer.formats[0] if quantizer.formats else None
-    if isinstance(given, (SumOfPowers, PowerOfTwo)):
-        refuse(name, "round inputs and outputs to fixed point (powers of two are for weights)", str(given))
+    own = quantizer.formats[0] if quantizer.formats else None
+    if isinstance(own, (SumOfPowers, PowerOfTwo)):
+        refuse(name, "round inputs and outputs to fixed point (powers of two are for weights)", str(own))
     found = formats_of(name, quantizer)
     if len(set(found)) != 1:
         refuse(name, "round inputs and outputs to one format", f"{len(found)} formats, one for each channel")
@@ -129,8 +129,8 @@ def constant(name: str, what: str, layer: str, quantizer: Quantizer, rounded: Te
     if len(set(found)) == 1:
         width = max(width, found[0].width)
     width = max(width, 1)
-    if width > MOST_BITS:
-        refuse(layer, f"have a {what} of at most {MOST_BITS} bits in all channels together", f"{width} bits")
+    if width > MAX_BITS:
+        refuse(layer, f"have a {what} of at most {MAX_BITS} bits in all channels together", f"{width} bits")
     return Constant(f"{name}_{what}", Fixed(width, width - fraction, signed), whole.astype(np.int64))
 
 
@@ -143,8 +143,8 @@ def holding(name: str, largest: int, fraction: int) -> Fixed:
 
 def check_bits(name: str, width: int) -> None:
     """Check that the exported network can hold numbers of this width."""
-    if width > MOST_BITS:
-        refuse(name, f"need at most {MOST_BITS} bits for its products and sums", f"{width} bits")
+    if width > MAX_BITS:
+        refuse(name, f"need at most {MAX_BITS} bits for its products and sums", f"{width} bits")
 
 
 def grown(name: str, shape: Shape) -> Fixed:

@@ -35,8 +35,8 @@ class Network(NamedTuple):
     steps: list[Step]
     input: Value
     output: Value
-    given: Tensor
-    returned: Tensor
+    example: Tensor
+    result: Tensor
 
 
 class _Tracer(fx.Tracer):
@@ -58,7 +58,7 @@ class _Recorder(fx.Interpreter):
         return result
 
 
-def network_of(model: nn.Module, example: Tensor, given: Fixed | None) -> Network:
+def network_of(model: nn.Module, example: Tensor, input_format: Fixed | None) -> Network:
     """Return the steps of a model in eval mode, and its output for the example rounded to the input format."""
     if isinstance(model, (QuantLayer, Quantizer)):
         model = nn.Sequential(model)
@@ -66,7 +66,7 @@ def network_of(model: nn.Module, example: Tensor, given: Fixed | None) -> Networ
         graph = _graph(model)
         _check(model, graph)
         (start,) = (node for node in graph.nodes if node.op == "placeholder")
-        fmt = _input_format(model, start) if given is None else given
+        fmt = _input_format(model, start) if input_format is None else input_format
         x = quantize(example, fmt)
         recorder, rounded, returned = _run(model, graph, x)
         first = Value("network_input", fmt, tuple(example.shape[1:]))

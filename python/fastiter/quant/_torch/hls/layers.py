@@ -112,8 +112,8 @@ def _product(builder: Builder, call: Call, kind: str, sizes: dict[str, int]) -> 
         check_exact(call.layer, y.largest, result.fraction, builder.dtype)
         if every > 1:  # the largest unrounded sum: the accumulator plus all products
             fraction = max(fraction, result.fraction)
-            most = (y.largest << (fraction - result.fraction)) + _largest(x, weight, constants.get("bias"), fraction)
-            total = holding(call.layer, most, fraction)
+            top = (y.largest << (fraction - result.fraction)) + _largest(x, weight, constants.get("bias"), fraction)
+            total = holding(call.layer, top, fraction)
     else:
         refuse(call.layer, "have an accumulator in fixed point", str(accumulator))
     terms: list[Shape] = [product] + [held.fmt for what, held in constants.items() if what == "bias"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...._check import type_name
 from .layers import QuantLayer
-from .plan import QuantPlan, made_quantizer
+from .plan import QuantPlan, new_quantizer
 from .quantizer import Quantizer
 
 
@@ -115,7 +115,7 @@ class QuantAdd(QuantLayer):
 
     def set_plan(self, plan: QuantPlan) -> None:
         super().set_plan(plan)
-        self._give("other_quantizer", made_quantizer(plan.input))
+        self._give("other_quantizer", new_quantizer(plan.input))
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
         """Return the rounded sum.

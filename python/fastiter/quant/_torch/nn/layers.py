@@ -12,7 +12,7 @@ from ...._torch.modules.layer_docs import documented_layer
 from ..arguments import text_of
 from ..matmul import conv2d
 from .format_quantizers import GradientQuantizer
-from .plan import QuantPlan, check_plan, made_gradient, made_quantizer, plan_linear
+from .plan import QuantPlan, check_plan, new_gradient_quantizer, new_quantizer, plan_linear
 from .quantizer import Quantizer
 
 
@@ -41,9 +41,9 @@ class QuantLayer(nn.Module):
         for what in self.rounds:
             parameter = getattr(self, what, None)
             shape = tuple(parameter.shape) if isinstance(parameter, Tensor) else None
-            made = None if what == "bias" and parameter is None else made_quantizer(getattr(plan, what), shape)
+            made = None if what == "bias" and parameter is None else new_quantizer(getattr(plan, what), shape)
             self._give(f"{what}_quantizer", made)
-        self._give("gradient_quantizer", made_gradient(plan.gradient))
+        self._give("gradient_quantizer", new_gradient_quantizer(plan.gradient))
 
     def _give(self, name: str, made: Quantizer | None) -> None:
         if hasattr(self, name):
@@ -260,7 +260,7 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
     def set_plan(self, plan: QuantPlan) -> None:
         super().set_plan(plan)
         if self.bias is None:  # there is still a shift, by the mean
-            self._give("bias_quantizer", made_quantizer(plan.bias, (self.num_features,)))
+            self._give("bias_quantizer", new_quantizer(plan.bias, (self.num_features,)))
         for quantizer in (self.weight_quantizer, self.bias_quantizer):
             if quantizer is not None:
                 quantizer.place((self.num_features,))

@@ -123,8 +123,8 @@ class FixedQuantizer(LearnedQuantizer):
         self._spread(sample)  # checks the number of channels
         others = self._others(sample)
         low, high = limits(read(self._text), "float64", 0)
-        least, most = (sample.amin(others), sample.amax(others)) if others else (sample, sample)
-        shift = torch.maximum(_holding_shift(most, high), _holding_shift(-least, -low if self.signed else 0.0))
+        lowest, highest = (sample.amin(others), sample.amax(others)) if others else (sample, sample)
+        shift = torch.maximum(_holding_shift(highest, high), _holding_shift(-lowest, -low if self.signed else 0.0))
         points = torch.where(shift == _ANY_SHIFT, self.width - int(self.signed), -shift)
         points = points.clamp(-126, 126).to(torch.float32)
         self._set(points)
@@ -137,14 +137,14 @@ class FixedQuantizer(LearnedQuantizer):
         return fixed_text(self.width, self.signed, self.rounding, self.overflow, self.terms, self.method)
 
     def _best_of(self, x: Tensor, points: Tensor, others: list[int]) -> Tensor:
-        best, least = points, torch.full_like(points, math.inf)
+        best, lowest = points, torch.full_like(points, math.inf)
         seed = 0 if self.counter is not None else None
         for further in range(8):
             tried = (points + further).clamp(max=126)
             self._set(tried)
             noise = (self._rounded(x, self._spread(x).detach(), seed) - x).square()
             noise = noise.sum(others) if others else noise
-            best, least = torch.where(noise < least, tried, best), torch.minimum(noise, least)
+            best, lowest = torch.where(noise < lowest, tried, best), torch.minimum(noise, lowest)
         return best
 
     def _rounded(self, x: Tensor, point: Tensor, seed: int | Tensor | None) -> Tensor:
@@ -210,8 +210,8 @@ _ANY_SHIFT = -(2**20)
 def _holding_shift(largest: Tensor, end: float) -> Tensor:
     """Return the smallest k for which ``largest`` is at most 2^k times the end of a range."""
     mantissa, exponent = torch.frexp(largest.to(torch.float64))
-    most, place = math.frexp(end)
-    shift = exponent - place + (mantissa > most).to(exponent.dtype)
+    highest, place = math.frexp(end)
+    shift = exponent - place + (mantissa > highest).to(exponent.dtype)
     return torch.where((largest > 0) & (end > 0), shift, _ANY_SHIFT)
 
 

@@ -80,10 +80,10 @@ class OptimizerQuantizer:
         """Refuse names that no state has, once every trained parameter has states."""
         learning = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         states = [optimizer.state.get(parameter, {}) for parameter in learning]
-        found = {str(name): None for state in states for name in state}
-        self._unknown -= found.keys()
+        states_by_name = {str(name): None for state in states for name in state}
+        self._unknown -= states_by_name.keys()
         if states and all(states) and self._unknown:
-            wrong, names = sorted(self._unknown)[0], ", ".join(map(repr, found))
+            wrong, names = sorted(self._unknown)[0], ", ".join(map(repr, states_by_name))
             raise ValueError(f"quantize_optimizer: plan must have names of states, {names}, got {wrong!r}")
 
     def _round(self, name: str, value: Tensor, fmt: Format) -> None:
@@ -175,9 +175,9 @@ def quantize_optimizer(
         if plan.optimizer is None:
             raise ValueError("quantize_optimizer: plan must have a format for the optimizer, got None")
         plan = plan.optimizer
-    given = plan if isinstance(plan, Mapping) else {"*": plan}
+    plans = plan if isinstance(plan, Mapping) else {"*": plan}
     formats = {}
-    for name, fmt in given.items():
+    for name, fmt in plans.items():
         if not isinstance(name, str):
             raise TypeError(f"quantize_optimizer: plan must have names that are str, got {type_name(name)}")
         formats[name] = check_format("quantize_optimizer", fmt)

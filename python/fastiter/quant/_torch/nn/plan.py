@@ -98,13 +98,13 @@ class QuantPlan:
 
     def __repr__(self) -> str:
         """Show the constructor's call with the fields that are set, formats as text."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        words = {name: str(value) if isinstance(value, Format) else value for name, value in given.items()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        words = {name: str(value) if isinstance(value, Format) else value for name, value in values.items()}
         usual = {field.name: field.default for field in fields(self)}
         return f"QuantPlan({', '.join(f'{name}={word!r}' for name, word in words.items() if word != usual[name])})"
 
 
-def made_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quantizer | None:
+def new_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quantizer | None:
     """Return a layer's own quantizer; ``shape``: shape of the parameter that it rounds."""
     if choice is None:
         return None
@@ -114,7 +114,7 @@ def made_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quan
     return made
 
 
-def made_gradient(choice: Choice) -> GradientQuantizer | None:
+def new_gradient_quantizer(choice: Choice) -> GradientQuantizer | None:
     """Return a layer's own quantizer of gradients."""
     if choice is None:
         return None

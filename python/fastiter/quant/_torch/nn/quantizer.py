@@ -188,8 +188,8 @@ class LearnedQuantizer(Quantizer):
         self._is_initialized = True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        given = state_dict.get(prefix + self._parameter)
-        if isinstance(given, Tensor) and given.dim() == 1:
-            self.place((given.numel(),) * (abs(self.axis or 0) + 1))
+        saved = state_dict.get(prefix + self._parameter)
+        if isinstance(saved, Tensor) and saved.dim() == 1:
+            self.place((saved.numel(),) * (abs(self.axis or 0) + 1))
         super()._load_from_state_dict(state_dict, prefix, *others)
         self._is_initialized = bool(self.initialized)

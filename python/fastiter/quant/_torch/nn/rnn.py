@@ -19,7 +19,7 @@ from ....rnn._cells import CELLS
 from ....rnn._torch.nn.checks import check_place, layers_of
 from ....rnn._torch.nn.layer import Direction, Parameters, layer
 from .layers import QuantLayer
-from .plan import QuantPlan, check_plan, made_gradient, made_quantizer, plan_linear
+from .plan import QuantPlan, check_plan, new_gradient_quantizer, new_quantizer, plan_linear
 from .quantizer import Quantizer
 
 States = tuple[Tensor, ...]
@@ -67,12 +67,12 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                 parameter = getattr(self, f"{what}_{part.suffix}", None)
                 choice = getattr(plan, what.partition("_")[0])
                 if what == "gradient":
-                    made: Quantizer | None = made_gradient(choice)
+                    made: Quantizer | None = new_gradient_quantizer(choice)
                 elif (what == "state" and "c" not in self.state_names) or (what.startswith("bias") and not self.bias):
                     made = None
                 else:
                     shape = tuple(parameter.shape) if isinstance(parameter, Tensor) else None
-                    made = made_quantizer(choice, shape)
+                    made = new_quantizer(choice, shape)
                 self._give(f"{what}_{part.suffix}_quantizer", made)
 
     def initialize(self) -> None:
@@ -255,8 +255,8 @@ class QuantLSTM(QuantRecurrent, _LSTM):
         *,
         plan: QuantPlan | None = None,
     ) -> None:
-        how = (num_layers, bias, batch_first, dropout, bidirectional)
-        _LSTM.__init__(self, input_size, hidden_size, *how, proj_size, device=device, dtype=dtype)
+        others = (num_layers, bias, batch_first, dropout, bidirectional)
+        _LSTM.__init__(self, input_size, hidden_size, *others, proj_size, device=device, dtype=dtype)
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(  # type: ignore[override]
@@ -328,8 +328,8 @@ class QuantGRU(QuantRecurrent, _GRU):
         *,
         plan: QuantPlan | None = None,
     ) -> None:
-        how = (num_layers, bias, batch_first, dropout, bidirectional)
-        _GRU.__init__(self, input_size, hidden_size, *how, device=device, dtype=dtype)
+        others = (num_layers, bias, batch_first, dropout, bidirectional)
+        _GRU.__init__(self, input_size, hidden_size, *others, device=device, dtype=dtype)
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]

@@ -113,7 +113,7 @@ def _cells(row: SummaryRow) -> tuple[str, ...]:
 Calls: TypeAlias = dict[tuple[QuantLayer, str], tuple[int, str]]
 
 
-class _Seen:
+class _Statistics:
     """Statistics of the numbers that passed a quantizer."""
 
     def __init__(self) -> None:
@@ -179,19 +179,19 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
     if not isinstance(model, nn.Module):
         raise TypeError(f"summary: model must be a torch.nn.Module, got {type_name(model)}")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, QuantLayer)}
-    seen: dict[Quantizer, _Seen] = {}
+    statistics: dict[Quantizer, _Statistics] = {}
     calls: Calls = {}
     if inputs:
-        _watch(model, layers, inputs, seen, calls)
+        _watch(model, layers, inputs, statistics, calls)
     rows = Summary()
     for name, layer in layers.items():
         for part, quantizer in layer.named_children():
             if isinstance(quantizer, Quantizer):
-                rows.append(_row(name, layer, part.removesuffix("_quantizer"), quantizer, seen, calls))
+                rows.append(_row(name, layer, part.removesuffix("_quantizer"), quantizer, statistics, calls))
     for name, quantizer in model.named_modules():
         owner = name.rpartition(".")[0]
         if isinstance(quantizer, Quantizer) and owner not in layers:
-            rows.append(_row(name, None, "alone", quantizer, seen, calls))
+            rows.append(_row(name, None, "alone", quantizer, statistics, calls))
     return rows
 
 
@@ -199,11 +199,11 @@ def _watch(
     model: nn.Module,
     layers: dict[str, QuantLayer],
     inputs: tuple[Any, ...],
-    seen: dict[Quantizer, _Seen],
+    statistics: dict[Quantizer, _Statistics],
     calls: Calls,
 ) -> None:
     def passed(quantizer: Any, given: tuple[Any, ...], y: Any) -> None:
-        seen.setdefault(quantizer, _Seen()).add(given[0], y)
+        statistics.setdefault(quantizer, _Statistics()).add(given[0], y)
 
     def called(layer: Any, given: tuple[Any, ...], y: Any) -> None:
         for part, (count, other) in layer.products(y).items():
@@ -228,11 +228,11 @@ def _row(
     layer: QuantLayer | None,
     part: str,
     quantizer: Quantizer,
-    seen: dict[Quantizer, _Seen],
+    statistics: dict[Quantizer, _Statistics],
     calls: Calls,
 ) -> SummaryRow:
-    found = seen.get(quantizer, _Seen())
-    some = found.lowest <= found.highest and not isinstance(quantizer, GradientQuantizer)
+    own = statistics.get(quantizer, _Statistics())
+    some = own.lowest <= own.highest and not isinstance(quantizer, GradientQuantizer)
     formats = [str(fmt) for fmt in quantizer.formats]
     text = " ".join(dict.fromkeys(formats)) if len(set(formats)) < 3 else f"{formats[0]} and {len(formats) - 1} more"
     operations = bits = None
@@ -244,6 +244,6 @@ def _row(
         )
     return SummaryRow(
         *(name, part, text or "not known yet", quantizer.bits),
-        *(found.lowest if some else None, found.highest if some else None, found.sqnr if some else None),
+        *(own.lowest if some else None, own.highest if some else None, own.sqnr if some else None),
         *(operations, bits),
     )
