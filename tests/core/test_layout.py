@@ -171,6 +171,10 @@ def statements(source: str) -> set[str]:
                 pass
             case ast.Assign(targets=[ast.Name(id="__all__")]):
                 pass
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=body, orelse=[]) if all(
+                isinstance(each, (ast.Import, ast.ImportFrom)) for each in body
+            ):
+                pass
             case ast.Expr(value=ast.Call(func=ast.Name(id="publish" | "_publish"))):
                 pass
             case ast.FunctionDef(name="__getattr__"):  # imports slow modules on first access
@@ -182,6 +186,7 @@ def statements(source: str) -> set[str]:
 
 def test_code_in_a_facade_is_found() -> None:
     assert not statements('"""Doc."""\nfrom .a import b\n__all__ = ["b"]\npublish(globals())')
+    assert not statements("if TYPE_CHECKING:\n    from .a import b") and statements("if TYPE_CHECKING:\n    x = 1")
     assert statements("def f(): pass") and statements("x = 1") and statements("register()")
 
 
