@@ -14,7 +14,7 @@ site.extras := torch,docs,site
 parallel.extras := parallel
 card.extras := gpu,test
 
-build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */cpu/* */cpu/*/*,csrc/$(depth).?pp))
+build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */*/* */*/*/*,csrc/$(depth).?pp))
 cxx.sources := $(filter csrc/%,$(build.inputs))
 # Markdown files whose code blocks `make test` runs
 pages := README.md docs

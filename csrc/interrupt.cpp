@@ -1,6 +1,6 @@
 // Python's signals while a kernel runs.
 #include "core/launch.hpp"
-#include "core/stop.hpp"
+#include "core/threads/stop.hpp"
 #include <exception>
 #include <pybind11/pybind11.h>
 #include <utility>

@@ -4,8 +4,8 @@
 #include "core/dispatch.hpp"
 #include "core/launch.hpp"
 #include "core/memory.hpp"
-#include "core/stop.hpp"
-#include "core/threads.hpp"
+#include "core/threads/stop.hpp"
+#include "core/threads/threads.hpp"
 #include <cstdlib>
 #include <string>
 

@@ -1,6 +1,6 @@
 // The bindings of fastiter.bcd: quasi-Newton steps.
 #include "bcd/fields.hpp"
-#include "bcd/quasi_newton.hpp"
+#include "bcd/quasi_newton/quasi_newton.hpp"
 
 namespace fastiter::bcd {
 namespace {

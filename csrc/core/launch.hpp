@@ -1,7 +1,7 @@
 // Launches any kernel: a team of threads, and a workspace per calling thread.
 #pragma once
 #include "core/memory.hpp"
-#include "core/threads.hpp"
+#include "core/threads/threads.hpp"
 #include <algorithm>
 #include <cstdint>
 

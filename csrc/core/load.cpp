@@ -1,5 +1,5 @@
 #include "core/load.hpp"
-#include "core/waiting.hpp"
+#include "core/threads/waiting.hpp"
 #include <algorithm>
 
 namespace fastiter {

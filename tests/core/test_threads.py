@@ -15,7 +15,7 @@ import pytest
 import fastiter
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("load", "openmp", "pool", "stop", "threads", "waiting")
+SOURCES = ("load", *(f"threads/{stem}" for stem in ("openmp", "pool", "stop", "threads", "waiting")))
 SANITIZERS = {"address": "address,undefined", "thread": "thread"}
 
 # ---- The C++ alone, under sanitizers --------------------------------------------------------------------------------

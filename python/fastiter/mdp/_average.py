@@ -148,7 +148,8 @@ class _Run:
 
     def _bias(self) -> Array:
         sign = -1 if self._negated else 1
-        return sign * (self.h - self.h[0]) * self.h.dtype.type(self._scale)
+        bias: Array = sign * (self.h - self.h[0]) * self.h.dtype.type(self._scale)
+        return bias
 
     def _numbers(self) -> dict[str, tuple[float, float]]:
         low, high = self.bounds

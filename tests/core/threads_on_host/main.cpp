@@ -1,9 +1,9 @@
 // Teams of threads and their waits without Python, for sanitizers. Exits with 0, or prints the fault and exits with 1.
 #include "core/load.hpp"
-#include "core/pool.hpp"
-#include "core/stop.hpp"
-#include "core/threads.hpp"
-#include "core/waiting.hpp"
+#include "core/threads/pool.hpp"
+#include "core/threads/stop.hpp"
+#include "core/threads/threads.hpp"
+#include "core/threads/waiting.hpp"
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>

@@ -1,9 +1,9 @@
-#include "core/threads.hpp"
+#include "core/threads/threads.hpp"
 #include "core/load.hpp"
-#include "core/openmp.hpp"
-#include "core/pool.hpp"
-#include "core/stop.hpp"
-#include "core/waiting.hpp"
+#include "core/threads/openmp.hpp"
+#include "core/threads/pool.hpp"
+#include "core/threads/stop.hpp"
+#include "core/threads/waiting.hpp"
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>

@@ -1,5 +1,5 @@
-#include "core/stop.hpp"
-#include "core/waiting.hpp"
+#include "core/threads/stop.hpp"
+#include "core/threads/waiting.hpp"
 #include <utility>
 
 namespace fastiter {

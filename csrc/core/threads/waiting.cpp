@@ -1,6 +1,6 @@
-#include "core/waiting.hpp"
+#include "core/threads/waiting.hpp"
 #include "core/cpu/team.hpp"
-#include "core/stop.hpp"
+#include "core/threads/stop.hpp"
 #include <climits>
 #include <cstdlib>
 #include <ctime>

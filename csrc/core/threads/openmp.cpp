@@ -1,7 +1,7 @@
 // After a torch operation its OpenMP threads spin for a while, and a second pool would compete with them for the cores,
 // so our teams run on the same runtime. GCC's (libgomp) and, under compatibility names, LLVM's and Intel's export these
 // functions.
-#include "core/openmp.hpp"
+#include "core/threads/openmp.hpp"
 #include <atomic>
 #include <cstring>
 #include <dlfcn.h>

@@ -1,5 +1,5 @@
-#include "core/pool.hpp"
-#include "core/openmp.hpp"
+#include "core/threads/pool.hpp"
+#include "core/threads/openmp.hpp"
 #include <new>
 #include <pthread.h>
 #include <system_error>

@@ -1,7 +1,7 @@
 // The thread pool of a process without an OpenMP runtime.
 #pragma once
 #include "core/cpu/team.hpp"
-#include "core/waiting.hpp"
+#include "core/threads/waiting.hpp"
 #include <memory>
 #include <mutex>
 #include <vector>

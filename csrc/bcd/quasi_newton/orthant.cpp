@@ -1,5 +1,5 @@
 // Steps with l1: within the orthant of x, in which l1 is linear, and which the slopes choose where x is 0.
-#include "bcd/quasi_newton.hpp"
+#include "bcd/quasi_newton/quasi_newton.hpp"
 #include <algorithm>
 #include <cmath>
 

@@ -1,4 +1,4 @@
-#include "bcd/quasi_newton.hpp"
+#include "bcd/quasi_newton/quasi_newton.hpp"
 #include "core/launch.hpp"
 #include <algorithm>
 #include <cmath>
