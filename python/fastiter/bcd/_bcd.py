@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -187,7 +188,8 @@ class Sequence:
     """The numbers of the blocks that come next; None for greedy rules."""
 
     def __init__(self, function: str, parts: Partitioned, rule: str, rng: Any) -> None:
-        self._rng = generator_of(function, rng)
+        if rng is not None or rule in ("random", "lipschitz"):  # making one takes as long as a small problem
+            self._rng = generator_of(function, rng)
         self.rule, self.blocks, self._at = rule, parts.count, 0
         self._ends = np.zeros(0)
         if rule == "lipschitz" and self.blocks:
@@ -264,10 +266,10 @@ class Descent:
         while True:
             objective = self.solver.state(self._g, self._slopes, len(self.x), False)
             residual = self._gap(objective, self._g) if self.method.stop == "gap" else self._largest_slope()
-            is_finite = bool(np.isfinite(objective) and np.isfinite(self.x).all())
+            is_finite = math.isfinite(objective) and bool(np.isfinite(self.x).all())
             can_converge = not residual <= tolerance or self._is_true(tolerance, done)
-            verdicts = {"can_converge": can_converge, "stagnated": stalled.check(objective, done)}
-            yield step_of(done, (residual, tolerance, objective), self._value, is_finite, **verdicts)
+            numbers, is_stalled = (residual, tolerance, objective), stalled.check(objective, done)
+            yield step_of(done, numbers, self._value, is_finite, is_stalled, can_converge)
             count = min(limits.check_every, limits.max_steps - done)
             blocks = self.sequence.next(count)
             if blocks is not None and self._names is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -204,5 +205,5 @@ def _steps(blocks: _Blocks, x: Array, limits: Limits) -> Iterator[Step]:
         gradient = blocks.gradient(x)
         residual, objective = float(np.abs(gradient).max(initial=0.0)), float(x @ (gradient - blocks.b) / 2)
         is_stalled = stalled.check(objective, done)
-        yield step_of(done, (residual, tolerance, objective), value, np.isfinite(objective), stagnated=is_stalled)
+        yield step_of(done, (residual, tolerance, objective), value, math.isfinite(objective), is_stalled)
         done += blocks.step(x, gradient, min(limits.check_every, limits.max_steps - done))

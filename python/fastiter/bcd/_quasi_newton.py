@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -133,8 +134,8 @@ def _steps(solver: Any, x: Array, tolerance: float, max_steps: int) -> Iterator[
         residual, objective = solver.residual(), solver.objective()
         if residual < best[0] or objective < best[1]:
             best, improved = (min(residual, best[0]), min(objective, best[1])), done
-        is_finite = bool(np.isfinite(objective) and np.isfinite(x).all())
+        is_finite = math.isfinite(objective) and bool(np.isfinite(x).all())
         numbers = residual, tolerance, objective
-        yield step_of(done, numbers, lambda: x, is_finite, stagnated=taken == 0 or done - improved > PATIENCE)
+        yield step_of(done, numbers, lambda: x, is_finite, taken == 0 or done - improved > PATIENCE)
         taken = solver.run(min(_EVERY, max_steps - done), tolerance)
         done += taken

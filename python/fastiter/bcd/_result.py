@@ -43,11 +43,16 @@ class Checks(Record):
 
 def is_in_range(residual: float, value: Any) -> bool:
     """Return whether a residual within the tolerance means convergence: both may be infinite, and so may the value."""
-    return bool(np.isfinite(residual) and np.isfinite(value).all())
+    return math.isfinite(residual) and bool(np.isfinite(value).all())
 
 
 def step_of(
-    steps: int, numbers: tuple[float, float, float], value: Callable[[], Any], is_finite: bool, **verdicts: bool
+    steps: int,
+    numbers: tuple[float, float, float],
+    value: Callable[[], Any],
+    is_finite: bool,
+    is_stalled: bool,
+    can_converge: bool = True,
 ) -> Step:
     """Return the step of a check with a residual, its tolerance and the objective.
 
@@ -55,10 +60,12 @@ def step_of(
     in its own dtype.
     """
     residual, tolerance, objective = numbers
-    step = Step(steps, residual, tolerance, value, partial(dict, objective=objective), **verdicts)
-    if residual <= tolerance and step.can_converge:
-        return step if is_in_range(residual, value()) else step._replace(can_converge=False, diverged=True)
-    return step if is_finite else step._replace(diverged=True)
+    has_diverged = not is_finite
+    if residual <= tolerance and can_converge:
+        has_diverged = not is_in_range(residual, value())
+        can_converge = not has_diverged
+    named = partial(dict, objective=objective)
+    return Step(steps, residual, tolerance, value, named, can_converge, is_stalled, has_diverged)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
