@@ -59,7 +59,7 @@ private:
     Arrays<T> own_;
 };
 
-// The work that a call of prioritized sweeping has done
+// The work of a call of prioritized sweeping
 struct Popped {
     int64_t states = 0, backups = 0;
 };
