@@ -32,9 +32,9 @@ PYTHON_EDGES = {
     "ssm": {"delta", "scan"},
 }
 CPP_EDGES = {"rnn": {"dense"}, "newton": {"rnn"}}
-#: Files that import modules by names in strings: functions for CuPy arrays, families on first access, GPU
+#: Files that import modules by names in strings: functions for CuPy arrays, families and names on first access, GPU
 #: kernels
-IMPORT_BY_NAME = {"fastiter/_backend.py", "fastiter/__init__.py", "fastiter/_torch/launch.py"}
+IMPORT_BY_NAME = {"fastiter/_backend.py", "fastiter/__init__.py", "fastiter/_public.py", "fastiter/_torch/launch.py"}
 #: Families without kernels
 WITHOUT_KERNELS = {"accelerate", "tune"}
 

@@ -238,7 +238,7 @@ def check_sums(total: Any, other: Any, eps: float) -> None:
 def tolerances(limits: Limits, total: Any, dtype: object) -> Array:
     """Return the residual at which each problem converges; total: its mass."""
     rtol = limits.rtol if limits.rtol is not None else 1e-4 if str(dtype).endswith("float32") else 1e-9
-    return np.asarray(rtol * np.reshape(total, -1) + limits.atol, np.float64)
+    return np.asarray(rtol * np.reshape(total, (-1,)) + limits.atol, np.float64)
 
 
 def solution_of(

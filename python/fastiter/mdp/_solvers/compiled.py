@@ -32,7 +32,7 @@ _OWN_ORDER = 3
 
 
 class Results(NamedTuple):
-    """Of each model: the last changes and bounds (B, 5), and the number of steps with that of the reason (B, 2)."""
+    """The last changes and bounds of each model (B, 5), and its number of steps with that of the reason (B, 2)."""
 
     numbers: Array
     counts: Array
