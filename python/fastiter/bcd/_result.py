@@ -64,7 +64,7 @@ def step_of(
     if residual <= tolerance and can_converge:
         has_diverged = not is_in_range(residual, value())
         can_converge = not has_diverged
-    named = partial(dict, objective=objective)
+    named: Callable[[], dict[str, float]] = partial(dict, objective=objective)
     return Step(steps, residual, tolerance, value, named, can_converge, is_stalled, has_diverged)
 
 
