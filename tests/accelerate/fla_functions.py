@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from fastiter.accelerate._torch import fla, fla_composed, fla_parts
+from fastiter.accelerate._torch.fla import composed, functions, parts
 from fastiter.torch import accelerate
 from tests.ssm.mixer_reference import norm
 
@@ -19,7 +19,7 @@ def randn(*shape: int) -> Any:
 
 
 def ours(name: str) -> Any:
-    return fla_parts.FUNCTIONS[name][1]
+    return parts.FUNCTIONS[name][1]
 
 
 def same(found: Any, expected: Any) -> None:
@@ -170,7 +170,7 @@ def check_losses() -> None:
 
 def check_sums_of_keys() -> None:
     """LightNet's sums continue from those of a sequence that was empty so far."""
-    attend = fla_composed.chunk_lightnet
+    attend = composed.chunk_lightnet
     q, k, v = randn(1, 7, 2, 3), randn(1, 2, 3, 7).movedim(3, 1).requires_grad_(), randn(1, 7, 2, 4)
     how = {"output_final_state": True, "cu_seqlens": torch.tensor([0, 0, 3])}
     first, state = attend(q[:, :3], k[:, :3], v[:, :3], **how)
@@ -191,7 +191,7 @@ def check_slots() -> None:
     decay = -randn(6, 2, 2, 4).transpose(0, 1).abs().float()
     for g, first in product((None, decay), (None, states)):
         how = {"g": g, "initial_state": first, "output_final_state": True}
-        o, last = fla_composed.chunk_gsa(q, k, v, s, **how)
+        o, last = composed.chunk_gsa(q, k, v, s, **how)
         expected, after = naive_recurrent_gsa(q, k, v, s, **how)
         for a, e in zip((o, *last), (expected, *after), strict=True):
             torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
@@ -203,12 +203,12 @@ def check_what_is_refused() -> None:
     x, loss = randn(1, 2, 3, 4), accelerate(FusedCrossEntropyLoss())
     loss.process_group = object()
     calls = {
-        "chunk_comba: beta must have shape": (fla_composed.chunk_comba, (x, x, x, x, x[..., 0], x), {}),
-        "fused_recurrent_gsa: reverse must be False": (fla_composed.chunk_gsa, 4 * (x,), {"reverse": True}),
-        "chunk_gdn2: use_gate_in_kernel must be": (fla_composed.chunk_gdn2, 6 * (x,), {"use_gate_in_kernel": True}),
-        "chunk_gdn2: state_v_first must be False": (fla_composed.chunk_gdn2, 6 * (x,), {"state_v_first": True}),
-        "parallel_retention: output_attentions": (fla.parallel_retention, 3 * (x,), {"output_attentions": True}),
-        "fused_mul_recurrent_rwkv7: reverse": (fla.fused_mul_recurrent_rwkv7, 6 * (x,), {"reverse": True}),
+        "chunk_comba: beta must have shape": (composed.chunk_comba, (x, x, x, x, x[..., 0], x), {}),
+        "fused_recurrent_gsa: reverse must be False": (composed.chunk_gsa, 4 * (x,), {"reverse": True}),
+        "chunk_gdn2: use_gate_in_kernel must be": (composed.chunk_gdn2, 6 * (x,), {"use_gate_in_kernel": True}),
+        "chunk_gdn2: state_v_first must be False": (composed.chunk_gdn2, 6 * (x,), {"state_v_first": True}),
+        "parallel_retention: output_attentions": (functions.parallel_retention, 3 * (x,), {"output_attentions": True}),
+        "fused_mul_recurrent_rwkv7: reverse": (functions.fused_mul_recurrent_rwkv7, 6 * (x,), {"reverse": True}),
         "FusedCrossEntropyLoss: process_group": (loss, (x[0, 0], torch.tensor([0, 1, 2])), {}),
     }
     for message, (function, given, options) in calls.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from fastiter.quant import Float, decode, encode, parse, quantize
 from tests.quant.cases import FLOAT_ROUNDINGS, assert_equal
@@ -157,12 +158,14 @@ def test_scales_of_the_libraries() -> None:
     ties = np.array([1.5, 3.0, 6.0, 12.0], np.float32)
     with np.errstate(all="ignore"):
         theirs = np.concatenate([small, ties]).astype(ml_dtypes.float8_e8m0fnu).astype(np.float32)
-    np.testing.assert_array_equal(theirs[: len(small)], least * np.array([math.nan, 1, 1, 1, 2, 2, 2]))
+    above = 2 if Version(ml_dtypes.__version__) < Version("0.7") else 1  # what 1.25 least becomes
+    np.testing.assert_array_equal(theirs[: len(small)], least * np.array([math.nan, 1, 1, 1, above, 2, 2]))
     np.testing.assert_array_equal(quantize(small, "e8m0"), least * np.array([1, 1, 1, 1, 1, 2, 2]))
     np.testing.assert_array_equal(theirs[len(small) :], quantize(ties, "e8m0<RNA>"))
     torch = pytest.importorskip("torch")
     of_torch = torch.from_numpy(np.concatenate([small, ties])).to(torch.float8_e8m0fnu).float().numpy()
-    np.testing.assert_array_equal(of_torch[1:], theirs[1:])
+    np.testing.assert_array_equal(of_torch[: len(small)][1:], least * np.array([1, 1, 1, 2, 2, 2]))
+    np.testing.assert_array_equal(of_torch[len(small) :], theirs[len(small) :])
     assert of_torch[0] == least
 
 
