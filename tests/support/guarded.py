@@ -121,7 +121,7 @@ def with_streams(dtype: Any) -> None:
             copies(np.ones((1, B, (P or D) if k == 0 else D), dtype), at_end) for k in range(len(cell.states))
         )
         layer = (inputs, D, P, *(a.ctypes.data for a in (w_ih, r, b_x, b_h, w_hr, to_first)))
-        steps = stream(cell.layout[0], B, 1, 0.5, [layer], first, [])
+        steps = stream(cell.code, B, 1, 0.5, [layer], first, [])
         steps.step_at(x, y)
         steps.step_at(x, y)
         steps.states(first)
