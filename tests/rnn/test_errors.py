@@ -39,10 +39,10 @@ BACKEND = (fastiter.BackendError,)
 
 
 def test_every_public_function_is_covered() -> None:
-    types = {"BackendError", "ConvergenceError", "ConvergenceWarning", "RnnResult", "RnnStates", "Solution"}
+    types = {"BackendError", "ConvergenceError", "ConvergenceWarning", "Progress", "RnnResult", "RnnStates", "Solution"}
     without_arguments = {*types, "__version__", "get_num_threads", "release_memory", "show_config"}
     # Families whose errors are tested in files of their own
-    modules = {"bcd", "fixedpoint", "mdp", "quant", "relax", "ssm", "tune"}
+    modules = {"bcd", "experimental", "fixedpoint", "mdp", "quant", "relax", "ssm", "tune"}
     assert set(fastiter.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, *modules, "set_num_threads", *without_arguments}
     for name in ("get_num_threads", "release_memory", "show_config"):
         with pytest.raises(TypeError, match=name):
