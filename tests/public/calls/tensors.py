@@ -117,5 +117,5 @@ enter("spectral_radius", lambda **given: more.spectral_radius(**given, generator
 enter("monotonicity", lambda **given: more.monotonicity(**given, generator=torch.manual_seed(0)), of_a_map)
 enter("error_bound", more.error_bound, bound)
 enter("flexible_cg", fastiter.torch.relax.flexible_cg, conjugate)
-enter("mdp.values", fastiter.torch.mdp.values, decisions)
-enter("mdp.solve", fastiter.torch.mdp.solve, decisions)
+enter("values", fastiter.torch.mdp.values, decisions)
+enter("solve", fastiter.torch.mdp.solve, decisions)
