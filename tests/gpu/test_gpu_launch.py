@@ -199,7 +199,7 @@ def test_more_heads_than_an_axis_has_are_refused() -> None:
 
 
 def jacobi_on_long_lines(points: int) -> None:
-    matrix = types.SimpleNamespace(points=(3, 1, points), inverse=None, given=None, coefficients=None)
+    matrix = types.SimpleNamespace(points=(3, 1, points), inverse=None, fixed=None, coefficients=None)
     x = torch.empty(0, device="meta")
     relaxation._triton_jacobi()(matrix, x, x, x, x)
 

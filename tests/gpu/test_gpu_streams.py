@@ -34,7 +34,7 @@ def swept(b: Any) -> Any:
     return x
 
 
-RELAXATION = ft.Relaxation(LAPLACIAN, "sor", omega=1.5, order="red-black")
+RELAXATION = ft.relax.Relaxation(LAPLACIAN, "sor", omega=1.5, order="red-black")
 #: A function of tensors, and the tensors' shapes
 CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "lstm": (lambda wx, r: ft.lstm(wx, 0.2 * r)[0], [(B, T, 4, 1, H), (4, 1, H, H)]),
