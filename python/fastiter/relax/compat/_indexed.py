@@ -242,12 +242,8 @@ def cf_jacobi(
     array([0.99975586, 0.99902344, 0.99975586])
     """
     cached = CachedMatrix("cf_jacobi", A)
-    c, f = listed(cached, "Cpts", Cpts), listed(cached, "Fpts", Fpts)
-    counts = (
-        vectors.count(cached.function, "c_iterations", c_iterations),
-        vectors.count(cached.function, "f_iterations", f_iterations),
-    )
-    in_turn(cached, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
+    c, f = _c_and_f(cached, Cpts, Fpts, (c_iterations, f_iterations))
+    in_turn(cached, x, b, iterations, omega, c, f)
 
 
 @SWEEPS
@@ -290,12 +286,8 @@ def fc_jacobi(
     array([0.99951172, 0.99975586, 0.99951172])
     """
     cached = CachedMatrix("fc_jacobi", A)
-    c, f = listed(cached, "Cpts", Cpts), listed(cached, "Fpts", Fpts)
-    counts = (
-        vectors.count(cached.function, "c_iterations", c_iterations),
-        vectors.count(cached.function, "f_iterations", f_iterations),
-    )
-    in_turn(cached, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
+    c, f = _c_and_f(cached, Cpts, Fpts, (c_iterations, f_iterations))
+    in_turn(cached, x, b, iterations, omega, f, c)
 
 
 @SWEEPS
@@ -342,12 +334,8 @@ def cf_block_jacobi(
     array([0.99966288, 0.99865152, 0.99964041, 0.9999101 ])
     """
     cached, size = with_block_size("cf_block_jacobi", A, blocksize)
-    c, f = (listed_blocks(cached, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
-    counts = (
-        vectors.count(cached.function, "c_iterations", c_iterations),
-        vectors.count(cached.function, "f_iterations", f_iterations),
-    )
-    in_turn(cached, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
+    c, f = _c_and_f(cached, Cpts, Fpts, (c_iterations, f_iterations), (size, Dinv))
+    in_turn(cached, x, b, iterations, omega, c, f)
 
 
 @SWEEPS
@@ -394,9 +382,5 @@ def fc_block_jacobi(
     array([0.9999101 , 0.99964041, 0.99865152, 0.99966288])
     """
     cached, size = with_block_size("fc_block_jacobi", A, blocksize)
-    c, f = (listed_blocks(cached, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
-    counts = (
-        vectors.count(cached.function, "c_iterations", c_iterations),
-        vectors.count(cached.function, "f_iterations", f_iterations),
-    )
-    in_turn(cached, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
+    c, f = _c_and_f(cached, Cpts, Fpts, (c_iterations, f_iterations), (size, Dinv))
+    in_turn(cached, x, b, iterations, omega, f, c)
