@@ -72,35 +72,78 @@ overflow: Overflow
 element: Element
 fixed_path: FixedPath
 float_sums: FloatSums
-Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
-FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
-# width, signed, rounding, overflow, symmetric, saturated_bits, shift
-FixedTarget = tuple[int, bool, int, int, bool, int, int]
+
+class Index3:
+    def __init__(self, size: tuple[int, int, int], stride: tuple[int, int, int], /) -> None: ...
+
+class FixedCodes:
+    @overload
+    def __init__(self, data: Address, bytes: int, is_signed: bool, width: int, item: Index3, k: Index3, /) -> None: ...
+    @overload
+    def __init__(self, data: Address, bytes: int, is_signed: bool, width: int, /) -> None: ...
+
+class FixedTarget:
+    def __init__(
+        self,
+        width: int,
+        is_signed: bool,
+        rounding: int,
+        overflow: int,
+        symmetric: bool,
+        saturated_bits: int,
+        shift: int,
+        /,
+    ) -> None: ...
+
+class FixedStart:
+    def __init__(self, codes: Address, m: int, n: int, /) -> None: ...
+
+class FixedOutput:
+    def __init__(self, data: Address, bytes: int, m: Index3, n: Index3, /) -> None: ...
+
+class FixedBatch:
+    def __init__(self, count: int, a: Address, b: Address, out: Address, /) -> None: ...
 
 def fixed_matmul(
     a: FixedCodes,
     b: FixedCodes,
     acc: FixedTarget,
-    product: FixedTarget | tuple[()],
+    product: FixedTarget | None,
     every: int,
-    start: tuple[Address, int, int] | tuple[()],
-    out: tuple[Address, int, Index3, Index3],
-    batch: tuple[int, Address, Address, Address],
+    start: FixedStart | None,
+    out: FixedOutput,
+    batch: FixedBatch,
     only: int,
     /,
 ) -> int: ...
-def fixed_convert(
-    source: tuple[Address, int, bool, int], out: tuple[Address, int], n: int, target: FixedTarget, /
-) -> None: ...
+def fixed_convert(source: FixedCodes, out: Address, out_bytes: int, n: int, target: FixedTarget, /) -> None: ...
+
+class Strided:
+    def __init__(self, data: Address, row: int, column: int, /) -> None: ...
+
+class FloatAccumulator:
+    def __init__(
+        self,
+        rounding: int,
+        mantissa: int,
+        min_exponent: int,
+        largest: float,
+        over: float,
+        under: float,
+        infinite: float,
+        has_minus_zero: bool,
+        /,
+    ) -> None: ...
+
 def matmul(
     M: int,
     N: int,
     K: int,
     in_double: bool,
-    a: tuple[Address, int, int],
-    b: tuple[Address, int, int],
-    c: tuple[Address, int],
-    acc: tuple[int, int, int, float, float, float, float, bool],
+    a: Strided,
+    b: Strided,
+    c: Strided,
+    acc: FloatAccumulator,
     every: int,
     sums: int,
     /,

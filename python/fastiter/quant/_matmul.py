@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -295,13 +296,18 @@ def _in_parts(x: Array, y: Array, out: Array) -> None:
 
 def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: int) -> None:
     (M, K), N = x.shape, y.shape[1]
+    a, b = _steps(x), _steps(y)
+    c = _core.quant.Strided(out, out.strides[0] // out.itemsize, 1)
+    matrices = _core.quant.Strided(*a), _core.quant.Strided(*b), c
+    _core.quant.matmul(M, N, K, out.dtype == _F64, *matrices, _rounding_to(acc), every, sums)
+
+
+@lru_cache(maxsize=256)
+def _rounding_to(acc: Float) -> _core.quant.FloatAccumulator:
     over, under = acc._beyond_rounded
-    target = (
-        *(ROUNDINGS[acc.rounding], acc.mantissa, acc.min_exponent),
-        *(float(acc.max_value), over, -under, acc._beyond, acc.specials != "fnuz"),
-    )
-    c = (out, out.strides[0] // out.itemsize)
-    _core.quant.matmul(M, N, K, out.dtype == _F64, _steps(x), _steps(y), c, target, every, sums)
+    ends = float(acc.max_value), over, -under, acc._beyond
+    mode = ROUNDINGS[acc.rounding]
+    return _core.quant.FloatAccumulator(mode, acc.mantissa, acc.min_exponent, *ends, acc.specials != "fnuz")
 
 
 def _sums(p: Span, acc: Float, every: int) -> int:

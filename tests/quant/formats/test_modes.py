@@ -10,7 +10,6 @@ import pytest
 
 from fastiter import _core
 from fastiter.quant import Fixed
-from fastiter.quant._fixed import growth
 from fastiter.quant._formats import fixed, floating, modes
 
 ROOT = Path(__file__).parents[3]
@@ -22,6 +21,18 @@ EXPORTED = {
     "FixedPath": _core.quant.fixed_path,
     "FloatSums": _core.quant.float_sums,
 }
+
+#: Descriptions of operands, and the functions that construct them
+BINDINGS = [
+    ("Index3", "index_of"),
+    ("FixedCodes", "codes_of"),
+    ("FixedTarget", "target_of"),
+    ("FixedStart", "start_of"),
+    ("FixedOutput", "output_of"),
+    ("FixedBatch", "batch_of"),
+    ("Strided", "strided"),
+    ("FloatAccumulator", "accumulator_of"),
+]
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -69,8 +80,14 @@ def test_launchers_have_the_numbers_of_the_kernels() -> None:
     assert triton_modes.INTEGER.value not in vars(_core.quant.kind).values()
 
 
-def test_targets_have_the_fields_that_the_binding_reads() -> None:
+@pytest.mark.parametrize(("name", "function"), BINDINGS)
+def test_the_stub_has_the_parameters_of_the_binding(name: str, function: str) -> None:
     source = (ROOT / "csrc/quant/bindings_matmul.cpp").read_text()
-    body = source.partition("FixedTarget target(const py::tuple& x) {")[2].partition("\n}")[0]
-    read = re.findall(r"t\.(\w+) = .*at\(x, (\d)\)", body)
-    assert read == [(name, str(at)) for at, name in enumerate(growth.FixedTarget._fields)]
+    expected = re.findall(r"(\w+)(?:,|$)", source.partition(f" {function}(")[2].partition(")")[0])
+    stub = (ROOT / "python/fastiter/_core/quant.pyi").read_text().partition(f"class {name}:\n")[2]
+    assert re.findall(r"(\w+):", stub.partition("self,")[2].partition("/")[0]) == expected
+
+
+def test_every_binding_is_compared() -> None:
+    source = (ROOT / "csrc/quant/bindings_matmul.cpp").read_text()
+    assert {*re.findall(r'py::class_<\w+>\(m, "(\w+)"\)', source)} == {name for name, _ in BINDINGS}

@@ -21,7 +21,7 @@ struct NearestEven {
           to_places(all_bits<float>((23 - f.mantissa) << 23 | 0x400000)),
           sign(f.has_minus_zero ? sign_bit<float>() : mask<float>{}) {}
     static bool serves(const FloatAccumulator& f) {
-        return f.mantissa > 0 && f.most < double(power_of_2<double>(104 + f.mantissa));
+        return f.mantissa > 0 && f.largest < double(power_of_2<double>(104 + f.mantissa));
     }
     FASTITER_INLINE vec<float> operator()(vec<float> x) const {
         const mask<float> e = (mask<float>)x & exponents, above = e > smallest ? e : smallest;
@@ -33,10 +33,10 @@ struct NearestEven {
 template <class T> struct Accumulator {
     Significand<T> significand;
     NearestEven nearest_even;
-    T most, over, under, infinite, zero;
+    T largest, over, under, infinite, zero;
     int dropped;
     Accumulator(const FloatAccumulator& f, bool own_exponents)
-        : significand(f.mantissa, own_exponents ? 0 : f.min_exponent, true), nearest_even(f), most(T(f.most)),
+        : significand(f.mantissa, own_exponents ? 0 : f.min_exponent, true), nearest_even(f), largest(T(f.largest)),
           over(T(f.over)), under(T(f.under)), infinite(T(f.infinite)), zero(f.has_minus_zero ? T(-0.0) : T(0)),
           dropped(kMantissa<T> - f.mantissa) {}
 };
@@ -65,7 +65,7 @@ FASTITER_INLINE vec<double> sum_to_odd(vec<double> a, vec<double> b, vec<double>
 // a b + c rounded to float, or to double with in_double
 FASTITER_INLINE vec<float> nearest_sum(vec<float> a, vec<float> b, vec<float> c, bool) { return fma(a, b, c); }
 FASTITER_INLINE vec<double> nearest_sum(vec<double> a, vec<double> b, vec<double> c, bool in_double) {
-    typedef float narrow __attribute__((vector_size(kVectorBytes / 2)));
+    using narrow __attribute__((vector_size(kVectorBytes / 2))) = float;
     if (in_double) return a * b + c;
     return __builtin_convertvector(__builtin_convertvector(sum_to_odd(a, b, c), narrow), vec<double>);
 }
@@ -89,10 +89,10 @@ FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& 
     if constexpr (R == Rounding::down || R == Rounding::up || R == Rounding::zero) {
         // The directed modes differ in the results for the two ends of the range, and for overflow and infinities.
         const vec<T> infinite = copy_sign<T>(broadcast(to.infinite), sum), none = broadcast(T(__builtin_inf()));
-        const vec<T> cut = r > to.most ? broadcast(to.over) : (r < -to.most ? broadcast(to.under) : r);
+        const vec<T> cut = r > to.largest ? broadcast(to.over) : (r < -to.largest ? broadcast(to.under) : r);
         return magnitude_of<T>(sum) == none ? infinite : cut;
     }
-    return magnitude_of<T>(r) > to.most ? copy_sign<T>(broadcast(to.over), r) : r;
+    return magnitude_of<T>(r) > to.largest ? copy_sign<T>(broadcast(to.over), r) : r;
 }
 
 // a: rows with stride a_row; panel as in tile.hpp; out: rows of NV vectors
@@ -151,7 +151,7 @@ bool has_own_exponents(const FloatAccumulator& f) { return f.min_exponent == -12
 bool is_machines_own(const QuantMatmul& g) {
     const FloatAccumulator& f = g.acc;
     return !g.in_double && f.rounding == Rounding::even && f.mantissa == 23 && has_own_exponents(f) &&
-           f.has_minus_zero && f.most == double(__FLT_MAX__) && f.over == __builtin_inf();
+           f.has_minus_zero && f.largest == double(__FLT_MAX__) && f.over == __builtin_inf();
 }
 #endif
 

@@ -5,11 +5,11 @@
 namespace fastiter::quant {
 
 // The accumulator's format: `mantissa` bits behind the leading one, exponents from min_exponent on. After rounding,
-// numbers beyond +-most become over or under, infinities +-infinite.
+// numbers beyond +-largest become over or under, infinities +-infinite.
 struct FloatAccumulator {
     Rounding rounding = Rounding::even;
     int mantissa = 0, min_exponent = 0;
-    double most = 0, over = 0, under = 0, infinite = 0;
+    double largest = 0, over = 0, under = 0, infinite = 0;
     bool has_minus_zero = true;
 };
 

@@ -102,22 +102,11 @@ def code_dtype(width: int, signed: bool) -> np.dtype[Any]:
     return np.dtype(f"{'i' if signed else 'u'}{size}")
 
 
-class FixedTarget(NamedTuple):
-    """Assignment to a format, as csrc/quant/cpu/matmul/fixed_kernels.hpp defines it."""
-
-    width: int
-    is_signed: bool
-    rounding: int
-    overflow: int
-    symmetric: bool
-    saturated_bits: int
-    shift: int
-
-
-def target(fmt: Fixed, fraction: int) -> FixedTarget:
+@lru_cache(maxsize=256)
+def target(fmt: Fixed, fraction: int) -> _core.quant.FixedTarget:
     """Return a kernel's arguments for assigning numbers with ``fraction`` bits after the point to ``fmt``."""
     modes = ROUNDINGS[fmt.rounding], fmt._overflow_mode, fmt._is_symmetric
-    return FixedTarget(fmt.width, fmt.signed, *modes, fmt.saturated_bits, fraction - fmt.fraction)
+    return _core.quant.FixedTarget(fmt.width, fmt.signed, *modes, fmt.saturated_bits, fraction - fmt.fraction)
 
 
 def convert(codes: Array, source: Fixed, fmt: Fixed) -> Array:
@@ -125,8 +114,9 @@ def convert(codes: Array, source: Fixed, fmt: Fixed) -> Array:
     contiguous = np.ascontiguousarray(codes, codes.dtype.newbyteorder("=")).reshape(codes.shape)
     out = np.empty(codes.shape, code_dtype(fmt.width, fmt.signed))
     _core.quant.fixed_convert(
-        (contiguous, codes.dtype.itemsize, source.signed, source.width),
-        (out, out.itemsize),
+        _core.quant.FixedCodes(contiguous, codes.dtype.itemsize, source.signed, source.width),
+        out,
+        out.itemsize,
         out.size,
         target(fmt, source.fraction),
     )

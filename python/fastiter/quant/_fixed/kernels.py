@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,9 @@ import numpy.typing as npt
 from ... import _core
 from ..._check import empty, type_name
 from .._formats.fixed import Fixed
-from .growth import FixedTarget, code_dtype, target
+from .growth import code_dtype, target
 
 Array = npt.NDArray[Any]
-Index = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 #: Algorithms by name; only tests choose one, otherwise the fastest exact one runs.
 PATHS: dict[str, int] = vars(_core.quant.fixed_path)
@@ -109,7 +109,8 @@ def as_matrices(a: Array, b: Array) -> tuple[Array, Array]:
     return a.reshape((1, *a.shape)) if a.ndim == 1 else a, b.reshape((*b.shape, 1)) if b.ndim == 1 else b
 
 
-def _index(sizes: Sequence[int], strides: Sequence[int]) -> Index | None:
+@lru_cache(maxsize=1024)
+def _index(sizes: tuple[int, ...], strides: tuple[int, ...]) -> _core.quant.Index3 | None:
     """Return a three-level index that visits the same elements, or None if that takes more levels."""
     merged: list[tuple[int, int]] = []
     for size, stride in zip(sizes, strides, strict=True):
@@ -125,10 +126,10 @@ def _index(sizes: Sequence[int], strides: Sequence[int]) -> Index | None:
     if not merged:  # one element: its rows count as contiguous
         whole[-1] = (1, 1)
     (s0, t0), (s1, t1), (s2, t2) = whole
-    return (s0, s1, s2), (t0, t1, t2)
+    return _core.quant.Index3((s0, s1, s2), (t0, t1, t2))
 
 
-def _needed(index: Index | None) -> Index:
+def _needed(index: _core.quant.Index3 | None) -> _core.quant.Index3:
     assert index is not None
     return index
 
@@ -141,6 +142,10 @@ def _steps(codes: Array) -> tuple[Array, tuple[int, ...]]:
     return codes, tuple(stride // size for stride in codes.strides)
 
 
+def _codes(x: Array, fmt: Fixed, item: _core.quant.Index3, k: _core.quant.Index3) -> _core.quant.FixedCodes:
+    return _core.quant.FixedCodes(x, x.itemsize, fmt.signed, fmt.width, item, k)
+
+
 def _offsets(sizes: tuple[int, ...], strides: Sequence[int]) -> npt.NDArray[np.int64]:
     """Return the offset of each matrix of a batch."""
     total = np.zeros(sizes, np.int64)
@@ -149,11 +154,13 @@ def _offsets(sizes: tuple[int, ...], strides: Sequence[int]) -> npt.NDArray[np.i
     return total.ravel()
 
 
-def _targets(x: Fixed, y: Fixed, formats: tuple[Fixed, Fixed | None]) -> tuple[FixedTarget, FixedTarget | tuple[()]]:
+def _targets(
+    x: Fixed, y: Fixed, formats: tuple[Fixed, Fixed | None]
+) -> tuple[_core.quant.FixedTarget, _core.quant.FixedTarget | None]:
     acc, product = formats
     exact = x.fraction + y.fraction
     if product is None:
-        return target(acc, exact), ()
+        return target(acc, exact), None
     return target(acc, product.fraction), target(product, exact)
 
 
@@ -191,21 +198,14 @@ def matmul_codes(
     y_at = _offsets(batch, y_steps[: len(batch)])
     out_at = np.arange(count, dtype=np.int64) * (M * N)
     paths = _core.quant.fixed_matmul(
-        (x, x.itemsize, fx.signed, fx.width, rows, _needed(_index((K,), x_steps[-1:]))),
-        (
-            y,
-            y.itemsize,
-            fy.signed,
-            fy.width,
-            _needed(_index((N,), y_steps[-1:])),
-            _needed(_index((K,), y_steps[-2:-1])),
-        ),
+        _codes(x, fx, rows, _needed(_index((K,), x_steps[-1:]))),
+        _codes(y, fy, _needed(_index((N,), y_steps[-1:])), _needed(_index((K,), y_steps[-2:-1]))),
         acc,
         product,
         every,
-        () if start is None else (start, start.strides[0] // 8, start.strides[1] // 8),
-        (out, out.itemsize, out_rows, _needed(_index((N,), (1,)))),
-        (count, x_at, y_at, out_at),
+        None if start is None else _core.quant.FixedStart(start, start.strides[0] // 8, start.strides[1] // 8),
+        _core.quant.FixedOutput(out, out.itemsize, out_rows, _needed(_index((N,), (1,)))),
+        _core.quant.FixedBatch(count, x_at, y_at, out_at),
         PATHS[path],
     )
     return out, paths
@@ -234,27 +234,26 @@ def conv2d_codes(
     acc, product = _targets(fw, fx, formats)
     group = np.arange(groups, dtype=np.int64)
     each = O // groups
+    filters = _codes(w, fw, _needed(_index((each,), w_steps[:1])), _needed(_index((C * R * S,), (1,))))
+    windows = _codes(
+        x,
+        fx,
+        _needed(_index((B, P, Q), (x_b, down * x_h, across * x_w))),
+        _needed(_index((C, R, S), (x_c, row * x_h, column * x_w))),
+    )
+    pixels = _needed(_index((B, P * Q), (O * P * Q, 1)))
+    to = _core.quant.FixedOutput(out, out.itemsize, _needed(_index((each,), (P * Q,))), pixels)
     for g in range(groups):
+        offsets = group[g:] * (each * C * R * S), group[g:] * (C * x_c), group[g:] * (each * P * Q)
         _core.quant.fixed_matmul(
-            (
-                w,
-                w.itemsize,
-                fw.signed,
-                fw.width,
-                _needed(_index((each,), w_steps[:1])),
-                _needed(_index((C * R * S,), (1,))),
-            ),
-            (
-                *(x, x.itemsize, fx.signed, fx.width),
-                _needed(_index((B, P, Q), (x_b, down * x_h, across * x_w))),
-                _needed(_index((C, R, S), (x_c, row * x_h, column * x_w))),
-            ),
+            filters,
+            windows,
             acc,
             product,
             1,
-            () if start is None else (start[g * each :], start.strides[0] // 8, 0),
-            (out, out.itemsize, _needed(_index((each,), (P * Q,))), _needed(_index((B, P * Q), (O * P * Q, 1)))),
-            (1, group[g:] * (each * C * R * S), group[g:] * (C * x_c), group[g:] * (each * P * Q)),
+            None if start is None else _core.quant.FixedStart(start[g * each :], start.strides[0] // 8, 0),
+            to,
+            _core.quant.FixedBatch(1, *offsets),
             PATHS["choose"],
         )
     return out
