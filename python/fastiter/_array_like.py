@@ -30,8 +30,8 @@ def as_arrays(function: str, names: Sequence[str], arrays: Sequence[Any], dtype:
     if dtype is None:
         is_complex = any(isinstance(x, np.ndarray) and x.dtype.kind == "c" for x in read)
         dtype = np.dtype(np.complex128 if is_complex else np.float64)
-    given = zip(names, arrays, read, strict=True)
-    return [_converted(function, name, y, dtype) if y is not x and _is_weak(x) else y for name, x, y in given]
+    named = zip(names, arrays, read, strict=True)
+    return [_converted(function, name, y, dtype) if y is not x and _is_weak(x) else y for name, x, y in named]
 
 
 def as_array(function: str, name: str, x: Any, dtype: Any = None) -> Any:
@@ -41,8 +41,8 @@ def as_array(function: str, name: str, x: Any, dtype: Any = None) -> Any:
 
 def as_flags(function: str, name: str, x: Any) -> Any:
     """Convert a sequence of bool to an array; return anything else unchanged."""
-    found = _read(function, name, x) if isinstance(x, (list, tuple)) else x
-    return found if getattr(found, "dtype", None) == np.bool_ else x
+    flags = _read(function, name, x) if isinstance(x, (list, tuple)) else x
+    return flags if getattr(flags, "dtype", None) == np.bool_ else x
 
 
 def _is_weak(x: object) -> bool:
@@ -71,10 +71,10 @@ def _converted(function: str, name: str, x: Any, dtype: np.dtype[Any]) -> Any:
     if x.dtype.kind not in ("iufc" if dtype.kind == "c" else "iuf"):
         raise TypeError(f"{function}: {name} must be numbers, got a list of {x.dtype}")
     if x.dtype.kind in "iu" and x.size:
-        most = 2 ** (_mantissa(dtype) + 1)
+        limit = 2 ** (_mantissa(dtype) + 1)
         largest = max(int(x.max()), -int(x.min()))
-        if largest > most:
-            raise ValueError(f"{function}: {name} must have whole numbers up to {most} for {dtype}, got {largest}")
+        if largest > limit:
+            raise ValueError(f"{function}: {name} must have whole numbers up to {limit} for {dtype}, got {largest}")
     return x.astype(dtype)
 
 

@@ -58,10 +58,10 @@ class Cuda:
         with cupy.cuda.Device(device):
             stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr, device=device)
         with torch.cuda.stream(stream), torch.no_grad():
-            given = {name: x for name, x in options.items() if x is not None}
-            tensors, named = _replaced((args, given), _is_array, torch.from_dlpack)
-            found = run(*tensors, **named)
-            return _replaced(found, lambda x: isinstance(x, torch.Tensor), cupy.from_dlpack)
+            passed = {name: x for name, x in options.items() if x is not None}
+            tensors, named = _replaced((args, passed), _is_array, torch.from_dlpack)
+            result = run(*tensors, **named)
+            return _replaced(result, lambda x: isinstance(x, torch.Tensor), cupy.from_dlpack)
 
 
 _Result = TypeVar("_Result")
@@ -128,12 +128,12 @@ def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) ->
         return by(x)
     if dataclasses.is_dataclass(x) and not isinstance(x, type):  # for instance a Solution
         fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
-        found = _replaced(fields, which, by)
-        changed = {name: value for name, value in found.items() if value is not fields[name]}
+        result = _replaced(fields, which, by)
+        changed = {name: value for name, value in result.items() if value is not fields[name]}
         return dataclasses.replace(x, **changed) if changed else x
     if isinstance(x, dict):
-        found = {key: _replaced(value, which, by) for key, value in x.items()}
-        return x if all(found[key] is value for key, value in x.items()) else found
+        result = {key: _replaced(value, which, by) for key, value in x.items()}
+        return x if all(result[key] is value for key, value in x.items()) else result
     if isinstance(x, (tuple, list)):
         parts = [_replaced(part, which, by) for part in x]
         if all(part is old for part, old in zip(parts, x, strict=True)):
@@ -149,8 +149,8 @@ def availability() -> dict[str, str]:
     state["torch"] = "available" if installed["torch"] else "not installed (pip install fastiter-kernels[torch])"
     for name, packages, oldest in (("triton", ("torch", "triton"), (0, 0)), ("cuda", ("torch", "cupy"), OLDEST)):
         missing = [package for package in packages if not installed[package]]
-        told = f"{' and '.join(missing)} not installed (pip install fastiter-kernels[gpu])"
-        state[name] = told if missing else _card(oldest)
+        reason = f"{' and '.join(missing)} not installed (pip install fastiter-kernels[gpu])"
+        state[name] = reason if missing else _card(oldest)
     return state
 
 
@@ -166,8 +166,8 @@ def _card(oldest: tuple[int, int]) -> str:
         return "the NVIDIA driver finds no card"
     newest = max(_capability(driver, number) for number in range(count.value))
     if newest < oldest:
-        needed, found = (".".join(map(str, capability)) for capability in (oldest, newest))
-        return f"needs a card of compute capability {needed} or more, and finds {found}"
+        needed, own = (".".join(map(str, capability)) for capability in (oldest, newest))
+        return f"needs a card of compute capability {needed} or more, and finds {own}"
     return "available"
 
 

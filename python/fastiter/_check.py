@@ -52,16 +52,16 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
     return value
 
 
-def count(function: str, name: str, x: object, least: int = 0, most: int | None = None) -> int:
-    """Return ``x`` as an int; refuse anything but an integer >= ``least``, and <= ``most`` if that is given."""
-    if type(x) is int and x >= least and (most is None or x <= most):
+def count(function: str, name: str, x: object, minimum: int = 0, maximum: int | None = None) -> int:
+    """Return ``x`` as an int; refuse anything but an integer >= ``minimum``, and <= ``maximum`` unless that is None."""
+    if type(x) is int and x >= minimum and (maximum is None or x <= maximum):
         return x
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
         raise TypeError(f"{function}: {name} must be an int, got {type_name(x)}")
-    if x < least:
-        raise ValueError(f"{function}: {name} must be at least {least}, got {x}")
-    if most is not None and x > most:
-        raise ValueError(f"{function}: {name} must be at most {most}, got {x}")
+    if x < minimum:
+        raise ValueError(f"{function}: {name} must be at least {minimum}, got {x}")
+    if maximum is not None and x > maximum:
+        raise ValueError(f"{function}: {name} must be at most {maximum}, got {x}")
     return int(x)
 
 

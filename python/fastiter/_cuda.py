@@ -53,17 +53,17 @@ def _function(stem: str, kernel: str, defines: tuple[tuple[str, str], ...], devi
             module = cupy().RawModule(path=str(path), enable_cooperative_groups=cooperative)
             function = module.get_function(kernel)
         except cupy().cuda.driver.CUDADriverError as error:
-            made_by = "{}.{}".format(*_nvrtc.version())
+            nvrtc = "{}.{}".format(*_nvrtc.version())
             raise BackendError(
-                f"cuda: the driver does not load {stem}.cu as NVRTC {made_by} compiles it: update the driver to one "
-                f"for CUDA {made_by} (nvidia-smi shows its version), or install an older nvidia-cuda-nvrtc: {error}"
+                f"cuda: the driver does not load {stem}.cu as NVRTC {nvrtc} compiles it: update the driver to one "
+                f"for CUDA {nvrtc} (nvidia-smi shows its version), or install an older nvidia-cuda-nvrtc: {error}"
             ) from error
         # CuPy keeps one function object per file, so its shared-memory limit is set to the device's maximum, not to the
         # size of one launch: other launches or other threads would lower it.
         if int(dict(defines).get("CLUSTER", 1)) > _PORTABLE_CLUSTER:
             cupy().cuda.driver.funcSetAttribute(function.kernel.ptr, _NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-        most = cupy().cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
-        function.max_dynamic_shared_size_bytes = most - function.shared_size_bytes
+        limit = cupy().cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
+        function.max_dynamic_shared_size_bytes = limit - function.shared_size_bytes
     return function
 
 
@@ -86,13 +86,13 @@ def launch(
     are resident at once, so that they can synchronise across the grid. The define CLUSTER is the number of blocks of a
     cluster: the kernel is compiled for this size, and the grid is a multiple of it.
     """
-    told = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
-    function = _function(stem, kernel, told, device, cooperative)
+    settings = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
+    function = _function(stem, kernel, settings, device, cooperative)
     with cupy().cuda.Device(device), cupy().cuda.ExternalStream(stream, device):
         try:
             function(three(grid), three(block), tuple(args), shared_mem=shared)
         except cupy().cuda.driver.CUDADriverError as error:
-            size = int(dict(told).get("CLUSTER", 1))
+            size = int(dict(settings).get("CLUSTER", 1))
             if size > 1 and "CLUSTER" in str(error):  # the size is invalid, or no cluster fits
                 raise BackendError(
                     f"cuda: {stem}.cu needs clusters of {size} blocks of {math.prod(block)} threads, for which device "

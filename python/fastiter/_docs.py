@@ -57,8 +57,8 @@ def documented_like(function: Callable[..., Any], after: str = "", more: str = "
         if name == after:
             chosen.append(inspect.cleandoc(more))
     sections["Parameters"] = "\n".join(chosen)
-    kept = (name for name in ("Parameters", "Returns", "Raises") if name in sections)
-    text = "\n\n".join(f"{name}\n{'-' * len(name)}\n{sections[name]}" for name in kept)
+    present = (name for name in ("Parameters", "Returns", "Raises") if name in sections)
+    text = "\n\n".join(f"{name}\n{'-' * len(name)}\n{sections[name]}" for name in present)
     for array, tensor in (("ndarray", "Tensor"), ("bfloat16 (of ml_dtypes)", "bfloat16"), ("NumPy", "torch")):
         text = text.replace(array, tensor)
     return documented({"sections": text})
@@ -72,11 +72,11 @@ def parts_of(function: Callable[..., Any]) -> dict[str, str]:
     function : callable
         The function; its docstring has already been filled.
     """
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     for entry in re.split(r"\n(?=\S)", _sections(function).get("Parameters", "")):
         names, _, text = entry.partition(" :")
-        found |= {name: f"\n{name} :{text}" for name in names.split(", ")}
-    return found
+        entries |= {name: f"\n{name} :{text}" for name in names.split(", ")}
+    return entries
 
 
 def _sections(function: Callable[..., Any]) -> dict[str, str]:

@@ -113,8 +113,8 @@ def cubin(stem: str, arch: str, defines: Mapping[str, object] | None = None) -> 
     kernels concurrently: each writes its own temporary file and renames it.
     """
     source = source_of(stem)
-    told = repr((source, _OPTIONS, sorted((key, str(value)) for key, value in (defines or {}).items()), version()))
-    path = cache_folder() / f"{stem.replace('/', '-')}-{arch}-{hashlib.sha256(told.encode()).hexdigest()[:24]}.cubin"
+    content = repr((source, _OPTIONS, sorted((key, str(value)) for key, value in (defines or {}).items()), version()))
+    path = cache_folder() / f"{stem.replace('/', '-')}-{arch}-{hashlib.sha256(content.encode()).hexdigest()[:24]}.cubin"
     if path.exists():
         return path
     code = compile_source(source, stem, arch, defines)

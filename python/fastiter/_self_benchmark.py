@@ -31,16 +31,16 @@ class Pair(NamedTuple):
 
 def seconds(pair: Pair) -> tuple[float, float]:
     """Return the minimum time of each call; the calls alternate, so that both see the same load."""
-    least = [float("inf")] * 2
+    fastest = [float("inf")] * 2
     pair.ours(), pair.theirs()  # warm up
     started, rounds = time.perf_counter(), 0
     while rounds < 1 or time.perf_counter() - started < _SECONDS:
         for i, call in enumerate((pair.ours, pair.theirs)):
             before = time.perf_counter()
             call()
-            least[i] = min(least[i], time.perf_counter() - before)
+            fastest[i] = min(fastest[i], time.perf_counter() - before)
         rounds += 1
-    return least[0], least[1]
+    return fastest[0], fastest[1]
 
 
 def verdict(ratio: float) -> str:

@@ -85,12 +85,14 @@ def _is_nested(state: Any) -> bool:
     return isinstance(state, list) and bool(state) and isinstance(state[0], (list, int, float, complex))
 
 
-def check_lengths(function: str, shape: Shape, least: int, most: int, batch: int, time: int) -> None:
-    """Check the shape of the lengths of ``batch`` rows, and their minimum ``least`` and maximum ``most``."""
+def check_lengths(function: str, shape: Shape, shortest: int, longest: int, batch: int, time: int) -> None:
+    """Check the shape of the lengths of ``batch`` rows, and the shortest and the longest of them."""
     if shape != (batch,):
         raise ValueError(f"{function}: lengths must have shape (B,) = ({batch},), got {tuple(shape)}")
-    if least < 0 or most > time:
-        raise ValueError(f"{function}: lengths must be from 0 to T = {time}, got {least if least < 0 else most}")
+    if shortest < 0 or longest > time:
+        raise ValueError(
+            f"{function}: lengths must be from 0 to T = {time}, got {shortest if shortest < 0 else longest}"
+        )
 
 
 def check_reset_shape(function: str, reset: Shape, batch: int, time: int, time_major: bool = False) -> None:
@@ -100,9 +102,9 @@ def check_reset_shape(function: str, reset: Shape, batch: int, time: int, time_m
         raise ValueError(f"{function}: reset must have shape ({letters}) = {expected} or (T,), got {tuple(reset)}")
 
 
-def check_absent(function: str, input: str, **given: object) -> None:
+def check_absent(function: str, input: str, **arguments: object) -> None:
     """Check that arguments that do not apply to this kind of input are None."""
-    for name, value in given.items():
+    for name, value in arguments.items():
         if value is not None:
             raise ValueError(f"{function}: {name} must be None for {input}, got {name}")
 

@@ -26,7 +26,7 @@ def no_gradients() -> Iterator[None]:
 
 
 def held(numbers: list[int], time: int) -> list[int]:
-    return launch.held_lengths(torch.tensor(numbers), time).tolist()
+    return launch.clamped_lengths(torch.tensor(numbers), time).tolist()
 
 
 def test_numbers_on_a_gpu_are_clamped_to_their_range() -> None:
@@ -38,7 +38,7 @@ def test_numbers_on_a_gpu_are_clamped_to_their_range() -> None:
         ([1, 1], [0, 7]),
         ([4], [0]),
     ):
-        assert launch.held_bounds(torch.tensor(numbers), 7).tolist() == expected
+        assert launch.clamped_bounds(torch.tensor(numbers), 7).tolist() == expected
 
 
 def rnn(cell: str, gates: int, x: Any, count: int, **cut: Any) -> Any:

@@ -19,13 +19,13 @@ def anderson(
     restart: Address,
     beta: float,
     ridge: float,
-    how: tuple[bool, bool],
+    options: tuple[bool, bool],
     /,
 ) -> None: ...
 
-#: bits, (rows, n), slot, best_x, state, found, limits, norm
+#: bits, (rows, n), slot, best_x, state, results, limits, norm
 Judging = tuple[int, tuple[int, int], Address, Address, State, tuple[Address, Address], Limits, int]
-#: m, history, beta, ridge, how
+#: m, history, beta, ridge, options
 Stepping = tuple[int, tuple[Address, ...], float, float, tuple[bool, bool]]
 
 class History:
@@ -39,7 +39,7 @@ def anderson_loop(
     f: Callable[..., Any],
     x: Any,
     args: tuple[Any, ...],
-    most: int,
+    limit: int,
     judging: Judging,
     stepping: Stepping,
     history: History,
@@ -57,15 +57,15 @@ def hopfield_update(
     state: Address,
     limits: tuple[bool, float, float, int],
     results: tuple[Address, Address, Address, Address],
-    kept: tuple[Address, Address, Address],
+    saved: tuple[Address, Address, Address],
     /,
 ) -> None: ...
 def hopfield_gradient(
     bits: int,
     shape: HopfieldSizes,
     arrays: HopfieldArrays,
-    kept: tuple[Address, Address, Address, Address],
-    most: int,
+    saved: tuple[Address, Address, Address, Address],
+    limit: int,
     gradients: tuple[Address, Address, Address],
     /,
 ) -> None: ...
@@ -89,13 +89,13 @@ def broyden(
     beta: float,
     /,
 ) -> None: ...
-def judge(rows: int, slot: Address, state: State, found: tuple[Address, Address], limits: Limits, /) -> int: ...
+def judge(rows: int, slot: Address, state: State, results: tuple[Address, Address], limits: Limits, /) -> int: ...
 def measure(
     bits: int,
     sizes: tuple[int, int],
     vectors: Four,
     state: State,
-    found: tuple[Address, Address],
+    results: tuple[Address, Address],
     limits: Limits,
     norm: int,
     /,

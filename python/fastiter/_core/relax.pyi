@@ -69,7 +69,7 @@ def stencil(
     n2: int,
     coefficients: Address,
     is_constant: bool,
-    given: Address,
+    mask: Address,
     red_black: bool,
     projections: bool,
     order: Address,

@@ -40,8 +40,8 @@ def called() -> str | None:
 
     It is None while compiling, where second derivatives are not refused by name.
     """
-    found: str | None = None if is_compiling() else getattr(_CALL, "function", None)
-    return found
+    function: str | None = None if is_compiling() else getattr(_CALL, "function", None)
+    return function
 
 
 class _Once(torch.autograd.Function):
@@ -119,8 +119,8 @@ def _of_a_batch(call: Callable[..., Any], gradients: Sequence[Tensor | None], le
     if count < 0:
         return _of_a_batch(call, gradients, level - 1)
     batches = [None if g is None else torch._remove_batch_dim(g, level, count, 0) for g in gradients]
-    made = [_of_a_batch(call, [None if b is None else b[i] for b in batches], level - 1) for i in range(count)]
-    every = (None if parts[0] is None else torch.stack(parts) for parts in zip(*made, strict=True))
+    calls = [_of_a_batch(call, [None if b is None else b[i] for b in batches], level - 1) for i in range(count)]
+    every = (None if parts[0] is None else torch.stack(parts) for parts in zip(*calls, strict=True))
     return tuple(None if x is None else torch._add_batch_dim(x, 0, level) for x in every)
 
 
@@ -166,9 +166,9 @@ def differentiable_once(function: str | Callable[[Any], str]) -> Callable[[Calla
             if is_compiling():
                 return results
             depends_on = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
-            given = [x for x in results if x is not None]
+            present = [x for x in results if x is not None]
             name = getattr(ctx, "called", None) or (function if isinstance(function, str) else function(ctx))
-            refusing = iter(_Once.apply(name, len(given), *given, *depends_on))
+            refusing = iter(_Once.apply(name, len(present), *present, *depends_on))
             return tuple(None if x is None else next(refusing) for x in results)
 
         return call

@@ -46,10 +46,10 @@ def differentiable(
     if not torch.is_grad_enabled() or is_compiling():
         return list(gradients)
     places = tuple(i for i, g in enumerate(gradients) if g is not None)
-    given = [g for g in gradients if g is not None]
+    present = [g for g in gradients if g is not None]
     counts = (len(inputs), len(constants))
-    made = iter(_Gradients.apply(replay, places, counts, *given, *inputs, *constants, *cotangents))
-    return [None if g is None else next(made) for g in gradients]
+    result = iter(_Gradients.apply(replay, places, counts, *present, *inputs, *constants, *cotangents))
+    return [None if g is None else next(result) for g in gradients]
 
 
 class _Gradients(torch.autograd.Function):
@@ -74,8 +74,8 @@ class _Gradients(torch.autograd.Function):
     def backward(ctx: Any, *weights: Tensor | None) -> tuple[Tensor | None, ...]:
         saved, (count, constants) = ctx.saved_tensors, ctx.counts
         inputs, fixed, cotangents = saved[:count], saved[count : count + constants], saved[count + constants :]
-        given = [(i, w) for i, w in zip(ctx.places, weights, strict=True) if w is not None]
-        of_inputs, of_cotangents = _second(ctx.replay, given, inputs, fixed, cotangents)
+        present = [(i, w) for i, w in zip(ctx.places, weights, strict=True) if w is not None]
+        of_inputs, of_cotangents = _second(ctx.replay, present, inputs, fixed, cotangents)
         return (*[None] * (3 + len(weights)), *of_inputs, *[None] * constants, *of_cotangents)
 
 
@@ -91,8 +91,8 @@ def _second(
     derive = _by_transforms if transformed() else _by_autograd
     device = next(x.device.type for x in inputs if x is not None)
     with torch.autocast(device, enabled=False):
-        found = derive(lambda xs: replay(xs, constants), weights, both, len(inputs))
-    return found[: len(inputs)], found[len(inputs) :]
+        gradients = derive(lambda xs: replay(xs, constants), weights, both, len(inputs))
+    return gradients[: len(inputs)], gradients[len(inputs) :]
 
 
 Run = Callable[[Sequence[Any]], Sequence[Tensor]]
@@ -106,17 +106,17 @@ def _by_autograd(run: Run, weights: list[tuple[int, Tensor]], both: Sequence[Ten
         xs = [x.view_as(x) if x is not None and x.requires_grad else x for x in both]
         weights = [(i, w) for i, w in weights if _varies(xs[i])]
         pairs = zip(run(xs[:count]), xs[count:], strict=True)
-        flows = [(y, c) for y, c in pairs if c is not None and y.requires_grad]
-        first = _grad(flows, [xs[i] for i, _ in weights], again=True)
+        derived = [(y, c) for y, c in pairs if c is not None and y.requires_grad]
+        first = _grad(derived, [xs[i] for i, _ in weights], again=True)
         roots = [(g, w) for g, (_, w) in zip(first, weights, strict=True) if g is not None and g.requires_grad]
-        found = iter(_grad(roots, [x for x in xs if _varies(x)], again))
-    return [next(found) if _varies(x) else None for x in xs]
+        gradients = iter(_grad(roots, [x for x in xs if _varies(x)], again))
+    return [next(gradients) if _varies(x) else None for x in xs]
 
 
-def _grad(flows: Sequence[tuple[Tensor, Tensor]], of: Sequence[Any], again: bool) -> Sequence[Tensor | None]:
-    if not flows or not of:
+def _grad(pairs: Sequence[tuple[Tensor, Tensor]], of: Sequence[Any], again: bool) -> Sequence[Tensor | None]:
+    if not pairs or not of:
         return [None] * len(of)
-    ys, dys = zip(*flows, strict=True)
+    ys, dys = zip(*pairs, strict=True)
     return torch.autograd.grad(ys, of, dys, create_graph=again, allow_unused=True)
 
 
@@ -127,7 +127,7 @@ def _varies(x: Tensor | None) -> bool:
 def _by_transforms(run: Run, weights: list[tuple[int, Tensor]], both: Sequence[Tensor | None], count: int) -> Gradients:
     """Do the same with torch.func.vjp, as inside torch.func's transforms no tensor can be made to require grad."""
     places = [i for i, x in enumerate(both) if x is not None and (x.is_floating_point() or x.is_complex())]
-    flows = [j for j, c in enumerate(both[count:]) if c is not None]
+    incoming = [j for j, c in enumerate(both[count:]) if c is not None]
 
     def gradients(*variables: Tensor) -> tuple[Tensor, ...]:
         xs = list(both)
@@ -139,14 +139,14 @@ def _by_transforms(run: Run, weights: list[tuple[int, Tensor]], both: Sequence[T
             for (i, _), x in zip(weights, some, strict=True):
                 ys[i] = x
             every = run(ys)
-            return tuple([every[j] for j in flows])
+            return tuple([every[j] for j in incoming])
 
         pull = torch.func.vjp(outputs, *[xs[i] for i, _ in weights])[1]
-        made: tuple[Tensor, ...] = pull(tuple([xs[count + j] for j in flows]))
-        return made
+        result: tuple[Tensor, ...] = pull(tuple([xs[count + j] for j in incoming]))
+        return result
 
-    if not weights or not flows:
+    if not weights or not incoming:
         return [None] * len(both)
     pull = torch.func.vjp(gradients, *[both[i] for i in places])[1]
-    found = dict(zip(places, pull(tuple([w for _, w in weights])), strict=True))
-    return [found.get(i) for i in range(len(both))]
+    results = dict(zip(places, pull(tuple([w for _, w in weights])), strict=True))
+    return [results.get(i) for i in range(len(both))]

@@ -150,14 +150,14 @@ class Differentiable:
         """Return the gradients of all arguments of the autograd function, the first of which is the name."""
         layout, needs = self.layout, ctx.needs_input_grad
         varying = cotangents[: layout.varying]
-        found: Gradients = layout.nothing
+        result: Gradients = layout.nothing
         for g in varying:
             if g is not None:
-                found = self._gradients(ctx, varying, needs[1 : layout.leading + 1])
+                result = self._gradients(ctx, varying, needs[1 : layout.leading + 1])
                 break
         for output, argument in layout.stand_ins:
-            found = _with_sum(found, argument, cotangents[output])
-        return (None, *found, *layout.others)
+            result = _with_sum(result, argument, cotangents[output])
+        return (None, *result, *layout.others)
 
     def _gradients(self, ctx: Any, varying: Gradients, needs: Sequence[bool]) -> Gradients:
         layout, saved, requested = self.layout, ctx.saved_tensors, 0
@@ -171,8 +171,8 @@ class Differentiable:
             return [next(results) if need else None for need in needs]
         with torch.no_grad():
             results = iter(self.backward(call))
-        found: list[Tensor | None] = [next(results) if need else None for need in needs]
-        return differentiable(self.replay, found, [before[i] for i in layout.replayed], after, varying)
+        gradients: list[Tensor | None] = [next(results) if need else None for need in needs]
+        return differentiable(self.replay, gradients, [before[i] for i in layout.replayed], after, varying)
 
 
 def _with_sum(gradients: Gradients, place: int, added: Tensor | None) -> Gradients:

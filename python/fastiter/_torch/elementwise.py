@@ -194,8 +194,8 @@ def _in_order(kernel: Callable[..., Any], *tensors: Tensor) -> tuple[Tensor, ...
 
 def _forward(call: ElementwiseForward) -> Tensor:
     x, function = call
-    made: Tensor | None = _core.apply_to_tensor(function, x)
-    return _in_order(partial(_core.apply_to_tensor, function), x)[0] if made is None else made
+    result: Tensor | None = _core.apply_to_tensor(function, x)
+    return _in_order(partial(_core.apply_to_tensor, function), x)[0] if result is None else result
 
 
 def _forward_like(call: ElementwiseForward) -> Tensor:
@@ -204,8 +204,8 @@ def _forward_like(call: ElementwiseForward) -> Tensor:
 
 def _backward(call: ElementwiseBackward) -> Tensor:
     saved, dy, function = call
-    made: Tensor | None = _core.gradient_of_tensor(function, saved, dy)
-    return _in_order(partial(_core.gradient_of_tensor, function), saved, dy)[0] if made is None else made
+    result: Tensor | None = _core.gradient_of_tensor(function, saved, dy)
+    return _in_order(partial(_core.gradient_of_tensor, function), saved, dy)[0] if result is None else result
 
 
 def _backward_like(call: ElementwiseBackward) -> Tensor:
@@ -213,8 +213,8 @@ def _backward_like(call: ElementwiseBackward) -> Tensor:
 
 
 def _gate(call: GateForward) -> Tensor:
-    made: Tensor | None = _core.gate_tensors(*call)
-    return _in_order(_core.gate_tensors, *call)[0] if made is None else made
+    result: Tensor | None = _core.gate_tensors(*call)
+    return _in_order(_core.gate_tensors, *call)[0] if result is None else result
 
 
 def _gate_like(call: GateForward) -> Tensor:
@@ -222,8 +222,8 @@ def _gate_like(call: GateForward) -> Tensor:
 
 
 def _gate_gradients(call: GateBackward) -> list[Tensor]:
-    made = _core.gate_gradient_of_tensors(*call)
-    return list(_in_order(_core.gate_gradient_of_tensors, *call) if made is None else made)
+    result = _core.gate_gradient_of_tensors(*call)
+    return list(_in_order(_core.gate_gradient_of_tensors, *call) if result is None else result)
 
 
 def _gate_gradients_like(call: GateBackward) -> list[Tensor]:

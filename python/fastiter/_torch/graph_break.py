@@ -13,5 +13,5 @@ Result = TypeVar("Result")
 
 def graph_break(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function, outside the graph if torch.compile traces the caller: a graph has no loop with a dynamic end."""
-    found: Result = torch._dynamo.disable(function)(*arguments) if is_compiling() else function(*arguments)
-    return found
+    result: Result = torch._dynamo.disable(function)(*arguments) if is_compiling() else function(*arguments)
+    return result

@@ -73,25 +73,25 @@ def as_int64(x: Tensor | None, like: Tensor) -> Tensor | None:
 def in_range(lengths: Tensor | None, bounds: Tensor | None, time: int) -> tuple[Tensor | None, Tensor | None]:
     """Return lengths of rows and bounds of sequences; on a GPU they are unchecked, so they are clamped into range."""
     if lengths is not None and not lengths.is_cpu:
-        lengths = held_lengths(lengths, time)
+        lengths = clamped_lengths(lengths, time)
     if bounds is not None and not bounds.is_cpu:
-        bounds = held_bounds(bounds, time)
+        bounds = clamped_bounds(bounds, time)
     return lengths, bounds
 
 
-def held_lengths(lengths: Tensor, time: int) -> Tensor:
+def clamped_lengths(lengths: Tensor, time: int) -> Tensor:
     """Clamp lengths to 0 .. ``time`` on the device, so that kernels can rely on them without a synchronization."""
     return lengths.clamp(0, time)
 
 
-def held_bounds(bounds: Tensor, time: int) -> Tensor:
+def clamped_bounds(bounds: Tensor, time: int) -> Tensor:
     """Clamp bounds in the same way: make them nondecreasing, from 0 to ``time``."""
-    held = bounds.clamp(0, time)
-    held.narrow(0, 0, 1).zero_()  # filled on the device: a copy from the host would synchronize
-    held = held.cummax(0).values
-    if len(held) > 1:
-        held.narrow(0, len(held) - 1, 1).fill_(time)
-    return held
+    result = bounds.clamp(0, time)
+    result.narrow(0, 0, 1).zero_()  # filled on the device: a copy from the host would synchronize
+    result = result.cummax(0).values
+    if len(result) > 1:
+        result.narrow(0, len(result) - 1, 1).fill_(time)
+    return result
 
 
 def multiprocessors(x: Tensor) -> int:

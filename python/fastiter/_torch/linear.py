@@ -67,8 +67,8 @@ class _Linear(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         with torch.no_grad():
             gradients = iter(linear_bwd(LinearBackward(dy, x, weight, list(ctx.needs_input_grad))))
-        found = [next(gradients) if need else None for need in ctx.needs_input_grad]
-        return tuple(differentiable(_again, found, (x, weight, bias), (), (dy,)))
+        of_inputs = [next(gradients) if need else None for need in ctx.needs_input_grad]
+        return tuple(differentiable(_again, of_inputs, (x, weight, bias), (), (dy,)))
 
 
 def _again(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
@@ -98,9 +98,9 @@ def _lines(x: Tensor) -> Tensor:
 
 def _forward(call: LinearForward) -> Tensor:
     x, weight, bias = call
-    made: Tensor | None = _core.dense.product_of_tensors(x, weight, bias)
-    if made is not None:
-        return made
+    result: Tensor | None = _core.dense.product_of_tensors(x, weight, bias)
+    if result is not None:
+        return result
     lines, weight = _lines(x), contiguous(weight)
     if bias is not None:
         bias = contiguous(bias.float() if bias.dtype == torch.bfloat16 else bias)
@@ -112,9 +112,9 @@ def _forward(call: LinearForward) -> Tensor:
 
 def _backward(call: LinearBackward) -> list[Tensor]:
     dy, x, weight, need = call
-    made: list[Tensor] | None = _core.dense.gradients_of_tensors(contiguous(dy), x, weight, *need)
-    if made is not None:
-        return made
+    result: list[Tensor] | None = _core.dense.gradients_of_tensors(contiguous(dy), x, weight, *need)
+    if result is not None:
+        return result
     lines, weight, dlines = _lines(x), contiguous(weight), _lines(dy)
     (rows, inputs), outputs = lines.shape, weight.shape[0]
     gemm = _GEMM[x.dtype]

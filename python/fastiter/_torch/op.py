@@ -13,8 +13,8 @@ from . import vmap
 from .ops import LIBRARY, needs_no_dispatch
 
 Call = TypeVar("Call", bound=tuple[Any, ...])
-Found = TypeVar("Found")
-Implementation = Callable[[Call], Found]
+Result = TypeVar("Result")
+Implementation = Callable[[Call], Result]
 #: A tensor that the op changes in place
 Changed: TypeAlias = Tensor
 
@@ -53,7 +53,7 @@ def schema_of(name: str, call: type[Any], implementation: Callable[..., Any]) ->
     return f"{name}({', '.join(arguments)}) -> {_TYPES[returned]}"
 
 
-class Op(Generic[Call, Found]):
+class Op(Generic[Call, Result]):
     """An op ``fastiter::<name>`` that maps a call, a NamedTuple, to a tensor or a list of tensors.
 
     An op that does not change its arguments has a vmap rule.
@@ -78,7 +78,7 @@ class Op(Generic[Call, Found]):
     every: ClassVar[list[Op[Any, Any]]] = []
 
     def __init__(
-        self, name: str, call: type[Call], cpu: Implementation[Call, Found], fake: Implementation[Call, Found]
+        self, name: str, call: type[Call], cpu: Implementation[Call, Result], fake: Implementation[Call, Result]
     ) -> None:
         self._name, self.call, self._cpu = name, call, cpu
         schema = schema_of(name, call, fake)
@@ -90,28 +90,28 @@ class Op(Generic[Call, Found]):
         if not self._changed:
             vmap.register(name)
         self._op = getattr(torch.ops.fastiter, name).default
-        self.cuda: Implementation[Call, Found] | None = None
+        self.cuda: Implementation[Call, Result] | None = None
         Op.every.append(self)
 
-    def _taking_arguments(self, implementation: Implementation[Call, Found]) -> Callable[..., Found]:
+    def _taking_arguments(self, implementation: Implementation[Call, Result]) -> Callable[..., Result]:
         call = self.call
 
-        def from_arguments(*args: Any) -> Found:
+        def from_arguments(*args: Any) -> Result:
             return implementation(call(*args))  # torch omits trailing arguments that equal their defaults
 
         return from_arguments
 
-    def __call__(self, call: Call) -> Found:
+    def __call__(self, call: Call) -> Result:
         """Run the op, without torch's dispatcher if nothing needs it."""
         if not needs_no_dispatch(call):
-            found: Found = self._op(*call)
-            return found
-        found = self._cpu(call)
+            result: Result = self._op(*call)
+            return result
+        result = self._cpu(call)
         for place in self._changed:
             count_change(call[place])
-        return found
+        return result
 
-    def on_cuda(self, implementation: Implementation[Call, Found]) -> None:
+    def on_cuda(self, implementation: Implementation[Call, Result]) -> None:
         """Register the implementation for CUDA tensors."""
         self.cuda = implementation
         LIBRARY.impl(self._name, self._taking_arguments(implementation), "CUDA")

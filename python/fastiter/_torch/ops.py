@@ -307,8 +307,8 @@ def checked_lengths(
     if not whole.is_cpu:
         check_lengths(function, tuple(whole.shape), 0, 0, batch, time)
         return whole
-    least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
-    check_lengths(function, tuple(whole.shape), least, most, batch, time)
+    shortest, longest = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
+    check_lengths(function, tuple(whole.shape), shortest, longest, batch, time)
     return whole
 
 

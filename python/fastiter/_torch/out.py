@@ -16,21 +16,21 @@ def check_out(
     function: str,
     out: Tensor,
     shape: Sequence[int],
-    given: Sequence[tuple[str, Tensor]],
+    inputs: Sequence[tuple[str, Tensor]],
     dtypes: Sequence[torch.dtype],
 ) -> None:
     """Check that ``out`` has this shape and the first input's dtype, requires no gradient and overlaps no input."""
-    (name, x), *_ = given
+    (name, x), *_ = inputs
     check_tensors(function, (name, "out"), (x, out), dtypes, CPU_AND_CUDA)
     if tuple(out.shape) != tuple(shape):
         raise ValueError(f"{function}: out must have shape {tuple(shape)}, got {tuple(out.shape)}")
-    if torch.is_grad_enabled() and any(y.requires_grad for _, y in [*given, ("out", out)]):
+    if torch.is_grad_enabled() and any(y.requires_grad for _, y in [*inputs, ("out", out)]):
         raise RuntimeError(f"{function}: out must be None if an argument requires a gradient, got a tensor")
     if not unwatched():
         return
     if overlaps_itself(out.shape, out.stride(), 1):
         raise ValueError(f"{function}: out must have one place for each element, got strides {out.stride()}")
-    for name, y in given:
+    for name, y in inputs:
         if may_share_memory(out, y):
             raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .launch import held_bounds
+from .launch import clamped_bounds
 
 
 class Valued(torch.autograd.Function):
@@ -42,7 +42,7 @@ class Rows:
             rows = torch.arange(batch, device=batch_sizes.device).unsqueeze(1)
             valid, self.lines = rows < batch_sizes, batch_sizes.cumsum(0) - batch_sizes + rows
         elif cu_seqlens is not None:
-            bounds = cu_seqlens if cu_seqlens.is_cpu else held_bounds(cu_seqlens, x.shape[1])
+            bounds = cu_seqlens if cu_seqlens.is_cpu else clamped_bounds(cu_seqlens, x.shape[1])
             begin, counts = bounds[:-1].unsqueeze(1), bounds.diff().unsqueeze(1)
             steps = torch.arange(int(counts.max()) if len(counts) else 0, device=bounds.device)
             valid, self.lines = steps < counts, begin + steps

@@ -76,5 +76,5 @@ def check_values(function: str, batch: int, time: int, lengths: Tensor | None, c
         falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
         check_bounds(function, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
     if lengths is not None and lengths.is_cpu:
-        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-        check_lengths(function, lengths.shape, least, most, batch, time)
+        shortest, longest = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
+        check_lengths(function, lengths.shape, shortest, longest, batch, time)

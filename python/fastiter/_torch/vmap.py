@@ -20,10 +20,10 @@ def _rule(name: str) -> Any:
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         count = info.batch_size
-        made = [op(*_slice(args, in_dims, i if count else None)) for i in range(count or 1)]
-        if isinstance(made[0], Tensor):
-            return torch.stack(made)[:count], 0
-        outputs = [torch.stack(parts)[:count] for parts in zip(*made, strict=True)]
+        results = [op(*_slice(args, in_dims, i if count else None)) for i in range(count or 1)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results)[:count], 0
+        outputs = [torch.stack(parts)[:count] for parts in zip(*results, strict=True)]
         return outputs, [0] * len(outputs)
 
     return rule

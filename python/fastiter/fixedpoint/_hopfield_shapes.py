@@ -29,7 +29,7 @@ class Stopping(NamedTuple):
 
     def checked(self, function: str) -> Stopping:
         """Return the numbers as Python's; refuse other types and values."""
-        steps = None if self.steps is None else count(function, "steps", self.steps, most=_LARGEST)
+        steps = None if self.steps is None else count(function, "steps", self.steps, maximum=_LARGEST)
         count(function, "max_steps", self.limits.max_steps, 1, _LARGEST)
         return Stopping(self.limits.checked(function), steps)
 

@@ -36,11 +36,11 @@ class Chunk:
 
     def _gradients(self, of: Optional, d_results: Optional, d_last: Optional) -> list[Tensor | None]:
         pairs = zip((*self.results, *self.last), (*d_results, *d_last), strict=True)
-        given = [(y, g) for y, g in pairs if g is not None and y.requires_grad]
+        differentiated = [(y, g) for y, g in pairs if g is not None and y.requires_grad]
         needed = [x for x in of if x is not None and x.requires_grad]
-        if not given or not needed:
+        if not differentiated or not needed:
             return [None] * len(of)
-        outputs, cotangents = zip(*given, strict=True)
+        outputs, cotangents = zip(*differentiated, strict=True)
         result = iter(torch.autograd.grad(outputs, needed, cotangents, retain_graph=True, allow_unused=True))
         return [next(result) if x is not None and x.requires_grad else None for x in of]
 
@@ -83,8 +83,8 @@ class Part(Chunk):
     def gradients(self, d_results: Optional, d_last: Sequence[Tensor], into: Optional) -> tuple[Optional, list[Tensor]]:
         """Write the gradients of the chunk's tensors; return them and those of the initial states."""
         saved = [self.saved.unpack(place) for place in self.places]
-        given = Backward(self.tensors, self.entry, self.cut, saved, d_results, d_last, into)
-        return into, self.kernels.backward(given)
+        call = Backward(self.tensors, self.entry, self.cut, saved, d_results, d_last, into)
+        return into, self.kernels.backward(call)
 
     def entry_gradients(self, d_results: Optional, d_last: Sequence[Tensor]) -> list[Tensor]:
         """Return the gradients of the initial states."""
@@ -134,5 +134,5 @@ def computed_in_place(
     cut = Sequences(pieces[-2], pieces[-1], bounds)
     tensors = list(pieces[:-2]) if needs is None else _leaves(pieces[:-2], needs)
     results = [x for x in into if x is not None]
-    last, kept = kernels.forward(Forward(tensors, entry, cut, results, needs is not None))
-    return Part(tensors, entry, [], last, kernels, cut, saved, [saved.pack(x) for x in kept])
+    last, residuals = kernels.forward(Forward(tensors, entry, cut, results, needs is not None))
+    return Part(tensors, entry, [], last, kernels, cut, saved, [saved.pack(x) for x in residuals])

@@ -53,7 +53,7 @@ def on_shards(function: Callable[..., Any], arguments: Mapping[str, Any], axes: 
 
 #: Cache of the results without memory of successful calls, by function and arguments, as a call takes milliseconds
 _RESULTS: dict[Any, Any] = {}
-_MOST_RESULTS = 256
+_MAX_RESULTS = 256
 
 
 def _whole(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -73,7 +73,7 @@ def _whole(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         with torch.no_grad():
             result = function(**{name: _mapped(name, x, _without_memory) for name, x in arguments.items()})
         if key is not None:
-            if len(_RESULTS) >= _MOST_RESULTS:
+            if len(_RESULTS) >= _MAX_RESULTS:
                 _RESULTS.clear()
             _RESULTS[key] = result
     return result
@@ -139,21 +139,21 @@ class _Move(NamedTuple):
     mesh: Any
     shape: torch.Size
     stride: tuple[int, ...]
-    given: Sequence[Any]
+    placements: Sequence[Any]
     wanted: Sequence[Any]
     gradient: Sequence[Any]
 
-    def run(self, local: Tensor, given: Sequence[Any], needed: Sequence[Any]) -> Tensor:
+    def run(self, local: Tensor, placements: Sequence[Any], needed: Sequence[Any]) -> Tensor:
         from torch.distributed.tensor import DTensor
 
-        x = DTensor.from_local(local, self.mesh, given, shape=self.shape, stride=self.stride)
+        x = DTensor.from_local(local, self.mesh, placements, shape=self.shape, stride=self.stride)
         return _local(x.redistribute(self.mesh, needed))
 
     def reduced(self) -> list[Any]:
         """Return the placements of the gradient for the caller, none of which is Partial."""
         from torch.distributed.tensor import Partial, Replicate
 
-        return [Replicate() if isinstance(p, Partial) else p for p in self.given]
+        return [Replicate() if isinstance(p, Partial) else p for p in self.placements]
 
 
 #: Before torch 2.13 the gradients of DTensor.to_local and redistribute are not differentiable.
@@ -166,7 +166,7 @@ class _Moved(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, move: _Move) -> Tensor:
         ctx.move = move
-        result = move.run(local.detach(), move.given, move.wanted)
+        result = move.run(local.detach(), move.placements, move.wanted)
         return result.view_as(result)
 
     @staticmethod

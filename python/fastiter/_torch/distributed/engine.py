@@ -223,14 +223,14 @@ def _pieces(x: Tensor | None, axis: int | None, sizes: Sequence[int]) -> list[Te
 
 def _joined(parts: Sequence[Tensor | None], axis: int | None) -> Tensor | None:
     """Concatenate the gradients of divided tensors; add up those of shared tensors."""
-    given = [x for x in parts if x is not None]
-    if len(given) < len(parts) and axis is not None:
-        given = [] if not given else [_like_its_neighbours(x, given[0]) for x in parts]
-    if not given:
+    present = [x for x in parts if x is not None]
+    if len(present) < len(parts) and axis is not None:
+        present = [] if not present else [_like_its_neighbours(x, present[0]) for x in parts]
+    if not present:
         return None
-    if len(given) == 1:
-        return given[0]
-    return _whole(given, axis) if axis is not None else torch.stack(given).sum(0)
+    if len(present) == 1:
+        return present[0]
+    return _whole(present, axis) if axis is not None else torch.stack(present).sum(0)
 
 
 def _like_its_neighbours(x: Tensor | None, other: Tensor) -> Tensor:

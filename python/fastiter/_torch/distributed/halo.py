@@ -49,21 +49,21 @@ class Halo:
 
     def __init__(self, ranks: Ranks, needed: Sequence[Tensor]) -> None:
         self.ranks = ranks
-        self.given = exchange(ranks, needed)
+        self.sent = exchange(ranks, needed)
         self.counts = [len(x) for x in needed]
         self.size = sum(self.counts)
 
     def start(self, x: Tensor, ghosts: Tensor) -> Callable[[], None]:
         """Start to send values of x (n, ...) and to fill ``ghosts`` (size, ...); the result waits: one round."""
         parts = ghosts.split(self.counts)
-        return self._started([x.index_select(0, index) for index in self.given], parts)
+        return self._started([x.index_select(0, index) for index in self.sent], parts)
 
     def start_back(self, ghosts: Tensor) -> Callable[[], list[Tensor]]:
         """Start to send the contents of ``ghosts`` (size, ...) to the owners: one round.
 
-        The returned function waits, and returns for each rank the values (m, ...) for the indices ``given``.
+        The returned function waits, and returns for each rank the values (m, ...) for the indices in ``sent``.
         """
-        result = [ghosts.new_empty((len(index), *ghosts.shape[1:])) for index in self.given]
+        result = [ghosts.new_empty((len(index), *ghosts.shape[1:])) for index in self.sent]
         wait = self._started([part.contiguous() for part in ghosts.split(self.counts)], result)
 
         def received() -> list[Tensor]:

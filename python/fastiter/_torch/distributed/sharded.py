@@ -114,10 +114,10 @@ def _checked_options(request: Request) -> Sequences:
     if request.chunks is not None:
         count(function, "chunks", request.chunks, 1)
     check_flag(function, "reverse", request.options.get("reverse", False))
-    reset, *given = request.sequences
+    reset, *cuts = request.sequences
     lengths, bounds = (
         None if x is None else checked_integers(function, name, x).cpu()
-        for name, x in zip(("lengths", "cu_seqlens"), given, strict=True)
+        for name, x in zip(("lengths", "cu_seqlens"), cuts, strict=True)
     )
     if bounds is not None:
         check_bounds_shape(function, bounds.shape)

@@ -182,5 +182,5 @@ def _tape(parts: Sequence[Part]) -> Tape:
 
 
 def _sum(parts: Optional) -> Tensor | None:
-    given = [x for x in parts if x is not None]
-    return torch.stack(given).sum(0) if given else None
+    present = [x for x in parts if x is not None]
+    return torch.stack(present).sum(0) if present else None

@@ -24,16 +24,16 @@ def derive(of: Class, bases: tuple[type, ...], names: Mapping[str, Any], again: 
 
 def _reduce_ex(self: Any, protocol: Any) -> Any:
     own = type(self)
-    made_by = next(vars(base) for base in own.__mro__ if "_in_place_of" in vars(base))
-    of = made_by["_in_place_of"]
-    made = of.__reduce_ex__(self, protocol)
-    if "_in_place_of" not in vars(own) or not isinstance(made, tuple):
-        return made
-    make, arguments, *state = made
-    return _made_again, (made_by["_again"].__func__, make, *(of if x is own else x for x in arguments)), *state
+    definition = next(vars(base) for base in own.__mro__ if "_in_place_of" in vars(base))
+    of = definition["_in_place_of"]
+    reduced = of.__reduce_ex__(self, protocol)
+    if "_in_place_of" not in vars(own) or not isinstance(reduced, tuple):
+        return reduced
+    make, arguments, *state = reduced
+    return _rebuilt, (definition["_again"].__func__, make, *(of if x is own else x for x in arguments)), *state
 
 
-def _made_again(again: Callable[[Class], Class], make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+def _rebuilt(again: Callable[[Class], Class], make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
     """Unpickle an object, and change its class to the derived one."""
     module = make(*arguments)
     module.__class__ = again(type(module))

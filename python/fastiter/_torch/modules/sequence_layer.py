@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ... import _check
 from ..._backend import BackendError
 from ..._sequences import as_parts, check_absent, check_packing
-from ..launch import held_lengths
+from ..launch import clamped_lengths
 from ..ops import CPU_AND_CUDA, autocast_dtype, check_dense, check_reset, checked_bounds, checked_lengths
 from ..packed import checked_sizes
 
@@ -92,7 +92,7 @@ class SequenceLayer(nn.Module):
             y, last = run(x, time, first, None, **cut)
             return y, self._state(last)
         whole = checked_lengths(name_of(self), lengths, batch, steps, x.device)
-        whole = whole if whole.is_cpu else held_lengths(whole, steps)
+        whole = whole if whole.is_cpu else clamped_lengths(whole, steps)
         padding = torch.arange(steps, device=x.device) >= whole.unsqueeze(1).to(x.device, non_blocking=True)
         padding = (padding if time == 1 else padding.t()).unsqueeze(-1)
         # A NaN in the padding, multiplied by a gradient of 0, would make the gradients of the weights NaN.
@@ -265,12 +265,12 @@ def name_of(module: nn.Module) -> str:
     return type(module).__name__.removeprefix("Parametrized")
 
 
-def check_count(module: nn.Module, label: str, value: Any, least: int = 1) -> int:
+def check_count(module: nn.Module, label: str, value: Any, minimum: int = 1) -> int:
     """Check a size and return it."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name_of(module)}: {label} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name_of(module)}: {label} must be at least {least}, got {value}")
+    if value < minimum:
+        raise ValueError(f"{name_of(module)}: {label} must be at least {minimum}, got {value}")
     return value
 
 

@@ -115,7 +115,7 @@ class DeltaNet(SequenceLayer):
         self.key_size = self.value_size if key_size is None else check_count(self, "key_size", key_size)
         self.num_householder = check_count(self, "num_householder", num_householder)
         self.eigenvalues = check_choice(self, "eigenvalues", eigenvalues, ("signed", "positive"))
-        self.conv_size = check_count(self, "conv_size", conv_size, least=0)
+        self.conv_size = check_count(self, "conv_size", conv_size, minimum=0)
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         width = self._queries() + self._keys() + self._values()
         self.in_proj = nn.Linear(input_size, width, bias=False, **kind)

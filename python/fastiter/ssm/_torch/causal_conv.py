@@ -182,7 +182,7 @@ def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Integers, state_len: int)
     check_state_len(function, state_len)
     bounds = checked_bounds(function, cu_seqlens, x.shape[0], x.device)
     if x.is_cuda:
-        bounds = launch.held_bounds(bounds.to(x.device, non_blocking=True), x.shape[0])
+        bounds = launch.clamped_bounds(bounds.to(x.device, non_blocking=True), x.shape[0])
     steps = bounds[1:, None] + torch.arange(-state_len, 0, device=bounds.device)
     inside = steps >= bounds[:-1, None]
     # a row of zeros after the steps represents the inputs before the start of a sequence

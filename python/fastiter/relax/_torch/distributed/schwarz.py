@@ -76,7 +76,7 @@ class Schwarz(Identity):
             ghosts[at.ghosts] = correction[at.far]
         received = self._halo.start_back(torch.from_numpy(ghosts))()
         z = np.zeros_like(r)
-        for rank, (index, values) in enumerate(zip(self._halo.given, received, strict=True)):
+        for rank, (index, values) in enumerate(zip(self._halo.sent, received, strict=True)):
             if rank == self._halo.ranks.rank:
                 for one, at, correction in zip(self._parts, self._places, corrections, strict=True):
                     z[one.part.first : one.part.last] += correction[one.own]

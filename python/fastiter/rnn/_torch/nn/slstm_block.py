@@ -28,7 +28,7 @@ from .xlstm_stack import options_of_xlstm, stack_of_state, state_of_stack
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 _ROUND = 64  # the feed-forward's width is a multiple of this
-_MOST_UNITS = 2**40  # larger than any memory, but still a valid size
+_MAX_UNITS = 2**40  # larger than any memory, but still a valid size
 
 
 class sLSTMBlock(SequenceLayer):
@@ -124,17 +124,17 @@ class sLSTMBlock(SequenceLayer):
         self.layout = check_choice(self, "layout", layout, LAYOUTS)
         self.stacked = stacked
         self.num_heads = check_heads(self, num_heads, embedding_size=embedding_size)
-        self.conv_size = check_count(self, "conv_size", conv_size, least=0)
+        self.conv_size = check_count(self, "conv_size", conv_size, minimum=0)
         self.activation = check_choice(self, "activation", activation, tuple(_ACTIVATIONS))
         self.dropout = _check_number(self, "dropout", dropout, 1.0)
         self.num_blocks = check_count(self, "num_blocks", num_blocks)
-        self.block_index = check_count(self, "block_index", block_index, least=0)
+        self.block_index = check_count(self, "block_index", block_index, minimum=0)
         if block_index >= num_blocks:
             raise ValueError(f"sLSTMBlock: block_index must be below num_blocks = {num_blocks}, got {block_index}")
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.xlstm_norm = _Scale(embedding_size, kind)
         self.xlstm = _Layer(embedding_size, num_heads, conv_size, layout, kind)
-        width = _check_number(self, "ffn_factor", ffn_factor, _MOST_UNITS / embedding_size) * embedding_size
+        width = _check_number(self, "ffn_factor", ffn_factor, _MAX_UNITS / embedding_size) * embedding_size
         width = _ROUND * math.ceil(width / _ROUND)
         self.ffn_norm = _Scale(embedding_size, kind) if width else None
         self.ffn = _FeedForward(embedding_size, width, kind) if width else None
