@@ -235,8 +235,8 @@ def _run(
         _check_h0(function, state, x, cut, scan.dtypes)
     if out is not None:
         inputs = {"x": x, scan.factors: a, "state": state, "reset": cut.reset}
-        given = {name: y for name, y in inputs.items() if y is not None}
-        check_out(function, out, x.shape, tuple(given), tuple(given.values()), scan.dtypes)
+        arrays = {name: y for name, y in inputs.items() if y is not None}
+        check_out(function, out, x.shape, tuple(arrays), tuple(arrays.values()), scan.dtypes)
     return run(scan, a, x, state, cut, out)
 
 
@@ -296,8 +296,8 @@ def _reference(
 ) -> tuple[Array, Array]:
     from . import reference
 
-    how = {"reverse": cut.reverse, "reset": cut.reset, "lengths": cut.lengths, "cu_seqlens": cut.cu_seqlens}
-    h, last = getattr(reference, scan.name)(a, x, state, **how)
+    options = {"reverse": cut.reverse, "reset": cut.reset, "lengths": cut.lengths, "cu_seqlens": cut.cu_seqlens}
+    h, last = getattr(reference, scan.name)(a, x, state, **options)
     if out is not None:
         out[...] = h
         h = out

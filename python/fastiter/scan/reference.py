@@ -22,14 +22,14 @@ Array = npt.NDArray[Any]
 Times = list[tuple[int, int, list[int]]]
 
 
-def linear_scan(a: Array, x: Array, state: Array | None = None, **how: Any) -> tuple[Array, Array]:
+def linear_scan(a: Array, x: Array, state: Array | None = None, **options: Any) -> tuple[Array, Array]:
     """h[t] = a[t] * h[t-1] + x[t]; returns h and the last state (B, D). For bfloat16 the state is float32."""
-    return _forward(lambda a_t, h: a_t * h, np.broadcast_to(a, x.shape), x, state, **how)
+    return _forward(lambda a_t, h: a_t * h, np.broadcast_to(a, x.shape), x, state, **options)
 
 
-def block_scan(A: Array, x: Array, state: Array | None = None, **how: Any) -> tuple[Array, Array]:
+def block_scan(A: Array, x: Array, state: Array | None = None, **options: Any) -> tuple[Array, Array]:
     """h[t] = A[t] h[t-1] + x[t]; returns h and the last state (B, N, K)."""
-    return _forward(_times, np.broadcast_to(A, (*x.shape, x.shape[-1])), x, state, **how)
+    return _forward(_times, np.broadcast_to(A, (*x.shape, x.shape[-1])), x, state, **options)
 
 
 def _times(A: Array, h: Array) -> Array:
@@ -88,18 +88,18 @@ def _forward(
 
 
 def linear_scan_backward(
-    a: Array, h: Array, state: Array | None, dh: Array | None, dlast: Array | None, **how: Any
+    a: Array, h: Array, state: Array | None, dh: Array | None, dlast: Array | None, **options: Any
 ) -> tuple[Array, Array, Array]:
     """(da, dx, dstate): the gradient of <dh, h> + <dlast, last>: conj(h[t-1]) l[t], l, conj(a) l."""
     wide = np.broadcast_to(a, h.shape)
     da, dx, dstate = _backward(
-        lambda a_t, l: np.conj(a_t) * l, lambda l, before: np.conj(before) * l, wide, h, state, dh, dlast, **how
+        lambda a_t, l: np.conj(a_t) * l, lambda l, before: np.conj(before) * l, wide, h, state, dh, dlast, **options
     )
     return _summed(da, a.shape), dx, dstate
 
 
 def block_scan_backward(
-    A: Array, h: Array, state: Array | None, dh: Array | None, dlast: Array | None, **how: Any
+    A: Array, h: Array, state: Array | None, dh: Array | None, dlast: Array | None, **options: Any
 ) -> tuple[Array, Array, Array]:
     """(dA, dx, dstate): the gradient of <dh, h> + <dlast, last>. dx = l, dA[t] = l[t] h[t-1]^H, dstate = A^H l."""
     wide = np.broadcast_to(A, (*h.shape, h.shape[-1]))
@@ -111,7 +111,7 @@ def block_scan_backward(
         state,
         dh,
         dlast,
-        **how,
+        **options,
     )
     return _summed(dA, A.shape), dx, dstate
 

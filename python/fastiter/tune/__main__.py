@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--dtype", choices=ITEMSIZE, default="bfloat16")
     parser.add_argument("--units", type=int, default=768, help="N * D; a head that is wider is alone")
-    given = parser.parse_args()
-    print(table(given.device, given.cell, given.batch, given.dtype, given.units))
+    options = parser.parse_args()
+    print(table(options.device, options.cell, options.batch, options.dtype, options.units))
 
 
 if __name__ == "__main__":

@@ -88,11 +88,11 @@ class Device:
             properties = torch.cuda.get_device_properties(number)
             return _from_torch(properties, getattr(properties, "clock_rate", 0))
         if importlib.util.find_spec("cupy") is None:
-            found = (
+            reasons = (
                 "torch sees no card and CuPy is not installed" if torch else "torch is not imported, CuPy not installed"
             )
             raise BackendError(
-                f"Device.current: a CUDA card must be visible to torch or CuPy, got none ({found}); "
+                f"Device.current: a CUDA card must be visible to torch or CuPy, got none ({reasons}); "
                 "import torch first or pip install fastiter-kernels[gpu], or take a row of fastiter.tune.DEVICES"
             )
         cupy = importlib.import_module("cupy")

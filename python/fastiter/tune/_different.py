@@ -18,7 +18,7 @@ def groups(graph: Graph, conditions: Sequence[Formula]) -> list[Group]:
     beside: dict[int, list[tuple[int, int]]] = {}
     for a, b, added in pairs:
         beside.setdefault(a, []).append((b, added))
-    left, found = dict(pairs), []
+    left, result = dict(pairs), []
     while left:
         a, b, added = next(iter(left))
         group = [(a, 0), (b, added)]
@@ -29,8 +29,8 @@ def groups(graph: Graph, conditions: Sequence[Formula]) -> list[Group]:
             for other, its in group:
                 left.pop((one, other, its - of_one), None)
         if len(group) > 2:
-            found.append(tuple(group))
-    return found
+            result.append(tuple(group))
+    return result
 
 
 def _differing(graph: Graph, leaf: Leaf) -> Iterator[tuple[int, int, int]]:
@@ -58,18 +58,18 @@ def narrow_group(group: Group, box: list[Any]) -> None:
     if not narrow:
         return
     values = [[x + added for x in members(box[variable])] for variable, added in narrow]
-    held = _matching(values)
-    owner = {value: number for number, value in enumerate(held)}
-    closed = _closed(values, held, owner)
+    matching = _matching(values)
+    owner = {value: number for number, value in enumerate(matching)}
+    closed = _closed(values, matching, owner)
     component = _components({one: [owner[value] for value in values[one]] for one in closed})
     for one, (variable, added) in enumerate(narrow):
         if one in component:
-            kept = [value for value in values[one] if component[owner[value]] == component[one]]
+            allowed = [value for value in values[one] if component[owner[value]] == component[one]]
         else:
-            kept = [value for value in values[one] if owner.get(value) not in component]
-        if len(kept) < len(values[one]):
-            box[variable] = listed([value - added for value in kept])
-    taken = {held[one] for one in closed}
+            allowed = [value for value in values[one] if owner.get(value) not in component]
+        if len(allowed) < len(values[one]):
+            box[variable] = listed([value - added for value in allowed])
+    taken = {matching[one] for one in closed}
     for variable, added in group:
         if taken and box[variable].size > len(group):
             box[variable] = _without(box[variable], {value - added for value in taken})
@@ -78,26 +78,26 @@ def narrow_group(group: Group, box: list[Any]) -> None:
 def _matching(values: list[list[int]]) -> list[int]:
     """Return a value for each list, all different; raise Conflict if that is impossible."""
     owner: dict[int, int] = {}
-    held: list[Any] = [None] * len(values)
+    matching: list[Any] = [None] * len(values)
     for start in range(len(values)):
-        asked: dict[int, int] = {}  # maps a value to the list that requests it from its owner
+        requested: dict[int, int] = {}  # maps a value to the list that requests it from its owner
         waiting = [start]
-        free = _free(values, owner, asked, waiting)
+        free = _free(values, owner, requested, waiting)
         if free is None:
             raise Conflict
         while free is not None:  # along the path, each list takes the value that it requested and frees its old one
-            number = asked[free]
+            number = requested[free]
             owner[free] = number
-            held[number], free = free, held[number]
-    return held
+            matching[number], free = free, matching[number]
+    return matching
 
 
-def _free(values: list[list[int]], owner: dict[int, int], asked: dict[int, int], waiting: list[int]) -> int | None:
+def _free(values: list[list[int]], owner: dict[int, int], requested: dict[int, int], waiting: list[int]) -> int | None:
     """Return a value without an owner, found by breadth-first search for an augmenting path."""
     for number in waiting:
         for value in values[number]:
-            if value not in asked:
-                asked[value] = number
+            if value not in requested:
+                requested[value] = number
                 if value in owner:
                     waiting.append(owner[value])
                 else:
@@ -105,7 +105,7 @@ def _free(values: list[list[int]], owner: dict[int, int], asked: dict[int, int],
     return None
 
 
-def _closed(values: list[list[int]], held: list[int], owner: dict[int, int]) -> list[int]:
+def _closed(values: list[list[int]], matching: list[int], owner: dict[int, int]) -> list[int]:
     """Return the numbers of the lists from which no exchange leads to a free value."""
     asking: list[list[int]] = [[] for _ in values]
     for number, its in enumerate(values):
@@ -118,42 +118,42 @@ def _closed(values: list[list[int]], held: list[int], owner: dict[int, int]) -> 
         new = [other for other in asking[number] if other not in reached]
         reached.update(new)
         waiting.extend(dict.fromkeys(new))
-    return [number for number in range(len(held)) if number not in reached]
+    return [number for number in range(len(matching)) if number not in reached]
 
 
 def _components(after: dict[int, list[int]]) -> dict[int, int]:
     """Map each node of a graph to a representative of its strongly connected component, by two depth-first searches."""
-    order, seen = [], set()
+    order, visited = [], set()
     before: dict[int, list[int]] = {node: [] for node in after}
     for start in after:
-        stack = [] if start in seen else [(start, iter(after[start]))]
-        seen.add(start)
+        stack = [] if start in visited else [(start, iter(after[start]))]
+        visited.add(start)
         while stack:
             node, rest = stack[-1]
             for other in rest:
                 before[other].append(node)
-                if other not in seen:
-                    seen.add(other)
+                if other not in visited:
+                    visited.add(other)
                     stack.append((other, iter(after[other])))
                     break
             else:
                 order.append(stack.pop()[0])
-    found: dict[int, int] = {}
+    component: dict[int, int] = {}
     for start in reversed(order):
-        waiting = [start] if start not in found else []
-        found.setdefault(start, start)
+        waiting = [start] if start not in component else []
+        component.setdefault(start, start)
         for node in waiting:
-            new = [other for other in dict.fromkeys(before[node]) if other not in found]
-            found.update(dict.fromkeys(new, start))
+            new = [other for other in dict.fromkeys(before[node]) if other not in component]
+            component.update(dict.fromkeys(new, start))
             waiting.extend(new)
-    return found
+    return component
 
 
 def _without(domain: Any, taken: set[int]) -> Any:
     """Return a domain without some of its values (not all of them), if they are listed or at the domain's ends."""
     if domain.values is not None:
-        kept = [value for value in domain.values if value not in taken]
-        return domain if len(kept) == len(domain.values) else listed(kept)
+        rest = [value for value in domain.values if value not in taken]
+        return domain if len(rest) == len(domain.values) else listed(rest)
     lo, hi = domain.lo, domain.hi
     while lo in taken:
         lo += domain.step

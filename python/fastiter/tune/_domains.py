@@ -13,7 +13,7 @@ from ._language import Ranges, merged
 #: A bound of LIMIT or more counts as missing, and is stored as INFINITE. INFINITE / LIMIT exceeds LIMIT, so that no
 #: operation on bounds turns a missing bound into a finite one.
 LIMIT = 1 << 2048
-LEAST = -LIMIT
+LOWEST = -LIMIT
 INFINITE = 1 << 8192
 #: Maximum number of integers in an explicit list of values
 LISTED = 4096
@@ -45,14 +45,14 @@ ANYTHING = Domain(-INFINITE, INFINITE)
 
 def saturate(lo: int, hi: int) -> tuple[int, int]:
     """Return equal or wider bounds, with none between LIMIT and INFINITE."""
-    if lo <= LEAST:
+    if lo <= LOWEST:
         lo = -INFINITE
     elif lo > LIMIT:
         lo = LIMIT
     if hi >= LIMIT:
         hi = INFINITE
-    elif hi < LEAST:
-        hi = LEAST
+    elif hi < LOWEST:
+        hi = LOWEST
     return lo, hi
 
 
@@ -80,7 +80,7 @@ def clip(domain: Domain, lo: int, hi: int) -> Domain:
 
 def _aligned(lo: int, hi: int, step: int, phase: int) -> Domain:
     if step > 1:
-        lo += (phase - lo) % step if lo > LEAST else 0
+        lo += (phase - lo) % step if lo > LOWEST else 0
         hi -= (hi - phase) % step if hi < LIMIT else 0
     if lo > hi:
         raise Conflict
@@ -134,8 +134,8 @@ def dividing(domain: Domain, number: int, power: int) -> Domain:
         positive = divisors(abs(number))
         both = positive if domain.lo > 0 else (*(-d for d in reversed(positive)), *positive)
         candidates = both[bisect_left(both, domain.lo) : bisect_right(both, domain.hi)]
-    kept = [d for d in candidates if d % domain.step == domain.phase and _divides(d, power, number)]
-    return domain if domain.values is not None and len(kept) == len(domain.values) else listed(kept)
+    allowed = [d for d in candidates if d % domain.step == domain.phase and _divides(d, power, number)]
+    return domain if domain.values is not None and len(allowed) == len(domain.values) else listed(allowed)
 
 
 def _divides(d: int, power: int, number: int) -> bool:
@@ -147,7 +147,7 @@ def _divides(d: int, power: int, number: int) -> bool:
 @lru_cache(maxsize=256)
 def divisors(number: int) -> tuple[int, ...]:
     """Return the divisors of a positive number in order, by trial division."""
-    found, rest, prime = [1], number, 2
+    result, rest, prime = [1], number, 2
     while rest > 1:
         if prime * prime > rest:
             prime = rest
@@ -157,9 +157,9 @@ def divisors(number: int) -> tuple[int, ...]:
             powers.append(power)
             power *= prime
         if len(powers) > 1:
-            found = [d * p for d in found for p in powers]
+            result = [d * p for d in result for p in powers]
         prime += 1 if prime == 2 else 2
-    return tuple(sorted(found))
+    return tuple(sorted(result))
 
 
 def join(a: Domain, b: Domain) -> Domain:

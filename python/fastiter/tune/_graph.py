@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ._domains import INFINITE, LEAST, LIMIT, saturated
+from ._domains import INFINITE, LIMIT, LOWEST, saturated
 from ._language import Code, Ranges, arithmetic, merged
 
 #: A condition over conditions in postfix form: ("leaf", Leaf), ("and", count) or ("or", count).
@@ -63,13 +63,13 @@ class Graph:
 
     def order(self, root: int) -> tuple[int, ...]:
         """Return the nodes other than variables from the leaves up to ``root``."""
-        found, waiting = set(), [root]
+        shared, waiting = set(), [root]
         while waiting:
             number = waiting.pop()
-            if number >= self.variables and number not in found:
-                found.add(number)
+            if number >= self.variables and number not in shared:
+                shared.add(number)
                 waiting.extend(self.children(number))
-        return tuple(sorted(found))
+        return tuple(sorted(shared))
 
     def children(self, number: int) -> tuple[int, ...]:
         """Return the nodes directly below a node that is not a variable."""
@@ -150,10 +150,10 @@ class Graph:
 
 def _divided(low: int, high: int, constant: int, divisor: int) -> tuple[int, int]:
     """Return the range of y with low <= divisor y + constant <= high."""
-    low, high = (low if low <= LEAST else low - constant), (high if high >= LIMIT else high - constant)
+    low, high = (low if low <= LOWEST else low - constant), (high if high >= LIMIT else high - constant)
     if divisor < 0:
         low, high, divisor = -high, -low, -divisor
-    return (low if low <= LEAST else -(-low // divisor)), (high if high >= LIMIT else high // divisor)
+    return (low if low <= LOWEST else -(-low // divisor)), (high if high >= LIMIT else high // divisor)
 
 
 def lower(graph: Graph, code: Code) -> Any:
@@ -173,9 +173,9 @@ def lower(graph: Graph, code: Code) -> Any:
             if name != "relation":
                 stack.append(_combined(graph, name, left, right))
                 continue
-            operator, kept = argument
-            stack.append(_relation(graph, operator, left, _copy(right) if kept else right))
-            if kept:
+            operator, is_shared = argument
+            stack.append(_relation(graph, operator, left, _copy(right) if is_shared else right))
+            if is_shared:
                 stack.append(right)
     return stack[0]
 

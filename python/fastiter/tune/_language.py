@@ -199,9 +199,9 @@ class _Parser:
         return -self._integer(token) if negative else self._integer(token)
 
     def _next_is(self, word: str) -> bool:
-        found = self.at < len(self.tokens) and self.tokens[self.at].text == word
-        self.at += found
-        return found
+        matches = self.at < len(self.tokens) and self.tokens[self.at].text == word
+        self.at += matches
+        return matches
 
     def _binary(self, token: _Token) -> None:
         binding = _BINDING[token.text]
@@ -212,8 +212,8 @@ class _Parser:
 
     def _chain(self, token: _Token) -> None:
         """Handle a <= b <= c: the first relation leaves b, a term or a list, on the stack for the second."""
-        relation, kept = self.code[-1][1]
-        if kept or self.closed == len(self.code):
+        relation, is_shared = self.code[-1][1]
+        if is_shared or self.closed == len(self.code):
             self.refuse(token.start, "a condition in brackets cannot be compared")
         self.code[-1] = ("relation", (relation, True))
         self.kinds.append(self.right)
@@ -253,8 +253,8 @@ class _Parser:
         self._emit("relation", ("==" if word == "in" else word, False), "condition")
 
     def _expect(self, word: str, position: int, *kinds: str) -> None:
-        found = [self.kinds.pop() for _ in kinds]
-        wrong = [kind for kind in found if kind != kinds[0]]
+        popped = [self.kinds.pop() for _ in kinds]
+        wrong = [kind for kind in popped if kind != kinds[0]]
         if wrong:
             sign = "-" if word == "neg" else word
             self.refuse(position, f"expected a {kinds[0]} on each side of {sign!r}, got a {wrong[0]}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import _domains as domains
-from ._domains import INFINITE, LEAST, LIMIT, Conflict, clip, congruent, dividing, saturate, saturated, within
+from ._domains import INFINITE, LIMIT, LOWEST, Conflict, clip, congruent, dividing, saturate, saturated, within
 from ._graph import Formula, Graph, Leaf
 from ._language import Ranges
 
@@ -55,7 +55,7 @@ def _skip_gaps(graph: Graph, root: int, ranges: Ranges, box: Box) -> None:
         return
     number, sign = loose[0]
     total += sum(c * box[t][0] for t, c in parts if t != number)
-    moved = [((lo if lo <= LEAST else lo - total), (hi if hi >= LIMIT else hi - total)) for lo, hi in ranges]
+    moved = [((lo if lo <= LOWEST else lo - total), (hi if hi >= LIMIT else hi - total)) for lo, hi in ranges]
     box[number] = within(box[number], saturated(moved if sign == 1 else [(-hi, -lo) for lo, hi in moved]))
 
 
@@ -96,8 +96,8 @@ def _sum_forward(parts: Any, constant: int, box: Box) -> tuple[int, int]:
         low, high = (known[0], known[1]) if c > 0 else (known[1], known[0])
         lo += c * low
         hi += c * high
-        no_lo |= not LEAST < low < LIMIT
-        no_hi |= not LEAST < high < LIMIT
+        no_lo |= not LOWEST < low < LIMIT
+        no_hi |= not LOWEST < high < LIMIT
     return (-INFINITE if no_lo else lo), (INFINITE if no_hi else hi)
 
 
@@ -107,25 +107,25 @@ def _sum_backward(graph: Graph, parts: Any, constant: int, box: Box, target: Any
     for number, c in parts:
         known = box[number]
         low, high = (known[0], known[1]) if c > 0 else (known[1], known[0])
-        if LEAST < low < LIMIT:
+        if LOWEST < low < LIMIT:
             lo += c * low
         else:
             open_lo += 1
-        if LEAST < high < LIMIT:
+        if LOWEST < high < LIMIT:
             hi += c * high
         else:
             open_hi += 1
     for number, c in parts:
         known = box[number]
         low, high = (known[0], known[1]) if c > 0 else (known[1], known[0])
-        closed_low, closed_high = LEAST < low < LIMIT, LEAST < high < LIMIT
+        closed_low, closed_high = LOWEST < low < LIMIT, LOWEST < high < LIMIT
         new_lo, new_hi = -INFINITE, INFINITE
         if open_hi == 0 or (open_hi == 1 and not closed_high):
             new_lo = target[0] - hi + (c * high if closed_high else 0)
         if open_lo == 0 or (open_lo == 1 and not closed_low):
             new_hi = target[1] - lo + (c * low if closed_low else 0)
         new_lo, new_hi = saturate(
-            -INFINITE if target[0] <= LEAST else new_lo, INFINITE if target[1] >= LIMIT else new_hi
+            -INFINITE if target[0] <= LOWEST else new_lo, INFINITE if target[1] >= LIMIT else new_hi
         )
         if c < 0:
             new_lo, new_hi = -new_hi, -new_lo
@@ -134,7 +134,7 @@ def _sum_backward(graph: Graph, parts: Any, constant: int, box: Box, target: Any
             graph,
             box,
             number,
-            new_lo if new_lo <= LEAST else -(-new_lo // size),
+            new_lo if new_lo <= LOWEST else -(-new_lo // size),
             new_hi if new_hi >= LIMIT else new_hi // size,
         )
 
@@ -225,8 +225,8 @@ def _quotient(target: Any, others: Any) -> tuple[int, int]:
     if low > high:
         raise Conflict
     if low < 0 < high:
-        most = max(abs(lo), abs(hi))
-        return -most, most
+        largest = max(abs(lo), abs(hi))
+        return -largest, largest
     corners = [(a, b) for a in (lo, hi) for b in (low, high)]
     return saturate(min(-(-a // b) for a, b in corners), max(a // b for a, b in corners))
 
@@ -237,7 +237,7 @@ def _rooted(graph: Graph, number: int, power: int, bounds: tuple[int, int], box:
     if power == 1:
         _update(graph, box, number, lo, hi)
     elif power % 2:
-        low = -INFINITE if lo <= LEAST else root_up(lo, power) if lo > 0 else -root_down(-lo, power)
+        low = -INFINITE if lo <= LOWEST else root_up(lo, power) if lo > 0 else -root_down(-lo, power)
         high = INFINITE if hi >= LIMIT else root_down(hi, power) if hi >= 0 else -root_up(-hi, power)
         _update(graph, box, number, low, high)
     else:
@@ -273,7 +273,7 @@ def _mod_forward(parts: Any, _: int, box: Box) -> tuple[int, int]:
     (alo, ahi), (blo, bhi) = box[parts[0]][:2], box[parts[1]][:2]
     if blo == bhi == 0:
         raise Conflict
-    if blo == bhi and alo > LEAST and ahi < LIMIT and alo // blo == ahi // blo:
+    if blo == bhi and alo > LOWEST and ahi < LIMIT and alo // blo == ahi // blo:
         return min(alo % blo, ahi % blo), max(alo % blo, ahi % blo)
     if alo >= 0 and ahi < blo:
         return alo, ahi
@@ -311,8 +311,8 @@ def _pow_forward(parts: Any, _: int, box: Box) -> tuple[int, int]:
         return capped_power(alo, blo), capped_power(ahi, bhi)
     if alo == 0:
         return 0, max(1, capped_power(ahi, bhi))
-    most = max(1, capped_power(max(-alo, ahi), bhi))
-    return -most, most
+    largest = max(1, capped_power(max(-alo, ahi), bhi))
+    return -largest, largest
 
 
 def _pow_backward(graph: Graph, parts: Any, _: int, box: Box, target: Any) -> None:

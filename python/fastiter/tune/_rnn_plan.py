@@ -41,7 +41,7 @@ L2_RATE = 64
 #: Microseconds on the host per launch of the alternating variant, which has two per step; the GPU waits for them
 LAUNCH_US = 20
 #: The maximum number of heads, units and sequences, which kernels count in 32 bits
-MOST = 2**31 - 1
+MAXIMUM = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -255,13 +255,13 @@ def _passes(device: Device, heads: int, batch: int) -> list[int]:
 
     At most two blocks per SM are resident, for all batch tiles and some heads, or for one head and some batch tiles.
     """
-    most = 2 * device.sms
-    found: set[int] = set()
+    limit = 2 * device.sms
+    counts: set[int] = set()
     for tile in _batch_tiles(batch):
         tiles = -(-batch // tile)
-        found.update(-(-heads // each) for each in range(1, min(heads, most // tiles) + 1))
-        found.update(heads * -(-tiles // each) for each in range(1, min(tiles, most) + 1))
-    return sorted(found)
+        counts.update(-(-heads // each) for each in range(1, min(heads, limit // tiles) + 1))
+        counts.update(heads * -(-tiles // each) for each in range(1, min(tiles, limit) + 1))
+    return sorted(counts)
 
 
 def _check(
@@ -277,8 +277,8 @@ def _check(
             raise TypeError(f"{function}: {name} must be an int, got {type(number).__name__}")
         if number < 1:
             raise ValueError(f"{function}: {name} must be at least 1, got {number}")
-        if number > MOST:
-            raise ValueError(f"{function}: {name} must be at most {MOST}, got {number}")
+        if number > MAXIMUM:
+            raise ValueError(f"{function}: {name} must be at most {MAXIMUM}, got {number}")
     if not isinstance(backward, bool):
         raise TypeError(f"{function}: backward must be a bool, got {type(backward).__name__}")
 
@@ -337,13 +337,13 @@ def _plan(device: Device, cell: str, heads: int, width: int, batch: int, dtype: 
     text, cost = rnn_constraints(device, **shape)
     padded = -(-width // TILE) * TILE
     other = _alternating_cycles(device, cell, heads, padded, batch, dtype)
-    found = solve(f"{text}\n{cost} <= {4 * other}", minimize=cost)
-    if not found:
+    solutions = solve(f"{text}\n{cost} <= {4 * other}", minimize=cost)
+    if not solutions:
         reason = _reason(device, cell, padded, dtype, other)
         return RnnPlan(device, **shape, variant="alternating", reason=reason, cycles=other)
     names = {field.name for field in fields(RnnPlan)}
-    chosen: dict[str, Any] = {name: value for name, value in found[0].items() if name in names}
-    cycles = found[0]["passes"] * found[0]["longest"] // 4
+    chosen: dict[str, Any] = {name: value for name, value in solutions[0].items() if name in names}
+    cycles = solutions[0]["passes"] * solutions[0]["longest"] // 4
     return RnnPlan(device, **shape, variant="fused", reason="", cycles=cycles, padded=padded, **chosen)
 
 
@@ -358,9 +358,7 @@ def _alternating_cycles(device: Device, cell: str, heads: int, padded: int, batc
 
 
 def _reason(device: Device, cell: str, padded: int, dtype: str, other: int) -> str:
-    r = CELLS[cell][0] * padded * padded * ITEMSIZE[dtype]
-    most = device.sms * (4 * device.registers + device.shared)
-    held = (
-        f"r of a head has {r / 2**20:.1f} MiB and {device.name} {most / 2**20:.1f} MiB of registers and shared memory"
-    )
-    return f"no fused launch fits and takes fewer than {other} cycles a step; {held}, less what sums and buffers need"
+    r = CELLS[cell][0] * padded * padded * ITEMSIZE[dtype] / 2**20
+    capacity = device.sms * (4 * device.registers + device.shared) / 2**20
+    sizes = f"r of a head has {r:.1f} MiB and {device.name} {capacity:.1f} MiB of registers and shared memory"
+    return f"no fused launch fits and takes fewer than {other} cycles a step; {sizes}, less what sums and buffers need"

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 from ._different import groups, narrow_group
-from ._domains import ANYTHING, INFINITE, LEAST, LIMIT, Conflict, Domain, halves, saturated
+from ._domains import ANYTHING, INFINITE, LIMIT, LOWEST, Conflict, Domain, halves, saturated
 from ._graph import POSITIVE_OR_NEGATIVE, Formula, Graph, Leaf, Linear, lower
 from ._language import Code, Program, evaluate, parse, parse_term
 from ._propagate import Box, narrow, narrow_formula, narrow_remainders
@@ -82,8 +82,8 @@ def solve(
     program = parse(text)
     cost = None if minimize is None else parse_term(minimize, program.names)
     search = _Search(program, _excluded(program, exclude), cost)
-    found = search.cheapest(limit) if cost else search.first(limit)
-    return [dict(zip(program.names, values, strict=True)) for values in found]
+    results = search.cheapest(limit) if cost else search.first(limit)
+    return [dict(zip(program.names, values, strict=True)) for values in results]
 
 
 def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, int]]:
@@ -91,7 +91,7 @@ def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, 
     numbers = {name: number for number, name in enumerate(program.names)}
     if isinstance(exclude, str | Mapping) or not isinstance(exclude, Sequence):
         raise TypeError(f"solve: exclude must be a sequence of dicts, got {type(exclude).__name__}")
-    found = []
+    results = []
     for part in exclude:
         if not isinstance(part, Mapping):
             raise TypeError(f"solve: exclude must be a sequence of dicts, got one of {type(part).__name__}")
@@ -100,8 +100,8 @@ def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, 
                 raise ValueError(f"solve: exclude must name variables of text, got {name!r}")
             if not isinstance(value, int):
                 raise TypeError(f"solve: exclude must have integers as values, got {type(value).__name__} for {name!r}")
-        found.append({numbers[name]: operator.index(value) for name, value in part.items()})
-    return found
+        results.append({numbers[name]: operator.index(value) for name, value in part.items()})
+    return results
 
 
 def _is_news(old: Domain, new: Domain) -> bool:
@@ -143,41 +143,41 @@ class _Search:
         return [*formula, ("or", len(part))] if len(part) > 1 else formula
 
     def _variables(self, formula: Formula) -> list[int]:
-        found = set()
+        results = set()
         for name, leaf in formula:
             if name == "leaf":
-                found.add(leaf.root)
-                found.update(*(self.graph.children(number) for number in leaf.order))
-        return sorted(number for number in found if number < self.graph.variables)
+                results.add(leaf.root)
+                results.update(*(self.graph.children(number) for number in leaf.order))
+        return sorted(number for number in results if number < self.graph.variables)
 
-    def set_bound(self, most: int | None) -> None:
+    def set_bound(self, highest: int | None) -> None:
         """Limit the cost to at most ``most`` from now on."""
-        high = INFINITE if most is None else most - self.cost_constant
+        high = INFINITE if highest is None else highest - self.cost_constant
         self.bound = Leaf(self.cost_root, saturated([(-INFINITE, high)]), self.graph.order(self.cost_root))
 
     def first(self, limit: int | None) -> list[tuple[int, ...]]:
         """Return the first solutions in lexicographic order."""
-        found: list[tuple[int, ...]] = []
+        results: list[tuple[int, ...]] = []
         for values in self.walk():
-            found.append(values)
-            if len(found) == limit:
+            results.append(values)
+            if len(results) == limit:
                 break
-        return found
+        return results
 
     def cheapest(self, limit: int | None) -> list[tuple[int, ...]]:
         """Return the solutions of minimum cost; later ones must be cheaper, as ties come in lexicographic order."""
         assert self.cost is not None
-        found: list[tuple[int, int, tuple[int, ...]]] = []
+        results: list[tuple[int, int, tuple[int, ...]]] = []
         for number, values in enumerate(self.walk()):
             value = evaluate(self.cost, values)
             if value is None:
                 continue
-            insort(found, (value, number, values))
-            if limit is not None and len(found) > limit:
-                found.pop()
-            if limit is not None and len(found) == limit:
-                self.set_bound(found[-1][0] - 1)
-        return [values for _, _, values in found]
+            insort(results, (value, number, values))
+            if limit is not None and len(results) > limit:
+                results.pop()
+            if limit is not None and len(results) == limit:
+                self.set_bound(results[-1][0] - 1)
+        return [values for _, _, values in results]
 
     def walk(self) -> Iterator[tuple[int, ...]]:
         """Yield all solutions in lexicographic order, except those beyond the bound on the cost."""
@@ -220,7 +220,7 @@ class _Search:
             queued.discard(number)
             variables = self.variables[number]
             before = [box[variable] for variable in variables]
-            self._look_at(number, box)
+            self._inspect(number, box)
             for variable, old in zip(variables, before, strict=True):
                 if box[variable] is not old and _is_news(old, box[variable]):
                     fixed = box[variable].lo == box[variable].hi  # a second visit is then short, and often the last
@@ -231,7 +231,7 @@ class _Search:
         if self.bound:
             narrow(self.graph, self.bound, box)
 
-    def _look_at(self, number: int, box: Box) -> None:
+    def _inspect(self, number: int, box: Box) -> None:
         """Narrow the variables of one condition, or of one all-different group."""
         if number >= len(self.conditions):
             narrow_group(self.groups[number - len(self.conditions)], box)
@@ -244,7 +244,7 @@ class _Search:
         for variable, name in enumerate(self.program.names):
             lo, hi = box[variable].lo, box[variable].hi
             if max(-lo, hi) >= LIMIT:
-                beyond = lo >= LIMIT or hi <= LEAST
+                beyond = lo >= LIMIT or hi <= LOWEST
                 got = f"{name!r} beyond 2^2048" if beyond else f"none for {name!r}"
                 raise ValueError(
                     "solve: text must give each variable finite bounds, of magnitudes below 2^2048, "

@@ -155,16 +155,16 @@ def _follow(plan: Plan, name: str, module: nn.Module, report: Accelerated) -> No
     why = plan.why or reason_against_instance(module, plain) or _reason_against_parameters(module)
     if why is None:
         try:
-            made = derived(plain, plan)
+            replacement = derived(plain, plan)
         except Exception as error:  # whatever its __init_subclass__ or metaclass raises
             why = f"no class can be derived from {plain.__module__}.{plain.__qualname__}: {error}"
     if why is not None:
         report.left[name] = why
         return
-    set_class(module, made)
-    rebind_hooks(module, plain, made)
+    set_class(module, replacement)
+    rebind_hooks(module, plain, replacement)
     functions = ", ".join(f"{theirs} by {ours}" for theirs, ours in plan.swapped.items())
-    report.accelerated[name] = f"{made.__name__}{' as a whole' if plan.is_whole else ''}, {functions}"
+    report.accelerated[name] = f"{replacement.__name__}{' as a whole' if plan.is_whole else ''}, {functions}"
 
 
 def _reason_against_parameters(module: nn.Module) -> str | None:

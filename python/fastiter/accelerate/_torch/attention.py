@@ -36,20 +36,20 @@ def kimi_delta_attention(theirs: Function) -> Function:
         use_qk_l2norm_in_kernel: bool = False,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        how: dict[str, Any] = {
+        flags: dict[str, Any] = {
             "output_final_state": output_final_state,
             "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel,
         }
         if rest or options.get("cu_seqlens") is not None or not on_cpu(query):
             result: tuple[Tensor, Tensor | None] = theirs(
-                query, key, value, g, beta, *rest, initial_state=initial_state, **how, **options
+                query, key, value, g, beta, *rest, initial_state=initial_state, **flags, **options
             )
             return result
         dtype = computed(query.dtype)
         # The output of a convolution has time contiguous: one transposition here is faster than strided passes below.
         q, k, v, decay, b = (x.to(dtype).contiguous() for x in (query, key, value, g, beta))
         h0 = None if initial_state is None else initial_state.to(dtype)
-        o, last = chunk_kda(q, k, v, decay, b, initial_state=h0, **how)
+        o, last = chunk_kda(q, k, v, decay, b, initial_state=h0, **flags)
         return o.to(query.dtype), last
 
     return kimi_delta_attention
@@ -102,15 +102,15 @@ def mlstm_backend(theirs: Function) -> Function:
     names = parameters_of(theirs)[1:]
 
     def forward(self: Any, *args: Any, **options: Any) -> Any:
-        given = {**dict(zip(names, args, strict=False)), **options}
-        q, k, v, i, f = (given[name] for name in names[:5])
-        config, mode, wants = self.config, given.get("mode"), given.get("return_last_states")
+        inputs = {**dict(zip(names, args, strict=False)), **options}
+        q, k, v, i, f = (inputs[name] for name in names[:5])
+        config, mode, wants = self.config, inputs.get("mode"), inputs.get("return_last_states")
         mode = config.mode if mode is None else mode
         is_refused = config.mode == "train_with_padding" and wants
         if not on_cpu(q) or q.shape[2] < 1 or is_refused or mode not in _MODES:
             return theirs(self, *args, **options)
         dtype = computed(q.dtype)
-        named: dict[str, Any] = {name: None if given.get(name) is None else given[name].to(dtype) for name in _STATES}
+        named: dict[str, Any] = {name: None if inputs.get(name) is None else inputs[name].to(dtype) for name in _STATES}
         i, f = i.to(dtype), f.to(dtype)
         is_inference = mode == "inference"
         named["return_last_states"] = is_inference or (config.return_last_states if wants is None else wants)
@@ -139,11 +139,11 @@ def mlstm_in_parallel(theirs: Function) -> Function:
         eps: float = 1e-6,
         **options: Any,
     ) -> Tensor:
-        given = (queries, keys, values, igate_preact, fgate_preact)
+        inputs = (queries, keys, values, igate_preact, fgate_preact)
         if not stabilize_rowwise or not on_cpu(queries):
-            out: Tensor = theirs(*given, lower_triangular_matrix, stabilize_rowwise, eps, **options)
+            out: Tensor = theirs(*inputs, lower_triangular_matrix, stabilize_rowwise, eps, **options)
             return out
-        q, k, v, i, f = (x.transpose(1, 2) for x in given)
+        q, k, v, i, f = (x.transpose(1, 2) for x in inputs)
         heads, dtype = q.shape[::2], computed(q.dtype)
         memory, sums = (torch.zeros(*heads, *w, dtype=dtype) for w in ((q.shape[3], v.shape[3]), (q.shape[3],)))
         first = (memory, sums, torch.full(heads, _NO_MAXIMUM, dtype=dtype))  # only eps depends on the maximum
@@ -168,11 +168,11 @@ def mlstm_step(theirs: Function) -> Function:
         eps: float = 1e-6,
         **options: Any,
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        states, given = (c_state, n_state, m_state), (q, k, v, igate_preact, fgate_preact)
+        states, inputs = (c_state, n_state, m_state), (q, k, v, igate_preact, fgate_preact)
         if not on_cpu(q):
-            result: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] = theirs(*states, *given, eps, **options)
+            result: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] = theirs(*states, *inputs, eps, **options)
             return result
-        q, k, v, i, f = (x.transpose(1, 2) for x in given)
+        q, k, v, i, f = (x.transpose(1, 2) for x in inputs)
         first = (c_state, n_state[..., 0], m_state[..., 0, 0])
         h, last = mlstm(q, k * k.shape[-1] ** -0.5, v, i[..., 0], f[..., 0], initial_state=first, scale=1.0, eps=eps)
         C, n, m = (x.to(y.dtype) for x, y in zip(last, states, strict=True))

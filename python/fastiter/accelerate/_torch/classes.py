@@ -18,7 +18,7 @@ from .mixers import whole_mixer
 from .rebind import globals_of, methods_of, names_of, rebound
 
 Class = type[nn.Module]
-_MADE: WeakValueDictionary[Class, Class] = WeakValueDictionary()
+_DERIVED: WeakValueDictionary[Class, Class] = WeakValueDictionary()
 _SWAPPED = "_accelerated_by_fastiter"  # class attribute: replacements by the names of the originals
 
 
@@ -141,10 +141,10 @@ def _attribute(name: str, rule: rules.Rule) -> property:
 
 def derived(of: Class, plan: Plan) -> Class:
     """Return the derived class, in which the model's functions are replaced."""
-    result = _MADE.get(of)
+    result = _DERIVED.get(of)
     if result is None:
         result = derive(of, (), {**plan.overrides, _SWAPPED: plan.swapped}, derived_again)
-        _MADE[of] = result
+        _DERIVED[of] = result
     return result
 
 

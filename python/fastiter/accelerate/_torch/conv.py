@@ -54,8 +54,8 @@ def convolution_step(theirs: Function, activations: Container[Activation | None]
         bias: Tensor | None = None,
         activation: Activation | None = None,
     ) -> Tensor:
-        given = (hidden_states, conv_state, weight, bias)
-        needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+        tensors = (hidden_states, conv_state, weight, bias)
+        needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
         if needs_grad or activation not in activations or not _takes(hidden_states, weight):
             out: Tensor = theirs(hidden_states, conv_state, weight, bias, activation)
             return out

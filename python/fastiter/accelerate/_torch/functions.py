@@ -119,8 +119,8 @@ def step(theirs: Function) -> Function:
         z: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        given = (state, hidden_states, dt, A, B, C, D, dt_bias, z)
-        needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+        tensors = (state, hidden_states, dt, A, B, C, D, dt_bias, z)
+        needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
         if needs_grad or not on_cpu(hidden_states):
             out: Tensor = theirs(state, hidden_states, dt, A, B, C, D, dt_bias, dt_softplus, z, **options)
             return out
@@ -187,9 +187,9 @@ def gated_delta_rule(theirs: Function) -> Function:
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if rest or options.get("cu_seqlens") is not None or not on_cpu(query):
-            how = {"output_final_state": output_final_state, "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel}
+            flags = {"output_final_state": output_final_state, "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel}
             result: tuple[Tensor, Tensor | None] = theirs(
-                query, key, value, g, beta, *rest, initial_state=initial_state, **how, **options
+                query, key, value, g, beta, *rest, initial_state=initial_state, **flags, **options
             )
             return result
         o, last = delta_rule(query, key, value, g, beta, initial_state, use_qk_l2norm_in_kernel)

@@ -87,13 +87,13 @@ def forward_of(paths: Paths) -> Any:
         return (self.time_step_min, math.inf) if "time_step_min" in used else _NO_LIMITS
 
     def forward(self: Any, *args: Any, **options: Any) -> Any:
-        given = {**dict(zip(names, args, strict=False)), **options}
-        x, cache = given[names[0]], given.get(names[1])
+        arguments = {**dict(zip(names, args, strict=False)), **options}
+        x, cache = arguments[names[0]], arguments.get(names[1])
         is_step, limits = cache is not None and x.shape[1] == 1, limits_of(self)
         not_ours = is_single_step_with_gradients(x) or (is_step and limits != _NO_LIMITS)
         if not_ours or getattr(self, "activation", None) not in ACTIVATIONS or not on_cpu(x):
             return theirs(self, *args, **options)
-        return ours(_Evaluated(self, limits), x, **{name: given[name] for name in names[1:] if name in given})
+        return ours(_Evaluated(self, limits), x, **{name: arguments[name] for name in names[1:] if name in arguments})
 
     return forward
 

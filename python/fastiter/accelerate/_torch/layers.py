@@ -19,7 +19,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _PLAIN = (Tensor, nn.Parameter)
 _PLAIN_OR_NONE = {*_PLAIN, type(None)}
 #: Rows of a product, and its multiplications without and with gradients, from which fastiter's is faster than torch's
-_MIN_ROWS, _LEAST, _LEAST_WITH_GRADIENTS = 64, 1 << 24, 1 << 26
+_MIN_ROWS, _MIN_PRODUCTS, _MIN_PRODUCTS_WITH_GRADIENTS = 64, 1 << 24, 1 << 26
 _PACKED = ("seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k")  # options for packed sequences
 _MASK, _FORMER_CACHE = "attention_mask", "cache_params"  # the cache's name before transformers 5.24
 
@@ -42,8 +42,8 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     """Return whether fastiter's product of the rows of x with a weight is faster than torch's: for large ones."""
     if not x.dtype == weight.dtype == torch.float32 or x.numel() < _MIN_ROWS * x.shape[-1]:
         return False
-    least = _LEAST_WITH_GRADIENTS if torch.is_grad_enabled() else _LEAST
-    return x.numel() * weight.shape[0] >= least
+    minimum = _MIN_PRODUCTS_WITH_GRADIENTS if torch.is_grad_enabled() else _MIN_PRODUCTS
+    return x.numel() * weight.shape[0] >= minimum
 
 
 def product(layer: Any, x: Tensor) -> Tensor:
@@ -98,22 +98,22 @@ def read_call(mixer: Any, of_cache: str, args: tuple[Any, ...], options: dict[st
     hooks that move weights before they are used, with a cache of all past inputs, and steps with gradients enabled, as
     caches are updated in place.
     """
-    given = dict(zip(("hidden_states", of_cache, _MASK), args, strict=False)) | options if args else options
-    x: Tensor = given["hidden_states"]
-    cache: Any = given.get(of_cache)
+    arguments = dict(zip(("hidden_states", of_cache, _MASK), args, strict=False)) | options if args else options
+    x: Tensor = arguments["hidden_states"]
+    cache: Any = arguments.get(of_cache)
     if not on_cpu(x) or mixer.activation not in ACTIVATIONS or torch.is_autocast_enabled("cpu"):
         return None
     if x.dtype != torch.float64 and mixer.conv1d.weight.dtype == torch.float64:
         return None
-    if any(given.get(name) is not None for name in _PACKED) or "_hf_hook" in mixer.conv1d.__dict__:
+    if any(arguments.get(name) is not None for name in _PACKED) or "_hf_hook" in mixer.conv1d.__dict__:
         return None
-    if of_cache != _FORMER_CACHE and _FORMER_CACHE in given:
+    if of_cache != _FORMER_CACHE and _FORMER_CACHE in arguments:
         return None
     states = States() if cache is None else _states_of(cache, mixer.layer_idx)
     is_step = x.shape[1] == 1 and states.recurrent is not None
     if is_step and (torch.is_grad_enabled() or getattr(cache.layers[mixer.layer_idx], "record_past", False)):
         return None
-    return Call(x, cache, given.get(_MASK), states, is_step)
+    return Call(x, cache, arguments.get(_MASK), states, is_step)
 
 
 def _states_of(cache: Any, layer: int) -> States:

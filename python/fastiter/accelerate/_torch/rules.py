@@ -277,9 +277,9 @@ def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:
         return None
     if not callable(theirs):
         return f"its {name} is {theirs!r}, not a function"
-    found = parameters_of(theirs)
-    if found[: len(rule.parameters)] != rule.parameters:
-        return f"its {name} has the parameters {', '.join(found)}, not {', '.join(rule.parameters)}, ..."
+    names = parameters_of(theirs)
+    if names[: len(rule.parameters)] != rule.parameters:
+        return f"its {name} has the parameters {', '.join(names)}, not {', '.join(rule.parameters)}, ..."
     return _reason_after_trial(rule, name, theirs, rule.calls(), rule.more())
 
 

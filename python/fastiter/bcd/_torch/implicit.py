@@ -192,6 +192,6 @@ def warn_of_ties(name: str, ties: Tensor) -> None:
     if count:
         place = torch.nonzero(ties)[0].tolist()
         index: Any = place[0] if len(place) == 1 else tuple(place)
-        several = "coordinates are" if count > 1 else "coordinate is"
-        message = f"{name}: {count} {several} at the border of being held, the first {index}"
+        verb = "coordinates are" if count > 1 else "coordinate is"
+        message = f"{name}: {count} {verb} at the border of being held, the first {index}"
         warnings.warn(f"{message}: the derivatives are those of one side", UserWarning, stacklevel=outside())

@@ -56,8 +56,8 @@ def _product(scan: Scan, tensors: Tensors, lengths: Tensor | None, options: Mapp
     batch, _, groups, width, _ = a.shape
     unit = torch.eye(width, dtype=a.dtype, device=a.device).expand(batch, groups, width, width)
     nothing = a.new_zeros(()).expand(*a.shape[:3], width)
-    how: dict[str, Any] = {"reverse": options["reverse"], "lengths": lengths}
-    columns = [functional.block_scan(a, nothing, unit[..., j].contiguous(), **how)[1] for j in range(width)]
+    passed: dict[str, Any] = {"reverse": options["reverse"], "lengths": lengths}
+    columns = [functional.block_scan(a, nothing, unit[..., j].contiguous(), **passed)[1] for j in range(width)]
     return torch.stack(columns, -1)
 
 

@@ -121,8 +121,8 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     function, state = scan.name, as_part(state)
     if has_torch_function_variadic(a, x, state, reset, lengths, cu_seqlens, out):
-        how = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
-        result: tuple[Tensor, Tensor] = dispatched(block_scan if scan.blocks else linear_scan, a, x, state, **how)
+        options = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
+        result: tuple[Tensor, Tensor] = dispatched(block_scan if scan.blocks else linear_scan, a, x, state, **options)
         return result
     check_flag(function, "reverse", reverse)
     check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
@@ -132,8 +132,8 @@ def _run(
         _check_h0(scan, state, x, cut)
     factors = _with_all_axes(a, x, scan)
     if out is not None:
-        given = [("x", x), (scan.factors, a)] + ([] if state is None else [("state", state)])
-        check_out(function, out, x.shape, [*given, *([] if cut[1] is None else [("reset", cut[1])])], scan.dtypes)
+        inputs = [("x", x), (scan.factors, a)] + ([] if state is None else [("state", state)])
+        check_out(function, out, x.shape, [*inputs, *([] if cut[1] is None else [("reset", cut[1])])], scan.dtypes)
         return out, OPS[function].out(ScanOut(factors, x, state, *cut, out))
     return _apply(scan, factors, x, state, cut)
 

@@ -39,14 +39,14 @@ def _results(tensors: Optional) -> list[Tensor]:
 def _forward(scan: Scan, reverse: bool, call: Forward) -> tuple[list[Tensor], list[Tensor]]:
     x, a = _both(call.tensors)
     (h,), state = call.results, None if call.state is None else call.state[0]
-    given = ScanForward(a, x, state, reverse, *call.cut)
+    forward = ScanForward(a, x, state, reverse, *call.cut)
     if not (call.saves and a.requires_grad):
-        return [forward_into(scan, given, h)], []
+        return [forward_into(scan, forward, h)], []
     # The gradient of a needs a copy of h, as users may write to h.
     copy = empty(h, h.shape)
     if not scan.blocks:
-        return [forward_twice(given, h, copy)], [copy]
-    last = forward_into(scan, given, h)
+        return [forward_twice(forward, h, copy)], [copy]
+    last = forward_into(scan, forward, h)
     return [last], [copy.copy_(h)]
 
 
@@ -57,9 +57,9 @@ def _backward(scan: Scan, reverse: bool, call: Backward) -> list[Tensor]:
     h = call.saved[0] if call.saved else shaped  # without a gradient of a only the shape is used
     state = None if call.state is None else call.state[0]
     needs = (dx is not None, da is not None, True)
-    given = ScanBackward(a, h, state, dh, dlast, reverse, *call.cut, *needs)
+    backward = ScanBackward(a, h, state, dh, dlast, reverse, *call.cut, *needs)
     own = da if da is None or da.dtype == dlast.dtype or a.shape[:2] == h.shape[:2] else empty_factors_gradient(a, h)
-    dstate = backward_into(scan, given, dx, own)
+    dstate = backward_into(scan, backward, dx, own)
     if da is not None and own is not None and own is not da:
         da.copy_(own)
     return [dstate]

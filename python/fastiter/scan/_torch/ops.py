@@ -190,8 +190,8 @@ def backward_into(scan: Scan, call: ScanBackward, dx: Tensor | None, gradient: T
     dfirst = empty_last(h, call.cu_seqlens)
     flat_dx, flat_da = (None if x is None else flat_steps(x) for x in (dx, gradient))
     da = (flat_da, None) if _has_all_steps(a, h) else (None, flat_da)  # one for each step, or the sum over the steps
-    given = (flat_steps(a), flat_steps(h), dh, first, dlast)
-    scan.backward(*_work(scan, h, call.cut), *given, flat_dx, *da, dfirst)
+    tensors = (flat_steps(a), flat_steps(h), dh, first, dlast)
+    scan.backward(*_work(scan, h, call.cut), *tensors, flat_dx, *da, dfirst)
     return dfirst
 
 

@@ -39,10 +39,10 @@ def chunk_comba(
     if groups > 1:
         q, k, p = (x.repeat_interleave(groups, 2) for x in (q, k, p))
     written = k if beta is None else k * beta[..., None].to(k.dtype)
-    how: dict[str, Any] = {"scale": scale, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
+    options: dict[str, Any] = {"scale": scale, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
     decay = g[..., None].expand(*g.shape, k.shape[-1])
-    given = (q, written, v, -p, written, decay)
-    return fla_low_rank.chunk_dplr_delta_rule(*given, output_final_state=output_final_state, **how)
+    inputs = (q, written, v, -p, written, decay)
+    return fla_low_rank.chunk_dplr_delta_rule(*inputs, output_final_state=output_final_state, **options)
 
 
 def fused_recurrent_comba(q: Tensor, k: Tensor, p: Tensor, v: Tensor, g: Tensor, *rest: Any, **options: Any) -> Result:
@@ -72,9 +72,9 @@ def chunk_gdn2(
     if use_qk_l2norm_in_kernel:
         q, k = l2_norm(q), l2_norm(k)
     read = -(b * k * g.exp()).to(k.dtype)  # before the decay
-    how: dict[str, Any] = {"scale": scale, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
+    options: dict[str, Any] = {"scale": scale, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
     return fla_low_rank.chunk_dplr_delta_rule(
-        q, k, (w * v).to(v.dtype), read, k, g, output_final_state=output_final_state, **how
+        q, k, (w * v).to(v.dtype), read, k, g, output_final_state=output_final_state, **options
     )
 
 
@@ -136,9 +136,9 @@ def chunk_lightnet(
     x = k.to(computed(k.dtype))
     first = None if sums is None else sums.to(x.dtype)
     keys, decay, last = _packed_gates(x, first, cu_seqlens)
-    how: dict[str, Any] = {"scale": scale, "initial_state": state, "state_v_first": state_v_first}
-    how |= {"output_final_state": output_final_state, "cu_seqlens": cu_seqlens}
-    o, after = fla_attention.chunk_gla(q, keys.to(k.dtype), v, decay.to(k.dtype), **how)
+    options: dict[str, Any] = {"scale": scale, "initial_state": state, "state_v_first": state_v_first}
+    options |= {"output_final_state": output_final_state, "cu_seqlens": cu_seqlens}
+    o, after = fla_attention.chunk_gla(q, keys.to(k.dtype), v, decay.to(k.dtype), **options)
     return o, (after, last)
 
 
@@ -172,13 +172,13 @@ def chunk_gsa(
     if groups > 1:
         k, v, s, g = (x.repeat_interleave(groups, 2) for x in (k, v, s, g))
         first, second = (None if x is None else x.repeat_interleave(groups, 1) for x in (first, second))
-    how: dict[str, Any] = {"output_final_state": output_final_state, "cu_seqlens": cu_seqlens}
+    options: dict[str, Any] = {"output_final_state": output_final_state, "cu_seqlens": cu_seqlens}
     own = None if first is None else first.transpose(2, 3).flatten(1, 2)[..., None]
     scores, keys = fla_attention.chunk_simple_gla(
-        q, k, s.flatten(2)[..., None], g.flatten(2), scale=scale, initial_state=own, **how
+        q, k, s.flatten(2)[..., None], g.flatten(2), scale=scale, initial_state=own, **options
     )
     weights = scores.squeeze(-1).unflatten(2, (-1, slots)).to(computed(q.dtype)).softmax(-1).to(q.dtype)
-    o, values = fla_attention.chunk_gla(weights, s, v, g, scale=1.0, initial_state=second, **how)
+    o, values = fla_attention.chunk_gla(weights, s, v, g, scale=1.0, initial_state=second, **options)
     if keys is None or values is None:
         return o, [None, None]
     keys = keys.squeeze(-1).unflatten(1, (-1, slots)).transpose(2, 3)

@@ -39,10 +39,10 @@ def convolution(
     """Compute causal_conv1d of fla: x (B, T, D), weight (D, W), states (N, D, W) with the last W inputs."""
     if options.get("cp_context") is not None:
         raise ValueError("causal_conv1d: cp_context must be None on a CPU")
-    how: dict[str, Any] = {"activation": activation, "cu_seqlens": cu_seqlens}
+    arguments: dict[str, Any] = {"activation": activation, "cu_seqlens": cu_seqlens}
     if initial_state is not None:
-        how["initial_states"] = initial_state[..., 1:]
-    y = causal_conv1d(x.transpose(1, 2), weight, bias, **how)
+        arguments["initial_states"] = initial_state[..., 1:]
+    y = causal_conv1d(x.transpose(1, 2), weight, bias, **arguments)
     assert isinstance(y, Tensor)  # for the type checker: the last inputs were not requested
     out = y.transpose(1, 2) if residual is None else y.transpose(1, 2) + residual
     last = _last_inputs(x, initial_state, cu_seqlens, weight.shape[1]) if output_final_state else None
@@ -124,8 +124,8 @@ def fused_mul_recurrent_rwkv7(
     """Compute fused_recurrent_rwkv7 with a = -kk and b = kk a."""
     if reverse:
         raise ValueError("fused_mul_recurrent_rwkv7: reverse must be False on a CPU, got True")
-    given = (r, w, k, v, -kk, kk * a, scale, initial_state, output_final_state, cu_seqlens)
-    return fla_low_rank.fused_recurrent_rwkv7(*given)
+    inputs = (r, w, k, v, -kk, kk * a, scale, initial_state, output_final_state, cu_seqlens)
+    return fla_low_rank.fused_recurrent_rwkv7(*inputs)
 
 
 def _products(x: Tensor) -> Tensor:

@@ -80,9 +80,9 @@ FORWARDS = {
 def derived(theirs: Any) -> Any:
     """Return a loss class with the replaced forward, for losses that models construct in each call."""
     names, make = FORWARDS[theirs.__name__]
-    found = parameters_of(theirs.forward)
-    if found[: len(names)] != names:
-        expected = f"{', '.join(found)}, not {', '.join(names)}, ..."
+    parameters = parameters_of(theirs.forward)
+    if parameters[: len(names)] != names:
+        expected = f"{', '.join(parameters)}, not {', '.join(names)}, ..."
         raise TypeError(f"the forward of its {theirs.__name__} has the parameters {expected}")
     members = {"forward": make(theirs.forward), "__module__": theirs.__module__, "__doc__": theirs.__doc__}
     return type(theirs.__name__, (theirs,), members)

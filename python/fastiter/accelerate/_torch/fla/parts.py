@@ -143,7 +143,7 @@ def _squared_relu(x: Tensor) -> Tensor:
 
 
 #: Replacements for activations that layers store as attributes, by the names of fla's autograd functions
-_KEPT: dict[str, Function] = {
+_REPLACEMENTS: dict[str, Function] = {
     "FastGeLUFunction": partial(gelu, approximate="tanh"),
     "SigmoidFunction": torch.sigmoid,
     "SquaredReLUFunction": _squared_relu,
@@ -153,7 +153,7 @@ _KEPT: dict[str, Function] = {
 
 def activation(theirs: Function) -> Function:
     """Return the replacement for an activation that a layer of fla stores as an attribute, else the original."""
-    ours = _KEPT.get(getattr(owner_of(theirs), "__name__", ""))
+    ours = _REPLACEMENTS.get(getattr(owner_of(theirs), "__name__", ""))
     return theirs if ours is None else on_cpus(ours)(theirs)
 
 
@@ -237,8 +237,8 @@ def fused_addcmul_rwkv7(
     xg: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Return x + delta m for each mixture m."""
-    given = (xr, xw, xk, xv, xa, xg)
-    return tuple(None if m is None else torch.addcmul(hidden_states, delta, m) for m in given)
+    factors = (xr, xw, xk, xv, xa, xg)
+    return tuple(None if m is None else torch.addcmul(hidden_states, delta, m) for m in factors)
 
 
 def fused_k_rwkv7(k: Tensor, a: Tensor, ka: Tensor, *_: Any, **options: Any) -> Tensor:
@@ -263,7 +263,7 @@ _PRODUCT = ("x", "norm_weight", "norm_bias", "linear_weight", "linear_bias", "re
 _GATED_PRODUCT = ("x", "g", *_PRODUCT[1:])
 #: The originals' first parameters and the replacements, by the originals' names
 FUNCTIONS: dict[str, tuple[tuple[str, ...], Function]] = {
-    "fast_gelu_impl": (("input",), _KEPT["FastGeLUFunction"]),
+    "fast_gelu_impl": (("input",), _REPLACEMENTS["FastGeLUFunction"]),
     "fused_addcmul_rwkv7": (("hidden_states", "delta", "xr", "xw", "xk", "xv", "xa", "xg"), fused_addcmul_rwkv7),
     "fused_k_rwkv7": (("k", "a", "ka"), fused_k_rwkv7),
     "gate_output_correction": (("o", "r", "k", "r_k", "v", "g"), gate_output_correction),

@@ -31,8 +31,8 @@ def wide_ssd(
     dtype = computed(x.dtype)
     x, dt, A, B, C = (y.to(dtype) for y in (x, dt, A, B, C))
     D, dt_bias, first = (None if y is None else y.to(dtype) for y in rest)
-    how: dict[str, Any] = {"dt_softplus": dt_softplus, "dt_limit": dt_limit}
-    out, last = ssd(x, dt, A, B, C, D, None, dt_bias, initial_state=first, **how)
+    limits: dict[str, Any] = {"dt_softplus": dt_softplus, "dt_limit": dt_limit}
+    out, last = ssd(x, dt, A, B, C, D, None, dt_bias, initial_state=first, **limits)
     return out, last.contiguous()
 
 
@@ -54,12 +54,12 @@ def chunk_scan(theirs: Function) -> Function:
         return_final_states: bool = False,
         **options: Any,
     ) -> Any:
-        given = (hidden_states, dt, A, B, C)
-        how: dict[str, Any] = {"dt_softplus": dt_softplus, "dt_limit": dt_limit}
+        inputs = (hidden_states, dt, A, B, C)
+        limits: dict[str, Any] = {"dt_softplus": dt_softplus, "dt_limit": dt_limit}
         if not on_cpu(hidden_states):
             states = {"initial_states": initial_states, "return_final_states": return_final_states}
-            return theirs(*given, chunk_size, D, dt_bias, **states, **how, **options)
-        out, last = wide_ssd(*given, D, dt_bias, initial_states, **how)
+            return theirs(*inputs, chunk_size, D, dt_bias, **states, **limits, **options)
+        out, last = wide_ssd(*inputs, D, dt_bias, initial_states, **limits)
         return (out, last) if return_final_states else out
 
     return mamba2_chunk_scan

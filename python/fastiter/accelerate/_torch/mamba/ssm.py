@@ -23,10 +23,10 @@ def _with_weights_in_float32(ours: Function) -> Function:
     names = parameters_of(ours)
 
     def function(*args: Any, **options: Any) -> Any:
-        given = dict(zip(names, args, strict=False)) | options
-        if any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in given.values()):
-            given = {name: x if name in _STATES else _widened(x) for name, x in given.items()}
-        return ours(**given)
+        arguments = dict(zip(names, args, strict=False)) | options
+        if any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in arguments.values()):
+            arguments = {name: x if name in _STATES else _widened(x) for name, x in arguments.items()}
+        return ours(**arguments)
 
     return function
 
@@ -77,6 +77,6 @@ _OURS: dict[str, dict[Function, int]] = {
 #: By the original's name: the leading parameters, the replacement, and its name below ``fastiter.torch``
 FUNCTIONS: dict[str, tuple[tuple[str, ...], Function, str]] = {
     ours.__name__: (parameters_of(ours)[:count], _with_weights_in_float32(ours), f"compat.{package}.{ours.__name__}")
-    for package, found in _OURS.items()
-    for ours, count in found.items()
+    for package, counts in _OURS.items()
+    for ours, count in counts.items()
 }
