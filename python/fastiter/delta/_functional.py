@@ -126,7 +126,7 @@ def delta_scan(
             arrays.append(x)
     check_arrays(function, names, arrays)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
-    how = plan(function, method, chunk, sizes.factors)
+    chosen = plan(function, method, chunk, sizes.factors)
     rows = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
     check_state(
         function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
@@ -134,28 +134,28 @@ def delta_scan(
     if out is not None:
         check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
     if not reverse:
-        return run(sizes, how, q, k, v, beta, state, decay, rows, out)
+        return run(sizes, chosen, q, k, v, beta, state, decay, rows, out)
     flags = None if rows.reset is None else np.broadcast_to(rows.reset, q.shape[:2])
     q, k, v, beta, decay, flags = in_reverse(rows, sizes.time, q, k, v, beta, decay, flags)
-    o, last = run(sizes, how, q, k, v, beta, state, decay, rows._replace(reset=flags), None)
+    o, last = run(sizes, chosen, q, k, v, beta, state, decay, rows._replace(reset=flags), None)
     (o,) = in_reverse(rows, sizes.time, o)
     if out is not None:
         out[...] = o
     return np.ascontiguousarray(o) if out is None else out, last
 
 
-def _shape(sizes: Sizes, how: Plan, rows: Sequences) -> tuple[Any, ...]:
+def _shape(sizes: Sizes, chosen: Plan, rows: Sequences) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
     starts, lengths = None, rows.lengths
     if rows.cu_seqlens is not None:
         starts, lengths = rows.cu_seqlens, np.diff(rows.cu_seqlens)
     numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
-    return (rows.count(sizes.batch), *numbers, starts, lengths, rows.reset, how.forward, how.period)
+    return (rows.count(sizes.batch), *numbers, starts, lengths, rows.reset, chosen.forward, chosen.period)
 
 
 def _cpu(
     sizes: Sizes,
-    how: Plan,
+    chosen: Plan,
     q: Array,
     k: Array,
     v: Array,
@@ -167,9 +167,9 @@ def _cpu(
 ) -> tuple[Array, Array]:
     o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else unit_stride(out)
     last = empty((rows.count(sizes.batch), sizes.heads, sizes.keys, sizes.values), q.dtype)
-    given = (unit_stride(q), unit_stride(k), unit_stride(v), np.ascontiguousarray(beta))
+    arrays = (unit_stride(q), unit_stride(k), unit_stride(v), np.ascontiguousarray(beta))
     decay, state = (None if x is None else np.ascontiguousarray(x) for x in (decay, state))
-    _core.delta.forward(_shape(sizes, how, rows), *given, decay, state, o, last, None, None)
+    _core.delta.forward(_shape(sizes, chosen, rows), *arrays, decay, state, o, last, None, None)
     if out is not None and o is not out:
         out[...] = o
     return o if out is None else out, last
@@ -177,7 +177,7 @@ def _cpu(
 
 def _reference(
     sizes: Sizes,
-    how: Plan,
+    chosen: Plan,
     q: Array,
     k: Array,
     v: Array,

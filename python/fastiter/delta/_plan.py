@@ -33,12 +33,12 @@ def check_shapes(function: str, q: Shape, k: Shape, v: Shape, beta: Shape, decay
     batch, time, heads, keys = q
     if heads < 1 or keys < 1:
         raise ValueError(f"{function}: q must have at least one head and one unit, got shape {tuple(q)}")
-    several = len(k) == 5
-    if (len(k) != 4 and not several) or (*k[:2], *k[-2:]) != tuple(q) or (several and k[2] < 1):
+    has_factors = len(k) == 5
+    if (len(k) != 4 and not has_factors) or (*k[:2], *k[-2:]) != tuple(q) or (has_factors and k[2] < 1):
         raise ValueError(
             f"{function}: k must have shape (B, T, N, K) = {tuple(q)} like q or (B, T, M, N, K), got {tuple(k)}"
         )
-    letters, leading = ("B, T, M, N", k[:4]) if several else ("B, T, N", k[:3])
+    letters, leading = ("B, T, M, N", k[:4]) if has_factors else ("B, T, N", k[:3])
     leading = tuple(leading)
     if len(v) != len(k) or tuple(v[:-1]) != leading or v[-1] < 1:
         expected = ", ".join(map(str, leading))
@@ -49,7 +49,7 @@ def check_shapes(function: str, q: Shape, k: Shape, v: Shape, beta: Shape, decay
         raise ValueError(
             f"{function}: decay must have shape (B, T, N) = {(batch, time, heads)} to go with q, got {tuple(decay)}"
         )
-    return Sizes(batch, time, k[2] if several else 1, heads, keys, v[-1])
+    return Sizes(batch, time, k[2] if has_factors else 1, heads, keys, v[-1])
 
 
 def check_state(function: str, state: Shape | None, sizes: Sizes, rows: int, packed: bool) -> None:

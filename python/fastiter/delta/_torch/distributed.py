@@ -31,8 +31,8 @@ def _product(tensors: Tensors, lengths: Tensor | None, options: Mapping[str, Any
     identity = torch.eye(width, dtype=carried(q.dtype), device=q.device).expand(batch, heads, width, width)
     nothing = k.new_zeros(()).expand_as(k)
     queries = nothing[:, :, 0] if k.dim() > q.dim() else nothing
-    how: dict[str, Any] = {"decay": tensors["decay"], "reverse": options["reverse"], "lengths": lengths}
-    return functional.delta_scan(queries, k, nothing, beta, identity, **how)[1]
+    passed: dict[str, Any] = {"decay": tensors["decay"], "reverse": options["reverse"], "lengths": lengths}
+    return functional.delta_scan(queries, k, nothing, beta, identity, **passed)[1]
 
 
 #: k, v and beta have another axis if a step has several of them.

@@ -46,9 +46,9 @@ def replay(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
 
 def _factor(S: Tensor, k: Tensor, e: Tensor, beta: Tensor) -> Tensor:
     """S + beta k (v - S^T k)^T."""
-    held = _product(S, k)
-    v = Valued.apply(e, (e + held).detach())
-    return S + k.unsqueeze(-1) * (beta.unsqueeze(-1) * (v - held)).unsqueeze(-2)
+    product = _product(S, k)
+    v = Valued.apply(e, (e + product).detach())
+    return S + k.unsqueeze(-1) * (beta.unsqueeze(-1) * (v - product)).unsqueeze(-2)
 
 
 def _product(S: Tensor, k: Tensor) -> Tensor:

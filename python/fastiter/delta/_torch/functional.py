@@ -85,14 +85,14 @@ def delta_scan(
     function, state = "delta_scan", as_part(state)
     overrides = has_torch_function_variadic(q, k, v, beta, state, decay, reset, lengths, cu_seqlens, out)
     if overrides or (type(q) is not Tensor and is_dtensor(q)):
-        how = {"decay": decay, "method": method, "chunk": chunk, "reverse": reverse}
+        options = {"decay": decay, "method": method, "chunk": chunk, "reverse": reverse}
         cut = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
         result: tuple[Tensor, Tensor]
         if overrides:
-            result = dispatched(delta_scan, q, k, v, beta, state, **how, **cut)
+            result = dispatched(delta_scan, q, k, v, beta, state, **options, **cut)
         else:
-            given = {"q": q, "k": k, "v": v, "beta": beta, "state": state}
-            result = on_shards(delta_scan, {**given, **how, **cut}, _AXES, ("BTNV", "BNKV"))
+            signals = {"q": q, "k": k, "v": v, "beta": beta, "state": state}
+            result = on_shards(delta_scan, {**signals, **options, **cut}, _AXES, ("BTNV", "BNKV"))
         return result
     check_flag(function, "reverse", reverse)
     optional = [(name, x) for name, x in (("state", state), ("decay", decay)) if x is not None]
@@ -109,8 +109,8 @@ def delta_scan(
         function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
     )
     if out is not None:
-        all_given = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
-        check_out(function, out, (*q.shape[:3], sizes.values), all_given, GPU_FLOATS if q.is_cuda else FLOATS)
+        inputs = [*zip(names, tensors, strict=True), *named(("reset",), (reset,))]
+        check_out(function, out, (*q.shape[:3], sizes.values), inputs, GPU_FLOATS if q.is_cuda else FLOATS)
     ordered = rows
     if reverse:
         flags = None if reset is None else reset.expand(q.shape[:2])

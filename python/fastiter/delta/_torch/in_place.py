@@ -26,25 +26,25 @@ def _results(tensors: Optional) -> list[Tensor]:
     return [empty(q, (*q.shape[:3], v.shape[-1]))]
 
 
-def _forward(how: tuple[str, int], call: Forward) -> tuple[list[Tensor], list[Tensor]]:
+def _forward(chosen: tuple[str, int], call: Forward) -> tuple[list[Tensor], list[Tensor]]:
     state = None if call.state is None else call.state[0]
-    given: tuple[Any, ...] = (*call.tensors, state, *how, *call.cut, call.saves)
-    _, last, *saved = forward(DeltaForward(*given), call.results[0])
+    arguments: tuple[Any, ...] = (*call.tensors, state, *chosen, *call.cut, call.saves)
+    _, last, *saved = forward(DeltaForward(*arguments), call.results[0])
     return [last], saved
 
 
-def _backward(how: tuple[str, int], call: Backward) -> list[Tensor]:
+def _backward(chosen: tuple[str, int], call: Backward) -> list[Tensor]:
     q, k, _, beta, decay = call.tensors
     e, states = call.saved
     (d_o,), (dlast,) = call.d_results, call.d_last
-    given: tuple[Any, ...] = (q, k, beta, decay, None, e, states, d_o, dlast, *how, *call.cut, _ALL)
-    backwards = DeltaBackward(*given)
-    found = gradients_of(backwards)
+    arguments: tuple[Any, ...] = (q, k, beta, decay, None, e, states, d_o, dlast, *chosen, *call.cut, _ALL)
+    backwards = DeltaBackward(*arguments)
+    result = gradients_of(backwards)
     wanted = [*call.gradients[:4], *([] if decay is None else call.gradients[4:]), None]
     # The kernel writes to slices of dq, dk and dv; dbeta, ddecay and unwanted gradients go to tensors of their own.
-    into = [y if x is None or at > 2 else x for at, (x, y) in enumerate(zip(wanted, found, strict=True))]
+    into = [y if x is None or at > 2 else x for at, (x, y) in enumerate(zip(wanted, result, strict=True))]
     backward(backwards, into)
-    for x, y in zip(wanted[3:], found[3:], strict=True):
+    for x, y in zip(wanted[3:], result[3:], strict=True):
         if x is not None:
             x.copy_(y)
-    return [found[-1]]
+    return [result[-1]]

@@ -93,7 +93,7 @@ def rows_of(sizes: Sizes, cu_seqlens: Tensor | None) -> int:
 
 
 def _work(
-    sizes: Sizes, how: Plan, chunk: int, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None
+    sizes: Sizes, chosen: Plan, chunk: int, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None
 ) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
     check_values("delta_scan", sizes.batch, sizes.time, lengths, cu_seqlens)
@@ -101,7 +101,7 @@ def _work(
         lengths = cu_seqlens.diff()
     starts, valid, flags = (None if x is None else x.contiguous() for x in (cu_seqlens, lengths, reset))
     numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
-    return rows_of(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, how.period
+    return rows_of(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, chosen.period
 
 
 def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tensor]:
@@ -111,8 +111,8 @@ def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tenso
     dtype = carried(q.dtype)
     outputs = [empty(q, (*q.shape[:3], sizes.values)) if out is None else out, empty(q, (rows, *state), dtype=dtype)]
     if call.save:
-        how = plan("delta_scan", call.method, call.chunk, sizes.factors)
-        lines = how.saved_states(sizes, rows, call.cu_seqlens is not None)
+        chosen = plan("delta_scan", call.method, call.chunk, sizes.factors)
+        lines = chosen.saved_states(sizes, rows, call.cu_seqlens is not None)
         outputs += [empty(q, call.v.shape), empty(q, (lines, *state), dtype=dtype)]
     return outputs
 
@@ -120,10 +120,10 @@ def forward_outputs(call: DeltaForward, out: Tensor | None = None) -> list[Tenso
 def forward(call: DeltaForward, out: Tensor | None = None) -> list[Tensor]:
     """Run the kernel, which writes o to ``out`` if it is given."""
     outputs, sizes = forward_outputs(call, out), call.sizes
-    how = plan("delta_scan", call.method, call.chunk, sizes.factors)
+    chosen = plan("delta_scan", call.method, call.chunk, sizes.factors)
     q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
     decay, state = (None if x is None else contiguous(x) for x in (call.decay, call.state))
-    work = _work(sizes, how, how.forward, call.reset, call.lengths, call.cu_seqlens)
+    work = _work(sizes, chosen, chosen.forward, call.reset, call.lengths, call.cu_seqlens)
     _core.delta.forward(work, q, k, v, beta, decay, state, *outputs, *([] if call.save else [None, None]))
     return outputs
 
@@ -146,12 +146,12 @@ def backward(call: DeltaBackward, into: list[Tensor] | None = None) -> list[Tens
     Only the gradients of q, k and v may be slices, with a contiguous last axis; all others are contiguous.
     """
     gradients, sizes = gradients_of(call) if into is None else into, call.sizes
-    how = plan("delta_scan", call.method, call.chunk, sizes.factors)
+    chosen = plan("delta_scan", call.method, call.chunk, sizes.factors)
     q, k, beta = unit_stride(call.q), unit_stride(call.k), contiguous(call.beta)
     e, states = contiguous(call.e), contiguous(call.states)
     decay, dlast = (None if x is None else contiguous(x) for x in (call.decay, call.dlast))
     d_o = None if call.dout is None else unit_stride(call.dout)
-    work = _work(sizes, how, how.backward, call.reset, call.lengths, call.cu_seqlens)
+    work = _work(sizes, chosen, chosen.backward, call.reset, call.lengths, call.cu_seqlens)
     dq, dk, dv, dbeta, *rest = gradients
     ddecay, dstate = None if decay is None else rest[0], rest[-1] if call.needs_state else None
     _core.delta.backward(work, q, k, beta, decay, e, states, d_o, dlast, dq, dk, dv, dbeta, ddecay, dstate)

@@ -54,13 +54,13 @@ def checked_method(method: str, dtype: torch.dtype, sizes: Sizes) -> tuple[str, 
     return "chunk", _TILES[dtype].factors
 
 
-def _power_of_two(least: int, x: int) -> int:
-    return max(least, 1 << (x - 1).bit_length())
+def _power_of_two(minimum: int, x: int) -> int:
+    return max(minimum, 1 << (x - 1).bit_length())
 
 
-def _columns(work: Work, most: int) -> int:
+def _columns(work: Work, maximum: int) -> int:
     """Return the number of state columns per program."""
-    return min(_power_of_two(8, work.sizes.values), most)
+    return min(_power_of_two(8, work.sizes.values), maximum)
 
 
 def _together(work: Work, x: Tensor) -> int:
@@ -75,7 +75,7 @@ def _launch(
     programs: int,
     memory: Sequence[Tensor | None],
     numbers: Sequence[int],
-    **how: int,
+    **constants: int,
 ) -> None:
     """Launch a kernel with the arguments that all kernels share."""
     import triton.language as tl
@@ -95,7 +95,7 @@ def _launch(
             STEPS=work.steps,
             C=_together(work, x),
             STATE=tl.float64 if x.dtype == torch.float64 else tl.float32,
-            **how,
+            **constants,
             num_warps=tile.backward_warps if backward else 4,
             enable_fp_fusion=True,
         )
@@ -131,8 +131,8 @@ def forward(call: DeltaForward) -> list[Tensor]:
     numbers = (*strides(q), *factor_strides(k), *factor_strides(v), work.reset_row)
     columns = _columns(work, _TILES[q.dtype].columns)
     programs = work.sequences * sizes.heads * -(-sizes.values // columns)
-    how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
-    _launch("fwd", work, q, programs, memory, (*numbers, sizes.time, sizes.heads), **how)
+    constants = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
+    _launch("fwd", work, q, programs, memory, (*numbers, sizes.time, sizes.heads), **constants)
     return outputs
 
 
@@ -162,9 +162,9 @@ def backward(call: DeltaBackward) -> list[Tensor]:
     places = (parts[0], parts[1], gradients[2], parts[3], parts.get(4), state, dstate)
     memory = (q, k, beta, decay, e, states, d_o, *work.memory, _inverse(k, beta, decay, work), *places)
     numbers = (*strides(q), *factor_strides(k), *strides(d_o), work.reset_row)
-    how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
+    constants = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
     programs = work.sequences * sizes.heads * blocks
-    _launch("bwd", work, q, programs, memory, (*numbers, sizes.batch, sizes.time, sizes.heads), **how)
+    _launch("bwd", work, q, programs, memory, (*numbers, sizes.batch, sizes.time, sizes.heads), **constants)
     if blocks > 1:
         for place, part in parts.items():
             torch.sum(part, 0, out=gradients[place])

@@ -137,8 +137,8 @@ class _Part(NamedTuple):
         capability = torch.cuda.get_device_capability(self.like.device)[0] if self.like.is_cuda else 0
         warps = warps_of(kernel, self.like.dtype, capability)
         with launch.on(self.like):
-            found = getattr(launch.triton_kernels("delta_scan", source), f"delta_chunk_{kernel}_kernel")
-            found[(programs * work.sequences * self.part,)](
+            kernel_launcher = getattr(launch.triton_kernels("delta_scan", source), f"delta_chunk_{kernel}_kernel")
+            kernel_launcher[(programs * work.sequences * self.part,)](
                 **memory, **cut, **size, **chosen, num_warps=warps, num_stages=1, enable_fp_fusion=True
             )
 
@@ -161,14 +161,14 @@ def _parts(work: Work, like: Tensor, at_once: int) -> Iterator[_Part]:
 
 def _strided(**signals: Tensor | None) -> dict[str, Any]:
     """Return q, k, v and d_o with their strides as arguments."""
-    found: dict[str, Any] = dict(signals)
+    arguments: dict[str, Any] = dict(signals)
     for name, x in signals.items():
         if x is not None and name in ("k", "v"):
             axes = ("row", "time", "factor", "head")
-            found |= zip([f"{name}_{axis}" for axis in axes], factor_strides(x), strict=True)
+            arguments |= zip([f"{name}_{axis}" for axis in axes], factor_strides(x), strict=True)
         else:
-            found |= zip([f"{name}_{axis}" for axis in ("row", "time", "head")], strides(x), strict=True)
-    return found
+            arguments |= zip([f"{name}_{axis}" for axis in ("row", "time", "head")], strides(x), strict=True)
+    return arguments
 
 
 def _chosen(every: dict[str, Any], signals: str, others: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def work_of(call: DeltaForward | DeltaBackward, chunk: int) -> Work:
         )
     check_values("delta_scan", sizes.batch, sizes.time, lengths, cu_seqlens)
     lengths, cu_seqlens = launch.in_range(lengths, cu_seqlens, sizes.time)
-    how = plan("delta_scan", "chunk", chunk, sizes.factors)
+    chosen = plan("delta_scan", "chunk", chunk, sizes.factors)
     return Work(
         None if reset is None else reset.contiguous().view(torch.uint8),
         launch.as_int64(lengths, call.q),
@@ -58,8 +58,8 @@ def work_of(call: DeltaForward | DeltaBackward, chunk: int) -> Work:
         sizes.time if reset is not None and reset.dim() == 2 else 0,
         rows_of(sizes, cu_seqlens),
         sizes,
-        how.period,
-        how.backward,
+        chosen.period,
+        chosen.backward,
     )
 
 
