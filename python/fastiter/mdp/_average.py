@@ -192,8 +192,8 @@ class _Run:
             step = self._backup(h, w, steps)
             assert step is not None  # for the type checker: each step is checked
             gain = -chain.residual(h)  # the old policy's gain, up to rounding
-            least = _BETTER * np.maximum(np.abs(w), self.process.largest_reward)
-            better = (w - h) + gain > np.maximum(least, 2 * noise)
+            threshold = _BETTER * np.maximum(np.abs(w), self.process.largest_reward)
+            better = (w - h) + gain > np.maximum(threshold, 2 * noise)
             policy = np.where(better, self.action, policy)
             yield step._replace(stagnated=step.stagnated or not better.any())
 
@@ -267,10 +267,10 @@ def _directly(equations: _BiasOperator, reward: Array, x: Array, size: float) ->
     identity = np.eye(len(x), dtype=x.dtype)
     matrix = np.stack([equations.multiply(column) for column in identity], axis=1)
     try:
-        found: Array = np.linalg.solve(matrix, reward)
+        solution: Array = np.linalg.solve(matrix, reward)
     except np.linalg.LinAlgError:  # several recurrent classes
         return x
-    return found if norm(reward - equations.multiply(found)) < size else x
+    return solution if norm(reward - equations.multiply(solution)) < size else x
 
 
 def _unending(function: str, problem: Any) -> Process:
@@ -309,9 +309,9 @@ def _per_unit_of_time(function: str, process: Process, sojourn: Array) -> tuple[
     target[last], weight[last] = owner, (1 - factor / time).astype(rows.weight.dtype)
     entry = rows.entry + np.arange(len(rows.entry))
     reward = (rows.reward / time).astype(rows.reward.dtype)
-    made = Process(Rows(rows.row, entry, target, weight, reward, rows.label), None, process.sums)
-    made.inexact = 2.0**-50 + (2.0**-22 if process.bits == 32 else 0)  # rounded weights and rewards
-    return made, factor
+    compact = Process(Rows(rows.row, entry, target, weight, reward, rows.label), None, process.sums)
+    compact.inexact = 2.0**-50 + (2.0**-22 if process.bits == 32 else 0)  # rounded weights and rewards
+    return compact, factor
 
 
 def extended_value_iteration(

@@ -66,8 +66,8 @@ class MDPBatch:
             raise TypeError("MDPBatch: P or R must be the numbers of several models, got neither")
         rows, dtype = problem._process.rows, problem.dtype
         P, R = (as_array("MDPBatch", name, x, dtype) for name, x in (("P", P), ("R", R)))
-        given = [("P", P, "entries", len(rows.weight)), ("R", R, "rows", len(rows.reward))]
-        for name, x, axis, length in given:
+        parts = [("P", P, "entries", len(rows.weight)), ("R", R, "rows", len(rows.reward))]
+        for name, x, axis, length in parts:
             if x is None:
                 continue
             check_array("MDPBatch", name, x, (problem.dtype.name,))
@@ -152,14 +152,14 @@ class MDPBatch:
         choice = Choice(method, stop, **options)
         problem = self._problem
         problem._discount("solve")
-        choice.made("solve", problem._process, limits)
+        choice.new_method("solve", problem._process, limits)
         starts, solution = self._starts(value0), None
         if callback is None and self._models:
             solution = self._by_kernels(choice, None if value0 is None else np.stack(self._firsts(starts)), limits)
         if solution is None:
             pairs = zip(self._models, self._firsts(starts), strict=True)
-            found = [model._found("solve", choice, v, limits) for model, v in pairs]
-            solution = together(found, problem.S, problem.dtype, limits)
+            solutions = [model._solved("solve", choice, v, limits) for model, v in pairs]
+            solution = together(solutions, problem.S, problem.dtype, limits)
         return judged("solve", solution, limits.throw)
 
     def _by_kernels(self, choice: Choice, starts: Array | None, limits: Limits) -> MDPSolution | None:
@@ -175,12 +175,14 @@ class MDPBatch:
         first = loops_of_each("solve", processes, opening, starts, limits, problem._negated, when)
         if first is None:
             return None
-        found = [alone(first, m) for m in range(len(processes))]
-        found = [replace(each, history=each.history[: each.steps]) for each in found]  # without the NaN at the end
-        for m, each in enumerate(found):
+        solutions = [alone(first, m) for m in range(len(processes))]
+        solutions = [
+            replace(each, history=each.history[: each.steps]) for each in solutions
+        ]  # without the NaN at the end
+        for m, each in enumerate(solutions):
             if each.reason != "converged":
-                found[m] = automatic(processes[m], choice, begins[m], limits, problem._negated, each)
-        return together(found, problem.S, problem.dtype, limits)
+                solutions[m] = automatic(processes[m], choice, begins[m], limits, problem._negated, each)
+        return together(solutions, problem.S, problem.dtype, limits)
 
     def _firsts(self, starts: Sequence[Array | None]) -> list[Array]:
         """Return the initial values of each model in the form that the kernels expect."""
@@ -221,15 +223,15 @@ class MDPBatch:
         ConvergenceError
             If the values cannot be computed to rounding.
         """
-        given = integers("evaluate", "policy", policy)
+        actions = integers("evaluate", "policy", policy)
         S = self._problem.S
-        if given.shape not in ((S,), (len(self), S)):
+        if actions.shape not in ((S,), (len(self), S)):
             expected = f"(S,) = ({S},) or (B, S) = ({len(self)}, {S})"
-            raise ValueError(f"evaluate: policy must have shape {expected}, got {given.shape}")
-        found = np.empty((len(self), S), self._problem.dtype)
+            raise ValueError(f"evaluate: policy must have shape {expected}, got {actions.shape}")
+        values = np.empty((len(self), S), self._problem.dtype)
         for m, model in enumerate(self._models):
-            found[m] = model.evaluate(given if given.ndim == 1 else given[m], rank=rank)
-        return found
+            values[m] = model.evaluate(actions if actions.ndim == 1 else actions[m], rank=rank)
+        return values
 
 
 def _model(problem: MDP, m: int, weights: Array | None, rewards: Array | None) -> MDP:

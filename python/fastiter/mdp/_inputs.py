@@ -62,10 +62,10 @@ def _nested(function: str, P: Sequence[Any], R: Any) -> Rows:
     S = len(P)
     column: list[Array] = []
     value: list[Array] = []
-    for s, given in enumerate(P):
-        if not isinstance(given, (list, tuple)):
-            raise TypeError(f"{function}: P[{s}] must be a list of actions like P[0], got {type_name(given)}")
-        for a, one in enumerate(given):
+    for s, actions in enumerate(P):
+        if not isinstance(actions, (list, tuple)):
+            raise TypeError(f"{function}: P[{s}] must be a list of actions like P[0], got {type_name(actions)}")
+        for a, one in enumerate(actions):
             name = f"P[{s}][{a}]"
             if not isinstance(one, (list, tuple, np.ndarray)):
                 raise TypeError(f"{function}: {name} must be (next, p) or {S} probabilities, got {type_name(one)}")
@@ -81,7 +81,7 @@ def _nested(function: str, P: Sequence[Any], R: Any) -> Rows:
                 to, p = np.flatnonzero(p), p[p != 0]
             column.append(to.clip(-1, 2**31 - 1).astype(np.int32))
             value.append(p)
-    counts = np.array([len(given) for given in P])
+    counts = np.array([len(actions) for actions in P])
     reward = _nested_rewards(function, R, counts)
     none_i, none_f = [np.zeros(0, np.int32)], [np.zeros(0)]
     return Rows(
@@ -105,32 +105,36 @@ def _nested_rewards(function: str, R: Any, counts: Array) -> Array:
     if isinstance(R, np.ndarray) and R.shape == (S,):
         return np.repeat(R.astype(np.float64), counts)
     if isinstance(R, (list, tuple, np.ndarray)) and len(R) == S:
-        found = [np.atleast_1d(_numbers(function, f"R[{s}]", r)) for s, r in enumerate(R)]
-        wrong = [s for s in range(S) if found[s].shape != (counts[s],)]
+        rewards = [np.atleast_1d(_numbers(function, f"R[{s}]", r)) for s, r in enumerate(R)]
+        wrong = [s for s in range(S) if rewards[s].shape != (counts[s],)]
         if wrong:
             s = wrong[0]
-            raise ValueError(f"{function}: R[{s}] must have shape ({counts[s]},) like P[{s}], got {found[s].shape}")
-        return np.concatenate([np.zeros(0), *found])
+            raise ValueError(f"{function}: R[{s}] must have shape ({counts[s]},) like P[{s}], got {rewards[s].shape}")
+        return np.concatenate([np.zeros(0), *rewards])
     wrong_rewards(function, f"({S},) or R[s][a]", R)
 
 
 def _outcomes(function: str, P: Mapping[Any, Any]) -> Rows:
     """Return P[s][a] = list of (p, next, reward, done), a dict or a list of dicts or lists, with expected rewards."""
-    actions = [_numbered(function, f"P[{s}]", given) for s, given in enumerate(_numbered(function, "P", P)[1])]
-    given = [(f"P[{s}][{a}]", one) for s, (keys, each) in enumerate(actions) for a, one in zip(keys, each, strict=True)]
-    for name, one in given:
+    actions = [_numbered(function, f"P[{s}]", outcomes) for s, outcomes in enumerate(_numbered(function, "P", P)[1])]
+    outcomes = [
+        (f"P[{s}][{a}]", one) for s, (keys, each) in enumerate(actions) for a, one in zip(keys, each, strict=True)
+    ]
+    for name, one in outcomes:
         if not isinstance(one, (list, tuple)) or not all(isinstance(x, (list, tuple)) and len(x) == 4 for x in one):
             raise TypeError(f"{function}: {name} must be {_OUTCOMES}, got {type_name(one)} with others")
         wrong = [done for *_, done in one if not isinstance(done, (bool, np.bool_))]
         if wrong:
             raise TypeError(f"{function}: {name} must have a bool as done, got {type_name(wrong[0])}")
-    numbers = [_numbers(function, name, [(x[0], x[2]) for x in one]).reshape(-1, 2) for name, one in given]
-    to = [integers(function, name, [x[1] for x in one]) for name, one in given]
+    numbers = [_numbers(function, name, [(x[0], x[2]) for x in one]).reshape(-1, 2) for name, one in outcomes]
+    to = [integers(function, name, [x[1] for x in one]) for name, one in outcomes]
     weight, reward = np.concatenate([np.zeros((0, 2)), *numbers]).T
-    lengths = np.array([len(one) for _, one in given], np.int64)
-    expected = np.bincount(np.repeat(np.arange(len(given)), lengths), weights=weight * reward, minlength=len(given))
+    lengths = np.array([len(one) for _, one in outcomes], np.int64)
+    expected = np.bincount(
+        np.repeat(np.arange(len(outcomes)), lengths), weights=weight * reward, minlength=len(outcomes)
+    )
     labels = np.array([a for keys, _ in actions for a in keys], np.int64)
-    ends = np.array([done for _, one in given for *_, done in one], np.bool_)
+    ends = np.array([done for _, one in outcomes for *_, done in one], np.bool_)
     return Rows(
         starts(np.array([len(keys) for keys, _ in actions], np.int64)),
         starts(lengths),
@@ -142,14 +146,14 @@ def _outcomes(function: str, P: Mapping[Any, Any]) -> Rows:
     )
 
 
-def _numbered(function: str, name: str, given: Any) -> tuple[list[int], list[Any]]:
+def _numbered(function: str, name: str, listed: Any) -> tuple[list[int], list[Any]]:
     """Return the keys of a dict in increasing order, or the positions of a list, with the elements."""
-    if isinstance(given, (list, tuple)):
-        return list(range(len(given))), list(given)
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{function}: {name} must be a dict or a list of actions, got {type_name(given)}")
-    keys = sorted(int(key) for key in given if isinstance(key, (int, np.integer)) and key >= 0)
-    if len(keys) < len(given) or (name == "P" and keys != list(range(len(keys)))):
+    if isinstance(listed, (list, tuple)):
+        return list(range(len(listed))), list(listed)
+    if not isinstance(listed, Mapping):
+        raise TypeError(f"{function}: {name} must be a dict or a list of actions, got {type_name(listed)}")
+    keys = sorted(int(key) for key in listed if isinstance(key, (int, np.integer)) and key >= 0)
+    if len(keys) < len(listed) or (name == "P" and keys != list(range(len(keys)))):
         expected = "the states from 0 on" if name == "P" else "numbers of actions"
         raise ValueError(f"{function}: {name} must have {expected} as keys, got others")
-    return keys, [given[key] for key in keys]
+    return keys, [listed[key] for key in keys]

@@ -161,10 +161,10 @@ def _rows_of_all(flat: Sparse, reward: Array, states: int, actions: int, impossi
     possible = reward != impossible
     if possible.all():
         return Rows(np.arange(states + 1, dtype=np.int64) * actions, flat.start, flat.column, flat.value, reward)
-    kept = keep_rows(flat, possible)
+    reached = keep_rows(flat, possible)
     counts = possible.reshape(states, actions).sum(axis=1)
     label = np.flatnonzero(possible) % max(actions, 1)
-    return Rows(starts(counts), kept.start, kept.column, kept.value, reward[possible], label)
+    return Rows(starts(counts), reached.start, reached.column, reached.value, reward[possible], label)
 
 
 def keep_rows(rows: Sparse, keep: Array) -> Sparse:
@@ -211,10 +211,10 @@ def by_action(function: str, P: Sequence[Any], R: Any, is_part: bool, impossible
     R = _as_array(function, R)
     expected = f"({S},), ({S}, {A}) or {(A, *shape)}"
     if (isinstance(R, np.ndarray) and R.shape == (A, *shape)) or (isinstance(R, list) and len(R) == A):
-        given = [plain(function, f"R[{a}]", R[a]) for a in range(A)]
-        if any(_shape(one) != shape for one in given):
+        rewards = [plain(function, f"R[{a}]", R[a]) for a in range(A)]
+        if any(_shape(one) != shape for one in rewards):
             wrong_rewards(function, expected, R)
-        reward = np.stack([_expected(m, r) for m, r in zip(matrices, given, strict=True)], axis=1).reshape(-1)
+        reward = np.stack([_expected(m, r) for m, r in zip(matrices, rewards, strict=True)], axis=1).reshape(-1)
     else:
         reward = _state_rewards(function, R, S, A, expected)
     return _rows_of_all(_interleaved(matrices), reward, S, A, impossible)

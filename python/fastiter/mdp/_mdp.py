@@ -108,17 +108,17 @@ class MDP:
 
     @classmethod
     def _of(cls, rows: Rows, gamma: float | None, terminal: Array | None = None, function: str = "MDP") -> MDP:
-        made = cls.__new__(cls)
-        made._negated, made._is_semi, made._has_ends = False, False, False
-        made._process = checked(function, rows, gamma, terminal, False)
-        return made
+        result = cls.__new__(cls)
+        result._negated, result._is_semi, result._has_ends = False, False, False
+        result._process = checked(function, rows, gamma, terminal, False)
+        return result
 
     def _like(self, process: Process) -> MDP:
         """Return another process with the sense of this one."""
-        made = MDP.__new__(MDP)
-        made._negated, made._is_semi, made._has_ends = self._negated, self._is_semi, self._has_ends
-        made._process = process
-        return made
+        result = MDP.__new__(MDP)
+        result._negated, result._is_semi, result._has_ends = self._negated, self._is_semi, self._has_ends
+        result._process = process
+        return result
 
     @property
     def S(self) -> int:
@@ -220,9 +220,9 @@ class MDP:
         limits = Limits(None, atol, max_steps, callback, throw).checked("solve", smallest_max=1, zero=False)
         check_choice("solve", "stop", stop, STOPS)
         choice = Choice(method, stop, order, exact_diag, omega, policy_sweeps, alpha, window)
-        return judged("solve", self._found("solve", choice, self._start("solve", value0), limits), limits.throw)
+        return judged("solve", self._solved("solve", choice, self._start("solve", value0), limits), limits.throw)
 
-    def _found(self, function: str, choice: Choice, start: Array, limits: Limits) -> MDPSolution:
+    def _solved(self, function: str, choice: Choice, start: Array, limits: Limits) -> MDPSolution:
         """Return a solution, whether converged or not."""
         self._discount(function)
         if choice.is_free(self._process):
@@ -261,8 +261,8 @@ class MDP:
         discount = self._discount("evaluate")
         if process.modulus(discount)[1] >= 1:
             raise ValueError("evaluate: gamma must be below 1, got 1")
-        found = self._policy_values("evaluate", place, rank)
-        return -found if self._negated else found
+        result = self._policy_values("evaluate", place, rank)
+        return -result if self._negated else result
 
     def _policy_values(self, function: str, place: Array, rank: int | None = None) -> Array:
         """Return the values of a policy, given as positions within the states, for the kernels' (signed) rewards."""
@@ -270,8 +270,8 @@ class MDP:
         modulus, zeros = self._process.modulus(discount)[1], np.zeros(self.S, self.dtype)
         elimination = _core.mdp.Elimination() if rank is None else None
         chain = Chain(self._process.model.chain(place), discount, zeros, modulus=modulus, elimination=elimination)
-        how = None if rank is None else lambda chain, v: deflated(chain, v, rank)
-        return solved(function, chain, chain.residual(zeros), how)
+        method = None if rank is None else lambda chain, v: deflated(chain, v, rank)
+        return solved(function, chain, chain.residual(zeros), method)
 
     def action_values(self, value: Array) -> Array:
         """Return r(s, a) + gamma E value(s') of each row (rows,), by state and then by action.
@@ -292,9 +292,9 @@ class MDP:
             If the values are not as described.
         """
         v = self._values("action_values", "value", value)
-        found = np.empty(self.rows, self.dtype)
-        self._process.model.action_values(v, found, self._discount("action_values"))
-        return -found if self._negated else found
+        result = np.empty(self.rows, self.dtype)
+        self._process.model.action_values(v, result, self._discount("action_values"))
+        return -result if self._negated else result
 
     @property
     def row_starts(self) -> Array:
@@ -335,15 +335,15 @@ class MDP:
     def _start(self, function: str, value0: object) -> Array:
         low, high = self._process.modulus(self._discount(function))
         if value0 is not None:
-            given = self._values(function, "value0", value0)
-            if high >= 1 and given.any() and self._process.has_free_cycle:
+            values = self._values(function, "value0", value0)
+            if high >= 1 and values.any() and self._process.has_free_cycle:
                 expected = "0 if gamma is 1 and a cycle earns nothing, as V = T V has many solutions"
                 raise ValueError(f"{function}: value0 must be {expected}, got others")
-            return given
+            return values
         process = self._process
-        start, least = np.zeros(process.states, process.dtype), process.least_best
-        if high < 1 and least < np.inf:
+        start, lowest = np.zeros(process.states, process.dtype), process.smallest_best
+        if high < 1 and lowest < np.inf:
             with np.errstate(over="ignore"):
-                bound = process.dtype.type(least / (1 - (high if least < 0 else low)))
+                bound = process.dtype.type(lowest / (1 - (high if lowest < 0 else low)))
             start[~process.is_terminal] = bound if np.isfinite(bound) else 0
         return start

@@ -22,12 +22,12 @@ Listed = list[list[Array]]
 def checked(function: str, outcomes: Any) -> Listed:
     """Return the outcomes of each action as an array (outcomes, 3)."""
     S = len(_sequence(function, "outcomes", outcomes, "state"))
-    found = []
+    result = []
     for s, actions in enumerate(outcomes):
         name = f"outcomes[{s}]"
         each = enumerate(_sequence(function, name, actions, "action"))
-        found.append([_of_action(function, f"{name}[{a}]", listed, S) for a, listed in each])
-    return found
+        result.append([_of_action(function, f"{name}[{a}]", listed, S) for a, listed in each])
+    return result
 
 
 def _sequence(function: str, name: str, x: Any, what: str) -> Any:
@@ -41,8 +41,8 @@ def _sequence(function: str, name: str, x: Any, what: str) -> Any:
 def _of_action(function: str, name: str, listed: Any, S: int) -> Array:
     expected = "(probability, reward, next state) of each outcome"
     try:
-        given = np.asarray(listed)
-        numbers = given.astype(np.float64) if given.dtype.kind in "biuf" else None
+        array = np.asarray(listed)
+        numbers = array.astype(np.float64) if array.dtype.kind in "biuf" else None
     except (TypeError, ValueError):
         numbers = None
     if numbers is None:

@@ -65,15 +65,15 @@ class Process:
         """Return the size of the rounding errors of a sweep, from which bounds follow."""
         reward = self.largest_reward if largest_reward is None else largest_reward
         longest = self.longest if longest is None else longest
-        found = _core.mdp.Accuracy(self.bits == 64, discount, *self.sums, reward, longest)
-        found.doubt, found.base, found.inexact = self.doubt, self.base, self.inexact
-        return found
+        result = _core.mdp.Accuracy(self.bits == 64, discount, *self.sums, reward, longest)
+        result.doubt, result.base, result.inexact = self.doubt, self.base, self.inexact
+        return result
 
     @cached_property
     def is_terminal(self) -> npt.NDArray[np.bool_]:
         """Whether each state has no actions."""
-        found: npt.NDArray[np.bool_] = np.diff(self.rows.row) == 0
-        return found
+        result: npt.NDArray[np.bool_] = np.diff(self.rows.row) == 0
+        return result
 
     @cached_property
     def has_terminal(self) -> bool:
@@ -91,7 +91,7 @@ class Process:
         return float(max(self.rows.reward.max(initial=0), -self.rows.reward.min(initial=0)))
 
     @cached_property
-    def least_best(self) -> float:
+    def smallest_best(self) -> float:
         """The minimum over states with actions of the largest reward of an action; inf without such states."""
         rewards, first = self.rows.reward, self.rows.row[:-1][~self.is_terminal]
         if not len(first):
@@ -120,9 +120,9 @@ class Process:
         return self._absorbing(False)
 
     def _absorbing(self, idle: bool) -> npt.NDArray[np.bool_]:
-        found = np.empty(self.states, np.bool_)
-        _core.mdp.absorbing(self.bits, self.states, self.arrays, idle, found.view(np.uint8))
-        return found
+        result = np.empty(self.states, np.bool_)
+        _core.mdp.absorbing(self.bits, self.states, self.arrays, idle, result.view(np.uint8))
+        return result
 
     @cached_property
     def endless_is_costly(self) -> bool:
@@ -132,14 +132,14 @@ class Process:
         """
         if (self.rows.reward < 0).all():
             return True
-        found = self._staying(self.may_last)
-        return found is not None and bool((self.rows.reward[found] < 0).all())
+        result = self._staying(self.may_last)
+        return result is not None and bool((self.rows.reward[result] < 0).all())
 
     @cached_property
     def has_free_cycle(self) -> bool:
         """Whether a policy can stay forever on undiscounted rows that earn nothing, so that V = T V is not unique."""
-        found = self._staying((self.rows.reward == 0) & self.may_last)
-        return found is not None and bool(found.any())
+        result = self._staying((self.rows.reward == 0) & self.may_last)
+        return result is not None and bool(result.any())
 
     @property
     def row_sums(self) -> Array:
@@ -150,21 +150,21 @@ class Process:
     @property
     def may_last(self) -> npt.NDArray[np.bool_]:
         """Whether each row never ends the episode by itself: its weights sum to 1."""
-        found: npt.NDArray[np.bool_] = self.row_sums > 1 - SUM_TOLERANCE[self.dtype.name]
-        return found
+        result: npt.NDArray[np.bool_] = self.row_sums > 1 - SUM_TOLERANCE[self.dtype.name]
+        return result
 
     def _staying(self, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
         """Return the subset of rows on which a policy can stay forever; None if the search takes too long."""
         row, entry = self.rows.row, self.rows.entry
         owner = np.repeat(np.arange(len(usable)), np.diff(entry))
         state = np.repeat(np.arange(self.states), np.diff(row))
-        possible, found = self.rows.weight > 0, usable.copy()
+        possible, result = self.rows.weight > 0, usable.copy()
         for _ in range(_ROUNDS):
-            inside = np.bincount(state[found], minlength=self.states) > 0
+            inside = np.bincount(state[result], minlength=self.states) > 0
             leaves = np.bincount(owner[possible & ~inside[self.rows.next]], minlength=len(usable)) > 0
-            if not (found & leaves).any():
-                return found
-            found &= ~leaves
+            if not (result & leaves).any():
+                return result
+            result &= ~leaves
         return None
 
     def order_from(self, goals: Array) -> tuple[Array, int]:
@@ -184,20 +184,20 @@ class Process:
 
     def place(self, function: str, policy: Any) -> npt.NDArray[np.int32]:
         """Return a policy (states) as positions within the states; raise for actions that a state does not have."""
-        given = integers(function, "policy", policy)
-        if given.shape != (self.states,):
-            raise ValueError(f"{function}: policy must have shape (S,) = ({self.states},), got {given.shape}")
+        actions = integers(function, "policy", policy)
+        if actions.shape != (self.states,):
+            raise ValueError(f"{function}: policy must have shape (S,) = ({self.states},), got {actions.shape}")
         counts, label = np.diff(self.rows.row), self.rows.label
-        place = np.where(counts == 0, -1, given)
+        place = np.where(counts == 0, -1, actions)
         if label is not None:
             owner = np.repeat(np.arange(self.states), counts)
-            match = label == given[owner]
+            match = label == actions[owner]
             place = np.where(counts == 0, -1, counts)
             np.minimum.at(place, owner[match], np.flatnonzero(match) - self.rows.row[owner[match]])
         wrong = (counts > 0) & ((place < 0) | (place >= counts))
         if wrong.any():
             s = int(np.argmax(wrong))
-            raise ValueError(f"{function}: policy must have an action of each state, got {given[s]} in state {s}")
+            raise ValueError(f"{function}: policy must have an action of each state, got {actions[s]} in state {s}")
         return place.astype(np.int32)
 
 
@@ -206,8 +206,8 @@ def has_one_class(rows: Rows, place: Array) -> bool:
     S = rows.states
     chosen = np.zeros(len(rows.reward), np.bool_)
     chosen[rows.row[:-1] + place] = True
-    kept = keep_rows(Sparse(rows.entry, rows.next, rows.weight, S), chosen)
-    owner, to = (x[kept.value > 0] for x in (np.repeat(np.arange(S), np.diff(kept.start)), kept.column))
+    chain = keep_rows(Sparse(rows.entry, rows.next, rows.weight, S), chosen)
+    owner, to = (x[chain.value > 0] for x in (np.repeat(np.arange(S), np.diff(chain.start)), chain.column))
     after, before = _neighbours(owner, to, S), _neighbours(to, owner, S)
     s, order = 0, np.empty(S, np.int32)
     while True:
@@ -267,10 +267,10 @@ def like(function: str, process: Process, weight: Array | None, reward: Array | 
         weight=rows.weight if weight is None else weight, reward=rows.reward if reward is None else reward
     )
     sums = _check(function, rows, -1 if weight is None else SUM_TOLERANCE[rows.weight.dtype.name], sign)
-    made = Process(rows, process.discount, sums)
-    if weight is not None and process.discount is not None and made.modulus(process.discount)[1] >= 1:
-        _check_reaches(function, made)
-    return made
+    result = Process(rows, process.discount, sums)
+    if weight is not None and process.discount is not None and result.modulus(process.discount)[1] >= 1:
+        _check_reaches(function, result)
+    return result
 
 
 def finite_number(function: str, name: str, x: object) -> float:
@@ -305,9 +305,9 @@ def _discounts(function: str, gamma: Any, rows: int) -> tuple[float | None, Arra
 
 
 def _terminal_states(function: str, terminal: Any, states: int) -> npt.NDArray[np.bool_]:
-    found = np.zeros(states, np.bool_)
+    result = np.zeros(states, np.bool_)
     if terminal is None:
-        return found
+        return result
     if isinstance(terminal, np.ndarray) and terminal.dtype == np.bool_:
         if terminal.shape != (states,):
             raise ValueError(f"{function}: terminal must have shape (S,) = ({states},), got {terminal.shape}")
@@ -317,8 +317,8 @@ def _terminal_states(function: str, terminal: Any, states: int) -> npt.NDArray[n
     if wrong.any():
         got = which[wrong][0]
         raise ValueError(f"{function}: terminal must be states from 0 to {states - 1}, got {got}")
-    found[which] = True
-    return found
+    result[which] = True
+    return result
 
 
 def _place(rows: Rows, row: int) -> str:
@@ -387,10 +387,10 @@ def _without(rows: Rows, is_terminal: npt.NDArray[np.bool_]) -> Rows:
     if not (counts[is_terminal] > 0).any():
         return rows
     keep = ~np.repeat(is_terminal, counts)
-    kept = keep_rows(Sparse(rows.entry, rows.next, rows.weight, rows.states), keep)
+    chain = keep_rows(Sparse(rows.entry, rows.next, rows.weight, rows.states), keep)
     row = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(is_terminal, 0, counts))])
     label = None if rows.label is None else rows.label[keep]
-    return Rows(row, kept.start, kept.column, kept.value, rows.reward[keep], label)
+    return Rows(row, chain.start, chain.column, chain.value, rows.reward[keep], label)
 
 
 def _without_ends(rows: Rows) -> Rows:

@@ -145,45 +145,45 @@ class AverageSolution(Solution):
         return [f"gain {self.gain:.6g}"]
 
 
-def alone(found: MDPSolution, m: int = 0) -> MDPSolution:
+def alone(batch: MDPSolution, m: int = 0) -> MDPSolution:
     """Return the solution of one of several models."""
     return MDPSolution(
-        value=found.value[m],
-        policy=found.policy[m],
-        lower=found.lower[m],
-        upper=found.upper[m],
-        converged=bool(found.converged[m]),
-        steps=int(found.steps[m]),
-        residual=float(found.residual[m]),
-        tolerance=found.tolerance,
-        history=found.history[m],
-        method=found.method,
-        reason=found.reason[m],
+        value=batch.value[m],
+        policy=batch.policy[m],
+        lower=batch.lower[m],
+        upper=batch.upper[m],
+        converged=bool(batch.converged[m]),
+        steps=int(batch.steps[m]),
+        residual=float(batch.residual[m]),
+        tolerance=batch.tolerance,
+        history=batch.history[m],
+        method=batch.method,
+        reason=batch.reason[m],
     )
 
 
-def together(found: Sequence[MDPSolution], S: int, dtype: np.dtype[Any], limits: Limits) -> MDPSolution:
+def together(solutions: Sequence[MDPSolution], S: int, dtype: np.dtype[Any], limits: Limits) -> MDPSolution:
     """Return the solutions of several models as one, with a leading axis of models."""
-    checks = max([len(one.history) for one in found], default=0)
-    history = np.full((len(found), checks), np.nan)
-    for m, one in enumerate(found):
+    checks = max([len(one.history) for one in solutions], default=0)
+    history = np.full((len(solutions), checks), np.nan)
+    for m, one in enumerate(solutions):
         history[m, : len(one.history)] = one.history
 
     def stacked(name: str, kind: Any) -> Any:
-        return np.array([getattr(one, name) for one in found], kind).reshape(len(found), S)
+        return np.array([getattr(one, name) for one in solutions], kind).reshape(len(solutions), S)
 
     return MDPSolution(
         value=stacked("value", dtype),
         policy=stacked("policy", np.int64),
         lower=stacked("lower", np.float64),
         upper=stacked("upper", np.float64),
-        converged=np.array([one.converged for one in found], np.bool_),
-        steps=np.array([one.steps for one in found], np.int64),
-        residual=np.array([one.residual for one in found], np.float64),
+        converged=np.array([one.converged for one in solutions], np.bool_),
+        steps=np.array([one.steps for one in solutions], np.int64),
+        residual=np.array([one.residual for one in solutions], np.float64),
         tolerance=limits.atol,
         history=history,
-        method=found[0].method if found else "none",
-        reason=tuple(one.reason for one in found),
+        method=solutions[0].method if solutions else "none",
+        reason=tuple(one.reason for one in solutions),
     )
 
 

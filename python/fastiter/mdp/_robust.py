@@ -118,36 +118,36 @@ def robust(
     process, negated = checked_problem("robust", problem)
     if kind == "linf" and support is False:
         process = _everywhere(process)
-    given = Limits(None, atol, max_steps, callback, throw).checked("robust", smallest_max=1, zero=False)
+    options = Limits(None, atol, max_steps, callback, throw).checked("robust", smallest_max=1, zero=False)
     start = problem._start("robust", value0)
-    found = ambiguity("robust", process, kind, radius, limits, support, optimistic)
+    uncertainty = ambiguity("robust", process, kind, radius, limits, support, optimistic)
     process = _with_free_mass(process)
     if policy is not None:
-        process, found = restricted(process, found, process.place("robust", policy))
-    process.inexact = inexact(process, found)
+        process, uncertainty = restricted(process, uncertainty, process.place("robust", policy))
+    process.inexact = inexact(process, uncertainty)
     mixture = np.zeros(len(process.rows.reward)) if kind == "s-l1" else None
 
     def once(process: Process, start: Array, limits: Limits) -> MDPSolution:
-        work = Work(process, start, _discount(process), operator(process, found, mixture))
+        work = Work(process, start, _discount(process), operator(process, uncertainty, mixture))
         solution = quietly(work, ValueIteration(), limits, negated)
         return solution if mixture is None else replace(solution, policy=mixture.copy())
 
-    solution = refined(process, once(process, start, given), given, negated, once, by_constants=True)
-    return judged("robust", solution, given.throw)
+    solution = refined(process, once(process, start, options), options, negated, once, by_constants=True)
+    return judged("robust", solution, options.throw)
 
 
-def inexact(process: Process, found: Ambiguity) -> float:
+def inexact(process: Process, ambiguity: Ambiguity) -> float:
     """Return the error of a worst case beyond that of a sum over its entries, relative to the largest |value|.
 
     docs/mdp/bounds.md derives it for each set.
     """
     count = 8.0 * process.longest + 64
-    if found.kind == "s-l1":
+    if ambiguity.kind == "s-l1":
         count *= 1 + float(np.diff(process.rows.row).max(initial=0))
-    if found.kind == "chi2":
-        count *= 1 + float(np.sqrt(found.radius.max(initial=0)))
-    error = count * 2.0**-53 + (_SEARCH if found.kind == "kl" else 0)
-    if found.kind == "linf" and process.bits == 32:  # limits are rounded to the dtype
+    if ambiguity.kind == "chi2":
+        count *= 1 + float(np.sqrt(ambiguity.radius.max(initial=0)))
+    error = count * 2.0**-53 + (_SEARCH if ambiguity.kind == "kl" else 0)
+    if ambiguity.kind == "linf" and process.bits == 32:  # limits are rounded to the dtype
         error += 4 * process.longest * 2.0**-24
     return error
 
@@ -192,8 +192,8 @@ def _with_free_mass(process: Process) -> Process:
     rows = process.rows
     if (np.diff(rows.row) > 0).all():
         return process
-    most = sums_of(rows, np.zeros(process.states, np.bool_))[1]
-    return Process(rows, process.discount, (0.0, max(most, 0.0)))
+    highest = sums_of(rows, np.zeros(process.states, np.bool_))[1]
+    return Process(rows, process.discount, (0.0, max(highest, 0.0)))
 
 
 def _discount(process: Process) -> float:
@@ -241,7 +241,7 @@ def _limits_around(rows: Rows, radii: Array, *, anywhere: bool) -> tuple[Array, 
     return low, high
 
 
-def _radii(function: str, radius: Any, count: int, most: float) -> Array:
+def _radii(function: str, radius: Any, count: int, highest: float) -> Array:
     radius = as_array(function, "radius", radius) if isinstance(radius, (list, tuple)) else radius
     if isinstance(radius, np.ndarray) and radius.ndim:
         check_array(function, "radius", radius)
@@ -252,9 +252,9 @@ def _radii(function: str, radius: Any, count: int, most: float) -> Array:
         if isinstance(radius, bool) or not isinstance(radius, (int, float, np.floating, np.integer)):
             raise TypeError(f"{function}: radius must be a number or an array, got {type(radius).__name__}")
         radii = np.full(count, float(radius) if fits_float(radius) else np.inf)
-    wrong = ~((radii >= 0) & (radii <= most)) | np.isinf(radii)
+    wrong = ~((radii >= 0) & (radii <= highest)) | np.isinf(radii)
     if wrong.any():
-        expected = "finite and at least 0" if np.isinf(most) else f"from 0 to {most:g}"
+        expected = "finite and at least 0" if np.isinf(highest) else f"from 0 to {highest:g}"
         raise ValueError(f"{function}: radius must be {expected}, got {radii[wrong][0]:g}")
     return radii
 
@@ -263,18 +263,18 @@ def _limits(function: str, process: Process, limits: Any) -> tuple[Array, Array]
     rows = process.rows
     if not isinstance(limits, tuple) or len(limits) != 2:
         raise TypeError(f"{function}: limits must be (low, high) for 'interval', got {type(limits).__name__}")
-    found = []
+    arrays = []
     for name, x in zip(("low", "high"), limits, strict=True):
         x = as_array(function, f"limits, {name},", x, rows.weight.dtype)
         check_array(function, f"limits, {name},", x, (rows.weight.dtype.name,))
         if x.shape != rows.weight.shape:
             raise ValueError(f"{function}: limits, {name}, must have shape {rows.weight.shape}, got {x.shape}")
-        found.append(np.ascontiguousarray(x))
-    low, high = found
+        arrays.append(np.ascontiguousarray(x))
+    low, high = arrays
     owner = np.repeat(np.arange(len(rows.reward)), np.diff(rows.entry))
-    least, most = (np.bincount(owner, weights=x, minlength=len(rows.reward)) for x in found)
+    lowest, highest = (np.bincount(owner, weights=x, minlength=len(rows.reward)) for x in arrays)
     tiny = 1e-6 if rows.weight.dtype == np.float32 else 1e-10
-    bad = (least > 1 + tiny) | (most < 1 - tiny)
+    bad = (lowest > 1 + tiny) | (highest < 1 - tiny)
     if not (low >= 0).all() or not (low <= high).all() or bad.any():
         expected = "0 <= low <= high with sums on both sides of 1 in each row"
         where = f" in row {int(np.argmax(bad))}" if bad.any() else ""
@@ -282,32 +282,32 @@ def _limits(function: str, process: Process, limits: Any) -> tuple[Array, Array]
     return low, high
 
 
-def restricted(process: Process, found: Ambiguity, place: Array) -> tuple[Process, Ambiguity]:
+def restricted(process: Process, ambiguity: Ambiguity, place: Array) -> tuple[Process, Ambiguity]:
     """Return the process with only a policy's rows, and their set."""
     rows = process.rows
     keep = np.zeros(len(rows.reward), bool)
     has = place >= 0
     keep[rows.row[:-1][has] + place[has]] = True
     entries = np.repeat(keep, np.diff(rows.entry))
-    kept = keep_rows(Sparse(rows.entry, rows.next, rows.weight, rows.states), keep)
+    selected = keep_rows(Sparse(rows.entry, rows.next, rows.weight, rows.states), keep)
     row = np.concatenate([np.zeros(1, np.int64), np.cumsum(has, dtype=np.int64)])
     label = np.flatnonzero(keep) - rows.row[:-1][has] if rows.label is None else rows.label[keep]
-    own = Rows(row, kept.start, kept.column, kept.value, rows.reward[keep], label)
-    low, high = (None if x is None else x[entries] for x in (found.low, found.high))
-    radius = found.radius if found.kind == "s-l1" else found.radius[keep]
-    return Process(own, process.discount, process.sums), found._replace(radius=radius, low=low, high=high)
+    own = Rows(row, selected.start, selected.column, selected.value, rows.reward[keep], label)
+    low, high = (None if x is None else x[entries] for x in (ambiguity.low, ambiguity.high))
+    radius = ambiguity.radius if ambiguity.kind == "s-l1" else ambiguity.radius[keep]
+    return Process(own, process.discount, process.sums), ambiguity._replace(radius=radius, low=low, high=high)
 
 
-def operator(process: Process, found: Ambiguity, mixture: Array | None = None) -> Operator:
+def operator(process: Process, ambiguity: Ambiguity, mixture: Array | None = None) -> Operator:
     """Return the robust Bellman operator."""
     discount = _discount(process)
 
     def backup(v: Array, w: Array, action: Array) -> tuple[float, float]:
         head = process.bits, process.states, process.arrays
-        if found.kind == "s-l1":
-            return _core.mdp.shared(*head, (v, w, mixture), discount, found.radius)
-        shape = found.radius, found.low, found.high
-        code = _CODES[found.kind]
-        return _core.mdp.robust(*head, (v, w, action), discount, code, shape, found.best, found.anywhere)
+        if ambiguity.kind == "s-l1":
+            return _core.mdp.shared(*head, (v, w, mixture), discount, ambiguity.radius)
+        shape = ambiguity.radius, ambiguity.low, ambiguity.high
+        code = _CODES[ambiguity.kind]
+        return _core.mdp.robust(*head, (v, w, action), discount, code, shape, ambiguity.best, ambiguity.anywhere)
 
     return backup

@@ -275,8 +275,8 @@ def stock_augmented(
         raise ValueError(f"{function}: utility must return {C} finite numbers, got shape {last.shape}")
     discount = gamma**degree  # 1 for a gamma or a degree within rounding, which needs no terminal states
     problem = augmented(listed, stocks, gamma, None if discount == 1 else discount)
-    found = finite_horizon(problem, horizon, np.tile(last, S))
-    return StockValues(found.value.reshape(-1, S, C), found.policy.reshape(-1, S, C))
+    solution = finite_horizon(problem, horizon, np.tile(last, S))
+    return StockValues(solution.value.reshape(-1, S, C), solution.policy.reshape(-1, S, C))
 
 
 class TailValues(NamedTuple):
@@ -361,12 +361,12 @@ def best_tail(
     level, listed = _level("best_tail", level), checked("best_tail", outcomes)
     if count("best_tail", "start", start) >= len(listed):
         raise ValueError(f"best_tail: start must be from 0 to {len(listed) - 1}, got {start}")
-    found = stock_augmented(outcomes, horizon, stocks, lambda c: np.minimum(c, 0), gamma)
-    tails = np.where(stays(listed, horizon, stocks, gamma), -stocks + found.value[0, start] / level, -np.inf)
+    solution = stock_augmented(outcomes, horizon, stocks, lambda c: np.minimum(c, 0), gamma)
+    tails = np.where(stays(listed, horizon, stocks, gamma), -stocks + solution.value[0, start] / level, -np.inf)
     if np.isneginf(tails).all():
         raise ValueError("best_tail: stocks must be a grid that some first stock does not leave, got a narrower one")
     best = len(stocks) - 1 - int(np.argmax(tails[::-1] >= tails.max() - 1e-12))
-    return TailValues(float(tails[best]), float(stocks[best]), found.policy)
+    return TailValues(float(tails[best]), float(stocks[best]), solution.policy)
 
 
 publish(globals())

@@ -118,11 +118,11 @@ def loop_losses(Q: Array, J: Array, steps: Iterable[tuple[int, int, float, int]]
     A loss is the sum of (r + max of Q_f(s') - J_f - Q_f'(s, a) - c)^2 over the steps (s, a, r, s'), with the best c for
     f', and with c = 0 and f' = f in the last row.
     """
-    losses, seen = np.zeros((len(J) + 1, len(J))), list(steps)
+    losses, samples = np.zeros((len(J) + 1, len(J))), list(steps)
     for f in range(len(J)):
-        targets = [r + max(Q[f, to]) - J[f] for _, _, r, to in seen]
+        targets = [r + max(Q[f, to]) - J[f] for _, _, r, to in samples]
         for other in range(len(J)):
-            errors = [y - Q[other, s, a] for y, (s, a, _, _) in zip(targets, seen, strict=True)]
+            errors = [y - Q[other, s, a] for y, (s, a, _, _) in zip(targets, samples, strict=True)]
             c = sum(errors) / max(len(errors), 1)
             losses[other, f] = sum((error - c) ** 2 for error in errors)
             if other == f:

@@ -268,7 +268,7 @@ def test_values_of_policies_scale_with_rewards(dtype: str, powers: tuple[int, in
 
 
 def test_values_out_of_reach_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(krylov, "_MOST_SWEEPS", 250)
+    monkeypatch.setattr(krylov, "_MAX_SWEEPS", 250)
     n = 400
     problem = mdp.MDP(np.roll(np.eye(n), 1, axis=1)[:, None], np.arange(n * 1.0), 1 - 1e-9)
     with pytest.raises(fastiter.ConvergenceError, match=r"evaluate: the residual .* must vanish, got "):

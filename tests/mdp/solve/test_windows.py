@@ -57,7 +57,7 @@ def test_processes_without_windows() -> None:
         order = options.order_of("solve", problem._process, "bfs")
         assert isinstance(order, np.ndarray) and options._window(problem._process, order) == 0
     for problem, how in ((grid, {"omega": 1.05}), (grid, {"order": np.arange(12100)})):
-        method: Any = options.Choice("gs", **how).made("solve", problem._process, _limits())
+        method: Any = options.Choice("gs", **how).new_method("solve", problem._process, _limits())
         assert method.window == 0
     ended = MDP(np.eye(3).reshape(3, 1, 3), np.zeros((3, 1)), 0.9, terminal=[0, 1, 2])
     assert (ended.solve("gs").value == 0).all()

@@ -199,9 +199,11 @@ def _composed(models: Sequence[MDP], choice: Array) -> MDP:
     """Return the process whose row j comes from model choice[j]."""
     first = models[0]
     place = choice * first.rows + np.arange(first.rows)
-    kept = permuted_rows(stacked_rows([_sparse(m) for m in models]), place)
+    rows_in_order = permuted_rows(stacked_rows([_sparse(m) for m in models]), place)
     reward = np.concatenate([m.rewards for m in models])[place]
-    rows = first._process.rows._replace(entry=kept.start, next=kept.column, weight=kept.value, reward=reward)
+    rows = first._process.rows._replace(
+        entry=rows_in_order.start, next=rows_in_order.column, weight=rows_in_order.value, reward=reward
+    )
     return MDP._of(rows, first._process.discount, np.diff(rows.row) == 0)
 
 
@@ -230,11 +232,11 @@ def _adversary(models: Sequence[MDP], used: Array, has: Array, atol: float) -> t
     """Return the least values by dynamic programming over the adversary's choices, and these choices."""
     first, M = models[0], len(models)
     place = (used[:, None] + first.rows * np.arange(M)).reshape(-1)
-    kept = permuted_rows(stacked_rows([_sparse(m) for m in models]), place)
+    rows_in_order = permuted_rows(stacked_rows([_sparse(m) for m in models]), place)
     reward = -np.concatenate([m.rewards for m in models])[place]
     row = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(has, M, 0))])
-    rows = Rows(row, kept.start, kept.column, kept.value, reward)
-    found = MDP._of(rows, first._process.discount, ~has).solve(atol=atol)
+    rows = Rows(row, rows_in_order.start, rows_in_order.column, rows_in_order.value, reward)
+    solution = MDP._of(rows, first._process.discount, ~has).solve(atol=atol)
     choice = np.full(first.rows, -1)
-    choice[used] = found.policy[has]
-    return -found.value, choice
+    choice[used] = solution.policy[has]
+    return -solution.value, choice

@@ -236,7 +236,7 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
             raise ValueError(f"{function}: beliefs must have shape (B, {M}), got {beliefs.shape}")
         check_entries(function, "beliefs", beliefs, np.isfinite(beliefs) & (beliefs >= 0), "be finite and at least 0")
         beliefs = np.ascontiguousarray(beliefs)
-    found = [[np.zeros((1, M)) for _ in range(S)]]
+    tables = [[np.zeros((1, M)) for _ in range(S)]]
     for _ in range(count(function, "horizon", horizon)):
         now = []
         for s in range(S):
@@ -244,12 +244,12 @@ def alpha_vectors(process: LatentMDP, horizon: int, *, beliefs: Array | None = N
             for a in range(A):
                 trees = process.reward[:, s, a][None]
                 for o in range(O):
-                    after = found[-1][process.next[s, a, o]] * process.likelihood[:, s, a, o]
+                    after = tables[-1][process.next[s, a, o]] * process.likelihood[:, s, a, o]
                     trees = _pruned((trees[:, None] + after[None]).reshape(-1, M), beliefs)
                 vectors.append(trees)
             now.append(_pruned(np.concatenate(vectors), beliefs))
-        found.append(now)
-    return found
+        tables.append(now)
+    return tables
 
 
 def _pruned(vectors: Array, beliefs: Array | None) -> Array:
@@ -262,17 +262,17 @@ def _pruned(vectors: Array, beliefs: Array | None) -> Array:
     # The upper envelope of the lines x + b (y - x) over the belief b of the second context in [0, 1]
     tiny = _TINY * float(np.abs(vectors).max())
     order = np.lexsort((vectors[:, 0], vectors[:, 1] - vectors[:, 0]))
-    kept: list[Array] = []
+    hull: list[Array] = []
     for line in vectors[order]:
         slope = line[1] - line[0]
-        if kept and slope - (kept[-1][1] - kept[-1][0]) <= tiny:
-            if line[0] <= kept[-1][0]:
+        if hull and slope - (hull[-1][1] - hull[-1][0]) <= tiny:
+            if line[0] <= hull[-1][0]:
                 continue  # parallel and not above
-            kept.pop()
-        while kept and _hides(kept, line, tiny):
-            kept.pop()
-        kept.append(line)
-    lines = np.array(kept)
+            hull.pop()
+        while hull and _hides(hull, line, tiny):
+            hull.pop()
+        hull.append(line)
+    lines = np.array(hull)
     return lines[_within(lines)]
 
 
@@ -280,16 +280,16 @@ def _undominated(vectors: Array) -> Array:
     """Return the vectors that are optimal for some belief, each found by a linear program: Lark's algorithm."""
     tiny = _TINY_PROGRAM * float(np.abs(vectors).max())
     waiting = np.unique(vectors, axis=0)[::-1]
-    kept = waiting[:0]
+    hull = waiting[:0]
     while len(waiting):
-        belief = _advantage(waiting[0], kept, tiny)
+        belief = _advantage(waiting[0], hull, tiny)
         if belief is None:
             waiting = waiting[1:]
             continue
         values = waiting @ belief
         best = int(np.argmax(values > values.max() - tiny))  # in a tie, the first in the reversed order of np.unique
-        kept, waiting = np.concatenate([kept, waiting[best][None]]), np.delete(waiting, best, axis=0)
-    return kept
+        hull, waiting = np.concatenate([hull, waiting[best][None]]), np.delete(waiting, best, axis=0)
+    return hull
 
 
 def _advantage(vector: Array, others: Array, tiny: float) -> Array | None:
@@ -303,7 +303,7 @@ def _advantage(vector: Array, others: Array, tiny: float) -> Array | None:
 
     # Variables are the belief and d: maximize d subject to (vector - other) belief >= d for each other vector
     above = np.concatenate([others - vector, np.ones((len(others), 1))], axis=1)
-    found = linprog(
+    program = linprog(
         np.r_[np.zeros(M), -1.0],
         A_ub=above,
         b_ub=np.zeros(len(others)),
@@ -311,7 +311,7 @@ def _advantage(vector: Array, others: Array, tiny: float) -> Array | None:
         b_eq=[1.0],
         bounds=[(0, None)] * M + [(None, None)],
     )
-    return np.array(found.x[:M]) if -found.fun > tiny else None
+    return np.array(program.x[:M]) if -program.fun > tiny else None
 
 
 def _crossing(one: Array, other: Array) -> float:
@@ -319,12 +319,12 @@ def _crossing(one: Array, other: Array) -> float:
     return float((one[0] - other[0]) / ((other[1] - other[0]) - (one[1] - one[0])))
 
 
-def _hides(kept: list[Array], line: Array, tiny: float) -> bool:
+def _hides(hull: list[Array], line: Array, tiny: float) -> bool:
     """Return whether the last line is, up to rounding, nowhere above both its neighbours."""
-    if len(kept) < 2:
+    if len(hull) < 2:
         return False
-    at = _crossing(kept[-2], line)
-    middle, outer = (one[0] + at * (one[1] - one[0]) for one in (kept[-1], line))
+    at = _crossing(hull[-2], line)
+    middle, outer = (one[0] + at * (one[1] - one[0]) for one in (hull[-1], line))
     return bool(middle <= outer + tiny)
 
 

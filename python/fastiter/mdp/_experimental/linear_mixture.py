@@ -108,8 +108,8 @@ class LinearMixture:
         return self._expectations(self._values("expectations", "value", value))
 
     def _expectations(self, value: Array) -> Array:
-        found: Array = (self._rows @ value).reshape(self.S, self.A, -1)
-        return found
+        result: Array = (self._rows @ value).reshape(self.S, self.A, -1)
+        return result
 
     def update(self, state: int, action: int, next_state: int, target: Array, variance: float = 1.0) -> None:
         """Add a step to the regression.
@@ -124,9 +124,9 @@ class LinearMixture:
             The variance of V(s'), positive; :meth:`variance` estimates it.
         """
         sizes = {"state": (state, self.S), "action": (action, self.A), "next_state": (next_state, self.S)}
-        for name, (given, most) in sizes.items():
-            if count("update", name, given) >= most:
-                raise ValueError(f"update: {name} must be from 0 to {most - 1}, got {given}")
+        for name, (number, size) in sizes.items():
+            if count("update", name, number) >= size:
+                raise ValueError(f"update: {name} must be from 0 to {size - 1}, got {number}")
         value = self._values("update", "target", target)
         variance = positive("update", "variance", variance, zero=False)
         d = len(self._sum)
@@ -191,8 +191,8 @@ class LinearMixture:
         least, H = positive("variance", "least", least, zero=False), self.horizon
         second = np.clip(squares._expectations(v**2) @ squares.theta, 0, H * H)
         first = np.clip(self._expectations(v) @ self.theta, 0, H)
-        found: Array = np.maximum(least, second - first**2 + bonus)
-        return found
+        result: Array = np.maximum(least, second - first**2 + bonus)
+        return result
 
     def exploration_rewards(self, target: Array) -> Array:
         """Return pseudo-rewards min(1, uncertainty) / H, which are large where steps are most informative.

@@ -120,8 +120,8 @@ class LOOP:
         """
         if not isinstance(models, Sequence):
             raise TypeError(f"LOOP.of: models must be a sequence of MDPs, got {type_name(models)}")
-        given, atol = list(models), positive("LOOP.of", "atol", atol, zero=False)
-        for i, each in enumerate(given):
+        processes, atol = list(models), positive("LOOP.of", "atol", atol, zero=False)
+        for i, each in enumerate(processes):
             if not isinstance(each, MDP):
                 raise TypeError(f"LOOP.of: models must be MDPs, got {type_name(each)} in place {i}")
             if each._negated:
@@ -130,17 +130,17 @@ class LOOP:
                 raise ValueError(f"LOOP.of: models must have one gamma or None, got that of each row in place {i}")
             if not np.array_equal(each.row_starts, np.arange(each.S + 1) * (each.rows // each.S)):
                 raise ValueError(f"LOOP.of: models must have all actions in each state, got another in place {i}")
-            if (each.S, each.rows) != (given[0].S, given[0].rows):
+            if (each.S, each.rows) != (processes[0].S, processes[0].rows):
                 raise ValueError(f"LOOP.of: models must have the shape of the first, got another in place {i}")
-        if not given:
+        if not processes:
             raise ValueError("LOOP.of: models must have at least one process, got none")
-        found = [average(each, atol=atol) for each in given]
-        q = np.empty((len(given), given[0].S, given[0].rows // given[0].S))
-        for i, (each, solution) in enumerate(zip(given, found, strict=True)):
+        solutions = [average(each, atol=atol) for each in processes]
+        q = np.empty((len(processes), processes[0].S, processes[0].rows // processes[0].S))
+        for i, (each, solution) in enumerate(zip(processes, solutions, strict=True)):
             values = np.empty(each.rows, each.dtype)
             each._process.model.action_values(solution.value, values, 1.0)
             q[i] = values.reshape(each.S, -1) - solution.gain
-        return cls(q, np.array([solution.gain for solution in found]), beta)
+        return cls(q, np.array([solution.gain for solution in solutions]), beta)
 
     @property
     def policy(self) -> Array:
@@ -184,9 +184,9 @@ class LOOP:
             Whether another hypothesis has been chosen.
         """
         sizes = {"state": (state, self.S), "action": (action, self.A), "next_state": (next_state, self.S)}
-        for name, (given, most) in sizes.items():
-            if count("update", name, given) >= most:
-                raise ValueError(f"update: {name} must be from 0 to {most - 1}, got {given}")
+        for name, (value, limit) in sizes.items():
+            if count("update", name, value) >= limit:
+                raise ValueError(f"update: {name} must be from 0 to {limit - 1}, got {value}")
         reward = finite_number("update", "reward", reward)
         _check_size("update", "reward", reward)
         place = state * self.A + action

@@ -115,7 +115,7 @@ class _Race:
         self.initial = self.start = start
         self.steps, self.spent, self.history = 0, 0, list[Array]()
         self.has_ended = False
-        self.found: MDPSolution | None = None  # the last one, and the one that the base method continues
+        self.latest: MDPSolution | None = None  # the last one, and the one that the base method continues
         self.best: MDPSolution | None = None
         self.residual = math.inf
         self.own = np.zeros(0)  # the residuals of the base method since it began with the values of another one
@@ -137,14 +137,14 @@ class _Race:
             self.sweep(self.stepped("gs", _OUTWARDS))
         policy = np.zeros(0)
         while not self.has_ended:
-            assert self.found is not None  # for the type checker
-            is_settled = np.array_equal(policy, self.found.policy)
+            assert self.latest is not None  # for the type checker
+            is_settled = np.array_equal(policy, self.latest.policy)
             if self._is_slow(self.judgement.needed) and (is_settled or self.spent > self.next_direct):
                 self.next_direct = self._again(self._try_direct())
             if not self.has_ended and self._is_slow(_NEEDED) and self.spent > self.next_inexact:
                 self.next_inexact = self._again(self._try_inexact())
             if not self.has_ended:
-                policy = self.found.policy
+                policy = self.latest.policy
                 steps = max(_FIRST, math.ceil(min(1.5 * self.left, self.spent) / self.step_operations))
                 self.sweep(self.stepped(self.base, steps))
 
@@ -158,7 +158,7 @@ class _Race:
     def stepped(self, name: str, steps: int) -> MDPSolution:
         """Return the result of steps of a method by name."""
         limits = self.limits._replace(max_steps=min(self.limits.max_steps - self.steps, steps))
-        return self._run(self.choice._replace(method=name).made("solve", self.process, limits), steps, None)
+        return self._run(self.choice._replace(method=name).new_method("solve", self.process, limits), steps, None)
 
     def opening(self) -> MDPSolution:
         """Return the result of the first steps."""
@@ -166,11 +166,11 @@ class _Race:
         method.stop, method.judgement = self.choice.stop, self.judgement
         return self._run(method, self.limits.max_steps, None)
 
-    def sweep(self, found: MDPSolution) -> None:
+    def sweep(self, solution: MDPSolution) -> None:
         """Account for steps of the base method, and judge its progress."""
-        operations = found.steps * self.step_operations
-        self._note(found, operations + _CALL, is_base=True)
-        self.own = np.concatenate([self.own, found.history if self.base == "mpi" else found.history[:-1]])
+        operations = solution.steps * self.step_operations
+        self._note(solution, operations + _CALL, is_base=True)
+        self.own = np.concatenate([self.own, solution.history if self.base == "mpi" else solution.history[:-1]])
         # After a prediction that was too small, a single residual leaves only the rate of the discount.
         residuals = self.own[-1:] if self.left <= operations else self.own
         self.left = steps_left(residuals, self.limits.atol, self.judgement) * self.step_operations
@@ -179,16 +179,16 @@ class _Race:
 
     def solution(self) -> MDPSolution:
         """Return the best values, with the steps and residuals of all methods."""
-        assert self.best is not None and self.found is not None  # for the type checker
-        best = self.found if self.found.reason != "max_steps" else self.best
-        return replace(best, steps=self.steps, history=np.concatenate(self.history), reason=self.found.reason)
+        assert self.best is not None and self.latest is not None  # for the type checker
+        best = self.latest if self.latest.reason != "max_steps" else self.best
+        return replace(best, steps=self.steps, history=np.concatenate(self.history), reason=self.latest.reason)
 
     def _try_direct(self) -> bool:
         """Iterate over policies if their values are cheap to get by elimination."""
         # Bands are tried after fewer steps than others, with as many operations.
         spent_by_others = max(self.spent, _FIRST * self.step_operations + _CALL)
-        most = int(min(2 * _TRIAL * self.left, _ELIMINATION * spent_by_others))
-        method = PolicyIteration(most, self.elimination)
+        limit = int(min(2 * _TRIAL * self.left, _ELIMINATION * spent_by_others))
+        method = PolicyIteration(limit, self.elimination)
         before = self.elimination.operations()
 
         def spent(steps: int) -> int:
@@ -201,26 +201,30 @@ class _Race:
         return self._try(method, lambda n: method.operations + n * (3 * self.sweep_operations + _CALL), _INEXACT)
 
     def _try(
-        self, method: PolicyIteration | InexactPolicyIteration, spent: Callable[[int], int], most: float, least: int = 0
+        self,
+        method: PolicyIteration | InexactPolicyIteration,
+        spent: Callable[[int], int],
+        share: float,
+        minimum: int = 0,
     ) -> bool:
         """Take steps of a method until it gives up, or has spent its operations and needs more than the base method.
 
         The first trial begins like the method alone, which the first steps may have set back.
         """
-        limit, seen = min(_TRIAL * self.left, most * self.spent), list[float]()
+        limit, residuals = min(_TRIAL * self.left, share * self.spent), list[float]()
 
         def leaves(steps: int, residual: float) -> bool:
-            seen.append(residual)
+            residuals.append(residual)
             now = spent(steps)
-            if method.has_given_up or steps <= least or now <= limit:
+            if method.has_given_up or steps <= minimum or now <= limit:
                 return method.has_given_up
-            left = steps_left(np.array(seen[-5:]), self.limits.atol) * now / steps
+            left = steps_left(np.array(residuals[-5:]), self.limits.atol) * now / steps
             return left >= self.left or now > max(4 * limit, self.left if self.left < math.inf else 0)
 
         start = self.initial if len(self.own) == self.steps <= _FIRST else self.start
-        found = self._run(method, self.limits.max_steps, leaves, start)
-        has_helped = found.residual < self.residual
-        self._note(found, spent(found.steps), is_base=False)
+        solution = self._run(method, self.limits.max_steps, leaves, start)
+        has_helped = solution.residual < self.residual
+        self._note(solution, spent(solution.steps), is_base=False)
         self.own = np.zeros(0) if has_helped else self.own
         return bool(has_helped)
 
@@ -244,20 +248,26 @@ class _Race:
         limits = limits._replace(callback=None if own is None and leaves is None else callback)
         return quietly(Work(self.process, start, self.process.discount), method, limits, self.negated)
 
-    def _note(self, found: MDPSolution, operations: int, is_base: bool) -> None:
+    def _note(self, solution: MDPSolution, operations: int, is_base: bool) -> None:
         """Account for the steps of a method, and continue from its values if they are better."""
-        self.steps, self.spent = self.steps + found.steps, self.spent + operations
-        self.history.append(found.history)
-        self.found = found
-        is_cut = found.reason == "max_steps" or (found.reason == "callback" and self.has_left)
-        is_cut |= found.reason == "stagnated" and not is_base
+        self.steps, self.spent = self.steps + solution.steps, self.spent + operations
+        self.history.append(solution.history)
+        self.latest = solution
+        is_cut = solution.reason == "max_steps" or (solution.reason == "callback" and self.has_left)
+        is_cut |= solution.reason == "stagnated" and not is_base
         self.has_ended = not is_cut or self.steps >= self.limits.max_steps
         if is_cut:
-            self.found = replace(found, reason="max_steps")
-        if is_base or found.residual < self.residual:
-            self.best, self.residual = found, found.residual
+            self.latest = replace(solution, reason="max_steps")
+        if is_base or solution.residual < self.residual:
+            self.best, self.residual = solution, solution.residual
             # A constant between the bounds would spoil the values near absorbing states.
-            value = found.value if not self.process.absorbing.any() else found.upper if self.negated else found.lower
+            value = (
+                solution.value
+                if not self.process.absorbing.any()
+                else solution.upper
+                if self.negated
+                else solution.lower
+            )
             if np.isfinite(value).all():
                 self.start = (-value if self.negated else value).astype(self.process.dtype)
 

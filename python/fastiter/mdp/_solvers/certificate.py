@@ -75,7 +75,13 @@ def _undiscounted(process: Process, w: Array, numbers: Array) -> tuple[Array, Ar
 
 
 def refined(
-    process: Process, found: MDPSolution, limits: Limits, negated: bool, solver: Solver, *, by_constants: bool = False
+    process: Process,
+    solution: MDPSolution,
+    limits: Limits,
+    negated: bool,
+    solver: Solver,
+    *,
+    by_constants: bool = False,
 ) -> MDPSolution:
     """Return a solution, continued by corrections as long as only rounding keeps it from the tolerance.
 
@@ -83,78 +89,78 @@ def refined(
     :func:`robust`.
     """
     if by_constants and process.has_terminal:
-        return found
-    while found.reason == "stagnated":
-        base = found.lower / 2 + found.upper / 2
+        return solution
+    while solution.reason == "stagnated":
+        base = solution.lower / 2 + solution.upper / 2
         size = float(np.abs(base).max())
         if by_constants:
             base = np.full_like(base, base.min() / 2 + base.max() / 2)
-        if found.residual <= _ENOUGH[process.dtype.name] * size:
+        if solution.residual <= _ENOUGH[process.dtype.name] * size:
             break
-        reach = np.inf if by_constants else _reach(found, base)
+        reach = np.inf if by_constants else _reach(solution, base)
         corrected = _corrected(process, -base if negated else base, reach)
         if corrected is None:
             break
-        left = limits.max_steps - found.steps
+        left = limits.max_steps - solution.steps
         if left < 1:
-            return replace(found, reason="max_steps")
-        least = 2.0**-51 * (size + found.residual)  # by which rounding may widen the bounds of the sum
-        own = limits._replace(atol=limits.atol - least, max_steps=left)
-        own = own.with_callback(partial(_whole, found, limits.atol, base))
+            return replace(solution, reason="max_steps")
+        rounding = 2.0**-51 * (size + solution.residual)  # by which rounding may widen the bounds of the sum
+        own = limits._replace(atol=limits.atol - rounding, max_steps=left)
+        own = own.with_callback(partial(_whole, solution, limits.atol, base))
         with np.errstate(over="ignore", invalid="ignore"):
             correction = solver(corrected, np.zeros(process.states, process.dtype), own)
-        before, found = found, _sum(process, base, found, correction)
-        if by_constants or not found.residual <= _PAYS * before.residual:
+        before, solution = solution, _sum(process, base, solution, correction)
+        if by_constants or not solution.residual <= _PAYS * before.residual:
             break
-    return found
+    return solution
 
 
-def _reach(found: MDPSolution, base: Array) -> float:
+def _reach(solution: MDPSolution, base: Array) -> float:
     """Return the largest |V* - base|."""
-    return float(np.maximum(found.upper - base, base - found.lower).max())
+    return float(np.maximum(solution.upper - base, base - solution.lower).max())
 
 
 def _corrected(process: Process, base: Array, reach: float) -> Process | None:
     """Return the process of the corrections, which are at most ``reach``; None if they are out of range."""
     assert process.discount is not None  # for the type checker: checked by MDP.solve
-    info, most = np.finfo(process.dtype), reach
+    info, bound = np.finfo(process.dtype), reach
     if process.modulus(process.discount)[1] >= 1 or not np.isfinite(base).all():
         return None
     if np.isfinite(reach):
         if not 4 * float(info.tiny) < reach < float(info.max) / 16:
             return None
-        most = float(np.ldexp(1.0, int(np.frexp(reach)[1]) + 2))
+        bound = float(np.ldexp(1.0, int(np.frexp(reach)[1]) + 2))
     reward = np.empty_like(process.rows.reward)
     arrays = process.bits, process.states, process.arrays, process.discount
-    doubt = _core.mdp.corrections(*arrays, base, most, reward)
-    made = Process(process.rows._replace(reward=reward), process.discount, process.sums)
-    made.doubt, made.base, made.inexact = doubt, float(np.abs(base).max()), process.inexact
-    return made
+    doubt = _core.mdp.corrections(*arrays, base, bound, reward)
+    shifted = Process(process.rows._replace(reward=reward), process.discount, process.sums)
+    shifted.doubt, shifted.base, shifted.inexact = doubt, float(np.abs(base).max()), process.inexact
+    return shifted
 
 
-def _whole(found: MDPSolution, atol: float, base: Array, progress: Progress) -> Progress:
+def _whole(solution: MDPSolution, atol: float, base: Array, progress: Progress) -> Progress:
     """Return the progress of a correction as that of the whole solution."""
 
     def value() -> Array:
-        both: Array = (base + progress.value).astype(found.value.dtype)
+        both: Array = (base + progress.value).astype(solution.value.dtype)
         return both
 
-    return replace(progress, steps=found.steps + progress.steps, tolerance=atol, _value=value)
+    return replace(progress, steps=solution.steps + progress.steps, tolerance=atol, _value=value)
 
 
-def _sum(process: Process, base: Array, found: MDPSolution, correction: MDPSolution) -> MDPSolution:
+def _sum(process: Process, base: Array, solution: MDPSolution, correction: MDPSolution) -> MDPSolution:
     """Return the solution base + correction if its bounds are closer, with the steps of both."""
     lower, upper = base + correction.lower, base + correction.upper
     residual = float((upper - lower).max())
     reason = correction.reason if correction.reason != "diverged" else "stagnated"
     both = replace(
-        found,
+        solution,
         converged=reason == "converged",
-        steps=found.steps + correction.steps,
-        history=np.concatenate([found.history, correction.history]),
+        steps=solution.steps + correction.steps,
+        history=np.concatenate([solution.history, correction.history]),
         reason=reason,
     )
-    if not residual < found.residual:
+    if not residual < solution.residual:
         return both
-    value = (base + (correction.lower / 2 + correction.upper / 2)).astype(found.value.dtype)
+    value = (base + (correction.lower / 2 + correction.upper / 2)).astype(solution.value.dtype)
     return replace(both, value=value, policy=correction.policy, lower=lower, upper=upper, residual=residual)

@@ -16,7 +16,7 @@ from .._result import MDPSolution, alone, together
 from .certificate import Solver, enclosed, refined
 from .methods import GaussSeidel, ModifiedPolicyIteration, ValueIteration
 from .options import SMALLEST_WINDOW, WINDOWS, Choice
-from .state import MOST, PIECE, Judgement, Method, Work
+from .state import MAX_STEPS, PIECE, Judgement, Method, Work
 from .steps import quietly
 
 Array = npt.NDArray[Any]
@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 #: Numbers of entries and rows from which on a process's own sweeps may use more than one thread
 _LARGE = 2**15
 #: Maximum number of sweeps of a policy between two polls for signals
-_MOST_POLICY_SWEEPS = 1000
+_MAX_POLICY_SWEEPS = 1000
 _KINDS: dict[type[Method], int] = {ValueIteration: 0, ModifiedPolicyIteration: 1, GaussSeidel: 2}
 _REASONS = np.array(["converged", "diverged", "stagnated", "max_steps"], object)
 _ORDERS = ("ascending", "descending", "symmetric")
@@ -50,7 +50,7 @@ def _solver(function: str, choice: Choice, negated: bool) -> Solver:
     """Return the function that solves a process by a method, without corrections."""
 
     def solver(process: Process, start: Array, limits: Limits) -> MDPSolution:
-        method = choice.made(function, process, limits)
+        method = choice.new_method(function, process, limits)
         if limits.callback is None and has_loop(method):
             return alone(by_kernels([process], [method], start[None], limits, negated))
         return quietly(Work(process, start, process.discount or 0.0), method, limits, negated)
@@ -65,11 +65,11 @@ def solve_each(
 
     ``starts`` (B, S) is overwritten; by default each starts from its own lower bound.
     """
-    found = loops_of_each(function, processes, choice, starts, limits, negated)
-    if found is None or "stagnated" not in found.reason:
-        return found
+    solution = loops_of_each(function, processes, choice, starts, limits, negated)
+    if solution is None or "stagnated" not in solution.reason:
+        return solution
     first = processes[0]
-    each, solver = [_checked(alone(found, m)) for m in range(len(processes))], _solver(function, choice, negated)
+    each, solver = [_checked(alone(solution, m)) for m in range(len(processes))], _solver(function, choice, negated)
     pairs = zip(processes, each, strict=True)
     return together([refined(p, one, limits, negated, solver) for p, one in pairs], first.states, first.dtype, limits)
 
@@ -92,22 +92,26 @@ def loops_of_each(
     if len(first.rows.next) + len(first.rows.reward) >= _LARGE or first.states // WINDOWS >= SMALLEST_WINDOW:
         return None
     is_shared = all(each.rows.weight is first.rows.weight for each in processes)
-    methods = [choice.made(function, each, limits) for each in (processes[:1] if is_shared else processes)]
+    methods = [choice.new_method(function, each, limits) for each in (processes[:1] if is_shared else processes)]
     if not all(has_loop(each) for each in methods):
         return None
     methods[0].judgement = judgement
     return by_kernels(processes, methods * (len(processes) if is_shared else 1), starts, limits, negated)
 
 
-def _checked(found: MDPSolution) -> MDPSolution:
+def _checked(solution: MDPSolution) -> MDPSolution:
     """Return a solution that has stagnated, whose residuals are therefore finite, without NaN after its last check."""
-    return replace(found, history=found.history[~np.isnan(found.history)]) if found.reason == "stagnated" else found
+    return (
+        replace(solution, history=solution.history[~np.isnan(solution.history)])
+        if solution.reason == "stagnated"
+        else solution
+    )
 
 
 def has_loop(method: Method) -> bool:
     """Whether the kernels implement the loop of a method without a callback."""
     if isinstance(method, ModifiedPolicyIteration):
-        return method.sweeps <= _MOST_POLICY_SWEEPS
+        return method.sweeps <= _MAX_POLICY_SWEEPS
     if isinstance(method, GaussSeidel):
         return method.window == 0 and (isinstance(method.order, str) or len(method.order) <= PIECE)
     return isinstance(method, ValueIteration)
@@ -146,10 +150,10 @@ def lower_bounds(first: Process, rewards: Array, numbers: Array) -> Array:
     has, start = ~first.is_terminal, np.zeros((len(rewards), first.states), first.dtype)
     if not has.any():
         return start
-    least = np.maximum.reduceat(rewards, first.rows.row[:-1][has], axis=1).min(1).astype(np.float64)
+    lowest = np.maximum.reduceat(rewards, first.rows.row[:-1][has], axis=1).min(1).astype(np.float64)
     low, high = (first.discount or 0.0) * numbers[:, 0], (first.discount or 0.0) * numbers[:, 1]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        bound = (least / (1 - np.where(least < 0, high, low))).astype(first.dtype)
+        bound = (lowest / (1 - np.where(lowest < 0, high, low))).astype(first.dtype)
     start[:, has] = np.where(np.isfinite(bound) & (high < 1), bound, 0)[:, None]
     return start
 
@@ -158,7 +162,7 @@ def _options(first: Process, methods: list[Method], limits: Limits) -> tuple[Any
     """Return the options that all models share, and the models' own orders (B, S) of in-place sweeps."""
     options, method = _core.mdp.Options(), methods[0]
     options.discount, options.atol, options.sup = first.discount or 0.0, limits.atol, method.stop == "sup"
-    options.max_steps, options.patience = min(limits.max_steps, MOST), method.patience
+    options.max_steps, options.patience = min(limits.max_steps, MAX_STEPS), method.patience
     options.longest = first.longest
     if method.judgement is not None:
         options.judgement = method.judgement

@@ -19,9 +19,9 @@ from .state import PIECE
 
 Array = npt.NDArray[Any]
 
-_MOST = 500  # BiCGSTAB iterations between two evaluations of the true residual
+_MAX_ITERATIONS = 500  # BiCGSTAB iterations between two evaluations of the true residual
 _SWEEPS = 50  # sweeps of the policy's operator if BiCGSTAB has not helped
-_MOST_SWEEPS = 250_000  # maximum number of these sweeps for values to rounding
+_MAX_SWEEPS = 250_000  # maximum number of these sweeps for values to rounding
 # Elimination is tried before BiCGSTAB, with as many operations as the first of these numbers of its iterations takes,
 # and again after each of them, with as many as those so far
 _TRIALS = (30, 120, 480)
@@ -47,7 +47,7 @@ class Chain:
     """
 
     #: The number of iterations of BiCGSTAB so far, and the maximum number of them between two true residuals
-    iterations, most_iterations = 0, _MOST
+    iterations, max_iterations = 0, _MAX_ITERATIONS
     #: The values, once :meth:`is_eliminated` has found them
     values: Array | None = None
     _elimination: Any = None
@@ -77,10 +77,10 @@ class Chain:
         """Find the values by elimination unless it takes more operations than iterations of BiCGSTAB."""
         return self.is_eliminated_within(iterations * self.operations()) if self._elimination is not None else False
 
-    def is_eliminated_within(self, most: int) -> bool:
+    def is_eliminated_within(self, limit: int) -> bool:
         """Find the values by elimination unless it takes more operations."""
         v = np.empty_like(self._none)
-        if self._elimination.solve(self._model, self.discount, self._reward, v, most) and _is_finite(v):
+        if self._elimination.solve(self._model, self.discount, self._reward, v, limit) and _is_finite(v):
             self.values = v
         return self.values is not None
 
@@ -116,10 +116,10 @@ class Chain:
         return v
 
     def sweeps_to_an_eighth(self) -> int:
-        """Return the number of sweeps that reduce a residual to an eighth, at most ``_MOST_SWEEPS``."""
+        """Return the number of sweeps that reduce a residual to an eighth, at most ``_MAX_SWEEPS``."""
         if not 0 < self.modulus < 1:
             return _SWEEPS
-        return min(max(_SWEEPS, math.ceil(math.log(0.125) / math.log(self.modulus))), _MOST_SWEEPS)
+        return min(max(_SWEEPS, math.ceil(math.log(0.125) / math.log(self.modulus))), _MAX_SWEEPS)
 
 
 def _empty_like(x: Array) -> Array:
@@ -148,18 +148,18 @@ def _shifted(x: Array, exponent: int) -> Array:
 
 def exponent_of(size: float, itemsize: int = 8) -> int:
     """Return the exponent of a power of 2 near a size whose square is almost out of a dtype's range, else 0."""
-    most = 256.0 if itemsize == 8 else 24.0
-    return 0 if not 0 < size < math.inf or abs(math.log2(size)) < most else math.frexp(size)[1]
+    limit = 256.0 if itemsize == 8 else 24.0
+    return 0 if not 0 < size < math.inf or abs(math.log2(size)) < limit else math.frexp(size)[1]
 
 
 def norm(x: Array) -> float:
     """Return the 2-norm, summed in float64; elements whose squares overflow or vanish are scaled."""
     with np.errstate(over="ignore"):
-        found = _plain_norm(x)
-    if 2.0**-256 < found < math.inf or not len(x):
-        return found
+        values = _plain_norm(x)
+    if 2.0**-256 < values < math.inf or not len(x):
+        return values
     by = exponent_of(float(abs(x).max()))
-    return float(np.ldexp(_plain_norm(_shifted(x, -by)), by)) if by else found
+    return float(np.ldexp(_plain_norm(_shifted(x, -by)), by)) if by else values
 
 
 def _plain_norm(x: Array) -> float:
@@ -168,7 +168,7 @@ def _plain_norm(x: Array) -> float:
     return float(np.sqrt(np.dot(x, x))) if x.dtype == np.float64 else float(np.linalg.norm(x.astype(np.float64)))
 
 
-def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
+def solve(chain: Chain, v: Array, target: float, limit: int = 20) -> Array:
     """Return values whose residual has a 2-norm of at most ``target``, or the best that rounding allows.
 
     Parameters
@@ -187,25 +187,25 @@ def solve(chain: Chain, v: Array, target: float, most: int = 20) -> Array:
         return chain.values
     residual = chain.residual(v)
     size, helps = norm(residual), True
-    sweeps = _SWEEPS if most == 1 else chain.sweeps_to_an_eighth()
-    for _ in range(most):
+    sweeps = _SWEEPS if limit == 1 else chain.sweeps_to_an_eighth()
+    for _ in range(limit):
         if size <= target:
             break
-        found = v + _krylov_step(chain, residual, max(target, 1e-14 * size), size) if helps else v
+        result = v + _krylov_step(chain, residual, max(target, 1e-14 * size), size) if helps else v
         if chain.values is not None:
             return chain.values
-        if not _is_finite(found):
-            found = v
-        remaining = chain.residual(found)
+        if not _is_finite(result):
+            result = v
+        remaining = chain.residual(result)
         if norm(remaining) > size / 2:
             helps = False
-            swept = chain.sweep(found if norm(remaining) < size else v, sweeps)
+            swept = chain.sweep(result if norm(remaining) < size else v, sweeps)
             after = chain.residual(swept)
             if norm(after) < norm(remaining):
-                found, remaining = swept, after
+                result, remaining = swept, after
         if not norm(remaining) < 0.9 * size:
-            return found if norm(remaining) < size else v
-        v, residual, size = found, remaining, norm(remaining)
+            return result if norm(remaining) < size else v
+        v, residual, size = result, remaining, norm(remaining)
     return v
 
 
@@ -217,7 +217,7 @@ def _krylov_step(chain: Chain, b: Array, target: float, size: float) -> Array:
     return _shifted(bicgstab(chain, _shifted(b, -by), math.ldexp(target, -by)), by)
 
 
-def solved(function: str, chain: Chain, b: Array, how: Callable[[Chain, Array], Array] | None = None) -> Array:
+def solved(function: str, chain: Chain, b: Array, method: Callable[[Chain, Array], Array] | None = None) -> Array:
     """Return values for the rewards b whose residual is at rounding level; raise if they cannot be found.
 
     ``how`` computes them from an initial guess, by default :func:`solve`. Rewards are divided by a power of 2 near
@@ -226,7 +226,7 @@ def solved(function: str, chain: Chain, b: Array, how: Callable[[Chain, Array], 
     exponent = math.frexp(float(abs(b).max()))[1] if len(b) else 0
     scaled = _shifted(b, -exponent)
     chain = chain.with_reward(scaled)
-    x = solve(chain, _zeros_like(b), 0.0) if how is None else how(chain, _zeros_like(b))
+    x = solve(chain, _zeros_like(b), 0.0) if method is None else method(chain, _zeros_like(b))
     remaining, size = norm(chain.residual(x)), norm(scaled)
     if not remaining <= 1e3 * 2.0 ** (-52 if b.dtype.itemsize == 8 else -23) * max(size, norm(x)):
         raise ConvergenceError(f"{function}: the residual of a policy's values must vanish, got {remaining:.2g}")
@@ -245,7 +245,7 @@ def bicgstab(chain: Chain, b: Array, target: float) -> Array:
     x, r = _zeros_like(b), _copy(b)
     shadow, p, v = _copy(r), _zeros_like(b), _zeros_like(b)
     rho = alpha = omega = 1.0
-    for k in range(chain.most_iterations):
+    for k in range(chain.max_iterations):
         chain.iterations += 1
         if k in _TRIALS and chain.is_eliminated(k):
             return x
@@ -269,7 +269,7 @@ def bicgstab(chain: Chain, b: Array, target: float) -> Array:
     return x
 
 
-def deflated(chain: Chain, v: Array, rank: int, most: int | None = None) -> Array:
+def deflated(chain: Chain, v: Array, rank: int, limit: int | None = None) -> Array:
     """Return v after sweeps v <- w + U K U^T (w - v), w = r + gamma P v, K = gamma B (1 - gamma B)^-1.
 
     The columns of U are an orthonormal basis of the span of ``rank`` dominant eigenvectors, P U = U B. Each sweep is
@@ -291,15 +291,15 @@ def deflated(chain: Chain, v: Array, rank: int, most: int | None = None) -> Arra
     scaled = chain.discount * inner
     gain = basis @ np.linalg.solve((np.eye(len(inner)) - scaled).T, scaled.T).T
     v, residual = v.copy(), chain.residual(v)
-    best, least, since, sweeps = v, np.inf, 0, chain.sweeps_to_an_eighth() * 20 if most is None else most
+    best, smallest, unimproved, sweeps = v, np.inf, 0, chain.sweeps_to_an_eighth() * 20 if limit is None else limit
     for _ in range(sweeps):
         v = (v + residual + gain @ (basis.T @ residual)).astype(v.dtype, copy=False)
         residual = chain.residual(v)
         size = norm(residual)
-        best, least, since = (v, size, 0) if size < least else (best, least, since + 1)
-        if most is None and (size == 0 or since > _PATIENCE or not np.isfinite(size)):
+        best, smallest, unimproved = (v, size, 0) if size < smallest else (best, smallest, unimproved + 1)
+        if limit is None and (size == 0 or unimproved > _PATIENCE or not np.isfinite(size)):
             break
-    return chain.sweep(best, 1) if most is None else v  # exactly 0 in terminal states
+    return chain.sweep(best, 1) if limit is None else v  # exactly 0 in terminal states
 
 
 def dominant(chain: Chain, like: Array, rank: int) -> tuple[Array, Array]:
@@ -317,13 +317,13 @@ def dominant(chain: Chain, like: Array, rank: int) -> tuple[Array, Array]:
         eigenvalues, vectors = np.linalg.eig(small)
         order = np.lexsort((eigenvalues.imag, np.abs(eigenvalues.imag), -eigenvalues.real, -np.abs(eigenvalues)))
         within = _real(vectors[:, order], eigenvalues[order], rank)
-        found = space @ within
+        values = space @ within
         inner = within.T @ small @ within
-        error = float(np.linalg.norm(product @ within - found @ inner))
+        error = float(np.linalg.norm(product @ within - values @ inner))
         if error <= _ENOUGH or len(small) == n or error > 0.9 * before:
             break
         before, basis = error, space @ _real(vectors[:, order], eigenvalues[order], min(rank + _GUARDS, n))
-    return found, inner
+    return values, inner
 
 
 def _krylov(chain: Chain, basis: Array, like: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..._call.iterate import Limits
 from .._process import Process
-from .state import MOST, PIECE, Method, Work
+from .state import MAX_STEPS, PIECE, Method, Work
 
 Array = npt.NDArray[Any]
 
@@ -84,13 +84,13 @@ class GaussSeidel(Method):
 
     def __init__(self, order: str | Array, omega: float, exact: bool, limits: Limits, window: int = 0) -> None:
         self.order, self.omega, self.exact, self.window = order, omega, exact, window
-        self._allowed, self._most_steps = limits.atol, limits.max_steps
+        self._allowed, self._max_steps = limits.atol, limits.max_steps
         self.residual, self._is_swept = np.inf, False  # since the last backup
         self._copy: tuple[Any, Array] | None = None  # the process and the values in the given order
 
     def step(self, work: Work) -> bool:
         allowed = max(self._allowed, work.bounds.floor)
-        if (self._is_swept and self.residual <= allowed) or work.steps + 1 >= self._most_steps:
+        if (self._is_swept and self.residual <= allowed) or work.steps + 1 >= self._max_steps:
             self._allowed /= 4  # unless this backup ends it
             self._is_swept = False
             self.update(work)
@@ -99,18 +99,18 @@ class GaussSeidel(Method):
         if self.window and not work.steps and work.modulus[1] >= 1:
             self._begin_below(work)
         first = None if work.steps or not self.window else work.v.copy()
-        found = self._sweep(work)
+        change = self._sweep(work)
         work.steps += 1
         self._is_swept = True
-        scaled = found if work.modulus[1] >= 1 else work.accuracy.symmetric(found)
+        scaled = change if work.modulus[1] >= 1 else work.accuracy.symmetric(change)
         if self.omega > 1 and scaled > self.residual:
             self.omega = 1.0
         self.residual = scaled / min(self.omega, 1.0)
         if first is not None and self._copy is not None:
             fall = float((first[self.order] - self._copy[1]).max(initial=0))
-            self.window = self.window if fall <= _FALL * found else 0
+            self.window = self.window if fall <= _FALL * change else 0
         if self.window and not self.residual <= allowed:
-            self._sweep_windows(work, found * allowed / scaled / 4)
+            self._sweep_windows(work, change * allowed / scaled / 4)
         return False
 
     def update(self, work: Work) -> None:
@@ -129,12 +129,12 @@ class GaussSeidel(Method):
         falls |= isinstance(self.order, str) and self.order == "symmetric" and work.steps % 2 == 1
         if n <= PIECE and not falls:
             return model.sweep(v, None, n, work.discount, self.omega, self.exact)
-        found = 0.0
+        change = 0.0
         for first in range(0, n, PIECE):
             part = np.arange(first, min(first + PIECE, n), dtype=np.int32)
             part = n - 1 - part if falls else part
-            found = max(found, model.sweep(v, part, len(part), work.discount, self.omega, self.exact))
-        return found
+            change = max(change, model.sweep(v, part, len(part), work.discount, self.omega, self.exact))
+        return change
 
     def _begin_below(self, work: Work) -> None:
         """Set v, which is 0, to the value of paying the largest cost in each state, if all rows have a cost."""
@@ -149,16 +149,16 @@ class GaussSeidel(Method):
         assert self._copy is not None  # made by the first sweep
         (model, v), total = self._copy, 0
         n, order = len(v), np.arange(len(v), dtype=np.int32)
-        most = (self._most_steps - 1 - work.steps) * n  # states, so that one sweep is left for the bounds
+        limit = (self._max_steps - 1 - work.steps) * n  # states, so that one sweep is left for the bounds
         for first in range(0, max(n - self.window // 2, 1), self.window // 2):
             part, target = order[first : first + self.window], 0.0
             for k in range(_WINDOW_SWEEPS):
-                if total + len(part) > most:
+                if total + len(part) > limit:
                     break
-                found = model.sweep(v, part, len(part), work.discount, 1.0, self.exact)
+                change = model.sweep(v, part, len(part), work.discount, 1.0, self.exact)
                 total += len(part)
-                target = target if k else max(_WINDOW_FALL * found, enough)
-                if found <= target:
+                target = target if k else max(_WINDOW_FALL * change, enough)
+                if change <= target:
                     break
         work.steps += -(-total // n)
 
@@ -169,18 +169,18 @@ class Prioritized(Method):
     name = "ps"
 
     def __init__(self, process: Process, limits: Limits) -> None:
-        self._process, self._tol, self._most_steps = process, limits.atol, limits.max_steps
+        self._process, self._tol, self._max_steps = process, limits.atol, limits.max_steps
 
     def step(self, work: Work) -> bool:
         process, allowed = self._process, max(self._tol, work.bounds.floor)
         if work.modulus[1] < 1:
             allowed = allowed / work.accuracy.symmetric(1.0) if work.modulus[1] else np.inf
         arguments, n = (*process.predecessors, work.discount, allowed / 2), len(work.v)
-        most = (self._most_steps - 1 - work.steps) * n  # backups of states; one sweep is left for the bounds
-        if most >= n:
+        limit = (self._max_steps - 1 - work.steps) * n  # backups of states; one sweep is left for the bounds
+        if limit >= n:
             heap, total = work.model.prioritized(*arguments), n  # initially, one backup of each
             while True:
-                backups = heap.run(work.v, PIECE // 16, min(most - total, MOST))[1]
+                backups = heap.run(work.v, PIECE // 16, min(limit - total, MAX_STEPS))[1]
                 total += backups
                 if backups < PIECE // 16:  # the heap is empty, or the next state takes too many
                     break

@@ -54,7 +54,7 @@ class Choice(NamedTuple):
                 return False
         return self.method == "auto" and process.modulus(process.discount)[1] < 1
 
-    def made(self, function: str, process: Process, limits: Limits) -> Method:
+    def new_method(self, function: str, process: Process, limits: Limits) -> Method:
         """Return the method for a process with a discount; raise for invalid options and those of other methods."""
         check_choice(function, "method", self.method, METHODS)
         name = _named(function, process, self.method)
@@ -77,11 +77,11 @@ class Choice(NamedTuple):
 
     def _refuse_others(self, function: str, name: str) -> None:
         for option, (_, method) in OPTIONS.items():
-            given = getattr(self, option)
-            if given is None or name == method:
+            value = getattr(self, option)
+            if value is None or name == method:
                 continue
             chosen = repr(name) if self.method == name else f"{name!r}, which 'auto' has chosen"
-            got = given if isinstance(given, (str, int, float)) else type_name(given)
+            got = value if isinstance(value, (str, int, float)) else type_name(value)
             expected = f"None for {chosen}, as only {method!r} takes it"
             raise ValueError(f"{function}: {option} must be {expected}, got {got!r}")
 
@@ -120,10 +120,10 @@ def _named(function: str, process: Process, method: str) -> str:
 def order_of(function: str, process: Process, order: object) -> str | Array:
     """Return the order of sweeps: a word, or a permutation of the states."""
     if isinstance(order, (np.ndarray, list, tuple)):
-        given = integers(function, "order", order)
-        if given.ndim != 1 or not np.array_equal(np.sort(given), np.arange(process.states)):
-            raise ValueError(f"{function}: order must have each state once, got {len(given)} others")
-        return given.astype(np.int32)
+        value = integers(function, "order", order)
+        if value.ndim != 1 or not np.array_equal(np.sort(value), np.arange(process.states)):
+            raise ValueError(f"{function}: order must have each state once, got {len(value)} others")
+        return value.astype(np.int32)
     check_choice(function, "order", order, ORDERS)
     if order != "bfs":
         return str(order)

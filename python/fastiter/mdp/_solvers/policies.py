@@ -38,8 +38,8 @@ class PolicyIteration(Method):
     patience = 5
     has_given_up = False
 
-    def __init__(self, most: int | None = None, elimination: Any = None) -> None:
-        self._most, self.elimination = most, elimination or _core.mdp.Elimination()
+    def __init__(self, budget: int | None = None, elimination: Any = None) -> None:
+        self._budget, self.elimination = budget, elimination or _core.mdp.Elimination()
         self._action: Array | None = None
 
     def step(self, work: Work) -> bool:
@@ -49,25 +49,25 @@ class PolicyIteration(Method):
         old = self._action if self._action is not None else work.action.copy()
         model = work.model.chain(old)
         chain = Chain(model, work.discount, work.v, modulus=work.modulus[1], elimination=self.elimination)
-        found = self._values(chain, work.w)
-        if found is None:
+        values = self._values(chain, work.w)
+        if values is None:
             self.has_given_up = True
             work.advance()
             work.backup()
             return True
-        work.v[...] = found
+        work.v[...] = values
         work.backup()
         noise = 2 * float(np.abs(chain.residual(work.v)).max(initial=0))
-        least = _BETTER * np.maximum(np.abs(work.w), work.process.largest_reward)
-        better = work.w - work.v > np.maximum(least, noise)
+        threshold = _BETTER * np.maximum(np.abs(work.w), work.process.largest_reward)
+        better = work.w - work.v > np.maximum(threshold, noise)
         self._action = np.where(better, work.action, old)  # the solution's policy is greedy
         self.moved = bool(better.any())
         return True
 
     def _values(self, chain: Chain, guess: Array) -> Array | None:
-        if self._most is None:
+        if self._budget is None:
             return solve(chain, guess, 0.0)
-        return chain.values if chain.is_eliminated_within(self._most) else None
+        return chain.values if chain.is_eliminated_within(self._budget) else None
 
 
 class InexactPolicyIteration(Method):
@@ -87,21 +87,21 @@ class InexactPolicyIteration(Method):
     name = "ipi"
     has_given_up = False
 
-    def __init__(self, alpha: float, most: int | None = None) -> None:
-        self._alpha, self._before, self._most = alpha, np.inf, most
+    def __init__(self, alpha: float, budget: int | None = None) -> None:
+        self._alpha, self._before, self._budget = alpha, np.inf, budget
         self.operations = 0
 
     def step(self, work: Work) -> bool:
         if work.steps:
             chain = Chain(work.chain(), work.discount, work.v)
-            if self._most is not None:
-                chain.most_iterations = min(chain.most_iterations, max(self._most // chain.operations(), 1))
-            found = solve(chain, work.w, self._alpha * norm(chain.residual(work.w)), 1)
+            if self._budget is not None:
+                chain.max_iterations = min(chain.max_iterations, max(self._budget // chain.operations(), 1))
+            values = solve(chain, work.w, self._alpha * norm(chain.residual(work.w)), 1)
             self.operations += chain.iterations * chain.operations()
             if work.error() > self._before:
-                found = chain.sweep(found, _SWEEPS)
+                values = chain.sweep(values, _SWEEPS)
             self._before = work.error()
-            work.v[...] = found
+            work.v[...] = values
         work.backup()
         return True
 
@@ -124,7 +124,7 @@ class AndersonIteration(Method):
     name = "anderson"
 
     def __init__(self, window: int, limits: Limits) -> None:
-        self._window, self._most_steps = window, limits.max_steps
+        self._window, self._max_steps = window, limits.max_steps
         self._values: list[Array] = []
         self._errors: list[Array] = []
 
@@ -137,7 +137,7 @@ class AndersonIteration(Method):
             [*self._values, plain][-self._window - 1 :],
             [*self._errors, plain.astype(np.float64) - work.v][-self._window - 1 :],
         )
-        mixed = len(self._values) > 1 and work.steps + 2 <= self._most_steps
+        mixed = len(self._values) > 1 and work.steps + 2 <= self._max_steps
         work.v[...] = self._mixture() if mixed else plain
         work.backup()
         if mixed and not work.error() <= before:

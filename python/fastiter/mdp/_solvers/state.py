@@ -22,7 +22,7 @@ STOPS = ("span", "sup")
 #: Maximum number of states between two polls for signals: about a twentieth of a second
 PIECE = 2**20
 #: Stands for an unlimited number of steps, small enough for the kernels' counters
-MOST = 2**62
+MAX_STEPS = 2**62
 
 
 def largest_of(x: Array) -> float:
@@ -74,10 +74,10 @@ class Work:
         """Return the largest |w - v - shift|: the Bellman residual of v + shift / (1 - factor)."""
         return max(abs(self.change[0] - self.shift), abs(self.change[1] - self.shift))
 
-    def is_rounding(self, residual: float, since: int) -> bool:
+    def is_rounding(self, residual: float, unimproved: int) -> bool:
         """Whether only rounding errors remain of the changes in the last backup, after steps without progress."""
         rest = residual if self.modulus[1] >= 1 else residual - 2 * self.bounds.rounding
-        return _core.mdp.is_rounding(rest, self.bounds.floor, since)
+        return _core.mdp.is_rounding(rest, self.bounds.floor, unimproved)
 
     def is_finite(self) -> bool:
         """Whether all values of the last backup are finite."""

@@ -19,12 +19,12 @@ from .._mdp import SENSES
 from .._process import Process, prepared
 from .._solvers.methods import ModifiedPolicyIteration, ValueIteration
 from .._solvers.state import STOPS, Method
-from .exchange import EXCHANGES, made
+from .exchange import EXCHANGES, new_exchange
 from .partition import Owners, check_owners
 from .shards import PolicyIteration, Shard
 
 Array = npt.NDArray[Any]
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 METHODS = ("mpi", "vi", "pi")
 #: Defaults of the methods' options
@@ -56,21 +56,21 @@ class Arguments(NamedTuple):
     gamma: Any
 
 
-def agreed(ranks: Ranks, prepare: Callable[[], Found], said: Mapping[str, str]) -> Found:
+def agreed(ranks: Ranks, prepare: Callable[[], Result], said: Mapping[str, str]) -> Result:
     """Return the result of ``prepare`` after checking that all ranks agree and that none has rejected its arguments."""
     failure: Exception | None = None
     try:
-        found = prepare()
+        result = prepare()
     except (TypeError, ValueError) as error:
         failure = error
     ranks.agree({"function": ranks.function} | dict(said), 0, False, failure)
-    return found
+    return result
 
 
-def described(options: Mapping[str, object], given: Mapping[str, object]) -> dict[str, str]:
+def described(options: Mapping[str, object], arguments: Mapping[str, object]) -> dict[str, str]:
     """Return options as text, and whether other arguments are given."""
-    found = {name: _text(x) for name, x in options.items()}
-    return found | {name: "None" if x is None else "one" for name, x in given.items()}
+    result = {name: _text(x) for name, x in options.items()}
+    return result | {name: "None" if x is None else "one" for name, x in arguments.items()}
 
 
 def _text(x: object) -> str:
@@ -81,10 +81,10 @@ def _text(x: object) -> str:
 
 def method_of(function: str, method: object, stop: Any, options: tuple[Any, Any], limits: Limits) -> Method:
     """Return a method by its name; raise for invalid options (policy_sweeps, alpha), and those of other methods."""
-    made = _method_of(function, method, *options, limits)
+    chosen = _method_of(function, method, *options, limits)
     check_choice(function, "stop", stop, STOPS)
-    made.stop = stop
-    return made
+    chosen.stop = stop
+    return chosen
 
 
 def _method_of(function: str, method: object, policy_sweeps: Any, alpha: Any, limits: Limits) -> Method:
@@ -109,32 +109,32 @@ def chain_rows(rows: Rows, place: Array) -> Rows:
     has_rows = place >= 0
     keep = np.zeros(len(rows.reward), np.bool_)
     keep[rows.row[:-1][has_rows] + place[has_rows]] = True
-    kept = keep_rows(Sparse(rows.entry, rows.next, rows.weight, 0), keep)
+    selected = keep_rows(Sparse(rows.entry, rows.next, rows.weight, 0), keep)
     row = np.concatenate([np.zeros(1, np.int64), np.cumsum(has_rows, dtype=np.int64)])
     label = place[has_rows].astype(np.int64) if rows.label is None else rows.label[keep]
-    return Rows(row, kept.start, kept.column, kept.value, rows.reward[keep], label)
+    return Rows(row, selected.start, selected.column, selected.value, rows.reward[keep], label)
 
 
 def read(ranks: Ranks, arguments: tuple[Any, ...], choices: Mapping[str, Any]) -> tuple[Arguments, tuple[int, ...]]:
     """Return the checked arguments (P, R, gamma, states, actions, owned), and the number of states of each rank."""
-    given: Arguments | None = None
+    local: Arguments | None = None
     failure: Exception | None = None
     try:
         check_choice("MDP", "sense", choices["sense"], SENSES)
         check_flag("MDP", "renormalize", choices["renormalize"])
         check_choice("MDP", "exchange", choices["exchange"], EXCHANGES)
-        given = _read(np.inf if choices["sense"] == "min" else -np.inf, *arguments)
+        local = _read(np.inf if choices["sense"] == "min" else -np.inf, *arguments)
     except (TypeError, ValueError) as error:
         failure = error
     said = described({"function": "MDP", **choices}, {})
-    if given is not None:
-        is_number = not isinstance(given.gamma, np.ndarray)
-        said["P"] = f"{given.rows.weight.dtype} with {given.S} columns"
-        said["gamma"] = _text(given.gamma) if is_number else "an array"
-        said["owned"] = "states" if given.owned is not None else "a number or None"
-    counts = ranks.agree(said, 0 if given is None else given.states, False, failure).steps
-    assert given is not None  # otherwise agree has raised
-    return given, counts
+    if local is not None:
+        is_number = not isinstance(local.gamma, np.ndarray)
+        said["P"] = f"{local.rows.weight.dtype} with {local.S} columns"
+        said["gamma"] = _text(local.gamma) if is_number else "an array"
+        said["owned"] = "states" if local.owned is not None else "a number or None"
+    counts = ranks.agree(said, 0 if local is None else local.states, False, failure).steps
+    assert local is not None  # otherwise agree has raised
+    return local, counts
 
 
 def _read(impossible: float, P: Any, R: Any, gamma: Any, states: Any, actions: Any, owned: Any) -> Arguments:
@@ -176,15 +176,15 @@ def _discount(gamma: Any) -> Any:
 
 
 def shard_of(
-    ranks: Ranks, given: Arguments, counts: tuple[int, ...], options: tuple[Any, bool, str, str]
+    ranks: Ranks, arguments: Arguments, counts: tuple[int, ...], options: tuple[Any, bool, str, str]
 ) -> tuple[Shard, Array]:
     """Return this rank's rows, and its states; options are (terminal, renormalize, sense, exchange)."""
-    owners = _owners(ranks, given, counts)
+    owners = _owners(ranks, arguments, counts)
     own = owners.states(ranks.rank)
-    terminal, renormalize, sense, how = options
-    process = agreed(ranks, lambda: _process(given, own, terminal, renormalize, sense == "min"), {})
+    terminal, renormalize, sense, exchange_name = options
+    process = agreed(ranks, lambda: _process(arguments, own, terminal, renormalize, sense == "min"), {})
     read_states = process.rows.next[: process.rows.entry[-1]].astype(np.int64)
-    exchange = made(ranks, owners, read_states, how)
+    exchange = new_exchange(ranks, owners, read_states, exchange_name)
     row = np.concatenate([process.rows.row[own], process.rows.row[-1:]])
     rows = process.rows._replace(row=row, next=exchange.places(read_states))
     is_terminal = exchange.buffer(process.dtype)
@@ -197,36 +197,38 @@ def shard_of(
     return shard, own
 
 
-def _owners(ranks: Ranks, given: Arguments, counts: tuple[int, ...]) -> Owners:
-    if given.owned is None:
-        if sum(counts) != given.S:
+def _owners(ranks: Ranks, arguments: Arguments, counts: tuple[int, ...]) -> Owners:
+    if arguments.owned is None:
+        if sum(counts) != arguments.S:
             got = f"{' + '.join(map(str, counts))} = {sum(counts)}"
-            raise ValueError(f"MDP: P must have a column for each state of all ranks, got {given.S} columns and {got}")
+            raise ValueError(
+                f"MDP: P must have a column for each state of all ranks, got {arguments.S} columns and {got}"
+            )
         return Owners(counts, None)
     padded = torch.zeros(max(counts), dtype=torch.int64)
-    padded[: given.states] = torch.from_numpy(given.owned)
+    padded[: arguments.states] = torch.from_numpy(arguments.owned)
     every = [x.numpy()[:n] for x, n in zip(ranks.all_gather(padded), counts, strict=True)]
-    check_owners("MDP", every, given.S)
+    check_owners("MDP", every, arguments.S)
     return Owners(counts, every)
 
 
-def _process(given: Arguments, own: Array, terminal: Any, renormalize: bool, negated: bool) -> Process:
+def _process(arguments: Arguments, own: Array, terminal: Any, renormalize: bool, negated: bool) -> Process:
     """Return the process of all states, of which only this rank's have rows."""
-    rows, is_ended = given.rows, np.ones(given.S, np.bool_)
-    if given.has_states:
+    rows, is_ended = arguments.rows, np.ones(arguments.S, np.bool_)
+    if arguments.has_states:
         others = np.diff(rows.row) > 0
         others[own] = False
         if others.any():
             s = int(np.argmax(others))
             raise ValueError(f"MDP: states must be those of this rank, got state {s} of another one")
     else:
-        counts = np.zeros(given.S, np.int64)
+        counts = np.zeros(arguments.S, np.int64)
         counts[own] = np.diff(rows.row)
         rows = rows._replace(row=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
     is_ended[own] = _terminal(terminal, own)
     if negated:
         rows = rows._replace(reward=-rows.reward)
-    return prepared("MDP", rows, given.gamma, is_ended, renormalize, -1 if negated else 1)
+    return prepared("MDP", rows, arguments.gamma, is_ended, renormalize, -1 if negated else 1)
 
 
 def _terminal(terminal: Any, own: Array) -> npt.NDArray[np.bool_]:
@@ -237,7 +239,7 @@ def _terminal(terminal: Any, own: Array) -> npt.NDArray[np.bool_]:
             raise ValueError(f"MDP: terminal must have shape (n,) = {own.shape}, got {terminal.shape}")
         return terminal.copy()
     which = np.atleast_1d(integers("MDP", "terminal", terminal))
-    found = np.isin(which, own)
-    if not found.all():
-        raise ValueError(f"MDP: terminal must be states of this rank, got {which[~found][0]}")
+    result = np.isin(which, own)
+    if not result.all():
+        raise ValueError(f"MDP: terminal must be states of this rank, got {which[~result][0]}")
     return np.isin(own, which)

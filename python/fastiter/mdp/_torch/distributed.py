@@ -95,9 +95,9 @@ class MDP:
     ) -> None:
         self._ranks = Ranks("MDP", group)
         choices = {"sense": sense, "renormalize": renormalize, "exchange": exchange}
-        given, counts = read(self._ranks, (P, R, gamma, states, actions, owned), choices)
+        arguments, counts = read(self._ranks, (P, R, gamma, states, actions, owned), choices)
         self._negated = sense == "min"
-        self._shard, self._owned = shard_of(self._ranks, given, counts, (terminal, renormalize, sense, exchange))
+        self._shard, self._owned = shard_of(self._ranks, arguments, counts, (terminal, renormalize, sense, exchange))
 
     @property
     def S(self) -> int:
@@ -183,14 +183,14 @@ class MDP:
 
         def prepare() -> tuple[Method, Limits, Array | None]:
             limits = Limits(None, atol, max_steps, callback, throw).checked("solve", smallest_max=1, zero=False)
-            how = method_of("solve", method, stop, (policy_sweeps, alpha), limits)
-            return how, limits, self._start("solve", value0)
+            chosen = method_of("solve", method, stop, (policy_sweeps, alpha), limits)
+            return chosen, limits, self._start("solve", value0)
 
         options: dict[str, object] = {"method": method, "policy_sweeps": policy_sweeps, "alpha": alpha}
         options |= {"atol": atol, "stop": stop, "max_steps": max_steps, "throw": throw}
         said = described(options, {"value0": value0, "callback": callback})
-        how, limits, start = agreed(self._named("solve"), prepare, said)
-        return self._run("solve", self._shard, start, how, limits)
+        chosen, limits, start = agreed(self._named("solve"), prepare, said)
+        return self._run("solve", self._shard, start, chosen, limits)
 
     def evaluate(
         self,
@@ -240,24 +240,24 @@ class MDP:
 
         def prepare() -> tuple[Rows, Method, Limits, Array | None]:
             limits = Limits(None, atol, max_steps, callback, throw).checked("evaluate", smallest_max=1, zero=False)
-            how = method_of("evaluate", "vi", stop, (None, None), limits)
+            chosen = method_of("evaluate", "vi", stop, (None, None), limits)
             rows = chain_rows(process.rows, process.place("evaluate", policy))
-            return rows, how, limits, self._start("evaluate", value0)
+            return rows, chosen, limits, self._start("evaluate", value0)
 
         options = {"atol": atol, "stop": stop, "max_steps": max_steps, "throw": throw}
         said = described(options, {"value0": value0, "callback": callback})
-        rows, how, limits, start = agreed(self._named("evaluate"), prepare, said)
-        return self._run("evaluate", self._shard.with_rows(rows), start, how, limits)
+        rows, chosen, limits, start = agreed(self._named("evaluate"), prepare, said)
+        return self._run("evaluate", self._shard.with_rows(rows), start, chosen, limits)
 
     def _named(self, function: str) -> Ranks:
         """Return the ranks, after setting the function that their error messages name."""
         self._ranks.function = function
         return self._ranks
 
-    def _run(self, function: str, shard: Shard, start: Array | None, how: Method, limits: Limits) -> MDPSolution:
+    def _run(self, function: str, shard: Shard, start: Array | None, chosen: Method, limits: Limits) -> MDPSolution:
         work = ShardWork(shard, shard.start() if start is None else start)
-        found = quietly(work, how, with_every_callback(self._ranks, limits), self._negated)
-        return judged(function, found, limits.throw)
+        solution = quietly(work, chosen, with_every_callback(self._ranks, limits), self._negated)
+        return judged(function, solution, limits.throw)
 
     def _start(self, function: str, value: object) -> Array | None:
         """Return values in the form that the kernels expect: negated for costs, 0 in terminal states."""

@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 EXCHANGES = ("auto", "halo", "gather")
 #: The fraction of all values from which on all are gathered, which avoids copying values into messages
-_MOST = 0.75
+_MAX_SHARE = 0.75
 
 
 class Exchange:
@@ -67,19 +67,19 @@ class _GatherExchange(Exchange):
     """One all-gather; the values of all ranks follow this rank's, each padded to the largest number of states."""
 
     def __init__(self, ranks: Ranks, owners: Owners) -> None:
-        self._ranks, self._owners, self._most = ranks, owners, max(owners.counts)
-        super().__init__(owners, (ranks.size + 1) * self._most)
+        self._ranks, self._owners, self._longest = ranks, owners, max(owners.counts)
+        super().__init__(owners, (ranks.size + 1) * self._longest)
 
     def places(self, states: Array) -> npt.NDArray[np.int32]:
         rank, place = self._owners.locate(states)
-        return np.where(rank == self._ranks.rank, place, (rank + 1) * self._most + place).astype(np.int32)
+        return np.where(rank == self._ranks.rank, place, (rank + 1) * self._longest + place).astype(np.int32)
 
     def run(self, buffer: Array) -> None:
-        own, *every = torch.from_numpy(buffer).split(self._most)
+        own, *every = torch.from_numpy(buffer).split(self._longest)
         self._ranks.all_gather_into(every, own)
 
 
-def made(ranks: Ranks, owners: Owners, read: Array, how: str) -> Exchange:
+def new_exchange(ranks: Ranks, owners: Owners, read: Array, exchange: str) -> Exchange:
     """Return the exchange for rows that read these states; "auto" chooses the cheaper one, which takes one more round.
 
     Parameters
@@ -91,10 +91,10 @@ def made(ranks: Ranks, owners: Owners, read: Array, how: str) -> Exchange:
     how : {"auto", "halo", "gather"}
         The exchange.
     """
-    seen = np.unique(read)
-    others = seen[owners.locate(seen)[0] != ranks.rank]
-    if how == "auto":
+    states = np.unique(read)
+    others = states[owners.locate(states)[0] != ranks.rank]
+    if exchange == "auto":
         ghosts = sum(int(x) for x in ranks.all_gather(torch.tensor([len(others)])))
         every = (ranks.size - 1) * ranks.size * max(owners.counts)
-        how = "gather" if ghosts > _MOST * every else "halo"
-    return _GatherExchange(ranks, owners) if how == "gather" else _HaloExchange(ranks, owners, others)
+        exchange = "gather" if ghosts > _MAX_SHARE * every else "halo"
+    return _GatherExchange(ranks, owners) if exchange == "gather" else _HaloExchange(ranks, owners, others)

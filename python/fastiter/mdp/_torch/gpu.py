@@ -119,7 +119,7 @@ class CardProcess:
     """Checked rows on a device; ``gamma`` is below 1."""
 
     def __init__(self, function: str, rows: Policy) -> None:
-        self._given, values, rewards = rows, rows.values, rows.rewards
+        self._rows, values, rewards = rows, rows.values, rows.rewards
         self.states = rows.row.shape[0] - 1
         self.models = max([len(x) for x in (values, rewards) if x.dim() == 2], default=1)
         self._counts = rows.crow.diff()
@@ -136,9 +136,9 @@ class CardProcess:
 
     def _check(self, function: str) -> None:
         """Compute the row sums and the largest reward of each model; leave error messages to the CPU's checks."""
-        values, rewards = self._given.values, self._given.rewards
+        values, rewards = self._rows.values, self._rows.rewards
         possible = rewards != -np.inf
-        rows, wide = len(self._given.crow) - 1, values.double()
+        rows, wide = len(self._rows.crow) - 1, values.double()
         sums = wide.new_zeros((*wide.shape[:-1], rows)).index_add_(-1, self._owner, wide)
         faults = wide.new_zeros(sums.shape).index_add_(-1, self._owner, (~((wide >= 0) & (wide < np.inf))).double())
         tolerance = 0.9 * SUM_TOLERANCE[str(values.dtype).removeprefix("torch.")]
@@ -147,10 +147,10 @@ class CardProcess:
         for m in torch.nonzero(~is_right).flatten().tolist():
             self._refuse(function, m)
         either = torch.where(possible, sums, sums.new_tensor(1.0))
-        least, most = (x.expand(self.models) for x in either.reshape(-1, rows).aminmax(dim=1))
+        lowest, highest = (x.expand(self.models) for x in either.reshape(-1, rows).aminmax(dim=1))
         largest = torch.where(possible, rewards, 0).abs().reshape(-1, rows).amax(1).double().expand(self.models)
         starts = self._best.amin(1).double()
-        numbers = torch.stack([least, most, largest, starts]).cpu().numpy()
+        numbers = torch.stack([lowest, highest, largest, starts]).cpu().numpy()
         gamma = float(self.discount)
         self.modulus: Array = gamma * numbers[:2]  # (2, B)
         self._start = numbers[3]
@@ -166,7 +166,7 @@ class CardProcess:
 
     def _refuse(self, function: str, m: int) -> None:
         """Check model m on the CPU, which raises unless the fault was only rounding in another order of summation."""
-        rows = self._given
+        rows = self._rows
         weight, reward = (x[m if len(x) > 1 else 0] if x.dim() == 2 else x for x in (rows.values, rows.rewards))
         arrays = [x.detach().cpu().numpy() for x in (rows.row, rows.crow, rows.col, weight, reward)]
         checked(function, possible_rows(*arrays), float(rows.gamma), None, False)
@@ -261,9 +261,9 @@ def solve(
 def policy(call: Policy) -> Tensor:
     """Implement the op on a GPU, by value iteration."""
     limits = Limits(atol=call.atol, max_steps=call.max_steps)
-    found = solve("values", call, limits, rounded=True)
+    solution = solve("values", call, limits, rounded=True)
     is_batch = call.values.dim() == 2 or call.rewards.dim() == 2
-    best: Tensor = judged("values", found if is_batch else alone(found), False).policy
+    best: Tensor = judged("values", solution if is_batch else alone(solution), False).policy
     return best
 
 

@@ -56,10 +56,10 @@ def _array(x: Tensor) -> Any:
 def possible_rows(row: Any, crow: Any, col: Any, values: Any, rewards: Any) -> Rows:
     """Return the rows whose reward is not -inf; their labels are their positions among all rows of their state."""
     possible = rewards != -np.inf
-    kept = keep_rows(Sparse(crow, col.astype(np.int32), values, len(row) - 1), possible)
+    selected = keep_rows(Sparse(crow, col.astype(np.int32), values, len(row) - 1), possible)
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(possible)])
     place = np.arange(len(rewards)) - np.repeat(row[:-1], np.diff(row))
-    return Rows(before[row], kept.start, kept.column, kept.value, rewards[possible], place[possible])
+    return Rows(before[row], selected.start, selected.column, selected.value, rewards[possible], place[possible])
 
 
 def _policy(call: Policy) -> Tensor:
@@ -71,8 +71,8 @@ def _policy(call: Policy) -> Tensor:
         problem = MDP._of(possible_rows(row, crow, col, values, rewards), gamma, function="values")
         reachable = 2 * problem._process.accuracy(gamma).reachable()
         limits = Limits(atol=max(call.atol, reachable), max_steps=call.max_steps)
-        found = problem._found("values", Choice(), problem._start("values", None), limits)
-        best[m] = torch.from_numpy(row[:-1] + judged("values", found, False).policy)
+        solution = problem._solved("values", Choice(), problem._start("values", None), limits)
+        best[m] = torch.from_numpy(row[:-1] + judged("values", solution, False).policy)
     return best[0] if models is None else best
 
 

@@ -26,7 +26,7 @@ class _Numbers(NamedTuple):
     high: float
     longest: float
     largest_reward: float
-    least_best: float
+    smallest_best: float
 
 
 class Shard:
@@ -46,11 +46,11 @@ class Shard:
         self.is_terminal = is_terminal
         low, high = sums_of(rows, is_terminal)
         own = Process(rows, discount, (low, high))
-        every = np.array(gathered(ranks, [low, high, own.longest, own.largest_reward, own.least_best]))
-        least, most = every.min(0), every.max(0)
-        self.numbers = _Numbers(least[0], most[1], most[2], most[3], least[4])
+        every = np.array(gathered(ranks, [low, high, own.longest, own.largest_reward, own.smallest_best]))
+        lows, highs = every.min(0), every.max(0)
+        self.numbers = _Numbers(lows[0], highs[1], highs[2], highs[3], lows[4])
         has_rows = self.numbers.low <= self.numbers.high
-        self.process = Process(rows, discount, (float(least[0]), float(most[1])) if has_rows else (0.0, 0.0))
+        self.process = Process(rows, discount, (float(lows[0]), float(highs[1])) if has_rows else (0.0, 0.0))
 
     def with_rows(self, rows: Rows) -> Shard:
         """Return the same states with other rows."""
@@ -58,12 +58,12 @@ class Shard:
 
     def start(self) -> Array:
         """Return the lower bound on the values from which a single process also starts."""
-        process, least = self.process, self.numbers.least_best
+        process, smallest = self.process, self.numbers.smallest_best
         low, high = process.modulus(self.discount)
         start = np.zeros(process.states, process.dtype)
-        if least < math.inf:
+        if smallest < math.inf:
             with np.errstate(over="ignore"):
-                bound = process.dtype.type(least / (1 - (high if least < 0 else low)))
+                bound = process.dtype.type(smallest / (1 - (high if smallest < 0 else low)))
             start[~process.is_terminal] = bound if np.isfinite(bound) else 0
         return start
 
@@ -142,13 +142,13 @@ class PolicyIteration(Method):
     def step(self, work: Work) -> bool:
         assert isinstance(work, ShardWork)
         if work.steps:
-            chain, least = work.chain(), math.inf
+            chain, smallest = work.chain(), math.inf
             target = max(self._alpha * self._width(work, work.change), self._atol / 4)
             while True:
                 width = self._width(work, work.evaluate(chain, self._sweeps))
-                if width <= target or not width < least:
+                if width <= target or not width < smallest:
                     break
-                least = width
+                smallest = width
             work.advance()
         work.backup()
         return True

@@ -109,10 +109,10 @@ def _solved(P: Any, R: Any, gamma: Any, states: Any, limits: Limits, value0: Any
     call = Policy(*rows, discount, limits.atol, limits.max_steps)
     if rows.values.device.type in _CARDS:
         both = gpu.solve(function, call, limits if rows.models is not None else limits.with_callback(_alone), first)
-        found = judged(function, alone(both) if rows.models is None else both, limits.throw)
+        solution = judged(function, alone(both) if rows.models is None else both, limits.throw)
     else:
-        found = _on_the_cpu(function, rows, call, first, limits)
-    return found if isinstance(P, tuple) else replace(found, policy=found.policy - rows.row[:-1])
+        solution = _on_the_cpu(function, rows, call, first, limits)
+    return solution if isinstance(P, tuple) else replace(solution, policy=solution.policy - rows.row[:-1])
 
 
 def _first(function: str, values: Any, value0: Any, S: int, models: int | None) -> Tensor:
@@ -140,14 +140,14 @@ def _on_tensors(progress: Progress) -> Progress:
 
 
 def _on_the_cpu(function: str, rows: Rows, call: Policy, first: Tensor | None, limits: Limits) -> MDPSolution:
-    found, limits = [], limits.with_callback(_on_tensors)
+    solutions, limits = [], limits.with_callback(_on_tensors)
     for m in range(1 if rows.models is None else rows.models):
         arrays = [x.resolve_neg().numpy() for x in rows.model(m)]
         problem = MDP._of(possible_rows(*arrays), float(call.gamma), function=function)
         start = problem._start(function, None if first is None else first[m].numpy())
-        found.append(problem._found(function, Choice(), start, limits))
-    dtype = arrays[3].dtype if found else np.dtype(str(rows.values.dtype).removeprefix("torch."))
-    all_of_them = together(found, len(rows.row) - 1, dtype, limits)
+        solutions.append(problem._solved(function, Choice(), start, limits))
+    dtype = arrays[3].dtype if solutions else np.dtype(str(rows.values.dtype).removeprefix("torch."))
+    all_of_them = together(solutions, len(rows.row) - 1, dtype, limits)
     solution = judged(function, alone(all_of_them) if rows.models is None else all_of_them, limits.throw)
     names = ("value", "policy", "lower", "upper")
     tensors: dict[str, Any] = {name: torch.from_numpy(getattr(solution, name)) for name in names}

@@ -45,7 +45,7 @@ def renamed(function: str, names: Mapping[str, str] = _NAMES) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as wrong:
         text = str(wrong).removeprefix("MDP: ").removeprefix("evaluate: ").replace(_REMEDY, "")
-        text = re.sub(rf"\b({'|'.join(names)})\b", lambda found: names[found[0]], text)
+        text = re.sub(rf"\b({'|'.join(names)})\b", lambda match: names[match[0]], text)
         raise type(wrong)(f"{function}: {text}") from None
 
 
@@ -62,10 +62,10 @@ def _matrices(function: str, transitions: Any) -> list[Any]:
     return list(transitions)
 
 
-def _listed(given: Mapping[Any, Any]) -> Any:
+def _listed(mapping: Mapping[Any, Any]) -> Any:
     """Return the values of a dict with the keys 0, 1, ... as a list, and any other dict unchanged."""
-    keys = range(len(given))
-    return [given[a] for a in keys] if set(given) == set(keys) else given
+    keys = range(len(mapping))
+    return [mapping[a] for a in keys] if set(mapping) == set(keys) else mapping
 
 
 def _rewards(reward: Any) -> Any:
@@ -77,9 +77,9 @@ def _rewards(reward: Any) -> Any:
     return reward.toarray() if hasattr(reward, "toarray") and getattr(reward, "ndim", 2) == 2 else reward
 
 
-def required(function: str, **given: Any) -> None:
+def required(function: str, **arguments: Any) -> None:
     """Refuse None for arguments that only the base class does without."""
-    for name, x in given.items():
+    for name, x in arguments.items():
         if x is None:
             raise TypeError(f"{function}: {name} must be a number, got None")
 
@@ -226,15 +226,15 @@ class MDP:
         """Raise NotImplementedError: the derived classes solve the process."""
         raise NotImplementedError(f"{type(self).__name__}: run must be called on a solver, got the base class")
 
-    def _found(self, solve: Any, max_steps: int) -> Any:
+    def _attempted(self, solve: Any, max_steps: int) -> Any:
         """Return a solution; without convergence, warn with this module's names."""
-        found: Any = attempted(solve, atol=self.epsilon, max_steps=max_steps)
-        self._judge(found)
-        return found
+        solution: Any = attempted(solve, atol=self.epsilon, max_steps=max_steps)
+        self._judge(solution)
+        return solution
 
-    def _judge(self, found: Solution) -> None:
-        if not found.converged:
-            self._warn(found.residual, found.steps)
+    def _judge(self, solution: Solution) -> None:
+        if not solution.converged:
+            self._warn(solution.residual, solution.steps)
 
     def _warn(self, residual: float, steps: int) -> None:
         got = f"{self.epsilon:g}, got {residual:.2g} after {plural(steps)}"
@@ -247,8 +247,8 @@ class MDP:
     def _solve(self, value0: Array | None, max_steps: int) -> None:
         """Run the solver's method from initial values."""
         began = time.perf_counter()
-        found = self._found(partial(self._problem.solve, self._method, value0=value0), max_steps)
-        self._finish(began, found.value, found.policy, found.steps)
+        solution = self._attempted(partial(self._problem.solve, self._method, value0=value0), max_steps)
+        self._finish(began, solution.value, solution.policy, solution.steps)
 
     def _sweep(self, value: Array, max_steps: int) -> None:
         """Sweep without a discount until the changes of all values differ by less than epsilon."""
@@ -276,15 +276,15 @@ class MDP:
         function, problem = type(self).__name__, self._problem
         refuse_mask(function, name, x)
         try:
-            given = np.asarray(x)
+            array = np.asarray(x)
         except ValueError:
             raise TypeError(f"{function}: {name} must be numbers, got a ragged sequence") from None
-        if given.dtype.kind not in "iuf":
-            raise TypeError(f"{function}: {name} must be numbers, got dtype {given.dtype}")
+        if array.dtype.kind not in "iuf":
+            raise TypeError(f"{function}: {name} must be numbers, got dtype {array.dtype}")
         with asserted():
-            if given.shape not in ((), (problem.S,)):
-                raise ValueError(f"{function}: {name} must be a number or have shape ({problem.S},), got {given.shape}")
+            if array.shape not in ((), (problem.S,)):
+                raise ValueError(f"{function}: {name} must be a number or have shape ({problem.S},), got {array.shape}")
             with np.errstate(over="ignore"):
-                values: Array = np.full(problem.S, given).astype(problem.dtype)
+                values: Array = np.full(problem.S, array).astype(problem.dtype)
             check_entries(function, name, values, np.isfinite(values), f"be finite in {problem.dtype}")
         return values

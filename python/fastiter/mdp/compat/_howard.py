@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 _BETTER = 1e-12
 
 
-class Found(NamedTuple):
+class Improved(NamedTuple):
     """The values of the last policy, the policy, the number of policies, and whether no action is better."""
 
     value: Array
@@ -25,7 +25,7 @@ class Found(NamedTuple):
     is_best: bool
 
 
-def howard(function: str, problem: MDP, policy: Any, most: int) -> Found:
+def howard(function: str, problem: MDP, policy: Any, max_steps: int) -> Improved:
     """Evaluate policies, beginning with the given one (S,), until no action is better than the policy's.
 
     An action has to be better by more than rounding, so that equal ones are not exchanged forever.
@@ -39,6 +39,6 @@ def howard(function: str, problem: MDP, policy: Any, most: int) -> Found:
         process.model.backup(value, w, action, 1, discount, None)
         error = np.abs(Chain(process.model.chain(place), discount, value).residual(value)).max(initial=0)
         better = w - value > np.maximum(_BETTER * np.maximum(np.abs(w), 1), 2 * error)
-        if steps == most or not better.any():
-            return Found(value, process.label(place), steps, not bool(better.any()))
+        if steps == max_steps or not better.any():
+            return Improved(value, process.label(place), steps, not bool(better.any()))
         place = np.where(better, action, place).astype(np.int32)

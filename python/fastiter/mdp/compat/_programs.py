@@ -56,13 +56,13 @@ class Program:
         if s_indices is None or a_indices is None:
             raise ValueError(f"{function}: s_indices and a_indices must be those of the rows of Q, got None")
         s, a = integers(function, "s_indices", s_indices), integers(function, "a_indices", a_indices)
-        for name, given, most in (("s_indices", s, n - 1), ("a_indices", a, None)):
-            if given.shape != self.R.shape:
-                raise ValueError(f"{function}: {name} must have shape {self.R.shape} like R, got {given.shape}")
-            wrong = (given < 0) | (given > (np.inf if most is None else most))
+        for name, indices, limit in (("s_indices", s, n - 1), ("a_indices", a, None)):
+            if indices.shape != self.R.shape:
+                raise ValueError(f"{function}: {name} must have shape {self.R.shape} like R, got {indices.shape}")
+            wrong = (indices < 0) | (indices > (np.inf if limit is None else limit))
             if wrong.any():
-                expected = "at least 0" if most is None else f"from 0 to {most}"
-                raise ValueError(f"{function}: {name} must be {expected}, got {given[wrong][0]}")
+                expected = "at least 0" if limit is None else f"from 0 to {limit}"
+                raise ValueError(f"{function}: {name} must be {expected}, got {indices[wrong][0]}")
         by = np.lexsort((a, s))
         if (np.diff(by) != 1).any():
             s, a, self.R, self.Q = s[by], a[by], self.R[by], self.Q[by]

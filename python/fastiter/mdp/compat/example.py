@@ -113,13 +113,13 @@ def rand(S: int, A: int, is_sparse: bool = False, mask: Any = None) -> tuple[Any
             else:
                 drawn = np.random.random(S)  # noqa: NPY002
                 to = drawn > (2 / 3 if is_sparse else np.random.random())  # noqa: NPY002
-            (found,) = np.nonzero(to)
-            if not len(found):
-                found = np.array([np.random.randint(0, S)])  # noqa: NPY002
+            (states,) = np.nonzero(to)
+            if not len(states):
+                states = np.array([np.random.randint(0, S)])  # noqa: NPY002
             # dense matrices take one number for each state, sparse ones for each possible state
-            p, r = (np.random.random(len(found) if is_sparse else S) for _ in range(2))  # noqa: NPY002
-            chosen = slice(None) if is_sparse else found
-            P[a, s, found], R[a, s, found] = p[chosen], 2 * r[chosen] - 1
+            p, r = (np.random.random(len(states) if is_sparse else S) for _ in range(2))  # noqa: NPY002
+            chosen = slice(None) if is_sparse else states
+            P[a, s, states], R[a, s, states] = p[chosen], 2 * r[chosen] - 1
     P /= P.sum(axis=2, keepdims=True)
     if not is_sparse:
         return P, R
@@ -135,8 +135,8 @@ def _mask(mask: Any, S: int, A: int) -> Array | None:
         raise TypeError(f"rand: mask must be an array or a sparse matrix, got {type_name(mask)}")
     if tuple(mask.shape) not in ((S, S), (A, S, S)):
         raise ValueError(f"rand: mask must have shape {(S, S)} or {(A, S, S)}, got {tuple(mask.shape)}")
-    found: Array = mask.toarray() if hasattr(mask, "toarray") else np.asarray(mask)
-    return found
+    dense: Array = mask.toarray() if hasattr(mask, "toarray") else np.asarray(mask)
+    return dense
 
 
 def small() -> tuple[Array, Array]:

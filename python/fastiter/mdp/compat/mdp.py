@@ -57,7 +57,7 @@ def _overlap(process: Process) -> float:
     return float(table.min(axis=0, initial=np.inf).sum()) if len(often) else 0.0
 
 
-def _most_sweeps(process: Process, value: Array, epsilon: float, discount: float) -> int:
+def _max_sweeps(process: Process, value: Array, epsilon: float, discount: float) -> int:
     """Return a number of sweeps after the first that is enough, as the span of value iteration's changes shrinks.
 
     The factor is the discount times the mass that two rows need not have in common.
@@ -120,18 +120,18 @@ class ValueIteration(MDP):
         super().__init__(transitions, reward, discount, epsilon, max_iter)
         self._value0 = self._numbers("initial_value", initial_value)
         self.V, self.thresh = self._value0.copy(), _threshold(epsilon, self.discount)
-        self._given = self._enough = max_iter
+        self._requested = self._enough = max_iter
         if self.discount < 1:
             process = self._problem._process
-            self.max_iter = self._enough = min(max_iter, _most_sweeps(process, self._value0, epsilon, self.discount))
+            self.max_iter = self._enough = min(max_iter, _max_sweeps(process, self._value0, epsilon, self.discount))
 
     def run(self) -> None:
         """Solve the process; a run that does not converge warns."""
-        most = self._given if self.max_iter == self._enough else self.max_iter
+        limit = self._requested if self.max_iter == self._enough else self.max_iter
         if self.discount == 1:
-            self._sweep(self._value0, most)
+            self._sweep(self._value0, limit)
         else:
-            self._solve(self._start(), most)
+            self._solve(self._start(), limit)
 
     def _start(self) -> Array | None:
         return self._value0
@@ -231,11 +231,11 @@ class PolicyIteration(MDP):
     def run(self) -> None:
         """Solve the process; a run that ends before no action is better warns."""
         began = time.perf_counter()
-        found = howard("PolicyIteration", self._problem, self.policy, self.max_iter)
-        if not found.is_best:
-            got = f"better ones after {plural(found.steps)}; try a larger max_iter"
+        solution = howard("PolicyIteration", self._problem, self.policy, self.max_iter)
+        if not solution.is_best:
+            got = f"better ones after {plural(solution.steps)}; try a larger max_iter"
             warn(f"PolicyIteration: no action must be better, got {got}")
-        self._finish(began, found.value, found.policy, found.steps)
+        self._finish(began, solution.value, solution.policy, solution.steps)
 
 
 @SOLVER
@@ -279,8 +279,8 @@ class PolicyIterationModified(MDP):
         required(type(self).__name__, discount=discount, epsilon=epsilon, max_iter=max_iter)
         super().__init__(transitions, reward, discount, epsilon, max_iter)
         self.thresh = _threshold(epsilon, self.discount)
-        least = 0.0 if self.discount == 1 else float(self._problem.rewards.min()) / (1 - self.discount)
-        self.V, self.policy = np.full(self.S, least), self._greedy(np.zeros(self.S))
+        lowest = 0.0 if self.discount == 1 else float(self._problem.rewards.min()) / (1 - self.discount)
+        self.V, self.policy = np.full(self.S, lowest), self._greedy(np.zeros(self.S))
 
     def run(self) -> None:
         """Solve the process; a run that does not converge warns."""
@@ -331,10 +331,13 @@ class RelativeValueIteration(MDP):
     def run(self) -> None:
         """Solve the process; a run that does not converge warns."""
         began = time.perf_counter()
-        found = self._found(partial(average, self._problem), self.max_iter)
-        self.average_reward = self.gain = found.gain_bounds[0]
+        solution = self._attempted(partial(average, self._problem), self.max_iter)
+        self.average_reward = self.gain = solution.gain_bounds[0]
         self._finish(
-            began, found.value - (found.value[-1] - found.value.dtype.type(self.gain)), found.policy, found.steps
+            began,
+            solution.value - (solution.value[-1] - solution.value.dtype.type(self.gain)),
+            solution.policy,
+            solution.steps,
         )
 
 
@@ -383,8 +386,8 @@ class FiniteHorizon(MDP):
     def run(self) -> None:
         """Compute the values and the policies of all steps."""
         began = time.perf_counter()
-        found = finite_horizon(self._problem, self.N, self._last)
-        self.V, self.policy = found.value.T, found.policy.T
+        solution = finite_horizon(self._problem, self.N, self._last)
+        self.V, self.policy = solution.value.T, solution.policy.T
         self.iter, self.time = self.N, time.perf_counter() - began
 
 

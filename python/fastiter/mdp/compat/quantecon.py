@@ -222,11 +222,11 @@ class DiscreteDP(Program):
         """
         self._check_discount("modified_policy_iteration")
         k = count("modified_policy_iteration", "k", k)
-        least = self.R[-np.inf < self.R].min() / (1 - self.beta)
-        start = np.full(self.num_states, least) if v_init is None else v_init
-        found = self._swept("modified policy iteration", start, epsilon, max_iter, {"policy_sweeps": k})
-        found.k = k
-        return found
+        lowest = self.R[-np.inf < self.R].min() / (1 - self.beta)
+        start = np.full(self.num_states, lowest) if v_init is None else v_init
+        solution = self._swept("modified policy iteration", start, epsilon, max_iter, {"policy_sweeps": k})
+        solution.k = k
+        return solution
 
     def policy_iteration(self, v_init: Any = None, max_iter: int | None = None) -> DPSolveResult:
         """Solve by evaluating policies until no action is better.
@@ -265,8 +265,8 @@ class DiscreteDP(Program):
         self._check_discount("linprog_simplex")
         if self._sparse:
             raise NotImplementedError("linprog_simplex: Q must be dense, got a sparse matrix")
-        most = self.max_iter * self.num_states if max_iter is None else max_iter
-        return self._evaluated("linear programming", v_init, most)
+        limit = self.max_iter * self.num_states if max_iter is None else max_iter
+        return self._evaluated("linear programming", v_init, limit)
 
     def _initial(self, v_init: Any) -> Array:
         """Return checked initial values (n,)."""
@@ -281,30 +281,30 @@ class DiscreteDP(Program):
         self, name: str, v_init: Any, epsilon: float | None, max_iter: int | None, options: dict[str, Any]
     ) -> DPSolveResult:
         """Solve by value iteration or modified policy iteration."""
-        most = count("solve", "max_iter", self.max_iter if max_iter is None else max_iter, 1)
+        limit = count("solve", "max_iter", self.max_iter if max_iter is None else max_iter, 1)
         tol = positive("solve", "epsilon", self.epsilon if epsilon is None else epsilon, zero=False)
         problem, method = self._process(), "mpi" if "policy_sweeps" in options else "vi"
         start = self._initial(v_init).astype(problem.dtype)
-        found: Any = attempted(problem.solve, method, value0=start, atol=tol, max_steps=most, **options)
-        if not found.converged:
-            got = f"{found.residual:.2g} after {plural(found.steps)}"
+        solution: Any = attempted(problem.solve, method, value0=start, atol=tol, max_steps=limit, **options)
+        if not solution.converged:
+            got = f"{solution.residual:.2g} after {plural(solution.steps)}"
             warn(f"{name}: the bounds must come within {tol:g}, got {got}; try a larger max_iter or epsilon")
-        return self._result(name, found, num_iter=found.steps, epsilon=epsilon or tol, max_iter=most)
+        return self._result(name, solution, num_iter=solution.steps, epsilon=epsilon or tol, max_iter=limit)
 
     def _evaluated(self, name: str, v_init: Any, max_iter: int) -> DPSolveResult:
         """Solve by policy iteration from the best actions for given values."""
-        most = count("solve", "max_iter", max_iter, 1)
+        limit = count("solve", "max_iter", max_iter, 1)
         start = self.compute_greedy(self._initial(self.s_wise_max(self.R) if v_init is None else v_init))
         problem = self._process()
         with renamed("solve", NAMES):
-            found = howard("solve", problem, start, most)
-        if not found.is_best:
-            warn(f"{name}: no action must be better, got better ones after {plural(most)}; try a larger max_iter")
-        return self._result(name, found, num_iter=found.steps, max_iter=most)
+            solution = howard("solve", problem, start, limit)
+        if not solution.is_best:
+            warn(f"{name}: no action must be better, got better ones after {plural(limit)}; try a larger max_iter")
+        return self._result(name, solution, num_iter=solution.steps, max_iter=limit)
 
-    def _result(self, name: str, found: Any, **more: Any) -> DPSolveResult:
-        result = DPSolveResult(v=found.value, sigma=found.policy, method=name, **more)
-        vars(result)["_chain"] = partial(self.controlled_mc, found.policy.copy())
+    def _result(self, name: str, solution: Any, **more: Any) -> DPSolveResult:
+        result = DPSolveResult(v=solution.value, sigma=solution.policy, method=name, **more)
+        vars(result)["_chain"] = partial(self.controlled_mc, solution.policy.copy())
         return result
 
     def controlled_mc(self, sigma: Any) -> Any:
