@@ -149,7 +149,7 @@ def calibrate(
     scale = _holding(largest, target, fmt, dtype)
     if method == "mse" and rule.accepts == "any":
         tried = [np.where(_fits(scale * ratio, dtype), ratio, 1) * scale for ratio in _RATIOS]
-        scale = _least_error(x, fmt, shape, [(each, None) for each in tried])[0]
+        scale = _smallest_error(x, fmt, shape, [(each, None) for each in tried])[0]
     return Calibration(fmt, scale, None)
 
 
@@ -210,7 +210,7 @@ def _over_blocks(x: Array, shape: tuple[int, ...], reduce: Any) -> Array:
     return result
 
 
-def _least_error(
+def _smallest_error(
     x: Array, fmt: Format, shape: tuple[int, ...], choices: Sequence[tuple[Array, Array | None]]
 ) -> tuple[Array, Array | None]:
     """Return the scales (and zero points) with the least squared error, block by block."""
@@ -230,8 +230,8 @@ def _least_error(
 def _binary_point(x: Array, wide: Array, fmt: Fixed, share: float, by_error: bool) -> Calibration:
     """Return the format with the most bits after its binary point for which no rounded number overflows."""
     counted = wide if fmt.signed else np.maximum(wide, 0)  # an unsigned format holds no negative numbers
-    most = float(np.percentile(np.abs(counted), share)) if wide.size else 0.0
-    low, high = (max(float(counted.min()), -most), min(float(counted.max()), most)) if wide.size else (0.0, 0.0)
+    highest = float(np.percentile(np.abs(counted), share)) if wide.size else 0.0
+    low, high = (max(float(counted.min()), -highest), min(float(counted.max()), highest)) if wide.size else (0.0, 0.0)
     shift = holding_shift(low, high, limits(replace(fmt, integer=fmt.width), "float64", 0))
     integer = int(fmt.signed) if shift is None else fmt.width + shift
     integer = min(max(integer, fmt.width - 1074), 1023)
@@ -248,7 +248,7 @@ def _affine(x: Array, wide: Array, fmt: Int, shape: tuple[int, ...], share: floa
     scale, zero = _holding_both(low, high, fmt, dtype)
     if by_error:
         tried = [np.where(_fits(scale * ratio, dtype), ratio, 1.0) * scale for ratio in _RATIOS]
-        scale, zero = _least_error(x, fmt, shape, [(each, zero) for each in tried])  # type: ignore[assignment]
+        scale, zero = _smallest_error(x, fmt, shape, [(each, zero) for each in tried])  # type: ignore[assignment]
     return Calibration(fmt, scale, zero)
 
 
@@ -263,13 +263,13 @@ def _holding_both(low: Array, high: Array, fmt: Int, dtype: type[np.floating[Any
     stretched = [scale * one_more]
     if fmt.max_code > 1:
         stretched.append(scale * (fmt.max_code / (fmt.max_code - 1)) * one_more)
-    lowest, most = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
+    lowest, highest = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
     for coarser in stretched:
-        wide = (most - lowest > fmt.max_code) & _fits(coarser, dtype)
+        wide = (highest - lowest > fmt.max_code) & _fits(coarser, dtype)
         if not wide.any():
             break
         scale = np.where(wide, coarser, scale)
-        lowest, most = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
+        lowest, highest = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
     return scale, np.clip(-lowest, fmt.min_code, fmt.max_code).astype(np.int64)
 
 

@@ -96,8 +96,10 @@ class BlockFloat(BlockFormat):
         return Decoder("fixed", self.width - 2)
 
     def _plan(self, dtype: str, codes: bool) -> Plan:
-        most, step = float(self.max_code), 2.0 ** (self.width - 2)
-        fixed = FixedPoint(step, 1.0 if codes else 1 / step, -most, most, -most, most, self.width, symmetric=True)
+        largest, step = float(self.max_code), 2.0 ** (self.width - 2)
+        fixed = FixedPoint(
+            step, 1.0 if codes else 1 / step, -largest, largest, -largest, largest, self.width, symmetric=True
+        )
         rounding, in_double = ROUNDINGS[self.rounding], dtype == "float64"
         return Plan(kind.block_integer, rounding, in_double=in_double, fixed=fixed, block=Blocks(self.block))
 

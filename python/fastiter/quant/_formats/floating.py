@@ -207,9 +207,9 @@ class Float(ElementFormat):
     @property
     def _beyond_rounded(self) -> tuple[float, float]:
         """The replacements of finite numbers above the range, and of the magnitudes of those below it."""
-        most = float(self.max_value)
+        largest = float(self.max_value)
         # Rounding toward the finite numbers stops at the largest one.
-        return tuple(most if self.rounding in ("RZ", back) else self._beyond for back in ("RD", "RU"))  # type: ignore[return-value]
+        return tuple(largest if self.rounding in ("RZ", back) else self._beyond for back in ("RD", "RU"))  # type: ignore[return-value]
 
     def _has_kernel(self, bits: int, bias: int) -> bool:
         """Return whether a kernel rounds to the format in a type with this many mantissa bits and largest exponent."""
@@ -220,7 +220,7 @@ class Float(ElementFormat):
     def _small_float(self, own_exponents: bool) -> SmallFloat:
         """Return the kernel's numbers."""
         over, under = self._beyond_rounded
-        least = 0.0 if self.subnormals else 2.0**self.min_exponent
+        smallest = 0.0 if self.subnormals else 2.0**self.min_exponent
         ones = (1 << (self.exponent + self.mantissa)) - 1
         infinity_code = ones - ((1 << self.mantissa) - 1)
         nan_codes = {"ieee": infinity_code | 1 << max(self.mantissa - 1, 0), "fn": ones, "fnuz": 1 << (self.bits - 1)}
@@ -233,8 +233,8 @@ class Float(ElementFormat):
             under=_minus(under),
             infinite=self._beyond,
             minus_infinite=_minus(self._beyond),
-            negative=math.nan if self.has_nan else least,
-            least=least,
+            negative=math.nan if self.has_nan else smallest,
+            least=smallest,
             is_signed=self.signed,
             has_zero=self.subnormals,
             negative_zero=self.signed and self.specials != "fnuz",

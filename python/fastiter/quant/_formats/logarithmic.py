@@ -96,9 +96,11 @@ class Logarithmic(ElementFormat):
     def _plan(self, dtype: str, codes: bool) -> Plan:
         in_float = dtype != "float64" and self.lowest >= -124 and self.highest <= 125
         thresholds, values = log_table(self.fraction, np.float32 if in_float else np.float64)
-        most, sign = 2.0**self.highest, 2.0 ** (self.bits - 1)
-        over = most * float(thresholds[0])
-        small = SmallFloat(*(0, self.lowest, self.bits, most, over, 0.0, 0.0, 0.0, sign, 2.0**self.lowest, self.signed))
+        largest, sign = 2.0**self.highest, 2.0 ** (self.bits - 1)
+        over = largest * float(thresholds[0])
+        small = SmallFloat(
+            *(0, self.lowest, self.bits, largest, over, 0.0, 0.0, 0.0, sign, 2.0**self.lowest, self.signed)
+        )
         table = TableOfNumbers(thresholds, values, len(values))
         return Plan(kind.logarithmic, ROUNDINGS["RNE"], in_double=not in_float, small=small, table=table)
 

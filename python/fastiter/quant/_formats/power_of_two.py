@@ -96,8 +96,10 @@ class PowerOfTwo(ElementFormat):
     def _plan(self, dtype: str, codes: bool) -> Plan:
         in_float = dtype != "float64" and -126 <= self.lowest <= 0 and self.highest <= 126
         is_small = in_float or (-1022 <= self.lowest <= 0 and self.highest <= 1022)
-        number, most = kind.small_float if is_small else kind.wide_float, 2.0**self.highest
-        small = SmallFloat(0, self.lowest, self.bits, most, most, -most, most, -most, 0.0, 0.0, self.signed)
+        number, largest = kind.small_float if is_small else kind.wide_float, 2.0**self.highest
+        small = SmallFloat(
+            0, self.lowest, self.bits, largest, largest, -largest, largest, -largest, 0.0, 0.0, self.signed
+        )
         return Plan(number, ROUNDINGS[self.rounding], overflow.saturate, not in_float, small=small)
 
 

@@ -192,18 +192,18 @@ def checked_scale(
     return factor
 
 
-def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = None) -> Tensor:
-    """Return the scale that maps the largest magnitude of x (or of each index of ``kept_axis``) to the format's."""
+def largest_scale(function: str, x: Tensor, text: str, axis: int | None = None) -> Tensor:
+    """Return the scale that maps the largest magnitude of x (or of each index of ``axis``) to the format's."""
     targets = facts(text).targets
     if targets is None:
         raise ValueError(f"{function}: scale must be a number or a tensor for {text}, got 'amax'")
     magnitude = x.detach().abs()
-    if kept_axis is None:
+    if axis is None:
         largest = magnitude.amax() if x.numel() else magnitude.new_ones(())
     else:
-        if not -max(x.dim(), 1) <= kept_axis < max(x.dim(), 1):
-            raise ValueError(f"{function}: x must have an axis {kept_axis}, got {x.dim()} axes")
-        others = [k for k in range(x.dim()) if k != kept_axis % x.dim()]
+        if not -max(x.dim(), 1) <= axis < max(x.dim(), 1):
+            raise ValueError(f"{function}: x must have an axis {axis}, got {x.dim()} axes")
+        others = [k for k in range(x.dim()) if k != axis % x.dim()]
         if not x.numel():
             magnitude = magnitude.new_ones([1] * x.dim())
         largest = magnitude.amax(others, keepdim=True) if others else magnitude

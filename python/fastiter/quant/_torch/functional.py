@@ -412,9 +412,9 @@ def quantize_gradient(
     refuse_transforms("quantize_gradient")
     text = text_of("quantize_gradient", fmt)
     check_floats("quantize_gradient", x)
-    given = checked_scale("quantize_gradient", x, text, None if isinstance(scale, str) else scale, axis)
+    checked = checked_scale("quantize_gradient", x, text, None if isinstance(scale, str) else scale, axis)
     if isinstance(scale, str):
         checked_amax("quantize_gradient", scale)
     seed = checked_seed("quantize_gradient", rng, x, facts(text).stochastic)
-    result: Tensor = RoundedGradient.apply(x, text, given, isinstance(scale, str), axis, seed)
+    result: Tensor = RoundedGradient.apply(x, text, checked, isinstance(scale, str), axis, seed)
     return result

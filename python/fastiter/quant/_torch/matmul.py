@@ -52,9 +52,9 @@ def check_together(of_x: int, of_weight: int) -> None:
         raise ValueError(f"linear: x and weight must be rounded to at most {_MAX_BITS} bits together, got {got}")
 
 
-def check_float32(name: str, is_held: bool) -> None:
+def check_float32(name: str, is_exact: bool) -> None:
     """Check that a factor is exact in float32, for a floating-point accumulator."""
-    if not is_held:
+    if not is_exact:
         raise ValueError(f"linear: {name} must be numbers of float32 for an accumulator in floating point, got others")
 
 

@@ -292,9 +292,9 @@ def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
         )
 
 
-def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
+def run(quantize: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
     """Return x rounded, or its codes with the codes of the block scales; blocks are moved to the last axis."""
-    x, text, scale, zero_point, axis, seed, function, refuse_nan, nan = given
+    x, text, scale, zero_point, axis, seed, function, refuse_nan, nan = quantize
     fmt = read(text)
     if fmt.stochastic and seed is None:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")

@@ -160,11 +160,11 @@ def _posit(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
 
 
 def _power(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
-    most = Fraction(2) ** fmt.highest
+    largest = Fraction(2) ** fmt.highest
     v = formats.exact(x)
     y = formats.significand(v, 0, fmt.lowest, fmt.rounding, random, True) if v else v
-    outside = abs(y) > most or (not fmt.signed and x < 0)
-    y = max(-most if fmt.signed else Fraction(0), min(y, most))
+    outside = abs(y) > largest or (not fmt.signed and x < 0)
+    y = max(-largest if fmt.signed else Fraction(0), min(y, largest))
     body = 0 if y == 0 else formats.exponent_of(y) - fmt.lowest + 1
     return y, body | (int(y < 0) << (fmt.bits - 1)), outside
 
@@ -190,11 +190,11 @@ def _logarithm(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Elemen
 
 def _table(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
     with np.errstate(over="ignore", under="ignore"):
-        held = [float(np.float32(value)) for value in fmt.values]
+        values_in_float = [float(np.float32(value)) for value in fmt.values]
     # Blocks store their values in the dtype; stochastic rounding elsewhere is between the exact values.
-    in_float = dtype != "float64" and (fmt.rounding != "STOCHASTIC" or fmt.block or held == list(fmt.values))
+    in_float = dtype != "float64" and (fmt.rounding != "STOCHASTIC" or fmt.block or values_in_float == list(fmt.values))
     compute: type[Any] = np.float32 if in_float else np.float64
-    values = held if in_float else list(fmt.values)
+    values = values_in_float if in_float else list(fmt.values)
     v = formats.exact(x)
     outside = not values[0] <= x <= values[-1]
     if fmt.rounding == "STOCHASTIC":
@@ -232,8 +232,8 @@ def _blocks(
     for begin, end in _ranges(len(numbers), shape[-1] if shape else 1, fmt.block):
         part = numbers[begin:end]
         random = [_random(fmt, i, seed) for i in range(begin, end)]
-        made, scale = _BLOCKS[type(fmt).__name__](part, fmt, compute, g, random)
-        elements += made
+        part_elements, scale = _BLOCKS[type(fmt).__name__](part, fmt, compute, g, random)
+        elements += part_elements
         scales.append(scale)
     return elements, scales
 
@@ -269,11 +269,11 @@ def _mx(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[in
     if not all(map(math.isfinite, part)):
         return _all_nan(part), 255
     k = scale_exponent(max(abs(formats.exact(x)) for x in part), fmt)
-    made = []
+    elements = []
     for x, r in zip(part, random, strict=True):
         y, code, outside = _saturated(formats.exact(x) / Fraction(2) ** k, x, fmt.element, r)
-        made.append((Fraction(y) * Fraction(2) ** k if y else y, code, outside))
-    return made, k + 127
+        elements.append((Fraction(y) * Fraction(2) ** k if y else y, code, outside))
+    return elements, k + 127
 
 
 def _saturated(v: Fraction, sign: float, fmt: Any, random: int) -> Element:
@@ -294,15 +294,15 @@ def _nvfp4(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list
     wanted = min(max(wanted, compute(2.0**-9)), compute(448))
     scale = formats.significand(Fraction(float(wanted)), 3, -6, "RNE", 0, True)
     s = compute(float(scale))
-    made = []
+    elements = []
     for x, r in zip(part, random, strict=True):
         with np.errstate(all="ignore"):
             v = float(compute(x) / (s * g))
             y, code, outside = _saturated(formats.exact(v), x, fmt.element, r)
-            made.append((float(compute(y) * s * g), code, outside))
+            elements.append((float(compute(y) * s * g), code, outside))
     e = max(formats.exponent_of(scale), -6)
     field = int(scale / Fraction(2) ** (e - 3))
-    return made, field if e == -6 and field < 8 else ((e + 7) << 3) + field - 8
+    return elements, field if e == -6 and field < 8 else ((e + 7) << 3) + field - 8
 
 
 def _block_float(
@@ -312,13 +312,13 @@ def _block_float(
         return _all_nan(part), 255
     largest = max(abs(formats.exact(x)) for x in part)
     k = min(max(formats.exponent_of(largest), -127), 127) if largest else -127
-    step, most = Fraction(2) ** (k - (fmt.width - 2)), fmt.max_code
-    made: list[Element] = []
+    step, bound = Fraction(2) ** (k - (fmt.width - 2)), fmt.max_code
+    elements: list[Element] = []
     for x, r in zip(part, random, strict=True):
         wanted = formats.whole(formats.exact(x) / step, fmt.rounding, r)
-        code = min(max(wanted, -most), most)
-        made.append((code * step, code, code != wanted))
-    return made, k + 127
+        code = min(max(wanted, -bound), bound)
+        elements.append((code * step, code, code != wanted))
+    return elements, k + 127
 
 
 def _block_table(
@@ -327,13 +327,13 @@ def _block_table(
     if not all(map(math.isfinite, part)):
         return _all_nan(part), math.nan
     scale = compute(max(map(abs, part)))
-    made = []
+    elements = []
     for x, r in zip(part, random, strict=True):
         with np.errstate(all="ignore"):
             v = float(compute(x) / (scale if scale > 0 else compute(1)))
             y, index, _ = _table(v, fmt, compute.__name__, 0, r)
-            made.append((float(compute(y) * scale) + 0.0, index, False))
-    return made, scale
+            elements.append((float(compute(y) * scale) + 0.0, index, False))
+    return elements, scale
 
 
 _BLOCKS = {"MX": _mx, "NVFP4": _nvfp4, "BlockFloat": _block_float, "Table": _block_table}

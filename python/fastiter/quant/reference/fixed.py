@@ -142,8 +142,8 @@ def dot_format(a: Shape, b: Shape, terms: int) -> Grown:
 def exact_code(x: Fraction, fmt: Shape) -> int:
     """The code of a value that the format represents exactly."""
     v = x * power(fraction_bits(fmt))
-    least, most = limits(fmt)
-    assert v.denominator == 1 and least <= v <= most, f"{fmt} does not hold {x}"
+    lowest, highest = limits(fmt)
+    assert v.denominator == 1 and lowest <= v <= highest, f"{fmt} does not hold {x}"
     return int(v)
 
 

@@ -137,11 +137,11 @@ def _wrapped(code: int, width: int, n: int, signed: bool) -> int:
     bits, negative = code % (1 << width), code < 0
     if n == 0:
         return bits
-    kept = bits % (1 << (width - n))
+    rest = bits % (1 << (width - n))
     if not signed:
-        return kept + ((1 << n) - 1) * (1 << (width - n))
+        return rest + ((1 << n) - 1) * (1 << (width - n))
     saturated = (1 << (n - 1)) if negative else (1 << (n - 1)) - 1  # sign and n - 1 bits that are not the sign
-    return kept + saturated * (1 << (width - n))
+    return rest + saturated * (1 << (width - n))
 
 
 def _sign_magnitude(code: int, floor: int, width: int, n: int) -> int:
@@ -206,19 +206,19 @@ def float_value(x: float, fmt: Float, random: int = 0) -> float:
     """The number of `Float` to which x is rounded; all of them are float64 numbers."""
     if math.isnan(x):
         return math.nan
-    most = fmt.max_value
+    largest = fmt.max_value
     if not fmt.signed and x < 0:
         return math.nan if fmt.specials != "none" else 0.0 if fmt.subnormals else 2.0**fmt.min_exponent
-    beyond = {"SAT": float(most), "INF": math.inf, "NAN": math.nan}[fmt.overflow]
+    beyond = {"SAT": float(largest), "INF": math.inf, "NAN": math.nan}[fmt.overflow]
     if math.isinf(x):
         return math.copysign(beyond, x) if fmt.overflow != "NAN" else math.nan
     y = significand(Fraction(x), fmt.mantissa, fmt.min_exponent, fmt.rounding, random, fmt.subnormals)
     if not fmt.subnormals:
         y = max(y, Fraction(2) ** fmt.min_exponent)
-    if abs(y) > most:
+    if abs(y) > largest:
         # Rounding toward the finite numbers stops at the largest one.
         back = {"RZ": True, "RD": x > 0, "RU": x < 0}.get(fmt.rounding, False)
-        return math.copysign(float(most) if back else beyond, x) if back or fmt.overflow != "NAN" else math.nan
+        return math.copysign(float(largest) if back else beyond, x) if back or fmt.overflow != "NAN" else math.nan
     if y == 0:
         return math.copysign(0.0, x) if fmt.signed and fmt.specials != "fnuz" else 0.0
     return float(y)
@@ -250,9 +250,9 @@ def posit_code(x: float, n: int, es: int, rounding: str = "RNE", random: int = 0
         string += "1" if fraction >= 1 else "0"
         fraction -= fraction >= 1
     string = string.ljust(n - 1, "0")
-    kept, cut = int(string[: n - 1], 2), string[n - 1 :]
+    head, cut = int(string[: n - 1], 2), string[n - 1 :]
     rest = Fraction(int(cut, 2), 1 << len(cut)) if cut else Fraction(0)
-    body = whole(kept + rest, rounding, random)
+    body = whole(head + rest, rounding, random)
     body = min(max(body, 1), (1 << (n - 1)) - 1)
     return body if x > 0 else (1 << n) - body
 

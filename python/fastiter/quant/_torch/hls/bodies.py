@@ -36,14 +36,14 @@ def _add(step: Step) -> Lines:
     return _elements(step, "a[i] + b[i]")
 
 
-def _held(step: Step, what: str, index: str) -> str:
+def _constant(step: Step, what: str, index: str) -> str:
     name = step.constants[what].name
     return f"from_code<{name}_t>({name}[{index}])"
 
 
 def _start(step: Step, index: str) -> Lines:
     """Initialize the sum, with the bias if there is one; a rounded accumulator counts it as the first term."""
-    first = _held(step, "bias", index) if "bias" in step.constants else f"from_code<{step.name}_sum_t>(0)"
+    first = _constant(step, "bias", index) if "bias" in step.constants else f"from_code<{step.name}_sum_t>(0)"
     lines = [f"{step.name}_sum_t sum = {first};"]
     if step.every > 1:
         lines.append(f"int terms = {int('bias' in step.constants)};")
@@ -64,7 +64,7 @@ def _added(step: Step, product: str) -> Lines:
 
 def _linear(step: Step) -> Lines:
     features, outputs = step.sizes["features"], step.sizes["outputs"]
-    product = f"x[m * {features} + k] * {_held(step, 'weight', f'n * {features} + k')}"
+    product = f"x[m * {features} + k] * {_constant(step, 'weight', f'n * {features} + k')}"
     inner = _loops(_added(step, product), ("k", features))
     body = [*_start(step, "n"), *inner, f"y[m * {outputs} + n] = sum;"]
     return _loops(body, ("m", step.sizes["rows"]), ("n", outputs))
@@ -72,7 +72,7 @@ def _linear(step: Step) -> Lines:
 
 def _affine(step: Step) -> Lines:
     outer, channels, inner = (step.sizes[name] for name in ("outer", "channels", "inner"))
-    product = f"x[i] * {_held(step, 'weight', 'c')}"
+    product = f"x[i] * {_constant(step, 'weight', 'c')}"
     body = [
         f"const int i = (m * {channels} + c) * {inner} + k;",
         *_start(step, "c"),
@@ -109,7 +109,7 @@ def _conv2d(step: Step) -> Lines:
     zero = f"from_code<{step.inputs[0].name}_t>(0)"
     product = [
         f"const {step.inputs[0].name}_t at = inside ? x[i] : {zero};",
-        *_added(step, f"at * {_held(step, 'weight', index)}"),
+        *_added(step, f"at * {_constant(step, 'weight', index)}"),
     ]
     channel = f"(n / {outputs} * {channels} + c)" if s["groups"] > 1 else "c"
     inner = _loops(_window(step, product, channel), ("c", channels))

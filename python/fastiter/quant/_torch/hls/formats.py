@@ -108,26 +108,26 @@ def activation_format(name: str, quantizer: Quantizer) -> Fixed:
     own = quantizer.formats[0] if quantizer.formats else None
     if isinstance(own, (SumOfPowers, PowerOfTwo)):
         refuse(name, "round inputs and outputs to fixed point (powers of two are for weights)", str(own))
-    found = formats_of(name, quantizer)
-    if len(set(found)) != 1:
-        refuse(name, "round inputs and outputs to one format", f"{len(found)} formats, one for each channel")
-    if found[0].stochastic:
-        refuse(name, "round without random numbers", str(found[0]))
-    return found[0]
+    fixed = formats_of(name, quantizer)
+    if len(set(fixed)) != 1:
+        refuse(name, "round inputs and outputs to one format", f"{len(fixed)} formats, one for each channel")
+    if fixed[0].stochastic:
+        refuse(name, "round without random numbers", str(fixed[0]))
+    return fixed[0]
 
 
 def constant(name: str, what: str, layer: str, quantizer: Quantizer, rounded: Tensor) -> Constant:
     """Return rounded parameters as codes, in their common format or in one that can hold all channels' numbers."""
-    found = formats_of(layer, quantizer)
-    fraction = max(fmt.fraction for fmt in found)
+    formats = formats_of(layer, quantizer)
+    fraction = max(fmt.fraction for fmt in formats)
     whole = np.ldexp(rounded.detach().to(torch.float64).numpy(), fraction)
     if not np.isfinite(whole).all():
         refuse(layer, f"have a finite {what}", "NaN or infinity")
     largest = int(np.abs(whole).max(initial=0.0))
-    signed = any(fmt.signed for fmt in found)
+    signed = any(fmt.signed for fmt in formats)
     width = largest.bit_length() + int(signed)
-    if len(set(found)) == 1:
-        width = max(width, found[0].width)
+    if len(set(formats)) == 1:
+        width = max(width, formats[0].width)
     width = max(width, 1)
     if width > MAX_BITS:
         refuse(layer, f"have a {what} of at most {MAX_BITS} bits in all channels together", f"{width} bits")

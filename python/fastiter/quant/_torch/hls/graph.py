@@ -107,13 +107,13 @@ def _graph(model: nn.Module) -> fx.Graph:
 
 def _input_format(model: nn.Module, start: fx.Node) -> Fixed:
     """Return the format to which all users of the input round it."""
-    found: dict[Fixed | None, str] = {}
+    formats: dict[Fixed | None, str] = {}
     waiting = [start]
     while waiting:
         node = waiting.pop()
         for user in node.users:
             if user.op == "output":
-                found[None] = "output"
+                formats[None] = "output"
                 continue
             module = model.get_submodule(str(user.target)) if user.op == "call_module" else _module(user)
             if isinstance(module, (nn.Flatten, nn.Identity, nn.Dropout, GradientQuantizer)):
@@ -122,10 +122,10 @@ def _input_format(model: nn.Module, start: fx.Node) -> Fixed:
             quantizer: Any = module if isinstance(module, Quantizer) else getattr(module, "input_quantizer", None)
             if len(user.args) > 1 and user.args[1] is node:
                 quantizer = getattr(module, "other_quantizer", None)
-            found[None if quantizer is None else activation_format(_label(user), quantizer)] = _label(user)
-    if len(found) == 1 and None not in found:
-        return next(fmt for fmt in found if fmt is not None)
-    got = ", ".join(f"{fmt or 'none'} of {name!r}" for fmt, name in found.items())
+            formats[None if quantizer is None else activation_format(_label(user), quantizer)] = _label(user)
+    if len(formats) == 1 and None not in formats:
+        return next(fmt for fmt in formats if fmt is not None)
+    got = ", ".join(f"{fmt or 'none'} of {name!r}" for fmt, name in formats.items())
     raise ValueError(f"export_hls: input must be given if no one format rounds the model's input, got {got}")
 
 
@@ -149,7 +149,7 @@ def _run(model: nn.Module, graph: fx.Graph, x: Tensor) -> tuple[_Recorder, dict[
     rounded: dict[nn.Module, Tensor] = {}
     recorder = _Recorder(model, graph)
 
-    def passed(quantizer: nn.Module, given: Any, y: Tensor) -> None:
+    def passed(quantizer: nn.Module, inputs: Any, y: Tensor) -> None:
         rounded[quantizer] = y.detach().clone()
 
     with ExitStack() as stack:
@@ -193,10 +193,10 @@ def _module(node: fx.Node) -> nn.Module:
 def _call(model: nn.Module, node: fx.Node, values: dict[Any, Value], shapes: dict[fx.Node, tuple[int, ...]]) -> Call:
     is_module = node.op == "call_module"
     module = model.get_submodule(str(node.target)) if is_module else _module(node)
-    given = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
+    inputs = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
     # The number keeps a layer "a_input" apart from the input of a layer "a".
     name = f"layer{len(values)}_{node.name.lstrip('_')}"
-    for value in given:
+    for value in inputs:
         if value not in values or math.prod(values[value].shape) == 0:
             refuse(_label(node), "be called with arrays that are not empty", str(value))
-    return Call(name, _label(node), module, tuple(values[value] for value in given), shapes.get(node, ()))
+    return Call(name, _label(node), module, tuple(values[value] for value in inputs), shapes.get(node, ()))

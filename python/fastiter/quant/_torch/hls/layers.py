@@ -116,7 +116,7 @@ def _product(builder: Builder, call: Call, kind: str, sizes: dict[str, int]) -> 
             total = holding(call.layer, top, fraction)
     else:
         refuse(call.layer, "have an accumulator in fixed point", str(accumulator))
-    terms: list[Shape] = [product] + [held.fmt for what, held in constants.items() if what == "bias"]
+    terms: list[Shape] = [product] + [constant.fmt for what, constant in constants.items() if what == "bias"]
     for term in terms:
         check_bits(call.layer, sum_format(total, term).width)
     y = Value(call.name, result, call.shape)
@@ -190,8 +190,8 @@ def _add(builder: Builder, call: Call) -> Value:
         refuse(call.layer, "add arrays of one shape", f"{a.shape} and {b.shape}")
     fmt = grown(call.layer, sum_format(a.fmt, b.fmt))
     y = Value(call.name, fmt, a.shape)
-    held = sum(v.largest << (fmt.fraction - v.fmt.fraction) for v in (a, b))
-    check_exact(call.layer, held, fmt.fraction, builder.dtype)
+    bound = sum(v.largest << (fmt.fraction - v.fmt.fraction) for v in (a, b))
+    check_exact(call.layer, bound, fmt.fraction, builder.dtype)
     return builder.add(Step("add", call.layer, (a, b), y))
 
 
@@ -236,9 +236,9 @@ def _average(builder: Builder, call: Call) -> Value:
         count = module.divisor_override or sizes["kernel_y"] * sizes["kernel_x"]
     if count & (count - 1):
         refuse(call.layer, "divide by a power of two", f"{count}")
-    held = x.largest * sizes["kernel_y"] * sizes["kernel_x"]
-    check_exact(call.layer, held, x.fmt.fraction + count.bit_length() - 1, builder.dtype)
-    total = holding(call.layer, held, x.fmt.fraction)
+    bound = x.largest * sizes["kernel_y"] * sizes["kernel_x"]
+    check_exact(call.layer, bound, x.fmt.fraction + count.bit_length() - 1, builder.dtype)
+    total = holding(call.layer, bound, x.fmt.fraction)
     check_bits(call.layer, sum_format(total, x.fmt).width)
     fmt = Fixed(total.width, total.integer - count.bit_length() + 1)
     sizes["shift"] = count.bit_length() - 1

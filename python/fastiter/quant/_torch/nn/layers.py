@@ -41,14 +41,14 @@ class QuantLayer(nn.Module):
         for what in self.rounds:
             parameter = getattr(self, what, None)
             shape = tuple(parameter.shape) if isinstance(parameter, Tensor) else None
-            made = None if what == "bias" and parameter is None else new_quantizer(getattr(plan, what), shape)
-            self._give(f"{what}_quantizer", made)
+            quantizer = None if what == "bias" and parameter is None else new_quantizer(getattr(plan, what), shape)
+            self._give(f"{what}_quantizer", quantizer)
         self._give("gradient_quantizer", new_gradient_quantizer(plan.gradient))
 
-    def _give(self, name: str, made: Quantizer | None) -> None:
+    def _give(self, name: str, quantizer: Quantizer | None) -> None:
         if hasattr(self, name):
             delattr(self, name)
-        setattr(self, name, None if made is None else made.train(self.training))
+        setattr(self, name, None if quantizer is None else quantizer.train(self.training))
 
     def products(self, output: Any) -> dict[str, tuple[int, str]]:
         """Return for each weight the number of multiplications of a call, and the name of the other factor.
@@ -182,8 +182,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         *,
         plan: QuantPlan | None = None,
     ) -> None:
-        how = (stride, padding, dilation, groups, bias, padding_mode, device, dtype)
-        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, *how)
+        arguments = (stride, padding, dilation, groups, bias, padding_mode, device, dtype)
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, *arguments)
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -211,8 +211,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode), (0, 0)
         text = text_of("QuantPlan", self.plan.accumulator)
-        how = (text, self.plan.accumulate_every, self.stride, padding, self.dilation, self.groups)
-        return conv2d(x, weight, bias, *how)
+        arguments = (text, self.plan.accumulate_every, self.stride, padding, self.dilation, self.groups)
+        return conv2d(x, weight, bias, *arguments)
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
         return {"weight": (int(output.numel()) * int(self.weight[0].numel()), "input")}

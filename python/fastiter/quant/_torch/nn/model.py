@@ -129,7 +129,7 @@ def _checked_plans(plan: object) -> dict[str, QuantPlan | None]:
 
 def _chosen(model: nn.Module, plans: dict[str, QuantPlan | None]) -> list[tuple[nn.Module, str, QuantPlan]]:
     """Return the layers to change, each with its first name and its plan; change nothing yet."""
-    found: dict[int, tuple[nn.Module, str, QuantPlan | None]] = {}
+    chosen: dict[int, tuple[nn.Module, str, QuantPlan | None]] = {}
     useless: dict[str, str | None] = dict.fromkeys(plans)
     matched: set[str] = set()
     for name, module in model.named_modules(remove_duplicate=False):
@@ -141,17 +141,17 @@ def _chosen(model: nn.Module, plans: dict[str, QuantPlan | None]) -> list[tuple[
             continue
         matched.add(pattern)
         of = plans[pattern]
-        if id(module) in found and found[id(module)][2] is not of:
-            both = f"{found[id(module)][1]!r} and {name!r}"
+        if id(module) in chosen and chosen[id(module)][2] is not of:
+            both = f"{chosen[id(module)][1]!r} and {name!r}"
             raise ValueError(f"quantize_model: plan must be one for both names of a module, got two for {both}")
         if of is not None:
             _refuse_loss(module, name)
-        found.setdefault(id(module), (module, name, of))
+        chosen.setdefault(id(module), (module, name, of))
     for pattern in plans:
         if pattern not in matched:
             got = useless[pattern] or "no module of that name"
             raise ValueError(f"quantize_model: plan[{pattern!r}] must match a layer that can round, got {got}")
-    return [(module, name, of) for module, name, of in found.values() if of is not None]
+    return [(module, name, of) for module, name, of in chosen.values() if of is not None]
 
 
 def _can_round(module: nn.Module) -> bool:

@@ -108,19 +108,19 @@ def new_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quant
     """Return a layer's own quantizer; ``shape``: shape of the parameter that it rounds."""
     if choice is None:
         return None
-    made = choice.fresh() if isinstance(choice, Quantizer) else FormatQuantizer(choice)
+    quantizer = choice.fresh() if isinstance(choice, Quantizer) else FormatQuantizer(choice)
     if shape is not None:
-        made.place(shape)
-    return made
+        quantizer.place(shape)
+    return quantizer
 
 
 def new_gradient_quantizer(choice: Choice) -> GradientQuantizer | None:
     """Return a layer's own quantizer of gradients."""
     if choice is None:
         return None
-    made = choice.fresh() if isinstance(choice, Quantizer) else GradientQuantizer(choice)
-    assert isinstance(made, GradientQuantizer)
-    return made
+    quantizer = choice.fresh() if isinstance(choice, Quantizer) else GradientQuantizer(choice)
+    assert isinstance(quantizer, GradientQuantizer)
+    return quantizer
 
 
 def plan_of_weights(function: str, fmt: FormatLike, name: str) -> QuantPlan:

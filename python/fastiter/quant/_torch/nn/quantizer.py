@@ -181,9 +181,9 @@ class LearnedQuantizer(Quantizer):
         return self.gradient_scale
 
     def _set(self, value: Tensor) -> None:
-        held = getattr(self, self._parameter)
+        parameter = getattr(self, self._parameter)
         with torch.no_grad():
-            held.copy_(value.reshape(held.shape))
+            parameter.copy_(value.reshape(parameter.shape))
             self.initialized.fill_(True)
         self._is_initialized = True
 

@@ -67,13 +67,13 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                 parameter = getattr(self, f"{what}_{part.suffix}", None)
                 choice = getattr(plan, what.partition("_")[0])
                 if what == "gradient":
-                    made: Quantizer | None = new_gradient_quantizer(choice)
+                    quantizer: Quantizer | None = new_gradient_quantizer(choice)
                 elif (what == "state" and "c" not in self.state_names) or (what.startswith("bias") and not self.bias):
-                    made = None
+                    quantizer = None
                 else:
                     shape = tuple(parameter.shape) if isinstance(parameter, Tensor) else None
-                    made = new_quantizer(choice, shape)
-                self._give(f"{what}_{part.suffix}_quantizer", made)
+                    quantizer = new_quantizer(choice, shape)
+                self._give(f"{what}_{part.suffix}_quantizer", quantizer)
 
     def initialize(self) -> None:
         """Initialize the parameters' quantizers from the parameters, as the first call would."""
@@ -116,7 +116,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         x = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if self.batch_first else input
         if x.shape[0] == 0:
             raise ValueError(f"{name}: input must have at least one time step, got shape {tuple(input.shape)}")
-        layers = [made.parameters for made in layers_of(self, CELLS[self.cell])]
+        layers = [quantizer.parameters for quantizer in layers_of(self, CELLS[self.cell])]
         check_place(name, layers[0].w_ih, input)
         self._check_dtype("input", input, layers[0].w_ih)
         states = self._checked_states(hx, x, layers[0].w_ih, input.dim() == 2)
@@ -162,7 +162,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             self._check_dtype("hx", s, weight)
         return [tuple(s[k].unsqueeze(0) if single else s[k] for s in hx) for k in range(rows)]
 
-    def _direction(self, x: Tensor, part: _Part, given: Parameters, first: States) -> tuple[Tensor, States]:
+    def _direction(self, x: Tensor, part: _Part, own: Parameters, first: States) -> tuple[Tensor, States]:
         """Return h (T, B, H) of all steps, and the final states (B, H)."""
         quantizers = {what: getattr(self, f"{what}_{part.suffix}_quantizer") for what in self.rounds}
 
@@ -170,7 +170,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             quantizer = quantizers[what]
             return value if quantizer is None else quantizer(value)
 
-        w_ih, w_hh, b_ih, b_hh = given
+        w_ih, w_hh, b_ih, b_hh = own
         biases = (
             None if b_ih is None else rounded("bias_ih", b_ih),
             None if b_hh is None else rounded("bias_hh", b_hh),

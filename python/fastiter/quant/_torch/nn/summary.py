@@ -202,10 +202,10 @@ def _watch(
     statistics: dict[Quantizer, _Statistics],
     calls: Calls,
 ) -> None:
-    def passed(quantizer: Any, given: tuple[Any, ...], y: Any) -> None:
-        statistics.setdefault(quantizer, _Statistics()).add(given[0], y)
+    def passed(quantizer: Any, arguments: tuple[Any, ...], y: Any) -> None:
+        statistics.setdefault(quantizer, _Statistics()).add(arguments[0], y)
 
-    def called(layer: Any, given: tuple[Any, ...], y: Any) -> None:
+    def called(layer: Any, arguments: tuple[Any, ...], y: Any) -> None:
         for part, (count, other) in layer.products(y).items():
             calls[layer, part] = calls.get((layer, part), (0, other))[0] + count, other
 
