@@ -40,7 +40,7 @@ def terms(row: Record) -> dict[str, float]:
         "step": 1.0,
         "element": float(each),
         "product": float(tiles * plan["columns"]),
-        "fragment": float(max(tiles - plan["held"], 0)),
+        "fragment": float(max(tiles - plan["in_registers"], 0)),
         "sum": float(outs * each * plan["split"]),
         "joined": float(joined),
         "word": math.ceil(rows * padded * 2 / 8 / threads) if joined else 0.0,
@@ -67,35 +67,35 @@ def fit(rows: list[Record]) -> tuple[dict[str, float], float]:
     names = list(terms(rows[0]))
     matrix = np.array([[terms(row)[name] for name in names] for row in rows])
     cycles = np.array([cycles_of(row) for row in rows])
-    kept = [k for k in range(len(names)) if matrix[:, k].any()]
+    used = [k for k in range(len(names)) if matrix[:, k].any()]
     while True:
-        found, *_ = np.linalg.lstsq(matrix[:, kept] / cycles[:, None], np.ones(len(rows)), rcond=None)
-        if found.min() >= 0:
+        solution, *_ = np.linalg.lstsq(matrix[:, used] / cycles[:, None], np.ones(len(rows)), rcond=None)
+        if solution.min() >= 0:
             break
-        kept.remove(kept[int(found.argmin())])  # a constant that would be negative is dropped
-    constants = dict.fromkeys(names, 0.0) | {names[k]: float(value) for k, value in zip(kept, found, strict=True)}
-    told = matrix @ np.array([constants[name] for name in names])
-    return constants, float(np.exp(np.abs(np.log(told / cycles)).mean()))
+        used.remove(used[int(solution.argmin())])  # a constant that would be negative is dropped
+    constants = dict.fromkeys(names, 0.0) | {names[k]: float(value) for k, value in zip(used, solution, strict=True)}
+    predicted = matrix @ np.array([constants[name] for name in names])
+    return constants, float(np.exp(np.abs(np.log(predicted / cycles)).mean()))
 
 
 def constants_of(rows: list[Record]) -> Record:
     """Return the constants for both directions, and the error of each fit."""
-    found: Record = {}
+    models: Record = {}
     for back in (False, True):
         its = [row for row in rows if row["backward"] is back and row["cell"] == "lstm"]
         its = [row for row in its if not row["plan"].get("clustered")]  # which the tuner does not model
         if len(its) >= 6:
             constants, factor = fit(its)
-            told = {name: round(value, 1) for name, value in constants.items()}
-            found["backward" if back else "forward"] = {**told, "error": round(factor, 3), "rows": len(its)}
-    return found
+            rounded = {name: round(value, 1) for name, value in constants.items()}
+            models["backward" if back else "forward"] = {**rounded, "error": round(factor, 3), "rows": len(its)}
+    return models
 
 
 def latest() -> list[Record]:
     """Return the plans in the newest record of a card."""
     files = sorted(RESULTS.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    found = [json.loads(path.read_text()) for path in files]
-    rows = [told["plans"] for told in found if told.get("family") == "card" and told.get("plans")]
+    records = [json.loads(path.read_text()) for path in files]
+    rows = [one["plans"] for one in records if one.get("family") == "card" and one.get("plans")]
     return [row for row in rows[-1] if "plan" in row] if rows else []
 
 

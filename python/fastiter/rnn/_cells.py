@@ -153,8 +153,8 @@ def check_shapes(
     if b is not None:
         _check_shape(function, "b", b, (gates, heads, width), "(G, N, D)")
     rows, letters = (batch, "(B, N, D)") if sequences is None else (sequences, "(S, N, D)")
-    given = state or ()
-    for name, shape in zip(cell.states[: len(given)], given, strict=True):
+    parts = state or ()
+    for name, shape in zip(cell.states[: len(parts)], parts, strict=True):
         _check_shape(function, f"state {name}", shape, (rows, heads, width), letters)
     return batch, time, heads, width
 

@@ -264,8 +264,8 @@ def _run(
     options = _checked(cell, wx, r, b, state, requested)
     if out is not None:
         reset = () if options.reset is None else (options.reset,)
-        given = (*names, *("reset" for _ in reset)), (*arrays, *reset)
-        check_out(function, out, (*wx.shape[:2], *wx.shape[3:]), *given, _DTYPES)
+        arguments = (*names, *("reset" for _ in reset)), (*arrays, *reset)
+        check_out(function, out, (*wx.shape[:2], *wx.shape[3:]), *arguments, _DTYPES)
     h, last, states = run(cell, wx, r, b, state, options, all_states, out)
     return RnnStates(h, last, states) if all_states else RnnResult(h, last)
 
@@ -289,8 +289,8 @@ def _checked_half(function: str, cell: Cell, names: Sequence[str], arrays: Seque
     """Do the same for a wx of 16 bits; ``read`` are the arguments as arrays."""
     wide = [name in cell.state_names[1:] for name in names]
     if read is not arrays:
-        given = zip(names, arrays, read, wide, strict=True)
-        read = [as_array(function, name, x, _FLOAT32) if is_wide else y for name, x, y, is_wide in given]
+        arguments = zip(names, arrays, read, wide, strict=True)
+        read = [as_array(function, name, x, _FLOAT32) if is_wide else y for name, x, y, is_wide in arguments]
     same = [(name, x) for name, x, is_wide in zip(names, read, wide, strict=True) if not is_wide]
     check_arrays(function, [name for name, _ in same], [x for _, x in same], _DTYPES)
     for name, x, is_wide in zip(names, read, wide, strict=True):
@@ -376,10 +376,10 @@ def _reference(
 ) -> tuple[Array, States, States]:
     from . import reference
 
-    given = options._asdict()
-    del given["rows"]
+    arguments = options._asdict()
+    del arguments["rows"]
     run = getattr(reference, cell.function)
-    h, last, states = run(wx, r, b, state, **given, **_activation(cell))
+    h, last, states = run(wx, r, b, state, **arguments, **_activation(cell))
     if out is not None:
         out[...] = h
         h, states = out, (out, *states[1:])

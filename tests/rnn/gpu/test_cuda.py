@@ -256,13 +256,13 @@ def test_a_fused_plan_is_launched_fused(cell: str) -> None:
     for D, rows, backward in itertools.product(range(152, 400, 24), (4, 32), (False, True)):
         device = DEVICES["A100" if D % 16 == 0 else "H100"]  # without clusters, and with
         problem = launch_plan.Problem(cell, D, 2, rows, 2, True, backward)
-        promised = rnn_plan(device, **launch_plan._asked(problem)).variant == "fused"
+        promised = rnn_plan(device, **launch_plan._requested(problem)).variant == "fused"
         plan = launch_plan.plan(problem, device)
         assert plan is not None or not promised, problem
         if plan is not None:
             held = (plan.units, plan.row_warps, plan.split, plan.columns, plan.resident)
             exchange: Exchange = "cluster" if plan.clustered else "memory" if plan.blocks > 1 else "none"
-            assert 0 <= plan.held <= max(launch_plan.room(problem, *held, exchange), 0)
+            assert 0 <= plan.in_registers <= max(launch_plan.room(problem, *held, exchange), 0)
             assert plan.resident * (plan.shared + 1024) <= device.shared and plan.shared <= device.block_shared
             assert plan.padded >= problem.terms and plan.blocks == -(-D // plan.units) <= device.sms * plan.resident
             assert not plan.clustered or (device.capability >= (9, 0) and 2 <= plan.blocks <= 16)

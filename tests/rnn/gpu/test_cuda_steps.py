@@ -90,7 +90,7 @@ def test_steps_of_a_graph_are_those_of_the_cell(
     cell: str, device: str, graphs: Graphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps in a graph have the bits of steps outside one, in both directions, with ends of rows and resets."""
-    monkeypatch.setattr(stepwise, "_LEAST", 2)
+    monkeypatch.setattr(stepwise, "_MIN_STEPS", 2)
     monkeypatch.setattr(stepwise, "_WORTH", 2)
     reset = [[False, True, False, False, True, False, False]] * 3
     for how in ({"lengths": [7, 0, 4], "reset": reset}, {"reverse": True, "lengths": [5, 7, 2]}):

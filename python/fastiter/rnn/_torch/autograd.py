@@ -44,15 +44,15 @@ class Recurrence(torch.autograd.Function):
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
         options = options_of(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-        seen, saved = rnn_fwd_saved(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options)
+        outputs, saved = rnn_fwd_saved(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options)
         _save(ctx, cell, reverse, all_states, options, lengths, batch_sizes, wx, r, b, first, saved)
-        return tuple(seen) if checkpoint else (*seen, saved[-1])
+        return tuple(outputs) if checkpoint else (*outputs, saved[-1])
 
     @staticmethod
     @one_by_one
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         dlink = None if ctx.options.checkpoint else gradients[-1]
-        d_outputs, tensors = gradients[: ctx.seen], ctx.saved_tensors
+        d_outputs, tensors = gradients[: ctx.returned], ctx.saved_tensors
         result: list[Tensor | None] = [None] * len(ctx.needs_input_grad[10:])
         if d_outputs[0] is not None or any(d_output is not None for d_output in d_outputs):
             with torch.no_grad():
@@ -82,7 +82,7 @@ def _save(
     again = wx if options.checkpoint else None
     ctx.save_for_backward(r, b, lengths, batch_sizes, options.cu_seqlens, options.reset, again, *first, *saved)
     ctx.cell, ctx.reverse, ctx.all_states, ctx.saved_count = cell, reverse, all_states, len(saved)
-    ctx.seen = 2 * len(cell.states) if all_states else 1 + len(cell.states)
+    ctx.returned = 2 * len(cell.states) if all_states else 1 + len(cell.states)
     ctx.options = options._replace(cu_seqlens=None, reset=None) if options is not PLAIN else PLAIN
     ctx.set_materialize_grads(False)
 
@@ -96,12 +96,12 @@ def _gradients(ctx: Any, tensors: Sequence[Tensor], d_outputs: Sequence[Tensor |
     first, saved = others[: len(others) - ctx.saved_count], others[len(others) - ctx.saved_count :]
     needs = ctx.needs_input_grad[10:]
     states, rest = (saved[:1], saved[1:]) if options.checkpoint else (saved[:count], saved[count:])
-    given = (first, states, rest, [d_outputs[0], *d_outputs[1 + count :]], d_outputs[1 : 1 + count], ctx.reverse)
+    arguments = (first, states, rest, [d_outputs[0], *d_outputs[1 + count :]], d_outputs[1 : 1 + count], ctx.reverse)
     if len(d_outputs) == 1 + count:
-        given[3].extend([None] * (count - 1))
+        arguments[3].extend([None] * (count - 1))
     needed = (needs[1], needs[2], any(needs[3:]))
     again = (wx, b) if options.checkpoint else (None, None)
-    dwx, *gradients = rnn_bwd(cell, r, *given, lengths, batch_sizes, *needed, options, *again)
+    dwx, *gradients = rnn_bwd(cell, r, *arguments, lengths, batch_sizes, *needed, options, *again)
     return [dwx, *_placed(gradients, *needed[:2], len(first))]
 
 
@@ -160,8 +160,8 @@ class Together(torch.autograd.Function):
             each: list[Tensor | None] = [None] * len(states) if dstates is None else [*dstates.unbind(0)]
             needed = (needs[1], needs[2], any(needs[3:]))
             with torch.no_grad():
-                given = (first, [*states.unbind(0)], [gates], each, dlast)
-                dwx, *gradients = rnn_bwd(cell, r, *given, False, None, None, *needed, options)
+                arguments = (first, [*states.unbind(0)], [gates], each, dlast)
+                dwx, *gradients = rnn_bwd(cell, r, *arguments, False, None, None, *needed, options)
             result = [dwx, *_placed(gradients, *needed[:2], len(first))]
             if torch.is_grad_enabled():
                 call = Call(cell, False, True, options.clip_state, options.clip_grad, True)
@@ -181,10 +181,10 @@ class Transformed(torch.autograd.Function):
     def forward(cell: Cell, reverse: bool, *inputs: Any) -> tuple[Tensor, ...]:
         lengths, batch_sizes, all_states, *requested = inputs[:8]
         wx, r, b, *first = inputs[8:]
-        seen, saved = rnn_fwd_saved(
+        outputs, saved = rnn_fwd_saved(
             cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options_of(*requested)
         )
-        return (*seen, *saved)
+        return (*outputs, *saved)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -180,8 +180,8 @@ class _Step:
         if self.call.from_saved and not cell.saved:
             h = Valued.apply(h, saved[:, 0])  # the saved h, which is already clamped
         if self.clip_state is not None:
-            held = h.detach().clamp(-self.clip_state, self.clip_state)
-            h = torch.where(h.abs() < self.clip_state, h, held)
+            clamped = h.detach().clamp(-self.clip_state, self.clip_state)
+            h = torch.where(h.abs() < self.clip_state, h, clamped)
         if cell.rounds_states:
             others = [s.to(self.stored).to(s.dtype) for s in others]
         return h.to(self.stored).to(h.dtype), *others

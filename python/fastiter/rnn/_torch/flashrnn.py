@@ -114,14 +114,14 @@ def flashrnn(
     if low is None:
         return _run(options, Wx, R, b, states)
     casts = config is None or options.enable_automatic_mixed_precision
-    given = _autocast(options, low, Wx, R, b, states) if casts else (Wx, R, b, states)
+    inputs = _autocast(options, low, Wx, R, b, states) if casts else (Wx, R, b, states)
     with torch.autocast(autocast_device(Wx), enabled=False):
-        return _run(options, *given)
+        return _run(options, *inputs)
 
 
 def _run(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | None) -> tuple[Tensor, Tensor]:
     _check_arguments(options, Wx, R, b, states)
-    wx, r, bias = (_as(x, given, ours) for x, given, ours in _inputs(options, Wx, R, b))
+    wx, r, bias = (_as(x, order, ours) for x, order, ours in _inputs(options, Wx, R, b))
     dtype, first = _state_dtype(options, wx), _initial(options, wx, states)
     cell = CELL_OF[options.function]
     if cell.separates:
@@ -157,9 +157,9 @@ def _inputs(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor) -> tuple[
     )
 
 
-def _as(x: Tensor, given: str, needed: str) -> Tensor:
+def _as(x: Tensor, order: str, needed: str) -> Tensor:
     """Permute the axes of x from the layout `given` to the layout `wanted`."""
-    return x if given == needed else x.permute([given.index(letter) for letter in needed])
+    return x if order == needed else x.permute([order.index(letter) for letter in needed])
 
 
 def _initial(options: FlashRNNConfig, wx: Tensor, states: Tensor | None) -> list[Tensor] | None:
@@ -230,21 +230,21 @@ class _Stack(torch.autograd.Function):
         return None, *(x.to(dtype) for x, dtype in zip(gradient.unbind(0), ctx.dtypes, strict=True))
 
 
-def _check_dtypes(options: FlashRNNConfig, given: list[tuple[str, Tensor]], on_gpu: bool) -> None:
+def _check_dtypes(options: FlashRNNConfig, tensors: list[tuple[str, Tensor]], on_gpu: bool) -> None:
     """Check that all tensors have the same dtype, unless they are converted, and that states have `dtype_s`."""
-    Wx, mixed = given[0][1], options.enable_automatic_mixed_precision and options.dtype is not None
+    Wx, mixed = tensors[0][1], options.enable_automatic_mixed_precision and options.dtype is not None
     if not on_gpu and (options.dtype == "float16" if mixed else getattr(Wx, "dtype", None) == torch.float16):
         what = "dtype must be" if mixed else "Wx must have dtype"
         raise TypeError(f"flashrnn: {what} {FLOAT16_REFUSED}, got {repr(options.dtype) if mixed else Wx.dtype}")
     dtypes = GPU_FLOATS if on_gpu or mixed else (*FLOATS, torch.bfloat16)
     apart = mixed or options.dtype_s not in (None, options.dtype)
-    for same in [[pair] for pair in given] if mixed else [given[:3], given[3:]] if apart else [given]:
+    for same in [[pair] for pair in tensors] if mixed else [tensors[:3], tensors[3:]] if apart else [tensors]:
         if same:
             check_tensors("flashrnn", [name for name, _ in same], [x for _, x in same], dtypes, CPU_AND_CUDA)
     if not mixed and options.dtype is not None and Wx.dtype != DTYPES[options.dtype]:
         raise TypeError(f"flashrnn: dtype must be that of Wx, {Wx.dtype}, got {options.dtype!r}")
-    if apart and not mixed and given[3:] and given[3][1].dtype != _state_dtype(options, Wx):
-        raise TypeError(f"flashrnn: states must have dtype {options.dtype_s} like dtype_s, got {given[3][1].dtype}")
+    if apart and not mixed and tensors[3:] and tensors[3][1].dtype != _state_dtype(options, Wx):
+        raise TypeError(f"flashrnn: states must have dtype {options.dtype_s} like dtype_s, got {tensors[3][1].dtype}")
     if on_gpu and options.dtype_s not in (None, options.dtype):
         raise ValueError(f"flashrnn: dtype_s must be None or {options.dtype!r} on a GPU, got {options.dtype_s!r}")
 

@@ -187,14 +187,14 @@ class FlashRNNConfig:
         known: dict[str, Any] = {"simple_agg": not CELL_OF[self.function].separates, "num_states": counts.states}
         known |= {f"num_{name}": count for name, count in counts._asdict().items() if name.startswith("gates")}
         for name, right in known.items():
-            given = getattr(self, name)
-            if given is not None and type(given) is not type(right):
+            value = getattr(self, name)
+            if value is not None and type(value) is not type(right):
                 raise TypeError(
-                    f"flashrnn: {name} must be None or of type {type(right).__name__}, got {type_name(given)}"
+                    f"flashrnn: {name} must be None or of type {type(right).__name__}, got {type_name(value)}"
                 )
-            if given not in (None, right):
-                raise ValueError(f"flashrnn: {name} must be {right} for the function {self.function}, got {given!r}")
-            if given is None:
+            if value not in (None, right):
+                raise ValueError(f"flashrnn: {name} must be {right} for the function {self.function}, got {value!r}")
+            if value is None:
                 setattr(self, name, right)
 
     def _set_widths(self) -> None:

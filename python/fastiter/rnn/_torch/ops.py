@@ -127,9 +127,9 @@ def _forward_outputs(
     dtypes = _dtypes(cell, wx)
     outputs += [empty(wx, (batch, heads, width), None, dtype) for dtype in dtypes]
 
-    def every_step(seen: bool, dtype: torch.dtype, *gates: int) -> Tensor:
+    def every_step(returned: bool, dtype: torch.dtype, *gates: int) -> Tensor:
         inner = (*gates, heads, width)
-        return empty_steps(wx, (*lines, *inner), dtype) if seen or gpu else empty_by_head(wx, lines, inner, dtype)
+        return empty_steps(wx, (*lines, *inner), dtype) if returned or gpu else empty_by_head(wx, lines, inner, dtype)
 
     if states is not None:
         outputs += states[1:]
@@ -242,8 +242,8 @@ def rnn_fwd(
         outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, lengths, reverse, all_states, False)
         if outputs is not None:
             return outputs
-    given = (wx, r, b, state, reverse, lengths, batch_sizes)
-    return FORWARD(RnnForward(cell.name, *given, all_states, False, *options))
+    arguments = (wx, r, b, state, reverse, lengths, batch_sizes)
+    return FORWARD(RnnForward(cell.name, *arguments, all_states, False, *options))
 
 
 def rnn_fwd_saved(
@@ -263,15 +263,15 @@ def rnn_fwd_saved(
     These are all states and the gates, or with a checkpoint, h and the states between chunks.
     """
     count = len(cell.states)
-    seen = 2 * count if all_states else 1 + count
+    returned = 2 * count if all_states else 1 + count
     if options is PLAIN and batch_sizes is None and unwatched():
         outputs = _core.rnn.forward_tensors(cell.code, wx, None, r, b, state, lengths, reverse, all_states, True)
         if outputs is not None:
-            return outputs[:seen], outputs[seen:]
-    given = (wx, r, b, state, reverse, lengths, batch_sizes)
-    outputs = FORWARD(RnnForward(cell.name, *given, all_states, True, *options))
-    own = outputs[:1] if options.checkpoint or not all_states else [outputs[0], *outputs[1 + count : seen]]
-    return outputs[:seen], [*map(own_copy, own), *outputs[seen:]]
+            return outputs[:returned], outputs[returned:]
+    arguments = (wx, r, b, state, reverse, lengths, batch_sizes)
+    outputs = FORWARD(RnnForward(cell.name, *arguments, all_states, True, *options))
+    own = outputs[:1] if options.checkpoint or not all_states else [outputs[0], *outputs[1 + count : returned]]
+    return outputs[:returned], [*map(own_copy, own), *outputs[returned:]]
 
 
 def goes_together(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | None) -> bool:
@@ -315,9 +315,9 @@ def rnn_bwd(
     """Run the op, in one C++ call under the conditions of :func:`rnn_fwd`; wx and b are needed with a checkpoint."""
     if options is PLAIN and batch_sizes is None and unwatched():
         needs = (need_r, need_b, need_state)
-        kept = (states, saved, dstates, dlast)
-        gradients = _core.rnn.backward_tensors(cell.code, None, r, state, *kept, lengths, reverse, needs)
+        steps = (states, saved, dstates, dlast)
+        gradients = _core.rnn.backward_tensors(cell.code, None, r, state, *steps, lengths, reverse, needs)
         if gradients is not None:
             return gradients
-    given = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)
-    return BACKWARD(RnnBackward(cell.name, *given, need_r, need_b, need_state, *options, wx, b))
+    arguments = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)
+    return BACKWARD(RnnBackward(cell.name, *arguments, need_r, need_b, need_state, *options, wx, b))

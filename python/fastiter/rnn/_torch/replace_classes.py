@@ -17,7 +17,7 @@ from .replace_slstm import forward_of_cell, name_of_function
 
 OURS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 _THEIRS = {ours: theirs for theirs, ours in OURS.items()}
-_MADE: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDictionary()
+_DERIVED: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDictionary()
 
 
 def derived(of: type[nn.Module]) -> type[nn.Module]:
@@ -25,12 +25,12 @@ def derived(of: type[nn.Module]) -> type[nn.Module]:
 
     `of` is its first base, as Python allows the class of an object to change only to one with the same layout.
     """
-    created = _MADE.get(of)
+    created = _DERIVED.get(of)
     if created is not None:
         return created
     ours = next((OURS[base] for base in of.__mro__ if base in OURS), None)
     created = derive(of, () if ours is None else (ours,), {"forward": forward_of_cell} if ours is None else {}, derived)
-    _MADE[of] = created
+    _DERIVED[of] = created
     return created
 
 

@@ -149,12 +149,12 @@ def _check_tensors(
         check_state(function, cell, state)
     bias = () if b is None else (b,)
     names = ("wx", "r", "b") if bias else ("wx", "r")
-    given = tuple(state or ())
+    states = tuple(state or ())
     dtype, on_gpu = getattr(wx, "dtype", None), isinstance(wx, Tensor) and wx.is_cuda
     if dtype == torch.float16 and not on_gpu:
         raise TypeError(f"{function}: wx must have dtype {FLOAT16_REFUSED}, got {dtype}")
     is_half = dtype in (torch.bfloat16, torch.float16)
-    alike, apart = (given[:1], given[1:]) if is_half else (given, ())
+    alike, apart = (states[:1], states[1:]) if is_half else (states, ())
     named = (*names, *cell.state_names[: len(alike)])
     check_tensors(function, named, (wx, r, *bias, *alike), GPU_FLOATS if on_gpu else _DTYPES, CPU_AND_CUDA)
     for name, x in zip(cell.state_names[1 : 1 + len(apart)], apart, strict=True):
@@ -190,10 +190,10 @@ def run(
 ) -> Result:
     """Check the arguments of a public function and run its cell."""
     function, cell, options, lengths = public.__name__, CELLS[cell_name], PLAIN, None
-    reverse, given_lengths, return_all_states, cu_seqlens, reset, clip_state, clip_grad, checkpoint, out = requested
+    reverse, user_lengths, return_all_states, cu_seqlens, reset, clip_state, clip_grad, checkpoint, out = requested
     state = as_parts(cell.states, state)
     redefined = state is not None and overridden(state, parts=state)
-    if redefined or has_torch_function_variadic(wx, r, b, given_lengths, cu_seqlens, reset, out):
+    if redefined or has_torch_function_variadic(wx, r, b, user_lengths, cu_seqlens, reset, out):
         return dispatched(public, wx, r, b, state, **_by_name(cell, requested))
     if type(wx) is not Tensor and is_dtensor(wx):
         named = {"wx": wx, "r": r, "b": b, "state": state, **_by_name(cell, requested)}
@@ -205,8 +205,8 @@ def run(
     check_flag(function, "return_all_states", return_all_states)
     is_plain = cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and checkpoint is None
     if is_plain and fits(cell, wx, r, b, state):
-        if given_lengths is not None:
-            lengths = checked_lengths(function, given_lengths, wx.shape[0], wx.shape[1], wx.device)
+        if user_lengths is not None:
+            lengths = checked_lengths(function, user_lengths, wx.shape[0], wx.shape[1], wx.device)
     else:
         _check_tensors(function, cell, wx, r, b, state)
         if wx.dim() != 5:
@@ -215,13 +215,13 @@ def run(
         count = None if cu_seqlens is None else sequences.count(1)
         _check_shapes(function, cell, wx.shape, r, b, state, count)
         lengths = sequences.lengths
-    given = (wx, r, b, state, reverse, lengths)
+    call = (wx, r, b, state, reverse, lengths)
     if out is None:
-        h, last, states = _apply(cell, *given, None, return_all_states, options)
+        h, last, states = _apply(cell, *call, None, return_all_states, options)
     else:
         tensors = named_tensors(("wx", "r", "b", *cell.state_names, "reset"), (wx, r, b, *_parts(cell, state), reset))
         check_out(function, out, (*wx.shape[:2], *wx.shape[3:]), tensors, GPU_FLOATS if wx.is_cuda else _DTYPES)
-        h, last, states = _apply_into(out, cell, *given, return_all_states, options)
+        h, last, states = _apply_into(out, cell, *call, return_all_states, options)
     return RnnStates(h, last, states) if return_all_states else RnnResult(h, last)
 
 

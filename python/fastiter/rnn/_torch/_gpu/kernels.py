@@ -114,14 +114,14 @@ def _forward(call: RnnForward, backend: str | None, plan: Plan | None = None) ->
     h, last, others = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
     rest = count - 1 if others else 0
     saved = others[rest] if call.save and cell.saved else None
-    given = (work, wx, r, b, first, last, [h, *others[:rest]], saved)
+    arguments = (work, wx, r, b, first, last, [h, *others[:rest]], saved)
     backend = backend or ("cuda" if plan else choose(cell, wx.dtype, work.width))
     if backend == "triton":
-        triton.forward(*given)
+        triton.forward(*arguments)
     elif plan := plan or (cuda.fused(work, r, False) if backend == "cuda" else None):
-        cuda.forward_fused(plan, *given)
+        cuda.forward_fused(plan, *arguments)
     else:
-        stepwise.forward_stepwise(*given)
+        stepwise.forward_stepwise(*arguments)
     return outputs
 
 
@@ -134,8 +134,8 @@ def backward(call: RnnBackward, backend: str | None = None, plan: Plan | None = 
     if options.checkpoint:
         back = _backward_by_chunks(work, call, final, backend)
     else:
-        given = (state, call.states, call.saved, call.dstates, final)
-        back = _backward(work, time_major, r, *given, call.need_state, backend, plan)
+        arguments = (state, call.states, call.saved, call.dstates, final)
+        back = _backward(work, time_major, r, *arguments, call.need_state, backend, plan)
     outputs = [back.dwx]
     gradients = (_lines(back.dwx, time_major, 3), None if back.dq is None else _lines(back.dq, time_major, 2))
     if call.need_r:
@@ -177,14 +177,14 @@ def _backward(
     back = _empty_back(work, states[0], len(work.cell.states) if need_first else 0)
     if work.batch == 0:
         return back
-    given = (work, r, first, states, gates, d_outputs, final, *back)
+    arguments = (work, r, first, states, gates, d_outputs, final, *back)
     backend = backend or ("cuda" if plan else choose(work.cell, r.dtype, work.width))
     if backend == "triton":
-        triton.backward(*given)
+        triton.backward(*arguments)
     elif plan := plan or (cuda.fused(work, r, True) if backend == "cuda" else None):
-        cuda.backward_fused(plan, *given)
+        cuda.backward_fused(plan, *arguments)
     else:
-        stepwise.backward_stepwise(*given)
+        stepwise.backward_stepwise(*arguments)
     return back
 
 
@@ -218,8 +218,8 @@ def _forward_by_chunks(call: RnnForward, backend: str | None) -> list[Tensor]:
     everywhere = [outputs[0], *outputs[1 + count : -count]]
     for k, steps in _chunks(wx.shape[1], every, call.reverse):
         valid, options = _part(steps, lengths, call.options)
-        given = (wx[:, steps], call.r, call.b, state, call.reverse, valid, None)
-        h, *rest = _forward(RnnForward(call.cell_name, *given, call.all_states, False, *options), backend)
+        arguments = (wx[:, steps], call.r, call.b, state, call.reverse, valid, None)
+        h, *rest = _forward(RnnForward(call.cell_name, *arguments, call.all_states, False, *options), backend)
         state = rest[:count]
         for whole, x in zip(everywhere, [h, *rest[count:]], strict=True):
             whole[:, steps] = x
@@ -242,8 +242,8 @@ def _backward_by_chunks(work: Work, call: RnnBackward, final: Sequence[Tensor | 
         entering = k if reverse else k - 1
         begins = not 0 <= entering < len(between[0])
         first = call.state if begins else [x[entering] for x in between]
-        given = (wx[:, steps], r, call.b, first, reverse, lengths, None)
-        h, *rest = _forward(RnnForward(call.cell_name, *given, True, True, *options), backend)
+        arguments = (wx[:, steps], r, call.b, first, reverse, lengths, None)
+        h, *rest = _forward(RnnForward(call.cell_name, *arguments, True, True, *options), backend)
         states, saved = [h, *rest[count : 2 * count - 1]], rest[2 * count - 1 :]
         d_outputs = [None if x is None else x[:, steps] for x in call.dstates]
         time_major = _is_time_major(h, None, options)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from ....tune import Device
 from ....tune._rnn_plan import ELEMENT, ELEMENT_ISSUE, EXACT_ISSUE, FRAGMENT_ISSUE, PRODUCT, RESERVED, STEP, SUM
-from .launch_shape import MOST_SUMS, MOST_THREADS, Plan, Problem, room, shape, sums_of
+from .launch_shape import MAX_SUMS, MAX_THREADS, Plan, Problem, room, shape, sums_of
 
 #: The lowest compute capability with clusters, and the number of SMs that are certain to be able to share a cluster
 OLDEST, NEIGHBOURS = (9, 0), 16
 #: The maximum number of blocks per cluster by major compute capability, and for any other
-MOST_BLOCKS, PORTABLE = {9: 16, 10: 16}, 8
+MAX_BLOCKS, PORTABLE = {9: 16, 10: 16}, 8
 #: Latency of a remote store and cycles to issue one of 8 bytes, from the simulation of the machine code
 REMOTE, SEND = 250, 4
 #: Cycles per product in a chain of dependent products on tensor cores
@@ -39,12 +39,12 @@ def clustered(problem: Problem, device: Device) -> tuple[Plan, float] | None:
 def _candidates(problem: Problem, device: Device) -> Iterator[Plan]:
     """Yield the launches that fit the device."""
     each = 16 // math.gcd(16, problem.outs)
-    for blocks in range(2, min(MOST_BLOCKS.get(device.capability[0], PORTABLE), device.sms) + 1):
+    for blocks in range(2, min(MAX_BLOCKS.get(device.capability[0], PORTABLE), device.sms) + 1):
         units = each * math.ceil(problem.width / (each * blocks))
         if (blocks - 1) * units >= problem.width:
             continue
         for row_warps, split, columns in _divisions(problem, units):
-            if sums_of(problem, units, row_warps, columns) > MOST_SUMS:
+            if sums_of(problem, units, row_warps, columns) > MAX_SUMS:
                 continue
             if room(problem, units, row_warps, split, columns, 1, "cluster") < 0:
                 continue
@@ -61,7 +61,7 @@ def _divisions(problem: Problem, units: int) -> Iterator[tuple[int, int, int]]:
             return
         for warps in WARPS:
             for row_warps in (each for each in (1, 2, 4, 8, 16) if tiles % each == 0 and warps % each == 0):
-                if 32 * warps <= MOST_THREADS:
+                if 32 * warps <= MAX_THREADS:
                     yield row_warps, warps // row_warps, columns
 
 
@@ -72,7 +72,7 @@ def cycles(problem: Problem, its: Plan, device: Device) -> float:
     of_warp = problem.outs * its.units // (16 * its.row_warps) * its.tiles
     products, exact = of_warp * its.columns, 0 if problem.tensor_cores else EXACT_ISSUE
     sent = problem.terms // problem.width * math.ceil(its.blocks * problem.itemsize / 8) * its.clustered
-    read = READ * problem.itemsize * warps * (of_warp - its.held)
+    read = READ * problem.itemsize * warps * (of_warp - its.in_registers)
     element = ELEMENT[cell][way] + SUM[way] * problem.outs * its.split + SEND * sent
     product = warps * exact if exact else max(PRODUCT[way], CHAIN * its.tiles / products)
     latency = STEP[way] + elements * element + products * product + REMOTE * its.clustered + read

@@ -10,8 +10,8 @@ from ....tune import Device, rnn_constraints, rnn_plan, solve
 from ....tune._rnn_plan import RESERVED
 from .launch_cluster import clustered, cycles
 from .launch_shape import (
-    MOST_SUMS,
-    MOST_THREADS,
+    MAX_SUMS,
+    MAX_THREADS,
     Plan,
     Problem,
     card,
@@ -33,11 +33,11 @@ _COPYING_THREADS = 256
 @lru_cache(maxsize=4096)
 def plan(problem: Problem, device: Device) -> Plan | None:
     """Return the fused launch, or None if r does not fit on the GPU or one step at a time is faster."""
-    requested = _asked(problem)
-    result, alone, several = rnn_plan(device, **requested), _alone(problem, device), clustered(problem, device)
+    requested = _requested(problem)
+    result, alone, of_cluster = rnn_plan(device, **requested), _alone(problem, device), clustered(problem, device)
     other = cycles(problem, alone, device) if alone is not None else result.cycles
-    if several is not None and several[1] < other:
-        return several[0]
+    if of_cluster is not None and of_cluster[1] < other:
+        return of_cluster[0]
     if alone is not None or result.variant != "fused":
         return alone
     numbers = (result.units, result.row_warps, result.depth_warps, result.batch_tile // 8)
@@ -49,7 +49,7 @@ def plan(problem: Problem, device: Device) -> Plan | None:
     )
 
 
-def _asked(problem: Problem) -> dict[str, Any]:
+def _requested(problem: Problem) -> dict[str, Any]:
     """Return the problem as arguments of the tuner."""
     dtype = "bfloat16" if problem.itemsize == 2 else "float32"
     sizes = {"heads": problem.heads, "width": problem.width, "batch": problem.batch}
@@ -76,7 +76,7 @@ def _adapted(
     row_warps: int,
     split: int,
     columns: int,
-    held: int,
+    in_registers: int,
     resident: int,
     spills: bool = False,
 ) -> Plan | None:
@@ -85,11 +85,11 @@ def _adapted(
     The tuner counts fewer registers per thread, and none for elements or for 8-byte numbers. With ``spills``, the
     division of the warps that lacks the fewest registers is accepted.
     """
-    while columns > 1 and sums_of(problem, units, row_warps, columns) > MOST_SUMS:
+    while columns > 1 and sums_of(problem, units, row_warps, columns) > MAX_SUMS:
         columns //= 2
     for at_once in range(resident, 0, -1):
         for rows, terms in _warps(problem, units, row_warps, split, columns, at_once, spills):
-            its = shape(problem, units, rows, terms, columns, held, at_once)
+            its = shape(problem, units, rows, terms, columns, in_registers, at_once)
             fits = at_once * (its.shared + RESERVED) <= device.shared and its.shared <= device.block_shared
             if fits and (its.blocks == 1 or its.blocks <= device.sms * at_once):
                 return its
@@ -108,7 +108,7 @@ def _warps(
     tiles, needed, exchange = problem.outs * units // 16, units * 8 * columns, exchange_of(problem, units)
     if exchange == "memory":
         needed = max(needed, _COPYING_THREADS)
-    while 2 * 32 * row_warps * split <= MOST_THREADS and 8 * split <= problem.terms:
+    while 2 * 32 * row_warps * split <= MAX_THREADS and 8 * split <= problem.terms:
         if (
             32 * row_warps * split >= needed
             and room(problem, units, row_warps, split, columns, resident, exchange) >= 0
@@ -130,7 +130,7 @@ def _constrained(problem: Problem, device: Device, requested: dict[str, Any]) ->
     own = f"""
 elements >= 1; threads == {device.warp} * warps
 threads * elements >= units * batch_tile; threads * (elements - 1) < units * batch_tile
-sums_held == {each_sum(problem)} * rows_per_warp * columns; sums_held <= {MOST_SUMS}
+sums_held == {each_sum(problem)} * rows_per_warp * columns; sums_held <= {MAX_SUMS}
 needed == others + sums_held + {each_element(problem)} * elements + r_held
 r_held == {2 * size} * fragments_registers
 others == {alone} + {joined - alone} * several

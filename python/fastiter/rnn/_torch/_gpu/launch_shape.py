@@ -25,9 +25,9 @@ _CLUSTER_AT_EASE = {2: 124, 4: 132, 8: 144}
 _JOINED_REGISTERS = {2: 124, 4: 132, 8: 144}
 
 #: Maximum threads per block: with more, the compiler has fewer than 128 registers per thread.
-MOST_THREADS = 512
+MAX_THREADS = 512
 #: Maximum registers of sums per thread; a tile of rows that needs more is halved.
-MOST_SUMS = 64
+MAX_SUMS = 64
 
 #: How the blocks of a head exchange vectors: not at all (one block), through global memory, or within a cluster
 Exchange: TypeAlias = Literal["none", "memory", "cluster"]
@@ -65,7 +65,7 @@ class Plan:
     row_warps: int
     split: int
     columns: int
-    held: int
+    in_registers: int
     blocks: int
     tiles: int
     shared: int
@@ -95,7 +95,7 @@ class Plan:
             "ROW_WARPS": self.row_warps,
             "SPLIT": self.split,
             "COLUMNS": self.columns,
-            "HELD": self.held,
+            "HELD": self.in_registers,
             "JOINED": int(joined),
             "RESIDENT": self.resident,
             **({"TILES": self.tiles} if joined else {}),
@@ -120,7 +120,7 @@ def shape(
     row_warps: int,
     split: int,
     columns: int,
-    held: int,
+    in_registers: int,
     resident: int = 1,
     cluster: int = 0,
 ) -> Plan:
@@ -134,14 +134,16 @@ def shape(
     tiles = math.ceil(terms / (16 * split))
     of_warp = outs * units // (16 * row_warps) * tiles
     exchange: Exchange = "cluster" if cluster else exchange_of(problem, units)
-    held = max(min(held, of_warp, room(problem, units, row_warps, split, columns, resident, exchange)), 0)
+    in_registers = max(
+        min(in_registers, of_warp, room(problem, units, row_warps, split, columns, resident, exchange)), 0
+    )
     stride = math.ceil(16 * split * tiles / 64) * 64 + 16
     parts = split * (1 if problem.tensor_cores else 2)
     vectors = 8 * columns * stride * size * (2 if cluster else 1) + (16 if cluster else 0)
     partial = parts * 8 * columns * (outs * units + 4) * max(size, 4)
-    rest = row_warps * split * (of_warp - held) * 256 * size
+    rest = row_warps * split * (of_warp - in_registers) * 256 * size
     blocks, shared = cluster or math.ceil(problem.width / units), vectors + partial + rest
-    return Plan(units, row_warps, split, columns, held, blocks, tiles, shared, resident, cluster > 0)
+    return Plan(units, row_warps, split, columns, in_registers, blocks, tiles, shared, resident, cluster > 0)
 
 
 def sums_of(problem: Problem, units: int, row_warps: int, columns: int) -> int:

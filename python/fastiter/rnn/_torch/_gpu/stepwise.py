@@ -16,15 +16,15 @@ from .cuda import Work, defines, four
 #: Threads per block
 _THREADS = 256
 #: The minimum number of steps in a graph, and the minimum number of replays that justify its capture
-_LEAST, _WORTH = 8, 4
+_MIN_STEPS, _WORTH = 8, 4
 
 
 def _launch(
-    kernel: str, t: int, work: Work, x: Tensor, args: Sequence[launch.Argument], since: Tensor | None = None
+    kernel: str, t: int, work: Work, x: Tensor, args: Sequence[launch.Argument], start: Tensor | None = None
 ) -> None:
     blocks = -(-work.batch * work.heads * work.width // _THREADS)
-    given = [*args, since, np.int64(t), *work.arguments(x)]
-    launch.launch_cuda("rnn/step", kernel, (blocks,), (_THREADS,), given, defines=defines(work, x))
+    launch_arguments = [*args, start, np.int64(t), *work.arguments(x)]
+    launch.launch_cuda("rnn/step", kernel, (blocks,), (_THREADS,), launch_arguments, defines=defines(work, x))
 
 
 def _times(work: Work, backward: bool) -> range:
@@ -33,19 +33,19 @@ def _times(work: Work, backward: bool) -> range:
 
 def _each(times: range, x: Tensor, step: Callable[[int, Tensor | None], None]) -> None:
     """Run ``step(t, None)`` for each t; most of them in a graph, as ``step(k, since)`` with t = since + k."""
-    of_graph = max(_LEAST, math.isqrt(len(times) // 64))
+    of_graph = max(_MIN_STEPS, math.isqrt(len(times) // 64))
     turns = (len(times) - 1) // of_graph if graph.can_capture(x) else 0
     if turns < _WORTH:
         for t in times:
             step(t, None)
         return
     alone = len(times) - turns * of_graph
-    since = torch.full((1,), times[alone], dtype=torch.int64, device=x.device)
+    start = torch.full((1,), times[alone], dtype=torch.int64, device=x.device)
 
     def some() -> None:
         for k in range(of_graph):
-            step(k * times.step, since)
-        since.add_(of_graph * times.step)
+            step(k * times.step, start)
+        start.add_(of_graph * times.step)
 
     with graph.beside(x):
         for t in times[:alone]:  # at least one step, for compilation and allocation, which a capture does not allow
@@ -72,9 +72,9 @@ def forward_stepwise(
     others = r.new_empty((len(work.cell.states) - 1, heads, batch, width), dtype=carried(r))
     args = [wx, b, p, h, others, *four(first), *four(last), *four(states), saved]
 
-    def step(t: int, since: Tensor | None = None) -> None:
+    def step(t: int, start: Tensor | None = None) -> None:
         torch.bmm(h, by_head, out=p)
-        _launch("rnn_step_fwd", t, work, r, args, since)
+        _launch("rnn_step_fwd", t, work, r, args, start)
 
     _launch("rnn_step_fwd", -1, work, r, args)
     _each(_times(work, False), r, step)
@@ -100,9 +100,9 @@ def backward_stepwise(
     ds = r.new_empty((len(work.cell.states), heads, batch, width), dtype=carried(r))
     args = [through, dp, ds, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
 
-    def step(t: int, since: Tensor | None = None) -> None:
+    def step(t: int, start: Tensor | None = None) -> None:
         torch.bmm(dp, by_head, out=through)
-        _launch("rnn_step_bwd", t, work, r, args, since)
+        _launch("rnn_step_bwd", t, work, r, args, start)
 
     _launch("rnn_step_bwd", -1, work, r, args)
     _each(_times(work, True), r, step)

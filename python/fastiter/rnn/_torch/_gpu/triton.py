@@ -13,14 +13,14 @@ from ..._cells import Cell
 from .cuda import Work, four
 
 #: Programs along the second axis of a grid, which has the heads; with both on one axis, the backward pass spills
-_MOST_HEADS = 65_535
+_MAX_HEADS = 65_535
 #: Rows of the batch per program: the minimum for tensor cores
 _ROWS = 16
 #: Maximum bytes of r, and of one of its rows, that a program holds in registers; a larger r is read _TERMS terms at a
 #: #: time.
-_MOST_HELD, _LINE_HELD, _TERMS = 64 << 10, 256, 16
+_MAX_IN_REGISTERS, _LINE_IN_REGISTERS, _TERMS = 64 << 10, 256, 16
 #: Registers per thread with 16 warps per multiprocessor; by default the compiler may use half as many and spill.
-_MOST_REGISTERS = 128
+_MAX_REGISTERS = 128
 
 
 def _padded(width: int) -> int:
@@ -44,17 +44,17 @@ def _matrices(r: Tensor, transposed: bool) -> Tensor:
 
 
 def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> None:
-    if work.heads > _MOST_HEADS:
-        expected = f"at most {_MOST_HEADS} heads for Triton's kernels"
+    if work.heads > _MAX_HEADS:
+        expected = f"at most {_MAX_HEADS} heads for Triton's kernels"
         raise BackendError(f"{work.cell.name}: r must have {expected}, got {work.heads}")
     kernels = launch.triton_kernels(work.cell.name, "rnn/triton_recurrence")
     width = _padded(work.width)
     size, rows = _bytes(work.cell, work.width, x.dtype), -(-work.batch // _ROWS)
-    held = size <= _MOST_HELD and width * x.dtype.itemsize <= _LINE_HELD
+    in_registers = size <= _MAX_IN_REGISTERS and width * x.dtype.itemsize <= _LINE_IN_REGISTERS
     warps = 4 if size <= 4 << 10 else 8 if size <= 32 << 10 else 16
     backward = name == "rnn_bwd_kernel"
     vectors = work.cell.gates if backward else 1
-    room = None if held else x.new_empty(work.heads * rows, vectors, _ROWS, width)
+    room = None if in_registers else x.new_empty(work.heads * rows, vectors, _ROWS, width)
     bounds = [work.clip_grad] if backward else []
     sizes = (work.batch, work.time, work.heads, work.width, work.row, work.step, int(work.reverse))
     with launch.on(x):
@@ -71,10 +71,10 @@ def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> 
             CELL=work.cell.code,
             ROWS=_ROWS,
             D=width,
-            HELD=held,
+            HELD=in_registers,
             TERMS=_TERMS,
             num_warps=warps,
-            maxnreg=_MOST_REGISTERS if warps == 16 else None,
+            maxnreg=_MAX_REGISTERS if warps == 16 else None,
             num_stages=1,
             enable_fp_fusion=True,
         )

@@ -70,12 +70,12 @@ def checked_call(
         weights, input, hx, result = _autocast(module, cell, weights, input, hx)
     heads: int = getattr(module, "num_heads", 1)
     layers = checked_layers(module, cell, weights, heads)
-    given = (module, cell, layers[0].parameters.w_ih)
+    arguments = (module, cell, layers[0].parameters.w_ih)
     if isinstance(input, PackedSequence):
-        x, states, sequences = _checked_packed(*given, input, hx, requested)
+        x, states, sequences = _checked_packed(*arguments, input, hx, requested)
         sizes = input.batch_sizes.clone()  # a copy for the backward pass, as the user may change the original
     else:
-        x, states, sequences = _checked_rows(*given, input, hx, requested)
+        x, states, sequences = _checked_rows(*arguments, input, hx, requested)
     options = checked_options(module, sequences.cu_seqlens is not None)
     return LayerCall(cell, layers, heads, options, x, states, sequences, sizes, result)
 
@@ -110,7 +110,7 @@ def _checked_packed(
     """Return the data (M, I), and the states and the division into sequences in the order of the sorted rows."""
     name, sequences, order = module_name(module), ALL_STEPS, input.sorted_indices
     x, sizes = checked_input(module, weight, input.data, (2,)), checked_sizes(name, input)
-    if any(given is not None for given in requested):
+    if any(arguments is not None for arguments in requested):
         sequences = checked_packed(name, x, sizes[0], len(sizes), module.batch_first, *requested)
     states = None if hx is None else checked_states(module, cell, hx, weight, sizes[0])
     if order is not None:
@@ -180,11 +180,11 @@ def weights_of(module: RNNBase) -> list[list[Tensor]]:
 
 def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
     """Return whether a tensor of the call, or an active mode, overrides __torch_function__."""
-    given = [input, hx]
+    arguments = [input, hx]
     for parts in (input, hx, *weights):
         if isinstance(parts, (tuple, list)):
-            given += parts
-    return bool(has_torch_function(given))
+            arguments += parts
+    return bool(has_torch_function(arguments))
 
 
 def checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]], heads: int) -> list[Layer]:

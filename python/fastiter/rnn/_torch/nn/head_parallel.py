@@ -80,8 +80,8 @@ class HeadParallel(Style):
         from torch.distributed.tensor.parallel import ParallelStyle
 
         ParallelStyle.register(HeadParallel)
-        given = {"input_layouts": input_layouts, "output_layouts": output_layouts}
-        for name, layout in given.items():
+        inputs = {"input_layouts": input_layouts, "output_layouts": output_layouts}
+        for name, layout in inputs.items():
             if layout is not None and not isinstance(layout, Placement):
                 raise TypeError(f"HeadParallel: {name} must be a Placement, got {type(layout).__qualname__}")
         check_flag("HeadParallel", "use_local_output", use_local_output)
@@ -201,9 +201,9 @@ def _forward(
             for one, weight in zip(names, own, strict=True)
         }
         start = None if states is None else tuple([s[first : first + directions] for s in states])
-        how = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        given = (moved(name, x, [Replicate()], [Partial()]), start)  # each rank has the gradient from its own heads
-        h, last = torch.func.functional_call(local, parameters, given, how)
+        options = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        inputs = (moved(name, x, [Replicate()], [Partial()]), start)  # each rank has the gradient from its own heads
+        h, last = torch.func.functional_call(local, parameters, inputs, options)
         finals.append(last if isinstance(last, tuple) else (last,))
         by_feature = Shard(h.dim() - 1)
         if is_local and first + directions == len(weights) and directions == 1 and out_of in (by_feature, Shard(-1)):
@@ -246,15 +246,17 @@ def _local_states(module: Any, hx: Any) -> tuple[Tensor, ...] | None:
 def _local_layer(module: Any, is_first: bool, ranks: int) -> Any:
     """Return a layer with a rank's number of heads and no memory of its own: its weights are passed at each call."""
     of = next(one for one in type(module).__mro__ if one in (LSTM, GRU, RNN, sLSTM))
-    how: dict[str, Any] = {name: getattr(module, name) for name in OPTIONS}
-    how |= {name: getattr(module, name) for name in ("bias", "batch_first", "bidirectional")}
+    options: dict[str, Any] = {name: getattr(module, name) for name in OPTIONS}
+    options |= {name: getattr(module, name) for name in ("bias", "batch_first", "bidirectional")}
     if module.mode.startswith("RNN"):
-        how["nonlinearity"] = module.mode.removeprefix("RNN_").lower()
+        options["nonlinearity"] = module.mode.removeprefix("RNN_").lower()
     heads = module.num_heads // ranks
     features = module.input_size if is_first else module.hidden_size * (2 if module.bidirectional else 1)
-    return _layer(of, features, module.hidden_size // ranks, heads, module.weight_ih_l0.dtype, tuple(how.items()))
+    return _layer(of, features, module.hidden_size // ranks, heads, module.weight_ih_l0.dtype, tuple(options.items()))
 
 
 @functools.lru_cache(maxsize=256)
-def _layer(of: Any, features: int, width: int, heads: int, dtype: torch.dtype, how: tuple[tuple[str, Any], ...]) -> Any:
-    return of(features, width, num_heads=heads, dtype=dtype, device="meta", **dict(how))
+def _layer(
+    of: Any, features: int, width: int, heads: int, dtype: torch.dtype, options: tuple[tuple[str, Any], ...]
+) -> Any:
+    return of(features, width, num_heads=heads, dtype=dtype, device="meta", **dict(options))

@@ -298,13 +298,13 @@ def _run(
     cell, _, reverse, sizes, *_ = direction
     wx, b = _gates(direction, sequences, x, parameters, to_first)
     r, options = _blocks(direction, w_hh), _options(direction, sequences)
-    given = (cell, wx, r, b, first, reverse, lengths, sizes, False, options)
+    arguments = (cell, wx, r, b, first, reverse, lengths, sizes, False, options)
     saved: list[Tensor] = []
     if save:
-        (h, *rest), saved = ops.rnn_fwd_saved(*given)
+        (h, *rest), saved = ops.rnn_fwd_saved(*arguments)
         saved[0] = _lines(direction, saved[0])
     else:
-        h, *rest = ops.rnn_fwd(*given)
+        h, *rest = ops.rnn_fwd(*arguments)
     last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest]
     h, *last = _no_views(_lines(direction, h), *last)
     return h, last, saved
@@ -342,8 +342,8 @@ def _recurrence_backward(
     dstates = [None if dh is None else _steps(direction, dh, block), *[None] * others]
     last = [None if d is None else d.squeeze(0).unflatten(1, block) for d in dlast]
     r, options = _blocks(direction, w_hh), _options(direction, sequences)
-    given = (first, states, rest, dstates, last, reverse, sequences.lengths, sizes, *needs)
-    dwx, *gradients = ops.rnn_bwd(cell, r, *given, options, wx, b)
+    arguments = (first, states, rest, dstates, last, reverse, sequences.lengths, sizes, *needs)
+    dwx, *gradients = ops.rnn_bwd(cell, r, *arguments, options, wx, b)
     return [_lines(direction, dwx), *gradients]
 
 

@@ -25,8 +25,8 @@ def run_overridden(
 
     if any(isinstance(weight, ExpandedWeight) for some in weights for weight in some):
         return _per_sample(module, input, hx, requested)
-    given = tuple(input) if isinstance(input, PackedSequence) else input
-    output, last = dispatched(run, module, given, hx, requested, weights)
+    plain = tuple(input) if isinstance(input, PackedSequence) else input
+    output, last = dispatched(run, module, plain, hx, requested, weights)
     return input._replace(data=output) if isinstance(input, PackedSequence) else output, tuple(last)
 
 

@@ -89,8 +89,8 @@ def _of_parts(
     module: RNNBase, input: Any, hx: Any, requested: Requested, weights: list[list[Tensor]]
 ) -> tuple[Any, State]:
     """Run ``forward`` on a packed input given as the tuple of its fields; its output is only the data."""
-    given = PackedSequence(*input) if isinstance(input, tuple) else input
-    output, last = _run(module, given, checked_call(module, given, hx, requested, weights), unwatched())
+    call_input = PackedSequence(*input) if isinstance(input, tuple) else input
+    output, last = _run(module, call_input, checked_call(module, call_input, hx, requested, weights), unwatched())
     return output.data if isinstance(input, tuple) else output, last
 
 
@@ -106,8 +106,8 @@ def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Requested) ->
 def _recorded(module: RNNBase, input: Any, hx: Any, requested: Requested) -> tuple[Any, Any]:
     """Record a call of the module, as torch.fx.symbolic_trace does for torch.nn's modules."""
     named = {name: x for name, x in zip(("reset", "lengths", "cu_seqlens"), requested, strict=True) if x is not None}
-    given = (input,) if hx is None else (input, hx)
-    call = input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), given, named)
+    arguments = (input,) if hx is None else (input, hx)
+    call = input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), arguments, named)
     return call[0], call[1] if len(CELLS[module.mode].states) > 1 else (call[1],)
 
 
@@ -116,7 +116,7 @@ def _forward_of_torch(module: RNNBase, input: Any, hx: Any, requested: Requested
     name = module_name(module)
     if module.mode not in OF_TORCH:
         raise TypeError(f"{name}: torch.onnx.export takes LSTM, GRU and RNN, got {name}")
-    if any(given is not None for given in requested):
+    if any(call_input is not None for call_input in requested):
         raise ValueError(f"{name}: reset, lengths and cu_seqlens must be None in torch.onnx.export, got one")
     bound = checked_options(module)[0]
     if heads_of(module) != 1 or bound is not None:
@@ -170,12 +170,12 @@ def _run(module: RNNBase, input: Tensor | PackedSequence, call: LayerCall, plain
             start = None if states is None else tuple([s[k] for s in states])
             direction, (parameters, w_hr) = Direction(cell, heads, k > first, sizes, *options), layers[k]
             if w_hr is None:
-                given = (
+                first_states = (
                     ()
                     if start is None
                     else tuple([s.reshape(s.shape[0], heads, parameters.w_hh.shape[1]) for s in start])
                 )
-                out, last = layer(direction, x, parameters, given, None, both[k - first], plain=plain)
+                out, last = layer(direction, x, parameters, first_states, None, both[k - first], plain=plain)
             else:
                 out, last = _run_projected(direction, x, parameters, w_hr, start, both[k - first], plain)
             outs.append(out)

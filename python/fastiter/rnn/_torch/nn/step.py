@@ -37,9 +37,9 @@ def step(module: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
         return stack.step(module, input, hx)
     known = _STREAM_OF.get(module)
     if known is not None and not _drops(module) and known[2] == getattr(module, "clip_state", None):
-        given = () if hx is None else (hx,) if isinstance(hx, Tensor) else hx
-        is_usual = hx is None or (isinstance(given, tuple) and len(given) > 0)
-        created = known[0].step_from(input, given) if is_usual else None
+        states = () if hx is None else (hx,) if isinstance(hx, Tensor) else hx
+        is_usual = hx is None or (isinstance(states, tuple) and len(states) > 0)
+        created = known[0].step_from(input, states) if is_usual else None
         if created is not None:
             return created[0], tuple(created[1:])
     output, last = stack.step(module, input, hx)
@@ -83,8 +83,8 @@ def packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first
 
 def _watched(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor, bool, Tensor, int]]:
     """Return the locations of the module's parameters and buffers, with the data by which changes are detected."""
-    places = [held for part in module.modules() for held in (part._parameters, part._buffers)]
-    entries = [(held, name, x) for held in places for name, x in held.items() if x is not None]
+    places = [tensors for part in module.modules() for tensors in (part._parameters, part._buffers)]
+    entries = [(tensors, name, x) for tensors in places for name, x in tensors.items() if x is not None]
     return [(*entry, not entry[2].is_inference(), entry[2].detach(), _bytes(entry[2])) for entry in entries]
 
 
@@ -97,9 +97,9 @@ class _Ready:
     """A layer for the kernels: dense tensors and their addresses, which are valid as long as this object exists."""
 
     def __init__(self, cell: Cell, heads: int, layer: Layer, index: int, first: State | None) -> None:
-        given = layer.parameters
-        w_ih, r = contiguous(given.w_ih.detach()), contiguous(given.w_hh.detach())
-        b_ih, b_hh = (None if b is None else contiguous(b.detach()) for b in (given.b_ih, given.b_hh))
+        weights = layer.parameters
+        w_ih, r = contiguous(weights.w_ih.detach()), contiguous(weights.w_hh.detach())
+        b_ih, b_hh = (None if b is None else contiguous(b.detach()) for b in (weights.b_ih, weights.b_hh))
         projected, w_hr, to_first = 0, None, None
         if layer.w_hr is not None:  # as in forward: h = W_hr u, and W_hh h of the first step is added to its gates
             w_hr = contiguous(layer.w_hr.detach())
@@ -109,5 +109,5 @@ class _Ready:
         separate = cell.separates
         b_h = b_hh if separate or b_ih is None or b_hh is None else b_ih + b_hh
         sizes = (w_ih.shape[1], len(w_ih) // cell.gates // heads, projected)
-        self.held = (w_ih, r, b_ih if separate else None, b_h, w_hr, to_first)
-        self.entry = (*sizes, *(0 if x is None else x.data_ptr() for x in self.held))
+        self.tensors = (w_ih, r, b_ih if separate else None, b_h, w_hr, to_first)
+        self.entry = (*sizes, *(0 if x is None else x.data_ptr() for x in self.tensors))
