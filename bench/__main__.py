@@ -49,9 +49,9 @@ def parse_arguments() -> argparse.Namespace:
     report = commands.add_parser("report", help="Markdown from what --out wrote")
     report.add_argument("files", nargs="+", type=Path)
     report.add_argument("--figure", type=Path, help="draw all results as one figure here instead")
-    given = sys.argv[1:]
-    on_card = given[:2] == ["--device", "cuda"] or given[:1] == ["--device=cuda"]
-    return parser.parse_args(["cuda", *given[1 + (given[0] == "--device") :]] if on_card else given)
+    arguments = sys.argv[1:]
+    on_card = arguments[:2] == ["--device", "cuda"] or arguments[:1] == ["--device=cuda"]
+    return parser.parse_args(["cuda", *arguments[1 + (arguments[0] == "--device") :]] if on_card else arguments)
 
 
 def as_lines(results: Mapping[str, Any]) -> str:
@@ -85,11 +85,11 @@ def tables_of(family: str) -> ModuleType:
 
 
 def report(files: list[Path], drawing: Path | None = None) -> None:
-    found = [json.loads(file.read_text()) for file in files]
+    every = [json.loads(file.read_text()) for file in files]
     if drawing is not None:
-        figure.draw(found, drawing)
+        figure.draw(every, drawing)
         return
-    for results in found:
+    for results in every:
         print(tables_of(results["family"]).markdown(results))
 
 

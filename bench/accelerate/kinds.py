@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 
     name: str
     make: Callable[[], Any]
-    given: Callable[[int, int], Any]
+    inputs: Callable[[int, int], Any]
     output: Callable[[Any, Any], Tensor]
     cache: str = ""
     products: bool = False
@@ -46,8 +46,8 @@ def _normal(*shape: int) -> Tensor:
 
 
 def _first(module: Any, x: Any) -> Tensor:
-    found = module(x)
-    out: Tensor = found[0] if isinstance(found, tuple) else found
+    result = module(x)
+    out: Tensor = result[0] if isinstance(result, tuple) else result
     return out
 
 
@@ -121,7 +121,7 @@ def of_other_packages() -> Iterator[Kind]:
             return [x.requires_grad_() for x in (q, k, v, i, f + 2)]
 
         built = partial(backend, mode="train_with_padding", return_last_states=False)
-        yield Kind("mlstm_kernels", built, heads, lambda module, given: module(*given))
+        yield Kind("mlstm_kernels", built, heads, lambda module, inputs: module(*inputs))
 
 
 def every() -> list[Kind]:

@@ -27,7 +27,7 @@ from bench.harness.contest import Call, Record
 from bench.harness.session import Options
 from bench.harness.timing import Competitor, interleave, load_average, use_threads
 
-LEAST = 0.95
+GOAL = 0.95
 MODES = ("forward", "training", "step")
 BATCHES, LENGTHS = (1, 8, 32), (1, 4, 16, 64, 128)
 BUDGET = 0.2  # seconds per contest
@@ -95,16 +95,16 @@ def compared(kind: Kind, before: Any, after: Any, place: Place, budget: float) -
             return {"refused": f"{type(error).__name__}: {error}".partition("\n")[0]}
     if place.mode != "step":
         check(kind, before, after, place)
-    found = contest(calls, place.threads, budget)
-    if found["ratio"] < LEAST:
-        found = contest(calls, place.threads, 4 * budget)
-    return {**found, "load": load_average()}
+    timings = contest(calls, place.threads, budget)
+    if timings["ratio"] < GOAL:
+        timings = contest(calls, place.threads, 4 * budget)
+    return {**timings, "load": load_average()}
 
 
 def call_of(kind: Kind, model: Any, place: Place) -> Call:
     """Return the timed call; that of a step has its own cache, which it updates."""
     if place.mode == "step":
-        prompt, token = kind.given(place.batch, _PROMPT), kind.given(place.batch, 1)
+        prompt, token = kind.inputs(place.batch, _PROMPT), kind.inputs(place.batch, 1)
         with torch.no_grad():
             cache = getattr(model(prompt, use_cache=True), kind.cache)
 
@@ -113,15 +113,15 @@ def call_of(kind: Kind, model: Any, place: Place) -> Call:
             return model(token, use_cache=True, **{kind.cache: cache})
 
         return step
-    given = kind.given(place.batch, place.time)
+    inputs = kind.inputs(place.batch, place.time)
 
     def forward() -> object:
         with torch.no_grad():
-            return kind.output(model, given)
+            return kind.output(model, inputs)
 
     def training() -> None:
         model.zero_grad()
-        kind.output(model, given).sum().backward()
+        kind.output(model, inputs).sum().backward()
 
     return forward if place.mode == "forward" else training
 
@@ -149,30 +149,30 @@ def _timed(seconds: list[float], ratio: float) -> Record:
 # ---- The gate -------------------------------------------------------------------------------------------------------
 
 
-def results(kind: Kind, model: Any, given: Any) -> dict[str, Tensor]:
+def results(kind: Kind, model: Any, inputs: Any) -> dict[str, Tensor]:
     """Return the output, and the gradients of all parameters and inputs, zero where there is none."""
-    for x in given if isinstance(given, list) else ():
+    for x in inputs if isinstance(inputs, list) else ():
         x.grad = None
     model.zero_grad()
-    out = kind.output(model, given)
+    out = kind.output(model, inputs)
     out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out))
-    leaves = [*model.parameters(), *(given if isinstance(given, list) else ())]
+    leaves = [*model.parameters(), *(inputs if isinstance(inputs, list) else ())]
     gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
     return {"output": out.detach(), "gradient": torch.cat([g.flatten() for g in gradients])}
 
 
 def check(kind: Kind, before: Any, after: Any, place: Place) -> None:
     """Raise if the accelerated model is less exact than the original, relative to the original in float64."""
-    given = kind.given(min(place.batch, _CHECKED_ROWS), place.time)
-    wide = [x.detach().double().requires_grad_() for x in given] if isinstance(given, list) else given
+    inputs = kind.inputs(min(place.batch, _CHECKED_ROWS), place.time)
+    wide = [x.detach().double().requires_grad_() for x in inputs] if isinstance(inputs, list) else inputs
     wide = wide.double() if isinstance(wide, Tensor) and wide.is_floating_point() else wide
     try:
-        theirs = results(kind, before, given)
+        theirs = results(kind, before, inputs)
     except Exception:  # the original has no gradients here
         with torch.no_grad():
-            theirs = {"output": kind.output(before, given)}
+            theirs = {"output": kind.output(before, inputs)}
     exact = results(kind, kind.make().double(), wide)  # anew, as a model may hold states that cannot be copied
-    ours = results(kind, after, given)
+    ours = results(kind, after, inputs)
     for name, value in theirs.items():
         bound = 4 * (value - exact[name]).norm() + gate.tolerance(torch.float32, place.time) * exact[name].norm()
         if not (ours[name] - exact[name]).norm() <= bound:
@@ -185,7 +185,7 @@ def check(kind: Kind, before: Any, after: Any, place: Place) -> None:
 def verdict(record: Record) -> str:
     if "refused" in record:
         return f"not compared: {record['refused']}"
-    return "" if record["ratio"] >= LEAST else "SLOWER"
+    return "" if record["ratio"] >= GOAL else "SLOWER"
 
 
 def row(r: Record) -> str:
@@ -204,10 +204,10 @@ def markdown(records: list[Record]) -> list[str]:
             ratios = [r["ratio"] for r in records if r["work"] == work and r["mode"] == mode and "ratio" in r]
             cells.append(f"{min(ratios):.2f} to {max(ratios):.1f}" if ratios else "-")
         rows.append([work, *cells])
-    slower = [r for r in records if r.get("ratio", 1.0) < LEAST]
+    slower = [r for r in records if r.get("ratio", 1.0) < GOAL]
     listed = "; ".join(
         f"{r['work']}, {r['mode']}, B {r['batch']}, T {r['time']}, {tables.on_threads(r['threads'])}: {r['ratio']:.2f}"
         for r in slower
     )
-    note = f"Below {LEAST}: {listed or 'none'} (of {len(records)})."
+    note = f"Below {GOAL}: {listed or 'none'} (of {len(records)})."
     return ["### Never slower: before / after", tables.markdown_table(["", *MODES], rows), note]

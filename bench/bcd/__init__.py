@@ -36,16 +36,16 @@ def solvers(options: Options) -> Iterator[Record]:
         chosen = [case.solvers[0]]
         chosen += [s for s in case.solvers[1:] if not options.peers or any(word in s.name for word in options.peers)]
         best = {solver.name: float("inf") for solver in chosen}
-        found = {}
+        solutions = {}
         began = time.perf_counter()
         for rounds in range(100):
             if rounds >= 2 and time.perf_counter() - began > options.budget:
                 break
             for solver in chosen:
                 started = time.process_time()
-                found[solver.name] = solver.solve()
+                solutions[solver.name] = solver.solve()
                 best[solver.name] = min(best[solver.name], time.process_time() - started)
-        excess = cases.checked(case, found)
+        excess = cases.checked(case, solutions)
         for peer in chosen[1:]:
             yield {
                 "work": case.name,
@@ -105,16 +105,16 @@ def kaczmarz(options: Options) -> Iterator[Record]:
 def newton(options: Options) -> Iterator[Record]:
     for problem in cutest.problems():
         started = time.process_time()
-        found = problem.solve(5 if options.quick else 200)
+        solution = problem.solve(5 if options.quick else 200)
         published = cutest.PUBLISHED.get(problem.name, ())
         yield {
             "work": problem.name,
-            "reason": found.reason,
-            "steps": found.steps,
+            "reason": solution.reason,
+            "steps": solution.steps,
             "published": None if published is None else list(published),
-            "residual": found.residual,
+            "residual": solution.residual,
             "calls": problem.calls,
-            "projections": found.projections,
+            "projections": solution.projections,
             "ms": 1e3 * (time.process_time() - started),
         }
 

@@ -135,9 +135,9 @@ QUICK: tuple[Callable[[], Case], ...] = (
 )
 
 
-def checked(case: Case, found: Mapping[str, Any]) -> dict[str, float]:
+def checked(case: Case, solutions: Mapping[str, Any]) -> dict[str, float]:
     """Return by how much each solver's objectives exceed the lowest; raise if ours exceed it by too much."""
-    values = {name: np.array([case.objective(x, k) for k, x in enumerate(rows)]) for name, rows in found.items()}
+    values = {name: np.array([case.objective(x, k) for k, x in enumerate(rows)]) for name, rows in solutions.items()}
     lowest = np.min(list(values.values()), axis=0)
     scale = case.objective(np.zeros(case.columns), 0)
     excess = {name: float((each - lowest).max() / scale) for name, each in values.items()}

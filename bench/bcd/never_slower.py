@@ -122,9 +122,9 @@ def peak(call: Callable[[], Any]) -> float | None:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        found = pipe.read()
+        text = pipe.read()
     os.waitpid(child, 0)
-    return int(found) / 1024 if found else None
+    return int(text) / 1024 if text else None
 
 
 def resident(name: str) -> int:

@@ -91,13 +91,13 @@ def pair(make: Callable[[Any], Data]) -> Pair:
     return Pair(ours, peer, lambda rows: max(map(partial(gap, data), alphas, rows)), 1.01e-6)
 
 
-def drawn(n: int, m: int, active: int, share: Any, **how: Any) -> Callable[[Any], Data]:
+def drawn(n: int, m: int, active: int, share: Any, **options: Any) -> Callable[[Any], Data]:
     """Normal data at a share of the largest useful alpha."""
-    kinds = {name: how.pop(name) for name in ("l1_ratio", "intercept", "positive") if name in how}
-    dtype, order = how.pop("dtype", np.float64), how.pop("order", "C")
+    kinds = {name: options.pop(name) for name in ("l1_ratio", "intercept", "positive") if name in options}
+    dtype, order = options.pop("dtype", np.float64), options.pop("order", "C")
 
     def make(rng: Any) -> Data:
-        X, y = normal(n, m, active, rng, **how)
+        X, y = normal(n, m, active, rng, **options)
         X = X.astype(dtype) if hasattr(X, "tocsc") else np.asarray(X, dtype, order)
         return Data(X, y.astype(dtype), share, **kinds)
 

@@ -25,10 +25,10 @@ class Data(NamedTuple):
     intercept: bool = True
 
 
-def drawn(n: int, m: int, classes: int, C: float = 1.0, **how: Any) -> Callable[[], Data]:
+def drawn(n: int, m: int, classes: int, C: float = 1.0, **options: Any) -> Callable[[], Data]:
     """Classes by a linear model with noise: columns may have large means, many units or few entries."""
-    noise, offset, units = how.get("noise", 1.5), how.get("offset", 0.0), how.get("units", 0.0)
-    density, dtype = how.get("density", 1.0), how.get("dtype", np.float64)
+    noise, offset, units = options.get("noise", 1.5), options.get("offset", 0.0), options.get("units", 0.0)
+    density, dtype = options.get("density", 1.0), options.get("dtype", np.float64)
 
     def make() -> Data:
         rng = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def drawn(n: int, m: int, classes: int, C: float = 1.0, **how: Any) -> Callable[
         y = (scores + noise * rng.gumbel(size=(n, classes))).argmax(axis=1)
         if density == 1:
             X = (X * 10 ** rng.uniform(-units, units, m) + offset * rng.uniform(-1, 1, m)).astype(dtype)
-        return Data(X, y, C, how.get("intercept", True))
+        return Data(X, y, C, options.get("intercept", True))
 
     return make
 
@@ -97,13 +97,13 @@ def pair(make: Callable[[], Data], penalty: str, tight: bool) -> Pair:
 
     def fitted(model: Any) -> Callable[[], Any]:
         def fit() -> Any:
-            found = model.fit(data.X, data.y)
-            return found.coef_, found.intercept_
+            solution = model.fit(data.X, data.y)
+            return solution.coef_, solution.intercept_
 
         return fit
 
-    def error(found: Any) -> float:
-        return float(abs(slopes(data, *found, penalty)).max()) / scale
+    def error(solution: Any) -> float:
+        return float(abs(slopes(data, *solution, penalty)).max()) / scale
 
     return Pair(fitted(ours), fitted(peer), error, 1.01 * tol + 64 * np.finfo(data.X.dtype).eps)
 

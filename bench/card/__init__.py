@@ -53,17 +53,17 @@ def about_the_card(dry: bool) -> dict[str, Any]:
     return cuda.card()
 
 
-def run_part(part: int, given: argparse.Namespace, results: Results, began: float) -> None:
+def run_part(part: int, options: argparse.Namespace, results: Results, began: float) -> None:
     """Run the requested steps of a part, until its budget is spent."""
-    deadline = began + given.budget
+    deadline = began + options.budget
 
     def tell(text: str) -> None:
         print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
 
-    if part == 1 and not given.dry_run and given.steps is None:
+    if part == 1 and not options.dry_run and options.steps is None:
         tell(f"flashrnn in the background: {flashrnn_build.start()}")
-    runner = Runner(results, given.dry_run, deadline, tell)
-    steps = chosen(part, given.steps)
+    runner = Runner(results, options.dry_run, deadline, tell)
+    steps = chosen(part, options.steps)
     for step in steps:
         if time.monotonic() >= deadline:
             results.begin(step.name)
@@ -80,33 +80,33 @@ def write_page() -> Record:
     from json import loads
 
     every = [loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    cards = [told for told in every if told.get("family") == "card"]
+    cards = [record for record in every if record.get("family") == "card"]
     PAGE.write_text(table.page(PAGE.read_text(), cards))
     print(f"{PAGE}: {len(cards)} cards")
     return {"family": "card", "cards": len(cards)}
 
 
-def main(given: argparse.Namespace) -> Record:
+def main(options: argparse.Namespace) -> Record:
     """Run the parts, and return the record, which has already been written to its file."""
-    if given.page:
+    if options.page:
         return write_page()
-    if not given.dry_run:
+    if not options.dry_run:
         import torch
 
         if not torch.cuda.is_available():
             raise SystemExit("bench: card needs a CUDA device, and torch finds none; --dry-run needs none")
-    unknown = sorted(set(given.steps or ()) - set(STEPS))
+    unknown = sorted(set(options.steps or ()) - set(STEPS))
     if unknown:
         raise SystemExit(f"bench: card --steps must be of {', '.join(STEPS)}, got {', '.join(unknown)}")
-    card = about_the_card(given.dry_run)
+    card = about_the_card(options.dry_run)
     folder = RESULTS
-    if given.dry_run:
+    if options.dry_run:
         folder = Path(tempfile.mkdtemp(prefix="card-dry-"))
         os.environ.setdefault(SHARED, str(folder))
     results = Results.open(folder / file_name(card["name"]), card=card)
-    for part in given.part or sorted(PARTS):
+    for part in options.part or sorted(PARTS):
         began = time.monotonic()
-        if part == 1 and given.began is not None:  # includes the time of the build
-            began -= max(0.0, time.time() - given.began)
-        run_part(part, given, results, began)
-    return results.told
+        if part == 1 and options.began is not None:  # includes the time of the build
+            began -= max(0.0, time.time() - options.began)
+        run_part(part, options, results, began)
+    return results.content

@@ -18,16 +18,16 @@ TOOLS = ("nvidia-smi", "nvcc", "ncu", "compute-sanitizer", "g++")
 
 def versions() -> Record:
     """The installed packages, and the tools on the path."""
-    found: dict[str, str | None] = {}
+    items: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            items[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
+            items[name] = None
     from fastiter import _nvrtc
 
     return {
-        "packages": found,
+        "packages": items,
         "nvrtc": ".".join(map(str, _nvrtc.version())),
         "tools": [x for x in TOOLS if shutil.which(x)],
     }
@@ -50,5 +50,5 @@ def clocks() -> Record:
 
 
 def items(dry: bool) -> list[Item]:
-    found = [Item("versions", versions), Item("machine", described)]
-    return found if dry else [*found, Item("driver", clocks)]
+    result = [Item("versions", versions), Item("machine", described)]
+    return result if dry else [*result, Item("driver", clocks)]

@@ -24,10 +24,10 @@ Case = tuple[str, torch.dtype, int]
 
 def cases() -> list[Case]:
     """Return cell, dtype and width: all widths for the LSTM, some for the others, all dtypes."""
-    found = [("lstm", HALF, width) for width in WIDTHS]
-    found += [(cell, HALF, width) for cell, width in itertools.product(("slstm", "gru", "elman"), FEW)]
-    found += [("lstm", dtype, width) for dtype, width in itertools.product((torch.float16, EXACT), FEW)]
-    return found + [("gru", torch.float64, width) for width in (16, 64)]
+    chosen = [("lstm", HALF, width) for width in WIDTHS]
+    chosen += [(cell, HALF, width) for cell, width in itertools.product(("slstm", "gru", "elman"), FEW)]
+    chosen += [("lstm", dtype, width) for dtype, width in itertools.product((torch.float16, EXACT), FEW)]
+    return chosen + [("gru", torch.float64, width) for width in (16, 64)]
 
 
 def heads(width: int) -> int:
@@ -55,28 +55,28 @@ def path_of(cell: str, dtype: torch.dtype, width: int, batch: int, device: str) 
 
     cores = dtype.itemsize == 2
     name = "elman_tanh" if cell == "elman" else cell
-    found = []
+    paths = []
     for backward in (False, True):
         problem = launch_plan.Problem(name, width, heads(width), batch, dtype.itemsize, cores, backward, plain=True)
         plan = launch_plan.plan(problem, launch_plan.card(torch.empty(0, device=device)))
-        found.append("stepwise" if plan is None else f"{plan.blocks} x {plan.threads}")
-    return found
+        paths.append("stepwise" if plan is None else f"{plan.blocks} x {plan.threads}")
+    return paths
 
 
 def compare(place: Place, case: Case, batch: int, time: int) -> Record:
     """Compare with float32, or float64, on the CPU; run twice and compare the bits."""
     cell, dtype, width = case
-    given = inputs(*case, batch, time)
+    tensors = inputs(*case, batch, time)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    exact = with_gradients(cell, *(x.to(wide) for x in given))
-    there = [x.to(place.device) for x in given]
-    found = place.run(lambda: with_gradients(cell, *there))
+    exact = with_gradients(cell, *(x.to(wide) for x in tensors))
+    there = [x.to(place.device) for x in tensors]
+    results = place.run(lambda: with_gradients(cell, *there))
     again = place.run(lambda: with_gradients(cell, *there))
-    errors = [error(x, y) for x, y in zip(found, exact, strict=True)]
+    errors = [error(x, y) for x, y in zip(results, exact, strict=True)]
     limits = [bound(dtype, time * (1 if k == 0 else batch), width) for k in range(3)]
     if any(not off <= limit for off, limit in zip(errors, limits, strict=True)):
         raise ArithmeticError(f"h, dwx, dr are off by {errors}, more than {limits}")
-    if not all(torch.equal(x, y) for x, y in zip(found, again, strict=True)):
+    if not all(torch.equal(x, y) for x, y in zip(results, again, strict=True)):
         raise ArithmeticError("two runs differ: a race")
     return {"path": path_of(*case, batch, place.device), "off": errors}
 
@@ -106,9 +106,9 @@ def items(dry: bool) -> list[Item]:
     place = Place(dry)
     if dry:
         return [Item("lstm bfloat16 16", partial(compare, place, ("lstm", HALF, 16), 2, 3))]
-    found = [Item("compile", partial(compile_all, 16), 150)]
+    listed = [Item("compile", partial(compile_all, 16), 150)]
     for case in cases():
         cell, dtype, width = case
         name = f"{cell} {str(dtype).removeprefix('torch.')} {width}"
-        found.append(Item(name, partial(compare, place, case, 16, 48), 40))
-    return found
+        listed.append(Item(name, partial(compare, place, case, 16, 48), 40))
+    return listed

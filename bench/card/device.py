@@ -26,9 +26,9 @@ class Place:
     def run(self, call: Callable[[], T]) -> T:
         """Return the result of the call with the kernels for cards, once it has been computed."""
         with emulated.routed() if self.dry else contextlib.nullcontext():
-            found = call()
+            result = call()
         self.wait()
-        return found
+        return result
 
     def wait(self) -> None:
         """Wait for the card."""
@@ -59,12 +59,12 @@ def drawn(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def error(found: Tensor, exact: Tensor) -> float:
+def error(result: Tensor, exact: Tensor) -> float:
     """Return the largest error relative to the largest exact value; infinite if a value is not finite."""
-    found, exact = found.detach().cpu().double(), exact.detach().double()
-    if found.shape != exact.shape or not found.isfinite().all():
+    result, exact = result.detach().cpu().double(), exact.detach().double()
+    if result.shape != exact.shape or not result.isfinite().all():
         return math.inf
-    return (found - exact).abs().max().item() / max(exact.abs().max().item(), 1e-300)
+    return (result - exact).abs().max().item() / max(exact.abs().max().item(), 1e-300)
 
 
 def bound(dtype: torch.dtype, length: int, width: int) -> float:

@@ -52,8 +52,8 @@ def start() -> str:
 def wheels_of_nvcc() -> Path | None:
     """Return the folder of NVIDIA's wheels if they contain nvcc, with which flashrnn compiles."""
     spec = importlib.util.find_spec("nvidia")
-    found = [Path(place) / "cu13" for place in (spec.submodule_search_locations or [] if spec else [])]
-    return next((folder for folder in found if (folder / "bin" / "nvcc").exists()), None)
+    folders = [Path(place) / "cu13" for place in (spec.submodule_search_locations or [] if spec else [])]
+    return next((folder for folder in folders if (folder / "bin" / "nvcc").exists()), None)
 
 
 def is_ready(function: str, width: int) -> bool:

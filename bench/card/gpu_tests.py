@@ -19,20 +19,20 @@ from bench.harness.contest import Record
 LIMIT = 280.0
 #: A dry run uses a small file that needs no card.
 DRY = ("tests/tune/test_plan.py", "-k", "text or unknown")
-_HOW = "(PASSED|FAILED|ERROR|SKIPPED)"
+_OUTCOME = "(PASSED|FAILED|ERROR|SKIPPED)"
 #: With parallel processes the result precedes the name, else it follows.
-RESULT = re.compile(rf"{_HOW}\s+(?:\[[^\]]*\]\s+)?(tests/\S+)|^(tests/\S+)\s+{_HOW}")
+RESULT = re.compile(rf"{_OUTCOME}\s+(?:\[[^\]]*\]\s+)?(tests/\S+)|^(tests/\S+)\s+{_OUTCOME}")
 
 
 def read(text: str) -> dict[str, list[str]]:
     """Return the tests, grouped by result."""
-    found: dict[str, list[str]] = {}
+    results: dict[str, list[str]] = {}
     for line in text.splitlines():
         if match := RESULT.search(line):
             result, name = (match[1], match[2]) if match[1] else (match[4], match[3])
-            if name not in found.setdefault(result, []):
-                found[result].append(name)
-    return found
+            if name not in results.setdefault(result, []):
+                results[result].append(name)
+    return results
 
 
 def run(selected: tuple[str, ...], processes: int, limit: float) -> Record:
@@ -55,11 +55,11 @@ def run(selected: tuple[str, ...], processes: int, limit: float) -> Record:
         late = True
         end(process)
         text, _ = process.communicate()
-    found = read(text)
-    if not found:
+    results = read(text)
+    if not results:
         raise RuntimeError(f"no test has run: {text.strip().splitlines()[-3:]}")
-    bad = found.get("FAILED", []) + found.get("ERROR", [])
-    return {"passed": len(found.get("PASSED", [])), "failed": bad, "is_late": late, "last": text.splitlines()[-1]}
+    bad = results.get("FAILED", []) + results.get("ERROR", [])
+    return {"passed": len(results.get("PASSED", [])), "failed": bad, "is_late": late, "last": text.splitlines()[-1]}
 
 
 def items(dry: bool) -> list[Item]:

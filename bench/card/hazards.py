@@ -23,8 +23,8 @@ from bench.harness.contest import Record
 def widths_in_turn(place: Place, widths: tuple[int, ...]) -> Record:
     """Kernels that differ only in their shared memory: a smaller one must not lower the limit of a larger one."""
     for width in widths:
-        given = [x.to(place.device) for x in inputs("lstm", torch.bfloat16, width, 16, 2)]
-        place.run(partial(with_gradients, "lstm", *given))
+        tensors = [x.to(place.device) for x in inputs("lstm", torch.bfloat16, width, 16, 2)]
+        place.run(partial(with_gradients, "lstm", *tensors))
     return {"widths": list(widths)}
 
 
@@ -36,10 +36,10 @@ def promised(place: Place, cell: str, width: int) -> Record:
     device = launch_plan.card(torch.empty(0, device=place.device))
     shape = {"cell": cell, "heads": heads(width), "width": width, "batch": 16, "dtype": "bfloat16"}
     plans = [tune.rnn_plan(device, **shape, backward=backward).variant for backward in (False, True)]  # type: ignore[arg-type]
-    found = path_of(cell, torch.bfloat16, width, 16, place.device)
-    if any(plan == "fused" and path == "stepwise" for plan, path in zip(plans, found, strict=True)):
-        raise RuntimeError(f"the tuner promises {plans} and {found} runs")
-    return {"path": found}
+    paths = path_of(cell, torch.bfloat16, width, 16, place.device)
+    if any(plan == "fused" and path == "stepwise" for plan, path in zip(plans, paths, strict=True)):
+        raise RuntimeError(f"the tuner promises {plans} and {paths} runs")
+    return {"path": paths}
 
 
 def delta(place: Place, dtype: torch.dtype) -> Record:
@@ -72,12 +72,12 @@ def torch_flag(place: Place) -> Record:
 
 def deterministic(place: Place) -> Record:
     """With deterministic algorithms requested, nothing warns."""
-    given = [x.to(place.device) for x in inputs("lstm", torch.bfloat16, 16, 2, 3)]
+    tensors = [x.to(place.device) for x in inputs("lstm", torch.bfloat16, 16, 2, 3)]
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            place.run(partial(with_gradients, "lstm", *given))
+            place.run(partial(with_gradients, "lstm", *tensors))
     finally:
         torch.use_deterministic_algorithms(False)
     return {"warnings": 0}
@@ -99,7 +99,7 @@ def compiled_anew(kind: str) -> Record:
     """Seconds of first calls as B and T change, and how many kernels the cache gains."""
     from fastiter import _nvrtc
 
-    told: list[tuple[int, int, float]] = []
+    seconds: list[tuple[int, int, float]] = []
     folder = Path(_nvrtc.cache_folder())
     before = len(list(folder.glob("*.cubin")))
     for batch, length in ((2, 1024), (2, 2048), (2, 1000), (2, 17), (2, 1), (1, 64), (3, 64), (64, 64)):
@@ -112,8 +112,8 @@ def compiled_anew(kind: str) -> Record:
         started = time.perf_counter()
         call()
         torch.cuda.synchronize()
-        told.append((batch, length, round(time.perf_counter() - started, 2)))
-    return {"B, T, seconds": told, "cubins": len(list(folder.glob("*.cubin"))) - before}
+        seconds.append((batch, length, round(time.perf_counter() - started, 2)))
+    return {"B, T, seconds": seconds, "cubins": len(list(folder.glob("*.cubin"))) - before}
 
 
 def captured(width: int) -> Record:
@@ -122,11 +122,11 @@ def captured(width: int) -> Record:
     fastiter.torch.lstm(wx, r)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = fastiter.torch.lstm(wx, r)[0]
+        result = fastiter.torch.lstm(wx, r)[0]
     for factor in (1.0, 0.5):
         wx.mul_(factor)
         graph.replay()
-        if not torch.equal(found, fastiter.torch.lstm(wx, r)[0]):
+        if not torch.equal(result, fastiter.torch.lstm(wx, r)[0]):
             raise ArithmeticError("a replay differs from the call")
     return {"replays": 2}
 
@@ -138,10 +138,10 @@ def by_steps() -> Record:
 
     wx, r, _ = (x.cuda() for x in inputs("lstm", torch.float32, 64, 16, 256))
     call = RnnForward("lstm", wx, r, None, [], False, None, None, True, True, None, None, None, None, 0)
-    fused, found = gpu.forward(call)[0], gpu.forward(call, backend="stepwise")[0]
+    fused, paths = gpu.forward(call)[0], gpu.forward(call, backend="stepwise")[0]
     again = gpu.forward(call, backend="stepwise")[0]
-    off = (fused - found).abs().max().item()
-    if not off < 1e-4 or not torch.equal(found, again):
+    off = (fused - paths).abs().max().item()
+    if not off < 1e-4 or not torch.equal(paths, again):
         raise ArithmeticError(f"steps differ by {off:.1e} from the fused launch, or between calls")
     return {"off": off}
 
@@ -149,13 +149,13 @@ def by_steps() -> Record:
 def on_streams(count: int, width: int) -> Record:
     """Heads of several blocks on several concurrent streams finish, and agree."""
     wx, r, _ = (x.cuda() for x in inputs("lstm", torch.bfloat16, width, 16, 256))
-    expected, found = fastiter.torch.lstm(wx, r)[0], []
+    expected, results = fastiter.torch.lstm(wx, r)[0], []
     torch.cuda.synchronize()
     for stream in [torch.cuda.Stream() for _ in range(count)]:
         with torch.cuda.stream(stream):
-            found += [fastiter.torch.lstm(wx, r)[0] for _ in range(4)]
+            results += [fastiter.torch.lstm(wx, r)[0] for _ in range(4)]
     torch.cuda.synchronize()
-    if not all(torch.equal(x, expected) for x in found):
+    if not all(torch.equal(x, expected) for x in results):
         raise ArithmeticError("calls on several streams differ")
     return {"streams": count}
 
@@ -168,7 +168,7 @@ def host_time(place: Place) -> Record:
         "quantize": partial(fastiter.torch.quant.quantize, r, "e4m3fn"),
         "linear_scan": partial(fastiter.torch.linear_scan, wx[:, :, 0, 0].float(), wx[:, :, 1, 0].float()),
     }
-    told = {}
+    seconds = {}
     for name, call in calls.items():
         for _ in range(3):
             call()
@@ -177,24 +177,24 @@ def host_time(place: Place) -> Record:
         for _ in range(100):
             call()
         place.wait()
-        told[name] = round(1e4 * (time.perf_counter() - started), 1)
-    return {"us": told}
+        seconds[name] = round(1e4 * (time.perf_counter() - started), 1)
+    return {"us": seconds}
 
 
 def items(dry: bool) -> list[Item]:
     place = Place(dry)
-    found = [
+    listed = [
         Item("TF32 by torch's newer switch", partial(torch_flag, place)),
         Item("NVRTC without torch", without_torch),
         Item("lstm 192: the launch that is promised", partial(promised, place, "lstm", 192)),
         Item("delta_scan torch.float32", partial(delta, place, torch.float32)),
     ]
     if dry:
-        return found
+        return listed
     for cell, width in (("lstm", 176), ("slstm", 160), ("slstm", 192), ("gru", 176), ("gru", 208), ("gru", 224)):
-        found.append(Item(f"{cell} {width}: the launch that is promised", partial(promised, place, cell, width)))
+        listed.append(Item(f"{cell} {width}: the launch that is promised", partial(promised, place, cell, width)))
     return [
-        *found,
+        *listed,
         Item("delta_scan torch.float64", partial(delta, place, torch.float64)),
         Item("widths 128, 112, 128", partial(widths_in_turn, place, (128, 112, 128))),
         Item("widths 768, 512, 768", partial(widths_in_turn, place, (768, 512, 768))),

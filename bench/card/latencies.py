@@ -104,8 +104,8 @@ def barrier_of_grid(kind: int, blocks: int) -> Record:
     cupy = importlib.import_module("cupy")
 
     data = cupy.zeros(2 * blocks * 128, cupy.float32)
-    given = (cupy.zeros(1024, cupy.uint32), np.int32(kind))
-    return {"cycles": turns_of("barrier_grid", blocks, 128, given, (data,)), "blocks": blocks}
+    arguments = (cupy.zeros(1024, cupy.uint32), np.int32(kind))
+    return {"cycles": turns_of("barrier_grid", blocks, 128, arguments, (data,)), "blocks": blocks}
 
 
 def cluster(size: int, nbytes: int) -> Record:
@@ -117,8 +117,8 @@ def copy(width: int, kibibytes: int) -> Record:
     cupy = importlib.import_module("cupy")
 
     source = cupy.zeros(kibibytes << 10, cupy.uint8)
-    given = (source, np.int32(kibibytes << 10))
-    return {"cycles": turns_of(f"copy_{width}", 96, 128, given, (), kibibytes << 10), "KiB": kibibytes}
+    arguments = (source, np.int32(kibibytes << 10))
+    return {"cycles": turns_of(f"copy_{width}", 96, 128, arguments, (), kibibytes << 10), "KiB": kibibytes}
 
 
 def only_compiled() -> Record:

@@ -75,23 +75,23 @@ def fla(path: str, name: str) -> Callable[..., Any] | None:
     """Return a function of flash-linear-attention, None if it is not installed."""
     if importlib.util.find_spec("fla") is None:
         return None
-    found: Callable[..., Any] = getattr(importlib.import_module(f"fla.ops.{path}"), name)
-    return found
+    function: Callable[..., Any] = getattr(importlib.import_module(f"fla.ops.{path}"), name)
+    return function
 
 
-def contest(dry: bool, calls: dict[str, Callable[..., Tensor] | None], given: list[Tensor]) -> Record:
+def contest(dry: bool, calls: dict[str, Callable[..., Tensor] | None], inputs: list[Tensor]) -> Record:
     """Time forward, and forward with all gradients, in bfloat16 or, if the name says so, in float32."""
     place = Place(dry)
-    told: dict[str, dict[str, float]] = {}
+    times: dict[str, dict[str, float]] = {}
     for name, call in calls.items():
         if call is None:
             continue
         dtype = torch.float32 if dry or name.endswith("float32") else torch.bfloat16
-        leaves = [x.to(place.device, dtype).requires_grad_() for x in given]
+        leaves = [x.to(place.device, dtype).requires_grad_() for x in inputs]
         forward = place.milliseconds(partial(cuda.without_gradients, call, tuple(leaves)))
         both = place.milliseconds(partial(gradients, call, leaves))
-        told[name] = {"forward": forward, "forward+backward": both}
-    return {"ms": told, "shape": list(given[0].shape)}
+        times[name] = {"forward": forward, "forward+backward": both}
+    return {"ms": times, "shape": list(inputs[0].shape)}
 
 
 def gradients(call: Callable[..., Tensor], leaves: list[Tensor]) -> object:
@@ -102,7 +102,7 @@ def first(function: Callable[..., Any] | None) -> Callable[..., Tensor] | None:
     """Return only the function's first result."""
     if function is None:
         return None
-    return lambda *given: function(*given)[0]
+    return lambda *inputs: function(*inputs)[0]
 
 
 def shape(dry: bool) -> tuple[int, int, int, int]:
@@ -112,18 +112,18 @@ def shape(dry: bool) -> tuple[int, int, int, int]:
 
 def delta_rule(dry: bool) -> Record:
     q, k, v = (drawn(*shape(dry), seed=seed) for seed in range(3))
-    given = [q, torch.nn.functional.normalize(k, dim=-1), v, drawn(*shape(dry)[:3], seed=3).sigmoid()]
+    inputs = [q, torch.nn.functional.normalize(k, dim=-1), v, drawn(*shape(dry)[:3], seed=3).sigmoid()]
     ours = first(fastiter.torch.delta_scan)
     theirs = {} if dry else {"fla chunk_delta_rule": first(fla("delta_rule", "chunk_delta_rule"))}
-    return contest(dry, {"fastiter": ours, "fastiter, float32": ours, **theirs}, given)
+    return contest(dry, {"fastiter": ours, "fastiter, float32": ours, **theirs}, inputs)
 
 
 def linear_attention(dry: bool) -> Record:
     q, k, v, decay = (drawn(*shape(dry), seed=seed) for seed in range(4))
-    given = [q, k, v, torch.nn.functional.logsigmoid(decay)]
+    inputs = [q, k, v, torch.nn.functional.logsigmoid(decay)]
     ours = first(fastiter.torch.ssm.linear_attention)
     theirs = {} if dry else {"fla chunk_gla": first(fla("gla", "chunk_gla"))}
-    return contest(dry, {"fastiter": ours, "fastiter, float32": ours, **theirs}, given)
+    return contest(dry, {"fastiter": ours, "fastiter, float32": ours, **theirs}, inputs)
 
 
 def selective_scan(dry: bool) -> Record:

@@ -36,7 +36,7 @@ WIDTHS = (64, 768, 128, 256, 192, 16, 32, 384, 512)
 #: Numbers of warps along the rows of r and along the terms of the sums
 WARPS = tuple((rows, split) for rows in (1, 2, 4, 8, 16) for split in (1, 2, 4, 8, 16) if rows * split in (4, 8, 16))
 #: Maximum number of plans with one block, and with several blocks per head, for a width and direction
-MOST = 6
+MAX_PLANS = 6
 
 
 def problem_of(cell: str, width: int, backward: bool, batch: int = BATCH) -> Problem:
@@ -44,9 +44,9 @@ def problem_of(cell: str, width: int, backward: bool, batch: int = BATCH) -> Pro
     return Problem(cell, width, heads(width), batch, 2, True, backward, plain=True)
 
 
-def candidates(problem: Problem, card: Device, most: int = MOST) -> list[Plan]:
+def candidates(problem: Problem, card: Device, limit: int = MAX_PLANS) -> list[Plan]:
     """Return the launcher's plan, and other feasible ones, with one block per head and with several."""
-    found: list[Plan] = []
+    plans: list[Plan] = []
     width, step = problem.width, 16 if problem.backward else 4
     units = sorted({n for n in (width, width // 2, width // 4, 64, 32, 16, 12) if n and n <= width and n % step == 0})
     for each, (rows, split), columns in itertools.product(units, WARPS, (1, 2)):
@@ -58,17 +58,17 @@ def candidates(problem: Problem, card: Device, most: int = MOST) -> list[Plan]:
         groups = problem.heads * -(-problem.batch // its.rows)
         resident = its.blocks == 1 or groups * its.blocks <= card.sms
         if its.shared <= card.block_shared and resident and each * its.rows <= 8 * its.threads:
-            found.append(its)
-    found.sort(key=lambda its: (its.blocks, its.threads, its.columns))
-    alone, joined = ([its for its in found if (its.blocks > 1) is several] for several in (False, True))
+            plans.append(its)
+    plans.sort(key=lambda its: (its.blocks, its.threads, its.columns))
+    alone, joined = ([its for its in plans if (its.blocks > 1) is is_joined] for is_joined in (False, True))
     chosen = launch_plan.plan(problem, card)
-    return list(dict.fromkeys([*([chosen] if chosen else []), *spread(alone, most), *spread(joined, most)]))
+    return list(dict.fromkeys([*([chosen] if chosen else []), *spread(alone, limit), *spread(joined, limit)]))
 
 
-def spread(found: list[Plan], most: int) -> list[Plan]:
+def spread(plans: list[Plan], limit: int) -> list[Plan]:
     """Return some of the plans, evenly spread from the first to the last."""
-    count = min(most, len(found))
-    return [found[k * (len(found) - 1) // max(count - 1, 1)] for k in range(count)]
+    count = min(limit, len(plans))
+    return [plans[k * (len(plans) - 1) // max(count - 1, 1)] for k in range(count)]
 
 
 # ---- calls with a plan -----------------------------------------------------------------------------------------------
@@ -88,27 +88,27 @@ def forward(cell: str, wx: Tensor, r: Tensor, plan: Plan | None) -> list[Tensor]
     return gpu.forward(call, plan=plan)
 
 
-def backward(cell: str, r: Tensor, kept: list[Tensor], dh: Tensor, plan: Plan) -> list[Tensor]:
+def backward(cell: str, r: Tensor, saved_tensors: list[Tensor], dh: Tensor, plan: Plan) -> list[Tensor]:
     """Return only the gradient of wx: those of r and b are separate products."""
     count = len(CELLS[cell].states)
-    states, saved = [kept[0], *kept[1 + count : 2 * count]], kept[2 * count :]
-    flows: list[Tensor | None] = [dh, *[None] * (count - 1)]
+    states, saved = [saved_tensors[0], *saved_tensors[1 + count : 2 * count]], saved_tensors[2 * count :]
+    gradients: list[Tensor | None] = [dh, *[None] * (count - 1)]
     final: list[Tensor | None] = [None] * count
-    call = RnnBackward(cell, r, [], states, saved, flows, final, False, None, None, False, False, False)
+    call = RnnBackward(cell, r, [], states, saved, gradients, final, False, None, None, False, False, False)
     return gpu.backward(call, plan=plan)
 
 
 def measured(place: Place, problem: Problem, its: Plan, batch: int, time: int) -> Record:
     """Return the microseconds per step, and the deviation from the result of the launcher's own plan."""
-    wx, r, kept = place.run(partial(inputs, problem.cell, problem.width, batch, time, place.device))
+    wx, r, saved_tensors = place.run(partial(inputs, problem.cell, problem.width, batch, time, place.device))
     if problem.backward:
-        dh = drawn(*kept[0].shape, seed=2, dtype=torch.bfloat16).to(place.device)
-        call: Callable[[], list[Tensor]] = partial(backward, problem.cell, r, kept, dh, its)
+        dh = drawn(*saved_tensors[0].shape, seed=2, dtype=torch.bfloat16).to(place.device)
+        call: Callable[[], list[Tensor]] = partial(backward, problem.cell, r, saved_tensors, dh, its)
         off = 0.0
         place.run(call)
     else:
         call = partial(forward, problem.cell, wx, r, its)
-        off = (place.run(call)[0].float() - kept[0].float()).abs().max().item()
+        off = (place.run(call)[0].float() - saved_tensors[0].float()).abs().max().item()
         if not off <= 4 * torch.finfo(torch.bfloat16).eps:
             raise ArithmeticError(f"h is off by {off:.1e}")
     us = 1e3 * place.milliseconds(call) / time
@@ -155,7 +155,7 @@ def items(dry: bool) -> list[Item]:
 # ---- by the emulator -------------------------------------------------------------------------------------------------
 
 
-def simulated(cells: list[str], widths: list[int], most: int) -> Iterator[Record]:
+def simulated(cells: list[str], widths: list[int], limit: int) -> Iterator[Record]:
     """Yield the same rows from the emulator, for an H100."""
     from fastiter.tune import DEVICES
     from tests.gpu.emulator import recurrence
@@ -163,7 +163,7 @@ def simulated(cells: list[str], widths: list[int], most: int) -> Iterator[Record
 
     for cell, width, back in itertools.product(cells, widths, (False, True)):
         problem = problem_of(cell, width, back)
-        for its in candidates(problem, DEVICES["H100"], most):
+        for its in candidates(problem, DEVICES["H100"], limit):
             step = recurrence.simulate(problem, its)
             yield {
                 **described(problem, its),
@@ -178,13 +178,13 @@ def main() -> None:
     parser.add_argument("--simulate", type=Path, required=True, metavar="FILE.json", help="add the rows to this file")
     parser.add_argument("--cells", type=lambda text: text.split(","), default=["lstm"])
     parser.add_argument("--widths", type=lambda text: [int(each) for each in text.split(",")], default=list(WIDTHS))
-    parser.add_argument("--most", type=int, default=MOST, help="maximum of plans with one block, and with several")
-    given = parser.parse_args()
-    rows: list[Any] = json.loads(given.simulate.read_text()) if given.simulate.exists() else []
-    for row in simulated(given.cells, given.widths, given.most):
+    parser.add_argument("--most", type=int, default=MAX_PLANS, help="maximum of plans with one block, and with several")
+    options = parser.parse_args()
+    rows: list[Any] = json.loads(options.simulate.read_text()) if options.simulate.exists() else []
+    for row in simulated(options.cells, options.widths, options.most):
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
-        given.simulate.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        options.simulate.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ SECTIONS = (
     "MemoryWorkloadAnalysis",
 )
 #: The profiler's quantities that the record keeps for each kernel
-KEPT = (
+SHOWN = (
     "Duration",
     "Memory Throughput",
     "DRAM Throughput",
@@ -63,10 +63,10 @@ def calls(device: str, small: bool) -> None:
         fastiter.torch.quant.quantize(x.detach(), fmt)
     jacobi(device, (8, 8) if small else (8192, 8192))
     batch, length, width = (2, 9, 16) if small else (8, 8192, 256)
-    given = [drawn(batch, length, 3, width, seed=3).to(device), 0.3 * drawn(3, width, seed=4).to(device)]
+    tensors = [drawn(batch, length, 3, width, seed=3).to(device), 0.3 * drawn(3, width, seed=4).to(device)]
     methods: tuple[Any, ...] = ("newton", "sequential")
     for method in methods:
-        leaves = [each.requires_grad_() for each in given]
+        leaves = [each.requires_grad_() for each in tensors]
         torch.autograd.grad(fastiter.torch.paragru(*leaves, method=method)[0].sum(), leaves)
     if device != "cpu":
         torch.cuda.synchronize()
@@ -96,13 +96,13 @@ def run(command: list[str], limit: float) -> subprocess.CompletedProcess[str]:
 def read(text: str) -> dict[str, dict[str, str]]:
     """Parse the profiler's table: by kernel, the value and unit of each recorded quantity."""
     lines = [line for line in text.splitlines() if line.startswith('"')]
-    found: dict[str, dict[str, str]] = {}
+    kernels: dict[str, dict[str, str]] = {}
     for row in csv.DictReader(io.StringIO("\n".join(lines))):
         name, metric = row.get("Kernel Name", ""), row.get("Metric Name", "")
-        if metric.startswith(KEPT):
-            its = found.setdefault(f"{row.get('ID', '')} {name.partition('(')[0]}", {})
+        if metric.startswith(SHOWN):
+            its = kernels.setdefault(f"{row.get('ID', '')} {name.partition('(')[0]}", {})
             its[metric] = f"{row.get('Metric Value', '')} {row.get('Metric Unit', '')}".strip()
-    return found
+    return kernels
 
 
 def profiled(limit: float) -> Record:
@@ -118,8 +118,8 @@ def profiled(limit: float) -> Record:
     done = run([tool, *options, *sections, *target], limit)
     if done.returncode:
         raise RuntimeError(" ".join((done.stdout + done.stderr).strip().splitlines()[-3:]))
-    told = run([tool, "-i", f"{report}.ncu-rep", "--page", "details", "--csv"], 60)
-    return {"kernels": read(told.stdout)}
+    output = run([tool, "-i", f"{report}.ncu-rep", "--page", "details", "--csv"], 60)
+    return {"kernels": read(output.stdout)}
 
 
 def items(dry: bool) -> list[Item]:

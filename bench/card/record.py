@@ -36,40 +36,40 @@ class Results:
     """The records of all steps. Rerunning a step replaces its own records and failures only."""
 
     path: Path
-    told: Record = field(default_factory=dict)
+    content: Record = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, **about: Any) -> Results:
         """Return the results in a file, or new ones, with what is known about the card and the machine."""
-        told = json.loads(path.read_text()) if path.exists() else {"family": "card", "failed": []}
-        results = cls(path, {**told, **about})
+        content = json.loads(path.read_text()) if path.exists() else {"family": "card", "failed": []}
+        results = cls(path, {**content, **about})
         results.save()
         return results
 
     def begin(self, step: str) -> None:
         """Drop the results of an earlier run of the step."""
-        self.told[step] = []
-        self.told["failed"] = [each for each in self.told["failed"] if each["step"] != step]
+        self.content[step] = []
+        self.content["failed"] = [each for each in self.content["failed"] if each["step"] != step]
         self.save()
 
     def add(self, step: str, record: Record) -> None:
         """Keep a record."""
-        self.told[step].append(record)
+        self.content[step].append(record)
         self.save()
 
     def fail(self, step: str, item: str, error: str) -> None:
         """Record that an item of a step has failed, and why; the run continues."""
-        self.told["failed"].append({"step": step, "item": item, "error": error[:600]})
+        self.content["failed"].append({"step": step, "item": item, "error": error[:600]})
         self.save()
 
     def failures(self, steps: Iterable[str]) -> list[Record]:
         """Return the failures in these steps."""
         wanted = set(steps)
-        return [each for each in self.told["failed"] if each["step"] in wanted]
+        return [each for each in self.content["failed"] if each["step"] in wanted]
 
     def save(self) -> None:
         """Write the file at once and atomically: a run may be interrupted at any time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        part.write_text(as_lines(self.told))
+        part.write_text(as_lines(self.content))
         os.replace(part, self.path)

@@ -47,8 +47,8 @@ def environment(dry: bool = False) -> dict[str, str]:
         "TRITON_CACHE_DIR": str(folder / "triton"),
         "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
     }
-    given = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "TRITON_INTERPRET")}
-    return {**own, **given, **({"TRITON_INTERPRET": "1"} if dry else {})}
+    variables = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "TRITON_INTERPRET")}
+    return {**own, **variables, **({"TRITON_INTERPRET": "1"} if dry else {})}
 
 
 def end(process: subprocess.Popen[Any]) -> None:
@@ -111,8 +111,8 @@ class Runner:
 
     def _read(self, step: Step, lines: Path, read: int, progress: Progress) -> int:
         """Read the lines that a worker has added."""
-        told = lines.read_text().splitlines(keepends=True)
-        complete = [line for line in told if line.endswith("\n")]
+        text = lines.read_text().splitlines(keepends=True)
+        complete = [line for line in text if line.endswith("\n")]
         for line in complete[read:]:
             message: Record = json.loads(line)
             if "begin" in message:
@@ -135,10 +135,10 @@ class Runner:
         self.tell(f"{step.name}: {item}: FAILED: {error}")
 
 
-def brief(told: Record) -> str:
+def brief(record: Record) -> str:
     """Summarise a record in a few words."""
 
     def number(value: Any) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    return ", ".join(f"{key} {number(value)}" for key, value in told.items())[:300]
+    return ", ".join(f"{key} {number(value)}" for key, value in record.items())[:300]

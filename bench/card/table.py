@@ -41,15 +41,15 @@ def plans(rows: list[Record]) -> str:
             best.setdefault((row["cell"], row["D"], row["backward"]), []).append(row)
     lines = ["| cell, D, pass | launcher's plan, us | fastest, us | its shape |", "|---|---:|---:|---|"]
     for (cell, width, back), its in best.items():
-        least = min(its, key=lambda row: float(row["us"]))
+        fastest = min(its, key=lambda row: float(row["us"]))
         way = "backward" if back else "forward"
-        lines.append(f"| {cell}, {width}, {way} | {its[0]['us']:.2f} | {least['us']:.2f} | {least['name']} |")
+        lines.append(f"| {cell}, {width}, {way} | {its[0]['us']:.2f} | {fastest['us']:.2f} | {fastest['name']} |")
     return "\n".join(lines)
 
 
 def model(rows: list[Record]) -> str:
-    told = [(way, value) for row in rows for way, value in row.items() if way not in ("name", "seconds")]
-    return "\n".join(f"- {way}: {value}" for way, value in told)
+    values = [(way, value) for row in rows for way, value in row.items() if way not in ("name", "seconds")]
+    return "\n".join(f"- {way}: {value}" for way, value in values)
 
 
 def chunked(rows: list[Record]) -> str:
@@ -94,5 +94,5 @@ def page(text: str, every: list[Record]) -> str:
     _, _, after = rest.partition(END)
     if not after:
         raise ValueError(f"the page has no {START} and {END}")
-    told = "\n\n".join(markdown(results) for results in every) if every else NONE
-    return f"{before}{START}\n\n{told}\n\n{END}{after}"
+    shown = "\n\n".join(markdown(results) for results in every) if every else NONE
+    return f"{before}{START}\n\n{shown}\n\n{END}{after}"

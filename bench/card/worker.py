@@ -48,22 +48,22 @@ def attempt(item: Item) -> Record:
     """Return the item's record, or its error."""
     started = time.perf_counter()
     try:
-        told = item.call()
+        record = item.call()
     except Exception as error:  # any failure of an item is recorded, and the other items run
         traceback.print_exc(limit=6)
-        told = {"error": f"{type(error).__name__}: {error}".strip()[:600]}
-    return {"name": item.name, **told, "seconds": round(time.perf_counter() - started, 2)}
+        record = {"error": f"{type(error).__name__}: {error}".strip()[:600]}
+    return {"name": item.name, **record, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def run(items: list[Item], skip: int, told: Callable[[Record], None]) -> int:
+def run(items: list[Item], skip: int, report: Callable[[Record], None]) -> int:
     """Run the items from index `skip` on, and return the exit code."""
     for number, item in enumerate(items):
         if number < skip:
             continue
-        told({"begin": number, "of": len(items), "name": item.name, "limit": item.limit})
+        report({"begin": number, "of": len(items), "name": item.name, "limit": item.limit})
         record = attempt(item)
         alive = "error" not in record or is_alive()
-        told({"end": number, "record": record})
+        report({"end": number, "record": record})
         if not alive:
             return BROKEN
     return 0
@@ -75,16 +75,16 @@ def main() -> None:
     parser.add_argument("--lines", type=Path, required=True, help="where to write")
     parser.add_argument("--skip", type=int, default=0, help="number of items already done")
     parser.add_argument("--dry-run", action="store_true")
-    given = parser.parse_args()
-    module, _, function = given.where.partition(":")
-    items: list[Item] = getattr(importlib.import_module(module), function)(given.dry_run)
-    with given.lines.open("a") as file:
+    options = parser.parse_args()
+    module, _, function = options.where.partition(":")
+    items: list[Item] = getattr(importlib.import_module(module), function)(options.dry_run)
+    with options.lines.open("a") as file:
 
-        def told(line: dict[str, Any]) -> None:
+        def record(line: dict[str, Any]) -> None:
             file.write(json.dumps(line) + "\n")
             file.flush()
 
-        raise SystemExit(run(items, given.skip, told))
+        raise SystemExit(run(items, options.skip, record))
 
 
 if __name__ == "__main__":

@@ -105,8 +105,8 @@ def without_gradients(call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
-def agree(name: str, found: Tensor, expected: Tensor, length: int = 1) -> float:
-    return gate.check(name, {"y": found.cpu()}, {"y": expected}, length)
+def agree(name: str, result: Tensor, expected: Tensor, length: int = 1) -> float:
+    return gate.check(name, {"y": result.cpu()}, {"y": expected}, length)
 
 
 def works_of_memory(sizes: Sizes) -> list[str]:
@@ -127,8 +127,10 @@ def of_memory(name: str, sizes: Sizes) -> tuple[Call, int]:
         agree(fmt, fastiter.torch.quant.quantize(part, fmt), fastiter.torch.quant.quantize(part.cpu(), fmt))
         return lambda: fastiter.torch.quant.quantize(x, fmt), 2 * 4 * x.numel()
     a, b = torch.rand(sizes.scan, device=sizes.device), torch.randn(sizes.scan, device=sizes.device)
-    found, expected = (fastiter.torch.linear_scan(*given)[0] for given in ((a[:1], b[:1]), (a[:1].cpu(), b[:1].cpu())))
-    agree("linear_scan", found, expected, sizes.scan[1])
+    result, expected = (
+        fastiter.torch.linear_scan(*tensors)[0] for tensors in ((a[:1], b[:1]), (a[:1].cpu(), b[:1].cpu()))
+    )
+    agree("linear_scan", result, expected, sizes.scan[1])
     if name == "linear_scan":
         return lambda: fastiter.torch.linear_scan(a, b), 3 * 4 * a.numel()
     both = with_gradients(lambda a, b: fastiter.torch.linear_scan(a, b)[0], a, b)
@@ -141,10 +143,10 @@ def memory(sizes: Sizes, names: Sequence[str] | None = None) -> Iterator[Record]
     x, y = torch.randn(count, device=sizes.device), torch.empty(count, device=sizes.device)
     moved: dict[str, tuple[Call, int]] = {"copy": (lambda: y.copy_(x), 2 * 4 * count)}
     moved |= {name: of_memory(name, sizes) for name in (works_of_memory(sizes) if names is None else names)}
-    found = seconds({name: call for name, (call, _) in moved.items()}, sizes)
-    rates = {name: nbytes / found[name] for name, (_, nbytes) in moved.items()}
+    times = seconds({name: call for name, (call, _) in moved.items()}, sizes)
+    rates = {name: nbytes / times[name] for name, (_, nbytes) in moved.items()}
     for name in moved:
-        yield {"work": name, "ms": 1e3 * found[name], "gbs": 1e-9 * rates[name], "share": rates[name] / rates["copy"]}
+        yield {"work": name, "ms": 1e3 * times[name], "gbs": 1e-9 * rates[name], "share": rates[name] / rates["copy"]}
 
 
 def jacobi(backend: str, sizes: Sizes) -> tuple[Call, int]:
@@ -174,16 +176,16 @@ def products(sizes: Sizes, accumulators: Sequence[tuple[str, int]] = tuple(ACCUM
         part = x[:64], weight[:64]
         agree(accumulate, call(*part), call(*(t.cpu() for t in part)))
         calls[f"{accumulate}, every {every}"] = functools.partial(call, x, weight)
-    for name, found in seconds(calls, sizes).items():
-        yield {"work": name, "ms": 1e3 * found, "steps": 1e-9 * rows * columns * depth / found}
+    for name, elapsed in seconds(calls, sizes).items():
+        yield {"work": name, "ms": 1e3 * elapsed, "steps": 1e-9 * rows * columns * depth / elapsed}
 
 
 # ---- rnn ------------------------------------------------------------------------------------------------------------
 
 
-def close(name: str, found: Tensor, exact: Tensor) -> float:
+def close(name: str, result: Tensor, exact: Tensor) -> float:
     """Return the error of h, whose values are at most 1; raise if it exceeds a few roundings of its storage type."""
-    off, limit = (found.cpu().float() - exact).abs().max().item(), 4 * torch.finfo(found.dtype).eps
+    off, limit = (result.cpu().float() - exact).abs().max().item(), 4 * torch.finfo(result.dtype).eps
     if not off <= limit:
         raise gate.GateError(f"{name}: h is off by {off:.1e}, more than {limit:.1e}")
     return off
@@ -254,9 +256,9 @@ def recurrent(sizes: Sizes, function: str, width: int, flash: Callable[..., Any]
     ours, work = getattr(fastiter.torch, function), recurrence(sizes, width)
     exact = ours(**{name: x.cpu().float() for name, x in work.items()})[0]
     worst = close(function, ours(**work)[0], exact)
-    given = tuple(work.values())
-    peers = {"fastiter": Peer(lambda wx, r: ours(wx, r)[0], given)}
-    peers |= {name: Peer(call, given) for name, call in flash(function, work).items()}
+    tensors = tuple(work.values())
+    peers = {"fastiter": Peer(lambda wx, r: ours(wx, r)[0], tensors)}
+    peers |= {name: Peer(call, tensors) for name, call in flash(function, work).items()}
     if function == "lstm":
         x = torch.randn_like(work["wx"][:, :, 0].flatten(2))
         peers |= {f"fastiter{WITH_WX}": ours_with_wx(x, work["r"]), f"torch.nn.LSTM{WITH_WX}": cudnn(sizes, width, x)}
@@ -264,9 +266,9 @@ def recurrent(sizes: Sizes, function: str, width: int, flash: Callable[..., Any]
     for name, (call, inputs, weights) in peers.items():
         timed[f"{name}|forward"] = functools.partial(without_gradients, call, inputs)
         timed[f"{name}|forward+backward"] = with_gradients(call, *inputs, weights=weights)
-    found = seconds(timed, sizes)
+    times = seconds(timed, sizes)
     milliseconds: dict[str, dict[str, float]] = {name: {} for name in peers}
-    for key, value in found.items():
+    for key, value in times.items():
         name, mode = key.split("|")
         milliseconds[name][mode] = 1e3 * value
     return {"cell": function, "width": width, "difference": worst, "ms": milliseconds}
@@ -304,10 +306,10 @@ def by_newton(wx: Tensor, a: Tensor) -> Tensor:
 def ways(cell: str) -> dict[str, Callable[..., Tensor]]:
     """The methods that compute h for all steps."""
     function = getattr(fastiter.torch, cell)
-    found: dict[str, Callable[..., Tensor]] = {
+    functions: dict[str, Callable[..., Tensor]] = {
         method: lambda *x, method=method: function(*x, method=method)[0] for method in ("sequential", "newton")
     }
-    return found | {"newton on the scans": by_newton, "loop": loop} if cell == "paragru" else found
+    return functions | {"newton on the scans": by_newton, "loop": loop} if cell == "paragru" else functions
 
 
 def diagonal(sizes: Sizes, cell: str, batch: int, units: int, length: int) -> Record:
@@ -319,8 +321,8 @@ def diagonal(sizes: Sizes, cell: str, batch: int, units: int, length: int) -> Re
     calls, cpu = ways(cell), [x.cpu() for x in (wx, *weights)]
     expected = getattr(fastiter.torch, cell)(*cpu, method="sequential")[0]
     worst = max(agree(name, call(wx, *weights), expected, length) for name, call in calls.items())
-    found = seconds({name: with_gradients(call, wx, *weights) for name, call in calls.items()}, sizes)
-    ms = {name: 1e3 * value for name, value in found.items()}
+    times = seconds({name: with_gradients(call, wx, *weights) for name, call in calls.items()}, sizes)
+    ms = {name: 1e3 * value for name, value in times.items()}
     return {"cell": cell, "B": batch, "D": units, "T": length, "difference": worst, "ms": ms}
 
 

@@ -24,10 +24,10 @@ def line(section: str, record: Record) -> str:
         parts = [f"{name} " + ", ".join(f"{ms:.3g}" for ms in both.values()) for name, both in record["ms"].items()]
         return f"| {record['cell']} | {record['width']} | {'; '.join(parts)} |"
     ms = record["ms"]
-    told = "; ".join(f"{name} {value:.3g}" for name, value in ms.items())
+    times = "; ".join(f"{name} {value:.3g}" for name, value in ms.items())
     over = f"{ms['loop'] / min(ms['sequential'], ms['newton']):.0f}" if "loop" in ms else ""
     size = f"{record['B']}, {record['D']}, {record['T']}"
-    return f"| {record['cell']} | {size} | {told} | {ms['sequential'] / ms['newton']:.2g} | {over} |"
+    return f"| {record['cell']} | {size} | {times} | {ms['sequential'] / ms['newton']:.2g} | {over} |"
 
 
 def markdown(results: Record) -> str:

@@ -59,12 +59,12 @@ def in_chunks(chunk: int, *inputs: Tensor) -> Tensor:
 
 
 def entrants(work: Work, compiled: bool) -> list[Entrant]:
-    found = [torch_entrant(CHUNKED, partial(in_chunks, chunk), work, f"chunks of {chunk}") for chunk in CHUNKS]
+    result = [torch_entrant(CHUNKED, partial(in_chunks, chunk), work, f"chunks of {chunk}") for chunk in CHUNKS]
     if compiled:
         compile_once_for_all_threads()
         function = torch.compile(partial(in_chunks, COMPILED_CHUNK))
-        found.append(torch_entrant(CHUNKED, function, work, f"chunks of {COMPILED_CHUNK}, compiled"))
-    return [*found, torch_entrant(STEPS, work.loop, work)]
+        result.append(torch_entrant(CHUNKED, function, work, f"chunks of {COMPILED_CHUNK}, compiled"))
+    return [*result, torch_entrant(STEPS, work.loop, work)]
 
 
 def delta(options: Options) -> Work:

@@ -59,17 +59,17 @@ def sequence(team: Team, options: Options) -> Iterator[Record]:
         work, shorter = Work(name, steps, forgets), Work(name, steps // 4, forgets)
         # Peers compute the same whatever the factors are.
         peers = tuple(way for way in PEERS if not options.peers or any(word in way for word in options.peers))
-        found = team.run(
+        by_rank = team.run(
             2, jobs.sequence, work, OURS[name], peers if forgets else (), (ONE, ONE_ON_TWO), options.budget
         )
-        one, two = fastest(found, ONE), fastest(found, ONE_ON_TWO)
-        for way in found[0]["facts"]:
-            facts = [rank["facts"][way] for rank in found]
+        one, two = fastest(by_rank, ONE), fastest(by_rank, ONE_ON_TWO)
+        for way in by_rank[0]["facts"]:
+            facts = [rank["facts"][way] for rank in by_rank]
             record = {
                 "work": work.shape,
                 "way": way,
                 "ours": way not in PEERS,
-                **milliseconds("", fastest(found, way)),
+                **milliseconds("", fastest(by_rank, way)),
                 **milliseconds("one_", one),
                 **milliseconds("two_threads_", two),
                 "bytes": max(fact["bytes"] for fact in facts),
@@ -91,8 +91,8 @@ def scaling(team: Team, options: Options) -> Iterator[Record]:
         for steps in (longest // 16, longest // 4, longest):
             work = Work(name, steps)
             for ranks in (1, 2, 4) if steps == longest // 4 else (1, 2):
-                found = team.run(ranks, jobs.sequence, work, ways, (), (ONE,), options.budget / 4)
-                one = fastest(found, ONE)
+                by_rank = team.run(ranks, jobs.sequence, work, ways, (), (ONE,), options.budget / 4)
+                one = fastest(by_rank, ONE)
                 for exchange, chunks in SCALED[2:] if ranks == 1 else ways:
                     way = named(exchange, chunks)
                     yield {
@@ -101,10 +101,10 @@ def scaling(team: Team, options: Options) -> Iterator[Record]:
                         "steps": steps,
                         "ranks": ranks,
                         "way": way,
-                        **milliseconds("", fastest(found, way)),
+                        **milliseconds("", fastest(by_rank, way)),
                         **milliseconds("one_", one),
                         "predicted_ms": 1e3 * costs.predicted(one.wall, ranks, exchange, chunks, parameters),
-                        "off": max(rank["facts"][way]["off"] for rank in found),
+                        "off": max(rank["facts"][way]["off"] for rank in by_rank),
                         "load": load_average(),
                     }
 
@@ -112,15 +112,15 @@ def scaling(team: Team, options: Options) -> Iterator[Record]:
 def empty(team: Team, options: Options) -> Iterator[Record]:
     for name in FUNCTIONS:
         for rows, exchange in ((1, "auto"), (1, "scan"), (8, "auto")):
-            found = team.run(2, jobs.empty, name, rows, exchange, options.budget / 6)
-            call, gather = fastest(found, "call"), fastest(found, "all-gather")
+            by_rank = team.run(2, jobs.empty, name, rows, exchange, options.budget / 6)
+            call, gather = fastest(by_rank, "call"), fastest(by_rank, "all-gather")
             yield {
                 "work": f"{name}, {rows} row{'s' * (rows > 1)}",
                 "way": exchange,
                 "us": 1e6 * call.wall,
                 "cpu_us": 1e6 * call.cpu,
                 "all_gather_us": 1e6 * gather.wall,
-                "rounds": max(rank["facts"]["rounds"] for rank in found),
+                "rounds": max(rank["facts"]["rounds"] for rank in by_rank),
                 "load": load_average(),
             }
 

@@ -72,8 +72,8 @@ def _record(link: Link, switch: Switch, **more: Any) -> Record:
 
 
 def _messages(team: Team, link: Link, switch: Switch, options: Options) -> Iterator[Record]:
-    found = team.run(2, jobs.messages, SIZES, 3 if options.quick else 5)
-    turns = [[max(pair) for pair in zip(*both, strict=True)] for both in zip(*found, strict=True)]
+    results = team.run(2, jobs.messages, SIZES, 3 if options.quick else 5)
+    turns = [[max(pair) for pair in zip(*both, strict=True)] for both in zip(*results, strict=True)]
     for size, seconds in zip(SIZES, turns, strict=True):
         yield _record(
             link,
@@ -92,8 +92,8 @@ def _calls(team: Team, link: Link, switch: Switch, costs: model.Costs, name: str
     work = Work(name, STEPS)
     costs = costs._replace(alpha=costs.alpha + link.alpha, beta=costs.beta + link.beta)
     for ranks in (2, 4):
-        found = team.run(ranks, jobs.sequence, work, WAYS, (), (jobs.ONE,), 0.0)
-        one = fastest(found, jobs.ONE).wall
+        results = team.run(ranks, jobs.sequence, work, WAYS, (), (jobs.ONE,), 0.0)
+        one = fastest(results, jobs.ONE).wall
         for exchange, chunks in WAYS:
             way = named(exchange, chunks)
             yield _record(
@@ -102,8 +102,8 @@ def _calls(team: Team, link: Link, switch: Switch, costs: model.Costs, name: str
                 work=work.shape,
                 ranks=ranks,
                 way=way,
-                ms=1e3 * fastest(found, way).wall,
-                slowest_ms=1e3 * slowest(found, way),
+                ms=1e3 * fastest(results, way).wall,
+                slowest_ms=1e3 * slowest(results, way),
                 model_ms=1e3 * predicted(one, ranks, exchange, chunks, costs),
             )
 
@@ -132,9 +132,9 @@ def broken(link: Link) -> Record:
         time.sleep(0.5)
         began = time.monotonic()
         team.switch.cut(2)
-        found = team.results(3)
-        latest = max(end for end, _ in found) - began
-        for rank, (_, message) in enumerate(found):
+        results = team.results(3)
+        latest = max(end for end, _ in results) - began
+        for rank, (_, message) in enumerate(results):
             if not message.startswith(f"linear_scan: rank {rank} of 3 got no answer from "):
                 raise GateError(f"a link that goes down: rank {rank} raised {message!r}")
         if not 0 < latest < 2 * TIMEOUT + 2:

@@ -17,15 +17,15 @@ SIZES = tuple(64 * 4**i for i in range(10))
 PASSES = {"linear_scan": 2.0, "delta_scan": 7 / 3}
 
 
-def fastest(found: Sequence[dict[str, Any]], way: str) -> Sample:
+def fastest(results: Sequence[dict[str, Any]], way: str) -> Sample:
     """Return the minimum time until all ranks have finished, and the minimum CPU time of the busiest rank."""
-    turns = list(zip(*(one["samples"][way] for one in found), strict=True))
+    turns = list(zip(*(one["samples"][way] for one in results), strict=True))
     return Sample(min(max(x.wall for x in turn) for turn in turns), min(max(x.cpu for x in turn) for turn in turns))
 
 
-def slowest(found: Sequence[dict[str, Any]], way: str) -> float:
+def slowest(results: Sequence[dict[str, Any]], way: str) -> float:
     """Return the maximum time until all ranks have finished."""
-    return max(float(x.wall) for one in found for x in one["samples"][way])
+    return max(float(x.wall) for one in results for x in one["samples"][way])
 
 
 def named(exchange: str, chunks: int | None) -> str:
@@ -43,8 +43,8 @@ def predicted(t: float, ranks: int, exchange: str, chunks: int | None, parameter
 
 def line_of(team: Team, options: Options) -> tuple[list[float], model.Line]:
     """Return the minimum seconds of messages of each size, and the line fitted to them."""
-    found = team.run(2, jobs.messages, SIZES, 5 if options.quick else 40)
-    seconds = [min(max(pair) for pair in zip(*both, strict=True)) for both in zip(*found, strict=True)]
+    results = team.run(2, jobs.messages, SIZES, 5 if options.quick else 40)
+    seconds = [min(max(pair) for pair in zip(*both, strict=True)) for both in zip(*results, strict=True)]
     return seconds, model.fit(SIZES, seconds)
 
 

@@ -19,7 +19,7 @@ from fastiter.torch import distributed
 
 ONE, ONE_ON_TWO = "one process", "one process, 2 threads"
 PEERS = ("all-gather", "later ranks", "all-to-all")
-MOST_ROUNDS = 100
+MAX_ROUNDS = 100
 
 
 class Sample(NamedTuple):
@@ -47,30 +47,30 @@ def _sample(entrant: Entrant, group: dist.ProcessGroup) -> Sample:
 
 
 def contest(
-    group: dist.ProcessGroup, entrants: Mapping[str, Entrant], budget: float, least: int = 3, *, warm: bool = True
+    group: dist.ProcessGroup, entrants: Mapping[str, Entrant], budget: float, minimum: int = 3, *, warm: bool = True
 ) -> dict[str, list[Sample]]:
     """Call all entrants in turn, round after round; the first rank decides when the time is up."""
-    found: dict[str, list[Sample]] = {name: [] for name in entrants}
+    samples: dict[str, list[Sample]] = {name: [] for name in entrants}
     for entrant in entrants.values() if warm else ():
         _sample(entrant, group)
     began = time.perf_counter()
     with no_garbage_collection():
-        for turn in range(MOST_ROUNDS):
+        for turn in range(MAX_ROUNDS):
             for name in list(entrants)[:: 1 if turn % 2 == 0 else -1]:
-                found[name].append(_sample(entrants[name], group))
-            goes_on = torch.tensor([turn + 1 < least or time.perf_counter() - began < budget])
+                samples[name].append(_sample(entrants[name], group))
+            goes_on = torch.tensor([turn + 1 < minimum or time.perf_counter() - began < budget])
             dist.broadcast(goes_on, 0, group)
             if not goes_on:
                 break
     use_threads(1)
-    return found
+    return samples
 
 
-def check(shard: Shard, name: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def check(shard: Shard, name: str, results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Compare this rank's steps with those of one process in twice the precision; raise if they differ by too much."""
-    names = ["y", *(f"gradient {i}" for i in range(len(found) - 1))]
+    names = ["y", *(f"gradient {i}" for i in range(len(results) - 1))]
     mine = {key: x[:, shard.mine].float() for key, x in zip(names, expected, strict=True)}
-    return gate.check(f"{shard.work.shape}, {name}", dict(zip(names, found, strict=True)), mine, shard.work.steps)
+    return gate.check(f"{shard.work.shape}, {name}", dict(zip(names, results, strict=True)), mine, shard.work.steps)
 
 
 def _ways(shard: Shard, ours: Sequence[tuple[str, int | None]], peers: Sequence[str]) -> dict[str, Callable[[], Any]]:
@@ -108,9 +108,9 @@ def sequence(
     entrants = {name: Entrant(way) for name, way in ways.items()}
     alone = {ONE: Entrant(work.one, 1), ONE_ON_TWO: Entrant(work.one, 2)}
     entrants |= {name: alone[name] for name in baselines}
-    found = contest(group, entrants, budget)
+    samples = contest(group, entrants, budget)
     fastiter.release_memory()
-    return {"facts": facts, "samples": found}
+    return {"facts": facts, "samples": samples}
 
 
 def traffic(group: dist.ProcessGroup, work: Work, exchange: str) -> tuple[int, int]:
@@ -141,8 +141,8 @@ def empty(group: dist.ProcessGroup, name: str, rows: int, exchange: str, budget:
 
     many = 10  # calls in a sample
     entrants = {"call": Entrant(lambda: _times(call, many)), "all-gather": Entrant(lambda: _times(gather, many))}
-    found = contest(group, entrants, budget, 10)
-    shorter = {key: [Sample(x.wall / many, x.cpu / many) for x in samples] for key, samples in found.items()}
+    timings = contest(group, entrants, budget, 10)
+    shorter = {key: [Sample(x.wall / many, x.cpu / many) for x in samples] for key, samples in timings.items()}
     return {"facts": {"rounds": sent.rounds, "bytes": sent.bytes}, "samples": shorter}
 
 
@@ -154,7 +154,7 @@ def _times(call: Callable[[], object], count: int) -> None:
 def messages(group: dist.ProcessGroup, sizes: Sequence[int], repeats: int) -> list[list[float]]:
     """Seconds of messages of these sizes between the first two ranks: half the round-trip time of each."""
     rank = dist.get_rank(group)
-    found = []
+    turns = []
     for size in sizes:
         message = torch.zeros(size, dtype=torch.uint8)
         seconds = []
@@ -167,5 +167,5 @@ def messages(group: dist.ProcessGroup, sizes: Sequence[int], repeats: int) -> li
                 else:
                     dist.recv(message, group_src=sender, group=group)
             seconds.append((time.perf_counter() - start) / 2)
-        found.append(seconds[2:])  # without the first two, which open connections
-    return found
+        turns.append(seconds[2:])  # without the first two, which open connections
+    return turns

@@ -91,8 +91,8 @@ def enter_namespace(rank: int) -> int:
             named = struct.pack("16sH2s4s8x", DEVICE.encode(), socket.AF_INET, b"", socket.inet_aton(text))
             fcntl.ioctl(control, number, named)
         for name in (DEVICE, "lo"):
-            asked = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
-            (state,) = struct.unpack_from("H", asked, 16)
+            reply = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
+            (state,) = struct.unpack_from("H", reply, 16)
             fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), state | _IFF_UP))
     return device
 
@@ -177,10 +177,10 @@ class Switch(threading.Thread):
 
 def _packets(device: int) -> list[bytes]:
     """Return the packets waiting at a device, but not so many that others wait long."""
-    found = []
+    packets = []
     for _ in range(64):
         try:
-            found.append(os.read(device, 2 * MTU))
+            packets.append(os.read(device, 2 * MTU))
         except BlockingIOError:
             break
-    return found
+    return packets

@@ -68,18 +68,18 @@ class Relaxed:
         ends = [n * r // dist.get_world_size(group) * n for r in range(dist.get_world_size(group) + 1)]
         self.mine = slice(ends[self.rank], ends[self.rank + 1])
         self.matrix = distributed.RowMatrix(self.whole[self.mine], group=group)
-        self.found: dict[str, Any] = {}
+        self.solutions: dict[str, Any] = {}
         self.steps: dict[str, int] = {}
 
     def ours(self, preconditioner: str) -> None:
         """Solve on all ranks; the relaxation factor is optimal for SSOR on the whole grid (Axelsson and Barker)."""
         omega = 2 / (1 + 2 * math.sin(math.pi / (2 * (self.n + 1))))
-        how: dict[str, Any] = {} if preconditioner == "none" else {"preconditioner": preconditioner, "omega": omega}
+        options: dict[str, Any] = {} if preconditioner == "none" else {"preconditioner": preconditioner, "omega": omega}
         if preconditioner == SCHWARZ:
-            how = {"preconditioner": distributed.AdditiveSchwarz(overlap=2, omega=omega)}
+            options = {"preconditioner": distributed.AdditiveSchwarz(overlap=2, omega=omega)}
         b = torch.from_numpy(self.b[self.mine])
-        found = distributed.solve(self.matrix, b, rtol=RTOL, throw=True, **how)
-        self.found[preconditioner], self.steps[preconditioner] = found.value, found.steps
+        solution = distributed.solve(self.matrix, b, rtol=RTOL, throw=True, **options)
+        self.solutions[preconditioner], self.steps[preconditioner] = solution.value, solution.steps
 
     def scipy(self) -> None:
         """Solve by SciPy, on this rank alone."""
@@ -91,12 +91,12 @@ class Relaxed:
             nonlocal steps
             steps += 1
 
-        self.found[SCIPY], _ = linalg.cg(self.whole, self.b, rtol=RTOL, maxiter=20_000, callback=count)
+        self.solutions[SCIPY], _ = linalg.cg(self.whole, self.b, rtol=RTOL, maxiter=20_000, callback=count)
         self.steps[SCIPY] = steps
 
     def check(self, group: dist.ProcessGroup, way: str) -> None:
         """Raise if the residual of the solution over all ranks is too large."""
-        x = self.found[way]
+        x = self.solutions[way]
         if way != SCIPY:
             pieces: list[Any] = [None] * dist.get_world_size(group)
             dist.all_gather_object(pieces, x, group=group)
@@ -112,8 +112,8 @@ def solutions(group: dist.ProcessGroup, n: int, ways: Sequence[str], peer: bool,
     entrants = {way: Entrant(partial(system.ours, way)) for way in ways}
     if peer:
         entrants[SCIPY] = Entrant(system.scipy, 1)
-    samples = contest(group, entrants, budget, least=1, warm=n < LARGE)
-    for way in system.found:
+    samples = contest(group, entrants, budget, minimum=1, warm=n < LARGE)
+    for way in system.solutions:
         system.check(group, way)
     return {"samples": samples, "steps": system.steps}
 
@@ -125,14 +125,14 @@ def poisson(team: Team, options: Options) -> Iterator[Record]:
         both = team.run(2, solutions, n, ways, True, options.budget / 4)
         alone = team.run(1, solutions, n, PRECONDITIONERS[-1:], False, options.budget / 4)
         theirs = fastest(both, SCIPY)
-        for ranks, found in ((1, alone), (2, both)):
-            for way in found[0]["samples"]:
-                sample = fastest(found, way)
+        for ranks, results in ((1, alone), (2, both)):
+            for way in results[0]["samples"]:
+                sample = fastest(results, way)
                 yield {
                     "work": f"{n} x {n} points",
                     "way": way if way == SCIPY else f"cg, preconditioner {way}",
                     "ranks": 1 if way == SCIPY else ranks,
-                    "steps": found[0]["steps"][way],
+                    "steps": results[0]["steps"][way],
                     "ms": 1e3 * sample.wall,
                     "cpu_ms": 1e3 * sample.cpu,
                     "ratio": theirs.wall / sample.wall,

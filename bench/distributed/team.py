@@ -46,8 +46,8 @@ class Team:
         self._ranks, self._pipes = [], []
         for rank in range(size):
             ours, theirs = _CONTEXT.Pipe()
-            given = (os.path.join(self._folder.name, "store"), rank, size, timeout, link is not None, theirs)
-            process = _CONTEXT.Process(target=_serve, args=given, daemon=True)
+            arguments = (os.path.join(self._folder.name, "store"), rank, size, timeout, link is not None, theirs)
+            process = _CONTEXT.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self._ranks.append(process)
@@ -85,11 +85,11 @@ class Team:
 
     def results(self, size: int) -> list[Any]:
         """Return the results of the call in progress."""
-        found = [pickle.loads(pipe.recv_bytes()) for pipe in self._pipes[:size]]
-        for rank, (_, trace) in enumerate(found):
+        answers = [pickle.loads(pipe.recv_bytes()) for pipe in self._pipes[:size]]
+        for rank, (_, trace) in enumerate(answers):
             if trace is not None:
                 raise GateError(f"rank {rank} of {size} raised:\n{trace}")
-        return [result for result, _ in found]
+        return [result for result, _ in answers]
 
 
 def _device_of(pipe: Any) -> int:

@@ -77,10 +77,10 @@ class Work:
         return gradients(local, [x.to(dtype) for x in self.tensors], self.cotangent.to(dtype))
 
 
-def gradients(function: Callable[..., Any], tensors: Sequence[Tensor], cotangent: Tensor, **how: Any) -> Gradients:
+def gradients(function: Callable[..., Any], tensors: Sequence[Tensor], cotangent: Tensor, **options: Any) -> Gradients:
     """Return the results and the gradients of all tensors."""
     leaves = [x.detach().requires_grad_() for x in tensors]
-    y, _ = function(*leaves, **how)
+    y, _ = function(*leaves, **options)
     return [y.detach(), *torch.autograd.grad(y, leaves, cotangent)]
 
 
@@ -127,8 +127,8 @@ class Shard:
         y, _ = function(*leaves)
         # A zero cotangent for the steps of earlier ranks, whose results this rank does not use
         cotangent = torch.cat([torch.zeros_like(y[:, : self.ends[self.rank]]), self.cotangent], 1)
-        found = torch.autograd.grad(y, leaves, cotangent)
-        back = self._to_owners(torch.cat([x[0].flatten(1) for x in found], 1))
+        gradients = torch.autograd.grad(y, leaves, cotangent)
+        back = self._to_owners(torch.cat([x[0].flatten(1) for x in gradients], 1))
         own = [
             x.reshape(1, -1, *z.shape[2:]).contiguous() for x, z in zip(back.split(widths, 1), self.local, strict=True)
         ]
@@ -172,8 +172,8 @@ class Shard:
         leaves = [x.requires_grad_() for x in self._to_parts(parts, [x.shape[3:] for x in self.local])]
         y, _ = function(*leaves)
         (cotangent,) = self._to_parts([self._by_part(self.cotangent)], [self.cotangent.shape[3:]])
-        found = torch.autograd.grad(y, leaves, cotangent)
-        return self._to_steps([y.detach(), *found])
+        gradients = torch.autograd.grad(y, leaves, cotangent)
+        return self._to_steps([y.detach(), *gradients])
 
     def _by_part(self, x: Tensor) -> Tensor:
         """Return (P, steps, numbers): the channels or heads of each rank."""

@@ -48,19 +48,19 @@ def solvers(options: Options) -> Iterator[Record]:
         mine = list(cases.ours(case))
         theirs = [peer for make in cases.PEERS for peer in make(case)]
         theirs = [peer for peer in theirs if not options.peers or any(word in peer.name for word in options.peers)]
-        found: dict[str, tuple[float, int]] = {}
+        results: dict[str, tuple[float, int]] = {}
         for solver in (*mine, *theirs):
             try:
                 z, evaluations = solver.solve()
-                found[solver.name] = case.residual(z), evaluations
-                checked(solver.name, found[solver.name][0], case.rtol, ours=solver in mine)
+                results[solver.name] = case.residual(z), evaluations
+                checked(solver.name, results[solver.name][0], case.rtol, ours=solver in mine)
             except Exception as error:  # a peer that does not converge is left out; if ours does not, the run ends
                 if solver in mine:
                     raise
                 print(f"not timed: {solver.name}: {str(error).partition(chr(10))[0][:120]}", flush=True)
-                found.pop(solver.name, None)
+                results.pop(solver.name, None)
         for threads in options.threads:
-            running = [solver for solver in (*mine, *theirs) if solver.name in found]
+            running = [solver for solver in (*mine, *theirs) if solver.name in results]
             entrants = [Competitor(solver.name, solver.solve, threads) for solver in running]
             timings = interleave(entrants, options.budget, options.stirring())
             for solver in running:
@@ -71,8 +71,8 @@ def solvers(options: Options) -> Iterator[Record]:
                     "solver": solver.name,
                     "ours": solver in mine,
                     "ms": 1e3 * seconds,
-                    "evaluations": found[solver.name][1],
-                    "residual": found[solver.name][0],
+                    "evaluations": results[solver.name][1],
+                    "residual": results[solver.name][0],
                     "load": load_average(),
                 }
         collect_garbage()
@@ -115,29 +115,29 @@ def overhead(options: Options) -> Iterator[Record]:
         ("anderson", {"m": 10}),
         ("broyden", {"m": 10}),
     )
-    for method, how in cases_of:
+    for method, settings in cases_of:
         cls: Any = METHODS[method]
 
-        def steps(method: Any = method, how: dict[str, Any] = how, cls: Any = cls) -> None:
+        def steps(method: Any = method, settings: dict[str, Any] = settings, cls: Any = cls) -> None:
             calls, before = itertools.count(), cls.growth
             cls.growth = 1e300
             limits: dict[str, Any] = {"rtol": 0.0, "max_steps": STEPS, "patience": 10**6}
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found = fixed_point(
+                    solution = fixed_point(
                         lambda _: values[next(calls) % 7],
                         np.zeros((64, 256), np.float32),
                         method=method,
                         **limits,
-                        **how,
+                        **settings,
                     )
             finally:
                 cls.growth = before
-            assert (found.steps == STEPS).all()
+            assert (solution.steps == STEPS).all()
 
         timing = interleave([Competitor("ours", steps, 1)], options.budget, options.stirring())["ours"]
-        name = ", ".join([method, *(f"{key}={value}" for key, value in how.items())])
+        name = ", ".join([method, *(f"{key}={value}" for key, value in settings.items())])
         yield {"work": f"64 x 256 float32, {name}", "us": 1e6 * timing.minimum / STEPS, "load": load_average()}
 
 

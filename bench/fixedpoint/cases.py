@@ -56,7 +56,7 @@ class Case:
         return float((np.linalg.norm(value - z, axis=1) / np.linalg.norm(value, axis=1)).max())
 
 
-FULL = tuple(Case(kind, *how) for how in (("float32", 1e-5), ("float64", 1e-9)) for kind in ("contr", "sym"))
+FULL = tuple(Case(kind, *settings) for settings in (("float32", 1e-5), ("float64", 1e-9)) for kind in ("contr", "sym"))
 QUICK = (Case("sym", "float64", 1e-6, 8, 32),)
 
 
@@ -101,8 +101,8 @@ def ours(case: Case) -> Iterator[Solver]:
 
         def solve(method: str = method, options: dict[str, Any] = options) -> tuple[Array, int]:
             count[0] = 0
-            found = solve_tensors("fixed_point", f, zeros, stopping, method, options, args=(tensors(case)[1],))
-            return found.value.numpy(), count[0]
+            solution = solve_tensors("fixed_point", f, zeros, stopping, method, options, args=(tensors(case)[1],))
+            return solution.value.numpy(), count[0]
 
         yield Solver(name, solve)
 
@@ -120,12 +120,12 @@ def torchdeq(case: Case) -> Iterator[Solver]:
         ("anderson, lam=1e-8", "anderson", {"m": 6, "lam": 1e-8}),
         ("broyden", "broyden", {}),
     )
-    for name, solver, how in ways:
+    for name, solver, options in ways:
 
-        def solve(solver: str = solver, how: dict[str, Any] = how) -> tuple[Array, int]:
+        def solve(solver: str = solver, options: dict[str, Any] = options) -> tuple[Array, int]:
             count[0] = 0
             with torch.no_grad():
-                z, _, _ = get_solver(solver)(f, zeros, max_iter=600, tol=case.rtol, stop_mode="rel", **how)
+                z, _, _ = get_solver(solver)(f, zeros, max_iter=600, tol=case.rtol, stop_mode="rel", **options)
             return z.numpy(), count[0]
 
         yield Solver(f"torchdeq {name}", solve)
@@ -145,13 +145,13 @@ def jaxopt(case: Case) -> Iterator[Solver]:
             return jax.numpy.tanh(z @ M + x)
 
         size = float(np.linalg.norm(fixed_point(case.f, np.zeros_like(case.arrays[1]), compact=False).value))
-        how = {"maxiter": 600, "tol": case.rtol * size, "implicit_diff": False}
-        made = {
-            "picard": module.FixedPointIteration(f, **how),
-            "anderson, ridge=1e-5": module.AndersonAcceleration(f, history_size=6, ridge=1e-5, **how),
-            "anderson, ridge=1e-8": module.AndersonAcceleration(f, history_size=6, ridge=1e-8, **how),
+        options = {"maxiter": 600, "tol": case.rtol * size, "implicit_diff": False}
+        solvers = {
+            "picard": module.FixedPointIteration(f, **options),
+            "anderson, ridge=1e-5": module.AndersonAcceleration(f, history_size=6, ridge=1e-5, **options),
+            "anderson, ridge=1e-8": module.AndersonAcceleration(f, history_size=6, ridge=1e-8, **options),
         }
-    for name, solver in made.items():
+    for name, solver in solvers.items():
         run = jax.jit(solver.run)
 
         def solve(run: Any = run) -> tuple[Array, int]:
@@ -207,9 +207,9 @@ class Large:
     def ours(self, method: str) -> tuple[Array, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
-            how: dict[str, Any] = {"method": method, "rtol": self.rtol, "batched": False}
-            found = fixed_point(self.f, np.zeros(self.n), **how)
-        return found.value, found.evaluations
+            options: dict[str, Any] = {"method": method, "rtol": self.rtol, "batched": False}
+            solution = fixed_point(self.f, np.zeros(self.n), **options)
+        return solution.value, solution.evaluations
 
     def scipy(self, name: str) -> tuple[Array, int]:
         from scipy import optimize

@@ -79,14 +79,14 @@ def ours(state: Tensor, stored: Tensor, beta: Tensor, steps: int) -> Tensor:
 
 def checked(size: Size) -> float:
     """Return the largest relative difference of two updates and their gradients; raise if it is too large."""
-    given = [x.requires_grad_() for x in inputs(size)]
-    exact = [x.detach().double().requires_grad_() for x in given]
+    leaves = [x.requires_grad_() for x in inputs(size)]
+    exact = [x.detach().double().requires_grad_() for x in leaves]
     results: dict[str, Tensor] = {}
     expected: dict[str, Tensor] = {}
-    for made, function, args in ((results, ours, given), (expected, by_torch, exact)):
+    for values, function, args in ((results, ours, leaves), (expected, by_torch, exact)):
         value = function(args[0], args[1], args[2], 2)
         slopes = torch.autograd.grad(value, args, torch.ones_like(value))
-        made |= {"value": value.detach(), **dict(zip(("dstate", "dstored", "dbeta"), slopes, strict=True))}
+        values |= {"value": value.detach(), **dict(zip(("dstate", "dstored", "dbeta"), slopes, strict=True))}
     wanted = {name: x.float() for name, x in expected.items()}
     return gate.check(str(size), results, wanted, size.S * size.E)
 
@@ -116,15 +116,15 @@ def updates(options: Options) -> Iterator[Record]:
             ]
             use_threads(threads)
             timings = interleave(entrants, options.budget, options.stirring(), min_samples=5)
-            least = {name: 1e3 * timing.minimum for name, timing in timings.items()}
-            mine, peer = ((least[f"{name} 3"] - least[f"{name} 1"]) / 2 for name in ("ours", "torch"))
+            ms = {name: 1e3 * timing.minimum for name, timing in timings.items()}
+            mine, peer = ((ms[f"{name} 3"] - ms[f"{name} 1"]) / 2 for name in ("ours", "torch"))
             yield {
                 "work": f"{size}, {mode}",
                 "threads": threads,
                 "ms": mine,
-                "first_ms": least["ours 1"],
+                "first_ms": ms["ours 1"],
                 "peer_ms": peer,
-                "peer_first_ms": least["torch 1"],
+                "peer_first_ms": ms["torch 1"],
                 "ratio": peer / mine,
                 "recorded_ms": None if options.quick else RECORDED[mode],
                 "difference": difference,
@@ -149,9 +149,9 @@ def stops(options: Options) -> Iterator[Record]:
     for beta in (0.5, 1.0):
         state, stored, _ = inputs(size)
         each = torch.full((size.H,), beta)
-        found = hopfield_update(state, stored, beta=each, rtol=TOLERANCE)
-        exact, most = until_all_converge(state, stored, each)
-        off = float((found.value - exact).norm(dim=-1).max() / exact.norm(dim=-1).max())
+        solution = hopfield_update(state, stored, beta=each, rtol=TOLERANCE)
+        exact, longest = until_all_converge(state, stored, each)
+        off = float((solution.value - exact).norm(dim=-1).max() / exact.norm(dim=-1).max())
         if not off <= 1e3 * TOLERANCE:  # both converge close to the same fixed points
             raise gate.GateError(f"{size}: the fixed points are off by {off:.1e}")
         for threads in options.threads:
@@ -167,8 +167,8 @@ def stops(options: Options) -> Iterator[Record]:
                 "ms": 1e3 * timings["ours"].minimum,
                 "peer_ms": 1e3 * timings["torch"].minimum,
                 "ratio": timings["torch"].minimum / timings["ours"].minimum,
-                "mean_steps": float(found.steps.double().mean()),
-                "most_steps": most,
+                "mean_steps": float(solution.steps.double().mean()),
+                "most_steps": longest,
                 "difference": off,
                 "load": load_average(),
             }

@@ -91,12 +91,12 @@ def contests(quick: bool) -> Iterator[Contest]:
 
 def section(options: Options) -> Iterator[Record]:
     for contest in contests(options.quick):
-        found, counts = [], []
+        values, counts = [], []
         for call in (contest.ours, contest.theirs):
             contest.calls[0] = 0
-            found.append(call())
+            values.append(call())
             counts.append(contest.calls[0])
-        error = float(np.abs(found[0] - found[1]).max())
+        error = float(np.abs(values[0] - values[1]).max())
         if not error <= LARGEST_ERROR:
             raise GateError(f"{contest.name}: both must have the same solution, got a difference of {error:.2g}")
         for threads in options.threads:

@@ -159,11 +159,11 @@ def reason_against(entrant: Entrant, work: Contested) -> str | None:
 
 def ways(peer: Entrant, threads: int) -> list[Competitor]:
     """The peer at each thread count at which it may be fastest."""
-    found = []
+    competitors = []
     for count in thread_counts(peer, threads):
-        how = ", ".join([*filter(None, [peer.variant]), f"{count} thread{'s' * (count > 1)}"])
-        found.append(Competitor(f"{peer.name} ({how})", peer.call, count, variant_of=peer.name))
-    return found
+        variant = ", ".join([*filter(None, [peer.variant]), f"{count} thread{'s' * (count > 1)}"])
+        competitors.append(Competitor(f"{peer.name} ({variant})", peer.call, count, variant_of=peer.name))
+    return competitors
 
 
 def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> tuple[list[Competitor], Record]:
@@ -197,8 +197,8 @@ def race(
     work: Contested, peers: Iterable[Entrant | Absent], threads: int, budget: float, stir: Call | None = None
 ) -> Record:
     """The gate, then ours and all peers against the clock."""
-    admitted, found = pass_gate(work, peers, threads)
-    return {**found, **timed(work, admitted, threads, budget, stir)}
+    admitted, facts = pass_gate(work, peers, threads)
+    return {**facts, **timed(work, admitted, threads, budget, stir)}
 
 
 def timed(
@@ -225,17 +225,17 @@ def milliseconds(timing: Timing) -> Record:
 
 def against_ours(timings: dict[str, Timing], peers: Sequence[Competitor], forms: Sequence[str]) -> Record:
     """The fastest variant of each peer, and its time relative to ours."""
-    found: Record = {}
+    records: Record = {}
     for name in dict.fromkeys(peer.variant_of for peer in peers):
         key = fastest(timings, [peer.name for peer in peers if peer.variant_of == name])
         theirs = timings[key]
-        found[name] = {
+        records[name] = {
             **milliseconds(theirs),
             "how": key[len(name) + 2 : -1],
             "ratio": {form: theirs.minimum / timings[form].minimum for form in forms},
             "ratio_median": {form: theirs.median / timings[form].median for form in forms},
         }
-    return found
+    return records
 
 
 def backward_against_forward(work: Work, threads: int, budget: float, stir: Call | None = None) -> Record:

@@ -53,7 +53,7 @@ def ratio_of(record: Record) -> float | None:
 
 def ratios(bar: Bar, results: Iterable[Record]) -> list[float]:
     """Return the ratios of a bar; if a family has several results, the last one counts."""
-    own = [found for found in results if found["family"] == bar.family and bar.section in found]
+    own = [result for result in results if result["family"] == bar.family and bar.section in result]
     chosen = [record for record in own[-1][bar.section] if bar.select(record)] if own else []
     return [ratio for ratio in map(ratio_of, chosen) if ratio is not None]
 
@@ -62,18 +62,18 @@ def draw(results: Sequence[Record], path: Path) -> None:
     """Draw geometric means as bars and ranges as lines, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
-    found = [(bar, ratios(bar, results)) for bar in BARS]
-    found = [(bar, values) for bar, values in found if values]
-    figure = Figure(figsize=(8, 0.36 * len(found) + 0.9), layout="constrained")
+    bars = [(bar, ratios(bar, results)) for bar in BARS]
+    bars = [(bar, values) for bar, values in bars if values]
+    figure = Figure(figsize=(8, 0.36 * len(bars) + 0.9), layout="constrained")
     axes: Any = figure.subplots()
-    for row, (_, values) in enumerate(found):
+    for row, (_, values) in enumerate(bars):
         mean = math.exp(sum(map(math.log, values)) / len(values))
         axes.barh(row, mean - 1, left=1, color="tab:orange", height=0.62)
         axes.plot([min(values), max(values)], [row, row], color="black", linewidth=1, marker="|", markersize=6)
         axes.annotate(f"{mean:.1f}x", (max(*values, mean), row), (6, 0), textcoords="offset points", va="center")
     axes.axvline(1, color="black", linewidth=0.8)
-    labels = [f"{bar.label}\nagainst {bar.peer}" for bar, _ in found]
-    axes.set_yticks(range(len(found)), labels, fontsize=7)
+    labels = [f"{bar.label}\nagainst {bar.peer}" for bar, _ in bars]
+    axes.set_yticks(range(len(bars)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.set(
         xscale="log", xlabel="times as fast as the peer, two CPU cores; bar: geometric mean, line: all sizes measured"

@@ -32,8 +32,8 @@ def check(case: str, results: Mapping[str, Tensor], expected: Mapping[str, Tenso
     for name, want in expected.items():
         if name not in results:
             raise GateError(f"{case}: {name} is missing")
-        found, limit = difference(results[name], want.to(results[name].dtype)), tolerance(want.dtype, length)
-        if not found <= limit:
-            raise GateError(f"{case}: {name} is off by {found:.1e} of its largest value, more than {limit:.1e}")
-        worst = max(worst, found)
+        error, limit = difference(results[name], want.to(results[name].dtype)), tolerance(want.dtype, length)
+        if not error <= limit:
+            raise GateError(f"{case}: {name} is off by {error:.1e} of its largest value, more than {limit:.1e}")
+        worst = max(worst, error)
     return worst

@@ -31,11 +31,11 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """The versions of the installed peers."""
-    found = {}
+    installed = {}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 @functools.cache

@@ -153,11 +153,11 @@ Entry = Callable[[Record], str]
 def pivot(records: Sequence[Record], columns: Mapping[str, Entry]) -> str:
     """One row per task, with all columns for each number of threads."""
     threads = list(dict.fromkeys(r["threads"] for r in records))
-    found = {(r["work"], r["threads"]): r for r in records}
+    by_work = {(r["work"], r["threads"]): r for r in records}
     header = ["", *(f"{title}, {on_threads(n)}" for n in threads for title in columns)]
     rows = []
     for work in dict.fromkeys(r["work"] for r in records):
-        cells = [(found.get((work, n)), entry) for n in threads for entry in columns.values()]
+        cells = [(by_work.get((work, n)), entry) for n in threads for entry in columns.values()]
         rows.append([work, *("" if r is None else entry(r) for r, entry in cells)])
     return markdown_table(header, rows)
 

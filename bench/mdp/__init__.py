@@ -75,9 +75,9 @@ def in_turn(solvers: Sequence[Solver], budget: float) -> dict[str, float]:
             break
         # Each solver runs twice in a row: at the second run its data is in cache, whichever solver ran before.
         for solver in (each for each in solvers for _ in range(2)):
-            made = solver.prepare()
+            prepared = solver.prepare()
             started = time.perf_counter()
-            solver.solve(made)
+            solver.solve(prepared)
             best[solver.name] = min(best[solver.name], time.perf_counter() - started)
     return best
 

@@ -65,11 +65,11 @@ def exact(problem: MDP) -> Any:
 
     if problem.gamma == 1:  # the tolerance limits the change of a sweep, which does not bound errors here
         return problem.solve(atol=1e-11).value, 1e-5
-    found = problem.solve(atol=1e-9)
+    solution = problem.solve(atol=1e-9)
     matrix, _, _ = peers.rows_of(problem)
-    chosen = problem.row_starts[:-1] + found.policy
+    chosen = problem.row_starts[:-1] + solution.policy
     if problem.S > 2000:  # the factors fill in: our bounds are checked instead
-        return found.value, float((found.upper - found.lower).max())
+        return solution.value, float((solution.upper - solution.lower).max())
     chain = sparse.eye_array(problem.S) - problem.gamma * matrix[chosen]
     value = np.asarray(linalg.spsolve(chain.tocsc(), problem.rewards[chosen]))
     best = np.maximum.reduceat(problem.rewards + problem.gamma * (matrix @ value), problem.row_starts[:-1])

@@ -37,28 +37,28 @@ def quietly(call: Callable[[], Any]) -> Any:
 
 
 def seconds(prepare: Call, solve: Callable[[Any], Any]) -> float:
-    made = prepare()
+    prepared = prepare()
     began = time.perf_counter()
-    solve(made)
+    solve(prepared)
     return time.perf_counter() - began
 
 
 def single(shape: Shape, problem: MDP, method: str, cap: float) -> Any | None:
     """Return the solution by one method; None if it fails, or takes longer than the cap."""
     began = time.perf_counter()
-    most = max(50, int(cap * RATE / len(problem.transitions[0])))
+    limit = max(50, int(cap * RATE / len(problem.transitions[0])))
     try:
-        found = quietly(
+        solution = quietly(
             lambda: problem.solve(
                 method,  # type: ignore[arg-type]
                 atol=shape.tol,
-                max_steps=most if method == "ps" else 10**9,
+                max_steps=limit if method == "ps" else 10**9,
                 callback=lambda _: time.perf_counter() - began > cap,
             )
         )
     except ValueError:  # the method is not for this process
         return None
-    return found if found.converged else None
+    return solution if solution.converged else None
 
 
 def quantecon(shape: Shape, problem: MDP, policy: Any, cap: float) -> Iterator[tuple[str, Call, Any]]:
@@ -71,8 +71,8 @@ def quantecon(shape: Shape, problem: MDP, policy: Any, cap: float) -> Iterator[t
     matrix.sum_duplicates()
     chain = problem._process.model.chain(problem._process.place("solve", policy))
     is_cheap = _core.mdp.Elimination().solve(chain, problem.gamma or 0.0, None, np.empty(problem.S), ELIMINATION)
-    most = max(20, int(cap * RATE / matrix.nnz))
-    methods = {"value_iteration": most, "modified_policy_iteration": most // 4 + 5, "policy_iteration": 100}
+    limit = max(20, int(cap * RATE / matrix.nnz))
+    methods = {"value_iteration": limit, "modified_policy_iteration": limit // 4 + 5, "policy_iteration": 100}
     for short, (method, limit) in zip(("vi", "mpi", "pi"), methods.items(), strict=True):
         if short == "pi" and not is_cheap:
             continue
@@ -80,16 +80,16 @@ def quantecon(shape: Shape, problem: MDP, policy: Any, cap: float) -> Iterator[t
         def prepare() -> Any:
             return DiscreteDP(problem.rewards, matrix, problem.gamma, states, actions)
 
-        def solve(made: Any, method: str = method, limit: int = limit) -> Any:
-            return made.solve(method=method, epsilon=shape.tol, max_iter=limit)
+        def solve(prepared: Any, method: str = method, limit: int = limit) -> Any:
+            return prepared.solve(method=method, epsilon=shape.tol, max_iter=limit)
 
-        found = solve(prepare())
-        if found.num_iter < limit:
-            yield f"QuantEcon {short}", prepare, (solve, found)
+        solution = solve(prepare())
+        if solution.num_iter < limit:
+            yield f"QuantEcon {short}", prepare, (solve, solution)
 
 
-def check(shape: Shape, name: str, value: Any, found: Any, allowed: float) -> None:
-    off = float(np.maximum(found.lower - value, value - found.upper).max())
+def check(shape: Shape, name: str, value: Any, solution: Any, allowed: float) -> None:
+    off = float(np.maximum(solution.lower - value, value - solution.upper).max())
     if not off <= allowed:
         raise GateError(f"{shape.name}: the values of {name} are {off:.1e} beyond the bounds")
 
@@ -97,8 +97,8 @@ def check(shape: Shape, name: str, value: Any, found: Any, allowed: float) -> No
 def record_of(shape: Shape, budget: float) -> Record:
     problem = shape.make()
     auto = ours(problem, shape.tol, (1,))
-    found = problem.solve(atol=shape.tol)
-    if not found.converged:
+    result = problem.solve(atol=shape.tol)
+    if not result.converged:
         raise GateError(f"{shape.name}: the automatic method has not converged")
     cap = max(SECONDS, TIMES * seconds(auto.prepare, auto.solve))
     entrants: dict[str, tuple[Call, Callable[[Any], Any]]] = {}
@@ -108,13 +108,13 @@ def record_of(shape: Shape, budget: float) -> Record:
         if other is None:
             capped.append(method)
             continue
-        check(shape, method, other.value, found, shape.tol)
-        entrants[method] = (auto.prepare, lambda made, m=method: made.solve(m, atol=shape.tol))
-    theirs = list(quantecon(shape, problem, found.policy, cap))
+        check(shape, method, other.value, result, shape.tol)
+        entrants[method] = (auto.prepare, lambda prepared, m=method: prepared.solve(m, atol=shape.tol))
+    theirs = list(quantecon(shape, problem, result.policy, cap))
     for name, prepare, (solve, solution) in theirs:
         # A residual of rounding size in each row may be an error of that size over 1 - gamma.
         rounding = 1e-12 * float(np.abs(solution.v).max()) / (1 - (problem.gamma or 0.0))
-        check(shape, name, solution.v, found, shape.tol + rounding)
+        check(shape, name, solution.v, result, shape.tol + rounding)
         entrants[name] = (prepare, solve)
     best, own = dict.fromkeys(entrants, np.inf), np.inf
     began, rounds = time.perf_counter(), 0
@@ -125,14 +125,14 @@ def record_of(shape: Shape, budget: float) -> Record:
             if best[name] < 4 * own or best[name] == np.inf:  # others cannot be the best
                 best[name] = min(best[name], quietly(lambda p=prepare, s=solve: seconds(p, s)))
     first = min(best, key=lambda name: best[name], default="none")
-    least = best.get(first, np.inf)  # infinite if every method alone is capped
+    fastest = best.get(first, np.inf)  # infinite if every method alone is capped
     return {
         "work": shape.name,
-        "method": found.method,
+        "method": result.method,
         "ms": 1e3 * own,
         "best": first,
-        "best_ms": 1e3 * least,
-        "ratio": own / least,
+        "best_ms": 1e3 * fastest,
+        "ratio": own / fastest,
         "all_ms": {name: 1e3 * each for name, each in best.items()},
         "capped": capped,
         "load": load_average(),

@@ -31,7 +31,7 @@ def ours(problem: MDP, tol: float, threads: tuple[int, ...]) -> Solver:
         rows = problem._process.rows
         return MDP._of(rows, problem._process.discount, np.diff(rows.row) == 0)
 
-    return Solver("fastiter", prepare, lambda made: made.solve(atol=tol).value, threads)
+    return Solver("fastiter", prepare, lambda prepared: prepared.solve(atol=tol).value, threads)
 
 
 def rows_of(problem: MDP) -> tuple[Any, Array, Array]:
@@ -59,9 +59,9 @@ def quantecon(problem: MDP, tol: float) -> Iterator[Solver]:
 
     for short, method in (("vi", "value_iteration"), ("mpi", "modified_policy_iteration")):
 
-        def solve(made: Any, method: str = method) -> Array:
-            found = made.solve(method=method, epsilon=tol, max_iter=10**6)
-            return np.asarray(found.v)
+        def solve(prepared: Any, method: str = method) -> Array:
+            solution = prepared.solve(method=method, epsilon=tol, max_iter=10**6)
+            return np.asarray(solution.v)
 
         solve(prepare())
         yield Solver(f"QuantEcon {short}", prepare, solve)
@@ -80,15 +80,15 @@ def mdpsolver(problem: MDP, tol: float) -> Iterator[Solver]:
     weights = [[weight[entry[j] : entry[j + 1]] for j in rows] for rows in by_state]
 
     def prepare() -> Any:
-        made = module.model()
-        made.mdp(discount=problem.gamma, rewards=rewards, tranMatProbs=weights, tranMatColumns=columns)
-        return made
+        prepared = module.model()
+        prepared.mdp(discount=problem.gamma, rewards=rewards, tranMatProbs=weights, tranMatColumns=columns)
+        return prepared
 
     for short, algorithm, update in (("vi", "vi", "standard"), ("mpi", "mpi", "standard"), ("vi-GS", "vi", "gs")):
 
-        def solve(made: Any, algorithm: str = algorithm, update: str = update) -> Array:
-            made.solve(algorithm=algorithm, update=update, tolerance=tol, parallel=False)
-            return np.array(made.getValueVector())
+        def solve(prepared: Any, algorithm: str = algorithm, update: str = update) -> Array:
+            prepared.solve(algorithm=algorithm, update=update, tolerance=tol, parallel=False)
+            return np.array(prepared.getValueVector())
 
         yield Solver(f"mdpsolver {short}", prepare, solve)
 
@@ -106,9 +106,9 @@ def pymdptoolbox(problem: MDP, tol: float) -> Iterator[Solver]:
         def prepare(name: str = name) -> Any:
             return getattr(module, name)(matrices, rewards, problem.gamma, epsilon=tol)
 
-        def solve(made: Any) -> Array:
-            made.run()
-            return np.array(made.V)
+        def solve(prepared: Any) -> Array:
+            prepared.run()
+            return np.array(prepared.V)
 
         yield Solver(f"pymdptoolbox {short}", prepare, solve)
 
@@ -146,8 +146,8 @@ def storm(problem: MDP, tol: float) -> Iterator[Solver]:
         )
         return storage._SparseMdp_Double(parts), module.parse_properties('R{"cost"}min=? [F "end"]')[0]
 
-    def solve(made: Any) -> Array:
-        found = module.model_checking(*made, only_initial_states=False)
-        return -np.array(found.get_value_vector())
+    def solve(prepared: Any) -> Array:
+        solution = module.model_checking(*prepared, only_initial_states=False)
+        return -np.array(solution.get_value_vector())
 
     yield Solver("Storm", prepare, solve)

@@ -95,11 +95,11 @@ def fixed_product(acc: str, size: int, largest: int = 128) -> Product:
 def float_loop(a: Array, b: Array, accumulate: str) -> Array:
     """Products in these formats are exact in float32, and their sums with float16 numbers are exact in float64."""
     x, y = quantize(a, "e4m3fn"), quantize(b, "e4m3fn")
-    kept = np.float32 if accumulate == "float32" else np.float16
-    c = np.zeros((a.shape[0], b.shape[1]), kept)
+    storage = np.float32 if accumulate == "float32" else np.float16
+    c = np.zeros((a.shape[0], b.shape[1]), storage)
     for k in range(a.shape[1]):
-        wide = np.float64 if kept == np.float16 else np.float32
-        c = (c.astype(wide) + np.multiply.outer(x[:, k], y[k])).astype(kept)
+        wide = np.float64 if storage == np.float16 else np.float32
+        c = (c.astype(wide) + np.multiply.outer(x[:, k], y[k])).astype(storage)
     return c.astype(np.float32)
 
 

@@ -106,11 +106,11 @@ def fake_quantize(task: Task) -> Peers:
 
 def apytypes_fixed(package: ModuleType, task: Task, *, rounding: str, overflow: str) -> Callable[[], Any]:
     """Rounding of floats with 20 fractional bits, which is exact except for the last bits of small numbers."""
-    how = getattr(package.QuantizationMode, rounding), getattr(package.OverflowMode, overflow)
+    modes = getattr(package.QuantizationMode, rounding), getattr(package.OverflowMode, overflow)
 
     def call() -> Any:
         wide = package.APyFixedArray.from_array(task.x, int_bits=8, frac_bits=20)
-        return wide.cast(int_bits=4, frac_bits=4, quantization=how[0], overflow=how[1]).to_numpy()
+        return wide.cast(int_bits=4, frac_bits=4, quantization=modes[0], overflow=modes[1]).to_numpy()
 
     return call
 
@@ -202,10 +202,10 @@ def fixed_wrapped(task: Task, compiled: bool) -> Peers:
 
 
 def fixed_stochastic(task: Task, compiled: bool) -> Peers:
-    how = partial(apytypes_fixed, rounding="STOCH_WEIGHTED", overflow="SAT")
+    function = partial(apytypes_fixed, rounding="STOCH_WEIGHTED", overflow="SAT")
     return [
         *on_torch(stochastic, task, compiled),
-        *of_package(APYTYPES, APYTYPES, task, how),
+        *of_package(APYTYPES, APYTYPES, task, function),
         *of_package(QTORCH, QUANT_FUNCTION, task, partial(qtorch_fixed, rounding="stochastic")),
     ]
 
@@ -236,13 +236,13 @@ def float_e2m1(task: Task, compiled: bool) -> Peers:
 
 
 def blocks_of_fp8(task: Task, compiled: bool) -> Peers:
-    how = partial(torchao_mx, element=torch.float8_e4m3fn)
-    return [*on_torch(mxfp8, task, compiled), *of_package(TORCHAO, f"{MX_FORMATS}.mx_tensor", task, how)]
+    function = partial(torchao_mx, element=torch.float8_e4m3fn)
+    return [*on_torch(mxfp8, task, compiled), *of_package(TORCHAO, f"{MX_FORMATS}.mx_tensor", task, function)]
 
 
 def blocks_of_fp4(task: Task, compiled: bool) -> Peers:
-    how = partial(torchao_mx, element=torch.float4_e2m1fn_x2)
-    return [*on_torch(mxfp4, task, compiled), *of_package(TORCHAO, f"{MX_FORMATS}.mx_tensor", task, how)]
+    function = partial(torchao_mx, element=torch.float4_e2m1fn_x2)
+    return [*on_torch(mxfp4, task, compiled), *of_package(TORCHAO, f"{MX_FORMATS}.mx_tensor", task, function)]
 
 
 def blocks_of_nvfp4(task: Task, compiled: bool) -> Peers:

@@ -38,12 +38,12 @@ def both(goal: float) -> dict[str, float]:
 
 def goals(work: str, peers: set[str]) -> Goals:
     """The goals of the peers that were requested."""
-    found = {name: both(PACKAGE_GOAL) for name in PACKAGES if name in peers}
+    columns = {name: both(PACKAGE_GOAL) for name in PACKAGES if name in peers}
     if FAKE_QUANTIZE in peers:
-        found[FAKE_QUANTIZE] = both(FAKE_QUANTIZE_GOAL)
+        columns[FAKE_QUANTIZE] = both(FAKE_QUANTIZE_GOAL)
     if work in COMPILED_GOALS and COMPILED in peers:
-        found[COMPILED] = both(COMPILED_GOALS[work])
-    return found
+        columns[COMPILED] = both(COMPILED_GOALS[work])
+    return columns
 
 
 def shares(records: Sequence[Record]) -> list[str]:

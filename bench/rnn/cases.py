@@ -226,24 +226,24 @@ def slstm_loop(wx: Tensor, r: Tensor, b: Tensor) -> Tensor:
     every_h = []
     for wx_t in wx.unbind(1):
         a_i, a_f, a_z, a_o = (wx_t + torch.einsum("gnde,bne->bgnd", r, h) + b).unbind(1)
-        kept = logsigmoid(a_f) + m
-        m = torch.where(n == 0, a_i, torch.maximum(a_i, kept))
-        i, f = torch.exp(a_i - m), torch.exp(kept - m)
+        before = logsigmoid(a_f) + m
+        m = torch.where(n == 0, a_i, torch.maximum(a_i, before))
+        i, f = torch.exp(a_i - m), torch.exp(before - m)
         c, n = f * c + i * torch.tanh(a_z), f * n + i
         h = torch.sigmoid(a_o) * c / n
         every_h.append(h)
     return torch.stack(every_h, 1)
 
 
-def as_layer_results(found: dict[str, Tensor], weight_ih: Tensor) -> dict[str, Tensor]:
+def as_layer_results(results: dict[str, Tensor], weight_ih: Tensor) -> dict[str, Tensor]:
     """The results as those of a layer of the same network, by the chain rule through wx = W x + b."""
-    B, T, G, _, H = found["dwx"].shape
-    dwx = found["dwx"].reshape(B, T, G * H)
+    B, T, G, _, H = results["dwx"].shape
+    dwx = results["dwx"].reshape(B, T, G * H)
     return {
-        "h": found["h"].squeeze(2).transpose(0, 1),
+        "h": results["h"].squeeze(2).transpose(0, 1),
         "dx": (dwx @ weight_ih).transpose(0, 1),
-        "dweight_hh_l0": found["dr"].reshape(G * H, H),
-        "dbias_hh_l0": found["db"].reshape(G * H),
+        "dweight_hh_l0": results["dr"].reshape(G * H, H),
+        "dbias_hh_l0": results["db"].reshape(G * H),
         "dbias_ih_l0": dwx.sum((0, 1)),
     }
 
@@ -258,11 +258,11 @@ def check_against_loop(case: Case, recurrence: Recurrence) -> float:
     wx, r, b = recurrence.inputs
     cotangent = torch.zeros_like(recurrence.cotangent)
     cotangent[:rows, :steps] = recurrence.cotangent[:rows, :steps]
-    found = with_gradients(recurrence(), {"wx": wx, "r": r, "b": b}, cotangent)
-    found = {name: value[:rows, :steps] if name in ("h", "dwx") else value for name, value in found.items()}
+    results = with_gradients(recurrence(), {"wx": wx, "r": r, "b": b}, cotangent)
+    results = {name: value[:rows, :steps] if name in ("h", "dwx") else value for name, value in results.items()}
     corner = {"wx": wx.detach()[:rows, :steps].clone().requires_grad_(), "r": r, "b": b}
     expected = with_gradients(slstm_loop(*corner.values()), corner, cotangent[:rows, :steps])
-    return gate.check(f"{case}, recurrence", found, expected, case.T)
+    return gate.check(f"{case}, recurrence", results, expected, case.T)
 
 
 def check(case: Case, contest: Rivals) -> float:
@@ -271,5 +271,5 @@ def check(case: Case, contest: Rivals) -> float:
         return check_against_loop(case, contest.recurrence)
     expected = contest.peer.results()
     worst = gate.check(f"{case}, layer", contest.ours.results(), expected, case.T)
-    found = as_layer_results(contest.recurrence.results(), contest.peer.layer.weight_ih_l0.detach())
-    return max(worst, gate.check(f"{case}, recurrence", found, {name: expected[name] for name in found}, case.T))
+    result = as_layer_results(contest.recurrence.results(), contest.peer.layer.weight_ih_l0.detach())
+    return max(worst, gate.check(f"{case}, recurrence", result, {name: expected[name] for name in result}, case.T))

@@ -97,7 +97,7 @@ def checkpoint(options: Options) -> Iterator[Record]:
         use_threads(max(options.threads))
         contest = Checkpoints(case, Recurrence.random(case))
         contest.check()
-        kept = contest.bytes_kept()
+        saved = contest.bytes_saved()
         for threads in options.threads:
             calls = contest.calls()
             timings = interleave(racers(calls, threads), 0.5 * options.budget, options.stirring())
@@ -105,7 +105,7 @@ def checkpoint(options: Options) -> Iterator[Record]:
                 **asdict(case),
                 "threads": threads,
                 **{f"{name}_ms": 1e3 * timings[name].minimum for name in calls},
-                **{f"{name}_bytes": size for name, size in kept.items()},
+                **{f"{name}_bytes": size for name, size in saved.items()},
                 "extra": timings["checkpoint"].minimum / timings["stored"].minimum - 1,
                 "load": load_average(),
             }

@@ -84,13 +84,13 @@ class Halves:
         """Raise if ours deviates from float32 more than torch's does, by more than a rounding of the largest value."""
         exact, ours, theirs = (layer.results() for layer in (self.single, self.ours, self.peer))
         limit = {name: gate.difference(theirs[name].float(), exact[name]) for name in exact}
-        found = {name: gate.difference(ours[name].float(), exact[name]) for name in exact}
-        for name, most in limit.items():
-            if not found[name] <= most + torch.finfo(torch.bfloat16).eps:
+        errors = {name: gate.difference(ours[name].float(), exact[name]) for name in exact}
+        for name, bound in limit.items():
+            if not errors[name] <= bound + torch.finfo(torch.bfloat16).eps:
                 raise gate.GateError(
-                    f"{self.case} in bfloat16: {name} is {found[name]:.1e} from float32, torch's {most:.1e}"
+                    f"{self.case} in bfloat16: {name} is {errors[name]:.1e} from float32, torch's {bound:.1e}"
                 )
-        return max(found.values())
+        return max(errors.values())
 
 
 def halves(case: Case) -> Halves:
@@ -128,19 +128,19 @@ class Checkpoints:
             if not torch.equal(again[name], value):
                 raise gate.GateError(f"{self.case}, checkpoint: {name} is not the same")
 
-    def bytes_kept(self) -> dict[str, int]:
+    def bytes_saved(self) -> dict[str, int]:
         """Bytes that the graph retains besides its inputs and h, for both."""
-        return {"stored": self._kept(self.stored), "checkpoint": self._kept(self.again)}
+        return {"stored": self._bytes_saved(self.stored), "checkpoint": self._bytes_saved(self.again)}
 
-    def _kept(self, forward: Call) -> int:
-        kept: dict[int, int] = {}
+    def _bytes_saved(self, forward: Call) -> int:
+        saved: dict[int, int] = {}
 
         def note(x: Tensor) -> Tensor:
-            kept[x.data_ptr()] = x.nbytes
+            saved[x.data_ptr()] = x.nbytes
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
             h = forward()
         assert isinstance(h, Tensor)
         known = {x.data_ptr() for x in (*self.stored.inputs, h)}
-        return sum(size for address, size in kept.items() if address not in known) - h.nbytes
+        return sum(size for address, size in saved.items() if address not in known) - h.nbytes

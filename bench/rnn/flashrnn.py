@@ -50,11 +50,13 @@ def against_the_clock(case: Case, backward_alone: bool, admitted: list[str], thr
 def races(case: Case, backward_alone: bool, options: Options) -> Iterator[Record]:
     work, entrants = contest(case, backward_alone)
     for threads in options.threads:
-        admitted, found = pass_gate(work, options.chosen(entrants), threads)
+        admitted, gated = pass_gate(work, options.chosen(entrants), threads)
         names = [competitor.name for competitor in admitted]
-        record, kept = (alone(heap, against_the_clock, case, backward_alone, names, threads, options) for heap in HEAPS)
-        record["peers"] |= {f"{name}, memory kept": numbers for name, numbers in kept["peers"].items()}
-        yield {**found, **record}
+        record, reused = (
+            alone(heap, against_the_clock, case, backward_alone, names, threads, options) for heap in HEAPS
+        )
+        record["peers"] |= {f"{name}, memory kept": numbers for name, numbers in reused["peers"].items()}
+        yield {**gated, **record}
 
 
 def peers(options: Options) -> Iterator[Record]:
@@ -78,20 +80,20 @@ def floor(options: Options) -> Iterator[Record]:
             timings = interleave([ours, *beside], 0.3 * options.budget, options.stirring())
             rate = product.rate(timings[product.name])
             bandwidth = max(copy.rate(timings[copy.name]) for copy in copies)
-            least, moving = case.flops() / rate, case.nbytes() / bandwidth
+            arithmetic, moving = case.flops() / rate, case.nbytes() / bandwidth
             cells = sum(case.functions()[limit.name] / limit.rate(timings[limit.name]) for limit in functions)
             yield {
                 "work": str(case),
                 "threads": threads,
                 **milliseconds(timings["ours"]),
-                "floor_ms": 1e3 * least,
+                "floor_ms": 1e3 * arithmetic,
                 "sgemm_gflops": 1e-9 * rate,
                 "memory_ms": 1e3 * moving,
                 "copy_gbytes": 1e-9 * bandwidth,
                 "functions_ms": 1e3 * cells,
-                "share": least / timings["ours"].minimum,
-                "share_with_functions": (least + cells) / timings["ours"].minimum,
-                "share_of_all": (least + cells + moving) / timings["ours"].minimum,
+                "share": arithmetic / timings["ours"].minimum,
+                "share_with_functions": (arithmetic + cells) / timings["ours"].minimum,
+                "share_of_all": (arithmetic + cells + moving) / timings["ours"].minimum,
                 "load": load_average(),
             }
 

@@ -106,8 +106,8 @@ class Case:
         The states are read again in the backward pass, and the saved gates are written and read.
         """
         gates, states = COUNTS[self.function][1], COUNTS[self.function][3]
-        kept = 0 if self.function == "elman" else 4
-        return 4.0 * self.units() * (2 * gates + 3 * states + 2 * kept)
+        saved = 0 if self.function == "elman" else 4
+        return 4.0 * self.units() * (2 * gates + 3 * states + 2 * saved)
 
     def functions(self) -> dict[str, float]:
         """Evaluations of each function, forward and backward."""
@@ -131,7 +131,7 @@ def work_of(case: Case) -> Work:
     Wx, R, b, _ = inputs(case.function, case.B, case.T, case.N, case.D, torch.float32)
     return Work(
         str(case),
-        lambda *given: fastiter.torch.flashrnn(*given, function=case.function)[0][0],
+        lambda *tensors: fastiter.torch.flashrnn(*tensors, function=case.function)[0][0],
         partial(h_of_loop, case.function),
         leaves(Wx=Wx, R=R, b=b),
         torch.randn(case.B, case.T, case.N, case.D, generator=torch.Generator().manual_seed(1)),

@@ -34,8 +34,8 @@ class OnDemand:
 def entrant(flashrnn: ModuleType, case: Case, work: Work, backend: str, backward_alone: bool) -> Entrant:
     values = list(work.inputs.values())
 
-    def h(*given: Tensor) -> Tensor:
-        states, _ = flashrnn.flashrnn(*given, function=case.function, backend=backend, dtype="float32")
+    def h(*tensors: Tensor) -> Tensor:
+        states, _ = flashrnn.flashrnn(*tensors, function=case.function, backend=backend, dtype="float32")
         return states[0]
 
     call = OnDemand(h, work) if backward_alone else run(lambda: h(*values), values, work.cotangent, BOTH)

@@ -106,11 +106,11 @@ def pivot(records: Sequence[Record], quantity: str, entry: Callable[[Record], st
     """One row for each B, T, H; one column for each mode and number of threads."""
     records = [r for r in records if quantity in r]
     columns = list(dict.fromkeys((r["mode"], r["threads"]) for r in records))
-    found = {(r["B"], r["T"], r["H"], r["mode"], r["threads"]): r for r in records}
+    by_shape = {(r["B"], r["T"], r["H"], r["mode"], r["threads"]): r for r in records}
     header = ["B, T, H", *(f"{mode}, {threads} thread{'s' * (threads > 1)}" for mode, threads in columns)]
     rows = []
     for shape in dict.fromkeys((r["B"], r["T"], r["H"]) for r in records):
-        cells = [found.get((*shape, *column)) for column in columns]
+        cells = [by_shape.get((*shape, *column)) for column in columns]
         rows.append([", ".join(map(str, shape)), *("" if r is None else entry(r) for r in cells)])
     return markdown_table(header, rows)
 

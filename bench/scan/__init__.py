@@ -44,7 +44,7 @@ def transfers(options: Options) -> Iterator[Transfer]:
 def share_of(transfer: Transfer, copies: list[Limit], threads: int, options: Options) -> Record:
     use_threads(threads)
     competitors = [
-        Competitor("given", transfer.given(), threads),
+        Competitor("given", transfer.into_out(), threads),
         Competitor("fresh", transfer.fresh(), threads),
         *(Competitor(copy.name, copy.call, threads) for copy in copies),
     ]

@@ -66,7 +66,7 @@ class Transfer:
         """Every input and output once."""
         return sum(array.nbytes for array in (*self.inputs, self.out))
 
-    def given(self) -> Call:
+    def into_out(self) -> Call:
         return lambda: self.function(*self.inputs, out=self.out)
 
     def fresh(self) -> Call:
@@ -75,9 +75,9 @@ class Transfer:
     def check(self) -> float:
         expected = torch.from_numpy(self.loop(*self.inputs).astype(self.out.dtype))
         self.out.fill(np.nan)
-        results = {"out": self.given(), "fresh": lambda: self.function(*self.inputs)}
-        found = {name: torch.from_numpy(call()[0]) for name, call in results.items()}  # type: ignore[index]
-        return gate.check(self.name, found, dict.fromkeys(found, expected), self.out.shape[1])
+        results = {"out": self.into_out(), "fresh": lambda: self.function(*self.inputs)}
+        arrays = {name: torch.from_numpy(call()[0]) for name, call in results.items()}  # type: ignore[index]
+        return gate.check(self.name, arrays, dict.fromkeys(arrays, expected), self.out.shape[1])
 
 
 def linear_loop(a: Array, x: Array) -> Array:

@@ -131,8 +131,8 @@ def jax_entrant(jax: ModuleType, name: str, function: Callable[..., Any], work: 
 
     def results() -> Results:
         names = ["h", *(f"d{name}" for name in work.inputs)]
-        found = dict(zip(names, (torch.utils.dlpack.from_dlpack(array) for array in call()), strict=True))
-        return found if axis == 1 else turned_back(found)
+        outputs = dict(zip(names, (torch.utils.dlpack.from_dlpack(array) for array in call()), strict=True))
+        return outputs if axis == 1 else turned_back(outputs)
 
     return Entrant(name, call, results, "" if axis == 1 else TIME_FIRST, fixed_threads=True)
 

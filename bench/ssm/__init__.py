@@ -79,16 +79,16 @@ def floor(batch: int, options: Options) -> Iterator[Record]:
         rate = product.rate(timings[product.name])
         forward_seconds = timings["forward"].minimum
         seconds = {"forward": forward_seconds, "backward": timings[BOTH].minimum - forward_seconds}
-        for direction, found in seconds.items():
-            least = cases.operations(shape, direction) / rate
+        for direction, time in seconds.items():
+            arithmetic = cases.operations(shape, direction) / rate
             yield {
                 "work": f"{work.name} {direction}",
                 "threads": 1,
-                "ms": 1e3 * found,
+                "ms": 1e3 * time,
                 "median_ms": 1e3 * timings["forward" if direction == "forward" else BOTH].median,
-                "floor_ms": 1e3 * least,
+                "floor_ms": 1e3 * arithmetic,
                 "sgemm_gflops": 1e-9 * rate,
-                "share": least / found,
+                "share": arithmetic / time,
                 "goal": FLOOR_GOALS[direction],
                 "load": load_average(),
             }

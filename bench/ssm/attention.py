@@ -61,16 +61,16 @@ def floor(batch: int, options: Options) -> Iterator[Record]:
         competitors = [Competitor("ours", task.forms()[REUSED], 1), Competitor(product.name, product.call, 1)]
         with torch.no_grad():
             timings = interleave(competitors, 0.5 * options.budget)
-        rate, found = product.rate(timings[product.name]), timings["ours"]
-        least = cases.operations(name, shape) / rate
+        rate, timing = product.rate(timings[product.name]), timings["ours"]
+        arithmetic = cases.operations(name, shape) / rate
         yield {
             "work": task.name,
             "threads": 1,
-            "ms": 1e3 * found.minimum,
-            "median_ms": 1e3 * found.median,
-            "floor_ms": 1e3 * least,
+            "ms": 1e3 * timing.minimum,
+            "median_ms": 1e3 * timing.median,
+            "floor_ms": 1e3 * arithmetic,
             "sgemm_gflops": 1e-9 * rate,
-            "share": least / found.minimum,
+            "share": arithmetic / timing.minimum,
             "load": load_average(),
         }
 

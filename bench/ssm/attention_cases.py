@@ -39,14 +39,14 @@ def signals(shape: Shape) -> dict[str, Tensor]:
 
 def decayed(shape: Shape, *, of_keys: bool, gentle: float = 16.0) -> dict[str, Tensor]:
     """Logarithms of decays near 1, as in models."""
-    made = signals(shape)
+    tensors = signals(shape)
     B, T, H, K, _ = shape
-    return {**made, "g": logsigmoid(torch.randn((B, T, H, K) if of_keys else (B, T, H))) / gentle}
+    return {**tensors, "g": logsigmoid(torch.randn((B, T, H, K) if of_keys else (B, T, H))) / gentle}
 
 
 def delta_inputs(shape: Shape, *, of_keys: bool) -> dict[str, Tensor]:
-    made = decayed(shape, of_keys=of_keys)
-    return {**made, "k": normalize(made["k"], dim=-1), "beta": torch.rand(shape[:3])}
+    tensors = decayed(shape, of_keys=of_keys)
+    return {**tensors, "k": normalize(tensors["k"], dim=-1), "beta": torch.rand(shape[:3])}
 
 
 def rwkv6_inputs(shape: Shape) -> dict[str, Tensor]:
@@ -55,14 +55,14 @@ def rwkv6_inputs(shape: Shape) -> dict[str, Tensor]:
 
 def rwkv7_inputs(shape: Shape) -> dict[str, Tensor]:
     """a and b as in the model: the negated normalised keys, and the normalised keys times gates in [0, 1)."""
-    made = decayed(shape, of_keys=True)
-    g, direction = made.pop("g"), normalize(made["k"], dim=-1)
-    return {**made, "a": -direction, "b": direction * torch.rand(direction.shape), "g": g}
+    tensors = decayed(shape, of_keys=True)
+    g, direction = tensors.pop("g"), normalize(tensors["k"], dim=-1)
+    return {**tensors, "a": -direction, "b": direction * torch.rand(direction.shape), "g": g}
 
 
 def mlstm_inputs(shape: Shape) -> dict[str, Tensor]:
-    made = signals(shape)
-    return {**made, "i": torch.randn(shape[:3]), "f": torch.randn(shape[:3]) + 3}
+    tensors = signals(shape)
+    return {**tensors, "i": torch.randn(shape[:3]), "f": torch.randn(shape[:3]) + 3}
 
 
 def ssd_inputs(shape: Shape) -> dict[str, Tensor]:
@@ -176,8 +176,8 @@ def first(function: Callable[..., Any]) -> Function:
 
     def only(*inputs: Tensor) -> Tensor:
         result = function(*inputs)
-        found: Tensor = result[0] if isinstance(result, tuple) else result
-        return found
+        out: Tensor = result[0] if isinstance(result, tuple) else result
+        return out
 
     return only
 
@@ -187,8 +187,8 @@ def heads_first(function: Callable[..., Any]) -> Function:
 
     def call(*inputs: Tensor) -> Tensor:
         result = function(*(x.transpose(1, 2).contiguous() if x.dim() > 2 else x for x in inputs))
-        found: Tensor = result[0] if isinstance(result, tuple) else result
-        return found.transpose(1, 2)
+        out: Tensor = result[0] if isinstance(result, tuple) else result
+        return out.transpose(1, 2)
 
     return call
 
@@ -199,8 +199,8 @@ def of_fla(*names: tuple[str, str]) -> Callable[[], dict[tuple[str, str], Functi
     def find() -> dict[tuple[str, str], Function | None]:
         if load("fla.ops") is None:
             return {(NAIVE, ""): None}
-        found = {name: first(getattr(import_module(f"fla.ops.{module}"), name)) for module, name in names}
-        return {(NAIVE, name): function for name, function in found.items()}
+        functions = {name: first(getattr(import_module(f"fla.ops.{module}"), name)) for module, name in names}
+        return {(NAIVE, name): function for name, function in functions.items()}
 
     return find
 
@@ -210,14 +210,14 @@ def beta_before_gate(function: Function) -> Function:
 
 
 def of_delta() -> dict[tuple[str, str], Function | None]:
-    found = of_fla(
+    functions = of_fla(
         ("gated_delta_rule.naive", "naive_recurrent_gated_delta_rule"),
         ("gated_delta_rule.naive", "naive_chunk_gated_delta_rule"),
     )()
     # The stepwise function takes beta before the decay, the chunked one after it.
     return {
-        (name, how): function if function is None or "chunk" in how else beta_before_gate(function)
-        for (name, how), function in found.items()
+        (name, variant): function if function is None or "chunk" in variant else beta_before_gate(function)
+        for (name, variant), function in functions.items()
     }
 
 
@@ -227,8 +227,8 @@ def of_heads_first(*names: tuple[str, str]) -> Callable[[], dict[tuple[str, str]
     def find() -> dict[tuple[str, str], Function | None]:
         if load("fla.ops") is None:
             return {(NAIVE, ""): None}
-        found = {name: getattr(import_module(f"fla.ops.{module}"), name) for module, name in names}
-        return {(NAIVE, name): heads_first(function) for name, function in found.items()}
+        functions = {name: getattr(import_module(f"fla.ops.{module}"), name) for module, name in names}
+        return {(NAIVE, name): heads_first(function) for name, function in functions.items()}
 
     return find
 
@@ -298,22 +298,22 @@ def gradients(name: str, shape: Shape) -> Work:
 
 
 def entrants(name: str, make: Callable[[str, Function, str], Entrant]) -> Iterator[Entrant | Absent]:
-    for (peer, how), function in FORMS[name].peers().items():
-        yield absent(peer, peer.partition(" ")[0]) if function is None else make(peer, function, how)
+    for (peer, variant), function in FORMS[name].peers().items():
+        yield absent(peer, peer.partition(" ")[0]) if function is None else make(peer, function, variant)
 
 
 def inference_entrants(name: str, task: Inference) -> list[Entrant | Absent]:
-    def make(peer: str, function: Function, how: str) -> Entrant:
+    def make(peer: str, function: Function, variant: str) -> Entrant:
         def call() -> Tensor:
             return function(*task.inputs)
 
-        return Entrant(peer, call, lambda: {"out": call()}, how)
+        return Entrant(peer, call, lambda: {"out": call()}, variant)
 
     return list(entrants(name, make))
 
 
 def gradient_entrants(name: str, work: Work) -> list[Entrant | Absent]:
-    return list(entrants(name, lambda peer, function, how: torch_entrant(peer, function, work, how)))
+    return list(entrants(name, lambda peer, function, variant: torch_entrant(peer, function, work, variant)))
 
 
 def operations(name: str, shape: Shape) -> float:

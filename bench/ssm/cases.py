@@ -106,14 +106,14 @@ def step_loop(
 def step_task(shape: Shape) -> Inference:
     """An input of 0 and a decay of 1 leave the state unchanged, so that every call does the same."""
     B, D, _, N = shape
-    given = selective_inputs((B, D, 1, N))
-    x, dt, b, c, z = (given[name][..., 0] for name in ("u", "delta", "B", "C", "z"))
+    every = selective_inputs((B, D, 1, N))
+    x, dt, b, c, z = (every[name][..., 0] for name in ("u", "delta", "B", "C", "z"))
     state, rates = torch.randn(B, D, N), torch.zeros(D, N)
 
     def step(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         return function(*inputs)
 
-    inputs = (state, 0 * x, dt, rates, b, c, given["D"], z, given["delta_bias"])
+    inputs = (state, 0 * x, dt, rates, b, c, every["D"], z, every["delta_bias"])
     update = partial(fastiter.torch.ssm.selective_state_update, dt_softplus=True)
     return Inference(f"selective_state_update {B, D, N}", partial(step, update), step_loop, inputs, N)
 

@@ -64,26 +64,26 @@ def gradients(shape: Shape, order: str) -> Work:
 
 def ways(order: str, compiled: bool) -> dict[str, Function]:
     """The peer's variants; the fastest counts."""
-    found: dict[str, Function] = {"": partial(of_models, False)}
+    functions: dict[str, Function] = {"": partial(of_models, False)}
     if order == CHANNELS:
-        found["copied first"] = partial(of_models, True)
+        functions["copied first"] = partial(of_models, True)
     if compiled:
         compile_once_for_all_threads()
-        found |= {f"{how} compiled".strip(): torch.compile(function) for how, function in found.items()}
-    return found
+        functions |= {f"{variant} compiled".strip(): torch.compile(function) for variant, function in functions.items()}
+    return functions
 
 
 def inference_entrants(task: Inference, order: str, compiled: bool) -> list[Entrant]:
-    return [entrant(function, task, how) for how, function in ways(order, compiled).items()]
+    return [entrant(function, task, variant) for variant, function in ways(order, compiled).items()]
 
 
 def gradient_entrants(work: Work, order: str, compiled: bool) -> list[Entrant]:
-    return [torch_entrant(MODELS, function, work, how) for how, function in ways(order, compiled).items()]
+    return [torch_entrant(MODELS, function, work, variant) for variant, function in ways(order, compiled).items()]
 
 
-def entrant(function: Function, task: Inference, how: str = "") -> Entrant:
+def entrant(function: Function, task: Inference, variant: str = "") -> Entrant:
     call = partial(function, *task.inputs)
-    return Entrant(MODELS, call, lambda: {"out": call()}, how)
+    return Entrant(MODELS, call, lambda: {"out": call()}, variant)
 
 
 # ---- One step -------------------------------------------------------------------------------------------------------

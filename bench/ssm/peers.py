@@ -69,17 +69,17 @@ def with_pscan(
 def scans(compiled: bool) -> list[tuple[str, str, Scan | None]]:
     """(peer, variant, function or None if it is not installed)"""
     module = load("mambapy.pscan")
-    found: list[tuple[str, str, Scan | None]] = [
+    result: list[tuple[str, str, Scan | None]] = [
         (LOOP, "", partial(model_loop, False)),
         (UNBOUND, "", partial(model_loop, True)),
         (PSCAN, "", partial(with_pscan, module.pscan) if module else None),
     ]
     if compiled and module:
         compile_once_for_all_threads()
-        found.append(
+        result.append(
             (PSCAN, "compiled around it", torch.compile(partial(with_pscan, torch.compiler.disable(module.pscan))))
         )
-    return found
+    return result
 
 
 def entrants(work: Work, compiled: bool) -> Peers:

@@ -40,7 +40,7 @@ def test_the_memory_of_a_checkpoint_is_as_documented() -> None:
     units, every = 2 * 100 * 8, rnn_depth_cases.EVERY
     for cell, numbers, states in (("lstm", 5, 2), ("gru", 4, 1), ("slstm", 7, 4)):
         case = Case(cell, 2, 100, 8)
-        kept = rnn_depth_cases.Checkpoints(case, Recurrence.random(case)).bytes_kept()
+        kept = rnn_depth_cases.Checkpoints(case, Recurrence.random(case)).bytes_saved()
         assert kept == {"stored": 4 * numbers * units, "checkpoint": 4 * states * (99 // every) * 2 * 8}, cell
 
 
