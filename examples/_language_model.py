@@ -60,8 +60,8 @@ def load_corpus() -> Corpus:
         return torch.tensor([number[character] for character in "".join(parts)])
 
     held_out = texts[::VALIDATION_EVERY]
-    kept = [text for i, text in enumerate(texts) if i % VALIDATION_EVERY]
-    return Corpus(alphabet, encode(kept), encode(held_out))
+    training_texts = [text for i, text in enumerate(texts) if i % VALIDATION_EVERY]
+    return Corpus(alphabet, encode(training_texts), encode(held_out))
 
 
 # ---- The model ------------------------------------------------------------------------------------------------------

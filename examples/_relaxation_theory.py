@@ -83,15 +83,15 @@ def profile(shifts: Any, omegas: Any, rng: np.random.Generator) -> Profile:
     on_diagonal = A.indices == np.repeat(np.arange(n), np.diff(A.indptr))
     batch = Batch(A, A.data + shifts[:, None] * on_diagonal)
     b = np.array([in_a_ball(rng, n) for _ in shifts])
-    found = Profile(omegas, *(np.empty((len(shifts), len(omegas))) for _ in range(3)))
+    curves = Profile(omegas, *(np.empty((len(shifts), len(omegas))) for _ in range(3)))
     for j, omega in enumerate(omegas):
-        found.iterations[:, j] = sor(batch, b, omega=omega, rtol=EPSILON).steps
+        curves.iterations[:, j] = sor(batch, b, omega=omega, rtol=EPSILON).steps
         for i, c in enumerate(shifts):
             C = sor_matrix(A.toarray() + c * np.eye(n), omega)
-            k = int(found.iterations[i, j]) - 1
-            found.rho[i, j] = np.abs(np.linalg.eigvals(C)).max()
-            found.gap[i, j] = np.linalg.norm(np.linalg.matrix_power(C, k), 2) ** (1 / k) - found.rho[i, j]
-    return found
+            k = int(curves.iterations[i, j]) - 1
+            curves.rho[i, j] = np.abs(np.linalg.eigvals(C)).max()
+            curves.gap[i, j] = np.linalg.norm(np.linalg.matrix_power(C, k), 2) ** (1 / k) - curves.rho[i, j]
+    return curves
 
 
 def energy_bound(omegas: Any) -> Any:
@@ -154,14 +154,14 @@ def legend(axes: Any, **place: Any) -> None:
     axes.legend(fontsize=8, frameon=False, **place)
 
 
-def draw_iterations(axes: Any, gaps: Any, found: Profile) -> None:
-    axes.semilogy(found.omegas, found.iterations[0], color="black", label="iterations")
-    axes.semilogy(found.omegas, found.bound(0)[0], label="by rho alone")
-    axes.semilogy(found.omegas, energy_bound(found.omegas), label="by the energy norm")
-    axes.semilogy(found.omegas, found.bound(found.tau)[0], label="by rho and tau")
+def draw_iterations(axes: Any, gaps: Any, profile: Profile) -> None:
+    axes.semilogy(profile.omegas, profile.iterations[0], color="black", label="iterations")
+    axes.semilogy(profile.omegas, profile.bound(0)[0], label="by rho alone")
+    axes.semilogy(profile.omegas, energy_bound(profile.omegas), label="by the energy norm")
+    axes.semilogy(profile.omegas, profile.bound(profile.tau)[0], label="by rho and tau")
     axes.set(title="Iterations of SOR and bounds of them", xlabel="omega", ylabel="iterations")
-    gaps.plot(found.omegas, found.gap[0], color="black", label="||C^k||^(1/k) - rho")
-    gaps.plot(found.omegas, found.tau * (1 - found.rho[0]), "C2", label="tau (1 - rho)")
+    gaps.plot(profile.omegas, profile.gap[0], color="black", label="||C^k||^(1/k) - rho")
+    gaps.plot(profile.omegas, profile.tau * (1 - profile.rho[0]), "C2", label="tau (1 - rho)")
     gaps.set(title="The excess that tau bounds", xlabel="omega", ylabel="excess")
     for panel in (axes, gaps):
         legend(panel)
@@ -176,10 +176,10 @@ def draw_tau(axes: Any, shifts: Any, tau: Any) -> None:
     legend(axes, loc="upper right", bbox_to_anchor=(1, 0.84))
 
 
-def draw_comparators(axes: Any, name: str, found: Profile) -> None:
-    bound = found.bound(found.tau[:, None])
-    for values, label, color in ((found.iterations, "iterations", "black"), (bound, "bound", "C2")):
-        axes.semilogy(found.omegas, values.mean(axis=0), color=color, label=label)
+def draw_comparators(axes: Any, name: str, profile: Profile) -> None:
+    bound = profile.bound(profile.tau[:, None])
+    for values, label, color in ((profile.iterations, "iterations", "black"), (bound, "bound", "C2")):
+        axes.semilogy(profile.omegas, values.mean(axis=0), color=color, label=label)
         axes.axhline(values.min(axis=1).mean(), color=color, linestyle="--", label=f"{label}, best of each system")
     axes.set(title=f"One omega for all, {name} variance", xlabel="omega", ylabel="mean iterations")
     legend(axes)

@@ -46,12 +46,12 @@ def command_line(options: type[T], documentation: str | None) -> T:
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
     named: list[Any] = list(fields(options))  # type: ignore[arg-type]
     for each in named:
-        several = isinstance(each.default, tuple)
-        kind = Path if each.default is None else type(each.default[0] if several else each.default)
+        is_tuple = isinstance(each.default, tuple)
+        kind = Path if each.default is None else type(each.default[0] if is_tuple else each.default)
         shown = "" if each.default is None else " (%(default)s)"
-        how: dict[str, Any] = {"nargs": "+"} if several else {}
+        extra: dict[str, Any] = {"nargs": "+"} if is_tuple else {}
         text = each.metadata["help"] + shown
-        parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, default=each.default, help=text, **how)
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, default=each.default, help=text, **extra)
     parser.add_argument("--quick", action="store_true", help="a small run, as a quick check")
     if parser.parse_args().quick:
         parser.set_defaults(**{each.name: each.metadata["quick"] for each in named})

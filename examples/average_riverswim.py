@@ -94,11 +94,11 @@ def main() -> None:
     for name, scale in (("theory", 1.0), ("a tenth", 0.1), ("a twentieth", 0.05), ("random steps", None)):
         runs = [learn(seed, steps, scale) for seed in range(options.seeds)]
         regret = np.mean([np.cumsum(gain - earned) for earned, _ in runs], axis=0)
-        most = max(episodes for _, episodes in runs)
+        largest = max(episodes for _, episodes in runs)
         regrets[name] = regret
-        print(f"{name:24}" + "".join(f"{regret[steps // k - 1]:9.0f}" for k in (8, 4, 2, 1)) + f"   {most} plans")
+        print(f"{name:24}" + "".join(f"{regret[steps // k - 1]:9.0f}" for k in (8, 4, 2, 1)) + f"   {largest} plans")
         if scale is not None:
-            assert most <= S * A * np.log2(8 * steps / (S * A))
+            assert largest <= S * A * np.log2(8 * steps / (S * A))
         axes.plot(regret, label=name)
     if steps >= 40_000 and options.seeds >= 5:
         tenth = regrets["a tenth"]

@@ -44,13 +44,14 @@ def main() -> None:
 
     start, residuals = np.full(n, n**-0.5), []
     for steps in range(40):
-        found = sketched_newton(loss, constraints, start, max_steps=steps)
-        residuals.append(found.residual)
-        if found.converged:
+        solution = sketched_newton(loss, constraints, start, max_steps=steps)
+        residuals.append(solution.residual)
+        if solution.converged:
             break
-    print(f"{found.steps} Newton steps, {found.projections:,} projections, loss {found.objective:.6f}")
-    print(f"constraints at the end: {abs(planes @ found.value).max():.1e} and {abs(found.value @ found.value - 1):.1e}")
-    assert found.converged
+    print(f"{solution.steps} Newton steps, {solution.projections:,} projections, loss {solution.objective:.6f}")
+    x = solution.value
+    print(f"constraints at the end: {abs(planes @ x).max():.1e} and {abs(x @ x - 1):.1e}")
+    assert solution.converged
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     axes.semilogy(residuals, "o-")
     axes.set(xlabel="Newton steps", ylabel="residual of the first-order conditions")

@@ -89,25 +89,25 @@ def measure_growth(
 ) -> Growth:
     """Solve and run the loop over increasing numbers of steps of x, up to all of them."""
     lengths = [max(2, options.steps >> k) for k in reversed(range(options.lengths))]
-    found = Growth(lengths, [], [], [])
+    growth = Growth(lengths, [], [], [])
     for length in lengths:
         part = x[:, :length]
         milliseconds, solution = timed(partial(solve, part), options.repeats, bar)
-        found.iterations.append(int(solution.steps.max()) / solution.sequential.shape[1])
-        found.solved.append(milliseconds)
-        found.looped.append(timed(partial(run, part), options.repeats, bar)[0])
-    return found
+        growth.iterations.append(int(solution.steps.max()) / solution.sequential.shape[1])
+        growth.solved.append(milliseconds)
+        growth.looped.append(timed(partial(run, part), options.repeats, bar)[0])
+    return growth
 
 
-def draw(found: Growth, path: Path) -> None:
+def draw(growth: Growth, path: Path) -> None:
     figure = Figure(figsize=(8.5, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(found.lengths, found.iterations, "o-", color=OURS)
+    left.plot(growth.lengths, growth.iterations, "o-", color=OURS)
     left.set(
-        ylabel="iterations", ylim=(0, 1.2 * max(found.iterations)), title="Iterations of Newton's method on a window"
+        ylabel="iterations", ylim=(0, 1.2 * max(growth.iterations)), title="Iterations of Newton's method on a window"
     )
-    right.plot(found.lengths, found.looped, "s-", color=THEIRS, label="loop in Python")
-    right.plot(found.lengths, found.solved, "o-", color=OURS, label="solve_recurrence")
+    right.plot(growth.lengths, growth.looped, "s-", color=THEIRS, label="loop in Python")
+    right.plot(growth.lengths, growth.solved, "o-", color=OURS, label="solve_recurrence")
     right.set(ylabel="milliseconds", ylim=(0, None), title="Time for all states")
     right.legend(frameon=False)
     for axes in (left, right):

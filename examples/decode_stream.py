@@ -81,12 +81,12 @@ class Reader:
 
 def bytes_of(cache: Any) -> int:
     """Bytes of the tensors in a transformers cache."""
-    found = []
+    tensors = []
     for layer in cache.layers:
         values = list(vars(layer).values())
         values += [tensor for value in values if isinstance(value, dict) for tensor in value.values()]
-        found += [value for value in values if isinstance(value, Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in found)
+        tensors += [value for value in values if isinstance(value, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @torch.no_grad()

@@ -66,13 +66,13 @@ class Cycle(nn.Module):
             below = self(4 * functional.avg_pool2d(b - poisson(x), 2))
             x = x + coarse * functional.interpolate(below, scale_factor=2, mode="bilinear")
         r = b - poisson(x)
-        found: Tensor = x + last * r + self.after(r)
-        return found
+        result: Tensor = x + last * r + self.after(r)
+        return result
 
     def precondition(self, r: Tensor) -> Tensor:
         """Return the correction for one grid (N, N) of any dtype, in float32."""
-        found: Tensor = self(r.float()[None, None])[0, 0]
-        return found
+        result: Tensor = self(r.float()[None, None])[0, 0]
+        return result
 
 
 def jacobi_cycle() -> Cycle:
@@ -143,27 +143,27 @@ def main() -> None:
     print(f"loss {np.mean(losses[:50]):.3f} to {np.mean(losses[-50:]):.4f}", flush=True)
     methods = {"CG": None, "Jacobi cycle": classical.precondition, "learned cycle": learned.precondition}
     print(f"{'':22}" + "".join(f"{name:>15}" for name in methods) + f"   directions to {RTOL:g}")
-    found: dict[tuple[str, str, int], LinearSolution] = {}
+    solutions: dict[tuple[str, str, int], LinearSolution] = {}
     for n in options.sizes:
         for kind, b in problems(n).items():
             for name, precond in methods.items():
-                found[name, kind, n] = flexible_cg(poisson, b, precond=precond, rtol=RTOL)
-            print(f"{n:5} x {n:<5}{kind:9}" + "".join(f"{found[name, kind, n].steps:15}" for name in methods))
+                solutions[name, kind, n] = flexible_cg(poisson, b, precond=precond, rtol=RTOL)
+            print(f"{n:5} x {n:<5}{kind:9}" + "".join(f"{solutions[name, kind, n].steps:15}" for name in methods))
             # The claim: the same number of directions on every grid, while those of CG grow with N
-            assert found["learned cycle", kind, n].steps <= 8
-            assert n < 256 or found["CG", kind, n].steps >= 400
+            assert solutions["learned cycle", kind, n].steps <= 8
+            assert n < 256 or solutions["CG", kind, n].steps >= 400
         if n in OF_CG:
-            assert abs(found["CG", "random", n].steps - OF_CG[n]) <= 0.1 * OF_CG[n]
-    draw(found, options)
+            assert abs(solutions["CG", "random", n].steps - OF_CG[n]) <= 0.1 * OF_CG[n]
+    draw(solutions, options)
 
 
-def draw(found: dict[tuple[str, str, int], LinearSolution], options: Options) -> None:
+def draw(solutions: dict[tuple[str, str, int], LinearSolution], options: Options) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    names = dict.fromkeys(name for name, _, _ in found)
+    names = dict.fromkeys(name for name, _, _ in solutions)
     largest = options.sizes[-1]
     for name in names:
-        left.loglog(options.sizes, [found[name, "random", n].steps for n in options.sizes], "o-", label=name)
-        history = found[name, "random", largest].history
+        left.loglog(options.sizes, [solutions[name, "random", n].steps for n in options.sizes], "o-", label=name)
+        history = solutions[name, "random", largest].history
         right.loglog(np.arange(1, len(history) + 1), history / history[0], label=name)
     left.set(xlabel="N", ylabel=f"directions to {RTOL:g}", title="random right-hand sides on N x N")
     right.set(xlabel="direction + 1", ylabel="||r|| / ||b||", title=f"N = {largest}")

@@ -142,7 +142,7 @@ def train(depth: int | None, options: Options, bar: Any) -> Run:
 # ---- Memory for the backward pass -----------------------------------------------------------------------------------
 
 
-class Kept:
+class Saved:
     """A tensor that autograd saves."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -153,26 +153,26 @@ class Meter:
     """The peak number of bytes of tensors saved by autograd."""
 
     def __init__(self) -> None:
-        self.now = self.most = 0
+        self.now = self.peak = 0
 
-    def keep(self, tensor: Tensor) -> Kept:
-        kept, size = Kept(tensor), tensor.numel() * tensor.element_size()
+    def keep(self, tensor: Tensor) -> Saved:
+        saved, size = Saved(tensor), tensor.numel() * tensor.element_size()
         self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(kept, self.drop, size)
-        return kept
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(saved, self.drop, size)
+        return saved
 
     def drop(self, size: int) -> None:
         self.now -= size
 
 
-def kept(model: Classifier, x: Tensor) -> float:
+def saved(model: Classifier, x: Tensor) -> float:
     """Peak megabytes saved by autograd for one forward and backward pass of the layer."""
     meter = Meter()
     with saved_tensors_hooks(meter.keep, lambda one: one.tensor):
         model(x)[0].sum().backward()
     model.zero_grad()
-    return meter.most / 1e6
+    return meter.peak / 1e6
 
 
 # ---- The comparison --------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def kept(model: Classifier, x: Tensor) -> float:
 def judge(name: str, run: Run, batch: int) -> tuple[str, float]:
     """Return a row of the table, and megabytes."""
     images, labels = load()
-    x, megabytes = images[TRAINED_ON:], kept(run.model, images[:batch])
+    x, megabytes = images[TRAINED_ON:], saved(run.model, images[:batch])
     with torch.no_grad():
         logits, z = run.model(x)
     right = (logits.argmax(1) == labels[TRAINED_ON:]).float().mean().item()

@@ -42,9 +42,9 @@ def laplacian(m: int, first: int, last: int) -> Any:
     line = scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m))
     lines = scipy.sparse.csr_array(line)[first:last]
     eye = scipy.sparse.eye_array(m, format="csr")
-    found = scipy.sparse.csr_array(scipy.sparse.kron(lines, eye) + scipy.sparse.kron(eye[first:last], line))
-    found.eliminate_zeros()
-    return found
+    matrix = scipy.sparse.csr_array(scipy.sparse.kron(lines, eye) + scipy.sparse.kron(eye[first:last], line))
+    matrix.eliminate_zeros()
+    return matrix
 
 
 class Timed:
@@ -75,9 +75,9 @@ def solve(options: Options) -> tuple[dict[str, list[float]], torch.Tensor]:
     }
     histories = {}
     u = b
-    for name, how in ways.items():
+    for name, settings in ways.items():
         with Timed() as timed, distributed.record_traffic() as sent:
-            solution = distributed.solve(A, b, rtol=options.rtol, throw=True, **how)
+            solution = distributed.solve(A, b, rtol=options.rtol, throw=True, **settings)
         histories[name], u = solution.history.tolist(), solution.value
         if rank == 0:
             said = f"{sent.rounds} rounds, {sent.bytes} bytes"

@@ -71,12 +71,12 @@ class Slab:
         f = solveh_banded(bands, right)
         return (f[:-1] + f[1:]) / 2
 
-    def solve(self, step: Any, **how: Any) -> FixedPointSolution:
-        how = {"method": "picard", "norm": "l2", "rtol": 1e-6, **how}
+    def solve(self, step: Any, **options: Any) -> FixedPointSolution:
+        options = {"method": "picard", "norm": "l2", "rtol": 1e-6, **options}
         start = np.zeros((len(self.c), self.cells))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the table reports it
-            return fixed_point(step, start, args=(self.c,), **how)
+            return fixed_point(step, start, args=(self.c,), **options)
 
 
 def spectral_radius(step: Any, slab: Slab, iterations: int = 60) -> float:
@@ -94,12 +94,12 @@ def compare() -> dict[str, FixedPointSolution]:
     slab = Slab(RATIOS, 0.5)
     ways = {"source iteration": slab.sweep, "diffusion synthetic acceleration": slab.accelerated}
     print(f"{'sweeps to a change of 1e-6 (last ratio)':42}" + "".join(f"{f'c = {c}':>16}" for c in RATIOS))
-    found = {}
+    solutions = {}
     for name, step in ways.items():
-        found[name] = slab.solve(step, max_steps=5000)
-        counts, rows = found[name].evaluations, found[name].history
+        solutions[name] = slab.solve(step, max_steps=5000)
+        counts, rows = solutions[name].evaluations, solutions[name].history
         rates = [float(rows[n - 1][k] / rows[n - 2][k]) for k, n in enumerate(counts)]
-        marks = ["" if end else ">" for end in found[name].converged]
+        marks = ["" if end else ">" for end in solutions[name].converged]
         cells = [f"{mark}{n} ({rate:.4f})" for mark, n, rate in zip(marks, counts, rates, strict=True)]
         print(f"{name:42}" + "".join(f"{cell:>16}" for cell in cells))
         if name == "source iteration":
@@ -108,10 +108,10 @@ def compare() -> dict[str, FixedPointSolution]:
         else:
             assert all(abs(n - m) <= 1 for n, m in zip(counts, ACCELERATED, strict=True)) and not any(marks)
             assert all(rate <= LARSEN * c for rate, c in zip(rates, RATIOS, strict=True))
-    middle = found["diffusion synthetic acceleration"].value[1, slab.cells // 2]
+    middle = solutions["diffusion synthetic acceleration"].value[1, slab.cells // 2]
     print(f"flux in the middle at c = 0.9: {middle:.4f}, q / (sigma - sigma_s) is 10")
     assert abs(middle - 10) < 1e-4
-    return found
+    return solutions
 
 
 def wrapped() -> None:
@@ -141,21 +141,21 @@ def wrapped() -> None:
 
 
 def radii(widths: tuple[float, ...]) -> dict[float, list[float]]:
-    """Plot spectral radii with diffusion against the cell width, for each c."""
-    found = {}
+    """Plot spectral result with diffusion against the cell width, for each c."""
+    result = {}
     for c in RATIOS:
         slabs = [Slab([c], h, source=0.0) for h in widths]
-        found[c] = [spectral_radius(slab.accelerated, slab) for slab in slabs]
-        assert max(found[c]) <= LARSEN * c
+        result[c] = [spectral_radius(slab.accelerated, slab) for slab in slabs]
+        assert max(result[c]) <= LARSEN * c
     for h, sweeps in ((0.1, 9), (1.0, 9), (10.0, 7)):  # coarse cells change nothing
         slab = Slab([0.999], h)
         assert abs(slab.solve(slab.accelerated, rtol=1e-8).evaluations[0] - sweeps) <= 1
-    listed = ", ".join(f"{radius:.3f} at {h}" for h, radius in zip(widths, found[0.999], strict=True))
+    listed = ", ".join(f"{radius:.3f} at {h}" for h, radius in zip(widths, result[0.999], strict=True))
     print(f"\nspectral radius with diffusion, c = 0.999, by the width of the cells: {listed}")
-    return found
+    return result
 
 
-def draw(ways: dict[str, FixedPointSolution], found: dict[float, list[float]], widths: Any, path: Path) -> None:
+def draw(ways: dict[str, FixedPointSolution], curves: dict[float, list[float]], widths: Any, path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for (name, way), color in zip(ways.items(), (THEIRS, OURS), strict=True):
@@ -164,7 +164,7 @@ def draw(ways: dict[str, FixedPointSolution], found: dict[float, list[float]], w
             left.loglog(np.arange(1, len(curve) + 1), curve, style, color=color, label=name if k == 3 else None)
     left.set(xlabel="sweeps", ylabel="change of the flux, l2 norm", title="c from 0.5 (dotted) to 0.999")
     left.legend(frameon=False)
-    for (c, curve), style in zip(found.items(), (":", "-.", "--", "-"), strict=True):
+    for (c, curve), style in zip(curves.items(), (":", "-.", "--", "-"), strict=True):
         right.semilogx(widths, curve, style, color=OURS, marker="o", markersize=3, label=f"c = {c}")
     right.axhline(LARSEN, color=OTHERS, linewidth=0.8, label="0.2247")
     right.set(xlabel="width of a cell in mean free paths", title="Spectral radius with diffusion", ylim=(0, 0.3))

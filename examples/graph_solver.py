@@ -67,8 +67,8 @@ class Graphs:
         return self.rewards.double() + DISCOUNT * value[self.edges[1]]
 
     def best(self, value: Tensor) -> Tensor:
-        least = torch.full((self.states,), -torch.inf, dtype=torch.float64)
-        return least.scatter_reduce(0, self.edges[0], self.returns(value), "amax")
+        lowest = torch.full((self.states,), -torch.inf, dtype=torch.float64)
+        return lowest.scatter_reduce(0, self.edges[0], self.returns(value), "amax")
 
 
 def draw_graphs(number: int, sizes: tuple[int, int], actions: tuple[int, int], generator: torch.Generator) -> Graphs:
@@ -111,11 +111,11 @@ def train(gamma: float, options: Options, bar: Any) -> tuple[ConvergentGraphSolv
 @torch.no_grad()
 def judge(model: ConvergentGraphSolver, graphs: Graphs) -> tuple[float, float, Tensor, Tensor]:
     """Mean relative error of the values, fraction of optimal actions, and predicted and true values."""
-    value, found = graphs.values(), predicted(model, graphs).double()
-    error = ((found - value).abs() / value.abs()).mean().item()
-    greedy = graphs.returns(found) >= graphs.best(found)[graphs.edges[0]]
+    value, prediction = graphs.values(), predicted(model, graphs).double()
+    error = ((prediction - value).abs() / value.abs()).mean().item()
+    greedy = graphs.returns(prediction) >= graphs.best(prediction)[graphs.edges[0]]
     right = graphs.returns(value) >= graphs.best(value)[graphs.edges[0]] - 1e-9
-    return error, (greedy & right).sum().item() / graphs.states, value, found
+    return error, (greedy & right).sum().item() / graphs.states, value, prediction
 
 
 def draw(losses: dict[str, list[float]], points: dict[str, tuple[Tensor, Tensor]], path: Path) -> None:
@@ -123,8 +123,8 @@ def draw(losses: dict[str, list[float]], points: dict[str, tuple[Tensor, Tensor]
     left, right = figure.subplots(1, 2)
     for (name, curve), color in zip(losses.items(), (OURS, OTHERS), strict=True):
         left.semilogy(*moving_mean(curve, max(len(curve) // 30, 1)), color=color, label=name)
-        value, found = points[name]
-        right.plot(value, found, ".", color=color, markersize=2, zorder=3 if color == OURS else 2)
+        value, prediction = points[name]
+        right.plot(value, prediction, ".", color=color, markersize=2, zorder=3 if color == OURS else 2)
     left.set(xlabel="update", ylabel="squared error", title="Training, 20 to 49 states")
     left.legend(frameon=False)
     ends = [float(points[next(iter(points))][0].min()), float(points[next(iter(points))][0].max())]

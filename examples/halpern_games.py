@@ -118,8 +118,8 @@ class RobustRegression(Sum):
 class Trace:
     """The evaluations divided by n and the residuals of a method; computing these residuals is not counted."""
 
-    def __init__(self, problem: Sum, most: float) -> None:
-        self.problem, self.most = problem, most
+    def __init__(self, problem: Sum, tolerance: float) -> None:
+        self.problem, self.tolerance = problem, tolerance
         self.evaluations: list[float] = []
         self.residuals: list[float] = []
         self.last: float | None = None
@@ -128,7 +128,7 @@ class Trace:
         """Record the residual of a point; return whether it is small enough."""
         self.evaluations.append(evaluations / self.problem.n)
         self.residuals.append(residual_of(self.problem, x))
-        return self.residuals[-1] <= self.most
+        return self.residuals[-1] <= self.tolerance
 
     def __call__(self, progress: Progress) -> bool:
         """Record a point of a method that evaluates components, if it is a new one."""
@@ -144,10 +144,10 @@ def residual_of(problem: Sum, x: Array) -> float:
     return float(np.linalg.norm(x - problem.resolvent(x - t * problem.components(x, None), t))) / t
 
 
-def methods(problem: Sum, most: float) -> dict[str, Trace]:
+def methods(problem: Sum, tolerance: float) -> dict[str, Trace]:
     """Return the traces of all methods until the residual of the last iterate is small enough."""
-    found = {
-        name: Trace(problem, most)
+    traces = {
+        name: Trace(problem, tolerance)
         for name in (
             "variance-reduced Halpern",
             "deterministic Halpern",
@@ -158,11 +158,11 @@ def methods(problem: Sum, most: float) -> dict[str, Trace]:
     ends: dict[str, Any] = {"rtol": 0.0, "max_steps": 400_000}
     J, x, full = problem.resolvent, problem.start, problem.lipschitz_of_mean
     sums: dict[str, Any] = {"n": problem.n, "variant": "lipschitz", "rng": 0, **ends}
-    trace = found["variance-reduced Halpern"]
+    trace = traces["variance-reduced Halpern"]
     experimental.halpern_vr(problem.components, J, x, lipschitz=problem.lipschitz, callback=trace, **sums)
-    trace = found["deterministic Halpern"]
+    trace = traces["deterministic Halpern"]
     experimental.halpern_vr(problem.components, J, x, lipschitz=full, probability=1.0, callback=trace, **sums)
-    plain = found["extragradient"]
+    plain = traces["extragradient"]
     monotone.extragradient(
         J,
         lambda z: problem.components(z, None),
@@ -171,8 +171,8 @@ def methods(problem: Sum, most: float) -> dict[str, Trace]:
         callback=lambda progress: plain.add(problem.n * progress.evaluations, progress.value),
         **ends,
     )
-    stochastic(problem, plain.evaluations[-1], found["stochastic extragradient"])
-    return found
+    stochastic(problem, plain.evaluations[-1], traces["stochastic extragradient"])
+    return traces
 
 
 def stochastic(problem: Sum, epochs: float, trace: Trace) -> None:
@@ -195,19 +195,19 @@ def main() -> None:
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
     for axes, (title, make) in zip(panels, problems.items(), strict=True):
         problem = make()
-        most = options.residual * residual_of(problem, problem.start)
-        found = methods(problem, most)
-        print(f"{title}: evaluations of all {problem.n} components to a residual of {most:.2g}")
+        tolerance = options.residual * residual_of(problem, problem.start)
+        traces = methods(problem, tolerance)
+        print(f"{title}: evaluations of all {problem.n} components to a residual of {tolerance:.2g}")
         colors = (OURS, "tab:blue", THEIRS, OTHERS)
-        for (name, trace), color in zip(found.items(), colors, strict=True):
+        for (name, trace), color in zip(traces.items(), colors, strict=True):
             last = trace.evaluations[-1]
-            print(f"  {name:26}{f'{last:9.1f}' if trace.residuals[-1] <= most else f'  more than {last:.0f}'}")
+            print(f"  {name:26}{f'{last:9.1f}' if trace.residuals[-1] <= tolerance else f'  more than {last:.0f}'}")
             axes.loglog(np.maximum(trace.evaluations, 1), trace.residuals, color=color, label=name)
         axes.set(title=title, xlabel="evaluations / n", ylabel="residual of the last iterate")
-        ours, plain = found["variance-reduced Halpern"], found["extragradient"]
+        ours, plain = traces["variance-reduced Halpern"], traces["extragradient"]
         ratio = plain.evaluations[-1] / ours.evaluations[-1]
         print(f"  extragradient needs {ratio:.1f} times as many as variance-reduced Halpern")
-        assert ours.residuals[-1] <= most and plain.residuals[-1] <= most and ratio > 1
+        assert ours.residuals[-1] <= tolerance and plain.residuals[-1] <= tolerance and ratio > 1
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, options.figure)
 

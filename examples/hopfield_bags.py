@@ -28,7 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fastiter.torch.nn import HopfieldPooling
 
-TARGET, MOST, SIDE, WIDTH = 9, 20, 8, 64
+TARGET, LARGEST, SIDE, WIDTH = 9, 20, 8, 64
 TRAINED_ON = 1300  # out of 1797 images
 POOLS = ("Hopfield", "maximum", "mean")
 COLORS = {"Hopfield": OURS, "maximum": THEIRS, "mean": OTHERS}
@@ -46,19 +46,19 @@ class Options:
 
 
 def make_bags(images: Any, digits: Any, count: int, seed: int) -> Bags:
-    """Return images (bags, MOST, pixels), the padding mask, the labels of the bags, and which images are nines."""
+    """Return images (bags, LARGEST, pixels), the padding mask, the labels of the bags, and which images are nines."""
     rng = np.random.default_rng(seed)
-    x, is_padding = np.zeros((count, MOST, SIDE * SIDE), np.float32), np.ones((count, MOST), bool)
-    nines = np.zeros((count, MOST), bool)
+    x, is_padding = np.zeros((count, LARGEST, SIDE * SIDE), np.float32), np.ones((count, LARGEST), bool)
+    nines = np.zeros((count, LARGEST), bool)
     others, targets = np.flatnonzero(digits != TARGET), np.flatnonzero(digits == TARGET)
     for i in range(count):
-        size = int(rng.integers(8, MOST + 1))
+        size = int(rng.integers(8, LARGEST + 1))
         chosen = rng.choice(others, size, replace=False)
         if i % 2:  # one image of the bag is a nine
             chosen[rng.integers(size)] = rng.choice(targets)
         x[i, :size], is_padding[i, :size], nines[i, :size] = images[chosen], False, digits[chosen] == TARGET
-    made: Bags = tuple(map(torch.from_numpy, (x, is_padding, nines.any(axis=1).astype(np.float32), nines)))  # type: ignore[assignment]
-    return made
+    bags: Bags = tuple(map(torch.from_numpy, (x, is_padding, nines.any(axis=1).astype(np.float32), nines)))  # type: ignore[assignment]
+    return bags
 
 
 class Classifier(nn.Module):
@@ -109,7 +109,7 @@ def trained(pool: str, seed: int, train: Bags, test: Bags, options: Options) -> 
 
 
 def weights_of(model: Classifier, bags: Bags) -> Tensor:
-    """Return the weight of each image of each bag, (bags, MOST), averaged over the heads."""
+    """Return the weight of each image of each bag, (bags, LARGEST), averaged over the heads."""
     weights = model.pool.get_association_matrix(model.features(bags[0]), bags[1])
     return weights.detach().mean(1).squeeze(1)
 
@@ -130,8 +130,8 @@ def main() -> None:
         if pool == "Hopfield":
             weights = weights_of(runs[0][0], test)
             has_nine = test[2] > 0
-            found = test[3].gather(1, weights.argmax(1, keepdim=True)).squeeze(1)[has_nine].float().mean()
-            print(f"{'':10} the image with the largest weight is a nine in {found:.1%} of the bags that hold one")
+            share = test[3].gather(1, weights.argmax(1, keepdim=True)).squeeze(1)[has_nine].float().mean()
+            print(f"{'':10} the image with the largest weight is a nine in {share:.1%} of the bags that hold one")
             right.hist(
                 [weights[test[3]].numpy(), weights[~test[3] & ~test[1]].numpy()],
                 bins=20,

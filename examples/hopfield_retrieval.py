@@ -55,12 +55,12 @@ def halves(patterns: Array) -> Array:
 def retrieved(patterns: Array, beta: float) -> tuple[float, float]:
     """Return the fraction of images that are retrieved from their halves, and the mean number of updates."""
     queries = halves(patterns)
-    found = hopfield_update(queries, patterns, beta=beta)
-    before, after = (hopfield_energy(x, patterns, beta=beta) for x in (queries, found.value))
-    assert found.converged.all() and (after <= before + 1e-12).all()
-    nearest = (found.value @ patterns.T).argmax(axis=1)
-    is_right = (nearest == np.arange(len(patterns))) & (np.linalg.norm(found.value - patterns, axis=1) < 0.5)
-    return float(is_right.mean()), float(found.steps.mean())
+    result = hopfield_update(queries, patterns, beta=beta)
+    before, after = (hopfield_energy(x, patterns, beta=beta) for x in (queries, result.value))
+    assert result.converged.all() and (after <= before + 1e-12).all()
+    nearest = (result.value @ patterns.T).argmax(axis=1)
+    is_right = (nearest == np.arange(len(patterns))) & (np.linalg.norm(result.value - patterns, axis=1) < 0.5)
+    return float(is_right.mean()), float(result.steps.mean())
 
 
 def bounds() -> tuple[Array, Array]:
@@ -88,8 +88,8 @@ def bounds() -> tuple[Array, Array]:
 def show_images(axes: Axes, patterns: Array, beta: float) -> None:
     """Draw some queries and the images that they retrieve."""
     queries = halves(patterns[:6])
-    found = hopfield_update(queries, patterns, beta=beta).value
-    rows = [np.hstack([x.reshape(SIDE, SIDE) for x in each]) for each in (queries, found, patterns[:6])]
+    result = hopfield_update(queries, patterns, beta=beta).value
+    rows = [np.hstack([x.reshape(SIDE, SIDE) for x in each]) for each in (queries, result, patterns[:6])]
     axes.imshow(np.vstack(rows), cmap="gray_r")
     axes.set(xticks=[], yticks=[3.5, 11.5, 19.5], title=f"{len(patterns)} stored, beta {beta:g}")
     axes.set_yticklabels(["query", "retrieved", "stored"])

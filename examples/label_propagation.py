@@ -47,13 +47,13 @@ def combs(nodes: Any, side: int) -> Any:
 def compare() -> dict[str, Any]:
     """Return f - f* after each update on a lattice of 50 x 50 nodes."""
     A, b, nodes = lattice(50, 100)
-    least = float(-b @ spsolve(sp.csc_matrix(A), b) / 2)
-    print(f"f* of the lattice of 50 x 50 nodes: {least:.7f}")
+    minimum = float(-b @ spsolve(sp.csc_matrix(A), b) / 2)
+    print(f"f* of the lattice of 50 x 50 nodes: {minimum:.7f}")
     kinds = {"red-black": (nodes % 50 + nodes // 50) % 2, "combs": combs(nodes, 50), "greedy trees": "greedy trees"}
     curves = {}
     for name, blocks in kinds.items():
-        found = forest_bcd(A, b, blocks=blocks, rtol=0, max_steps=UPDATES, check_every=1)
-        curves[name] = found.objectives - least
+        solution = forest_bcd(A, b, blocks=blocks, rtol=0, max_steps=UPDATES, check_every=1)
+        curves[name] = solution.objectives - minimum
         print(f"{name:14} f - f* after 1, 50, 100 updates {'  '.join(f'{curves[name][k]:.2e}' for k in (1, 50, 100))}")
     assert abs(curves["combs"][100] / 8.24e4 - 1) < 0.01
     return curves
@@ -65,10 +65,10 @@ def main() -> None:
     curves = compare()
     A, b, nodes = lattice(options.side, options.side**2 // 25)
     began = perf_counter()
-    found = forest_bcd(A, b, blocks=combs(nodes, options.side), rtol=1e-6)
+    solution = forest_bcd(A, b, blocks=combs(nodes, options.side), rtol=1e-6)
     seconds = perf_counter() - began
-    print(f"{options.side} x {options.side} nodes: {found.reason} after {found.steps} updates in {seconds:.2f} s")
-    assert found.converged
+    print(f"{options.side} x {options.side} nodes: {solution.reason} after {solution.steps} updates in {seconds:.2f} s")
+    assert solution.converged
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for name, curve in curves.items():
         axes.semilogy(curve, label=name)

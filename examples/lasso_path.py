@@ -26,19 +26,19 @@ def main() -> None:
     b = A[:, :10] @ rng.standard_normal(10) + 0.5 * rng.standard_normal(options.samples)
     path = lasso_path(A, b)
     print(f"path of {len(path.l1)} weights, largest gap {path.residual.max():.1e} of {b @ b / 2:.1f}")
-    problem, found = LeastSquares(A, b, l1=path.l1[20]), {}
+    problem, solutions = LeastSquares(A, b, l1=path.l1[20]), {}
     size = int(np.count_nonzero(path.value[20])) + 10
     for name, update in (("gradient steps", "gradient"), ("exact blocks", "matrix")):
-        how = {"rule": "gsd", "blocks": Blocks(size, "variable"), "check_every": 1, "rtol": 1e-10}
-        found[name] = bcd(problem, update=update, **how)  # type: ignore[arg-type]
-        print(f"{name:16} {found[name].steps:6} steps, active set known from step {found[name].identified}")
-    exact: BCDSolution = found["exact blocks"]
+        settings = {"rule": "gsd", "blocks": Blocks(size, "variable"), "check_every": 1, "rtol": 1e-10}
+        solutions[name] = bcd(problem, update=update, **settings)  # type: ignore[arg-type]
+        print(f"{name:16} {solutions[name].steps:6} steps, active set known from step {solutions[name].identified}")
+    exact: BCDSolution = solutions["exact blocks"]
     assert exact.steps - exact.identified <= 3  # a block that contains the support is solved in one step
-    assert found["gradient steps"].steps > exact.steps
+    assert solutions["gradient steps"].steps > exact.steps
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
     left.semilogx(path.l1, path.value[:, np.any(path.value != 0, axis=0)], lw=0.8)
     left.set(xlabel="l1", ylabel="coefficients")
-    for name, solution in found.items():
+    for name, solution in solutions.items():
         excess = np.maximum(solution.objectives - exact.objective, 1e-16 * exact.objective)
         (line,) = right.loglog(1 + np.arange(len(excess)), excess, label=name)
         right.axvline(1 + solution.identified, color=line.get_color(), ls=":")

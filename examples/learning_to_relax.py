@@ -162,8 +162,8 @@ def shifted_trial(options: Options, variance: str, trial: int, bar: Any) -> tupl
     for name, learner in learners(-0.15, 0.45, bins=5).items():
         rows[name] = learn(systems, counts, learner(trial))
         sequence = ((systems.one(t), systems.b[t], systems.c[t]) for t in some)
-        found = solve_sequence(sequence, learner(trial), rtol=EPSILON)
-        difference = max(difference, int(np.abs(found.steps - rows[name][: len(some)]).max()))
+        solution = solve_sequence(sequence, learner(trial), rtol=EPSILON)
+        difference = max(difference, int(np.abs(solution.steps - rows[name][: len(some)]).max()))
     best = []
     for t, c in enumerate(systems.c):
         best.append(sor(systems.one(t), systems.b[t], omega=best_omega(c), rtol=EPSILON).steps)
@@ -246,9 +246,9 @@ def heat_trial(heat: Heat, trial: int, bar: Any) -> tuple[Rows, Rows]:
     tuners |= {name: learner(trial) for name, learner in learners(0.0, 10.0, bins=6).items()}
     rows, omegas = {"CG": heat.plain_cg()}, {}
     for name, tuner in tuners.items():
-        found = solve_sequence(heat.systems(), tuner, method="ssor_cg", warm_start=True, rtol=EPSILON)
-        rows[name], omegas[name] = found.steps, found.omegas
-        bar.update(len(found.omegas))
+        solution = solve_sequence(heat.systems(), tuner, method="ssor_cg", warm_start=True, rtol=EPSILON)
+        rows[name], omegas[name] = solution.steps, solution.omegas
+        bar.update(len(solution.omegas))
     return rows, omegas
 
 

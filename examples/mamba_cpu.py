@@ -69,9 +69,9 @@ def train(options: Options, corpus: Corpus) -> tuple[Training, Training]:
     """Train both models in turns, the original one for only a few steps."""
     model = build(len(corpus.alphabet), options.width, options.layers, options.seed)
     batches = corpus.batches(options.steps, options.batch, options.length, options.seed)
-    how: dict[str, Any] = {"schedule_steps": options.steps, "loss_of": bits_per_character}
-    before = Training(BEFORE, copy.deepcopy(model), batches[: options.both], **how)
-    after = Training(AFTER, accelerate(model, verbose=True), batches, **how)
+    settings: dict[str, Any] = {"schedule_steps": options.steps, "loss_of": bits_per_character}
+    before = Training(BEFORE, copy.deepcopy(model), batches[: options.both], **settings)
+    after = Training(AFTER, accelerate(model, verbose=True), batches, **settings)
     take_turns([after, before])
     return before, after
 
@@ -79,13 +79,13 @@ def train(options: Options, corpus: Corpus) -> tuple[Training, Training]:
 @torch.no_grad()
 def least_seconds_to_read(models: list[Any], text: Tensor, rounds: int = 5) -> list[float]:
     """The minimum seconds in which each model predicts all characters of a text, in turns."""
-    least = [math.inf] * len(models)
+    fastest = [math.inf] * len(models)
     for _ in range(rounds):
         for i, model in enumerate(models):
             started = time.perf_counter()
             model(text, use_cache=False)
-            least[i] = min(least[i], time.perf_counter() - started)
-    return least
+            fastest[i] = min(fastest[i], time.perf_counter() - started)
+    return fastest
 
 
 def write(model: Any, corpus: Corpus, count: int, seed: int) -> tuple[str, float]:
@@ -93,8 +93,8 @@ def write(model: Any, corpus: Corpus, count: int, seed: int) -> tuple[str, float
     prompt = corpus.encode(PROMPT)[None]
     torch.manual_seed(seed)
     started = time.perf_counter()
-    how = {"do_sample": True, "top_k": 0, "max_new_tokens": count, "min_new_tokens": count}
-    written = model.generate(prompt, attention_mask=torch.ones_like(prompt), **how)
+    settings = {"do_sample": True, "top_k": 0, "max_new_tokens": count, "min_new_tokens": count}
+    written = model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
     return "".join(corpus.alphabet[i] for i in written[0].tolist()), time.perf_counter() - started
 
 

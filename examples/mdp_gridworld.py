@@ -31,24 +31,24 @@ class Options:
 
 def compare(n: int) -> dict[str, mdp.MDPSolution]:
     """Solve the grid by each method, and print what it took."""
-    problem, found = mdp.examples.gridworld(n, GAMMA), {}
+    problem, solutions = mdp.examples.gridworld(n, GAMMA), {}
     exact = problem.solve(atol=1e-9).value
     print(f"{n} x {n} cells, gamma {GAMMA}, bounds within {TOL}\n{'':26}{'sweeps':>8}{'seconds':>9}{'error':>10}")
     for name, (method, options) in METHODS.items():
         began = time.perf_counter()
-        found[name] = problem.solve(method, atol=TOL, **options)  # type: ignore[arg-type]
-        seconds, error = time.perf_counter() - began, float(np.abs(found[name].value - exact).max())
+        solutions[name] = problem.solve(method, atol=TOL, **options)  # type: ignore[arg-type]
+        seconds, error = time.perf_counter() - began, float(np.abs(solutions[name].value - exact).max())
         assert error <= TOL / 2
-        print(f"{name:26}{found[name].steps:8}{seconds:9.2f}{error:10.1e}")
-    return found
+        print(f"{name:26}{solutions[name].steps:8}{seconds:9.2f}{error:10.1e}")
+    return solutions
 
 
-def draw(n: int, found: dict[str, mdp.MDPSolution], path: Path) -> None:
+def draw(n: int, solutions: dict[str, mdp.MDPSolution], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    picture = left.imshow(next(iter(found.values())).value.reshape(n, n), cmap="viridis")
+    picture = left.imshow(next(iter(solutions.values())).value.reshape(n, n), cmap="viridis")
     left.set_title("values, -1 a step until the corner")
     figure.colorbar(picture, ax=left)
-    for name, solution in found.items():
+    for name, solution in solutions.items():
         right.semilogy(np.arange(1, len(solution.history) + 1), solution.history, label=name)
     right.axhline(TOL, color="grey", linewidth=0.8)
     right.set(xlabel="checks", ylabel="width of the bounds", title="until the bounds are close")

@@ -77,16 +77,16 @@ def random_masks(number: int, generator: torch.Generator) -> Tensor:
     """Pixels on one side of a random line near the centre, bool (number, 64)."""
     place = torch.arange(SIDE) - (SIDE - 1) / 2
     normal, shift = torch.randn(2, number, 1, 1, generator=generator), torch.randn(number, 1, 1, generator=generator)
-    seen: Tensor = normal[0] * place.view(-1, 1) + normal[1] * place > shift * normal.norm(dim=0)
-    return seen.flatten(1)
+    visible: Tensor = normal[0] * place.view(-1, 1) + normal[1] * place > shift * normal.norm(dim=0)
+    return visible.flatten(1)
 
 
 # ---- The monotone machine -------------------------------------------------------------------------------------------
 
 
-def mean_field(machine: MonotoneDBM, pixels: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def mean_field(machine: MonotoneDBM, pixels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Distributions of the pixels (B, 64, GREYS) and of the label (B, DIGITS)."""
-    _, q, label = machine([None, pixels, None], [None, seen, None])
+    _, q, label = machine([None, pixels, None], [None, visible, None])
     return q, label[:, 0]
 
 
@@ -102,10 +102,10 @@ def train(options: Options, data: Data, bar: Any) -> tuple[MonotoneDBM, list[flo
     for _ in range(options.steps):
         chosen = torch.randint(len(data.labels), (options.batch,), generator=generator)
         pixels, labels = data.pixels[chosen], data.labels[chosen]
-        seen = random_masks(options.batch, generator)
-        q, label = mean_field(machine, pixels, seen)
+        visible = random_masks(options.batch, generator)
+        q, label = mean_field(machine, pixels, visible)
         likely = torch.log_softmax(sharpness.square() * torch.log(q.clamp_min(1e-6)), 2)
-        hidden = -(likely * pixels).sum(2)[~seen].mean()
+        hidden = -(likely * pixels).sum(2)[~visible].mean()
         loss = 0.5 * hidden - 0.5 * torch.log(label[torch.arange(len(labels)), labels] + 1e-6).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -126,9 +126,9 @@ def as_bits(pixels: Tensor, labels: Tensor | None = None) -> np.ndarray[Any, Any
     return torch.cat([pixels.flatten(1), ends], 1).numpy()
 
 
-def restricted_mean_field(machine: BernoulliRBM, pixels: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def restricted_mean_field(machine: BernoulliRBM, pixels: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Two hundred damped updates of all hidden bits."""
-    known = torch.cat([seen.unsqueeze(2).expand_as(pixels).flatten(1), torch.zeros(len(pixels), DIGITS) > 0], 1)
+    known = torch.cat([visible.unsqueeze(2).expand_as(pixels).flatten(1), torch.zeros(len(pixels), DIGITS) > 0], 1)
     clamped = torch.from_numpy(as_bits(pixels))
     weight = torch.from_numpy(machine.components_).float()
     below, above = (torch.from_numpy(x).float() for x in (machine.intercept_visible_, machine.intercept_hidden_))
@@ -142,11 +142,11 @@ def restricted_mean_field(machine: BernoulliRBM, pixels: Tensor, seen: Tensor) -
 # ---- The comparison -------------------------------------------------------------------------------------------------
 
 
-def judge(pixels: Tensor, label: Tensor, data: Data, seen: Tensor) -> tuple[float, float]:
+def judge(pixels: Tensor, label: Tensor, data: Data, visible: Tensor) -> tuple[float, float]:
     """Accuracy of the digits, and the mean error of hidden pixels in grey values from 0 to 4."""
     right = (label.argmax(1) == data.labels).float().mean().item()
     error = (pixels.argmax(2) - data.pixels.argmax(2)).abs().float()
-    return right, error[~seen].mean().item()
+    return right, error[~visible].mean().item()
 
 
 def draw(shown: dict[str, Tensor], losses: list[float], path: Path) -> None:
@@ -177,17 +177,17 @@ def main() -> None:
     print(f"{'seen':14}{'':22}{'accuracy':>14}{'error of a hidden pixel':>26}")
     machine.solver |= {"rtol": 1e-4, "max_steps": 200}
     shown: dict[str, Tensor] = {}
-    for name, seen in masks(len(tests.labels)).items():
+    for name, visible in masks(len(tests.labels)).items():
         with torch.no_grad():
-            found = {"monotone machine": mean_field(machine, tests.pixels, seen)}
-        found["restricted machine"] = restricted_mean_field(rbm, tests.pixels, seen)
-        for which, (pixels, label) in found.items():
-            right, error = judge(pixels, label, tests, seen)
+            results = {"monotone machine": mean_field(machine, tests.pixels, visible)}
+        results["restricted machine"] = restricted_mean_field(rbm, tests.pixels, visible)
+        for which, (pixels, label) in results.items():
+            right, error = judge(pixels, label, tests, visible)
             print(f"{name:14}{which:22}{100 * right:12.1f} %{error:26.3f}")
         if not shown:
             true = tests.pixels.argmax(2)
-            shown = {"image": true, "seen": torch.where(seen, true, 0)}
-            shown |= {which: pixels.argmax(2) for which, (pixels, _) in found.items()}
+            shown = {"image": true, "seen": torch.where(visible, true, 0)}
+            shown |= {which: pixels.argmax(2) for which, (pixels, _) in results.items()}
             shown = {which: x[:8].unflatten(1, (SIDE, SIDE)) for which, x in shown.items()}
     assert machine.solution is not None
     steps, converged = machine.solution.steps.float(), bool(machine.solution.converged.all())

@@ -70,14 +70,14 @@ def size_of(module: nn.Module) -> int:
 def plain(is_image: bool, width: int, size: int) -> nn.Module:
     """Two layers whose width makes their number of parameters closest to a given one."""
 
-    def made(inner: int) -> nn.Module:
+    def wide_model(inner: int) -> nn.Module:
         if is_image:
             first = nn.Conv2d(1, inner, 3, padding=1, padding_mode="circular")
             second: nn.Module = nn.Conv2d(inner, width, 3, padding=1, padding_mode="circular")
             return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
         return nn.Sequential(nn.Linear(64, inner), nn.ReLU(), nn.Linear(inner, width), nn.ReLU())
 
-    return min((made(inner) for inner in range(1, 200)), key=lambda each: abs(size_of(each) - size))
+    return min((wide_model(inner) for inner in range(1, 200)), key=lambda each: abs(size_of(each) - size))
 
 
 @dataclass
@@ -111,19 +111,21 @@ def spectral_norm(layer: MonotoneDEQ, is_image: bool) -> float:
 
 
 @torch.no_grad()
-def solved(run: Run, x: Tensor, splitting: Any, alpha: float, **how: Any) -> tuple[Tensor, float]:
+def solved(run: Run, x: Tensor, splitting: Any, alpha: float, **options: Any) -> tuple[Tensor, float]:
     """The output of the layer for x by plain steps of a splitting, and their mean number; inf without convergence."""
     layer: Any = run.model.layer
     before = layer.splitting, layer.alpha, layer.solver
-    z0 = how.pop("z0", None)
+    z0 = options.pop("z0", None)
     layer.splitting, layer.alpha = splitting, alpha
-    layer.solver = {"method": "picard", "rtol": 1e-4, "max_steps": 500, **how}
+    layer.solver = {"method": "picard", "rtol": 1e-4, "max_steps": 500, **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as inf
         z = layer(x.unsqueeze(1) if run.model.is_image else x.flatten(1), z0)
-    found = layer.solution
+    fixed_point_solution = layer.solution
     layer.splitting, layer.alpha, layer.solver = before
-    return z, float(found.steps.float().mean()) if bool(found.converged.all()) else float("inf")
+    return z, float(fixed_point_solution.steps.float().mean()) if bool(fixed_point_solution.converged.all()) else float(
+        "inf"
+    )
 
 
 def best(run: Run, x: Tensor, splitting: Any) -> tuple[float, float]:

@@ -129,9 +129,9 @@ def main() -> None:
     take_turns([ours, theirs])
 
     print_results([ours, theirs], corpus, options.batch)
-    found = compare_methods(model, stack, corpus.validation[: options.batch * 512].view(options.batch, 512))
-    print(f"Newton's method: states differ from the loop's by at most {found.difference:.1e}, ", end="")
-    print(f"in {found.ratio:.1f} times its time")
+    comparison = compare_methods(model, stack, corpus.validation[: options.batch * 512].view(options.batch, 512))
+    print(f"Newton's method: states differ from the loop's by at most {comparison.difference:.1e}, ", end="")
+    print(f"in {comparison.ratio:.1f} times its time")
     print(f"\nThe ParaGRU model writes:\n{sample(model, corpus, options.seed)}\n")
     draw(ours, theirs, corpus, options.figure)
 

@@ -55,25 +55,24 @@ def main() -> None:
     def solve(seed: int, max_steps: int = 100) -> Any:
         return sketched_newton(cost, equation, np.ones(2 * nodes), np.ones(nodes), rng=seed, max_steps=max_steps)
 
-    found = [solve(seed) for seed in range(options.runs)]
-    assert all(each.converged for each in found)
-    steps = [each.steps for each in found]
-    projections = np.mean([each.projections for each in found])
+    solutions = [solve(seed) for seed in range(options.runs)]
+    assert all(each.converged for each in solutions)
+    steps = [each.steps for each in solutions]
+    projections = np.mean([each.projections for each in solutions])
     print(f"grid of {n} x {n}: {min(steps)} to {max(steps)} Newton steps, {projections:,.0f} projections on average")
     if n == 3:
         assert max(steps) <= PUBLISHED + 1
     matrix = np.block([[second, jacobian.T], [jacobian, np.zeros((nodes, nodes))]])
     exact = np.linalg.solve(matrix, np.append(second @ pull, np.zeros(nodes)))[: 2 * nodes]
-    apart = max(float(abs(each.value - exact).max()) for each in found)
+    apart = max(float(abs(each.value - exact).max()) for each in solutions)
     print(f"largest difference from the solution of the linear system: {apart:.1e}")
     assert apart < 1e-3
-    worst = max(float(abs(jacobian @ each.value).max()) for each in found)
-    print(
-        f"equation at the end: {worst:.1e}, cost {found[0].objective:.6f} instead of {cost(0 * exact)[0]:.6f} without"
-    )
-    assert worst < 1e-4 and found[0].objective < cost(0 * exact)[0]
+    worst = max(float(abs(jacobian @ each.value).max()) for each in solutions)
+    lowest, without = solutions[0].objective, cost(0 * exact)[0]
+    print(f"equation at the end: {worst:.1e}, cost {lowest:.6f} instead of {without:.6f} without")
+    assert worst < 1e-4 and lowest < without
     histories = [[solve(seed, k).residual for k in range(steps[seed] + 1)] for seed in range(min(options.runs, 5))]
-    draw(n, target, found[0].value, histories, options.figure)
+    draw(n, target, solutions[0].value, histories, options.figure)
 
 
 def draw(n: int, target: Any, x: Any, histories: list[list[float]], to: Path) -> None:

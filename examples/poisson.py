@@ -75,8 +75,8 @@ def methods(options: Options) -> dict[str, Callable[[], LinearSolution]]:
     A, b = laplacian(m), np.ones(m * m)
     grid, wide = Stencil((m, m), np.array([4.0, -1.0, -1.0, -1.0, -1.0])), np.ones((m, m))
     best = 2 / (1 + math.sin(math.pi / (m + 1)))
-    how: dict[str, Any] = {"rtol": options.rtol, "max_steps": options.steps, "check_every": CHECK_EVERY}
-    slow, fewer = ({**how, "max_steps": n} for n in (options.slow, options.slow // 5))
+    settings: dict[str, Any] = {"rtol": options.rtol, "max_steps": options.steps, "check_every": CHECK_EVERY}
+    slow, fewer = ({**settings, "max_steps": n} for n in (options.slow, options.slow // 5))
     ssor = Relaxation(A, "ssor")
     return {
         "Jacobi": lambda: Relaxation(A, "jacobi").solve(b, **slow),
@@ -86,13 +86,13 @@ def methods(options: Options) -> dict[str, Callable[[], LinearSolution]]:
         "lines by block Gauss-Seidel": lambda: Relaxation(A, "block_gauss_seidel", block_size=8).solve(b, **slow),
         "Kaczmarz": lambda: Relaxation(A, "kaczmarz").solve(b, **slow),
         "Anderson of Gauss-Seidel": lambda: Anderson(Relaxation(A, "gauss_seidel", order="color")).solve(b, **fewer),
-        "SOR, omega by itself": lambda: Relaxation(A, "sor").solve(b, **how),
-        "SOR, best omega, colours": lambda: Relaxation(A, "sor", omega=best, order="color").solve(b, **how),
-        "SOR, without a matrix": lambda: Relaxation(grid, "sor", omega=best, order="red-black").solve(wide, **how),
+        "SOR, omega by itself": lambda: Relaxation(A, "sor").solve(b, **settings),
+        "SOR, best omega, colours": lambda: Relaxation(A, "sor", omega=best, order="color").solve(b, **settings),
+        "SOR, without a matrix": lambda: Relaxation(grid, "sor", omega=best, order="red-black").solve(wide, **settings),
         "Chebyshev": lambda: chebyshev(A, b, **slow),
         "SSOR": lambda: ssor.solve(b, **slow),
-        "Chebyshev of SSOR": lambda: Chebyshev(ssor).solve(b, **how),
-        "SSOR-CG": lambda: ssor_cg(A, b, omega="auto", **how),
+        "Chebyshev of SSOR": lambda: Chebyshev(ssor).solve(b, **settings),
+        "SSOR-CG": lambda: ssor_cg(A, b, omega="auto", **settings),
     }
 
 

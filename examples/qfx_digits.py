@@ -136,13 +136,13 @@ def three_ways(
 ) -> tuple[dict[str, float], nn.Module]:
     """Test accuracies of a rounded network without training, trained with frozen points, and with learned points."""
     learning, testing = data
-    found = {WAYS[0]: accuracy(start, testing)}
+    accuracies = {WAYS[0]: accuracy(start, testing)}
     for way, point_rate in zip(WAYS[1:], (0.0, 0.05), strict=True):
         model = copy.deepcopy(start)
         train(model, learning, epochs, 1e-3, point_rate, bar)
-        found[way] = accuracy(model, testing)
-    found["moved"] = sum(bool(a.round() != b.round()) for a, b in zip(points(start), points(model), strict=True))
-    return found, model
+        accuracies[way] = accuracy(model, testing)
+    accuracies["moved"] = sum(bool(a.round() != b.round()) for a, b in zip(points(start), points(model), strict=True))
+    return accuracies, model
 
 
 def compare(options: Options, data: tuple[Data, Data]) -> tuple[float, Results, nn.Module]:
@@ -161,8 +161,8 @@ def compare(options: Options, data: tuple[Data, Data]) -> tuple[float, Results, 
         for name, width, terms in rows:
             bar.set_postfix_str(name)
             start = rounded(network, data[0][0], options.rounding, width, terms)
-            found, model = three_ways(start, data, options.epochs, bar)
-            results[name].append(found)
+            accuracies, model = three_ways(start, data, options.epochs, bar)
+            results[name].append(accuracies)
             if seed == 0 and terms is None and (exported is None or width == EXPORTED_WIDTH):
                 exported = model
     bar.close()
@@ -171,7 +171,7 @@ def compare(options: Options, data: tuple[Data, Data]) -> tuple[float, Results, 
 
 
 def mean(results: Results, name: str, way: str) -> float:
-    return statistics.fmean(found[way] for found in results[name])
+    return statistics.fmean(accuracies[way] for accuracies in results[name])
 
 
 def print_results(in_float: float, results: Results) -> None:

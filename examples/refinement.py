@@ -62,14 +62,14 @@ def poisson(n: int) -> Any:
 
 def errors(n: int, exact: Array) -> list[float]:
     """Return the relative errors of S b and of up to seven refinements of it."""
-    found: list[Array] = []
+    iterates: list[Array] = []
 
     def record(progress: Progress) -> bool:
-        found.append(progress.value)
-        return len(found) > 8
+        iterates.append(progress.value)
+        return len(iterates) > 8
 
     refine(diffusion(n), poisson(n), np.ones((n, n)), rtol=1e-8, callback=record)
-    return [float(np.linalg.norm(u - exact) / np.linalg.norm(exact)) for u in found[1:]]
+    return [float(np.linalg.norm(u - exact) / np.linalg.norm(exact)) for u in iterates[1:]]
 
 
 def main() -> None:

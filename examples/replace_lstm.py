@@ -77,15 +77,15 @@ def train(model: Tagger, optimizer: torch.optim.Optimizer, words: Tensor, tags: 
 
 def in_turns(calls: list[Callable[[], object]], rounds: int, bar: Any) -> list[float]:
     """The minimum milliseconds of each call."""
-    least = [float("inf")] * len(calls)
+    fastest = [float("inf")] * len(calls)
     for turn in range(rounds + 1):  # the first one warms up
         for i, call in enumerate(calls):
             started = time.perf_counter()
             call()
             if turn > 0:
-                least[i] = min(least[i], 1e3 * (time.perf_counter() - started))
+                fastest[i] = min(fastest[i], 1e3 * (time.perf_counter() - started))
             bar.update()
-    return least
+    return fastest
 
 
 def draw(times: dict[str, list[float]], path: Path) -> None:

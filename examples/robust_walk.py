@@ -23,12 +23,12 @@ class Options:
 def main() -> None:
     options = command_line(Options, __doc__)
     models = [mdp.examples.windy_walk(float(wind)) for wind in WINDS]
-    found = experimental.iwocs(models, START, atol=1e-8)
-    print(f"winds that were solved for: {', '.join(f'{WINDS[k]:.2f}' for k in found.worst[:-1, 0])}")
+    solution = experimental.iwocs(models, START, atol=1e-8)
+    print(f"winds that were solved for: {', '.join(f'{WINDS[k]:.2f}' for k in solution.worst[:-1, 0])}")
     policies = {
         "for no wind": models[0].solve().policy,
         "for the strongest wind": models[-1].solve().policy,
-        "against all winds": found.policy,
+        "against all winds": solution.policy,
     }
     best = [float(model.solve(atol=1e-8).value[START]) for model in models]
     curves = {name: [float(model.evaluate(p)[START]) for model in models] for name, p in policies.items()}
@@ -36,7 +36,7 @@ def main() -> None:
         print(f"policy {name:24}{min(curve):9.4f} in its worst wind")
     assert abs(min(curves["against all winds"]) - min(best)) < 1e-6
     assert abs(min(curves["for no wind"]) + 16.4347) < 1e-4
-    assert abs(found.value[START] + 9.3171009) < 1e-6
+    assert abs(solution.value[START] + 9.3171009) < 1e-6
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for name, curve in curves.items():
         axes.plot(WINDS, curve, label=f"policy {name}")

@@ -96,8 +96,8 @@ def to_the_fixed_point(steps: int, is_warm: bool) -> Planner:
 
     def plan(means: Array, last: FixedPointSolution | None, noise: Array) -> tuple[Array, Any, Array]:
         first = shift(last.value) if is_warm and last is not None else noise
-        found = fixed_point(lambda z, m: denoised(z, m, steps), first, args=(means,), rtol=1e-3)
-        return found.value, found, steps * found.evaluations
+        solution = fixed_point(lambda z, m: denoised(z, m, steps), first, args=(means,), rtol=1e-3)
+        return solution.value, solution, steps * solution.evaluations
 
     return plan
 

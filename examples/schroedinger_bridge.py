@@ -56,11 +56,11 @@ def moved(theta: Array, x: Array, time: float, noise: Callable[[], Array] | None
 
 def snapshots(n: int, rng: np.random.Generator) -> list[Array]:
     """Return the particles at times 0, 1, ..., 9: different ones at each time."""
-    found = []
+    samples = []
     for k in range(10):
         x = np.array([5.0, 4.0]) + 0.1 * rng.standard_normal((n, 2))
-        found.append(moved(TRUE, x, k * SPACING, lambda: rng.standard_normal((n, 2))))
-    return found
+        samples.append(moved(TRUE, x, k * SPACING, lambda: rng.standard_normal((n, 2))))
+    return samples
 
 
 def targets(theta: Array, pairs: list[tuple[Array, Array]], width: float) -> list[Array]:

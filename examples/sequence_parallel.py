@@ -35,10 +35,10 @@ class Options:
     repeats: int = option(7, "runs, of which the fastest counts", 2)
 
 
-def gradients(function: Callable[..., Any], tensors: list[Tensor], **how: Any) -> tuple[Tensor, list[Tensor]]:
+def gradients(function: Callable[..., Any], tensors: list[Tensor], **options: Any) -> tuple[Tensor, list[Tensor]]:
     """Return the result and the gradients of half the sum of its squares."""
     leaves = [x.detach().requires_grad_() for x in tensors]
-    y, _ = function(*leaves, **how)
+    y, _ = function(*leaves, **options)
     return y.detach(), list(torch.autograd.grad(y, leaves, y.detach()))
 
 
@@ -59,10 +59,10 @@ def compare(name: str, tensors: list[Tensor], options: Options) -> None:
     one, sharded = getattr(fastiter.torch, name), getattr(distributed, name)
     ends = [options.steps * r // size for r in range(size + 1)]
     local = [x[:, ends[rank] : ends[rank + 1]].contiguous() for x in tensors]
-    expected, found = gradients(one, tensors), gradients(sharded, local)
+    expected, actual = gradients(one, tensors), gradients(sharded, local)
     off = max(
         float((a - b[:, ends[rank] : ends[rank + 1]]).abs().max() / b.abs().max())
-        for a, b in zip((found[0], *found[1]), (expected[0], *expected[1]), strict=True)
+        for a, b in zip((actual[0], *actual[1]), (expected[0], *expected[1]), strict=True)
     )
     with distributed.record_traffic() as sent:
         gradients(sharded, local)

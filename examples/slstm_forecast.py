@@ -129,20 +129,20 @@ def stream(model: Forecaster, levels: Tensor) -> tuple[Tensor, float]:
     return model.output(torch.stack(states).unsqueeze(1))[-TEST - HORIZON : -HORIZON, 0], microseconds
 
 
-def draw(weeks: list[date], levels: Tensor, found: dict[str, Tensor], truth: Tensor, path: Path) -> None:
+def draw(weeks: list[date], levels: Tensor, predictions: dict[str, Tensor], truth: Tensor, path: Path) -> None:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     first = len(levels) - 4 * YEAR
     left.plot(weeks[first:], levels[first:], color="black", linewidth=0.9, label="measured")
-    colors = dict(zip(found, (OURS, "tab:blue", "0.5", "0.75"), strict=True))
-    for name, values in list(found.items())[:2]:
+    colors = dict(zip(predictions, (OURS, "tab:blue", "0.5", "0.75"), strict=True))
+    for name, values in list(predictions.items())[:2]:
         for week in range(first, len(levels) - HORIZON, HORIZON):
             forecast = levels[week] + values[week - (len(levels) - TEST - HORIZON)]
             label = name if week == first else None
             left.plot(weeks[week + 1 : week + 1 + HORIZON], forecast, color=colors[name], linewidth=1.5, label=label)
     left.set(ylabel="CO2 above Mauna Loa, ppm", title="Forecasts of half a year, one after the other")
     left.xaxis.set_major_locator(YearLocator())
-    for name, values in found.items():
+    for name, values in predictions.items():
         right.plot(range(1, HORIZON + 1), (values - truth).abs().mean(0), color=colors[name], label=name)
     right.set(xlabel="weeks ahead", ylabel="mean absolute error, ppm", ylim=(0, None), title="Error by distance")
     for axes in (left, right):
@@ -169,11 +169,11 @@ def main() -> None:
             seconds[name] = train(models[name], stretches, options.length // 4, bar)
 
     truth = coming(levels)[-TEST:]
-    found = {name: forecasts(model, levels) for name, model in models.items()}
-    found |= {"as last year": as_last_year(levels), "no change": torch.zeros_like(truth)}
+    predictions = {name: forecasts(model, levels) for name, model in models.items()}
+    predictions |= {"as last year": as_last_year(levels), "no change": torch.zeros_like(truth)}
     columns = f"{'1 week':>8}{'13 weeks':>10}{'26 weeks':>10}{'parameters':>12}{'seconds':>9}"
     print(f"\n{'mean absolute error, ppm':26}{columns}")
-    for name, values in found.items():
+    for name, values in predictions.items():
         errors = (values - truth).abs().mean(0)
         row = f"{name:26}{errors[0]:8.3f}{errors[12]:10.3f}{errors[25]:10.3f}"
         if name in models:
@@ -183,8 +183,8 @@ def main() -> None:
     name = next(iter(models))
     streamed, microseconds = stream(models[name], levels)
     print(f"\n{name}, one week at a time: {microseconds:.0f} microseconds each, ", end="")
-    print(f"{int((streamed != found[name]).sum())} of {streamed.numel():,} numbers differ from the whole run's")
-    draw(weeks, levels, found, truth, options.figure)
+    print(f"{int((streamed != predictions[name]).sum())} of {streamed.numel():,} numbers differ from the whole run's")
+    draw(weeks, levels, predictions, truth, options.figure)
 
 
 if __name__ == "__main__":

@@ -73,11 +73,11 @@ class Diffusion:
             if method is None:
                 z, evaluations = self.backwards(t, z, z), evaluations + 1
                 continue
-            how: dict[str, Any] = {"method": method, "rtol": 1e-8, "args": (z,)}
-            how |= {"m": 3} if method == "anderson" else {"max_steps": 50}
-            found = fixed_point(partial(self.backwards, t), z, **how)
-            z, evaluations = found.value, evaluations + float(found.evaluations.mean())
-            reasons |= set(found.reason)
+            settings: dict[str, Any] = {"method": method, "rtol": 1e-8, "args": (z,)}
+            settings |= {"m": 3} if method == "anderson" else {"max_steps": 50}
+            solution = fixed_point(partial(self.backwards, t), z, **settings)
+            z, evaluations = solution.value, evaluations + float(solution.evaluations.mean())
+            reasons |= set(solution.reason)
         return z, evaluations / self.N, reasons
 
 

@@ -148,26 +148,26 @@ Accuracies = dict[tuple[str, str], Tensor]
 
 def fit_all(options: Options) -> Accuracies:
     """Train every layer on every task: each model on one thread, as many at a time as there are processes."""
-    found = {}
+    accuracies = {}
     pool = ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn"), one_thread)
     # the longest first, to balance the load of the processes
     pairs = [(task, layer) for task in TASKS for layer in reversed(LAYERS)]
     with pool, progress(len(pairs), "models") as bar:
         jobs = {pool.submit(fit, *pair, options): pair for pair in pairs}
         for job in as_completed(jobs):
-            found[jobs[job]] = torch.tensor(job.result())
+            accuracies[jobs[job]] = torch.tensor(job.result())
             bar.update()
-    return found
+    return accuracies
 
 
 # ---- The results ----------------------------------------------------------------------------------------------------
 
 
-def print_results(found: Accuracies, length: int) -> None:
+def print_results(accuracies: Accuracies, length: int) -> None:
     print(f"\naccuracy at steps {length + 1} to {LONGER * length} (at 1 to {length}, the lengths of training)\n")
     print(f"{'':28}" + "".join(f"{task:>16}" for task in TASKS))
     for layer in LAYERS:
-        curves = [found[task, layer] for task in TASKS]
+        curves = [accuracies[task, layer] for task in TASKS]
         cells = [f"{curve[length:].mean():.3f} ({curve[:length].mean():.3f})" for curve in curves]
         print(f"{layer:28}" + "".join(f"{cell:>16}" for cell in cells))
     print(f"{'guessing':28}" + "".join(f"{1 / len(group):.3f}        ".rjust(16) for group in TASKS.values()))
@@ -176,7 +176,7 @@ def print_results(found: Accuracies, length: int) -> None:
 STYLES = {"[0, 1]": ":", "[-1, 1]": "-", "complex": "--"}
 
 
-def draw(found: Accuracies, length: int, path: Path) -> None:
+def draw(accuracies: Accuracies, length: int, path: Path) -> None:
     """A color for each layer, and a line style for its eigenvalues."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     colors = {"LinearRNN": "tab:blue", "DeltaNet": "tab:orange", "DeltaProduct of 2": "black"}
@@ -185,7 +185,7 @@ def draw(found: Accuracies, length: int, path: Path) -> None:
         for name in LAYERS:
             layer, _, eigenvalues = name.partition(", ")
             style = {"color": colors[layer], "linestyle": STYLES[eigenvalues], "label": name}
-            axes.plot(range(1, LONGER * length + 1), found[task, name], **style)
+            axes.plot(range(1, LONGER * length + 1), accuracies[task, name], **style)
         axes.axvline(length, color="0.7", linewidth=0.8)
         axes.axhline(1 / len(group), color="0.7", linewidth=0.8)
         axes.set(title=task, xlabel="step", xlim=(1, LONGER * length), ylim=(0, 1.03))
@@ -201,9 +201,9 @@ def draw(found: Accuracies, length: int, path: Path) -> None:
 
 def main() -> None:
     options = command_line(Options, __doc__)
-    found = fit_all(options)
-    print_results(found, options.length)
-    draw(found, options.length, options.figure)
+    accuracies = fit_all(options)
+    print_results(accuracies, options.length)
+    draw(accuracies, options.length, options.figure)
 
 
 if __name__ == "__main__":

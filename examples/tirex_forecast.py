@@ -109,26 +109,26 @@ def forecast(model: Any, context: Tensor, horizon: int) -> tuple[Tensor, float]:
 
 def measure(models: dict[str, Any], context: Tensor, horizon: int, rounds: int) -> dict[str, Forecasts]:
     """Let the models forecast in turns, so that the load of the machine affects all alike."""
-    found = {name: Forecasts(forecast(model, context, horizon)[0]) for name, model in models.items()}
+    results = {name: Forecasts(forecast(model, context, horizon)[0]) for name, model in models.items()}
     with progress(rounds * len(models), "rounds") as bar:
         for _ in range(rounds):
             for name, model in models.items():
-                found[name].batch = min(found[name].batch, forecast(model, context, horizon)[1])
-                found[name].alone = min(found[name].alone, forecast(model, context[:1], horizon)[1])
+                results[name].batch = min(results[name].batch, forecast(model, context, horizon)[1])
+                results[name].alone = min(results[name].alone, forecast(model, context[:1], horizon)[1])
                 bar.update()
-    return found
+    return results
 
 
 # ---- The results ----------------------------------------------------------------------------------------------------
 
 
-def draw_forecast(axes: Axes, found: dict[str, Forecasts], context: Tensor, truth: Tensor, is_random: bool) -> None:
+def draw_forecast(axes: Axes, results: dict[str, Forecasts], context: Tensor, truth: Tensor, is_random: bool) -> None:
     """Plot the last window, the weeks after it, and the quantiles of both models on top of each other."""
     shown = min(3 * truth.shape[1], context.shape[1])
     weeks = torch.arange(truth.shape[1])
     axes.plot(range(-shown, 0), context[-1, -shown:], color=OTHERS, linewidth=1)
     axes.plot(weeks, truth[-1], color=OTHERS, linewidth=1, linestyle=":", label="measured later")
-    before, after = found[BEFORE].quantiles[-1], found[AFTER].quantiles[-1]
+    before, after = results[BEFORE].quantiles[-1], results[AFTER].quantiles[-1]
     axes.fill_between(weeks, before[:, 0], before[:, -1], color="0.88", label=f"{BEFORE}, 10% to 90%")
     axes.plot(weeks, before[:, 4], color=THEIRS, linewidth=1.2, label=f"{BEFORE}, median")
     for k in (0, 4, 8):
@@ -138,17 +138,17 @@ def draw_forecast(axes: Axes, found: dict[str, Forecasts], context: Tensor, trut
     axes.legend(frameon=False, fontsize=8)
 
 
-def draw_seconds(axes: Axes, found: dict[str, Forecasts], series: int) -> None:
+def draw_seconds(axes: Axes, results: dict[str, Forecasts], series: int) -> None:
     for i, (name, color) in enumerate(((BEFORE, THEIRS), (AFTER, OURS))):
-        bars = axes.bar([i, 3 + i], [found[name].alone, found[name].batch], color=color, label=name)
+        bars = axes.bar([i, 3 + i], [results[name].alone, results[name].batch], color=color, label=name)
         axes.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
     axes.set_xticks([0.5, 3.5], ["1 series", f"{series} series"])
     axes.set(ylabel="seconds for a forecast")
     axes.legend(frameon=False)
 
 
-def report(found: dict[str, Forecasts], series: int) -> None:
-    before, after = found[BEFORE], found[AFTER]
+def report(results: dict[str, Forecasts], series: int) -> None:
+    before, after = results[BEFORE], results[AFTER]
     spread = before.quantiles.amax() - before.quantiles.amin()
     apart = (after.quantiles - before.quantiles).abs().max() / spread
     print(f"\nlargest difference of the quantiles: {apart:.1e} of their range")
@@ -163,13 +163,13 @@ def main() -> None:
     context, truth = load_windows(options.series, options.context, options.horizon)
     model = load(options)
     models = {BEFORE: model, AFTER: accelerate(copy.deepcopy(model), verbose=True)}
-    found = measure(models, context, options.horizon, options.rounds)
-    report(found, options.series)
+    results = measure(models, context, options.horizon, options.rounds)
+    report(results, options.series)
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    draw_forecast(left, found, context, truth, options.weights is None)
-    draw_seconds(right, found, options.series)
+    draw_forecast(left, results, context, truth, options.weights is None)
+    draw_seconds(right, results, options.series)
     print()
     save(figure, options.figure)
 
