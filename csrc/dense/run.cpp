@@ -17,14 +17,22 @@ template <class T>
 void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const accumulate_t<T>* bias, T* c) {
     Block<float> sums;
     Gemm<T> g;
-    g.M = M, g.N = N, g.K = K;
-    g.a = a.data, g.a_m.inner_stride = a.row, g.a_k.inner_stride = a.column;
-    g.b = b.data, g.b_k.inner_stride = b.row, g.b_n.inner_stride = b.column;
+    g.M = M;
+    g.N = N;
+    g.K = K;
+    g.a = a.data;
+    g.a_m.inner_stride = a.row;
+    g.a_k.inner_stride = a.column;
+    g.b = b.data;
+    g.b_k.inner_stride = b.row;
+    g.b_n.inner_stride = b.column;
     g.bias = bias;
     g.c_m.inner_stride = N;
-    if constexpr (std::is_same_v<T, bf16>)
-        sums = Block<float>(M * N), g.c = sums.data(), g.rounded = c;
-    else
+    if constexpr (std::is_same_v<T, bf16>) {
+        sums = Block<float>(M * N);
+        g.c = sums.data();
+        g.rounded = c;
+    } else
         g.c = c;
     run_gemm(g);
 }

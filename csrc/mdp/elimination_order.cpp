@@ -58,8 +58,10 @@ public:
             const int32_t p = pivots_[k], to = parent_[size_t(p)];
             if (to < 0)
                 roots.push_back(p);
-            else
-                sibling[size_t(p)] = child[size_t(to)], child[size_t(to)] = p;
+            else {
+                sibling[size_t(p)] = child[size_t(to)];
+                child[size_t(to)] = p;
+            }
         }
         for (size_t k = roots.size(); k-- > 0;) {
             stack.push_back(roots[k]);
@@ -96,7 +98,8 @@ private:
     // Lists of states by degree
     void insert(int32_t i) {
         const int32_t d = degree_[size_t(i)], next = head_[size_t(d)];
-        before_[size_t(i)] = -1, after_[size_t(i)] = next;
+        before_[size_t(i)] = -1;
+        after_[size_t(i)] = next;
         if (next >= 0) before_[size_t(next)] = i;
         head_[size_t(d)] = i;
         least_ = std::min(least_, d);
@@ -180,7 +183,10 @@ private:
         size_[size_t(p)] = int32_t(int64_t(pool_.size()) - first_[size_t(p)]);
     }
 
-    void absorb(int32_t e, int32_t p) { parent_[size_t(e)] = p, size_[size_t(e)] = -1; }
+    void absorb(int32_t e, int32_t p) {
+        parent_[size_t(e)] = p;
+        size_[size_t(e)] = -1;
+    }
 
     // Subtracts i from the number of states that the other elements of i have outside the clique of p.
     void measure(int32_t p, int32_t i) {
@@ -188,7 +194,10 @@ private:
         for (int64_t k = begin; k < begin + elements_[size_t(i)]; ++k) {
             const int32_t e = list_[size_t(k)];
             if (size_[size_t(e)] < 0) continue;
-            if (seen_[size_t(e)] != p) seen_[size_t(e)] = p, outside_[size_t(e)] = size_[size_t(e)];
+            if (seen_[size_t(e)] != p) {
+                seen_[size_t(e)] = p;
+                outside_[size_t(e)] = size_[size_t(e)];
+            }
             --outside_[size_t(e)];
         }
         budget_.used += kPerItem * elements_[size_t(i)];
@@ -220,7 +229,8 @@ private:
         const size_t variables = kept_.size() - elements;
         if (elements == 1 && variables == 0) return false;
         std::copy(kept_.begin(), kept_.end(), list_.begin() + begin);
-        elements_[size_t(i)] = int32_t(elements), variables_[size_t(i)] = int32_t(variables);
+        elements_[size_t(i)] = int32_t(elements);
+        variables_[size_t(i)] = int32_t(variables);
         const int64_t sum = int64_t(variables) + size - 1 + beyond;
         degree_[size_t(i)] = int32_t(std::min(sum, int64_t(degree_[size_t(i)]) + size - 1));
         return true;

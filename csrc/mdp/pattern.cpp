@@ -39,7 +39,9 @@ template <class T, bool Ends> Checked check_rows(const Process<T>& p, int64_t ro
     Checked found;
     found.low = kInfinity;
     auto report = [&](Fault fault, int64_t row, double value) {
-        found.fault = fault, found.row = row, found.value = value;
+        found.fault = fault;
+        found.row = row;
+        found.value = value;
         return found;
     };
     if (p.entry[0] != 0 || p.entry[rows] != entries) return report(Fault::pointers, 0, 0);
@@ -58,7 +60,8 @@ template <class T, bool Ends> Checked check_rows(const Process<T>& p, int64_t ro
         if (tolerance >= 0 && !(std::abs(sum - 1) <= tolerance)) return report(Fault::sum, j, sum);
         if (!std::isfinite(double(p.reward[j]))) return report(Fault::reward, j, double(p.reward[j]));
         const ExactSum& kept = Ends ? going : all;
-        found.low = std::min(found.low, kept.below()), found.high = std::max(found.high, kept.above());
+        found.low = std::min(found.low, kept.below());
+        found.high = std::max(found.high, kept.above());
     }
     return found;
 }

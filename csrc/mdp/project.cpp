@@ -32,7 +32,8 @@ void project_categorical(int64_t n, int64_t k, const double* p, const double* x,
                 continue;
             }
             const double share = (x[j] - z[above - 1]) / (z[above] - z[above - 1]);
-            to[above - 1] += (1 - share) * p[j], to[above] += share * p[j];
+            to[above - 1] += (1 - share) * p[j];
+            to[above] += share * p[j];
         }
     });
 }

@@ -32,7 +32,8 @@ double worst_l1(const std::vector<Outcome>& outcomes, double radius, double leas
     double sum = mean(outcomes) + moved * to;
     for (size_t i = outcomes.size(); i-- > 0 && moved > 0;) {
         const double taken = std::min(moved, outcomes[i].weight);
-        sum -= taken * outcomes[i].value, moved -= taken;
+        sum -= taken * outcomes[i].value;
+        moved -= taken;
     }
     return sum;
 }
@@ -42,7 +43,8 @@ double worst_in_intervals(const std::vector<Outcome>& outcomes) {
     for (const Outcome& o : outcomes) left -= o.low;
     for (const Outcome& o : outcomes) {
         const double more = std::clamp(left, 0.0, o.high - o.low);
-        sum += (o.low + more) * o.value, left -= more;
+        sum += (o.low + more) * o.value;
+        left -= more;
     }
     return sum;
 }
@@ -70,7 +72,10 @@ double worst_kl(const std::vector<Outcome>& outcomes, double radius) {
         return -x * first / (is_small ? 1 + sum : sum) - log_z;
     };
     double low = 0, high = 1 / range, log_z = 0;
-    while (divergence(high, log_z) < radius && high < 1e18 / range) low = high, high *= 4;
+    while (divergence(high, log_z) < radius && high < 1e18 / range) {
+        low = high;
+        high *= 4;
+    }
     // the error of the value is of second order in this tolerance
     for (int k = 0; k < 200 && high - low > 1e-8 * high; ++k) {
         const double middle = (low + high) / 2;
@@ -164,7 +169,8 @@ struct Curve {
 };
 
 void fill(Curve& curve, const std::vector<Outcome>& outcomes, double reward, double discount) {
-    curve.budget.assign(1, 0), curve.value.assign(1, reward + discount * mean(outcomes));
+    curve.budget.assign(1, 0);
+    curve.value.assign(1, reward + discount * mean(outcomes));
     for (size_t i = outcomes.size(); i-- > 1;) {
         const double drop = outcomes[i].value - outcomes.front().value;
         if (drop <= 0) break;

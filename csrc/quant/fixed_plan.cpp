@@ -4,7 +4,7 @@
 namespace fastiter::quant {
 namespace {
 
-__extension__ typedef unsigned __int128 Bound;
+__extension__ using Bound = unsigned __int128;
 constexpr Bound kEndless = Bound(1) << 126; // larger than everything compared with it
 
 Bound power(int64_t n) { return n > 126 ? kEndless : Bound(1) << n; }
@@ -160,13 +160,21 @@ template <class S> uint64_t largest(const S* data, const FixedCodes& x) {
     S least = 0, most = 0;
     const bool by_k = x.k.stride[2] == 1;
     for_lines(data, by_k ? x.item : x.k, by_k ? x.k : x.item, [&](const S* from, int64_t count, int64_t step) {
-        S low = least, high = most;
-        if (step == 1)
-            for (int64_t i = 0; i < count; ++i) low = std::min(low, from[i]), high = std::max(high, from[i]);
-        else
-            for (int64_t i = 0; i < count; ++i)
-                low = std::min(low, from[i * step]), high = std::max(high, from[i * step]);
-        least = low, most = high;
+        S low = least;
+        S high = most;
+        if (step == 1) {
+            for (int64_t i = 0; i < count; ++i) {
+                low = std::min(low, from[i]);
+                high = std::max(high, from[i]);
+            }
+        } else {
+            for (int64_t i = 0; i < count; ++i) {
+                low = std::min(low, from[i * step]);
+                high = std::max(high, from[i * step]);
+            }
+        }
+        least = low;
+        most = high;
     });
     return std::max(magnitude(least), magnitude(most));
 }

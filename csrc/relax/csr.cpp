@@ -52,14 +52,17 @@ template <class A, class V> void fill_rows(CsrLayout<A, V>& m, const Csr<A>& csr
             }
         }
         m.length[i] = int32_t(entry - begin);
-        put(m.before, i, before), put(m.after, i, after), put(m.diagonal, i, diagonal);
+        put(m.before, i, before);
+        put(m.after, i, after);
+        put(m.diagonal, i, diagonal);
         for (int64_t c = 0; c < width; ++c) {
             const auto d = wide(m.diagonal[i * width + c]);
             if (is_zero(d)) throw SingularRow(csr.order ? csr.order[i] : i, c);
             m.inverse[i * width + c] = inverse_of(d);
         }
     }
-    m.chunk_entry.push_back(entry), m.cluster_entry.push_back(entry);
+    m.chunk_entry.push_back(entry);
+    m.cluster_entry.push_back(entry);
     m.entries = entry + csr.n;
 }
 

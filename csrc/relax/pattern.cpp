@@ -118,13 +118,22 @@ Fault check_matrix(const Pattern& p, int64_t columns, int64_t entries, const A* 
     Fault found = p.start[0] != 0 || p.start[p.n] != entries ? Fault::pointers : Fault::none;
     *row = 0;
     for (int64_t i = 0; i < p.n && found == Fault::none; ++i)
-        if (p.start[i] > p.start[i + 1]) found = Fault::pointers, *row = i;
+        if (p.start[i] > p.start[i + 1]) {
+            found = Fault::pointers;
+            *row = i;
+        }
     auto worse = [&](Fault fault, int64_t i) {
-        if (fault > found) found = fault, *row = i;
+        if (fault > found) {
+            found = fault;
+            *row = i;
+        }
     };
     for (int64_t i = 0; i < p.n && found < Fault::pointers; ++i)
         for (int64_t e = p.start[i]; e < p.start[i + 1]; ++e) {
-            if (p.column[e] < 0 || p.column[e] >= columns) *row = i, found = Fault::column;
+            if (p.column[e] < 0 || p.column[e] >= columns) {
+                *row = i;
+                found = Fault::column;
+            }
             if (found == Fault::column) break;
             if (e > p.start[i] && p.column[e] <= p.column[e - 1]) worse(Fault::unsorted, i);
         }

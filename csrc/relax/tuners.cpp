@@ -226,7 +226,10 @@ void Chebyshev::fit_in_box(const double* gram, const double* moment) {
             for (int64_t i = 0; i < terms_; ++i) {
                 const double pull =
                     side_[size_t(i)] && limit_[size_t(i)] > 0 ? side_[size_t(i)] * gradient(gram, moment, i) : 0;
-                if (pull > most) most = pull, change = i;
+                if (pull > most) {
+                    most = pull;
+                    change = i;
+                }
             }
             if (change < 0) return;
             side_[size_t(change)] = 0;
@@ -237,7 +240,10 @@ void Chebyshev::fit_in_box(const double* gram, const double* moment) {
             if (std::fabs(z_[size_t(i)]) <= limit_[size_t(i)]) continue;
             const double end = z_[size_t(i)] > 0 ? limit_[size_t(i)] : -limit_[size_t(i)];
             const double to_end = (end - x_[size_t(i)]) / (z_[size_t(i)] - x_[size_t(i)]);
-            if (to_end < step) step = to_end, change = i;
+            if (to_end < step) {
+                step = to_end;
+                change = i;
+            }
         }
         for (int64_t i = 0; i < terms_; ++i) x_[size_t(i)] += step * (z_[size_t(i)] - x_[size_t(i)]);
         side_[size_t(change)] = z_[size_t(change)] > 0 ? 1 : -1;

@@ -24,7 +24,8 @@ template <> struct CellOf<0> { // ParaGRU
     Real z, r, q;
 
     INLINE void begin(const Real* x, const Real* a, const Real*, const Real* s) {
-        z = sigmoid(a[0] * s[0] + x[0]), r = sigmoid(a[1] * s[0] + x[1]);
+        z = sigmoid(a[0] * s[0] + x[0]);
+        r = sigmoid(a[1] * s[0] + x[1]);
         q = tanh(a[2] * s[0] * r + x[2]);
     }
     INLINE void after(const Real* s, Real* y) const { y[0] = z * q + (1 - z) * s[0]; }
@@ -37,7 +38,9 @@ template <> struct CellOf<0> { // ParaGRU
         dx[0] = dh * (q - h) * slope_of_sigmoid(z);
         dx[2] = dh * z * slope_of_tanh(q);
         dx[1] = dx[2] * a[2] * h * slope_of_sigmoid(r);
-        dw[0] = dx[0] * h, dw[1] = dx[1] * h, dw[2] = dx[2] * h * r;
+        dw[0] = dx[0] * h;
+        dw[1] = dx[1] * h;
+        dw[2] = dx[2] * h * r;
     }
 };
 
@@ -46,11 +49,16 @@ template <> struct CellOf<1> { // ParaLSTM
     Real f, o, q, c, tanh_c; // c after the step
 
     INLINE void begin(const Real* x, const Real* a, const Real* p, const Real* s) {
-        f = sigmoid(a[0] * s[0] + p[0] * s[1] + x[0]), q = tanh(a[2] * s[0] + x[2]);
+        f = sigmoid(a[0] * s[0] + p[0] * s[1] + x[0]);
+        q = tanh(a[2] * s[0] + x[2]);
         c = f * s[1] + (1 - f) * q;
-        o = sigmoid(a[1] * s[0] + p[1] * c + x[1]), tanh_c = tanh(c);
+        o = sigmoid(a[1] * s[0] + p[1] * c + x[1]);
+        tanh_c = tanh(c);
     }
-    INLINE void after(const Real*, Real* y) const { y[0] = o * tanh_c, y[1] = c; }
+    INLINE void after(const Real*, Real* y) const {
+        y[0] = o * tanh_c;
+        y[1] = c;
+    }
     INLINE void jacobian(const Real* a, const Real* p, const Real* s, Real (&j)[2][2]) const {
         const Real by_f = (s[1] - q) * slope_of_sigmoid(f), by_o = tanh_c * slope_of_sigmoid(o);
         const Real h_by_c = by_o * p[1] + o * slope_of_tanh(tanh_c);
@@ -65,7 +73,8 @@ template <> struct CellOf<1> { // ParaLSTM
         dx[0] = dc * (s[1] - q) * slope_of_sigmoid(f);
         dx[2] = dc * (1 - f) * slope_of_tanh(q);
         for (int g = 0; g < 3; ++g) dw[g] = dx[g] * s[0];
-        dw[3] = dx[0] * s[1], dw[4] = dx[1] * c;
+        dw[3] = dx[0] * s[1];
+        dw[4] = dx[1] * c;
     }
 };
 

@@ -2,10 +2,10 @@
 // launch.
 
 // first, last: (S, B, D); counts: (B, blocks per row, windows), 0 on entry
-KERNEL __launch_bounds__(256, 1) newton_fwd(Real* wx, const Real* a, const Real* p, const Real* first, Real* h, Real* c,
-                                         Real* last, int32* counts, int64 wx_row, int64 wx_time, int64 wx_gate,
-                                         int64 h_row, int64 h_time, int64 windows, int32 window, int64 max_steps,
-                                         double rtol, double atol, SHAPE_ARGUMENTS) {
+KERNEL __launch_bounds__(256, 1)
+    newton_fwd(Real* wx, const Real* a, const Real* p, const Real* first, Real* h, Real* c, Real* last, int32* counts,
+               int64 wx_row, int64 wx_time, int64 wx_gate, int64 h_row, int64 h_time, int64 windows, int32 window,
+               int64 max_steps, double rtol, double atol, SHAPE_ARGUMENTS) {
     SHARED_MEMORY(Map, memory);
     const Place place(SHAPE);
     const Options options{window, max_steps, Real(rtol), Real(atol)};
@@ -35,17 +35,20 @@ KERNEL newton_counts(const int32* counts, int64 blocks, int64 windows, int64 row
         most = max(most, from_lane_xor(most, by));
         given_up += from_lane_xor(given_up, by);
     }
-    if (threadIdx.x == 0) steps[row] = most, steps[rows + row] = given_up;
+    if (threadIdx.x == 0) {
+        steps[row] = most;
+        steps[rows + row] = given_up;
+    }
 }
 
 // The exact gradients, from the last step to the first. Let r be the gradient of the states before a step and g the
 // gradient of h after it: r = J^T (r' + g), which is a scan, as the states are known. dh, dlast: null means 0;
 // da (B, G, D) and dp (B, 2, D): one per row, or null.
-KERNEL __launch_bounds__(256, 1) newton_bwd(Real* wx, const Real* a, const Real* p, const Real* first, Real* h, Real* c,
-                                            Real* dh, const Real* dlast, Real* dwx, Real* dfirst, Real* da, Real* dp,
-                                            int64 wx_row, int64 wx_time, int64 wx_gate, int64 h_row, int64 h_time,
-                                            int64 dh_row, int64 dh_time, int64 dwx_row, int64 dwx_time,
-                                            int64 dwx_gate, SHAPE_ARGUMENTS) {
+KERNEL __launch_bounds__(256, 1)
+    newton_bwd(Real* wx, const Real* a, const Real* p, const Real* first, Real* h, Real* c, Real* dh, const Real* dlast,
+               Real* dwx, Real* dfirst, Real* da, Real* dp, int64 wx_row, int64 wx_time, int64 wx_gate, int64 h_row,
+               int64 h_time, int64 dh_row, int64 dh_time, int64 dwx_row, int64 dwx_time, int64 dwx_gate,
+               SHAPE_ARGUMENTS) {
     SHARED_MEMORY(Map, memory);
     const Place place(SHAPE);
     Gradient gradient{place,

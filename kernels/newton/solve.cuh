@@ -30,8 +30,11 @@ struct Shared {
         const int threads = int(blockDim.x), warps = threads / 32;
         totals = memory;
         edge = reinterpret_cast<Real*>(totals + warps * U);
-        state = edge + 2 * threads * S, error = state + U * S, change = error + U * S;
-        first = reinterpret_cast<int32*>(change + warps), flag = first + warps;
+        state = edge + 2 * threads * S;
+        error = state + U * S;
+        change = error + U * S;
+        first = reinterpret_cast<int32*>(change + warps);
+        flag = first + warps;
     }
 };
 
@@ -120,7 +123,8 @@ struct Solver {
         enter<Add>(map, d, shared.totals, [&](Real(&v)[S], int k) { // clamps at chunk borders as well
             Real old[S];
             read(edge(k), old);
-            for (int n = 0; n < S; ++n) v[n] = abs(old[n] + v[n]) > limit[n] ? put_back(old[n] + v[n], n) - old[n] : v[n];
+            for (int n = 0; n < S; ++n)
+                v[n] = abs(old[n] + v[n]) > limit[n] ? put_back(old[n] + v[n], n) - old[n] : v[n];
         });
         int first_bad = count;
         Real change = 0;
@@ -149,10 +153,17 @@ struct Solver {
             first_bad = min(first_bad, from_lane_xor(first_bad, by));
             change += from_lane_xor(change, by);
         }
-        if (lane() == 0) shared.first[warp()] = first_bad, shared.change[warp()] = change;
+        if (lane() == 0) {
+            shared.first[warp()] = first_bad;
+            shared.change[warp()] = change;
+        }
         block_barrier();
-        first_bad = shared.first[0], change = shared.change[0];
-        for (int w = 1; w < warps(); ++w) first_bad = min(first_bad, shared.first[w]), change += shared.change[w];
+        first_bad = shared.first[0];
+        change = shared.change[0];
+        for (int w = 1; w < warps(); ++w) {
+            first_bad = min(first_bad, shared.first[w]);
+            change += shared.change[w];
+        }
         return {max(first_bad, done + 1), change};
     }
 
@@ -231,7 +242,8 @@ struct Solver {
         Real before = 0;
         while (done < count && passes < options.max_steps) {
             const Progress progress = pass(done, count);
-            done = progress.final_steps, ++passes;
+            done = progress.final_steps;
+            ++passes;
             if (progress.change - progress.change != 0) break;
             if (passes > 1 && !(progress.change < kGrowth * before)) break;
             before = progress.change;
@@ -260,7 +272,10 @@ struct Solver {
     INLINE void run(const Real* first, Real* last, int32* counts) {
         Real s[S], zero[S] = {};
         place.load_state(first, s);
-        if (place.k == 0) write(shared.state, s), write(shared.error, zero);
+        if (place.k == 0) {
+            write(shared.state, s);
+            write(shared.error, zero);
+        }
         block_barrier();
         bool is_small = true;
         for (int64 i = 0; i < place.length && is_small; i += options.window) {

@@ -11,15 +11,15 @@ INLINE Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.i
 INLINE Complex operator*(Complex a, Complex b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
 INLINE Complex operator*(double a, Complex b) { return {a * b.re, a * b.im}; }
 
-typedef MATRIX A;
-typedef VECTOR V;
+using A = MATRIX;
+using V = VECTOR;
 template <class T> struct SumOf {
-    typedef double type;
+    using type = double;
 };
 template <> struct SumOf<Complex> {
-    typedef Complex type;
+    using type = Complex;
 };
-typedef SumOf<V>::type S;
+using S = SumOf<V>::type;
 
 INLINE double wide(float x) { return double(x); }
 INLINE double wide(double x) { return x; }
@@ -73,7 +73,8 @@ INLINE void for_phases(const V* b, V* x, V* y, const double* omega, int64 k, int
     Vectors v{b, x, y, k, *omega, arrived != nullptr, rows};
     for (int64 phase = first; phase < last; ++phase) {
         const bool swapped = kind == JACOBI && phase % 2;
-        v.x = swapped ? y : x, v.y = swapped || kind != JACOBI ? x : y;
+        v.x = swapped ? y : x;
+        v.y = swapped || kind != JACOBI ? x : y;
         f(v, colour_of(phase, colours, kind));
         if (phase + 1 < last) grid_barrier(arrived, uint32(phase + 1 - first) * gridDim.x);
     }

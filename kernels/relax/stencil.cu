@@ -6,7 +6,7 @@
 // A thread processes `depth` points of a column of the grid along axis 0 in sequence: neighbours along the column stay
 // in registers, those across it in cache. Phases, `arrived` and RESIDENT are as in sweeps.cu. Define: NUMBER, float or
 // double.
-typedef NUMBER T;
+using T = NUMBER;
 enum Kind { FORWARD, BACKWARD, SYMMETRIC, JACOBI };
 
 struct Grid {
@@ -28,7 +28,10 @@ struct Column {
     INLINE Column(const Grid& m, int64 place) : area(m.area()), at(place), n2(m.n2) {
         const int32 line = int32(place / m.n2), i = int32(place % m.n2);
         parity = (line + i) & 1;
-        has[0] = line > 0, has[1] = line + 1 < m.n1, has[2] = i > 0, has[3] = i + 1 < m.n2;
+        has[0] = line > 0;
+        has[1] = line + 1 < m.n1;
+        has[2] = i > 0;
+        has[3] = i + 1 < m.n2;
     }
 };
 
@@ -103,7 +106,8 @@ INLINE void relax_phase(const Grid& m, const Folded& f, const T* b, const T* x, 
             const T after = plane + 1 < m.n0 ? read<Together>(x + index + own.area) : T(0);
             if (step == 2) now = read<Together>(x + index);
             relax_point<Variable, Together>(m, f, own, b, x, y, before, now, after, index);
-            before = step == 1 ? now : after, now = after;
+            before = step == 1 ? now : after;
+            now = after;
         }
     });
 }
@@ -139,7 +143,8 @@ INLINE void jacobi_phase(const Grid& m, const Folded& f, const T* __restrict__ b
                 if (f.keep != 0) sum = fma(f.keep, now, sum);
                 const int64 index = (plane + i) * own.area + place;
                 if (plane + i < last) y[index] = m.given && m.given[index] ? now : sum;
-                before = now, now = after[i];
+                before = now;
+                now = after[i];
             }
         }
     });
@@ -200,7 +205,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
                 sum = none ? T(0) : fma(-coefficient[inverse ? index : 0], now, sum);
                 norm += double(sum) * double(sum);
                 if (r) r[index] = sum;
-                before = now, now = after;
+                before = now;
+                now = after;
             }
         }
         for (int mask = 16; mask > 0; mask /= 2) norm += from_lane_xor(norm, mask);

@@ -91,14 +91,15 @@ struct Place {
     INLINE Place(int64 item, int64 end, int32 size) {
         group = 1;
         while (group < size && group < 32) group *= 2;
-        lane = threadIdx.x % group, first = threadIdx.x % 32 - lane;
+        lane = threadIdx.x % group;
+        first = threadIdx.x % 32 - lane;
         row = item * (32 / group) + first / group;
         active = row < end;
     }
     INLINE bool has(int h, int32 size) const { return active && lane + 32 * h < size; }
 };
 
-typedef S Sums[BLOCK_ROWS][COLUMNS];
+using Sums = S[BLOCK_ROWS][COLUMNS];
 
 // sum -= block x for rows lane and lane + 32 of a block
 INLINE void subtract_block(const Vectors& v, const A* block, int32 size, int64 from, const Place& p, int columns,

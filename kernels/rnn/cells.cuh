@@ -56,7 +56,10 @@ template <> struct CellOf<2> { // LSTM
                    o = sigmoid(x[3] + p[3]);
         s[1] = f * s[1] + i * g;
         s[0] = o * hyperbolic_tangent(s[1]);
-        keep[0] = i, keep[1] = f, keep[2] = g, keep[3] = o;
+        keep[0] = i;
+        keep[1] = f;
+        keep[2] = g;
+        keep[3] = o;
     }
     static INLINE void backward(const Real* keep, const Real* before, const Real* now, Real* ds, Real* dx, Real* dp) {
         const Real i = keep[0], f = keep[1], g = keep[2], o = keep[3], tanh_c = hyperbolic_tangent(now[1]);
@@ -76,7 +79,10 @@ template <> struct CellOf<3> { // GRU
     static INLINE void forward(const Real* x, const Real* p, Real* s, Real* keep) {
         const Real r = sigmoid(x[0] + p[0]), z = sigmoid(x[1] + p[1]), n = hyperbolic_tangent(x[2] + r * p[2]);
         s[0] = n + z * (s[0] - n);
-        keep[0] = r, keep[1] = z, keep[2] = n, keep[3] = p[2];
+        keep[0] = r;
+        keep[1] = z;
+        keep[2] = n;
+        keep[3] = p[2];
     }
     static INLINE void backward(const Real* keep, const Real* before, const Real*, Real* ds, Real* dx, Real* dp) {
         const Real r = keep[0], z = keep[1], n = keep[2], q = keep[3], dh = ds[0];
@@ -99,7 +105,10 @@ template <> struct CellOf<4> { // sLSTM
         s[1] = f * s[1] + i * z;
         s[2] = f * s[2] + i < 1 ? Real(1) : f * s[2] + i;
         s[0] = o * s[1] / s[2];
-        keep[0] = a_i, keep[1] = a_f, keep[2] = z, keep[3] = o;
+        keep[0] = a_i;
+        keep[1] = a_f;
+        keep[2] = z;
+        keep[3] = o;
     }
     // Whether m was a_i is recovered from m itself: if so, i is 1, otherwise f is 1.
     static INLINE void backward(const Real* keep, const Real* before, const Real* now, Real* ds, Real* dx, Real* dp) {
@@ -119,7 +128,10 @@ template <> struct CellOf<4> { // sLSTM
         dp[2] = dc * i * (1 - z * z);
         dp[3] = dh * h_over_o * (o * (1 - o));
         for (int k = 0; k < 4; ++k) dx[k] = dp[k];
-        ds[0] = 0, ds[1] = dc * f, ds[2] = dn * f, ds[3] = dl;
+        ds[0] = 0;
+        ds[1] = dc * f;
+        ds[2] = dn * f;
+        ds[3] = dl;
     }
 };
 

@@ -6,7 +6,9 @@ struct Unit {
     bool is_here;
     INLINE explicit Unit(const Shape& shape) {
         at = int64(blockIdx.x) * blockDim.x + threadIdx.x;
-        u = at % shape.width, row = at / shape.width % shape.batch, n = at / (shape.width * shape.batch);
+        u = at % shape.width;
+        row = at / shape.width % shape.batch;
+        n = at / (shape.width * shape.batch);
         is_here = n < shape.heads;
     }
     INLINE int64 gate(const Shape& shape, int g) const { return ((n * shape.batch + row) * G + g) * shape.width + u; }

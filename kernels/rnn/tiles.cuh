@@ -126,10 +126,15 @@ template <int OUTS> struct Share {
         SHARED_MEMORY(unsigned char, shared);
         const int warp = int(threadIdx.x) / 32;
         group = int(first_group) + int(blockIdx.x) / blocks;
-        n = group % shape.heads, row0 = group / shape.heads * kRows, unit0 = int(blockIdx.x) % blocks * int64(UNITS);
+        n = group % shape.heads;
+        row0 = group / shape.heads * kRows;
+        unit0 = int(blockIdx.x) % blocks * int64(UNITS);
         rows = int(min(int64(kRows), shape.batch - row0));
-        lane = int(threadIdx.x) % 32, split = warp / ROW_WARPS, tile0 = warp % ROW_WARPS * kTiles;
-        tiles = (terms + 16 * SPLIT - 1) / (16 * SPLIT), stride = (padded() + 63) / 64 * 64 + 16;
+        lane = int(threadIdx.x) % 32;
+        split = warp / ROW_WARPS;
+        tile0 = warp % ROW_WARPS * kTiles;
+        tiles = (terms + 16 * SPLIT - 1) / (16 * SPLIT);
+        stride = (padded() + 63) / 64 * 64 + 16;
         vectors = reinterpret_cast<Element*>(shared + kArrivals);
         partial = reinterpret_cast<Real*>(vectors + kBuffers * kRows * stride);
         arrivals = reinterpret_cast<Arrival*>(shared);
@@ -144,7 +149,10 @@ template <int OUTS> struct Share {
     INLINE void ready(int numbers) {
         if (CLUSTER == 1) return block_barrier();
         if (threadIdx.x == 0)
-            for (int i = 0; i < kBuffers; ++i) begin(arrivals + i), expect(arrivals + i, bytes_of(numbers));
+            for (int i = 0; i < kBuffers; ++i) {
+                begin(arrivals + i);
+                expect(arrivals + i, bytes_of(numbers));
+            }
         cluster_barrier();
     }
     static INLINE uint32 bytes_of(int numbers) {

@@ -47,7 +47,10 @@ public:
             uint16_t bytes_of_row[16] = {};
             uint8_t rows[16] = {};
         } layout;
-        for (int i = 0; i < 8; ++i) layout.bytes_of_row[i] = 64, layout.rows[i] = uint8_t(rows_of[i]);
+        for (int i = 0; i < 8; ++i) {
+            layout.bytes_of_row[i] = 64;
+            layout.rows[i] = uint8_t(rows_of[i]);
+        }
         __asm__ volatile("" ::: "memory"); // GCC's intrinsics do not declare that they read memory
         _tile_loadconfig(&layout);
     }

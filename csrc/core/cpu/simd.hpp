@@ -27,23 +27,23 @@ constexpr int kVectorBytes = 16;
 // Defined for number types only: overloads of fma rely on substitution failure for other types.
 template <class T, int BYTES = sizeof(T) <= sizeof(double) ? kVectorBytes : 0> struct vector_of {};
 template <class T> struct vector_of<T, kVectorBytes> {
-    typedef accumulate_t<T> type __attribute__((vector_size(kVectorBytes)));
+    using type __attribute__((vector_size(kVectorBytes))) = accumulate_t<T>;
 };
 template <class T> using vec = typename vector_of<T>::type;
 // An unaligned vector. Not memcpy: with the element type, a store cannot alias a pointer or a size that the loop still
 // needs.
 template <class T> struct unaligned_vector_of {
-    typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T))));
+    using type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)))) = T;
 };
 template <class T> using mask = decltype(vec<T>{} < vec<T>{}); // all ones where true
 // The bits of each element as unsigned integers, whose sums wrap around: adding up the signed bits of infinities and
 // NaN would overflow.
 template <class T> struct raw_bits_of;
 template <> struct raw_bits_of<float> {
-    typedef uint32_t type __attribute__((vector_size(sizeof(vec<float>))));
+    using type __attribute__((vector_size(sizeof(vec<float>)))) = uint32_t;
 };
 template <> struct raw_bits_of<double> {
-    typedef uint64_t type __attribute__((vector_size(sizeof(vec<double>))));
+    using type __attribute__((vector_size(sizeof(vec<double>)))) = uint64_t;
 };
 template <class T> using raw_bits = typename raw_bits_of<T>::type;
 template <class T> constexpr int lanes = kVectorBytes / int(sizeof(accumulate_t<T>));
@@ -110,9 +110,9 @@ template <class T> FASTITER_INLINE void store_first(T* p, vec<T> v, int n) {
 }
 
 // bf16 in memory: the upper half of a float's bits. Loads widen; stores round to nearest, ties to even; NaN stays NaN.
-typedef uint16_t half_words __attribute__((vector_size(kVectorBytes / 2)));
-typedef uint16_t unaligned_half_words __attribute__((vector_size(kVectorBytes / 2), aligned(2)));
-typedef uint32_t words __attribute__((vector_size(kVectorBytes)));
+using half_words __attribute__((vector_size(kVectorBytes / 2))) = uint16_t;
+using unaligned_half_words __attribute__((vector_size(kVectorBytes / 2), aligned(2))) = uint16_t;
+using words __attribute__((vector_size(kVectorBytes))) = uint32_t;
 
 FASTITER_INLINE vec<float> widen(half_words x) {
 #if defined(__AVX512F__)
@@ -330,7 +330,7 @@ template <class T> FASTITER_INLINE bool any(mask<T> m) {
 #elif defined(__AVX2__)
     return !_mm256_testz_si256((__m256i)m, (__m256i)m);
 #else
-    typedef int64_t words __attribute__((vector_size(16)));
+    using words __attribute__((vector_size(16))) = int64_t;
     return (((words)m)[0] | ((words)m)[1]) != 0;
 #endif
 }

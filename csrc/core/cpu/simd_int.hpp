@@ -46,7 +46,7 @@ using vec32 = vec<int32_t>;
 
 #if !defined(__SSE2__)
 // Double-width integers, for instruction sets without the intrinsics below
-typedef int32_t wide16 __attribute__((vector_size(2 * kVectorBytes)));
+using wide16 __attribute__((vector_size(2 * kVectorBytes))) = int32_t;
 FASTITER_INLINE wide16 widened(vec16 a) { return __builtin_convertvector(a, wide16); }
 FASTITER_INLINE vec16 narrowed(wide16 a) { return __builtin_convertvector(a, vec16); }
 #endif

@@ -44,7 +44,8 @@ void sleep_while(int32_t& word, int32_t value) {
         syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value | 1, looks_while_waiting() ? &longest : nullptr, nullptr,
                 0);
 #else
-    (void)word, (void)value;
+    (void)word;
+    (void)value;
     sched_yield();
 #endif
 }

@@ -65,7 +65,8 @@ template <class T> struct BackwardChunks {
             const Span span = next_span(s, at, p.decay, t);
             T* S = states + chunks * state_size;
             if (at.restarts(t)) clear(S, s.K * row);
-            starts[chunks] = t, t += span.steps;
+            starts[chunks] = t;
+            t += span.steps;
             starts[chunks + 1] = t;
             if (t >= end) continue;
             keys.load_keys(p.k, p.beta, p.decay, at, span);
@@ -316,7 +317,9 @@ template <class T> struct BackwardChunks {
     }
 
     void run(const Sequence& at, const Columns& columns, const Sums<T>& to, Team team) {
-        c = columns, row = c.vectors * lanes<T>, sums = to;
+        c = columns;
+        row = c.vectors * lanes<T>;
+        sums = to;
         const int64_t offset = at.state * s.K * s.V;
         read_lines(p.dlast ? p.dlast + offset : nullptr, s.V, c, s.K, dS);
         for (int64_t end = at.length; end > 0;) {
@@ -344,7 +347,10 @@ template <class T> struct Copies {
     explicit Copies(const DeltaBackward<T>& p) {
         const DeltaShape& s = p.shape;
         const int64_t heads = (s.starts ? 1 : s.rows) * s.T * s.N;
-        dq = heads * s.K, dk = heads * s.M * s.K, dbeta = heads * s.M, ddecay = p.decay ? heads : 0;
+        dq = heads * s.K;
+        dk = heads * s.M * s.K;
+        dbeta = heads * s.M;
+        ddecay = p.decay ? heads : 0;
     }
     int64_t size() const { return dq + dk + dbeta + ddecay; }
     Sums<T> of(T* memory, const DeltaShape& s) const {

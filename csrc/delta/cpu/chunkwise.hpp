@@ -94,7 +94,10 @@ template <class T> struct Keys {
         }
         total = 1;
         for (int64_t j = n; j < round_up(n, lanes<T>); ++j) to_end[j] = T(0);
-        for (int64_t j = n - 1; j >= 0; --j) to_end[j] = total, total *= gate[j];
+        for (int64_t j = n - 1; j >= 0; --j) {
+            to_end[j] = total;
+            total *= gate[j];
+        }
     }
 
     // Loads the queries and computes all products of keys with queries and keys, and the decays between them.

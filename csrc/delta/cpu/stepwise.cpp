@@ -48,7 +48,10 @@ FASTITER_INLINE void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, 
         for (int s = 0; s < SUMS; ++s) line(i + s, os[s], rs[s]);
     for (; i < K; ++i) line(i, os[0], rs[0]);
     for (int v = 0; v < NV; ++v) {
-        for (int s = 1; s < SUMS; ++s) os[0][v] += os[s][v], rs[0][v] += rs[s][v];
+        for (int s = 1; s < SUMS; ++s) {
+            os[0][v] += os[s][v];
+            rs[0][v] += rs[s][v];
+        }
         o[v] = os[0][v];
         r[v] = rs[0][v];
     }

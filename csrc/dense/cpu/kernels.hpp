@@ -24,7 +24,7 @@ struct SplitIndex {
 // blocks of fixed size: results do not depend on the number of threads. bf16 are accumulated as floats, two k at a
 // time. If `rounded` is not null, complete sums go there, in c's layout, and c only holds partial sums.
 template <class T> struct Gemm {
-    typedef accumulate_t<T> Sum;
+    using Sum = accumulate_t<T>;
     int64_t M = 0, N = 0, K = 0;
     const T* a = nullptr;
     SplitIndex a_m, a_k;

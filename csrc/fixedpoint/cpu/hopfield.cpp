@@ -29,7 +29,8 @@ public:
             const int64_t query = first + i;
             active_[i] = int32_t(query);
             copy(state + query * p_.state.row, value_ + query * p_.value.row);
-            p_.steps[at_ + query] = 0, p_.converged[at_ + query] = 0;
+            p_.steps[at_ + query] = 0;
+            p_.converged[at_ + query] = 0;
             p_.residual[at_ + query] = T(__builtin_inf());
         }
         if (p_.states) keep(active_, count, 0);
@@ -82,7 +83,10 @@ private:
         for (int64_t i = 0; i < q_.D * NV * W; i += W) store(xi_ + i, load(out_ + i) - load(xi_ + i));
         const Lanes<T> change = dots(xi_, xi_, q_.D, NV), size = dots(out_, out_, q_.D, NV);
         T changes[kTileQueries<T>] = {}, sizes[kTileQueries<T>] = {};
-        for (int v = 0; v < NV; ++v) store(changes + v * W, change.of[v]), store(sizes + v * W, size.of[v]);
+        for (int v = 0; v < NV; ++v) {
+            store(changes + v * W, change.of[v]);
+            store(sizes + v * W, size.of[v]);
+        }
         for (int64_t l = 0; l < count; ++l) {
             const int64_t place = at_ + index[l];
             const double moved = __builtin_sqrt(double(changes[l])), norm = __builtin_sqrt(double(sizes[l]));

@@ -56,7 +56,10 @@ template <class T, bool Span> FASTITER_INLINE void extremes(const T* x, const T*
         const vec<double> value = as_double(f, j, n), r = value - as_double(x, j, n);
         r_high = larger(r_high, Span ? r : magnitude<double>(r));
         f_high = larger(f_high, Span ? value : magnitude<double>(value));
-        if constexpr (Span) r_low = larger(r_low, -r), f_low = larger(f_low, -value);
+        if constexpr (Span) {
+            r_low = larger(r_low, -r);
+            f_low = larger(f_low, -value);
+        }
     }
     out[0] = largest_of(r_high);
     out[1] = largest_of(r_low);
@@ -162,7 +165,10 @@ template <class T> void measure(const Measure<T>& p, Team team) {
         parts_of(p, row, chunk, first, count);
     });
     wait(team.barriers[0], team.size);
-    for (int64_t row = team.id; row < p.judge.rows; row += team.size) norms_of(p, row), judge_rows(alone(p, row));
+    for (int64_t row = team.id; row < p.judge.rows; row += team.size) {
+        norms_of(p, row);
+        judge_rows(alone(p, row));
+    }
     wait(team.barriers[0], team.size);
     each_chunk(p.judge.rows, p.n, team,
                [&](int64_t row, int64_t, int64_t first, int64_t count) { keep_best(p, row, first, count); });

@@ -36,7 +36,10 @@ template <class T> struct Across {
         int64_t row = g.inner == 1 ? first : first / g.inner, column = first - row * g.inner;
         for (int j = 0; j < lanes<T>; ++j) {
             p.at[j] = row * g.size * g.inner + column;
-            if (j + 1 < p.count && ++column == g.inner) column = 0, ++row;
+            if (j + 1 < p.count && ++column == g.inner) {
+                column = 0;
+                ++row;
+            }
         }
         p.together = p.at[lanes<T> - 1] - p.at[0] == lanes<T> - 1 && g.inner > 1;
         return p;

@@ -186,7 +186,10 @@ template <class T> struct ParaSlstm {
         j[4] = f;
         j[5] = m_by_h;
         j[6] = m_by_m;
-        j[7] = c * slope_of_sigmoid<T>(o) * a[3] / n, j[8] = o / n, j[9] = h / n; // h+ by h, c+, -n+
+        // h+ by h, c+, -n+
+        j[7] = c * slope_of_sigmoid<T>(o) * a[3] / n;
+        j[8] = o / n;
+        j[9] = h / n;
     }
     FASTITER_INLINE static void times(const V* j, V* d) {
         d[1] = fma(j[4], d[1], fma(j[0], d[0], j[1] * d[3]));

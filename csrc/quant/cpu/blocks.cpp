@@ -64,7 +64,8 @@ template <class T> struct PowerScale {
             (mask<T>)((raw_bits<T>)largest + (raw_bits<T>)all_bits<T>(carry)); // wraps around for NaN
         const mask<T> exponent = (carried >> kMantissa<T>)-offset;
         mask<T> k = exponent < -most ? all_bits<T>(-most) : exponent > most ? all_bits<T>(most) : exponent;
-        in = power(-k), out = power(k);
+        in = power(-k);
+        out = power(k);
         code = k + most;
     }
     // For floats, 2^-127 is the only one of these powers that is subnormal.
@@ -231,7 +232,8 @@ void several(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* 
             const mask<T> largest = largest_of_each<T>(found);
             nan |= largest > Scale::kLargest;
             scale.find(largest);
-            store(in + k, scale.in), store(out + k, scale.out);
+            store(in + k, scale.in);
+            store(out + k, scale.out);
             if (scales) ((scales[at / size + int64_t(Which)] = uint8_t(scale.code[Which * kPart<T>])), ...);
         }
         if (any<T>(nan)) {
@@ -239,7 +241,8 @@ void several(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* 
             continue;
         }
         for (int64_t at = i, k = 0; at < end; at += size, k += kPart<T>) {
-            scale.in = broadcast(in[k]), scale.out = broadcast(out[k]);
+            scale.in = broadcast(in[k]);
+            scale.out = broadcast(out[k]);
             block(scale, at);
         }
     }

@@ -6,10 +6,10 @@ namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct unsigned_of {
-    typedef uint32_t type;
+    using type = uint32_t;
 };
 template <> struct unsigned_of<double> {
-    typedef uint64_t type;
+    using type = uint64_t;
 };
 
 // Codes of numbers y that are already rounded to the format: only bits are moved. Deep: some subnormal numbers of T are
@@ -27,7 +27,8 @@ template <class T, bool Deep, class Code> void float_codes(const SmallFloat& s, 
         if constexpr (Deep)
             if (significand && !field) {
                 const int up = __builtin_clzll(significand) - (63 - kMantissa<T>);
-                significand <<= up, e -= up;
+                significand <<= up;
+                e -= up;
             }
         const int places = kMantissa<T> - s.mantissa, below = s.min_exponent - e;
         uint64_t code;
@@ -68,7 +69,8 @@ template <class Code> void unpack(const uint8_t* from, int64_t n, int bits, bool
         uint64_t code = uint64_t(held) & ones;
         if (is_signed && (code & top)) code |= ~ones;
         codes[i] = Code(code);
-        held >>= bits, count -= bits;
+        held >>= bits;
+        count -= bits;
     }
 }
 

@@ -7,8 +7,8 @@
 namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
-typedef uint64_t Pairs __attribute__((vector_size(kVectorBytes)));
-typedef uint64_t UnalignedPairs __attribute__((vector_size(kVectorBytes), aligned(4)));
+using Pairs __attribute__((vector_size(kVectorBytes))) = uint64_t;
+using UnalignedPairs __attribute__((vector_size(kVectorBytes), aligned(4))) = uint64_t;
 constexpr int kPairs = kVectorBytes / 8;
 constexpr uint32_t kFirst = 0xD2511F53, kSecond = 0xCD9E8D57, kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
 
@@ -57,10 +57,12 @@ template <int N> FASTITER_INLINE void slots(uint64_t counter, int64_t slot, uint
         c[k] = {(second >> 32) ^ uint64_t(k0 + kWeyl0), second, p ^ ((first >> 32) ^ uint64_t(k1 + kWeyl1)),
                 first - Pairs{}};
     }
-    k0 += kWeyl0, k1 += kWeyl1;
+    k0 += kWeyl0;
+    k1 += kWeyl1;
 #pragma GCC unroll 8
     for (int round = 2; round < 10; ++round) {
-        k0 += kWeyl0, k1 += kWeyl1;
+        k0 += kWeyl0;
+        k1 += kWeyl1;
 #pragma GCC unroll 4
         for (int k = 0; k < 2 * N; ++k) {
             const Pairs a = product(c[k].c0, kFirst), b = product(c[k].c2, kSecond);

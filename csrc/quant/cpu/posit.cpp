@@ -6,13 +6,13 @@ namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct unsigned_of {
-    typedef uint32_t type;
+    using type = uint32_t;
 };
 template <> struct unsigned_of<double> {
-    typedef uint64_t type;
+    using type = uint64_t;
 };
 template <class T> struct Words {
-    typedef typename unsigned_of<T>::type type __attribute__((vector_size(kVectorBytes)));
+    using type __attribute__((vector_size(kVectorBytes))) = typename unsigned_of<T>::type;
 };
 
 // x = 2^(k 2^es + e) (1 + f). The bit string after the sign is the regime (k + 1 ones and a zero, or -k zeros and a

@@ -24,7 +24,8 @@ template <class T> struct Powers {
         vec<T> total{}, rest = code;
         for (int i = 0; i < terms; ++i) {
             const vec<T> next = copy_sign<T>(power(magnitude_of<T>(rest)), rest);
-            total += next, rest -= next;
+            total += next;
+            rest -= next;
         }
         return total;
     }

@@ -67,7 +67,10 @@ void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int
     const bool as_is_x = job.x_type == element_of<T>;
     const bool as_is_y = job.y_type == element_of<T> && !f.codes;
     const T* x = static_cast<const T*>(job.x) + first;
-    if (!as_is_x) widen(job.x, job.x_type, first, n, b.in), x = b.in;
+    if (!as_is_x) {
+        widen(job.x, job.x_type, first, n, b.in);
+        x = b.in;
+    }
     T* y = as_is_y ? static_cast<T*>(job.y) + first : b.out;
     const uint32_t* random = nullptr;
     if (f.rounding == Rounding::stochastic) { // whole groups of 64, from the group in which the piece begins

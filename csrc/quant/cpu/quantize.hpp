@@ -64,7 +64,9 @@ template <class T> FASTITER_INLINE mask<T> largest_of(mask<T> m) {
 template <class T> struct Counters {
     Count<T> nan, overflow, underflow;
     FASTITER_INLINE void add_to(QuantCounts& counts) const {
-        counts.nan += nan.total(), counts.overflow += overflow.total(), counts.underflow += underflow.total();
+        counts.nan += nan.total();
+        counts.overflow += overflow.total();
+        counts.underflow += underflow.total();
     }
 };
 

@@ -7,9 +7,9 @@ namespace fastiter::quant::FASTITER_LEVEL {
 
 // The random words of lanes<T> elements
 template <class T> struct random_words_of {
-    typedef uint32_t type __attribute__((vector_size(lanes<T> * 4)));
-    typedef uint32_t unaligned __attribute__((vector_size(lanes<T> * 4), aligned(4)));
-    typedef int32_t as_signed __attribute__((vector_size(lanes<T> * 4)));
+    using type __attribute__((vector_size(lanes<T> * 4))) = uint32_t;
+    using unaligned __attribute__((vector_size(lanes<T> * 4), aligned(4))) = uint32_t;
+    using as_signed __attribute__((vector_size(lanes<T> * 4))) = int32_t;
 };
 template <class T> using random_words = typename random_words_of<T>::type;
 template <class T> FASTITER_INLINE random_words<T> load_random(const uint32_t* p) {

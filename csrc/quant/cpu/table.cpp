@@ -74,7 +74,8 @@ template <class T> struct Table {
                 at = reached ? at + half : at;
                 rest = reached ? rest - half : half - 1;
             }
-            value[lane] = values[at - thresholds], index[lane] = at - thresholds;
+            value[lane] = values[at - thresholds];
+            index[lane] = at - thresholds;
         }
         return {value, index};
     }
@@ -87,7 +88,8 @@ template <class T> struct Table {
         below = find(inside);
         for (int lane = 0; lane < lanes<T>; ++lane) {
             const int next = int(min_of(int64_t(below.index[lane]) + 1, count - 1));
-            above.value[lane] = values[next], above.index[lane] = next;
+            above.value[lane] = values[next];
+            above.index[lane] = next;
         }
         const vec<T> gap = above.value - below.value,
                      f = (inside - below.value) / select<T>(gap > T(0), gap, broadcast(T(1)));

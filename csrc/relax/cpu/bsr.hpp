@@ -63,7 +63,10 @@ FASTITER_INLINE void relax_row(const BsrMatrix<A, V>& m, const RelaxStep<V>& s, 
     const int size = B ? B : m.size;
     S sum[most * K], z[most * K];
     for (int r = 0; r < size; ++r)
-        for (int c = 0; c < K; ++c) sum[r * K + c] = wide(s.b[(row * size + r) * s.k + column + c]), z[r * K + c] = S{};
+        for (int c = 0; c < K; ++c) {
+            sum[r * K + c] = wide(s.b[(row * size + r) * s.k + column + c]);
+            z[r * K + c] = S{};
+        }
     subtract_row<A, V, B, K, Batched>(m, s.x, s.k, column, row, sum);
     for (int q = 0; q < size; ++q)
         for (int r = 0; r < size; ++r) {

@@ -45,8 +45,16 @@ template <class V> FASTITER_INLINE void relax_one(const RelaxStep<V>& s, int64_t
 // possible.
 template <class F> FASTITER_INLINE void for_tiles(int64_t column, int64_t columns, F f) {
     for (; columns >= 8; column += 8, columns -= 8) f.template operator()<8>(column);
-    if (columns >= 4) f.template operator()<4>(column), column += 4, columns -= 4;
-    if (columns >= 2) f.template operator()<2>(column), column += 2, columns -= 2;
+    if (columns >= 4) {
+        f.template operator()<4>(column);
+        column += 4;
+        columns -= 4;
+    }
+    if (columns >= 2) {
+        f.template operator()<2>(column);
+        column += 2;
+        columns -= 2;
+    }
     if (columns >= 1) f.template operator()<1>(column);
 }
 

@@ -65,7 +65,10 @@ template <class T, int Piece, int M> FASTITER_INLINE void deal(vec<T> (&v)[M]) {
         deal<T, Piece>(even);
         deal<T, Piece>(odd);
 #pragma GCC unroll 16
-        for (int i = 0; i < M / 2; ++i) v[2 * i] = even[i], v[2 * i + 1] = odd[i];
+        for (int i = 0; i < M / 2; ++i) {
+            v[2 * i] = even[i];
+            v[2 * i + 1] = odd[i];
+        }
     }
 }
 

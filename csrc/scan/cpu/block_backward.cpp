@@ -158,7 +158,10 @@ template <class T, class Block> struct Backward {
         const int64_t matrix = column * p.K, size = width * p.K;
         T* carry = p.dfirst + q.index * columns() + column;
         begin_state(p.dlast ? p.dlast + q.index * columns() + column : nullptr, carry, width);
-        if (over_time()) fill_zero(together, size), fill_zero(sum_of(q) + matrix, size);
+        if (over_time()) {
+            fill_zero(together, size);
+            fill_zero(sum_of(q) + matrix, size);
+        }
         for (int64_t k = 0; k < q.steps; ++k) {
             if (k % 16 == 0 && has_to_stop(team, 32 * width * p.K)) return;
             const int64_t direction = p.shape.reverse ? 1 : -1;

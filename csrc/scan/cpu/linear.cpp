@@ -60,7 +60,10 @@ template <class S, bool Complex> struct Forward {
                 });
             else
                 for_vectors_after<T>(before, width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
-                    if (fetches) fetch(a + c + next_a), fetch(x + c + next_x);
+                    if (fetches) {
+                        fetch(a + c + next_a);
+                        fetch(x + c + next_x);
+                    }
                     const vec<T> from = N::product(load_up_to(a + c, n), load_up_to(state + c, n));
                     const vec<T> v = from + load_up_to(x + c, n);
                     store_up_to(state + c, v, n);

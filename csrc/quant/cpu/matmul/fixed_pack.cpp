@@ -20,13 +20,15 @@ void read_line(const void* x, int64_t offset, const Index3& index, int64_t first
             for (int64_t i = 0; i < run; ++i) out[i] = code(i);
         else
             for (int64_t i = 0; i < run; ++i) out[i * step] = code(i * by);
-        first += run, count -= run, out += run * step;
+        first += run;
+        count -= run;
+        out += run * step;
     }
 }
 
 template <class T> ReadLine<T> reader(const FixedCodes& x) {
     return with_size<int8_t, int16_t, int32_t, int64_t>(x.bytes, [&]<class S>() -> ReadLine<T> {
-        typedef std::conditional_t<sizeof(S) == 8, S, std::make_unsigned_t<S>> U; // modulo 2^64, both are the same
+        using U = std::conditional_t<sizeof(S) == 8, S, std::make_unsigned_t<S>>; // modulo 2^64, both are the same
         return x.is_signed ? read_line<S, T> : read_line<U, T>;
     });
 }

@@ -164,8 +164,10 @@ void convert_block(const FixedConvert& c, AssignLine<int64_t> assign, const Targ
     const int64_t count = min_of(kConverted, c.n - i);
     FixedCodes in;
     in.data = static_cast<const char*>(c.in) + i * c.in_bytes;
-    in.bytes = c.in_bytes, in.is_signed = c.in_signed;
-    in.k.size[2] = count, in.k.stride[2] = 1;
+    in.bytes = c.in_bytes;
+    in.is_signed = c.in_signed;
+    in.k.size[2] = count;
+    in.k.stride[2] = 1;
     pack_rows(in, nullptr, 0, 1, count, count, int(max_of(0, -c.target.shift)), codes);
     assign(codes, ceil_div(count, lanes<int64_t>), t);
     write_line(codes, count, c.out, c.out_bytes, i, 1);

@@ -5,8 +5,8 @@
 namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
-__extension__ typedef __int128 Int;
-__extension__ typedef unsigned __int128 Bits;
+__extension__ using Int = __int128;
+__extension__ using Bits = unsigned __int128;
 
 // An integer of up to 129 bits: the product of two unsigned codes uses all 128 bits and has no sign bit.
 struct Number {
@@ -107,7 +107,7 @@ Int assigned(Int acc, Number p, const FixedTarget& t) { return overflowed(sum_of
 
 Int code_at(const void* data, int bytes, bool is_signed, int64_t i) {
     return with_size<int8_t, int16_t, int32_t, int64_t>(bytes, [&]<class S>() {
-        typedef std::make_unsigned_t<S> U;
+        using U = std::make_unsigned_t<S>;
         return is_signed ? Int(static_cast<const S*>(data)[i]) : Int(static_cast<const U*>(data)[i]);
     });
 }

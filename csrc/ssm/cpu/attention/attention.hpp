@@ -116,7 +116,11 @@ template <class T> struct Columns {
 class Upcoming {
 public:
     // Begins a tile that is prefetched in `shares` shares.
-    void begin(int64_t shares) { shares_ = max_of(shares, 1), steps_ = due_ = 0, count_ = next_ = 0; }
+    void begin(int64_t shares) {
+        shares_ = max_of(shares, 1);
+        steps_ = due_ = 0;
+        count_ = next_ = 0;
+    }
     template <class T> void add(const Heads& x, int64_t head, int64_t units, const Place& at) {
         if (!x.units.data || (x.units.channel != 1 && units > 1) || at.steps <= 0) return;
         with_storage<T>(x.units, [&]<class S>(S* data) {

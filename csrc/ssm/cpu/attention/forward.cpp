@@ -75,8 +75,11 @@ template <class T> class Forward {
 public:
     Forward(const Attention<T>& p, void* memory) : p_(p), s_(p.shape) {
         Cutter cut(memory);
-        q_.take(cut, s_.K), k_.take(cut, s_.K), decay_.take(cut, decay_units(s_));
-        v_.panel.take(cut, s_.V), o_.panel.take(cut, s_.V);
+        q_.take(cut, s_.K);
+        k_.take(cut, s_.K);
+        decay_.take(cut, decay_units(s_));
+        v_.panel.take(cut, s_.V);
+        o_.panel.take(cut, s_.V);
         coefficients_ = cut.take<T>(kAttentionTile);
         states_.take(cut, s_.K, s_.V);
         if (p.gates.given) {

@@ -63,7 +63,8 @@ private:
         for (int64_t n = 0; n < s_.V; n += W)
             for (int64_t t = 0; t < at.steps; ++t) {
                 const vec<T> v = load(v_.at(n, t));
-                store(given_v_.at(n, t), v), store(v_.at(n, t), v * beta_[t]);
+                store(given_v_.at(n, t), v);
+                store(v_.at(n, t), v * beta_[t]);
             }
     }
 

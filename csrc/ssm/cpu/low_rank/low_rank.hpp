@@ -88,7 +88,10 @@ FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcomin
         }
     });
 #pragma GCC unroll 4
-    for (int c = 0; c < N; ++c) store(p.o + c * W, o[c]), store(p.w + c * W, next[c]);
+    for (int c = 0; c < N; ++c) {
+        store(p.o + c * W, o[c]);
+        store(p.w + c * W, next[c]);
+    }
 }
 
 // The arguments of a backward step for adjacent blocks of columns; those named `later` belong to the following step,
@@ -134,8 +137,11 @@ FASTITER_NOINLINE void visit_corrected(const StepGradient<T>& p, T* P, Upcoming&
         }
     });
 #pragma GCC unroll 4
-    for (int c = 0; c < N; ++c)
-        store(p.dv + c * W, dv[c]), store(p.dw + c * W, next[c]), store(p.later_dw + c * W, next[c]);
+    for (int c = 0; c < N; ++c) {
+        store(p.dv + c * W, dv[c]);
+        store(p.dw + c * W, next[c]);
+        store(p.later_dw + c * W, next[c]);
+    }
 }
 
 // P = decay P + a dw for a block: the gradient of the state before a step from that after it
@@ -222,7 +228,9 @@ FASTITER_NOINLINE void visit_corrected_rows(const CorrectedRows<T>& p, const T* 
 #pragma GCC unroll 4
     for (int t = 0; t < Count; ++t) {
         const int64_t step = t * kPanelWidth;
-        store(p.dk + step, dk[t]), store(p.db + step, db[t]), store(p.da + step, da[t]);
+        store(p.dk + step, dk[t]);
+        store(p.db + step, db[t]);
+        store(p.da + step, da[t]);
         if (D != Decay::none) store(p.ddecay + step, ddecay[t]);
     }
 }

@@ -91,7 +91,10 @@ template <class T, int Count> struct StepSizes {
 
     FASTITER_INLINE StepSizes(const vec<T>* raw, bool is_softplus) {
 #pragma GCC unroll 8
-        for (int i = 0; i < Count; ++i) d[i] = raw[i], slope[i] = broadcast(T(1));
+        for (int i = 0; i < Count; ++i) {
+            d[i] = raw[i];
+            slope[i] = broadcast(T(1));
+        }
         if (!is_softplus) return;
         vec<T> e[Count];
         exp_of_magnitudes<T, Count>(raw, e);

@@ -47,8 +47,14 @@ private:
     }
     void next(Channels& at) const {
         at.channel += W;
-        if (at.channel >= p_.P) at.channel = 0, ++at.h;
-        if (at.h == p_.H) at.h = 0, ++at.b;
+        if (at.channel >= p_.P) {
+            at.channel = 0;
+            ++at.h;
+        }
+        if (at.h == p_.H) {
+            at.h = 0;
+            ++at.b;
+        }
         at.count = min_of(W, p_.P - at.channel);
     }
     // Reads the steps of kTogether blocks.

@@ -63,7 +63,9 @@ template <class T, int Count> struct Block {
     T* saved(int64_t tile) const { return p.states + (row * ceil_div(p.time, kWkvTile) + tile) * 3 * p.D + channel; }
     void save(int64_t tile) const {
         for (int i = 0; i < Count && p.states; ++i) {
-            put(saved(tile), i, at[i].p), put(saved(tile) + p.D, i, at[i].q), put(saved(tile) + 2 * p.D, i, at[i].m);
+            put(saved(tile), i, at[i].p);
+            put(saved(tile) + p.D, i, at[i].q);
+            put(saved(tile) + 2 * p.D, i, at[i].m);
         }
     }
     void restore(int64_t tile) {
@@ -181,7 +183,10 @@ template <class T, int Count> struct Gradients {
                 d.q = fma(f.kept, d.q, -(o.kept * (flow * y)));
             }
         }
-        for (int i = 0; i < Count; ++i) at[i].w += dw[i], at[i].bonus += dbonus[i];
+        for (int i = 0; i < Count; ++i) {
+            at[i].w += dw[i];
+            at[i].bonus += dbonus[i];
+        }
     }
 
     void end(const Block<T, Count>& block, const WkvGradient<T>& g) const {
@@ -191,7 +196,8 @@ template <class T, int Count> struct Gradients {
             const vec<T> p = block.first(block.p.first.numerator, i, T(0)),
                          q = block.first(block.p.first.denominator, i, T(0));
             block.put_state(g.dfirst, i, d.p, d.q, d.m + fma(d.p, p, d.q * q));
-            block.put(sums, i, d.w), block.put(sums + block.p.D, i, d.bonus);
+            block.put(sums, i, d.w);
+            block.put(sums + block.p.D, i, d.bonus);
         }
     }
 };
